@@ -1,1 +1,1 @@
-"""Who did what to whom: every administrative act and login, chained so that nobody rewrites it unseen."""
+"""The audit log of administrative mutations and sign-ins: hash-chained, so that later changes are detectable."""

@@ -1,8 +1,8 @@
-"""The audit log: one chain per organization, written in the transaction of the act that it tells of.
+"""The audit log: one hash chain per organization, appended in the transaction of the mutation it records.
 
-Each entry holds the hash of the one before, and `audit_heads` the hash of the last with the number of them all. Whoever
-changes, removes, adds or reorders an entry behind our back breaks a link. Who can write every row can also forge the whole
-chain anew: against that, keep a head that `verify` returned somewhere else and have it looked for later.
+Each entry holds the hash of the previous one; `audit_heads` holds the hash of the last and the number of entries. A changed,
+removed, added or reordered entry breaks the chain. Someone who can write every row can also rebuild the whole chain: to
+detect that, store a head that `verify` returned elsewhere and pass it as `known_head` later.
 """
 
 from __future__ import annotations
@@ -24,32 +24,32 @@ from llmariner.platform.database import Database, ReadSession, WriteSession
 __all__ = ["GENESIS", "Actor", "VerificationResult", "append_entry", "recent_entries", "verify"]
 
 GENESIS = "0" * 64
-"""What stands before the first link."""
+"""The previous hash of the first entry."""
 
 _BATCH_SIZE = 1000
 
 
 class Actor(Protocol):
-    """Who acts: what of a caller the log keeps."""
+    """The fields of a caller that an entry records."""
 
     @property
     def user_id(self) -> str | None:
-        """Of a person or a service account; None: nobody who is known here."""
+        """The id of a person or a service account; None: unauthenticated."""
 
     @property
     def email(self) -> str | None:
-        """`system:serviceaccount:…` for a service account."""
+        """The e-mail; `system:serviceaccount:…` for a service account."""
 
     @property
     def key_id(self) -> str | None:
-        """None: a person who signed in."""
+        """The id of the API key; None: a signed-in person."""
 
 
 @dataclass(frozen=True)
 class VerificationResult:
-    """What became of a chain. `broken_at` is the id of the first entry that does not fit; None: the chain is whole.
+    """The result of `verify`. `broken_at`: the id of the first entry that does not fit; None: no entry is wrong.
 
-    `entries` counts those that fit, `head` is the hash of the last of them: the place to go on from, or to remember.
+    `entries` is the number of entries that fit, `head` the hash of the last of them.
     """
 
     entries: int
@@ -59,7 +59,7 @@ class VerificationResult:
 
     @property
     def intact(self) -> bool:
-        """Every entry is there and as it was written."""
+        """Whether every entry is present and unchanged."""
         return not self.reason
 
 
@@ -73,12 +73,11 @@ def append_entry(
     project_id: str | None = None,
     source: str | None = None,
 ) -> str:
-    """Append an act, named as OpenAI names it (`project.created`); returns the entry's id. `actor` None: the platform.
+    """Append an entry of an OpenAI audit type (`project.created`); returns its id. `actor` None: the platform.
 
-    `payload` holds the `id` of what was acted on and goes under the event's name; never a secret. `source` is the
-    caller's address, empty where nobody knows it; None: that of the request under way. To be called last in a
-    transaction: it locks the organization's chain until the transaction ends, and two who lock in different orders wait
-    for one another.
+    `payload` holds the `id` of the resource and is stored under the type's name; it must not contain secrets. `source` is
+    the client's address, empty if unknown; None: that of the current request. Must be the last call of a transaction: it
+    locks the organization's chain until the transaction ends, and different lock orders would deadlock.
     """
     previous = _locked_head(session, organization_id)
     entry = {
@@ -97,9 +96,9 @@ def append_entry(
 
 
 def recent_entries(session: WriteSession, organization_id: str, type_: str, *, seconds: float) -> Sequence[Row[Any]]:
-    """An organization's acts of a kind in the last seconds, as far as they are among its last 1000 acts, newest first.
+    """Entries of a type from the last `seconds`, among the organization's newest 1000 entries, newest first.
 
-    It locks the chain as `append_entry` does: what it finds stays all there is until the transaction ends.
+    Locks the chain as `append_entry` does, so no entry is added until the transaction ends.
     """
     session.first(select(audit_heads.c.hash).where(audit_heads.c.organization_id == organization_id).with_for_update())
     newest = select(audit_log).where(audit_log.c.organization_id == organization_id)
@@ -109,9 +108,9 @@ def recent_entries(session: WriteSession, organization_id: str, type_: str, *, s
 
 
 def verify(database: Database, organization_id: str, *, known_head: str | None = None) -> VerificationResult:
-    """Walk an organization's chain from its first entry to its last.
+    """Verify an organization's chain from its first entry to its last.
 
-    `known_head` is a head returned earlier; a chain that does not hold it any more was rewritten since.
+    `known_head` is a head returned earlier; if the chain does not contain it, the chain was rewritten.
     """
     with database.read() as session:
         walk = _ChainWalk(session, organization_id, known_head)
@@ -120,7 +119,7 @@ def verify(database: Database, organization_id: str, *, known_head: str | None =
             length, last = (head.length, head.hash) if head else (0, GENESIS)
             if (walk.entries, walk.head) == (length, last):
                 break
-            # Others may write meanwhile: then there is more to walk. An entry is there as soon as its head is.
+            # Entries may be appended meanwhile. An entry is visible as soon as its head is.
             if walk.entries >= length or not walk.next_batch():
                 return walk.result(walk.fault or f"the chain should have {length} entries and end in {last[:12]}…")
     if not walk.fault and walk.sought_head not in (None, GENESIS):
@@ -129,7 +128,7 @@ def verify(database: Database, organization_id: str, *, known_head: str | None =
 
 
 class _ChainWalk:
-    """Goes along a chain as far as it is whole."""
+    """Verifies a chain entry by entry until one does not fit."""
 
     def __init__(self, session: ReadSession, organization_id: str, wanted: str | None) -> None:
         self._session = session
@@ -142,13 +141,13 @@ class _ChainWalk:
         self.broken_at: str | None = None
 
     def to_end(self) -> bool:
-        """To the end; False where a link is broken."""
+        """Verify all remaining entries; False if one does not fit."""
         while self.next_batch():
             pass
         return not self.fault
 
     def next_batch(self) -> bool:
-        """Some entries further; False where there are none or a link is broken."""
+        """Verify the next entries; False if there are none or one does not fit."""
         further = self._chain.where(audit_log.c.sequence > self._sequence).order_by(audit_log.c.sequence)
         rows = self._session.rows(further.limit(_BATCH_SIZE))
         for row in rows:
@@ -162,12 +161,12 @@ class _ChainWalk:
         return bool(rows)
 
     def result(self, reason: str) -> VerificationResult:
-        """What was found."""
+        """The result so far."""
         return VerificationResult(self.entries, self.head, self.broken_at, reason)
 
 
 def _fault(row: Row[Any], previous: str) -> str:
-    """Why an entry does not follow the one with hash `previous`; empty when it does."""
+    """The reason why an entry does not follow the one with hash `previous`; empty if it does."""
     if row.previous_hash != previous:
         return "it does not follow the entry before it: one was removed, added or moved"
     if row.hash != _hash(previous, row._mapping):
@@ -176,7 +175,7 @@ def _fault(row: Row[Any], previous: str) -> str:
 
 
 def _locked_head(session: WriteSession, organization_id: str) -> str:
-    """The hash of the chain's last link; nobody else can add one until the transaction ends."""
+    """The hash of the chain's last entry; locks the chain until the transaction ends."""
     taking = update(audit_heads).where(audit_heads.c.organization_id == organization_id)
     taking_one = taking.values(length=audit_heads.c.length + 1).returning(audit_heads.c.hash)
     found = session.value(taking_one)
@@ -187,13 +186,13 @@ def _locked_head(session: WriteSession, organization_id: str) -> str:
 
 
 def _hash(previous: str, entry: Any) -> str:
-    """SHA-256 over the previous hash and every column but the row's own number, in hex."""
+    """SHA-256 over the previous hash and every column but `sequence`, in hex."""
     hashed = [entry[name] for name in ("id", "organization_id", "project_id", "type", "at", "actor", "payload")]
     return hashlib.sha256(_json([previous, *hashed]).encode()).hexdigest()
 
 
 def _actor_json(actor: Actor | None, source: str | None) -> dict[str, Any]:
-    """The actor in OpenAI's shape: a session of a person, or a key of a person or service account."""
+    """The actor in OpenAI's form: a session of a person, or a key of a person or service account."""
     if actor is None:
         return {"type": "session", "session": {"ip_address": source, "user": {"id": "platform", "email": None}}}
     user = {"id": actor.user_id, "email": actor.email}

@@ -1,4 +1,4 @@
-"""Reading the audit log: pages of it by OpenAI's filters, newest first."""
+"""Queries of the audit log: pages with OpenAI's filters, newest first."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Entry", "Filter", "list_entries"]
 
 @dataclass(frozen=True)
 class Filter:
-    """Which entries. An empty tuple asks for nothing; times are seconds since 1970, `since` and `until` inclusive."""
+    """Conditions on entries; an empty tuple or None sets none. Times in seconds since 1970; `since`, `until` inclusive."""
 
     types: tuple[str, ...] = ()
     project_ids: tuple[str, ...] = ()
@@ -34,7 +34,7 @@ class Filter:
 
 @dataclass(frozen=True)
 class Entry:
-    """One act. `project_title` None: of the whole organization, or of a project that is not there any more."""
+    """One entry. `project_title` None: it concerns the whole organization, or a project whose row is gone."""
 
     id: str
     type: str
@@ -55,10 +55,9 @@ def list_entries(
     before: str | None = None,
     limit: int = 20,
 ) -> list[Entry]:
-    """Up to `limit` entries, newest first: those that follow the entry `after`, or that stand right before `before`.
+    """Up to `limit` entries, newest first: those after the entry `after`, or directly before the entry `before`.
 
-    An id that is in no entry of the organization stands at the time when it was made; one that says no time has nothing
-    before and after it.
+    An unknown id is placed by the time of creation that it encodes; for one without a time the result is empty.
     """
     conditions = [audit_log.c.organization_id == organization_id, *_conditions(filters)]
     with database.read() as session:
@@ -83,7 +82,7 @@ _ENTRIES = select(audit_log, projects.c.title.label("project_title")).select_fro
 def _cursor_position(
     session: ReadSession, organization_id: str, entry_id: str
 ) -> tuple[ColumnElement[Any], float | None]:
-    """Where an entry stands, and in which column; None: nowhere."""
+    """The column to compare and the position of an entry in it; None: no position."""
     same = audit_log.c.organization_id == organization_id
     sequence: int | None = session.value(select(audit_log.c.sequence).where(audit_log.c.id == entry_id, same))
     return (audit_log.c.at, id_timestamp(entry_id)) if sequence is None else (audit_log.c.sequence, sequence)
@@ -109,7 +108,7 @@ def _conditions(filters: Filter) -> list[ColumnElement[bool]]:
 
 
 def _contains_any(column: ColumnElement[str], name: str, wanted: Sequence[str]) -> ColumnElement[bool]:
-    """Whether the JSON text names one of these; written in one form only, so looking for the text is enough."""
+    """Whether the JSON text has one of these values. Its serialization is canonical, so a substring search is exact."""
     texts = (json.dumps({name: value}, ensure_ascii=False, separators=(",", ":"))[1:-1] for value in wanted)
     return or_(*(column.contains(text, autoescape=True) for text in texts))
 

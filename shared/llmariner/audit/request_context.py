@@ -1,6 +1,6 @@
-"""From where the request under way comes: set at a function's door, and read by whoever tells of an act.
+"""The client address of the current request, set by the HTTP middleware and read when audit entries are appended.
 
-Apart from the log, so that a function without a database does not import one for its sake.
+A module of its own, so that functions without a database do not import the log.
 """
 
 from __future__ import annotations
@@ -10,4 +10,4 @@ from contextvars import ContextVar
 __all__ = ["client_address"]
 
 client_address: ContextVar[str | None] = ContextVar("client_address", default=None)
-"""The caller's address; None where nobody knows it."""
+"""The client's IP address; None if unknown."""

@@ -1,4 +1,4 @@
-"""Tables of the audit log. Times are seconds since 1970."""
+"""Tables of the audit log. Times are in seconds since 1970."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from llmariner.platform.database import metadata
 
 __all__ = ["audit_heads", "audit_log"]
 
-# SQLite numbers rows by itself only in a column of the exact type INTEGER.
+# SQLite autoincrements only columns of the exact type INTEGER.
 _Sequence = BigInteger().with_variant(Integer, "sqlite")
 
 audit_log = Table(
@@ -16,12 +16,12 @@ audit_log = Table(
     metadata,
     Column("sequence", _Sequence, primary_key=True, autoincrement=True),
     Column("id", String(64), nullable=False, unique=True),
-    # No foreign keys: the log outlives what it tells of.
+    # No foreign keys: entries outlive the resources that they name.
     Column("organization_id", String(64), nullable=False),
     Column("project_id", String(64)),
     Column("type", String(64), nullable=False),
     Column("at", Float, nullable=False),
-    # JSON, exactly as it was hashed.
+    # JSON text, exactly as it was hashed.
     Column("actor", Text, nullable=False),
     Column("payload", Text, nullable=False),
     Column("previous_hash", String(64), nullable=False),
@@ -29,7 +29,7 @@ audit_log = Table(
     Index("ix_audit_log_organization", "organization_id", "sequence"),
 )
 
-# The last link of each organization's chain. Its row is the lock that makes one chain of concurrent writers.
+# The head of each organization's chain. Its row is the lock that serializes concurrent writers.
 audit_heads = Table(
     "audit_heads",
     metadata,

@@ -1,1 +1,1 @@
-"""Who may do what, as the code says it: every route's scope and rule, every role's scopes, and the page that shows both."""
+"""The authorization matrix: each route's scope and object scope, each role's scopes, and the page that documents both."""

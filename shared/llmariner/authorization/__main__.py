@@ -1,4 +1,4 @@
-"""`python -m llmariner.authorization [--check]`: write docs/security/authorization.md, or say that it is stale."""
+"""`python -m llmariner.authorization [--check]`: write docs/security/authorization.md, or report that it is stale."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CHECKOUT = Path(__file__).parents[3]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status 0: written, or fresh. 1: stale, or a route does not say what it asks."""
+    """Exit status 0: written, or fresh. 1: stale, or a route declares no scope."""
     parser = argparse.ArgumentParser(prog="python -m llmariner.authorization", description=__doc__)
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if the page is stale")
     parser.add_argument("--checkout", type=Path, default=CHECKOUT, help="root of the project (%(default)s)")

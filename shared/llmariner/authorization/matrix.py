@@ -1,4 +1,4 @@
-"""What each route asks of its caller, read from the functions themselves, and what becomes of a caller of each role."""
+"""The authorization matrix: what each route requires, read from the functions, and the outcome for a caller of each role."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 _PROBES = ("/health/live", "/health/ready")
-# Nothing is read: a context that knows where a database would be builds every route, and asks it for nothing.
+# Enough settings for a context to build every route; no connection is opened.
 _SETTINGS = {
     "LLMARINER_DATABASE_URL": "sqlite://",
     "LLMARINER_PEPPER": "0" * 32,
@@ -37,44 +37,44 @@ _SETTINGS = {
 
 
 class UndeclaredRouteError(Exception):
-    """A route says neither a scope nor that it is for everybody."""
+    """A route declares neither a scope nor that it is public."""
 
 
 class ObjectScope(StrEnum):
-    """Whose objects a route reaches."""
+    """Which objects a route gives access to."""
 
-    EVERYBODYS = "everybody"
-    """There is nothing to protect; no key is asked for."""
+    PUBLIC = "public"
+    """Public; no authentication."""
     FUNCTIONS = "functions"
-    """Other functions only, by a signed token."""
+    """Callable by other functions only, with a signed token."""
     SELF = "self"
-    """The caller's own, wherever it works."""
+    """The caller's own objects, in any project."""
     PROJECT = "project"
-    """Those of the caller's project, and what all projects share."""
+    """Objects of the caller's project, and those that all projects share."""
     MODELS = "models"
-    """Models of the caller's project and those that all projects share; an admin key is no key there."""
+    """Models of the caller's project and those that all projects share; admin keys are unknown (401)."""
     MEMBER = "member"
-    """Those of the organizations and projects that the caller is in; an owner is in all of its organization."""
+    """Organizations and projects that the caller is a member of; for an owner all of its organization."""
     KEYS = "keys"
-    """The caller's own keys; for who manages the people of a project those of the project, for an owner all."""
+    """The caller's own keys; those of the project for callers that manage its users; all for an owner."""
     ORGANIZATION = "organization"
-    """All of the caller's organization, for those who administer it."""
+    """All objects of the caller's organization, for its administrators."""
     INSTALLATION = "installation"
-    """Everything, for owners of the default organization, who run the installation."""
+    """All objects, for owners of the default organization, which operates the installation."""
 
 
 class Ownership(StrEnum):
-    """To whom an object belongs, seen from the caller."""
+    """The owner of an object, relative to the caller."""
 
     OWN = "own"
-    COLLEAGUE = "colleague's"
-    """Somebody else's, in the caller's own project."""
-    SIBLING = "sibling project's"
-    OTHER = "other organization's"
+    SAME_PROJECT = "same project"
+    """Another user's, in the caller's project."""
+    SIBLING_PROJECT = "sibling project"
+    OTHER_ORGANIZATION = "other organization"
 
 
 class Outcome(StrEnum):
-    """What becomes of a request."""
+    """The outcome of a request."""
 
     ALLOWED = "allowed"
     NO_PROJECT = "400"
@@ -85,7 +85,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class RouteAccess:
-    """What a route asks. `scope` None: no scope is looked at."""
+    """What a route requires. `scope` None: no scope is required."""
 
     function: str
     method: str
@@ -95,7 +95,7 @@ class RouteAccess:
 
     @property
     def names_organization(self) -> bool:
-        """Whether its path names an organization and nothing smaller, to all members of which it is open."""
+        """Whether its path names an organization and nothing below it; such routes are open to all its members."""
         return "{organization_id}" in self.path and "{project_id}" not in self.path
 
     @property
@@ -109,9 +109,9 @@ class RouteAccess:
 
 @dataclass(frozen=True)
 class Subject:
-    """A caller as the matrix sees one. `cut` are the scopes of a key that carries fewer than its user holds.
+    """A caller in the matrix. `key_scopes`: the scopes of a key that carries fewer than its user holds.
 
-    `person`: one who signed in, and stands in whatever organization or project a path names.
+    `signed_in`: a person, whose permissions are those of the organization or project that the path names.
     """
 
     organization_role: str | None
@@ -128,12 +128,12 @@ class Subject:
 
     @property
     def works_in_project(self) -> bool:
-        """Whether it works in the project that it is asked about."""
+        """Whether it has access to the project that the request is about."""
         return self.is_owner or (self.in_project and self.project_role is not None)
 
     @property
     def scopes(self) -> frozenset[str]:
-        """What it holds: an organization's owner owns the project it works in."""
+        """The effective scopes: an organization's owner owns the project it works in."""
         project_role = self.project_role or ("owner" if self.is_owner and self.in_project else None)
         held = ORGANIZATION_ROLES.get(self.organization_role or "", frozenset())
         if self.is_owner and self.in_default_organization:
@@ -143,12 +143,12 @@ class Subject:
 
 
 def decide(access: RouteAccess, caller: Subject | None, whose: Ownership) -> Outcome:
-    """What becomes of that caller, None for one whom nobody knows, who asks for somebody's object.
+    """The outcome for a caller (None: unauthenticated) that requests an object of that ownership.
 
-    Rights come first: who may not use a route at all learns nothing of what there is. Then what is not the caller's to
-    see is not there.
+    Scopes are checked first, so a caller without the scope learns nothing of objects; then objects that it may not see are
+    reported as missing.
     """
-    if access.objects is ObjectScope.EVERYBODYS:
+    if access.objects is ObjectScope.PUBLIC:
         return Outcome.ALLOWED
     if caller is None or access.objects is ObjectScope.FUNCTIONS:
         return Outcome.UNKNOWN
@@ -168,8 +168,11 @@ def decide(access: RouteAccess, caller: Subject | None, whose: Ownership) -> Out
 
 
 def _accessible(access: RouteAccess, caller: Subject) -> set[Ownership]:
-    """Whose objects a caller who may use the route reaches by it."""
-    within, project = {Ownership.OWN, Ownership.COLLEAGUE, Ownership.SIBLING}, {Ownership.OWN, Ownership.COLLEAGUE}
+    """The ownerships of objects that a caller with the scope can access by the route."""
+    within, project = (
+        {Ownership.OWN, Ownership.SAME_PROJECT, Ownership.SIBLING_PROJECT},
+        {Ownership.OWN, Ownership.SAME_PROJECT},
+    )
     if access.objects is ObjectScope.ORGANIZATION:
         return within
     if access.objects is ObjectScope.SELF:
@@ -191,7 +194,7 @@ def _is_administrator(objects: ObjectScope, caller: Subject) -> bool:
 
 
 def declared_routes(checkout: Path) -> list[RouteAccess]:
-    """Every route of every function, in the order of their paths. Undeclared for one that says nothing of itself."""
+    """Every route of every function, ordered by path. Raises UndeclaredRouteError."""
     context = Context(_SETTINGS)
     found: list[RouteAccess] = []
     for folder in sorted(path.parent for path in (checkout / "functions").glob("*/func.yaml")):
@@ -204,9 +207,9 @@ def declared_routes(checkout: Path) -> list[RouteAccess]:
 
 Rule = tuple[str | None, ObjectScope]
 _RULES_BY_FUNCTION: dict[str, Rule] = {
-    "auth": (None, ObjectScope.EVERYBODYS),
-    "invitations": (None, ObjectScope.EVERYBODYS),
-    "health": (None, ObjectScope.EVERYBODYS),
+    "auth": (None, ObjectScope.PUBLIC),
+    "invitations": (None, ObjectScope.PUBLIC),
+    "health": (None, ObjectScope.PUBLIC),
     "internal_gateway": (None, ObjectScope.FUNCTIONS),
 }
 
@@ -228,7 +231,7 @@ def _route_rules(folder: Path, context: Context) -> Iterator[tuple[str, str, Rul
                 "require_org_admin(scope)."
             )
         for method in route.methods:
-            yield method, route.path, rule or (None, ObjectScope.EVERYBODYS)
+            yield method, route.path, rule or (None, ObjectScope.PUBLIC)
 
 
 def _rule(dependencies: Iterable[Any]) -> Rule | None:
@@ -245,7 +248,7 @@ def _routes(folder: Path) -> list[tuple[str, str]]:
 
 
 def _without_parameter_names(path: str) -> str:
-    """A path without the names of its place-holders, which are the function's own affair."""
+    """A path without the names of its parameters, which the annotation need not repeat."""
     parts = (part for piece in path.split("{") for part in piece.split("}"))
     return "".join(
         ("{:path}" if part.endswith(":path") else "{}") if index % 2 else part for index, part in enumerate(parts)

@@ -64,11 +64,11 @@ def test_a_route_without_a_caller_is_undeclared(checkout: Path, capsys: pytest.C
 @pytest.mark.parametrize(
     ("objects", "caller", "whose", "expected"),
     [
-        (ObjectScope.EVERYBODYS, None, Ownership.OWN, Outcome.ALLOWED),
+        (ObjectScope.PUBLIC, None, Ownership.OWN, Outcome.ALLOWED),
         (ObjectScope.FUNCTIONS, Subject("owner"), Ownership.OWN, Outcome.UNKNOWN),
         (ObjectScope.PROJECT, None, Ownership.OWN, Outcome.UNKNOWN),
         (ObjectScope.PROJECT, Subject("owner"), Ownership.OWN, Outcome.ALLOWED),
-        (ObjectScope.PROJECT, Subject("owner"), Ownership.SIBLING, Outcome.HIDDEN),
+        (ObjectScope.PROJECT, Subject("owner"), Ownership.SIBLING_PROJECT, Outcome.HIDDEN),
         (ObjectScope.PROJECT, Subject("owner", in_project=False), Ownership.OWN, Outcome.NO_PROJECT),
         (
             ObjectScope.PROJECT,
@@ -79,13 +79,13 @@ def test_a_route_without_a_caller_is_undeclared(checkout: Path, capsys: pytest.C
         (ObjectScope.PROJECT, Subject("reader"), Ownership.OWN, Outcome.FORBIDDEN),
         (ObjectScope.PROJECT, Subject("reader", "viewer"), Ownership.OWN, Outcome.ALLOWED),
         (ObjectScope.PROJECT, Subject(None, "owner"), Ownership.OWN, Outcome.UNKNOWN),
-        (ObjectScope.MEMBER, Subject("reader", "viewer"), Ownership.SIBLING, Outcome.HIDDEN),
-        (ObjectScope.MEMBER, Subject("owner"), Ownership.SIBLING, Outcome.ALLOWED),
-        (ObjectScope.MEMBER, Subject("owner"), Ownership.OTHER, Outcome.HIDDEN),
+        (ObjectScope.MEMBER, Subject("reader", "viewer"), Ownership.SIBLING_PROJECT, Outcome.HIDDEN),
+        (ObjectScope.MEMBER, Subject("owner"), Ownership.SIBLING_PROJECT, Outcome.ALLOWED),
+        (ObjectScope.MEMBER, Subject("owner"), Ownership.OTHER_ORGANIZATION, Outcome.HIDDEN),
         (ObjectScope.ORGANIZATION, Subject("reader", "owner"), Ownership.OWN, Outcome.FORBIDDEN),
-        (ObjectScope.ORGANIZATION, Subject("owner"), Ownership.SIBLING, Outcome.ALLOWED),
-        (ObjectScope.ORGANIZATION, Subject("owner"), Ownership.OTHER, Outcome.HIDDEN),
-        (ObjectScope.SELF, Subject("owner"), Ownership.SIBLING, Outcome.HIDDEN),
+        (ObjectScope.ORGANIZATION, Subject("owner"), Ownership.SIBLING_PROJECT, Outcome.ALLOWED),
+        (ObjectScope.ORGANIZATION, Subject("owner"), Ownership.OTHER_ORGANIZATION, Outcome.HIDDEN),
+        (ObjectScope.SELF, Subject("owner"), Ownership.SIBLING_PROJECT, Outcome.HIDDEN),
     ],
 )
 def test_the_matrix_says(objects: ObjectScope, caller: Subject | None, whose: Ownership, expected: Outcome) -> None:

@@ -69,7 +69,7 @@ def places(route: RouteAccess) -> list[Ownership]:
     """Whose objects it is asked for; a colleague's where it is asked for keys, which are everybody's own."""
     one_key = route.objects is ObjectScope.KEYS and route.path.partition("api_keys")[2]
     asked = list(Ownership) if has_object(route) else [Ownership.OWN]
-    return [whose for whose in asked if whose is not Ownership.COLLEAGUE or one_key]
+    return [whose for whose in asked if whose is not Ownership.SAME_PROJECT or one_key]
 
 
 def observed_outcome(answer: Answer, route: RouteAccess) -> Outcome:
@@ -113,7 +113,7 @@ def test_what_is_not_the_callers_to_see_is_in_no_answer(
     route: RouteAccess, caller: str, world: World, ask: Ask
 ) -> None:
     answer = asked(world, ask, route, caller, Ownership.OWN)
-    for whose in (Ownership.SIBLING, Ownership.OTHER):
+    for whose in (Ownership.SIBLING_PROJECT, Ownership.OTHER_ORGANIZATION):
         if decide(route, CALLERS[caller], whose) is not Outcome.ALLOWED:
             assert world.places[whose].tag.encode() not in answer.body, answer.body
 
@@ -138,20 +138,20 @@ def test_what_is_the_callers_to_see_is_in_the_answer(
     route: RouteAccess, world: World, first_seen: dict[str, Answer]
 ) -> None:
     answer = first_seen[str(route)]
-    for whose in (Ownership.OWN, Ownership.SIBLING, Ownership.OTHER):
+    for whose in (Ownership.OWN, Ownership.SIBLING_PROJECT, Ownership.OTHER_ORGANIZATION):
         shown = decide(route, CALLERS["owner"], whose) is Outcome.ALLOWED
         assert (world.places[whose].tag.encode() in answer.body) is shown, (whose, answer.body)
 
 
 @pytest.mark.parametrize("route", [r for r in ROUTES if r.objects is ObjectScope.INSTALLATION], ids=str)
 def test_who_runs_the_installation_may_do_what_concerns_all_of_it(route: RouteAccess, world: World, ask: Ask) -> None:
-    made = OBJECTS[str(route)](world, world.places[Ownership.OTHER])
+    made = OBJECTS[str(route)](world, world.places[Ownership.OTHER_ORGANIZATION])
     path = PLACEHOLDER.sub(lambda match: made.path[match[1]], route.path)
     assert ask(route.function, Question(route.method, path, made.body, world.runner, made.query)).status == 200
 
 
 def test_a_colleagues_key_and_a_siblings_project_are_in_no_members_list(world: World, ask: Ask) -> None:
-    here, sibling = world.places[Ownership.OWN], world.places[Ownership.SIBLING]
+    here, sibling = world.places[Ownership.OWN], world.places[Ownership.SIBLING_PROJECT]
     theirs, _ = world.key(here, here.user_id)
     below = f"/v1/organizations/{here.organization_id}/projects"
     for caller, sees_all in (("owner", True), ("project owner", True), ("member", False)):
@@ -165,7 +165,7 @@ def test_a_colleagues_key_and_a_siblings_project_are_in_no_members_list(world: W
 
 
 @pytest.mark.parametrize(
-    ("whose", "by_owner"), [(Ownership.OWN, 200), (Ownership.SIBLING, 200), (Ownership.OTHER, 404)]
+    ("whose", "by_owner"), [(Ownership.OWN, 200), (Ownership.SIBLING_PROJECT, 200), (Ownership.OTHER_ORGANIZATION, 404)]
 )
 def test_a_key_is_made_in_no_project_that_the_caller_is_not_in(
     whose: Ownership, by_owner: int, world: World, ask: Ask
@@ -180,7 +180,7 @@ def test_a_key_is_made_in_no_project_that_the_caller_is_not_in(
 
 def test_what_an_organisation_is_told_of_itself_only_its_owners_see(world: World, ask: Ask) -> None:
     with world.database.write() as session:
-        for place in (world.places[Ownership.OWN], world.places[Ownership.OTHER]):
+        for place in (world.places[Ownership.OWN], world.places[Ownership.OTHER_ORGANIZATION]):
             told = {"organization_id": place.organization_id, "project_id": None, "name": '"organization_id":"'}
             outbox.add(session, "ai.llmariner.test.walked.v1", f"told/{place.organization_id}", told)
         outbox.add(session, "ai.llmariner.test.walked.v1", "told/everybody", {"project_id": None})
@@ -233,7 +233,7 @@ def test_a_role_that_the_organisation_made_gives_what_it_holds_and_no_project_ad
 ) -> None:
     for route in ROUTES:
         if route.objects is ObjectScope.ORGANIZATION:
-            made = OBJECTS[str(route)](world, world.places[Ownership.SIBLING])
+            made = OBJECTS[str(route)](world, world.places[Ownership.SIBLING_PROJECT])
             path = PLACEHOLDER.sub(lambda match, made=made: made.path[match[1]], route.path)  # type: ignore[misc]
             answer = ask(route.function, Question(route.method, path, made.body, world.auditor, made.query))
             assert answer.status == (200 if route.scope == "api.audit.read" else 403), (str(route), answer.body)
@@ -265,7 +265,7 @@ def test_another_organizations_object_is_answered_like_one_that_is_not_there(
     route: RouteAccess, world: World, ask: Ask
 ) -> None:
     for caller in ("owner", "member", "owner in person"):
-        made = OBJECTS[str(route)](world, world.place(Ownership.OTHER, caller))
+        made = OBJECTS[str(route)](world, world.place(Ownership.OTHER_ORGANIZATION, caller))
         path = PLACEHOLDER.sub(lambda match, made=made: made.path[match[1]], route.path)  # type: ignore[misc]
         body = json.dumps(made.body)
         theirs = ask(route.function, Question(route.method, path, made.body, world.headers[caller], made.query))

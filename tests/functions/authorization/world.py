@@ -110,15 +110,19 @@ class World:
         self._models = {place: itertools.count() for place in ("own", "sibling", "other")}
         self.places = {
             Ownership.OWN: Place(Ownership.OWN, "org_walk-here", "proj_walk-own", "user_walk-own"),
-            Ownership.SIBLING: Place(Ownership.SIBLING, "org_walk-here", "proj_walk-sibling", "user_walk-sibling"),
-            Ownership.OTHER: Place(Ownership.OTHER, "org_walk-other", "proj_walk-other", "user_walk-other"),
+            Ownership.SIBLING_PROJECT: Place(
+                Ownership.SIBLING_PROJECT, "org_walk-here", "proj_walk-sibling", "user_walk-sibling"
+            ),
+            Ownership.OTHER_ORGANIZATION: Place(
+                Ownership.OTHER_ORGANIZATION, "org_walk-other", "proj_walk-other", "user_walk-other"
+            ),
         }
         # What is made first is listed first: lists are by age, and the walk makes more than a page holds.
         self.now = 1
         self._make_places()
         here = self.places[Ownership.OWN]
-        self.places[Ownership.COLLEAGUE] = replace(
-            here, whose=Ownership.COLLEAGUE, user_id=self.person(here, "reader", "member")
+        self.places[Ownership.SAME_PROJECT] = replace(
+            here, whose=Ownership.SAME_PROJECT, user_id=self.person(here, "reader", "member")
         )
         self.users: dict[str, str] = {}
         self.headers = {name: self._bearer(name, standing) for name, standing in CALLERS.items()}
@@ -127,7 +131,7 @@ class World:
     @property
     def distinct(self) -> list[Place]:
         """The places, each project once."""
-        return [place for place in self.places.values() if place.whose is not Ownership.COLLEAGUE]
+        return [place for place in self.places.values() if place.whose is not Ownership.SAME_PROJECT]
 
     def place(self, whose: Ownership, caller: str) -> Place:
         """A place as that caller sees it: what is its own is of its own user."""

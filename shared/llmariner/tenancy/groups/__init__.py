@@ -1,1 +1,1 @@
-"""Groups of an OpenID Connect issuer, the roles they give, and the memberships that follow from them."""
+"""Groups of an OpenID Connect issuer, the roles they grant, and the memberships that follow from them."""

@@ -1,4 +1,4 @@
-"""What members of an issuer's groups are here: one row gives one group one role, in an organization or a project of it."""
+"""Group roles: each row grants one role to the members of an issuer's group, in an organization or one of its projects."""
 
 from __future__ import annotations
 
@@ -39,21 +39,27 @@ GROUP_ROLE_CHANGED = "ai.llmariner.group_role.changed.v1"
 
 
 class GroupRoles:
-    """The mappings of one installation. They count at the next request with a token, and within seconds for everybody whom
-    the last token said to be of the group, keys included."""
+    """The group roles of one installation.
+
+    A change applies at the next request with a token, and within seconds to all people whose newest token has the group,
+    including their keys.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def of_organization(self, organization_id: str) -> list[Row[Any]]:
-        """All of an organization, oldest first."""
+        """All group roles of an organization, oldest first."""
         query = select(group_roles).where(group_roles.c.organization_id == organization_id)
         with self._database.read() as session:
             return list(session.rows(query.order_by(group_roles.c.created_at, group_roles.c.id)))
 
     def create(self, caller: Caller, *, issuer: str, group: str, role: str, project_id: str | None) -> Row[Any]:
-        """Map a group. InvalidRequest for an unknown role, PermissionDenied for one that the caller may not give, NotFound
-        for a project, Conflict where the group is mapped already."""
+        """Grant a role to a group.
+
+        InvalidRequest for an unknown role, PermissionDenied for one that the caller may not grant, NotFound for an unknown
+        project, Conflict if the group has a role there.
+        """
         validate_group_name(group, "group")
         organization_id = caller.organization_id
         mapping = {"organization_id": organization_id, "issuer": issuer, "group_name": group, "project_id": project_id}
@@ -64,7 +70,7 @@ class GroupRoles:
             return grant(session, caller, mapping, role)
 
     def delete(self, caller: Caller, row_id: str) -> None:
-        """End a mapping, and what it gave. NotFound."""
+        """Revoke a group role, and the memberships that it granted. NotFound otherwise."""
         one = (group_roles.c.id == row_id) & (group_roles.c.organization_id == caller.organization_id)
         with self._database.write() as session:
             serialize_mutations(session, caller)
@@ -75,18 +81,18 @@ class GroupRoles:
 
 
 def validate_group_name(said: str, param: str) -> None:
-    """InvalidRequest for what is no group's name."""
+    """InvalidRequest if the value cannot be the name of a group."""
     if not 1 <= len(said) <= 256 or not said.isprintable():
         raise InvalidRequest(f"'{param}' must be 1 to 256 printable characters long.", param=param)
 
 
 def matches_mapping(mapping: Mapping[str, Any]) -> ColumnElement[bool]:
-    """Which row of `group_roles` that is: by organization, issuer, group and project."""
+    """The condition on rows of `group_roles`: organization, issuer, group and project."""
     return and_(*(group_roles.c[name] == value for name, value in mapping.items()))
 
 
 def grant(session: WriteSession, caller: Caller, mapping: Mapping[str, Any], role: str) -> Row[Any]:
-    """Map a group that is not mapped there, and make it known. Raises as `GroupRoles.create`."""
+    """Insert a group role and register the group. Raises as `GroupRoles.create`, but no Conflict."""
     organization_id, project_id = mapping["organization_id"], mapping["project_id"]
     if project_id is not None:
         _check_project(session, organization_id, project_id)
@@ -105,9 +111,9 @@ def grant(session: WriteSession, caller: Caller, mapping: Mapping[str, Any], rol
 
 
 def check_can_revoke(session: ReadSession, caller: Caller, row: Row[Any]) -> None:
-    """PermissionDenied for a mapping (a row of `group_roles`) that gives more than the caller holds there.
+    """PermissionDenied for a group role (a row of `group_roles`) with more scopes than the caller holds there.
 
-    Also where somebody may leave the organization with it who holds more than the caller in a project.
+    Also if its removal could end the membership of a person who holds more than the caller in a project.
     """
     if has_full_owner_rights(caller):
         return
@@ -115,12 +121,12 @@ def check_can_revoke(session: ReadSession, caller: Caller, row: Row[Any]) -> Non
         check_can_revoke_organization_role(session, caller, row.organization_id, row.role)
     else:
         check_can_revoke_project_role(session, caller, row.organization_id, row.project_id, row.role)
-    for place in session.rows(_places_of_group(row)):
-        check_can_revoke_project_role(session, caller, row.organization_id, place.project_id, place.role)
+    for assignment in session.rows(_project_roles_at_risk(row)):
+        check_can_revoke_project_role(session, caller, row.organization_id, assignment.project_id, assignment.role)
 
 
-def _places_of_group(row: Row[Any]) -> Select[Any]:
-    """What people gave, in projects, to those whom groups alone keep in the organization, this group among them."""
+def _project_roles_at_risk(row: Row[Any]) -> Select[Any]:
+    """The project roles, granted by people, of members whose organization membership depends on this and other groups."""
     people = (
         project_users.join(
             organization_users,
@@ -148,7 +154,7 @@ def _places_of_group(row: Row[Any]) -> Select[Any]:
 
 
 def revoke(session: WriteSession, caller: Caller, row: Row[Any]) -> None:
-    """End a mapping that is there. PermissionDenied for a role above the caller."""
+    """Delete a group role. PermissionDenied as `check_can_revoke`."""
     check_can_revoke(session, caller, row)
     session.run(group_roles.delete().where(group_roles.c.id == row.id))
     enqueue_reconciliation(session, row)
@@ -157,9 +163,9 @@ def revoke(session: WriteSession, caller: Caller, row: Row[Any]) -> None:
 
 
 def enqueue_reconciliation(session: WriteSession, row: Row[Any]) -> None:
-    """Have everybody of a mapping's group be what their groups are now: `group_settlement` does so, in slices.
+    """Emit the event that makes `membership_sync` reconcile the memberships of the group's members, in batches.
 
-    `row` is one of `group_roles`; it may be gone by then.
+    `row` is a row of `group_roles`, which may be deleted before the event is handled.
     """
     details = {"id": row.id, "organization_id": row.organization_id, "project_id": row.project_id}
     group = {"issuer": row.issuer, "group": row.group_name, "after": ""}

@@ -1,7 +1,7 @@
-"""After a group got a role, or lost one: everybody whose newest token said to be of it becomes what their groups are now.
+"""Reconciles the memberships of all known members of a group after one of its group roles changed.
 
-In slices, each a transaction of its own, since all administrative acts wait for one another: a group may have thousands of
-members. Doing a slice again changes nothing.
+It works in batches, each its own transaction, because all mutations wait for one another and a group may have thousands of
+members. Idempotent.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ __all__ = ["reconcile_group"]
 
 _BATCH_SIZE = 25
 _TIME_BUDGET_SECONDS = 20.0
-# Of the table's column; longer names of an issuer's are left out of it.
+# The length of the table's column; longer group names are not stored.
 _MAX_NAME_LENGTH = 256
 
 
 def reconcile_group(
     database: Database, issuer: str, group: str, after: str = "", *, seconds: float = _TIME_BUDGET_SECONDS
 ) -> str:
-    """Settle the members of a group whose ids follow `after`, for some seconds.
+    """Reconcile the members of a group with ids above `after`, for about `seconds`.
 
-    Returns the id of the last one who is settled, empty at the end.
+    Returns the id of the last reconciled member; empty when all are done.
     """
     deadline = time.monotonic() + seconds
     while True:
@@ -55,7 +55,10 @@ def _reconcile(session: WriteSession, people: Select[Any]) -> None:
 
 
 def _members(issuer: str, group: str) -> Select[Any]:
-    """As the table has it, or the column alone, where the release before was told. That is one look at everybody."""
+    """The members of a group by `user_groups`, or by the column `users.groups`, which the previous release writes.
+
+    The condition on the column scans all users of the issuer.
+    """
     one = and_(user_groups.c.issuer == issuer, user_groups.c.name == group, user_groups.c.user_id == users.c.id)
     there = or_(exists().where(one), users.c.groups.contains(json.dumps(group), autoescape=True))
     query = select(users.c.id, users.c.issuer, users.c.subject, users.c.groups, users.c.groups_at)
@@ -63,7 +66,7 @@ def _members(issuer: str, group: str) -> Select[Any]:
 
 
 def _reconciliation(session: ReadSession, person: Row[Any]) -> MembershipReconciliation:
-    """As with a token that says again what the newest one said of groups; nothing else of it is kept."""
+    """The reconciliation for a token that repeats the group claims of the person's newest one."""
     at = person.groups_at or 0
     identity = Identity(
         issuer=person.issuer,
@@ -80,9 +83,9 @@ def _reconciliation(session: ReadSession, person: Row[Any]) -> MembershipReconci
 
 
 def _groups(session: ReadSession, person: Row[Any]) -> frozenset[str]:
-    """What the newest token said, to this release or to the one before, which may run beside it and knows one column only.
+    """The group claims of the person's newest token, as stored by this release or by the previous one, which may run, too.
 
-    The column says nothing of who was removed from somewhere.
+    The previous release writes the column only; it is NULL for people who were removed.
     """
     if person.groups is None:
         rows = session.rows(select(user_groups.c.name).where(user_groups.c.user_id == person.id))

@@ -1,6 +1,6 @@
-"""Groups as OpenAI's admin API knows them. Here they are the issuer's: it says who is in one, an organization what that is.
+"""Groups in the form of OpenAI's admin API. Their members come from the issuer's tokens, their roles from `group_roles`.
 
-A group has at most one role in the organization and one in each project, kept in `group_roles`.
+A group has at most one role in the organization and one in each project.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ __all__ = ["Groups"]
 
 
 class Groups:
-    """The groups of one installation. What a group gives changes within seconds for whom the last token said to be in it."""
+    """The groups of one installation. Changes apply within seconds to the people whose newest token has the group."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def of_organization(self, organization_id: str) -> Sequence[Row[Any]]:
-        """All that an organization knows, of whatever issuer, oldest first."""
+        """All registered groups of an organization, of any issuer, oldest first."""
         query = select(groups).where(groups.c.organization_id == organization_id)
         with self._database.read() as session:
             return session.rows(query.order_by(groups.c.created_at, groups.c.id))
 
     def get(self, organization_id: str, group_id: str) -> Row[Any]:
-        """One of them. NotFound."""
+        """One group. NotFound otherwise."""
         with self._database.read() as session:
             return _one(session, organization_id, group_id)
 
     def create(self, caller: Caller, issuer: str, name: str) -> Row[Any]:
-        """Make a group of the issuer known, as it is named there. Conflict when it is."""
+        """Register a group of the issuer by its name there. Conflict if it is registered."""
         validate_group_name(name, "name")
         group_id = new_id("group")
         with self._database.write() as session:
@@ -61,9 +61,9 @@ class Groups:
             return _one(session, caller.organization_id, group_id)
 
     def rename(self, caller: Caller, group_id: str, name: str) -> Row[Any]:
-        """Follow a group that has another name at its issuer now; its roles go with it. NotFound, Conflict.
+        """Follow a group that was renamed at its issuer; its roles move with it. NotFound, Conflict.
 
-        Who was in it by the name of before keeps what it gave until a newer token: keys would not come back.
+        Members by the previous name keep its roles until their next token: removing them would revoke their keys for good.
         """
         validate_group_name(name, "name")
         with self._database.write() as session:
@@ -81,7 +81,7 @@ class Groups:
             return _one(session, caller.organization_id, group_id)
 
     def delete(self, caller: Caller, group_id: str) -> list[str]:
-        """Forget a group and all that it gives; returns the roles that ended. NotFound."""
+        """Delete a group and its roles; returns the ids of the deleted group roles. NotFound otherwise."""
         with self._database.write() as session:
             serialize_mutations(session, caller)
             group = _one(session, caller.organization_id, group_id)
@@ -93,12 +93,12 @@ class Groups:
         return [row.id for row in ending]
 
     def members(self, group: Row[Any], paging: Paging) -> Page:
-        """The organization's people who are in a group by the newest token of each, in the order of their ids."""
+        """The people of the organization whose newest token has the group, ordered by id."""
         with self._database.read() as session:
             return page_of(session, _members(group), users.c.id, paging)
 
     def member(self, group: Row[Any], user_id: str) -> Row[Any]:
-        """One of them. NotFound."""
+        """One member of a group. NotFound otherwise."""
         with self._database.read() as session:
             found = session.first(_members(group).where(users.c.id == user_id))
         if found is None:
@@ -106,12 +106,12 @@ class Groups:
         return found
 
     def role(self, group: Row[Any], project_id: str | None) -> Row[Any] | None:
-        """What a group is in its organization, or in a project of it; None: nothing."""
+        """The group role in the organization, or in a project of it; None if there is none."""
         with self._database.read() as session:
             return session.first(select(group_roles).where(matches_mapping(_mapping(group, project_id))))
 
     def in_project(self, organization_id: str, project_id: str) -> Sequence[Row[Any]]:
-        """The groups with a role in a project, oldest first; `role` and `given_at` beside the group's columns."""
+        """The groups with a role in a project, oldest first, with the columns `role` and `given_at`."""
         joined = groups.join(
             group_roles,
             and_(
@@ -126,7 +126,7 @@ class Groups:
             return session.rows(query.where(there).order_by(group_roles.c.created_at, groups.c.id))
 
     def grant_role(self, caller: Caller, group_id: str, role: str, project_id: str | None) -> Row[Any]:
-        """Give a group a role there; it takes the place of the one before. Raises as `GroupRoles.create` but Conflict."""
+        """Grant a group a role; it replaces the previous one. Raises as `GroupRoles.create`, but no Conflict."""
         with self._database.write() as session:
             serialize_mutations(session, caller)
             mapping = _mapping(_one(session, caller.organization_id, group_id), project_id)
@@ -136,7 +136,7 @@ class Groups:
             return grant(session, caller, mapping, role)
 
     def revoke_role(self, caller: Caller, group_id: str, project_id: str | None) -> None:
-        """Take a group's role there from it. NotFound when it has none."""
+        """Revoke a group's role. NotFound if it has none."""
         with self._database.write() as session:
             serialize_mutations(session, caller)
             group = _one(session, caller.organization_id, group_id)

@@ -1,1 +1,1 @@
-"""Invitations by e-mail: made, accepted, withdrawn, and whether they still can be accepted."""
+"""Invitations by e-mail: created, accepted, revoked, and whether they are pending."""

@@ -1,7 +1,7 @@
-"""Invitations that can still be accepted: which there are, whether their sender may still give what they promise, their end.
+"""Pending invitations: which exist, whether their inviter may still grant what they contain, and their withdrawal.
 
-An invitation lasts as long as the right to send it: who invited must still manage the organization's people, and hold what
-is promised. Whoever becomes a member another way has nothing left to accept.
+An invitation is valid only while its inviter may manage the organization's users and holds the granted roles. It is
+withdrawn when the invited person becomes a member by other means.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _INVITES = "api.organizations.users.write"
 
 
 def is_pending(*, email: str | None = None, organization_id: str | None = None) -> ColumnElement[bool]:
-    """Those that can be accepted now: the condition on rows of `invites`, of one address or organization or of all."""
+    """The condition on rows of `invites` that can be accepted now; optionally of one address or organization."""
     requested = {"email": email, "organization_id": organization_id}
     return and_(
         invites.c.accepted_at.is_(None),
@@ -38,7 +38,7 @@ def is_pending(*, email: str | None = None, organization_id: str | None = None) 
 
 
 def is_inviter_authorized(session: ReadSession, invite: Row[Any]) -> bool:
-    """Whether who sent an invitation (a row of `invites`) may still give all that it promises."""
+    """Whether the inviter of an invitation (a row of `invites`) may still grant all that it contains."""
     organization_id = invite.organization_id
     permissions = resolve_permissions(session, invite.invited_by, organization_id, None)
     if _INVITES not in permissions.scopes:
@@ -67,5 +67,5 @@ def withdraw_invites(session: WriteSession, actor: Caller | None, found: Sequenc
 
 
 def pending_invites_of(session: ReadSession, organization_id: str, email: str) -> Sequence[Row[Any]]:
-    """The open invitations to an organization that its member with that address has left over."""
+    """The pending invitations of an address to an organization."""
     return session.rows(select(invites).where(is_pending(email=email, organization_id=organization_id)))

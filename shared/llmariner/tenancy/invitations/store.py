@@ -1,7 +1,7 @@
-"""Invitations: somebody with an e-mail is let in once they show the token, or sign in with that e-mail.
+"""Invitations: a person becomes a member by the token, or by signing in with the invited e-mail.
 
-The token is shown once, to who invites, and only its keyed hash is kept. Whoever has it can come in as the invited person,
-so it is worth what the invitation promises and nothing that the person becomes otherwise: a member has nothing to accept.
+The token is returned once, to the inviter, and only its keyed hash is stored. It can be used by anyone who has it, so it
+grants only what the invitation contains, and nothing to a person who is a member already.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _TOKEN = re.compile(r"inv-[A-Za-z0-9]{48}")
 
 @dataclass(frozen=True)
 class ProjectGrant:
-    """A project that the invited person will be in, and as what."""
+    """A project that the invited person becomes a member of, and the role."""
 
     project_id: str
     role: str = "member"
@@ -56,7 +56,7 @@ class ProjectGrant:
 
 @dataclass(frozen=True)
 class Invite:
-    """An invitation. Times in seconds since 1970; `accepted_at`, `revoked_at` None: not so far."""
+    """An invitation. Times in seconds since 1970; `accepted_at`, `revoked_at` None: not yet."""
 
     id: str
     organization_id: str
@@ -72,9 +72,9 @@ class Invite:
 
 @dataclass(frozen=True)
 class AcceptedInvite:
-    """What came of an invitation: the person, and what a first key of theirs may carry in a project of the invitation.
+    """An accepted invitation: the person, and the scopes of a first key of theirs in a project of the invitation.
 
-    `project_id` None: they are in no project. `first_key`: id and secret of that key, where one was made.
+    `project_id` None: they are in no project. `first_key`: id and secret of that key, if one was created.
     """
 
     invite: Invite
@@ -85,9 +85,9 @@ class AcceptedInvite:
 
 
 class Invites:
-    """The invitations of one installation. A caller acts in the organization that it stands in.
+    """The invitations of one installation. A caller acts in its own organization.
 
-    `keys_only`: nobody can sign in, so that an invitation must end in a first key, and a key is of a project.
+    `keys_only`: no sign-in is configured, so accepting must create a first key, which needs a project.
     """
 
     def __init__(self, database: Database, pepper: Secret, *, keys_only: bool = False) -> None:
@@ -104,7 +104,7 @@ class Invites:
         *,
         expires_in: int = _DEFAULT_LIFETIME_SECONDS,
     ) -> tuple[Invite, str]:
-        """Invite somebody; the token is returned this once. Conflict for a member, and for who is invited already."""
+        """Create an invitation; returns it with its token. Conflict for members and for addresses already invited."""
         if not 1 <= expires_in <= MAX_LIFETIME_SECONDS:
             raise InvalidRequest(
                 f"'expires_in_seconds' must be 1 to {MAX_LIFETIME_SECONDS}.", param="expires_in_seconds"
@@ -140,19 +140,19 @@ class Invites:
         return self.get(organization_id, invite_id), token
 
     def get(self, organization_id: str, invite_id: str) -> Invite:
-        """One invitation, however it stands. NotFound."""
+        """One unrevoked invitation. NotFound otherwise."""
         with self._database.read() as session:
             return _one(session, organization_id, invite_id)
 
     def all(self, organization_id: str) -> list[Invite]:
-        """An organization's invitations but for those it took back, newest first."""
+        """The unrevoked invitations of an organization, newest first."""
         query = select(invites).where(invites.c.organization_id == organization_id, invites.c.revoked_at.is_(None))
         with self._database.read() as session:
             rows = session.rows(query.order_by(invites.c.created_at.desc(), invites.c.id.desc()))
         return [_invite(row) for row in rows]
 
     def revoke(self, caller: Caller, invite_id: str) -> None:
-        """Take an invitation back. Conflict for one that was accepted; revoking twice is NotFound."""
+        """Revoke an invitation. Conflict if it was accepted; NotFound if it was revoked."""
         with self._database.write() as session:
             serialize_mutations(session, caller)
             invite = _one(session, caller.organization_id, invite_id)
@@ -165,16 +165,16 @@ class Invites:
             record_mutation(session, caller, "invite.deleted", invite_id, {}, organization_id=caller.organization_id)
 
     def accept(self, token: str, keys: Keys | None = None) -> AcceptedInvite:
-        """Let in who shows a token; with a first key of `keys`, which carries what the invitation promised.
+        """Accept an invitation by its token; with `keys` a first key is created, with the scopes of the invitation.
 
-        NotFound for a token that is unknown, expired, taken back, used or of somebody who may not invite any more: which
-        of these is nobody's business. Conflict for who is a member already, and where it would lead nowhere.
+        NotFound for a token that is unknown, expired, revoked, used or whose inviter is no longer authorized; the error does
+        not tell which. Conflict for a member, and if no project is left for the first key.
         """
         if not _TOKEN.fullmatch(token):
             raise _invalid_token()
         digest = secrets.digest(self._pepper, token)
         with self._database.read() as session:
-            _find_pending(session, digest)  # so that who tries tokens holds up nobody
+            _find_pending(session, digest)  # without the lock, so that guessed tokens do not delay mutations
         with self._database.write() as session:
             serialize_mutations(session)
             invite = _find_pending(session, digest)
@@ -232,7 +232,7 @@ def _check_not_member(session: ReadSession, invite: Invite) -> None:
 def _project_for_first_key(
     session: ReadSession, organization_id: str, role: str, promised: Sequence[str]
 ) -> str | None:
-    """Of which project a first key can be: the first that is promised; for an owner any that is there."""
+    """The project of the first key: the first granted one; for an owner any unarchived one. None if there is none."""
     if promised or role != "owner":
         return next(iter(promised), None)
     live = select(projects.c.id).where(projects.c.organization_id == organization_id, projects.c.archived_at.is_(None))
@@ -274,7 +274,7 @@ def _is_member(session: ReadSession, organization_id: str, email: str) -> bool:
 
 
 def _create_memberships(session: WriteSession, invite: Invite) -> str:
-    """Make the memberships that are not there yet; projects that were archived meanwhile are left out."""
+    """Create the user and the memberships that are missing; archived projects are left out."""
     now = int(time.time())
     user_id = person_id_by_email(session, invite.email)
     if user_id is None:

@@ -1,1 +1,1 @@
-"""API keys: what they are, what they may be made to do, from where they may be used, and their secrets."""
+"""API keys: storage, secrets, restrictions to models and networks, and rules for changing them."""

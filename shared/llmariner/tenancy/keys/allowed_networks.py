@@ -1,4 +1,4 @@
-"""From where a key may be used: networks in CIDR form, of IPv4 and IPv6."""
+"""The networks from which a key may be used, in CIDR form, IPv4 and IPv6."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from llmariner.errors import InvalidRequest
 __all__ = ["is_allowed", "parse_networks"]
 
 _MAX_NETWORKS = 100
-# Of ::ffff:0:0/96 (RFC 4291, 2.5.5.2).
+# The prefix length of IPv4-mapped IPv6 addresses, ::ffff:0:0/96 (RFC 4291, 2.5.5.2).
 _MAPPED_BITS = 96
 
 
 def parse_networks(said: Sequence[str], param: str = "allowed_sources") -> tuple[str, ...]:
-    """The networks in their canonical form; a single address is one of its own. InvalidRequest for what is none."""
+    """The networks in canonical form; a single address becomes a network of one. InvalidRequest for an invalid value."""
     if len(said) > _MAX_NETWORKS:
         raise InvalidRequest(f"'{param}' must name at most {_MAX_NETWORKS} networks.", param=param)
     return tuple(dict.fromkeys(_network(each, f"{param}[{index}]") for index, each in enumerate(said)))
 
 
 def is_allowed(sources: Sequence[str] | None, address: str) -> bool:
-    """Whether a caller from that address is let in; None: from everywhere. An address that is none is not."""
+    """Whether a caller with that address may use a key with these networks; None: all. False for an invalid address."""
     if sources is None:
         return True
     try:
         caller = ipaddress.ip_address(address)
     except ValueError:
         return False
-    # A server that listens on IPv6 sees callers of IPv4 in this disguise.
+    # A dual-stack server sees IPv4 clients as IPv4-mapped IPv6 addresses.
     mapped = getattr(caller, "ipv4_mapped", None)
     return any((mapped or caller) in ipaddress.ip_network(each) for each in sources)
 
@@ -49,6 +49,6 @@ def _network(said: str, param: str) -> str:
             f"'{param}' must not name a zone ('%{address.scope_id}'), which means nothing on another machine.",
             param=param,
         )
-    # Callers of IPv4 are compared by their own addresses.
+    # IPv4 clients are compared by their IPv4 address, so IPv4-mapped networks are stored as IPv4 networks.
     mapped = address.ipv4_mapped if found.prefixlen >= _MAPPED_BITS else None
     return str(found) if mapped is None else f"{mapped}/{found.prefixlen - _MAPPED_BITS}"

@@ -1,6 +1,6 @@
-"""No key makes another, or itself, freer than it is: in scopes, models, networks, and the time that it lasts.
+"""Attenuation: a key cannot create or change a key beyond its own scopes, models, networks and expiry.
 
-A person, and the platform itself (`actor` None), are bound by roles only.
+Signed-in people, and the platform itself (`actor` None), are limited by their roles only.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ _LISTS = ("allowed_models", "allowed_sources")
 def attenuate(
     session: ReadSession, actor: Caller | None, values: dict[str, Any], *, user_id: str, new: bool
 ) -> dict[str, Any]:
-    """The columns of a key of that user to be made (`new`) or changed, with what is said of nothing taken from the maker.
+    """The columns of a user's key to create (`new`) or change. A new key inherits the restrictions that are not given.
 
-    PermissionDenied for more than the maker has itself.
+    PermissionDenied for a key with fewer restrictions than the actor's own.
     """
     maker = _acting_key(session, actor)
     if maker is None:
@@ -43,7 +43,7 @@ def attenuate(
             found[name] = json.dumps(list(own))
         elif found[name] is None or not _is_subset(name, json.loads(found[name]), own):
             raise _exceeds(name, f"it is bound to {', '.join(own)} itself")
-    # A service account is somebody else, and may outlast the key that made it.
+    # The expiry is inherited by the user's own keys only: a service account may outlive the key that created it.
     if maker.expires_at is not None and user_id == maker.user_id and "expires_at" in found:
         if found["expires_at"] is None and new:
             found["expires_at"] = maker.expires_at
@@ -53,7 +53,7 @@ def attenuate(
 
 
 def check_can_receive_secret(session: ReadSession, actor: Caller | None, key: ApiKey) -> None:
-    """PermissionDenied for an actor who is about to be given the secret of a key that may more than the actor."""
+    """PermissionDenied for an actor that would receive the secret of a key with more permissions than its own."""
     if actor is None or key.id == actor.key_id:
         return
     missing = _excess_scopes(session, actor, key)
@@ -66,10 +66,10 @@ def check_can_receive_secret(session: ReadSession, actor: Caller | None, key: Ap
 
 
 def scopes_after_rotation(session: ReadSession, actor: Caller | None, key: ApiKey) -> frozenset[str]:
-    """What a key carries once the actor was given its secret: no more than the actor holds now.
+    """The scopes of a key whose secret the actor receives: at most those that the actor holds now.
 
-    The role of the key's user may rise later, and what the key carries beyond the present one would count then. Owners,
-    and people with their own keys, keep it all.
+    Otherwise scopes beyond the present role of the key's user would apply once that role is raised. Owners, and people with
+    their own keys, keep all scopes.
     """
     if actor is None or has_full_owner_rights(actor) or key.id == actor.key_id or _is_own(actor, key):
         return key.scopes
@@ -77,9 +77,9 @@ def scopes_after_rotation(session: ReadSession, actor: Caller | None, key: ApiKe
 
 
 def check_can_change(session: ReadSession, actor: Caller | None, key: ApiKey, *, revoking: bool = False) -> None:
-    """PermissionDenied for an actor who would change, or end, a key that may more than the actor.
+    """PermissionDenied for an actor that changes or revokes a key with more permissions than its own.
 
-    Somebody's own keys are theirs to change; by one of them the others can be ended (`revoking`), not made freer.
+    People may change their own keys; one key of a user may revoke (`revoking`) the others, not change them.
     """
     if (
         actor is None
@@ -95,12 +95,12 @@ def check_can_change(session: ReadSession, actor: Caller | None, key: ApiKey, *,
 
 
 def _is_own(actor: Caller, key: ApiKey) -> bool:
-    """Whether the actor is the key's user in person."""
+    """Whether the actor is the key's user, signed in."""
     return actor.key_id is None and key.user_id == actor.user_id
 
 
 def _excess_scopes(session: ReadSession, actor: Caller, key: ApiKey) -> frozenset[str]:
-    """What a key may do, as its user stands now, and the actor may not in the same place."""
+    """The effective scopes of a key that the actor does not hold in the same organization and project."""
     permissions = resolve_permissions(session, key.user_id, key.organization_id, key.project_id)
     own = held_scopes(session, actor, key.organization_id, key.project_id)
     return (with_implied(key.scopes) & permissions.scopes) - own

@@ -1,4 +1,4 @@
-"""API keys as they are read from the database."""
+"""API keys as they are stored."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["KEYS", "ApiKey", "find_key_by_digest", "key_from_row"]
 
 @dataclass(frozen=True)
 class ApiKey:
-    """A key as it is stored. Times in seconds since 1970; `project_id` None: of the kind 'admin'.
+    """A key as it is stored. Times in seconds since 1970; `project_id` None: an admin key.
 
-    `allowed_models`: ids, `allowed_sources`: networks in CIDR form; None: all. `project_models`: what the project's list
-    says beside that, ('allow' or 'deny', ids), None: nothing. Roles are its user's; None: no member.
+    `allowed_models`: ids, `allowed_sources`: networks in CIDR form; None: all. `project_models`: the restriction of the
+    project, ('allow' or 'deny', ids), None: none. Roles are those of the key's user; None: no member.
     """
 
     id: str
@@ -52,12 +52,12 @@ class ApiKey:
     project_archived: bool
 
     def usable(self, at: float) -> bool:
-        """Neither revoked nor expired at that time, nor of a project that is archived."""
+        """Whether the key is neither revoked nor expired at that time, and its project is not archived."""
         alive = self.revoked_at is None and not self.project_archived
         return alive and (self.expires_at is None or at < self.expires_at)
 
     def superseded(self, digest: str, at: float) -> bool:
-        """Whether that digest is of the secret before the last rotation, and its overlap is over."""
+        """Whether the digest is that of the previous secret, and the overlap of the rotation has ended."""
         return digest == self.previous_digest and (self.previous_expires_at or 0) <= at
 
 
@@ -91,7 +91,7 @@ KEYS = select(
 
 
 def find_key_by_digest(session: ReadSession, digest: str) -> ApiKey | None:
-    """The key whose present or previous secret has that digest."""
+    """The key whose current or previous secret has that digest."""
     row = session.first(KEYS.where(or_(api_keys.c.digest == digest, api_keys.c.previous_digest == digest)))
     return key_from_row(row) if row else None
 

@@ -1,4 +1,4 @@
-"""Secrets of API keys and invitations: made from random bits, shown once, kept only as a keyed hash."""
+"""Secrets of API keys and invitations: random, returned once, stored only as a keyed hash."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ def new_secret() -> str:
 
 
 def new_admin_secret() -> str:
-    """Of a key of the kind 'admin': `sk-admin-` and as many."""
+    """Of an admin key: `sk-admin-` and 48 random characters."""
     return "sk-admin-" + _random()
 
 
 def new_token() -> str:
-    """Of an invitation: `inv-` and as many."""
+    """Of an invitation: `inv-` and 48 random characters."""
     return "inv-" + _random()
 
 
 def digest(pepper: Secret, secret: str) -> str:
-    """HMAC-SHA256 under the installation's pepper, in hex: a stolen database alone verifies nothing."""
+    """HMAC-SHA256 under the installation's pepper, in hex: a copy of the database alone cannot verify a secret."""
     return hmac.new(pepper.reveal().encode(), secret.encode(), hashlib.sha256).hexdigest()
 
 
 def mask(secret: str) -> str:
-    """What is shown of a secret ever after: its prefix and enough to recognise it by."""
+    """The displayed form of a secret: its prefix and enough characters to recognize it."""
     return f"{secret[: secret.rfind('-') + 1 + _SHOWN_CHARACTERS]}…{secret[-2:]}"
 
 

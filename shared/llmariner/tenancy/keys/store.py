@@ -1,4 +1,4 @@
-"""API keys: making, finding, changing, rotating, revoking. Every change raises the revision and tells of itself."""
+"""API keys: created, listed, changed, rotated, revoked. Every change bumps the revision and emits an event."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _MAX_MODELS = 1000
 
 
 class _Unset:
-    """What is said of a field that stays as it is, where None says something else."""
+    """The type of `UNSET`, the default of update parameters for which None is a value."""
 
 
 UNSET: Final = _Unset()
@@ -49,10 +49,10 @@ UNSET: Final = _Unset()
 
 @dataclass(frozen=True)
 class NewKey:
-    """What a caller says of a key to be made. `expires_in` in seconds; None: never.
+    """A key to create. `expires_in` in seconds; None: never.
 
-    `allowed_models`: ids of the models that it may use, `allowed_sources`: networks that it may be used from, in CIDR
-    form; None: all.
+    `allowed_models`: ids of the models that it may use, `allowed_sources`: networks from which it may be used, in CIDR form;
+    None: all.
     """
 
     name: str
@@ -65,7 +65,7 @@ class NewKey:
 
 @dataclass(frozen=True)
 class KeySelector:
-    """Whose keys somebody sees: those of an organization, there of one project, there of one user; None: of all.
+    """Selects the keys of an organization, optionally of one project and of one user.
 
     `kind`: 'project' keys, or 'admin' keys, which have no project.
     """
@@ -76,7 +76,7 @@ class KeySelector:
     kind: str = "project"
 
     def condition(self) -> ColumnElement[bool]:
-        """The condition on rows of keys."""
+        """The condition on rows of `api_keys`."""
         requested = {"organization_id": self.organization_id, "kind": self.kind}
         requested |= {"project_id": self.project_id} if self.project_id is not None else {}
         requested |= {"user_id": self.user_id} if self.user_id is not None else {}
@@ -84,7 +84,7 @@ class KeySelector:
 
 
 class Keys:
-    """The API keys of one installation. An `KeyOwner` in the place of a `KeySelector` sees all keys of its project.
+    """The API keys of one installation. A `KeyOwner` as selector selects all keys of its project.
 
     `actor` None: the platform itself.
     """
@@ -96,10 +96,10 @@ class Keys:
     def create(
         self, owner: KeyOwner, new: NewKey, secret: str = "", *, actor: Caller | None = None
     ) -> tuple[ApiKey, str]:
-        """Make a key; the secret is returned this once.
+        """Create a key; returns it with its secret, which is not stored.
 
-        Conflict when the owner has a live key of that name in the organization. `secret` only where it had to
-        be known before there was a database.
+        Conflict if the owner has an unrevoked key of that name in the organization. `secret` is given only if it had to
+        exist before the database.
         """
         secret = secret or secrets.new_secret()
         with self._database.write() as session:
@@ -110,30 +110,30 @@ class Keys:
     def create_in(
         self, session: WriteSession, owner: KeyOwner, new: NewKey, *, actor: Caller | None = None
     ) -> tuple[str, str]:
-        """As `create`, in a transaction under way; returns id and secret."""
+        """As `create`, inside the given transaction; returns id and secret."""
         secret = secrets.new_secret()
         return self._insert(session, actor, new, secret, owner.user_id, owner.organization_id, owner.project_id), secret
 
     def create_admin(self, caller: Caller, new: NewKey) -> tuple[ApiKey, str]:
-        """Make a key that administers the caller's organization and uses no project; as `create`."""
+        """Create a key that administers the caller's organization and belongs to no project; as `create`."""
         secret = secrets.new_admin_secret()
         with self._database.write() as session:
             key_id = self._insert(session, caller, new, secret, caller.user_id, caller.organization_id, None)
         return self.get(KeySelector(caller.organization_id, kind="admin"), key_id), secret
 
     def of_project(self, owner: KeyOwner) -> list[ApiKey]:
-        """The live keys of the owner's project, newest first."""
+        """The unrevoked keys of the owner's project, newest first."""
         return self.matching(_selector(owner))
 
     def matching(self, view: KeySelector) -> list[ApiKey]:
-        """The live keys of a view, newest first."""
+        """The unrevoked keys that a selector selects, newest first."""
         live = and_(view.condition(), api_keys.c.revoked_at.is_(None))
         with self._database.read() as session:
             rows = session.rows(KEYS.where(live).order_by(api_keys.c.created_at.desc(), api_keys.c.id.desc()))
         return [key_from_row(row) for row in rows]
 
     def get(self, view: KeyOwner | KeySelector, key_id: str) -> ApiKey:
-        """One live key of a view. NotFound otherwise."""
+        """One unrevoked key. NotFound otherwise."""
         with self._database.read() as session:
             return _live_key(session, view, key_id)
 
@@ -150,7 +150,7 @@ class Keys:
         allowed_sources: tuple[str, ...] | _Unset | None = UNSET,
         actor: Caller | None = None,
     ) -> ApiKey:
-        """Change a key; what isn't said stays. Conflict for a name that its owner has given to another.
+        """Change a key; UNSET and None leave a field as it is. Conflict if the key's user has another key of that name.
 
         `expires_at` None: never; `allowed_models`, `allowed_sources` None: all.
         """
@@ -168,17 +168,17 @@ class Keys:
                 raise Conflict(f"A key named '{new_name}' exists already; choose another name.", param="name")
             values = attenuate(session, actor, values, user_id=key.user_id, new=False)
             _change(session, key, **values)
-            outbox.add(session, _UPDATED, f"api_keys/{key_id}", _told(key, new_name))
+            outbox.add(session, _UPDATED, f"api_keys/{key_id}", _event_data(key, new_name))
             _log(session, actor, "updated", key, {"changes_requested": values})
         return self.get(view, key_id)
 
     def rotate(
         self, view: KeyOwner | KeySelector, key_id: str, *, overlap: int, actor: Caller | None = None
     ) -> tuple[ApiKey, str]:
-        """Give a key a new secret, returned this once; the old one works for `overlap` more seconds.
+        """Give a key a new secret, which is returned only here; the old one works for `overlap` more seconds.
 
-        PermissionDenied for an actor who would hold the secret of a key that may more. In the hands of somebody else than
-        its user, but an owner, a key loses the scopes that the actor lacks.
+        PermissionDenied for an actor with fewer permissions than the key. If the actor is neither an owner nor the key's
+        user, the key loses the scopes that the actor lacks.
         """
         if not 0 <= overlap <= _MAX_OVERLAP_SECONDS:
             raise InvalidRequest(f"'overlap_seconds' must be 0 to {_MAX_OVERLAP_SECONDS}.", param="overlap_seconds")
@@ -197,36 +197,36 @@ class Keys:
                 previous_digest=key.digest if overlap else None,
                 previous_expires_at=time.time() + overlap if overlap else None,
             )
-            outbox.add(session, _UPDATED, f"api_keys/{key_id}", _told(key))
+            outbox.add(session, _UPDATED, f"api_keys/{key_id}", _event_data(key))
             details: dict[str, Any] = {"secret": "rotated", "overlap_seconds": overlap}
             details |= {"scopes": " ".join(sorted(carried))} if carried != key.scopes else {}
             _log(session, actor, "updated", key, {"changes_requested": details})
         return self.get(view, key_id), secret
 
     def revoke(self, view: KeyOwner | KeySelector, key_id: str, *, actor: Caller | None = None) -> None:
-        """End a key; every process refuses it within its polling interval (2 s). A service account ends with its last."""
+        """Revoke a key; all instances refuse it within 2 s. With its last key a service account is deleted."""
         with self._database.write() as session:
             serialize_mutations(session, actor)
             key = _live_key(session, view, key_id)
             check_can_change(session, actor, key, revoking=True)
             _change(session, key, revoked_at=time.time())
-            outbox.add(session, _REVOKED, f"api_keys/{key_id}", _told(key))
+            outbox.add(session, _REVOKED, f"api_keys/{key_id}", _event_data(key))
             delete_rules(session, key.organization_id, "key", [key_id])
             if _was_last_key_of_service_account(session, key):
                 delete_service_account(session, next_revision(session, "api_keys"), key.user_id)
             _log(session, actor, "deleted", key, {})
 
     def by_digest(self, digest: str) -> ApiKey | None:
-        """The key whose present or previous secret has that digest; expiry is for the caller to look at."""
+        """The key whose current or previous secret has that digest, even if it is revoked or expired."""
         with self._database.read() as session:
             return find_key_by_digest(session, digest)
 
     def by_secret(self, secret: str) -> ApiKey | None:
-        """The key with that secret, present or previous."""
+        """The key with that secret, current or previous."""
         return self.by_digest(secrets.digest(self._pepper, secret))
 
     def changed_since(self, revision: int) -> tuple[int, list[str]]:
-        """The newest revision, and the ids of the keys, and of the people, changed after `revision`."""
+        """The newest revision, and the ids of the keys and users that changed after `revision`."""
         changes = [
             select(table.c.id, table.c.revision).where(table.c.revision > revision) for table in (api_keys, users)
         ]
@@ -252,7 +252,7 @@ class Keys:
         whose = {"user_id": user_id, "project_id": project_id, "organization_id": organization_id}
         bounds: dict[str, Any] = {**_allowed(new.allowed_models, new.allowed_sources)}
         bounds |= {"expires_at": now + new.expires_in if new.expires_in else None}
-        # Taken before the look at the names: whoever holds the revision's row is the only one who gives out names.
+        # Before the check of the name: only the holder of the lock may assign names.
         revision = serialize_mutations(session, actor)
         if _has_key_named(session, organization_id, user_id, name):
             raise Conflict(f"There is a key named '{name}' of this user already; choose another.", param="name")
@@ -301,7 +301,7 @@ def _validate_expiry(expires_at: int | None) -> int | None:
 def _allowed(
     models: tuple[str, ...] | _Unset | None, networks: tuple[str, ...] | _Unset | None
 ) -> dict[str, str | None]:
-    """The columns of both lists as JSON. InvalidRequest for an empty list, which would make a key for nothing."""
+    """The columns of both lists as JSON. InvalidRequest for an empty list, with which a key could do nothing."""
     found: dict[str, str | None] = {}
     for name, said in (("allowed_models", models), ("allowed_sources", networks)):
         if isinstance(said, _Unset):
@@ -321,7 +321,7 @@ def _listed(name: str, said: tuple[str, ...]) -> list[str]:
 
 
 def _has_key_named(session: ReadSession, organization_id: str, user_id: str, name: str) -> bool:
-    """Whether the user has a live key of that name in the organization; what is in others is nothing to it."""
+    """Whether the user has an unrevoked key of that name in the organization."""
     of_user = and_(api_keys.c.user_id == user_id, api_keys.c.name == name, api_keys.c.revoked_at.is_(None))
     query = select(api_keys.c.id).where(of_user, api_keys.c.organization_id == organization_id)
     return session.first(query) is not None
@@ -342,7 +342,7 @@ def _change(session: WriteSession, key: ApiKey, **values: Any) -> None:
         raise Conflict("The key was changed at the same time; read it again and retry.")
 
 
-def _told(key: ApiKey, name: str = "") -> dict[str, Any]:
+def _event_data(key: ApiKey, name: str = "") -> dict[str, Any]:
     whose = {"user_id": key.user_id, "project_id": key.project_id, "organization_id": key.organization_id}
     return {"id": key.id, "name": name or key.name, **whose}
 

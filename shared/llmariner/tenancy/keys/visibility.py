@@ -1,4 +1,4 @@
-"""Which keys a caller manages: an owner those of all it owns, others their own."""
+"""The keys that a caller may manage."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _MANAGES = "api.organizations.projects.users.write"
 
 
 def manageable_by(caller: Caller, project_id: str | None = None) -> KeySelector:
-    """Of the organization that the caller stands in, or of one project of it that it stands in.
+    """The keys that the caller may manage in its organization, or in one project of it.
 
-    An owner of the organization: all; who manages the people of the project: those of the project; others: their own,
-    a key only those of its own project.
+    An owner of the organization: all; a caller that manages the project's users: those of its project; others: their own,
+    and an API key only those of its own project.
     """
     if caller.is_owner:
         return KeySelector(caller.organization_id, project_id)

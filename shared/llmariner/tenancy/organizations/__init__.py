@@ -1,1 +1,1 @@
-"""Organizations and projects, the first of them, and the lists that their administrators read."""
+"""Organizations and projects, the bootstrap of the first ones, and the paged queries of the admin API."""

@@ -18,7 +18,7 @@ _ADMIN = "admin@localhost"
 
 
 def ensure_first_owner(database: Database) -> KeyOwner:
-    """The administrator with the default organization and project; made when they are not there yet."""
+    """The administrator with the default organization and project; creates what is missing. Idempotent."""
     now = int(time.time())
     with database.write() as session:
         organization = session.value(select(organizations.c.id).where(organizations.c.is_default))
@@ -47,5 +47,5 @@ def ensure_first_owner(database: Database) -> KeyOwner:
 
 
 def create_bootstrap_key(keys: Keys, owner: KeyOwner, name: str, secret: str = "") -> tuple[ApiKey, str]:
-    """A key of the administrator with every scope of an owner of the default organization; `secret` as in `Keys.create`."""
+    """Create a key of the administrator with all scopes of a default organization's owner. `secret` as in `Keys.create`."""
     return keys.create(owner, NewKey(name=name, scopes=OWNER_SCOPES | INSTALLATION_SCOPES), secret)

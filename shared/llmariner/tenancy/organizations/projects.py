@@ -1,7 +1,7 @@
-"""Projects of an organization: made, changed, archived, deleted.
+"""Projects of an organization: created, changed, archived, deleted.
 
-A project that is deleted is archived for good: nobody is in it any more, no key of it is left, its title is free again.
-Its row stays, so that usage and the audit log have a title to show.
+A deleted project has no members and keys, and its title can be used again. Its row is kept as archived, so that usage and
+the audit log can show its title.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from llmariner.tenancy.tables import (
 __all__ = ["Assignment", "NewProject", "Project", "Projects"]
 
 _MAX_MODELS = 1000
-# Live ones of an organization: their titles are compared while every administrative act of the installation waits.
+# Unarchived projects per organization: titles are compared while all mutations of the installation wait for the lock.
 _MAX_PROJECTS = 1000
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """Where on a cluster the work of a project runs. `cluster_id` empty: on every cluster; `queue`: Kueue's."""
+    """Where a project's workloads run on a cluster. `cluster_id` empty: on every cluster; `queue`: a Kueue LocalQueue."""
 
     namespace: str
     cluster_id: str = ""
@@ -54,7 +54,7 @@ class Assignment:
 
 @dataclass(frozen=True)
 class NewProject:
-    """What is said of a project to be made: a namespace for its work, or assignments, or neither."""
+    """A project to create: with a namespace for its workloads, or with assignments, or neither."""
 
     title: str
     kubernetes_namespace: str | None = None
@@ -63,7 +63,7 @@ class NewProject:
 
 @dataclass(frozen=True)
 class Project:
-    """A project. `model_mode` 'allow': its members may use `model_ids` only; 'deny': all others; None: all."""
+    """A project. `model_mode` 'allow': its members may use only `model_ids`; 'deny': all but these; None: all."""
 
     id: str
     organization_id: str
@@ -78,14 +78,16 @@ class Project:
 
 
 class Projects:
-    """The projects of one installation. A caller acts in the organization that it stands in."""
+    """The projects of one installation. A caller acts in its own organization."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def create(self, caller: Caller, new: NewProject) -> Project:
-        """Make a project; owners of the organization own it. Conflict when a live one has the title, InvalidRequest
-        where there are too many."""
+        """Create a project; the owners of the organization become its owners.
+
+        Conflict if an unarchived project has the title, InvalidRequest at the maximum number of projects.
+        """
         organization_id, project_id = caller.organization_id, new_id("proj")
         values = {
             "title": validators.validate_selectable_title(new.title),
@@ -109,12 +111,12 @@ class Projects:
         return self.get(organization_id, project_id)
 
     def get(self, organization_id: str, project_id: str) -> Project:
-        """One project, archived or not. NotFound."""
+        """One project, archived or not. NotFound otherwise."""
         with self._database.read() as session:
             return _one(session, organization_id, project_id)
 
     def all(self, organization_id: str, *, member: str | None = None) -> list[Project]:
-        """The live projects, oldest first: all of them, or those that a user is in."""
+        """The unarchived projects, oldest first; with `member` only those of that user."""
         query = select(projects).where(projects.c.organization_id == organization_id, projects.c.archived_at.is_(None))
         if member is not None:
             mine = select(project_users.c.project_id).where(project_users.c.user_id == member)
@@ -123,7 +125,7 @@ class Projects:
             return [_project(row) for row in session.rows(query.order_by(projects.c.created_at, projects.c.id))]
 
     def count_members(self, project_ids: Sequence[str]) -> dict[str, int]:
-        """How many people are in each."""
+        """The number of people in each project; service accounts and hidden users are not counted."""
         query = select(project_users.c.project_id).join(users, users.c.id == project_users.c.user_id)
         shown = query.where(project_users.c.project_id.in_(project_ids), users.c.hidden.is_(False))
         counts = dict.fromkeys(project_ids, 0)
@@ -133,7 +135,7 @@ class Projects:
         return counts
 
     def rename(self, caller: Caller, project_id: str, title: str) -> Project:
-        """Give it another title. Conflict when a live one has that."""
+        """Change the title. Conflict if an unarchived project has it."""
         requested = validators.validate_selectable_title(title)
         with self._database.write() as session:
             serialize_mutations(session, caller)
@@ -146,7 +148,7 @@ class Projects:
         return self.get(caller.organization_id, project_id)
 
     def assign(self, caller: Caller, project_id: str, assignments: Sequence[Assignment]) -> Project:
-        """Say where its work runs from now on; takes the place of a namespace."""
+        """Replace where the project's workloads run; removes its namespace setting."""
         values = _placement_columns(None, assignments)
         with self._database.write() as session:
             serialize_mutations(session, caller)
@@ -157,7 +159,7 @@ class Projects:
         return self.get(caller.organization_id, project_id)
 
     def set_models(self, caller: Caller, project_id: str, mode: str | None, model_ids: Sequence[str]) -> Project:
-        """Which models its members may use: `mode` 'allow' these only, 'deny' these, None: all."""
+        """Restrict the models that members may use: `mode` 'allow' only these, 'deny' these, None: no restriction."""
         if mode not in ("allow", "deny", None):
             raise InvalidRequest("'mode' must be 'allow' or 'deny'.", param="mode")
         if len(model_ids) > _MAX_MODELS:
@@ -173,7 +175,7 @@ class Projects:
         return self.get(caller.organization_id, project_id)
 
     def archive(self, caller: Caller, project_id: str) -> Project:
-        """End it and keep it: its keys are no good from now on. InvalidRequest for the default one."""
+        """Archive a project: it is kept, and its keys stop working. InvalidRequest for the default project."""
         with self._database.write() as session:
             serialize_mutations(session, caller)
             _check_not_default(_live_project(session, caller, project_id), "archived")
@@ -183,9 +185,9 @@ class Projects:
         return self.get(caller.organization_id, project_id)
 
     def delete(self, caller: Caller, project_id: str) -> dict[str, list[str]]:
-        """End it for good. Returns what went with it: members by e-mail, service accounts by name, all else by id.
+        """Delete a project. Returns what was removed with it: members by e-mail, service accounts by name, the rest by id.
 
-        InvalidRequest for the default one, and while models of it are there; the error lists them.
+        InvalidRequest for the default project, and while the project has models; the error lists them.
         """
         with self._database.write() as session:
             revision = serialize_mutations(session, caller)
@@ -200,7 +202,7 @@ class Projects:
 
 
 def _placement_columns(namespace: str | None, assignments: Sequence[Assignment]) -> dict[str, Any]:
-    """The columns that say where its work runs. InvalidRequest when both are given, or one is no such name."""
+    """The columns that say where the workloads run. InvalidRequest if both are given or a name is invalid."""
     if namespace and assignments:
         raise InvalidRequest(
             "Give 'kubernetes_namespace' or 'assignments', not both: an assignment names its namespace.",
@@ -330,7 +332,7 @@ def _update_columns(session: WriteSession, project_id: str, **values: Any) -> No
 
 
 def _bump_members_and_keys(session: WriteSession, project_id: str) -> None:
-    """Everybody who works in it is asked about anew: its people, and those who hold keys of it."""
+    """Bump the revision of everyone with access to the project: the organization's members, and the holders of its keys."""
     keys = session.rows(
         select(api_keys.c.id).where(api_keys.c.project_id == project_id, api_keys.c.revoked_at.is_(None))
     )
@@ -338,7 +340,7 @@ def _bump_members_and_keys(session: WriteSession, project_id: str) -> None:
     bump_revision(session, user_ids=[row.user_id for row in people], key_ids=[row.id for row in keys])
 
 
-# Owners of the organization work in a project without being its members.
+# Owners of the organization have access to a project without a membership.
 _ORGANIZATION_MEMBERS = select(organization_users.c.user_id).join(
     projects, projects.c.organization_id == organization_users.c.organization_id
 )

@@ -1,7 +1,7 @@
-"""An organization as its administrators look at it: pages of its projects, people, service accounts, keys, invitations.
+"""Read-only, paged queries of the admin API: projects, people, service accounts, keys, invitations and roles.
 
-Reading only; the rules by which it changes are in the modules of each noun. Pages are in the order of ids, which is that of
-making, newest first unless asked otherwise. An id is a place in that order, whether it is there (any more) or not.
+Pages are ordered by id, which is the order of creation, newest first by default. A cursor is valid whether or not a row
+with that id exists.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from llmariner.tenancy.tables import (
 __all__ = ["Access", "OrganizationQueries", "Page", "Paging", "page_of"]
 
 Page: TypeAlias = tuple[Sequence[Row[Any]], bool]
-"""Rows, and whether more follow."""
+"""The rows of a page, and whether more follow."""
 Access: TypeAlias = Literal["active", "inactive", "any"]
 
 
 class Paging:
-    """Which page: up to `limit` rows after the one with the id `after`, from the newest or (`asc`) the oldest on."""
+    """A page request: up to `limit` rows after the id `after`, ordered `desc` (newest first) or `asc`."""
 
     def __init__(self, after: str | None = None, limit: int = 20, order: str = "desc") -> None:
         self.after = after or None
@@ -41,13 +41,13 @@ class Paging:
 
 
 class OrganizationQueries:
-    """What is there in organizations."""
+    """The admin API's queries of organizations."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def projects(self, organization_id: str, paging: Paging, *, archived: bool = False) -> Page:
-        """Its projects, archived ones only if asked for."""
+        """The projects of an organization; archived ones only on request."""
         query = select(projects).where(projects.c.organization_id == organization_id)
         if not archived:
             query = query.where(projects.c.archived_at.is_(None))
@@ -55,7 +55,7 @@ class OrganizationQueries:
             return page_of(session, query, projects.c.id, paging)
 
     def project(self, organization_id: str, project_id: str) -> Row[Any]:
-        """One project, archived or not. NotFound."""
+        """One project, archived or not. NotFound otherwise."""
         with self._database.read() as session:
             return _project(session, organization_id, project_id)
 
@@ -67,7 +67,7 @@ class OrganizationQueries:
             return page_of(session, query, users.c.id, paging)
 
     def project_user(self, organization_id: str, project_id: str, user_id: str) -> Row[Any]:
-        """One of the people of a project. NotFound."""
+        """One person of a project. NotFound otherwise."""
         with self._database.read() as session:
             _project(session, organization_id, project_id)
             row = session.first(_members(project_id, is_human).where(users.c.id == user_id))
@@ -81,7 +81,7 @@ class OrganizationQueries:
             return page_of(session, query, users.c.id, paging)
 
     def service_account(self, organization_id: str, project_id: str, account_id: str) -> Row[Any]:
-        """One service account of a project. NotFound."""
+        """One service account of a project. NotFound otherwise."""
         with self._database.read() as session:
             _project(session, organization_id, project_id)
             row = session.first(_members(project_id, users.c.kind == "service_account").where(users.c.id == account_id))
@@ -89,7 +89,7 @@ class OrganizationQueries:
         return _found(row, message, "service_account_id")
 
     def project_keys(self, organization_id: str, project_id: str, paging: Paging, access: Access = "any") -> Page:
-        """The live keys of a project; `access` tells those whose owner is still in it from those whose is not."""
+        """The unrevoked keys of a project; `access` filters by whether their user still has access to the project."""
         with self._database.read() as session:
             _project(session, organization_id, project_id)
             query = _keys(organization_id).where(api_keys.c.project_id == project_id)
@@ -98,7 +98,7 @@ class OrganizationQueries:
             return page_of(session, query, api_keys.c.id, paging)
 
     def project_key(self, organization_id: str, project_id: str, key_id: str) -> Row[Any]:
-        """One live key of a project. NotFound."""
+        """One unrevoked key of a project. NotFound otherwise."""
         with self._database.read() as session:
             _project(session, organization_id, project_id)
             of_it = and_(api_keys.c.project_id == project_id, api_keys.c.id == key_id)
@@ -106,19 +106,19 @@ class OrganizationQueries:
         return _found(row, f"No API key with id '{key_id}' in the project '{project_id}'.", "api_key_id")
 
     def admin_keys(self, organization_id: str, paging: Paging) -> Page:
-        """The organization's live admin keys."""
+        """The unrevoked admin keys of an organization."""
         with self._database.read() as session:
             query = _keys(organization_id).where(api_keys.c.kind == "admin")
             return page_of(session, query, api_keys.c.id, paging)
 
     def admin_key(self, organization_id: str, key_id: str) -> Row[Any]:
-        """One live admin key. NotFound."""
+        """One unrevoked admin key. NotFound otherwise."""
         with self._database.read() as session:
             row = session.first(_keys(organization_id).where(api_keys.c.kind == "admin", api_keys.c.id == key_id))
         return _found(row, f"No admin API key with id '{key_id}' in your organization.", "key_id")
 
     def people(self, organization_id: str, paging: Paging, emails: Sequence[str] = ()) -> Page:
-        """The organization's people; `emails` in any case."""
+        """The people of an organization; `emails` filters, case-insensitive."""
         query = _people(organization_id)
         if emails:
             query = query.where(users.c.email.in_([email.lower() for email in emails]))
@@ -126,13 +126,13 @@ class OrganizationQueries:
             return page_of(session, query, users.c.id, paging)
 
     def person(self, organization_id: str, user_id: str) -> Row[Any]:
-        """One of the organization's people. NotFound."""
+        """One person of an organization. NotFound otherwise."""
         with self._database.read() as session:
             row = session.first(_people(organization_id).where(users.c.id == user_id))
         return _found(row, f"No user with id '{user_id}' in your organization.", "user_id")
 
     def person_with_email(self, organization_id: str, email: str) -> Row[Any]:
-        """The one of the organization's people with that address, in any case. NotFound."""
+        """The person of an organization with that address, case-insensitive. NotFound otherwise."""
         with self._database.read() as session:
             row = session.first(_people(organization_id).where(users.c.email == email.strip().lower()))
         return _found(row, f"No user '{email}' in your organization. Invite them first.", "email")
@@ -153,18 +153,18 @@ class OrganizationQueries:
         return found
 
     def invites(self, organization_id: str, paging: Paging) -> Page:
-        """The organization's invitations, but for those it took back."""
+        """The invitations of an organization, without revoked ones."""
         with self._database.read() as session:
             return page_of(session, _invites(organization_id), invites.c.id, paging)
 
     def invite(self, organization_id: str, invite_id: str) -> Row[Any]:
-        """One invitation. NotFound."""
+        """One invitation. NotFound otherwise."""
         with self._database.read() as session:
             row = session.first(_invites(organization_id).where(invites.c.id == invite_id))
         return _found(row, f"No invitation with id '{invite_id}' in your organization.", "invite_id")
 
     def roles(self, organization_id: str, project_id: str | None) -> Sequence[Row[Any]]:
-        """The roles that an organization made for itself, or for one of its projects; oldest first."""
+        """The custom roles of an organization, or of one of its projects; oldest first."""
         query = select(custom_roles).where(custom_roles.c.organization_id == organization_id)
         query = query.where(custom_roles.c.project_id == project_id)
         with self._database.read() as session:
@@ -172,7 +172,7 @@ class OrganizationQueries:
 
 
 def page_of(session: ReadSession, query: Select[Any], identity: ColumnElement[str], paging: Paging) -> Page:
-    """A page of a query in the order of `identity`, the column of ids."""
+    """A page of a query, ordered by `identity`, the column of ids."""
     ascending = paging.order == "asc"
     if paging.after is not None:
         query = query.where(identity > paging.after if ascending else identity < paging.after)

@@ -1,6 +1,6 @@
-"""Organizations: made by who runs the installation, deleted by their owners.
+"""Organizations: created by owners of the default organization, deleted by their own owners.
 
-A deleted organization keeps its row, without members and under another title, for usage and the audit log.
+The row of a deleted organization is kept, without members and under another title, for usage and the audit log.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from llmariner.tenancy.tables import (
 
 __all__ = ["Organization", "Organizations", "Summary"]
 
-# Leaves room for what is added to the title of one that is deleted.
+# Leaves room for the suffix that deletion adds to the title.
 _MAX_TITLE_LENGTH = 200
 
 
@@ -54,7 +54,7 @@ class Organization:
 
 @dataclass(frozen=True)
 class Summary:
-    """How many live projects, and how many people, an organization has."""
+    """The numbers of unarchived projects and of people in an organization."""
 
     projects: int = 0
     people: int = 0
@@ -67,7 +67,10 @@ class Organizations:
         self._database = database
 
     def create(self, caller: Caller, title: str) -> Organization:
-        """Make an organization that the caller owns. PermissionDenied unless they own the default one; Conflict."""
+        """Create an organization owned by the caller. Conflict if the title is in use.
+
+        PermissionDenied unless the caller owns the default organization.
+        """
         requested, organization_id = (
             validators.validate_selectable_title(title, max_length=_MAX_TITLE_LENGTH),
             new_id("org"),
@@ -85,12 +88,12 @@ class Organizations:
         return Organization(organization_id, requested, False, now)
 
     def get(self, organization_id: str) -> Organization:
-        """One organization. NotFound."""
+        """One organization. NotFound otherwise."""
         with self._database.read() as session:
             return _one(session, organization_id)
 
     def accessible_to(self, caller: Caller) -> list[Organization]:
-        """Those that the caller is a member of and reaches; the default one first, then by age."""
+        """The organizations that the caller has access to; the default one first, then by age."""
         query = select(organizations).join(organization_users).where(organization_users.c.user_id == caller.user_id)
         order = (organizations.c.is_default.desc(), organizations.c.created_at, organizations.c.id)
         with self._database.read() as session:
@@ -99,7 +102,7 @@ class Organizations:
         return [each for each in found if each.id in reached]
 
     def summarize(self, organization_ids: Sequence[str]) -> dict[str, Summary]:
-        """What is in each."""
+        """The summary of each organization."""
         of_them = projects.c.organization_id.in_(organization_ids)
         live = select(projects.c.organization_id, func.count().label("number")).where(
             of_them, projects.c.archived_at.is_(None)
@@ -116,7 +119,7 @@ class Organizations:
         return {each: Summary(counted.get(each, 0), met.get(each, 0)) for each in organization_ids}
 
     def rename(self, caller: Caller, title: str) -> Organization:
-        """Give the caller's organization another title. Conflict."""
+        """Change the title of the caller's organization. Conflict if it is in use."""
         requested, organization_id = (
             validators.validate_selectable_title(title, max_length=_MAX_TITLE_LENGTH),
             caller.organization_id,
@@ -130,7 +133,7 @@ class Organizations:
         return self.get(organization_id)
 
     def delete(self, caller: Caller) -> dict[str, list[str]]:
-        """End the organization that the caller stands in. Returns what went: members by e-mail, all else by id.
+        """Delete the caller's organization. Returns what was removed with it: members by e-mail, the rest by id.
 
         InvalidRequest for the default one, and while it has projects; the error lists them.
         """
@@ -158,7 +161,7 @@ def _check_title_free(session: ReadSession, title: str, *, but: str = "") -> Non
 
 
 def _check_owns_default_organization(session: ReadSession, caller: Caller) -> None:
-    """Whether it owns the default organization, be it as a person or with a key of that organization."""
+    """PermissionDenied unless the caller owns the default organization, as a person or with a key of that organization."""
     default = session.value(select(organizations.c.id).where(organizations.c.is_default))
     permissions = resolve_permissions(session, caller.user_id, str(default), None)
     elsewhere = caller.key_id is not None and caller.organization_id != default

@@ -105,7 +105,7 @@ class CustomRoles:
     ) -> CustomRole:
         """Change a role; None leaves a field as it is. The permissions of its holders change within seconds.
 
-        PermissionDenied for a role with scopes that the caller lacks: under a misleading name it would be granted by mistake.
+        PermissionDenied for a role with scopes that the caller lacks: under another name it could be granted by mistake.
         """
         organization_id = caller.organization_id
         with self._database.write() as session:

@@ -86,7 +86,7 @@ def with_implied(scopes: frozenset[str]) -> frozenset[str]:
 
 
 def validate_scopes(scopes: list[str] | None, *, held: frozenset[str]) -> frozenset[str]:
-    """The requested scopes; None: all that the creator holds. InvalidRequest for an empty list, an unknown or an unheld scope."""
+    """The requested scopes; None: all that the creator holds. InvalidRequest if empty, or for unknown or unheld scopes."""
     if scopes is None:
         return held
     if not scopes:

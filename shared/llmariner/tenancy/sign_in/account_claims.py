@@ -1,8 +1,8 @@
-"""Which account a first sign-in may claim by its e-mail.
+"""Rules for linking a first sign-in to an existing account by its e-mail.
 
-An account that somebody added, and that nobody has signed in to yet, belongs to whoever the issuer says has the e-mail. That
-is not enough for an account that administers an organization: it can be claimed for a week after it was added, given the
-role or unlinked, and not by an address that anybody's directory may hold.
+An account that nobody has signed in to belongs to the person whose e-mail the issuer verified. An account that administers
+an organization can be claimed only within a week after it was added, got its role or was unlinked, and only by an address
+with a public domain.
 """
 
 from __future__ import annotations
@@ -23,15 +23,14 @@ _CLAIM_SECONDS = 7 * 86400
 
 
 def claim_deadline() -> int:
-    """Until when an account that is added or unlinked now may be claimed, in seconds since 1970."""
+    """The deadline of a claim window that opens now, in seconds since 1970."""
     return int(time.time()) + _CLAIM_SECONDS
 
 
 def open_claim_window(session: WriteSession, user_id: str) -> None:
-    """To be called before an account gets a role in an organization: its first sign-in may follow within a week.
+    """Let a first sign-in claim the account within a week. Must be called before the account gets a role in an organization.
 
-    Not where it administers an organization already: one organization's owner must not open an account that another's
-    rights hang on.
+    Does nothing for an account that administers an organization: the owner of another one must not make it claimable.
     """
     if not _administers(session, user_id):
         unlinked = (users.c.id == user_id) & users.c.issuer.is_(None)
@@ -39,9 +38,9 @@ def open_claim_window(session: WriteSession, user_id: str) -> None:
 
 
 def check_claimable(session: ReadSession, account: Row[Any], *, issued_at: int) -> None:
-    """PermissionDenied for an account (a row of `users`) that a first sign-in with its e-mail may not claim.
+    """PermissionDenied if a first sign-in with its e-mail may not claim the account (a row of `users`).
 
-    `issued_at`: of the token, in seconds since 1970.
+    `issued_at`: when the token was issued, in seconds since 1970.
     """
     if account.kind == "bootstrap":
         raise _refused(
@@ -57,7 +56,7 @@ def check_claimable(session: ReadSession, account: Row[Any], *, issued_at: int) 
             "account_linked",
         )
     if account.unlinked_at is not None and issued_at < account.unlinked_at:
-        # Else whoever was unlinked would take the account back with the token that they still hold.
+        # An unlinked person still holds such a token and must not claim the account again with it.
         raise _refused(
             f"The account '{account.email}' was unlinked from its sign-in after your token was issued. Sign in again with "
             "`llma auth login`.",
@@ -79,7 +78,7 @@ def check_claimable(session: ReadSession, account: Row[Any], *, issued_at: int) 
 
 
 def _administers(session: ReadSession, user_id: str) -> bool:
-    """Whether it is more than a reader of an organization."""
+    """Whether the user has a role above `reader` in an organization."""
     held = select(organization_users.c.role).where(organization_users.c.user_id == user_id)
     return session.first(held.where(organization_users.c.role != "reader")) is not None
 

@@ -1,9 +1,8 @@
-"""What awaits somebody who signs in: invitations to their e-mail, and the roles of their groups.
+"""Just-in-time provisioning: reconciles a person's memberships with their invitations and groups when they sign in.
 
-A membership that people made stays as they made it. Groups give and take only what groups gave, so nobody is locked out by
-a mapping, and who leaves a group leaves what it gave. Only an organization's last owner stays, whatever the groups say.
-What a token says of groups counts until a newer one says something else. Whom an owner removed is not brought back by a
-group, neither by tokens of before nor by later ones, until somebody lets them in again.
+Groups grant and revoke only memberships that a group granted; memberships that people created stay unchanged. An
+organization's last owner is never removed. The group claims of a token apply until a newer token has others. Groups do not
+add a person whom an owner removed until someone adds them explicitly.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ from llmariner.tenancy.tables import (
 
 __all__ = ["MembershipReconciliation", "reconcile_memberships"]
 
-# Of two groups' roles the first of these; a role that the organization made stands between what it owns and the rest.
+# Among the roles of several groups the first of these is granted; `role_` is the prefix of custom roles.
 _ROLE_PRECEDENCE = ("owner", "role_", "member", "tenant_system", "reader", "viewer")
 
 
@@ -79,7 +78,7 @@ class MembershipReconciliation:
         self._email, self._issuer = str(person.email), identity.issuer
         self._stored_groups = _groups_of(session, user_id)
         self._memberships = dict(_memberships(session, user_id))
-        # Only where the token says, and its issuer vouches, that they have the invited address now.
+        # Only for a token with the invited address, verified by the issuer.
         vouched = identity.email_verified and identity.email == self._email
         self._invites = list(_redeemable_invites(session, self._email)) if vouched else []
         news = identity.groups is not None and identity.issued_at >= (person.groups_at or 0)
@@ -95,14 +94,14 @@ class MembershipReconciliation:
         return bool(self._invites) or bool(self._group_changes()) or self._groups != self._stored_groups
 
     def apply(self, session: WriteSession, revision: int) -> None:
-        """Make it so. `acts` are then to be told of; `reconcile_memberships` does both."""
+        """Write the changes and collect `mutations`, which `reconcile_memberships` records afterwards."""
         for invite in self._invites:
             membership = self._memberships.get(_Resource(invite.organization_id))
             if membership is not None and not membership.of_group:
                 self._withdraw(session, invite)
             else:
                 self._accept(session, invite)
-        # Others of the same transaction may have lost their ownership since this was read.
+        # Other reconciliations of the same transaction may have removed owners since the constructor read them.
         self._solely_owned = self._find_solely_owned(session)
         for resource, role in sorted(self._group_changes().items(), key=lambda each: each[0].project_id is not None):
             if role is None:
@@ -116,7 +115,7 @@ class MembershipReconciliation:
                 self._grant(session, resource, role, of_group=False)
 
     def _find_solely_owned(self, session: ReadSession) -> frozenset[_Resource]:
-        """The organizations that have no other owner."""
+        """The organizations of which the person is the last owner."""
         return frozenset(
             resource
             for resource, membership in self._memberships.items()
@@ -124,7 +123,7 @@ class MembershipReconciliation:
         )
 
     def _group_changes(self) -> dict[_Resource, str | None]:
-        """What groups have to change; None: the membership goes. Empty where the token says nothing (new) of groups."""
+        """The changes that groups require; None: remove the membership. Empty if the token has no newer group claims."""
         if self._group_grants is None:
             return {}
         wanted: dict[_Resource, str | None] = {
@@ -143,7 +142,7 @@ class MembershipReconciliation:
         }
         left -= self._solely_owned
         ending = {resource.organization_id for resource in left if resource.project_id is None}
-        # Nobody is in a project of an organization that they left.
+        # Memberships in projects end with the membership in their organization.
         left |= {resource for resource in self._memberships if resource.organization_id in ending}
         return {**wanted, **dict.fromkeys(left)}
 
@@ -158,13 +157,13 @@ class MembershipReconciliation:
         session.insert_many_if_absent(user_groups, rows)
 
     def _withdraw(self, session: WriteSession, invite: Any) -> None:
-        """A membership that people made before stays as it is, and an invitation adds nothing to it."""
+        """Revoke an invitation of a person who is a member by other means: it would change nothing."""
         session.run(update(invites).where(invites.c.id == invite.id).values(revoked_at=int(time.time())))
         details = {"reason": "became_a_member"}
         self.mutations.append(_Mutation("invite.deleted", invite.id, _Resource(invite.organization_id), details))
 
     def _accept(self, session: WriteSession, invite: Any) -> None:
-        """What groups gave gives way; archived projects take nobody in."""
+        """Accept an invitation: it replaces memberships that groups granted; archived projects are left out."""
         organization_id = invite.organization_id
         promised = [(_Resource(organization_id), invite.role)]
         for each in json.loads(invite.projects):
@@ -194,7 +193,7 @@ class MembershipReconciliation:
             self._record(resource, membership, role)
 
     def _remove(self, session: WriteSession, revision: int, resource: _Resource) -> None:
-        """With the keys that the person has there."""
+        """Remove a membership, and revoke the person's keys there."""
         table, one = self._row(resource)
         session.run(table.delete().where(one))
         membership = self._memberships.pop(resource)
@@ -210,7 +209,7 @@ class MembershipReconciliation:
         return table, and_(one, table.c.project_id == resource.project_id) if resource.project_id else one
 
     def _record(self, resource: _Resource, before: _Membership | None, role: str | None) -> None:
-        """Of a change of a membership, in the names that `acts` has for it."""
+        """Collect the mutation of a changed membership, in the terms of `record_mutation`."""
         if resource.project_id is not None:
             assignment = {"principal_id": self.user_id, "principal_type": "user"}
             assignment |= {"resource_id": resource.project_id, "resource_type": "api.project"}
@@ -233,9 +232,10 @@ class MembershipReconciliation:
 def reconcile_memberships(
     session: WriteSession, revision: int, reconciliations: Sequence[MembershipReconciliation]
 ) -> None:
-    """Make all of these so. In a transaction that took `acts.alone`, which returned the revision; to be called last in it.
+    """Apply all reconciliations and record their mutations.
 
-    Each entry of the audit log locks its organization's chain: they come after everything else, in one order.
+    Must be the last call of a transaction that called `serialize_mutations`, which returned `revision`. Each audit entry
+    locks the chain of its organization, so all entries are appended at the end, ordered by organization.
     """
     for reconciliation in reconciliations:
         reconciliation.apply(session, revision)
@@ -294,9 +294,9 @@ def _redeemable_invites(session: ReadSession, email: str) -> Iterable[Any]:
 def _roles_from_groups(
     session: ReadSession, identity: Identity, removed: frozenset[tuple[str, str | None]]
 ) -> dict[_Resource, str] | None:
-    """What the person's groups give, the strongest role of each place, but for those that they were removed from.
+    """The highest role that the person's groups grant per organization and project, except where the person was removed.
 
-    None where the token says nothing of groups.
+    None if the token has no group claims.
     """
     if identity.groups is None:
         return None
@@ -316,7 +316,7 @@ def _roles_from_groups(
             continue
         if (row.organization_id, row.project_id) not in removed:
             given[resource] = min(given.get(resource, row.role), row.role, key=_precedence)
-        # Whoever is in a project is in its organization.
+        # A member of a project must be a member of its organization.
         given.setdefault(_Resource(row.organization_id), "reader")
     return given
 
@@ -328,7 +328,7 @@ def _precedence(role: str) -> tuple[int, str]:
 
 
 def _default_roles(session: ReadSession, user_id: str, role: str) -> list[tuple[_Resource, str]]:
-    """What somebody becomes whom nothing awaits; nothing where an owner removed them."""
+    """The roles of a person without invitations and group roles; empty where an owner removed them."""
     if role == "none":
         return []
     organization_id = session.value(select(organizations.c.id).where(organizations.c.is_default))

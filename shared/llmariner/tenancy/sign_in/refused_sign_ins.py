@@ -26,11 +26,11 @@ from llmariner.tenancy.tables import organizations
 __all__ = ["MAX_ENTRIES_PER_MINUTE", "RefusedSignIns", "UnauthenticatedSubject"]
 
 MAX_ENTRIES_PER_MINUTE = 20
-"""Entries, in one chain."""
+"""Entries of one organization, by all instances together."""
 
 _MINUTE = 60.0
 _MAX_ORIGINS = 100
-# So long nothing is tried again where the log had no room.
+# Time without attempts to write after a chain had reached its limit.
 _BACKOFF_SECONDS = 5.0
 _TYPE = "login.failed"
 _log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class UnauthenticatedSubject:
-    """Who was refused, as far as a token that is the issuer's own says it."""
+    """The subject of a refused sign-in, as far as a valid token of the issuer identifies it."""
 
     user_id: str | None = None
     email: str | None = None
@@ -47,7 +47,7 @@ class UnauthenticatedSubject:
 
 @dataclass(frozen=True)
 class _AttemptOrigin:
-    """`organization_id` None: the default one. `source` None: unknown, or of many."""
+    """`organization_id` None: the default one. `source` None: unknown, or several."""
 
     organization_id: str | None
     source: str | None
@@ -56,7 +56,7 @@ class _AttemptOrigin:
 
 @dataclass
 class _Tally:
-    """What one origin was refused and nobody was told yet; all of it in one, the code of each error counted."""
+    """The unwritten refusals of one origin: the last message, the period, and the count of each error code."""
 
     message: str = ""
     since: float = 0.0
@@ -69,14 +69,14 @@ class _Tally:
         self.until = max(self.until, other.until)
 
     def payload(self, subject: UnauthenticatedSubject) -> dict[str, Any]:
-        """The entry's payload: OpenAI's two fields (of the last error), and how often in which time."""
+        """The entry's payload: OpenAI's two fields (of the last error), the count and the period."""
         fields: dict[str, Any] = {"id": subject.user_id} if subject.user_id else {}
         fields |= {"error_code": self.codes.most_common(1)[0][0], "error_message": self.message}
         return fields | {"count": self.codes.total(), "since": int(self.since), "until": int(self.until)}
 
 
 class RefusedSignIns:
-    """Those that one process refuses. Safe to share between threads."""
+    """Counts and records the refused sign-ins of one process. Thread-safe."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -95,7 +95,7 @@ class RefusedSignIns:
         subject: UnauthenticatedSubject | None = None,
         organization_id: str | None = None,
     ) -> None:
-        """Tell of a refusal, now or within a minute; never raises. `organization_id` None: the default organization."""
+        """Record a refusal, now or within a minute; never raises. `organization_id` None: the default organization."""
         at, now = time.time(), time.monotonic()
         one = _Tally(error.message, at, at, Counter({error.code or "refused": 1}))
         with self._lock:
@@ -110,7 +110,7 @@ class RefusedSignIns:
             self._schedule_flush()
 
     def flush(self, *, closing: bool = False) -> None:
-        """Write what is due of what was counted; `closing`: what would come later, too, for the process ends."""
+        """Write the counts that are due; `closing`: all counts, because the process exits."""
         now = time.monotonic()
         with self._lock:
             due = {origin: tally for origin, tally in self._pending.items() if closing or self._is_due(origin, now)}
@@ -122,7 +122,7 @@ class RefusedSignIns:
             try:
                 with self._database.write() as session:
                     unwritten |= _write(session, organization_id, tallies, closing=closing)
-            except Exception as error:  # whoever was refused must hear why, whatever became of the log
+            except Exception as error:  # a failing log must not replace the error that the client gets
                 _log.warning("%d refused sign-ins are not in the audit log yet: %s", len(tallies), error)
                 unwritten |= tallies
         with self._lock:
@@ -140,7 +140,7 @@ class RefusedSignIns:
         return now - self._written_at.get(origin, -_MINUTE) >= _MINUTE
 
     def _schedule_flush(self) -> None:
-        """See that what is untold will be told."""
+        """Start the timer that flushes pending counts, unless it runs."""
         with self._lock:
             if self._timer is None:
                 self._timer = threading.Timer(_MINUTE, self._flush_scheduled)
@@ -156,14 +156,14 @@ class RefusedSignIns:
 def _write(
     session: WriteSession, organization_id: str | None, tallies: dict[_AttemptOrigin, _Tally], *, closing: bool
 ) -> dict[_AttemptOrigin, _Tally]:
-    """Entries for as many as there is room for, the last for several where there are too many; what is left is returned."""
+    """Append as many entries as the limit allows, the last one for all remaining origins; returns what was not written."""
     if organization_id is None:
         organization_id = session.value(select(organizations.c.id).where(organizations.c.is_default))
     if organization_id is None:
         return {}
     recent = log.recent_entries(session, organization_id, _TYPE, seconds=_MINUTE)
     room = max(0, MAX_ENTRIES_PER_MINUTE - len(recent))
-    # At its end a process has no later minute to tell in.
+    # A closing process has no later minute, so it writes again for origins of this minute.
     recently_written: set[Any] = set() if closing else {_origin_of(json.loads(row.actor)) for row in recent}
     candidates = [
         origin
@@ -191,6 +191,6 @@ def _write(
 
 
 def _origin_of(actor: dict[str, Any]) -> tuple[str | None, str | None, str | None]:
-    """Source, user and e-mail of an entry's actor."""
+    """Source, user id and e-mail of an entry's actor."""
     user = actor["session"]["user"]
     return actor["session"]["ip_address"] or None, user["id"], user["email"]

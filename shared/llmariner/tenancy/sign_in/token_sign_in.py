@@ -1,9 +1,9 @@
-"""People who come with a token of the issuer: made known here at their first sign-in, and given what awaits them.
+"""Sign-in with a token of an OpenID Connect issuer: finds or creates the account, and provisions its memberships.
 
-Who somebody is hangs on issuer and subject, which are never given to another person. The e-mail finds an account only
-once, when nobody has signed in to it yet: as somebody was invited, or added, by it. After that another issuer, or another
-subject of the same one, cannot take the account over by saying that it has the e-mail; see `unlink`. An account that
-administers an organization asks for more than an e-mail; see `account_claims`.
+Issuer and subject identify a person; an issuer never assigns a subject to another person. The e-mail identifies an account
+only once, before anyone has signed in to it, as it was invited or added by e-mail. Afterwards another issuer or subject
+with the same e-mail cannot take the account over; see `unlink`. Accounts that administer an organization have stricter
+rules; see `account_claims`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from llmariner.tenancy.tables import organization_users, organizations, user_gro
 __all__ = ["TokenSignIn"]
 
 _CACHE_SECONDS = 5.0
-"""So long an invitation or a group's new role may take to show for somebody who is signed in."""
+"""The maximum delay until an invitation or a new role of a group applies to a person who is signed in."""
 
 _MAX_CACHED = 10_000
 _UNLINKED = {"issuer": None, "subject": None, "groups": None}
@@ -49,7 +49,7 @@ class _CachedSignIn:
 
 
 class TokenSignIn:
-    """The people of one installation. `default_role` as `LLMARINER_OIDC_NEWCOMERS` says."""
+    """Authenticates the people of one installation. `default_role` is the setting `LLMARINER_OIDC_NEWCOMERS`."""
 
     def __init__(
         self, database: Database, verifier: TokenVerifier, authenticator: Authenticator, *, default_role: str = "none"
@@ -65,10 +65,11 @@ class TokenSignIn:
     def authenticate(
         self, token: str, organization: str | None = None, project: str | None = None, *, source: str | None = None
     ) -> Caller:
-        """Who comes with a token, in the organization and project selected by id or title, or in the default ones.
+        """The caller of a token, in the organization and project selected by id or title, or in the default ones.
 
-        AuthenticationFailed for a token that isn't good, PermissionDenied where its e-mail is somebody else's account
-        or nothing that was selected is theirs, Unavailable when nobody can check the token. `source`: for the log.
+        Raises AuthenticationFailed for an invalid token, PermissionDenied if the e-mail belongs to another account or the
+        person is no member of the selection, Unavailable if the token cannot be verified. `source`: the client's address,
+        for the audit log.
         """
         try:
             identity = self._verifier.verify(token)
@@ -81,7 +82,7 @@ class TokenSignIn:
             return self._authenticator.caller_for_user(cached.user_id, organization, project)
         caller = self._resolve_caller(identity, organization, project, source)
         self._record_login(caller, identity, source)
-        if revision is None:  # a first sign-in, which an unlinked account looks like
+        if revision is None:  # a first sign-in, or one of an unlinked account
             return caller
         with self._lock:
             if len(self._cache) >= _MAX_CACHED:
@@ -90,11 +91,10 @@ class TokenSignIn:
         return caller
 
     def unlink(self, actor: Caller, user_id: str) -> None:
-        """Let a person sign in anew, with whatever issuer and subject says that it has the e-mail next.
+        """Unlink an account from its sign-in: the next issuer and subject with its verified e-mail can claim it.
 
-        Tokens that were issued before don't count for it. For who moved to another issuer. NotFound for an unknown person,
-        PermissionDenied unless the actor owns the default organization: accounts are the installation's, not one
-        organization's.
+        Tokens issued earlier cannot. Use it for people who moved to another issuer. Raises NotFound for an unknown person,
+        and PermissionDenied unless the actor owns the default organization: accounts belong to the installation.
         """
         with self._database.write() as session:
             serialize_mutations(session, actor)
@@ -121,7 +121,7 @@ class TokenSignIn:
     def _resolve_caller(
         self, identity: Identity, organization: str | None, project: str | None, source: str | None
     ) -> Caller:
-        """Who is behind a good token. What is refused here is logged where somebody was kept out."""
+        """The caller of a verified token. A refusal is recorded for the organization that the person has no access to."""
         user_id = None
         try:
             user_id = self._provision_if_changed(identity)
@@ -130,13 +130,13 @@ class TokenSignIn:
             with self._database.read() as session:
                 requested = _organization(session, organization)
                 inside = user_id is not None and requested is not None and _is_member(session, user_id, requested)
-            if not inside:  # else it is a project that is not theirs
+            if not inside:  # a member without access to the selected project is no refused sign-in
                 who = UnauthenticatedSubject(user_id, identity.email)
                 self._refused.record(error, source=source, subject=who, organization_id=requested)
             raise
 
     def _revision(self, identity: Identity) -> int | None:
-        """Rises with what the person may do; None for a new one."""
+        """The revision of the person's permissions; None before the first sign-in."""
         one = and_(users.c.issuer == identity.issuer, users.c.subject == identity.subject)
         with self._database.read() as session:
             found: int | None = session.value(select(users.c.revision).where(one))
@@ -167,7 +167,7 @@ class TokenSignIn:
         return user_id
 
     def _record_login(self, caller: Caller, identity: Identity, source: str | None) -> None:
-        """Once per sign-in, however many processes see its tokens."""
+        """Append one audit entry per sign-in, however many instances see its tokens."""
         at = identity.signed_in_at
         with self._database.read() as session:
             last_login = session.value(select(users.c.last_login_at).where(users.c.id == caller.user_id))
@@ -185,7 +185,7 @@ class TokenSignIn:
 
 
 def _organization(session: ReadSession, requested: str | None) -> str | None:
-    """The organization that somebody asks to be let into, by id or title; the default one where they ask for none."""
+    """The organization that the request selects by id or title; the default one without a selection. None if unknown."""
     if requested and not validators.looks_like_id(requested):
         which = or_(organizations.c.id == requested, organizations.c.title == requested)
     else:
@@ -208,7 +208,7 @@ def _linked_user_id(session: ReadSession, identity: Identity) -> str | None:
 
 
 def _new_address(session: ReadSession, user_id: str, identity: Identity) -> str | None:
-    """The e-mail that a person has by now, where it is verified and nobody else's here."""
+    """The person's verified e-mail if it changed and no other account has it."""
     if identity.email is None or not identity.email_verified:
         return None
     taken = session.value(select(users.c.id).where(users.c.email == identity.email))
@@ -216,7 +216,7 @@ def _new_address(session: ReadSession, user_id: str, identity: Identity) -> str 
 
 
 def _link_or_create(session: WriteSession, identity: Identity) -> str:
-    """The account that the e-mail finds, or a new one."""
+    """Link the account with the identity's e-mail, or create one; returns its id."""
     address = _address(identity)
     linkage = {"issuer": identity.issuer, "subject": identity.subject}
     found = session.first(select(users).where(users.c.email == address))
@@ -232,7 +232,7 @@ def _link_or_create(session: WriteSession, identity: Identity) -> str:
 
 
 def _address(identity: Identity) -> str:
-    """By what a person is known: the e-mail, else the subject. PermissionDenied for what the issuer doesn't vouch for."""
+    """The `email` of the account: the e-mail, else the subject. PermissionDenied if the issuer did not verify it."""
     if identity.email is not None:
         if not identity.email_verified:
             raise PermissionDenied(
