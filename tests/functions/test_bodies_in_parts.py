@@ -21,7 +21,7 @@ WHOLE = json.dumps({"field": "é" * (SIZE // 2)}, ensure_ascii=False).encode()
 
 
 def in_parts() -> Receive:
-    """A body as the server gives it to an application, two bytes at a time."""
+    """A body as the server delivers it to an application, two bytes at a time."""
     places = iter(range(0, len(WHOLE), 2))
 
     async def receive() -> Any:
@@ -32,7 +32,7 @@ def in_parts() -> Receive:
 
 
 def peak(reading: Any) -> tuple[bytes, float]:
-    """What is read, and how many bytes were held for each of it at most."""
+    """The bytes that are read, and the peak number of bytes in memory per byte of them."""
     tracemalloc.start()
     try:
         body = asyncio.run(reading())

@@ -1,4 +1,4 @@
-"""An engine that says any bytes: what each request on its port is answered with is a coroutine of the test."""
+"""An engine that sends arbitrary bytes: a coroutine of the test responds to each request on its port."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Reply = Callable[["RawEngine", asyncio.StreamWriter], Awaitable[None]]
 
 
 class RawEngine:
-    """`requests`: the heads of all so far; `connections`: how many were opened; `closed`: how many of them ended."""
+    """`requests`: the heads received so far; `connections`: how many were opened; `closed`: how many of them ended."""
 
     def __init__(self, reply: Reply) -> None:
         self.requests: list[bytes] = []
@@ -42,7 +42,7 @@ class RawEngine:
 
 @asynccontextmanager
 async def raw_engine(reply: Reply) -> AsyncIterator[RawEngine]:
-    """An engine for as long as the block lasts."""
+    """Run an engine for the duration of the block."""
     engine = RawEngine(reply)
     server = await asyncio.start_server(engine.serve, "127.0.0.1", 0)
     engine.origin = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"

@@ -1,4 +1,4 @@
-"""Bodies that wait are bounded in bytes: for the process, and for each tenant."""
+"""Buffered request bodies are bounded in bytes, per gateway instance and per tenant."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_requests_that_wait_hold_no_more_than_the_budget(hurried: Platform) -> N
         error = answer.error()
         assert (answer.status, error["code"], error["type"]) == (429, "waiting_room_full", "rate_limit_error")
         assert int(answer.headers["retry-after"]) >= 1
-    # All of it was given back.
+    # All bytes were released.
     assert all(asyncio.run(tenants[0].call(PATH, large(model))).status == 200 for _ in range(4))
 
 

@@ -1,4 +1,4 @@
-"""The HTTP client of the token path against servers that keep no rule: memory, time and other requests stay unharmed."""
+"""The HTTP client of the token path against misbehaving servers: memory, time and other requests are unaffected."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_post_is_sent_once_whatever_becomes_of_kept_connections() -> None:
             with pytest.raises(ConnectionFailed):
                 await fetch(client, engine)
             sent = len(engine.requests) - 20
-            # What may safely be sent twice is, on a connection of its own, and no more often.
+            # An idempotent request is retried once, on a new connection.
             with pytest.raises(ConnectionFailed):
                 await fetch(client, engine, method="GET")
             assert len(engine.requests) == 20 + sent + 2
@@ -150,7 +150,7 @@ def test_an_answer_without_an_end_is_ended_and_its_memory_is_bounded(what: str) 
             client.close()
             return peak
 
-    # A body is read up to the megabyte that it may have; all else is kept to 64 kB and what one read brings.
+    # A body is read up to its limit of one MiB; everything else is limited to 64 KiB plus one read.
     assert asyncio.run(scenario()) < 8 * MIB
 
 
@@ -218,8 +218,10 @@ def test_trailers_are_no_headers() -> None:
 
 
 def test_an_answer_that_came_before_its_question_is_nobodys(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a server sends on a connection that is kept would be taken for the answer to whoever asks next."""
-    monkeypatch.setattr("llmariner.http_client._IDLE_SECONDS", 60.0)  # it is closed for that, and not for being idle
+    """Bytes on an idle connection would be read as the response to the next request."""
+    monkeypatch.setattr(
+        "llmariner.http_client._IDLE_SECONDS", 60.0
+    )  # the connection is closed because of the bytes, not for being idle
 
     async def reply(engine: RawEngine, writer: asyncio.StreamWriter) -> None:
         writer.write(OK)
@@ -315,7 +317,7 @@ def test_a_body_that_is_not_read_to_its_end_leaves_no_connection(what: str) -> N
 
 
 class EarlyResponder(asyncio.Protocol):
-    """Answers to the first bytes that come, and reads no others."""
+    """Responds to the first bytes received, and reads no others."""
 
     made: ClassVar[list[asyncio.Transport]] = []
 
@@ -376,7 +378,7 @@ def test_an_answer_whose_reader_has_all_of_it_ends_soon_whatever_its_server_does
             client.close()
             return parts, kept
 
-    # One that ends its answer in time is asked again on the same connection.
+    # A server that ends its response in time receives the next request on the same connection.
     assert asyncio.run(scenario()) == ([b"ok"], int(late.startswith(b"0")))
 
 

@@ -1,4 +1,4 @@
-"""Keys in memory: one entry for each, however it is written, within bounds; guesses are not looked up without end."""
+"""The key cache has one entry per key, however the header is written, and is bounded; failed lookups are rate limited."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SCOPE = "api.inference.write"
 
 
 class CountingControl:
-    """The control port's answers about keys, counted: every key that is asked for is good."""
+    """A control plane that accepts every key, and counts the lookups."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -89,7 +89,7 @@ def test_keys_that_name_many_models_count_for_as_many_bytes() -> None:
         assert cache._cached_bytes == 0
         return kept
 
-    # Of keys that name none there would be room for all.
+    # Keys without lists of models would all fit.
     assert 50 < asyncio.run(scenario()) < 150
 
 
@@ -157,5 +157,5 @@ def test_whoever_guesses_keys_soon_asks_nobody_and_keys_in_use_go_on(guarded: Pl
     error = guesses[-1].error()
     assert (error["code"], error["type"]) == ("too_many_failed_authentications", "rate_limit_error")
     assert int(guesses[-1].headers["retry-after"]) >= 1
-    # A key that nobody used here yet has to wait with the guesses of its address.
+    # A valid key that is not cached yet is limited like the guesses of its address.
     assert (known, new) == (200, 429)

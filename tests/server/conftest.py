@@ -1,4 +1,4 @@
-"""A server on a free port of loopback, around an application of the test's own."""
+"""A server on a free loopback port, with an application of the test."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DEFAULT_LIMITS = ServerLimits()
 
 
 async def echo(scope: Any, receive: Any, send: Any) -> None:
-    """Answers with what it saw of the request."""
+    """Responds with the scope and the body of the request."""
     body, more = b"", True
     while more:
         message = await receive()
@@ -36,13 +36,13 @@ async def echo(scope: Any, receive: Any, send: Any) -> None:
 
 
 async def hello(_scope: Any, _receive: Any, send: Any) -> None:
-    """Answers without reading the body."""
+    """Responds without reading the body."""
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]})
     await send({"type": "http.response.body", "body": b"hello"})
 
 
 async def count_body(_scope: Any, receive: Any, send: Any) -> None:
-    """Answers how many bytes the body had."""
+    """Responds with the number of bytes of the body."""
     size, more = 0, True
     while more:
         message = await receive()
@@ -52,12 +52,12 @@ async def count_body(_scope: Any, receive: Any, send: Any) -> None:
 
 
 def body_of(answer: bytes) -> bytes:
-    """What stands behind the head."""
+    """The body of a response."""
     return answer.partition(b"\r\n\r\n")[2]
 
 
 def statuses(answer: bytes) -> list[int]:
-    """The statuses of all answers on a connection."""
+    """The statuses of all responses on a connection."""
     return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d{3}) ", answer)]
 
 
@@ -65,7 +65,7 @@ def statuses(answer: bytes) -> list[int]:
 async def serving(
     application: Application, *, grace: float = 2.0, limits: ServerLimits = _DEFAULT_LIMITS
 ) -> AsyncIterator[tuple[Server, int]]:
-    """The server and its port, until the block ends."""
+    """Run a server for the duration of the block; yields it and its port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -87,7 +87,7 @@ async def serving(
 
 
 async def exchange(port: int, request: bytes, *, until_closed: bool = True) -> bytes:
-    """Send bytes on a new connection; everything that comes back, to the connection's end or for half a second."""
+    """Send bytes on a new connection; returns everything received until it closes, or for half a second."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(request)
     answer = b""
@@ -102,7 +102,7 @@ async def exchange(port: int, request: bytes, *, until_closed: bool = True) -> b
 
 
 async def wait_until(condition: Callable[[], object]) -> None:
-    """Wait for something to become true; TimeoutError after ten seconds."""
+    """Wait until a condition is true; TimeoutError after ten seconds."""
     async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - what is waited for has no event
+        while not condition():  # noqa: ASYNC110 - the condition has no event
             await asyncio.sleep(0.01)

@@ -1,4 +1,4 @@
-"""What a caller may send, in bytes: nothing costs more than its length, and everything has an end."""
+"""Limits in bytes on what a client sends: the cost of input is linear in its length, and everything is bounded."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def one_byte_chunks(count: int) -> bytes:
 
 
 def test_a_body_in_chunks_of_one_byte_holds_nobody_else_up() -> None:
-    """All chunks that are let through, many times over: an unrelated request is answered between any two slices."""
+    """With many more chunks than are allowed by default, an unrelated request is answered between any two slices."""
 
     async def run() -> tuple[bytes, float]:
         async with serving(count_body, limits=ServerLimits(chunks=200_000)) as (_, port):
@@ -39,7 +39,7 @@ def test_a_body_in_chunks_of_one_byte_holds_nobody_else_up() -> None:
     answer, slowest = asyncio.run(run())
     assert answer.startswith(b"HTTP/1.1 200")
     assert b"100000" in answer
-    assert slowest < 2.0  # it was over ten times as long when every chunk cost as much as all before it
+    assert slowest < 2.0  # quadratic cost per chunk would take over ten times as long
 
 
 def test_the_time_for_a_body_grows_with_its_length_and_not_with_its_square() -> None:
@@ -77,7 +77,7 @@ def test_framing_without_end_is_refused(body: bytes, word: bytes) -> None:
 
 
 def test_small_chunks_of_an_ordinary_size_are_let_through() -> None:
-    """As a program that streams its body by lines sends it."""
+    """A client that streams its body line by line."""
 
     async def run() -> bytes:
         async with serving(count_body) as (_, port):
@@ -170,7 +170,7 @@ def test_one_address_may_have_so_many_connections() -> None:
 
 
 class Peer(asyncio.Transport):
-    """A caller's end, as far as a new connection looks at it."""
+    """The parts of a transport that a new connection uses."""
 
     def __init__(self, address: str) -> None:
         super().__init__({"peername": (address, 1)})
@@ -225,7 +225,7 @@ def test_requests_that_wait_for_their_turn_are_few_however_many_are_sent() -> No
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
             await wait_until(lambda: server.connections)
             counts = []
-            for size in (1,) * 300 + (10_000,) * 2:  # each on its own, then many at once
+            for size in (1,) * 300 + (10_000,) * 2:  # one read per part, then many at once
                 writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n" * size)
                 await asyncio.sleep(0.001)
                 counts.append(len(next(iter(server.connections))._queue))

@@ -1,4 +1,4 @@
-"""What a caller may take, in time: slow heads, slow bodies, readers that do not read, connections without a request."""
+"""Timeouts: slow heads, slow bodies, clients that do not read, connections without a request."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 
 
 async def endless(_scope: Any, receive: Any, send: Any) -> None:
-    """A stream that ends with its connection."""
+    """Streams until the connection closes."""
     await receive()
     await send({"type": "http.response.start", "status": 200, "headers": []})
     while True:
@@ -37,7 +37,7 @@ async def endless(_scope: Any, receive: Any, send: Any) -> None:
 
 
 async def send_slowly(port: int, first: bytes, drip: bytes, pause: float) -> bytes:
-    """Send, then a little again and again, until the server says something; all that it says."""
+    """Send bytes, then a few more repeatedly until the server responds; returns its response."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(first)
     answer = asyncio.create_task(reader.read())
@@ -123,7 +123,7 @@ def test_a_head_is_timed_from_its_first_byte_on_an_old_connection() -> None:
     async def run() -> bytes:
         async with serving(hello, limits=SHORT_TIMEOUTS) as (_, port):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            await asyncio.sleep(0.4)  # idle for longer than a head may take
+            await asyncio.sleep(0.4)  # idle for longer than the timeout of a head
             writer.write(GET[:20])
             await asyncio.sleep(0.1)
             writer.write(GET[20:])
@@ -167,7 +167,7 @@ def test_a_reader_that_stops_reading_loses_its_connection() -> None:
 
 
 def test_a_reader_that_stops_reading_the_last_answer_loses_its_connection() -> None:
-    """Nobody waits for it to be written any more, so only the connection itself can be looked at."""
+    """No task waits for the write any more, so only the connection itself can detect this."""
 
     async def large(_scope: Any, receive: Any, send: Any) -> None:
         await receive()
@@ -211,7 +211,7 @@ def test_the_kernel_gives_up_on_callers_that_acknowledge_nothing(seconds: int, p
             connection = next(iter(server.connections)).transport.get_extra_info("socket")
             found = [connection.getsockopt(socket.IPPROTO_TCP, each) for each in options]
             writer.close()
-            # Without it a caller that waits for its answer is asked nothing.
+            # Without keepalive a client that waits for its response is never probed.
             return [connection.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE), *found]
 
     assert asyncio.run(run()) == [1, 1000 * seconds, probe, probe]

@@ -1,4 +1,4 @@
-"""What ends a connection leaves nobody waiting, whatever was under way, and breaks nothing in the server."""
+"""However a connection ends, no task keeps waiting and the server is unaffected."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_a_body_that_breaks_behind_its_answer_gets_no_second_one() -> None:
 
 
 async def begin(_scope: Any, receive: Any, send: Any) -> None:
-    """Begins an answer, then asks for the body."""
+    """Begins a response, then reads the body."""
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": b"half", "more_body": True})
     while (await receive())["type"] != "http.disconnect":

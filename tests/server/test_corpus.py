@@ -1,4 +1,4 @@
-"""Requests as no well-meaning program sends them, and what RFC 9110 and 9112 say becomes of each.
+"""Malformed and unusual requests, and the response that RFC 9110 and 9112 require for each.
 
 Every case is sent four ways: at once, byte by byte, cut behind each line, and behind a request that is in order.
 """
@@ -20,7 +20,7 @@ CHUNKED = b"transfer-encoding: chunked\r\n"
 
 @dataclass(frozen=True)
 class Case:
-    """A request, the statuses that come, and what the first request was seen as."""
+    """A request, the expected statuses, and how the first request is parsed."""
 
     name: str
     sent: bytes
@@ -173,12 +173,12 @@ def by_lines(sent: bytes) -> Iterator[bytes]:
 
 
 async def exchange_parts(port: int, parts: Iterator[bytes]) -> bytes:
-    """Everything that comes back for parts that arrive one by one; the caller ends its side when it has sent all."""
+    """Send parts one by one, then close the sending side; returns everything received."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     collecting = asyncio.create_task(reader.read())
     for part in parts:
         writer.write(part)
-        await asyncio.sleep(0)  # the server reads what is there: mostly this part alone
+        await asyncio.sleep(0)  # lets the server read this part, in most cases alone
     async with asyncio.timeout(10):
         while not collecting.done():
             await asyncio.sleep(0.03)

@@ -1,4 +1,4 @@
-"""How a connection ends: answers that are heard although the request was not read, and the end of the server."""
+"""How connections end: responses to requests that were not read, and the server's shutdown."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LARGE = 9 * 1024 * 1024
 
 
 async def respond_without_reading(_scope: Any, _receive: Any, send: Any) -> None:
-    """Answers without reading the body, as for a key that is no good or a path that nobody serves."""
+    """Responds without reading the body, as for an invalid key or an unknown path."""
     await send({"type": "http.response.start", "status": 413, "headers": [(b"content-length", b"2")]})
     await send({"type": "http.response.body", "body": b"no"})
 
@@ -266,7 +266,7 @@ def test_a_request_whose_head_is_on_its_way_at_the_end_is_answered() -> None:
 
 
 async def violate_protocol(scope: Any, _receive: Any, send: Any) -> None:
-    """An application that does what it must not, by the path."""
+    """Violates the ASGI protocol in the way that the path names."""
     head = {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]}
     whole = {"type": "http.response.body", "body": b"first"}
     if scope["path"] == "/second-answer":

@@ -1,4 +1,4 @@
-"""What our server owes to HTTP/1.1, seen by bytes on a socket."""
+"""HTTP/1.1 conformance of the server, as bytes on a socket."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CLOSE = b"connection: close\r\n"
 
 
 async def stream(_scope: Any, receive: Any, send: Any) -> None:
-    """Answers in two parts, of a length that is not said."""
+    """Responds in two parts, without a content-length."""
     await receive()
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": b"one", "more_body": True})
@@ -22,7 +22,7 @@ async def stream(_scope: Any, receive: Any, send: Any) -> None:
 
 
 async def respond_without_reading(_scope: Any, _receive: Any, send: Any) -> None:
-    """Answers without reading the body."""
+    """Responds without reading the body."""
     await send({"type": "http.response.start", "status": 413, "headers": [(b"content-length", b"0")]})
     await send({"type": "http.response.body", "body": b""})
 

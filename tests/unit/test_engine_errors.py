@@ -1,4 +1,4 @@
-"""What engines refuse is said in a sentence, with the field named as OpenAI names it."""
+"""An engine's error becomes one sentence, with the field under OpenAI's name."""
 
 from __future__ import annotations
 

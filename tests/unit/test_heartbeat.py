@@ -1,4 +1,4 @@
-"""A waiting stream hears of each phase once, and again after a silence."""
+"""A waiting stream gets a comment at each change of phase, and at intervals."""
 
 from __future__ import annotations
 

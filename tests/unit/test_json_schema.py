@@ -1,4 +1,4 @@
-"""Schemas that refer to themselves without an end are refused before they wake a model; all others pass."""
+"""Circular schemas are rejected before they wake a model; all others pass."""
 
 from __future__ import annotations
 

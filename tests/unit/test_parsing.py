@@ -1,4 +1,4 @@
-"""Bodies on the token path: checked, and passed on as they came but for `stream_options`."""
+"""Request bodies of the token path are validated, and forwarded unchanged but for `stream_options`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HEAD = b'{"model": "m", "messages": [{"role": "user", "content": "x"}]'
 
 
 def chat(rest: bytes) -> ModelRequest:
-    """Parse a chat whose further members are these bytes."""
+    """Parse a chat request with these further members."""
     return parse(CHAT_COMPLETIONS, JSON, HEAD + rest + b"}")
 
 
@@ -106,7 +106,7 @@ def test_stream_options_are_replaced_wherever_they_stand(place: str) -> None:
     pairs = json.loads(request.body, object_pairs_hook=list)
     assert [name for name, _ in pairs].count("stream_options") == 1
     assert all(member in request.body for member in others)
-    assert request.include_usage is (place != "twice")  # of two, JSON readers take the last
+    assert request.include_usage is (place != "twice")  # of duplicate members, JSON parsers use the last
 
 
 @pytest.mark.parametrize("options", [b"{}", b'{"include_usage": true}'])

@@ -1,4 +1,4 @@
-"""Tokens between functions: what we sign PyJWT verifies, and what anybody else signs it refuses."""
+"""Tokens between functions: PyJWT verifies ours, and forged ones are rejected."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def token(secret: str = SECRET, *, issuer: str = "function", audience: str = AUD
 
 
 def caller(authorization: str | None) -> str:
-    """Who the control function takes a caller for."""
+    """The issuer that the control plane accepts a token of."""
     headers = [] if authorization is None else [(b"authorization", authorization.encode("latin-1"))]
     request = Request({"type": "http", "method": "POST", "path": "/", "headers": headers})
     return verify_service_token(request, Secret(SECRET), audience=AUDIENCE)
 
 
 def sign_token(claims: dict[str, Any], *, header: dict[str, Any] | None = None, key: str = SECRET) -> str:
-    """A token made by hand, as a forger would."""
+    """A token of arbitrary claims, header and key."""
     head = {"alg": "HS256", "typ": "JWT"} if header is None else header
     parts = [base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=") for part in (head, claims)]
     digest = hmac.digest(key.encode(), b".".join(parts), hashlib.sha256)

@@ -1,4 +1,4 @@
-"""Where a request comes from, however the hops before us write it down."""
+"""The client address of a request, for all ways in which proxies write X-Forwarded-For."""
 
 from __future__ import annotations
 

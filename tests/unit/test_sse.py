@@ -1,4 +1,4 @@
-"""Streams as bytes: whole events, and only the usage that was asked for."""
+"""Server-sent events as bytes: complete events, with only the requested usage."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ USAGE = {"prompt_tokens": 9, "total_tokens": 12, "completion_tokens": 3}
 
 
 def chunk(content: str, usage: Any = None, *, spaced: bool = False) -> bytes:
-    """An engine's event with a piece of text, and usage as it is asked to send."""
+    """An engine's event with a piece of text and usage."""
     delta = {"choices": [{"index": 0, "delta": {"content": content}, "finish_reason": None}], "id": "c", "usage": usage}
     separators = (", ", ": ") if spaced else (",", ":")
     return b"data: " + json.dumps(delta, separators=separators).encode() + b"\n\n"
@@ -36,7 +36,7 @@ def last(usage: Any = USAGE) -> bytes:
 
 
 def events(stream: bytes) -> list[Any]:
-    """What a client reads: each event decoded; the end as it stands."""
+    """The events that a client reads, decoded; [DONE] unchanged."""
     parts = [part.removeprefix(b"data: ") for part in stream.split(b"\n\n") if part]
     return [part if part == b"[DONE]" else json.loads(part) for part in parts]
 
@@ -100,7 +100,7 @@ def test_who_asked_for_nothing_sees_no_usage() -> None:
 
 def test_who_asked_for_usage_sees_it_once_at_the_end() -> None:
     seen = events(filtered(STREAM, include=True, continuous=False))
-    # Null where it is not, as OpenAI has it.
+    # Null in all other events, as in OpenAI's API.
     assert [event["usage"] for event in seen[:-1]] == [None, None, USAGE]
 
 

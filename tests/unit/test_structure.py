@@ -1,4 +1,4 @@
-"""A body's depth and number of values are bounded before it is parsed, and quickly."""
+"""The depth and the number of values of a body are checked before it is parsed, in linear time."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ HEAVY = {
 
 
 def parse_seconds(route: Route, body: bytes) -> float:
-    """CPU seconds until it was parsed or refused; the least of three, since others work on this machine, too."""
+    """CPU seconds until a body is parsed or rejected: the minimum of three runs, since the machine is shared."""
     times = []
     for _ in range(3):
         began = time.thread_time()
@@ -106,7 +106,7 @@ VALUES = st.recursive(
 
 
 def structural_bytes(value: Any) -> str:
-    """The brackets, commas and colons of a value as JSON, those of strings left out."""
+    """The brackets, commas and colons of a value as JSON, without those in strings."""
     if isinstance(value, list):
         return "[" + ",".join(map(structural_bytes, value)) + "]"
     if isinstance(value, dict):
