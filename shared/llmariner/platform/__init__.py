@@ -1,1 +1,1 @@
-"""The ports, and the adapters behind them: the only rooms where a third party's SDK is imported."""
+"""Ports and their adapters: the only packages that import third-party SDKs."""

@@ -1,8 +1,8 @@
 """The database port: short transactions on SQLite or PostgreSQL, by SQLAlchemy Core.
 
-Reading and writing are different types, so that a function which only reads cannot write. One `with` block is one
-transaction; leaving it by an exception rolls back. Nouns declare their tables on `metadata` and write statements; no
-ORM, since its import alone would double the cold start of a function.
+Read and write sessions are different types, so that code with a read session cannot write. One `with` block is one
+transaction; an exception rolls it back. Domain packages declare their tables on `metadata` and write statements. There is
+no ORM: its import alone would double the cold start of a function.
 """
 
 from __future__ import annotations
@@ -42,18 +42,18 @@ metadata = MetaData(
 
 
 class Duplicate(Exception):
-    """A row with that key exists already, or the row refers to one that does not."""
+    """A row with that key exists already, or a foreign key refers to a row that does not exist."""
 
 
 class ReadSession:
-    """Statements inside one transaction that only reads."""
+    """Statements in one read-only transaction."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     @property
     def connection(self) -> Connection:
-        """For what looks at the database itself; nouns have no need of it."""
+        """The SQLAlchemy connection, for code that inspects the database itself; domain packages do not use it."""
         return self._connection
 
     def rows(self, statement: Executable) -> Sequence[Row[Any]]:
@@ -69,44 +69,44 @@ class ReadSession:
         return self._connection.execute(statement).scalar()
 
     def now(self) -> float:
-        """Seconds since 1970 by the database's clock: the one that all processes share."""
+        """Seconds since 1970 by the database's clock, which all processes share."""
         if self._connection.dialect.name == "sqlite":
             return time.time()
         return float(self._connection.exec_driver_sql("SELECT extract(epoch FROM clock_timestamp())").scalar_one())
 
     def optimize_for_large_reads(self) -> None:
-        """Say that statements of this transaction read many rows: PostgreSQL would lose half its time compiling, and keep
-        tens of thousands of groups on disk."""
+        """Tune this transaction for statements that read many rows: PostgreSQL would otherwise spend half the time on JIT
+        compilation and spill tens of thousands of groups to disk."""
         if self._connection.dialect.name == "postgresql":
             self._connection.exec_driver_sql("SET LOCAL jit = off; SET LOCAL work_mem = '32MB'")
 
 
 class WriteSession(ReadSession):
-    """Statements inside one transaction that may write."""
+    """Statements in one transaction that may write."""
 
     def run(self, statement: Executable) -> int:
-        """Execute; returns the number of rows touched. Duplicate when a key is taken."""
+        """Execute a statement; returns the number of affected rows. Duplicate when a key exists."""
         try:
             return self._connection.execute(statement).rowcount
         except IntegrityError as error:
             raise Duplicate(str(error.orig)) from error
 
     def insert_if_absent(self, table: Table, rows: Sequence[dict[str, Any]]) -> int:
-        """Insert the rows whose primary key is not there yet; returns how many were new."""
-        # psycopg's inserts say -1 unless the count is asked for.
+        """Insert the rows whose primary keys do not exist; returns the number of inserted rows."""
+        # psycopg reports -1 for an insert unless the row count is requested.
         counted = self._insert(table).on_conflict_do_nothing().execution_options(preserve_rowcount=True)
         return sum(self.run(counted.values(row)) for row in rows)
 
     def insert_many_if_absent(self, table: Table, rows: Sequence[dict[str, Any]]) -> Sequence[Row[Any]]:
-        """As `insert_if_absent`, in few statements for many rows; returns the primary keys of those that were new."""
+        """As `insert_if_absent`, in few statements for many rows; returns the primary keys of the inserted rows."""
         if not rows:
             return ()
         statement: Executable = self._insert(table).on_conflict_do_nothing().returning(*table.primary_key)
         return self._connection.execute(statement, rows).all()
 
     def upsert(self, table: Table, rows: Sequence[dict[str, Any]], *, accumulate: Collection[str] = ()) -> None:
-        """Insert whole rows, in few statements; where a primary key is taken, its row is overwritten, but for columns
-        `adding`: they add up."""
+        """Insert complete rows, in few statements. A row whose primary key exists overwrites the stored row, except for the
+        columns `accumulate`, whose values are added."""
         if not rows:
             return
         statement = self._insert(table)
@@ -118,20 +118,20 @@ class WriteSession(ReadSession):
             if not column.primary_key
         }
         upsert = statement.on_conflict_do_update(index_elements=table.primary_key, set_=changes)
-        # Only what returns something is sent as one statement for many rows.
+        # SQLAlchemy sends many rows in one statement only where the statement returns something.
         self._connection.execute(upsert.returning(literal_column("1")), rows).all()
 
     def add(self, table: Table, **values: Any) -> None:
-        """Insert one row. Duplicate when its key is taken."""
+        """Insert one row. Duplicate when its key exists."""
         self.run(insert(table).values(**values))
 
     def _insert(self, table: Table) -> sqlite.Insert | postgresql.Insert:
-        # Both dialects speak ON CONFLICT, but SQLAlchemy has no insert for the two in common.
+        # Both dialects have ON CONFLICT, but SQLAlchemy has no common insert for them.
         return sqlite.insert(table) if self._connection.dialect.name == "sqlite" else postgresql.insert(table)
 
 
 class Database:
-    """A database of one URL; connections are made when first needed. Safe to share between threads."""
+    """The database at one URL; it connects on first use. Safe to share between threads."""
 
     def __init__(self, settings: DatabaseSettings) -> None:
         self.url = settings.url
@@ -140,13 +140,14 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[ReadSession]:
-        """One reading transaction. Unavailable when the database does not answer, or not in time."""
+        """One read-only transaction. Unavailable when the database does not answer in time."""
         with self._connection() as connection, connection.begin():
             yield ReadSession(connection)
 
     @contextmanager
     def write(self) -> Iterator[WriteSession]:
-        """One writing transaction, committed when the block ends well. Unavailable as `read`; TransactionConflict."""
+        """One write transaction, committed when the block ends without an exception. Unavailable as `read`;
+        TransactionConflict when the database aborts it in favor of another one."""
         with self._connection() as connection:
             writing = connection.execution_options(writing=True)
             ended = False
@@ -160,28 +161,28 @@ class Database:
                 raise
 
     def on_close(self, write: Callable[[], None]) -> None:
-        """Have `write` (it never raises) called once before the connections close, at the latest when the process exits."""
+        """Call `write`, which must not raise, once before the connections close, at the latest when the process exits."""
         if not self._on_close:
             atexit.register(self.close)
         self._on_close.append(write)
 
     def transact(self, work: Callable[[WriteSession], Result]) -> Result:
-        """`work` in one writing transaction, and up to twice more when the database gave it up for another one.
+        """Run `work` in one write transaction; retry twice at most when the database aborts it in favor of another one.
 
-        So `work` must change nothing but the database. TransactionConflict when the last attempt is given up, too.
+        `work` must have no side effects outside the database. TransactionConflict when the last attempt is aborted, too.
         """
         for attempt in range(1, _ATTEMPTS):
             try:
                 with self.write() as session:
                     return work(session)
             except TransactionConflict:
-                # The database may give up both sides of a deadlock: they must not meet again at the same moment.
+                # The database may abort both sides of a deadlock: the jitter keeps them from colliding again.
                 time.sleep(random.uniform(0, _RETRY_SECONDS * attempt))
         with self.write() as session:
             return work(session)
 
     def close(self) -> None:
-        """Do the last writes, close every pooled connection."""
+        """Call the functions given to `on_close` and close every pooled connection."""
         atexit.unregister(self.close)
         writes, self._on_close = self._on_close, []
         for write in writes:

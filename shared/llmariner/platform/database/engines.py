@@ -1,4 +1,4 @@
-"""Connections to SQLite and PostgreSQL, each with a limit of time on every wait."""
+"""SQLAlchemy engines for SQLite and PostgreSQL; every wait on a connection has a timeout."""
 
 from __future__ import annotations
 
@@ -12,38 +12,38 @@ from llmariner.settings import DatabaseSettings
 __all__ = ["NO_TIMEOUTS", "create_database_engine"]
 
 NO_TIMEOUTS = "no_timeouts"
-"""Execution option of a connection whose statements may take any time, a migration's. It waits for locks for a few
-seconds only: everybody who comes after it for the same table waits behind it."""
+"""Execution option of a migration's connection: its statements have no timeout. Its lock timeout is a few seconds, since
+every later transaction on the same table queues behind a waiting migration."""
 
 _BEGIN_WITHOUT_TIMEOUTS = (
     "BEGIN; SET LOCAL lock_timeout = 3000; SET LOCAL statement_timeout = 0; "
     "SET LOCAL idle_in_transaction_session_timeout = 0"
 )
 
-# A server that is gone without a word is noticed by the system within about half a minute.
+# The kernel detects a server that vanished without closing the connection within about half a minute.
 _KEEPALIVES = {"keepalives_idle": 15, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 30_000}
 
 
 def create_database_engine(settings: DatabaseSettings) -> Engine:
-    """Connections are made when first needed."""
+    """The engine for a URL of SQLite or PostgreSQL; it connects on first use."""
     return _sqlite(settings) if settings.url.startswith("sqlite") else _postgresql(settings)
 
 
 def _sqlite(settings: DatabaseSettings) -> Engine:
-    # A database in memory has one connection for each thread, and no pool that could be exhausted.
+    # An in-memory database has one connection per thread, and no pool that could be exhausted.
     pool = {"pool_timeout": settings.connect_seconds} if make_url(settings.url).database else {}
     connect = {"timeout": settings.lock_seconds, "check_same_thread": False}
     engine = create_engine(settings.url, connect_args=connect, **pool)
 
     def prepare(connection: Any, _record: Any) -> None:
-        # The driver's own implicit BEGIN comes too late for IMMEDIATE; `begin` issues ours.
+        # The driver's implicit BEGIN comes too late for IMMEDIATE; `begin` issues BEGIN explicitly.
         connection.isolation_level = None
         busy = f"busy_timeout={int(settings.lock_seconds * 1000)}"
         for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON", busy):
             connection.execute(f"PRAGMA {pragma}")
 
     def begin(connection: Connection) -> None:
-        # A writer that began as a reader fails at its first write when another wrote in between: take the lock at once.
+        # A transaction that begins as a reader fails at its first write if another wrote in between: lock at the start.
         writing = connection.get_execution_options().get("writing")
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
 
@@ -59,17 +59,17 @@ def _postgresql(settings: DatabaseSettings) -> Engine:
         max_overflow=2,
         pool_timeout=settings.connect_seconds,
         pool_pre_ping=True,
-        # The driver begins no transaction by itself: `begin` does, and sets its limits in the same message.
+        # The driver does not begin transactions: `begin` does, and sets the timeouts in the same message.
         isolation_level="AUTOCOMMIT",
-        # PgBouncer in transaction mode gives each transaction another server connection, so nothing is prepared.
+        # PgBouncer in transaction mode gives each transaction another server connection, so statements are not prepared.
         connect_args={
             "prepare_threshold": None,
             "connect_timeout": max(2, int(settings.connect_seconds)),
             **_KEEPALIVES,
         },
     )
-    # For the transaction only: PgBouncer ignores what a client asks for when it connects, and would give what is set for a
-    # session to whoever has the server connection next.
+    # SET LOCAL, for the transaction only: PgBouncer ignores startup options, and session settings would leak to the next
+    # client of the server connection.
     limits = {
         "lock_timeout": settings.lock_seconds,
         "statement_timeout": settings.statement_seconds,

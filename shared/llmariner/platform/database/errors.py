@@ -1,4 +1,4 @@
-"""What a failure of the database means to whoever called: the one place that reads SQLSTATEs and drivers' messages."""
+"""Translation of database errors into platform errors; no other module reads SQLSTATEs and drivers' messages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TOO_LONG = frozenset({"55P03", "57014", "25P03"})
 
 
 def translate(error: Exception) -> PlatformError | None:
-    """What the caller is told; None for an error of our own code."""
+    """The platform error for a database error; None for an error of our own code."""
     if isinstance(error, PoolTimeout):
         return _unavailable("Every connection of this process to the database is in use. Nothing was changed", 1)
     if isinstance(error, (DataError, OverflowError)):
@@ -31,14 +31,14 @@ def translate(error: Exception) -> PlatformError | None:
         )
     if state in _TOO_LONG or _is_locked(error):
         return _unavailable("The database is busy and took too long. Nothing was changed", 2)
-    # A connection that the server or PgBouncer ended is told of as either.
+    # A connection that the server or PgBouncer closed is reported as one or the other.
     if isinstance(error, (OperationalError, InternalError)):
         return _unavailable("The database does not answer. Nothing was changed", 2)
     return None
 
 
 def translate_commit_error(error: DBAPIError) -> PlatformError | None:
-    """As `of`, of the end of a transaction: where the connection is gone, nobody knows whether the change is there."""
+    """As `translate`, for an error of the commit: after a lost connection the outcome is unknown."""
     if error.connection_invalidated and getattr(error.orig, "sqlstate", None) not in _CONFLICTS | _TOO_LONG:
         return Unavailable(
             "The connection to the database broke while the change was stored: it may have been made or not. Look at what "
@@ -50,7 +50,7 @@ def translate_commit_error(error: DBAPIError) -> PlatformError | None:
 
 
 def _is_locked(error: Exception) -> bool:
-    """SQLite, which another process or thread is writing."""
+    """Whether another process or thread holds SQLite's write lock."""
     return isinstance(error, OperationalError) and "database is locked" in str(error.orig)
 
 

@@ -1,4 +1,4 @@
-"""Schema migrations, by Alembic. Imported only where a migration runs: Alembic costs a second of start-up."""
+"""Schema migrations, by Alembic. Imported only where a migration runs: importing Alembic takes a second."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ __all__ = ["current", "downgrade", "head", "upgrade"]
 
 _log = logging.getLogger(__name__)
 _SCRIPTS = Path(__file__).with_name("migrations")
-# Who was held up by a try comes through before the next one.
+# The pause lets the transactions that queued behind an attempt finish before the next attempt.
 _MAX_ATTEMPTS, _PAUSE_SECONDS = 20, 3.0
 _LOCK_NOT_AVAILABLE = "55P03"
 
 
 def upgrade(database: Database, revision: str = "head") -> None:
-    """Bring the schema up to `revision`. Two installers at once are safe: the second waits and finds it done.
+    """Upgrade the schema to `revision`. Concurrent calls are safe: the second waits and finds nothing to do.
 
-    A table that somebody uses for long, such as a backup, is tried for a minute or two; then OperationalError. What was
-    done by then stays, and the next call goes on from there.
+    Where another transaction, such as a backup's, keeps a table locked, the migration is retried for a minute or two; then
+    OperationalError. Completed migrations stay, and the next call continues after them.
     """
     _run(database, lambda config: command.upgrade(config, revision))
 
 
 def downgrade(database: Database, revision: str) -> None:
-    """Bring the schema back to `revision` (`base`: no tables)."""
+    """Downgrade the schema to `revision` (`base`: no tables)."""
     _run(database, lambda config: command.downgrade(config, revision))
 
 
 def current(database: Database) -> str | None:
-    """The revision that the database is at; None before the first migration."""
+    """The revision of the database; None before the first migration."""
     with database.engine.connect() as connection:
         return MigrationContext.configure(connection).get_current_revision()
 
 
 def head() -> str | None:
-    """The newest revision of this code."""
+    """The newest revision that this code has."""
     return ScriptDirectory(str(_SCRIPTS)).get_current_head()
 
 
@@ -59,5 +59,9 @@ def _run(database: Database, action: Callable[[Config], None]) -> None:
         except OperationalError as error:
             if not left or getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
                 raise
-            _log.warning("somebody uses what a migration changes; tried again in %g s: %s", _PAUSE_SECONDS, error.orig)
+            _log.warning(
+                "a migration waits for a lock that another transaction holds; retrying in %g s: %s",
+                _PAUSE_SECONDS,
+                error.orig,
+            )
             time.sleep(_PAUSE_SECONDS)

@@ -1,4 +1,4 @@
-"""Numbers that rise with every change of a kind of thing, so that a reader can ask what changed since it last looked."""
+"""Counters that rise with every change of a kind of resource: a reader asks for the changes since its last revision."""
 
 from __future__ import annotations
 
@@ -17,8 +17,11 @@ revisions = Table(
 
 
 def next_revision(session: WriteSession, name: str) -> int:
-    """The next number of that name. Its row stays locked to the end of the transaction, so that numbers become
-    visible in their order: nobody can see 8 and later find a 7 that was still under way."""
+    """Increment the counter of that name and return it.
+
+    Its row stays locked until the transaction ends, so that revisions become visible in order: no reader sees revision 8
+    before revision 7.
+    """
     increment = update(revisions).where(revisions.c.name == name).values(value=revisions.c.value + 1)
     value = session.value(increment.returning(revisions.c.value))
     if value is None:

@@ -1,4 +1,4 @@
-"""Texts that others wrote: answers of servers, messages of exceptions. They hold what no database stores."""
+"""A column type for text from outside, such as server responses and exception messages, with any characters."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 class SanitizedText(TypeDecorator[str]):
-    """A text whose NUL characters, which PostgreSQL refuses, and lone surrogates are replaced when it is stored.
+    """Text whose NUL characters, which PostgreSQL rejects, and lone surrogates are replaced when it is stored.
 
-    So what is to be noted of a failure never fails by how the failure was told.
+    Recording a failure therefore never fails because of the failure's message.
     """
 
     impl = Text
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: Any) -> str | None:
-        """What is stored."""
+        """The sanitized text."""
         return None if value is None else value.replace("\0", _REPLACEMENT).encode(errors="replace").decode()

@@ -1,7 +1,7 @@
-"""Whether this code may run on the schema that a database has: a query or two, where Alembic would cost a second of imports.
+"""Whether this code may run on the schema of a database: one or two queries, without the second that Alembic's import takes.
 
-A release only adds to what the release before runs on. So code runs on newer schemas than its own, up to one that
-takes away what it needs: `schema_compatibility` names the oldest revision whose code a schema still serves.
+A release only adds to the schema of the previous release. Code therefore runs on newer schemas than its own, up to one that
+removes what it needs: `schema_compatibility` has the oldest revision whose code a schema still supports.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ _VERSIONS = Path(__file__).parent / "migrations" / "versions"
 
 
 class SchemaMismatch(NamedTuple):
-    """Why this code must not run on a schema, and what to do. `upgradable`: the migrations of this code mend it."""
+    """Why this code must not run on a schema, and what to do. `upgradable`: the migrations of this code resolve it."""
 
     reason: str
     upgradable: bool
 
 
 def newest_revision() -> str:
-    """The revision of this code: migrations are files that begin with their number."""
+    """The newest revision that this code has: names of migration files begin with their revision."""
     return max(path.name.partition("_")[0] for path in _VERSIONS.glob("[0-9]*_*.py"))
 
 
 def schema_mismatch(database: Database) -> SchemaMismatch | None:
-    """None where this code may run. Unavailable when the database does not answer."""
+    """Why this code must not run on the schema; None where it may. Unavailable when the database does not answer."""
     ours = newest_revision()
     with database.read() as session:
         tables = inspect(session.connection)
-        known = tables.has_table("alembic_version")
-        # The table stays, without its row, where every migration was undone.
-        theirs = session.value(text("SELECT version_num FROM alembic_version")) if known else None
+        migrated = tables.has_table("alembic_version")
+        # The table stays, without a row, after a downgrade to `base`.
+        theirs = session.value(text("SELECT version_num FROM alembic_version")) if migrated else None
         if theirs is None:
             return SchemaMismatch(
                 f"The database has no schema yet, this version needs revision {ours}. {_MIGRATE}", True

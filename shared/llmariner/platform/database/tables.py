@@ -8,7 +8,7 @@ from llmariner.platform.database import metadata
 
 __all__ = ["schema_compatibility", "work_leases"]
 
-# One row: the oldest revision whose code may still run on this schema. A migration that takes something away raises it.
+# One row: the oldest revision whose code may run on this schema. A migration that removes something raises it.
 schema_compatibility = Table(
     "schema_compatibility",
     metadata,
@@ -16,7 +16,7 @@ schema_compatibility = Table(
     Column("oldest_revision", String(32), nullable=False),
 )
 
-# Work that one process at a time does. `requests` rises when somebody wants it done while another holds the lease.
+# Work that one process at a time does. `requests` counts the processes that wanted the lease while another held it.
 work_leases = Table(
     "work_leases",
     metadata,

@@ -1,7 +1,7 @@
-"""Work that one process at a time does, and that is never left undone because another was at it just then.
+"""Leases for work that one process at a time does; a request that arrives while another process works is not lost.
 
-Who wants it done takes the lease, or leaves a request with whoever has it; the holder may give the lease back only when no
-request came since it last looked. A holder that dies has it for `seconds` at most. Times are of the database's clock.
+A process acquires the lease or leaves a request with its holder; the holder may release the lease only when no request
+arrived since it last read the count. The lease of a process that dies expires. Times are of the database's clock.
 """
 
 from __future__ import annotations
@@ -26,13 +26,16 @@ class WorkLease:
         self._ours = and_(work_leases.c.name == name, work_leases.c.holder == holder)
 
     def acquire(self, seconds: float) -> int | None:
-        """The number of requests so far; None when another has it, who is asked to look again, or when it is paused."""
+        """Acquire the lease for that many seconds and return the number of requests so far.
+
+        None when another process holds it, which then has one more request, or when the work is paused.
+        """
         this = work_leases.c.name == self._name
         with self._database.write() as session:
             blank = {"name": self._name, "holder": _NO_HOLDER, "expires_at": 0.0, "requests": 0}
             session.insert_if_absent(work_leases, [blank])
             row, now = session.rows(select(work_leases).where(this).with_for_update())[0], session.now()
-            # Nobody has it for much longer than we would: then it was taken before the clock was set back.
+            # An expiry far beyond the requested duration means that the clock was set back: the lease counts as expired.
             over = not now < row.expires_at <= now + 2 * seconds
             if over or row.holder == self._holder:
                 session.run(update(work_leases).where(this).values(holder=self._holder, expires_at=now + seconds))
@@ -42,7 +45,10 @@ class WorkLease:
             return None
 
     def release(self, seen: int, seconds: float) -> int | None:
-        """None: it is given back, or lost. Else the number of requests, which rose since it was `seen`; it is kept on."""
+        """Release the lease, unless requests arrived since the count was `seen`.
+
+        None: it is released, or lost. Otherwise the new number of requests; the lease is renewed for `seconds`.
+        """
         with self._database.write() as session:
             row = session.first(select(work_leases.c.requests).where(self._ours).with_for_update())
             if row is None:
@@ -53,12 +59,12 @@ class WorkLease:
             return int(row.requests) if more else None
 
     def renew(self, seconds: float) -> bool:
-        """Whether it is still ours; then it is for that long."""
+        """Extend the lease to `seconds` from now; False when it is lost."""
         with self._database.write() as session:
             return session.run(update(work_leases).where(self._ours).values(expires_at=session.now() + seconds)) == 1
 
     def pause(self, seconds: float) -> None:
-        """Nobody is to do it for that long: it can't be done now."""
+        """Release the lease and keep every process from acquiring it for that many seconds."""
         with self._database.write() as session:
             until = {"holder": _NO_HOLDER, "expires_at": session.now() + seconds}
             session.run(update(work_leases).where(self._ours).values(**until))

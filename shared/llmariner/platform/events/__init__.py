@@ -1,6 +1,6 @@
-"""The events port: what happened is written beside what changed (outbox), then delivered as CloudEvents 1.0.
+"""The events port: a transactional outbox, whose events are delivered as CloudEvents 1.0.
 
-`outbox` writes an event in the caller's transaction. `wire` is the only module that knows the CloudEvents SDK.
-`deliveries` keeps, per event and consumer, what was delivered, what is due again and what is dead. Who carries an event
-differs by home: on one machine the dispatcher in `local`, on a cluster the Broker.
+`outbox` writes an event in the caller's transaction. `cloudevents` is the only module that imports the CloudEvents SDK.
+`deliveries` has the state of each event per consumer: pending, delivered or dead letter. In standalone mode
+`standalone.dispatcher` delivers events, on a cluster `broker` publishes them to a Knative Broker.
 """

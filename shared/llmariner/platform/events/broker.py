@@ -1,9 +1,9 @@
-"""Carries events from the outbox to a Knative Broker: right after the commit, and by the sweep what was left behind.
+"""Publishes events of the outbox to a Knative Broker: after each commit, and the rest by the sweep.
 
-At least once: an event whose acceptance we did not hear of is sent again. One process at a time publishes. Events of one
-subject keep their order: one that is refused holds up later ones of its subject, and of no other, until it is accepted or
-given up as a dead letter. A Broker that does not answer at all is left alone for a while; an event that it never answers
-waits like one that it refused, so that it holds up no others.
+Delivery is at least once: an event without a response is sent again. One process at a time publishes. Events of one subject
+keep their order: a rejected event blocks later events of its subject, and of no other, until it is accepted or becomes a
+dead letter. When the Broker does not respond, publishing pauses; the event without a response then waits for its next
+attempt like a rejected one, so that it does not block other subjects.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ __all__ = ["Publisher"]
 
 _log = logging.getLogger(__name__)
 _SEND_SECONDS = 10.0
-# Renewed before each event, which takes no longer than to connect and to be sent.
+# Renewed before each event; connecting and sending take less.
 _LEASE_SECONDS = 30.0
 _PAUSE_SECONDS = 15.0
-# Of those who ask too much or too early, or of a Broker that is not set up yet; other 4xx are for good.
+# Too many or too early requests, or a Broker that is not set up yet; other 4xx are final.
 _RETRYABLE_STATUSES = frozenset({401, 403, 404, 408, 409, 425, 429})
-# So many refusals in a row are not the events' fault.
+# So many consecutive rejections have a cause other than the events.
 _MAX_CONSECUTIVE_REJECTIONS = 5
 
 
 class _Rejected(Exception):
-    """The Broker answered, and did not take the event. `final`: it never will."""
+    """The Broker rejected the event. `final`: a retry would not help."""
 
     def __init__(self, reason: str, *, final: bool) -> None:
         super().__init__(reason)
@@ -45,11 +45,11 @@ class _Rejected(Exception):
 
 
 class _BrokerUnavailable(Exception):
-    """The Broker does not answer."""
+    """The Broker does not respond."""
 
 
 class Publisher:
-    """Publishes to the ingress of one Broker."""
+    """Publishes to the ingress of one Broker. Each instance has a lease holder of its own."""
 
     def __init__(self, database: Database, settings: BrokerSettings) -> None:
         self._settings = settings
@@ -57,10 +57,10 @@ class Publisher:
         self._lease = WorkLease(database, "publish", f"publisher_{secrets.token_hex(8)}")
 
     def publish(self) -> int:
-        """Send what is not published yet; returns how many the Broker took. Never raises for a Broker that is away.
+        """Publish the pending events; returns how many the Broker accepted. Does not raise when the Broker is unavailable.
 
-        Where another process is at it, that one sends ours, too. What is to be replayed is sent to every consumer of its
-        type: a Broker knows no other way.
+        Where another process holds the lease, it publishes this process's events, too. A replayed event reaches every
+        consumer of its type: a Broker can't deliver to a single one.
         """
         accepted = 0
         requests = self._lease.acquire(_LEASE_SECONDS)
@@ -74,7 +74,7 @@ class Publisher:
         return accepted
 
     def _publish_pending(self) -> tuple[int, bool]:
-        """How many events were accepted, and whether it makes sense to go on."""
+        """The number of accepted events, and whether to keep publishing."""
         accepted = consecutive_rejections = 0
         while batch := self._queue.next_batch():
             blocked_subjects: set[str] = set()
@@ -99,7 +99,7 @@ class Publisher:
         return accepted, True
 
     def _try_send(self, queued: QueuedEvent) -> bool:
-        """Send one event and note what became of it; whether the Broker took it. _BrokerUnavailable."""
+        """Send one event and record the outcome; True when the Broker accepted it. _BrokerUnavailable."""
         event = queued.event
         try:
             self._send(event)
@@ -116,24 +116,24 @@ class Publisher:
     def _send(self, event: Event) -> None:
         try:
             headers, body = to_http(event)
-        except (ValueError, OverflowError, OSError) as error:  # a time that no calendar holds
+        except (ValueError, OverflowError, OSError) as error:  # a time outside the calendar
             raise _Rejected(f"it can't be sent: {error}", final=True) from error
         try:
             if (token := self._settings.token_file) is not None:
-                # Read each time: it is replaced before it expires.
+                # Read each time: the token is replaced before it expires.
                 headers["Authorization"] = f"Bearer {token.read_text().strip()}"
             status, text = _post(self._settings.url, headers, body)
         except (OSError, HTTPException, ValueError) as error:
             raise _BrokerUnavailable(str(error) or type(error).__name__) from error
-        # A redirect is no acceptance: nothing is known of what stands there.
+        # A redirect is not an acceptance, and is not followed.
         if not 200 <= status < 300:
             raise _Rejected(f"{status}: {text}", final=400 <= status < 500 and status not in _RETRYABLE_STATUSES)
 
 
 def _post(url: str, headers: dict[str, str], body: bytes) -> tuple[int, str]:
-    """The status of a POST and the start of a refusal's text. OSError, HTTPException or ValueError without an answer.
+    """POST; returns the status and the start of an error's text. OSError, HTTPException or ValueError without a response.
 
-    From the connection on, all of it takes `_SEND_SECONDS` at most, however slowly the answer comes.
+    Once connected, the exchange takes `_SEND_SECONDS` at most, however slow the response is.
     """
     target = urlsplit(url)
     connection_class = HTTPSConnection if target.scheme == "https" else HTTPConnection
@@ -151,7 +151,7 @@ def _post(url: str, headers: dict[str, str], body: bytes) -> tuple[int, str]:
 
 
 def _error_text(response: HTTPResponse) -> str:
-    """The start of a refusal's text, as far as it came: its status alone says what to do."""
+    """The start of an error's text; empty where it can't be read, since the status alone decides what follows."""
     try:
         return response.read(500).decode(errors="replace")
     except (OSError, HTTPException):
@@ -159,5 +159,5 @@ def _error_text(response: HTTPResponse) -> str:
 
 
 def _abort(connection: socket.socket) -> None:
-    with contextlib.suppress(OSError):  # it ended by itself
+    with contextlib.suppress(OSError):  # it is closed already
         connection.shutdown(socket.SHUT_RDWR)

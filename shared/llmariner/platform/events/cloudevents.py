@@ -1,7 +1,7 @@
-"""CloudEvents on the wire: the only module that knows the SDK.
+"""Serialization of CloudEvents 1.0 by the HTTP protocol binding, binary mode. The only module that imports the SDK.
 
-functions-framework pins cloudevents below 1.13, whose interface the SDK's second version replaced; when that pin
-loosens, this file changes and no other. Specification: CloudEvents 1.0, HTTP protocol binding, binary mode.
+functions-framework pins cloudevents below 1.13, whose interface version 2 of the SDK replaced; an upgrade changes this
+module only.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ __all__ = ["SOURCE", "Event", "MalformedEvent", "from_cloud_event", "from_http",
 
 SOURCE = "/llmariner"
 _MAX_DEPTH = 64
-# Of the HTTP binding, 3.1.3.2: all that is printable in ASCII, but for the space, the quotation mark and the percent sign.
+# HTTP protocol binding, 3.1.3.2: printable ASCII without space, quotation mark and percent sign is not encoded.
 _UNESCAPED = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
 
 
 class MalformedEvent(ValueError):
-    """The request holds no CloudEvent that we can read; a retry does not help."""
+    """The request has no valid CloudEvent; a retry does not help."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened. `time` in seconds since 1970; `data` a JSON object."""
+    """An event. `time` is in seconds since 1970, `data` is a JSON object."""
 
     id: str
     type: str
@@ -37,7 +37,10 @@ class Event:
 
 
 def to_http(event: Event) -> tuple[dict[str, str], bytes]:
-    """Headers and body of a POST in binary mode. Without the SDK: functions that only publish have none."""
+    """Headers and body of a POST in binary mode. It works without the SDK, which functions that only publish do not install.
+
+    ValueError, OverflowError or OSError for a time outside the calendar.
+    """
     subject = quote(event.subject, safe=_UNESCAPED)
     headers = {
         "content-type": "application/json",
@@ -47,14 +50,14 @@ def to_http(event: Event) -> tuple[dict[str, str], bytes]:
         "ce-type": event.type,
         "ce-subject": subject,
         "ce-time": datetime.fromtimestamp(event.time, UTC).isoformat(),
-        # Kafka keeps the order of what has the same key (CloudEvents extension Partitioning).
+        # Kafka keeps the order of events with the same key (CloudEvents extension Partitioning).
         "ce-partitionkey": subject,
     }
     return headers, json.dumps(event.data).encode()
 
 
 def from_http(headers: Mapping[str, str], body: bytes) -> Event:
-    """Read a request in binary or structured mode. MalformedEvent when it holds no event of ours."""
+    """Parse a request in binary or structured mode. MalformedEvent when it has no valid event."""
     from cloudevents.exceptions import GenericException
     from cloudevents.http import from_http as read
 
@@ -65,7 +68,7 @@ def from_http(headers: Mapping[str, str], body: bytes) -> Event:
 
 
 def from_cloud_event(event: Any) -> Event:
-    """Our value from the SDK's. MalformedEvent for data that is no JSON object which any reader takes, and for no time."""
+    """Convert the SDK's event. MalformedEvent unless its data is a JSON object of valid text and its time is valid."""
     data = event.get_data()
     if not isinstance(data, dict):
         raise MalformedEvent("The data of an event must be a JSON object.")
@@ -82,7 +85,7 @@ def from_cloud_event(event: Any) -> Event:
 
 
 def _check_encodable(value: list[Any]) -> None:
-    """MalformedEvent for what could be kept, but not be written as JSON for whoever looks at it later."""
+    """MalformedEvent for a value that the database could store, but that can't be written as JSON in API responses."""
     level = value
     for _ in range(_MAX_DEPTH):
         parts = (each.values() if isinstance(each, dict) else each for each in level if isinstance(each, (dict, list)))

@@ -1,4 +1,4 @@
-"""What was delivered to whom: retries with backoff, order within a subject, dead letters kept and replayable."""
+"""Deliveries of events to consumers: retries with backoff, order per subject, dead letters that can be replayed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _SEQUENCE = re.compile(r"[0-9]{1,18}")
 _PRUNE_BATCH_SIZE = 1000
 _MAX_PRUNE_BATCHES = 100
 _CLOCK_SKEW_SECONDS = 60.0
-# An ApiServerSource's.
+# The prefix of an ApiServerSource's event types.
 _KUBERNETES_TYPE_PREFIX = "dev.knative.apiserver.ref."
 _MAX_KUBERNETES_DEAD_LETTERS = 1000
 _MAX_CONSUMERS_PER_EVENT = 20
@@ -39,13 +39,13 @@ _PENDING, _DELIVERED, _DEAD = "pending", "delivered", "dead"
 
 
 def backoff(attempts: int) -> float:
-    """Seconds to wait after that many failed attempts: 0.5, 1, 2 … 32. A Broker's exponential policy does the same."""
+    """Seconds until the next attempt after that many failed ones: 0.5, 1, 2 … 32, as with a Broker's exponential policy."""
     return float(_INITIAL_DELAY * 2 ** (attempts - 1))
 
 
 @dataclass(frozen=True)
 class Subscription:
-    """A consumer and the one event type that wakes it."""
+    """A consumer and the event type that it receives."""
 
     consumer: str
     type: str
@@ -53,7 +53,7 @@ class Subscription:
 
 @dataclass(frozen=True)
 class Delivery:
-    """One event on its way to one consumer."""
+    """The state of one event for one consumer. `state` is `pending`, `delivered` or `dead`."""
 
     sequence: int
     consumer: str
@@ -65,19 +65,19 @@ class Delivery:
 
     @property
     def cursor(self) -> str:
-        """Its place in the order of `Deliveries.page`."""
+        """The cursor of `Deliveries.page`."""
         return f"{self.sequence}:{self.consumer}"
 
 
 class Deliveries:
-    """The book of deliveries: all of them on one machine, on a cluster those that a Broker gave up on."""
+    """The stored deliveries: all of them in standalone mode, on a cluster those that a Broker gave up on."""
 
     def __init__(self, database: Database, subscriptions: Iterable[Subscription]) -> None:
         self._database = database
         self._subscriptions = tuple(subscriptions)
 
     def fan_out(self, limit: int = 200) -> int:
-        """Turn events that are not published yet into one delivery per subscriber; returns how many events."""
+        """Create one delivery per subscriber for unpublished events; returns the number of events."""
         unpublished = select(events).where(events.c.published.is_(False)).order_by(events.c.sequence).limit(limit)
         with self._database.write() as session:
             rows = session.rows(unpublished)
@@ -89,9 +89,9 @@ class Deliveries:
         return len(rows)
 
     def due(self, limit: int = 16) -> list[Delivery]:
-        """Deliveries to attempt now, oldest first, at most `limit` of each consumer: who is slow keeps nobody else waiting.
+        """Deliveries to attempt now, oldest first, at most `limit` per consumer: a slow consumer does not delay the others.
 
-        Of one consumer's those of all projects in turn. One waits while an older event of its subject is pending.
+        The deliveries of one consumer rotate among projects. A delivery waits while an older one of its subject is pending.
         """
         older, older_event = deliveries.alias(), events.alias()
         blocked = exists(
@@ -110,7 +110,7 @@ class Deliveries:
         )
         with self._database.read() as session:
             now = session.now()
-            # What is due later than any delay goes was put off before the clock was set back.
+            # A time beyond the longest delay means that the clock was set back: the delivery is due.
             late = or_(deliveries.c.due_at <= now, deliveries.c.due_at > now + _MAX_DELAY)
             due = and_(ready, late)
             one = _DELIVERIES_WITH_EVENTS.add_columns(of_project.label("of_project")).where(due).subquery()
@@ -121,11 +121,11 @@ class Deliveries:
         return [_delivery(row) for row in rows]
 
     def mark_delivered(self, delivery: Delivery) -> None:
-        """The consumer took it."""
+        """Record that the consumer accepted the event."""
         self._set(delivery, state=_DELIVERED, attempts=delivery.attempts + 1, last_error=None)
 
     def mark_failed(self, delivery: Delivery, reason: str, *, final: bool) -> None:
-        """The consumer refused it. `final`: a retry would not help (4xx); else it is due again until attempts end."""
+        """Record a failed attempt; it is retried up to `MAX_ATTEMPTS` times. `final`: a retry would not help (4xx)."""
         attempts = delivery.attempts + 1
         if final or attempts >= MAX_ATTEMPTS:
             self._set(delivery, state=_DEAD, attempts=attempts, last_error=reason)
@@ -133,10 +133,11 @@ class Deliveries:
             self._set(delivery, attempts=attempts, wait=backoff(attempts), last_error=reason)
 
     def record_dead_letter(self, event: Event, consumer: str, reason: str) -> None:
-        """Keep an event that a Broker gave up on as that consumer's dead letter, once however often it is told.
+        """Store an event that a Broker gave up on as a dead letter of that consumer. Idempotent.
 
-        Whoever tells of it may be anybody. InvalidRequest for an event that is neither ours nor a change of Kubernetes'
-        objects, or that more consumers are said to have refused than there can be; RateLimited when Kubernetes' are many.
+        The report is not authenticated. InvalidRequest for an event that this platform did not write and that is no change of a
+        Kubernetes object, and for more consumers of one event than there can be; RateLimited when there are too many dead
+        letters of Kubernetes objects.
         """
         dead = {"state": _DEAD, "attempts": MAX_ATTEMPTS, "due_at": 0.0, "last_error": reason}
         with self._database.write() as session:
@@ -159,15 +160,15 @@ class Deliveries:
         after: str | None,
         limit: int,
     ) -> list[Delivery]:
-        """Deliveries of the project's and the installation's events, newest first; `after`: the cursor of one of them.
+        """Deliveries of the project's and the installation's events, newest first; `after` is the cursor of one of them.
 
-        `organization_id`: of those of this organisation, too, which belong to none of its projects. `operator`: of
-        Kubernetes' objects, too, whosever they are.
-        An event that no consumer takes, or that a Broker delivers, stands there once, with an empty consumer.
+        `organization_id` adds events of that organization that belong to no project; `operator` adds events of Kubernetes
+        objects, of every tenant. An event without subscribers, or that a Broker delivers, is listed once, with an empty
+        consumer. InvalidRequest for an invalid cursor.
         """
         query = _EVENTS_WITH_DELIVERIES.order_by(events.c.sequence.desc(), _CONSUMER).limit(limit)
         if state is not None:
-            # What is dead is rare, and has a row that says so: found by that row's index.
+            # Dead letters are rare and have rows: the index on state finds them.
             query = query.where(deliveries.c.state == _DEAD if state == _DEAD else _STATE.in_((state,)))
         if after is not None:
             sequence, _, consumer = after.partition(":")
@@ -176,7 +177,7 @@ class Deliveries:
             here, later = events.c.sequence == int(sequence), consumer < _CONSUMER
             query = query.where(or_(events.c.sequence < int(sequence), and_(here, later)))
         with self._database.read() as session:
-            # One query for each audience: each follows an index in the page's order, where a single one could not.
+            # One query per audience: each reads an index in the page's order, which a combined query could not.
             parts = [session.rows(query.where(seen)) for seen in _visible_events(project_id, organization_id, operator)]
         rows = sorted((row for part in parts for row in part), key=lambda row: -row.number)
         return [_delivery(row) for row in rows[:limit]]
@@ -184,11 +185,10 @@ class Deliveries:
     def replay(
         self, project_id: str, event_id: str, *, organization_id: str | None = None, operator: bool = False
     ) -> int:
-        """Make the dead deliveries of an event due again; returns how many. NotFound, or Conflict when none is dead.
+        """Make the dead letters of an event pending again; returns their number. Conflict when there are none.
 
-        Of the events that `page` shows with the same arguments.
-
-        On one machine the dispatcher attempts them, on a cluster the publisher gives the event to the Broker again.
+        NotFound for an event that `page` does not list with the same arguments. In standalone mode the dispatcher attempts
+        the deliveries, on a cluster the publisher sends the event to the Broker again.
         """
         with self._database.write() as session:
             seen = or_(*_visible_events(project_id, organization_id, operator))
@@ -203,9 +203,10 @@ class Deliveries:
         return revived
 
     def prune(self, *, older_than: float) -> int:
-        """Forget events older than that many seconds, but for those with a delivery that is pending or dead.
+        """Delete events older than that many seconds, except those with a pending delivery or a dead letter.
 
-        In transactions of a thousand, a hundred of them at most: what is left is for the next time.
+        Each transaction deletes a thousand events at most, a call runs a hundred transactions at most; the next call
+        continues. Returns the number of deleted events.
         """
         total = 0
         for _ in range(_MAX_PRUNE_BATCHES):
@@ -249,7 +250,7 @@ _EVENTS_WITH_DELIVERIES = select(
 
 
 def _visible_events(project_id: str, organization_id: str | None, operator: bool) -> list[ColumnElement[bool]]:
-    """The events that somebody sees: of the project, of the installation, of the organization where it is given."""
+    """Conditions of visible events, one per audience: the project, the installation, the organization where it is given."""
     ids = [project_id, INSTALLATION_AUDIENCE]
     ids += [] if organization_id is None else [organization_id]
     ids += [OPERATOR_AUDIENCE] if operator else []
@@ -260,36 +261,36 @@ def _visible_events(project_id: str, organization_id: str | None, operator: bool
 
 
 def _visible_by_data(project_id: str, organization_id: str | None) -> ColumnElement[bool]:
-    """Of events that the release before wrote, without their audience: they are gone a week after the upgrade."""
+    """Visibility of events that the previous release wrote, without an audience: none are left a week after the upgrade."""
     whose = '"organization_id":"'
     reached: ColumnElement[bool] = events.c.data.not_like(f"%{whose}%")
     if organization_id is not None:
-        # The data is JSON in one form, in which a text of somebody's can't look like this.
+        # The data is compact JSON: the escaped quotes of a user's text can't match this pattern.
         reached = or_(reached, events.c.data.contains(f'{whose}{organization_id}"', autoescape=True))
     return or_(events.c.project_id == project_id, and_(events.c.project_id.is_(None), reached))
 
 
 def _store_kubernetes_event(session: WriteSession, event: Event) -> int:
-    """The sequence of an event of Kubernetes', which is kept only because it is a dead letter."""
+    """Store an event of a Kubernetes object, which is kept as a dead letter only; returns its sequence."""
     if not event.type.startswith(_KUBERNETES_TYPE_PREFIX):
         raise InvalidRequest(f"No event '{event.id[:80]}' was written by this platform; it is not kept.")
     theirs = select(deliveries.c.sequence).join(events, events.c.sequence == deliveries.c.sequence)
     theirs = theirs.where(deliveries.c.state == _DEAD, events.c.type.startswith(_KUBERNETES_TYPE_PREFIX))
     if len(session.rows(theirs.limit(_MAX_KUBERNETES_DEAD_LETTERS))) >= _MAX_KUBERNETES_DEAD_LETTERS:
         raise RateLimited("Enough events of Kubernetes are dead letters: replay them, see GET /v1/events?state=dead.")
-    # The time is whoever's word; one to come would keep the event, and what is pruned up to it, until then.
+    # The time is untrusted input; a future time would keep this event and all older ones from being pruned.
     moment = min(event.time, session.now())
     row = {"id": event.id, "type": event.type, "subject": event.subject, "project_id": None, "time": moment}
     data = json.dumps(event.data, separators=(",", ":"))
-    # Two copies may be told of the same one at the same time.
+    # Two instances may receive the same report concurrently.
     session.insert_if_absent(events, [{**row, "data": data, "published": True, "audience": OPERATOR_AUDIENCE}])
     return int(session.value(select(events.c.sequence).where(events.c.id == event.id)))
 
 
 def _prune_events(session: WriteSession, before: float) -> int:
-    """Drop old events; returns how many. They are looked for from the oldest on, up to the first that is not old."""
+    """Delete one batch of old events; returns their number. The search ends at the first event that is not old."""
     in_order = select(events.c.sequence).order_by(events.c.sequence)
-    # One of a time to come was written before the clock was set back, and says nothing of those after it.
+    # An event with a future time was written before the clock was set back; the age of later events is independent of it.
     young = events.c.time.between(before, session.now() + _CLOCK_SKEW_SECONDS)
     first_kept = session.value(in_order.where(young).limit(1))
     open_ = exists().where(deliveries.c.sequence == events.c.sequence, deliveries.c.state.in_((_PENDING, _DEAD)))
@@ -303,7 +304,7 @@ def _prune_events(session: WriteSession, before: float) -> int:
 
 
 def _prune_consumed_events(session: WriteSession, before: float) -> int:
-    """Drop what consumers noted of events that are not delivered any more; returns how many."""
+    """Delete one batch of consumption records of events that are not delivered any more; returns their number."""
     key = tuple_(consumed_events.c.consumer, consumed_events.c.event_id)
     old = select(*consumed_events.primary_key).where(consumed_events.c.at < before).limit(_PRUNE_BATCH_SIZE)
     return session.run(delete(consumed_events).where(key.in_(old)))

@@ -1,4 +1,4 @@
-"""Writing events in the transaction of the change that they tell of: both are there, or neither."""
+"""The transactional outbox: an event is written in the transaction of its change, so that both commit or neither does."""
 
 from __future__ import annotations
 
@@ -21,20 +21,21 @@ _last_change = 0
 
 
 def publish_request_count() -> int:
-    """How often this process left something to publish, in transactions that failed, too."""
+    """How often this process requested publishing, including transactions that failed."""
     return _last_change
 
 
 def request_publish() -> None:
-    """There is something to publish once the caller's transaction ends."""
+    """Request publishing after the caller's transaction ends."""
     global _last_change
     _last_change = next(_changes)
 
 
 def add(session: WriteSession, type_: str, subject: str, data: dict[str, Any]) -> None:
-    """Note that something happened. `type_` is `ai.llmariner.<noun>.<past tense>.v<n>`, listed in eventing/events.md.
+    """Add an event. `type_` is `ai.llmariner.<noun>.<past tense>.v<n>`, listed in eventing/events.md.
 
-    `project_id` in the data says whose event it is, else `organization_id`; without either it is the installation's.
+    `project_id` in the data names the event's project, else `organization_id` its organization; without either the event
+    is the installation's.
     """
     request_publish()
     session.add(
@@ -51,23 +52,24 @@ def add(session: WriteSession, type_: str, subject: str, data: dict[str, Any]) -
 
 
 def mark_consumed(session: WriteSession, consumer: str, event_id: str) -> bool:
-    """Whether this consumer meets the event for the first time; to be asked in the transaction of what it does about it.
+    """Record that a consumer handled an event; False when it is recorded already.
 
-    Delivery is at least once, so a consumer whose work is not idempotent by nature asks here and stops at False.
+    Delivery is at least once: a consumer whose work is not idempotent calls this in the transaction of its work and skips
+    the event at False.
     """
     row = {"consumer": consumer, "event_id": event_id, "at": time.time()}
     return session.insert_if_absent(consumed_events, [row]) == 1
 
 
 def find_stored(session: ReadSession, event: Event) -> Event | None:
-    """What the outbox holds of an event that somebody brings; None where this platform never wrote one of its id and type.
+    """The stored event with the id and type of a received one; None where this platform did not write it.
 
-    Events are kept for a week after they were published.
+    Events are kept for a week after publication.
     """
     row = session.first(select(events).where(events.c.id == event.id, events.c.type == event.type))
     return None if row is None else event_from_row(row)
 
 
 def event_from_row(row: Row[Any]) -> Event:
-    """The event that a row of the outbox holds."""
+    """The event of a row of the outbox."""
     return Event(id=row.id, type=row.type, subject=row.subject, time=row.time, data=json.loads(row.data))

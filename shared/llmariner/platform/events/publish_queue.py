@@ -1,7 +1,7 @@
-"""Which events are still to go to the Broker, and what became of each attempt.
+"""The queue of events to publish to the Broker, and the outcome of each attempt.
 
-An event that the Broker refused has a delivery to the consumer BROKER, as those have that a consumer refused: pending until
-its next attempt, or dead, to be seen and replayed like them.
+An event that the Broker rejected has a delivery to the consumer BROKER: pending until its next attempt, or a dead letter
+that is listed and replayed like any other.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from llmariner.platform.events.tables import deliveries, events
 __all__ = ["BROKER", "Backlog", "PublishQueue", "QueuedEvent"]
 
 BROKER = "broker"
-"""The consumer that stands for the Broker itself; `eventing/` has none of that name."""
+"""The consumer that represents the Broker; no consumer in `eventing/` has this name."""
 
 _BATCH_SIZE = 100
 _PENDING, _DEAD = "pending", "dead"
 _INITIAL_BACKOFF, _MAX_BACKOFF = 0.5, 300.0
-# A Broker may be out of order for a weekend; what it refuses for longer is given up.
+# A Broker may fail for a weekend; an event that it rejects for longer becomes a dead letter.
 _RETRY_WINDOW_SECONDS = 3 * 86400.0
 
 
 class Backlog(NamedTuple):
-    """How many events are not published yet, and how many seconds the oldest of them has waited."""
+    """The number of unpublished events, and the age of the oldest in seconds."""
 
     events: int
     oldest_seconds: float
@@ -38,22 +38,22 @@ class Backlog(NamedTuple):
 
 @dataclass(frozen=True)
 class QueuedEvent:
-    """An event to be sent now."""
+    """An event to send now."""
 
     sequence: int
     event: Event
 
 
 class PublishQueue:
-    """The outbox as the publisher sees it."""
+    """The publisher's view of the outbox."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def next_batch(self) -> list[QueuedEvent]:
-        """What to send now, in order: what is unpublished, and dead letters that were revived.
+        """The events to send now, in order: replayed dead letters, then unpublished events.
 
-        What was refused waits for its next attempt, and holds up later events of its subject.
+        A rejected event waits for its next attempt, and later events of its subject wait for it.
         """
         with self._database.read() as session:
             now = session.now()
@@ -69,18 +69,18 @@ class PublishQueue:
         return [QueuedEvent(row.sequence, event_from_row(row)) for row in rows]
 
     def mark_accepted(self, queued: QueuedEvent) -> None:
-        """The Broker has it: what consumers make of it is between it and them."""
+        """Record that the Broker accepted the event; the Broker is responsible for the deliveries to consumers."""
         pending = and_(deliveries.c.sequence == queued.sequence, deliveries.c.state == _PENDING)
         with self._database.write() as session:
             session.run(update(events).where(events.c.sequence == queued.sequence).values(published=True))
             session.run(delete(deliveries).where(pending))
 
     def mark_rejected(self, queued: QueuedEvent, reason: str, *, final: bool) -> float | None:
-        """The Broker did not take it; returns the seconds to its next attempt, None when it is given up."""
+        """Record a rejection; returns the seconds until the next attempt, None when the event becomes a dead letter."""
         return self._record_failure(queued, reason, final=final, retry_window=_RETRY_WINDOW_SECONDS)
 
     def mark_unanswered(self, queued: QueuedEvent, reason: str) -> None:
-        """The Broker said nothing. The event has its next attempt later, and is never given up for that."""
+        """Record that there was no response. The event is retried without limit."""
         self._record_failure(queued, reason, final=False, retry_window=math.inf)
 
     def _record_failure(self, queued: QueuedEvent, reason: str, *, final: bool, retry_window: float) -> float | None:
@@ -97,7 +97,7 @@ class PublishQueue:
             }
             ours = {"sequence": queued.sequence, "consumer": BROKER, "attempts": attempts, **outcome}
             session.upsert(deliveries, [ours])
-            # Those of consumers that are to have it again share its fate.
+            # Pending replays to consumers get the same outcome.
             pending = and_(deliveries.c.sequence == queued.sequence, deliveries.c.state == _PENDING)
             session.run(update(deliveries).where(pending).values(**outcome))
             if wait is None:
@@ -105,7 +105,7 @@ class PublishQueue:
         return wait
 
     def backlog(self) -> Backlog:
-        """What waits."""
+        """The events that wait for publication."""
         with self._database.read() as session:
             waiting = select(func.count().label("number"), func.min(events.c.time).label("oldest"))
             row = session.rows(waiting.where(events.c.published.is_(False)))[0]
@@ -117,7 +117,7 @@ def _matches(sequence: int, consumer: str) -> ColumnElement[bool]:
 
 
 def _in_backoff(delivery: Any, now: float) -> ColumnElement[bool]:
-    """Its next attempt is later. Later than any wait goes it can only seem, since the clock was set back."""
+    """Its next attempt is in the future. A time beyond the longest backoff means that the clock was set back: it is due."""
     due: ColumnElement[bool] = delivery.due_at.between(now, now + _MAX_BACKOFF)
     return due
 
@@ -127,7 +127,7 @@ def _backoff(attempts: int) -> float:
 
 
 def _blocked(now: float) -> ColumnElement[bool]:
-    """An event that waits for its next attempt, or that comes after one of its subject that does."""
+    """An event that waits for its next attempt, or that follows such an event of its subject."""
     older, older_event = deliveries.alias(), events.alias()
     return exists(
         select(older.c.sequence)

@@ -13,10 +13,10 @@ from llmariner.platform.database.sanitized_text import SanitizedText
 __all__ = ["INSTALLATION_AUDIENCE", "OPERATOR_AUDIENCE", "audience_of", "consumed_events", "deliveries", "events"]
 
 INSTALLATION_AUDIENCE = "*"
-"""The audience of an event of the installation."""
+"""The audience of an event of the installation: everyone."""
 
 OPERATOR_AUDIENCE = "operators"
-"""The audience of what only those may see who run the installation, such as names of Kubernetes' objects of all tenants."""
+"""The audience of events that only operators see, such as those with names of all tenants' Kubernetes objects."""
 
 
 def audience_of(data: Mapping[str, Any]) -> str:
@@ -25,7 +25,7 @@ def audience_of(data: Mapping[str, Any]) -> str:
     return next((id_ for id_ in named if isinstance(id_, str)), INSTALLATION_AUDIENCE)
 
 
-# SQLite numbers rows by itself only in a column of the exact type INTEGER.
+# SQLite autoincrements only a column of the exact type INTEGER.
 _Sequence = BigInteger().with_variant(Integer, "sqlite")
 
 events = Table(
@@ -35,13 +35,13 @@ events = Table(
     Column("id", String(64), nullable=False, unique=True),
     Column("type", String(128), nullable=False),
     Column("subject", String(512), nullable=False),
-    # Whose event it is; None: of the installation.
+    # The project of the event; NULL: an event of an organization or of the installation.
     Column("project_id", String(64)),
     Column("time", Float, nullable=False),
     Column("data", Text, nullable=False),
     Column("published", Boolean, nullable=False),
-    # Who may see it: the id of its project, else of its organization, else INSTALLATION_AUDIENCE; or OPERATOR_AUDIENCE.
-    # NULL: as the release before wrote it.
+    # Who sees it: the id of its project, else of its organization, else INSTALLATION_AUDIENCE; or OPERATOR_AUDIENCE.
+    # NULL: the previous release wrote it.
     Column("audience", String(64)),
     Index("ix_events_unpublished", "published", "sequence"),
     Index("ix_events_audience", "audience", "sequence"),

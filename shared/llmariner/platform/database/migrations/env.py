@@ -1,7 +1,7 @@
-"""How Alembic reaches our database; called by `migrate.py`, never from its own command line.
+"""Alembic's environment; `migrate.py` runs it, not Alembic's command line.
 
-On PostgreSQL each migration is a transaction of its own: what one locked is free again before the next builds an index over
-millions of rows. On SQLite, which has one writer anyway, all of them are one.
+On PostgreSQL each migration is a transaction of its own: it releases its locks before the next one builds an index over
+millions of rows. On SQLite, which has one writer anyway, all migrations share a transaction.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from sqlalchemy import text
 from llmariner.platform.database import metadata
 from llmariner.platform.database.engines import NO_TIMEOUTS
 
-# One installer at a time: the key is ours installer_lock.
+# The key of the advisory lock: one installer at a time.
 _LOCK = 7152386001
 
 engine = context.config.attributes["engine"]
@@ -22,7 +22,7 @@ postgresql = engine.dialect.name == "postgresql"
 
 @contextmanager
 def installer_lock() -> Iterator[None]:
-    """Holds the installers' lock in a transaction of its own: one of a session would be lost with PgBouncer."""
+    """Hold the installers' lock in a transaction of its own: PgBouncer would lose a session-level lock."""
     if not postgresql:
         yield
         return
@@ -33,7 +33,7 @@ def installer_lock() -> Iterator[None]:
 
 
 with installer_lock(), engine.connect().execution_options(writing=True, **{NO_TIMEOUTS: True}) as connection:
-    # The metadata lends the migrations its naming convention: a constraint without a name can't be dropped everywhere.
+    # The metadata's naming convention names every constraint: an unnamed one can't be dropped on every database.
     context.configure(
         connection=connection,
         target_metadata=metadata,
