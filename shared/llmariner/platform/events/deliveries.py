@@ -135,8 +135,8 @@ class Deliveries:
     def record_dead_letter(self, event: Event, consumer: str, reason: str) -> None:
         """Store an event that a Broker gave up on as a dead letter of that consumer. Idempotent.
 
-        The report is not authenticated. InvalidRequest for an event that this platform did not write and that is no change of
-        a Kubernetes object, and for more consumers of one event than there can be; RateLimited when there are too many dead
+        The report is not authenticated. InvalidRequest for an event that neither this platform nor a change of a Kubernetes
+        object produced, and for more consumers of one event than there can be; RateLimited when there are too many dead
         letters of Kubernetes objects.
         """
         dead = {"state": _DEAD, "attempts": MAX_ATTEMPTS, "due_at": 0.0, "last_error": reason}

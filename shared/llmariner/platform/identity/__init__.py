@@ -1,6 +1,6 @@
-"""The identity port: from a token to who stands behind it. Whoever implements it has checked all that makes it good.
+"""The identity port: verification of a token yields the identity of the user.
 
-Kept free of libraries: a function that is only ever called with API keys pays nothing for people.
+It imports no libraries: a function that is called with API keys only does not load those that verify tokens.
 """
 
 from __future__ import annotations
@@ -13,33 +13,33 @@ __all__ = ["Identity", "TokenVerifier"]
 
 @dataclass(frozen=True)
 class Identity:
-    """Who a token speaks of, in its issuer's words."""
+    """The user that a verified token identifies, as its issuer states."""
 
     issuer: str
     subject: str
-    """The issuer's own name for the person, never given to another one."""
+    """The issuer's id of the user, never reassigned."""
 
     email: str | None
-    """In lower case; None when the token names none."""
+    """In lower case; None when the token has no valid one."""
 
     email_verified: bool
-    """Whether the issuer vouches that the e-mail is this person's."""
+    """Whether the issuer verified that the e-mail address is this user's."""
 
     name: str | None
     groups: frozenset[str] | None
-    """None when the token does not say, which is not the same as none."""
+    """None when the token does not state groups, which differs from an empty set."""
 
     signed_in_at: int
-    """When the person showed who they are, in seconds since 1970; a refreshed token says the same as the first."""
+    """The time of authentication in seconds since 1970; a refreshed token has that of the first token."""
 
     issued_at: int
-    """Of this token, in seconds since 1970."""
+    """The time of issue of this token, in seconds since 1970."""
 
     expires_at: int
 
 
 class TokenVerifier(Protocol):
-    """Who vouches for people."""
+    """Verifies the tokens of one issuer."""
 
     def verify(self, token: str) -> Identity:
-        """Who stands behind a token. AuthenticationFailed for one that isn't good, Unavailable when nobody can tell."""
+        """The identity of a token's user. AuthenticationFailed for an invalid token, Unavailable without the keys."""

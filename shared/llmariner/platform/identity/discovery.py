@@ -1,4 +1,4 @@
-"""JSON documents that an issuer publishes: fetched within bounds of time, size and place."""
+"""OpenID Connect discovery: fetches the issuer's metadata and signing keys, with limits on time, size and URL."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from llmariner.settings import IdentitySettings
 __all__ = ["DiscoveryError", "fetch_metadata", "fetch_signing_keys"]
 
 TIMEOUT_SECONDS = 5.0
-"""For an answer to begin, and then for all of it to come."""
+"""The timeout until a response begins, and then for all of it."""
 
 _MAX_BYTES = 1024 * 1024
 
 
 class DiscoveryError(Exception):
-    """A document could not be had, or is not what it should be; the message says which and why."""
+    """A document could not be fetched or is invalid; the message says which and why."""
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A redirect would let whoever answers choose another place to be believed from."""
+    """Follows no redirect: it would let the server choose another origin to trust."""
 
     def redirect_request(self, *_: Any) -> None:
         return None
@@ -34,7 +34,7 @@ _opener = urllib.request.build_opener(_NoRedirects)
 
 
 def fetch_metadata(settings: IdentitySettings) -> dict[str, Any]:
-    """The issuer's metadata (OpenID Connect Discovery 1.0, 4). DiscoveryError, also when it is another issuer's."""
+    """The issuer's metadata (OpenID Connect Discovery 1.0, 4). DiscoveryError, also for another issuer's metadata."""
     base = settings.internal_url or settings.issuer
     document = _fetch_json(f"{base.rstrip('/')}/.well-known/openid-configuration")
     if document.get("issuer") != settings.issuer:
@@ -45,7 +45,7 @@ def fetch_metadata(settings: IdentitySettings) -> dict[str, Any]:
 
 
 def fetch_signing_keys(settings: IdentitySettings) -> list[dict[str, Any]]:
-    """The keys that the issuer signs with now, as JSON Web Keys (RFC 7517)."""
+    """The issuer's current signing keys, as JSON Web Keys (RFC 7517). DiscoveryError."""
     url = str(fetch_metadata(settings).get("jwks_uri") or "")
     if settings.internal_url and url.startswith(settings.issuer):
         url = settings.internal_url.rstrip("/") + "/" + url.removeprefix(settings.issuer).lstrip("/")
@@ -74,7 +74,7 @@ def _fetch_json(url: str) -> dict[str, Any]:
 
 
 def _read_body(response: http.client.HTTPResponse, url: str) -> bytes:
-    """The whole of it. DiscoveryError where it is too long, or comes too slowly; the socket's timeout is for each part."""
+    """Read the body. DiscoveryError where it is too long or too slow: the socket's timeout applies to each read only."""
     body, deadline = bytearray(), time.monotonic() + TIMEOUT_SECONDS
     while part := response.read1(_MAX_BYTES):
         body += part

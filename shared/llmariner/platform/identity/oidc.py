@@ -1,4 +1,4 @@
-"""Any OpenID Connect issuer: its tokens are checked here with its published keys, without asking it about each."""
+"""Verifies tokens of an OpenID Connect issuer with its published keys, without a request to it per token."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ __all__ = ["OidcTokenVerifier"]
 _MAX_TOKEN_LENGTH = 16 * 1024
 _MAX_SUBJECT_LENGTH = 320
 _MAX_GROUP_LENGTH = 256
-# Id tokens, access tokens (RFC 9068). What says that it is something else, such as a logout token, is no sign-in.
+# ID tokens and access tokens (RFC 9068). Other types, such as logout tokens, are not accepted.
 _TOKEN_TYPES = frozenset({"JWT", "at+jwt", "application/at+jwt"})
 
 
 class OidcTokenVerifier:
-    """The issuer of `LLMARINER_OIDC_ISSUER`; one per process, since it keeps the keys."""
+    """Verifies tokens of `LLMARINER_OIDC_ISSUER`. One per process, since it caches the keys."""
 
     def __init__(self, settings: IdentitySettings, keys: SigningKeys | None = None) -> None:
         self._settings = settings
         self._keys = keys or SigningKeys(lambda: fetch_signing_keys(settings), settings.outage_seconds)
 
     def verify(self, token: str) -> Identity:
-        """Who stands behind a token (OpenID Connect Core 1.0, 3.1.3.7).
+        """The identity of a token's user (OpenID Connect Core 1.0, 3.1.3.7).
 
-        AuthenticationFailed unless it is signed by a key of the issuer with an asymmetric algorithm, for us, by the
-        request of a client of ours, and now good. Unavailable when the issuer's keys cannot be had.
+        AuthenticationFailed unless a key of the issuer signed the token with an asymmetric algorithm, for one of our
+        audiences and clients, and it is valid now. Unavailable when the issuer's keys can't be fetched.
         """
         if len(token) > _MAX_TOKEN_LENGTH:
             raise invalid_token("it is longer than any token that this platform takes")
@@ -50,7 +50,7 @@ class OidcTokenVerifier:
     def _claims(self, token: str) -> dict[str, Any]:
         header = jwt.get_unverified_header(token)
         algorithm, kid = header.get("alg"), header.get("kid")
-        # Nothing is known of who wrote this: any type may stand anywhere.
+        # The header is untrusted input: its values may have any type.
         if not isinstance(algorithm, str) or algorithm not in self._settings.algorithms:
             raise jwt.InvalidAlgorithmError
         if not isinstance(header.get("typ", "JWT"), str) or header.get("typ", "JWT") not in _TOKEN_TYPES:
@@ -70,7 +70,7 @@ class OidcTokenVerifier:
         return claims
 
     def _check_client(self, claims: dict[str, Any]) -> None:
-        """The client that the token was made for is one of ours; a token with several audiences must name it."""
+        """AuthenticationFailed unless the token's client is ours; a token with several audiences must name its client."""
         named = [claims[name] for name in ("azp", "client_id") if name in claims]
         if any(not isinstance(client, str) or client not in self._settings.clients for client in named):
             raise invalid_token("it was made for another application")
@@ -87,7 +87,7 @@ class OidcTokenVerifier:
             issuer=self._settings.issuer,
             subject=subject,
             email=normalize_email(email) if email else None,
-            # Some issuers say so in words.
+            # Some issuers send a string.
             email_verified=self._settings.trust_unverified_email or str(claims.get("email_verified")).lower() == "true",
             name=(_printable(claims.get("name")) or "")[:256] or None,
             groups=groups,
@@ -98,9 +98,9 @@ class OidcTokenVerifier:
 
 
 def _groups(claim: Any) -> frozenset[str] | None:
-    """The groups that a claim names: a list, or one name where somebody is in one group.
+    """The groups of a claim: a list, or a string where the user is in one group.
 
-    None where it says nothing, or in a form that nobody knows: what groups gave must not end by that.
+    None where the claim is absent or has another form: memberships by groups must not be revoked for that.
     """
     listed = [claim] if isinstance(claim, str) else claim
     if not isinstance(listed, list) or not all(isinstance(each, str) for each in listed):
@@ -109,12 +109,12 @@ def _groups(claim: Any) -> frozenset[str] | None:
 
 
 def _printable(claim: Any) -> str | None:
-    """A claim that is a text, and one that databases and terminals take; None for anything else."""
+    """The claim where it is a non-empty string of printable characters, else None."""
     return claim if isinstance(claim, str) and claim and claim.isprintable() else None
 
 
 def invalid_token(reason: str, *, code: str = "invalid_token") -> AuthenticationFailed:
-    """The refusal of a token; the caller holds it, so the reason gives nothing away."""
+    """The error for an invalid token; the reason discloses nothing, since the caller has the token."""
     return AuthenticationFailed(
         f"Your sign-in is not accepted: {reason}. Sign in again with `llma auth login`.",
         code=code,

@@ -1,8 +1,7 @@
-"""The issuer's public keys, as this process knows them.
+"""This process's cache of the issuer's signing keys.
 
-They are fetched anew when they are five minutes old, and once more when a token names one that is not among them: issuers
-rotate. When the issuer does not answer, the known ones stay good for a bounded time
-(`LLMARINER_OIDC_OUTAGE_SECONDS`), so that its outage is not ours.
+The keys are fetched again when they are five minutes old, and when a token names a key that is not cached, since issuers
+rotate keys. While the issuer does not respond, the cached keys are valid for `LLMARINER_OIDC_OUTAGE_SECONDS`.
 """
 
 from __future__ import annotations
@@ -22,16 +21,17 @@ __all__ = ["COOLDOWN_SECONDS", "MAX_WAIT_SECONDS", "REFRESH_AFTER_SECONDS", "Sig
 
 REFRESH_AFTER_SECONDS = 300.0
 COOLDOWN_SECONDS = 10.0
-"""From the end of a fetch to the next one, whatever keys tokens name and however often the issuer fails."""
+"""The minimum time from the end of a fetch to the next one."""
 
 MAX_WAIT_SECONDS = 2.0
-"""So long after a fetch began others wait for it: anybody can name an unknown key, and each who waits holds a thread."""
+"""Threads wait for a running fetch until this time after its start: anyone can name an unknown key, and each waiting
+request occupies a thread."""
 
 _KEY_TYPES = {"RS": "RSA", "PS": "RSA", "ES": "EC", "Ed": "OKP"}
 
 
 class SigningKeys:
-    """Safe to share between threads. `fetch` returns JSON Web Keys, or raises DiscoveryError."""
+    """A cache of signing keys, safe to share between threads. `fetch` returns JSON Web Keys or raises DiscoveryError."""
 
     def __init__(
         self,
@@ -48,13 +48,13 @@ class SigningKeys:
         self._fetched_at: float | None = None
         self._last_attempt_at: float | None = None
         self._failure = ""
-        # Of the fetch under way, in real seconds.
+        # Of the running fetch, by the monotonic clock.
         self._fetch_started_at: float | None = None
 
     def key(self, kid: str | None, algorithm: str) -> PyJWK | None:
-        """The key of that id for that algorithm; None when the issuer has none. Unavailable when nobody can tell."""
+        """The key with that id for that algorithm; None when the issuer has none. Unavailable when keys can't be fetched."""
         if self._age() > REFRESH_AFTER_SECONDS:
-            # Where old ones will do, one thread asks and the others go on.
+            # While the cached keys are valid, one thread fetches and the others do not wait.
             self._refresh(wait=self._age() > self._outage_seconds)
         if self._age() > self._outage_seconds:
             raise self._unavailable()
@@ -71,7 +71,7 @@ class SigningKeys:
             candidates = [
                 key for key in self._keys if _matches(key, algorithm) and (kid is None or key.get("kid") == kid)
             ]
-            # A token that names no key is taken only where there is nothing to choose.
+            # A token without a key id is accepted only where a single key matches.
             if len(candidates) != 1:
                 return None
             try:
@@ -82,7 +82,7 @@ class SigningKeys:
         return parsed
 
     def _refresh(self, *, wait: bool) -> bool:
-        """Whether the keys are newer than before; False within the cooldown, or while another thread asks for long."""
+        """Fetch the keys; False within the cooldown, after a failure, or when the fetch of another thread takes too long."""
         before = self._fetched_at
         if not self._lock.acquire(timeout=self._remaining_wait() if wait else 0):
             return False
@@ -105,7 +105,7 @@ class SigningKeys:
             self._lock.release()
 
     def _remaining_wait(self) -> float:
-        """How long to wait for the fetch under way, in seconds."""
+        """How long to wait for the running fetch, in seconds."""
         started_at = self._fetch_started_at
         return MAX_WAIT_SECONDS if started_at is None else max(0.0, started_at + MAX_WAIT_SECONDS - time.monotonic())
 
@@ -121,7 +121,7 @@ class SigningKeys:
 
 
 def _matches(key: dict[str, Any], algorithm: str) -> bool:
-    """For signatures, of the kind that the algorithm takes, and not set aside for another algorithm."""
+    """Whether it is a signing key of the algorithm's key type that is not reserved for another algorithm."""
     return (
         key.get("kty") == _KEY_TYPES[algorithm[:2]]
         and key.get("use") in (None, "sig")

@@ -1,8 +1,8 @@
-"""The Kubernetes port: the one place of our code that talks to an API server, in plain dicts.
+"""The Kubernetes port: the only client of the API server, with objects as plain dicts.
 
-Every call blocks, within bounds: an adapter in an event loop runs it with `asyncio.to_thread`, as database work is. The
-`kubernetes` package is imported when a `Cluster` is made, not with this module: functions scale from zero, and most
-never ask. Refusals are in `platform.kube.errors`; a server that doesn't answer is `llmariner.errors.Unavailable`.
+Every call blocks, with a timeout: code on an event loop runs it with `asyncio.to_thread`, as it does database work. The
+`kubernetes` package is imported when a `Cluster` is created, not with this module: functions scale from zero, and most do
+not use it. Errors of the server are in `platform.kube.errors`; `llmariner.errors.Unavailable` when it doesn't respond.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from llmariner.settings import ClusterSettings
 __all__ = ["FIELD_MANAGER", "Body", "Cluster", "Listing", "Resource", "Watch", "WatchEvent"]
 
 FIELD_MANAGER = "llmariner"
-"""Our name as an owner of fields."""
+"""The field manager of server-side apply."""
 
 Body = dict[str, Any]
 
@@ -39,11 +39,11 @@ class Cluster:
         self._connection = Connection(settings)
 
     def get_raw(self, path: str) -> Body:
-        """What the server says at a path that is no object's: `/version`, `/apis/GROUP/VERSION`. NotFound."""
+        """The response at a path that is no object's: `/version`, `/apis/GROUP/VERSION`. NotFound."""
         return self._connection.request("GET", path)
 
     def get(self, resource: Resource, namespace: str | None, name: str) -> Body | None:
-        """The object, or None where it, its namespace or its kind isn't there."""
+        """The object; None where it, its namespace or its kind doesn't exist."""
         try:
             return self._connection.request("GET", resource.path(namespace, name))
         except NotFound:
@@ -57,7 +57,7 @@ class Cluster:
         labels: Mapping[str, str] | None = None,
         fields: str | None = None,
     ) -> Listing:
-        """All objects that bear the labels; `namespace` None: of all namespaces; `fields`: a field selector.
+        """All objects with the labels; `namespace` None: of all namespaces; `fields`: a field selector.
 
         NotFound where the cluster doesn't have the kind.
         """
@@ -73,31 +73,32 @@ class Cluster:
         after: Listing | None = None,
         seconds: float | None = None,
     ) -> Watch:
-        """Changes of the objects that `list` with the same arguments gives: first those after `after`, or all."""
+        """Changes after `after` of the objects that `list` with the same arguments returns; without it all objects first."""
         return Watch(ResourceQuery(self._connection, resource, namespace, labels, fields), after, seconds)
 
     def create(self, body: Body, *, dry_run: bool = False) -> Body:
-        """Make a new object; returns it as stored. AlreadyExists. `metadata.generateName` lets the server name it."""
+        """Create an object; returns it as stored. AlreadyExists. `metadata.generateName` lets the server name it."""
         resource, namespace = _target(body)
         return self._connection.request("POST", resource.path(namespace), _write_options(FIELD_MANAGER, dry_run), body)
 
     def apply(self, body: Body, *, manager: str = FIELD_MANAGER, force: bool = False, dry_run: bool = False) -> Body:
-        """Make the object be as the body says, by server-side apply; returns it as stored.
+        """Apply the body by server-side apply; returns the object as stored.
 
-        The manager owns what it applies: a field left out next time is taken away, unless another owns it too. Conflict,
-        whose causes name fields and owners, where another's field would change; `force` takes it over.
+        The manager owns the fields that it applies: a field that a later apply omits is removed, unless another manager owns
+        it, too. Conflict, whose causes name fields and owners, where a field of another manager would change; `force` takes
+        ownership.
         """
         resource, namespace = _target(body)
         path = resource.path(namespace, body["metadata"]["name"])
-        asked = {**_write_options(manager, dry_run), "force": "true" if force else None}
-        return self._connection.request("PATCH", path, asked, body, _APPLY)
+        query = {**_write_options(manager, dry_run), "force": "true" if force else None}
+        return self._connection.request("PATCH", path, query, body, _APPLY)
 
     def merge_patch(
         self, resource: Resource, namespace: str | None, name: str, patch: Body, *, resource_version: str | None = None
     ) -> Body:
         """Change an object by a JSON merge patch (a null removes); returns it as stored. NotFound.
 
-        Conflict when it isn't at `resource_version` any more.
+        Conflict when the object has another resourceVersion than `resource_version`.
         """
         path = resource.path(namespace, name)
         return self._connection.request(
@@ -121,9 +122,9 @@ class Cluster:
         uid: str | None = None,
         resource_version: str | None = None,
     ) -> bool:
-        """Delete the object, and in time what it owns; whether it was there. Finalizers may keep it for a while.
+        """Delete the object and, in the background, its dependents; returns whether it existed. Finalizers may delay it.
 
-        Conflict when its uid or resourceVersion is another.
+        Conflict when the object has another uid or resourceVersion.
         """
         preconditions = {"uid": uid, "resourceVersion": resource_version}
         body = {
@@ -152,7 +153,7 @@ def _target(body: Body) -> tuple[Resource, str | None]:
 
 
 def _write_options(manager: str, dry_run: bool = False) -> dict[str, str | int | None]:
-    # A server's own default drops an unknown field and says so in a header only.
+    # The server's default drops an unknown field with a warning header only.
     return {"fieldManager": manager, "fieldValidation": "Strict", "dryRun": "All" if dry_run else None}
 
 

@@ -1,9 +1,9 @@
-"""HTTP to the API server: address and credentials by the `kubernetes` package, bodies as plain dicts.
+"""HTTP requests to the API server: the `kubernetes` package provides address and credentials, bodies are plain dicts.
 
-Of the package only its configuration and its connection pool are used. Measured on 37.0.2: importing any module of it
-costs 0.55 s and 47 MB (its `__init__` imports them all), so `kubernetes.dynamic` is no dearer to import; but it asks
-for discovery before the first answer and remembers that in the temp folder, drops unknown fields silently unless each
-call is told otherwise, and wraps what we want plain. The typed clients cost 3 s more.
+Only the package's configuration and connection pool are used. Measured on 37.0.2: importing any of its modules takes
+0.55 s and 47 MB, since its `__init__` imports them all. `kubernetes.dynamic` takes no longer, but it runs discovery before
+the first request, caches it in the temp folder, drops unknown fields silently by default, and wraps objects in classes.
+The typed clients take 3 s more.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ __all__ = ["Connection", "Query"]
 
 Query = Mapping[str, str | int | None]
 
-# Seconds: to connect, and for an answer. A webhook may take 30 of them.
+# Seconds to connect, and for a response, of which an admission webhook may take 30.
 _CONNECT_SECONDS, _READ_SECONDS = 5.0, 35.0
 _UNAUTHORIZED = 401
-# A connection that broke before the request was sent, or while a read was answered, is tried once more.
+# A request is retried once where the connection broke before it was sent, or where it is idempotent.
 _RETRIES = urllib3.Retry(total=1, redirect=0, status=0)
 
 
@@ -50,15 +50,15 @@ class Connection:
         body: Any = None,
         content_type: str = "application/json",
     ) -> dict[str, Any]:
-        """One request, its JSON answer. Entries of `query` that are None are left out.
+        """Send one request; returns its JSON response. Entries of `query` that are None are omitted.
 
-        ClusterError when the server refuses, Unavailable when it doesn't answer within 40 s.
+        ClusterError when the server rejects it, Unavailable when it doesn't respond within 40 s.
         """
         with self._send_authenticated(method, path, query or {}, body, content_type, _READ_SECONDS) as response:
             return _read(response)
 
     def stream(self, path: str, query: Query, read_timeout: float) -> urllib3.BaseHTTPResponse:
-        """An answer to read as it comes; it breaks off after `read_timeout` seconds without a byte. The caller closes it."""
+        """A streamed response, which the caller closes; reading fails after `read_timeout` seconds without a byte."""
         response = self._send_authenticated("GET", path, query, None, "", read_timeout)
         if response.status >= 400:
             with response:
@@ -81,7 +81,7 @@ class Connection:
         if response.status != _UNAUTHORIZED:
             return response
         response.close()
-        # Tokens are short-lived, and the file may hold a newer one than what was read a minute ago.
+        # Tokens are short-lived: the file may have a newer one than the cached configuration.
         with self._configuring:
             if self._configuration is before:
                 self._configure()

@@ -1,6 +1,6 @@
-"""What an API server says no with. All are facts for the adapter that called, not yet for a caller of the platform.
+"""Errors of the API server, for the adapters that call it; they are not rendered to callers of the platform.
 
-A server that doesn't answer is `llmariner.errors.Unavailable`, as with the database.
+`llmariner.errors.Unavailable` is raised when the server doesn't respond, as with the database.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Cause:
-    """One reason of a refusal. `field` is a path such as `spec.replicas`, `owner` who holds it (conflicts of apply)."""
+    """One cause of an error. `field` is a path such as `spec.replicas`, `owner` its field manager (conflicts of apply)."""
 
     field: str
     message: str
@@ -35,7 +35,7 @@ class Cause:
 
 
 class ClusterError(Exception):
-    """A request that the API server refused; the message is the server's own, with what to do where we know it."""
+    """The API server rejected a request; the message is the server's."""
 
     def __init__(self, message: str, causes: tuple[Cause, ...] = ()) -> None:
         super().__init__(message)
@@ -48,23 +48,23 @@ class NotFound(ClusterError):
 
 
 class Forbidden(ClusterError):
-    """Our ServiceAccount lacks the right, a quota is full or a webhook says no; also a credential that isn't taken."""
+    """The ServiceAccount lacks the permission, a quota is exceeded or a webhook denies it; also an invalid credential."""
 
 
 class Invalid(ClusterError):
-    """The object breaks its schema, or has a field that the schema doesn't know; `causes` say where."""
+    """The object violates its schema or has an unknown field; `causes` name the fields."""
 
 
 class Conflict(ClusterError):
-    """Another wrote first: the resourceVersion is stale, or (with `causes`) others own the fields that we apply."""
+    """The resourceVersion is stale, or (with `causes`) other managers own the applied fields."""
 
 
 class AlreadyExists(Conflict):
-    """An object of that name is there."""
+    """An object of that name exists."""
 
 
 class Expired(ClusterError):
-    """The resourceVersion is older than what the server remembers: list again."""
+    """The resourceVersion is older than the server's history: list again."""
 
 
 _ERROR_OF_STATUS: dict[int, type[ClusterError]] = {
@@ -77,14 +77,14 @@ _ERROR_OF_STATUS: dict[int, type[ClusterError]] = {
     415: Invalid,
     422: Invalid,
 }
-# A server answers 500 to an apply whose body doesn't fit the schema (structured-merge-diff's own error has no code).
+# The server responds 500 to an apply whose body violates the schema (structured-merge-diff's error has no code).
 _SCHEMA_MISMATCH = re.compile(r"failed to create typed (patch|live) object .*")
 _OWNER = re.compile(r'conflict with "((?:[^"\\]|\\.)*)"')
 _RETRY_AFTER = {"retry-after": "2"}
 
 
 def raise_for_status(code: int, status: Mapping[str, Any]) -> NoReturn:
-    """Raise what a `Status` body means. `code` counts where the body has none."""
+    """Raise the error of a response with that HTTP status code and `Status` body."""
     details = status.get("details") or {}
     message = str(status.get("message") or f"HTTP {code}")
     error_class = _ERROR_OF_STATUS.get(code)
@@ -103,5 +103,5 @@ def raise_for_status(code: int, status: Mapping[str, Any]) -> NoReturn:
 def _cause(cause: Mapping[str, Any]) -> Cause:
     message = str(cause.get("message", ""))
     owner = _OWNER.search(message)
-    # Conflicts are written with a leading dot, faults without one.
+    # Fields of conflicts have a leading dot, those of schema errors do not.
     return Cause(str(cause.get("field", "")).removeprefix("."), message, owner[1] if owner else "")

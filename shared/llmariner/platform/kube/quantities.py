@@ -1,4 +1,4 @@
-"""Kubernetes' quantities: `250m`, `16Gi`, `1e3`."""
+"""Parsing of Kubernetes quantities: `250m`, `16Gi`, `1e3`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _FORM = re.compile(r"([+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?)([A-Za-z]*)")
 
 
 def parse_quantity(value: object) -> float:
-    """In cores, bytes or pieces; 0 where it is no quantity."""
+    """The value in base units (cores, bytes, devices); 0 for an invalid quantity."""
     found = _FORM.fullmatch(str(value).strip())
     if found is None or found[2] not in _UNITS:
         return 0.0

@@ -1,4 +1,4 @@
-"""The kinds that the platform reads and writes, so that no discovery is asked at a cold start."""
+"""The resources that the platform reads and writes: a static table, so that a cold start needs no API discovery."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Resource:
-    """One kind at one version, and where it stands in the API."""
+    """One kind at one API version, with its path."""
 
     api_version: str
     kind: str
@@ -42,12 +42,12 @@ class Resource:
     namespaced: bool = True
 
     def path(self, namespace: str | None, name: str | None = None, subresource: str | None = None) -> str:
-        """The URL's path. `namespace` None: all of them. ValueError: one object of a namespaced kind needs its own."""
+        """The URL's path; `namespace` None: all namespaces. ValueError for a namespaced object without a namespace."""
         root = "api" if "/" not in self.api_version else "apis"
-        place = ["namespaces", namespace] if self.namespaced and namespace else []
+        scope = ["namespaces", namespace] if self.namespaced and namespace else []
         if self.namespaced and name and not namespace:
             raise ValueError(f"A {self.kind} stands in a namespace: name it.")
-        parts = [root, *self.api_version.split("/"), *place, self.plural, name, subresource]
+        parts = [root, *self.api_version.split("/"), *scope, self.plural, name, subresource]
         return "/" + "/".join(quote(part, safe="") for part in parts if part)
 
 
@@ -78,7 +78,7 @@ _BY_KIND = {(each.api_version, each.kind): each for each in list(globals().value
 
 
 def resource_for(body: Mapping[str, Any]) -> Resource:
-    """The resource that `apiVersion` and `kind` of a body name. ValueError when it is none of ours."""
+    """The resource of a body's `apiVersion` and `kind`. ValueError when it is not in this module."""
     key = body.get("apiVersion"), body.get("kind")
     if key not in _BY_KIND:
         raise ValueError(f"{key[1]} of {key[0]} is not in platform/kube/resources.py: add it there.")

@@ -1,4 +1,4 @@
-"""Reading many objects: lists page by page, and watches that go on where the last answer ended."""
+"""Paginated lists and watches; a watch resumes where the previous response ended."""
 
 from __future__ import annotations
 
@@ -21,27 +21,27 @@ if TYPE_CHECKING:
 __all__ = ["Listing", "ResourceQuery", "Watch", "WatchEvent"]
 
 _PAGE_SIZE = 500
-# Seconds of one answer: so short that a connection which died unseen is noticed in about a minute.
+# Seconds of one watch request: short, so that a connection that died silently is detected in about a minute.
 _STREAM_SECONDS, _READ_GRACE_SECONDS = 60, 15
 _INITIAL_BACKOFF, _MAX_BACKOFF = 0.5, 30.0
 
 
 class Listing(NamedTuple):
-    """Objects as they were at one moment, which `resource_version` names."""
+    """A consistent list of objects at `resource_version`."""
 
     items: list[dict[str, Any]]
     resource_version: str
 
 
 class WatchEvent(NamedTuple):
-    """What became of an object; of a deleted one, its last state that was seen."""
+    """A change of an object; of a deleted object, its last observed state."""
 
     type: Literal["ADDED", "MODIFIED", "DELETED"]
     object: dict[str, Any]
 
 
 class ResourceQuery:
-    """Some objects of one kind. `namespace` None: of all namespaces; `fields` is a field selector."""
+    """Objects of one kind by labels and `fields`, a field selector. `namespace` None: of all namespaces."""
 
     def __init__(
         self,
@@ -57,11 +57,11 @@ class ResourceQuery:
             "labelSelector": ",".join(f"{key}={value}" for key, value in (labels or {}).items()) or None,
             "fieldSelector": fields,
         }
-        # Items of a list don't say what they are.
+        # Items of a list have no apiVersion and kind.
         self._type = {"apiVersion": resource.api_version, "kind": resource.kind}
 
     def list(self) -> Listing:
-        """All of them. A list that expires between two pages is begun anew."""
+        """All objects. A list that expires between two pages is restarted."""
         while True:
             try:
                 return self._pages()
@@ -70,13 +70,13 @@ class ResourceQuery:
 
     def stream(self, resource_version: str, seconds: int) -> urllib3.BaseHTTPResponse:
         """Changes after `resource_version`, one JSON object a line, for at most `seconds`."""
-        asked: dict[str, str | int | None] = {
+        watch_query: dict[str, str | int | None] = {
             "watch": "true",
             "allowWatchBookmarks": "true",
             "resourceVersion": resource_version,
             "timeoutSeconds": seconds,
         }
-        return self._connection.stream(self._path, {**self._query, **asked}, seconds + _READ_GRACE_SECONDS)
+        return self._connection.stream(self._path, {**self._query, **watch_query}, seconds + _READ_GRACE_SECONDS)
 
     def _pages(self) -> Listing:
         items: list[dict[str, Any]] = []
@@ -90,11 +90,11 @@ class ResourceQuery:
 
 
 class Watch:
-    """Iterate for changes, in one thread; `close` from any thread ends it.
+    """An iterator of changes, for one thread; `close` from any thread ends it.
 
-    An API server that goes away is waited for, and what was missed meanwhile is found by listing anew: every object
-    whose state differs is told once. Without `after` all objects come first, as ADDED. Ends after `seconds` (None: never).
-    Unavailable only where the first list fails; ClusterError when the server refuses.
+    While the API server is unavailable, the watch retries. When its resourceVersion has expired, it lists the objects again
+    and yields one event per object that differs. Without `after` it first yields all objects as ADDED. It ends after
+    `seconds` (None: never). Unavailable only where the first list fails; ClusterError when the server rejects a request.
     """
 
     def __init__(self, query: ResourceQuery, after: Listing | None, seconds: float | None) -> None:
@@ -114,19 +114,19 @@ class Watch:
             try:
                 yield from self._stream_once(max(1, round(left)))
             except Expired:
-                # Also this list may fail, and is then tried again: nothing is expired but our version.
+                # The next iteration lists again, and retries if that list fails.
                 self._resource_version = ""
             except Unavailable:
                 pass
-            # An answer that ends at once is a fault too, whoever cut it.
+            # A response that ends at once counts as a failure, too.
             backoff = _INITIAL_BACKOFF if time.monotonic() - began > 1 else min(2 * backoff, _MAX_BACKOFF)
             self._closed.wait(0 if backoff == _INITIAL_BACKOFF else min(backoff, self._remaining_seconds()))
 
     def close(self) -> None:
-        """End the iteration, also one that waits."""
+        """End the iteration, also while it waits."""
         self._closed.set()
         if response := self._response:
-            # It may have ended by itself just now.
+            # The response may have ended already.
             with contextlib.suppress(OSError, RuntimeError, ValueError):
                 response.shutdown()
 
@@ -134,7 +134,7 @@ class Watch:
         return _STREAM_SECONDS if self._deadline is None else min(_STREAM_SECONDS, self._deadline - time.monotonic())
 
     def _stream_once(self, seconds: int) -> Iterator[WatchEvent]:
-        """One answer's changes."""
+        """The changes of one watch request."""
         if not self._resource_version:
             yield from self._relist()
         with self._query.stream(self._resource_version, seconds) as response:
@@ -162,12 +162,12 @@ class Watch:
         return WatchEvent(event["type"], item)
 
     def _relist(self) -> Iterator[WatchEvent]:
-        """The difference between what is there and what was told."""
+        """List the objects; yields their differences from the last observed state."""
         listing = self._query.list()
-        there = {_key(item): item for item in listing.items}
-        before, self._last_seen, self._resource_version = self._last_seen, there, listing.resource_version
-        yield from (WatchEvent("DELETED", item) for key, item in before.items() if key not in there)
-        for key, item in there.items():
+        current = {_key(item): item for item in listing.items}
+        before, self._last_seen, self._resource_version = self._last_seen, current, listing.resource_version
+        yield from (WatchEvent("DELETED", item) for key, item in before.items() if key not in current)
+        for key, item in current.items():
             if key not in before:
                 yield WatchEvent("ADDED", item)
             elif item["metadata"]["resourceVersion"] != before[key]["metadata"]["resourceVersion"]:
@@ -180,10 +180,10 @@ def _lines(response: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
     try:
         yield from (line for line in response if line.strip())
     except (urllib3.exceptions.HTTPError, OSError):
-        # Broken off; the next answer begins where this one ended.
+        # The connection broke; the next watch request resumes where this one ended.
         return
 
 
 def _key(item: dict[str, Any]) -> str:
-    # A name that was given anew is another object.
+    # An object that was created again under the same name has another uid.
     return str(item["metadata"]["uid"])
