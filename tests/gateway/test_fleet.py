@@ -131,7 +131,7 @@ def slices(home: Platform) -> list[int]:
     """How many requests each process holds of the one limit there is."""
     subject = Subject(home.owner.organization_id, "project", home.owner.project_id)
     rule = home.context.limits.for_subject(subject)[0].id
-    return [part.held.requests for part in home.context.leases.quota_states([rule])[rule].instances.values()]
+    return [part.leased.requests for part in home.context.leases.quota_states([rule])[rule].instances.values()]
 
 
 def admissions(home: Platform, count: int) -> list[float]:

@@ -52,20 +52,20 @@ class Leases:
         self._database = database
         self.default_limits = dict(default_limits)
 
-    def lease(self, ask: LeaseRequest) -> LeaseResponse:
-        """See `gateway.control.Control.lease`."""
-        return self._database.transact(lambda session: self._lease(session, ask))
+    def lease(self, request: LeaseRequest) -> LeaseResponse:
+        """See `gateway.control_plane.port.ControlPlane.lease`."""
+        return self._database.transact(lambda session: self._lease(session, request))
 
-    def _lease(self, session: WriteSession, ask: LeaseRequest) -> LeaseResponse:
-        callers = _callers(ask)
+    def _lease(self, session: WriteSession, request: LeaseRequest) -> LeaseResponse:
+        callers = _callers(request)
         rules_by_caller = self._load_rules(session, [each.key for each in callers])
-        holds = {hold.rule_id: hold for hold in ask.reports}
-        first: dict[str, LeaseReport] = {}
+        reports = {report.rule_id: report for report in request.reports}
+        first_reports: dict[str, LeaseReport] = {}
         for caller, rules in zip(callers, rules_by_caller, strict=True):
             for rule in rules:
-                if caller.minimum != NO_AMOUNTS and rule.id not in holds and rule.model in (ALL_MODELS, caller.model):
-                    first.setdefault(rule.id, _first_hold(rule, caller.minimum))
-        grants = self._grant(session, ask, holds, first) if holds or first else []
+                if caller.minimum != NO_AMOUNTS and rule.id not in reports and rule.model in (ALL_MODELS, caller.model):
+                    first_reports.setdefault(rule.id, _first_report(rule, caller.minimum))
+        grants = self._grant(session, request, reports, first_reports) if reports or first_reports else []
         return LeaseResponse(grants, rules_by_caller[0] if rules_by_caller else None, rules_by_caller[1:])
 
     def quota_states(self, rule_ids: Sequence[str]) -> dict[str, QuotaState]:
@@ -82,22 +82,22 @@ class Leases:
     def _grant(
         self,
         session: WriteSession,
-        ask: LeaseRequest,
-        holds: Mapping[str, LeaseReport],
-        first: Mapping[str, LeaseReport],
+        request: LeaseRequest,
+        reports: Mapping[str, LeaseReport],
+        first_reports: Mapping[str, LeaseReport],
     ) -> list[LeaseGrant]:
         grants, states = [], {}
-        rows, usage_source = _lock_states(session, [*holds, *first]), LedgerUsageSource(session)
+        rows, usage_source = _lock_states(session, [*reports, *first_reports]), LedgerUsageSource(session)
         now = session.now()
         for row in rows:
             state = QuotaState.load(self._stored_rule(row), row.state)
             state.advance(now, usage_source)
-            hold = holds.get(row.id)
+            report = reports.get(row.id)
             # An instance that has a lease requests more when it needs more.
-            if hold is None and not state.has_lease(ask.instance):
-                hold = first[row.id]
-            if hold is not None:
-                grants.append(state.grant_lease(hold, ask.instance, ask.sent_at, now))
+            if report is None and not state.has_lease(request.instance):
+                report = first_reports[row.id]
+            if report is not None:
+                grants.append(state.grant_lease(report, request.instance, request.sent_at, now))
             if state.alert_due():
                 state.mark_alerted()
                 _publish_alert(session, state)
@@ -137,10 +137,10 @@ class Leases:
         )
 
 
-def _callers(ask: LeaseRequest) -> list[RulesQuery]:
-    if ask.key is None:
+def _callers(request: LeaseRequest) -> list[RulesQuery]:
+    if request.key is None:
         return []
-    return [RulesQuery(ask.key, ask.model, ask.minimum), *ask.other_queries]
+    return [RulesQuery(request.key, request.model, request.minimum), *request.other_queries]
 
 
 def _create_missing_states(session: WriteSession, ids: Sequence[str]) -> None:
@@ -191,18 +191,18 @@ def _write_back(states: Mapping[str, str]) -> Update:
     return update(allowances).where(allowances.c.id.in_(list(states))).values(state=state)
 
 
-def _first_hold(rule: Rule, least: Amounts) -> LeaseReport:
+def _first_report(rule: Rule, minimum: Amounts) -> LeaseReport:
     """The first request for quota of a caller: what its first request needs at least, and a slice if there is enough."""
     part = {name: most // _FIRST_SLICE_DIVISOR for name, most in rule.thresholds.items()}
     requests = [part[name] for name in ("requests_per_minute", "requests_per_day") if name in part]
     tokens = [part[name] for name in ("tokens_per_minute", "tokens_per_day") if name in part]
-    wants = Amounts(
-        max(least.requests, min(requests, default=0)),
-        max(least.tokens, min(tokens, default=0)),
-        max(least.slots, part.get("concurrent_requests", 0)),
+    requested = Amounts(
+        max(minimum.requests, min(requests, default=0)),
+        max(minimum.tokens, min(tokens, default=0)),
+        max(minimum.slots, part.get("concurrent_requests", 0)),
         (rule.amount or 0) // _FIRST_SLICE_DIVISOR,
     )
-    return LeaseReport(rule.id, NO_AMOUNTS, NO_AMOUNTS, wants, least._replace(money=0))
+    return LeaseReport(rule.id, NO_AMOUNTS, NO_AMOUNTS, requested, minimum._replace(money=0))
 
 
 def _publish_alert(session: WriteSession, state: QuotaState) -> None:

@@ -54,7 +54,7 @@ class _InstanceState:
     """
 
     used: Amounts = NO_AMOUNTS
-    held: Amounts = NO_AMOUNTS
+    leased: Amounts = NO_AMOUNTS
     reported_at: float = 0.0
     expires_at: float = 0.0
     days: dict[int, int] = field(default_factory=dict)
@@ -85,8 +85,8 @@ class QuotaState:
                 if name in rule.thresholds
             },
             {
-                name: _InstanceState(Amounts(*used), Amounts(*held), reported_at, expires_at, dict(days.get(name, ())))
-                for name, (used, held, reported_at, expires_at) in stored.get("replicas", {}).items()
+                name: _InstanceState(Amounts(*used), Amounts(*leased), reported_at, expires_at, dict(days.get(name, ())))
+                for name, (used, leased, reported_at, expires_at) in stored.get("replicas", {}).items()
             },
             stored.get("period_start", -1.0),
             stored.get("spent", 0),
@@ -98,7 +98,7 @@ class QuotaState:
         value: dict[str, Any] = {
             "windows": {name: window.buckets for name, window in self.windows.items() if window.buckets},
             "replicas": {
-                name: [entry.used, entry.held, round(entry.reported_at, 3), round(entry.expires_at, 3)]
+                name: [entry.used, entry.leased, round(entry.reported_at, 3), round(entry.expires_at, 3)]
                 for name, entry in self.instances.items()
             },
         }
@@ -115,40 +115,40 @@ class QuotaState:
             self._enter_period(period_start(self.rule.period, now), usage_source)
         self._expire_leases(now, usage_source)
 
-    def grant_lease(self, hold: LeaseReport, instance: str, at: float, now: float) -> LeaseGrant:
+    def grant_lease(self, report: LeaseReport, instance: str, at: float, now: float) -> LeaseGrant:
         """Record the usage that an instance reports, and lease it a slice of what is available."""
         entry = self.instances.setdefault(instance, _InstanceState())
         # If the instance was dropped in between, start from the usage that it knows to be recorded.
-        entry.used = Amounts(*map(max, entry.used, hold.acknowledged))
-        self._record_usage(entry, hold.used, now, now - hold.seconds_since_use, hold.daily_spend)
-        entry.held = NO_AMOUNTS
-        alive = [other.held for name, other in self.instances.items() if name != instance and other.expires_at > now]
-        others = [held for held in alive if any(held)]
-        held, available, short = [], [], []
+        entry.used = Amounts(*map(max, entry.used, report.acknowledged))
+        self._record_usage(entry, report.used, now, now - report.seconds_since_use, report.daily_spend)
+        entry.leased = NO_AMOUNTS
+        alive = [other.leased for name, other in self.instances.items() if name != instance and other.expires_at > now]
+        others = [leased for leased in alive if any(leased)]
+        leased, available, short = [], [], []
         for index, capacity in enumerate(self._capacities(others)):
             if capacity is None:
-                held.append(0)
+                leased.append(0)
                 available.append(0)
                 continue
-            reserved, minimum, left = hold.reserved[index], hold.minimum[index], capacity - hold.reserved[index]
+            reserved, minimum, left = report.reserved[index], report.minimum[index], capacity - report.reserved[index]
             # At most half of what is available if others hold leases too, so that no slice withholds much.
             share = max(minimum, -(-left // 2)) if others else left
-            extra = max(0, min(hold.requested[index], left, share))
-            held.append(reserved + extra)
+            extra = max(0, min(report.requested[index], left, share))
+            leased.append(reserved + extra)
             available.append(max(0, left - extra))
             if extra < minimum:
                 # Other instances may return quota at any time.
-                others_hold = any(each[index] for each in others)
-                short.append(_RETRY_SECONDS if others_hold else self._seconds_until(index, reserved + minimum, now))
-        entry.held, entry.reported_at = Amounts(*held), at
+                held_by_others = any(each[index] for each in others)
+                short.append(_RETRY_SECONDS if held_by_others else self._seconds_until(index, reserved + minimum, now))
+        entry.leased, entry.reported_at = Amounts(*leased), at
         entry.expires_at = now + LEASE_SECONDS
         retry_after = max(short) if short else None
-        return LeaseGrant(self.rule.id, entry.held, Amounts(*available), retry_after, 1 + len(alive), self.spent)
+        return LeaseGrant(self.rule.id, entry.leased, Amounts(*available), retry_after, 1 + len(alive), self.spent)
 
     def has_lease(self, instance: str) -> bool:
         """Whether a gateway instance has a lease that is not empty."""
         entry = self.instances.get(instance)
-        return entry is not None and any(entry.held)
+        return entry is not None and any(entry.leased)
 
     def alert_due(self) -> bool:
         """Whether the alert threshold is reached and no alert of this threshold was sent in this period."""
@@ -161,13 +161,13 @@ class QuotaState:
 
     def leased_money(self) -> int:
         """Nano-dollars in leases, for requests in flight and future ones."""
-        return sum(entry.held.money for entry in self.instances.values())
+        return sum(entry.leased.money for entry in self.instances.values())
 
     def current_usage(self) -> dict[str, int]:
         """Usage by measure as of the last `advance`; for concurrent requests, the leased slots."""
         used = {name: window.used for name, window in self.windows.items()}
         if "concurrent_requests" in self.rule.thresholds:
-            used["concurrent_requests"] = sum(entry.held.slots for entry in self.instances.values())
+            used["concurrent_requests"] = sum(entry.leased.slots for entry in self.instances.values())
         return used
 
     def _enter_period(self, start: float, usage_source: UsageSource) -> None:
@@ -219,7 +219,7 @@ class QuotaState:
         capacities.append(most.get("concurrent_requests"))
         capacities.append(None if self.rule.amount is None or not self.rule.hard else self.rule.amount - self.spent)
         return [
-            None if capacity is None else capacity - sum(held[index] for held in others)
+            None if capacity is None else capacity - sum(leased[index] for leased in others)
             for index, capacity in enumerate(capacities)
         ]
 
@@ -243,10 +243,10 @@ class QuotaState:
         for name, entry in list(self.instances.items()):
             if entry.expires_at > now:
                 continue
-            if any(entry.held):
+            if any(entry.leased):
                 unreported = usage_source.unreported_usage(self.rule, name, entry.reported_at)
                 self._record_usage(entry, Amounts(*map(sum, zip(entry.used, unreported, strict=True))), now, now)
-                entry.held = NO_AMOUNTS
+                entry.leased = NO_AMOUNTS
             elif entry.expires_at + _INSTANCE_RETENTION_SECONDS < now:
                 del self.instances[name]
 
