@@ -130,11 +130,9 @@ class Leases:
         return Rule(default_limit_id(key_id), "", "key", key_id, ALL_MODELS, self.default_limits)
 
     def _stored_rule(self, row: Row[Any]) -> Rule:
-        return (
-            self._default_rule(row.id.removeprefix(_DEFAULT_PREFIX))
-            if row.rule is None
-            else rule_from_wire(json.loads(row.rule))
-        )
+        if row.rule is None:
+            return self._default_rule(row.id.removeprefix(_DEFAULT_PREFIX))
+        return rule_from_wire(json.loads(row.rule))
 
 
 def _callers(request: LeaseRequest) -> list[RulesQuery]:
@@ -192,14 +190,14 @@ def _write_back(states: Mapping[str, str]) -> Update:
 
 
 def _first_report(rule: Rule, minimum: Amounts) -> LeaseReport:
-    """The first request for quota of a caller: what its first request needs at least, and a slice if there is enough."""
-    part = {name: most // _FIRST_SLICE_DIVISOR for name, most in rule.thresholds.items()}
-    requests = [part[name] for name in ("requests_per_minute", "requests_per_day") if name in part]
-    tokens = [part[name] for name in ("tokens_per_minute", "tokens_per_day") if name in part]
+    """The report for a rule of a new caller: requests what its first request needs, and a slice if there is enough."""
+    slices = {name: threshold // _FIRST_SLICE_DIVISOR for name, threshold in rule.thresholds.items()}
+    requests = [slices[name] for name in ("requests_per_minute", "requests_per_day") if name in slices]
+    tokens = [slices[name] for name in ("tokens_per_minute", "tokens_per_day") if name in slices]
     requested = Amounts(
         max(minimum.requests, min(requests, default=0)),
         max(minimum.tokens, min(tokens, default=0)),
-        max(minimum.slots, part.get("concurrent_requests", 0)),
+        max(minimum.slots, slices.get("concurrent_requests", 0)),
         (rule.amount or 0) // _FIRST_SLICE_DIVISOR,
     )
     return LeaseReport(rule.id, NO_AMOUNTS, NO_AMOUNTS, requested, minimum._replace(money=0))
