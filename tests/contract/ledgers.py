@@ -30,16 +30,16 @@ def event(request_id: str, sequence: int, kind: str, tokens: tuple[int, int, int
     return {**known, **identity, **said, **dict.fromkeys(times), **counts, **values}
 
 
-def closed(request_id: str, tokens: tuple[int, int, int], **values: Any) -> dict[str, Any]:
+def closing_event(request_id: str, tokens: tuple[int, int, int], **values: Any) -> dict[str, Any]:
     """A closing event."""
     said = {"outcome": "succeeded", "status": 200, "waited_seconds": 0.5, "first_token_seconds": 0.75}
     return event(request_id, LAST, "closed", tokens, **(said | values))
 
 
-def life(request_id: str, *counts: int, **values: Any) -> list[dict[str, Any]]:
+def request_events(request_id: str, *counts: int, **values: Any) -> list[dict[str, Any]]:
     """Admitted, a checkpoint per count, closed."""
     checkpoints = [event(request_id, n + 1, "checkpoint", (9, count, 3), **values) for n, count in enumerate(counts)]
-    end = closed(request_id, (9, (counts or (1,))[-1], 3), **values)
+    end = closing_event(request_id, (9, (counts or (1,))[-1], 3), **values)
     return [event(request_id, 0, "admitted", (0, 0, 0), **values), *checkpoints, end]
 
 
@@ -60,7 +60,7 @@ def put_price(
     return made
 
 
-def stored_sums(database: Database) -> Sums:
+def stored_rollups(database: Database) -> Sums:
     """What the tables of sums hold, those of nothing left out: (table, organisation, start, dimensions) → sums."""
     found: Sums = {}
     with database.read() as session:
@@ -72,7 +72,7 @@ def stored_sums(database: Database) -> Sums:
     return {key: sums for key, sums in found.items() if any(sums)}
 
 
-def sums_of(database: Database) -> Sums:
+def expected_rollups(database: Database) -> Sums:
     """What they must hold, reckoned from the stored requests alone, one after another."""
     with database.read() as session:
         rows = [dict(row._mapping) for row in session.rows(select(ledger_requests))]
@@ -95,7 +95,7 @@ def _measured(row: dict[str, Any], cost: Cost) -> list[int]:
     return [1, *tokens, *money, *times, first is not None, row["outcome"] == "succeeded", row["outcome"] != "open"]
 
 
-def rebuilt_equal_stored(database: Database, request_ids: Iterable[str]) -> None:
+def assert_rebuilt_equals_stored(database: Database, request_ids: Iterable[str]) -> None:
     """Every one of them, folded anew from its events, is the stored row."""
     ledger = Ledger(database)
     for request_id in request_ids:

@@ -26,7 +26,7 @@ from llmariner.standalone.platform import StandalonePlatform
 from llmariner.tenancy.keys.store import KeyOwner, Keys, NewKey
 from llmariner.usage.ledger import Ledger
 
-from .ledgers import closed
+from .ledgers import closing_event
 from .team import live_as_a_team
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -75,7 +75,7 @@ def emitted(
     subject = Subject(owner.organization_id, "project", owner.project_id)
     budget = Budgets(database).put(None, subject, "month", NewBudget(0))
     Leases(database, {}).lease(LeaseRequest("req_1", 0.0, [LeaseReport(budget.id, NO_AMOUNTS, NO_AMOUNTS, NO_AMOUNTS)]))
-    Ledger(database).record([closed("req_1", (9, 3, 0), uncounted=True)])
+    Ledger(database).record([closing_event("req_1", (9, 3, 0), uncounted=True)])
     found: dict[str, list[tuple[str, Any]]] = {}
     with database.read() as session:
         for row in session.rows(select(tables.events)):

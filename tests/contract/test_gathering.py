@@ -18,10 +18,10 @@ from llmariner.platform.database import Database
 from llmariner.usage.batch_writer import BatchWriter
 from llmariner.usage.ledger import Ledger
 
-from .ledgers import closed, event, life, rebuilt_equal_stored, stored_sums, sums_of
+from .ledgers import closing_event, event, request_events, assert_rebuilt_equals_stored, stored_rollups, expected_rollups
 
 
-def given(writer: BatchWriter, batches: Sequence[Sequence[dict[str, Any]]]) -> list[Any]:
+def record_all(writer: BatchWriter, batches: Sequence[Sequence[dict[str, Any]]]) -> list[Any]:
     async def give() -> list[Any]:
         return await asyncio.gather(*(writer.record(batch) for batch in batches), return_exceptions=True)
 
@@ -34,15 +34,15 @@ def test_what_comes_together_is_recorded_in_a_few_statements(ledger: Ledger, dat
     def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
         statements.append(statement)
 
-    batches = [life(f"r{number}", 3, 7, key_id=f"key_{number % 7}") for number in range(100)]
+    batches = [request_events(f"r{number}", 3, 7, key_id=f"key_{number % 7}") for number in range(100)]
     engine_event.listen(database.engine, "before_cursor_execute", note)
     try:
-        assert given(BatchWriter(ledger.record, seconds=0.05), [*batches, batches[0]]) == [None] * 101
+        assert record_all(BatchWriter(ledger.record, seconds=0.05), [*batches, batches[0]]) == [None] * 101
     finally:
         engine_event.remove(database.engine, "before_cursor_execute", note)
     assert len([each for each in statements if not each.startswith("BEGIN")]) == 6, statements
-    rebuilt_equal_stored(database, [f"r{number}" for number in range(100)])
-    assert stored_sums(database) == sums_of(database)
+    assert_rebuilt_equals_stored(database, [f"r{number}" for number in range(100)])
+    assert stored_rollups(database) == expected_rollups(database)
 
 
 @pytest.mark.parametrize(
@@ -54,9 +54,9 @@ def test_what_comes_together_is_recorded_in_a_few_statements(ledger: Ledger, dat
     ],
 )
 def test_a_batch_that_is_wrong_spoils_no_other(said: dict[str, Any], refusal: type[Exception], ledger: Ledger) -> None:
-    wrong = {**closed("wrong", (1, 1, 0)), **said}
-    good, refused, late = given(
-        BatchWriter(ledger.record, seconds=0.05), [[closed("a", (1, 1, 0))], [wrong], [closed("b", (1, 1, 0))]]
+    wrong = {**closing_event("wrong", (1, 1, 0)), **said}
+    good, refused, late = record_all(
+        BatchWriter(ledger.record, seconds=0.05), [[closing_event("a", (1, 1, 0))], [wrong], [closing_event("b", (1, 1, 0))]]
     )
     assert (good, late) == (None, None)
     assert isinstance(refused, refusal)
@@ -71,7 +71,7 @@ def test_nobody_is_answered_before_it_is_recorded(ledger: Ledger) -> None:
         recorded.append(time.monotonic())
 
     async def give() -> float:
-        await BatchWriter(record, seconds=0.05).record([closed("a", (1, 1, 0))])
+        await BatchWriter(record, seconds=0.05).record([closing_event("a", (1, 1, 0))])
         return time.monotonic()
 
     assert asyncio.run(give()) >= recorded[0]
@@ -86,18 +86,18 @@ def test_where_the_ledger_is_away_everybody_hears_of_it_and_may_come_again(ledge
         ledger.record(batch)
 
     writer = BatchWriter(record, seconds=0.01)
-    batches = [[closed("a", (1, 1, 0))], [closed("b", (1, 1, 0))]]
-    assert all(isinstance(answer, Unavailable) for answer in given(writer, batches))
+    batches = [[closing_event("a", (1, 1, 0))], [closing_event("b", (1, 1, 0))]]
+    assert all(isinstance(answer, Unavailable) for answer in record_all(writer, batches))
     away = False
-    assert given(writer, batches) == [None, None]
+    assert record_all(writer, batches) == [None, None]
     assert ledger.request("b") is not None
 
 
 def test_a_caller_that_is_gone_does_not_take_its_batch_along(ledger: Ledger) -> None:
     async def give() -> None:
         writer = BatchWriter(ledger.record, seconds=0.05)
-        gone = asyncio.create_task(writer.record([closed("gone", (1, 1, 0))]))
-        stays = asyncio.create_task(writer.record([closed("stays", (1, 1, 0))]))
+        gone = asyncio.create_task(writer.record([closing_event("gone", (1, 1, 0))]))
+        stays = asyncio.create_task(writer.record([closing_event("stays", (1, 1, 0))]))
         await asyncio.sleep(0)
         gone.cancel()
         await stays
@@ -111,7 +111,7 @@ def test_much_is_recorded_without_waiting(size: int, ledger: Ledger) -> None:
     async def give() -> float:
         began = time.monotonic()
         writer = BatchWriter(lambda batch: None, seconds=60)
-        batch = [closed(f"r{number}", (1, 1, 0)) for number in range(size // 5)]
+        batch = [closing_event(f"r{number}", (1, 1, 0)) for number in range(size // 5)]
         await asyncio.gather(*(writer.record(batch) for _ in range(5)))
         return time.monotonic() - began
 
@@ -128,7 +128,7 @@ def test_a_model_is_not_idle_while_something_of_it_is_gathered(ledger: Ledger, d
 
     async def ask() -> list[float | None]:
         before = await directory.idle_since(["base", "ft:base:x"])
-        telling = asyncio.create_task(writer.record([closed("a", (1, 1, 0), model="ft:base:x")]))
+        telling = asyncio.create_task(writer.record([closing_event("a", (1, 1, 0), model="ft:base:x")]))
         await asyncio.sleep(0)
         meanwhile = await directory.idle_since(["base", "ft:base:x"])
         await telling
@@ -155,7 +155,7 @@ def test_a_project_s_model_is_idle_whatever_others_ask_of_theirs_of_that_name(
         gathered = await ask()
         await telling
         under_way = await ask()
-        await writer.record([closed("a", (1, 1, 0), model="own")])
+        await writer.record([closing_event("a", (1, 1, 0), model="own")])
         return [gathered, under_way, await ask()]
 
     assert asyncio.run(all_along()) == [[0.0, None], [0.0, None], [0.0, 1099.0]]
@@ -172,7 +172,7 @@ def test_while_the_database_is_slow_batches_become_larger_and_not_more() -> None
         writer = BatchWriter(record, seconds=0)
         giving = []
         for number in range(10):
-            giving.append(asyncio.create_task(writer.record([closed(f"r{number}", (1, 1, 0))])))
+            giving.append(asyncio.create_task(writer.record([closing_event(f"r{number}", (1, 1, 0))])))
             await asyncio.sleep(0.01)
         await asyncio.gather(*giving)
 

@@ -15,7 +15,7 @@ from llmariner.usage.ledger import Ledger
 from llmariner.usage.reports import COST_PARTS, DIMENSIONS, MEASURES, UsageQuery, UsageReports
 from llmariner.usage.tables import ledger_events, ledger_floor, ledger_requests, prices
 
-from .ledgers import closed, event, life, put_price, rebuilt_equal_stored, stored_sums, sums_of
+from .ledgers import closing_event, event, request_events, put_price, assert_rebuilt_equals_stored, stored_rollups, expected_rollups
 
 NUMBERS = itertools.count()
 HOUR = 3600
@@ -71,7 +71,7 @@ def lives(draw: st.DrawFn) -> list[list[dict[str, Any]]]:
             last = (prompt, (counts or [0])[-1] + draw(st.integers(0, 9)), cached)
             seconds = draw(st.sampled_from([None, 0.25, 1.0000005]))
             said = {"outcome": outcome, "status": status, "first_token_seconds": seconds, "total_seconds": 7.125}
-            made.append(closed(name, last, at=values["admitted_at"] + 99, **values, **said))
+            made.append(closing_event(name, last, at=values["admitted_at"] + 99, **values, **said))
         requests.append(made)
     return requests
 
@@ -124,8 +124,8 @@ def test_any_interleaving_folds_to_the_same_balances(
     names = [made[0]["request_id"] for made in requests]
     for name in names:
         assert spent(ledger, name) == spent(ledger, name + "b")
-    rebuilt_equal_stored(database, [*names, *(name + "b" for name in names)])
-    assert stored_sums(database) == sums_of(database)
+    assert_rebuilt_equals_stored(database, [*names, *(name + "b" for name in names)])
+    assert stored_rollups(database) == expected_rollups(database)
 
 
 @settings(max_examples=10, **HASTE)
@@ -159,7 +159,7 @@ def added(rows: list[dict[str, Any]], measures: Sequence[str]) -> dict[str, int]
 
 @given(st.data())
 def test_the_fold_itself_knows_no_order(data: st.DataObject) -> None:
-    events = life("r", 3, 7)
+    events = request_events("r", 3, 7)
     state = apply_events(new_request(events[0], None), events[:2], None)
     events.append(interruption_event(state))
     in_order = apply_events(new_request(events[0], None), events, None)

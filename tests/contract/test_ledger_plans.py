@@ -13,7 +13,7 @@ from llmariner.limits.ledger_source import LedgerUsageSource
 from llmariner.platform.database import Database
 from llmariner.usage.ledger import Ledger
 
-from .ledgers import closed, event
+from .ledgers import closing_event, event
 from .plans import fill_ledger, plans_of
 
 ROWS = 20_000
@@ -51,7 +51,7 @@ def test_how_long_a_model_is_idle_is_read_from_the_end_of_its_history(database: 
 
 def test_a_model_is_idle_since_its_last_request_ended(ledger: Ledger) -> None:
     assert ledger.idle_since(["m", "n"]) == 0.0
-    ledger.record([closed("a", (1, 1, 1), at=1500.0), closed("b", (1, 1, 1), at=1400.0, model="n")])
+    ledger.record([closing_event("a", (1, 1, 1), at=1500.0), closing_event("b", (1, 1, 1), at=1400.0, model="n")])
     assert [ledger.idle_since(models) for models in (["m"], ["n"], ["m", "n"], ["o"])] == [1500.0, 1400.0, 1500.0, 0.0]
     ledger.record([event("c", 0, "admitted", (0, 0, 0), model="n")])
     assert [ledger.idle_since(models) for models in (["m"], ["n"], ["m", "n"])] == [1500.0, None, None]
@@ -60,7 +60,7 @@ def test_a_model_is_idle_since_its_last_request_ended(ledger: Ledger) -> None:
 def test_a_process_is_what_its_request_ids_begin_with(database: Database, ledger: Ledger) -> None:
     other = "req_" + "0" * 20
     ids = [new_request_id(), new_request_id(), f"{other}00000001"]
-    ledger.record([closed(id_, (10, 5, 0), admitted_at=1000.0, at=1010.0) for id_ in ids])
+    ledger.record([closing_event(id_, (10, 5, 0), admitted_at=1000.0, at=1010.0) for id_ in ids])
     rule = Rule("limit_1", "org_1", "key", "key_1", "*")
     with database.read() as session:
         book = LedgerUsageSource(session)

@@ -1,4 +1,4 @@
-"""Limits: whom they bind, and that processes which lease at the same time never hold more than there is."""
+"""Limits: whom they bind, and that processes which lease at the same time never report more than there is."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def key(owner: KeyOwner, id_: str = "key_1", *, unlimited: bool = False) -> Key:
     return Key(id_, owner.project_id, owner.organization_id, owner.user_id, scopes, None, unlimited)
 
 
-def meet(
+def first_lease(
     leases: Leases, caller: Key, replica: str = "req_a", model: str = "m", tokens: int = 1
 ) -> dict[str, LeaseGrant]:
     """A caller's first request: grants by rule."""
@@ -71,13 +71,13 @@ def meet(
     return {grant.rule_id: grant for grant in answer.grants}
 
 
-def ask(leases: Leases, rule: str, replica: str, used: int, wants: int, *, least: int = 0) -> LeaseGrant:
-    hold = LeaseReport(rule, Amounts(used), NO_AMOUNTS, Amounts(wants), Amounts(least))
-    return leases.lease(LeaseRequest(replica, time.time(), [hold])).grants[0]
+def report_usage(leases: Leases, rule: str, replica: str, used: int, wants: int, *, least: int = 0) -> LeaseGrant:
+    report = LeaseReport(rule, Amounts(used), NO_AMOUNTS, Amounts(wants), Amounts(least))
+    return leases.lease(LeaseRequest(replica, time.time(), [report])).grants[0]
 
 
 def test_a_key_without_a_limit_has_the_default_one(leases: Leases, owner: KeyOwner) -> None:
-    grants = meet(leases, key(owner), tokens=100)
+    grants = first_lease(leases, key(owner), tokens=100)
     assert list(grants) == [default_limit_id("key_1")]
     # A part of it, and what the first request needs.
     assert grants[default_limit_id("key_1")].granted == Amounts(10, 1000, 0, 0)
@@ -93,31 +93,31 @@ def test_what_binds_a_caller_are_the_limits_of_all_that_it_belongs_to(
     }
     limits.put(actor, Subject(organization, "key", "key_2"), "*", {"requests_per_minute": 9})
     limits.put(actor, Subject(organization, "project", "proj_2"), "*", {"requests_per_minute": 9})
-    assert set(meet(leases, key(owner))) == made
+    assert set(first_lease(leases, key(owner))) == made
     # The other key has a limit of its own, and so not the default one.
-    assert len(meet(leases, key(owner, "key_2"), replica="req_b")) == 4
+    assert len(first_lease(leases, key(owner, "key_2"), replica="req_b")) == 4
 
 
 def test_a_limit_of_one_model_is_leased_only_for_that_model(
     leases: Leases, limits: Limits, actor: Caller, owner: KeyOwner, project: Subject
 ) -> None:
     limit = limits.put(actor, project, "large", {"tokens_per_minute": 100})
-    assert limit.id in meet(leases, key(owner), model="large")
-    assert limit.id not in meet(leases, key(owner, "key_2"), model="small")
+    assert limit.id in first_lease(leases, key(owner), model="large")
+    assert limit.id not in first_lease(leases, key(owner, "key_2"), model="small")
 
 
 def test_an_exempt_key_is_bound_by_no_limit(
     leases: Leases, limits: Limits, actor: Caller, owner: KeyOwner, project: Subject
 ) -> None:
     limits.put(actor, project, "*", {"requests_per_minute": 1})
-    assert meet(leases, key(owner, unlimited=True)) == {}
+    assert first_lease(leases, key(owner, unlimited=True)) == {}
 
 
 def test_limits_of_others_bind_nobody_here(
     leases: Leases, limits: Limits, actor: Caller, owner: KeyOwner, stranger: KeyOwner
 ) -> None:
     limits.put(actor, Subject(stranger.organization_id, "user", owner.user_id), "*", {"requests_per_minute": 1})
-    assert list(meet(leases, key(owner))) == [default_limit_id("key_1")]
+    assert list(first_lease(leases, key(owner))) == [default_limit_id("key_1")]
 
 
 def test_processes_that_lease_at_once_never_hold_more_than_there_is(
@@ -128,10 +128,10 @@ def test_processes_that_lease_at_once_never_hold_more_than_there_is(
     def process(number: int) -> int:
         used, held = 0, 0
         for _ in range(20):
-            grant = ask(leases, limit.id, f"req_{number}", used, 50, least=1)
+            grant = report_usage(leases, limit.id, f"req_{number}", used, 50, least=1)
             held = grant.granted.requests
             used += held
-        ask(leases, limit.id, f"req_{number}", used, 0)
+        report_usage(leases, limit.id, f"req_{number}", used, 0)
         return used
 
     used = at_once(partial(process, number) for number in range(8))
@@ -166,8 +166,8 @@ def test_places_are_leased_and_given_back(leases: Leases, limits: Limits, actor:
     limit = limits.put(actor, project, "*", {"concurrent_requests": 5})
 
     def places(replica: str, taken: int, wants: int) -> LeaseGrant:
-        hold = LeaseReport(limit.id, NO_AMOUNTS, Amounts(0, 0, taken), Amounts(0, 0, wants), Amounts(0, 0, 1))
-        return leases.lease(LeaseRequest(replica, time.time(), [hold])).grants[0]
+        report = LeaseReport(limit.id, NO_AMOUNTS, Amounts(0, 0, taken), Amounts(0, 0, wants), Amounts(0, 0, 1))
+        return leases.lease(LeaseRequest(replica, time.time(), [report])).grants[0]
 
     assert places("req_a", 0, 4).granted.slots == 4
     assert places("req_b", 0, 4).granted.slots == 1
@@ -182,9 +182,9 @@ def test_a_process_that_fell_silent_is_settled_from_the_ledger(
     leases: Leases, limits: Limits, actor: Caller, owner: KeyOwner, project: Subject, database: Database
 ) -> None:
     limit = limits.put(actor, project, "*", {"requests_per_day": 100, "tokens_per_day": 1000})
-    hold = LeaseReport(limit.id, NO_AMOUNTS, NO_AMOUNTS, Amounts(40, 400), NO_AMOUNTS)
+    report = LeaseReport(limit.id, NO_AMOUNTS, NO_AMOUNTS, Amounts(40, 400), NO_AMOUNTS)
     dead = f"req_{'d' * 20}"
-    leases.lease(LeaseRequest(dead, time.time() - 60, [hold]))
+    leases.lease(LeaseRequest(dead, time.time() - 60, [report]))
     times = {"admitted_at": time.time() - 30, "seen_at": time.time() - 20}
     whose = {"organization_id": owner.organization_id, "project_id": owner.project_id, "user_id": owner.user_id}
     counts = {"prompt_tokens": 3, "completion_tokens": 7, "cached_tokens": 0}
@@ -202,10 +202,10 @@ def test_a_process_that_fell_silent_is_settled_from_the_ledger(
                 **times,
                 **counts,
             )
-    assert ask(leases, limit.id, "req_b", 0, 1000).granted.requests <= 60
+    assert report_usage(leases, limit.id, "req_b", 0, 1000).granted.requests <= 60
     expire(database, limit.id)
-    hold = LeaseReport(limit.id, NO_AMOUNTS, NO_AMOUNTS, Amounts(1000, 10_000), NO_AMOUNTS)
-    assert leases.lease(LeaseRequest("req_b", time.time(), [hold])).grants[0].granted == Amounts(97, 970)
+    report = LeaseReport(limit.id, NO_AMOUNTS, NO_AMOUNTS, Amounts(1000, 10_000), NO_AMOUNTS)
+    assert leases.lease(LeaseRequest("req_b", time.time(), [report])).grants[0].granted == Amounts(97, 970)
 
 
 def expire(database: Database, rule: str) -> None:
@@ -221,10 +221,10 @@ def test_a_changed_limit_keeps_its_id_and_what_was_used(
     leases: Leases, limits: Limits, actor: Caller, project: Subject
 ) -> None:
     limit = limits.put(actor, project, "*", {"requests_per_day": 10, "tokens_per_day": 5})
-    ask(leases, limit.id, "req_a", 8, 0)
+    report_usage(leases, limit.id, "req_a", 8, 0)
     changed = limits.put(actor, project, "*", {"requests_per_day": 20, "tokens_per_day": None})
     assert (changed.id, changed.thresholds) == (limit.id, {"requests_per_day": 20})
-    assert ask(leases, limit.id, "req_a", 8, 100).granted.requests == 12
+    assert report_usage(leases, limit.id, "req_a", 8, 100).granted.requests == 12
 
 
 def test_a_subject_has_limits_of_a_bounded_number_of_models(limits: Limits, actor: Caller, project: Subject) -> None:
@@ -321,7 +321,7 @@ def test_every_alert_is_told_once_of_each_amount_beside_the_budget(
     hard = budgets.put(actor, project, "month", NewBudget(1000, alert_ratio=None))
     channel = {"type": "email", "recipients": ["ann@example.org"], "subject_prefix": None}
     alerts = [budgets.add_alert(actor, project, "month", amount, channel) for amount in (300, 600)]
-    meet(leases, key(owner))
+    first_lease(leases, key(owner))
 
     def spend(used: int) -> list[tuple[str, int, list[str]]]:
         holds = [LeaseReport(rule.id, Amounts(money=used), NO_AMOUNTS, NO_AMOUNTS) for rule in (hard, *alerts)]

@@ -21,7 +21,7 @@ from llmariner.tenancy.principal import Caller
 from llmariner.usage.ledger import Ledger
 from llmariner.usage.prices import NewPrice, Prices
 
-from .ledgers import closed, event
+from .ledgers import closing_event, event
 
 DAY = 86400
 AHEAD = 2 * DAY
@@ -61,7 +61,7 @@ def test_silent_requests_are_interrupted_by_it(ledger: Ledger) -> None:
 
 def test_old_requests_are_forgotten_by_it(ledger: Ledger) -> None:
     now = time.time()
-    ledger.record([closed("req_1", (1, 1, 0), admitted_at=now, at=now)])
+    ledger.record([closing_event("req_1", (1, 1, 0), admitted_at=now, at=now)])
     assert ledger.purge(older_than=3 * DAY) == 0
     assert ledger.purge(older_than=DAY) == 1
 

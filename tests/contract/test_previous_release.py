@@ -20,7 +20,7 @@ from llmariner.platform.events.deliveries import Deliveries
 from llmariner.usage.ledger import Ledger
 from llmariner.usage.reports import UsageQuery, UsageReports
 
-from .ledgers import life, stored_sums, sums_of
+from .ledgers import request_events, stored_rollups, expected_rollups
 
 CHECKOUT = Path(__file__).parents[2]
 VERSIONS = CHECKOUT / "shared/llmariner/platform/database/migrations/versions"
@@ -61,7 +61,7 @@ def test_both_releases_write_and_read_at_once(previous: Path, new_database: Call
     upgrade(database)
     process, ledger, now = started(previous, database), Ledger(database), time.time()
     for number in range(ROUNDS):
-        requests = (life(f"req_{'f' * 20}{number * 10 + n:08x}", 5, admitted_at=now) for n in range(10))
+        requests = (request_events(f"req_{'f' * 20}{number * 10 + n:08x}", 5, admitted_at=now) for n in range(10))
         ledger.record([event | {"at": now + 1} for events in requests for event in events])
         with database.write() as session:
             outbox.add(session, "t", "now", {"project_id": "proj_1"})
@@ -73,7 +73,7 @@ def test_both_releases_write_and_read_at_once(previous: Path, new_database: Call
     assert "before" in seen["events"]
     assert 10 * ROUNDS < seen["requests"] <= 20 * ROUNDS + 1
     # Of both together nothing is lost or counted twice, and this release sees what the other wrote.
-    assert stored_sums(database) == sums_of(database)
+    assert stored_rollups(database) == expected_rollups(database)
     (sums,) = UsageReports(database).sums(UsageQuery("org_1", now - 3600, now + 3600))
     assert sums["requests"] == 20 * ROUNDS + 1
     page = Deliveries(database, ()).page("proj_1", None, after=None, limit=100)

@@ -9,7 +9,7 @@ from llmariner.limits.ledger_source import LedgerUsageSource
 from llmariner.platform.database import Database
 from llmariner.usage.ledger import Ledger
 
-from .ledgers import closed, event, put_price
+from .ledgers import closing_event, event, put_price
 
 PROCESS, OTHER = "req_" + "a" * 20, "req_" + "b" * 20
 SPOKE = 200.0
@@ -22,11 +22,11 @@ def test_what_was_told_before_it_fell_silent_is_not_counted_again(
     put_price(database, "m", 0.0, None, (0, 0, 10**6, 0))
     ledger.record(
         [
-            closed(f"{PROCESS}1", (5, 5, 0), admitted_at=100.0, at=110.0),
+            closing_event(f"{PROCESS}1", (5, 5, 0), admitted_at=100.0, at=110.0),
             event(f"{PROCESS}2", 1, "checkpoint", (3, 4, 0), admitted_at=150.0, at=190.0),
-            closed(f"{PROCESS}3", (1, 1, 0), admitted_at=205.0, at=210.0),
-            closed(f"{OTHER}4", (50, 50, 0), admitted_at=205.0, at=210.0),
-            closed(f"{PROCESS}5", (70, 70, 0), admitted_at=205.0, at=210.0, project_id="proj_2"),
+            closing_event(f"{PROCESS}3", (1, 1, 0), admitted_at=205.0, at=210.0),
+            closing_event(f"{OTHER}4", (50, 50, 0), admitted_at=205.0, at=210.0),
+            closing_event(f"{PROCESS}5", (70, 70, 0), admitted_at=205.0, at=210.0, project_id="proj_2"),
         ]
     )
     if interrupted:
@@ -34,7 +34,7 @@ def test_what_was_told_before_it_fell_silent_is_not_counted_again(
     limit = Rule("limit_1", "org_1", "project", "proj_1", "*", {"tokens_per_day": 100})
     budget = Rule("budget_1", "org_1", "project", "proj_1", "*", {}, "total", 100)
     with database.read() as session:
-        book = LedgerUsageSource(session)
-        assert book.unreported_usage(limit, PROCESS, SPOKE) == Amounts(1, 9)
-        assert book.unreported_usage(limit._replace(model="other"), PROCESS, SPOKE) == Amounts()
-        assert book.unreported_usage(budget, PROCESS, SPOKE) == Amounts(1, 9, 0, 5)
+        usage_source = LedgerUsageSource(session)
+        assert usage_source.unreported_usage(limit, PROCESS, SPOKE) == Amounts(1, 9)
+        assert usage_source.unreported_usage(limit._replace(model="other"), PROCESS, SPOKE) == Amounts()
+        assert usage_source.unreported_usage(budget, PROCESS, SPOKE) == Amounts(1, 9, 0, 5)

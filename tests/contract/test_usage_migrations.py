@@ -11,7 +11,7 @@ from llmariner.platform.database import Database
 from llmariner.platform.database.migrate import downgrade, head, upgrade
 from llmariner.usage.ledger import Ledger
 
-from .ledgers import closed, rebuilt_equal_stored, stored_sums, sums_of
+from .ledgers import closing_event, assert_rebuilt_equals_stored, stored_rollups, expected_rollups
 
 REQUEST = text(
     "INSERT INTO ledger_requests (request_id, organization_id, project_id, user_id, key_id, model, route, outcome, status, "
@@ -42,19 +42,19 @@ def before(new_database: Callable[[], Database]) -> Database:
 
 def test_a_ledger_of_before_is_summed_and_can_be_rebuilt(before: Database) -> None:
     upgrade(before)
-    rebuilt_equal_stored(before, ["ended", "gone", "open"])
-    assert stored_sums(before) == sums_of(before)
-    starts = {(key[0], key[2]) for key in stored_sums(before)}
+    assert_rebuilt_equals_stored(before, ["ended", "gone", "open"])
+    assert stored_rollups(before) == expected_rollups(before)
+    starts = {(key[0], key[2]) for key in stored_rollups(before)}
     assert starts == {("ledger_hours", 82800), ("ledger_days", 0), ("ledger_project_days", 0)}
-    Ledger(before).record([closed("open", (9, 9, 9), organization_id="o", project_id="p", user_id="u", key_id="k")])
-    rebuilt_equal_stored(before, ["ended", "gone", "open"])
-    assert stored_sums(before) == sums_of(before)
+    Ledger(before).record([closing_event("open", (9, 9, 9), organization_id="o", project_id="p", user_id="u", key_id="k")])
+    assert_rebuilt_equals_stored(before, ["ended", "gone", "open"])
+    assert stored_rollups(before) == expected_rollups(before)
 
 
 @pytest.mark.parametrize("revision", ["0003", "0004", "0005"])
 def test_sums_come_through_a_downgrade_and_an_upgrade(revision: str, before: Database) -> None:
     upgrade(before)
-    known = stored_sums(before)
+    known = stored_rollups(before)
     downgrade(before, revision)
     upgrade(before, str(head()))
-    assert stored_sums(before) == known
+    assert stored_rollups(before) == known

@@ -16,7 +16,7 @@ from llmariner.usage.buckets import buckets
 from llmariner.usage.ledger import Ledger
 from llmariner.usage.reports import COST_PARTS, MEASURES, UsageQuery, UsageReports
 
-from .ledgers import TOKENS, closed, event, put_price
+from .ledgers import TOKENS, closing_event, event, put_price
 
 HOUR, DAY = 3600, 86400
 MILLISECONDS = st.integers(0, 4 * DAY * 1000).map(lambda number: number / 1000)
@@ -33,8 +33,8 @@ def many(ledger: Ledger) -> None:
     for number, (key, model, day) in enumerate(itertools.product(("key_1", "key_2"), ("m", "n"), range(3))):
         said = {"key_id": key, "model": model, "admitted_at": day * DAY + 10.5}
         outcome = {"outcome": "failed", "status": 502} if number % 4 == 0 else {}
-        ledger.record([closed(f"r{number}", (number, 10 * number, 1), **said, **outcome)])
-    ledger.record([closed("theirs", (1000, 1000, 1000), organization_id="org_2")])
+        ledger.record([closing_event(f"r{number}", (number, 10 * number, 1), **said, **outcome)])
+    ledger.record([closing_event("theirs", (1000, 1000, 1000), organization_id="org_2")])
 
 
 def rows(reports: UsageReports, start: float = 0.0, end: float = 1e10, **asked: Any) -> list[dict[str, Any]]:
@@ -75,7 +75,7 @@ def test_a_span_is_exact_at_both_ends(
     reports: UsageReports, ledger: Ledger, start: float, length: float, width: int | None
 ) -> None:
     moments = [number * 7919.25 for number in range(44)]
-    ledger.record(closed(f"r{number}", (1, 2, 0), admitted_at=at) for number, at in enumerate(moments))
+    ledger.record(closing_event(f"r{number}", (1, 2, 0), admitted_at=at) for number, at in enumerate(moments))
     end = start + length
     found = rows(reports, start, end, width=width)
     inside = [at for at in moments if start <= at < end]
@@ -85,8 +85,8 @@ def test_a_span_is_exact_at_both_ends(
 
 
 def test_latencies_are_of_those_that_ended(reports: UsageReports, ledger: Ledger) -> None:
-    ledger.record([closed("a", (1, 1, 0), total_seconds=1.5, first_token_seconds=0.25)])
-    ledger.record([closed("b", (1, 1, 0), total_seconds=2.5, first_token_seconds=None)])
+    ledger.record([closing_event("a", (1, 1, 0), total_seconds=1.5, first_token_seconds=0.25)])
+    ledger.record([closing_event("b", (1, 1, 0), total_seconds=2.5, first_token_seconds=None)])
     ledger.record([event("c", 0, "admitted", (0, 0, 0))])
     for start in (0.0, 1.0):  # from sums; from requests
         [row] = rows(reports, start, 1001.0 if start else 1e10)
@@ -96,14 +96,14 @@ def test_latencies_are_of_those_that_ended(reports: UsageReports, ledger: Ledger
 
 def test_sums_may_be_over_what_thirty_two_bits_hold(reports: UsageReports, ledger: Ledger) -> None:
     for number in range(3):
-        ledger.record([closed(f"r{number}", (2**39, 2**40, 2**38))])
+        ledger.record([closing_event(f"r{number}", (2**39, 2**40, 2**38))])
     [row] = rows(reports)
     assert [row[name] for name in TOKENS] == [3 * 2**39, 3 * 2**40, 3 * 2**38]
 
 
 def test_what_costs_consist_of_adds_up(reports: UsageReports, ledger: Ledger, database: Database) -> None:
     put_price(database, "m", 0.0, None, (2_000_000, 500_000, 10_000_000, 7))
-    ledger.record([closed("a", (9, 5, 3)), closed("b", (1, 1, 0), outcome="failed", status=500)])
+    ledger.record([closing_event("a", (9, 5, 3)), closing_event("b", (1, 1, 0), outcome="failed", status=500)])
     [row] = rows(reports, measures=(*MEASURES, *COST_PARTS))
     parts = [row[name] for name in ("prompt_cost", "cached_cost", "completion_cost")]
     assert (parts, row["cost"]) == ([12 + 2, 2, 60], 14 + 2 + 60 + 14)
@@ -118,7 +118,7 @@ def test_what_was_dropped_is_told_by_whole_hours(reports: UsageReports, ledger: 
         rows(reports, 0, DAY, width=60)
     assert refused.value.param == "start_time"
     now = time.time()
-    ledger.record([closed("new", (1, 1, 1), admitted_at=now)])
+    ledger.record([closing_event("new", (1, 1, 1), admitted_at=now)])
     assert rows(reports, now - 60, now + 60, width=60)[0]["requests"] == 1
 
 

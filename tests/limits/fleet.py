@@ -9,13 +9,13 @@ from llmariner.gateway.control_plane.port import NO_AMOUNTS, Amounts, LeaseRepor
 from llmariner.gateway.limits.leased_quota import LeasedQuota
 from llmariner.limits.quota_state import QuotaState
 
-__all__ = ["EMPTY", "EPOCH", "Fleet", "Silent", "widest"]
+__all__ = ["EMPTY", "EPOCH", "Fleet", "FakeUsageSource", "max_in_window"]
 
 EPOCH = 1_700_000_000.0
 EMPTY = "{}"
 
 
-class Silent:
+class FakeUsageSource:
     """A ledger that knows of nothing but what the test says."""
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class Fleet:
         self.rule = rule
         self.state = EMPTY
         self.now = 0.0
-        self.usage_source = Silent()
+        self.usage_source = FakeUsageSource()
         self.gateways = [Gateway(f"req_{number}", rule) for number in range(size)]
         self.leases = 0
         self.offered = 0
@@ -85,14 +85,14 @@ class Fleet:
 
     def settle(self, gateway: Gateway, *, ending: bool = False) -> None:
         """Settle one gateway's state."""
-        hold = gateway.slice.report(self.now, release_all=ending)
-        gateway.slice.apply_grant(self.lease(gateway.name, hold), hold, self.now)
+        report = gateway.slice.report(self.now, release_all=ending)
+        gateway.slice.apply_grant(self.lease(gateway.name, report), report, self.now)
 
-    def lease(self, name: str, hold: LeaseReport):  # type: ignore[no-untyped-def]
+    def lease(self, name: str, report: LeaseReport):  # type: ignore[no-untyped-def]
         self.leases += 1
         state = QuotaState.load(self.rule, self.state)
         state.advance(EPOCH + self.now, self.usage_source)
-        grant = state.grant_lease(hold, name, EPOCH + self.now, EPOCH + self.now)
+        grant = state.grant_lease(report, name, EPOCH + self.now, EPOCH + self.now)
         self.state = state.dump()
         return grant
 
@@ -101,7 +101,7 @@ class Fleet:
         return sorted(at for gateway in self.gateways for at in gateway.admitted)
 
 
-def widest(times: list[float], seconds: float) -> int:
+def max_in_window(times: list[float], seconds: float) -> int:
     """The most events within any `seconds`."""
     return max(_counts(times, seconds), default=0)
 

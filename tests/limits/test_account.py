@@ -10,7 +10,7 @@ from llmariner.gateway.control_plane.port import NO_AMOUNTS, Amounts, LeaseRepor
 from llmariner.limits.quota_state import LEASE_SECONDS, QuotaState, period_start
 from llmariner.limits.sliding_window import SlidingWindow
 
-from .fleet import EMPTY, Silent
+from .fleet import EMPTY, FakeUsageSource
 
 AMOUNT = 1000
 NOW = datetime(2026, 3, 31, 23, 59, 50, tzinfo=UTC).timestamp()
@@ -20,66 +20,66 @@ def budget(period: str = "month", *, hard: bool = True, alert: float | None = 0.
     return Rule("budget_1", "org_1", "project", "proj_1", "*", {}, period, AMOUNT, hard, alert)
 
 
-def opened(rule: Rule, book: Silent, now: float = NOW) -> QuotaState:
+def new_state(rule: Rule, usage_source: FakeUsageSource, now: float = NOW) -> QuotaState:
     state = QuotaState.load(rule, EMPTY)
-    state.advance(now, book)
+    state.advance(now, usage_source)
     return state
 
 
-def serve(
+def lease(
     state: QuotaState, replica: str, spent: int, wants: int, *, taken: int = 0, least: int = 0, now: float = NOW
 ) -> int:
-    hold = LeaseReport(
+    lease_report = LeaseReport(
         "budget_1", Amounts(money=spent), Amounts(money=taken), Amounts(money=wants), Amounts(money=least)
     )
-    return state.grant_lease(hold, replica, now, now).granted.money
+    return state.grant_lease(lease_report, replica, now, now).granted.money
 
 
 def test_what_is_spent_and_held_is_never_more_than_the_amount() -> None:
-    state = opened(budget(), Silent())
-    assert serve(state, "a", 0, 600) == 600
+    state = new_state(budget(), FakeUsageSource())
+    assert lease(state, "a", 0, 600) == 600
     # Half of what is left, where somebody else holds some; but what a request needs, if there is as much.
-    assert serve(state, "b", 0, 600) == 200
-    assert serve(state, "b", 200, 600, least=150) == 150
+    assert lease(state, "b", 0, 600) == 200
+    assert lease(state, "b", 200, 600, least=150) == 150
     # The four hundred are back that a had and did not use.
-    assert serve(state, "a", 200, 0) == 0
-    assert serve(state, "b", 200, 1000) == 600
+    assert lease(state, "a", 200, 0) == 0
+    assert lease(state, "b", 200, 1000) == 600
     assert state.spent + state.leased_money() <= AMOUNT
 
 
 def test_what_is_reserved_is_never_taken_away() -> None:
-    state = opened(budget(), Silent())
-    serve(state, "a", 0, 1000)
+    state = new_state(budget(), FakeUsageSource())
+    lease(state, "a", 0, 1000)
     smaller = QuotaState.load(budget()._replace(amount=100), state.dump())
-    smaller.advance(NOW, Silent())
-    assert serve(smaller, "a", 0, 500, taken=400) == 400
+    smaller.advance(NOW, FakeUsageSource())
+    assert lease(smaller, "a", 0, 500, taken=400) == 400
 
 
 def test_a_budget_begins_with_what_the_ledger_says() -> None:
-    book = Silent()
-    book.cost = 990
-    state = opened(budget(), book)
+    usage_source = FakeUsageSource()
+    usage_source.cost = 990
+    state = new_state(budget(), usage_source)
     assert state.spent == 990
-    assert serve(state, "a", 0, 100) == 10
+    assert lease(state, "a", 0, 100) == 10
 
 
 def test_a_new_period_begins_with_what_is_held_still_held() -> None:
-    book = Silent()
-    state = opened(budget(), book)
-    serve(state, "a", 700, 100)
+    usage_source = FakeUsageSource()
+    state = new_state(budget(), usage_source)
+    lease(state, "a", 700, 100)
     later = NOW + 15
-    state.advance(later, book)
+    state.advance(later, usage_source)
     assert state.spent == 0
     assert state.leased_money() == 100
-    assert serve(state, "b", 0, 5000, least=900, now=later) == 900
+    assert lease(state, "b", 0, 5000, least=900, now=later) == 900
 
 
 def test_what_a_process_that_fell_silent_had_spent_is_not_lost_between_two_periods() -> None:
-    book = Silent()
-    state = opened(budget("day"), book)
-    serve(state, "a", 0, 100)
-    book.used["a"] = Amounts(money=70)
-    state.advance(NOW + LEASE_SECONDS + 1, book)
+    usage_source = FakeUsageSource()
+    state = new_state(budget("day"), usage_source)
+    lease(state, "a", 0, 100)
+    usage_source.used["a"] = Amounts(money=70)
+    state.advance(NOW + LEASE_SECONDS + 1, usage_source)
     assert state.period_start == period_start("day", NOW + LEASE_SECONDS)
     # Which of it was of today nobody says: it counts as if all was.
     assert (state.spent, state.leased_money()) == (70, 0)
@@ -94,13 +94,13 @@ def test_periods_are_those_of_utc(period: str, start: datetime) -> None:
     assert period_start("total", NOW) == 0
 
 
-def tell(state: QuotaState, replica: str, days: dict[int, int], now: float) -> QuotaState:
+def report(state: QuotaState, replica: str, days: dict[int, int], now: float) -> QuotaState:
     """A process says what it used, by the day of admission; the state goes through its stored form."""
-    hold = LeaseReport(
+    lease_report = LeaseReport(
         "budget_1", Amounts(money=sum(days.values())), NO_AMOUNTS, NO_AMOUNTS, daily_spend=tuple(days.items())
     )
-    state.advance(now, Silent())
-    state.grant_lease(hold, replica, now, now)
+    state.advance(now, FakeUsageSource())
+    state.grant_lease(lease_report, replica, now, now)
     return QuotaState.load(state.rule, state.dump())
 
 
@@ -109,60 +109,60 @@ YESTERDAY = int(NOW // 86400)
 
 @pytest.mark.parametrize("period", ["day", "month"])
 def test_a_period_has_spent_what_requests_cost_that_were_admitted_in_it(period: str) -> None:
-    state = opened(budget(period), Silent())
-    state = tell(state, "a", {YESTERDAY: 300}, NOW)
+    state = new_state(budget(period), FakeUsageSource())
+    state = report(state, "a", {YESTERDAY: 300}, NOW)
     assert state.spent == 300
-    book = Silent()
-    book.cost = 10  # what the ledger has of the first seconds already: processes tell of it later
-    state.advance(NOW + 15, book)
+    usage_source = FakeUsageSource()
+    usage_source.cost = 10  # what the ledger has of the first seconds already: processes tell of it later
+    state.advance(NOW + 15, usage_source)
     assert state.spent == 0
     # Of what a tells now, forty were yesterday's last.
-    state = tell(state, "a", {YESTERDAY: 340, YESTERDAY + 1: 10}, NOW + 20)
+    state = report(state, "a", {YESTERDAY: 340, YESTERDAY + 1: 10}, NOW + 20)
     assert state.spent == 10
-    state = tell(state, "b", {YESTERDAY: 7}, NOW + 21)
-    state = tell(state, "a", {YESTERDAY: 341, YESTERDAY + 1: 25}, NOW + 30)
+    state = report(state, "b", {YESTERDAY: 7}, NOW + 21)
+    state = report(state, "a", {YESTERDAY: 341, YESTERDAY + 1: 25}, NOW + 30)
     assert state.spent == 25
 
 
 def test_all_days_of_a_month_are_in_it() -> None:
     noon = NOW - 5 * 86400
-    state = opened(budget(), Silent(), noon)
+    state = new_state(budget(), FakeUsageSource(), noon)
     told: dict[int, int] = {}
     for hours in range(8):
         told[YESTERDAY - 5 + hours // 4] = 10 * (hours % 4 + 1)
-        state = tell(state, "a", told, noon + 1800 * hours)
+        state = report(state, "a", told, noon + 1800 * hours)
     assert state.spent == 80
 
 
 def test_a_clock_that_is_set_back_gives_no_budget_anew() -> None:
-    state = opened(budget(), Silent(), NOW - 5 * 86400)
+    state = new_state(budget(), FakeUsageSource(), NOW - 5 * 86400)
     told: dict[int, int] = {}
     for day in range(YESTERDAY - 5, YESTERDAY + 1):
         told = {**dict(list(told.items())[-2:]), day: 100}
-        hold = LeaseReport(
+        lease_report = LeaseReport(
             "budget_1",
             Amounts(money=100 * (day - YESTERDAY + 6)),
             NO_AMOUNTS,
             NO_AMOUNTS,
             daily_spend=tuple(told.items()),
         )
-        state.advance(min(NOW, day * 86400 + 100), Silent())
-        state.grant_lease(hold, "a", NOW, NOW)
+        state.advance(min(NOW, day * 86400 + 100), FakeUsageSource())
+        state.grant_lease(lease_report, "a", NOW, NOW)
     assert state.spent == 600
-    state.advance(NOW + 15, Silent())
+    state.advance(NOW + 15, FakeUsageSource())
     assert state.spent == 0
-    book = Silent()
-    book.cost = 600
-    state.advance(NOW + 5, book)
+    usage_source = FakeUsageSource()
+    usage_source.cost = 600
+    state.advance(NOW + 5, usage_source)
     assert state.spent == 600
-    state.advance(NOW + 15, Silent())
+    state.advance(NOW + 15, FakeUsageSource())
     assert state.spent == 0
 
 
 def test_a_process_that_was_silent_for_long_is_not_counted_anew() -> None:
-    state = opened(budget("total"), Silent())
-    state = tell(state, "a", {YESTERDAY: 100}, NOW)
-    state.advance(NOW + 2 * 3600, Silent())
+    state = new_state(budget("total"), FakeUsageSource())
+    state = report(state, "a", {YESTERDAY: 100}, NOW)
+    state.advance(NOW + 2 * 3600, FakeUsageSource())
     assert not state.instances
     for first in (None, LeaseReport("budget_1", NO_AMOUNTS, NO_AMOUNTS, Amounts(money=10))):
         back = QuotaState.load(state.rule, state.dump())
@@ -180,55 +180,55 @@ def test_a_process_that_was_silent_for_long_is_not_counted_anew() -> None:
 
 
 def test_a_process_whose_clock_is_ahead_is_counted_in_the_period_it_means() -> None:
-    state = opened(budget("day"), Silent())
-    state = tell(state, "a", {YESTERDAY: 100, YESTERDAY + 1: 5}, NOW)
-    state.advance(NOW + 15, Silent())
+    state = new_state(budget("day"), FakeUsageSource())
+    state = report(state, "a", {YESTERDAY: 100, YESTERDAY + 1: 5}, NOW)
+    state.advance(NOW + 15, FakeUsageSource())
     assert state.spent == 5
 
 
 def test_what_processes_of_the_release_before_tell_counts_when_they_tell_it() -> None:
-    state = opened(budget("day"), Silent())
-    serve(state, "a", 100, 0)
-    state.advance(NOW + 15, Silent())
-    serve(state, "a", 130, 0, now=NOW + 15)
+    state = new_state(budget("day"), FakeUsageSource())
+    lease(state, "a", 100, 0)
+    state.advance(NOW + 15, FakeUsageSource())
+    lease(state, "a", 130, 0, now=NOW + 15)
     assert state.spent == 30
 
 
 def test_an_alert_is_due_once_in_a_period() -> None:
-    book = Silent()
-    state = opened(budget(), book)
-    serve(state, "a", 499, 0)
+    usage_source = FakeUsageSource()
+    state = new_state(budget(), usage_source)
+    lease(state, "a", 499, 0)
     assert not state.alert_due()
-    serve(state, "a", 500, 0)
+    lease(state, "a", 500, 0)
     assert state.alert_due()
     state.alerted = True
     state = QuotaState.load(budget(), state.dump())
-    serve(state, "a", 900, 0)
+    lease(state, "a", 900, 0)
     assert not state.alert_due()
-    state.advance(NOW + 15, book)
-    serve(state, "a", 1400, 0, now=NOW + 15)
+    state.advance(NOW + 15, usage_source)
+    lease(state, "a", 1400, 0, now=NOW + 15)
     assert state.alert_due()
 
 
 def test_a_budget_that_refuses_nothing_counts_all_the_same() -> None:
-    state = opened(budget(hard=False), Silent())
-    hold = LeaseReport("budget_1", Amounts(money=5 * AMOUNT), NO_AMOUNTS, NO_AMOUNTS)
-    assert state.grant_lease(hold, "a", NOW, NOW).granted == NO_AMOUNTS
+    state = new_state(budget(hard=False), FakeUsageSource())
+    lease_report = LeaseReport("budget_1", Amounts(money=5 * AMOUNT), NO_AMOUNTS, NO_AMOUNTS)
+    assert state.grant_lease(lease_report, "a", NOW, NOW).granted == NO_AMOUNTS
     assert state.spent == 5 * AMOUNT
 
 
 def test_a_silent_process_is_settled_once_and_may_come_back() -> None:
-    book = Silent()
-    state = opened(budget("total"), book)
-    serve(state, "a", 100, 300)
+    usage_source = FakeUsageSource()
+    state = new_state(budget("total"), usage_source)
+    lease(state, "a", 100, 300)
     later = NOW + LEASE_SECONDS + 1
-    book.used["a"] = Amounts(money=50)
-    state.advance(later, book)
+    usage_source.used["a"] = Amounts(money=50)
+    state.advance(later, usage_source)
     assert (state.spent, state.leased_money()) == (150, 0)
-    state.advance(later, book)
+    state.advance(later, usage_source)
     assert state.spent == 150
     # It was only cut off: what it tells is all that it ever used.
-    serve(state, "a", 170, 0, now=later)
+    lease(state, "a", 170, 0, now=later)
     assert state.spent == 170
 
 

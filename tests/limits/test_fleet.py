@@ -6,7 +6,7 @@ import pytest
 
 from llmariner.gateway.control_plane.port import Amounts, Rule
 
-from .fleet import Fleet, widest
+from .fleet import Fleet, max_in_window
 
 MINUTE = 60.0
 PER_MINUTE = 3000
@@ -24,7 +24,7 @@ def test_ten_times_the_limit_is_let_through_once_in_any_minute() -> None:
     gateways = fleet()
     gateways.run(3 * MINUTE, 10 * PER_MINUTE / MINUTE)
     times = gateways.admitted()
-    assert widest(times, MINUTE) <= PER_MINUTE
+    assert max_in_window(times, MINUTE) <= PER_MINUTE
     for minute in range(3):
         assert within(times, minute * MINUTE, (minute + 1) * MINUTE) >= 0.95 * PER_MINUTE
 
@@ -45,7 +45,7 @@ def test_a_load_below_the_limit_is_let_through_whole() -> None:
 def test_a_small_limit_is_kept_to_the_request() -> None:
     gateways = fleet(requests_per_minute=6)
     gateways.run(2 * MINUTE, 1.0)
-    assert widest(gateways.admitted(), MINUTE) == 6
+    assert max_in_window(gateways.admitted(), MINUTE) == 6
     assert within(gateways.admitted(), MINUTE, 2 * MINUTE) >= 5
 
 
