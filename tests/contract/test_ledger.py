@@ -19,7 +19,15 @@ from llmariner.usage.aggregation import ROLLUPS
 from llmariner.usage.ledger import Ledger
 from llmariner.usage.tables import ledger_events, ledger_hours, prices
 
-from .ledgers import closing_event, event, request_events, put_price, assert_rebuilt_equals_stored, stored_rollups, expected_rollups
+from .ledgers import (
+    assert_rebuilt_equals_stored,
+    closing_event,
+    event,
+    expected_rollups,
+    put_price,
+    request_events,
+    stored_rollups,
+)
 
 NUMBERS = itertools.count()
 
@@ -151,7 +159,9 @@ def test_without_a_price_a_request_costs_nothing(ledger: Ledger) -> None:
 @pytest.mark.parametrize("outcome", ["cancelled", "failed", "rejected"])
 def test_a_request_that_failed_costs_what_it_used(outcome: str, ledger: Ledger, database: Database) -> None:
     put_price(database, "m", 0.0, None, RATES)
-    ledger.record([closing_event("used", (9, 5, 3), outcome=outcome), closing_event("unused", (0, 0, 0), outcome=outcome)])
+    ledger.record(
+        [closing_event("used", (9, 5, 3), outcome=outcome), closing_event("unused", (0, 0, 0), outcome=outcome)]
+    )
     used, unused = ledger.request("used"), ledger.request("unused")
     assert used is not None
     assert unused is not None
@@ -240,7 +250,11 @@ def test_a_request_of_which_nothing_is_kept_has_no_history(ledger: Ledger) -> No
 def test_old_requests_are_dropped_and_stay_in_the_sums(ledger: Ledger, database: Database) -> None:
     put_price(database, "m", 0.0, None, RATES)
     now = time.time()
-    old, new, under_way = request_events("old", 5), request_events("new", 6, admitted_at=now - 10), request_events("way", 7)[:2]
+    old, new, under_way = (
+        request_events("old", 5),
+        request_events("new", 6, admitted_at=now - 10),
+        request_events("way", 7)[:2],
+    )
     ledger.record([*old, *new, *under_way])
     before = stored_rollups(database)
     assert ledger.purge(older_than=3600) == 1
@@ -305,7 +319,9 @@ def test_an_event_that_no_column_takes_is_refused_and_leaves_nothing(ledger: Led
 
 def test_a_request_charged_by_its_bounds_is_told_of_once(database: Database, ledger: Ledger) -> None:
     for _ in range(2):
-        ledger.record([closing_event("req_1", (9, 3, 0), uncounted=True), closing_event("req_2", (9, 3, 0), uncounted=False)])
+        ledger.record(
+            [closing_event("req_1", (9, 3, 0), uncounted=True), closing_event("req_2", (9, 3, 0), uncounted=False)]
+        )
     with database.read() as session:
         told = session.rows(select(events.c.type, events.c.subject, events.c.data))
     assert [(row.type, row.subject) for row in told] == [("ai.llmariner.usage.uncounted.v1", "requests/req_1")]

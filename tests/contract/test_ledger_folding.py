@@ -15,7 +15,15 @@ from llmariner.usage.ledger import Ledger
 from llmariner.usage.reports import COST_PARTS, DIMENSIONS, MEASURES, UsageQuery, UsageReports
 from llmariner.usage.tables import ledger_events, ledger_floor, ledger_requests, prices
 
-from .ledgers import closing_event, event, request_events, put_price, assert_rebuilt_equals_stored, stored_rollups, expected_rollups
+from .ledgers import (
+    assert_rebuilt_equals_stored,
+    closing_event,
+    event,
+    expected_rollups,
+    put_price,
+    request_events,
+    stored_rollups,
+)
 
 NUMBERS = itertools.count()
 HOUR = 3600

@@ -20,7 +20,7 @@ from llmariner.platform.events.deliveries import Deliveries
 from llmariner.usage.ledger import Ledger
 from llmariner.usage.reports import UsageQuery, UsageReports
 
-from .ledgers import request_events, stored_rollups, expected_rollups
+from .ledgers import expected_rollups, request_events, stored_rollups
 
 CHECKOUT = Path(__file__).parents[2]
 VERSIONS = CHECKOUT / "shared/llmariner/platform/database/migrations/versions"

@@ -11,7 +11,7 @@ from llmariner.platform.database import Database
 from llmariner.platform.database.migrate import downgrade, head, upgrade
 from llmariner.usage.ledger import Ledger
 
-from .ledgers import closing_event, assert_rebuilt_equals_stored, stored_rollups, expected_rollups
+from .ledgers import assert_rebuilt_equals_stored, closing_event, expected_rollups, stored_rollups
 
 REQUEST = text(
     "INSERT INTO ledger_requests (request_id, organization_id, project_id, user_id, key_id, model, route, outcome, status, "
@@ -46,7 +46,9 @@ def test_a_ledger_of_before_is_summed_and_can_be_rebuilt(before: Database) -> No
     assert stored_rollups(before) == expected_rollups(before)
     starts = {(key[0], key[2]) for key in stored_rollups(before)}
     assert starts == {("ledger_hours", 82800), ("ledger_days", 0), ("ledger_project_days", 0)}
-    Ledger(before).record([closing_event("open", (9, 9, 9), organization_id="o", project_id="p", user_id="u", key_id="k")])
+    Ledger(before).record(
+        [closing_event("open", (9, 9, 9), organization_id="o", project_id="p", user_id="u", key_id="k")]
+    )
     assert_rebuilt_equals_stored(before, ["ended", "gone", "open"])
     assert stored_rollups(before) == expected_rollups(before)
 

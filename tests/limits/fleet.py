@@ -9,7 +9,7 @@ from llmariner.gateway.control_plane.port import NO_AMOUNTS, Amounts, LeaseRepor
 from llmariner.gateway.limits.leased_quota import LeasedQuota
 from llmariner.limits.quota_state import QuotaState
 
-__all__ = ["EMPTY", "EPOCH", "Fleet", "FakeUsageSource", "max_in_window"]
+__all__ = ["EMPTY", "EPOCH", "FakeUsageSource", "Fleet", "max_in_window"]
 
 EPOCH = 1_700_000_000.0
 EMPTY = "{}"

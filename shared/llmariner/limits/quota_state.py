@@ -85,7 +85,9 @@ class QuotaState:
                 if name in rule.thresholds
             },
             {
-                name: _InstanceState(Amounts(*used), Amounts(*leased), reported_at, expires_at, dict(days.get(name, ())))
+                name: _InstanceState(
+                    Amounts(*used), Amounts(*leased), reported_at, expires_at, dict(days.get(name, ()))
+                )
                 for name, (used, leased, reported_at, expires_at) in stored.get("replicas", {}).items()
             },
             stored.get("period_start", -1.0),

@@ -18,7 +18,14 @@ from llmariner.platform.database import Database
 from llmariner.usage.batch_writer import BatchWriter
 from llmariner.usage.ledger import Ledger
 
-from .ledgers import closing_event, event, request_events, assert_rebuilt_equals_stored, stored_rollups, expected_rollups
+from .ledgers import (
+    assert_rebuilt_equals_stored,
+    closing_event,
+    event,
+    expected_rollups,
+    request_events,
+    stored_rollups,
+)
 
 
 def record_all(writer: BatchWriter, batches: Sequence[Sequence[dict[str, Any]]]) -> list[Any]:
@@ -56,7 +63,8 @@ def test_what_comes_together_is_recorded_in_a_few_statements(ledger: Ledger, dat
 def test_a_batch_that_is_wrong_spoils_no_other(said: dict[str, Any], refusal: type[Exception], ledger: Ledger) -> None:
     wrong = {**closing_event("wrong", (1, 1, 0)), **said}
     good, refused, late = record_all(
-        BatchWriter(ledger.record, seconds=0.05), [[closing_event("a", (1, 1, 0))], [wrong], [closing_event("b", (1, 1, 0))]]
+        BatchWriter(ledger.record, seconds=0.05),
+        [[closing_event("a", (1, 1, 0))], [wrong], [closing_event("b", (1, 1, 0))]],
     )
     assert (good, late) == (None, None)
     assert isinstance(refused, refusal)
