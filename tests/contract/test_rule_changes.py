@@ -20,7 +20,7 @@ from llmariner.tenancy.keys.store import KeyOwner
 
 @pytest.fixture
 def revisions(database: Database, monkeypatch: pytest.MonkeyPatch) -> Revisions:
-    monkeypatch.setattr(changes, "_FRESH_SECONDS", -1.0)
+    monkeypatch.setattr(changes, "_CACHE_SECONDS", -1.0)
     return Revisions(database)
 
 
@@ -74,7 +74,7 @@ def test_what_the_release_before_changes_may_concern_anybody(
 def test_what_is_long_ago_may_concern_anybody(
     database: Database, revisions: Revisions, owner: KeyOwner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(changes, "_KEPT", 3)
+    monkeypatch.setattr(changes, "_RETAINED_REVISIONS", 3)
     before = revisions.latest().limits
     for number in range(5):
         Limits(database).put(None, project(owner), "*", {"requests_per_minute": number})
