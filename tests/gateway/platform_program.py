@@ -33,7 +33,7 @@ async def serve(folder: Path, port: int, *, by_uvicorn: bool) -> None:
     context.serving = serving
     # As the home does at its start: what is open in the ledger was interrupted by the end of the one before.
     context.ledger.interrupt(unseen_for=0)
-    serving.subscribe(lambda model_id, _: context.gateway.forget(model_id))
+    serving.subscribe(lambda model_id, _: context.gateway.invalidate(model_id))
     application = _with_control(Router(checkout_root() / "functions", context), context)
     try:
         await (

@@ -23,11 +23,11 @@ def state(endpoint: str) -> ModelState:
 
 def test_what_an_engine_said_of_a_model_is_asked_again_when_the_model_changed() -> None:
     known = gateway()
-    known._templates |= {"m": TemplateTokens(10, 20), "other": TemplateTokens(1, 2)}
-    known._contexts |= {"m": 4096, "other": 2048}
-    known.forget("m")
-    assert (known.known_template("m"), known.known_context("m")) == (None, None)
-    assert (known.known_template("other"), known.known_context("other")) == (TemplateTokens(1, 2), 2048)
+    known._template_tokens |= {"m": TemplateTokens(10, 20), "other": TemplateTokens(1, 2)}
+    known._context_lengths |= {"m": 4096, "other": 2048}
+    known.invalidate("m")
+    assert (known.cached_template_tokens("m"), known.cached_context_length("m")) == (None, None)
+    assert (known.cached_template_tokens("other"), known.cached_context_length("other")) == (TemplateTokens(1, 2), 2048)
 
 
 def test_a_context_that_many_need_is_asked_once_and_not_kept_beyond_a_change() -> None:
@@ -43,11 +43,11 @@ def test_a_context_that_many_need_is_asked_once_and_not_kept_beyond_a_change() -
         async with raw_engine(reply) as engine:
             asking = [asyncio.create_task(found.context_length("m", state(engine.origin))) for _ in range(20)]
             await soon(lambda: engine.requests)
-            found.forget("m")
+            found.invalidate("m")
             assert set(await asyncio.gather(*asking)) == {100}
-            assert found.known_context("m") is None, "it may be of the engine of before"
+            assert found.cached_context_length("m") is None, "it may be of the engine of before"
             assert await found.context_length("m", state(engine.origin)) == 200
-            assert found.known_context("m") == 200
+            assert found.cached_context_length("m") == 200
             assert len(engine.requests) == 2
         found.client.close()
 
@@ -63,12 +63,12 @@ def test_what_a_template_adds_is_not_kept_beyond_a_change() -> None:
     async def scenario() -> None:
         found = gateway()
         async with raw_engine(reply) as engine:
-            asking = asyncio.create_task(found.chat_template("m", "m", state(engine.origin)))
+            asking = asyncio.create_task(found.template_tokens("m", "m", state(engine.origin)))
             await soon(lambda: engine.requests)
-            found.forget("m")
+            found.invalidate("m")
             assert await asking == TemplateTokens(50, 0)
-            assert found.known_template("m") is None
-            assert await found.chat_template("m", "m", state(engine.origin)) == found.known_template("m")
+            assert found.cached_template_tokens("m") is None
+            assert await found.template_tokens("m", "m", state(engine.origin)) == found.cached_template_tokens("m")
         found.client.close()
 
     asyncio.run(asyncio.wait_for(scenario(), 20))

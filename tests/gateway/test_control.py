@@ -123,7 +123,7 @@ def test_after_a_pause_a_request_waits_to_hear_what_was_revoked(
     tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("llmariner.gateway.state._POLL_SECONDS", 60.0)  # nobody asks between the two requests
-    monkeypatch.setattr("llmariner.gateway.state._ASKED_SECONDS", 0.5)
+    monkeypatch.setattr("llmariner.gateway.state._RECENT_POLL_SECONDS", 0.5)
     monkeypatch.setattr("llmariner.gateway.state._STALE_SECONDS", 0.5)
     serving = {"LLMARINER_SERVING": "static", "LLMARINER_SERVING_STATIC": "{}"}
     home = Platform(tmp_path, serving, database)

@@ -55,24 +55,24 @@ def closing(model: str) -> dict[str, Any]:
 
 
 def test_models_out_of_use_are_forgotten_and_those_in_use_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MOST_MODELS", 40)
+    monkeypatch.setattr(module, "_MAX_MODELS", 40)
 
     async def scenario() -> None:
         gateway = Gateway(Many(), GatewaySettings(), Secret("p" * 64))
         await gateway.state("busy")
-        assert gateway.room("busy").try_admit("tenant")
-        gateway.metrics.closed(closing("busy"))
+        assert gateway.queue("busy").try_admit("tenant")
+        gateway.metrics.observe(closing("busy"))
         for number in range(500):
             name = f"model-{number}"
             await gateway.state(name)
-            room = gateway.room(name)
+            room = gateway.queue(name)
             assert room.try_admit("tenant")
             room.release_slot("tenant")
-            gateway.metrics.closed(closing(name))
+            gateway.metrics.observe(closing(name))
         assert len(gateway._states) <= 41
-        assert gateway._rooms.keys() <= gateway._states.keys()
-        assert gateway.room("busy").running == 1
-        text = gateway.text()
+        assert gateway._queues.keys() <= gateway._states.keys()
+        assert gateway.queue("busy").running == 1
+        text = gateway.metrics_text()
         assert 'gen_ai_request_model="busy"' in text
         assert 'gen_ai_request_model="model-499"' in text
         assert "model-0" not in text

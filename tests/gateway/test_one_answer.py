@@ -80,7 +80,7 @@ async def answer(gateway: Gateway, body: bytes, send: Any, *headers: tuple[bytes
     head = [(b"authorization", b"Bearer sk-x"), *headers]
     scope = {"type": "http", "method": "POST", "path": CHAT_COMPLETIONS.path, "headers": head}
     await RouteApp(gateway, CHAT_COMPLETIONS)(scope, receive, send)
-    for task in (*gateway._tasks, *gateway._keepers.values()):
+    for task in (*gateway._tasks, *gateway._wake_loops.values()):
         task.cancel()
     gateway.client.close()
 
@@ -110,7 +110,7 @@ def test_what_fails_after_an_answer_is_no_second_answer(stream: bool, unsendable
     assert [message["status"] for message in sent if message["type"] == "http.response.start"] == [200]
     assert [message.get("more_body", False) for message in sent[1:]].count(False) == 1
     assert sent[-1].get("more_body", False) is False
-    assert gateway.room("m").running == 0
+    assert gateway.queue("m").running == 0
     assert gateway.body_budget.held == 0
     [budget] = gateway.limits._limits_by_key["key"].default.budgets
     assert budget.reserved.money == 0
@@ -161,7 +161,7 @@ def test_nobody_waits_longer_than_the_platform_allows_whatever_is_asked_for(aske
         gateway = Gateway(_Asleep(""), GatewaySettings(wait_limit=0.3), Secret("p" * 64))
         async with asyncio.timeout(20):
             await answer(gateway, BODY % b"false", send, (b"prefer", b"wait=" + asked))
-        assert gateway.room("m").waiting == 0
+        assert gateway.queue("m").waiting == 0
 
     asyncio.run(scenario())
     assert sent[0]["status"] == 503

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from llmariner.gateway.control_plane.port import Key
-from llmariner.gateway.metering.meter import Metered
+from llmariner.gateway.metering.meter import MeteredRequest
 from llmariner.gateway.metering.usage_reconciliation import UsageReconciliation
 from llmariner.http_client import Client
 
@@ -18,8 +18,8 @@ COUNTS = b'{"prompt_tokens": 7, "completion_tokens": 3}'
 NOTHING = b'{"error": {"message": "no request of this id ended here"}}'
 
 
-def settled(status: int, body: bytes) -> Metered:
-    metered = Metered("req_1", KEY, "m", "chat_completions")
+def settled(status: int, body: bytes) -> MeteredRequest:
+    metered = MeteredRequest("req_1", KEY, "m", "chat_completions")
     metered.usage = b"seen"
 
     async def reply(engine: RawEngine, writer: asyncio.StreamWriter) -> None:
@@ -51,4 +51,4 @@ def settled(status: int, body: bytes) -> Metered:
 )
 def test_an_engines_word_is_taken_where_it_is_one(status: int, body: bytes, usage: bytes, untold: bool) -> None:
     metered = settled(status, body)
-    assert (metered.usage, metered.untold) == (usage, untold)
+    assert (metered.usage, metered.usage_unavailable) == (usage, untold)

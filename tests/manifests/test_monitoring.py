@@ -162,7 +162,7 @@ def test_an_alert_fires_when_it_should(scene: str, promtool: Any, tmp_path: Path
 
 
 def test_every_metric_is_one_that_exists() -> None:
-    told = Metrics().text([("m", 0, 0)]) + backlog_metrics(Backlog(0, 0.0))
+    told = Metrics().render([("m", 0, 0)]) + backlog_metrics(Backlog(0, 0.0))
     ours = set(re.findall(r"^# TYPE (\S+)", told, re.MULTILINE))
     for rule in alerts():
         bare = re.sub(r'"[^"]*"', "", re.sub(r"by \([^)]*\)", "", rule["expr"]))

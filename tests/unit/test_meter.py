@@ -16,7 +16,7 @@ from llmariner.errors import InvalidRequest, Unavailable
 from llmariner.gateway import background_tasks as supervision
 from llmariner.gateway.control_plane.port import Key
 from llmariner.gateway.metering import meter
-from llmariner.gateway.metering.meter import Meter, Metered
+from llmariner.gateway.metering.meter import Meter, MeteredRequest
 from llmariner.gateway.metering.metrics import Metrics
 
 KEY = Key("key_1", "proj_1", "org_1", "user_1", frozenset(), None, False)
@@ -40,8 +40,8 @@ def test_a_process_that_ends_waits_for_who_keeps_the_ledger() -> None:
     async def end() -> Away:
         away = Away()
         meters = Meter(away, Metrics())  # type: ignore[arg-type]
-        meters.close(meters.admit("req_1", KEY, "m", "chat_completions"), "succeeded", 200)
-        await meters.give_away()
+        meters.close(meters.open("req_1", KEY, "m", "chat_completions"), "succeeded", 200)
+        await meters.flush()
         return away
 
     away = asyncio.run(end())
@@ -67,7 +67,7 @@ class Unsure:
 @pytest.mark.parametrize("seed", range(5))
 def test_every_event_arrives_whatever_becomes_of_batches_and_answers(seed: int, monkeypatch: Any) -> None:
     monkeypatch.setattr(meter, "_FLUSH_SECONDS", 0.002)
-    monkeypatch.setattr(meter, "_BATCH", 3)
+    monkeypatch.setattr(meter, "_BATCH_SIZE", 3)
     names = {f"req_{number}" for number in range(100)}
 
     async def live() -> Unsure:
@@ -75,11 +75,11 @@ def test_every_event_arrives_whatever_becomes_of_batches_and_answers(seed: int, 
         meters = Meter(unsure, Metrics())  # type: ignore[arg-type]
         running = asyncio.create_task(meters.run())
         for name in names:
-            meters.close(meters.admit(name, KEY, "m", "chat_completions"), "succeeded", 200)
+            meters.close(meters.open(name, KEY, "m", "chat_completions"), "succeeded", 200)
             if seed % 2:
                 await asyncio.sleep(0.001)
         running.cancel()
-        await meters.give_away()
+        await meters.flush()
         return unsure
 
     assert {name for name, _ in asyncio.run(live()).taken} == names
@@ -101,7 +101,7 @@ def test_an_answer_that_takes_its_time_holds_up_no_later_event(monkeypatch: Any)
         meters = Meter(slow, Metrics())  # type: ignore[arg-type]
         running = asyncio.create_task(meters.run())
         for name in ("first", "second"):
-            meters.close(meters.admit(name, KEY, "m", "chat_completions"), "succeeded", 200)
+            meters.close(meters.open(name, KEY, "m", "chat_completions"), "succeeded", 200)
             for _ in range(500):
                 await asyncio.sleep(0.01)
                 if name in slow.given:
@@ -133,23 +133,28 @@ def test_an_event_that_the_ledger_refuses_loses_no_other(error: Exception, caplo
     async def work() -> None:
         meters = Meter(choosy, metrics)  # type: ignore[arg-type]
         for number in range(500):
-            meters.close(meters.admit(f"req_{number}", KEY, "m", "chat_completions"), "succeeded", 200)
-        await meters.give_away()
+            meters.close(meters.open(f"req_{number}", KEY, "m", "chat_completions"), "succeeded", 200)
+        await meters.flush()
 
     asyncio.run(work())
     assert sorted(choosy.taken) == sorted(f"req_{number}" for number in range(500) if number != 123)
-    assert metrics.refused_events == 1
+    assert metrics.rejected_events == 1
     [said] = caplog.messages
     assert "req_123" in said
 
 
 def test_a_request_under_way_is_told_of_when_it_has_news_or_gives_a_sign_of_life() -> None:
-    metered = Metered("req_1", KEY, "m", "chat_completions")
+    metered = MeteredRequest("req_1", KEY, "m", "chat_completions")
     now = metered.event("admitted")["at"]
-    assert [metered.due(now + seconds) for seconds in (0.5, 2.0, 14.9, 15.1)] == [False, False, False, True]
+    assert [metered.needs_checkpoint(now + seconds) for seconds in (0.5, 2.0, 14.9, 15.1)] == [
+        False,
+        False,
+        False,
+        True,
+    ]
     metered.usage = b'"usage":{"prompt_tokens":3,"completion_tokens":1}'
-    assert [metered.due(now + seconds) for seconds in (0.5, 1.1)] == [False, True]
-    assert metered.due(now - 3600), "the clock was set back: without a sign it would count as gone"
+    assert [metered.needs_checkpoint(now + seconds) for seconds in (0.5, 1.1)] == [False, True]
+    assert metered.needs_checkpoint(now - 3600), "the clock was set back: without a sign it would count as gone"
 
 
 @pytest.mark.parametrize("answers", [False, True])
@@ -157,8 +162,8 @@ def test_a_ledger_that_is_away_for_long_costs_a_bounded_memory(
     answers: bool, monkeypatch: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(meter, "_FLUSH_SECONDS", 0.005)
-    monkeypatch.setattr(meter, "_MOST_KEPT", 20)
-    monkeypatch.setattr(meter, "_BATCH", 2)
+    monkeypatch.setattr(meter, "_MAX_QUEUED_EVENTS", 20)
+    monkeypatch.setattr(meter, "_BATCH_SIZE", 2)
     back = asyncio.Event()
     taken: list[dict[str, Any]] = []
 
@@ -173,18 +178,18 @@ def test_a_ledger_that_is_away_for_long_costs_a_bounded_memory(
         metrics = Metrics()
         meters = Meter(Hanging(), metrics)  # type: ignore[arg-type]
         running = asyncio.create_task(meters.run())
-        under_way = [meters.admit(f"open_{number}", KEY, "m", "chat_completions") for number in range(15)]
-        await soon(lambda: all(each.told for each in under_way))
+        under_way = [meters.open(f"open_{number}", KEY, "m", "chat_completions") for number in range(15)]
+        await soon(lambda: all(each.recorded for each in under_way))
         for number in range(15):
-            meters.close(meters.admit(f"req_{number}", KEY, "m", "chat_completions"), "succeeded", 200)
+            meters.close(meters.open(f"req_{number}", KEY, "m", "chat_completions"), "succeeded", 200)
         await soon(lambda: len(meters._events) <= 20)
         assert metrics.lost_events == 0, "what a later event repeats goes first"
         for number in range(15, 60):
-            meters.close(meters.admit(f"req_{number}", KEY, "m", "chat_completions"), "succeeded", 200)
+            meters.close(meters.open(f"req_{number}", KEY, "m", "chat_completions"), "succeeded", 200)
         await soon(lambda: len(meters._events) <= 20)
         running.cancel()
         back.set()
-        await meters.give_away()
+        await meters.flush()
         return metrics.lost_events, meters
 
     lost, meters = asyncio.run(work())
@@ -200,18 +205,18 @@ def test_a_request_that_can_not_be_counted_stops_no_other(monkeypatch: Any) -> N
     monkeypatch.setattr(meter, "_FLUSH_SECONDS", 0.005)
     choosy = Choosy("", ValueError())
 
-    class Broken(Metered):
+    class Broken(MeteredRequest):
         def due(self, now: float) -> bool:
             raise ValueError(now)
 
     async def work() -> None:
         meters = Meter(choosy, Metrics())  # type: ignore[arg-type]
         broken = Broken("req_1", KEY, "m", "chat_completions")
-        broken.told = True
+        broken.recorded = True
         meters._open.add(broken)
         running = asyncio.create_task(meters.run())
         await asyncio.sleep(0.02)
-        meters.admit("req_2", KEY, "m", "chat_completions")
+        meters.open("req_2", KEY, "m", "chat_completions")
         await soon(lambda: "req_2" in choosy.taken)
         running.cancel()
 
@@ -249,9 +254,9 @@ async def soon(fact: Callable[[], bool]) -> None:
     ("ready_after", "woke", "queued"), [(-5.0, 0.0, 2.0), (0.5, 0.5, 1.5), (9.0, 2.0, 0.0), (math.inf, 2.0, 0.0)]
 )
 def test_a_wait_is_told_apart_by_whether_the_model_was_ready(ready_after: float, woke: float, queued: float) -> None:
-    metered = Metered("req_1", KEY, "m", "chat_completions")
+    metered = MeteredRequest("req_1", KEY, "m", "chat_completions")
     began = time.monotonic() - 2.0
-    metered.waited(began, began + ready_after)
+    metered.add_wait(began, began + ready_after)
     assert (metered.wake_seconds, metered.queued_seconds) == pytest.approx((woke, queued), abs=0.2)
     event = metered.event("closed")
     assert (event["wake_seconds"], event["queued_seconds"]) == (metered.wake_seconds, metered.queued_seconds)

@@ -58,8 +58,8 @@ def closed(**values: Any) -> dict[str, object]:
 def told(*events: dict[str, object], rooms: Any = ()) -> Samples:
     metrics = Metrics()
     for event in events:
-        metrics.closed(event)
-    return read(metrics.text(rooms))[0]
+        metrics.observe(event)
+    return read(metrics.render(rooms))[0]
 
 
 def value(samples: Samples, name: str, **labels: str) -> float:
@@ -70,7 +70,7 @@ def value(samples: Samples, name: str, **labels: str) -> float:
 
 
 def test_metrics_of_nothing_are_readable() -> None:
-    samples, types = read(Metrics().text([]))
+    samples, types = read(Metrics().render([]))
     assert samples == {(f"llmariner_{what}_ledger_events_total", frozenset()): 0 for what in ("refused", "lost")}
     assert types["llmariner_requests_total"] == "counter"
     assert sorted(types.values()) == [*["counter"] * 4, "gauge", "gauge", *["histogram"] * 4]

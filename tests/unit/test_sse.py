@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmariner.gateway.metering.token_counts import counts
+from llmariner.gateway.metering.token_counts import parse_usage
 from llmariner.gateway.responses.server_sent_events import (
     DONE,
     EventSplitter,
@@ -170,7 +170,7 @@ def test_the_last_usage_seen_is_remembered() -> None:
     usage_filter.apply(chunk("a", USAGE))
     usage_filter.apply(chunk("b", {**USAGE, "completion_tokens": 7}))
     usage_filter.apply(DONE)
-    assert counts(usage_filter.usage) == {
+    assert parse_usage(usage_filter.usage) == {
         "prompt_tokens": 9,
         "completion_tokens": 7,
         "cached_tokens": 0,

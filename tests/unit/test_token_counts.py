@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from llmariner.gateway.admission.context_length import DEFAULT_CONTEXT_LENGTH
 from llmariner.gateway.control_plane.port import Key
-from llmariner.gateway.metering.meter import Metered
-from llmariner.gateway.metering.token_counts import AnswerCounts, Bounds, counts
+from llmariner.gateway.metering.meter import MeteredRequest
+from llmariner.gateway.metering.token_counts import ChoiceUsage, TokenBounds, parse_usage
 from llmariner.gateway.requests.parser import ModelRequest
 
 KEY = Key("key_1", "proj_1", "org_1", "user_1", frozenset(), None, False)
@@ -37,7 +37,7 @@ def request(prompt: int, answer: int | None, *, prompts: int = 1, answers: int =
     ],
 )
 def test_counts_are_read_from_usage_and_those_absent_are_nought(usage: bytes, expected: tuple[int, ...]) -> None:
-    found = counts(usage)
+    found = parse_usage(usage)
     assert found is not None
     assert tuple(found.values()) == expected
 
@@ -47,7 +47,7 @@ NO_COUNTS = ["-1", '"5"', '"x"', "1.5", "1e3", "true", "[5]", '{"a":1}', "1" * 5
 
 @pytest.mark.parametrize("value", NO_COUNTS, ids=lambda value: value[:10])
 def test_what_is_no_count_is_told_from_nothing(value: str) -> None:
-    assert counts(f'"usage":{{"prompt_tokens":{value},"completion_tokens":3}}'.encode()) is None
+    assert parse_usage(f'"usage":{{"prompt_tokens":{value},"completion_tokens":3}}'.encode()) is None
 
 
 NAMES = ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens", "usage", "index")
@@ -70,13 +70,13 @@ def test_whatever_an_engine_says_a_request_is_charged_within_its_bounds(
     chunks: list[bytes], answer: int | None, outcome: str, several: bool
 ) -> None:
     asked = request(40, answer, answers=2 if several else 1)
-    bounds = Bounds.of(asked, 1000)
-    metered = Metered("req_1", KEY, "m", "chat_completions", bounds)
-    answers = AnswerCounts(asked)
+    bounds = TokenBounds.from_request(asked, 1000)
+    metered = MeteredRequest("req_1", KEY, "m", "chat_completions", bounds)
+    answers = ChoiceUsage(asked)
     seen = metered.event("admitted")
     for chunk in chunks:
         metered.usage = answers.add(chunk) if several else chunk
-        metered.due(0)
+        metered.needs_checkpoint(0)
         seen = metered.event("checkpoint")
     last = metered.event("closed", outcome=outcome)
     assert 0 <= seen["prompt_tokens"] <= last["prompt_tokens"] <= bounds.prompt
@@ -100,13 +100,13 @@ def test_whatever_an_engine_says_a_request_is_charged_within_its_bounds(
 def test_bounds_are_what_a_request_can_use_and_the_charge_is_what_it_reserved(
     asked: ModelRequest, context: int | None, most: tuple[int, int], charged: tuple[int, int]
 ) -> None:
-    bounds = Bounds.of(asked, context)
+    bounds = TokenBounds.from_request(asked, context)
     assert bounds == (*most, *charged)
 
 
 @pytest.mark.parametrize("usage", [b"", b'"usage":null', b'"usage":{"prompt_tokens":-3}', b'{"prompt_tokens":99999}'])
 def test_an_answer_without_usage_that_can_be_true_is_charged_what_it_reserved(usage: bytes) -> None:
-    metered = Metered("req_1", KEY, "m", "chat_completions", Bounds.of(request(100, 7), 8192))
+    metered = MeteredRequest("req_1", KEY, "m", "chat_completions", TokenBounds.from_request(request(100, 7), 8192))
     metered.usage = usage
     event = metered.event("closed", outcome="succeeded", status=200)
     assert (event["prompt_tokens"], event["completion_tokens"], event["uncounted"]) == (100, 7, True)
@@ -123,12 +123,12 @@ def test_an_answer_without_usage_that_can_be_true_is_charged_what_it_reserved(us
     ],
 )
 def test_each_count_is_believed_up_to_its_own_bound(usage: bytes, expected: tuple[int, ...] | None) -> None:
-    believed = Bounds.of(request(100, 7), 8192).believed(counts(usage))
+    believed = TokenBounds.from_request(request(100, 7), 8192).plausible(parse_usage(usage))
     assert (None if believed is None else tuple(believed.values())) == expected
 
 
 def test_what_a_request_was_said_to_have_used_never_becomes_less() -> None:
-    metered = Metered("req_1", KEY, "m", "chat_completions", Bounds.of(request(100, 70), 8192))
+    metered = MeteredRequest("req_1", KEY, "m", "chat_completions", TokenBounds.from_request(request(100, 70), 8192))
     metered.usage = b'{"prompt_tokens":50,"completion_tokens":60}'
     metered.event("checkpoint")
     metered.usage = b'{"prompt_tokens":1,"completion_tokens":1}'
@@ -137,7 +137,7 @@ def test_what_a_request_was_said_to_have_used_never_becomes_less() -> None:
 
 
 def test_a_request_that_got_no_answer_is_charged_nothing() -> None:
-    metered = Metered("req_1", KEY, "m", "chat_completions", Bounds.of(request(100, 7), 8192))
+    metered = MeteredRequest("req_1", KEY, "m", "chat_completions", TokenBounds.from_request(request(100, 7), 8192))
     event = metered.event("closed", outcome="failed", status=502)
     assert (event["prompt_tokens"], event["completion_tokens"], event["uncounted"]) == (0, 0, False)
 
@@ -150,9 +150,9 @@ def chunk(index: int, prompt: int, made: int) -> bytes:
 
 def test_answers_that_come_by_turns_are_counted_together() -> None:
     asked = request(100, None, prompts=2, answers=4)
-    answers = AnswerCounts(asked)
+    answers = ChoiceUsage(asked)
     stream = [chunk(0, 5, 1), chunk(1, 5, 1) + chunk(2, 9, 1), chunk(3, 9, 1), chunk(0, 5, 2), b": waiting\n\n"]
-    told = [counts(answers.add(block)) for block in stream]
+    told = [parse_usage(answers.add(block)) for block in stream]
     assert [(found["prompt_tokens"], found["completion_tokens"]) for found in told if found] == [
         (5, 1),
         (14, 3),
@@ -160,37 +160,37 @@ def test_answers_that_come_by_turns_are_counted_together() -> None:
         (14, 5),
         (14, 5),
     ]
-    whole = counts(answers.add(b'data: {"choices":[],"usage":{"prompt_tokens":14,"completion_tokens":6}}\n\n'))
+    whole = parse_usage(answers.add(b'data: {"choices":[],"usage":{"prompt_tokens":14,"completion_tokens":6}}\n\n'))
     assert whole is not None
     assert whole["completion_tokens"] == 6
 
 
 def test_a_chunk_costs_no_more_where_answers_are_many() -> None:
-    answers = AnswerCounts(request(100, 320_000, prompts=20_000, answers=20_000))
+    answers = ChoiceUsage(request(100, 320_000, prompts=20_000, answers=20_000))
     for index in range(20_000):
         answers.add(chunk(index, 2, 1))
     began = time.process_time()
     for index in range(1000):
         told = answers.add(chunk(index, 2, 2))
     assert time.process_time() - began < 0.5
-    found = counts(told)
+    found = parse_usage(told)
     assert found is not None
     assert (found["prompt_tokens"], found["completion_tokens"]) == (40_000, 21_000)
 
 
 def test_answers_that_nobody_asked_for_are_neither_kept_nor_counted() -> None:
-    answers = AnswerCounts(request(100, 60, prompts=2, answers=4))
+    answers = ChoiceUsage(request(100, 60, prompts=2, answers=4))
     answers.add(chunk(3, 5, 1))
     for index in range(4, 1000):
         told = answers.add(chunk(index, 5, 9))
-    found = counts(told)
+    found = parse_usage(told)
     assert found is not None
     assert (found["prompt_tokens"], found["completion_tokens"]) == (5, 1)
-    assert len(answers._made) == 1
+    assert len(answers._completion_by_choice) == 1
 
 
 def test_a_usage_object_without_an_end_costs_no_time() -> None:
     huge = b'"usage":{' + b'"prompt_tokens":5,' * 500_000
     began = time.process_time()
-    assert counts(huge) == {"prompt_tokens": 5, "completion_tokens": 0, "cached_tokens": 0, "reasoning_tokens": 0}
+    assert parse_usage(huge) == {"prompt_tokens": 5, "completion_tokens": 0, "cached_tokens": 0, "reasoning_tokens": 0}
     assert time.process_time() - began < 0.05

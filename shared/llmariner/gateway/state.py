@@ -35,74 +35,76 @@ _POLL_SECONDS = 2.0
 _STALE_SECONDS = 4.0
 # How long a request waits to hear what changed while others ask and get no answer: what is known goes on then. Longer ago
 # than that nobody asked, so that what was revoked meanwhile is not known here: then a request waits for the answer.
-_PATIENCE_SECONDS = 1.0
-_ASKED_SECONDS = 20.0
+_POLL_TIMEOUT_SECONDS = 1.0
+_RECENT_POLL_SECONDS = 20.0
 _IDLE_SECONDS = 60.0
-_USED_SECONDS = 30.0
+_LAST_USED_SECONDS = 30.0
 # How long keys known to this process stay good while nobody can say what changed.
 _TRUST_SECONDS = 600.0
-_KEEPER_SECONDS = 0.1
+_WAKE_POLL_SECONDS = 0.1
 # Who serves a model that is ready looks at its engines that often.
-_READY_SECONDS = 0.5
-_WISH_SECONDS = 0.5
-_NOTICE_SECONDS = 2.0
-_MOST_MODELS = 1000
+_READY_POLL_SECONDS = 0.5
+_WAKE_RETRY_SECONDS = 0.5
+_UNREACHABLE_SECONDS = 2.0
+_MAX_MODELS = 1000
 _WAITING_SECONDS = 1.0
 _HEALTH_SECONDS = 5.0
-_HEALTH_BYTES = 64 * 1024
+_MAX_HEALTH_BYTES = 64 * 1024
 
 
 class Gateway:
     """One per process; begins its tasks with the first request, in that request's loop."""
 
-    def __init__(self, control: ControlPlane, settings: GatewaySettings, pepper: Secret) -> None:
-        self.control = control
+    def __init__(self, control_plane: ControlPlane, settings: GatewaySettings, pepper: Secret) -> None:
+        self.control_plane = control_plane
         self.settings = settings
         self.client = Client(write_timeout=settings.write_timeout)
         self.body_budget = BodyBudget(settings.body_buffer_bytes, settings.body_buffer_bytes_per_tenant)
         self.response_budget = BodyBudget(settings.response_buffer_bytes, settings.response_buffer_bytes * 2 // 3)
-        self.key_cache = KeyCache(control, pepper.reveal(), FailedAttemptLimiter(settings.unknown_keys_per_minute))
-        self.limits = Limiter(control)
+        self.key_cache = KeyCache(
+            control_plane, pepper.reveal(), FailedAttemptLimiter(settings.unknown_keys_per_minute)
+        )
+        self.limits = Limiter(control_plane)
         self.client_ips = ClientIpResolver(settings.trusted_proxies)
         self.metrics = Metrics()
-        self.meter = Meter(control, self.metrics)
-        self.replicas = EngineReplicas()
-        self.settlement = UsageReconciliation(self.client)
+        self.meter = Meter(control_plane, self.metrics)
+        self.engine_replicas = EngineReplicas()
+        self.usage_reconciliation = UsageReconciliation(self.client)
         self._states: dict[str, ModelState] = {}
-        self._rooms: dict[str, AdmissionQueue] = {}
-        self._contexts: dict[str, int] = {}
-        self._templates: dict[str, TemplateTokens] = {}
-        self._asking: SingleFlight[ModelState] = SingleFlight()
-        self._asking_templates: SingleFlight[TemplateTokens] = SingleFlight()
-        self._asking_contexts: SingleFlight[int] = SingleFlight()
-        self._keepers: dict[str, asyncio.Task[None]] = {}
+        self._queues: dict[str, AdmissionQueue] = {}
+        self._context_lengths: dict[str, int] = {}
+        self._template_tokens: dict[str, TemplateTokens] = {}
+        self._state_flights: SingleFlight[ModelState] = SingleFlight()
+        self._template_flights: SingleFlight[TemplateTokens] = SingleFlight()
+        self._context_flights: SingleFlight[int] = SingleFlight()
+        self._wake_loops: dict[str, asyncio.Task[None]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._cursor = ""
-        self._prices = 0.0
-        self._polled_at = self._tried_at = float("-inf")
-        self._polling = asyncio.Lock()
-        self._last_request = 0.0
+        self._price_version = 0.0
+        self._polled_at = self._poll_attempted_at = float("-inf")
+        self._poll_lock = asyncio.Lock()
+        self._last_request_at = 0.0
 
-    def fresh(self) -> bool:
+    def is_fresh(self) -> bool:
         """To be asked first by every request: whether what is known may be relied on; else `refresh`."""
-        self._last_request = now = time.monotonic()
-        return now - self._tried_at <= _STALE_SECONDS
+        self._last_request_at = now = time.monotonic()
+        return now - self._poll_attempted_at <= _STALE_SECONDS
 
     async def refresh(self) -> None:
         """Start the tasks, if they don't run yet, and ask what changed; where nobody answers, what is known goes on."""
         if not self._tasks:
-            tending = (self.meter.run, self.limits.run, self._poll, self._tell_waiting)
+            tending = (self.meter.run, self.limits.run, self._poll_loop, self._report_waiting)
             self._tasks = [asyncio.create_task(supervise(each)) for each in tending]
-        asked = time.monotonic() - self._tried_at <= _ASKED_SECONDS
+        asked = time.monotonic() - self._poll_attempted_at <= _RECENT_POLL_SECONDS
         try:
-            async with asyncio.timeout(_PATIENCE_SECONDS if asked else None), self._polling:
-                if not self.fresh():
-                    await self._ask_for_changes()
+            async with asyncio.timeout(_POLL_TIMEOUT_SECONDS if asked else None), self._poll_lock:
+                if not self.is_fresh():
+                    await self._poll_changes()
         except TimeoutError:
-            self._tried_at = time.monotonic()  # the next requests need not wait, too
+            self._poll_attempted_at = time.monotonic()  # the next requests need not wait, too
 
     @staticmethod
-    def registered(key: Key, name: str) -> str:
+    def registry_id(key: Key, name: str) -> str:
         """The id in the registry of the model that a caller means by a name; everything below goes by it."""
         if name in key.own_models:
             return f"{name}@{key.project_id}"
@@ -118,147 +120,149 @@ class Gateway:
     async def state(self, model_id: str) -> ModelState:
         """How a model is: from memory while it is ready, else asked. ModelNotFound, Unavailable."""
         state = self._states.get(model_id)
-        return state if state is not None and state.ready else await self._asked(model_id)
+        return state if state is not None and state.ready else await self._fetch_state_once(model_id)
 
     async def context_length(self, model_id: str, state: ModelState) -> int:
         """How many tokens prompt and answer of a model may have together, as its engine says."""
-        known = self._contexts.get(model_id)
+        known = self._context_lengths.get(model_id)
         if known is None and (endpoint := state.endpoint) is not None:
-            turn = self._asking_contexts.generation
-            known = await self._asking_contexts.do(
+            turn = self._context_flights.generation
+            known = await self._context_flights.do(
                 model_id, lambda: fetch_context_length(self.client, endpoint, state.id)
             )
-            if turn == self._asking_contexts.generation:
-                self._contexts[model_id] = known
+            if turn == self._context_flights.generation:
+                self._context_lengths[model_id] = known
         return known or DEFAULT_CONTEXT_LENGTH
 
-    def known_context(self, model_id: str) -> int | None:
+    def cached_context_length(self, model_id: str) -> int | None:
         """The same, of a model whose engine was asked already."""
-        return self._contexts.get(model_id)
+        return self._context_lengths.get(model_id)
 
-    def known_template(self, model_id: str) -> TemplateTokens | None:
+    def cached_template_tokens(self, model_id: str) -> TemplateTokens | None:
         """What the chat template of a model adds, if its engine was asked already."""
-        return self._templates.get(model_id)
+        return self._template_tokens.get(model_id)
 
-    async def chat_template(self, model_id: str, name: str, state: ModelState) -> TemplateTokens:
+    async def template_tokens(self, model_id: str, engine_model_name: str, state: ModelState) -> TemplateTokens:
         """The same, asked where it is not known; `name`: the model's, as its engine knows it."""
         if (endpoint := state.endpoint) is None:
             return DEFAULT_TEMPLATE_TOKENS
-        turn = self._asking_templates.generation
-        found = await self._asking_templates.do(model_id, lambda: fetch_template_tokens(self.client, endpoint, name))
-        if turn == self._asking_templates.generation:
-            self._templates[model_id] = found
+        turn = self._template_flights.generation
+        found = await self._template_flights.do(
+            model_id, lambda: fetch_template_tokens(self.client, endpoint, engine_model_name)
+        )
+        if turn == self._template_flights.generation:
+            self._template_tokens[model_id] = found
         return found
 
-    def room(self, model_id: str) -> AdmissionQueue:
+    def queue(self, model_id: str) -> AdmissionQueue:
         """The room of a model; made when first asked for."""
-        room = self._rooms.get(model_id)
+        room = self._queues.get(model_id)
         if room is None:
-            room = self._rooms[model_id] = AdmissionQueue(
+            room = self._queues[model_id] = AdmissionQueue(
                 self.settings.waiting_room_per_model, self.settings.waiting_room_per_tenant
             )
             if state := self._states.get(model_id):
                 room.update(state)
         return room
 
-    def known(self, model_id: str) -> ModelState | None:
+    def cached_state(self, model_id: str) -> ModelState | None:
         """What was last heard of a model."""
         return self._states.get(model_id)
 
-    def forget(self, model_id: str) -> None:
+    def invalidate(self, model_id: str) -> None:
         """Its endpoint did not answer, or something changed: ask again. Whoever waits is looked after at once."""
-        self._contexts.pop(model_id, None)
-        self._templates.pop(model_id, None)
-        self._asking.invalidate()
-        self._asking_templates.invalidate()
-        self._asking_contexts.invalidate()
+        self._context_lengths.pop(model_id, None)
+        self._template_tokens.pop(model_id, None)
+        self._state_flights.invalidate()
+        self._template_flights.invalidate()
+        self._context_flights.invalidate()
         if state := self._states.get(model_id):
             # The rest stays: it is what those who wait are told until there is news.
             self._states[model_id] = replace(state, endpoint=None, capacity=0)
-        if (room := self._rooms.get(model_id)) and room.waiting:
-            self.tend(model_id)
+        if (room := self._queues.get(model_id)) and room.waiting:
+            self.ensure_wake_loop(model_id)
 
-    async def gone(self, model_id: str, endpoint: str) -> None:
+    async def report_unreachable(self, model_id: str, endpoint: str) -> None:
         """Nothing answers at that endpoint: give those who look after it a moment to notice, before it is tried again."""
-        deadline = time.monotonic() + _NOTICE_SECONDS
-        self.replicas.mark_unresponsive(endpoint)
-        self.forget(model_id)
+        deadline = time.monotonic() + _UNREACHABLE_SECONDS
+        self.engine_replicas.mark_unresponsive(endpoint)
+        self.invalidate(model_id)
         while (await self.state(model_id)).endpoint == endpoint and time.monotonic() < deadline:
-            await asyncio.sleep(_KEEPER_SECONDS)
-            self.forget(model_id)
+            await asyncio.sleep(_WAKE_POLL_SECONDS)
+            self.invalidate(model_id)
 
-    async def is_well(self, endpoint: str, *, seconds: float = _HEALTH_SECONDS) -> bool:
+    async def is_healthy(self, endpoint: str, *, seconds: float = _HEALTH_SECONDS) -> bool:
         """Whether an engine that failed on a request says that it is healthy: then the failure is that request's own."""
         try:
             async with asyncio.timeout(seconds):
                 response = await self.client.request(endpoint, "GET", "/health")
-                await response.read(_HEALTH_BYTES)
+                await response.read(_MAX_HEALTH_BYTES)
         except (ConnectionFailed, ResponseFailed, TimeoutError):
             return False
         return response.status == 200
 
-    def tend(self, model_id: str) -> None:
+    def ensure_wake_loop(self, model_id: str) -> None:
         """See to it that somebody wakes the model and lets the waiting in, as long as anybody waits."""
-        if model_id not in self._keepers:
-            self._keepers[model_id] = asyncio.create_task(self._keep(model_id))
+        if model_id not in self._wake_loops:
+            self._wake_loops[model_id] = asyncio.create_task(self._wake_loop(model_id))
 
-    def text(self) -> str:
+    def metrics_text(self) -> str:
         """The metrics."""
-        return self.metrics.text((name, room.running, room.waiting) for name, room in self._rooms.items())
+        return self.metrics.render((name, room.running, room.waiting) for name, room in self._queues.items())
 
     async def close(self) -> None:
         """End the tasks; give away what the meter holds."""
-        tasks = [*self._tasks, *self._keepers.values()]
+        tasks = [*self._tasks, *self._wake_loops.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self.settlement.close()
+        await self.usage_reconciliation.close()
         await self.limits.close()
-        await self.meter.give_away()
+        await self.meter.flush()
         self.client.close()
 
-    async def _asked(self, model_id: str) -> ModelState:
-        return await self._asking.do(model_id, lambda: self._ask(model_id))
+    async def _fetch_state_once(self, model_id: str) -> ModelState:
+        return await self._state_flights.do(model_id, lambda: self._fetch_state(model_id))
 
-    async def _ask(self, model_id: str) -> ModelState:
-        turn = self._asking.generation
-        state = await self.control.model_state(model_id)
-        if turn == self._asking.generation:
+    async def _fetch_state(self, model_id: str) -> ModelState:
+        turn = self._state_flights.generation
+        state = await self.control_plane.model_state(model_id)
+        if turn == self._state_flights.generation:
             self._states[model_id] = state
-            if len(self._states) > _MOST_MODELS:
-                self._forget_unused()
-        if room := self._rooms.get(model_id):
+            if len(self._states) > _MAX_MODELS:
+                self._evict_unused()
+        if room := self._queues.get(model_id):
             room.update(state)
         return state
 
-    def _forget_unused(self) -> None:
+    def _evict_unused(self) -> None:
         """Forget models that nobody uses now, those known longest first: whoever asks for one again makes it known."""
         unused = [
             model_id
             for model_id in self._states
-            if model_id not in self._keepers and ((room := self._rooms.get(model_id)) is None or room.is_idle)
+            if model_id not in self._wake_loops and ((room := self._queues.get(model_id)) is None or room.is_idle)
         ]
-        for model_id in unused[: _MOST_MODELS // 4]:
+        for model_id in unused[: _MAX_MODELS // 4]:
             del self._states[model_id]
-            self._rooms.pop(model_id, None)
-            self._contexts.pop(model_id, None)
-            self._templates.pop(model_id, None)
-            self.metrics.forget(model_id)
+            self._queues.pop(model_id, None)
+            self._context_lengths.pop(model_id, None)
+            self._template_tokens.pop(model_id, None)
+            self.metrics.evict(model_id)
 
-    async def _keep(self, model_id: str) -> None:
+    async def _wake_loop(self, model_id: str) -> None:
         """Wake the model, watch it come, let the waiting in as it has room; until nobody waits."""
-        room, wished_at, state = self.room(model_id), 0.0, None
+        room, wished_at, state = self.queue(model_id), 0.0, None
         try:
             while True:
                 try:
-                    state = await self._asked(model_id)
+                    state = await self._fetch_state_once(model_id)
                     if state.phase == "failed" and wished_at:
                         room.fail_all(not_ready(state, "The model could not be started"))
-                    elif not state.ready and time.monotonic() - wished_at > _WISH_SECONDS:
-                        await self.control.wake(model_id)
+                    elif not state.ready and time.monotonic() - wished_at > _WAKE_RETRY_SECONDS:
+                        await self.control_plane.wake(model_id)
                         wished_at = time.monotonic()
                 except Unavailable:
-                    await asyncio.sleep(_WISH_SECONDS)  # each waiter has a limit of its own
+                    await asyncio.sleep(_WAKE_RETRY_SECONDS)  # each waiter has a limit of its own
                 except PlatformError as error:
                     room.fail_all(error)
                 except Exception:
@@ -267,41 +271,41 @@ class Gateway:
                 # Looked at last: a caller who would not wait at all still wakes the model.
                 if not room.waiting:
                     return
-                await asyncio.sleep(_READY_SECONDS if state is not None and state.ready else _KEEPER_SECONDS)
+                await asyncio.sleep(_READY_POLL_SECONDS if state is not None and state.ready else _WAKE_POLL_SECONDS)
         finally:
-            self._keepers.pop(model_id, None)
+            self._wake_loops.pop(model_id, None)
 
-    async def _poll(self) -> None:
+    async def _poll_loop(self) -> None:
         used_at = 0.0
         while True:
             await asyncio.sleep(_POLL_SECONDS)
             now = time.monotonic()
-            if now - self._last_request < _IDLE_SECONDS:
-                async with self._polling:
-                    await self._ask_for_changes()
-            if self.key_cache.last_used and now - used_at > _USED_SECONDS:
+            if now - self._last_request_at < _IDLE_SECONDS:
+                async with self._poll_lock:
+                    await self._poll_changes()
+            if self.key_cache.last_used and now - used_at > _LAST_USED_SECONDS:
                 used_at, used = now, self.key_cache.last_used
                 self.key_cache.last_used = {}
                 try:
-                    await self.control.record_last_used(used)
+                    await self.control_plane.record_last_used(used)
                 except Exception:  # coarse on purpose, and not worth the end of this loop
                     _log.warning("when keys were last used could not be noted", exc_info=True)
 
-    async def _tell_waiting(self) -> None:
+    async def _report_waiting(self) -> None:
         """Say how many requests wait for models, as long as any do."""
         told = False
         while True:
             await asyncio.sleep(_WAITING_SECONDS)
-            counts = {model_id: room.waiting for model_id, room in self._rooms.items() if room.waiting}
+            counts = {model_id: room.waiting for model_id, room in self._queues.items() if room.waiting}
             if counts or told:
                 told = bool(counts)
                 with contextlib.suppress(Unavailable):
-                    await self.control.report_waiting(instance_id(), counts)
+                    await self.control_plane.report_waiting(instance_id(), counts)
 
-    async def _ask_for_changes(self) -> None:
-        self._tried_at = time.monotonic()
+    async def _poll_changes(self) -> None:
+        self._poll_attempted_at = time.monotonic()
         try:
-            changes = await self.control.changes_since(self._cursor, self.limits.revision)
+            changes = await self.control_plane.changes_since(self._cursor, self.limits.revision)
         except Exception as error:  # whatever it was, known keys and models go on for a bounded time
             if not isinstance(error, Unavailable):
                 _log.exception("what changed could not be asked")
@@ -314,10 +318,10 @@ class Gateway:
             self.key_cache.invalidate(changes.keys)
         self.limits.invalidate(changes.keys, changes.rules, changes.subjects)
         models = changes.models
-        if changes.prices != self._prices or changes.anew:
-            self._prices, models = changes.prices, tuple(self._states)
+        if changes.prices != self._price_version or changes.anew:
+            self._price_version, models = changes.prices, tuple(self._states)
         for model_id in models:
-            self.forget(model_id)
+            self.invalidate(model_id)
 
 
 def not_ready(state: ModelState | None, sentence: str) -> ModelNotReady:

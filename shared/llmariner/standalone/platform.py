@@ -144,7 +144,7 @@ class StandalonePlatform:
         self.serving = self._process_serving()
         self.context.serving = self.serving
         self.context.weights = self._weights
-        self.serving.subscribe(lambda model_id, _: self.context.gateway.forget(model_id))
+        self.serving.subscribe(lambda model_id, _: self.context.gateway.invalidate(model_id))
         root = checkout_root()
         router = Router(root / "functions", self.context)
         self._dispatcher = self._make_dispatcher(root / "eventing")

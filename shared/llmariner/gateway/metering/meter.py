@@ -14,26 +14,26 @@ from typing import Any
 from llmariner.errors import InvalidRequest, PlatformError
 from llmariner.gateway.control_plane.port import ControlPlane, Key
 from llmariner.gateway.metering.metrics import Metrics
-from llmariner.gateway.metering.token_counts import NOTHING, UNBOUNDED, Bounds, counts
+from llmariner.gateway.metering.token_counts import NO_BOUNDS, TokenBounds, parse_usage
 
-__all__ = ["Meter", "Metered"]
+__all__ = ["Meter", "MeteredRequest"]
 
 _log = logging.getLogger(__name__)
 _FLUSH_SECONDS = 0.5
 _CHECKPOINT_SECONDS = 1.0
-_SIGN_OF_LIFE_SECONDS = 15.0
-_BATCH = 500
+_KEEPALIVE_SECONDS = 15.0
+_BATCH_SIZE = 500
 # Batches under way at once: as many as a slow answer takes flushes.
-_AT_ONCE = 8
+_MAX_CONCURRENT_BATCHES = 8
 # A function that crashes again and again is started again after at most five minutes.
-_LAST_SECONDS = 300.0
-_MOST_KEPT = 200_000
-_SHOWN_BYTES = 200
+_FLUSH_TIMEOUT_SECONDS = 300.0
+_MAX_QUEUED_EVENTS = 200_000
+_LOGGED_BYTES = 200
 # The closing event's place in its request's sequence: after any checkpoint.
-_LAST = 2**31 - 1
+_CLOSING_SEQUENCE = 2**31 - 1
 
 
-class Metered:
+class MeteredRequest:
     """A request under way. `usage`: bytes of the last usage object seen, looked into only when somebody asks.
 
     `waited_seconds`: from its beginning to its place at an engine; of these `wake_seconds` while the model was not ready and
@@ -46,8 +46,8 @@ class Metered:
 
     __slots__ = (
         "_base",
-        "_told",
-        "_told_at",
+        "_reported",
+        "_reported_at",
         "adapter",
         "admitted_at",
         "base_model",
@@ -57,19 +57,19 @@ class Metered:
         "model_project_id",
         "queued_seconds",
         "sequence",
-        "told",
+        "recorded",
         "uncounted",
-        "untold",
+        "usage_unavailable",
         "usage",
         "waited_seconds",
         "wake_seconds",
     )
 
-    def __init__(self, request_id: str, key: Key, model: str, route: str, bounds: Bounds = UNBOUNDED) -> None:
+    def __init__(self, request_id: str, key: Key, model: str, route: str, bounds: TokenBounds = NO_BOUNDS) -> None:
         self.admitted_at = time.time()
         self.usage = b""
         self.bounds = bounds
-        self.told = self.uncounted = self.untold = False
+        self.recorded = self.uncounted = self.usage_unavailable = False
         self.sequence = 0
         self.adapter: str | None = None
         self.base_model: str | None = None
@@ -79,8 +79,8 @@ class Metered:
         self.queued_seconds = 0.0
         self.wake_seconds = 0.0
         self.first_token_seconds: float | None = None
-        self._told = NOTHING
-        self._told_at = self.admitted_at
+        self._reported = parse_usage(b"") or {}
+        self._reported_at = self.admitted_at
         self._base = {
             "request_id": request_id,
             "organization_id": key.organization_id,
@@ -92,7 +92,7 @@ class Metered:
             "admitted_at": self.admitted_at,
         }
 
-    def waited(self, began: float, ready_at: float) -> None:
+    def add_wait(self, began: float, ready_at: float) -> None:
         """It waited from `began` until now for an engine that is ready since `ready_at`, all on the monotonic clock."""
         now = time.monotonic()
         awake = min(now, max(began, ready_at))
@@ -101,15 +101,15 @@ class Metered:
 
     def event(self, kind: str, *, outcome: str = "open", status: int = 0) -> dict[str, Any]:
         """The ledger event for now."""
-        self._told, self._told_at = self._used(closing=kind == "closed", outcome=outcome), time.time()
-        sequence = _LAST if kind == "closed" else self.sequence
+        self._reported, self._reported_at = self._usage(closing=kind == "closed", outcome=outcome), time.time()
+        sequence = _CLOSING_SEQUENCE if kind == "closed" else self.sequence
         self.sequence += 1
         return {
             **self._base,
-            **self._told,
+            **self._reported,
             "sequence": sequence,
             "kind": kind,
-            "at": self._told_at,
+            "at": self._reported_at,
             "outcome": outcome,
             "status": status,
             "adapter": self.adapter,
@@ -120,49 +120,53 @@ class Metered:
             "queued_seconds": self.queued_seconds,
             "wake_seconds": self.wake_seconds,
             "first_token_seconds": self.first_token_seconds,
-            "total_seconds": max(0.0, self._told_at - self.admitted_at),
+            "total_seconds": max(0.0, self._reported_at - self.admitted_at),
             "uncounted": self.uncounted,
         }
 
-    def due(self, now: float) -> bool:
+    def needs_checkpoint(self, now: float) -> bool:
         """Whether a checkpoint would say something new, or a sign of life is due."""
-        silent = now - self._told_at
-        if not 0 <= silent < _SIGN_OF_LIFE_SECONDS:  # of a clock that was set back, nobody knows how long it was
+        silent = now - self._reported_at
+        if not 0 <= silent < _KEEPALIVE_SECONDS:  # of a clock that was set back, nobody knows how long it was
             return True
-        return silent >= _CHECKPOINT_SECONDS and self._used() != self._told
+        return silent >= _CHECKPOINT_SECONDS and self._usage() != self._reported
 
-    def _used(self, *, closing: bool = False, outcome: str = "open") -> dict[str, int]:
+    def _usage(self, *, closing: bool = False, outcome: str = "open") -> dict[str, int]:
         """What was used so far, as far as the engine is believed; never less than before.
 
         At the end counts that can't be true are replaced by what the bounds charge, and so is the silence of an engine
         that answered, or would have.
         """
-        found = self.bounds.believed(counts(self.usage))
-        if closing and (found is None or ((self.untold or outcome == "succeeded") and not found["prompt_tokens"])):
+        found = self.bounds.plausible(parse_usage(self.usage))
+        if closing and (
+            found is None or ((self.usage_unavailable or outcome == "succeeded") and not found["prompt_tokens"])
+        ):
             self.uncounted = found is None or self.bounds.charged_prompt > 0
             found = self.bounds.charge
         if found is None:
-            return self._told
-        return {name: max(count, self._told[name]) for name, count in found.items()}
+            return self._reported
+        return {name: max(count, self._reported[name]) for name, count in found.items()}
 
 
 class Meter:
     """Gathers ledger events and gives them to the control port."""
 
-    def __init__(self, control: ControlPlane, metrics: Metrics) -> None:
-        self._control = control
+    def __init__(self, control_plane: ControlPlane, metrics: Metrics) -> None:
+        self._control_plane = control_plane
         self._metrics = metrics
-        self._open: set[Metered] = set()
+        self._open: set[MeteredRequest] = set()
         self._events: list[dict[str, Any]] = []
-        self._giving: set[asyncio.Task[bool]] = set()
+        self._sending: set[asyncio.Task[bool]] = set()
 
-    def admit(self, request_id: str, key: Key, model: str, route: str, bounds: Bounds = UNBOUNDED) -> Metered:
+    def open(
+        self, request_id: str, key: Key, model: str, route: str, bounds: TokenBounds = NO_BOUNDS
+    ) -> MeteredRequest:
         """Begin to count a request."""
-        metered = Metered(request_id, key, model, route, bounds)
+        metered = MeteredRequest(request_id, key, model, route, bounds)
         self._open.add(metered)
         return metered
 
-    def close(self, metered: Metered, outcome: str, status: int) -> dict[str, Any]:
+    def close(self, metered: MeteredRequest, outcome: str, status: int) -> dict[str, Any]:
         """End the count; returns the closing event."""
         self._open.discard(metered)
         event = metered.event("closed", outcome=outcome, status=status)
@@ -172,7 +176,7 @@ class Meter:
                 "request %s of %s is charged by its bounds: its engine told no usage that can be true: %r",
                 event["request_id"],
                 event["model"],
-                metered.usage[:_SHOWN_BYTES],
+                metered.usage[:_LOGGED_BYTES],
             )
         return event
 
@@ -183,47 +187,49 @@ class Meter:
             now = time.time()
             for metered in self._open:
                 try:
-                    self._look_at(metered, now)
+                    self._checkpoint(metered, now)
                 except Exception:  # whatever is wrong with one request, the others are counted
                     _log.exception("a request under way could not be counted")
-            self._give()
+            self._send_batches()
             self._bound_events()
 
-    def _look_at(self, metered: Metered, now: float) -> None:
-        if not metered.told:
-            metered.told = True
+    def _checkpoint(self, metered: MeteredRequest, now: float) -> None:
+        if not metered.recorded:
+            metered.recorded = True
             self._events.append(metered.event("admitted"))
-        elif metered.due(now):
+        elif metered.needs_checkpoint(now):
             self._events.append(metered.event("checkpoint"))
 
-    async def give_away(self) -> None:
+    async def flush(self) -> None:
         """Flush until nothing is left: at a process's end, who keeps the ledger may be away for a while, too."""
-        limit = time.monotonic() + _LAST_SECONDS
-        while self._events or self._giving:
-            self._give()
-            if not all(await asyncio.gather(*self._giving)):
+        limit = time.monotonic() + _FLUSH_TIMEOUT_SECONDS
+        while self._events or self._sending:
+            self._send_batches()
+            if not all(await asyncio.gather(*self._sending)):
                 if time.monotonic() > limit:
                     break
                 await asyncio.sleep(_FLUSH_SECONDS)
         if self._events:
             _log.error(
-                "%d events never reached the ledger: nobody took them for %.0f s", len(self._events), _LAST_SECONDS
+                "%d events never reached the ledger: nobody took them for %.0f s",
+                len(self._events),
+                _FLUSH_TIMEOUT_SECONDS,
             )
 
-    def _give(self) -> None:
+    def _send_batches(self) -> None:
         """Send what has gathered, in batches."""
-        while self._events and len(self._giving) < _AT_ONCE:
-            batch, self._events = self._events[:_BATCH], self._events[_BATCH:]
-            task = asyncio.create_task(self._given(batch))
-            self._giving.add(task)
-            task.add_done_callback(self._giving.discard)
+        while self._events and len(self._sending) < _MAX_CONCURRENT_BATCHES:
+            batch, self._events = self._events[:_BATCH_SIZE], self._events[_BATCH_SIZE:]
+            task = asyncio.create_task(self._send_batch(batch))
+            self._sending.add(task)
+            task.add_done_callback(self._sending.discard)
 
-    async def _given(self, batch: list[dict[str, Any]]) -> bool:
+    async def _send_batch(self, batch: list[dict[str, Any]]) -> bool:
         """Give a batch away; what could not be is kept and tried again, up to a bound. Whether that is of no need."""
         try:
-            await self._control.record_events(batch)
+            await self._control_plane.record_events(batch)
         except (InvalidRequest, TypeError, ValueError, OverflowError) as error:
-            return await self._refused(batch, error)
+            return await self._isolate_rejected(batch, error)
         except Exception as error:  # whatever it was: the events are kept
             if not isinstance(error, PlatformError):
                 _log.exception("the ledger could not be written")
@@ -234,24 +240,24 @@ class Meter:
 
     def _bound_events(self) -> None:
         """Keep no more events than memory is meant for: first go those that a later one of the same request repeats."""
-        if len(self._events) <= _MOST_KEPT:
+        if len(self._events) <= _MAX_QUEUED_EVENTS:
             return
         closing = [event for event in self._events if event["kind"] == "closed"]
-        lost = max(0, len(closing) - _MOST_KEPT)
+        lost = max(0, len(closing) - _MAX_QUEUED_EVENTS)
         self._events = closing[lost:]
         if lost:
             self._metrics.lost_events += lost
             _log.error("the ledger takes no events: what the oldest %d requests used is lost", lost)
 
-    async def _refused(self, batch: list[dict[str, Any]], error: Exception) -> bool:
+    async def _isolate_rejected(self, batch: list[dict[str, Any]], error: Exception) -> bool:
         """Find the event that the ledger will never take, by halves: the others are others' requests.
 
         Kept, it would hold up every event after it for ever.
         """
         if len(batch) > 1:
             middle = len(batch) // 2
-            given = [await self._given(half) for half in (batch[:middle], batch[middle:])]
+            given = [await self._send_batch(half) for half in (batch[:middle], batch[middle:])]
             return all(given)
-        self._metrics.refused_events += 1
+        self._metrics.rejected_events += 1
         _log.error("the ledger refused an event, which is left out: %s: %s", error, batch[0])
         return True

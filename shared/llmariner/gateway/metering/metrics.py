@@ -43,7 +43,7 @@ class _Histogram:
     def series(self, labels: Labels) -> _Series:
         return self._series.setdefault(labels, _Series(self.bounds))
 
-    def forget(self, labels: Labels) -> None:
+    def evict(self, labels: Labels) -> None:
         for found in [found for found in self._series if found[: len(labels)] == labels]:
             del self._series[found]
 
@@ -55,20 +55,20 @@ class _Histogram:
             for bound, count in zip((*self.bounds, float("inf")), series.counts, strict=True):
                 running += count
                 le = "+Inf" if bound == float("inf") else f"{bound:.12g}"
-                yield f"{self.name}_bucket{_text((*labels, ('le', le)))} {running}"
-            yield f"{self.name}_sum{_text(labels)} {series.total:.9g}"
-            yield f"{self.name}_count{_text(labels)} {running}"
+                yield f"{self.name}_bucket{_label_text((*labels, ('le', le)))} {running}"
+            yield f"{self.name}_sum{_label_text(labels)} {series.total:.9g}"
+            yield f"{self.name}_count{_label_text(labels)} {running}"
 
 
-class _OfModel:
+class _ModelSeries:
     """The series of one model on one route, found once."""
 
-    __slots__ = ("duration", "first", "input", "labels", "output", "per_token")
+    __slots__ = ("duration", "time_to_first_token", "input", "labels", "output", "per_token")
 
     def __init__(self, labels: Labels, metrics: Metrics) -> None:
         self.labels = labels
         self.duration = metrics.duration.series(labels)
-        self.first = metrics.first.series(labels)
+        self.time_to_first_token = metrics.time_to_first_token.series(labels)
         self.per_token = metrics.per_token.series(labels)
         self.input = metrics.usage.series((*labels, ("gen_ai_token_type", "input")))
         self.output = metrics.usage.series((*labels, ("gen_ai_token_type", "output")))
@@ -79,14 +79,14 @@ class Metrics:
 
     def __init__(self) -> None:
         self._requests: dict[tuple[str, str, str, int], int] = {}
-        self._of_model: dict[tuple[str, str], _OfModel] = {}
+        self._by_model: dict[tuple[str, str], _ModelSeries] = {}
         self._uncounted: dict[tuple[str, str], int] = {}
-        self.refused_events = 0
+        self.rejected_events = 0
         self.lost_events = 0
         self.duration = _Histogram(
             "gen_ai_server_request_duration_seconds", "Time from a request to the end of its answer.", _SECONDS
         )
-        self.first = _Histogram(
+        self.time_to_first_token = _Histogram(
             "gen_ai_server_time_to_first_token_seconds", "Time from a request to its first token.", _FIRST_TOKEN
         )
         self.per_token = _Histogram(
@@ -94,13 +94,13 @@ class Metrics:
         )
         self.usage = _Histogram("gen_ai_client_token_usage_tokens", "Tokens used per request, by kind.", _TOKENS)
 
-    def closed(self, event: dict[str, Any]) -> None:
+    def observe(self, event: dict[str, Any]) -> None:
         """Count a request by its closing ledger event."""
         model, route = event["model"], event["route"]
-        of_model = self._of_model.get((model, route))
+        of_model = self._by_model.get((model, route))
         if of_model is None:
             labels = (("gen_ai_operation_name", route), ("gen_ai_request_model", model))
-            of_model = self._of_model[model, route] = _OfModel(labels, self)
+            of_model = self._by_model[model, route] = _ModelSeries(labels, self)
         key = (model, route, event["outcome"], event["status"])
         self._requests[key] = self._requests.get(key, 0) + 1
         if event["uncounted"]:
@@ -109,7 +109,7 @@ class Metrics:
         of_model.duration.observe(duration)
         first, completion = event["first_token_seconds"], event["completion_tokens"]
         if first is not None:
-            of_model.first.observe(first)
+            of_model.time_to_first_token.observe(first)
             if completion > 1:
                 of_model.per_token.observe(max(0.0, duration - first) / (completion - 1))
         if event["prompt_tokens"]:
@@ -117,49 +117,49 @@ class Metrics:
         if completion:
             of_model.output.observe(completion)
 
-    def forget(self, model: str) -> None:
+    def evict(self, model: str) -> None:
         """Drop the series of a model; if it is used again they begin anew, as after a process's start."""
-        for of in [of for of in self._of_model if of[0] == model]:
-            labels = self._of_model.pop(of).labels
+        for of in [of for of in self._by_model if of[0] == model]:
+            labels = self._by_model.pop(of).labels
             self._uncounted.pop(of, None)
-            for histogram in (self.duration, self.first, self.per_token, self.usage):
-                histogram.forget(labels)
+            for histogram in (self.duration, self.time_to_first_token, self.per_token, self.usage):
+                histogram.evict(labels)
         for key in [key for key in self._requests if key[0] == model]:
             del self._requests[key]
 
-    def text(self, rooms: Iterable[tuple[str, int, int]]) -> str:
+    def render(self, queues: Iterable[tuple[str, int, int]]) -> str:
         """All metrics; `rooms`: engine, requests running, requests waiting."""
         lines = ["# HELP llmariner_requests_total Requests by outcome.", "# TYPE llmariner_requests_total counter"]
         for (model, route, outcome, status), count in self._requests.items():
-            labels = (*self._of_model[model, route].labels, ("outcome", outcome), ("status", str(status)))
-            lines.append(f"llmariner_requests_total{_text(labels)} {count}")
-        lines += self._faults()
-        for histogram in (self.duration, self.first, self.per_token, self.usage):
+            labels = (*self._by_model[model, route].labels, ("outcome", outcome), ("status", str(status)))
+            lines.append(f"llmariner_requests_total{_label_text(labels)} {count}")
+        lines += self._fault_lines()
+        for histogram in (self.duration, self.time_to_first_token, self.per_token, self.usage):
             lines += histogram.lines()
-        rooms = list(rooms)
+        queues = list(queues)
         for name, help_, column in (
             ("llmariner_requests_running", "Requests that an engine works on.", 1),
             ("llmariner_requests_waiting", "Requests in the waiting room.", 2),
         ):
             lines += [f"# HELP {name} {help_}", f"# TYPE {name} gauge"]
-            lines += [f"{name}{_text((('gen_ai_request_model', room[0]),))} {room[column]}" for room in rooms]
+            lines += [f"{name}{_label_text((('gen_ai_request_model', room[0]),))} {room[column]}" for room in queues]
         return "\n".join(lines) + "\n"
 
-    def _faults(self) -> Iterable[str]:
+    def _fault_lines(self) -> Iterable[str]:
         """What metering could not do as it should."""
         yield "# HELP llmariner_uncounted_requests_total Requests charged by their bounds: their engine told no usage."
         yield "# TYPE llmariner_uncounted_requests_total counter"
         for of, count in self._uncounted.items():
-            yield f"llmariner_uncounted_requests_total{_text(self._of_model[of].labels)} {count}"
+            yield f"llmariner_uncounted_requests_total{_label_text(self._by_model[of].labels)} {count}"
         yield "# HELP llmariner_refused_ledger_events_total Events that the ledger would not take."
         yield "# TYPE llmariner_refused_ledger_events_total counter"
-        yield f"llmariner_refused_ledger_events_total {self.refused_events}"
+        yield f"llmariner_refused_ledger_events_total {self.rejected_events}"
         yield "# HELP llmariner_lost_ledger_events_total Requests that the ledger, away too long, never heard of."
         yield "# TYPE llmariner_lost_ledger_events_total counter"
         yield f"llmariner_lost_ledger_events_total {self.lost_events}"
 
 
-def _text(labels: Labels) -> str:
+def _label_text(labels: Labels) -> str:
     if not labels:
         return ""
     return "{" + ",".join(f'{name}="{_escaped(value)}"' for name, value in labels) + "}"

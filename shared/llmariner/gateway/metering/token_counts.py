@@ -12,36 +12,35 @@ from typing import NamedTuple
 from llmariner.gateway.admission.context_length import DEFAULT_CONTEXT_LENGTH
 from llmariner.gateway.requests.parser import ModelRequest
 
-__all__ = ["NOTHING", "UNBOUNDED", "AnswerCounts", "Bounds", "counts"]
+__all__ = ["NO_BOUNDS", "ChoiceUsage", "TokenBounds", "parse_usage"]
 
 _COUNT = re.compile(rb'"((?:prompt|completion|cached|reasoning)_tokens)":\s*([^\s,{}\[\]]*)')
 _NAMES = {name.encode(): name for name in ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")}
-# Each count at 0. Shared by all requests: read it, or copy it.
-NOTHING = dict.fromkeys(_NAMES.values(), 0)
+_NO_USAGE = dict.fromkeys(_NAMES.values(), 0)
 # More than any context: what is longer is not looked at.
-_MOST_DIGITS = 12
+_MAX_DIGITS = 12
 # Counts stand at the beginning of a usage object, which is some hundred bytes long.
-_LONGEST_USAGE = 8192
+_MAX_USAGE_BYTES = 8192
 _INDEX = re.compile(rb'"index":\s?(\d{1,6})')
 _NO_CHOICES = re.compile(rb'"choices":\s?\[\]')
 # An answer of open length, of a model whose engine was not asked for its context.
-_LONGEST = 16_777_216
+_MAX_COMPLETION_TOKENS = 16_777_216
 # Tokens charged for each answer of open length, as limits on tokens reserve them.
-_OPEN_ANSWER = 1024
+_DEFAULT_COMPLETION_TOKENS = 1024
 
 
-def counts(usage: bytes) -> dict[str, int] | None:
+def parse_usage(usage: bytes) -> dict[str, int] | None:
     """The counts in the bytes of a usage object, 0 for those absent or null. None: one of them is no count."""
-    found = dict(NOTHING)
-    for name, value in _COUNT.findall(usage, 0, _LONGEST_USAGE):
-        if value.isdigit() and len(value) <= _MOST_DIGITS:
+    found = dict(_NO_USAGE)
+    for name, value in _COUNT.findall(usage, 0, _MAX_USAGE_BYTES):
+        if value.isdigit() and len(value) <= _MAX_DIGITS:
             found[_NAMES[name]] = int(value)
         elif value != b"null":
             return None
     return found
 
 
-class Bounds(NamedTuple):
+class TokenBounds(NamedTuple):
     """The most tokens that a request can use, and what it is charged when its engine's counts are none or beyond that."""
 
     prompt: int
@@ -50,7 +49,7 @@ class Bounds(NamedTuple):
     charged_completion: int
 
     @classmethod
-    def of(cls, request: ModelRequest, context: int | None) -> Bounds:
+    def from_request(cls, request: ModelRequest, context: int | None) -> TokenBounds:
         """`context`: how many tokens the model takes, None where nobody asked so far.
 
         Charged is what the request reserved: a token for each byte of its body, and its longest answer; 1024 tokens for
@@ -59,13 +58,13 @@ class Bounds(NamedTuple):
         if not request.max_prompt_tokens:
             return cls(0, 0, 0, 0)
         usual = request.prompt_count * (context or DEFAULT_CONTEXT_LENGTH)
-        most = request.choice_count * (context or _LONGEST)
+        most = request.choice_count * (context or _MAX_COMPLETION_TOKENS)
         return cls(
             usual if context else request.max_prompt_tokens + usual,
             most if request.max_completion_tokens is None else min(request.max_completion_tokens, most),
             min(request.max_prompt_tokens, usual),
             min(
-                request.choice_count * _OPEN_ANSWER
+                request.choice_count * _DEFAULT_COMPLETION_TOKENS
                 if request.max_completion_tokens is None
                 else request.max_completion_tokens,
                 most,
@@ -75,9 +74,9 @@ class Bounds(NamedTuple):
     @property
     def charge(self) -> dict[str, int]:
         """What is charged, as counts."""
-        return {**NOTHING, "prompt_tokens": self.charged_prompt, "completion_tokens": self.charged_completion}
+        return {**_NO_USAGE, "prompt_tokens": self.charged_prompt, "completion_tokens": self.charged_completion}
 
-    def believed(self, found: dict[str, int] | None) -> dict[str, int] | None:
+    def plausible(self, found: dict[str, int] | None) -> dict[str, int] | None:
         """Counts that can be true; None: they can't."""
         if found is None or found["prompt_tokens"] > self.prompt or found["completion_tokens"] > self.completion:
             return None
@@ -86,26 +85,34 @@ class Bounds(NamedTuple):
         return found
 
 
-UNBOUNDED = Bounds(10**12, 10**12, 0, 0)
+NO_BOUNDS = TokenBounds(10**12, 10**12, 0, 0)
 """Of a request of which nothing is known."""
 
 
-class AnswerCounts:
+class ChoiceUsage:
     """Usage of a stream with several answers: in each chunk engines count the one answer that the chunk is of.
 
     What the answers used together is the sum of the last count of each; the chunk at the end has the sum itself.
     """
 
-    __slots__ = ("_answers", "_choices", "_completion", "_made", "_prompt", "_prompts", "_whole")
+    __slots__ = (
+        "_answers",
+        "_choices",
+        "_completion",
+        "_completion_by_choice",
+        "_prompt",
+        "_prompt_by_index",
+        "_total_usage",
+    )
 
     def __init__(self, request: ModelRequest) -> None:
         self._answers = request.choice_count
         self._choices = max(1, request.choice_count // request.prompt_count)
         # Of each answer and each prompt, and their sums: there may be many thousands of them, and each has many chunks.
-        self._made: dict[int, int] = {}
-        self._prompts: dict[int, int] = {}
+        self._completion_by_choice: dict[int, int] = {}
+        self._prompt_by_index: dict[int, int] = {}
         self._prompt = self._completion = 0
-        self._whole = b""
+        self._total_usage = b""
 
     def add(self, block: bytes) -> bytes:
         """Look at a block of whole events; returns a usage object of all so far, empty when there was none."""
@@ -114,22 +121,22 @@ class AnswerCounts:
             if at < 0:
                 continue
             usage = event[at:]
-            index, found = _INDEX.search(event), counts(usage)
+            index, found = _INDEX.search(event), parse_usage(usage)
             if _NO_CHOICES.search(event) or index is None or found is None:
-                self._whole = usage
+                self._total_usage = usage
             elif (answer := int(index[1])) < self._answers:  # else it is of no answer that was asked for
-                self._note(answer, found["prompt_tokens"], found["completion_tokens"])
-        return self._whole or self._sum()
+                self._record(answer, found["prompt_tokens"], found["completion_tokens"])
+        return self._total_usage or self._sum()
 
-    def _note(self, answer: int, prompt: int, made: int) -> None:
-        self._completion += made - self._made.get(answer, 0)
-        self._made[answer] = made
+    def _record(self, answer: int, prompt: int, made: int) -> None:
+        self._completion += made - self._completion_by_choice.get(answer, 0)
+        self._completion_by_choice[answer] = made
         of = answer // self._choices
-        if (more := prompt - self._prompts.get(of, 0)) > 0:
-            self._prompts[of] = prompt
+        if (more := prompt - self._prompt_by_index.get(of, 0)) > 0:
+            self._prompt_by_index[of] = prompt
             self._prompt += more
 
     def _sum(self) -> bytes:
-        if not self._made:
+        if not self._completion_by_choice:
             return b""
         return b'"usage":{"prompt_tokens":%d,"completion_tokens":%d}' % (self._prompt, self._completion)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from llmariner.gateway.metering.meter import Metered
+from llmariner.gateway.metering.meter import MeteredRequest
 from llmariner.http_client import Client, ConnectionFailed, ResponseFailed
 
 __all__ = ["UsageReconciliation"]
@@ -29,7 +29,7 @@ class UsageReconciliation:
         self._client = client
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def reconcile(self, metered: Metered, request_id: str, endpoint: str, close: Callable[[], None]) -> None:
+    def reconcile(self, metered: MeteredRequest, request_id: str, endpoint: str, close: Callable[[], None]) -> None:
         """Ask `endpoint` what the request has used, then `close` its count, whatever the answer."""
         task = asyncio.create_task(self._reconcile(metered, request_id, endpoint, close))
         self._tasks.add(task)
@@ -39,7 +39,9 @@ class UsageReconciliation:
         """Wait for the answers under way; each has its limit."""
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _reconcile(self, metered: Metered, request_id: str, endpoint: str, close: Callable[[], None]) -> None:
+    async def _reconcile(
+        self, metered: MeteredRequest, request_id: str, endpoint: str, close: Callable[[], None]
+    ) -> None:
         try:
             async with asyncio.timeout(_TIMEOUT_SECONDS):
                 response = await self._client.request(endpoint, "GET", f"/llmariner/usage/{request_id}")
@@ -47,7 +49,7 @@ class UsageReconciliation:
                 if response.status == 200:
                     metered.usage = told
                 else:
-                    metered.untold = _NOTHING_ENDED not in told
+                    metered.usage_unavailable = _NOTHING_ENDED not in told
         except (ConnectionFailed, ResponseFailed, TimeoutError):
             pass
         finally:

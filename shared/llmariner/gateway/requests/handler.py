@@ -17,9 +17,9 @@ from llmariner.gateway.admission.model_checks import check_model_access
 from llmariner.gateway.admission.queue import AdmissionQueue, Waiter
 from llmariner.gateway.control_plane.port import Key, ModelState
 from llmariner.gateway.limits.applicable_limits import Reservation, max_cost
-from llmariner.gateway.metering.meter import Metered
+from llmariner.gateway.metering.meter import MeteredRequest
 from llmariner.gateway.metering.pricing import Price
-from llmariner.gateway.metering.token_counts import Bounds
+from llmariner.gateway.metering.token_counts import TokenBounds
 from llmariner.gateway.requests.fields import Route
 from llmariner.gateway.requests.parser import ModelRequest, parse
 from llmariner.gateway.requests.request_ids import new_request_id
@@ -90,7 +90,7 @@ class RequestHandler:
         """Handle the request and send its response."""
         gateway, route = self._gateway, self._route
         try:
-            if not gateway.fresh():
+            if not gateway.is_fresh():
                 await gateway.refresh()
             head = dict(self._scope["headers"])
             # Cached decisions need no coroutine: three of them would cost a twentieth of the whole request.
@@ -105,7 +105,7 @@ class RequestHandler:
             self._headers.append((b"openai-organization", key.organization_id.encode()))
             self._tenant = key.project_id
             request = parse(route, head.get(b"content-type", b""), await self._read_body(head))
-            self._body, self._model = request.body, gateway.registered(key, request.model)
+            self._body, self._model = request.body, gateway.registry_id(key, request.model)
             if len(request.body) > _LARGE_BODY:
                 request = request._replace(body=b"")
             wait = self._max_wait(head.get(b"prefer"), stream=request.stream)
@@ -142,8 +142,8 @@ class RequestHandler:
         except BaseException:
             reservation.settle(0, 0)
             raise
-        bounds = Bounds.of(request, self._gateway.known_context(self._model))
-        metered = self._gateway.meter.admit(self._request_id, key, request.model, self._route.name, bounds)
+        bounds = TokenBounds.from_request(request, self._gateway.cached_context_length(self._model))
+        metered = self._gateway.meter.open(self._request_id, key, request.model, self._route.name, bounds)
         metered.adapter, metered.base_model = state.adapter, state.base
         metered.model_project_id, metered.base_project_id = state.project_id, state.base_project_id
         outcome = "failed"
@@ -169,7 +169,7 @@ class RequestHandler:
             stop_watching()
             if (self._client_disconnected or self._response_abandoned) and self._endpoint is not None:
                 settle = partial(self._settle, metered, outcome, reservation, state.price)
-                self._gateway.settlement.reconcile(metered, self._request_id, self._endpoint, settle)
+                self._gateway.usage_reconciliation.reconcile(metered, self._request_id, self._endpoint, settle)
             else:
                 self._settle(metered, outcome, reservation, state.price)
 
@@ -194,15 +194,17 @@ class RequestHandler:
         if "messages" not in self._route.required:
             return request.max_prompt_tokens  # no chat template applies
         gateway = self._gateway
-        template = gateway.known_template(self._model) or await gateway.chat_template(self._model, request.model, state)
+        template = gateway.cached_template_tokens(self._model) or await gateway.template_tokens(
+            self._model, request.model, state
+        )
         return max_prompt_tokens(template, self._body, request.tool_count)
 
-    def _settle(self, metered: Metered, outcome: str, reservation: Reservation, price: Price | None) -> None:
+    def _settle(self, metered: MeteredRequest, outcome: str, reservation: Reservation, price: Price | None) -> None:
         """Record the usage and settle the reservation. Never raises, since the response can no longer change."""
         tokens, cost = reservation.tokens, reservation.money
         try:
             event = self._gateway.meter.close(metered, outcome, self._status)
-            self._gateway.metrics.closed(event)
+            self._gateway.metrics.observe(event)
             tokens = event["prompt_tokens"] + event["completion_tokens"]
             cost = price.cost(event, outcome).total if price is not None and reservation.applicable.budgets else 0
         except Exception:
@@ -291,21 +293,21 @@ class RequestHandler:
         request: ModelRequest,
         state: ModelState,
         key: Key,
-        metered: Metered,
+        metered: MeteredRequest,
         reservation: Reservation,
         wait: float,
     ) -> None:
         """Acquire a slot, send the request to an engine and relay the response; retry once if no byte was relayed."""
         deadline = time.monotonic() + wait
         for attempt in range(1, _MAX_ATTEMPTS + 1):
-            queue = self._gateway.room(self._model)
+            queue = self._gateway.queue(self._model)
             if not (state.ready and queue.try_admit(key.project_id)):
                 waiter = queue.enqueue(key.project_id, reservation.applicable.queue_share)
                 began = time.monotonic()
                 try:
                     await self._wait(queue, request, waiter, deadline)
                 finally:
-                    metered.waited(began, queue.ready_at)
+                    metered.add_wait(began, queue.ready_at)
             if attempt == 1:
                 metered.waited_seconds = time.perf_counter() - self._started_at
             try:
@@ -315,12 +317,12 @@ class RequestHandler:
             finally:
                 queue.release_slot(key.project_id)
                 if self._replica is not None:
-                    self._gateway.replicas.release(self._replica)
+                    self._gateway.engine_replicas.release(self._replica)
                     self._replica = None
-            self._gateway.forget(self._model)
+            self._gateway.invalidate(self._model)
             state = await self._gateway.state(self._model)
 
-    async def _attempt(self, request: ModelRequest, state: ModelState, metered: Metered, *, last: bool) -> bool:
+    async def _attempt(self, request: ModelRequest, state: ModelState, metered: MeteredRequest, *, last: bool) -> bool:
         """Try one engine; False when the request may be retried."""
         if state.endpoint is None:
             if last:
@@ -328,23 +330,23 @@ class RequestHandler:
             return False
         endpoint = state.endpoint
         if state.replicas:
-            endpoint = self._replica = self._gateway.replicas.acquire(state.replicas)
+            endpoint = self._replica = self._gateway.engine_replicas.acquire(state.replicas)
         self._endpoint = endpoint
         try:
             response = await self._send_to_engine(endpoint, request)
         except ResponseTimeout as error:
-            self._gateway.replicas.mark_unresponsive(endpoint)
+            self._gateway.engine_replicas.mark_unresponsive(endpoint)
             raise EngineFailed("The engine took the request and sent nothing. See `llma logs`.") from error
         except ConnectionFailed as error:
             if last:
                 raise EngineFailed("The engine hung up before it answered, twice. See `llma logs`.") from error
             # A healthy engine has closed an idle connection just as it was used.
-            if not await self._gateway.is_well(endpoint, seconds=_HEALTH_CHECK_SECONDS):
-                await self._gateway.gone(self._model, endpoint)
+            if not await self._gateway.is_healthy(endpoint, seconds=_HEALTH_CHECK_SECONDS):
+                await self._gateway.report_unreachable(self._model, endpoint)
             return False
         try:
-            if response.status >= 500 and not last and not await self._gateway.is_well(endpoint):
-                await self._gateway.gone(self._model, endpoint)
+            if response.status >= 500 and not last and not await self._gateway.is_healthy(endpoint):
+                await self._gateway.report_unreachable(self._model, endpoint)
                 return False
             await self._relay(response, request, metered)
         except ResponseTooLarge as error:
@@ -376,11 +378,11 @@ class RequestHandler:
         heartbeat = Heartbeat(self._gateway.settings.heartbeat) if request.stream else None
         admitted = False
         try:
-            self._gateway.tend(self._model)
+            self._gateway.ensure_wake_loop(self._model)
             while not waiter.admitted.done():
                 remaining = deadline - time.monotonic()
                 if remaining <= 0:
-                    raise not_ready(self._gateway.known(self._model), "The model was not ready within the wait")
+                    raise not_ready(self._gateway.cached_state(self._model), "The model was not ready within the wait")
                 if heartbeat is not None:
                     await self._start_stream()
                     status = self._wait_status(self._model, queue)
@@ -396,7 +398,7 @@ class RequestHandler:
                 queue.cancel(waiter)
 
     def _wait_status(self, model_id: str, queue: AdmissionQueue) -> dict[str, object]:
-        state = self._gateway.known(model_id)
+        state = self._gateway.cached_state(model_id)
         return {
             "phase": state.phase if state else "unknown",
             "progress": state.progress if state else 0.0,
@@ -405,7 +407,7 @@ class RequestHandler:
             "waiting": queue.waiting,
         }
 
-    async def _relay(self, response: Response, request: ModelRequest, metered: Metered) -> None:
+    async def _relay(self, response: Response, request: ModelRequest, metered: MeteredRequest) -> None:
         if response.status != 200:  # any other 2xx is unexpected, and 204 and 205 allow no body
             raise engine_error(response.status, await response.read(_MAX_ERROR_BYTES), request.model)
         if request.stream:
@@ -422,7 +424,7 @@ class RequestHandler:
         self._response_sent = True
         await send_json(self._send, response.status, body, self._response_headers())
 
-    async def _relay_stream(self, response: Response, request: ModelRequest, metered: Metered) -> None:
+    async def _relay_stream(self, response: Response, request: ModelRequest, metered: MeteredRequest) -> None:
         self._release_body()
         await self._start_stream()
         stream = StreamRelay(request, metered, self._started_at)

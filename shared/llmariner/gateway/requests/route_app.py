@@ -35,7 +35,7 @@ class RouteApp:
         elif path in ("/health/live", "/health/ready"):
             await send_json(send, 200, b'{"status":"ok"}', [])
         elif path == "/metrics" and method == "GET":
-            text = self._gateway.text().encode()
+            text = self._gateway.metrics_text().encode()
             await send_head(send, 200, b"text/plain; version=0.0.4; charset=utf-8", [], len(text))
             await send({"type": "http.response.body", "body": text})
         else:

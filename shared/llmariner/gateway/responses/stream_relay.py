@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
-from llmariner.gateway.metering.meter import Metered
-from llmariner.gateway.metering.token_counts import AnswerCounts
+from llmariner.gateway.metering.meter import MeteredRequest
+from llmariner.gateway.metering.token_counts import ChoiceUsage
 from llmariner.gateway.requests.parser import ModelRequest
 from llmariner.gateway.responses import server_sent_events as sse
 
@@ -20,10 +20,10 @@ class StreamRelay:
 
     __slots__ = ("_choice_counts", "_metered", "_splitter", "_started_at", "_usage_filter", "done")
 
-    def __init__(self, request: ModelRequest, metered: Metered, started_at: float) -> None:
+    def __init__(self, request: ModelRequest, metered: MeteredRequest, started_at: float) -> None:
         self._splitter = sse.EventSplitter()
         self._usage_filter = sse.UsageFilter(include=request.include_usage, continuous=request.continuous_usage)
-        self._choice_counts = AnswerCounts(request) if request.choice_count > 1 else None
+        self._choice_counts = ChoiceUsage(request) if request.choice_count > 1 else None
         self._metered = metered
         self._started_at = started_at
         self.done = False
