@@ -56,11 +56,11 @@ class MeteredRequest:
         "first_token_seconds",
         "model_project_id",
         "queued_seconds",
-        "sequence",
         "recorded",
+        "sequence",
         "uncounted",
-        "usage_unavailable",
         "usage",
+        "usage_unavailable",
         "waited_seconds",
         "wake_seconds",
     )

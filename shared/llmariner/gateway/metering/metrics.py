@@ -63,7 +63,7 @@ class _Histogram:
 class _ModelSeries:
     """The series of one model on one route, found once."""
 
-    __slots__ = ("duration", "time_to_first_token", "input", "labels", "output", "per_token")
+    __slots__ = ("duration", "input", "labels", "output", "per_token", "time_to_first_token")
 
     def __init__(self, labels: Labels, metrics: Metrics) -> None:
         self.labels = labels
