@@ -25,7 +25,7 @@ class ClientIpResolver:
     ) -> None:
         """PermissionDenied unless the client address is in one of the allowed networks."""
         address = self.resolve(scope, head)
-        if address is None or not _within(address, _networks(tuple(allowed))):
+        if address is None or not _in_any_network(address, _parse_networks(tuple(allowed))):
             raise PermissionDenied(
                 f"This API key may not be used from {address or 'an unknown address'}: it is bound to certain networks. "
                 "Call from one of them, or have the key's owner change them.",
@@ -37,7 +37,7 @@ class ClientIpResolver:
         client = scope.get("client")
         hops = _forwarded_for(scope) if b"x-forwarded-for" in head else []
         address = client[0] if client else None
-        while address is not None and hops and _within(address, self._trusted):
+        while address is not None and hops and _in_any_network(address, self._trusted):
             address = hops.pop()
         return address
 
@@ -55,16 +55,16 @@ def _forwarded_for(scope: MutableMapping[str, Any]) -> list[str]:
     return [hop.strip() for hop in lines.decode("latin-1").split(",") if hop.strip()]
 
 
-def _within(address: str, networks: Iterable[Network]) -> bool:
+def _in_any_network(address: str, networks: Iterable[Network]) -> bool:
     try:
-        ip = ipaddress.ip_address(address)
+        parsed = ipaddress.ip_address(address)
     except ValueError:
         return False
-    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
-        ip = ip.ipv4_mapped
-    return any(ip in network for network in networks)
+    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
+        parsed = parsed.ipv4_mapped
+    return any(parsed in network for network in networks)
 
 
 @lru_cache(maxsize=1024)
-def _networks(allowed: tuple[str, ...]) -> tuple[Network, ...]:
+def _parse_networks(allowed: tuple[str, ...]) -> tuple[Network, ...]:
     return tuple(ipaddress.ip_network(network, strict=False) for network in allowed)

@@ -50,12 +50,12 @@ def check_fields(route: Route, body: Mapping[str, Any]) -> None:
                 f"Missing required parameter: '{name}'.", param=name, code="missing_required_parameter"
             )
     for name, value in body.items():
-        rule = route.checks.get(name)
-        if rule is None:
+        check = route.checks.get(name)
+        if check is None:
             if name.casefold() in route.checks:
                 raise _wrong_case(name)
         elif value is not None:
-            rule(value, name)
+            check(value, name)
     _check_max_tokens(route, body)
 
 
@@ -72,15 +72,15 @@ def _check_max_tokens(route: Route, body: Mapping[str, Any]) -> None:
     """Engines differ in which of two fields they use: where both are given, they must be equal."""
     name, value = "", None
     for other in route.max_tokens_fields:
-        if (said := body.get(other)) is None:
+        if (other_value := body.get(other)) is None:
             continue
-        if value is not None and said != value:
+        if value is not None and other_value != value:
             raise InvalidRequest(
-                f"'{name}' is {value} and '{other}' is {said}, which contradict one another: send one of them.",
+                f"'{name}' is {value} and '{other}' is {other_value}, which contradict one another: send one of them.",
                 param=other,
                 code="invalid_value",
             )
-        name, value = other, said
+        name, value = other, other_value
     # Some engines read 0 as unlimited.
     if value == 0 and not body.get("echo"):
         raise InvalidRequest(
@@ -125,23 +125,23 @@ def _array(value: Any, param: str) -> None:
 
 
 def _number(minimum: float, maximum: float) -> Check:
-    def rule(value: Any, param: str) -> None:
+    def check(value: Any, param: str) -> None:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise _type_error(param, "a number", value)
         _check_range(value, minimum, maximum, param)
 
-    return rule
+    return check
 
 
 def _integer(minimum: int, maximum: int) -> Check:
-    def rule(value: Any, param: str) -> None:
+    def check(value: Any, param: str) -> None:
         if isinstance(value, float) and abs(value) >= 2**63:  # orjson parses an integer of more than 64 bits as a float
             raise _range_error(value, minimum, maximum, param)
         if isinstance(value, bool) or not isinstance(value, int):
             raise _type_error(param, "an integer", value)
         _check_range(value, minimum, maximum, param)
 
-    return rule
+    return check
 
 
 def _check_range(value: float, minimum: float, maximum: float, param: str) -> None:
@@ -162,28 +162,30 @@ def _messages(value: Any, param: str) -> None:
     if not value:
         raise InvalidRequest(f"Invalid '{param}': expected at least one message.", param=param, code="empty_array")
     for index, message in enumerate(value):
-        where = f"{param}[{index}]"
-        _object(message, where)
+        param_path = f"{param}[{index}]"
+        _object(message, param_path)
         role = message.get("role")
         if role is None:
             raise InvalidRequest(
-                f"Missing required parameter: '{where}.role'.", param=f"{where}.role", code="missing_required_parameter"
+                f"Missing required parameter: '{param_path}.role'.",
+                param=f"{param_path}.role",
+                code="missing_required_parameter",
             )
-        _non_empty_string(role, f"{where}.role")
+        _non_empty_string(role, f"{param_path}.role")
         content = message.get("content")
         if content is not None and not isinstance(content, str | list):
-            raise _type_error(f"{where}.content", "a string or an array", content)
+            raise _type_error(f"{param_path}.content", "a string or an array", content)
         if isinstance(content, list):
-            _content_parts(content, f"{where}.content")
+            _content_parts(content, f"{param_path}.content")
 
 
 def _content_parts(parts: list[Any], param: str) -> None:
     """Checks for which engines would list one error per kind of content part."""
     for index, part in enumerate(parts):
-        where = f"{param}[{index}]"
-        _object(part, where)
+        param_path = f"{param}[{index}]"
+        _object(part, param_path)
         if part.get("type") == "text":
-            _string(part.get("text"), f"{where}.text")
+            _string(part.get("text"), f"{param_path}.text")
 
 
 _TEXT_OR_TOKENS = frozenset({str, int, list})
@@ -223,7 +225,7 @@ def _tool_choice(value: Any, param: str) -> None:
 
 
 def _one_of(*allowed: str) -> Check:
-    def rule(value: Any, param: str) -> None:
+    def check(value: Any, param: str) -> None:
         _string(value, param)
         if value not in allowed:
             names = " or ".join(f"'{name}'" for name in allowed)
@@ -231,20 +233,20 @@ def _one_of(*allowed: str) -> Check:
                 f"Invalid '{param}': expected {names}, but got '{value}' instead.", param=param, code="invalid_value"
             )
 
-    return rule
+    return check
 
 
-def _unsupported(instead: str) -> Check:
+def _unsupported(hint: str) -> Check:
     """A field that only some engines support, or whose cost has no upper bound."""
 
-    def rule(value: Any, param: str) -> None:
+    def check(value: Any, param: str) -> None:
         raise InvalidRequest(
-            f"Unsupported parameter: '{param}' is not supported on this route. {instead}",
+            f"Unsupported parameter: '{param}' is not supported on this route. {hint}",
             param=param,
             code="unsupported_parameter",
         )
 
-    return rule
+    return check
 
 
 def _must_be_false(value: Any, param: str) -> None:
@@ -255,9 +257,9 @@ def _must_be_false(value: Any, param: str) -> None:
 
 def _response_format(value: Any, param: str) -> None:
     _object(value, param)
-    described = value.get("json_schema")
-    if isinstance(described, dict):
-        check_schema(described.get("schema"), f"{param}.json_schema.schema")
+    json_schema = value.get("json_schema")
+    if isinstance(json_schema, dict):
+        check_schema(json_schema.get("schema"), f"{param}.json_schema.schema")
 
 
 def _structured_outputs(value: Any, param: str) -> None:

@@ -57,16 +57,16 @@ def _circular_schema(circular: Schema, param: str) -> InvalidRequest:
 def _reachable(root: Schema, max_schemas: int) -> dict[int, tuple[Schema, Schema | None]] | None:
     """Every schema that applies to some value, by identity, with its `$ref` target; None when over `max_schemas`."""
     reachable: dict[int, tuple[Schema, Schema | None]] = {}
-    waiting = deque([root])
+    queue = deque([root])
     seen = {id(root)}
-    while waiting:
-        schema = waiting.popleft()
+    while queue:
+        schema = queue.popleft()
         target = _resolve_reference(root, schema.get("$ref"))
         reachable[id(schema)] = schema, target
         for each in (*_children(schema), *([] if target is None else [target])):
             if id(each) not in seen:
                 seen.add(id(each))
-                waiting.append(each)
+                queue.append(each)
         if len(seen) > max_schemas:
             return None
     return reachable
@@ -114,21 +114,21 @@ def _alternatives(schema: Schema, target: Schema | None) -> Iterator[list[Schema
 
 def _find_circular(reachable: dict[int, tuple[Schema, Schema | None]]) -> Schema | None:
     """A circular schema, or None: one that is not resolved when resolution starts at the schemas without references."""
-    missing: dict[int, int] = {}
-    needed_by: dict[int, list[tuple[int, int]]] = defaultdict(list)
+    unresolved: dict[int, int] = {}
+    dependents: dict[int, list[tuple[int, int]]] = defaultdict(list)
     for identity, (schema, target) in reachable.items():
         groups = list(_alternatives(schema, target))
-        missing[identity] = len(groups)
+        unresolved[identity] = len(groups)
         for number, group in enumerate(groups):
             for each in group:
-                needed_by[id(each)].append((identity, number))
-    ended = deque(identity for identity, count in missing.items() if not count)
-    met: set[tuple[int, int]] = set()
-    while ended:
-        for need in needed_by[ended.popleft()]:
-            if need not in met:
-                met.add(need)
-                missing[need[0]] -= 1
-                if not missing[need[0]]:
-                    ended.append(need[0])
-    return next((reachable[identity][0] for identity, count in missing.items() if count), None)
+                dependents[id(each)].append((identity, number))
+    resolved = deque(identity for identity, count in unresolved.items() if not count)
+    counted: set[tuple[int, int]] = set()
+    while resolved:
+        for dependent in dependents[resolved.popleft()]:
+            if dependent not in counted:
+                counted.add(dependent)
+                unresolved[dependent[0]] -= 1
+                if not unresolved[dependent[0]]:
+                    resolved.append(dependent[0])
+    return next((reachable[identity][0] for identity, count in unresolved.items() if count), None)

@@ -170,18 +170,18 @@ def _without_member(body: bytes, name: str) -> bytes:
     text = body.decode()
     decoder = json.decoder.JSONDecoder()
     skip = json.decoder.WHITESPACE.match  # type: ignore[attr-defined]
-    kept: list[str] = []
-    at = skip(text, text.index("{") + 1).end()
-    while text[at] != "}":
-        start = at
-        key, at = decoder.raw_decode(text, at)
-        at = skip(text, skip(text, at).end() + 1).end()
-        _, at = decoder.raw_decode(text, at)
+    members: list[str] = []
+    position = skip(text, text.index("{") + 1).end()
+    while text[position] != "}":
+        start = position
+        key, position = decoder.raw_decode(text, position)
+        position = skip(text, skip(text, position).end() + 1).end()
+        _, position = decoder.raw_decode(text, position)
         if key != name:
-            kept.append(text[start:at])
-        if len(kept) > _MAX_MEMBERS:
+            members.append(text[start:position])
+        if len(members) > _MAX_MEMBERS:
             raise InvalidRequest(f"The body has more than {_MAX_MEMBERS} fields.", code="too_many_values")
-        at = skip(text, at).end()
-        if text[at] == ",":
-            at = skip(text, at + 1).end()
-    return ("{" + ",".join(kept) + "}").encode()
+        position = skip(text, position).end()
+        if text[position] == ",":
+            position = skip(text, position + 1).end()
+    return ("{" + ",".join(members) + "}").encode()

@@ -26,17 +26,17 @@ _MINUTE_WINDOW_SECONDS = 62.0
 
 
 def rate_limited(
-    allowance: LeasedQuota, key: Key, model: str, tokens: int, now: float, headers: dict[str, str]
+    quota: LeasedQuota, key: Key, model: str, tokens: int, now: float, headers: dict[str, str]
 ) -> RateLimited:
     """The error for a request that exceeds a rate or concurrency limit. `now`: monotonic seconds; `tokens`: requested."""
-    rule = allowance.rule
-    wait = max(_MIN_RETRY_SECONDS, allowance.blocked_until - now)
-    if allowance.requests >= 1 and allowance.slots < 1:
+    rule = quota.rule
+    wait = max(_MIN_RETRY_SECONDS, quota.blocked_until - now)
+    if quota.requests >= 1 and quota.slots < 1:
         limit = f"concurrent requests: Limit {rule.thresholds['concurrent_requests']}"
     else:
-        unit, wanted = ("requests", 1) if allowance.requests < 1 else ("tokens", tokens)
+        unit, requested = ("requests", 1) if quota.requests < 1 else ("tokens", tokens)
         name = _exceeded_limit(rule, unit, wait)
-        limit = f"{_UNITS[name][1]}: Limit {rule.thresholds[name]}, Requested {wanted}"
+        limit = f"{_UNITS[name][1]}: Limit {rule.thresholds[name]}, Requested {requested}"
     return RateLimited(
         f"Rate limit reached for model `{model}` in organization {key.organization_id} on {limit}. "
         f"Please try again in {format_duration(wait)}. {_who_can_raise(rule)}",
@@ -61,19 +61,19 @@ def request_too_large(rule: Rule, key: Key, model: str, tokens: int, limit: int)
     )
 
 
-def budget_exceeded(allowance: LeasedQuota, now: float) -> InsufficientQuota:
+def budget_exceeded(quota: LeasedQuota, now: float) -> InsufficientQuota:
     """The error for a request that exceeds a budget. `now`: monotonic seconds."""
-    rule = allowance.rule
+    rule = quota.rule
     period = {"day": "of today ", "month": "of this month "}.get(rule.period or "", "")
     amount = rule.amount or 0
-    if allowance.spent >= amount:
-        why = "is spent"
+    if quota.spent >= amount:
+        reason = "is spent"
         headers = {"x-should-retry": "false"}
     else:
-        why = "can't pay for the longest answer to this request beside those that are under way"
-        headers = {"retry-after": str(int(max(_MIN_RETRY_SECONDS, allowance.blocked_until - now) + 0.999))}
+        reason = "can't pay for the longest answer to this request beside those that are under way"
+        headers = {"retry-after": str(int(max(_MIN_RETRY_SECONDS, quota.blocked_until - now) + 0.999))}
     return InsufficientQuota(
-        f"You exceeded your current quota: the budget {period}of {format_dollars(amount)} for {_subject(rule)} {why}. "
+        f"You exceeded your current quota: the budget {period}of {format_dollars(amount)} for {_subject(rule)} {reason}. "
         f"Ask for a shorter answer, or have an owner of the organization raise it: POST /v1/budgets/{rule.id}.",
         headers=headers,
         details={"budget": rule.id},
