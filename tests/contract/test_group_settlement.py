@@ -101,7 +101,7 @@ def test_the_consumer_emits_what_is_left(team: Team, monkeypatch: pytest.MonkeyP
     main = runpy.run_path(str(CHECKOUT / "eventing/group_settlement/main.py"))
     context = Context({"LLMARINER_DATABASE_URL": str(team.database.url)})
     consume = main["consume"]
-    monkeypatch.setitem(consume.__globals__, "settle_group", lambda *said: reconcile_group(*said, seconds=0))
+    monkeypatch.setitem(consume.__globals__, "reconcile_group", lambda *said: reconcile_group(*said, seconds=0))
     for at in range(3):
         consume(context, changes(team.database)[at])
     assert members(team.database) == PEOPLE

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 _caller = importlib.import_module("..kubernetes.caller", __package__)
 _server = importlib.import_module("..kubernetes.server", __package__)
 _schemas = importlib.import_module("..kubernetes.schemas", __package__)
-_asking = importlib.import_module("..functions.asking", __package__)
-_children = importlib.import_module("..functions.children", __package__)
+_http_calls = importlib.import_module("..functions.http_calls", __package__)
+_processes = importlib.import_module("..functions.processes", __package__)
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 NAMESPACE = "llmariner-models"
@@ -54,8 +54,8 @@ class Platform:
         """What the consumer answers to an event with this data."""
         said = {**attributes(type_), "content-type": "application/json"}
         headers = {(key if key == "content-type" else f"ce-{key}"): value for key, value in said.items()}
-        question = _asking.Question("POST", "/", json.dumps(data).encode(), headers)
-        status: int = _asking.over_http(self.consumer, question).status
+        question = _http_calls.HttpRequest("POST", "/", json.dumps(data).encode(), headers)
+        status: int = _http_calls.send_over_http(self.consumer, question).status
         return status
 
     def models(self) -> dict[str, Model]:
@@ -92,11 +92,11 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
         context = Context(environment)
         upgrade(context.database)
         serving = {**environment, "LLMARINER_SERVING": "kserve", "LLMARINER_KUBECONFIG": str(kubeconfig)}
-        control_function = _children.boot(CHECKOUT / "functions/internal_gateway")
-        with _children.process(control_function, serving, folder / "control.log") as control:
+        control_function = _processes.boot_command(CHECKOUT / "functions/internal_gateway")
+        with _processes.process(control_function, serving, folder / "control.log") as control:
             asking = {**environment, "LLMARINER_CONTROL_URL": f"http://127.0.0.1:{control}"}
-            consumer = _children.boot(CHECKOUT / "eventing/model_adoption")
-            with _children.process(consumer, asking, folder / "consumer.log") as port:
+            consumer = _processes.boot_command(CHECKOUT / "eventing/model_adoption")
+            with _processes.process(consumer, asking, folder / "consumer.log") as port:
                 yield Platform(port, context, caller)
         context.database.close()
 

@@ -1,4 +1,4 @@
-"""An organisation with two projects and one of each kind of person, everybody with a key: to ask routes of members with."""
+"""An organization with two projects, and a user with a key for each combination of roles."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from llmariner.tenancy.principal import Caller, KeyOwner
 from llmariner.tenancy.roles.custom_roles import CustomRoles
 from llmariner.tenancy.roles.scopes import OWNER_SCOPES
 
-from .asking import Answer, Question
 from .conftest import Ask
+from .http_calls import HttpRequest, HttpResponse
 from .installation import Installation
 
 __all__ = ["Company"]
@@ -24,8 +24,8 @@ _numbers = itertools.count()
 
 
 class Company:
-    """`people`: boss owns it, lead owns the project `vision`, mia and vic are member and viewer there, sam is member of
-    `speech`, rob reads the organisation. Names are those of `ask`; e-mails `NAME-NUMBER@example.org`."""
+    """`people`: boss owns the organization, lead owns the project `vision`, mia and vic are member and viewer there, sam is
+    a member of `speech`, rob is a reader of the organization. `ask` takes their names; e-mails: `email(name)`."""
 
     def __init__(self, installation: Installation, ask: Ask) -> None:
         self._ask, self.context, self.number = ask, installation.context, next(_numbers)
@@ -51,11 +51,11 @@ class Company:
         return self.projects.create(self.founder, NewProject(title)).id
 
     def email(self, name: str) -> str:
-        """Somebody's address."""
+        """The e-mail of a user: `NAME-NUMBER@example.org`."""
         return f"{name}-{self.number}@example.org"
 
     def hire(self, name: str, role: str, project_id: str | None = None, project_role: str | None = None) -> Caller:
-        """A new member with a key: of that project, or an admin key."""
+        """Add a user with a key of that project, or with an admin key."""
         user_id = self.members.add(self.founder, self.email(name), role).user_id
         if project_id is not None and project_role is not None:
             self.members.add_to_project(self.founder, project_id, user_id, project_role)
@@ -68,16 +68,16 @@ class Company:
         self.people[name] = person
         return person
 
-    def ask(self, route: str, body: Any = None, *, by: str = "boss", query: str = "") -> Answer:
-        """Ask a function: `HERE`, `VISION`, `SPEECH` stand for ids, `MAIL(name)` for an address; `by` names who."""
+    def ask(self, route: str, body: Any = None, *, by: str = "boss", query: str = "") -> HttpResponse:
+        """Call a route; `HERE`, `VISION`, `SPEECH` in it stand for ids. `by`: the name of the caller."""
         for word, value in (("HERE", self.id), ("VISION", self.vision), ("SPEECH", self.speech)):
             route = route.replace(word, value)
         method, path = route.split()
         headers = {"authorization": f"Bearer {self.secrets[by]}"} if by else {}
         words = path.split("/")
         function = "_".join(words[2:4]) if words[2] in ("organization", "inference") else words[2].partition(":")[0]
-        return self._ask(function, Question(method, path, body, headers, query))
+        return self._ask(function, HttpRequest(method, path, body, headers, query))
 
     def works(self, secret: str) -> bool:
-        """Whether somebody who shows it is let in."""
+        """Whether a secret authenticates."""
         return self.context.authenticator.authenticate(secret) is not None

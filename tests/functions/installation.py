@@ -1,4 +1,4 @@
-"""One installation for a session: database, secrets, keys, models and an engine, as environment variables say it."""
+"""The installation of a test session: database, secrets, keys, models and an engine, in environment variables."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from llmariner.tenancy.keys.store import KeyOwner, NewKey
 from llmariner.tenancy.organizations.bootstrap import create_bootstrap_key, ensure_first_owner
 from llmariner.tenancy.tables import api_keys, organization_users, organizations, project_users, projects, users
 
-from .children import CHECKOUT
+from .processes import CHECKOUT
 
 __all__ = ["SERVICE_SECRET", "Installation", "IssuedKeys"]
 
@@ -29,7 +29,7 @@ SERVICE_SECRET = "fedcba9876543210" * 4
 
 @dataclass(frozen=True)
 class IssuedKeys:
-    """Secrets of keys: one with all scopes, one without any, one of another project, three that are no good."""
+    """Secrets of keys: one with all scopes, one without scopes, one of another organization, three invalid ones."""
 
     admin: str
     scopeless: str
@@ -40,7 +40,7 @@ class IssuedKeys:
 
 
 class Installation:
-    """What functions find in their environment, and applications over it in this process."""
+    """The environment of functions, and their applications in this process."""
 
     def __init__(self, folder: Path, engine: str) -> None:
         self.environment = {
@@ -48,7 +48,7 @@ class Installation:
             "LLMARINER_PEPPER": _PEPPER,
             "LLMARINER_SERVICE_SECRET": SERVICE_SECRET,
             "LLMARINER_SERVING": "static",
-            # These tests come from one address with many keys that are no good.
+            # The tests use many invalid keys from one address.
             "LLMARINER_UNKNOWN_KEYS_PER_MINUTE": "1000000",
             "LLMARINER_SERVING_STATIC": f'{{"tiny": "{engine}", "vectors": "{engine}"}}',
         }
@@ -63,31 +63,31 @@ class Installation:
         self._tokens = ServiceTokens(SERVICE_SECRET, issuer="function", audience="internal_gateway")
 
     def token_path(self, control: str) -> dict[str, str]:
-        """The environment of a function on the token path: no database, no engines."""
+        """The environment of a function on the token path, without database and engines."""
         said = {name: self.environment[name] for name in ("LLMARINER_PEPPER", "LLMARINER_SERVICE_SECRET")}
         return {**said, "LLMARINER_CONTROL_URL": control}
 
     def application(self, name: str) -> Any:
-        """A function on its own, in this process."""
+        """The application of one function in this process."""
         if name not in self._applications:
             application = self._applications[name] = load(CHECKOUT / "functions" / name)
             application.use_context(self.context)
         return self._applications[name]
 
     def register(self, name: str, *, task: Task = Task.GENERATE, project_id: str | None = None) -> None:
-        """A model whose weights are here."""
+        """Register a model whose weights are loaded."""
         location = f"/weights/{name}"
         self.context.registry.create(NewModel(name, SourceRepository.LOCAL, location, project_id=project_id))
         self.context.registry.mark_loaded(name, folder=location, size_bytes=1, task=task)
 
     @property
     def service_token(self) -> str:
-        """A token of a function on the token path, for the control function; good for half a minute at least."""
+        """A token of a function on the token path for the control plane, valid for at least half a minute."""
         return self._tokens.token()
 
     @cached_property
     def spare_project(self) -> str:
-        """The id of a project of the administrator's organisation that tests may change."""
+        """The id of a project of the administrator's organization that tests may change."""
         with self.context.database.write() as session:
             row = {"id": "proj_spare", "organization_id": self.owner.organization_id, "title": "Spare"}
             session.add(projects, **row, is_default=False, created_at=1)
@@ -95,7 +95,7 @@ class Installation:
 
     @cached_property
     def stranger(self) -> KeyOwner:
-        """Somebody of another organisation."""
+        """The owner of keys in another organization."""
         with self.context.database.write() as session:
             session.add(users, id="user_2", email="eve@example.org", created_at=1)
             session.add(organizations, id="org_2", title="Others", is_default=False, created_at=1)
@@ -117,7 +117,7 @@ class Installation:
         revoked_key, revoked = create_bootstrap_key(keys, self.owner, "revoked")
         keys.revoke(self.owner, revoked_key.id)
         past = int(time.time()) - 60
-        with self.context.database.write() as session:  # as if that time were over
+        with self.context.database.write() as session:  # moves the expiry into the past
             session.run(update(api_keys).where(api_keys.c.id == expired_key.id).values(expires_at=past))
             session.run(update(api_keys).where(api_keys.c.id == rotated.id).values(previous_expires_at=past))
         return IssuedKeys(admin, scopeless, stranger, expired, revoked, superseded)

@@ -20,9 +20,9 @@ from openai.types.admin.organization.projects import service_accounts as of_acco
 from openai.types.admin.organization.projects import users as of_project_user
 from pydantic import BaseModel
 
-from .asking import Answer, InProcess, Question
 from .company import Company
 from .conftest import Ask
+from .http_calls import HttpRequest, HttpResponse, InProcessClient
 from .installation import Installation
 
 ORGANIZATION, PROJECT = "/organization", "/organization/projects/{project}"
@@ -164,20 +164,20 @@ _OF_EVERY_ENTRY = {"id", "effective_at", "type", "actor"}
 
 @pytest.fixture(scope="module")
 def answers(
-    router: Any, in_process: InProcess, installation: Installation, ask: Ask
-) -> Iterator[list[tuple[Call, Answer]]]:
+    router: Any, in_process: InProcessClient, installation: Installation, ask: Ask
+) -> Iterator[list[tuple[Call, HttpResponse]]]:
     """Each call with its answer, in order, in an organisation of their own."""
     company = Company(installation, ask)
     admin = {"authorization": f"Bearer {company.secrets['boss']}"}
     issuer = "LLMARINER_OIDC_ISSUER"
     installation.context.env[issuer] = "https://issuer.example"  # type: ignore[index]
-    made = Question(
+    made = HttpRequest(
         "POST",
         f"/v1/organizations/{company.id}/users",
         {"user_id": "ann@shapes.example", "role": "reader"},
         admin,
     )
-    ids = {"{user}": in_process.ask(router, made).json["internal_user_id"]}
+    ids = {"{user}": in_process.send(router, made).json["internal_user_id"]}
     found = []
     for call in CALLS:
         name, method, path, said, _ = call
@@ -185,7 +185,7 @@ def answers(
         for brace, id_ in ids.items():
             path = path.replace(brace, id_)
             body = _replaced(body, brace, id_)
-        answer = in_process.ask(router, Question(method, f"/v1{path}", body, admin, query))
+        answer = in_process.send(router, HttpRequest(method, f"/v1{path}", body, admin, query))
         assert answer.status == 200, (call, answer.body)
         if name:
             ids["{" + name + "}"] = answer.json["id"]
@@ -203,7 +203,7 @@ def _replaced(value: Any, brace: str, id_: str) -> Any:
 
 
 @pytest.mark.parametrize("number", range(len(CALLS)), ids=[f"{method} {path}" for _, method, path, _, _ in CALLS])
-def test_an_answer_is_of_the_clients_type(number: int, answers: list[tuple[Call, Answer]]) -> None:
+def test_an_answer_is_of_the_clients_type(number: int, answers: list[tuple[Call, HttpResponse]]) -> None:
     (_, _, _, _, model), answer = answers[number]
     documents = [answer.json]
     of_list: Any = get_origin(model)
@@ -220,7 +220,9 @@ def test_an_answer_is_of_the_clients_type(number: int, answers: list[tuple[Call,
         assert declared - ABSENT.get(model, set()) - set(document) == set()
 
 
-def test_an_entry_of_the_audit_log_has_what_happened_in_its_types_shape(answers: list[tuple[Call, Answer]]) -> None:
+def test_an_entry_of_the_audit_log_has_what_happened_in_its_types_shape(
+    answers: list[tuple[Call, HttpResponse]],
+) -> None:
     def changes(type_: str) -> list[Any]:
         return [entry[type_]["changes_requested"] for entry in answers[-1][1].json["data"] if entry["type"] == type_]
 

@@ -6,9 +6,9 @@ import time
 
 import pytest
 
-from .asking import Answer, check
 from .company import Company
 from .conftest import Ask
+from .http_calls import HttpResponse, assert_error
 from .installation import Installation
 
 KEYS = "/v1/api_keys"
@@ -19,7 +19,7 @@ def company(installation: Installation, ask: Ask) -> Company:
     return Company(installation, ask)
 
 
-def names(answer: Answer) -> list[str]:
+def names(answer: HttpResponse) -> list[str]:
     assert answer.status == 200, answer.body
     return sorted(key["name"] for key in answer.json["data"])
 
@@ -49,17 +49,17 @@ def test_what_a_key_is_bound_to_is_kept_and_changed(company: Company) -> None:
     named = company.ask(f"PATCH {KEYS}/{made['id']}", {"name": "renamed"}, by="mia", query="update_mask=name")
     assert named.json["name"] == "renamed"
     more = company.ask(f"PATCH {KEYS}/{made['id']}", {"scopes": ["api.audit.read"]}, by="mia")
-    check(more, 400, None)
+    assert_error(more, 400, None)
     assert more.error["param"] == "scopes[0]"
 
 
 def test_only_an_owner_of_the_organisation_lifts_limits(company: Company) -> None:
     for name in ("lead", "mia"):
         made = company.ask(f"POST {KEYS}", {"name": f"free {name}", "excluded_from_rate_limiting": True}, by=name)
-        check(made, 403, "insufficient_permissions")
+        assert_error(made, 403, "insufficient_permissions")
         plain = company.ask(f"POST {KEYS}", {"name": f"plain {name}"}, by=name).json
         lifted = company.ask(f"PATCH {KEYS}/{plain['id']}", {"excluded_from_rate_limiting": True}, by=name)
-        check(lifted, 403, "insufficient_permissions")
+        assert_error(lifted, 403, "insufficient_permissions")
         lifted = company.ask(f"PATCH {KEYS}/{plain['id']}", {"excluded_from_rate_limiting": True})
         assert lifted.json["excluded_from_rate_limiting"] is True
 
@@ -68,9 +68,9 @@ def test_a_key_of_another_is_not_there(company: Company) -> None:
     [theirs] = [key for key in company.ask(f"GET {KEYS}").json["data"] if key["name"] == "vic's"]
     path = f"{KEYS}/{theirs['id']}"
     for by in ("mia", "sam", "stranger"):
-        check(company.ask(f"PATCH {path}", {"name": "stolen"}, by=by), 404, "not_found")
-        check(company.ask(f"POST {path}:rotate", {}, by=by), 404, "not_found")
-        check(company.ask(f"DELETE {path}", by=by), 404, "not_found")
+        assert_error(company.ask(f"PATCH {path}", {"name": "stolen"}, by=by), 404, "not_found")
+        assert_error(company.ask(f"POST {path}:rotate", {}, by=by), 404, "not_found")
+        assert_error(company.ask(f"DELETE {path}", by=by), 404, "not_found")
     assert company.works(company.secrets["vic"])
     rotated = company.ask(f"POST {path}:rotate", {}, by="lead").json
     assert (company.works(company.secrets["vic"]), company.works(rotated["secret"])) == (False, True)
@@ -79,9 +79,9 @@ def test_a_key_of_another_is_not_there(company: Company) -> None:
 def test_a_key_is_made_in_the_project_that_is_named(company: Company) -> None:
     there = {"name": "there", "project_id": company.speech, "organization_id": company.id}
     assert company.ask(f"POST {KEYS}", there).json["project"]["title"] == "Speech"
-    check(company.ask(f"POST {KEYS}", there, by="mia"), 404, "not_found")
-    check(company.ask(f"POST {KEYS}", {"name": "x", "organization_id": "org_2"}), 404, "not_found")
-    check(company.ask(f"POST {KEYS}", {"name": "x", "project_id": "proj_nobody"}), 404, "not_found")
+    assert_error(company.ask(f"POST {KEYS}", there, by="mia"), 404, "not_found")
+    assert_error(company.ask(f"POST {KEYS}", {"name": "x", "organization_id": "org_2"}), 404, "not_found")
+    assert_error(company.ask(f"POST {KEYS}", {"name": "x", "project_id": "proj_nobody"}), 404, "not_found")
     # The administrator of the installation reaches the organisations that they made.
     assert company.ask(f"POST {KEYS}", {**there, "name": f"by admin {company.number}"}, by="admin").status == 200
 
@@ -92,8 +92,8 @@ def test_a_service_account_is_made_with_its_key_and_ends_with_it(company: Compan
     assert made["user"]["is_service_account"] is True
     assert made["user"]["id"] == f"system:serviceaccount:{company.vision}:ci"
     assert (made["organization_role"], made["project_role"]) == ("ORGANIZATION_ROLE_READER", "PROJECT_ROLE_OWNER")
-    check(company.ask(f"POST {KEYS}", asked), 409, "conflict")
-    check(company.ask(f"POST {KEYS}", {**asked, "name": "more"}, by="lead"), 403, "insufficient_permissions")
+    assert_error(company.ask(f"POST {KEYS}", asked), 409, "conflict")
+    assert_error(company.ask(f"POST {KEYS}", {**asked, "name": "more"}, by="lead"), 403, "insufficient_permissions")
     refused = company.ask(f"POST {KEYS}", {"name": "none", "is_service_account": True})
     assert (refused.status, refused.error["param"]) == (400, "role")
     refused = company.ask(f"POST {KEYS}", {**asked, "name": "none", "scopes": ["api.clusters.read"]})
@@ -110,9 +110,9 @@ def test_a_key_without_a_project_makes_none(company: Company) -> None:
         ["api.organizations.projects.api_keys.write", "api.organizations.projects.read"],
     )
     company.hire("kim", role.id)
-    check(company.ask(f"POST {KEYS}", {"name": "x"}, by="kim"), 400, "project_required")
+    assert_error(company.ask(f"POST {KEYS}", {"name": "x"}, by="kim"), 400, "project_required")
     named = company.ask(f"POST {KEYS}", {"name": "x", "project_id": company.vision}, by="kim")
-    check(named, 403, "insufficient_permissions")
+    assert_error(named, 403, "insufficient_permissions")
 
 
 def test_a_key_works_from_its_networks_only(company: Company) -> None:
@@ -123,8 +123,8 @@ def test_a_key_works_from_its_networks_only(company: Company) -> None:
     made("near", "127.0.0.0/8")
     made("far", "203.0.113.0/24")
     assert company.ask("GET /v1/users:getSelf", by="near").status == 200
-    check(company.ask("GET /v1/users:getSelf", by="far"), 403, "source_not_allowed")
-    check(company.ask(f"GET {KEYS}", by="far"), 403, "source_not_allowed")
+    assert_error(company.ask("GET /v1/users:getSelf", by="far"), 403, "source_not_allowed")
+    assert_error(company.ask(f"GET {KEYS}", by="far"), 403, "source_not_allowed")
 
 
 def test_where_an_act_was_done_from_is_in_the_log(company: Company) -> None:
@@ -142,6 +142,6 @@ def test_a_key_that_is_refused_leaves_no_service_account(company: Company) -> No
         {"scopes": ["api.audit.read"]},
     ]
     for wrong in wrong_ones:
-        check(company.ask(f"POST {KEYS}", {**body, **wrong}), 400, None)
+        assert_error(company.ask(f"POST {KEYS}", {**body, **wrong}), 400, None)
     made = company.ask(f"POST {KEYS}", {**body, "allowed_sources": ["10.0.0.0/8"]})
     assert (made.status, made.json["allowed_sources"]) == (200, ["10.0.0.0/8"])

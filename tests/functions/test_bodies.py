@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from .asking import Answer, Question, check
 from .conftest import Ask
-from .declared import ROUTES, TOKEN_PATH
+from .declared_routes import ROUTES, TOKEN_PATH
+from .http_calls import HttpRequest, HttpResponse, assert_error
 from .installation import Installation
 
 MESSAGES = [{"role": "user", "content": "hello"}]
@@ -107,13 +107,13 @@ LIMITS = {name: 8 * 1024 * 1024 if name in TOKEN_PATH else 1024 * 1024 for name,
 def send(ask: Ask, admin: dict[str, str], installation: Installation) -> Any:
     """Send a body to a route of the table, by a caller who may."""
 
-    def sent(route: str, body: Any, **headers: str) -> Answer:
+    def sent(route: str, body: Any, **headers: str) -> HttpResponse:
         name, _ = BODIES[route]
         method, path = concrete(route, installation).split()
         inside = {"authorization": f"Bearer {installation.service_token}"}
         caller = inside if name == "internal_gateway" else admin
         said = {key.replace("_", "-"): value for key, value in headers.items()}
-        return ask(name, Question(method, path, body, {**caller, **said}))
+        return ask(name, HttpRequest(method, path, body, {**caller, **said}))
 
     return sent
 
@@ -165,7 +165,7 @@ def test_a_body_that_is_no_object_is_refused(route: str, body: bytes, send: Any)
 @pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])
 @pytest.mark.parametrize("route", BODIES)
 def test_a_body_of_another_type_is_refused(route: str, content_type: str, send: Any) -> None:
-    check(send(route, BODIES[route][1], content_type=content_type), 415, "unsupported_media_type")
+    assert_error(send(route, BODIES[route][1], content_type=content_type), 415, "unsupported_media_type")
 
 
 @pytest.mark.parametrize("content_type", ["application/json; charset=utf-8", "Application/JSON"])
@@ -178,12 +178,12 @@ def test_a_type_of_json_may_have_parameters_and_capitals(route: str, content_typ
 @pytest.mark.parametrize("route", BODIES)
 def test_a_body_over_the_limit_is_refused(route: str, send: Any) -> None:
     body = b'{"name": "' + b"x" * LIMITS[BODIES[route][0]] + b'"}'
-    check(send(route, body), 413, "request_too_large")
+    assert_error(send(route, body), 413, "request_too_large")
 
 
 @pytest.mark.parametrize("route", BODIES)
 def test_a_body_that_says_a_length_over_the_limit_is_refused_unread(route: str, send: Any) -> None:
-    check(send(route, b"{}", content_length=str(LIMITS[BODIES[route][0]] + 1)), 413, "request_too_large")
+    assert_error(send(route, b"{}", content_length=str(LIMITS[BODIES[route][0]] + 1)), 413, "request_too_large")
 
 
 REQUIRED = {
@@ -207,7 +207,7 @@ REQUIRED = {
 def test_a_field_that_is_missing_is_named(route: str, field: str, send: Any) -> None:
     body = {name: value for name, value in BODIES[route][1].items() if name != field}
     answer = send(route, body)
-    check(answer, 400, "missing_required_parameter")
+    assert_error(answer, 400, "missing_required_parameter")
     assert answer.error["param"] == field
 
 
@@ -327,7 +327,7 @@ def test_the_control_function_takes_no_operation_without_its_fields(
     operation: str, ask: Ask, installation: Installation
 ) -> None:
     headers = {"authorization": f"Bearer {installation.service_token}"}
-    answer = ask("internal_gateway", Question("POST", f"/internal/gateway/{operation}", {}, headers))
+    answer = ask("internal_gateway", HttpRequest("POST", f"/internal/gateway/{operation}", {}, headers))
     assert answer.status == 400, answer.body
 
 
@@ -390,7 +390,7 @@ QUERIES = {
 @pytest.mark.parametrize(("route", "query"), [(route, query) for route in QUERIES for query in QUERIES[route][1]])
 def test_a_query_that_makes_no_sense_is_refused(route: str, query: str, ask: Ask, admin: dict[str, str]) -> None:
     method, path = route.split()
-    answer = ask(QUERIES[route][0], Question(method, path, None, admin, query))
+    answer = ask(QUERIES[route][0], HttpRequest(method, path, None, admin, query))
     assert answer.status == 400, answer.body
     said = {part.split("=")[0].removesuffix("[]") for part in query.split("&")}
     assert answer.error["param"] in {*said, "start_time", "end_time"}

@@ -25,10 +25,10 @@ from llmariner.platform.events.deliveries import Deliveries, Subscription
 from llmariner.standalone.dispatcher import Dispatcher, delivery_timeouts, subscriptions
 from llmariner.usage.ledger import Ledger
 
-from .asking import InProcess, Question, over_http
-from .children import CHECKOUT, boot, framework, process
+from .http_calls import HttpRequest, InProcessClient, send_over_http
 from .installation import Installation
-from .written_events import written
+from .outbox_events import write_event
+from .processes import CHECKOUT, boot_command, framework_command, process
 
 TYPES = {
     "group_settlement": "ai.llmariner.group_role.changed.v1",
@@ -36,7 +36,7 @@ TYPES = {
     "model_retirement": "ai.llmariner.model.deleted.v1",
     "sweep": "ai.llmariner.platform.tick.v1",
 }
-WAYS = {"framework": framework, "boot": boot}
+WAYS = {"framework": framework_command, "boot": boot_command}
 # A Broker takes an answer with a body that is no event for a failure.
 TAKEN = (204, b"")
 
@@ -60,7 +60,7 @@ def ports(installation: Installation, tmp_path_factory: pytest.TempPathFactory) 
 
 def posted(port: int, event: Event, **headers: str) -> tuple[int, bytes]:
     said, body = to_http(event)
-    answer = over_http(port, Question("POST", "/", body, {**said, **headers}))
+    answer = send_over_http(port, HttpRequest("POST", "/", body, {**said, **headers}))
     return answer.status, answer.body
 
 
@@ -81,7 +81,7 @@ def test_there_is_a_test_for_every_consumer() -> None:
 def test_the_loader_loads_a_model_once(way: str, ports: dict[str, dict[str, int]], installation: Installation) -> None:
     port, name = ports["model_loader"][way], f"loaded-{way}"
     new_model(installation, name)
-    event = written(installation, TYPES["model_loader"], {"id": name, "project_id": None})
+    event = write_event(installation, TYPES["model_loader"], {"id": name, "project_id": None})
     assert posted(port, event) == TAKEN
     model = installation.context.registry.get(name)
     assert (model.loaded, model.folder) == (True, "hf://org/name")
@@ -93,12 +93,12 @@ def test_the_loader_loads_a_model_once(way: str, ports: dict[str, dict[str, int]
 def test_the_loader_leaves_a_model_alone_that_is_gone(
     way: str, ports: dict[str, dict[str, int]], installation: Installation
 ) -> None:
-    event = written(installation, TYPES["model_loader"], {"id": "gone", "project_id": None})
+    event = write_event(installation, TYPES["model_loader"], {"id": "gone", "project_id": None})
     assert posted(ports["model_loader"][way], event) == TAKEN
 
 
 def test_what_the_loader_could_not_fetch_is_no_failure_of_the_model_that_has_the_id_since(
-    installation: Installation, in_process: InProcess
+    installation: Installation, in_process: InProcessClient
 ) -> None:
     name = "made-anew"
 
@@ -113,8 +113,8 @@ def test_what_the_loader_could_not_fetch_is_no_failure_of_the_model_that_has_the
     loader: Any = load(CHECKOUT / "eventing/model_loader")
     loader.use_context(context)
     new_model(installation, name)
-    headers, body = to_http(written(installation, TYPES["model_loader"], {"id": name, "project_id": None}))
-    assert in_process.ask(loader, Question("POST", "/", body, headers)).status == 204
+    headers, body = to_http(write_event(installation, TYPES["model_loader"], {"id": name, "project_id": None}))
+    assert in_process.send(loader, HttpRequest("POST", "/", body, headers)).status == 204
     assert installation.context.registry.get(name).loading_failure_reason == ""
     context.database.close()
 
@@ -124,13 +124,13 @@ def test_retirement_takes_a_deletion_as_often_as_it_comes(
     way: str, ports: dict[str, dict[str, int]], installation: Installation
 ) -> None:
     data = {"id": "gone", "project_id": None, "folder": "hf://org/name"}
-    event = written(installation, TYPES["model_retirement"], data)
+    event = write_event(installation, TYPES["model_retirement"], data)
     taken = [posted(ports["model_retirement"][way], event) for _ in range(2)]
     assert taken == [TAKEN] * 2
 
 
 def test_retirement_discards_nothing_of_a_model_that_is_registered(
-    installation: Installation, in_process: InProcess
+    installation: Installation, in_process: InProcessClient
 ) -> None:
     """An event that comes again when the id is another model's."""
     discarded: list[str] = []
@@ -147,8 +147,8 @@ def test_retirement_discards_nothing_of_a_model_that_is_registered(
     installation.context.registry.mark_loaded(name, folder="hf://org/new", size_bytes=1, task=Task.GENERATE)
 
     def told(folder: str) -> list[str]:
-        headers, body = to_http(written(installation, TYPES["model_retirement"], {"id": name, "folder": folder}))
-        assert in_process.ask(retirement, Question("POST", "/", body, headers)).status == 204
+        headers, body = to_http(write_event(installation, TYPES["model_retirement"], {"id": name, "folder": folder}))
+        assert in_process.send(retirement, HttpRequest("POST", "/", body, headers)).status == 204
         return discarded
 
     assert told("hf://org/new") == []
@@ -164,7 +164,7 @@ def test_the_settlement_of_a_group_takes_a_change_as_often_as_it_comes(
 ) -> None:
     group = {"issuer": "https://issuer.example", "group": "staff", "after": ""}
     data = {"id": "group_role_1", "organization_id": "org_1", "project_id": None, **group}
-    event = written(installation, TYPES["group_settlement"], data)
+    event = write_event(installation, TYPES["group_settlement"], data)
     taken = [posted(ports["group_settlement"][way], event) for _ in range(2)]
     assert taken == [TAKEN] * 2
 
@@ -198,7 +198,7 @@ def test_the_sweep_drops_requests_that_are_old(
 
 @pytest.mark.parametrize("error", [Unavailable("away"), RuntimeError("broken")], ids=["known", "unknown"])
 def test_a_step_of_the_sweep_that_fails_stops_no_other(
-    error: Exception, installation: Installation, in_process: InProcess
+    error: Exception, installation: Installation, in_process: InProcessClient
 ) -> None:
     pruned: list[float] = []
     tidied: list[str] = []
@@ -226,7 +226,7 @@ def test_a_step_of_the_sweep_that_fails_stops_no_other(
     sweep: Any = load(CHECKOUT / "eventing/sweep")
     sweep.use_context(context)
     headers, body = to_http(TICK)
-    assert in_process.ask(sweep, Question("POST", "/", body, headers)).status == 500
+    assert in_process.send(sweep, HttpRequest("POST", "/", body, headers)).status == 500
     assert (pruned, tidied) == ([7 * 86400.0], ["tidied"])
     context.database.close()
 
@@ -253,16 +253,18 @@ def test_what_is_no_event_is_refused_for_good(way: str, what: str, ports: dict[s
     headers, body = NO_EVENTS[what]
     for name in TYPES:
         said = {"content-type": "application/json", **headers}
-        assert over_http(ports[name][way], Question("POST", "/", body, said)).status == 400, name
+        assert send_over_http(ports[name][way], HttpRequest("POST", "/", body, said)).status == 400, name
 
 
 def test_a_structured_event_is_taken_too(ports: dict[str, dict[str, int]], installation: Installation) -> None:
     new_model(installation, "structured")
-    event = written(installation, TYPES["model_loader"], {"id": "structured"})
+    event = write_event(installation, TYPES["model_loader"], {"id": "structured"})
     whole = {"specversion": "1.0", "id": event.id, "source": "/x", "type": event.type, "data": event.data}
-    question = Question("POST", "/", json.dumps(whole).encode(), {"content-type": "application/cloudevents+json"})
+    http_request = HttpRequest(
+        "POST", "/", json.dumps(whole).encode(), {"content-type": "application/cloudevents+json"}
+    )
     for port in ports["model_loader"].values():
-        assert over_http(port, question).status in (200, 204)
+        assert send_over_http(port, http_request).status in (200, 204)
     assert installation.context.registry.get("structured").loaded
 
 
@@ -273,7 +275,7 @@ def test_an_event_that_the_platform_did_not_write_is_refused_for_good(
 ) -> None:
     forged = Event("evt_forged", TYPES[name], "models/x", 1.5, {"id": "x", "project_id": None, "folder": "/"})
     assert posted(ports[name][way], forged)[0] == 400
-    of_another_type = written(installation, "ai.llmariner.model.updated.v1", {"id": "x", "project_id": None})
+    of_another_type = write_event(installation, "ai.llmariner.model.updated.v1", {"id": "x", "project_id": None})
     assert posted(ports[name][way], replace(of_another_type, type=TYPES[name]))[0] == 400
 
 
@@ -284,7 +286,7 @@ def test_of_an_event_what_was_written_counts_and_not_what_is_brought(
     names = [f"{what}-{way}" for what in ("meant", "other")]
     for name in names:
         new_model(installation, name)
-    event = written(installation, TYPES["model_loader"], {"id": names[0], "project_id": None})
+    event = write_event(installation, TYPES["model_loader"], {"id": names[0], "project_id": None})
     assert posted(ports["model_loader"][way], replace(event, data={"id": names[1], "project_id": None})) == TAKEN
     assert [installation.context.registry.get(name).loaded for name in names] == [True, False]
 
@@ -305,12 +307,12 @@ def test_one_sweep_runs_at_a_time(ports: dict[str, dict[str, int]], installation
 def test_an_event_is_not_lost_while_the_database_is_away(name: str, tmp_path: Path) -> None:
     secrets = {"LLMARINER_PEPPER": "p" * 32, "LLMARINER_SERVICE_SECRET": "s" * 32}
     environment = {"LLMARINER_DATABASE_URL": f"sqlite:///{tmp_path}/nowhere/x.db", **secrets}
-    with process(boot(CHECKOUT / "eventing" / name), environment, tmp_path / "log") as port:
+    with process(boot_command(CHECKOUT / "eventing" / name), environment, tmp_path / "log") as port:
         assert posted(port, replace(TICK, type=TYPES[name], data={"id": "x"}))[0] == 500
 
 
 def test_the_dispatcher_carries_an_event_from_the_outbox_to_its_consumer(
-    installation: Installation, in_process: InProcess
+    installation: Installation, in_process: InProcessClient
 ) -> None:
     consumers: Any = {name: load(CHECKOUT / "eventing" / name) for name in TYPES}
     for consumer in consumers.values():
@@ -343,7 +345,7 @@ BURIED = {
 
 @pytest.mark.parametrize("which", BURIED)
 def test_the_dispatcher_buries_what_nobody_will_ever_take(
-    which: str, installation: Installation, in_process: InProcess
+    which: str, installation: Installation, in_process: InProcessClient
 ) -> None:
     consumer, reason = BURIED[which]
     type_, project = f"ai.llmariner.test.{consumer}.v1", f"proj_{consumer}"
@@ -363,7 +365,7 @@ def test_the_dispatcher_buries_what_nobody_will_ever_take(
 
 @pytest.mark.parametrize("status", [404, 408, 409, 429, 500, 503])
 def test_the_dispatcher_tries_again_what_may_be_taken_later(
-    status: int, installation: Installation, in_process: InProcess
+    status: int, installation: Installation, in_process: InProcessClient
 ) -> None:
     type_, project = f"ai.test.later{status}.v1", f"proj_later{status}"
 
@@ -388,7 +390,7 @@ async def hang(_scope: Any, _receive: Any, _send: Any) -> None:
     await asyncio.Event().wait()
 
 
-def test_a_delivery_that_hangs_is_ended_and_due_again(installation: Installation, in_process: InProcess) -> None:
+def test_a_delivery_that_hangs_is_ended_and_due_again(installation: Installation, in_process: InProcessClient) -> None:
     type_, project = "ai.test.hangs.v1", "proj_hangs"
     with installation.context.database.write() as session:
         outbox.add(session, type_, "x", {"project_id": project})

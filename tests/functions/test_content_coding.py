@@ -14,8 +14,8 @@ import pytest
 from llmariner.errors import InvalidRequest
 from llmariner.http.middleware.content_encoding import DecompressedBody
 
-from .asking import Question, check
 from .conftest import Ask
+from .http_calls import HttpRequest, assert_error
 
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "say it"}], "max_tokens": 3}
 PRICE = {"model": "made", "prompt": 1}
@@ -36,7 +36,7 @@ CODED = {
 def test_a_compressed_question_is_answered(coding: str, ask: Ask, admin: dict[str, str]) -> None:
     answer = ask(
         "chat_completions",
-        Question("POST", "/v1/chat/completions", CODED[coding], {**admin, "content-encoding": coding}),
+        HttpRequest("POST", "/v1/chat/completions", CODED[coding], {**admin, "content-encoding": coding}),
     )
     assert answer.status == 200, answer.body
     assert answer.json["choices"]
@@ -47,8 +47,8 @@ def test_a_compressed_question_is_answered(coding: str, ask: Ask, admin: dict[st
 def test_a_coding_that_nobody_decodes_is_refused_with_those_that_are(
     name: str, path: str, coding: str, ask: Ask, admin: dict[str, str]
 ) -> None:
-    answer = ask(name, Question("POST", path, b"\x28\xb5\x2f\xfd", {**admin, "content-encoding": coding}))
-    check(answer, 415, "unsupported_media_type")
+    answer = ask(name, HttpRequest("POST", path, b"\x28\xb5\x2f\xfd", {**admin, "content-encoding": coding}))
+    assert_error(answer, 415, "unsupported_media_type")
     assert answer.headers["accept-encoding"] == "gzip, deflate"
 
 
@@ -64,15 +64,17 @@ BROKEN = {
 @pytest.mark.parametrize("body", BROKEN.values(), ids=BROKEN)
 @pytest.mark.parametrize(("name", "path"), ROUTES)
 def test_what_cannot_be_decoded_is_refused(name: str, path: str, body: bytes, ask: Ask, admin: dict[str, str]) -> None:
-    answer = ask(name, Question("POST", path, body, {**admin, "content-encoding": "gzip"}))
-    check(answer, 400, "invalid_content_encoding")
+    answer = ask(name, HttpRequest("POST", path, body, {**admin, "content-encoding": "gzip"}))
+    assert_error(answer, 400, "invalid_content_encoding")
 
 
 @pytest.mark.parametrize(("name", "path"), ROUTES)
 def test_a_bomb_is_refused_at_the_limit(name: str, path: str, ask: Ask, admin: dict[str, str]) -> None:
     bomb = gzip.compress(b'{"name": "' + b"x" * 200_000_000 + b'"}', 6)
     began = time.process_time()
-    check(ask(name, Question("POST", path, bomb, {**admin, "content-encoding": "gzip"})), 413, "request_too_large")
+    assert_error(
+        ask(name, HttpRequest("POST", path, bomb, {**admin, "content-encoding": "gzip"})), 413, "request_too_large"
+    )
     assert time.process_time() - began < 1.0  # two hundred megabytes would take longer
 
 

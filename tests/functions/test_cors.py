@@ -13,10 +13,10 @@ from llmariner.context import Context
 from llmariner.http.middleware.cors import Cors
 from llmariner.standalone.router import Router
 
-from .asking import Answer, InProcess, Question
-from .children import CHECKOUT
-from .declared import FUNCTIONS, ROUTES, Declared
+from .declared_routes import FUNCTIONS, ROUTES, DeclaredRoute
+from .http_calls import HttpRequest, HttpResponse, InProcessClient
 from .installation import Installation
+from .processes import CHECKOUT
 
 PAGE = "https://app.example.org"
 DEVELOPMENT = "http://localhost:5173"
@@ -32,19 +32,21 @@ def open_to_pages(installation: Installation) -> Any:
     return Router(CHECKOUT / "functions", context)
 
 
-def vary(answer: Answer) -> set[str]:
+def vary(answer: HttpResponse) -> set[str]:
     return {word.strip().lower() for word in answer.headers.get("vary", "").split(",")}
 
 
-def preflight(path: str, origin: str, method: str = "POST") -> Question:
+def preflight(path: str, origin: str, method: str = "POST") -> HttpRequest:
     names = "authorization,content-type,x-stainless-retry-count"
     asked = {"access-control-request-method": method, "access-control-request-headers": names}
-    return Question("OPTIONS", path, None, {"origin": origin, **asked})
+    return HttpRequest("OPTIONS", path, None, {"origin": origin, **asked})
 
 
 @pytest.mark.parametrize("route", [route for route in ROUTES if route.function != "internal_gateway"], ids=str)
-def test_a_preflight_is_answered_on_every_route(route: Declared, open_to_pages: Any, in_process: InProcess) -> None:
-    answer = in_process.ask(open_to_pages, preflight(route.example, PAGE, route.method))
+def test_a_preflight_is_answered_on_every_route(
+    route: DeclaredRoute, open_to_pages: Any, in_process: InProcessClient
+) -> None:
+    answer = in_process.send(open_to_pages, preflight(route.example, PAGE, route.method))
     assert (answer.status, answer.body) == (204, b"")
     assert answer.headers["access-control-allow-origin"] == PAGE
     assert route.method in answer.headers["access-control-allow-methods"]
@@ -55,32 +57,34 @@ def test_a_preflight_is_answered_on_every_route(route: Declared, open_to_pages: 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_function_on_its_own_answers_a_preflight(
-    name: str, installation: Installation, in_process: InProcess
+    name: str, installation: Installation, in_process: InProcessClient
 ) -> None:
     application = load(CHECKOUT / "functions" / name)
     application.use_context(Context({**installation.environment, "LLMARINER_CORS_ORIGINS": PAGE}))
-    assert in_process.ask(application, preflight("/v1/anything", PAGE)).status == 204
+    assert in_process.send(application, preflight("/v1/anything", PAGE)).status == 204
 
 
 @pytest.mark.parametrize(
-    "question",
+    "http_request",
     [
-        Question("GET", "/v1/models"),
-        Question("GET", "/v1/no/such/path"),
-        Question("PUT", "/v1/models"),
-        Question("POST", "/v1/chat/completions", CHAT),
-        Question("POST", "/v1/chat/completions", b"{"),
-        Question("GET", "/health"),
-        Question("GET", "/v1/models", None, {}, "after=%ff"),
+        HttpRequest("GET", "/v1/models"),
+        HttpRequest("GET", "/v1/no/such/path"),
+        HttpRequest("PUT", "/v1/models"),
+        HttpRequest("POST", "/v1/chat/completions", CHAT),
+        HttpRequest("POST", "/v1/chat/completions", b"{"),
+        HttpRequest("GET", "/health"),
+        HttpRequest("GET", "/v1/models", None, {}, "after=%ff"),
     ],
     ids=str,
 )
 def test_answers_and_errors_may_be_read_by_the_page(
-    question: Question, open_to_pages: Any, in_process: InProcess, admin: dict[str, str]
+    http_request: HttpRequest, open_to_pages: Any, in_process: InProcessClient, admin: dict[str, str]
 ) -> None:
     for headers in (admin, {}):
-        asked = Question(question.method, question.path, question.body, {**headers, "origin": PAGE}, question.query)
-        answer = in_process.ask(open_to_pages, asked)
+        asked = HttpRequest(
+            http_request.method, http_request.path, http_request.body, {**headers, "origin": PAGE}, http_request.query
+        )
+        answer = in_process.send(open_to_pages, asked)
         assert answer.headers["access-control-allow-origin"] == PAGE, answer
         assert "x-request-id" in answer.headers["access-control-expose-headers"]
         assert "retry-after" in answer.headers["access-control-expose-headers"]
@@ -88,33 +92,35 @@ def test_answers_and_errors_may_be_read_by_the_page(
         assert "origin" in vary(answer)
 
 
-def test_a_stream_may_be_read_by_the_page(open_to_pages: Any, in_process: InProcess, admin: dict[str, str]) -> None:
-    asked = Question("POST", "/v1/chat/completions", {**CHAT, "stream": True}, {**admin, "origin": DEVELOPMENT})
-    answer = in_process.ask(open_to_pages, asked)
+def test_a_stream_may_be_read_by_the_page(
+    open_to_pages: Any, in_process: InProcessClient, admin: dict[str, str]
+) -> None:
+    asked = HttpRequest("POST", "/v1/chat/completions", {**CHAT, "stream": True}, {**admin, "origin": DEVELOPMENT})
+    answer = in_process.send(open_to_pages, asked)
     assert answer.body.endswith(b"data: [DONE]\n\n")
     assert answer.headers["access-control-allow-origin"] == DEVELOPMENT
 
 
-def test_other_origins_are_told_nothing(open_to_pages: Any, in_process: InProcess, admin: dict[str, str]) -> None:
+def test_other_origins_are_told_nothing(open_to_pages: Any, in_process: InProcessClient, admin: dict[str, str]) -> None:
     for origin in ("https://evil.example.org", "https://app.example.org.evil", "http://app.example.org", "null"):
-        refused = in_process.ask(open_to_pages, preflight("/v1/models", origin))
+        refused = in_process.send(open_to_pages, preflight("/v1/models", origin))
         assert (refused.status, refused.error["code"]) == (403, "origin_not_allowed")
-        answer = in_process.ask(open_to_pages, Question("GET", "/v1/models", None, {**admin, "origin": origin}))
+        answer = in_process.send(open_to_pages, HttpRequest("GET", "/v1/models", None, {**admin, "origin": origin}))
         for each in (refused, answer):
             assert not [name for name in each.headers if name.startswith("access-control-")]
             assert "origin" in vary(each)
 
 
 def test_a_request_without_an_origin_is_not_kept_for_one_with(
-    open_to_pages: Any, in_process: InProcess, admin: dict[str, str]
+    open_to_pages: Any, in_process: InProcessClient, admin: dict[str, str]
 ) -> None:
-    assert "origin" in vary(in_process.ask(open_to_pages, Question("GET", "/v1/models", None, admin)))
+    assert "origin" in vary(in_process.send(open_to_pages, HttpRequest("GET", "/v1/models", None, admin)))
 
 
-def test_without_the_setting_nothing_is_said(router: Any, in_process: InProcess, admin: dict[str, str]) -> None:
-    answer = in_process.ask(router, Question("GET", "/v1/models", None, {**admin, "origin": PAGE}))
+def test_without_the_setting_nothing_is_said(router: Any, in_process: InProcessClient, admin: dict[str, str]) -> None:
+    answer = in_process.send(router, HttpRequest("GET", "/v1/models", None, {**admin, "origin": PAGE}))
     assert not [name for name in answer.headers if name.startswith("access-control-")]
-    assert in_process.ask(router, preflight("/v1/models", PAGE)).status == 405
+    assert in_process.send(router, preflight("/v1/models", PAGE)).status == 405
 
 
 @pytest.mark.parametrize(

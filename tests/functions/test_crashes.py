@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from .asking import Question, over_http
-from .children import boot, framework, process
+from .http_calls import HttpRequest, send_over_http
+from .processes import boot_command, framework_command, process
 
 CRASHING = """
 from llmariner.http.entrypoint import http_function
@@ -30,17 +30,17 @@ handle = http_function(build)
 """
 
 
-@pytest.mark.parametrize("command", [framework, boot], ids=["framework", "boot"])
+@pytest.mark.parametrize("command", [framework_command, boot_command], ids=["framework", "boot"])
 def test_a_crash_is_answered_without_a_word_of_the_inside(command: Any, tmp_path: Path) -> None:
     (tmp_path / "main.py").write_text(CRASHING)
     with process(command(tmp_path), {}, tmp_path / "log") as port:
         for _ in range(2):
-            answer = over_http(port, Question("POST", "/", {"field": "x"}))
+            answer = send_over_http(port, HttpRequest("POST", "/", {"field": "x"}))
             assert (answer.status, answer.headers["content-type"]) == (500, "application/json")
             assert answer.headers["x-request-id"].startswith("req_")
             assert json.loads(answer.body)["error"]["type"] == "server_error"
             assert b"of the inside" not in answer.body
         with pytest.raises((http.client.HTTPException, ConnectionError)):
-            over_http(port, Question("GET", "/begun"))
-        assert over_http(port, Question("GET", "/")).status == 500
+            send_over_http(port, HttpRequest("GET", "/begun"))
+        assert send_over_http(port, HttpRequest("GET", "/")).status == 500
     assert "of the inside" in (tmp_path / "log").read_text()

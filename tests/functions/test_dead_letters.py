@@ -13,12 +13,12 @@ import pytest
 
 from llmariner.platform.events.cloudevents import Event, to_http
 
-from .asking import Question, over_http
-from .children import CHECKOUT, boot, framework, process
+from .http_calls import HttpRequest, send_over_http
 from .installation import Installation
-from .written_events import written
+from .outbox_events import write_event
+from .processes import CHECKOUT, boot_command, framework_command, process
 
-WAYS = {"framework": framework, "boot": boot}
+WAYS = {"framework": framework_command, "boot": boot_command}
 FOLDER = CHECKOUT / "eventing/dead_letters"
 UNKNOWN = Event("evt_forged", "ai.llmariner.model.deleted.v1", "models/x", 1.5, {"project_id": "proj_forged"})
 
@@ -36,11 +36,11 @@ def ports(installation: Installation, tmp_path_factory: pytest.TempPathFactory) 
 
 def sent(port: int, path: str, event: Event, **headers: str) -> Any:
     said, body = to_http(event)
-    return over_http(port, Question("POST", path, body, {**said, **headers}))
+    return send_over_http(port, HttpRequest("POST", path, body, {**said, **headers}))
 
 
 def letter(installation: Installation, name: str) -> Event:
-    return written(installation, "ai.llmariner.test.v1", {"project_id": f"proj_{name}"})
+    return write_event(installation, "ai.llmariner.test.v1", {"project_id": f"proj_{name}"})
 
 
 def refused(code: str, text: str) -> dict[str, str]:
@@ -91,7 +91,7 @@ def test_a_path_that_names_no_consumer_is_refused_in_our_envelope(way: str, path
 
 @pytest.mark.parametrize("way", WAYS)
 def test_what_is_no_event_is_refused_for_good(way: str, ports: dict[str, int]) -> None:
-    answer = over_http(ports[way], Question("POST", "/sweep", b"{}", {"content-type": "application/json"}))
+    answer = send_over_http(ports[way], HttpRequest("POST", "/sweep", b"{}", {"content-type": "application/json"}))
     assert answer.status == 400
     assert answer.error["message"].startswith("Not a CloudEvent")
 
@@ -113,7 +113,7 @@ UNREADABLE: dict[str, dict[str, Any]] = {
 def test_what_nobody_could_read_is_not_kept(what: str, ports: dict[str, int], installation: Installation) -> None:
     event = {**OF_KUBERNETES, "id": "unreadable", "data": {}, **UNREADABLE[what]}
     headers = {"content-type": "application/cloudevents+json"}
-    answer = over_http(ports["boot"], Question("POST", "/sweep", json.dumps(event).encode(), headers))
+    answer = send_over_http(ports["boot"], HttpRequest("POST", "/sweep", json.dumps(event).encode(), headers))
     assert (answer.status, answer.error["message"].partition(":")[0]) == (400, "Not a CloudEvent")
     page = installation.context.deliveries.page("proj_1", "dead", after=None, limit=100)
     assert "unreadable" not in [delivery.event.id for delivery in page]
@@ -122,7 +122,7 @@ def test_what_nobody_could_read_is_not_kept(what: str, ports: dict[str, int], in
 def test_a_letter_is_not_lost_while_the_database_is_away(tmp_path: Path) -> None:
     secrets = {"LLMARINER_PEPPER": "p" * 32, "LLMARINER_SERVICE_SECRET": "s" * 32}
     environment = {"LLMARINER_DATABASE_URL": f"sqlite:///{tmp_path}/nowhere/x.db", **secrets}
-    with process(boot(FOLDER), environment, tmp_path / "log") as port:
+    with process(boot_command(FOLDER), environment, tmp_path / "log") as port:
         assert sent(port, "/sweep", UNKNOWN).status == 503
 
 

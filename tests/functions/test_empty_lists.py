@@ -9,9 +9,9 @@ import pytest
 from llmariner.tenancy.keys.store import KeySelector
 from llmariner.tenancy.members.service_accounts import ServiceAccounts
 
-from .asking import Answer, check
 from .company import Company
 from .conftest import Ask
+from .http_calls import HttpResponse, assert_error
 from .installation import Installation
 
 KEYS = "/v1/organization/projects/VISION/api_keys"
@@ -52,7 +52,7 @@ WAYS: list[tuple[str, dict[str, Any], str]] = [
 ]
 
 
-def asked(company: Company, ids: dict[str, str], route: str, body: dict[str, Any]) -> Answer:
+def asked(company: Company, ids: dict[str, str], route: str, body: dict[str, Any]) -> HttpResponse:
     for word, value in ids.items():
         route = route.replace(word, value)
     return company.ask(route, body)
@@ -63,7 +63,7 @@ def test_an_empty_list_is_refused(
     route: str, body: dict[str, Any], field: str, company: Company, ids: dict[str, str]
 ) -> None:
     answer = asked(company, ids, route, {**body, field: []})
-    check(answer, 400, None)
+    assert_error(answer, 400, None)
     assert answer.error["param"] == field
     [narrow] = [each for each in company.context.keys.matching(_all(company)) if each.id == ids["KEY"]]
     assert narrow.scopes == {"api.model.read"}

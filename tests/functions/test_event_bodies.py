@@ -14,9 +14,9 @@ from llmariner.context import Context
 from llmariner.http.entrypoint import application_of, event_function
 from llmariner.platform.events.cloudevents import to_http
 
-from .asking import InProcess, Question
+from .http_calls import HttpRequest, InProcessClient
 from .installation import Installation
-from .written_events import written
+from .outbox_events import write_event
 
 EVENT = {"id": "evt_1", "type": "ai.llmariner.test.v1", "specversion": "1.0", "source": "/test", "subject": "x"}
 HEADERS = {f"ce-{name}": value for name, value in EVENT.items()} | {"ce-time": "2026-01-01T00:00:00Z"}
@@ -56,16 +56,18 @@ def test_half_an_event_is_none(application: Any, taken: list[Any]) -> None:
     assert (taken, sent) == ([], [])
 
 
-def test_an_event_without_an_end_is_refused_for_good(application: Any, taken: list[Any], in_process: InProcess) -> None:
+def test_an_event_without_an_end_is_refused_for_good(
+    application: Any, taken: list[Any], in_process: InProcessClient
+) -> None:
     body = json.dumps({"a": "x" * 9_000_000}).encode()
-    answer = in_process.ask(application, Question("POST", "/", body, HEADERS))
+    answer = in_process.send(application, HttpRequest("POST", "/", body, HEADERS))
     assert answer.status == 400
     assert taken == []
 
 
-def test_a_compressed_event_is_taken(application: Any, taken: list[Any], in_process: InProcess) -> None:
+def test_a_compressed_event_is_taken(application: Any, taken: list[Any], in_process: InProcessClient) -> None:
     body = gzip.compress(b'{"a": 1}')
-    answer = in_process.ask(application, Question("POST", "/", body, {**HEADERS, "content-encoding": "gzip"}))
+    answer = in_process.send(application, HttpRequest("POST", "/", body, {**HEADERS, "content-encoding": "gzip"}))
     assert answer.status == 204
     assert taken == [{"a": 1}]
 
@@ -82,22 +84,24 @@ def test_a_compressed_event_is_taken(application: Any, taken: list[Any], in_proc
     ids=["version-list", "version-no-text", "id-no-text", "type-nul", "deep"],
 )
 def test_what_nobody_can_read_is_refused_for_good(
-    part: bytes, application: Any, taken: list[Any], in_process: InProcess
+    part: bytes, application: Any, taken: list[Any], in_process: InProcessClient
 ) -> None:
     body = json.dumps({**EVENT, "data": {}}).encode()[:-1] + b", " + part + b"}"  # of two the last counts
-    answer = in_process.ask(application, Question("POST", "/", body, {"content-type": "application/cloudevents+json"}))
+    answer = in_process.send(
+        application, HttpRequest("POST", "/", body, {"content-type": "application/cloudevents+json"})
+    )
     assert answer.status == 400
     assert taken == []
 
 
 def test_an_event_of_ours_is_taken_as_we_wrote_it_and_under_its_type_only(
-    installation: Installation, in_process: InProcess
+    installation: Installation, in_process: InProcessClient
 ) -> None:
     taken: list[Any] = []
     believing = application_of(event_function(lambda _context, event: taken.append(event)))
     believing.use_context(installation.context)
-    event = written(installation, "ai.llmariner.test.v1", {"project_id": None})
+    event = write_event(installation, "ai.llmariner.test.v1", {"project_id": None})
     for type_, status in ((event.type, 204), ("ai.llmariner.model.deleted.v1", 400)):
         headers, body = to_http(replace(event, type=type_, subject="forged", data={"project_id": "proj_2"}))
-        assert in_process.ask(believing, Question("POST", "/", body, headers)).status == status
+        assert in_process.send(believing, HttpRequest("POST", "/", body, headers)).status == status
     assert taken == [event]

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from .asking import Question
 from .conftest import Ask
-from .declared import KEYED
+from .declared_routes import AUTHENTICATED
+from .http_calls import HttpRequest
 from .installation import Installation
 from .test_bodies import BODIES, WRONG, concrete
 
@@ -62,7 +62,7 @@ def test_no_body_breaks_a_route(route: str, ask: Ask, admin: dict[str, str], ins
     @given(bodies(route))
     def holds(body: Any) -> None:
         sent = b"null" if body is None else body
-        answer = ask(BODIES[route][0], Question(method, path, sent, admin))
+        answer = ask(BODIES[route][0], HttpRequest(method, path, sent, admin))
         assert answer.status in allowed, (answer.status, answer.body)
         if answer.status >= 400:
             assert answer.error["message"]
@@ -70,7 +70,7 @@ def test_no_body_breaks_a_route(route: str, ask: Ask, admin: dict[str, str], ins
     holds()
 
 
-@pytest.mark.parametrize("route", [route for route in KEYED if route.method == "GET"], ids=str)
+@pytest.mark.parametrize("route", [route for route in AUTHENTICATED if route.method == "GET"], ids=str)
 def test_no_query_breaks_a_route(route: Any, ask: Ask, admin: dict[str, str]) -> None:
     values = TEXT | st.integers().map(str) | st.floats().map(str) | st.sampled_from(["²", "9" * 5000, "1e400", "null"])
     pairs = st.lists(st.tuples(st.sampled_from(QUERY_NAMES) | TEXT, values), max_size=4)
@@ -78,13 +78,13 @@ def test_no_query_breaks_a_route(route: Any, ask: Ask, admin: dict[str, str]) ->
     @FUZZ
     @given(pairs.map(urlencode) | st.text(st.characters(codec="ascii", exclude_characters="# "), max_size=30))
     def holds(query: str) -> None:
-        answer = ask(route.function, Question("GET", route.example, None, admin, query))
+        answer = ask(route.function, HttpRequest("GET", route.example, None, admin, query))
         assert answer.status in {200, 400, 404}, (answer.status, answer.body)
 
     holds()
 
 
-@pytest.mark.parametrize("route", KEYED, ids=str)
+@pytest.mark.parametrize("route", AUTHENTICATED, ids=str)
 def test_no_id_and_no_header_breaks_a_route(route: Any, ask: Ask, admin: dict[str, str]) -> None:
     header = st.text(st.characters(min_codepoint=32, max_codepoint=255), max_size=20)
 
@@ -94,7 +94,7 @@ def test_no_id_and_no_header_breaks_a_route(route: Any, ask: Ask, admin: dict[st
         path = route.example.replace("unknown", identifier or "x")
         body: Any = {} if route.method in ("POST", "PATCH") else None
         headers = {**admin, **({name: value} if name != "content-length" else {})}
-        answer = ask(route.function, Question(route.method, path, body, headers))
+        answer = ask(route.function, HttpRequest(route.method, path, body, headers))
         assert answer.status < 500, (answer.status, answer.body)
 
     holds()
@@ -124,7 +124,7 @@ def test_no_call_of_a_function_breaks_the_control_function(
     def holds(body: Any) -> None:
         headers = {"authorization": f"Bearer {installation.service_token}"}
         sent = b"null" if body is None else body
-        answer = ask("internal_gateway", Question("POST", f"/internal/gateway/{operation}", sent, headers))
+        answer = ask("internal_gateway", HttpRequest("POST", f"/internal/gateway/{operation}", sent, headers))
         assert answer.status in {200, 400, 404, 415}, (answer.status, answer.body)
 
     holds()

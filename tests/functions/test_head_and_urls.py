@@ -8,9 +8,9 @@ from urllib.parse import unquote_to_bytes
 
 import pytest
 
-from .asking import Answer, InProcess, Question
 from .conftest import Ask
-from .declared import FUNCTIONS, ROUTES, Declared
+from .declared_routes import FUNCTIONS, ROUTES, DeclaredRoute
+from .http_calls import HttpRequest, HttpResponse, InProcessClient
 from .installation import Installation
 
 READS = [route for route in ROUTES if route.method == "GET"]
@@ -18,20 +18,20 @@ WITH_PARAMETERS = [route for route in ROUTES if "{" in route.path and route.func
 NOT_TEXT = ["%ff", "%C3", "%ED%A0%80", "a%00b"]
 
 
-def caller(route: Declared, installation: Installation) -> dict[str, str]:
+def caller(route: DeclaredRoute, installation: Installation) -> dict[str, str]:
     secret = installation.service_token if route.function == "internal_gateway" else installation.keys.admin
     return {"authorization": f"Bearer {secret}"}
 
 
 @pytest.mark.parametrize("route", READS, ids=str)
 def test_head_is_answered_as_get_without_the_body(
-    route: Declared, ask: Ask, router: Any, in_process: InProcess, installation: Installation
+    route: DeclaredRoute, ask: Ask, router: Any, in_process: InProcessClient, installation: Installation
 ) -> None:
-    question = Question("GET", route.example, None, caller(route, installation))
-    whole = ask(route.function, question)
+    http_request = HttpRequest("GET", route.example, None, caller(route, installation))
+    whole = ask(route.function, http_request)
     for answer in (
-        ask(route.function, replace(question, method="HEAD")),
-        in_process.ask(router, replace(question, method="HEAD")),
+        ask(route.function, replace(http_request, method="HEAD")),
+        in_process.send(router, replace(http_request, method="HEAD")),
     ):
         assert answer.status == whole.status
         assert answer.body == b""
@@ -41,37 +41,37 @@ def test_head_is_answered_as_get_without_the_body(
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_probes_answer_head(name: str, ask: Ask) -> None:
-    answer = ask(name, Question("HEAD", "/health/live"))
+    answer = ask(name, HttpRequest("HEAD", "/health/live"))
     assert (answer.status, answer.body) == (200, b"")
 
 
-def test_the_health_of_the_platform_answers_head(router: Any, in_process: InProcess) -> None:
-    answer = in_process.ask(router, Question("HEAD", "/health"))
+def test_the_health_of_the_platform_answers_head(router: Any, in_process: InProcessClient) -> None:
+    answer = in_process.send(router, HttpRequest("HEAD", "/health"))
     assert (answer.status, answer.body) == (200, b"")
 
 
 def test_a_route_without_get_says_to_head_what_it_takes(ask: Ask, admin: dict[str, str]) -> None:
-    answer = ask("chat_completions", Question("HEAD", "/v1/chat/completions", None, admin))
+    answer = ask("chat_completions", HttpRequest("HEAD", "/v1/chat/completions", None, admin))
     assert (answer.status, answer.headers["allow"], answer.body) == (405, "POST", b"")
 
 
-def asked_raw(in_process: InProcess, application: Any, question: Question) -> Answer:
+def asked_raw(in_process: InProcessClient, application: Any, http_request: HttpRequest) -> HttpResponse:
     """As a server puts it: the path decoded, whatever it is, and raw beside it."""
-    path = unquote_to_bytes(question.path).decode(errors="replace")
-    return in_process.ask(application, replace(question, path=path), raw_path=question.path.encode())
+    path = unquote_to_bytes(http_request.path).decode(errors="replace")
+    return in_process.send(application, replace(http_request, path=path), raw_path=http_request.path.encode())
 
 
 @pytest.mark.parametrize("text", NOT_TEXT)
 @pytest.mark.parametrize("route", WITH_PARAMETERS, ids=str)
 def test_a_path_that_is_no_text_is_refused(
-    route: Declared, text: str, router: Any, in_process: InProcess, installation: Installation
+    route: DeclaredRoute, text: str, router: Any, in_process: InProcessClient, installation: Installation
 ) -> None:
     path = route.path
     while "{" in path:
         path = path[: path.index("{")] + text + path[path.index("}") + 1 :]
-    question = Question(route.method, path, {} if route.method != "GET" else None, caller(route, installation))
+    http_request = HttpRequest(route.method, path, {} if route.method != "GET" else None, caller(route, installation))
     for application in (router, installation.application(route.function)):
-        answer = asked_raw(in_process, application, question)
+        answer = asked_raw(in_process, application, http_request)
         assert answer.status == 400
         assert answer.error["code"] == "invalid_url"
         assert answer.headers["x-request-id"]
@@ -79,14 +79,16 @@ def test_a_path_that_is_no_text_is_refused(
 
 @pytest.mark.parametrize("text", NOT_TEXT)
 @pytest.mark.parametrize("route", READS, ids=str)
-def test_a_query_that_is_no_text_is_refused(route: Declared, text: str, ask: Ask, installation: Installation) -> None:
-    answer = ask(route.function, Question("GET", route.example, None, caller(route, installation), f"after={text}"))
+def test_a_query_that_is_no_text_is_refused(
+    route: DeclaredRoute, text: str, ask: Ask, installation: Installation
+) -> None:
+    answer = ask(route.function, HttpRequest("GET", route.example, None, caller(route, installation), f"after={text}"))
     assert (answer.status, answer.error["code"]) == (400, "invalid_url")
 
 
 @pytest.mark.parametrize("path", ["/v1/models/caf%C3%A9", "/v1/models/a%2Fb", "/v1/models/%F0%9F%9A%80"])
 def test_a_path_in_any_script_is_looked_for(
-    path: str, router: Any, in_process: InProcess, admin: dict[str, str]
+    path: str, router: Any, in_process: InProcessClient, admin: dict[str, str]
 ) -> None:
-    answer = asked_raw(in_process, router, Question("GET", path, None, admin))
+    answer = asked_raw(in_process, router, HttpRequest("GET", path, None, admin))
     assert (answer.status, answer.error["code"]) == (404, "model_not_found")

@@ -13,8 +13,8 @@ from llmariner.tenancy.keys.store import KeyOwner, NewKey
 from llmariner.tenancy.members.memberships import Members
 from llmariner.tenancy.roles.scopes import OWNER_SCOPES, PROJECT_ROLES
 
-from .asking import Answer, Question, check
 from .conftest import Ask
+from .http_calls import HttpRequest, HttpResponse, assert_error
 from .installation import Installation
 
 WRITE = "api.organizations.projects.api_keys.write"
@@ -47,15 +47,15 @@ def lead(installation: Installation) -> KeyOwner:
 
 
 @pytest.fixture
-def call(ask: Ask) -> Callable[..., Answer]:
-    def called(route: str, by: Headers, body: Any = None) -> Answer:
+def call(ask: Ask) -> Callable[..., HttpResponse]:
+    def called(route: str, by: Headers, body: Any = None) -> HttpResponse:
         method, _, path = route.partition(" ")
-        return ask("api_keys", Question(method, f"/v1/api_keys{path}", body, by))
+        return ask("api_keys", HttpRequest(method, f"/v1/api_keys{path}", body, by))
 
     return called
 
 
-Call = Callable[..., Answer]
+Call = Callable[..., HttpResponse]
 
 
 def test_a_key_of_few_scopes_gets_no_secret_of_one_with_more(make: Callable[..., Made], call: Call) -> None:
@@ -63,7 +63,7 @@ def test_a_key_of_few_scopes_gets_no_secret_of_one_with_more(make: Callable[...,
     full, _ = make()
     same, _ = make(scopes=frozenset({WRITE}))
     refused = call(f"POST /{full}:rotate", small, {})
-    check(refused, 403, "insufficient_permissions")
+    assert_error(refused, 403, "insufficient_permissions")
     assert "api.audit.read" in refused.error["message"]
     assert call(f"POST /{same}:rotate", small, {}).status == 200
 
@@ -73,8 +73,8 @@ def test_a_projects_owner_gets_no_secret_of_the_organisations_owner(
 ) -> None:
     _, by = make(lead, PROJECT_ROLES["owner"])
     owners, _ = make()
-    check(call(f"POST /{owners}:rotate", by, {}), 403, "insufficient_permissions")
-    check(call(f"DELETE /{owners}", by), 403, "insufficient_permissions")
+    assert_error(call(f"POST /{owners}:rotate", by, {}), 403, "insufficient_permissions")
+    assert_error(call(f"DELETE /{owners}", by), 403, "insufficient_permissions")
 
 
 def test_a_key_rotates_itself_whatever_it_is(make: Callable[..., Made], call: Call) -> None:
@@ -107,7 +107,7 @@ def test_a_bound_key_makes_bound_keys_only(
         assert (changed.status, changed.error["param"]) == (403, field)
     assert call(f"PATCH /{key}", by, {"name": f"renamed {next(_numbers)}"}).status == 200
     free, _ = make()
-    check(call(f"POST /{free}:rotate", by, {}), 403, "insufficient_permissions")
+    assert_error(call(f"POST /{free}:rotate", by, {}), 403, "insufficient_permissions")
 
 
 def test_a_key_that_ends_makes_none_of_its_users_that_outlasts_it(make: Callable[..., Made], call: Call) -> None:
@@ -124,10 +124,12 @@ def test_a_key_that_ends_makes_none_of_its_users_that_outlasts_it(make: Callable
 
 def test_an_admin_key_that_ends_makes_service_accounts_that_stay(ask: Ask, admin: Headers) -> None:
     body = {"name": f"bounds {next(_numbers)}", "expires_in_seconds": 60}
-    made = ask("organization_admin_api_keys", Question("POST", "/v1/organization/admin_api_keys", body, admin)).json
+    made = ask("organization_admin_api_keys", HttpRequest("POST", "/v1/organization/admin_api_keys", body, admin)).json
     by = {"authorization": f"Bearer {made['value']}"}
     projects = "/v1/organization/projects"
     named = {"name": f"bounds {next(_numbers)}"}
-    project = ask("organization_projects", Question("POST", projects, named, by)).json["id"]
-    account = ask("organization_projects", Question("POST", f"{projects}/{project}/service_accounts", named, by)).json
+    project = ask("organization_projects", HttpRequest("POST", projects, named, by)).json["id"]
+    account = ask(
+        "organization_projects", HttpRequest("POST", f"{projects}/{project}/service_accounts", named, by)
+    ).json
     assert account["api_key"]["expires_at"] is None

@@ -9,9 +9,9 @@ import pytest
 
 from llmariner.models.model import NewModel, SourceRepository
 
-from .asking import InProcess, Question, check
 from .company import Company
 from .conftest import Ask
+from .http_calls import HttpRequest, InProcessClient, assert_error
 from .installation import Installation
 from .test_organization_sdk import client_of, collected
 
@@ -49,7 +49,7 @@ def test_a_limit_from_its_making_to_its_end(company: Company) -> None:
     listed = company.ask("GET /v1/limits", query=f"subject=project&subject_id={company.vision}").json["data"]
     assert [row["id"] for row in listed] == [made["id"]]
     assert company.ask(f"DELETE {path}").json == {"id": made["id"], "object": "limit", "deleted": True}
-    check(company.ask(f"GET {path}"), 404, "not_found")
+    assert_error(company.ask(f"GET {path}"), 404, "not_found")
 
 
 # Who may set a limit of the organisation, of the project vision, of a key in it, and of a user.
@@ -88,8 +88,8 @@ def test_each_sees_the_limits_that_are_theirs_to_see(company: Company, own_key: 
     assert seen("vic") == seen("lead") >= {made["project"], made["key"]}
     assert not seen("vic") & {made["organization"], speech}
     assert seen("stranger") == set()
-    check(company.ask(f"GET /v1/limits/{speech}", by="lead"), 404, "not_found")
-    check(company.ask(f"DELETE /v1/limits/{speech}", by="stranger"), 404, "not_found")
+    assert_error(company.ask(f"GET /v1/limits/{speech}", by="lead"), 404, "not_found")
+    assert_error(company.ask(f"DELETE /v1/limits/{speech}", by="stranger"), 404, "not_found")
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_what_is_no_limit_is_refused(company: Company, body: dict[str, Any], par
 
 def test_the_waiting_room_is_shared_out_among_projects(company: Company, own_key: str) -> None:
     refused = company.ask("POST /v1/limits", of("key", own_key, queue_share=1))
-    check(refused, 400, None)
+    assert_error(refused, 400, None)
     assert refused.error["param"] == "queue_share"
     assert company.ask("POST /v1/limits", of("project", company.vision, queue_share=1)).status == 200
 
@@ -120,11 +120,11 @@ def test_a_budget_from_its_making_to_its_end(company: Company) -> None:
     path = f"/v1/budgets/{made['id']}"
     changed = company.ask(f"POST {path}", {"amount": 0.000000001, "alert_ratio": None}).json
     assert (changed["id"], changed["amount"], changed["alert_ratio"]) == (made["id"], 1e-9, None)
-    check(company.ask(f"POST {path}", {"amount": 0.0000000001}), 400, None)
+    assert_error(company.ask(f"POST {path}", {"amount": 0.0000000001}), 400, None)
     listed = company.ask("GET /v1/budgets", query=f"subject_id={company.speech}").json["data"]
     assert listed == [changed]
     assert company.ask(f"DELETE {path}").json["deleted"] is True
-    check(company.ask(f"GET {path}"), 404, "not_found")
+    assert_error(company.ask(f"GET {path}"), 404, "not_found")
 
 
 @pytest.fixture
@@ -133,7 +133,9 @@ def organization(company: Company, router: Any) -> Any:
     return client_of(router, company.secrets["boss"]).admin.organization
 
 
-def test_openais_client_reads_and_sets_rate_limits(company: Company, organization: Any, in_process: InProcess) -> None:
+def test_openais_client_reads_and_sets_rate_limits(
+    company: Company, organization: Any, in_process: InProcessClient
+) -> None:
     new = NewModel(MODEL, SourceRepository.LOCAL, "here", project_id=company.vision)
     company.context.registry.create(new)
 
@@ -151,7 +153,7 @@ def test_openais_client_reads_and_sets_rate_limits(company: Company, organizatio
     in_process.runner.run(work())
 
 
-def test_openais_client_sets_spend_limits(company: Company, organization: Any, in_process: InProcess) -> None:
+def test_openais_client_sets_spend_limits(company: Company, organization: Any, in_process: InProcessClient) -> None:
     async def work() -> None:
         monthly: dict[str, Any] = {"currency": "USD", "interval": "month"}
         whole = await organization.spend_limit.update(**monthly, threshold_amount=12345)
@@ -168,7 +170,7 @@ def test_openais_client_sets_spend_limits(company: Company, organization: Any, i
     assert "month" not in {row["period"] for row in company.ask("GET /v1/budgets", query=query).json["data"]}
 
 
-def test_openais_client_sets_spend_alerts(company: Company, organization: Any, in_process: InProcess) -> None:
+def test_openais_client_sets_spend_alerts(company: Company, organization: Any, in_process: InProcessClient) -> None:
     channel: dict[str, Any] = {"type": "email", "recipients": ["boss@example.org"]}
     monthly: dict[str, Any] = {"currency": "USD", "interval": "month", "notification_channel": channel}
 
@@ -213,13 +215,13 @@ def test_openais_client_sets_spend_alerts(company: Company, organization: Any, i
 
 @pytest.mark.parametrize("field", ["max_images_per_1_minute", "batch_1_day_max_input_tokens"])
 def test_what_nothing_is_counted_by_is_not_taken_for_a_limit(
-    company: Company, router: Any, organization: Any, in_process: InProcess, field: str
+    company: Company, router: Any, organization: Any, in_process: InProcessClient, field: str
 ) -> None:
     async def row_id() -> str:
         return str((await collected(organization.projects.rate_limits.list_rate_limits(company.vision)))[0].id)
 
     path = f"/v1/organization/projects/{company.vision}/rate_limits/{in_process.runner.run(row_id())}"
     headers = {"authorization": f"Bearer {company.secrets['boss']}"}
-    refused = in_process.ask(router, Question("POST", path, {field: 1}, headers))
-    check(refused, 400, None)
+    refused = in_process.send(router, HttpRequest("POST", path, {field: 1}, headers))
+    assert_error(refused, 400, None)
     assert refused.error["param"] == field

@@ -9,12 +9,12 @@ import pytest
 
 from llmariner.tenancy.tables import custom_roles
 
-from .asking import Answer, InProcess, Question, check
 from .company import Company
 from .conftest import Ask
+from .http_calls import HttpRequest, HttpResponse, InProcessClient, assert_error
 from .installation import Installation
 
-Call = Callable[..., Answer]
+Call = Callable[..., HttpResponse]
 ALERT = {
     "currency": "USD",
     "interval": "month",
@@ -52,15 +52,15 @@ def company(installation: Installation, ask: Ask) -> Iterator[Company]:
 
 
 @pytest.fixture(scope="module")
-def call(company: Company, router: Any, in_process: InProcess) -> Call:
+def call(company: Company, router: Any, in_process: InProcessClient) -> Call:
     """`call("GET", path)` as the owner of the company; VISION, USER and GROUP stand for ids."""
     headers = {"authorization": f"Bearer {company.secrets['boss']}"}
     ids = {"VISION": company.vision, "USER": company.people["mia"].user_id}
 
-    def called(method: str, path: str, body: Any = None, query: str = "") -> Answer:
+    def called(method: str, path: str, body: Any = None, query: str = "") -> HttpResponse:
         for word, id_ in ids.items():
             path = path.replace(word, id_)
-        return in_process.ask(router, Question(method, f"/v1{path}", body, headers, query))
+        return in_process.send(router, HttpRequest(method, f"/v1{path}", body, headers, query))
 
     ids["GROUP"] = called("POST", "/organization/groups", {"name": "staff"}).json["id"]
     for path, role in ((OF_GROUP, "reader"), (GROUP_IN_PROJECT, "viewer")):
@@ -71,7 +71,7 @@ def call(company: Company, router: Any, in_process: InProcess) -> Call:
 @pytest.mark.parametrize("path", MOST)
 def test_a_list_takes_the_limits_that_openais_does(path: str, call: Call) -> None:
     assert call("GET", path, query=f"limit={MOST[path]}").status == 200
-    check(call("GET", path, query=f"limit={MOST[path] + 1}"), 400, "invalid_value")
+    assert_error(call("GET", path, query=f"limit={MOST[path] + 1}"), 400, "invalid_value")
 
 
 @pytest.mark.parametrize(
@@ -123,14 +123,14 @@ def test_a_filter_that_nothing_here_meets_is_met_by_nothing(call: Call) -> None:
     assert call("GET", "/organization/audit_logs", query="tenant_only=false").json["data"]
     group = "/organization/projects/VISION/groups/GROUP"
     assert call("GET", group, query="group_type=group").status == 200
-    check(call("GET", group, query="group_type=tenant_group"), 404, "not_found")
+    assert_error(call("GET", group, query="group_type=tenant_group"), 404, "not_found")
 
 
 def test_a_person_may_be_named_by_id_and_address_where_both_are_theirs(call: Call, company: Company) -> None:
     users = "/organization/projects/VISION/users"
     rob = {"user_id": company.people["rob"].user_id, "role": "viewer"}
     other = call("POST", users, {**rob, "email": company.email("sam")})
-    check(other, 400, None)
+    assert_error(other, 400, None)
     assert other.error["param"] == "email"
     assert call("POST", users, {**rob, "email": company.email("rob")}).json["id"] == rob["user_id"]
-    check(call("POST", users, {"role": "viewer"}), 400, None)
+    assert_error(call("POST", users, {"role": "viewer"}), 400, None)

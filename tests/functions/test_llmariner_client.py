@@ -15,8 +15,8 @@ import pytest
 
 from llmariner.tenancy.members.memberships import Members
 
-from .asking import Answer, InProcess, Question, check
 from .conftest import Ask
+from .http_calls import HttpRequest, HttpResponse, InProcessClient, assert_error
 from .installation import Installation
 
 RECORDED: list[dict[str, Any]] = json.loads((Path(__file__).parent / "recordings/llmariner_cli.json").read_text())
@@ -37,7 +37,7 @@ ENUMERATIONS["role"] = ENUMERATIONS["organization_role"] | ENUMERATIONS["project
 
 @pytest.fixture(scope="module")
 def answers(
-    router: Any, in_process: InProcess, installation: Installation, admin: dict[str, str]
+    router: Any, in_process: InProcessClient, installation: Installation, admin: dict[str, str]
 ) -> Iterator[dict[str, Any]]:
     """Every recorded request asked in turn: the last answer of each command. A viewer is in the default project."""
     owner = installation.owner
@@ -47,13 +47,13 @@ def answers(
     members.add_to_project(caller, owner.project_id, viewer, "viewer")
     ids = {"{organization}": owner.organization_id, "{project}": owner.project_id}
 
-    def ask(row: dict[str, Any]) -> Answer:
+    def ask(row: dict[str, Any]) -> HttpResponse:
         text = json.dumps(row)
         for name, id_ in ids.items():
             text = text.replace(name, id_)
         said = json.loads(text)
-        return in_process.ask(
-            router, Question(said["method"], said["path"], said.get("body"), admin, said.get("query", ""))
+        return in_process.send(
+            router, HttpRequest(said["method"], said["path"], said.get("body"), admin, said.get("query", ""))
         )
 
     found: dict[str, Any] = {}
@@ -66,10 +66,10 @@ def answers(
     yield found
     before = {"config": {}, "update_mask": "config.runtime_config,config.cluster_allocation_policy"}
     for undo in (
-        Question("POST", "/v1/models/tiny:deactivate", None, admin),
-        Question("PATCH", "/v1/models/tiny", before, admin),
+        HttpRequest("POST", "/v1/models/tiny:deactivate", None, admin),
+        HttpRequest("PATCH", "/v1/models/tiny", before, admin),
     ):
-        assert in_process.ask(router, undo).status == 200
+        assert in_process.send(router, undo).status == 200
     members.remove(caller, viewer)
 
 
@@ -146,27 +146,27 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 def test_what_a_mask_or_a_configuration_does_not_have_is_refused(
     body: dict[str, Any], param: str, ask: Ask, admin: dict[str, str]
 ) -> None:
-    answer = ask("models", Question("PATCH", "/v1/models/tiny", body, admin))
+    answer = ask("models", HttpRequest("PATCH", "/v1/models/tiny", body, admin))
     assert answer.status == 400, answer.body
     assert str(answer.error["param"]).split(".")[-1] == param
 
 
 def test_two_masks_that_differ_are_refused(ask: Ask, admin: dict[str, str]) -> None:
     body = {**MODEL, "update_mask": "config.runtime_config.replicas"}
-    answer = ask("models", Question("PATCH", "/v1/models/tiny", body, admin, "update_mask=config"))
-    check(answer, 400, None)
+    answer = ask("models", HttpRequest("PATCH", "/v1/models/tiny", body, admin, "update_mask=config"))
+    assert_error(answer, 400, None)
     assert answer.error["param"] == "update_mask"
 
 
 def test_a_mask_does_not_lift_a_restriction_that_the_body_leaves_out(ask: Ask, admin: dict[str, str]) -> None:
     asked = {"name": "masked", "scopes": ["api.model.read"], "allowed_models": ["tiny"]}
-    made = ask("api_keys", Question("POST", "/v1/api_keys", asked, admin)).json
+    made = ask("api_keys", HttpRequest("POST", "/v1/api_keys", asked, admin)).json
     for mask in ("scopes", "allowedModels", "name,allowed_models"):
         body = {"api_key": {"name": "masked"}, "update_mask": mask}
-        answer = ask("api_keys", Question("PATCH", f"/v1/api_keys/{made['id']}", body, admin))
+        answer = ask("api_keys", HttpRequest("PATCH", f"/v1/api_keys/{made['id']}", body, admin))
         assert answer.status == 400, answer.body
     whole = {"api_key": {**made, "name": "still narrow"}, "update_mask": "name"}
-    answer = ask("api_keys", Question("PATCH", f"/v1/api_keys/{made['id']}", whole, admin))
+    answer = ask("api_keys", HttpRequest("PATCH", f"/v1/api_keys/{made['id']}", whole, admin))
     assert answer.status == 200, answer.body
     assert (answer.json["name"], answer.json["scopes"]) == ("still narrow", ["api.model.read"])
 

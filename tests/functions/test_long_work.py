@@ -13,7 +13,7 @@ from llmariner.context import Context
 from llmariner.http.entrypoint import application_of, event_function
 from llmariner.platform.events.cloudevents import Event, to_http
 
-from .asking import InProcess
+from .http_calls import InProcessClient
 from .installation import Installation
 
 MANY = 50
@@ -44,7 +44,7 @@ async def deliver(application: Any) -> int:
 
 
 def test_events_under_work_take_no_thread_of_anybody_else(
-    installation: Installation, in_process: InProcess, release: threading.Event
+    installation: Installation, in_process: InProcessClient, release: threading.Event
 ) -> None:
     at_work: list[str] = []
     running = threading.Event()
@@ -75,7 +75,7 @@ def test_events_under_work_take_no_thread_of_anybody_else(
 
 
 def test_the_token_path_asks_the_database_in_threads_of_its_own(
-    installation: Installation, in_process: InProcess, release: threading.Event
+    installation: Installation, in_process: InProcessClient, release: threading.Event
 ) -> None:
     control = installation.context.in_process_control_plane
 

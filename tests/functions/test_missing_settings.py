@@ -12,9 +12,9 @@ import pytest
 from llmariner.boot import load
 from llmariner.context import Context
 
-from .children import CHECKOUT, boot, framework
-from .declared import FUNCTIONS
+from .declared_routes import FUNCTIONS
 from .installation import SERVICE_SECRET
+from .processes import CHECKOUT, boot_command, framework_command
 
 CONSUMERS = sorted(path.parent.name for path in (CHECKOUT / "eventing").glob("*/trigger.yaml"))
 COMPLETE = {
@@ -43,7 +43,7 @@ def test_a_consumer_is_not_built_without_its_settings(name: str) -> None:
 @pytest.mark.parametrize("missing", ["LLMARINER_PEPPER", "LLMARINER_SERVICE_SECRET"])
 def test_a_function_of_the_token_path_says_at_its_start_what_is_missing(missing: str, tmp_path: Path) -> None:
     said = {name: value for name, value in COMPLETE.items() if name != missing}
-    command = boot(CHECKOUT / "functions/chat_completions")
+    command = boot_command(CHECKOUT / "functions/chat_completions")
     environment = {"PATH": os.environ["PATH"], "HOST": "127.0.0.1", "PORT": "1", **said}
     ended = subprocess.run(command, env=environment, cwd=CHECKOUT, capture_output=True, timeout=60, check=False)
     assert ended.returncode != 0
@@ -53,7 +53,7 @@ def test_a_function_of_the_token_path_says_at_its_start_what_is_missing(missing:
 DATABASE = {"LLMARINER_DATABASE_URL": "sqlite:///nowhere.db"}
 
 
-@pytest.mark.parametrize("way", [boot, framework])
+@pytest.mark.parametrize("way", [boot_command, framework_command])
 @pytest.mark.parametrize(
     ("folder", "said", "missing"),
     [
@@ -75,9 +75,9 @@ def test_whatever_runs_it_a_function_says_at_its_start_what_is_missing(
     assert missing in ended.stderr.decode().splitlines()[-1]
 
 
-@pytest.mark.parametrize("way", [boot, framework])
+@pytest.mark.parametrize("way", [boot_command, framework_command])
 def test_a_folder_without_a_function_does_not_start(way: object, tmp_path: Path) -> None:
-    command = boot(tmp_path) if way is boot else framework(tmp_path)
+    command = boot_command(tmp_path) if way is boot_command else framework_command(tmp_path)
     environment = {"PATH": os.environ["PATH"], "HOST": "127.0.0.1", "PORT": "1"}
     ended = subprocess.run(command, env=environment, cwd=CHECKOUT, capture_output=True, timeout=60, check=False)
     assert ended.returncode != 0

@@ -10,9 +10,9 @@ from llmariner.models.model import NewModel, SourceRepository, Task
 from llmariner.tenancy.keys.store import KeyOwner, NewKey
 from llmariner.tenancy.roles.scopes import OWNER_SCOPES
 
-from .asking import check
 from .company import Company
 from .conftest import Ask
+from .http_calls import assert_error
 from .installation import Installation
 
 
@@ -51,8 +51,8 @@ def test_a_key_sees_the_models_that_it_may_use(company: Company) -> None:
     assert shown(company, by) == [here]
     assert shown(company, "mia") == [here, there]
     assert company.ask(f"GET /v1/models/{here}", by="mia").status in (200, 404)  # the static adapter serves others only
-    check(company.ask(f"GET /v1/models/{there}", by=by), 403, "model_not_allowed")
-    check(company.ask("GET /v1/models/nobody", by=by), 404, "model_not_found")
+    assert_error(company.ask(f"GET /v1/models/{there}", by=by), 403, "model_not_allowed")
+    assert_error(company.ask("GET /v1/models/nobody", by=by), 404, "model_not_found")
 
 
 @pytest.mark.parametrize("mode", ["allow_list", "deny_list"])
@@ -63,4 +63,4 @@ def test_a_project_sees_the_models_that_it_may_use(company: Company, mode: str) 
     assert company.ask(f"POST {path}", {"mode": mode, "model_ids": [named]}).status == 200
     for by in ("mia", key(company)):
         assert shown(company, by) == [here]
-        check(company.ask(f"GET /v1/models/{there}", by=by), 403, "model_not_allowed")
+        assert_error(company.ask(f"GET /v1/models/{there}", by=by), 403, "model_not_allowed")

@@ -20,12 +20,12 @@ from llmariner.tenancy.members.memberships import Members
 from llmariner.tenancy.principal import KeyOwner
 from llmariner.tenancy.roles.scopes import MODEL_ADMIN, OWNER_SCOPES
 
-from .asking import Answer, InProcess, Question, check
-from .children import CHECKOUT
 from .company import Company
 from .conftest import Ask
+from .http_calls import HttpRequest, HttpResponse, InProcessClient, assert_error
 from .installation import Installation
-from .written_events import written
+from .outbox_events import write_event
+from .processes import CHECKOUT
 
 EVIL = ["--trust-remote-code", "--middleware=evil.Tap"]
 _numbers = itertools.count()
@@ -44,13 +44,13 @@ def company(installation: Installation, ask: Ask) -> Company:
     return made
 
 
-def create(company: Company, by: str, *, args: tuple[str, ...] = (), **fields: Any) -> Answer:
+def create(company: Company, by: str, *, args: tuple[str, ...] = (), **fields: Any) -> HttpResponse:
     config = {"runtime_config": {"extra_args": list(args)}}
     body = {"id": f"walk/{next(_numbers)}", "source_repository": "HUGGING_FACE", "is_project_scoped": True}
     return company.ask("POST /v1/models", {**body, "config": config, **fields}, by=by)
 
 
-def patch(company: Company, by: str, model: str, args: list[str], **more: Any) -> Answer:
+def patch(company: Company, by: str, model: str, args: list[str], **more: Any) -> HttpResponse:
     body = {"config": {"runtime_config": {"extra_args": args}}, "update_mask": "config.runtime_config.extra_args"}
     return company.ask(f"PATCH /v1/models/{model}", {**body, **more}, by=by)
 
@@ -84,13 +84,13 @@ def of_the_release_before(installation: Installation, location: str, *args: str)
 def test_nobody_but_an_administrator_chooses_any_engine_argument(company: Company, by: str) -> None:
     project = {"boss": "lead"}.get(by, by)  # an admin key works in no project
     refused = create(company, project, args=("--enforce-eager", *EVIL))
-    check(refused, 403, "insufficient_permissions")
+    assert_error(refused, 403, "insufficient_permissions")
     assert refused.error["param"] == "config.runtime_config.extra_args[1]"
     assert MODEL_ADMIN in refused.error["message"]
     made = create(company, project, args=("--max-model-len=4096", "--enforce-eager"))
     assert made.status == 200
     model = made.json["id"]
-    check(patch(company, project, model, EVIL), 403, "insufficient_permissions")
+    assert_error(patch(company, project, model, EVIL), 403, "insufficient_permissions")
     assert patch(company, project, model, ["--dtype", "bfloat16"]).status == 200
 
 
@@ -106,13 +106,13 @@ def test_nobody_but_an_administrator_chooses_any_engine_argument(company: Compan
 @pytest.mark.parametrize("source", ["HUGGING_FACE", "OBJECT_STORE", "LOCAL", "FINE_TUNING", "OLLAMA"])
 def test_weights_come_from_the_list_of_the_installation(company: Company, location: str, source: str) -> None:
     refused = create(company, "mia", model_file_location=location, source_repository=source)
-    check(refused, 403, "insufficient_permissions")
+    assert_error(refused, 403, "insufficient_permissions")
     assert refused.error["param"] == "model_file_location"
     assert create(company, "mia", model_file_location="hf://org/model", source_repository=source).status == 200
 
 
 def test_a_path_of_the_machine_is_no_place_for_a_projects_weights(company: Company) -> None:
-    check(
+    assert_error(
         create(company, "mia", model_file_location="/etc", source_repository="LOCAL"), 403, "insufficient_permissions"
     )
     assert create(company, "admin", model_file_location="/etc", source_repository="LOCAL").status == 200
@@ -121,7 +121,7 @@ def test_a_path_of_the_machine_is_no_place_for_a_projects_weights(company: Compa
 def test_adapters_are_bound_by_the_same_list(company: Company) -> None:
     base = shared(company)
     tuned: dict[str, Any] = {"is_fine_tuned_model": True, "base_model_id": base, "source_repository": "FINE_TUNING"}
-    check(create(company, "mia", model_file_location="pvc://no/x", **tuned), 403, "insufficient_permissions")
+    assert_error(create(company, "mia", model_file_location="pvc://no/x", **tuned), 403, "insufficient_permissions")
     assert create(company, "mia", model_file_location="hf://org/adapter", **tuned).status == 200
 
 
@@ -131,9 +131,9 @@ def test_models_that_all_share_are_an_administrators(company: Company) -> None:
     questions += [("POST", f"/v1/models/{model}:{verb}", None) for verb in ("activate", "deactivate")]
     questions += [("DELETE", f"/v1/models/{model}", None)]
     for by in ("plain", "mia", "lead", "vic", "stranger"):
-        check(create(company, by, is_project_scoped=False), 403, "insufficient_permissions")
+        assert_error(create(company, by, is_project_scoped=False), 403, "insufficient_permissions")
         for method, path, body in questions:
-            check(company.ask(f"{method} {path}", body, by=by), 403, "insufficient_permissions")
+            assert_error(company.ask(f"{method} {path}", body, by=by), 403, "insufficient_permissions")
     assert company.ask(f"DELETE /v1/models/{model}", by="admin").status == 200
 
 
@@ -151,25 +151,25 @@ def test_an_administrator_chooses_what_it_likes_and_a_member_keeps_it(company: C
     assert company.context.registry.blocked_reason(company.context.registry.get(model)) == ""
     more = {"config": {"runtime_config": {"extra_args": EVIL, "replicas": 2}}, "update_mask": "config"}
     assert company.ask(f"PATCH /v1/models/{model}", more, by="plain").json["config"]["runtime_config"]["replicas"] == 2
-    check(patch(company, "plain", model, [*EVIL, "--port=1"]), 403, "insufficient_permissions")
+    assert_error(patch(company, "plain", model, [*EVIL, "--port=1"]), 403, "insufficient_permissions")
 
 
 @pytest.mark.parametrize(("location", "args"), [("hf://org/x", ("--middleware=evil.Tap",)), ("oci://evil/image", ())])
 def test_what_stood_there_before_there_were_lists_is_not_started(
-    installation: Installation, in_process: InProcess, company: Company, location: str, args: tuple[str, ...]
+    installation: Installation, in_process: InProcessClient, company: Company, location: str, args: tuple[str, ...]
 ) -> None:
     name, registry = of_the_release_before(installation, location, *args), installation.context.registry
     loader: Any = load(CHECKOUT / "eventing/model_loader")
     loader.use_context(installation.context)
-    headers, body = to_http(written(installation, "ai.llmariner.model.created.v1", {"id": name}))
-    assert in_process.ask(loader, Question("POST", "/", body, headers)).status == 204
+    headers, body = to_http(write_event(installation, "ai.llmariner.model.created.v1", {"id": name}))
+    assert in_process.send(loader, HttpRequest("POST", "/", body, headers)).status == 204
     model = registry.get(name)
     assert model.loading_status is LoadingStatus.FAILED
     assert MODEL_ADMIN in model.loading_failure_reason
     registry.mark_loaded(name, folder=location, size_bytes=1, task=model.task)
     directory = RegistryModelLookup(registry, installation.context.ledger)
     assert MODEL_ADMIN in asyncio.run(directory.find(name)).blocked
-    check(company.ask(f"POST /v1/models/{name}:activate", by="stranger"), 403, "insufficient_permissions")
+    assert_error(company.ask(f"POST /v1/models/{name}:activate", by="stranger"), 403, "insufficient_permissions")
 
 
 def test_a_member_approves_nothing_by_restating_its_arguments(installation: Installation, company: Company) -> None:
@@ -192,7 +192,7 @@ def test_what_a_member_made_is_held_to_the_list_as_it_is_later(installation: Ins
 @pytest.mark.parametrize("by", ["mia", "admin"])
 def test_an_inference_service_is_registered_by_nobody(company: Company, by: str) -> None:
     refused = create(company, by, source_repository="KUBERNETES", model_file_location="somebodys")
-    check(refused, 400, None)
+    assert_error(refused, 400, None)
     assert refused.error["param"] == "source_repository"
 
 

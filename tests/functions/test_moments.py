@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from .asking import Answer, Question
 from .conftest import Ask
+from .http_calls import HttpRequest, HttpResponse
 
 NOW = int(time.time())
 UNITS = {"milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
@@ -30,13 +30,13 @@ READ = [
 ]
 
 
-def get(ask: Ask, admin: dict[str, str], function: str, path: str, **query: object) -> Answer:
+def get(ask: Ask, admin: dict[str, str], function: str, path: str, **query: object) -> HttpResponse:
     return ask(
-        function, Question("GET", path, b"", admin, "&".join(f"{name}={value}" for name, value in query.items()))
+        function, HttpRequest("GET", path, b"", admin, "&".join(f"{name}={value}" for name, value in query.items()))
     )
 
 
-def refused(answer: Answer, param: str, unit: str) -> None:
+def refused(answer: HttpResponse, param: str, unit: str) -> None:
     assert answer.status == 400, answer.body
     assert (answer.error["param"], answer.error["code"]) == (param, "invalid_value")
     assert f"looks like {unit}" in answer.error["message"]
@@ -73,11 +73,11 @@ def test_llmariners_own_route_takes_nanoseconds_and_no_other_unit(
 def test_a_price_begins_and_a_key_ends_in_seconds(unit: str, ask: Ask, admin: dict[str, str]) -> None:
     price = {"model": "m", "prompt": 1, "completion": 1, "valid_from": NOW * UNITS[unit]}
     body = {**admin, "content-type": "application/json"}
-    refused(ask("prices", Question("POST", "/v1/prices", json.dumps(price).encode(), body)), "valid_from", unit)
-    made = ask("api_keys", Question("POST", "/v1/api_keys", json.dumps({"name": f"ends-{unit}"}).encode(), body))
+    refused(ask("prices", HttpRequest("POST", "/v1/prices", json.dumps(price).encode(), body)), "valid_from", unit)
+    made = ask("api_keys", HttpRequest("POST", "/v1/api_keys", json.dumps({"name": f"ends-{unit}"}).encode(), body))
     assert made.status == 200, made.body
     change = {"api_key": {"expires_at": NOW * UNITS[unit]}, "update_mask": "expires_at"}
     path = f"/v1/api_keys/{made.json['id']}"
-    answer = ask("api_keys", Question("PATCH", path, json.dumps(change).encode(), body))
+    answer = ask("api_keys", HttpRequest("PATCH", path, json.dumps(change).encode(), body))
     assert answer.status == 400, answer.body
     assert f"looks like {unit}" in answer.error["message"]

@@ -8,8 +8,8 @@ import pytest
 
 from llmariner.tenancy.roles.custom_roles import CustomRoles
 
-from .asking import Answer, Question
 from .conftest import Ask
+from .http_calls import HttpRequest, HttpResponse
 from .installation import Installation
 from .test_bodies import BODIES, concrete
 
@@ -65,14 +65,14 @@ def test_a_wrong_field_is_named_as_it_was_sent(
 ) -> None:
     name, body = BODIES[route]
     method, path = concrete(route, installation).split()
-    answer = ask(name, Question(method, path, {**body, field: value}, admin))
+    answer = ask(name, HttpRequest(method, path, {**body, field: value}, admin))
     assert answer.status in (400, 404, 409), answer.body
     assert named(answer) == field, answer.body
     message = answer.error["message"]
     assert not any(f"'{inside}'" in message for inside in {"title", "scopes"} - {field}), message
 
 
-def named(answer: Answer) -> str:
+def named(answer: HttpResponse) -> str:
     return str(answer.error["param"]).split("[")[0].split(".")[0]
 
 
@@ -85,5 +85,5 @@ def test_a_wrong_change_of_a_role_is_named_as_it_was_sent(
     role = CustomRoles(installation.context.database).create(caller, f"changes {field}", ["api.files.read"])
     for value in ROLE[field]:
         body = {field: value}
-        answer = ask("organization_roles", Question("POST", f"/v1/organization/roles/{role.id}", body, admin))
+        answer = ask("organization_roles", HttpRequest("POST", f"/v1/organization/roles/{role.id}", body, admin))
         assert (answer.status in (400, 409), named(answer)) == (True, field), answer.body

@@ -14,11 +14,11 @@ from llmariner.platform.events.cloudevents import Event
 from llmariner.platform.events.deliveries import Deliveries, Subscription
 from llmariner.tenancy.roles.scopes import INSTALLATION_SCOPES, OWNER_SCOPES
 
-from .asking import Answer, Question, check
 from .conftest import Ask
+from .http_calls import HttpRequest, HttpResponse, assert_error
 from .installation import Installation
 
-Call = Callable[..., Answer]
+Call = Callable[..., HttpResponse]
 
 
 @pytest.fixture
@@ -26,10 +26,10 @@ def call(ask: Ask, admin: dict[str, str]) -> Call:
     """`call("POST /v1/models", body)`, as the administrator unless `by` says the headers of another."""
     functions = {"models": "models", "api_keys": "api_keys", "events": "events", "chat": "chat_completions"}
 
-    def called(route: str, body: Any = None, *, by: dict[str, str] | None = None, query: str = "") -> Answer:
+    def called(route: str, body: Any = None, *, by: dict[str, str] | None = None, query: str = "") -> HttpResponse:
         method, path = route.split()
         name = functions.get(path.split("/")[2], path.split("/")[2])
-        return ask(name, Question(method, path, body, admin if by is None else by, query))
+        return ask(name, HttpRequest(method, path, body, admin if by is None else by, query))
 
     return called
 
@@ -49,7 +49,7 @@ def test_a_key_works_from_its_making_to_its_revocation(call: Call) -> None:
     call(f"POST /v1/api_keys/{key['id']}:rotate", {})
     assert call("GET /v1/models", by=bearer(rotated["secret"])).status == 401
     assert call(f"DELETE /v1/api_keys/{key['id']}").json["deleted"] is True
-    check(call(f"DELETE /v1/api_keys/{key['id']}"), 404, "not_found")
+    assert_error(call(f"DELETE /v1/api_keys/{key['id']}"), 404, "not_found")
 
 
 def test_a_secret_is_in_the_answer_that_makes_it_and_in_no_other(call: Call) -> None:
@@ -81,7 +81,7 @@ def test_a_key_carries_no_scope_that_its_maker_lacks(call: Call) -> None:
 def test_a_taken_name_is_a_conflict_that_no_client_retries(call: Call) -> None:
     assert call("POST /v1/api_keys", {"name": "taken"}).status == 200
     refused = call("POST /v1/api_keys", {"name": "taken"})
-    check(refused, 409, "conflict")
+    assert_error(refused, 409, "conflict")
     assert refused.headers["x-should-retry"] == "false"
 
 
@@ -96,8 +96,8 @@ KEY_CHANGES = {"PATCH": {"name": "stolen"}, "DELETE": None}
 def test_a_key_of_another_project_is_not_there(call: Call, stranger: dict[str, str]) -> None:
     key_id = call("POST /v1/api_keys", {"name": "mine"}).json["id"]
     for method, body in KEY_CHANGES.items():
-        check(call(f"{method} /v1/api_keys/{key_id}", body, by=stranger), 404, "not_found")
-    check(call(f"POST /v1/api_keys/{key_id}:rotate", {}, by=stranger), 404, "not_found")
+        assert_error(call(f"{method} /v1/api_keys/{key_id}", body, by=stranger), 404, "not_found")
+    assert_error(call(f"POST /v1/api_keys/{key_id}:rotate", {}, by=stranger), 404, "not_found")
     assert key_id not in [key["id"] for key in call("GET /v1/api_keys", by=stranger).json["data"]]
     assert key_id in [key["id"] for key in call("GET /v1/api_keys").json["data"]]
 
@@ -105,37 +105,37 @@ def test_a_key_of_another_project_is_not_there(call: Call, stranger: dict[str, s
 @pytest.mark.parametrize("key_id", ["key_nobody", "a b", "x" * 500, "ä", "'; DROP TABLE api_keys; --"])
 def test_an_unknown_key_is_not_found(call: Call, ask: Ask, admin: dict[str, str], key_id: str) -> None:
     for method, body in KEY_CHANGES.items():
-        check(ask("api_keys", Question(method, f"/v1/api_keys/{key_id}", body, admin)), 404, "not_found")
+        assert_error(ask("api_keys", HttpRequest(method, f"/v1/api_keys/{key_id}", body, admin)), 404, "not_found")
 
 
 @pytest.mark.parametrize("model_id", ["nobody", "org/nobody", "theirs", "a b", "ä", "x" * 500, "..", "org//x", ":x"])
 def test_a_model_that_is_not_there_for_you_is_not_found(ask: Ask, admin: dict[str, str], model_id: str) -> None:
     path = f"/v1/models/{model_id}"
     update = {"config": {}, "update_mask": "config"}
-    questions = [Question("GET", path), Question("PATCH", path, update), Question("DELETE", path)]
-    questions += [Question("POST", f"{path}:{verb}") for verb in ("activate", "deactivate")]
-    for question in questions:
-        asked = Question(question.method, question.path.replace(" ", "%20"), question.body, admin)
-        check(ask("models", asked), 404, "model_not_found")
+    questions = [HttpRequest("GET", path), HttpRequest("PATCH", path, update), HttpRequest("DELETE", path)]
+    questions += [HttpRequest("POST", f"{path}:{verb}") for verb in ("activate", "deactivate")]
+    for http_request in questions:
+        asked = HttpRequest(http_request.method, http_request.path.replace(" ", "%20"), http_request.body, admin)
+        assert_error(ask("models", asked), 404, "model_not_found")
 
 
 @pytest.mark.parametrize("model", ["nobody", "theirs"])
 def test_the_token_path_finds_no_model_that_is_not_there_for_you(call: Call, model: str) -> None:
     answer = call("POST /v1/chat/completions", {"model": model, "messages": [{"role": "user", "content": "x"}]})
-    check(answer, 404, "model_not_found")
+    assert_error(answer, 404, "model_not_found")
     assert answer.error["param"] == "model"
 
 
 def test_a_model_for_embeddings_does_not_chat(call: Call) -> None:
     answer = call("POST /v1/chat/completions", {"model": "vectors", "messages": [{"role": "user", "content": "x"}]})
-    check(answer, 400, "unsupported_model")
+    assert_error(answer, 400, "unsupported_model")
 
 
 def test_a_model_is_made_found_changed_and_deleted(call: Call, installation: Installation) -> None:
     made = call("POST /v1/models", {"id": "org/life", "source_repository": "hugging-face", "is_project_scoped": True})
     assert (made.status, made.json["loading_status"]) == (200, "MODEL_LOADING_STATUS_REQUESTED")
     again = {"id": "org/life", "source_repository": "LOCAL", "is_project_scoped": True}
-    check(call("POST /v1/models", again), 409, "conflict")
+    assert_error(call("POST /v1/models", again), 409, "conflict")
     assert call("GET /v1/models/org/life").json["id"] == "org/life"
     ids = [model["id"] for model in call("GET /v1/models", query="limit=500").json["data"]]
     assert "org/life" not in ids
@@ -145,9 +145,9 @@ def test_a_model_is_made_found_changed_and_deleted(call: Call, installation: Ins
     changed = call("PATCH /v1/models/org/life", change).json
     runtime = {"resources": {"gpu": 1}, "replicas": 1, "max_replicas": 0, "extra_args": ["--x"]}
     assert changed["config"]["runtime_config"] == runtime
-    check(call("POST /v1/models/org/life:activate"), 404, "model_not_found")
+    assert_error(call("POST /v1/models/org/life:activate"), 404, "model_not_found")
     assert call("DELETE /v1/models/org/life").json == {"id": "org/life", "object": "model", "deleted": True}
-    check(call("GET /v1/models/org/life"), 404, "model_not_found")
+    assert_error(call("GET /v1/models/org/life"), 404, "model_not_found")
 
 
 def test_a_model_says_what_it_is_for_where_its_files_cannot(call: Call) -> None:
@@ -188,12 +188,12 @@ def test_another_projects_events_are_not_there(
     assert event_id not in [
         event["id"] for event in call("GET /v1/events", query="limit=100", by=stranger).json["data"]
     ]
-    check(call(f"POST /v1/events/{event_id}:replay", by=stranger), 404, "not_found")
+    assert_error(call(f"POST /v1/events/{event_id}:replay", by=stranger), 404, "not_found")
     [dead] = [e for e in call("GET /v1/events", query="state=dead&limit=100").json["data"] if e["id"] == event_id]
     assert (dead["consumer"], dead["last_error"], dead["data"]["id"]) == ("nobody", "400", "evented")
     assert call(f"POST /v1/events/{event_id}:replay").json["replayed"] == 1
-    check(call(f"POST /v1/events/{event_id}:replay"), 409, "conflict")
-    check(call("POST /v1/events/evt_nobody:replay"), 404, "not_found")
+    assert_error(call(f"POST /v1/events/{event_id}:replay"), 409, "conflict")
+    assert_error(call("POST /v1/events/evt_nobody:replay"), 404, "not_found")
 
 
 def test_names_of_kubernetes_objects_are_for_who_runs_the_installation(
@@ -204,7 +204,7 @@ def test_names_of_kubernetes_objects_are_for_who_runs_the_installation(
     made = call("POST /v1/api_keys", {"name": "narrow", "scopes": ["api.events.read"]}).json
     assert len(_shown(call, event.id, bearer(made["secret"]))) == 1
     assert _shown(call, event.id, stranger) == []
-    check(call(f"POST /v1/events/{event.id}:replay", by=stranger), 404, "not_found")
+    assert_error(call(f"POST /v1/events/{event.id}:replay", by=stranger), 404, "not_found")
     assert call(f"POST /v1/events/{event.id}:replay").json["replayed"] == 1
 
 

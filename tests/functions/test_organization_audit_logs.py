@@ -14,20 +14,20 @@ from llmariner.audit.tables import audit_log
 from llmariner.identifiers import new_id
 from llmariner.tenancy.principal import Caller
 
-from .asking import Answer, Question, check
 from .conftest import Ask
+from .http_calls import HttpRequest, HttpResponse, assert_error
 from .installation import Installation
 
 PATH = "/v1/organization/audit_logs"
-Call = Callable[..., Answer]
+Call = Callable[..., HttpResponse]
 
 
 @pytest.fixture
 def call(ask: Ask, admin: dict[str, str]) -> Call:
     """`call(limit=2)`, as the administrator unless `by` says the headers of another."""
 
-    def called(path: str = PATH, *, by: dict[str, str] | None = None, query: str = "", **fields: Any) -> Answer:
-        return ask("organization_audit_logs", Question("GET", path, None, by or admin, query or urlencode(fields)))
+    def called(path: str = PATH, *, by: dict[str, str] | None = None, query: str = "", **fields: Any) -> HttpResponse:
+        return ask("organization_audit_logs", HttpRequest("GET", path, None, by or admin, query or urlencode(fields)))
 
     return called
 
@@ -48,7 +48,7 @@ def acts(installation: Installation) -> list[str]:
     return ids
 
 
-def ids(answer: Answer) -> list[str]:
+def ids(answer: HttpResponse) -> list[str]:
     assert answer.status == 200, answer.body
     return [entry["id"] for entry in answer.json["data"]]
 
@@ -96,7 +96,7 @@ def test_filters_come_in_brackets_or_without(call: Call, acts: list[str]) -> Non
 @pytest.mark.parametrize("value", ["", "x", "nan", "-1", "1e9", "²", "9" * 40])
 def test_a_time_that_is_no_number_of_seconds_is_refused(call: Call, value: str) -> None:
     refused = call(query=urlencode({"effective_at[gte]": value}))
-    check(refused, 400, None)
+    assert_error(refused, 400, None)
     assert refused.error["param"] == "effective_at[gte]"
 
 
@@ -118,7 +118,7 @@ def test_whether_the_log_is_whole_is_told_and_a_kept_head_is_looked_for(
     assert call(f"{PATH}:verify", head=whole["head"]).json == whole
     lost = call(f"{PATH}:verify", head="f" * 64).json
     assert (lost["whole"], lost["broken_at"]) == (False, None)
-    check(call(f"{PATH}:verify", head="no hash"), 400, "invalid_value")
+    assert_error(call(f"{PATH}:verify", head="no hash"), 400, "invalid_value")
     change = update(audit_log).where(audit_log.c.id == acts[1])
     with installation.context.database.write() as session:
         session.run(change.values(type="project.deleted"))
@@ -133,7 +133,7 @@ def test_what_openais_log_has_no_type_for_is_told_to_those_who_ask_for_it(
     ask: Ask, admin: dict[str, str], call: Call
 ) -> None:
     def do(method: str, path: str, body: Any = None) -> None:
-        assert ask("models", Question(method, f"/v1/models{path}", body, admin)).status == 200
+        assert ask("models", HttpRequest(method, f"/v1/models{path}", body, admin)).status == 200
 
     do("POST", "", {"id": "audited", "source_repository": "LOCAL", "is_project_scoped": True})
     do("PATCH", "/audited", {"config": {}, "update_mask": "config"})

@@ -16,7 +16,7 @@ from llmariner.tenancy.members.memberships import Members
 from llmariner.tenancy.sign_in.refused_sign_ins import RefusedSignIns
 from llmariner.tenancy.tables import user_groups, users
 
-from .asking import InProcess
+from .http_calls import InProcessClient
 from .installation import Installation
 
 Do = Callable[[Callable[[Any], Coroutine[Any, Any, Any]]], Any]
@@ -37,7 +37,7 @@ def client_of(router: Any, secret: str) -> AsyncOpenAI:
 
 
 @pytest.fixture
-def do(router: Any, installation: Installation, in_process: InProcess) -> Do:
+def do(router: Any, installation: Installation, in_process: InProcessClient) -> Do:
     """`do(lambda organization: …)`: run a coroutine with `client.admin.organization`, by the owner's key."""
     client = client_of(router, installation.keys.admin)
     return lambda work: in_process.runner.run(work(client.admin.organization))
@@ -146,7 +146,7 @@ def test_which_models_a_project_may_use(do: Do) -> None:
 
 
 def test_an_admin_key_administers_and_does_nothing_else(
-    do: Do, router: Any, in_process: InProcess, installation: Installation
+    do: Do, router: Any, in_process: InProcessClient, installation: Installation
 ) -> None:
     async def make(organization: Any) -> Any:
         return await organization.admin_api_keys.create(name="sdk admin", expires_in_seconds=3600)

@@ -8,9 +8,9 @@ import pytest
 
 from llmariner.models.model import NewModel, SourceRepository
 
-from .asking import Answer, check
 from .company import Company
 from .conftest import Ask
+from .http_calls import HttpResponse, assert_error
 from .installation import Installation
 
 O = "/v1/organizations/HERE"  # noqa: E741
@@ -22,12 +22,12 @@ def company(installation: Installation, ask: Ask) -> Company:
     return Company(installation, ask)
 
 
-def titles(answer: Answer, collection: str = "projects") -> list[str]:
+def titles(answer: HttpResponse, collection: str = "projects") -> list[str]:
     assert answer.status == 200, answer.body
     return [each["title"] for each in answer.json[collection]]
 
 
-def emails(answer: Answer) -> list[str]:
+def emails(answer: HttpResponse) -> list[str]:
     assert answer.status == 200, answer.body
     return [each["user_id"].partition("-")[0] for each in answer.json["users"]]
 
@@ -47,25 +47,25 @@ def test_an_organisation_is_told_with_its_fields(company: Company) -> None:
 def test_only_who_runs_the_installation_makes_organisations(company: Company) -> None:
     title = f"Branch {company.number}"
     for by in ("boss", "lead", "mia", "rob", "stranger"):
-        check(company.ask("POST /v1/organizations", {"title": title}, by=by), 403, "insufficient_permissions")
+        assert_error(company.ask("POST /v1/organizations", {"title": title}, by=by), 403, "insufficient_permissions")
     made = company.ask("POST /v1/organizations", {"title": title}, by="admin")
     assert (made.status, made.json["title"]) == (200, title)
-    check(company.ask("POST /v1/organizations", {"title": title}, by="admin"), 409, "conflict")
+    assert_error(company.ask("POST /v1/organizations", {"title": title}, by="admin"), 409, "conflict")
     there = company.ask(f"GET /v1/organizations/{made.json['id']}/users", by="admin")
     assert [(each["user_id"], each["role"]) for each in there.json["users"]] == [
         ("admin@localhost", "ORGANIZATION_ROLE_OWNER")
     ]
     gone = company.ask(f"DELETE /v1/organizations/{made.json['id']}", by="admin")
     assert (gone.json["deleted"], gone.json["removed"]["users"]) == (True, ["admin@localhost"])
-    check(company.ask(f"DELETE /v1/organizations/{made.json['id']}", by="admin"), 404, "not_found")
+    assert_error(company.ask(f"DELETE /v1/organizations/{made.json['id']}", by="admin"), 404, "not_found")
 
 
 def test_an_organisation_with_projects_and_the_default_one_stay(company: Company, installation: Installation) -> None:
     refused = company.ask(f"DELETE {O}")
-    check(refused, 400, "in_use")
+    assert_error(refused, 400, "in_use")
     assert [each["title"] for each in refused.error["in_the_way"]["projects"]] == ["Vision", "Speech"]
     default = company.ask(f"DELETE /v1/organizations/{installation.owner.organization_id}", by="admin")
-    check(default, 400, "default_organization")
+    assert_error(default, 400, "default_organization")
 
 
 @pytest.mark.parametrize(
@@ -88,8 +88,8 @@ def test_an_organisation_with_projects_and_the_default_one_stay(company: Company
     ],
 )
 def test_another_organisation_is_not_there(company: Company, route: str, body: Any) -> None:
-    check(company.ask(route, body, by="stranger"), 404, "not_found")
-    check(company.ask(route.replace("HERE", "org_nobody"), body), 404, "not_found")
+    assert_error(company.ask(route, body, by="stranger"), 404, "not_found")
+    assert_error(company.ask(route.replace("HERE", "org_nobody"), body), 404, "not_found")
     assert company.ask(f"GET {O}/projects", query="include_summary=true").json["projects"][0]["title"] == "Vision"
 
 
@@ -123,14 +123,14 @@ def test_each_may_do_what_their_roles_allow(company: Company, route: str, body: 
     for by, status in reversed(list(zip(WHO, statuses.split(), strict=True))):
         if status in ("200", "400"):
             break
-        check(
+        assert_error(
             company.ask(route, body, by=by), int(status), {"403": "insufficient_permissions"}.get(status, "not_found")
         )
     allowed = [by for by, status in zip(WHO, statuses.split(), strict=True) if status == "200"]
     for by in allowed if route.startswith("GET") else allowed[-1:]:
         assert company.ask(route, body, by=by).status == 200
     if statuses.startswith("400"):
-        check(company.ask(route, body), 400, "in_use")
+        assert_error(company.ask(route, body), 400, "in_use")
 
 
 def test_a_member_sees_their_own_projects(company: Company) -> None:
@@ -153,38 +153,38 @@ def test_a_sibling_project_is_not_there(company: Company) -> None:
         (f"POST {S}/users", {"user_id": company.email("mia"), "role": "owner"}),
         (f"DELETE {S}/users/{company.email('sam')}", None),
     ):
-        check(company.ask(route, body, by="lead"), 404, "not_found")
-        check(company.ask(route.replace("SPEECH", "proj_nobody"), body), 404, "not_found")
+        assert_error(company.ask(route, body, by="lead"), 404, "not_found")
+        assert_error(company.ask(route.replace("SPEECH", "proj_nobody"), body), 404, "not_found")
 
 
 def test_people_come_and_go_by_e_mail_in_any_case(company: Company) -> None:
     address = f"New-{company.number}@Example.org"
     made = company.ask(f"POST {O}/users", {"user_id": address, "role": "ORGANIZATION_ROLE_READER"}).json
     assert (made["user_id"], made["role"]) == (address.lower(), "ORGANIZATION_ROLE_READER")
-    check(company.ask(f"POST {O}/users", {"user_id": address, "role": "owner"}), 409, "conflict")
+    assert_error(company.ask(f"POST {O}/users", {"user_id": address, "role": "owner"}), 409, "conflict")
     joined = company.ask(f"POST {V}/users", {"user_id": address, "role": "MEMBER"}).json
     assert (joined["role"], joined["project_id"]) == ("PROJECT_ROLE_MEMBER", company.vision)
-    check(company.ask(f"POST {V}/users", {"user_id": address, "role": "viewer"}), 409, "conflict")
+    assert_error(company.ask(f"POST {V}/users", {"user_id": address, "role": "viewer"}), 409, "conflict")
     assert "new" in emails(company.ask(f"GET {V}/users"))
     assert company.ask(f"DELETE {V}/users/{made['internal_user_id']}").json == {"removed": {"api_keys": []}}
-    check(company.ask(f"DELETE {V}/users/{address}"), 404, "not_found")
+    assert_error(company.ask(f"DELETE {V}/users/{address}"), 404, "not_found")
     company.ask(f"POST {V}/users", {"user_id": address, "role": "member"})
     gone = company.ask(f"DELETE {O}/users/{address}").json
     assert gone == {"removed": {"projects": [company.vision], "api_keys": [], "limits": [], "budgets": []}}
     assert "new" not in emails(company.ask(f"GET {O}/users"))
-    check(company.ask(f"DELETE {O}/users/{address}"), 404, "not_found")
+    assert_error(company.ask(f"DELETE {O}/users/{address}"), 404, "not_found")
 
 
 def test_a_leavers_key_is_no_good(company: Company) -> None:
     assert company.works(company.secrets["mia"])
     gone = company.ask(f"DELETE {O}/users/{company.email('mia')}").json["removed"]
     assert len(gone["api_keys"]) == 1
-    check(company.ask("GET /v1/users:getSelf", by="mia"), 401, "invalid_api_key")
+    assert_error(company.ask("GET /v1/users:getSelf", by="mia"), 401, "invalid_api_key")
 
 
 def test_the_last_owner_stays(company: Company) -> None:
     assert company.ask(f"DELETE {O}/users/admin@localhost").status == 200
-    check(company.ask(f"DELETE {O}/users/{company.email('boss')}"), 400, "last_owner")
+    assert_error(company.ask(f"DELETE {O}/users/{company.email('boss')}"), 400, "last_owner")
 
 
 def test_roles_are_written_as_upstream_or_as_ours(company: Company) -> None:
@@ -211,12 +211,12 @@ def test_a_project_is_placed_and_moved(company: Company) -> None:
     both = {"title": "Moved", "assignments": [], "update_mask": "title,assignments"}
     moved = company.ask(f"PATCH {path}", both).json
     assert (moved["title"], moved["assignments"]) == ("Moved", [])
-    check(company.ask(f"PATCH {path}", {"title": "Vision"}), 409, "conflict")
-    check(company.ask(f"PATCH {path}", {}), 400, None)
+    assert_error(company.ask(f"PATCH {path}", {"title": "Vision"}), 409, "conflict")
+    assert_error(company.ask(f"PATCH {path}", {}), 400, None)
     plain = company.ask(f"POST {O}/projects", {"title": "Plain", "kubernetes_namespace": "team"}).json
     assert plain["kubernetes_namespace"] == "team"
     both_places = {"title": "Both", "kubernetes_namespace": "a", "assignments": [{"namespace": "b"}]}
-    check(company.ask(f"POST {O}/projects", both_places), 400, None)
+    assert_error(company.ask(f"POST {O}/projects", both_places), 400, None)
 
 
 def test_a_project_goes_with_what_is_in_it_or_stays_for_its_models(company: Company) -> None:
@@ -224,19 +224,19 @@ def test_a_project_goes_with_what_is_in_it_or_stays_for_its_models(company: Comp
     registry = company.context.registry
     registry.create(NewModel(model, SourceRepository.LOCAL, "/x", project_id=company.vision))
     refused = company.ask(f"DELETE {V}", by="lead")
-    check(refused, 400, "in_use")
+    assert_error(refused, 400, "in_use")
     assert refused.error["in_the_way"] == {"models": [model]}
     registry.delete(model, project_id=None)
     gone = company.ask(f"DELETE {V}", by="lead").json
     assert (gone["deleted"], len(gone["removed"]["users"]), len(gone["removed"]["api_keys"])) == (True, 4, 4)
     assert not company.works(company.secrets["mia"])
-    check(company.ask(f"GET {V}/users", by="admin"), 404, "not_found")
+    assert_error(company.ask(f"GET {V}/users", by="admin"), 404, "not_found")
 
 
 def test_the_default_project_stays(company: Company, installation: Installation) -> None:
     place = installation.owner
     route = f"DELETE /v1/organizations/{place.organization_id}/projects/{place.project_id}"
-    check(company.ask(route, by="admin"), 400, "default_project")
+    assert_error(company.ask(route, by="admin"), 400, "default_project")
 
 
 def test_owners_see_every_key_and_others_their_own(company: Company) -> None:
@@ -248,11 +248,11 @@ def test_owners_see_every_key_and_others_their_own(company: Company) -> None:
     assert names("mia") == ["mia's"]
     assert names("boss", f"{S}/api_keys") == ["sam's"]
     [theirs] = [key for key in company.ask(f"GET {V}/api_keys").json["data"] if key["name"] == "vic's"]
-    check(company.ask(f"DELETE {V}/api_keys/{theirs['id']}", by="mia"), 404, "not_found")
-    check(company.ask(f"DELETE {S}/api_keys/{theirs['id']}"), 404, "not_found")
+    assert_error(company.ask(f"DELETE {V}/api_keys/{theirs['id']}", by="mia"), 404, "not_found")
+    assert_error(company.ask(f"DELETE {S}/api_keys/{theirs['id']}"), 404, "not_found")
     assert company.ask(f"DELETE {V}/api_keys/{theirs['id']}", by="lead").json["deleted"]
     assert not company.works(company.secrets["vic"])
-    check(company.ask(f"DELETE {V}/api_keys/{theirs['id']}", by="lead"), 404, "not_found")
+    assert_error(company.ask(f"DELETE {V}/api_keys/{theirs['id']}", by="lead"), 404, "not_found")
 
 
 def test_a_key_is_made_below_its_project(company: Company) -> None:
@@ -260,6 +260,6 @@ def test_a_key_is_made_below_its_project(company: Company) -> None:
     assert (made["project"]["id"], made["user"]["id"]) == (company.vision, company.email("mia"))
     assert (made["organization_role"], made["project_role"]) == ("ORGANIZATION_ROLE_READER", "PROJECT_ROLE_MEMBER")
     assert company.works(made["secret"])
-    check(company.ask(f"POST {V}/api_keys", {"name": "below"}, by="mia"), 409, "conflict")
+    assert_error(company.ask(f"POST {V}/api_keys", {"name": "below"}, by="mia"), 409, "conflict")
     # An owner of the organisation makes keys in projects that they were never added to.
     assert company.ask(f"POST {S}/api_keys", {"name": "boss's there"}).json["project_role"] == "PROJECT_ROLE_OWNER"

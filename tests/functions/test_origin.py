@@ -12,11 +12,11 @@ from llmariner.context import Context
 from llmariner.tenancy.keys.store import NewKey
 from llmariner.tenancy.roles.scopes import OWNER_SCOPES
 
-from .asking import InProcess, Question, check
-from .children import CHECKOUT
 from .conftest import Ask
-from .declared import KEYED, TOKEN_PATH, Declared
+from .declared_routes import AUTHENTICATED, TOKEN_PATH, DeclaredRoute
+from .http_calls import HttpRequest, InProcessClient, assert_error
 from .installation import Installation
+from .processes import CHECKOUT
 
 NewBound = Callable[..., dict[str, str]]
 
@@ -43,21 +43,23 @@ def elsewhere(installation: Installation) -> dict[str, str]:
     return {"authorization": f"Bearer {secret}"}
 
 
-@pytest.mark.parametrize("route", [route for route in KEYED if route.function not in TOKEN_PATH], ids=str)
+@pytest.mark.parametrize("route", [route for route in AUTHENTICATED if route.function not in TOKEN_PATH], ids=str)
 def test_no_route_takes_a_key_from_where_it_may_not_be_used(
-    route: Declared, elsewhere: dict[str, str], ask: Ask
+    route: DeclaredRoute, elsewhere: dict[str, str], ask: Ask
 ) -> None:
-    check(ask(route.function, Question(route.method, route.example, {}, elsewhere)), 403, "source_not_allowed")
+    assert_error(
+        ask(route.function, HttpRequest(route.method, route.example, {}, elsewhere)), 403, "source_not_allowed"
+    )
 
 
 @pytest.mark.parametrize("networks", [("127.0.0.1",), ("192.0.2.0/24", "127.0.0.0/8"), ("0.0.0.0/0",)])
 def test_a_key_is_taken_from_where_it_may_be_used(networks: tuple[str, ...], bound: NewBound, ask: Ask) -> None:
-    assert ask("models", Question("GET", "/v1/models", None, bound(*networks))).status == 200
+    assert ask("models", HttpRequest("GET", "/v1/models", None, bound(*networks))).status == 200
 
 
 def test_nobody_is_believed_whom_a_request_is_said_to_come_from(bound: NewBound, ask: Ask) -> None:
     headers = {**bound("192.0.2.7"), "x-forwarded-for": "192.0.2.7"}
-    check(ask("models", Question("GET", "/v1/models", None, headers)), 403, "source_not_allowed")
+    assert_error(ask("models", HttpRequest("GET", "/v1/models", None, headers)), 403, "source_not_allowed")
 
 
 FORWARDED = {
@@ -71,19 +73,19 @@ FORWARDED = {
 
 @pytest.mark.parametrize(("said", "status"), FORWARDED.values(), ids=FORWARDED)
 def test_a_trusted_proxy_is_believed(
-    said: str, status: int, bound: NewBound, installation: Installation, in_process: InProcess
+    said: str, status: int, bound: NewBound, installation: Installation, in_process: InProcessClient
 ) -> None:
     application = load(CHECKOUT / "functions/models")
     application.use_context(Context({**installation.environment, "LLMARINER_TRUSTED_PROXIES": "127.0.0.0/8"}))
     headers = {**bound("192.0.2.7"), "x-forwarded-for": said}
-    answer = in_process.ask(application, Question("GET", "/v1/models", None, headers))
+    answer = in_process.send(application, HttpRequest("GET", "/v1/models", None, headers))
     assert answer.status == status, answer.body
 
 
 def test_the_audit_log_tells_from_where_something_was_done(ask: Ask, admin: dict[str, str]) -> None:
-    made = ask("organization_projects", Question("POST", "/v1/organization/projects", {"name": "from here"}, admin))
+    made = ask("organization_projects", HttpRequest("POST", "/v1/organization/projects", {"name": "from here"}, admin))
     query = f"resource_ids[]={made.json['id']}"
     found: list[Any] = ask(
-        "organization_audit_logs", Question("GET", "/v1/organization/audit_logs", None, admin, query)
+        "organization_audit_logs", HttpRequest("GET", "/v1/organization/audit_logs", None, admin, query)
     ).json["data"]
     assert [act["actor"]["api_key"]["ip_address"] for act in found] == ["127.0.0.1"]

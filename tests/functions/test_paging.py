@@ -9,9 +9,9 @@ import pytest
 
 from llmariner.identifiers import new_id
 
-from .asking import InProcess, Question, check
 from .company import Company
 from .conftest import Ask
+from .http_calls import HttpRequest, InProcessClient, assert_error
 from .installation import Installation
 
 ALERT = {
@@ -64,13 +64,13 @@ def company(installation: Installation, ask: Ask) -> Iterator[Company]:
 
 
 @pytest.fixture
-def call(company: Company, router: Any, in_process: InProcess) -> Any:
+def call(company: Company, router: Any, in_process: InProcessClient) -> Any:
     """`call("GET", path)` as the owner of the company, whose ids stand for the words in capitals."""
     headers = {"authorization": f"Bearer {company.secrets['boss']}"}
 
     def called(method: str, path: str, body: Any = None, query: str = "") -> Any:
         there = path.replace("VISION", company.vision).replace("HERE", company.id)
-        return in_process.ask(router, Question(method, f"/v1{there}", body, headers, query))
+        return in_process.send(router, HttpRequest(method, f"/v1{there}", body, headers, query))
 
     return called
 
@@ -129,7 +129,7 @@ def test_an_id_that_is_gone_is_the_place_where_it_was(path: str, call: Any) -> N
 def test_a_limit_of_zero_is_as_if_it_were_left_out(path: str, call: Any) -> None:
     assert call("GET", path, None, "limit=0").json == call("GET", path).json
     for limit in ("-1", "1001", "x"):
-        check(call("GET", path, None, f"limit={limit}"), 400, "invalid_value")
+        assert_error(call("GET", path, None, f"limit={limit}"), 400, "invalid_value")
 
 
 @pytest.mark.parametrize("path", ["/organization/costs", "/organization/usage/completions"])

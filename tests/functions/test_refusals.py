@@ -6,46 +6,46 @@ from typing import Any
 
 import pytest
 
-from .asking import Question, check
 from .conftest import Ask
-from .declared import FUNCTIONS, KEYED, ROUTES, TOKEN_PATH, Declared
+from .declared_routes import AUTHENTICATED, FUNCTIONS, ROUTES, TOKEN_PATH, DeclaredRoute
+from .http_calls import HttpRequest, assert_error
 from .installation import Installation
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 
-@pytest.mark.parametrize("route", KEYED, ids=str)
-def test_a_route_refuses_a_caller_without_a_key(route: Declared, ask: Ask) -> None:
-    check(ask(route.function, valid(route, {})), 401, "invalid_api_key")
+@pytest.mark.parametrize("route", AUTHENTICATED, ids=str)
+def test_a_route_refuses_a_caller_without_a_key(route: DeclaredRoute, ask: Ask) -> None:
+    assert_error(ask(route.function, valid(route, {})), 401, "invalid_api_key")
 
 
-@pytest.mark.parametrize("route", KEYED, ids=str)
+@pytest.mark.parametrize("route", AUTHENTICATED, ids=str)
 @pytest.mark.parametrize("which", ["unknown", "expired", "revoked", "superseded"])
 def test_a_route_refuses_a_key_that_is_no_good(
-    route: Declared, which: str, ask: Ask, installation: Installation
+    route: DeclaredRoute, which: str, ask: Ask, installation: Installation
 ) -> None:
     secret = getattr(installation.keys, which, "sk-unknown")
-    check(ask(route.function, valid(route, {"authorization": f"Bearer {secret}"})), 401, "invalid_api_key")
+    assert_error(ask(route.function, valid(route, {"authorization": f"Bearer {secret}"})), 401, "invalid_api_key")
 
 
 @pytest.mark.parametrize("header", ["", "Bearer", "Bearer ", "Basic YWRtaW46YWRtaW4=", "bearer\tx", "Bearer \xfc\xff"])
 @pytest.mark.parametrize("name", ["chat_completions", "models"])
 def test_an_authorization_that_cannot_be_read_is_refused(name: str, header: str, ask: Ask) -> None:
-    route = next(route for route in KEYED if route.function == name)
-    check(ask(name, valid(route, {"authorization": header})), 401, "invalid_api_key")
+    route = next(route for route in AUTHENTICATED if route.function == name)
+    assert_error(ask(name, valid(route, {"authorization": header})), 401, "invalid_api_key")
 
 
 @pytest.mark.parametrize("name", ["chat_completions", "models"])
 def test_the_scheme_is_read_in_any_case(name: str, ask: Ask, installation: Installation) -> None:
-    route = next(route for route in KEYED if route.function == name)
+    route = next(route for route in AUTHENTICATED if route.function == name)
     headers = {"authorization": f"bEARER   {installation.keys.admin} "}
     assert ask(name, valid(route, headers)).status not in (401, 403)
 
 
-@pytest.mark.parametrize("route", KEYED, ids=str)
-def test_a_route_refuses_a_key_without_its_scope(route: Declared, ask: Ask, installation: Installation) -> None:
+@pytest.mark.parametrize("route", AUTHENTICATED, ids=str)
+def test_a_route_refuses_a_key_without_its_scope(route: DeclaredRoute, ask: Ask, installation: Installation) -> None:
     headers = {"authorization": f"Bearer {installation.keys.scopeless}"}
-    check(ask(route.function, valid(route, headers)), 403, "insufficient_permissions")
+    assert_error(ask(route.function, valid(route, headers)), 403, "insufficient_permissions")
 
 
 def paths() -> list[tuple[str, str]]:
@@ -57,8 +57,8 @@ def test_a_path_refuses_a_method_that_it_has_not(name: str, path: str, ask: Ask,
     allowed = {route.method for route in ROUTES if route.function == name and route.pattern.fullmatch(path)}
     said = allowed | {"HEAD"} if "GET" in allowed else allowed
     for method in set(METHODS) - allowed:
-        answer = ask(name, Question(method, path, {}, admin))
-        check(answer, 405, "method_not_supported")
+        answer = ask(name, HttpRequest(method, path, {}, admin))
+        assert_error(answer, 405, "method_not_supported")
         assert set(answer.headers["allow"].split(", ")) == said
 
 
@@ -66,7 +66,7 @@ def test_a_path_refuses_a_method_that_it_has_not(name: str, path: str, ask: Ask,
 @pytest.mark.parametrize("path", ["/", "/v1", "/v1/nothing", "/health/nothing", "/v1//models", "/v1/%25", "/docs"])
 def test_an_unknown_path_is_not_found(name: str, path: str, ask: Ask, admin: dict[str, str]) -> None:
     for method in METHODS:
-        check(ask(name, Question(method, path, None, admin)), 404, "unknown_url")
+        assert_error(ask(name, HttpRequest(method, path, None, admin)), 404, "unknown_url")
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -74,7 +74,7 @@ def test_a_slash_at_the_end_makes_another_path(name: str, ask: Ask, admin: dict[
     # Below /v1/models anything is a model's id.
     routes = [route for route in ROUTES if route.function == name and not route.path.startswith("/v1/models")]
     for route in routes:
-        check(ask(name, Question(route.method, route.example + "/", None, admin)), 404, "unknown_url")
+        assert_error(ask(name, HttpRequest(route.method, route.example + "/", None, admin)), 404, "unknown_url")
 
 
 SERVICE_TOKENS = {
@@ -88,17 +88,21 @@ SERVICE_TOKENS = {
 @pytest.mark.parametrize("headers", SERVICE_TOKENS.values(), ids=SERVICE_TOKENS)
 def test_the_control_function_takes_calls_of_functions_only(headers: dict[str, str], ask: Ask) -> None:
     for operation in ("key", "model", "wake", "sleep", "status", "statuses", "changes", "record", "used", "nothing"):
-        question = Question("POST", f"/internal/gateway/{operation}", {}, headers)
-        check(ask("internal_gateway", question), 401, "invalid_api_key")
+        http_request = HttpRequest("POST", f"/internal/gateway/{operation}", {}, headers)
+        assert_error(ask("internal_gateway", http_request), 401, "invalid_api_key")
 
 
 def test_the_control_function_does_not_take_an_administrators_key(ask: Ask, admin: dict[str, str]) -> None:
-    check(ask("internal_gateway", Question("POST", "/internal/gateway/changes", {}, admin)), 401, "invalid_api_key")
+    assert_error(
+        ask("internal_gateway", HttpRequest("POST", "/internal/gateway/changes", {}, admin)), 401, "invalid_api_key"
+    )
 
 
 def test_an_unknown_operation_is_not_found(ask: Ask, installation: Installation) -> None:
     headers = {"authorization": f"Bearer {installation.service_token}"}
-    check(ask("internal_gateway", Question("POST", "/internal/gateway/nothing", {}, headers)), 404, "unknown_url")
+    assert_error(
+        ask("internal_gateway", HttpRequest("POST", "/internal/gateway/nothing", {}, headers)), 404, "unknown_url"
+    )
 
 
 ORGANIZATION = "/v1/organizations/{organization_id}"
@@ -119,7 +123,7 @@ VALID: dict[str, Any] = {
 TOKEN_BODY = {"model": "unknown", "messages": [{"role": "user"}], "prompt": "x", "input": "x", "tokens": []}
 
 
-def valid(route: Declared, headers: dict[str, str]) -> Question:
+def valid(route: DeclaredRoute, headers: dict[str, str]) -> HttpRequest:
     """A request that would be served but for its caller."""
     body = TOKEN_BODY if route.function in TOKEN_PATH else VALID.get(str(route))
-    return Question(route.method, route.example, body, headers)
+    return HttpRequest(route.method, route.example, body, headers)

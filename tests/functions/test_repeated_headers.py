@@ -8,9 +8,9 @@ import pytest
 
 from llmariner.http.middleware.stack import MiddlewareStack
 
-from .asking import Answer, InProcess, Question, check
 from .conftest import Ask
-from .declared import ROUTES, Declared
+from .declared_routes import ROUTES, DeclaredRoute
+from .http_calls import HttpRequest, HttpResponse, InProcessClient, assert_error
 from .installation import Installation
 
 Head = list[tuple[bytes, bytes]]
@@ -26,38 +26,42 @@ class Repeating:
         await self._application({**scope, "headers": [*self._more, *scope["headers"]]}, receive, send)
 
 
-def asked(in_process: InProcess, application: Any, question: Question, *more: tuple[bytes, bytes]) -> Answer:
-    return in_process.ask(Repeating(application, list(more)), question)
+def asked(
+    in_process: InProcessClient, application: Any, http_request: HttpRequest, *more: tuple[bytes, bytes]
+) -> HttpResponse:
+    return in_process.send(Repeating(application, list(more)), http_request)
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=str)
-def test_two_credentials_are_none(route: Declared, installation: Installation, in_process: InProcess) -> None:
+def test_two_credentials_are_none(
+    route: DeclaredRoute, installation: Installation, in_process: InProcessClient
+) -> None:
     """Whichever of them is good, and whichever would count."""
     own = installation.service_token if route.function == "internal_gateway" else installation.keys.admin
     application = installation.application(route.function)
     for first, last in ((own, "sk-unknown"), ("sk-unknown", own), (own, own)):
-        question = Question(route.method, route.example, None, {"authorization": f"Bearer {last}"})
-        answer = asked(in_process, application, question, (b"authorization", b"Bearer " + first.encode()))
-        check(answer, 400, "duplicate_header")
+        http_request = HttpRequest(route.method, route.example, None, {"authorization": f"Bearer {last}"})
+        answer = asked(in_process, application, http_request, (b"authorization", b"Bearer " + first.encode()))
+        assert_error(answer, 400, "duplicate_header")
         assert "'Authorization'" in answer.error["message"]
 
 
 @pytest.mark.parametrize("name", ["openai-organization", "openai-project"])
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/chat/completions"])
 def test_two_selections_are_none(
-    name: str, path: str, router: Any, in_process: InProcess, admin: dict[str, str], installation: Installation
+    name: str, path: str, router: Any, in_process: InProcessClient, admin: dict[str, str], installation: Installation
 ) -> None:
     head = {**admin, name: installation.owner.organization_id}
-    answer = asked(in_process, router, Question("POST", path, {}, head), (name.encode(), b"proj_2"))
-    check(answer, 400, "duplicate_header")
+    answer = asked(in_process, router, HttpRequest("POST", path, {}, head), (name.encode(), b"proj_2"))
+    assert_error(answer, 400, "duplicate_header")
 
 
 def test_headers_that_list_things_may_be_given_twice(
-    ask: Ask, in_process: InProcess, installation: Installation
+    ask: Ask, in_process: InProcessClient, installation: Installation
 ) -> None:
     head = {"authorization": f"Bearer {installation.keys.admin}", "accept": "*/*"}
-    question = Question("GET", "/v1/users:getSelf", None, head)
-    answer = asked(in_process, installation.application("users"), question, (b"accept", b"text/html"))
+    http_request = HttpRequest("GET", "/v1/users:getSelf", None, head)
+    answer = asked(in_process, installation.application("users"), http_request, (b"accept", b"text/html"))
     assert answer.status == 200
 
 

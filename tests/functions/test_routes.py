@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from .asking import Question
-from .children import CHECKOUT
 from .conftest import Ask
-from .declared import FUNCTIONS, OPEN, ROUTES, TOKEN_PATH, Declared, anonymous
+from .declared_routes import FUNCTIONS, ROUTES, TOKEN_PATH, UNAUTHENTICATED, DeclaredRoute, without_parameter_names
+from .http_calls import HttpRequest
 from .installation import Installation
+from .processes import CHECKOUT
 
 Row = tuple[str, str, str, str]
 PROBES = {("GET", "/health/live"), ("GET", "/health/ready"), ("GET", "/metrics")}
@@ -29,26 +29,28 @@ def built(name: str, installation: Installation) -> list[tuple[str, str, str | N
     found = []
     for route in installation.application(name).prepare().application.routes:
         scopes = [getattr(dependency.call, "scope", None) for dependency in route.dependant.dependencies]
-        found += [(method, anonymous(route.path), next(iter(scopes), None)) for method in sorted(route.methods)]
+        found += [
+            (method, without_parameter_names(route.path), next(iter(scopes), None)) for method in sorted(route.methods)
+        ]
     return [route for route in found if route[:2] not in PROBES]
 
 
-def declared(name: str) -> list[Declared]:
+def declared(name: str) -> list[DeclaredRoute]:
     return [route for route in ROUTES if route.function == name and (route.method, route.path) not in PROBES]
 
 
 @pytest.mark.parametrize("name", [name for name in FUNCTIONS if name not in TOKEN_PATH])
 def test_a_function_builds_the_routes_that_it_declares(name: str, installation: Installation) -> None:
     found = sorted((method, path) for method, path, _ in built(name, installation))
-    assert found == sorted((route.method, anonymous(route.path)) for route in declared(name))
+    assert found == sorted((route.method, without_parameter_names(route.path)) for route in declared(name))
 
 
 @pytest.mark.parametrize("name", sorted(TOKEN_PATH))
 def test_a_function_of_the_token_path_answers_its_one_route(name: str, ask: Ask) -> None:
     [route] = declared(name)
     assert route.path == f"/v1/{name.replace('chat_', 'chat/')}"
-    assert ask(name, Question(route.method, route.path, {})).status == 401
-    assert ask(name, Question("GET", route.path)).status == 405
+    assert ask(name, HttpRequest(route.method, route.path, {})).status == 401
+    assert ask(name, HttpRequest("GET", route.path)).status == 405
 
 
 def test_the_documentation_lists_every_route_once(installation: Installation) -> None:
@@ -61,12 +63,12 @@ def test_the_documentation_says_the_scope_that_a_route_asks_for(installation: In
     for name in set(FUNCTIONS) - TOKEN_PATH:
         asked |= {(method, path): scope for method, path, scope in built(name, installation)}
     for method, path, scope, function in documented():
-        if function in {*OPEN, "internal_gateway"}:
+        if function in {*UNAUTHENTICATED, "internal_gateway"}:
             assert "api." not in scope
         elif function in TOKEN_PATH:
             assert scope == installation.application(function).prepare().application.route.scope
         else:
-            assert scope == asked[method, anonymous(path)], path
+            assert scope == asked[method, without_parameter_names(path)], path
 
 
 def test_every_folder_is_named_after_its_url() -> None:
@@ -79,24 +81,24 @@ def test_every_folder_is_named_after_its_url() -> None:
 def test_functions_share_no_route() -> None:
     owners: dict[tuple[str, str], str] = {}
     for route in ROUTES:
-        assert owners.setdefault((route.method, anonymous(route.path)), route.function) == route.function
+        assert owners.setdefault((route.method, without_parameter_names(route.path)), route.function) == route.function
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 @pytest.mark.parametrize("path", ["/health/live", "/health/ready"])
 def test_every_function_answers_the_probes_without_a_key(name: str, path: str, ask: Ask) -> None:
-    answer = ask(name, Question("GET", path))
+    answer = ask(name, HttpRequest("GET", path))
     assert (answer.status, answer.json) == (200, {"status": "ok"})
 
 
 @pytest.mark.parametrize("name", sorted(TOKEN_PATH))
 def test_the_token_path_tells_its_metrics(name: str, ask: Ask) -> None:
-    answer = ask(name, Question("GET", "/metrics"))
+    answer = ask(name, HttpRequest("GET", "/metrics"))
     assert (answer.status, answer.headers["content-type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
     assert b"# TYPE llmariner_requests_total counter\n" in answer.body
 
 
 def test_health_says_which_part_is_degraded(ask: Ask) -> None:
-    parts: dict[str, Any] = ask("health", Question("GET", "/health")).json
+    parts: dict[str, Any] = ask("health", HttpRequest("GET", "/health")).json
     well = {"status": "ok", "reason": None}
     assert parts == {"status": "ok", "parts": {"database": well, "serving": well}}

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from .asking import Question, check
 from .conftest import Ask
-from .declared import TOKEN_PATH
+from .declared_routes import TOKEN_PATH
+from .http_calls import HttpRequest, assert_error
 from .installation import Installation
 from .test_bodies import BODIES, concrete, send
 
@@ -44,12 +44,12 @@ def test_half_of_a_surrogate_pair_is_refused_in_every_field(route: str, send: An
 def test_a_whole_pair_is_a_character(route: str, ask: Ask, admin: dict[str, str], installation: Installation) -> None:
     method, path = concrete(route, installation).split()
     body = b'{"no_such_field": "\\ud83d\\ude00"}'
-    answer = ask(BODIES[route][0], Question(method, path, body, admin))
+    answer = ask(BODIES[route][0], HttpRequest(method, path, body, admin))
     assert "surrogate" not in answer.body.decode()
 
 
 def test_nobody_needs_a_key_to_send_a_broken_token(ask: Ask) -> None:
     raw = b'{"token": "inv-\\ud800"}'
-    answer = ask("invitations", Question("POST", "/v1/invitations:accept", raw))
-    check(answer, 400, "invalid_json")
+    answer = ask("invitations", HttpRequest("POST", "/v1/invitations:accept", raw))
+    assert_error(answer, 400, "invalid_json")
     assert answer.error["param"] == "token"

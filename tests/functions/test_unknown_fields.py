@@ -11,23 +11,23 @@ from openai.types.admin import organization as of_organization
 from openai.types.admin.organization import projects as of_project
 from openai.types.admin.organization.projects import service_accounts as of_account
 
-from .asking import Answer, Question, check
 from .conftest import Ask
-from .declared import TOKEN_PATH
+from .declared_routes import TOKEN_PATH
+from .http_calls import HttpRequest, HttpResponse, assert_error
 from .installation import Installation
 from .test_bodies import BODIES, concrete
 
 ADMINISTRATIVE = [route for route in BODIES if BODIES[route][0] not in {*TOKEN_PATH, "internal_gateway"}]
-Send = Callable[[str, Any], Answer]
+Send = Callable[[str, Any], HttpResponse]
 
 
 @pytest.fixture
 def send(ask: Ask, admin: dict[str, str], installation: Installation) -> Send:
     """Send a body to a route of `BODIES`, as the administrator."""
 
-    def sent(route: str, body: Any) -> Answer:
+    def sent(route: str, body: Any) -> HttpResponse:
         method, path = concrete(route, installation).split()
-        return ask(BODIES[route][0], Question(method, path, body, admin))
+        return ask(BODIES[route][0], HttpRequest(method, path, body, admin))
 
     return sent
 
@@ -35,7 +35,7 @@ def send(ask: Ask, admin: dict[str, str], installation: Installation) -> Send:
 @pytest.mark.parametrize("route", ADMINISTRATIVE)
 def test_a_field_that_no_route_has_is_refused(route: str, send: Send) -> None:
     answer = send(route, {**BODIES[route][1], "surely_unknown": 1})
-    check(answer, 400, "unknown_parameter")
+    assert_error(answer, 400, "unknown_parameter")
     assert answer.error["param"] == "surely_unknown"
 
 
@@ -45,7 +45,7 @@ def test_a_field_that_is_given_twice_is_refused(route: str, send: Send) -> None:
     rest = json.dumps(BODIES[route][1]).removeprefix("{")
     first = "{" + f"{json.dumps(name)}: {json.dumps(value)}, {json.dumps(name)}: null"
     answer = send(route, f"{first}{', ' if rest != '}' else ''}{rest}".encode())
-    check(answer, 400, "duplicate_parameter")
+    assert_error(answer, 400, "duplicate_parameter")
     assert answer.error["param"] == name
 
 
@@ -77,21 +77,21 @@ MISSPELT: list[tuple[str, Mapping[str, Any], str, str]] = [
 @pytest.mark.parametrize(("route", "wrong", "param", "nearest"), MISSPELT, ids=[case[2] for case in MISSPELT])
 def test_the_nearest_field_is_named(route: str, wrong: Mapping[str, Any], param: str, nearest: str, send: Send) -> None:
     answer = send(route, {**BODIES[route][1], **wrong})
-    check(answer, 400, "unknown_parameter")
+    assert_error(answer, 400, "unknown_parameter")
     assert answer.error["param"] == param
     assert f"did you mean '{nearest}'?" in answer.error["message"]
 
 
 def test_nothing_is_made_by_a_body_with_an_unknown_field(send: Send, ask: Ask, admin: dict[str, str]) -> None:
     assert send("POST /v1/api_keys", {"name": "unrestricted by mistake", "models": ["tiny"]}).status == 400
-    keys = ask("api_keys", Question("GET", "/v1/api_keys", None, admin)).json["data"]
+    keys = ask("api_keys", HttpRequest("GET", "/v1/api_keys", None, admin)).json["data"]
     assert "unrestricted by mistake" not in {key["name"] for key in keys}
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
 def test_a_number_that_json_does_not_have_is_refused(number: str, send: Send) -> None:
     body = f'{{"subject": "user", "subject_id": "x", "period": "day", "amount": {number}}}'.encode()
-    check(send("POST /v1/budgets", body), 400, "invalid_json")
+    assert_error(send("POST /v1/budgets", body), 400, "invalid_json")
 
 
 P, G = "POST /v1/organization/projects", "POST /v1/organization/groups"

@@ -10,9 +10,9 @@ from llmariner.boot import load
 from llmariner.context import Context
 from llmariner.tenancy.principal import Caller
 
-from .asking import Answer, InProcess, Question, check
-from .children import CHECKOUT
+from .http_calls import HttpRequest, HttpResponse, InProcessClient, assert_error
 from .installation import Installation
+from .processes import CHECKOUT
 
 TOKEN = "eyJhbGciOiJSUzI1NiIsImtpZCI6IngifQ.e30.c2ln"  # of nobody
 
@@ -20,7 +20,7 @@ TOKEN = "eyJhbGciOiJSUzI1NiIsImtpZCI6IngifQ.e30.c2ln"  # of nobody
 class Asked:
     """A function that looks up three keys of one address in vain, and counts."""
 
-    def __init__(self, installation: Installation, in_process: InProcess, **env: str) -> None:
+    def __init__(self, installation: Installation, in_process: InProcessClient, **env: str) -> None:
         few = {"LLMARINER_UNKNOWN_KEYS_PER_MINUTE": "3", **env}
         self.context = Context({**installation.environment, **few})
         self.context.__dict__["database"] = installation.context.database
@@ -36,13 +36,13 @@ class Asked:
         found: Caller | None = self._look_up(secret, organization, project)
         return found
 
-    def __call__(self, secret: str, **headers: str) -> Answer:
+    def __call__(self, secret: str, **headers: str) -> HttpResponse:
         head = {"authorization": f"Bearer {secret}", **{name.replace("_", "-"): said for name, said in headers.items()}}
-        return self._in_process.ask(self._application, Question("GET", "/v1/users:getSelf", None, head))
+        return self._in_process.send(self._application, HttpRequest("GET", "/v1/users:getSelf", None, head))
 
 
 @pytest.fixture
-def asked(installation: Installation, in_process: InProcess) -> Asked:
+def asked(installation: Installation, in_process: InProcessClient) -> Asked:
     return Asked(installation, in_process)
 
 
@@ -51,7 +51,7 @@ def test_keys_are_not_guessed(asked: Asked, installation: Installation) -> None:
     assert [asked(f"sk-{at}").status for at in range(5)] == [401, 401, 401, 429, 429]
     assert asked.looked_up == 4
     refused = asked(installation.keys.stranger)  # may be good: nobody looks
-    check(refused, 429, "too_many_failed_authentications")
+    assert_error(refused, 429, "too_many_failed_authentications")
     assert int(refused.headers["retry-after"]) >= 1
     assert asked(installation.keys.admin).status == 200
 
@@ -70,7 +70,7 @@ def test_tokens_are_not_guessed(asked: Asked) -> None:
 
 
 def test_addresses_behind_a_trusted_proxy_count_for_themselves(
-    installation: Installation, in_process: InProcess
+    installation: Installation, in_process: InProcessClient
 ) -> None:
     asked = Asked(installation, in_process, LLMARINER_TRUSTED_PROXIES="127.0.0.1")
     for at in range(4):

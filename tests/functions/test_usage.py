@@ -22,8 +22,8 @@ from llmariner.tenancy.tables import organization_users, project_users, users
 from llmariner.usage.aggregation import ROLLUPS
 from llmariner.usage.tables import ledger_events, ledger_floor, ledger_requests, prices
 
-from .asking import Answer, InProcess, Question, check
 from .conftest import Ask
+from .http_calls import HttpRequest, HttpResponse, InProcessClient, assert_error
 from .installation import Installation
 
 HOUR, DAY = 3600, 86400
@@ -51,7 +51,7 @@ def call(ask: Ask, admin: dict[str, str]) -> Call:
     return called
 
 
-def answered(ask: Ask, path: str, by: dict[str, str], query: str = "", body: Any = None) -> Answer:
+def answered(ask: Ask, path: str, by: dict[str, str], query: str = "", body: Any = None) -> HttpResponse:
     names = {
         "/v1/api_usages": "api_usages",
         "/v1/api-usage": "api_usage",
@@ -59,7 +59,7 @@ def answered(ask: Ask, path: str, by: dict[str, str], query: str = "", body: Any
     }
     names |= {"/v1/organization/usage": "organization_usage", "/v1/prices": "prices"}
     name = next(name for prefix, name in names.items() if path.startswith(prefix))
-    return ask(name, Question("POST" if body else "GET", path, body, by, query))
+    return ask(name, HttpRequest("POST" if body else "GET", path, body, by, query))
 
 
 @pytest.fixture(scope="session")
@@ -194,7 +194,7 @@ def test_the_organisations_reports_are_for_those_who_administer_it(
     path: str, ask: Ask, installation: Installation, member: tuple[KeyOwner, dict[str, str]]
 ) -> None:
     refused = answered(ask, f"/v1/organization/{path}", member[1], "start_time=1")
-    check(refused, 403, "insufficient_permissions")
+    assert_error(refused, 403, "insufficient_permissions")
 
 
 def test_completions_are_in_buckets_that_openais_client_reads(call: Call, installation: Installation) -> None:
@@ -395,12 +395,12 @@ def test_only_who_runs_the_installation_sets_prices(
 ) -> None:
     body = {"model": "m", "prompt": 1, "completion": 1}
     for by in (stranger, member[1]):
-        check(answered(ask, "/v1/prices", by, body=body), 403, "insufficient_permissions")
+        assert_error(answered(ask, "/v1/prices", by, body=body), 403, "insufficient_permissions")
     assert call("/v1/prices", by=member[1])["data"] == []
 
 
 def test_openais_own_client_reads_pages_of_usage_and_costs(
-    router: Any, in_process: InProcess, ask: Ask, admin: dict[str, str], installation: Installation
+    router: Any, in_process: InProcessClient, ask: Ask, admin: dict[str, str], installation: Installation
 ) -> None:
     priced(ask, admin)
     now = int(time.time())

@@ -12,11 +12,11 @@ from llmariner.tenancy.invitations.store import Invites, ProjectGrant
 from llmariner.tenancy.organizations.projects import Projects
 from llmariner.tenancy.tables import organization_users, users
 
-from .asking import InProcess, Question, check
-from .children import CHECKOUT
 from .company import Company
 from .conftest import Ask
+from .http_calls import HttpRequest, InProcessClient, assert_error
 from .installation import Installation
+from .processes import CHECKOUT
 
 
 @pytest.fixture
@@ -86,21 +86,21 @@ def test_who_is_invited_comes_in_with_the_token_and_gets_a_key(company: Company)
     company.secrets["ann"] = key["secret"]
     assert company.ask("GET /v1/users:getSelf", by="ann").json["id"] == company.email("ann")
     again = company.ask("POST /v1/invitations:accept", {"token": token}, by="")
-    check(again, 404, "not_found")
+    assert_error(again, 404, "not_found")
     assert "ann" in met(company, "mia")
 
 
 def test_where_nobody_signs_in_an_invitation_leads_to_a_project(company: Company) -> None:
     asked: dict[str, Any] = {"email": company.email("ann"), "role": "reader"}
     nowhere = company.ask("POST /v1/organization/invites", asked)
-    check(nowhere, 400, None)
+    assert_error(nowhere, 400, None)
     assert nowhere.error["param"] == "projects"
     asked["projects"] = [{"id": company.speech}]
     made = company.ask("POST /v1/organization/invites", asked)
     assert made.status == 200, made.body
     Projects(company.context.database).archive(company.founder, company.speech)
     ended = company.ask("POST /v1/invitations:accept", {"token": made.json["token"]}, by="")
-    check(ended, 409, "conflict")
+    assert_error(ended, 409, "conflict")
     shown = company.ask(f"GET /v1/organization/invites/{made.json['id']}").json
     assert (shown["status"], shown["accepted_at"]) == ("pending", None)
 
@@ -129,7 +129,7 @@ def test_who_is_a_member_accepts_nothing(company: Company) -> None:
         joined = {"organization_id": company.id, "user_id": user_id, "role": "owner", "created_at": 1}
         session.add(organization_users, **joined)
     answer = company.ask("POST /v1/invitations:accept", {"token": token}, by="")
-    check(answer, 409, "already_member")
+    assert_error(answer, 409, "already_member")
 
 
 def another(installation: Installation, settings: dict[str, str]) -> Any:
@@ -139,29 +139,29 @@ def another(installation: Installation, settings: dict[str, str]) -> Any:
     return application
 
 
-def test_invitations_are_not_guessed(company: Company, installation: Installation, in_process: InProcess) -> None:
+def test_invitations_are_not_guessed(company: Company, installation: Installation, in_process: InProcessClient) -> None:
     application = another(installation, {"LLMARINER_UNKNOWN_KEYS_PER_MINUTE": "3"})
 
     def accept(token: str) -> Any:
-        return in_process.ask(application, Question("POST", "/v1/invitations:accept", {"token": token}))
+        return in_process.send(application, HttpRequest("POST", "/v1/invitations:accept", {"token": token}))
 
     assert [accept(f"inv-{at:048}").status for at in range(4)] == [404, 404, 404, 429]
     refused = accept(invited(company))
-    check(refused, 429, "too_many_failed_authentications")
+    assert_error(refused, 429, "too_many_failed_authentications")
     assert "invitations" in refused.error["message"]
     assert int(refused.headers["retry-after"]) >= 1
 
 
 def test_where_people_sign_in_no_key_is_given_out(
-    company: Company, installation: Installation, in_process: InProcess
+    company: Company, installation: Installation, in_process: InProcessClient
 ) -> None:
     signing_in = {"LLMARINER_OIDC_ISSUER": "https://issuer.example.org", "LLMARINER_OIDC_CLIENT_ID": "llmariner"}
     application = another(installation, signing_in)
-    question = Question("POST", "/v1/invitations:accept", {"token": invited(company)})
-    accepted = in_process.ask(application, question)
+    http_request = HttpRequest("POST", "/v1/invitations:accept", {"token": invited(company)})
+    accepted = in_process.send(application, http_request)
     assert (accepted.status, accepted.json["api_key"]) == (200, None)
 
 
 @pytest.mark.parametrize("token", ["", "inv-unknown", "x" * 5000, "\u0000", "ä"])
 def test_a_token_that_is_no_good_lets_nobody_in(company: Company, token: str) -> None:
-    check(company.ask("POST /v1/invitations:accept", {"token": token}, by=""), 404, "not_found")
+    assert_error(company.ask("POST /v1/invitations:accept", {"token": token}, by=""), 404, "not_found")

@@ -17,7 +17,7 @@ from llmariner.tenancy.organizations.bootstrap import create_bootstrap_key, ensu
 from .running import RunningIssuer
 
 CHECKOUT = Path(__file__).parents[2]
-_asking = importlib.import_module("..functions.asking", __package__)
+_http_calls = importlib.import_module("..functions.http_calls", __package__)
 GROUP_ROLES = "/v1/organization/sign_in/group_roles"
 
 
@@ -34,7 +34,7 @@ class Platform:
         upgrade(self.context.database)
         self.owner = ensure_first_owner(self.context.database)
         _, self.admin_key = create_bootstrap_key(self.context.keys, self.owner, "admin")
-        self._caller = _asking.InProcess()
+        self._caller = _http_calls.InProcessClient()
 
     def ask(self, method: str, path: str, bearer: str, body: Any = None, **headers: str) -> Any:
         function = "organization_sign_in" if "sign_in" in path else path.split("/")[2]
@@ -42,7 +42,7 @@ class Platform:
         application.use_context(self.context)
         said = {"authorization": f"Bearer {bearer}"} if bearer else {}
         said |= {name.replace("_", "-"): value for name, value in headers.items()}
-        return self._caller.ask(application, _asking.Question(method, path, body, said))
+        return self._caller.send(application, _http_calls.HttpRequest(method, path, body, said))
 
     def close(self) -> None:
         self.context.database.close()
@@ -88,7 +88,7 @@ def test_without_an_issuer_the_configuration_says_so_and_tokens_are_refused(
 ) -> None:
     assert keyed_platform.ask("GET", "/v1/auth/configuration", "").json["issuer"] is None
     refused = keyed_platform.ask("GET", "/v1/api_keys", issuer.token())
-    _asking.check(refused, 401, "invalid_token")
+    _http_calls.assert_error(refused, 401, "invalid_token")
     assert "use an API key" in refused.error["message"]
     for method, path in (("POST", GROUP_ROLES), ("DELETE", "/v1/organization/sign_in/users/u")):
         body = {"group": "g", "role": "reader"} if method == "POST" else None
@@ -106,7 +106,7 @@ def test_a_member_of_a_group_works_in_its_project_and_makes_a_key(
     assert answer.json["user"]["email"] == "alice@example.org"
     assert platform.ask("GET", "/v1/api_keys", answer.json["secret"]).status == 200
     forbidden = platform.ask("GET", GROUP_ROLES, token)
-    _asking.check(forbidden, 403, "insufficient_permissions")
+    _http_calls.assert_error(forbidden, 403, "insufficient_permissions")
 
 
 def test_who_lacks_a_scope_is_told_of_roles_and_not_of_keys(
@@ -114,20 +114,20 @@ def test_who_lacks_a_scope_is_told_of_roles_and_not_of_keys(
 ) -> None:
     map_group(group="staff", role="viewer", project_id=platform.owner.project_id)
     refused = platform.ask("POST", "/v1/api_keys", issuer.token(), {"name": "mine"})
-    _asking.check(refused, 403, "insufficient_permissions")
+    _http_calls.assert_error(refused, 403, "insufficient_permissions")
     assert "None of your roles" in refused.error["message"]
 
 
 def test_a_stranger_is_refused_and_told_whom_to_ask(platform: Platform, issuer: RunningIssuer) -> None:
     refused = platform.ask("GET", "/v1/api_keys", issuer.token())
-    _asking.check(refused, 403, "insufficient_permissions")
+    _http_calls.assert_error(refused, 403, "insufficient_permissions")
     assert "Ask one of its owners" in refused.error["message"]
 
 
 def test_a_bad_token_is_refused_with_what_to_do(platform: Platform, issuer: RunningIssuer) -> None:
     for token, code in ((issuer.token(aud="other"), "invalid_token"), (issuer.token(exp=5), "token_expired")):
         refused = platform.ask("GET", "/v1/api_keys", token)
-        _asking.check(refused, 401, code)
+        _http_calls.assert_error(refused, 401, code)
         assert "llma auth login" in refused.error["message"]
         assert refused.headers["www-authenticate"] == 'Bearer error="invalid_token"'
 
@@ -141,14 +141,14 @@ def test_headers_select_and_a_foreign_one_is_refused(platform: Platform, issuer:
     assert asked(openai_organization="Default Organization", openai_project="Default Project").status == 200
     assert asked(openai_organization=platform.owner.organization_id).status == 200
     for header in ("openai_organization", "openai_project"):
-        _asking.check(asked(**{header: "Others"}), 403, "insufficient_permissions")
+        _http_calls.assert_error(asked(**{header: "Others"}), 403, "insufficient_permissions")
 
 
 def test_roles_of_groups_are_made_listed_and_ended(platform: Platform, issuer: RunningIssuer, map_group: Map) -> None:
     made = map_group(group="staff", role="owner").json
     assert made["issuer"] == issuer.url
     assert platform.ask("GET", GROUP_ROLES, issuer.token()).json["data"] == [made]
-    _asking.check(map_group(group="staff", role="reader"), 409, "conflict")
+    _http_calls.assert_error(map_group(group="staff", role="reader"), 409, "conflict")
     # The first owner is another person, so this one does not have to stay.
     assert platform.ask("DELETE", f"{GROUP_ROLES}/{made['id']}", issuer.token()).json["deleted"]
     assert platform.ask("GET", GROUP_ROLES, issuer.token()).status == 403
@@ -178,7 +178,7 @@ def test_an_owner_unlinks_who_moved_to_another_subject(
     alice = platform.ask("POST", "/v1/api_keys", issuer.token(), {"name": "mine"}).json["user"]["internal_id"]
     moved = issuer.token(sub="alice-2")
     refused = platform.ask("GET", "/v1/api_keys", moved)
-    _asking.check(refused, 403, "account_linked")
+    _http_calls.assert_error(refused, 403, "account_linked")
     assert f"DELETE /v1/organization/sign_in/users/{alice}" in refused.error["message"]
     assert platform.ask("DELETE", f"/v1/organization/sign_in/users/{alice}", platform.admin_key).status == 200
     assert platform.ask("GET", "/v1/api_keys", issuer.token(sub="alice-2")).status == 200

@@ -18,7 +18,7 @@ from llmariner.tenancy.members.memberships import Members
 from .platform import ServedPlatform
 from .running import RunningIssuer
 
-_children = importlib.import_module("..functions.children", __package__)
+_processes = importlib.import_module("..functions.processes", __package__)
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def issuer(tmp_path: Path) -> Iterator[RunningIssuer]:
 @pytest.fixture
 def served(issuer: RunningIssuer, tmp_path: Path) -> Iterator[ServedPlatform]:
     """With one model, and alice a member of the default project by her group."""
-    with _children.process(_children.engine(), {}, tmp_path / "engine.log") as port:
+    with _processes.process(_processes.engine_command(), {}, tmp_path / "engine.log") as port:
         static = f'{{"tiny": "http://127.0.0.1:{port}"}}'
         with ServedPlatform(tmp_path, issuer.url, LLMARINER_SERVING_STATIC=static) as running:
             registry = running.context.registry

@@ -20,7 +20,7 @@ from llmariner.authorization.matrix import (
     declared_routes,
 )
 
-from ..children import CHECKOUT
+from ..processes import CHECKOUT
 
 
 def test_the_page_is_fresh(capsys: pytest.CaptureFixture[str]) -> None:

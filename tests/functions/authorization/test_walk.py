@@ -17,10 +17,10 @@ from llmariner.platform.events import outbox
 from llmariner.platform.events.tables import events
 from llmariner.tenancy.tables import api_keys, custom_roles
 
-from ..asking import Answer, InProcess, Question, check
-from ..children import CHECKOUT
 from ..conftest import Ask
+from ..http_calls import HttpRequest, HttpResponse, InProcessClient, assert_error
 from ..installation import Installation
+from ..processes import CHECKOUT
 from .issuer import serving
 from .objects import IN_BODY, OBJECTS, model
 from .seeds import seed
@@ -33,7 +33,7 @@ REFUSALS = {401: Outcome.UNKNOWN, 403: Outcome.FORBIDDEN, 404: Outcome.HIDDEN}
 
 @pytest.fixture(scope="module")
 def world(
-    installation: Installation, in_process: InProcess, tmp_path_factory: pytest.TempPathFactory
+    installation: Installation, in_process: InProcessClient, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[World]:
     with serving() as issuer:
         made = World(installation, issuer, tmp_path_factory.mktemp("world") / "platform.db")
@@ -44,13 +44,13 @@ def world(
 
 
 @pytest.fixture(scope="module")
-def ask(world: World, in_process: InProcess) -> Ask:
+def ask(world: World, in_process: InProcessClient) -> Ask:
     """Ask a function of the world."""
-    return lambda name, question: in_process.ask(world.application(name), question)
+    return lambda name, http_request: in_process.send(world.application(name), http_request)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def first_seen(world: World, ask: Ask) -> dict[str, Answer]:
+def first_seen(world: World, ask: Ask) -> dict[str, HttpResponse]:
     """What an owner sees in lists before other tests make more than a page holds."""
     return {
         str(route): asked(world, ask, route, "owner", Ownership.OWN)
@@ -72,7 +72,7 @@ def places(route: RouteAccess) -> list[Ownership]:
     return [whose for whose in asked if whose is not Ownership.SAME_PROJECT or one_key]
 
 
-def observed_outcome(answer: Answer, route: RouteAccess) -> Outcome:
+def observed_outcome(answer: HttpResponse, route: RouteAccess) -> Outcome:
     """What became of a request."""
     if answer.status == 400 and answer.error["code"] == "project_required":
         return Outcome.NO_PROJECT
@@ -85,11 +85,11 @@ def observed_outcome(answer: Answer, route: RouteAccess) -> Outcome:
     return Outcome.ALLOWED
 
 
-def asked(world: World, ask: Ask, route: RouteAccess, caller: str, whose: Ownership) -> Answer:
+def asked(world: World, ask: Ask, route: RouteAccess, caller: str, whose: Ownership) -> HttpResponse:
     """The answer to that caller's request for a new object of that place."""
     made = OBJECTS[str(route)](world, world.place(whose, caller))
     path = PLACEHOLDER.sub(lambda match: made.path[match[1]], route.path)
-    return ask(route.function, Question(route.method, path, made.body, world.headers[caller], made.query))
+    return ask(route.function, HttpRequest(route.method, path, made.body, world.headers[caller], made.query))
 
 
 def test_every_route_says_how_it_is_walked() -> None:
@@ -135,7 +135,7 @@ WITHOUT_SEEDS = {
 
 @pytest.mark.parametrize("route", [route for route in lists() if str(route) not in WITHOUT_SEEDS], ids=str)
 def test_what_is_the_callers_to_see_is_in_the_answer(
-    route: RouteAccess, world: World, first_seen: dict[str, Answer]
+    route: RouteAccess, world: World, first_seen: dict[str, HttpResponse]
 ) -> None:
     answer = first_seen[str(route)]
     for whose in (Ownership.OWN, Ownership.SIBLING_PROJECT, Ownership.OTHER_ORGANIZATION):
@@ -147,7 +147,7 @@ def test_what_is_the_callers_to_see_is_in_the_answer(
 def test_who_runs_the_installation_may_do_what_concerns_all_of_it(route: RouteAccess, world: World, ask: Ask) -> None:
     made = OBJECTS[str(route)](world, world.places[Ownership.OTHER_ORGANIZATION])
     path = PLACEHOLDER.sub(lambda match: made.path[match[1]], route.path)
-    assert ask(route.function, Question(route.method, path, made.body, world.runner, made.query)).status == 200
+    assert ask(route.function, HttpRequest(route.method, path, made.body, world.runner, made.query)).status == 200
 
 
 def test_a_colleagues_key_and_a_siblings_project_are_in_no_members_list(world: World, ask: Ask) -> None:
@@ -156,9 +156,9 @@ def test_a_colleagues_key_and_a_siblings_project_are_in_no_members_list(world: W
     below = f"/v1/organizations/{here.organization_id}/projects"
     for caller, sees_all in (("owner", True), ("project owner", True), ("member", False)):
         for function, path in (("api_keys", "/v1/api_keys"), ("organizations", f"{below}/{here.project_id}/api_keys")):
-            listed = ask(function, Question("GET", path, None, world.headers[caller])).json["data"]
+            listed = ask(function, HttpRequest("GET", path, None, world.headers[caller])).json["data"]
             assert (theirs in [key["id"] for key in listed]) is sees_all, (caller, path)
-        found = ask("organizations", Question("GET", below, None, world.headers[caller])).json["projects"]
+        found = ask("organizations", HttpRequest("GET", below, None, world.headers[caller])).json["projects"]
         ids = [project["id"] for project in found]
         assert here.project_id in ids
         assert (sibling.project_id in ids) is (caller == "owner")
@@ -174,7 +174,7 @@ def test_a_key_is_made_in_no_project_that_the_caller_is_not_in(
     for caller, status in (("owner", by_owner), ("member", 200 if whose is Ownership.OWN else 404)):
         body = {"name": f"elsewhere {world.number()}", "project_id": place.project_id}
         body |= {"organization_id": place.organization_id}
-        answer = ask("api_keys", Question("POST", "/v1/api_keys", body, world.headers[caller]))
+        answer = ask("api_keys", HttpRequest("POST", "/v1/api_keys", body, world.headers[caller]))
         assert answer.status == status, (caller, answer.body)
 
 
@@ -186,12 +186,12 @@ def test_what_an_organisation_is_told_of_itself_only_its_owners_see(world: World
         outbox.add(session, "ai.llmariner.test.walked.v1", "told/everybody", {"project_id": None})
     here, other = "told/org_walk-here", "told/org_walk-other"
     for caller, seen in (("owner", {here}), ("project owner", set()), ("member", set())):
-        listed = ask("events", Question("GET", "/v1/events", None, world.headers[caller], "limit=100")).json["data"]
+        listed = ask("events", HttpRequest("GET", "/v1/events", None, world.headers[caller], "limit=100")).json["data"]
         subjects = {event["subject"] for event in listed}
         assert subjects & {here, other, "told/everybody"} == seen | {"told/everybody"}, caller
         [theirs] = [event_id for event_id, subject in events_of(world) if subject == other]
-        replayed = ask("events", Question("POST", f"/v1/events/{theirs}:replay", None, world.headers[caller]))
-        check(replayed, 404, "not_found")
+        replayed = ask("events", HttpRequest("POST", f"/v1/events/{theirs}:replay", None, world.headers[caller]))
+        assert_error(replayed, 404, "not_found")
 
 
 def events_of(world: World) -> list[tuple[str, str]]:
@@ -217,15 +217,15 @@ def test_what_all_projects_share_is_changed_by_the_organisation_that_runs_the_pl
     method, path = route.replace("{id}", shared).split()
     asked = [world.headers[caller] for caller in ("owner", "project owner", "member")]
     for headers in asked:
-        answer = ask("models", Question(method, path, SHARED[route], headers))
+        answer = ask("models", HttpRequest(method, path, SHARED[route], headers))
         assert answer.status == (200 if method == "GET" else 403), answer.body
-    assert ask("models", Question(method, path, SHARED[route], world.runner)).status == 200
+    assert ask("models", HttpRequest(method, path, SHARED[route], world.runner)).status == 200
 
 
 def test_other_organisations_make_models_of_their_own_projects_only(world: World, ask: Ask) -> None:
     body = {"id": f"walk/shared-{world.number()}", "source_repository": "LOCAL"}
     for headers in (world.headers["owner"], world.headers["member"]):
-        check(ask("models", Question("POST", "/v1/models", body, headers)), 403, "insufficient_permissions")
+        assert_error(ask("models", HttpRequest("POST", "/v1/models", body, headers)), 403, "insufficient_permissions")
 
 
 def test_a_role_that_the_organisation_made_gives_what_it_holds_and_no_project_adds_to_it(
@@ -235,7 +235,7 @@ def test_a_role_that_the_organisation_made_gives_what_it_holds_and_no_project_ad
         if route.objects is ObjectScope.ORGANIZATION:
             made = OBJECTS[str(route)](world, world.places[Ownership.SIBLING_PROJECT])
             path = PLACEHOLDER.sub(lambda match, made=made: made.path[match[1]], route.path)  # type: ignore[misc]
-            answer = ask(route.function, Question(route.method, path, made.body, world.auditor, made.query))
+            answer = ask(route.function, HttpRequest(route.method, path, made.body, world.auditor, made.query))
             assert answer.status == (200 if route.scope == "api.audit.read" else 403), (str(route), answer.body)
 
 
@@ -249,9 +249,11 @@ def test_a_key_of_a_service_account_is_made_by_nobody_who_may_not_make_keys(worl
     path = f"/v1/organization/projects/{here.project_id}/service_accounts"
     body: dict[str, object] = {"name": f"ushered {world.number()}", "role": "role_ushered"}
     headers = {"authorization": f"Bearer {secret}"}
-    check(ask("organization_projects", Question("POST", path, body, headers)), 403, "insufficient_permissions")
+    assert_error(
+        ask("organization_projects", HttpRequest("POST", path, body, headers)), 403, "insufficient_permissions"
+    )
     body["create_service_account_only"] = True
-    made = ask("organization_projects", Question("POST", path, body, headers))
+    made = ask("organization_projects", HttpRequest("POST", path, body, headers))
     assert (made.status, made.json["api_key"]) == (200, None)
 
 
@@ -268,10 +270,10 @@ def test_another_organizations_object_is_answered_like_one_that_is_not_there(
         made = OBJECTS[str(route)](world, world.place(Ownership.OTHER_ORGANIZATION, caller))
         path = PLACEHOLDER.sub(lambda match, made=made: made.path[match[1]], route.path)  # type: ignore[misc]
         body = json.dumps(made.body)
-        theirs = ask(route.function, Question(route.method, path, made.body, world.headers[caller], made.query))
+        theirs = ask(route.function, HttpRequest(route.method, path, made.body, world.headers[caller], made.query))
         nobodys = ask(
             route.function,
-            Question(route.method, twin(path), json.loads(twin(body)), world.headers[caller], made.query),
+            HttpRequest(route.method, twin(path), json.loads(twin(body)), world.headers[caller], made.query),
         )
         assert (theirs.status, theirs.body) == (nobodys.status, nobodys.body.replace(b"-nobody", b"")), caller
 
@@ -284,7 +286,7 @@ def test_a_key_for_a_service_account_carries_no_more_than_its_maker_holds(world:
     _, secret = world.key(here, world.person(here, "role_maker", "viewer"))
     headers = {"authorization": f"Bearer {secret}"}
     path = f"/v1/organization/projects/{here.project_id}/service_accounts/{world.account(here)}/api_keys"
-    made = ask("organization_projects", Question("POST", path, {"name": "its"}, headers))
+    made = ask("organization_projects", HttpRequest("POST", path, {"name": "its"}, headers))
     assert made.status == 200, made.body
     with world.database.read() as session:
         carried = session.value(select(api_keys.c.scopes).where(api_keys.c.id == made.json["id"]))
@@ -293,6 +295,8 @@ def test_a_key_for_a_service_account_carries_no_more_than_its_maker_holds(world:
     assert not [scope for scope in carried.split() if scope.endswith(".write") and scope != writes]
     for asked_for in ("api.model.write", "api.inference.write"):
         more = {"name": "more", "scopes": [asked_for]}
-        check(ask("organization_projects", Question("POST", path, more, headers)), 400, None)
+        assert_error(ask("organization_projects", HttpRequest("POST", path, more, headers)), 400, None)
         below = f"/v1/organization/projects/{here.project_id}/api_keys/{made.json['id']}"
-        check(ask("organization_projects", Question("POST", below, {"scopes": [asked_for]}, headers)), 400, None)
+        assert_error(
+            ask("organization_projects", HttpRequest("POST", below, {"scopes": [asked_for]}, headers)), 400, None
+        )

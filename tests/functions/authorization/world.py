@@ -35,8 +35,8 @@ from llmariner.tenancy.tables import (
     users,
 )
 
-from ..children import CHECKOUT
 from ..installation import Installation
+from ..processes import CHECKOUT
 from .issuer import Issuer
 
 __all__ = ["CALLERS", "CUT", "Place", "World", "invite_token"]

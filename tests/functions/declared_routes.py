@@ -1,4 +1,4 @@
-"""What the functions declare in their func.yaml: the one list of routes that every test of this folder walks."""
+"""The routes that functions declare in func.yaml, which the tests of this folder iterate over."""
 
 from __future__ import annotations
 
@@ -8,17 +8,25 @@ from typing import Any
 
 import yaml
 
-from .children import CHECKOUT
+from .processes import CHECKOUT
 
-__all__ = ["FUNCTIONS", "KEYED", "OPEN", "ROUTES", "TOKEN_PATH", "Declared", "anonymous"]
+__all__ = [
+    "AUTHENTICATED",
+    "FUNCTIONS",
+    "ROUTES",
+    "TOKEN_PATH",
+    "UNAUTHENTICATED",
+    "DeclaredRoute",
+    "without_parameter_names",
+]
 
 TOKEN_PATH = frozenset({"chat_completions", "completions", "embeddings", "tokenize", "detokenize"})
-_CONCRETE = {"id:path": "org/unknown", "operation": "changes"}
+_EXAMPLES = {"id:path": "org/unknown", "operation": "changes"}
 _UNKNOWN = "unknown_1"
 
 
 @dataclass(frozen=True)
-class Declared:
+class DeclaredRoute:
     """A route of a function."""
 
     function: str
@@ -27,12 +35,12 @@ class Declared:
 
     @property
     def example(self) -> str:
-        """The path with something unknown in its place-holders."""
-        return re.sub(r"\{([^}]+)\}", lambda match: _CONCRETE.get(match[1], _UNKNOWN), self.path)
+        """The path with unknown ids in place of its parameters."""
+        return re.sub(r"\{([^}]+)\}", lambda match: _EXAMPLES.get(match[1], _UNKNOWN), self.path)
 
     @property
     def pattern(self) -> re.Pattern[str]:
-        """Whole paths of this route."""
+        """The pattern of this route's complete paths."""
         parts = re.split(r"(\{[^}]+\})", self.path)
         return re.compile("".join(_part(part) for part in parts))
 
@@ -40,8 +48,8 @@ class Declared:
         return f"{self.method} {self.path}"
 
 
-def anonymous(path: str) -> str:
-    """A path without the names of its place-holders, which are the function's own affair."""
+def without_parameter_names(path: str) -> str:
+    """A path without the names of its parameters, which only the function uses."""
     return re.sub(r"\{\w+(:path)?\}", r"{\1}", path)
 
 
@@ -57,13 +65,13 @@ def _annotations(name: str) -> dict[str, Any]:
     return found
 
 
-def _routes(name: str) -> list[Declared]:
+def _routes(name: str) -> list[DeclaredRoute]:
     lines = _annotations(name)["llmariner.ai/routes"].split("\n")
-    return [Declared(name, *line.split()) for line in lines if line.strip()]
+    return [DeclaredRoute(name, *line.split()) for line in lines if line.strip()]
 
 
 FUNCTIONS = sorted(path.parent.name for path in (CHECKOUT / "functions").glob("*/func.yaml"))
 ROUTES = [route for name in FUNCTIONS for route in _routes(name)]
-OPEN = frozenset({"auth", "health", "invitations"})
-"""Functions that ask for no key."""
-KEYED = [route for route in ROUTES if route.function not in {*OPEN, "internal_gateway"}]
+UNAUTHENTICATED = frozenset({"auth", "health", "invitations"})
+"""Functions without authentication."""
+AUTHENTICATED = [route for route in ROUTES if route.function not in {*UNAUTHENTICATED, "internal_gateway"}]

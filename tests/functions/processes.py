@@ -1,4 +1,4 @@
-"""Functions as child processes, the two ways they are deployed; nothing of this process's environment but the path."""
+"""Functions as child processes, under both servers of a deployment, with an environment of their own."""
 
 from __future__ import annotations
 
@@ -14,43 +14,43 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["CHECKOUT", "boot", "engine", "framework", "process"]
+__all__ = ["CHECKOUT", "boot_command", "engine_command", "framework_command", "process"]
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 _SECONDS = 60
 
 
-def framework(folder: Path) -> list[str]:
-    """The command of a function under functions-framework."""
+def framework_command(folder: Path) -> list[str]:
+    """The command that runs a function under functions-framework."""
     program = str(Path(sys.executable).with_name("functions-framework"))
     return [program, "--target", "handle", "--source", str(folder / "main.py")]
 
 
-def boot(folder: Path) -> list[str]:
-    """The command of a function in its image."""
+def boot_command(folder: Path) -> list[str]:
+    """The command that runs a function as its image does."""
     return [sys.executable, "-m", "llmariner.boot", str(folder)]
 
 
-# Where the tests run on another date, so do their children.
-_CLOCK = ("TZ", "LD_PRELOAD", "CLOCK_SHIFT")
+# Child processes run on the test run's simulated clock.
+_CLOCK_VARIABLES = ("TZ", "LD_PRELOAD", "CLOCK_SHIFT")
 
 
 @contextmanager
 def process(command: list[str], environment: Mapping[str, str], log: Path) -> Iterator[int]:
-    """A server for as long as the block lasts; yields its port. It is told of it by `PORT`, as Knative does."""
+    """Run a server for the duration of the block; yields its port, which the process reads from `PORT` as on Knative."""
     port = _free_port()
     with _listening([part.replace("$PORT", str(port)) for part in command], port, environment, log):
         yield port
 
 
-def engine() -> list[str]:
-    """The command of a scripted engine that serves every name."""
+def engine_command() -> list[str]:
+    """The command of a scripted engine that serves every model name."""
     return [sys.executable, str(CHECKOUT / "tests/engines/scripted.py"), "--port", "$PORT"]
 
 
 @contextmanager
 def _listening(command: list[str], port: int, environment: Mapping[str, str], log: Path) -> Iterator[None]:
-    kept = {name: os.environ[name] for name in ("PATH", *_CLOCK) if name in os.environ}
+    kept = {name: os.environ[name] for name in ("PATH", *_CLOCK_VARIABLES) if name in os.environ}
     said = {**kept, "PORT": str(port), "HOST": "127.0.0.1", **environment}
     with log.open("wb") as output:
         child = subprocess.Popen(
@@ -67,7 +67,7 @@ def _listening(command: list[str], port: int, environment: Mapping[str, str], lo
             child.kill()
             child.wait(10)
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(child.pid, signal.SIGKILL)  # workers that it left; the group is the child's own
+            os.killpg(child.pid, signal.SIGKILL)  # its remaining workers; the group belongs to the child
 
 
 def _wait(child: subprocess.Popen[bytes], port: int, log: Path) -> None:
@@ -82,7 +82,7 @@ def _wait(child: subprocess.Popen[bytes], port: int, log: Path) -> None:
 
 
 def _free_port() -> int:
-    """Below the ports that outgoing connections take: the child may need seconds until it listens."""
+    """A free port below the ephemeral range: an outgoing connection could take one before the child listens."""
     while True:
         port = random.randrange(12_000, 32_000)
         with socket.socket() as probe, contextlib.suppress(OSError):

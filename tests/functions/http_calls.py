@@ -1,4 +1,4 @@
-"""Asking an application and hearing its answer, in this process (ASGI) or over HTTP."""
+"""HTTP calls of an application, in this process (ASGI) or over a socket."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Answer", "InProcess", "Question", "check", "over_http"]
+__all__ = ["HttpRequest", "HttpResponse", "InProcessClient", "assert_error", "send_over_http"]
 
 _SECONDS = 60
-_TYPES = {"invalid_request_error", "rate_limit_error", "insufficient_quota", "server_error"}
+_ERROR_TYPES = {"invalid_request_error", "rate_limit_error", "insufficient_quota", "server_error"}
 
 
 @dataclass(frozen=True)
-class Question:
-    """A request. `body` None: none; bytes: as they are; anything else: as JSON."""
+class HttpRequest:
+    """A request. `body` None: no body; bytes: sent unchanged; any other value: sent as JSON."""
 
     method: str
     path: str
@@ -25,8 +25,8 @@ class Question:
     headers: Mapping[str, str] = field(default_factory=dict)
     query: str = ""
 
-    def sent(self) -> tuple[dict[str, str], bytes]:
-        """Headers and body as they go out."""
+    def encode(self) -> tuple[dict[str, str], bytes]:
+        """The headers and body that are sent."""
         if self.body is None:
             return dict(self.headers), b""
         raw = self.body if isinstance(self.body, bytes) else json.dumps(self.body).encode()
@@ -34,8 +34,8 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What came back. Header names in lower case."""
+class HttpResponse:
+    """A response. Header names are in lower case."""
 
     status: int
     headers: dict[str, str]
@@ -47,32 +47,32 @@ class Answer:
 
     @property
     def error(self) -> dict[str, Any]:
-        """The error object."""
+        """The body's error object."""
         found: dict[str, Any] = self.json["error"]
         return found
 
 
-class InProcess:
-    """Calls applications in one event loop that lives as long as this does."""
+class InProcessClient:
+    """Calls ASGI applications in one event loop, `runner`, which the owner closes."""
 
     def __init__(self) -> None:
         self.runner = asyncio.Runner()
 
-    def ask(self, application: Any, question: Question, *, raw_path: bytes | None = None) -> Answer:
-        """One request, as a server would put it; `raw_path` where it is not the path itself."""
-        return self.runner.run(self._ask(application, question, raw_path))
+    def send(self, application: Any, request: HttpRequest, *, raw_path: bytes | None = None) -> HttpResponse:
+        """Send one request; `raw_path` if it differs from the encoded path."""
+        return self.runner.run(self._send(application, request, raw_path))
 
-    async def _ask(self, application: Any, question: Question, raw_path: bytes | None) -> Answer:
-        headers, body = question.sent()
+    async def _send(self, application: Any, request: HttpRequest, raw_path: bytes | None) -> HttpResponse:
+        headers, body = request.encode()
         scope = {
             "type": "http",
             "asgi": {"version": "3.0"},
             "http_version": "1.1",
-            "method": question.method,
+            "method": request.method,
             "scheme": "http",
-            "path": question.path,
-            "raw_path": question.path.encode() if raw_path is None else raw_path,
-            "query_string": question.query.encode(),
+            "path": request.path,
+            "raw_path": request.path.encode() if raw_path is None else raw_path,
+            "query_string": request.query.encode(),
             "root_path": "",
             "headers": [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()],
             "client": ("127.0.0.1", 1),
@@ -81,11 +81,11 @@ class InProcess:
         channel = _Channel(body)
         async with asyncio.timeout(_SECONDS):
             await application(scope, channel.receive, channel.send)
-        return Answer(channel.status, channel.headers, b"".join(channel.parts))
+        return HttpResponse(channel.status, channel.headers, b"".join(channel.parts))
 
 
 class _Channel:
-    """A caller who sends its body whole and stays until the answer's end."""
+    """A client that sends its body in one message and stays connected until the end of the response."""
 
     def __init__(self, body: bytes) -> None:
         self._messages = [{"type": "http.request", "body": body, "more_body": False}]
@@ -107,26 +107,26 @@ class _Channel:
             self.parts.append(message.get("body", b""))
 
 
-def over_http(port: int, question: Question) -> Answer:
-    """One request on a connection of its own."""
-    headers, body = question.sent()
-    path = f"{question.path}?{question.query}" if question.query else question.path
+def send_over_http(port: int, request: HttpRequest) -> HttpResponse:
+    """Send one request on a new connection."""
+    headers, body = request.encode()
+    path = f"{request.path}?{request.query}" if request.query else request.path
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_SECONDS)
     try:
-        connection.request(question.method, path, body=body or None, headers=headers)
+        connection.request(request.method, path, body=body or None, headers=headers)
         response = connection.getresponse()
         found = {name.lower(): value for name, value in response.getheaders()}
-        return Answer(response.status, found, response.read())
+        return HttpResponse(response.status, found, response.read())
     finally:
         connection.close()
 
 
-def check(answer: Answer, status: int, code: str | None) -> None:
-    """An error as every client reads it."""
-    assert (answer.status, answer.error.get("code")) == (status, code), answer.body
-    assert set(answer.json) == {"error"}
-    assert {"message", "type", "param", "code"} <= set(answer.error)
-    assert answer.error["type"] in _TYPES
-    assert len(answer.error["message"]) > 20
-    assert answer.headers["content-type"] == "application/json"
-    assert answer.headers["x-request-id"].startswith("req_")
+def assert_error(response: HttpResponse, status: int, code: str | None) -> None:
+    """Assert an error response in OpenAI's format, with this status and code."""
+    assert (response.status, response.error.get("code")) == (status, code), response.body
+    assert set(response.json) == {"error"}
+    assert {"message", "type", "param", "code"} <= set(response.error)
+    assert response.error["type"] in _ERROR_TYPES
+    assert len(response.error["message"]) > 20
+    assert response.headers["content-type"] == "application/json"
+    assert response.headers["x-request-id"].startswith("req_")

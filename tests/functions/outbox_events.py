@@ -1,4 +1,4 @@
-"""Events that the platform wrote: consumers believe no other."""
+"""Events in the outbox: consumers reject all others."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from llmariner.platform.events.cloudevents import Event
 
 from .installation import Installation
 
-__all__ = ["written"]
+__all__ = ["write_event"]
 
 
-def written(installation: Installation, type_: str, data: dict[str, Any], subject: str = "models/x") -> Event:
-    """One such event, as it is brought to a consumer."""
+def write_event(installation: Installation, type_: str, data: dict[str, Any], subject: str = "models/x") -> Event:
+    """Write an event to the outbox and return it as a consumer gets it."""
     with installation.context.database.write() as session:
         outbox.add(session, type_, subject, data)
         newest = select(tables.events).order_by(tables.events.c.sequence.desc()).limit(1)
