@@ -1,5 +1,5 @@
-"""`llma`: the command line, a client of the public HTTP API like any other.
+"""`llma`: the command line, a client of the public HTTP API.
 
-Nothing here knows a database or an engine. Four commands (up, down, doctor, logs) act on this machine instead
-of on an endpoint; they call `llmariner.standalone` and live in `platform.py` alone.
+It accesses no database and no engine. Four commands (up, down, doctor, logs) act on this machine instead of an
+endpoint; they are in `platform.py` and call `llmariner.standalone`. `llma cluster` reads a Kubernetes cluster.
 """

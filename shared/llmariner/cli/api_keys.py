@@ -1,4 +1,4 @@
-"""`llma auth api-keys`: make, list, rename, rotate and revoke API keys."""
+"""`llma auth api-keys`: create, list, update, rotate and revoke API keys."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["api_keys"]
 
 DAY_SECONDS = 86_400
 _MAX_SCOPES_SHOWN = 2
-"""More are counted instead: an administrator's key has two dozen."""
+"""Above this number of scopes a table shows the count instead: an administrator's key has about 24."""
 
 
 @click.group("api-keys", cls=Group)
@@ -205,7 +205,7 @@ def rotate(session: Session, key: str, organization_title: str | None, project_t
 def _project_ids(
     session: Session, api: ApiClient, organization: str | None, project_name: str | None
 ) -> dict[str, str] | None:
-    """The project that was named; None where nothing was, and the server takes the one that the caller works in."""
+    """Organization and project id of the given options; None without them, so that the server uses the caller's project."""
     if organization is None and project_name is None:
         return None
     wanted = project_name or session.target().project
@@ -224,7 +224,7 @@ def _collection(ids: dict[str, str] | None) -> str:
 
 
 def _find(api: ApiClient, name_or_id: str, collection: str) -> dict[str, Any]:
-    """The key of that id, else the only one of that name."""
+    """The key with that id, else the only one with that name."""
     return find_record("API key", api.all_pages(collection)["data"], name_or_id, listing="llma auth api-keys list")
 
 
@@ -234,12 +234,12 @@ def _scopes(key: Mapping[str, Any]) -> str:
 
 
 def _show_secret(session: Session, key: Mapping[str, Any]) -> None:
-    """The secret alone on stdout, so that `$(…)` catches it; what to know about it on stderr."""
+    """Print only the secret on stdout, so that `$(…)` captures it; the note about it goes to stderr."""
     session.printer.print_message(key, str(key.get("secret", "")))
     if session.printer.is_table:
         write_stderr(f"This is the secret of API key {key.get('name')} ({key.get('id')}). It is not shown again.")
 
 
 def _without_secret(key: Mapping[str, Any]) -> dict[str, Any]:
-    """Upstream's lists carry a masked secret; a server that forgot to mask would leak through us."""
+    """Remove the secret, which upstream's lists contain masked, in case a server does not mask it."""
     return {field: value for field, value in key.items() if field != "secret"}

@@ -1,4 +1,4 @@
-"""`llma auth`: who you are to the platform, the key or token in use, and the keys there are."""
+"""`llma auth`: sign-in, the API key or token in use, and API keys."""
 
 from __future__ import annotations
 

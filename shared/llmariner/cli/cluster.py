@@ -73,7 +73,7 @@ def check(
     records = [each.to_json() for each in results]
     session.printer.print_records({"checks": records}, records, columns, empty="Nothing to check.")
     if session.printer.is_table:
-        _print_remediations(records)
+        _print_remedies(records)
     unhealthy = list(dict.fromkeys(each.check for each in results if not each.is_healthy))
     if unhealthy:
         raise CommandError(
@@ -83,8 +83,8 @@ def check(
         )
 
 
-def _print_remediations(records: Sequence[dict[str, str]]) -> None:
-    """Print a line per remediation below the table: a table column would wrap the commands."""
+def _print_remedies(records: Sequence[dict[str, str]]) -> None:
+    """Print a line per remedy below the table: a table column would wrap the commands."""
     for title, results in (("To mend", ("failed", "unknown")), ("If wanted", ("optional",))):
         checks: dict[str, list[str]] = {}
         for each in records:

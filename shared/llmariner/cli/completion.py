@@ -1,4 +1,4 @@
-"""`llma completion`: the script that teaches a shell to complete `llma` commands."""
+"""`llma completion`: shell completion scripts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`llma context`: the endpoint, key, organisation and project that commands use unless told otherwise."""
+"""`llma context`: the default endpoint, API key, organization and project of all commands."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _merge_settings(content: dict[str, Any], given: dict[str, str | None]) -> di
 
 
 def _prompt_settings(session: Session, content: dict[str, Any]) -> dict[str, str | None]:
-    """Each setting in turn, the present one as default. A key is not echoed, nor offered back."""
+    """Prompt for each setting, with the current value as default. The key is neither echoed nor shown."""
     if not sys.stdin.isatty():
         raise click.UsageError("Nothing to set: give --endpoint, --api-key, --organization or --project.")
     from llmariner.cli.support.configuration import resolve_target
@@ -101,7 +101,7 @@ def _prompt_settings(session: Session, content: dict[str, Any]) -> dict[str, str
     current = str(content.get("endpoint") or "")
     endpoint = click.prompt("Endpoint", default=current, show_default=bool(current))
     key = click.prompt("API key (empty keeps the present one)", default="", hide_input=True, show_default=False)
-    # Asked with what was just said, and with no organization selected: the former one may be of another platform.
+    # The lists come from the new endpoint without an organization: the stored one may belong to another platform.
     target = resolve_target(environment(), endpoint=endpoint or None).with_project("", "")
     if key:
         target = target.with_key(key)

@@ -1,4 +1,4 @@
-"""`llma events`: the CloudEvents the platform sent, tries to send, or gave up on."""
+"""`llma events`: the CloudEvents that were delivered, are pending, or are dead letters."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from llmariner.cli.support.session import Session
 __all__ = ["events"]
 
 PAGE = 100
-"""The most that the API gives at once."""
+"""The page size limit of the API."""
 
 
 @click.group(cls=Group)

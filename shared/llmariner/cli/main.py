@@ -1,6 +1,6 @@
-"""The root of `llma`: registers the commands, and turns the way a command ended into an exit code.
+"""The root of `llma`: registers the commands, and maps the outcome of a command to an exit code.
 
-Members are import paths, not imports: a command loads what it needs and nothing else.
+Members are import paths, so that a command imports only what it needs.
 """
 
 from __future__ import annotations
@@ -60,15 +60,15 @@ def llma() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command line (default: the process's own) and return its exit code."""
+    """Run one command line (default: `sys.argv`) and return its exit code."""
     configure_streams()
     try:
         result = llma.main(arguments, prog_name="llma", standalone_mode=False)
         sys.stdout.flush()
     except SystemExit as ending:
-        if not ending.code:  # completion ended
+        if not ending.code:  # shell completion exits this way
             return ExitCode.OK
-        discard_output()  # what click and rich make of a closed pipe
+        discard_output()  # click and rich raise SystemExit for a closed pipe
         return ExitCode.PIPE_CLOSED
     except OSError as error:
         discard_output()
@@ -86,5 +86,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         error.show()
         return ExitCode.USAGE
-    # Commands return nothing; a number is click's own verdict, such as 0 after --help.
+    # Commands return None; an integer is click's own exit code, such as 0 after --help.
     return result if isinstance(result, int) else ExitCode.OK

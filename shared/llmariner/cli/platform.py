@@ -1,7 +1,7 @@
 """`llma up`, `down`, `doctor` and `logs`: the commands that act on this machine instead of on an endpoint.
 
-They are thin: the platform itself is `llmariner.standalone`, which is imported only when one of them runs, and
-which an installation made for talking to somebody else's platform does not need to have.
+The platform is `llmariner.standalone`. It is imported only when one of them runs, because an installation of the
+command line alone does not have its dependencies.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def logs(model: str | None, follow: bool, lines: int) -> None:
 
 @contextmanager
 def _daemon() -> Iterator[ModuleType]:
-    """The daemon module; what stops it from doing its work is told as a failure of the command."""
+    """Yields the daemon module; raises CommandError for its errors."""
     daemon = _import_standalone("daemon")
     next_step = "`llma doctor` checks each part of the platform and says how to mend it."
     try:
@@ -94,7 +94,7 @@ def _daemon() -> Iterator[ModuleType]:
         raise CommandError(ExitCode.SERVER_ERROR, str(error), next_step=next_step) from error
     except ValueError as error:  # a setting in the environment
         raise CommandError(ExitCode.USAGE, str(error), next_step="correct or unset the variable.") from error
-    except OSError as error:  # a full disk, a network that is away, a port that is taken
+    except OSError as error:  # a full disk, an unreachable network, a port in use
         raise CommandError(ExitCode.SERVER_ERROR, str(error), next_step=next_step) from error
 
 

@@ -1,4 +1,4 @@
-"""Files that hold secrets of one user: replaced in one step, readable by nobody else, and never half written."""
+"""Files with a user's secrets: mode 0600, replaced atomically."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["read", "replace"]
 
 
 def read(path: Path) -> str:
-    """The text; warns where other users may read it. OSError, UnicodeDecodeError."""
+    """The text; warns where other users may read it. Raises OSError, UnicodeDecodeError."""
     with path.open(encoding="utf-8") as file:
         if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
             click.echo(f"Warning: {path} is open to other users; run `chmod 600 {path}`.", err=True)
@@ -23,7 +23,7 @@ def read(path: Path) -> str:
 
 
 def replace(path: Path, content: Mapping[str, Any], *, sort_keys: bool = False) -> None:
-    """Put YAML in the file's place, with mode 0600. OSError, and then the file is as it was."""
+    """Replace the file atomically by YAML with mode 0600. Raises OSError, which leaves the file unchanged."""
     import yaml
 
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -1,4 +1,4 @@
-"""`llma status`: which models are up, what they do, and what they cost in memory."""
+"""`llma status`: phase, load and memory of each model."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def status(session: Session, watch: bool | None, interval: float) -> None:
 
 
 def _watch(api: ApiClient, printer: Printer, interval: float) -> None:
-    """Redraw until interrupted. A server that restarts does not end it; one that never answered does."""
+    """Redraw until interrupted. A restart of the server does not end the loop; a failure of the first request does."""
     from rich.live import Live
 
     document = api.get(PATH)
@@ -79,7 +79,7 @@ def _view(printer: Printer, document: Mapping[str, Any], trouble: str) -> Render
 
 
 def _models(document: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One record per model and engine, with the name of its cluster."""
+    """One record per model and engine, with the cluster's name."""
     return [
         {**model, "cluster": cluster.get("name") or cluster.get("id")}
         for cluster in document.get("cluster_statuses") or []
@@ -101,7 +101,7 @@ def _columns(models: list[dict[str, Any]]) -> list[Column]:
         Column("TOKENS/S", lambda model: format_number(model.get("tokens_per_second"), 1), right=True),
         Column("MEMORY", lambda model: format_bytes(model.get("memory_bytes") or None), right=True),
     ]
-    # Only a model in trouble or in a queue has something to say.
+    # Only models that failed or are queued have a message.
     return [*columns, Column("MESSAGE", _message)] if any(map(_message, models)) else columns
 
 

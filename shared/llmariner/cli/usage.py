@@ -1,4 +1,4 @@
-"""`llma usage`: what was used, by key, model and day."""
+"""`llma usage`: requests and tokens by key, model and day."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def list_usage(session: Session, days: int, groups: tuple[str, ...]) -> None:
 
 
 def _key_names(api: ApiClient) -> dict[str, str]:
-    """Key ids as their names; empty for a caller who may not list keys, and ids are shown instead."""
+    """Key id → name; empty for a caller without permission to list keys, so that ids are shown."""
     try:
         return {key["id"]: key["name"] for key in api.all_pages("api_keys")["data"]}
     except CommandError:
@@ -75,5 +75,5 @@ def _count(field: str, row: Mapping[str, Any]) -> str | None:
 
 
 def _day(row: Mapping[str, Any]) -> str:
-    # Days are UTC's, whatever the user's own zone.
+    # Days are in UTC, independent of the local time zone.
     return time.strftime("%Y-%m-%d", time.gmtime(row["day"]))

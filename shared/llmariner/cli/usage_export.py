@@ -1,4 +1,4 @@
-"""Requests as the API streams them, into a file: as they come, or as Parquet; some thousand in memory at once."""
+"""Writes the streamed export of requests to a file, as CSV or Parquet, with one batch of rows in memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NANODOLLARS_PER_DOLLAR = 10**9
 
 
 def write_csv(chunks: Iterable[bytes], file: Path) -> int:
-    """Write the text as it is; returns how many requests it holds. `-`: to stdout."""
+    """Write the CSV unchanged, `-` to stdout; returns the number of requests."""
     if str(file) == "-":
         return _copy(chunks, sys.stdout.buffer)
     with _atomic_file(file) as out:
@@ -29,7 +29,7 @@ def write_csv(chunks: Iterable[bytes], file: Path) -> int:
 
 
 def write_parquet(chunks: Iterable[bytes], file: Path) -> int:
-    """Write columns: texts, whole numbers, seconds as float64, `cost_nano_usd` as int64; returns how many requests."""
+    """Write typed columns: utf8, int64, seconds as float64, `cost_nano_usd` as int64; returns the number of requests."""
     if str(file) == "-":
         raise CommandError(ExitCode.USAGE, "Parquet can't be written to a pipe.", next_step="name a file.")
     try:
@@ -56,7 +56,7 @@ def write_parquet(chunks: Iterable[bytes], file: Path) -> int:
                 arrays = [Array(_values(name, texts), types[name]) for name, texts in columns]
                 yield RecordBatch.from_arrays(arrays, schema=schema)
         except Exception as error:
-            errors.append(error)  # what comes out at the other end of the library is text
+            errors.append(error)  # the Parquet library passes only the error's text on
             raise
 
     with _atomic_file(file) as out:
@@ -69,7 +69,7 @@ def write_parquet(chunks: Iterable[bytes], file: Path) -> int:
 
 @contextmanager
 def _atomic_file(file: Path) -> Iterator[BinaryIO]:
-    """The file is there when all of it is: half an export looks like a whole one."""
+    """Yields a temporary file that replaces `file` on success, so that an incomplete export is never left behind."""
     partial = file.with_name(file.name + ".part")
     try:
         with partial.open("wb") as out:
@@ -113,7 +113,7 @@ def _type(name: str, types: Any) -> Any:
 
 
 def _values(name: str, texts: Sequence[str]) -> list[Any]:
-    """Nothing is null. Money is whole nano-dollars: a float would not be exact."""
+    """The typed values; empty text is null. Costs are integer nanodollars, because floats are not exact."""
     if name == "cost_usd":
         return [_nanodollars(text) for text in texts]
     if name in _INTEGER_COLUMNS:

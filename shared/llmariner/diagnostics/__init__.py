@@ -1,1 +1,1 @@
-"""Read-only diagnostics of a Kubernetes cluster: checks with remediations, and the status of the platform's objects."""
+"""Read-only diagnostics of a Kubernetes cluster: checks with remedies, and the status of the platform's objects."""

@@ -144,16 +144,16 @@ def load_target(
         return Target(snapshot, namespace, installed=True), [_unknown_result("settings", error)]
     if found is None:
         missing = f"there is no ConfigMap {_SETTINGS_CONFIG_MAP} in {namespace}: the platform is not installed"
-        remediation = (
+        remedy = (
             f"When all above is well: {APPLY_COMMAND}. To check a cluster before: llma cluster check --prerequisites"
         )
-        return Target(snapshot, namespace), [failed("installation", missing, remediation)]
+        return Target(snapshot, namespace), [failed("installation", missing, remedy)]
     settings = {key: str(value) for key, value in (found.get("data") or {}).items()}
     try:
         model_settings = KServeSettings.load(settings)
     except ValueError as error:
-        remediation = f"Correct it in the overlay's settings.env, then {APPLY_COMMAND}."
-        return Target(snapshot, namespace, True, settings), [failed("settings", str(error), remediation)]
+        remedy = f"Correct it in the overlay's settings.env, then {APPLY_COMMAND}."
+        return Target(snapshot, namespace, True, settings), [failed("settings", str(error), remedy)]
     return Target(snapshot, namespace, True, settings, model_settings), []
 
 
@@ -175,4 +175,4 @@ def _run_check(name: str, check: Check, target: Target) -> Iterator[CheckResult]
 
 
 def _unknown_result(name: str, error: Unreadable) -> CheckResult:
-    return CheckResult(name, CheckStatus.UNKNOWN, str(error), error.remediation)
+    return CheckResult(name, CheckStatus.UNKNOWN, str(error), error.remedy)

@@ -71,7 +71,7 @@ def secrets(target: Target) -> Iterator[CheckResult]:
         if missing:
             healthy = False
             detail = f"{name} lacks {join_names(missing)}" if name in existing else f"there is no {name}"
-            yield failed("secrets", detail, _secret_remediation(target, name))
+            yield failed("secrets", detail, _secret_remedy(target, name))
     for namespace, name in sorted(_certificates(target)):
         if target.snapshot.get_object(SECRETS, namespace, name) is None:
             healthy = False
@@ -87,7 +87,7 @@ def secrets(target: Target) -> Iterator[CheckResult]:
         yield optional("administrator's key", "the Secret llmariner-admin-key still shows it", note)
 
 
-def _secret_remediation(target: Target, name: str) -> str:
+def _secret_remedy(target: Target, name: str) -> str:
     again = f"kubectl -n {target.namespace} delete job -l app.kubernetes.io/name=secrets --ignore-not-found; {APPLY_COMMAND}"
     if name == _POSTGRES_SECRET:
         values = " ".join(f"--from-literal={key}=…" for key in ("host", "port", "database", "user", "password"))
@@ -206,14 +206,14 @@ def functions(target: Target) -> Iterator[CheckResult]:
     waiting = {name: why for name, each in ours.items() if (why := not_ready_reason(each))}
     for name, why in sorted(waiting.items()):
         look = f"kubectl -n {target.namespace} get revisions,pods -l serving.knative.dev/service={name}"
-        yield failed("functions", f"{name} is not ready: {why}", _function_remediation(why, look))
+        yield failed("functions", f"{name} is not ready: {why}", _function_remedy(why, look))
     if not ours:
         yield failed("functions", "there is none", f"Install: {APPLY_COMMAND}.")
     elif not waiting:
         yield ok("functions", f"{len(ours)} ready")
 
 
-def _function_remediation(why: str, look: str) -> str:
+def _function_remedy(why: str, look: str) -> str:
     if "image" in why.lower():
         return f"Check IMAGE_REGISTRY in the overlay's settings.env, and that `make images` pushed there. {look}"
     return look

@@ -51,11 +51,11 @@ def kinds(target: Target) -> Iterator[CheckResult]:
             yield ok(dependency.name, ", ".join(dependency.kinds))
             continue
         detail = "; ".join(_missing_detail(target, version, kinds) for version, kinds in missing_kinds.items())
-        remediation = f"Install {dependency.name} {dependency.release} or later: {dependency.guide}"
+        remedy = f"Install {dependency.name} {dependency.release} or later: {dependency.guide}"
         if dependency.purpose and not _is_required(target, dependency):
-            yield optional(dependency.name, detail, f"{remediation} It is for {dependency.purpose}.")
+            yield optional(dependency.name, detail, f"{remedy} It is for {dependency.purpose}.")
         else:
-            yield failed(dependency.name, detail, remediation)
+            yield failed(dependency.name, detail, remedy)
 
 
 def _is_required(target: Target, dependency: Dependency) -> bool:
@@ -142,7 +142,7 @@ def storage(target: Target) -> Iterator[CheckResult]:
         describe = f"kubectl -n {target.namespace} describe pvc {waiting[0]}"
         yield failed("storage class", f"not bound: {join_names(waiting)}", f"`{describe}` says what it waits for.")
         return
-    remediation = (
+    remedy = (
         f"""kubectl patch storageclass {classes[0]["metadata"]["name"]} -p """
         f"""'{{"metadata":{{"annotations":{{"{_DEFAULT_CLASS_ANNOTATION}":"true"}}}}}}'"""
         if classes
@@ -150,9 +150,9 @@ def storage(target: Target) -> Iterator[CheckResult]:
     )
     detail = f"none of {names} is the default" if classes else "there is none"
     if waiting:
-        yield failed("storage class", f"{detail}, and {join_names(waiting)} waits for it", remediation)
+        yield failed("storage class", f"{detail}, and {join_names(waiting)} waits for it", remedy)
     else:
-        yield optional("storage class", detail, remediation)
+        yield optional("storage class", detail, remedy)
 
 
 def _default(annotations: dict[str, str]) -> bool:

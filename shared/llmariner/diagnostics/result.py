@@ -24,12 +24,12 @@ class CheckStatus(StrEnum):
 
 @dataclass(frozen=True)
 class CheckResult:
-    """The outcome of one check: `detail` is what was observed, `remediation` what to do (empty when healthy)."""
+    """The outcome of one check: `detail` is what was observed, `remedy` what to do (empty when healthy)."""
 
     check: str
     result: CheckStatus
     detail: str
-    remediation: str = ""
+    remedy: str = ""
 
     @property
     def is_healthy(self) -> bool:
@@ -37,21 +37,21 @@ class CheckResult:
         return self.result in (CheckStatus.OK, CheckStatus.OPTIONAL)
 
     def to_json(self) -> dict[str, str]:
-        """The JSON object that `llma cluster check` prints; its key `mend` is the remediation."""
+        """The JSON object that `llma cluster check` prints; its key `mend` is the remedy."""
         return {
             "check": self.check,
             "result": str(self.result),
             "detail": self.detail,
-            "mend": self.remediation,
+            "mend": self.remedy,
         }
 
 
 class Unreadable(Exception):
-    """The API server refuses to return what a check reads; `remediation` says how to get access."""
+    """The API server refuses to return what a check reads; `remedy` says how to get access."""
 
-    def __init__(self, message: str, remediation: str) -> None:
+    def __init__(self, message: str, remedy: str) -> None:
         super().__init__(message)
-        self.remediation = remediation
+        self.remedy = remedy
 
 
 def ok(check: str, detail: str) -> CheckResult:
@@ -59,14 +59,14 @@ def ok(check: str, detail: str) -> CheckResult:
     return CheckResult(check, CheckStatus.OK, detail)
 
 
-def failed(check: str, detail: str, remediation: str) -> CheckResult:
+def failed(check: str, detail: str, remedy: str) -> CheckResult:
     """A result for something missing or misconfigured."""
-    return CheckResult(check, CheckStatus.FAILED, detail, remediation)
+    return CheckResult(check, CheckStatus.FAILED, detail, remedy)
 
 
-def optional(check: str, detail: str, remediation: str) -> CheckResult:
+def optional(check: str, detail: str, remedy: str) -> CheckResult:
     """A result for something absent that only some installations need."""
-    return CheckResult(check, CheckStatus.OPTIONAL, detail, remediation)
+    return CheckResult(check, CheckStatus.OPTIONAL, detail, remedy)
 
 
 def join_names(names: Iterable[str]) -> str:

@@ -53,7 +53,7 @@ def status(cluster: Cluster, namespace: str) -> dict[str, Any]:
                 shown[name] = collect(target)
             except Unreadable as error:
                 shown[name] = []
-                shown["unreadable"][name] = f"{error} {error.remediation}"
+                shown["unreadable"][name] = f"{error} {error.remedy}"
         return shown
     finally:
         snapshot.close()

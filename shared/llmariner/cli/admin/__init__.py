@@ -1,4 +1,4 @@
-"""`llma admin`: what an organisation's administrators do. Members are loaded when one is asked for."""
+"""`llma admin`: commands for administrators of an organization. Subcommands are imported on use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`llma admin audit`: who did what in the organisation, and whether the log of it is whole."""
+"""`llma admin audit`: the audit log of the organization, and the verification of its hash chain."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["audit"]
 
 DAY_SECONDS = 86_400
 PAGE = 100
-"""The most that the API gives at once."""
+"""The page size limit of the API."""
 
 
 @click.group(cls=Group)
@@ -92,13 +92,13 @@ def verify(session: Session, head: str | None) -> None:
 
 
 def _event(entry: Mapping[str, Any]) -> str:
-    """With how often it happened, where one entry tells of several."""
+    """The event type, with the count where one entry stands for several events."""
     count = (entry.get(entry["type"]) or {}).get("count", 1)
     return f"{entry['type']} (x{count})" if count > 1 else str(entry["type"])
 
 
 def _actor(entry: Mapping[str, Any]) -> str | None:
-    """An address where there is one, and the key that was used."""
+    """The actor's e-mail, else its id; with the key id for an API key."""
     actor = entry.get("actor") or {}
     inside = actor.get(actor.get("type", ""), {})
     who = inside.get("user") or inside.get("service_account") or {}

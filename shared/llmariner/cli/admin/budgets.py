@@ -1,4 +1,4 @@
-"""`llma admin budgets`: how much money somebody may spend."""
+"""`llma admin budgets`: spending limits of the organization, projects, users and keys."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`llma admin groups`: what members of the issuer's groups are in the organisation."""
+"""`llma admin groups`: roles of the members of identity provider groups."""
 
 from __future__ import annotations
 

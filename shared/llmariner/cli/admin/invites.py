@@ -1,4 +1,4 @@
-"""`llma admin invites`: ask somebody in, and see who came."""
+"""`llma admin invites`: create, list and delete invitations to the organization."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def create(session: Session, email: str, role: str | None, projects: tuple[str, 
     if expires_in is not None:
         body["expires_in_seconds"] = max(1, round(expires_in * DAY_SECONDS))
     created = api.post(INVITES, body)
-    # Alone on stdout, so that `$(…)` catches it.
+    # Only the token goes to stdout, so that `$(…)` captures it.
     session.printer.print_message(created, str(created.get("token", "")))
     if session.printer.is_table:
         write_stderr(
@@ -98,7 +98,7 @@ def delete(session: Session, invite: str) -> None:
 
 
 def _invited_project(session: Session, api: Any, value: str) -> dict[str, str]:
-    """`Vision:viewer` is a title and a role; a colon in a title counts where no role follows it."""
+    """A project by `TITLE[:ROLE]`, such as `Vision:viewer`; a colon without a role after it is part of the title."""
     title, colon, role = value.rpartition(":")
     has_role = role in ("owner", "member", "viewer") or role.startswith("role_")
     found = resolve_project(session, api, title if colon and has_role else value, None)

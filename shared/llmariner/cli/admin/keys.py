@@ -1,4 +1,4 @@
-"""`llma admin keys`: keys that administer an organisation and use no project."""
+"""`llma admin keys`: API keys that administer an organization and belong to no project."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def create(session: Session, name: str, expires_in: float | None) -> None:
     if expires_in is not None:
         body["expires_in_seconds"] = max(1, round(expires_in * DAY_SECONDS))
     created = session.api().post(KEYS, body)
-    # Alone on stdout, so that `$(…)` catches it.
+    # Only the secret goes to stdout, so that `$(…)` captures it.
     session.printer.print_message(created, str(created.get("value", "")))
     if session.printer.is_table:
         write_stderr(

@@ -1,4 +1,4 @@
-"""`llma admin limits`: how many requests, tokens and places somebody has."""
+"""`llma admin limits`: rate limits, and shares of the waiting room."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def delete(session: Session, limit: str) -> None:
 
 
 def _cell(measure: str) -> Any:
-    """`12/60`: used and allowed."""
+    """A cell function: used and allowed, such as `12/60`."""
 
     def cell(each: Any) -> str | None:
         allowed = each.get(measure)

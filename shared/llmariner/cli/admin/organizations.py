@@ -1,4 +1,4 @@
-"""`llma admin organizations`: make, list and delete organisations, and say who is in them."""
+"""`llma admin organizations`: create, list and delete organizations, and manage their members."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ def remove_member(session: Session, title: str, email: str) -> None:
 
 
 def member_columns() -> list[Any]:
-    """The columns of people in an organisation or project."""
+    """The columns of the members of an organization or project."""
     from llmariner.cli.support.output import Column, format_timestamp
 
     return [
@@ -160,7 +160,7 @@ def member_columns() -> list[Any]:
 
 
 def removed_suffix(answer: Any) -> str:
-    """What went with something that was deleted: `, and with it 2 api keys, 1 role`; empty for nothing."""
+    """The objects that were deleted as well, as the end of a sentence: `, and with it 2 api keys, 1 role`; empty if none."""
     counted = [
         f"{len(each)} {what.replace('_', ' ').removesuffix('s') if len(each) == 1 else what.replace('_', ' ')}"
         for what, each in (answer.get("removed") or {}).items()

@@ -1,4 +1,4 @@
-"""`llma admin prices`: what tokens and requests of each model cost."""
+"""`llma admin prices`: prices of tokens and requests by model."""
 
 from __future__ import annotations
 

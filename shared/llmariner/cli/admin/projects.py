@@ -1,4 +1,4 @@
-"""`llma admin projects`: make, list, change and delete projects, and say who is in them."""
+"""`llma admin projects`: create, list, update and delete projects, and manage their members."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ def _path(found: dict[str, Any], *more: str) -> str:
 
 
 def _assignment_fields(namespace: str | None, selectors: tuple[str, ...]) -> dict[str, Any]:
-    """Only what was said: a namespace alone, or an assignment where nodes are chosen."""
+    """The request fields of the given options: a namespace, or an assignment if nodes are selected."""
     if selectors:
         return {"assignments": _assignments(namespace, selectors)}
     return {"kubernetes_namespace": namespace} if namespace else {}

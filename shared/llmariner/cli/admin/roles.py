@@ -1,4 +1,4 @@
-"""`llma admin roles`: roles that the organisation makes of scopes."""
+"""`llma admin roles`: custom roles of the organization."""
 
 from __future__ import annotations
 

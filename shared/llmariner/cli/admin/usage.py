@@ -1,4 +1,4 @@
-"""`llma admin usage`: what the organisation used and what it cost, why one request cost what it did, and all of them."""
+"""`llma admin usage`: usage and costs of the organization, the cost breakdown of a request, and an export of requests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["usage"]
 DAY_SECONDS = 86_400
 COUNTS = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens")
 BAR_WIDTHS = range(8, 41)
-"""Characters of the longest bar, as far as the terminal has room beside the figures."""
+"""Minimum and maximum length of the longest bar in characters; the terminal's width decides."""
 
 FIGURES_WIDTH = 76
 
@@ -159,7 +159,7 @@ def _measure(plot: str, day: Record) -> float:
 
 
 def _bar(value: float, maximum: float, width: int) -> str:
-    """As long as its share of the greatest, to an eighth of a character; what is not nothing shows."""
+    """A bar proportional to the maximum, in eighths of a character; any value above 0 is visible."""
     if not value or not maximum:
         return " "
     eighths = max(1, round(value / maximum * width * 8))
@@ -167,7 +167,7 @@ def _bar(value: float, maximum: float, width: int) -> str:
 
 
 def _day(row: Record) -> str:
-    # Days are UTC's, whatever the user's own zone.
+    # Days are in UTC, independent of the local time zone.
     return time.strftime("%Y-%m-%d", time.gmtime(row["day"]))
 
 

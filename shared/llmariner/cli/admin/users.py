@@ -1,4 +1,4 @@
-"""`llma admin users`: the people that one sees, what they are, and another role for one of them."""
+"""`llma admin users`: list visible users, change their roles, and unlink their sign-in."""
 
 from __future__ import annotations
 
@@ -106,6 +106,6 @@ def _find(api: ApiClient, name_or_id: str) -> dict[str, Any]:
 
 
 def _roles(bindings: Any, *, titles: bool) -> str:
-    """`Vision: member, Speech: owner`, or the bare roles."""
+    """The role bindings as text: `Vision: member, Speech: owner`, or the roles without titles."""
     found = [(str(each.get("title") or each.get("project_id")), role_name(each)) for each in bindings or ()]
     return ", ".join(f"{title}: {role}" if titles else role for title, role in found)

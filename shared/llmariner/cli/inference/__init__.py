@@ -1,1 +1,1 @@
-"""Commands that ask a model: chat, completions, embeddings, tokens."""
+"""Commands for inference: chat, completions, embeddings, tokens."""

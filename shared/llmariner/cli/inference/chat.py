@@ -50,7 +50,7 @@ def create(session: Session, /, model: str, roles: tuple[str, ...], contents: tu
 
 
 def _text(choice: Mapping[str, Any]) -> str:
-    """Content of a message or of a delta; a complete message that calls tools instead shows the calls."""
+    """The content of a message or delta; for a message with tool calls only, the calls as JSON."""
     if message := choice.get("message"):
         calls = message.get("tool_calls")
         return message.get("content") or (json.dumps(calls, ensure_ascii=False) if calls else "")

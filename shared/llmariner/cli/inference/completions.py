@@ -1,4 +1,4 @@
-"""`llma completions`: the endpoint that continues a text."""
+"""`llma completions`: the completions endpoint."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from llmariner.cli.support.session import Session
 __all__ = ["embeddings"]
 
 _MAX_COMPONENTS_SHOWN = 4
-"""Components of a vector that a table shows; --output json has them all."""
+"""The number of vector components in a table; --output json has all."""
 
 
 @click.group(cls=Group)

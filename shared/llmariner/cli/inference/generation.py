@@ -1,7 +1,6 @@
-"""What chat and completions share: the sampling options, and text that appears as the model writes it.
+"""The sampling options and the streamed output of chat and text completions.
 
-Text goes to stdout; what the command waits for goes to stderr, so that `llma chat completions create … >
-answer.txt` holds the answer and nothing else.
+Text goes to stdout and progress to stderr, so that `llma chat completions create … > answer.txt` stores only the answer.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ __all__ = ["TextOf", "generate", "sampling_options"]
 F = TypeVar("F", bound=Callable[..., Any])
 
 TextOf = Callable[[Mapping[str, Any]], str]
-"""The text in one choice of an answer or of a chunk."""
+"""Extracts the text from a choice of a response or of a stream chunk."""
 
 _SAMPLING = (
     click.option("--max-tokens", metavar="N", type=click.IntRange(min=1), help="Most tokens to write."),
@@ -52,7 +51,7 @@ _SAMPLING = (
 
 
 def sampling_options(command: F) -> F:
-    """Adds the sampling options and --nostream. What is not given is not sent: the model's defaults hold."""
+    """Add the sampling options and --nostream. Options that are not given are not sent, so the model's defaults apply."""
     for option in reversed(_SAMPLING):
         command = option(command)
     return command
@@ -61,7 +60,7 @@ def sampling_options(command: F) -> F:
 def generate(
     session: Session, path: str, request: Mapping[str, Any], sampling: Mapping[str, Any], *, text_of: TextOf
 ) -> None:
-    """Send the request and show the answer. JSON and YAML want one document, so they do not stream."""
+    """Send the request and print the answer. It streams for tables only: JSON and YAML need one document."""
     options = dict(sampling)
     nostream = options.pop("nostream")
     options["stop"] = list(options["stop"]) or None
@@ -95,7 +94,7 @@ def _print_stream(frames: Iterable[Frame], text_of: TextOf) -> None:
 
 
 class _AnswerWriter:
-    """The terminal while an answer arrives: first the waiting line, then text."""
+    """Prints a streamed answer: first the progress line, then text."""
 
     def __init__(self, status: StatusLine) -> None:
         self._status = status
@@ -103,7 +102,7 @@ class _AnswerWriter:
         self.finish_reason = ""
 
     def handle_frame(self, frame: Frame, text_of: TextOf) -> bool:
-        """Show one frame; true when it was the last."""
+        """Print one frame; returns whether it was the last."""
         from llmariner.cli.support.server_sent_events import Comment
 
         if isinstance(frame, Comment):
@@ -120,7 +119,7 @@ class _AnswerWriter:
         return False
 
     def close(self) -> None:
-        """Leave the cursor at the beginning of a line."""
+        """Clear the progress line, and end the last line of text."""
         self._status.clear()
         if self._last and not self._last.endswith("\n"):
             click.echo()
@@ -137,7 +136,7 @@ class _AnswerWriter:
 
 
 def _stream_error(error: object) -> CommandError:
-    """An error inside a stream. The status was 200, so the error's type must say whose fault it is."""
+    """The CommandError of an error inside a stream. Its type decides the exit code, since the HTTP status was 200."""
     fields = error if isinstance(error, dict) else {"message": str(error)}
     is_client_error = fields.get("type") == "invalid_request_error"
     code = f" [{fields['code']}]" if fields.get("code") else ""
@@ -156,7 +155,7 @@ def _choices(answer: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
 
 
 def _parse_object(text: str) -> dict[str, Any]:
-    """A JSON object; anything else, such as a plain keep-alive comment, says nothing."""
+    """The JSON object; empty for any other text, such as a keep-alive comment."""
     try:
         value = json.loads(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""`llma tokenize` and `llma detokenize`: a model's own view of a text."""
+"""`llma tokenize` and `llma detokenize`: convert text to token ids and back."""
 
 from __future__ import annotations
 

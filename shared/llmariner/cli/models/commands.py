@@ -1,7 +1,6 @@
-"""`llma models`: what models there are, and the short commands on one of them.
+"""`llma models`: list, get, delete, activate and deactivate.
 
-Making and changing models take many options and live in `model_changes.py`; following a download in
-`model_pull.py`.
+Creating and updating are in `create_and_update.py`, pulling in `pull.py`.
 """
 
 from __future__ import annotations
@@ -150,5 +149,5 @@ def _phase(model: Mapping[str, Any]) -> str | None:
 
 
 def _display_name(name: str | None) -> str | None:
-    """`SOURCE_REPOSITORY_HUGGING_FACE` as people write it: `hugging-face`."""
+    """`SOURCE_REPOSITORY_HUGGING_FACE` as the command line writes it: `hugging-face`."""
     return enum_value(name).lower().replace("_", "-") if name else None

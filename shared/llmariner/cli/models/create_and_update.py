@@ -119,7 +119,7 @@ def update(
 
 
 def base_model(model: str, source: str, location: str | None) -> dict[str, Any]:
-    """The body that registers a base model. A local folder may be named relative to the current one."""
+    """The request body for a base model. A local folder may be relative to the working directory."""
     body: dict[str, Any] = {"id": model, "source_repository": api_name(source)}
     if location and source == "local" and "://" not in location:
         location = os.path.abspath(os.path.expanduser(location))
@@ -129,7 +129,7 @@ def base_model(model: str, source: str, location: str | None) -> dict[str, Any]:
 
 
 def api_name(choice: str) -> str:
-    """`hugging-face` as the API's enumeration spells it."""
+    """The API's enumeration value of an option such as `hugging-face`."""
     return choice.upper().replace("-", "_")
 
 
@@ -146,7 +146,7 @@ def _config(
     extra_args: list[str] | None = None,
     on_demand: bool | None = None,
 ) -> dict[str, Any]:
-    """The part of a model's config that was named, and no more: the update mask is made from it."""
+    """The model config with only the given values, since the update mask is derived from it."""
     runtime: dict[str, Any] = {}
     if gpu is not None:
         runtime["resources"] = {"gpu": gpu}
@@ -161,7 +161,7 @@ def _config(
 
 
 def _paths(value: dict[str, Any], prefix: str) -> list[str]:
-    """Dotted paths of the leaves, beginning with `config.`, without which upstream's server refuses them."""
+    """Dotted paths of the leaves, with the prefix `config.` that upstream's server requires."""
     paths: list[str] = []
     for name, child in value.items():
         path = f"{prefix}.{name}"

@@ -1,4 +1,4 @@
-"""`llma models pull`: register a model if need be, and follow its loading to the end."""
+"""`llma models pull`: register a model if it does not exist, and show its loading until it ends."""
 
 from __future__ import annotations
 
@@ -80,13 +80,13 @@ def _is_finished(model: Mapping[str, Any]) -> bool:
 
 
 class _Display(Protocol):
-    """Shows how far the loading is."""
+    """Shows the progress of loading."""
 
     def show(self, model: Mapping[str, Any]) -> None: ...
 
 
 class _Lines:
-    """Off a terminal: a line whenever the status changes or another tenth is there."""
+    """Without a terminal: a line per change of status and per 10 %."""
 
     def __init__(self) -> None:
         self._line = StatusLine()
@@ -98,7 +98,7 @@ class _Lines:
 
 
 class _Bar:
-    """On a terminal: a bar, which sways for as long as the server cannot say how much is left."""
+    """On a terminal: a progress bar, indeterminate while the server reports no progress."""
 
     def __init__(self, progress: Progress, task: TaskID) -> None:
         self._progress, self._task = progress, task
@@ -132,7 +132,7 @@ def _display(session: Session) -> Iterator[_Display]:
 
 
 def _fraction(model: Mapping[str, Any]) -> float | None:
-    """Loaded part, 0 to 1. None: unknown."""
+    """The loaded fraction, 0 to 1; None if unknown."""
     if _status(model) == "SUCCEEDED":
         return 1.0
     fraction = model.get("loading_progress")

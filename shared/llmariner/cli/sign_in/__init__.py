@@ -1,1 +1,1 @@
-"""Signing in from the command line: the commands, the issuer, the loopback port, and the tokens that are kept."""
+"""Sign-in: the commands, the OAuth client, the loopback redirect, and the token file."""

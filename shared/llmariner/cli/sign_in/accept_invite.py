@@ -1,4 +1,4 @@
-"""`llma auth accept-invite`: come in by an invitation."""
+"""`llma auth accept-invite`: accept an invitation."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def accept_invite(session: Session, token: str) -> None:
     said = sys.stdin.readline().strip() if token == "-" else token
     answer = session.api().post("invitations:accept", {"token": said})
     key = answer.get("api_key") or {}
-    # Alone on stdout, so that a pipe catches it.
+    # Only the key goes to stdout, so that a pipe captures it.
     session.printer.print_message(answer, str(key.get("secret") or "You are in."))
     if session.printer.is_table:
         user = answer.get("user") or {}

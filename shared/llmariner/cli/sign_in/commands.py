@@ -1,4 +1,4 @@
-"""`llma auth login`, `logout`, `status`: people by their browser or another device, workloads by a token of their own."""
+"""`llma auth login`, `logout`, `status`: users by a browser or another device, workloads by a token file."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def status(session: Session) -> None:
 
 
 def _configuration(session: Session) -> tuple[str, str, list[str]]:
-    """Issuer, client id and scopes, as the platform says them to anybody."""
+    """Issuer, client id and scopes from the platform's public configuration."""
     try:
         found = session.anonymous_api().get("auth/configuration")
     except CommandError as error:
@@ -146,9 +146,10 @@ def _configuration(session: Session) -> tuple[str, str, list[str]]:
 
 
 def _check_token_is_for_one_platform(session: Session, issuer: str, client_id: str) -> None:
-    """CommandError where the token would be as good at another platform, so that whoever is shown it could use it there.
+    """Raise CommandError where another server of the token file has the same issuer and client.
 
-    The endpoint alone says which issuer and client are its own, and may say another platform's.
+    The endpoint reports its own issuer and client, so a malicious one could report another platform's and use the token
+    there.
     """
     endpoint = session.target().endpoint
     if others := session.sign_in_file().other_servers(endpoint, issuer, client_id):
@@ -231,7 +232,7 @@ def _report(session: Session, new_sign_in: SignIn) -> None:
 
 
 def _warn_if_no_access(session: Session) -> None:
-    """To be known to the issuer is not yet to be a member here: better said now than at the next command."""
+    """Print a note where the user signed in but has no access, such as without any membership."""
     if session.target().sign_in is None:
         return
     try:
@@ -265,7 +266,7 @@ def _status_fields(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _roles(bindings: Any, kind: str) -> str:
-    """`owner of Default Organization, reader of Others`."""
+    """The role bindings as text: `owner of Default Organization, reader of Others`."""
     found = [each for each in bindings or [] if isinstance(each, dict)]
     words = [(role_name(each), each.get("title") or each.get(f"{kind}_id")) for each in found]
     return ", ".join(f"{role} of {title}" for role, title in words) or "none"

@@ -1,4 +1,4 @@
-"""The issuer of tokens as the command line uses it: OAuth 2.0 for a public client, always with PKCE.
+"""An OAuth 2.0 and OpenID Connect client of the token issuer: a public client with PKCE.
 
 RFC 6749 (code, refresh), 7636 (PKCE), 8252 (native clients), 8628 (devices), 8693 (exchange), 7009 (revocation).
 """
@@ -33,7 +33,7 @@ _ID_TOKEN_TYPE = "urn:ietf:params:oauth:token-type:id_token"
 
 
 class OAuthError(Exception):
-    """The issuer said no, in OAuth's words."""
+    """An OAuth error response, such as `invalid_grant`."""
 
     def __init__(self, error: str, description: str) -> None:
         super().__init__(f"{error}: {description}" if description else error)
@@ -42,7 +42,7 @@ class OAuthError(Exception):
 
 @dataclass(frozen=True)
 class AuthorizationRequest:
-    """The secrets of one attempt to sign in: nobody else's answer fits them."""
+    """The random values that bind an authorization response to its request."""
 
     state: str
     nonce: str
@@ -50,18 +50,18 @@ class AuthorizationRequest:
 
     @classmethod
     def new(cls) -> AuthorizationRequest:
-        """256 random bits each."""
+        """A request with 256 random bits per value."""
         return cls(*(secrets.token_urlsafe(32) for _ in range(3)))
 
     @property
     def code_challenge(self) -> str:
-        """What is shown of the verifier beforehand (RFC 7636, S256)."""
+        """The S256 challenge of the verifier (RFC 7636)."""
         digest = hashlib.sha256(self.code_verifier.encode()).digest()
         return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 
 class IssuerClient:
-    """One issuer, to a client without a secret. Every failure leaves as `CommandError`, a plain no as `Refused`."""
+    """A client of one issuer. Raises `OAuthError` for OAuth error responses, `CommandError` for all other failures."""
 
     def __init__(self, issuer: str, client_id: str, scopes: list[str] | None = None) -> None:
         import httpx2
@@ -89,7 +89,7 @@ class IssuerClient:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What the issuer publishes of itself."""
+        """The discovery document, fetched once. CommandError where it names another issuer."""
         if self._metadata is None:
             response = self._send("GET", f"{self.issuer.rstrip('/')}/.well-known/openid-configuration")
             found = _json(response) if response.is_success else {}
@@ -100,17 +100,17 @@ class IssuerClient:
 
     @property
     def supports_device_flow(self) -> bool:
-        """Whether somebody can sign in on another device."""
+        """Whether the issuer supports the device authorization grant (RFC 8628)."""
         return bool(self.metadata.get("device_authorization_endpoint"))
 
     @property
     def scope(self) -> str:
-        """What is asked for, of what the issuer knows; some refuse a request over one word they do not."""
+        """The requested scopes that the issuer supports; some issuers reject a request with an unsupported scope."""
         known = self.metadata.get("scopes_supported")
         return " ".join(scope for scope in self._scopes if not isinstance(known, list) or scope in known)
 
     def authorization_url(self, request: AuthorizationRequest, redirect_uri: str) -> str:
-        """Where the person goes with a browser."""
+        """The URL to open in a browser."""
         parameters = {
             "response_type": "code",
             "client_id": self.client_id,
@@ -121,14 +121,14 @@ class IssuerClient:
             "code_challenge": request.code_challenge,
             "code_challenge_method": "S256",
         }
-        # A refresh token is given after consent alone (OpenID Connect Core 1.0, 11).
+        # Issuers grant a refresh token only with consent (OpenID Connect Core 1.0, 11).
         if "offline_access" in self.scope.split():
             parameters["prompt"] = "consent"
         endpoint = self._endpoint("authorization_endpoint")
         return f"{endpoint}{'&' if '?' in endpoint else '?'}{urlencode(parameters)}"
 
     def exchange_code(self, request: AuthorizationRequest, answer: Mapping[str, str], redirect_uri: str) -> SignIn:
-        """From what the browser brought back to a sign-in. `answer` holds the redirect's query, its state checked."""
+        """Exchange the authorization code. `answer` is the query of the redirect, whose state was verified."""
         if error := answer.get("error"):
             raise OAuthError(error, answer.get("error_description", ""))
         answered_by = answer.get("iss")
@@ -142,7 +142,7 @@ class IssuerClient:
         )
 
     def device_sign_in(self, show: Callable[[str, str, str], None]) -> SignIn:
-        """Wait for somebody to sign in elsewhere. `show` is given the address, the code, and an address with the code."""
+        """Poll until the user signs in on another device. `show` gets the URL, the code, and a URL with the code."""
         parameters = {"client_id": self.client_id, "scope": self.scope}
         response = self._send("POST", self._endpoint("device_authorization_endpoint"), parameters)
         device = self._token_response(response)
@@ -167,7 +167,7 @@ class IssuerClient:
         raise OAuthError("expired_token", "nobody signed in in time")
 
     def exchange_token(self, subject_token: str, subject_token_type: str, connector: str) -> SignIn:
-        """From a workload's own token to one for the platform (RFC 8693). `connector`: Dex' name for who issued it."""
+        """Exchange a workload's token for one of this issuer (RFC 8693). `connector`: Dex' connector for the token."""
         granted = self._token({
             "grant_type": _TOKEN_EXCHANGE_GRANT,
             "subject_token": subject_token,
@@ -179,7 +179,7 @@ class IssuerClient:
         return self._validated_sign_in({**granted, "id_token": granted.get("access_token")})
 
     def refresh(self, sign_in: SignIn) -> SignIn:
-        """With the refresh token. Refused when that is not good any more."""
+        """A new token by the refresh token. OAuthError where that has expired or was revoked."""
         granted = self._token({"grant_type": "refresh_token", "refresh_token": sign_in.refresh_token})
         renewed = self._validated_sign_in(granted)
         if renewed.claims.get("sub") != sign_in.claims.get("sub"):
@@ -188,7 +188,7 @@ class IssuerClient:
         return SignIn(renewed.issuer, renewed.client_id, renewed.token, kept)
 
     def revoke(self, sign_in: SignIn) -> bool:
-        """End the refresh token there; False where the issuer has no way to, or there is none."""
+        """Revoke the refresh token; False where the issuer has no revocation endpoint, or there is no refresh token."""
         endpoint = self.metadata.get("revocation_endpoint")
         if not endpoint or not sign_in.refresh_token:
             return False
@@ -201,7 +201,7 @@ class IssuerClient:
         return self._token_response(self._send("POST", self._endpoint("token_endpoint"), parameters))
 
     def _validated_sign_in(self, granted: Mapping[str, Any], *, nonce: str | None = None) -> SignIn:
-        """Checks what a client must of an id token that came straight from the issuer (OpenID Connect Core, 3.1.3.7)."""
+        """Validate the ID token as a client must that received it over TLS (OpenID Connect Core, 3.1.3.7)."""
         token = granted.get("id_token")
         claims = decode_claims(token) if isinstance(token, str) else {}
         audience = claims.get("aud")
@@ -255,13 +255,13 @@ def _json(response: httpx2.Response) -> dict[str, Any]:
 
 
 def _seconds(value: Any, default: float, *, maximum: float) -> float:
-    """A number of seconds of the issuer's, within bounds; the default where it is none."""
+    """The issuer's number of seconds, at most `maximum`; the default where it is not a positive number."""
     known = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
     return min(float(value), maximum) if known else default
 
 
 def _is_safe(url: str) -> bool:
-    """Whether secrets may go there: by https, or within this machine."""
+    """Whether secrets may be sent there: over https, or to a loopback address."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     try:

@@ -1,4 +1,4 @@
-"""Where the browser comes back to after a sign-in: a random port of this machine, for one answer (RFC 8252, 7.3)."""
+"""The loopback redirect of a sign-in: an HTTP server on a random port for one response (RFC 8252, 7.3)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl, urlsplit
 __all__ = ["CallbackServer"]
 
 _PATH = "/callback"
-# The address holds a code: good for one use by us alone, and still nothing to leave in an address bar.
+# Removes the authorization code from the address bar, although PKCE makes it useless to others.
 _SCRIPT = 'history.replaceState(null, "", "/")'
 _CONTENT_SECURITY_POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; frame-ancestors 'none'; "
@@ -64,9 +64,10 @@ _UNEXPECTED_PAGE = _page("Nobody waits for this", f"It belongs to a sign-in that
 
 
 class CallbackServer:
-    """Listens for the one redirect that bears `state`; all else is told that nobody waits for it.
+    """Accepts the one redirect with the expected `state`; answers 404 to all other requests.
 
-    The browser is answered when it is known what came of it: after `tell`, or when the block ends without.
+    It answers the browser after `show_success`, or with a failure page when the block ends without. Requests run in
+    threads.
     """
 
     def __init__(self, state: str) -> None:
@@ -76,7 +77,7 @@ class CallbackServer:
         self._page = _FAILURE_PAGE
         handler = type("Handler", (_Handler,), {"callback": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        # The page is sent before we go; a browser also opens connections that it never uses, so none is waited for long.
+        # Closing waits for the handlers, so that the page is sent; their timeout ends idle connections of the browser.
         self._server.daemon_threads = False
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
 
@@ -94,20 +95,20 @@ class CallbackServer:
 
     @property
     def redirect_uri(self) -> str:
-        """Where the issuer sends the browser."""
+        """The redirect URI of the authorization request."""
         return f"http://127.0.0.1:{self._server.server_port}{_PATH}"
 
     def wait(self, seconds: float) -> dict[str, str] | None:
-        """The query of the redirect; None when none came in time."""
+        """The query of the redirect; None after `seconds` without one."""
         return self._answer if self._received.wait(seconds) else None
 
     def show_success(self, user: str) -> None:
-        """Let the browser show that this person is signed in."""
+        """Let the browser show that this user is signed in."""
         self._page = _page("You are signed in", f"as {html.escape(user)}", "Go back to the terminal.", done=True)
         self._finished.set()
 
     def handle(self, target: str) -> tuple[int, str]:
-        """Status and page for a request, after its end is known. A second answer changes nothing."""
+        """Status and page for a request; blocks until the sign-in ends. Only the first redirect counts."""
         parts = urlsplit(target)
         query = dict(parse_qsl(parts.query))
         if parts.path != _PATH or not hmac.compare_digest(query.get("state", "").encode(), self._state.encode()):
@@ -136,4 +137,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """The terminal is the person's."""
+        """Log nothing: the terminal shows the command's output."""

@@ -1,4 +1,4 @@
-"""A token that is good now: the one at hand, or one that is fetched before it ends, without anybody noticing."""
+"""Refreshes stored tokens shortly before they expire."""
 
 from __future__ import annotations
 
@@ -14,19 +14,22 @@ _REFRESH_BEFORE_SECONDS = 60.0
 
 
 def ensure_fresh(file: SignInFile, endpoint: str, sign_in: SignIn) -> SignIn:
-    """The sign-in, with a token good for a minute. CommandError when it has ended, or the issuer can't be asked."""
+    """The sign-in with a token valid for at least a minute, refreshed if necessary. Safe across processes.
+
+    CommandError when the sign-in has ended, or the issuer is unreachable.
+    """
     if not _expires_soon(sign_in):
         return sign_in
     with file.lock():
         stored = file.get(endpoint)
-        if stored is None:  # another command signed out, and that is the last word
+        if stored is None:  # another command signed out meanwhile
             raise _sign_in_ended("you signed out meanwhile")
-        if not _expires_soon(stored):  # another command was quicker
+        if not _expires_soon(stored):  # another command refreshed it meanwhile
             return stored
         try:
             refreshed = _refreshed(stored)
         except CommandError:
-            if stored.expires_at > time.time():  # good for this once
+            if stored.expires_at > time.time():  # still valid, though about to expire
                 return stored
             raise
         file.put(endpoint, refreshed)
@@ -34,7 +37,7 @@ def ensure_fresh(file: SignInFile, endpoint: str, sign_in: SignIn) -> SignIn:
 
 
 def exchange_token_file(sign_in: SignIn, scopes: list[str] | None = None) -> SignIn:
-    """A token for the platform from a workload's own. CommandError when the file or its token is no good."""
+    """Exchange a workload's token for one for the platform. CommandError for an unreadable file or a rejected token."""
     from llmariner.cli.sign_in.issuer import IssuerClient, OAuthError
 
     try:

@@ -1,6 +1,6 @@
-"""Who signed in to which platform, and with what tokens: a file of its own, 0600, beside the context file.
+"""The file of sign-ins by server, with mode 0600, next to the context file.
 
-Tokens belong to one platform's server and are sent to no other.
+A token is sent only to the server that it is stored for.
 """
 
 from __future__ import annotations
@@ -24,44 +24,44 @@ __all__ = ["SignIn", "SignInFile", "decode_claims", "server_origin"]
 
 @dataclass(frozen=True)
 class SignIn:
-    """One sign-in. `token` is what the platform is shown."""
+    """One sign-in. `token` is the bearer token for the platform."""
 
     issuer: str
     client_id: str
     token: str
     refresh_token: str = ""
     token_file: str = ""
-    """Of a workload: where its own issuer keeps its token fresh."""
+    """For workloads: the file in which their own issuer renews their token."""
     connector: str = ""
     subject_token_type: str = ""
 
     @property
     def claims(self) -> dict[str, Any]:
-        """What the token says; whether it is true the platform decides."""
+        """The claims of the token, not verified: the platform verifies them."""
         return decode_claims(self.token)
 
     @property
     def expires_at(self) -> int:
-        """Seconds since 1970; 0 for a token that does not say."""
+        """Unix time in seconds; 0 for a token without expiry."""
         at = self.claims.get("exp")
         return int(at) if isinstance(at, int | float) and math.isfinite(at) else 0
 
     @property
     def display_name(self) -> str:
-        """For people: the e-mail, else what else the token says."""
+        """The user's e-mail, else user name, else subject."""
         claims = self.claims
         return str(claims.get("email") or claims.get("preferred_username") or claims.get("sub") or "somebody")
 
 
 class SignInFile:
-    """`$XDG_CONFIG_HOME/llmariner/token.yaml`: a sign-in per server."""
+    """`$XDG_CONFIG_HOME/llmariner/token.yaml`: one sign-in per server."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> SignInFile:
-        """The file that belongs to this environment, whether it exists or not."""
+        """The file for these environment variables; it need not exist."""
         home = environment.get("XDG_CONFIG_HOME")
         return cls((Path(home) if home else Path.home() / ".config") / "llmariner" / "token.yaml")
 
@@ -74,7 +74,7 @@ class SignInFile:
         return SignIn(**{name: str(value) for name, value in found.items() if name in known})
 
     def put(self, endpoint: str, sign_in: SignIn | None) -> None:
-        """Remember a sign-in, or (None) forget it."""
+        """Store a sign-in, or delete it (None)."""
         content = self._read()
         content.pop(server_origin(endpoint), None)
         if sign_in is not None:
@@ -82,7 +82,7 @@ class SignInFile:
         self._write(content)
 
     def other_servers(self, endpoint: str, issuer: str, client_id: str) -> list[str]:
-        """Other servers that somebody is signed in to by the same issuer and client."""
+        """Other servers with a sign-in by the same issuer and client."""
         return sorted(
             server
             for server, found in self._read().items()
@@ -93,7 +93,7 @@ class SignInFile:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """While the block runs no other command renews a token: a refresh token may be good for one use only."""
+        """Hold an exclusive lock across processes: a refresh token may be valid for one use only."""
         import fcntl
 
         try:
@@ -108,7 +108,7 @@ class SignInFile:
             os.close(descriptor)
 
     def _read(self) -> dict[str, Any]:
-        if not self.path.is_file():  # as for who never signed in: YAML's parser costs more than the whole look
+        if not self.path.is_file():  # the common case; importing YAML costs more than this check
             return {}
         import yaml
 
@@ -131,7 +131,7 @@ class SignInFile:
 
 
 def decode_claims(token: str) -> dict[str, Any]:
-    """The claims of a signed token, unchecked; empty for what is none."""
+    """The claims of a JWT without verification; empty for anything else."""
     try:
         body = token.split(".")[1]
         claims = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
@@ -141,7 +141,7 @@ def decode_claims(token: str) -> dict[str, Any]:
 
 
 def server_origin(endpoint: str) -> str:
-    """The server of an endpoint, as one word: `https://api.example.org:443`."""
+    """The origin of an endpoint: `https://api.example.org:443`."""
     parts = urlsplit(endpoint)
     port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
     return f"{parts.scheme}://{parts.hostname}:{port}"

@@ -1,7 +1,6 @@
-"""The HTTP API as the commands use it: one client, its failures told in the command line's own terms.
+"""The client of the HTTP API; it translates all failures to CommandError.
 
-The HTTP library is imported with the first request, not with the command, so that help and completion stay
-fast.
+The HTTP library is imported with the first request, so that help and completion stay fast.
 """
 
 from __future__ import annotations
@@ -27,17 +26,17 @@ __all__ = ["ApiClient", "build_path"]
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 REQUEST_TIMEOUT_SECONDS = 60.0
-"""For a control request; the server does such work in milliseconds."""
+"""Seconds for requests without inference, which take the server milliseconds."""
 
 GENERATION_TIMEOUT_SECONDS = 3600.0
-"""For tokens: waiting for a sleeping model and writing the whole answer come before the first byte."""
+"""Seconds for inference: the first byte may follow the start of a model and the generation of the whole answer."""
 
 QueryValue: TypeAlias = str | int | Sequence[str] | None
-"""A field of a query; a sequence is sent once for each of its values, None not at all."""
+"""A query parameter; a sequence is sent as repeated parameters, None is not sent."""
 
 
 class ApiClient:
-    """Requests to one target. Every failure leaves as `CommandError`."""
+    """Sends requests to one target. Every failure raises `CommandError`."""
 
     def __init__(self, target: Target, *, timeout_seconds: float = REQUEST_TIMEOUT_SECONDS) -> None:
         import httpx2
@@ -59,9 +58,9 @@ class ApiClient:
         self._target = target
         self._client = httpx2.Client(
             headers=_validated_headers({name: value for name, value in headers.items() if value}),
-            # A proxy for the outside world cannot reach this machine's own loopback address.
+            # A configured proxy cannot reach the loopback interface of this machine.
             trust_env=not plain_local,
-            # Reading the system's certificates takes 0.1 s, a third of a short command, and plain HTTP shows none.
+            # Loading the system's certificates takes 0.1 s, a third of a short command, and plain HTTP needs none.
             verify=not plain_local,
             timeout=httpx2.Timeout(timeout_seconds, connect=CONNECT_TIMEOUT_SECONDS),
         )
@@ -75,31 +74,31 @@ class ApiClient:
         self._client.close()
 
     def get(self, path: str, **query: QueryValue) -> dict[str, Any]:
-        """The answer to GET; None in the query means not sent."""
+        """The response document of GET; query parameters of None are not sent."""
         return self._send("GET", path, query=query)
 
     def post(self, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """The answer to POST."""
+        """The response document of POST."""
         return self._send("POST", path, body=body or {})
 
     def patch(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """The answer to PATCH."""
+        """The response document of PATCH."""
         return self._send("PATCH", path, body=body)
 
     def delete(self, path: str) -> dict[str, Any]:
-        """The answer to DELETE."""
+        """The response document of DELETE."""
         return self._send("DELETE", path)
 
     def generate(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """The answer to a POST that waits for a model to wake and to write.
+        """The response document of a POST for inference, which may first start a model.
 
-        The server's own patience is a minute, for programs that retry; a person had rather wait than ask again.
+        The header raises the server's default wait of a minute, which suits programs that retry.
         """
         wait = {"prefer": f"wait={GENERATION_TIMEOUT_SECONDS:.0f}"}  # RFC 7240
         return self._send("POST", path, body=body, headers=wait, timeout=_generation_timeout())
 
     def all_pages(self, path: str, *, max_records: int | None = None, **query: QueryValue) -> dict[str, Any]:
-        """One list object with the records of every page, or of as many pages as hold the `most` first ones."""
+        """One list object with the records of all pages, or with the first `max_records` of them."""
         document = self.get(path, **query)
         records = list(_records(document))
         while document.get("has_more") and _records(document) and (max_records is None or len(records) < max_records):
@@ -110,7 +109,7 @@ class ApiClient:
 
     @contextmanager
     def stream(self, path: str, body: Mapping[str, Any]) -> Iterator[Iterator[Frame]]:
-        """The frames of an event stream. Leaving the block, for whatever reason, closes the connection."""
+        """Yields the frames of an event stream; leaving the block closes the connection."""
         request_id: str | None = None
         try:
             with (
@@ -126,13 +125,13 @@ class ApiClient:
                 request_id = response.headers.get("x-request-id")
                 self._check_stream(response)
                 yield parse_frames(response.iter_bytes())
-        except CommandError as error:  # raised by the reader of the frames, too, which knows no headers
+        except CommandError as error:  # the consumer of the frames raises it too, without access to the headers
             error.request_id = error.request_id or request_id
             raise
 
     @contextmanager
     def download(self, path: str, **query: QueryValue) -> Iterator[Iterator[bytes]]:
-        """The bytes of an answer to GET that may be of any length, as they come."""
+        """Yields the chunks of the response to GET, for responses of any length."""
         with (
             self._translated_errors(),
             self._client.stream(
@@ -254,7 +253,7 @@ def _generation_timeout() -> httpx2.Timeout:
 
 
 def build_path(*segments: str) -> str:
-    """A path of segments and ids. The slashes in a model's id stay; all else is percent-encoded."""
+    """The URL path of segments and ids, percent-encoded except slashes, which model ids contain."""
     for segment in segments:
         if not segment or ".." in segment.split("/"):
             raise click.UsageError(f"{segment!r} cannot be an id.")
@@ -267,13 +266,13 @@ def _records(document: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _cursor(document: Mapping[str, Any]) -> str:
-    """What `after` takes: OpenAI's last_id, a record's own cursor where ids repeat, else its id."""
+    """The value of `after`: `last_id`, else the last record's cursor (where ids repeat), else its id."""
     last = _records(document)[-1]
     return str(document.get("last_id") or last.get("cursor") or last["id"])
 
 
 def _validated_headers(headers: dict[str, str]) -> dict[str, str]:
-    """A key pasted with a line break in it would fail deep inside the HTTP library, and unclearly."""
+    """The headers; CommandError for characters that HTTP forbids, such as a line break in a pasted key."""
     for name, value in headers.items():
         if not (value.isascii() and value.isprintable()):
             what = "API key" if name == "authorization" else name

@@ -1,8 +1,6 @@
-"""How `llma` commands are put together: groups that load their members when needed, options understood
-everywhere.
+"""click classes of `llma`: groups that import their members on use, and global options.
 
-A global option may stand before or after the command's name, because people write `llma models list --output
-json` and should not have to learn which half of the line an option belongs to.
+A global option may stand before or after the command's name: `llma models list --output json`.
 """
 
 from __future__ import annotations
@@ -49,12 +47,12 @@ _GLOBAL_OPTIONS = (
 )
 
 
-# For commands whose -o is the organization, as it is in LLMariner's own command line.
+# For commands whose -o is the organization, as in upstream LLMariner's command line.
 _OUTPUT_WITHOUT_SHORT_FLAG = _global_option("--output", type=_GLOBAL_OPTIONS[0].type, help=_GLOBAL_OPTIONS[0].help)
 
 
 class _GlobalOptions(click.Command):
-    """Adds the global options to a command, unless it has one of that name with a meaning of its own."""
+    """Adds the global options to a command, except those whose name it uses itself."""
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         own = super().get_params(ctx)
@@ -77,11 +75,11 @@ class _GlobalOptions(click.Command):
 
 
 class Command(_GlobalOptions):
-    """A command that does something."""
+    """A leaf command with the global options."""
 
 
 class Group(_GlobalOptions, click.Group):
-    """A group of commands."""
+    """A group of commands with the global options."""
 
     command_class = Command
     group_class = type
@@ -92,9 +90,9 @@ class Group(_GlobalOptions, click.Group):
 
 
 class LazyGroup(Group):
-    """The root, whose members are named by import path and imported when one is asked for.
+    """A group whose members are import paths (`module:attribute`), imported on use.
 
-    `aliases`: other names of members, which work and are not listed.
+    `aliases`: alternative names of members, which help does not list.
     """
 
     def __init__(
@@ -122,5 +120,5 @@ class LazyGroup(Group):
         try:
             return super().resolve_command(ctx, args)
         except click.exceptions.NoSuchCommand as error:
-            # click looks for similar names among the commands that are loaded; here that is none.
+            # click suggests only loaded commands, of which this group has none.
             raise click.exceptions.NoSuchCommand(error.command_name, possibilities=self._members, ctx=ctx) from None

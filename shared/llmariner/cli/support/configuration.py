@@ -1,8 +1,8 @@
-"""Which server, which key, which organisation and project a command uses, and where each was found.
+"""Resolves the endpoint, credentials, organization and project of a command, with the source of each.
 
-A key is only ever sent where it belongs. One that the context file holds together with an endpoint goes to
-that endpoint alone, and the administrator's key of this machine's own platform goes to a program of this user on
-this machine alone: neither a mistyped or foreign `--endpoint` nor another user's program must collect either.
+A key that the context file stores with an endpoint is sent to that endpoint only. The administrator's key of the
+standalone platform is sent only to a loopback port on which a process of the same user listens. So neither a wrong
+`--endpoint` nor another user's process receives a key.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["ContextFile", "Target", "mask_key", "resolve_target", "same_origin",
 
 @dataclass(frozen=True)
 class Target:
-    """Where requests go and as whom."""
+    """The endpoint and the credentials of requests."""
 
     endpoint: str
     """Base URL with /v1, no slash at the end."""
@@ -34,69 +34,69 @@ class Target:
     api_key: Secret
 
     api_key_source: str | None
-    """In words, for messages; None when there is no key for this endpoint."""
+    """The source of the key, for messages; None when there is no key for this endpoint."""
 
     organization: str
     project: str
 
     sign_in: SignIn | None = None
-    """Whose token `api_key` is, if it is one."""
+    """The sign-in whose token is `api_key`, if any."""
 
     own_listener_only: bool = False
-    """The key is the administrator's of this machine, found and not given: for a program of this user alone."""
+    """Whether the key may be sent only to a process of this user: it is the standalone platform's administrator key."""
 
     def with_sign_in(self, sign_in: SignIn) -> Target:
-        """The same with the token of a sign-in."""
+        """A copy with the token of a sign-in."""
         return replace(self, api_key=Secret(sign_in.token), sign_in=sign_in, own_listener_only=False)
 
     def anonymous(self) -> Target:
-        """The same without anything that says who asks."""
+        """A copy without credentials, organization and project."""
         return replace(self.without_key(), organization="", project="")
 
     def without_key(self) -> Target:
-        """The same without key or token."""
+        """A copy without key or token."""
         return replace(self, api_key=Secret(""), api_key_source=None, sign_in=None, own_listener_only=False)
 
     def with_project(self, organization: str, project: str) -> Target:
-        """The same for another organisation and project; empty: the default ones."""
+        """A copy for another organization and project; empty: the default ones."""
         return replace(self, organization=organization, project=project)
 
     def with_key(self, key: str) -> Target:
-        """The same with a key that was just typed."""
+        """A copy with a key that the user typed."""
         return replace(
             self, api_key=Secret(key), api_key_source="what you typed", sign_in=None, own_listener_only=False
         )
 
     @property
     def is_local(self) -> bool:
-        """Whether the endpoint is on this machine."""
+        """Whether the endpoint is a loopback address."""
         return _is_loopback(self.endpoint)
 
     @property
     def port(self) -> int:
-        """Of the endpoint."""
+        """The port of the endpoint, 0 if unknown."""
         return _origin(self.endpoint)[2] or 0
 
     @property
     def is_unencrypted(self) -> bool:
-        """Whether whoever sits between here and there can read what is sent."""
+        """Whether requests cross a network without TLS."""
         return self.endpoint.startswith("http://") and not self.is_local
 
 
 class ContextFile:
-    """`$XDG_CONFIG_HOME/llmariner/config.yaml`: what `llma context set` remembers. 0600: it holds a key."""
+    """`$XDG_CONFIG_HOME/llmariner/config.yaml`: the settings of `llma context set`. Mode 0600: it holds a key."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> ContextFile:
-        """The file that belongs to this environment, whether it exists or not."""
+        """The file for these environment variables; it need not exist."""
         home = environment.get("XDG_CONFIG_HOME")
         return cls((Path(home) if home else Path.home() / ".config") / "llmariner" / "config.yaml")
 
     def read(self) -> dict[str, Any]:
-        """All that the file holds, unknown keys included; empty when there is none."""
+        """The content of the file, unknown keys included; empty when it does not exist. CommandError for an invalid file."""
         import yaml
 
         try:
@@ -112,7 +112,7 @@ class ContextFile:
         return dict(content or {})
 
     def write(self, content: Mapping[str, Any]) -> None:
-        """Replace the file in one step, so that nobody reads half of it, and only its owner reads it."""
+        """Replace the file atomically, with mode 0600."""
         try:
             private_files.replace(self.path, content)
         except OSError as error:
@@ -127,7 +127,7 @@ class ContextFile:
 
 
 def resolve_target(environment: Mapping[str, str], *, endpoint: str | None = None) -> Target:
-    """The target: from `--endpoint`, else the environment, else the context file, else this machine."""
+    """The target: from `--endpoint`, else the environment, else the context file, else this machine's platform."""
     file = ContextFile.from_environment(environment)
     context = file.read()
     home = _home_settings(environment)
@@ -168,12 +168,12 @@ def _default_base_url(environment: Mapping[str, str], home: StandaloneSettings) 
 
 
 def mask_key(key: str) -> str:
-    """Enough of a key to tell it from another, too little to use it."""
+    """The first 7 and last 2 characters of a key, enough to recognize it."""
     return f"{key[:7]}…{key[-2:]}" if len(key) >= 20 else "*" * 8
 
 
 def same_origin(one: str, other: str) -> bool:
-    """Whether two URLs have the same scheme, host and port, and so may see the same key."""
+    """Whether two URLs have the same scheme, host and port, so that both may receive the same key."""
     return _origin(one) == _origin(other)
 
 
@@ -189,14 +189,14 @@ def _key(
 
 
 def _admin_key(file: Path, endpoint: str) -> Secret:
-    """The key of the administrator of this user's platform, for an endpoint that surely is on this machine."""
+    """The administrator's key of this user's standalone platform, if the endpoint is certainly on this machine."""
     host = _origin(endpoint)[1]
-    if not _is_loopback(endpoint) or host.endswith(".localhost"):  # names below localhost are looked up like others
+    if not _is_loopback(endpoint) or host.endswith(".localhost"):  # DNS may resolve names below localhost elsewhere
         return Secret("")
     try:
         return Secret(file.read_text(encoding="utf-8").strip())
     except OSError:
-        return Secret("")  # no platform of this user's on this machine, so no key of its administrator either
+        return Secret("")  # this user has no standalone platform
 
 
 def _home_settings(environment: Mapping[str, str]) -> StandaloneSettings:
@@ -207,7 +207,7 @@ def _home_settings(environment: Mapping[str, str]) -> StandaloneSettings:
 
 
 def validate_endpoint(text: str, source: str) -> str:
-    """The URL without a slash at its end. CommandError when it is none; `source` says where it came from."""
+    """The URL without trailing slash. CommandError, which names `source`, for an invalid one."""
     url = text.strip().rstrip("/")
     if _origin(url)[0] not in ("http", "https") or not _origin(url)[1]:
         raise CommandError(

@@ -1,4 +1,4 @@
-"""Values of the API's enumerations as people write them: without the enumeration's name in front."""
+"""Values of the API's enumerations without their prefix."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _PREFIXES = (
 
 
 def enum_value(name: str) -> str:
-    """`SOURCE_REPOSITORY_HUGGING_FACE` as `HUGGING_FACE`; what has no known prefix as it is."""
+    """`SOURCE_REPOSITORY_HUGGING_FACE` as `HUGGING_FACE`; other values unchanged."""
     for prefix in _PREFIXES:
         if name.startswith(prefix):
             return name.removeprefix(prefix)
@@ -26,6 +26,8 @@ def enum_value(name: str) -> str:
 
 
 def role_name(member: Mapping[str, Any]) -> str:
-    """A member's role as it is given on the command line. `role` alone is the nearest that LLMariner's clients know."""
+    """A member's role as the command line writes it: `role_id`, since `role` of a custom role is only the closest predefined
+    role.
+    """
     role = str(member.get("role_id") or member.get("role") or "")
     return role if role.startswith("role_") else enum_value(role).lower().replace("_", "-")

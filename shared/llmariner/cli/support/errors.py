@@ -1,7 +1,6 @@
-"""How a command fails: one exception, a small set of exit codes, and always a next step.
+"""The errors of commands: one exception, the exit codes, and the next step for each error response.
 
-Scripts read the exit code, people read the sentence; so both are decided here, where an HTTP status becomes
-either.
+This module alone maps HTTP statuses and error codes to exit codes and messages.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ __all__ = ["CommandError", "ErrorResponse", "ExitCode", "api_error", "format_pro
 
 
 class ExitCode(enum.IntEnum):
-    """What `llma` exits with; `llma --help` lists them from here."""
+    """The exit codes of `llma`; `llma --help` lists them."""
 
     OK = 0
     REJECTED = 1
@@ -35,7 +34,7 @@ class ExitCode(enum.IntEnum):
 
     @property
     def meaning(self) -> str:
-        """The line of the help text."""
+        """The description in the help text."""
         return _MEANINGS[self]
 
 
@@ -54,7 +53,7 @@ _MEANINGS = {
 
 
 class CommandError(Exception):
-    """A command that did not do its work: what happened, and what to do next."""
+    """A failed command, with the exit code, a message and the next step for the user."""
 
     def __init__(self, code: ExitCode, message: str, *, next_step: str, request_id: str | None = None) -> None:
         super().__init__(message)
@@ -64,7 +63,7 @@ class CommandError(Exception):
         self.request_id = request_id
 
     def show(self) -> None:
-        """Three lines at most, on stderr: stdout stays what a program may parse."""
+        """Print at most three lines on stderr; stdout is reserved for output that programs parse."""
         lines = [f"Error: {self.message}", f"Next: {self.next_step}"]
         if self.request_id:
             lines.append(f"Request: {self.request_id}")
@@ -73,7 +72,7 @@ class CommandError(Exception):
 
 @dataclass(frozen=True)
 class ErrorResponse:
-    """An answer that is not a success, taken apart."""
+    """The parts of an HTTP response without success."""
 
     status: int
     message: str
@@ -83,7 +82,7 @@ class ErrorResponse:
 
     @classmethod
     def parse(cls, status: int, headers: Mapping[str, str], body: bytes) -> ErrorResponse:
-        """From OpenAI's error envelope where there is one, else from whatever the server in between sent."""
+        """Parse OpenAI's error envelope; without one, the first line of the body, which a proxy may have sent."""
         error = _envelope(body)
         message = (
             str(error.get("message") or "") or _first_line(body) or f"the server answered {status} and said nothing"
@@ -100,7 +99,7 @@ class ErrorResponse:
 
 
 def api_error(response: ErrorResponse, *, key_source: str | None) -> CommandError:
-    """The error that an answer means. `key_source` says where the key came from; None: none was sent."""
+    """The CommandError for an error response. `key_source`: where the key came from, None if none was sent."""
     note = ", ".join(dict.fromkeys(part for part in (str(response.status), response.code) if part))
     return CommandError(
         _exit_code(response.status),
@@ -111,10 +110,10 @@ def api_error(response: ErrorResponse, *, key_source: str | None) -> CommandErro
 
 
 def format_progress(serving_status: Mapping[str, Any]) -> str:
-    """`loading, 45%, about 12 s left`, from what a sleeping model's answers carry; empty without facts."""
+    """A model's progress such as `loading, 45%, about 12 s left`; empty if unknown."""
     phase = str(serving_status.get("phase") or "")
     parts = [phase] if phase else []
-    if phase in ("asleep", "ready", "stopping", "failed"):  # nothing is under way, whatever the numbers say
+    if phase in ("asleep", "ready", "stopping", "failed"):  # without a transition the numbers mean nothing
         return phase
     progress, estimate = serving_status.get("progress"), serving_status.get("estimate_seconds")
     if isinstance(progress, int | float) and progress:
@@ -187,7 +186,7 @@ def _envelope(body: bytes) -> dict[str, Any]:
 
 
 def _first_line(body: bytes) -> str:
-    """Proxies answer with pages; one line of them is enough to recognise which proxy it was."""
+    """The first line of a body that is not JSON; of a proxy's error page it suffices to recognize the proxy."""
     for line in body.decode("utf-8", "replace").splitlines():
         if line.strip():
             return line.strip()[:200]

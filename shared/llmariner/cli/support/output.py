@@ -1,7 +1,6 @@
-"""What commands put on stdout: a table for people, JSON or YAML for programs, from the same document.
+"""Prints results to stdout: a table, or the response document as JSON or YAML.
 
-Programs get the API's answer as it came. People get columns; off a terminal these neither wrap nor carry
-colours, so that `grep` and `awk` see one record a line.
+Without a terminal tables have no colors and do not wrap, so that `grep` and `awk` see one record per line.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ __all__ = ["Column", "Printer", "Record", "format_bytes", "format_dollars", "for
 Record = Mapping[str, Any]
 
 _UNBOUNDED = 100_000
-"""Columns of a terminal that never wraps."""
+"""The console width, in characters, that prevents wrapping."""
 
 _STYLES = {
     "ready": "green",
@@ -45,7 +44,7 @@ _STYLES = {
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its title and how a record's cell reads. None and the empty string show as a dash."""
+    """A table column: its title and the function from a record to its cell. None and the empty string show as a dash."""
 
     title: str
     cell: Callable[[Record], str | int | None]
@@ -53,12 +52,12 @@ class Column:
 
     @classmethod
     def of(cls, field: str, title: str = "") -> Column:
-        """The column that shows a field as it is."""
+        """The column of a field without formatting."""
         return cls(title or field.upper().replace("_", " "), lambda record: record.get(field))
 
 
 class Printer:
-    """Prints in the form that `--output` and `--color` ask for."""
+    """Prints in the format of `--output` and `--color`."""
 
     def __init__(self, output: str, color: str) -> None:
         self.output = output
@@ -66,13 +65,13 @@ class Printer:
 
     @property
     def is_table(self) -> bool:
-        """Whether the output is a table, so that words around it disturb no parser."""
+        """Whether the output is a table, to which commands may add text that no program parses."""
         return self.output == "table"
 
     def print_records(
         self, document: Record, records: Iterable[Record], columns: Sequence[Column], *, empty: str
     ) -> None:
-        """Many records; `empty` is said on stderr when there are none."""
+        """Print a table of records, or the document; `empty` goes to stderr when a table has no records."""
         if not self.is_table:
             self._document(document)
             return
@@ -83,7 +82,7 @@ class Printer:
             click.echo(empty, err=True)
 
     def print_details(self, document: Record, fields: Mapping[str, str | int | None]) -> None:
-        """One record, a field a line."""
+        """Print one record with a field per line, or the document."""
         if not self.is_table:
             self._document(document)
             return
@@ -92,14 +91,14 @@ class Printer:
         self.console().print(self.table(rows, columns, header=False))
 
     def print_message(self, document: Record, text: str) -> None:
-        """A sentence for people, the document for programs."""
+        """Print the text in table format, else the document."""
         if self.is_table:
             write_stdout(text)
         else:
             self._document(document)
 
     def table(self, records: Iterable[Record], columns: Sequence[Column], *, header: bool = True) -> RenderableType:
-        """Columns without rules: the eye follows alignment, and the output stays easy to cut."""
+        """A table without borders, so that tools can split it into columns."""
         from rich.table import Table
         from rich.text import Text
 
@@ -112,7 +111,7 @@ class Printer:
         return table
 
     def console(self, *, stderr: bool = False) -> Console:
-        """A console that obeys `--color` and breaks no line off a terminal."""
+        """A console with the colors of `--color`, which wraps no lines without a terminal."""
         from rich.console import Console
 
         console = Console(
@@ -137,7 +136,7 @@ class Printer:
 
 
 def format_timestamp(value: Any) -> str | None:
-    """A Unix time in seconds, or an ISO 8601 text, as local time to the minute."""
+    """A Unix time in seconds, or an ISO 8601 string, as local time to the minute; None if empty or 0."""
     try:
         seconds = float(value)
         return datetime.fromtimestamp(seconds).strftime("%Y-%m-%d %H:%M") if seconds > 0 else None
@@ -150,7 +149,7 @@ def format_timestamp(value: Any) -> str | None:
 
 
 def format_bytes(value: Any) -> str | None:
-    """`1.5 GiB`."""
+    """A number of bytes such as `1.5 GiB`; None if it is not a number."""
     try:
         size = float(value)
     except (TypeError, ValueError):
@@ -163,7 +162,7 @@ def format_bytes(value: Any) -> str | None:
 
 
 def format_number(value: Any, digits: int = 0) -> str | None:
-    """A number with thousands separated by commas; upstream's JSON sends 64-bit integers as strings."""
+    """A number, or its string (protobuf JSON encodes 64-bit integers so), with thousands separators."""
     try:
         return f"{float(value):,.{digits}f}"
     except (TypeError, ValueError):
@@ -171,7 +170,7 @@ def format_number(value: Any, digits: int = 0) -> str | None:
 
 
 def format_dollars(value: Any) -> str | None:
-    """An amount of US dollars: at least two decimal places, and all that there are of nine."""
+    """An amount of US dollars with 2 to 9 decimal places."""
     try:
         whole, _, part = f"{float(value):,.9f}".partition(".")
     except (TypeError, ValueError):

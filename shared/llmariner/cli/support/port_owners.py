@@ -1,6 +1,6 @@
-"""Whose program listens on a port of this machine, as the kernel says in /proc/net/tcp (proc_pid_net(5)).
+"""The users that listen on a local TCP port, from /proc/net/tcp (proc_pid_net(5)).
 
-On a machine that several people use, anybody can take a port before its owner does, and collect what is sent there.
+On a shared machine another user can bind the platform's port first and receive the requests to it.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ _LISTENING = "0A"
 
 
 def listening_uids(port: int, tables: Path = Path("/proc/net")) -> frozenset[int] | None:
-    """The user ids of those who listen on a TCP port, of whatever address; None where the system does not say."""
+    """The user ids of the listeners on a TCP port of any address; None where the system does not provide them."""
     uids_found: list[int] = []
     for name in ("tcp", "tcp6"):
         try:
             uids_found += _uids(tables / name, port)
         except FileNotFoundError:
             if name == "tcp":
-                return None  # no Linux; without tcp6 it has no IPv6
+                return None  # not Linux; a missing tcp6 only means no IPv6
         except (OSError, ValueError, IndexError):
             return None
     return frozenset(uids_found)
 
 
 def is_own_listener(port: int) -> bool:
-    """Whether this user's own program listens there; False where nobody does. CommandError for another user's."""
+    """Whether a process of this user listens there; False without a listener. CommandError for another user's process."""
     uids = listening_uids(port)
     if uids is None:
-        return True  # what is listening can't be known here: as with any other local port
+        return True  # the system does not provide owners: trust the port
     if foreign := uids - {os.geteuid()}:
         raise CommandError(
             ExitCode.DENIED,

@@ -1,4 +1,4 @@
-"""Choosing an organisation and a project from those that the platform shows, by number, title or id."""
+"""Interactive prompts for an organization and a project, by number, title or id."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ Record = dict[str, Any]
 
 
 def prompt_organization(target: Target, current: str) -> str:
-    """The id chosen; empty for the default one. What is typed, where the platform lists none."""
+    """The chosen id; empty for the default organization. Any input where the platform lists none."""
     return _prompt("organization", _fetch(target, "organizations"), current)
 
 
 def prompt_project(target: Target, organization: str, current: str) -> str:
-    """As `ask_organization`, among the projects of an organisation (empty: the default one, or the only one)."""
+    """As `prompt_organization`, for the projects of an organization (empty: the default one, else the first)."""
     if not organization:
         found = _fetch(target, "organizations")
         default = [each for each in found if each.get("is_default")] or found[:1]
@@ -32,7 +32,7 @@ def prompt_project(target: Target, organization: str, current: str) -> str:
 
 
 def _fetch(target: Target, *path: str) -> list[Record]:
-    """Empty when they can't be had: a context can be set before there is a platform or a key."""
+    """The records of a collection; empty on failure, since a context can be set before a platform or a key exists."""
     try:
         with ApiClient(target, timeout_seconds=10.0) as api:
             found = api.get(build_path(*path))

@@ -1,4 +1,4 @@
-"""Which organisation, project, user or key a command means by a title, an e-mail or an id; and their names for the shell."""
+"""Resolves organizations, projects, roles and other records by name or id, and completes their names in the shell."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _BUILTIN_ROLES = ("owner", "reader", "tenant_system", "member", "viewer")
 
 
 def resolve_organization(session: Session, api: ApiClient, name_or_id: str | None) -> Record:
-    """The organisation of that title or id; None: the one of the context, else the caller's first one."""
+    """The organization with that title or id; None: the one of the context, else the caller's first one. CommandError."""
     found = api.get("organizations")["organizations"]
     wanted = name_or_id or session.target().organization
     if not wanted:
@@ -58,7 +58,7 @@ def resolve_organization(session: Session, api: ApiClient, name_or_id: str | Non
 
 
 def resolve_project(session: Session, api: ApiClient, name_or_id: str, organization_name: str | None) -> Record:
-    """The project of that title or id in an organisation, which is chosen as `organization` does."""
+    """The project with that title or id in an organization, which `resolve_organization` selects. CommandError."""
     from llmariner.cli.support.api import build_path
 
     organization = resolve_organization(session, api, organization_name)
@@ -69,7 +69,7 @@ def resolve_project(session: Session, api: ApiClient, name_or_id: str, organizat
 
 
 def find_record(kind: str, records: Iterable[Record], name_or_id: str, *, listing: str) -> Record:
-    """The record of that id, else the only one of that title or name. CommandError says what lists them."""
+    """The record with that id, else the only one with that title, name or e-mail. CommandError, which names `listing`."""
     known = list(records)
     if same := [each for each in known if each.get("id") == name_or_id]:
         return dict(same[0])
@@ -90,7 +90,7 @@ def find_record(kind: str, records: Iterable[Record], name_or_id: str, *, listin
 
 
 def resolve_role(api: ApiClient, name_or_id: str) -> str:
-    """The id of a role that the organisation custom and calls so; one that is there everywhere is its own name."""
+    """The id of the organization's custom role with that name; names of predefined roles unchanged. CommandError."""
     known = name_or_id.lower().replace("-", "_") in _BUILTIN_ROLES or name_or_id.startswith(
         ("role_", "ORGANIZATION_ROLE_", "PROJECT_ROLE_")
     )
@@ -101,7 +101,7 @@ def resolve_role(api: ApiClient, name_or_id: str) -> str:
 
 
 def _completer(records: Callable[[Session, ApiClient, click.Context], Iterable[tuple[str, str]]]) -> CompletionFunction:
-    """A completion that asks the platform. Whatever fails, the shell shows nothing instead."""
+    """A shell completion from the platform's records; empty on any failure."""
 
     def complete(context: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         from click.shell_completion import CompletionItem
@@ -112,7 +112,7 @@ def _completer(records: Callable[[Session, ApiClient, click.Context], Iterable[t
         try:
             with ApiClient(session.authenticated_target(), timeout_seconds=_COMPLETION_SECONDS) as api:
                 found = list(records(session, api, context))
-        except Exception:  # an error message would land in the middle of what the user types
+        except Exception:  # an error message would appear inside the command line being typed
             return []
         return [CompletionItem(name, help=note) for name, note in found if name.startswith(incomplete)]
 
@@ -144,7 +144,7 @@ def _roles(_session: Session, api: ApiClient, _context: click.Context) -> Iterab
 
 
 def _assignable_roles(_session: Session, api: ApiClient, _context: click.Context) -> Iterable[tuple[str, str]]:
-    """Those that are there everywhere, also in projects, and those that the organisation custom."""
+    """The predefined roles of organizations and projects, and the organization's custom roles."""
     custom = [each for each in api.all_pages("organization/roles")["data"] if not each.get("predefined_role")]
     return [
         *((each.replace("_", "-"), "") for each in _BUILTIN_ROLES),

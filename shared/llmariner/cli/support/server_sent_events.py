@@ -1,8 +1,7 @@
-"""Server-sent events, from bytes to frames, comments included.
+"""A parser of server-sent events that keeps comments (HTML Living Standard, section 9.2.6).
 
-The HTTP client's own reader drops comments, and those carry the waiting room's facts; its line splitter also
-breaks at U+2028, which is legal inside a JSON string. Hence this one. Source: the HTML Living Standard,
-section 9.2.6.
+The HTTP library's parser drops comments, which carry the progress of the waiting room, and splits lines at U+2028,
+which is legal inside a JSON string.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ __all__ = ["Comment", "Event", "Frame", "parse_frames"]
 
 @dataclass(frozen=True)
 class Event:
-    """One event; `data` has its lines joined, `name` is empty where the stream gives none."""
+    """One event; `data` is its data lines joined by newlines, `name` is empty if the stream has none."""
 
     data: str
     name: str = ""
@@ -23,7 +22,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Comment:
-    """A line that began with a colon."""
+    """The text of a line that starts with a colon."""
 
     text: str
 
@@ -32,7 +31,7 @@ Frame = Event | Comment
 
 
 def parse_frames(chunks: Iterable[bytes]) -> Iterator[Frame]:
-    """Frames as they arrive. An event without its closing blank line is dropped, as the standard says."""
+    """Yields frames as they arrive. The standard requires an event without its final blank line to be dropped."""
     data: list[str] = []
     name = ""
     for line in _lines(chunks):
@@ -52,7 +51,7 @@ def parse_frames(chunks: Iterable[bytes]) -> Iterator[Frame]:
 
 
 def _lines(chunks: Iterable[bytes]) -> Iterator[str]:
-    r"""Complete lines, ended by \n or \r\n; the lone \r that the standard also allows no server sends."""
+    r"""Yields complete lines that end with \n or \r\n; a lone \r, which the standard permits, is not supported."""
     rest = b""
     for chunk in chunks:
         *complete, rest = (rest + chunk).split(b"\n")

@@ -1,4 +1,4 @@
-"""What one run of `llma` knows: the global options, and what follows from them."""
+"""The state of one run of `llma`: the global options, and the objects derived from them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Session"]
 
 @dataclass
 class Session:
-    """The global options as given, and what follows from them. Made by click, one per run."""
+    """The global options, and the objects derived from them. click creates one per run."""
 
     output: str = "table"
     color: str = "auto"
@@ -27,13 +27,13 @@ class Session:
 
     @property
     def printer(self) -> Printer:
-        """Prints in the chosen form."""
+        """A printer for the selected output format."""
         from llmariner.cli.support.output import Printer
 
         return Printer(self.output, self.color)
 
     def target(self) -> Target:
-        """Where requests go. CommandError when the configuration is unusable."""
+        """The resolved target, cached. CommandError for an invalid configuration."""
         from llmariner.cli.support.configuration import resolve_target
         from llmariner.settings import environment
 
@@ -42,7 +42,7 @@ class Session:
         return self._target
 
     def authenticated_target(self) -> Target:
-        """As `target`, with a token that is good for a minute at least where somebody signed in."""
+        """As `target`; the token of a sign-in is refreshed if it expires within a minute."""
         target = self.target()
         if target.sign_in is not None:
             from llmariner.cli.sign_in.token_refresh import ensure_fresh
@@ -51,18 +51,18 @@ class Session:
         return self.target()
 
     def reset_target(self) -> None:
-        """Look again at where requests go and as whom: it was just changed."""
+        """Drop the cached target after a change of the configuration."""
         self._target = None
 
     def sign_in_file(self) -> SignInFile:
-        """What `llma auth login` writes."""
+        """The file that `llma auth login` writes."""
         from llmariner.cli.sign_in.token_store import SignInFile
         from llmariner.settings import environment
 
         return SignInFile.from_environment(environment())
 
     def context_file(self) -> ContextFile:
-        """What `llma context` reads and writes."""
+        """The file that `llma context` reads and writes."""
         from llmariner.cli.support.configuration import ContextFile
         from llmariner.settings import environment
 
@@ -75,7 +75,7 @@ class Session:
         return click.get_current_context().with_resource(ApiClient(self.authenticated_target()))
 
     def anonymous_api(self) -> ApiClient:
-        """A client for the target that shows no key and no token."""
+        """A client for the target without credentials, closed when the command ends."""
         from llmariner.cli.support.api import ApiClient
 
         return click.get_current_context().with_resource(ApiClient(self.target().anonymous()))

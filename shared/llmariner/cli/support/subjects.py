@@ -1,4 +1,4 @@
-"""Whom a limit or a budget binds: the organisation, a project, a user or a key, by the names that people use."""
+"""The options for the subject of a limit or budget: the organization, a project, a user or a key."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _OPTIONS = (
 
 
 def subject_options(command: CommandFunction) -> CommandFunction:
-    """`--project`, `--user` and `--key`; without any, the whole organisation is meant."""
+    """Add `--project`, `--user` and `--key`; without any, the subject is the organization."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
@@ -42,7 +42,7 @@ def subject_options(command: CommandFunction) -> CommandFunction:
 def resolve_subject(
     session: Session, api: ApiClient, selected: tuple[str | None, str | None, str | None]
 ) -> dict[str, str]:
-    """`subject` and `subject_id` of the one that was named, in the order project, user, key."""
+    """The fields `subject` and `subject_id` of the selected project, user or key. UsageError for several, CommandError."""
     if sum(each is not None for each in selected) > 1:
         raise click.UsageError("Name one of --project, --user and --key, or none for the whole organization.")
     project_name, user, key = selected
@@ -59,7 +59,7 @@ def resolve_subject(
 
 
 def display_names(session: Session, api: ApiClient) -> dict[str, str]:
-    """What people call the things with these ids; those that the caller can't list are left out."""
+    """Id → title, e-mail or name, without those that the caller may not list."""
     known: dict[str, str] = {}
     try:
         organization = resolve_organization(session, api, None)
@@ -69,10 +69,10 @@ def display_names(session: Session, api: ApiClient) -> dict[str, str]:
         known |= {each["internal_id"]: each["id"] for each in api.get("users")["users"]}
         known |= {each["id"]: each["name"] for each in api.get("api_keys")["data"]}
     except CommandError:
-        pass  # an id is shown instead
+        pass  # the id is shown instead
     return known
 
 
 def subject_label(known: dict[str, str]) -> Callable[[Any], str]:
-    """The cell of a record's subject: `project Vision`."""
+    """A cell function for the subject of a record, such as `project Vision`."""
     return lambda each: f"{each.get('subject')} {known.get(str(each.get('subject_id')), each.get('subject_id'))}"
