@@ -135,21 +135,21 @@ def test_a_broker_that_refuses_for_now_loses_nothing(status: int, database: Data
 def test_an_event_that_the_broker_never_takes_is_a_dead_letter_and_stops_no_other(
     database: Database, ingress: Ingress, caplog: pytest.LogCaptureFixture
 ) -> None:
-    publisher, book = Publisher(database, BrokerSettings(ingress.url)), Deliveries(database, ())
+    publisher, store = Publisher(database, BrokerSettings(ingress.url)), Deliveries(database, ())
     emit(database, "poison", "b", "poison")
     ingress.refused = {"poison": 400}
     assert publisher.publish() == 1
     assert [event.subject for event in ingress.taken] == ["b"]
     assert left(database) == 0
-    dead = book.page("p", "dead", after=None, limit=9)
+    dead = store.page("p", "dead", after=None, limit=9)
     assert [(d.consumer, d.event.subject, d.last_error) for d in dead] == [("broker", "poison", "400: no")] * 2
     assert "refused event" in caplog.text
     assert "dead letter" in caplog.text
     ingress.refused = {}
-    assert book.replay("p", dead[0].event.id) == 1
+    assert store.replay("p", dead[0].event.id) == 1
     assert publisher.publish() == 1
     assert ingress.taken[-1].id == dead[0].event.id
-    assert len(book.page("p", "dead", after=None, limit=9)) == 1
+    assert len(store.page("p", "dead", after=None, limit=9)) == 1
 
 
 def test_an_event_that_is_refused_for_now_holds_up_its_subject_only(database: Database, ingress: Ingress) -> None:
@@ -264,13 +264,13 @@ def test_what_waits_is_counted_and_timed(database: Database, ingress: Ingress) -
 
 
 def test_a_dead_letter_that_is_replayed_goes_to_the_broker_again(database: Database, ingress: Ingress) -> None:
-    publisher, book = Publisher(database, BrokerSettings(ingress.url)), Deliveries(database, ())
+    publisher, store = Publisher(database, BrokerSettings(ingress.url)), Deliveries(database, ())
     emit(database, "a")
     publisher.publish()
     (event,) = ingress.taken
-    book.record_dead_letter(event, "consumer", "503: no")
+    store.record_dead_letter(event, "consumer", "503: no")
     assert publisher.publish() == 0
-    assert book.replay("proj_1", event.id) == 1
+    assert store.replay("proj_1", event.id) == 1
     ingress.status = 503
     assert publisher.publish() == 0
     assert ingress.asked == ["a", "a"], "it waits as a whole for its next attempt"
@@ -279,11 +279,11 @@ def test_a_dead_letter_that_is_replayed_goes_to_the_broker_again(database: Datab
     assert publisher.publish() == 1
     assert ingress.taken == [event, event]
     assert publisher.publish() == 0
-    (shown,) = book.page("proj_1", None, after=None, limit=10)
+    (shown,) = store.page("proj_1", None, after=None, limit=10)
     assert (shown.event.id, shown.state) == (event.id, "delivered")
     # It may die again.
-    book.record_dead_letter(event, "consumer", "400: never")
-    assert [d.last_error for d in book.page("proj_1", "dead", after=None, limit=10)] == ["400: never"]
+    store.record_dead_letter(event, "consumer", "400: never")
+    assert [d.last_error for d in store.page("proj_1", "dead", after=None, limit=10)] == ["400: never"]
 
 
 def test_a_broker_that_asks_is_told_who_we_are_by_the_token_of_the_moment(

@@ -21,7 +21,7 @@ MADE, GONE = "ai.llmariner.thing.made.v1", "ai.llmariner.thing.gone.v1"
 
 
 @pytest.fixture
-def book(database: Database) -> Deliveries:
+def store(database: Database) -> Deliveries:
     """Two consumers of one type, one of another."""
     pairs = (("a", MADE), ("b", MADE), ("c", GONE))
     return Deliveries(database, [Subscription(consumer, type_) for consumer, type_ in pairs])
@@ -34,13 +34,13 @@ def emit(database: Database, *subjects: str, type_: str = MADE, project: str | N
             outbox.add(session, type_, subject, {"number": number, "project_id": project})
 
 
-def due(book: Deliveries, consumer: str) -> list[str]:
-    return [delivery.event.subject for delivery in book.due() if delivery.consumer == consumer]
+def due(store: Deliveries, consumer: str) -> list[str]:
+    return [delivery.event.subject for delivery in store.due() if delivery.consumer == consumer]
 
 
-def one(book: Deliveries, consumer: str = "a") -> Delivery:
+def one(store: Deliveries, consumer: str = "a") -> Delivery:
     """The first delivery that is due to a consumer."""
-    return next(delivery for delivery in book.due() if delivery.consumer == consumer)
+    return next(delivery for delivery in store.due() if delivery.consumer == consumer)
 
 
 def make_due(database: Database) -> None:
@@ -49,31 +49,31 @@ def make_due(database: Database) -> None:
         session.run(update(tables.deliveries).values(due_at=0.0))
 
 
-def state(book: Deliveries, consumer: str = "a") -> tuple[str, int, str | None]:
-    found = next(d for d in book.page("proj_1", None, after=None, limit=100) if d.consumer == consumer)
+def state(store: Deliveries, consumer: str = "a") -> tuple[str, int, str | None]:
+    found = next(d for d in store.page("proj_1", None, after=None, limit=100) if d.consumer == consumer)
     return found.state, found.attempts, found.last_error
 
 
-def test_a_clock_that_is_set_back_puts_no_retry_off(database: Database, book: Deliveries) -> None:
+def test_a_clock_that_is_set_back_puts_no_retry_off(database: Database, store: Deliveries) -> None:
     emit(database, "x")
-    book.fan_out()
-    book.mark_failed(one(book), "503: no", final=False)
-    assert due(book, "a") == []
+    store.fan_out()
+    store.mark_failed(one(store), "503: no", final=False)
+    assert due(store, "a") == []
     with database.write() as session:
         session.run(update(tables.deliveries).values(due_at=time.time() + 3600))
-    assert due(book, "a") == ["x"]
+    assert due(store, "a") == ["x"]
 
 
-def test_a_slow_consumer_keeps_no_other_one_waiting(database: Database, book: Deliveries) -> None:
+def test_a_slow_consumer_keeps_no_other_one_waiting(database: Database, store: Deliveries) -> None:
     emit(database, *(f"slow{number}" for number in range(80)))
     emit(database, "later", type_=GONE)
-    book.fan_out()
-    assert due(book, "c") == ["later"]
-    assert due(book, "a") == due(book, "b") == [f"slow{number}" for number in range(16)]
-    assert [delivery.sequence for delivery in book.due()] == sorted(delivery.sequence for delivery in book.due())
+    store.fan_out()
+    assert due(store, "c") == ["later"]
+    assert due(store, "a") == due(store, "b") == [f"slow{number}" for number in range(16)]
+    assert [delivery.sequence for delivery in store.due()] == sorted(delivery.sequence for delivery in store.due())
 
 
-def test_an_event_of_a_transaction_that_fails_never_was(database: Database, book: Deliveries) -> None:
+def test_an_event_of_a_transaction_that_fails_never_was(database: Database, store: Deliveries) -> None:
     def emit_and_fail() -> None:
         with database.write() as session:
             outbox.add(session, MADE, "x", {})
@@ -81,181 +81,183 @@ def test_an_event_of_a_transaction_that_fails_never_was(database: Database, book
 
     with pytest.raises(RuntimeError):
         emit_and_fail()
-    assert book.fan_out() == 0
+    assert store.fan_out() == 0
 
 
-def test_an_event_holds_what_it_was_told(database: Database, book: Deliveries) -> None:
+def test_an_event_holds_what_it_was_told(database: Database, store: Deliveries) -> None:
     before = time.time()
     with database.write() as session:
         outbox.add(session, MADE, "things/1", {"project_id": "proj_1", "name": "ä", "list": [1, None]})
-    book.fan_out()
-    event = one(book).event
+    store.fan_out()
+    event = one(store).event
     assert (event.type, event.subject) == (MADE, "things/1")
     assert event.data == {"project_id": "proj_1", "name": "ä", "list": [1, None]}
     assert before <= event.time <= time.time()
     assert event.id.startswith("evt_")
 
 
-def test_each_subscriber_of_a_type_gets_its_events_once(database: Database, book: Deliveries) -> None:
+def test_each_subscriber_of_a_type_gets_its_events_once(database: Database, store: Deliveries) -> None:
     emit(database, "x", "y")
     emit(database, "z", type_=GONE)
     emit(database, "w", type_="ai.llmariner.thing.ignored.v1")
-    assert book.fan_out() == 4
-    assert book.fan_out() == 0
-    assert [due(book, consumer) for consumer in "abc"] == [["x", "y"], ["x", "y"], ["z"]]
+    assert store.fan_out() == 4
+    assert store.fan_out() == 0
+    assert [due(store, consumer) for consumer in "abc"] == [["x", "y"], ["x", "y"], ["z"]]
 
 
-def test_a_fan_out_takes_no_more_than_its_limit(database: Database, book: Deliveries) -> None:
+def test_a_fan_out_takes_no_more_than_its_limit(database: Database, store: Deliveries) -> None:
     emit(database, "x", "y", "z")
-    assert [book.fan_out(limit=2), book.fan_out(limit=2), book.fan_out(limit=2)] == [2, 1, 0]
+    assert [store.fan_out(limit=2), store.fan_out(limit=2), store.fan_out(limit=2)] == [2, 1, 0]
 
 
-def test_many_who_fan_out_at_once_make_one_delivery_each(database: Database, book: Deliveries, at_once: AtOnce) -> None:
+def test_many_who_fan_out_at_once_make_one_delivery_each(
+    database: Database, store: Deliveries, at_once: AtOnce
+) -> None:
     emit(database, *"uvwxyz")
-    results = at_once([book.fan_out] * 3)
+    results = at_once([store.fan_out] * 3)
     assert all(isinstance(result, int) for result in results), results
-    assert due(book, "a") == list("uvwxyz")
+    assert due(store, "a") == list("uvwxyz")
 
 
-def test_events_of_one_subject_come_one_after_the_other(database: Database, book: Deliveries) -> None:
+def test_events_of_one_subject_come_one_after_the_other(database: Database, store: Deliveries) -> None:
     emit(database, "x", "x", "y")
-    book.fan_out()
-    assert due(book, "a") == ["x", "y"]
-    book.mark_delivered(one(book))
-    assert due(book, "a") == ["x", "y"]
-    assert [delivery.event.data["number"] for delivery in book.due() if delivery.consumer == "a"] == [1, 2]
-    assert due(book, "b") == ["x", "y"]
+    store.fan_out()
+    assert due(store, "a") == ["x", "y"]
+    store.mark_delivered(one(store))
+    assert due(store, "a") == ["x", "y"]
+    assert [delivery.event.data["number"] for delivery in store.due() if delivery.consumer == "a"] == [1, 2]
+    assert due(store, "b") == ["x", "y"]
 
 
-def test_what_waits_for_its_next_attempt_holds_up_its_subject_only(database: Database, book: Deliveries) -> None:
+def test_what_waits_for_its_next_attempt_holds_up_its_subject_only(database: Database, store: Deliveries) -> None:
     emit(database, "x", "x", "y")
-    book.fan_out()
-    book.mark_failed(one(book), "500", final=False)
-    assert due(book, "a") == ["y"]
+    store.fan_out()
+    store.mark_failed(one(store), "500", final=False)
+    assert due(store, "a") == ["y"]
     make_due(database)
-    assert due(book, "a") == ["x", "y"]
+    assert due(store, "a") == ["x", "y"]
 
 
-def test_what_is_dead_holds_up_nothing(database: Database, book: Deliveries) -> None:
+def test_what_is_dead_holds_up_nothing(database: Database, store: Deliveries) -> None:
     emit(database, "x", "x")
-    book.fan_out()
-    book.mark_failed(one(book), "400", final=True)
-    assert [delivery.event.data["number"] for delivery in book.due() if delivery.consumer == "a"] == [1]
+    store.fan_out()
+    store.mark_failed(one(store), "400", final=True)
+    assert [delivery.event.data["number"] for delivery in store.due() if delivery.consumer == "a"] == [1]
 
 
 def test_the_wait_doubles_from_half_a_second(database: Database) -> None:
     assert [backoff(n) for n in range(1, MAX_ATTEMPTS)] == [0.5, 1, 2, 4, 8, 16, 32]
 
 
-def test_a_failed_delivery_is_due_after_its_wait(database: Database, book: Deliveries) -> None:
+def test_a_failed_delivery_is_due_after_its_wait(database: Database, store: Deliveries) -> None:
     emit(database, "x")
-    book.fan_out()
+    store.fan_out()
     before = time.time()
-    book.mark_failed(one(book), "500: oh", final=False)
-    assert state(book) == ("pending", 1, "500: oh")
+    store.mark_failed(one(store), "500: oh", final=False)
+    assert state(store) == ("pending", 1, "500: oh")
     with database.read() as session:
         at = session.value(select(tables.deliveries.c.due_at).where(tables.deliveries.c.consumer == "a"))
     assert before + 0.5 <= at <= time.time() + 0.5
 
 
-def test_a_delivery_is_dead_after_its_last_attempt(database: Database, book: Deliveries) -> None:
+def test_a_delivery_is_dead_after_its_last_attempt(database: Database, store: Deliveries) -> None:
     emit(database, "x")
-    book.fan_out()
+    store.fan_out()
     for attempt in range(1, MAX_ATTEMPTS + 1):
-        book.mark_failed(one(book), f"no {attempt}", final=False)
-        assert state(book) == ("pending" if attempt < MAX_ATTEMPTS else "dead", attempt, f"no {attempt}")
+        store.mark_failed(one(store), f"no {attempt}", final=False)
+        assert state(store) == ("pending" if attempt < MAX_ATTEMPTS else "dead", attempt, f"no {attempt}")
         make_due(database)
-    assert due(book, "a") == []
-    assert due(book, "b") == ["x"]
+    assert due(store, "a") == []
+    assert due(store, "b") == ["x"]
 
 
-def test_what_will_never_be_taken_is_dead_at_once(database: Database, book: Deliveries) -> None:
+def test_what_will_never_be_taken_is_dead_at_once(database: Database, store: Deliveries) -> None:
     emit(database, "x")
-    book.fan_out()
-    book.mark_failed(one(book), "400: no", final=True)
-    assert state(book) == ("dead", 1, "400: no")
+    store.fan_out()
+    store.mark_failed(one(store), "400: no", final=True)
+    assert state(store) == ("dead", 1, "400: no")
 
 
-def test_a_delivery_that_succeeds_at_last_forgets_its_error(database: Database, book: Deliveries) -> None:
+def test_a_delivery_that_succeeds_at_last_forgets_its_error(database: Database, store: Deliveries) -> None:
     emit(database, "x")
-    book.fan_out()
-    book.mark_failed(one(book), "500", final=False)
+    store.fan_out()
+    store.mark_failed(one(store), "500", final=False)
     make_due(database)
-    book.mark_delivered(one(book))
-    assert state(book) == ("delivered", 2, None)
+    store.mark_delivered(one(store))
+    assert state(store) == ("delivered", 2, None)
 
 
-def test_a_replay_makes_the_dead_deliveries_due_again(database: Database, book: Deliveries) -> None:
+def test_a_replay_makes_the_dead_deliveries_due_again(database: Database, store: Deliveries) -> None:
     emit(database, "x")
-    book.fan_out()
-    first, second = one(book, "a"), one(book, "b")
-    book.mark_failed(first, "400", final=True)
-    book.mark_delivered(second)
-    assert book.replay("proj_1", first.event.id) == 1
-    assert due(book, "a") == ["x"]
-    assert due(book, "b") == []
-    assert one(book).attempts == 0
+    store.fan_out()
+    first, second = one(store, "a"), one(store, "b")
+    store.mark_failed(first, "400", final=True)
+    store.mark_delivered(second)
+    assert store.replay("proj_1", first.event.id) == 1
+    assert due(store, "a") == ["x"]
+    assert due(store, "b") == []
+    assert one(store).attempts == 0
 
 
-def test_there_is_nothing_to_replay_where_nothing_is_dead(database: Database, book: Deliveries) -> None:
+def test_there_is_nothing_to_replay_where_nothing_is_dead(database: Database, store: Deliveries) -> None:
     emit(database, "x")
-    book.fan_out()
+    store.fan_out()
     with pytest.raises(Conflict):
-        book.replay("proj_1", one(book).event.id)
+        store.replay("proj_1", one(store).event.id)
     with pytest.raises(NotFound):
-        book.replay("proj_1", "evt_nobody")
+        store.replay("proj_1", "evt_nobody")
 
 
-def test_another_projects_event_is_not_there(database: Database, book: Deliveries) -> None:
+def test_another_projects_event_is_not_there(database: Database, store: Deliveries) -> None:
     emit(database, "mine", project="proj_1")
     emit(database, "theirs", project="proj_2")
     emit(database, "everybodys")
-    book.fan_out()
-    theirs = next(d for d in book.due() if d.event.subject == "theirs")
-    book.mark_failed(theirs, "400", final=True)
-    seen = {d.event.subject for d in book.page("proj_1", None, after=None, limit=100)}
+    store.fan_out()
+    theirs = next(d for d in store.due() if d.event.subject == "theirs")
+    store.mark_failed(theirs, "400", final=True)
+    seen = {d.event.subject for d in store.page("proj_1", None, after=None, limit=100)}
     assert seen == {"mine", "everybodys"}
-    assert book.page("proj_1", "dead", after=None, limit=100) == []
+    assert store.page("proj_1", "dead", after=None, limit=100) == []
     with pytest.raises(NotFound):
-        book.replay("proj_1", theirs.event.id)
-    assert book.replay("proj_2", theirs.event.id) == 1
+        store.replay("proj_1", theirs.event.id)
+    assert store.replay("proj_2", theirs.event.id) == 1
 
 
-def test_a_page_is_newest_first_and_of_one_state(database: Database, book: Deliveries) -> None:
+def test_a_page_is_newest_first_and_of_one_state(database: Database, store: Deliveries) -> None:
     emit(database, "x", "y", "z", type_=GONE)
-    book.fan_out()
-    book.mark_failed(one(book, "c"), "400", final=True)
-    pages = {name: book.page("proj_1", name, after=None, limit=10) for name in ("pending", "dead", "delivered", None)}
+    store.fan_out()
+    store.mark_failed(one(store, "c"), "400", final=True)
+    pages = {name: store.page("proj_1", name, after=None, limit=10) for name in ("pending", "dead", "delivered", None)}
     subjects = {name: [d.event.subject for d in found] for name, found in pages.items()}
     assert subjects == {"pending": ["z", "y"], "dead": ["x"], "delivered": [], None: ["z", "y", "x"]}
 
 
-def test_pages_follow_one_another_where_a_type_has_one_consumer(database: Database, book: Deliveries) -> None:
+def test_pages_follow_one_another_where_a_type_has_one_consumer(database: Database, store: Deliveries) -> None:
     emit(database, *"uvwxyz", type_=GONE)
-    book.fan_out()
+    store.fan_out()
     met: list[str] = []
     after: str | None = None
-    while part := book.page("proj_1", None, after=after, limit=4):
+    while part := store.page("proj_1", None, after=after, limit=4):
         met += [delivery.event.subject for delivery in part]
         after = part[-1].cursor
     assert met == list("zyxwvu")
 
 
-def test_pages_follow_one_another_where_a_type_has_two_consumers(database: Database, book: Deliveries) -> None:
+def test_pages_follow_one_another_where_a_type_has_two_consumers(database: Database, store: Deliveries) -> None:
     emit(database, "x", "y")
-    book.fan_out()
+    store.fan_out()
     met: list[tuple[str, str]] = []
     after: str | None = None
-    while part := book.page("proj_1", None, after=after, limit=1):
+    while part := store.page("proj_1", None, after=after, limit=1):
         met += [(delivery.event.subject, delivery.consumer) for delivery in part]
         after = part[-1].cursor
     assert met == [("y", "a"), ("y", "b"), ("x", "a"), ("x", "b")]
 
 
 @pytest.mark.parametrize("after", ["", "x", "-1", "1.5", "\N{SUPERSCRIPT TWO}", ":", "9" * 30, "9" * 5000, " 1", "1\n"])
-def test_what_was_never_a_cursor_is_refused(book: Deliveries, after: str) -> None:
+def test_what_was_never_a_cursor_is_refused(store: Deliveries, after: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        book.page("proj_1", None, after=after, limit=1)
+        store.page("proj_1", None, after=after, limit=1)
     assert refused.value.param == "after"
 
 
@@ -286,76 +288,78 @@ def test_of_many_who_meet_an_event_at_once_one_does_the_work(database: Database,
     assert sorted(at_once([meet] * 4)) == [False, False, False, True]
 
 
-def test_an_event_that_nobody_takes_is_listed_all_the_same(database: Database, book: Deliveries) -> None:
+def test_an_event_that_nobody_takes_is_listed_all_the_same(database: Database, store: Deliveries) -> None:
     emit(database, "alone", type_="nobody.takes.this.v1")
-    assert [(d.event.subject, d.consumer, d.state) for d in book.page("proj_1", None, after=None, limit=9)] == [
+    assert [(d.event.subject, d.consumer, d.state) for d in store.page("proj_1", None, after=None, limit=9)] == [
         ("alone", "", "pending")
     ]
-    book.fan_out()
-    assert [d.state for d in book.page("proj_1", "delivered", after=None, limit=9)] == ["delivered"]
+    store.fan_out()
+    assert [d.state for d in store.page("proj_1", "delivered", after=None, limit=9)] == ["delivered"]
 
 
-def test_what_a_broker_gave_up_on_is_kept_once(database: Database, book: Deliveries) -> None:
+def test_what_a_broker_gave_up_on_is_kept_once(database: Database, store: Deliveries) -> None:
     emit(database, "x", project="proj_1")
-    event = one_event(book)
+    event = one_event(store)
     for reason in ("503: first", "503: again"):
-        book.record_dead_letter(event, "a", reason)
-    book.record_dead_letter(event, "b", "400: never")
-    dead = book.page("proj_1", "dead", after=None, limit=10)
+        store.record_dead_letter(event, "a", reason)
+    store.record_dead_letter(event, "b", "400: never")
+    dead = store.page("proj_1", "dead", after=None, limit=10)
     assert [(d.consumer, d.attempts, d.last_error) for d in dead] == [("a", 8, "503: again"), ("b", 8, "400: never")]
-    assert book.page("proj_2", "dead", after=None, limit=10) == []
+    assert store.page("proj_2", "dead", after=None, limit=10) == []
 
 
 @pytest.mark.parametrize("reason", ["500: a\0b", "500: a\ud800b"], ids=["NUL", "surrogate"])
-def test_a_reason_is_kept_in_whatever_bytes_it_was_told(reason: str, database: Database, book: Deliveries) -> None:
+def test_a_reason_is_kept_in_whatever_bytes_it_was_told(reason: str, database: Database, store: Deliveries) -> None:
     emit(database, "a")
-    book.fan_out()
-    book.mark_failed(one(book), reason, final=True)
-    book.record_dead_letter(one(book, "b").event, "b", reason)
-    dead = book.page("proj_1", "dead", after=None, limit=9)
+    store.fan_out()
+    store.mark_failed(one(store), reason, final=True)
+    store.record_dead_letter(one(store, "b").event, "b", reason)
+    dead = store.page("proj_1", "dead", after=None, limit=9)
     assert [(d.consumer, (d.last_error or "")[:6]) for d in dead] == [("a", "500: a"), ("b", "500: a")]
 
 
 @pytest.mark.parametrize("audience", ["operators", None], ids=["this release", "the release before"])
 @pytest.mark.parametrize("data", [{}, {"project_id": "proj_1"}, {"name": "proj-2-model"}])
 def test_an_event_of_kubernetes_is_kept_for_who_runs_the_installation(
-    database: Database, book: Deliveries, data: dict[str, Any], audience: str | None
+    database: Database, store: Deliveries, data: dict[str, Any], audience: str | None
 ) -> None:
-    book.record_dead_letter(Event("1", "dev.knative.apiserver.ref.add", "/apis/x", 1.5, data), "a", "503: no")
+    store.record_dead_letter(Event("1", "dev.knative.apiserver.ref.add", "/apis/x", 1.5, data), "a", "503: no")
     with database.write() as session:
         session.run(update(tables.events).values(audience=audience))
     for organization_id in (None, "org_1"):
-        assert book.page("proj_1", None, organization_id=organization_id, after=None, limit=10) == []
+        assert store.page("proj_1", None, organization_id=organization_id, after=None, limit=10) == []
         with pytest.raises(NotFound):
-            book.replay("proj_1", "1", organization_id=organization_id)
-    (dead,) = book.page("proj_1", "dead", operator=True, after=None, limit=10)
+            store.replay("proj_1", "1", organization_id=organization_id)
+    (dead,) = store.page("proj_1", "dead", operator=True, after=None, limit=10)
     assert (dead.event.type, dead.event.data) == ("dev.knative.apiserver.ref.add", data)
-    assert book.due() == []
-    assert book.replay("proj_1", "1", operator=True) == 1
+    assert store.due() == []
+    assert store.replay("proj_1", "1", operator=True) == 1
 
 
-def test_an_event_of_kubernetes_that_two_are_told_of_at_once_is_kept_once(book: Deliveries, at_once: AtOnce) -> None:
+def test_an_event_of_kubernetes_that_two_are_told_of_at_once_is_kept_once(store: Deliveries, at_once: AtOnce) -> None:
     told = [Event(str(number), "dev.knative.apiserver.ref.add", "/apis/x", 1.5, {}) for number in range(5)]
     for event in told:
-        assert at_once([partial(book.record_dead_letter, event, f"c{at}", "503: no") for at in range(3)]) == [None] * 3
-    assert len(book.page("proj_1", "dead", operator=True, after=None, limit=100)) == 15
+        assert at_once([partial(store.record_dead_letter, event, f"c{at}", "503: no") for at in range(3)]) == [None] * 3
+    assert len(store.page("proj_1", "dead", operator=True, after=None, limit=100)) == 15
 
 
 def test_events_of_kubernetes_are_kept_as_dead_letters_up_to_a_bound(
-    database: Database, book: Deliveries, monkeypatch: pytest.MonkeyPatch
+    database: Database, store: Deliveries, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("llmariner.platform.events.deliveries._MAX_KUBERNETES_DEAD_LETTERS", 3)
     for number in range(3):
-        book.record_dead_letter(Event(str(number), "dev.knative.apiserver.ref.add", "/apis/x", 1.5, {}), "a", "503: no")
+        store.record_dead_letter(
+            Event(str(number), "dev.knative.apiserver.ref.add", "/apis/x", 1.5, {}), "a", "503: no"
+        )
     with pytest.raises(RateLimited):
-        book.record_dead_letter(Event("4", "dev.knative.apiserver.ref.add", "/apis/x", 1.5, {}), "a", "503: no")
-    book.record_dead_letter(Event("1", "dev.knative.apiserver.ref.add", "/apis/x", 1.5, {}), "a", "503: again")
+        store.record_dead_letter(Event("4", "dev.knative.apiserver.ref.add", "/apis/x", 1.5, {}), "a", "503: no")
+    store.record_dead_letter(Event("1", "dev.knative.apiserver.ref.add", "/apis/x", 1.5, {}), "a", "503: again")
     for type_ in (MADE, "dev.knative.sources.ping", "x"):
         with pytest.raises(InvalidRequest, match="was written by this platform"):
-            book.record_dead_letter(Event("5", type_, "/apis/x", 1.5, {}), "a", "503: no")
-    assert len(book.page("proj_1", None, operator=True, after=None, limit=100)) == 3
+            store.record_dead_letter(Event("5", type_, "/apis/x", 1.5, {}), "a", "503: no")
+    assert len(store.page("proj_1", None, operator=True, after=None, limit=100)) == 3
 
 
-def one_event(book: Deliveries) -> Event:
-    (shown,) = book.page("proj_1", None, after=None, limit=1)
+def one_event(store: Deliveries) -> Event:
+    (shown,) = store.page("proj_1", None, after=None, limit=1)
     return shown.event

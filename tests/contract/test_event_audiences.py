@@ -37,8 +37,8 @@ def written(request: pytest.FixtureRequest, database: Database) -> Deliveries:
     return Deliveries(database, ())
 
 
-def seen(book: Deliveries, organization_id: str | None) -> list[str]:
-    found = book.page("proj_1", None, organization_id=organization_id, after=None, limit=10)
+def seen(store: Deliveries, organization_id: str | None) -> list[str]:
+    found = store.page("proj_1", None, organization_id=organization_id, after=None, limit=10)
     return [delivery.event.subject for delivery in found]
 
 
@@ -56,7 +56,7 @@ def test_what_somebody_does_not_see_they_do_not_replay(written: Deliveries, data
 
 
 def test_pages_of_several_audiences_follow_one_another(database: Database) -> None:
-    book = Deliveries(database, ())
+    store = Deliveries(database, ())
     wanted: list[str] = []
     with database.write() as session:
         for number in range(12):
@@ -66,7 +66,7 @@ def test_pages_of_several_audiences_follow_one_another(database: Database) -> No
                 wanted.insert(0, f"{subject}{number}")
     met: list[str] = []
     after = None
-    while part := book.page("proj_1", None, organization_id="org_1", after=after, limit=2):
+    while part := store.page("proj_1", None, organization_id="org_1", after=after, limit=2):
         met += [delivery.event.subject for delivery in part]
         after = part[-1].cursor
     assert met == wanted

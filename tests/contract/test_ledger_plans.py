@@ -63,8 +63,8 @@ def test_a_process_is_what_its_request_ids_begin_with(database: Database, ledger
     ledger.record([closing_event(id_, (10, 5, 0), admitted_at=1000.0, at=1010.0) for id_ in ids])
     rule = Rule("limit_1", "org_1", "key", "key_1", "*")
     with database.read() as session:
-        book = LedgerUsageSource(session)
-        assert book.unreported_usage(rule, instance_id(), 1000.0) == Amounts(2, 30, 0, 0)
-        assert book.unreported_usage(rule, other, 1000.0) == Amounts(1, 15, 0, 0)
-        assert book.unreported_usage(rule, instance_id(), 1005.0) == Amounts(0, 30, 0, 0)
-        assert book.unreported_usage(rule, instance_id(), 1011.0) == Amounts(0, 0, 0, 0)
+        source = LedgerUsageSource(session)
+        assert source.unreported_usage(rule, instance_id(), 1000.0) == Amounts(2, 30, 0, 0)
+        assert source.unreported_usage(rule, other, 1000.0) == Amounts(1, 15, 0, 0)
+        assert source.unreported_usage(rule, instance_id(), 1005.0) == Amounts(0, 30, 0, 0)
+        assert source.unreported_usage(rule, instance_id(), 1011.0) == Amounts(0, 0, 0, 0)

@@ -14,33 +14,33 @@ from llmariner.platform.events.tables import consumed_events, events
 
 
 def test_old_events_are_forgotten_unless_pending_or_dead(database: Database) -> None:
-    book = Deliveries(database, [Subscription("taker", "t")])
+    store = Deliveries(database, [Subscription("taker", "t")])
     with database.write() as session:
         for subject in ("delivered", "dead", "pending", "fresh"):
             outbox.add(session, "t", subject, {})
-    book.fan_out()
-    by_subject = {delivery.event.subject: delivery for delivery in book.due()}
-    book.mark_delivered(by_subject["delivered"])
-    book.mark_failed(by_subject["dead"], "no", final=True)
-    book.mark_delivered(by_subject["fresh"])
+    store.fan_out()
+    by_subject = {delivery.event.subject: delivery for delivery in store.due()}
+    store.mark_delivered(by_subject["delivered"])
+    store.mark_failed(by_subject["dead"], "no", final=True)
+    store.mark_delivered(by_subject["fresh"])
     with database.write() as session:
         session.run(update(events).where(events.c.subject != "fresh").values(time=time.time() - 100))
-    assert book.prune(older_than=50) == 1
+    assert store.prune(older_than=50) == 1
     with database.read() as session:
         assert session.value(select(func.count()).select_from(events)) == 3
         assert {row.subject for row in session.rows(select(events.c.subject))} == {"dead", "pending", "fresh"}
 
 
 def test_an_event_from_before_the_clock_was_set_back_keeps_no_other(database: Database) -> None:
-    book = Deliveries(database, [])
+    store = Deliveries(database, [])
     with database.write() as session:
         for subject in ("of tomorrow", "old", "fresh"):
             outbox.add(session, "t", subject, {})
-    book.fan_out()
+    store.fan_out()
     with database.write() as session:
         for subject, seconds in (("of tomorrow", 86400), ("old", -100)):
             session.run(update(events).where(events.c.subject == subject).values(time=time.time() + seconds))
-    assert book.prune(older_than=50) == 1
+    assert store.prune(older_than=50) == 1
     with database.read() as session:
         assert {row.subject for row in session.rows(select(events.c.subject))} == {"of tomorrow", "fresh"}
 
@@ -59,8 +59,8 @@ def test_what_is_behind_an_event_that_is_kept_waits_for_it(database: Database) -
 
 
 def test_an_event_of_kubernetes_that_claims_to_be_of_tomorrow_is_of_today(database: Database) -> None:
-    book = Deliveries(database, [])
-    book.record_dead_letter(
+    store = Deliveries(database, [])
+    store.record_dead_letter(
         Event("1", "dev.knative.apiserver.ref.add", "/apis/x", time.time() + 86400, {}), "a", "503: no"
     )
     with database.read() as session:

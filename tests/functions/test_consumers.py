@@ -318,17 +318,17 @@ def test_the_dispatcher_carries_an_event_from_the_outbox_to_its_consumer(
     for consumer in consumers.values():
         consumer.use_context(installation.context)
     new_model(installation, "dispatched")
-    book = Deliveries(installation.context.database, subscriptions(CHECKOUT / "eventing"))
-    dispatcher = Dispatcher(book, consumers)
+    store = Deliveries(installation.context.database, subscriptions(CHECKOUT / "eventing"))
+    dispatcher = Dispatcher(store, consumers)
 
     async def carry() -> None:
-        while book.due() or not installation.context.registry.get("dispatched").loaded:
+        while store.due() or not installation.context.registry.get("dispatched").loaded:
             await dispatcher.start_due()
             await dispatcher.drain()
 
     in_process.runner.run(carry())
     assert installation.context.registry.get("dispatched").loaded
-    delivered = book.page("proj_1", "delivered", after=None, limit=100)
+    delivered = store.page("proj_1", "delivered", after=None, limit=100)
     assert ("dispatched", "model_loader") in [(d.event.data.get("id"), d.consumer) for d in delivered]
 
 
@@ -351,15 +351,15 @@ def test_the_dispatcher_buries_what_nobody_will_ever_take(
     type_, project = f"ai.llmariner.test.{consumer}.v1", f"proj_{consumer}"
     with installation.context.database.write() as session:
         outbox.add(session, type_, "x", {"project_id": project})
-    book = Deliveries(installation.context.database, [Subscription(consumer, type_)])
-    dispatcher = Dispatcher(book, {"refuser": refuse})
+    store = Deliveries(installation.context.database, [Subscription(consumer, type_)])
+    dispatcher = Dispatcher(store, {"refuser": refuse})
 
     async def carry() -> None:
         await dispatcher.start_due()
         await dispatcher.drain()
 
     in_process.runner.run(carry())
-    dead = [d for d in book.page(project, "dead", after=None, limit=10) if d.consumer == consumer]
+    dead = [d for d in store.page(project, "dead", after=None, limit=10) if d.consumer == consumer]
     assert [(d.attempts, d.last_error) for d in dead] == [(1, reason)]
 
 
@@ -375,15 +375,15 @@ def test_the_dispatcher_tries_again_what_may_be_taken_later(
 
     with installation.context.database.write() as session:
         outbox.add(session, type_, type_, {"project_id": project})
-    book = Deliveries(installation.context.database, [Subscription("later", type_)])
-    dispatcher = Dispatcher(book, {"later": later})
+    store = Deliveries(installation.context.database, [Subscription("later", type_)])
+    dispatcher = Dispatcher(store, {"later": later})
 
     async def carry() -> None:
         await dispatcher.start_due()
         await dispatcher.drain()
 
     in_process.runner.run(carry())
-    assert [d.attempts for d in book.page(project, "pending", after=None, limit=10) if d.consumer == "later"] == [1]
+    assert [d.attempts for d in store.page(project, "pending", after=None, limit=10) if d.consumer == "later"] == [1]
 
 
 async def hang(_scope: Any, _receive: Any, _send: Any) -> None:
@@ -394,15 +394,15 @@ def test_a_delivery_that_hangs_is_ended_and_due_again(installation: Installation
     type_, project = "ai.test.hangs.v1", "proj_hangs"
     with installation.context.database.write() as session:
         outbox.add(session, type_, "x", {"project_id": project})
-    book = Deliveries(installation.context.database, [Subscription("hanging", type_)])
-    dispatcher = Dispatcher(book, {"hanging": hang}, {"hanging": 0.1})
+    store = Deliveries(installation.context.database, [Subscription("hanging", type_)])
+    dispatcher = Dispatcher(store, {"hanging": hang}, {"hanging": 0.1})
 
     async def carry() -> None:
         await dispatcher.start_due()
         await asyncio.wait_for(dispatcher.drain(), 20)
 
     in_process.runner.run(carry())
-    (pending,) = (d for d in book.page(project, "pending", after=None, limit=10) if d.consumer == "hanging")
+    (pending,) = (d for d in store.page(project, "pending", after=None, limit=10) if d.consumer == "hanging")
     assert (pending.attempts, pending.last_error) == (1, "504: It was not done within 0.1 s.")
 
 

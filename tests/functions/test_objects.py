@@ -179,11 +179,11 @@ def test_another_projects_events_are_not_there(
 ) -> None:
     registry = installation.context.registry
     registry.create(NewModel("evented", SourceRepository.LOCAL, "/x", project_id=installation.owner.project_id))
-    book = Deliveries(installation.context.database, [Subscription("nobody", "ai.llmariner.model.created.v1")])
-    while book.fan_out():
+    store = Deliveries(installation.context.database, [Subscription("nobody", "ai.llmariner.model.created.v1")])
+    while store.fan_out():
         pass
-    [mine] = [d for d in book.page(installation.owner.project_id, None, after=None, limit=100) if names(d, "evented")]
-    book.mark_failed(mine, "400", final=True)
+    [mine] = [d for d in store.page(installation.owner.project_id, None, after=None, limit=100) if names(d, "evented")]
+    store.mark_failed(mine, "400", final=True)
     event_id = mine.event.id
     assert event_id not in [
         event["id"] for event in call("GET /v1/events", query="limit=100", by=stranger).json["data"]
@@ -215,8 +215,8 @@ def test_what_broke_inside_is_told_to_who_runs_the_installation(
     with installation.context.database.write() as session:
         outbox.add(session, type_, "x", {})
     takers = ("a", "b", "c", "broker")
-    book = Deliveries(installation.context.database, [Subscription(name, type_) for name in takers])
-    while book.fan_out():
+    store = Deliveries(installation.context.database, [Subscription(name, type_) for name in takers])
+    while store.fan_out():
         pass
     reasons = {
         "a": "500: OperationalError: no route to db.inside",
@@ -224,9 +224,9 @@ def test_what_broke_inside_is_told_to_who_runs_the_installation(
         "c": "400: no such name",
     }
     reasons["broker"] = "403: broker.inside does not know you"
-    for due in [due for due in book.due() if due.event.type == type_]:
-        book.mark_failed(due, reasons[due.consumer], final=True)
-    event_id = next(d.event.id for d in book.page("proj_2", None, after=None, limit=9) if d.event.type == type_)
+    for due in [due for due in store.due() if due.event.type == type_]:
+        store.mark_failed(due, reasons[due.consumer], final=True)
+    event_id = next(d.event.id for d in store.page("proj_2", None, after=None, limit=9) if d.event.type == type_)
     assert {each["consumer"]: each["last_error"] for each in _shown(call, event_id, None)} == reasons
     theirs = {each["consumer"]: each["last_error"] for each in _shown(call, event_id, stranger)}
     hidden = "The platform could not deliver it. Who runs this installation sees why."

@@ -82,14 +82,14 @@ def test_a_request_that_changed_something_is_published_and_nobody_waits_for_it(
 
 
 def test_a_dead_letter_that_is_revived_is_published(database: Database, publisher: Slow) -> None:
-    book = Deliveries(database, ())
+    store = Deliveries(database, ())
     with database.write() as session:
         outbox.add(session, "t", "x", {})
-    (shown,) = book.page("p", None, after=None, limit=1)
-    book.record_dead_letter(shown.event, "consumer", "503: no")
+    (shown,) = store.page("p", None, after=None, limit=1)
+    store.record_dead_letter(shown.event, "consumer", "503: no")
 
     async def app(_scope: Any, _receive: Any, _send: Any) -> None:
-        book.replay("p", shown.event.id)
+        store.replay("p", shown.event.id)
 
     async def run() -> None:
         publisher.let.set()

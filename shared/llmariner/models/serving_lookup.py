@@ -115,10 +115,10 @@ class RegistryModelLookup:
         )
 
     def _import_existing(self, services: Mapping[str, str], only: str | None) -> None:
-        known = {
+        registered = {
             model_id: name for model_id, name in self._registry.imported_services().items() if only in (None, name)
         }
-        for model_id, name in known.items():
+        for model_id, name in registered.items():
             if services.get(name) == model_id:
                 continue
             with contextlib.suppress(PlatformError):  # the model was never loaded
@@ -126,7 +126,7 @@ class RegistryModelLookup:
             with contextlib.suppress(PlatformError):  # another process deleted it first
                 self._registry.delete(model_id, project_id=None)
         for name, model_id in services.items():
-            if known.get(model_id) != name:
+            if registered.get(model_id) != name:
                 try:
                     self._registry.create(NewModel(model_id, SourceRepository.KUBERNETES, name))
                 except (Conflict, InvalidRequest) as error:

@@ -33,25 +33,28 @@ def newest_revision() -> str:
 
 def schema_mismatch(database: Database) -> SchemaMismatch | None:
     """Why this code must not run on the schema; None where it may. Unavailable when the database does not answer."""
-    ours = newest_revision()
+    code_revision = newest_revision()
     with database.read() as session:
         tables = inspect(session.connection)
         migrated = tables.has_table("alembic_version")
         # The table stays, without a row, after a downgrade to `base`.
-        theirs = session.value(text("SELECT version_num FROM alembic_version")) if migrated else None
-        if theirs is None:
+        schema_revision = session.value(text("SELECT version_num FROM alembic_version")) if migrated else None
+        if schema_revision is None:
             return SchemaMismatch(
-                f"The database has no schema yet, this version needs revision {ours}. {_MIGRATE}", True
+                f"The database has no schema yet, this version needs revision {code_revision}. {_MIGRATE}", True
             )
-        if theirs < ours:
-            return SchemaMismatch(f"The database is at revision {theirs}, this version needs {ours}. {_MIGRATE}", True)
-        if theirs == ours or not tables.has_table(schema_compatibility.name):
+        if schema_revision < code_revision:
+            return SchemaMismatch(
+                f"The database is at revision {schema_revision}, this version needs {code_revision}. {_MIGRATE}", True
+            )
+        if schema_revision == code_revision or not tables.has_table(schema_compatibility.name):
             return None
         oldest = session.value(select(schema_compatibility.c.oldest_revision))
-    if oldest is None or oldest <= ours:
+    if oldest is None or oldest <= code_revision:
         return None
     return SchemaMismatch(
-        f"The database is at revision {theirs}, which serves code of revision {oldest} or newer; this version is of {ours}. "
+        f"The database is at revision {schema_revision}, which serves code of revision {oldest} or newer; "
+        f"this version is of {code_revision}. "
         "Install the newer version again, or restore the backup that was made before the upgrade.",
         False,
     )

@@ -144,8 +144,8 @@ class Deliveries:
             sequence = session.value(select(events.c.sequence).where(events.c.id == event.id))
             if sequence is None:
                 sequence = _store_kubernetes_event(session, event)
-            here = deliveries.c.sequence == sequence
-            consumers = {row.consumer for row in session.rows(select(deliveries.c.consumer).where(here))}
+            of_event = deliveries.c.sequence == sequence
+            consumers = {row.consumer for row in session.rows(select(deliveries.c.consumer).where(of_event))}
             if consumer not in consumers and len(consumers) >= _MAX_CONSUMERS_PER_EVENT:
                 raise InvalidRequest(f"Event '{event.id[:80]}' has {len(consumers)} consumers, no more are believed.")
             session.upsert(deliveries, [{"sequence": sequence, "consumer": consumer, **dead}])
@@ -174,8 +174,8 @@ class Deliveries:
             sequence, _, consumer = after.partition(":")
             if not _SEQUENCE.fullmatch(sequence):
                 raise InvalidRequest("'after' must be the 'cursor' of an earlier answer.", param="after")
-            here, later = events.c.sequence == int(sequence), consumer < _CONSUMER
-            query = query.where(or_(events.c.sequence < int(sequence), and_(here, later)))
+            same_event, later_consumer = events.c.sequence == int(sequence), consumer < _CONSUMER
+            query = query.where(or_(events.c.sequence < int(sequence), and_(same_event, later_consumer)))
         with self._database.read() as session:
             # One query per audience: each reads an index in the page's order, which a combined query could not.
             parts = [session.rows(query.where(seen)) for seen in _visible_events(project_id, organization_id, operator)]
@@ -262,21 +262,21 @@ def _visible_events(project_id: str, organization_id: str | None, operator: bool
 
 def _visible_by_data(project_id: str, organization_id: str | None) -> ColumnElement[bool]:
     """Visibility of events that the previous release wrote, without an audience: none are left a week after the upgrade."""
-    whose = '"organization_id":"'
-    reached: ColumnElement[bool] = events.c.data.not_like(f"%{whose}%")
+    marker = '"organization_id":"'
+    visible: ColumnElement[bool] = events.c.data.not_like(f"%{marker}%")
     if organization_id is not None:
         # The data is compact JSON: the escaped quotes of a user's text can't match this pattern.
-        reached = or_(reached, events.c.data.contains(f'{whose}{organization_id}"', autoescape=True))
-    return or_(events.c.project_id == project_id, and_(events.c.project_id.is_(None), reached))
+        visible = or_(visible, events.c.data.contains(f'{marker}{organization_id}"', autoescape=True))
+    return or_(events.c.project_id == project_id, and_(events.c.project_id.is_(None), visible))
 
 
 def _store_kubernetes_event(session: WriteSession, event: Event) -> int:
     """Store an event of a Kubernetes object, which is kept as a dead letter only; returns its sequence."""
     if not event.type.startswith(_KUBERNETES_TYPE_PREFIX):
         raise InvalidRequest(f"No event '{event.id[:80]}' was written by this platform; it is not kept.")
-    theirs = select(deliveries.c.sequence).join(events, events.c.sequence == deliveries.c.sequence)
-    theirs = theirs.where(deliveries.c.state == _DEAD, events.c.type.startswith(_KUBERNETES_TYPE_PREFIX))
-    if len(session.rows(theirs.limit(_MAX_KUBERNETES_DEAD_LETTERS))) >= _MAX_KUBERNETES_DEAD_LETTERS:
+    dead_letters = select(deliveries.c.sequence).join(events, events.c.sequence == deliveries.c.sequence)
+    dead_letters = dead_letters.where(deliveries.c.state == _DEAD, events.c.type.startswith(_KUBERNETES_TYPE_PREFIX))
+    if len(session.rows(dead_letters.limit(_MAX_KUBERNETES_DEAD_LETTERS))) >= _MAX_KUBERNETES_DEAD_LETTERS:
         raise RateLimited("Enough events of Kubernetes are dead letters: replay them, see GET /v1/events?state=dead.")
     # The time is untrusted input; a future time would keep this event and all older ones from being pruned.
     moment = min(event.time, session.now())

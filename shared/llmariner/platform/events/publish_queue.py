@@ -95,8 +95,8 @@ class PublishQueue:
                 "due_at": 0.0 if wait is None else now + wait,
                 "last_error": reason,
             }
-            ours = {"sequence": queued.sequence, "consumer": BROKER, "attempts": attempts, **outcome}
-            session.upsert(deliveries, [ours])
+            broker_delivery = {"sequence": queued.sequence, "consumer": BROKER, "attempts": attempts, **outcome}
+            session.upsert(deliveries, [broker_delivery])
             # Pending replays to consumers get the same outcome.
             pending = and_(deliveries.c.sequence == queued.sequence, deliveries.c.state == _PENDING)
             session.run(update(deliveries).where(pending).values(**outcome))
