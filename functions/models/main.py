@@ -127,7 +127,7 @@ async def get_model(
 def _get_usable(context: Context, key: Caller, model_id: str) -> Model:
     """A model that the caller may use. Raises ModelNotFound, or PermissionDenied for a model that the caller sees only."""
     model = context.registry.get(model_id, project_id=key.key_owner.project_id)
-    if not caller_restriction(context.database, key).admits(model.name, model.base_name):
+    if not caller_restriction(context.database, key).allows(model.name, model.base_name):
         raise model_not_allowed(model.name)
     return model
 

@@ -12,7 +12,7 @@ from llmariner.http.fastapi_app import create_app
 from llmariner.http.schemas.lists import filter_values
 from llmariner.http.schemas.timestamps import Timestamp
 from llmariner.tenancy.principal import Caller
-from llmariner.usage.buckets import buckets, checked_groups
+from llmariner.usage.buckets import bucket_page, validate_group_by
 from llmariner.usage.prices import NANO_PER_DOLLAR
 from llmariner.usage.reports import COST_PARTS, UsageQuery, UsageReports
 
@@ -38,18 +38,18 @@ def list_costs(
     page: Annotated[str | None, Query(max_length=64)] = None,
 ) -> dict[str, Any]:
     """A page of daily buckets. Filters: project_ids, user_ids, api_key_ids, line_items; `group_by`: the same fields."""
-    groups = checked_groups(filter_values(request, "group_by"), (*_COLUMNS, "line_item"))
+    groups = validate_group_by(filter_values(request, "group_by"), (*_COLUMNS, "line_item"))
     items = filter_values(request, "line_items")
     by_item = "line_item" in groups or bool(items)
-    shown = buckets(start=start_time, end=end_time, width=bucket_width, limit=limit or 7, page=page)
+    current = bucket_page(start=start_time, end=end_time, width=bucket_width, limit=limit or 7, page=page)
     columns = tuple(column for name, column in _COLUMNS.items() if name in groups)
     where = {column: asked for name, column in _COLUMNS.items() if (asked := filter_values(request, f"{name}s"))}
     query = UsageQuery(
         caller.organization_id,
-        shown.start,
-        shown.end,
+        current.start,
+        current.end,
         (*columns, "model") if by_item else columns,
-        shown.width,
+        current.width,
         where,
         ("cost", *(_LINE_ITEM_MEASURES if by_item else ())),
     )
@@ -65,7 +65,7 @@ def list_costs(
             found = _sum_by_columns(found, columns)
         return [_result(caller, groups, *line) for line in found]
 
-    return shown.page(rows, results)
+    return current.render(rows, results)
 
 
 LineItem = tuple[str | None, int, int | None, dict[str, Any]]

@@ -17,7 +17,7 @@ from llmariner.http.schemas.timestamps import Timestamp
 from llmariner.tenancy.principal import Caller
 from llmariner.usage import export
 from llmariner.usage.aggregation import TOKENS
-from llmariner.usage.buckets import buckets, checked_groups
+from llmariner.usage.buckets import bucket_page, validate_group_by
 from llmariner.usage.cost_breakdown import cost_breakdown
 from llmariner.usage.reports import UsageQuery, UsageReports
 
@@ -55,7 +55,7 @@ def list_completions(
     batch: bool | None = None,
 ) -> dict[str, Any]:
     """A page of buckets of chat completions and completions. Filters: project_ids, user_ids, api_key_ids, models."""
-    groups = checked_groups(filter_values(request, "group_by"), (*_COLUMNS, *_CONSTANT_GROUPS))
+    groups = validate_group_by(filter_values(request, "group_by"), (*_COLUMNS, *_CONSTANT_GROUPS))
     routes = () if batch else ("chat_completions", "completions")
 
     def result(row: dict[str, Any]) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def list_embeddings(
     page: PageCursor = None,
 ) -> dict[str, Any]:
     """A page of buckets of embeddings. Filters: project_ids, user_ids, api_key_ids, models."""
-    groups = checked_groups(filter_values(request, "group_by"), tuple(_COLUMNS))
+    groups = validate_group_by(filter_values(request, "group_by"), tuple(_COLUMNS))
 
     def result(row: dict[str, Any]) -> dict[str, Any]:
         return {
@@ -141,12 +141,12 @@ def _page(
     result: Callable[[dict[str, Any]], dict[str, Any]],
 ) -> dict[str, Any]:
     default, maximum = _BUCKET_LIMITS[width]
-    shown = buckets(start=start, end=end, width=width, limit=min(limit or default, maximum), page=page)
+    current = bucket_page(start=start, end=end, width=width, limit=min(limit or default, maximum), page=page)
     columns = tuple(_COLUMNS[name] for name in groups if name in _COLUMNS)
     where = {"route": routes, **_filters(request)}
-    query = UsageQuery(caller.organization_id, shown.start, shown.end, columns, shown.width, where, _MEASURES)
+    query = UsageQuery(caller.organization_id, current.start, current.end, columns, current.width, where, _MEASURES)
     rows = UsageReports(context_of(request).database).sums(query)
-    return shown.page(rows, lambda of_bucket: [result(row) for row in of_bucket])
+    return current.render(rows, lambda of_bucket: [result(row) for row in of_bucket])
 
 
 def _filters(request: Request) -> dict[str, tuple[str, ...]]:

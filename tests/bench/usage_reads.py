@@ -31,7 +31,7 @@ from llmariner.usage.aggregation import ROLLUPS, TOKENS
 from llmariner.usage.export import ExportFilter, csv_lines
 from llmariner.usage.ledger import Ledger
 from llmariner.usage.reports import COST_PARTS, UsageQuery, UsageReports
-from llmariner.usage.tables import SUMS
+from llmariner.usage.tables import SUM_COLUMNS
 
 DAY, HOUR, MINUTE = 86400, 3600, 60
 DAYS = 90
@@ -104,7 +104,7 @@ def _fill_days(database: Database, rows: int, start: int, day: int, *, lite: boo
         for rollup in ROLLUPS:
             span = f"admitted_at >= {since} AND admitted_at < {since + _DAYS_AT_ONCE * DAY}"
             start_of = f"{second} / {rollup.width} * {rollup.width}"
-            summed = {"table": rollup.table.name, "dimensions": ", ".join(rollup.dimensions), "sums": ", ".join(SUMS)}
+            summed = {"table": rollup.table.name, "dimensions": ", ".join(rollup.dimensions), "sums": ", ".join(SUM_COLUMNS)}
             session.run(text(_SUMMED.format(**summed, start=start_of, span=span, **rates)))
 
 

@@ -12,7 +12,7 @@ from llmariner.platform.database import Database
 from llmariner.usage.aggregation import ROLLUPS, request_cost
 from llmariner.usage.ledger import Ledger
 from llmariner.usage.prices import PriceList
-from llmariner.usage.tables import SUMS, ledger_requests, prices
+from llmariner.usage.tables import SUM_COLUMNS, ledger_requests, prices
 
 LAST = 2**31 - 1
 TOKENS = ("prompt_tokens", "completion_tokens", "cached_tokens")
@@ -68,7 +68,7 @@ def stored_rollups(database: Database) -> Sums:
             names = ("organization_id", "start", *rollup.dimensions)
             for row in session.rows(select(rollup.table)):
                 known = row._mapping
-                found[rollup.table.name, *(known[name] for name in names)] = tuple(int(known[name]) for name in SUMS)
+                found[rollup.table.name, *(known[name] for name in names)] = tuple(int(known[name]) for name in SUM_COLUMNS)
     return {key: sums for key, sums in found.items() if any(sums)}
 
 
@@ -83,7 +83,7 @@ def expected_rollups(database: Database) -> Sums:
         for rollup in ROLLUPS:
             start = int(row["admitted_at"] // rollup.width) * rollup.width
             key = (rollup.table.name, row["organization_id"], start, *(row[name] for name in rollup.dimensions))
-            found[key] = tuple(map(sum, zip(values, found.get(key, [0] * len(SUMS)), strict=True)))
+            found[key] = tuple(map(sum, zip(values, found.get(key, [0] * len(SUM_COLUMNS)), strict=True)))
     return found
 
 

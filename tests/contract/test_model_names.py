@@ -143,5 +143,5 @@ def test_who_is_denied_a_model_is_not_shown_its_adapters(registry: ModelRegistry
     create(registry, "ft:x:a", "proj_a", base="x")
     create(registry, "y", "proj_a")
     assert names(registry, "proj_a", refused_models=frozenset({"x"})) == ["y"]
-    assert not Restriction(refused_models=frozenset({"x"})).admits("ft:x:a", "x")
-    assert Restriction(refused_models=frozenset({"x"})).admits("y", None)
+    assert not Restriction(refused_models=frozenset({"x"})).allows("ft:x:a", "x")
+    assert Restriction(refused_models=frozenset({"x"})).allows("y", None)

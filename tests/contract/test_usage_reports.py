@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from llmariner.errors import InvalidRequest
 from llmariner.platform.database import Database
-from llmariner.usage.buckets import buckets
+from llmariner.usage.buckets import bucket_page
 from llmariner.usage.ledger import Ledger
 from llmariner.usage.reports import COST_PARTS, MEASURES, UsageQuery, UsageReports
 
@@ -132,8 +132,8 @@ def test_a_span_without_an_inside_is_refused() -> None:
 def test_pages_of_buckets_follow_one_another_and_end() -> None:
     page, starts = None, []
     while True:
-        shown = buckets(start=DAY + 7, end=10 * DAY + 1, width="1d", limit=4, page=page)
-        answer = shown.page([{"start": 3 * DAY}], lambda found: found)
+        current = bucket_page(start=DAY + 7, end=10 * DAY + 1, width="1d", limit=4, page=page)
+        answer = current.render([{"start": 3 * DAY}], lambda found: found)
         starts += [bucket["start_time"] for bucket in answer["data"]]
         assert [bucket["end_time"] - bucket["start_time"] for bucket in answer["data"]] == [DAY] * len(answer["data"])
         page = answer["next_page"]
@@ -148,5 +148,5 @@ def test_pages_of_buckets_follow_one_another_and_end() -> None:
 )
 def test_a_page_that_was_never_given_out_is_refused(page: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        buckets(start=DAY, end=3 * DAY, width="1d", limit=1, page=page)
+        bucket_page(start=DAY, end=3 * DAY, width="1d", limit=1, page=page)
     assert refused.value.param == "page"

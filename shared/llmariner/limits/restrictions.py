@@ -23,7 +23,7 @@ class Restriction:
     refused_models: frozenset[str] = frozenset()
     sources: tuple[str, ...] | None = None
 
-    def admits(self, name: str, base: str | None) -> bool:
+    def allows(self, name: str, base: str | None) -> bool:
         """Whether the model of that name may be used; an adapter may not if its base model is refused."""
         refused = name in self.refused_models or base in self.refused_models
         return not refused and (self.models is None or name in self.models)

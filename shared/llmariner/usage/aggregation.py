@@ -14,7 +14,7 @@ from sqlalchemy import Table
 
 from llmariner.errors import InvalidRequest
 from llmariner.gateway.metering.pricing import FREE, Cost, Price
-from llmariner.usage.tables import SUMS, ledger_days, ledger_events, ledger_hours, ledger_project_days
+from llmariner.usage.tables import SUM_COLUMNS, ledger_days, ledger_events, ledger_hours, ledger_project_days
 
 __all__ = [
     "DAY",
@@ -199,7 +199,7 @@ class RollupDelta:
             key = (organization_id, start // rollup.width * rollup.width, *(rest[position] for position in positions))
             total = found.get(key)
             found[key] = sums if total is None else [one + other for one, other in zip(total, sums, strict=True)]
-        names = ("organization_id", "start", *rollup.dimensions, *SUMS)
+        names = ("organization_id", "start", *rollup.dimensions, *SUM_COLUMNS)
         return [dict(zip(names, (*key, *sums), strict=True)) for key, sums in sorted(found.items()) if any(sums)]
 
     def _add(self, request: Mapping[str, Any], price: Price | None, sign: int) -> None:
@@ -219,7 +219,7 @@ class RollupDelta:
         )
         hour = math.floor(request["admitted_at"] / HOUR) * HOUR
         key = (request["organization_id"], hour, *(request[name] for name in _FINEST))
-        sums = self._by_hour.setdefault(key, [0] * len(SUMS))
+        sums = self._by_hour.setdefault(key, [0] * len(SUM_COLUMNS))
         for index, value in enumerate(values):
             sums[index] += sign * value
 

@@ -10,14 +10,14 @@ from typing import Any
 
 from llmariner.errors import InvalidRequest
 
-__all__ = ["Buckets", "buckets", "checked_groups"]
+__all__ = ["BucketPage", "bucket_page", "validate_group_by"]
 
 _WIDTHS = {"1m": 60, "1h": 3600, "1d": 86400}
 _PAGE = "page_"
 
 
 @dataclass(frozen=True)
-class Buckets:
+class BucketPage:
     """A page: `count` buckets of `width` seconds from `start`, a multiple of `width`; `next_start` None: the last page."""
 
     start: int
@@ -30,7 +30,7 @@ class Buckets:
         """The end of the last bucket."""
         return self.start + self.count * self.width
 
-    def page(self, rows: Sequence[dict[str, Any]], results: Any) -> dict[str, Any]:
+    def render(self, rows: Sequence[dict[str, Any]], results: Any) -> dict[str, Any]:
         """The JSON of the page. Each row's `start` is that of its bucket; `results(rows)` returns a bucket's results."""
         rows_by_start: dict[int, list[dict[str, Any]]] = {}
         for row in rows:
@@ -48,7 +48,7 @@ class Buckets:
         return {"object": "page", "data": data, "has_more": token is not None, "next_page": token}
 
 
-def buckets(*, start: int, end: int | None, width: str, limit: int, page: str | None) -> Buckets:
+def bucket_page(*, start: int, end: int | None, width: str, limit: int, page: str | None) -> BucketPage:
     """The requested page. Buckets are whole minutes, hours or days of UTC; the first one contains `start`.
 
     `end` is exclusive, None: now. Raises InvalidRequest for an empty span, and for a page token of another query.
@@ -68,15 +68,15 @@ def buckets(*, start: int, end: int | None, width: str, limit: int, page: str | 
         first = int(number)
     left = math.ceil((stop - first) / size)
     count = min(left, limit)
-    return Buckets(first, size, count, first + count * size if left > count else None)
+    return BucketPage(first, size, count, first + count * size if left > count else None)
 
 
-def checked_groups(asked: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+def validate_group_by(requested: Sequence[str], allowed: Sequence[str]) -> tuple[str, ...]:
     """The `group_by` values without duplicates. Raises InvalidRequest for an unknown one."""
-    for name in asked:
-        if name not in known:
-            raise InvalidRequest(f"'group_by' must be of {', '.join(known)}, not '{name[:40]}'.", param="group_by")
-    return tuple(dict.fromkeys(asked))
+    for name in requested:
+        if name not in allowed:
+            raise InvalidRequest(f"'group_by' must be of {', '.join(allowed)}, not '{name[:40]}'.", param="group_by")
+    return tuple(dict.fromkeys(requested))
 
 
 def _unknown_page(page: str) -> InvalidRequest:

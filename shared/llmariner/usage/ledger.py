@@ -1,6 +1,6 @@
 """The ledger: events per request, folded into one row per request and into rollups in the same transaction.
 
-A request is open until its closing event; if its gateway instance is gone, it is closed as interrupted, with the usage of
+A request is open until its closing event; if its gateway instance is purged, it is closed as interrupted, with the usage of
 its last checkpoint. Its price is the one that was valid at its admission.
 """
 
@@ -18,7 +18,7 @@ from llmariner.platform.events import outbox
 from llmariner.usage import aggregation
 from llmariner.usage.aggregation import INTERRUPTED, OPEN, ROLLUPS, RollupDelta
 from llmariner.usage.prices import ListedPrice, PriceList, price_filter
-from llmariner.usage.tables import SUMS, ledger_events, ledger_floor, ledger_hours, ledger_requests
+from llmariner.usage.tables import SUM_COLUMNS, ledger_events, ledger_floor, ledger_hours, ledger_requests
 from llmariner.usage.tables import prices as listed
 
 __all__ = ["OPEN", "Ledger", "retention_watermark"]
@@ -45,10 +45,10 @@ class Ledger:
         Events of an unknown request from before the retention watermark are ignored: it was counted, and purged.
         """
         # The first of duplicate events wins, as with the table's key.
-        known: dict[tuple[str, int], Row] = {}
+        first_events: dict[tuple[str, int], Row] = {}
         for event in map(aggregation.validate_event, events):
-            known.setdefault(_event_key(event), event)
-        batch = [known[key] for key in sorted(known)]
+            first_events.setdefault(_event_key(event), event)
+        batch = [first_events[key] for key in sorted(first_events)]
         if not batch:
             return 0
         return self._database.transact(lambda session: _record_batch(session, batch))
@@ -70,9 +70,9 @@ class Ledger:
         """
         with self._database.write() as session:
             before = int(session.now() - older_than) // aggregation.HOUR * aggregation.HOUR
-            if rises := before > retention_watermark(session):
+            if is_raised := before > retention_watermark(session):
                 session.upsert(ledger_floor, [{"id": 1, "admitted_at": before}])
-        if rises:  # once an hour, since it scans the table
+        if is_raised:  # once an hour, since it scans the table
             self._drop_empty_sums()
         old = (ledger_requests.c.admitted_at < before) & (ledger_requests.c.outcome != OPEN)
         ids = select(ledger_requests.c.request_id).where(old).limit(_CHUNK)
@@ -185,13 +185,13 @@ def _record_batch(session: WriteSession, batch: Sequence[Row]) -> int:
     new = {row.request_id for row in session.insert_many_if_absent(ledger_requests, list(created.values()))}
     older = select(ledger_requests).where(ledger_requests.c.request_id.in_(created.keys() - new))
     older = older.order_by(ledger_requests.c.request_id).with_for_update()
-    known = {row["request_id"]: row for row in _rows(session, older)} if len(new) < len(created) else {}
+    existing = {row["request_id"]: row for row in _rows(session, older)} if len(new) < len(created) else {}
     rows = [
         aggregation.event_row(
             event, first=request_id in new and event is events[0], price_id=created[request_id]["price_id"]
         )
         for request_id, events in events_by_request.items()
-        if request_id in new or request_id in known  # else it was purged meanwhile
+        if request_id in new or request_id in existing  # else it was purged meanwhile
         for event in events
     ]
     fresh = {tuple(row) for row in session.insert_many_if_absent(ledger_events, rows)}
@@ -200,7 +200,7 @@ def _record_batch(session: WriteSession, batch: Sequence[Row]) -> int:
         if request_id in new:
             after = created[request_id]
             deltas.replace(None, after, prices.by_id(after["price_id"]))
-        elif before := known.get(request_id):
+        elif before := existing.get(request_id):
             price = prices.by_id(before["price_id"])
             after = aggregation.apply_events(before, (event for event in events if _event_key(event) in fresh), price)
             if after != before:
@@ -248,9 +248,9 @@ def _drop_expired(session: WriteSession, batch: Sequence[Row], watermark: int) -
     late = {event["request_id"] for event in batch if event["admitted_at"] < watermark}
     if not late:
         return batch
-    known = select(ledger_requests.c.request_id).where(ledger_requests.c.request_id.in_(late))
-    gone = late - {row.request_id for row in session.rows(known)}
-    return [event for event in batch if event["request_id"] not in gone]
+    existing = select(ledger_requests.c.request_id).where(ledger_requests.c.request_id.in_(late))
+    purged = late - {row.request_id for row in session.rows(existing)}
+    return [event for event in batch if event["request_id"] not in purged]
 
 
 def _interrupt_requests(session: WriteSession, requests: Sequence[Row]) -> int:
@@ -277,4 +277,4 @@ def _delete_requests(session: WriteSession, request_ids: Sequence[str]) -> int:
 def _write_requests_and_rollups(session: WriteSession, changed: Sequence[Row], deltas: RollupDelta) -> None:
     session.upsert(ledger_requests, [{name: row[name] for name in _COLUMNS} for row in changed])
     for rollup in reversed(ROLLUPS):
-        session.upsert(rollup.table, deltas.rows(rollup), accumulate=SUMS)
+        session.upsert(rollup.table, deltas.rows(rollup), accumulate=SUM_COLUMNS)

@@ -20,13 +20,13 @@ from llmariner.errors import InvalidRequest
 from llmariner.platform.database import Database
 from llmariner.usage.aggregation import HOUR, OPEN, ROLLUPS, TOKENS, Rollup
 from llmariner.usage.ledger import retention_watermark
-from llmariner.usage.tables import SUMS, ledger_requests
+from llmariner.usage.tables import SUM_COLUMNS, ledger_requests
 
 __all__ = ["COST_PARTS", "DIMENSIONS", "MEASURES", "UsageQuery", "UsageReports"]
 
 DIMENSIONS = ROLLUPS[-1].dimensions
 COST_PARTS = ("prompt_cost", "cached_cost", "completion_cost")
-MEASURES = tuple(name for name in SUMS if name not in COST_PARTS)
+MEASURES = tuple(name for name in SUM_COLUMNS if name not in COST_PARTS)
 
 
 @dataclass(frozen=True)

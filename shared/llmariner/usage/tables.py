@@ -19,7 +19,7 @@ from sqlalchemy import (
 from llmariner.platform.database import metadata
 
 __all__ = [
-    "SUMS",
+    "SUM_COLUMNS",
     "instance_of",
     "ledger_days",
     "ledger_events",
@@ -30,7 +30,7 @@ __all__ = [
     "prices",
 ]
 
-SUMS = (
+SUM_COLUMNS = (
     "requests",
     "prompt_tokens",
     "completion_tokens",
@@ -73,7 +73,7 @@ def _sums(name: str, *dimensions: str) -> Table:
             else Column(each, String(_LENGTHS.get(each, 64)), primary_key=True)
             for each in dimensions
         ),
-        *(_sum(each) for each in SUMS),
+        *(_sum(each) for each in SUM_COLUMNS),
         sqlite_with_rowid=False,  # stores rows by primary key, so that rows read together lie together
     )
 
