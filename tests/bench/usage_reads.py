@@ -104,7 +104,11 @@ def _fill_days(database: Database, rows: int, start: int, day: int, *, lite: boo
         for rollup in ROLLUPS:
             span = f"admitted_at >= {since} AND admitted_at < {since + _DAYS_AT_ONCE * DAY}"
             start_of = f"{second} / {rollup.width} * {rollup.width}"
-            summed = {"table": rollup.table.name, "dimensions": ", ".join(rollup.dimensions), "sums": ", ".join(SUM_COLUMNS)}
+            summed = {
+                "table": rollup.table.name,
+                "dimensions": ", ".join(rollup.dimensions),
+                "sums": ", ".join(SUM_COLUMNS),
+            }
             session.run(text(_SUMMED.format(**summed, start=start_of, span=span, **rates)))
 
 

@@ -68,7 +68,9 @@ def stored_rollups(database: Database) -> Sums:
             names = ("organization_id", "start", *rollup.dimensions)
             for row in session.rows(select(rollup.table)):
                 known = row._mapping
-                found[rollup.table.name, *(known[name] for name in names)] = tuple(int(known[name]) for name in SUM_COLUMNS)
+                found[rollup.table.name, *(known[name] for name in names)] = tuple(
+                    int(known[name]) for name in SUM_COLUMNS
+                )
     return {key: sums for key, sums in found.items() if any(sums)}
 
 

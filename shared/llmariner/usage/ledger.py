@@ -1,6 +1,6 @@
 """The ledger: events per request, folded into one row per request and into rollups in the same transaction.
 
-A request is open until its closing event; if its gateway instance is purged, it is closed as interrupted, with the usage of
+A request is open until its closing event; if its gateway instance has ended, it is closed as interrupted, with the usage of
 its last checkpoint. Its price is the one that was valid at its admission.
 """
 
@@ -175,7 +175,10 @@ def _rows(session: ReadSession, query: Any) -> list[Row]:
 
 
 def _record_batch(session: WriteSession, batch: Sequence[Row]) -> int:
-    """Every step locks in the order of request ids, so that batches with the same requests cannot deadlock."""
+    """Record events that are sorted by request id, and return how many were new.
+
+    Every step locks in the order of request ids, so that batches with the same requests cannot deadlock.
+    """
     events_by_request: dict[str, list[Row]] = {}
     models, project_ids = _distinct(batch, "model", "base_model"), _distinct(batch, *_MODEL_OWNERS)
     watermark, prices = _watermark_and_prices(session, models, project_ids)
@@ -217,9 +220,9 @@ def _record_batch(session: WriteSession, batch: Sequence[Row]) -> int:
 def _folded_request(events: Sequence[Row], prices: PriceList) -> Row:
     """The row of a request that is new to the ledger, folded from its events."""
     first = events[0]
-    whose, whose_base = (first[name] for name in _MODEL_OWNERS)
+    project_id, base_project_id = (first[name] for name in _MODEL_OWNERS)
     terms = first["model"], first["admitted_at"], first["base_model"]
-    price = prices.at(*terms, project_id=whose, base_project_id=whose_base)
+    price = prices.at(*terms, project_id=project_id, base_project_id=base_project_id)
     return aggregation.apply_events(
         aggregation.new_request(first, price.id if price is not None else None), events, price
     )
