@@ -103,8 +103,8 @@ def recent_entries(session: WriteSession, organization_id: str, type_: str, *, s
     session.first(select(audit_heads.c.hash).where(audit_heads.c.organization_id == organization_id).with_for_update())
     newest = select(audit_log).where(audit_log.c.organization_id == organization_id)
     last = newest.order_by(audit_log.c.sequence.desc()).limit(_BATCH_SIZE).subquery()
-    fitting = select(last).where(last.c.type == type_, last.c.at > time.time() - seconds)
-    return session.rows(fitting.order_by(last.c.sequence.desc()))
+    matching = select(last).where(last.c.type == type_, last.c.at > time.time() - seconds)
+    return session.rows(matching.order_by(last.c.sequence.desc()))
 
 
 def verify(database: Database, organization_id: str, *, known_head: str | None = None) -> VerificationResult:
@@ -148,8 +148,8 @@ class _ChainWalk:
 
     def next_batch(self) -> bool:
         """Verify the next entries; False if there are none or one does not fit."""
-        further = self._chain.where(audit_log.c.sequence > self._sequence).order_by(audit_log.c.sequence)
-        rows = self._session.rows(further.limit(_BATCH_SIZE))
+        remaining = self._chain.where(audit_log.c.sequence > self._sequence).order_by(audit_log.c.sequence)
+        rows = self._session.rows(remaining.limit(_BATCH_SIZE))
         for row in rows:
             self.fault = _fault(row, self.head)
             if self.fault:
@@ -176,12 +176,12 @@ def _fault(row: Row[Any], previous: str) -> str:
 
 def _locked_head(session: WriteSession, organization_id: str) -> str:
     """The hash of the chain's last entry; locks the chain until the transaction ends."""
-    taking = update(audit_heads).where(audit_heads.c.organization_id == organization_id)
-    taking_one = taking.values(length=audit_heads.c.length + 1).returning(audit_heads.c.hash)
-    found = session.value(taking_one)
+    lock = update(audit_heads).where(audit_heads.c.organization_id == organization_id)
+    increment = lock.values(length=audit_heads.c.length + 1).returning(audit_heads.c.hash)
+    found = session.value(increment)
     if found is None:
         session.insert_if_absent(audit_heads, [{"organization_id": organization_id, "hash": GENESIS, "length": 0}])
-        found = session.value(taking_one)
+        found = session.value(increment)
     return str(found)
 
 

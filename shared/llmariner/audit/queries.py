@@ -100,16 +100,16 @@ def _conditions(filters: Filter) -> list[ColumnElement[bool]]:
         conditions.append(audit_log.c.type.in_(filters.types))
     if filters.project_ids:
         conditions.append(audit_log.c.project_id.in_(filters.project_ids))
-    held = (("id", filters.actor_ids, audit_log.c.actor), ("email", filters.actor_emails, audit_log.c.actor))
-    for name, wanted, column in (*held, ("id", filters.resource_ids, audit_log.c.payload)):
-        if wanted:
-            conditions.append(_contains_any(column, name, wanted))
+    actor_filters = (("id", filters.actor_ids, audit_log.c.actor), ("email", filters.actor_emails, audit_log.c.actor))
+    for name, values, column in (*actor_filters, ("id", filters.resource_ids, audit_log.c.payload)):
+        if values:
+            conditions.append(_contains_any(column, name, values))
     return conditions
 
 
-def _contains_any(column: ColumnElement[str], name: str, wanted: Sequence[str]) -> ColumnElement[bool]:
+def _contains_any(column: ColumnElement[str], name: str, values: Sequence[str]) -> ColumnElement[bool]:
     """Whether the JSON text has one of these values. Its serialization is canonical, so a substring search is exact."""
-    texts = (json.dumps({name: value}, ensure_ascii=False, separators=(",", ":"))[1:-1] for value in wanted)
+    texts = (json.dumps({name: value}, ensure_ascii=False, separators=(",", ":"))[1:-1] for value in values)
     return or_(*(column.contains(text, autoescape=True) for text in texts))
 
 

@@ -80,9 +80,9 @@ class GroupRoles:
             revoke(session, caller, found)
 
 
-def validate_group_name(said: str, param: str) -> None:
+def validate_group_name(name: str, param: str) -> None:
     """InvalidRequest if the value cannot be the name of a group."""
-    if not 1 <= len(said) <= 256 or not said.isprintable():
+    if not 1 <= len(name) <= 256 or not name.isprintable():
         raise InvalidRequest(f"'{param}' must be 1 to 256 printable characters long.", param=param)
 
 
@@ -100,8 +100,8 @@ def grant(session: WriteSession, caller: Caller, mapping: Mapping[str, Any], rol
     else:
         check_can_grant_organization_role(session, caller, organization_id, role)
     now, row_id, name = int(time.time()), new_id("group_role"), mapping["group_name"]
-    known = {"organization_id": organization_id, "issuer": mapping["issuer"], "name": name}
-    session.insert_if_absent(groups, [{"id": new_id("group"), "created_at": now, **known}])
+    columns = {"organization_id": organization_id, "issuer": mapping["issuer"], "name": name}
+    session.insert_if_absent(groups, [{"id": new_id("group"), "created_at": now, **columns}])
     session.add(group_roles, id=row_id, role=role, created_at=now, **mapping)
     row = session.first(select(group_roles).where(group_roles.c.id == row_id))
     assert row is not None

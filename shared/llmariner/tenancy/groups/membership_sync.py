@@ -38,10 +38,10 @@ def reconcile_group(
     while True:
         with database.read() as session:
             people = session.rows(_members(issuer, group).where(users.c.id > after).limit(_BATCH_SIZE))
-            waiting = [person.id for person in people if _reconciliation(session, person).has_changes()]
-        if waiting:
-            there = _members(issuer, group).where(users.c.id.in_(waiting))
-            database.transact(partial(_reconcile, people=there))
+            pending = [person.id for person in people if _reconciliation(session, person).has_changes()]
+        if pending:
+            batch = _members(issuer, group).where(users.c.id.in_(pending))
+            database.transact(partial(_reconcile, people=batch))
         if len(people) < _BATCH_SIZE:
             return ""
         after = people[-1].id
@@ -60,9 +60,9 @@ def _members(issuer: str, group: str) -> Select[Any]:
     The condition on the column scans all users of the issuer.
     """
     one = and_(user_groups.c.issuer == issuer, user_groups.c.name == group, user_groups.c.user_id == users.c.id)
-    there = or_(exists().where(one), users.c.groups.contains(json.dumps(group), autoescape=True))
+    condition = or_(exists().where(one), users.c.groups.contains(json.dumps(group), autoescape=True))
     query = select(users.c.id, users.c.issuer, users.c.subject, users.c.groups, users.c.groups_at)
-    return query.where(users.c.issuer == issuer, there).order_by(users.c.id)
+    return query.where(users.c.issuer == issuer, condition).order_by(users.c.id)
 
 
 def _reconciliation(session: ReadSession, person: Row[Any]) -> MembershipReconciliation:

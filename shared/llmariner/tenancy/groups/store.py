@@ -55,8 +55,8 @@ class Groups:
         with self._database.write() as session:
             serialize_mutations(session, caller)
             _check_free(session, caller.organization_id, issuer, name)
-            known = {"id": group_id, "organization_id": caller.organization_id, "issuer": issuer, "name": name}
-            session.add(groups, created_at=int(time.time()), **known)
+            columns = {"id": group_id, "organization_id": caller.organization_id, "issuer": issuer, "name": name}
+            session.add(groups, created_at=int(time.time()), **columns)
             _log(session, caller, "group.created", group_id, {"data": {"group_name": name}})
             return _one(session, caller.organization_id, group_id)
 
@@ -70,11 +70,11 @@ class Groups:
             serialize_mutations(session, caller)
             group = _one(session, caller.organization_id, group_id)
             if name != group.name:
-                for row in session.rows(select(group_roles).where(_of(group, group.name))):
+                for row in session.rows(select(group_roles).where(_roles_of(group, group.name))):
                     check_can_revoke(session, caller, row)
                 _check_free(session, caller.organization_id, group.issuer, name)
-                session.run(update(group_roles).where(_of(group, group.name)).values(group_name=name))
-                for row in session.rows(select(group_roles).where(_of(group, name))):
+                session.run(update(group_roles).where(_roles_of(group, group.name)).values(group_name=name))
+                for row in session.rows(select(group_roles).where(_roles_of(group, name))):
                     enqueue_reconciliation(session, row)
                 session.run(update(groups).where(groups.c.id == group_id).values(name=name))
                 _log(session, caller, "group.updated", group_id, {"changes_requested": {"group_name": name}})
@@ -85,12 +85,14 @@ class Groups:
         with self._database.write() as session:
             serialize_mutations(session, caller)
             group = _one(session, caller.organization_id, group_id)
-            ending = session.rows(select(group_roles).where(_of(group, group.name)).order_by(group_roles.c.id))
-            for row in ending:
+            deleted_roles = session.rows(
+                select(group_roles).where(_roles_of(group, group.name)).order_by(group_roles.c.id)
+            )
+            for row in deleted_roles:
                 revoke(session, caller, row)
             session.run(groups.delete().where(groups.c.id == group_id))
             _log(session, caller, "group.deleted", group_id, {})
-        return [row.id for row in ending]
+        return [row.id for row in deleted_roles]
 
     def members(self, group: Row[Any], paging: Paging) -> Page:
         """The people of the organization whose newest token has the group, ordered by id."""
@@ -121,9 +123,9 @@ class Groups:
             ),
         )
         query = select(groups, group_roles.c.role, group_roles.c.created_at.label("given_at")).select_from(joined)
-        there = and_(groups.c.organization_id == organization_id, group_roles.c.project_id == project_id)
+        condition = and_(groups.c.organization_id == organization_id, group_roles.c.project_id == project_id)
         with self._database.read() as session:
-            return session.rows(query.where(there).order_by(group_roles.c.created_at, groups.c.id))
+            return session.rows(query.where(condition).order_by(group_roles.c.created_at, groups.c.id))
 
     def grant_role(self, caller: Caller, group_id: str, role: str, project_id: str | None) -> Row[Any]:
         """Grant a group a role; it replaces the previous one. Raises as `GroupRoles.create`, but no Conflict."""
@@ -157,21 +159,21 @@ def _one(session: ReadSession, organization_id: str, group_id: str) -> Row[Any]:
 def _members(group: Row[Any]) -> Select[Any]:
     joined = users.join(organization_users, organization_users.c.user_id == users.c.id)
     joined = joined.join(user_groups, user_groups.c.user_id == users.c.id)
-    there = and_(
+    condition = and_(
         organization_users.c.organization_id == group.organization_id,
         user_groups.c.issuer == group.issuer,
         user_groups.c.name == group.name,
         users.c.hidden.is_(False),
     )
-    return select(users.c.id, users.c.email, users.c.name).select_from(joined).where(there)
+    return select(users.c.id, users.c.email, users.c.name).select_from(joined).where(condition)
 
 
 def _mapping(group: Row[Any], project_id: str | None) -> dict[str, Any]:
-    known = {"organization_id": group.organization_id, "issuer": group.issuer, "group_name": group.name}
-    return {**known, "project_id": project_id}
+    columns = {"organization_id": group.organization_id, "issuer": group.issuer, "group_name": group.name}
+    return {**columns, "project_id": project_id}
 
 
-def _of(group: Row[Any], name: str) -> Any:
+def _roles_of(group: Row[Any], name: str) -> Any:
     return and_(
         group_roles.c.organization_id == group.organization_id,
         group_roles.c.issuer == group.issuer,

@@ -14,11 +14,11 @@ _MAX_NETWORKS = 100
 _MAPPED_BITS = 96
 
 
-def parse_networks(said: Sequence[str], param: str = "allowed_sources") -> tuple[str, ...]:
+def parse_networks(values: Sequence[str], param: str = "allowed_sources") -> tuple[str, ...]:
     """The networks in canonical form; a single address becomes a network of one. InvalidRequest for an invalid value."""
-    if len(said) > _MAX_NETWORKS:
+    if len(values) > _MAX_NETWORKS:
         raise InvalidRequest(f"'{param}' must name at most {_MAX_NETWORKS} networks.", param=param)
-    return tuple(dict.fromkeys(_network(each, f"{param}[{index}]") for index, each in enumerate(said)))
+    return tuple(dict.fromkeys(_network(each, f"{param}[{index}]") for index, each in enumerate(values)))
 
 
 def is_allowed(sources: Sequence[str] | None, address: str) -> bool:
@@ -34,21 +34,21 @@ def is_allowed(sources: Sequence[str] | None, address: str) -> bool:
     return any((mapped or caller) in ipaddress.ip_network(each) for each in sources)
 
 
-def _network(said: str, param: str) -> str:
+def _network(values: str, param: str) -> str:
     try:
-        found = ipaddress.ip_network(said.strip())
+        network = ipaddress.ip_network(values.strip())
     except ValueError as error:
         raise InvalidRequest(
             f"'{param}' must be an address or a network, such as 192.0.2.7 or 10.1.0.0/16: {error}.", param=param
         ) from error
-    if isinstance(found, ipaddress.IPv4Network):
-        return str(found)
-    address = found.network_address
+    if isinstance(network, ipaddress.IPv4Network):
+        return str(network)
+    address = network.network_address
     if address.scope_id is not None:
         raise InvalidRequest(
             f"'{param}' must not name a zone ('%{address.scope_id}'), which means nothing on another machine.",
             param=param,
         )
     # IPv4 clients are compared by their IPv4 address, so IPv4-mapped networks are stored as IPv4 networks.
-    mapped = address.ipv4_mapped if found.prefixlen >= _MAPPED_BITS else None
-    return str(found) if mapped is None else f"{mapped}/{found.prefixlen - _MAPPED_BITS}"
+    mapped = address.ipv4_mapped if network.prefixlen >= _MAPPED_BITS else None
+    return str(network) if mapped is None else f"{mapped}/{network.prefixlen - _MAPPED_BITS}"

@@ -34,22 +34,22 @@ def attenuate(
     maker = _acting_key(session, actor)
     if maker is None:
         return values
-    found = dict(values)
+    attenuated = dict(values)
     for name in _LISTS:
         own: tuple[str, ...] | None = getattr(maker, name)
-        if own is None or name not in found:
+        if own is None or name not in attenuated:
             continue
-        if found[name] is None and new:
-            found[name] = json.dumps(list(own))
-        elif found[name] is None or not _is_subset(name, json.loads(found[name]), own):
+        if attenuated[name] is None and new:
+            attenuated[name] = json.dumps(list(own))
+        elif attenuated[name] is None or not _is_subset(name, json.loads(attenuated[name]), own):
             raise _exceeds(name, f"it is bound to {', '.join(own)} itself")
     # The expiry is inherited by the user's own keys only: a service account may outlive the key that created it.
-    if maker.expires_at is not None and user_id == maker.user_id and "expires_at" in found:
-        if found["expires_at"] is None and new:
-            found["expires_at"] = maker.expires_at
-        elif found["expires_at"] is None or found["expires_at"] > maker.expires_at:
+    if maker.expires_at is not None and user_id == maker.user_id and "expires_at" in attenuated:
+        if attenuated["expires_at"] is None and new:
+            attenuated["expires_at"] = maker.expires_at
+        elif attenuated["expires_at"] is None or attenuated["expires_at"] > maker.expires_at:
             raise _exceeds("expires_at", "it ends itself before that")
-    return found
+    return attenuated
 
 
 def check_can_receive_secret(session: ReadSession, actor: Caller | None, key: ApiKey) -> None:
@@ -61,8 +61,8 @@ def check_can_receive_secret(session: ReadSession, actor: Caller | None, key: Ap
         raise PermissionDenied(
             f"That key may do what you may not: {', '.join(sorted(missing))}. Let its owner rotate it."
         )
-    kept: dict[str, Any] = {name: _stored(getattr(key, name)) for name in _LISTS}
-    attenuate(session, actor, {**kept, "expires_at": key.expires_at}, user_id=key.user_id, new=False)
+    columns: dict[str, Any] = {name: _stored(getattr(key, name)) for name in _LISTS}
+    attenuate(session, actor, {**columns, "expires_at": key.expires_at}, user_id=key.user_id, new=False)
 
 
 def scopes_after_rotation(session: ReadSession, actor: Caller | None, key: ApiKey) -> frozenset[str]:
@@ -117,11 +117,13 @@ def _stored(listed: Iterable[str] | None) -> str | None:
     return None if listed is None else json.dumps(list(listed))
 
 
-def _is_subset(name: str, asked: list[str], own: tuple[str, ...]) -> bool:
+def _is_subset(name: str, requested: list[str], own: tuple[str, ...]) -> bool:
     if name == "allowed_models":
-        return set(asked) <= set(own)
+        return set(requested) <= set(own)
     networks = [ipaddress.ip_network(each) for each in own]
-    return all(any(_contains_network(network, ipaddress.ip_network(each)) for network in networks) for each in asked)
+    return all(
+        any(_contains_network(network, ipaddress.ip_network(each)) for network in networks) for each in requested
+    )
 
 
 def _contains_network(

@@ -31,14 +31,16 @@ class LastUse:
 
         After an error, or on a read-only database, the next attempt follows a minute later.
         """
-        noted = self._recorded
-        news = [(key, at) for key, at in used.items() if key not in noted or at >= noted[key] + _RESOLUTION_SECONDS]
-        if not news:
+        recorded = self._recorded
+        due = [
+            (key, at) for key, at in used.items() if key not in recorded or at >= recorded[key] + _RESOLUTION_SECONDS
+        ]
+        if not due:
             return
-        self._recorded = {**(noted if len(noted) < _MAX_CACHED else {}), **dict(news)}
+        self._recorded = {**(recorded if len(recorded) < _MAX_CACHED else {}), **dict(due)}
         try:
-            for first in range(0, len(news), _BATCH_SIZE):
-                self._write(dict(news[first : first + _BATCH_SIZE]))
+            for first in range(0, len(due), _BATCH_SIZE):
+                self._write(dict(due[first : first + _BATCH_SIZE]))
         except Exception as error:  # a failure must not make the request fail
             _log.warning("when keys were last used could not be noted: %s", error)
 

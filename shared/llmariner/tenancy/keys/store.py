@@ -249,9 +249,9 @@ class Keys:
         project_id: str | None,
     ) -> str:
         now, key_id, name = int(time.time()), new_id("key"), validators.validate_title(new.name, "name")
-        whose = {"user_id": user_id, "project_id": project_id, "organization_id": organization_id}
-        bounds: dict[str, Any] = {**_allowed(new.allowed_models, new.allowed_sources)}
-        bounds |= {"expires_at": now + new.expires_in if new.expires_in else None}
+        owner_columns = {"user_id": user_id, "project_id": project_id, "organization_id": organization_id}
+        restrictions: dict[str, Any] = {**_allowed(new.allowed_models, new.allowed_sources)}
+        restrictions |= {"expires_at": now + new.expires_in if new.expires_in else None}
         # Before the check of the name: only the holder of the lock may assign names.
         revision = serialize_mutations(session, actor)
         if _has_key_named(session, organization_id, user_id, name):
@@ -267,10 +267,10 @@ class Keys:
             excluded_from_rate_limiting=new.excluded_from_rate_limiting,
             digest=secrets.digest(self._pepper, secret),
             revision=revision,
-            **whose,
-            **attenuate(session, actor, bounds, user_id=user_id, new=True),
+            **owner_columns,
+            **attenuate(session, actor, restrictions, user_id=user_id, new=True),
         )
-        outbox.add(session, _CREATED, f"api_keys/{key_id}", {"id": key_id, "name": name, **whose})
+        outbox.add(session, _CREATED, f"api_keys/{key_id}", {"id": key_id, "name": name, **owner_columns})
         _log(session, actor, "created", _key_by_id(session, key_id), {"data": {"scopes": sorted(new.scopes)}})
         return key_id
 
@@ -302,22 +302,22 @@ def _allowed(
     models: tuple[str, ...] | _Unset | None, networks: tuple[str, ...] | _Unset | None
 ) -> dict[str, str | None]:
     """The columns of both lists as JSON. InvalidRequest for an empty list, with which a key could do nothing."""
-    found: dict[str, str | None] = {}
-    for name, said in (("allowed_models", models), ("allowed_sources", networks)):
-        if isinstance(said, _Unset):
+    columns: dict[str, str | None] = {}
+    for name, value in (("allowed_models", models), ("allowed_sources", networks)):
+        if isinstance(value, _Unset):
             continue
-        if said is not None and not said:
+        if value is not None and not value:
             raise InvalidRequest(f"'{name}' must not be empty; null allows all.", param=name)
-        found[name] = None if said is None else json.dumps(_listed(name, said))
-    return found
+        columns[name] = None if value is None else json.dumps(_listed(name, value))
+    return columns
 
 
-def _listed(name: str, said: tuple[str, ...]) -> list[str]:
+def _listed(name: str, value: tuple[str, ...]) -> list[str]:
     if name == "allowed_sources":
-        return list(allowed_networks.parse_networks(said, name))
-    if len(said) > _MAX_MODELS:
+        return list(allowed_networks.parse_networks(value, name))
+    if len(value) > _MAX_MODELS:
         raise InvalidRequest(f"'{name}' must name at most {_MAX_MODELS} models.", param=name)
-    return [validators.validate_title(each, f"{name}[{index}]") for index, each in enumerate(said)]
+    return [validators.validate_title(each, f"{name}[{index}]") for index, each in enumerate(value)]
 
 
 def _has_key_named(session: ReadSession, organization_id: str, user_id: str, name: str) -> bool:
@@ -343,8 +343,8 @@ def _change(session: WriteSession, key: ApiKey, **values: Any) -> None:
 
 
 def _event_data(key: ApiKey, name: str = "") -> dict[str, Any]:
-    whose = {"user_id": key.user_id, "project_id": key.project_id, "organization_id": key.organization_id}
-    return {"id": key.id, "name": name or key.name, **whose}
+    owner_columns = {"user_id": key.user_id, "project_id": key.project_id, "organization_id": key.organization_id}
+    return {"id": key.id, "name": name or key.name, **owner_columns}
 
 
 def _log(session: WriteSession, actor: Caller | None, what: str, key: ApiKey, details: dict[str, Any]) -> None:

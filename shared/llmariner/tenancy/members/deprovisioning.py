@@ -45,8 +45,8 @@ def delete_service_account(session: WriteSession, revision: int, user_id: str) -
         delete_rules(session, row.organization_id, "user", [user_id])
     for table in (project_users, organization_users):
         session.run(delete(table).where(table.c.user_id == user_id))
-    gone = {"email": f"system:serviceaccount:{user_id}", "hidden": True, "revision": revision}
-    session.run(update(users).where(users.c.id == user_id).values(**gone))
+    columns = {"email": f"system:serviceaccount:{user_id}", "hidden": True, "revision": revision}
+    session.run(update(users).where(users.c.id == user_id).values(**columns))
     return revoked_keys
 
 

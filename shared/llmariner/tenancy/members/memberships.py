@@ -120,17 +120,17 @@ class Members:
             if member.role == "owner":
                 _check_not_last_owner(session, caller, member, "leave")
             joined = _one_of(project_users, user_id, organization_id=organization_id)
-            left = session.rows(
+            project_roles = session.rows(
                 select(project_users.c.project_id, project_users.c.role, projects.c.archived_at)
                 .join(projects, projects.c.id == project_users.c.project_id)
                 .where(joined)
                 .order_by(project_users.c.created_at)
             )
-            for row in left:
+            for row in project_roles:
                 if row.archived_at is None:
                     check_can_revoke_project_role(session, caller, organization_id, row.project_id, row.role)
-            of_them = and_(api_keys.c.user_id == user_id, api_keys.c.organization_id == organization_id)
-            revoked_keys = revoke_keys(session, revision, of_them)
+            condition = and_(api_keys.c.user_id == user_id, api_keys.c.organization_id == organization_id)
+            revoked_keys = revoke_keys(session, revision, condition)
             _discard_group_claims(session, organization_users, user_id, organization_id=organization_id)
             session.run(delete(project_users).where(joined))
             session.run(
@@ -138,12 +138,12 @@ class Members:
             )
             record_removal(session, organization_id, user_id)
             bump_revision(session, user_ids=[user_id])
-            gone = {"projects": [row.project_id for row in left], "api_keys": revoked_keys}
-            gone |= delete_rules(session, organization_id, "user", [user_id])
+            removed = {"projects": [row.project_id for row in project_roles], "api_keys": revoked_keys}
+            removed |= delete_rules(session, organization_id, "user", [user_id])
             record_mutation(
-                session, caller, "user.deleted", user_id, {"removed": gone}, organization_id=organization_id
+                session, caller, "user.deleted", user_id, {"removed": removed}, organization_id=organization_id
             )
-        return gone
+        return removed
 
     def add_to_project(self, caller: Caller, project_id: str, user_id: str, role: str) -> Member:
         """Add a member of the organization to a project. Conflict if they are a member of the project."""
@@ -209,8 +209,8 @@ class Members:
             check_can_revoke_project_role(session, caller, organization_id, project_id, member.role)
             revoked_keys: list[str] = []
             if _organization_role(session, organization_id, user_id) != "owner":
-                of_them = and_(api_keys.c.user_id == user_id, api_keys.c.project_id == project_id)
-                revoked_keys = revoke_keys(session, revision, of_them)
+                condition = and_(api_keys.c.user_id == user_id, api_keys.c.project_id == project_id)
+                revoked_keys = revoke_keys(session, revision, condition)
             _discard_group_claims(session, project_users, user_id, project_id=project_id)
             session.run(delete(project_users).where(_one_of(project_users, user_id, project_id=project_id)))
             record_removal(session, organization_id, user_id, project_id)
@@ -228,8 +228,8 @@ def _discard_group_claims(session: WriteSession, table: Any, user_id: str, **pla
     affect what groups grant in another.
     """
     of_group = select(table.c.role).where(_one_of(table, user_id, **place), table.c.of_group).exists()
-    left = {"groups": None, "groups_at": int(time.time()) + 1}
-    session.run(update(users).where(users.c.id == user_id, of_group).values(**left))
+    project_roles = {"groups": None, "groups_at": int(time.time()) + 1}
+    session.run(update(users).where(users.c.id == user_id, of_group).values(**project_roles))
 
 
 def person_id_by_email(session: ReadSession, email: str) -> str | None:

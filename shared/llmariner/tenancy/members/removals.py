@@ -14,16 +14,16 @@ __all__ = ["clear_removal", "record_removal", "removed_from"]
 
 def record_removal(session: WriteSession, organization_id: str, user_id: str, project_id: str = "") -> None:
     """Record that a user was removed from an organization, or (`project_id`) from a project of it. Idempotent."""
-    place = {"organization_id": organization_id, "project_id": project_id, "user_id": user_id}
-    session.insert_if_absent(removals, [{**place, "removed_at": int(time.time())}])
+    row = {"organization_id": organization_id, "project_id": project_id, "user_id": user_id}
+    session.insert_if_absent(removals, [{**row, "removed_at": int(time.time())}])
 
 
 def clear_removal(session: WriteSession, organization_id: str, user_id: str, project_id: str = "") -> None:
     """Delete the record when a user is added again; without `project_id` also those of the organization's projects."""
-    there = and_(removals.c.organization_id == organization_id, removals.c.user_id == user_id)
+    condition = and_(removals.c.organization_id == organization_id, removals.c.user_id == user_id)
     if project_id:
-        there = and_(there, removals.c.project_id == project_id)
-    session.run(removals.delete().where(there))
+        condition = and_(condition, removals.c.project_id == project_id)
+    session.run(removals.delete().where(condition))
 
 
 def removed_from(session: ReadSession, user_id: str) -> frozenset[tuple[str, str | None]]:

@@ -123,9 +123,9 @@ class ServiceAccounts:
         with self._database.write() as session:
             revision = serialize_mutations(session, caller)
             _check_can_revoke_roles(session, caller, _one(session, caller.organization_id, project_id, account_id))
-            gone = {"api_keys": delete_service_account(session, revision, account_id)}
-            _record(session, caller, "service_account.deleted", project_id, account_id, {"removed": gone})
-        return gone
+            removed = {"api_keys": delete_service_account(session, revision, account_id)}
+            _record(session, caller, "service_account.deleted", project_id, account_id, {"removed": removed})
+        return removed
 
 
 _ACCOUNTS = (

@@ -82,37 +82,37 @@ class Users:
 
     def visible_to(self, caller: Caller) -> list[User]:
         """The users that a caller sees in its organization, ordered by e-mail; hidden users are left out."""
-        here = caller.organization_id
+        organization_id = caller.organization_id
         with self._database.read() as session:
             if caller.is_owner:
                 roles = [
-                    *_bindings(session, _ORGANIZATIONS.where(organization_users.c.organization_id == here)),
-                    *_bindings(session, _PROJECTS.where(project_users.c.organization_id == here)),
+                    *_bindings(session, _ORGANIZATIONS.where(organization_users.c.organization_id == organization_id)),
+                    *_bindings(session, _PROJECTS.where(project_users.c.organization_id == organization_id)),
                 ]
             else:
                 shared = select(project_users.c.project_id).where(project_users.c.user_id == caller.user_id)
                 if caller.key_id is not None:
                     shared = shared.where(project_users.c.project_id == caller.project_id)
-                together = _PROJECTS.where(
-                    project_users.c.organization_id == here, project_users.c.project_id.in_(shared)
+                in_shared_projects = _PROJECTS.where(
+                    project_users.c.organization_id == organization_id, project_users.c.project_id.in_(shared)
                 )
-                roles = list(_bindings(session, together))
-            met = {caller.user_id, *(user_id for user_id, _ in roles)}
-            query = select(users).where(users.c.id.in_(met), users.c.hidden.is_(False))
+                roles = list(_bindings(session, in_shared_projects))
+            user_ids = {caller.user_id, *(user_id for user_id, _ in roles)}
+            query = select(users).where(users.c.id.in_(user_ids), users.c.hidden.is_(False))
             rows = session.rows(query.order_by(users.c.email))
-        held: dict[str, list[RoleBinding]] = {row.id: [] for row in rows}
+        bindings: dict[str, list[RoleBinding]] = {row.id: [] for row in rows}
         for user_id, binding in roles:
-            if user_id in held:
-                held[user_id].append(binding)
-        return [_user(row, held[row.id]) for row in rows]
+            if user_id in bindings:
+                bindings[user_id].append(binding)
+        return [_user(row, bindings[row.id]) for row in rows]
 
     def find_id(self, organization_id: str, user: str) -> str | None:
         """The id of the organization's user with that id or e-mail (case-insensitive); None if there is none."""
         query = select(users.c.id).join(organization_users, organization_users.c.user_id == users.c.id)
         named = or_(users.c.id == user, users.c.email == user.strip().lower(), users.c.email == user.strip())
         with self._database.read() as session:
-            there = query.where(organization_users.c.organization_id == organization_id, named)
-            found = session.value(there.order_by((users.c.id == user).desc()))
+            members = query.where(organization_users.c.organization_id == organization_id, named)
+            found = session.value(members.order_by((users.c.id == user).desc()))
         return None if found is None else str(found)
 
 

@@ -119,8 +119,8 @@ class Projects:
         """The unarchived projects, oldest first; with `member` only those of that user."""
         query = select(projects).where(projects.c.organization_id == organization_id, projects.c.archived_at.is_(None))
         if member is not None:
-            mine = select(project_users.c.project_id).where(project_users.c.user_id == member)
-            query = query.where(projects.c.id.in_(mine))
+            member_of = select(project_users.c.project_id).where(project_users.c.user_id == member)
+            query = query.where(projects.c.id.in_(member_of))
         with self._database.read() as session:
             return [_project(row) for row in session.rows(query.order_by(projects.c.created_at, projects.c.id))]
 
@@ -194,11 +194,11 @@ class Projects:
             project = _one(session, caller.organization_id, project_id)
             _check_not_default(project, "deleted")
             _check_empty(session, project_id)
-            gone = _delete_dependents(session, revision, project_id)
-            gone |= delete_rules(session, project.organization_id, "project", [project_id])
+            removed = _delete_dependents(session, revision, project_id)
+            removed |= delete_rules(session, project.organization_id, "project", [project_id])
             _update_columns(session, project_id, archived_at=project.archived_at or int(time.time()))
-            _record(session, caller, "project.deleted", project_id, {"removed": gone})
-        return gone
+            _record(session, caller, "project.deleted", project_id, {"removed": removed})
+        return removed
 
 
 def _placement_columns(namespace: str | None, assignments: Sequence[Assignment]) -> dict[str, Any]:
@@ -319,12 +319,12 @@ def _delete_dependents(session: WriteSession, revision: int, project_id: str) ->
         .order_by(users.c.email)
     )
     session.run(delete(project_users).where(project_users.c.project_id == project_id))
-    gone = {"users": [row.email for row in members], "service_accounts": accounts, "api_keys": revoked_keys}
-    for noun, table in (("group_roles", group_roles), ("roles", custom_roles)):
-        gone[noun] = [row.id for row in session.rows(select(table.c.id).where(table.c.project_id == project_id))]
+    removed = {"users": [row.email for row in members], "service_accounts": accounts, "api_keys": revoked_keys}
+    for kind, table in (("group_roles", group_roles), ("roles", custom_roles)):
+        removed[kind] = [row.id for row in session.rows(select(table.c.id).where(table.c.project_id == project_id))]
         session.run(delete(table).where(table.c.project_id == project_id))
     bump_revision(session, user_ids=[row.id for row in members])
-    return gone
+    return removed
 
 
 def _update_columns(session: WriteSession, project_id: str, **values: Any) -> None:

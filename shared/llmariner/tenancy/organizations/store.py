@@ -98,8 +98,8 @@ class Organizations:
         order = (organizations.c.is_default.desc(), organizations.c.created_at, organizations.c.id)
         with self._database.read() as session:
             found = [_organization(row) for row in session.rows(query.order_by(*order))]
-            reached = access_scope.accessible_organization_ids(session, caller, [each.id for each in found])
-        return [each for each in found if each.id in reached]
+            accessible = access_scope.accessible_organization_ids(session, caller, [each.id for each in found])
+        return [each for each in found if each.id in accessible]
 
     def summarize(self, organization_ids: Sequence[str]) -> dict[str, Summary]:
         """The summary of each organization."""
@@ -114,9 +114,9 @@ class Organizations:
             users.c.hidden.is_(False),
         )
         with self._database.read() as session:
-            counted = _counts(session.rows(live.group_by(projects.c.organization_id)))
-            met = _counts(session.rows(people.group_by(organization_users.c.organization_id)))
-        return {each: Summary(counted.get(each, 0), met.get(each, 0)) for each in organization_ids}
+            project_counts = _counts(session.rows(live.group_by(projects.c.organization_id)))
+            people_counts = _counts(session.rows(people.group_by(organization_users.c.organization_id)))
+        return {each: Summary(project_counts.get(each, 0), people_counts.get(each, 0)) for each in organization_ids}
 
     def rename(self, caller: Caller, title: str) -> Organization:
         """Change the title of the caller's organization. Conflict if it is in use."""
@@ -126,7 +126,7 @@ class Organizations:
         )
         with self._database.write() as session:
             serialize_mutations(session, caller)
-            _check_title_free(session, requested, but=organization_id)
+            _check_title_free(session, requested, exclude=organization_id)
             _retitle(session, organization_id, requested)
             details = {"changes_requested": {"title": requested}}
             _record(session, caller, "organization.updated", organization_id, details)
@@ -148,15 +148,15 @@ class Organizations:
                     code="default_organization",
                 )
             _check_empty(session, organization_id)
-            gone = _delete_dependents(session, revision, organization_id) | delete_rules(session, organization_id)
+            removed = _delete_dependents(session, revision, organization_id) | delete_rules(session, organization_id)
             _retitle(session, organization_id, f"{organization.title} (deleted {organization_id})")
-            _record(session, caller, "organization.deleted", organization_id, {"removed": gone})
-        return gone
+            _record(session, caller, "organization.deleted", organization_id, {"removed": removed})
+        return removed
 
 
-def _check_title_free(session: ReadSession, title: str, *, but: str = "") -> None:
-    taken = session.rows(select(organizations.c.title).where(organizations.c.id != but))
-    if validators.skeleton(title) in {validators.skeleton(row.title) for row in taken}:
+def _check_title_free(session: ReadSession, title: str, *, exclude: str = "") -> None:
+    existing = session.rows(select(organizations.c.title).where(organizations.c.id != exclude))
+    if validators.skeleton(title) in {validators.skeleton(row.title) for row in existing}:
         raise Conflict(f"An organization titled '{title}' exists already; choose another title.", param="title")
 
 
@@ -191,22 +191,22 @@ def _delete_dependents(session: WriteSession, revision: int, organization_id: st
         .where(organization_users.c.organization_id == organization_id)
         .order_by(users.c.email)
     )
-    open_ones = (
+    pending = (
         invites.c.organization_id == organization_id,
         invites.c.accepted_at.is_(None),
         invites.c.revoked_at.is_(None),
     )
-    asked = [row.id for row in session.rows(select(invites.c.id).where(*open_ones))]
-    session.run(update(invites).where(*open_ones).values(revoked_at=int(time.time())))
-    gone = {"users": [row.email for row in members], "api_keys": revoked_keys, "invites": asked}
-    for noun, table in (("roles", custom_roles), ("group_roles", group_roles), ("groups", groups)):
-        theirs = table.c.organization_id == organization_id
-        gone[noun] = [row.id for row in session.rows(select(table.c.id).where(theirs).order_by(table.c.id))]
-        session.run(delete(table).where(theirs))
+    revoked_invites = [row.id for row in session.rows(select(invites.c.id).where(*pending))]
+    session.run(update(invites).where(*pending).values(revoked_at=int(time.time())))
+    removed = {"users": [row.email for row in members], "api_keys": revoked_keys, "invites": revoked_invites}
+    for kind, table in (("roles", custom_roles), ("group_roles", group_roles), ("groups", groups)):
+        condition = table.c.organization_id == organization_id
+        removed[kind] = [row.id for row in session.rows(select(table.c.id).where(condition).order_by(table.c.id))]
+        session.run(delete(table).where(condition))
     for table in (project_users, organization_users):
         session.run(delete(table).where(table.c.organization_id == organization_id))
     bump_revision(session, user_ids=[row.id for row in members])
-    return gone
+    return removed
 
 
 def _one(session: ReadSession, organization_id: str) -> Organization:

@@ -59,25 +59,25 @@ def caller_in_project(
         row = session.first(query)
     pinned = caller.key_id is not None and project_id != caller.project_id
     hidden = permissions.project_role is None or pinned
-    there = _caller_with_permissions(caller, organization_id, project_id, permissions)
+    scoped_caller = _caller_with_permissions(caller, organization_id, project_id, permissions)
     if (
         row is None
         or (row.archived_at is not None and not include_archived)
-        or (hidden and not can_view_all_projects(there))
+        or (hidden and not can_view_all_projects(scoped_caller))
     ):
         raise NotFound(
             f"No project with id '{project_id}' that you can see in the organization '{organization_id}'.",
             param="project_id",
         )
-    return _require_scope(there, scope)
+    return _require_scope(scoped_caller, scope)
 
 
 def can_view_all_projects(caller: Caller) -> bool:
     """Whether the caller sees projects of its organization that it is no member of."""
     if caller.organization_role == "owner":
         return True
-    made_here = caller.organization_role is not None and caller.organization_role not in ORGANIZATION_ROLES
-    return made_here and "api.organizations.projects.read" in caller.scopes
+    has_custom_role = caller.organization_role is not None and caller.organization_role not in ORGANIZATION_ROLES
+    return has_custom_role and "api.organizations.projects.read" in caller.scopes
 
 
 def is_default_organization(session: ReadSession, organization_id: str) -> bool:

@@ -67,18 +67,18 @@ class CustomRoles:
         InvalidRequest at the maximum number of roles.
         """
         organization_id, role_id = caller.organization_id, new_id("role")
-        said = _validate_description(description)
+        text = _validate_description(description)
         with self._database.write() as session:
             serialize_mutations(session, caller)
             requested = _validate_scopes(session, caller, scopes, project_id)
             if project_id is not None:
                 _check_project(session, organization_id, project_id)
             _check_not_full(session, organization_id, project_id)
-            free = _validate_unused_name(session, organization_id, project_id, name)
-            row = {"id": role_id, "organization_id": organization_id, "project_id": project_id, "name": free}
-            stored = {"description": said, "scopes": " ".join(sorted(requested))}
+            unused_name = _validate_unused_name(session, organization_id, project_id, name)
+            row = {"id": role_id, "organization_id": organization_id, "project_id": project_id, "name": unused_name}
+            stored = {"description": text, "scopes": " ".join(sorted(requested))}
             session.add(custom_roles, **row, **stored, created_at=int(time.time()))
-            _record(session, caller, "role.created", role_id, project_id, {"data": {"role_name": free}})
+            _record(session, caller, "role.created", role_id, project_id, {"data": {"role_name": unused_name}})
         return self.get(organization_id, role_id)
 
     def get(self, organization_id: str, role_id: str) -> CustomRole:
@@ -114,7 +114,7 @@ class CustomRoles:
             _check_can_revoke(session, caller, role)
             values: dict[str, Any] = {}
             if name is not None and validators.validate_title(name, "name") != role.name:
-                values["name"] = _validate_unused_name(session, organization_id, role.project_id, name, but=role_id)
+                values["name"] = _validate_unused_name(session, organization_id, role.project_id, name, exclude=role_id)
             if description is not None:
                 values["description"] = _validate_description(description)
             if scopes is not None:
@@ -131,14 +131,14 @@ class CustomRoles:
             serialize_mutations(session, caller)
             role = _one(session, caller.organization_id, role_id)
             _check_can_revoke(session, caller, role)
-            in_the_way = _usages(session, role_id)
-            if any(in_the_way.values()):
-                listed = "; ".join(f"{what}: {', '.join(held[:10])}" for what, held in in_the_way.items() if held)
+            usages = _usages(session, role_id)
+            if any(usages.values()):
+                listed = "; ".join(f"{what}: {', '.join(holders[:10])}" for what, holders in usages.items() if holders)
                 raise InvalidRequest(
                     f"The role '{role.name}' is in use ({listed}). Give them another role first.",
                     param="role_id",
                     code="in_use",
-                    details={"in_the_way": in_the_way},
+                    details={"in_the_way": usages},
                 )
             session.run(delete(custom_roles).where(custom_roles.c.id == role_id))
             _record(session, caller, "role.deleted", role_id, role.project_id, {})
@@ -174,37 +174,37 @@ def _validate_scopes(
 
 
 def _check_not_full(session: ReadSession, organization_id: str, project_id: str | None) -> None:
-    there = select(func.count()).where(
+    existing = select(func.count()).where(
         custom_roles.c.organization_id == organization_id, custom_roles.c.project_id == project_id
     )
-    if session.value(there) >= _MAX_ROLES:
+    if session.value(existing) >= _MAX_ROLES:
         raise InvalidRequest(
             f"There are {_MAX_ROLES} roles already: delete those that nobody has.", code="too_many_roles"
         )
 
 
 def _validate_unused_name(
-    session: ReadSession, organization_id: str, project_id: str | None, name: str, *, but: str = ""
+    session: ReadSession, organization_id: str, project_id: str | None, name: str, *, exclude: str = ""
 ) -> str:
     requested = validators.validate_selectable_title(name, "name")
     if requested.lower() in ORGANIZATION_ROLES or requested.lower() in PROJECT_ROLES:
         raise Conflict(f"'{requested}' is a role that is there everywhere; choose another name.", param="name")
-    there = select(custom_roles.c.name).where(
+    existing = select(custom_roles.c.name).where(
         custom_roles.c.organization_id == organization_id,
         custom_roles.c.project_id == project_id,
-        custom_roles.c.id != but,
+        custom_roles.c.id != exclude,
     )
-    if validators.skeleton(requested) in {validators.skeleton(row.name) for row in session.rows(there)}:
+    if validators.skeleton(requested) in {validators.skeleton(row.name) for row in session.rows(existing)}:
         raise Conflict(f"There is a role named '{requested}' already; choose another name.", param="name")
     return requested
 
 
-def _validate_description(said: str) -> str:
-    if len(said) > _MAX_DESCRIPTION_LENGTH:
+def _validate_description(value: str) -> str:
+    if len(value) > _MAX_DESCRIPTION_LENGTH:
         raise InvalidRequest(
             f"'description' must be at most {_MAX_DESCRIPTION_LENGTH} characters long.", param="description"
         )
-    return said
+    return value
 
 
 def _check_project(session: ReadSession, organization_id: str, project_id: str) -> None:
@@ -243,15 +243,15 @@ def _holders(session: ReadSession, role_id: str) -> list[str]:
 
 def _usages(session: ReadSession, role_id: str) -> dict[str, list[str]]:
     """The users, pending invitations and groups that refer to the role."""
-    held = select(users.c.email).where(users.c.id.in_(_holders(session, role_id))).order_by(users.c.email)
-    open_ones = select(invites.c.email, invites.c.role, invites.c.projects).where(
+    holders = select(users.c.email).where(users.c.id.in_(_holders(session, role_id))).order_by(users.c.email)
+    pending = select(invites.c.email, invites.c.role, invites.c.projects).where(
         invites.c.accepted_at.is_(None), invites.c.revoked_at.is_(None), invites.c.expires_at > int(time.time())
     )
-    promised = [row.email for row in session.rows(open_ones) if row.role == role_id or f'"{role_id}"' in row.projects]
+    invited = [row.email for row in session.rows(pending) if row.role == role_id or f'"{role_id}"' in row.projects]
     groups = select(group_roles.c.group_name).where(group_roles.c.role == role_id)
     return {
-        "users": [row.email for row in session.rows(held)],
-        "invites": sorted(promised),
+        "users": [row.email for row in session.rows(holders)],
+        "invites": sorted(invited),
         "groups": [row.group_name for row in session.rows(groups)],
     }
 

@@ -34,8 +34,8 @@ def held_scopes(session: ReadSession, caller: Caller, organization_id: str, proj
 
     `project_id` None: in the organization as a whole, where the roles in projects give no scopes.
     """
-    there = resolve_permissions(session, caller.user_id, organization_id, project_id).scopes
-    return there if caller.key_id is None else there & caller.scopes
+    scopes = resolve_permissions(session, caller.user_id, organization_id, project_id).scopes
+    return scopes if caller.key_id is None else scopes & caller.scopes
 
 
 def check_can_grant_organization_role(
@@ -126,8 +126,8 @@ def _check_revocable(own: frozenset[str], role: str, scopes: frozenset[str]) -> 
         )
 
 
-def _unknown_role(role: str, known: dict[str, frozenset[str]], what: str) -> InvalidRequest:
+def _unknown_role(role: str, roles: dict[str, frozenset[str]], what: str) -> InvalidRequest:
     return InvalidRequest(
-        f"Unknown role '{role}' in this {what}: use {', '.join(known)}, or the id of a role that the organization made.",
+        f"Unknown role '{role}' in this {what}: use {', '.join(roles)}, or the id of a role that the organization made.",
         param="role",
     )

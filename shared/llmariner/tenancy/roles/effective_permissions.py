@@ -63,8 +63,8 @@ def bump_revision(session: WriteSession, *, user_ids: Iterable[str] = (), key_id
     session.run(update(api_keys).where(of_them, api_keys.c.revoked_at.is_(None)).values(revision=revision))
 
 
-def _scopes(session: ReadSession, known: dict[str, frozenset[str]], role: str | None) -> frozenset[str]:
-    if role is None or role in known:
-        return known.get(role or "", frozenset())
+def _scopes(session: ReadSession, built_in: dict[str, frozenset[str]], role: str | None) -> frozenset[str]:
+    if role is None or role in built_in:
+        return built_in.get(role or "", frozenset())
     stored = session.value(select(custom_roles.c.scopes).where(custom_roles.c.id == role))
     return frozenset((stored or "").split())

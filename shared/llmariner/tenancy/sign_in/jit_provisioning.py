@@ -81,10 +81,12 @@ class MembershipReconciliation:
         # Only for a token with the invited address, verified by the issuer.
         vouched = identity.email_verified and identity.email == self._email
         self._invites = list(_redeemable_invites(session, self._email)) if vouched else []
-        news = identity.groups is not None and identity.issued_at >= (person.groups_at or 0)
-        self._groups = frozenset(identity.groups or ()) if news else self._stored_groups
+        has_newer_groups = identity.groups is not None and identity.issued_at >= (person.groups_at or 0)
+        self._groups = frozenset(identity.groups or ()) if has_newer_groups else self._stored_groups
         self._issued_at = identity.issued_at
-        self._group_grants = _roles_from_groups(session, identity, removed_from(session, user_id)) if news else None
+        self._group_grants = (
+            _roles_from_groups(session, identity, removed_from(session, user_id)) if has_newer_groups else None
+        )
         self._solely_owned = self._find_solely_owned(session)
         self._default_grants = _default_roles(session, user_id, default_role)
         self.mutations: list[_Mutation] = []
@@ -126,7 +128,7 @@ class MembershipReconciliation:
         """The changes that groups require; None: remove the membership. Empty if the token has no newer group claims."""
         if self._group_grants is None:
             return {}
-        wanted: dict[_Resource, str | None] = {
+        changes: dict[_Resource, str | None] = {
             resource: role
             for resource, role in self._group_grants.items()
             if resource not in self._solely_owned
@@ -135,23 +137,23 @@ class MembershipReconciliation:
                 or (membership.of_group and membership.role != role)
             )
         }
-        left = {
+        revoked = {
             resource
             for resource, membership in self._memberships.items()
             if membership.of_group and resource not in self._group_grants
         }
-        left -= self._solely_owned
-        ending = {resource.organization_id for resource in left if resource.project_id is None}
+        revoked -= self._solely_owned
+        ending = {resource.organization_id for resource in revoked if resource.project_id is None}
         # Memberships in projects end with the membership in their organization.
-        left |= {resource for resource in self._memberships if resource.organization_id in ending}
-        return {**wanted, **dict.fromkeys(left)}
+        revoked |= {resource for resource in self._memberships if resource.organization_id in ending}
+        return {**changes, **dict.fromkeys(revoked)}
 
     def _store_groups(self, session: WriteSession) -> None:
         columns = {"groups": json.dumps(sorted(self._groups)), "groups_at": self._issued_at}
         session.run(update(users).where(users.c.id == self.user_id).values(**columns))
-        if left := self._stored_groups - self._groups:
-            gone = and_(user_groups.c.user_id == self.user_id, user_groups.c.name.in_(sorted(left)))
-            session.run(user_groups.delete().where(gone))
+        if revoked := self._stored_groups - self._groups:
+            obsolete = and_(user_groups.c.user_id == self.user_id, user_groups.c.name.in_(sorted(revoked)))
+            session.run(user_groups.delete().where(obsolete))
         new = sorted(self._groups - self._stored_groups)
         rows = [{"user_id": self.user_id, "name": name, "issuer": self._issuer} for name in new]
         session.insert_many_if_absent(user_groups, rows)
@@ -165,12 +167,12 @@ class MembershipReconciliation:
     def _accept(self, session: WriteSession, invite: Any) -> None:
         """Accept an invitation: it replaces memberships that groups granted; archived projects are left out."""
         organization_id = invite.organization_id
-        promised = [(_Resource(organization_id), invite.role)]
+        grants = [(_Resource(organization_id), invite.role)]
         for each in json.loads(invite.projects):
             live = and_(projects.c.organization_id == organization_id, projects.c.archived_at.is_(None))
             if session.value(select(projects.c.id).where(projects.c.id == each["id"], live)) is not None:
-                promised.append((_Resource(organization_id, each["id"]), each["role"]))
-        for resource, role in promised:
+                grants.append((_Resource(organization_id, each["id"]), each["role"]))
+        for resource, role in grants:
             membership = self._memberships.get(resource)
             if membership is None or membership.of_group:
                 self._grant(session, resource, role, of_group=False)
@@ -197,10 +199,10 @@ class MembershipReconciliation:
         table, one = self._row(resource)
         session.run(table.delete().where(one))
         membership = self._memberships.pop(resource)
-        there = api_keys.c.organization_id == resource.organization_id
+        condition = api_keys.c.organization_id == resource.organization_id
         if resource.project_id:
-            there = and_(there, api_keys.c.project_id == resource.project_id)
-        revoke_keys(session, revision, and_(there, api_keys.c.user_id == self.user_id))
+            condition = and_(condition, api_keys.c.project_id == resource.project_id)
+        revoke_keys(session, revision, and_(condition, api_keys.c.user_id == self.user_id))
         self._record(resource, membership, None)
 
     def _row(self, resource: _Resource) -> tuple[Any, Any]:
@@ -309,21 +311,21 @@ def _roles_from_groups(
             projects.c.archived_at.is_(None),
         )
     )
-    given: dict[_Resource, str] = {}
+    grants: dict[_Resource, str] = {}
     for row in session.rows(query):
         resource = _Resource(row.organization_id, row.project_id)
         if (row.organization_id, None) in removed:
             continue
         if (row.organization_id, row.project_id) not in removed:
-            given[resource] = min(given.get(resource, row.role), row.role, key=_precedence)
+            grants[resource] = min(grants.get(resource, row.role), row.role, key=_precedence)
         # A member of a project must be a member of its organization.
-        given.setdefault(_Resource(row.organization_id), "reader")
-    return given
+        grants.setdefault(_Resource(row.organization_id), "reader")
+    return grants
 
 
 def _precedence(role: str) -> tuple[int, str]:
     return next(
-        (at for at, known in enumerate(_ROLE_PRECEDENCE) if role.startswith(known)), len(_ROLE_PRECEDENCE)
+        (index for index, prefix in enumerate(_ROLE_PRECEDENCE) if role.startswith(prefix)), len(_ROLE_PRECEDENCE)
     ), role
 
 
@@ -335,10 +337,10 @@ def _default_roles(session: ReadSession, user_id: str, role: str) -> list[tuple[
     removed = removed_from(session, user_id)
     if organization_id is None or (organization_id, None) in removed:
         return []
-    given = [(_Resource(organization_id), "reader")]
+    grants = [(_Resource(organization_id), "reader")]
     project_id = session.value(
         select(projects.c.id).where(projects.c.organization_id == organization_id, projects.c.is_default)
     )
     if role != "member" or project_id is None or (organization_id, project_id) in removed:
-        return given
-    return [*given, (_Resource(organization_id, project_id), "member")]
+        return grants
+    return [*grants, (_Resource(organization_id, project_id), "member")]

@@ -162,7 +162,7 @@ def _write(
     if organization_id is None:
         return {}
     recent = log.recent_entries(session, organization_id, _TYPE, seconds=_MINUTE)
-    room = max(0, MAX_ENTRIES_PER_MINUTE - len(recent))
+    remaining = max(0, MAX_ENTRIES_PER_MINUTE - len(recent))
     # A closing process has no later minute, so it writes again for origins of this minute.
     recently_written: set[Any] = set() if closing else {_origin_of(json.loads(row.actor)) for row in recent}
     candidates = [
@@ -170,13 +170,13 @@ def _write(
         for origin in tallies
         if (origin.source, origin.subject.user_id, origin.subject.email) not in recently_written
     ]
-    selected = [(origin, tallies[origin]) for origin in candidates[:room]]
-    if 0 < room < len(candidates):
+    selected = [(origin, tallies[origin]) for origin in candidates[:remaining]]
+    if 0 < remaining < len(candidates):
         others = _Tally()
-        for origin in candidates[room - 1 :]:
+        for origin in candidates[remaining - 1 :]:
             others.add(tallies[origin])
         selected[-1] = _AttemptOrigin(organization_id, None, UnauthenticatedSubject()), others
-        room = len(candidates)
+        remaining = len(candidates)
     for origin, tally in selected:
         log.append_entry(
             session,
@@ -186,7 +186,7 @@ def _write(
             organization_id=organization_id,
             source=origin.source or "",
         )
-    written = set(candidates[:room])
+    written = set(candidates[:remaining])
     return {origin: tally for origin, tally in tallies.items() if origin not in written}
 
 

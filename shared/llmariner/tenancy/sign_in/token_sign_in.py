@@ -129,10 +129,10 @@ class TokenSignIn:
         except (AuthenticationFailed, PermissionDenied) as error:
             with self._database.read() as session:
                 requested = _organization(session, organization)
-                inside = user_id is not None and requested is not None and _is_member(session, user_id, requested)
-            if not inside:  # a member without access to the selected project is no refused sign-in
-                who = UnauthenticatedSubject(user_id, identity.email)
-                self._refused.record(error, source=source, subject=who, organization_id=requested)
+                is_member = user_id is not None and requested is not None and _is_member(session, user_id, requested)
+            if not is_member:  # a member without access to the selected project is no refused sign-in
+                subject = UnauthenticatedSubject(user_id, identity.email)
+                self._refused.record(error, source=source, subject=subject, organization_id=requested)
             raise
 
     def _revision(self, identity: Identity) -> int | None:
@@ -168,16 +168,18 @@ class TokenSignIn:
 
     def _record_login(self, caller: Caller, identity: Identity, source: str | None) -> None:
         """Append one audit entry per sign-in, however many instances see its tokens."""
-        at = identity.signed_in_at
+        signed_in_at = identity.signed_in_at
         with self._database.read() as session:
             last_login = session.value(select(users.c.last_login_at).where(users.c.id == caller.user_id))
-        if last_login is not None and last_login >= at:
+        if last_login is not None and last_login >= signed_in_at:
             return
-        earlier = or_(users.c.last_login_at.is_(None), users.c.last_login_at < at)
+        earlier = or_(users.c.last_login_at.is_(None), users.c.last_login_at < signed_in_at)
         payload = {"id": caller.user_id, "issuer": identity.issuer}
 
         def write(session: WriteSession) -> None:
-            if session.run(update(users).where(users.c.id == caller.user_id, earlier).values(last_login_at=at)):
+            if session.run(
+                update(users).where(users.c.id == caller.user_id, earlier).values(last_login_at=signed_in_at)
+            ):
                 place: Any = {"organization_id": caller.organization_id, "source": source}
                 log.append_entry(session, caller, "login.succeeded", payload, **place)
 
