@@ -80,13 +80,13 @@ class KeyCache:
         self._in_flight: SingleFlight[Key | None] = SingleFlight()
         self.last_used: dict[str, int] = {}
 
-    def cached(self, head: Mapping[bytes, bytes], scope: str) -> Key | None:
+    def cached(self, headers: Mapping[bytes, bytes], scope: str) -> Key | None:
         """The cached key of a request, if it is valid and has the scope; None: call `authenticate`, which tells why."""
         # The lookup uses the raw header, which nearly always has the canonical form: parsing and hashing it would cost more
         # than the rest of the decision. `authenticate` handles the other forms.
-        credentials = head.get(b"authorization", b"")
-        if b"openai-project" in head or b"openai-organization" in head:
-            credentials = _cache_key(credentials, head)
+        credentials = headers.get(b"authorization", b"")
+        if b"openai-project" in headers or b"openai-organization" in headers:
+            credentials = _cache_key(credentials, headers)
         key = self._cached.get(credentials)
         if key is None or scope not in key.scopes:
             return None
@@ -99,7 +99,7 @@ class KeyCache:
 
     async def authenticate(
         self,
-        head: Mapping[bytes, bytes],
+        headers: Mapping[bytes, bytes],
         scope: str,
         client_address: str | None = None,
         *,
@@ -110,11 +110,11 @@ class KeyCache:
         Raises AuthenticationFailed, PermissionDenied, Unavailable when the control plane does not answer, and RateLimited
         when too many attempts from `client_address` failed. `untrusted_proxy`: the address is that of a proxy.
         """
-        token = bearer_token(head.get(b"authorization"))
-        credentials = _cache_key(b"Bearer " + token.encode("latin-1"), head)
+        token = bearer_token(headers.get(b"authorization"))
+        credentials = _cache_key(b"Bearer " + token.encode("latin-1"), headers)
         key = self._cached.get(credentials)
         if key is None:
-            key = await self._look_up(credentials, token, head, client_address, untrusted_proxy=untrusted_proxy)
+            key = await self._look_up(credentials, token, headers, client_address, untrusted_proxy=untrusted_proxy)
         now = time.time()
         if key is None or (key.expires_at is not None and key.expires_at <= now):
             raise _sign_in_expired() if is_jwt(token) else invalid_key()
@@ -146,7 +146,7 @@ class KeyCache:
         self,
         credentials: bytes,
         token: str,
-        head: Mapping[bytes, bytes],
+        headers: Mapping[bytes, bytes],
         client_address: str | None,
         *,
         untrusted_proxy: bool,
@@ -157,7 +157,7 @@ class KeyCache:
         if rejected_at is not None and now - rejected_at < _UNKNOWN_SECONDS:
             return None
         self._failed_attempts.check(client_address, untrusted_proxy=untrusted_proxy)
-        organization, project = _header_text(head, b"openai-organization"), _header_text(head, b"openai-project")
+        organization, project = _header_text(headers, b"openai-organization"), _header_text(headers, b"openai-project")
         if is_jwt(token):
             fetch = partial(self._control.authenticate_user, token, organization, project, client_address)
         else:
@@ -203,11 +203,11 @@ def _sign_in_expired() -> AuthenticationFailed:
     )
 
 
-def _cache_key(authorization: bytes, head: Mapping[bytes, bytes]) -> bytes:
+def _cache_key(authorization: bytes, headers: Mapping[bytes, bytes]) -> bytes:
     """What determines the caller: the token, and the organization and project that the headers select."""
-    organization, project = head.get(b"openai-organization", b""), head.get(b"openai-project", b"")
+    organization, project = headers.get(b"openai-organization", b""), headers.get(b"openai-project", b"")
     return b"\n".join((authorization, organization, project)) if organization or project else authorization
 
 
-def _header_text(head: Mapping[bytes, bytes], name: bytes) -> str | None:
-    return head[name].decode("latin-1") if head.get(name) else None
+def _header_text(headers: Mapping[bytes, bytes], name: bytes) -> str | None:
+    return headers[name].decode("latin-1") if headers.get(name) else None

@@ -21,10 +21,10 @@ class ClientIpResolver:
         self._trusted = tuple(ipaddress.ip_network(network) for network in trusted)
 
     def check_allowed(
-        self, allowed: Sequence[str], scope: MutableMapping[str, Any], head: Mapping[bytes, bytes]
+        self, allowed: Sequence[str], scope: MutableMapping[str, Any], headers: Mapping[bytes, bytes]
     ) -> None:
         """PermissionDenied unless the client address is in one of the allowed networks."""
-        address = self.resolve(scope, head)
+        address = self.resolve(scope, headers)
         if address is None or not _in_any_network(address, _parse_networks(tuple(allowed))):
             raise PermissionDenied(
                 f"This API key may not be used from {address or 'an unknown address'}: it is bound to certain networks. "
@@ -32,21 +32,21 @@ class ClientIpResolver:
                 code="source_not_allowed",
             )
 
-    def resolve(self, scope: MutableMapping[str, Any], head: Mapping[bytes, bytes]) -> str | None:
+    def resolve(self, scope: MutableMapping[str, Any], headers: Mapping[bytes, bytes]) -> str | None:
         """The last hop that is not a trusted proxy; None where the server does not know its peer."""
         client = scope.get("client")
-        hops = _forwarded_for(scope) if b"x-forwarded-for" in head else []
+        hops = _forwarded_for(scope) if b"x-forwarded-for" in headers else []
         address = client[0] if client else None
         while address is not None and hops and _in_any_network(address, self._trusted):
             address = hops.pop()
         return address
 
     def resolve_behind_proxy(
-        self, scope: MutableMapping[str, Any], head: Mapping[bytes, bytes]
+        self, scope: MutableMapping[str, Any], headers: Mapping[bytes, bytes]
     ) -> tuple[str | None, bool]:
         """The address as of `resolve`, and whether it is an untrusted proxy, which stands for clients that are unknown."""
-        address, client = self.resolve(scope, head), scope.get("client")
-        return address, b"x-forwarded-for" in head and client is not None and address == client[0]
+        address, client = self.resolve(scope, headers), scope.get("client")
+        return address, b"x-forwarded-for" in headers and client is not None and address == client[0]
 
 
 def _forwarded_for(scope: MutableMapping[str, Any]) -> list[str]:

@@ -84,7 +84,7 @@ class RequestHandler:
         self._response_abandoned = False
         self._status = 0
         self._endpoint: str | None = None
-        self._replica: str | None = None
+        self._engine_replica: str | None = None
 
     async def run(self) -> None:
         """Handle the request and send its response."""
@@ -92,23 +92,23 @@ class RequestHandler:
         try:
             if not gateway.is_fresh():
                 await gateway.refresh()
-            head = dict(self._scope["headers"])
+            request_headers = dict(self._scope["headers"])
             # Cached decisions need no coroutine: three of them would cost a twentieth of the whole request.
-            key = gateway.key_cache.cached(head, route.scope)
+            key = gateway.key_cache.cached(request_headers, route.scope)
             if key is None:
-                client_address, untrusted_proxy = gateway.client_ips.resolve_behind_proxy(self._scope, head)
+                client_address, untrusted_proxy = gateway.client_ips.resolve_behind_proxy(self._scope, request_headers)
                 key = await gateway.key_cache.authenticate(
-                    head, route.scope, client_address, untrusted_proxy=untrusted_proxy
+                    request_headers, route.scope, client_address, untrusted_proxy=untrusted_proxy
                 )
             if key.sources is not None:
-                gateway.client_ips.check_allowed(key.sources, self._scope, head)
+                gateway.client_ips.check_allowed(key.sources, self._scope, request_headers)
             self._headers.append((b"openai-organization", key.organization_id.encode()))
             self._tenant = key.project_id
-            request = parse(route, head.get(b"content-type", b""), await self._read_body(head))
+            request = parse(route, request_headers.get(b"content-type", b""), await self._read_body(request_headers))
             self._body, self._model = request.body, gateway.registry_id(key, request.model)
             if len(request.body) > _LARGE_BODY:
                 request = request._replace(body=b"")
-            wait = self._max_wait(head.get(b"prefer"), stream=request.stream)
+            wait = self._max_wait(request_headers.get(b"prefer"), stream=request.stream)
             quota_args = (key, request.model, *request.token_bounds)
             reservation = gateway.limits.try_reserve(*quota_args)
             if reservation is None:
@@ -229,10 +229,10 @@ class RequestHandler:
             self._client_disconnected = True
             task.cancel()
 
-    async def _read_body(self, head: dict[bytes, bytes]) -> bytes:
+    async def _read_body(self, request_headers: dict[bytes, bytes]) -> bytes:
         """Read the body and reserve its bytes. Raises BodyTooLarge and WaitingRoomFull."""
         limit = self._gateway.settings.body_limit
-        length = head.get(b"content-length", b"0")
+        length = request_headers.get(b"content-length", b"0")
         if length.isdigit():
             self._reserve_body_bytes(int(length), limit)
         message = await self._receive()
@@ -303,11 +303,11 @@ class RequestHandler:
             queue = self._gateway.queue(self._model)
             if not (state.ready and queue.try_admit(key.project_id)):
                 waiter = queue.enqueue(key.project_id, reservation.applicable.queue_share)
-                began = time.monotonic()
+                wait_started = time.monotonic()
                 try:
                     await self._wait(queue, request, waiter, deadline)
                 finally:
-                    metered.add_wait(began, queue.ready_at)
+                    metered.add_wait(wait_started, queue.ready_at)
             if attempt == 1:
                 metered.waited_seconds = time.perf_counter() - self._started_at
             try:
@@ -316,9 +316,9 @@ class RequestHandler:
                     return
             finally:
                 queue.release_slot(key.project_id)
-                if self._replica is not None:
-                    self._gateway.engine_replicas.release(self._replica)
-                    self._replica = None
+                if self._engine_replica is not None:
+                    self._gateway.engine_replicas.release(self._engine_replica)
+                    self._engine_replica = None
             self._gateway.invalidate(self._model)
             state = await self._gateway.state(self._model)
 
@@ -330,7 +330,7 @@ class RequestHandler:
             return False
         endpoint = state.endpoint
         if state.replicas:
-            endpoint = self._replica = self._gateway.engine_replicas.acquire(state.replicas)
+            endpoint = self._engine_replica = self._gateway.engine_replicas.acquire(state.replicas)
         self._endpoint = endpoint
         try:
             response = await self._send_to_engine(endpoint, request)
@@ -418,8 +418,8 @@ class RequestHandler:
             raise EngineFailed(
                 "The engine's answer is no JSON object. Try again; if it happens again, see `llma logs`."
             )
-        at = body.rfind(b'"usage":')
-        metered.usage = body[at:] if at >= 0 else b""
+        usage_start = body.rfind(b'"usage":')
+        metered.usage = body[usage_start:] if usage_start >= 0 else b""
         self._status = response.status
         self._response_sent = True
         await send_json(self._send, response.status, body, self._response_headers())
