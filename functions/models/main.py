@@ -75,8 +75,8 @@ def _page(
     context: Context, key: Caller, include_loading: bool, after: str | None, limit: int
 ) -> tuple[list[Model], int]:
     """A page of up to `limit` + 1 models, and the total number of models."""
-    selection = ModelSelector(key.key_owner.project_id, include_loading, caller_restriction(context.database, key))
-    return context.registry.page(selection, after=after, limit=limit + 1), context.registry.count(selection)
+    selector = ModelSelector(key.key_owner.project_id, include_loading, caller_restriction(context.database, key))
+    return context.registry.page(selector, after=after, limit=limit + 1), context.registry.count(selector)
 
 
 def create_model(request: Request, key: Writer, body: CreateModel) -> dict[str, Any]:

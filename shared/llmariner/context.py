@@ -230,8 +230,8 @@ class Context:
             from llmariner.platform.serving.kserve.adapter import KServeServing
 
             cluster = Cluster(ClusterSettings.load(self.env))
-            directory = RegistryModelLookup(self.registry, self.ledger, self.batch_writer.pending_models)
-            return KServeServing(cluster, KServeSettings.load(self.env), directory)
+            lookup = RegistryModelLookup(self.registry, self.ledger, self.batch_writer.pending_models)
+            return KServeServing(cluster, KServeSettings.load(self.env), lookup)
         from llmariner.platform.serving.remote import RemoteServing
 
         return RemoteServing(self.http_control_plane)

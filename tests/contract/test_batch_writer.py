@@ -132,15 +132,15 @@ def test_a_model_is_not_idle_while_something_of_it_is_gathered(ledger: Ledger, d
     registry.create(NewModel("base", SourceRepository.LOCAL, "/base"))
     registry.mark_loaded("base", folder="/base", size_bytes=1, task=Task.GENERATE)
     registry.create(NewModel("ft:base:x", SourceRepository.LOCAL, "/x", base_model_id="base"))
-    directory = RegistryModelLookup(registry, ledger, writer.pending_models)
+    lookup = RegistryModelLookup(registry, ledger, writer.pending_models)
 
     async def ask() -> list[float | None]:
-        before = await directory.idle_since(["base", "ft:base:x"])
+        before = await lookup.idle_since(["base", "ft:base:x"])
         telling = asyncio.create_task(writer.record([closing_event("a", (1, 1, 0), model="ft:base:x")]))
         await asyncio.sleep(0)
-        meanwhile = await directory.idle_since(["base", "ft:base:x"])
+        meanwhile = await lookup.idle_since(["base", "ft:base:x"])
         await telling
-        return [before, meanwhile, await directory.idle_since(["base", "ft:base:x"])]
+        return [before, meanwhile, await lookup.idle_since(["base", "ft:base:x"])]
 
     assert asyncio.run(ask()) == [0.0, None, 1099.0]
 
@@ -152,10 +152,10 @@ def test_a_project_s_model_is_idle_whatever_others_ask_of_theirs_of_that_name(
     registry = ModelRegistry(database)
     for project_id in ("proj_other", "proj_1"):  # the ledger's events are of `proj_1`
         registry.create(NewModel("own", SourceRepository.LOCAL, "/own", project_id=project_id))
-    directory = RegistryModelLookup(registry, ledger, writer.pending_models)
+    lookup = RegistryModelLookup(registry, ledger, writer.pending_models)
 
     async def ask() -> list[float | None]:
-        return [await directory.idle_since([model_id]) for model_id in ("own", "own@proj_1")]
+        return [await lookup.idle_since([model_id]) for model_id in ("own", "own@proj_1")]
 
     async def all_along() -> list[list[float | None]]:
         telling = asyncio.create_task(writer.record([event("a", 0, "admitted", (0, 0, 0), model="own")]))

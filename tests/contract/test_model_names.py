@@ -26,8 +26,8 @@ def where(registry: ModelRegistry, name: str, project: str) -> str:
 
 
 def names(registry: ModelRegistry, project: str, **restricted: frozenset[str]) -> list[str]:
-    selection = ModelSelector(project, restriction=Restriction(**restricted))  # type: ignore[arg-type]
-    return [model.name for model in registry.page(selection, after=None, limit=10)]
+    selector = ModelSelector(project, restriction=Restriction(**restricted))  # type: ignore[arg-type]
+    return [model.name for model in registry.page(selector, after=None, limit=10)]
 
 
 def test_a_name_that_another_project_took_is_free(registry: ModelRegistry) -> None:
@@ -123,18 +123,18 @@ def test_a_list_shows_each_name_once_and_ends(registry: ModelRegistry) -> None:
     for name in ("x", "y"):
         create(registry, name, "proj_a")
         create(registry, name, None)
-    selection, seen = ModelSelector("proj_a"), list[str]()
-    while page := registry.page(selection, after=seen[-1] if seen else None, limit=1):
+    selector, seen = ModelSelector("proj_a"), list[str]()
+    while page := registry.page(selector, after=seen[-1] if seen else None, limit=1):
         assert page[0].project_id == "proj_a"
         seen.append(page[0].name)
         assert len(seen) <= 2
-    assert (seen, registry.count(selection), registry.base_ids(selection)) == (
+    assert (seen, registry.count(selector), registry.base_ids(selector)) == (
         ["x", "y"],
         2,
         ["x@proj_a", "y@proj_a"],
     )
     registry.delete("x", project_id="proj_a")
-    left = {model.name: model.project_id for model in registry.page(selection, after=None, limit=9)}
+    left = {model.name: model.project_id for model in registry.page(selector, after=None, limit=9)}
     assert left == {"x": None, "y": "proj_a"}
 
 

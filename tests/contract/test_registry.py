@@ -115,9 +115,9 @@ def test_a_restriction_selects_what_may_be_used(registry: ModelRegistry) -> None
     loaded(registry, "ft:a:x", base_model_id="a")
 
     def shown(restriction: Restriction) -> list[str]:
-        selection = ModelSelector(None, restriction=restriction)
-        found = [model.id for model in registry.page(selection, after=None, limit=10)]
-        assert registry.count(selection) == len(found)
+        selector = ModelSelector(None, restriction=restriction)
+        found = [model.id for model in registry.page(selector, after=None, limit=10)]
+        assert registry.count(selector) == len(found)
         return found
 
     assert shown(Restriction(frozenset({"b", "nobody"}))) == ["b"]

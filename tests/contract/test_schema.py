@@ -70,7 +70,7 @@ def test_a_newer_schema_that_serves_this_version_will_do_and_one_that_does_not_w
 def test_a_function_is_ready_once_the_schema_is_and_stays_so(
     new_database: NewDatabase, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("llmariner.http.middleware.readiness._AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr("llmariner.http.middleware.readiness._RETRY_SECONDS", 0.0)
     database = new_database()
     upgrade(database, "0008")
     readiness = Readiness(Context({"LLMARINER_DATABASE_URL": database.url}))

@@ -22,7 +22,7 @@ def add(registry: ModelRegistry, model_id: str, base: str | None = None, project
 
 
 @pytest.fixture
-def directory(registry: ModelRegistry, ledger: Ledger) -> RegistryModelLookup:
+def lookup(registry: ModelRegistry, ledger: Ledger) -> RegistryModelLookup:
     add(registry, "shared")
     add(registry, "own", project="proj_a")
     for project in ("proj_a", "proj_b"):
@@ -31,43 +31,43 @@ def directory(registry: ModelRegistry, ledger: Ledger) -> RegistryModelLookup:
     return RegistryModelLookup(registry, ledger)
 
 
-def test_adapters_of_a_shared_base_are_served_apart_by_project(directory: RegistryModelLookup) -> None:
-    base = asyncio.run(directory.engine("shared"))
+def test_adapters_of_a_shared_base_are_served_apart_by_project(lookup: RegistryModelLookup) -> None:
+    base = asyncio.run(lookup.engine("shared"))
     assert (base.engine.id, base.engine.adapters_of, base.ids) == ("shared", None, ["shared"])
-    tuned = asyncio.run(directory.engine("ft:shared:proj_b"))
+    tuned = asyncio.run(lookup.engine("ft:shared:proj_b"))
     assert (tuned.engine.id, tuned.engine.adapters_of, tuned.engine.project) == ("shared", "proj_b", "proj_b")
     assert tuned.ids == ["ft:shared:proj_b"]
 
 
-def test_adapters_of_a_projects_own_base_are_served_with_it(directory: RegistryModelLookup) -> None:
+def test_adapters_of_a_projects_own_base_are_served_with_it(lookup: RegistryModelLookup) -> None:
     for model_id in ("own", "ft:own:x"):
-        served = asyncio.run(directory.engine(model_id))
+        served = asyncio.run(lookup.engine(model_id))
         assert (served.engine.id, served.engine.adapters_of) == ("own", None)
         assert served.ids == ["own", "ft:own:x"]
     with pytest.raises(ModelNotFound):
-        asyncio.run(directory.engine("nobody"))
+        asyncio.run(lookup.engine("nobody"))
 
 
 def test_an_adapter_that_is_kept_awake_keeps_its_engine_awake(
-    directory: RegistryModelLookup, registry: ModelRegistry
+    lookup: RegistryModelLookup, registry: ModelRegistry
 ) -> None:
     registry.activate("ft:shared:proj_a", ActivationStatus.ACTIVE, project_id="proj_a")
-    assert asyncio.run(directory.engine("ft:shared:proj_a")).engine.keep_awake
-    assert not asyncio.run(directory.engine("ft:shared:proj_b")).engine.keep_awake
-    assert not asyncio.run(directory.engine("shared")).engine.keep_awake
+    assert asyncio.run(lookup.engine("ft:shared:proj_a")).engine.keep_awake
+    assert not asyncio.run(lookup.engine("ft:shared:proj_b")).engine.keep_awake
+    assert not asyncio.run(lookup.engine("shared")).engine.keep_awake
 
 
-def test_an_adapter_that_nobody_approved_is_in_no_engine(directory: RegistryModelLookup, database: Database) -> None:
+def test_an_adapter_that_nobody_approved_is_in_no_engine(lookup: RegistryModelLookup, database: Database) -> None:
     with database.write() as session:
         values = {"approved": False, "model_file_location": "oci://evil/image"}
         session.run(update(models).where(models.c.id == "ft:own:x").values(**values))
-    served = asyncio.run(directory.engine("ft:own:x"))
+    served = asyncio.run(lookup.engine("ft:own:x"))
     assert served.ids == ["own"]
     assert "api.model.admin" in served.rejection
-    assert asyncio.run(directory.engine("own")).rejection == ""
+    assert asyncio.run(lookup.engine("own")).rejection == ""
 
 
-def test_adapters_of_other_projects_are_not_even_read(directory: RegistryModelLookup, registry: ModelRegistry) -> None:
+def test_adapters_of_other_projects_are_not_even_read(lookup: RegistryModelLookup, registry: ModelRegistry) -> None:
     found = registry.adapters_of([("shared", "proj_a"), ("shared", None), ("own", "proj_b")])
     assert {key: [model.id for model in each] for key, each in found.items()} == {
         ("shared", "proj_a"): ["ft:shared:proj_a"]
@@ -75,9 +75,9 @@ def test_adapters_of_other_projects_are_not_even_read(directory: RegistryModelLo
     assert registry.adapters_of([]) == {}
 
 
-def test_many_engines_are_told_at_once(directory: RegistryModelLookup) -> None:
+def test_many_engines_are_told_at_once(lookup: RegistryModelLookup) -> None:
     keys = {("shared", None), ("shared", "proj_a"), ("shared", "proj_c"), ("own", None), ("nobody", None)}
-    found = asyncio.run(directory.engines(keys, waking=["own"]))
+    found = asyncio.run(lookup.engines(keys, waking=["own"]))
     assert {key: served.ids for key, served in found.items()} == {
         ("shared", None): ["shared"],
         ("shared", "proj_a"): ["ft:shared:proj_a"],
@@ -87,23 +87,23 @@ def test_many_engines_are_told_at_once(directory: RegistryModelLookup) -> None:
 
 
 def test_an_inference_service_of_another_name_takes_the_place_of_one_that_is_gone(
-    directory: RegistryModelLookup, registry: ModelRegistry
+    lookup: RegistryModelLookup, registry: ModelRegistry
 ) -> None:
-    asyncio.run(directory.import_existing({"first": "theirs"}))
+    asyncio.run(lookup.import_existing({"first": "theirs"}))
     assert registry.imported_services() == {"theirs": "first"}
-    asyncio.run(directory.import_existing({"second": "theirs"}))
+    asyncio.run(lookup.import_existing({"second": "theirs"}))
     assert registry.imported_services() == {"theirs": "second"}
-    asyncio.run(directory.import_existing({}))
+    asyncio.run(lookup.import_existing({}))
     assert registry.imported_services() == {}
 
 
-def test_the_first_of_two_that_say_one_model_stays_it(directory: RegistryModelLookup, registry: ModelRegistry) -> None:
-    asyncio.run(directory.import_existing({"m": "theirs"}))
+def test_the_first_of_two_that_say_one_model_stays_it(lookup: RegistryModelLookup, registry: ModelRegistry) -> None:
+    asyncio.run(lookup.import_existing({"m": "theirs"}))
     for rival in ("a", "z"):
-        asyncio.run(directory.import_existing({"m": "theirs", rival: "theirs"}))
-        asyncio.run(directory.import_existing({rival: "theirs"}, only=rival))
+        asyncio.run(lookup.import_existing({"m": "theirs", rival: "theirs"}))
+        asyncio.run(lookup.import_existing({rival: "theirs"}, only=rival))
         assert registry.imported_services() == {"theirs": "m"}
-    asyncio.run(directory.import_existing({}, only="z"))
+    asyncio.run(lookup.import_existing({}, only="z"))
     assert registry.imported_services() == {"theirs": "m"}
-    asyncio.run(directory.import_existing({}, only="m"))
+    asyncio.run(lookup.import_existing({}, only="m"))
     assert registry.imported_services() == {}

@@ -167,8 +167,8 @@ def test_what_stood_there_before_there_were_lists_is_not_started(
     assert model.loading_status is LoadingStatus.FAILED
     assert MODEL_ADMIN in model.loading_failure_reason
     registry.mark_loaded(name, folder=location, size_bytes=1, task=model.task)
-    directory = RegistryModelLookup(registry, installation.context.ledger)
-    assert MODEL_ADMIN in asyncio.run(directory.find(name)).blocked
+    lookup = RegistryModelLookup(registry, installation.context.ledger)
+    assert MODEL_ADMIN in asyncio.run(lookup.find(name)).blocked
     assert_error(company.ask(f"POST /v1/models/{name}:activate", by="stranger"), 403, "insufficient_permissions")
 
 

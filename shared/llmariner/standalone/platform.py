@@ -196,8 +196,8 @@ class StandalonePlatform:
             idle_seconds=settings.idle_seconds,
             warm=settings.warm,
         )
-        directory = RegistryModelLookup(self.context.registry, self.context.ledger)
-        return ProcessServing(process_settings, directory.find, directory.record_wake)
+        lookup = RegistryModelLookup(self.context.registry, self.context.ledger)
+        return ProcessServing(process_settings, lookup.find, lookup.record_wake)
 
     def _make_dispatcher(self, eventing: Path) -> Dispatcher:
         consumers: Any = {}
