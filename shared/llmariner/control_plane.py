@@ -85,10 +85,10 @@ class InProcessControlPlane:
         return await self._in_thread(self._find_key, digest, organization, project)
 
     async def authenticate_user(
-        self, token: str, organization: str | None, project: str | None, source: str | None
+        self, token: str, organization: str | None, project: str | None, client_address: str | None
     ) -> Key | None:
         """See the port."""
-        return await self._in_thread(self._find_user, token, organization, project, source)
+        return await self._in_thread(self._find_user, token, organization, project, client_address)
 
     async def model_state(self, model_id: str) -> ModelState:
         """See the port."""
@@ -108,10 +108,10 @@ class InProcessControlPlane:
             endpoint=status.endpoint,
             capacity=status.capacity,
             engine_waiting=status.requests_waiting,
-            replicas=status.replicas,
+            replica_endpoints=status.replicas,
             price=price,
             adapter=None if model.base_name is None else model.name,
-            base=model.base_name,
+            base_model=model.base_name,
             base_project_id=base_project_id,
         )
 
@@ -119,11 +119,11 @@ class InProcessControlPlane:
         """See the port."""
         await self._serving.wake(model_id)
 
-    async def report_waiting(self, process: str, counts: Mapping[str, int]) -> None:
+    async def report_waiting(self, instance: str, counts: Mapping[str, int]) -> None:
         """See the port."""
-        self._waiting_requests.report(process, counts)
+        self._waiting_requests.report(instance, counts)
 
-    async def changes_since(self, cursor: str, rules: int) -> Changes:
+    async def changes_since(self, cursor: str, limits_revision: int) -> Changes:
         """See the port.
 
         Phases are numbered by each copy of the control function for itself. To whoever was told nothing by this copy yet,
@@ -149,13 +149,15 @@ class InProcessControlPlane:
             moved.update(awake)
         at = _Cursor(newest.keys, newest.models, {**told.phases, self._instance: self._last_phase_change})
         subjects = (
-            None if newest.limits == rules else await self._in_thread(self._revisions.changed_subjects_since, rules)
+            None
+            if newest.limits == limits_revision
+            else await self._in_thread(self._revisions.changed_subjects_since, limits_revision)
         )
         return Changes(at.text(), tuple(keys), tuple(moved), newest.limits, newest.prices, subjects, anew)
 
-    async def lease(self, ask: LeaseRequest) -> LeaseResponse:
+    async def lease(self, request: LeaseRequest) -> LeaseResponse:
         """See the port."""
-        return await self._in_thread(self._leases.lease, ask)
+        return await self._in_thread(self._leases.lease, request)
 
     async def record_events(self, events: Sequence[dict[str, Any]]) -> None:
         """See the port."""
@@ -189,8 +191,8 @@ class InProcessControlPlane:
             expires_at=_expiry(key, digest),
             unlimited=caller.unlimited,
             models=restricted.models,
-            refused_models=restricted.refused_models,
-            sources=restricted.sources,
+            denied_models=restricted.refused_models,
+            allowed_networks=restricted.sources,
             own_models=self._registry.qualified_names(key.project_id),
         )
 
@@ -200,11 +202,11 @@ class InProcessControlPlane:
         of = {"project_id": model.project_id, "base_project_id": base}
         return self._prices.now(model.name, model.base_name, **of), base
 
-    def _find_user(self, token: str, organization: str | None, project: str | None, source: str | None) -> Key:
+    def _find_user(self, token: str, organization: str | None, project: str | None, client_address: str | None) -> Key:
         people = self._people()
         if people is None:
             raise sign_in_not_configured()
-        caller = people.authenticate(token, organization, project, source=source or "")
+        caller = people.authenticate(token, organization, project, source=client_address or "")
         owner = caller.key_owner
         restricted = self._restriction_of(owner.project_id)
         return Key(
@@ -216,7 +218,7 @@ class InProcessControlPlane:
             expires_at=_claimed_expiry(token),
             unlimited=False,
             models=restricted.models,
-            refused_models=restricted.refused_models,
+            denied_models=restricted.refused_models,
             own_models=self._registry.qualified_names(owner.project_id),
         )
 

@@ -31,7 +31,7 @@ class Copy:
 
     def changes(self, cursor: str) -> tuple[str, set[str], bool]:
         found = asyncio.run(self.control.changes_since(cursor, 0))
-        return found.cursor, set(found.models), found.anew
+        return found.cursor, set(found.models), found.all_models
 
 
 class _Watched(StaticServing):

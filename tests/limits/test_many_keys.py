@@ -110,10 +110,10 @@ def test_keys_met_at_once_are_asked_for_together(database: Database, owner: Key)
 def test_the_models_that_a_key_names_are_not_part_of_the_question(database: Database, owner: Key) -> None:
     control = Asked(Leases(database, {"requests_per_minute": 10}))
     names = frozenset(f"model-{number}" for number in range(1000))
-    run(lambda: admitted(port(control), [replace(owner, models=names, own_models=names, refused_models=names)]))
+    run(lambda: admitted(port(control), [replace(owner, models=names, own_models=names, denied_models=names)]))
     newcomer = control.asks[0].key
     assert newcomer is not None
-    assert (newcomer.models, newcomer.own_models, newcomer.refused_models) == (None, frozenset(), frozenset())
+    assert (newcomer.models, newcomer.own_models, newcomer.denied_models) == (None, frozenset(), frozenset())
 
 
 def test_an_older_control_function_answers_for_all_of_them_too(database: Database, owner: Key) -> None:

@@ -45,7 +45,7 @@ class Asked:
         raise NotImplementedError
 
     async def authenticate_user(
-        self, token: str, organization: str | None, project: str | None, source: str | None
+        self, token: str, organization: str | None, project: str | None, client_address: str | None
     ) -> Key | None:
         raise NotImplementedError
 
@@ -55,10 +55,10 @@ class Asked:
     async def wake(self, model_id: str) -> None:
         raise NotImplementedError
 
-    async def report_waiting(self, process: str, counts: Mapping[str, int]) -> None:
+    async def report_waiting(self, instance: str, counts: Mapping[str, int]) -> None:
         raise NotImplementedError
 
-    async def changes_since(self, cursor: str, rules: int) -> Changes:
+    async def changes_since(self, cursor: str, limits_revision: int) -> Changes:
         raise NotImplementedError
 
     async def record_events(self, events: Sequence[dict[str, Any]]) -> None:

@@ -26,7 +26,7 @@ from llmariner.gateway.control_plane.port import (
 from llmariner.gateway.metering.pricing import Price
 
 KEY = Key("key_1", "proj_1", "org_1", "user_1", frozenset({"a", "b"}), 17.5, False, frozenset({"m"}), frozenset({"n"}))
-BOUND = Key("key_2", "proj_1", "org_1", "user_1", frozenset(), None, True, sources=("10.0.0.0/8", "::1/128"))
+BOUND = Key("key_2", "proj_1", "org_1", "user_1", frozenset(), None, True, allowed_networks=("10.0.0.0/8", "::1/128"))
 MODEL = ModelState(
     "m", None, "generate", True, True, "ready", 1.0, None, "", "http://a", 4, 2, ("http://b", "http://c")
 )
@@ -87,7 +87,7 @@ def _more(value: Any) -> Any:
 @pytest.mark.parametrize(
     ("kind", "value", "unsaid"),
     [
-        (KINDS[0], replace(BOUND, sources=None), ("models", "refused_models", "sources")),
+        (KINDS[0], replace(BOUND, allowed_networks=None), ("models", "refused_models", "sources")),
         (KINDS[1], replace(PRICED, price=None), ("replicas", "price")),
         (KINDS[2], Changes("7", ("key_1",), ()), ("rules", "prices", "subjects")),
     ],

@@ -316,10 +316,10 @@ class Gateway:
         self._polled_at = time.monotonic()
         if changes.keys:
             self.key_cache.invalidate(changes.keys)
-        self.limits.invalidate(changes.keys, changes.rules, changes.subjects)
+        self.limits.invalidate(changes.keys, changes.limits_revision, changes.subjects)
         models = changes.models
-        if changes.prices != self._price_version or changes.anew:
-            self._price_version, models = changes.prices, tuple(self._states)
+        if changes.price_version != self._price_version or changes.all_models:
+            self._price_version, models = changes.price_version, tuple(self._states)
         for model_id in models:
             self.invalidate(model_id)
 

@@ -15,7 +15,7 @@ def check_model_access(state: ModelState, key: Key, route: Route) -> None:
     model_id = state.id
     if not state.loaded or (state.project_id is not None and state.project_id != key.project_id):
         raise ModelNotFound(model_id)
-    refused = model_id in key.refused_models or state.base in key.refused_models
+    refused = model_id in key.denied_models or state.base_model in key.denied_models
     if refused or (key.models is not None and model_id not in key.models):
         raise model_not_allowed(model_id)
     if route.task is not None and state.task != route.task:

@@ -26,7 +26,7 @@ __all__ = ["AUDIENCE", "HttpControlPlane"]
 AUDIENCE = "internal_gateway"
 _ROOT = "/internal/gateway"
 # A control function that must be started first takes some seconds; a database that hangs would keep it for minutes.
-_SECONDS = 15.0
+_TIMEOUT_SECONDS = 15.0
 
 
 class HttpControlPlane:
@@ -42,10 +42,10 @@ class HttpControlPlane:
         return _key(await self.call("key", {"digest": digest, "organization": organization, "project": project}))
 
     async def authenticate_user(
-        self, token: str, organization: str | None, project: str | None, source: str | None
+        self, token: str, organization: str | None, project: str | None, client_address: str | None
     ) -> Key | None:
         """See the port."""
-        asked = {"token": token, "organization": organization, "project": project, "source": source}
+        asked = {"token": token, "organization": organization, "project": project, "source": client_address}
         return _key(await self.call("person", asked))
 
     async def model_state(self, model_id: str) -> ModelState:
@@ -59,17 +59,17 @@ class HttpControlPlane:
         """See the port."""
         await self.call("wake", {"model": model_id})
 
-    async def report_waiting(self, process: str, counts: Mapping[str, int]) -> None:
+    async def report_waiting(self, instance: str, counts: Mapping[str, int]) -> None:
         """See the port."""
-        await self.call("waiting", {"process": process, "counts": dict(counts)})
+        await self.call("waiting", {"process": instance, "counts": dict(counts)})
 
-    async def changes_since(self, cursor: str, rules: int) -> Changes:
+    async def changes_since(self, cursor: str, limits_revision: int) -> Changes:
         """See the port."""
-        return changes_from_wire(await self.call("changes", {"cursor": cursor, "rules": rules}))
+        return changes_from_wire(await self.call("changes", {"cursor": cursor, "rules": limits_revision}))
 
-    async def lease(self, ask: LeaseRequest) -> LeaseResponse:
+    async def lease(self, request: LeaseRequest) -> LeaseResponse:
         """See the port."""
-        return lease_response_from_wire(await self.call("lease", lease_request_to_wire(ask)))
+        return lease_response_from_wire(await self.call("lease", lease_request_to_wire(request)))
 
     async def record_events(self, events: Sequence[dict[str, Any]]) -> None:
         """See the port."""
@@ -90,7 +90,7 @@ class HttpControlPlane:
         ]
         path, body = f"{_ROOT}/{operation}", orjson.dumps(value)
         try:
-            async with asyncio.timeout(_SECONDS):
+            async with asyncio.timeout(_TIMEOUT_SECONDS):
                 # Every operation may come twice.
                 response = await self._client.request(
                     self._url, "POST", path, headers=headers, body=body, idempotent=True

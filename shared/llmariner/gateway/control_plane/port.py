@@ -45,8 +45,8 @@ class Key:
     expires_at: float | None
     unlimited: bool
     models: frozenset[str] | None = None
-    refused_models: frozenset[str] = frozenset()
-    sources: tuple[str, ...] | None = None
+    denied_models: frozenset[str] = frozenset()
+    allowed_networks: tuple[str, ...] | None = None
     own_models: frozenset[str] = frozenset()
 
 
@@ -70,10 +70,10 @@ class ModelState:
     endpoint: str | None
     capacity: int
     engine_waiting: int
-    replicas: tuple[str, ...] = ()
+    replica_endpoints: tuple[str, ...] = ()
     price: Price | None = None
     adapter: str | None = None
-    base: str | None = None
+    base_model: str | None = None
     base_project_id: str | None = None
 
     @property
@@ -100,10 +100,10 @@ class Changes(NamedTuple):
     cursor: str
     keys: tuple[str, ...]
     models: tuple[str, ...]
-    rules: int = 0
-    prices: float = 0.0
+    limits_revision: int = 0
+    price_version: float = 0.0
     subjects: tuple[tuple[str, str], ...] | None = None
-    anew: bool = False
+    all_models: bool = False
 
 
 class Rule(NamedTuple):
@@ -211,7 +211,7 @@ class ControlPlane(Protocol):
         """
 
     async def authenticate_user(
-        self, token: str, organization: str | None, project: str | None, source: str | None
+        self, token: str, organization: str | None, project: str | None, client_address: str | None
     ) -> Key | None:
         """Who signed in with a token of an issuer, in the organisation and project selected; None: it is no good.
 
@@ -224,10 +224,10 @@ class ControlPlane(Protocol):
     async def wake(self, model_id: str) -> None:
         """Wish it awake; returns at once."""
 
-    async def report_waiting(self, process: str, counts: Mapping[str, int]) -> None:
+    async def report_waiting(self, instance: str, counts: Mapping[str, int]) -> None:
         """How many requests wait for each model in this process; said every second while any do, and once when none does."""
 
-    async def changes_since(self, cursor: str, rules: int) -> Changes:
+    async def changes_since(self, cursor: str, limits_revision: int) -> Changes:
         """What changed since, of limits and budgets since the number `rules`; an empty cursor asks for a first one."""
 
     async def lease(self, request: LeaseRequest) -> LeaseResponse:

@@ -1,13 +1,13 @@
-"""The control port's values as JSON objects and back.
+"""The control plane's values as JSON objects and back.
 
-While an upgrade is under way, one side may be of the next version: what a value has more than its reader knows is left
-alone, and what it lacks is what the reader's own type says by default. So every field added after a release has a default,
-and rows of a list grow at their end.
+During an upgrade, one side may run the next release. Readers ignore fields that they do not know, and replace missing fields
+by the defaults of the reader's own type. So every field that a later release adds has a default, and list rows grow at their
+end. A field that was renamed in code keeps its JSON key.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmariner.gateway.control_plane.port import (
@@ -39,62 +39,62 @@ __all__ = [
     "rule_to_wire",
 ]
 
-# Fields whose JSON keys are older than their names.
-_RULE_KEYS = {"thresholds": "most"}
+# JSON keys by field; a field that is absent here has its own name as its key.
+_KEY_NAMES = {"allowed_networks": "sources", "denied_models": "refused_models"}
+_MODEL_NAMES = {"replica_endpoints": "replicas", "base_model": "base"}
+_CHANGES_NAMES = {"limits_revision": "rules", "price_version": "prices", "all_models": "anew"}
+_RULE_NAMES = {"thresholds": "most"}
 
 
 def key_to_wire(key: Key) -> dict[str, Any]:
-    """A key."""
-    value = {name: getattr(key, name) for name in key.__slots__}
+    """A key as a JSON object."""
+    value = {_KEY_NAMES.get(name, name): getattr(key, name) for name in Key.__slots__}
     models = None if key.models is None else sorted(key.models)
-    return {**value, "scopes": sorted(key.scopes), "models": models, **_sorted(key)}
-
-
-def _sorted(key: Key) -> dict[str, list[str]]:
-    return {"refused_models": sorted(key.refused_models), "own_models": sorted(key.own_models)}
+    sets = {"refused_models": sorted(key.denied_models), "own_models": sorted(key.own_models)}
+    return {**value, "scopes": sorted(key.scopes), "models": models, **sets}
 
 
 def key_from_wire(value: dict[str, Any]) -> Key:
-    """Back from `key_to_wire`."""
-    found = _present_fields(value, Key.__slots__)
-    for name in ("scopes", "refused_models", "models", "own_models"):
+    """The inverse of `key_to_wire`."""
+    found = _present_fields(value, Key.__slots__, _KEY_NAMES)
+    for name in ("scopes", "denied_models", "models", "own_models"):
         if found.get(name) is not None:
             found[name] = frozenset(found[name])
-    if found.get("sources") is not None:
-        found["sources"] = tuple(found["sources"])
+    if found.get("allowed_networks") is not None:
+        found["allowed_networks"] = tuple(found["allowed_networks"])
     return Key(**found)
 
 
 def model_to_wire(state: ModelState) -> dict[str, Any]:
-    """A model's state."""
-    value = {name: getattr(state, name) for name in state.__slots__}
+    """The state of a model as a JSON object."""
+    value = {_MODEL_NAMES.get(name, name): getattr(state, name) for name in ModelState.__slots__}
     return {**value, "price": list(state.price) if state.price else None}
 
 
 def model_from_wire(value: dict[str, Any]) -> ModelState:
-    """Back from `model_to_wire`."""
-    found = _present_fields(value, ModelState.__slots__)
+    """The inverse of `model_to_wire`."""
+    found = _present_fields(value, ModelState.__slots__, _MODEL_NAMES)
     price = found.get("price")
     found["price"] = Price(*_leading_fields(price, Price._fields)) if price else None
-    found["replicas"] = tuple(found.get("replicas", ()))
+    found["replica_endpoints"] = tuple(found.get("replica_endpoints", ()))
     return ModelState(**found)
 
 
 def changes_to_wire(changes: Changes) -> dict[str, Any]:
-    """What changed."""
-    return changes._asdict()
+    """Changes as a JSON object."""
+    return {_CHANGES_NAMES.get(name, name): value for name, value in changes._asdict().items()}
 
 
 def changes_from_wire(value: dict[str, Any]) -> Changes:
-    """Back from `changes_to_wire`."""
-    found = _present_fields(value, Changes._fields)
+    """The inverse of `changes_to_wire`."""
+    found = _present_fields(value, Changes._fields, _CHANGES_NAMES)
     if (subjects := found.get("subjects")) is not None:
         found["subjects"] = tuple((kind, id_) for kind, id_, *_ in subjects)
     return Changes(**{**found, "keys": tuple(found["keys"]), "models": tuple(found["models"])})
 
 
 def lease_request_to_wire(request: LeaseRequest) -> dict[str, Any]:
-    """A process's account."""
+    """A lease request as a JSON object."""
     return {
         "replica": request.instance,
         "at": request.sent_at,
@@ -102,8 +102,51 @@ def lease_request_to_wire(request: LeaseRequest) -> dict[str, Any]:
         "newcomer": None if request.key is None else key_to_wire(request.key),
         "model": request.model,
         "least": list(request.minimum),
-        "others": [[key_to_wire(each.key), each.model, list(each.minimum)] for each in request.other_queries],
+        "others": [[key_to_wire(query.key), query.model, list(query.minimum)] for query in request.other_queries],
     }
+
+
+def lease_request_from_wire(value: dict[str, Any]) -> LeaseRequest:
+    """The inverse of `lease_request_to_wire`. Raises KeyError, TypeError or ValueError for other objects."""
+    return LeaseRequest(
+        instance=str(value["replica"]),
+        sent_at=float(value["at"]),
+        reports=[_report(*_leading_fields(row, LeaseReport._fields)) for row in value["holds"]],
+        key=None if value["newcomer"] is None else key_from_wire(value["newcomer"]),
+        model=str(value["model"]),
+        minimum=_amounts(value["least"]),
+        other_queries=[_query(*_leading_fields(row, RulesQuery._fields)) for row in value.get("others", ())],
+    )
+
+
+def lease_response_to_wire(response: LeaseResponse) -> dict[str, Any]:
+    """A lease response as a JSON object."""
+    return {
+        "grants": [
+            [grant.rule_id, list(grant.granted), list(grant.available), grant.retry_after, grant.instances, grant.spent]
+            for grant in response.grants
+        ],
+        "rules": None if response.rules is None else [rule_to_wire(rule) for rule in response.rules],
+        "others": [[rule_to_wire(rule) for rule in rules] for rules in response.other_rules],
+    }
+
+
+def lease_response_from_wire(value: dict[str, Any]) -> LeaseResponse:
+    """The inverse of `lease_response_to_wire`."""
+    rows = (_leading_fields(row, LeaseGrant._fields) for row in value["grants"])
+    grants = [LeaseGrant(rule_id, _amounts(granted), _amounts(free), *rest) for rule_id, granted, free, *rest in rows]
+    rules, others = value["rules"], [[rule_from_wire(rule) for rule in rules] for rules in value.get("others", ())]
+    return LeaseResponse(grants, None if rules is None else [rule_from_wire(rule) for rule in rules], others)
+
+
+def rule_to_wire(rule: Rule) -> dict[str, Any]:
+    """A rule as a JSON object; the database stores rules in this form, too."""
+    return {_RULE_NAMES.get(name, name): value for name, value in rule._asdict().items()}
+
+
+def rule_from_wire(value: dict[str, Any]) -> Rule:
+    """The inverse of `rule_to_wire`."""
+    return Rule(**_present_fields(value, Rule._fields, _RULE_NAMES))
 
 
 def _report_row(report: LeaseReport) -> list[Any]:
@@ -112,80 +155,42 @@ def _report_row(report: LeaseReport) -> list[Any]:
     return [report.rule_id, *map(list, amounts), report.seconds_since_use, days, list(report.acknowledged)]
 
 
-def lease_request_from_wire(value: dict[str, Any]) -> LeaseRequest:
-    """Back from `ask_to_wire`."""
-    return LeaseRequest(
-        instance=str(value["replica"]),
-        sent_at=float(value["at"]),
-        reports=[_lease_report(*_leading_fields(row, LeaseReport._fields)) for row in value["holds"]],
-        key=None if value["newcomer"] is None else key_from_wire(value["newcomer"]),
-        model=str(value["model"]),
-        minimum=_amounts(value["least"]),
-        other_queries=[_rules_query(*_leading_fields(row, RulesQuery._fields)) for row in value.get("others", ())],
-    )
-
-
-def _rules_query(key: dict[str, Any], model: str, least: list[int]) -> RulesQuery:
-    return RulesQuery(key_from_wire(key), str(model), _amounts(least))
-
-
-def _lease_report(
-    rule: str,
+def _report(
+    rule_id: str,
     used: list[int],
-    taken: list[int],
-    wants: list[int],
-    least: list[int],
-    age: float,
-    days: Sequence[Sequence[int]] = (),
-    known: list[int] | None = None,
+    reserved: list[int],
+    requested: list[int],
+    minimum: list[int],
+    seconds_since_use: float,
+    daily_spend: Sequence[Sequence[int]] = (),
+    acknowledged: list[int] | None = None,
 ) -> LeaseReport:
-    told = tuple((int(day), int(money)) for day, money, *_ in days)
+    days = tuple((int(day), int(money)) for day, money, *_ in daily_spend)
     return LeaseReport(
-        rule, _amounts(used), _amounts(taken), _amounts(wants), _amounts(least), age, told, _amounts(known or [])
+        rule_id,
+        used=_amounts(used),
+        reserved=_amounts(reserved),
+        requested=_amounts(requested),
+        minimum=_amounts(minimum),
+        seconds_since_use=seconds_since_use,
+        daily_spend=days,
+        acknowledged=_amounts(acknowledged or []),
     )
 
 
-def lease_response_to_wire(answer: LeaseResponse) -> dict[str, Any]:
-    """Grants and rules."""
-    return {
-        "grants": [
-            [g.rule_id, list(g.granted), list(g.available), g.retry_after, g.instances, g.spent] for g in answer.grants
-        ],
-        "rules": None if answer.rules is None else [rule_to_wire(rule) for rule in answer.rules],
-        "others": [[rule_to_wire(rule) for rule in rules] for rules in answer.other_rules],
-    }
-
-
-def lease_response_from_wire(value: dict[str, Any]) -> LeaseResponse:
-    """Back from `answer_to_wire`."""
-    rows = (_leading_fields(row, LeaseGrant._fields) for row in value["grants"])
-    grants = [LeaseGrant(rule, _amounts(held), _amounts(free), *rest) for rule, held, free, *rest in rows]
-    rules = value["rules"]
-    return LeaseResponse(grants, None if rules is None else _rules(rules), [*map(_rules, value.get("others", ()))])
-
-
-def rule_to_wire(rule: Rule) -> dict[str, Any]:
-    """A limit or a budget, which is also stored in this form."""
-    return {_RULE_KEYS.get(name, name): value for name, value in rule._asdict().items()}
-
-
-def rule_from_wire(value: dict[str, Any]) -> Rule:
-    """Back from `rule_to_wire`."""
-    keys = {name: _RULE_KEYS.get(name, name) for name in Rule._fields}
-    return Rule(**{name: value[key] for name, key in keys.items() if key in value})
-
-
-def _rules(rules: list[dict[str, Any]]) -> list[Rule]:
-    return [rule_from_wire(rule) for rule in rules]
+def _query(key: dict[str, Any], model: str, minimum: list[int]) -> RulesQuery:
+    return RulesQuery(key_from_wire(key), str(model), _amounts(minimum))
 
 
 def _amounts(row: list[int]) -> Amounts:
     return Amounts(*_leading_fields(row, Amounts._fields))
 
 
-def _present_fields(value: dict[str, Any], fields: Sequence[str]) -> dict[str, Any]:
-    return {name: value[name] for name in fields if name in value}
+def _present_fields(value: dict[str, Any], fields: Sequence[str], names: Mapping[str, str]) -> dict[str, Any]:
+    """The fields that a JSON object has; `names`: JSON keys by field, where they differ."""
+    return {field: value[names.get(field, field)] for field in fields if names.get(field, field) in value}
 
 
 def _leading_fields(row: list[Any], fields: Sequence[str]) -> list[Any]:
+    """The fields of a row that its reader knows."""
     return row[: len(fields)]

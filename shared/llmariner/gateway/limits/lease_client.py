@@ -318,7 +318,7 @@ class LeaseClient:
 
 def _without_model_lists(key: Key) -> Key:
     """What decides by which rules a key is bound; the models it names may be thousands, and would be kept and sent along."""
-    return replace(key, models=None, refused_models=frozenset(), own_models=frozenset(), sources=None)
+    return replace(key, models=None, denied_models=frozenset(), own_models=frozenset(), allowed_networks=None)
 
 
 def _lease_request(replica: str, holds: Sequence[LeaseReport], callers: Sequence[RulesQuery]) -> LeaseRequest:

@@ -100,8 +100,8 @@ class RequestHandler:
                 key = await gateway.key_cache.authenticate(
                     request_headers, route.scope, client_address, untrusted_proxy=untrusted_proxy
                 )
-            if key.sources is not None:
-                gateway.client_ips.check_allowed(key.sources, self._scope, request_headers)
+            if key.allowed_networks is not None:
+                gateway.client_ips.check_allowed(key.allowed_networks, self._scope, request_headers)
             self._headers.append((b"openai-organization", key.organization_id.encode()))
             self._tenant = key.project_id
             request = parse(route, request_headers.get(b"content-type", b""), await self._read_body(request_headers))
@@ -133,8 +133,8 @@ class RequestHandler:
             self._headers += reservation.applicable.headers()
             state = self._gateway.ready_state(self._model) or await self._gateway.state(self._model)
             check_model_access(state, key, self._route)
-            if state.base is not None:
-                quota_args = (request.model, state.base, *request.token_bounds)
+            if state.base_model is not None:
+                quota_args = (request.model, state.base_model, *request.token_bounds)
                 await self._gateway.limits.reserve_for_base_model(reservation, key, *quota_args)
                 self._headers[limit_headers_at:] = reservation.applicable.headers()
             if reservation.applicable.budgets:
@@ -144,7 +144,7 @@ class RequestHandler:
             raise
         bounds = TokenBounds.from_request(request, self._gateway.cached_context_length(self._model))
         metered = self._gateway.meter.open(self._request_id, key, request.model, self._route.name, bounds)
-        metered.adapter, metered.base_model = state.adapter, state.base
+        metered.adapter, metered.base_model = state.adapter, state.base_model
         metered.model_project_id, metered.base_project_id = state.project_id, state.base_project_id
         outcome = "failed"
         task = cast(asyncio.Task[None], asyncio.current_task())
@@ -329,8 +329,8 @@ class RequestHandler:
                 raise not_ready(state, "The model went to sleep as it was asked")
             return False
         endpoint = state.endpoint
-        if state.replicas:
-            endpoint = self._engine_replica = self._gateway.engine_replicas.acquire(state.replicas)
+        if state.replica_endpoints:
+            endpoint = self._engine_replica = self._gateway.engine_replicas.acquire(state.replica_endpoints)
         self._endpoint = endpoint
         try:
             response = await self._send_to_engine(endpoint, request)
