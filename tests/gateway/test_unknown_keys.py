@@ -33,8 +33,8 @@ class CountingControl:
         return Key(f"key_{digest[:20]}", "p", "o", "u", frozenset({SCOPE}), None, True)
 
 
-def make_key_cache(asked: CountingControl) -> KeyCache:
-    control: ControlPlane = asked  # type: ignore[assignment]
+def make_key_cache(lookups: CountingControl) -> KeyCache:
+    control: ControlPlane = lookups  # type: ignore[assignment]
     return KeyCache(control, "p" * 64, FailedAttemptLimiter(120))
 
 
@@ -45,14 +45,14 @@ def header_variants() -> list[bytes]:
 
 def test_one_key_is_asked_for_and_kept_once_however_it_is_written() -> None:
     async def scenario() -> tuple[int, int]:
-        asked = CountingControl()
-        cache = make_key_cache(asked)
+        lookups = CountingControl()
+        cache = make_key_cache(lookups)
         for authorization in header_variants():
             head = {b"authorization": authorization}
             key = cache.cached(head, SCOPE) or await cache.authenticate(head, SCOPE)
             assert key.project_id == "p"
         assert cache.cached({b"authorization": b"Bearer sk-secret"}, SCOPE) is not None
-        return asked.count, len(cache._cached)
+        return lookups.count, len(cache._cached)
 
     assert asyncio.run(scenario()) == (1, 1)
 
@@ -97,8 +97,8 @@ def test_keys_are_kept_up_to_a_number_of_bytes_those_in_use_last(monkeypatch: py
     monkeypatch.setattr(module, "_MAX_CACHED_BYTES", 100_000)
 
     async def scenario() -> None:
-        asked = CountingControl()
-        cache = make_key_cache(asked)
+        lookups = CountingControl()
+        cache = make_key_cache(lookups)
         used = {b"authorization": b"Bearer used"}
         await cache.authenticate(used, SCOPE)
         for number in range(500):

@@ -40,7 +40,7 @@ class FailedAttemptLimiter:
         self._buckets: OrderedDict[tuple[str, bool], tuple[float, float]] = OrderedDict()
 
     def check(self, client_address: str | None, *, untrusted_proxy: bool = False) -> None:
-        """RateLimited when the bucket of the address is empty. `untrusted_proxy`: the address is that of a proxy."""
+        """RateLimited when the bucket of the address is empty. `untrusted_proxy`: it is that of an untrusted proxy."""
         key = (client_network(client_address), untrusted_proxy)
         if key not in self._buckets:
             return

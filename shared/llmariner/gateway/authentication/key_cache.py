@@ -108,7 +108,7 @@ class KeyCache:
         """The key of a request, from the cache or the control plane.
 
         Raises AuthenticationFailed, PermissionDenied, Unavailable when the control plane does not answer, and RateLimited
-        when too many attempts from `client_address` failed. `untrusted_proxy`: the address is that of a proxy.
+        when too many attempts from `client_address` failed. `untrusted_proxy`: it is that of an untrusted proxy.
         """
         token = bearer_token(headers.get(b"authorization"))
         credentials = _cache_key(b"Bearer " + token.encode("latin-1"), headers)
