@@ -43,7 +43,7 @@ def list_keys(
     request: Request, caller: Reader, after: KeyCursor = None, limit: Limit = 20, order: Order = "asc"
 ) -> dict[str, Any]:
     """Active admin keys, by default oldest first."""
-    rows, more = _directory(request).admin_keys(caller.organization_id, Paging(after, limit, order))
+    rows, more = _queries(request).admin_keys(caller.organization_id, Paging(after, limit, order))
     return list_response([shapes.admin_key(row) for row in rows], has_more=more)
 
 
@@ -51,12 +51,12 @@ def create_key(request: Request, caller: Writer, body: AdminKeyBody) -> dict[str
     """Create an admin key that acts for the caller, without scopes the caller lacks. Only this response has its secret."""
     new = NewKey(body.name, ADMIN_KEY_SCOPES & caller.scopes, expires_in=body.expires_in_seconds)
     made, secret = context_of(request).keys.create_admin(caller, new)
-    return shapes.admin_key(_directory(request).admin_key(caller.organization_id, made.id), secret)
+    return shapes.admin_key(_queries(request).admin_key(caller.organization_id, made.id), secret)
 
 
 def get_key(request: Request, caller: Reader, key_id: str) -> dict[str, Any]:
     """One admin key."""
-    return shapes.admin_key(_directory(request).admin_key(caller.organization_id, key_id))
+    return shapes.admin_key(_queries(request).admin_key(caller.organization_id, key_id))
 
 
 def delete_key(request: Request, caller: Writer, key_id: str) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def delete_key(request: Request, caller: Writer, key_id: str) -> dict[str, Any]:
     return shapes.deleted("organization.admin_api_key", key_id)
 
 
-def _directory(request: Request) -> OrganizationQueries:
+def _queries(request: Request) -> OrganizationQueries:
     return OrganizationQueries(context_of(request).database)
 
 

@@ -50,7 +50,7 @@ def build(context: Context) -> Application:
 
 def list_invites(request: Request, caller: Reader, after: InviteCursor = None, limit: Limit = 20) -> dict[str, Any]:
     """All invitations except revoked ones, newest first."""
-    rows, more = _directory(request).invites(caller.organization_id, Paging(after, limit))
+    rows, more = _queries(request).invites(caller.organization_id, Paging(after, limit))
     return list_response([shapes.invite(row) for row in rows], has_more=more)
 
 
@@ -64,7 +64,7 @@ def create_invite(request: Request, caller: Writer, body: InviteBody) -> dict[st
 
 def get_invite(request: Request, caller: Reader, invite_id: str) -> dict[str, Any]:
     """One invitation."""
-    return shapes.invite(_directory(request).invite(caller.organization_id, invite_id))
+    return shapes.invite(_queries(request).invite(caller.organization_id, invite_id))
 
 
 def delete_invite(request: Request, caller: Writer, invite_id: str) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def _invites(request: Request) -> Invites:
     return Invites(context.database, context.secrets.pepper, keys_only=keys_only)
 
 
-def _directory(request: Request) -> OrganizationQueries:
+def _queries(request: Request) -> OrganizationQueries:
     return OrganizationQueries(context_of(request).database)
 
 

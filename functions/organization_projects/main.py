@@ -149,7 +149,7 @@ def list_projects(
     request: Request, caller: Reader, after: ProjectCursor = None, limit: Limit = 20, include_archived: bool = False
 ) -> dict[str, Any]:
     """The organization's projects, newest first."""
-    rows, more = _directory(request).projects(caller.organization_id, Paging(after, limit), archived=include_archived)
+    rows, more = _queries(request).projects(caller.organization_id, Paging(after, limit), archived=include_archived)
     return list_response([shapes.project(row) for row in rows], has_more=more)
 
 
@@ -183,7 +183,7 @@ def archive_project(request: Request, caller: Writer, project_id: str) -> dict[s
 
 def get_model_permissions(request: Request, caller: Reader, project_id: str) -> dict[str, Any]:
     """The models that the project may use."""
-    return shapes.model_permissions(_directory(request).project(caller.organization_id, project_id))
+    return shapes.model_permissions(_queries(request).project(caller.organization_id, project_id))
 
 
 def set_model_permissions(
@@ -205,7 +205,7 @@ def list_users(
     request: Request, caller: UsersReader, project_id: str, after: UserCursor = None, limit: Limit = 20
 ) -> dict[str, Any]:
     """The project's users, newest members first."""
-    rows, more = _directory(request).project_users(caller.organization_id, project_id, Paging(after, limit))
+    rows, more = _queries(request).project_users(caller.organization_id, project_id, Paging(after, limit))
     return list_response([shapes.project_user(row) for row in rows], has_more=more)
 
 
@@ -215,7 +215,7 @@ def add_user(request: Request, caller: UsersWriter, project_id: str, body: AddUs
     if user_id is None and body.email is None:
         raise InvalidRequest("Say who: 'user_id' or 'email'.", param="user_id")
     if body.email is not None:
-        named = _directory(request).person_with_email(caller.organization_id, body.email).id
+        named = _queries(request).person_with_email(caller.organization_id, body.email).id
         if user_id not in (None, named):
             raise InvalidRequest("'user_id' and 'email' are of two people: send one of them.", param="email")
         user_id = named
@@ -225,7 +225,7 @@ def add_user(request: Request, caller: UsersWriter, project_id: str, body: AddUs
 
 def get_user(request: Request, caller: UsersReader, project_id: str, user_id: str) -> dict[str, Any]:
     """One user of the project."""
-    return shapes.project_user(_directory(request).project_user(caller.organization_id, project_id, user_id))
+    return shapes.project_user(_queries(request).project_user(caller.organization_id, project_id, user_id))
 
 
 def update_user(
@@ -288,7 +288,7 @@ def list_accounts(
     request: Request, caller: UsersReader, project_id: str, after: UserCursor = None, limit: Limit = 20
 ) -> dict[str, Any]:
     """The project's service accounts, newest first."""
-    rows, more = _directory(request).service_accounts(caller.organization_id, project_id, Paging(after, limit))
+    rows, more = _queries(request).service_accounts(caller.organization_id, project_id, Paging(after, limit))
     return list_response([shapes.service_account(row) for row in rows], has_more=more)
 
 
@@ -306,7 +306,7 @@ def create_account(request: Request, caller: UsersWriter, project_id: str, body:
 
 def get_account(request: Request, caller: UsersReader, project_id: str, account_id: str) -> dict[str, Any]:
     """One service account of the project."""
-    return shapes.service_account(_directory(request).service_account(caller.organization_id, project_id, account_id))
+    return shapes.service_account(_queries(request).service_account(caller.organization_id, project_id, account_id))
 
 
 def update_account(
@@ -328,7 +328,7 @@ def create_account_key(
     request: Request, caller: KeysWriter, project_id: str, account_id: str, body: CreateKeyBody
 ) -> dict[str, Any]:
     """Create a key of a service account. Only this response has its secret."""
-    _directory(request).service_account(caller.organization_id, project_id, account_id)
+    _queries(request).service_account(caller.organization_id, project_id, account_id)
     key, secret = _make_key(request, caller, project_id, account_id, body)
     return {**shapes.service_account_key(key, secret), "object": "organization.project.service_account.api_key"}
 
@@ -343,7 +343,7 @@ def list_keys(
 ) -> dict[str, Any]:
     """The project's active keys, newest first, with the prefixes of their secrets."""
     paging = Paging(after, limit)
-    rows, more = _directory(request).project_keys(caller.organization_id, project_id, paging, owner_project_access)
+    rows, more = _queries(request).project_keys(caller.organization_id, project_id, paging, owner_project_access)
     return list_response([shapes.project_key(row) for row in rows], has_more=more)
 
 
@@ -355,14 +355,14 @@ def create_key(request: Request, caller: KeysWriter, project_id: str, body: Crea
 
 def get_key(request: Request, caller: KeysReader, project_id: str, key_id: str) -> dict[str, Any]:
     """One key of the project."""
-    return shapes.project_key(_directory(request).project_key(caller.organization_id, project_id, key_id))
+    return shapes.project_key(_queries(request).project_key(caller.organization_id, project_id, key_id))
 
 
 def update_key(
     request: Request, caller: KeysWriter, project_id: str, key_id: str, body: UpdateKeyBody
 ) -> dict[str, Any]:
     """Change the scopes or the expiry of a key."""
-    row = _directory(request).project_key(caller.organization_id, project_id, key_id)
+    row = _queries(request).project_key(caller.organization_id, project_id, key_id)
     changes: dict[str, Any] = {}
     if body.scopes is not None:
         changes["scopes"] = _allowed_scopes(request, caller, project_id, row.user_id, body.scopes)
@@ -377,17 +377,17 @@ def update_key(
 
 def delete_key(request: Request, caller: KeysWriter, project_id: str, key_id: str) -> dict[str, Any]:
     """Revoke a key, effective everywhere within seconds."""
-    _directory(request).project(caller.organization_id, project_id)
+    _queries(request).project(caller.organization_id, project_id)
     context_of(request).keys.revoke(KeySelector(caller.organization_id, project_id), key_id, actor=caller)
     return shapes.deleted("organization.project.api_key", key_id)
 
 
-def _directory(request: Request) -> OrganizationQueries:
+def _queries(request: Request) -> OrganizationQueries:
     return OrganizationQueries(context_of(request).database)
 
 
 def _project_groups(request: Request, caller: Caller, project_id: str) -> list[dict[str, Any]]:
-    _directory(request).project(caller.organization_id, project_id)
+    _queries(request).project(caller.organization_id, project_id)
     rows = groups_of(request).in_project(caller.organization_id, project_id)
     return [project_group(row, project_id) for row in rows]
 
@@ -401,13 +401,13 @@ def _accounts(request: Request) -> ServiceAccounts:
 
 
 def _project_object(request: Request, caller: Caller, project_id: str) -> dict[str, Any]:
-    return shapes.project(_directory(request).project(caller.organization_id, project_id))
+    return shapes.project(_queries(request).project(caller.organization_id, project_id))
 
 
 def _make_key(
     request: Request, caller: Caller, project_id: str, user_id: str, body: CreateKeyBody
 ) -> tuple[ApiKey, str]:
-    if _directory(request).project(caller.organization_id, project_id).archived_at is not None:
+    if _queries(request).project(caller.organization_id, project_id).archived_at is not None:
         raise InvalidRequest("The project is archived; no key of it would be good.", param="project_id")
     new = NewKey(
         name=body.name or f"Key of {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime())}",

@@ -36,7 +36,7 @@ def list_roles(
     request: Request, caller: Reader, after: Cursor = None, limit: RoleLimit = 1000, order: Order = "asc"
 ) -> dict[str, Any]:
     """Predefined roles, then the organization's custom roles, by default oldest first."""
-    found = shapes.all_roles(_directory(request).roles(caller.organization_id, None), of_projects=False)
+    found = shapes.all_roles(_queries(request).roles(caller.organization_id, None), of_projects=False)
     return shapes.roles_page(found, of_projects=False, after=after, limit=limit, order=order)
 
 
@@ -48,7 +48,7 @@ def create_role(request: Request, caller: Writer, body: CreateRoleBody) -> dict[
 
 def get_role(request: Request, caller: Reader, role_id: str) -> dict[str, Any]:
     """One role."""
-    made = _directory(request).roles(caller.organization_id, None)
+    made = _queries(request).roles(caller.organization_id, None)
     return shapes.find_role(made, role_id, of_projects=False)
 
 
@@ -70,7 +70,7 @@ def _roles(request: Request) -> CustomRoles:
     return CustomRoles(context_of(request).database)
 
 
-def _directory(request: Request) -> OrganizationQueries:
+def _queries(request: Request) -> OrganizationQueries:
     return OrganizationQueries(context_of(request).database)
 
 

@@ -48,13 +48,13 @@ def build(context: Context) -> Application:
 def list_users(request: Request, caller: Reader, after: UserCursor = None, limit: Limit = 20) -> dict[str, Any]:
     """The organization's users, newest members first. Filter: emails."""
     paging = Paging(after, limit)
-    rows, more = _directory(request).people(caller.organization_id, paging, filter_values(request, "emails"))
+    rows, more = _queries(request).people(caller.organization_id, paging, filter_values(request, "emails"))
     return list_response(_rendered(request, caller, rows), has_more=more)
 
 
 def get_user(request: Request, caller: Reader, user_id: str) -> dict[str, Any]:
     """One user."""
-    [user] = _rendered(request, caller, [_directory(request).person(caller.organization_id, user_id)])
+    [user] = _rendered(request, caller, [_queries(request).person(caller.organization_id, user_id)])
     return user
 
 
@@ -82,7 +82,7 @@ def list_roles(
     order: Order = "asc",
 ) -> dict[str, Any]:
     """The user's one role in the organization."""
-    person = _directory(request).person(caller.organization_id, user_id)
+    person = _queries(request).person(caller.organization_id, user_id)
     held = [_assigned_role(request, caller, person.role)]
     return shapes.roles_page(held, of_projects=False, after=after, limit=limit, order=order)
 
@@ -96,14 +96,14 @@ def assign_role(request: Request, caller: Writer, user_id: str, body: Assignment
 
 def get_role(request: Request, caller: Reader, user_id: str, role_id: str) -> dict[str, Any]:
     """The user's role. Raises NotFound if they have another."""
-    person = _directory(request).person(caller.organization_id, user_id)
+    person = _queries(request).person(caller.organization_id, user_id)
     shapes.check_has_role(person, role_id)
     return _assigned_role(request, caller, role_id)
 
 
 def unassign_role(request: Request, caller: Writer, user_id: str, role_id: str) -> dict[str, Any]:
     """Remove a user's role, which leaves the role `reader`."""
-    shapes.check_has_role(_directory(request).person(caller.organization_id, user_id), role_id)
+    shapes.check_has_role(_queries(request).person(caller.organization_id, user_id), role_id)
     if role_id == "reader":
         raise InvalidRequest("Every member is a reader at least: remove the user instead.", param="role_id")
     _members(request).set_role(caller, user_id, "reader")
@@ -111,16 +111,16 @@ def unassign_role(request: Request, caller: Writer, user_id: str, role_id: str) 
 
 
 def _rendered(request: Request, caller: Caller, rows: Any) -> list[dict[str, Any]]:
-    memberships = _directory(request).memberships(caller.organization_id, [row.id for row in rows])
+    memberships = _queries(request).memberships(caller.organization_id, [row.id for row in rows])
     return [shapes.user(row, memberships[row.id]) for row in rows]
 
 
 def _role(request: Request, caller: Caller, role_id: str) -> dict[str, Any]:
-    return shapes.find_role(_directory(request).roles(caller.organization_id, None), role_id, of_projects=False)
+    return shapes.find_role(_queries(request).roles(caller.organization_id, None), role_id, of_projects=False)
 
 
 def _assigned_role(request: Request, caller: Caller, role_id: str) -> dict[str, Any]:
-    custom_roles = _directory(request).roles(caller.organization_id, None)
+    custom_roles = _queries(request).roles(caller.organization_id, None)
     return shapes.assigned_role(custom_roles, role_id, of_projects=False)
 
 
@@ -128,7 +128,7 @@ def _members(request: Request) -> Members:
     return Members(context_of(request).database)
 
 
-def _directory(request: Request) -> OrganizationQueries:
+def _queries(request: Request) -> OrganizationQueries:
     return OrganizationQueries(context_of(request).database)
 
 

@@ -95,7 +95,7 @@ def list_user_roles(
     order: Order = "asc",
 ) -> dict[str, Any]:
     """The user's one role in the project."""
-    member = _directory(request).project_user(caller.organization_id, project_id, user_id)
+    member = _queries(request).project_user(caller.organization_id, project_id, user_id)
     held = [_assigned_role(request, caller, project_id, member.role)]
     return shapes.roles_page(held, of_projects=True, after=after, limit=limit, order=order)
 
@@ -105,25 +105,25 @@ def assign_user_role(
 ) -> dict[str, Any]:
     """Assign a role in the project to the user, in place of the previous role."""
     Members(context_of(request).database).set_role_in_project(caller, project_id, user_id, body.role_id)
-    directory = _directory(request)
-    memberships = directory.memberships(caller.organization_id, [user_id])[user_id]
+    queries = _queries(request)
+    memberships = queries.memberships(caller.organization_id, [user_id])[user_id]
     return {
         "object": "user.role",
         "role": _find_assignable(request, caller, project_id, body.role_id),
-        "user": shapes.user(directory.person(caller.organization_id, user_id), memberships),
+        "user": shapes.user(queries.person(caller.organization_id, user_id), memberships),
     }
 
 
 def get_user_role(request: Request, caller: Reader, project_id: str, user_id: str, role_id: str) -> dict[str, Any]:
     """The user's role in the project. Raises NotFound if they have another."""
-    member = _directory(request).project_user(caller.organization_id, project_id, user_id)
+    member = _queries(request).project_user(caller.organization_id, project_id, user_id)
     shapes.check_has_role(member, role_id)
     return _assigned_role(request, caller, project_id, role_id)
 
 
 def unassign_user_role(request: Request, caller: Writer, project_id: str, user_id: str, role_id: str) -> dict[str, Any]:
     """Remove a user's role in the project, which leaves the role `viewer`."""
-    shapes.check_has_role(_directory(request).project_user(caller.organization_id, project_id, user_id), role_id)
+    shapes.check_has_role(_queries(request).project_user(caller.organization_id, project_id, user_id), role_id)
     if role_id == "viewer":
         raise InvalidRequest("Whoever is in a project is a viewer at least: remove the user instead.", param="role_id")
     Members(context_of(request).database).set_role_in_project(caller, project_id, user_id, "viewer")
@@ -174,9 +174,9 @@ def unassign_group_role(
 
 def _project_roles(request: Request, caller: Caller, project_id: str) -> Any:
     """The project's custom roles. Raises NotFound when the organization has no such project."""
-    directory = _directory(request)
-    directory.project(caller.organization_id, project_id)
-    return directory.roles(caller.organization_id, project_id)
+    queries = _queries(request)
+    queries.project(caller.organization_id, project_id)
+    return queries.roles(caller.organization_id, project_id)
 
 
 def _find_assignable(request: Request, caller: Caller, project_id: str, role_id: str) -> dict[str, Any]:
@@ -189,14 +189,14 @@ def _assigned_role(request: Request, caller: Caller, project_id: str, role_id: s
 
 def _assignable_roles(request: Request, caller: Caller, project_id: str) -> list[Any]:
     """The custom roles that can be assigned in the project: its own and the organization's."""
-    return [*_project_roles(request, caller, project_id), *_directory(request).roles(caller.organization_id, None)]
+    return [*_project_roles(request, caller, project_id), *_queries(request).roles(caller.organization_id, None)]
 
 
 def _roles(request: Request) -> CustomRoles:
     return CustomRoles(context_of(request).database)
 
 
-def _directory(request: Request) -> OrganizationQueries:
+def _queries(request: Request) -> OrganizationQueries:
     return OrganizationQueries(context_of(request).database)
 
 

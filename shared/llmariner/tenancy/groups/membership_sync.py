@@ -37,10 +37,10 @@ def reconcile_group(
     deadline = time.monotonic() + seconds
     while True:
         with database.read() as session:
-            people = session.rows(_members(issuer, group).where(users.c.id > after).limit(_BATCH_SIZE))
+            people = session.rows(_member_query(issuer, group).where(users.c.id > after).limit(_BATCH_SIZE))
             pending = [person.id for person in people if _reconciliation(session, person).has_changes()]
         if pending:
-            batch = _members(issuer, group).where(users.c.id.in_(pending))
+            batch = _member_query(issuer, group).where(users.c.id.in_(pending))
             database.transact(partial(_reconcile, people=batch))
         if len(people) < _BATCH_SIZE:
             return ""
@@ -54,7 +54,7 @@ def _reconcile(session: WriteSession, people: Select[Any]) -> None:
     reconcile_memberships(session, revision, [_reconciliation(session, person) for person in session.rows(people)])
 
 
-def _members(issuer: str, group: str) -> Select[Any]:
+def _member_query(issuer: str, group: str) -> Select[Any]:
     """The members of a group by `user_groups`, or by the column `users.groups`, which the previous release writes.
 
     The condition on the column scans all users of the issuer.
@@ -74,7 +74,7 @@ def _reconciliation(session: ReadSession, person: Row[Any]) -> MembershipReconci
         email=None,
         email_verified=False,
         name=None,
-        groups=_groups(session, person),
+        groups=_group_claims(session, person),
         signed_in_at=at,
         issued_at=at,
         expires_at=0,
@@ -82,7 +82,7 @@ def _reconciliation(session: ReadSession, person: Row[Any]) -> MembershipReconci
     return MembershipReconciliation(session, person.id, identity)
 
 
-def _groups(session: ReadSession, person: Row[Any]) -> frozenset[str]:
+def _group_claims(session: ReadSession, person: Row[Any]) -> frozenset[str]:
     """The group claims of the person's newest token, as stored by this release or by the previous one, which may run, too.
 
     The previous release writes the column only; it is NULL for people who were removed.

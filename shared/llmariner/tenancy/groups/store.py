@@ -46,7 +46,7 @@ class Groups:
     def get(self, organization_id: str, group_id: str) -> Row[Any]:
         """One group. NotFound otherwise."""
         with self._database.read() as session:
-            return _one(session, organization_id, group_id)
+            return _load(session, organization_id, group_id)
 
     def create(self, caller: Caller, issuer: str, name: str) -> Row[Any]:
         """Register a group of the issuer by its name there. Conflict if it is registered."""
@@ -54,11 +54,11 @@ class Groups:
         group_id = new_id("group")
         with self._database.write() as session:
             serialize_mutations(session, caller)
-            _check_free(session, caller.organization_id, issuer, name)
+            _check_name_free(session, caller.organization_id, issuer, name)
             columns = {"id": group_id, "organization_id": caller.organization_id, "issuer": issuer, "name": name}
             session.add(groups, created_at=int(time.time()), **columns)
             _log(session, caller, "group.created", group_id, {"data": {"group_name": name}})
-            return _one(session, caller.organization_id, group_id)
+            return _load(session, caller.organization_id, group_id)
 
     def rename(self, caller: Caller, group_id: str, name: str) -> Row[Any]:
         """Follow a group that was renamed at its issuer; its roles move with it. NotFound, Conflict.
@@ -68,23 +68,23 @@ class Groups:
         validate_group_name(name, "name")
         with self._database.write() as session:
             serialize_mutations(session, caller)
-            group = _one(session, caller.organization_id, group_id)
+            group = _load(session, caller.organization_id, group_id)
             if name != group.name:
                 for row in session.rows(select(group_roles).where(_roles_of(group, group.name))):
                     check_can_revoke(session, caller, row)
-                _check_free(session, caller.organization_id, group.issuer, name)
+                _check_name_free(session, caller.organization_id, group.issuer, name)
                 session.run(update(group_roles).where(_roles_of(group, group.name)).values(group_name=name))
                 for row in session.rows(select(group_roles).where(_roles_of(group, name))):
                     enqueue_reconciliation(session, row)
                 session.run(update(groups).where(groups.c.id == group_id).values(name=name))
                 _log(session, caller, "group.updated", group_id, {"changes_requested": {"group_name": name}})
-            return _one(session, caller.organization_id, group_id)
+            return _load(session, caller.organization_id, group_id)
 
     def delete(self, caller: Caller, group_id: str) -> list[str]:
         """Delete a group and its roles; returns the ids of the deleted group roles. NotFound otherwise."""
         with self._database.write() as session:
             serialize_mutations(session, caller)
-            group = _one(session, caller.organization_id, group_id)
+            group = _load(session, caller.organization_id, group_id)
             deleted_roles = session.rows(
                 select(group_roles).where(_roles_of(group, group.name)).order_by(group_roles.c.id)
             )
@@ -97,12 +97,12 @@ class Groups:
     def members(self, group: Row[Any], paging: Paging) -> Page:
         """The people of the organization whose newest token has the group, ordered by id."""
         with self._database.read() as session:
-            return page_of(session, _members(group), users.c.id, paging)
+            return page_of(session, _member_query(group), users.c.id, paging)
 
     def member(self, group: Row[Any], user_id: str) -> Row[Any]:
         """One member of a group. NotFound otherwise."""
         with self._database.read() as session:
-            found = session.first(_members(group).where(users.c.id == user_id))
+            found = session.first(_member_query(group).where(users.c.id == user_id))
         if found is None:
             raise NotFound(f"No user with id '{user_id}' in this group, as far as tokens said.", param="user_id")
         return found
@@ -131,7 +131,7 @@ class Groups:
         """Grant a group a role; it replaces the previous one. Raises as `GroupRoles.create`, but no Conflict."""
         with self._database.write() as session:
             serialize_mutations(session, caller)
-            mapping = _mapping(_one(session, caller.organization_id, group_id), project_id)
+            mapping = _mapping(_load(session, caller.organization_id, group_id), project_id)
             before = session.first(select(group_roles).where(matches_mapping(mapping)))
             if before is not None:
                 revoke(session, caller, before)
@@ -141,14 +141,14 @@ class Groups:
         """Revoke a group's role. NotFound if it has none."""
         with self._database.write() as session:
             serialize_mutations(session, caller)
-            group = _one(session, caller.organization_id, group_id)
+            group = _load(session, caller.organization_id, group_id)
             found = session.first(select(group_roles).where(matches_mapping(_mapping(group, project_id))))
             if found is None:
                 raise NotFound(f"The group '{group.name}' has no role there.", param="group_id")
             revoke(session, caller, found)
 
 
-def _one(session: ReadSession, organization_id: str, group_id: str) -> Row[Any]:
+def _load(session: ReadSession, organization_id: str, group_id: str) -> Row[Any]:
     query = select(groups).where(groups.c.id == group_id, groups.c.organization_id == organization_id)
     found = session.first(query)
     if found is None:
@@ -156,7 +156,7 @@ def _one(session: ReadSession, organization_id: str, group_id: str) -> Row[Any]:
     return found
 
 
-def _members(group: Row[Any]) -> Select[Any]:
+def _member_query(group: Row[Any]) -> Select[Any]:
     joined = users.join(organization_users, organization_users.c.user_id == users.c.id)
     joined = joined.join(user_groups, user_groups.c.user_id == users.c.id)
     condition = and_(
@@ -181,7 +181,7 @@ def _roles_of(group: Row[Any], name: str) -> Any:
     )
 
 
-def _check_free(session: ReadSession, organization_id: str, issuer: str, name: str) -> None:
+def _check_name_free(session: ReadSession, organization_id: str, issuer: str, name: str) -> None:
     one = and_(groups.c.organization_id == organization_id, groups.c.issuer == issuer, groups.c.name == name)
     if session.first(select(groups.c.id).where(one)) is not None:
         raise Conflict(

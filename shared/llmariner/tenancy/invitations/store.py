@@ -142,20 +142,20 @@ class Invites:
     def get(self, organization_id: str, invite_id: str) -> Invite:
         """One unrevoked invitation. NotFound otherwise."""
         with self._database.read() as session:
-            return _one(session, organization_id, invite_id)
+            return _load(session, organization_id, invite_id)
 
     def all(self, organization_id: str) -> list[Invite]:
         """The unrevoked invitations of an organization, newest first."""
         query = select(invites).where(invites.c.organization_id == organization_id, invites.c.revoked_at.is_(None))
         with self._database.read() as session:
             rows = session.rows(query.order_by(invites.c.created_at.desc(), invites.c.id.desc()))
-        return [_invite(row) for row in rows]
+        return [_invite_from_row(row) for row in rows]
 
     def revoke(self, caller: Caller, invite_id: str) -> None:
         """Revoke an invitation. Conflict if it was accepted; NotFound if it was revoked."""
         with self._database.write() as session:
             serialize_mutations(session, caller)
-            invite = _one(session, caller.organization_id, invite_id)
+            invite = _load(session, caller.organization_id, invite_id)
             check_can_revoke_organization_role(session, caller, caller.organization_id, invite.role)
             for each in invite.projects:
                 check_can_revoke_project_role(session, caller, caller.organization_id, each.project_id, each.role)
@@ -182,7 +182,7 @@ class Invites:
             live = [
                 each.project_id
                 for each in invite.projects
-                if _is_live(session, invite.organization_id, each.project_id)
+                if _is_unarchived_project(session, invite.organization_id, each.project_id)
             ]
             project_id = _project_for_first_key(session, invite.organization_id, invite.role, live)
             if self._keys_only and project_id is None:
@@ -210,7 +210,7 @@ def _find_pending(session: ReadSession, digest: str) -> Invite:
     row = session.first(select(invites).where(invites.c.digest == digest, is_pending()))
     if row is None or not is_inviter_authorized(session, row):
         raise _invalid_token()
-    return _invite(row)
+    return _invite_from_row(row)
 
 
 def _invalid_token() -> PlatformError:
@@ -244,14 +244,14 @@ def _check_project_grants(session: ReadSession, caller: Caller, promises: Sequen
     if len({each.project_id for each in promises}) < len(promises) or len(promises) > _MAX_PROJECTS:
         raise InvalidRequest(f"'projects' must name up to {_MAX_PROJECTS} projects, each once.", param="projects")
     for index, each in enumerate(promises):
-        if not _is_live(session, caller.organization_id, each.project_id):
+        if not _is_unarchived_project(session, caller.organization_id, each.project_id):
             raise InvalidRequest(
                 f"No live project with id '{each.project_id}' in the organization.", param=f"projects[{index}].id"
             )
         check_can_grant_project_role(session, caller, caller.organization_id, each.project_id, each.role)
 
 
-def _is_live(session: ReadSession, organization_id: str, project_id: str) -> bool:
+def _is_unarchived_project(session: ReadSession, organization_id: str, project_id: str) -> bool:
     one = and_(projects.c.id == project_id, projects.c.organization_id == organization_id)
     return session.first(select(projects.c.id).where(one, projects.c.archived_at.is_(None))) is not None
 
@@ -285,22 +285,22 @@ def _create_memberships(session: WriteSession, invite: Invite) -> str:
     session.insert_if_absent(organization_users, [{**joined, "role": invite.role}])
     clear_removal(session, invite.organization_id, user_id)
     for each in invite.projects:
-        if _is_live(session, invite.organization_id, each.project_id):
+        if _is_unarchived_project(session, invite.organization_id, each.project_id):
             session.insert_if_absent(project_users, [{**joined, "project_id": each.project_id, "role": each.role}])
     return user_id
 
 
-def _one(session: ReadSession, organization_id: str, invite_id: str) -> Invite:
+def _load(session: ReadSession, organization_id: str, invite_id: str) -> Invite:
     query = select(invites).where(
         invites.c.id == invite_id, invites.c.organization_id == organization_id, invites.c.revoked_at.is_(None)
     )
     row = session.first(query)
     if row is None:
         raise NotFound(f"No invitation with id '{invite_id}' in the organization.", param="invite_id")
-    return _invite(row)
+    return _invite_from_row(row)
 
 
-def _invite(row: Row[Any]) -> Invite:
+def _invite_from_row(row: Row[Any]) -> Invite:
     return Invite(
         id=row.id,
         organization_id=row.organization_id,

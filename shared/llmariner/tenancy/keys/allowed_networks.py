@@ -18,7 +18,7 @@ def parse_networks(values: Sequence[str], param: str = "allowed_sources") -> tup
     """The networks in canonical form; a single address becomes a network of one. InvalidRequest for an invalid value."""
     if len(values) > _MAX_NETWORKS:
         raise InvalidRequest(f"'{param}' must name at most {_MAX_NETWORKS} networks.", param=param)
-    return tuple(dict.fromkeys(_network(each, f"{param}[{index}]") for index, each in enumerate(values)))
+    return tuple(dict.fromkeys(_parse_network(each, f"{param}[{index}]") for index, each in enumerate(values)))
 
 
 def is_allowed(sources: Sequence[str] | None, address: str) -> bool:
@@ -34,7 +34,7 @@ def is_allowed(sources: Sequence[str] | None, address: str) -> bool:
     return any((mapped or caller) in ipaddress.ip_network(each) for each in sources)
 
 
-def _network(values: str, param: str) -> str:
+def _parse_network(values: str, param: str) -> str:
     try:
         network = ipaddress.ip_network(values.strip())
     except ValueError as error:

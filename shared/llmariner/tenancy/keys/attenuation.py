@@ -61,7 +61,7 @@ def check_can_receive_secret(session: ReadSession, actor: Caller | None, key: Ap
         raise PermissionDenied(
             f"That key may do what you may not: {', '.join(sorted(missing))}. Let its owner rotate it."
         )
-    columns: dict[str, Any] = {name: _stored(getattr(key, name)) for name in _LISTS}
+    columns: dict[str, Any] = {name: _json_or_none(getattr(key, name)) for name in _LISTS}
     attenuate(session, actor, {**columns, "expires_at": key.expires_at}, user_id=key.user_id, new=False)
 
 
@@ -113,7 +113,7 @@ def _acting_key(session: ReadSession, actor: Caller | None) -> ApiKey | None:
     return key_from_row(row) if row is not None else None
 
 
-def _stored(listed: Iterable[str] | None) -> str | None:
+def _json_or_none(listed: Iterable[str] | None) -> str | None:
     return None if listed is None else json.dumps(list(listed))
 
 

@@ -158,7 +158,7 @@ class Keys:
         values |= {"excluded_from_rate_limiting": excluded} if excluded is not None else {}
         values |= {"scopes": " ".join(sorted(scopes))} if scopes is not None else {}
         values |= {"expires_at": _validate_expiry(expires_at)} if not isinstance(expires_at, _Unset) else {}
-        values |= _allowed(allowed_models, allowed_sources)
+        values |= _restriction_columns(allowed_models, allowed_sources)
         with self._database.write() as session:
             serialize_mutations(session, actor)
             key = _live_key(session, view, key_id)
@@ -167,7 +167,7 @@ class Keys:
             if new_name != key.name and _has_key_named(session, key.organization_id, key.user_id, new_name):
                 raise Conflict(f"A key named '{new_name}' exists already; choose another name.", param="name")
             values = attenuate(session, actor, values, user_id=key.user_id, new=False)
-            _change(session, key, **values)
+            _update_key(session, key, **values)
             outbox.add(session, _UPDATED, f"api_keys/{key_id}", _event_data(key, new_name))
             _log(session, actor, "updated", key, {"changes_requested": values})
         return self.get(view, key_id)
@@ -188,7 +188,7 @@ class Keys:
             check_can_receive_secret(session, actor, key)
             secret = secrets.new_admin_secret() if key.kind == "admin" else secrets.new_secret()
             carried = scopes_after_rotation(session, actor, key)
-            _change(
+            _update_key(
                 session,
                 key,
                 scopes=" ".join(sorted(carried)),
@@ -209,7 +209,7 @@ class Keys:
             serialize_mutations(session, actor)
             key = _live_key(session, view, key_id)
             check_can_change(session, actor, key, revoking=True)
-            _change(session, key, revoked_at=time.time())
+            _update_key(session, key, revoked_at=time.time())
             outbox.add(session, _REVOKED, f"api_keys/{key_id}", _event_data(key))
             delete_rules(session, key.organization_id, "key", [key_id])
             if _was_last_key_of_service_account(session, key):
@@ -250,7 +250,7 @@ class Keys:
     ) -> str:
         now, key_id, name = int(time.time()), new_id("key"), validators.validate_title(new.name, "name")
         owner_columns = {"user_id": user_id, "project_id": project_id, "organization_id": organization_id}
-        restrictions: dict[str, Any] = {**_allowed(new.allowed_models, new.allowed_sources)}
+        restrictions: dict[str, Any] = {**_restriction_columns(new.allowed_models, new.allowed_sources)}
         restrictions |= {"expires_at": now + new.expires_in if new.expires_in else None}
         # Before the check of the name: only the holder of the lock may assign names.
         revision = serialize_mutations(session, actor)
@@ -298,7 +298,7 @@ def _validate_expiry(expires_at: int | None) -> int | None:
     return expires_at
 
 
-def _allowed(
+def _restriction_columns(
     models: tuple[str, ...] | _Unset | None, networks: tuple[str, ...] | _Unset | None
 ) -> dict[str, str | None]:
     """The columns of both lists as JSON. InvalidRequest for an empty list, with which a key could do nothing."""
@@ -308,11 +308,11 @@ def _allowed(
             continue
         if value is not None and not value:
             raise InvalidRequest(f"'{name}' must not be empty; null allows all.", param=name)
-        columns[name] = None if value is None else json.dumps(_listed(name, value))
+        columns[name] = None if value is None else json.dumps(_validated_list(name, value))
     return columns
 
 
-def _listed(name: str, value: tuple[str, ...]) -> list[str]:
+def _validated_list(name: str, value: tuple[str, ...]) -> list[str]:
     if name == "allowed_sources":
         return list(allowed_networks.parse_networks(value, name))
     if len(value) > _MAX_MODELS:
@@ -332,7 +332,7 @@ def _was_last_key_of_service_account(session: ReadSession, key: ApiKey) -> bool:
     return key.is_service_account_key and session.first(live) is None
 
 
-def _change(session: WriteSession, key: ApiKey, **values: Any) -> None:
+def _update_key(session: WriteSession, key: ApiKey, **values: Any) -> None:
     statement = update(api_keys).where(api_keys.c.id == key.id, api_keys.c.revision == key.revision)
     try:
         changed = session.run(statement.values(revision=next_revision(session, "api_keys"), **values))

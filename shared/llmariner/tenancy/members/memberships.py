@@ -78,7 +78,7 @@ class Members:
     def get(self, organization_id: str, user_id: str) -> Member:
         """One person of an organization. NotFound otherwise."""
         with self._database.read() as session:
-            return _member(session, organization_id, user_id)
+            return _load_member(session, organization_id, user_id)
 
     def all(self, organization_id: str, *, user_ids: Sequence[str] | None = None) -> list[Member]:
         """The people of an organization, or those among `user_ids`, by e-mail; hidden users are left out."""
@@ -86,21 +86,21 @@ class Members:
         if user_ids is not None:
             query = query.where(users.c.id.in_(user_ids))
         with self._database.read() as session:
-            return [_organization_member(row) for row in session.rows(query.order_by(users.c.email))]
+            return [_organization_member_from_row(row) for row in session.rows(query.order_by(users.c.email))]
 
     def set_role(self, caller: Caller, user_id: str, role: str) -> Member:
         """Change a person's role in the organization. InvalidRequest for its last owner."""
         organization_id = caller.organization_id
         with self._database.write() as session:
             serialize_mutations(session, caller)
-            member = _member(session, organization_id, user_id)
+            member = _load_member(session, organization_id, user_id)
             check_can_grant_organization_role(session, caller, organization_id, role)
             if role != member.role:
                 check_can_revoke_organization_role(session, caller, organization_id, member.role)
             if member.role == "owner" and role != "owner":
                 _check_not_last_owner(session, caller, member, "become less")
             open_claim_window(session, user_id)
-            one = _one_of(organization_users, user_id, organization_id=organization_id)
+            one = _membership_condition(organization_users, user_id, organization_id=organization_id)
             session.run(update(organization_users).where(one).values(role=role, of_group=False))
             bump_revision(session, user_ids=[user_id])
             details = {"changes_requested": {"role": role}}
@@ -115,11 +115,11 @@ class Members:
         organization_id = caller.organization_id
         with self._database.write() as session:
             revision = serialize_mutations(session, caller)
-            member = _member(session, organization_id, user_id)
+            member = _load_member(session, organization_id, user_id)
             check_can_revoke_organization_role(session, caller, organization_id, member.role)
             if member.role == "owner":
                 _check_not_last_owner(session, caller, member, "leave")
-            joined = _one_of(project_users, user_id, organization_id=organization_id)
+            joined = _membership_condition(project_users, user_id, organization_id=organization_id)
             project_roles = session.rows(
                 select(project_users.c.project_id, project_users.c.role, projects.c.archived_at)
                 .join(projects, projects.c.id == project_users.c.project_id)
@@ -134,7 +134,9 @@ class Members:
             _discard_group_claims(session, organization_users, user_id, organization_id=organization_id)
             session.run(delete(project_users).where(joined))
             session.run(
-                delete(organization_users).where(_one_of(organization_users, user_id, organization_id=organization_id))
+                delete(organization_users).where(
+                    _membership_condition(organization_users, user_id, organization_id=organization_id)
+                )
             )
             record_removal(session, organization_id, user_id)
             bump_revision(session, user_ids=[user_id])
@@ -152,32 +154,32 @@ class Members:
             serialize_mutations(session, caller)
             _check_project(session, organization_id, project_id)
             check_can_grant_project_role(session, caller, organization_id, project_id, role)
-            found = _first(session, _in_organization(organization_id), user_id)
+            found = _find_member(session, _in_organization(organization_id), user_id)
             if found is None:
                 raise InvalidRequest(
                     "Only a member of the organization can be in a project of it: add them to the organization first.",
                     param="user_id",
                 )
-            if _first(session, _in_project(project_id), user_id) is not None:
+            if _find_member(session, _in_project(project_id), user_id) is not None:
                 raise Conflict(f"'{found.email}' is a member of the project already.", param="user_id")
             row = {"project_id": project_id, "user_id": user_id, "organization_id": organization_id, "role": role}
             session.add(project_users, **row, created_at=int(time.time()))
             clear_removal(session, organization_id, user_id, project_id)
             bump_revision(session, user_ids=[user_id])
-            _assigned(session, caller, "role.assignment.created", project_id, user_id, role)
+            _record_assignment(session, caller, "role.assignment.created", project_id, user_id, role)
         return self.get_in_project(organization_id, project_id, user_id)
 
     def get_in_project(self, organization_id: str, project_id: str, user_id: str) -> Member:
         """One person of a project. NotFound otherwise."""
         with self._database.read() as session:
-            return _project_member(session, organization_id, project_id, user_id)
+            return _load_project_member(session, organization_id, project_id, user_id)
 
     def of_project(self, organization_id: str, project_id: str) -> list[Member]:
         """The people of a project, by e-mail; hidden users are left out."""
         query = _in_project(project_id).where(project_users.c.organization_id == organization_id)
         with self._database.read() as session:
             rows = session.rows(query.where(users.c.hidden.is_(False)).order_by(users.c.email))
-        return [_of_project(row) for row in rows]
+        return [_project_member_from_row(row) for row in rows]
 
     def set_role_in_project(self, caller: Caller, project_id: str, user_id: str, role: str) -> Member:
         """Change a person's role in a project."""
@@ -185,16 +187,16 @@ class Members:
         with self._database.write() as session:
             serialize_mutations(session, caller)
             _check_project(session, organization_id, project_id)
-            member = _project_member(session, organization_id, project_id, user_id)
+            member = _load_project_member(session, organization_id, project_id, user_id)
             check_can_grant_project_role(session, caller, organization_id, project_id, role)
             check_can_revoke_project_role(session, caller, organization_id, project_id, member.role)
-            one = _one_of(project_users, user_id, project_id=project_id)
+            one = _membership_condition(project_users, user_id, project_id=project_id)
             session.run(update(project_users).where(one).values(role=role, of_group=False))
             bump_revision(session, user_ids=[user_id])
             # OpenAI's audit log has types for created and deleted assignments, none for changed ones.
             if role != member.role:
-                _assigned(session, caller, "role.assignment.deleted", project_id, user_id, member.role)
-                _assigned(session, caller, "role.assignment.created", project_id, user_id, role)
+                _record_assignment(session, caller, "role.assignment.deleted", project_id, user_id, member.role)
+                _record_assignment(session, caller, "role.assignment.created", project_id, user_id, role)
         return self.get_in_project(organization_id, project_id, user_id)
 
     def remove_from_project(self, caller: Caller, project_id: str, user_id: str) -> dict[str, list[str]]:
@@ -205,17 +207,19 @@ class Members:
         organization_id = caller.organization_id
         with self._database.write() as session:
             revision = serialize_mutations(session, caller)
-            member = _project_member(session, organization_id, project_id, user_id)
+            member = _load_project_member(session, organization_id, project_id, user_id)
             check_can_revoke_project_role(session, caller, organization_id, project_id, member.role)
             revoked_keys: list[str] = []
             if _organization_role(session, organization_id, user_id) != "owner":
                 condition = and_(api_keys.c.user_id == user_id, api_keys.c.project_id == project_id)
                 revoked_keys = revoke_keys(session, revision, condition)
             _discard_group_claims(session, project_users, user_id, project_id=project_id)
-            session.run(delete(project_users).where(_one_of(project_users, user_id, project_id=project_id)))
+            session.run(
+                delete(project_users).where(_membership_condition(project_users, user_id, project_id=project_id))
+            )
             record_removal(session, organization_id, user_id, project_id)
             bump_revision(session, user_ids=[user_id])
-            _assigned(
+            _record_assignment(
                 session, caller, "role.assignment.deleted", project_id, user_id, member.role, api_keys=revoked_keys
             )
         return {"api_keys": revoked_keys}
@@ -227,7 +231,7 @@ def _discard_group_claims(session: WriteSession, table: Any, user_id: str, **pla
     Applies only if a group granted the membership: an owner who adds and removes a person in one organization must not
     affect what groups grant in another.
     """
-    of_group = select(table.c.role).where(_one_of(table, user_id, **place), table.c.of_group).exists()
+    of_group = select(table.c.role).where(_membership_condition(table, user_id, **place), table.c.of_group).exists()
     project_roles = {"groups": None, "groups_at": int(time.time()) + 1}
     session.run(update(users).where(users.c.id == user_id, of_group).values(**project_roles))
 
@@ -257,40 +261,40 @@ def _in_project(project_id: str) -> Select[Any]:
     return query.where(project_users.c.project_id == project_id, is_human)
 
 
-def _first(session: ReadSession, query: Select[Any], user_id: str) -> Row[Any] | None:
+def _find_member(session: ReadSession, query: Select[Any], user_id: str) -> Row[Any] | None:
     return session.first(query.where(users.c.id == user_id))
 
 
 def _organization_role(session: ReadSession, organization_id: str, user_id: str) -> str | None:
     """The person's role in the organization; None if they are no member."""
-    found = _first(session, _in_organization(organization_id), user_id)
+    found = _find_member(session, _in_organization(organization_id), user_id)
     return None if found is None else str(found.role)
 
 
-def _member(session: ReadSession, organization_id: str, user_id: str) -> Member:
-    row = _first(session, _in_organization(organization_id), user_id)
+def _load_member(session: ReadSession, organization_id: str, user_id: str) -> Member:
+    row = _find_member(session, _in_organization(organization_id), user_id)
     if row is None:
         raise NotFound(f"No user '{user_id}' in the organization.", param="user_id")
-    return _organization_member(row)
+    return _organization_member_from_row(row)
 
 
-def _project_member(session: ReadSession, organization_id: str, project_id: str, user_id: str) -> Member:
+def _load_project_member(session: ReadSession, organization_id: str, project_id: str, user_id: str) -> Member:
     query = _in_project(project_id).where(project_users.c.organization_id == organization_id)
-    row = _first(session, query, user_id)
+    row = _find_member(session, query, user_id)
     if row is None:
         raise NotFound(f"No user '{user_id}' in the project.", param="user_id")
-    return _of_project(row)
+    return _project_member_from_row(row)
 
 
-def _organization_member(row: Row[Any]) -> Member:
+def _organization_member_from_row(row: Row[Any]) -> Member:
     return Member(row.user_id, row.email, row.name, row.organization_id, None, row.role, row.created_at)
 
 
-def _of_project(row: Row[Any]) -> Member:
+def _project_member_from_row(row: Row[Any]) -> Member:
     return Member(row.user_id, row.email, row.name, row.organization_id, row.project_id, row.role, row.created_at)
 
 
-def _one_of(table: Any, user_id: str, **place: str) -> Any:
+def _membership_condition(table: Any, user_id: str, **place: str) -> Any:
     return and_(table.c.user_id == user_id, *(table.c[name] == value for name, value in place.items()))
 
 
@@ -324,7 +328,7 @@ def _check_not_last_owner(session: ReadSession, caller: Caller, owner: Member, w
         )
 
 
-def _assigned(
+def _record_assignment(
     session: WriteSession, caller: Caller, action: str, project_id: str, user_id: str, role: str, **more: list[str]
 ) -> None:
     resource = {"resource_id": project_id, "resource_type": "api.project"}

@@ -73,7 +73,7 @@ class ServiceAccounts:
             if not has_full_owner_rights(caller):
                 raise PermissionDenied("Only an owner of the organization gives a service account such a role.")
         _check_name_free(session, project_id, requested)
-        row = {"id": account_id, "email": _address(project_id, requested), "name": requested, "kind": "service_account"}
+        row = {"id": account_id, "email": _email(project_id, requested), "name": requested, "kind": "service_account"}
         session.add(users, **row, created_at=now)
         joined = {"organization_id": organization_id, "user_id": account_id, "created_at": now}
         session.add(organization_users, **joined, role=organization_role)
@@ -85,7 +85,7 @@ class ServiceAccounts:
     def get(self, organization_id: str, project_id: str, account_id: str) -> ServiceAccount:
         """One service account of a project. NotFound otherwise."""
         with self._database.read() as session:
-            return _one(session, organization_id, project_id, account_id)
+            return _load(session, organization_id, project_id, account_id)
 
     def of_project(self, organization_id: str, project_id: str) -> list[ServiceAccount]:
         """The service accounts of a project, oldest first."""
@@ -93,7 +93,7 @@ class ServiceAccounts:
             project_users.c.organization_id == organization_id, project_users.c.project_id == project_id
         )
         with self._database.read() as session:
-            return [_account(row) for row in session.rows(query.order_by(users.c.created_at, users.c.id))]
+            return [_account_from_row(row) for row in session.rows(query.order_by(users.c.created_at, users.c.id))]
 
     def update(
         self, caller: Caller, project_id: str, account_id: str, *, name: str | None = None, role: str | None = None
@@ -103,12 +103,12 @@ class ServiceAccounts:
         with self._database.write() as session:
             serialize_mutations(session, caller)
             _check_project(session, organization_id, project_id)
-            account = _one(session, organization_id, project_id, account_id)
+            account = _load(session, organization_id, project_id, account_id)
             _check_can_revoke_roles(session, caller, account)
             if name is not None and validators.validate_title(name, "name") != account.name:
                 requested = validators.validate_title(name, "name")
                 _check_name_free(session, project_id, requested)
-                renamed = {"name": requested, "email": _address(project_id, requested)}
+                renamed = {"name": requested, "email": _email(project_id, requested)}
                 session.run(update(users).where(users.c.id == account_id).values(**renamed))
             if role is not None and role != account.role:
                 check_can_grant_project_role(session, caller, organization_id, project_id, role)
@@ -122,7 +122,7 @@ class ServiceAccounts:
         """Delete a service account. Returns the ids of the keys that were revoked with it."""
         with self._database.write() as session:
             revision = serialize_mutations(session, caller)
-            _check_can_revoke_roles(session, caller, _one(session, caller.organization_id, project_id, account_id))
+            _check_can_revoke_roles(session, caller, _load(session, caller.organization_id, project_id, account_id))
             removed = {"api_keys": delete_service_account(session, revision, account_id)}
             _record(session, caller, "service_account.deleted", project_id, account_id, {"removed": removed})
         return removed
@@ -137,12 +137,12 @@ _ACCOUNTS = (
 )
 
 
-def _address(project_id: str, name: str) -> str:
+def _email(project_id: str, name: str) -> str:
     """The value of the column `email`; no person's address begins so (`platform.identity.addresses`)."""
     return f"system:serviceaccount:{project_id}:{name}"
 
 
-def _account(row: Row[Any]) -> ServiceAccount:
+def _account_from_row(row: Row[Any]) -> ServiceAccount:
     return ServiceAccount(
         id=row.id,
         email=row.email,
@@ -155,7 +155,7 @@ def _account(row: Row[Any]) -> ServiceAccount:
     )
 
 
-def _one(session: ReadSession, organization_id: str, project_id: str, account_id: str) -> ServiceAccount:
+def _load(session: ReadSession, organization_id: str, project_id: str, account_id: str) -> ServiceAccount:
     query = _ACCOUNTS.where(
         users.c.id == account_id,
         project_users.c.project_id == project_id,
@@ -164,7 +164,7 @@ def _one(session: ReadSession, organization_id: str, project_id: str, account_id
     row = session.first(query)
     if row is None:
         raise NotFound(f"No service account with id '{account_id}' in the project.", param="service_account_id")
-    return _account(row)
+    return _account_from_row(row)
 
 
 def _check_project(session: ReadSession, organization_id: str, project_id: str) -> None:
@@ -185,7 +185,7 @@ def _check_can_revoke_roles(session: ReadSession, caller: Caller, account: Servi
 
 
 def _check_name_free(session: ReadSession, project_id: str, name: str) -> None:
-    if session.first(select(users.c.id).where(users.c.email == _address(project_id, name))) is not None:
+    if session.first(select(users.c.id).where(users.c.email == _email(project_id, name))) is not None:
         raise Conflict(f"The project has a service account named '{name}'; choose another name.", param="name")
 
 

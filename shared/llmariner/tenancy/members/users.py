@@ -62,7 +62,7 @@ class Users:
                 *_bindings(session, _ORGANIZATIONS.where(in_organizations)),
                 *_bindings(session, _PROJECTS.where(in_projects)),
             ]
-        return _user(row, [binding for _, binding in roles])
+        return _user_from_row(row, [binding for _, binding in roles])
 
     def member(self, user_id: str, organization_id: str) -> User:
         """A member of an organization, with the bindings in that organization only."""
@@ -78,7 +78,7 @@ class Users:
                 *_bindings(session, _ORGANIZATIONS.where(*in_organization)),
                 *_bindings(session, _PROJECTS.where(*in_projects)),
             ]
-        return _user(row, [binding for _, binding in roles])
+        return _user_from_row(row, [binding for _, binding in roles])
 
     def visible_to(self, caller: Caller) -> list[User]:
         """The users that a caller sees in its organization, ordered by e-mail; hidden users are left out."""
@@ -104,7 +104,7 @@ class Users:
         for user_id, binding in roles:
             if user_id in bindings:
                 bindings[user_id].append(binding)
-        return [_user(row, bindings[row.id]) for row in rows]
+        return [_user_from_row(row, bindings[row.id]) for row in rows]
 
     def find_id(self, organization_id: str, user: str) -> str | None:
         """The id of the organization's user with that id or e-mail (case-insensitive); None if there is none."""
@@ -137,7 +137,7 @@ def _bindings(session: ReadSession, query: Select[Any]) -> Iterable[tuple[str, R
         yield row.user_id, RoleBinding(row.organization_id, project_id, row.title, row.role)
 
 
-def _user(row: Row[Any], bindings: list[RoleBinding]) -> User:
+def _user_from_row(row: Row[Any], bindings: list[RoleBinding]) -> User:
     return User(
         id=row.id,
         email=row.email,

@@ -113,7 +113,7 @@ class Projects:
     def get(self, organization_id: str, project_id: str) -> Project:
         """One project, archived or not. NotFound otherwise."""
         with self._database.read() as session:
-            return _one(session, organization_id, project_id)
+            return _load(session, organization_id, project_id)
 
     def all(self, organization_id: str, *, member: str | None = None) -> list[Project]:
         """The unarchived projects, oldest first; with `member` only those of that user."""
@@ -122,7 +122,9 @@ class Projects:
             member_of = select(project_users.c.project_id).where(project_users.c.user_id == member)
             query = query.where(projects.c.id.in_(member_of))
         with self._database.read() as session:
-            return [_project(row) for row in session.rows(query.order_by(projects.c.created_at, projects.c.id))]
+            return [
+                _project_from_row(row) for row in session.rows(query.order_by(projects.c.created_at, projects.c.id))
+            ]
 
     def count_members(self, project_ids: Sequence[str]) -> dict[str, int]:
         """The number of people in each project; service accounts and hidden users are not counted."""
@@ -191,9 +193,9 @@ class Projects:
         """
         with self._database.write() as session:
             revision = serialize_mutations(session, caller)
-            project = _one(session, caller.organization_id, project_id)
+            project = _load(session, caller.organization_id, project_id)
             _check_not_default(project, "deleted")
-            _check_empty(session, project_id)
+            _check_no_models(session, project_id)
             removed = _delete_dependents(session, revision, project_id)
             removed |= delete_rules(session, project.organization_id, "project", [project_id])
             _update_columns(session, project_id, archived_at=project.archived_at or int(time.time()))
@@ -215,7 +217,7 @@ def _placement_columns(namespace: str | None, assignments: Sequence[Assignment])
         raise InvalidRequest("'assignments' must name each cluster once.", param="assignments")
     return {
         "kubernetes_namespace": validators.validate_dns_label(namespace, "kubernetes_namespace") if namespace else None,
-        "assignments": json.dumps([_stored(each) for each in assignments]) if assignments else None,
+        "assignments": json.dumps([_assignment_json(each) for each in assignments]) if assignments else None,
     }
 
 
@@ -232,7 +234,7 @@ def _check_assignment(assignment: Assignment, where: str) -> None:
         validators.validate_label_value(value, f"{where}.node_selector[{index}].value")
 
 
-def _stored(assignment: Assignment) -> dict[str, Any]:
+def _assignment_json(assignment: Assignment) -> dict[str, Any]:
     return {
         "cluster_id": assignment.cluster_id,
         "namespace": assignment.namespace,
@@ -241,7 +243,7 @@ def _stored(assignment: Assignment) -> dict[str, Any]:
     }
 
 
-def _project(row: Row[Any]) -> Project:
+def _project_from_row(row: Row[Any]) -> Project:
     stored = json.loads(row.assignments or "[]")
     assigned = (Assignment(**{**one, "node_selector": tuple(map(tuple, one["node_selector"]))}) for one in stored)
     return Project(
@@ -258,16 +260,16 @@ def _project(row: Row[Any]) -> Project:
     )
 
 
-def _one(session: ReadSession, organization_id: str, project_id: str) -> Project:
+def _load(session: ReadSession, organization_id: str, project_id: str) -> Project:
     query = select(projects).where(projects.c.id == project_id, projects.c.organization_id == organization_id)
     row = session.first(query)
     if row is None:
         raise NotFound(f"No project with id '{project_id}' in this organization.", param="project_id")
-    return _project(row)
+    return _project_from_row(row)
 
 
 def _live_project(session: ReadSession, caller: Caller, project_id: str) -> Project:
-    project = _one(session, caller.organization_id, project_id)
+    project = _load(session, caller.organization_id, project_id)
     if project.archived_at is not None:
         raise InvalidRequest(f"The project '{project.title}' is archived; it can't be changed.", param="project_id")
     return project
@@ -297,7 +299,7 @@ def _check_not_default(project: Project, what: str) -> None:
         )
 
 
-def _check_empty(session: ReadSession, project_id: str) -> None:
+def _check_no_models(session: ReadSession, project_id: str) -> None:
     query = select(models.c.id).where(models.c.project_id == project_id, models.c.deleted.is_(False))
     found = [row.id for row in session.rows(query.order_by(models.c.id))]
     if found:

@@ -57,42 +57,44 @@ class OrganizationQueries:
     def project(self, organization_id: str, project_id: str) -> Row[Any]:
         """One project, archived or not. NotFound otherwise."""
         with self._database.read() as session:
-            return _project(session, organization_id, project_id)
+            return _load_project(session, organization_id, project_id)
 
     def project_users(self, organization_id: str, project_id: str, paging: Paging) -> Page:
         """The people of a project."""
         with self._database.read() as session:
-            _project(session, organization_id, project_id)
-            query = _members(project_id, is_human).where(users.c.hidden.is_(False))
+            _load_project(session, organization_id, project_id)
+            query = _member_query(project_id, is_human).where(users.c.hidden.is_(False))
             return page_of(session, query, users.c.id, paging)
 
     def project_user(self, organization_id: str, project_id: str, user_id: str) -> Row[Any]:
         """One person of a project. NotFound otherwise."""
         with self._database.read() as session:
-            _project(session, organization_id, project_id)
-            row = session.first(_members(project_id, is_human).where(users.c.id == user_id))
-        return _found(row, f"No user with id '{user_id}' in the project '{project_id}'.", "user_id")
+            _load_project(session, organization_id, project_id)
+            row = session.first(_member_query(project_id, is_human).where(users.c.id == user_id))
+        return _found_or_raise(row, f"No user with id '{user_id}' in the project '{project_id}'.", "user_id")
 
     def service_accounts(self, organization_id: str, project_id: str, paging: Paging) -> Page:
         """The service accounts of a project."""
         with self._database.read() as session:
-            _project(session, organization_id, project_id)
-            query = _members(project_id, users.c.kind == "service_account")
+            _load_project(session, organization_id, project_id)
+            query = _member_query(project_id, users.c.kind == "service_account")
             return page_of(session, query, users.c.id, paging)
 
     def service_account(self, organization_id: str, project_id: str, account_id: str) -> Row[Any]:
         """One service account of a project. NotFound otherwise."""
         with self._database.read() as session:
-            _project(session, organization_id, project_id)
-            row = session.first(_members(project_id, users.c.kind == "service_account").where(users.c.id == account_id))
+            _load_project(session, organization_id, project_id)
+            row = session.first(
+                _member_query(project_id, users.c.kind == "service_account").where(users.c.id == account_id)
+            )
         message = f"No service account with id '{account_id}' in the project '{project_id}'."
-        return _found(row, message, "service_account_id")
+        return _found_or_raise(row, message, "service_account_id")
 
     def project_keys(self, organization_id: str, project_id: str, paging: Paging, access: Access = "any") -> Page:
         """The unrevoked keys of a project; `access` filters by whether their user still has access to the project."""
         with self._database.read() as session:
-            _project(session, organization_id, project_id)
-            query = _keys(organization_id).where(api_keys.c.project_id == project_id)
+            _load_project(session, organization_id, project_id)
+            query = _key_query(organization_id).where(api_keys.c.project_id == project_id)
             if access != "any":
                 query = query.where(_HAS_ACCESS if access == "active" else ~_HAS_ACCESS)
             return page_of(session, query, api_keys.c.id, paging)
@@ -100,26 +102,26 @@ class OrganizationQueries:
     def project_key(self, organization_id: str, project_id: str, key_id: str) -> Row[Any]:
         """One unrevoked key of a project. NotFound otherwise."""
         with self._database.read() as session:
-            _project(session, organization_id, project_id)
+            _load_project(session, organization_id, project_id)
             of_it = and_(api_keys.c.project_id == project_id, api_keys.c.id == key_id)
-            row = session.first(_keys(organization_id).where(of_it))
-        return _found(row, f"No API key with id '{key_id}' in the project '{project_id}'.", "api_key_id")
+            row = session.first(_key_query(organization_id).where(of_it))
+        return _found_or_raise(row, f"No API key with id '{key_id}' in the project '{project_id}'.", "api_key_id")
 
     def admin_keys(self, organization_id: str, paging: Paging) -> Page:
         """The unrevoked admin keys of an organization."""
         with self._database.read() as session:
-            query = _keys(organization_id).where(api_keys.c.kind == "admin")
+            query = _key_query(organization_id).where(api_keys.c.kind == "admin")
             return page_of(session, query, api_keys.c.id, paging)
 
     def admin_key(self, organization_id: str, key_id: str) -> Row[Any]:
         """One unrevoked admin key. NotFound otherwise."""
         with self._database.read() as session:
-            row = session.first(_keys(organization_id).where(api_keys.c.kind == "admin", api_keys.c.id == key_id))
-        return _found(row, f"No admin API key with id '{key_id}' in your organization.", "key_id")
+            row = session.first(_key_query(organization_id).where(api_keys.c.kind == "admin", api_keys.c.id == key_id))
+        return _found_or_raise(row, f"No admin API key with id '{key_id}' in your organization.", "key_id")
 
     def people(self, organization_id: str, paging: Paging, emails: Sequence[str] = ()) -> Page:
         """The people of an organization; `emails` filters, case-insensitive."""
-        query = _people(organization_id)
+        query = _people_query(organization_id)
         if emails:
             query = query.where(users.c.email.in_([email.lower() for email in emails]))
         with self._database.read() as session:
@@ -128,14 +130,14 @@ class OrganizationQueries:
     def person(self, organization_id: str, user_id: str) -> Row[Any]:
         """One person of an organization. NotFound otherwise."""
         with self._database.read() as session:
-            row = session.first(_people(organization_id).where(users.c.id == user_id))
-        return _found(row, f"No user with id '{user_id}' in your organization.", "user_id")
+            row = session.first(_people_query(organization_id).where(users.c.id == user_id))
+        return _found_or_raise(row, f"No user with id '{user_id}' in your organization.", "user_id")
 
     def person_with_email(self, organization_id: str, email: str) -> Row[Any]:
         """The person of an organization with that address, case-insensitive. NotFound otherwise."""
         with self._database.read() as session:
-            row = session.first(_people(organization_id).where(users.c.email == email.strip().lower()))
-        return _found(row, f"No user '{email}' in your organization. Invite them first.", "email")
+            row = session.first(_people_query(organization_id).where(users.c.email == email.strip().lower()))
+        return _found_or_raise(row, f"No user '{email}' in your organization. Invite them first.", "email")
 
     def memberships(self, organization_id: str, user_ids: Sequence[str]) -> dict[str, list[Row[Any]]]:
         """In which live projects these are: by user, rows of project id, title and role."""
@@ -155,13 +157,13 @@ class OrganizationQueries:
     def invites(self, organization_id: str, paging: Paging) -> Page:
         """The invitations of an organization, without revoked ones."""
         with self._database.read() as session:
-            return page_of(session, _invites(organization_id), invites.c.id, paging)
+            return page_of(session, _invite_query(organization_id), invites.c.id, paging)
 
     def invite(self, organization_id: str, invite_id: str) -> Row[Any]:
         """One invitation. NotFound otherwise."""
         with self._database.read() as session:
-            row = session.first(_invites(organization_id).where(invites.c.id == invite_id))
-        return _found(row, f"No invitation with id '{invite_id}' in your organization.", "invite_id")
+            row = session.first(_invite_query(organization_id).where(invites.c.id == invite_id))
+        return _found_or_raise(row, f"No invitation with id '{invite_id}' in your organization.", "invite_id")
 
     def roles(self, organization_id: str, project_id: str | None) -> Sequence[Row[Any]]:
         """The custom roles of an organization, or of one of its projects; oldest first."""
@@ -180,29 +182,29 @@ def page_of(session: ReadSession, query: Select[Any], identity: ColumnElement[st
     return rows[: paging.limit], len(rows) > paging.limit
 
 
-def _found(row: Row[Any] | None, message: str, param: str) -> Row[Any]:
+def _found_or_raise(row: Row[Any] | None, message: str, param: str) -> Row[Any]:
     if row is None:
         raise NotFound(message, param=param)
     return row
 
 
-def _project(session: ReadSession, organization_id: str, project_id: str) -> Row[Any]:
+def _load_project(session: ReadSession, organization_id: str, project_id: str) -> Row[Any]:
     query = select(projects).where(projects.c.id == project_id, projects.c.organization_id == organization_id)
-    return _found(
+    return _found_or_raise(
         session.first(query),
         f"No project with id '{project_id}' in your organization. List them with GET /v1/organization/projects.",
         "project_id",
     )
 
 
-def _members(project_id: str, of_kind: ColumnElement[bool]) -> Select[Any]:
+def _member_query(project_id: str, of_kind: ColumnElement[bool]) -> Select[Any]:
     columns = (users.c.id, users.c.email, users.c.name, users.c.created_at)
     joined = select(*columns, project_users.c.role, project_users.c.created_at.label("added_at"))
     joined = joined.join_from(project_users, users, users.c.id == project_users.c.user_id)
     return joined.where(project_users.c.project_id == project_id, of_kind)
 
 
-def _people(organization_id: str) -> Select[Any]:
+def _people_query(organization_id: str) -> Select[Any]:
     last_used = select(func.max(api_keys.c.last_used_at)).where(
         api_keys.c.user_id == users.c.id, api_keys.c.organization_id == organization_id
     )
@@ -215,7 +217,7 @@ def _people(organization_id: str) -> Select[Any]:
     return joined.where(organization_users.c.organization_id == organization_id, people)
 
 
-def _keys(organization_id: str) -> Select[Any]:
+def _key_query(organization_id: str) -> Select[Any]:
     columns = (
         *api_keys.c,
         users.c.email,
@@ -241,5 +243,5 @@ def _keys(organization_id: str) -> Select[Any]:
 _HAS_ACCESS = or_(organization_users.c.role == "owner", project_users.c.role.is_not(None))
 
 
-def _invites(organization_id: str) -> Select[Any]:
+def _invite_query(organization_id: str) -> Select[Any]:
     return select(invites).where(invites.c.organization_id == organization_id, invites.c.revoked_at.is_(None))

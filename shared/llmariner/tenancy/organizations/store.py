@@ -90,14 +90,14 @@ class Organizations:
     def get(self, organization_id: str) -> Organization:
         """One organization. NotFound otherwise."""
         with self._database.read() as session:
-            return _one(session, organization_id)
+            return _load(session, organization_id)
 
     def accessible_to(self, caller: Caller) -> list[Organization]:
         """The organizations that the caller has access to; the default one first, then by age."""
         query = select(organizations).join(organization_users).where(organization_users.c.user_id == caller.user_id)
         order = (organizations.c.is_default.desc(), organizations.c.created_at, organizations.c.id)
         with self._database.read() as session:
-            found = [_organization(row) for row in session.rows(query.order_by(*order))]
+            found = [_organization_from_row(row) for row in session.rows(query.order_by(*order))]
             accessible = access_scope.accessible_organization_ids(session, caller, [each.id for each in found])
         return [each for each in found if each.id in accessible]
 
@@ -127,7 +127,7 @@ class Organizations:
         with self._database.write() as session:
             serialize_mutations(session, caller)
             _check_title_free(session, requested, exclude=organization_id)
-            _retitle(session, organization_id, requested)
+            _set_title(session, organization_id, requested)
             details = {"changes_requested": {"title": requested}}
             _record(session, caller, "organization.updated", organization_id, details)
         return self.get(organization_id)
@@ -140,16 +140,16 @@ class Organizations:
         organization_id = caller.organization_id
         with self._database.write() as session:
             revision = serialize_mutations(session, caller)
-            organization = _one(session, organization_id)
+            organization = _load(session, organization_id)
             if organization.is_default:
                 raise InvalidRequest(
                     "The default organization can't be deleted: its owners run this installation.",
                     param="organization_id",
                     code="default_organization",
                 )
-            _check_empty(session, organization_id)
+            _check_no_projects(session, organization_id)
             removed = _delete_dependents(session, revision, organization_id) | delete_rules(session, organization_id)
-            _retitle(session, organization_id, f"{organization.title} (deleted {organization_id})")
+            _set_title(session, organization_id, f"{organization.title} (deleted {organization_id})")
             _record(session, caller, "organization.deleted", organization_id, {"removed": removed})
         return removed
 
@@ -169,7 +169,7 @@ def _check_owns_default_organization(session: ReadSession, caller: Caller) -> No
         raise PermissionDenied("Only an owner of the default organization makes organizations.")
 
 
-def _check_empty(session: ReadSession, organization_id: str) -> None:
+def _check_no_projects(session: ReadSession, organization_id: str) -> None:
     query = select(projects.c.id, projects.c.title).where(
         projects.c.organization_id == organization_id, projects.c.archived_at.is_(None)
     )
@@ -209,14 +209,14 @@ def _delete_dependents(session: WriteSession, revision: int, organization_id: st
     return removed
 
 
-def _one(session: ReadSession, organization_id: str) -> Organization:
+def _load(session: ReadSession, organization_id: str) -> Organization:
     row = session.first(select(organizations).where(organizations.c.id == organization_id))
     if row is None:
         raise NotFound(f"No organization with id '{organization_id}'.", param="organization_id")
-    return _organization(row)
+    return _organization_from_row(row)
 
 
-def _organization(row: Row[Any]) -> Organization:
+def _organization_from_row(row: Row[Any]) -> Organization:
     return Organization(row.id, row.title, row.is_default, row.created_at)
 
 
@@ -224,7 +224,7 @@ def _counts(rows: Sequence[Row[Any]]) -> dict[str, int]:
     return {row.organization_id: row.number for row in rows}
 
 
-def _retitle(session: WriteSession, organization_id: str, title: str) -> None:
+def _set_title(session: WriteSession, organization_id: str, title: str) -> None:
     session.run(update(organizations).where(organizations.c.id == organization_id).values(title=title))
 
 

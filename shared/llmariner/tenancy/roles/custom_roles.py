@@ -84,7 +84,7 @@ class CustomRoles:
     def get(self, organization_id: str, role_id: str) -> CustomRole:
         """One role. NotFound otherwise."""
         with self._database.read() as session:
-            return _one(session, organization_id, role_id)
+            return _load(session, organization_id, role_id)
 
     def all(self, organization_id: str, *, project_id: str | None = None) -> list[CustomRole]:
         """The roles for the whole organization, or for one project; oldest first."""
@@ -92,7 +92,7 @@ class CustomRoles:
         query = query.where(custom_roles.c.project_id == project_id)
         with self._database.read() as session:
             rows = session.rows(query.order_by(custom_roles.c.created_at, custom_roles.c.id))
-        return [_role(row) for row in rows]
+        return [_role_from_row(row) for row in rows]
 
     def update(
         self,
@@ -110,7 +110,7 @@ class CustomRoles:
         organization_id = caller.organization_id
         with self._database.write() as session:
             serialize_mutations(session, caller)
-            role = _one(session, organization_id, role_id)
+            role = _load(session, organization_id, role_id)
             _check_can_revoke(session, caller, role)
             values: dict[str, Any] = {}
             if name is not None and validators.validate_title(name, "name") != role.name:
@@ -129,7 +129,7 @@ class CustomRoles:
         """Delete a role. InvalidRequest while a user, invitation or group refers to it; the error lists them."""
         with self._database.write() as session:
             serialize_mutations(session, caller)
-            role = _one(session, caller.organization_id, role_id)
+            role = _load(session, caller.organization_id, role_id)
             _check_can_revoke(session, caller, role)
             usages = _usages(session, role_id)
             if any(usages.values()):
@@ -215,15 +215,15 @@ def _check_project(session: ReadSession, organization_id: str, project_id: str) 
         raise NotFound(f"No live project with id '{project_id}' in the organization.", param="project_id")
 
 
-def _one(session: ReadSession, organization_id: str, role_id: str) -> CustomRole:
+def _load(session: ReadSession, organization_id: str, role_id: str) -> CustomRole:
     query = select(custom_roles).where(custom_roles.c.id == role_id, custom_roles.c.organization_id == organization_id)
     row = session.first(query)
     if row is None:
         raise NotFound(f"No role with id '{role_id}' that the organization made.", param="role_id")
-    return _role(row)
+    return _role_from_row(row)
 
 
-def _role(row: Row[Any]) -> CustomRole:
+def _role_from_row(row: Row[Any]) -> CustomRole:
     return CustomRole(
         id=row.id,
         organization_id=row.organization_id,

@@ -43,13 +43,13 @@ def check_claimable(session: ReadSession, account: Row[Any], *, issued_at: int) 
     `issued_at`: when the token was issued, in seconds since 1970.
     """
     if account.kind == "bootstrap":
-        raise _refused(
+        raise _not_claimable(
             f"The account '{account.email}' is this installation's first administrator, which works with its API key only. "
             "Sign in with an e-mail of your own.",
             "account_not_claimable",
         )
     if account.kind != "person" or account.issuer is not None:
-        raise _refused(
+        raise _not_claimable(
             f"There is an account '{account.email}' that signs in through {account.issuer or 'no issuer'} as somebody else, "
             "and it stays theirs. If it is yours, ask an owner of the default organization to unlink it from its sign-in "
             f"(DELETE /v1/organization/sign_in/users/{account.id}), then sign in again.",
@@ -57,19 +57,19 @@ def check_claimable(session: ReadSession, account: Row[Any], *, issued_at: int) 
         )
     if account.unlinked_at is not None and issued_at < account.unlinked_at:
         # An unlinked person still holds such a token and must not claim the account again with it.
-        raise _refused(
+        raise _not_claimable(
             f"The account '{account.email}' was unlinked from its sign-in after your token was issued. Sign in again with "
             "`llma auth login`.",
             "account_unlinked",
         )
     if "@" in account.email and not validators.has_public_domain(account.email):
-        raise _refused(
+        raise _not_claimable(
             f"There is an account '{account.email}', and its address has no public domain, so it proves nobody to be its "
             "owner. Sign in with an address of a public domain, or ask an administrator to remove that account.",
             "account_not_claimable",
         )
     if (account.claimable_until or 0) <= time.time() and _administers(session, account.id):
-        raise _refused(
+        raise _not_claimable(
             f"The account '{account.email}' administers an organization, and nobody claimed it in the week after it was "
             "added. Ask an owner of the default organization to open it for your sign-in "
             f"(DELETE /v1/organization/sign_in/users/{account.id}), then sign in again.",
@@ -83,5 +83,5 @@ def _administers(session: ReadSession, user_id: str) -> bool:
     return session.first(held.where(organization_users.c.role != "reader")) is not None
 
 
-def _refused(message: str, code: str) -> PermissionDenied:
+def _not_claimable(message: str, code: str) -> PermissionDenied:
     return PermissionDenied(message, code=code)

@@ -76,8 +76,8 @@ class MembershipReconciliation:
         person = session.first(select(users.c.email, users.c.groups_at).where(users.c.id == user_id))
         assert person is not None
         self._email, self._issuer = str(person.email), identity.issuer
-        self._stored_groups = _groups_of(session, user_id)
-        self._memberships = dict(_memberships(session, user_id))
+        self._stored_groups = _load_groups(session, user_id)
+        self._memberships = dict(_load_memberships(session, user_id))
         # Only for a token with the invited address, verified by the issuer.
         vouched = identity.email_verified and identity.email == self._email
         self._invites = list(_redeemable_invites(session, self._email)) if vouched else []
@@ -258,12 +258,12 @@ def reconcile_memberships(
         )
 
 
-def _groups_of(session: ReadSession, user_id: str) -> frozenset[str]:
+def _load_groups(session: ReadSession, user_id: str) -> frozenset[str]:
     rows = session.rows(select(user_groups.c.name).where(user_groups.c.user_id == user_id))
     return frozenset(row.name for row in rows)
 
 
-def _memberships(session: ReadSession, user_id: str) -> Iterable[tuple[_Resource, _Membership]]:
+def _load_memberships(session: ReadSession, user_id: str) -> Iterable[tuple[_Resource, _Membership]]:
     for row in session.rows(select(organization_users).where(organization_users.c.user_id == user_id)):
         yield _Resource(row.organization_id), _Membership(row.role, row.of_group)
     for row in session.rows(select(project_users).where(project_users.c.user_id == user_id)):

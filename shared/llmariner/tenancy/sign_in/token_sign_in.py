@@ -128,7 +128,7 @@ class TokenSignIn:
             return self._authenticator.caller_for_user(user_id, organization, project)
         except (AuthenticationFailed, PermissionDenied) as error:
             with self._database.read() as session:
-                requested = _organization(session, organization)
+                requested = _requested_organization_id(session, organization)
                 is_member = user_id is not None and requested is not None and _is_member(session, user_id, requested)
             if not is_member:  # a member without access to the selected project is no refused sign-in
                 subject = UnauthenticatedSubject(user_id, identity.email)
@@ -146,7 +146,7 @@ class TokenSignIn:
         with self._database.read() as session:
             user_id = _linked_user_id(session, identity)
             if user_id is not None and not (
-                _new_address(session, user_id, identity)
+                _changed_email(session, user_id, identity)
                 or MembershipReconciliation(session, user_id, identity).has_changes()
             ):
                 return user_id
@@ -158,7 +158,7 @@ class TokenSignIn:
         new = user_id is None
         if user_id is None:
             user_id = _link_or_create(session, identity)
-        if address := _new_address(session, user_id, identity):
+        if address := _changed_email(session, user_id, identity):
             session.run(update(users).where(users.c.id == user_id).values(email=address))
         default_role = self._default_role if new else "none"
         reconcile_memberships(
@@ -186,7 +186,7 @@ class TokenSignIn:
         self._database.transact(write)
 
 
-def _organization(session: ReadSession, requested: str | None) -> str | None:
+def _requested_organization_id(session: ReadSession, requested: str | None) -> str | None:
     """The organization that the request selects by id or title; the default one without a selection. None if unknown."""
     if requested and not validators.looks_like_id(requested):
         which = or_(organizations.c.id == requested, organizations.c.title == requested)
@@ -209,7 +209,7 @@ def _linked_user_id(session: ReadSession, identity: Identity) -> str | None:
     return None if user_id is None else str(user_id)
 
 
-def _new_address(session: ReadSession, user_id: str, identity: Identity) -> str | None:
+def _changed_email(session: ReadSession, user_id: str, identity: Identity) -> str | None:
     """The person's verified e-mail if it changed and no other account has it."""
     if identity.email is None or not identity.email_verified:
         return None
@@ -219,7 +219,7 @@ def _new_address(session: ReadSession, user_id: str, identity: Identity) -> str 
 
 def _link_or_create(session: WriteSession, identity: Identity) -> str:
     """Link the account with the identity's e-mail, or create one; returns its id."""
-    address = _address(identity)
+    address = _account_email(identity)
     linkage = {"issuer": identity.issuer, "subject": identity.subject}
     found = session.first(select(users).where(users.c.email == address))
     if found is None:
@@ -233,7 +233,7 @@ def _link_or_create(session: WriteSession, identity: Identity) -> str:
     return str(found.id)
 
 
-def _address(identity: Identity) -> str:
+def _account_email(identity: Identity) -> str:
     """The `email` of the account: the e-mail, else the subject. PermissionDenied if the issuer did not verify it."""
     if identity.email is not None:
         if not identity.email_verified:
