@@ -12,7 +12,7 @@
     ├── MethodNotAllowed        405
     ├── Conflict                409
     ├── RateLimited             429
-    │   └── WaitingRoomFull            429  the model's waiting room is full
+    │   └── WaitingRoomFull     429  the model's waiting room is full
     ├── InsufficientQuota       429  a budget is spent
     ├── EngineFailed            502  the engine closed the connection or sent an invalid response
     ├── ModelNotReady           503  the wait budget is spent, or the load failed

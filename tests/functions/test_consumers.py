@@ -207,7 +207,7 @@ def test_a_step_of_the_sweep_that_fails_stops_no_other(
         def interrupt(self, *, unseen_for: float) -> int:
             raise error
 
-        def forget(self, *, older_than: float) -> int:
+        def purge(self, *, older_than: float) -> int:
             raise error
 
     class Noting(Deliveries):
