@@ -67,12 +67,12 @@ def list_budgets(
 ) -> dict[str, Any]:
     """The budgets that the caller may see, with their spending; filters: subject, subject_id."""
     context = context_of(request)
-    wanted = [
+    selected = [
         budget
         for budget in context.budgets.all(caller.organization_id)
         if subject in (None, budget.subject.kind) and subject_id in (None, budget.subject.id)
     ]
-    return {"object": "list", "data": _rendered(context, filter_visible(context.database, caller, wanted, READ))}
+    return {"object": "list", "data": _serialize(context, filter_visible(context.database, caller, selected, READ))}
 
 
 def put_budget(request: Request, caller: Writer, body: CreateBudget) -> dict[str, Any]:
@@ -80,13 +80,13 @@ def put_budget(request: Request, caller: Writer, body: CreateBudget) -> dict[str
     context = context_of(request)
     subject = authorize_subject(context.database, caller, body.subject, body.subject_id, WRITE)
     new = NewBudget(nano_dollars(body.amount, "amount"), body.alert_ratio, body.hard)
-    return _rendered(context, [context.budgets.put(caller, subject, body.period, new)])[0]
+    return _serialize(context, [context.budgets.put(caller, subject, body.period, new)])[0]
 
 
 def get_budget(request: Request, caller: Reader, budget_id: str) -> dict[str, Any]:
     """One budget."""
     context = context_of(request)
-    return _rendered(context, [_get_budget(context, caller, budget_id, READ)])[0]
+    return _serialize(context, [_get_budget(context, caller, budget_id, READ)])[0]
 
 
 def update_budget(request: Request, caller: Writer, budget_id: str, body: UpdateBudget) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def update_budget(request: Request, caller: Writer, budget_id: str, body: Update
         body.alert_ratio if "alert_ratio" in body.model_fields_set else budget.alert_ratio,
         budget.hard if body.hard is None else body.hard,
     )
-    return _rendered(context, [context.budgets.update(caller, budget, new)])[0]
+    return _serialize(context, [context.budgets.update(caller, budget, new)])[0]
 
 
 def delete_budget(request: Request, caller: Writer, budget_id: str) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def _get_budget(context: Context, caller: Caller, budget_id: str, scope: str) ->
     return budget
 
 
-def _rendered(context: Context, budgets: list[Budget]) -> list[dict[str, Any]]:
+def _serialize(context: Context, budgets: list[Budget]) -> list[dict[str, Any]]:
     states = context.leases.quota_states([budget.id for budget in budgets])
     spent = {name: (state.spent, state.leased_money()) for name, state in states.items()}
     return [

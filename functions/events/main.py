@@ -32,32 +32,32 @@ def build(context: Context) -> Application:
 
 def list_events(
     request: Request,
-    key: Reader,
+    caller: Reader,
     state: Literal["pending", "delivered", "dead"] | None = None,
     after: str | None = None,
     limit: Limit = 20,
 ) -> dict[str, Any]:
     """Deliveries, newest first; `after` is the `cursor` of a delivery."""
-    access = _owner_access(request, key)
+    access = _owner_access(request, caller)
     query: dict[str, Any] = {**access, "after": after or None, "limit": limit + 1}
-    found = context_of(request).deliveries.page(key.key_owner.project_id, state, **query)
-    data = [_rendered(delivery, operator=access.get("operator", False)) for delivery in found[:limit]]
+    found = context_of(request).deliveries.page(caller.key_owner.project_id, state, **query)
+    data = [_serialize(delivery, operator=access.get("operator", False)) for delivery in found[:limit]]
     return {"object": "list", "data": data, "has_more": len(found) > limit}
 
 
-def replay_event(request: Request, key: Writer, event_id: str) -> dict[str, Any]:
+def replay_event(request: Request, caller: Writer, event_id: str) -> dict[str, Any]:
     """Replay a dead letter."""
     deliveries = context_of(request).deliveries
-    replayed = deliveries.replay(key.key_owner.project_id, event_id, **_owner_access(request, key))
+    replayed = deliveries.replay(caller.key_owner.project_id, event_id, **_owner_access(request, caller))
     return {"id": event_id, "object": "event", "replayed": replayed}
 
 
-def _owner_access(request: Request, key: Caller) -> dict[str, Any]:
+def _owner_access(request: Request, caller: Caller) -> dict[str, Any]:
     """The events that an owner sees beside the project's: those of the organization (users, invitations, admin keys), and
     for an owner of the installation those of Kubernetes objects, which belong to no tenant."""
-    if not key.is_owner:
+    if not caller.is_owner:
         return {}
-    return {"organization_id": key.organization_id, "operator": is_installation_owner(request, key)}
+    return {"organization_id": caller.organization_id, "operator": is_installation_owner(request, caller)}
 
 
 def _reason(delivery: Delivery, *, operator: bool) -> str | None:
@@ -68,7 +68,7 @@ def _reason(delivery: Delivery, *, operator: bool) -> str | None:
     return "The platform could not deliver it. Who runs this installation sees why."
 
 
-def _rendered(delivery: Delivery, *, operator: bool) -> dict[str, Any]:
+def _serialize(delivery: Delivery, *, operator: bool) -> dict[str, Any]:
     event = delivery.event
     return {
         "id": event.id,

@@ -24,11 +24,11 @@ def build(context: Context) -> Application:
     return app
 
 
-async def status(request: Request, key: Reader) -> dict[str, Any]:
+async def status(request: Request, caller: Reader) -> dict[str, Any]:
     """The state of every model that the caller may use, with its requests in flight."""
     context = context_of(request)
     statuses = context.waiting_requests.add_to_all(await context.serving.statuses())
-    bases = await asyncio.to_thread(_base_ids, context, key)
+    bases = await asyncio.to_thread(_base_ids, context, caller)
     models = [_model(served_name(model_id), statuses.get(model_id, Status())) for model_id in bases]
     running = {model["id"]: model["in_progress_task_count"] for model in models if model["in_progress_task_count"]}
     engine = {"engine_id": "local", "ready": True, "cluster_id": "local", "models": models}
@@ -43,9 +43,9 @@ async def status(request: Request, key: Reader) -> dict[str, Any]:
     return {"cluster_statuses": [cluster], "task_status": {"in_progress_task_counts": running}}
 
 
-def _base_ids(context: Context, key: Caller) -> list[str]:
+def _base_ids(context: Context, caller: Caller) -> list[str]:
     return context.registry.base_ids(
-        ModelSelector(key.key_owner.project_id, restriction=caller_restriction(context.database, key))
+        ModelSelector(caller.key_owner.project_id, restriction=caller_restriction(context.database, caller))
     )
 
 

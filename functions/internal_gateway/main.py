@@ -77,10 +77,10 @@ def _selection(body: dict[str, Any]) -> tuple[str | None, str | None]:
     return body.get("organization"), body.get("project")
 
 
-async def _key_or_rejection(asked: Awaitable[Key | None]) -> dict[str, Any]:
+async def _key_or_rejection(lookup: Awaitable[Key | None]) -> dict[str, Any]:
     """The key, or why the caller is refused: an error of this call would say that nobody can tell."""
     try:
-        key = await asked
+        key = await lookup
     except (AuthenticationFailed, PermissionDenied) as error:
         refused = {"status": error.status, "message": error.message, "param": error.param, "code": error.code}
         return {"key": None, "refused": refused}

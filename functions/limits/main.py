@@ -67,14 +67,14 @@ def list_limits(
 ) -> dict[str, Any]:
     """The limits that the caller may see, with their current use; filters: subject, subject_id, model."""
     context = context_of(request)
-    wanted = [
+    selected = [
         limit
         for limit in context.limits.all(caller.organization_id)
         if subject in (None, limit.subject.kind)
         and subject_id in (None, limit.subject.id)
         and model in (None, limit.model)
     ]
-    return {"object": "list", "data": _rendered(context, filter_visible(context.database, caller, wanted, READ))}
+    return {"object": "list", "data": _serialize(context, filter_visible(context.database, caller, selected, READ))}
 
 
 def put_limit(request: Request, caller: Writer, body: CreateLimit) -> dict[str, Any]:
@@ -82,13 +82,13 @@ def put_limit(request: Request, caller: Writer, body: CreateLimit) -> dict[str, 
     context = context_of(request)
     subject = authorize_subject(context.database, caller, body.subject, body.subject_id, WRITE)
     _check_thresholds(subject, body.sent_thresholds)
-    return _rendered(context, [context.limits.put(caller, subject, body.model, body.sent_thresholds)])[0]
+    return _serialize(context, [context.limits.put(caller, subject, body.model, body.sent_thresholds)])[0]
 
 
 def get_limit(request: Request, caller: Reader, limit_id: str) -> dict[str, Any]:
     """One limit."""
     context = context_of(request)
-    return _rendered(context, [_get_limit(context, caller, limit_id, READ)])[0]
+    return _serialize(context, [_get_limit(context, caller, limit_id, READ)])[0]
 
 
 def update_limit(request: Request, caller: Writer, limit_id: str, body: LimitFields) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def update_limit(request: Request, caller: Writer, limit_id: str, body: LimitFie
     context = context_of(request)
     limit = _get_limit(context, caller, limit_id, WRITE)
     _check_thresholds(limit.subject, body.sent_thresholds)
-    return _rendered(context, [context.limits.put(caller, limit.subject, limit.model, body.sent_thresholds)])[0]
+    return _serialize(context, [context.limits.put(caller, limit.subject, limit.model, body.sent_thresholds)])[0]
 
 
 def delete_limit(request: Request, caller: Writer, limit_id: str) -> dict[str, Any]:
@@ -126,7 +126,7 @@ def _check_thresholds(subject: Subject, thresholds: Mapping[str, int | None]) ->
         )
 
 
-def _rendered(context: Context, limits: list[Limit]) -> list[dict[str, Any]]:
+def _serialize(context: Context, limits: list[Limit]) -> list[dict[str, Any]]:
     states = context.leases.quota_states([limit.id for limit in limits])
     return [
         {

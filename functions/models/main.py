@@ -55,37 +55,41 @@ def build(context: Context) -> Application:
 
 async def list_models(
     request: Request,
-    key: Reader,
+    caller: Reader,
     include_loading_models: bool = False,
     after: str | None = None,
     limit: Annotated[int, Query(ge=0, le=500)] = 100,
 ) -> dict[str, Any]:
     """One page; `limit` 0 asks for the default."""
     context = context_of(request)
-    page, total = await asyncio.to_thread(_page, context, key, include_loading_models, after, limit or 100)
+    page, total = await asyncio.to_thread(_page, context, caller, include_loading_models, after, limit or 100)
     statuses = context.waiting_requests.add_to_all(await context.serving.statuses())
     wanted = page[: limit or 100]
     data = [
-        model_object(model, statuses.get(model.id, Status()), with_diagnostics=is_model_admin(key)) for model in wanted
+        model_object(model, statuses.get(model.id, Status()), with_diagnostics=is_model_admin(caller))
+        for model in wanted
     ]
     return {"object": "list", "data": data, "has_more": len(page) > len(wanted), "total_items": total}
 
 
 def _page(
-    context: Context, key: Caller, include_loading: bool, after: str | None, limit: int
+    context: Context, caller: Caller, include_loading: bool, after: str | None, limit: int
 ) -> tuple[list[Model], int]:
     """A page of up to `limit` + 1 models, and the total number of models."""
-    selector = ModelSelector(key.key_owner.project_id, include_loading, caller_restriction(context.database, key))
+    selector = ModelSelector(
+        caller.key_owner.project_id, include_loading, caller_restriction(context.database, caller)
+    )
     return context.registry.page(selector, after=after, limit=limit + 1), context.registry.count(selector)
 
 
-def create_model(request: Request, key: Writer, body: CreateModel) -> dict[str, Any]:
+def create_model(request: Request, caller: Writer, body: CreateModel) -> dict[str, Any]:
     """Register a model; its weights are fetched in the background."""
     context = context_of(request)
     source = parse_source_repository(body.source_repository)
     if source is SourceRepository.KUBERNETES:
         raise InvalidRequest(
-            "An InferenceService made with kubectl is found by itself, within five minutes.", param="source_repository"
+            "An InferenceService made with kubectl is found by itself, within five minutes.",
+            param="source_repository",
         )
     model_id = body.id
     if body.is_fine_tuned_model:
@@ -101,39 +105,39 @@ def create_model(request: Request, key: Writer, body: CreateModel) -> dict[str, 
         source_repository=source,
         model_file_location=body.model_file_location or body.id,
         base_model_id=body.base_model_id if body.is_fine_tuned_model else None,
-        project_id=key.key_owner.project_id if body.is_project_scoped or body.is_fine_tuned_model else None,
+        project_id=caller.key_owner.project_id if body.is_project_scoped or body.is_fine_tuned_model else None,
         config=ModelConfig.from_api(new_model_config(body.config)),
         task=Task(body.task) if body.task else None,
     )
-    return model_object(context.registry.create(new, actor=key), Status(), with_diagnostics=is_model_admin(key))
+    return model_object(context.registry.create(new, actor=caller), Status(), with_diagnostics=is_model_admin(caller))
 
 
 async def get_model(
-    request: Request, key: Reader, model_id: str, include_loading_model: bool = False
+    request: Request, caller: Reader, model_id: str, include_loading_model: bool = False
 ) -> dict[str, Any]:
     """One model, with its serving state, measured wake times and last request."""
     context = context_of(request)
-    model = await asyncio.to_thread(_get_usable, context, key, model_id)
+    model = await asyncio.to_thread(_get_usable, context, caller, model_id)
     # By the registry's id, since models of other projects and shared models may have the same name.
     status = await context.serving.status(model.id) if model.loaded else Status()
     status = context.waiting_requests.add_to(model.id, status)
     wake_durations = await asyncio.to_thread(context.registry.wake_durations, model.base_model_id or model.id)
     last = await asyncio.to_thread(context.ledger.last_request, model.name, model.project_id)
     return model_object(
-        model, status, with_diagnostics=is_model_admin(key), wake_durations=wake_durations, last_request_at=last
+        model, status, with_diagnostics=is_model_admin(caller), wake_durations=wake_durations, last_request_at=last
     )
 
 
-def _get_usable(context: Context, key: Caller, model_id: str) -> Model:
+def _get_usable(context: Context, caller: Caller, model_id: str) -> Model:
     """A model that the caller may use. Raises ModelNotFound, or PermissionDenied for a model that the caller sees only."""
-    model = context.registry.get(model_id, project_id=key.key_owner.project_id)
-    if not caller_restriction(context.database, key).allows(model.name, model.base_name):
+    model = context.registry.get(model_id, project_id=caller.key_owner.project_id)
+    if not caller_restriction(context.database, caller).allows(model.name, model.base_name):
         raise model_not_allowed(model.name)
     return model
 
 
 def update_model(
-    request: Request, key: Writer, model_id: str, body: UpdateModel, update_mask: str = ""
+    request: Request, caller: Writer, model_id: str, body: UpdateModel, update_mask: str = ""
 ) -> dict[str, Any]:
     """Change the configuration of a model, effective at its next wake."""
     context = context_of(request)
@@ -141,39 +145,39 @@ def update_model(
     changed = context.registry.configure(
         model_id,
         lambda config: config.apply_patch(sent, paths=paths),
-        project_id=key.key_owner.project_id,
-        actor=key,
+        project_id=caller.key_owner.project_id,
+        actor=caller,
         sets_extra_args=sets_extra_args(sent, paths),
         created=body.expected_created,
     )
-    return model_object(changed, Status(), with_diagnostics=is_model_admin(key))
+    return model_object(changed, Status(), with_diagnostics=is_model_admin(caller))
 
 
-def delete_model(request: Request, key: Writer, model_id: str) -> dict[str, Any]:
+def delete_model(request: Request, caller: Writer, model_id: str) -> dict[str, Any]:
     """Delete a model; its engine stops and weights that the platform fetched are removed."""
     context = context_of(request)
-    context.registry.delete(model_id, project_id=key.key_owner.project_id, actor=key)
+    context.registry.delete(model_id, project_id=caller.key_owner.project_id, actor=caller)
     return {"id": model_id, "object": "model", "deleted": True}
 
 
-async def activate_model(request: Request, key: Writer, model_id: str) -> dict[str, Any]:
+async def activate_model(request: Request, caller: Writer, model_id: str) -> dict[str, Any]:
     """Wake a model and keep it awake."""
     context = context_of(request)
-    model = await asyncio.to_thread(_activate, context, key, model_id, ActivationStatus.ACTIVE)
+    model = await asyncio.to_thread(_activate, context, caller, model_id, ActivationStatus.ACTIVE)
     await context.serving.wake(model.id)
     return {}
 
 
-async def deactivate_model(request: Request, key: Writer, model_id: str) -> dict[str, Any]:
+async def deactivate_model(request: Request, caller: Writer, model_id: str) -> dict[str, Any]:
     """Put a model to sleep; the next request wakes it where on-demand allocation is enabled."""
     context = context_of(request)
-    model = await asyncio.to_thread(_activate, context, key, model_id, ActivationStatus.INACTIVE)
+    model = await asyncio.to_thread(_activate, context, caller, model_id, ActivationStatus.INACTIVE)
     await context.serving.sleep(model.id)
     return {}
 
 
-def _activate(context: Context, key: Caller, model_id: str, status: ActivationStatus) -> Model:
-    return context.registry.activate(model_id, status, project_id=key.key_owner.project_id, actor=key)
+def _activate(context: Context, caller: Caller, model_id: str, status: ActivationStatus) -> Model:
+    return context.registry.activate(model_id, status, project_id=caller.key_owner.project_id, actor=caller)
 
 
 handle = http_function(build)

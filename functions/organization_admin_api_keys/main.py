@@ -10,7 +10,7 @@ from llmariner.http.authorization.authentication import context_of
 from llmariner.http.authorization.organization_admins import require_org_admin
 from llmariner.http.entrypoint import Application, http_function
 from llmariner.http.fastapi_app import create_app
-from llmariner.http.schemas import openai as shapes
+from llmariner.http.schemas import openai as schemas
 from llmariner.http.schemas.bodies import Body
 from llmariner.http.schemas.lists import KeyCursor, Limit, Order, list_response
 from llmariner.tenancy.keys.store import KeySelector, NewKey
@@ -44,25 +44,25 @@ def list_keys(
 ) -> dict[str, Any]:
     """Active admin keys, by default oldest first."""
     rows, more = _queries(request).admin_keys(caller.organization_id, Paging(after, limit, order))
-    return list_response([shapes.admin_key(row) for row in rows], has_more=more)
+    return list_response([schemas.admin_key(row) for row in rows], has_more=more)
 
 
 def create_key(request: Request, caller: Writer, body: AdminKeyBody) -> dict[str, Any]:
     """Create an admin key that acts for the caller, without scopes the caller lacks. Only this response has its secret."""
     new = NewKey(body.name, ADMIN_KEY_SCOPES & caller.scopes, expires_in=body.expires_in_seconds)
-    made, secret = context_of(request).keys.create_admin(caller, new)
-    return shapes.admin_key(_queries(request).admin_key(caller.organization_id, made.id), secret)
+    created, secret = context_of(request).keys.create_admin(caller, new)
+    return schemas.admin_key(_queries(request).admin_key(caller.organization_id, created.id), secret)
 
 
 def get_key(request: Request, caller: Reader, key_id: str) -> dict[str, Any]:
     """One admin key."""
-    return shapes.admin_key(_queries(request).admin_key(caller.organization_id, key_id))
+    return schemas.admin_key(_queries(request).admin_key(caller.organization_id, key_id))
 
 
 def delete_key(request: Request, caller: Writer, key_id: str) -> dict[str, Any]:
     """Revoke an admin key, effective everywhere within seconds."""
     context_of(request).keys.revoke(KeySelector(caller.organization_id, kind="admin"), key_id, actor=caller)
-    return shapes.deleted("organization.admin_api_key", key_id)
+    return schemas.deleted("organization.admin_api_key", key_id)
 
 
 def _queries(request: Request) -> OrganizationQueries:

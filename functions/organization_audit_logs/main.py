@@ -57,8 +57,8 @@ def list_audit_logs(
     paging: dict[str, Any] = {"after": after, "before": before, "limit": limit + 1}
     found = queries.list_entries(context_of(request).database, caller.organization_id, chosen, **paging)
     # The additional entry is at the far end of the page, which is the newest entry when paging backwards.
-    wanted = found[-limit:] if before and not after and len(found) > limit else found[:limit]
-    return list_response([audit_log_object(entry) for entry in wanted], has_more=len(found) > limit)
+    page = found[-limit:] if before and not after and len(found) > limit else found[:limit]
+    return list_response([audit_log_object(entry) for entry in page], has_more=len(found) > limit)
 
 
 def verify_audit_logs(

@@ -21,7 +21,7 @@ from llmariner.http.resources.groups import (
     role_assignment,
 )
 from llmariner.http.resources.roles import AssignmentBody
-from llmariner.http.schemas import openai as shapes
+from llmariner.http.schemas import openai as schemas
 from llmariner.http.schemas.lists import (
     Cursor,
     GroupCursor,
@@ -100,7 +100,7 @@ def list_roles(
     group = groups_of(request).get(caller.organization_id, group_id)
     held = groups_of(request).role(group, None)
     found = [] if held is None else [_assigned_role(request, caller, held.role)]
-    return shapes.roles_page(found, of_projects=False, after=after, limit=limit, order=order)
+    return schemas.roles_page(found, of_projects=False, after=after, limit=limit, order=order)
 
 
 def assign_role(request: Request, caller: Writer, group_id: str, body: AssignmentBody) -> dict[str, Any]:
@@ -166,12 +166,12 @@ def _managed_by_issuer(request: Request, caller: Caller, group_id: str) -> Inval
 
 def _role(request: Request, caller: Caller, role_id: str) -> dict[str, Any]:
     custom_roles = OrganizationQueries(context_of(request).database).roles(caller.organization_id, None)
-    return shapes.find_role(custom_roles, role_id, of_projects=False)
+    return schemas.find_role(custom_roles, role_id, of_projects=False)
 
 
 def _assigned_role(request: Request, caller: Caller, role_id: str) -> dict[str, Any]:
     custom_roles = OrganizationQueries(context_of(request).database).roles(caller.organization_id, None)
-    return shapes.assigned_role(custom_roles, role_id, of_projects=False)
+    return schemas.assigned_role(custom_roles, role_id, of_projects=False)
 
 
 handle = http_function(build)

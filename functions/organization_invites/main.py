@@ -10,7 +10,7 @@ from llmariner.http.authorization.authentication import context_of
 from llmariner.http.authorization.organization_admins import require_org_admin
 from llmariner.http.entrypoint import Application, http_function
 from llmariner.http.fastapi_app import create_app
-from llmariner.http.schemas import openai as shapes
+from llmariner.http.schemas import openai as schemas
 from llmariner.http.schemas.bodies import Body
 from llmariner.http.schemas.lists import InviteCursor, Limit, list_response
 from llmariner.settings import IdentitySettings
@@ -51,26 +51,26 @@ def build(context: Context) -> Application:
 def list_invites(request: Request, caller: Reader, after: InviteCursor = None, limit: Limit = 20) -> dict[str, Any]:
     """All invitations except revoked ones, newest first."""
     rows, more = _queries(request).invites(caller.organization_id, Paging(after, limit))
-    return list_response([shapes.invite(row) for row in rows], has_more=more)
+    return list_response([schemas.invite(row) for row in rows], has_more=more)
 
 
 def create_invite(request: Request, caller: Writer, body: InviteBody) -> dict[str, Any]:
     """Create an invitation. Only this response has the `token`; the platform sends no e-mail."""
     promises = [ProjectGrant(each.id, each.role) for each in body.projects]
     expiry = {} if body.expires_in_seconds is None else {"expires_in": body.expires_in_seconds}
-    made, token = _invites(request).create(caller, body.email, body.role, promises, **expiry)
-    return {**get_invite(request, caller, made.id), "token": token}
+    created, token = _invites(request).create(caller, body.email, body.role, promises, **expiry)
+    return {**get_invite(request, caller, created.id), "token": token}
 
 
 def get_invite(request: Request, caller: Reader, invite_id: str) -> dict[str, Any]:
     """One invitation."""
-    return shapes.invite(_queries(request).invite(caller.organization_id, invite_id))
+    return schemas.invite(_queries(request).invite(caller.organization_id, invite_id))
 
 
 def delete_invite(request: Request, caller: Writer, invite_id: str) -> dict[str, Any]:
     """Revoke an invitation."""
     _invites(request).revoke(caller, invite_id)
-    return shapes.deleted("organization.invite", invite_id)
+    return schemas.deleted("organization.invite", invite_id)
 
 
 def _invites(request: Request) -> Invites:

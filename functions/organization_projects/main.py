@@ -13,7 +13,7 @@ from llmariner.http.authorization.organization_admins import check_org_admin, re
 from llmariner.http.entrypoint import Application, http_function
 from llmariner.http.fastapi_app import create_app
 from llmariner.http.resources.groups import ProjectGroupBody, groups_of, project_group
-from llmariner.http.schemas import openai as shapes
+from llmariner.http.schemas import openai as schemas
 from llmariner.http.schemas.bodies import Body, rename_error_fields
 from llmariner.http.schemas.lists import (
     GroupCursor,
@@ -150,7 +150,7 @@ def list_projects(
 ) -> dict[str, Any]:
     """The organization's projects, newest first."""
     rows, more = _queries(request).projects(caller.organization_id, Paging(after, limit), archived=include_archived)
-    return list_response([shapes.project(row) for row in rows], has_more=more)
+    return list_response([schemas.project(row) for row in rows], has_more=more)
 
 
 def create_project(request: Request, caller: Writer, body: ProjectBody) -> dict[str, Any]:
@@ -158,8 +158,8 @@ def create_project(request: Request, caller: Writer, body: ProjectBody) -> dict[
     if body.name is None:
         raise InvalidRequest("Missing required parameter: 'name'.", param="name", code="missing_required_parameter")
     with rename_error_fields(title="name"):
-        made = _projects(request).create(caller, NewProject(body.name))
-    return _project_object(request, caller, made.id)
+        created = _projects(request).create(caller, NewProject(body.name))
+    return _project_object(request, caller, created.id)
 
 
 def get_project(request: Request, caller: Reader, project_id: str) -> dict[str, Any]:
@@ -183,7 +183,7 @@ def archive_project(request: Request, caller: Writer, project_id: str) -> dict[s
 
 def get_model_permissions(request: Request, caller: Reader, project_id: str) -> dict[str, Any]:
     """The models that the project may use."""
-    return shapes.model_permissions(_queries(request).project(caller.organization_id, project_id))
+    return schemas.model_permissions(_queries(request).project(caller.organization_id, project_id))
 
 
 def set_model_permissions(
@@ -206,7 +206,7 @@ def list_users(
 ) -> dict[str, Any]:
     """The project's users, newest members first."""
     rows, more = _queries(request).project_users(caller.organization_id, project_id, Paging(after, limit))
-    return list_response([shapes.project_user(row) for row in rows], has_more=more)
+    return list_response([schemas.project_user(row) for row in rows], has_more=more)
 
 
 def add_user(request: Request, caller: UsersWriter, project_id: str, body: AddUserBody) -> dict[str, Any]:
@@ -225,7 +225,7 @@ def add_user(request: Request, caller: UsersWriter, project_id: str, body: AddUs
 
 def get_user(request: Request, caller: UsersReader, project_id: str, user_id: str) -> dict[str, Any]:
     """One user of the project."""
-    return shapes.project_user(_queries(request).project_user(caller.organization_id, project_id, user_id))
+    return schemas.project_user(_queries(request).project_user(caller.organization_id, project_id, user_id))
 
 
 def update_user(
@@ -240,7 +240,7 @@ def update_user(
 def remove_user(request: Request, caller: UsersWriter, project_id: str, user_id: str) -> dict[str, Any]:
     """Remove a user from the project and revoke their keys there."""
     removed = Members(context_of(request).database).remove_from_project(caller, project_id, user_id)
-    return {**shapes.deleted("organization.project.user", user_id), "removed": removed}
+    return {**schemas.deleted("organization.project.user", user_id), "removed": removed}
 
 
 def list_groups(
@@ -289,24 +289,24 @@ def list_accounts(
 ) -> dict[str, Any]:
     """The project's service accounts, newest first."""
     rows, more = _queries(request).service_accounts(caller.organization_id, project_id, Paging(after, limit))
-    return list_response([shapes.service_account(row) for row in rows], has_more=more)
+    return list_response([schemas.service_account(row) for row in rows], has_more=more)
 
 
 def create_account(request: Request, caller: UsersWriter, project_id: str, body: CreateAccountBody) -> dict[str, Any]:
     """Create a service account and, by default, a key. Only this response has the key's secret."""
     if not body.create_service_account_only:
         check_org_admin(request, caller, KEYS_WRITE)
-    made = _accounts(request).create(caller, project_id, body.name, role=body.role)
-    shown: dict[str, Any] = {**get_account(request, caller, project_id, made.id), "api_key": None}
+    created = _accounts(request).create(caller, project_id, body.name, role=body.role)
+    response: dict[str, Any] = {**get_account(request, caller, project_id, created.id), "api_key": None}
     if not body.create_service_account_only:
         key = CreateKeyBody(name="Secret Key", expires_in_seconds=body.expires_in_seconds)
-        shown["api_key"] = create_account_key(request, caller, project_id, made.id, key)
-    return shown
+        response["api_key"] = create_account_key(request, caller, project_id, created.id, key)
+    return response
 
 
 def get_account(request: Request, caller: UsersReader, project_id: str, account_id: str) -> dict[str, Any]:
     """One service account of the project."""
-    return shapes.service_account(_queries(request).service_account(caller.organization_id, project_id, account_id))
+    return schemas.service_account(_queries(request).service_account(caller.organization_id, project_id, account_id))
 
 
 def update_account(
@@ -321,7 +321,7 @@ def update_account(
 def delete_account(request: Request, caller: UsersWriter, project_id: str, account_id: str) -> dict[str, Any]:
     """Delete a service account and revoke its keys."""
     removed = _accounts(request).delete(caller, project_id, account_id)
-    return {**shapes.deleted("organization.project.service_account", account_id), "removed": removed}
+    return {**schemas.deleted("organization.project.service_account", account_id), "removed": removed}
 
 
 def create_account_key(
@@ -330,7 +330,7 @@ def create_account_key(
     """Create a key of a service account. Only this response has its secret."""
     _queries(request).service_account(caller.organization_id, project_id, account_id)
     key, secret = _make_key(request, caller, project_id, account_id, body)
-    return {**shapes.service_account_key(key, secret), "object": "organization.project.service_account.api_key"}
+    return {**schemas.service_account_key(key, secret), "object": "organization.project.service_account.api_key"}
 
 
 def list_keys(
@@ -344,7 +344,7 @@ def list_keys(
     """The project's active keys, newest first, with the prefixes of their secrets."""
     paging = Paging(after, limit)
     rows, more = _queries(request).project_keys(caller.organization_id, project_id, paging, owner_project_access)
-    return list_response([shapes.project_key(row) for row in rows], has_more=more)
+    return list_response([schemas.project_key(row) for row in rows], has_more=more)
 
 
 def create_key(request: Request, caller: KeysWriter, project_id: str, body: CreateKeyBody) -> dict[str, Any]:
@@ -355,7 +355,7 @@ def create_key(request: Request, caller: KeysWriter, project_id: str, body: Crea
 
 def get_key(request: Request, caller: KeysReader, project_id: str, key_id: str) -> dict[str, Any]:
     """One key of the project."""
-    return shapes.project_key(_queries(request).project_key(caller.organization_id, project_id, key_id))
+    return schemas.project_key(_queries(request).project_key(caller.organization_id, project_id, key_id))
 
 
 def update_key(
@@ -379,7 +379,7 @@ def delete_key(request: Request, caller: KeysWriter, project_id: str, key_id: st
     """Revoke a key, effective everywhere within seconds."""
     _queries(request).project(caller.organization_id, project_id)
     context_of(request).keys.revoke(KeySelector(caller.organization_id, project_id), key_id, actor=caller)
-    return shapes.deleted("organization.project.api_key", key_id)
+    return schemas.deleted("organization.project.api_key", key_id)
 
 
 def _queries(request: Request) -> OrganizationQueries:
@@ -401,7 +401,7 @@ def _accounts(request: Request) -> ServiceAccounts:
 
 
 def _project_object(request: Request, caller: Caller, project_id: str) -> dict[str, Any]:
-    return shapes.project(_queries(request).project(caller.organization_id, project_id))
+    return schemas.project(_queries(request).project(caller.organization_id, project_id))
 
 
 def _make_key(

@@ -11,7 +11,7 @@ from llmariner.http.entrypoint import Application, http_function
 from llmariner.http.fastapi_app import create_app
 from llmariner.http.resources import roles
 from llmariner.http.resources.roles import CreateRoleBody, UpdateRoleBody
-from llmariner.http.schemas import openai as shapes
+from llmariner.http.schemas import openai as schemas
 from llmariner.http.schemas.lists import Cursor, Order, RoleLimit
 from llmariner.tenancy.organizations.queries import OrganizationQueries
 from llmariner.tenancy.principal import Caller
@@ -36,32 +36,32 @@ def list_roles(
     request: Request, caller: Reader, after: Cursor = None, limit: RoleLimit = 1000, order: Order = "asc"
 ) -> dict[str, Any]:
     """Predefined roles, then the organization's custom roles, by default oldest first."""
-    found = shapes.all_roles(_queries(request).roles(caller.organization_id, None), of_projects=False)
-    return shapes.roles_page(found, of_projects=False, after=after, limit=limit, order=order)
+    found = schemas.all_roles(_queries(request).roles(caller.organization_id, None), of_projects=False)
+    return schemas.roles_page(found, of_projects=False, after=after, limit=limit, order=order)
 
 
 def create_role(request: Request, caller: Writer, body: CreateRoleBody) -> dict[str, Any]:
     """Create a custom role with scopes that the caller holds."""
-    made = roles.create(_roles(request), caller, body)
-    return get_role(request, caller, made.id)
+    created = roles.create(_roles(request), caller, body)
+    return get_role(request, caller, created.id)
 
 
 def get_role(request: Request, caller: Reader, role_id: str) -> dict[str, Any]:
     """One role."""
-    made = _queries(request).roles(caller.organization_id, None)
-    return shapes.find_role(made, role_id, of_projects=False)
+    custom_roles = _queries(request).roles(caller.organization_id, None)
+    return schemas.find_role(custom_roles, role_id, of_projects=False)
 
 
 def update_role(request: Request, caller: Writer, role_id: str, body: UpdateRoleBody) -> dict[str, Any]:
     """Update a custom role for everyone who has it. Raises InvalidRequest for a predefined role."""
-    shapes.check_custom_role(get_role(request, caller, role_id))
+    schemas.check_custom_role(get_role(request, caller, role_id))
     roles.update(_roles(request), caller, role_id, body)
     return get_role(request, caller, role_id)
 
 
 def delete_role(request: Request, caller: Writer, role_id: str) -> dict[str, Any]:
     """Delete a custom role that nobody has. Raises InvalidRequest for a predefined role."""
-    shapes.check_custom_role(get_role(request, caller, role_id))
+    schemas.check_custom_role(get_role(request, caller, role_id))
     _roles(request).delete(caller, role_id)
     return {"id": role_id, "object": "role.deleted", "deleted": True}
 

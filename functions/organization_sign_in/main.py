@@ -42,15 +42,15 @@ def build(context: Context) -> Application:
 def list_group_roles(request: Request, caller: Reader) -> dict[str, Any]:
     """The organization's group roles, of all issuers, oldest first."""
     rows = GroupRoles(context_of(request).database).of_organization(caller.organization_id)
-    return {"object": "list", "data": [_rendered(row) for row in rows], "has_more": False}
+    return {"object": "list", "data": [_serialize(row) for row in rows], "has_more": False}
 
 
 def create_group_role(request: Request, caller: Writer, body: CreateGroupRole) -> dict[str, Any]:
     """Assign a role to a group of the configured issuer, effective from its members' next request."""
-    made = GroupRoles(context_of(request).database).create(
+    created = GroupRoles(context_of(request).database).create(
         caller, issuer=require_issuer(request), group=body.group, role=body.role, project_id=body.project_id
     )
-    return _rendered(made)
+    return _serialize(created)
 
 
 def delete_group_role(request: Request, caller: Writer, group_role_id: str) -> dict[str, Any]:
@@ -61,14 +61,14 @@ def delete_group_role(request: Request, caller: Writer, group_role_id: str) -> d
 
 def unlink_user(request: Request, caller: InstallationOwner, user_id: str) -> dict[str, Any]:
     """Unlink a user from their identity at the issuer; the next sign-in with their e-mail links a new one."""
-    people = context_of(request).identity
-    if people is None:
+    identity = context_of(request).identity
+    if identity is None:
         raise InvalidRequest("This platform has no issuer, so nobody signs in to it: set LLMARINER_OIDC_ISSUER first.")
-    people.unlink(caller, user_id)
+    identity.unlink(caller, user_id)
     return {"id": user_id, "object": "organization.user.sign_in.deleted", "deleted": True}
 
 
-def _rendered(row: Row[Any]) -> dict[str, Any]:
+def _serialize(row: Row[Any]) -> dict[str, Any]:
     return {
         "id": row.id,
         "object": "organization.group_role",

@@ -11,7 +11,7 @@ from llmariner.http.authorization.organization_admins import require_org_admin
 from llmariner.http.entrypoint import Application, http_function
 from llmariner.http.fastapi_app import create_app
 from llmariner.http.resources.roles import AssignmentBody
-from llmariner.http.schemas import openai as shapes
+from llmariner.http.schemas import openai as schemas
 from llmariner.http.schemas.bodies import Body
 from llmariner.http.schemas.lists import Cursor, Limit, Order, RoleLimit, UserCursor, filter_values, list_response
 from llmariner.tenancy.members.memberships import Members
@@ -49,12 +49,12 @@ def list_users(request: Request, caller: Reader, after: UserCursor = None, limit
     """The organization's users, newest members first. Filter: emails."""
     paging = Paging(after, limit)
     rows, more = _queries(request).people(caller.organization_id, paging, filter_values(request, "emails"))
-    return list_response(_rendered(request, caller, rows), has_more=more)
+    return list_response(_serialize(request, caller, rows), has_more=more)
 
 
 def get_user(request: Request, caller: Reader, user_id: str) -> dict[str, Any]:
     """One user."""
-    [user] = _rendered(request, caller, [_queries(request).person(caller.organization_id, user_id)])
+    [user] = _serialize(request, caller, [_queries(request).person(caller.organization_id, user_id)])
     return user
 
 
@@ -70,7 +70,7 @@ def update_user(request: Request, caller: Writer, user_id: str, body: UpdateUser
 def remove_user(request: Request, caller: Writer, user_id: str) -> dict[str, Any]:
     """Remove a user from the organization, with their project memberships and keys."""
     removed = _members(request).remove(caller, user_id)
-    return {**shapes.deleted("organization.user", user_id), "removed": removed}
+    return {**schemas.deleted("organization.user", user_id), "removed": removed}
 
 
 def list_roles(
@@ -82,9 +82,9 @@ def list_roles(
     order: Order = "asc",
 ) -> dict[str, Any]:
     """The user's one role in the organization."""
-    person = _queries(request).person(caller.organization_id, user_id)
-    held = [_assigned_role(request, caller, person.role)]
-    return shapes.roles_page(held, of_projects=False, after=after, limit=limit, order=order)
+    member = _queries(request).person(caller.organization_id, user_id)
+    held = [_assigned_role(request, caller, member.role)]
+    return schemas.roles_page(held, of_projects=False, after=after, limit=limit, order=order)
 
 
 def assign_role(request: Request, caller: Writer, user_id: str, body: AssignmentBody) -> dict[str, Any]:
@@ -96,32 +96,32 @@ def assign_role(request: Request, caller: Writer, user_id: str, body: Assignment
 
 def get_role(request: Request, caller: Reader, user_id: str, role_id: str) -> dict[str, Any]:
     """The user's role. Raises NotFound if they have another."""
-    person = _queries(request).person(caller.organization_id, user_id)
-    shapes.check_has_role(person, role_id)
+    member = _queries(request).person(caller.organization_id, user_id)
+    schemas.check_has_role(member, role_id)
     return _assigned_role(request, caller, role_id)
 
 
 def unassign_role(request: Request, caller: Writer, user_id: str, role_id: str) -> dict[str, Any]:
     """Remove a user's role, which leaves the role `reader`."""
-    shapes.check_has_role(_queries(request).person(caller.organization_id, user_id), role_id)
+    schemas.check_has_role(_queries(request).person(caller.organization_id, user_id), role_id)
     if role_id == "reader":
         raise InvalidRequest("Every member is a reader at least: remove the user instead.", param="role_id")
     _members(request).set_role(caller, user_id, "reader")
     return {"object": "user.role.deleted", "deleted": True}
 
 
-def _rendered(request: Request, caller: Caller, rows: Any) -> list[dict[str, Any]]:
+def _serialize(request: Request, caller: Caller, rows: Any) -> list[dict[str, Any]]:
     memberships = _queries(request).memberships(caller.organization_id, [row.id for row in rows])
-    return [shapes.user(row, memberships[row.id]) for row in rows]
+    return [schemas.user(row, memberships[row.id]) for row in rows]
 
 
 def _role(request: Request, caller: Caller, role_id: str) -> dict[str, Any]:
-    return shapes.find_role(_queries(request).roles(caller.organization_id, None), role_id, of_projects=False)
+    return schemas.find_role(_queries(request).roles(caller.organization_id, None), role_id, of_projects=False)
 
 
 def _assigned_role(request: Request, caller: Caller, role_id: str) -> dict[str, Any]:
     custom_roles = _queries(request).roles(caller.organization_id, None)
-    return shapes.assigned_role(custom_roles, role_id, of_projects=False)
+    return schemas.assigned_role(custom_roles, role_id, of_projects=False)
 
 
 def _members(request: Request) -> Members:

@@ -13,7 +13,7 @@ from llmariner.http.entrypoint import Application, http_function
 from llmariner.http.fastapi_app import create_app
 from llmariner.http.resources import api_keys
 from llmariner.http.resources.api_keys import CreateKey, deletion_response
-from llmariner.http.schemas import llmariner as shapes
+from llmariner.http.schemas import llmariner as schemas
 from llmariner.http.schemas.bodies import Body
 from llmariner.http.schemas.field_masks import merge_masks, parse_mask, unwrap_resource
 from llmariner.tenancy.keys.visibility import manageable_by
@@ -137,12 +137,12 @@ def list_organizations(request: Request, caller: Member, include_summary: bool =
     organizations = Organizations(context_of(request).database)
     found = organizations.accessible_to(caller)
     counts = organizations.summarize([each.id for each in found]) if include_summary else {}
-    return {"organizations": [shapes.organization(each, counts.get(each.id)) for each in found]}
+    return {"organizations": [schemas.organization(each, counts.get(each.id)) for each in found]}
 
 
 def create_organization(request: Request, caller: InstallationOwner, body: CreateOrganization) -> dict[str, Any]:
     """Create an organization, which the caller owns. Requires an owner of the default organization."""
-    return shapes.organization(Organizations(context_of(request).database).create(caller, body.title))
+    return schemas.organization(Organizations(context_of(request).database).create(caller, body.title))
 
 
 def delete_organization(request: Request, caller: OrganizationWriter) -> dict[str, Any]:
@@ -154,14 +154,14 @@ def delete_organization(request: Request, caller: OrganizationWriter) -> dict[st
 def list_users(request: Request, caller: UsersReader) -> dict[str, Any]:
     """The organization's users, by e-mail."""
     users = Members(context_of(request).database).all(caller.organization_id)
-    return {"users": [shapes.member(each) for each in users]}
+    return {"users": [schemas.member(each) for each in users]}
 
 
 def add_user(request: Request, caller: UsersWriter, body: AddMember) -> dict[str, Any]:
     """Add a user, new or existing, to the organization."""
     _check_matches_path("organization_id", body.organization_id, caller.organization_id)
-    role = shapes.parse_organization_role(body.role)
-    return shapes.member(Members(context_of(request).database).add(caller, body.user_id, role))
+    role = schemas.parse_organization_role(body.role)
+    return schemas.member(Members(context_of(request).database).add(caller, body.user_id, role))
 
 
 def remove_user(request: Request, caller: UsersWriter, user_id: str) -> dict[str, Any]:
@@ -179,14 +179,14 @@ def list_projects(request: Request, caller: ProjectReader, include_summary: bool
     if member is not None and caller.key_id is not None:
         found = [each for each in found if each.id == caller.project_id]
     counts = projects.count_members([each.id for each in found]) if include_summary else {}
-    return {"projects": [shapes.project(each, counts.get(each.id)) for each in found]}
+    return {"projects": [schemas.project(each, counts.get(each.id)) for each in found]}
 
 
 def create_project(request: Request, caller: OrganizationWriter, body: CreateProject) -> dict[str, Any]:
     """Create a project; the organization's owners own it."""
     _check_matches_path("organization_id", body.organization_id, caller.organization_id)
     new = NewProject(body.title, body.kubernetes_namespace or None, _assignments(body.assignments))
-    return shapes.project(Projects(context_of(request).database).create(caller, new))
+    return schemas.project(Projects(context_of(request).database).create(caller, new))
 
 
 def update_project(
@@ -205,7 +205,7 @@ def update_project(
         changed = projects.assign(organization_caller, project_id, _assignments(fields.assignments))
     if "title" in changed_fields:
         changed = projects.rename(caller, project_id, fields.title)
-    return shapes.project(changed)
+    return schemas.project(changed)
 
 
 def delete_project(request: Request, caller: ProjectWriter) -> dict[str, Any]:
@@ -218,21 +218,21 @@ def delete_project(request: Request, caller: ProjectWriter) -> dict[str, Any]:
 def list_members(request: Request, caller: MemberReader) -> dict[str, Any]:
     """The project's members, by e-mail."""
     members = Members(context_of(request).database).of_project(caller.organization_id, caller.key_owner.project_id)
-    return {"users": [shapes.member(each) for each in members]}
+    return {"users": [schemas.member(each) for each in members]}
 
 
 def add_member(request: Request, caller: MemberWriter, body: AddMember) -> dict[str, Any]:
     """Add a user of the organization to the project."""
     _check_matches_path("organization_id", body.organization_id, caller.organization_id)
     _check_matches_path("project_id", body.project_id, caller.key_owner.project_id)
-    context, role = context_of(request), shapes.parse_project_role(body.role)
+    context, role = context_of(request), schemas.parse_project_role(body.role)
     user_id = Users(context.database).find_id(caller.organization_id, body.user_id)
     if user_id is None:
         raise InvalidRequest(
             f"'{body.user_id}' is no member of the organization: add them to it first.", param="user_id"
         )
     project_id = caller.key_owner.project_id
-    return shapes.member(Members(context.database).add_to_project(caller, project_id, user_id, role))
+    return schemas.member(Members(context.database).add_to_project(caller, project_id, user_id, role))
 
 
 def remove_member(request: Request, caller: MemberWriter, user_id: str) -> dict[str, Any]:
@@ -245,7 +245,7 @@ def remove_member(request: Request, caller: MemberWriter, user_id: str) -> dict[
 def list_keys(request: Request, caller: KeyReader) -> dict[str, Any]:
     """The project's active keys for its owners, their own keys for other callers."""
     found = context_of(request).keys.matching(manageable_by(caller, caller.key_owner.project_id))
-    return {"object": "list", "data": [shapes.api_key(key) for key in found]}
+    return {"object": "list", "data": [schemas.api_key(key) for key in found]}
 
 
 def create_key(request: Request, caller: KeyCreator, body: CreateKey) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def list_prices(
 ) -> dict[str, Any]:
     """All past, present and future prices; filters: `model`, and `at`, the time (seconds since 1970) of their validity."""
     listed = Prices(context_of(request).database).visible_to(caller, model=model, at=at)
-    return {"object": "list", "data": [_rendered(price) for price in listed], "has_more": False}
+    return {"object": "list", "data": [_serialize(price) for price in listed], "has_more": False}
 
 
 def set_price(request: Request, caller: Writer, body: PriceBody) -> dict[str, Any]:
@@ -68,10 +68,10 @@ def set_price(request: Request, caller: Writer, body: PriceBody) -> dict[str, An
         valid_from=body.valid_from,
         project_id=body.project_id,
     )
-    return _rendered(Prices(context_of(request).database).set(caller, new))
+    return _serialize(Prices(context_of(request).database).set(caller, new))
 
 
-def _rendered(price: ListedPrice) -> dict[str, Any]:
+def _serialize(price: ListedPrice) -> dict[str, Any]:
     return {
         "object": "price",
         "id": price.id,

@@ -13,7 +13,7 @@ from llmariner.http.fastapi_app import create_app
 from llmariner.http.resources import roles
 from llmariner.http.resources.groups import check_has_role, groups_of, role_assignment
 from llmariner.http.resources.roles import AssignmentBody, CreateRoleBody, UpdateRoleBody
-from llmariner.http.schemas import openai as shapes
+from llmariner.http.schemas import openai as schemas
 from llmariner.http.schemas.lists import Cursor, Order, RoleLimit
 from llmariner.tenancy.members.memberships import Members
 from llmariner.tenancy.organizations.queries import OrganizationQueries
@@ -54,33 +54,33 @@ def list_roles(
     order: Order = "asc",
 ) -> dict[str, Any]:
     """Predefined project roles, then the project's custom roles, by default oldest first."""
-    found = shapes.all_roles(_project_roles(request, caller, project_id), of_projects=True)
-    return shapes.roles_page(found, of_projects=True, after=after, limit=limit, order=order)
+    found = schemas.all_roles(_project_roles(request, caller, project_id), of_projects=True)
+    return schemas.roles_page(found, of_projects=True, after=after, limit=limit, order=order)
 
 
 def create_role(request: Request, caller: Writer, project_id: str, body: CreateRoleBody) -> dict[str, Any]:
     """Create a custom role of the project with scopes that the caller holds."""
-    made = roles.create(_roles(request), caller, body, project_id)
-    return get_role(request, caller, project_id, made.id)
+    created = roles.create(_roles(request), caller, body, project_id)
+    return get_role(request, caller, project_id, created.id)
 
 
 def get_role(request: Request, caller: Reader, project_id: str, role_id: str) -> dict[str, Any]:
     """One role of the project."""
-    return shapes.find_role(_project_roles(request, caller, project_id), role_id, of_projects=True)
+    return schemas.find_role(_project_roles(request, caller, project_id), role_id, of_projects=True)
 
 
 def update_role(
     request: Request, caller: Writer, project_id: str, role_id: str, body: UpdateRoleBody
 ) -> dict[str, Any]:
     """Update a custom role for everyone who has it. Raises InvalidRequest for a predefined role."""
-    shapes.check_custom_role(get_role(request, caller, project_id, role_id))
+    schemas.check_custom_role(get_role(request, caller, project_id, role_id))
     roles.update(_roles(request), caller, role_id, body)
     return get_role(request, caller, project_id, role_id)
 
 
 def delete_role(request: Request, caller: Writer, project_id: str, role_id: str) -> dict[str, Any]:
     """Delete a custom role that nobody has. Raises InvalidRequest for a predefined role."""
-    shapes.check_custom_role(get_role(request, caller, project_id, role_id))
+    schemas.check_custom_role(get_role(request, caller, project_id, role_id))
     _roles(request).delete(caller, role_id)
     return {"id": role_id, "object": "role.deleted", "deleted": True}
 
@@ -97,7 +97,7 @@ def list_user_roles(
     """The user's one role in the project."""
     member = _queries(request).project_user(caller.organization_id, project_id, user_id)
     held = [_assigned_role(request, caller, project_id, member.role)]
-    return shapes.roles_page(held, of_projects=True, after=after, limit=limit, order=order)
+    return schemas.roles_page(held, of_projects=True, after=after, limit=limit, order=order)
 
 
 def assign_user_role(
@@ -110,20 +110,20 @@ def assign_user_role(
     return {
         "object": "user.role",
         "role": _find_assignable(request, caller, project_id, body.role_id),
-        "user": shapes.user(queries.person(caller.organization_id, user_id), memberships),
+        "user": schemas.user(queries.person(caller.organization_id, user_id), memberships),
     }
 
 
 def get_user_role(request: Request, caller: Reader, project_id: str, user_id: str, role_id: str) -> dict[str, Any]:
     """The user's role in the project. Raises NotFound if they have another."""
     member = _queries(request).project_user(caller.organization_id, project_id, user_id)
-    shapes.check_has_role(member, role_id)
+    schemas.check_has_role(member, role_id)
     return _assigned_role(request, caller, project_id, role_id)
 
 
 def unassign_user_role(request: Request, caller: Writer, project_id: str, user_id: str, role_id: str) -> dict[str, Any]:
     """Remove a user's role in the project, which leaves the role `viewer`."""
-    shapes.check_has_role(_queries(request).project_user(caller.organization_id, project_id, user_id), role_id)
+    schemas.check_has_role(_queries(request).project_user(caller.organization_id, project_id, user_id), role_id)
     if role_id == "viewer":
         raise InvalidRequest("Whoever is in a project is a viewer at least: remove the user instead.", param="role_id")
     Members(context_of(request).database).set_role_in_project(caller, project_id, user_id, "viewer")
@@ -143,7 +143,7 @@ def list_group_roles(
     _project_roles(request, caller, project_id)
     held = groups_of(request).role(groups_of(request).get(caller.organization_id, group_id), project_id)
     found = [] if held is None else [_assigned_role(request, caller, project_id, held.role)]
-    return shapes.roles_page(found, of_projects=True, after=after, limit=limit, order=order)
+    return schemas.roles_page(found, of_projects=True, after=after, limit=limit, order=order)
 
 
 def assign_group_role(
@@ -180,11 +180,11 @@ def _project_roles(request: Request, caller: Caller, project_id: str) -> Any:
 
 
 def _find_assignable(request: Request, caller: Caller, project_id: str, role_id: str) -> dict[str, Any]:
-    return shapes.find_role(_assignable_roles(request, caller, project_id), role_id, of_projects=True)
+    return schemas.find_role(_assignable_roles(request, caller, project_id), role_id, of_projects=True)
 
 
 def _assigned_role(request: Request, caller: Caller, project_id: str, role_id: str) -> dict[str, Any]:
-    return shapes.assigned_role(_assignable_roles(request, caller, project_id), role_id, of_projects=True)
+    return schemas.assigned_role(_assignable_roles(request, caller, project_id), role_id, of_projects=True)
 
 
 def _assignable_roles(request: Request, caller: Caller, project_id: str) -> list[Any]:

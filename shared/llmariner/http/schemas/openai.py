@@ -152,7 +152,7 @@ def service_account_key(key: Any, secret: str) -> JsonObject:
 
 def admin_key(row: Row[Any], secret: str | None = None) -> JsonObject:
     """An admin key; `secret` only in the response that creates it."""
-    shown = {
+    response = {
         "id": row.id,
         "object": "organization.admin_api_key",
         "name": row.name,
@@ -169,7 +169,7 @@ def admin_key(row: Row[Any], secret: str | None = None) -> JsonObject:
             "role": row.organization_role,
         },
     }
-    return shown if secret is None else {**shown, "value": secret}
+    return response if secret is None else {**response, "value": secret}
 
 
 def invite(row: Row[Any]) -> JsonObject:
