@@ -76,9 +76,7 @@ def _page(
     context: Context, caller: Caller, include_loading: bool, after: str | None, limit: int
 ) -> tuple[list[Model], int]:
     """A page of up to `limit` + 1 models, and the total number of models."""
-    selector = ModelSelector(
-        caller.key_owner.project_id, include_loading, caller_restriction(context.database, caller)
-    )
+    selector = ModelSelector(caller.key_owner.project_id, include_loading, caller_restriction(context.database, caller))
     return context.registry.page(selector, after=after, limit=limit + 1), context.registry.count(selector)
 
 
