@@ -1,7 +1,7 @@
-"""The serving port: models awake and asleep. One writer per transition; whoever asks only sees and wishes.
+"""The serving port: reads and changes the state of models' engines. Callers request a transition; one writer performs it.
 
-Adapters: `processes` (engines as child processes of one machine), `static` (engines that somebody else runs at fixed
-URLs), `kserve` (InferenceServices of a cluster), `remote` (another process's port, over HTTP).
+Adapters: `local_processes` (engines as child processes of one machine), `static` (engines that others run at fixed URLs),
+`kserve` (InferenceServices of a cluster), `remote` (the control plane's port, over HTTP).
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import Any, Protocol
 __all__ = ["IMPORTED_SCHEME", "EngineModel", "Phase", "Serving", "Status", "served_name"]
 
 IMPORTED_SCHEME = "kserve://"
-"""Begins the `folder` of a model that somebody else made an InferenceService for; its name follows."""
+"""Prefix of `EngineModel.folder` for a model whose InferenceService the platform did not create; its name follows."""
 
 
 def served_name(model_id: str) -> str:
-    """What callers and engines call a model, from its id in the registry, which a project may qualify."""
+    """The model name in requests and engines: its registry id without the `@project` part."""
     return model_id.partition("@")[0]
 
 
 class Phase(StrEnum):
-    """Where a model is between asleep and ready; what a waiting caller is told."""
+    """The state of a model, from asleep to ready, as waiting callers see it."""
 
     ASLEEP = "asleep"
     QUEUED = "queued"
@@ -36,12 +36,12 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True)
 class EngineModel:
-    """What a serving adapter must know of a model. An adapter (`base`) is served by its base's engine.
+    """What a serving adapter needs of a model. The engine of the `base` model serves a LoRA adapter.
 
-    `folder`: a path, or on a cluster a storage URI. For clusters: `gpus`; `replicas`, when it is awake, and how many an
-    autoscaler may make of them (`max_replicas`); `project`, None: everybody's. `blocked`: why no engine may be started for
-    it; `trusted`: an administrator chose its arguments, `--trust-remote-code` among them where it is there; `created`, in
-    seconds since 1970: tells it from another model that had its id before.
+    `folder`: a path, or on a cluster a storage URI. Clusters only: `gpus`; `replicas` while awake, and the most that an
+    autoscaler may make of them (`max_replicas`); `project`, None for a model of all projects. `blocked`: why no engine may
+    start, empty if one may. `trusted`: an administrator chose its arguments, so `--trust-remote-code` is effective.
+    `created`: Unix time in seconds; distinguishes models that had the same id one after another.
     """
 
     id: str
@@ -60,20 +60,20 @@ class EngineModel:
     trusted: bool = False
     created: int = 0
     adapters_of: str | None = None
-    """A project whose adapters alone this engine serves, apart from the base model that others share."""
+    """The project whose adapters this engine serves, separately from the engine of the shared base model."""
 
     @property
     def name(self) -> str:
-        """What callers call it, and so its engine."""
+        """The name that callers and its engine use."""
         return served_name(self.id)
 
 
 @dataclass(frozen=True)
 class Status:
-    """A model's state. `progress` 0 to 1; `endpoint` and `capacity` (requests at once) only when ready.
+    """A model's state. `progress` is 0 to 1; `endpoint` and `capacity` (concurrent requests) are set only when ready.
 
-    `replicas`: each engine's own endpoint, where there are several. `message` is for everybody who sees the model; `detail`,
-    what an engine printed, for those who run the platform: it may name folders, and hold what other tenants asked.
+    `replicas`: the endpoint of each engine replica, if there are several. `message` is shown to every user of the model.
+    `detail` is an engine's output, for operators only: it may contain paths and other tenants' requests.
     """
 
     phase: Phase = Phase.ASLEEP
@@ -91,45 +91,45 @@ class Status:
     detail: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """As a JSON object."""
+        """The JSON object of this status; its keys are the field names."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Status:
-        """Back from `shown`; what a later version says more is left out."""
+        """Parse what `to_json` returned; fields of later releases are ignored."""
         known = {name: value[name] for name in cls.__dataclass_fields__ if name in value}
         return cls(**{**known, "phase": Phase(value["phase"]), "replicas": tuple(value.get("replicas", ()))})
 
 
 class Serving(Protocol):
-    """Wake models, put them to sleep, tell how they are. Unknown models raise ModelNotFound."""
+    """Wakes models, puts them to sleep, reports their status. Unknown models raise ModelNotFound."""
 
     async def status(self, model_id: str) -> Status:
-        """How the model is now; cheap, asked many times a second while somebody waits."""
+        """The current status; cheap, since waiting requests poll it many times a second."""
 
     async def statuses(self) -> dict[str, Status]:
-        """Every model that is not asleep, adapters that an engine serves included."""
+        """Every model that is not asleep, including the LoRA adapters of running engines."""
 
     async def wake(self, model_id: str) -> None:
-        """Wish it awake; returns at once. Idempotent; the load goes on whether or not anybody waits."""
+        """Request that the model wakes; returns at once. Idempotent; loading continues when no request waits."""
 
     async def sleep(self, model_id: str) -> None:
-        """End its engine. Idempotent."""
+        """Stop its engine. Idempotent."""
 
     async def remove(self, model_id: str, folder: str) -> None:
-        """End the engine of a model that was deleted, and forget it. Idempotent.
+        """Stop the engine of a deleted model and drop its state. Idempotent.
 
-        Whether it was is asked of the registry: a model that is registered under that id keeps its engine.
+        A model that the registry has under that id now keeps its engine.
         """
 
     async def import_existing(self, service: str) -> None:
-        """Look at an InferenceService that somebody made or deleted: make its model known, or forget it. Idempotent."""
+        """Register the model of an InferenceService that others created, or unregister it after deletion. Idempotent."""
 
     async def reconcile(self) -> None:
-        """Do what must happen without anybody asking, where no process of ours stays to do it; called every minute."""
+        """Perform periodic work, such as putting idle models to sleep; called every minute. Idempotent."""
 
     def subscribe(self, observer: Callable[[str, Status], None]) -> None:
-        """Call `observer` at each change of a phase, in the loop's thread."""
+        """Call `observer` with the model id and status at each change of phase, in the event loop's thread."""
 
     async def close(self) -> None:
-        """End what this adapter started."""
+        """Release resources; stop the processes that this adapter started."""

@@ -1,4 +1,4 @@
-"""What an engine says of itself: requests running and waiting, tokens so far. Read from vLLM's /metrics."""
+"""An engine's counters from vLLM's /metrics: requests running and waiting, tokens so far."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from llmariner.http_client import Client, ConnectionFailed, ResponseFailed
 
 __all__ = ["TIMEOUT_SECONDS", "EngineMetrics", "read_metrics"]
 
-# Whoever asks looks after other engines, too, or wants the room that this one takes.
+# Callers monitor other engines too, or need the memory of this one.
 TIMEOUT_SECONDS = 15.0
-# Many times as much as vLLM says.
+# vLLM's metrics are far smaller.
 _MAX_RESPONSE_BYTES = 4 * 1024 * 1024
 _METRIC_FIELDS = {
     "vllm:num_requests_running": "running",
@@ -23,7 +23,7 @@ _METRIC_FIELDS = {
 
 @dataclass(frozen=True)
 class EngineMetrics:
-    """Counts of one engine: requests now, tokens since its start."""
+    """Counters of one engine: current requests, tokens since its start."""
 
     running: int = 0
     waiting: int = 0
@@ -32,12 +32,12 @@ class EngineMetrics:
 
     @property
     def busy(self) -> bool:
-        """Something is in flight."""
+        """Whether any request is in flight."""
         return self.running + self.waiting > 0
 
 
 async def read_metrics(client: Client, endpoint: str, *, timeout: float = TIMEOUT_SECONDS) -> EngineMetrics | None:
-    """The counts now; None when the engine has not answered within `timeout` seconds, or nothing that can be read."""
+    """The current counters; None if the engine sends none that can be parsed within `timeout` seconds."""
     try:
         async with asyncio.timeout(timeout):
             response = await client.request(endpoint, "GET", "/metrics")

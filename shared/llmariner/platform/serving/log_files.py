@@ -1,4 +1,4 @@
-"""Logs of processes that append to them for as long as they run: bounded, and read from their end."""
+"""Log files that child processes append to: rotation and reading of the tail."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from pathlib import Path
 __all__ = ["MAX_BYTES", "reset", "rotate", "tail"]
 
 MAX_BYTES = 16 * 1024 * 1024
-"""Of a log; as many of what was there before are kept beside it."""
+"""Size of a log at which it is rotated; the same number of bytes is kept of its previous content."""
 
 _PREVIOUS_SUFFIX = ".1"
 _TAIL_BYTES = 64 * 1024
 
 
 def reset(log: Path) -> None:
-    """Empty it, and drop what was kept of before."""
+    """Empty a log and delete its previous content."""
     log.write_bytes(b"")
     with contextlib.suppress(OSError):
         _previous(log).unlink(missing_ok=True)
 
 
 def rotate(log: Path, max_bytes: int = MAX_BYTES) -> None:
-    """Empty a log of more than `max_bytes` bytes; its end is kept as NAME.1. Those who append to it need not know.
+    """Empty a log of more than `max_bytes` bytes; its end is kept as NAME.1. Writers may keep the file open for appending.
 
-    What they write in between is lost. On a full disk the whole of it is: whoever fills the disk by it must not go on.
+    Lines written during the rotation are lost. On a full disk all content is dropped, so that the log frees space.
     """
     with contextlib.suppress(OSError):
         if log.stat().st_size > max_bytes:
@@ -35,7 +35,7 @@ def rotate(log: Path, max_bytes: int = MAX_BYTES) -> None:
 
 
 def tail(log: Path, *, after: int = 0) -> str:
-    """Its last 64 KiB, without what stands before byte `after`; of what was kept before, where it was just emptied."""
+    """The last 64 KiB of a log from byte `after` on; of its previous content, if the log was just emptied."""
     try:
         with log.open("rb") as file:
             size = os.fstat(file.fileno()).st_size

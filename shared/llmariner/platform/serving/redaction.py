@@ -1,4 +1,4 @@
-"""What may be told to everybody of what engines and downloads print: it names folders of the machine that they run on."""
+"""Removes file system paths from output of engines and downloads before users see it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import re
 
 __all__ = ["redact_paths"]
 
-# What is quoted may hold spaces.
+# A quoted path may contain spaces.
 _QUOTED = re.compile(r"""(["'`])[^"'`\n]*[/\\][^"'`\n]*\1""")
 _BARE = re.compile(r"\S*[/\\]\S*")
 _REPLACEMENT = "[path]"
 
 
 def redact_paths(text: str) -> str:
-    """The text with `[path]` for every word that could be one: URLs, and names that hold a slash, too."""
+    """The text with `[path]` for each word that may be a path, including URLs and names with a slash."""
     return _BARE.sub(_REPLACEMENT, _QUOTED.sub(_REPLACEMENT, text))

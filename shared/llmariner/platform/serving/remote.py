@@ -1,4 +1,4 @@
-"""Serving adapter of functions that have no engines at hand: they ask the `internal_gateway` function."""
+"""Serving adapter of functions without access to engines: it calls the control plane (`internal_gateway`)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["ControlPlaneTransport", "RemoteServing"]
 
 
 class ControlPlaneTransport(Protocol):
-    """How a call reaches the control function."""
+    """Sends operations to the control plane."""
 
     async def call(self, operation: str, value: dict[str, Any]) -> dict[str, Any]:
-        """Post a JSON object, get one back. Unavailable when nobody answers."""
+        """Post a JSON object and return the response's. Raises Unavailable when there is no response."""
 
 
 class RemoteServing:
@@ -57,7 +57,7 @@ class RemoteServing:
         await self._transport.call("tidy", {})
 
     def subscribe(self, observer: Callable[[str, Status], None]) -> None:
-        """Phases change elsewhere; whoever wants to know asks."""
+        """No effect: changes of phase are not sent here; callers poll `status`."""
 
     async def close(self) -> None:
-        """Nothing was started."""
+        """No effect: this adapter starts nothing."""

@@ -1,4 +1,4 @@
-"""Serving adapter for engines that somebody else runs: always awake at a fixed URL."""
+"""Serving adapter for engines that are run elsewhere and always ready at a fixed URL."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _CAPACITY = 256
 
 
 class StaticServing:
-    """`text`: a JSON object, model id → base URL. ValueError when it is none."""
+    """Takes a JSON object, model id → base URL, as text. Raises ValueError for anything else."""
 
     def __init__(self, text: str) -> None:
         value = json.loads(text)
@@ -23,34 +23,34 @@ class StaticServing:
         self._urls = {model: url.rstrip("/") for model, url in value.items()}
 
     async def status(self, model_id: str) -> Status:
-        """Ready, for a model of the list."""
+        """Ready, for each configured model."""
         if model_id not in self._urls:
             raise ModelNotFound(model_id)
         return Status(Phase.READY, progress=1.0, endpoint=self._urls[model_id], capacity=_CAPACITY)
 
     async def statuses(self) -> dict[str, Status]:
-        """Every model of the list."""
+        """Every configured model."""
         return {model: await self.status(model) for model in self._urls}
 
     async def wake(self, model_id: str) -> None:
-        """Nothing to do: it is awake."""
+        """No effect: the model is always awake."""
         await self.status(model_id)
 
     async def sleep(self, model_id: str) -> None:
-        """Not ours to end."""
+        """No effect: the engine is run elsewhere."""
         await self.status(model_id)
 
     async def remove(self, model_id: str, folder: str) -> None:
-        """Not ours to end."""
+        """No effect: the engine is run elsewhere."""
 
     async def import_existing(self, service: str) -> None:
-        """There is no cluster."""
+        """No effect: there is no cluster."""
 
     async def reconcile(self) -> None:
-        """Nothing was started."""
+        """No effect: this adapter starts nothing."""
 
     def subscribe(self, observer: Callable[[str, Status], None]) -> None:
-        """Phases never change."""
+        """No effect: phases never change."""
 
     async def close(self) -> None:
-        """Nothing was started."""
+        """No effect: this adapter starts nothing."""

@@ -1,7 +1,6 @@
-"""How many requests wait for models in the waiting rooms of gateways, as these say every second while any do.
+"""Counts of requests in the waiting rooms, which each gateway instance reports every second while it has any.
 
-It is for people to see. What an engine has queued itself is another number (`Status.requests_waiting` of a serving
-adapter), by which requests are let in.
+The counts are for display only. Admission uses the engine's own queue length (`Status.requests_waiting` of the adapter).
 """
 
 from __future__ import annotations
@@ -14,19 +13,19 @@ from llmariner.platform.serving import Status
 
 __all__ = ["WaitingRequests"]
 
-# A process that said nothing for so long has ended, or speaks to another copy of the control function.
+# An instance without a report for this long has ended, or reports to another process of the control plane.
 _FRESH_SECONDS = 5.0
 _MAX_INSTANCES = 1000
 
 
 class WaitingRequests:
-    """The latest counts of each gateway process."""
+    """The latest counts of each gateway instance."""
 
     def __init__(self) -> None:
         self._by_instance: dict[str, tuple[float, dict[str, int]]] = {}
 
     def report(self, instance: str, counts: Mapping[str, int]) -> None:
-        """All that wait in a process, by model."""
+        """Replace the counts of an instance: waiting requests by model id."""
         now = time.monotonic()
         self._by_instance.pop(instance, None)
         if counts:
@@ -36,12 +35,12 @@ class WaitingRequests:
             del self._by_instance[next(iter(self._by_instance))]
 
     def add_to(self, model_id: str, status: Status) -> Status:
-        """The status with those that wait for the model's engine in front of it."""
+        """The status with the model's waiting requests added to `requests_waiting`."""
         waiting = self._counts().get(model_id, 0)
         return replace(status, requests_waiting=status.requests_waiting + waiting) if waiting else status
 
     def add_to_all(self, statuses: Mapping[str, Status]) -> dict[str, Status]:
-        """As `added`, for every model that has a status or is waited for."""
+        """As `add_to`, for every model that has a status or waiting requests."""
         found, counts = dict(statuses), self._counts()
         for model_id, waiting in counts.items():
             status = found.get(model_id, Status())

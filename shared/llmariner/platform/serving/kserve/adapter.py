@@ -1,8 +1,8 @@
 """The serving port on InferenceServices.
 
-Who may change what: the waker takes a Deployment from no replicas to some, an autoscaler (KEDA, or an HPA) moves it between
-one and many, the sleeper takes it to none, and only from the very state in which it saw nothing in flight. Nothing is
-remembered but for a moment: any process with this adapter gives the same answers, and `kubectl` shows what they rest on.
+One writer per transition: `wake` scales a Deployment up from zero, an autoscaler (KEDA or an HPA) scales it between one
+and many, the sweep scales it to zero, and only at the resource version at which no request was in flight. The adapter keeps
+no state but short caches, so every process with this adapter reports the same status, derived from the cluster's objects.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ from llmariner.settings import KServeSettings
 __all__ = ["KServeServing"]
 
 _log = logging.getLogger(__name__)
-# How long what was read stands: those who wait ask ten times a second, for all of them together one read is enough.
+# Cache time of a model's objects: waiting requests poll ten times a second and share one read.
 _OBSERVATION_SECONDS = 0.5
 _LIST_SECONDS = 2.0
-# Models that a list or a sweep sees to at the same time: each may ask engines, the cluster and the database.
+# Models that a list or a sweep processes concurrently: each may query engines, the cluster and the database.
 _CONCURRENCY = 16
 _NAME_COLLISION = (
     "Another model's object on the cluster has the name that this one's would have: register it under another name."
@@ -79,7 +79,7 @@ class KServeServing:
         self._rejections: dict[str, str] = {}
 
     async def status(self, model_id: str) -> Status:
-        """See the port. An adapter has the state of the engine that serves it."""
+        """See the port. A LoRA adapter has the status of the engine that serves it."""
         served = await self._lookups.do(model_id, partial(self._find_engine, model_id))
         if served.rejection:
             return Status(Phase.FAILED, message=served.rejection)
@@ -91,7 +91,7 @@ class KServeServing:
         return await self._full_status(served, observed)
 
     async def statuses(self) -> dict[str, Status]:
-        """See the port. However many ask, one list is under way."""
+        """See the port. Concurrent callers share one list (single-flight)."""
         at, known = self._cached_list
         if time.monotonic() - at <= _LIST_SECONDS:
             return known
@@ -135,7 +135,7 @@ class KServeServing:
         self._cached_list = (float("-inf"), {})
 
     async def remove(self, model_id: str, folder: str) -> None:
-        """See the port. What somebody else made stays."""
+        """See the port. InferenceServices of others stay."""
         if folder.startswith(IMPORTED_SCHEME):
             return
         deleted = EngineModel(model_id, folder, "generate", 0)
@@ -157,25 +157,25 @@ class KServeServing:
         await self._lookup.import_existing(others, only=service)
 
     async def reconcile(self) -> None:
-        """See the port: models idle for long go to sleep, those that somebody else made are made known.
+        """See the port: idle models go to sleep, models of others' InferenceServices are registered.
 
-        A sweep that is asked for while one is under way is that one.
+        Concurrent calls share one sweep (single-flight).
         """
         await self._sweeps.do("sweep", self._sweep)
 
     def subscribe(self, observer: Callable[[str, Status], None]) -> None:
-        """See the port: changes are observed as often as somebody asks."""
+        """See the port: a change is observed when `status` or `statuses` is called."""
         self._observers.append(observer)
 
     async def close(self) -> None:
-        """See the port: engines are the cluster's, and go on."""
+        """See the port: the engines belong to the cluster and keep running."""
         await self._standby.close()
         await self._first_answers.close()
         self._client.close()
         await asyncio.to_thread(self._cluster.close)
 
     async def _registered(self, model_id: str, service: dict[str, Any]) -> bool:
-        """Whether an InferenceService is that of the model which the registry has under that id now."""
+        """Whether an InferenceService belongs to the model that the registry has under that id now."""
         try:
             return is_same_registration(service, (await self._lookup.engine(model_id)).engine)
         except ModelNotFound:
@@ -185,7 +185,7 @@ class KServeServing:
         return await self._lookup.engine(model_id)
 
     async def _observe(self, name: str) -> ObservedModel:
-        """The objects of one model: read once for all who ask within a moment."""
+        """The objects of one model; callers within `_OBSERVATION_SECONDS` share one read."""
         at, task = self._observations.get(name, (float("-inf"), None))
         if task is None or time.monotonic() - at > _OBSERVATION_SECONDS or (task.done() and task.exception()):
             task = asyncio.create_task(asyncio.to_thread(self._reader.read_one, name))
@@ -193,7 +193,7 @@ class KServeServing:
         return await asyncio.shield(task)
 
     async def _full_status(self, served: ServedEngine, observed: ObservedModel) -> Status:
-        """The whole status: phase, endpoints, what the engines are doing. Observers hear of a change of the first two."""
+        """The status with endpoints and engine metrics. Notifies observers when phase or endpoints change."""
         model = served.engine
         name = object_name(model)
         status = status_of(observed, model, now=time.time())
@@ -212,7 +212,7 @@ class KServeServing:
         return status
 
     def _notify_observers(self, name: str, status: Status, model_ids: list[str]) -> None:
-        """Tell observers of a phase, or of endpoints, that were not there before."""
+        """Notify observers if the phase or the endpoints differ from the last ones."""
         known = self._phases.get(name)
         self._phases[name] = (status.phase, status.replicas, model_ids)
         if known is None or known[:2] != (status.phase, status.replicas):
@@ -236,7 +236,7 @@ class KServeServing:
         )
 
     async def _engine_metrics(self, name: str, observed: ObservedModel) -> EngineMetrics:
-        """What all engines of a model are doing, together; read every other second."""
+        """The summed metrics of a model's engine replicas, cached for two seconds."""
         at, known = self._metrics.get(name, (float("-inf"), EngineMetrics()))
         if time.monotonic() - at < _LIST_SECONDS:
             return known
@@ -252,7 +252,7 @@ class KServeServing:
         return known
 
     async def _list(self) -> dict[str, Status]:
-        """Every model that is not asleep; of those that are nobody asks anything."""
+        """The statuses of models that are not asleep; only these are looked up in the registry."""
         models = {_name(observed): observed for observed in await asyncio.to_thread(self._reader.read_all)}
         self._retain_only(models)
         awake = {name: observed for name, observed in models.items() if not observed.asleep or name in self._rejections}
@@ -266,7 +266,7 @@ class KServeServing:
 
         async def add_status(name: str, observed: ObservedModel) -> None:
             if (mine := served.get(keys[name])) is None or object_name(mine.engine) != name:
-                return  # not registered (yet), or deleted
+                return  # not registered yet, or deleted
             self._standby.reconcile(name, observed.pods)
             try:
                 status = await self._full_status(mine, observed)
@@ -281,7 +281,7 @@ class KServeServing:
         return found
 
     def _retain_only(self, names: Iterable[str]) -> None:
-        """What is known of models whose objects are gone."""
+        """Drop the cached state of all models but these."""
         kept = set(names)
         self._first_answers.retain_only(kept)
         for name in self._phases.keys() - kept:
@@ -310,13 +310,15 @@ class KServeServing:
         name, service = _name(observed), _service(observed)
         try:
             if engine_key(service)[1] is not None and (served is None or not served.adapters):
-                await asyncio.to_thread(self._transitions.delete, service)  # the last adapter is gone
+                await asyncio.to_thread(self._transitions.delete, service)  # its last adapter was deleted
             elif served is None:
                 # No request can reach it, and the event that should have deleted it may be lost.
                 if not await self._registered(model_id_of(service), service):
                     await asyncio.to_thread(self._transitions.delete, service)
             elif served is not None and not is_same_registration(service, served.engine):
-                await asyncio.to_thread(self._transitions.delete, service)  # of a model that had this id before
+                await asyncio.to_thread(
+                    self._transitions.delete, service
+                )  # it belongs to a deleted model of the same id
             elif served is not None and object_name(served.engine) == name:
                 await self._sleep_if_idle(name, served, observed)
         except (PlatformError, ClusterError):
@@ -333,7 +335,7 @@ class KServeServing:
         self._metrics.pop(name, None)
         if (await self._engine_metrics(name, observed)).busy:
             return
-        # Asked last of all: a request that came meanwhile is in it.
+        # Queried last, so that it includes requests that arrived meanwhile.
         last = await self._lookup.idle_since(served.ids)
         if last is None or time.time() - max(last, observed.ready_since) < self._settings.idle_seconds:
             return
@@ -345,7 +347,7 @@ class KServeServing:
 
 
 async def _run_bounded(work: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """All of it, so many at a time; the first error is raised when all are done."""
+    """Await all, at most `_CONCURRENCY` at a time; raises the first error when all are done."""
     semaphore = asyncio.Semaphore(_CONCURRENCY)
 
     async def one(each: Coroutine[Any, Any, None]) -> None:

@@ -1,7 +1,7 @@
-"""More replicas of a model that is awake, where its configuration allows more: KEDA's ScaledObject, else an autoscaler of
-Kubernetes' own. Neither wakes a model nor puts one to sleep (docs/decisions/0008-one-writer-per-transition.md).
+"""Autoscaling of models that are awake, up to `max_replicas`: a KEDA ScaledObject, else a HorizontalPodAutoscaler.
 
-Both belong to the InferenceService, so they go with it.
+Neither wakes a model nor puts one to sleep (docs/decisions/0008-one-writer-per-transition.md). The InferenceService owns
+both, so Kubernetes deletes them with it.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ __all__ = ["Autoscaling", "horizontal_pod_autoscaler", "scaled_object"]
 _KEDA = "/apis/keda.sh/v1alpha1"
 _CUSTOM_METRICS = "/apis/custom.metrics.k8s.io/v1beta1"
 _DISCOVERY_CACHE_SECONDS = 300.0
-# Per replica: requests that wait in the engine, and how full its cache of keys and values is.
+# Targets per engine replica: requests queued in the engine, use of its KV cache, CPU use.
 _WAITING, _CACHE_PERCENT, _CPU_PERCENT = 4, 80, 80
 _NEVER = 2**31 - 1
 _BEHAVIOR = {
     "scaleUp": {"stabilizationWindowSeconds": 0},
-    # A replica that ends drains its streams; it should not be wanted again a minute later.
+    # A replica drains its streams before it ends, so scaling down and up again soon is expensive.
     "scaleDown": {
         "stabilizationWindowSeconds": 300,
         "policies": [{"type": "Pods", "value": 1, "periodSeconds": 60}],
@@ -37,7 +37,7 @@ Body = dict[str, Any]
 
 
 class Autoscaling:
-    """Of one cluster, which may have KEDA, an adapter of engines' metrics, or neither. Calls block."""
+    """Autoscalers in one cluster, which may have KEDA, a custom metrics adapter, or neither. Calls block."""
 
     def __init__(self, cluster: Cluster, settings: KServeSettings) -> None:
         self._cluster = cluster
@@ -45,9 +45,12 @@ class Autoscaling:
         self._discovered: dict[str, tuple[float, bool]] = {}
 
     def apply(self, model: EngineModel, service: Body) -> None:
-        """Have the one autoscaler that the model's configuration asks for, or none. `service`: as stored. ClusterError."""
+        """Apply the autoscaler that the model's configuration requires and delete others. Raises ClusterError.
+
+        `service`: the stored InferenceService.
+        """
         wanted = self._wanted(model, service)
-        # The other kind first: two autoscalers of one Deployment would pull at it, and KEDA refuses to be the second.
+        # The other kind is deleted first: two autoscalers of one Deployment conflict, and KEDA rejects the second.
         for kind in (HORIZONTAL_POD_AUTOSCALERS, SCALED_OBJECTS):
             if wanted is None or wanted["kind"] != kind.kind:
                 self._cluster.delete(kind, self._settings.namespace, _name(service))
@@ -62,7 +65,7 @@ class Autoscaling:
         return horizontal_pod_autoscaler(model, service, engine_metrics=self._serves_api(_CUSTOM_METRICS))
 
     def _serves_api(self, path: str) -> bool:
-        """Whether the cluster serves a group; what was learnt stands for a while."""
+        """Whether the cluster serves an API group; cached for five minutes."""
         at, known = self._discovered.get(path, (float("-inf"), False))
         if time.monotonic() - at > _DISCOVERY_CACHE_SECONDS:
             try:
@@ -74,10 +77,10 @@ class Autoscaling:
 
 
 def scaled_object(model: EngineModel, service: Body, settings: KServeSettings) -> Body:
-    """KEDA's, on what the engines say to Prometheus.
+    """KEDA's ScaledObject, on the engines' metrics in Prometheus.
 
-    Of this model's pods, by the label that components/monitoring gives their series: what an engine calls its model is its
-    own word, and models of several projects may have one name.
+    The query selects this model's pods by the label that components/monitoring adds to their series: the model name of the
+    series comes from the engine, and models of several projects may share a name.
     """
     named = service["metadata"]["name"]
     of_model = f'{{namespace="{settings.namespace}",serving_kserve_io_inferenceservice="{named}"}}'
@@ -94,7 +97,7 @@ def scaled_object(model: EngineModel, service: Body, settings: KServeSettings) -
                 "serverAddress": settings.prometheus,
                 "query": query,
                 "threshold": str(threshold),
-                # No trigger is ever active: awake or asleep is not KEDA's to say.
+                # No trigger ever becomes active: KEDA must not decide whether a model is awake.
                 "activationThreshold": "1000000000",
             },
         }
@@ -102,7 +105,7 @@ def scaled_object(model: EngineModel, service: Body, settings: KServeSettings) -
     ]
     spec = {
         "scaleTargetRef": {"name": _target(service)},
-        # Without a number for idleness KEDA would raise a sleeping model to the minimum.
+        # Without idleReplicaCount KEDA would scale a sleeping model up to the minimum.
         "idleReplicaCount": 0,
         "minReplicaCount": max(1, model.replicas),
         "maxReplicaCount": model.max_replicas,
@@ -116,7 +119,7 @@ def scaled_object(model: EngineModel, service: Body, settings: KServeSettings) -
 
 
 def horizontal_pod_autoscaler(model: EngineModel, service: Body, *, engine_metrics: bool) -> Body:
-    """Kubernetes' own. `engine_metrics`: an adapter serves what engines say; else it goes by the use of the processor."""
+    """A HorizontalPodAutoscaler, on CPU use, or with `engine_metrics` on the engines' custom metrics."""
     by_processor = {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": _CPU_PERCENT}}
     metrics: list[Body] = [{"type": "Resource", "resource": by_processor}]
     if engine_metrics:
@@ -156,7 +159,7 @@ def _owned(kind: Resource, service: Body, spec: Body) -> Body:
 
 
 def _name(service: Body) -> str:
-    # Not the name that KServe gives to autoscalers of its own, which it takes away where it is told to make none.
+    # Differs from the name of KServe's own autoscalers, which KServe deletes when it is configured to create none.
     return f"{service['metadata']['name']}-autoscaler"
 
 

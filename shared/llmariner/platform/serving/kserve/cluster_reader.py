@@ -1,4 +1,4 @@
-"""The objects of models as they are on the cluster: of one by itself, of all by one list of each kind. Calls block."""
+"""Reads the cluster's objects of one model, or of all models with one list per kind. Calls block."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Body = dict[str, Any]
 
 
 class ClusterReader:
-    """Reads what a status rests on."""
+    """Reads the objects from which a status is derived."""
 
     def __init__(self, cluster: Cluster, settings: KServeSettings, queues: ProjectQueues) -> None:
         self._cluster = cluster
@@ -26,7 +26,7 @@ class ClusterReader:
         self._queues = queues
 
     def read_one(self, name: str) -> ObservedModel:
-        """The objects of the InferenceService of that name."""
+        """The objects of the InferenceService with this name."""
         cluster, namespace = self._cluster, self._namespace
         service = cluster.get(INFERENCE_SERVICES, namespace, name)
         if service is None:
@@ -64,7 +64,7 @@ class ClusterReader:
 
 
 def endpoint_of(observed: ObservedModel) -> str | None:
-    """The address of the model's Service: one that needs no name server, and stays when pods come and go."""
+    """The URL of the model's Service: its cluster IP needs no DNS and outlives pods."""
     if observed.cluster_service is None:
         return None
     cluster_ip = observed.cluster_service["spec"].get("clusterIP", "None")
@@ -74,7 +74,7 @@ def endpoint_of(observed: ObservedModel) -> str | None:
 
 
 def engine_url(pod: Body) -> str:
-    """An engine's own address."""
+    """The URL of the engine in a pod."""
     container = next((each for each in pod["spec"]["containers"] if each["name"] == ENGINE_CONTAINER), None)
     container = container or pod["spec"]["containers"][0]
     port = container.get("ports", [{"containerPort": 8080}])[0]["containerPort"]
@@ -82,7 +82,7 @@ def engine_url(pod: Body) -> str:
 
 
 def _workloads(pods: Sequence[Body], pool_workloads: PoolWorkloads) -> Sequence[Body]:
-    """The workloads of the pool that one of these pods waits in for quota."""
+    """The workloads of the pool in which one of these pods waits for quota; empty if none waits."""
     queue = next((queue_of(pod) for pod in pods if is_gated(pod)), None)
     return pool_workloads.of_queue(queue) if queue is not None else ()
 

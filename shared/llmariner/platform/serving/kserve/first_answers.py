@@ -1,6 +1,6 @@
-"""What engines tell of the answer that they were asked for at their start, passed on to those who look at KServe's objects.
+"""Records the result of each engine's answer check at its start as an event of the InferenceService.
 
-An engine whose answer differs from the expected one serves all the same: a warning of the InferenceService says so
+An engine whose answer differs from the expected one still serves; a warning event of the InferenceService reports it
 (docs/decisions/0021-engines-on-cpus-are-asked-what-has-one-answer.md).
 """
 
@@ -26,14 +26,14 @@ _log = logging.getLogger(__name__)
 _PATH = "/llmariner/answer"
 _TIMEOUT_SECONDS = 15.0
 _MAX_ANSWER_BYTES = 65536
-# A large model may need minutes for its first answer.
+# A large model may take minutes for its first answer.
 _PAUSES = (0.0, *(2.0**power for power in range(-1, 8)))
 
 Body = dict[str, Any]
 
 
 class FirstAnswers:
-    """Of the engines of one namespace, each looked at once by this process."""
+    """Checks each engine of one namespace once per process."""
 
     def __init__(self, cluster: Cluster, client: Client, namespace: str) -> None:
         self._cluster = cluster
@@ -43,7 +43,7 @@ class FirstAnswers:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def check(self, name: str, pods: Sequence[Body]) -> None:
-        """Look at those of an InferenceService's ready pods that were not there before; at once, the rest goes on."""
+        """Check the ready pods of an InferenceService that are new since the last call; returns at once."""
         known, self._checked_pods[name] = self._checked_pods.get(name, set()), {pod["metadata"]["uid"] for pod in pods}
         for pod in pods:
             if pod["metadata"]["uid"] not in known:
@@ -52,12 +52,12 @@ class FirstAnswers:
                 task.add_done_callback(self._tasks.discard)
 
     def retain_only(self, names: Collection[str]) -> None:
-        """What is known of InferenceServices that are gone."""
+        """Drop the state of all InferenceServices but these."""
         for name in self._checked_pods.keys() - names:
             del self._checked_pods[name]
 
     async def close(self) -> None:
-        """Stop looking."""
+        """Cancel the checks."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -83,7 +83,7 @@ class FirstAnswers:
             _log.warning("%s: %s (an event could not be recorded: %s)", name, message, error)
 
     async def _fetch(self, engine: str) -> Body:
-        """What an engine tells; nothing where it can't."""
+        """The engine's check result; empty when it sends none."""
         try:
             async with asyncio.timeout(_TIMEOUT_SECONDS):
                 response = await self._client.request(engine, "GET", _PATH)

@@ -1,4 +1,4 @@
-"""What the adapter must know of models, and tell of them."""
+"""The port through which the adapter reads models from the registry and records their wakes."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from llmariner.platform.serving import EngineModel
 __all__ = ["EngineKey", "ModelLookup", "ServedEngine"]
 
 EngineKey = tuple[str, str | None]
-"""Which engine: a model's id, and `EngineModel.adapters_of`."""
+"""Identifies an engine: a model id and `EngineModel.adapters_of`."""
 
 
 @dataclass(frozen=True)
 class ServedEngine:
-    """What one engine serves: a model, and adapters of it by their ids.
+    """The models that one engine serves: a base model and LoRA adapters of it.
 
-    `rejection`: why the model that was asked about is not among them.
+    `rejection`: why the requested model is not among them; empty if it is.
     """
 
     engine: EngineModel
@@ -27,30 +27,30 @@ class ServedEngine:
 
     @property
     def ids(self) -> list[str]:
-        """The models that are asked of this engine."""
+        """Ids of the models whose requests go to this engine."""
         own = [] if self.engine.adapters_of is not None else [self.engine.id]
         return [*own, *(adapter.id for adapter in self.adapters)]
 
 
 class ModelLookup(Protocol):
-    """Each call may ask a database."""
+    """Registry queries; each call may query a database."""
 
     async def engine(self, model_id: str) -> ServedEngine:
-        """The engine that serves a model. ModelNotFound."""
+        """The engine that serves a model. Raises ModelNotFound."""
 
     async def engines(
         self, keys: Collection[EngineKey], *, waking: Collection[str] = ()
     ) -> dict[EngineKey, ServedEngine]:
-        """Those of them that are registered, all at once; how long a wake takes is told of models in `waking` only."""
+        """The registered ones of these engines, in one query; `typical_wake_seconds` is set for ids in `waking` only."""
 
     async def projects(self) -> set[str]:
-        """The projects that have a model of their own."""
+        """Ids of projects that own a model."""
 
     async def record_wake(self, model_id: str, seconds: float) -> None:
-        """A wake of a model took so long."""
+        """Record the duration of a wake."""
 
     async def idle_since(self, model_ids: Collection[str]) -> float | None:
-        """When one of them was last asked for, in seconds since 1970 (0: never); None: one is right now."""
+        """Unix time of the last request to any of them, 0 if there was none; None while a request is in flight."""
 
     async def import_existing(self, services: Mapping[str, str], *, only: str | None = None) -> None:
         """All InferenceServices that are not ours, name → model id; what was adopted and is not among them is gone.

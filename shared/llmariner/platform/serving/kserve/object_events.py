@@ -1,6 +1,6 @@
-"""Kubernetes' events of a model's InferenceService: `kubectl describe` shows them.
+"""Kubernetes events of a model's InferenceService, which `kubectl describe` shows.
 
-An annotation would do as well, but KServe copies those into the pods' template, and a changed template is a new pod.
+Annotations are no alternative: KServe copies them into the pod template, and a changed template replaces the pods.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def record_event(
     message: str,
     event: str,
 ) -> bool:
-    """Record an event of the InferenceService `name`, unless the one named `event` is there. Blocks.
+    """Record an event of the InferenceService `name` unless one named `event` exists. Blocks.
 
-    Returns whether it is new. A cluster that refuses it is a line in our log.
+    Returns False if the event or no such InferenceService exists. A rejection by the cluster is logged, not raised.
     """
     service = cluster.get(INFERENCE_SERVICES, namespace, name)
     if service is None:

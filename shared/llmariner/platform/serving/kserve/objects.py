@@ -1,4 +1,4 @@
-"""A model of ours as an InferenceService: a plain dict for server-side apply, with the fields we own and no others."""
+"""A model as an InferenceService: a plain dict for server-side apply with only the fields that the platform owns."""
 
 from __future__ import annotations
 
@@ -41,28 +41,28 @@ __all__ = [
 ]
 
 PLUGINS_CONFIG_MAP = "llmariner-engine-plugins"
-"""The ConfigMap with what engines load beside vLLM (`engine_plugins/`)."""
+"""The ConfigMap with the modules that engines load beside vLLM (`engine_plugins/`)."""
 MODEL_ANNOTATION = "llmariner.ai/model"
-"""The annotation that holds a model's id, which may have characters that no object's name may have."""
+"""The annotation with a model's id, which may contain characters that object names may not."""
 CREATED_ANNOTATION = "llmariner.ai/created"
-"""The annotation that says which of the models that had this id, one after another: `EngineModel.created`."""
+"""The annotation with `EngineModel.created`, which distinguishes models that had the same id one after another."""
 ADAPTERS_OF_ANNOTATION = "llmariner.ai/adapters-of"
-"""The annotation that holds `EngineModel.adapters_of`."""
+"""The annotation with `EngineModel.adapters_of`."""
 ENGINE_CONTAINER = "kserve-container"
 """The name of an engine's container."""
 INFERENCE_SERVICE_LABEL = "serving.kserve.io/inferenceservice"
-"""The label of a model's pods: the name of its InferenceService."""
+"""The label of a model's pods with the name of its InferenceService."""
 MANAGED_BY_LABELS = {"app.kubernetes.io/managed-by": "llmariner"}
-"""The labels of what we make in the models' namespace."""
+"""The labels of objects that the platform creates in the models' namespace."""
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 PRIORITY_LABELS = {"kueue.x-k8s.io/priority-class": "llmariner-serving"}
-"""The label by which a model that answers requests comes before jobs, and before engines that stand by."""
+"""The label that gives serving models priority over jobs and standby engines."""
 
 _GPU_RESOURCES = {"nvidia": "nvidia.com/gpu", "amd": "amd.com/gpu", "intel-gaudi": "habana.ai/gaudi"}
 _RUNTIMES = {"cpu": "vllm-cpu", "nvidia": "vllm-nvidia", "amd": "vllm-amd", "intel-gaudi": "vllm-gaudi"}
 _NAME_LIMIT = 40
 _GIB = 1 << 30
-# A CPU engine works on fewer requests at once; more of them would only make each wait longer.
+# More concurrent requests on a CPU engine would only make each slower.
 _CAPACITY = {"cpu": 32}
 _GPU_CAPACITY = 256
 _PLUGINS_PATH = "/opt/llmariner"
@@ -70,48 +70,48 @@ _BASE_PATH, _ADAPTER_PATH = "/mnt/models", "/mnt/adapters"
 
 
 def object_name(model: EngineModel) -> str:
-    """The name of a model's InferenceService: its own where it was adopted, else made of the id and a hash of it."""
+    """The name of a model's InferenceService: the imported one's, else a slug of the id with a hash."""
     if model.folder.startswith(IMPORTED_SCHEME):
         return model.folder.removeprefix(IMPORTED_SCHEME)
     named = model.id if model.adapters_of is None else f"{model.id} {model.adapters_of}"
     digest = hashlib.sha256(named.encode()).hexdigest()[:8]
-    # A host name is made of it, with parts around it; the hash tells apart what lower case and dashes make alike.
+    # KServe builds a host name from it, hence the limit. The hash distinguishes ids with the same slug.
     slug = re.sub(r"[^a-z0-9]+", "-", model.id.lower()).strip("-")[: _NAME_LIMIT - 11].strip("-")
     return f"m-{slug}-{digest}"
 
 
 def deployment_name(name: str) -> str:
-    """The Deployment and the Service that KServe makes of an InferenceService in Standard mode."""
+    """The name of the Deployment and the Service that KServe creates for an InferenceService in Standard mode."""
     return f"{name}-predictor"
 
 
 def is_managed(service: dict[str, Any]) -> bool:
-    """Whether the platform made this InferenceService; others are woken and put to sleep, and never rewritten."""
+    """Whether the platform created this InferenceService; those of others are only scaled, never rewritten."""
     labels = service["metadata"].get("labels", {})
     return all(labels.get(name) == value for name, value in MANAGED_BY_LABELS.items())
 
 
 def model_id_of(service: dict[str, Any]) -> str:
-    """The id of an InferenceService's model: what its annotation says, else its name."""
+    """The id of an InferenceService's model: its annotation, else its name."""
     metadata = service["metadata"]
     return str(metadata.get("annotations", {}).get(MODEL_ANNOTATION) or metadata["name"])
 
 
 def engine_key(service: dict[str, Any]) -> tuple[str, str | None]:
-    """Which engine an InferenceService is: its model's id, and whose adapters alone it serves."""
+    """The engine key of an InferenceService: its model's id and `EngineModel.adapters_of`."""
     return model_id_of(service), service["metadata"].get("annotations", {}).get(ADAPTERS_OF_ANNOTATION)
 
 
 def is_same_registration(service: dict[str, Any] | None, model: EngineModel) -> bool:
-    """Whether an InferenceService is not one of a model that had this id before and was deleted."""
+    """Whether an InferenceService is missing or belongs to this model, not to a deleted one of the same id."""
     annotations = {} if service is None else service["metadata"].get("annotations", {})
     return bool(annotations.get(CREATED_ANNOTATION, str(model.created)) == str(model.created))
 
 
 def belongs_to_other_model(service: dict[str, Any] | None, model: EngineModel) -> bool:
-    """Whether the InferenceService of a model's name is a different model's.
+    """Whether the InferenceService with this model's object name belongs to a different model.
 
-    An object's name holds 32 bits of a hash: who may choose an id finds one that comes to the name of any other.
+    An object name contains only 32 bits of a hash, so a collision with any other id can be constructed.
     """
     if service is None or model.folder.startswith(IMPORTED_SCHEME):
         return False
@@ -120,20 +120,20 @@ def belongs_to_other_model(service: dict[str, Any] | None, model: EngineModel) -
 
 
 def capacity(settings: KServeSettings) -> int:
-    """Requests that one engine works on at once."""
+    """The concurrent requests of one engine replica."""
     return _CAPACITY.get(settings.accelerator, _GPU_CAPACITY)
 
 
 def inference_service(
     model: EngineModel, adapters: tuple[EngineModel, ...], settings: KServeSettings, queue: str = ""
 ) -> dict[str, Any]:
-    """The object, with the model's adapters beside it, so that a pod that is started again has them too.
+    """The InferenceService of a model with its LoRA adapters, so that a restarted pod serves them too.
 
-    `queue`: the LocalQueue in which it waits for quota; "": it waits for none.
+    `queue`: the LocalQueue that admits it; "" for none.
     """
     labels = {**MANAGED_BY_LABELS, "networking.kserve.io/visibility": "cluster-local"}
     if queue:
-        # Without a class it would yield to jobs.
+        # Without a priority class jobs would preempt it.
         labels |= {QUEUE_LABEL: queue, **PRIORITY_LABELS}
     return {
         "apiVersion": "serving.kserve.io/v1beta1",
@@ -148,7 +148,7 @@ def inference_service(
                 **({} if model.adapters_of is None else {ADAPTERS_OF_ANNOTATION: model.adapters_of}),
                 # A Deployment, not a Knative revision: GPUs need node selectors and tolerations.
                 "serving.kserve.io/deploymentMode": "Standard",
-                # KServe leaves the number of replicas alone: we wake and put to sleep by the scale subresource.
+                # KServe does not set replicas: the platform wakes and sleeps models through the scale subresource.
                 "serving.kserve.io/autoscalerClass": "external",
             },
         },
@@ -158,7 +158,7 @@ def inference_service(
 
 @dataclass(frozen=True)
 class EngineSpec:
-    """What a model asks of its engine: a ClusterServingRuntime, resources, and arguments after the runtime's own."""
+    """What a model requires of its engine: a ClusterServingRuntime, resources, arguments after the runtime's own."""
 
     runtime: str
     resources: dict[str, str]
@@ -166,7 +166,7 @@ class EngineSpec:
 
 
 def engine_spec(model: EngineModel, adapters: Sequence[EngineModel], settings: KServeSettings) -> EngineSpec:
-    """Of one of our models, with its adapters."""
+    """The engine of a managed model with its LoRA adapters."""
     return EngineSpec(_runtime(model, settings), _resources(model, settings), _arguments(model, adapters, settings))
 
 
@@ -175,17 +175,17 @@ def _predictor(model: EngineModel, adapters: tuple[EngineModel, ...], settings: 
     predictor: dict[str, Any] = {
         "minReplicas": max(1, model.replicas),
         "maxReplicas": max(1, model.replicas, model.max_replicas),
-        # Unsaid, KServe's own route cuts every stream after 60 seconds.
+        # By default KServe's route ends every stream after 60 seconds.
         "timeout": 3600,
         "automountServiceAccountToken": False,
-        # Longer than the runtime's --shutdown-timeout, so that streams under way may end.
+        # Longer than the runtime's --shutdown-timeout, so that active streams can finish.
         "terminationGracePeriodSeconds": 75,
         "volumes": [{"name": "plugins", "configMap": {"name": PLUGINS_CONFIG_MAP}}],
         "model": {
             "runtime": engine.runtime,
             "modelFormat": {"name": "vLLM", "version": "1"},
             "args": [_escaped(argument) for argument in engine.arguments],
-            # Our runtimes run vLLM by `python -m`, which looks there; KServe takes no PYTHONPATH.
+            # The runtimes start vLLM with `python -m`, which imports from the working directory; KServe takes no PYTHONPATH.
             "workingDir": _PLUGINS_PATH,
             "volumeMounts": [{"name": "plugins", "mountPath": _PLUGINS_PATH, "readOnly": True}],
             "resources": {"requests": engine.resources, "limits": engine.resources},
@@ -201,7 +201,7 @@ def _predictor(model: EngineModel, adapters: tuple[EngineModel, ...], settings: 
 
 
 def _arguments(model: EngineModel, adapters: Sequence[EngineModel], settings: KServeSettings) -> list[str]:
-    """After the runtime's own. vLLM takes the last of each: what must hold comes after the model's own."""
+    """Arguments after the runtime's. vLLM uses the last of each, so mandatory ones follow the model's."""
     arguments = [f"--max-num-seqs={capacity(settings)}"]
     arguments += ["--runner=pooling", "--dtype=float32"] if model.task == "embed" else FEATURE_ARGUMENTS
     arguments += model.extra_args
@@ -215,12 +215,12 @@ def _arguments(model: EngineModel, adapters: Sequence[EngineModel], settings: KS
 
 
 def _escaped(argument: str) -> str:
-    """An argument as a container gets it unchanged: the kubelet expands `$(NAME)`, and KServe reads `{{` as a template."""
+    """An argument escaped for the pod: the kubelet expands `$(NAME)`, and KServe reads `{{` as a template."""
     return argument.replace("$", "$$").replace("{{", "{{`{{`}}")
 
 
 def _runtime(model: EngineModel, settings: KServeSettings) -> str:
-    """The installation may name its own runtimes."""
+    """The runtime for the model's hardware; settings may override the default."""
     hardware = _hardware(model, settings)
     return settings.runtimes.get(hardware, _RUNTIMES[hardware])
 
@@ -240,5 +240,5 @@ def _resources(model: EngineModel, settings: KServeSettings) -> dict[str, str]:
 
 
 def adapter_path(adapter: EngineModel) -> str:
-    """Where an engine finds an adapter, in a pod that KServe brings the weights to."""
+    """The path of a LoRA adapter in a pod whose weights KServe mounts."""
     return f"{_ADAPTER_PATH}/{hashlib.sha256(adapter.id.encode()).hexdigest()[:12]}"

@@ -1,6 +1,6 @@
-"""What the cluster's objects say of a model: its phase, and the cause where something is in the way.
+"""Derives a model's phase, and the cause of a failure or delay, from its Deployment, pods and Kueue workloads.
 
-Read from the Deployment, its pods and Kueue's workloads as they are; nothing is remembered here.
+Stateless: the same objects give the same status.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ __all__ = [
 ]
 
 STANDBY_LABEL = "llmariner.ai/standby"
-"""The label of a pod that imported vLLM ahead: the runtime that it stands in for, then what became of it."""
+"""The label of a standby pod: its ClusterServingRuntime while available, then RESERVED or TAKEN."""
 RESERVED, TAKEN = "reserved", "taken"
-"""It is a model's, and not yet a replica of its Deployment; and now it is."""
+"""Reserved: assigned to a model, not yet a replica of its Deployment. Taken: a replica of it."""
 RESERVED_AT_ANNOTATION = "llmariner.ai/reserved-at"
-"""The annotation that says when a model took such a pod."""
+"""The annotation with the time at which a model reserved the pod."""
 
 Body = dict[str, Any]
 
@@ -43,7 +43,7 @@ _IMAGE_FAILURES = (
     "CreateContainerConfigError",
 )
 _WEIGHTS_CONTAINER = "storage-initializer"
-# The kubelet needs a moment for each; less is no news.
+# Shorter waits are normal while nodes start.
 _LONG_UNSCHEDULABLE_SECONDS = 600.0
 
 
@@ -63,26 +63,26 @@ class ObservedModel:
 
     @property
     def replicas(self) -> int:
-        """How many are wanted."""
+        """The desired replicas."""
         if self.service is None or self.deployment is None or _stopped(self.service):
             return 0
         return int(self.deployment["spec"].get("replicas", 1))
 
     @property
     def asleep(self) -> bool:
-        """Nothing of it runs, and nothing is about to."""
+        """Whether no pod runs and none is about to."""
         waits_for_kserve = self.service is not None and self.deployment is None and not _stopped(self.service)
         return self.replicas == 0 and not self.pods and not waits_for_kserve
 
     @property
     def ready(self) -> list[Body]:
-        """Pods that answer, by way of the model's Service too."""
+        """Ready pods that the model's Service routes to."""
         ready = [pod for pod in self.pods if _condition_status(pod, "Ready") == "True" and not is_terminating(pod)]
         return [pod for pod in ready if pod["metadata"].get("labels", {}).get(STANDBY_LABEL) != RESERVED]
 
     @property
     def ready_since(self) -> float:
-        """When the first of them began to answer, in seconds since 1970; 0 where nobody says."""
+        """Unix time at which the first ready pod became ready; 0 if unknown."""
         stamps = [
             each.get("lastTransitionTime") for pod in self.ready for each in _conditions(pod) if each["type"] == "Ready"
         ]
@@ -90,7 +90,7 @@ class ObservedModel:
 
 
 def status_of(observed: ObservedModel, model: EngineModel, *, now: float) -> Status:
-    """The model's state. The endpoint and what its engines are doing are not in these objects: the adapter adds them."""
+    """The model's status without endpoint and engine metrics, which the adapter adds."""
     typical = model.typical_wake_seconds
     if observed.replicas == 0:
         if observed.service is not None and observed.deployment is None and not _stopped(observed.service):
@@ -142,7 +142,7 @@ def _preparing(container: Body) -> str:
 
 
 def _container_failure(container: Body) -> str:
-    """Why a container does not start, with what to do; empty while nothing is wrong."""
+    """Why a container does not start, with a remedy; empty if it has not failed."""
     waiting = container.get("state", {}).get("waiting", {})
     reason, message = waiting.get("reason", ""), waiting.get("message", "")
     if reason in _IMAGE_FAILURES:
@@ -158,7 +158,7 @@ def _container_failure(container: Body) -> str:
 
 
 def _queue_position(pod: Body, workloads: Sequence[Body]) -> str:
-    """Where in the queue a pod waits: before it are the workloads of its queue that came earlier."""
+    """A message with the pod's position among its pool's waiting workloads."""
     waiting = [each for each in workloads if _condition_status(each, "QuotaReserved") != "True" and not _finished(each)]
     for position, workload in enumerate(waiting, 1):
         if any(
@@ -180,7 +180,7 @@ def _unscheduled(pod: Body, now: float) -> str:
 
 
 def _without_deployment(service: Body, typical: float | None) -> Status:
-    """KServe has not made one, or can't: it says why."""
+    """The status while KServe has not created a Deployment, or cannot."""
     info = service.get("status", {}).get("modelStatus", {}).get("lastFailureInfo", {})
     if info.get("reason") in (
         "InvalidPredictorSpec",
@@ -207,7 +207,7 @@ def _with_estimate(status: Status, pod: Body, typical: float, now: float) -> Sta
 
 
 def reserved_at(pod: Body, default: float) -> float:
-    """When a model took it from the standby, in seconds since 1970."""
+    """Unix time at which a model reserved this standby pod."""
     return _timestamp(pod["metadata"].get("annotations", {}).get(RESERVED_AT_ANNOTATION), default)
 
 
@@ -216,7 +216,7 @@ def _stopped(service: Body) -> bool:
 
 
 def is_terminating(pod: Body) -> bool:
-    """Whether it was told to end."""
+    """Whether the pod is being deleted."""
     return "deletionTimestamp" in pod["metadata"]
 
 
@@ -238,7 +238,7 @@ def _condition_message(body: Body, kind: str) -> str:
 
 
 def _timestamp(stamp: str | None, default: float) -> float:
-    """A stamp in seconds since 1970; annotations are anybody's, so one may say what is no time."""
+    """An RFC 3339 time as Unix time; `default` if it does not parse, since anyone may write annotations."""
     try:
         return datetime.datetime.fromisoformat((stamp or "").replace("Z", "+00:00")).timestamp()
     except (ValueError, OverflowError):

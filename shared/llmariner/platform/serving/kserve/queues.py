@@ -1,7 +1,7 @@
-"""A LocalQueue of Kueue per project: whose models wait for quota, and hold it, is told apart.
+"""A Kueue LocalQueue per project, so that pending and admitted workloads can be attributed to projects.
 
-It leads to the ClusterQueue of the pool's own LocalQueue, which models of the whole organisation wait in. It is made when a
-model of the project first wakes, and goes when the project has no model left.
+It refers to the ClusterQueue of the pool's own LocalQueue, which models of the whole organization use. It is created when
+a model of the project first wakes, and deleted when the project has no model left.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ Body = dict[str, Any]
 
 
 def queue_name(pool: str, project: str) -> str:
-    """The LocalQueue of a project in a pool: it is the value of a label, so of at most 63 characters."""
+    """The name of a project's LocalQueue in a pool; as a label value it has at most 63 characters."""
     slug = re.sub(r"[^a-z0-9]+", "-", project.lower()).strip("-")[:_SLUG_LIMIT].strip("-")
     return f"{pool[:16]}-{slug}-{hashlib.sha256(f'{pool} {project}'.encode()).hexdigest()[:8]}"
 
 
 class ProjectQueues:
-    """Of one pool. Calls block, but for `delete_unused`."""
+    """Project queues of one pool. Calls block, except `delete_unused`."""
 
     def __init__(self, cluster: Cluster, settings: KServeSettings) -> None:
         self._cluster = cluster
@@ -44,10 +44,10 @@ class ProjectQueues:
         self._pool = settings.queue
 
     def ensure(self, project: str | None) -> str:
-        """The queue that a project's models wait in, made where it isn't there; "" where Kueue is not asked.
+        """Create the queue of a project's models if needed and return its name; "" without Kueue.
 
-        Where the pool's own queue is missing there is no pool to lead to: its name stands, and Kueue says what is wrong.
-        ClusterError: ours can't be made.
+        If the pool's own queue is missing, its name is returned, and Kueue reports the error on the workload.
+        Raises ClusterError if the project's queue can't be created.
         """
         if not self._pool or project is None:
             return self._pool
@@ -68,20 +68,20 @@ class ProjectQueues:
     async def delete_unused(
         self, in_thread: Callable[..., Awaitable[Any]], used: Callable[[], Awaitable[set[str]]]
     ) -> None:
-        """Delete the queues of projects that have no model. `used`: the projects that have one."""
+        """Delete the queues of projects that have no model. `used` returns the projects that have one."""
         if not self._pool or not (queues := await in_thread(self._list_managed)):
             return
         projects = await used()
         unused = [each for each in queues if _project(each) not in projects]
         for queue in unused:
             await in_thread(self._delete, queue)
-        # A model that was made meanwhile has woken before its queue went, or will make it anew by itself.
+        # A model created meanwhile may have woken before its queue was deleted: the queue is created again.
         if unused and (missed := {_project(each) for each in unused} & await used()):
             for project in missed:
                 await in_thread(self.ensure, project)
 
     def list_all(self) -> tuple[list[Body], list[Body]]:
-        """All queues and all workloads; none where the cluster has no Kueue."""
+        """All queues and all workloads; empty if the cluster has no Kueue."""
         try:
             queues = self._cluster.list(LOCAL_QUEUES, self._namespace).items
             return queues, self._cluster.list(WORKLOADS, self._namespace).items
@@ -100,11 +100,11 @@ class ProjectQueues:
         try:
             self._cluster.delete(LOCAL_QUEUES, self._namespace, name, uid=uid)
         except Conflict:
-            _log.info("the queue %s is another by now: it stays", name)
+            _log.info("a new queue has the name %s: it stays", name)
 
 
 class PoolWorkloads:
-    """The workloads of pools at one moment; read when first asked for. Blocks then."""
+    """A snapshot of the pools' workloads; the first call of `of_queue` reads it and blocks."""
 
     def __init__(self, queues: ProjectQueues) -> None:
         self._queues = queues
@@ -112,7 +112,7 @@ class PoolWorkloads:
         self._pool_of: dict[str, str] = {}
 
     def of_queue(self, queue: str) -> list[Body]:
-        """All workloads of a queue's pool, whichever of its queues they came by, oldest first."""
+        """All workloads of the pool that a queue belongs to, oldest first."""
         if self._pools is None:
             queues, workloads = self._queues.list_all()
             self._pool_of = {each["metadata"]["name"]: each["spec"]["clusterQueue"] for each in queues}
@@ -124,7 +124,7 @@ class PoolWorkloads:
 
 
 def queue_of(pod: Body) -> str:
-    """The queue that a pod waits in; "" for none."""
+    """The name of a pod's LocalQueue; "" for none."""
     return str(pod["metadata"].get("labels", {}).get(QUEUE_LABEL, ""))
 
 

@@ -1,11 +1,11 @@
-"""Standby pods: engines that have imported vLLM before anybody asks for a model (images/engine/standby.py).
+"""Standby pods: engines that have imported vLLM before a request for a model arrives (images/engine/standby.py).
 
-A pod that takes a model becomes a replica of the model's own Deployment: its labels are changed to what the Deployment's
-ReplicaSet selects, so the standby's lets it go and makes another, and the model's adopts it, as Kubernetes documents for
-both. From then on KServe's objects tell of it as of any engine; put to sleep, it ends like one
+A pod that serves a model becomes a replica of the model's own Deployment: its labels are changed to what the Deployment's
+ReplicaSet selects, so the standby ReplicaSet releases and replaces it, and the model's adopts it, as Kubernetes documents
+for both. From then on it is an engine replica like any other, also when the model goes to sleep
 (docs/decisions/0010-standby-engines-join-the-models-replica-set.md).
 
-Every step is observed in the pod's label and annotations, so any process goes on where another ended.
+The pod's label and annotations record each step, so any process can continue after another.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _log = logging.getLogger(__name__)
 _ARGUMENTS_ANNOTATION = "llmariner.ai/engine-arguments"
 _DELETION_COST_ANNOTATION = "controller.kubernetes.io/pod-deletion-cost"
 _CONTROL_PORT = "control"
-# A model that wakes for the first time has no Deployment before KServe has made it.
+# On a model's first wake KServe has yet to create its Deployment.
 _JOIN_TIMEOUT_SECONDS, _POLL_SECONDS = 20.0, 0.1
 _ABANDONED_AFTER_SECONDS = 120.0
 
@@ -63,7 +63,7 @@ Body = dict[str, Any]
 
 
 class StandbyPods:
-    """Of one namespace. Without a token there are none, and every call returns at once."""
+    """Standby pods of one namespace. Without a token in the settings every call returns at once."""
 
     def __init__(self, cluster: Cluster, client: Client, settings: KServeSettings) -> None:
         self._cluster = cluster
@@ -73,9 +73,9 @@ class StandbyPods:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def reserve(self, model: EngineModel, adapters: Sequence[EngineModel]) -> Body | None:
-        """Take a free pod that fits for a model, before the model is scaled up; None: there is none. Blocks.
+        """Reserve a matching standby pod before the model is scaled up; None if there is none. Blocks.
 
-        Before, since it holds quota: at the model's own priority nothing that comes with the model can drive it out.
+        The pod already holds quota; with the model's priority it cannot be preempted by the model's own new pods.
         """
         if not self._settings.standby_token:
             return None
@@ -88,11 +88,11 @@ class StandbyPods:
                 try:
                     return self._reserve(pod, model, found)
                 except (Conflict, NotFound):
-                    continue  # another model was quicker, or it ended
+                    continue  # another model reserved it, or it ended
         return None
 
     def reconcile(self, name: str, pods: Sequence[Body]) -> None:
-        """See to those of a model's pods that came from the standby: each is told its model, and joins the replicas."""
+        """Start the missing steps of a model's reserved standby pods: starting the engine, joining the ReplicaSet."""
         if not self._settings.standby_token:
             return
         for pod in pods:
@@ -100,7 +100,7 @@ class StandbyPods:
             if state not in (RESERVED, TAKEN) or is_terminating(pod):
                 continue
             if _has_restarted(pod):
-                # Its container runs again, and knows of no model: let the Deployment start an engine of its own.
+                # The restarted container has no model: the Deployment starts an engine of its own instead.
                 self._start_step(pod, "drop", partial(self._give_up, pod, "its engine ended"))
                 continue
             self._start_step(pod, "start", partial(self._start_engine, pod))
@@ -108,26 +108,26 @@ class StandbyPods:
                 self._start_step(pod, "join", partial(self._join_replica_set, name, pod))
 
     def release(self, pod: Body) -> None:
-        """Give up a pod that was reserved in vain. Blocks."""
+        """Delete a reserved pod that is not needed. Blocks."""
         metadata = pod["metadata"]
         try:
             self._cluster.delete(PODS, metadata["namespace"], metadata["name"], uid=metadata["uid"])
         except Conflict:
-            return  # it ended, and another has its name
+            return  # it ended, and a new pod has its name
 
     def release_abandoned(self, now: float) -> None:
-        """End pods that were taken and belong to no Deployment: their model was deleted meanwhile, or slept. Blocks."""
+        """Delete reserved pods without a Deployment, after their model was deleted or put to sleep. Blocks."""
         if not self._settings.standby_token:
             return
         for label in (RESERVED, TAKEN):
             for pod in self._cluster.list(PODS, self._settings.namespace, labels={STANDBY_LABEL: label}).items:
                 owned = any(owner.get("controller") for owner in pod["metadata"].get("ownerReferences", ()))
                 if not owned and now - reserved_at(pod, now) > _ABANDONED_AFTER_SECONDS:
-                    _log.warning("the standby pod %s was left by its model and ends", pod["metadata"]["name"])
+                    _log.warning("the standby pod %s has no model any more and is deleted", pod["metadata"]["name"])
                     self.release(pod)
 
     async def close(self) -> None:
-        """Stop attending; another process goes on."""
+        """Cancel running steps; another process continues them."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -153,7 +153,7 @@ class StandbyPods:
         )
 
     async def _start_engine(self, pod: Body) -> None:
-        """Have the pod start its engine. One that has it already says so, and one that can't is given up."""
+        """Have the pod start its engine; no effect if it has started. A pod that cannot is deleted."""
         metadata = pod["metadata"]
         body = {
             "model": metadata["annotations"][MODEL_ANNOTATION],
@@ -175,7 +175,7 @@ class StandbyPods:
             await self._give_up(pod, f"it answered {response.status}: {said[:300].decode(errors='replace')}")
 
     async def _join_replica_set(self, name: str, pod: Body) -> None:
-        """Make the pod a replica of the model, as soon as the model's ReplicaSet wants one."""
+        """Make the pod a replica of the model, once the model's ReplicaSet needs one."""
         deadline = asyncio.get_running_loop().time() + _JOIN_TIMEOUT_SECONDS
         wanted = json.loads(pod["metadata"]["annotations"][_ARGUMENTS_ANNOTATION])
         while (replica_set := await asyncio.to_thread(self._replica_set, name, wanted)) is None:
@@ -191,7 +191,7 @@ class StandbyPods:
             await self._give_up(pod, str(error))
 
     def _replica_set(self, name: str, arguments: Sequence[str]) -> Body | None:
-        """The ReplicaSet of the Deployment as it is now; None while KServe or Kubernetes have not come to that."""
+        """The current ReplicaSet of the Deployment; None while KServe or Kubernetes have not created it."""
         deployment = self._cluster.get(DEPLOYMENTS, self._settings.namespace, deployment_name(name))
         if deployment is None or not _is_rolled_out(deployment, arguments):
             return None
@@ -208,7 +208,7 @@ class StandbyPods:
 
     def _relabel(self, name: str, pod: Body, replica_set: Body) -> None:
         template = replica_set["spec"]["template"]["metadata"].get("labels", {})
-        # Kueue's labels stay: they say from which queue the pod holds its quota.
+        # Kueue's labels stay: they name the queue from which the pod holds its quota.
         labels = {key: value for key, value in template.items() if not key.startswith("kueue.x-k8s.io/")}
         labels |= {**replica_set["spec"]["selector"]["matchLabels"], STANDBY_LABEL: TAKEN}
         metadata = pod["metadata"]
@@ -222,7 +222,7 @@ class StandbyPods:
         await asyncio.to_thread(self.release, pod)
 
     def _start_step(self, pod: Body, step: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Begin a step that this process has not begun yet; another may have, and each can be done again."""
+        """Start a step once per process. Steps are idempotent: another process may have started it too."""
         if (mark := (pod["metadata"]["uid"], step)) not in self._started_steps:
             self._started_steps.add(mark)
             task = asyncio.create_task(work())
@@ -231,20 +231,20 @@ class StandbyPods:
 
 
 def _is_rolled_out(deployment: Body, arguments: Sequence[str]) -> bool:
-    """Whether the Deployment is what the waker asked for, and its controller has observed it."""
+    """Whether the Deployment has the expected arguments and its controller has observed it."""
     metadata, spec = deployment["metadata"], deployment["spec"]
     if spec.get("replicas", 1) == 0 or deployment.get("status", {}).get("observedGeneration") != metadata.get(
         "generation"
     ):
         return False
     engine = next(each for each in spec["template"]["spec"]["containers"] if each["name"] == ENGINE_CONTAINER)
-    # What differs between a pod of its own and one from the standby is where the weights and adapters are.
+    # Only the paths of weights and adapters differ between its own pods and standby pods.
     own = [each for each in engine.get("args", ()) if "=/" not in each]
     return own == [each for each in arguments[2:] if "=/" not in each]
 
 
 def _has_restarted(pod: Body) -> bool:
-    """Whether its container was started again after it had taken a model."""
+    """Whether a container of the pod has restarted."""
     statuses = pod.get("status", {}).get("containerStatuses", ())
     return any(each.get("restartCount") for each in statuses)
 

@@ -26,7 +26,7 @@ _CLAIM = "pvc://"
 
 @dataclass(frozen=True)
 class Match:
-    """`arguments`: what follows `vllm`."""
+    """A standby pod can serve a model with these `arguments` of `vllm`."""
 
     arguments: list[str]
 
@@ -34,10 +34,11 @@ class Match:
 def match(
     pod: Body, model: EngineModel, adapters: Sequence[EngineModel], wanted: EngineSpec, runtime: Body
 ) -> Match | None:
-    """How the pod serves the model; None where it can't.
+    """How the pod can serve the model; None if it can't.
 
-    It must be no model's, warm and never have failed, hold as much as the model asks for, and mount the claims that the
-    weights of the model and of its adapters are in: a pod gets no volume later. `runtime`: whose pod it stands in for.
+    The pod must not be reserved, must be warm and never have failed, must have the resources that the model requests, and
+    must mount the volume claims with the weights of the model and its adapters, since a running pod gets no volume.
+    `runtime`: the ClusterServingRuntime that the pod was created for.
     """
     container = _engine_container(pod["spec"]["containers"])
     if (
@@ -48,7 +49,7 @@ def match(
     ):
         return None
     if any("$" in each or "{{" in each for each in wanted.arguments):
-        return None  # they are written otherwise in the Deployment, which the pod is compared with
+        return None  # the Deployment has them escaped, so a comparison with the pod would fail
     folders = [_mounted_path(pod, container, each.folder) for each in (model, *adapters)]
     base, *adapter_folders = folders
     if base is None or None in adapter_folders:
@@ -61,7 +62,7 @@ def match(
 
 
 def _is_warm(pod: Body) -> bool:
-    """Its startup probe has passed: vLLM is imported, and nothing has gone wrong since the pod was made."""
+    """Whether its startup probe passed (vLLM is imported) and no container has restarted."""
     statuses = pod.get("status", {}).get("containerStatuses", ())
     return (
         bool(statuses)
@@ -77,7 +78,7 @@ def _has_resources(container: Body, needed: Body) -> bool:
 
 
 def _mounted_path(pod: Body, container: Body, uri: str) -> str | None:
-    """Where in the container a storage URI's files are, by the claim that it mounts."""
+    """The path in the container of a storage URI's files, if the pod mounts its claim; else None."""
     claim, _, path = uri.removeprefix(_CLAIM).partition("/")
     if not uri.startswith(_CLAIM):
         return None
@@ -90,7 +91,7 @@ def _mounted_path(pod: Body, container: Body, uri: str) -> str | None:
 
 
 def _with_local_path(argument: str, local_paths: dict[str, str]) -> str:
-    """An argument `adapter=path`, with the path where this pod has it."""
+    """An argument `adapter=path` with the path inside this pod."""
     name, sign, path = argument.rpartition("=")
     return f"{name}{sign}{local_paths[path]}" if path in local_paths else argument
 

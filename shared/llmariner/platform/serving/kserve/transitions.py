@@ -1,4 +1,4 @@
-"""From asleep to awake and back, on a model's objects. Calls block; ClusterError where the cluster refuses."""
+"""Changes a model's objects to wake it or put it to sleep. Calls block and raise ClusterError on rejection."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Body = dict[str, Any]
 
 
 class Transitions:
-    """Of the models of one namespace."""
+    """Transitions of the models in one namespace."""
 
     def __init__(self, cluster: Cluster, settings: KServeSettings, queues: ProjectQueues, standby: StandbyPods) -> None:
         self._cluster = cluster
@@ -36,7 +36,7 @@ class Transitions:
         self._autoscaling = Autoscaling(cluster, settings)
 
     def wake(self, served: ServedEngine, observed: ObservedModel) -> list[Body]:
-        """Bring the objects to one replica; returns the pod that stood by for it, if one did."""
+        """Scale the model up; returns the reserved standby pod, if there is one."""
         model, adapters = served.engine, served.adapters
         ends = all(is_terminating(pod) for pod in observed.pods)
         if (
@@ -54,7 +54,7 @@ class Transitions:
         return [reserved]
 
     def sleep(self, name: str, resource_version: str | None = None) -> None:
-        """To no replicas; Conflict where the Deployment is not what it was at `resource_version`."""
+        """Scale to zero. Raises Conflict if the Deployment has changed since `resource_version`."""
         namespace = self._settings.namespace
         service = self._cluster.get(INFERENCE_SERVICES, namespace, name)
         if service is None:
@@ -66,7 +66,7 @@ class Transitions:
             self._cluster.scale(DEPLOYMENTS, namespace, deployment_name(name), 0, resource_version=resource_version)
 
     def scale_to_configured(self, model: EngineModel, observed: ObservedModel) -> None:
-        """As many replicas as one of our models has when it is awake: KServe makes the first Deployment with one."""
+        """Scale a managed model up to its configured replicas: KServe creates the first Deployment with one."""
         if observed.deployment is None or observed.service is None or not is_managed(observed.service):
             return
         if 0 < observed.replicas < model.replicas:
@@ -76,13 +76,13 @@ class Transitions:
                     DEPLOYMENTS, self._settings.namespace, name, model.replicas, resource_version=version
                 )
             except Conflict:
-                _log.info("%s changed while its replicas were to be completed: later", model.id)
+                _log.info("%s changed while it was scaled to its replicas: retried later", model.id)
 
     def delete(self, service: Body) -> None:
-        """An InferenceService of ours, that very one."""
+        """Delete a managed InferenceService, this very object (by uid)."""
         name, uid = service["metadata"]["name"], service["metadata"]["uid"]
         if is_managed(service):
-            with contextlib.suppress(Conflict):  # it is another by now
+            with contextlib.suppress(Conflict):  # a new object has the name
                 self._cluster.delete(INFERENCE_SERVICES, self._settings.namespace, name, uid=uid)
 
     def _scale_up(self, served: ServedEngine, observed: ObservedModel) -> None:
@@ -103,14 +103,14 @@ class Transitions:
             self._autoscaling.apply(model, service)
 
     def _set_stop(self, name: str, value: str) -> None:
-        """KServe's own switch, for what it scales itself: the one field of another's object that we ever own."""
+        """Set KServe's stop annotation, the only field that the platform owns in an object of others."""
         metadata = {"name": name, "namespace": self._settings.namespace, "annotations": {_STOP_ANNOTATION: value}}
         kind = {"apiVersion": INFERENCE_SERVICES.api_version, "kind": INFERENCE_SERVICES.kind}
         self._cluster.apply({**kind, "metadata": metadata})
 
 
 def _scaled_by_us(service: Body) -> bool:
-    """Whether KServe leaves the number of replicas to others."""
+    """Whether KServe leaves the number of replicas to the platform."""
     annotations = service["metadata"].get("annotations", {})
     mode = annotations.get("serving.kserve.io/deploymentMode"), annotations.get("serving.kserve.io/autoscalerClass")
     return mode == ("Standard", "external")

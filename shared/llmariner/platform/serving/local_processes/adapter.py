@@ -1,8 +1,8 @@
 """Serving adapter for one machine: an engine per base model, forked from a warm parent, within a memory budget.
 
-Who may change what: each engine has one task that starts it, tends it and ends it; `wake` and `sleep` only wish. To make
-room, the engine longest without a request is ended, if nothing is in flight in it. An engine that dies is not started
-again by itself: the next request starts it, after a pause that doubles with every death in a row.
+One writer per engine: a task starts, monitors and stops it; `wake` and `sleep` only request that. To free memory, the
+engine that is idle longest is stopped, if it has no request in flight. An engine that fails is not restarted by itself: the
+next request starts it, after a backoff that doubles with each consecutive failure.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ _BUDGET_SHARE = 0.75
 
 @dataclass(frozen=True)
 class ProcessSettings:
-    """Where engines run and what they may take. `budget` in bytes, 0: three quarters of what is free at start;
-    `idle_seconds` until a model sleeps, 0: never; `warm`: keep a warm parent to fork from;
-    `unresponsive_seconds`: how long an engine may leave its metrics unanswered."""
+    """`budget`: memory for all engines in bytes; 0: three quarters of what is available at start. `idle_seconds`: until a
+    model sleeps; 0: never. `warm`: fork engines from a parent that has imported vLLM. `unresponsive_seconds`: an engine
+    that does not answer for this long is killed."""
 
     python: Path
     logs: Path
@@ -54,7 +54,7 @@ class ProcessSettings:
 
 
 class _Failure(NamedTuple):
-    """Why a model has no engine, as `Status` tells it; `created` says which of those that had the id."""
+    """Why a model has no engine, for `Status`. `created`: see `EngineModel`."""
 
     created: int
     message: str
@@ -62,7 +62,7 @@ class _Failure(NamedTuple):
 
 
 class _Crashes(NamedTuple):
-    """How many starts failed in a row, when the last did, and of which of the models that had the id."""
+    """The number of consecutive failed starts and the monotonic time of the last. `created`: see `EngineModel`."""
 
     created: int
     starts: int = 0
@@ -98,15 +98,15 @@ class ProcessServing:
 
     @property
     def launcher(self) -> LauncherClient:
-        """The warm parent, for those who ask how it is."""
+        """The client of the process that engines are forked from."""
         return self._launcher
 
     def warm_up(self) -> None:
-        """Start the warm parent ahead of the first wake, in the background."""
+        """Start the launcher in the background, ahead of the first wake."""
         self._warming = asyncio.create_task(self._start_launcher())
 
     async def status(self, model_id: str) -> Status:
-        """See the port. An adapter has its base's state."""
+        """See the port. A LoRA adapter has its base's status."""
         model = await self._find(model_id)
         engine = self._engines.get(model.base or model.id)
         if engine is None:
@@ -144,7 +144,7 @@ class ProcessServing:
             if base.blocked:
                 self._failures[name] = _Failure(base.created, base.blocked)
                 return
-            if name not in self._tasks:  # somebody else may have come first while we asked
+            if name not in self._tasks:  # a concurrent call may have started it
                 self._sleep_requested.discard(name)
                 self._engines[name] = Engine(base, self._settings.logs / log_name(name))
                 self._tasks[name] = asyncio.create_task(self._run_engine(self._engines[name]))
@@ -152,7 +152,7 @@ class ProcessServing:
             await self._load_adapter(self._engines[name], model)
 
     async def sleep(self, model_id: str) -> None:
-        """See the port. An adapter is unloaded: its base's engine may have requests of others under way."""
+        """See the port. A LoRA adapter is unloaded; its base's engine keeps running for other requests."""
         model = await self._find(model_id)
         if model.base is None:
             await self._stop_engine(model.id)
@@ -175,17 +175,17 @@ class ProcessServing:
                         await self._unload_adapter(engine, model_id)
 
     async def _created(self, model_id: str) -> int | None:
-        """When the model of that id was created; None where there is none."""
+        """`EngineModel.created` of the registered model; None if there is none."""
         try:
             return (await self._find(model_id)).created
         except ModelNotFound:
             return None
 
     async def import_existing(self, service: str) -> None:
-        """See the port: there is no cluster."""
+        """See the port: no effect, there is no cluster."""
 
     async def reconcile(self) -> None:
-        """See the port: each engine's own task does it."""
+        """See the port: no effect, each engine's task does this."""
 
     def subscribe(self, observer: Callable[[str, Status], None]) -> None:
         """See the port."""
@@ -206,7 +206,7 @@ class ProcessServing:
             await self._launcher.start()
 
     async def _run_engine(self, engine: Engine) -> None:
-        """The one task that may change this engine, from the first wish to its end."""
+        """The one task that may change this engine, from its start to its end."""
         name = engine.model.id
         socket: Path | None = None
         try:
@@ -220,11 +220,11 @@ class ProcessServing:
             self._crashes.pop(name, None)
         except asyncio.CancelledError:
             if engine.ready_at:
-                self._crashes.pop(name, None)  # it was put to sleep, it did not die
+                self._crashes.pop(name, None)  # it was put to sleep, it did not fail
             raise
         except (EngineFailed, LauncherExited, OSError) as error:
             self._record_failure(engine.model, redact_paths(str(error)), getattr(error, "detail", str(error)))
-        except Exception as error:  # whatever it was, those who wait for the model must hear of it
+        except Exception as error:  # waiting requests need a status whatever the error
             _log.exception("the engine of %s was ended", name)
             self._record_failure(
                 engine.model, f"The platform could not look after the engine: {type(error).__name__}", str(error)
@@ -232,7 +232,7 @@ class ProcessServing:
         finally:
             engine.stopping = True
             try:
-                with contextlib.suppress(LauncherExited):  # and the engine with it
+                with contextlib.suppress(LauncherExited):  # its engines ended with it
                     await engine.stop(self._launcher, lambda: self._on_change(engine))
             finally:
                 await self._remove_engine(engine, socket)
@@ -249,7 +249,7 @@ class ProcessServing:
             self._memory_freed.notify_all()
 
     async def _record_wake_safely(self, name: str, seconds: float) -> None:
-        """Record a wake. The engine serves, be it recorded or not: a database may be away, or its disk full."""
+        """Record a wake. A failure is only logged: the engine serves without a record."""
         try:
             await self._record_wake(name, seconds)
         except Exception:
@@ -268,7 +268,7 @@ class ProcessServing:
         return found if found is not None and found.created == model.created else None
 
     async def _monitor(self, engine: Engine) -> None:
-        """Until it shall sleep: read its counts, note when it was busy. EngineFailed when it ends by itself, or hangs."""
+        """Read its metrics until it is to sleep. Raises EngineFailed when it exits or becomes unresponsive."""
         assert engine.exited is not None
         name, answered = engine.model.id, time.monotonic()
         timeout_seconds = self._settings.unresponsive_seconds
@@ -300,11 +300,11 @@ class ProcessServing:
         if not engine.stopping:
             engine.stopping = True
             task.cancel()
-        # Not gathered: where the caller is cancelled, that would cancel the task again, in the midst of the engine's end.
+        # Not `gather`: on cancellation of the caller it would cancel the task again while it stops the engine.
         await asyncio.wait({task})
 
     async def _reserve_memory(self, engine: Engine) -> None:
-        """Wait until the budget holds this engine too; end idle ones for it, longest idle first."""
+        """Wait until the budget has memory for this engine; stop idle engines for it, longest idle first."""
         needed = memory_needed(engine.model)
         while self._memory_in_use(excluding=engine) + needed > self._budget:
             if needed > self._budget or not self._started(excluding=engine):
@@ -324,7 +324,7 @@ class ProcessServing:
         engine.message = ""
 
     def _memory_in_use(self, *, excluding: Engine) -> int:
-        """Bytes of the budget that are taken: by started engines, and by the parent that they are forked from."""
+        """Bytes of the budget in use by other started engines and by the launcher."""
         parent = memory.process_bytes(self._launcher.pid) if self._launcher.pid else 0
         return parent + sum(max(memory_needed(e.model), e.memory_bytes) for e in self._started(excluding=excluding))
 
@@ -356,13 +356,13 @@ class ProcessServing:
     async def _load_adapter(self, engine: Engine, model: EngineModel) -> None:
         async with engine.adapter_lock:
             if engine.phase is not Phase.READY or engine.adapters.get(model.id) == model.created:
-                return  # wished again by whoever waits, when the base is ready
+                return  # waiting requests wake it again when the base is ready
             self._failures.pop(model.id, None)
             for each in [each for each in engine.adapters if served_name(each) == model.name]:
                 if await self._created(each) == engine.adapters[each]:
                     said = "The engine serves another project's adapter of this name: give it another name."
                     break
-                if said := await self._unload_adapter(engine, each):  # of a model that was deleted, or has another id
+                if said := await self._unload_adapter(engine, each):  # it belongs to a deleted model or to another id
                     break
             else:
                 said = await self._replace_adapter(engine, model)
@@ -372,7 +372,7 @@ class ProcessServing:
                 engine.adapters[model.id] = model.created
 
     async def _replace_adapter(self, engine: Engine, model: EngineModel) -> str:
-        """Load it; why not, empty where it is done. What the engine has by that name, whoever put it there, goes first."""
+        """Load a LoRA adapter in place of any that the engine has under its name; returns an error or ""."""
         body = {"lora_name": model.name, "lora_path": model.folder}
         status, said = await self._call_lora_api(engine, "load", body)
         if status != 200 and "already been loaded" in said:
@@ -381,7 +381,7 @@ class ProcessServing:
         return "" if status == 200 else f"The engine refused the adapter: {said[:500]}"
 
     async def _unload_adapter(self, engine: Engine, model_id: str) -> str:
-        """Of a model that was deleted; another may have its id by now. Why not, empty where the engine has none."""
+        """Unload a LoRA adapter; returns an error, or "" when the engine has none of that name."""
         if model_id in engine.adapters and engine.phase is Phase.READY:
             status, said = await self._call_lora_api(engine, "unload", {"lora_name": served_name(model_id)})
             if status not in (200, 404):
@@ -390,7 +390,7 @@ class ProcessServing:
         return ""
 
     async def _call_lora_api(self, engine: Engine, verb: str, body: dict[str, str]) -> tuple[int, str]:
-        """vLLM's routes for adapters at run time; returns status and text. An engine that does not answer has status 0."""
+        """Call vLLM's route to load or unload a LoRA adapter; returns status and body, status 0 without a response."""
         headers = [(b"content-type", b"application/json")]
         path, raw = f"/v1/{verb}_lora_adapter", json.dumps(body).encode()
         try:
@@ -400,7 +400,7 @@ class ProcessServing:
             return 0, "it does not answer"
 
     def _without_engine(self, name: str, model: EngineModel) -> Status:
-        # Of an adapter's base, which is there as long as its adapters are, whatever it failed of.
+        # For a LoRA adapter the failure of its base counts, whichever model of that id failed.
         failure = (self._failures.get(name) if name != model.id else None) or self._failure(model)
         if model.blocked:
             failure = _Failure(model.created, model.blocked)

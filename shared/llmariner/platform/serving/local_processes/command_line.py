@@ -28,11 +28,11 @@ CAPACITY = 32
 _PLUGINS = Path(__file__).parents[1] / "engine_plugins"
 _MIB = 1024 * 1024
 _KV_CACHE = {"generate": 512 * _MIB, "embed": 64 * _MIB}
-# Interpreter, libraries' own state and activations of one forked engine, measured on models of 135 M parameters.
+# Interpreter, library state and activations of one forked engine, measured with models of 135 M parameters.
 _PROCESS_OVERHEAD = {"generate": 900 * _MIB, "embed": 500 * _MIB}
 _MAX_CONTEXT_TOKENS = 4096
 _LORA_ARGUMENTS = ("--enable-lora", "--max-lora-rank", "16", "--max-loras", "2")
-# Without "any whitespace" a small model can write spaces until its tokens end.
+# With whitespace allowed a small model may generate spaces up to its token limit.
 _STRUCTURED_OUTPUTS = json.dumps({"backend": "xgrammar", "disable_any_whitespace": True})
 
 
@@ -40,31 +40,31 @@ FEATURE_ARGUMENTS = (
     *("--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--exclude-tools-when-tool-choice-none"),
     *("--structured-outputs-config", _STRUCTURED_OUTPUTS),
 )
-"""What every engine that generates is started with, wherever it runs."""
+"""Arguments of every generating engine, standalone and on clusters."""
 
 
 USAGE_MIDDLEWARE = "request_usage.RequestUsage"
-"""What metering rests on (docs/decisions/0004)."""
+"""The middleware that metering needs (docs/decisions/0004)."""
 
 ANSWER_CHECK_MIDDLEWARE = "expected_answer.ExpectedAnswer"
-"""What looks at an engine's first answer on a CPU of a cluster (docs/decisions/0021)."""
+"""The middleware that checks a CPU engine's first answer on a cluster (docs/decisions/0021)."""
 
 
 def remote_code_arguments(model: EngineModel) -> tuple[str, ...]:
-    """Code that comes with weights is run only where an administrator said so."""
+    """Arguments that disable code in model repositories unless an administrator enabled it."""
     asked = {argument.replace("_", "-") for argument in model.extra_args}
     return () if model.trusted and "--trust-remote-code" in asked else ("--no-trust-remote-code",)
 
 
 def memory_needed(model: EngineModel) -> int:
-    """Bytes an engine of this model will hold: weights, cache of keys and values, the process."""
+    """The expected bytes of a model's engine: weights, KV cache, process."""
     return int(model.size_bytes * 1.1) + _KV_CACHE[model.task] + _PROCESS_OVERHEAD[model.task]
 
 
 def engine_arguments(model: EngineModel, address: Path | int) -> list[str]:
-    """Arguments after `vllm`, which takes the last of each: what must hold comes after the model's own.
+    """Arguments after `vllm`. vLLM uses the last of each, so mandatory ones follow the model's.
 
-    `address`: the socket that the engine listens on, or a port of the loopback address.
+    `address`: the Unix socket that the engine listens on, or a port on the loopback address.
     """
     listening = ("--port", str(address)) if isinstance(address, int) else ("--uds", str(address))
     arguments = [
@@ -92,17 +92,17 @@ def engine_arguments(model: EngineModel, address: Path | int) -> list[str]:
 
 
 def engine_environment(threads: int) -> dict[str, str]:
-    """Variables of the launcher and so of every engine."""
+    """Environment variables of the launcher, which every engine inherits. `threads`: 0 for a default."""
     return {
         "PYTHONPATH": str(_PLUGINS),
         "HF_HUB_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
-        # Half of the cores: two threads on cores that have other work wait for each other at every operation.
+        # Half of the cores: threads on cores with other work delay each other at every operation.
         "OMP_NUM_THREADS": str(threads or max(1, min(8, (os.cpu_count() or 1) // 2))),
         # `--enforce-eager` alone still compiles a kernel at the first request for logprobs: half a minute.
         "TORCH_COMPILE_DISABLE": "1",
-        # Without it the CPU platform turns `uni` back into a worker process of its own.
+        # Otherwise the CPU platform replaces the `uni` executor by a separate worker process.
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
         "VLLM_LOGGING_LEVEL": "INFO",
@@ -120,6 +120,6 @@ def _context_length(folder: str) -> int:
 
 
 def _lora_arguments(folder: str) -> tuple[str, ...]:
-    # Some architectures refuse to start with adapters enabled; those known to take them are llama and its kin.
+    # Some architectures fail to start with LoRA enabled; these are the supported ones.
     supported = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "GemmaForCausalLM")
     return _LORA_ARGUMENTS if set(_config(folder).get("architectures") or ()) & set(supported) else ()

@@ -1,4 +1,4 @@
-"""One engine as a child process: start, wait until it answers, watch it, end it. It has one owner, `processes`."""
+"""One engine as a child process: starting, readiness, status, stopping. Only `adapter` uses it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _LONGEST_MARK = max(map(len, _LOADING_MARKS))
 
 
 class EngineFailed(Exception):
-    """The engine ended or gave no sign, and why; `detail` holds the last lines of its log."""
+    """The engine exited or became unresponsive, with the reason; `detail` holds the last lines of its log."""
 
     def __init__(self, message: str, detail: str = "") -> None:
         super().__init__(message)
@@ -44,7 +44,7 @@ class EngineFailed(Exception):
 
 @dataclass
 class Engine:
-    """The state of one engine. `pid` and `endpoint` from its start on; `metrics` as last read."""
+    """The state of one engine. `pid` and `endpoint` are set by `start`; times are monotonic."""
 
     model: EngineModel
     log: Path
@@ -61,21 +61,21 @@ class Engine:
     tokens_per_second: float = 0.0
     metrics_read_at: float = 0.0
     adapters: dict[str, int] = field(default_factory=dict)
-    """Loaded into it: model id → `EngineModel.created`."""
+    """Loaded LoRA adapters: model id → `EngineModel.created`."""
     adapter_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Held by who loads or unloads an adapter, until the engine has answered."""
+    """Held while a LoRA adapter is loaded or unloaded."""
     exited: asyncio.Event | None = None
     stopping: bool = False
-    """Its end has begun, or is about to: its task is not to be cancelled any more."""
+    """Its stop has begun: its task must not be cancelled again."""
     unresponsive: bool = False
-    """It answers nothing any more: it would not hear that it shall end, either."""
+    """It does not respond, so a graceful stop is pointless."""
 
     async def start(
         self, launcher: LauncherClient, client: Client, socket: Path, on_change: Callable[[], None]
     ) -> float:
-        """Start the process and wait until it answers on `socket`; returns how many seconds it took.
+        """Start the process and wait until it is healthy on `socket`; returns the seconds that took.
 
-        EngineFailed says why not.
+        Raises EngineFailed with the reason, LauncherExited.
         """
         self.started_at = time.monotonic()
         self.exited = asyncio.Event()
@@ -90,7 +90,7 @@ class Engine:
         return self.ready_at - self.started_at
 
     async def stop(self, launcher: LauncherClient, on_change: Callable[[], None]) -> None:
-        """End the process and wait until it is gone."""
+        """Stop the process and wait until it has exited; kill it after a grace period."""
         if self.pid is None or self.exited is None or self.exited.is_set():
             return
         self._set_phase(Phase.STOPPING, on_change)
@@ -103,7 +103,7 @@ class Engine:
             launcher.kill_engine(self.pid)
 
     def status(self) -> Status:
-        """How it is now."""
+        """The current status."""
         return Status(
             phase=self.phase,
             progress=self._progress(),
@@ -120,7 +120,7 @@ class Engine:
         )
 
     def update_metrics(self, metrics: EngineMetrics) -> None:
-        """Take its counts as just read."""
+        """Store metrics that were just read; update speed and `last_busy_at`."""
         now = time.monotonic()
         new_tokens = metrics.generation_tokens - self.metrics.generation_tokens
         if self.metrics_read_at:
@@ -130,7 +130,7 @@ class Engine:
         self.metrics, self.metrics_read_at = metrics, now
 
     def last_lines(self, count: int = 12) -> str:
-        """The end of its log, for whoever asks why."""
+        """The last lines of its log, preceded by the last errors."""
         lines = self._lines()
         return "\n".join(_error_lines(lines)[-2:] + lines[-count:])
 
@@ -138,7 +138,7 @@ class Engine:
         return tail(self.log).splitlines()
 
     def _start_failure(self, what: str) -> EngineFailed:
-        """With the error that it printed last. Before it is ready nobody has asked it anything that could be in there."""
+        """An error with the last error line of its log, which contains no user data before the engine is ready."""
         output = _PROCESS_PREFIX.sub("", (_error_lines(self._lines()) or [""])[-1])
         cause = redact_paths(output).strip()[:_MAX_CAUSE_CHARACTERS]
         return EngineFailed(f"{what}{f': {cause}' if cause else '.'}", self.last_lines())
@@ -165,7 +165,7 @@ class Engine:
         return round(self._typical_seconds(), 1) if self.phase is Phase.QUEUED else None
 
     async def _wait_until_ready(self, client: Client, on_change: Callable[[], None]) -> None:
-        """The deadline comes from the size of the weights, and moves on as long as the log grows."""
+        """Poll its health. The deadline depends on the size of the weights and moves while the log grows."""
         assert self.exited is not None
         written, since = 0, time.monotonic()
         deadline = since + _MIN_LOAD_SECONDS + self.model.size_bytes / _MIN_LOAD_BYTES_PER_SECOND
@@ -174,7 +174,7 @@ class Engine:
                 raise self._start_failure("The engine ended while loading")
             now = time.monotonic()
             if (size := self.log.stat().st_size) != written:
-                # From a little before: a mark may have been half written.
+                # Starts a little earlier: a mark may have been written in two parts.
                 output = tail(self.log, after=max(0, written - _LONGEST_MARK))
                 written, since = size, now
                 if self.phase is Phase.STARTING and any(mark in output for mark in _LOADING_MARKS):
@@ -190,8 +190,7 @@ def _error_lines(lines: list[str]) -> list[str]:
 
 
 def log_name(model_id: str) -> str:
-    """The file name of an engine's log: a model id may hold what a file name may not, and be longer. No two ids share one,
-    on file systems that ignore case either."""
+    """The file name of an engine's log: a sanitized id with a hash, unique also on case-insensitive file systems."""
     digest = hashlib.sha256(model_id.encode()).hexdigest()[:12]
     return f"engine-{re.sub(r'[^A-Za-z0-9._-]', '_', model_id)[:128]}-{digest}.log"
 

@@ -1,4 +1,4 @@
-"""Starts engines, in the engine environment: a process that has imported vLLM once and forks a child per engine.
+"""The launcher process, which runs in the engine environment: imports vLLM once and forks a child per engine.
 
 Nearly all of vLLM's start on a CPU is importing Python, so a fork of a warm parent is ready in seconds where a plain
 `vllm serve` takes half a minute. Run by the engine environment's interpreter, standard library and vLLM only:
@@ -7,9 +7,9 @@ Nearly all of vLLM's start on a CPU is importing Python, so a fork of a warm par
 
 It speaks JSON, one object a line. In: {"op": "start", "model", "argv", "environment", "log"}, {"op": "stop", "pid",
 "grace"}. Out: {"event": "ready", "warm", "seconds", "reason"}, {"event": "started", "model", "pid"}, {"event": "exited",
-"pid", "status"}. When its input ends (the platform is gone, however it went) it ends every engine, then itself.
+"pid", "status"}. When its input ends (the platform has exited or crashed) it stops every engine and exits.
 
-vLLM's names used here are private ones; where one is missing the launcher says so and starts engines plainly.
+It uses private names of vLLM; if one is missing it reports that and starts engines with `vllm serve`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from typing import Any, NoReturn
 _PR_SET_PDEATHSIG = 1
 _STOP_GRACE_SECONDS = 5.0
 
-# Everything an engine imports on its way to ready. A missing one costs time in the child, not correctness.
+# Modules that an engine imports until it is ready. A missing one costs time in the child, not correctness.
 _PRELOADED_MODULES = [
     "vllm.entrypoints.cli.main",
     "vllm.entrypoints.cli.serve",
@@ -58,7 +58,7 @@ _MULTIPROCESSING_USERS = (
 
 
 class Launcher:
-    """The loop between the platform's pipe and the children."""
+    """Serves commands from the platform's pipe and manages child processes."""
 
     def __init__(self, out: int) -> None:
         self._out = out
@@ -67,7 +67,7 @@ class Launcher:
         self._warm = False
 
     def warm_up(self) -> None:
-        """Import vLLM and make its processes fork; on any trouble stay plain and say why."""
+        """Import vLLM and make its processes fork; on an error start engines without preloading, and report why."""
         started_at = time.monotonic()
         try:
             _preload_modules()
@@ -76,16 +76,16 @@ class Launcher:
             gc.collect()
             gc.freeze()
             self._warm, reason = True, None
-        except Exception as error:  # any version of vLLM may differ anywhere in here
+        except Exception as error:  # private names differ between versions of vLLM
             reason = f"{type(error).__name__}: {error}"
         self._send_event(event="ready", warm=self._warm, seconds=round(time.monotonic() - started_at, 2), reason=reason)
 
     def skip_warm_up(self) -> None:
-        """Start engines without a warm parent."""
+        """Report ready without preloading."""
         self._send_event(event="ready", warm=False, seconds=0.0, reason="asked for")
 
     def run(self) -> None:
-        """Serve commands until the input ends; then end every engine."""
+        """Serve commands until the input ends; then stop every engine."""
         wakeup_reader, wakeup_writer = os.pipe()
         os.set_blocking(wakeup_writer, False)
         signal.set_wakeup_fd(wakeup_writer)
@@ -118,11 +118,11 @@ class Launcher:
             self._deadlines[command["pid"]] = time.monotonic() + command["grace"]
 
     def _fork(self, command: dict[str, Any]) -> int:
-        # Whoever stops an engine a moment after its fork must find its group, and not our own handler in it.
+        # A stop right after the fork must find the child's process group, without the launcher's handlers in the child.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         pid = os.fork()
         if pid:
-            with contextlib.suppress(PermissionError, ProcessLookupError):  # it did so itself, or is gone
+            with contextlib.suppress(PermissionError, ProcessLookupError):  # the child has set it itself, or has exited
                 os.setpgid(pid, pid)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
             return pid
@@ -137,7 +137,7 @@ class Launcher:
             for source, target in ((null, 0), (log, 1), (log, 2)):
                 os.dup2(source, target)
             os.environ.update(command["environment"])
-            tempfile.tempdir = None  # the parent's, looked up when it imported vLLM
+            tempfile.tempdir = None  # the parent cached its own when it imported vLLM
             self._run_engine(command["argv"])
         except BaseException as error:
             print(f"engine could not start: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
@@ -161,7 +161,7 @@ class Launcher:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if pid == 0:
                 break
-            # What the engine left behind in its group (its core process) goes with it.
+            # Processes that the engine left in its group, such as its core process, are killed too.
             _kill_group(pid, signal.SIGKILL)
             self._children.discard(pid)
             self._deadlines.pop(pid, None)
@@ -181,7 +181,7 @@ class Launcher:
             _kill_group(pid, signal.SIGKILL)
 
     def _send_event(self, **event: Any) -> None:
-        # A broken pipe: the platform is gone, and the end of our input says so too.
+        # On a broken pipe the platform has exited, and the input ends as well.
         with contextlib.suppress(BrokenPipeError):
             os.write(self._out, json.dumps(event).encode() + b"\n")
 
@@ -214,8 +214,8 @@ def _fork_instead_of_spawn() -> None:
 
 
 def _inspect_models_in_process() -> None:
-    """What a model's class can do, vLLM asks a new process that imports everything again, and keeps the answer in a folder
-    that a new container does not have. Here all is imported, and there is no GPU that the question could touch."""
+    """Inspect model classes in this process. vLLM does so in a subprocess that imports everything again and caches the
+    result in a folder that a new container lacks. Here all is imported, and no GPU could be initialized by it."""
     registry = importlib.import_module("vllm.model_executor.models.registry")
     if hasattr(registry, "_run_in_subprocess"):
         setattr(registry, "_run_in_subprocess", lambda inspect: inspect())  # noqa: B010 - as above
@@ -227,10 +227,10 @@ def _kill_group(pid: int, number: int) -> None:
 
 
 def main() -> None:
-    """Keep the protocol on its own descriptor: imports may print to standard output."""
+    """Run the launcher. The protocol has a descriptor of its own, since imports may print to standard output."""
     out = os.dup(1)
     os.dup2(2, 1)
-    # In every generation: an engine's core process must not outlive a killed engine, nor an engine a killed launcher.
+    # At every fork: an engine's core process must not outlive a killed engine, nor an engine a killed launcher.
     os.register_at_fork(after_in_child=_die_with_parent)
     launcher = Launcher(out)
     if "--plain" in sys.argv[1:]:

@@ -1,4 +1,4 @@
-"""The platform's end of the launcher: starts it, speaks with it, notices when it or an engine ends."""
+"""Client of the launcher process: starts it, sends commands, reports exits of engines and of the launcher."""
 
 from __future__ import annotations
 
@@ -17,19 +17,20 @@ __all__ = ["LauncherClient", "LauncherExited", "kill_orphans"]
 _SCRIPT = Path(__file__).with_name("launcher.py")
 _MARK = "LLMARINER_ENGINES_OF"
 _START_TIMEOUT_SECONDS = 900.0
-"""For its start: it imports vLLM, on a slow disk for the first time."""
+"""Covers the import of vLLM from a slow disk with cold caches."""
 _FORK_TIMEOUT_SECONDS = 60.0
-"""For the start of an engine: a fork takes milliseconds, where nothing is swapped out."""
+"""A fork takes milliseconds unless the launcher is swapped out."""
 
 
 class LauncherExited(Exception):
-    """The launcher ended, or was ended because it did not answer; its engines ended with it."""
+    """The launcher exited, or was killed because it did not respond; its engines ended with it."""
 
 
 class LauncherClient:
-    """One launcher process, started when first needed or ahead of it, and again after it ended.
+    """One launcher process, started on demand and again after it exited.
 
-    `start_timeout` and `fork_timeout`: how long it may leave its start, and the start of an engine, unanswered.
+    `on_exit` gets the pid and status of each engine that exits. `start_timeout` and `fork_timeout` in seconds: a launcher
+    that does not respond within them, at its start or at a command, is killed.
     """
 
     def __init__(
@@ -61,11 +62,11 @@ class LauncherClient:
 
     @property
     def pid(self) -> int | None:
-        """The launcher's own process id, while it lives."""
+        """The launcher's process id while it runs."""
         return self._process.pid if self._process and self._process.returncode is None else None
 
     async def start(self) -> None:
-        """Start it unless it lives, and wait until it is warm (or has said why it can't be)."""
+        """Start the launcher unless it runs, and wait until it is ready. Raises LauncherExited."""
         async with self._starting:
             if self.pid is None:
                 await self._spawn()
@@ -79,8 +80,7 @@ class LauncherClient:
             raise LauncherExited("The engine launcher ended at its start; see launcher.log beside the platform's log.")
 
     async def start_engine(self, model: str, arguments: list[str], log: Path, temporary: Path) -> int:
-        """Fork an engine, with a folder for its temporary files; returns its process id. LauncherExited when the launcher
-        is no more."""
+        """Fork an engine with `temporary` as its TMPDIR; returns its process id. Raises LauncherExited."""
         await self.start()
         waiter = self._pids[model] = asyncio.get_running_loop().create_future()
         environment = {"TMPDIR": str(temporary)}
@@ -89,7 +89,7 @@ class LauncherClient:
         try:
             return await asyncio.shield(forking)
         except asyncio.CancelledError:
-            # It is forked all the same: nobody else would ever end it.
+            # The fork happens all the same, and no other code would stop it.
             with contextlib.suppress(LauncherExited):
                 await self.stop_engine(await forking, 0.0)
             raise
@@ -104,7 +104,7 @@ class LauncherClient:
             raise self._kill_unresponsive(process, self._fork_timeout) from None
 
     def _kill_unresponsive(self, process: Process | None, seconds: float) -> LauncherExited:
-        """Kill a launcher that does not answer: no engine can be started, nor ended, by it any more."""
+        """Kill a launcher that does not respond; returns the error to raise."""
         if process is not None and process.returncode is None:
             process.kill()
         return LauncherExited(
@@ -113,18 +113,18 @@ class LauncherClient:
         )
 
     async def stop_engine(self, pid: int, grace: float) -> None:
-        """Ask an engine to end, and kill it after `grace` seconds."""
+        """Send SIGTERM to an engine, and SIGKILL after `grace` seconds. Raises LauncherExited."""
         if self.pid is not None:
             await self._send({"op": "stop", "pid": pid, "grace": grace})
 
     def kill_engine(self, pid: int) -> None:
-        """Kill an engine that the launcher did not end. Nothing is done where the launcher has told of its end."""
+        """Kill an engine directly. No effect if the launcher has reported its exit."""
         if pid in self._engines:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGKILL)
 
     async def close(self) -> None:
-        """End the launcher and with it every engine."""
+        """Stop the launcher and with it every engine."""
         if self._process is None or self._process.stdin is None:
             return
         self._process.stdin.close()
@@ -196,7 +196,7 @@ class LauncherClient:
 
 
 def kill_orphans(logs: Path) -> int:
-    """Kill what an earlier platform of the same home left behind; returns how many processes."""
+    """Kill processes that an earlier platform with the same log folder left running; returns their number."""
     mark = f"{_MARK}={logs}".encode()
     ended = 0
     for folder in Path("/proc").glob("[0-9]*"):
@@ -205,5 +205,5 @@ def kill_orphans(logs: Path) -> int:
                 os.kill(int(folder.name), signal.SIGKILL)
                 ended += 1
         except (OSError, ValueError):
-            continue  # gone meanwhile, or not ours to see
+            continue  # it has exited, or belongs to another user
     return ended

@@ -1,4 +1,4 @@
-"""How much memory processes hold, and how much a machine can give."""
+"""Memory use of processes and available memory of the machine, from /proc."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["available_bytes", "process_bytes", "process_tree_bytes"]
 
 
 def available_bytes() -> int:
-    """Bytes that programs may take without swapping; 0 where the kernel does not say."""
+    """Bytes available without swapping (MemAvailable); 0 if unknown."""
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
@@ -19,7 +19,7 @@ def available_bytes() -> int:
 
 
 def process_tree_bytes(root: int) -> int:
-    """Bytes that a process and its descendants hold (proportional: shared pages count once among their users)."""
+    """Proportional set size of a process and its descendants in bytes."""
     return sum(process_bytes(pid) for pid in [root, *_descendants(root)])
 
 
@@ -38,7 +38,7 @@ def _descendants(root: int) -> list[int]:
 
 
 def process_bytes(pid: int) -> int:
-    """Bytes that one process holds, in the same measure; 0 when it is gone."""
+    """Proportional set size of one process in bytes; 0 if it has exited."""
     try:
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):

@@ -1,7 +1,7 @@
-"""Where the engines of one machine listen: Unix sockets in folders that their owner alone may enter.
+"""Unix sockets of the engines of one machine, in folders that only their owner may enter.
 
-A port on the loopback address answers any local user, and vLLM's own key leaves metrics, tokenizing and the loading of
-adapters open.
+Any local user could connect to a loopback port, and vLLM's API key does not protect metrics, tokenizing and adapter
+loading.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ __all__ = ["EngineSockets", "remove_stale_folders"]
 
 _PREFIX = "llmariner-"
 
-# The kernel takes 107 bytes for the path of a socket. After `folder` come a folder of our own, an engine's and, the longest
-# name there, the UUID of one of vLLM's own sockets.
+# The kernel limits a socket path to 107 bytes. `folder` is followed by a folder of this process, one of the engine and, the
+# longest name in it, the UUID of one of vLLM's own sockets.
 _MAX_FOLDER_BYTES = 107 - len("/llmariner-12345678/1000000/") - 36
 
 
@@ -28,25 +28,25 @@ def remove_stale_folders(folder: Path) -> None:
 
 
 class EngineSockets:
-    """A new folder for each engine, in a new folder below `folder`; elsewhere if that path is too long."""
+    """Creates a folder for each engine, in a new folder below `folder`, or in TMPDIR if that path is too long."""
 
     def __init__(self, folder: Path) -> None:
         within: Path | None = None
         if len(os.fsencode(folder)) <= _MAX_FOLDER_BYTES:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             within = folder
-        # Made with mode 0700.
+        # mkdtemp creates it with mode 0700.
         self._folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=within))
         self._numbers = count(1)
 
     def new(self) -> Path:
-        """The path of a socket that no engine of this owner has listened on, in a folder for this engine's files."""
+        """An unused socket path in a new folder for one engine's files."""
         folder = self._folder / str(next(self._numbers))
         folder.mkdir(mode=0o700)
         return folder / "engine.sock"
 
     def remove(self, socket: Path) -> None:
-        """Remove the folder of an engine that has ended, with all files in it."""
+        """Remove the folder of an engine that has exited, with all files in it."""
         shutil.rmtree(socket.parent, ignore_errors=True)
 
     def close(self) -> None:
