@@ -6,7 +6,7 @@ import pytest
 
 from llmariner.errors import InvalidRequest
 from llmariner.identifiers import new_id
-from llmariner.platform.identity.addresses import normalize_email
+from llmariner.platform.identity.email_addresses import normalize_email
 from llmariner.tenancy import validators
 
 

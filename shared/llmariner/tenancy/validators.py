@@ -6,7 +6,7 @@ import re
 import unicodedata
 
 from llmariner.errors import InvalidRequest
-from llmariner.platform.identity import addresses
+from llmariner.platform.identity import email_addresses
 
 __all__ = [
     "has_public_domain",
@@ -61,12 +61,12 @@ def looks_like_id(value: str) -> bool:
 
 def skeleton(value: str) -> str:
     """A title without its invisible differences: titles with equal skeletons are confusable and count as equal."""
-    return addresses.INVISIBLE_CHARACTERS.sub("", unicodedata.normalize("NFKC", value))
+    return email_addresses.INVISIBLE_CHARACTERS.sub("", unicodedata.normalize("NFKC", value))
 
 
 def validate_email(value: str, param: str = "email") -> str:
     """An e-mail address in lower case, which identifies a person. InvalidRequest if it is not an address."""
-    found = addresses.normalize_email(value)
+    found = email_addresses.normalize_email(value)
     if found is None:
         raise InvalidRequest(
             f"'{param}' must be an e-mail address of a person, such as ann@example.org, in Unicode's form NFKC.",

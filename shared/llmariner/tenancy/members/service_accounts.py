@@ -138,7 +138,7 @@ _ACCOUNTS = (
 
 
 def _email(project_id: str, name: str) -> str:
-    """The value of the column `email`; no person's address begins so (`platform.identity.addresses`)."""
+    """The value of the column `email`; no person's address begins so (`platform.identity.email_addresses`)."""
     return f"system:serviceaccount:{project_id}:{name}"
 
 
