@@ -9,8 +9,8 @@ import jwt
 
 from llmariner.errors import AuthenticationFailed
 from llmariner.platform.identity import Identity
-from llmariner.platform.identity.email_addresses import normalize_email
 from llmariner.platform.identity.discovery import fetch_signing_keys
+from llmariner.platform.identity.email_addresses import normalize_email
 from llmariner.platform.identity.signing_keys import SigningKeys
 from llmariner.settings import IdentitySettings
 
