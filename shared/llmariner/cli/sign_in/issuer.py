@@ -235,7 +235,7 @@ class IssuerClient:
             raise CommandError(
                 ExitCode.UNREACHABLE,
                 f"cannot reach the issuer {self.issuer}: {error}.",
-                next_step="check the network; if its certificate is your organisation's own, set SSL_CERT_FILE.",
+                next_step="check the network; if its certificate is your organization's own, set SSL_CERT_FILE.",
             ) from error
 
     def _protocol_error(self, why: str) -> CommandError:

@@ -230,7 +230,7 @@ class ApiClient:
 
     def _connection_error(self, error: Exception) -> CommandError:
         if "CERTIFICATE" in str(error).upper():
-            next_step = "if the server's certificate is your organisation's own, name its CA file in SSL_CERT_FILE."
+            next_step = "if the server's certificate is your organization's own, name its CA file in SSL_CERT_FILE."
         elif self._target.is_local:
             next_step = "run `llma up` to start the platform on this machine, or name another with --endpoint."
         else:

@@ -37,7 +37,7 @@ _GLOBAL_OPTIONS = (
     _global_option(
         "--color",
         type=click.Choice(["auto", "always", "never"]),
-        help="Whether to colour; auto means on a terminal only.",
+        help="Whether to color; auto means on a terminal only.",
     ),
     _global_option(
         "--endpoint",

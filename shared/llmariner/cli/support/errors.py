@@ -42,7 +42,7 @@ _MEANINGS = {
     ExitCode.OK: "done",
     ExitCode.REJECTED: "the API refused the request (4xx)",
     ExitCode.USAGE: "the command line or the configuration file is wrong",
-    ExitCode.DENIED: "not authenticated or not authorised (401, 403)",
+    ExitCode.DENIED: "not authenticated or not authorized (401, 403)",
     ExitCode.NOT_FOUND: "no such thing (404)",
     ExitCode.SERVER_ERROR: "the server or an engine is in trouble (5xx, or a broken answer)",
     ExitCode.UNREACHABLE: "no server answers at the endpoint; `llma up` starts one here",
