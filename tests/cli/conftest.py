@@ -1,6 +1,6 @@
 """A scripted platform and a way to run `llma` against it.
 
-The platform is a real HTTP server in this process that answers what a test dictates and keeps what it was asked; `llma`
+The platform is a real HTTP server in this process that responses what a test dictates and keeps what it was asked; `llma`
 runs in this process too, through the same `main` that the installed program calls.
 """
 
@@ -21,12 +21,12 @@ import pytest
 from llmariner.cli.main import main
 
 API_KEY = "sk-test-0123456789abcdefghijklmnop"
-"""What the tests send; it must appear in no output that did not ask for it."""
+"""The API key of the tests; it must appear in no output that does not show it explicitly."""
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What the platform says. `chunks` makes it a stream of bytes, written one by one; `drop` cuts it off."""
+class Response:
+    """A scripted response. `chunks` makes it a stream of bytes, written one by one; `drop` closes the connection."""
 
     document: Any = None
     status: int = 200
@@ -38,7 +38,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Request:
-    """What the platform was asked. `path` is as it came, percent-encoding and all."""
+    """A recorded request. `path` is percent-encoded as sent."""
 
     method: str
     path: str
@@ -47,13 +47,13 @@ class Request:
     body: Any
 
 
-class Platform:
-    """A scripted API. A route that is not scripted answers as a real one does: 404, unknown_url."""
+class FakePlatform:
+    """A scripted API. A route that is not scripted responses as a real one does: 404, unknown_url."""
 
     def __init__(self) -> None:
-        self._answers: dict[str, list[Answer]] = {}
+        self._responses: dict[str, list[Response]] = {}
         self.requests: list[Request] = []
-        self.hung_up = threading.Event()
+        self.disconnected = threading.Event()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"platform": self}))
         self._server.daemon_threads = False
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
@@ -63,27 +63,29 @@ class Platform:
     def url(self) -> str:
         return f"http://127.0.0.1:{self._server.server_port}/v1"
 
-    def answer(self, route: str, *documents: dict[str, Any]) -> None:
-        """Script a route (`GET /models`): one document after the other, the last one for ever."""
-        self._answers[route] = [Answer(document) for document in documents]
+    def respond(self, route: str, *documents: dict[str, Any]) -> None:
+        """Script a route (`GET /models`): the documents in order, then the last one repeatedly."""
+        self._responses[route] = [Response(document) for document in documents]
 
-    def then(self, route: str, *documents: dict[str, Any]) -> None:
-        """Script what follows the answers that a route has already."""
-        self._answers[route] += [Answer(document) for document in documents]
+    def respond_next(self, route: str, *documents: dict[str, Any]) -> None:
+        """Script what follows the responses that a route has already."""
+        self._responses[route] += [Response(document) for document in documents]
 
-    def say(self, route: str, **answer: Any) -> None:
-        """Script a route with an answer that is no plain document; the fields of `Answer`."""
-        self._answers[route] = [Answer(**answer)]
+    def respond_with(self, route: str, **response: Any) -> None:
+        """Script a route with one response by the fields of `Response`."""
+        self._responses[route] = [Response(**response)]
 
-    def refuse(self, route: str, status: int, *, message: str = "No.", headers: Any = None, **error: Any) -> None:
-        """Script an error in OpenAI's envelope, with a request id; `error` holds more of its fields."""
-        self._answers[route] = [_refusal(status, {"message": message, **error}, headers or {})]
+    def respond_error(
+        self, route: str, status: int, *, message: str = "No.", headers: Any = None, **error: Any
+    ) -> None:
+        """Script an error in OpenAI's envelope, with a request id; `error` holds additional fields."""
+        self._responses[route] = [_error_response(status, {"message": message, **error}, headers or {})]
 
-    def next_answer(self, route: str) -> Answer:
-        answers = self._answers.get(route)
-        if answers is None:
-            return _refusal(404, {"code": "unknown_url", "message": f"Unknown request URL: {route}."}, {})
-        return answers.pop(0) if len(answers) > 1 else answers[0]
+    def next_response(self, route: str) -> Response:
+        responses = self._responses.get(route)
+        if responses is None:
+            return _error_response(404, {"code": "unknown_url", "message": f"Unknown request URL: {route}."}, {})
+        return responses.pop(0) if len(responses) > 1 else responses[0]
 
     def close(self) -> None:
         self._server.shutdown()
@@ -91,13 +93,13 @@ class Platform:
         self._thread.join()
 
 
-def _refusal(status: int, error: Mapping[str, Any], headers: Mapping[str, str]) -> Answer:
+def _error_response(status: int, error: Mapping[str, Any], headers: Mapping[str, str]) -> Response:
     envelope = {"error": {"type": "invalid_request_error", "param": None, "code": None, **error}}
-    return Answer(envelope, status=status, headers={"x-request-id": "req_42", **headers})
+    return Response(envelope, status=status, headers={"x-request-id": "req_42", **headers})
 
 
 class _Handler(BaseHTTPRequestHandler):
-    platform: Platform
+    platform: FakePlatform
     protocol_version = "HTTP/1.1"
     timeout = 20
 
@@ -109,32 +111,32 @@ class _Handler(BaseHTTPRequestHandler):
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
         headers = {name.lower(): value for name, value in self.headers.items()}
         self.platform.requests.append(Request(self.command, path, query, headers, body))
-        self._say(self.platform.next_answer(f"{self.command} {path}"))
+        self._respond(self.platform.next_response(f"{self.command} {path}"))
 
     do_GET = do_POST = do_PATCH = do_DELETE = _serve  # noqa: N815 - http.server's names
 
-    def _say(self, answer: Answer) -> None:
-        if answer.drop:
+    def _respond(self, response: Response) -> None:
+        if response.drop:
             self.close_connection = True
-        elif answer.chunks is not None:
-            self._stream(answer)
+        elif response.chunks is not None:
+            self._stream(response)
         else:
-            raw = json.dumps(answer.document).encode() if answer.raw is None else answer.raw
-            self._head(answer, {"content-type": "application/json", "content-length": str(len(raw))})
+            raw = json.dumps(response.document).encode() if response.raw is None else response.raw
+            self._head(response, {"content-type": "application/json", "content-length": str(len(raw))})
             self.wfile.write(raw)
 
-    def _stream(self, answer: Answer) -> None:
-        self._head(answer, {"content-type": "text/event-stream", "connection": "close"})
+    def _stream(self, response: Response) -> None:
+        self._head(response, {"content-type": "text/event-stream", "connection": "close"})
         self.close_connection = True
         try:
-            for chunk in answer.chunks or ():
+            for chunk in response.chunks or ():
                 self.wfile.write(chunk)
         except OSError:
-            self.platform.hung_up.set()
+            self.platform.disconnected.set()
 
-    def _head(self, answer: Answer, defaults: Mapping[str, str]) -> None:
-        self.send_response(answer.status)
-        for name, value in {**defaults, **answer.headers}.items():
+    def _head(self, response: Response, defaults: Mapping[str, str]) -> None:
+        self.send_response(response.status)
+        for name, value in {**defaults, **response.headers}.items():
             self.send_header(name, value)
         self.end_headers()
 
@@ -144,7 +146,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @dataclass(frozen=True)
 class Result:
-    """How a command ended and what it wrote."""
+    """The exit code and the output of a command."""
 
     code: int
     out: str
@@ -164,8 +166,8 @@ def api_key() -> str:
 
 
 @pytest.fixture
-def platform() -> Iterator[Platform]:
-    server = Platform()
+def platform() -> Iterator[FakePlatform]:
+    server = FakePlatform()
     yield server
     server.close()
 
@@ -196,7 +198,7 @@ def bare_llma(home: Path, capsys: pytest.CaptureFixture[str]) -> Llma:
 
 
 @pytest.fixture
-def llma(bare_llma: Llma, platform: Platform, monkeypatch: pytest.MonkeyPatch) -> Llma:
+def llma(bare_llma: Llma, platform: FakePlatform, monkeypatch: pytest.MonkeyPatch) -> Llma:
     """Run a command line with the scripted platform and the test's key in the environment."""
     monkeypatch.setenv("LLMARINER_BASE_URL", platform.url)
     monkeypatch.setenv("LLMARINER_API_KEY", API_KEY)

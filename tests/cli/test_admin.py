@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 from .admin_cases import FIND, HERE, ORGANIZATIONS, PROJECTS, ROLE, ROLES, USERS, VISION
-from .conftest import Llma, Platform
+from .conftest import FakePlatform, Llma
 
 
 @pytest.fixture(autouse=True)
-def known(platform: Platform) -> None:
+def known(platform: FakePlatform) -> None:
     """What commands look things up in."""
     for route, document in {**FIND, "GET /users": USERS, "GET /organization/roles": ROLES}.items():
-        platform.answer(route, document)
+        platform.respond(route, document)
 
 
 @pytest.mark.parametrize(
@@ -62,8 +62,8 @@ def test_what_is_not_there_is_said_with_what_lists_it(llma: Llma) -> None:
     assert "llma admin projects list --organization-title 'Acme'" in result.err
 
 
-def test_of_two_that_are_called_the_same_the_id_is_asked_for(llma: Llma, platform: Platform) -> None:
-    platform.answer("GET /organizations/org_1/projects", {"projects": [VISION, {**VISION, "id": "proj_2"}]})
+def test_of_two_that_are_called_the_same_the_id_is_asked_for(llma: Llma, platform: FakePlatform) -> None:
+    platform.respond("GET /organizations/org_1/projects", {"projects": [VISION, {**VISION, "id": "proj_2"}]})
     result = llma("admin", "projects", "get", "Vision")
     assert (result.code, "proj_1, proj_2" in result.err) == (2, True)
 
@@ -77,8 +77,8 @@ def test_o_is_the_organization_where_there_is_one_to_choose(llma: Llma) -> None:
     assert "-o, --organization-title" in llma("admin", "projects", "list", "-h").out
 
 
-def test_the_contexts_organization_is_taken_by_title(llma: Llma, platform: Platform) -> None:
-    platform.answer("GET /organizations/org_2/projects", {"projects": []})
+def test_the_contexts_organization_is_taken_by_title(llma: Llma, platform: FakePlatform) -> None:
+    platform.respond("GET /organizations/org_2/projects", {"projects": []})
     assert llma("context", "set", "--organization", "Two Words").code == 0
     result = llma("admin", "projects", "list")
     assert "no project in Two Words" in result.err
@@ -104,15 +104,15 @@ def test_the_contexts_organization_is_taken_by_title(llma: Llma, platform: Platf
     ],
 )
 def test_what_makes_no_sense_is_refused_before_it_is_sent(
-    line: str, words: str, llma: Llma, platform: Platform
+    line: str, words: str, llma: Llma, platform: FakePlatform
 ) -> None:
     result = llma(*line.split())
     assert (result.code, words in result.err) == (2, True), result.err
     assert {request.method for request in platform.requests} <= {"GET"}
 
 
-def test_a_role_is_given_by_its_name(llma: Llma, platform: Platform) -> None:
-    platform.answer("POST /organizations/org_1/users", {"user_id": "a@x.org", "role": "role_1"})
+def test_a_role_is_given_by_its_name(llma: Llma, platform: FakePlatform) -> None:
+    platform.respond("POST /organizations/org_1/users", {"user_id": "a@x.org", "role": "role_1"})
     for said, sent in (("auditor", "role_1"), ("role_9", "role_9"), ("Tenant-System", "Tenant-System")):
         llma("admin", "orgs", "add-member", "Acme", "--email", "a@x.org", "--role", said)
         assert platform.requests[-1].body["role"] == sent
@@ -120,33 +120,33 @@ def test_a_role_is_given_by_its_name(llma: Llma, platform: Platform) -> None:
     assert (unknown.code, "llma admin roles list" in unknown.err) == (4, True)
 
 
-def test_a_project_loses_its_place_with_an_empty_namespace(llma: Llma, platform: Platform) -> None:
-    platform.answer("PATCH /organizations/org_1/projects/proj_1", VISION)
+def test_a_project_loses_its_place_with_an_empty_namespace(llma: Llma, platform: FakePlatform) -> None:
+    platform.respond("PATCH /organizations/org_1/projects/proj_1", VISION)
     llma("admin", "projects", "update", "Vision", "-n", "")
     assert platform.requests[-1].body == {"assignments": [], "update_mask": "assignments"}
 
 
-def test_limits_and_budgets_are_for_the_organization_unless_said(llma: Llma, platform: Platform) -> None:
-    platform.answer("POST /budgets", {"amount": 1})
+def test_limits_and_budgets_are_for_the_organization_unless_said(llma: Llma, platform: FakePlatform) -> None:
+    platform.respond("POST /budgets", {"amount": 1})
     llma("admin", "budgets", "set", "--amount", "1")
     assert platform.requests[-1].body["subject_id"] == "org_1"
     assert "alert_ratio" not in platform.requests[-1].body
 
 
-def test_names_that_cannot_be_listed_are_shown_as_ids(llma: Llma, platform: Platform) -> None:
-    platform.refuse("GET /organizations", 403)
-    platform.answer("GET /limits", {"data": [{"id": "limit_1", "subject": "project", "subject_id": "proj_1"}]})
+def test_names_that_cannot_be_listed_are_shown_as_ids(llma: Llma, platform: FakePlatform) -> None:
+    platform.respond_error("GET /organizations", 403)
+    platform.respond("GET /limits", {"data": [{"id": "limit_1", "subject": "project", "subject_id": "proj_1"}]})
     assert "project proj_1" in llma("admin", "limits", "list").out
 
 
-def test_who_comes_in_where_people_sign_in_is_told_to(llma: Llma, platform: Platform) -> None:
-    platform.answer("POST /invitations:accept", {"user": USERS["users"][0], "api_key": None})
+def test_who_comes_in_where_people_sign_in_is_told_to(llma: Llma, platform: FakePlatform) -> None:
+    platform.respond("POST /invitations:accept", {"user": USERS["users"][0], "api_key": None})
     result = llma("auth", "accept-invite", "inv-x")
     assert result.out == "You are in.\n"
     assert "llma auth login" in result.err
 
 
-def completed(words: str, program: list[str], platform: Platform) -> list[str]:
+def completed(words: str, program: list[str], platform: FakePlatform) -> list[str]:
     """What bash is told to offer for the last of the words."""
     environment = {
         **os.environ,
@@ -179,17 +179,19 @@ def completed(words: str, program: list[str], platform: Platform) -> list[str]:
     ],
 )
 def test_the_shell_completes_names(
-    words: str, offered: list[str], program: list[str], platform: Platform, home: Path
+    words: str, offered: list[str], program: list[str], platform: FakePlatform, home: Path
 ) -> None:
     assert completed(words, program, platform) == offered
 
 
-def test_the_shell_is_offered_nothing_when_nobody_answers(program: list[str], platform: Platform, home: Path) -> None:
-    platform.refuse("GET /organizations", 401)
+def test_the_shell_is_offered_nothing_when_nobody_answers(
+    program: list[str], platform: FakePlatform, home: Path
+) -> None:
+    platform.respond_error("GET /organizations", 401)
     assert completed("llma admin organizations get ", program, platform) == [""]
 
 
-def test_what_is_looked_up_is_looked_up_once(llma: Llma, platform: Platform) -> None:
+def test_what_is_looked_up_is_looked_up_once(llma: Llma, platform: FakePlatform) -> None:
     platform.requests.clear()
     llma("admin", "projects", "get", "Vision")
     assert [request.path for request in platform.requests] == ["/organizations", "/organizations/org_1/projects"]

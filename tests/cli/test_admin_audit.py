@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from cli.conftest import Llma, Platform
+    from cli.conftest import FakePlatform, Llma
 
 VERIFY, LIST = "GET /organization/audit_logs:verify", "GET /organization/audit_logs"
 BROKEN = {"whole": False, "entries": 3, "head": "ab" * 32, "broken_at": "audit_log_4", "reason": "it was changed"}
 
 
-def test_a_log_that_was_tampered_with_fails_the_command_and_names_the_entry(llma: Llma, platform: Platform) -> None:
-    platform.answer(VERIFY, BROKEN)
+def test_a_log_that_was_tampered_with_fails_the_command_and_names_the_entry(llma: Llma, platform: FakePlatform) -> None:
+    platform.respond(VERIFY, BROKEN)
     result = llma("admin", "audit", "verify")
     assert result.code == 1
     assert "written: 3." in result.out
@@ -22,8 +22,8 @@ def test_a_log_that_was_tampered_with_fails_the_command_and_names_the_entry(llma
     assert "it was changed" in result.err
 
 
-def test_a_log_that_lost_its_end_fails_the_command(llma: Llma, platform: Platform) -> None:
-    platform.answer(VERIFY, {**BROKEN, "broken_at": None, "reason": "entries are missing"})
+def test_a_log_that_lost_its_end_fails_the_command(llma: Llma, platform: FakePlatform) -> None:
+    platform.respond(VERIFY, {**BROKEN, "broken_at": None, "reason": "entries are missing"})
     result = llma("admin", "audit", "verify", "--output", "json")
     assert (result.code, result.json["whole"]) == (1, False)
     assert "the chain: entries are missing" in result.err
@@ -40,17 +40,17 @@ ACTORS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("actor", "shown"), ACTORS.values(), ids=ACTORS)
-def test_whoever_acted_is_shown(llma: Llma, platform: Platform, actor: dict[str, Any], shown: str) -> None:
-    platform.answer(LIST, {"data": [{"id": "a", "type": "user.added", "actor": actor, "effective_at": 1}]})
+def test_whoever_acted_is_shown(llma: Llma, platform: FakePlatform, actor: dict[str, Any], shown: str) -> None:
+    platform.respond(LIST, {"data": [{"id": "a", "type": "user.added", "actor": actor, "effective_at": 1}]})
     assert shown in llma("admin", "audit", "list").out
 
 
-def test_an_empty_log_is_said(llma: Llma, platform: Platform) -> None:
-    platform.answer(LIST, {"data": []})
+def test_an_empty_log_is_said(llma: Llma, platform: FakePlatform) -> None:
+    platform.respond(LIST, {"data": []})
     assert "Nothing was done." in llma("admin", "audit", "list").err
 
 
-def test_days_become_a_time(llma: Llma, platform: Platform) -> None:
-    platform.answer(LIST, {"data": []})
+def test_days_become_a_time(llma: Llma, platform: FakePlatform) -> None:
+    platform.respond(LIST, {"data": []})
     llma("admin", "audit", "list", "--days", "2")
     assert int(platform.requests[-1].query["effective_at[gte]"]) > 1_700_000_000

@@ -11,7 +11,7 @@ from arro3.core import DataType
 from arro3.io import read_parquet
 
 if TYPE_CHECKING:
-    from cli.conftest import Llma, Platform
+    from cli.conftest import FakePlatform, Llma
 
 USAGE, EXPORT = "GET /api_usages", "GET /organization/usage/requests"
 WHY = "GET /organization/usage/requests/req_1"
@@ -35,9 +35,9 @@ def use(day: int, tokens: int, model: str = "m") -> dict[str, Any]:
     }
 
 
-def test_bars_are_as_long_as_what_they_show_and_no_day_is_left_out(llma: Llma, platform: Platform) -> None:
+def test_bars_are_as_long_as_what_they_show_and_no_day_is_left_out(llma: Llma, platform: FakePlatform) -> None:
     days = [use(today(), 800), use(today() - 2 * DAY, 400), use(today() - 3 * DAY, 1)]
-    platform.answer(USAGE, {"data": days})
+    platform.respond(USAGE, {"data": days})
     lines = llma("admin", "usage", "show", "--days", "5").out.splitlines()
     bars = [line.rstrip()[len(lines[0].rstrip()) :].strip() for line in lines[1:6]]
     assert [bar.count("█") for bar in bars] == [0, 0, 20, 0, 40]
@@ -49,41 +49,41 @@ def test_bars_are_as_long_as_what_they_show_and_no_day_is_left_out(llma: Llma, p
     assert {int(request.query["start_time"]) for request in platform.requests} == {today() - 4 * DAY}
 
 
-def test_without_a_command_thirty_days_are_shown_by_model(llma: Llma, platform: Platform) -> None:
-    platform.answer(USAGE, {"data": [use(today(), 5, "cheap"), use(today(), 9_000_000, "dear")]})
+def test_without_a_command_thirty_days_are_shown_by_model(llma: Llma, platform: FakePlatform) -> None:
+    platform.respond(USAGE, {"data": [use(today(), 5, "cheap"), use(today(), 9_000_000, "dear")]})
     result = llma("admin", "usage")
     assert result.code == 0
     table = result.out.splitlines()[32:]
     assert [line.split()[0] for line in table] == ["MODEL", "dear", "cheap"], "what costs most comes first"
 
 
-def test_where_nothing_was_used_there_is_no_plot(llma: Llma, platform: Platform) -> None:
-    platform.answer(USAGE, {"data": []})
+def test_where_nothing_was_used_there_is_no_plot(llma: Llma, platform: FakePlatform) -> None:
+    platform.respond(USAGE, {"data": []})
     result = llma("admin", "usage", "show")
     assert (result.out, result.err) == ("", "Nothing was used in that time.\n")
 
 
-def test_a_request_that_does_not_add_up_is_told(llma: Llma, platform: Platform) -> None:
+def test_a_request_that_does_not_add_up_is_told(llma: Llma, platform: FakePlatform) -> None:
     found = {"id": "req_1", "admitted_at": 1.0, "amount": {"value": 0}, "line_items": [], "events": []}
-    platform.answer(WHY, {**found, "rebuilt_equals_stored": False})
+    platform.respond(WHY, {**found, "rebuilt_equals_stored": False})
     result = llma("admin", "usage", "why", "req_1")
     assert "DO NOT ADD UP" in result.out
     assert "No price was valid" in result.err
 
 
 @pytest.fixture
-def exported(platform: Platform) -> bytes:
+def exported(platform: FakePlatform) -> bytes:
     """An export of more requests than are in memory at once, as it comes: in pieces that are cut anywhere."""
     lines = [NAMES, 'r0,"a ""b"", ü",lora,200,1.5,,7,0.000000001', "r1,m,,499,2.5,0.25,8,12.500000000"]
     text = (
         "\n".join([*lines, *(f"r{number},m,,200,3.0,,1,0.000000000" for number in range(2, 45_000))]) + "\n"
     ).encode()
     at = text.index("ü".encode()) + 1
-    platform.say(EXPORT, chunks=[text[:at], text[at : at + 9], text[at + 9 :]])
+    platform.respond_with(EXPORT, chunks=[text[:at], text[at : at + 9], text[at + 9 :]])
     return text
 
 
-def test_an_export_is_written_as_it_comes(llma: Llma, exported: bytes, tmp_path: Path, platform: Platform) -> None:
+def test_an_export_is_written_as_it_comes(llma: Llma, exported: bytes, tmp_path: Path, platform: FakePlatform) -> None:
     result = llma("admin", "usage", "export", str(tmp_path / "x.csv"), "--days", "3")
     assert result.out == f"Wrote 45,000 requests to {tmp_path / 'x.csv'}.\n"
     assert (tmp_path / "x.csv").read_bytes() == exported
@@ -110,15 +110,17 @@ def test_parquet_has_types_and_exact_money(llma: Llma, exported: bytes, tmp_path
 
 
 @pytest.mark.parametrize("name", ["x.csv", "x.parquet"])
-def test_half_an_export_is_no_file(name: str, llma: Llma, platform: Platform, tmp_path: Path) -> None:
-    platform.say(EXPORT, raw=f"{NAMES}\nr0,m".encode(), headers={"content-length": "5000", "connection": "close"})
+def test_half_an_export_is_no_file(name: str, llma: Llma, platform: FakePlatform, tmp_path: Path) -> None:
+    platform.respond_with(
+        EXPORT, raw=f"{NAMES}\nr0,m".encode(), headers={"content-length": "5000", "connection": "close"}
+    )
     result = llma("admin", "usage", "export", str(tmp_path / name))
     assert result.code != 0
     assert list(tmp_path.glob("x*")) == []
 
 
-def test_an_export_that_is_refused_says_why(llma: Llma, platform: Platform, tmp_path: Path) -> None:
-    platform.refuse(EXPORT, 403, message="Only an owner may.", code="insufficient_permissions")
+def test_an_export_that_is_refused_says_why(llma: Llma, platform: FakePlatform, tmp_path: Path) -> None:
+    platform.respond_error(EXPORT, 403, message="Only an owner may.", code="insufficient_permissions")
     result = llma("admin", "usage", "export", str(tmp_path / "x.csv"))
     assert result.code == 3
     assert "Only an owner may." in result.err

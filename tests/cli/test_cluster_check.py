@@ -19,11 +19,11 @@ from llmariner.installation import secrets
 
 if TYPE_CHECKING:
     from cli.conftest import Llma, Result
-    from cli.miniature import Miniature
+    from cli.fake_cluster import FakeCluster
 
-_miniature = importlib.import_module(".miniature", __package__)
+_fake_cluster = importlib.import_module(".fake_cluster", __package__)
 _faults = importlib.import_module(".cluster_faults", __package__)
-CHECKOUT: Path = _miniature.CHECKOUT
+CHECKOUT: Path = _fake_cluster.CHECKOUT
 FAULTS = _faults.FAULTS
 
 Check = Callable[..., "Result"]
@@ -31,22 +31,22 @@ PLATFORM, SERVICE = "llmariner", "Service.serving.knative.dev"
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Miniature]:
+def server() -> Iterator[FakeCluster]:
     """One for all tests of this file."""
-    made: Miniature = _miniature.Miniature()
+    made: FakeCluster = _fake_cluster.FakeCluster()
     with made.server:
         yield made
 
 
 @pytest.fixture
-def good(server: Miniature) -> Miniature:
+def healthy_cluster(server: FakeCluster) -> FakeCluster:
     """All is well on it."""
-    server.good()
+    server.reset()
     return server
 
 
 @pytest.fixture
-def check(bare_llma: Llma, server: Miniature, tmp_path: Path) -> Check:
+def check(bare_llma: Llma, server: FakeCluster, tmp_path: Path) -> Check:
     """Runs `llma cluster check` against it."""
     kubeconfig = server.server.kubeconfig(tmp_path / "kubeconfig")
     return lambda *words: bare_llma("cluster", "check", "--kubeconfig", str(kubeconfig), *words)
@@ -57,7 +57,7 @@ def not_well(result: Result) -> list[dict[str, str]]:
     return [each for each in result.json["checks"] if each["result"] in ("failed", "unknown")]
 
 
-def test_a_good_cluster_passes(good: Miniature, check: Check) -> None:
+def test_a_good_cluster_passes(healthy_cluster: FakeCluster, check: Check) -> None:
     result = check("-o", "json")
     assert (not_well(result), result.code, result.err) == ([], 0, "")
     assert {each["mend"] for each in result.json["checks"] if each["result"] == "ok"} == {""}
@@ -69,8 +69,8 @@ def test_a_good_cluster_passes(good: Miniature, check: Check) -> None:
     assert yaml.safe_load(check("-o", "yaml").out) == result.json
 
 
-def test_the_table_has_a_line_a_check_and_the_commands_below(good: Miniature, check: Check) -> None:
-    good.delete("ConfigMap", "knative-serving/config-defaults")
+def test_the_table_has_a_line_a_check_and_the_commands_below(healthy_cluster: FakeCluster, check: Check) -> None:
+    healthy_cluster.delete("ConfigMap", "knative-serving/config-defaults")
     result = check()
     table, mend, *_ = result.out.split("\n\n")
     assert table.splitlines()[0].split() == ["CHECK", "RESULT", "DETAIL"]
@@ -82,8 +82,8 @@ def test_the_table_has_a_line_a_check_and_the_commands_below(good: Miniature, ch
     assert result.err.startswith("Error: not as it should be: longest request.\nNext: ")
 
 
-def test_a_prepared_cluster_passes_before_the_installation(server: Miniature, check: Check) -> None:
-    server.fill(overlay="")
+def test_a_prepared_cluster_passes_before_the_installation(server: FakeCluster, check: Check) -> None:
+    server.populate(overlay="")
     result = check("--prerequisites", "-o", "json")
     assert (not_well(result), result.code) == ([], 0)
     (missing,) = not_well(check("-o", "json"))
@@ -91,8 +91,8 @@ def test_a_prepared_cluster_passes_before_the_installation(server: Miniature, ch
     assert "kubectl apply -k" in missing["mend"]
 
 
-def test_an_empty_cluster_lacks_everything_and_says_so_once_each(server: Miniature, check: Check) -> None:
-    server.empty(without=lambda kind: kind.custom)
+def test_an_empty_cluster_lacks_everything_and_says_so_once_each(server: FakeCluster, check: Check) -> None:
+    server.clear(without=lambda kind: kind.custom)
     result = check("-o", "json")
     lacking = [each["check"] for each in not_well(result)]
     required = [project.name for project in DEPENDENCIES if not project.purpose]
@@ -102,9 +102,9 @@ def test_an_empty_cluster_lacks_everything_and_says_so_once_each(server: Miniatu
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_single_fault_is_named_with_its_mend(fault: str, good: Miniature, check: Check) -> None:
+def test_a_single_fault_is_named_with_its_mend(fault: str, healthy_cluster: FakeCluster, check: Check) -> None:
     make, name, said, mend = FAULTS[fault]
-    make(good)
+    make(healthy_cluster)
     result = check("-o", "json")
     found = not_well(result)
     about = next((each for each in found if each["check"] == name and said in each["detail"]), None)
@@ -117,63 +117,67 @@ def test_a_single_fault_is_named_with_its_mend(fault: str, good: Miniature, chec
 
 
 @pytest.mark.parametrize("project", DEPENDENCIES, ids=lambda project: project.name)
-def test_a_missing_project_is_named(project: Any, server: Miniature, check: Check) -> None:
+def test_a_missing_project_is_named(project: Any, server: FakeCluster, check: Check) -> None:
     groups = {version.partition("/")[0] for version in project.kinds}
-    server.fill(without=lambda kind: kind.group in groups and kind.name in sum(project.kinds.values(), ()))
+    server.populate(without=lambda kind: kind.group in groups and kind.name in sum(project.kinds.values(), ()))
     found = {each["check"]: each for each in check("-o", "json").json["checks"]}[project.name]
     needed = not project.purpose or project.name == "Kueue"  # the installation names a queue
     assert found["result"] == ("failed" if needed else "optional")
     assert project.guide in found["mend"]
 
 
-def test_a_version_that_is_too_old_is_told(server: Miniature, check: Check) -> None:
-    server.fill(without=lambda kind: kind.group == "kueue.x-k8s.io" and kind.version == "v1beta2")
+def test_a_version_that_is_too_old_is_told(server: FakeCluster, check: Check) -> None:
+    server.populate(without=lambda kind: kind.group == "kueue.x-k8s.io" and kind.version == "v1beta2")
     (kueue,) = [each for each in not_well(check("-o", "json")) if each["check"] == "Kueue"]
     assert kueue["detail"] == "kueue.x-k8s.io is there at v1beta1, not at v1beta2"
 
 
-def test_a_missing_kind_of_a_project_is_told(server: Miniature, check: Check) -> None:
-    server.fill(without=lambda kind: kind.name == "PingSource")
+def test_a_missing_kind_of_a_project_is_told(server: FakeCluster, check: Check) -> None:
+    server.populate(without=lambda kind: kind.name == "PingSource")
     (eventing,) = [each for each in not_well(check("-o", "json")) if each["check"] == "Knative Eventing"]
     assert eventing["detail"] == "sources.knative.dev/v1 lacks PingSource"
 
 
-def test_jobs_that_were_cleared_away_are_judged_by_what_they_did(good: Miniature, check: Check) -> None:
+def test_jobs_that_were_cleared_away_are_judged_by_what_they_did(healthy_cluster: FakeCluster, check: Check) -> None:
     for job in ("secrets-0-4-0", "migrations-0-4-0"):
-        good.delete("Job", f"{PLATFORM}/{job}")
+        healthy_cluster.delete("Job", f"{PLATFORM}/{job}")
     assert check().code == 0
-    good.set_status(SERVICE, f"{PLATFORM}/models", _miniature.true("Ready", status="Unknown"))
+    healthy_cluster.set_status(SERVICE, f"{PLATFORM}/models", _fake_cluster.true("Ready", status="Unknown"))
     assert [each["check"] for each in not_well(check("-o", "json"))] == ["migrations job", "functions"]
 
 
-def test_routes_of_others_are_their_own_business(good: Miniature, check: Check) -> None:
+def test_routes_of_others_are_their_own_business(healthy_cluster: FakeCluster, check: Check) -> None:
     metadata = {"name": "of-an-ingress", "namespace": PLATFORM}
     parents = [{"name": "knative-local", "namespace": "elsewhere"}]
     kind = {"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute"}
-    good.make({**kind, "metadata": metadata, "spec": {"parentRefs": parents}})
+    healthy_cluster.create({**kind, "metadata": metadata, "spec": {"parentRefs": parents}})
     assert check().code == 0
 
 
-def test_an_accelerator_that_is_there_is_counted(good: Miniature, check: Check) -> None:
-    _faults.setting(f"{PLATFORM}/llmariner-settings", "LLMARINER_ACCELERATOR", "nvidia")(good)
-    good.change("Node", "node-1", lambda old: old["allocatable"].update({"nvidia.com/gpu": "8"}), status=True)
+def test_an_accelerator_that_is_there_is_counted(healthy_cluster: FakeCluster, check: Check) -> None:
+    _faults.setting(f"{PLATFORM}/llmariner-settings", "LLMARINER_ACCELERATOR", "nvidia")(healthy_cluster)
+    healthy_cluster.modify(
+        "Node", "node-1", lambda old: old["allocatable"].update({"nvidia.com/gpu": "8"}), status=True
+    )
     found = {each["check"]: each for each in check("-o", "json").json["checks"]}
     assert found["accelerators"] | {"detail": ""} == {"check": "accelerators", "result": "ok", "detail": "", "mend": ""}
     assert found["accelerators"]["detail"] == "8 nvidia.com/gpu"
     assert found["runtimes"]["detail"] == "there is no ClusterServingRuntime vllm-nvidia"
 
 
-def test_the_administrators_key_is_to_be_noted_and_its_value_is_not_shown(good: Miniature, check: Check) -> None:
+def test_the_administrators_key_is_to_be_noted_and_its_value_is_not_shown(
+    healthy_cluster: FakeCluster, check: Check
+) -> None:
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "llmariner-admin-key", "namespace": PLATFORM}}
-    good.make({**secret, "data": {"key": "c2stc2VjcmV0"}})
+    healthy_cluster.create({**secret, "data": {"key": "c2stc2VjcmV0"}})
     result = check()
     assert "delete secret llmariner-admin-key" in result.out
     assert "c2stc2VjcmV0" not in result.out
     assert result.code == 0
 
 
-def test_a_missing_right_is_told_and_the_rest_is_checked(good: Miniature, check: Check) -> None:
-    good.server.forbid("list secrets", "list nodes")
+def test_a_missing_right_is_told_and_the_rest_is_checked(healthy_cluster: FakeCluster, check: Check) -> None:
+    healthy_cluster.server.forbid("list secrets", "list nodes")
     result = check("-o", "json")
     found = {each["check"]: each for each in not_well(result)}
     assert set(found) == {"nodes", "secrets"}
@@ -183,8 +187,8 @@ def test_a_missing_right_is_told_and_the_rest_is_checked(good: Miniature, check:
     assert result.code == 1
 
 
-def test_one_right_that_many_checks_need_is_asked_for_once(good: Miniature, check: Check) -> None:
-    good.server.forbid("list configmaps", "list services")
+def test_one_right_that_many_checks_need_is_asked_for_once(healthy_cluster: FakeCluster, check: Check) -> None:
+    healthy_cluster.server.forbid("list configmaps", "list services")
     mends = check().out.split("To mend:\n")[1].splitlines()
     (line,) = [line for line in mends if "-n knative-serving" in line]
     assert line.startswith("  longest request, feature flags, scale to zero, ingress class: Ask for the right to list ")
@@ -192,14 +196,14 @@ def test_one_right_that_many_checks_need_is_asked_for_once(good: Miniature, chec
     assert any("kubectl auth can-i list services.serving.knative.dev -n llmariner" in line for line in mends)
 
 
-def test_the_settings_need_a_right_too(good: Miniature, check: Check) -> None:
-    good.server.forbid("get configmaps")
+def test_the_settings_need_a_right_too(healthy_cluster: FakeCluster, check: Check) -> None:
+    healthy_cluster.server.forbid("get configmaps")
     result = check("-o", "json")
     assert {"settings", "KServe deployment mode"} <= {each["check"] for each in not_well(result)}
     assert result.code == 1
 
 
-def test_another_namespace_is_looked_at(good: Miniature, check: Check) -> None:
+def test_another_namespace_is_looked_at(healthy_cluster: FakeCluster, check: Check) -> None:
     (missing,) = not_well(check("-n", "elsewhere", "-o", "json"))
     assert "no ConfigMap llmariner-settings in elsewhere" in missing["detail"]
     refused = check("-n", "No Namespace")
@@ -215,7 +219,7 @@ def test_what_we_expect_is_what_the_manifests_need() -> None:
     assert features == dict.fromkeys(FEATURE_FLAGS, "enabled")
     known = {(version, kind) for project in DEPENDENCIES for version, kinds in project.kinds.items() for kind in kinds}
     for overlay in ("playground", "production", "test"):
-        custom = {(o["apiVersion"], o["kind"]) for o in _miniature.rendered(overlay) if "." in o["apiVersion"]}
+        custom = {(o["apiVersion"], o["kind"]) for o in _fake_cluster.rendered(overlay) if "." in o["apiVersion"]}
         assert {each for each in custom if not each[0].partition("/")[0].endswith(".k8s.io")} - known == set()
         assert {each for each in custom if each[0].startswith(("kueue", "gateway"))} - known == set()
 

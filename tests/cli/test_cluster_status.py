@@ -20,10 +20,10 @@ from llmariner.platform.kube.quantities import parse_quantity
 
 if TYPE_CHECKING:
     from cli.conftest import Llma, Result
-    from cli.miniature import Body, Miniature
+    from cli.fake_cluster import Body, FakeCluster
 
-_miniature = importlib.import_module(".miniature", __package__)
-true = _miniature.true
+_fake_cluster = importlib.import_module(".fake_cluster", __package__)
+true = _fake_cluster.true
 
 Look = Callable[..., "Result"]
 PLATFORM, MODELS = "llmariner", "llmariner-models"
@@ -31,22 +31,22 @@ FUNCTION = "Service.serving.knative.dev"
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Miniature]:
+def server() -> Iterator[FakeCluster]:
     """One for all tests of this file."""
-    made: Miniature = _miniature.Miniature()
+    made: FakeCluster = _fake_cluster.FakeCluster()
     with made.server:
         yield made
 
 
 @pytest.fixture
-def good(server: Miniature) -> Miniature:
+def healthy_cluster(server: FakeCluster) -> FakeCluster:
     """All is well on it."""
-    server.good()
+    server.reset()
     return server
 
 
 @pytest.fixture
-def kubeconfig(server: Miniature, tmp_path: Path) -> str:
+def kubeconfig(server: FakeCluster, tmp_path: Path) -> str:
     return str(server.server.kubeconfig(tmp_path / "kubeconfig"))
 
 
@@ -60,24 +60,26 @@ def named(records: list[dict[str, Any]], name: str, key: str = "name") -> dict[s
     return next(each for each in records if each[key] == name)
 
 
-def model(good: Miniature, name: str, replicas: int, *pods: Body) -> None:
+def model(healthy_cluster: FakeCluster, name: str, replicas: int, *pods: Body) -> None:
     """An InferenceService as KServe leaves it, with its Deployment and pods."""
     kind = {"apiVersion": "serving.kserve.io/v1beta1", "kind": "InferenceService"}
     predictor: Body = {"model": {"modelFormat": {"name": "vLLM"}, "storageUri": "hf://meta/tiny"}}
     annotations = {"llmariner.ai/model": f"meta/{name}"}
     metadata = {"name": name, "namespace": MODELS, "annotations": annotations}
-    good.make({**kind, "metadata": metadata, "spec": {"predictor": predictor}})
+    healthy_cluster.create({**kind, "metadata": metadata, "spec": {"predictor": predictor}})
     template = {
         "metadata": {"labels": {"app": name}},
         "spec": {"containers": [{"name": "kserve-container", "image": "x"}]},
     }
     spec = {"replicas": replicas, "selector": {"matchLabels": {"app": name}}, "template": template}
     placed = {"name": f"{name}-predictor", "namespace": MODELS}
-    good.make({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": placed, "spec": spec})
+    healthy_cluster.create({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": placed, "spec": spec})
     for number, status in enumerate(pods):
         labels = {"serving.kserve.io/inferenceservice": name}
         metadata = {"name": f"{name}-{number}", "namespace": MODELS, "labels": labels}
-        good.make({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"], "status": status})
+        healthy_cluster.create(
+            {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"], "status": status}
+        )
 
 
 def workload(name: str, **conditions: str) -> Body:
@@ -93,12 +95,12 @@ def workload(name: str, **conditions: str) -> Body:
     }
 
 
-def test_every_part_is_shown(good: Miniature, look: Look) -> None:
-    good.set_status(FUNCTION, f"{PLATFORM}/models", true("Ready", status="False", message="no image"))
+def test_every_part_is_shown(healthy_cluster: FakeCluster, look: Look) -> None:
+    healthy_cluster.set_status(FUNCTION, f"{PLATFORM}/models", true("Ready", status="False", message="no image"))
     deployment = f"{PLATFORM}/chat-completions-00001-deployment"
-    good.change("Deployment", deployment, lambda old: old.update(replicas=3, readyReplicas=3), status=True)
-    good.set_status("Trigger", f"{PLATFORM}/sweep", true("Ready", status="False", message="no subscriber"))
-    good.change("Node", "node-1", lambda old: old["allocatable"].update({"amd.com/gpu": "4"}), status=True)
+    healthy_cluster.modify("Deployment", deployment, lambda old: old.update(replicas=3, readyReplicas=3), status=True)
+    healthy_cluster.set_status("Trigger", f"{PLATFORM}/sweep", true("Ready", status="False", message="no subscriber"))
+    healthy_cluster.modify("Node", "node-1", lambda old: old["allocatable"].update({"amd.com/gpu": "4"}), status=True)
     shown = look("-o", "json").json
     chat = {"name": "chat-completions", "state": "ready", "replicas": 3, "revision": "chat-completions-00001"}
     bounds = {"min": 0, "max": 20, "message": ""}
@@ -119,15 +121,15 @@ def test_every_part_is_shown(good: Miniature, look: Look) -> None:
     assert shown["unreadable"] == {}
 
 
-def test_models_are_in_the_phases_that_a_waiting_caller_is_told(good: Miniature, look: Look) -> None:
+def test_models_are_in_the_phases_that_a_waiting_caller_is_told(healthy_cluster: FakeCluster, look: Look) -> None:
     loading = {"containerStatuses": [{"name": "kserve-container", "ready": False, "restartCount": 0,
                "image": "x", "imageID": "", "state": {"running": {}}}]}  # fmt: skip
     ready = {"conditions": [{"type": "Ready", "status": "True"}], "podIP": "10.0.0.7"}
     unplaced = {"type": "PodScheduled", "status": "False", "message": "0/1 nodes: insufficient cpu"}
-    model(good, "asleep", 0)
-    model(good, "ready", 2, ready, loading)
-    model(good, "loading", 1, loading)
-    model(good, "unplaced", 1, {"conditions": [unplaced]})
+    model(healthy_cluster, "asleep", 0)
+    model(healthy_cluster, "ready", 2, ready, loading)
+    model(healthy_cluster, "loading", 1, loading)
+    model(healthy_cluster, "unplaced", 1, {"conditions": [unplaced]})
     shown = look("-o", "json").json["models"]
     assert {each["name"]: (each["id"], each["phase"], each["replicas"]) for each in shown} == {
         "asleep": ("meta/asleep", "asleep", "0/0"),
@@ -138,12 +140,12 @@ def test_models_are_in_the_phases_that_a_waiting_caller_is_told(good: Miniature,
     assert named(shown, "unplaced")["message"] == "waiting for a node: 0/1 nodes: insufficient cpu"
 
 
-def test_what_waits_for_quota_is_listed_in_its_order(good: Miniature, look: Look) -> None:
-    good.make(workload("first", QuotaReserved="insufficient quota for cpu"))
-    good.make(workload("admitted"))
-    good.make(workload("second", QuotaReserved="waits for first"))
+def test_what_waits_for_quota_is_listed_in_its_order(healthy_cluster: FakeCluster, look: Look) -> None:
+    healthy_cluster.create(workload("first", QuotaReserved="insufficient quota for cpu"))
+    healthy_cluster.create(workload("admitted"))
+    healthy_cluster.create(workload("second", QuotaReserved="waits for first"))
     status = true("Active") | {"pendingWorkloads": 2, "admittedWorkloads": 1, "reservingWorkloads": 1}
-    good.set_status("LocalQueue", f"{MODELS}/cpu", status)
+    healthy_cluster.set_status("LocalQueue", f"{MODELS}/cpu", status)
     shown = look("-o", "json").json
     assert [(each["workload"], each["message"]) for each in shown["waiting"]] == [
         ("first", "insufficient quota for cpu"),
@@ -153,7 +155,7 @@ def test_what_waits_for_quota_is_listed_in_its_order(good: Miniature, look: Look
     assert queue == {"name": "cpu", "cluster_queue": "llmariner-cpu", "pending": 2, "admitted": 1, "message": ""}
 
 
-def test_the_tables_have_titles_and_say_where_there_is_nothing(good: Miniature, look: Look) -> None:
+def test_the_tables_have_titles_and_say_where_there_is_nothing(healthy_cluster: FakeCluster, look: Look) -> None:
     result = look()
     assert (result.code, result.err) == (0, "")
     parts = dict(part.split("\n", 1) for part in result.out.strip().split("\n\n"))
@@ -163,16 +165,16 @@ def test_the_tables_have_titles_and_say_where_there_is_nothing(good: Miniature, 
     assert re.search(r"^node-1 +ready +7\.91 +32\.0 GiB +-", parts["NODES"], re.M)
 
 
-def test_an_empty_cluster_is_shown_empty(server: Miniature, look: Look) -> None:
-    server.empty(without=lambda kind: kind.custom)
+def test_an_empty_cluster_is_shown_empty(server: FakeCluster, look: Look) -> None:
+    server.clear(without=lambda kind: kind.custom)
     shown = look("-o", "json")
     assert shown.json == {"unreadable": {}, **{part: [] for part in ("functions", "models", "queues")},
                           **{part: [] for part in ("waiting", "events", "nodes")}}  # fmt: skip
     assert shown.code == 0
 
 
-def test_what_may_not_be_read_is_told_in_its_place(good: Miniature, look: Look) -> None:
-    good.server.forbid("list nodes")
+def test_what_may_not_be_read_is_told_in_its_place(healthy_cluster: FakeCluster, look: Look) -> None:
+    healthy_cluster.server.forbid("list nodes")
     assert "cannot list resource 'nodes'" in look("-o", "json").json["unreadable"]["nodes"]
     result = look()
     assert "kubectl auth can-i list nodes" in result.out.split("NODES\n")[1]
@@ -180,7 +182,7 @@ def test_what_may_not_be_read_is_told_in_its_place(good: Miniature, look: Look) 
 
 
 def test_watching_redraws_survives_a_server_that_goes_away_and_ends_with_ctrl_c(
-    good: Miniature, kubeconfig: str, home: Path, program: list[str]
+    healthy_cluster: FakeCluster, kubeconfig: str, home: Path, program: list[str]
 ) -> None:
     words = ["cluster", "status", "--kubeconfig", kubeconfig, "--watch", "--interval", "0.5"]
     keyboard, terminal = pty.openpty()
@@ -190,11 +192,11 @@ def test_watching_redraws_survives_a_server_that_goes_away_and_ends_with_ctrl_c(
     os.close(terminal)
     try:
         seen_until(keyboard, b"ctrl-C ends")
-        good.set_status(FUNCTION, f"{PLATFORM}/models", true("Ready", status="False", message="a new fault"))
+        healthy_cluster.set_status(FUNCTION, f"{PLATFORM}/models", true("Ready", status="False", message="a new fault"))
         seen_until(keyboard, b"a new fault")
-        good.server.stop()
+        healthy_cluster.server.stop()
         seen_until(keyboard, b"Still trying")
-        good.server.start()
+        healthy_cluster.server.start()
         seen_until(keyboard, b"ctrl-C ends")
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 130

@@ -16,9 +16,9 @@ import yaml
 
 if TYPE_CHECKING:
     from cli.conftest import Llma, Result
-    from cli.miniature import Miniature
+    from cli.fake_cluster import FakeCluster
 
-_miniature = importlib.import_module(".miniature", __package__)
+_fake_cluster = importlib.import_module(".fake_cluster", __package__)
 
 COMMANDS = ["check", "status"]
 Answers = Callable[[str], str]
@@ -120,9 +120,9 @@ def test_the_server_is_in_trouble(
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_credentials_are_not_taken(command: str, bare_llma: Llma, tmp_path: Path) -> None:
-    miniature: Miniature = _miniature.Miniature()
-    miniature.server.token = "the right one"
-    with miniature.server as server:
+    cluster: FakeCluster = _fake_cluster.FakeCluster()
+    cluster.server.token = "the right one"
+    with cluster.server as server:
         wrong = kubeconfig(tmp_path / "kubeconfig", server.url, token="the-wrong-one")
         said = refused(bare_llma("cluster", command, "--kubeconfig", wrong))
     assert "does not take these credentials: Unauthorized" in said
@@ -153,8 +153,8 @@ def test_a_context_that_is_not_in_it(bare_llma: Llma, tmp_path: Path) -> None:
 def test_the_context_chooses_among_several_files(
     bare_llma: Llma, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    miniature: Miniature = _miniature.Miniature()
-    with miniature.server as server:
+    cluster: FakeCluster = _fake_cluster.FakeCluster()
+    with cluster.server as server:
         one = kubeconfig(tmp_path / "one", "http://127.0.0.1:9")
         monkeypatch.setenv("KUBECONFIG", f"{one}:{server.kubeconfig(tmp_path / 'two')}:{tmp_path / 'none'}")
         assert bare_llma("cluster", "check", "--context", "test").code == 1
@@ -192,8 +192,8 @@ sys.exit(" ".join({"kubernetes", "urllib3", "rich", "yaml", "llmariner.diagnosti
 
 def test_the_extras_that_are_named_are_enough(home: Path, program: list[str]) -> None:
     """What a check of a whole cluster imports besides is in none of them."""
-    miniature: Miniature = _miniature.Miniature()
-    miniature.fill()
+    cluster: FakeCluster = _fake_cluster.FakeCluster()
+    cluster.populate()
     code = """
 import sys
 from llmariner.cli.main import main
@@ -201,7 +201,7 @@ for command in ("check", "status"):
     assert main(["cluster", command, "--kubeconfig", sys.argv[1]]) == 0
 sys.exit(" ".join({"sqlalchemy", "fastapi", "pydantic_settings", "cloudevents", "httptools"} & set(sys.modules)))
 """
-    with miniature.server as server:
+    with cluster.server as server:
         file = server.kubeconfig(home / "kubeconfig")
         result = subprocess.run([*program[:2], code, file], capture_output=True, text=True, check=False)
     assert result.stderr.split() == []

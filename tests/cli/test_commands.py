@@ -16,7 +16,7 @@ from llmariner.cli.main import llma as root
 from . import admin_cases
 
 if TYPE_CHECKING:
-    from cli.conftest import Llma, Platform
+    from cli.conftest import FakePlatform, Llma
 
 MODEL = {
     "id": "Qwen/Qwen2.5-0.5B",
@@ -380,9 +380,11 @@ def leaves(command: click.Command, path: str = "") -> Iterator[tuple[str, click.
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.line[:60])
-def test_a_command_asks_the_api_and_shows_the_answer(case: Case, llma: Llma, platform: Platform, api_key: str) -> None:
+def test_a_command_asks_the_api_and_shows_the_answer(
+    case: Case, llma: Llma, platform: FakePlatform, api_key: str
+) -> None:
     for route, document in {**case.before, case.route: case.answer}.items():
-        platform.answer(route, document)
+        platform.respond(route, document)
     result = llma(*case.line.split())
     assert (result.code, result.err.startswith("Error")) == (0, False), result.err
     for words in case.shows:
@@ -396,9 +398,9 @@ def test_a_command_asks_the_api_and_shows_the_answer(case: Case, llma: Llma, pla
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.line[:60])
 @pytest.mark.parametrize("form", ["json", "yaml"])
-def test_json_and_yaml_are_the_answer_as_it_came(case: Case, form: str, llma: Llma, platform: Platform) -> None:
+def test_json_and_yaml_are_the_answer_as_it_came(case: Case, form: str, llma: Llma, platform: FakePlatform) -> None:
     for route, document in {**case.before, case.route: case.answer}.items():
-        platform.answer(route, document)
+        platform.respond(route, document)
     result = llma(*case.line.split(), "--output", form)
     assert result.code == 0, result.err
     document = result.json if form == "json" else yaml.safe_load(result.out)
@@ -413,12 +415,12 @@ def test_the_table_holds_every_command_that_asks_the_api() -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.line[:60])
-def test_no_output_holds_the_callers_key(case: Case, llma: Llma, platform: Platform, api_key: str) -> None:
+def test_no_output_holds_the_callers_key(case: Case, llma: Llma, platform: FakePlatform, api_key: str) -> None:
     for route, document in {**case.before, case.route: case.answer}.items():
-        platform.answer(route, document)
+        platform.respond(route, document)
     answered = llma(*case.line.split())
     for route in (*case.before, case.route):
-        platform.refuse(route, 401)
+        platform.respond_error(route, 401)
     refused = llma(*case.line.split())
     assert (answered.code, refused.code) == (0, 3)
     assert api_key not in answered.out + answered.err + refused.out + refused.err

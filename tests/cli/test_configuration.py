@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 if TYPE_CHECKING:
-    from cli.conftest import Llma, Platform
+    from cli.conftest import FakePlatform, Llma
 
 STORED = "sk-stored-abcdefghijklmnopqrstuv"
 ADMIN = "sk-admin-abcdefghijklmnopqrstuvw"
@@ -30,13 +30,13 @@ def write_admin_key(home: Path) -> None:
     (home / ".llmariner/admin.key").write_text(ADMIN + "\n")
 
 
-def key_sent(platform: Platform) -> str | None:
+def key_sent(platform: FakePlatform) -> str | None:
     return platform.requests[-1].headers.get("authorization")
 
 
 @pytest.fixture(autouse=True)
-def _models(platform: Platform) -> None:
-    platform.answer("GET /models", {"object": "list", "data": [], "has_more": False})
+def _models(platform: FakePlatform) -> None:
+    platform.respond("GET /models", {"object": "list", "data": [], "has_more": False})
 
 
 def test_the_flag_precedes_the_environment_and_that_the_file(
@@ -58,7 +58,7 @@ def test_the_flag_precedes_the_environment_and_that_the_file(
 
 
 def test_the_environments_key_precedes_the_files_and_that_the_administrators(
-    bare_llma: Llma, home: Path, platform: Platform, monkeypatch: pytest.MonkeyPatch
+    bare_llma: Llma, home: Path, platform: FakePlatform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LLMARINER_BASE_URL", platform.url)
     write_admin_key(home)
@@ -80,7 +80,7 @@ def test_an_empty_key_is_no_key(bare_llma: Llma, home: Path, monkeypatch: pytest
     assert bare_llma("auth", "token").code == 3
 
 
-def test_a_stored_key_goes_to_no_endpoint_but_its_own(bare_llma: Llma, home: Path, platform: Platform) -> None:
+def test_a_stored_key_goes_to_no_endpoint_but_its_own(bare_llma: Llma, home: Path, platform: FakePlatform) -> None:
     write_context(home, endpoint="https://llm.example.com/v1", api_key=STORED)
     assert bare_llma("models", "list", "--endpoint", platform.url).code == 0
     assert key_sent(platform) is None
@@ -94,7 +94,7 @@ def test_the_administrators_key_leaves_this_machine_for_no_endpoint(bare_llma: L
         assert bare_llma("auth", "token", "--endpoint", endpoint).code == 0
 
 
-def test_organization_and_project_travel_as_headers(bare_llma: Llma, home: Path, platform: Platform) -> None:
+def test_organization_and_project_travel_as_headers(bare_llma: Llma, home: Path, platform: FakePlatform) -> None:
     write_context(home, endpoint=platform.url, organization="org_1", project="proj_1")
     bare_llma("models", "list")
     headers = platform.requests[-1].headers
@@ -102,10 +102,10 @@ def test_organization_and_project_travel_as_headers(bare_llma: Llma, home: Path,
 
 
 def test_a_new_key_is_asked_for_in_the_contexts_organization_and_project(
-    bare_llma: Llma, home: Path, platform: Platform
+    bare_llma: Llma, home: Path, platform: FakePlatform
 ) -> None:
     write_context(home, endpoint=platform.url, organization="org_1", project="proj_1")
-    platform.answer("POST /api_keys", {"id": "key_1", "secret": "s"})
+    platform.respond("POST /api_keys", {"id": "key_1", "secret": "s"})
     bare_llma("auth", "api-keys", "create", "ci")
     headers = platform.requests[-1].headers
     assert (headers["openai-organization"], headers["openai-project"]) == ("org_1", "proj_1")
@@ -113,7 +113,7 @@ def test_a_new_key_is_asked_for_in_the_contexts_organization_and_project(
 
 
 def test_a_proxy_of_the_environment_is_not_asked_for_this_machine(
-    llma: Llma, platform: Platform, monkeypatch: pytest.MonkeyPatch
+    llma: Llma, platform: FakePlatform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:1")

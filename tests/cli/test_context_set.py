@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 if TYPE_CHECKING:
-    from cli.conftest import Platform
+    from cli.conftest import FakePlatform
 
 ORGANIZATIONS = {
     "organizations": [
@@ -96,10 +96,10 @@ def stored(home: Path) -> dict[str, str]:
 
 
 def test_an_organization_and_a_project_are_chosen_from_what_there_is(
-    terminal: Open, home: Path, platform: Platform
+    terminal: Open, home: Path, platform: FakePlatform
 ) -> None:
-    platform.answer("GET /organizations", ORGANIZATIONS)
-    platform.answer("GET /organizations/org_2/projects", PROJECTS)
+    platform.respond("GET /organizations", ORGANIZATIONS)
+    platform.respond("GET /organizations/org_2/projects", PROJECTS)
     screen = terminal()
     screen.answer("Endpoint", platform.url)
     screen.answer("API key", "sk-typed-0123456789")
@@ -115,9 +115,9 @@ def test_an_organization_and_a_project_are_chosen_from_what_there_is(
     assert (asked["authorization"], asked["openai-organization"]) == ("Bearer sk-typed-0123456789", "org_2")
 
 
-def test_the_default_ones_need_no_id(terminal: Open, home: Path, platform: Platform) -> None:
-    platform.answer("GET /organizations", ORGANIZATIONS)
-    platform.answer("GET /organizations/org_1/projects", PROJECTS)
+def test_the_default_ones_need_no_id(terminal: Open, home: Path, platform: FakePlatform) -> None:
+    platform.respond("GET /organizations", ORGANIZATIONS)
+    platform.respond("GET /organizations/org_1/projects", PROJECTS)
     screen = terminal()
     screen.answer("Endpoint", platform.url)
     screen.answer("API key", "")

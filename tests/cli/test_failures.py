@@ -17,7 +17,7 @@ from llmariner.cli.support.errors import CommandError, ExitCode
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from cli.conftest import Llma, Platform
+    from cli.conftest import FakePlatform, Llma
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ REFUSALS = [
 
 
 @pytest.mark.parametrize("case", REFUSALS, ids=lambda case: f"{case.status}-{case.error.get('code')}")
-def test_a_refusal_has_an_exit_code_and_a_next_step(case: Refused, llma: Llma, platform: Platform) -> None:
-    platform.refuse("GET /models", case.status, message="The very words.", headers=case.headers, **case.error)
+def test_a_refusal_has_an_exit_code_and_a_next_step(case: Refused, llma: Llma, platform: FakePlatform) -> None:
+    platform.respond_error("GET /models", case.status, message="The very words.", headers=case.headers, **case.error)
     result = llma("models", "list")
     assert result.code == case.code
     error, advice, request = result.err.splitlines()
@@ -64,24 +64,24 @@ def test_a_refusal_has_an_exit_code_and_a_next_step(case: Refused, llma: Llma, p
     assert result.out == ""
 
 
-def test_a_model_that_wakes_says_how_far_it_is(llma: Llma, platform: Platform) -> None:
+def test_a_model_that_wakes_says_how_far_it_is(llma: Llma, platform: FakePlatform) -> None:
     facts = {"phase": "loading", "progress": 0.25, "estimate_seconds": 30.4}
-    platform.refuse("POST /embeddings", 503, message="It sleeps.", headers={"retry-after": "30"}, **facts)
+    platform.respond_error("POST /embeddings", 503, message="It sleeps.", headers={"retry-after": "30"}, **facts)
     result = llma("embeddings", "create", "--model", "m", "--input", "x")
     assert "Error: It sleeps. (loading, 25%, about 30 s left) [503]" in result.err
 
 
 @pytest.mark.parametrize("phase", ["asleep", "ready", "stopping", "failed"])
-def test_a_phase_in_which_nothing_loads_has_no_progress(phase: str, llma: Llma, platform: Platform) -> None:
-    platform.refuse("GET /models", 503, message="No.", phase=phase, progress=0.5, estimate_seconds=3)
+def test_a_phase_in_which_nothing_loads_has_no_progress(phase: str, llma: Llma, platform: FakePlatform) -> None:
+    platform.respond_error("GET /models", 503, message="No.", phase=phase, progress=0.5, estimate_seconds=3)
     assert f"Error: No. ({phase}) [503]" in llma("models", "list").err
 
 
 def test_without_a_key_a_401_says_how_to_give_one(
-    bare_llma: Llma, platform: Platform, monkeypatch: pytest.MonkeyPatch
+    bare_llma: Llma, platform: FakePlatform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LLMARINER_BASE_URL", platform.url)
-    platform.refuse("GET /models", 401)
+    platform.respond_error("GET /models", 401)
     result = bare_llma("models", "list")
     assert result.code == 3
     assert "set LLMARINER_API_KEY" in result.err
@@ -119,23 +119,23 @@ BROKEN: list[tuple[str, dict[str, Any], int, str]] = [
 
 @pytest.mark.parametrize(("answer", "code", "words"), [case[1:] for case in BROKEN], ids=[case[0] for case in BROKEN])
 def test_an_answer_that_is_not_the_apis_is_named(
-    answer: dict[str, Any], code: int, words: str, llma: Llma, platform: Platform
+    answer: dict[str, Any], code: int, words: str, llma: Llma, platform: FakePlatform
 ) -> None:
-    platform.say("GET /models", **answer)
+    platform.respond_with("GET /models", **answer)
     result = llma("models", "list")
     assert result.code == code
     assert words in result.err
     assert "Next: " in result.err
 
 
-def test_a_server_that_does_not_answer_in_time_is_in_trouble(home: Path, platform: Platform) -> None:
+def test_a_server_that_does_not_answer_in_time_is_in_trouble(home: Path, platform: FakePlatform) -> None:
     answered = threading.Event()
 
     def late() -> Iterator[bytes]:
         answered.wait(5)
         yield b"{}"
 
-    platform.say("GET /models", chunks=late())
+    platform.respond_with("GET /models", chunks=late())
     target = resolve_target({"LLMARINER_BASE_URL": platform.url})
     with ApiClient(target, timeout_seconds=0.2) as api, pytest.raises(CommandError) as caught:
         api.get("models")
@@ -176,7 +176,7 @@ USAGE = [
 
 @pytest.mark.parametrize("line", USAGE, ids=" ".join)
 def test_a_wrong_command_line_exits_with_2_and_asks_nothing(
-    line: tuple[str, ...], llma: Llma, platform: Platform
+    line: tuple[str, ...], llma: Llma, platform: FakePlatform
 ) -> None:
     result = llma(*line)
     assert result.code == 2
@@ -189,7 +189,7 @@ def test_a_misspelt_command_is_answered_with_the_right_one(llma: Llma) -> None:
 
 
 def test_a_key_that_no_header_can_carry_is_refused_before_it_is_sent(
-    llma: Llma, platform: Platform, monkeypatch: pytest.MonkeyPatch
+    llma: Llma, platform: FakePlatform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LLMARINER_API_KEY", "sk-abc\nx: y")
     result = llma("models", "list")
@@ -197,21 +197,21 @@ def test_a_key_that_no_header_can_carry_is_refused_before_it_is_sent(
     assert "sk-abc" not in result.err
 
 
-def test_a_name_two_keys_share_is_answered_with_their_ids(llma: Llma, platform: Platform) -> None:
-    platform.answer("GET /api_keys", {"data": [{"id": "key_1", "name": "ci"}, {"id": "key_2", "name": "ci"}]})
+def test_a_name_two_keys_share_is_answered_with_their_ids(llma: Llma, platform: FakePlatform) -> None:
+    platform.respond("GET /api_keys", {"data": [{"id": "key_1", "name": "ci"}, {"id": "key_2", "name": "ci"}]})
     result = llma("auth", "api-keys", "delete", "ci")
     assert result.code == 2
     assert "give the id: key_1, key_2" in result.err
     assert [request.method for request in platform.requests] == ["GET"]
 
 
-def test_an_unknown_key_is_not_found(llma: Llma, platform: Platform) -> None:
-    platform.answer("GET /api_keys", {"data": []})
+def test_an_unknown_key_is_not_found(llma: Llma, platform: FakePlatform) -> None:
+    platform.respond("GET /api_keys", {"data": []})
     assert llma("auth", "api-keys", "rotate", "ci").code == 4
 
 
-def test_a_server_cannot_write_escape_sequences_to_the_terminal(llma: Llma, platform: Platform) -> None:
-    platform.refuse("GET /models", 400, message="\x1b]0;owned\x07 \x9b2J")
+def test_a_server_cannot_write_escape_sequences_to_the_terminal(llma: Llma, platform: FakePlatform) -> None:
+    platform.respond_error("GET /models", 400, message="\x1b]0;owned\x07 \x9b2J")
     err = llma("models", "list").err
     assert "\x1b" not in err
     assert "\x9b" not in err

@@ -17,7 +17,7 @@ from llmariner.cli.support.port_owners import listening_uids
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from cli.conftest import Llma, Platform
+    from cli.conftest import FakePlatform, Llma
 
 KEY = "sk-admin-key-of-this-machine"
 NOBODY = 65534
@@ -101,6 +101,6 @@ def test_a_key_that_travels_in_the_clear_is_told_of(home: Path, capsys: pytest.C
     assert "unencrypted" not in said("http://llm.example.org/v1")
 
 
-def test_on_this_machine_nothing_is_said_of_encryption(bare_llma: Llma, platform: Platform) -> None:
-    platform.answer("GET /models", {"object": "list", "data": [], "has_more": False})
+def test_on_this_machine_nothing_is_said_of_encryption(bare_llma: Llma, platform: FakePlatform) -> None:
+    platform.respond("GET /models", {"object": "list", "data": [], "has_more": False})
     assert "unencrypted" not in bare_llma("models", "list", "--endpoint", platform.url).err

@@ -9,7 +9,7 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from cli.conftest import Llma, Platform
+    from cli.conftest import FakePlatform, Llma
 
 GET = "GET /models/a/b"
 
@@ -24,10 +24,10 @@ def model(status: str, message: str = "", progress: float | None = None, **more:
     }
 
 
-def test_a_model_that_is_absent_is_registered_and_followed(llma: Llma, platform: Platform) -> None:
-    platform.refuse(GET, 404, code="model_not_found")
-    platform.answer("POST /models", model("REQUESTED"))
-    platform.then(
+def test_a_model_that_is_absent_is_registered_and_followed(llma: Llma, platform: FakePlatform) -> None:
+    platform.respond_error(GET, 404, code="model_not_found")
+    platform.respond("POST /models", model("REQUESTED"))
+    platform.respond_next(
         GET,
         model("LOADING", "downloading", 0.25),
         model("LOADING", "downloading", 0.75),
@@ -47,10 +47,10 @@ def test_a_model_that_is_absent_is_registered_and_followed(llma: Llma, platform:
 
 
 def test_a_local_folder_may_be_named_from_here(
-    llma: Llma, platform: Platform, home: Path, monkeypatch: pytest.MonkeyPatch
+    llma: Llma, platform: FakePlatform, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(home)
-    platform.answer("POST /models", model("REQUESTED"))
+    platform.respond("POST /models", model("REQUESTED"))
     for given, sent in (("w", f"{home}/w"), ("~/w/", f"{home}/w"), ("/a/w", "/a/w"), ("s3://b/w", "s3://b/w")):
         line = ("models", "create", "base", "m", "--source-repository", "local", "--model-file-location", given)
         assert llma(*line).code == 0
@@ -59,26 +59,26 @@ def test_a_local_folder_may_be_named_from_here(
     assert platform.requests[-1].body["model_file_location"] == "org/w"
 
 
-def test_a_model_that_is_there_is_not_registered_again(llma: Llma, platform: Platform) -> None:
-    platform.answer(GET, model("LOADING"), model("SUCCEEDED"))
+def test_a_model_that_is_there_is_not_registered_again(llma: Llma, platform: FakePlatform) -> None:
+    platform.respond(GET, model("LOADING"), model("SUCCEEDED"))
     assert llma("models", "pull", "a/b").code == 0
     assert {request.method for request in platform.requests} == {"GET"}
 
 
-def test_a_load_that_fails_is_a_failure_with_its_reason(llma: Llma, platform: Platform) -> None:
-    platform.answer(GET, model("LOADING"), model("FAILED", loading_failure_reason="disk full."))
+def test_a_load_that_fails_is_a_failure_with_its_reason(llma: Llma, platform: FakePlatform) -> None:
+    platform.respond(GET, model("LOADING"), model("FAILED", loading_failure_reason="disk full."))
     result = llma("models", "pull", "a/b")
     assert (result.code, result.out) == (5, "")
     assert "loading a/b failed: disk full." in result.err
     assert "llma models delete a/b" in result.err
 
 
-def test_a_refusal_other_than_absence_registers_nothing(llma: Llma, platform: Platform) -> None:
-    platform.refuse(GET, 403)
+def test_a_refusal_other_than_absence_registers_nothing(llma: Llma, platform: FakePlatform) -> None:
+    platform.respond_error(GET, 403)
     assert llma("models", "pull", "a/b").code == 3
     assert len(platform.requests) == 1
 
 
-def test_json_is_the_model_as_it_is_in_the_end(llma: Llma, platform: Platform) -> None:
-    platform.answer(GET, model("LOADING"), model("SUCCEEDED"))
+def test_json_is_the_model_as_it_is_in_the_end(llma: Llma, platform: FakePlatform) -> None:
+    platform.respond(GET, model("LOADING"), model("SUCCEEDED"))
     assert llma("models", "pull", "a/b", "-o", "json").json == model("SUCCEEDED")

@@ -11,16 +11,16 @@ from llmariner.cli.support.output import Column, Printer, format_bytes, format_n
 from llmariner.cli.support.terminal import strip_control_characters
 
 if TYPE_CHECKING:
-    from cli.conftest import Llma, Platform
+    from cli.conftest import FakePlatform, Llma
 
 LONG = "organisation/" + "a-model-with-a-very-long-name-" * 8
 
 
-def serve(platform: Platform, *models: dict[str, Any]) -> None:
-    platform.answer("GET /models", {"object": "list", "data": list(models), "has_more": False})
+def serve(platform: FakePlatform, *models: dict[str, Any]) -> None:
+    platform.respond("GET /models", {"object": "list", "data": list(models), "has_more": False})
 
 
-def test_off_a_terminal_a_record_is_a_line_without_colour(llma: Llma, platform: Platform) -> None:
+def test_off_a_terminal_a_record_is_a_line_without_colour(llma: Llma, platform: FakePlatform) -> None:
     serve(platform, {"id": LONG, "activation_status": "ACTIVE"}, {"id": "b\nc"})
     header, first, second = llma("models", "list").out.splitlines()
     assert header.split() == ["ID", "PHASE", "STATUS", "LOADING", "SOURCE", "OWNED", "BY", "CREATED"]
@@ -28,18 +28,18 @@ def test_off_a_terminal_a_record_is_a_line_without_colour(llma: Llma, platform: 
     assert second.split()[:2] == ["b", "c"]
 
 
-def test_color_always_colours_and_never_does_not(llma: Llma, platform: Platform) -> None:
+def test_color_always_colours_and_never_does_not(llma: Llma, platform: FakePlatform) -> None:
     serve(platform, {"id": "a", "activation_status": "ACTIVE"})
     assert "\x1b[32mactive" in llma("models", "list", "--color", "always").out
     assert "\x1b" not in llma("models", "list", "--color", "never").out
 
 
-def test_cells_are_text_and_no_markup_nor_escape_sequences(llma: Llma, platform: Platform) -> None:
+def test_cells_are_text_and_no_markup_nor_escape_sequences(llma: Llma, platform: FakePlatform) -> None:
     serve(platform, {"id": "[red]a[/red] :smile: \x1b[2Jb"})
     assert "[red]a[/red] :smile: [2Jb" in llma("models", "list").out
 
 
-def test_an_empty_table_says_so_on_stderr(llma: Llma, platform: Platform) -> None:
+def test_an_empty_table_says_so_on_stderr(llma: Llma, platform: FakePlatform) -> None:
     serve(platform)
     result = llma("models", "list")
     assert (result.code, result.out) == (0, "")
@@ -47,43 +47,43 @@ def test_an_empty_table_says_so_on_stderr(llma: Llma, platform: Platform) -> Non
     assert llma("models", "list", "-o", "json").json["data"] == []
 
 
-def test_a_list_is_followed_to_its_last_page(llma: Llma, platform: Platform) -> None:
+def test_a_list_is_followed_to_its_last_page(llma: Llma, platform: FakePlatform) -> None:
     pages: list[dict[str, Any]] = [
         {"object": "list", "data": [{"id": "a"}, {"id": "b"}], "has_more": True, "total_items": 4},
         {"object": "list", "data": [{"id": "c"}], "last_id": "cursor", "has_more": True, "total_items": 4},
         {"object": "list", "data": [{"id": "d"}], "has_more": False, "total_items": 4},
     ]
-    platform.answer("GET /models", *pages)
+    platform.respond("GET /models", *pages)
     document = llma("models", "list", "-o", "json").json
     assert [model["id"] for model in document["data"]] == ["a", "b", "c", "d"]
     assert (document["has_more"], document["total_items"]) == (False, 4)
     assert [request.query.get("after") for request in platform.requests] == [None, "b", "cursor"]
 
 
-def test_an_empty_page_that_claims_more_ends_the_list(llma: Llma, platform: Platform) -> None:
-    platform.answer("GET /models", {"data": [], "has_more": True})
+def test_an_empty_page_that_claims_more_ends_the_list(llma: Llma, platform: FakePlatform) -> None:
+    platform.respond("GET /models", {"data": [], "has_more": True})
     assert llma("models", "list", "-o", "json").json["data"] == []
     assert len(platform.requests) == 1
 
 
-def test_events_are_listed_from_the_newest_as_far_as_asked(llma: Llma, platform: Platform) -> None:
+def test_events_are_listed_from_the_newest_as_far_as_asked(llma: Llma, platform: FakePlatform) -> None:
     def page(first: int, count: int) -> dict[str, Any]:
         events = [{"id": "same", "cursor": str(number)} for number in range(first, first - count, -1)]
         return {"data": events, "has_more": True}
 
-    platform.answer("GET /events", page(300, 100), page(200, 100))
+    platform.respond("GET /events", page(300, 100), page(200, 100))
     document = llma("events", "list", "--limit", "130", "-o", "json").json
     assert [event["cursor"] for event in document["data"]] == [str(number) for number in range(300, 170, -1)]
     assert document["has_more"] is True
     queries = [(request.query["limit"], request.query.get("after")) for request in platform.requests]
     assert queries == [("100", None), ("100", "201")]
-    platform.answer("GET /events", page(300, 20))
+    platform.respond("GET /events", page(300, 20))
     assert len(llma("events", "list", "--limit", "20", "-o", "json").json["data"]) == 20
     assert len(platform.requests) == 3
 
 
-def test_usage_looks_back_as_many_days_as_asked_and_sums_as_asked(llma: Llma, platform: Platform) -> None:
-    platform.answer("GET /api_usages", {"data": [{"model": "a/b", "prompt_tokens": 1234}]})
+def test_usage_looks_back_as_many_days_as_asked_and_sums_as_asked(llma: Llma, platform: FakePlatform) -> None:
+    platform.respond("GET /api_usages", {"data": [{"model": "a/b", "prompt_tokens": 1234}]})
     header, row = llma("usage", "list", "--days", "7", "--by", "model").out.splitlines()
     assert header.startswith("MODEL   REQUESTS")
     assert row.split() == ["a/b", "-", "-", "1,234", "-", "-"]
@@ -95,36 +95,36 @@ def test_usage_looks_back_as_many_days_as_asked_and_sums_as_asked(llma: Llma, pl
     assert abs(time.time() - 30 * 86_400 - int(platform.requests[-1].query["start_time"])) < 10
 
 
-def test_usage_shows_key_ids_to_a_caller_who_may_not_list_keys(llma: Llma, platform: Platform) -> None:
-    platform.answer("GET /api_usages", {"data": [{"key": "key_1", "model": "m", "day": 0}]})
-    platform.refuse("GET /api_keys", 403)
+def test_usage_shows_key_ids_to_a_caller_who_may_not_list_keys(llma: Llma, platform: FakePlatform) -> None:
+    platform.respond("GET /api_usages", {"data": [{"key": "key_1", "model": "m", "day": 0}]})
+    platform.respond_error("GET /api_keys", 403)
     result = llma("usage", "list")
     assert (result.code, result.err) == (0, "")
     assert result.out.splitlines()[1].split()[:3] == ["1970-01-01", "key_1", "m"]
 
 
-def test_many_scopes_are_counted(llma: Llma, platform: Platform) -> None:
+def test_many_scopes_are_counted(llma: Llma, platform: FakePlatform) -> None:
     scopes = [f"api.thing{number}.read" for number in range(22)]
-    platform.answer("GET /api_keys", {"data": [{"id": "key_1", "name": "admin", "scopes": scopes}]})
+    platform.respond("GET /api_keys", {"data": [{"id": "key_1", "name": "admin", "scopes": scopes}]})
     result = llma("auth", "api-keys", "list")
     assert "22 scopes" in result.out
     assert "thing0" not in result.out
 
 
 @pytest.mark.parametrize(("days", "seconds"), [("2", 172_800), ("0.5", 43_200), ("0.000001", 1)])
-def test_a_key_expires_in_days(days: str, seconds: int, llma: Llma, platform: Platform) -> None:
-    platform.answer("POST /api_keys", {"id": "key_1", "secret": "s"})
+def test_a_key_expires_in_days(days: str, seconds: int, llma: Llma, platform: FakePlatform) -> None:
+    platform.respond("POST /api_keys", {"id": "key_1", "secret": "s"})
     llma("auth", "api-keys", "create", "ci", "--expires-in", days)
     assert platform.requests[0].body == {"name": "ci", "expires_in_seconds": seconds}
 
 
-def test_status_gives_a_failed_models_reason(llma: Llma, platform: Platform) -> None:
+def test_status_gives_a_failed_models_reason(llma: Llma, platform: FakePlatform) -> None:
     details = {"status_message": "out of memory"}
     models = [
         {"id": "a", "phase": "failed", "progress": 0.5, "status_details": details},
         {"id": "b", "phase": "asleep", "progress": 0.0, "estimate_seconds": 4},
     ]
-    platform.answer("GET /inference/status", {"cluster_statuses": [{"engine_statuses": [{"models": models}]}]})
+    platform.respond("GET /inference/status", {"cluster_statuses": [{"engine_statuses": [{"models": models}]}]})
     header, failed, asleep = llma("status").out.splitlines()
     assert header.split()[-1] == "MESSAGE"
     assert failed.split()[2] == "failed"
@@ -132,22 +132,22 @@ def test_status_gives_a_failed_models_reason(llma: Llma, platform: Platform) -> 
     assert asleep.split()[1:4] == ["-", "asleep", "-"]
 
 
-def test_listed_keys_show_no_secret_even_if_the_server_sends_it(llma: Llma, platform: Platform) -> None:
-    platform.answer("GET /api_keys", {"data": [{"id": "key_1", "name": "ci", "secret": "llmk_leaked"}]})
-    platform.answer("PATCH /api_keys/key_1", {"id": "key_1", "name": "x", "secret": "llmk_leaked"})
+def test_listed_keys_show_no_secret_even_if_the_server_sends_it(llma: Llma, platform: FakePlatform) -> None:
+    platform.respond("GET /api_keys", {"data": [{"id": "key_1", "name": "ci", "secret": "llmk_leaked"}]})
+    platform.respond("PATCH /api_keys/key_1", {"id": "key_1", "name": "x", "secret": "llmk_leaked"})
     for form in ("table", "json", "yaml"):
         assert "llmk_leaked" not in llma("auth", "api-keys", "list", "-o", form).out
         assert "llmk_leaked" not in llma("auth", "api-keys", "update", "ci", "--new-name", "x", "-o", form).out
 
 
-def test_a_new_secret_stands_alone_on_stdout(llma: Llma, platform: Platform) -> None:
-    platform.answer("POST /api_keys", {"id": "key_1", "name": "ci", "secret": "llmk_new"})
+def test_a_new_secret_stands_alone_on_stdout(llma: Llma, platform: FakePlatform) -> None:
+    platform.respond("POST /api_keys", {"id": "key_1", "name": "ci", "secret": "llmk_new"})
     result = llma("auth", "api-keys", "create", "ci")
     assert result.out == "llmk_new\n"
     assert "llmk_new" not in result.err
 
 
-def test_text_of_other_alphabets_stays_itself_in_json_and_yaml(llma: Llma, platform: Platform) -> None:
+def test_text_of_other_alphabets_stays_itself_in_json_and_yaml(llma: Llma, platform: FakePlatform) -> None:
     serve(platform, {"id": "modèle-模型"})
     assert "modèle-模型" in llma("models", "list", "-o", "json").out
     assert "modèle-模型" in llma("models", "list", "-o", "yaml").out
@@ -164,9 +164,9 @@ IDS = [
 
 @pytest.mark.parametrize(("model", "path"), IDS)
 def test_an_id_keeps_its_slashes_and_nothing_else_that_means_something_in_a_url(
-    model: str, path: str, llma: Llma, platform: Platform
+    model: str, path: str, llma: Llma, platform: FakePlatform
 ) -> None:
-    platform.answer(f"GET {path}", {"id": model})
+    platform.respond(f"GET {path}", {"id": model})
     assert llma("models", "get", model).code == 0
     assert platform.requests[0].path == path
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeAlias
 
-    from cli.conftest import Platform
+    from cli.conftest import FakePlatform
 
     Shell: TypeAlias = Callable[..., subprocess.CompletedProcess[bytes]]
 
@@ -26,11 +26,11 @@ MANY = 2000  # in every form more than a pipe holds, and its reader takes at onc
 
 
 @pytest.fixture
-def shell(platform: Platform, tmp_path: Path) -> Shell:
+def shell(platform: FakePlatform, tmp_path: Path) -> Shell:
     """Run a command line in which `llma` is the program; variables of its environment by name."""
     models = [{"id": f"{NAME}-{number}", "object": "model", "owned_by": "x", "created": 1} for number in range(MANY)]
-    platform.answer("GET /models", {"object": "list", "data": models, "has_more": False})
-    platform.refuse("GET /users", 404, message=f"Kein {NAME}.")
+    platform.respond("GET /models", {"object": "list", "data": models, "has_more": False})
+    platform.respond_error("GET /users", 404, message=f"Kein {NAME}.")
     said = {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "HOME": str(tmp_path),

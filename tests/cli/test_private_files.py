@@ -57,7 +57,7 @@ def test_a_platform_that_names_another_s_issuer_and_client_is_given_no_token(
     """Its token would be good there."""
     issuer = "https://issuer.example"
     found = {"object": "auth.configuration", "issuer": issuer, "client_id": "llmariner", "scopes": ["openid"]}
-    platform.answer("GET /auth/configuration", found)
+    platform.respond("GET /auth/configuration", found)
     file = SignInFile.from_environment(os.environ)
     file.put(ENDPOINT, ending(3600))
     refused = llma("auth", "login")
@@ -67,7 +67,7 @@ def test_a_platform_that_names_another_s_issuer_and_client_is_given_no_token(
     monkeypatch.setattr(commands, "_sign_in_interactively", lambda *_, **__: ending(1800))
     assert llma("auth", "login", "--same-platform").code == 0
     assert llma("auth", "login", "--same-platform").code == 0
-    platform.answer("GET /auth/configuration", {**found, "client_id": "its own"})
+    platform.respond("GET /auth/configuration", {**found, "client_id": "its own"})
     file.put(platform.url, None)
     assert llma("auth", "login").code == 0
 

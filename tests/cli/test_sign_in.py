@@ -365,7 +365,7 @@ def test_a_sign_in_that_cannot_be_renewed_says_what_to_do(signed_in: Llma, home:
 
 
 def test_a_token_is_shown_to_no_other_server(signed_in: Llma, platform: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    platform.answer("GET /models", {"object": "list", "data": []})
+    platform.respond("GET /models", {"object": "list", "data": []})
     assert signed_in("--endpoint", platform.url, "models", "list").code == 0
     assert "authorization" not in platform.requests[-1].headers
 
@@ -412,7 +412,7 @@ def test_an_older_platform_says_the_same(llma: Llma, platform: Any) -> None:
 @pytest.mark.parametrize("issuer_url", ["http://issuer.example", "https://127.0.0.1:9", "nonsense"])
 def test_an_issuer_in_clear_or_away_is_no_place_to_sign_in(issuer_url: str, llma: Llma, platform: Any) -> None:
     found = {"object": "auth.configuration", "issuer": issuer_url, "client_id": "llmariner", "scopes": ["openid"]}
-    platform.answer("GET /auth/configuration", found)
+    platform.respond("GET /auth/configuration", found)
     result = llma("auth", "login")
     assert result.code == (6 if issuer_url.startswith("https") else 3)
     assert "authorization" not in platform.requests[-1].headers

@@ -15,7 +15,7 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from cli.conftest import Llma, Platform
+    from cli.conftest import FakePlatform, Llma
 
 CHAT = ("chat", "completions", "create", "--model", "m", "--role", "user", "--completion", "hi")
 ROUTE = "POST /chat/completions"
@@ -40,9 +40,9 @@ WAITING = [
 ]
 
 
-def test_text_goes_to_stdout_as_it_comes_and_nothing_else(llma: Llma, platform: Platform) -> None:
+def test_text_goes_to_stdout_as_it_comes_and_nothing_else(llma: Llma, platform: FakePlatform) -> None:
     usage = b'data: {"choices": [], "usage": {"total_tokens": 4}}\n\n'
-    platform.say(
+    platform.respond_with(
         ROUTE, chunks=[chunk("", role="assistant"), chunk("Hel"), chunk("lo."), chunk(finish="stop"), usage, DONE]
     )
     result = llma(*CHAT)
@@ -51,14 +51,14 @@ def test_text_goes_to_stdout_as_it_comes_and_nothing_else(llma: Llma, platform: 
     assert platform.requests[0].headers["accept"] == "text/event-stream"
 
 
-def test_completions_stream_too(llma: Llma, platform: Platform) -> None:
+def test_completions_stream_too(llma: Llma, platform: FakePlatform) -> None:
     chunks = [b'data: {"choices": [{"text": " upon"}]}\n\n', b'data: {"choices": [{"text": " a\\n"}]}\n\n', DONE]
-    platform.say("POST /completions", chunks=chunks)
+    platform.respond_with("POST /completions", chunks=chunks)
     assert llma("completions", "create", "--model", "m", "--prompt", "Once").out == " upon a\n"
 
 
-def test_the_waiting_rooms_facts_appear_on_stderr_once_a_phase(llma: Llma, platform: Platform) -> None:
-    platform.say(ROUTE, chunks=[*WAITING, chunk("Hi."), comment(phase="ready"), DONE])
+def test_the_waiting_rooms_facts_appear_on_stderr_once_a_phase(llma: Llma, platform: FakePlatform) -> None:
+    platform.respond_with(ROUTE, chunks=[*WAITING, chunk("Hi."), comment(phase="ready"), DONE])
     result = llma(*CHAT)
     assert result.out == "Hi.\n"
     assert result.err.splitlines() == [
@@ -68,8 +68,8 @@ def test_the_waiting_rooms_facts_appear_on_stderr_once_a_phase(llma: Llma, platf
     ]
 
 
-def test_an_answer_cut_at_its_limit_is_named(llma: Llma, platform: Platform) -> None:
-    platform.say(ROUTE, chunks=[chunk("Well"), chunk(finish="length"), DONE])
+def test_an_answer_cut_at_its_limit_is_named(llma: Llma, platform: FakePlatform) -> None:
+    platform.respond_with(ROUTE, chunks=[chunk("Well"), chunk(finish="length"), DONE])
     result = llma(*CHAT)
     assert (result.code, result.out) == (0, "Well\n")
     assert "--max-tokens" in result.err
@@ -95,9 +95,9 @@ ENDINGS = [
 
 @pytest.mark.parametrize(("last", "code", "words"), [case[1:] for case in ENDINGS], ids=[case[0] for case in ENDINGS])
 def test_a_stream_that_does_not_end_well_fails_and_keeps_the_text(
-    last: bytes, code: int, words: str, llma: Llma, platform: Platform
+    last: bytes, code: int, words: str, llma: Llma, platform: FakePlatform
 ) -> None:
-    platform.say(ROUTE, chunks=[chunk("Half"), last], headers={"x-request-id": "req_7"})
+    platform.respond_with(ROUTE, chunks=[chunk("Half"), last], headers={"x-request-id": "req_7"})
     result = llma(*CHAT)
     assert (result.code, result.out) == (code, "Half\n")
     assert words in result.err
@@ -105,53 +105,55 @@ def test_a_stream_that_does_not_end_well_fails_and_keeps_the_text(
     assert "Next: " in result.err
 
 
-def test_a_connection_that_breaks_in_a_stream_is_named(llma: Llma, platform: Platform) -> None:
+def test_a_connection_that_breaks_in_a_stream_is_named(llma: Llma, platform: FakePlatform) -> None:
     chunked = {"transfer-encoding": "chunked", "x-request-id": "req_7"}
-    platform.say(ROUTE, chunks=[b"%x\r\n%s\r\n" % (len(chunk("Half")), chunk("Half")), b"50\r\n"], headers=chunked)
+    platform.respond_with(
+        ROUTE, chunks=[b"%x\r\n%s\r\n" % (len(chunk("Half")), chunk("Half")), b"50\r\n"], headers=chunked
+    )
     result = llma(*CHAT)
     assert (result.code, result.out) == (5, "Half\n")
     assert "broke" in result.err
     assert "Request: req_7" in result.err
 
 
-def test_a_stream_refused_at_once_is_an_error_like_any_other(llma: Llma, platform: Platform) -> None:
-    platform.refuse(ROUTE, 429, message="Slow down.", headers={"retry-after": "3"})
+def test_a_stream_refused_at_once_is_an_error_like_any_other(llma: Llma, platform: FakePlatform) -> None:
+    platform.respond_error(ROUTE, 429, message="Slow down.", headers={"retry-after": "3"})
     result = llma(*CHAT)
     assert (result.code, result.out) == (1, "")
     assert "again in 3 s" in result.err
     assert "req_42" in result.err
 
 
-def test_an_answer_that_is_no_stream_is_named(llma: Llma, platform: Platform) -> None:
-    platform.answer(ROUTE, {"choices": []})
+def test_an_answer_that_is_no_stream_is_named(llma: Llma, platform: FakePlatform) -> None:
+    platform.respond(ROUTE, {"choices": []})
     result = llma(*CHAT)
     assert result.code == 5
     assert "did not answer with an event stream" in result.err
 
 
-def test_json_output_asks_for_one_document(llma: Llma, platform: Platform) -> None:
+def test_json_output_asks_for_one_document(llma: Llma, platform: FakePlatform) -> None:
     document = {"choices": [{"message": {"content": "Hi."}}]}
-    platform.answer(ROUTE, document)
+    platform.respond(ROUTE, document)
     assert llma(*CHAT, "-o", "json").json == document
     assert "stream" not in platform.requests[0].body
 
 
-def test_a_request_that_does_not_stream_waits_for_the_model_to_wake(llma: Llma, platform: Platform) -> None:
-    platform.answer(ROUTE, {"choices": []})
+def test_a_request_that_does_not_stream_waits_for_the_model_to_wake(llma: Llma, platform: FakePlatform) -> None:
+    platform.respond(ROUTE, {"choices": []})
     llma(*CHAT, "--nostream")
     assert platform.requests[0].headers["prefer"] == "wait=3600"
 
 
-def test_off_a_terminal_text_stays_exact_but_encodable(llma: Llma, platform: Platform) -> None:
-    platform.say(ROUTE, chunks=[chunk("\x1b[1mé\ud83d"), DONE])
+def test_off_a_terminal_text_stays_exact_but_encodable(llma: Llma, platform: FakePlatform) -> None:
+    platform.respond_with(ROUTE, chunks=[chunk("\x1b[1mé\ud83d"), DONE])
     assert llma(*CHAT).out == "\x1b[1mé?\n"
-    platform.answer(ROUTE, {"choices": [{"message": {"content": "\x1b[1mé\ud83d"}}]})
+    platform.respond(ROUTE, {"choices": [{"message": {"content": "\x1b[1mé\ud83d"}}]})
     assert llma(*CHAT, "--nostream").out == "\x1b[1mé?\n"
     assert llma(*CHAT, "-o", "json").json["choices"][0]["message"]["content"] == "\x1b[1mé?"
 
 
-def test_messages_keep_their_order_and_roles(llma: Llma, platform: Platform) -> None:
-    platform.say(ROUTE, chunks=[DONE])
+def test_messages_keep_their_order_and_roles(llma: Llma, platform: FakePlatform) -> None:
+    platform.respond_with(ROUTE, chunks=[DONE])
     llma(*CHAT[:5], "--role", "system", "--completion", "Be kind.", "--role", "user", "--completion", "Hi")
     assert platform.requests[0].body == {
         "model": "m",
@@ -160,19 +162,19 @@ def test_messages_keep_their_order_and_roles(llma: Llma, platform: Platform) -> 
     }
 
 
-def test_a_message_that_calls_tools_shows_the_calls(llma: Llma, platform: Platform) -> None:
+def test_a_message_that_calls_tools_shows_the_calls(llma: Llma, platform: FakePlatform) -> None:
     calls = [{"id": "c1", "function": {"name": "now", "arguments": "{}"}}]
-    platform.answer(ROUTE, {"choices": [{"message": {"content": None, "tool_calls": calls}}]})
+    platform.respond(ROUTE, {"choices": [{"message": {"content": None, "tool_calls": calls}}]})
     assert json.loads(llma(*CHAT, "--nostream").out) == calls
 
 
-def test_ctrl_c_closes_the_request_and_exits_with_130(platform: Platform, program: list[str], home: Path) -> None:
+def test_ctrl_c_closes_the_request_and_exits_with_130(platform: FakePlatform, program: list[str], home: Path) -> None:
     def endless() -> Iterator[bytes]:
         while True:
             yield chunk("token ")
             time.sleep(0.01)
 
-    platform.say(ROUTE, chunks=endless())
+    platform.respond_with(ROUTE, chunks=endless())
     environment = {**os.environ, "LLMARINER_BASE_URL": platform.url}
     with subprocess.Popen(
         [*program, *CHAT],
@@ -186,4 +188,4 @@ def test_ctrl_c_closes_the_request_and_exits_with_130(platform: Platform, progra
         process.send_signal(signal.SIGINT)
         code, complaint = process.wait(timeout=30), process.stderr.read().decode()
     assert (code, complaint.strip()) == (130, "")
-    assert platform.hung_up.wait(timeout=30)
+    assert platform.disconnected.wait(timeout=30)

@@ -20,7 +20,7 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from cli.conftest import Platform
+    from cli.conftest import FakePlatform
 
 
 class Terminal:
@@ -72,7 +72,7 @@ Open = Callable[..., Terminal]
 
 
 @pytest.fixture
-def terminal(platform: Platform, program: list[str], home: Path) -> Iterator[Open]:
+def terminal(platform: FakePlatform, program: list[str], home: Path) -> Iterator[Open]:
     """Run a command line on a terminal."""
     opened: list[Terminal] = []
 
@@ -91,8 +91,8 @@ def status(phase: str, memory: int = 0) -> dict[str, object]:
     return {"cluster_statuses": [{"name": "here", "engine_statuses": [{"models": models}]}]}
 
 
-def test_status_follows_what_happens_until_ctrl_c(terminal: Open, platform: Platform) -> None:
-    platform.answer("GET /inference/status", status("loading"), status("ready"))
+def test_status_follows_what_happens_until_ctrl_c(terminal: Open, platform: FakePlatform) -> None:
+    platform.respond("GET /inference/status", status("loading"), status("ready"))
     shown = terminal("status", "--interval", "0.2")
     shown.wait_for("loading")
     shown.wait_for("ready")
@@ -101,27 +101,27 @@ def test_status_follows_what_happens_until_ctrl_c(terminal: Open, platform: Plat
     assert "Traceback" not in shown.written
 
 
-def test_status_outlives_a_server_in_trouble_and_recovers(terminal: Open, platform: Platform) -> None:
-    platform.answer("GET /inference/status", status("loading"))
+def test_status_outlives_a_server_in_trouble_and_recovers(terminal: Open, platform: FakePlatform) -> None:
+    platform.respond("GET /inference/status", status("loading"))
     shown = terminal("status", "--interval", "0.2")
     shown.wait_for("loading")
-    platform.refuse("GET /inference/status", 500, message="Restarting.")
+    platform.respond_error("GET /inference/status", 500, message="Restarting.")
     shown.wait_for("Still trying")
-    platform.answer("GET /inference/status", status("ready"))
+    platform.respond("GET /inference/status", status("ready"))
     shown.wait_for("ready")
 
 
-def test_status_shows_once_what_is_wanted_once(terminal: Open, platform: Platform) -> None:
-    platform.answer("GET /inference/status", status("ready", memory=1024**3))
+def test_status_shows_once_what_is_wanted_once(terminal: Open, platform: FakePlatform) -> None:
+    platform.respond("GET /inference/status", status("ready", memory=1024**3))
     shown = terminal("status", "--no-watch")
     assert shown.end() == 0
     assert "1.0 GiB" in shown.written
     assert "\x1b[32mready" in shown.written
 
 
-def test_a_pull_fills_a_bar(terminal: Open, platform: Platform) -> None:
+def test_a_pull_fills_a_bar(terminal: Open, platform: FakePlatform) -> None:
     loading = {"id": "m", "loading_status": "LOADING", "loading_progress": 0.5, "loading_status_message": "[b]x"}
-    platform.answer("GET /models/m", loading, loading, {**loading, "loading_status": "SUCCEEDED"})
+    platform.respond("GET /models/m", loading, loading, {**loading, "loading_status": "SUCCEEDED"})
     shown = terminal("models", "pull", "m")
     assert shown.end() == 0
     assert "50%" in shown.written
@@ -130,19 +130,19 @@ def test_a_pull_fills_a_bar(terminal: Open, platform: Platform) -> None:
     assert "m is loaded." in shown.written
 
 
-def test_the_waiting_line_is_gone_when_text_begins(terminal: Open, platform: Platform) -> None:
+def test_the_waiting_line_is_gone_when_text_begins(terminal: Open, platform: FakePlatform) -> None:
     text = {"choices": [{"delta": {"content": "Hi \x1b[31mthere"}}]}
     facts = {"phase": "loading", "progress": 0.5, "estimate_seconds": 3}
     chunks = [f": {json.dumps(facts)}\n\n".encode(), f"data: {json.dumps(text)}\n\n".encode(), b"data: [DONE]\n\n"]
-    platform.say("POST /chat/completions", chunks=chunks)
+    platform.respond_with("POST /chat/completions", chunks=chunks)
     shown = terminal("chat", "completions", "create", "--model", "m", "--role", "user", "--completion", "x")
     assert shown.end() == 0
     assert "\rwaiting for the model: loading, 50%, about 3 s left\x1b[K\r\x1b[KHi [31mthere\r\n" in shown.written
 
 
-def test_a_narrow_terminal_folds_long_ids_instead_of_cutting_them(terminal: Open, platform: Platform) -> None:
+def test_a_narrow_terminal_folds_long_ids_instead_of_cutting_them(terminal: Open, platform: FakePlatform) -> None:
     name = "organisation/" + "x" * 150
-    platform.answer("GET /models", {"data": [{"id": name}]})
+    platform.respond("GET /models", {"data": [{"id": name}]})
     shown = terminal("models", "list", "--color", "never")
     assert shown.end() == 0
     pieces = [line.split()[0] for line in shown.written.splitlines()[1:] if line.split()]

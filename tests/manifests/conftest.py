@@ -1,4 +1,4 @@
-"""What every test of the manifests starts from: the upstream schemas, and a checkout in miniature."""
+"""Fixtures of the manifest tests: the upstream schemas, and small checkouts."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ CHECKOUT = Path(__file__).parents[2]
 
 def _schemas_module() -> Any:
     """Loaded by its place: its folder bears the name of Kubernetes' Python client, which an import finds."""
-    place = CHECKOUT / "tests/kubernetes/schemas.py"
-    spec = importlib.util.spec_from_file_location("kubernetes_schemas", place)
+    root = CHECKOUT / "tests/kubernetes/schemas.py"
+    spec = importlib.util.spec_from_file_location("kubernetes_schemas", root)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -40,8 +40,8 @@ def _schemas_module() -> Any:
 @pytest.fixture(scope="session")
 def crds() -> Path:
     """The folder of upstream's CRDs."""
-    place: Path = _schemas_module().folder()
-    return place
+    root: Path = _schemas_module().folder()
+    return root
 
 
 @pytest.fixture(scope="session")
@@ -91,26 +91,26 @@ def consumer(checkout: Path) -> Declare:
 
 @pytest.fixture(scope="session")
 def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A platform of four functions and two consumers, its manifests written. Not to be changed."""
-    place = _empty(tmp_path_factory.mktemp("miniature"))
-    _function(place, "chat_completions", "POST /v1/chat/completions", timeout_seconds="3600")
-    _function(place, "models", "GET /v1/models", "GET /v1/models/{id:path}", extras="api,database")
-    _function(place, "internal_gateway", "POST /internal/key", visibility="cluster-local", extras="database")
-    _function(place, "health", "GET /health")
-    _consumer(place, "model_status", "ai.llmariner.model.ready")
-    _consumer(place, "sweep", "ai.llmariner.platform.tick.v1")
-    list(write_files(place))
-    return place
+    """A platform of four functions and two consumers with generated manifests; shared, so not to be modified."""
+    root = _empty(tmp_path_factory.mktemp("miniature"))
+    _function(root, "chat_completions", "POST /v1/chat/completions", timeout_seconds="3600")
+    _function(root, "models", "GET /v1/models", "GET /v1/models/{id:path}", extras="api,database")
+    _function(root, "internal_gateway", "POST /internal/key", visibility="cluster-local", extras="database")
+    _function(root, "health", "GET /health")
+    _consumer(root, "model_status", "ai.llmariner.model.ready")
+    _consumer(root, "sweep", "ai.llmariner.platform.tick.v1")
+    list(write_files(root))
+    return root
 
 
-def _empty(place: Path) -> Path:
-    """What stands below `manifests/` by hand, and the engines' runtimes."""
+def _empty(root: Path) -> Path:
+    """Copy the handwritten manifests and the engines' runtimes to `root`."""
     for folder in ("manifests/overlays", "manifests/components", "kserve"):
-        shutil.copytree(CHECKOUT / folder, place / folder)
-    return place
+        shutil.copytree(CHECKOUT / folder, root / folder)
+    return root
 
 
-def _function(place: Path, folder: str, *routes: str, run: Any = None, options: Any = None, **said: str) -> None:
+def _function(root: Path, folder: str, *routes: str, run: Any = None, options: Any = None, **annotations: str) -> None:
     body = {
         "specVersion": "0.36.0",
         "name": folder.replace("_", "-"),
@@ -121,18 +121,18 @@ def _function(place: Path, folder: str, *routes: str, run: Any = None, options: 
         "deploy": {
             "options": options or {},
             "healthEndpoints": {"liveness": "/health/live", "readiness": "/health/ready"},
-            "annotations": {"llmariner.ai/routes": "\n".join(routes), **_annotations(said)},
+            "annotations": {"llmariner.ai/routes": "\n".join(routes), **_annotations(annotations)},
         },
     }
-    _write(place / "functions" / folder / "func.yaml", body)
+    _write(root / "functions" / folder / "func.yaml", body)
 
 
-def _consumer(place: Path, folder: str, event_type: str, broker: str = "default", **said: str) -> None:
+def _consumer(root: Path, folder: str, event_type: str, broker: str = "default", **annotations: str) -> None:
     name = folder.replace("_", "-")
     body = {
         "apiVersion": "eventing.knative.dev/v1",
         "kind": "Trigger",
-        "metadata": {"name": name, "annotations": _annotations(said)},
+        "metadata": {"name": name, "annotations": _annotations(annotations)},
         "spec": {
             "broker": broker,
             "filter": {"attributes": {"type": event_type}},
@@ -141,11 +141,11 @@ def _consumer(place: Path, folder: str, event_type: str, broker: str = "default"
             },
         },
     }
-    _write(place / "eventing" / folder / "trigger.yaml", body)
+    _write(root / "eventing" / folder / "trigger.yaml", body)
 
 
-def _annotations(said: dict[str, str]) -> dict[str, str]:
-    return {f"llmariner.ai/{key.replace('_', '-')}": value for key, value in said.items()}
+def _annotations(annotations: dict[str, str]) -> dict[str, str]:
+    return {f"llmariner.ai/{key.replace('_', '-')}": value for key, value in annotations.items()}
 
 
 def _write(path: Path, body: Any) -> None:

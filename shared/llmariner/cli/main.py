@@ -65,8 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         result = llma.main(arguments, prog_name="llma", standalone_mode=False)
         sys.stdout.flush()
-    except SystemExit as ending:
-        if not ending.code:  # shell completion exits this way
+    except SystemExit as error:
+        if not error.code:  # shell completion exits this way
             return ExitCode.OK
         discard_output()  # click and rich raise SystemExit for a closed pipe
         return ExitCode.PIPE_CLOSED

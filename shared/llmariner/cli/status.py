@@ -57,24 +57,24 @@ def _watch(api: ApiClient, printer: Printer, interval: float) -> None:
     with Live(_view(printer, document, ""), console=printer.console(), auto_refresh=False) as live:
         while True:
             time.sleep(interval)
-            trouble = ""
+            problem = ""
             try:
                 document = api.get(PATH)
             except CommandError as failure:
                 if failure.code not in (ExitCode.SERVER_ERROR, ExitCode.UNREACHABLE):
                     raise
-                trouble = f"{failure.message} Still trying."
-            live.update(_view(printer, document, trouble), refresh=True)
+                problem = f"{failure.message} Still trying."
+            live.update(_view(printer, document, problem), refresh=True)
 
 
-def _view(printer: Printer, document: Mapping[str, Any], trouble: str) -> RenderableType:
+def _view(printer: Printer, document: Mapping[str, Any], problem: str) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
     models = _models(document)
     body = printer.table(models, _columns(models)) if models else Text("No models are being served.")
     clock = time.strftime("%H:%M:%S")
-    footer = Text(trouble, style="red") if trouble else Text(f"{clock}  ctrl-C ends", style="dim")
+    footer = Text(problem, style="red") if problem else Text(f"{clock}  ctrl-C ends", style="dim")
     return Group(body, Text(), footer)
 
 

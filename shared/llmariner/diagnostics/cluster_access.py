@@ -42,7 +42,7 @@ def open_cluster(
     try:
         settings = ClusterSettings.load({"LLMARINER_NAMESPACE": namespace or env.get("LLMARINER_NAMESPACE", "")})
         files = kubeconfig or env.get("LLMARINER_KUBECONFIG") or env.get("KUBECONFIG") or _CONFIG
-        cluster = Cluster(ClusterSettings(_existing(files), settings.namespace, context))
+        cluster = Cluster(ClusterSettings(_existing_files(files), settings.namespace, context))
     except (ValueError, TypeError, AttributeError, yaml.YAMLError, OSError) as error:
         raise ClusterAccessError(_first_line(error), _KUBECONFIG_NEXT_STEP) from error
     try:
@@ -62,7 +62,7 @@ def open_cluster(
         cluster.close()
 
 
-def _existing(files: str) -> Path:
+def _existing_files(files: str) -> Path:
     """The existing files, joined as `load_kube_config` expects them. ValueError when none exists."""
     paths = [Path(file).expanduser() for file in files.split(os.pathsep) if file]
     existing = [path for path in paths if path.is_file()]

@@ -81,18 +81,18 @@ def secrets(target: Target) -> Iterator[CheckResult]:
     if healthy:
         yield ok("secrets", join_names(SECRET_KEYS))
     if "llmariner-admin-key" in existing:
-        where = f"-n {target.namespace} {{}} secret llmariner-admin-key"
-        show = f"kubectl {where.format('get')} -o jsonpath='{{.data.key}}' | base64 -d"
-        note = f"Note the key (`{show}`), then `kubectl {where.format('delete')}`."
+        arguments = f"-n {target.namespace} {{}} secret llmariner-admin-key"
+        show = f"kubectl {arguments.format('get')} -o jsonpath='{{.data.key}}' | base64 -d"
+        note = f"Note the key (`{show}`), then `kubectl {arguments.format('delete')}`."
         yield optional("administrator's key", "the Secret llmariner-admin-key still shows it", note)
 
 
 def _secret_remedy(target: Target, name: str) -> str:
-    again = f"kubectl -n {target.namespace} delete job -l app.kubernetes.io/name=secrets --ignore-not-found; {APPLY_COMMAND}"
+    rerun = f"kubectl -n {target.namespace} delete job -l app.kubernetes.io/name=secrets --ignore-not-found; {APPLY_COMMAND}"
     if name == _POSTGRES_SECRET:
         values = " ".join(f"--from-literal={key}=…" for key in ("host", "port", "database", "user", "password"))
-        return f"kubectl -n {target.namespace} create secret generic {name} {values}; then {again}"
-    return f"The Job `secrets` makes it: {again}"
+        return f"kubectl -n {target.namespace} create secret generic {name} {values}; then {rerun}"
+    return f"The Job `secrets` makes it: {rerun}"
 
 
 def _certificates(target: Target) -> set[tuple[str, str]]:
@@ -135,13 +135,13 @@ def jobs(target: Target) -> Iterator[CheckResult]:
     """The secrets and migrations Jobs are complete. Kubernetes deletes them an hour after they finish."""
     existing = target.snapshot.list_objects(JOBS, target.namespace)
     for step in ("secrets", "migrations"):
-        ours = [each for each in existing if labels(each).get("app.kubernetes.io/name") == step]
-        incomplete = [each for each in ours if not_ready_reason(each, "Complete")]
-        if ours and not incomplete:
-            yield ok(f"{step} job", f"{join_names(each['metadata']['name'] for each in ours)} is complete")
+        step_jobs = [each for each in existing if labels(each).get("app.kubernetes.io/name") == step]
+        incomplete = [each for each in step_jobs if not_ready_reason(each, "Complete")]
+        if step_jobs and not incomplete:
+            yield ok(f"{step} job", f"{join_names(each['metadata']['name'] for each in step_jobs)} is complete")
         for job in incomplete:
             yield _unfinished_job_result(target, step, job)
-        if not ours:
+        if not step_jobs:
             yield _missing_job_result(target, step)
 
 
@@ -149,11 +149,11 @@ def _unfinished_job_result(target: Target, step: str, job: Body) -> CheckResult:
     name, failure = job["metadata"]["name"], condition(status(job), "Failed")
     logs = f"kubectl -n {target.namespace} logs job/{name} --tail=20"
     if failure.get("status") == "True":
-        again = f"kubectl -n {target.namespace} delete job {name}; {APPLY_COMMAND}"
+        rerun = f"kubectl -n {target.namespace} delete job {name}; {APPLY_COMMAND}"
         reason = failure.get("message") or failure.get("reason") or "no reason given"
-        return failed(f"{step} job", f"{name} gave up: {reason}", f"`{logs}` says why; when that is mended: {again}")
-    tries = f", {status(job)['failed']} tries failed" if status(job).get("failed") else ""
-    return failed(f"{step} job", f"{name} is not complete{tries}", f"`{logs}` says what it waits for.")
+        return failed(f"{step} job", f"{name} gave up: {reason}", f"`{logs}` says why; when that is mended: {rerun}")
+    attempts = f", {status(job)['failed']} tries failed" if status(job).get("failed") else ""
+    return failed(f"{step} job", f"{name} is not complete{attempts}", f"`{logs}` says what it waits for.")
 
 
 def _missing_job_result(target: Target, step: str) -> CheckResult:
@@ -177,11 +177,11 @@ def database(target: Target) -> Iterator[CheckResult]:
         for each in target.snapshot.list_objects(resource, target.namespace):
             if "serving.knative.dev/service" in labels(each) or not labels(each).items() >= _PLATFORM_LABELS.items():
                 continue
-            name, wanted = each["metadata"]["name"], int(spec(each).get("replicas", 1))
+            name, replicas = each["metadata"]["name"], int(spec(each).get("replicas", 1))
             ready_replicas = int(status(each).get("readyReplicas") or 0)
             healthy.append(name)
-            if not wanted or ready_replicas < wanted:
-                faults.append((resource.kind.lower(), name, f"{ready_replicas} of {wanted or 1} ready"))
+            if not replicas or ready_replicas < replicas:
+                faults.append((resource.kind.lower(), name, f"{ready_replicas} of {replicas or 1} ready"))
     for kind, name, why in faults:
         describe = f"kubectl -n {target.namespace} describe {kind} {name}"
         yield failed("database", f"{name}: {why}", f"`{describe}`, and its pods' logs, say what it waits for.")
@@ -202,21 +202,23 @@ def functions(target: Target) -> Iterator[CheckResult]:
         yield failed(
             "functions", f"{name} is not there, but requests or events are sent to it", f"Install: {APPLY_COMMAND}."
         )
-    ours = {name: each for name, each in existing.items() if labels(each).items() >= _PLATFORM_LABELS.items()}
-    waiting = {name: why for name, each in ours.items() if (why := not_ready_reason(each))}
+    platform_objects = {
+        name: each for name, each in existing.items() if labels(each).items() >= _PLATFORM_LABELS.items()
+    }
+    waiting = {name: why for name, each in platform_objects.items() if (why := not_ready_reason(each))}
     for name, why in sorted(waiting.items()):
-        look = f"kubectl -n {target.namespace} get revisions,pods -l serving.knative.dev/service={name}"
-        yield failed("functions", f"{name} is not ready: {why}", _function_remedy(why, look))
-    if not ours:
+        inspect = f"kubectl -n {target.namespace} get revisions,pods -l serving.knative.dev/service={name}"
+        yield failed("functions", f"{name} is not ready: {why}", _function_remedy(why, inspect))
+    if not platform_objects:
         yield failed("functions", "there is none", f"Install: {APPLY_COMMAND}.")
     elif not waiting:
-        yield ok("functions", f"{len(ours)} ready")
+        yield ok("functions", f"{len(platform_objects)} ready")
 
 
-def _function_remedy(why: str, look: str) -> str:
+def _function_remedy(why: str, inspect: str) -> str:
     if "image" in why.lower():
-        return f"Check IMAGE_REGISTRY in the overlay's settings.env, and that `make images` pushed there. {look}"
-    return look
+        return f"Check IMAGE_REGISTRY in the overlay's settings.env, and that `make images` pushed there. {inspect}"
+    return inspect
 
 
 def _referenced_functions(target: Target) -> set[str]:

@@ -75,15 +75,15 @@ def features(target: Target) -> Iterator[CheckResult]:
     if not target.has_dependency("Knative Serving"):
         return
     data = _config_map_data(target, "config-features")
-    off = [flag for flag in FEATURE_FLAGS if data.get(flag, "disabled").lower() not in ("enabled", "allowed")]
-    off += [flag for flag in _DEFAULT_ENABLED_FLAGS if data.get(flag, "enabled").lower() == "disabled"]
-    for flag in off:
+    disabled = [flag for flag in FEATURE_FLAGS if data.get(flag, "disabled").lower() not in ("enabled", "allowed")]
+    disabled += [flag for flag in _DEFAULT_ENABLED_FLAGS if data.get(flag, "enabled").lower() == "disabled"]
+    for flag in disabled:
         yield failed(
             "feature flags",
             f"{flag} is not enabled",
             patch_command(SERVING_NAMESPACE, "config-features", flag, "enabled"),
         )
-    if not off:
+    if not disabled:
         yield ok("feature flags", join_names([*FEATURE_FLAGS, *_DEFAULT_ENABLED_FLAGS]))
 
 

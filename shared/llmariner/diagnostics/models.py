@@ -89,10 +89,10 @@ def route_timeouts(target: Target) -> Iterator[CheckResult]:
         yield ok(check, f"by the Gateway {gateway}, without a deadline")
         return
     services = target.snapshot.list_objects(INFERENCE_SERVICES, target.models.namespace)
-    short = [each["metadata"]["name"] for each in services if not _has_own_timeout(each)]
-    if not short:
+    without_timeout = [each["metadata"]["name"] for each in services if not _has_own_timeout(each)]
+    if not without_timeout:
         yield ok(check, f"by the Gateway {gateway}; every model sets a deadline of its own")
-    for name in short:
+    for name in without_timeout:
         yield failed(
             check,
             f"streams through KServe's route to {name} are cut after 60 s",
@@ -166,10 +166,10 @@ def queues(target: Target) -> Iterator[CheckResult]:
     if not target.has_dependency("Kueue"):
         return
     frameworks = _frameworks(target)
-    if frameworks is not None and (off := [each for each in _FRAMEWORKS if each not in frameworks]):
+    if frameworks is not None and (disabled := [each for each in _FRAMEWORKS if each not in frameworks]):
         yield failed(
             "Kueue frameworks",
-            f"Kueue doesn't look at {join_names(off)}",
+            f"Kueue doesn't look at {join_names(disabled)}",
             f"`kubectl -n {_KUEUE} edit configmap kueue-manager-config`: add them to integrations.frameworks, then "
             f"`kubectl -n {_KUEUE} rollout restart deployment kueue-controller-manager`.",
         )

@@ -79,7 +79,9 @@ def gateway_class(target: Target) -> Iterator[CheckResult]:
     classes = {each["metadata"]["name"]: each for each in target.snapshot.list_objects(GATEWAY_CLASSES)}
     accepted = [name for name, each in classes.items() if not not_ready_reason(each, "Accepted")]
     wanted = target.settings.get("GATEWAY_CLASS", "")
-    choose = f"Set GATEWAY_CLASS in the overlay's settings.env to one of {join_names(accepted)}, then {APPLY_COMMAND}."
+    set_class = (
+        f"Set GATEWAY_CLASS in the overlay's settings.env to one of {join_names(accepted)}, then {APPLY_COMMAND}."
+    )
     install = "Install an implementation of the Gateway API: https://gateway-api.sigs.k8s.io/implementations/"
     if not wanted:
         found = f"accepted: {join_names(accepted)}"
@@ -92,7 +94,7 @@ def gateway_class(target: Target) -> Iterator[CheckResult]:
             if wanted in classes
             else "is not there"
         )
-        yield failed("gateway class", f"{wanted} {why}", choose if accepted else install)
+        yield failed("gateway class", f"{wanted} {why}", set_class if accepted else install)
 
 
 def local_gateway(target: Target) -> Iterator[CheckResult]:
@@ -104,18 +106,20 @@ def local_gateway(target: Target) -> Iterator[CheckResult]:
         for namespace, name in LOCAL_GATEWAYS.values()
         if target.snapshot.get_object(SERVICES, namespace, name) is not None
     ]
-    shown = [f"{name} in {namespace}" for namespace, name in existing]
+    found_names = [f"{name} in {namespace}" for namespace, name in existing]
     if not target.installed:
         name = "Name its Service in the overlay's settings.env: LOCAL_GATEWAY_SERVICE, LOCAL_GATEWAY_NAMESPACE."
         unknown = optional("local gateway", "none of Kourier's, Contour's or Istio's", name)
-        yield ok("local gateway", join_names(shown)) if existing else unknown
+        yield ok("local gateway", join_names(found_names)) if existing else unknown
         return
     wanted = target.settings.get("LOCAL_GATEWAY_NAMESPACE", ""), target.settings.get("LOCAL_GATEWAY_SERVICE", "")
     if wanted in existing or (all(wanted) and target.snapshot.get_object(SERVICES, *wanted) is not None):
         yield ok("local gateway", f"{wanted[1]} in {wanted[0]}")
         return
     hint = (
-        f"here is {join_names(shown)}" if existing else "here is none: install an ingress of Knative, such as Kourier"
+        f"here is {join_names(found_names)}"
+        if existing
+        else "here is none: install an ingress of Knative, such as Kourier"
     )
     yield failed(
         "local gateway",

@@ -133,8 +133,8 @@ def not_ready_reason(body: Body, kind: str = "Ready") -> str:
     found = condition(status(body), kind)
     if found.get("status") == "True":
         return ""
-    words = [str(found[key]) for key in ("reason", "message") if found.get(key)]
-    return ": ".join(words) or ("not yet" if found else "no controller has looked at it")
+    reasons = [str(found[key]) for key in ("reason", "message") if found.get(key)]
+    return ": ".join(reasons) or ("not yet" if found else "no controller has looked at it")
 
 
 def _full_name(resource: Resource) -> str:

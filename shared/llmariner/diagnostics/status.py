@@ -47,14 +47,14 @@ def status(cluster: Cluster, namespace: str) -> dict[str, Any]:
         cluster.get_raw("/version")
         target, _ = load_target(snapshot, namespace)
         snapshot.prefetch(_prefetched(target))
-        shown: dict[str, Any] = {"unreadable": {}}
+        records: dict[str, Any] = {"unreadable": {}}
         for name, collect in _SECTIONS.items():
             try:
-                shown[name] = collect(target)
+                records[name] = collect(target)
             except Unreadable as error:
-                shown[name] = []
-                shown["unreadable"][name] = f"{error} {error.remedy}"
-        return shown
+                records[name] = []
+                records["unreadable"][name] = f"{error} {error.remedy}"
+        return records
     finally:
         snapshot.close()
 
@@ -99,14 +99,14 @@ def _models(target: Target) -> list[Record]:
     pods: dict[str, list[Body]] = {}
     for pod in target.snapshot.list_objects(PODS, namespace):
         pods.setdefault(labels(pod).get(_INFERENCE_SERVICE_LABEL, ""), []).append(pod)
-    shown = []
+    records = []
     for service in target.snapshot.list_objects(INFERENCE_SERVICES, namespace):
         name = service["metadata"]["name"]
         observed = ObservedModel(service, deployments.get(deployment_name(name)), pods.get(name, ()), waiting)
         # The database is not read here: the wake times in it would only improve the estimates.
         model = EngineModel(id=model_id_of(service), folder="", task="", size_bytes=0)
         current = status_of(observed, model, now=time.time())
-        shown.append(
+        records.append(
             {
                 "id": model.id,
                 "phase": str(current.phase),
@@ -115,7 +115,7 @@ def _models(target: Target) -> list[Record]:
                 "message": current.message,
             }
         )
-    return shown
+    return records
 
 
 def _queues(target: Target) -> list[Record]:

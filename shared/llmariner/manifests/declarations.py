@@ -196,12 +196,12 @@ def _parse_consumer(body: Any, source: str) -> Consumer:
 
 def _own_annotations(found: Mapping[str, str], supported: set[str]) -> dict[str, str]:
     """The `llmariner.ai/*` annotations without their prefix. ValueError for an unsupported one."""
-    ours = {
+    own = {
         key.removeprefix(ANNOTATION_PREFIX): value for key, value in found.items() if key.startswith(ANNOTATION_PREFIX)
     }
-    if unknown := ours.keys() - supported:
+    if unknown := own.keys() - supported:
         raise ValueError(f"llmariner.ai/{min(unknown)} is none of {', '.join(sorted(supported))}")
-    return ours
+    return own
 
 
 def _parse_extras(annotations: Mapping[str, str], default: str = "") -> tuple[str, ...]:

@@ -101,7 +101,7 @@ def kubernetes_changes() -> list[Object]:
     platform_metadata, models_metadata = (
         {"name": name, "namespace": namespace, "labels": labels} for namespace in (NAMESPACE, MODELS_NAMESPACE)
     )
-    watched = (("serving.kserve.io/v1beta1", "InferenceService"), ("batch/v1", "Job"))
+    resources = (("serving.kserve.io/v1beta1", "InferenceService"), ("batch/v1", "Job"))
     read_verbs = ["get", "list", "watch"]
     rules = [
         {"apiGroups": ["serving.kserve.io"], "resources": ["inferenceservices"], "verbs": read_verbs},
@@ -126,7 +126,7 @@ def kubernetes_changes() -> list[Object]:
                 "serviceAccountName": name,
                 "mode": "Reference",
                 "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": MODELS_NAMESPACE}},
-                "resources": [{"apiVersion": version, "kind": kind} for version, kind in watched],
+                "resources": [{"apiVersion": version, "kind": kind} for version, kind in resources],
                 "sink": _TO_BROKER,
             },
         },
@@ -138,5 +138,5 @@ def _knative_service(name: str) -> Object:
 
 
 def _consumes_tick(consumer: Consumer) -> bool:
-    wanted: bool = consumer.trigger["spec"].get("filter", {}).get("attributes", {}).get("type") == TICK_EVENT_TYPE
-    return wanted
+    is_tick: bool = consumer.trigger["spec"].get("filter", {}).get("attributes", {}).get("type") == TICK_EVENT_TYPE
+    return is_tick

@@ -117,5 +117,5 @@ def _reject_duplicates(group: list[_RouteClaim]) -> None:
     for claim in group:
         other = by_method.setdefault(claim.route.method, claim)
         if other.function != claim.function:
-            ours, theirs = f"{claim.route.path} of {claim.function}", f"{other.route.path} of {other.function}"
-            raise DeclarationError(f"{claim.route.method} {ours} and {theirs} cannot be told apart")
+            first, second = f"{claim.route.path} of {claim.function}", f"{other.route.path} of {other.function}"
+            raise DeclarationError(f"{claim.route.method} {first} and {second} cannot be told apart")

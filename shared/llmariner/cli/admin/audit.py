@@ -100,10 +100,10 @@ def _event(entry: Mapping[str, Any]) -> str:
 def _actor(entry: Mapping[str, Any]) -> str | None:
     """The actor's e-mail, else its id; with the key id for an API key."""
     actor = entry.get("actor") or {}
-    inside = actor.get(actor.get("type", ""), {})
-    who = inside.get("user") or inside.get("service_account") or {}
-    name = who.get("email") or who.get("id")
-    return f"{name} ({inside['id']})" if actor.get("type") == "api_key" else name
+    details = actor.get(actor.get("type", ""), {})
+    user = details.get("user") or details.get("service_account") or {}
+    name = user.get("email") or user.get("id")
+    return f"{name} ({details['id']})" if actor.get("type") == "api_key" else name
 
 
 def _project(entry: Mapping[str, Any]) -> str | None:

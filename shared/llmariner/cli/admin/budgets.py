@@ -26,11 +26,11 @@ def list_budgets(session: Session) -> None:
     from llmariner.cli.support.output import Column, format_dollars
 
     api = session.api()
-    known = display_names(session, api) if session.printer.is_table else {}
+    names = display_names(session, api) if session.printer.is_table else {}
     document = api.get("budgets")
     columns = [
         Column.of("id"),
-        Column("FOR", subject_label(known)),
+        Column("FOR", subject_label(names)),
         Column.of("period"),
         Column("SPENT $", lambda each: format_dollars(each.get("spent")), right=True),
         Column("BUDGET $", lambda each: format_dollars(each.get("amount")), right=True),

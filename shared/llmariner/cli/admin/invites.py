@@ -91,8 +91,8 @@ def delete(session: Session, invite: str) -> None:
     from llmariner.cli.support.api import build_path
 
     api = session.api()
-    open_ones = [each for each in api.all_pages(INVITES)["data"] if each.get("status") != "accepted"]
-    found = find_record("open invitation", open_ones, invite, listing="llma admin invites list")
+    pending = [each for each in api.all_pages(INVITES)["data"] if each.get("status") != "accepted"]
+    found = find_record("open invitation", pending, invite, listing="llma admin invites list")
     answer = api.delete(build_path(INVITES, found["id"]))
     session.printer.print_message(answer, f"Took back the invitation of {found['email']} ({found['id']}).")
 

@@ -48,11 +48,11 @@ def list_limits(session: Session) -> None:
     from llmariner.cli.support.output import Column
 
     api = session.api()
-    known = display_names(session, api) if session.printer.is_table else {}
+    names = display_names(session, api) if session.printer.is_table else {}
     document = api.get("limits")
     columns = [
         Column.of("id"),
-        Column("FOR", subject_label(known)),
+        Column("FOR", subject_label(names)),
         Column.of("model"),
         *(
             Column(measure.replace("_per_", "/").replace("_", " ").upper(), _cell(measure), True)

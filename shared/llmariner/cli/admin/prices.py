@@ -78,9 +78,9 @@ def set_price(
 
     body: dict[str, Any] = {"model": model, "prompt": prompt, "completion": completion}
     optional = {"cached_prompt": cached, "request": request, "project_id": project}
-    body |= {name: said for name, said in optional.items() if said is not None}
+    body |= {name: message for name, message in optional.items() if message is not None}
     if in_days is not None:
         body["valid_from"] = time.time() + in_days * DAY_SECONDS
     created = session.api().post("prices", body)
-    said = f"{model} costs that from {format_timestamp(created.get('valid_from'))} on ({created.get('id')})."
-    session.printer.print_message(created, said)
+    message = f"{model} costs that from {format_timestamp(created.get('valid_from'))} on ({created.get('id')})."
+    session.printer.print_message(created, message)

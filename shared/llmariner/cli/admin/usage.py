@@ -63,7 +63,7 @@ def show(session: Session, days: int = 30, by: str = "model", plot: str = "token
         return
     by_day = {day["day"]: day for day in api.get("api_usages", start_time=start, group_by="day")["data"]}
     shown = [by_day.get(start + number * DAY_SECONDS, {"day": start + number * DAY_SECONDS}) for number in range(days)]
-    known = display_names(session, api) if by != "model" else {}
+    names = display_names(session, api) if by != "model" else {}
     rows = sorted(document["data"], key=lambda row: (-row.get("cost_usd", 0), -_tokens(row)))
     if rows:
         maximum = max(_measure(plot, day) for day in shown)
@@ -71,7 +71,7 @@ def show(session: Session, days: int = 30, by: str = "model", plot: str = "token
         bars = Column("", lambda day: _bar(_measure(plot, day), maximum, width))
         session.printer.print_records({}, shown, [Column("DAY (UTC)", _day), *_count_columns(), bars], empty="")
         click.echo()
-    what = Column(by.upper(), lambda row: known.get(row[by], row[by]))
+    what = Column(by.upper(), lambda row: names.get(row[by], row[by]))
     session.printer.print_records({}, rows, [what, *_count_columns()], empty="Nothing was used in that time.")
 
 

@@ -87,7 +87,7 @@ def set_role(session: Session, email: str, role: str, project: str | None) -> No
 
     api = session.api()
     user = _find(api, email)
-    wanted = {"role": resolve_role(api, role).lower().replace("-", "_")}
+    body = {"role": resolve_role(api, role).lower().replace("-", "_")}
     if project is None:
         where, path = "the organization", build_path("organization/users", user["id"])
     else:
@@ -96,7 +96,7 @@ def set_role(session: Session, email: str, role: str, project: str | None) -> No
             target_project["title"],
             build_path("organization/projects", target_project["id"], "users", user["id"]),
         )
-    answer = api.post(path, wanted)
+    answer = api.post(path, body)
     session.printer.print_message(answer, f"{user['email']} is {answer.get('role')} in {where} from now on.")
 
 

@@ -23,13 +23,13 @@ def accept_invite(session: Session, token: str) -> None:
 
     Where nobody can sign in, your first key is printed, now and never again: `llma context set --api-key -` stores it.
     """
-    said = sys.stdin.readline().strip() if token == "-" else token
-    answer = session.api().post("invitations:accept", {"token": said})
+    value = sys.stdin.readline().strip() if token == "-" else token
+    answer = session.api().post("invitations:accept", {"token": value})
     key = answer.get("api_key") or {}
     # Only the key goes to stdout, so that a pipe captures it.
     session.printer.print_message(answer, str(key.get("secret") or "You are in."))
     if session.printer.is_table:
         user = answer.get("user") or {}
-        places = [*(user.get("organization_role_bindings") or ()), *(user.get("project_role_bindings") or ())]
-        write_stderr(f"{user.get('id')} is in {', '.join(str(each.get('title')) for each in places)}.")
+        bindings = [*(user.get("organization_role_bindings") or ()), *(user.get("project_role_bindings") or ())]
+        write_stderr(f"{user.get('id')} is in {', '.join(str(each.get('title')) for each in bindings)}.")
         write_stderr("This is your key; it is not shown again." if key else "Sign in with `llma auth login`.")

@@ -256,11 +256,11 @@ def _status_fields(document: dict[str, Any]) -> dict[str, Any]:
         "from": document["credential_source"],
     }
     if document["credential"] == "sign_in":
-        left = max(0, int(document["expires_at"] - time.time()))
+        seconds_left = max(0, int(document["expires_at"] - time.time()))
         renewal = "renewed by itself" if document["renewable"] else "not renewed"
         shown |= {
             "issuer": document["issuer"],
-            "token until": f"{format_timestamp(document['expires_at'])} ({left // 60} min, {renewal})",
+            "token until": f"{format_timestamp(document['expires_at'])} ({seconds_left // 60} min, {renewal})",
         }
     return shown
 
@@ -268,8 +268,8 @@ def _status_fields(document: dict[str, Any]) -> dict[str, Any]:
 def _roles(bindings: Any, kind: str) -> str:
     """The role bindings as text: `owner of Default Organization, reader of Others`."""
     found = [each for each in bindings or [] if isinstance(each, dict)]
-    words = [(role_name(each), each.get("title") or each.get(f"{kind}_id")) for each in found]
-    return ", ".join(f"{role} of {title}" for role, title in words) or "none"
+    roles = [(role_name(each), each.get("title") or each.get(f"{kind}_id")) for each in found]
+    return ", ".join(f"{role} of {title}" for role, title in roles) or "none"
 
 
 def _absolute_path(path: str) -> str:

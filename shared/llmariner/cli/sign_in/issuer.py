@@ -106,8 +106,8 @@ class IssuerClient:
     @property
     def scope(self) -> str:
         """The requested scopes that the issuer supports; some issuers reject a request with an unsupported scope."""
-        known = self.metadata.get("scopes_supported")
-        return " ".join(scope for scope in self._scopes if not isinstance(known, list) or scope in known)
+        supported = self.metadata.get("scopes_supported")
+        return " ".join(scope for scope in self._scopes if not isinstance(supported, list) or scope in supported)
 
     def authorization_url(self, request: AuthorizationRequest, redirect_uri: str) -> str:
         """The URL to open in a browser."""
@@ -181,11 +181,11 @@ class IssuerClient:
     def refresh(self, sign_in: SignIn) -> SignIn:
         """A new token by the refresh token. OAuthError where that has expired or was revoked."""
         granted = self._token({"grant_type": "refresh_token", "refresh_token": sign_in.refresh_token})
-        renewed = self._validated_sign_in(granted)
-        if renewed.claims.get("sub") != sign_in.claims.get("sub"):
+        refreshed = self._validated_sign_in(granted)
+        if refreshed.claims.get("sub") != sign_in.claims.get("sub"):
             raise self._protocol_error("renewed somebody else's sign-in")
-        kept = renewed.refresh_token or sign_in.refresh_token
-        return SignIn(renewed.issuer, renewed.client_id, renewed.token, kept)
+        refresh_token = refreshed.refresh_token or sign_in.refresh_token
+        return SignIn(refreshed.issuer, refreshed.client_id, refreshed.token, refresh_token)
 
     def revoke(self, sign_in: SignIn) -> bool:
         """Revoke the refresh token; False where the issuer has no revocation endpoint, or there is no refresh token."""
@@ -256,8 +256,8 @@ def _json(response: httpx2.Response) -> dict[str, Any]:
 
 def _seconds(value: Any, default: float, *, maximum: float) -> float:
     """The issuer's number of seconds, at most `maximum`; the default where it is not a positive number."""
-    known = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
-    return min(float(value), maximum) if known else default
+    valid = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+    return min(float(value), maximum) if valid else default
 
 
 def _is_safe(url: str) -> bool:

@@ -104,8 +104,8 @@ class ApiClient:
         while document.get("has_more") and _records(document) and (max_records is None or len(records) < max_records):
             document = self.get(path, **query, after=_cursor(document))
             records += _records(document)
-        left = bool(document.get("has_more")) or (max_records is not None and len(records) > max_records)
-        return {**document, "data": records[:max_records], "has_more": left and max_records is not None}
+        truncated = bool(document.get("has_more")) or (max_records is not None and len(records) > max_records)
+        return {**document, "data": records[:max_records], "has_more": truncated and max_records is not None}
 
     @contextmanager
     def stream(self, path: str, body: Mapping[str, Any]) -> Iterator[Iterator[Frame]]:

@@ -18,16 +18,16 @@ _LISTENING = "0A"
 
 def listening_uids(port: int, tables: Path = Path("/proc/net")) -> frozenset[int] | None:
     """The user ids of the listeners on a TCP port of any address; None where the system does not provide them."""
-    uids_found: list[int] = []
+    found: list[int] = []
     for name in ("tcp", "tcp6"):
         try:
-            uids_found += _uids(tables / name, port)
+            found += _uids(tables / name, port)
         except FileNotFoundError:
             if name == "tcp":
                 return None  # not Linux; a missing tcp6 only means no IPv6
         except (OSError, ValueError, IndexError):
             return None
-    return frozenset(uids_found)
+    return frozenset(found)
 
 
 def is_own_listener(port: int) -> bool:

@@ -70,31 +70,33 @@ def resolve_project(session: Session, api: ApiClient, name_or_id: str, organizat
 
 def find_record(kind: str, records: Iterable[Record], name_or_id: str, *, listing: str) -> Record:
     """The record with that id, else the only one with that title, name or e-mail. CommandError, which names `listing`."""
-    known = list(records)
-    if same := [each for each in known if each.get("id") == name_or_id]:
-        return dict(same[0])
-    named = [each for each in known if name_or_id in (each.get("title"), each.get("name"), each.get("email"))]
-    if not named:
-        form = name_or_id in ("table", "json", "yaml")
+    candidates = list(records)
+    if by_id := [each for each in candidates if each.get("id") == name_or_id]:
+        return dict(by_id[0])
+    by_name = [each for each in candidates if name_or_id in (each.get("title"), each.get("name"), each.get("email"))]
+    if not by_name:
+        is_format = name_or_id in ("table", "json", "yaml")
         raise CommandError(
             ExitCode.NOT_FOUND,
             f"there is no {kind} {name_or_id!r} that you can see.",
             next_step=f"write --output {name_or_id}: here -o is the organization."
-            if form
+            if is_format
             else f"`{listing}` shows them.",
         )
-    if len(named) > 1:
-        ids = ", ".join(str(each["id"]) for each in named)
-        raise CommandError(ExitCode.USAGE, f"{len(named)} are called {name_or_id!r}.", next_step=f"give the id: {ids}.")
-    return dict(named[0])
+    if len(by_name) > 1:
+        ids = ", ".join(str(each["id"]) for each in by_name)
+        raise CommandError(
+            ExitCode.USAGE, f"{len(by_name)} are called {name_or_id!r}.", next_step=f"give the id: {ids}."
+        )
+    return dict(by_name[0])
 
 
 def resolve_role(api: ApiClient, name_or_id: str) -> str:
     """The id of the organization's custom role with that name; names of predefined roles unchanged. CommandError."""
-    known = name_or_id.lower().replace("-", "_") in _BUILTIN_ROLES or name_or_id.startswith(
+    is_predefined = name_or_id.lower().replace("-", "_") in _BUILTIN_ROLES or name_or_id.startswith(
         ("role_", "ORGANIZATION_ROLE_", "PROJECT_ROLE_")
     )
-    if known:
+    if is_predefined:
         return name_or_id
     custom = [each for each in api.all_pages("organization/roles")["data"] if not each.get("predefined_role")]
     return str(find_record("role", custom, name_or_id, listing="llma admin roles list")["id"])

@@ -49,8 +49,8 @@ def resolve_subject(
     if project_name is not None:
         return {"subject": "project", "subject_id": resolve_project(session, api, project_name, None)["id"]}
     if user is not None:
-        known = [{**each, "id": each["internal_id"], "email": each["id"]} for each in api.get("users")["users"]]
-        found = find_record("user", known, user, listing="llma admin users list")
+        users = [{**each, "id": each["internal_id"], "email": each["id"]} for each in api.get("users")["users"]]
+        found = find_record("user", users, user, listing="llma admin users list")
         return {"subject": "user", "subject_id": str(found["id"])}
     if key is not None:
         found = find_record("API key", api.get("api_keys")["data"], key, listing="llma auth api-keys list")
@@ -60,19 +60,19 @@ def resolve_subject(
 
 def display_names(session: Session, api: ApiClient) -> dict[str, str]:
     """Id → title, e-mail or name, without those that the caller may not list."""
-    known: dict[str, str] = {}
+    names: dict[str, str] = {}
     try:
         organization = resolve_organization(session, api, None)
-        known[organization["id"]] = organization["title"]
+        names[organization["id"]] = organization["title"]
         listed = api.get(f"organizations/{organization['id']}/projects")["projects"]
-        known |= {each["id"]: each["title"] for each in listed}
-        known |= {each["internal_id"]: each["id"] for each in api.get("users")["users"]}
-        known |= {each["id"]: each["name"] for each in api.get("api_keys")["data"]}
+        names |= {each["id"]: each["title"] for each in listed}
+        names |= {each["internal_id"]: each["id"] for each in api.get("users")["users"]}
+        names |= {each["id"]: each["name"] for each in api.get("api_keys")["data"]}
     except CommandError:
         pass  # the id is shown instead
-    return known
+    return names
 
 
-def subject_label(known: dict[str, str]) -> Callable[[Any], str]:
+def subject_label(names: dict[str, str]) -> Callable[[Any], str]:
     """A cell function for the subject of a record, such as `project Vision`."""
-    return lambda each: f"{each.get('subject')} {known.get(str(each.get('subject_id')), each.get('subject_id'))}"
+    return lambda each: f"{each.get('subject')} {names.get(str(each.get('subject_id')), each.get('subject_id'))}"

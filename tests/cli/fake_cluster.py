@@ -1,7 +1,7 @@
-"""A cluster in which all is well, in the API server of this process: what others bring, and an installation of ours.
+"""A healthy cluster in an in-process API server: the objects of other projects, and an installation of the platform.
 
-The installation is what kubectl renders of `manifests/overlays/playground`, the others' settings are upstream's own
-files; the statuses are those that controllers write when they are done.
+The installation is what kubectl renders from `manifests/overlays/playground`; other projects' settings are their
+upstream files; statuses are those that controllers write when they finish.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-__all__ = ["CHECKOUT", "Body", "Miniature", "rendered", "true"]
+__all__ = ["CHECKOUT", "Body", "FakeCluster", "rendered", "true"]
 
 Body = dict[str, Any]
 
@@ -53,7 +53,7 @@ _api, _refusals, _schemas, _server, _store = (
 
 @functools.cache
 def rendered(overlay: str) -> list[Body]:
-    """The objects that `kubectl apply -k` would send; not to be changed."""
+    """The objects that `kubectl apply -k` would send; shared, so not to be modified."""
     kubectl = Path(sys.executable).with_name("kubectl")
     shown = subprocess.run(
         [kubectl, "kustomize", CHECKOUT / "manifests/overlays" / overlay], check=True, capture_output=True, text=True
@@ -63,18 +63,18 @@ def rendered(overlay: str) -> list[Body]:
 
 @functools.cache
 def _validator(crds: Path) -> Any:
-    """One for all, since it reads each schema once."""
+    """The shared validator, since reading the schemas is slow."""
     return _schemas.Schemas(crds)
 
 
 def true(*kinds: str, status: str = "True", reason: str = "Fine", message: str = "") -> Body:
     """A status with these conditions."""
-    said = {"status": status, "reason": reason, "message": message, "lastTransitionTime": "2026-11-24T12:00:00Z"}
-    return {"conditions": [{"type": kind, **said} for kind in kinds]}
+    values = {"status": status, "reason": reason, "message": message, "lastTransitionTime": "2026-11-24T12:00:00Z"}
+    return {"conditions": [{"type": kind, **values} for kind in kinds]}
 
 
-class Miniature:
-    """One server whose objects are made anew by `fill`."""
+class FakeCluster:
+    """An API server whose objects `populate` creates."""
 
     def __init__(self) -> None:
         crds: Path = _schemas.folder()
@@ -83,15 +83,15 @@ class Miniature:
         self.server = _server.ApiServer(self._schemas, crds)
         self._all_kinds = list(self.server.api.kinds)
         self._filled = False
-        self._before: list[tuple[Any, tuple[str, str], Body | None]] = []
+        self._originals: list[tuple[Any, tuple[str, str], Body | None]] = []
 
-    def good(self) -> None:
-        """As `fill` leaves it; what was changed since by the methods below is changed back, which is quicker."""
+    def reset(self) -> None:
+        """Restore the state after `populate` by reverting the changes of the methods below, which is faster."""
         if not self._filled:
-            self.fill()
+            self.populate()
             self._filled = True
-            self._before.clear()
-        for kind, (namespace, name), body in reversed(self._before):
+            self._originals.clear()
+        for kind, (namespace, name), body in reversed(self._originals):
             if self._read(kind, (namespace, name)) is not None:
                 self.server.store.delete(kind, (namespace, name), {}, dry_run=False)
             if body is not None:
@@ -99,51 +99,51 @@ class Miniature:
                     k: v for k, v in body["metadata"].items() if k in ("name", "namespace", "labels", "annotations")
                 }
                 self._make(kind, {**body, "metadata": kept})
-        self._before.clear()
+        self._originals.clear()
         self.server.api.forbidden.clear()
 
-    def empty(self, *, without: Callable[[Any], bool] = lambda kind: False) -> None:
-        """Nothing but the kinds of Kubernetes and of those projects that are not left out."""
+    def clear(self, *, without: Callable[[Any], bool] = lambda kind: False) -> None:
+        """Delete all objects and serve all kinds except those of `without`."""
         self._filled = False
-        self._before.clear()
+        self._originals.clear()
         self.server.store = _store.Store(self._schemas)
         kinds = [kind for kind in self._all_kinds if not without(kind)]
         self.server.api = _api.Api(self.server.store, kinds)
 
-    def fill(self, *, overlay: str = "playground", without: Callable[[Any], bool] = lambda kind: False) -> None:
-        """All that a good cluster has; `overlay` empty: nothing of ours on it."""
-        self.empty(without=without)
-        for body in [*_brought(self.crds), *(_installed(overlay) if overlay else ())]:
-            self.make(body)
+    def populate(self, *, overlay: str = "playground", without: Callable[[Any], bool] = lambda kind: False) -> None:
+        """Create the objects of a healthy cluster; an empty `overlay`: without the platform."""
+        self.clear(without=without)
+        for body in [*_third_party_objects(self.crds), *(_platform_objects(overlay) if overlay else ())]:
+            self.create(body)
 
-    def make(self, body: Body) -> None:
-        """The object, status included; nothing where its kind was left out."""
+    def create(self, body: Body) -> None:
+        """Create the object with its status; do nothing where its kind is not served."""
         kind = self._kind(body["apiVersion"], body["kind"])
         if kind is not None:
-            self._note(kind, (body["metadata"].get("namespace", ""), body["metadata"]["name"]))
+            self._remember(kind, (body["metadata"].get("namespace", ""), body["metadata"]["name"]))
             self._make(kind, body)
 
-    def change(self, kind: str, place: str, change: Callable[[Body], object], *, status: bool = False) -> None:
-        """Change an object in place; `place`: `NAMESPACE/NAME`, or `NAME` of what stands in no namespace."""
+    def modify(self, kind: str, place: str, change: Callable[[Body], object], *, status: bool = False) -> None:
+        """Modify an object; `place`: `NAMESPACE/NAME`, or `NAME` of a cluster-scoped object."""
         namespace, _, name = place.rpartition("/")
 
         def changed(old: Body) -> Body:
             change(old["status"] if status else old)
             return old
 
-        self._update(self._named(kind), (namespace, name), changed, "status" if status else "")
+        self._update(self._kind_named(kind), (namespace, name), changed, "status" if status else "")
 
     def set_status(self, kind: str, place: str, status: Body) -> None:
-        """Replace what a controller said."""
+        """Replace the status of an object."""
         namespace, _, name = place.rpartition("/")
-        self._update(self._named(kind), (namespace, name), lambda old: {**old, "status": status}, "status")
+        self._update(self._kind_named(kind), (namespace, name), lambda old: {**old, "status": status}, "status")
 
     def delete(self, kind: str, place: str) -> None:
         """Delete an object."""
         namespace, _, name = place.rpartition("/")
-        self._note(self._named(kind), (namespace, name))
-        self._filled &= kind != "Namespace"  # all that stands in it goes, too
-        self.server.store.delete(self._named(kind), (namespace, name), {}, dry_run=False)
+        self._remember(self._kind_named(kind), (namespace, name))
+        self._filled &= kind != "Namespace"  # its objects are deleted too
+        self.server.store.delete(self._kind_named(kind), (namespace, name), {}, dry_run=False)
 
     def _make(self, kind: Any, body: Body) -> None:
         place = body["metadata"].get("namespace", ""), body["metadata"]["name"]
@@ -154,11 +154,11 @@ class Miniature:
             self.server.store.update(kind, place, lambda old: {**old, "status": body["status"]}, write)
 
     def _update(self, kind: Any, place: tuple[str, str], change: Callable[[Body], Body], subresource: str) -> None:
-        self._note(kind, place)
+        self._remember(kind, place)
         self.server.store.update(kind, place, change, _store.Write("test", subresource=subresource))
 
-    def _note(self, kind: Any, place: tuple[str, str]) -> None:
-        self._before.append((kind, place, self._read(kind, place)))
+    def _remember(self, kind: Any, place: tuple[str, str]) -> None:
+        self._originals.append((kind, place, self._read(kind, place)))
 
     def _read(self, kind: Any, place: tuple[str, str]) -> Body | None:
         try:
@@ -171,14 +171,14 @@ class Miniature:
         found = (each for each in self.server.api.kinds if (each.api_version, each.name) == (api_version, name))
         return next(found, None)
 
-    def _named(self, kind: str) -> Any:
-        """`Service` is Kubernetes', `Service.serving.knative.dev` is Knative's."""
+    def _kind_named(self, kind: str) -> Any:
+        """The kind by name and optional group: `Service`, `Service.serving.knative.dev`."""
         name, _, group = kind.partition(".")
         found = [each for each in self.server.api.kinds if each.name == name and (not group or each.group == group)]
         return found[0]
 
 
-def _brought(crds: Path) -> Iterator[Body]:
+def _third_party_objects(crds: Path) -> Iterator[Body]:
     """By the administrator of the cluster."""
     for namespace in (*CONTROLLERS, "kourier-system"):
         yield _object("v1", "Namespace", namespace)
@@ -215,7 +215,7 @@ def _configured(crds: Path) -> Iterator[Body]:
     yield _object("v1", "ConfigMap", "kueue-manager-config", "kueue-system", data=kueue)
 
 
-def _installed(overlay: str) -> Iterator[Body]:
+def _platform_objects(overlay: str) -> Iterator[Body]:
     """Ours, and what becomes of it."""
     for body in rendered(overlay):
         yield body | _status_of(body)
