@@ -1,4 +1,4 @@
-"""What the tests of sign-ins are made of: tokens, and what awaits who comes with them."""
+"""Helpers for tests of sign-ins: tokens, users, invitations and group roles."""
 
 from __future__ import annotations
 
@@ -18,7 +18,18 @@ from llmariner.tenancy.keys.store import KeyOwner
 from llmariner.tenancy.sign_in.token_sign_in import TokenSignIn
 from llmariner.tenancy.tables import group_roles, invites, organization_users, users
 
-__all__ = ["ALICE", "ISSUER", "Tokens", "add_user", "invite", "join", "logged", "map_group", "no_member", "user_row"]
+__all__ = [
+    "ALICE",
+    "ISSUER",
+    "Tokens",
+    "add_user",
+    "assert_no_membership",
+    "audit_entries",
+    "invite",
+    "join",
+    "map_group",
+    "user_row",
+]
 
 ISSUER = "https://issuer.example"
 
@@ -36,24 +47,24 @@ ALICE = Identity(
 
 
 class Tokens:
-    """Stands for the issuer's verifier, which tests/identity tests: a token is good when it was given out here."""
+    """A token verifier that accepts the tokens it issued; tests/identity tests the real one."""
 
     def __init__(self) -> None:
-        self._given: dict[str, Identity] = {}
+        self._identities: dict[str, Identity] = {}
 
     def verify(self, token: str) -> Identity:
-        if token not in self._given:
+        if token not in self._identities:
             raise AuthenticationFailed("no token")
-        return self._given[token]
+        return self._identities[token]
 
-    def anew(self, **changed: Any) -> str:
-        """As `new`, issued now."""
-        return self.new(issued_at=int(time.time()), **changed)
+    def issue_now(self, **changed: Any) -> str:
+        """As `issue`, with the current time as `issued_at`."""
+        return self.issue(issued_at=int(time.time()), **changed)
 
-    def new(self, **changed: Any) -> str:
-        """A token of alice's, but for what is changed."""
-        token = f"token {len(self._given)}"
-        self._given[token] = dataclasses.replace(ALICE, **changed)
+    def issue(self, **changed: Any) -> str:
+        """A token of alice's identity with these fields changed."""
+        token = f"token {len(self._identities)}"
+        self._identities[token] = dataclasses.replace(ALICE, **changed)
         return token
 
 
@@ -108,11 +119,11 @@ def user_row(database: Database, email: str) -> Any:
         return session.first(select(users).where(users.c.email == email))
 
 
-def logged(database: Database, type_: str) -> list[Any]:
+def audit_entries(database: Database, type_: str) -> list[Any]:
     with database.read() as session:
         return list(session.rows(select(audit_log).where(audit_log.c.type == type_).order_by(audit_log.c.sequence)))
 
 
-def no_member(people: TokenSignIn, token: str) -> None:
+def assert_no_membership(people: TokenSignIn, token: str) -> None:
     with pytest.raises(PermissionDenied, match="not a member of any organization"):
         people.authenticate(token)

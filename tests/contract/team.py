@@ -1,4 +1,4 @@
-"""People, roles and places to try the rules of organisations on, and a life in which every administrative act happens."""
+"""Users, roles and stores for tests of organizations, and a sequence of all administrative mutations."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from llmariner.tenancy.organizations.store import Organizations
 from llmariner.tenancy.principal import Caller, KeyOwner
 from llmariner.tenancy.roles.custom_roles import CustomRoles
 
-__all__ = ["PEPPER", "Team", "live_as_a_team"]
+__all__ = ["PEPPER", "Team", "run_every_mutation"]
 
 PEPPER = Secret("p" * 32)
 
 
 class Team:
-    """The rules over one database, and callers to act by them. `admin` owns the default organisation, as a person."""
+    """The stores of one database, and callers for them. `admin` owns the default organization, signed in."""
 
     def __init__(self, database: Database, owner: KeyOwner) -> None:
         self.database = database
@@ -40,18 +40,18 @@ class Team:
         self.admin = self.caller(owner.user_id)
 
     def caller(self, user_id: str, organization: str | None = None, project: str | None = None) -> Caller:
-        """A person as they stand now."""
+        """A person with their current permissions."""
         return self.authenticator.caller_for_user(user_id, organization, project)
 
     def person(self, email: str, role: str = "reader", **projects: str) -> Caller:
-        """A new member of the default organisation; `projects` by id, with the role there."""
+        """A new member of the default organization; `projects` by id, with the role there."""
         made = self.members.add(self.admin, email, role)
         for project_id, project_role in projects.items():
             self.members.add_to_project(self.admin, project_id, made.user_id, project_role)
         return self.caller(made.user_id)
 
     def project(self, title: str = "Second", **values: Any) -> str:
-        """The id of a new project of the default organisation."""
+        """The id of a new project of the default organization."""
         return self.projects.create(self.admin, NewProject(title, **values)).id
 
     def key(self, caller: Caller, name: str = "key", project_id: str | None = None) -> tuple[str, str]:
@@ -60,13 +60,13 @@ class Team:
         key, secret = self.keys.create(place, NewKey(name, caller.scopes))
         return key.id, secret
 
-    def good(self, secret: str) -> bool:
-        """Whether somebody who shows it is let in."""
+    def authenticates(self, secret: str) -> bool:
+        """Whether the secret authenticates a caller."""
         return self.authenticator.authenticate(secret) is not None
 
 
-def live_as_a_team(database: Database, owner: KeyOwner) -> None:
-    """Every act of administration once."""
+def run_every_mutation(database: Database, owner: KeyOwner) -> None:
+    """Run every administrative mutation once."""
     team = Team(database, owner)
     made = team.organizations.create(team.admin, "Acme")
     there = team.caller(owner.user_id, made.id)

@@ -19,7 +19,7 @@ from llmariner.tenancy.sign_in.token_sign_in import TokenSignIn
 from llmariner.tenancy.tables import users
 from llmariner.tenancy.validators import has_public_domain
 
-from .arriving import ISSUER, Tokens, add_user, join, no_member, user_row
+from .arriving import ISSUER, Tokens, add_user, assert_no_membership, join, user_row
 from .team import PEPPER, Team
 
 
@@ -42,10 +42,10 @@ def refused(people: TokenSignIn, token: str) -> str | None:
 def test_no_sign_in_is_linked_to_the_first_administrator(
     team: Team, people: TokenSignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
-    assert refused(people, tokens.new(email="admin@localhost")) == "account_not_claimable"
+    assert refused(people, tokens.issue(email="admin@localhost")) == "account_not_claimable"
     with pytest.raises(NotFound):
         people.unlink(team.admin, owner.user_id)
-    assert refused(people, tokens.new(email="admin@localhost")) == "account_not_claimable"
+    assert refused(people, tokens.issue(email="admin@localhost")) == "account_not_claimable"
     found = user_row(team.database, "admin@localhost")
     assert (found.kind, found.issuer) == ("bootstrap", None)
     assert ensure_first_owner(team.database) == owner
@@ -84,26 +84,26 @@ def test_an_account_that_administers_waits_a_week_to_be_claimed_and_no_longer(
     alice = team.person("alice@example.org", role)
     with team.database.write() as session:
         session.run(update(users).where(users.c.id == alice.user_id).values(claimable_until=int(time.time()) - 1))
-    assert refused(people, tokens.new()) == "account_unclaimed"
+    assert refused(people, tokens.issue()) == "account_unclaimed"
     people.unlink(team.admin, alice.user_id)
-    assert people.authenticate(tokens.anew()).user_id == alice.user_id
+    assert people.authenticate(tokens.issue_now()).user_id == alice.user_id
 
 
 def test_who_was_unlinked_does_not_take_the_account_back_with_the_token_that_they_hold(
     team: Team, people: TokenSignIn, tokens: Tokens
 ) -> None:
-    alice, held = team.person("alice@example.org", "owner"), tokens.new(subject="leaver")
+    alice, held = team.person("alice@example.org", "owner"), tokens.issue(subject="leaver")
     assert people.authenticate(held).organization_role == "owner"
     unlinked_after = int(time.time())
     people.unlink(team.admin, alice.user_id)
     assert refused(people, held) == "account_unlinked"
-    assert refused(people, tokens.new(subject="leaver", issued_at=unlinked_after - 1)) == "account_unlinked"
-    assert people.authenticate(tokens.anew(subject="newcomer")).user_id == alice.user_id
+    assert refused(people, tokens.issue(subject="leaver", issued_at=unlinked_after - 1)) == "account_unlinked"
+    assert people.authenticate(tokens.issue_now(subject="newcomer")).user_id == alice.user_id
     assert refused(people, held) == "account_linked"
 
 
 def test_who_was_unlinked_is_out_at_once_in_every_process(team: Team, people: TokenSignIn, tokens: Tokens) -> None:
-    alice, held = team.person("alice@example.org"), tokens.new()
+    alice, held = team.person("alice@example.org"), tokens.issue()
     elsewhere = TokenSignIn(team.database, tokens, team.authenticator)
     assert elsewhere.authenticate(held).user_id == alice.user_id
     people.unlink(team.admin, alice.user_id)
@@ -119,7 +119,7 @@ def test_an_owner_who_was_just_added_promoted_or_invited_can_sign_in(
     _, token = Invites(team.database, PEPPER).create(team.admin, "invited@example.org", "owner")
     invited = Invites(team.database, PEPPER).accept(token).user_id
     for subject, user_id in (("added", added.user_id), ("promoted", promoted.user_id), ("invited", invited)):
-        token = tokens.new(email=f"{subject}@example.org", subject=subject)
+        token = tokens.issue(email=f"{subject}@example.org", subject=subject)
         assert people.authenticate(token).user_id == user_id
 
 
@@ -132,14 +132,14 @@ def test_another_organization_does_not_open_an_account_that_administers(
     theirs = team.caller(team.admin.user_id, team.organizations.create(team.admin, "Acme").id)
     team.members.add(theirs, "alice@example.org", "owner")
     team.members.set_role(theirs, alice.user_id, "reader")
-    assert refused(people, tokens.new()) == "account_unclaimed"
+    assert refused(people, tokens.issue()) == "account_unclaimed"
 
 
 def test_a_reader_s_account_is_claimed_at_any_time(
     database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     join(database, owner, add_user(database, "alice@example.org"))
-    assert people.authenticate(tokens.new()).organization_role == "reader"
+    assert people.authenticate(tokens.issue()).organization_role == "reader"
 
 
 PRIVATE = [
@@ -159,10 +159,10 @@ def test_an_address_without_a_public_domain_claims_no_account(
     email: str, database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     join(database, owner, add_user(database, email))
-    assert refused(people, tokens.new(email=email)) == "account_not_claimable"
+    assert refused(people, tokens.issue(email=email)) == "account_not_claimable"
     assert not has_public_domain(email)
 
 
 def test_an_address_without_a_public_domain_can_be_somebody_new(people: TokenSignIn, tokens: Tokens) -> None:
-    no_member(people, tokens.new(email="alice@corp.local"))
+    assert_no_membership(people, tokens.issue(email="alice@corp.local"))
     assert all(map(has_public_domain, ("a@example.org", "a@mail.example.co.uk", "a@xn--bcher-kva.de", "a@bücher.de")))

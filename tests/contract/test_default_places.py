@@ -13,7 +13,7 @@ from llmariner.tenancy.sign_in import token_sign_in as sign_in
 from llmariner.tenancy.sign_in.token_sign_in import TokenSignIn
 from llmariner.tenancy.tables import organization_users, organizations, project_users, projects
 
-from .arriving import ISSUER, Tokens, no_member
+from .arriving import ISSUER, Tokens, assert_no_membership
 from .team import Team
 
 
@@ -59,11 +59,11 @@ def test_who_is_added_to_an_older_project_goes_on_working_in_their_own(team: Tea
 def test_an_organization_that_adds_and_removes_somebody_keeps_their_groups_from_nobody_else(team: Team) -> None:
     tokens = Tokens()
     people = TokenSignIn(team.database, tokens, team.authenticator)
-    no_member(people, tokens.new())
+    assert_no_membership(people, tokens.issue())
     acme = team.organizations.create(team.admin, "Acme")
     GroupRoles(team.database).create(team.admin, issuer=ISSUER, group="staff", role="reader", project_id=None)
     there = team.caller(team.owner.user_id, acme.id)
-    token = tokens.new(groups=frozenset({"staff"}), issued_at=2000)
+    token = tokens.issue(groups=frozenset({"staff"}), issued_at=2000)
     team.members.remove(there, team.members.add(there, "alice@example.org", "reader").user_id)
     assert people.authenticate(token).organization_id == team.owner.organization_id
 

@@ -27,7 +27,7 @@ from llmariner.tenancy.keys.store import KeyOwner, Keys, NewKey
 from llmariner.usage.ledger import Ledger
 
 from .ledgers import closing_event
-from .team import live_as_a_team
+from .team import run_every_mutation
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 TYPE = re.compile(r"ai\.llmariner\.[a-z_]+\.[a-z_]+\.v\d+")
@@ -71,7 +71,7 @@ def emitted(
         registry.configure(name, lambda config: config, project_id=None)
         registry.activate(name, ActivationStatus.INACTIVE, project_id=None)
         registry.delete(name, project_id=None)
-    live_as_a_team(database, owner)
+    run_every_mutation(database, owner)
     subject = Subject(owner.organization_id, "project", owner.project_id)
     budget = Budgets(database).put(None, subject, "month", NewBudget(0))
     Leases(database, {}).lease(LeaseRequest("req_1", 0.0, [LeaseReport(budget.id, NO_AMOUNTS, NO_AMOUNTS, NO_AMOUNTS)]))

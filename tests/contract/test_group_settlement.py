@@ -164,7 +164,7 @@ def test_people_sign_in_while_their_group_is_mapped(
     signing_in, tokens = people
     staff(team.database)
     given = [
-        tokens.new(subject=f"s{at}", email=f"p{at}@example.org", groups=frozenset({"staff"}), signed_in_at=2000 + at)
+        tokens.issue(subject=f"s{at}", email=f"p{at}@example.org", groups=frozenset({"staff"}), signed_in_at=2000 + at)
         for at in range(PEOPLE)
     ]
     mappings = GroupRoles(team.database)

@@ -19,7 +19,7 @@ from llmariner.tenancy.sign_in import token_sign_in as sign_in
 from llmariner.tenancy.sign_in.token_sign_in import TokenSignIn
 from llmariner.tenancy.tables import organization_users
 
-from .arriving import ISSUER, Tokens, add_user, invite, join, logged, map_group, no_member
+from .arriving import ISSUER, Tokens, add_user, assert_no_membership, audit_entries, invite, join, map_group
 
 
 @pytest.fixture
@@ -51,14 +51,16 @@ def test_groups_give_roles_and_take_them(
     map_group(database, owner, "leads", "owner", issuer="https://other.example")
 
     def roles(*groups: str) -> tuple[str | None, str | None]:
-        caller = people.authenticate(tokens.new(groups=frozenset(groups)))
+        caller = people.authenticate(tokens.issue(groups=frozenset(groups)))
         return caller.organization_role, caller.project_role
 
     assert roles("staff") == ("reader", "viewer")
     assert roles("staff", "engineers", "leads") == ("reader", "member")
     assert roles("staff") == ("reader", "viewer")
-    no_member(people, tokens.new(groups=frozenset()))
-    told = {name: len(logged(database, name)) for name in ("user.added", "user.deleted", "role.assignment.deleted")}
+    assert_no_membership(people, tokens.issue(groups=frozenset()))
+    told = {
+        name: len(audit_entries(database, name)) for name in ("user.added", "user.deleted", "role.assignment.deleted")
+    }
     assert told == {"user.added": 1, "user.deleted": 1, "role.assignment.deleted": 3}
     assert log.verify(database, owner.organization_id).intact
 
@@ -67,22 +69,22 @@ def test_a_token_that_says_nothing_of_groups_changes_nothing(
     database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     map_group(database, owner, "staff", "member", project=True)
-    people.authenticate(tokens.new(groups=frozenset({"staff"})))
-    assert people.authenticate(tokens.new(groups=None)).project_role == "member"
+    people.authenticate(tokens.issue(groups=frozenset({"staff"})))
+    assert people.authenticate(tokens.issue(groups=None)).project_role == "member"
 
 
 def test_a_leaver_s_keys_end_with_the_group(
     database: Database, people: TokenSignIn, tokens: Tokens, callers: Authenticator, owner: KeyOwner
 ) -> None:
     map_group(database, owner, "staff", "member", project=True)
-    caller = people.authenticate(tokens.new(groups=frozenset({"staff"})))
+    caller = people.authenticate(tokens.issue(groups=frozenset({"staff"})))
     keys = Keys(database, Secret("p" * 32))
     key, secret = keys.create(caller.key_owner, NewKey("mine", frozenset({"api.model.read"})))
     assert callers.authenticate(secret) is not None
-    no_member(people, tokens.new(groups=frozenset()))
+    assert_no_membership(people, tokens.issue(groups=frozenset()))
     assert callers.authenticate(secret) is None
     assert key.id in keys.changed_since(key.revision)[1]
-    assert people.authenticate(tokens.new(groups=frozenset({"staff"}))).project_role == "member"
+    assert people.authenticate(tokens.issue(groups=frozenset({"staff"}))).project_role == "member"
     assert callers.authenticate(secret) is None  # it does not come back with them
 
 
@@ -90,11 +92,11 @@ def test_an_older_token_is_no_news_of_groups(
     database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     map_group(database, owner, "staff", "member", project=True)
-    before = tokens.new(groups=frozenset({"staff"}))
+    before = tokens.issue(groups=frozenset({"staff"}))
     assert people.authenticate(before).project_role == "member"
-    no_member(people, tokens.new(groups=frozenset(), issued_at=1060))
-    no_member(people, before)
-    again = tokens.new(groups=frozenset({"staff"}), issued_at=1120)
+    assert_no_membership(people, tokens.issue(groups=frozenset(), issued_at=1060))
+    assert_no_membership(people, before)
+    again = tokens.issue(groups=frozenset({"staff"}), issued_at=1120)
     assert people.authenticate(again).project_role == "member"
     assert people.authenticate(before).project_role == "member"
 
@@ -103,30 +105,32 @@ def test_whom_an_owner_removed_stays_out_with_the_tokens_of_before(
     database: Database, people: TokenSignIn, tokens: Tokens, callers: Authenticator, owner: KeyOwner
 ) -> None:
     map_group(database, owner, "staff", "member", project=True)
-    held = tokens.new(groups=frozenset({"staff"}))
+    held = tokens.issue(groups=frozenset({"staff"}))
     alice = people.authenticate(held).user_id
     members = Members(database)
     members.remove(callers.caller_for_user(owner.user_id), alice)
-    no_member(people, held)
+    assert_no_membership(people, held)
     later = int(time.time()) + 60
-    no_member(people, tokens.new(groups=frozenset({"staff"}), issued_at=later))
+    assert_no_membership(people, tokens.issue(groups=frozenset({"staff"}), issued_at=later))
     map_group(database, owner, "staff", "reader")
     reconcile_group(database, ISSUER, "staff")
-    no_member(people, tokens.new(groups=frozenset({"staff", "more"}), issued_at=later + 60))
+    assert_no_membership(people, tokens.issue(groups=frozenset({"staff", "more"}), issued_at=later + 60))
     members.add(callers.caller_for_user(owner.user_id), "alice@example.org", "reader")
-    assert people.authenticate(tokens.new(groups=frozenset({"staff"}), issued_at=later + 120)).project_role == "member"
+    assert (
+        people.authenticate(tokens.issue(groups=frozenset({"staff"}), issued_at=later + 120)).project_role == "member"
+    )
 
 
 def test_whom_an_owner_took_out_of_a_project_stays_out_with_the_tokens_of_before(
     database: Database, people: TokenSignIn, tokens: Tokens, callers: Authenticator, owner: KeyOwner
 ) -> None:
     map_group(database, owner, "staff", "member", project=True)
-    held = tokens.new(groups=frozenset({"staff"}))
+    held = tokens.issue(groups=frozenset({"staff"}))
     alice = people.authenticate(held)
     assert alice.project_role == "member"
     Members(database).remove_from_project(callers.caller_for_user(owner.user_id), owner.project_id, alice.user_id)
     assert people.authenticate(held).project_role is None
-    later = tokens.new(groups=frozenset({"staff"}), issued_at=int(time.time()) + 60)
+    later = tokens.issue(groups=frozenset({"staff"}), issued_at=int(time.time()) + 60)
     assert people.authenticate(later).project_role is None
     Members(database).add_to_project(callers.caller_for_user(owner.user_id), owner.project_id, alice.user_id, "viewer")
     assert people.authenticate(later).project_role == "viewer"
@@ -136,11 +140,11 @@ def test_an_invitation_lets_somebody_in_again(
     database: Database, people: TokenSignIn, tokens: Tokens, callers: Authenticator, owner: KeyOwner
 ) -> None:
     map_group(database, owner, "staff", "member", project=True)
-    held = tokens.new(groups=frozenset({"staff"}))
+    held = tokens.issue(groups=frozenset({"staff"}))
     Members(database).remove(callers.caller_for_user(owner.user_id), people.authenticate(held).user_id)
-    no_member(people, held)
+    assert_no_membership(people, held)
     invite(database, owner, "alice@example.org", projects="[]")
-    later = tokens.new(groups=frozenset({"staff"}), issued_at=int(time.time()) + 60)
+    later = tokens.issue(groups=frozenset({"staff"}), issued_at=int(time.time()) + 60)
     assert people.authenticate(later).organization_role == "reader"
     assert people.authenticate(later).project_role == "member"
 
@@ -157,7 +161,7 @@ def test_what_a_group_gave_ends_with_its_role_and_nobody_must_come_for_it(
     mappings, actor = GroupRoles(database), callers.caller_for_user(owner.user_id)
     place = {"issuer": ISSUER, "group": "staff", "project_id": owner.project_id}
     mapped = mappings.create(actor, role="viewer", **place)
-    token = tokens.new(groups=frozenset({"staff"}))
+    token = tokens.issue(groups=frozenset({"staff"}))
     alice = people.authenticate(token)
     _, secret = Keys(database, Secret("p" * 32)).create(alice.key_owner, NewKey("mine", frozenset({"api.model.read"})))
     mappings.create(actor, issuer=ISSUER, group="staff", role="owner", project_id=None)
@@ -169,7 +173,7 @@ def test_what_a_group_gave_ends_with_its_role_and_nobody_must_come_for_it(
     mappings.delete(actor, mapped.id)
     reconcile_group(database, ISSUER, "staff")
     assert callers.authenticate(secret) is None
-    no_member(people, token)
+    assert_no_membership(people, token)
     assert log.verify(database, owner.organization_id).intact
 
 
@@ -179,7 +183,7 @@ def test_what_people_gave_groups_do_not_take(
     map_group(database, owner, "staff", "reader")
     join(database, owner, add_user(database, "alice@example.org", claimable_until=2**40), "owner")
     for groups in ({"staff"}, set()):
-        assert people.authenticate(tokens.new(groups=frozenset(groups))).organization_role == "owner"
+        assert people.authenticate(tokens.issue(groups=frozenset(groups))).organization_role == "owner"
 
 
 def test_the_last_owner_stays_whatever_the_groups_say(
@@ -188,7 +192,7 @@ def test_the_last_owner_stays_whatever_the_groups_say(
     map_group(database, owner, "admins", "owner")
     with database.write() as session:
         session.run(delete(organization_users).where(organization_users.c.user_id == owner.user_id))
-    assert people.authenticate(tokens.new(groups=frozenset({"admins"}))).is_owner
-    assert people.authenticate(tokens.new(groups=frozenset())).is_owner
+    assert people.authenticate(tokens.issue(groups=frozenset({"admins"}))).is_owner
+    assert people.authenticate(tokens.issue(groups=frozenset())).is_owner
     join(database, owner, owner.user_id, "owner")
-    no_member(people, tokens.new(groups=frozenset()))
+    assert_no_membership(people, tokens.issue(groups=frozenset()))

@@ -16,7 +16,7 @@ from llmariner.tenancy.roles.scopes import ORGANIZATION_ROLES, PROJECT_ROLES
 from llmariner.tenancy.sign_in.token_sign_in import TokenSignIn
 from llmariner.tenancy.tables import invites
 
-from .arriving import ISSUER, Tokens, logged
+from .arriving import ISSUER, Tokens, audit_entries
 from .team import PEPPER, Team
 
 
@@ -47,7 +47,7 @@ def test_an_open_invitation_ends_when_its_person_is_added(team: Team, deputy: Ca
     with pytest.raises(NotFound):
         team.invites.accept(token)
     assert states(team) == [(False, True)]
-    assert len(logged(team.database, "invite.deleted")) == 1
+    assert len(audit_entries(team.database, "invite.deleted")) == 1
     assert log.verify(team.database, team.owner.organization_id).intact
 
 
@@ -82,20 +82,20 @@ def test_an_invitation_is_good_as_long_as_its_sender_may_send_it(
         with pytest.raises(NotFound):
             team.invites.accept(token)
     with pytest.raises(PermissionDenied):
-        signing_in.authenticate(tokens.new())
+        signing_in.authenticate(tokens.issue())
     with pytest.raises(PermissionDenied):
-        signing_in.authenticate(tokens.new(subject="0002", email="bob@example.org"))
+        signing_in.authenticate(tokens.issue(subject="0002", email="bob@example.org"))
     team.members.set_role(team.admin, owner.user_id, "owner")
-    assert signing_in.authenticate(tokens.new(subject="0002", email="bob@example.org", issued_at=2000)).is_owner
+    assert signing_in.authenticate(tokens.issue(subject="0002", email="bob@example.org", issued_at=2000)).is_owner
 
 
 def test_what_a_group_gave_gives_way_to_an_invitation(team: Team, people: tuple[TokenSignIn, Tokens]) -> None:
     signing_in, tokens = people
     with pytest.raises(PermissionDenied):
-        signing_in.authenticate(tokens.new(groups=frozenset({"staff"})))
+        signing_in.authenticate(tokens.issue(groups=frozenset({"staff"})))
     team.invites.create(team.admin, "alice@example.org", "owner")
     GroupRoles(team.database).create(team.admin, issuer=ISSUER, group="staff", role="reader", project_id=None)
-    assert signing_in.authenticate(tokens.new(groups=frozenset({"staff"}))).is_owner
+    assert signing_in.authenticate(tokens.issue(groups=frozenset({"staff"}))).is_owner
 
 
 def test_those_below_take_no_invitation_of_those_above_back(team: Team, deputy: Caller) -> None:
@@ -141,7 +141,7 @@ def test_an_invitation_is_not_spent_where_its_key_cannot_be_made(team: Team, mon
     assert states(team) == [(False, False)]
     accepted = team.invites.accept(token, team.keys)
     assert accepted.first_key is not None
-    assert team.good(accepted.first_key[1])
+    assert team.authenticates(accepted.first_key[1])
     found = team.authenticator.authenticate(accepted.first_key[1])
     assert found is not None
     assert found.scopes == accepted.scopes

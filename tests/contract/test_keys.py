@@ -397,7 +397,7 @@ def test_an_admin_key_administers_and_uses_no_project(team: Team) -> None:
     assert rotated.startswith("sk-admin-")
     team.members.set_role(team.admin, team.person("ann@example.org", "owner").user_id, "owner")
     team.members.remove(team.caller(team.members.all(made.organization_id)[1].user_id), made.user_id)
-    assert not team.good(rotated)
+    assert not team.authenticates(rotated)
 
 
 def test_who_did_it_is_in_the_log(team: Team) -> None:

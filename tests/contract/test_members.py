@@ -62,19 +62,19 @@ def test_whoever_leaves_loses_their_keys_with_the_membership(team: Team) -> None
     project_id = team.project()
     ann = team.person("ann@example.org", **{project_id: "member", team.owner.project_id: "viewer"})
     key_id, secret = team.key(ann, project_id=project_id)
-    assert team.good(secret)
+    assert team.authenticates(secret)
     before, _ = team.keys.changed_since(0)
     gone = team.members.remove(team.admin, ann.user_id)
     assert gone["api_keys"] == [key_id]
     assert set(gone["projects"]) == {project_id, team.owner.project_id}
-    assert not team.good(secret)
+    assert not team.authenticates(secret)
     assert {key_id, ann.user_id} <= set(team.keys.changed_since(before)[1])
     with pytest.raises(NotFound):
         team.members.remove(team.admin, ann.user_id)
     # Who comes back does not bring old keys back.
     team.members.add(team.admin, "ann@example.org", "reader")
     team.members.add_to_project(team.admin, project_id, ann.user_id, "member")
-    assert not team.good(secret)
+    assert not team.authenticates(secret)
 
 
 def test_whoever_leaves_one_organisation_stays_in_another(team: Team) -> None:
@@ -84,7 +84,7 @@ def test_whoever_leaves_one_organisation_stays_in_another(team: Team) -> None:
     theirs = team.caller(ann.user_id, elsewhere.organization_id)
     key, secret = team.keys.create_admin(theirs, NewKey("ops", OWNER_SCOPES))
     team.members.remove(team.admin, ann.user_id)
-    assert team.good(secret)
+    assert team.authenticates(secret)
     assert team.members.remove(elsewhere, ann.user_id) == {
         "projects": [],
         "api_keys": [key.id],
@@ -99,7 +99,7 @@ def test_whoever_leaves_a_project_loses_their_keys_there(team: Team) -> None:
     _, there = team.key(ann, "there", project_id)
     _, here = team.key(ann, "here", team.owner.project_id)
     team.members.remove_from_project(team.admin, project_id, ann.user_id)
-    assert (team.good(there), team.good(here)) == (False, True)
+    assert (team.authenticates(there), team.authenticates(here)) == (False, True)
     with pytest.raises(NotFound):
         team.members.remove_from_project(team.admin, project_id, ann.user_id)
 
@@ -108,7 +108,7 @@ def test_an_owner_of_the_organisation_needs_no_membership_of_its_projects(team: 
     project_id = team.project()
     _, secret = team.key(team.admin, project_id=project_id)
     assert team.members.remove_from_project(team.admin, project_id, team.admin.user_id) == {"api_keys": []}
-    assert team.good(secret)
+    assert team.authenticates(secret)
 
 
 def test_the_last_owner_stays(team: Team) -> None:

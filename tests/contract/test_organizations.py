@@ -90,7 +90,7 @@ def test_a_deleted_organisation_leaves_nobody_in_it(team: Team) -> None:
     role = team.roles.create(there, "auditor", ["api.audit.read"])
     invite, token = team.invites.create(there, "eve@example.org")
     key, secret = team.keys.create_admin(there, NewKey("ops", OWNER_SCOPES))
-    assert team.good(secret)
+    assert team.authenticates(secret)
     gone = team.organizations.delete(there)
     assert gone == {
         "users": ["admin@localhost", "bob@example.org"],
@@ -102,7 +102,7 @@ def test_a_deleted_organisation_leaves_nobody_in_it(team: Team) -> None:
         "limits": [],
         "budgets": [],
     }
-    assert not team.good(secret)
+    assert not team.authenticates(secret)
     with pytest.raises(PermissionDenied):
         team.caller(bob.user_id)
     with pytest.raises(NotFound):

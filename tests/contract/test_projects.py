@@ -111,11 +111,11 @@ def test_keys_of_an_archived_project_are_no_good(team: Team) -> None:
     project_id = team.project()
     ann = team.person("ann@example.org", **{project_id: "member"})
     key_id, secret = team.key(ann, project_id=project_id)
-    assert team.good(secret)
+    assert team.authenticates(secret)
     before, _ = team.keys.changed_since(0)
     archived = team.projects.archive(team.admin, project_id)
     assert archived.archived_at is not None
-    assert not team.good(secret)
+    assert not team.authenticates(secret)
     assert {key_id, ann.user_id} <= set(team.keys.changed_since(before)[1])
     assert project_id not in [each.id for each in team.projects.all(team.admin.organization_id)]
     for change in (
@@ -145,15 +145,15 @@ def test_a_project_that_is_deleted_says_what_went_with_it(team: Team) -> None:
     made, second = team.keys.create(
         KeyOwner(account.id, project_id, team.admin.organization_id), NewKey("ci", frozenset({"api.model.read"}))
     )
-    assert team.good(first)
-    assert team.good(second)
+    assert team.authenticates(first)
+    assert team.authenticates(second)
     gone = team.projects.delete(team.admin, project_id)
     assert gone["users"] == ["admin@localhost", "ann@example.org"]
     assert (gone["service_accounts"], gone["roles"]) == (["ci"], [role.id])
     assert len(gone["api_keys"]) == 2
     assert gone["api_keys"][0] == made.id
-    assert not team.good(first)
-    assert not team.good(second)
+    assert not team.authenticates(first)
+    assert not team.authenticates(second)
     assert team.members.of_project(team.admin.organization_id, project_id) == []
     assert team.projects.get(team.admin.organization_id, project_id).archived_at is not None
     team.project()

@@ -82,7 +82,7 @@ def test_who_holds_more_in_a_project_is_not_removed_from_the_organization(team: 
         lambda: team.members.remove(deputy, lead.user_id),
         lambda: team.invites.revoke(deputy, sent.id),
     )
-    assert team.good(secret)
+    assert team.authenticates(secret)
     team.projects.archive(team.admin, project_id)
     assert team.members.remove(deputy, lead.user_id)["api_keys"] == [key_id]
 
@@ -124,7 +124,9 @@ def test_a_group_s_role_does_not_take_away_who_holds_more_in_a_project(team: Tea
     given = mappings.create(team.admin, issuer=ISSUER, group="staff", role="reader", project_id=None)
     [group] = groups.of_organization(team.owner.organization_id)
     tokens = Tokens()
-    lead = TokenSignIn(team.database, tokens, team.authenticator).authenticate(tokens.new(groups=frozenset({"staff"})))
+    lead = TokenSignIn(team.database, tokens, team.authenticator).authenticate(
+        tokens.issue(groups=frozenset({"staff"}))
+    )
     team.members.add_to_project(team.admin, project_id, lead.user_id, "owner")
     refused(
         lambda: mappings.delete(deputy, given.id),

@@ -91,9 +91,9 @@ def test_a_service_account_ends_with_its_last_key(team: Team) -> None:
     second, secret = key_of(team, account, "second")
     view = KeySelector(account.organization_id, project_id)
     team.keys.revoke(view, first)
-    assert team.good(secret)
+    assert team.authenticates(secret)
     team.keys.revoke(view, second)
-    assert not team.good(secret)
+    assert not team.authenticates(secret)
     with pytest.raises(NotFound):
         team.accounts.get(account.organization_id, project_id, account.id)
     assert team.accounts.create(team.admin, project_id, "ci").id != account.id
@@ -122,7 +122,7 @@ def test_one_that_is_deleted_takes_its_keys_with_it(team: Team) -> None:
     with pytest.raises(NotFound):
         team.accounts.delete(team.admin, elsewhere, account.id)
     assert team.accounts.delete(team.admin, team.owner.project_id, account.id) == {"api_keys": [key_id]}
-    assert not team.good(secret)
+    assert not team.authenticates(secret)
     with pytest.raises(NotFound):
         team.accounts.delete(team.admin, team.owner.project_id, account.id)
 

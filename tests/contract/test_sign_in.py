@@ -29,7 +29,7 @@ from llmariner.tenancy.tables import (
     users,
 )
 
-from .arriving import ISSUER, Tokens, add_user, invite, join, logged, map_group, no_member, user_row
+from .arriving import ISSUER, Tokens, add_user, assert_no_membership, audit_entries, invite, join, map_group, user_row
 from .team import Team
 
 AtOnce = Callable[[Iterable[Callable[[], Any]]], list[Any]]
@@ -59,7 +59,7 @@ def _nothing_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nobody_invited_is_known_and_is_a_member_of_nothing(
     database: Database, people: TokenSignIn, tokens: Tokens
 ) -> None:
-    no_member(people, tokens.new())
+    assert_no_membership(people, tokens.issue())
     found = user_row(database, "alice@example.org")
     assert (found.issuer, found.subject, found.name, found.kind) == (ISSUER, "0001", "Alice", "person")
 
@@ -77,7 +77,7 @@ def test_a_newcomer_becomes_what_the_setting_says(
     owner: KeyOwner,
 ) -> None:
     people = TokenSignIn(database, tokens, callers, default_role=newcomers)
-    caller = people.authenticate(tokens.new())
+    caller = people.authenticate(tokens.issue())
     assert (caller.organization_role, caller.project_role) == (organization_role, project_role)
     assert caller.organization_id == owner.organization_id
     assert caller.key_id is None
@@ -87,11 +87,11 @@ def test_whom_an_owner_removed_stays_removed(
     database: Database, tokens: Tokens, callers: Authenticator, owner: KeyOwner
 ) -> None:
     people = TokenSignIn(database, tokens, callers, default_role="member")
-    user_id = people.authenticate(tokens.new()).user_id
+    user_id = people.authenticate(tokens.issue()).user_id
     with database.write() as session:
         for table in (project_users, organization_users):
             session.run(delete(table).where(table.c.user_id == user_id))
-    no_member(people, tokens.new())
+    assert_no_membership(people, tokens.issue())
 
 
 @pytest.mark.parametrize("newcomers", ["reader", "member"])
@@ -102,11 +102,11 @@ def test_a_removal_outlasts_what_newcomers_get(
     people = TokenSignIn(database, tokens, callers, default_role=newcomers)
     alice = team.person("alice@example.org")
     team.members.remove(team.admin, alice.user_id)
-    no_member(people, tokens.new())
+    assert_no_membership(people, tokens.issue())
     people.unlink(team.admin, alice.user_id)
-    no_member(people, tokens.anew(subject="0002"))
+    assert_no_membership(people, tokens.issue_now(subject="0002"))
     team.members.add(team.admin, "alice@example.org", "reader")
-    assert people.authenticate(tokens.anew(subject="0002")).organization_role == "reader"
+    assert people.authenticate(tokens.issue_now(subject="0002")).organization_role == "reader"
 
 
 def test_who_was_removed_from_the_default_project_is_no_member_of_it_as_a_newcomer(
@@ -117,7 +117,7 @@ def test_who_was_removed_from_the_default_project_is_no_member_of_it_as_a_newcom
     team.members.remove_from_project(team.admin, team.owner.project_id, alice.user_id)
     with database.write() as session:
         session.run(delete(organization_users).where(organization_users.c.user_id == alice.user_id))
-    found = people.authenticate(tokens.new())
+    found = people.authenticate(tokens.issue())
     assert (found.organization_id, found.project_id) == (team.owner.organization_id, None)
 
 
@@ -125,15 +125,15 @@ def test_an_invitation_is_kept_to_the_letter(
     database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     invite(database, owner, "alice@example.org", role="owner")
-    caller = people.authenticate(tokens.new())
+    caller = people.authenticate(tokens.issue())
     assert (caller.organization_role, caller.project_role) == ("owner", "member")
     with database.read() as session:
         assert session.value(select(invites.c.accepted_at)) == pytest.approx(time.time(), abs=60)
-    assert [json.loads(row.payload)["id"] for row in logged(database, "invite.accepted")] == [
+    assert [json.loads(row.payload)["id"] for row in audit_entries(database, "invite.accepted")] == [
         "invite_alice@example.org"
     ]
-    people.authenticate(tokens.new(signed_in_at=2000))
-    assert len(logged(database, "invite.accepted")) == 1
+    people.authenticate(tokens.issue(signed_in_at=2000))
+    assert len(audit_entries(database, "invite.accepted")) == 1
     assert log.verify(database, owner.organization_id).intact
 
 
@@ -142,16 +142,16 @@ def test_an_invitation_that_ended_or_is_another_s_gives_nothing(
     ended: dict[str, Any], database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     invite(database, owner, **{"email": "alice@example.org", **ended})
-    no_member(people, tokens.new())
+    assert_no_membership(people, tokens.issue())
 
 
 def test_an_invitation_needs_a_verified_e_mail(
     database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
-    no_member(people, tokens.new())
+    assert_no_membership(people, tokens.issue())
     invite(database, owner, "alice@example.org")
-    no_member(people, tokens.new(email_verified=False))
-    assert people.authenticate(tokens.new()).project_role == "member"
+    assert_no_membership(people, tokens.issue(email_verified=False))
+    assert people.authenticate(tokens.issue()).project_role == "member"
 
 
 def test_an_invitation_does_not_change_what_somebody_is_already(
@@ -159,7 +159,7 @@ def test_an_invitation_does_not_change_what_somebody_is_already(
 ) -> None:
     join(database, owner, add_user(database, "alice@example.org", claimable_until=2**40), "owner")
     invite(database, owner, "alice@example.org", role="reader")
-    assert people.authenticate(tokens.new()).organization_role == "owner"
+    assert people.authenticate(tokens.issue()).organization_role == "owner"
     with database.read() as session:
         assert session.value(select(invites.c.accepted_at)) is None
         assert session.value(select(invites.c.revoked_at)) is not None
@@ -172,13 +172,13 @@ def test_an_invitation_is_taken_by_nobody_whose_token_says_another_address(
     join(database, owner, add_user(database, "alice@example.org"))
     with database.write() as session:
         session.run(delete(organization_users).where(organization_users.c.user_id == "user_alice@example.org"))
-    no_member(people, tokens.new())
+    assert_no_membership(people, tokens.issue())
     invite(database, owner, "alice@example.org", role="owner")
-    no_member(people, tokens.new(email="b@example.org"))
-    no_member(people, tokens.new(email=None))
+    assert_no_membership(people, tokens.issue(email="b@example.org"))
+    assert_no_membership(people, tokens.issue(email=None))
     invite(database, owner, "b@example.org", role="owner")
-    no_member(people, tokens.new(email="b@example.org"))
-    assert people.authenticate(tokens.new()).is_owner
+    assert_no_membership(people, tokens.issue(email="b@example.org"))
+    assert people.authenticate(tokens.issue()).is_owner
 
 
 def test_an_archived_project_takes_nobody_in(
@@ -187,7 +187,7 @@ def test_an_archived_project_takes_nobody_in(
     invite(database, owner, "alice@example.org")
     with database.write() as session:
         session.run(update(projects).values(archived_at=5))
-    caller = people.authenticate(tokens.new())
+    caller = people.authenticate(tokens.issue())
     assert (caller.organization_role, caller.project_id) == ("reader", None)
 
 
@@ -196,7 +196,7 @@ def test_who_was_added_by_e_mail_is_found_by_it_whatever_its_case(
 ) -> None:
     user_id = add_user(database, "alice@example.org")
     join(database, owner, user_id)
-    assert people.authenticate(tokens.new()).user_id == user_id
+    assert people.authenticate(tokens.issue()).user_id == user_id
     assert user_row(database, "alice@example.org").subject == "0001"
 
 
@@ -207,9 +207,9 @@ def test_an_account_is_not_taken_over_by_its_e_mail(
     other: dict[str, Any], database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     invite(database, owner, "alice@example.org", role="owner")
-    alice = people.authenticate(tokens.new())
+    alice = people.authenticate(tokens.issue())
     with pytest.raises(PermissionDenied, match="unlink") as refused:
-        people.authenticate(tokens.new(**other))
+        people.authenticate(tokens.issue(**other))
     assert refused.value.code == "account_linked"
     found = user_row(database, "alice@example.org")
     assert (found.id, found.issuer, found.subject) == (alice.user_id, ISSUER, "0001")
@@ -219,7 +219,7 @@ def test_an_owner_may_let_somebody_move_to_another_issuer(
     database: Database, people: TokenSignIn, tokens: Tokens, callers: Authenticator, owner: KeyOwner
 ) -> None:
     join(database, owner, add_user(database, "alice@example.org"))
-    alice = people.authenticate(tokens.new())
+    alice = people.authenticate(tokens.issue())
     administrator = callers.caller_for_user(owner.user_id)
     with pytest.raises(PermissionDenied, match="Only an owner"):
         people.unlink(alice, alice.user_id)
@@ -229,10 +229,10 @@ def test_an_owner_may_let_somebody_move_to_another_issuer(
     before, _ = keys.changed_since(0)
     people.unlink(administrator, alice.user_id)
     assert keys.changed_since(before)[1] == [alice.user_id]  # gateways forget the tokens that they know
-    assert people.authenticate(tokens.anew(issuer="https://other.example")).user_id == alice.user_id
+    assert people.authenticate(tokens.issue_now(issuer="https://other.example")).user_id == alice.user_id
     with pytest.raises(PermissionDenied):
-        people.authenticate(tokens.new())
-    assert len(logged(database, "user.updated")) == 1
+        people.authenticate(tokens.issue())
+    assert len(audit_entries(database, "user.updated")) == 1
 
 
 def test_another_organization_s_owner_changes_nobody_s_sign_in(
@@ -248,7 +248,7 @@ def test_an_e_mail_that_nobody_verified_finds_no_account(
 ) -> None:
     join(database, owner, add_user(database, "alice@example.org", claimable_until=2**40), "owner")
     with pytest.raises(PermissionDenied, match="verified") as refused:
-        people.authenticate(tokens.new(email_verified=False))
+        people.authenticate(tokens.issue(email_verified=False))
     assert refused.value.code == "email_not_verified"
     assert user_row(database, "alice@example.org").issuer is None
 
@@ -260,7 +260,7 @@ def test_a_service_account_is_nobody_who_signs_in(
     join(database, owner, add_user(database, name, kind="service_account"))
     for claims in ({"email": name}, {"email": None, "subject": name}):
         with pytest.raises(PermissionDenied):
-            people.authenticate(tokens.new(**claims))
+            people.authenticate(tokens.issue(**claims))
 
 
 def test_without_an_e_mail_somebody_is_known_by_the_subject(
@@ -268,19 +268,19 @@ def test_without_an_e_mail_somebody_is_known_by_the_subject(
 ) -> None:
     join(database, owner, add_user(database, "ci-runner"))
     nameless: dict[str, Any] = {"email": None, "email_verified": False, "name": None}
-    assert people.authenticate(tokens.new(subject="CI-runner", **nameless)).email == "ci-runner"
+    assert people.authenticate(tokens.issue(subject="CI-runner", **nameless)).email == "ci-runner"
     with pytest.raises(PermissionDenied, match="scope 'email'"):
-        people.authenticate(tokens.new(subject="admin@localhost", **nameless))
+        people.authenticate(tokens.issue(subject="admin@localhost", **nameless))
 
 
 def test_a_new_e_mail_is_followed_unless_it_is_somebody_s(
     database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     invite(database, owner, "alice@example.org")
-    alice = people.authenticate(tokens.new())
-    assert people.authenticate(tokens.new(email="alice@married.org")).email == "alice@married.org"
-    assert people.authenticate(tokens.new(email="admin@localhost")).user_id == alice.user_id
-    assert people.authenticate(tokens.new(email="x@y.org", email_verified=False)).email == "alice@married.org"
+    alice = people.authenticate(tokens.issue())
+    assert people.authenticate(tokens.issue(email="alice@married.org")).email == "alice@married.org"
+    assert people.authenticate(tokens.issue(email="admin@localhost")).user_id == alice.user_id
+    assert people.authenticate(tokens.issue(email="x@y.org", email_verified=False)).email == "alice@married.org"
 
 
 def test_headers_select_by_id_or_title(
@@ -296,7 +296,7 @@ def test_headers_select_by_id_or_title(
         for project, role in ((owner.project_id, "viewer"), ("proj_b", "member")):
             key = {"project_id": project, "user_id": user_id, "organization_id": owner.organization_id}
             session.add(project_users, **key, role=role, created_at=1)
-    token = tokens.new()
+    token = tokens.issue()
 
     def chosen(organization: str | None = None, project: str | None = None) -> Caller:
         return people.authenticate(token, organization, project)
@@ -317,9 +317,9 @@ def test_a_sign_in_is_logged_once_however_often_its_tokens_come(
 ) -> None:
     invite(database, owner, "alice@example.org")
     for _ in range(3):
-        people.authenticate(tokens.new(), source="192.0.2.1")
-    people.authenticate(tokens.new(signed_in_at=2000))
-    entries = logged(database, "login.succeeded")
+        people.authenticate(tokens.issue(), source="192.0.2.1")
+    people.authenticate(tokens.issue(signed_in_at=2000))
+    entries = audit_entries(database, "login.succeeded")
     assert len(entries) == 2
     actor = json.loads(entries[0].actor)
     assert actor["session"]["ip_address"] == "192.0.2.1"
@@ -331,7 +331,7 @@ def test_a_refused_sign_in_is_logged(
     database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner, stranger: KeyOwner
 ) -> None:
     def failed() -> list[tuple[str, str | None, str | None]]:
-        rows = logged(database, "login.failed")
+        rows = audit_entries(database, "login.failed")
         actors = [json.loads(row.actor)["session"] for row in rows]
         codes = [json.loads(row.payload)["error_code"] for row in rows]
         whose = [row.organization_id for row in rows]
@@ -340,11 +340,13 @@ def test_a_refused_sign_in_is_logged(
     with pytest.raises(AuthenticationFailed):
         people.authenticate("forged", source="192.0.2.1")
     assert failed() == [(owner.organization_id, None, "invalid_api_key")]
-    no_member(people, tokens.new())
+    assert_no_membership(people, tokens.issue())
     with pytest.raises(PermissionDenied):
-        people.authenticate(tokens.new(subject="0002"), source="192.0.2.2")
+        people.authenticate(tokens.issue(subject="0002"), source="192.0.2.2")
     with pytest.raises(PermissionDenied):
-        people.authenticate(tokens.new(subject="0003", email="bob@x.org"), stranger.organization_id, source="192.0.2.2")
+        people.authenticate(
+            tokens.issue(subject="0003", email="bob@x.org"), stranger.organization_id, source="192.0.2.2"
+        )
     assert failed()[1:] == [
         (owner.organization_id, "alice@example.org", "insufficient_permissions"),
         (owner.organization_id, "alice@example.org", "account_linked"),
@@ -357,8 +359,8 @@ def test_who_is_in_and_asks_for_a_project_of_others_has_not_failed_to_sign_in(
 ) -> None:
     invite(database, owner, "alice@example.org")
     with pytest.raises(PermissionDenied, match="project 'Theirs'"):
-        people.authenticate(tokens.new(), None, "Theirs")
-    assert not logged(database, "login.failed")
+        people.authenticate(tokens.issue(), None, "Theirs")
+    assert not audit_entries(database, "login.failed")
 
 
 def test_many_first_requests_at_once_make_one_user(
@@ -366,10 +368,10 @@ def test_many_first_requests_at_once_make_one_user(
 ) -> None:
     map_group(database, owner, "staff", "member", project=True)
     invite(database, owner, "alice@example.org")
-    given = [tokens.new(groups=frozenset({"staff"})) for _ in range(6)]
+    given = [tokens.issue(groups=frozenset({"staff"})) for _ in range(6)]
     found = at_once([lambda token=token: people.authenticate(token) for token in given])  # type: ignore[misc]
     assert {caller.user_id for caller in found} == {user_row(database, "alice@example.org").id}
-    assert len(logged(database, "login.succeeded")) == 1
+    assert len(audit_entries(database, "login.succeeded")) == 1
     with database.read() as session:
         assert session.value(select(func.count()).select_from(users)) == 2
 
@@ -378,7 +380,7 @@ def test_a_known_token_costs_no_writing(
     database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     invite(database, owner, "alice@example.org")
-    token = tokens.new()
+    token = tokens.issue()
     people.authenticate(token)
 
     def fail() -> None:

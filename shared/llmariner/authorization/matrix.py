@@ -169,18 +169,18 @@ def decide(access: RouteAccess, caller: Subject | None, whose: Ownership) -> Out
 
 def _accessible(access: RouteAccess, caller: Subject) -> set[Ownership]:
     """The ownerships of objects that a caller with the scope can access by the route."""
-    within, project = (
+    organization, project = (
         {Ownership.OWN, Ownership.SAME_PROJECT, Ownership.SIBLING_PROJECT},
         {Ownership.OWN, Ownership.SAME_PROJECT},
     )
     if access.objects is ObjectScope.ORGANIZATION:
-        return within
+        return organization
     if access.objects is ObjectScope.SELF:
         return {Ownership.OWN}
     if access.objects not in (ObjectScope.MEMBER, ObjectScope.KEYS):
         return project
     if caller.is_owner or access.names_organization:
-        return within
+        return organization
     if access.names_object and not caller.works_in_project:
         return set()
     manages = "api.organizations.projects.users.write" in caller.scopes
@@ -196,13 +196,13 @@ def _is_administrator(objects: ObjectScope, caller: Subject) -> bool:
 def declared_routes(checkout: Path) -> list[RouteAccess]:
     """Every route of every function, ordered by path. Raises UndeclaredRouteError."""
     context = Context(_SETTINGS)
-    found: list[RouteAccess] = []
+    routes: list[RouteAccess] = []
     for folder in sorted(path.parent for path in (checkout / "functions").glob("*/func.yaml")):
-        built = {(method, _without_parameter_names(path)): rule for method, path, rule in _route_rules(folder, context)}
+        rules = {(method, _without_parameter_names(path)): rule for method, path, rule in _route_rules(folder, context)}
         for method, path in _routes(folder):
             if path not in _PROBES:
-                found.append(RouteAccess(folder.name, method, path, *built[method, _without_parameter_names(path)]))
-    return sorted(found, key=lambda access: (access.path, access.method))
+                routes.append(RouteAccess(folder.name, method, path, *rules[method, _without_parameter_names(path)]))
+    return sorted(routes, key=lambda access: (access.path, access.method))
 
 
 Rule = tuple[str | None, ObjectScope]
@@ -217,11 +217,11 @@ _RULES_BY_FUNCTION: dict[str, Rule] = {
 def _route_rules(folder: Path, context: Context) -> Iterator[tuple[str, str, Rule]]:
     application = load(folder)
     application.use_context(context)
-    made: Any = application.prepare().application
-    if hasattr(made, "route"):  # the token path
-        yield "POST", made.route.path, (made.route.scope, ObjectScope.MODELS)
+    app: Any = application.prepare().application
+    if hasattr(app, "route"):  # a route of the gateway
+        yield "POST", app.route.path, (app.route.scope, ObjectScope.MODELS)
         return
-    for route in made.routes:
+    for route in app.routes:
         rule = _RULES_BY_FUNCTION.get(folder.name) or _rule(
             dependency.call for dependency in route.dependant.dependencies
         )

@@ -1,6 +1,6 @@
-"""Two organisations with all kinds of people and keys, and objects of every noun in three projects.
+"""Two organizations with users and keys of all roles, and objects of every kind in three projects.
 
-Every id of an object holds the name of its place ("walk-own" and so on), so that an answer shows whose objects are in it.
+The id of every object contains the tag of its project ("walk-own" and so on), so that responses show whose objects they hold.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from .issuer import Issuer
 __all__ = ["CALLERS", "CUT", "Place", "World", "invite_token"]
 
 CUT = frozenset({"api.model.read", "api.events.read", "api.organizations.projects.read"})
-"""What the key of an owner carries that was made to do little."""
+"""The scopes of a key that carries fewer than its owner holds."""
 _MODELS = 1000
 
 CALLERS: dict[str, Subject | None] = {
@@ -67,7 +67,7 @@ CALLERS: dict[str, Subject | None] = {
 
 @dataclass(frozen=True)
 class Place:
-    """A project, its organisation, and somebody of it."""
+    """A project, its organization, and a user of it."""
 
     whose: Ownership
     organization_id: str
@@ -76,7 +76,7 @@ class Place:
 
     @property
     def tag(self) -> str:
-        """What ids of its objects hold."""
+        """The part that the ids of its objects contain."""
         return self.project_id.removeprefix("proj_")
 
 
@@ -125,7 +125,7 @@ class World:
             here, whose=Ownership.SAME_PROJECT, user_id=self.person(here, "reader", "member")
         )
         self.users: dict[str, str] = {}
-        self.headers = {name: self._bearer(name, standing) for name, standing in CALLERS.items()}
+        self.headers = {name: self._bearer(name, subject) for name, subject in CALLERS.items()}
         self.auditor = self._auditor()
 
     @property
@@ -278,30 +278,30 @@ class World:
             self.add(organization_users, **join, role="owner")
             self.add(project_users, **join, project_id=place.project_id, role="owner")
 
-    def _bearer(self, name: str, standing: Subject | None) -> dict[str, str]:
+    def _bearer(self, name: str, subject: Subject | None) -> dict[str, str]:
         here = self.places[Ownership.OWN]
         if name == "nobody":
             return {}
-        if standing is not None and standing.signed_in:
-            return self._signed_in(name, standing)
-        if standing is None:
+        if subject is not None and subject.signed_in:
+            return self._signed_in(name, subject)
+        if subject is None:
             self.users[name] = self.person(here, None, None)
             _, secret = self.key(here, self.users[name])
         else:
-            user_id = self.users[name] = self.person(here, standing.organization_role, standing.project_role)
-            scopes = OWNER_SCOPES if standing.key_scopes is None else standing.key_scopes
-            _, secret = self.key(here, user_id, scopes=scopes, admin=not standing.in_project)
+            user_id = self.users[name] = self.person(here, subject.organization_role, subject.project_role)
+            scopes = OWNER_SCOPES if subject.key_scopes is None else subject.key_scopes
+            _, secret = self.key(here, user_id, scopes=scopes, admin=not subject.in_project)
         return {"authorization": f"Bearer {secret}"}
 
-    def _signed_in(self, name: str, standing: Subject) -> dict[str, str]:
+    def _signed_in(self, name: str, subject: Subject) -> dict[str, str]:
         """The token of somebody, who selects what they are in; nobody can select what they are not in."""
         here = self.places[Ownership.OWN]
-        user_id = self.users[name] = self.person(here, standing.organization_role, standing.project_role)
+        user_id = self.users[name] = self.person(here, subject.organization_role, subject.project_role)
         with self.database.write() as session:
             linked = {"issuer": self._issuer.url, "subject": user_id}
             session.run(update(users).where(users.c.id == user_id).values(**linked))
-        selected = {"openai-organization": here.organization_id} if standing.organization_role else {}
-        selected |= {"openai-project": here.project_id} if standing.works_in_project else {}
+        selected = {"openai-organization": here.organization_id} if subject.organization_role else {}
+        selected |= {"openai-project": here.project_id} if subject.works_in_project else {}
         return {"authorization": f"Bearer {self._issuer.token(user_id)}", **selected}
 
     def _auditor(self) -> dict[str, str]:
