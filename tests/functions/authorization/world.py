@@ -1,6 +1,6 @@
 """Two organizations with users and keys of all roles, and objects of every kind in three projects.
 
-The id of every object contains the tag of its project ("walk-own" and so on), so that responses show whose objects they hold.
+The id of every object contains the tag of its project, such as "walk-own": a response shows whose objects are in it.
 """
 
 from __future__ import annotations
