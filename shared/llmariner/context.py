@@ -260,7 +260,7 @@ class Context:
         return InProcessControlPlane(
             keys=self.keys,
             authenticator=self.authenticator,
-            people=lambda: self.identity,
+            token_sign_in=lambda: self.identity,
             restriction=partial(project_restriction, self.database),
             leases=self.leases,
             revisions=Revisions(self.database),

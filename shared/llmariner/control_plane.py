@@ -1,4 +1,4 @@
-"""The control port where database and engines are at hand: in the local home, and inside `internal_gateway`."""
+"""The control plane in a process that holds the database: in standalone mode, and in the `internal_gateway` function."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ __all__ = ["InProcessControlPlane"]
 T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
 _MAX_PHASE_CHANGES = 1000
-# Of the control function; a cursor says for each how much of it was told.
+# Instances of the control plane that a cursor has a position for.
 _MAX_INSTANCES = 32
 _THREADS = 6
 
 
 class InProcessControlPlane:
-    """See `gateway.control.Control`. Database work happens in threads, off the loop that relays tokens.
+    """See `ControlPlane`. Database work runs in threads, off the event loop that relays tokens.
 
-    The threads are its own: whatever else a process runs in threads (on one machine, all of the platform) never keeps a
-    request for tokens waiting.
+    The thread pool is its own, so that other work in threads (in standalone mode, of the whole platform) never delays
+    inference requests.
     """
 
     def __init__(
         self,
         keys: Keys,
         authenticator: Authenticator,
-        people: Callable[[], TokenSignIn | None],
+        token_sign_in: Callable[[], TokenSignIn | None],
         restriction: Callable[[str], Restriction],
         leases: Leases,
         revisions: Revisions,
@@ -61,7 +61,7 @@ class InProcessControlPlane:
     ) -> None:
         self._keys = keys
         self._authenticator = authenticator
-        self._people = people
+        self._token_sign_in = token_sign_in
         self._restriction_of = restriction
         self._leases = leases
         self._revisions = revisions
@@ -69,7 +69,7 @@ class InProcessControlPlane:
         self._registry = registry
         self._serving = serving
         self._waiting_requests = waiting_requests
-        # At once, but one after another: a slow database gets few, larger transactions, and no more than one thread.
+        # Without delay, but one batch at a time: a slow database gets fewer, larger transactions, and uses one thread.
         self._batch_writer = BatchWriter(ledger.record, seconds=0)
         self._phase_changes: list[tuple[int, str]] = []
         self._last_phase_change = 0
@@ -126,34 +126,36 @@ class InProcessControlPlane:
     async def changes_since(self, cursor: str, limits_revision: int) -> Changes:
         """See the port.
 
-        Phases are numbered by each copy of the control function for itself. To whoever was told nothing by this copy yet,
-        but by others, it can't say what they missed: then everything is to be asked anew, once.
+        Each instance of the control plane numbers the phase changes that it observes. For a cursor from other instances only,
+        this instance cannot tell which changes are new: it then sets `all_models`, once.
         """
-        told = _Cursor.parse(cursor)
-        newest = await self._in_thread(self._revisions.latest)
+        since = _Cursor.parse(cursor)
+        latest = await self._in_thread(self._revisions.latest)
         keys: list[str] = []
-        moved: set[str] = set()
-        # Nothing is asked about as long as nothing changed, however many ask.
-        if cursor and newest.keys > told.keys:
-            keys = (await self._in_thread(self._keys.changed_since, told.keys))[1]
-        if cursor and newest.models > told.models:
-            moved.update((await self._in_thread(self._registry.changed_since, told.models))[1])
-            keys += {model_id.partition("@")[2] for model_id in moved if "@" in model_id}
-        # Where no task of ours watches the engines, asking is what makes a change be seen.
-        awake = await self._serving.statuses()
-        known = told.phases.pop(self._instance, None)
-        anew = bool(cursor) and (known is None or known < self._last_phase_change - _MAX_PHASE_CHANGES)
+        models: set[str] = set()
+        # One cached read of the revisions answers all gateway instances while nothing changes.
+        if cursor and latest.keys > since.keys:
+            keys = (await self._in_thread(self._keys.changed_since, since.keys))[1]
+        if cursor and latest.models > since.models:
+            models.update((await self._in_thread(self._registry.changed_since, since.models))[1])
+            keys += {model_id.partition("@")[2] for model_id in models if "@" in model_id}
+        # Where no background task observes the engines, this read detects changes of their phases.
+        running = await self._serving.statuses()
+        position = since.phases.pop(self._instance, None)
+        all_models = bool(cursor) and (position is None or position < self._last_phase_change - _MAX_PHASE_CHANGES)
         if cursor:
-            moved.update(name for number, name in self._phase_changes if number > (known or 0))
-        if anew:
-            moved.update(awake)
-        at = _Cursor(newest.keys, newest.models, {**told.phases, self._instance: self._last_phase_change})
+            models.update(name for number, name in self._phase_changes if number > (position or 0))
+        if all_models:
+            models.update(running)
+        cursor_now = _Cursor(latest.keys, latest.models, {**since.phases, self._instance: self._last_phase_change})
         subjects = (
             None
-            if newest.limits == limits_revision
+            if latest.limits == limits_revision
             else await self._in_thread(self._revisions.changed_subjects_since, limits_revision)
         )
-        return Changes(at.text(), tuple(keys), tuple(moved), newest.limits, newest.prices, subjects, anew)
+        return Changes(
+            cursor_now.text(), tuple(keys), tuple(models), latest.limits, latest.prices, subjects, all_models
+        )
 
     async def lease(self, request: LeaseRequest) -> LeaseResponse:
         """See the port."""
@@ -168,7 +170,7 @@ class InProcessControlPlane:
         await self._in_thread(self._authenticator.last_use.record, last_used)
 
     async def find_model_state(self, model_id: str) -> ModelState | None:
-        """As `model`, but None for an unknown id: what goes over the wire."""
+        """Like `model_state`, but None for an unknown id."""
         try:
             return await self.model_state(model_id)
         except ModelNotFound:
@@ -180,7 +182,7 @@ class InProcessControlPlane:
             return None
         key, caller = found
         if key.project_id is None:
-            return None  # an admin key has no project whose models it could use
+            return None  # admin keys belong to no project, and so cannot use models
         restricted = key_restriction(key)
         return Key(
             id=key.id,
@@ -197,16 +199,16 @@ class InProcessControlPlane:
         )
 
     def _priced(self, model: Model) -> tuple[Price | None, str | None]:
-        """What a model costs, and whose own its base model is."""
+        """The current price of a model, and the project that owns its base model."""
         base = None if model.base_model_id is None else self._registry.get(model.base_model_id).project_id
         of = {"project_id": model.project_id, "base_project_id": base}
         return self._prices.now(model.name, model.base_name, **of), base
 
     def _find_user(self, token: str, organization: str | None, project: str | None, client_address: str | None) -> Key:
-        people = self._people()
-        if people is None:
+        sign_in = self._token_sign_in()
+        if sign_in is None:
             raise sign_in_not_configured()
-        caller = people.authenticate(token, organization, project, source=client_address or "")
+        caller = sign_in.authenticate(token, organization, project, source=client_address or "")
         owner = caller.key_owner
         restricted = self._restriction_of(owner.project_id)
         return Key(
@@ -229,7 +231,7 @@ class InProcessControlPlane:
 
 
 class _Cursor(NamedTuple):
-    """What a cursor says: revisions of keys and models, and of each copy the number of the last phase it told of."""
+    """A cursor: revisions of keys and models, and the number of the last phase change by instance of the control plane."""
 
     keys: int
     models: int
@@ -237,30 +239,30 @@ class _Cursor(NamedTuple):
 
     @classmethod
     def parse(cls, cursor: str) -> _Cursor:
-        """Back from `text`; what is no cursor of this form counts as a first one."""
+        """The inverse of `text`. Any other text is the first cursor."""
         keys, _, rest = cursor.partition(".")
         models, _, listed = rest.partition(".")
         rows = [row.partition(":") for row in listed.split(",") if ":" in row][-_MAX_INSTANCES:]
         try:
-            return cls(int(keys), int(models), {copy: int(number) for copy, _, number in rows})
+            return cls(int(keys), int(models), {instance: int(number) for instance, _, number in rows})
         except ValueError:
             return cls(0, 0, {})
 
     def text(self) -> str:
         """The cursor."""
         rows = list(self.phases.items())[-_MAX_INSTANCES:]
-        return f"{self.keys}.{self.models}." + ",".join(f"{copy}:{number}" for copy, number in rows)
+        return f"{self.keys}.{self.models}." + ",".join(f"{instance}:{number}" for instance, number in rows)
 
 
 def _expiry(key: ApiKey, digest: str) -> float | None:
-    """When the secret of that digest is no good any more."""
+    """When the secret with that digest expires, in Unix seconds."""
     if digest == key.previous_digest and key.previous_expires_at is not None:
         return min(key.previous_expires_at, key.expires_at or key.previous_expires_at)
     return key.expires_at
 
 
 def _claimed_expiry(token: str) -> float:
-    """The expiry that a token says of itself; whoever asks has had the token checked."""
+    """The `exp` claim of a token, in Unix seconds. The caller has verified the token."""
     payload = token.split(".")[1]
     claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
     return float(claims["exp"])

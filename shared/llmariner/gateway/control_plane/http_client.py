@@ -1,4 +1,4 @@
-"""The control port over HTTP, for functions that hold no database: they ask the `internal_gateway` function."""
+"""The control plane over HTTP, for processes without a database: a client of the `internal_gateway` function."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ __all__ = ["AUDIENCE", "HttpControlPlane"]
 
 AUDIENCE = "internal_gateway"
 _ROOT = "/internal/gateway"
-# A control function that must be started first takes some seconds; a database that hangs would keep it for minutes.
+# A cold start of the function takes some seconds. A database that hangs would block it for minutes.
 _TIMEOUT_SECONDS = 15.0
 
 
 class HttpControlPlane:
-    """See `control.Control`."""
+    """See `ControlPlane`."""
 
     def __init__(self, settings: ControlPlaneSettings, secret: Secret, *, issuer: str) -> None:
         self._url = settings.url
@@ -52,7 +52,7 @@ class HttpControlPlane:
         """See the port."""
         found = await self.call("model", {"model": model_id})
         if found["model"] is None:
-            raise ModelNotFound(model_id.partition("@")[0])  # without what qualifies a project's own
+            raise ModelNotFound(model_id.partition("@")[0])  # without the suffix of a project's own model
         return model_from_wire(found["model"])
 
     async def wake(self, model_id: str) -> None:
@@ -80,9 +80,9 @@ class HttpControlPlane:
         await self.call("used", {"last_used": last_used})
 
     async def call(self, operation: str, value: dict[str, Any]) -> dict[str, Any]:
-        """Post a JSON object to an operation of the control function. Unavailable when it does not answer 200.
+        """Post a JSON object to an operation of the `internal_gateway` function, and return the response.
 
-        InvalidRequest when it answers that a retry would not help.
+        Raises InvalidRequest for status 400, which a retry would not change, and Unavailable for any other failure.
         """
         headers = [
             (b"content-type", b"application/json"),
@@ -91,7 +91,7 @@ class HttpControlPlane:
         path, body = f"{_ROOT}/{operation}", orjson.dumps(value)
         try:
             async with asyncio.timeout(_TIMEOUT_SECONDS):
-                # Every operation may come twice.
+                # Every operation is idempotent.
                 response = await self._client.request(
                     self._url, "POST", path, headers=headers, body=body, idempotent=True
                 )

@@ -1,7 +1,8 @@
-"""The one port of the token path: what it must ask of others, and may do without for a while.
+"""The port through which a gateway instance reaches the control plane: keys, model states, leases of quota and the ledger.
 
-Adapters: `llmariner.control_plane.InProcessControl` where database and engines are at hand, `gateway.remote_control` where
-they are behind the `internal_gateway` function.
+Adapters: `llmariner.control_plane.InProcessControlPlane` in processes that hold the database,
+`gateway.control_plane.http_client.HttpControlPlane` in others, which call the `internal_gateway` function. A gateway instance
+keeps serving for a bounded time while the control plane is unavailable.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """What the token path needs of who calls: an API key, or a person, whose `id` is the user's then.
+    """An authenticated caller: an API key, or a signed-in user; `id` is then the user's.
 
-    `expires_at` in seconds since 1970, of the secret or token that was shown. `models` None: all; `refused_models`: of
-    those, what the project's list refuses. `sources` None: from everywhere; else networks in CIDR form. `own_models`: names
-    by which its project means models of its own that others mean other models by.
+    `expires_at`: Unix seconds, of the secret or token that the request carries. `models` None: all; `denied_models`: those of
+    them that the project's list denies. `allowed_networks`: CIDR, None: all. `own_models`: names that refer to models of its
+    own project, where other projects refer to other models by them.
     """
 
     id: str
@@ -52,11 +53,10 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class ModelState:
-    """A model as the token path sees it. `phase` as in the serving port; `endpoint` and `capacity` (requests at once)
-    when ready; `replicas`: each engine's own endpoint, where there are several; `engine_waiting`: requests that engines
-    have queued; `price`: what it costs now, None: nothing; `adapter`: what an engine of its base model puts on top for it,
-    as engines name it, None: it is a model of its own; `base`: the name of that base model; `project_id`, `base_project_id`:
-    whose own model and base model are, None: all projects share them."""
+    """The state of a model. `phase`: as in the serving port. `endpoint` and `capacity` (concurrent requests): set when it is
+    ready. `replica_endpoints`: one per engine replica, where there are several. `engine_waiting`: requests in the engines' own
+    queues. `price`: the current one, None: free. `adapter`: the name by which engines load it on top of `base_model`, None: it
+    is no adapter. `project_id`, `base_project_id`: the projects that own the model and its base model, None: shared."""
 
     id: str
     project_id: str | None
@@ -78,23 +78,21 @@ class ModelState:
 
     @property
     def ready(self) -> bool:
-        """An engine answers for it."""
+        """Whether an engine serves it."""
         return self.endpoint is not None
 
 
 _NONE: Mapping[str, int] = {}
 
 
-# What follows is made of named tuples: a dataclass of slots costs a cold start four times as much.
+# The types below are named tuples: creating a dataclass with slots takes four times as long at a cold start.
 class Changes(NamedTuple):
-    """What changed since a cursor was given out: ids of keys (or of their users or projects) and of models.
+    """Changes since a cursor: ids of `keys` (or of their users or projects) and of `models`.
 
-    `cursor`: to be given back next time.
-
-    `rules`: rises with every change of a limit or budget; `subjects`: kinds and ids of those whose limits or budgets changed
-    since the number that the question came with, None: nobody can say. `prices`: is another one as soon as another price is
-    in force.
-    `anew`: models may have changed that are not among them: all that are known are to be asked about again.
+    `cursor`: the argument of the next call. `limits_revision`: rises with every change of a limit or budget. `subjects`:
+    kinds and ids of the subjects whose limits or budgets changed since the revision of the call, None: unknown.
+    `price_version`: differs as soon as another price is in force. `all_models`: other models may have changed, too: the
+    caller invalidates all of them.
     """
 
     cursor: str
@@ -107,11 +105,11 @@ class Changes(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """A limit or a budget that binds a caller.
+    """A limit or a budget of a subject.
 
-    `most` of a limit: `requests_per_minute`, `requests_per_day`, `tokens_per_minute`, `tokens_per_day`,
-    `concurrent_requests`, `queue_share`; what is absent is not limited. `amount` of a budget in nano-dollars, per `period`;
-    one that is not `hard` is counted and refuses nothing.
+    `thresholds` of a limit: `requests_per_minute`, `requests_per_day`, `tokens_per_minute`, `tokens_per_day`,
+    `concurrent_requests`, `queue_share`; a missing one is unlimited. `amount` of a budget: nano-dollars per `period`. A budget
+    that is not `hard` is accounted but not enforced.
     """
 
     id: str
@@ -127,7 +125,7 @@ class Rule(NamedTuple):
 
 
 class Amounts(NamedTuple):
-    """Of the four things that are leased; `money` in nano-dollars."""
+    """Amounts of the four leased resources; `money` in nano-dollars."""
 
     requests: int = 0
     tokens: int = 0
@@ -139,10 +137,10 @@ NO_AMOUNTS = Amounts()
 
 
 class LeaseReport(NamedTuple):
-    """What a process says of one rule. `used`: all it has ever used of it; `taken`: reserved by requests under way;
-    `wants`: what it wants to have free beside that; `least`: what it must get of it to be of use; `age`: seconds since
-    the last use; `days`: of the money used, what requests used that were admitted on the last days (since 1970, UTC);
-    `known`: of what it used, what an answer has confirmed. All absolute, so that a hold told twice says the same."""
+    """A gateway instance's report on one rule. `used`: its total since the instance started. `reserved`: by requests in flight.
+    `requested`: what it requests in addition to `reserved`; `minimum`: less than that would be useless. `seconds_since_use`:
+    since the last use. `daily_spend`: money by the day of admission (days since 1970, UTC) of the last days. `acknowledged`:
+    the part of `used` that a response confirmed. Amounts are totals, so repeating a report is idempotent."""
 
     rule_id: str
     used: Amounts
@@ -155,10 +153,10 @@ class LeaseReport(NamedTuple):
 
 
 class LeaseGrant(NamedTuple):
-    """What a process may hold of one rule from now on, all it has reserved included; 0 where a rule limits nothing.
+    """The lease of one rule from now on: `granted` includes what is reserved, and is 0 for resources that the rule does not limit.
 
-    `free`: what nobody holds; `again`: seconds until there is as much as was needed at least, None when there was;
-    `replicas`: how many processes hold some of it. `spent`: money spent in the period.
+    `available`: leased to no instance. `retry_after`: seconds until the minimum is available, None: it was granted.
+    `instances`: the number of instances with a lease. `spent`: money spent in the period.
     """
 
     rule_id: str
@@ -170,8 +168,7 @@ class LeaseGrant(NamedTuple):
 
 
 class RulesQuery(NamedTuple):
-    """A caller whose rules a process wants to know. `least`: what its first request needs, of `model`; NOTHING: its rules
-    alone are asked for."""
+    """A query for the rules of a caller. `minimum`: what its first request needs, of `model`; NO_AMOUNTS: no lease is needed."""
 
     key: Key
     model: str
@@ -179,9 +176,9 @@ class RulesQuery(NamedTuple):
 
 
 class LeaseRequest(NamedTuple):
-    """One process's account of all rules it holds something of. `at`: its clock, seconds since 1970.
+    """The reports of one gateway instance, and its queries for rules. `sent_at`: the instance's clock, Unix seconds.
 
-    `newcomer`, `model` and `least` are the first caller whose rules it asks for, as in `Newcomer`; `others`: the others.
+    `key`, `model` and `minimum` are the first query, as in `RulesQuery`; `other_queries`: the others.
     """
 
     instance: str
@@ -194,7 +191,7 @@ class LeaseRequest(NamedTuple):
 
 
 class LeaseResponse(NamedTuple):
-    """Grants of the rules that are still there; `rules`: all that bind the newcomer; `others`: those of the others."""
+    """Grants of the rules that still exist; `rules`: those of the first query; `other_rules`: those of each other query."""
 
     grants: Sequence[LeaseGrant]
     rules: Sequence[Rule] | None = None
@@ -202,39 +199,39 @@ class LeaseResponse(NamedTuple):
 
 
 class ControlPlane(Protocol):
-    """Raises `Unavailable` when it can't answer."""
+    """The operations of the control plane. Each raises Unavailable when it does not answer; each may be repeated."""
 
     async def authenticate_key(self, digest: str, organization: str | None, project: str | None) -> Key | None:
-        """The live key whose present or previous secret has that keyed hash.
+        """Return the active key whose current or previous secret has that keyed hash; None: there is none.
 
-        AuthenticationFailed when it is not of the organisation or project that its caller names.
+        Raises AuthenticationFailed when it does not belong to the organization or project that the request names.
         """
 
     async def authenticate_user(
         self, token: str, organization: str | None, project: str | None, client_address: str | None
     ) -> Key | None:
-        """Who signed in with a token of an issuer, in the organisation and project selected; None: it is no good.
+        """Return the user of an issuer's token, in the selected organization and project; None: the token is invalid.
 
-        `source`: the caller's address, for the audit log. PlatformError says why a good token may not do this.
+        `client_address`: for the audit log. Raises PlatformError when the user of a valid token may not do this.
         """
 
     async def model_state(self, model_id: str) -> ModelState:
-        """How a model is now. ModelNotFound for an unknown id."""
+        """Return the current state of a model. Raises ModelNotFound."""
 
     async def wake(self, model_id: str) -> None:
-        """Wish it awake; returns at once."""
+        """Start to wake the model; returns at once. Idempotent."""
 
     async def report_waiting(self, instance: str, counts: Mapping[str, int]) -> None:
-        """How many requests wait for each model in this process; said every second while any do, and once when none does."""
+        """Report how many requests wait for each model in this instance: every second while any do, and once when none does."""
 
     async def changes_since(self, cursor: str, limits_revision: int) -> Changes:
-        """What changed since, of limits and budgets since the number `rules`; an empty cursor asks for a first one."""
+        """Return changes since a cursor, and of limits since a revision. An empty cursor returns the first one."""
 
     async def lease(self, request: LeaseRequest) -> LeaseResponse:
-        """Account for what was used, and get slices of what is left: one transaction for all rules."""
+        """Record the reported usage and grant leases, in one transaction for all rules."""
 
     async def record_events(self, events: Sequence[dict[str, Any]]) -> None:
-        """Give ledger events away. They may come again if this raises."""
+        """Record ledger events. Idempotent: the caller repeats them when this raises."""
 
     async def record_last_used(self, last_used: dict[str, int]) -> None:
-        """When keys were last used: key id → seconds since 1970."""
+        """Record when keys were last used: Unix seconds by key id."""
