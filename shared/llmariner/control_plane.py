@@ -126,8 +126,8 @@ class InProcessControlPlane:
     async def changes_since(self, cursor: str, limits_revision: int) -> Changes:
         """See the port.
 
-        Each instance of the control plane numbers the phase changes that it observes. For a cursor from other instances only,
-        this instance cannot tell which changes are new: it then sets `all_models`, once.
+        Each instance of the control plane numbers the phase changes that it observes. For a cursor from other instances
+        only, this instance cannot tell which changes are new: it then sets `all_models`, once.
         """
         since = _Cursor.parse(cursor)
         latest = await self._in_thread(self._revisions.latest)

@@ -1,8 +1,9 @@
-"""The port through which a gateway instance reaches the control plane: keys, model states, leases of quota and the ledger.
+"""The port through which a gateway instance reaches the control plane: keys, model states, leases of quota and the
+ledger.
 
 Adapters: `llmariner.control_plane.InProcessControlPlane` in processes that hold the database,
-`gateway.control_plane.http_client.HttpControlPlane` in others, which call the `internal_gateway` function. A gateway instance
-keeps serving for a bounded time while the control plane is unavailable.
+`gateway.control_plane.http_client.HttpControlPlane` in others, which call the `internal_gateway` function. A gateway
+instance keeps serving for a bounded time while the control plane is unavailable.
 """
 
 from __future__ import annotations
@@ -33,9 +34,9 @@ __all__ = [
 class Key:
     """An authenticated caller: an API key, or a signed-in user; `id` is then the user's.
 
-    `expires_at`: Unix seconds, of the secret or token that the request carries. `models` None: all; `denied_models`: those of
-    them that the project's list denies. `allowed_networks`: CIDR, None: all. `own_models`: names that refer to models of its
-    own project, where other projects refer to other models by them.
+    `expires_at`: Unix seconds, of the secret or token that the request carries. `models` None: all; `denied_models`:
+    those of them that the project's list denies. `allowed_networks`: CIDR, None: all. `own_models`: names that refer to
+    models of its own project, where other projects refer to other models by them.
     """
 
     id: str
@@ -53,10 +54,12 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class ModelState:
-    """The state of a model. `phase`: as in the serving port. `endpoint` and `capacity` (concurrent requests): set when it is
-    ready. `replica_endpoints`: one per engine replica, where there are several. `engine_waiting`: requests in the engines' own
-    queues. `price`: the current one, None: free. `adapter`: the name by which engines load it on top of `base_model`, None: it
-    is no adapter. `project_id`, `base_project_id`: the projects that own the model and its base model, None: shared."""
+    """The state of a model. `phase`: as in the serving port. `endpoint` and `capacity` (concurrent requests): set when
+    it is ready. `replica_endpoints`: one per engine replica, where there are several. `engine_waiting`: requests in the
+    engines' own queues. `price`: the current one, None: free. `adapter`: the name by which engines load it on top of
+    `base_model`, None: it is no adapter. `project_id`, `base_project_id`: the projects that own the model and its base
+    model, None: shared.
+    """
 
     id: str
     project_id: str | None
@@ -108,8 +111,8 @@ class Rule(NamedTuple):
     """A limit or a budget of a subject.
 
     `thresholds` of a limit: `requests_per_minute`, `requests_per_day`, `tokens_per_minute`, `tokens_per_day`,
-    `concurrent_requests`, `queue_share`; a missing one is unlimited. `amount` of a budget: nano-dollars per `period`. A budget
-    that is not `hard` is accounted but not enforced.
+    `concurrent_requests`, `queue_share`; a missing one is unlimited. `amount` of a budget: nano-dollars per `period`. A
+    budget that is not `hard` is accounted but not enforced.
     """
 
     id: str
@@ -137,10 +140,12 @@ NO_AMOUNTS = Amounts()
 
 
 class LeaseReport(NamedTuple):
-    """A gateway instance's report on one rule. `used`: its total since the instance started. `reserved`: by requests in flight.
-    `requested`: what it requests in addition to `reserved`; `minimum`: less than that would be useless. `seconds_since_use`:
-    since the last use. `daily_spend`: money by the day of admission (days since 1970, UTC) of the last days. `acknowledged`:
-    the part of `used` that a response confirmed. Amounts are totals, so repeating a report is idempotent."""
+    """A gateway instance's report on one rule. `used`: its total since the instance started. `reserved`: by requests in
+    flight. `requested`: what it requests in addition to `reserved`; `minimum`: less than that would be useless.
+    `seconds_since_use`: since the last use. `daily_spend`: money by the day of admission (days since 1970, UTC) of the
+    last days. `acknowledged`: the part of `used` that a response confirmed. Amounts are totals, so repeating a report
+    is idempotent.
+    """
 
     rule_id: str
     used: Amounts
@@ -153,7 +158,8 @@ class LeaseReport(NamedTuple):
 
 
 class LeaseGrant(NamedTuple):
-    """The lease of one rule from now on: `granted` includes what is reserved, and is 0 for resources that the rule does not limit.
+    """The lease of one rule from now on: `granted` includes what is reserved, and is 0 for resources that the rule does
+    not limit.
 
     `available`: leased to no instance. `retry_after`: seconds until the minimum is available, None: it was granted.
     `instances`: the number of instances with a lease. `spent`: money spent in the period.
@@ -168,7 +174,9 @@ class LeaseGrant(NamedTuple):
 
 
 class RulesQuery(NamedTuple):
-    """A query for the rules of a caller. `minimum`: what its first request needs, of `model`; NO_AMOUNTS: no lease is needed."""
+    """A query for the rules of a caller. `minimum`: what its first request needs, of `model`; NO_AMOUNTS: no lease is
+    needed.
+    """
 
     key: Key
     model: str
@@ -222,7 +230,9 @@ class ControlPlane(Protocol):
         """Start to wake the model; returns at once. Idempotent."""
 
     async def report_waiting(self, instance: str, counts: Mapping[str, int]) -> None:
-        """Report how many requests wait for each model in this instance: every second while any do, and once when none does."""
+        """Report how many requests wait for each model in this instance: every second while any do, and once when none
+        does.
+        """
 
     async def changes_since(self, cursor: str, limits_revision: int) -> Changes:
         """Return changes since a cursor, and of limits since a revision. An empty cursor returns the first one."""

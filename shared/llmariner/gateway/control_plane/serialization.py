@@ -1,8 +1,8 @@
 """The control plane's values as JSON objects and back.
 
-During an upgrade, one side may run the next release. Readers ignore fields that they do not know, and replace missing fields
-by the defaults of the reader's own type. So every field that a later release adds has a default, and list rows grow at their
-end. A field that was renamed in code keeps its JSON key.
+During an upgrade, one side may run the next release. Readers ignore fields that they do not know, and replace missing
+fields by the defaults of the reader's own type. So every field that a later release adds has a default, and list rows
+grow at their end. A field that was renamed in code keeps its JSON key.
 """
 
 from __future__ import annotations
