@@ -1,4 +1,4 @@
-"""Ledger events as the meter makes them, prices, and what both must add up to."""
+"""Builders of ledger events and prices, and the rollups that they must add up to."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def closing_event(request_id: str, tokens: tuple[int, int, int], **values: Any) 
 
 
 def request_events(request_id: str, *counts: int, **values: Any) -> list[dict[str, Any]]:
-    """Admitted, a checkpoint per count, closed."""
+    """The events of one request: admitted, a checkpoint per count, closed."""
     checkpoints = [event(request_id, n + 1, "checkpoint", (9, count, 3), **values) for n, count in enumerate(counts)]
     end = closing_event(request_id, (9, (counts or (1,))[-1], 3), **values)
     return [event(request_id, 0, "admitted", (0, 0, 0), **values), *checkpoints, end]
@@ -51,7 +51,7 @@ def put_price(
     rates: tuple[int, int, int, int],
     price_id: str | None = None,
 ) -> str:
-    """A price on the list, past ones too. `rates`: nano-dollars per million prompt, cached, output tokens; per request."""
+    """Insert a price, even one of the past. `rates`: nano-dollars per million prompt, cached, output tokens; per request."""
     made = price_id or f"price_{model}_{start}"
     names = ("prompt", "cached_prompt", "completion", "request")
     with database.write() as session:
@@ -61,7 +61,7 @@ def put_price(
 
 
 def stored_rollups(database: Database) -> Sums:
-    """What the tables of sums hold, those of nothing left out: (table, organisation, start, dimensions) → sums."""
+    """The rows of all rollups, except those of zeros: (table, organization, start, dimensions) → sums."""
     found: Sums = {}
     with database.read() as session:
         for rollup in ROLLUPS:
@@ -75,7 +75,7 @@ def stored_rollups(database: Database) -> Sums:
 
 
 def expected_rollups(database: Database) -> Sums:
-    """What they must hold, reckoned from the stored requests alone, one after another."""
+    """The rows that rollups must hold, computed from the stored requests alone."""
     with database.read() as session:
         rows = [dict(row._mapping) for row in session.rows(select(ledger_requests))]
         listed = PriceList.for_models(session, {row["model"] for row in rows})
@@ -98,7 +98,7 @@ def _measured(row: dict[str, Any], cost: Cost) -> list[int]:
 
 
 def assert_rebuilt_equals_stored(database: Database, request_ids: Iterable[str]) -> None:
-    """Every one of them, folded anew from its events, is the stored row."""
+    """Assert that each request, folded again from its events, equals the stored row."""
     ledger = Ledger(database)
     for request_id in request_ids:
         stored = ledger.request(request_id)

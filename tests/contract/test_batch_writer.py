@@ -1,4 +1,4 @@
-"""Batches of many processes are one transaction: each is answered when it is recorded, and each for itself."""
+"""Batches of many gateway instances share a transaction; each one is acknowledged or fails separately."""
 
 from __future__ import annotations
 

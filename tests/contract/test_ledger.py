@@ -1,4 +1,4 @@
-"""The ledger: whatever way its events come, the sums are the same and add up."""
+"""The ledger: rollups don't depend on the order and repetition of events."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever happens to events between a meter and the ledger, the balances come out the same, and by every way of adding."""
+"""Properties of the ledger: sums are equal for every order, batching and repetition of events, however they are computed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ RATES = ((150_000_001, 75_000_000, 600_000_333, 0), (2_000_000, 1, 9_999_999, 12
 
 
 def prices_of(database: Database) -> None:
-    """A list with changes, and an empty ledger: examples share a database."""
+    """Set a price list with changes, and empty the ledger: examples share a database."""
     with database.write() as session:
         for table in (ledger_events, ledger_requests, prices, *(rollup.table for rollup in ROLLUPS)):
             session.run(table.delete())
@@ -54,7 +54,7 @@ def prices_of(database: Database) -> None:
 
 @st.composite
 def lives(draw: st.DrawFn) -> list[list[dict[str, Any]]]:
-    """Some requests, each with all events that its meter made: it may end without a closing event, as in a crash."""
+    """Some requests, each with all events of its meter; a request may lack its closing event, as after a crash."""
     requests = []
     for _ in range(draw(st.integers(1, 5))):
         values: dict[str, Any] = {
@@ -85,14 +85,14 @@ def lives(draw: st.DrawFn) -> list[list[dict[str, Any]]]:
 
 
 def told_straight(ledger: Ledger, requests: Sequence[Sequence[dict[str, Any]]]) -> None:
-    """Every event once, in order; then whoever fell silent is interrupted."""
+    """Record every event once, in order; then interrupt requests without a closing event."""
     for made in requests:
         ledger.record(made)
     ledger.interrupt(unseen_for=0)
 
 
 def told_crookedly(data: st.DataObject, ledger: Ledger, requests: Sequence[Sequence[dict[str, Any]]]) -> None:
-    """Shuffled, cut into batches, some twice, with the sweep in between at any moment; in the end all were told."""
+    """Record events shuffled, in batches, some twice, with the sweep at any time in between; all arrive in the end."""
     events = [one for made in requests for one in made]
     order = data.draw(st.permutations(events))
     order += data.draw(st.lists(st.sampled_from(events), max_size=6))
@@ -108,12 +108,12 @@ def told_crookedly(data: st.DataObject, ledger: Ledger, requests: Sequence[Seque
 
 
 def renamed(requests: Sequence[Sequence[dict[str, Any]]]) -> list[list[dict[str, Any]]]:
-    """The same lives under other ids."""
+    """The same events under other request ids."""
     return [[{**one, "request_id": one["request_id"] + "b"} for one in made] for made in requests]
 
 
 def spent(ledger: Ledger, request_id: str) -> dict[str, Any]:
-    """A request, without what depends on when the sweep came by: it may find one that is not told of to its end."""
+    """A request without the fields that depend on when the sweep ran: it may interrupt one whose last events are late."""
     found = ledger.request(request_id)
     assert found is not None
     loose = {"request_id", "closed_at", "total_seconds"} if found["outcome"] == "interrupted" else {"request_id"}
@@ -153,7 +153,7 @@ def test_sums_by_every_grouping_agree_before_and_after_requests_are_dropped(
         assert added(rows, whole.measures) == totals, (groups, width)
         keys = [tuple(row[name] for name in (*groups, *(("start",) if width else ()))) for row in rows]
         assert len(set(keys)) == len(keys)
-    # From the requests themselves, minute by minute, as far as they are there.
+    # From single requests, minute by minute, as far as they are stored.
     by_minute = reports.sums(UsageQuery("org_1", 0, 3 * DAY, ("model",), 60))
     assert added(by_minute, MEASURES) == {name: totals[name] for name in MEASURES}
     assert sum(totals[name] for name in COST_PARTS) <= totals["cost"]

@@ -1,4 +1,4 @@
-"""What is asked of the ledger while accounts are locked, or at each sweep, reads an index and not the ledger."""
+"""Queries of the ledger under locks of quota states, and those of each sweep, use an index."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Limits: whom they bind, and that processes which lease at the same time never report more than there is."""
+"""Limits: their subjects, and that instances which lease concurrently never get more than the limit."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def report_usage(leases: Leases, rule: str, replica: str, used: int, wants: int,
 def test_a_key_without_a_limit_has_the_default_one(leases: Leases, owner: KeyOwner) -> None:
     grants = first_lease(leases, key(owner), tokens=100)
     assert list(grants) == [default_limit_id("key_1")]
-    # A part of it, and what the first request needs.
+    # A part of the limit, and what the first request needs.
     assert grants[default_limit_id("key_1")].granted == Amounts(10, 1000, 0, 0)
 
 
@@ -158,7 +158,7 @@ def test_a_question_costs_a_handful_of_statements_however_many_rules_it_is_about
     finally:
         event.remove(database.engine, "before_cursor_execute", note)
     assert [grant.granted.requests for grant in grants] == [1] * 50
-    # To begin, to lock, for the clock, to write.
+    # BEGIN, the locking read, the clock, the write.
     assert len(statements) <= 4, statements
 
 
@@ -209,7 +209,7 @@ def test_a_process_that_fell_silent_is_settled_from_the_ledger(
 
 
 def expire(database: Database, rule: str) -> None:
-    """As if nobody had said anything for the length of a lease."""
+    """Make all leases expire, as if no instance had reported for the length of a lease."""
     with database.write() as session:
         state = json.loads(session.value(select(allowances.c.state).where(allowances.c.id == rule)))
         for part in state["replicas"].values():
@@ -289,7 +289,7 @@ def test_every_change_is_in_the_audit_log(limits: Limits, actor: Caller, project
     assert {row.project_id for row in rows} == {project.id}
 
 
-def test_another_organisations_limits_are_not_found(
+def test_another_organizations_limits_are_not_found(
     limits: Limits, actor: Caller, project: Subject, stranger: KeyOwner
 ) -> None:
     limit = limits.put(actor, project, "*", {"requests_per_day": 10})

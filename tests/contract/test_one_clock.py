@@ -1,4 +1,4 @@
-"""What is settled by time goes by the clock of the database, which processes share, not by that of the one that asks."""
+"""Decisions by time use the database's clock, which all processes share, not the local one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ AHEAD = 2 * DAY
 
 @pytest.fixture(autouse=True)
 def ahead(monkeypatch: pytest.MonkeyPatch) -> Callable[[], float]:
-    """This process's clock is two days behind."""
+    """Set this process's clock two days back."""
 
     def now() -> float:
         return time.time() + AHEAD

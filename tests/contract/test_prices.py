@@ -1,4 +1,4 @@
-"""The price list: one price at a moment, and none changes that was valid."""
+"""The price list: at most one price per model and time, and a price that was valid never changes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def list_(database: Database) -> Prices:
 
 @pytest.fixture
 def caller(owner: KeyOwner) -> Caller:
-    """An owner of the organisation that runs the installation."""
+    """An owner of the organization that runs the installation."""
     return Caller(owner.user_id, "admin@localhost", owner.organization_id, None, "owner", None, frozenset())
 
 

@@ -1,4 +1,4 @@
-"""Whose limits and budgets changed: told to gateways by subject, as far as that is known."""
+"""Changed limits and budgets: gateway instances get the subjects, as far as they are recorded."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_what_is_long_ago_may_concern_anybody(
         Limits(database).put(None, project(owner), "*", {"requests_per_minute": number})
     assert revisions.changed_subjects_since(before) is None
     assert revisions.changed_subjects_since(before + 3) == (("project", owner.project_id),)
-    # Another copy of the control function may know of a change a moment before this one does.
+    # Another instance of the control plane may have read a later revision.
     assert revisions.changed_subjects_since(revisions.latest().limits + 1) == ()
 
 

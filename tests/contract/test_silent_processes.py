@@ -1,4 +1,4 @@
-"""What the ledger knows that a process used of a rule, and did not tell of before it fell silent."""
+"""Usage of a rule by an expired gateway instance that only the ledger has."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A ledger that was there before costs and sums were: nothing of it is lost, and all of it can be rebuilt."""
+"""Migrating a ledger from before costs and rollups loses nothing, and every request can be rebuilt."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ EVENT = text(
 
 @pytest.fixture
 def before(new_database: Callable[[], Database]) -> Database:
-    """One request that ended, one that was interrupted, one under way."""
+    """Insert a request that ended, an interrupted one and an open one."""
     database = new_database()
     upgrade(database, "0002")
     states = (("ended", "succeeded", 200, 86409.25), ("gone", "interrupted", 0, 86409.25), ("open", "open", 0, None))

@@ -1,4 +1,4 @@
-"""UsageReports: read from sums and requests, exact at both ends of a span, and fast because of it."""
+"""Reports: read from rollups and single requests, and exact at both ends of a span."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def reports(database: Database) -> UsageReports:
 
 
 def many(ledger: Ledger) -> None:
-    """Requests of two keys, two models, three days; one of another organisation."""
+    """Requests of two keys, two models, three days; one of another organization."""
     for number, (key, model, day) in enumerate(itertools.product(("key_1", "key_2"), ("m", "n"), range(3))):
         said = {"key_id": key, "model": model, "admitted_at": day * DAY + 10.5}
         outcome = {"outcome": "failed", "status": 502} if number % 4 == 0 else {}

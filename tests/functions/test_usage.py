@@ -1,4 +1,4 @@
-"""Usage, costs and prices through the API: LLMariner's shapes, OpenAI's shapes, and who may see whose."""
+"""Usage, costs and prices through the API: LLMariner's and OpenAI's formats, and their visibility."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def answered(ask: Ask, path: str, by: dict[str, str], query: str = "", body: Any
 
 @pytest.fixture(scope="session")
 def member(installation: Installation) -> tuple[KeyOwner, dict[str, str]]:
-    """Somebody who works in another project of the administrator's organisation, and the headers of their key."""
+    """Somebody who works in another project of the administrator's organization, and the headers of their key."""
     owner = KeyOwner("user_member", installation.spare_project, installation.owner.organization_id)
     with installation.context.database.write() as session:
         session.add(users, id=owner.user_id, email="member@example.org", created_at=1)
@@ -170,7 +170,7 @@ def test_summaries_of_models_are_by_interval(call: Call, installation: Installat
     assert call("/v1/api-usage/model-usage-summaries")["datapoints"] == []
 
 
-def test_owners_see_their_organisation_and_others_their_project(
+def test_owners_see_their_organization_and_others_their_project(
     call: Call, installation: Installation, member: tuple[KeyOwner, dict[str, str]], stranger: dict[str, str]
 ) -> None:
     owner, theirs = member
@@ -190,7 +190,7 @@ def test_owners_see_their_organisation_and_others_their_project(
 
 
 @pytest.mark.parametrize("path", ["usage/completions", "usage/embeddings", "usage/requests", "costs"])
-def test_the_organisations_reports_are_for_those_who_administer_it(
+def test_the_organizations_reports_are_for_those_who_administer_it(
     path: str, ask: Ask, installation: Installation, member: tuple[KeyOwner, dict[str, str]]
 ) -> None:
     refused = answered(ask, f"/v1/organization/{path}", member[1], "start_time=1")

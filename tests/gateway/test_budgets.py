@@ -1,4 +1,4 @@
-"""Budgets: what many streams spend together, to the nano-dollar, and what is told when there is no more."""
+"""Budgets: the exact spending of many concurrent streams, and the error when a budget is spent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Eight chat functions, each a process, behind one limit and ten times as many requests as it lets through."""
+"""Eight chat functions, each in its own process, under one limit and ten times as many requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gateways that share one limit, in time that the test makes: how many requests are let through, and what it costs."""
+"""Simulated gateway instances that share one limit in virtual time: requests admitted, and leases needed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EMPTY = "{}"
 
 
 class FakeUsageSource:
-    """A ledger that knows of nothing but what the test says."""
+    """A ledger that holds only what the test sets."""
 
     def __init__(self) -> None:
         self.used: dict[str, Amounts] = {}
@@ -30,7 +30,7 @@ class FakeUsageSource:
 
 
 class Gateway:
-    """One process: its slice, and when it let a request through."""
+    """One gateway instance: its slice, and the times of admitted requests."""
 
     def __init__(self, name: str, rule: Rule) -> None:
         self.name = name
@@ -52,7 +52,7 @@ class Fleet:
         self.offered = 0
 
     def run(self, seconds: float, per_second: float, *, step: float = 0.01) -> None:
-        """Offer requests evenly to all that are alive."""
+        """Offer requests to all live instances in turn."""
         due, end = 0.0, self.now + seconds
         turn = 0
         while self.now < end:
@@ -69,7 +69,7 @@ class Fleet:
                         self.settle(gateway)
 
     def offer(self, gateway: Gateway) -> bool:
-        """One request; True when it was let through."""
+        """Offer one request; return whether it was admitted."""
         self.offered += 1
         slice_ = gateway.slice
         if slice_.requests < 1:
@@ -84,7 +84,7 @@ class Fleet:
         return True
 
     def settle(self, gateway: Gateway, *, ending: bool = False) -> None:
-        """Settle one gateway's state."""
+        """Report one instance's usage, and apply the grant."""
         report = gateway.slice.report(self.now, release_all=ending)
         gateway.slice.apply_grant(self.lease(gateway.name, report), report, self.now)
 
@@ -97,12 +97,12 @@ class Fleet:
         return grant
 
     def admitted(self) -> list[float]:
-        """When requests were let through, whoever did it."""
+        """The times of admitted requests of all instances, sorted."""
         return sorted(at for gateway in self.gateways for at in gateway.admitted)
 
 
 def max_in_window(times: list[float], seconds: float) -> int:
-    """The most events within any `seconds`."""
+    """The maximum number of events within any span of `seconds`."""
     return max(_counts(times, seconds), default=0)
 
 

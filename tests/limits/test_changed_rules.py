@@ -1,4 +1,4 @@
-"""Rules that change while requests run: what becomes limited, and what is limited no more."""
+"""Rules that change while requests are in flight."""
 
 from __future__ import annotations
 

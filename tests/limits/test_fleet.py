@@ -1,4 +1,4 @@
-"""Eight gateways under one limit: together they let through as much as it says, whoever asks when, and whoever dies."""
+"""Eight gateway instances under one limit admit exactly the limit together, for any load and after crashes."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_the_narrower_of_two_windows_decides() -> None:
 def test_a_gateway_killed_with_a_lease_loses_its_slice_until_that_expires(told: bool) -> None:
     gateways = fleet(size=2, requests_per_day=1000)
     dead, alive = gateways.gateways
-    # Enough for a slice; then it dies holding the rest of it.
+    # One request gets a slice; then the instance dies with the rest of it.
     gateways.offer(dead)
     dead.alive = False
     held = dead.slice.remaining.requests

@@ -1,4 +1,4 @@
-"""What a process tells of a rule: what it used, what is reserved, what it was told to be known; and what it gives back."""
+"""Lease reports of an instance: usage, reservations and acknowledged usage, and how it returns quota."""
 
 from __future__ import annotations
 

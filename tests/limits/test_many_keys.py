@@ -1,4 +1,4 @@
-"""Many keys in one process: refilled at once, met at once, and told apart when the limits of one of them change."""
+"""Many keys in one instance: refilled and loaded in one request, and invalidated separately."""
 
 from __future__ import annotations
 

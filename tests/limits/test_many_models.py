@@ -1,4 +1,4 @@
-"""A subject with limits of very many models costs those alone who use them: no request, and no process."""
+"""Limits of very many models slow down neither other requests nor the instance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The state of a budget: periods, alerts and what a silent process had spent."""
+"""The quota state of a budget: periods, alerts, and the spending of expired instances."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def lease(
 def test_what_is_spent_and_held_is_never_more_than_the_amount() -> None:
     state = new_state(budget(), FakeUsageSource())
     assert lease(state, "a", 0, 600) == 600
-    # Half of what is left, where somebody else holds some; but what a request needs, if there is as much.
+    # Half of what is available while another instance has a lease, but at least what a request needs, if available.
     assert lease(state, "b", 0, 600) == 200
     assert lease(state, "b", 200, 600, least=150) == 150
-    # The four hundred are back that a had and did not use.
+    # The 400 that `a` leased and did not use are available again.
     assert lease(state, "a", 200, 0) == 0
     assert lease(state, "b", 200, 1000) == 600
     assert state.spent + state.leased_money() <= AMOUNT
@@ -81,7 +81,7 @@ def test_what_a_process_that_fell_silent_had_spent_is_not_lost_between_two_perio
     usage_source.used["a"] = Amounts(money=70)
     state.advance(NOW + LEASE_SECONDS + 1, usage_source)
     assert state.period_start == period_start("day", NOW + LEASE_SECONDS)
-    # Which of it was of today nobody says: it counts as if all was.
+    # The ledger does not split the usage by day: all of it counts as today's.
     assert (state.spent, state.leased_money()) == (70, 0)
 
 
@@ -95,7 +95,7 @@ def test_periods_are_those_of_utc(period: str, start: datetime) -> None:
 
 
 def report(state: QuotaState, replica: str, days: dict[int, int], now: float) -> QuotaState:
-    """A process says what it used, by the day of admission; the state goes through its stored form."""
+    """Report an instance's usage by day of admission; the state passes through its stored form."""
     lease_report = LeaseReport(
         "budget_1", Amounts(money=sum(days.values())), NO_AMOUNTS, NO_AMOUNTS, daily_spend=tuple(days.items())
     )
@@ -116,7 +116,7 @@ def test_a_period_has_spent_what_requests_cost_that_were_admitted_in_it(period: 
     usage_source.cost = 10  # what the ledger has of the first seconds already: processes tell of it later
     state.advance(NOW + 15, usage_source)
     assert state.spent == 0
-    # Of what a tells now, forty were yesterday's last.
+    # Of the usage that `a` reports now, 40 belong to yesterday.
     state = report(state, "a", {YESTERDAY: 340, YESTERDAY + 1: 10}, NOW + 20)
     assert state.spent == 10
     state = report(state, "b", {YESTERDAY: 7}, NOW + 21)
@@ -227,7 +227,7 @@ def test_a_silent_process_is_settled_once_and_may_come_back() -> None:
     assert (state.spent, state.leased_money()) == (150, 0)
     state.advance(later, usage_source)
     assert state.spent == 150
-    # It was only cut off: what it tells is all that it ever used.
+    # The instance was only cut off: its report holds its total usage.
     lease(state, "a", 170, 0, now=later)
     assert state.spent == 170
 

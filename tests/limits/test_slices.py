@@ -1,4 +1,4 @@
-"""Slices in one process: taken without a question, got together, given back, and told of in OpenAI's words."""
+"""Slices in one instance: used locally, leased together, returned, and reported in OpenAI's headers and errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors: the tree that the module draws, their shape on the wire, and when to come again."""
+"""Errors: the tree in the module's docstring, their JSON form, and when to retry."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Settings: defaults, bounds, and a sentence for each variable that is wrong."""
+"""Settings: defaults, bounds, and an error message for each invalid variable."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From where a project may have weights loaded."""
+"""Locations that a project may load weights from."""
 
 from __future__ import annotations
 
