@@ -202,7 +202,7 @@ class InProcessControlPlane:
         """The current price of a model, and the project that owns its base model."""
         base = None if model.base_model_id is None else self._registry.get(model.base_model_id).project_id
         of = {"project_id": model.project_id, "base_project_id": base}
-        return self._prices.now(model.name, model.base_name, **of), base
+        return self._prices.current(model.name, model.base_name, **of), base
 
     def _find_user(self, token: str, organization: str | None, project: str | None, client_address: str | None) -> Key:
         sign_in = self._token_sign_in()

@@ -209,7 +209,7 @@ class Prices:
             listed = [_price_from_row(row) for row in session.rows(query)]
         return [price for price in listed if at is None or price.is_valid_at(at)]
 
-    def now(
+    def current(
         self,
         model: str,
         base: str | None = None,
