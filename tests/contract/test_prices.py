@@ -49,7 +49,7 @@ def test_a_new_price_ends_the_one_before(list_: Prices, caller: Caller, database
     assert at(database, "m", first.valid_from - 0.001) is None
     assert at(database, "m", now + 999) == first.id
     assert at(database, "m", now + 1000) == second.id
-    now_price = list_.now("m")
+    now_price = list_.current("m")
     assert now_price == Price(first.id, 10, 10, 20, 0)
 
 
@@ -59,11 +59,11 @@ def test_prices_of_projects_and_of_all_stand_beside_one_another(
     shared = list_.set(caller, NewPrice("m", 10, 20))
     own = list_.set(caller, NewPrice("m", 30, 40, project_id=owner.project_id))
     assert [price.valid_to for price in list_.all()] == [None, None]
-    assert list_.now("m") == shared.price
-    assert list_.now("m", project_id=owner.project_id) == own.price
-    assert list_.now("m", project_id="proj_other") is None
-    assert list_.now("tuned", "m", project_id=owner.project_id) == shared.price
-    assert list_.now("tuned", "m", project_id=owner.project_id, base_project_id=owner.project_id) == own.price
+    assert list_.current("m") == shared.price
+    assert list_.current("m", project_id=owner.project_id) == own.price
+    assert list_.current("m", project_id="proj_other") is None
+    assert list_.current("tuned", "m", project_id=owner.project_id) == shared.price
+    assert list_.current("tuned", "m", project_id=owner.project_id, base_project_id=owner.project_id) == own.price
     again = list_.set(caller, NewPrice("m", 50, 60, project_id=owner.project_id))
     with database.read() as session:
         known = PriceList.for_models(session, ["m"], [owner.project_id])
