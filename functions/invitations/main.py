@@ -41,12 +41,12 @@ def accept_invitation(request: Request, body: AcceptInvitation) -> dict[str, Any
     invites = Invites(context.database, context.secrets.pepper, keys_only=keys_only)
     failed, source = request.app.state.failed, client_address.get()
     assert isinstance(failed, FailedAttemptLimiter)
-    proxied = bool(request.state.proxied)
-    failed.check(source, untrusted_proxy=proxied)
+    untrusted_proxy = bool(request.state.untrusted_proxy)
+    failed.check(source, untrusted_proxy=untrusted_proxy)
     try:
         accepted = invites.accept(body.token, context.keys if keys_only else None)
     except NotFound:
-        failed.record_failure(source, untrusted_proxy=proxied)
+        failed.record_failure(source, untrusted_proxy=untrusted_proxy)
         raise
     invite = accepted.invite
     return {

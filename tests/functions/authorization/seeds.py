@@ -1,4 +1,4 @@
-"""What is there in every place before the walk begins, to be found in lists."""
+"""What is there in every tenant before the walk begins, to be found in lists."""
 
 from __future__ import annotations
 
@@ -11,46 +11,46 @@ from llmariner.limits.rules import Subject
 from llmariner.usage.tables import prices
 
 from .objects import an_alert, an_event, model
-from .world import Place, World
+from .world import Tenant, World
 
 __all__ = ["seed"]
 
 
 def seed(world: World) -> None:
-    """One object of every noun that is listed in each place, and a price for all of them."""
+    """One object of every noun that is listed in each tenant, and a price for all of them."""
     rates = dict.fromkeys(("prompt", "cached_prompt", "completion", "request"), 1000)
     world.add(prices, id="price_1", model="*", created_at=1, valid_from=0.0, valid_to=None, **rates)
-    for place in world.distinct:
-        world.key(place, place.user_id)
-        world.key(place, place.user_id, admin=True)
-        world.invite(place)
-        world.role(place, of_project=False)
-        world.group(place)
-        an_alert(organization=True)(world, place)
-        model(world, place)
-        an_event(world, place)
+    for tenant in world.distinct:
+        world.key(tenant, tenant.user_id)
+        world.key(tenant, tenant.user_id, admin=True)
+        world.invite(tenant)
+        world.role(tenant, of_project=False)
+        world.group(tenant)
+        an_alert(organization=True)(world, tenant)
+        model(world, tenant)
+        an_event(world, tenant)
         with world.database.write() as session:
             add_audit(
                 session,
                 None,
                 "project.created",
-                {"id": place.project_id},
-                organization_id=place.organization_id,
-                project_id=place.project_id,
+                {"id": tenant.project_id},
+                organization_id=tenant.organization_id,
+                project_id=tenant.project_id,
             )
-        subject = Subject(place.organization_id, "project", place.project_id)
+        subject = Subject(tenant.organization_id, "project", tenant.project_id)
         world.context.limits.put(None, subject, "walk/seeded", {"requests_per_day": 9})
         world.context.budgets.put(None, subject, "month", NewBudget(10**12, alert_ratio=None, hard=True))
-        world.context.ledger.record([_used(place, route) for route in ("chat_completions", "embeddings")])
+        world.context.ledger.record([_used(tenant, route) for route in ("chat_completions", "embeddings")])
     world.now = 0
 
 
-def _used(place: Place, route: str) -> dict[str, Any]:
+def _used(tenant: Tenant, route: str) -> dict[str, Any]:
     """The event that closes a request of somebody in that project, as the meter makes it."""
-    whose = {"organization_id": place.organization_id, "project_id": place.project_id, "user_id": place.user_id}
-    what = {"key_id": f"key_{place.tag}", "model": f"walk/{place.tag}", "route": route, "adapter": None}
+    whose = {"organization_id": tenant.organization_id, "project_id": tenant.project_id, "user_id": tenant.user_id}
+    what = {"key_id": f"key_{tenant.tag}", "model": f"walk/{tenant.tag}", "route": route, "adapter": None}
     counts = {"prompt_tokens": 9, "completion_tokens": 3, "cached_tokens": 0, "reasoning_tokens": 0}
     times = ("waited_seconds", "queued_seconds", "wake_seconds", "first_token_seconds", "total_seconds")
-    known = {"request_id": f"{route}-{place.tag}", "sequence": 2**31 - 1, "kind": "closed", "outcome": "succeeded"}
+    known = {"request_id": f"{route}-{tenant.tag}", "sequence": 2**31 - 1, "kind": "closed", "outcome": "succeeded"}
     at = time.time() - 60
     return {**known, **whose, **what, **counts, **dict.fromkeys(times), "status": 200, "admitted_at": at, "at": at}

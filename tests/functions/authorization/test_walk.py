@@ -1,4 +1,4 @@
-"""Every route as every role, for its own, a sibling project's and another organisation's object: nothing beyond the matrix.
+"""Every route as every role, for its own, a sibling project's and another organization's object: nothing beyond the matrix.
 
 What a caller may is read from the same matrix that docs/security/authorization.md shows; whether it is so is asked here.
 """
@@ -65,7 +65,7 @@ def has_object(route: RouteAccess) -> bool:
     return named or route.objects is ObjectScope.MODELS or str(route) in IN_BODY
 
 
-def places(route: RouteAccess) -> list[Ownership]:
+def tenants(route: RouteAccess) -> list[Ownership]:
     """Whose objects it is asked for; a colleague's where it is asked for keys, which are everybody's own."""
     one_key = route.objects is ObjectScope.KEYS and route.path.partition("api_keys")[2]
     asked = list(Ownership) if has_object(route) else [Ownership.OWN]
@@ -79,15 +79,15 @@ def observed_outcome(answer: HttpResponse, route: RouteAccess) -> Outcome:
     if answer.status in REFUSALS:
         assert answer.error["code"] != "unknown_url", answer.body
         return REFUSALS[answer.status]
-    # A project with models, an organisation with projects; who is in a group of the issuer.
+    # A project with models, an organization with projects; who is in a group of the issuer.
     elsewhere = answer.status == 400 and answer.error["code"] in ("in_use", "managed_by_issuer")
     assert answer.status == 200 or elsewhere, (str(route), answer.status, answer.body)
     return Outcome.ALLOWED
 
 
 def asked(world: World, ask: Ask, route: RouteAccess, caller: str, whose: Ownership) -> HttpResponse:
-    """The answer to that caller's request for a new object of that place."""
-    made = OBJECTS[str(route)](world, world.place(whose, caller))
+    """The answer to that caller's request for a new object of that tenant."""
+    made = OBJECTS[str(route)](world, world.tenant(whose, caller))
     path = PLACEHOLDER.sub(lambda match: made.path[match[1]], route.path)
     return ask(route.function, HttpRequest(route.method, path, made.body, world.headers[caller], made.query))
 
@@ -99,7 +99,7 @@ def test_every_route_says_how_it_is_walked() -> None:
 @pytest.mark.parametrize("caller", CALLERS)
 @pytest.mark.parametrize("route", ROUTES, ids=str)
 def test_nobody_gets_past_the_matrix(route: RouteAccess, caller: str, world: World, ask: Ask) -> None:
-    for whose in places(route):
+    for whose in tenants(route):
         answer = asked(world, ask, route, caller, whose)
         expected = decide(route, CALLERS[caller], whose)
         assert observed_outcome(answer, route) is expected, (whose, answer.status, answer.body)
@@ -115,11 +115,11 @@ def test_what_is_not_the_callers_to_see_is_in_no_answer(
     answer = asked(world, ask, route, caller, Ownership.OWN)
     for whose in (Ownership.SIBLING_PROJECT, Ownership.OTHER_ORGANIZATION):
         if decide(route, CALLERS[caller], whose) is not Outcome.ALLOWED:
-            assert world.places[whose].tag.encode() not in answer.body, answer.body
+            assert world.tenants[whose].tag.encode() not in answer.body, answer.body
 
 
 def lists() -> Iterator[RouteAccess]:
-    """Routes that list what a project or organisation holds."""
+    """Routes that list what a project or organization holds."""
     return (route for route in ROUTES if route.method == "GET" and route.scope and not PLACEHOLDER.search(route.path))
 
 
@@ -140,18 +140,18 @@ def test_what_is_the_callers_to_see_is_in_the_answer(
     answer = first_seen[str(route)]
     for whose in (Ownership.OWN, Ownership.SIBLING_PROJECT, Ownership.OTHER_ORGANIZATION):
         shown = decide(route, CALLERS["owner"], whose) is Outcome.ALLOWED
-        assert (world.places[whose].tag.encode() in answer.body) is shown, (whose, answer.body)
+        assert (world.tenants[whose].tag.encode() in answer.body) is shown, (whose, answer.body)
 
 
 @pytest.mark.parametrize("route", [r for r in ROUTES if r.objects is ObjectScope.INSTALLATION], ids=str)
 def test_who_runs_the_installation_may_do_what_concerns_all_of_it(route: RouteAccess, world: World, ask: Ask) -> None:
-    made = OBJECTS[str(route)](world, world.places[Ownership.OTHER_ORGANIZATION])
+    made = OBJECTS[str(route)](world, world.tenants[Ownership.OTHER_ORGANIZATION])
     path = PLACEHOLDER.sub(lambda match: made.path[match[1]], route.path)
     assert ask(route.function, HttpRequest(route.method, path, made.body, world.runner, made.query)).status == 200
 
 
 def test_a_colleagues_key_and_a_siblings_project_are_in_no_members_list(world: World, ask: Ask) -> None:
-    here, sibling = world.places[Ownership.OWN], world.places[Ownership.SIBLING_PROJECT]
+    here, sibling = world.tenants[Ownership.OWN], world.tenants[Ownership.SIBLING_PROJECT]
     theirs, _ = world.key(here, here.user_id)
     below = f"/v1/organizations/{here.organization_id}/projects"
     for caller, sees_all in (("owner", True), ("project owner", True), ("member", False)):
@@ -170,19 +170,19 @@ def test_a_colleagues_key_and_a_siblings_project_are_in_no_members_list(world: W
 def test_a_key_is_made_in_no_project_that_the_caller_is_not_in(
     whose: Ownership, by_owner: int, world: World, ask: Ask
 ) -> None:
-    place = world.places[whose]
+    tenant = world.tenants[whose]
     for caller, status in (("owner", by_owner), ("member", 200 if whose is Ownership.OWN else 404)):
-        body = {"name": f"elsewhere {world.number()}", "project_id": place.project_id}
-        body |= {"organization_id": place.organization_id}
+        body = {"name": f"elsewhere {world.number()}", "project_id": tenant.project_id}
+        body |= {"organization_id": tenant.organization_id}
         answer = ask("api_keys", HttpRequest("POST", "/v1/api_keys", body, world.headers[caller]))
         assert answer.status == status, (caller, answer.body)
 
 
-def test_what_an_organisation_is_told_of_itself_only_its_owners_see(world: World, ask: Ask) -> None:
+def test_what_an_organization_is_told_of_itself_only_its_owners_see(world: World, ask: Ask) -> None:
     with world.database.write() as session:
-        for place in (world.places[Ownership.OWN], world.places[Ownership.OTHER_ORGANIZATION]):
-            told = {"organization_id": place.organization_id, "project_id": None, "name": '"organization_id":"'}
-            outbox.add(session, "ai.llmariner.test.walked.v1", f"told/{place.organization_id}", told)
+        for tenant in (world.tenants[Ownership.OWN], world.tenants[Ownership.OTHER_ORGANIZATION]):
+            told = {"organization_id": tenant.organization_id, "project_id": None, "name": '"organization_id":"'}
+            outbox.add(session, "ai.llmariner.test.walked.v1", f"told/{tenant.organization_id}", told)
         outbox.add(session, "ai.llmariner.test.walked.v1", "told/everybody", {"project_id": None})
     here, other = "told/org_walk-here", "told/org_walk-other"
     for caller, seen in (("owner", {here}), ("project owner", set()), ("member", set())):
@@ -210,10 +210,10 @@ SHARED = {
 
 
 @pytest.mark.parametrize("route", SHARED)
-def test_what_all_projects_share_is_changed_by_the_organisation_that_runs_the_platform(
+def test_what_all_projects_share_is_changed_by_the_organization_that_runs_the_platform(
     route: str, world: World, ask: Ask
 ) -> None:
-    shared = model(world, world.places[Ownership.OWN], shared=True)
+    shared = model(world, world.tenants[Ownership.OWN], shared=True)
     method, path = route.replace("{id}", shared).split()
     asked = [world.headers[caller] for caller in ("owner", "project owner", "member")]
     for headers in asked:
@@ -222,25 +222,25 @@ def test_what_all_projects_share_is_changed_by_the_organisation_that_runs_the_pl
     assert ask("models", HttpRequest(method, path, SHARED[route], world.runner)).status == 200
 
 
-def test_other_organisations_make_models_of_their_own_projects_only(world: World, ask: Ask) -> None:
+def test_other_organizations_make_models_of_their_own_projects_only(world: World, ask: Ask) -> None:
     body = {"id": f"walk/shared-{world.number()}", "source_repository": "LOCAL"}
     for headers in (world.headers["owner"], world.headers["member"]):
         assert_error(ask("models", HttpRequest("POST", "/v1/models", body, headers)), 403, "insufficient_permissions")
 
 
-def test_a_role_that_the_organisation_made_gives_what_it_holds_and_no_project_adds_to_it(
+def test_a_role_that_the_organization_made_gives_what_it_holds_and_no_project_adds_to_it(
     world: World, ask: Ask
 ) -> None:
     for route in ROUTES:
         if route.objects is ObjectScope.ORGANIZATION:
-            made = OBJECTS[str(route)](world, world.places[Ownership.SIBLING_PROJECT])
+            made = OBJECTS[str(route)](world, world.tenants[Ownership.SIBLING_PROJECT])
             path = PLACEHOLDER.sub(lambda match, made=made: made.path[match[1]], route.path)  # type: ignore[misc]
             answer = ask(route.function, HttpRequest(route.method, path, made.body, world.auditor, made.query))
             assert answer.status == (200 if route.scope == "api.audit.read" else 403), (str(route), answer.body)
 
 
 def test_a_key_of_a_service_account_is_made_by_nobody_who_may_not_make_keys(world: World, ask: Ask) -> None:
-    here = world.places[Ownership.OWN]
+    here = world.tenants[Ownership.OWN]
     people = "api.organizations.projects.users.read api.organizations.projects.users.write"
     row = {"organization_id": here.organization_id, "description": "", "scopes": people, "created_at": 1}
     for role_id in ("role_usher", "role_ushered"):
@@ -258,7 +258,7 @@ def test_a_key_of_a_service_account_is_made_by_nobody_who_may_not_make_keys(worl
 
 
 def twin(text: str) -> str:
-    """What another organisation's object is called, changed to what nothing is called."""
+    """What another organization's object is called, changed to what nothing is called."""
     return re.sub(r'([^":/ ]*walk-other[^":/ ]*)', r"\1-nobody", text)
 
 
@@ -267,7 +267,7 @@ def test_another_organizations_object_is_answered_like_one_that_is_not_there(
     route: RouteAccess, world: World, ask: Ask
 ) -> None:
     for caller in ("owner", "member", "owner in person"):
-        made = OBJECTS[str(route)](world, world.place(Ownership.OTHER_ORGANIZATION, caller))
+        made = OBJECTS[str(route)](world, world.tenant(Ownership.OTHER_ORGANIZATION, caller))
         path = PLACEHOLDER.sub(lambda match, made=made: made.path[match[1]], route.path)  # type: ignore[misc]
         body = json.dumps(made.body)
         theirs = ask(route.function, HttpRequest(route.method, path, made.body, world.headers[caller], made.query))
@@ -279,7 +279,7 @@ def test_another_organizations_object_is_answered_like_one_that_is_not_there(
 
 
 def test_a_key_for_a_service_account_carries_no_more_than_its_maker_holds(world: World, ask: Ask) -> None:
-    here = world.places[Ownership.OWN]
+    here = world.tenants[Ownership.OWN]
     writes = "api.organizations.projects.api_keys.write"
     row = {"organization_id": here.organization_id, "description": "", "created_at": 1}
     world.add(custom_roles, **row, id="role_maker", name="role_maker", scopes=writes)

@@ -37,9 +37,9 @@ def authenticate(request: Request) -> Caller:
     """
     authorization = request.headers.get("authorization")
     secret = bearer_token(authorization.encode("latin-1") if authorization else None)
-    lookups, proxied = context_of(request).secret_lookups, bool(request.state.proxied)
+    lookups, untrusted_proxy = context_of(request).secret_lookups, bool(request.state.untrusted_proxy)
     caller = lookups.look_up(
-        secret, lambda: _resolve_caller(request, secret), client_address.get(), untrusted_proxy=proxied
+        secret, lambda: _resolve_caller(request, secret), client_address.get(), untrusted_proxy=untrusted_proxy
     )
     _check_client_network(caller)
     return caller

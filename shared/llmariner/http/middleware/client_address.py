@@ -14,7 +14,7 @@ __all__ = ["ClientAddressMiddleware"]
 class ClientAddressMiddleware:
     """ASGI middleware that sets the request context's client address. `trusted`: networks whose X-Forwarded-For is used.
 
-    A request's `state.proxied` is true when the address is that of an untrusted proxy, which many callers share.
+    A request's `state.untrusted_proxy` is true when the address is that of an untrusted proxy, which many callers share.
     """
 
     def __init__(self, app: Any, *, trusted: Sequence[str]) -> None:
@@ -26,8 +26,8 @@ class ClientAddressMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        address, proxied = self._client_ips.resolve_behind_proxy(scope, dict(scope["headers"]))
-        scope.setdefault("state", {})["proxied"] = proxied
+        address, untrusted_proxy = self._client_ips.resolve_behind_proxy(scope, dict(scope["headers"]))
+        scope.setdefault("state", {})["untrusted_proxy"] = untrusted_proxy
         token = client_address.set(address)
         try:
             await self._app(scope, receive, send)
