@@ -213,12 +213,14 @@ class QuotaState:
 
     def _capacities(self, others: list[Amounts]) -> list[int | None]:
         """Requests, tokens, slots and money that are neither used nor leased to others; None: not limited."""
-        most = self.rule.thresholds
+        thresholds = self.rule.thresholds
         capacities: list[int | None] = []
         for resource in _RESOURCES:
-            left = [most[name] - window.used for name, window in self.windows.items() if name.startswith(resource)]
+            left = [
+                thresholds[name] - window.used for name, window in self.windows.items() if name.startswith(resource)
+            ]
             capacities.append(min(left) if left else None)
-        capacities.append(most.get("concurrent_requests"))
+        capacities.append(thresholds.get("concurrent_requests"))
         capacities.append(None if self.rule.amount is None or not self.rule.hard else self.rule.amount - self.spent)
         return [
             None if capacity is None else capacity - sum(leased[index] for leased in others)

@@ -17,7 +17,7 @@ __all__ = ["Restriction", "caller_restriction", "key_restriction", "project_rest
 
 @dataclass(frozen=True)
 class Restriction:
-    """None means all, as in `gateway.control_plane.port.Key`; `sources` are networks in CIDR form."""
+    """The models and client networks (CIDR) that may be used. None: all."""
 
     models: frozenset[str] | None = None
     refused_models: frozenset[str] = frozenset()
