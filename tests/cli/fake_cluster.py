@@ -45,9 +45,9 @@ SECRETS = {
 
 # By its place: the folder of the API in the test process bears the name of a package that is installed.
 _folder = next(name for name in ("kubernetes_api", "kubernetes") if (CHECKOUT / "tests" / name / "server.py").is_file())
-_api, _refusals, _schemas, _server, _store = (
+_api, _status_errors, _schemas, _server, _store = (
     importlib.import_module(f"..{_folder}.{name}", __package__)
-    for name in ("api", "refusals", "schemas", "server", "store")
+    for name in ("api", "status_errors", "schemas", "server", "store")
 )
 
 
@@ -163,7 +163,7 @@ class FakeCluster:
     def _read(self, kind: Any, place: tuple[str, str]) -> Body | None:
         try:
             found: Body = self.server.store.read(kind, place)
-        except _refusals.Refusal:
+        except _status_errors.StatusError:
             return None
         return found
 

@@ -12,10 +12,10 @@ from typing import Any
 
 from .running import Signer, SigningKey
 
-__all__ = ["FORGED", "by_hand", "soon"]
+__all__ = ["FORGED", "sign_unchecked", "soon"]
 
 
-def by_hand(header: dict[str, Any], claims: dict[str, Any], key: bytes | None) -> str:
+def sign_unchecked(header: dict[str, Any], claims: dict[str, Any], key: bytes | None) -> str:
     """A token put together without a library that would refuse to."""
     parts = [base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=") for part in (header, claims)]
     signed = b".".join(parts)
@@ -23,7 +23,7 @@ def by_hand(header: dict[str, Any], claims: dict[str, Any], key: bytes | None) -
     return (signed + b"." + base64.urlsafe_b64encode(signature).rstrip(b"=")).decode()
 
 
-def stranger(issuer: Signer) -> str:
+def signed_by_unknown_key(issuer: Signer) -> str:
     return SigningKey().sign(issuer.claims(), kid=issuer.key.kid)
 
 
@@ -55,19 +55,22 @@ FORGED: dict[str, tuple[Callable[[Signer], str], str]] = {
     "with a subject of control characters": (lambda i: i.token(sub="alice\x00"), "no name"),
     "not yet valid": (lambda i: i.token(**soon(nbf=120)), "not good yet"),
     "issued in the future": (lambda i: i.token(**soon(iat=120)), "not good yet"),
-    "alg none": (lambda i: by_hand({"alg": "none"}, i.claims(), None), "algorithm"),
-    "alg none with the key's id": (lambda i: by_hand({"alg": "none", "kid": i.key.kid}, i.claims(), None), "algorithm"),
+    "alg none": (lambda i: sign_unchecked({"alg": "none"}, i.claims(), None), "algorithm"),
+    "alg none with the key's id": (
+        lambda i: sign_unchecked({"alg": "none", "kid": i.key.kid}, i.claims(), None),
+        "algorithm",
+    ),
     "HS256 with the public key": (
-        lambda i: by_hand({"alg": "HS256", "kid": i.key.kid}, i.claims(), i.key.public_pem),
+        lambda i: sign_unchecked({"alg": "HS256", "kid": i.key.kid}, i.claims(), i.key.public_pem),
         "algorithm",
     ),
     "HS256 with the public key as a JWK": (
-        lambda i: by_hand({"alg": "HS256"}, i.claims(), json.dumps(i.key.jwk(private=False)).encode()),
+        lambda i: sign_unchecked({"alg": "HS256"}, i.claims(), json.dumps(i.key.jwk(private=False)).encode()),
         "algorithm",
     ),
     "an algorithm that was not agreed on": (lambda i: i.key.sign(i.claims(), algorithm="RS512"), "algorithm"),
     "of an unknown key": (lambda i: SigningKey().sign(i.claims()), "no such key"),
-    "of a stranger's key with a known id": (stranger, "signature"),
+    "of a stranger's key with a known id": (signed_by_unknown_key, "signature"),
     "with its own key in the header": (
         lambda i: (k := SigningKey()).sign(i.claims(), jwk=k.jwk(private=False)),
         "no such key",

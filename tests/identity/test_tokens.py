@@ -27,7 +27,7 @@ from llmariner.platform.identity.oidc import OidcTokenVerifier
 from llmariner.platform.identity.signing_keys import COOLDOWN_SECONDS, REFRESH_AFTER_SECONDS, SigningKeys
 from llmariner.settings import IdentitySettings
 
-from .forgeries import FORGED, by_hand, soon
+from .forgeries import FORGED, sign_unchecked, soon
 from .running import RunningIssuer, SigningKey
 
 OUTAGE_SECONDS = 3600.0
@@ -163,7 +163,7 @@ JUNK: list[Any] = [None, True, 0, -1, 1.5, 10**400, "", "x", "\ud800", [], ["x"]
 def test_no_header_however_odd_is_more_than_refused(name: str, issuer: RunningIssuer, checked: Checked) -> None:
     for junk in JUNK:
         header = {"alg": "RS256", "kid": issuer.key.kid, "typ": "JWT", name: junk}
-        checked.refusal(by_hand(header, issuer.claims(), b"key"))
+        checked.refusal(sign_unchecked(header, issuer.claims(), b"key"))
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from . import refusals
+from . import status_errors
 from .discovery import document
 from .kinds import Kind
-from .merging import BadPatch, json_patch, merge_by_keys, merge_patch
-from .refusals import Refusal
+from .patches import BadPatch, json_patch, merge_by_keys, merge_patch
 from .selectors import selector, value_at
+from .status_errors import StatusError
 from .store import Body, Store, Write
-from .watching import lines
+from .watch_stream import watch_lines
 
 __all__ = ["Api", "Request"]
 
@@ -64,7 +64,7 @@ class Api:
             store.create(self._by_path["v1", "namespaces"], "", _namespace(name), Write("kube-apiserver"))
 
     def answer(self, request: Request) -> Answer:
-        """(code, body), or (200, lines) of a watch. Refusal: anything but a success."""
+        """(code, body), or (200, lines) of a watch. StatusError: anything but a success."""
         if request.method == "GET" and (found := document(self.kinds, request.path)):
             return 200, found
         target = self._target(request.path)
@@ -85,9 +85,9 @@ class Api:
         plural, name, subresource = (*rest, "", "", "")[:3]
         kind = self._by_path.get((version, plural))
         if kind is None or root not in ("api", "apis") or len(rest) > 3 or not self._has(kind, subresource):
-            raise refusals.no_such_resource()
+            raise status_errors.no_such_resource()
         if bool(namespace) and not kind.namespaced:
-            raise refusals.no_such_resource()
+            raise status_errors.no_such_resource()
         return _Target(kind, namespace, name, subresource)
 
     def _has(self, kind: Kind, subresource: str) -> bool:
@@ -99,7 +99,7 @@ class Api:
             verb = "watch" if request.query.get("watch") in ("true", "1") else "list"
         if f"{verb} {target.kind.plural}" in self.forbidden:
             who = 'User "system:serviceaccount:test:test" cannot'
-            raise refusals.forbidden(target.kind, target.name, f"{who} {verb} resource {target.kind.plural!r}")
+            raise status_errors.forbidden(target.kind, target.name, f"{who} {verb} resource {target.kind.plural!r}")
 
     def _collection(self, request: Request, target: _Target) -> Answer:
         if request.method == "GET":
@@ -114,7 +114,7 @@ class Api:
                     self.store.delete(target.kind, place, _options(request), dry_run=_write(request, target).dry_run)
             return 200, _success({})
         if request.method != "POST" or (target.kind.namespaced and not target.namespace):
-            raise refusals.not_allowed()
+            raise status_errors.not_allowed()
         body = self._read(request, target)
         return 201, self.store.create(target.kind, target.namespace, body, _write(request, target))
 
@@ -128,7 +128,7 @@ class Api:
             return 200, self.store.update(kind, place, lambda _: body, write)
         if request.method == "PATCH" and request.media == "application/apply-patch+yaml":
             if not request.query.get("fieldManager"):
-                raise Refusal(
+                raise StatusError(
                     422, "Invalid", "PatchOptions.meta.k8s.io is invalid: fieldManager: is required for apply patch"
                 )
             force = request.query.get("force") == "true"
@@ -139,18 +139,18 @@ class Api:
         if request.method == "DELETE" and not target.subresource:
             gone = self.store.delete(kind, place, _options(request), dry_run=write.dry_run)
             return 200, gone if "deletionTimestamp" in gone["metadata"] else _success(_details(kind, gone))
-        raise refusals.not_allowed()
+        raise status_errors.not_allowed()
 
     def _patch(self, request: Request, kind: Kind) -> Callable[[Body], Body]:
         patch = _parsed(request)
         if request.media == "application/merge-patch+json":
             return lambda old: merge_patch(old, patch)
         if request.media == "application/json-patch+json":
-            return lambda old: _json_patched(kind, old, patch)
+            return lambda old: _apply_json_patch(kind, old, patch)
         if request.media == STRATEGIC and not kind.custom:
             schemas = self.store.schemas
             return lambda old: merge_by_keys(schemas, schemas.schema(old), old, patch)
-        raise refusals.unsupported(request.media)
+        raise status_errors.unsupported(request.media)
 
     def _scale(self, request: Request, target: _Target) -> Answer:
         kind, (wanted_path, present_path) = target.kind, target.kind.scale or ("", "")
@@ -170,7 +170,7 @@ class Api:
             new = _parsed(request) if request.method == "PUT" else self._patch(request, kind)(shown(body))
             replicas = new.get("spec", {}).get("replicas", 0)
             if not isinstance(replicas, int) or replicas < 0:
-                raise refusals.invalid(kind, target.name, [f"spec.replicas: Invalid value: {replicas!r}"])
+                raise status_errors.invalid(kind, target.name, [f"spec.replicas: Invalid value: {replicas!r}"])
             patch: Body = {"metadata": {"resourceVersion": new["metadata"].get("resourceVersion")}}
             patch["spec"] = {wanted_path.removeprefix("spec."): replicas}
             changed: Body = merge_patch(body, patch)
@@ -179,24 +179,24 @@ class Api:
         if request.method == "GET":
             return 200, shown(self.store.read(kind, target.place))
         if request.method not in ("PUT", "PATCH"):
-            raise refusals.not_allowed()
+            raise status_errors.not_allowed()
         return 200, shown(self.store.update(kind, target.place, scaled, _write(request, target)))
 
     def _read(self, request: Request, target: _Target) -> Body:
-        """The object in the body. Refusal (400): it isn't one, or isn't of this path."""
+        """The object in the body. StatusError (400): it isn't one, or isn't of this path."""
         body = _parsed(request)
         kind = target.kind
         if not isinstance(body, dict):
-            raise refusals.bad_request("the body is no object")
+            raise status_errors.bad_request("the body is no object")
         for key, wanted in (("apiVersion", kind.api_version), ("kind", kind.name)):
             if body.setdefault(key, wanted) != wanted:
-                raise refusals.bad_request(
+                raise status_errors.bad_request(
                     f"the {key} in the data ({body[key]}) does not match the expected one ({wanted})"
                 )
         metadata = body.setdefault("metadata", {})
         for key, wanted in (("namespace", target.namespace), ("name", target.name)):
             if wanted and metadata.setdefault(key, wanted) != wanted:
-                raise refusals.bad_request(
+                raise status_errors.bad_request(
                     f"the {key} of the provided object does not match the {key} sent on the request: {metadata[key]}"
                 )
         return body
@@ -227,7 +227,7 @@ class Api:
 
     def _watch(self, request: Request, target: _Target) -> Iterator[bytes]:
         """Lines of a watch; where nothing happened for a moment, an empty one, so that who listens can be missed."""
-        return lines(self.store, target.kind, target.namespace, self._wanted(request, target), request.query)
+        return watch_lines(self.store, target.kind, target.namespace, self._wanted(request, target), request.query)
 
 
 def _namespace(name: str) -> Body:
@@ -250,20 +250,20 @@ def _options(request: Request) -> Body:
 
 def _parsed(request: Request) -> Any:
     if request.media.endswith("protobuf"):
-        raise refusals.unsupported(request.media)
+        raise status_errors.unsupported(request.media)
     try:
         return json.loads(request.body)
     except ValueError:
         if "yaml" not in request.media:
-            raise refusals.bad_request("the object provided is unrecognized: it is no JSON") from None
+            raise status_errors.bad_request("the object provided is unrecognized: it is no JSON") from None
         return yaml.safe_load(request.body)
 
 
-def _json_patched(kind: Kind, old: Body, patch: Any) -> Body:
+def _apply_json_patch(kind: Kind, old: Body, patch: Any) -> Body:
     try:
         patched: Body = json_patch(old, patch)
     except BadPatch as error:
-        raise Refusal(422, "Invalid", str(error)) from error
+        raise StatusError(422, "Invalid", str(error)) from error
     return patched
 
 

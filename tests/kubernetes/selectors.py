@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .kinds import Kind
-from .refusals import bad_request
+from .status_errors import bad_request
 
 __all__ = ["Test", "selector", "value_at"]
 
@@ -24,7 +24,7 @@ ALWAYS = ("metadata.name", "metadata.namespace")
 
 
 def selector(kind: Kind, labels: str, fields: str) -> Test:
-    """Whether an object is wanted. Refusal (400): a selector that can't be read, or a field that isn't selectable."""
+    """Whether an object is wanted. StatusError (400): a selector that can't be read, or a field that isn't selectable."""
     tests = [*_label_tests(labels), *_field_tests(kind, fields)]
     return lambda body: all(test(body) for test in tests)
 

@@ -25,8 +25,8 @@ import yaml
 
 from .api import Api, Request
 from .kinds import core_kinds, custom_kinds
-from .refusals import Refusal
 from .schemas import Schemas
+from .status_errors import StatusError
 from .store import Store
 
 __all__ = ["ApiServer"]
@@ -146,10 +146,10 @@ class _Handler(BaseHTTPRequestHandler):
         owner = self.server.owner
         try:
             code, answer = self._answer(owner)
-        except Refusal as refusal:
+        except StatusError as refusal:
             code, answer = refusal.code, refusal.status()
         except Exception as error:
-            code, answer = 500, Refusal(500, "InternalError", f"Internal error occurred: {error!r}").status()
+            code, answer = 500, StatusError(500, "InternalError", f"Internal error occurred: {error!r}").status()
         if isinstance(answer, dict):
             self._send(code, answer)
         else:
@@ -160,7 +160,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, owner: ApiServer) -> tuple[int, dict[str, Any] | Iterator[bytes]]:
         body = self.rfile.read(int(self.headers.get("content-length") or 0))
         if owner.token is not None and self.headers.get("authorization", "").lower() != f"bearer {owner.token}".lower():
-            raise Refusal(401, "Unauthorized", "Unauthorized")
+            raise StatusError(401, "Unauthorized", "Unauthorized")
         asked = urlsplit(self.path)
         request = Request(
             self.command,

@@ -8,16 +8,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from .merging import keys_of, merge_by_keys
+from .patches import keys_of, merge_by_keys
 from .schemas import Schemas
 
-__all__ = ["Manager", "Owners", "Taken"]
+__all__ = ["FieldConflict", "ManagedFields", "Manager"]
 
 # A step is what metadata.managedFields writes: `f:replicas`, `k:{"name":"a"}` (an item of a list), `v:"x"` (of a set).
 Path = tuple[str, ...]
 
 # The server's own; whoever sends them owns nothing by it.
-UNOWNED = {
+UNMANAGED = {
     ("f:apiVersion",),
     ("f:kind",),
     *(
@@ -48,7 +48,7 @@ class Manager(NamedTuple):
 
 
 @dataclass
-class Taken(Exception):
+class FieldConflict(Exception):
     """Fields that an apply would change though others own them."""
 
     by: dict[Path, Manager]
@@ -71,17 +71,17 @@ class Taken(Exception):
 
 
 @dataclass
-class Owners:
+class ManagedFields:
     """The owners of one object's fields."""
 
     schemas: Schemas
     schema: dict[str, Any]
     paths: dict[Manager, frozenset[Path]] = field(default_factory=dict)
 
-    def applied(
+    def apply(
         self, live: dict[str, Any], patch: dict[str, Any], manager: Manager, *, force: bool
     ) -> tuple[dict[str, Any], frozenset[Path]]:
-        """(the object after the apply, the paths that the manager has now). Taken: others own what would change."""
+        """(the object after the apply, the paths that the manager has now). FieldConflict: others own what would change."""
         wanted = dict(self._leaves(patch))
         present = dict(self._leaves(live))
         taken = {
@@ -92,7 +92,7 @@ class Owners:
             if other != manager and path in theirs
         }
         if taken and not force:
-            raise Taken(taken, live["apiVersion"])
+            raise FieldConflict(taken, live["apiVersion"])
         left = self.paths.get(manager, frozenset()) - wanted.keys()
         others = frozenset().union(*(theirs for other, theirs in self.paths.items() if other != manager))
         # A field that is gone from the body goes, unless another owns it, or something in it.
@@ -100,7 +100,7 @@ class Owners:
         merged = merge_by_keys(self.schemas, self.schema, _without(live, (), dropped), patch)
         return merged, frozenset(wanted)
 
-    def written(
+    def record_write(
         self, before: dict[str, Any], after: dict[str, Any], manager: Manager, own: frozenset[Path] | None
     ) -> None:
         """Set the owners after a write. `own`: what an apply owns; None: the manager owns what it changed."""
@@ -112,7 +112,7 @@ class Owners:
         self.paths[manager] = mine
         self.paths = {each: paths for each, paths in self.paths.items() if paths}
 
-    def shown(self, api_version: str, when: str) -> list[dict[str, Any]]:
+    def to_managed_fields(self, api_version: str, when: str) -> list[dict[str, Any]]:
         """`metadata.managedFields`."""
         return [
             {
@@ -127,13 +127,13 @@ class Owners:
             for manager, paths in self.paths.items()
         ]
 
-    def copy(self) -> Owners:
+    def copy(self) -> ManagedFields:
         """One that can be written to without this one."""
-        return Owners(self.schemas, self.schema, dict(self.paths))
+        return ManagedFields(self.schemas, self.schema, dict(self.paths))
 
     def _leaves(self, body: dict[str, Any]) -> Iterator[tuple[Path, Any]]:
         for path, value in self._paths(self.schema, body, ()):
-            if path not in UNOWNED and path[:2] not in UNOWNED:
+            if path not in UNMANAGED and path[:2] not in UNMANAGED:
                 yield path, value
 
     def _paths(self, schema: dict[str, Any], value: Any, at: Path) -> Iterator[tuple[Path, Any]]:

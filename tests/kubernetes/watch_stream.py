@@ -8,21 +8,21 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from .kinds import Kind
-from .refusals import Refusal
+from .status_errors import StatusError
 from .store import Change, Store
 
-__all__ = ["lines"]
+__all__ = ["watch_lines"]
 
 Body = dict[str, Any]
-LONGEST = 1800.0
+MAX_SECONDS = 1800.0
 # Seconds between two looks at whether the listener is still there.
-BEAT = 0.5
+HEARTBEAT_SECONDS = 0.5
 
 
-def lines(
+def watch_lines(
     store: Store, kind: Kind, namespace: str, wanted: Callable[[Body], bool], query: dict[str, str]
 ) -> Iterator[bytes]:
-    """One watch's answer; an empty line now and then, that who has gone is noticed. Refusal: 410, before the first line."""
+    """One watch's answer; an empty line now and then, that who has gone is noticed. StatusError: 410, before the first line."""
     version = int(query.get("resourceVersion") or 0)
     everything = version == 0 or query.get("sendInitialEvents") == "true"
     if not everything:
@@ -38,7 +38,7 @@ def _lines(
     query: dict[str, str],
     after: int | None,
 ) -> Iterator[bytes]:
-    end = time.monotonic() + float(query.get("timeoutSeconds") or LONGEST)
+    end = time.monotonic() + float(query.get("timeoutSeconds") or MAX_SECONDS)
     bookmarks = query.get("allowWatchBookmarks") == "true"
     if after is None:
         after, found = store.all(kind, namespace)
@@ -47,20 +47,20 @@ def _lines(
             yield _bookmark(kind, after, {"k8s.io/initial-events-end": "true"})
     while (left := end - time.monotonic()) > 0:
         try:
-            changes = store.since(after, min(left, BEAT))
-        except Refusal as refusal:
+            changes = store.since(after, min(left, HEARTBEAT_SECONDS))
+        except StatusError as refusal:
             yield _line("ERROR", refusal.status())
             return
         for change in changes:
             after = change.version
             if change.kind.store == kind.store and namespace in ("", change.body["metadata"].get("namespace", "")):
-                yield from _told(change, kind, wanted)
+                yield from _watch_events(change, kind, wanted)
         yield b""
     if bookmarks:
         yield _bookmark(kind, after, {})
 
 
-def _told(change: Change, kind: Kind, wanted: Callable[[Body], bool]) -> Iterator[bytes]:
+def _watch_events(change: Change, kind: Kind, wanted: Callable[[Body], bool]) -> Iterator[bytes]:
     """A selector makes an object come and go when its labels change."""
     now = change.type != "DELETED" and wanted(change.body)
     then = change.before is not None and wanted(change.before)
