@@ -22,7 +22,7 @@ HEARTBEAT_SECONDS = 0.5
 def watch_lines(
     store: Store, kind: Kind, namespace: str, wanted: Callable[[Body], bool], query: dict[str, str]
 ) -> Iterator[bytes]:
-    """One watch's answer; an empty line now and then, that who has gone is noticed. StatusError: 410, before the first line."""
+    """The response to one watch. Empty lines let the server detect a closed connection. StatusError (410) before any line."""
     version = int(query.get("resourceVersion") or 0)
     everything = version == 0 or query.get("sendInitialEvents") == "true"
     if not everything:
