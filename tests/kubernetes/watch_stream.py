@@ -22,7 +22,7 @@ HEARTBEAT_SECONDS = 0.5
 def watch_lines(
     store: Store, kind: Kind, namespace: str, wanted: Callable[[Body], bool], query: dict[str, str]
 ) -> Iterator[bytes]:
-    """The response to one watch. Empty lines let the server detect a closed connection. StatusError (410) before any line."""
+    """The response to one watch. Empty lines let the server detect a closed connection. StatusError (410) before them."""
     version = int(query.get("resourceVersion") or 0)
     everything = version == 0 or query.get("sendInitialEvents") == "true"
     if not everything:
