@@ -1,6 +1,6 @@
-"""Bases made on this machine, for where no container registry is reachable: Debian's Python and what it needs, no more.
+"""Base images built on this machine without a container registry: Debian's Python and its dependencies only.
 
-No shell, no package manager; no maintainer script has run: packages are fetched and checked by apt, then unpacked.
+They have no shell and no package manager. apt fetches, verifies and unpacks the packages; no maintainer script runs.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["BUILDER", "ENGINE", "RUNTIME", "BaseImage", "build_base"]
 
 _SUITE = "bookworm"
 _PYTHON_PACKAGES = ("python3.11-minimal", "libpython3.11-stdlib", "ca-certificates", "netbase", "tzdata")
-# Where a dependency brings what an image has no use for: documents, translations, the package manager's own.
+# Files of dependencies that an image does not need: documentation, translations, the package manager.
 _UNUSED = (
     "usr/share/doc/*/[!c]*",
     "usr/share/doc/*/c[!o]*",
@@ -50,7 +50,7 @@ _CONTAINERFILE = "FROM scratch\nCOPY root/ /\nENV PATH=/usr/local/bin:/usr/bin:/
 
 @dataclass(frozen=True)
 class BaseImage:
-    """An image of Debian packages; `environment` as a Containerfile's ENV takes it."""
+    """A base image of Debian packages; `environment` in the syntax of a Containerfile's ENV."""
 
     name: str
     packages: tuple[str, ...]
@@ -58,7 +58,7 @@ class BaseImage:
 
     @property
     def tag(self) -> str:
-        """Name with a tag that changes with the recipe."""
+        """The image name with a tag that is a hash of the recipe."""
         recipe = repr((self, _SUITE, _UNUSED, _ACCOUNTS, _CONTAINERFILE, Path(__file__).read_text()))
         return f"localhost/{self.name}:{hashlib.sha256(recipe.encode()).hexdigest()[:12]}"
 
@@ -69,12 +69,12 @@ BUILDER = BaseImage(
     (*_PYTHON_PACKAGES, "python3-pip-whl"),
     "PYTHONPATH=/usr/share/python-wheels/pip.whl",
 )
-# What vLLM's build for CPUs loads or calls at run time beside its own wheels.
+# Libraries and programs that vLLM's build for CPUs needs at run time beside its own wheels.
 ENGINE = BaseImage("engine-base", (*_PYTHON_PACKAGES, "libgomp1", "libnuma1", "libstdc++6", "dash", "util-linux"))
 
 
 def build_base(base: BaseImage, store: Store) -> None:
-    """Make a base unless it is here. PrerequisiteMissing where the tool for it is not installed."""
+    """Build a base image unless the store has it. Raises PrerequisiteMissing without mmdebstrap."""
     if store.has(base.tag):
         return
     if shutil.which("mmdebstrap") is None:
@@ -94,7 +94,7 @@ def build_base(base: BaseImage, store: Store) -> None:
 
 
 def _finish(root: Path) -> None:
-    """What maintainer scripts would have done and a function needs: accounts, certificates, names of Python, bytecode."""
+    """Do what a function needs of the maintainer scripts: accounts, certificates, links to Python, bytecode."""
     for pattern in _UNUSED:
         for path in root.glob(pattern):
             shutil.rmtree(path) if path.is_dir() else path.unlink()

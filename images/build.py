@@ -1,7 +1,7 @@
-"""`python -m images.build`: build every image with buildah, print what each weighs, write them as archives.
+"""`python -m images.build`: build every image with buildah, print its size, write archives.
 
-Images bear the names that manifests/components/local-images gives them. Their store is a folder of its own below the user's
-cache, so nothing of it mixes with other images; what was built from the same files is not built again.
+The images have the names of manifests/components/local-images. Their store is a separate folder below the user's cache;
+steps with unchanged input are not run again.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from llmariner.standalone.engine.environment import EngineEnvironment, engine_lo
 __all__ = ["PREFIX", "main", "store"]
 
 PREFIX = "dev.local/"
-"""Knative takes the tag of an image of this registry as it stands; of any other it asks the registry first."""
+"""Knative does not resolve tags of this registry to digests, which needs access to the registry."""
 
 _MB = 1_000_000
 
 
 def store() -> Store:
-    """The store of these pins."""
+    """The store for the current lock file."""
     pins = (CHECKOUT / "locks/platform.lock").read_bytes()
     return Store(_cache() / f"images-{hashlib.sha256(pins).hexdigest()[:16]}")
 
@@ -41,7 +41,7 @@ def _cache() -> Path:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status 0: all is built. 1: it cannot be; standard error says why and what to do."""
+    """Returns exit status 0, or 1 with the reason and the remedy on standard error."""
     parser = argparse.ArgumentParser(prog="python -m images.build", description=__doc__)
     parser.add_argument("--base", help="image to build on (default: one made here of Debian packages)")
     parser.add_argument("--builder", help="image with pip to build in (default: --base, or one made here)")
@@ -94,7 +94,7 @@ def _bases(image_store: Store, chosen: str | None, builder: str | None) -> tuple
 
 
 def _engines(image_store: Store, vllm: str | None) -> list[str]:
-    """The engine image; on this machine's own vLLM image unless another is named."""
+    """Build the engine image, on an image of this machine's engine environment unless `vllm` names another."""
     made = []
     if vllm is None:
         base.build_base(base.ENGINE, image_store)
@@ -108,7 +108,7 @@ def _engines(image_store: Store, vllm: str | None) -> list[str]:
 
 
 def _table(images: list[Image]) -> str:
-    """Per image: bytes in all, and bytes of layers that no other image has."""
+    """A table of images: total size, and size of layers that no other image has."""
     holders: dict[str, int] = {}
     for image in images:
         for digest in {digest for digest, _ in image.layers}:

@@ -1,9 +1,9 @@
-"""What the Dockerfile runs while it builds: resolve extras, install their packages, compile.
+"""Build steps of the Dockerfile: resolve extras, install their packages, compile.
 
     python3 install.py tools                            uv and YAML for the steps below, into /tools
-    python3 install.py declare                          which packages and folders $FUNCTION or $EXTRAS mean, into /declared
+    python3 install.py declare                          packages and folders of $FUNCTION or $EXTRAS, into /declared
     python3 install.py packages GROUP                   one group of packages, into /layers/GROUP
-    python3 install.py code                             our own package, into /layers/code
+    python3 install.py code                             the package llmariner, into /layers/code
     python3 install.py functions                        the functions that were declared, into /layers/functions
 
 Every package is one of locks/platform.lock, checked by its hashes. Run in the root of the build context by the base's own
@@ -27,18 +27,18 @@ PACKAGES = Path("app/packages")
 LOCK = Path("locks/platform.lock")
 AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
 
-# `bin`: commands of packages, which nobody calls; their first lines name this stage's interpreter.
-# `kubernetes/aio`: a second client of 68 MB, for asyncio, that nothing imports by itself.
+# `bin`: unused console scripts, whose shebangs name the builder's interpreter.
+# `kubernetes/aio`: an unused asyncio client of 68 MB.
 UNUSED = ("bin", "kubernetes/aio")
 
-# Later groups stand on earlier ones: two images that agree on the first n groups share n layers.
+# In the order of layers: two images with the same first n groups share n layers.
 GROUPS = ("core", "database", "cluster", "api", "others")
 
 COMMAND = "#!{python}\nfrom llmariner.cli.main import main\n\nmain()\n"
 
 
 def main() -> None:
-    """One step. Exit status 1 and a line when an argument is wrong or a package cannot be had."""
+    """Run one step. Exits with status 1 and a message if an argument is wrong or a package is unavailable."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     steps = parser.add_subparsers(dest="step", required=True)
     steps.add_parser("tools")
@@ -61,15 +61,15 @@ def main() -> None:
 
 
 def install_tools() -> None:
-    """uv and PyYAML, by the base's pip."""
-    wanted = Path("/tmp/tools.txt")  # a container of our own
+    """Install uv and PyYAML with the base image's pip."""
+    wanted = Path("/tmp/tools.txt")  # this container runs nothing else
     wanted.write_text(pinned_lines(LOCK.read_text(), ["uv", "pyyaml"]))
     run(sys.executable, "-m", "pip", "install", "--quiet", "--root-user-action=ignore", "--no-deps",
         *("--require-hashes", "--target", str(TOOLS), "-r", str(wanted)))  # fmt: skip
 
 
 def declare(function: str, listed: str) -> None:
-    """Write what the later steps read, so that they are run again only when it changes."""
+    """Write the input of later steps, whose layers are cached while it is unchanged."""
     sys.path[:0] = [str(TOOLS), "shared"]
     if bool(function) == bool(listed):
         sys.exit("Name what to build: --build-arg FUNCTION=functions/<name> (or eventing/<name>), or EXTRAS=<extra>,…")
@@ -88,7 +88,7 @@ def declare(function: str, listed: str) -> None:
 
 
 def extras_and_folders(function: str) -> tuple[list[str], list[str]]:
-    """The extras of a function, and the folders of all that have the same."""
+    """The extras of a function, and the folders of all functions with the same extras."""
     from llmariner.manifests.declarations import Workload, read_declarations
 
     functions, consumers = read_declarations(Path())
@@ -100,7 +100,7 @@ def extras_and_folders(function: str) -> tuple[list[str], list[str]]:
 
 
 def required_packages(extras: Iterable[str]) -> set[str]:
-    """Names of all packages that our distribution needs with these extras, at the lock's versions."""
+    """Names of all packages that llmariner requires with these extras, at the lock's versions."""
     wanted = [part for extra in extras for part in ("--extra", extra)]
     found = run(
         *(
@@ -120,7 +120,7 @@ def required_packages(extras: Iterable[str]) -> set[str]:
 
 
 def pinned_lines(lock: str, names: Iterable[str]) -> str:
-    """The lines of a lock that pin these packages. Exits when one is not in it."""
+    """The lines of a lock that pin these packages. Exits with status 1 if one is missing."""
     found = re.split(r"\n(?=\S)", lock.strip())
     chosen = []
     for name in names:
@@ -132,7 +132,7 @@ def pinned_lines(lock: str, names: Iterable[str]) -> str:
 
 
 def install_packages(group: str) -> None:
-    """The packages of one group; an empty folder where the image has none of it."""
+    """Install the packages of one group; the folder stays empty if the image needs none."""
     target = LAYERS / group / PACKAGES
     target.mkdir(parents=True)
     listed = DECLARED / f"{group}.txt"
@@ -148,14 +148,14 @@ def install_packages(group: str) -> None:
 
 
 def install_code() -> None:
-    """Our package."""
+    """Copy and compile the package llmariner."""
     target = LAYERS / "code" / PACKAGES
     shutil.copytree("shared/llmariner", target / "llmariner")
     compile_tree(target)
 
 
 def install_functions() -> None:
-    """The folders of the image's functions, and `function` as a name of the one asked for; or else our command."""
+    """Copy the image's functions, with a link `function` to the requested one; without functions install `llma`."""
     said = json.loads((DECLARED / "folders.json").read_text())
     app = LAYERS / "functions/app"
     app.mkdir(parents=True)
@@ -172,9 +172,9 @@ def install_functions() -> None:
 
 
 def compile_tree(folder: Path) -> None:
-    """Bytecode that is taken whatever the time of its source: times are not kept by every registry and tool.
+    """Compile to bytecode that ignores the sources' modification times, which not every registry and tool keeps.
 
-    Tracebacks name the path in the image.
+    Tracebacks show the path in the image.
     """
     layer = Path(*folder.parts[:3])
     run(sys.executable, "-m", "compileall", "-q", "-j", str(os.cpu_count()), "--invalidation-mode", "unchecked-hash",
@@ -182,7 +182,7 @@ def compile_tree(folder: Path) -> None:
 
 
 def environment() -> dict[str, str]:
-    """Where installers find packages, and whom they trust: the system's authorities, as neither does by itself."""
+    """Environment of installers: the package index, and the system's certificate authorities."""
     trusted = dict.fromkeys(("PIP_CERT", "SSL_CERT_FILE"), str(AUTHORITIES)) if AUTHORITIES.is_file() else {}
     index = os.environ.get("INDEX")
     mirror = dict.fromkeys(("PIP_INDEX_URL", "UV_DEFAULT_INDEX"), index) if index else {}
@@ -190,7 +190,7 @@ def environment() -> dict[str, str]:
 
 
 def run(*command: str) -> str:
-    """A command's output; exits when it fails."""
+    """Run a command and return its output; exits with status 1 if it fails."""
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=environment())
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed with status {done.returncode}.")

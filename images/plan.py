@@ -1,4 +1,4 @@
-"""Which images there are, and what each must not grow beyond."""
+"""The images that are built, derived from the declarations of functions and consumers."""
 
 from __future__ import annotations
 
@@ -20,28 +20,28 @@ ENGINE_LOCAL = f"llmariner/vllm-cpu-local:{__version__}"
 
 _SOURCES = ("Dockerfile", "pyproject.toml", "locks", "images", "shared", "functions", "eventing")
 
-# The command line and migrations of the database; for people and Jobs inside a cluster.
+# The CLI and database migrations, for administrators and Jobs inside a cluster.
 _TOOLS_EXTRAS = ("cli", "database", "identity")
 
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """An image that the root's Dockerfile makes."""
+    """An image that the Dockerfile in the root builds."""
 
     name: str
-    """As manifests say it, without a registry."""
+    """The name in manifests, without a registry."""
     extras: tuple[str, ...]
     folders: tuple[str, ...] = ()
-    """Functions and consumers that it serves."""
+    """Folders of the functions and consumers that it contains."""
 
     @property
     def arguments(self) -> dict[str, str]:
-        """Arguments of the Dockerfile."""
+        """Build arguments of the Dockerfile."""
         return {"FUNCTION": self.folders[0]} if self.folders else {"EXTRAS": ",".join(self.extras)}
 
 
 def image_specs(checkout: Path = CHECKOUT) -> list[ImageSpec]:
-    """One image per set of extras, then the tools. DeclarationError where a declaration is wrong."""
+    """One image per set of extras, then the tools. Raises DeclarationError."""
     functions, consumers = read_declarations(checkout)
     workloads: list[Workload] = [*functions, *consumers]
     groups: dict[str, list[Workload]] = {}
@@ -52,11 +52,11 @@ def image_specs(checkout: Path = CHECKOUT) -> list[ImageSpec]:
 
 
 def sources_digest(checkout: Path = CHECKOUT) -> str:
-    """SHA-256 of the files that images are built from, with their names."""
+    """SHA-256 of the names and contents of all files that images are built from."""
     digest = hashlib.sha256()
     for source in _SOURCES:
-        place = checkout / source
-        for path in sorted(place.rglob("*")) if place.is_dir() else [place]:
+        root = checkout / source
+        for path in sorted(root.rglob("*")) if root.is_dir() else [root]:
             if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".md":
                 digest.update(f"{path.relative_to(checkout)}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""buildah with a store of its own: nothing of it mixes with images that the user keeps."""
+"""buildah with a store of its own, separate from the user's images."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from pathlib import Path
 
 __all__ = ["Image", "PrerequisiteMissing", "Store"]
 
-# Where distributions keep the certificates that this machine trusts; a registry's mirror may need one of its own.
+# Certificate authorities of this machine; a registry mirror may need an additional one.
 _AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
 _SETTINGS = '[storage]\ndriver = "overlay"\ngraphroot = "{root}/images"\nrunroot = "{root}/run"\n'
 
 
 class PrerequisiteMissing(Exception):
-    """A tool or a right that building needs is not here; the message says how to get it."""
+    """A tool or a privilege for building is missing; the message says how to get it."""
 
 
 @dataclass(frozen=True)
 class Image:
-    """An image of the store: its name, and its layers from the base up as (digest, bytes unpacked)."""
+    """An image of the store; `layers` from the base up as (digest, unpacked bytes)."""
 
     name: str
     layers: tuple[tuple[str, int], ...]
 
     @property
     def size(self) -> int:
-        """Bytes of all its layers."""
+        """Bytes of all layers."""
         return sum(size for _, size in self.layers)
 
 
 class Store:
-    """Images and build layers below one folder."""
+    """Images and build layers in one folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def prepare(self) -> None:
-        """Make the folder. PrerequisiteMissing where buildah cannot work."""
+        """Create the folder. Raises PrerequisiteMissing if buildah cannot run."""
         if shutil.which("buildah") is None:
             raise PrerequisiteMissing("buildah is not installed: apt-get install buildah")
         if os.geteuid() != 0:
@@ -53,7 +53,7 @@ class Store:
 
     @property
     def built_from(self) -> str:
-        """`plan.sources_digest` of the files that all images of the store were built from; empty while there is no such."""
+        """`plan.sources_digest` at the last complete build; empty if there was none."""
         mark = self.folder / "built-from"
         return mark.read_text() if mark.is_file() else ""
 
@@ -62,11 +62,11 @@ class Store:
         (self.folder / "built-from").write_text(digest)
 
     def run(self, *arguments: str) -> str:
-        """Output of a buildah command. CalledProcessError when it fails; its complaints go to standard error."""
+        """Run a buildah command and return its output; errors go to stderr. Raises CalledProcessError."""
         command = ["buildah", *arguments]
         for tries_left in (2, 1, 0):
             done = subprocess.run(command, env=self._environment(), capture_output=True, text=True, check=False)
-            # buildah 1.28 starts itself from a sealed copy in memory, and fails now and then to seal it.
+            # buildah 1.28 executes a sealed in-memory copy of itself, and sealing fails occasionally.
             if done.returncode == 0 or "sealing memfd" not in done.stderr or not tries_left:
                 break
         sys.stderr.write(done.stderr)
@@ -74,7 +74,7 @@ class Store:
         return done.stdout
 
     def build(self, name: str, dockerfile: Path, context: Path, arguments: Mapping[str, str]) -> None:
-        """Build and tag an image; steps that were run before with the same input are not run again."""
+        """Build and tag an image; steps with unchanged input come from the cache."""
         given = [part for key, value in arguments.items() for part in ("--build-arg", f"{key}={value}")]
         volumes = [f"--volume={self.folder / 'wheels'}:/root/.cache"]
         if _AUTHORITIES.is_file():
@@ -85,7 +85,7 @@ class Store:
         )
 
     def has(self, name: str) -> bool:
-        """Whether an image of this name is here."""
+        """Whether the store has an image of this name."""
         return bool(self.run("images", "--quiet", "--filter", f"reference={name}").strip())
 
     def image(self, name: str) -> Image:
@@ -102,7 +102,7 @@ class Store:
         return Image(name, tuple(reversed(chain)))
 
     def archive(self, names: Iterable[str], target: Path) -> None:
-        """One OCI archive of several images, each layer in it once: `ctr images import` takes it."""
+        """Write several images as one OCI archive for `ctr images import`, each layer once."""
         layout = self.folder / "tmp" / f"{target.name}.layout"
         shutil.rmtree(layout, ignore_errors=True)
         for name in names:

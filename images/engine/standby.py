@@ -1,22 +1,22 @@
-"""A standby engine: imports vLLM ahead, and serves a model as soon as it is told which.
+"""A standby engine: imports vLLM ahead of time, and starts serving a model on request.
 
-Run by the engine image's interpreter, standard library only. It answers on CONTROL_PORT (8090):
+Run by the engine image's interpreter, standard library only. It serves on CONTROL_PORT (8090):
 
     GET  /live    200 while this process lives
-    GET  /ready   200 once vLLM is imported and no engine runs: a model can be taken
+    GET  /ready   200 once vLLM is imported while no engine runs: a model can be started
     GET  /status  {"warm", "reason", "engine": null or {"model", "pid", "answer", "usage"},
                   "last": null or {"model", "status", "log"}}
-    POST /start   {"model": id, "argv": ["serve", folder, …]}: 202, and the engine answers /health when it is loaded
-    POST /stop    {"grace": seconds}: 202, the engine ends; the next model can come
+    POST /start   {"model": id, "argv": ["serve", folder, …]}: 202; the engine answers /health when the model is loaded
+    POST /stop    {"grace": seconds}: 202; the engine stops, then the next model can be started
 
-`answer` and `usage` are what the engine's plugin expected_answer.py tells of the question it was asked at its start: whether
-the answer was as_expected, differs, is pending, or was not_asked, and the tokens that took.
+`answer` and `usage` are the result of the engine plugin expected_answer.py at its start: as_expected, differs, pending or
+not_asked, and the tokens of the question.
 
-`argv` is what would follow `vllm`; it must name the port itself. One engine at a time: 409 while one runs. Both POSTs need
-`Authorization: Bearer` with the word in STANDBY_TOKEN, without which this program does not start.
+`argv` follows `vllm`; it must contain the port. One engine at a time: 409 while one runs. Both POSTs require
+`Authorization: Bearer` with STANDBY_TOKEN, without which this program does not start.
 
-An engine that ends unasked ends this program with it, so that a cluster sees a container that failed, with its last lines.
-SIGTERM ends the engine first, which has STANDBY_GRACE seconds (70) for the streams under way.
+An engine that exits without a stop request ends this program, so that Kubernetes sees a failed container with its last log
+lines. SIGTERM stops the engine first, with STANDBY_GRACE seconds (70) for active streams.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _PR_SET_DUMPABLE = 4
 
 
 class RequestRejected(Exception):
-    """A request that cannot be done: HTTP status and a line."""
+    """A rejected request, with HTTP status and message."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -58,7 +58,7 @@ class RequestRejected(Exception):
 
 
 class Standby:
-    """The launcher, and what is known of its one engine."""
+    """The launcher process and the state of its engine. Thread-safe."""
 
     def __init__(self, folder: Path) -> None:
         self._fifo = folder / f"engine-{os.getpid()}.log"
@@ -79,11 +79,11 @@ class Standby:
 
     @property
     def available(self) -> bool:
-        """A model can be taken now."""
+        """Whether a model can be started now."""
         return self._ready is not None and self._engine is None
 
     def status(self) -> dict[str, Any]:
-        """What `GET /status` answers."""
+        """The body of `GET /status`."""
         with self._lock:
             ready = self._ready or {"warm": False, "reason": "still importing"}
             engine, port, last = self._engine, self._port, self._last
@@ -92,7 +92,7 @@ class Standby:
         return {"warm": ready["warm"], "reason": ready["reason"], "engine": engine, "last": last}
 
     def start(self, body: dict[str, Any]) -> None:
-        """Fork an engine. RequestRejected: 400 unless `vllm serve`, 409 while one runs, 503 before vLLM is imported."""
+        """Fork an engine. Raises RequestRejected: 400 unless argv is `serve …`, 409 while one runs, 503 until warm."""
         model, argv = body.get("model"), body.get("argv")
         if not isinstance(model, str) or not isinstance(argv, list) or not all(isinstance(each, str) for each in argv):
             raise RequestRejected(400, 'the body must be {"model": "id", "argv": ["serve", "folder", …]}')
@@ -110,9 +110,9 @@ class Standby:
             self._send({"op": "start", "model": model, "argv": argv, "environment": {}, "log": str(self._fifo)})
 
     def stop(self, body: dict[str, Any]) -> None:
-        """End the engine. RequestRejected: 409 when there is none."""
+        """Stop the engine. Raises RequestRejected: 400 for a bad grace, 409 if none runs."""
         grace = body.get("grace", 60)
-        # Neither may be infinite or no number at all, which JSON in Python's hands can be.
+        # Python's JSON parser accepts Infinity and NaN.
         if not isinstance(grace, int | float) or not 0 <= grace <= _MAX_GRACE_SECONDS:
             raise RequestRejected(400, f"grace must be a number of seconds, at most {_MAX_GRACE_SECONDS}")
         with self._lock:
@@ -122,14 +122,14 @@ class Standby:
             self._send({"op": "stop", "pid": self._engine["pid"], "grace": grace})
 
     def run(self) -> int:
-        """Hear the launcher until it ends; returns its exit status. Its engines end with it."""
+        """Handle the launcher's events until it exits; returns its exit status."""
         assert self._launcher.stdout is not None
         for line in self._launcher.stdout:
             self._handle_event(json.loads(line))
         return self._launcher.wait()
 
     def shut_down(self, grace: float) -> None:
-        """End the engine, which has that many seconds, and then the launcher."""
+        """Stop the engine with `grace` seconds, then the launcher."""
         with self._lock:
             self._shutting_down = True
         try:
@@ -138,7 +138,7 @@ class Standby:
             self._close_launcher()
 
     def _close_launcher(self) -> None:
-        """End the launcher, and at once whatever engine there is."""
+        """Stop the launcher and any engine at once."""
         assert self._launcher.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._launcher.stdin.close()
@@ -166,7 +166,7 @@ class Standby:
             raise RequestRejected(503, "the launcher is gone; the container ends and is started anew") from error
 
     def _copy_log(self) -> None:
-        """The engine's output to ours. Opened for writing as well, so that it does not end with an engine."""
+        """Copy the engine's output to stderr. The pipe is also open for writing, so it does not close with an engine."""
         with os.fdopen(os.open(self._fifo, os.O_RDWR), encoding="utf-8", errors="replace") as lines:
             for line in lines:
                 self._lines.append(line.rstrip("\n"))
@@ -174,7 +174,7 @@ class Standby:
 
 
 def _port(argv: list[str]) -> int | None:
-    """The port that an engine is told to listen on: the last one counts. None: it is not told."""
+    """The last port in an engine's arguments; None without one."""
     port = None
     for argument, following in itertools.pairwise([*argv, ""]):
         name, sign, value = argument.partition("=")
@@ -185,7 +185,7 @@ def _port(argv: list[str]) -> int | None:
 
 
 def _fetch_first_answer(port: int | None) -> dict[str, Any]:
-    """What the engine on a port of this pod tells of its first answer; what it can't tell was not asked."""
+    """The result of the answer check from the engine on this port; not_asked if it sends none."""
     default = {"answer": "not_asked", "usage": {"prompt_tokens": 0, "completion_tokens": 0}}
     if port is None:
         return default
@@ -231,7 +231,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(202, {})
 
     def _body(self) -> dict[str, Any]:
-        """The JSON object of an authorised request, read whole so that the connection can go on."""
+        """The JSON object of an authorized request; the body is always read, so the connection can be reused."""
         length = self.headers.get("Content-Length", "")
         if not re.fullmatch("[0-9]{1,9}", length) or int(length) > _MAX_BODY_BYTES:
             self.close_connection = True
@@ -257,20 +257,20 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(said)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Probes come every second: only what is done is worth a line, and the launcher's events say it."""
+        """No access log: probes come every second, and the launcher's events are logged."""
 
 
 def main() -> int:
-    """Serve until SIGTERM or the launcher's end; exit status 0, or 1 where the launcher ended by itself."""
-    # Neither the launcher nor an engine inherits it, nor reads it of this process, which is of the same user: what it was
-    # started with stands in /proc as long as it lives, and what it holds in its memory.
+    """Serve until SIGTERM or the launcher's exit; returns 0, or 1 if the launcher or its engine exited by itself."""
+    # The launcher and engines must not get the token: it is removed from their environment, and a process that is not
+    # dumpable hides its /proc/<pid>/environ and memory from other processes of the same user.
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     token = os.environ.pop("STANDBY_TOKEN", None)
     if not token:
         sys.exit("STANDBY_TOKEN is not set: without it anybody in the cluster could start engines here.")
     standby = Standby(Path(os.environ.get("TMPDIR", "/tmp")))
     handler = type("Handler", (_Handler,), {"standby": standby, "token": token})
-    # A pod's own address; who may call is said by NetworkPolicies and the token.
+    # The pod's address: NetworkPolicies and the token restrict callers.
     server = ThreadingHTTPServer(("0.0.0.0", int(os.environ.get("CONTROL_PORT", "8090"))), handler)  # noqa: S104
     threading.Thread(target=server.serve_forever, daemon=True).start()
     stop_requested = threading.Event()
@@ -283,7 +283,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
     standby.run()
-    # The engine's last lines are on their way through the pipe.
+    # The engine's last lines may still be in the pipe.
     time.sleep(0.2)
     return 1 if standby.failed or not stop_requested.is_set() else 0
 

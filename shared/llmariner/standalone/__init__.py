@@ -1,1 +1,1 @@
-"""The one-machine home: the same functions in one process, SQLite, engines as child processes."""
+"""Standalone mode: the platform on one machine, with all functions in one process, SQLite, engines as child processes."""

@@ -1,4 +1,4 @@
-"""`llma up`, `down`, `logs`: sets up what is missing, starts the platform as a process of its own, ends it."""
+"""`llma up`, `down`, `logs`: installs what is missing, starts the platform as a background process, stops it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from llmariner.standalone.warmup import warm_up
 __all__ = ["MIN_FREE_BYTES", "StartFailed", "down", "engine_environment", "logs", "running_pid", "serve", "up"]
 
 MIN_FREE_BYTES = 64_000_000
-"""Bytes of the home's disk, for a start: database, its journal, logs."""
+"""Free bytes that a start requires on the disk of the home folder, for database, journal and logs."""
 
 _START_SECONDS = 60.0
 _STOP_SECONDS = 40.0
@@ -41,16 +41,16 @@ _RESPONSE_TIMEOUT_SECONDS = 20.0
 
 
 class StartFailed(Exception):
-    """The platform did not come up; the message says why, and what to do."""
+    """The platform did not start; the message has the reason and the remedy."""
 
 
 def engine_environment(settings: StandaloneSettings) -> EngineEnvironment:
-    """The engine environment that this checkout's lock asks for."""
+    """The engine environment of this checkout's lock file."""
     return EngineEnvironment(settings.cache, engine_lock())
 
 
 def running_pid(settings: StandaloneSettings) -> int | None:
-    """The platform's process id, once it listens."""
+    """The platform's process id if it runs and listens; else None."""
     pid = _lock_holder(settings.root)
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         if pid is not None and json.loads((settings.root / "platform.json").read_text())["pid"] == pid:
@@ -59,7 +59,7 @@ def running_pid(settings: StandaloneSettings) -> int | None:
 
 
 def up(*, foreground: bool) -> None:
-    """Set up what is missing, start the platform, say how to use it. StartFailed says why it could not."""
+    """Install what is missing, start the platform, print how to use it. Raises StartFailed."""
     settings = StandaloneSettings.load(environment())
     began = time.monotonic()
     if pid := running_pid(settings):
@@ -88,7 +88,7 @@ def up(*, foreground: bool) -> None:
 
 
 def down() -> bool:
-    """End the platform and its engines, be it that it starts yet; False when it was not running."""
+    """Stop the platform and its engines, also during its start; False if it was not running."""
     settings = StandaloneSettings.load(environment())
     pid = _lock_holder(settings.root)
     if pid is None:
@@ -105,7 +105,7 @@ def down() -> bool:
 
 
 def logs(model: str | None, *, follow: bool, lines: int) -> None:
-    """Print the end of the platform's log, or of a model's engine's."""
+    """Print the last lines of the platform's log, or of a model's engine. Raises StartFailed if there is none."""
     folder = HomeFolder(StandaloneSettings.load(environment()).root).logs
     name = "platform.log" if model is None else log_name(model)
     file = folder / name
@@ -117,7 +117,7 @@ def logs(model: str | None, *, follow: bool, lines: int) -> None:
 
 
 async def serve(settings: StandaloneSettings) -> None:
-    """Run the platform in this process until it is told to end."""
+    """Run the platform in this process until SIGTERM or SIGINT."""
     with _lock(settings.root):
         platform = StandalonePlatform(settings, environment(), engine_environment(settings))
         platform.prepare()
@@ -127,7 +127,7 @@ async def serve(settings: StandaloneSettings) -> None:
         state_file = settings.root / "platform.json"
         state = {"pid": os.getpid(), "host": settings.host, "port": settings.port, "started": time.time()}
         try:
-            # Written once the port is ours: somebody else may answer on it.
+            # Written once the port is bound: another program may answer on it before.
             await server.serve(on_listening=lambda: write_private(state_file, json.dumps(state)))
         finally:
             await platform.stop()
@@ -135,7 +135,7 @@ async def serve(settings: StandaloneSettings) -> None:
 
 
 def _check_port(settings: StandaloneSettings) -> None:
-    """Before minutes of setup: whether the platform could listen at all."""
+    """Check before minutes of setup that the platform can bind its port."""
     try:
         addresses = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
@@ -155,7 +155,7 @@ def _check_port(settings: StandaloneSettings) -> None:
 
 
 def _check_disk(settings: StandaloneSettings) -> None:
-    """Whether the home has room for a start; a database without any can't even say so in its log."""
+    """Check the free disk space of the home: on a full disk the database could not even log the error."""
     existing = next(path for path in (settings.root, *settings.root.parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if free < MIN_FREE_BYTES:
@@ -166,7 +166,7 @@ def _check_disk(settings: StandaloneSettings) -> None:
 
 
 def _check_home(root: Path) -> None:
-    """Whether the home can be ours alone: it is made so, and a folder for everybody must not be."""
+    """Create the home folder and check that it can be private; shared folders such as /tmp cannot."""
     try:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = root.stat()
@@ -187,7 +187,7 @@ def _spawn(settings: StandaloneSettings) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         process = subprocess.Popen(
-            # Without -P a file in the folder that `llma up` is called in would be imported instead of a library.
+            # Without -P a file in the working directory would be imported instead of a library.
             [sys.executable, "-P", "-m", "llmariner.standalone.daemon"],
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -197,7 +197,7 @@ def _spawn(settings: StandaloneSettings) -> None:
     deadline = time.monotonic() + _START_SECONDS
     with Step("starting the platform"):
         while not _answers(settings):
-            # Where another one holds the home, ours ends at once, and that one is waited for.
+            # If another platform holds the lock, the new process exits at once, and this waits for the other.
             ended = process.poll() is not None and _lock_holder(settings.root) is None
             if ended or time.monotonic() > deadline:
                 tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
@@ -206,7 +206,7 @@ def _spawn(settings: StandaloneSettings) -> None:
 
 
 def _answers(settings: StandaloneSettings, *, seconds: float = 2) -> bool:
-    # The port may answer for somebody else: only a platform that holds our lock counts.
+    # Another program may answer on the port: only a platform that holds the home's lock counts.
     if not running_pid(settings):
         return False
     try:
@@ -234,7 +234,7 @@ def _print_instructions(settings: StandaloneSettings, *, new_key: bool) -> None:
 
 @contextlib.contextmanager
 def _lock(root: Path) -> Iterator[None]:
-    """One platform per home folder: a second one would fight over engines and ledger. The lock names its holder."""
+    """Lock the home folder, since two platforms would conflict over engines and ledger. The file holds the pid."""
     root.mkdir(parents=True, exist_ok=True)
     with (root / "lock").open("a+") as file:
         if not _try_lock(file.fileno()):
@@ -246,7 +246,7 @@ def _lock(root: Path) -> Iterator[None]:
 
 
 def _try_lock(file: int) -> bool:
-    """Lock an open file. For a moment it may be locked by somebody who looks whether it is."""
+    """Lock an open file; False if it stays locked. Retries briefly, since `_lock_holder` locks it to test it."""
     deadline = time.monotonic() + _LOCK_WAIT_SECONDS
     while time.monotonic() < deadline:
         with contextlib.suppress(BlockingIOError):
@@ -257,12 +257,12 @@ def _try_lock(file: int) -> bool:
 
 
 def _lock_holder(root: Path) -> int | None:
-    """The process that holds the home's lock. A process id that is only written somewhere may be anybody's by now."""
+    """The process that holds the home's lock, or None. Without the lock a written process id may have been reused."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError), (root / "lock").open("r") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            # The lock of a platform of an earlier release is empty.
+            # Earlier releases leave the lock file empty.
             return int(file.read() or json.loads((root / "platform.json").read_text())["pid"])
         fcntl.flock(file, fcntl.LOCK_UN)
     return None

@@ -1,7 +1,7 @@
-"""Carries events from the outbox to the consumers in `eventing/`, as a Broker does on a cluster.
+"""Delivers events from the outbox to the consumers in `eventing/`, as a Broker does on a cluster.
 
-Same HTTP binding, same reading of answers: 2xx took it, 4xx (but 404, 408, 409, 429) never will, anything else again. Same
-limit of time for one delivery, too.
+The HTTP binding, the timeout of a delivery and the meaning of a status are a Broker's: 2xx is accepted, 4xx except 404,
+408, 409 and 429 is final, anything else is retried.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ _log = logging.getLogger(__name__)
 _POLL_SECONDS = 0.25
 _RETRYABLE_STATUSES = frozenset({404, 408, 409, 429})
 _MAX_PER_PROJECT = 2
-"""Deliveries under way to one consumer: a project's downloads, which may take hours, are to keep no other waiting."""
+"""Concurrent deliveries per consumer and project: a project's downloads of hours must not block other projects."""
 _DEFAULT_TIMEOUT_SECONDS = 60.0
 _DOWNLOAD_TIMEOUT_SECONDS = 86_400.0
-"""For the weights of a model: one machine downloads them in the delivery, a cluster when their engine starts."""
+"""For model weights, which standalone mode downloads in the delivery, a cluster when the engine starts."""
 Consumers = dict[str, Callable[[Any, Any, Any], Awaitable[None]]]
 
 
 def subscriptions(eventing: Path) -> list[Subscription]:
-    """Who takes which of our types, from each consumer's trigger.yaml. Kubernetes' changes are events of a cluster only."""
+    """The event type of each consumer, from its trigger.yaml. Consumers of Kubernetes' own events are left out."""
     found = []
     for file in sorted(eventing.glob("*/trigger.yaml")):
         spec = yaml.safe_load(file.read_text())["spec"]
@@ -43,7 +43,7 @@ def subscriptions(eventing: Path) -> list[Subscription]:
 
 
 def delivery_timeouts(eventing: Path) -> dict[str, float]:
-    """How many seconds a delivery may take, by consumer: what its trigger.yaml says, but for what downloads."""
+    """The timeout of a delivery in seconds by consumer, from its trigger.yaml; longer for downloads."""
     found = {}
     for file in sorted(eventing.glob("*/trigger.yaml")):
         annotations = yaml.safe_load(file.read_text())["metadata"].get("annotations", {})
@@ -52,10 +52,10 @@ def delivery_timeouts(eventing: Path) -> dict[str, float]:
 
 
 class Dispatcher:
-    """Delivers until it is closed. `consumers`: each one's application, by folder name; `timeouts`: see `delivery_timeouts`.
+    """Delivers until it is closed. `consumers`: ASGI applications by folder name; `timeouts`: see `delivery_timeouts`.
 
-    A delivery that is not over in time is one that failed. A thread that still works on it goes on: as on a cluster,
-    consumers are written to be called again meanwhile.
+    A delivery that times out has failed. A thread of the consumer may continue, so as on a cluster a consumer must accept
+    a redelivery meanwhile.
     """
 
     def __init__(
@@ -68,18 +68,18 @@ class Dispatcher:
         self._running_by_project: Counter[tuple[str, str | None]] = Counter()
 
     async def run(self) -> None:
-        """Deliver what is due, again and again."""
+        """Deliver what is due, forever."""
         while True:
             try:
                 await self.start_due()
             except PlatformError as error:
                 _log.warning("events wait: %s", error.message)
-            except Exception:  # whatever it was, the next round must come
+            except Exception:  # no error may stop the loop
                 _log.exception("events wait")
             await asyncio.sleep(_POLL_SECONDS)
 
     async def start_due(self) -> None:
-        """Start every delivery that is due and not under way, of each project a few at a time."""
+        """Start all due deliveries that are not running, at most `_MAX_PER_PROJECT` per consumer and project."""
         while await asyncio.to_thread(self._deliveries.fan_out):
             pass
         for delivery in await asyncio.to_thread(self._deliveries.due):
@@ -90,11 +90,11 @@ class Dispatcher:
                 self._running[key] = asyncio.create_task(self._deliver(delivery))
 
     async def drain(self) -> None:
-        """Wait for the deliveries under way."""
+        """Wait for the running deliveries."""
         await asyncio.gather(*self._running.values())
 
     async def close(self) -> None:
-        """Break off the deliveries under way; they are due again at the next start."""
+        """Cancel the running deliveries; they are due again at the next start."""
         tasks = list(self._running.values())
         for task in tasks:
             task.cancel()
@@ -112,7 +112,7 @@ class Dispatcher:
         finally:
             self._running.pop((delivery.sequence, delivery.consumer), None)
             self._running_by_project.subtract([(delivery.consumer, delivery.project_id)])
-            self._running_by_project += Counter()  # drops those that are nought
+            self._running_by_project += Counter()  # drops zero counts
 
     async def _answer(self, delivery: Delivery) -> tuple[int, bytes]:
         limit = self._timeouts.get(delivery.consumer, _DEFAULT_TIMEOUT_SECONDS)
@@ -123,7 +123,7 @@ class Dispatcher:
             return 504, f"It was not done within {limit:g} s.".encode()
 
     async def _post(self, delivery: Delivery) -> tuple[int, bytes]:
-        """One POST of the CloudEvents HTTP binding, to an application in this process."""
+        """POST the event in the CloudEvents HTTP binding to an application in this process."""
         consumer = self._consumers.get(delivery.consumer)
         if consumer is None:
             return 410, b"No consumer of that name is installed any more."

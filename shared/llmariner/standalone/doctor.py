@@ -1,4 +1,4 @@
-"""`llma doctor`: checks each part of the one-machine platform and says how to mend it."""
+"""`llma doctor`: checks each part of the standalone platform and reports a remedy."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _MIN_MEMORY_BYTES = 4 * 1024**3
 _MIN_CACHE_BYTES = 8 * 1024**3
 _ANSWER_SECONDS = 180.0
 _NO_RESPONSE = "health"
-"""Names the check of a platform that answers nothing: its models need not be asked."""
+"""The name of the failed check when the platform does not respond; models are not checked then."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One part: whether it is well, what was seen, and what to do if it is not."""
+    """The result for one part: whether it is in order, details, and the remedy if it is not."""
 
     name: str
     ok: bool
@@ -37,7 +37,7 @@ class Check:
 
 
 def checks() -> list[Check]:
-    """All checks, in the order in which one would mend."""
+    """All results, in the order in which to repair."""
     settings = StandaloneSettings.load(environment())
     health = _health(settings)
     return [
@@ -144,7 +144,7 @@ def _health(settings: StandaloneSettings) -> list[Check]:
 
 
 def _answer_checks(settings: StandaloneSettings) -> list[Check]:
-    """Whether each packaged model, woken if it sleeps, answers as on every other machine."""
+    """Whether each packaged model answers as expected; wakes sleeping models."""
     key = HomeFolder(settings.root).admin_key
     if running_pid(settings) is None or not key.exists():
         return []

@@ -1,5 +1,5 @@
-"""HTTP to the platform of this machine, for the commands that start and check it. A proxy for the outside world, which the
-environment may name, is never asked: it can't reach this machine's own addresses."""
+"""HTTP client of the commands that start and check the platform of this machine. It ignores proxies in the environment,
+which cannot reach this machine's own addresses."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def get(url: str, *, seconds: float) -> dict[str, Any]:
-    """The JSON object at a URL. HTTPError for another status than a good one, OSError when nobody answers."""
+    """The JSON object at a URL. Raises HTTPError for an error status, OSError without a response."""
     with _direct.open(url, timeout=seconds) as answer:
         return _object(answer.read())
 
 
 def post(url: str, secret: str, body: dict[str, Any], *, seconds: float) -> dict[str, Any]:
-    """The answer to a JSON object, with an API key, by a server that may wait nearly as long before it answers."""
+    """POST a JSON object with an API key; returns the response's. The server may wait nearly `seconds` for a model."""
     headers = {"authorization": f"Bearer {secret}", "content-type": "application/json"}
     headers["prefer"] = f"wait={max(1, int(seconds - 10))}"
     request = urllib.request.Request(url, json.dumps(body).encode(), headers)

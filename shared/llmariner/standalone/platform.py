@@ -1,4 +1,4 @@
-"""Puts the one-machine platform together: folders, secrets, database, engines, functions, timers."""
+"""Assembles the standalone platform: folders, secrets, database, engines, functions, timer."""
 
 from __future__ import annotations
 
@@ -41,46 +41,46 @@ _TICK = "ai.llmariner.platform.tick.v1"
 
 
 def checkout_root() -> Path:
-    """The folder that holds functions/ and eventing/: this is a checkout, installed in place."""
+    """The folder with functions/ and eventing/: the package is installed in place from a checkout."""
     return Path(__file__).resolve().parents[3]
 
 
 @dataclass(frozen=True)
 class HomeFolder:
-    """Where things are below the home folder."""
+    """Paths below the home folder."""
 
     root: Path
 
     @property
     def logs(self) -> Path:
-        """Logs of the platform, the launcher and each engine."""
+        """Folder of the logs of platform, launcher and engines."""
         return self.root / "logs"
 
     @property
     def engines(self) -> Path:
-        """Sockets of engines."""
+        """Folder of the engines' sockets."""
         return self.root / "engines"
 
     @property
     def admin_key(self) -> Path:
-        """The administrator's own credential, as `llma` finds it; the database holds only its hash."""
+        """File with the administrator's API key, which `llma` reads; the database has only its hash."""
         return self.root / "admin.key"
 
     def environment(self, env: Environment) -> dict[str, str]:
-        """The environment of the functions, with what this home has."""
+        """The environment of the functions: `env` with this home's database and secrets."""
         return {
             **env,
             "LLMARINER_DATABASE_URL": env.get("LLMARINER_DATABASE_URL")
             or f"sqlite:///{quote(str(self.root / 'platform.db'))}",
             "LLMARINER_PEPPER_FILE": str(self.root / "pepper"),
             "LLMARINER_SERVICE_SECRET_FILE": str(self.root / "service-secret"),
-            # A cluster's: whoever works on one, too, has them set, and events and questions would go there.
+            # Settings of a cluster, which may be set in a developer's shell: events and calls would go there.
             "LLMARINER_BROKER_URL": "",
             "LLMARINER_CONTROL_URL": "",
         }
 
     def create(self) -> None:
-        """Make folders and secrets that are not there yet, readable by their owner alone."""
+        """Create missing folders and secrets, readable by their owner only. Idempotent."""
         self.logs.mkdir(parents=True, exist_ok=True)
         self.root.chmod(0o700)
         for name in ("pepper", "service-secret"):
@@ -89,7 +89,7 @@ class HomeFolder:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write a file that only its owner reads, whole or not at all."""
+    """Write a file atomically, readable by its owner only."""
     part = path.with_name(path.name + ".part")
     with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.write(text)
@@ -99,7 +99,7 @@ def write_private(path: Path, text: str) -> None:
 
 
 class StandalonePlatform:
-    """The platform of one machine in one process. `start`, serve `router`, `stop`."""
+    """The platform of one machine in one process: call `prepare`, `start`, serve the returned router, `stop`."""
 
     def __init__(self, settings: StandaloneSettings, env: Environment, environment: EngineEnvironment) -> None:
         self.folder = HomeFolder(settings.root)
@@ -114,9 +114,9 @@ class StandalonePlatform:
         self._weights = LocalWeights(self.folder.root / "models", environment)
 
     def prepare(self) -> str | None:
-        """Schema, first administrator, packaged models. Returns the admin's key when it was just made.
+        """Migrate the database, create the first administrator, register packaged models. Idempotent.
 
-        ValueError for a database of a version that this one can't run on.
+        Returns the administrator's API key if it was just created. Raises ValueError for a database of a later release.
         """
         if found := schema_mismatch(self.context.database):
             if not found.upgradable:
@@ -125,7 +125,7 @@ class StandalonePlatform:
 
             upgrade(self.context.database)
         owner = ensure_first_owner(self.context.database)
-        # Only this process writes to the ledger: what is open at its start was interrupted by its end.
+        # Only this process writes to the ledger: entries that are open at its start were interrupted.
         self.context.ledger.interrupt(unseen_for=0)
         for model in PACKAGED:
             if model.folder(self._cache).is_dir():
@@ -138,7 +138,7 @@ class StandalonePlatform:
         return secret
 
     async def start(self) -> Router:
-        """Engines' warm parent, functions, dispatcher, timer; returns the application. Models sleep yet."""
+        """Start launcher, functions, dispatcher and timer; returns the application. Wakes models that are active."""
         kill_orphans(self.folder.logs)
         remove_stale_folders(self.folder.engines)
         self.serving = self._process_serving()
@@ -154,7 +154,7 @@ class StandalonePlatform:
         return router
 
     async def stop(self) -> None:
-        """End everything in order: events, token path, engines, database."""
+        """Stop everything in order: events, token path, engines, database."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -168,7 +168,7 @@ class StandalonePlatform:
 
     def _register(self, packaged: PackagedModel) -> None:
         registry = self.context.registry
-        with contextlib.suppress(PlatformError):  # it is there already
+        with contextlib.suppress(PlatformError):  # it is registered already
             registry.create(
                 NewModel(
                     id=packaged.id,
@@ -181,7 +181,7 @@ class StandalonePlatform:
         size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
         found = registry.get(packaged.id)
         if not found.approved and found.model_file_location == str(folder) and not found.config.extra_args:
-            registry.approve(packaged.id)  # a release before made it
+            registry.approve(packaged.id)  # an earlier release created it
         if found.folder != str(folder):
             registry.mark_loaded(packaged.id, folder=str(folder), size_bytes=size, task=Task(packaged.task))
 
@@ -212,7 +212,7 @@ class StandalonePlatform:
             await asyncio.sleep(_TICK_SECONDS)
             try:
                 await asyncio.to_thread(self._write_tick)
-            except Exception:  # whatever it was, the next tick must come
+            except Exception:  # no error may stop the timer
                 _log.exception("no tick")
 
     def _write_tick(self) -> None:

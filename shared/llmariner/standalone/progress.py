@@ -1,4 +1,4 @@
-"""What a person sees of long steps: what, how much of how much, since when."""
+"""Progress of long steps on a terminal or in a log: title, amount, duration."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _LOG_SECONDS = 10.0
 
 
 def megabytes(count: int) -> str:
-    """Bytes as whole megabytes, with a separator."""
+    """Bytes as whole megabytes with a thousands separator."""
     return f"{count / 1_000_000:,.0f} MB"
 
 
 class Step:
-    """A long step, shown while it runs: on a terminal one line that changes, elsewhere a line every ten seconds.
+    """Context manager that shows a step while it runs: one changing line on a terminal, else a line every ten seconds.
 
-    `measure` is asked for the present state in words, such as "310 of 5,200 MB".
+    `measure` returns the current amount, such as "310 of 5,200 MB"; default: the attribute `note`.
     """
 
     def __init__(self, title: str, measure: Callable[[], str] | None = None, *, stream: TextIO = sys.stderr) -> None:

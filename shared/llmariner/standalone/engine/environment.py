@@ -1,8 +1,8 @@
-"""Makes the engine environment: a virtual environment of its own, from a lock, under the cache folder.
+"""Installs the engine environment: a virtual environment from a lock file, below the cache folder.
 
-Keyed by a hash of the lock and the Python version, so that another lock makes another environment. It counts as made only
-when its marker is written, last. An interrupted making is taken up where it stopped, but for what may be half there: the
-virtual environment itself is made anew, and packages that look installed are installed again, from the installer's cache.
+Its folder is named by a hash of the lock and the Python version, so each lock has its own environment. A marker file, which
+is written last, means that it is complete. An interrupted installation is resumed: an incomplete virtual environment is
+created again, and all packages are reinstalled from the installer's cache.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _ABOUT_BYTES = 5_500_000_000
 _COMPLETE_MARKER = "complete"
 _STARTED_MARKER = "being-installed"
 _UV = str(Path(sys.executable).with_name("uv"))
-# vLLM looks itself up among the installed distributions by this name; the build for CPUs has another.
+# vLLM looks up its own distribution by the name vllm; the build for CPUs has another name.
 _VLLM_PYPROJECT = """[build-system]
 requires = ["setuptools>=61"]
 build-backend = "setuptools.build_meta"
@@ -34,7 +34,7 @@ py-modules = []
 
 
 def engine_lock() -> Path:
-    """The lock of this checkout: the package is installed in place."""
+    """The lock file in this checkout, from which the package is installed in place."""
     return Path(__file__).resolve().parents[4] / "locks" / "engine.lock"
 
 
@@ -50,11 +50,11 @@ class EngineEnvironment:
 
     @property
     def is_installed(self) -> bool:
-        """It is whole."""
+        """Whether the installation is complete."""
         return (self.folder / _COMPLETE_MARKER).is_file()
 
     def install(self) -> None:
-        """Make it unless it is made. OSError when a step fails; the next call goes on from there."""
+        """Install it unless it is complete. Raises OSError if a step fails; the next call resumes."""
         if self.is_installed:
             return
         self.folder.mkdir(parents=True, exist_ok=True)

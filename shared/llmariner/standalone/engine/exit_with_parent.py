@@ -1,7 +1,6 @@
-"""Run a script so that it ends with whoever started it: SCRIPT ARGUMENTS. Runs in the engine environment.
+"""Run a script that ends with its parent process: SCRIPT ARGUMENTS. Runs in the engine environment.
 
-The starter holds the other end of standard input: when that ends, the starter is gone, however it went, and the work of
-the script is nobody's any more.
+The parent holds the other end of standard input: when that closes, the parent has exited or crashed.
 """
 
 import os
@@ -10,14 +9,14 @@ import sys
 import threading
 
 
-def _end_with_input() -> None:
-    # Not through `sys.stdin`: a thread that holds its lock at the end of the interpreter is a fatal error.
+def _exit_at_end_of_input() -> None:
+    # Not `sys.stdin`: a thread that holds its lock at interpreter exit is a fatal error.
     while os.read(0, 4096):
         pass
     os._exit(1)
 
 
 if __name__ == "__main__":
-    threading.Thread(target=_end_with_input, daemon=True).start()
+    threading.Thread(target=_exit_at_end_of_input, daemon=True).start()
     del sys.argv[0]
     runpy.run_path(sys.argv[0], run_name="__main__")

@@ -1,7 +1,7 @@
 """Fetch a model from a Hugging Face hub. Runs in the engine environment: REPOSITORY TARGET.
 
-Progress goes to standard output, one JSON object a line. What was fetched before an interruption is kept by the hub
-client, so that the next run goes on from there.
+Progress goes to standard output, one JSON object a line. After an interruption the
+next run resumes, since the hub client keeps partial files.
 """
 
 import json

