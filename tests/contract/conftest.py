@@ -105,7 +105,7 @@ def owner(database: Database) -> KeyOwner:
 
 @pytest.fixture
 def stranger(database: Database, owner: KeyOwner) -> KeyOwner:
-    """Somebody else, in another project of another organisation."""
+    """Somebody else, in another project of another organization."""
     with database.write() as session:
         session.add(users, id="user_2", email="eve@example.org", created_at=1)
         session.add(organizations, id="org_2", title="Others", is_default=False, created_at=1)
@@ -120,7 +120,7 @@ def keys(database: Database) -> Keys:
 
 @pytest.fixture
 def team(database: Database, owner: KeyOwner) -> Team:
-    """The rules of organisations, and the administrator to act by them."""
+    """The rules of organizations, and the administrator to act by them."""
     return Team(database, owner)
 
 

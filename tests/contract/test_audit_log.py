@@ -68,7 +68,7 @@ def test_a_chain_that_nobody_touched_is_whole(database: Database) -> None:
     assert (verdict.entries, verdict.head) == (5, rows(database)[-1].hash)
 
 
-def test_organisations_have_chains_of_their_own(database: Database) -> None:
+def test_organizations_have_chains_of_their_own(database: Database) -> None:
     act(database, "a", "b")
     act(database, "c", organization="org_2")
     change(database, update(audit_log).where(audit_log.c.organization_id == "org_2").values(payload="{}"))

@@ -38,7 +38,7 @@ ACTS: list[tuple[str, Somebody | None, str, str, str | None]] = [
 
 @pytest.fixture
 def acted(database: Database) -> dict[str, str]:
-    """The ids of the entries by the letters of ACTS; one a second, from 100 on. Another organisation has one, too."""
+    """The ids of the entries by the letters of ACTS; one a second, from 100 on. Another organization has one, too."""
     ids: dict[str, str] = {}
     with database.write() as session:
         for number, (letter, actor, type_, target, project) in enumerate(ACTS):
@@ -101,7 +101,7 @@ def test_nothing_follows_an_id_that_says_no_time(database: Database, acted: dict
     assert (letters(database, acted, after=named), letters(database, acted, before=named)) == ("", "")
 
 
-def test_an_entry_that_is_not_the_organisations_stands_at_its_time(database: Database, acted: dict[str, str]) -> None:
+def test_an_entry_that_is_not_the_organizations_stands_at_its_time(database: Database, acted: dict[str, str]) -> None:
     assert letters(database, acted, limit=2, after=new_id("audit_log")) == "ed"
     assert letters(database, acted, before=new_id("audit_log")) == ""
     assert letters(database, acted, after=f"audit_log_{'0' * 22}") == ""

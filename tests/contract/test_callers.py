@@ -41,7 +41,7 @@ def keys(database: Database) -> Keys:
 
 
 def join(database: Database, owner: KeyOwner, role: str) -> KeyOwner:
-    """Somebody with that role in the owner's project, and membership in the organisation."""
+    """Somebody with that role in the owner's project, and membership in the organization."""
     with database.write() as session:
         session.add(users, id="user_m", email="mia@example.org", created_at=1)
         joined = {"user_id": "user_m", "organization_id": owner.organization_id, "created_at": 1}
@@ -104,7 +104,7 @@ def test_another_role_counts_at_once(database: Database, owner: KeyOwner, keys: 
     assert caller.scopes == PROJECT_ROLES["member"] | ORGANIZATION_ROLES["reader"]
 
 
-def test_a_role_of_the_organisations_own_is_its_scopes(
+def test_a_role_of_the_organizations_own_is_its_scopes(
     database: Database, owner: KeyOwner, keys: Keys, callers: Authenticator
 ) -> None:
     with database.write() as session:

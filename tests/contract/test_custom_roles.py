@@ -1,4 +1,4 @@
-"""Roles that an organisation makes: what they may hold, who may make them, and what stands in the way of deleting one."""
+"""Roles that an organization makes: what they may hold, who may make them, and what stands in the way of deleting one."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_a_role_in_use_stays_and_says_by_whom(team: Team) -> None:
         team.roles.get(team.admin.organization_id, role.id)
 
 
-def test_another_organisations_role_is_not_there(team: Team) -> None:
+def test_another_organizations_role_is_not_there(team: Team) -> None:
     elsewhere = team.caller(team.admin.user_id, team.organizations.create(team.admin, "Acme").id)
     role = team.roles.create(team.admin, "x", ["api.audit.read"])
     for attempt in (

@@ -1,4 +1,4 @@
-"""What administrators see of an organisation: pages that follow one another, and nothing of another organisation."""
+"""What administrators see of an organization: pages that follow one another, and nothing of another organization."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def directory(database: Database) -> OrganizationQueries:
 
 @pytest.fixture
 def add(database: Database, owner: KeyOwner) -> Callable[..., None]:
-    """One row, in the owner's organisation unless another is said."""
+    """One row, in the owner's organization unless another is said."""
 
     def added(table: Any, **values: Any) -> None:
         place = {"organization_id": owner.organization_id} if "organization_id" in table.c else {}
@@ -37,7 +37,7 @@ def add(database: Database, owner: KeyOwner) -> Callable[..., None]:
 
 @pytest.fixture
 def join(add: Callable[..., None], owner: KeyOwner) -> Callable[..., str]:
-    """A member of the organisation, and of its default project in the role `project`."""
+    """A member of the organization, and of its default project in the role `project`."""
 
     def joined(name: str, /, *, at: int = 10, project: str | None = None, **values: Any) -> str:
         add(users, **{"id": name, "email": f"{name}@example.org", "created_at": at, **values})
@@ -139,7 +139,7 @@ def test_keys_are_told_by_whether_their_owner_is_still_there(
     def listed(access: Any) -> set[str]:
         return {row.id for row in directory.project_keys(here, project, Paging(), access)[0]}
 
-    # An organisation's owner is in all its projects.
+    # An organization's owner is in all its projects.
     assert listed("active") == {made["in"], made["own"]}
     assert listed("inactive") == {made["out"]}
     assert listed("any") == set(made.values())
@@ -173,7 +173,7 @@ def test_invitations_taken_back_are_gone(
         directory.invite(owner.organization_id, "back")
 
 
-def test_nothing_of_another_organisation_is_there(
+def test_nothing_of_another_organization_is_there(
     directory: OrganizationQueries,
     owner: KeyOwner,
     stranger: KeyOwner,

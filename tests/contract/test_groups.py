@@ -1,4 +1,4 @@
-"""Groups that an organisation knows: one role in each place, and nobody gives by a group what they could not give."""
+"""Groups that an organization knows: one role in each place, and nobody gives by a group what they could not give."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ def test_a_project_that_ended_meanwhile_is_left_out(team: Team) -> None:
     assert team.caller(team.invites.accept(token).user_id).project_id is None
 
 
-def test_another_organisations_invitation_is_not_there(team: Team) -> None:
+def test_another_organizations_invitation_is_not_there(team: Team) -> None:
     elsewhere = team.caller(team.admin.user_id, team.organizations.create(team.admin, "Acme").id)
     invite, _ = team.invites.create(team.admin, "ann@example.org")
     with pytest.raises(NotFound):

@@ -77,7 +77,7 @@ def test_whoever_leaves_loses_their_keys_with_the_membership(team: Team) -> None
     assert not team.authenticates(secret)
 
 
-def test_whoever_leaves_one_organisation_stays_in_another(team: Team) -> None:
+def test_whoever_leaves_one_organization_stays_in_another(team: Team) -> None:
     elsewhere = team.caller(team.admin.user_id, team.organizations.create(team.admin, "Acme").id)
     ann = team.person("ann@example.org")
     team.members.add(elsewhere, "ann@example.org", "owner")
@@ -104,7 +104,7 @@ def test_whoever_leaves_a_project_loses_their_keys_there(team: Team) -> None:
         team.members.remove_from_project(team.admin, project_id, ann.user_id)
 
 
-def test_an_owner_of_the_organisation_needs_no_membership_of_its_projects(team: Team) -> None:
+def test_an_owner_of_the_organization_needs_no_membership_of_its_projects(team: Team) -> None:
     project_id = team.project()
     _, secret = team.key(team.admin, project_id=project_id)
     assert team.members.remove_from_project(team.admin, project_id, team.admin.user_id) == {"api_keys": []}
@@ -158,7 +158,7 @@ def test_another_role_is_told_as_one_that_went_and_one_that_came(team: Team) -> 
     assert json.loads(rows[0].payload)["principal_id"] == ann.user_id
 
 
-def test_only_a_member_of_the_organisation_can_be_in_its_projects(team: Team) -> None:
+def test_only_a_member_of_the_organization_can_be_in_its_projects(team: Team) -> None:
     with pytest.raises(InvalidRequest, match="member of the organization"):
         team.members.add_to_project(team.admin, team.owner.project_id, "user_nobody", "member")
     ann = team.person("ann@example.org", **{team.owner.project_id: "member"})
@@ -168,7 +168,7 @@ def test_only_a_member_of_the_organisation_can_be_in_its_projects(team: Team) ->
 
 @pytest.fixture
 def deputy(team: Team) -> Caller:
-    """Somebody whose role in the organisation lets them manage people, and who owns nothing."""
+    """Somebody whose role in the organization lets them manage people, and who owns nothing."""
     people = {f"api.organizations.users.{capability}" for capability in ("read", "write")}
     role = team.roles.create(team.admin, "deputy", people | ORGANIZATION_ROLES["reader"])
     return team.person("dee@example.org", role.id)

@@ -36,7 +36,7 @@ def test_a_project_is_stored_as_it_was_asked_for(team: Team) -> None:
     ]
 
 
-def test_owners_of_the_organisation_own_a_new_project(team: Team) -> None:
+def test_owners_of_the_organization_own_a_new_project(team: Team) -> None:
     second = team.person("ann@example.org", "owner")
     team.person("bob@example.org")
     project_id = team.project()
@@ -71,7 +71,7 @@ def test_what_a_project_cannot_be_is_named(team: Team, values: dict[str, Any], p
     assert len(team.projects.all(team.admin.organization_id)) == 1
 
 
-def test_a_title_is_given_out_once_in_an_organisation(team: Team, at_once: AtOnce) -> None:
+def test_a_title_is_given_out_once_in_an_organization(team: Team, at_once: AtOnce) -> None:
     found = at_once([lambda: team.projects.create(team.admin, NewProject("Vision"))] * 4)
     assert sorted(type(each).__name__ for each in found) == ["Conflict"] * 3 + ["Project"], found
     made = next(each for each in found if isinstance(each, Project))
@@ -174,7 +174,7 @@ def test_a_project_with_models_stays_and_says_which(team: Team, registry: ModelR
     team.projects.delete(team.admin, project_id)
 
 
-def test_another_organisations_project_is_not_there(team: Team) -> None:
+def test_another_organizations_project_is_not_there(team: Team) -> None:
     elsewhere = team.caller(team.admin.user_id, team.organizations.create(team.admin, "Acme").id)
     project_id = team.project()
     for attempt in (

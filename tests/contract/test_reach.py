@@ -47,7 +47,7 @@ def test_a_person_stands_differently_in_each_place(team: Team) -> None:
             caller_in_project(team.database, ann, organization_id, hidden, READ)
 
 
-def test_an_owner_sees_every_project_of_the_organisation(team: Team) -> None:
+def test_an_owner_sees_every_project_of_the_organization(team: Team) -> None:
     project_id = team.project()
     ann = team.person("ann@example.org", "owner")
     there = caller_in_project(team.database, ann, ann.organization_id, project_id, "api.limits.write")
@@ -59,7 +59,7 @@ def test_an_owner_sees_every_project_of_the_organisation(team: Team) -> None:
     assert caller_in_project(team.database, ann, ann.organization_id, project_id, READ, include_archived=True)
 
 
-def test_a_role_of_the_organisations_own_sees_every_project_if_it_says_so(team: Team) -> None:
+def test_a_role_of_the_organizations_own_sees_every_project_if_it_says_so(team: Team) -> None:
     project_id = team.project()
     seeing = team.person("see@example.org", team.roles.create(team.admin, "seeing", [READ]).id)
     blind = team.person("dim@example.org", team.roles.create(team.admin, "blind", ["api.audit.read"]).id)
@@ -103,13 +103,13 @@ def test_a_key_is_no_more_in_another_place_than_it_carries(team: Team) -> None:
         caller_in_project(team.database, key, key.organization_id, project_id, "api.organizations.projects.write")
 
 
-def test_a_key_of_who_runs_the_installation_reaches_the_organisations_that_they_made(team: Team) -> None:
+def test_a_key_of_who_runs_the_installation_reaches_the_organizations_that_they_made(team: Team) -> None:
     key = key_of(team, team.admin.user_id, team.owner.project_id, team.owner.organization_id, OWNER_SCOPES)
     acme = team.organizations.create(key, "Acme")
     there = caller_in_organization(team.database, key, acme.id, "api.organizations.write")
     assert (there.organization_id, there.is_owner, there.key_id) == (acme.id, True, key.key_id)
     assert [each.title for each in team.organizations.accessible_to(key)] == ["Default Organization", "Acme"]
-    # Not so a key of another organisation's owner.
+    # Not so a key of another organization's owner.
     admin_there = team.caller(team.admin.user_id, acme.id)
     _, secret = team.keys.create_admin(admin_there, NewKey("ops", OWNER_SCOPES))
     theirs = team.authenticator.authenticate(secret)

@@ -1,4 +1,4 @@
-"""Which organisation and project a request selects: an id before a title, and no title that passes for an id."""
+"""Which organization and project a request selects: an id before a title, and no title that passes for an id."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def callers(database: Database) -> Authenticator:
 
 @pytest.fixture
 def people(database: Database, tokens: Tokens, callers: Authenticator, owner: KeyOwner) -> TokenSignIn:
-    """Of an installation with its default organisation."""
+    """Of an installation with its default organization."""
     return TokenSignIn(database, tokens, callers)
 
 

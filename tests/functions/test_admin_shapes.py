@@ -166,7 +166,7 @@ _OF_EVERY_ENTRY = {"id", "effective_at", "type", "actor"}
 def answers(
     router: Any, in_process: InProcessClient, installation: Installation, ask: Ask
 ) -> Iterator[list[tuple[Call, HttpResponse]]]:
-    """Each call with its answer, in order, in an organisation of their own."""
+    """Each call with its answer, in order, in an organization of their own."""
     company = Company(installation, ask)
     admin = {"authorization": f"Bearer {company.secrets['boss']}"}
     issuer = "LLMARINER_OIDC_ISSUER"

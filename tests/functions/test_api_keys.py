@@ -53,7 +53,7 @@ def test_what_a_key_is_bound_to_is_kept_and_changed(company: Company) -> None:
     assert more.error["param"] == "scopes[0]"
 
 
-def test_only_an_owner_of_the_organisation_lifts_limits(company: Company) -> None:
+def test_only_an_owner_of_the_organization_lifts_limits(company: Company) -> None:
     for name in ("lead", "mia"):
         made = company.ask(f"POST {KEYS}", {"name": f"free {name}", "excluded_from_rate_limiting": True}, by=name)
         assert_error(made, 403, "insufficient_permissions")
@@ -82,7 +82,7 @@ def test_a_key_is_made_in_the_project_that_is_named(company: Company) -> None:
     assert_error(company.ask(f"POST {KEYS}", there, by="mia"), 404, "not_found")
     assert_error(company.ask(f"POST {KEYS}", {"name": "x", "organization_id": "org_2"}), 404, "not_found")
     assert_error(company.ask(f"POST {KEYS}", {"name": "x", "project_id": "proj_nobody"}), 404, "not_found")
-    # The administrator of the installation reaches the organisations that they made.
+    # The administrator of the installation reaches the organizations that they made.
     assert company.ask(f"POST {KEYS}", {**there, "name": f"by admin {company.number}"}, by="admin").status == 200
 
 

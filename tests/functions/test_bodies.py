@@ -119,7 +119,7 @@ def send(ask: Ask, admin: dict[str, str], installation: Installation) -> Any:
 
 
 def concrete(route: str, installation: Installation) -> str:
-    """A row of the table with ids of the administrator's organisation and two projects of it."""
+    """A row of the table with ids of the administrator's organization and two projects of it."""
     owner = installation.owner
     here = route.replace("HERE", owner.organization_id).replace("MINE", owner.project_id)
     return here.replace("SPARE", installation.spare_project)

@@ -37,7 +37,7 @@ def make(installation: Installation) -> Callable[..., Made]:
 
 @pytest.fixture
 def lead(installation: Installation) -> KeyOwner:
-    """Somebody who owns the default project, and not the organisation."""
+    """Somebody who owns the default project, and not the organization."""
     owner = installation.owner
     caller = installation.context.authenticator.caller_for_user(owner.user_id, owner.organization_id, owner.project_id)
     members = Members(installation.context.database)
@@ -68,7 +68,7 @@ def test_a_key_of_few_scopes_gets_no_secret_of_one_with_more(make: Callable[...,
     assert call(f"POST /{same}:rotate", small, {}).status == 200
 
 
-def test_a_projects_owner_gets_no_secret_of_the_organisations_owner(
+def test_a_projects_owner_gets_no_secret_of_the_organizations_owner(
     make: Callable[..., Made], call: Call, lead: KeyOwner
 ) -> None:
     _, by = make(lead, PROJECT_ROLES["owner"])

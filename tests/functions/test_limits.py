@@ -52,7 +52,7 @@ def test_a_limit_from_its_making_to_its_end(company: Company) -> None:
     assert_error(company.ask(f"GET {path}"), 404, "not_found")
 
 
-# Who may set a limit of the organisation, of the project vision, of a key in it, and of a user.
+# Who may set a limit of the organization, of the project vision, of a key in it, and of a user.
 @pytest.mark.parametrize(
     ("by", "statuses"),
     [

@@ -1,4 +1,4 @@
-"""The audit log through the API: what was done is found by OpenAI's filters, by those who administer the organisation."""
+"""The audit log through the API: what was done is found by OpenAI's filters, by those who administer the organization."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def call(ask: Ask, admin: dict[str, str]) -> Call:
 
 @pytest.fixture
 def acts(installation: Installation) -> list[str]:
-    """The ids of three acts in the default project, oldest first, and one of another organisation."""
+    """The ids of three acts in the default project, oldest first, and one of another organization."""
     owner, stranger = installation.owner, installation.stranger
     mine = Caller(owner.user_id, "admin@localhost", owner.organization_id, None, "owner", None, frozenset())
     ids = []
@@ -100,7 +100,7 @@ def test_a_time_that_is_no_number_of_seconds_is_refused(call: Call, value: str) 
     assert refused.error["param"] == "effective_at[gte]"
 
 
-def test_another_organisations_acts_are_not_there(call: Call, acts: list[str], stranger: dict[str, str]) -> None:
+def test_another_organizations_acts_are_not_there(call: Call, acts: list[str], stranger: dict[str, str]) -> None:
     theirs = call(by=stranger, limit=100)
     assert not set(acts) & set(ids(theirs))
     assert not set(acts) & set(ids(call(by=stranger, after=acts[2])))

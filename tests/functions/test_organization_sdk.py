@@ -1,4 +1,4 @@
-"""OpenAI's own client administers an organisation; every answer is validated against the types of that client."""
+"""OpenAI's own client administers an organization; every answer is validated against the types of that client."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_project_from_its_making_to_its_archive(do: Do) -> None:
     do(work)
 
 
-def test_people_of_a_project_and_of_the_organisation(do: Do, new_person: Callable[[str], str]) -> None:
+def test_people_of_a_project_and_of_the_organization(do: Do, new_person: Callable[[str], str]) -> None:
     ann, bob = new_person("Ann@SDK.example"), new_person("bob@sdk.example")
 
     async def work(organization: Any) -> None:
@@ -196,7 +196,7 @@ def test_invitations(do: Do) -> None:
     do(work)
 
 
-def test_roles_of_the_organisation_and_of_a_project(do: Do, new_person: Callable[[str], str]) -> None:
+def test_roles_of_the_organization_and_of_a_project(do: Do, new_person: Callable[[str], str]) -> None:
     dee = new_person("dee@sdk.example")
 
     async def work(organization: Any) -> None:
@@ -370,7 +370,7 @@ def test_errors_are_the_clients_own(do: Do) -> None:
 
 @pytest.fixture
 def new_person(do: Do, installation: Installation) -> Callable[[str], str]:
-    """Makes members of the organisation: `new_person(email)` returns their id."""
+    """Makes members of the organization: `new_person(email)` returns their id."""
     owner = installation.owner
     caller = installation.context.authenticator.caller_for_user(owner.user_id, owner.organization_id, owner.project_id)
     return lambda email: Members(installation.context.database).add(caller, email, "reader").user_id

@@ -32,7 +32,7 @@ def emails(answer: HttpResponse) -> list[str]:
     return [each["user_id"].partition("-")[0] for each in answer.json["users"]]
 
 
-def test_an_organisation_is_told_with_its_fields(company: Company) -> None:
+def test_an_organization_is_told_with_its_fields(company: Company) -> None:
     [found] = company.ask("GET /v1/organizations").json["organizations"]
     assert (found["id"], found["title"], found["is_default"]) == (company.id, f"Company {company.number}", False)
     assert (isinstance(found["created_at"], int), found["summary"]) == (True, None)
@@ -44,7 +44,7 @@ def test_an_organisation_is_told_with_its_fields(company: Company) -> None:
     assert titles(company.ask("GET /v1/organizations", by="stranger"), "organizations") == ["Others"]
 
 
-def test_only_who_runs_the_installation_makes_organisations(company: Company) -> None:
+def test_only_who_runs_the_installation_makes_organizations(company: Company) -> None:
     title = f"Branch {company.number}"
     for by in ("boss", "lead", "mia", "rob", "stranger"):
         assert_error(company.ask("POST /v1/organizations", {"title": title}, by=by), 403, "insufficient_permissions")
@@ -60,7 +60,7 @@ def test_only_who_runs_the_installation_makes_organisations(company: Company) ->
     assert_error(company.ask(f"DELETE /v1/organizations/{made.json['id']}", by="admin"), 404, "not_found")
 
 
-def test_an_organisation_with_projects_and_the_default_one_stay(company: Company, installation: Installation) -> None:
+def test_an_organization_with_projects_and_the_default_one_stay(company: Company, installation: Installation) -> None:
     refused = company.ask(f"DELETE {O}")
     assert_error(refused, 400, "in_use")
     assert [each["title"] for each in refused.error["in_the_way"]["projects"]] == ["Vision", "Speech"]
@@ -87,7 +87,7 @@ def test_an_organisation_with_projects_and_the_default_one_stay(company: Company
         (f"DELETE {V}/api_keys/key_1", None),
     ],
 )
-def test_another_organisation_is_not_there(company: Company, route: str, body: Any) -> None:
+def test_another_organization_is_not_there(company: Company, route: str, body: Any) -> None:
     assert_error(company.ask(route, body, by="stranger"), 404, "not_found")
     assert_error(company.ask(route.replace("HERE", "org_nobody"), body), 404, "not_found")
     assert company.ask(f"GET {O}/projects", query="include_summary=true").json["projects"][0]["title"] == "Vision"
@@ -261,5 +261,5 @@ def test_a_key_is_made_below_its_project(company: Company) -> None:
     assert (made["organization_role"], made["project_role"]) == ("ORGANIZATION_ROLE_READER", "PROJECT_ROLE_MEMBER")
     assert company.works(made["secret"])
     assert_error(company.ask(f"POST {V}/api_keys", {"name": "below"}, by="mia"), 409, "conflict")
-    # An owner of the organisation makes keys in projects that they were never added to.
+    # An owner of the organization makes keys in projects that they were never added to.
     assert company.ask(f"POST {S}/api_keys", {"name": "boss's there"}).json["project_role"] == "PROJECT_ROLE_OWNER"

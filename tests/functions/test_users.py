@@ -25,7 +25,7 @@ def company(installation: Installation, ask: Ask) -> Company:
 
 
 def met(company: Company, by: str) -> dict[str, tuple[int, int]]:
-    """Whom somebody sees: name → how many roles in the organisation, in projects."""
+    """Whom somebody sees: name → how many roles in the organization, in projects."""
     answer = company.ask("GET /v1/users", by=by)
     assert answer.status == 200, answer.body
     ids = [each["id"] for each in answer.json["users"]]
@@ -55,7 +55,7 @@ def test_a_key_tells_its_own_place_only(company: Company) -> None:
 
 
 def test_owners_see_everybody_and_others_those_they_work_with(company: Company) -> None:
-    # Who owned the organisation when a project was made is its member.
+    # Who owned the organization when a project was made is its member.
     assert met(company, "boss") == {
         "admin": (1, 2),
         "boss": (1, 0),
