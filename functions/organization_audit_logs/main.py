@@ -43,7 +43,7 @@ def list_audit_logs(
     if tenant_only:
         return list_response([], has_more=False)
     at = range_filter(request, "effective_at")
-    chosen = Filter(
+    filters = Filter(
         types=filter_values(request, "event_types") or (OPENAI_TYPES if view == "openai" else ()),
         project_ids=filter_values(request, "project_ids"),
         actor_ids=filter_values(request, "actor_ids"),
@@ -55,7 +55,7 @@ def list_audit_logs(
         until=at.get("lte"),
     )
     paging: dict[str, Any] = {"after": after, "before": before, "limit": limit + 1}
-    found = queries.list_entries(context_of(request).database, caller.organization_id, chosen, **paging)
+    found = queries.list_entries(context_of(request).database, caller.organization_id, filters, **paging)
     # The additional entry is at the far end of the page, which is the newest entry when paging backwards.
     page = found[-limit:] if before and not after and len(found) > limit else found[:limit]
     return list_response([audit_log_object(entry) for entry in page], has_more=len(found) > limit)

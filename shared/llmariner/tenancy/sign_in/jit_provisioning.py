@@ -79,8 +79,8 @@ class MembershipReconciliation:
         self._stored_groups = _load_groups(session, user_id)
         self._memberships = dict(_load_memberships(session, user_id))
         # Only for a token with the invited address, verified by the issuer.
-        vouched = identity.email_verified and identity.email == self._email
-        self._invites = list(_redeemable_invites(session, self._email)) if vouched else []
+        has_verified_email = identity.email_verified and identity.email == self._email
+        self._invites = list(_redeemable_invites(session, self._email)) if has_verified_email else []
         has_newer_groups = identity.groups is not None and identity.issued_at >= (person.groups_at or 0)
         self._groups = frozenset(identity.groups or ()) if has_newer_groups else self._stored_groups
         self._issued_at = identity.issued_at
@@ -241,20 +241,17 @@ def reconcile_memberships(
     """
     for reconciliation in reconciliations:
         reconciliation.apply(session, revision)
-    bump_revision(
-        session, user_ids=[reconciliation.user_id for reconciliation in reconciliations if reconciliation.mutations]
-    )
-    mutations = [mutation for reconciliation in reconciliations for mutation in reconciliation.mutations]
-    for mutation in sorted(mutations, key=lambda each: each.resource.organization_id):
-        organization_id, project_id = mutation.resource.organization_id, mutation.resource.project_id
+    bump_revision(session, user_ids=[each.user_id for each in reconciliations if each.mutations])
+    mutations = [mutation for each in reconciliations for mutation in each.mutations]
+    for mutation in sorted(mutations, key=lambda mutation: mutation.resource.organization_id):
         record_mutation(
             session,
             None,
             mutation.name,
             mutation.subject_id,
             mutation.details,
-            organization_id=organization_id,
-            project_id=project_id,
+            organization_id=mutation.resource.organization_id,
+            project_id=mutation.resource.project_id,
         )
 
 
@@ -324,9 +321,8 @@ def _roles_from_groups(
 
 
 def _precedence(role: str) -> tuple[int, str]:
-    return next(
-        (index for index, prefix in enumerate(_ROLE_PRECEDENCE) if role.startswith(prefix)), len(_ROLE_PRECEDENCE)
-    ), role
+    ranks = (rank for rank, prefix in enumerate(_ROLE_PRECEDENCE) if role.startswith(prefix))
+    return next(ranks, len(_ROLE_PRECEDENCE)), role
 
 
 def _default_roles(session: ReadSession, user_id: str, role: str) -> list[tuple[_Resource, str]]:
