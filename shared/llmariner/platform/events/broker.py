@@ -90,7 +90,9 @@ class Publisher:
                 except _BrokerUnavailable as error:
                     self._queue.mark_unanswered(each, f"no answer: {error}")
                     count, seconds = self._queue.backlog()
-                    _log.warning("the Broker is away (%s): %d events wait, the oldest for %d s", error, count, seconds)
+                    _log.warning(
+                        "the Broker does not respond (%s): %d events wait, the oldest for %d s", error, count, seconds
+                    )
                     return accepted, False
                 blocked_subjects.add(each.event.subject)
                 consecutive_rejections += 1
@@ -103,11 +105,11 @@ class Publisher:
         event = queued.event
         try:
             self._send(event)
-        except _Rejected as refused:
-            wait = self._queue.mark_rejected(queued, refused.reason, final=refused.final)
+        except _Rejected as rejected:
+            wait = self._queue.mark_rejected(queued, rejected.reason, final=rejected.final)
             outcome = "it is a dead letter now" if wait is None else f"it is tried again in {wait:g} s"
             _log.warning(
-                "the Broker refused event %s of type %s (%s); %s", event.id, event.type, refused.reason, outcome
+                "the Broker rejected event %s of type %s (%s); %s", event.id, event.type, rejected.reason, outcome
             )
             return False
         self._queue.mark_accepted(queued)
