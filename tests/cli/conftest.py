@@ -1,7 +1,7 @@
 """A scripted platform and a way to run `llma` against it.
 
-The platform is a real HTTP server in this process that responses what a test dictates and keeps what it was asked; `llma`
-runs in this process too, through the same `main` that the installed program calls.
+The platform is an HTTP server in this process that sends scripted responses and records requests; `llma` runs in this
+process too, through the `main` of the installed program.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Request:
 
 
 class FakePlatform:
-    """A scripted API. A route that is not scripted responses as a real one does: 404, unknown_url."""
+    """A scripted API. A route without a script answers 404, unknown_url."""
 
     def __init__(self) -> None:
         self._responses: dict[str, list[Response]] = {}
@@ -68,7 +68,7 @@ class FakePlatform:
         self._responses[route] = [Response(document) for document in documents]
 
     def respond_next(self, route: str, *documents: dict[str, Any]) -> None:
-        """Script what follows the responses that a route has already."""
+        """Append documents to the script of a route."""
         self._responses[route] += [Response(document) for document in documents]
 
     def respond_with(self, route: str, **response: Any) -> None:

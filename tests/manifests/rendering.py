@@ -23,17 +23,17 @@ class Rendered:
         shown = subprocess.run([KUBECTL, "kustomize", folder], check=True, capture_output=True, text=True)
         self.objects: list[Object] = list(yaml.load_all(shown.stdout, Loader=yaml.CSafeLoader))
 
-    def of(self, group: str, kind: str) -> list[Object]:
+    def objects_of(self, group: str, kind: str) -> list[Object]:
         return [o for o in self.objects if o["kind"] == kind and o["apiVersion"].rpartition("/")[0] == group]
 
     def services(self) -> list[Object]:
-        return self.of("serving.knative.dev", "Service")
+        return self.objects_of("serving.knative.dev", "Service")
 
     def routes(self) -> list[Object]:
-        return self.of("gateway.networking.k8s.io", "HTTPRoute")
+        return self.objects_of("gateway.networking.k8s.io", "HTTPRoute")
 
     def settings(self) -> dict[str, str]:
-        (found,) = [o for o in self.of("", "ConfigMap") if o["metadata"]["name"] == "llmariner-settings"]
+        (found,) = [o for o in self.objects_of("", "ConfigMap") if o["metadata"]["name"] == "llmariner-settings"]
         data: dict[str, str] = found["data"]
         return data
 

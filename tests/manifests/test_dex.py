@@ -57,7 +57,7 @@ def production(tmp_path_factory: pytest.TempPathFactory) -> Rendered:
 
 
 def one(rendered: Rendered, group: str, kind: str, name: str) -> Object:
-    (found,) = [each for each in rendered.of(group, kind) if each["metadata"]["name"] == name]
+    (found,) = [each for each in rendered.objects_of(group, kind) if each["metadata"]["name"] == name]
     return found
 
 
@@ -86,7 +86,7 @@ def test_requests_below_its_path_reach_it_wherever_the_component_is_listed(first
 
 
 def _places(rendered: Rendered) -> Iterator[tuple[str, dict[str, str]]]:
-    for route in rendered.of("gateway.networking.k8s.io", "HTTPRoute"):
+    for route in rendered.objects_of("gateway.networking.k8s.io", "HTTPRoute"):
         for rule in route["spec"]["rules"]:
             for match in rule["matches"]:
                 yield route["metadata"]["name"], match["path"]
@@ -105,7 +105,7 @@ def test_nothing_secret_is_written_down(production: Rendered) -> None:
     text = yaml.safe_dump_all(ours).lower()
     assert "clientsecret" not in text
     assert "hash" not in text
-    assert production.of("", "Secret") == []
+    assert production.objects_of("", "Secret") == []
 
 
 def test_it_runs_without_privileges_and_with_bounds(production: Rendered) -> None:
@@ -131,13 +131,13 @@ def test_another_image_may_be_named(tmp_path: Path) -> None:
 def test_its_rights_are_its_own_kinds_in_our_namespace(production: Rendered) -> None:
     rules = one(production, "rbac.authorization.k8s.io", "Role", "dex")["rules"]
     assert [rule["apiGroups"] for rule in rules] == [["dex.coreos.com"]]
-    defined = production.of("apiextensions.k8s.io", "CustomResourceDefinition")
+    defined = production.objects_of("apiextensions.k8s.io", "CustomResourceDefinition")
     assert sorted(rules[0]["resources"]) == sorted(each["spec"]["names"]["plural"] for each in defined)
-    assert not [r for r in production.of("rbac.authorization.k8s.io", "ClusterRoleBinding") if "dex" in str(r)]
+    assert not [r for r in production.objects_of("rbac.authorization.k8s.io", "ClusterRoleBinding") if "dex" in str(r)]
 
 
 def test_the_secrets_job_makes_its_configuration_and_may_do_no_more(production: Rendered) -> None:
-    (job,) = [each for each in production.of("batch", "Job") if each["metadata"]["name"].startswith("secrets-")]
+    (job,) = [each for each in production.objects_of("batch", "Job") if each["metadata"]["name"].startswith("secrets-")]
     (container,) = job["spec"]["template"]["spec"]["containers"]
     assert "--dex" in container["command"]
     (variable,) = container["env"]

@@ -37,7 +37,7 @@ def test_every_object_is_admitted(identified: Rendered, schemas: Schemas) -> Non
 
 
 def test_who_publishes_has_a_token_for_our_broker_and_no_other(identified: Rendered) -> None:
-    (broker,) = identified.of("eventing.knative.dev", "Broker")
+    (broker,) = identified.objects_of("eventing.knative.dev", "Broker")
     where = broker["metadata"]
     publishing = set()
     for service in identified.services():
@@ -56,11 +56,11 @@ def test_who_publishes_has_a_token_for_our_broker_and_no_other(identified: Rende
 
 
 def test_the_broker_takes_events_of_our_accounts_alone(identified: Rendered) -> None:
-    (policy,) = identified.of("eventing.knative.dev", "EventPolicy")
+    (policy,) = identified.objects_of("eventing.knative.dev", "EventPolicy")
     (to,), (source,) = policy["spec"]["to"], policy["spec"]["from"]
-    assert to["ref"]["name"] in names(identified.of("eventing.knative.dev", "Broker"))
+    assert to["ref"]["name"] in names(identified.objects_of("eventing.knative.dev", "Broker"))
     assert source == {"sub": "system:serviceaccount:llmariner:*"}
-    assert {o["metadata"]["namespace"] for o in identified.of("", "ServiceAccount")} == {"llmariner"}
+    assert {o["metadata"]["namespace"] for o in identified.objects_of("", "ServiceAccount")} == {"llmariner"}
 
 
 def test_nobody_has_a_token_where_nobody_asks() -> None:

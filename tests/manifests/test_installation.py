@@ -82,12 +82,12 @@ def test_no_object_is_there_twice(installed: Rendered) -> None:
 
 
 def test_namespaces_come_first_and_every_object_is_in_one_that_is_there(installed: Rendered) -> None:
-    made = names(installed.of("", "Namespace"))
+    made = names(installed.objects_of("", "Namespace"))
     assert [o["kind"] for o in installed.objects[: len(made)]] == ["Namespace"] * len(made)
     used = {o["metadata"]["namespace"] for o in installed.objects if "namespace" in o["metadata"]}
     # The grant lies beside the service that it lets us use.
     assert used - made == {
-        o["metadata"]["namespace"] for o in installed.of("gateway.networking.k8s.io", "ReferenceGrant")
+        o["metadata"]["namespace"] for o in installed.objects_of("gateway.networking.k8s.io", "ReferenceGrant")
     }
 
 
@@ -147,23 +147,23 @@ def test_every_pod_is_confined(installed: Rendered) -> None:
 
 
 def test_every_account_is_there_and_used(installed: Rendered) -> None:
-    here = names(installed.of("", "ServiceAccount"), "llmariner")
+    here = names(installed.objects_of("", "ServiceAccount"), "llmariner")
     used = {pod["spec"]["serviceAccountName"] for _, pod in installed.pods()}
-    used |= {o["spec"]["serviceAccountName"] for o in installed.of("sources.knative.dev", "ApiServerSource")}
+    used |= {o["spec"]["serviceAccountName"] for o in installed.objects_of("sources.knative.dev", "ApiServerSource")}
     assert used == here
 
 
 def test_settings_and_scripts_that_a_pod_names_are_there(installed: Rendered) -> None:
-    here = names(installed.of("", "ConfigMap"), "llmariner")
+    here = names(installed.objects_of("", "ConfigMap"), "llmariner")
     assert {name for kind, name in referred(installed) if kind == "configMap"} <= here
 
 
 def test_every_secret_is_made_or_brought(installed: Rendered, secret_objects: SecretObjects) -> None:
     assert {name for kind, name in referred(installed) if kind == "secret"} <= {*jobs.MANAGED_SECRETS, *BROUGHT}
-    (job,) = [o for o in installed.of("batch", "Job") if o["metadata"]["name"].startswith("secrets-")]
+    (job,) = [o for o in installed.objects_of("batch", "Job") if o["metadata"]["name"].startswith("secrets-")]
     (container,) = containers_of(job)
     ours = [each for each in container["command"] if each.startswith("--postgres=")]
-    assert bool(ours) == bool(installed.of("apps", "StatefulSet"))
+    assert bool(ours) == bool(installed.objects_of("apps", "StatefulSet"))
     if not ours:
         secret_objects.create("llmariner-postgres", {"host": "h", "user": "u", "password": "p", "database": "d"})
     ensure_secrets(secret_objects, postgres_host=ours[0].partition("=")[2] if ours else "")
@@ -197,7 +197,7 @@ def keys_referred(rendered: Rendered) -> Iterator[tuple[str, str]]:
 
 
 def test_no_secret_is_written_down(installed: Rendered) -> None:
-    assert installed.of("", "Secret") == []
+    assert installed.objects_of("", "Secret") == []
     spelt = dict(installed.settings())
     for container in installed.containers():
         spelt |= {each["name"]: each["value"] for each in container.get("env", []) if "value" in each}
@@ -222,13 +222,13 @@ def test_the_control_url_is_that_of_a_function(installed: Rendered) -> None:
 
 def test_models_are_made_where_functions_have_the_right_to(installed: Rendered) -> None:
     there = installed.settings()["LLMARINER_MODELS_NAMESPACE"]
-    assert there in names(installed.of("", "Namespace"))
-    assert {"serving"} <= names(installed.of("rbac.authorization.k8s.io", "Role"), there)
+    assert there in names(installed.objects_of("", "Namespace"))
+    assert {"serving"} <= names(installed.objects_of("rbac.authorization.k8s.io", "Role"), there)
 
 
 def test_a_route_leads_to_a_function_through_a_gateway_that_may_be_used(installed: Rendered) -> None:
-    (grant,) = installed.of("gateway.networking.k8s.io", "ReferenceGrant")
-    (gateway,) = installed.of("gateway.networking.k8s.io", "Gateway")
+    (grant,) = installed.objects_of("gateway.networking.k8s.io", "ReferenceGrant")
+    (gateway,) = installed.objects_of("gateway.networking.k8s.io", "Gateway")
     granted = (grant["spec"]["to"][0]["name"], grant["metadata"]["namespace"])
     host = gateway["spec"]["listeners"][0]["hostname"]
     assert host == installed.settings()["PUBLIC_HOST"]
@@ -246,7 +246,7 @@ def test_a_route_leads_to_a_function_through_a_gateway_that_may_be_used(installe
 
 
 def test_a_listener_has_a_certificate_or_says_that_it_has_none(installed: Rendered) -> None:
-    (gateway,) = installed.of("gateway.networking.k8s.io", "Gateway")
+    (gateway,) = installed.objects_of("gateway.networking.k8s.io", "Gateway")
     (listener,) = gateway["spec"]["listeners"]
     allowed = listener["allowedRoutes"]["namespaces"]["selector"]["matchLabels"]
     assert {allowed["kubernetes.io/metadata.name"]} == {each["metadata"]["namespace"] for each in installed.routes()}
@@ -254,8 +254,8 @@ def test_a_listener_has_a_certificate_or_says_that_it_has_none(installed: Render
 
 
 def test_production_speaks_tls_with_a_certificate_for_its_host(production: Rendered) -> None:
-    (gateway,) = production.of("gateway.networking.k8s.io", "Gateway")
-    (certificate,) = production.of("cert-manager.io", "Certificate")
+    (gateway,) = production.objects_of("gateway.networking.k8s.io", "Gateway")
+    (certificate,) = production.objects_of("cert-manager.io", "Certificate")
     (listener,) = gateway["spec"]["listeners"]
     assert listener["tls"]["certificateRefs"] == [{"name": certificate["spec"]["secretName"]}]
     assert certificate["spec"]["dnsNames"] == [listener["hostname"]]
@@ -263,8 +263,8 @@ def test_production_speaks_tls_with_a_certificate_for_its_host(production: Rende
 
 
 def test_a_trigger_leads_from_the_broker_to_a_function(installed: Rendered) -> None:
-    brokers = names(installed.of("eventing.knative.dev", "Broker"))
-    for trigger in installed.of("eventing.knative.dev", "Trigger"):
+    brokers = names(installed.objects_of("eventing.knative.dev", "Broker"))
+    for trigger in installed.objects_of("eventing.knative.dev", "Trigger"):
         assert trigger["spec"]["broker"] in brokers
         assert "brokerRef" not in trigger["spec"]
         assert trigger["spec"]["subscriber"]["ref"]["name"] in names(installed.services())
@@ -275,9 +275,9 @@ def test_a_trigger_leads_from_the_broker_to_a_function(installed: Rendered) -> N
 def test_what_no_consumer_takes_is_kept(production: Rendered) -> None:
     kept = {
         o["metadata"]["name"]: o["spec"]["delivery"].get("deadLetterSink", {}).get("uri")
-        for o in production.of("eventing.knative.dev", "Trigger")
+        for o in production.objects_of("eventing.knative.dev", "Trigger")
     }
-    ticked = names(production.of("sources.knative.dev", "PingSource"))
+    ticked = names(production.objects_of("sources.knative.dev", "PingSource"))
     assert ticked
     assert {name: uri for name, uri in kept.items() if name not in ticked} == {
         name: f"/{name.replace('-', '_')}" for name in kept.keys() - ticked
@@ -304,7 +304,7 @@ def test_a_test_cluster_pulls_no_image_of_ours() -> None:
 def test_our_images_come_from_the_registry_of_the_settings(overlay: str) -> None:
     rendered = Rendered(CHECKOUT / "manifests/overlays" / overlay)
     registry = rendered.settings()["IMAGE_REGISTRY"]
-    ours = [*rendered.functions(), *(c for o in rendered.of("batch", "Job") for c in containers_of(o))]
+    ours = [*rendered.functions(), *(c for o in rendered.objects_of("batch", "Job") for c in containers_of(o))]
     assert ours
     assert [c["image"] for c in ours if not c["image"].startswith(f"{registry}/llmariner/function")] == []
 
@@ -315,15 +315,15 @@ def containers_of(owner: Object) -> list[Any]:
 
 
 def test_production_keeps_events_and_no_database_of_its_own(production: Rendered) -> None:
-    (broker,) = production.of("eventing.knative.dev", "Broker")
+    (broker,) = production.objects_of("eventing.knative.dev", "Broker")
     assert broker["metadata"]["annotations"]["eventing.knative.dev/broker.class"] == "Kafka"
     assert broker["spec"]["config"]["name"].split("-")[0] in production.settings()["LLMARINER_BROKER_URL"]
-    assert production.of("apps", "StatefulSet") == []
+    assert production.objects_of("apps", "StatefulSet") == []
 
 
 def test_no_revision_is_given_up_while_an_installations_jobs_may_still_be_waiting(installed: Rendered) -> None:
     """Knative fails a revision for good that is not ready in time, and none is before its Secrets and its schema."""
-    waiting = max(job["spec"]["activeDeadlineSeconds"] for job in installed.of("batch", "Job"))
+    waiting = max(job["spec"]["activeDeadlineSeconds"] for job in installed.objects_of("batch", "Job"))
     for each in installed.services():
         said = each["spec"]["template"]["metadata"]["annotations"]["serving.knative.dev/progress-deadline"]
         assert said.endswith("s")
@@ -332,7 +332,7 @@ def test_no_revision_is_given_up_while_an_installations_jobs_may_still_be_waitin
 
 def test_no_budget_holds_up_a_drain_for_good(production: Rendered) -> None:
     """One copy at a time may go, also where there is but one; and one that serves nobody, always."""
-    budgets = production.of("policy", "PodDisruptionBudget")
+    budgets = production.objects_of("policy", "PodDisruptionBudget")
     assert budgets
     for each in budgets:
         spec = each["spec"]

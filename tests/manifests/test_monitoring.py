@@ -181,7 +181,9 @@ def test_every_alert_says_what_is_wrong_and_what_to_do() -> None:
 def test_the_control_function_and_every_function_on_the_token_path_are_scraped() -> None:
     production = Rendered(CHECKOUT / "manifests/overlays/production")
     (monitor,) = [
-        o for o in production.of("monitoring.coreos.com", "PodMonitor") if o["metadata"]["namespace"] == "llmariner"
+        o
+        for o in production.objects_of("monitoring.coreos.com", "PodMonitor")
+        if o["metadata"]["namespace"] == "llmariner"
     ]
     (expression,) = monitor["spec"]["selector"]["matchExpressions"]
     without_database = {each.name for each in read_declarations(CHECKOUT)[0] if each.extras == ()}

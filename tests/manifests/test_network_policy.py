@@ -45,7 +45,7 @@ def selects(selector: Object, labels: dict[str, str]) -> bool:
 
 
 def policies(rendered: Rendered) -> list[Object]:
-    return rendered.of("networking.k8s.io", "NetworkPolicy")
+    return rendered.objects_of("networking.k8s.io", "NetworkPolicy")
 
 
 def chosen(policy: Object, namespace: str, labels: dict[str, str]) -> bool:

@@ -26,7 +26,7 @@ def test_a_pool_holds_what_the_settings_say(production: Rendered) -> None:
         o["metadata"]["name"]: {
             r["name"]: r["nominalQuota"] for r in o["spec"]["resourceGroups"][0]["flavors"][0]["resources"]
         }
-        for o in production.of(KUEUE, "ClusterQueue")
+        for o in production.objects_of(KUEUE, "ClusterQueue")
     }
     said = production.settings()
     assert quota == {
@@ -60,10 +60,10 @@ def test_a_pool_is_true_to_itself(pool: str, schemas: Any) -> None:
 
 
 def test_queues_are_where_models_are_and_take_them_in(production: Rendered) -> None:
-    labels = {o["metadata"]["name"]: o["metadata"]["labels"] for o in production.of("", "Namespace")}
-    for queue in production.of(KUEUE, "LocalQueue"):
+    labels = {o["metadata"]["name"]: o["metadata"]["labels"] for o in production.objects_of("", "Namespace")}
+    for queue in production.objects_of(KUEUE, "LocalQueue"):
         assert queue["metadata"]["namespace"] == "llmariner-models"
-    for queue in production.of(KUEUE, "ClusterQueue"):
+    for queue in production.objects_of(KUEUE, "ClusterQueue"):
         wanted = queue["spec"]["namespaceSelector"]["matchLabels"]
         assert wanted.items() <= labels["llmariner-models"].items()
 
@@ -72,15 +72,15 @@ def test_queues_are_where_models_are_and_take_them_in(production: Rendered) -> N
 def test_models_wait_in_a_queue_and_run_on_hardware_that_the_overlay_has(overlay: str) -> None:
     rendered = Rendered(CHECKOUT / "manifests/overlays" / overlay)
     said = rendered.settings()
-    assert said["LLMARINER_QUEUE"] in names(rendered.of(KUEUE, "LocalQueue"))
-    engines = names(rendered.of("serving.kserve.io", "ClusterServingRuntime"))
+    assert said["LLMARINER_QUEUE"] in names(rendered.objects_of(KUEUE, "LocalQueue"))
+    engines = names(rendered.objects_of("serving.kserve.io", "ClusterServingRuntime"))
     assert [name for name in engines if name.endswith(said["LLMARINER_ACCELERATOR"].removeprefix("intel-"))]
 
 
 def test_a_job_yields_to_a_model(production: Rendered) -> None:
-    values = {o["metadata"]["name"]: o["value"] for o in production.of(KUEUE, "WorkloadPriorityClass")}
+    values = {o["metadata"]["name"]: o["value"] for o in production.objects_of(KUEUE, "WorkloadPriorityClass")}
     assert values["llmariner-serving"] > values["llmariner-notebooks"] > values["llmariner-jobs"]
-    for queue in production.of(KUEUE, "ClusterQueue"):
+    for queue in production.objects_of(KUEUE, "ClusterQueue"):
         assert queue["spec"]["preemption"] == {"withinClusterQueue": "LowerPriority"}
 
 
@@ -91,7 +91,7 @@ def test_what_must_not_sleep_has_two_copies_apart(production: Rendered) -> None:
         assert template["metadata"]["annotations"]["autoscaling.knative.dev/min-scale"] == "2"
         for spread in template["spec"]["topologySpreadConstraints"]:
             assert spread["labelSelector"]["matchLabels"] == {"serving.knative.dev/service": name}
-    (pgbouncer,) = production.of("apps", "Deployment")
+    (pgbouncer,) = production.objects_of("apps", "Deployment")
     assert pgbouncer["spec"]["replicas"] == 2
 
 
@@ -111,7 +111,7 @@ def test_all_else_goes_to_zero(production: Rendered) -> None:
 
 
 def test_a_budget_lets_a_node_be_drained(production: Rendered) -> None:
-    for budget in production.of("policy", "PodDisruptionBudget"):
+    for budget in production.objects_of("policy", "PodDisruptionBudget"):
         assert budget["spec"]["maxUnavailable"] == 1
         wanted = budget["spec"]["selector"].get("matchLabels", {}).get("serving.knative.dev/service")
         assert wanted is None or wanted in names(production.services())

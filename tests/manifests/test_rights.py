@@ -28,10 +28,10 @@ def rules(rendered: Rendered, account: str) -> dict[tuple[str, str], set[str]]:
     roles = {
         (o["kind"], o["metadata"].get("namespace", ""), o["metadata"]["name"]): o["rules"]
         for kind in ("Role", "ClusterRole")
-        for o in rendered.of(RBAC, kind)
+        for o in rendered.objects_of(RBAC, kind)
     }
     found: dict[tuple[str, str], set[str]] = {}
-    for binding in [*rendered.of(RBAC, "RoleBinding"), *rendered.of(RBAC, "ClusterRoleBinding")]:
+    for binding in [*rendered.objects_of(RBAC, "RoleBinding"), *rendered.objects_of(RBAC, "ClusterRoleBinding")]:
         if account not in {each["name"] for each in binding["subjects"]}:
             continue
         place = binding["metadata"].get("namespace", "")
@@ -42,11 +42,11 @@ def rules(rendered: Rendered, account: str) -> dict[tuple[str, str], set[str]]:
 
 
 def test_every_binding_leads_from_a_role_to_accounts_that_are_there(installed: Rendered) -> None:
-    accounts = names(installed.of("", "ServiceAccount"))
-    for binding in [*installed.of(RBAC, "RoleBinding"), *installed.of(RBAC, "ClusterRoleBinding")]:
+    accounts = names(installed.objects_of("", "ServiceAccount"))
+    for binding in [*installed.objects_of(RBAC, "RoleBinding"), *installed.objects_of(RBAC, "ClusterRoleBinding")]:
         role = binding["roleRef"]
         place = binding["metadata"].get("namespace", "")
-        assert role["name"] in names(installed.of(RBAC, role["kind"]), place)
+        assert role["name"] in names(installed.objects_of(RBAC, role["kind"]), place)
         for subject in binding["subjects"]:
             assert (subject["kind"], subject["namespace"]) == ("ServiceAccount", "llmariner")
             assert subject["name"] in accounts
@@ -56,7 +56,7 @@ def test_who_declares_nothing_has_nothing_and_no_token_to_try(installed: Rendere
     workloads = [each for kind in read_declarations(CHECKOUT) for each in kind]
     tokens = {
         o["metadata"]["name"]: o["automountServiceAccountToken"]
-        for o in installed.of("", "ServiceAccount")
+        for o in installed.objects_of("", "ServiceAccount")
         if "automountServiceAccountToken" in o
     }
     without = [each.name for each in workloads if each.kubernetes_role is None]
@@ -70,7 +70,7 @@ def test_who_declares_nothing_has_nothing_and_no_token_to_try(installed: Rendere
 
 
 def test_a_pod_has_a_token_where_its_account_has_a_right(installed: Rendered) -> None:
-    accounts = {o["metadata"]["name"]: o for o in installed.of("", "ServiceAccount")}
+    accounts = {o["metadata"]["name"]: o for o in installed.objects_of("", "ServiceAccount")}
     for owner, template in installed.pods():
         account = template["spec"]["serviceAccountName"]
         given = accounts[account].get("automountServiceAccountToken", True)
@@ -81,7 +81,7 @@ def test_a_pod_has_a_token_where_its_account_has_a_right(installed: Rendered) ->
 def test_rights_of_functions_end_at_the_namespace_of_the_models(installed: Rendered) -> None:
     for each in [each for kind in read_declarations(CHECKOUT) for each in kind if each.kubernetes_role]:
         assert {place for place, _ in rules(installed, each.name)} == {MODELS}
-    assert installed.of(RBAC, "ClusterRole") == []
+    assert installed.objects_of(RBAC, "ClusterRole") == []
 
 
 def test_who_serves_changes_no_pod_unless_engines_stand_by(installed: Rendered) -> None:
@@ -107,7 +107,7 @@ def test_one_function_speaks_to_kubernetes_and_the_others_ask_it(installed: Rend
 
 
 def test_no_right_reaches_secrets_or_everything(installed: Rendered) -> None:
-    for role in [*installed.of(RBAC, "Role"), *installed.of(RBAC, "ClusterRole")]:
+    for role in [*installed.objects_of(RBAC, "Role"), *installed.objects_of(RBAC, "ClusterRole")]:
         for rule in role["rules"]:
             assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
             assert "pods/exec" not in rule["resources"]
@@ -117,7 +117,7 @@ def test_no_right_reaches_secrets_or_everything(installed: Rendered) -> None:
 
 
 def test_the_source_of_changes_may_watch_what_it_tells_of(installed: Rendered) -> None:
-    (source,) = installed.of("sources.knative.dev", "ApiServerSource")
+    (source,) = installed.objects_of("sources.knative.dev", "ApiServerSource")
     given = rules(installed, source["spec"]["serviceAccountName"])
     for each in source["spec"]["resources"]:
         kind = resource_for(each)
@@ -132,7 +132,7 @@ def test_a_right_of_another_name_is_refused(checkout: Path, function: Declare) -
 
 
 def test_pods_of_all_namespaces_are_held_to_a_standard(installed: Rendered) -> None:
-    levels = {o["metadata"]["name"]: enforced(o) for o in installed.of("", "Namespace")}
+    levels = {o["metadata"]["name"]: enforced(o) for o in installed.objects_of("", "Namespace")}
     assert levels == {"llmariner": "restricted", MODELS: "baseline", "llmariner-gateway": "baseline"}
 
 

@@ -43,7 +43,7 @@ def standing(tmp_path_factory: pytest.TempPathFactory) -> Rendered:
 
 
 def deployment(standing: Rendered) -> Object:
-    (found,) = [each for each in standing.of("apps", "Deployment") if each["metadata"]["namespace"] == MODELS]
+    (found,) = [each for each in standing.objects_of("apps", "Deployment") if each["metadata"]["namespace"] == MODELS]
     return found
 
 
@@ -71,9 +71,11 @@ def test_no_overlay_has_them_by_itself() -> None:
 
 def test_they_wait_for_quota_as_engines_do_and_yield_to_all_that_work(standing: Rendered) -> None:
     labels = deployment(standing)["metadata"]["labels"]
-    queues = names(standing.of("kueue.x-k8s.io", "LocalQueue"), MODELS)
+    queues = names(standing.objects_of("kueue.x-k8s.io", "LocalQueue"), MODELS)
     assert labels["kueue.x-k8s.io/queue-name"] in queues
-    classes = {o["metadata"]["name"]: o["value"] for o in standing.of("kueue.x-k8s.io", "WorkloadPriorityClass")}
+    classes = {
+        o["metadata"]["name"]: o["value"] for o in standing.objects_of("kueue.x-k8s.io", "WorkloadPriorityClass")
+    }
     assert classes[labels["kueue.x-k8s.io/priority-class"]] == min(classes.values())
     assert len(set(classes.values())) == len(classes)
 
@@ -112,7 +114,9 @@ def test_only_the_function_that_serves_models_has_the_word_and_the_way(standing:
     }
     assert having == {"internal-gateway"}
     (policy,) = [
-        o for o in standing.of("networking.k8s.io", "NetworkPolicy") if o["metadata"]["name"] == "standby-engine"
+        o
+        for o in standing.objects_of("networking.k8s.io", "NetworkPolicy")
+        if o["metadata"]["name"] == "standby-engine"
     ]
     assert policy["spec"]["podSelector"]["matchLabels"].items() <= (
         deployment(standing)["spec"]["template"]["metadata"]["labels"].items()
@@ -127,11 +131,11 @@ def test_only_the_function_that_serves_models_has_the_word_and_the_way(standing:
 def test_who_may_join_pods_to_models_is_the_function_that_serves_them(standing: Rendered) -> None:
     rbac = "rbac.authorization.k8s.io"
     changing = {"apiGroups": [""], "resources": ["pods"], "verbs": ["patch", "delete"]}
-    (role,) = [o for o in standing.of(rbac, "Role") if changing in o["rules"]]
+    (role,) = [o for o in standing.objects_of(rbac, "Role") if changing in o["rules"]]
     bound = [
         (o["metadata"].get("namespace"), each["name"])
         for kind in ("RoleBinding", "ClusterRoleBinding")
-        for o in standing.of(rbac, kind)
+        for o in standing.objects_of(rbac, kind)
         if o["roleRef"]["name"] in (role["metadata"]["name"], "llmariner-serving-runtimes")
         for each in o["subjects"]
     ]
@@ -139,10 +143,12 @@ def test_who_may_join_pods_to_models_is_the_function_that_serves_them(standing: 
 
 
 def test_the_job_may_make_the_one_secret_in_both_namespaces_and_has_an_image_that_is_there(standing: Rendered) -> None:
-    (job,) = [o for o in standing.of("batch", "Job") if o["metadata"]["name"].startswith("standby-token")]
+    (job,) = [o for o in standing.objects_of("batch", "Job") if o["metadata"]["name"].startswith("standby-token")]
     (container,) = job["spec"]["template"]["spec"]["containers"]
     assert container["image"].endswith(SECRETS_IMAGE)
-    roles = [o for o in standing.of("rbac.authorization.k8s.io", "Role") if o["metadata"]["name"] == "standby-token"]
+    roles = [
+        o for o in standing.objects_of("rbac.authorization.k8s.io", "Role") if o["metadata"]["name"] == "standby-token"
+    ]
     assert {o["metadata"]["namespace"] for o in roles} == {"llmariner", MODELS}
     for role in roles:
         create, change = role["rules"]

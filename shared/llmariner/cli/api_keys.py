@@ -33,7 +33,7 @@ _MAX_SCOPES_SHOWN = 2
 
 @click.group("api-keys", cls=Group)
 def api_keys() -> None:
-    """Make, list, change, rotate and revoke API keys."""
+    """Create, list, update, rotate and revoke API keys."""
 
 
 PROJECT_OPTION = click.option(
@@ -41,9 +41,9 @@ PROJECT_OPTION = click.option(
     "--project-title",
     metavar="PROJECT",
     shell_complete=complete_projects,
-    help="Title or id of the project; else that of the context, or the one that you work in.",
+    help="Title or id of the project; else that of the context, or your own.",
 )
-_REPLACES_HELP = "Instead of those before; repeat for several."
+_REPLACES_HELP = "Replaces the present ones; repeat for several."
 KEY_ARGUMENT = click.argument("key", metavar="NAME_OR_ID", shell_complete=complete_keys)
 
 
@@ -51,7 +51,7 @@ KEY_ARGUMENT = click.argument("key", metavar="NAME_OR_ID", shell_complete=comple
 @click.argument("name")
 @organization_option
 @PROJECT_OPTION
-@click.option("--service-account", is_flag=True, help="For a service account of that name, made with it.")
+@click.option("--service-account", is_flag=True, help="For a service account of that name, which is created with it.")
 @click.option(
     "--role",
     metavar="ROLE",
@@ -67,10 +67,18 @@ KEY_ARGUMENT = click.argument("key", metavar="NAME_OR_ID", shell_complete=comple
     metavar="SCOPE",
     multiple=True,
     shell_complete=complete_scopes,
-    help="What it may do; repeat for several. Default: all you may.",
+    help="Permission of the key; repeat for several. Default: all of yours.",
 )
-@click.option("--model", "models", metavar="ID", multiple=True, help="Model that it may use; else all.")
-@click.option("--source", "sources", metavar="NETWORK", multiple=True, help="From where, as 10.0.0.0/8; else anywhere.")
+@click.option(
+    "--model", "models", metavar="ID", multiple=True, help="Model that it may use; repeat for several. Default: all."
+)
+@click.option(
+    "--source",
+    "sources",
+    metavar="NETWORK",
+    multiple=True,
+    help="Client network, as 10.0.0.0/8; repeat for several. Default: any.",
+)
 @pass_session
 def create(
     session: Session,
@@ -84,7 +92,7 @@ def create(
     models: tuple[str, ...],
     sources: tuple[str, ...],
 ) -> None:
-    """Make a key called NAME. Its secret is shown now and never again."""
+    """Create a key called NAME. Its secret is shown only once."""
     if service_account != (role is not None):
         raise click.UsageError("--service-account and --role go together.")
     lists = {"scopes": scopes, "allowed_models": models, "allowed_sources": sources}
@@ -103,7 +111,7 @@ def create(
 @PROJECT_OPTION
 @pass_session
 def list_keys(session: Session, organization_title: str | None, project_title: str | None) -> None:
-    """List keys: an owner's, those of all they own. Secrets are not among what is listed."""
+    """List keys, for owners those of others too, without secrets."""
     from llmariner.cli.support.output import Column, format_timestamp
 
     api = session.api()
@@ -129,7 +137,7 @@ def list_keys(session: Session, organization_title: str | None, project_title: s
 @PROJECT_OPTION
 @pass_session
 def delete(session: Session, key: str, organization_title: str | None, project_title: str | None) -> None:
-    """Revoke a key; requests that carry it are refused from now on."""
+    """Revoke a key; requests with it are refused from now on."""
     from llmariner.cli.support.api import build_path
 
     api = session.api()
@@ -143,7 +151,7 @@ def delete(session: Session, key: str, organization_title: str | None, project_t
 @KEY_ARGUMENT
 @organization_option
 @PROJECT_OPTION
-@click.option("--new-name", help="What to call it from now on.")
+@click.option("--new-name", help="New name.")
 @click.option("--expires-in", metavar="DAYS", type=click.FloatRange(min=0, min_open=True), help="From now on.")
 @click.option("--scope", "scopes", metavar="SCOPE", multiple=True, shell_complete=complete_scopes, help=_REPLACES_HELP)
 @click.option("--model", "models", metavar="ID", multiple=True, help=_REPLACES_HELP)
@@ -160,9 +168,9 @@ def update(
     models: tuple[str, ...],
     sources: tuple[str, ...],
 ) -> None:
-    """Rename a key, or change what it may do.
+    """Rename a key, or change its permissions.
 
-    Also for how long, and from where.
+    Also its expiry, and its client networks.
     """
     from llmariner.cli.support.api import build_path
 
@@ -190,11 +198,11 @@ def update(
     metavar="SECONDS",
     type=click.IntRange(min=0),
     default=0,
-    help="How long the old secret stays good (0).",
+    help="How long the old secret stays valid (0).",
 )
 @pass_session
 def rotate(session: Session, key: str, organization_title: str | None, project_title: str | None, overlap: int) -> None:
-    """Give a key a new secret. It is shown now and never again."""
+    """Replace the secret of a key. The new one is shown only once."""
     from llmariner.cli.support.api import build_path
 
     api = session.api()

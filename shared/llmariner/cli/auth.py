@@ -16,7 +16,7 @@ __all__ = ["auth"]
 
 @click.group(cls=Group)
 def auth() -> None:
-    """Signing in and out, and API keys."""
+    """Sign in and out, and manage API keys."""
 
 
 for _command in (login, status, logout, accept_invite, api_keys):
@@ -27,13 +27,13 @@ for _command in (login, status, logout, accept_invite, api_keys):
 @click.option(
     "--show",
     is_flag=True,
-    help="Print it whole, for `export OPENAI_API_KEY=$(llma auth token --show)`.",
+    help="Print it in full, for `export OPENAI_API_KEY=$(llma auth token --show)`.",
 )
 @pass_session
 def token(session: Session, show: bool) -> None:
     """Print the API key or token in use, masked unless --show.
 
-    A token is renewed first where it must be.
+    An expiring token is renewed first.
     """
     from llmariner.cli.support.configuration import mask_key
 

@@ -39,9 +39,9 @@ Exit codes:
 
 @click.group(cls=Group)
 def cluster() -> None:
-    """A Kubernetes cluster, seen by its operator.
+    """Diagnose a platform on a Kubernetes cluster.
 
-    It is asked with the rights of a kubeconfig: --kubeconfig, else KUBECONFIG, else ~/.kube/config.
+    The permissions are those of a kubeconfig: --kubeconfig, else KUBECONFIG, else ~/.kube/config.
     """
 
 
@@ -57,13 +57,13 @@ def _cluster_options(command: _CommandFunction) -> _CommandFunction:
 
 
 @cluster.command(epilog=_EXIT_CODES)
-@click.option("--prerequisites", is_flag=True, help="Only what a cluster must bring before an installation.")
+@click.option("--prerequisites", is_flag=True, help="Only the prerequisites of an installation.")
 @_cluster_options
 @pass_session
 def check(
     session: Session, kubeconfig: str | None, context: str | None, namespace: str | None, prerequisites: bool
 ) -> None:
-    """Check what the cluster lacks, and say how to mend it."""
+    """Check the cluster, and show how to fix problems."""
     with _open_cluster(kubeconfig, context, namespace) as (api, target_namespace):
         from llmariner.cli.support.output import Column
         from llmariner.diagnostics.checks import checks

@@ -22,7 +22,7 @@ def context() -> None:
 @context.command("get")
 @pass_session
 def get_context(session: Session) -> None:
-    """Show what commands use now, and where each comes from."""
+    """Show the settings in use, and the source of each."""
     from llmariner.cli.support.configuration import mask_key
 
     target = session.target()
@@ -60,7 +60,7 @@ def set_context(
 ) -> None:
     """Store settings in the context file; an empty value removes one.
 
-    Without options it asks for each in turn.
+    Without options it prompts for each.
     """
     file = session.context_file()
     content = file.read()

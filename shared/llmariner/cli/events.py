@@ -15,7 +15,7 @@ PAGE = 100
 
 @click.group(cls=Group)
 def events() -> None:
-    """Events: delivered, due, and given up on."""
+    """Events: delivered, pending, and dead."""
 
 
 @events.command("list")
@@ -25,7 +25,7 @@ def events() -> None:
 def list_events(session: Session, state: str | None, limit: int) -> None:
     """List deliveries of events, newest first.
 
-    An event appears once for each of its consumers. Dead deliveries were given up on and wait for a replay.
+    An event appears once for each of its consumers. Dead deliveries are not retried until a replay.
     """
     from llmariner.cli.support.output import Column, format_timestamp
 
@@ -47,7 +47,7 @@ def list_events(session: Session, state: str | None, limit: int) -> None:
 @click.argument("event", metavar="ID")
 @pass_session
 def replay(session: Session, event: str) -> None:
-    """Deliver an event again. Consumers know an event by its id, so a second delivery does no harm."""
+    """Deliver an event again. Consumers are idempotent by event id."""
     from llmariner.cli.support.api import build_path
 
     answer = session.api().post(build_path("events", event) + ":replay")

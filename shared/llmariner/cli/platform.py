@@ -40,7 +40,7 @@ def down(session: Session) -> None:
 @click.command(cls=Command)
 @pass_session
 def doctor(session: Session) -> None:
-    """Check what this machine lacks, and say how to mend it."""
+    """Check this machine, and show how to fix problems."""
     from llmariner.cli.support.output import Column
 
     with _daemon():
@@ -67,7 +67,7 @@ def doctor(session: Session) -> None:
 
 @click.command(cls=Command)
 @click.argument("model", required=False)
-@click.option("-f", "--follow", is_flag=True, help="Go on as lines are written.")
+@click.option("-f", "--follow", is_flag=True, help="Print new lines as they are written.")
 @click.option(
     "-n",
     "--lines",

@@ -15,14 +15,16 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one step. Exit status 0: done. 1: a prerequisite is missing or a setting is invalid; the Job retries."""
     parser = argparse.ArgumentParser(prog="python -m llmariner.installation", description=__doc__)
     commands = parser.add_subparsers(dest="step", required=True)
-    secrets = commands.add_parser("secrets", help="make the secrets that are missing")
-    secrets.add_argument("--postgres", default="", metavar="HOST", help="a PostgreSQL of ours, whose password is made")
-    secrets.add_argument("--dex", action="store_true", help="the configuration of Dex, too")
-    migrations = commands.add_parser("migrations", help="bring the database up to this version")
-    migrations.add_argument(
-        "--first-key", type=Path, metavar="FILE", help="the administrator's, if there is no key yet"
+    secrets = commands.add_parser("secrets", help="create the missing secrets")
+    secrets.add_argument(
+        "--postgres", default="", metavar="HOST", help="the PostgreSQL of the installation, whose password is generated"
     )
-    commands.add_parser("standby-token", help="make the token of standby engines, for both namespaces")
+    secrets.add_argument("--dex", action="store_true", help="create the configuration of Dex, too")
+    migrations = commands.add_parser("migrations", help="migrate the database to this version")
+    migrations.add_argument(
+        "--first-key", type=Path, metavar="FILE", help="the administrator's first API key, registered if no key exists"
+    )
+    commands.add_parser("standby-token", help="create the token of standby engines in both namespaces")
     options = parser.parse_args(arguments)
     handlers = {"secrets": _secrets, "standby-token": _standby_token, "migrations": _migrations}
     try:

@@ -2,10 +2,10 @@
 
 llmariner-secrets     pepper and service secret                     random
 llmariner-admin-key   the administrator's first API key             random, only together with llmariner-secrets
-llmariner-postgres    where PostgreSQL is, user, password           brought; random where PostgreSQL is ours
-llmariner-pgbouncer   configuration of PgBouncer                    follows from llmariner-postgres
-llmariner-database    URL that functions use, through PgBouncer     follows from llmariner-postgres
-llmariner-dex         configuration of Dex, where it is installed   follows from llmariner-dex-connectors, which is brought
+llmariner-postgres    where PostgreSQL is, user, password           provided; random where PostgreSQL is included
+llmariner-pgbouncer   configuration of PgBouncer                    derived from llmariner-postgres
+llmariner-database    URL that functions use, through PgBouncer     derived from llmariner-postgres
+llmariner-dex         configuration of Dex, where it is installed   derived from llmariner-dex-connectors, which is provided
 """
 
 from __future__ import annotations

@@ -40,4 +40,4 @@ _ALIASES = {
 
 @click.group(cls=LazyGroup, members=_MEMBERS, aliases=_ALIASES)
 def admin() -> None:
-    """Administer organizations, and those who are in them."""
+    """Administer organizations, projects, users, keys and limits."""

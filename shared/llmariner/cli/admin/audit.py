@@ -21,14 +21,16 @@ PAGE = 100
 
 @click.group(cls=Group)
 def audit() -> None:
-    """Administrative acts and logins, in a chained log."""
+    """The audit log: administrative actions and logins."""
 
 
 @audit.command("list")
-@click.option("--type", "types", metavar="EVENT", multiple=True, help="Such as project.created; repeat for several.")
-@click.option("--actor", "actors", metavar="ID_OR_EMAIL", multiple=True, help="Who did it: a user, or a key.")
-@click.option("--resource", "resources", metavar="ID", multiple=True, help="What it was done to.")
-@click.option("--project", "projects", metavar="ID", multiple=True, help="In which project.")
+@click.option(
+    "--type", "types", metavar="EVENT", multiple=True, help="Event type, such as project.created; repeat for several."
+)
+@click.option("--actor", "actors", metavar="ID_OR_EMAIL", multiple=True, help="Actor: a user, or a key.")
+@click.option("--resource", "resources", metavar="ID", multiple=True, help="Resource that was changed.")
+@click.option("--project", "projects", metavar="ID", multiple=True, help="Project of the event.")
 @click.option("--days", metavar="N", type=click.IntRange(min=1), help="How far back to look; else to the beginning.")
 @click.option("--limit", metavar="N", type=click.IntRange(min=1), default=50, show_default=True, help="Newest N.")
 @pass_session
@@ -41,7 +43,7 @@ def list_audit(
     days: int | None,
     limit: int,
 ) -> None:
-    """List administrative acts and logins, newest first."""
+    """List audit log entries, newest first."""
     from llmariner.cli.support.output import Column, format_timestamp
 
     query: dict[str, Any] = {
@@ -72,12 +74,12 @@ def list_audit(
 @click.option("--head", metavar="HASH", help="A head that this command showed earlier; it must still be in the chain.")
 @pass_session
 def verify(session: Session, head: str | None) -> None:
-    """Check that nobody changed the log behind our back.
+    """Verify the hash chain of the audit log.
 
-    No entry was changed, removed, added or moved.
+    It fails where an entry was changed, removed, added or moved.
 
-    Keep the head that is shown where nobody of the platform can write: whoever can write its whole database could forge
-    a new chain, but not one that holds the head you kept.
+    Store the head hash outside the platform: with write access to the whole database one could forge a new chain, but
+    not one that contains the stored head.
     """
     result = session.api().get("organization/audit_logs:verify", head=head)
     if not result["whole"]:

@@ -22,7 +22,7 @@ def budgets() -> None:
 @budgets.command("list")
 @pass_session
 def list_budgets(session: Session) -> None:
-    """List the budgets that you may see, with what is spent of them."""
+    """List the budgets that you may see, with the amount spent."""
     from llmariner.cli.support.output import Column, format_dollars
 
     api = session.api()
@@ -45,9 +45,12 @@ def list_budgets(session: Session) -> None:
 @click.option("--period", type=click.Choice(["day", "month", "total"]), default="month", show_default=True)
 @click.option("--amount", metavar="DOLLARS", required=True, help="In US dollars, such as 25 or 0.50.")
 @click.option(
-    "--alert-at", metavar="PERCENT", type=click.FloatRange(0, 100, min_open=True), help="Tell when spent (80)."
+    "--alert-at",
+    metavar="PERCENT",
+    type=click.FloatRange(0, 100, min_open=True),
+    help="Alert at this share of the amount (80).",
 )
-@click.option("--soft", is_flag=True, help="Tell only; else requests are refused once it is spent.")
+@click.option("--soft", is_flag=True, help="Alert only; else requests are refused once it is spent.")
 @pass_session
 def set_budget(
     session: Session,
@@ -59,7 +62,7 @@ def set_budget(
     alert_at: float | None,
     soft: bool,
 ) -> None:
-    """Set a budget of the organization, or of one in it."""
+    """Set a budget for the organization, a project, a user or a key."""
     from llmariner.cli.support.output import format_dollars
 
     api = session.api()
@@ -77,7 +80,7 @@ def set_budget(
 @click.argument("budget", metavar="ID", shell_complete=complete_budgets)
 @pass_session
 def delete(session: Session, budget: str) -> None:
-    """Take a budget away."""
+    """Delete a budget."""
     from llmariner.cli.support.api import build_path
 
     answer = session.api().delete(build_path("budgets", budget))

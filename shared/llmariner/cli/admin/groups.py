@@ -24,13 +24,13 @@ GROUP_ROLES = "organization/sign_in/group_roles"
 
 @click.group(cls=Group)
 def groups() -> None:
-    """Roles that people have by their groups at the issuer."""
+    """Roles by group membership at the identity provider."""
 
 
 @groups.command("list")
 @pass_session
 def list_groups(session: Session) -> None:
-    """List which groups have which roles."""
+    """List the roles of groups."""
     from llmariner.cli.support.output import Column
 
     document = session.api().get(GROUP_ROLES)
@@ -51,7 +51,7 @@ def list_groups(session: Session) -> None:
     metavar="ROLE",
     required=True,
     shell_complete=complete_assignable_roles,
-    help="One that is there everywhere, or that was made.",
+    help="A predefined or custom role.",
 )
 @click.option(
     "--project",
@@ -62,7 +62,7 @@ def list_groups(session: Session) -> None:
 )
 @pass_session
 def create(session: Session, group: str, role: str, project_name: str | None) -> None:
-    """Give the members of GROUP a role, from their next request on."""
+    """Grant the members of GROUP a role, from their next request on."""
     api = session.api()
     body: dict[str, Any] = {"group": group, "role": resolve_role(api, role)}
     if project_name is not None:
@@ -76,7 +76,7 @@ def create(session: Session, group: str, role: str, project_name: str | None) ->
 @click.argument("group", metavar="GROUP_OR_ID", shell_complete=complete_groups)
 @pass_session
 def delete(session: Session, group: str) -> None:
-    """Take a group's role from its members, from their next request on."""
+    """Revoke a group's role, from its members' next request on."""
     from llmariner.cli.support.api import build_path
 
     api = session.api()

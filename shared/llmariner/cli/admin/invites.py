@@ -35,7 +35,7 @@ def invites() -> None:
     "--role",
     metavar="ROLE",
     shell_complete=complete_assignable_roles,
-    help="In the organization: reader (unless given), owner, or one that was made.",
+    help="In the organization: reader (default), owner, or a custom role.",
 )
 @click.option(
     "--project",
@@ -43,12 +43,17 @@ def invites() -> None:
     metavar="TITLE_OR_ID[:ROLE]",
     multiple=True,
     shell_complete=complete_projects,
-    help="Project to be in, as a member unless said otherwise; repeat for several.",
+    help="Project to join, as a member by default; repeat for several.",
 )
-@click.option("--expires-in", metavar="DAYS", type=click.FloatRange(min=0, min_open=True), help="Days; 7 unless given.")
+@click.option(
+    "--expires-in",
+    metavar="DAYS",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Days until it expires; 7 by default.",
+)
 @pass_session
 def create(session: Session, email: str, role: str | None, projects: tuple[str, ...], expires_in: float | None) -> None:
-    """Invite EMAIL. The token is shown now and never again: hand it over yourself, nothing is sent."""
+    """Invite EMAIL. The token is shown only once: hand it over yourself, nothing is sent."""
     api = session.api()
     body: dict[str, Any] = {"email": email, **({} if role is None else {"role": resolve_role(api, role)})}
     if projects:
@@ -87,7 +92,7 @@ def list_invites(session: Session) -> None:
 @click.argument("invite", metavar="EMAIL_OR_ID", shell_complete=complete_invites)
 @pass_session
 def delete(session: Session, invite: str) -> None:
-    """Take an invitation back."""
+    """Revoke an invitation."""
     from llmariner.cli.support.api import build_path
 
     api = session.api()

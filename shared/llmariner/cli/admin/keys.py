@@ -29,7 +29,7 @@ def keys() -> None:
 )
 @pass_session
 def create(session: Session, name: str, expires_in: float | None) -> None:
-    """Make an admin key called NAME. Its secret is shown now and never again."""
+    """Create an admin key called NAME. Its secret is shown only once."""
     body: dict[str, Any] = {"name": name}
     if expires_in is not None:
         body["expires_in_seconds"] = max(1, round(expires_in * DAY_SECONDS))
@@ -65,7 +65,7 @@ def list_keys(session: Session) -> None:
 @click.argument("key", metavar="NAME_OR_ID", shell_complete=complete_admin_keys)
 @pass_session
 def delete(session: Session, key: str) -> None:
-    """Revoke an admin key, from now on."""
+    """Revoke an admin key immediately."""
     from llmariner.cli.support.api import build_path
 
     api = session.api()

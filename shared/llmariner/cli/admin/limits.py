@@ -44,7 +44,7 @@ def limits() -> None:
 @limits.command("list")
 @pass_session
 def list_limits(session: Session) -> None:
-    """List the limits that you may see, with what is used of them now."""
+    """List the limits that you may see, with their current use."""
     from llmariner.cli.support.output import Column
 
     api = session.api()
@@ -70,14 +70,14 @@ def list_limits(session: Session) -> None:
 @click.option("--tokens-per-minute", type=_Measure())
 @click.option("--tokens-per-day", type=_Measure())
 @click.option("--concurrent-requests", type=_Measure(), help="At the same time.")
-@click.option("--queue-share", type=_Measure(), help="Places in waiting rooms; of a project or the organization.")
+@click.option("--queue-share", type=_Measure(), help="Share of waiting rooms; for a project or the organization.")
 @pass_session
 def set_limit(
     session: Session, /, project: str | None, user: str | None, key: str | None, model: str, **measures: Any
 ) -> None:
-    """Set limits of the organization, or of one in it.
+    """Set limits for the organization, a project, a user or a key.
 
-    What isn't said stays as it was.
+    Limits that are not given stay unchanged.
     """
     changes = {name: None if value == "none" else value for name, value in measures.items() if value is not None}
     if not changes:
@@ -93,7 +93,7 @@ def set_limit(
 @click.argument("limit", metavar="ID", shell_complete=complete_limits)
 @pass_session
 def delete(session: Session, limit: str) -> None:
-    """Take limits away."""
+    """Delete limits."""
     from llmariner.cli.support.api import build_path
 
     answer = session.api().delete(build_path("limits", limit))

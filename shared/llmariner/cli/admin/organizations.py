@@ -24,14 +24,17 @@ TITLE_ARGUMENT = click.argument("title", metavar="TITLE_OR_ID", shell_complete=c
 
 @click.group(cls=Group)
 def organizations() -> None:
-    """Organizations, and who is in them."""
+    """Organizations and their members."""
 
 
 @organizations.command()
 @click.argument("title")
 @pass_session
 def create(session: Session, title: str) -> None:
-    """Make an organization called TITLE; you own it. For owners of the default one."""
+    """Create an organization called TITLE, as its owner.
+
+    For owners of the default organization.
+    """
     created = session.api().post("organizations", {"title": title})
     session.printer.print_message(created, f"Made organization {created.get('title')} ({created.get('id')}).")
 
@@ -93,17 +96,17 @@ def delete(session: Session, title: str) -> None:
 
 @organizations.command("add-member")
 @TITLE_ARGUMENT
-@click.option("--email", required=True, help="Whom to add.")
+@click.option("--email", required=True, help="User to add.")
 @click.option(
     "--role",
     required=True,
     metavar="ROLE",
     shell_complete=complete_assignable_roles,
-    help="owner, reader, tenant-system, or one that was made.",
+    help="owner, reader, tenant-system, or a custom role.",
 )
 @pass_session
 def add_member(session: Session, title: str, email: str, role: str) -> None:
-    """Let somebody into an organization."""
+    """Add a member to an organization."""
     from llmariner.cli.support.api import build_path
 
     api = session.api()
@@ -120,7 +123,7 @@ def add_member(session: Session, title: str, email: str, role: str) -> None:
 @TITLE_ARGUMENT
 @pass_session
 def list_members(session: Session, title: str) -> None:
-    """List who is in an organization."""
+    """List the members of an organization."""
     from llmariner.cli.support.api import build_path
 
     api = session.api()
@@ -131,12 +134,12 @@ def list_members(session: Session, title: str) -> None:
 
 @organizations.command("remove-member")
 @TITLE_ARGUMENT
-@click.option("--email", required=True, shell_complete=complete_emails, help="Whom to remove.")
+@click.option("--email", required=True, shell_complete=complete_emails, help="Member to remove.")
 @pass_session
 def remove_member(session: Session, title: str, email: str) -> None:
-    """Take somebody out of an organization.
+    """Remove a member from an organization.
 
-    Their keys of it end, and so do their memberships of its projects.
+    Their keys in it are revoked, and their project memberships are removed.
     """
     from llmariner.cli.support.api import build_path
 

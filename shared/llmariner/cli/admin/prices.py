@@ -21,11 +21,11 @@ def prices() -> None:
 
 
 @prices.command("list")
-@click.option("--model", metavar="MODEL", help="Only of this model; * is the price of all without one of their own.")
+@click.option("--model", metavar="MODEL", help="Only of this model; * is the price of all models without their own.")
 @click.option("--all", "everything", is_flag=True, help="Past and future prices too.")
 @pass_session
 def list_prices(session: Session, model: str | None, everything: bool) -> None:
-    """List the prices that are valid now."""
+    """List the current prices."""
     from llmariner.cli.support.output import Column, format_dollars, format_timestamp
 
     at = None if everything else int(time.time())
@@ -53,11 +53,11 @@ def list_prices(session: Session, model: str | None, everything: bool) -> None:
 @prices.command("set")
 @click.argument("model", metavar="MODEL")
 @click.option("--prompt", metavar="DOLLARS", required=True, help="Per million prompt tokens, such as 0.15.")
-@click.option("--completion", metavar="DOLLARS", required=True, help="Per million tokens of answers.")
-@click.option("--cached", metavar="DOLLARS", help="Per million prompt tokens found in a cache; else as --prompt.")
+@click.option("--completion", metavar="DOLLARS", required=True, help="Per million completion tokens.")
+@click.option("--cached", metavar="DOLLARS", help="Per million cached prompt tokens; else as --prompt.")
 @click.option("--request", metavar="DOLLARS", help="Per request; else nothing.")
 @click.option("--in-days", metavar="N", type=click.FloatRange(min=0), help="When it begins; else now.")
-@click.option("--project", metavar="ID", help="Of this project's own MODEL; else of the one that all projects share.")
+@click.option("--project", metavar="ID", help="For this project's own MODEL; else for the shared one.")
 @pass_session
 def set_price(
     session: Session,
@@ -69,10 +69,10 @@ def set_price(
     in_days: float | None,
     project: str | None,
 ) -> None:
-    """Set what MODEL costs from now on, or later.
+    """Set the price of MODEL from now on, or from later.
 
-    * is for all models without a price of their own; with --project, for all of that project's own. The price
-    before ends where this one begins. What requests cost that were admitted before stays as it is.
+    * is for all models without a price of their own; with --project, for all of that project's own. The present price
+    ends when this one begins. The costs of earlier requests do not change.
     """
     from llmariner.cli.support.output import format_timestamp
 

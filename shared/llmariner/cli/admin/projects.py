@@ -28,16 +28,19 @@ NODE_SELECTOR_OPTION = click.option(
     "selectors",
     metavar="KEY=VALUE",
     multiple=True,
-    help="Label of the nodes that its work runs on; repeat for several. Goes with --kubernetes-namespace.",
+    help="Label of the nodes for its workloads; repeat for several. Needs --kubernetes-namespace.",
 )
 NAMESPACE_OPTION = click.option(
-    "-n", "--kubernetes-namespace", metavar="NAME", help="Namespace of its work on a cluster; none: the platform's own."
+    "-n",
+    "--kubernetes-namespace",
+    metavar="NAME",
+    help="Namespace for its workloads on a cluster; empty: the platform's own.",
 )
 
 
 @click.group(cls=Group)
 def projects() -> None:
-    """Projects, and who is in them."""
+    """Projects and their members."""
 
 
 @projects.command()
@@ -53,7 +56,7 @@ def create(
     kubernetes_namespace: str | None,
     selectors: tuple[str, ...],
 ) -> None:
-    """Make a project called TITLE."""
+    """Create a project called TITLE."""
     from llmariner.cli.support.api import build_path
 
     body: dict[str, Any] = {"title": title, **_assignment_fields(kubernetes_namespace, selectors)}
@@ -116,7 +119,7 @@ def get_project(session: Session, title: str, organization_title: str | None) ->
 def delete(session: Session, title: str, organization_title: str | None) -> None:
     """Delete a project that has no models.
 
-    Its members, service accounts and keys go with it.
+    Its memberships, service accounts and keys are deleted, too.
     """
     api = session.api()
     found = resolve_project(session, api, title, organization_title)
@@ -127,7 +130,7 @@ def delete(session: Session, title: str, organization_title: str | None) -> None
 @projects.command()
 @TITLE_ARGUMENT
 @organization_option
-@click.option("--new-title", help="What to call it from now on.")
+@click.option("--new-title", help="New title.")
 @NAMESPACE_OPTION
 @NODE_SELECTOR_OPTION
 @pass_session
@@ -139,7 +142,7 @@ def update(
     kubernetes_namespace: str | None,
     selectors: tuple[str, ...],
 ) -> None:
-    """Rename a project, or have its work run elsewhere."""
+    """Rename a project, or change where its workloads run."""
     body: dict[str, Any] = {} if new_title is None else {"title": new_title}
     if kubernetes_namespace is not None or selectors:
         body["assignments"] = _assignments(kubernetes_namespace, selectors)
@@ -154,19 +157,17 @@ def update(
 @projects.command("add-member")
 @TITLE_ARGUMENT
 @organization_option
-@click.option(
-    "--email", required=True, shell_complete=complete_emails, help="Whom to add: a member of the organization."
-)
+@click.option("--email", required=True, shell_complete=complete_emails, help="Member of the organization to add.")
 @click.option(
     "--role",
     required=True,
     metavar="ROLE",
     shell_complete=complete_assignable_roles,
-    help="owner, member, viewer, or one that was made.",
+    help="owner, member, viewer, or a custom role.",
 )
 @pass_session
 def add_member(session: Session, title: str, organization_title: str | None, email: str, role: str) -> None:
-    """Let a member of the organization into a project."""
+    """Add a member of the organization to a project."""
     api = session.api()
     found = resolve_project(session, api, title, organization_title)
     created = api.post(_path(found, "users"), {"user_id": email, "role": resolve_role(api, role)})
@@ -180,7 +181,7 @@ def add_member(session: Session, title: str, organization_title: str | None, ema
 @organization_option
 @pass_session
 def list_members(session: Session, title: str, organization_title: str | None) -> None:
-    """List who is in a project."""
+    """List the members of a project."""
     api = session.api()
     document = api.get(_path(resolve_project(session, api, title, organization_title), "users"))
     session.printer.print_records(document, document["users"], member_columns(), empty="Nobody is in it.")
@@ -189,10 +190,10 @@ def list_members(session: Session, title: str, organization_title: str | None) -
 @projects.command("remove-member")
 @TITLE_ARGUMENT
 @organization_option
-@click.option("--email", required=True, shell_complete=complete_emails, help="Whom to remove.")
+@click.option("--email", required=True, shell_complete=complete_emails, help="Member to remove.")
 @pass_session
 def remove_member(session: Session, title: str, organization_title: str | None, email: str) -> None:
-    """Take somebody out of a project; their keys of it end."""
+    """Remove a member from a project and revoke their keys in it."""
     api = session.api()
     found = resolve_project(session, api, title, organization_title)
     answer = api.delete(_path(found, "users", email))

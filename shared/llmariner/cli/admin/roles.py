@@ -23,19 +23,19 @@ SCOPES_OPTION = click.option(
     metavar="SCOPE",
     multiple=True,
     shell_complete=complete_scopes,
-    help="What it allows; repeat for several.",
+    help="Permission of the role; repeat for several.",
 )
 
 
 @click.group(cls=Group)
 def roles() -> None:
-    """Roles that your organization makes of scopes."""
+    """Custom roles of your organization."""
 
 
 @roles.command("list")
 @pass_session
 def list_roles(session: Session) -> None:
-    """List roles. An id is what --role takes when somebody is added."""
+    """List roles, with the ids that --role of other commands takes."""
     from llmariner.cli.support.output import Column
 
     document = session.api().all_pages(ROLES)
@@ -67,10 +67,10 @@ def get_role(session: Session, role: str) -> None:
 @roles.command()
 @click.argument("name")
 @SCOPES_OPTION
-@click.option("--description", help="What it is for.")
+@click.option("--description", help="Description of the role.")
 @pass_session
 def create(session: Session, name: str, scopes: tuple[str, ...], description: str | None) -> None:
-    """Make a role called NAME. It can hold what you hold."""
+    """Create a role called NAME, with scopes that you have."""
     if not scopes:
         raise click.UsageError("A role needs one --scope at least.")
     fields = {} if description is None else {"description": description}
@@ -80,12 +80,12 @@ def create(session: Session, name: str, scopes: tuple[str, ...], description: st
 
 @roles.command()
 @click.argument("role", metavar="NAME_OR_ID", shell_complete=complete_roles)
-@click.option("--new-name", help="What to call it from now on.")
+@click.option("--new-name", help="New name.")
 @SCOPES_OPTION
-@click.option("--description", help="What it is for.")
+@click.option("--description", help="Description of the role.")
 @pass_session
 def update(session: Session, role: str, new_name: str | None, scopes: tuple[str, ...], description: str | None) -> None:
-    """Change a role for everybody who has it. The scopes that are given take the place of those before."""
+    """Change a role for all its holders. Given scopes replace the present ones."""
     from llmariner.cli.support.api import build_path
 
     fields = {"role_name": new_name, "permissions": list(scopes) or None, "description": description}
@@ -102,7 +102,7 @@ def update(session: Session, role: str, new_name: str | None, scopes: tuple[str,
 @click.argument("role", metavar="NAME_OR_ID", shell_complete=complete_roles)
 @pass_session
 def delete(session: Session, role: str) -> None:
-    """Delete a role that nobody has."""
+    """Delete a role that is not assigned."""
     from llmariner.cli.support.api import build_path
 
     api = session.api()

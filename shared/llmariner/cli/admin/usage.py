@@ -45,10 +45,12 @@ def usage(context: click.Context) -> None:
 @usage.command()
 @click.option("--days", metavar="N", type=click.IntRange(1, 3660), default=30, show_default=True, help="How far back.")
 @click.option("--by", type=click.Choice(["model", "project", "user", "key"]), default="model", show_default=True)
-@click.option("--plot", type=click.Choice(list(MEASURES)), default="tokens", show_default=True, help="What bars show.")
+@click.option(
+    "--plot", type=click.Choice(list(MEASURES)), default="tokens", show_default=True, help="Value of the bars."
+)
 @pass_session
 def show(session: Session, days: int = 30, by: str = "model", plot: str = "tokens") -> None:
-    """Show days as bars, and sums by model or others.
+    """Show usage by day as bars, and totals by model or others.
 
     Owners see the whole organization, others their project.
     """
@@ -79,9 +81,9 @@ def show(session: Session, days: int = 30, by: str = "model", plot: str = "token
 @click.argument("request", metavar="REQUEST_ID")
 @pass_session
 def why(session: Session, request: str) -> None:
-    """Show what made the cost of one request.
+    """Show the cost breakdown of a request.
 
-    Its id is in the answer's header x-request-id, and in each line of an export.
+    Its id is in the response header x-request-id, and in each line of an export.
     """
     from llmariner.cli.support.api import build_path
     from llmariner.cli.support.output import Column, format_dollars, format_number
@@ -117,7 +119,9 @@ def why(session: Session, request: str) -> None:
 
 @usage.command()
 @click.argument("file", metavar="FILE", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path))
-@click.option("--format", "form", type=click.Choice(["csv", "parquet"]), help="Else by FILE's ending; csv for -.")
+@click.option(
+    "--format", "form", type=click.Choice(["csv", "parquet"]), help="Default: by the extension of FILE; csv for -."
+)
 @click.option("--days", metavar="N", type=click.IntRange(min=1), default=31, show_default=True, help="How far back.")
 @pass_session
 def export(session: Session, file: Path, form: str | None, days: int) -> None:

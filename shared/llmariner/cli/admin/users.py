@@ -26,15 +26,15 @@ __all__ = ["users"]
 
 @click.group(cls=Group)
 def users() -> None:
-    """The people that you see, and what they are."""
+    """Users and their roles."""
 
 
 @users.command("list")
 @pass_session
 def list_users(session: Session) -> None:
-    """List the users that you see.
+    """List users with their roles.
 
-    As an owner, all of your organization; else those who share a project with you.
+    Owners see all of their organization, others the members of their projects.
     """
     from llmariner.cli.support.output import Column
 
@@ -53,9 +53,9 @@ def list_users(session: Session) -> None:
 @click.argument("user", metavar="EMAIL_OR_ID", shell_complete=complete_emails)
 @pass_session
 def unlink(session: Session, user: str) -> None:
-    """Let a person sign in anew, who moved to another issuer.
+    """Unlink a user from an issuer, so that another can be linked.
 
-    Whoever signs in with their e-mail next becomes them. For owners of the default organization.
+    The next sign-in with their e-mail is linked to them. For owners of the default organization.
     """
     from llmariner.cli.support.api import build_path
 
@@ -72,14 +72,17 @@ def unlink(session: Session, user: str) -> None:
     required=True,
     metavar="ROLE",
     shell_complete=complete_assignable_roles,
-    help="One that is there everywhere, or one that was made.",
+    help="A predefined or custom role.",
 )
 @click.option(
-    "--project", metavar="TITLE_OR_ID", shell_complete=complete_projects, help="There; else in the organization."
+    "--project",
+    metavar="TITLE_OR_ID",
+    shell_complete=complete_projects,
+    help="In this project; else in the organization.",
 )
 @pass_session
 def set_role(session: Session, email: str, role: str, project: str | None) -> None:
-    """Give somebody another role.
+    """Change a user's role.
 
     In your organization, or in a project of it.
     """

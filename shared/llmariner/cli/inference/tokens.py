@@ -27,6 +27,6 @@ def tokenize(session: Session, model: str, prompt: str) -> None:
 @click.argument("tokens", type=int, nargs=-1, required=True)
 @pass_session
 def detokenize(session: Session, model: str, tokens: tuple[int, ...]) -> None:
-    """Turn TOKENS back into the text they stand for."""
+    """Convert TOKENS back to text."""
     answer = session.api().generate("detokenize", {"model": model, "tokens": list(tokens)})
     session.printer.print_message(answer, str(answer.get("prompt", "")))

@@ -81,7 +81,7 @@ def activate(session: Session, model: str) -> None:
 def deactivate(session: Session, model: str) -> None:
     """Put a model to sleep; a request may wake it again.
 
-    A request wakes it again where on-demand allocation is enabled.
+    A request wakes it where on-demand allocation is enabled.
     """
     _set_activation(session, model, "deactivate", "Deactivated")
 

@@ -22,8 +22,8 @@ def create() -> None:
 
 @create.command("base")
 @click.argument("model", metavar="ID")
-@click.option("--source-repository", type=SOURCES, required=True, help="Where its weights are.")
-@click.option("--model-file-location", help="Path or URL of the weights, where the id does not say it.")
+@click.option("--source-repository", type=SOURCES, required=True, help="Source of the weights.")
+@click.option("--model-file-location", help="Path or URL of the weights, if the id does not imply it.")
 @click.option("--gpu", metavar="N", type=click.IntRange(min=0), help="GPUs of a replica.")
 @click.option("--replicas", metavar="N", type=click.IntRange(min=1), help="Replicas.")
 @click.option("--disable-on-demand-allocation", is_flag=True, help="Serve only while active: no request wakes it.")
@@ -47,7 +47,7 @@ def create_base(
 @create.command("fine-tuned")
 @click.option("--base-model-id", required=True, help="The model it was tuned from.")
 @click.option("--suffix", required=True, help="Last part of the new model's id, at most 18 characters.")
-@click.option("--source-repository", type=SOURCES, required=True, help="Where its weights are.")
+@click.option("--source-repository", type=SOURCES, required=True, help="Source of the weights.")
 @click.option("--model-file-location", required=True, help="Path or URL of the adapter's weights.")
 @pass_session
 def create_fine_tuned(
@@ -102,7 +102,7 @@ def update(
 ) -> None:
     """Change how a model is served.
 
-    What is not named stays as it is. Changes take effect when the model wakes next.
+    Settings that are not given stay unchanged. Changes take effect when the model wakes next.
     """
     from llmariner.cli.support.api import build_path
 

@@ -33,14 +33,14 @@ POLL_SECONDS = 0.5
     type=SOURCES,
     default="hugging-face",
     show_default=True,
-    help="Where its weights are.",
+    help="Source of the weights.",
 )
-@click.option("--model-file-location", help="Path or URL of the weights, where the id does not say it.")
+@click.option("--model-file-location", help="Path or URL of the weights, if the id does not imply it.")
 @pass_session
 def pull(session: Session, model: str, source_repository: str, model_file_location: str | None) -> None:
     """Add a model and show its loading until it is done.
 
-    Interrupting the command does not stop the loading; run it again to go on watching.
+    Interrupting the command does not stop the loading; run it again to continue watching.
     """
     api = session.api()
     document = _find(api, model) or api.post("models", base_model(model, source_repository, model_file_location))

@@ -17,11 +17,11 @@ __all__ = ["accept_invite"]
 @click.argument("token")
 @pass_session
 def accept_invite(session: Session, token: str) -> None:
-    """Come in by an invitation.
+    """Accept an invitation.
 
     `-` reads the TOKEN from standard input, which keeps it out of the history.
 
-    Where nobody can sign in, your first key is printed, now and never again: `llma context set --api-key -` stores it.
+    On a platform without sign-in, your first key is printed only once: `llma context set --api-key -` stores it.
     """
     value = sys.stdin.readline().strip() if token == "-" else token
     answer = session.api().post("invitations:accept", {"token": value})

@@ -27,7 +27,7 @@ _WAIT_SECONDS = 300.0
 @click.option(
     "--token-file",
     metavar="FILE",
-    help="For a workload (CI): exchange the token in this file, which its own issuer keeps fresh.",
+    help="For a workload (CI): exchange the token in this file, which its own issuer renews.",
 )
 @click.option(
     "--connector", metavar="ID", default="", help="With --token-file: Dex' connector for that token's issuer."
@@ -52,7 +52,7 @@ def login(
 ) -> None:
     """Sign in to the platform at the endpoint.
 
-    The token is kept in a file that only you can read, and is renewed by itself.
+    The token is stored in a file that only you can read, and is renewed automatically.
     """
     issuer, client_id, scopes = _configuration(session)
     if not same_platform:
@@ -76,9 +76,9 @@ def login(
 @click.command(cls=Command)
 @pass_session
 def logout(session: Session) -> None:
-    """Forget your sign-in to the endpoint.
+    """Sign out of the platform at the endpoint.
 
-    Where the issuer has a way to, it is ended there, too.
+    The refresh token is revoked where the issuer supports that.
     """
     from llmariner.cli.sign_in.issuer import IssuerClient, OAuthError
 
@@ -107,7 +107,7 @@ def logout(session: Session) -> None:
 @click.command(cls=Command)
 @pass_session
 def status(session: Session) -> None:
-    """Show who you are to the platform, and your roles."""
+    """Show your identity and roles on the platform."""
     target = session.authenticated_target()
     if target.api_key_source is None:
         raise CommandError(
