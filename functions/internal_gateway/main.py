@@ -44,7 +44,7 @@ def metrics(request: Request) -> PlainTextResponse:
 
 
 async def call(request: Request, operation: str, body: dict[str, Any]) -> dict[str, Any]:
-    """Do one operation of the control or serving port."""
+    """Perform one operation of the control plane or of the serving port."""
     context = context_of(request)
     verify_service_token(request, context.secrets.service, audience=AUDIENCE)
     if operation not in _OPERATIONS:
@@ -59,26 +59,30 @@ def _field(body: dict[str, Any], name: str, kind: type[FieldType]) -> FieldType:
     return value
 
 
-def _control(context: Context) -> InProcessControlPlane:
+def _control_plane(context: Context) -> InProcessControlPlane:
     return context.in_process_control_plane
 
 
-async def _key(context: Context, body: dict[str, Any]) -> dict[str, Any]:
-    return await _key_or_rejection(_control(context).authenticate_key(_field(body, "digest", str), *_selection(body)))
-
-
-async def _person(context: Context, body: dict[str, Any]) -> dict[str, Any]:
+async def _authenticate_key(context: Context, body: dict[str, Any]) -> dict[str, Any]:
     return await _key_or_rejection(
-        _control(context).authenticate_user(_field(body, "token", str), *_selection(body), body.get("source"))
+        _control_plane(context).authenticate_key(_field(body, "digest", str), *_tenant_headers(body))
     )
 
 
-def _selection(body: dict[str, Any]) -> tuple[str | None, str | None]:
+async def _authenticate_user(context: Context, body: dict[str, Any]) -> dict[str, Any]:
+    return await _key_or_rejection(
+        _control_plane(context).authenticate_user(
+            _field(body, "token", str), *_tenant_headers(body), body.get("source")
+        )
+    )
+
+
+def _tenant_headers(body: dict[str, Any]) -> tuple[str | None, str | None]:
     return body.get("organization"), body.get("project")
 
 
 async def _key_or_rejection(lookup: Awaitable[Key | None]) -> dict[str, Any]:
-    """The key, or why the caller is refused: an error of this call would say that nobody can tell."""
+    """The key, or why the caller is rejected. A rejection is a result: an error status means that the lookup failed."""
     try:
         key = await lookup
     except (AuthenticationFailed, PermissionDenied) as error:
@@ -87,17 +91,17 @@ async def _key_or_rejection(lookup: Awaitable[Key | None]) -> dict[str, Any]:
     return {"key": key_to_wire(key) if key else None}
 
 
-async def _model(context: Context, body: dict[str, Any]) -> dict[str, Any]:
-    state = await _control(context).find_model_state(_field(body, "model", str))
+async def _find_model_state(context: Context, body: dict[str, Any]) -> dict[str, Any]:
+    state = await _control_plane(context).find_model_state(_field(body, "model", str))
     return {"model": None if state is None else model_to_wire(state)}
 
 
 async def _lease(context: Context, body: dict[str, Any]) -> dict[str, Any]:
     try:
-        ask = lease_request_from_wire(body)
+        lease_request = lease_request_from_wire(body)
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidRequest(f"This is no account of a process: {error}.") from error
-    return lease_response_to_wire(await _control(context).lease(ask))
+    return lease_response_to_wire(await _control_plane(context).lease(lease_request))
 
 
 async def _wake(context: Context, body: dict[str, Any]) -> dict[str, Any]:
@@ -105,11 +109,11 @@ async def _wake(context: Context, body: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
-async def _waiting(context: Context, body: dict[str, Any]) -> dict[str, Any]:
+async def _report_waiting(context: Context, body: dict[str, Any]) -> dict[str, Any]:
     counts = _field(body, "counts", dict)
     if not all(isinstance(count, int) for count in counts.values()):
         raise InvalidRequest("'counts' must be whole numbers.", param="counts")
-    await _control(context).report_waiting(_field(body, "process", str), counts)
+    await _control_plane(context).report_waiting(_field(body, "process", str), counts)
     return {}
 
 
@@ -123,12 +127,12 @@ async def _remove(context: Context, body: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
-async def _adopt(context: Context, body: dict[str, Any]) -> dict[str, Any]:
+async def _import_existing(context: Context, body: dict[str, Any]) -> dict[str, Any]:
     await context.serving.import_existing(_field(body, "service", str))
     return {}
 
 
-async def _tidy(context: Context, _body: dict[str, Any]) -> dict[str, Any]:
+async def _reconcile(context: Context, _body: dict[str, Any]) -> dict[str, Any]:
     await context.serving.reconcile()
     return {}
 
@@ -147,39 +151,40 @@ async def _statuses(context: Context, _body: dict[str, Any]) -> dict[str, Any]:
     return {"statuses": {name: status.to_json() for name, status in statuses.items()}}
 
 
-async def _changes(context: Context, body: dict[str, Any]) -> dict[str, Any]:
-    rules = body.get("rules", 0)  # gateways of the release before do not say it
+async def _changes_since(context: Context, body: dict[str, Any]) -> dict[str, Any]:
+    rules = body.get("rules", 0)  # absent from gateway instances of the previous release
     if not isinstance(rules, int):
         raise InvalidRequest("'rules' must be of type int.", param="rules")
-    return changes_to_wire(await _control(context).changes_since(_field(body, "cursor", str), rules))
+    return changes_to_wire(await _control_plane(context).changes_since(_field(body, "cursor", str), rules))
 
 
-async def _record(context: Context, body: dict[str, Any]) -> dict[str, Any]:
+async def _record_usage(context: Context, body: dict[str, Any]) -> dict[str, Any]:
     await context.batch_writer.record(_field(body, "events", list))
     return {}
 
 
-async def _used(context: Context, body: dict[str, Any]) -> dict[str, Any]:
-    await _control(context).record_last_used(_field(body, "last_used", dict))
+async def _record_last_used(context: Context, body: dict[str, Any]) -> dict[str, Any]:
+    await _control_plane(context).record_last_used(_field(body, "last_used", dict))
     return {}
 
 
+# Gateway instances of the previous release call these names.
 _OPERATIONS: dict[str, Operation] = {
-    "key": _key,
-    "person": _person,
-    "model": _model,
+    "key": _authenticate_key,
+    "person": _authenticate_user,
+    "model": _find_model_state,
     "wake": _wake,
-    "waiting": _waiting,
+    "waiting": _report_waiting,
     "sleep": _sleep,
     "remove": _remove,
-    "adopt": _adopt,
-    "tidy": _tidy,
+    "adopt": _import_existing,
+    "tidy": _reconcile,
     "status": _status,
     "statuses": _statuses,
-    "changes": _changes,
+    "changes": _changes_since,
     "lease": _lease,
-    "record": _record,
-    "used": _used,
+    "record": _record_usage,
+    "used": _record_last_used,
 }
 
 handle = http_function(build)

@@ -1,4 +1,4 @@
-"""Every route of OpenAI's admin API that is here answers what OpenAI's own client declares: types, enumerations, fields.
+"""Responses of OpenAI's admin API have the types, enum values and fields that OpenAI's own client declares.
 
 The client's types have a default for each field that may be null, so they alone accept an answer without it: here every
 field that a type declares must be in the answer, but for those in `ABSENT`.

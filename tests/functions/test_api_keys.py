@@ -1,4 +1,4 @@
-"""Keys over HTTP: what they are bound to, whose they are, and what only an owner may say of them."""
+"""API keys over HTTP: restrictions, ownership, and the fields that only owners may set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bodies and queries that no route can take: what each answers, and which field it names."""
+"""Invalid bodies and queries: the error of each route, and the field that it names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A body in parts of two bytes takes no more memory than one that comes whole."""
+"""A body in chunks of two bytes takes no more memory than a body in one chunk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Callers whom nobody knows yet hold only so much of a process together, and small bodies are let through all the same."""
+"""Bodies of unauthenticated callers have a total limit per process, which small bodies do not count against."""
 
 from __future__ import annotations
 

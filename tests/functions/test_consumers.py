@@ -1,4 +1,4 @@
-"""Event consumers as they are deployed: woken by one POST per event, which may come twice."""
+"""Event consumers as they are deployed: one POST per event, with duplicate deliveries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compressed bodies: decoded within the limit of the body, a part at a time; everything else is refused."""
+"""Compressed bodies: decompressed in chunks within the body limit; invalid and unsupported encodings are rejected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pages of other origins: what a browser is told, on every route, in errors and in streams."""
+"""CORS headers on every route, in errors and in streams."""
 
 from __future__ import annotations
 

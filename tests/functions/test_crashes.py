@@ -1,4 +1,4 @@
-"""What nobody foresaw is answered in OpenAI's shape, without a word of the inside, whatever serves the function."""
+"""Unhandled exceptions are answered in OpenAI's format, without internal details, under every server."""
 
 from __future__ import annotations
 

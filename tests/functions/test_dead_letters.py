@@ -1,4 +1,4 @@
-"""What a Broker could not deliver reaches `dead_letters` as Knative sends it, and is kept under its consumer's name."""
+"""Events that a Broker could not deliver are stored by `dead_letters` under their consumer's name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A list that restricts: null is all, an empty one is refused, on every way to make or change what it restricts."""
+"""Restriction lists: null means all and an empty list is rejected, on every route that sets one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The body of an event as the wire may bring it: cut by a hang-up, compressed, without an end."""
+"""Bodies of events: truncated by a disconnect, compressed, or unlimited."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever a body or query holds, no route answers 5xx, and every refusal is an error object."""
+"""No body or query makes a route answer 5xx, and every rejection is an error object."""
 
 from __future__ import annotations
 

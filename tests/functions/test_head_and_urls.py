@@ -1,4 +1,4 @@
-"""HEAD and URLs that are no text, on every route of every function and in the home on one machine."""
+"""HEAD and URLs that are not text, on every route of every function and in the standalone mode."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A key that may do little can't help itself to more: not by making, changing or rotating keys."""
+"""A restricted key can't gain rights by creating, changing or rotating keys."""
 
 from __future__ import annotations
 

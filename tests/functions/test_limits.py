@@ -1,4 +1,4 @@
-"""Limits and budgets through the API: who may set whose, and what OpenAI's own client makes of them."""
+"""Limits and budgets through the API: who may set whose, and OpenAI's own client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Work that takes minutes keeps nobody waiting: neither the token path nor other events."""
+"""Consumers that work for minutes delay neither the token path nor other events."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A setting that is missing or wrong ends a function's start with a sentence, and not a request with a 500."""
+"""A missing or invalid setting fails a function's start with a message, and not a request with a 500."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why a model can't be served: everybody who sees it reads the cause, the folders of the machine only who runs it."""
+"""Failures of models: everyone who sees a model reads the cause, only operators read paths of the machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a project may ask of an engine, by everybody's role: its own arguments and weights, and models that all share."""
+"""Restrictions of models by role: engine arguments, locations of weights, and shared models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model that another project has under the same name: nothing of it is told."""
+"""Nothing is revealed of another project's model of the same name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Times in another unit than seconds are refused on every route, with the unit and what was meant."""
+"""Timestamps in another unit than seconds are rejected on every route, with the unit and the likely value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An error of OpenAI's admin API names the field that the caller sent, whatever it is called inside."""
+"""Errors of OpenAI's admin API name the field that the caller sent, and not its internal name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Objects through the API: what is made is found, by whom it may be, and nowhere else."""
+"""Objects through the API: a created object is visible to permitted callers, and to no others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The audit log through the API: what was done is found by OpenAI's filters, by those who administer the organization."""
+"""The audit log through the API: OpenAI's filters, and access for administrators of the organization only."""
 
 from __future__ import annotations
 

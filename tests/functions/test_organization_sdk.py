@@ -1,4 +1,4 @@
-"""OpenAI's own client administers an organization; every answer is validated against the types of that client."""
+"""OpenAI's own client administers an organization; every response is validated against the client's types."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LLMariner's own administration over HTTP: who sees what, who may change it, and what the answers say."""
+"""LLMariner's own administration over HTTP: who may see and change what, and the responses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a request comes from: keys that are bound to networks, and what the audit log tells of it."""
+"""Client addresses: keys that are restricted to networks, and the addresses in the audit log."""
 
 from __future__ import annotations
 

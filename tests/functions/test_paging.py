@@ -1,4 +1,4 @@
-"""One rule for every list: `after` is a place, whether its item is still there or not, and `limit=0` is the usual limit."""
+"""Paging of every list: `after` may be the id of a deleted item, and `limit=0` means the default."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A function with a Broker tells it of what changed after its answer; nobody waits for that, and reading tells nothing."""
+"""A function with a Broker publishes its events after the response, without delaying requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every route refuses alike, in OpenAI's shape: callers without rights, methods and paths that are not there."""
+"""Errors common to all routes: missing authentication and scopes, unknown methods and paths."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A header of which there can be one is refused when it is given twice, on every route."""
+"""Repeated single-valued headers are rejected on every route."""
 
 from __future__ import annotations
 

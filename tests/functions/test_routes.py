@@ -1,4 +1,4 @@
-"""One list of routes, said three times: func.yaml, the functions' own tables, docs/api.md. They agree."""
+"""The routes of func.yaml, of the functions and of docs/api.md agree."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each function answers the same under functions-framework, under its image's server, and in the local home."""
+"""Each function responds alike under functions-framework, under its image's server, and in the standalone mode."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text that is no Unicode: half of a surrogate pair is refused in any field of any body."""
+"""Lone surrogates are rejected in any field of any body."""
 
 from __future__ import annotations
 

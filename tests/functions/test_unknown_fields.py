@@ -1,4 +1,4 @@
-"""Bodies of administrative routes hold fields that the route knows, each once: a misspelt restriction is no restriction."""
+"""Unknown and duplicate fields are rejected in bodies of administrative routes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Keys and tokens that are no good are looked up a few times a minute, and good ones are not held up by it."""
+"""Lookups of invalid keys and tokens are limited per minute, and do not delay valid ones."""
 
 from __future__ import annotations
 

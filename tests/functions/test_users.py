@@ -1,4 +1,4 @@
-"""Who one is, whom one works with, and how one comes in by an invitation."""
+"""The caller's own user, visible users, and the acceptance of invitations."""
 
 from __future__ import annotations
 

@@ -51,8 +51,8 @@ def organization(each: Organization, summary: Summary | None = None) -> JsonObje
     }
 
 
-def project(each: Project, people: int | None = None) -> JsonObject:
-    """A project; `people`: the number of its members, only where the request asks for it."""
+def project(each: Project, member_count: int | None = None) -> JsonObject:
+    """A project; `member_count` only where the request asks for it."""
     return {
         "id": each.id,
         "object": "project",
@@ -62,7 +62,7 @@ def project(each: Project, people: int | None = None) -> JsonObject:
         "is_default": each.is_default,
         "kubernetes_namespace": each.kubernetes_namespace or "",
         "assignments": [_assignment(one) for one in each.assignments],
-        "summary": None if people is None else {"user_count": people},
+        "summary": None if member_count is None else {"user_count": member_count},
     }
 
 
