@@ -1,7 +1,7 @@
-"""What one process asks of the control port about limits: what binds a caller, and slices of what is left.
+"""The lease protocol with the control plane: rules of callers, and leases of quota.
 
-There is one question at a time, so that what a process says of a rule and what it is granted follow one another. Each
-carries up to some hundred accounts and callers: those that wait, then those whose rules changed meanwhile.
+One request is in flight at a time, so that reports and grants of a rule alternate. Each carries up to some hundred
+reports and queries: pending ones first, then keys whose rules changed.
 """
 
 from __future__ import annotations
@@ -37,37 +37,37 @@ _MAX_REPORTS = 200
 _MAX_QUERIES = 200
 _SOON_SECONDS = 1.0
 _MAX_EXTRA_REPORTS = 16
-# How long the last slices are gone on with while nobody can be asked.
+# How long the last leases and limits stay valid while the control plane is unavailable.
 _TRUST_SECONDS = 600.0
-# How often it is tried to ask somebody who does not answer.
+# The interval of attempts while the control plane is unavailable.
 _AWAY_SECONDS = 1.0
 _ALL_MODELS = "*"
 
 
 class CallerLimits:
-    """What binds one key; `named`: the models that limits name. There may be hundreds: what binds requests for one of
-    them is put together when the first comes."""
+    """The limits and budgets of one key. `named_models`: models with limits of their own. There may be hundreds, so the
+    `ApplicableLimits` of each is built for its first request."""
 
     __slots__ = ("_by_model", "_quotas", "default", "key", "named_models")
 
-    def __init__(self, key: Key, allowances: list[LeasedQuota]) -> None:
+    def __init__(self, key: Key, quotas: list[LeasedQuota]) -> None:
         self.key = key
-        self._quotas = allowances
-        self.named_models = {each.rule.model for each in allowances} - {_ALL_MODELS}
+        self._quotas = quotas
+        self.named_models = {each.rule.model for each in quotas} - {_ALL_MODELS}
         self.default = self._build()
         self._by_model: dict[str, ApplicableLimits] = {}
 
     def for_model(self, model: str) -> ApplicableLimits:
-        """What binds requests for a model of that name."""
-        bound = self._by_model.get(model)
-        if bound is None:
+        """The limits of requests for a model."""
+        applicable = self._by_model.get(model)
+        if applicable is None:
             if model not in self.named_models:
                 return self.default
-            bound = self._by_model[model] = self._build(model)
-        return bound
+            applicable = self._by_model[model] = self._build(model)
+        return applicable
 
     def for_adapter(self, name: str, base: str) -> ApplicableLimits:
-        """What binds an adapter of that name: the limits of its base model, too."""
+        """The limits of requests for an adapter, those of its base model included."""
         return self._build(name, base)
 
     def _build(self, *models: str) -> ApplicableLimits:
@@ -76,9 +76,9 @@ class CallerLimits:
 
 
 class LeaseClient:
-    """The terms of the keys that this process knows, and their rules' slices.
+    """The limits of cached keys, and the leases of their rules. Not thread-safe: all calls come from one event loop.
 
-    `active`: slices that have something to settle. `away_until`: nobody answered, and asking again is of no use before.
+    `active`: quotas that have something to report. `unavailable_until`: monotonic time of the next attempt after an error.
     """
 
     def __init__(self, control_plane: ControlPlane, instance: str | None = None) -> None:
@@ -88,7 +88,7 @@ class LeaseClient:
         self.active: set[LeasedQuota] = set()
         self.unavailable_until = 0.0
         self._quotas: dict[str, LeasedQuota] = {}
-        # Terms of keys that changed: gone on with while nobody can be asked.
+        # Limits of invalidated keys: used while the control plane is unavailable.
         self._stale: dict[str, CallerLimits] = {}
         self._by_subject: dict[tuple[str, str], set[str]] = {}
         self._pending_syncs: dict[LeasedQuota, asyncio.Future[Exception | None]] = {}
@@ -98,10 +98,10 @@ class LeaseClient:
         self._task: asyncio.Task[None] | None = None
         self._last_response_at = time.monotonic()
 
-    async def sync(self, allowances: Iterable[LeasedQuota]) -> None:
-        """Settle these accounts, and get more of what is short; others' wait for the same question. Unavailable."""
+    async def sync(self, quotas: Iterable[LeasedQuota]) -> None:
+        """Report these quotas and renew their leases. Concurrent calls share one request. Raises Unavailable."""
         loop, answers = asyncio.get_running_loop(), []
-        for each in allowances:
+        for each in quotas:
             answer = self._pending_syncs.get(each)
             if answer is None:
                 answer = self._pending_syncs[each] = loop.create_future()
@@ -114,7 +114,7 @@ class LeaseClient:
                 raise error
 
     async def fetch_limits(self, key: Key, model: str, prompt: int) -> CallerLimits:
-        """Ask what binds a caller; one known before goes on as it was while nobody can be asked. Unavailable."""
+        """Fetch the limits of a key, with a first lease. Returns stale ones, if any, instead of raising Unavailable."""
         waiting = self._pending_lookups.get(key.id)
         if waiting is None:
             answer: asyncio.Future[CallerLimits | Exception] = asyncio.get_running_loop().create_future()
@@ -132,35 +132,35 @@ class LeaseClient:
         return found
 
     def invalidate_key(self, key_id: str) -> None:
-        """The key itself changed: what binds it is asked before its next request."""
+        """The key itself changed: its limits are fetched before its next request."""
         self._keys_in_flight.discard(key_id)
-        if (terms := self.limits_by_key.pop(key_id, None)) is not None:
-            self._index(terms, add=False)
-            self._stale[key_id] = terms
+        if (limits := self.limits_by_key.pop(key_id, None)) is not None:
+            self._index(limits, add=False)
+            self._stale[key_id] = limits
         if len(self._stale) > _MAX_KEYS:
             self._stale.clear()
 
     def invalidate_subjects(self, subjects: Collection[tuple[str, str]] | None) -> None:
-        """Rules of these subjects (kind and id) changed, None: any: whom they bind is asked in the background."""
+        """Rules of these subjects (kind, id) changed, None: of any. Their keys' limits are refreshed in the background."""
         if subjects is None:
             concerned: Iterable[str] = self.limits_by_key
         else:
             concerned = itertools.chain.from_iterable(self._by_subject.get(subject, ()) for subject in subjects)
         self._to_refresh.update(dict.fromkeys(concerned))
-        # What is being answered just now may have been read before the change.
+        # The response in flight may have been read before the change.
         self._to_refresh.update(dict.fromkeys(self._keys_in_flight))
         self._ensure_running()
 
     async def close(self) -> None:
-        """Give everything back. Unavailable."""
+        """Return all leases. Raises Unavailable."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
         now, everything = time.monotonic(), list(self.active)
         for at in range(0, len(everything), _MAX_REPORTS):
-            holds = [each.report(now, release_all=True) for each in everything[at : at + _MAX_REPORTS]]
+            reports = [each.report(now, release_all=True) for each in everything[at : at + _MAX_REPORTS]]
             self._apply_grants(
-                await self._control_plane.lease(LeaseRequest(self._instance, time.time(), holds)), _by_rule(holds)
+                await self._control_plane.lease(LeaseRequest(self._instance, time.time(), reports)), _by_rule(reports)
             )
 
     def _ensure_running(self) -> None:
@@ -171,7 +171,7 @@ class LeaseClient:
         return bool(self._to_refresh) and time.monotonic() >= self.unavailable_until
 
     async def _run(self) -> None:
-        """Ask until nobody waits."""
+        """Exchange requests and responses until nothing is pending."""
         try:
             while self._pending_syncs or self._pending_lookups or self._has_due_refresh():
                 await self._exchange()
@@ -180,29 +180,29 @@ class LeaseClient:
             self._fail_waiting(Unavailable("This process ends. Try again.", headers={"retry-after": "1"}))
 
     async def _exchange(self) -> None:
-        """One question: the accounts and callers that wait longest."""
+        """One request: the reports and queries that have been pending longest."""
         now = time.monotonic()
         some = list(itertools.islice(self._pending_syncs, _MAX_REPORTS))
         waiting = {each: self._pending_syncs.pop(each) for each in some}
-        holds = self._reports(some, now)
-        callers = [newcomer for newcomer, _ in itertools.islice(self._pending_lookups.values(), _MAX_QUERIES)]
-        again = list(itertools.islice(self._to_refresh, _MAX_QUERIES - len(callers)))
-        for key_id in again:
+        reports = self._reports(some, now)
+        queries = [query for query, _ in itertools.islice(self._pending_lookups.values(), _MAX_QUERIES)]
+        refreshing = list(itertools.islice(self._to_refresh, _MAX_QUERIES - len(queries)))
+        for key_id in refreshing:
             del self._to_refresh[key_id]
-        callers += [
+        queries += [
             RulesQuery(self.limits_by_key[key_id].key, "", NO_AMOUNTS)
-            for key_id in again
+            for key_id in refreshing
             if key_id in self.limits_by_key
         ]
-        self._keys_in_flight = {each.key.id for each in callers}
+        self._keys_in_flight = {each.key.id for each in queries}
         try:
-            answer = await self._control_plane.lease(_lease_request(self._instance, holds, callers))
+            answer = await self._control_plane.lease(_lease_request(self._instance, reports, queries))
             self._last_response_at, self.unavailable_until = time.monotonic(), 0.0
-            self._apply_response(answer, callers, _by_rule(holds))
+            self._apply_response(answer, queries, _by_rule(reports))
             for future in waiting.values():
                 _resolve(future, None)
         except Exception as error:
-            self._to_refresh.update(dict.fromkeys(again))
+            self._to_refresh.update(dict.fromkeys(refreshing))
             self._on_error(error, waiting)
         finally:
             self._keys_in_flight = set()
@@ -212,32 +212,34 @@ class LeaseClient:
     def _reports(self, some: Sequence[LeasedQuota], now: float) -> list[LeaseReport]:
         if not some:
             return []
-        # One question more costs as much as several accounts in the same one.
+        # An additional request costs as much as several additional reports in this one.
         soon = (each for each in self.active if now - each.synced_at > _SOON_SECONDS and each not in some)
         along = list(itertools.islice(soon, _MAX_EXTRA_REPORTS))
         return [*(each.report(now) for each in some), *(each.report(now, keep_remaining=True) for each in along)]
 
     def _apply_response(
-        self, answer: LeaseResponse, callers: Sequence[RulesQuery], told: Mapping[str, LeaseReport]
+        self, answer: LeaseResponse, queries: Sequence[RulesQuery], reports: Mapping[str, LeaseReport]
     ) -> None:
-        """Take what was granted, and the terms of the callers that were answered for: an older control answers for one."""
-        answered = [] if answer.rules is None else [answer.rules, *answer.other_rules]
-        met = []
-        for newcomer, rules in zip(callers, answered, strict=False):
-            met.append((newcomer, [self._quota(rule) for rule in rules]))
-        self._apply_grants(answer, told)
-        for newcomer, allowances in met:
-            self._store(CallerLimits(newcomer.key, allowances), known=newcomer.minimum == NO_AMOUNTS)
-        for newcomer in callers[len(met) :]:
-            if newcomer.minimum == NO_AMOUNTS:
-                self._to_refresh[newcomer.key.id] = None
+        """Apply grants, and store the limits of the queries. A control plane of an earlier release answers the first
+        query only.
+        """
+        rules_by_query = [] if answer.rules is None else [answer.rules, *answer.other_rules]
+        resolved = []
+        for query, rules in zip(queries, rules_by_query, strict=False):
+            resolved.append((query, [self._quota(rule) for rule in rules]))
+        self._apply_grants(answer, reports)
+        for query, quotas in resolved:
+            self._store(CallerLimits(query.key, quotas), known=query.minimum == NO_AMOUNTS)
+        for query in queries[len(resolved) :]:
+            if query.minimum == NO_AMOUNTS:
+                self._to_refresh[query.key.id] = None
 
-    def _store(self, terms: CallerLimits, *, known: bool) -> None:
-        key_id = terms.key.id
+    def _store(self, limits: CallerLimits, *, known: bool) -> None:
+        key_id = limits.key.id
         if not known:
-            _resolve(self._pending_lookups.pop(key_id)[1], terms)
+            _resolve(self._pending_lookups.pop(key_id)[1], limits)
         if key_id not in self._keys_in_flight or (known and key_id not in self.limits_by_key):
-            return  # forgotten meanwhile
+            return  # invalidated in the meantime
         if key_id not in self.limits_by_key and len(self.limits_by_key) >= _MAX_KEYS:
             self.limits_by_key.clear()
             self._by_subject.clear()
@@ -245,12 +247,12 @@ class LeaseClient:
             self._quotas = {each.rule.id: each for each in self.active}
         if (before := self.limits_by_key.get(key_id)) is not None:
             self._index(before, add=False)
-        self.limits_by_key[key_id] = terms
-        self._index(terms, add=True)
+        self.limits_by_key[key_id] = limits
+        self._index(limits, add=True)
         self._stale.pop(key_id, None)
 
-    def _index(self, terms: CallerLimits, *, add: bool) -> None:
-        key = terms.key
+    def _index(self, limits: CallerLimits, *, add: bool) -> None:
+        key = limits.key
         of = (
             ("organization", key.organization_id),
             ("project", key.project_id),
@@ -266,13 +268,13 @@ class LeaseClient:
                     del self._by_subject[subject]
 
     def _on_error(self, error: Exception, waiting: Mapping[LeasedQuota, asyncio.Future[Exception | None]]) -> None:
-        """Nobody answers: accounts go on by what is known, for a while; callers that nobody knows can't."""
+        """Refill quotas locally for a bounded time while the control plane is unavailable; fail pending queries."""
         now = time.monotonic()
         self.unavailable_until = now + _AWAY_SECONDS
         if not isinstance(error, Unavailable):
             _log.error("limits could not be asked for", exc_info=error)
         trusted = isinstance(error, Unavailable) and now - self._last_response_at <= _TRUST_SECONDS
-        # Whoever came meanwhile would wait as long, for the same.
+        # Syncs that were requested in the meantime would fail in the same way.
         for each, future in (*waiting.items(), *self._pending_syncs.items()):
             if trusted:
                 each.refill_offline(now)
@@ -281,11 +283,11 @@ class LeaseClient:
         self._fail_waiting(error)
 
     def _fail_waiting(self, error: Exception) -> None:
-        """Nobody is left waiting."""
+        """Resolve everything that is pending with an error."""
         for accounts in self._pending_syncs.values():
             _resolve(accounts, error)
-        for _, terms in self._pending_lookups.values():
-            _resolve(terms, error)
+        for _, limits in self._pending_lookups.values():
+            _resolve(limits, error)
         self._pending_syncs.clear()
         self._pending_lookups.clear()
 
@@ -294,44 +296,44 @@ class LeaseClient:
         if found is None:
             found = self._quotas[rule.id] = LeasedQuota(rule)
             if rule.period is not None and not rule.hard:
-                self.active.add(found)  # nothing will be short of it: it is settled when it is time
+                self.active.add(found)  # it is never exhausted, so only the renewal interval triggers its report
         elif found.rule != rule:
             found.update_rule(rule)
         return found
 
-    def _apply_grants(self, answer: LeaseResponse, told: Mapping[str, LeaseReport]) -> None:
+    def _apply_grants(self, answer: LeaseResponse, reports: Mapping[str, LeaseReport]) -> None:
         now = time.monotonic()
         for grant in answer.grants:
-            allowance = self._quotas.get(grant.rule_id)
-            if allowance is None:
+            quota = self._quotas.get(grant.rule_id)
+            if quota is None:
                 continue
-            allowance.apply_grant(grant, told.get(grant.rule_id), now)
-            if allowance.is_idle:
-                self.active.discard(allowance)
+            quota.apply_grant(grant, reports.get(grant.rule_id), now)
+            if quota.is_idle:
+                self.active.discard(quota)
             else:
-                self.active.add(allowance)
-        for rule in told.keys() - {grant.rule_id for grant in answer.grants}:
-            # It was taken away.
+                self.active.add(quota)
+        for rule in reports.keys() - {grant.rule_id for grant in answer.grants}:
+            # The rule was deleted.
             if (gone := self._quotas.pop(rule, None)) is not None:
                 self.active.discard(gone)
 
 
 def _without_model_lists(key: Key) -> Key:
-    """What decides by which rules a key is bound; the models it names may be thousands, and would be kept and sent along."""
+    """The key without its lists, which may have thousands of entries and do not determine its rules."""
     return replace(key, models=None, denied_models=frozenset(), own_models=frozenset(), allowed_networks=None)
 
 
-def _lease_request(replica: str, holds: Sequence[LeaseReport], callers: Sequence[RulesQuery]) -> LeaseRequest:
-    """The first caller stands where older controls look for the only one."""
-    ask = LeaseRequest(replica, time.time(), holds)
-    if not callers:
-        return ask
-    first, *others = callers
-    return ask._replace(key=first.key, model=first.model, minimum=first.minimum, other_queries=others)
+def _lease_request(instance: str, reports: Sequence[LeaseReport], queries: Sequence[RulesQuery]) -> LeaseRequest:
+    """The first query has fields of its own, where a control plane of an earlier release reads its only one."""
+    request = LeaseRequest(instance, time.time(), reports)
+    if not queries:
+        return request
+    first, *others = queries
+    return request._replace(key=first.key, model=first.model, minimum=first.minimum, other_queries=others)
 
 
-def _by_rule(holds: Iterable[LeaseReport]) -> dict[str, LeaseReport]:
-    return {hold.rule_id: hold for hold in holds}
+def _by_rule(reports: Iterable[LeaseReport]) -> dict[str, LeaseReport]:
+    return {report.rule_id: report for report in reports}
 
 
 def _resolve(

@@ -1,7 +1,8 @@
-"""Limits and budgets in one process: slices leased through the control port, from which requests take at once.
+"""Enforcement of limits and budgets in one gateway instance, against slices of quota leased from the control plane.
 
-A request asks nobody as long as a slice is left. Slices are refilled ahead of need, accounts settled and given back in
-the background. What can't be had is remembered for a while, so that refusals cost nobody anything but the caller.
+A request reserves from a leased slice without a call to the control plane. A background task renews leases ahead of
+need, reports usage and returns what is unused. A quota that is exhausted stays blocked for a while, so that rejections
+cost no calls.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from llmariner.gateway.control_plane.port import Amounts, ControlPlane, Key
 from llmariner.gateway.limits.applicable_limits import ApplicableLimits, Reservation
 from llmariner.gateway.limits.lease_client import LeaseClient
 from llmariner.gateway.limits.leased_quota import LeasedQuota
-from llmariner.gateway.responses import limit_errors as refusals
+from llmariner.gateway.responses import limit_errors
 
 __all__ = ["Limiter"]
 
@@ -26,7 +27,7 @@ _TRIES = 4
 
 
 class Limiter:
-    """The slices of one process."""
+    """The limits and budgets of one gateway instance. `revision`: the latest one of the limits that is known here."""
 
     def __init__(self, control_plane: ControlPlane, instance: str | None = None) -> None:
         self._lease_client = LeaseClient(control_plane, instance)
@@ -34,36 +35,38 @@ class Limiter:
         self.revision = 0
 
     def try_reserve(
-        self, key: Key, model: str, prompt: int, answer: int | None, answers: int = 1
+        self, key: Key, model: str, prompt: int, completion: int | None, choices: int = 1
     ) -> Reservation | None:
-        """Take a request, a place and tokens for prompt and answer, if the slices have it.
+        """Reserve a request, a slot, and tokens for prompt and completion from leased quota. None: call `reserve`.
 
-        `answer`: tokens of all `answers` together; None: each of open length. None says: ask `admit`. ValueError for
-        negative amounts, which would give instead of take.
+        `completion`: tokens of all `choices` together; None: unbounded. Raises ValueError for negative amounts, which would
+        increase the quota.
         """
-        terms = self._limits_by_key.get(key.id)
-        if terms is None:
+        caller_limits = self._limits_by_key.get(key.id)
+        if caller_limits is None:
             return None
-        bound = terms.for_model(model) if terms.named_models else terms.default
-        tokens = prompt + (bound.default_completion_tokens * answers if answer is None else answer)
+        applicable = caller_limits.for_model(model) if caller_limits.named_models else caller_limits.default
+        tokens = prompt + (applicable.default_completion_tokens * choices if completion is None else completion)
         if not 0 <= prompt <= tokens:
             raise _negative_amounts(tokens - prompt, prompt)
-        # As in `_taken`; a call more would be a tenth of this.
-        for limit in bound.limits:
+        # This repeats `_try_reserve`: calling it would take a tenth more time.
+        for limit in applicable.limits:
             if limit.requests < 1 or limit.tokens < tokens or limit.slots < 1:
                 return None
-        for limit in bound.limits:
+        for limit in applicable.limits:
             limit.requests -= 1
             limit.tokens -= tokens
             limit.slots -= 1
-        return Reservation(bound, tokens)
+        return Reservation(applicable, tokens)
 
-    async def reserve(self, key: Key, model: str, prompt: int, answer: int | None, answers: int = 1) -> Reservation:
-        """As `reserve`, getting more where a slice is used up. RateLimited says when to come again."""
-        if prompt < 0 or (answer or 0) < 0:
-            raise _negative_amounts(prompt, answer)
-        terms = self._limits_by_key.get(key.id) or await self._lease_client.fetch_limits(key, model, prompt)
-        return await self._reserve_with_sync(terms.for_model(model), key, model, prompt, answer, answers)
+    async def reserve(self, key: Key, model: str, prompt: int, completion: int | None, choices: int = 1) -> Reservation:
+        """Like `try_reserve`, but leases more quota where a slice is exhausted. Raises RateLimited with a retry-after
+        header.
+        """
+        if prompt < 0 or (completion or 0) < 0:
+            raise _negative_amounts(prompt, completion)
+        caller_limits = self._limits_by_key.get(key.id) or await self._lease_client.fetch_limits(key, model, prompt)
+        return await self._reserve_with_sync(caller_limits.for_model(model), key, model, prompt, completion, choices)
 
     async def reserve_for_base_model(
         self,
@@ -72,41 +75,46 @@ class Limiter:
         model: str,
         base: str,
         prompt: int,
-        answer: int | None,
-        answers: int = 1,
+        completion: int | None,
+        choices: int = 1,
     ) -> None:
-        """Have a reservation for an adapter count for its base model, too. RateLimited: it holds nothing any more."""
-        terms = self._limits_by_key.get(key.id) or await self._lease_client.fetch_limits(key, model, prompt)
-        if base not in terms.named_models:
+        """Extend an adapter's reservation to the limits of its base model. Raises RateLimited; the reservation is then
+        empty.
+        """
+        caller_limits = self._limits_by_key.get(key.id) or await self._lease_client.fetch_limits(key, model, prompt)
+        if base not in caller_limits.named_models:
             return
         reservation.cancel()
-        taken = await self._reserve_with_sync(terms.for_adapter(model, base), key, model, prompt, answer, answers)
-        reservation.applicable, reservation.tokens = taken.applicable, taken.tokens
+        extended = await self._reserve_with_sync(
+            caller_limits.for_adapter(model, base), key, model, prompt, completion, choices
+        )
+        reservation.applicable, reservation.tokens = extended.applicable, extended.tokens
 
     async def _reserve_with_sync(
-        self, bound: ApplicableLimits, key: Key, model: str, prompt: int, answer: int | None, answers: int
+        self, applicable: ApplicableLimits, key: Key, model: str, prompt: int, completion: int | None, choices: int
     ) -> Reservation:
-        """A reservation, from larger slices where these are used up. RateLimited."""
-        if (answer or 0) > bound.max_tokens:
-            _check_size(bound, key, model, answer or 0)
-        # A prompt's bound may be over a small limit where the prompt itself is not: then it takes the whole limit.
-        longest = bound.default_completion_tokens * answers if answer is None else answer
-        tokens = int(min(prompt + longest, bound.max_tokens))
+        """Reserve, leasing more quota where a slice is exhausted. Raises RateLimited."""
+        if (completion or 0) > applicable.max_tokens:
+            _check_size(applicable, key, model, completion or 0)
+        # The upper bound of a prompt may exceed a small limit although the prompt does not: it then reserves the whole
+        # limit.
+        longest = applicable.default_completion_tokens * choices if completion is None else completion
+        tokens = int(min(prompt + longest, applicable.max_tokens))
         for _ in range(_TRIES):
-            if (reserved := _try_reserve(bound, tokens)) is not None:
+            if (reserved := _try_reserve(applicable, tokens)) is not None:
                 return reserved
-            short = [limit for limit in bound.limits if _lacks(limit, tokens)]
-            if not self._record_shortage(short, Amounts(1, tokens, 1)):
+            exhausted = [limit for limit in applicable.limits if _lacks(limit, tokens)]
+            if not self._record_shortage(exhausted, Amounts(1, tokens, 1)):
                 break
-            await self._lease_client.sync(short)
-        if (reserved := _try_reserve(bound, tokens)) is not None:
+            await self._lease_client.sync(exhausted)
+        if (reserved := _try_reserve(applicable, tokens)) is not None:
             return reserved
-        closed = max(bound.limits, key=lambda limit: (_lacks(limit, tokens), limit.blocked_until))
-        headers = {name.decode(): value.decode() for name, value in bound.headers()}
-        raise refusals.rate_limited(closed, key, model, tokens, time.monotonic(), headers)
+        exceeded = max(applicable.limits, key=lambda limit: (_lacks(limit, tokens), limit.blocked_until))
+        headers = {name.decode(): value.decode() for name, value in applicable.headers()}
+        raise limit_errors.rate_limited(exceeded, key, model, tokens, time.monotonic(), headers)
 
     def try_reserve_money(self, reservation: Reservation, money: int) -> bool:
-        """Take the most that a request can cost from every budget, if the slices have it. False says: ask `fund`."""
+        """Reserve the maximum cost of a request (nano-dollars) in every budget. False: call `reserve_money`."""
         if money < 0:
             raise _negative_amounts(money)
         budgets = reservation.applicable.budgets
@@ -119,17 +127,19 @@ class Limiter:
         return True
 
     async def reserve_money(self, reservation: Reservation, money: int) -> None:
-        """As `take_money`, getting more where a slice is used up. InsufficientQuota names the budget that can't pay."""
+        """Like `try_reserve_money`, but leases more where a slice is exhausted. Raises InsufficientQuota, which names
+        the budget.
+        """
         for budget in reservation.applicable.budgets:
             if budget.limited[3] and (budget.rule.amount or 0) < money:
-                raise refusals.budget_exceeded(budget, time.monotonic())
+                raise limit_errors.budget_exceeded(budget, time.monotonic())
         for _ in range(_TRIES):
             if self.try_reserve_money(reservation, money):
                 return
-            short = [budget for budget in reservation.applicable.budgets if budget.money < money]
-            if not self._record_shortage(short, Amounts(money=money)):
+            exhausted = [budget for budget in reservation.applicable.budgets if budget.money < money]
+            if not self._record_shortage(exhausted, Amounts(money=money)):
                 break
-            await self._lease_client.sync(short)
+            await self._lease_client.sync(exhausted)
         if self.try_reserve_money(reservation, money):
             return
         if time.monotonic() < self._lease_client.unavailable_until:
@@ -137,14 +147,14 @@ class Limiter:
                 "Nobody can say what is left of a budget just now. Try again.", headers={"retry-after": "2"}
             )
         lacking = next(budget for budget in reservation.applicable.budgets if budget.money < money)
-        raise refusals.budget_exceeded(lacking, time.monotonic())
+        raise limit_errors.budget_exceeded(lacking, time.monotonic())
 
     def invalidate(
         self, key_ids: Iterable[str], revision: int, subjects: Collection[tuple[str, str]] | None = None
     ) -> None:
-        """Ask again what binds these keys before they go on, and, if `rules` rose, whoever the `subjects` concern.
+        """Invalidate the limits of these keys, and, if `revision` differs, refresh those of keys of the `subjects`.
 
-        Those go on as before until the answer is here. None: everybody (see `Changes`).
+        Keys that are refreshed keep their limits until the response arrives. `subjects` None: all keys (see `Changes`).
         """
         for key_id in key_ids:
             self._lease_client.invalidate_key(key_id)
@@ -153,50 +163,50 @@ class Limiter:
             self._lease_client.invalidate_subjects(subjects)
 
     async def run(self) -> None:
-        """Settle accounts until cancelled."""
+        """Report usage and renew leases until cancelled."""
         while True:
             await asyncio.sleep(_TICK_SECONDS)
             now = time.monotonic()
             try:
                 await self._lease_client.sync([each for each in self._lease_client.active if each.needs_sync(now)])
             except Unavailable:
-                pass  # whoever needs more is told so
+                pass  # requests that need more quota raise it themselves
             except Exception:
                 _log.exception("limits could not be settled")
 
     async def close(self) -> None:
-        """Give everything back."""
+        """Return all leases."""
         try:
             await self._lease_client.close()
         except PlatformError:
             _log.warning("slices of limits could not be given back; they come back by themselves")
 
-    def _record_shortage(self, short: list[LeasedQuota], need: Amounts) -> bool:
-        """Note what is missing; whether there may be some of it by now."""
+    def _record_shortage(self, exhausted: list[LeasedQuota], need: Amounts) -> bool:
+        """Record the shortage; return whether more quota may be available by now."""
         now = time.monotonic()
-        for each in short:
+        for each in exhausted:
             each.record_shortage(need, now)
-        return now >= self._lease_client.unavailable_until and all(now >= each.blocked_until for each in short)
+        return now >= self._lease_client.unavailable_until and all(now >= each.blocked_until for each in exhausted)
 
 
-def _check_size(bound: ApplicableLimits, key: Key, model: str, tokens: int) -> None:
-    """RateLimited for an answer that is over a limit; one that was raised meanwhile refuses nothing."""
-    for limit in bound.limits:
+def _check_size(applicable: ApplicableLimits, key: Key, model: str, tokens: int) -> None:
+    """Raise RateLimited for a completion that exceeds a limit, unless the limit was raised in the meantime."""
+    for limit in applicable.limits:
         most = min((n for name, n in limit.rule.thresholds.items() if name.startswith("tokens")), default=tokens)
         if most < tokens:
-            raise refusals.request_too_large(limit.rule, key, model, tokens, most)
+            raise limit_errors.request_too_large(limit.rule, key, model, tokens, most)
 
 
-def _try_reserve(bound: ApplicableLimits, tokens: int) -> Reservation | None:
-    """What one request takes, if all limits have it."""
-    for limit in bound.limits:
+def _try_reserve(applicable: ApplicableLimits, tokens: int) -> Reservation | None:
+    """Reserve one request if all limits allow it."""
+    for limit in applicable.limits:
         if limit.requests < 1 or limit.tokens < tokens or limit.slots < 1:
             return None
-    for limit in bound.limits:
+    for limit in applicable.limits:
         limit.requests -= 1
         limit.tokens -= tokens
         limit.slots -= 1
-    return Reservation(bound, tokens)
+    return Reservation(applicable, tokens)
 
 
 def _negative_amounts(*amounts: int | None) -> ValueError:
