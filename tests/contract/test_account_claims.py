@@ -19,7 +19,7 @@ from llmariner.tenancy.sign_in.token_sign_in import TokenSignIn
 from llmariner.tenancy.tables import users
 from llmariner.tenancy.validators import has_public_domain
 
-from .arriving import ISSUER, Tokens, add_user, assert_no_membership, join, user_row
+from .sign_in_fixtures import ISSUER, Tokens, add_user, assert_no_membership, join, user_row
 from .team import PEPPER, Team
 
 

@@ -8,7 +8,7 @@ from llmariner.errors import AuthenticationFailed, Conflict, InvalidRequest, Per
 from llmariner.tenancy.members.users import Users
 from llmariner.tenancy.tables import organizations, projects
 
-from .arriving import add_user, join
+from .sign_in_fixtures import add_user, join
 from .team import Team
 
 

@@ -29,7 +29,7 @@ from llmariner.tenancy.tables import (
     users,
 )
 
-from .arriving import ISSUER, Tokens, add_user, assert_no_membership, audit_entries, invite, join, map_group, user_row
+from .sign_in_fixtures import ISSUER, Tokens, add_user, assert_no_membership, audit_entries, invite, join, map_group, user_row
 from .team import Team
 
 AtOnce = Callable[[Iterable[Callable[[], Any]]], list[Any]]

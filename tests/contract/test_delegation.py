@@ -19,7 +19,7 @@ from llmariner.tenancy.roles.delegation import held_scopes
 from llmariner.tenancy.roles.scopes import ORGANIZATION_ROLES, PROJECT_ROLES
 from llmariner.tenancy.sign_in.token_sign_in import TokenSignIn
 
-from .arriving import Tokens
+from .sign_in_fixtures import Tokens
 from .team import Team
 
 ISSUER = "https://issuer.example"

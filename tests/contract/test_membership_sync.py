@@ -26,7 +26,7 @@ from llmariner.tenancy.sign_in import token_sign_in as sign_in
 from llmariner.tenancy.sign_in.token_sign_in import TokenSignIn
 from llmariner.tenancy.tables import organization_users, project_users, user_groups, users
 
-from .arriving import ISSUER, Tokens
+from .sign_in_fixtures import ISSUER, Tokens
 from .team import Team
 
 AtOnce = Callable[[Iterable[Callable[[], Any]]], list[Any]]

@@ -13,7 +13,7 @@ from llmariner.tenancy.sign_in import token_sign_in as sign_in
 from llmariner.tenancy.sign_in.token_sign_in import TokenSignIn
 from llmariner.tenancy.tables import organization_users, organizations, project_users, projects
 
-from .arriving import ISSUER, Tokens, assert_no_membership
+from .sign_in_fixtures import ISSUER, Tokens, assert_no_membership
 from .team import Team
 
 

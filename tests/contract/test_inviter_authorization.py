@@ -16,7 +16,7 @@ from llmariner.tenancy.roles.scopes import ORGANIZATION_ROLES, PROJECT_ROLES
 from llmariner.tenancy.sign_in.token_sign_in import TokenSignIn
 from llmariner.tenancy.tables import invites
 
-from .arriving import ISSUER, Tokens, audit_entries
+from .sign_in_fixtures import ISSUER, Tokens, audit_entries
 from .team import PEPPER, Team
 
 

@@ -19,7 +19,7 @@ from llmariner.tenancy.sign_in import token_sign_in as sign_in
 from llmariner.tenancy.sign_in.token_sign_in import TokenSignIn
 from llmariner.tenancy.tables import organization_users
 
-from .arriving import ISSUER, Tokens, add_user, assert_no_membership, audit_entries, invite, join, map_group
+from .sign_in_fixtures import ISSUER, Tokens, add_user, assert_no_membership, audit_entries, invite, join, map_group
 
 
 @pytest.fixture
