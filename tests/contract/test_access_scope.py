@@ -1,4 +1,4 @@
-"""What a caller reaches: a person all that they are in, a key what it was made for, and nobody what is kept from them."""
+"""Access to organizations and projects: people by membership, keys by their project, and NotFound for everything else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Accounts that nobody signed in to yet: an e-mail alone makes nobody an administrator."""
+"""Claims of accounts without a sign-in: an e-mail is not enough for an account that administers an organization."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The audit log: one whole chain whoever writes at once, and no way to change it that `verify` does not see."""
+"""The audit log: one intact chain under concurrent writers, and every change is detected by `verify`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pages of the audit log: OpenAI's filters and cursors, and who acted in OpenAI's shape."""
+"""Pages of the audit log: OpenAI's filters, cursors and form of actors."""
 
 from __future__ import annotations
 

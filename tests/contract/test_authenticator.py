@@ -1,4 +1,4 @@
-"""Who calls: a key never does more than its user may, and what changes shows everywhere."""
+"""Authentication: a key has at most the permissions of its user, and changes apply in every process."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _PEPPER = Secret("p" * 32)
 
 
 @pytest.fixture
-def callers(database: Database) -> Authenticator:
+def authenticator(database: Database) -> Authenticator:
     return Authenticator(database, _PEPPER)
 
 
@@ -59,95 +59,97 @@ def set_role(database: Database, table: Any, user_id: str, role: str | None) -> 
 
 @pytest.mark.parametrize("role", sorted(PROJECT_ROLES))
 def test_a_key_does_no_more_than_its_user_may(
-    role: str, database: Database, owner: KeyOwner, keys: Keys, callers: Authenticator
+    role: str, database: Database, owner: KeyOwner, keys: Keys, authenticator: Authenticator
 ) -> None:
     _, secret = keys.create(join(database, owner, role), NewKey("all", OWNER_SCOPES))
-    caller = callers.authenticate(secret)
+    caller = authenticator.authenticate(secret)
     assert caller is not None
     assert caller.scopes == PROJECT_ROLES[role] | ORGANIZATION_ROLES["reader"]
     assert (caller.project_role, caller.is_owner) == (role, False)
 
 
-def test_a_key_does_no_more_than_it_carries(owner: KeyOwner, keys: Keys, callers: Authenticator) -> None:
+def test_a_key_does_no_more_than_it_carries(owner: KeyOwner, keys: Keys, authenticator: Authenticator) -> None:
     _, secret = keys.create(owner, NewKey("files", frozenset({"api.files.read", "api.k8s.clusterscope.read"})))
-    caller = callers.authenticate(secret)
+    caller = authenticator.authenticate(secret)
     assert caller is not None
     assert caller.scopes == {"api.files.read"}
 
 
-def test_who_may_change_models_may_use_them(owner: KeyOwner, keys: Keys, callers: Authenticator) -> None:
+def test_who_may_change_models_may_use_them(owner: KeyOwner, keys: Keys, authenticator: Authenticator) -> None:
     _, secret = keys.create(owner, NewKey("older", frozenset({"api.model.write"})))
-    caller = callers.authenticate(secret)
+    caller = authenticator.authenticate(secret)
     assert caller is not None
     assert caller.scopes == {"api.model.write", "api.inference.write"}
 
 
 @pytest.mark.parametrize("table", [organization_users, project_users], ids=str)
 def test_a_leavers_keys_die_with_the_membership(
-    table: Any, database: Database, owner: KeyOwner, keys: Keys, callers: Authenticator
+    table: Any, database: Database, owner: KeyOwner, keys: Keys, authenticator: Authenticator
 ) -> None:
     member = join(database, owner, "member")
     made, secret = keys.create(member, NewKey("mine", VIEWER_SCOPES))
-    assert callers.authenticate(secret) is not None
+    assert authenticator.authenticate(secret) is not None
     before, _ = keys.changed_since(0)
     set_role(database, table, member.user_id, None)
-    assert callers.authenticate(secret) is None
+    assert authenticator.authenticate(secret) is None
     assert set(keys.changed_since(before)[1]) == {made.id, member.user_id}
 
 
-def test_another_role_counts_at_once(database: Database, owner: KeyOwner, keys: Keys, callers: Authenticator) -> None:
+def test_another_role_counts_at_once(
+    database: Database, owner: KeyOwner, keys: Keys, authenticator: Authenticator
+) -> None:
     member = join(database, owner, "viewer")
     _, secret = keys.create(member, NewKey("mine", OWNER_SCOPES))
     set_role(database, project_users, member.user_id, "member")
-    caller = callers.authenticate(secret)
+    caller = authenticator.authenticate(secret)
     assert caller is not None
     assert caller.scopes == PROJECT_ROLES["member"] | ORGANIZATION_ROLES["reader"]
 
 
 def test_a_role_of_the_organizations_own_is_its_scopes(
-    database: Database, owner: KeyOwner, keys: Keys, callers: Authenticator
+    database: Database, owner: KeyOwner, keys: Keys, authenticator: Authenticator
 ) -> None:
     with database.write() as session:
         role = {"id": "role_1", "organization_id": owner.organization_id, "name": "asks", "description": ""}
         session.add(custom_roles, **role, scopes="api.inference.write", created_at=1)
     _, secret = keys.create(join(database, owner, "role_1"), NewKey("mine", OWNER_SCOPES))
-    caller = callers.authenticate(secret)
+    caller = authenticator.authenticate(secret)
     assert caller is not None
     assert caller.scopes == {"api.inference.write"} | ORGANIZATION_ROLES["reader"]
 
 
 def test_a_key_of_an_archived_project_is_no_good(
-    database: Database, owner: KeyOwner, keys: Keys, callers: Authenticator
+    database: Database, owner: KeyOwner, keys: Keys, authenticator: Authenticator
 ) -> None:
     _, secret = keys.create(owner, NewKey("mine", OWNER_SCOPES))
     with database.write() as session:
         session.run(update(projects).where(projects.c.id == owner.project_id).values(archived_at=5))
-    assert callers.authenticate(secret) is None
+    assert authenticator.authenticate(secret) is None
 
 
-def test_a_superseded_secret_is_no_good(owner: KeyOwner, keys: Keys, callers: Authenticator) -> None:
+def test_a_superseded_secret_is_no_good(owner: KeyOwner, keys: Keys, authenticator: Authenticator) -> None:
     made, old = keys.create(owner, NewKey("mine", OWNER_SCOPES))
     _, new = keys.rotate(owner, made.id, overlap=0)
-    assert callers.authenticate(old) is None
-    assert callers.authenticate(new) is not None
+    assert authenticator.authenticate(old) is None
+    assert authenticator.authenticate(new) is not None
 
 
 def test_a_superseded_secret_is_good_for_as_long_as_was_said(
-    database: Database, owner: KeyOwner, keys: Keys, callers: Authenticator
+    database: Database, owner: KeyOwner, keys: Keys, authenticator: Authenticator
 ) -> None:
     made, old = keys.create(owner, NewKey("mine", OWNER_SCOPES))
     keys.rotate(owner, made.id, overlap=60)
-    assert callers.authenticate(old) is not None
+    assert authenticator.authenticate(old) is not None
     with database.write() as session:  # as if that time were over
         session.run(update(api_keys).where(api_keys.c.id == made.id).values(previous_expires_at=time.time() - 1))
-    assert callers.authenticate(old) is None
+    assert authenticator.authenticate(old) is None
 
 
 def test_when_a_key_was_last_used_is_noted_to_the_minute(
-    database: Database, owner: KeyOwner, keys: Keys, callers: Authenticator
+    database: Database, owner: KeyOwner, keys: Keys, authenticator: Authenticator
 ) -> None:
     made, secret = keys.create(owner, NewKey("mine", OWNER_SCOPES))
-    assert callers.authenticate(secret) is not None
+    assert authenticator.authenticate(secret) is not None
     noted = keys.get(owner, made.id)
     now = noted.last_used_at or 0
     assert now == pytest.approx(time.time(), abs=30)
@@ -160,17 +162,17 @@ def test_when_a_key_was_last_used_is_noted_to_the_minute(
 
 
 def test_one_process_writes_it_once_in_a_minute_whoever_tells(
-    database: Database, owner: KeyOwner, keys: Keys, callers: Authenticator, monkeypatch: pytest.MonkeyPatch
+    database: Database, owner: KeyOwner, keys: Keys, authenticator: Authenticator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, secret = keys.create(owner, NewKey("mine", OWNER_SCOPES))
-    assert callers.authenticate(secret) is not None
+    assert authenticator.authenticate(secret) is not None
     writes = []
     monkeypatch.setattr(database, "write", lambda: writes.append(1))
     now = int(time.time())
-    callers.last_use.record({made.id: now})
-    callers.authenticate(secret)
+    authenticator.last_use.record({made.id: now})
+    authenticator.authenticate(secret)
     assert not writes
-    callers.last_use.record({made.id: now + 90})
+    authenticator.last_use.record({made.id: now + 90})
     assert writes
 
 
@@ -190,41 +192,41 @@ def test_a_database_that_only_reads_knows_its_keys(database: Database, owner: Ke
     assert keys.get(owner, made.id).last_used_at is None
 
 
-def test_headers_of_a_key_must_name_its_own(owner: KeyOwner, keys: Keys, callers: Authenticator) -> None:
+def test_headers_of_a_key_must_name_its_own(owner: KeyOwner, keys: Keys, authenticator: Authenticator) -> None:
     _, secret = keys.create(owner, NewKey("mine", OWNER_SCOPES))
-    assert callers.authenticate(secret, owner.organization_id, "Default Project") is not None
+    assert authenticator.authenticate(secret, owner.organization_id, "Default Project") is not None
     with pytest.raises(AuthenticationFailed) as refused:
-        callers.authenticate(secret, "org_2")
+        authenticator.authenticate(secret, "org_2")
     assert refused.value.code == "mismatched_organization"
     with pytest.raises(AuthenticationFailed) as refused:
-        callers.authenticate(secret, None, "proj_2")
+        authenticator.authenticate(secret, None, "proj_2")
     assert refused.value.code == "mismatched_project"
 
 
-def test_a_person_selects_by_id_or_title(database: Database, owner: KeyOwner, callers: Authenticator) -> None:
+def test_a_person_selects_by_id_or_title(database: Database, owner: KeyOwner, authenticator: Authenticator) -> None:
     with database.write() as session:
         row = {"organization_id": owner.organization_id, "is_default": False, "created_at": 1}
         session.add(projects, id="proj_b", title="Second", **row)
-    first = callers.caller_for_user(owner.user_id)
+    first = authenticator.caller_for_user(owner.user_id)
     assert (first.organization_id, first.project_id) == (owner.organization_id, owner.project_id)
-    assert callers.caller_for_user(owner.user_id, "Default Organization", "Second").project_id == "proj_b"
-    assert callers.caller_for_user(owner.user_id, None, "proj_b").project_role == "owner"
+    assert authenticator.caller_for_user(owner.user_id, "Default Organization", "Second").project_id == "proj_b"
+    assert authenticator.caller_for_user(owner.user_id, None, "proj_b").project_role == "owner"
     member = join(database, owner, "member")
-    assert callers.caller_for_user(member.user_id).project_id == owner.project_id
+    assert authenticator.caller_for_user(member.user_id).project_id == owner.project_id
     with pytest.raises(PermissionDenied, match="Second"):
-        callers.caller_for_user(member.user_id, None, "Second")
+        authenticator.caller_for_user(member.user_id, None, "Second")
 
 
-def test_who_belongs_nowhere_is_told(database: Database, owner: KeyOwner, callers: Authenticator) -> None:
+def test_who_belongs_nowhere_is_told(database: Database, owner: KeyOwner, authenticator: Authenticator) -> None:
     with pytest.raises(AuthenticationFailed):
-        callers.caller_for_user("user_gone")
+        authenticator.caller_for_user("user_gone")
     member = join(database, owner, "member")
     set_role(database, project_users, member.user_id, None)
     with pytest.raises(InvalidRequest, match="OpenAI-Project"):
-        _ = callers.caller_for_user(member.user_id).key_owner
+        _ = authenticator.caller_for_user(member.user_id).key_owner
     set_role(database, organization_users, member.user_id, None)
     with pytest.raises(PermissionDenied, match="not a member of any organization"):
-        callers.caller_for_user(member.user_id)
+        authenticator.caller_for_user(member.user_id)
 
 
 _ALL_OF_0001 = (

@@ -1,4 +1,4 @@
-"""Roles that an organization makes: what they may hold, who may make them, and what stands in the way of deleting one."""
+"""Custom roles: allowed scopes, who may create them, and what prevents deletion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where somebody works who selects nothing: no later act of others moves them there."""
+"""The default organization and project of a user: later changes by others do not alter them."""
 
 from __future__ import annotations
 

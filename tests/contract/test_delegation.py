@@ -1,4 +1,4 @@
-"""Those below change nothing of those above: memberships, roles of groups, service accounts, keys and invitations."""
+"""Callers cannot change memberships, group roles, service accounts, keys and invitations with permissions they lack."""
 
 from __future__ import annotations
 

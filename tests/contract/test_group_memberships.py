@@ -1,4 +1,4 @@
-"""Groups of the issuer give roles and take them: at each token that says something new, and when a mapping changes."""
+"""Groups of the issuer grant and revoke memberships: with each token that has new claims, and when a group role changes."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def tokens() -> Tokens:
 
 
 @pytest.fixture
-def callers(database: Database) -> Authenticator:
+def authenticator(database: Database) -> Authenticator:
     return Authenticator(database, Secret("p" * 32))
 
 
 @pytest.fixture
-def people(database: Database, tokens: Tokens, callers: Authenticator, owner: KeyOwner) -> TokenSignIn:
+def people(database: Database, tokens: Tokens, authenticator: Authenticator, owner: KeyOwner) -> TokenSignIn:
     """Of an installation with its default organization."""
-    return TokenSignIn(database, tokens, callers)
+    return TokenSignIn(database, tokens, authenticator)
 
 
 @pytest.fixture(autouse=True)
@@ -74,18 +74,18 @@ def test_a_token_that_says_nothing_of_groups_changes_nothing(
 
 
 def test_a_leaver_s_keys_end_with_the_group(
-    database: Database, people: TokenSignIn, tokens: Tokens, callers: Authenticator, owner: KeyOwner
+    database: Database, people: TokenSignIn, tokens: Tokens, authenticator: Authenticator, owner: KeyOwner
 ) -> None:
     map_group(database, owner, "staff", "member", project=True)
     caller = people.authenticate(tokens.issue(groups=frozenset({"staff"})))
     keys = Keys(database, Secret("p" * 32))
     key, secret = keys.create(caller.key_owner, NewKey("mine", frozenset({"api.model.read"})))
-    assert callers.authenticate(secret) is not None
+    assert authenticator.authenticate(secret) is not None
     assert_no_membership(people, tokens.issue(groups=frozenset()))
-    assert callers.authenticate(secret) is None
+    assert authenticator.authenticate(secret) is None
     assert key.id in keys.changed_since(key.revision)[1]
     assert people.authenticate(tokens.issue(groups=frozenset({"staff"}))).project_role == "member"
-    assert callers.authenticate(secret) is None  # it does not come back with them
+    assert authenticator.authenticate(secret) is None  # it does not come back with them
 
 
 def test_an_older_token_is_no_news_of_groups(
@@ -102,46 +102,48 @@ def test_an_older_token_is_no_news_of_groups(
 
 
 def test_whom_an_owner_removed_stays_out_with_the_tokens_of_before(
-    database: Database, people: TokenSignIn, tokens: Tokens, callers: Authenticator, owner: KeyOwner
+    database: Database, people: TokenSignIn, tokens: Tokens, authenticator: Authenticator, owner: KeyOwner
 ) -> None:
     map_group(database, owner, "staff", "member", project=True)
     held = tokens.issue(groups=frozenset({"staff"}))
     alice = people.authenticate(held).user_id
     members = Members(database)
-    members.remove(callers.caller_for_user(owner.user_id), alice)
+    members.remove(authenticator.caller_for_user(owner.user_id), alice)
     assert_no_membership(people, held)
     later = int(time.time()) + 60
     assert_no_membership(people, tokens.issue(groups=frozenset({"staff"}), issued_at=later))
     map_group(database, owner, "staff", "reader")
     reconcile_group(database, ISSUER, "staff")
     assert_no_membership(people, tokens.issue(groups=frozenset({"staff", "more"}), issued_at=later + 60))
-    members.add(callers.caller_for_user(owner.user_id), "alice@example.org", "reader")
+    members.add(authenticator.caller_for_user(owner.user_id), "alice@example.org", "reader")
     assert (
         people.authenticate(tokens.issue(groups=frozenset({"staff"}), issued_at=later + 120)).project_role == "member"
     )
 
 
 def test_whom_an_owner_took_out_of_a_project_stays_out_with_the_tokens_of_before(
-    database: Database, people: TokenSignIn, tokens: Tokens, callers: Authenticator, owner: KeyOwner
+    database: Database, people: TokenSignIn, tokens: Tokens, authenticator: Authenticator, owner: KeyOwner
 ) -> None:
     map_group(database, owner, "staff", "member", project=True)
     held = tokens.issue(groups=frozenset({"staff"}))
     alice = people.authenticate(held)
     assert alice.project_role == "member"
-    Members(database).remove_from_project(callers.caller_for_user(owner.user_id), owner.project_id, alice.user_id)
+    Members(database).remove_from_project(authenticator.caller_for_user(owner.user_id), owner.project_id, alice.user_id)
     assert people.authenticate(held).project_role is None
     later = tokens.issue(groups=frozenset({"staff"}), issued_at=int(time.time()) + 60)
     assert people.authenticate(later).project_role is None
-    Members(database).add_to_project(callers.caller_for_user(owner.user_id), owner.project_id, alice.user_id, "viewer")
+    Members(database).add_to_project(
+        authenticator.caller_for_user(owner.user_id), owner.project_id, alice.user_id, "viewer"
+    )
     assert people.authenticate(later).project_role == "viewer"
 
 
 def test_an_invitation_lets_somebody_in_again(
-    database: Database, people: TokenSignIn, tokens: Tokens, callers: Authenticator, owner: KeyOwner
+    database: Database, people: TokenSignIn, tokens: Tokens, authenticator: Authenticator, owner: KeyOwner
 ) -> None:
     map_group(database, owner, "staff", "member", project=True)
     held = tokens.issue(groups=frozenset({"staff"}))
-    Members(database).remove(callers.caller_for_user(owner.user_id), people.authenticate(held).user_id)
+    Members(database).remove(authenticator.caller_for_user(owner.user_id), people.authenticate(held).user_id)
     assert_no_membership(people, held)
     invite(database, owner, "alice@example.org", projects="[]")
     later = tokens.issue(groups=frozenset({"staff"}), issued_at=int(time.time()) + 60)
@@ -153,12 +155,12 @@ def test_what_a_group_gave_ends_with_its_role_and_nobody_must_come_for_it(
     database: Database,
     people: TokenSignIn,
     tokens: Tokens,
-    callers: Authenticator,
+    authenticator: Authenticator,
     owner: KeyOwner,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(sign_in, "_CACHE_SECONDS", 60.0)
-    mappings, actor = GroupRoles(database), callers.caller_for_user(owner.user_id)
+    mappings, actor = GroupRoles(database), authenticator.caller_for_user(owner.user_id)
     place = {"issuer": ISSUER, "group": "staff", "project_id": owner.project_id}
     mapped = mappings.create(actor, role="viewer", **place)
     token = tokens.issue(groups=frozenset({"staff"}))
@@ -169,10 +171,10 @@ def test_what_a_group_gave_ends_with_its_role_and_nobody_must_come_for_it(
     (_, owning) = mappings.of_organization(owner.organization_id)
     mappings.delete(actor, owning.id)
     assert people.authenticate(token).organization_role == "reader"
-    assert callers.authenticate(secret) is not None
+    assert authenticator.authenticate(secret) is not None
     mappings.delete(actor, mapped.id)
     reconcile_group(database, ISSUER, "staff")
-    assert callers.authenticate(secret) is None
+    assert authenticator.authenticate(secret) is None
     assert_no_membership(people, token)
     assert log.verify(database, owner.organization_id).intact
 

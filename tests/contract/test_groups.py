@@ -1,4 +1,4 @@
-"""Groups that an organization knows: one role in each place, and nobody gives by a group what they could not give."""
+"""Registered groups: one role per organization and project, granted only by callers that hold its scopes."""
 
 from __future__ import annotations
 

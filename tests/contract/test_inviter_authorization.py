@@ -1,4 +1,4 @@
-"""What an invitation is worth: what its sender may give, and nothing that the invited person becomes another way."""
+"""An invitation grants only what its inviter may still grant, and nothing that the person gets by other means."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Invitations: a token that is shown once lets one person in, as promised, until it expires."""
+"""Invitations: the token admits one person, with the granted roles, until it expires."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""API keys: their life from making to revocation, and what others see of it."""
+"""API keys: from creation to revocation, and which callers see them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whoever was removed, or may less by now, does nothing with a request that came before and waited for that act."""
+"""A request that waits for another mutation is refused if its caller lost permissions in the meantime."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memberships: who comes, who goes, what goes with them, and that nobody makes others more than they are."""
+"""Memberships: adding, removing, what is removed with them, and that nobody grants more than they hold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A group's role reaches its members in slices, whoever signs in meanwhile, and however often an event comes."""
+"""Reconciliation of a group's members: in batches, concurrent with sign-ins, idempotent for repeated events."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What administrators see of an organization: pages that follow one another, and nothing of another organization."""
+"""Queries of the admin API: consecutive pages, without rows of other organizations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NOBODY = "nobody"
 
 
 @pytest.fixture
-def directory(database: Database) -> OrganizationQueries:
+def queries(database: Database) -> OrganizationQueries:
     return OrganizationQueries(database)
 
 
@@ -55,7 +55,7 @@ def ids(page: Page) -> tuple[str, bool]:
 
 
 def test_pages_follow_one_another_both_ways_round(
-    directory: OrganizationQueries, owner: KeyOwner, add: Callable[..., None]
+    queries: OrganizationQueries, owner: KeyOwner, add: Callable[..., None]
 ) -> None:
     for name, at in (("a", 20), ("b", 10), ("c", 10), ("d", 5)):
         add(custom_roles, id=f"r{name}", name=name, description="", scopes="", created_at=at)
@@ -63,7 +63,7 @@ def test_pages_follow_one_another_both_ways_round(
     here = owner.organization_id
 
     def page(**paging: Any) -> tuple[str, bool]:
-        found = directory.projects(here, Paging(**paging))
+        found = queries.projects(here, Paging(**paging))
         return ids(([row for row in found[0] if row.id != owner.project_id], found[1]))
 
     # In the order of ids: the default project, proj_…, is the last.
@@ -77,55 +77,55 @@ def test_pages_follow_one_another_both_ways_round(
     assert page(after=NOBODY) == ("dcba", False)
     assert page(after="bb") == ("ba", False)
     assert page(order="asc", after="bb") == ("cd", False)
-    assert [row.id for row in directory.roles(here, None)] == ["rd", "rb", "rc", "ra"]
+    assert [row.id for row in queries.roles(here, None)] == ["rd", "rb", "rc", "ra"]
 
 
 def test_archived_projects_are_listed_when_asked_for_and_always_found(
-    directory: OrganizationQueries, owner: KeyOwner, add: Callable[..., None]
+    queries: OrganizationQueries, owner: KeyOwner, add: Callable[..., None]
 ) -> None:
     add(projects, id="old", title="old", is_default=False, created_at=1, archived_at=2)
-    live = directory.projects(owner.organization_id, Paging())
-    every = directory.projects(owner.organization_id, Paging(), archived=True)
+    live = queries.projects(owner.organization_id, Paging())
+    every = queries.projects(owner.organization_id, Paging(), archived=True)
     assert ids(live) == (owner.project_id, False)
     assert ids(every) == (f"{owner.project_id}old", False)
-    assert directory.project(owner.organization_id, "old").archived_at == 2
+    assert queries.project(owner.organization_id, "old").archived_at == 2
 
 
 def test_people_service_accounts_and_the_hidden_are_told_apart(
-    directory: OrganizationQueries, owner: KeyOwner, join: Callable[..., str]
+    queries: OrganizationQueries, owner: KeyOwner, join: Callable[..., str]
 ) -> None:
     here, project = owner.organization_id, owner.project_id
     join("p", at=20, project="member", name="Pia")
     join("h", at=30, project="member", hidden=True)
     join("s", at=40, project="owner", kind="service_account", email="system:serviceaccount:x:s")
     join("o", at=50)
-    assert ids(directory.project_users(here, project, Paging())) == (f"{owner.user_id}p", False)
-    assert ids(directory.service_accounts(here, project, Paging())) == ("s", False)
-    assert ids(directory.people(here, Paging())) == (f"{owner.user_id}po", False)
-    assert ids(directory.people(here, Paging(), ("P@Example.org", NOBODY))) == ("p", False)
-    assert directory.person_with_email(here, " P@EXAMPLE.org ").id == "p"
-    person = directory.project_user(here, project, "p")
+    assert ids(queries.project_users(here, project, Paging())) == (f"{owner.user_id}p", False)
+    assert ids(queries.service_accounts(here, project, Paging())) == ("s", False)
+    assert ids(queries.people(here, Paging())) == (f"{owner.user_id}po", False)
+    assert ids(queries.people(here, Paging(), ("P@Example.org", NOBODY))) == ("p", False)
+    assert queries.person_with_email(here, " P@EXAMPLE.org ").id == "p"
+    person = queries.project_user(here, project, "p")
     assert (person.name, person.role, person.added_at) == ("Pia", "member", 20)
-    assert directory.service_account(here, project, "s").role == "owner"
-    found = directory.memberships(here, ["p", "o"])
+    assert queries.service_account(here, project, "s").role == "owner"
+    found = queries.memberships(here, ["p", "o"])
     assert [(row.id, row.role) for row in found["p"]] == [(project, "member")]
     assert found["o"] == []
 
 
 def test_a_persons_last_use_of_any_key_is_known(
-    directory: OrganizationQueries, owner: KeyOwner, keys: Keys, join: Callable[..., str], database: Database
+    queries: OrganizationQueries, owner: KeyOwner, keys: Keys, join: Callable[..., str], database: Database
 ) -> None:
     user = join("p", project="member")
     made = [
         keys.create(KeyOwner(user, owner.project_id, owner.organization_id), NewKey(n, frozenset()))[0] for n in "ab"
     ]
-    assert directory.person(owner.organization_id, user).last_used_at is None
+    assert queries.person(owner.organization_id, user).last_used_at is None
     LastUse(database).record({made[0].id: 7, made[1].id: 5})
-    assert directory.person(owner.organization_id, user).last_used_at == 7
+    assert queries.person(owner.organization_id, user).last_used_at == 7
 
 
 def test_keys_are_told_by_whether_their_owner_is_still_there(
-    directory: OrganizationQueries, owner: KeyOwner, keys: Keys, join: Callable[..., str], database: Database
+    queries: OrganizationQueries, owner: KeyOwner, keys: Keys, join: Callable[..., str], database: Database
 ) -> None:
     here, project = owner.organization_id, owner.project_id
     of = {name: KeyOwner(join(name, project="member"), project, here) for name in ("in", "out")}
@@ -137,7 +137,7 @@ def test_keys_are_told_by_whether_their_owner_is_still_there(
         session.run(project_users.delete().where(project_users.c.user_id.in_(["out", owner.user_id])))
 
     def listed(access: Any) -> set[str]:
-        return {row.id for row in directory.project_keys(here, project, Paging(), access)[0]}
+        return {row.id for row in queries.project_keys(here, project, Paging(), access)[0]}
 
     # An organization's owner is in all its projects.
     assert listed("active") == {made["in"], made["own"]}
@@ -145,36 +145,36 @@ def test_keys_are_told_by_whether_their_owner_is_still_there(
     assert listed("any") == set(made.values())
     for lost in (gone, NOBODY):
         with pytest.raises(NotFound):
-            directory.project_key(here, project, lost)
+            queries.project_key(here, project, lost)
 
 
 def test_admin_keys_are_a_kind_of_their_own(
-    directory: OrganizationQueries, owner: KeyOwner, keys: Keys, add: Callable[..., None]
+    queries: OrganizationQueries, owner: KeyOwner, keys: Keys, add: Callable[..., None]
 ) -> None:
     key, _ = keys.create(owner, NewKey("project's", frozenset()))
     row = {"prefix": "x", "scopes": "", "created_at": 1, "excluded_from_rate_limiting": False, "revision": 1}
     add(api_keys, id="adm", name="adm", user_id=owner.user_id, kind="admin", digest="d", **row)
     here = owner.organization_id
-    assert ids(directory.admin_keys(here, Paging())) == ("adm", False)
-    assert directory.admin_key(here, "adm").organization_role == "owner"
-    assert ids(directory.project_keys(here, owner.project_id, Paging())) == (key.id, False)
+    assert ids(queries.admin_keys(here, Paging())) == ("adm", False)
+    assert queries.admin_key(here, "adm").organization_role == "owner"
+    assert ids(queries.project_keys(here, owner.project_id, Paging())) == (key.id, False)
     with pytest.raises(NotFound):
-        directory.admin_key(here, key.id)
+        queries.admin_key(here, key.id)
 
 
 def test_invitations_taken_back_are_gone(
-    directory: OrganizationQueries, owner: KeyOwner, add: Callable[..., None]
+    queries: OrganizationQueries, owner: KeyOwner, add: Callable[..., None]
 ) -> None:
     row = {"email": "x@example.org", "role": "reader", "projects": "[]", "invited_by": owner.user_id, "expires_at": 9}
     add(invites, id="open", digest="a", created_at=1, **row)
     add(invites, id="back", digest="b", created_at=2, revoked_at=3, **row)
-    assert ids(directory.invites(owner.organization_id, Paging())) == ("open", False)
+    assert ids(queries.invites(owner.organization_id, Paging())) == ("open", False)
     with pytest.raises(NotFound):
-        directory.invite(owner.organization_id, "back")
+        queries.invite(owner.organization_id, "back")
 
 
 def test_nothing_of_another_organization_is_there(
-    directory: OrganizationQueries,
+    queries: OrganizationQueries,
     owner: KeyOwner,
     stranger: KeyOwner,
     keys: Keys,
@@ -187,19 +187,19 @@ def test_nothing_of_another_organization_is_there(
     add(invites, id="inv", digest="a", created_at=1, **row)
     there, project = stranger.organization_id, owner.project_id
     asked: list[Callable[[], object]] = [
-        lambda: directory.project(there, project),
-        lambda: directory.project_users(there, project, Paging()),
-        lambda: directory.project_user(there, project, "p"),
-        lambda: directory.service_accounts(there, project, Paging()),
-        lambda: directory.project_keys(there, project, Paging()),
-        lambda: directory.project_key(there, project, key.id),
-        lambda: directory.person(there, "p"),
-        lambda: directory.person_with_email(there, "p@example.org"),
-        lambda: directory.invite(there, "inv"),
+        lambda: queries.project(there, project),
+        lambda: queries.project_users(there, project, Paging()),
+        lambda: queries.project_user(there, project, "p"),
+        lambda: queries.service_accounts(there, project, Paging()),
+        lambda: queries.project_keys(there, project, Paging()),
+        lambda: queries.project_key(there, project, key.id),
+        lambda: queries.person(there, "p"),
+        lambda: queries.person_with_email(there, "p@example.org"),
+        lambda: queries.invite(there, "inv"),
     ]
     for ask in asked:
         with pytest.raises(NotFound):
             ask()
-    assert ids(directory.projects(there, Paging())) == (stranger.project_id, False)
-    assert ids(directory.projects(there, Paging(after=project))) == (stranger.project_id, False)
-    assert directory.memberships(there, ["p"]) == {"p": []}
+    assert ids(queries.projects(there, Paging())) == (stranger.project_id, False)
+    assert ids(queries.projects(there, Paging(after=project))) == (stranger.project_id, False)
+    assert queries.memberships(there, ["p"]) == {"p": []}

@@ -1,4 +1,4 @@
-"""Organizations: who makes them, who sees them, and what is left of one that is deleted."""
+"""Organizations: who creates and sees them, and what remains after deletion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Projects: titles, places on a cluster, lists of models, and what goes with one that ends."""
+"""Projects: titles, assignments to clusters, model restrictions, and what is deleted with a project."""
 
 from __future__ import annotations
 

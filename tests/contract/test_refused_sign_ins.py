@@ -1,4 +1,4 @@
-"""Refused sign-ins are in the audit log, and whoever tries again and again does not fill it."""
+"""Refused sign-ins are recorded in the audit log, and repeated attempts cannot fill it."""
 
 from __future__ import annotations
 

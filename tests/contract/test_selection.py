@@ -1,4 +1,4 @@
-"""Which organization and project a request selects: an id before a title, and no title that passes for an id."""
+"""Selection of an organization and project by headers: ids before titles, and no title that looks like an id."""
 
 from __future__ import annotations
 

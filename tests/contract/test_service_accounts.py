@@ -1,4 +1,4 @@
-"""Service accounts: users of a project that end with it, or with their last key."""
+"""Service accounts: users of a project that are deleted with it, or with their last key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who signs in becomes a user once, gets what awaits them, and can't become somebody else."""
+"""Sign-in: a person is provisioned once, gets invitations and group roles, and cannot take over another account."""
 
 from __future__ import annotations
 
@@ -29,7 +29,17 @@ from llmariner.tenancy.tables import (
     users,
 )
 
-from .sign_in_fixtures import ISSUER, Tokens, add_user, assert_no_membership, audit_entries, invite, join, map_group, user_row
+from .sign_in_fixtures import (
+    ISSUER,
+    Tokens,
+    add_user,
+    assert_no_membership,
+    audit_entries,
+    invite,
+    join,
+    map_group,
+    user_row,
+)
 from .team import Team
 
 AtOnce = Callable[[Iterable[Callable[[], Any]]], list[Any]]
@@ -41,14 +51,14 @@ def tokens() -> Tokens:
 
 
 @pytest.fixture
-def callers(database: Database) -> Authenticator:
+def authenticator(database: Database) -> Authenticator:
     return Authenticator(database, Secret("p" * 32))
 
 
 @pytest.fixture
-def people(database: Database, tokens: Tokens, callers: Authenticator, owner: KeyOwner) -> TokenSignIn:
+def people(database: Database, tokens: Tokens, authenticator: Authenticator, owner: KeyOwner) -> TokenSignIn:
     """Of an installation with its default organization."""
-    return TokenSignIn(database, tokens, callers)
+    return TokenSignIn(database, tokens, authenticator)
 
 
 @pytest.fixture(autouse=True)
@@ -73,10 +83,10 @@ def test_a_newcomer_becomes_what_the_setting_says(
     project_role: str | None,
     database: Database,
     tokens: Tokens,
-    callers: Authenticator,
+    authenticator: Authenticator,
     owner: KeyOwner,
 ) -> None:
-    people = TokenSignIn(database, tokens, callers, default_role=newcomers)
+    people = TokenSignIn(database, tokens, authenticator, default_role=newcomers)
     caller = people.authenticate(tokens.issue())
     assert (caller.organization_role, caller.project_role) == (organization_role, project_role)
     assert caller.organization_id == owner.organization_id
@@ -84,9 +94,9 @@ def test_a_newcomer_becomes_what_the_setting_says(
 
 
 def test_whom_an_owner_removed_stays_removed(
-    database: Database, tokens: Tokens, callers: Authenticator, owner: KeyOwner
+    database: Database, tokens: Tokens, authenticator: Authenticator, owner: KeyOwner
 ) -> None:
-    people = TokenSignIn(database, tokens, callers, default_role="member")
+    people = TokenSignIn(database, tokens, authenticator, default_role="member")
     user_id = people.authenticate(tokens.issue()).user_id
     with database.write() as session:
         for table in (project_users, organization_users):
@@ -96,10 +106,10 @@ def test_whom_an_owner_removed_stays_removed(
 
 @pytest.mark.parametrize("newcomers", ["reader", "member"])
 def test_a_removal_outlasts_what_newcomers_get(
-    newcomers: str, database: Database, tokens: Tokens, callers: Authenticator, team: Team
+    newcomers: str, database: Database, tokens: Tokens, authenticator: Authenticator, team: Team
 ) -> None:
     """Of somebody who never signed in before, and of somebody whose account is unlinked afterwards."""
-    people = TokenSignIn(database, tokens, callers, default_role=newcomers)
+    people = TokenSignIn(database, tokens, authenticator, default_role=newcomers)
     alice = team.person("alice@example.org")
     team.members.remove(team.admin, alice.user_id)
     assert_no_membership(people, tokens.issue())
@@ -110,9 +120,9 @@ def test_a_removal_outlasts_what_newcomers_get(
 
 
 def test_who_was_removed_from_the_default_project_is_no_member_of_it_as_a_newcomer(
-    database: Database, tokens: Tokens, callers: Authenticator, team: Team
+    database: Database, tokens: Tokens, authenticator: Authenticator, team: Team
 ) -> None:
-    people = TokenSignIn(database, tokens, callers, default_role="member")
+    people = TokenSignIn(database, tokens, authenticator, default_role="member")
     alice = team.person("alice@example.org", **{team.owner.project_id: "member"})
     team.members.remove_from_project(team.admin, team.owner.project_id, alice.user_id)
     with database.write() as session:
@@ -216,11 +226,11 @@ def test_an_account_is_not_taken_over_by_its_e_mail(
 
 
 def test_an_owner_may_let_somebody_move_to_another_issuer(
-    database: Database, people: TokenSignIn, tokens: Tokens, callers: Authenticator, owner: KeyOwner
+    database: Database, people: TokenSignIn, tokens: Tokens, authenticator: Authenticator, owner: KeyOwner
 ) -> None:
     join(database, owner, add_user(database, "alice@example.org"))
     alice = people.authenticate(tokens.issue())
-    administrator = callers.caller_for_user(owner.user_id)
+    administrator = authenticator.caller_for_user(owner.user_id)
     with pytest.raises(PermissionDenied, match="Only an owner"):
         people.unlink(alice, alice.user_id)
     with pytest.raises(NotFound):
@@ -236,11 +246,16 @@ def test_an_owner_may_let_somebody_move_to_another_issuer(
 
 
 def test_another_organization_s_owner_changes_nobody_s_sign_in(
-    database: Database, people: TokenSignIn, tokens: Tokens, callers: Authenticator, owner: KeyOwner, stranger: KeyOwner
+    database: Database,
+    people: TokenSignIn,
+    tokens: Tokens,
+    authenticator: Authenticator,
+    owner: KeyOwner,
+    stranger: KeyOwner,
 ) -> None:
     join(database, stranger, stranger.user_id, "owner")
     with pytest.raises(PermissionDenied, match="default organization"):
-        people.unlink(callers.caller_for_user(stranger.user_id), owner.user_id)
+        people.unlink(authenticator.caller_for_user(stranger.user_id), owner.user_id)
 
 
 def test_an_e_mail_that_nobody_verified_finds_no_account(

@@ -1,4 +1,4 @@
-"""Titles and addresses: one form of what looks the same, and no title that passes for an id."""
+"""Titles and e-mail addresses: normalization, confusable titles, and titles that look like ids."""
 
 from __future__ import annotations
 

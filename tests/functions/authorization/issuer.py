@@ -1,4 +1,4 @@
-"""An issuer of tokens on loopback, as far as functions ask one: its metadata and its keys."""
+"""A token issuer on loopback with the endpoints that functions use: discovery and signing keys."""
 
 from __future__ import annotations
 

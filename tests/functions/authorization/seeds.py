@@ -1,4 +1,4 @@
-"""What is there in every tenant before the walk begins, to be found in lists."""
+"""Objects that exist in every tenant beforehand, to be found in lists."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Every route as every role, for its own, a sibling project's and another organization's object: nothing beyond the matrix.
+"""Calls every route as every role, for its own, a sibling project's and another organization's object.
 
-What a caller may is read from the same matrix that docs/security/authorization.md shows; whether it is so is asked here.
+The expected outcome comes from the matrix that docs/security/authorization.md documents.
 """
 
 from __future__ import annotations
