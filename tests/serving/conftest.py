@@ -1,4 +1,4 @@
-"""Each adapter of the serving port, with one model, ready to be driven."""
+"""Each adapter of the serving port, with one model, ready to be driver."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from llmariner.settings import ControlPlaneSettings, Secret
 from llmariner.standalone.engine.environment import EngineEnvironment
 from llmariner.standalone.platform import checkout_root
 
-from .driving import Driven, processes
+from .driving import ServingDriver, processes
 from .imitation import imitation, model
 from .kserve_cluster import clustered, upstream
 from .real import BASE, PATIENCE, engine_of_this_machine, models_of, settings_of
@@ -46,7 +46,7 @@ SCRIPTED = Path(__file__).parents[1] / "engines" / "scripted.py"
 class Adapter:
     """An adapter, the model it serves, and whether that can sleep."""
 
-    driven: Driven
+    driver: ServingDriver
     model: str
     sleeps: bool
 
@@ -66,10 +66,10 @@ def static(_: Path) -> Iterator[Adapter]:
     process = subprocess.Popen([sys.executable, str(SCRIPTED), "--port", str(port)])
     try:
         with asyncio.Runner() as runner:
-            driven = Driven(runner, StaticServing(json.dumps({"small": f"http://127.0.0.1:{port}/"})))
-            driven.pass_time(1)
-            yield Adapter(driven, "small", sleeps=False)
-            driven.client.close()
+            driver = ServingDriver(runner, StaticServing(json.dumps({"small": f"http://127.0.0.1:{port}/"})))
+            driver.pass_time(1)
+            yield Adapter(driver, "small", sleeps=False)
+            driver.client.close()
     finally:
         process.kill()
         process.wait(10)
@@ -77,8 +77,8 @@ def static(_: Path) -> Iterator[Adapter]:
 
 @contextmanager
 def child_processes(folder: Path) -> Iterator[Adapter]:
-    with processes(imitation(folder), model(folder, "small", "--ready-after", "0.3")) as (driven, _):
-        yield Adapter(driven, "small", sleeps=True)
+    with processes(imitation(folder), model(folder, "small", "--ready-after", "0.3")) as (driver, _):
+        yield Adapter(driver, "small", sleeps=True)
 
 
 @contextmanager
@@ -110,9 +110,9 @@ def remote(folder: Path) -> Iterator[Adapter]:
         task = inner.do(start())
         port = server.servers[0].sockets[0].getsockname()[1]
         control = HttpControlPlane(ControlPlaneSettings(url=f"http://127.0.0.1:{port}"), Secret(SECRET), issuer="test")
-        driven = Driven(inner.runner, RemoteServing(control))
-        yield Adapter(driven, "small", sleeps=True)
-        driven.client.close()
+        driver = ServingDriver(inner.runner, RemoteServing(control))
+        yield Adapter(driver, "small", sleeps=True)
+        driver.client.close()
         control._client.close()
         server.should_exit = True
         inner.do(asyncio.wait_for(task, 20))
@@ -138,7 +138,7 @@ def models(engines: EngineEnvironment, tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.fixture(scope="session")
-def warm(settings: ProcessSettings, models: list[EngineModel]) -> Iterator[tuple[Driven, ProcessServing]]:
+def warm(settings: ProcessSettings, models: list[EngineModel]) -> Iterator[tuple[ServingDriver, ProcessServing]]:
     """One adapter with the real engine, and its one warm parent, for every test that needs it."""
     with processes(settings, *models) as both:
         both[0].patience = PATIENCE
@@ -153,7 +153,7 @@ def kserve(folder: Path, crds: Path, schemas: Schemas) -> Iterator[Adapter]:
     """InferenceServices on a cluster in miniature."""
     small = EngineModel("small", "hf://org/small", "generate", 0, typical_wake_seconds=1.0)
     with clustered(folder, schemas, crds, free_port(), small) as made:
-        yield Adapter(made.driven, "small", sleeps=True)
+        yield Adapter(made.driver, "small", sleeps=True)
 
 
 @pytest.fixture(scope="session")
@@ -169,10 +169,10 @@ REAL = pytest.param("real", marks=[pytest.mark.engine, pytest.mark.timeout(900)]
 def adapter(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Adapter]:
     """Every adapter, the model asleep if it can be."""
     if request.param == "real":
-        driven, _ = request.getfixturevalue("warm")
-        driven.sleep(BASE)
-        yield Adapter(driven, BASE, sleeps=True)
-        driven.sleep(BASE)
+        driver, _ = request.getfixturevalue("warm")
+        driver.sleep(BASE)
+        yield Adapter(driver, BASE, sleeps=True)
+        driver.sleep(BASE)
         return
     if request.param == "kserve":
         with kserve(tmp_path, *request.getfixturevalue("upstream_schemas")) as made:

@@ -1,4 +1,4 @@
-"""A serving adapter in an event loop of its own, driven by tests that are plain functions."""
+"""A serving adapter in an event loop of its own, driver by tests that are plain functions."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from llmariner.http_client import Client
 from llmariner.platform.serving import EngineModel, Phase, Serving, Status
 from llmariner.platform.serving.local_processes.adapter import ProcessServing, ProcessSettings
 
-__all__ = ["Driven", "processes"]
+__all__ = ["ServingDriver", "processes"]
 
 T = TypeVar("T")
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "What is the capital of France?"}], "temperature": 0}
 
 
-class Driven:
+class ServingDriver:
     """An adapter and what it is asked. Its tasks run only while a method of this runs."""
 
     def __init__(self, runner: asyncio.Runner, serving: Serving) -> None:
@@ -97,7 +97,7 @@ class Driven:
 @contextmanager
 def processes(
     settings: ProcessSettings, *models: EngineModel, wakes: list[float] | None = None
-) -> Iterator[tuple[Driven, ProcessServing]]:
+) -> Iterator[tuple[ServingDriver, ProcessServing]]:
     """The one-machine adapter with these models, its engines ended with the block."""
     known = {model.id: model for model in models}
 
@@ -116,10 +116,10 @@ def processes(
             return ProcessServing(settings, find, record_wake)
 
         serving = runner.run(make())
-        driven = Driven(runner, serving)
-        driven.registered = known
+        driver = ServingDriver(runner, serving)
+        driver.registered = known
         try:
-            yield driven, serving
+            yield driver, serving
         finally:
-            driven.client.close()
+            driver.client.close()
             runner.run(serving.close())

@@ -37,7 +37,7 @@ from llmariner.platform.serving.kserve.model_lookup import EngineKey, ServedEngi
 from llmariner.platform.serving.kserve.phases import STANDBY_LABEL
 from llmariner.settings import ClusterSettings, KServeSettings
 
-from .driving import Driven
+from .driving import ServingDriver
 
 if TYPE_CHECKING:
     from kubernetes.caller import Body, Caller
@@ -265,19 +265,19 @@ def _status(conditions: list[tuple[str, str]], state: Body) -> Body:
     return {"phase": "Running", "conditions": said, "containerStatuses": [{**container, "state": state}]}
 
 
-class Clustered:
+class ServingOnCluster:
     """The adapter on such a cluster, and everything around it that a test may turn."""
 
     def __init__(
         self,
-        driven: Driven,
+        driver: ServingDriver,
         serving: KServeServing,
         caller: Caller,
         controllers: Controllers,
         models: Models,
         server: Any,
     ) -> None:
-        self.driven = driven
+        self.driver = driver
         self.serving = serving
         self.caller = caller
         self.controllers = controllers
@@ -292,7 +292,7 @@ class Clustered:
 @contextmanager
 def clustered(
     folder: Path, schemas: Schemas, crds: Path, port: int, *models: EngineModel, **settings: Any
-) -> Iterator[Clustered]:
+) -> Iterator[ServingOnCluster]:
     """An adapter with these models on a cluster of its own."""
     with _server.ApiServer(schemas, crds) as server, asyncio.Runner() as runner:
         kubeconfig = server.kubeconfig(folder / "kubeconfig")
@@ -310,14 +310,14 @@ def clustered(
             return KServeServing(cluster, KServeSettings(**settings), known)
 
         serving = runner.run(make())
-        driven = Driven(runner, serving)
-        driven.pass_time(0)
+        driver = ServingDriver(runner, serving)
+        driver.pass_time(0)
         try:
-            yield Clustered(driven, serving, caller, controllers, known, server)
+            yield ServingOnCluster(driver, serving, caller, controllers, known, server)
         finally:
             controllers.done.set()
             controllers.join(20)
-            driven.client.close()
+            driver.client.close()
             runner.run(serving.close())
 
 

@@ -20,7 +20,7 @@ from llmariner.platform.kube.resources import CLUSTER_SERVING_RUNTIMES, PODS
 from llmariner.platform.serving.kserve.objects import INFERENCE_SERVICE_LABEL
 from llmariner.platform.serving.kserve.phases import STANDBY_LABEL
 
-from .kserve_cluster import NAMESPACE, SCRIPTED, Clustered
+from .kserve_cluster import NAMESPACE, SCRIPTED, ServingOnCluster
 
 if TYPE_CHECKING:
     from kubernetes.caller import Body
@@ -45,7 +45,7 @@ os.execv({python!r}, command)
 class StandbyPods:
     """Standby pods and their processes; called by the controllers' thread again and again."""
 
-    def __init__(self, folder: Path, cluster: Clustered) -> None:
+    def __init__(self, folder: Path, cluster: ServingOnCluster) -> None:
         self.cluster = cluster
         self.noted = folder / "arguments"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}

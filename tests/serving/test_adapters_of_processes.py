@@ -9,7 +9,7 @@ from pathlib import Path
 
 from llmariner.platform.serving import EngineModel, Phase
 
-from .driving import Driven, processes
+from .driving import ServingDriver, processes
 from .imitation import imitation, model
 
 BASE, TUNED = "base", "tuned"
@@ -70,68 +70,68 @@ def engine(folder: Path, unload: str) -> list[EngineModel]:
     return [base, first, replace(first, folder="/weights/second", project="proj_b", created=3)]
 
 
-def loaded(driven: Driven) -> dict[str, str]:
-    return driven.ask(driven.status(BASE).endpoint, "/loaded")
+def loaded(driver: ServingDriver) -> dict[str, str]:
+    return driver.ask(driver.status(BASE).endpoint, "/loaded")
 
 
 def test_an_adapter_that_the_engine_keeps_is_not_served_as_the_next_of_its_name(tmp_path: Path) -> None:
     base, first, second = engine(tmp_path, "no")
-    with processes(imitation(tmp_path), base, first) as (driven, _):
-        driven.ready(BASE)
-        driven.ready(TUNED)
-        driven.registered[TUNED] = second
-        driven.wake(TUNED)
-        status = driven.status(TUNED)
-        assert loaded(driven) == {TUNED: "/weights/first"}
+    with processes(imitation(tmp_path), base, first) as (driver, _):
+        driver.ready(BASE)
+        driver.ready(TUNED)
+        driver.registered[TUNED] = second
+        driver.wake(TUNED)
+        status = driver.status(TUNED)
+        assert loaded(driver) == {TUNED: "/weights/first"}
         assert (status.phase, status.endpoint) == (Phase.FAILED, None)
         assert "it is in use" in status.message
         (tmp_path / "unload").write_text("")
-        driven.ready(TUNED)
-        assert loaded(driven) == {TUNED: "/weights/second"}
+        driver.ready(TUNED)
+        assert loaded(driver) == {TUNED: "/weights/second"}
 
 
 def test_an_adapter_is_loaded_after_the_one_before_is_gone(tmp_path: Path) -> None:
     base, first, second = engine(tmp_path, "slow")
-    with processes(imitation(tmp_path), base, first) as (driven, serving):
-        driven.ready(BASE)
-        driven.ready(TUNED)
-        driven.registered[TUNED] = second
+    with processes(imitation(tmp_path), base, first) as (driver, serving):
+        driver.ready(BASE)
+        driver.ready(TUNED)
+        driver.registered[TUNED] = second
 
         async def at_once() -> None:
             await asyncio.gather(serving.remove(TUNED, first.folder), *(serving.wake(TUNED) for _ in range(3)))
 
-        driven.do(at_once())
-        driven.ready(TUNED)
-        assert loaded(driven) == {TUNED: "/weights/second"}
+        driver.do(at_once())
+        driver.ready(TUNED)
+        assert loaded(driver) == {TUNED: "/weights/second"}
 
 
 def test_an_adapter_whose_id_became_another_is_loaded_by_that(tmp_path: Path) -> None:
     base, first, second = engine(tmp_path, "")
-    with processes(imitation(tmp_path), base, first) as (driven, _):
-        driven.ready(BASE)
-        driven.ready(TUNED)
-        driven.registered[f"{TUNED}@proj_b"] = replace(second, id=f"{TUNED}@proj_b")
-        driven.wake(f"{TUNED}@proj_b")
-        assert "another project's" in driven.status(f"{TUNED}@proj_b").message
-        assert loaded(driven) == {TUNED: "/weights/first"}
-        driven.registered[f"{TUNED}@proj_a"] = replace(driven.registered.pop(TUNED), id=f"{TUNED}@proj_a")
-        driven.ready(f"{TUNED}@proj_a")
-        assert list(driven.do(driven.serving.statuses())) == [BASE, f"{TUNED}@proj_a"]
+    with processes(imitation(tmp_path), base, first) as (driver, _):
+        driver.ready(BASE)
+        driver.ready(TUNED)
+        driver.registered[f"{TUNED}@proj_b"] = replace(second, id=f"{TUNED}@proj_b")
+        driver.wake(f"{TUNED}@proj_b")
+        assert "another project's" in driver.status(f"{TUNED}@proj_b").message
+        assert loaded(driver) == {TUNED: "/weights/first"}
+        driver.registered[f"{TUNED}@proj_a"] = replace(driver.registered.pop(TUNED), id=f"{TUNED}@proj_a")
+        driver.ready(f"{TUNED}@proj_a")
+        assert list(driver.do(driver.serving.statuses())) == [BASE, f"{TUNED}@proj_a"]
 
 
 def test_an_adapter_put_to_sleep_leaves_its_base_to_those_who_use_it(tmp_path: Path) -> None:
     base, first, _ = engine(tmp_path, "")
-    with processes(imitation(tmp_path), base, first) as (driven, serving):
-        driven.sleep(TUNED)
-        driven.ready(BASE)
+    with processes(imitation(tmp_path), base, first) as (driver, serving):
+        driver.sleep(TUNED)
+        driver.ready(BASE)
         pid = serving._engines[BASE].pid
-        assert driven.status(TUNED).phase is Phase.ASLEEP
-        driven.ready(TUNED)
+        assert driver.status(TUNED).phase is Phase.ASLEEP
+        driver.ready(TUNED)
         for _ in range(2):
-            driven.sleep(TUNED)
-        assert loaded(driven) == {}
-        assert (driven.status(TUNED).phase, driven.status(TUNED).endpoint) == (Phase.ASLEEP, None)
-        assert TUNED not in driven.do(serving.statuses())
-        driven.ready(TUNED)
-        assert loaded(driven) == {TUNED: "/weights/first"}
+            driver.sleep(TUNED)
+        assert loaded(driver) == {}
+        assert (driver.status(TUNED).phase, driver.status(TUNED).endpoint) == (Phase.ASLEEP, None)
+        assert TUNED not in driver.do(serving.statuses())
+        driver.ready(TUNED)
+        assert loaded(driver) == {TUNED: "/weights/first"}
         assert serving._engines[BASE].pid == pid

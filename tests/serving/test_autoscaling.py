@@ -19,7 +19,7 @@ from llmariner.platform.serving.kserve.objects import inference_service
 from llmariner.settings import KServeSettings
 
 from .conftest import free_port
-from .kserve_cluster import NAMESPACE, Clustered, clustered
+from .kserve_cluster import NAMESPACE, ServingOnCluster, clustered
 
 if TYPE_CHECKING:
     from kubernetes.schemas import Schemas
@@ -29,14 +29,14 @@ FIXED = EngineModel("small", "hf://org/small", "generate", 0, typical_wake_secon
 GROWING = replace(FIXED, max_replicas=4)
 TEMPLATES = Path(__file__).parents[2] / "kserve" / "templates"
 MANIFESTS = Path(__file__).parents[2] / "manifests"
-Start = Callable[..., AbstractContextManager[Clustered]]
+Start = Callable[..., AbstractContextManager[ServingOnCluster]]
 
 
 @pytest.fixture
 def start(upstream_schemas: tuple[Path, Schemas], tmp_path: Path) -> Start:
     crds, schemas = upstream_schemas
 
-    def started(model: EngineModel, *, keda: bool = True, **settings: Any) -> AbstractContextManager[Clustered]:
+    def started(model: EngineModel, *, keda: bool = True, **settings: Any) -> AbstractContextManager[ServingOnCluster]:
         kinds = tmp_path / "kinds"
         kinds.mkdir()
         for folder in crds.iterdir():
@@ -47,22 +47,22 @@ def start(upstream_schemas: tuple[Path, Schemas], tmp_path: Path) -> Start:
     return started
 
 
-def autoscalers(cluster: Clustered) -> list[dict[str, Any]]:
+def autoscalers(cluster: ServingOnCluster) -> list[dict[str, Any]]:
     found = list(cluster.controllers.listed(HORIZONTAL_POD_AUTOSCALERS))
     code, listed = cluster.caller.request("GET", SCALED_OBJECTS.path(NAMESPACE))
     return found + (listed["items"] if code == 200 else [])
 
 
-def rewake(cluster: Clustered, model: EngineModel) -> None:
+def rewake(cluster: ServingOnCluster, model: EngineModel) -> None:
     """A change of the configuration has its effect at the next wake."""
     cluster.models.known[model.id] = model
-    cluster.driven.sleep(model.id)
-    cluster.driven.ready(model.id)
+    cluster.driver.sleep(model.id)
+    cluster.driver.ready(model.id)
 
 
 def test_kedas_where_it_is_and_prometheus_is_named_and_it_belongs_to_the_service(start: Start) -> None:
     with start(GROWING, prometheus=PROMETHEUS) as cluster:
-        cluster.driven.ready(GROWING.id)
+        cluster.driver.ready(GROWING.id)
         (made,) = autoscalers(cluster)
         (service,) = cluster.controllers.listed(INFERENCE_SERVICES)
         name = service["metadata"]["name"]
@@ -79,7 +79,7 @@ def test_kedas_where_it_is_and_prometheus_is_named_and_it_belongs_to_the_service
 @pytest.mark.parametrize(("keda", "prometheus"), [(False, PROMETHEUS), (True, "")])
 def test_kubernetes_own_where_keda_or_prometheus_is_missing(start: Start, keda: bool, prometheus: str) -> None:
     with start(GROWING, keda=keda, prometheus=prometheus) as cluster:
-        cluster.driven.ready(GROWING.id)
+        cluster.driver.ready(GROWING.id)
         (made,) = autoscalers(cluster)
         assert made["kind"] == "HorizontalPodAutoscaler"
         assert (made["spec"]["minReplicas"], made["spec"]["maxReplicas"]) == (1, 4)
@@ -91,13 +91,13 @@ def test_kubernetes_own_where_keda_or_prometheus_is_missing(start: Start, keda: 
 
 def test_a_model_of_a_fixed_number_has_none(start: Start) -> None:
     with start(replace(FIXED, replicas=2, max_replicas=2)) as cluster:
-        cluster.driven.wake(FIXED.id)
+        cluster.driver.wake(FIXED.id)
         assert autoscalers(cluster) == []
 
 
 def test_the_other_kind_goes_before_one_comes(start: Start) -> None:
     with start(GROWING, prometheus="") as cluster:
-        cluster.driven.ready(GROWING.id)
+        cluster.driver.ready(GROWING.id)
         cluster.serving._transitions._autoscaling._settings = replace(cluster.serving._settings, prometheus=PROMETHEUS)
         rewake(cluster, GROWING)
         assert [each["kind"] for each in autoscalers(cluster)] == ["ScaledObject"]
@@ -105,25 +105,25 @@ def test_the_other_kind_goes_before_one_comes(start: Start) -> None:
 
 def test_the_waker_leaves_what_the_autoscaler_set_and_the_sleeper_takes_all(start: Start) -> None:
     with start(GROWING) as cluster:
-        cluster.driven.ready(GROWING.id)
+        cluster.driver.ready(GROWING.id)
         (service,) = cluster.controllers.listed(INFERENCE_SERVICES)
         name = service["metadata"]["name"]
         scale = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/{name}-predictor/scale"
         merge = "application/merge-patch+json"
         cluster.caller.done("PATCH", scale, {"spec": {"replicas": 3}}, media=merge)
-        cluster.driven.wake(GROWING.id)
+        cluster.driver.wake(GROWING.id)
         assert cluster.deployment(name)["spec"]["replicas"] == 3
-        cluster.driven.sleep(GROWING.id)
+        cluster.driver.sleep(GROWING.id)
         assert cluster.deployment(name)["spec"]["replicas"] == 0
         assert [each["kind"] for each in autoscalers(cluster)] == ["HorizontalPodAutoscaler"], "it does nothing at none"
-        cluster.driven.wake(GROWING.id)
+        cluster.driver.wake(GROWING.id)
         assert cluster.deployment(name)["spec"]["replicas"] == 1
 
 
 def test_an_autoscaler_that_is_refused_keeps_no_model_from_waking(start: Start) -> None:
     with start(GROWING) as cluster:
         cluster.forbid("patch horizontalpodautoscalers")
-        assert cluster.driven.ready(GROWING.id).phase is Phase.READY
+        assert cluster.driver.ready(GROWING.id).phase is Phase.READY
         assert autoscalers(cluster) == []
 
 

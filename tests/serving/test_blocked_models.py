@@ -15,7 +15,7 @@ from llmariner.platform.serving import EngineModel, Phase
 from .conftest import free_port
 from .driving import processes
 from .imitation import imitation, model
-from .kserve_cluster import Clustered, clustered
+from .kserve_cluster import ServingOnCluster, clustered
 
 if TYPE_CHECKING:
     from kubernetes.schemas import Schemas
@@ -25,24 +25,24 @@ WHY = "It is not started: ask somebody."
 
 
 @pytest.fixture
-def cluster(upstream_schemas: tuple[Path, Schemas], tmp_path: Path) -> Iterator[Clustered]:
+def cluster(upstream_schemas: tuple[Path, Schemas], tmp_path: Path) -> Iterator[ServingOnCluster]:
     crds, schemas = upstream_schemas
     with clustered(tmp_path, schemas, crds, free_port(), SMALL, idle_seconds=30.0) as made:
         yield made
 
 
-def test_nothing_is_made_of_it_on_a_cluster(cluster: Clustered) -> None:
+def test_nothing_is_made_of_it_on_a_cluster(cluster: ServingOnCluster) -> None:
     cluster.models.known[SMALL.id] = replace(SMALL, blocked=WHY)
-    cluster.driven.wake(SMALL.id)
+    cluster.driver.wake(SMALL.id)
     assert cluster.controllers.listed(INFERENCE_SERVICES) == []
-    status = cluster.driven.status(SMALL.id)
+    status = cluster.driver.status(SMALL.id)
     assert (status.phase, status.message) == (Phase.FAILED, WHY)
 
 
-def test_a_sweep_puts_it_to_sleep_though_it_was_to_be_kept_awake(cluster: Clustered) -> None:
-    cluster.driven.ready(SMALL.id)
+def test_a_sweep_puts_it_to_sleep_though_it_was_to_be_kept_awake(cluster: ServingOnCluster) -> None:
+    cluster.driver.ready(SMALL.id)
     cluster.models.known[SMALL.id] = replace(SMALL, blocked=WHY)
-    cluster.driven.do(cluster.serving.reconcile())
+    cluster.driver.do(cluster.serving.reconcile())
     (service,) = cluster.controllers.listed(INFERENCE_SERVICES)
     assert cluster.deployment(service["metadata"]["name"])["spec"]["replicas"] == 0
 
@@ -50,8 +50,8 @@ def test_a_sweep_puts_it_to_sleep_though_it_was_to_be_kept_awake(cluster: Cluste
 def test_no_process_is_started_for_it_or_for_an_adapter_of_it(tmp_path: Path) -> None:
     base = replace(model(tmp_path, "small", "--ready-after", "0.1"), blocked=WHY)
     adapter = replace(base, id="ft:small:x", base="small", blocked="")
-    with processes(imitation(tmp_path), base, adapter) as (driven, _):
+    with processes(imitation(tmp_path), base, adapter) as (driver, _):
         for name in ("small", "ft:small:x"):
-            driven.wake(name)
-            assert driven.status(name).phase is Phase.FAILED
-            assert WHY in driven.status(name).message
+            driver.wake(name)
+            assert driver.status(name).phase is Phase.FAILED
+            assert WHY in driver.status(name).message

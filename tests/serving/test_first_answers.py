@@ -19,7 +19,7 @@ from llmariner.platform.serving.local_processes.engine import log_name
 from llmariner.settings import StandaloneSettings, environment
 from llmariner.standalone.engine.packages import PACKAGED, PackagedModel
 
-from .driving import Driven
+from .driving import ServingDriver
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
@@ -38,18 +38,18 @@ def model_of(packaged: PackagedModel, folder: Path, **changes: Any) -> EngineMod
     return EngineModel("asked", str(folder), packaged.task, 270 << 20, typical_wake_seconds=8, extra_args=checked)
 
 
-def counted(driven: Driven, endpoint: str, name: str) -> int:
+def counted(driver: ServingDriver, endpoint: str, name: str) -> int:
     async def metrics() -> str:
-        response = await driven.client.request(endpoint, "GET", "/metrics", headers=[], body=b"")
+        response = await driver.client.request(endpoint, "GET", "/metrics", headers=[], body=b"")
         return (await response.read()).decode()
 
-    return sum(int(float(found)) for found in re.findall(rf"^{name}{{.*}} (\S+)$", driven.do(metrics()), re.MULTILINE))
+    return sum(int(float(found)) for found in re.findall(rf"^{name}{{.*}} (\S+)$", driver.do(metrics()), re.MULTILINE))
 
 
-async def status(driven: Driven, endpoint: str | None, path: str) -> tuple[int, str]:
+async def status(driver: ServingDriver, endpoint: str | None, path: str) -> tuple[int, str]:
     """Of an error, with its message."""
     assert endpoint is not None
-    response = await driven.client.request(endpoint, "GET", path, headers=[], body=b"")
+    response = await driver.client.request(endpoint, "GET", path, headers=[], body=b"")
     return response.status, json.loads(await response.read())["error"]["message"]
 
 
@@ -66,52 +66,52 @@ def test_an_engine_tells_whether_it_answers_as_expected_and_what_that_took(
     packaged: PackagedModel,
     changes: dict[str, Any],
     answer: str,
-    warm: tuple[Driven, ProcessServing],
+    warm: tuple[ServingDriver, ProcessServing],
     settings: ProcessSettings,
     tmp_path: Path,
 ) -> None:
-    driven, _ = warm
-    driven.registered["asked"] = model_of(packaged, tmp_path / "weights", **changes)
+    driver, _ = warm
+    driver.registered["asked"] = model_of(packaged, tmp_path / "weights", **changes)
     try:
-        endpoint = driven.ready("asked").endpoint
+        endpoint = driver.ready("asked").endpoint
         assert endpoint is not None
         deadline = time.monotonic() + 60
-        while (told := driven.ask(endpoint, "/llmariner/answer"))["answer"] == "pending":
+        while (told := driver.ask(endpoint, "/llmariner/answer"))["answer"] == "pending":
             assert time.monotonic() < deadline
-            driven.pass_time(0.05)
+            driver.pass_time(0.05)
         assert told["answer"] == answer, told
-        assert told["usage"] == {own: counted(driven, endpoint, name) for name, own in TOLD_COUNTS.items()}
+        assert told["usage"] == {own: counted(driver, endpoint, name) for name, own in TOLD_COUNTS.items()}
         assert told["usage"]["prompt_tokens"] > 0
         _, line = (settings.logs / log_name("asked")).read_text().split("expected answer: ")
         assert line.startswith("as expected" if answer == "as_expected" else "differs: this processor (")
     finally:
-        driven.sleep("asked")
-        del driven.registered["asked"]
+        driver.sleep("asked")
+        del driver.registered["asked"]
 
 
-def test_what_it_was_asked_is_in_nobodys_cache(warm: tuple[Driven, ProcessServing], tmp_path: Path) -> None:
-    driven, _ = warm
+def test_what_it_was_asked_is_in_nobodys_cache(warm: tuple[ServingDriver, ProcessServing], tmp_path: Path) -> None:
+    driver, _ = warm
     model = model_of(CHAT, tmp_path / "weights")
     told = ("--enable-prompt-tokens-details", "--block-size", "32")
-    driven.registered["asked"] = EngineModel(
+    driver.registered["asked"] = EngineModel(
         "asked", model.folder, "generate", 270 << 20, typical_wake_seconds=8, extra_args=(*model.extra_args, *told)
     )
     body = {"model": "asked", "messages": [{"role": "user", "content": asdict(CHAT.expected)["question"]}]}
     try:
-        endpoint = driven.ready("asked").endpoint
-        while driven.ask(endpoint, "/llmariner/answer")["answer"] == "pending":
-            driven.pass_time(0.05)
+        endpoint = driver.ready("asked").endpoint
+        while driver.ask(endpoint, "/llmariner/answer")["answer"] == "pending":
+            driver.pass_time(0.05)
         # The middleware that meters is there as well.
-        assert driven.do(status(driven, endpoint, "/llmariner/usage/req_0")) == (
+        assert driver.do(status(driver, endpoint, "/llmariner/usage/req_0")) == (
             404,
             "no request of this id ended here",
         )
         details = [
-            driven.ask(endpoint, "/v1/chat/completions", {**body, "max_tokens": 4})["usage"]["prompt_tokens_details"]
+            driver.ask(endpoint, "/v1/chat/completions", {**body, "max_tokens": 4})["usage"]["prompt_tokens_details"]
             for _ in range(2)
         ]
     finally:
-        driven.sleep("asked")
-        del driven.registered["asked"]
+        driver.sleep("asked")
+        del driver.registered["asked"]
     first, again = ((each or {}).get("cached_tokens") or 0 for each in details)
     assert (first, again > 0) == (0, True)

@@ -19,7 +19,7 @@ from llmariner.platform.serving.kserve.adapter import KServeServing
 from llmariner.platform.serving.kserve.first_answers import FirstAnswers
 
 from .conftest import free_port
-from .kserve_cluster import Clustered, clustered
+from .kserve_cluster import ServingOnCluster, clustered
 
 if TYPE_CHECKING:
     from kubernetes.schemas import Schemas
@@ -28,26 +28,26 @@ SMALL = EngineModel("small", "hf://org/small", "generate", 0, typical_wake_secon
 
 
 @pytest.fixture
-def cluster(upstream_schemas: tuple[Path, Schemas], tmp_path: Path) -> Iterator[Clustered]:
+def cluster(upstream_schemas: tuple[Path, Schemas], tmp_path: Path) -> Iterator[ServingOnCluster]:
     crds, schemas = upstream_schemas
     with clustered(tmp_path, schemas, crds, free_port(), SMALL) as made:
         yield made
 
 
-def looked(cluster: Clustered, serving: KServeServing | None = None) -> list[dict[str, Any]]:
+def looked(cluster: ServingOnCluster, serving: KServeServing | None = None) -> list[dict[str, Any]]:
     """The events that there are once what was begun is done."""
 
     async def over() -> None:
         await asyncio.gather(*(serving or cluster.serving)._first_answers._tasks)
 
-    cluster.driven.do(over())
+    cluster.driver.do(over())
     return cluster.controllers.listed(EVENTS)
 
 
-def test_it_is_one_warning_however_often_and_by_whom_the_engine_is_seen(cluster: Clustered) -> None:
+def test_it_is_one_warning_however_often_and_by_whom_the_engine_is_seen(cluster: ServingOnCluster) -> None:
     cluster.controllers.engine_arguments = ["--first-answer", "differs"]
-    status = cluster.driven.ready(SMALL.id)
-    assert cluster.driven.chat(SMALL.id, status.endpoint, max_tokens=2)
+    status = cluster.driver.ready(SMALL.id)
+    assert cluster.driver.chat(SMALL.id, status.endpoint, max_tokens=2)
     (event,) = looked(cluster)
     (service,) = cluster.controllers.listed(INFERENCE_SERVICES)
     (pod,) = cluster.controllers.listed(PODS)
@@ -58,16 +58,16 @@ def test_it_is_one_warning_however_often_and_by_whom_the_engine_is_seen(cluster:
     async def another() -> KServeServing:
         return KServeServing(cluster.serving._cluster, cluster.serving._settings, cluster.serving._lookup)
 
-    fresh = cluster.driven.do(another())
+    fresh = cluster.driver.do(another())
     try:
-        assert cluster.driven.do(fresh.statuses())[SMALL.id].phase is Phase.READY
+        assert cluster.driver.do(fresh.statuses())[SMALL.id].phase is Phase.READY
         assert looked(cluster, fresh) == [event]
     finally:
-        cluster.driven.do(fresh._first_answers.close())
+        cluster.driver.do(fresh._first_answers.close())
         fresh._client.close()
 
 
-def test_an_engine_is_asked_once(cluster: Clustered, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_is_asked_once(cluster: ServingOnCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     original = FirstAnswers._fetch
 
@@ -77,30 +77,30 @@ def test_an_engine_is_asked_once(cluster: Clustered, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(FirstAnswers, "_fetch", counting)
     cluster.controllers.engine_arguments = ["--first-answer", "as_expected"]
-    cluster.driven.ready(SMALL.id)
+    cluster.driver.ready(SMALL.id)
     for _ in range(3):
-        cluster.driven.pass_time(0.6)
-        cluster.driven.status(SMALL.id)
-        cluster.driven.do(cluster.serving.statuses())
+        cluster.driver.pass_time(0.6)
+        cluster.driver.status(SMALL.id)
+        cluster.driver.do(cluster.serving.statuses())
     assert looked(cluster) == []
     assert len(asked) == 1
-    cluster.driven.sleep(SMALL.id)
-    cluster.driven.until(lambda _: not cluster.controllers.listed(PODS), SMALL.id)
-    cluster.driven.ready(SMALL.id)
+    cluster.driver.sleep(SMALL.id)
+    cluster.driver.until(lambda _: not cluster.controllers.listed(PODS), SMALL.id)
+    cluster.driver.ready(SMALL.id)
     assert looked(cluster) == []
     assert len(asked) == 2, "another engine is another processor, perhaps"
 
 
 def test_a_cluster_that_takes_no_event_still_has_it_in_the_log(
-    cluster: Clustered, caplog: pytest.LogCaptureFixture
+    cluster: ServingOnCluster, caplog: pytest.LogCaptureFixture
 ) -> None:
     cluster.forbid("create events")
     cluster.controllers.engine_arguments = ["--first-answer", "differs"]
     with caplog.at_level(logging.WARNING):
-        cluster.driven.ready(SMALL.id)
+        cluster.driver.ready(SMALL.id)
         assert looked(cluster) == []
     assert any("answers otherwise than expected" in line for line in caplog.messages)
-    assert cluster.driven.status(SMALL.id).phase is Phase.READY
+    assert cluster.driver.status(SMALL.id).phase is Phase.READY
 
 
 DIFFERS = {"answer": "differs", "reason": "r" * 5000, "usage": {}}

@@ -26,17 +26,17 @@ def stop(pid: int | None) -> None:
 
 
 def test_a_launcher_that_does_not_answer_is_ended_and_the_next_wake_starts_another(tmp_path: Path) -> None:
-    with processes(imitation(tmp_path), model(tmp_path, "a")) as (driven, serving):
-        driven.do(serving.launcher.start())
+    with processes(imitation(tmp_path), model(tmp_path, "a")) as (driver, serving):
+        driver.do(serving.launcher.start())
         hung = serving.launcher.pid
         assert hung is not None
         serving.launcher._fork_timeout = 0.3
         stop(hung)
-        driven.wake("a")
-        said = driven.until(lambda status: status.phase is Phase.FAILED, "a", seconds=10).message
+        driver.wake("a")
+        said = driver.until(lambda status: status.phase is Phase.FAILED, "a", seconds=10).message
         assert "did not answer" in said
         serving.launcher._fork_timeout = 30
-        driven.ready("a")
+        driver.ready("a")
         assert serving.launcher.pid != hung
         soon(lambda: gone(hung))
 
@@ -47,42 +47,42 @@ def test_a_launcher_that_hangs_as_it_starts_is_ended(tmp_path: Path) -> None:
     interpreter.unlink()
     interpreter.write_text("#!/bin/sh\nexec sleep 600\n")
     interpreter.chmod(0o755)
-    with processes(settings, model(tmp_path, "a")) as (driven, serving):
+    with processes(settings, model(tmp_path, "a")) as (driver, serving):
         serving.launcher._start_timeout = 0.3
-        driven.wake("a")
-        said = driven.until(lambda status: status.phase is Phase.FAILED, "a", seconds=10).message
+        driver.wake("a")
+        said = driver.until(lambda status: status.phase is Phase.FAILED, "a", seconds=10).message
         assert "did not answer" in said
 
 
 def test_putting_to_sleep_what_waits_for_a_hung_launcher_takes_no_longer_than_its_limit(tmp_path: Path) -> None:
-    with processes(imitation(tmp_path), model(tmp_path, "a")) as (driven, serving):
-        driven.do(serving.launcher.start())
+    with processes(imitation(tmp_path), model(tmp_path, "a")) as (driver, serving):
+        driver.do(serving.launcher.start())
         serving.launcher._fork_timeout = 0.5
         stop(serving.launcher.pid)
-        driven.wake("a")
-        driven.pass_time(0.1)
-        driven.do(asyncio.wait_for(serving.sleep("a"), 10))
-        assert driven.status("a").phase is Phase.ASLEEP
+        driver.wake("a")
+        driver.pass_time(0.1)
+        driver.do(asyncio.wait_for(serving.sleep("a"), 10))
+        assert driver.status("a").phase is Phase.ASLEEP
 
 
 def test_an_engine_is_ended_though_the_launcher_hears_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "_STOP_GRACE_SECONDS", 0.1)
     monkeypatch.setattr(engine, "_KILL_AFTER_SECONDS", 0.3)
-    with processes(imitation(tmp_path), model(tmp_path, "a")) as (driven, serving):
-        driven.ready("a")
+    with processes(imitation(tmp_path), model(tmp_path, "a")) as (driver, serving):
+        driver.ready("a")
         pid = serving._engines["a"].pid
         assert pid is not None
         stop(serving.launcher.pid)
-        driven.sleep("a")
-        assert driven.status("a").phase is Phase.ASLEEP
+        driver.sleep("a")
+        assert driver.status("a").phase is Phase.ASLEEP
         soon(lambda: gone(pid))
         os.kill(serving.launcher.pid or 0, signal.SIGKILL)  # its end would be waited for
 
 
 def test_an_engine_whose_end_is_asked_for_again_as_it_ends_can_be_started_again(tmp_path: Path) -> None:
     """Also where who asked first hangs up meanwhile."""
-    with processes(imitation(tmp_path), model(tmp_path, "a")) as (driven, serving):
-        first = driven.ready("a")
+    with processes(imitation(tmp_path), model(tmp_path, "a")) as (driver, serving):
+        first = driver.ready("a")
         pid = serving._engines["a"].pid
         assert pid is not None
         stop(pid)  # it takes its time to end
@@ -99,8 +99,8 @@ def test_an_engine_whose_end_is_asked_for_again_as_it_ends_can_be_started_again(
             os.killpg(pid, signal.SIGCONT)
             await asyncio.gather(*sleeps, return_exceptions=True)
 
-        driven.do(several_times())
+        driver.do(several_times())
         began = time.monotonic()
-        driven.until(lambda status: status.phase is Phase.ASLEEP, "a", seconds=15)
+        driver.until(lambda status: status.phase is Phase.ASLEEP, "a", seconds=15)
         assert gone(pid), time.monotonic() - began
-        assert driven.ready("a").endpoint != first.endpoint
+        assert driver.ready("a").endpoint != first.endpoint

@@ -14,7 +14,7 @@ from llmariner.platform.serving import EngineModel, Phase
 from llmariner.platform.serving.kserve.objects import object_name
 
 from .conftest import free_port
-from .kserve_cluster import NAMESPACE, Clustered, clustered
+from .kserve_cluster import NAMESPACE, ServingOnCluster, clustered
 
 if TYPE_CHECKING:
     from kubernetes.schemas import Schemas
@@ -26,44 +26,44 @@ THEIRS = replace(MINE, id=SECOND, folder="hf://org/theirs", project="proj_b", cr
 
 
 @pytest.fixture
-def cluster(upstream_schemas: tuple[Path, Schemas], tmp_path: Path) -> Iterator[Clustered]:
+def cluster(upstream_schemas: tuple[Path, Schemas], tmp_path: Path) -> Iterator[ServingOnCluster]:
     crds, schemas = upstream_schemas
     with clustered(tmp_path, schemas, crds, free_port(), MINE, THEIRS) as made:
         yield made
 
 
-def services(cluster: Clustered) -> dict[str, dict[str, Any]]:
+def services(cluster: ServingOnCluster) -> dict[str, dict[str, Any]]:
     return {each["metadata"]["name"]: each for each in cluster.controllers.listed(INFERENCE_SERVICES)}
 
 
-def test_a_model_whose_object_would_have_anothers_name_leaves_that_one_alone(cluster: Clustered) -> None:
+def test_a_model_whose_object_would_have_anothers_name_leaves_that_one_alone(cluster: ServingOnCluster) -> None:
     assert object_name(MINE) == object_name(THEIRS)
-    cluster.driven.ready(MINE.id)
+    cluster.driver.ready(MINE.id)
     before = services(cluster)[object_name(MINE)]["metadata"]["uid"]
     for _ in range(2):
-        cluster.driven.wake(THEIRS.id)
-        status = cluster.driven.status(THEIRS.id)
+        cluster.driver.wake(THEIRS.id)
+        status = cluster.driver.status(THEIRS.id)
         assert status.phase is Phase.FAILED
         assert "another name" in status.message
         assert status.endpoint is None
-    cluster.driven.sleep(THEIRS.id)
-    cluster.driven.do(cluster.serving.remove(THEIRS.id, THEIRS.folder))
-    cluster.driven.do(cluster.serving.reconcile())
-    assert cluster.driven.status(MINE.id).phase is Phase.READY
+    cluster.driver.sleep(THEIRS.id)
+    cluster.driver.do(cluster.serving.remove(THEIRS.id, THEIRS.folder))
+    cluster.driver.do(cluster.serving.reconcile())
+    assert cluster.driver.status(MINE.id).phase is Phase.READY
     assert services(cluster)[object_name(MINE)]["metadata"]["uid"] == before
-    assert cluster.driven.do(cluster.serving.statuses()).keys() == {MINE.id}
+    assert cluster.driver.do(cluster.serving.statuses()).keys() == {MINE.id}
 
 
 @pytest.mark.parametrize("stamp", ["yesterday", "0001-01-01T00:00:00+23:59"])
-def test_a_time_that_is_none_keeps_no_other_model_from_being_told_of(cluster: Clustered, stamp: str) -> None:
+def test_a_time_that_is_none_keeps_no_other_model_from_being_told_of(cluster: ServingOnCluster, stamp: str) -> None:
     """KServe copies an InferenceService's annotations to its pods: whoever makes one with kubectl chooses them."""
     cluster.controllers.stuck = {"phase": "Pending"}
-    cluster.driven.wake(MINE.id)
-    cluster.driven.until(lambda _: cluster.controllers.listed(PODS), MINE.id)
+    cluster.driver.wake(MINE.id)
+    cluster.driver.until(lambda _: cluster.controllers.listed(PODS), MINE.id)
     (pod,) = cluster.controllers.listed(PODS)
     annotated = {"metadata": {"annotations": {"llmariner.ai/reserved-at": stamp}}}
     cluster.caller.patch(PODS, NAMESPACE, pod["metadata"]["name"], annotated)
-    cluster.driven.pass_time(0.6)
-    assert cluster.driven.do(cluster.serving.statuses()).keys() == {MINE.id}
-    assert cluster.driven.status(MINE.id).phase is Phase.STARTING
-    cluster.driven.do(cluster.serving.reconcile())
+    cluster.driver.pass_time(0.6)
+    assert cluster.driver.do(cluster.serving.statuses()).keys() == {MINE.id}
+    assert cluster.driver.status(MINE.id).phase is Phase.STARTING
+    cluster.driver.do(cluster.serving.reconcile())

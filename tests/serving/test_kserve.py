@@ -15,7 +15,7 @@ from llmariner.platform.kube.resources import DEPLOYMENTS, INFERENCE_SERVICES
 from llmariner.platform.serving import IMPORTED_SCHEME, EngineModel, Phase
 
 from .conftest import free_port
-from .kserve_cluster import NAMESPACE, Clustered, clustered
+from .kserve_cluster import NAMESPACE, ServingOnCluster, clustered
 
 if TYPE_CHECKING:
     from kubernetes.schemas import Schemas
@@ -26,18 +26,18 @@ THEIRS = EngineModel("theirs", f"{IMPORTED_SCHEME}theirs", "generate", 0)
 
 
 @pytest.fixture
-def cluster(upstream_schemas: tuple[Path, Schemas], tmp_path: Path) -> Iterator[Clustered]:
+def cluster(upstream_schemas: tuple[Path, Schemas], tmp_path: Path) -> Iterator[ServingOnCluster]:
     crds, schemas = upstream_schemas
     with clustered(tmp_path, schemas, crds, free_port(), SMALL, THEIRS, idle_seconds=30.0) as made:
         yield made
 
 
-def the_service(cluster: Clustered) -> dict[str, Any]:
+def the_service(cluster: ServingOnCluster) -> dict[str, Any]:
     (found,) = cluster.controllers.listed(INFERENCE_SERVICES)
     return found
 
 
-def theirs(cluster: Clustered, **annotations: str) -> None:
+def theirs(cluster: ServingOnCluster, **annotations: str) -> None:
     body = {
         "apiVersion": "serving.kserve.io/v1beta1",
         "kind": "InferenceService",
@@ -50,42 +50,42 @@ def theirs(cluster: Clustered, **annotations: str) -> None:
 OURS_TO_SCALE = {"serving.kserve.io/deploymentMode": "Standard", "serving.kserve.io/autoscalerClass": "external"}
 
 
-def test_a_wake_is_noted_once_with_how_long_it_took(cluster: Clustered) -> None:
-    cluster.driven.ready(SMALL.id)
-    cluster.driven.ready(SMALL.id)
+def test_a_wake_is_noted_once_with_how_long_it_took(cluster: ServingOnCluster) -> None:
+    cluster.driver.ready(SMALL.id)
+    cluster.driver.ready(SMALL.id)
     ((model, seconds),) = cluster.models.wakes
     assert model == SMALL.id
     assert 0.3 < seconds < 20
 
 
-def test_sleep_and_wake_move_replicas_and_leave_the_service(cluster: Clustered) -> None:
-    cluster.driven.ready(SMALL.id)
+def test_sleep_and_wake_move_replicas_and_leave_the_service(cluster: ServingOnCluster) -> None:
+    cluster.driver.ready(SMALL.id)
     service = the_service(cluster)
-    cluster.driven.sleep(SMALL.id)
+    cluster.driver.sleep(SMALL.id)
     name = service["metadata"]["name"]
     assert cluster.deployment(name)["spec"]["replicas"] == 0
-    cluster.driven.ready(SMALL.id)
+    cluster.driver.ready(SMALL.id)
     assert cluster.deployment(name)["spec"]["replicas"] == 1
     assert the_service(cluster)["metadata"]["generation"] == service["metadata"]["generation"]
 
 
-def test_a_wake_brings_what_was_configured_meanwhile(cluster: Clustered) -> None:
-    cluster.driven.ready(SMALL.id)
-    cluster.driven.sleep(SMALL.id)
+def test_a_wake_brings_what_was_configured_meanwhile(cluster: ServingOnCluster) -> None:
+    cluster.driver.ready(SMALL.id)
+    cluster.driver.sleep(SMALL.id)
     cluster.models.known |= {
         SMALL.id: EngineModel(SMALL.id, SMALL.folder, "generate", 0, extra_args=("--max-model-len=64",)),
         TUNED.id: TUNED,
     }
-    cluster.driven.wake(SMALL.id)
+    cluster.driver.wake(SMALL.id)
     predictor = the_service(cluster)["spec"]["predictor"]
     assert "--max-model-len=64" in predictor["model"]["args"]
     assert predictor["storageUris"][1]["uri"] == TUNED.folder
-    assert cluster.driven.ready(TUNED.id).endpoint == cluster.driven.status(SMALL.id).endpoint
+    assert cluster.driver.ready(TUNED.id).endpoint == cluster.driver.status(SMALL.id).endpoint
 
 
-def test_fields_of_others_are_reported_and_not_taken(cluster: Clustered) -> None:
-    cluster.driven.ready(SMALL.id)
-    cluster.driven.sleep(SMALL.id)
+def test_fields_of_others_are_reported_and_not_taken(cluster: ServingOnCluster) -> None:
+    cluster.driver.ready(SMALL.id)
+    cluster.driver.sleep(SMALL.id)
     service = the_service(cluster)
     theirs_too = {"spec": {"predictor": {"timeout": 5}}}
     path = INFERENCE_SERVICES.path(NAMESPACE, service["metadata"]["name"])
@@ -93,74 +93,74 @@ def test_fields_of_others_are_reported_and_not_taken(cluster: Clustered) -> None
     body["metadata"] = {"name": service["metadata"]["name"], "namespace": NAMESPACE}
     media = "application/apply-patch+yaml"
     cluster.caller.done("PATCH", path, body, media=media, fieldManager="kubectl", force="true")
-    cluster.driven.wake(SMALL.id)
-    status = cluster.driven.status(SMALL.id)
+    cluster.driver.wake(SMALL.id)
+    status = cluster.driver.status(SMALL.id)
     assert status.phase is Phase.FAILED
     assert "spec.predictor.timeout (set by kubectl)" in status.message
     assert the_service(cluster)["spec"]["predictor"]["timeout"] == 5
 
 
-def test_what_kubectl_made_is_made_known_woken_and_put_to_sleep_but_not_rewritten(cluster: Clustered) -> None:
+def test_what_kubectl_made_is_made_known_woken_and_put_to_sleep_but_not_rewritten(cluster: ServingOnCluster) -> None:
     theirs(cluster, **OURS_TO_SCALE)
-    cluster.driven.do(cluster.serving.reconcile())
+    cluster.driver.do(cluster.serving.reconcile())
     assert cluster.models.adopted == {"theirs": "theirs"}
-    cluster.driven.ready("theirs")
+    cluster.driver.ready("theirs")
     before = the_service(cluster)
-    cluster.driven.sleep("theirs")
-    assert cluster.driven.until(lambda status: status.phase is Phase.ASLEEP, "theirs")
-    cluster.driven.ready("theirs")
+    cluster.driver.sleep("theirs")
+    assert cluster.driver.until(lambda status: status.phase is Phase.ASLEEP, "theirs")
+    cluster.driver.ready("theirs")
     assert the_service(cluster)["spec"] == before["spec"]
     assert the_service(cluster)["metadata"]["annotations"] == before["metadata"]["annotations"]
 
 
-def test_one_service_is_looked_at_as_it_is_and_never_one_of_ours(cluster: Clustered) -> None:
+def test_one_service_is_looked_at_as_it_is_and_never_one_of_ours(cluster: ServingOnCluster) -> None:
     theirs(cluster)
-    cluster.driven.ready(SMALL.id)
+    cluster.driver.ready(SMALL.id)
     our_name = next(
         each for each in cluster.controllers.listed(INFERENCE_SERVICES) if each["metadata"]["name"] != "theirs"
     )
     for name, expected in (("theirs", {"theirs": "theirs"}), (our_name["metadata"]["name"], {}), ("gone", {})):
-        cluster.driven.do(cluster.serving.import_existing(name))
+        cluster.driver.do(cluster.serving.import_existing(name))
         assert (cluster.models.adopted, cluster.models.only) == (expected, name)
 
 
-def test_what_kserve_scales_itself_is_stopped_by_kserves_own_switch(cluster: Clustered) -> None:
+def test_what_kserve_scales_itself_is_stopped_by_kserves_own_switch(cluster: ServingOnCluster) -> None:
     theirs(cluster)
-    cluster.driven.until(lambda status: status.phase is Phase.READY, "theirs")
-    cluster.driven.sleep("theirs")
+    cluster.driver.until(lambda status: status.phase is Phase.READY, "theirs")
+    cluster.driver.sleep("theirs")
     assert the_service(cluster)["metadata"]["annotations"] == {"serving.kserve.io/stop": "true"}
-    assert cluster.driven.status("theirs").phase is Phase.ASLEEP
-    cluster.driven.ready("theirs")
+    assert cluster.driver.status("theirs").phase is Phase.ASLEEP
+    cluster.driver.ready("theirs")
 
 
-def test_a_deleted_model_takes_its_service_along_and_no_others(cluster: Clustered) -> None:
-    cluster.driven.ready(SMALL.id)
+def test_a_deleted_model_takes_its_service_along_and_no_others(cluster: ServingOnCluster) -> None:
+    cluster.driver.ready(SMALL.id)
     theirs(cluster, **OURS_TO_SCALE)
     del cluster.models.known[SMALL.id]
-    cluster.driven.do(cluster.serving.remove(SMALL.id, SMALL.folder))
-    cluster.driven.do(cluster.serving.remove("theirs", THEIRS.folder))
+    cluster.driver.do(cluster.serving.remove(SMALL.id, SMALL.folder))
+    cluster.driver.do(cluster.serving.remove("theirs", THEIRS.folder))
     assert the_service(cluster)["metadata"]["name"] == "theirs"
 
 
-def test_a_sweep_deletes_nothing_that_somebody_else_made_whatever_it_says_of_itself(cluster: Clustered) -> None:
+def test_a_sweep_deletes_nothing_that_somebody_else_made_whatever_it_says_of_itself(cluster: ServingOnCluster) -> None:
     said = {"llmariner.ai/adapters-of": "proj_a", "llmariner.ai/created": "7", "llmariner.ai/model": SMALL.id}
     theirs(cluster, **said)
-    cluster.driven.do(cluster.serving.reconcile())
+    cluster.driver.do(cluster.serving.reconcile())
     assert the_service(cluster)["metadata"]["name"] == "theirs"
 
 
-def idle(cluster: Clustered, last: float | None) -> int:
+def idle(cluster: ServingOnCluster, last: float | None) -> int:
     cluster.models.last[SMALL.id] = last
-    cluster.driven.do(cluster.serving.reconcile())
+    cluster.driver.do(cluster.serving.reconcile())
     return int(cluster.deployment(the_service(cluster)["metadata"]["name"])["spec"]["replicas"])
 
 
 def test_the_sleeper_takes_a_model_that_nobody_asks_for(upstream_schemas: tuple[Path, Schemas], tmp_path: Path) -> None:
     crds, schemas = upstream_schemas
     with clustered(tmp_path, schemas, crds, free_port(), SMALL, idle_seconds=4.0) as cluster:
-        cluster.driven.ready(SMALL.id)
+        cluster.driver.ready(SMALL.id)
         assert idle(cluster, 0.0) == 1, "it has not been ready for long"
-        cluster.driven.pass_time(4.1)
+        cluster.driver.pass_time(4.1)
         assert idle(cluster, None) == 1, "a request is under way"
         assert idle(cluster, time.time()) == 1, "it was asked for just now"
         assert idle(cluster, time.time() - 9) == 0
@@ -171,8 +171,8 @@ def test_the_sleeper_leaves_a_model_whose_engine_is_busy_or_that_is_kept_awake(
 ) -> None:
     crds, schemas = upstream_schemas
     with clustered(tmp_path, schemas, crds, free_port(), SMALL, idle_seconds=0.1) as cluster:
-        endpoint = cluster.driven.ready(SMALL.id).endpoint
-        cluster.driven.pass_time(1.2)
+        endpoint = cluster.driver.ready(SMALL.id).endpoint
+        cluster.driver.pass_time(1.2)
 
         async def while_it_works() -> int:
             script = {"token_interval_ms": 200}
@@ -183,18 +183,18 @@ def test_the_sleeper_leaves_a_model_whose_engine_is_busy_or_that_is_kept_awake(
             await asking
             return int(replicas)
 
-        assert cluster.driven.do(while_it_works()) == 1
+        assert cluster.driver.do(while_it_works()) == 1
         cluster.models.known[SMALL.id] = EngineModel(SMALL.id, SMALL.folder, "generate", 0, keep_awake=True)
         assert idle(cluster, 0.0) == 1
 
 
-async def asked(cluster: Clustered, endpoint: str | None, **fields: Any) -> bytes:
+async def asked(cluster: ServingOnCluster, endpoint: str | None, **fields: Any) -> bytes:
     assert endpoint is not None
-    return await cluster.driven._asked(endpoint, "/v1/chat/completions", {"messages": [], **fields})
+    return await cluster.driver._asked(endpoint, "/v1/chat/completions", {"messages": [], **fields})
 
 
-def test_a_sleeper_that_comes_second_changes_nothing(cluster: Clustered) -> None:
-    cluster.driven.ready(SMALL.id)
+def test_a_sleeper_that_comes_second_changes_nothing(cluster: ServingOnCluster) -> None:
+    cluster.driver.ready(SMALL.id)
     name = the_service(cluster)["metadata"]["name"]
     seen = cluster.deployment(name)["metadata"]["resourceVersion"]
     cluster.caller.done(
@@ -208,11 +208,11 @@ def test_a_sleeper_that_comes_second_changes_nothing(cluster: Clustered) -> None
     assert cluster.deployment(name)["spec"]["replicas"] == 2
 
 
-def test_what_the_pods_say_reaches_those_who_wait(cluster: Clustered) -> None:
+def test_what_the_pods_say_reaches_those_who_wait(cluster: ServingOnCluster) -> None:
     # A pod behind a gate stays where it is.
     cluster.controllers.gates, cluster.controllers.stuck = [{"name": "kueue.x-k8s.io/admission"}], {"phase": "Pending"}
-    cluster.driven.wake(SMALL.id)
-    gated = cluster.driven.until(lambda status: "quota" in status.message, SMALL.id)
+    cluster.driver.wake(SMALL.id)
+    gated = cluster.driver.until(lambda status: "quota" in status.message, SMALL.id)
     assert gated.phase is Phase.QUEUED
 
 
@@ -222,7 +222,7 @@ def test_a_right_that_is_missing_is_told_to_those_who_wait(
     crds, schemas = upstream_schemas
     with clustered(tmp_path, schemas, crds, free_port(), SMALL) as cluster:
         cluster.forbid("patch inferenceservices")
-        cluster.driven.wake(SMALL.id)
-        status = cluster.driven.status(SMALL.id)
+        cluster.driver.wake(SMALL.id)
+        status = cluster.driver.status(SMALL.id)
         assert status.phase is Phase.FAILED
         assert status.message.startswith("The cluster refuses the model: ")

@@ -17,7 +17,7 @@ from llmariner.platform.serving import EngineModel
 from llmariner.settings import Secret
 
 from .conftest import free_port
-from .kserve_cluster import NAMESPACE, Clustered, clustered
+from .kserve_cluster import NAMESPACE, ServingOnCluster, clustered
 from .standby_pods import TOKEN, StandbyPods
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def granted(objects: Iterable[dict[str, Any]]) -> Rights:
     }
 
 
-def used(cluster: Clustered) -> Rights:
+def used(cluster: ServingOnCluster) -> Rights:
     """What the adapter asked of objects: discovery of what the cluster has is open to every account."""
     found: Rights = set()
     for agent, method, path in cluster.answered:
@@ -60,32 +60,32 @@ def used(cluster: Clustered) -> Rights:
     return found
 
 
-def make_queue(cluster: Clustered) -> None:
+def make_queue(cluster: ServingOnCluster) -> None:
     kind = {"apiVersion": LOCAL_QUEUES.api_version, "kind": LOCAL_QUEUES.kind}
     body = {**kind, "metadata": {"name": POOL, "namespace": NAMESPACE}, "spec": {"clusterQueue": "llmariner-cpu"}}
     cluster.caller.make(LOCAL_QUEUES, body)
 
 
-def live(cluster: Clustered) -> None:
+def live(cluster: ServingOnCluster) -> None:
     """All that happens to a model, one thing after the other."""
     make_queue(cluster)
     cluster.controllers.gates = [{"name": "kueue.x-k8s.io/admission"}]
-    cluster.driven.wake(SMALL.id)
-    cluster.driven.until(lambda _: cluster.controllers.listed(PODS), SMALL.id)
-    cluster.driven.do(cluster.serving.statuses())
+    cluster.driver.wake(SMALL.id)
+    cluster.driver.until(lambda _: cluster.controllers.listed(PODS), SMALL.id)
+    cluster.driver.do(cluster.serving.statuses())
     cluster.controllers.gates = []
     cluster.controllers.engine_arguments = ["--first-answer", "differs"]
-    cluster.driven.ready(SMALL.id)
-    cluster.driven.until(lambda _: cluster.controllers.listed(EVENTS), SMALL.id)
+    cluster.driver.ready(SMALL.id)
+    cluster.driver.until(lambda _: cluster.controllers.listed(EVENTS), SMALL.id)
     for changed in (MANY, SMALL):
         cluster.models.known[SMALL.id] = changed
-        cluster.driven.sleep(SMALL.id)
-        cluster.driven.ready(SMALL.id)
+        cluster.driver.sleep(SMALL.id)
+        cluster.driver.ready(SMALL.id)
     (name,) = (each["metadata"]["name"] for each in cluster.controllers.listed(INFERENCE_SERVICES))
-    cluster.driven.do(cluster.serving.import_existing(name))
-    cluster.driven.do(cluster.serving.reconcile())
+    cluster.driver.do(cluster.serving.import_existing(name))
+    cluster.driver.do(cluster.serving.reconcile())
     del cluster.models.known[SMALL.id]
-    cluster.driven.do(cluster.serving.remove(SMALL.id, SMALL.folder))
+    cluster.driver.do(cluster.serving.remove(SMALL.id, SMALL.folder))
     assert cluster.controllers.listed(INFERENCE_SERVICES) == []
 
 
@@ -102,7 +102,7 @@ def test_without_standby_engines_each_right_is_used_and_each_use_a_right(
 
 
 @pytest.fixture
-def standing(upstream_schemas: tuple[Path, Schemas], tmp_path: Path) -> Iterator[tuple[Clustered, StandbyPods]]:
+def standing(upstream_schemas: tuple[Path, Schemas], tmp_path: Path) -> Iterator[tuple[ServingOnCluster, StandbyPods]]:
     crds, schemas = upstream_schemas
     with clustered(tmp_path, schemas, crds, free_port(), SMALL, standby_token=Secret(TOKEN)) as cluster:
         cluster.controllers.stuck = {"phase": "Pending"}
@@ -112,17 +112,17 @@ def standing(upstream_schemas: tuple[Path, Schemas], tmp_path: Path) -> Iterator
         pods.close()
 
 
-def test_what_standby_engines_ask_besides_comes_with_them(standing: tuple[Clustered, StandbyPods]) -> None:
+def test_what_standby_engines_ask_besides_comes_with_them(standing: tuple[ServingOnCluster, StandbyPods]) -> None:
     cluster, pods = standing
     workloads = [each for kind in read_declarations(CHECKOUT) for each in kind]
     more = granted(standby_roles(workloads))
     assert not more & granted(roles())
     pods.start("standby-1", free_port())
-    cluster.driven.until(lambda _: pods.warm("standby-1"), SMALL.id, seconds=60)
-    cluster.driven.ready(SMALL.id)
-    cluster.driven.until(lambda _: ("/events", "create") in used(cluster), SMALL.id)
+    cluster.driver.until(lambda _: pods.warm("standby-1"), SMALL.id, seconds=60)
+    cluster.driver.ready(SMALL.id)
+    cluster.driver.until(lambda _: ("/events", "create") in used(cluster), SMALL.id)
     # Its container runs again and knows of no model: it is given up.
     pods.processes["standby-1"].kill()
-    cluster.driven.until(lambda _: ("/pods", "delete") in used(cluster), SMALL.id)
+    cluster.driver.until(lambda _: ("/pods", "delete") in used(cluster), SMALL.id)
     assert used(cluster) - granted(roles()) == more
     assert all(pod["metadata"]["name"] != "standby-1" for pod in cluster.controllers.listed(PODS))

@@ -66,9 +66,9 @@ def test_an_engine_that_prints_without_end_fills_no_disk(tmp_path: Path, monkeyp
     monkeypatch.setattr(engine, "rotate", lambda log: log_files.rotate(log, 200_000))
     settings = imitation(tmp_path)
     (tmp_path / "bin/vllm").write_text(_TALKS.format(python=sys.executable))
-    with processes(settings, model(tmp_path, "a")) as (driven, serving):
-        driven.wake("a")
+    with processes(settings, model(tmp_path, "a")) as (driver, serving):
+        driver.wake("a")
         log = serving._engines["a"].log
-        status = driven.until(lambda status: status.phase is Phase.FAILED, "a")
+        status = driver.until(lambda status: status.phase is Phase.FAILED, "a")
         assert status.message.endswith("RuntimeError: enough")
         assert log.with_name(f"{log.name}.1").stat().st_size == 200_000

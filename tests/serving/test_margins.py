@@ -18,7 +18,7 @@ from llmariner.platform.serving import EngineModel
 from llmariner.platform.serving.local_processes.adapter import ProcessServing
 from llmariner.standalone.platform import checkout_root
 
-from .driving import Driven
+from .driving import ServingDriver
 from .questions import ASKED, OPEN, QUESTIONS
 from .real import BASE
 
@@ -26,24 +26,28 @@ LEAST = 0.5
 
 
 @pytest.fixture(scope="module")
-def endpoint(warm: tuple[Driven, ProcessServing], models: list[EngineModel]) -> Iterator[tuple[Driven, str]]:
+def endpoint(
+    warm: tuple[ServingDriver, ProcessServing], models: list[EngineModel]
+) -> Iterator[tuple[ServingDriver, str]]:
     """The packaged model, its log probabilities taken after the grammar."""
-    driven, _ = warm
-    driven.sleep(BASE)
-    status = driven.ready("margins")
+    driver, _ = warm
+    driver.sleep(BASE)
+    status = driver.ready("margins")
     assert status.endpoint is not None
-    yield driven, status.endpoint
-    driven.sleep("margins")
+    yield driver, status.endpoint
+    driver.sleep("margins")
 
 
 @pytest.mark.engine
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("what", ASKED)
-def test_every_token_of_an_answer_is_likelier_by_far_than_the_next(what: str, endpoint: tuple[Driven, str]) -> None:
+def test_every_token_of_an_answer_is_likelier_by_far_than_the_next(
+    what: str, endpoint: tuple[ServingDriver, str]
+) -> None:
     body, expected = ASKED[what]
-    driven, url = endpoint
+    driver, url = endpoint
     path = "/v1/completions" if "prompt" in body else "/v1/chat/completions"
-    answer = driven.ask(url, path, {"model": "margins", "temperature": 0, **body})
+    answer = driver.ask(url, path, {"model": "margins", "temperature": 0, **body})
     choice = answer["choices"][0]
     assert text_of(choice) == expected
     margins = dict(margins_of(choice["logprobs"]))

@@ -12,7 +12,7 @@ from llmariner.platform.serving.local_processes.adapter import ProcessServing
 from llmariner.standalone.engine import packages
 from llmariner.standalone.engine.packages import PACKAGED
 
-from .driving import Driven
+from .driving import ServingDriver
 from .questions import CAPITAL, GET_WEATHER
 from .real import BASE
 
@@ -25,45 +25,47 @@ def system(text: str) -> str:
     return f"<|im_start|>system\n{text}<|im_end|>\n"
 
 
-def prompt(driven: Driven, messages: list[dict[str, Any]], **fields: Any) -> str:
+def prompt(driver: ServingDriver, messages: list[dict[str, Any]], **fields: Any) -> str:
     """What the engine makes of messages."""
-    endpoint = driven.ready(BASE).endpoint
-    tokens = driven.ask(endpoint, "/tokenize", {"model": BASE, "messages": messages, **fields})["tokens"]
-    return str(driven.ask(endpoint, "/detokenize", {"model": BASE, "tokens": tokens})["prompt"])
+    endpoint = driver.ready(BASE).endpoint
+    tokens = driver.ask(endpoint, "/tokenize", {"model": BASE, "messages": messages, **fields})["tokens"]
+    return str(driver.ask(endpoint, "/detokenize", {"model": BASE, "tokens": tokens})["prompt"])
 
 
 @pytest.mark.engine
 @pytest.mark.timeout(900)
-def test_a_callers_own_system_message_counts_in_place_of_the_default(warm: tuple[Driven, ProcessServing]) -> None:
-    driven, _ = warm
-    assert prompt(driven, [USER]) == system(DEFAULT) + ASKING
+def test_a_callers_own_system_message_counts_in_place_of_the_default(
+    warm: tuple[ServingDriver, ProcessServing],
+) -> None:
+    driver, _ = warm
+    assert prompt(driver, [USER]) == system(DEFAULT) + ASKING
     for role in ("system", "developer"):
-        assert prompt(driven, [{"role": role, "content": "You are terse."}, USER]) == system("You are terse.") + ASKING
-    late = prompt(driven, [USER, {"role": "system", "content": "You are terse."}])
+        assert prompt(driver, [{"role": role, "content": "You are terse."}, USER]) == system("You are terse.") + ASKING
+    late = prompt(driver, [USER, {"role": "system", "content": "You are terse."}])
     assert late.startswith("<|im_start|>user")
     assert DEFAULT not in late
 
 
 @pytest.mark.engine
 @pytest.mark.timeout(900)
-def test_functions_come_with_an_example_of_their_call(warm: tuple[Driven, ProcessServing]) -> None:
-    driven, _ = warm
-    offered = prompt(driven, [USER], tools=[GET_WEATHER])
+def test_functions_come_with_an_example_of_their_call(warm: tuple[ServingDriver, ProcessServing]) -> None:
+    driver, _ = warm
+    offered = prompt(driver, [USER], tools=[GET_WEATHER])
     assert '<tool_call>\n{"name": "get_weather", "arguments": {"city": "..."}}\n</tool_call>' in offered
     assert offered.endswith(ASKING)
-    bare = prompt(driven, [USER], tools=[{"type": "function", "function": {"name": "now"}}])
+    bare = prompt(driver, [USER], tools=[{"type": "function", "function": {"name": "now"}}])
     assert '{"name": "now", "arguments": {}}' in bare
 
 
 @pytest.mark.engine
 @pytest.mark.timeout(900)
-def test_an_answer_ends_though_nobody_says_when(warm: tuple[Driven, ProcessServing]) -> None:
-    driven, _ = warm
-    endpoint = driven.ready(BASE).endpoint
+def test_an_answer_ends_though_nobody_says_when(warm: tuple[ServingDriver, ProcessServing]) -> None:
+    driver, _ = warm
+    endpoint = driver.ready(BASE).endpoint
     body = {"model": BASE, "messages": [USER], "temperature": 0, "ignore_eos": True}
-    answer = driven.ask(endpoint, "/v1/chat/completions", body)
+    answer = driver.ask(endpoint, "/v1/chat/completions", body)
     assert answer["usage"]["completion_tokens"] == 256
-    longer = driven.ask(endpoint, "/v1/chat/completions", {**body, "max_tokens": 300})
+    longer = driver.ask(endpoint, "/v1/chat/completions", {**body, "max_tokens": 300})
     assert longer["usage"]["completion_tokens"] == 300
 
 

@@ -22,7 +22,7 @@ from llmariner.platform.serving import Phase
 from llmariner.platform.serving.local_processes.launcher_client import kill_orphans
 from llmariner.platform.serving.local_processes.sockets import EngineSockets
 
-from .driving import CHAT, Driven, processes
+from .driving import CHAT, ServingDriver, processes
 from .imitation import MEMORY, imitation, model, processes_with
 
 
@@ -42,13 +42,13 @@ def soon(fact: Any, seconds: float = 15) -> None:
         time.sleep(0.05)
 
 
-def stream_of(driven: Driven, endpoint: str | None) -> Coroutine[Any, Any, None]:
+def stream_of(driver: ServingDriver, endpoint: str | None) -> Coroutine[Any, Any, None]:
     """A request that lasts until it is cancelled."""
 
     async def streaming() -> None:
         assert endpoint is not None
         body = b'{"messages":[{"role":"user","content":"a"}],"stream":true,"max_tokens":1000000}'
-        response = await driven.client.request(endpoint, "POST", "/v1/chat/completions", body=body)
+        response = await driver.client.request(endpoint, "POST", "/v1/chat/completions", body=body)
         try:
             while await response.chunk():
                 pass
@@ -60,24 +60,24 @@ def stream_of(driven: Driven, endpoint: str | None) -> Coroutine[Any, Any, None]
 
 def test_phases_are_told_to_those_who_watch_in_order(tmp_path: Path) -> None:
     wakes: list[float] = []
-    with processes(imitation(tmp_path), model(tmp_path, "a", "--ready-after", "0.5"), wakes=wakes) as (driven, _):
-        driven.ready("a")
-        driven.sleep("a")
-        told = [phase for _, phase in driven.phases]
+    with processes(imitation(tmp_path), model(tmp_path, "a", "--ready-after", "0.5"), wakes=wakes) as (driver, _):
+        driver.ready("a")
+        driver.sleep("a")
+        told = [phase for _, phase in driver.phases]
     assert told == [Phase.STARTING, Phase.LOADING, Phase.READY, Phase.STOPPING, Phase.ASLEEP]
     assert 0.5 <= wakes[0] < 10
 
 
 def test_the_engine_longest_idle_makes_room_for_another(tmp_path: Path) -> None:
     models = [model(tmp_path, name) for name in "abc"]
-    with processes(imitation(tmp_path, engines=2), *models) as (driven, _):
-        first = driven.ready("a")
-        driven.pass_time(0.5)
-        driven.ready("b")
-        driven.chat("a", first.endpoint)
-        driven.pass_time(2.5)  # its counts are read every two seconds
-        driven.ready("c")
-        assert {name: driven.status(name).phase for name in "abc"} == {
+    with processes(imitation(tmp_path, engines=2), *models) as (driver, _):
+        first = driver.ready("a")
+        driver.pass_time(0.5)
+        driver.ready("b")
+        driver.chat("a", first.endpoint)
+        driver.pass_time(2.5)  # its counts are read every two seconds
+        driver.ready("c")
+        assert {name: driver.status(name).phase for name in "abc"} == {
             "a": Phase.READY,
             "b": Phase.ASLEEP,
             "c": Phase.READY,
@@ -86,41 +86,41 @@ def test_the_engine_longest_idle_makes_room_for_another(tmp_path: Path) -> None:
 
 def test_a_busy_engine_is_left_alone_and_who_needs_its_memory_says_so(tmp_path: Path) -> None:
     models = [model(tmp_path, "a", "--token-interval", "10"), model(tmp_path, "b")]
-    with processes(imitation(tmp_path, engines=1), *models) as (driven, _):
-        endpoint = driven.ready("a").endpoint
+    with processes(imitation(tmp_path, engines=1), *models) as (driver, _):
+        endpoint = driver.ready("a").endpoint
 
         async def meanwhile() -> tuple[str, Phase]:
-            stream = asyncio.create_task(stream_of(driven, endpoint))
+            stream = asyncio.create_task(stream_of(driver, endpoint))
             await asyncio.sleep(0.3)
-            await driven.serving.wake("b")
+            await driver.serving.wake("b")
             await asyncio.sleep(1.5)
-            status = await driven.serving.status("b")
-            other = (await driven.serving.status("a")).phase
+            status = await driver.serving.status("b")
+            other = (await driver.serving.status("a")).phase
             stream.cancel()
             await asyncio.gather(stream, return_exceptions=True)
             return f"{status.phase}: {status.message}", other
 
-        said, other = driven.do(meanwhile())
+        said, other = driver.do(meanwhile())
         assert said == "queued: waiting for memory that busy models hold"
         assert other is Phase.READY
-        driven.until(lambda status: status.phase is Phase.READY, "b")
-        assert driven.status("a").phase is Phase.ASLEEP
+        driver.until(lambda status: status.phase is Phase.READY, "b")
+        assert driver.status("a").phase is Phase.ASLEEP
 
 
 def test_a_model_to_be_kept_awake_makes_no_room(tmp_path: Path) -> None:
     models = [model(tmp_path, "a", keep_awake=True), model(tmp_path, "b")]
-    with processes(imitation(tmp_path, engines=1), *models) as (driven, _):
-        driven.ready("a")
-        driven.wake("b")
-        driven.pass_time(1.5)
-        assert (driven.status("a").phase, driven.status("b").phase) == (Phase.READY, Phase.QUEUED)
+    with processes(imitation(tmp_path, engines=1), *models) as (driver, _):
+        driver.ready("a")
+        driver.wake("b")
+        driver.pass_time(1.5)
+        assert (driver.status("a").phase, driver.status("b").phase) == (Phase.READY, Phase.QUEUED)
 
 
 def test_a_model_over_the_whole_budget_fails_with_the_figures_and_the_way_out(tmp_path: Path) -> None:
     settings = imitation(tmp_path, engines=0.5)
-    with processes(settings, model(tmp_path, "a")) as (driven, _):
-        driven.wake("a")
-        status = driven.until(lambda status: status.phase is Phase.FAILED, "a")
+    with processes(settings, model(tmp_path, "a")) as (driver, _):
+        driver.wake("a")
+        status = driver.until(lambda status: status.phase is Phase.FAILED, "a")
     assert f"{MEMORY >> 20} MiB" in status.message
     assert f"{settings.budget >> 20} MiB" in status.message
     assert "LLMARINER_MEMORY_GIB" in status.message
@@ -128,130 +128,130 @@ def test_a_model_over_the_whole_budget_fails_with_the_figures_and_the_way_out(tm
 
 def test_a_model_that_does_not_fit_beside_the_parent_of_engines_fails_as_well(tmp_path: Path) -> None:
     settings = replace(imitation(tmp_path), budget=MEMORY + (1 << 20))
-    with processes(settings, model(tmp_path, "a")) as (driven, serving):
-        driven.do(serving.launcher.start())
-        driven.wake("a")
-        status = driven.until(lambda status: status.phase is Phase.FAILED, "a", seconds=5)
+    with processes(settings, model(tmp_path, "a")) as (driver, serving):
+        driver.do(serving.launcher.start())
+        driver.wake("a")
+        status = driver.until(lambda status: status.phase is Phase.FAILED, "a", seconds=5)
     assert "LLMARINER_MEMORY_GIB" in status.message
 
 
 def test_an_idle_model_sleeps_and_a_busy_or_kept_one_does_not(tmp_path: Path) -> None:
     models = [model(tmp_path, "idle"), model(tmp_path, "busy", "--token-interval", "10")]
     models.append(model(tmp_path, "kept", keep_awake=True))
-    with processes(imitation(tmp_path, idle_seconds=1), *models) as (driven, _):
+    with processes(imitation(tmp_path, idle_seconds=1), *models) as (driver, _):
         for name in ("idle", "kept", "busy"):
-            endpoint = driven.ready(name).endpoint
+            endpoint = driver.ready(name).endpoint
 
         async def a_while() -> None:
-            stream = asyncio.create_task(stream_of(driven, endpoint))
+            stream = asyncio.create_task(stream_of(driver, endpoint))
             await asyncio.sleep(5)
             stream.cancel()
             await asyncio.gather(stream, return_exceptions=True)
 
-        driven.do(a_while())
-        phases = {name: driven.status(name).phase for name in ("idle", "busy", "kept")}
+        driver.do(a_while())
+        phases = {name: driver.status(name).phase for name in ("idle", "busy", "kept")}
         assert phases == {"idle": Phase.ASLEEP, "busy": Phase.READY, "kept": Phase.READY}
-        driven.until(lambda status: status.phase is Phase.ASLEEP, "busy")
+        driver.until(lambda status: status.phase is Phase.ASLEEP, "busy")
 
 
 def test_starts_that_fail_are_further_and_further_apart_and_say_why(tmp_path: Path) -> None:
-    def failed(driven: Driven) -> float:
+    def failed(driver: ServingDriver) -> float:
         began = time.monotonic()
-        driven.wake("a")
-        status = driven.until(lambda status: status.phase is Phase.FAILED, "a")
+        driver.wake("a")
+        status = driver.until(lambda status: status.phase is Phase.FAILED, "a")
         assert "the weights could not be loaded" in status.message
         return time.monotonic() - began
 
-    with processes(imitation(tmp_path), model(tmp_path, "a", "--fail-load")) as (driven, _):
-        first, second = failed(driven), failed(driven)
-        driven.wake("a")
-        driven.pass_time(0.3)
-        status = driven.status("a")
+    with processes(imitation(tmp_path), model(tmp_path, "a", "--fail-load")) as (driver, _):
+        first, second = failed(driver), failed(driver)
+        driver.wake("a")
+        driver.pass_time(0.3)
+        status = driver.status("a")
         assert status.phase is Phase.QUEUED
         assert "2 starts failed" in status.message
         assert "the weights could not be loaded" in status.message
-        third = failed(driven)
-        fourth = failed(driven)
+        third = failed(driver)
+        fourth = failed(driver)
     assert third > 1.5  # and the three tenths that had passed
     assert fourth > 4
     assert max(first, second) < third
 
 
 def test_a_killed_engine_is_noticed_and_started_again_when_next_wished(tmp_path: Path) -> None:
-    with processes(imitation(tmp_path), model(tmp_path, "a")) as (driven, serving):
-        first = driven.ready("a")
+    with processes(imitation(tmp_path), model(tmp_path, "a")) as (driver, serving):
+        first = driver.ready("a")
         os.kill(serving._engines["a"].pid or 0, signal.SIGKILL)
-        status = driven.until(lambda status: status.phase is Phase.FAILED, "a", seconds=3)
+        status = driver.until(lambda status: status.phase is Phase.FAILED, "a", seconds=3)
         assert "ended unexpectedly" in status.message
-        assert driven.ready("a").endpoint != first.endpoint
+        assert driver.ready("a").endpoint != first.endpoint
 
 
 def test_a_model_that_failed_and_was_awake_since_sleeps_like_any_other(tmp_path: Path) -> None:
-    with processes(imitation(tmp_path), model(tmp_path, "a")) as (driven, serving):
+    with processes(imitation(tmp_path), model(tmp_path, "a")) as (driver, serving):
         for _ in range(3):
-            driven.ready("a")
+            driver.ready("a")
             os.kill(serving._engines["a"].pid or 0, signal.SIGKILL)
-            driven.until(lambda status: status.phase is Phase.FAILED, "a", seconds=3)
-        driven.ready("a")
-        driven.sleep("a")
-        status = driven.status("a")
+            driver.until(lambda status: status.phase is Phase.FAILED, "a", seconds=3)
+        driver.ready("a")
+        driver.sleep("a")
+        status = driver.status("a")
         assert (status.phase, status.message) == (Phase.ASLEEP, "")
         # What failed before that no longer counts.
         began = time.monotonic()
-        driven.ready("a")
+        driver.ready("a")
         assert time.monotonic() - began < 2
 
 
 def test_a_killed_launcher_takes_its_engines_along_and_is_started_again(tmp_path: Path) -> None:
-    with processes(imitation(tmp_path), model(tmp_path, "a")) as (driven, serving):
-        driven.ready("a")
+    with processes(imitation(tmp_path), model(tmp_path, "a")) as (driver, serving):
+        driver.ready("a")
         engine, launcher = serving._engines["a"].pid, serving.launcher.pid
         assert engine is not None
         assert launcher is not None
         os.kill(launcher, signal.SIGKILL)
-        driven.until(lambda status: status.phase is Phase.FAILED, "a", seconds=3)
+        driver.until(lambda status: status.phase is Phase.FAILED, "a", seconds=3)
         soon(lambda: gone(engine))
-        driven.ready("a")
+        driver.ready("a")
         assert serving.launcher.pid != launcher
 
 
 @pytest.mark.parametrize("pause", [0, 0.005, 0.02, 0.1, 0.4])
 def test_a_model_put_to_sleep_as_it_starts_leaves_no_process(tmp_path: Path, pause: float) -> None:
     name = f"drowsy-{pause}"
-    with processes(imitation(tmp_path), model(tmp_path, name, "--ready-after", "0.2")) as (driven, serving):
-        driven.do(serving.launcher.start())
-        driven.wake(name)
-        driven.pass_time(pause)
+    with processes(imitation(tmp_path), model(tmp_path, name, "--ready-after", "0.2")) as (driver, serving):
+        driver.do(serving.launcher.start())
+        driver.wake(name)
+        driver.pass_time(pause)
         began = time.monotonic()
-        driven.sleep(name)
+        driver.sleep(name)
         assert time.monotonic() - began < 5, "it had to be killed"
-        assert driven.status(name).phase is Phase.ASLEEP
+        assert driver.status(name).phase is Phase.ASLEEP
         soon(lambda: not processes_with(f"--model {name} "), 3)
         # Nor does it stand in the way of the next start, however soon that comes.
         for _ in range(3):
-            driven.wake(name)
-            driven.pass_time(pause)
-            driven.sleep(name)
-        endpoint = driven.ready(name).endpoint
-        assert driven.chat(name, endpoint)
+            driver.wake(name)
+            driver.pass_time(pause)
+            driver.sleep(name)
+        endpoint = driver.ready(name).endpoint
+        assert driver.chat(name, endpoint)
         soon(lambda: len(processes_with(f"--model {name} ")) == 1, 3)
 
 
 def test_without_vllm_to_import_the_launcher_stays_plain_and_says_why(tmp_path: Path) -> None:
-    with processes(imitation(tmp_path, warm=True), model(tmp_path, "a")) as (driven, serving):
+    with processes(imitation(tmp_path, warm=True), model(tmp_path, "a")) as (driver, serving):
 
         async def warm_up() -> None:
             serving.warm_up()
 
-        driven.do(warm_up())
-        driven.ready("a")
+        driver.do(warm_up())
+        driver.ready("a")
         assert serving.launcher.warm is False
         assert "vllm" in (serving.launcher.reason or "")
 
 
 def test_nobody_but_the_owner_reaches_an_engine(tmp_path: Path) -> None:
-    with processes(imitation(tmp_path), model(tmp_path, "a"), model(tmp_path, "b")) as (driven, serving):
-        endpoints = [driven.ready(name).endpoint or "" for name in "ab"]
+    with processes(imitation(tmp_path), model(tmp_path, "a"), model(tmp_path, "b")) as (driver, serving):
+        endpoints = [driver.ready(name).endpoint or "" for name in "ab"]
         paths = [Path(endpoint.removeprefix("unix:")) for endpoint in endpoints]
         assert len({*paths}) == 2
         folders = {path.parent for path in paths} | {path.parent.parent for path in paths}
@@ -308,49 +308,49 @@ def test_engines_listen_in_a_folder_that_no_other_user_enters(tmp_path: Path, na
 
 def test_an_engine_that_hangs_is_ended_and_the_next_wake_starts_another(tmp_path: Path) -> None:
     settings = replace(imitation(tmp_path), unresponsive_seconds=0.5)
-    with processes(settings, model(tmp_path, "a")) as (driven, serving):
-        driven.ready("a")
+    with processes(settings, model(tmp_path, "a")) as (driver, serving):
+        driver.ready("a")
         pid = serving._engines["a"].pid
         assert pid is not None
         os.killpg(pid, signal.SIGSTOP)
-        said = driven.until(lambda status: status.phase is Phase.FAILED, "a", seconds=30)
+        said = driver.until(lambda status: status.phase is Phase.FAILED, "a", seconds=30)
         assert "hung" in said.message
         assert gone(pid)
-        driven.wake("a")
-        driven.until(lambda status: status.phase is Phase.READY, "a")
+        driver.wake("a")
+        driver.until(lambda status: status.phase is Phase.READY, "a")
         assert serving._engines["a"].pid != pid
 
 
 def test_an_engine_serves_though_its_wake_can_not_be_recorded(tmp_path: Path) -> None:
-    with processes(imitation(tmp_path), model(tmp_path, "a")) as (driven, serving):
+    with processes(imitation(tmp_path), model(tmp_path, "a")) as (driver, serving):
 
         async def record_wake(_: str, seconds: float) -> None:
             raise RuntimeError("the database is away")
 
         serving._record_wake = record_wake
-        driven.ready("a")
-        driven.pass_time(0.3)
-        assert driven.status("a").phase is Phase.READY
+        driver.ready("a")
+        driver.pass_time(0.3)
+        assert driver.status("a").phase is Phase.READY
 
 
 def test_the_temporary_files_of_an_engine_are_in_its_own_folder_and_go_with_it(tmp_path: Path) -> None:
-    with processes(imitation(tmp_path), model(tmp_path, "a")) as (driven, serving):
-        endpoint = driven.ready("a").endpoint
+    with processes(imitation(tmp_path), model(tmp_path, "a")) as (driver, serving):
+        endpoint = driver.ready("a").endpoint
         assert endpoint is not None
         folder = Path(endpoint.removeprefix("unix:")).parent
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         environment = Path(f"/proc/{serving._engines['a'].pid}/environ").read_bytes().split(b"\0")
         assert f"TMPDIR={folder}".encode() in environment
         (folder / "left-behind").touch()
-        driven.sleep("a")
+        driver.sleep("a")
         assert not folder.exists()
 
 
 def test_closing_ends_every_process(tmp_path: Path) -> None:
-    with processes(imitation(tmp_path), model(tmp_path, "a"), model(tmp_path, "b")) as (driven, serving):
-        driven.ready("a")
-        driven.wake("b")
-        driven.pass_time(0.1)
+    with processes(imitation(tmp_path), model(tmp_path, "a"), model(tmp_path, "b")) as (driver, serving):
+        driver.ready("a")
+        driver.wake("b")
+        driver.pass_time(0.1)
         pids = [serving.launcher.pid, *(engine.pid for engine in serving._engines.values())]
     assert all(gone(pid) for pid in pids if pid)
 
@@ -362,12 +362,12 @@ sys.path.insert(0, {tests!r})
 from serving.driving import processes
 from serving.imitation import imitation, model
 folder = Path({folder!r})
-with processes(imitation(folder), model(folder, "a"), model(folder, "b", "--ready-after", "60")) as (driven, serving):
-    driven.ready("a")
-    driven.wake("b")
-    driven.until(lambda status: serving._engines["b"].pid, "b")
+with processes(imitation(folder), model(folder, "a"), model(folder, "b", "--ready-after", "60")) as (driver, serving):
+    driver.ready("a")
+    driver.wake("b")
+    driver.until(lambda status: serving._engines["b"].pid, "b")
     print(serving.launcher.pid, *(engine.pid for engine in serving._engines.values()), flush=True)
-    driven.pass_time(60)
+    driver.pass_time(60)
 """
 
 
@@ -397,11 +397,11 @@ def test_what_an_earlier_platform_of_this_home_left_behind_is_ended_and_nobody_e
 
 
 def test_a_question_is_as_good_as_the_engine_it_was_asked(tmp_path: Path) -> None:
-    with processes(imitation(tmp_path), model(tmp_path, "a", "--tokens", "4")) as (driven, _):
-        endpoint = driven.ready("a").endpoint
-        answer = driven.ask(endpoint, "/v1/chat/completions", CHAT)
-        driven.pass_time(2.5)
-        status = driven.status("a")
+    with processes(imitation(tmp_path), model(tmp_path, "a", "--tokens", "4")) as (driver, _):
+        endpoint = driver.ready("a").endpoint
+        answer = driver.ask(endpoint, "/v1/chat/completions", CHAT)
+        driver.pass_time(2.5)
+        status = driver.status("a")
     assert answer["usage"]["completion_tokens"] == 4
     assert status.generation_tokens == 4
     assert status.memory_bytes > 1 << 20

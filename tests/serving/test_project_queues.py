@@ -14,7 +14,7 @@ from llmariner.platform.serving import EngineModel, Phase
 from llmariner.platform.serving.kserve.queues import PROJECT_ANNOTATION, queue_name
 
 from .conftest import free_port
-from .kserve_cluster import NAMESPACE, Clustered, clustered
+from .kserve_cluster import NAMESPACE, ServingOnCluster, clustered
 
 if TYPE_CHECKING:
     from kubernetes.schemas import Schemas
@@ -27,7 +27,7 @@ GATE = {"name": "kueue.x-k8s.io/admission"}
 
 
 @pytest.fixture
-def cluster(upstream_schemas: tuple[Path, Schemas], tmp_path: Path) -> Iterator[Clustered]:
+def cluster(upstream_schemas: tuple[Path, Schemas], tmp_path: Path) -> Iterator[ServingOnCluster]:
     crds, schemas = upstream_schemas
     with clustered(tmp_path, schemas, crds, free_port(), EVERYBODYS, OURS, OURS_TOO, queue=POOL) as made:
         made.caller.make(LOCAL_QUEUES, local_queue(POOL))
@@ -39,84 +39,84 @@ def local_queue(name: str, cluster_queue: str = "llmariner-cpu") -> dict[str, An
     return {**kind, "metadata": {"name": name, "namespace": NAMESPACE}, "spec": {"clusterQueue": cluster_queue}}
 
 
-def queues(cluster: Clustered) -> dict[str, dict[str, Any]]:
+def queues(cluster: ServingOnCluster) -> dict[str, dict[str, Any]]:
     return {each["metadata"]["name"]: each for each in cluster.controllers.listed(LOCAL_QUEUES)}
 
 
-def queue_label(cluster: Clustered, model: EngineModel) -> str:
+def queue_label(cluster: ServingOnCluster, model: EngineModel) -> str:
     for each in cluster.controllers.listed(INFERENCE_SERVICES):
         if each["metadata"]["annotations"]["llmariner.ai/model"] == model.id:
             return str(each["metadata"]["labels"]["kueue.x-k8s.io/queue-name"])
     raise AssertionError(f"{model.id} has no InferenceService")
 
 
-def test_a_projects_model_waits_in_the_projects_queue_and_everybodys_in_the_pools(cluster: Clustered) -> None:
-    cluster.driven.wake(EVERYBODYS.id)
+def test_a_projects_model_waits_in_the_projects_queue_and_everybodys_in_the_pools(cluster: ServingOnCluster) -> None:
+    cluster.driver.wake(EVERYBODYS.id)
     assert queue_label(cluster, EVERYBODYS) == POOL
     assert queues(cluster).keys() == {POOL}
-    cluster.driven.wake(OURS.id)
+    cluster.driver.wake(OURS.id)
     assert queue_label(cluster, OURS) == OWN
     made = queues(cluster)[OWN]
     assert made["spec"]["clusterQueue"] == "llmariner-cpu"
     assert made["metadata"]["annotations"] == {PROJECT_ANNOTATION: "proj_1"}
     assert made["metadata"]["labels"] == {"app.kubernetes.io/managed-by": "llmariner"}
-    cluster.driven.wake(OURS_TOO.id)
+    cluster.driver.wake(OURS_TOO.id)
     assert queues(cluster)[OWN]["metadata"]["resourceVersion"] == made["metadata"]["resourceVersion"]
 
 
-def test_the_queue_goes_with_the_projects_last_model_and_not_before(cluster: Clustered) -> None:
+def test_the_queue_goes_with_the_projects_last_model_and_not_before(cluster: ServingOnCluster) -> None:
     for model in (OURS, OURS_TOO):
-        cluster.driven.wake(model.id)
+        cluster.driver.wake(model.id)
     del cluster.models.known[OURS.id]
-    cluster.driven.do(cluster.serving.remove(OURS.id, OURS.folder))
+    cluster.driver.do(cluster.serving.remove(OURS.id, OURS.folder))
     assert OWN in queues(cluster)
     del cluster.models.known[OURS_TOO.id]
-    cluster.driven.do(cluster.serving.remove(OURS_TOO.id, OURS_TOO.folder))
+    cluster.driver.do(cluster.serving.remove(OURS_TOO.id, OURS_TOO.folder))
     assert queues(cluster).keys() == {POOL}
 
 
-def test_the_sweep_takes_a_queue_that_was_left_and_no_queue_of_others(cluster: Clustered) -> None:
-    cluster.driven.wake(OURS.id)
+def test_the_sweep_takes_a_queue_that_was_left_and_no_queue_of_others(cluster: ServingOnCluster) -> None:
+    cluster.driver.wake(OURS.id)
     theirs = local_queue("theirs")
     theirs["metadata"]["labels"] = {"app.kubernetes.io/managed-by": "llmariner"}
     cluster.caller.make(LOCAL_QUEUES, theirs)
     cluster.models.known = {EVERYBODYS.id: EVERYBODYS}
-    cluster.driven.do(cluster.serving.reconcile())
+    cluster.driver.do(cluster.serving.reconcile())
     assert queues(cluster).keys() == {POOL, "theirs"}
 
 
-def test_a_model_that_comes_while_its_queue_goes_has_one_again(cluster: Clustered) -> None:
-    cluster.driven.wake(OURS.id)
+def test_a_model_that_comes_while_its_queue_goes_has_one_again(cluster: ServingOnCluster) -> None:
+    cluster.driver.wake(OURS.id)
     told = iter([set(), {"proj_1"}])
 
     async def projects() -> set[str]:
         return next(told)
 
     cluster.models.projects = projects  # type: ignore[method-assign]
-    cluster.driven.do(cluster.serving.reconcile())
+    cluster.driver.do(cluster.serving.reconcile())
     assert OWN in queues(cluster)
 
 
-def test_without_the_pools_queue_kueue_is_left_to_say_what_is_wrong(cluster: Clustered) -> None:
+def test_without_the_pools_queue_kueue_is_left_to_say_what_is_wrong(cluster: ServingOnCluster) -> None:
     cluster.caller.done("DELETE", LOCAL_QUEUES.path(NAMESPACE, POOL))
-    cluster.driven.wake(OURS.id)
+    cluster.driver.wake(OURS.id)
     assert queue_label(cluster, OURS) == POOL
 
 
-def test_the_place_is_told_among_all_of_the_pool_by_whichever_queue_they_came(cluster: Clustered) -> None:
+def test_the_place_is_told_among_all_of_the_pool_by_whichever_queue_they_came(cluster: ServingOnCluster) -> None:
     cluster.caller.make(LOCAL_QUEUES, local_queue("elsewhere", "another-pool"))
     cluster.controllers.gates, cluster.controllers.stuck = [GATE], {"phase": "Pending"}
     workload(cluster, "first", POOL, "uid-of-another")
     workload(cluster, "aside", "elsewhere", "uid-of-a-third")
-    cluster.driven.wake(OURS.id)
-    cluster.driven.until(lambda status: status.phase is Phase.QUEUED and "quota" in status.message, OURS.id)
+    cluster.driver.wake(OURS.id)
+    cluster.driver.until(lambda status: status.phase is Phase.QUEUED and "quota" in status.message, OURS.id)
     (pod,) = cluster.controllers.listed(PODS)
     workload(cluster, "second", OWN, pod["metadata"]["uid"])
-    told = cluster.driven.until(lambda status: "number" in status.message, OURS.id).message
+    told = cluster.driver.until(lambda status: "number" in status.message, OURS.id).message
     assert told.startswith("waiting for quota, number 2 of 2 in the queue"), told
 
 
-def workload(cluster: Clustered, name: str, queue: str, uid: str) -> None:
+def workload(cluster: ServingOnCluster, name: str, queue: str, uid: str) -> None:
     kind = {"apiVersion": WORKLOADS.api_version, "kind": WORKLOADS.kind}
     owner = {"apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid}
     metadata = {"name": name, "namespace": NAMESPACE, "ownerReferences": [owner]}

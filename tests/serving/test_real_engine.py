@@ -15,39 +15,39 @@ import pytest
 from llmariner.platform.serving import EngineModel, Phase
 from llmariner.platform.serving.local_processes.adapter import ProcessServing, ProcessSettings
 
-from .driving import Driven, processes
+from .driving import ServingDriver, processes
 from .real import BASE, PATIENCE
 from .test_processes import ports_of, unix_sockets_of
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
 
-def answer_of(driven: Driven, endpoint: str | None) -> str:
-    return driven.chat(BASE, endpoint, max_tokens=24)
+def answer_of(driver: ServingDriver, endpoint: str | None) -> str:
+    return driver.chat(BASE, endpoint, max_tokens=24)
 
 
 def test_a_warm_parent_wakes_the_model_and_wakes_it_again(
-    warm: tuple[Driven, ProcessServing],
+    warm: tuple[ServingDriver, ProcessServing],
 ) -> None:
-    driven, serving = warm
-    driven.do(serving.launcher.start())
+    driver, serving = warm
+    driver.do(serving.launcher.start())
     assert serving.launcher.warm, serving.launcher.reason
-    driven.sleep(BASE)  # other tests may have left it awake
-    seconds, before = [], len(driven.phases)
+    driver.sleep(BASE)  # other tests may have left it awake
+    seconds, before = [], len(driver.phases)
     for _ in range(2):
         began = time.monotonic()
-        status = driven.ready(BASE)
+        status = driver.ready(BASE)
         seconds.append(time.monotonic() - began)
-        assert "Paris" in answer_of(driven, status.endpoint)
+        assert "Paris" in answer_of(driver, status.endpoint)
         # torch's collectives listen on ports of their own, which know no requests.
         assert not any(map(answers_http, ports_of(serving._engines[BASE].pid or 0))), "any local user could ask it"
         folder = str(Path((status.endpoint or "").removeprefix("unix:")).parent)
         # vLLM's own sockets, between its processes, believe whoever opens them.
         assert {path.startswith(folder) for path in unix_sockets_of(serving._engines[BASE].pid or 0)} == {True}
-        driven.sleep(BASE)
-        assert driven.status(BASE).phase is Phase.ASLEEP
+        driver.sleep(BASE)
+        assert driver.status(BASE).phase is Phase.ASLEEP
     print(f"\nwakes: {', '.join(f'{each:.1f} s' for each in seconds)}")
-    told = [phase for _, phase in driven.phases[before:]]
+    told = [phase for _, phase in driver.phases[before:]]
     assert told == [Phase.STARTING, Phase.LOADING, Phase.READY, Phase.STOPPING, Phase.ASLEEP] * 2
 
 
@@ -59,25 +59,27 @@ def answers_http(port: int) -> bool:
     return False
 
 
-def test_an_adapter_is_served_by_its_bases_engine_and_answers_otherwise(warm: tuple[Driven, ProcessServing]) -> None:
-    driven, _ = warm
-    driven.wake("ft:random")
-    base = driven.until(lambda status: status.phase is Phase.READY, BASE)
-    status = driven.ready("ft:random")
+def test_an_adapter_is_served_by_its_bases_engine_and_answers_otherwise(
+    warm: tuple[ServingDriver, ProcessServing],
+) -> None:
+    driver, _ = warm
+    driver.wake("ft:random")
+    base = driver.until(lambda status: status.phase is Phase.READY, BASE)
+    status = driver.ready("ft:random")
     assert status.endpoint == base.endpoint
-    plain = driven.chat(BASE, base.endpoint, max_tokens=12)
-    tuned = driven.chat("ft:random", status.endpoint, max_tokens=12)
+    plain = driver.chat(BASE, base.endpoint, max_tokens=12)
+    tuned = driver.chat("ft:random", status.endpoint, max_tokens=12)
     assert tuned != plain
 
 
-def test_a_killed_engine_is_noticed_and_leaves_nothing_behind(warm: tuple[Driven, ProcessServing]) -> None:
-    driven, serving = warm
-    driven.ready(BASE)
+def test_a_killed_engine_is_noticed_and_leaves_nothing_behind(warm: tuple[ServingDriver, ProcessServing]) -> None:
+    driver, serving = warm
+    driver.ready(BASE)
     pid = serving._engines[BASE].pid
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
     began = time.monotonic()
-    status = driven.until(lambda status: status.phase is Phase.FAILED, BASE, seconds=10)
+    status = driver.until(lambda status: status.phase is Phase.FAILED, BASE, seconds=10)
     print(f"\nnoticed after {time.monotonic() - began:.2f} s")
     assert "ended unexpectedly" in status.message
     # Its core process was told by the kernel, and is gone a moment later.
@@ -97,19 +99,19 @@ def group_of(leader: int) -> list[int]:
     return found
 
 
-def test_an_engine_that_refuses_its_arguments_says_so_itself(warm: tuple[Driven, ProcessServing]) -> None:
-    driven, _ = warm
-    driven.wake("refused")
-    status = driven.until(lambda status: status.phase is Phase.FAILED, "refused")
+def test_an_engine_that_refuses_its_arguments_says_so_itself(warm: tuple[ServingDriver, ProcessServing]) -> None:
+    driver, _ = warm
+    driver.wake("refused")
+    status = driver.until(lambda status: status.phase is Phase.FAILED, "refused")
     assert "no-such-argument" in status.message
 
 
 def test_a_plain_start_behaves_as_a_warm_one_but_for_its_time(
-    warm: tuple[Driven, ProcessServing], settings: ProcessSettings, models: list[EngineModel]
+    warm: tuple[ServingDriver, ProcessServing], settings: ProcessSettings, models: list[EngineModel]
 ) -> None:
-    driven, _ = warm
-    expected = answer_of(driven, driven.ready(BASE).endpoint)
-    driven.sleep(BASE)
+    driver, _ = warm
+    expected = answer_of(driver, driver.ready(BASE).endpoint)
+    driver.sleep(BASE)
     wakes: list[float] = []
     with processes(replace(settings, warm=False), *models, wakes=wakes) as (plain, serving):
         plain.patience = PATIENCE

@@ -15,7 +15,7 @@ from llmariner.platform.serving import EngineModel, Phase
 from .conftest import free_port
 from .driving import processes
 from .imitation import imitation, model
-from .kserve_cluster import NAMESPACE, Clustered, clustered
+from .kserve_cluster import NAMESPACE, ServingOnCluster, clustered
 
 if TYPE_CHECKING:
     from kubernetes.schemas import Schemas
@@ -25,128 +25,128 @@ AGAIN = replace(SMALL, folder="hf://org/other", created=8)
 
 
 @pytest.fixture
-def cluster(upstream_schemas: tuple[Path, Schemas], tmp_path: Path) -> Iterator[Clustered]:
+def cluster(upstream_schemas: tuple[Path, Schemas], tmp_path: Path) -> Iterator[ServingOnCluster]:
     crds, schemas = upstream_schemas
     with clustered(tmp_path, schemas, crds, free_port(), SMALL) as made:
         yield made
 
 
-def uids(cluster: Clustered) -> list[str]:
+def uids(cluster: ServingOnCluster) -> list[str]:
     return [each["metadata"]["uid"] for each in cluster.controllers.listed(INFERENCE_SERVICES)]
 
 
-def test_a_model_that_is_registered_keeps_its_inference_service(cluster: Clustered) -> None:
-    cluster.driven.ready(SMALL.id)
+def test_a_model_that_is_registered_keeps_its_inference_service(cluster: ServingOnCluster) -> None:
+    cluster.driver.ready(SMALL.id)
     before = uids(cluster)
-    cluster.driven.do(cluster.serving.remove(SMALL.id, SMALL.folder))
+    cluster.driver.do(cluster.serving.remove(SMALL.id, SMALL.folder))
     assert uids(cluster) == before
     del cluster.models.known[SMALL.id]
     for _ in range(2):
-        cluster.driven.do(cluster.serving.remove(SMALL.id, SMALL.folder))
+        cluster.driver.do(cluster.serving.remove(SMALL.id, SMALL.folder))
         assert uids(cluster) == []
 
 
-def test_a_model_of_the_same_id_is_not_served_by_the_engine_of_the_one_before(cluster: Clustered) -> None:
-    cluster.driven.ready(SMALL.id)
+def test_a_model_of_the_same_id_is_not_served_by_the_engine_of_the_one_before(cluster: ServingOnCluster) -> None:
+    cluster.driver.ready(SMALL.id)
     before = uids(cluster)
     cluster.models.known[SMALL.id] = AGAIN
-    assert cluster.driven.status(SMALL.id).phase is Phase.STOPPING
-    cluster.driven.wake(SMALL.id)
+    assert cluster.driver.status(SMALL.id).phase is Phase.STOPPING
+    cluster.driver.wake(SMALL.id)
     assert uids(cluster) != before
-    cluster.driven.until(lambda status: status.phase is Phase.ASLEEP, SMALL.id)
-    cluster.driven.wake(SMALL.id)
+    cluster.driver.until(lambda status: status.phase is Phase.ASLEEP, SMALL.id)
+    cluster.driver.wake(SMALL.id)
     (service,) = cluster.controllers.listed(INFERENCE_SERVICES)
     assert service["spec"]["predictor"]["model"]["storageUri"] == AGAIN.folder
-    cluster.driven.do(cluster.serving.remove(SMALL.id, SMALL.folder))  # told again
+    cluster.driver.do(cluster.serving.remove(SMALL.id, SMALL.folder))  # told again
     assert uids(cluster) == [service["metadata"]["uid"]]
 
 
-def test_an_engine_whose_deletion_nobody_told_of_ends_with_the_next_sweep(cluster: Clustered) -> None:
-    cluster.driven.ready(SMALL.id)
-    cluster.driven.do(cluster.serving.reconcile())
+def test_an_engine_whose_deletion_nobody_told_of_ends_with_the_next_sweep(cluster: ServingOnCluster) -> None:
+    cluster.driver.ready(SMALL.id)
+    cluster.driver.do(cluster.serving.reconcile())
     assert len(uids(cluster)) == 1
     del cluster.models.known[SMALL.id]
-    cluster.driven.do(cluster.serving.reconcile())
+    cluster.driver.do(cluster.serving.reconcile())
     assert uids(cluster) == []
 
 
 def test_a_model_that_a_sweep_misses_in_its_list_is_asked_for_before_its_engine_ends(
-    cluster: Clustered, monkeypatch: pytest.MonkeyPatch
+    cluster: ServingOnCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cluster.driven.ready(SMALL.id)
+    cluster.driver.ready(SMALL.id)
 
     async def of_a_moment_ago(*_: object, **__: object) -> dict[object, object]:
         return {}
 
     monkeypatch.setattr(cluster.models, "engines", of_a_moment_ago)
-    cluster.driven.do(cluster.serving.reconcile())
+    cluster.driver.do(cluster.serving.reconcile())
     assert len(uids(cluster)) == 1
 
 
-def test_a_deletion_that_comes_late_leaves_the_object_that_was_made_since(cluster: Clustered) -> None:
-    cluster.driven.wake(SMALL.id)
+def test_a_deletion_that_comes_late_leaves_the_object_that_was_made_since(cluster: ServingOnCluster) -> None:
+    cluster.driver.wake(SMALL.id)
     (old,) = cluster.controllers.listed(INFERENCE_SERVICES)
     del cluster.models.known[SMALL.id]
-    cluster.driven.do(cluster.serving.remove(SMALL.id, SMALL.folder))
+    cluster.driver.do(cluster.serving.remove(SMALL.id, SMALL.folder))
     cluster.models.known[SMALL.id] = SMALL
-    cluster.driven.wake(SMALL.id)
+    cluster.driver.wake(SMALL.id)
     made = uids(cluster)
     assert made != [old["metadata"]["uid"]]
     cluster.serving._transitions.delete(old)
     assert uids(cluster) == made
 
 
-def test_an_object_that_somebody_else_made_outlives_the_registry(cluster: Clustered) -> None:
+def test_an_object_that_somebody_else_made_outlives_the_registry(cluster: ServingOnCluster) -> None:
     kind = {"apiVersion": INFERENCE_SERVICES.api_version, "kind": INFERENCE_SERVICES.kind}
     model = {"modelFormat": {"name": "vLLM"}, "storageUri": "hf://a/b"}
     body = {**kind, "metadata": {"name": "theirs", "namespace": NAMESPACE}, "spec": {"predictor": {"model": model}}}
     cluster.caller.make(INFERENCE_SERVICES, body)
-    cluster.driven.do(cluster.serving.reconcile())
+    cluster.driver.do(cluster.serving.reconcile())
     assert len(uids(cluster)) == 1
 
 
 def test_a_process_ends_for_a_model_that_is_gone_or_another(tmp_path: Path) -> None:
     small = replace(model(tmp_path, "small", "--ready-after", "0.1"), created=7)
-    with processes(imitation(tmp_path), small) as (driven, serving):
-        driven.ready("small")
-        driven.do(serving.remove("small", small.folder))
-        assert driven.status("small").phase is Phase.READY
-        driven.registered["small"] = replace(small, created=8)
-        driven.do(serving.remove("small", small.folder))
-        assert driven.status("small").phase is Phase.ASLEEP
-        driven.ready("small")
-        del driven.registered["small"]
-        driven.do(serving.remove("small", small.folder))
-        assert driven.do(serving.statuses()) == {}
+    with processes(imitation(tmp_path), small) as (driver, serving):
+        driver.ready("small")
+        driver.do(serving.remove("small", small.folder))
+        assert driver.status("small").phase is Phase.READY
+        driver.registered["small"] = replace(small, created=8)
+        driver.do(serving.remove("small", small.folder))
+        assert driver.status("small").phase is Phase.ASLEEP
+        driver.ready("small")
+        del driver.registered["small"]
+        driver.do(serving.remove("small", small.folder))
+        assert driver.do(serving.statuses()) == {}
 
 
 def test_what_failed_under_an_id_is_no_fault_of_the_model_that_has_it_next(tmp_path: Path) -> None:
     """It may be another project's, which neither learns of the first nor waits for it."""
     first = replace(model(tmp_path, "small", "--fail-load"), created=7, project="proj_a")
-    with processes(imitation(tmp_path), first) as (driven, serving):
+    with processes(imitation(tmp_path), first) as (driver, serving):
         for _ in range(2):
-            driven.wake("small")
-            driven.until(lambda status: status.phase is Phase.FAILED, "small")
-        driven.registered["small"] = replace(model(tmp_path, "small"), created=8, project="proj_b")
-        status = driven.status("small")
+            driver.wake("small")
+            driver.until(lambda status: status.phase is Phase.FAILED, "small")
+        driver.registered["small"] = replace(model(tmp_path, "small"), created=8, project="proj_b")
+        status = driver.status("small")
         assert (status.phase, status.message, status.detail) == (Phase.ASLEEP, "", "")
-        driven.wake("small")
-        driven.pass_time(0)
-        assert "failed" not in driven.status("small").message
-        driven.until(lambda status: status.phase is Phase.READY, "small")
-        driven.do(serving.remove("small", first.folder))
-        assert driven.status("small").phase is Phase.READY
+        driver.wake("small")
+        driver.pass_time(0)
+        assert "failed" not in driver.status("small").message
+        driver.until(lambda status: status.phase is Phase.READY, "small")
+        driver.do(serving.remove("small", first.folder))
+        assert driver.status("small").phase is Phase.READY
         assert (serving._failures, serving._crashes) == ({}, {})
 
 
 def test_a_model_is_not_served_by_the_engine_of_the_one_that_had_its_id(tmp_path: Path) -> None:
     first = replace(model(tmp_path, "small"), created=7)
-    with processes(imitation(tmp_path), first) as (driven, serving):
-        driven.ready("small")
+    with processes(imitation(tmp_path), first) as (driver, serving):
+        driver.ready("small")
         pid = serving._engines["small"].pid
-        driven.registered["small"] = replace(first, created=8)
-        status = driven.status("small")
+        driver.registered["small"] = replace(first, created=8)
+        status = driver.status("small")
         assert (status.phase, status.endpoint) == (Phase.STOPPING, None)
-        driven.ready("small")
+        driver.ready("small")
         assert serving._engines["small"].pid != pid
         assert serving._engines["small"].model.created == 8

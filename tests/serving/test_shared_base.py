@@ -12,7 +12,7 @@ from llmariner.platform.kube.resources import INFERENCE_SERVICES
 from llmariner.platform.serving import EngineModel, Phase
 
 from .conftest import free_port
-from .kserve_cluster import Clustered, clustered
+from .kserve_cluster import ServingOnCluster, clustered
 
 if TYPE_CHECKING:
     from kubernetes.schemas import Schemas
@@ -23,38 +23,38 @@ MINE = EngineModel("ft:base:mine", "hf://org/mine", "generate", 0, base="base", 
 
 
 @pytest.fixture
-def cluster(upstream_schemas: tuple[Path, Schemas], tmp_path: Path) -> Iterator[Clustered]:
+def cluster(upstream_schemas: tuple[Path, Schemas], tmp_path: Path) -> Iterator[ServingOnCluster]:
     crds, schemas = upstream_schemas
     with clustered(tmp_path, schemas, crds, free_port(), BASE, THEIRS, MINE, idle_seconds=30.0) as made:
         yield made
 
 
-def services(cluster: Clustered) -> dict[str | None, dict[str, Any]]:
+def services(cluster: ServingOnCluster) -> dict[str | None, dict[str, Any]]:
     """By whose adapters they serve; None: the base for everybody."""
     found = cluster.controllers.listed(INFERENCE_SERVICES)
     return {each["metadata"]["annotations"].get("llmariner.ai/adapters-of"): each for each in found}
 
 
-def test_the_shared_base_fetches_nothing_of_any_project(cluster: Clustered) -> None:
-    cluster.driven.ready("base")
+def test_the_shared_base_fetches_nothing_of_any_project(cluster: ServingOnCluster) -> None:
+    cluster.driver.ready("base")
     predictor = services(cluster)[None]["spec"]["predictor"]
     assert "storageUris" not in predictor
     assert predictor["model"]["storageUri"] == BASE.folder
     assert not [each for each in predictor["model"]["args"] if "ft:" in each]
 
 
-def test_each_project_has_an_engine_with_its_own_adapters_alone(cluster: Clustered) -> None:
+def test_each_project_has_an_engine_with_its_own_adapters_alone(cluster: ServingOnCluster) -> None:
     for adapter in (THEIRS, MINE):
-        cluster.driven.wake(adapter.id)
+        cluster.driver.wake(adapter.id)
     found = services(cluster)
     assert set(found) == {"proj_a", "proj_b"}
     for project, adapter in (("proj_a", MINE), ("proj_b", THEIRS)):
         uris = found[project]["spec"]["predictor"]["storageUris"]
         assert [each["uri"] for each in uris] == [BASE.folder, adapter.folder]
-    assert cluster.driven.status("base").phase is Phase.ASLEEP
+    assert cluster.driver.status("base").phase is Phase.ASLEEP
 
 
-def test_what_hinders_one_projects_adapter_is_told_of_that_alone(cluster: Clustered) -> None:
+def test_what_hinders_one_projects_adapter_is_told_of_that_alone(cluster: ServingOnCluster) -> None:
     failed = {"waiting": {"reason": "CrashLoopBackOff"}}
     container = {"name": "storage-initializer", "image": "x", "imageID": "", "ready": False, "restartCount": 3}
     last = {"terminated": {"exitCode": 1, "message": "claim no-such-claim not found"}}
@@ -63,16 +63,16 @@ def test_what_hinders_one_projects_adapter_is_told_of_that_alone(cluster: Cluste
         "conditions": [{"type": "PodScheduled", "status": "True"}],
         "initContainerStatuses": [{**container, "state": failed, "lastState": last}],
     }
-    cluster.driven.wake(THEIRS.id)
-    cluster.driven.until(lambda status: status.phase is Phase.FAILED, THEIRS.id)
+    cluster.driver.wake(THEIRS.id)
+    cluster.driver.until(lambda status: status.phase is Phase.FAILED, THEIRS.id)
     cluster.controllers.stuck = None
-    assert cluster.driven.ready("base").phase is Phase.READY
+    assert cluster.driver.ready("base").phase is Phase.READY
 
 
-def test_an_engine_of_adapters_goes_with_the_last_of_them(cluster: Clustered) -> None:
-    cluster.driven.wake(MINE.id)
-    cluster.driven.do(cluster.serving.reconcile())
+def test_an_engine_of_adapters_goes_with_the_last_of_them(cluster: ServingOnCluster) -> None:
+    cluster.driver.wake(MINE.id)
+    cluster.driver.do(cluster.serving.reconcile())
     assert set(services(cluster)) == {"proj_a"}
     del cluster.models.known[MINE.id]
-    cluster.driven.do(cluster.serving.reconcile())
+    cluster.driver.do(cluster.serving.reconcile())
     assert services(cluster) == {}

@@ -18,7 +18,7 @@ from llmariner.platform.serving.kserve.phases import RESERVED, STANDBY_LABEL, TA
 from llmariner.settings import Secret
 
 from .conftest import free_port
-from .kserve_cluster import NAMESPACE, Clustered, clustered
+from .kserve_cluster import NAMESPACE, ServingOnCluster, clustered
 from .standby_pods import RUNTIME, TOKEN, StandbyPods
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ PENDING = {"phase": "Pending"}
 
 
 @pytest.fixture
-def cluster(upstream_schemas: tuple[Path, Schemas], tmp_path: Path) -> Iterator[Clustered]:
+def cluster(upstream_schemas: tuple[Path, Schemas], tmp_path: Path) -> Iterator[ServingOnCluster]:
     """Its pods of models' own get no node: what answers stood by."""
     crds, schemas = upstream_schemas
     with clustered(tmp_path, schemas, crds, free_port(), SMALL, OTHER, standby_token=Secret(TOKEN)) as made:
@@ -40,7 +40,7 @@ def cluster(upstream_schemas: tuple[Path, Schemas], tmp_path: Path) -> Iterator[
 
 
 @pytest.fixture
-def standby(cluster: Clustered, tmp_path: Path) -> Iterator[StandbyPods]:
+def standby(cluster: ServingOnCluster, tmp_path: Path) -> Iterator[StandbyPods]:
     pods = StandbyPods(tmp_path, cluster)
     yield pods
     cluster.controllers.also.clear()
@@ -66,10 +66,12 @@ def labels(standby: StandbyPods, name: str = "standby-1") -> dict[str, str]:
     return found
 
 
-def test_a_model_wakes_in_it_as_a_replica_of_its_own_deployment(cluster: Clustered, standby: StandbyPods) -> None:
+def test_a_model_wakes_in_it_as_a_replica_of_its_own_deployment(
+    cluster: ServingOnCluster, standby: StandbyPods
+) -> None:
     warm(standby)
-    status = cluster.driven.ready(SMALL.id)
-    assert cluster.driven.chat(SMALL.id, status.endpoint, max_tokens=2)
+    status = cluster.driver.ready(SMALL.id)
+    assert cluster.driver.chat(SMALL.id, status.endpoint, max_tokens=2)
     (service,) = cluster.controllers.listed(INFERENCE_SERVICES)
     (replica_set,) = cluster.controllers.listed(REPLICA_SETS)
     name = service["metadata"]["name"]
@@ -88,10 +90,12 @@ def test_a_model_wakes_in_it_as_a_replica_of_its_own_deployment(cluster: Cluster
     assert "standby-1" in event["message"]
 
 
-def test_its_engine_is_started_as_the_models_own_pod_would_start_it(cluster: Clustered, standby: StandbyPods) -> None:
+def test_its_engine_is_started_as_the_models_own_pod_would_start_it(
+    cluster: ServingOnCluster, standby: StandbyPods
+) -> None:
     warm(standby)
     cluster.models.known[TUNED.id] = TUNED
-    cluster.driven.ready(SMALL.id)
+    cluster.driver.ready(SMALL.id)
     (arguments,) = standby.arguments
     (service,) = cluster.controllers.listed(INFERENCE_SERVICES)
     port, name = cluster.controllers.port, service["metadata"]["name"]
@@ -102,29 +106,33 @@ def test_its_engine_is_started_as_the_models_own_pod_would_start_it(cluster: Clu
     assert arguments[-1] == "ft:small:x=/mnt/pvc/models/tuned/x"
 
 
-def test_a_second_wake_finds_what_the_first_one_made_and_another_pod(cluster: Clustered, standby: StandbyPods) -> None:
+def test_a_second_wake_finds_what_the_first_one_made_and_another_pod(
+    cluster: ServingOnCluster, standby: StandbyPods
+) -> None:
     warm(standby)
-    cluster.driven.ready(SMALL.id)
-    cluster.driven.sleep(SMALL.id)
+    cluster.driver.ready(SMALL.id)
+    cluster.driver.sleep(SMALL.id)
     until(lambda: standby.pod("standby-1") is None)
     until(lambda: not standby.processes)
-    assert cluster.driven.status(SMALL.id).phase is Phase.ASLEEP
+    assert cluster.driver.status(SMALL.id).phase is Phase.ASLEEP
     warm(standby, "standby-2")
-    cluster.driven.ready(SMALL.id)
+    cluster.driver.ready(SMALL.id)
     assert labels(standby, "standby-2")[STANDBY_LABEL] == TAKEN
 
 
-def test_of_two_models_one_gets_it_and_the_other_a_pod_of_its_own(cluster: Clustered, standby: StandbyPods) -> None:
+def test_of_two_models_one_gets_it_and_the_other_a_pod_of_its_own(
+    cluster: ServingOnCluster, standby: StandbyPods
+) -> None:
     warm(standby)
 
     async def both() -> None:
         await asyncio.gather(cluster.serving.wake(SMALL.id), cluster.serving.wake(OTHER.id))
 
-    cluster.driven.do(both())
+    cluster.driver.do(both())
     taken_by = labels(standby)["serving.kserve.io/inferenceservice"]
     winner, loser = (SMALL, OTHER) if "small" in taken_by else (OTHER, SMALL)
-    assert cluster.driven.until(lambda status: status.phase is Phase.READY, winner.id)
-    assert cluster.driven.status(loser.id).phase is not Phase.READY
+    assert cluster.driver.until(lambda status: status.phase is Phase.READY, winner.id)
+    assert cluster.driver.status(loser.id).phase is not Phase.READY
     assert len(standby.arguments) == 1
 
 
@@ -142,96 +150,98 @@ def test_of_two_models_one_gets_it_and_the_other_a_pod_of_its_own(cluster: Clust
     ids=["weights elsewhere", "another claim", "a larger model", "a smaller pod", "another runtime", "of a model"],
 )
 def test_one_that_does_not_fit_stays_as_it_is(
-    model: EngineModel, pod: dict[str, Any], cluster: Clustered, standby: StandbyPods
+    model: EngineModel, pod: dict[str, Any], cluster: ServingOnCluster, standby: StandbyPods
 ) -> None:
     warm(standby, **pod)
     cluster.models.known[SMALL.id] = model
-    cluster.driven.wake(SMALL.id)
-    cluster.driven.until(lambda status: status.phase is Phase.QUEUED or status.phase is Phase.STARTING, SMALL.id)
+    cluster.driver.wake(SMALL.id)
+    cluster.driver.until(lambda status: status.phase is Phase.QUEUED or status.phase is Phase.STARTING, SMALL.id)
     assert labels(standby)[STANDBY_LABEL] == pod.get("runtime", RUNTIME)
 
 
-def test_one_that_refuses_is_given_up_and_the_model_wakes_by_itself(cluster: Clustered, standby: StandbyPods) -> None:
+def test_one_that_refuses_is_given_up_and_the_model_wakes_by_itself(
+    cluster: ServingOnCluster, standby: StandbyPods
+) -> None:
     warm(standby, token="another")
     cluster.controllers.stuck = None
-    assert cluster.driven.ready(SMALL.id)
+    assert cluster.driver.ready(SMALL.id)
     until(lambda: standby.pod("standby-1") is None)
 
 
 def test_one_whose_engine_ends_is_given_up_and_the_model_wakes_by_itself(
-    cluster: Clustered, standby: StandbyPods
+    cluster: ServingOnCluster, standby: StandbyPods
 ) -> None:
     warm(standby)
-    cluster.driven.ready(SMALL.id)
+    cluster.driver.ready(SMALL.id)
     cluster.controllers.stuck = None
     standby.processes["standby-1"].kill()
-    cluster.driven.until(lambda status: status.phase is not Phase.READY, SMALL.id)
-    assert cluster.driven.ready(SMALL.id)
+    cluster.driver.until(lambda status: status.phase is not Phase.READY, SMALL.id)
+    assert cluster.driver.ready(SMALL.id)
     assert standby.pod("standby-1") is None
 
 
-def test_another_process_goes_on_where_one_ended(cluster: Clustered, standby: StandbyPods) -> None:
+def test_another_process_goes_on_where_one_ended(cluster: ServingOnCluster, standby: StandbyPods) -> None:
     warm(standby)
     cluster.serving._standby.reconcile = lambda *_: None  # type: ignore[method-assign]
-    cluster.driven.wake(SMALL.id)
+    cluster.driver.wake(SMALL.id)
     assert labels(standby)[STANDBY_LABEL] == RESERVED
-    cluster.driven.pass_time(0.5)
+    cluster.driver.pass_time(0.5)
     assert standby.arguments == []
     serving = cluster.serving
 
     async def another() -> KServeServing:
         return KServeServing(serving._cluster, serving._settings, serving._lookup)
 
-    fresh = cluster.driven.do(another())
-    cluster.driven.serving = fresh
+    fresh = cluster.driver.do(another())
+    cluster.driver.serving = fresh
     try:
-        cluster.driven.until(lambda status: status.phase is Phase.READY, SMALL.id)
+        cluster.driver.until(lambda status: status.phase is Phase.READY, SMALL.id)
         assert labels(standby)[STANDBY_LABEL] == TAKEN
     finally:
-        cluster.driven.do(fresh._standby.close())
+        cluster.driver.do(fresh._standby.close())
         fresh._client.close()
 
 
-def test_a_wake_that_is_refused_gives_it_up(cluster: Clustered, standby: StandbyPods) -> None:
+def test_a_wake_that_is_refused_gives_it_up(cluster: ServingOnCluster, standby: StandbyPods) -> None:
     warm(standby)
     cluster.forbid("patch inferenceservices")
-    cluster.driven.wake(SMALL.id)
+    cluster.driver.wake(SMALL.id)
     until(lambda: standby.pod("standby-1") is None)
 
 
-def test_one_that_no_deployment_owns_ends_after_a_while(cluster: Clustered, standby: StandbyPods) -> None:
+def test_one_that_no_deployment_owns_ends_after_a_while(cluster: ServingOnCluster, standby: StandbyPods) -> None:
     warm(standby)
     cluster.serving._standby.reconcile = lambda *_: None  # type: ignore[method-assign]
-    cluster.driven.wake(SMALL.id)
-    cluster.driven.do(cluster.serving.reconcile())
+    cluster.driver.wake(SMALL.id)
+    cluster.driver.do(cluster.serving.reconcile())
     assert labels(standby)[STANDBY_LABEL] == RESERVED, "it was taken just now"
     cluster.serving._standby.release_abandoned(time.time() + 121)
     assert standby.pod("standby-1") is None
 
 
 def test_progress_counts_from_when_it_was_taken_and_only_a_replica_is_ready(
-    cluster: Clustered, standby: StandbyPods
+    cluster: ServingOnCluster, standby: StandbyPods
 ) -> None:
     warm(standby)
-    cluster.driven.wake(SMALL.id)
-    first = cluster.driven.status(SMALL.id)
+    cluster.driver.wake(SMALL.id)
+    first = cluster.driver.status(SMALL.id)
     assert first.phase is not Phase.READY
     assert first.progress < 0.97
-    cluster.driven.until(lambda status: status.phase is Phase.READY, SMALL.id)
+    cluster.driver.until(lambda status: status.phase is Phase.READY, SMALL.id)
     path = PODS.path(NAMESPACE, "standby-1")
     label = {"metadata": {"labels": {STANDBY_LABEL: RESERVED}}}
     cluster.caller.done("PATCH", path, label, media="application/merge-patch+json")
-    cluster.driven.until(lambda status: status.phase is not Phase.READY, SMALL.id)
+    cluster.driver.until(lambda status: status.phase is not Phase.READY, SMALL.id)
 
 
-def test_several_replicas_are_told_each_by_its_own_address(cluster: Clustered, standby: StandbyPods) -> None:
+def test_several_replicas_are_told_each_by_its_own_address(cluster: ServingOnCluster, standby: StandbyPods) -> None:
     warm(standby)
     cluster.models.known[SMALL.id] = replace(SMALL, replicas=2)
-    assert cluster.driven.ready(SMALL.id).replicas == ()
+    assert cluster.driver.ready(SMALL.id).replicas == ()
     said = {"phase": "Running", "podIP": "127.0.0.2", "conditions": [{"type": "Ready", "status": "True"}]}
     cluster.controllers.stuck = said
-    status = cluster.driven.until(lambda status: bool(status.replicas), SMALL.id)
+    status = cluster.driver.until(lambda status: bool(status.replicas), SMALL.id)
     port = cluster.controllers.port
     assert status.replicas == (f"http://127.0.0.1:{port}", f"http://127.0.0.2:{port}")
     assert status.capacity == 64
-    assert cluster.driven.phases[-1] == (SMALL.id, Phase.READY)
+    assert cluster.driver.phases[-1] == (SMALL.id, Phase.READY)

@@ -63,7 +63,7 @@ def up(*, foreground: bool) -> None:
     settings = StandaloneSettings.load(environment())
     began = time.monotonic()
     if pid := running_pid(settings):
-        if not _answers(settings, seconds=_RESPONSE_TIMEOUT_SECONDS):
+        if not _responds(settings, seconds=_RESPONSE_TIMEOUT_SECONDS):
             raise StartFailed(
                 f"The platform (process {pid}) runs but does not answer. End it with `llma down`, then start it."
             )
@@ -196,7 +196,7 @@ def _spawn(settings: StandaloneSettings) -> None:
         )
     deadline = time.monotonic() + _START_SECONDS
     with Step("starting the platform"):
-        while not _answers(settings):
+        while not _responds(settings):
             # If another platform holds the lock, the new process exits at once, and this waits for the other.
             ended = process.poll() is not None and _lock_holder(settings.root) is None
             if ended or time.monotonic() > deadline:
@@ -205,7 +205,7 @@ def _spawn(settings: StandaloneSettings) -> None:
             time.sleep(0.05)
 
 
-def _answers(settings: StandaloneSettings, *, seconds: float = 2) -> bool:
+def _responds(settings: StandaloneSettings, *, seconds: float = 2) -> bool:
     # Another program may answer on the port: only a platform that holds the home's lock counts.
     if not running_pid(settings):
         return False

@@ -97,8 +97,8 @@ class Status:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Status:
         """Parse what `to_json` returned; fields of later releases are ignored."""
-        known = {name: value[name] for name in cls.__dataclass_fields__ if name in value}
-        return cls(**{**known, "phase": Phase(value["phase"]), "replicas": tuple(value.get("replicas", ()))})
+        fields = {name: value[name] for name in cls.__dataclass_fields__ if name in value}
+        return cls(**{**fields, "phase": Phase(value["phase"]), "replicas": tuple(value.get("replicas", ()))})
 
 
 class Serving(Protocol):

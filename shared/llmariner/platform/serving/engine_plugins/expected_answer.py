@@ -63,10 +63,10 @@ class ExpectedText:
 
     def mismatch(self, answer: dict[str, Any]) -> str | None:
         """How a response differs, or None. Raises LookupError or TypeError for another object."""
-        said = str(answer["choices"][0]["message"]["content"])
-        if said.startswith(self.starts_with):
+        text = str(answer["choices"][0]["message"]["content"])
+        if text.startswith(self.starts_with):
             return None
-        return f"answers {self.question!r} with {said[:200]!r} where {self.starts_with!r} was expected"
+        return f"answers {self.question!r} with {text[:200]!r} where {self.starts_with!r} was expected"
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class ExpectedAnswer:
             await self._app(scope, receive, send)
 
     async def _handle_lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def sending(message: MutableMapping[str, Any]) -> None:
+        async def send_and_start_check(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "lifespan.startup.complete":
                 self._answer, self._reason = "pending", ""
                 self._health_delay_until = asyncio.get_running_loop().time() + _HEALTH_DELAY_SECONDS
@@ -146,7 +146,7 @@ class ExpectedAnswer:
             await send(message)
 
         try:
-            await self._app(scope, receive, sending)
+            await self._app(scope, receive, send_and_start_check)
         finally:
             if self._check_task is not None:
                 self._check_task.cancel()
@@ -199,11 +199,11 @@ class ExpectedAnswer:
 async def _request(inner: App, app: Any, path: str, body: bytes) -> tuple[int, bytes]:
     """Send one request to an ASGI application in this process; returns status and body."""
     status, parts = 0, []
-    given = [{"type": "http.request", "body": body, "more_body": False}]
+    messages_in = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive() -> MutableMapping[str, Any]:
-        if given:
-            return given.pop()
+        if messages_in:
+            return messages_in.pop()
         await asyncio.Event().wait()  # this client never disconnects
         raise AssertionError
 

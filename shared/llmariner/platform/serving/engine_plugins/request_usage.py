@@ -102,18 +102,18 @@ def _instrument(usage_log: UsageLog) -> None:
     processor = importlib.import_module("vllm.v1.engine.output_processor").OutputProcessor
     abort, finish = processor.abort_requests, processor._finish_request
 
-    def aborting(self: Any, request_ids: Iterable[str], internal: bool) -> Any:
+    def abort_and_record(self: Any, request_ids: Iterable[str], internal: bool) -> Any:
         before = dict(self.request_states)
         done = abort(self, request_ids, internal)
         for key in before.keys() - self.request_states.keys():
             usage_log.record(before[key], self.request_states)
         return done
 
-    def finishing(self: Any, state: Any) -> None:
+    def finish_and_record(self: Any, state: Any) -> None:
         finish(self, state)
         usage_log.record(state, self.request_states)
 
-    processor.abort_requests, processor._finish_request = aborting, finishing
+    processor.abort_requests, processor._finish_request = abort_and_record, finish_and_record
 
 
 class RequestUsage:

@@ -92,9 +92,9 @@ class KServeServing:
 
     async def statuses(self) -> dict[str, Status]:
         """See the port. Concurrent callers share one list (single-flight)."""
-        at, known = self._cached_list
-        if time.monotonic() - at <= _LIST_SECONDS:
-            return known
+        read_at, cached = self._cached_list
+        if time.monotonic() - read_at <= _LIST_SECONDS:
+            return cached
         return await self._listings.do("list", self._list)
 
     async def wake(self, model_id: str) -> None:
@@ -186,8 +186,8 @@ class KServeServing:
 
     async def _observe(self, name: str) -> ObservedModel:
         """The objects of one model; callers within `_OBSERVATION_SECONDS` share one read."""
-        at, task = self._observations.get(name, (float("-inf"), None))
-        if task is None or time.monotonic() - at > _OBSERVATION_SECONDS or (task.done() and task.exception()):
+        read_at, task = self._observations.get(name, (float("-inf"), None))
+        if task is None or time.monotonic() - read_at > _OBSERVATION_SECONDS or (task.done() and task.exception()):
             task = asyncio.create_task(asyncio.to_thread(self._reader.read_one, name))
             self._observations[name] = (time.monotonic(), task)
         return await asyncio.shield(task)
@@ -213,9 +213,9 @@ class KServeServing:
 
     def _notify_observers(self, name: str, status: Status, model_ids: list[str]) -> None:
         """Notify observers if the phase or the endpoints differ from the last ones."""
-        known = self._phases.get(name)
+        last = self._phases.get(name)
         self._phases[name] = (status.phase, status.replicas, model_ids)
-        if known is None or known[:2] != (status.phase, status.replicas):
+        if last is None or last[:2] != (status.phase, status.replicas):
             for observer in self._observers:
                 for model_id in model_ids:
                     observer(model_id, status)
@@ -237,19 +237,19 @@ class KServeServing:
 
     async def _engine_metrics(self, name: str, observed: ObservedModel) -> EngineMetrics:
         """The summed metrics of a model's engine replicas, cached for two seconds."""
-        at, known = self._metrics.get(name, (float("-inf"), EngineMetrics()))
-        if time.monotonic() - at < _LIST_SECONDS:
-            return known
+        read_at, cached = self._metrics.get(name, (float("-inf"), EngineMetrics()))
+        if time.monotonic() - read_at < _LIST_SECONDS:
+            return cached
         read = await asyncio.gather(*(read_metrics(self._client, engine_url(pod)) for pod in observed.ready))
         known_metrics = [each for each in read if each is not None]
-        known = EngineMetrics(
+        cached = EngineMetrics(
             running=sum(each.running for each in known_metrics),
             waiting=sum(each.waiting for each in known_metrics),
             generation_tokens=sum(each.generation_tokens for each in known_metrics),
             prompt_tokens=sum(each.prompt_tokens for each in known_metrics),
         )
-        self._metrics[name] = (time.monotonic(), known)
-        return known
+        self._metrics[name] = (time.monotonic(), cached)
+        return cached
 
     async def _list(self) -> dict[str, Status]:
         """The statuses of models that are not asleep; only these are looked up in the registry."""
@@ -265,16 +265,16 @@ class KServeServing:
         found: dict[str, Status] = {}
 
         async def add_status(name: str, observed: ObservedModel) -> None:
-            if (mine := served.get(keys[name])) is None or object_name(mine.engine) != name:
+            if (served_engine := served.get(keys[name])) is None or object_name(served_engine.engine) != name:
                 return  # not registered yet, or deleted
             self._standby.reconcile(name, observed.pods)
             try:
-                status = await self._full_status(mine, observed)
+                status = await self._full_status(served_engine, observed)
             except (PlatformError, ClusterError):
-                _log.warning("the status of %s cannot be read now", mine.engine.id, exc_info=True)
+                _log.warning("the status of %s cannot be read now", served_engine.engine.id, exc_info=True)
                 return
             if status.phase is not Phase.ASLEEP:
-                found.update(dict.fromkeys(mine.ids, status))
+                found.update(dict.fromkeys(served_engine.ids, status))
 
         await _run_bounded(add_status(name, observed) for name, observed in awake.items())
         self._cached_list = (time.monotonic(), found)

@@ -49,15 +49,15 @@ class Autoscaling:
 
         `service`: the stored InferenceService.
         """
-        wanted = self._wanted(model, service)
+        desired = self._desired_autoscaler(model, service)
         # The other kind is deleted first: two autoscalers of one Deployment conflict, and KEDA rejects the second.
         for kind in (HORIZONTAL_POD_AUTOSCALERS, SCALED_OBJECTS):
-            if wanted is None or wanted["kind"] != kind.kind:
+            if desired is None or desired["kind"] != kind.kind:
                 self._cluster.delete(kind, self._settings.namespace, _name(service))
-        if wanted is not None:
-            self._cluster.apply(wanted)
+        if desired is not None:
+            self._cluster.apply(desired)
 
-    def _wanted(self, model: EngineModel, service: Body) -> Body | None:
+    def _desired_autoscaler(self, model: EngineModel, service: Body) -> Body | None:
         if model.max_replicas <= max(1, model.replicas):
             return None
         if self._settings.prometheus and self._serves_api(_KEDA):
@@ -66,14 +66,14 @@ class Autoscaling:
 
     def _serves_api(self, path: str) -> bool:
         """Whether the cluster serves an API group; cached for five minutes."""
-        at, known = self._discovered.get(path, (float("-inf"), False))
+        at, served = self._discovered.get(path, (float("-inf"), False))
         if time.monotonic() - at > _DISCOVERY_CACHE_SECONDS:
             try:
-                known = bool(self._cluster.get_raw(path))
+                served = bool(self._cluster.get_raw(path))
             except NotFound:
-                known = False
-            self._discovered[path] = (time.monotonic(), known)
-        return known
+                served = False
+            self._discovered[path] = (time.monotonic(), served)
+        return served
 
 
 def scaled_object(model: EngineModel, service: Body, settings: KServeSettings) -> Body:

@@ -44,9 +44,10 @@ class FirstAnswers:
 
     def check(self, name: str, pods: Sequence[Body]) -> None:
         """Check the ready pods of an InferenceService that are new since the last call; returns at once."""
-        known, self._checked_pods[name] = self._checked_pods.get(name, set()), {pod["metadata"]["uid"] for pod in pods}
+        checked = self._checked_pods.get(name, set())
+        self._checked_pods[name] = {pod["metadata"]["uid"] for pod in pods}
         for pod in pods:
-            if pod["metadata"]["uid"] not in known:
+            if pod["metadata"]["uid"] not in checked:
                 task = asyncio.create_task(self._check(name, pod))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)

@@ -53,7 +53,7 @@ class ModelLookup(Protocol):
         """Unix time of the last request to any of them, 0 if there was none; None while a request is in flight."""
 
     async def import_existing(self, services: Mapping[str, str], *, only: str | None = None) -> None:
-        """All InferenceServices that are not ours, name → model id; what was adopted and is not among them is gone.
+        """Register the models of InferenceServices that others created, name → model id; unregister those not in it.
 
-        `only`: only that one was looked at.
+        `only`: the name of the one InferenceService to consider. Idempotent.
         """

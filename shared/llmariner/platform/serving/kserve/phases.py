@@ -64,14 +64,14 @@ class ObservedModel:
     @property
     def replicas(self) -> int:
         """The desired replicas."""
-        if self.service is None or self.deployment is None or _stopped(self.service):
+        if self.service is None or self.deployment is None or _is_stopped(self.service):
             return 0
         return int(self.deployment["spec"].get("replicas", 1))
 
     @property
     def asleep(self) -> bool:
         """Whether no pod runs and none is about to."""
-        waits_for_kserve = self.service is not None and self.deployment is None and not _stopped(self.service)
+        waits_for_kserve = self.service is not None and self.deployment is None and not _is_stopped(self.service)
         return self.replicas == 0 and not self.pods and not waits_for_kserve
 
     @property
@@ -93,7 +93,7 @@ def status_of(observed: ObservedModel, model: EngineModel, *, now: float) -> Sta
     """The model's status without endpoint and engine metrics, which the adapter adds."""
     typical = model.typical_wake_seconds
     if observed.replicas == 0:
-        if observed.service is not None and observed.deployment is None and not _stopped(observed.service):
+        if observed.service is not None and observed.deployment is None and not _is_stopped(observed.service):
             return _without_deployment(observed.service, typical)
         phase = Phase.STOPPING if any(is_terminating(pod) for pod in observed.pods) else Phase.ASLEEP
         return Status(phase, estimate_seconds=typical)
@@ -113,7 +113,7 @@ def _pod_status(pod: Body, workloads: Sequence[Body], now: float) -> Status:
     if is_gated(pod):
         return Status(Phase.QUEUED, message=_queue_position(pod, workloads))
     if _condition_status(pod, "PodScheduled") == "False":
-        return Status(Phase.QUEUED, message=_unscheduled(pod, now))
+        return Status(Phase.QUEUED, message=_scheduling_message(pod, now))
     status = pod.get("status", {})
     for container in status.get("initContainerStatuses", ()):
         if failure := _container_failure(container):
@@ -121,7 +121,7 @@ def _pod_status(pod: Body, workloads: Sequence[Body], now: float) -> Status:
             step = "The weights could not be fetched" if is_weights else "A preparation failed"
             return Status(Phase.FAILED, message=f"{step}: {failure}")
         if "terminated" not in container.get("state", {}):
-            return Status(Phase.STARTING, message=_preparing(container))
+            return Status(Phase.STARTING, message=_init_container_message(container))
     for container in status.get("containerStatuses", ()):
         if failure := _container_failure(container):
             return Status(Phase.FAILED, message=failure)
@@ -135,7 +135,7 @@ def is_gated(pod: Body) -> bool:
     return any(gate["name"] == _KUEUE_GATE for gate in pod["spec"].get("schedulingGates", ()))
 
 
-def _preparing(container: Body) -> str:
+def _init_container_message(container: Body) -> str:
     if "running" in container.get("state", {}) and container["name"] == _WEIGHTS_CONTAINER:
         return "the weights are being fetched"
     return "the node pulls the image"
@@ -159,7 +159,9 @@ def _container_failure(container: Body) -> str:
 
 def _queue_position(pod: Body, workloads: Sequence[Body]) -> str:
     """A message with the pod's position among its pool's waiting workloads."""
-    waiting = [each for each in workloads if _condition_status(each, "QuotaReserved") != "True" and not _finished(each)]
+    waiting = [
+        each for each in workloads if _condition_status(each, "QuotaReserved") != "True" and not _is_finished(each)
+    ]
     for position, workload in enumerate(waiting, 1):
         if any(
             owner.get("uid") == pod["metadata"].get("uid") for owner in workload["metadata"].get("ownerReferences", ())
@@ -170,7 +172,7 @@ def _queue_position(pod: Body, workloads: Sequence[Body]) -> str:
     return "waiting for quota"
 
 
-def _unscheduled(pod: Body, now: float) -> str:
+def _scheduling_message(pod: Body, now: float) -> str:
     waited = now - _timestamp(pod["metadata"].get("creationTimestamp"), now)
     message = _condition_message(pod, "PodScheduled") or "no node yet"
     lasting = (
@@ -211,7 +213,7 @@ def reserved_at(pod: Body, default: float) -> float:
     return _timestamp(pod["metadata"].get("annotations", {}).get(RESERVED_AT_ANNOTATION), default)
 
 
-def _stopped(service: Body) -> bool:
+def _is_stopped(service: Body) -> bool:
     return bool(service["metadata"].get("annotations", {}).get("serving.kserve.io/stop") == "true")
 
 
@@ -220,7 +222,7 @@ def is_terminating(pod: Body) -> bool:
     return "deletionTimestamp" in pod["metadata"]
 
 
-def _finished(workload: Body) -> bool:
+def _is_finished(workload: Body) -> bool:
     return _condition_status(workload, "Finished") == "True"
 
 

@@ -167,12 +167,12 @@ class StandbyPods:
             response = await self._client.request(
                 _control_url(pod), "POST", "/start", headers=headers, body=json.dumps(body).encode()
             )
-            said = await response.read()
+            reply = await response.read()
         except (ConnectionFailed, ResponseFailed) as error:
             await self._give_up(pod, f"it does not answer: {error}")
             return
         if response.status not in (202, 409):
-            await self._give_up(pod, f"it answered {response.status}: {said[:300].decode(errors='replace')}")
+            await self._give_up(pod, f"it answered {response.status}: {reply[:300].decode(errors='replace')}")
 
     async def _join_replica_set(self, name: str, pod: Body) -> None:
         """Make the pod a replica of the model, once the model's ReplicaSet needs one."""
@@ -213,9 +213,9 @@ class StandbyPods:
         labels |= {**replica_set["spec"]["selector"]["matchLabels"], STANDBY_LABEL: TAKEN}
         metadata = pod["metadata"]
         self._cluster.merge_patch(PODS, metadata["namespace"], metadata["name"], {"metadata": {"labels": labels}})
-        said = f"The standby pod {metadata['name']} serves the model."
+        message = f"The standby pod {metadata['name']} serves the model."
         event = f"{metadata['name']}.standby-taken"
-        record_event(self._cluster, self._settings.namespace, name, "Normal", "StandbyTaken", said, event)
+        record_event(self._cluster, self._settings.namespace, name, "Normal", "StandbyTaken", message, event)
 
     async def _give_up(self, pod: Body, why: str) -> None:
         _log.warning("the standby pod %s is given up: %s", pod["metadata"]["name"], why)

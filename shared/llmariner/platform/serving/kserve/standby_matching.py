@@ -72,9 +72,9 @@ def _is_warm(pod: Body) -> bool:
     )
 
 
-def _has_resources(container: Body, needed: Body) -> bool:
+def _has_resources(container: Body, required: Body) -> bool:
     limits = container.get("resources", {}).get("limits", {})
-    return all(parse_quantity(limits.get(name, "0")) >= parse_quantity(value) for name, value in needed.items())
+    return all(parse_quantity(limits.get(name, "0")) >= parse_quantity(value) for name, value in required.items())
 
 
 def _mounted_path(pod: Body, container: Body, uri: str) -> str | None:

@@ -360,32 +360,32 @@ class ProcessServing:
             self._failures.pop(model.id, None)
             for each in [each for each in engine.adapters if served_name(each) == model.name]:
                 if await self._created(each) == engine.adapters[each]:
-                    said = "The engine serves another project's adapter of this name: give it another name."
+                    error = "The engine serves another project's adapter of this name: give it another name."
                     break
-                if said := await self._unload_adapter(engine, each):  # it belongs to a deleted model or to another id
+                if error := await self._unload_adapter(engine, each):  # it belongs to a deleted model or to another id
                     break
             else:
-                said = await self._replace_adapter(engine, model)
-            if said:
-                self._failures[model.id] = _Failure(model.created, redact_paths(said), said)
+                error = await self._replace_adapter(engine, model)
+            if error:
+                self._failures[model.id] = _Failure(model.created, redact_paths(error), error)
             else:
                 engine.adapters[model.id] = model.created
 
     async def _replace_adapter(self, engine: Engine, model: EngineModel) -> str:
         """Load a LoRA adapter in place of any that the engine has under its name; returns an error or ""."""
         body = {"lora_name": model.name, "lora_path": model.folder}
-        status, said = await self._call_lora_api(engine, "load", body)
-        if status != 200 and "already been loaded" in said:
+        status, error = await self._call_lora_api(engine, "load", body)
+        if status != 200 and "already been loaded" in error:
             await self._call_lora_api(engine, "unload", {"lora_name": model.name})
-            status, said = await self._call_lora_api(engine, "load", body)
-        return "" if status == 200 else f"The engine refused the adapter: {said[:500]}"
+            status, error = await self._call_lora_api(engine, "load", body)
+        return "" if status == 200 else f"The engine refused the adapter: {error[:500]}"
 
     async def _unload_adapter(self, engine: Engine, model_id: str) -> str:
         """Unload a LoRA adapter; returns an error, or "" when the engine has none of that name."""
         if model_id in engine.adapters and engine.phase is Phase.READY:
-            status, said = await self._call_lora_api(engine, "unload", {"lora_name": served_name(model_id)})
+            status, error = await self._call_lora_api(engine, "unload", {"lora_name": served_name(model_id)})
             if status not in (200, 404):
-                return f"The engine keeps the adapter that had this name before: {said[:500]}"
+                return f"The engine keeps the adapter that had this name before: {error[:500]}"
         engine.adapters.pop(model_id, None)
         return ""
 
