@@ -44,7 +44,7 @@ class Company:
         self.hire("sam", "reader", self.speech, "member")
         self.hire("rob", "reader")
         self.secrets["admin"] = installation.keys.admin
-        self.secrets["stranger"] = installation.keys.stranger
+        self.secrets["outsider"] = installation.keys.outsider
 
     def project(self, title: str) -> str:
         """The id of a new project."""
@@ -78,6 +78,6 @@ class Company:
         function = "_".join(words[2:4]) if words[2] in ("organization", "inference") else words[2].partition(":")[0]
         return self._ask(function, HttpRequest(method, path, body, headers, query))
 
-    def works(self, secret: str) -> bool:
+    def authenticates(self, secret: str) -> bool:
         """Whether a secret authenticates."""
         return self.context.authenticator.authenticate(secret) is not None

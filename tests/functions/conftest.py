@@ -60,6 +60,6 @@ def admin(installation: Installation) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def stranger(installation: Installation) -> dict[str, str]:
+def outsider(installation: Installation) -> dict[str, str]:
     """The headers of a caller from another organization."""
-    return {"authorization": f"Bearer {installation.keys.stranger}"}
+    return {"authorization": f"Bearer {installation.keys.outsider}"}

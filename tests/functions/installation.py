@@ -33,7 +33,7 @@ class IssuedKeys:
 
     admin: str
     scopeless: str
-    stranger: str
+    outsider: str
     expired: str
     revoked: str
     superseded: str
@@ -94,7 +94,7 @@ class Installation:
         return "proj_spare"
 
     @cached_property
-    def stranger(self) -> KeyOwner:
+    def outsider(self) -> KeyOwner:
         """The owner of keys in another organization."""
         with self.context.database.write() as session:
             session.add(users, id="user_2", email="eve@example.org", created_at=1)
@@ -110,7 +110,7 @@ class Installation:
         keys = self.context.keys
         _, admin = create_bootstrap_key(keys, self.owner, "admin")
         _, scopeless = keys.create(self.owner, NewKey("scopeless", frozenset()))
-        _, stranger = create_bootstrap_key(keys, self.stranger, "theirs")
+        _, outsider = create_bootstrap_key(keys, self.outsider, "theirs")
         expired_key, expired = create_bootstrap_key(keys, self.owner, "expired")
         rotated, superseded = create_bootstrap_key(keys, self.owner, "rotated")
         keys.rotate(self.owner, rotated.id, overlap=60)
@@ -120,4 +120,4 @@ class Installation:
         with self.context.database.write() as session:  # moves the expiry into the past
             session.run(update(api_keys).where(api_keys.c.id == expired_key.id).values(expires_at=past))
             session.run(update(api_keys).where(api_keys.c.id == rotated.id).values(previous_expires_at=past))
-        return IssuedKeys(admin, scopeless, stranger, expired, revoked, superseded)
+        return IssuedKeys(admin, scopeless, outsider, expired, revoked, superseded)

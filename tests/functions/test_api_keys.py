@@ -67,13 +67,13 @@ def test_only_an_owner_of_the_organization_lifts_limits(company: Company) -> Non
 def test_a_key_of_another_is_not_there(company: Company) -> None:
     [theirs] = [key for key in company.ask(f"GET {KEYS}").json["data"] if key["name"] == "vic's"]
     path = f"{KEYS}/{theirs['id']}"
-    for by in ("mia", "sam", "stranger"):
+    for by in ("mia", "sam", "outsider"):
         assert_error(company.ask(f"PATCH {path}", {"name": "stolen"}, by=by), 404, "not_found")
         assert_error(company.ask(f"POST {path}:rotate", {}, by=by), 404, "not_found")
         assert_error(company.ask(f"DELETE {path}", by=by), 404, "not_found")
-    assert company.works(company.secrets["vic"])
+    assert company.authenticates(company.secrets["vic"])
     rotated = company.ask(f"POST {path}:rotate", {}, by="lead").json
-    assert (company.works(company.secrets["vic"]), company.works(rotated["secret"])) == (False, True)
+    assert (company.authenticates(company.secrets["vic"]), company.authenticates(rotated["secret"])) == (False, True)
 
 
 def test_a_key_is_made_in_the_project_that_is_named(company: Company) -> None:
@@ -99,7 +99,7 @@ def test_a_service_account_is_made_with_its_key_and_ends_with_it(company: Compan
     refused = company.ask(f"POST {KEYS}", {**asked, "name": "none", "scopes": ["api.clusters.read"]})
     assert (refused.status, refused.error["param"]) == (400, "scopes[0]")
     assert company.ask(f"DELETE {KEYS}/{made['id']}").json["deleted"]
-    assert not company.works(made["secret"])
+    assert not company.authenticates(made["secret"])
     assert company.ask(f"POST {KEYS}", asked).status == 200
 
 

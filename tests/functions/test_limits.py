@@ -62,7 +62,7 @@ def test_a_limit_from_its_making_to_its_end(company: Company) -> None:
         ("vic", (403, 403, 403, 403)),
         ("sam", (403, 403, 403, 403)),
         ("rob", (403, 403, 403, 403)),
-        ("stranger", (404, 404, 404, 404)),
+        ("outsider", (404, 404, 404, 404)),
     ],
 )
 @pytest.mark.parametrize("noun", ["limits", "budgets"])
@@ -87,9 +87,9 @@ def test_each_sees_the_limits_that_are_theirs_to_see(company: Company, own_key: 
     assert seen("boss") >= {*made.values(), speech}
     assert seen("vic") == seen("lead") >= {made["project"], made["key"]}
     assert not seen("vic") & {made["organization"], speech}
-    assert seen("stranger") == set()
+    assert seen("outsider") == set()
     assert_error(company.ask(f"GET /v1/limits/{speech}", by="lead"), 404, "not_found")
-    assert_error(company.ask(f"DELETE /v1/limits/{speech}", by="stranger"), 404, "not_found")
+    assert_error(company.ask(f"DELETE /v1/limits/{speech}", by="outsider"), 404, "not_found")
 
 
 @pytest.mark.parametrize(

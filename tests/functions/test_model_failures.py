@@ -29,7 +29,7 @@ def test_folders_of_the_machine_are_shown_to_who_runs_it(installation: Installat
         return str(reason)
 
     assert seen("admin") == REASON
-    for name in ("boss", "lead", "mia", "vic", "stranger"):
+    for name in ("boss", "lead", "mia", "vic", "outsider"):
         if name != "boss":  # an organization's key works in no project
             assert seen(name) == REASON.replace("/home/operator/models:", "[path]"), name
     events = company.ask("GET /v1/events", by="mia", query="limit=100").json["data"]

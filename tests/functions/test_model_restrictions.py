@@ -130,7 +130,7 @@ def test_models_that_all_share_are_an_administrators(company: Company) -> None:
     questions: list[tuple[str, str, Any]] = [("PATCH", f"/v1/models/{model}", {"config": {}, "update_mask": "config"})]
     questions += [("POST", f"/v1/models/{model}:{verb}", None) for verb in ("activate", "deactivate")]
     questions += [("DELETE", f"/v1/models/{model}", None)]
-    for by in ("plain", "mia", "lead", "vic", "stranger"):
+    for by in ("plain", "mia", "lead", "vic", "outsider"):
         assert_error(create(company, by, is_project_scoped=False), 403, "insufficient_permissions")
         for method, path, body in questions:
             assert_error(company.ask(f"{method} {path}", body, by=by), 403, "insufficient_permissions")
@@ -169,14 +169,14 @@ def test_what_stood_there_before_there_were_lists_is_not_started(
     registry.mark_loaded(name, folder=location, size_bytes=1, task=model.task)
     lookup = RegistryModelLookup(registry, installation.context.ledger)
     assert MODEL_ADMIN in asyncio.run(lookup.find(name)).blocked
-    assert_error(company.ask(f"POST /v1/models/{name}:activate", by="stranger"), 403, "insufficient_permissions")
+    assert_error(company.ask(f"POST /v1/models/{name}:activate", by="outsider"), 403, "insufficient_permissions")
 
 
 def test_a_member_approves_nothing_by_restating_its_arguments(installation: Installation, company: Company) -> None:
     registry, args = installation.context.registry, ["--middleware=evil.Tap"]
     name = of_the_release_before(installation, "hf://org/x", *args)
     for said in ({}, {"created": registry.get(name).created_at}):
-        assert patch(company, "stranger", name, args, **said).status == 200
+        assert patch(company, "outsider", name, args, **said).status == 200
     assert (registry.get(name).approved, registry.blocked_reason(registry.get(name)) != "") == (False, True)
 
 

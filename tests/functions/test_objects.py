@@ -93,12 +93,12 @@ def test_the_administrator_holds_every_scope_of_an_owner(call: Call) -> None:
 KEY_CHANGES = {"PATCH": {"name": "stolen"}, "DELETE": None}
 
 
-def test_a_key_of_another_project_is_not_there(call: Call, stranger: dict[str, str]) -> None:
+def test_a_key_of_another_project_is_not_there(call: Call, outsider: dict[str, str]) -> None:
     key_id = call("POST /v1/api_keys", {"name": "mine"}).json["id"]
     for method, body in KEY_CHANGES.items():
-        assert_error(call(f"{method} /v1/api_keys/{key_id}", body, by=stranger), 404, "not_found")
-    assert_error(call(f"POST /v1/api_keys/{key_id}:rotate", {}, by=stranger), 404, "not_found")
-    assert key_id not in [key["id"] for key in call("GET /v1/api_keys", by=stranger).json["data"]]
+        assert_error(call(f"{method} /v1/api_keys/{key_id}", body, by=outsider), 404, "not_found")
+    assert_error(call(f"POST /v1/api_keys/{key_id}:rotate", {}, by=outsider), 404, "not_found")
+    assert key_id not in [key["id"] for key in call("GET /v1/api_keys", by=outsider).json["data"]]
     assert key_id in [key["id"] for key in call("GET /v1/api_keys").json["data"]]
 
 
@@ -175,7 +175,7 @@ def test_pages_of_models_follow_one_another(call: Call) -> None:
 
 
 def test_another_projects_events_are_not_there(
-    call: Call, stranger: dict[str, str], installation: Installation
+    call: Call, outsider: dict[str, str], installation: Installation
 ) -> None:
     registry = installation.context.registry
     registry.create(NewModel("evented", SourceRepository.LOCAL, "/x", project_id=installation.owner.project_id))
@@ -186,9 +186,9 @@ def test_another_projects_events_are_not_there(
     store.mark_failed(mine, "400", final=True)
     event_id = mine.event.id
     assert event_id not in [
-        event["id"] for event in call("GET /v1/events", query="limit=100", by=stranger).json["data"]
+        event["id"] for event in call("GET /v1/events", query="limit=100", by=outsider).json["data"]
     ]
-    assert_error(call(f"POST /v1/events/{event_id}:replay", by=stranger), 404, "not_found")
+    assert_error(call(f"POST /v1/events/{event_id}:replay", by=outsider), 404, "not_found")
     [dead] = [e for e in call("GET /v1/events", query="state=dead&limit=100").json["data"] if e["id"] == event_id]
     assert (dead["consumer"], dead["last_error"], dead["data"]["id"]) == ("nobody", "400", "evented")
     assert call(f"POST /v1/events/{event_id}:replay").json["replayed"] == 1
@@ -197,19 +197,19 @@ def test_another_projects_events_are_not_there(
 
 
 def test_names_of_kubernetes_objects_are_for_who_runs_the_installation(
-    call: Call, stranger: dict[str, str], installation: Installation
+    call: Call, outsider: dict[str, str], installation: Installation
 ) -> None:
     event = Event("kube-1", "dev.knative.apiserver.ref.add", "/apis/x/theirs", time.time(), {"name": "theirs"})
     Deliveries(installation.context.database, ()).record_dead_letter(event, "model_adoption", "503: no")
     made = call("POST /v1/api_keys", {"name": "narrow", "scopes": ["api.events.read"]}).json
     assert len(_shown(call, event.id, bearer(made["secret"]))) == 1
-    assert _shown(call, event.id, stranger) == []
-    assert_error(call(f"POST /v1/events/{event.id}:replay", by=stranger), 404, "not_found")
+    assert _shown(call, event.id, outsider) == []
+    assert_error(call(f"POST /v1/events/{event.id}:replay", by=outsider), 404, "not_found")
     assert call(f"POST /v1/events/{event.id}:replay").json["replayed"] == 1
 
 
 def test_what_broke_inside_is_told_to_who_runs_the_installation(
-    call: Call, stranger: dict[str, str], installation: Installation
+    call: Call, outsider: dict[str, str], installation: Installation
 ) -> None:
     type_ = "ai.llmariner.test.inside.v1"
     with installation.context.database.write() as session:
@@ -228,7 +228,7 @@ def test_what_broke_inside_is_told_to_who_runs_the_installation(
         store.mark_failed(due, reasons[due.consumer], final=True)
     event_id = next(d.event.id for d in store.page("proj_2", None, after=None, limit=9) if d.event.type == type_)
     assert {each["consumer"]: each["last_error"] for each in _shown(call, event_id, None)} == reasons
-    theirs = {each["consumer"]: each["last_error"] for each in _shown(call, event_id, stranger)}
+    theirs = {each["consumer"]: each["last_error"] for each in _shown(call, event_id, outsider)}
     hidden = "The platform could not deliver it. Who runs this installation sees why."
     assert theirs == {"a": hidden, "b": hidden, "c": reasons["c"], "broker": hidden}
 

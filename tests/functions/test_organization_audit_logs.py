@@ -35,7 +35,7 @@ def call(ask: Ask, admin: dict[str, str]) -> Call:
 @pytest.fixture
 def acts(installation: Installation) -> list[str]:
     """The ids of three acts in the default project, oldest first, and one of another organization."""
-    owner, stranger = installation.owner, installation.stranger
+    owner, outsider = installation.owner, installation.outsider
     mine = Caller(owner.user_id, "admin@localhost", owner.organization_id, None, "owner", None, frozenset())
     ids = []
     with installation.context.database.write() as session:
@@ -44,7 +44,7 @@ def acts(installation: Installation) -> list[str]:
             where = {"organization_id": owner.organization_id, "project_id": owner.project_id}
             ids.append(append_entry(session, mine, name, payload, **where, source="10.0.0.9"))
     with installation.context.database.write() as session:
-        append_entry(session, None, "login.failed", {"id": "theirs"}, organization_id=stranger.organization_id)
+        append_entry(session, None, "login.failed", {"id": "theirs"}, organization_id=outsider.organization_id)
     return ids
 
 
@@ -100,10 +100,10 @@ def test_a_time_that_is_no_number_of_seconds_is_refused(call: Call, value: str) 
     assert refused.error["param"] == "effective_at[gte]"
 
 
-def test_another_organizations_acts_are_not_there(call: Call, acts: list[str], stranger: dict[str, str]) -> None:
-    theirs = call(by=stranger, limit=100)
+def test_another_organizations_acts_are_not_there(call: Call, acts: list[str], outsider: dict[str, str]) -> None:
+    theirs = call(by=outsider, limit=100)
     assert not set(acts) & set(ids(theirs))
-    assert not set(acts) & set(ids(call(by=stranger, after=acts[2])))
+    assert not set(acts) & set(ids(call(by=outsider, after=acts[2])))
     refused = {entry["id"] for entry in theirs.json["data"] if entry["type"] == "login.failed"}
     assert refused
     assert not refused & set(ids(call(limit=100, query="event_types=login.failed")))

@@ -41,12 +41,12 @@ def test_an_organization_is_told_with_its_fields(company: Company) -> None:
     mine = titles(company.ask("GET /v1/organizations", by="admin"), "organizations")
     assert mine[0] == "Default Organization"
     assert f"Company {company.number}" in mine
-    assert titles(company.ask("GET /v1/organizations", by="stranger"), "organizations") == ["Others"]
+    assert titles(company.ask("GET /v1/organizations", by="outsider"), "organizations") == ["Others"]
 
 
 def test_only_who_runs_the_installation_makes_organizations(company: Company) -> None:
     title = f"Branch {company.number}"
-    for by in ("boss", "lead", "mia", "rob", "stranger"):
+    for by in ("boss", "lead", "mia", "rob", "outsider"):
         assert_error(company.ask("POST /v1/organizations", {"title": title}, by=by), 403, "insufficient_permissions")
     made = company.ask("POST /v1/organizations", {"title": title}, by="admin")
     assert (made.status, made.json["title"]) == (200, title)
@@ -88,7 +88,7 @@ def test_an_organization_with_projects_and_the_default_one_stay(company: Company
     ],
 )
 def test_another_organization_is_not_there(company: Company, route: str, body: Any) -> None:
-    assert_error(company.ask(route, body, by="stranger"), 404, "not_found")
+    assert_error(company.ask(route, body, by="outsider"), 404, "not_found")
     assert_error(company.ask(route.replace("HERE", "org_nobody"), body), 404, "not_found")
     assert company.ask(f"GET {O}/projects", query="include_summary=true").json["projects"][0]["title"] == "Vision"
 
@@ -176,7 +176,7 @@ def test_people_come_and_go_by_e_mail_in_any_case(company: Company) -> None:
 
 
 def test_a_leavers_key_is_no_good(company: Company) -> None:
-    assert company.works(company.secrets["mia"])
+    assert company.authenticates(company.secrets["mia"])
     gone = company.ask(f"DELETE {O}/users/{company.email('mia')}").json["removed"]
     assert len(gone["api_keys"]) == 1
     assert_error(company.ask("GET /v1/users:getSelf", by="mia"), 401, "invalid_api_key")
@@ -229,7 +229,7 @@ def test_a_project_goes_with_what_is_in_it_or_stays_for_its_models(company: Comp
     registry.delete(model, project_id=None)
     gone = company.ask(f"DELETE {V}", by="lead").json
     assert (gone["deleted"], len(gone["removed"]["users"]), len(gone["removed"]["api_keys"])) == (True, 4, 4)
-    assert not company.works(company.secrets["mia"])
+    assert not company.authenticates(company.secrets["mia"])
     assert_error(company.ask(f"GET {V}/users", by="admin"), 404, "not_found")
 
 
@@ -251,7 +251,7 @@ def test_owners_see_every_key_and_others_their_own(company: Company) -> None:
     assert_error(company.ask(f"DELETE {V}/api_keys/{theirs['id']}", by="mia"), 404, "not_found")
     assert_error(company.ask(f"DELETE {S}/api_keys/{theirs['id']}"), 404, "not_found")
     assert company.ask(f"DELETE {V}/api_keys/{theirs['id']}", by="lead").json["deleted"]
-    assert not company.works(company.secrets["vic"])
+    assert not company.authenticates(company.secrets["vic"])
     assert_error(company.ask(f"DELETE {V}/api_keys/{theirs['id']}", by="lead"), 404, "not_found")
 
 
@@ -259,7 +259,7 @@ def test_a_key_is_made_below_its_project(company: Company) -> None:
     made = company.ask(f"POST {V}/api_keys", {"name": "below", "project_id": company.vision}, by="mia").json
     assert (made["project"]["id"], made["user"]["id"]) == (company.vision, company.email("mia"))
     assert (made["organization_role"], made["project_role"]) == ("ORGANIZATION_ROLE_READER", "PROJECT_ROLE_MEMBER")
-    assert company.works(made["secret"])
+    assert company.authenticates(made["secret"])
     assert_error(company.ask(f"POST {V}/api_keys", {"name": "below"}, by="mia"), 409, "conflict")
     # An owner of the organization makes keys in projects that they were never added to.
     assert company.ask(f"POST {S}/api_keys", {"name": "boss's there"}).json["project_role"] == "PROJECT_ROLE_OWNER"

@@ -50,7 +50,7 @@ def test_keys_are_not_guessed(asked: Asked, installation: Installation) -> None:
     assert asked(installation.keys.admin).status == 200
     assert [asked(f"sk-{at}").status for at in range(5)] == [401, 401, 401, 429, 429]
     assert asked.looked_up == 4
-    refused = asked(installation.keys.stranger)  # may be good: nobody looks
+    refused = asked(installation.keys.outsider)  # may be good: nobody looks
     assert_error(refused, 429, "too_many_failed_authentications")
     assert int(refused.headers["retry-after"]) >= 1
     assert asked(installation.keys.admin).status == 200

@@ -171,22 +171,22 @@ def test_summaries_of_models_are_by_interval(call: Call, installation: Installat
 
 
 def test_owners_see_their_organization_and_others_their_project(
-    call: Call, installation: Installation, member: tuple[KeyOwner, dict[str, str]], stranger: dict[str, str]
+    call: Call, installation: Installation, member: tuple[KeyOwner, dict[str, str]], outsider: dict[str, str]
 ) -> None:
     owner, theirs = member
     mine, also = used(installation), used(installation, owner)
-    used(installation, installation.stranger)
-    for by, count in ((None, 2), (theirs, 1), (stranger, 1)):
+    used(installation, installation.outsider)
+    for by, count in ((None, 2), (theirs, 1), (outsider, 1)):
         rows = call("/v1/api_usages", start_time=START, end_time=START + DAY, by=by)["usages"]
         assert sum(row["total_requests"] for row in rows) == count
-    for by, count in ((None, 2), (theirs, 1), (stranger, 1)):
+    for by, count in ((None, 2), (theirs, 1), (outsider, 1)):
         asked = {"filter.start_timestamp": START, "filter.end_timestamp": START + DAY, "by": by}
         [point] = call("/v1/api-usage/model-usage-summaries", **asked)["datapoints"]
         assert point["values"][0]["total_requests"] == count
     assert call(f"/v1/organization/usage/requests/{also}")["id"] == also
     assert call(f"/v1/organization/usage/requests/{also}", by=theirs)["id"] == also
     assert call(f"/v1/organization/usage/requests/{mine}", by=theirs)["error"]["code"] == "not_found"
-    assert call(f"/v1/organization/usage/requests/{mine}", by=stranger)["error"]["code"] == "not_found"
+    assert call(f"/v1/organization/usage/requests/{mine}", by=outsider)["error"]["code"] == "not_found"
 
 
 @pytest.mark.parametrize("path", ["usage/completions", "usage/embeddings", "usage/requests", "costs"])
@@ -320,7 +320,7 @@ def test_an_export_has_a_line_per_request_oldest_first(
     ask: Ask, admin: dict[str, str], installation: Installation
 ) -> None:
     names = [used(installation, admitted_at=START + 10.0 - number // 2, model='a,"b"') for number in range(5)]
-    used(installation, installation.stranger)
+    used(installation, installation.outsider)
     answer = answered(ask, "/v1/organization/usage/requests", admin, f"start_time={START}")
     assert answer.headers["content-type"] == "text/csv; charset=utf-8"
     rows = list(csv.DictReader(io.StringIO(answer.body.decode())))
@@ -391,10 +391,10 @@ def test_a_price_that_makes_no_sense_is_refused(
 
 
 def test_only_who_runs_the_installation_sets_prices(
-    ask: Ask, stranger: dict[str, str], member: tuple[KeyOwner, dict[str, str]], call: Call
+    ask: Ask, outsider: dict[str, str], member: tuple[KeyOwner, dict[str, str]], call: Call
 ) -> None:
     body = {"model": "m", "prompt": 1, "completion": 1}
-    for by in (stranger, member[1]):
+    for by in (outsider, member[1]):
         assert_error(answered(ask, "/v1/prices", by, body=body), 403, "insufficient_permissions")
     assert call("/v1/prices", by=member[1])["data"] == []
 

@@ -67,7 +67,7 @@ def test_owners_see_everybody_and_others_those_they_work_with(company: Company) 
     }
     assert met(company, "mia") == {"admin": (0, 1), "lead": (0, 1), "mia": (0, 1), "vic": (0, 1)}
     assert met(company, "rob") == {"rob": (0, 0)}
-    assert company.email("mia") not in str(company.ask("GET /v1/users", by="stranger").json)
+    assert company.email("mia") not in str(company.ask("GET /v1/users", by="outsider").json)
 
 
 def invited(company: Company, *, project: bool = True) -> str:

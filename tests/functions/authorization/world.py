@@ -61,7 +61,7 @@ CALLERS: dict[str, Subject | None] = {
     "project owner in person": Subject("reader", "owner", signed_in=True),
     "member in person": Subject("reader", "member", signed_in=True),
     "reader in person": Subject("reader", in_project=False, signed_in=True),
-    "stranger in person": Subject(None, in_project=False, signed_in=True),
+    "outsider in person": Subject(None, in_project=False, signed_in=True),
 }
 
 
