@@ -29,7 +29,7 @@ from llmariner.tenancy.keys.store import ApiKey, KeyOwner, KeySelector, NewKey
 from llmariner.tenancy.members.memberships import Members
 from llmariner.tenancy.members.service_accounts import ServiceAccounts
 from llmariner.tenancy.organizations.projects import NewProject, Projects
-from llmariner.tenancy.organizations.queries import Access, OrganizationQueries, Paging
+from llmariner.tenancy.organizations.queries import KeyAccess, OrganizationQueries, Paging
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.delegation import has_full_owner_rights, held_scopes
 from llmariner.tenancy.roles.effective_permissions import resolve_permissions
@@ -339,7 +339,7 @@ def list_keys(
     project_id: str,
     after: KeyCursor = None,
     limit: Limit = 20,
-    owner_project_access: Access = "any",
+    owner_project_access: KeyAccess = "any",
 ) -> dict[str, Any]:
     """The project's active keys, newest first, with the prefixes of their secrets."""
     paging = Paging(after, limit)

@@ -24,7 +24,7 @@ from llmariner.tenancy.groups.group_roles import (
     validate_group_name,
 )
 from llmariner.tenancy.mutations import serialize_mutations
-from llmariner.tenancy.organizations.queries import Page, Paging, page_of
+from llmariner.tenancy.organizations.queries import Page, Paging, fetch_page
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.tables import group_roles, groups, organization_users, user_groups, users
 
@@ -97,7 +97,7 @@ class Groups:
     def members(self, group: Row[Any], paging: Paging) -> Page:
         """The people of the organization whose newest token has the group, ordered by id."""
         with self._database.read() as session:
-            return page_of(session, _member_query(group), users.c.id, paging)
+            return fetch_page(session, _member_query(group), users.c.id, paging)
 
     def member(self, group: Row[Any], user_id: str) -> Row[Any]:
         """One member of a group. NotFound otherwise."""

@@ -21,7 +21,7 @@ from llmariner.tenancy.tables import api_keys
 
 __all__ = ["attenuate", "check_can_change", "check_can_receive_secret", "scopes_after_rotation"]
 
-_LISTS = ("allowed_models", "allowed_sources")
+_RESTRICTION_COLUMNS = ("allowed_models", "allowed_sources")
 
 
 def attenuate(
@@ -35,7 +35,7 @@ def attenuate(
     if maker is None:
         return values
     attenuated = dict(values)
-    for name in _LISTS:
+    for name in _RESTRICTION_COLUMNS:
         own: tuple[str, ...] | None = getattr(maker, name)
         if own is None or name not in attenuated:
             continue
@@ -61,7 +61,7 @@ def check_can_receive_secret(session: ReadSession, actor: Caller | None, key: Ap
         raise PermissionDenied(
             f"That key may do what you may not: {', '.join(sorted(missing))}. Let its owner rotate it."
         )
-    columns: dict[str, Any] = {name: _json_or_none(getattr(key, name)) for name in _LISTS}
+    columns: dict[str, Any] = {name: _json_or_none(getattr(key, name)) for name in _RESTRICTION_COLUMNS}
     attenuate(session, actor, {**columns, "expires_at": key.expires_at}, user_id=key.user_id, new=False)
 
 

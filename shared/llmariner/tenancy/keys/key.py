@@ -118,9 +118,9 @@ def key_from_row(row: Row[Any]) -> ApiKey:
         expires_at=row.expires_at,
         last_used_at=row.last_used_at,
         excluded_from_rate_limiting=row.excluded_from_rate_limiting,
-        allowed_models=_list(row.allowed_models),
-        allowed_sources=_list(row.allowed_sources),
-        project_models=(row.model_mode, frozenset(_list(row.model_ids) or ())) if row.model_mode else None,
+        allowed_models=_tuple_from_json(row.allowed_models),
+        allowed_sources=_tuple_from_json(row.allowed_sources),
+        project_models=(row.model_mode, frozenset(_tuple_from_json(row.model_ids) or ())) if row.model_mode else None,
         digest=row.digest,
         previous_digest=row.previous_digest,
         previous_expires_at=row.previous_expires_at,
@@ -130,5 +130,5 @@ def key_from_row(row: Row[Any]) -> ApiKey:
     )
 
 
-def _list(stored: str | None) -> tuple[str, ...] | None:
+def _tuple_from_json(stored: str | None) -> tuple[str, ...] | None:
     return None if stored is None else tuple(json.loads(stored))

@@ -9,7 +9,7 @@ from sqlalchemy import and_, select
 from llmariner.platform.database import ReadSession, WriteSession
 from llmariner.tenancy.tables import removals
 
-__all__ = ["clear_removal", "record_removal", "removed_from"]
+__all__ = ["clear_removal", "record_removal", "removals_of"]
 
 
 def record_removal(session: WriteSession, organization_id: str, user_id: str, project_id: str = "") -> None:
@@ -26,7 +26,7 @@ def clear_removal(session: WriteSession, organization_id: str, user_id: str, pro
     session.run(removals.delete().where(condition))
 
 
-def removed_from(session: ReadSession, user_id: str) -> frozenset[tuple[str, str | None]]:
+def removals_of(session: ReadSession, user_id: str) -> frozenset[tuple[str, str | None]]:
     """The organizations (project None), and the projects, that the user was removed from."""
     query = select(removals.c.organization_id, removals.c.project_id).where(removals.c.user_id == user_id)
     return frozenset((row.organization_id, row.project_id or None) for row in session.rows(query))

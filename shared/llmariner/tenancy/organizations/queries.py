@@ -24,11 +24,11 @@ from llmariner.tenancy.tables import (
     users,
 )
 
-__all__ = ["Access", "OrganizationQueries", "Page", "Paging", "page_of"]
+__all__ = ["KeyAccess", "OrganizationQueries", "Page", "Paging", "fetch_page"]
 
 Page: TypeAlias = tuple[Sequence[Row[Any]], bool]
 """The rows of a page, and whether more follow."""
-Access: TypeAlias = Literal["active", "inactive", "any"]
+KeyAccess: TypeAlias = Literal["active", "inactive", "any"]
 
 
 class Paging:
@@ -52,7 +52,7 @@ class OrganizationQueries:
         if not archived:
             query = query.where(projects.c.archived_at.is_(None))
         with self._database.read() as session:
-            return page_of(session, query, projects.c.id, paging)
+            return fetch_page(session, query, projects.c.id, paging)
 
     def project(self, organization_id: str, project_id: str) -> Row[Any]:
         """One project, archived or not. NotFound otherwise."""
@@ -64,7 +64,7 @@ class OrganizationQueries:
         with self._database.read() as session:
             _load_project(session, organization_id, project_id)
             query = _member_query(project_id, is_human).where(users.c.hidden.is_(False))
-            return page_of(session, query, users.c.id, paging)
+            return fetch_page(session, query, users.c.id, paging)
 
     def project_user(self, organization_id: str, project_id: str, user_id: str) -> Row[Any]:
         """One person of a project. NotFound otherwise."""
@@ -78,7 +78,7 @@ class OrganizationQueries:
         with self._database.read() as session:
             _load_project(session, organization_id, project_id)
             query = _member_query(project_id, users.c.kind == "service_account")
-            return page_of(session, query, users.c.id, paging)
+            return fetch_page(session, query, users.c.id, paging)
 
     def service_account(self, organization_id: str, project_id: str, account_id: str) -> Row[Any]:
         """One service account of a project. NotFound otherwise."""
@@ -90,14 +90,14 @@ class OrganizationQueries:
         message = f"No service account with id '{account_id}' in the project '{project_id}'."
         return _found_or_raise(row, message, "service_account_id")
 
-    def project_keys(self, organization_id: str, project_id: str, paging: Paging, access: Access = "any") -> Page:
+    def project_keys(self, organization_id: str, project_id: str, paging: Paging, access: KeyAccess = "any") -> Page:
         """The unrevoked keys of a project; `access` filters by whether their user still has access to the project."""
         with self._database.read() as session:
             _load_project(session, organization_id, project_id)
             query = _key_query(organization_id).where(api_keys.c.project_id == project_id)
             if access != "any":
                 query = query.where(_HAS_ACCESS if access == "active" else ~_HAS_ACCESS)
-            return page_of(session, query, api_keys.c.id, paging)
+            return fetch_page(session, query, api_keys.c.id, paging)
 
     def project_key(self, organization_id: str, project_id: str, key_id: str) -> Row[Any]:
         """One unrevoked key of a project. NotFound otherwise."""
@@ -111,7 +111,7 @@ class OrganizationQueries:
         """The unrevoked admin keys of an organization."""
         with self._database.read() as session:
             query = _key_query(organization_id).where(api_keys.c.kind == "admin")
-            return page_of(session, query, api_keys.c.id, paging)
+            return fetch_page(session, query, api_keys.c.id, paging)
 
     def admin_key(self, organization_id: str, key_id: str) -> Row[Any]:
         """One unrevoked admin key. NotFound otherwise."""
@@ -125,7 +125,7 @@ class OrganizationQueries:
         if emails:
             query = query.where(users.c.email.in_([email.lower() for email in emails]))
         with self._database.read() as session:
-            return page_of(session, query, users.c.id, paging)
+            return fetch_page(session, query, users.c.id, paging)
 
     def person(self, organization_id: str, user_id: str) -> Row[Any]:
         """One person of an organization. NotFound otherwise."""
@@ -157,7 +157,7 @@ class OrganizationQueries:
     def invites(self, organization_id: str, paging: Paging) -> Page:
         """The invitations of an organization, without revoked ones."""
         with self._database.read() as session:
-            return page_of(session, _invite_query(organization_id), invites.c.id, paging)
+            return fetch_page(session, _invite_query(organization_id), invites.c.id, paging)
 
     def invite(self, organization_id: str, invite_id: str) -> Row[Any]:
         """One invitation. NotFound otherwise."""
@@ -173,7 +173,7 @@ class OrganizationQueries:
             return session.rows(query.order_by(custom_roles.c.created_at, custom_roles.c.id))
 
 
-def page_of(session: ReadSession, query: Select[Any], identity: ColumnElement[str], paging: Paging) -> Page:
+def fetch_page(session: ReadSession, query: Select[Any], identity: ColumnElement[str], paging: Paging) -> Page:
     """A page of a query, ordered by `identity`, the column of ids."""
     ascending = paging.order == "asc"
     if paging.after is not None:

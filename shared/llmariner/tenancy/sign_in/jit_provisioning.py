@@ -19,7 +19,7 @@ from llmariner.platform.database import ReadSession, WriteSession
 from llmariner.platform.identity import Identity
 from llmariner.tenancy.invitations.pending import is_inviter_authorized, is_pending
 from llmariner.tenancy.members.deprovisioning import revoke_keys
-from llmariner.tenancy.members.removals import clear_removal, removed_from
+from llmariner.tenancy.members.removals import clear_removal, removals_of
 from llmariner.tenancy.mutations import record_mutation
 from llmariner.tenancy.roles.effective_permissions import bump_revision
 from llmariner.tenancy.tables import (
@@ -85,7 +85,7 @@ class MembershipReconciliation:
         self._groups = frozenset(identity.groups or ()) if has_newer_groups else self._stored_groups
         self._issued_at = identity.issued_at
         self._group_grants = (
-            _roles_from_groups(session, identity, removed_from(session, user_id)) if has_newer_groups else None
+            _roles_from_groups(session, identity, removals_of(session, user_id)) if has_newer_groups else None
         )
         self._solely_owned = self._find_solely_owned(session)
         self._default_grants = _default_roles(session, user_id, default_role)
@@ -330,7 +330,7 @@ def _default_roles(session: ReadSession, user_id: str, role: str) -> list[tuple[
     if role == "none":
         return []
     organization_id = session.value(select(organizations.c.id).where(organizations.c.is_default))
-    removed = removed_from(session, user_id)
+    removed = removals_of(session, user_id)
     if organization_id is None or (organization_id, None) in removed:
         return []
     grants = [(_Resource(organization_id), "reader")]
