@@ -9,9 +9,11 @@ from typing import Any
 
 __all__ = ["ROWS"]
 
-HERE = {"id": "org_1", "title": "Acme", "is_default": True, "created_at": 1_760_000_000}
-HERE |= {"summary": {"project_count": 3, "user_count": 17}}
-ORGANIZATIONS = {"organizations": [HERE, {**HERE, "id": "org_2", "title": "Two Words", "is_default": False}]}
+ORGANIZATION = {"id": "org_1", "title": "Acme", "is_default": True, "created_at": 1_760_000_000}
+ORGANIZATION |= {"summary": {"project_count": 3, "user_count": 17}}
+ORGANIZATIONS = {
+    "organizations": [ORGANIZATION, {**ORGANIZATION, "id": "org_2", "title": "Two Words", "is_default": False}]
+}
 VISION = {
     "id": "proj_1",
     "title": "Vision",
@@ -22,12 +24,15 @@ VISION = {
     "summary": {"user_count": 5},
 }
 PROJECTS = {"projects": [VISION]}
-PLACED = {"namespace": "team-b", "node_selector": [{"key": "pool", "value": "gpu"}]}
+ASSIGNMENT = {"namespace": "team-b", "node_selector": [{"key": "pool", "value": "gpu"}]}
 ADA = {"user_id": "ada@x.org", "internal_user_id": "user_1", "role": "ORGANIZATION_ROLE_TENANT_SYSTEM", "name": "Ada"}
-BOUND = {"organization_id": "org_1", "role": "ORGANIZATION_ROLE_READER"}
-IN_PROJECT = {"project_id": "proj_1", "title": "Vision", "role": "PROJECT_ROLE_MEMBER"}
+ORGANIZATION_BINDING = {"organization_id": "org_1", "role": "ORGANIZATION_ROLE_READER"}
+PROJECT_BINDING = {"project_id": "proj_1", "title": "Vision", "role": "PROJECT_ROLE_MEMBER"}
 USER = {"id": "ada@x.org", "internal_id": "user_1", "is_service_account": False}
-USER |= {"organization_role_bindings": [{**BOUND, "title": "Acme"}], "project_role_bindings": [IN_PROJECT]}
+USER |= {
+    "organization_role_bindings": [{**ORGANIZATION_BINDING, "title": "Acme"}],
+    "project_role_bindings": [PROJECT_BINDING],
+}
 USERS = {"users": [USER]}
 ROLE = {"id": "role_1", "name": "auditor", "permissions": ["api.audit.read"], "predefined_role": False}
 ROLES = {"data": [{"id": "owner", "name": "owner", "permissions": ["a", "b", "c", "d"], "predefined_role": True}, ROLE]}
@@ -41,11 +46,11 @@ LIMIT |= {"tokens_per_day": 1000, "used": {"requests_per_minute": 7}}
 BUDGET = {"id": "budget_1", "subject": "user", "subject_id": "user_1", "period": "month", "amount": 25.5, "spent": 1e-6}
 BUDGET |= {"alert_ratio": 0.8, "hard": True}
 
-FIND_HERE: dict[str, Any] = {"GET /organizations": ORGANIZATIONS}
-FIND: dict[str, Any] = {**FIND_HERE, "GET /organizations/org_1/projects": PROJECTS}
-FIND_ROLE: dict[str, Any] = {"GET /organization/roles": ROLES}
-FIND_KEY: dict[str, Any] = {**FIND, "GET /organizations/org_1/projects/proj_1/api_keys": {"data": [KEY]}}
-O, P = "/organizations/org_1", "/organizations/org_1/projects/proj_1"  # noqa: E741
+ORGANIZATION_LOOKUP: dict[str, Any] = {"GET /organizations": ORGANIZATIONS}
+PROJECT_LOOKUP: dict[str, Any] = {**ORGANIZATION_LOOKUP, "GET /organizations/org_1/projects": PROJECTS}
+ROLE_LOOKUP: dict[str, Any] = {"GET /organization/roles": ROLES}
+KEY_LOOKUP: dict[str, Any] = {**PROJECT_LOOKUP, "GET /organizations/org_1/projects/proj_1/api_keys": {"data": [KEY]}}
+ORGANIZATION_PATH, PROJECT_PATH = "/organizations/org_1", "/organizations/org_1/projects/proj_1"
 
 
 def row(
@@ -67,7 +72,7 @@ ROWS = [
     row(
         "admin organizations create Acme",
         "POST /organizations",
-        HERE,
+        ORGANIZATION,
         ("Made organization Acme (org_1).",),
         {"title": "Acme"},
     ),
@@ -83,82 +88,82 @@ ROWS = [
         "DELETE /organizations/org_2",
         {"deleted": True, "removed": {"users": ["a", "b"], "api_keys": ["key_1"], "roles": []}},
         ("Deleted organization Two Words (org_2), and with it 2 users, 1 api key.",),
-        before=FIND_HERE,
+        before=ORGANIZATION_LOOKUP,
     ),
     row(
         "admin organizations add-member Acme --email Ada@x.org --role reader",
-        f"POST {O}/users",
+        f"POST {ORGANIZATION_PATH}/users",
         {**ADA, "role": "ORGANIZATION_ROLE_READER"},
         ("Added ada@x.org to Acme as reader.",),
         {"user_id": "Ada@x.org", "role": "reader"},
-        before=FIND_HERE,
+        before=ORGANIZATION_LOOKUP,
     ),
     row(
         "admin organizations list-members org_1",
-        f"GET {O}/users",
+        f"GET {ORGANIZATION_PATH}/users",
         {"users": [ADA]},
         ("ada@x.org", "tenant-system", "Ada", "user_1"),
-        before=FIND_HERE,
+        before=ORGANIZATION_LOOKUP,
     ),
     row(
         "admin organizations remove-member Acme --email ada@x.org",
-        f"DELETE {O}/users/ada%40x.org",
+        f"DELETE {ORGANIZATION_PATH}/users/ada%40x.org",
         {"removed": {"projects": [], "api_keys": []}},
         ("Removed ada@x.org from Acme.",),
-        before=FIND_HERE,
+        before=ORGANIZATION_LOOKUP,
     ),
     row(
         "admin projects create Vision -o Acme -n team-a",
-        f"POST {O}/projects",
+        f"POST {ORGANIZATION_PATH}/projects",
         VISION,
         ("Made project Vision (proj_1) in Acme.",),
         {"title": "Vision", "kubernetes_namespace": "team-a"},
-        before=FIND_HERE,
+        before=ORGANIZATION_LOOKUP,
     ),
     row(
         "admin projects list -o org_1",
-        f"GET {O}/projects",
+        f"GET {ORGANIZATION_PATH}/projects",
         PROJECTS,
         ("proj_1", "Vision", "team-a", "5"),
-        before=FIND_HERE,
+        before=ORGANIZATION_LOOKUP,
         query={"include_summary": "true"},
     ),
     row(
         "admin projects delete proj_1 -o Acme",
-        f"DELETE {P}",
+        f"DELETE {PROJECT_PATH}",
         {"deleted": True, "removed": {"service_accounts": ["ci"]}},
         ("Deleted project Vision (proj_1), and with it 1 service account.",),
-        before=FIND,
+        before=PROJECT_LOOKUP,
     ),
     row(
         "admin projects update Vision --new-title Sight -n team-b --node-selector pool=gpu",
-        f"PATCH {P}",
+        f"PATCH {PROJECT_PATH}",
         {**VISION, "title": "Sight"},
         ("Updated project Sight (proj_1).",),
-        {"title": "Sight", "assignments": [PLACED], "update_mask": "title,assignments"},
-        before=FIND,
+        {"title": "Sight", "assignments": [ASSIGNMENT], "update_mask": "title,assignments"},
+        before=PROJECT_LOOKUP,
     ),
     row(
         "admin projects add-member Vision --email ada@x.org --role auditor",
-        f"POST {P}/users",
+        f"POST {PROJECT_PATH}/users",
         {**ADA, "role": "role_1"},
         ("Added ada@x.org to Vision as role_1.",),
         {"user_id": "ada@x.org", "role": "role_1"},
-        before={**FIND, **FIND_ROLE},
+        before={**PROJECT_LOOKUP, **ROLE_LOOKUP},
     ),
     row(
         "admin projects list-members Vision",
-        f"GET {P}/users",
+        f"GET {PROJECT_PATH}/users",
         {"users": [{**ADA, "role": "PROJECT_ROLE_MEMBER", "role_id": "viewer"}]},
         ("ada@x.org", "viewer"),
-        before=FIND,
+        before=PROJECT_LOOKUP,
     ),
     row(
         "admin projects remove-member Vision --email ada@x.org",
-        f"DELETE {P}/users/ada%40x.org",
+        f"DELETE {PROJECT_PATH}/users/ada%40x.org",
         {"removed": {"api_keys": ["key_1", "key_2"]}},
         ("Removed ada@x.org from Vision, and with it 2 api keys.",),
-        before=FIND,
+        before=PROJECT_LOOKUP,
     ),
     row("admin users list", "GET /users", USERS, ("ada@x.org", "person", "reader", "Vision: member", "user_1")),
     row(
@@ -174,7 +179,7 @@ ROWS = [
         {"id": "group_role_1", "group": "staff", "role": "role_1", "project_id": "proj_1"},
         ("Members of staff are role_1 in project Vision.",),
         {"group": "staff", "role": "role_1", "project_id": "proj_1"},
-        before={**FIND, **FIND_ROLE},
+        before={**PROJECT_LOOKUP, **ROLE_LOOKUP},
     ),
     row(
         "admin groups list",
@@ -203,7 +208,7 @@ ROWS = [
         {"id": "user_1", "role": "role_1"},
         ("ada@x.org is role_1 in Vision from now on.",),
         {"role": "role_1"},
-        before={**FIND, **FIND_ROLE, "GET /users": USERS},
+        before={**PROJECT_LOOKUP, **ROLE_LOOKUP, "GET /users": USERS},
     ),
     row("admin roles list", "GET /organization/roles", ROLES, ("role_1", "auditor", "api.audit.read", "4 scopes")),
     row(
@@ -219,14 +224,14 @@ ROWS = [
         {**ROLE, "name": "books"},
         ("Updated role books (role_1).",),
         {"role_name": "books", "permissions": ["api.prices.read"]},
-        before=FIND_ROLE,
+        before=ROLE_LOOKUP,
     ),
     row(
         "admin roles delete auditor",
         "DELETE /organization/roles/role_1",
         {"id": "role_1", "deleted": True},
         ("Deleted role auditor (role_1).",),
-        before=FIND_ROLE,
+        before=ROLE_LOOKUP,
     ),
     row(
         "admin keys create ops --expires-in 30",
@@ -258,7 +263,7 @@ ROWS = [
             "projects": [{"id": "proj_1"}, {"id": "proj_1", "role": "viewer"}],
             "expires_in_seconds": 86400,
         },
-        before=FIND,
+        before=PROJECT_LOOKUP,
     ),
     row("admin invites list", "GET /organization/invites", {"data": [INVITE]}, ("bob@x.org", "reader", "pending", "1")),
     row(
@@ -289,21 +294,21 @@ ROWS = [
             "organization_id": "org_1",
             "project_id": "proj_1",
         },
-        before=FIND,
+        before=PROJECT_LOOKUP,
     ),
     row(
         "auth api-keys list -p Vision",
-        f"GET {P}/api_keys",
+        f"GET {PROJECT_PATH}/api_keys",
         {"data": [KEY]},
         ("key_1", "ci", "ada@x.org", "Vision"),
-        before=FIND,
+        before=PROJECT_LOOKUP,
     ),
     row(
         "auth api-keys delete ci -o org_1 -p proj_1",
-        f"DELETE {P}/api_keys/key_1",
+        f"DELETE {PROJECT_PATH}/api_keys/key_1",
         {"id": "key_1", "deleted": True},
         ("Deleted API key ci (key_1).",),
-        before=FIND_KEY,
+        before=KEY_LOOKUP,
     ),
     row(
         "auth api-keys update ci -p Vision --new-name desk",
@@ -311,7 +316,7 @@ ROWS = [
         {**KEY, "name": "desk"},
         ("Renamed API key ci (key_1) to desk.",),
         {"name": "desk", "update_mask": "name"},
-        before=FIND_KEY,
+        before=KEY_LOOKUP,
     ),
     row(
         "auth api-keys update ci -p Vision --scope api.model.read --model a/b --source 10.0.0.0/8",
@@ -324,14 +329,14 @@ ROWS = [
             "allowed_sources": ["10.0.0.0/8"],
             "update_mask": "scopes,allowed_models,allowed_sources",
         },
-        before=FIND_KEY,
+        before=KEY_LOOKUP,
     ),
     row(
         "admin limits list",
         "GET /limits",
         {"data": [LIMIT]},
         ("limit_1", "project Vision", "7/60", "1000"),
-        before={**FIND, "GET /users": USERS, "GET /api_keys": {"data": [KEY]}},
+        before={**PROJECT_LOOKUP, "GET /users": USERS, "GET /api_keys": {"data": [KEY]}},
     ),
     row(
         "admin limits set --project Vision --requests-per-minute 60 --tokens-per-day none",
@@ -345,7 +350,7 @@ ROWS = [
             "requests_per_minute": 60,
             "tokens_per_day": None,
         },
-        before=FIND,
+        before=PROJECT_LOOKUP,
     ),
     row("admin limits delete limit_1", "DELETE /limits/limit_1", {"deleted": True}, ("Took the limits limit_1 away.",)),
     row(
@@ -353,7 +358,7 @@ ROWS = [
         "GET /budgets",
         {"data": [BUDGET]},
         ("budget_1", "user ada@x.org", "month", "0.000001", "25.50", "80%", "refuse"),
-        before={**FIND, "GET /users": USERS, "GET /api_keys": {"data": [KEY]}},
+        before={**PROJECT_LOOKUP, "GET /users": USERS, "GET /api_keys": {"data": [KEY]}},
     ),
     row(
         "admin budgets set --user ada@x.org --amount 25.50 --alert-at 90 --soft",

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["FAULTS", "with_setting"]
 
 _fake_cluster = importlib.import_module(".fake_cluster", __package__)
-true = _fake_cluster.true
+conditions_status = _fake_cluster.conditions_status
 
 PLATFORM, MODELS = "llmariner", "llmariner-models"
 GATEWAY: str = next(
@@ -45,7 +45,7 @@ def without_object(kind: str, place: str) -> Callable[[FakeCluster], None]:
 
 def with_failed_condition(kind: str, place: str, condition: str, message: str) -> Callable[[FakeCluster], None]:
     """A condition of an object is False."""
-    found = true(condition, status="False", reason="Broken", message=message)
+    found = conditions_status(condition, status="False", reason="Broken", message=message)
     return lambda healthy_cluster: healthy_cluster.set_status(kind, place, found)
 
 
@@ -93,7 +93,7 @@ def certificate_missing(healthy_cluster: FakeCluster) -> None:
 
 
 def route_not_accepted(healthy_cluster: FakeCluster) -> None:
-    refused = true("Accepted", status="False", reason="NoMatchingListenerHostname", message="no such host")
+    refused = conditions_status("Accepted", status="False", reason="NoMatchingListenerHostname", message="no such host")
     parent = {"controllerName": "a.example/b", "parentRef": {"name": "llmariner"}, **refused}
     healthy_cluster.set_status(ROUTE, f"{PLATFORM}/models", {"parents": [parent]})
 
@@ -280,7 +280,9 @@ FAULTS: dict[str, tuple[Callable[[FakeCluster], None], str, str, str]] = {
     ),
     "migrations gave up": (
         lambda healthy_cluster: healthy_cluster.set_status(
-            "Job", f"{PLATFORM}/migrations-0-4-0", true("Failed", message="Job has reached the limit") | {"failed": 21}
+            "Job",
+            f"{PLATFORM}/migrations-0-4-0",
+            conditions_status("Failed", message="Job has reached the limit") | {"failed": 21},
         ),
         "migrations job",
         "migrations-0-4-0 gave up: Job has reached the limit",
@@ -322,7 +324,9 @@ FAULTS: dict[str, tuple[Callable[[FakeCluster], None], str, str, str]] = {
     ),
     "Gateway away": (without_object("Gateway", GATEWAY), "gateway", "no Gateway llmariner in", "kubectl apply -k"),
     "Gateway without address": (
-        lambda healthy_cluster: healthy_cluster.set_status("Gateway", GATEWAY, true("Accepted", "Programmed")),
+        lambda healthy_cluster: healthy_cluster.set_status(
+            "Gateway", GATEWAY, conditions_status("Accepted", "Programmed")
+        ),
         "gateway",
         "it has no address",
         "a load balancer",

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-__all__ = ["CHECKOUT", "Body", "FakeCluster", "rendered", "true"]
+__all__ = ["CHECKOUT", "Body", "FakeCluster", "conditions_status", "rendered"]
 
 Body = dict[str, Any]
 
@@ -67,7 +67,7 @@ def _validator(crds: Path) -> Any:
     return _schemas.Schemas(crds)
 
 
-def true(*kinds: str, status: str = "True", reason: str = "Fine", message: str = "") -> Body:
+def conditions_status(*kinds: str, status: str = "True", reason: str = "Fine", message: str = "") -> Body:
     """A status with these conditions."""
     values = {"status": status, "reason": reason, "message": message, "lastTransitionTime": "2026-11-24T12:00:00Z"}
     return {"conditions": [{"type": kind, **values} for kind in kinds]}
@@ -188,7 +188,9 @@ def _third_party_objects(crds: Path) -> Iterator[Body]:
     yield from _configured(crds)
     yield _object("v1", "Service", "kourier-internal", "kourier-system", spec={"ports": [{"port": 80}]})
     controller = {"controllerName": "projectcontour.io/gateway-controller"}
-    yield _object("gateway.networking.k8s.io/v1", "GatewayClass", "contour", spec=controller, status=true("Accepted"))
+    yield _object(
+        "gateway.networking.k8s.io/v1", "GatewayClass", "contour", spec=controller, status=conditions_status("Accepted")
+    )
     default = {"storageclass.kubernetes.io/is-default-class": "true"}
     yield _object("storage.k8s.io/v1", "StorageClass", "local", annotations=default, provisioner="example.org/local")
     yield _object("v1", "Node", "node-1", status=_node())
@@ -229,23 +231,28 @@ def _platform_objects(overlay: str) -> Iterator[Body]:
 def _status_of(body: Body) -> Body:
     kind, group = body["kind"], body["apiVersion"].partition("/")[0]
     parents = [
-        {"controllerName": "a.example/b", "parentRef": {"name": "llmariner"}, **true("Accepted", "ResolvedRefs")}
+        {
+            "controllerName": "a.example/b",
+            "parentRef": {"name": "llmariner"},
+            **conditions_status("Accepted", "ResolvedRefs"),
+        }
     ]
     found: dict[str, Body] = {
-        "Gateway": true("Accepted", "Programmed") | {"addresses": [{"type": "IPAddress", "value": "192.0.2.7"}]},
+        "Gateway": conditions_status("Accepted", "Programmed")
+        | {"addresses": [{"type": "IPAddress", "value": "192.0.2.7"}]},
         "HTTPRoute": {"parents": parents},
-        "Broker": true("Ready"),
-        "Trigger": true("Ready"),
-        "PingSource": true("Ready"),
-        "ApiServerSource": true("Ready") | {"namespaces": ["llmariner-models"]},
-        "Job": true("Complete"),
-        "ClusterQueue": true("Active"),
-        "LocalQueue": true("Active"),
-        "Deployment": true("Available") | {"replicas": 1, "readyReplicas": 1},
+        "Broker": conditions_status("Ready"),
+        "Trigger": conditions_status("Ready"),
+        "PingSource": conditions_status("Ready"),
+        "ApiServerSource": conditions_status("Ready") | {"namespaces": ["llmariner-models"]},
+        "Job": conditions_status("Complete"),
+        "ClusterQueue": conditions_status("Active"),
+        "LocalQueue": conditions_status("Active"),
+        "Deployment": conditions_status("Available") | {"replicas": 1, "readyReplicas": 1},
         "StatefulSet": {"replicas": 1, "readyReplicas": 1},
     }
     if _is_function(body):
-        return {"status": true("Ready") | {"latestReadyRevisionName": f"{body['metadata']['name']}-00001"}}
+        return {"status": conditions_status("Ready") | {"latestReadyRevisionName": f"{body['metadata']['name']}-00001"}}
     return {"status": found[kind]} if kind in found and group != "v1" else {}
 
 
@@ -257,7 +264,7 @@ def _deployment(namespace: str, name: str, labels: dict[str, str] | None = None)
     container = {"name": "main", "image": f"registry.example/{name}:v1.2.3"}
     template = {"metadata": {"labels": {"app": name}}, "spec": {"containers": [container]}}
     spec = {"replicas": 1, "selector": {"matchLabels": {"app": name}}, "template": template}
-    status = true("Available") | {"replicas": 1, "readyReplicas": 1}
+    status = conditions_status("Available") | {"replicas": 1, "readyReplicas": 1}
     return _object("apps/v1", "Deployment", name, namespace, labels=labels, spec=spec, status=status)
 
 

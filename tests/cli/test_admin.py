@@ -8,22 +8,22 @@ from pathlib import Path
 
 import pytest
 
-from .admin_cases import FIND, HERE, ORGANIZATIONS, PROJECTS, ROLE, ROLES, USERS, VISION
+from .admin_cases import ORGANIZATION, ORGANIZATIONS, PROJECT_LOOKUP, PROJECTS, ROLE, ROLES, USERS, VISION
 from .conftest import FakePlatform, Llma
 
 
 @pytest.fixture(autouse=True)
 def known(platform: FakePlatform) -> None:
     """What commands look things up in."""
-    for route, document in {**FIND, "GET /users": USERS, "GET /organization/roles": ROLES}.items():
+    for route, document in {**PROJECT_LOOKUP, "GET /users": USERS, "GET /organization/roles": ROLES}.items():
         platform.respond(route, document)
 
 
 @pytest.mark.parametrize(
     ("line", "record", "shows"),
     [
-        ("admin organizations get Acme", HERE, ("org_1", "yes", "17")),
-        ("admin organizations get org_1", HERE, ("Acme",)),
+        ("admin organizations get Acme", ORGANIZATION, ("org_1", "yes", "17")),
+        ("admin organizations get org_1", ORGANIZATION, ("Acme",)),
         ("admin projects get Vision", VISION, ("proj_1", "team-a", "org_1")),
         ("admin projects get proj_1 -o Acme", VISION, ("Vision",)),
         ("admin roles get auditor", ROLE, ("role_1", "api.audit.read")),

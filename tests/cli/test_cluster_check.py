@@ -52,14 +52,14 @@ def check(bare_llma: Llma, server: FakeCluster, tmp_path: Path) -> Check:
     return lambda *words: bare_llma("cluster", "check", "--kubeconfig", str(kubeconfig), *words)
 
 
-def not_well(result: Result) -> list[dict[str, str]]:
+def unhealthy(result: Result) -> list[dict[str, str]]:
     """What a check found amiss; `result` is of `-o json`."""
     return [each for each in result.json["checks"] if each["result"] in ("failed", "unknown")]
 
 
 def test_a_good_cluster_passes(healthy_cluster: FakeCluster, check: Check) -> None:
     result = check("-o", "json")
-    assert (not_well(result), result.code, result.err) == ([], 0, "")
+    assert (unhealthy(result), result.code, result.err) == ([], 0, "")
     assert {each["mend"] for each in result.json["checks"] if each["result"] == "ok"} == {""}
     assert len(result.json["checks"]) > 35
     others = {f"namespace {name}" for name in (PLATFORM, f"{PLATFORM}-models", _faults.GATEWAY.partition("/")[0])}
@@ -85,8 +85,8 @@ def test_the_table_has_a_line_a_check_and_the_commands_below(healthy_cluster: Fa
 def test_a_prepared_cluster_passes_before_the_installation(server: FakeCluster, check: Check) -> None:
     server.populate(overlay="")
     result = check("--prerequisites", "-o", "json")
-    assert (not_well(result), result.code) == ([], 0)
-    (missing,) = not_well(check("-o", "json"))
+    assert (unhealthy(result), result.code) == ([], 0)
+    (missing,) = unhealthy(check("-o", "json"))
     assert missing["check"] == "installation"
     assert "kubectl apply -k" in missing["mend"]
 
@@ -94,10 +94,10 @@ def test_a_prepared_cluster_passes_before_the_installation(server: FakeCluster, 
 def test_an_empty_cluster_lacks_everything_and_says_so_once_each(server: FakeCluster, check: Check) -> None:
     server.clear(without=lambda kind: kind.custom)
     result = check("-o", "json")
-    lacking = [each["check"] for each in not_well(result)]
+    lacking = [each["check"] for each in unhealthy(result)]
     required = [project.name for project in DEPENDENCIES if not project.purpose]
     assert lacking == [*required, "nodes", "installation"]
-    assert all(each["mend"] for each in not_well(result))
+    assert all(each["mend"] for each in unhealthy(result))
     assert result.code == 1
 
 
@@ -106,7 +106,7 @@ def test_a_single_fault_is_named_with_its_mend(fault: str, healthy_cluster: Fake
     make, name, said, mend = FAULTS[fault]
     make(healthy_cluster)
     result = check("-o", "json")
-    found = not_well(result)
+    found = unhealthy(result)
     about = next((each for each in found if each["check"] == name and said in each["detail"]), None)
     assert about is not None, found
     assert mend in about["mend"]
@@ -128,13 +128,13 @@ def test_a_missing_project_is_named(project: Any, server: FakeCluster, check: Ch
 
 def test_a_version_that_is_too_old_is_told(server: FakeCluster, check: Check) -> None:
     server.populate(without=lambda kind: kind.group == "kueue.x-k8s.io" and kind.version == "v1beta2")
-    (kueue,) = [each for each in not_well(check("-o", "json")) if each["check"] == "Kueue"]
+    (kueue,) = [each for each in unhealthy(check("-o", "json")) if each["check"] == "Kueue"]
     assert kueue["detail"] == "kueue.x-k8s.io is there at v1beta1, not at v1beta2"
 
 
 def test_a_missing_kind_of_a_project_is_told(server: FakeCluster, check: Check) -> None:
     server.populate(without=lambda kind: kind.name == "PingSource")
-    (eventing,) = [each for each in not_well(check("-o", "json")) if each["check"] == "Knative Eventing"]
+    (eventing,) = [each for each in unhealthy(check("-o", "json")) if each["check"] == "Knative Eventing"]
     assert eventing["detail"] == "sources.knative.dev/v1 lacks PingSource"
 
 
@@ -142,8 +142,10 @@ def test_jobs_that_were_cleared_away_are_judged_by_what_they_did(healthy_cluster
     for job in ("secrets-0-4-0", "migrations-0-4-0"):
         healthy_cluster.delete("Job", f"{PLATFORM}/{job}")
     assert check().code == 0
-    healthy_cluster.set_status(SERVICE, f"{PLATFORM}/models", _fake_cluster.true("Ready", status="Unknown"))
-    assert [each["check"] for each in not_well(check("-o", "json"))] == ["migrations job", "functions"]
+    healthy_cluster.set_status(
+        SERVICE, f"{PLATFORM}/models", _fake_cluster.conditions_status("Ready", status="Unknown")
+    )
+    assert [each["check"] for each in unhealthy(check("-o", "json"))] == ["migrations job", "functions"]
 
 
 def test_routes_of_others_are_their_own_business(healthy_cluster: FakeCluster, check: Check) -> None:
@@ -179,7 +181,7 @@ def test_the_administrators_key_is_to_be_noted_and_its_value_is_not_shown(
 def test_a_missing_right_is_told_and_the_rest_is_checked(healthy_cluster: FakeCluster, check: Check) -> None:
     healthy_cluster.server.forbid("list secrets", "list nodes")
     result = check("-o", "json")
-    found = {each["check"]: each for each in not_well(result)}
+    found = {each["check"]: each for each in unhealthy(result)}
     assert set(found) == {"nodes", "secrets"}
     assert found["secrets"]["result"] == "unknown"
     assert "cannot list resource 'secrets'" in found["secrets"]["detail"]
@@ -199,12 +201,12 @@ def test_one_right_that_many_checks_need_is_asked_for_once(healthy_cluster: Fake
 def test_the_settings_need_a_right_too(healthy_cluster: FakeCluster, check: Check) -> None:
     healthy_cluster.server.forbid("get configmaps")
     result = check("-o", "json")
-    assert {"settings", "KServe deployment mode"} <= {each["check"] for each in not_well(result)}
+    assert {"settings", "KServe deployment mode"} <= {each["check"] for each in unhealthy(result)}
     assert result.code == 1
 
 
 def test_another_namespace_is_looked_at(healthy_cluster: FakeCluster, check: Check) -> None:
-    (missing,) = not_well(check("-n", "elsewhere", "-o", "json"))
+    (missing,) = unhealthy(check("-n", "elsewhere", "-o", "json"))
     assert "no ConfigMap llmariner-settings in elsewhere" in missing["detail"]
     refused = check("-n", "No Namespace")
     assert (refused.code, refused.out) == (2, "")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from cli.fake_cluster import Body, FakeCluster
 
 _fake_cluster = importlib.import_module(".fake_cluster", __package__)
-true = _fake_cluster.true
+conditions_status = _fake_cluster.conditions_status
 
 Look = Callable[..., "Result"]
 PLATFORM, MODELS = "llmariner", "llmariner-models"
@@ -84,22 +84,26 @@ def model(healthy_cluster: FakeCluster, name: str, replicas: int, *pods: Body) -
 
 def workload(name: str, **conditions: str) -> Body:
     """A Workload of Kueue; `conditions`: what is said of each that does not hold."""
-    held = [true(kind, status="False", message=said)["conditions"][0] for kind, said in conditions.items()]
+    held = [conditions_status(kind, status="False", message=said)["conditions"][0] for kind, said in conditions.items()]
     sets = [{"name": "main", "count": 1, "template": {"spec": {"containers": [{"name": "x", "image": "x"}]}}}]
     return {
         "apiVersion": "kueue.x-k8s.io/v1beta2",
         "kind": "Workload",
         "metadata": {"name": name, "namespace": MODELS},
         "spec": {"queueName": "cpu", "podSets": sets},
-        "status": {"conditions": held} if held else true("QuotaReserved"),
+        "status": {"conditions": held} if held else conditions_status("QuotaReserved"),
     }
 
 
 def test_every_part_is_shown(healthy_cluster: FakeCluster, look: Look) -> None:
-    healthy_cluster.set_status(FUNCTION, f"{PLATFORM}/models", true("Ready", status="False", message="no image"))
+    healthy_cluster.set_status(
+        FUNCTION, f"{PLATFORM}/models", conditions_status("Ready", status="False", message="no image")
+    )
     deployment = f"{PLATFORM}/chat-completions-00001-deployment"
     healthy_cluster.modify("Deployment", deployment, lambda old: old.update(replicas=3, readyReplicas=3), status=True)
-    healthy_cluster.set_status("Trigger", f"{PLATFORM}/sweep", true("Ready", status="False", message="no subscriber"))
+    healthy_cluster.set_status(
+        "Trigger", f"{PLATFORM}/sweep", conditions_status("Ready", status="False", message="no subscriber")
+    )
     healthy_cluster.modify("Node", "node-1", lambda old: old["allocatable"].update({"amd.com/gpu": "4"}), status=True)
     shown = look("-o", "json").json
     chat = {"name": "chat-completions", "state": "ready", "replicas": 3, "revision": "chat-completions-00001"}
@@ -144,7 +148,7 @@ def test_what_waits_for_quota_is_listed_in_its_order(healthy_cluster: FakeCluste
     healthy_cluster.create(workload("first", QuotaReserved="insufficient quota for cpu"))
     healthy_cluster.create(workload("admitted"))
     healthy_cluster.create(workload("second", QuotaReserved="waits for first"))
-    status = true("Active") | {"pendingWorkloads": 2, "admittedWorkloads": 1, "reservingWorkloads": 1}
+    status = conditions_status("Active") | {"pendingWorkloads": 2, "admittedWorkloads": 1, "reservingWorkloads": 1}
     healthy_cluster.set_status("LocalQueue", f"{MODELS}/cpu", status)
     shown = look("-o", "json").json
     assert [(each["workload"], each["message"]) for each in shown["waiting"]] == [
@@ -192,7 +196,9 @@ def test_watching_redraws_survives_a_server_that_goes_away_and_ends_with_ctrl_c(
     os.close(terminal)
     try:
         seen_until(keyboard, b"ctrl-C ends")
-        healthy_cluster.set_status(FUNCTION, f"{PLATFORM}/models", true("Ready", status="False", message="a new fault"))
+        healthy_cluster.set_status(
+            FUNCTION, f"{PLATFORM}/models", conditions_status("Ready", status="False", message="a new fault")
+        )
         seen_until(keyboard, b"a new fault")
         healthy_cluster.server.stop()
         seen_until(keyboard, b"Still trying")

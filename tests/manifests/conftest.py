@@ -90,9 +90,9 @@ def consumer(checkout: Path) -> Declare:
 
 
 @pytest.fixture(scope="session")
-def miniature(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small_checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A platform of four functions and two consumers with generated manifests; shared, so not to be modified."""
-    root = _empty(tmp_path_factory.mktemp("miniature"))
+    root = _empty(tmp_path_factory.mktemp("small_checkout"))
     _function(root, "chat_completions", "POST /v1/chat/completions", timeout_seconds="3600")
     _function(root, "models", "GET /v1/models", "GET /v1/models/{id:path}", extras="api,database")
     _function(root, "internal_gateway", "POST /internal/key", visibility="cluster-local", extras="database")

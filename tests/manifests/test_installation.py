@@ -27,14 +27,14 @@ OVERLAYS = ("playground", "production", "test")
 # What settings.py reads, or components copy into objects; nothing else may stand in the settings.
 OF_OBJECTS = re.compile(r"fieldPath: data\.([A-Z_]+)")
 # Brought by the cluster or its administrator.
-BROUGHT = {"llmariner-tls", "llmariner-postgres"}
+PROVIDED = {"llmariner-tls", "llmariner-postgres"}
 
 
-@pytest.fixture(scope="module", params=["miniature", *OVERLAYS])
-def installed(request: pytest.FixtureRequest, miniature: Path) -> Rendered:
-    """Every overlay, and that of test clusters of a platform in miniature."""
-    if request.param == "miniature":
-        return Rendered(miniature / "manifests/overlays/test")
+@pytest.fixture(scope="module", params=["small_checkout", *OVERLAYS])
+def installed(request: pytest.FixtureRequest, small_checkout: Path) -> Rendered:
+    """Every overlay, and that of test clusters of a small platform."""
+    if request.param == "small_checkout":
+        return Rendered(small_checkout / "manifests/overlays/test")
     return Rendered(CHECKOUT / "manifests/overlays" / request.param)
 
 
@@ -91,9 +91,9 @@ def test_namespaces_come_first_and_every_object_is_in_one_that_is_there(installe
     }
 
 
-@pytest.mark.parametrize("place", ["miniature", "checkout"])
-def test_knative_will_not_refuse_a_timeout(place: str, miniature: Path) -> None:
-    manifests = (miniature if place == "miniature" else CHECKOUT) / "manifests"
+@pytest.mark.parametrize("place", ["small_checkout", "checkout"])
+def test_knative_will_not_refuse_a_timeout(place: str, small_checkout: Path) -> None:
+    manifests = (small_checkout if place == "small_checkout" else CHECKOUT) / "manifests"
     limits = yaml.safe_load((manifests / "prerequisites/config-defaults.yaml").read_text())["data"]
     asked = [s["spec"]["template"]["spec"]["timeoutSeconds"] for s in Rendered(manifests / "base").services()]
     assert max(asked, default=0) <= int(limits["max-revision-timeout-seconds"])
@@ -159,7 +159,7 @@ def test_settings_and_scripts_that_a_pod_names_are_there(installed: Rendered) ->
 
 
 def test_every_secret_is_made_or_brought(installed: Rendered, secret_objects: SecretObjects) -> None:
-    assert {name for kind, name in referred(installed) if kind == "secret"} <= {*jobs.MANAGED_SECRETS, *BROUGHT}
+    assert {name for kind, name in referred(installed) if kind == "secret"} <= {*jobs.MANAGED_SECRETS, *PROVIDED}
     (job,) = [o for o in installed.objects_of("batch", "Job") if o["metadata"]["name"].startswith("secrets-")]
     (container,) = containers_of(job)
     ours = [each for each in container["command"] if each.startswith("--postgres=")]

@@ -14,11 +14,11 @@ from .rendering import Object, Rendered
 
 CHECKOUT = Path(__file__).parents[2]
 # Pods that others make in our namespaces, by the labels that their makers give them.
-MADE_BY_OTHERS: list[tuple[str, dict[str, str]]] = [
+THIRD_PARTY_PODS: list[tuple[str, dict[str, str]]] = [
     ("llmariner", {"eventing.knative.dev/sourceName": "kubernetes-changes"}),
     ("llmariner-models", {"serving.kserve.io/inferenceservice": "tiny"}),
 ]
-ELSEWHERE = {"knative-serving", "knative-eventing", "kourier-system", "kube-system"}
+OTHER_NAMESPACES = {"knative-serving", "knative-eventing", "kourier-system", "kube-system"}
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def pods(rendered: Rendered) -> Iterator[tuple[str, dict[str, str]]]:
         if owner["apiVersion"].startswith("serving.knative.dev"):
             labels["serving.knative.dev/service"] = owner["metadata"]["name"]
         yield owner["metadata"]["namespace"], labels
-    yield from MADE_BY_OTHERS
+    yield from THIRD_PARTY_PODS
 
 
 def selects(selector: Object, labels: dict[str, str]) -> bool:
@@ -94,7 +94,7 @@ def test_every_policy_and_peer_selects_a_pod(production: Rendered) -> None:
         ("llmariner", {"app.kubernetes.io/name": "postgres"}),
         ("monitoring", {"app.kubernetes.io/name": "prometheus"}),
     ]
-    there += [(place, {}) for place in ELSEWHERE]
+    there += [(place, {}) for place in OTHER_NAMESPACES]
     for policy in policies(production):
         assert any(chosen(policy, *pod) for pod in there), policy["metadata"]["name"]
         for direction in ("ingress", "egress"):
@@ -104,7 +104,7 @@ def test_every_policy_and_peer_selects_a_pod(production: Rendered) -> None:
 
 
 FUNCTION = ("llmariner", {"serving.knative.dev/service": "chat-completions"})
-DOORS: dict[str, tuple[Any, Any, int, bool]] = {
+CONNECTIONS: dict[str, tuple[Any, Any, int, bool]] = {
     "the activator to a function": (("knative-serving", {}), FUNCTION, 8012, True),
     "the local gateway to a function": (("kourier-system", {}), FUNCTION, 8012, True),
     "a stranger to a function": (("default", {}), FUNCTION, 8012, False),
@@ -155,9 +155,9 @@ DOORS: dict[str, tuple[Any, Any, int, bool]] = {
 }
 
 
-@pytest.mark.parametrize("door", DOORS)
-def test_a_door_is_open_or_shut(door: str, production: Rendered) -> None:
-    source, to, port, opened = DOORS[door]
+@pytest.mark.parametrize("door", CONNECTIONS)
+def test_a_door_is_open_or_shut(connection: str, production: Rendered) -> None:
+    source, to, port, opened = CONNECTIONS[connection]
     assert admits(production, to, source, port) is opened
 
 

@@ -18,7 +18,7 @@ from llmariner.platform.kube import Cluster
 from llmariner.platform.kube.resources import SECRETS
 from llmariner.settings import ClusterSettings, SecretSettings
 
-BROUGHT = {"host": "db.example", "user": "app", "password": "pa'ss\"@/word", "database": "llm"}
+PROVIDED = {"host": "db.example", "user": "app", "password": "pa'ss\"@/word", "database": "llm"}
 
 
 def values(secrets: SecretObjects, name: str) -> dict[str, str]:
@@ -111,11 +111,11 @@ def test_a_database_that_is_brought_is_asked_for(secret_objects: SecretObjects) 
 
 
 def test_what_follows_from_the_database_follows_its_change(secret_objects: SecretObjects) -> None:
-    secret_objects.create("llmariner-postgres", BROUGHT)
+    secret_objects.create("llmariner-postgres", PROVIDED)
     ensure_secrets(secret_objects)
     url = make_url(values(secret_objects, "llmariner-database")["LLMARINER_DATABASE_URL"])
-    assert (url.username, url.password, url.host, url.database) == ("app", BROUGHT["password"], "pgbouncer", "llm")
-    secret_objects.replace("llmariner-postgres", {**BROUGHT, "password": "other"})
+    assert (url.username, url.password, url.host, url.database) == ("app", PROVIDED["password"], "pgbouncer", "llm")
+    secret_objects.replace("llmariner-postgres", {**PROVIDED, "password": "other"})
     ensure_secrets(secret_objects)
     assert ":other@" in values(secret_objects, "llmariner-database")["LLMARINER_DATABASE_URL"]
     assert values(secret_objects, "llmariner-pgbouncer")["userlist.txt"] == '"app" "other"\n'

@@ -20,22 +20,22 @@ if TYPE_CHECKING:
     from cli.conftest import FakePlatform, Llma
 
 KEY = "sk-admin-key-of-this-machine"
-NOBODY = 65534
+OTHER_UID = 65534
 LINUX = pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="this system has no /proc/net/tcp")
 
 
 @pytest.fixture
-def administered(home: Path) -> None:
+def admin_key_file(home: Path) -> None:
     (home / ".llmariner").mkdir(exist_ok=True)
     (home / ".llmariner/admin.key").write_text(KEY)
 
 
 @pytest.fixture
-def strangers() -> Iterator[socket.socket]:
+def foreign_listener() -> Iterator[socket.socket]:
     """A port that another user took: a socket belongs to who was in effect when it was made."""
     if os.geteuid() != 0:
         pytest.skip("only root acts as somebody else")
-    os.seteuid(NOBODY)
+    os.seteuid(OTHER_UID)
     try:
         server = socket.create_server(("127.0.0.1", 0))
     finally:
@@ -46,18 +46,18 @@ def strangers() -> Iterator[socket.socket]:
 
 @LINUX
 def test_the_administrators_key_is_not_sent_to_another_users_program(
-    bare_llma: Llma, administered: None, strangers: socket.socket
+    bare_llma: Llma, admin_key_file: None, foreign_listener: socket.socket
 ) -> None:
-    result = bare_llma("models", "list", "--endpoint", f"http://127.0.0.1:{strangers.getsockname()[1]}/v1")
+    result = bare_llma("models", "list", "--endpoint", f"http://127.0.0.1:{foreign_listener.getsockname()[1]}/v1")
     assert result.code == ExitCode.DENIED
-    assert f"uid {NOBODY}" in result.err
-    strangers.setblocking(False)
+    assert f"uid {OTHER_UID}" in result.err
+    foreign_listener.setblocking(False)
     with pytest.raises(BlockingIOError):
-        strangers.accept()
+        foreign_listener.accept()
 
 
 @LINUX
-def test_the_administrators_key_is_not_sent_where_nobody_listened(home: Path, administered: None) -> None:
+def test_the_administrators_key_is_not_sent_where_nobody_listened(home: Path, admin_key_file: None) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     target = resolve_target(
@@ -68,7 +68,7 @@ def test_the_administrators_key_is_not_sent_where_nobody_listened(home: Path, ad
         assert "authorization" not in api._client.headers
 
 
-def test_names_below_localhost_get_no_administrators_key(bare_llma: Llma, administered: None) -> None:
+def test_names_below_localhost_get_no_administrators_key(bare_llma: Llma, admin_key_file: None) -> None:
     assert bare_llma("auth", "token", "--endpoint", "http://platform.localhost:8080/v1").code == ExitCode.DENIED
 
 
