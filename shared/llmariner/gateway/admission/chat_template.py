@@ -1,7 +1,7 @@
-"""How many tokens a model's chat template adds to what a chat holds itself: asked from its engine, once.
+"""The number of tokens that a model's chat template adds to a chat, queried from its engine.
 
-A template may have a system message of its own, instructions for functions, or write functions down twice: of that a body
-has no byte. The engine is asked for the prompts of the shortest chats that there are.
+A template may add a system message, instructions for functions, or repeat the functions: tokens that no byte of the request
+body accounts for. The engine tokenizes the shortest possible chats.
 """
 
 from __future__ import annotations
@@ -22,35 +22,35 @@ _MAX_TOKENS = 1_000_000
 _USER = {"role": "user", "content": "."}
 _SYSTEM = {"role": "system", "content": "."}
 _FUNCTION = {"type": "function", "function": {"name": "f", "description": "f", "parameters": {"type": "object"}}}
-# Templates write functions as JSON that is indented by up to four spaces, and name them once more.
+# Templates render functions as JSON with up to four spaces of indentation, and repeat their names.
 _TEMPLATE_FACTOR = 4
-# How functions of a larger body are written is not looked at.
+# Functions of larger bodies are not parsed.
 _MAX_PARSED_BYTES = 64 * 1024
 
 
 class TemplateTokens(NamedTuple):
-    """Tokens that it adds to any chat, and for each function that is offered."""
+    """Tokens that a template adds per chat, and per function in `tools`."""
 
     per_chat: int
     per_function: int
 
 
 DEFAULT_TEMPLATE_TOKENS = TemplateTokens(4096, 256)
-"""What is assumed of a model whose engine does not say, or sleeps."""
+"""Assumed where the engine does not respond, or is not running."""
 
 
 async def fetch_template_tokens(client: Client, endpoint: str, model: str) -> TemplateTokens:
-    """What an engine's `/tokenize` tells of it; `model`: as the engine knows it. UNKNOWN where it tells no number."""
+    """Measure the template by the engine's `/tokenize`; `model`: its name in the engine. The default on any failure."""
 
     async def count(messages: Sequence[dict[str, Any]], functions: int) -> int:
         tools = {"tools": [_FUNCTION] * functions} if functions else {}
         body = orjson.dumps({"model": model, "messages": messages, **tools})
         headers = [(b"content-type", b"application/json")]
         response = await client.request(endpoint, "POST", "/tokenize", headers=headers, body=body, idempotent=True)
-        told = orjson.loads(await response.read(_MAX_RESPONSE_BYTES))["count"]
-        if type(told) is not int or not 0 < told <= _MAX_TOKENS:
+        tokens = orjson.loads(await response.read(_MAX_RESPONSE_BYTES))["count"]
+        if type(tokens) is not int or not 0 < tokens <= _MAX_TOKENS:
             raise ValueError("no number of tokens")
-        return told
+        return tokens
 
     try:
         async with asyncio.timeout(_TIMEOUT_SECONDS):
@@ -63,10 +63,10 @@ async def fetch_template_tokens(client: Client, endpoint: str, model: str) -> Te
 
 
 def max_prompt_tokens(template: TemplateTokens, body: bytes, functions: int) -> int | None:
-    """At least as many tokens as a chat's prompt has; None: only the model's context bounds it."""
+    """An upper bound of the tokens of a chat's prompt; None: only the context length bounds it."""
     if not functions:
         return len(body) + template.per_chat
     if len(body) > _MAX_PARSED_BYTES:
         return None
-    written = orjson.dumps(orjson.loads(body)["tools"], option=orjson.OPT_INDENT_2)
-    return len(body) + template.per_chat + functions * template.per_function + _TEMPLATE_FACTOR * len(written)
+    rendered = orjson.dumps(orjson.loads(body)["tools"], option=orjson.OPT_INDENT_2)
+    return len(body) + template.per_chat + functions * template.per_function + _TEMPLATE_FACTOR * len(rendered)

@@ -1,7 +1,7 @@
-"""Which engine of several takes a request, where a model has more than one.
+"""Load balancing among the engine replicas of a model, by the fewest requests in flight.
 
-A Service would choose, too, but by connection and not by load; and who does not know which engine worked on a request
-can't ask it what a request had used whose caller hung up (`settlement`).
+A Kubernetes Service balances by connection, not by load, and hides which replica served a request. Usage reconciliation
+must query that replica after a client disconnect.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from collections.abc import Sequence
 
 __all__ = ["EngineReplicas"]
 
-# By then the cluster has noticed, too, that an engine does not answer, and tells of it no more.
+# By then the cluster has noticed, too, that a replica does not respond, and no longer lists it.
 _AVOIDED_SECONDS = 10.0
 
 
 class EngineReplicas:
-    """The requests of this process that are under way, by engine."""
+    """The requests of this gateway instance in flight, by engine replica."""
 
     def __init__(self) -> None:
         self._running: dict[str, int] = {}
         self._avoided_until: dict[str, float] = {}
 
     def acquire(self, endpoints: Sequence[str]) -> str:
-        """The engine with the fewest of our requests, of those that answered of late; to be left by `leave`."""
+        """Choose the responsive replica with the fewest requests in flight. The caller returns it by `release`."""
         if self._avoided_until:
             now = time.monotonic()
             self._avoided_until = {each: until for each, until in self._avoided_until.items() if until > now}
@@ -34,12 +34,12 @@ class EngineReplicas:
         return chosen
 
     def release(self, endpoint: str) -> None:
-        """A request has ended."""
+        """A request to that replica has ended."""
         if self._running[endpoint] == 1:
             del self._running[endpoint]
         else:
             self._running[endpoint] -= 1
 
     def mark_unresponsive(self, endpoint: str) -> None:
-        """It did not answer: others are asked for a while, if there are others."""
+        """A replica did not respond: others are preferred for a while, if there are any."""
         self._avoided_until[endpoint] = time.monotonic() + _AVOIDED_SECONDS

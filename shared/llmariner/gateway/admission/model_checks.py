@@ -1,4 +1,4 @@
-"""Whether a model may be asked by a caller, on a route, as it is now."""
+"""Whether a caller may use a model on a route, in its current state."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["check_model_access"]
 
 
 def check_model_access(state: ModelState, key: Key, route: Route) -> None:
-    """ModelNotFound, PermissionDenied or InvalidRequest say why not."""
+    """Raises ModelNotFound, PermissionDenied or InvalidRequest if the key may not use the model on this route."""
     model_id = state.id
     if not state.loaded or (state.project_id is not None and state.project_id != key.project_id):
         raise ModelNotFound(model_id)

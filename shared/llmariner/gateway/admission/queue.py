@@ -1,9 +1,10 @@
-"""Admission to one engine, and the room where requests wait for it (contract: docs/waiting-room.md).
+"""Admission to one model's engines, and the queue of waiting requests, the waiting room (contract:
+docs/waiting-room.md).
 
-A request enters at once when the engine is ready and has a place. Else it waits: first come, first served within a
-tenant; among tenants the one with the fewest requests running is next, in turn where that is equal, so that none starves
-another. While several tenants use a model, none of them holds its last places. Places are given out as the engine has room
-for them, never to all at once. The room is bounded per model and per tenant.
+A request is admitted at once when the model is ready and has a free slot. Otherwise it waits: first in, first out
+within a tenant; among tenants, the one with the fewest running requests is next, round-robin on ties, so that no tenant
+starves. While several tenants use a model, no tenant may occupy its last slots. Requests are admitted as slots become
+free. The queue is bounded per model and per tenant.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ from llmariner.gateway.control_plane.port import ModelState
 
 __all__ = ["AdmissionQueue", "Waiter"]
 
-# Of a model's places, the part that one tenant leaves to others; none where a place is a large part of them.
-_RESERVED = 8
-_LEAST_CAPACITY = 4
-# How long a model counts as shared after requests of different tenants came for it.
+# One in that many slots stays free of the same tenant, except at small capacities, where a slot is a large part.
+_RESERVED_FRACTION = 8
+_MIN_SHARED_CAPACITY = 4
+# How long a model counts as shared after requests of different tenants.
 _SHARED_SECONDS = 600.0
 
 
 class Waiter:
-    """A request in the room. `admitted` completes with its admission, or with the error that it is told."""
+    """A waiting request. `admitted` resolves when it is admitted; its exception is the error of the request."""
 
     __slots__ = ("admitted", "tenant")
 
@@ -36,7 +37,7 @@ class Waiter:
 
 
 class AdmissionQueue:
-    """The admission of one engine in this process."""
+    """The admission to one model in this gateway instance. `running` and `waiting`: numbers of requests."""
 
     def __init__(self, per_model: int, per_tenant: int) -> None:
         self._max_per_model = per_model
@@ -50,10 +51,10 @@ class AdmissionQueue:
         self.running = 0
         self.waiting = 0
         self.ready_at = math.inf
-        """Since when the engine is ready, on the monotonic clock; infinite: it is not."""
+        """When the model became ready, in monotonic seconds; infinite: it is not ready."""
 
     def update(self, state: ModelState) -> None:
-        """Learn how the engine is, and let in whom it has room for."""
+        """Apply a new state of the model, and admit waiting requests to free slots."""
         if not state.ready:
             self.ready_at = math.inf
         elif self.ready_at == math.inf:
@@ -63,7 +64,7 @@ class AdmissionQueue:
         self._admit_waiting()
 
     def try_admit(self, tenant: str) -> bool:
-        """Take a place if there is one for this tenant and nobody waits for it."""
+        """Take a slot if one is free for this tenant and no request waits. The caller returns it by `release_slot`."""
         if tenant != self._latest_tenant:
             self._track_sharing(tenant)
         if self.waiting == 0 and self._has_free_slot() and self._may_take_slot(tenant):
@@ -72,12 +73,12 @@ class AdmissionQueue:
         return False
 
     def enqueue(self, tenant: str, max_waiting: int | None = None) -> Waiter:
-        """Wait for a place. WaitingRoomFull when it, or the tenant's share, is full; `share` None: the usual one."""
+        """Queue a request. Raises WaitingRoomFull at the limit of the model or the tenant; `max_waiting` None: the default one."""
         if tenant != self._latest_tenant:
             self._track_sharing(tenant)
         queue = self._queues.get(tenant)
-        most = self._max_per_tenant if max_waiting is None else max_waiting
-        if self.waiting >= self._max_per_model or (len(queue) if queue else 0) >= most:
+        limit = self._max_per_tenant if max_waiting is None else max_waiting
+        if self.waiting >= self._max_per_model or (len(queue) if queue else 0) >= limit:
             raise WaitingRoomFull(
                 f"{self.waiting} requests wait for this model already, {len(queue) if queue else 0} of them yours. "
                 "Try again shortly.",
@@ -92,7 +93,7 @@ class AdmissionQueue:
         return waiter
 
     def cancel(self, waiter: Waiter) -> None:
-        """Stop waiting. If a place was given meanwhile, it goes to the next."""
+        """Remove a request from the queue. If it was admitted in the meantime, its slot is released."""
         if waiter.admitted.done():
             if not waiter.admitted.cancelled() and waiter.admitted.exception() is None:
                 self.release_slot(waiter.tenant)
@@ -105,7 +106,7 @@ class AdmissionQueue:
             del self._queues[waiter.tenant]
 
     def release_slot(self, tenant: str) -> None:
-        """Give a place of this tenant back."""
+        """Return a slot of this tenant, and admit the next request."""
         self.running -= 1
         if self._running_by_tenant[tenant] == 1:
             del self._running_by_tenant[tenant]
@@ -115,11 +116,11 @@ class AdmissionQueue:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nobody is in it."""
+        """Whether no request runs or waits."""
         return not self.running and not self.waiting
 
     def fail_all(self, error: PlatformError) -> None:
-        """Tell everybody in the room why the model does not come."""
+        """Fail all waiting requests with an error."""
         queues, self._queues = self._queues, OrderedDict()
         self.waiting = 0
         for queue in queues.values():
@@ -127,7 +128,7 @@ class AdmissionQueue:
                 waiter.admitted.set_exception(error)
 
     def _track_sharing(self, tenant: str) -> None:
-        """Remember that tenants take turns at this model."""
+        """Record that several tenants use this model."""
         if self._latest_tenant is not None:
             self._shared_until = time.monotonic() + _SHARED_SECONDS
         self._latest_tenant = tenant
@@ -137,19 +138,19 @@ class AdmissionQueue:
         self._running_by_tenant[tenant] = self._running_by_tenant.get(tenant, 0) + 1
 
     def _has_free_slot(self) -> bool:
-        # What waits inside the engine was let in by others: leave it to settle, but never stand still for it.
+        # Other gateway instances admitted what waits inside the engine: let that queue drain, but keep one request running.
         return self.running < self._capacity and (self._engine_waiting == 0 or self.running == 0)
 
     def _may_take_slot(self, tenant: str) -> bool:
-        """Whether a tenant may take a free place, or must leave it to others who use this model."""
-        reserved = max(1, self._capacity // _RESERVED) if self._capacity >= _LEAST_CAPACITY else 0
+        """Whether a tenant may take a free slot, or it is reserved for other tenants of this model."""
+        reserved = max(1, self._capacity // _RESERVED_FRACTION) if self._capacity >= _MIN_SHARED_CAPACITY else 0
         own = self._running_by_tenant.get(tenant, 0)
         return own < self._capacity - reserved or time.monotonic() > self._shared_until
 
     def _next_tenant(self) -> str | None:
-        """The tenant whose turn it is; None: nobody who waits may have a place."""
+        """The tenant to admit next; None: no waiting tenant may take a slot."""
         running = self._running_by_tenant
-        tenant = min(self._queues, key=lambda each: running.get(each, 0))  # of equals the first in turn
+        tenant = min(self._queues, key=lambda each: running.get(each, 0))  # ties: the first in round-robin order
         return tenant if self._may_take_slot(tenant) else None
 
     def _admit_waiting(self) -> None:
@@ -157,7 +158,7 @@ class AdmissionQueue:
             queue = self._queues.pop(tenant)
             waiter = queue.popleft()
             if queue:
-                self._queues[tenant] = queue  # to the end of the line of tenants
+                self._queues[tenant] = queue  # to the end of the round-robin order
             self.waiting -= 1
             self._take_slot(tenant)
             waiter.admitted.set_result(None)

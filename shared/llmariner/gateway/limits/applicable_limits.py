@@ -1,4 +1,4 @@
-"""The limits and budgets that bind one caller on one model, ready to be taken from."""
+"""The limits and budgets of one caller for one model, and reservations from them."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from llmariner.gateway.responses.limit_errors import format_duration
 
 __all__ = ["ApplicableLimits", "Reservation", "max_cost"]
 
-# What is reserved for an answer whose length its caller leaves open, as far as limits on tokens go.
+# Tokens reserved for a completion without `max_tokens`, at most that fraction of a limit on tokens.
 _DEFAULT_COMPLETION_TOKENS = 1024
 _MAX_LIMIT_FRACTION = 16
-# Of three kinds of tokens, each rounded to a whole nano-dollar, and once more for the division here.
+# Each of three kinds of tokens is rounded to a nano-dollar, and the division here once more.
 _ROUNDING = 4
 _PERIODS = {"minute": 60, "day": 86400}
 
 
 class ApplicableLimits:
-    """`limits` and `budgets` in no order; `queue_share`: requests of the project that may wait, None: the platform's.
+    """`limits` and `budgets` are unordered. `queue_share`: how many requests of the project may wait, None: the default.
 
-    `most_tokens`: the least of all limits on tokens; `open_answer`: tokens reserved for an answer of unknown length.
+    `max_tokens`: the lowest limit on tokens. `default_completion_tokens`: reserved for a completion of unknown length.
     """
 
     __slots__ = (
@@ -53,47 +53,50 @@ class ApplicableLimits:
         self._token_limit = self._narrowest("tokens")
 
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """OpenAI's x-ratelimit headers, of the narrowest limit on requests and of that on tokens.
+        """OpenAI's x-ratelimit headers, for the lowest limit on requests and the lowest on tokens.
 
-        A limit may have lost either measure since: what binds its other callers is then asked for just now.
+        A limit that no longer has the threshold is omitted: a refresh of the rules is then in flight.
         """
         found = self._constant_headers.copy()
-        if (narrow := self._request_limit) is not None and narrow.limited[0]:
-            left = narrow.requests + narrow.available.requests
+        if (lowest := self._request_limit) is not None and lowest.limited[0]:
+            left = lowest.requests + lowest.available.requests
             found.append((b"x-ratelimit-remaining-requests", b"%d" % (left if left > 0 else 0)))
-        if (narrow := self._token_limit) is not None and narrow.limited[1]:
-            left = narrow.tokens + narrow.available.tokens
+        if (lowest := self._token_limit) is not None and lowest.limited[1]:
+            left = lowest.tokens + lowest.available.tokens
             found.append((b"x-ratelimit-remaining-tokens", b"%d" % (left if left > 0 else 0)))
         return found
 
     def _narrowest(self, unit: str) -> LeasedQuota | None:
-        """The limit that headers tell of, and what they say of it always."""
+        """The lowest limit on a unit; adds its constant headers."""
         for period, seconds in _PERIODS.items():
             name = f"{unit}_per_{period}"
-            having = [each for each in self.limits if name in each.rule.thresholds]
-            if having:
-                narrow = min(having, key=lambda each: each.rule.thresholds[name])
+            candidates = [each for each in self.limits if name in each.rule.thresholds]
+            if candidates:
+                lowest = min(candidates, key=lambda each: each.rule.thresholds[name])
                 self._constant_headers += [
-                    (f"x-ratelimit-limit-{unit}".encode(), b"%d" % narrow.rule.thresholds[name]),
-                    # The window slides: what this request takes is back when the whole of it has passed.
+                    (f"x-ratelimit-limit-{unit}".encode(), b"%d" % lowest.rule.thresholds[name]),
+                    # The window slides: what this request uses is available again when a full window has elapsed.
                     (f"x-ratelimit-reset-{unit}".encode(), format_duration(seconds).encode()),
                 ]
-                return narrow
+                return lowest
         return None
 
 
 class Reservation:
-    """What one request has taken until it is settled. Money is taken once the model and so its price are known."""
+    """What one request has reserved. Money is reserved once the model, and so its price, is known.
+
+    A canceled reservation is empty: settling it has no effect.
+    """
 
     __slots__ = ("applicable", "money", "tokens")
 
-    def __init__(self, bound: ApplicableLimits, tokens: int) -> None:
-        self.applicable = bound
+    def __init__(self, applicable: ApplicableLimits, tokens: int) -> None:
+        self.applicable = applicable
         self.tokens = tokens
         self.money = 0
 
     def cancel(self) -> None:
-        """Give everything back, the request itself included, and be bound by nothing from now on."""
+        """Return everything, the request itself included. The reservation is then empty."""
         for limit in self.applicable.limits:
             limit.requests += 1
             limit.slots += 1
@@ -103,7 +106,7 @@ class Reservation:
         self.applicable, self.tokens, self.money = _NO_LIMITS, 0, 0
 
     def settle(self, tokens: int, money: int, admitted_at: float = 0.0) -> None:
-        """Pay what was used, and give the rest back; to be called once. `admitted_at`: as the ledger has it."""
+        """Charge what was used, and return the rest. Not idempotent. `admitted_at`: Unix seconds, as in the ledger."""
         for limit in self.applicable.limits:
             limit.slots += 1
             limit.tokens += self.tokens - tokens
@@ -117,8 +120,8 @@ class Reservation:
 _NO_LIMITS = ApplicableLimits(())
 
 
-def max_cost(price: Price, prompt: int, answer: int) -> int:
-    """At least what a request of at most so many tokens costs, in nano-dollars; of a price of nothing, nothing."""
-    dearest = price.prompt if price.prompt > price.cached_prompt else price.cached_prompt
-    rounding = _ROUNDING if dearest or price.completion or price.request else 0
-    return (prompt * dearest + answer * price.completion) // 1_000_000 + price.request + rounding
+def max_cost(price: Price, prompt_tokens: int, completion_tokens: int) -> int:
+    """An upper bound of the cost of a request with at most so many tokens, in nano-dollars; 0 if the price is 0."""
+    prompt_price = price.prompt if price.prompt > price.cached_prompt else price.cached_prompt
+    rounding = _ROUNDING if prompt_price or price.completion or price.request else 0
+    return (prompt_tokens * prompt_price + completion_tokens * price.completion) // 1_000_000 + price.request + rounding

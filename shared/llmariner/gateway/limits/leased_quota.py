@@ -1,7 +1,7 @@
-"""What one process holds of one limit or budget, and what it tells of it.
+"""The lease of one limit or budget in a gateway instance.
 
-The four amounts that requests take from are plain numbers, endless where nothing is limited: taking is a subtraction.
-Requests used and what is reserved are not counted beside them, they follow from what was given.
+The four amounts that requests reserve from are plain numbers, practically infinite where nothing is limited: reserving is a
+subtraction. Used requests and reserved amounts are not counted separately; they follow from the granted totals.
 """
 
 from __future__ import annotations
@@ -13,28 +13,29 @@ from llmariner.gateway.control_plane.port import NO_AMOUNTS, Amounts, LeaseGrant
 
 __all__ = ["LeasedQuota"]
 
-# How many seconds of what is being used a slice should last, and how much of it is left when more is asked for.
+# A slice should last that many seconds at the current rate, and is renewed when it lasts less than _LOW_SECONDS.
 _SLICE_SECONDS = 4.0
 _LOW_SECONDS = 1.0
-# A slice is at least that part of the limit, as long as there is plenty: then seldom used limits are seldom asked for.
+# A slice is at least this fraction of the limit while enough is available, so that quotas with little use are renewed
+# rarely.
 _PARTS = 64
-# When there was nothing left: asked again after so many seconds, or sooner after so many requests.
+# When nothing was available: the delay until the next attempt, shorter at rates above _RETRY_REQUESTS in that time.
 _RETRY_SECONDS = 3.0
 _RETRY_REQUESTS = 160
 _SHARED_SECONDS = 2.0
 _RENEW_SECONDS = 10.0
 _SCARCE_SECONDS = 1.0
 _RESOURCES = ("requests", "tokens")
-# As many as accounts keep.
+# As many days as the quota state of the control plane retains.
 _DAYS = 3
-# Tokens, places and money where nothing is limited: a number, so that what is reserved stays known if they become limited.
+# Unlimited tokens, slots and money: a number, so that reserved amounts remain known when a limit is added.
 _UNLIMITED = 1 << 128
 
 
 class LeasedQuota:
-    """One rule's slice in this process. Times are of the monotonic clock; `free`, `replicas` and `spent` as last granted.
+    """The lease of one rule. Times are monotonic seconds; `available`, `instances` and `spent` are those of the last grant.
 
-    `closed_until`: there was too little, and asking again is of no use before.
+    `blocked_until`: too little was available; the next request for more makes no sense before. Not thread-safe.
     """
 
     __slots__ = (
@@ -68,7 +69,7 @@ class LeasedQuota:
         self._granted = [0, _UNLIMITED, _UNLIMITED, _UNLIMITED]
         self.tokens_used = self.money_used = 0
         self.daily_spend: dict[int, int] = {}
-        # Whole numbers where something is limited: they are also shown.
+        # Integers where something is limited: response headers show them.
         self.requests: float = math.inf
         self.tokens: float = _UNLIMITED
         self.slots: float = _UNLIMITED
@@ -84,7 +85,7 @@ class LeasedQuota:
         self._rates: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
 
     def update_rule(self, rule: Rule) -> None:
-        """Follow a rule that was changed; what was used and is held stays as far as it is still limited."""
+        """Apply a changed rule. Used and leased amounts stay where they are still limited."""
         self.rule = rule
         least = [
             _minimum_of(most for name, most in rule.thresholds.items() if name.startswith(resource))
@@ -92,8 +93,8 @@ class LeasedQuota:
         ]
         least += [rule.thresholds.get("concurrent_requests"), rule.amount if rule.hard else None]
         limited = tuple(most is not None for most in least)
-        # Nothing of what becomes limited is held yet, and requests are counted only while they are limited. What requests
-        # under way have reserved of the rest is owed until they end: given back as free, it would be spent a second time.
+        # A resource that becomes limited has no lease yet, and requests are counted only while they are limited. Amounts
+        # reserved by requests in flight stay owed until these end: returned as available, they would be spent twice.
         if limited[0] is not self.limited[0]:
             self._granted[0], self.requests = self.used.requests, 0 if limited[0] else math.inf
         for index, used in ((1, self.tokens_used), (2, 0), (3, self.money_used)):
@@ -103,7 +104,9 @@ class LeasedQuota:
         self._minimum_slice = Amounts(*((most or 0) // _PARTS for most in least))
 
     def add_spend(self, money: int, day: int) -> None:
-        """Count money used by a request that was admitted on that day (since 1970, UTC): budgets are by such days."""
+        """Add money used by a request that was admitted on that day (since 1970, UTC); budgets account by day of
+        admission.
+        """
         self.money_used += money
         self.daily_spend[day] = self.daily_spend.get(day, 0) + money
         if len(self.daily_spend) > _DAYS:
@@ -111,18 +114,18 @@ class LeasedQuota:
 
     @property
     def remaining(self) -> Amounts:
-        """What requests may still take; 0 where nothing is limited."""
+        """What requests can still reserve; 0 where nothing is limited."""
         all_ = (self.requests, self.tokens, self.slots, self.money)
         return Amounts(*(int(amount) if limited else 0 for amount, limited in zip(all_, self.limited, strict=True)))
 
     @property
     def used(self) -> Amounts:
-        """All that was used so far."""
+        """Total usage."""
         return Amounts(self._granted[0] - self.remaining.requests, self.tokens_used, 0, self.money_used)
 
     @property
     def reserved(self) -> Amounts:
-        """What requests under way have reserved."""
+        """Amounts reserved by requests in flight."""
         left, used = self.remaining, self.used
         reserved = (
             g - u - n if limited else 0
@@ -132,53 +135,55 @@ class LeasedQuota:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing is held and nothing is to be told. A budget that refuses nothing is always counted."""
+        """Whether there is no lease and nothing to report. A budget that is not enforced is never idle."""
         if self.rule.period is not None and not self.rule.hard:
             return False
         return not any(self.remaining) and not any(self.reserved) and self.used == self._used_at_sync
 
     def record_shortage(self, need: Amounts, now: float) -> None:
-        """Note that a request found too little of it."""
+        """Record that a request needed more than remained."""
         self._shortage = Amounts(*map(sum, zip(self._shortage, need, strict=True)))
         self._minimum = Amounts(*map(max, self._minimum, need))
         if self.requests < 1 and not self.exhausted_since:
             self.exhausted_since = now
 
     def needs_sync(self, now: float) -> bool:
-        """Whether its account should be settled: more will be needed soon, or others need what is not, or it is time."""
-        passed = now - self.synced_at
-        if passed >= _RENEW_SECONDS:
+        """Whether a report is due: more quota is needed soon, other instances need what is unused here, or it is time."""
+        elapsed = now - self.synced_at
+        if elapsed >= _RENEW_SECONDS:
             return not self.is_idle and (self.used != self._used_at_sync or any(self.remaining) or any(self.reserved))
-        if now < self.blocked_until or passed < _LOW_SECONDS / 2:
+        if now < self.blocked_until or elapsed < _LOW_SECONDS / 2:
             return False
         if self._is_unused():
             scarce = (left and not free for left, free in zip(self.remaining, self.available, strict=True))
-            return passed >= _SCARCE_SECONDS and any(scarce)
+            return elapsed >= _SCARCE_SECONDS and any(scarce)
         return any(
             left < rate * _LOW_SECONDS
-            for left, rate in zip(self.remaining, self._consumption_rates(passed), strict=True)
+            for left, rate in zip(self.remaining, self._consumption_rates(elapsed), strict=True)
         )
 
     def report(self, now: float, *, release_all: bool = False, keep_remaining: bool = False) -> LeaseReport:
-        """What to say of it. What is not wanted any more is given up at once, whether or not the word arrives.
+        """Build the report, and return unused quota at once, whether or not the report arrives.
 
-        `keeping`: it is told of along with others, and keeps what it has.
+        `release_all`: return everything. `keep_remaining`: return nothing, for reports that accompany others.
         """
-        wants = NO_AMOUNTS if release_all else self._requested(now)
+        requested = NO_AMOUNTS if release_all else self._requested(now)
         if keep_remaining:
-            wants = Amounts(*map(max, wants, self.remaining))
-        for index, (left, want) in enumerate(zip(self.remaining, wants, strict=True)):
+            requested = Amounts(*map(max, requested, self.remaining))
+        for index, (left, want) in enumerate(zip(self.remaining, requested, strict=True)):
             if left > want:
                 self._add_granted(index, want - left)
         age = now - self.exhausted_since if self.exhausted_since else 0.0
         days = tuple(self.daily_spend.items())
-        hold = LeaseReport(self.rule.id, self.used, self.reserved, wants, self._minimum, age, days, self._acknowledged)
-        self._used_at_sync, self._shortage, self._minimum = hold.used, NO_AMOUNTS, NO_AMOUNTS
+        report = LeaseReport(
+            self.rule.id, self.used, self.reserved, requested, self._minimum, age, days, self._acknowledged
+        )
+        self._used_at_sync, self._shortage, self._minimum = report.used, NO_AMOUNTS, NO_AMOUNTS
         self.synced_at, self.exhausted_since, self._remaining_at_sync = now, 0.0, self.remaining
-        return hold
+        return report
 
     def apply_grant(self, grant: LeaseGrant, report: LeaseReport | None, now: float) -> None:
-        """Hold what was granted in answer to `told`; None: what a caller's first question was answered with."""
+        """Apply the grant for a report; `report` None: a first grant, which came with the rules of a caller."""
         used = self._used_at_sync if report is None else report.used
         if report is not None:
             self._acknowledged = used
@@ -190,52 +195,56 @@ class LeasedQuota:
         self._refilled_at = [now, now]
         self.blocked_until = 0.0
         if self.rule.period is not None:
-            # Whoever is told that the money is gone should not be told so while some comes back.
+            # A budget is not reported as exhausted while other instances return money.
             self.blocked_until = now + (grant.retry_after or 0.0)
         elif grant.retry_after is not None:
-            pace = self._rates[0]
-            calm = min(_RETRY_SECONDS, _RETRY_REQUESTS / pace) if pace else _RETRY_SECONDS
-            self.blocked_until = now + max(grant.retry_after, calm)
+            rate = self._rates[0]
+            delay = min(_RETRY_SECONDS, _RETRY_REQUESTS / rate) if rate else _RETRY_SECONDS
+            self.blocked_until = now + max(grant.retry_after, delay)
         elif report is not None and _is_scarce(grant, report):
             self.blocked_until = now + _SHARED_SECONDS
 
     def refill_offline(self, now: float) -> None:
-        """Nobody can be asked: go on by this process's part of the limits on requests and tokens. Money is not made up."""
+        """Refill requests and tokens at this instance's share of the limits, while the control plane is unavailable. No
+        money.
+        """
         for index, resource in enumerate(_RESOURCES):
-            of_it = [(name, most) for name, most in self.rule.thresholds.items() if name.startswith(resource)]
+            thresholds = [(name, most) for name, most in self.rule.thresholds.items() if name.startswith(resource)]
             seconds = [
-                60 * self.instances / (most if name.endswith("minute") else most / 1440) for name, most in of_it if most
+                60 * self.instances / (most if name.endswith("minute") else most / 1440)
+                for name, most in thresholds
+                if most
             ]
             if not seconds:
                 continue
-            slowest, passed = max(seconds), min(60.0, now - self._refilled_at[index])
-            amount = int(passed / slowest)
+            slowest, elapsed = max(seconds), min(60.0, now - self._refilled_at[index])
+            amount = int(elapsed / slowest)
             self._add_granted(index, amount)
             if amount:
-                self._refilled_at[index] = now - (passed - amount * slowest)
+                self._refilled_at[index] = now - (elapsed - amount * slowest)
 
     def _is_unused(self) -> bool:
         return self.used == self._used_at_sync and not any(self.reserved) and not any(self._shortage)
 
     def _requested(self, now: float) -> Amounts:
-        passed = max(now - self.synced_at, 0.1)
-        if self._is_unused() and passed >= _SCARCE_SECONDS:
+        elapsed = max(now - self.synced_at, 0.1)
+        if self._is_unused() and elapsed >= _SCARCE_SECONDS:
             return NO_AMOUNTS
         self._rates = tuple(
-            max(new, old / 2) for new, old in zip(self._consumption_rates(passed), self._rates, strict=True)
+            max(new, old / 2) for new, old in zip(self._consumption_rates(elapsed), self._rates, strict=True)
         )
         rows = zip(self.limited, self._rates, self._minimum_slice, self._minimum, self.reserved, strict=True)
-        wants = [
-            max(int(rate * _SLICE_SECONDS), part, least, taken // 4) if limited else 0
-            for limited, rate, part, least, taken in rows
+        requested = [
+            max(int(rate * _SLICE_SECONDS), part, least, reserved // 4) if limited else 0
+            for limited, rate, part, least, reserved in rows
         ]
-        return Amounts(*wants)
+        return Amounts(*requested)
 
-    def _consumption_rates(self, passed: float) -> tuple[float, ...]:
-        """How fast each was taken since the last settlement, what was missed included."""
-        missed, left = self._shortage, self.remaining
+    def _consumption_rates(self, elapsed: float) -> tuple[float, ...]:
+        """Amounts reserved per second since the last report, shortages included."""
+        shortage, left = self._shortage, self.remaining
         return tuple(
-            (max(0, t - n) + m) / passed for t, n, m in zip(self._remaining_at_sync, left, missed, strict=True)
+            (max(0, t - n) + m) / elapsed for t, n, m in zip(self._remaining_at_sync, left, shortage, strict=True)
         )
 
     def _add_granted(self, index: int, amount: int) -> None:
@@ -243,7 +252,7 @@ class LeasedQuota:
         if index == 0:
             self.requests += amount
             if self.requests >= 1:
-                self.exhausted_since = 0.0  # what is used from now on is used after any miss of before
+                self.exhausted_since = 0.0  # later use is newer than any earlier shortage
         elif index == 1:
             self.tokens += amount
         elif index == 2:
@@ -252,10 +261,10 @@ class LeasedQuota:
             self.money += amount
 
 
-def _is_scarce(grant: LeaseGrant, told: LeaseReport) -> bool:
-    """Whether so little is left that others keep their part of it: not worth a question for each piece."""
-    rows = zip(grant.granted, grant.available, told.reserved, told.requested, strict=True)
-    return any(free and held < taken + want for held, free, taken, want in rows)
+def _is_scarce(grant: LeaseGrant, report: LeaseReport) -> bool:
+    """Whether so little is available that each instance gets a part of what it requests: renewals then wait a while."""
+    rows = zip(grant.granted, grant.available, report.reserved, report.requested, strict=True)
+    return any(free and held < reserved + want for held, free, reserved, want in rows)
 
 
 def _minimum_of(amounts: Iterable[int]) -> int | None:
