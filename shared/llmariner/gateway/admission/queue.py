@@ -73,7 +73,9 @@ class AdmissionQueue:
         return False
 
     def enqueue(self, tenant: str, max_waiting: int | None = None) -> Waiter:
-        """Queue a request. Raises WaitingRoomFull at the limit of the model or the tenant; `max_waiting` None: the default one."""
+        """Queue a request. Raises WaitingRoomFull at the limit of the model or the tenant; `max_waiting` None: the
+        default one.
+        """
         if tenant != self._latest_tenant:
             self._track_sharing(tenant)
         queue = self._queues.get(tenant)
