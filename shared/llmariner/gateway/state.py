@@ -1,4 +1,4 @@
-"""The state that requests of one process share: keys, limits, models, rooms, the meter; and the tasks that tend it."""
+"""The state of a gateway instance that its requests share, and the background tasks that update it."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ __all__ = ["Gateway", "not_ready"]
 _log = logging.getLogger(__name__)
 _POLL_SECONDS = 2.0
 _STALE_SECONDS = 4.0
-# How long a request waits to hear what changed while others ask and get no answer: what is known goes on then. Longer ago
-# than that nobody asked, so that what was revoked meanwhile is not known here: then a request waits for the answer.
+# How long a request waits for the control plane before the cached state is used. Where the last poll is older than
+# _RECENT_POLL_SECONDS, the request waits without that limit: keys may have been revoked in the meantime.
 _POLL_TIMEOUT_SECONDS = 1.0
 _RECENT_POLL_SECONDS = 20.0
 _IDLE_SECONDS = 60.0
 _LAST_USED_SECONDS = 30.0
-# How long keys known to this process stay good while nobody can say what changed.
+# How long cached keys stay valid while the control plane is unavailable.
 _TRUST_SECONDS = 600.0
 _WAKE_POLL_SECONDS = 0.1
-# Who serves a model that is ready looks at its engines that often.
+# The interval between reads of a ready model's state while requests wait for it.
 _READY_POLL_SECONDS = 0.5
 _WAKE_RETRY_SECONDS = 0.5
 _UNREACHABLE_SECONDS = 2.0
@@ -53,7 +53,9 @@ _MAX_HEALTH_BYTES = 64 * 1024
 
 
 class Gateway:
-    """One per process; begins its tasks with the first request, in that request's loop."""
+    """The state of a gateway instance. Not thread-safe: the first request starts its tasks, in that request's event
+    loop.
+    """
 
     def __init__(self, control_plane: ControlPlane, settings: GatewaySettings, pepper: Secret) -> None:
         self.control_plane = control_plane
@@ -86,104 +88,106 @@ class Gateway:
         self._last_request_at = 0.0
 
     def is_fresh(self) -> bool:
-        """To be asked first by every request: whether what is known may be relied on; else `refresh`."""
+        """Whether the cached state may be used; if not, call `refresh`. Every request calls this first."""
         self._last_request_at = now = time.monotonic()
         return now - self._poll_attempted_at <= _STALE_SECONDS
 
     async def refresh(self) -> None:
-        """Start the tasks, if they don't run yet, and ask what changed; where nobody answers, what is known goes on."""
+        """Start the background tasks, once, and poll for changes. Does not raise when the control plane is unavailable."""
         if not self._tasks:
-            tending = (self.meter.run, self.limits.run, self._poll_loop, self._report_waiting)
-            self._tasks = [asyncio.create_task(supervise(each)) for each in tending]
+            tasks = (self.meter.run, self.limits.run, self._poll_loop, self._report_waiting)
+            self._tasks = [asyncio.create_task(supervise(each)) for each in tasks]
         asked = time.monotonic() - self._poll_attempted_at <= _RECENT_POLL_SECONDS
         try:
             async with asyncio.timeout(_POLL_TIMEOUT_SECONDS if asked else None), self._poll_lock:
                 if not self.is_fresh():
                     await self._poll_changes()
         except TimeoutError:
-            self._poll_attempted_at = time.monotonic()  # the next requests need not wait, too
+            self._poll_attempted_at = time.monotonic()  # the next requests do not wait
 
     @staticmethod
     def registry_id(key: Key, name: str) -> str:
-        """The id in the registry of the model that a caller means by a name; everything below goes by it."""
+        """Return the registry's id of the model that a caller refers to by name. Raises ModelNotFound."""
         if name in key.own_models:
             return f"{name}@{key.project_id}"
         if "@" in name:
-            raise ModelNotFound(name)  # no name holds one
+            raise ModelNotFound(name)  # names do not contain it
         return name
 
     def ready_state(self, model_id: str) -> ModelState | None:
-        """The state of a model that is known to be ready."""
+        """The cached state of a model, if it is ready."""
         state = self._states.get(model_id)
         return state if state is not None and state.endpoint is not None else None
 
     async def state(self, model_id: str) -> ModelState:
-        """How a model is: from memory while it is ready, else asked. ModelNotFound, Unavailable."""
+        """The state of a model: cached while it is ready, else fetched. Raises ModelNotFound or Unavailable."""
         state = self._states.get(model_id)
         return state if state is not None and state.ready else await self._fetch_state_once(model_id)
 
     async def context_length(self, model_id: str, state: ModelState) -> int:
-        """How many tokens prompt and answer of a model may have together, as its engine says."""
+        """The maximum number of tokens of prompt and completion together, as the engine reports it."""
         known = self._context_lengths.get(model_id)
         if known is None and (endpoint := state.endpoint) is not None:
-            turn = self._context_flights.generation
+            generation = self._context_flights.generation
             known = await self._context_flights.do(
                 model_id, lambda: fetch_context_length(self.client, endpoint, state.id)
             )
-            if turn == self._context_flights.generation:
+            if generation == self._context_flights.generation:
                 self._context_lengths[model_id] = known
         return known or DEFAULT_CONTEXT_LENGTH
 
     def cached_context_length(self, model_id: str) -> int | None:
-        """The same, of a model whose engine was asked already."""
+        """The cached context length of a model."""
         return self._context_lengths.get(model_id)
 
     def cached_template_tokens(self, model_id: str) -> TemplateTokens | None:
-        """What the chat template of a model adds, if its engine was asked already."""
+        """The cached token counts of a model's chat template."""
         return self._template_tokens.get(model_id)
 
     async def template_tokens(self, model_id: str, engine_model_name: str, state: ModelState) -> TemplateTokens:
-        """The same, asked where it is not known; `name`: the model's, as its engine knows it."""
+        """The token counts of a model's chat template, measured if needed. `engine_model_name`: the model's name in its
+        engine.
+        """
         if (endpoint := state.endpoint) is None:
             return DEFAULT_TEMPLATE_TOKENS
-        turn = self._template_flights.generation
+        generation = self._template_flights.generation
         found = await self._template_flights.do(
             model_id, lambda: fetch_template_tokens(self.client, endpoint, engine_model_name)
         )
-        if turn == self._template_flights.generation:
+        if generation == self._template_flights.generation:
             self._template_tokens[model_id] = found
         return found
 
     def queue(self, model_id: str) -> AdmissionQueue:
-        """The room of a model; made when first asked for."""
-        room = self._queues.get(model_id)
-        if room is None:
-            room = self._queues[model_id] = AdmissionQueue(
+        """The admission queue of a model; created on first use."""
+        queue = self._queues.get(model_id)
+        if queue is None:
+            queue = self._queues[model_id] = AdmissionQueue(
                 self.settings.waiting_room_per_model, self.settings.waiting_room_per_tenant
             )
             if state := self._states.get(model_id):
-                room.update(state)
-        return room
+                queue.update(state)
+        return queue
 
     def cached_state(self, model_id: str) -> ModelState | None:
-        """What was last heard of a model."""
+        """The last state of a model, which may be stale."""
         return self._states.get(model_id)
 
     def invalidate(self, model_id: str) -> None:
-        """Its endpoint did not answer, or something changed: ask again. Whoever waits is looked after at once."""
+        """Fetch the model's state before its next use. Waiting requests keep the wake loop running."""
         self._context_lengths.pop(model_id, None)
         self._template_tokens.pop(model_id, None)
         self._state_flights.invalidate()
         self._template_flights.invalidate()
         self._context_flights.invalidate()
         if state := self._states.get(model_id):
-            # The rest stays: it is what those who wait are told until there is news.
+            # The rest stays: errors of waiting requests report it until there is a new state.
             self._states[model_id] = replace(state, endpoint=None, capacity=0)
-        if (room := self._queues.get(model_id)) and room.waiting:
+        if (queue := self._queues.get(model_id)) and queue.waiting:
             self.ensure_wake_loop(model_id)
 
     async def report_unreachable(self, model_id: str, endpoint: str) -> None:
-        """Nothing answers at that endpoint: give those who look after it a moment to notice, before it is tried again."""
+        """An endpoint is unreachable: wait a moment until the control plane notices, before the next attempt."""
         deadline = time.monotonic() + _UNREACHABLE_SECONDS
         self.engine_replicas.mark_unresponsive(endpoint)
         self.invalidate(model_id)
@@ -192,7 +196,7 @@ class Gateway:
             self.invalidate(model_id)
 
     async def is_healthy(self, endpoint: str, *, seconds: float = _HEALTH_SECONDS) -> bool:
-        """Whether an engine that failed on a request says that it is healthy: then the failure is that request's own."""
+        """Whether an engine's health check passes. If it does after a failed request, that request caused the failure."""
         try:
             async with asyncio.timeout(seconds):
                 response = await self.client.request(endpoint, "GET", "/health")
@@ -202,16 +206,16 @@ class Gateway:
         return response.status == 200
 
     def ensure_wake_loop(self, model_id: str) -> None:
-        """See to it that somebody wakes the model and lets the waiting in, as long as anybody waits."""
+        """Start the wake loop of a model, unless it runs."""
         if model_id not in self._wake_loops:
             self._wake_loops[model_id] = asyncio.create_task(self._wake_loop(model_id))
 
     def metrics_text(self) -> str:
-        """The metrics."""
-        return self.metrics.render((name, room.running, room.waiting) for name, room in self._queues.items())
+        """The metrics in Prometheus' text format."""
+        return self.metrics.render((name, queue.running, queue.waiting) for name, queue in self._queues.items())
 
     async def close(self) -> None:
-        """End the tasks; give away what the meter holds."""
+        """Stop the tasks, return leases, and flush the meter."""
         tasks = [*self._tasks, *self._wake_loops.values()]
         for task in tasks:
             task.cancel()
@@ -225,22 +229,22 @@ class Gateway:
         return await self._state_flights.do(model_id, lambda: self._fetch_state(model_id))
 
     async def _fetch_state(self, model_id: str) -> ModelState:
-        turn = self._state_flights.generation
+        generation = self._state_flights.generation
         state = await self.control_plane.model_state(model_id)
-        if turn == self._state_flights.generation:
+        if generation == self._state_flights.generation:
             self._states[model_id] = state
             if len(self._states) > _MAX_MODELS:
                 self._evict_unused()
-        if room := self._queues.get(model_id):
-            room.update(state)
+        if queue := self._queues.get(model_id):
+            queue.update(state)
         return state
 
     def _evict_unused(self) -> None:
-        """Forget models that nobody uses now, those known longest first: whoever asks for one again makes it known."""
+        """Evict the oldest cached models that are not in use; a later request caches them again."""
         unused = [
             model_id
             for model_id in self._states
-            if model_id not in self._wake_loops and ((room := self._queues.get(model_id)) is None or room.is_idle)
+            if model_id not in self._wake_loops and ((queue := self._queues.get(model_id)) is None or queue.is_idle)
         ]
         for model_id in unused[: _MAX_MODELS // 4]:
             del self._states[model_id]
@@ -250,26 +254,26 @@ class Gateway:
             self.metrics.evict(model_id)
 
     async def _wake_loop(self, model_id: str) -> None:
-        """Wake the model, watch it come, let the waiting in as it has room; until nobody waits."""
-        room, wished_at, state = self.queue(model_id), 0.0, None
+        """Wake the model and apply its state to the queue, until no request waits."""
+        queue, woken_at, state = self.queue(model_id), 0.0, None
         try:
             while True:
                 try:
                     state = await self._fetch_state_once(model_id)
-                    if state.phase == "failed" and wished_at:
-                        room.fail_all(not_ready(state, "The model could not be started"))
-                    elif not state.ready and time.monotonic() - wished_at > _WAKE_RETRY_SECONDS:
+                    if state.phase == "failed" and woken_at:
+                        queue.fail_all(not_ready(state, "The model could not be started"))
+                    elif not state.ready and time.monotonic() - woken_at > _WAKE_RETRY_SECONDS:
                         await self.control_plane.wake(model_id)
-                        wished_at = time.monotonic()
+                        woken_at = time.monotonic()
                 except Unavailable:
-                    await asyncio.sleep(_WAKE_RETRY_SECONDS)  # each waiter has a limit of its own
+                    await asyncio.sleep(_WAKE_RETRY_SECONDS)  # each waiting request has its own deadline
                 except PlatformError as error:
-                    room.fail_all(error)
+                    queue.fail_all(error)
                 except Exception:
                     _log.exception("waking %s failed", model_id)
-                    room.fail_all(PlatformError("The model could not be woken: something broke on our side."))
-                # Looked at last: a caller who would not wait at all still wakes the model.
-                if not room.waiting:
+                    queue.fail_all(PlatformError("The model could not be woken: something broke on our side."))
+                # The check comes last: a request with no wait at all still wakes the model.
+                if not queue.waiting:
                     return
                 await asyncio.sleep(_READY_POLL_SECONDS if state is not None and state.ready else _WAKE_POLL_SECONDS)
         finally:
@@ -288,17 +292,17 @@ class Gateway:
                 self.key_cache.last_used = {}
                 try:
                     await self.control_plane.record_last_used(used)
-                except Exception:  # coarse on purpose, and not worth the end of this loop
+                except Exception:  # last use is approximate: a lost report must not end this loop
                     _log.warning("when keys were last used could not be noted", exc_info=True)
 
     async def _report_waiting(self) -> None:
-        """Say how many requests wait for models, as long as any do."""
-        told = False
+        """Report how many requests wait, while any do, and once when none does any more."""
+        reported = False
         while True:
             await asyncio.sleep(_WAITING_SECONDS)
-            counts = {model_id: room.waiting for model_id, room in self._queues.items() if room.waiting}
-            if counts or told:
-                told = bool(counts)
+            counts = {model_id: queue.waiting for model_id, queue in self._queues.items() if queue.waiting}
+            if counts or reported:
+                reported = bool(counts)
                 with contextlib.suppress(Unavailable):
                     await self.control_plane.report_waiting(instance_id(), counts)
 
@@ -306,7 +310,7 @@ class Gateway:
         self._poll_attempted_at = time.monotonic()
         try:
             changes = await self.control_plane.changes_since(self._cursor, self.limits.revision)
-        except Exception as error:  # whatever it was, known keys and models go on for a bounded time
+        except Exception as error:  # the cached state stays valid for a bounded time
             if not isinstance(error, Unavailable):
                 _log.exception("what changed could not be asked")
             if time.monotonic() - self._polled_at > _TRUST_SECONDS:
@@ -325,7 +329,7 @@ class Gateway:
 
 
 def not_ready(state: ModelState | None, sentence: str) -> ModelNotReady:
-    """The error of a wait that ended without the model: with phase, progress and estimate, and when to try again."""
+    """The error of a request whose model did not become ready: with phase, progress, estimate and a retry-after header."""
     phase = state.phase if state else "unknown"
     estimate = state.estimate_seconds if state else None
     cause = f": {state.message}" if state and state.message else "."

@@ -1,7 +1,7 @@
-"""What each request used, told to the ledger in batches: admitted, every second a checkpoint, closed.
+"""Usage metering: ledger events of each request (admitted, a checkpoint per second, closed), sent in batches.
 
-Nothing of this touches a database on the way of a request: events gather here and leave every half second, whether or not
-the ones before are recorded yet. What a crash can lose is what was not given away.
+Requests do not wait for the ledger: events are queued in memory and sent every half second, without waiting for earlier
+batches. A crash loses the events that were not sent.
 """
 
 from __future__ import annotations
@@ -23,25 +23,25 @@ _FLUSH_SECONDS = 0.5
 _CHECKPOINT_SECONDS = 1.0
 _KEEPALIVE_SECONDS = 15.0
 _BATCH_SIZE = 500
-# Batches under way at once: as many as a slow answer takes flushes.
+# Concurrent batches: a slow response may take as many flush intervals.
 _MAX_CONCURRENT_BATCHES = 8
-# A function that crashes again and again is started again after at most five minutes.
+# Kubernetes restarts a crashing container after at most five minutes.
 _FLUSH_TIMEOUT_SECONDS = 300.0
 _MAX_QUEUED_EVENTS = 200_000
 _LOGGED_BYTES = 200
-# The closing event's place in its request's sequence: after any checkpoint.
+# The sequence number of a closing event: after any checkpoint.
 _CLOSING_SEQUENCE = 2**31 - 1
 
 
 class MeteredRequest:
-    """A request under way. `usage`: bytes of the last usage object seen, looked into only when somebody asks.
+    """A request in flight. `usage`: bytes of the last usage object in its response; they are parsed only when needed.
 
-    `waited_seconds`: from its beginning to its place at an engine; of these `wake_seconds` while the model was not ready and
-    `queued_seconds` behind others. `adapter`: what its engine puts on top of `base_model`. `model_project_id` and
-    `base_project_id`: whose own the two models are; None: all projects share them.
-    `told`: the ledger knows of it. One that ends before it is told leaves as its closing event alone, which says when it
-    was admitted too. `bounds`: what its engine is believed; `uncounted`: it was charged by them;
-    `untold`: its caller left, and its engine does not tell what it used.
+    `waited_seconds`: from the start of the request to its slot; of these, `wake_seconds` until the model was ready and
+    `queued_seconds` behind other requests. `adapter`: loaded on top of `base_model`. `model_project_id` and
+    `base_project_id`: the projects that own the two models; None: shared. `recorded`: its admission was queued for the
+    ledger; the closing event of a shorter request contains the time of admission. `bounds`: the highest plausible
+    usage; `uncounted`: the request is charged by them; `usage_unavailable`: the client disconnected, and the engine
+    reports no usage.
     """
 
     __slots__ = (
@@ -93,14 +93,14 @@ class MeteredRequest:
         }
 
     def add_wait(self, began: float, ready_at: float) -> None:
-        """It waited from `began` until now for an engine that is ready since `ready_at`, all on the monotonic clock."""
+        """Add a wait from `began` until now for a model that became ready at `ready_at`; all monotonic seconds."""
         now = time.monotonic()
         awake = min(now, max(began, ready_at))
         self.wake_seconds += awake - began
         self.queued_seconds += now - awake
 
     def event(self, kind: str, *, outcome: str = "open", status: int = 0) -> dict[str, Any]:
-        """The ledger event for now."""
+        """Build the next ledger event."""
         self._reported, self._reported_at = self._usage(closing=kind == "closed", outcome=outcome), time.time()
         sequence = _CLOSING_SEQUENCE if kind == "closed" else self.sequence
         self.sequence += 1
@@ -125,17 +125,17 @@ class MeteredRequest:
         }
 
     def needs_checkpoint(self, now: float) -> bool:
-        """Whether a checkpoint would say something new, or a sign of life is due."""
+        """Whether usage changed since the last event, or a keep-alive is due. `now`: Unix seconds."""
         silent = now - self._reported_at
-        if not 0 <= silent < _KEEPALIVE_SECONDS:  # of a clock that was set back, nobody knows how long it was
+        if not 0 <= silent < _KEEPALIVE_SECONDS:  # the clock was set back: the interval is unknown
             return True
         return silent >= _CHECKPOINT_SECONDS and self._usage() != self._reported
 
     def _usage(self, *, closing: bool = False, outcome: str = "open") -> dict[str, int]:
-        """What was used so far, as far as the engine is believed; never less than before.
+        """The plausible usage so far; it never decreases.
 
-        At the end counts that can't be true are replaced by what the bounds charge, and so is the silence of an engine
-        that answered, or would have.
+        The closing event replaces implausible counts by the charge of the bounds, and missing counts, too, where the
+        request succeeded or its usage is unavailable.
         """
         found = self.bounds.plausible(parse_usage(self.usage))
         if closing and (
@@ -149,7 +149,7 @@ class MeteredRequest:
 
 
 class Meter:
-    """Gathers ledger events and gives them to the control port."""
+    """Queues ledger events and sends them to the control plane."""
 
     def __init__(self, control_plane: ControlPlane, metrics: Metrics) -> None:
         self._control_plane = control_plane
@@ -161,13 +161,13 @@ class Meter:
     def open(
         self, request_id: str, key: Key, model: str, route: str, bounds: TokenBounds = NO_BOUNDS
     ) -> MeteredRequest:
-        """Begin to count a request."""
+        """Start to meter a request."""
         metered = MeteredRequest(request_id, key, model, route, bounds)
         self._open.add(metered)
         return metered
 
     def close(self, metered: MeteredRequest, outcome: str, status: int) -> dict[str, Any]:
-        """End the count; returns the closing event."""
+        """End the metering of a request; returns the closing event."""
         self._open.discard(metered)
         event = metered.event("closed", outcome=outcome, status=status)
         self._events.append(event)
@@ -181,14 +181,14 @@ class Meter:
         return event
 
     async def run(self) -> None:
-        """Give events away until cancelled, without waiting for answers: they come when the events are in the database."""
+        """Send events until cancelled, without waiting for responses, which confirm that the database has the events."""
         while True:
             await asyncio.sleep(_FLUSH_SECONDS)
             now = time.time()
             for metered in self._open:
                 try:
                     self._checkpoint(metered, now)
-                except Exception:  # whatever is wrong with one request, the others are counted
+                except Exception:  # an error of one request must not affect the others
                     _log.exception("a request under way could not be counted")
             self._send_batches()
             self._bound_events()
@@ -201,7 +201,7 @@ class Meter:
             self._events.append(metered.event("checkpoint"))
 
     async def flush(self) -> None:
-        """Flush until nothing is left: at a process's end, who keeps the ledger may be away for a while, too."""
+        """Send until no event is left, for at most _FLUSH_TIMEOUT_SECONDS: the control plane may be restarting, too."""
         limit = time.monotonic() + _FLUSH_TIMEOUT_SECONDS
         while self._events or self._sending:
             self._send_batches()
@@ -217,7 +217,7 @@ class Meter:
             )
 
     def _send_batches(self) -> None:
-        """Send what has gathered, in batches."""
+        """Send the queued events in batches."""
         while self._events and len(self._sending) < _MAX_CONCURRENT_BATCHES:
             batch, self._events = self._events[:_BATCH_SIZE], self._events[_BATCH_SIZE:]
             task = asyncio.create_task(self._send_batch(batch))
@@ -225,12 +225,12 @@ class Meter:
             task.add_done_callback(self._sending.discard)
 
     async def _send_batch(self, batch: list[dict[str, Any]]) -> bool:
-        """Give a batch away; what could not be is kept and tried again, up to a bound. Whether that is of no need."""
+        """Send a batch. Failed batches are queued again, up to a bound. Returns whether none was."""
         try:
             await self._control_plane.record_events(batch)
         except (InvalidRequest, TypeError, ValueError, OverflowError) as error:
             return await self._isolate_rejected(batch, error)
-        except Exception as error:  # whatever it was: the events are kept
+        except Exception as error:  # the events are queued again after any error
             if not isinstance(error, PlatformError):
                 _log.exception("the ledger could not be written")
             self._events = [*batch, *self._events]
@@ -239,7 +239,7 @@ class Meter:
         return True
 
     def _bound_events(self) -> None:
-        """Keep no more events than memory is meant for: first go those that a later one of the same request repeats."""
+        """Bound the queue: drop all but closing events, which repeat the earlier ones, then the oldest of these."""
         if len(self._events) <= _MAX_QUEUED_EVENTS:
             return
         closing = [event for event in self._events if event["kind"] == "closed"]
@@ -250,10 +250,7 @@ class Meter:
             _log.error("the ledger takes no events: what the oldest %d requests used is lost", lost)
 
     async def _isolate_rejected(self, batch: list[dict[str, Any]], error: Exception) -> bool:
-        """Find the event that the ledger will never take, by halves: the others are others' requests.
-
-        Kept, it would hold up every event after it for ever.
-        """
+        """Find the event that the ledger rejects, by bisection, and drop it: it would block all later events forever."""
         if len(batch) > 1:
             middle = len(batch) // 2
             given = [await self._send_batch(half) for half in (batch[:middle], batch[middle:])]

@@ -1,7 +1,7 @@
-"""Metrics of the token path in Prometheus' text form, under OpenTelemetry's GenAI names.
+"""Metrics of inference requests in Prometheus' text format, under OpenTelemetry's GenAI names.
 
-Counting is an addition to a list; text is made when somebody asks. Source of the names and buckets: OpenTelemetry
-semantic conventions for generative AI metrics.
+Observing is an addition to a list; text is rendered on demand. Source of the names and buckets: OpenTelemetry semantic
+conventions for generative AI metrics.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Labels = tuple[tuple[str, str], ...]
 
 
 class _Series:
-    """One labelled series of a histogram."""
+    """One labeled series of a histogram."""
 
     __slots__ = ("bounds", "counts", "total")
 
@@ -61,7 +61,7 @@ class _Histogram:
 
 
 class _ModelSeries:
-    """The series of one model on one route, found once."""
+    """The series of one model on one route, looked up once."""
 
     __slots__ = ("duration", "input", "labels", "output", "per_token", "time_to_first_token")
 
@@ -75,7 +75,7 @@ class _ModelSeries:
 
 
 class Metrics:
-    """The metrics of one process."""
+    """The metrics of one gateway instance."""
 
     def __init__(self) -> None:
         self._requests: dict[tuple[str, str, str, int], int] = {}
@@ -97,28 +97,28 @@ class Metrics:
     def observe(self, event: dict[str, Any]) -> None:
         """Count a request by its closing ledger event."""
         model, route = event["model"], event["route"]
-        of_model = self._by_model.get((model, route))
-        if of_model is None:
+        series = self._by_model.get((model, route))
+        if series is None:
             labels = (("gen_ai_operation_name", route), ("gen_ai_request_model", model))
-            of_model = self._by_model[model, route] = _ModelSeries(labels, self)
+            series = self._by_model[model, route] = _ModelSeries(labels, self)
         key = (model, route, event["outcome"], event["status"])
         self._requests[key] = self._requests.get(key, 0) + 1
         if event["uncounted"]:
             self._uncounted[model, route] = self._uncounted.get((model, route), 0) + 1
         duration = event["at"] - event["admitted_at"]
-        of_model.duration.observe(duration)
+        series.duration.observe(duration)
         first, completion = event["first_token_seconds"], event["completion_tokens"]
         if first is not None:
-            of_model.time_to_first_token.observe(first)
+            series.time_to_first_token.observe(first)
             if completion > 1:
-                of_model.per_token.observe(max(0.0, duration - first) / (completion - 1))
+                series.per_token.observe(max(0.0, duration - first) / (completion - 1))
         if event["prompt_tokens"]:
-            of_model.input.observe(event["prompt_tokens"])
+            series.input.observe(event["prompt_tokens"])
         if completion:
-            of_model.output.observe(completion)
+            series.output.observe(completion)
 
     def evict(self, model: str) -> None:
-        """Drop the series of a model; if it is used again they begin anew, as after a process's start."""
+        """Drop the series of a model; its counters restart at 0, as after a restart of the instance."""
         for of in [of for of in self._by_model if of[0] == model]:
             labels = self._by_model.pop(of).labels
             self._uncounted.pop(of, None)
@@ -128,7 +128,7 @@ class Metrics:
             del self._requests[key]
 
     def render(self, queues: Iterable[tuple[str, int, int]]) -> str:
-        """All metrics; `rooms`: engine, requests running, requests waiting."""
+        """Render all metrics; `queues`: model, requests running, requests waiting."""
         lines = ["# HELP llmariner_requests_total Requests by outcome.", "# TYPE llmariner_requests_total counter"]
         for (model, route, outcome, status), count in self._requests.items():
             labels = (*self._by_model[model, route].labels, ("outcome", outcome), ("status", str(status)))
@@ -142,11 +142,11 @@ class Metrics:
             ("llmariner_requests_waiting", "Requests in the waiting room.", 2),
         ):
             lines += [f"# HELP {name} {help_}", f"# TYPE {name} gauge"]
-            lines += [f"{name}{_label_text((('gen_ai_request_model', room[0]),))} {room[column]}" for room in queues]
+            lines += [f"{name}{_label_text((('gen_ai_request_model', queue[0]),))} {queue[column]}" for queue in queues]
         return "\n".join(lines) + "\n"
 
     def _fault_lines(self) -> Iterable[str]:
-        """What metering could not do as it should."""
+        """The counters of metering faults."""
         yield "# HELP llmariner_uncounted_requests_total Requests charged by their bounds: their engine told no usage."
         yield "# TYPE llmariner_uncounted_requests_total counter"
         for of, count in self._uncounted.items():

@@ -1,4 +1,4 @@
-"""What a request costs: whole nano-dollars, the same wherever it is reckoned."""
+"""The cost of a request in integer nano-dollars; the gateway and the ledger compute the same amount."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _MILLION = 1_000_000
 
 
 class Cost(NamedTuple):
-    """In nano-dollars, by what was paid for: prompt tokens not found in a cache, those found there, output, the request."""
+    """Nano-dollars for uncached prompt tokens, cached prompt tokens, completion tokens, and the request itself."""
 
     prompt: int = 0
     cached: int = 0
@@ -20,7 +20,7 @@ class Cost(NamedTuple):
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """The sum."""
         return self.prompt + self.cached + self.completion + self.request
 
 
@@ -28,7 +28,7 @@ FREE = Cost()
 
 
 class Price(NamedTuple):
-    """Nano-dollars per million tokens, and per request. Reasoning is output, and paid as such."""
+    """Nano-dollars per million tokens, and per request. Reasoning tokens are completion tokens."""
 
     id: str
     prompt: int
@@ -37,18 +37,19 @@ class Price(NamedTuple):
     request: int
 
     def cost(self, counts: Mapping[str, Any], outcome: str) -> Cost:
-        """What `prompt_tokens`, `cached_tokens` of them and `completion_tokens` cost, each part rounded to a whole.
+        """The cost of `prompt_tokens`, `cached_tokens` (a part of them) and `completion_tokens`, each rounded to an
+        integer.
 
-        The request itself is paid for when it succeeded or used anything.
+        The request itself is charged if it succeeded or used tokens.
         """
         prompt, completion = counts["prompt_tokens"], counts["completion_tokens"]
         cached = min(counts["cached_tokens"], prompt)
-        counts_as_one = outcome == "succeeded" or prompt + completion > 0
+        is_charged = outcome == "succeeded" or prompt + completion > 0
         return Cost(
             _rounded((prompt - cached) * self.prompt),
             _rounded(cached * self.cached_prompt),
             _rounded(completion * self.completion),
-            self.request if counts_as_one else 0,
+            self.request if is_charged else 0,
         )
 
 

@@ -1,8 +1,9 @@
-"""What a request had used whose caller hung up, or whose answer was too large: asked from its engine, since no answer tells.
+"""What a request had used whose caller hung up, or whose answer was too large: asked from its engine, since no answer
+tells.
 
-A stream's last chunk before the hang-up tells nearly all of it, an answer that comes whole tells nothing. The engine knows
-(`engine_plugins/request_usage.py`); where it can't be asked, what was seen stands. Of an engine that can't tell and told
-nothing before, the request is charged by its bounds.
+A stream's last chunk before the hang-up tells nearly all of it, an answer that comes whole tells nothing. The engine
+knows (`engine_plugins/request_usage.py`); where it can't be asked, what was seen stands. Of an engine that can't tell
+and told nothing before, the request is charged by its bounds.
 """
 
 from __future__ import annotations
