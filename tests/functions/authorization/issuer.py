@@ -18,7 +18,7 @@ __all__ = ["Issuer", "serving"]
 
 
 class Issuer:
-    """Signs tokens of whomever it is told to."""
+    """Signs tokens for any subject."""
 
     def __init__(self, url: str) -> None:
         self.url = url

@@ -169,7 +169,7 @@ def inference(task: Task = Task.GENERATE, **fields: Any) -> CallFactory:
 
 
 def new(**fields: Any) -> CallFactory:
-    """A body with a name that is not taken."""
+    """A body with unique names."""
     return lambda world, _place: RouteCall(body=_with_unique_names(fields, world))
 
 

@@ -17,7 +17,7 @@ __all__ = ["seed"]
 
 
 def seed(world: World) -> None:
-    """One object of every noun that is listed in each tenant, and a price for all of them."""
+    """Create one object of every listed type in each tenant, and a price for all tenants."""
     rates = dict.fromkeys(("prompt", "cached_prompt", "completion", "request"), 1000)
     world.add(prices, id="price_1", model="*", created_at=1, valid_from=0.0, valid_to=None, **rates)
     for tenant in world.distinct:
@@ -46,7 +46,7 @@ def seed(world: World) -> None:
 
 
 def _used(tenant: Tenant, route: str) -> dict[str, Any]:
-    """The event that closes a request of somebody in that project, as the meter makes it."""
+    """The usage event that closes a request of the tenant's user, as the meter writes it."""
     whose = {"organization_id": tenant.organization_id, "project_id": tenant.project_id, "user_id": tenant.user_id}
     what = {"key_id": f"key_{tenant.tag}", "model": f"walk/{tenant.tag}", "route": route, "adapter": None}
     counts = {"prompt_tokens": 9, "completion_tokens": 3, "cached_tokens": 0, "reasoning_tokens": 0}

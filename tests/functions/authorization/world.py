@@ -294,7 +294,7 @@ class World:
         return {"authorization": f"Bearer {secret}"}
 
     def _signed_in(self, name: str, subject: Subject) -> dict[str, str]:
-        """The token of somebody, who selects what they are in; nobody can select what they are not in."""
+        """The headers of a signed-in user, who selects the organization and project that they are in."""
         here = self.tenants[Ownership.OWN]
         user_id = self.users[name] = self.person(here, subject.organization_role, subject.project_role)
         with self.database.write() as session:
@@ -305,7 +305,7 @@ class World:
         return {"authorization": f"Bearer {self._issuer.token(user_id)}", **selected}
 
     def _auditor(self) -> dict[str, str]:
-        """A key in a role that the organization made for reading the audit log, whose user owns a project, too."""
+        """The headers of a key with a custom role for the audit log, whose user also owns a project."""
         here = self.tenants[Ownership.OWN]
         row = {"id": "role_walk", "organization_id": here.organization_id, "name": "auditor", "description": ""}
         self.add(custom_roles, **row, scopes="api.audit.read", created_at=1)
