@@ -31,9 +31,9 @@ from llmariner.standalone.engine.environment import EngineEnvironment
 from llmariner.standalone.platform import checkout_root
 
 from .driving import ServingDriver, processes
-from .imitation import imitation, model
-from .kserve_cluster import clustered, upstream
-from .real import BASE, PATIENCE, engine_of_this_machine, models_of, settings_of
+from .imitation import model, scripted_settings
+from .kserve_cluster import serving_on_cluster, upstream
+from .real import BASE, TIMEOUT_SECONDS, engine_of_this_machine, models_of, settings_of
 
 if TYPE_CHECKING:
     from kubernetes.schemas import Schemas
@@ -67,7 +67,7 @@ def static(_: Path) -> Iterator[Adapter]:
     try:
         with asyncio.Runner() as runner:
             driver = ServingDriver(runner, StaticServing(json.dumps({"small": f"http://127.0.0.1:{port}/"})))
-            driver.pass_time(1)
+            driver.run_loop_for(1)
             yield Adapter(driver, "small", sleeps=False)
             driver.client.close()
     finally:
@@ -77,14 +77,17 @@ def static(_: Path) -> Iterator[Adapter]:
 
 @contextmanager
 def child_processes(folder: Path) -> Iterator[Adapter]:
-    with processes(imitation(folder), model(folder, "small", "--ready-after", "0.3")) as (driver, _):
+    with processes(scripted_settings(folder), model(folder, "small", "--ready-after", "0.3")) as (driver, _):
         yield Adapter(driver, "small", sleeps=True)
 
 
 @contextmanager
 def remote(folder: Path) -> Iterator[Adapter]:
     """The same engines, behind the control function over HTTP."""
-    with processes(imitation(folder), model(folder, "small", "--ready-after", "0.3")) as (inner, serving):
+    with processes(scripted_settings(folder), model(folder, "small", "--ready-after", "0.3")) as (
+        inner,
+        serving,
+    ):
         context = Context(
             {
                 "LLMARINER_DATABASE_URL": f"sqlite:///{folder / 'platform.db'}",
@@ -107,7 +110,7 @@ def remote(folder: Path) -> Iterator[Adapter]:
                 await asyncio.sleep(0.01)
             return task
 
-        task = inner.do(start())
+        task = inner.run(start())
         port = server.servers[0].sockets[0].getsockname()[1]
         control = HttpControlPlane(ControlPlaneSettings(url=f"http://127.0.0.1:{port}"), Secret(SECRET), issuer="test")
         driver = ServingDriver(inner.runner, RemoteServing(control))
@@ -115,7 +118,7 @@ def remote(folder: Path) -> Iterator[Adapter]:
         driver.client.close()
         control._client.close()
         server.should_exit = True
-        inner.do(asyncio.wait_for(task, 20))
+        inner.run(asyncio.wait_for(task, 20))
 
 
 @pytest.fixture(scope="session")
@@ -141,9 +144,9 @@ def models(engines: EngineEnvironment, tmp_path_factory: pytest.TempPathFactory)
 def warm(settings: ProcessSettings, models: list[EngineModel]) -> Iterator[tuple[ServingDriver, ProcessServing]]:
     """One adapter with the real engine, and its one warm parent, for every test that needs it."""
     with processes(settings, *models) as both:
-        both[0].patience = PATIENCE
+        both[0].timeout_seconds = TIMEOUT_SECONDS
         began = time.monotonic()
-        both[0].do(both[1].launcher.start())
+        both[0].run(both[1].launcher.start())
         print(f"\nthe parent of engines was warm after {time.monotonic() - began:.1f} s")
         yield both
 
@@ -152,7 +155,7 @@ def warm(settings: ProcessSettings, models: list[EngineModel]) -> Iterator[tuple
 def kserve(folder: Path, crds: Path, schemas: Schemas) -> Iterator[Adapter]:
     """InferenceServices on a cluster in miniature."""
     small = EngineModel("small", "hf://org/small", "generate", 0, typical_wake_seconds=1.0)
-    with clustered(folder, schemas, crds, free_port(), small) as made:
+    with serving_on_cluster(folder, schemas, crds, free_port(), small) as made:
         yield Adapter(made.driver, "small", sleeps=True)
 
 

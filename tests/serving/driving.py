@@ -1,4 +1,4 @@
-"""A serving adapter in an event loop of its own, driver by tests that are plain functions."""
+"""Drives a serving adapter in an event loop of its own from synchronous tests."""
 
 from __future__ import annotations
 
@@ -21,71 +21,71 @@ CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "What is the ca
 
 
 class ServingDriver:
-    """An adapter and what it is asked. Its tasks run only while a method of this runs."""
+    """Calls an adapter; its event loop runs only during a call."""
 
     def __init__(self, runner: asyncio.Runner, serving: Serving) -> None:
         self.runner = runner
-        self.patience = 20.0
+        self.timeout_seconds = 20.0
         self.serving = serving
         self.client = Client()
         self.phases: list[tuple[str, Phase]] = []
         self.registered: dict[str, EngineModel] = {}
-        """What a one-machine adapter finds; a test may change it."""
-        serving.subscribe(self._saw)
+        """The models that the process adapter finds; tests may change it."""
+        serving.subscribe(self._record_phase)
 
-    def _saw(self, model: str, status: Status) -> None:
+    def _record_phase(self, model: str, status: Status) -> None:
         if self.phases[-1:] != [(model, status.phase)]:
             self.phases.append((model, status.phase))
 
-    def do(self, work: Coroutine[Any, Any, T]) -> T:
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
         return self.runner.run(work)
 
     def wake(self, model: str) -> None:
-        self.do(self.serving.wake(model))
+        self.run(self.serving.wake(model))
 
     def sleep(self, model: str) -> None:
-        self.do(self.serving.sleep(model))
+        self.run(self.serving.sleep(model))
 
     def status(self, model: str) -> Status:
-        return self.do(self.serving.status(model))
+        return self.run(self.serving.status(model))
 
-    def pass_time(self, seconds: float) -> None:
-        self.do(asyncio.sleep(seconds))
+    def run_loop_for(self, seconds: float) -> None:
+        self.run(asyncio.sleep(seconds))
 
-    def until(self, fact: Callable[[Status], object], model: str, *, seconds: float | None = None) -> Status:
-        """How the model is when the fact is true of it."""
-        limit = self.patience if seconds is None else seconds
+    def wait_until(self, condition: Callable[[Status], object], model: str, *, seconds: float | None = None) -> Status:
+        """How the model is when the condition is true."""
+        limit = self.timeout_seconds if seconds is None else seconds
 
-        async def watching() -> Status:
+        async def poll() -> Status:
             deadline = time.monotonic() + limit
-            while not fact(status := await self.serving.status(model)):
+            while not condition(status := await self.serving.status(model)):
                 assert time.monotonic() < deadline, f"after {limit} s: {status}"
                 await asyncio.sleep(0.02)
             return status
 
-        return self.do(watching())
+        return self.run(poll())
 
     def ready(self, model: str) -> Status:
-        """Wake it, wait until it is ready."""
+        """Wake a model and wait until it is ready."""
         self.wake(model)
 
-        def fact(status: Status) -> bool:
+        def condition(status: Status) -> bool:
             assert status.phase is not Phase.FAILED, status.message
             return status.phase is Phase.READY
 
-        return self.until(fact, model)
+        return self.wait_until(condition, model)
 
     def ask(self, endpoint: str | None, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        """What an engine answers."""
+        """Send a request to an engine; returns the JSON response."""
         assert endpoint is not None
-        found: dict[str, Any] = json.loads(self.do(self._asked(endpoint, path, body)))
+        found: dict[str, Any] = json.loads(self.run(self._request(endpoint, path, body)))
         return found
 
     def chat(self, model: str, endpoint: str | None, **fields: Any) -> str:
         answer = self.ask(endpoint, "/v1/chat/completions", {"model": model, **CHAT, **fields})
         return str(answer["choices"][0]["message"]["content"])
 
-    async def _asked(self, endpoint: str, path: str, body: dict[str, Any] | None) -> bytes:
+    async def _request(self, endpoint: str, path: str, body: dict[str, Any] | None) -> bytes:
         method, raw = ("GET", b"") if body is None else ("POST", json.dumps(body).encode())
         headers = [(b"content-type", b"application/json")]
         response = await self.client.request(endpoint, method, path, headers=headers, body=raw)
@@ -98,7 +98,7 @@ class ServingDriver:
 def processes(
     settings: ProcessSettings, *models: EngineModel, wakes: list[float] | None = None
 ) -> Iterator[tuple[ServingDriver, ProcessServing]]:
-    """The one-machine adapter with these models, its engines ended with the block."""
+    """Yield the process adapter with these models; its engines are stopped at exit."""
     known = {model.id: model for model in models}
 
     async def find(model_id: str) -> EngineModel:

@@ -1,7 +1,6 @@
-"""An engine environment in miniature: its `vllm` is the scripted engine, everything around it is the real thing.
+"""An engine environment whose `vllm` is the scripted engine.
 
-The launcher, its pipes, its forks and signals are the platform's own; only what is executed in the end is light. It says
-nothing about vLLM: `test_real_engine.py` does.
+The launcher with its pipes, forks and signals is real. `test_real_engine.py` tests vLLM itself.
 """
 
 from __future__ import annotations
@@ -14,13 +13,13 @@ from pathlib import Path
 from llmariner.platform.serving import EngineModel
 from llmariner.platform.serving.local_processes.adapter import ProcessSettings
 
-__all__ = ["MEMORY", "PARENT", "imitation", "model", "processes_with"]
+__all__ = ["MEMORY", "PARENT", "model", "processes_with", "scripted_settings"]
 
 MEMORY = 1412 << 20
-"""What the platform reckons for an engine of next to no weights: cache and overhead."""
+"""The memory that the platform expects of an engine with hardly any weights: KV cache and overhead."""
 
 PARENT = 64 << 20
-"""More than the parent that engines are forked from holds here, where it imports nothing."""
+"""More than the memory of the launcher, which imports nothing here."""
 
 _SCRIPTED = Path(__file__).parents[1] / "engines" / "scripted.py"
 _PROGRAM = """#!{python}
@@ -40,10 +39,10 @@ os.execv({python!r}, [{python!r}, {scripted!r}, *arguments])
 """
 
 
-def imitation(
+def scripted_settings(
     folder: Path, *, warm: bool = False, idle_seconds: float = 0, engines: float = 8, logs: str = "logs"
 ) -> ProcessSettings:
-    """The settings of a serving adapter with room for that many engines."""
+    """Settings of a serving adapter with memory for that many engines."""
     programs = folder / "bin"
     programs.mkdir(exist_ok=True)
     (folder / logs).mkdir(exist_ok=True)
@@ -62,7 +61,7 @@ def imitation(
 
 
 def model(folder: Path, name: str, *extra_args: str, keep_awake: bool = False) -> EngineModel:
-    """A model whose engine takes these arguments."""
+    """A model whose engine gets these arguments."""
     weights = folder / "weights"
     weights.mkdir(exist_ok=True)
     (weights / "config.json").write_text(json.dumps({"architectures": [], "max_position_embeddings": 128}))
@@ -78,7 +77,7 @@ def model(folder: Path, name: str, *extra_args: str, keep_awake: bool = False) -
 
 
 def processes_with(mark: str) -> list[int]:
-    """Ids of the processes whose command line holds a text."""
+    """Ids of processes whose command line contains a text."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:

@@ -1,7 +1,6 @@
-"""A cluster in miniature: an API server in this process, and one thread that does what KServe, the Deployment controller
-and a kubelet do with a model. Its engines are scripted processes, so that what is READY answers.
+"""A small cluster: an API server in this process, and a thread that acts as KServe, Deployment controller and kubelet.
 
-What it says of phases is what real ones say; that real ones do is shown on a real cluster (`tests/cluster`).
+Its engines are scripted processes, so that ready pods respond. `tests/cluster` verifies the same phases on a real cluster.
 """
 
 from __future__ import annotations
@@ -52,42 +51,42 @@ NAMESPACE = "llmariner-models"
 SCRIPTED = Path(__file__).parents[1] / "engines" / "scripted.py"
 
 
-class Models:
-    """The directory of a test: models by id, what was told of them, and when each was last asked for."""
+class InMemoryModelLookup:
+    """A ModelLookup in memory: models by id, recorded wakes, and the time of each model's last request."""
 
     def __init__(self, *models: EngineModel) -> None:
-        self.known = {model.id: model for model in models}
+        self.registered = {model.id: model for model in models}
         self.wakes: list[tuple[str, float]] = []
         self.last: dict[str, float | None] = {}
         self.adopted: Mapping[str, str] = {}
         self.only: str | None = None
         self.asked: list[int] = []
-        """Of how many engines at once `engines` was asked."""
+        """The number of keys in each call of `engines`."""
 
     async def find(self, model_id: str) -> EngineModel:
-        if model_id not in self.known:
+        if model_id not in self.registered:
             raise ModelNotFound(model_id)
-        return self.known[model_id]
+        return self.registered[model_id]
 
     async def engine(self, model_id: str) -> ServedEngine:
         model = await self.find(model_id)
-        base = self.known[model.base] if model.base else model
+        base = self.registered[model.base] if model.base else model
         return self.served(base, model.project if model.project != base.project else None)
 
     async def engines(
         self, keys: Collection[EngineKey], *, waking: Collection[str] = ()
     ) -> dict[EngineKey, ServedEngine]:
         self.asked.append(len(keys))
-        return {key: self.served(self.known[key[0]], key[1]) for key in keys if key[0] in self.known}
+        return {key: self.served(self.registered[key[0]], key[1]) for key in keys if key[0] in self.registered}
 
     def served(self, base: EngineModel, apart: str | None) -> ServedEngine:
         project = base.project if apart is None else apart
-        adapters = (model for _, model in sorted(self.known.items()) if model.base == base.id)
+        adapters = (model for _, model in sorted(self.registered.items()) if model.base == base.id)
         engine = base if apart is None else replace(base, project=apart, adapters_of=apart)
         return ServedEngine(engine, tuple(model for model in adapters if model.project == project))
 
     async def projects(self) -> set[str]:
-        return {model.project for model in self.known.values() if model.project is not None}
+        return {model.project for model in self.registered.values() if model.project is not None}
 
     async def record_wake(self, model_id: str, seconds: float) -> None:
         self.wakes.append((model_id, seconds))
@@ -101,27 +100,27 @@ class Models:
 
 
 class Controllers(threading.Thread):
-    """`stuck`: what a pod's status says instead of going on, from its making."""
+    """Imitates KServe, Deployment controller and kubelet. `fixed_pod_status`: the status of new pods, which stay in it."""
 
     def __init__(self, caller: Caller, port: int) -> None:
         super().__init__(daemon=True)
         self.caller = caller
         self.port = port
-        self.stuck: Body | None = None
+        self.fixed_pod_status: Body | None = None
         self.gates: list[Body] = []
         self.engine_arguments: list[str] = []
         self.done = threading.Event()
         self.engines: dict[str, subprocess.Popen[bytes]] = {}
-        self.also: list[Callable[[], None]] = []
-        """What else happens all the time."""
+        self.extra_steps: list[Callable[[], None]] = []
+        """Called in each round, after all reconciliations."""
 
     def run(self) -> None:
         while not self.done.wait(0.03):
             for service in self.listed(INFERENCE_SERVICES):
-                # What was deleted or changed meanwhile is looked at again, as real ones do.
+                # A conflict with a concurrent change is retried in the next round, as in real controllers.
                 with contextlib.suppress(AssertionError):
                     self.reconcile(service)
-            for each in self.also:
+            for each in self.extra_steps:
                 each()
         for engine in self.engines.values():
             engine.kill()
@@ -143,10 +142,10 @@ class Controllers(threading.Thread):
             self.make(service)
         else:
             self.roll_out(service, deployment)
-            self.go_on(name, deployment)
+            self.advance_pods(name, deployment)
 
     def make(self, service: Body) -> None:
-        """What KServe makes of an InferenceService in Standard mode."""
+        """Create what KServe creates for an InferenceService in Standard mode."""
         metadata = service["metadata"]
         name = f"{metadata['name']}-predictor"
         owned: Body = {"namespace": NAMESPACE}
@@ -167,7 +166,7 @@ class Controllers(threading.Thread):
         self.caller.request("POST", SERVICES.path(NAMESPACE), body)
 
     def arguments(self, service: Body) -> list[str]:
-        """As KServe joins them: the runtime's, then the model's."""
+        """Arguments as KServe merges them: the runtime's, then the model's."""
         model = service["spec"]["predictor"].get("model", {})
         code, runtime = self.caller.request("GET", CLUSTER_SERVING_RUNTIMES.path(None, model.get("runtime", "none")))
         own = runtime["spec"]["containers"][0].get("args", []) if code == 200 else []
@@ -175,7 +174,7 @@ class Controllers(threading.Thread):
         return [each.replace("{{.Name}}", service["metadata"]["name"]) for each in own] + given
 
     def roll_out(self, service: Body, deployment: Body) -> None:
-        """The Deployment as its InferenceService is by now, and its one ReplicaSet as the Deployment is."""
+        """Update the Deployment from its InferenceService, and its one ReplicaSet from the Deployment."""
         name = deployment["metadata"]["name"]
         container = deployment["spec"]["template"]["spec"]["containers"][0]
         if container.get("args", []) != (arguments := self.arguments(service)):
@@ -194,8 +193,8 @@ class Controllers(threading.Thread):
         body = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "metadata": {**said, "ownerReferences": [owner]}}
         self.caller.apply(REPLICA_SETS, {**body, "spec": spec}, force="true")
 
-    def go_on(self, name: str, deployment: Body) -> None:
-        """As many pods as are wanted, of those that the ReplicaSet selects, each one step further on its way."""
+    def advance_pods(self, name: str, deployment: Body) -> None:
+        """Create or delete the ReplicaSet's pods to the desired number, and advance each by one step."""
         replica_set = self.caller.get(REPLICA_SETS, NAMESPACE, f"{name}-predictor-1")
         wanted, selector = replica_set["spec"]["replicas"], replica_set["spec"]["selector"]["matchLabels"]
         pods = [pod for pod in self.listed(PODS) if selector.items() <= pod["metadata"].get("labels", {}).items()]
@@ -207,22 +206,23 @@ class Controllers(threading.Thread):
             spec = {**replica_set["spec"]["template"]["spec"], **gates}
             metadata |= {"namespace": NAMESPACE, "ownerReferences": [owner]}
             self.caller.make(PODS, {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
-        # A real one ends those first that are the least on their way.
-        surplus = sorted(pods, key=_advance)[: max(0, len(pods) - wanted)]
+        # A real ReplicaSet deletes the least advanced pods first.
+        surplus = sorted(pods, key=_pod_progress)[: max(0, len(pods) - wanted)]
         for pod in surplus:
             self.caller.request("DELETE", PODS.path(NAMESPACE, pod["metadata"]["name"]))
         if wanted == 0:
             self.end(name)
         for pod in pods:
-            if pod in surplus or any(each == ("Ready", "True") for each in _said(pod)):
+            if pod in surplus or any(each == ("Ready", "True") for each in _conditions(pod)):
                 continue
             if "ownerReferences" not in pod["metadata"]:
                 metadata = {"ownerReferences": [owner]}
                 self.caller.patch(PODS, NAMESPACE, pod["metadata"]["name"], {"metadata": metadata})
             if STANDBY_LABEL not in pod["metadata"]["labels"]:
-                self.caller.set_status(PODS, NAMESPACE, pod["metadata"]["name"], self.stuck or self.next(name, pod))
+                status = self.fixed_pod_status or self.next_pod_status(name, pod)
+                self.caller.set_status(PODS, NAMESPACE, pod["metadata"]["name"], status)
 
-    def next(self, name: str, pod: Body) -> Body:
+    def next_pod_status(self, name: str, pod: Body) -> Body:
         if not pod.get("status"):
             return _status([("PodScheduled", "True")], {"waiting": {"reason": "ContainerCreating"}})
         if name not in self.engines:
@@ -249,12 +249,12 @@ class Controllers(threading.Thread):
 _REVISION = {"deployment.kubernetes.io/revision": "1"}
 
 
-def _advance(pod: Body) -> tuple[bool, bool]:
+def _pod_progress(pod: Body) -> tuple[bool, bool]:
     states = [each["state"] for each in pod.get("status", {}).get("containerStatuses", ())]
-    return ("Ready", "True") in _said(pod), any("running" in each for each in states)
+    return ("Ready", "True") in _conditions(pod), any("running" in each for each in states)
 
 
-def _said(pod: Body) -> list[tuple[str, str]]:
+def _conditions(pod: Body) -> list[tuple[str, str]]:
     return [(each["type"], each["status"]) for each in pod.get("status", {}).get("conditions", ())]
 
 
@@ -266,7 +266,7 @@ def _status(conditions: list[tuple[str, str]], state: Body) -> Body:
 
 
 class ServingOnCluster:
-    """The adapter on such a cluster, and everything around it that a test may turn."""
+    """The adapter on such a cluster, with the objects that tests manipulate."""
 
     def __init__(
         self,
@@ -274,7 +274,7 @@ class ServingOnCluster:
         serving: KServeServing,
         caller: Caller,
         controllers: Controllers,
-        models: Models,
+        models: InMemoryModelLookup,
         server: Any,
     ) -> None:
         self.driver = driver
@@ -290,19 +290,19 @@ class ServingOnCluster:
 
 
 @contextmanager
-def clustered(
+def serving_on_cluster(
     folder: Path, schemas: Schemas, crds: Path, port: int, *models: EngineModel, **settings: Any
 ) -> Iterator[ServingOnCluster]:
-    """An adapter with these models on a cluster of its own."""
+    """Yield an adapter with these models on a cluster of its own."""
     with _server.ApiServer(schemas, crds) as server, asyncio.Runner() as runner:
         kubeconfig = server.kubeconfig(folder / "kubeconfig")
         caller = _caller.Caller(kubeconfig, agent="controllers")
         caller.make(NAMESPACES, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
-        # The first object of a kind costs the reading of its schema, which no wake shall be measured by.
+        # The first object of a kind loads its schema, which must not count in measured wakes.
         first: Body = {"apiVersion": INFERENCE_SERVICES.api_version, "kind": INFERENCE_SERVICES.kind}
         first["metadata"] = {"name": "first", "namespace": NAMESPACE}
         caller.request("POST", INFERENCE_SERVICES.path(NAMESPACE), {**first, "spec": {}}, dryRun="All")
-        controllers, known = Controllers(caller, port), Models(*models)
+        controllers, known = Controllers(caller, port), InMemoryModelLookup(*models)
         controllers.start()
         cluster = Cluster(ClusterSettings(kubeconfig))
 
@@ -311,7 +311,7 @@ def clustered(
 
         serving = runner.run(make())
         driver = ServingDriver(runner, serving)
-        driver.pass_time(0)
+        driver.run_loop_for(0)
         try:
             yield ServingOnCluster(driver, serving, caller, controllers, known, server)
         finally:
@@ -322,6 +322,6 @@ def clustered(
 
 
 def upstream() -> tuple[Path, Schemas]:
-    """The folder of upstream's CRDs and the validator over them."""
+    """The folder of upstream CRDs and a validator of them."""
     place: Path = _schemas.folder()
     return place, _schemas.Schemas(place)

@@ -23,10 +23,10 @@ from llmariner.standalone.engine.environment import EngineEnvironment
 from llmariner.standalone.engine.packages import PACKAGED
 from llmariner.standalone.platform import checkout_root
 
-__all__ = ["BASE", "PATIENCE", "engine_of_this_machine", "models_of", "settings_of"]
+__all__ = ["BASE", "TIMEOUT_SECONDS", "engine_of_this_machine", "models_of", "settings_of"]
 
 BASE = "smollm2-135m-instruct"
-PATIENCE = 240
+TIMEOUT_SECONDS = 240
 _HELD = "LLMARINER_ENGINE_TESTS"
 _MAKE_ADAPTER = """
 import sys
@@ -85,7 +85,7 @@ def models_of(engines: EngineEnvironment, adapter: Path) -> list[EngineModel]:
     config |= {"task_type": "CAUSAL_LM", "base_model_name_or_path": str(folder)}
     (adapter / "adapter_config.json").write_text(json.dumps(config))
     command = [str(engines.python), "-c", _MAKE_ADAPTER, str(adapter / "adapter_model.safetensors")]
-    subprocess.run(command, check=True, timeout=PATIENCE, capture_output=True)
+    subprocess.run(command, check=True, timeout=TIMEOUT_SECONDS, capture_output=True)
     return [
         base,
         replace(base, id="ft:random", base=BASE, folder=str(adapter)),

@@ -43,7 +43,7 @@ os.execv({python!r}, command)
 
 
 class StandbyPods:
-    """Standby pods and their processes; called by the controllers' thread again and again."""
+    """Standby pods and their processes; the controllers' thread calls it in each round."""
 
     def __init__(self, folder: Path, cluster: ServingOnCluster) -> None:
         self.cluster = cluster
@@ -58,11 +58,11 @@ class StandbyPods:
         for source in ("images/engine/standby.py", "shared/llmariner/platform/serving/local_processes/launcher.py"):
             shutil.copy(CHECKOUT / source, self.programs)
         cluster.caller.make(CLUSTER_SERVING_RUNTIMES, self._runtime())
-        cluster.controllers.also.append(self.attend)
+        cluster.controllers.extra_steps.append(self.act_as_kubelet)
 
     @property
     def arguments(self) -> list[list[str]]:
-        """What each engine was started with."""
+        """The arguments of each started engine."""
         return [json.loads(line) for line in self.noted.read_text().splitlines()] if self.noted.exists() else []
 
     def start(
@@ -108,8 +108,8 @@ class StandbyPods:
         statuses = ((self.pod(name) or {}).get("status") or {}).get("containerStatuses", ())
         return any(each.get("started") for each in statuses)
 
-    def attend(self) -> None:
-        """A kubelet's work: probes, restarts, and the end of a pod that was deleted."""
+    def act_as_kubelet(self) -> None:
+        """Act as a kubelet: probe and restart containers, stop the processes of deleted pods."""
         for name, process in list(self.processes.items()):
             if (pod := self.pod(name)) is None:
                 process.terminate()

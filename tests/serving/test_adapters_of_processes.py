@@ -10,7 +10,7 @@ from pathlib import Path
 from llmariner.platform.serving import EngineModel, Phase
 
 from .driving import ServingDriver, processes
-from .imitation import imitation, model
+from .imitation import model, scripted_settings
 
 BASE, TUNED = "base", "tuned"
 # An engine whose adapters can be told, with vLLM's answers about them. `unload`: what its name says, "no" or "slow".
@@ -76,7 +76,7 @@ def loaded(driver: ServingDriver) -> dict[str, str]:
 
 def test_an_adapter_that_the_engine_keeps_is_not_served_as_the_next_of_its_name(tmp_path: Path) -> None:
     base, first, second = engine(tmp_path, "no")
-    with processes(imitation(tmp_path), base, first) as (driver, _):
+    with processes(scripted_settings(tmp_path), base, first) as (driver, _):
         driver.ready(BASE)
         driver.ready(TUNED)
         driver.registered[TUNED] = second
@@ -92,7 +92,7 @@ def test_an_adapter_that_the_engine_keeps_is_not_served_as_the_next_of_its_name(
 
 def test_an_adapter_is_loaded_after_the_one_before_is_gone(tmp_path: Path) -> None:
     base, first, second = engine(tmp_path, "slow")
-    with processes(imitation(tmp_path), base, first) as (driver, serving):
+    with processes(scripted_settings(tmp_path), base, first) as (driver, serving):
         driver.ready(BASE)
         driver.ready(TUNED)
         driver.registered[TUNED] = second
@@ -100,14 +100,14 @@ def test_an_adapter_is_loaded_after_the_one_before_is_gone(tmp_path: Path) -> No
         async def at_once() -> None:
             await asyncio.gather(serving.remove(TUNED, first.folder), *(serving.wake(TUNED) for _ in range(3)))
 
-        driver.do(at_once())
+        driver.run(at_once())
         driver.ready(TUNED)
         assert loaded(driver) == {TUNED: "/weights/second"}
 
 
 def test_an_adapter_whose_id_became_another_is_loaded_by_that(tmp_path: Path) -> None:
     base, first, second = engine(tmp_path, "")
-    with processes(imitation(tmp_path), base, first) as (driver, _):
+    with processes(scripted_settings(tmp_path), base, first) as (driver, _):
         driver.ready(BASE)
         driver.ready(TUNED)
         driver.registered[f"{TUNED}@proj_b"] = replace(second, id=f"{TUNED}@proj_b")
@@ -116,12 +116,12 @@ def test_an_adapter_whose_id_became_another_is_loaded_by_that(tmp_path: Path) ->
         assert loaded(driver) == {TUNED: "/weights/first"}
         driver.registered[f"{TUNED}@proj_a"] = replace(driver.registered.pop(TUNED), id=f"{TUNED}@proj_a")
         driver.ready(f"{TUNED}@proj_a")
-        assert list(driver.do(driver.serving.statuses())) == [BASE, f"{TUNED}@proj_a"]
+        assert list(driver.run(driver.serving.statuses())) == [BASE, f"{TUNED}@proj_a"]
 
 
 def test_an_adapter_put_to_sleep_leaves_its_base_to_those_who_use_it(tmp_path: Path) -> None:
     base, first, _ = engine(tmp_path, "")
-    with processes(imitation(tmp_path), base, first) as (driver, serving):
+    with processes(scripted_settings(tmp_path), base, first) as (driver, serving):
         driver.sleep(TUNED)
         driver.ready(BASE)
         pid = serving._engines[BASE].pid
@@ -131,7 +131,7 @@ def test_an_adapter_put_to_sleep_leaves_its_base_to_those_who_use_it(tmp_path: P
             driver.sleep(TUNED)
         assert loaded(driver) == {}
         assert (driver.status(TUNED).phase, driver.status(TUNED).endpoint) == (Phase.ASLEEP, None)
-        assert TUNED not in driver.do(serving.statuses())
+        assert TUNED not in driver.run(serving.statuses())
         driver.ready(TUNED)
         assert loaded(driver) == {TUNED: "/weights/first"}
         assert serving._engines[BASE].pid == pid

@@ -19,7 +19,7 @@ from llmariner.platform.serving.kserve.objects import inference_service
 from llmariner.settings import KServeSettings
 
 from .conftest import free_port
-from .kserve_cluster import NAMESPACE, ServingOnCluster, clustered
+from .kserve_cluster import NAMESPACE, ServingOnCluster, serving_on_cluster
 
 if TYPE_CHECKING:
     from kubernetes.schemas import Schemas
@@ -42,7 +42,7 @@ def start(upstream_schemas: tuple[Path, Schemas], tmp_path: Path) -> Start:
         for folder in crds.iterdir():
             if keda or folder.name != "keda":
                 (kinds / folder.name).symlink_to(folder)
-        return clustered(tmp_path, schemas, kinds, free_port(), model, **settings)
+        return serving_on_cluster(tmp_path, schemas, kinds, free_port(), model, **settings)
 
     return started
 
@@ -55,7 +55,7 @@ def autoscalers(cluster: ServingOnCluster) -> list[dict[str, Any]]:
 
 def rewake(cluster: ServingOnCluster, model: EngineModel) -> None:
     """A change of the configuration has its effect at the next wake."""
-    cluster.models.known[model.id] = model
+    cluster.models.registered[model.id] = model
     cluster.driver.sleep(model.id)
     cluster.driver.ready(model.id)
 

@@ -14,8 +14,8 @@ from llmariner.platform.serving import EngineModel, Phase
 
 from .conftest import free_port
 from .driving import processes
-from .imitation import imitation, model
-from .kserve_cluster import ServingOnCluster, clustered
+from .imitation import model, scripted_settings
+from .kserve_cluster import ServingOnCluster, serving_on_cluster
 
 if TYPE_CHECKING:
     from kubernetes.schemas import Schemas
@@ -27,12 +27,12 @@ WHY = "It is not started: ask somebody."
 @pytest.fixture
 def cluster(upstream_schemas: tuple[Path, Schemas], tmp_path: Path) -> Iterator[ServingOnCluster]:
     crds, schemas = upstream_schemas
-    with clustered(tmp_path, schemas, crds, free_port(), SMALL, idle_seconds=30.0) as made:
+    with serving_on_cluster(tmp_path, schemas, crds, free_port(), SMALL, idle_seconds=30.0) as made:
         yield made
 
 
 def test_nothing_is_made_of_it_on_a_cluster(cluster: ServingOnCluster) -> None:
-    cluster.models.known[SMALL.id] = replace(SMALL, blocked=WHY)
+    cluster.models.registered[SMALL.id] = replace(SMALL, blocked=WHY)
     cluster.driver.wake(SMALL.id)
     assert cluster.controllers.listed(INFERENCE_SERVICES) == []
     status = cluster.driver.status(SMALL.id)
@@ -41,8 +41,8 @@ def test_nothing_is_made_of_it_on_a_cluster(cluster: ServingOnCluster) -> None:
 
 def test_a_sweep_puts_it_to_sleep_though_it_was_to_be_kept_awake(cluster: ServingOnCluster) -> None:
     cluster.driver.ready(SMALL.id)
-    cluster.models.known[SMALL.id] = replace(SMALL, blocked=WHY)
-    cluster.driver.do(cluster.serving.reconcile())
+    cluster.models.registered[SMALL.id] = replace(SMALL, blocked=WHY)
+    cluster.driver.run(cluster.serving.reconcile())
     (service,) = cluster.controllers.listed(INFERENCE_SERVICES)
     assert cluster.deployment(service["metadata"]["name"])["spec"]["replicas"] == 0
 
@@ -50,7 +50,7 @@ def test_a_sweep_puts_it_to_sleep_though_it_was_to_be_kept_awake(cluster: Servin
 def test_no_process_is_started_for_it_or_for_an_adapter_of_it(tmp_path: Path) -> None:
     base = replace(model(tmp_path, "small", "--ready-after", "0.1"), blocked=WHY)
     adapter = replace(base, id="ft:small:x", base="small", blocked="")
-    with processes(imitation(tmp_path), base, adapter) as (driver, _):
+    with processes(scripted_settings(tmp_path), base, adapter) as (driver, _):
         for name in ("small", "ft:small:x"):
             driver.wake(name)
             assert driver.status(name).phase is Phase.FAILED

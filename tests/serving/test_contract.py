@@ -44,7 +44,7 @@ def test_phases_follow_one_another_and_progress_never_falls(adapter: Adapter) ->
             await asyncio.sleep(0.01)
             status = await driver.serving.status(adapter.model)
 
-    driver.do(asyncio.wait_for(watching(), driver.patience))
+    driver.run(asyncio.wait_for(watching(), driver.timeout_seconds))
     places = [ORDER.index(status.phase) for status in seen]
     assert places == sorted(places)
     progress = [status.progress for status in seen]
@@ -60,10 +60,10 @@ def test_waking_twice_is_waking_once(adapter: Adapter) -> None:
     async def together() -> None:
         await asyncio.gather(*(driver.serving.wake(adapter.model) for _ in range(5)))
 
-    driver.do(together())
+    driver.run(together())
     first = driver.ready(adapter.model)
     driver.wake(adapter.model)
-    driver.pass_time(0.3)
+    driver.run_loop_for(0.3)
     assert driver.status(adapter.model).endpoint == first.endpoint
 
 
@@ -81,9 +81,9 @@ def test_sleeping_twice_is_sleeping_once_and_a_wake_brings_it_back(adapter: Adap
 def test_what_is_not_asleep_is_listed(adapter: Adapter) -> None:
     driver = adapter.driver
     driver.ready(adapter.model)
-    assert driver.do(driver.serving.statuses())[adapter.model].phase is Phase.READY
+    assert driver.run(driver.serving.statuses())[adapter.model].phase is Phase.READY
     driver.sleep(adapter.model)
-    assert (adapter.model in driver.do(driver.serving.statuses())) is not adapter.sleeps
+    assert (adapter.model in driver.run(driver.serving.statuses())) is not adapter.sleeps
 
 
 def test_a_status_survives_the_wire(adapter: Adapter) -> None:

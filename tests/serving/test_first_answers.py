@@ -43,7 +43,7 @@ def counted(driver: ServingDriver, endpoint: str, name: str) -> int:
         response = await driver.client.request(endpoint, "GET", "/metrics", headers=[], body=b"")
         return (await response.read()).decode()
 
-    return sum(int(float(found)) for found in re.findall(rf"^{name}{{.*}} (\S+)$", driver.do(metrics()), re.MULTILINE))
+    return sum(int(float(found)) for found in re.findall(rf"^{name}{{.*}} (\S+)$", driver.run(metrics()), re.MULTILINE))
 
 
 async def status(driver: ServingDriver, endpoint: str | None, path: str) -> tuple[int, str]:
@@ -78,7 +78,7 @@ def test_an_engine_tells_whether_it_answers_as_expected_and_what_that_took(
         deadline = time.monotonic() + 60
         while (told := driver.ask(endpoint, "/llmariner/answer"))["answer"] == "pending":
             assert time.monotonic() < deadline
-            driver.pass_time(0.05)
+            driver.run_loop_for(0.05)
         assert told["answer"] == answer, told
         assert told["usage"] == {own: counted(driver, endpoint, name) for name, own in TOLD_COUNTS.items()}
         assert told["usage"]["prompt_tokens"] > 0
@@ -100,9 +100,9 @@ def test_what_it_was_asked_is_in_nobodys_cache(warm: tuple[ServingDriver, Proces
     try:
         endpoint = driver.ready("asked").endpoint
         while driver.ask(endpoint, "/llmariner/answer")["answer"] == "pending":
-            driver.pass_time(0.05)
+            driver.run_loop_for(0.05)
         # The middleware that meters is there as well.
-        assert driver.do(status(driver, endpoint, "/llmariner/usage/req_0")) == (
+        assert driver.run(status(driver, endpoint, "/llmariner/usage/req_0")) == (
             404,
             "no request of this id ended here",
         )

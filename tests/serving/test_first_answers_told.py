@@ -19,7 +19,7 @@ from llmariner.platform.serving.kserve.adapter import KServeServing
 from llmariner.platform.serving.kserve.first_answers import FirstAnswers
 
 from .conftest import free_port
-from .kserve_cluster import ServingOnCluster, clustered
+from .kserve_cluster import ServingOnCluster, serving_on_cluster
 
 if TYPE_CHECKING:
     from kubernetes.schemas import Schemas
@@ -30,7 +30,7 @@ SMALL = EngineModel("small", "hf://org/small", "generate", 0, typical_wake_secon
 @pytest.fixture
 def cluster(upstream_schemas: tuple[Path, Schemas], tmp_path: Path) -> Iterator[ServingOnCluster]:
     crds, schemas = upstream_schemas
-    with clustered(tmp_path, schemas, crds, free_port(), SMALL) as made:
+    with serving_on_cluster(tmp_path, schemas, crds, free_port(), SMALL) as made:
         yield made
 
 
@@ -40,7 +40,7 @@ def looked(cluster: ServingOnCluster, serving: KServeServing | None = None) -> l
     async def over() -> None:
         await asyncio.gather(*(serving or cluster.serving)._first_answers._tasks)
 
-    cluster.driver.do(over())
+    cluster.driver.run(over())
     return cluster.controllers.listed(EVENTS)
 
 
@@ -58,12 +58,12 @@ def test_it_is_one_warning_however_often_and_by_whom_the_engine_is_seen(cluster:
     async def another() -> KServeServing:
         return KServeServing(cluster.serving._cluster, cluster.serving._settings, cluster.serving._lookup)
 
-    fresh = cluster.driver.do(another())
+    fresh = cluster.driver.run(another())
     try:
-        assert cluster.driver.do(fresh.statuses())[SMALL.id].phase is Phase.READY
+        assert cluster.driver.run(fresh.statuses())[SMALL.id].phase is Phase.READY
         assert looked(cluster, fresh) == [event]
     finally:
-        cluster.driver.do(fresh._first_answers.close())
+        cluster.driver.run(fresh._first_answers.close())
         fresh._client.close()
 
 
@@ -79,13 +79,13 @@ def test_an_engine_is_asked_once(cluster: ServingOnCluster, monkeypatch: pytest.
     cluster.controllers.engine_arguments = ["--first-answer", "as_expected"]
     cluster.driver.ready(SMALL.id)
     for _ in range(3):
-        cluster.driver.pass_time(0.6)
+        cluster.driver.run_loop_for(0.6)
         cluster.driver.status(SMALL.id)
-        cluster.driver.do(cluster.serving.statuses())
+        cluster.driver.run(cluster.serving.statuses())
     assert looked(cluster) == []
     assert len(asked) == 1
     cluster.driver.sleep(SMALL.id)
-    cluster.driver.until(lambda _: not cluster.controllers.listed(PODS), SMALL.id)
+    cluster.driver.wait_until(lambda _: not cluster.controllers.listed(PODS), SMALL.id)
     cluster.driver.ready(SMALL.id)
     assert looked(cluster) == []
     assert len(asked) == 2, "another engine is another processor, perhaps"

@@ -14,7 +14,7 @@ from llmariner.platform.serving import Phase
 from llmariner.platform.serving.local_processes import engine
 
 from .driving import processes
-from .imitation import imitation, model
+from .imitation import model, scripted_settings
 from .test_processes import gone, soon
 
 
@@ -26,14 +26,14 @@ def stop(pid: int | None) -> None:
 
 
 def test_a_launcher_that_does_not_answer_is_ended_and_the_next_wake_starts_another(tmp_path: Path) -> None:
-    with processes(imitation(tmp_path), model(tmp_path, "a")) as (driver, serving):
-        driver.do(serving.launcher.start())
+    with processes(scripted_settings(tmp_path), model(tmp_path, "a")) as (driver, serving):
+        driver.run(serving.launcher.start())
         hung = serving.launcher.pid
         assert hung is not None
         serving.launcher._fork_timeout = 0.3
         stop(hung)
         driver.wake("a")
-        said = driver.until(lambda status: status.phase is Phase.FAILED, "a", seconds=10).message
+        said = driver.wait_until(lambda status: status.phase is Phase.FAILED, "a", seconds=10).message
         assert "did not answer" in said
         serving.launcher._fork_timeout = 30
         driver.ready("a")
@@ -42,7 +42,7 @@ def test_a_launcher_that_does_not_answer_is_ended_and_the_next_wake_starts_anoth
 
 
 def test_a_launcher_that_hangs_as_it_starts_is_ended(tmp_path: Path) -> None:
-    settings = imitation(tmp_path)
+    settings = scripted_settings(tmp_path)
     interpreter = settings.python
     interpreter.unlink()
     interpreter.write_text("#!/bin/sh\nexec sleep 600\n")
@@ -50,25 +50,25 @@ def test_a_launcher_that_hangs_as_it_starts_is_ended(tmp_path: Path) -> None:
     with processes(settings, model(tmp_path, "a")) as (driver, serving):
         serving.launcher._start_timeout = 0.3
         driver.wake("a")
-        said = driver.until(lambda status: status.phase is Phase.FAILED, "a", seconds=10).message
+        said = driver.wait_until(lambda status: status.phase is Phase.FAILED, "a", seconds=10).message
         assert "did not answer" in said
 
 
 def test_putting_to_sleep_what_waits_for_a_hung_launcher_takes_no_longer_than_its_limit(tmp_path: Path) -> None:
-    with processes(imitation(tmp_path), model(tmp_path, "a")) as (driver, serving):
-        driver.do(serving.launcher.start())
+    with processes(scripted_settings(tmp_path), model(tmp_path, "a")) as (driver, serving):
+        driver.run(serving.launcher.start())
         serving.launcher._fork_timeout = 0.5
         stop(serving.launcher.pid)
         driver.wake("a")
-        driver.pass_time(0.1)
-        driver.do(asyncio.wait_for(serving.sleep("a"), 10))
+        driver.run_loop_for(0.1)
+        driver.run(asyncio.wait_for(serving.sleep("a"), 10))
         assert driver.status("a").phase is Phase.ASLEEP
 
 
 def test_an_engine_is_ended_though_the_launcher_hears_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "_STOP_GRACE_SECONDS", 0.1)
     monkeypatch.setattr(engine, "_KILL_AFTER_SECONDS", 0.3)
-    with processes(imitation(tmp_path), model(tmp_path, "a")) as (driver, serving):
+    with processes(scripted_settings(tmp_path), model(tmp_path, "a")) as (driver, serving):
         driver.ready("a")
         pid = serving._engines["a"].pid
         assert pid is not None
@@ -81,7 +81,7 @@ def test_an_engine_is_ended_though_the_launcher_hears_nothing(tmp_path: Path, mo
 
 def test_an_engine_whose_end_is_asked_for_again_as_it_ends_can_be_started_again(tmp_path: Path) -> None:
     """Also where who asked first hangs up meanwhile."""
-    with processes(imitation(tmp_path), model(tmp_path, "a")) as (driver, serving):
+    with processes(scripted_settings(tmp_path), model(tmp_path, "a")) as (driver, serving):
         first = driver.ready("a")
         pid = serving._engines["a"].pid
         assert pid is not None
@@ -99,8 +99,8 @@ def test_an_engine_whose_end_is_asked_for_again_as_it_ends_can_be_started_again(
             os.killpg(pid, signal.SIGCONT)
             await asyncio.gather(*sleeps, return_exceptions=True)
 
-        driver.do(several_times())
+        driver.run(several_times())
         began = time.monotonic()
-        driver.until(lambda status: status.phase is Phase.ASLEEP, "a", seconds=15)
+        driver.wait_until(lambda status: status.phase is Phase.ASLEEP, "a", seconds=15)
         assert gone(pid), time.monotonic() - began
         assert driver.ready("a").endpoint != first.endpoint

@@ -14,7 +14,7 @@ from llmariner.platform.serving import EngineModel, Phase
 from llmariner.platform.serving.kserve.objects import object_name
 
 from .conftest import free_port
-from .kserve_cluster import NAMESPACE, ServingOnCluster, clustered
+from .kserve_cluster import NAMESPACE, ServingOnCluster, serving_on_cluster
 
 if TYPE_CHECKING:
     from kubernetes.schemas import Schemas
@@ -28,7 +28,7 @@ THEIRS = replace(MINE, id=SECOND, folder="hf://org/theirs", project="proj_b", cr
 @pytest.fixture
 def cluster(upstream_schemas: tuple[Path, Schemas], tmp_path: Path) -> Iterator[ServingOnCluster]:
     crds, schemas = upstream_schemas
-    with clustered(tmp_path, schemas, crds, free_port(), MINE, THEIRS) as made:
+    with serving_on_cluster(tmp_path, schemas, crds, free_port(), MINE, THEIRS) as made:
         yield made
 
 
@@ -47,23 +47,23 @@ def test_a_model_whose_object_would_have_anothers_name_leaves_that_one_alone(clu
         assert "another name" in status.message
         assert status.endpoint is None
     cluster.driver.sleep(THEIRS.id)
-    cluster.driver.do(cluster.serving.remove(THEIRS.id, THEIRS.folder))
-    cluster.driver.do(cluster.serving.reconcile())
+    cluster.driver.run(cluster.serving.remove(THEIRS.id, THEIRS.folder))
+    cluster.driver.run(cluster.serving.reconcile())
     assert cluster.driver.status(MINE.id).phase is Phase.READY
     assert services(cluster)[object_name(MINE)]["metadata"]["uid"] == before
-    assert cluster.driver.do(cluster.serving.statuses()).keys() == {MINE.id}
+    assert cluster.driver.run(cluster.serving.statuses()).keys() == {MINE.id}
 
 
 @pytest.mark.parametrize("stamp", ["yesterday", "0001-01-01T00:00:00+23:59"])
 def test_a_time_that_is_none_keeps_no_other_model_from_being_told_of(cluster: ServingOnCluster, stamp: str) -> None:
     """KServe copies an InferenceService's annotations to its pods: whoever makes one with kubectl chooses them."""
-    cluster.controllers.stuck = {"phase": "Pending"}
+    cluster.controllers.fixed_pod_status = {"phase": "Pending"}
     cluster.driver.wake(MINE.id)
-    cluster.driver.until(lambda _: cluster.controllers.listed(PODS), MINE.id)
+    cluster.driver.wait_until(lambda _: cluster.controllers.listed(PODS), MINE.id)
     (pod,) = cluster.controllers.listed(PODS)
     annotated = {"metadata": {"annotations": {"llmariner.ai/reserved-at": stamp}}}
     cluster.caller.patch(PODS, NAMESPACE, pod["metadata"]["name"], annotated)
-    cluster.driver.pass_time(0.6)
-    assert cluster.driver.do(cluster.serving.statuses()).keys() == {MINE.id}
+    cluster.driver.run_loop_for(0.6)
+    assert cluster.driver.run(cluster.serving.statuses()).keys() == {MINE.id}
     assert cluster.driver.status(MINE.id).phase is Phase.STARTING
-    cluster.driver.do(cluster.serving.reconcile())
+    cluster.driver.run(cluster.serving.reconcile())

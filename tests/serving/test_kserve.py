@@ -15,7 +15,7 @@ from llmariner.platform.kube.resources import DEPLOYMENTS, INFERENCE_SERVICES
 from llmariner.platform.serving import IMPORTED_SCHEME, EngineModel, Phase
 
 from .conftest import free_port
-from .kserve_cluster import NAMESPACE, ServingOnCluster, clustered
+from .kserve_cluster import NAMESPACE, ServingOnCluster, serving_on_cluster
 
 if TYPE_CHECKING:
     from kubernetes.schemas import Schemas
@@ -28,7 +28,7 @@ THEIRS = EngineModel("theirs", f"{IMPORTED_SCHEME}theirs", "generate", 0)
 @pytest.fixture
 def cluster(upstream_schemas: tuple[Path, Schemas], tmp_path: Path) -> Iterator[ServingOnCluster]:
     crds, schemas = upstream_schemas
-    with clustered(tmp_path, schemas, crds, free_port(), SMALL, THEIRS, idle_seconds=30.0) as made:
+    with serving_on_cluster(tmp_path, schemas, crds, free_port(), SMALL, THEIRS, idle_seconds=30.0) as made:
         yield made
 
 
@@ -72,7 +72,7 @@ def test_sleep_and_wake_move_replicas_and_leave_the_service(cluster: ServingOnCl
 def test_a_wake_brings_what_was_configured_meanwhile(cluster: ServingOnCluster) -> None:
     cluster.driver.ready(SMALL.id)
     cluster.driver.sleep(SMALL.id)
-    cluster.models.known |= {
+    cluster.models.registered |= {
         SMALL.id: EngineModel(SMALL.id, SMALL.folder, "generate", 0, extra_args=("--max-model-len=64",)),
         TUNED.id: TUNED,
     }
@@ -102,12 +102,12 @@ def test_fields_of_others_are_reported_and_not_taken(cluster: ServingOnCluster) 
 
 def test_what_kubectl_made_is_made_known_woken_and_put_to_sleep_but_not_rewritten(cluster: ServingOnCluster) -> None:
     theirs(cluster, **OURS_TO_SCALE)
-    cluster.driver.do(cluster.serving.reconcile())
+    cluster.driver.run(cluster.serving.reconcile())
     assert cluster.models.adopted == {"theirs": "theirs"}
     cluster.driver.ready("theirs")
     before = the_service(cluster)
     cluster.driver.sleep("theirs")
-    assert cluster.driver.until(lambda status: status.phase is Phase.ASLEEP, "theirs")
+    assert cluster.driver.wait_until(lambda status: status.phase is Phase.ASLEEP, "theirs")
     cluster.driver.ready("theirs")
     assert the_service(cluster)["spec"] == before["spec"]
     assert the_service(cluster)["metadata"]["annotations"] == before["metadata"]["annotations"]
@@ -120,13 +120,13 @@ def test_one_service_is_looked_at_as_it_is_and_never_one_of_ours(cluster: Servin
         each for each in cluster.controllers.listed(INFERENCE_SERVICES) if each["metadata"]["name"] != "theirs"
     )
     for name, expected in (("theirs", {"theirs": "theirs"}), (our_name["metadata"]["name"], {}), ("gone", {})):
-        cluster.driver.do(cluster.serving.import_existing(name))
+        cluster.driver.run(cluster.serving.import_existing(name))
         assert (cluster.models.adopted, cluster.models.only) == (expected, name)
 
 
 def test_what_kserve_scales_itself_is_stopped_by_kserves_own_switch(cluster: ServingOnCluster) -> None:
     theirs(cluster)
-    cluster.driver.until(lambda status: status.phase is Phase.READY, "theirs")
+    cluster.driver.wait_until(lambda status: status.phase is Phase.READY, "theirs")
     cluster.driver.sleep("theirs")
     assert the_service(cluster)["metadata"]["annotations"] == {"serving.kserve.io/stop": "true"}
     assert cluster.driver.status("theirs").phase is Phase.ASLEEP
@@ -136,31 +136,31 @@ def test_what_kserve_scales_itself_is_stopped_by_kserves_own_switch(cluster: Ser
 def test_a_deleted_model_takes_its_service_along_and_no_others(cluster: ServingOnCluster) -> None:
     cluster.driver.ready(SMALL.id)
     theirs(cluster, **OURS_TO_SCALE)
-    del cluster.models.known[SMALL.id]
-    cluster.driver.do(cluster.serving.remove(SMALL.id, SMALL.folder))
-    cluster.driver.do(cluster.serving.remove("theirs", THEIRS.folder))
+    del cluster.models.registered[SMALL.id]
+    cluster.driver.run(cluster.serving.remove(SMALL.id, SMALL.folder))
+    cluster.driver.run(cluster.serving.remove("theirs", THEIRS.folder))
     assert the_service(cluster)["metadata"]["name"] == "theirs"
 
 
 def test_a_sweep_deletes_nothing_that_somebody_else_made_whatever_it_says_of_itself(cluster: ServingOnCluster) -> None:
     said = {"llmariner.ai/adapters-of": "proj_a", "llmariner.ai/created": "7", "llmariner.ai/model": SMALL.id}
     theirs(cluster, **said)
-    cluster.driver.do(cluster.serving.reconcile())
+    cluster.driver.run(cluster.serving.reconcile())
     assert the_service(cluster)["metadata"]["name"] == "theirs"
 
 
 def idle(cluster: ServingOnCluster, last: float | None) -> int:
     cluster.models.last[SMALL.id] = last
-    cluster.driver.do(cluster.serving.reconcile())
+    cluster.driver.run(cluster.serving.reconcile())
     return int(cluster.deployment(the_service(cluster)["metadata"]["name"])["spec"]["replicas"])
 
 
 def test_the_sleeper_takes_a_model_that_nobody_asks_for(upstream_schemas: tuple[Path, Schemas], tmp_path: Path) -> None:
     crds, schemas = upstream_schemas
-    with clustered(tmp_path, schemas, crds, free_port(), SMALL, idle_seconds=4.0) as cluster:
+    with serving_on_cluster(tmp_path, schemas, crds, free_port(), SMALL, idle_seconds=4.0) as cluster:
         cluster.driver.ready(SMALL.id)
         assert idle(cluster, 0.0) == 1, "it has not been ready for long"
-        cluster.driver.pass_time(4.1)
+        cluster.driver.run_loop_for(4.1)
         assert idle(cluster, None) == 1, "a request is under way"
         assert idle(cluster, time.time()) == 1, "it was asked for just now"
         assert idle(cluster, time.time() - 9) == 0
@@ -170,9 +170,9 @@ def test_the_sleeper_leaves_a_model_whose_engine_is_busy_or_that_is_kept_awake(
     upstream_schemas: tuple[Path, Schemas], tmp_path: Path
 ) -> None:
     crds, schemas = upstream_schemas
-    with clustered(tmp_path, schemas, crds, free_port(), SMALL, idle_seconds=0.1) as cluster:
+    with serving_on_cluster(tmp_path, schemas, crds, free_port(), SMALL, idle_seconds=0.1) as cluster:
         endpoint = cluster.driver.ready(SMALL.id).endpoint
-        cluster.driver.pass_time(1.2)
+        cluster.driver.run_loop_for(1.2)
 
         async def while_it_works() -> int:
             script = {"token_interval_ms": 200}
@@ -183,14 +183,14 @@ def test_the_sleeper_leaves_a_model_whose_engine_is_busy_or_that_is_kept_awake(
             await asking
             return int(replicas)
 
-        assert cluster.driver.do(while_it_works()) == 1
-        cluster.models.known[SMALL.id] = EngineModel(SMALL.id, SMALL.folder, "generate", 0, keep_awake=True)
+        assert cluster.driver.run(while_it_works()) == 1
+        cluster.models.registered[SMALL.id] = EngineModel(SMALL.id, SMALL.folder, "generate", 0, keep_awake=True)
         assert idle(cluster, 0.0) == 1
 
 
 async def asked(cluster: ServingOnCluster, endpoint: str | None, **fields: Any) -> bytes:
     assert endpoint is not None
-    return await cluster.driver._asked(endpoint, "/v1/chat/completions", {"messages": [], **fields})
+    return await cluster.driver._request(endpoint, "/v1/chat/completions", {"messages": [], **fields})
 
 
 def test_a_sleeper_that_comes_second_changes_nothing(cluster: ServingOnCluster) -> None:
@@ -210,9 +210,12 @@ def test_a_sleeper_that_comes_second_changes_nothing(cluster: ServingOnCluster) 
 
 def test_what_the_pods_say_reaches_those_who_wait(cluster: ServingOnCluster) -> None:
     # A pod behind a gate stays where it is.
-    cluster.controllers.gates, cluster.controllers.stuck = [{"name": "kueue.x-k8s.io/admission"}], {"phase": "Pending"}
+    cluster.controllers.gates, cluster.controllers.fixed_pod_status = (
+        [{"name": "kueue.x-k8s.io/admission"}],
+        {"phase": "Pending"},
+    )
     cluster.driver.wake(SMALL.id)
-    gated = cluster.driver.until(lambda status: "quota" in status.message, SMALL.id)
+    gated = cluster.driver.wait_until(lambda status: "quota" in status.message, SMALL.id)
     assert gated.phase is Phase.QUEUED
 
 
@@ -220,7 +223,7 @@ def test_a_right_that_is_missing_is_told_to_those_who_wait(
     upstream_schemas: tuple[Path, Schemas], tmp_path: Path
 ) -> None:
     crds, schemas = upstream_schemas
-    with clustered(tmp_path, schemas, crds, free_port(), SMALL) as cluster:
+    with serving_on_cluster(tmp_path, schemas, crds, free_port(), SMALL) as cluster:
         cluster.forbid("patch inferenceservices")
         cluster.driver.wake(SMALL.id)
         status = cluster.driver.status(SMALL.id)

@@ -17,7 +17,7 @@ from llmariner.platform.serving import EngineModel
 from llmariner.settings import Secret
 
 from .conftest import free_port
-from .kserve_cluster import NAMESPACE, ServingOnCluster, clustered
+from .kserve_cluster import NAMESPACE, ServingOnCluster, serving_on_cluster
 from .standby_pods import TOKEN, StandbyPods
 
 if TYPE_CHECKING:
@@ -71,21 +71,21 @@ def live(cluster: ServingOnCluster) -> None:
     make_queue(cluster)
     cluster.controllers.gates = [{"name": "kueue.x-k8s.io/admission"}]
     cluster.driver.wake(SMALL.id)
-    cluster.driver.until(lambda _: cluster.controllers.listed(PODS), SMALL.id)
-    cluster.driver.do(cluster.serving.statuses())
+    cluster.driver.wait_until(lambda _: cluster.controllers.listed(PODS), SMALL.id)
+    cluster.driver.run(cluster.serving.statuses())
     cluster.controllers.gates = []
     cluster.controllers.engine_arguments = ["--first-answer", "differs"]
     cluster.driver.ready(SMALL.id)
-    cluster.driver.until(lambda _: cluster.controllers.listed(EVENTS), SMALL.id)
+    cluster.driver.wait_until(lambda _: cluster.controllers.listed(EVENTS), SMALL.id)
     for changed in (MANY, SMALL):
-        cluster.models.known[SMALL.id] = changed
+        cluster.models.registered[SMALL.id] = changed
         cluster.driver.sleep(SMALL.id)
         cluster.driver.ready(SMALL.id)
     (name,) = (each["metadata"]["name"] for each in cluster.controllers.listed(INFERENCE_SERVICES))
-    cluster.driver.do(cluster.serving.import_existing(name))
-    cluster.driver.do(cluster.serving.reconcile())
-    del cluster.models.known[SMALL.id]
-    cluster.driver.do(cluster.serving.remove(SMALL.id, SMALL.folder))
+    cluster.driver.run(cluster.serving.import_existing(name))
+    cluster.driver.run(cluster.serving.reconcile())
+    del cluster.models.registered[SMALL.id]
+    cluster.driver.run(cluster.serving.remove(SMALL.id, SMALL.folder))
     assert cluster.controllers.listed(INFERENCE_SERVICES) == []
 
 
@@ -95,7 +95,9 @@ def test_without_standby_engines_each_right_is_used_and_each_use_a_right(
     crds, schemas = upstream_schemas
     found: Rights = set()
     for prometheus in ("", "http://prometheus:9090"):
-        with clustered(tmp_path, schemas, crds, free_port(), SMALL, queue=POOL, prometheus=prometheus) as cluster:
+        with serving_on_cluster(
+            tmp_path, schemas, crds, free_port(), SMALL, queue=POOL, prometheus=prometheus
+        ) as cluster:
             live(cluster)
             found |= used(cluster)
     assert found == granted(roles())
@@ -104,11 +106,11 @@ def test_without_standby_engines_each_right_is_used_and_each_use_a_right(
 @pytest.fixture
 def standing(upstream_schemas: tuple[Path, Schemas], tmp_path: Path) -> Iterator[tuple[ServingOnCluster, StandbyPods]]:
     crds, schemas = upstream_schemas
-    with clustered(tmp_path, schemas, crds, free_port(), SMALL, standby_token=Secret(TOKEN)) as cluster:
-        cluster.controllers.stuck = {"phase": "Pending"}
+    with serving_on_cluster(tmp_path, schemas, crds, free_port(), SMALL, standby_token=Secret(TOKEN)) as cluster:
+        cluster.controllers.fixed_pod_status = {"phase": "Pending"}
         pods = StandbyPods(tmp_path, cluster)
         yield cluster, pods
-        cluster.controllers.also.clear()
+        cluster.controllers.extra_steps.clear()
         pods.close()
 
 
@@ -118,11 +120,11 @@ def test_what_standby_engines_ask_besides_comes_with_them(standing: tuple[Servin
     more = granted(standby_roles(workloads))
     assert not more & granted(roles())
     pods.start("standby-1", free_port())
-    cluster.driver.until(lambda _: pods.warm("standby-1"), SMALL.id, seconds=60)
+    cluster.driver.wait_until(lambda _: pods.warm("standby-1"), SMALL.id, seconds=60)
     cluster.driver.ready(SMALL.id)
-    cluster.driver.until(lambda _: ("/events", "create") in used(cluster), SMALL.id)
+    cluster.driver.wait_until(lambda _: ("/events", "create") in used(cluster), SMALL.id)
     # Its container runs again and knows of no model: it is given up.
     pods.processes["standby-1"].kill()
-    cluster.driver.until(lambda _: ("/pods", "delete") in used(cluster), SMALL.id)
+    cluster.driver.wait_until(lambda _: ("/pods", "delete") in used(cluster), SMALL.id)
     assert used(cluster) - granted(roles()) == more
     assert all(pod["metadata"]["name"] != "standby-1" for pod in cluster.controllers.listed(PODS))

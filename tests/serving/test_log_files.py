@@ -14,7 +14,7 @@ from llmariner.platform.serving.local_processes import engine
 from llmariner.platform.serving.log_files import reset, rotate, tail
 
 from .driving import processes
-from .imitation import imitation, model
+from .imitation import model, scripted_settings
 
 _TALKS = """#!{python}
 import sys
@@ -64,11 +64,11 @@ def test_of_a_long_log_only_its_end_is_read(tmp_path: Path) -> None:
 
 def test_an_engine_that_prints_without_end_fills_no_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "rotate", lambda log: log_files.rotate(log, 200_000))
-    settings = imitation(tmp_path)
+    settings = scripted_settings(tmp_path)
     (tmp_path / "bin/vllm").write_text(_TALKS.format(python=sys.executable))
     with processes(settings, model(tmp_path, "a")) as (driver, serving):
         driver.wake("a")
         log = serving._engines["a"].log
-        status = driver.until(lambda status: status.phase is Phase.FAILED, "a")
+        status = driver.wait_until(lambda status: status.phase is Phase.FAILED, "a")
         assert status.message.endswith("RuntimeError: enough")
         assert log.with_name(f"{log.name}.1").stat().st_size == 200_000

@@ -18,7 +18,7 @@ from llmariner.platform.serving.kserve.adapter import KServeServing
 from llmariner.platform.serving.kserve.objects import inference_service, object_name
 from llmariner.settings import ClusterSettings, KServeSettings
 
-from .kserve_cluster import NAMESPACE, Models
+from .kserve_cluster import NAMESPACE, InMemoryModelLookup
 
 if TYPE_CHECKING:
     from kubernetes.schemas import Schemas
@@ -39,7 +39,7 @@ class Many:
         self.kubeconfig = server.kubeconfig(folder / "kubeconfig")
         self.caller = _caller.Caller(self.kubeconfig, agent="controllers")
         self.caller.make(NAMESPACES, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
-        self.models = Models(*MODELS)
+        self.models = InMemoryModelLookup(*MODELS)
         for number, model in enumerate(MODELS):
             self._make(model, awake=number < AWAKE)
 
@@ -111,7 +111,7 @@ def test_a_sweep_asks_once_for_all_and_nothing_of_those_asleep(many: Many) -> No
 
 
 def test_one_model_that_cant_be_told_takes_no_other_with_it(many: Many) -> None:
-    many.models.known[MODELS[0].id] = replace(MODELS[0], replicas=2)  # it is to be completed, which is refused
+    many.models.registered[MODELS[0].id] = replace(MODELS[0], replicas=2)  # it is to be completed, which is refused
 
     async def ask() -> dict[str, Status]:
         serving = many.serving()

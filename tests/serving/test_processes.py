@@ -23,7 +23,7 @@ from llmariner.platform.serving.local_processes.launcher_client import kill_orph
 from llmariner.platform.serving.local_processes.sockets import EngineSockets
 
 from .driving import CHAT, ServingDriver, processes
-from .imitation import MEMORY, imitation, model, processes_with
+from .imitation import MEMORY, model, processes_with, scripted_settings
 
 
 def gone(pid: int) -> bool:
@@ -60,7 +60,10 @@ def stream_of(driver: ServingDriver, endpoint: str | None) -> Coroutine[Any, Any
 
 def test_phases_are_told_to_those_who_watch_in_order(tmp_path: Path) -> None:
     wakes: list[float] = []
-    with processes(imitation(tmp_path), model(tmp_path, "a", "--ready-after", "0.5"), wakes=wakes) as (driver, _):
+    with processes(scripted_settings(tmp_path), model(tmp_path, "a", "--ready-after", "0.5"), wakes=wakes) as (
+        driver,
+        _,
+    ):
         driver.ready("a")
         driver.sleep("a")
         told = [phase for _, phase in driver.phases]
@@ -70,12 +73,12 @@ def test_phases_are_told_to_those_who_watch_in_order(tmp_path: Path) -> None:
 
 def test_the_engine_longest_idle_makes_room_for_another(tmp_path: Path) -> None:
     models = [model(tmp_path, name) for name in "abc"]
-    with processes(imitation(tmp_path, engines=2), *models) as (driver, _):
+    with processes(scripted_settings(tmp_path, engines=2), *models) as (driver, _):
         first = driver.ready("a")
-        driver.pass_time(0.5)
+        driver.run_loop_for(0.5)
         driver.ready("b")
         driver.chat("a", first.endpoint)
-        driver.pass_time(2.5)  # its counts are read every two seconds
+        driver.run_loop_for(2.5)  # its counts are read every two seconds
         driver.ready("c")
         assert {name: driver.status(name).phase for name in "abc"} == {
             "a": Phase.READY,
@@ -86,7 +89,7 @@ def test_the_engine_longest_idle_makes_room_for_another(tmp_path: Path) -> None:
 
 def test_a_busy_engine_is_left_alone_and_who_needs_its_memory_says_so(tmp_path: Path) -> None:
     models = [model(tmp_path, "a", "--token-interval", "10"), model(tmp_path, "b")]
-    with processes(imitation(tmp_path, engines=1), *models) as (driver, _):
+    with processes(scripted_settings(tmp_path, engines=1), *models) as (driver, _):
         endpoint = driver.ready("a").endpoint
 
         async def meanwhile() -> tuple[str, Phase]:
@@ -100,45 +103,45 @@ def test_a_busy_engine_is_left_alone_and_who_needs_its_memory_says_so(tmp_path: 
             await asyncio.gather(stream, return_exceptions=True)
             return f"{status.phase}: {status.message}", other
 
-        said, other = driver.do(meanwhile())
+        said, other = driver.run(meanwhile())
         assert said == "queued: waiting for memory that busy models hold"
         assert other is Phase.READY
-        driver.until(lambda status: status.phase is Phase.READY, "b")
+        driver.wait_until(lambda status: status.phase is Phase.READY, "b")
         assert driver.status("a").phase is Phase.ASLEEP
 
 
 def test_a_model_to_be_kept_awake_makes_no_room(tmp_path: Path) -> None:
     models = [model(tmp_path, "a", keep_awake=True), model(tmp_path, "b")]
-    with processes(imitation(tmp_path, engines=1), *models) as (driver, _):
+    with processes(scripted_settings(tmp_path, engines=1), *models) as (driver, _):
         driver.ready("a")
         driver.wake("b")
-        driver.pass_time(1.5)
+        driver.run_loop_for(1.5)
         assert (driver.status("a").phase, driver.status("b").phase) == (Phase.READY, Phase.QUEUED)
 
 
 def test_a_model_over_the_whole_budget_fails_with_the_figures_and_the_way_out(tmp_path: Path) -> None:
-    settings = imitation(tmp_path, engines=0.5)
+    settings = scripted_settings(tmp_path, engines=0.5)
     with processes(settings, model(tmp_path, "a")) as (driver, _):
         driver.wake("a")
-        status = driver.until(lambda status: status.phase is Phase.FAILED, "a")
+        status = driver.wait_until(lambda status: status.phase is Phase.FAILED, "a")
     assert f"{MEMORY >> 20} MiB" in status.message
     assert f"{settings.budget >> 20} MiB" in status.message
     assert "LLMARINER_MEMORY_GIB" in status.message
 
 
 def test_a_model_that_does_not_fit_beside_the_parent_of_engines_fails_as_well(tmp_path: Path) -> None:
-    settings = replace(imitation(tmp_path), budget=MEMORY + (1 << 20))
+    settings = replace(scripted_settings(tmp_path), budget=MEMORY + (1 << 20))
     with processes(settings, model(tmp_path, "a")) as (driver, serving):
-        driver.do(serving.launcher.start())
+        driver.run(serving.launcher.start())
         driver.wake("a")
-        status = driver.until(lambda status: status.phase is Phase.FAILED, "a", seconds=5)
+        status = driver.wait_until(lambda status: status.phase is Phase.FAILED, "a", seconds=5)
     assert "LLMARINER_MEMORY_GIB" in status.message
 
 
 def test_an_idle_model_sleeps_and_a_busy_or_kept_one_does_not(tmp_path: Path) -> None:
     models = [model(tmp_path, "idle"), model(tmp_path, "busy", "--token-interval", "10")]
     models.append(model(tmp_path, "kept", keep_awake=True))
-    with processes(imitation(tmp_path, idle_seconds=1), *models) as (driver, _):
+    with processes(scripted_settings(tmp_path, idle_seconds=1), *models) as (driver, _):
         for name in ("idle", "kept", "busy"):
             endpoint = driver.ready(name).endpoint
 
@@ -148,24 +151,24 @@ def test_an_idle_model_sleeps_and_a_busy_or_kept_one_does_not(tmp_path: Path) ->
             stream.cancel()
             await asyncio.gather(stream, return_exceptions=True)
 
-        driver.do(a_while())
+        driver.run(a_while())
         phases = {name: driver.status(name).phase for name in ("idle", "busy", "kept")}
         assert phases == {"idle": Phase.ASLEEP, "busy": Phase.READY, "kept": Phase.READY}
-        driver.until(lambda status: status.phase is Phase.ASLEEP, "busy")
+        driver.wait_until(lambda status: status.phase is Phase.ASLEEP, "busy")
 
 
 def test_starts_that_fail_are_further_and_further_apart_and_say_why(tmp_path: Path) -> None:
     def failed(driver: ServingDriver) -> float:
         began = time.monotonic()
         driver.wake("a")
-        status = driver.until(lambda status: status.phase is Phase.FAILED, "a")
+        status = driver.wait_until(lambda status: status.phase is Phase.FAILED, "a")
         assert "the weights could not be loaded" in status.message
         return time.monotonic() - began
 
-    with processes(imitation(tmp_path), model(tmp_path, "a", "--fail-load")) as (driver, _):
+    with processes(scripted_settings(tmp_path), model(tmp_path, "a", "--fail-load")) as (driver, _):
         first, second = failed(driver), failed(driver)
         driver.wake("a")
-        driver.pass_time(0.3)
+        driver.run_loop_for(0.3)
         status = driver.status("a")
         assert status.phase is Phase.QUEUED
         assert "2 starts failed" in status.message
@@ -178,20 +181,20 @@ def test_starts_that_fail_are_further_and_further_apart_and_say_why(tmp_path: Pa
 
 
 def test_a_killed_engine_is_noticed_and_started_again_when_next_wished(tmp_path: Path) -> None:
-    with processes(imitation(tmp_path), model(tmp_path, "a")) as (driver, serving):
+    with processes(scripted_settings(tmp_path), model(tmp_path, "a")) as (driver, serving):
         first = driver.ready("a")
         os.kill(serving._engines["a"].pid or 0, signal.SIGKILL)
-        status = driver.until(lambda status: status.phase is Phase.FAILED, "a", seconds=3)
+        status = driver.wait_until(lambda status: status.phase is Phase.FAILED, "a", seconds=3)
         assert "ended unexpectedly" in status.message
         assert driver.ready("a").endpoint != first.endpoint
 
 
 def test_a_model_that_failed_and_was_awake_since_sleeps_like_any_other(tmp_path: Path) -> None:
-    with processes(imitation(tmp_path), model(tmp_path, "a")) as (driver, serving):
+    with processes(scripted_settings(tmp_path), model(tmp_path, "a")) as (driver, serving):
         for _ in range(3):
             driver.ready("a")
             os.kill(serving._engines["a"].pid or 0, signal.SIGKILL)
-            driver.until(lambda status: status.phase is Phase.FAILED, "a", seconds=3)
+            driver.wait_until(lambda status: status.phase is Phase.FAILED, "a", seconds=3)
         driver.ready("a")
         driver.sleep("a")
         status = driver.status("a")
@@ -203,13 +206,13 @@ def test_a_model_that_failed_and_was_awake_since_sleeps_like_any_other(tmp_path:
 
 
 def test_a_killed_launcher_takes_its_engines_along_and_is_started_again(tmp_path: Path) -> None:
-    with processes(imitation(tmp_path), model(tmp_path, "a")) as (driver, serving):
+    with processes(scripted_settings(tmp_path), model(tmp_path, "a")) as (driver, serving):
         driver.ready("a")
         engine, launcher = serving._engines["a"].pid, serving.launcher.pid
         assert engine is not None
         assert launcher is not None
         os.kill(launcher, signal.SIGKILL)
-        driver.until(lambda status: status.phase is Phase.FAILED, "a", seconds=3)
+        driver.wait_until(lambda status: status.phase is Phase.FAILED, "a", seconds=3)
         soon(lambda: gone(engine))
         driver.ready("a")
         assert serving.launcher.pid != launcher
@@ -218,10 +221,13 @@ def test_a_killed_launcher_takes_its_engines_along_and_is_started_again(tmp_path
 @pytest.mark.parametrize("pause", [0, 0.005, 0.02, 0.1, 0.4])
 def test_a_model_put_to_sleep_as_it_starts_leaves_no_process(tmp_path: Path, pause: float) -> None:
     name = f"drowsy-{pause}"
-    with processes(imitation(tmp_path), model(tmp_path, name, "--ready-after", "0.2")) as (driver, serving):
-        driver.do(serving.launcher.start())
+    with processes(scripted_settings(tmp_path), model(tmp_path, name, "--ready-after", "0.2")) as (
+        driver,
+        serving,
+    ):
+        driver.run(serving.launcher.start())
         driver.wake(name)
-        driver.pass_time(pause)
+        driver.run_loop_for(pause)
         began = time.monotonic()
         driver.sleep(name)
         assert time.monotonic() - began < 5, "it had to be killed"
@@ -230,7 +236,7 @@ def test_a_model_put_to_sleep_as_it_starts_leaves_no_process(tmp_path: Path, pau
         # Nor does it stand in the way of the next start, however soon that comes.
         for _ in range(3):
             driver.wake(name)
-            driver.pass_time(pause)
+            driver.run_loop_for(pause)
             driver.sleep(name)
         endpoint = driver.ready(name).endpoint
         assert driver.chat(name, endpoint)
@@ -238,19 +244,19 @@ def test_a_model_put_to_sleep_as_it_starts_leaves_no_process(tmp_path: Path, pau
 
 
 def test_without_vllm_to_import_the_launcher_stays_plain_and_says_why(tmp_path: Path) -> None:
-    with processes(imitation(tmp_path, warm=True), model(tmp_path, "a")) as (driver, serving):
+    with processes(scripted_settings(tmp_path, warm=True), model(tmp_path, "a")) as (driver, serving):
 
         async def warm_up() -> None:
             serving.warm_up()
 
-        driver.do(warm_up())
+        driver.run(warm_up())
         driver.ready("a")
         assert serving.launcher.warm is False
         assert "vllm" in (serving.launcher.reason or "")
 
 
 def test_nobody_but_the_owner_reaches_an_engine(tmp_path: Path) -> None:
-    with processes(imitation(tmp_path), model(tmp_path, "a"), model(tmp_path, "b")) as (driver, serving):
+    with processes(scripted_settings(tmp_path), model(tmp_path, "a"), model(tmp_path, "b")) as (driver, serving):
         endpoints = [driver.ready(name).endpoint or "" for name in "ab"]
         paths = [Path(endpoint.removeprefix("unix:")) for endpoint in endpoints]
         assert len({*paths}) == 2
@@ -307,34 +313,34 @@ def test_engines_listen_in_a_folder_that_no_other_user_enters(tmp_path: Path, na
 
 
 def test_an_engine_that_hangs_is_ended_and_the_next_wake_starts_another(tmp_path: Path) -> None:
-    settings = replace(imitation(tmp_path), unresponsive_seconds=0.5)
+    settings = replace(scripted_settings(tmp_path), unresponsive_seconds=0.5)
     with processes(settings, model(tmp_path, "a")) as (driver, serving):
         driver.ready("a")
         pid = serving._engines["a"].pid
         assert pid is not None
         os.killpg(pid, signal.SIGSTOP)
-        said = driver.until(lambda status: status.phase is Phase.FAILED, "a", seconds=30)
+        said = driver.wait_until(lambda status: status.phase is Phase.FAILED, "a", seconds=30)
         assert "hung" in said.message
         assert gone(pid)
         driver.wake("a")
-        driver.until(lambda status: status.phase is Phase.READY, "a")
+        driver.wait_until(lambda status: status.phase is Phase.READY, "a")
         assert serving._engines["a"].pid != pid
 
 
 def test_an_engine_serves_though_its_wake_can_not_be_recorded(tmp_path: Path) -> None:
-    with processes(imitation(tmp_path), model(tmp_path, "a")) as (driver, serving):
+    with processes(scripted_settings(tmp_path), model(tmp_path, "a")) as (driver, serving):
 
         async def record_wake(_: str, seconds: float) -> None:
             raise RuntimeError("the database is away")
 
         serving._record_wake = record_wake
         driver.ready("a")
-        driver.pass_time(0.3)
+        driver.run_loop_for(0.3)
         assert driver.status("a").phase is Phase.READY
 
 
 def test_the_temporary_files_of_an_engine_are_in_its_own_folder_and_go_with_it(tmp_path: Path) -> None:
-    with processes(imitation(tmp_path), model(tmp_path, "a")) as (driver, serving):
+    with processes(scripted_settings(tmp_path), model(tmp_path, "a")) as (driver, serving):
         endpoint = driver.ready("a").endpoint
         assert endpoint is not None
         folder = Path(endpoint.removeprefix("unix:")).parent
@@ -347,10 +353,10 @@ def test_the_temporary_files_of_an_engine_are_in_its_own_folder_and_go_with_it(t
 
 
 def test_closing_ends_every_process(tmp_path: Path) -> None:
-    with processes(imitation(tmp_path), model(tmp_path, "a"), model(tmp_path, "b")) as (driver, serving):
+    with processes(scripted_settings(tmp_path), model(tmp_path, "a"), model(tmp_path, "b")) as (driver, serving):
         driver.ready("a")
         driver.wake("b")
-        driver.pass_time(0.1)
+        driver.run_loop_for(0.1)
         pids = [serving.launcher.pid, *(engine.pid for engine in serving._engines.values())]
     assert all(gone(pid) for pid in pids if pid)
 
@@ -360,14 +366,15 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from serving.driving import processes
-from serving.imitation import imitation, model
+from serving.imitation import scripted_settings, model
 folder = Path({folder!r})
-with processes(imitation(folder), model(folder, "a"), model(folder, "b", "--ready-after", "60")) as (driver, serving):
+models = model(folder, "a"), model(folder, "b", "--ready-after", "60")
+with processes(scripted_settings(folder), *models) as (driver, serving):
     driver.ready("a")
     driver.wake("b")
-    driver.until(lambda status: serving._engines["b"].pid, "b")
+    driver.wait_until(lambda status: serving._engines["b"].pid, "b")
     print(serving.launcher.pid, *(engine.pid for engine in serving._engines.values()), flush=True)
-    driver.pass_time(60)
+    driver.run_loop_for(60)
 """
 
 
@@ -397,10 +404,10 @@ def test_what_an_earlier_platform_of_this_home_left_behind_is_ended_and_nobody_e
 
 
 def test_a_question_is_as_good_as_the_engine_it_was_asked(tmp_path: Path) -> None:
-    with processes(imitation(tmp_path), model(tmp_path, "a", "--tokens", "4")) as (driver, _):
+    with processes(scripted_settings(tmp_path), model(tmp_path, "a", "--tokens", "4")) as (driver, _):
         endpoint = driver.ready("a").endpoint
         answer = driver.ask(endpoint, "/v1/chat/completions", CHAT)
-        driver.pass_time(2.5)
+        driver.run_loop_for(2.5)
         status = driver.status("a")
     assert answer["usage"]["completion_tokens"] == 4
     assert status.generation_tokens == 4

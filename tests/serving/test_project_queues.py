@@ -14,7 +14,7 @@ from llmariner.platform.serving import EngineModel, Phase
 from llmariner.platform.serving.kserve.queues import PROJECT_ANNOTATION, queue_name
 
 from .conftest import free_port
-from .kserve_cluster import NAMESPACE, ServingOnCluster, clustered
+from .kserve_cluster import NAMESPACE, ServingOnCluster, serving_on_cluster
 
 if TYPE_CHECKING:
     from kubernetes.schemas import Schemas
@@ -29,7 +29,7 @@ GATE = {"name": "kueue.x-k8s.io/admission"}
 @pytest.fixture
 def cluster(upstream_schemas: tuple[Path, Schemas], tmp_path: Path) -> Iterator[ServingOnCluster]:
     crds, schemas = upstream_schemas
-    with clustered(tmp_path, schemas, crds, free_port(), EVERYBODYS, OURS, OURS_TOO, queue=POOL) as made:
+    with serving_on_cluster(tmp_path, schemas, crds, free_port(), EVERYBODYS, OURS, OURS_TOO, queue=POOL) as made:
         made.caller.make(LOCAL_QUEUES, local_queue(POOL))
         yield made
 
@@ -67,11 +67,11 @@ def test_a_projects_model_waits_in_the_projects_queue_and_everybodys_in_the_pool
 def test_the_queue_goes_with_the_projects_last_model_and_not_before(cluster: ServingOnCluster) -> None:
     for model in (OURS, OURS_TOO):
         cluster.driver.wake(model.id)
-    del cluster.models.known[OURS.id]
-    cluster.driver.do(cluster.serving.remove(OURS.id, OURS.folder))
+    del cluster.models.registered[OURS.id]
+    cluster.driver.run(cluster.serving.remove(OURS.id, OURS.folder))
     assert OWN in queues(cluster)
-    del cluster.models.known[OURS_TOO.id]
-    cluster.driver.do(cluster.serving.remove(OURS_TOO.id, OURS_TOO.folder))
+    del cluster.models.registered[OURS_TOO.id]
+    cluster.driver.run(cluster.serving.remove(OURS_TOO.id, OURS_TOO.folder))
     assert queues(cluster).keys() == {POOL}
 
 
@@ -80,8 +80,8 @@ def test_the_sweep_takes_a_queue_that_was_left_and_no_queue_of_others(cluster: S
     theirs = local_queue("theirs")
     theirs["metadata"]["labels"] = {"app.kubernetes.io/managed-by": "llmariner"}
     cluster.caller.make(LOCAL_QUEUES, theirs)
-    cluster.models.known = {EVERYBODYS.id: EVERYBODYS}
-    cluster.driver.do(cluster.serving.reconcile())
+    cluster.models.registered = {EVERYBODYS.id: EVERYBODYS}
+    cluster.driver.run(cluster.serving.reconcile())
     assert queues(cluster).keys() == {POOL, "theirs"}
 
 
@@ -93,7 +93,7 @@ def test_a_model_that_comes_while_its_queue_goes_has_one_again(cluster: ServingO
         return next(told)
 
     cluster.models.projects = projects  # type: ignore[method-assign]
-    cluster.driver.do(cluster.serving.reconcile())
+    cluster.driver.run(cluster.serving.reconcile())
     assert OWN in queues(cluster)
 
 
@@ -105,14 +105,14 @@ def test_without_the_pools_queue_kueue_is_left_to_say_what_is_wrong(cluster: Ser
 
 def test_the_place_is_told_among_all_of_the_pool_by_whichever_queue_they_came(cluster: ServingOnCluster) -> None:
     cluster.caller.make(LOCAL_QUEUES, local_queue("elsewhere", "another-pool"))
-    cluster.controllers.gates, cluster.controllers.stuck = [GATE], {"phase": "Pending"}
+    cluster.controllers.gates, cluster.controllers.fixed_pod_status = [GATE], {"phase": "Pending"}
     workload(cluster, "first", POOL, "uid-of-another")
     workload(cluster, "aside", "elsewhere", "uid-of-a-third")
     cluster.driver.wake(OURS.id)
-    cluster.driver.until(lambda status: status.phase is Phase.QUEUED and "quota" in status.message, OURS.id)
+    cluster.driver.wait_until(lambda status: status.phase is Phase.QUEUED and "quota" in status.message, OURS.id)
     (pod,) = cluster.controllers.listed(PODS)
     workload(cluster, "second", OWN, pod["metadata"]["uid"])
-    told = cluster.driver.until(lambda status: "number" in status.message, OURS.id).message
+    told = cluster.driver.wait_until(lambda status: "number" in status.message, OURS.id).message
     assert told.startswith("waiting for quota, number 2 of 2 in the queue"), told
 
 

@@ -16,7 +16,7 @@ from llmariner.platform.serving import EngineModel, Phase
 from llmariner.platform.serving.local_processes.adapter import ProcessServing, ProcessSettings
 
 from .driving import ServingDriver, processes
-from .real import BASE, PATIENCE
+from .real import BASE, TIMEOUT_SECONDS
 from .test_processes import ports_of, unix_sockets_of
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
@@ -30,7 +30,7 @@ def test_a_warm_parent_wakes_the_model_and_wakes_it_again(
     warm: tuple[ServingDriver, ProcessServing],
 ) -> None:
     driver, serving = warm
-    driver.do(serving.launcher.start())
+    driver.run(serving.launcher.start())
     assert serving.launcher.warm, serving.launcher.reason
     driver.sleep(BASE)  # other tests may have left it awake
     seconds, before = [], len(driver.phases)
@@ -64,7 +64,7 @@ def test_an_adapter_is_served_by_its_bases_engine_and_answers_otherwise(
 ) -> None:
     driver, _ = warm
     driver.wake("ft:random")
-    base = driver.until(lambda status: status.phase is Phase.READY, BASE)
+    base = driver.wait_until(lambda status: status.phase is Phase.READY, BASE)
     status = driver.ready("ft:random")
     assert status.endpoint == base.endpoint
     plain = driver.chat(BASE, base.endpoint, max_tokens=12)
@@ -79,7 +79,7 @@ def test_a_killed_engine_is_noticed_and_leaves_nothing_behind(warm: tuple[Servin
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
     began = time.monotonic()
-    status = driver.until(lambda status: status.phase is Phase.FAILED, BASE, seconds=10)
+    status = driver.wait_until(lambda status: status.phase is Phase.FAILED, BASE, seconds=10)
     print(f"\nnoticed after {time.monotonic() - began:.2f} s")
     assert "ended unexpectedly" in status.message
     # Its core process was told by the kernel, and is gone a moment later.
@@ -102,7 +102,7 @@ def group_of(leader: int) -> list[int]:
 def test_an_engine_that_refuses_its_arguments_says_so_itself(warm: tuple[ServingDriver, ProcessServing]) -> None:
     driver, _ = warm
     driver.wake("refused")
-    status = driver.until(lambda status: status.phase is Phase.FAILED, "refused")
+    status = driver.wait_until(lambda status: status.phase is Phase.FAILED, "refused")
     assert "no-such-argument" in status.message
 
 
@@ -114,7 +114,7 @@ def test_a_plain_start_behaves_as_a_warm_one_but_for_its_time(
     driver.sleep(BASE)
     wakes: list[float] = []
     with processes(replace(settings, warm=False), *models, wakes=wakes) as (plain, serving):
-        plain.patience = PATIENCE
+        plain.timeout_seconds = TIMEOUT_SECONDS
         status = plain.ready(BASE)
         assert (serving.launcher.warm, serving.launcher.reason) == (False, "asked for")
         assert answer_of(plain, status.endpoint) == expected

@@ -14,8 +14,8 @@ from llmariner.platform.serving import EngineModel, Phase
 
 from .conftest import free_port
 from .driving import processes
-from .imitation import imitation, model
-from .kserve_cluster import NAMESPACE, ServingOnCluster, clustered
+from .imitation import model, scripted_settings
+from .kserve_cluster import NAMESPACE, ServingOnCluster, serving_on_cluster
 
 if TYPE_CHECKING:
     from kubernetes.schemas import Schemas
@@ -27,7 +27,7 @@ AGAIN = replace(SMALL, folder="hf://org/other", created=8)
 @pytest.fixture
 def cluster(upstream_schemas: tuple[Path, Schemas], tmp_path: Path) -> Iterator[ServingOnCluster]:
     crds, schemas = upstream_schemas
-    with clustered(tmp_path, schemas, crds, free_port(), SMALL) as made:
+    with serving_on_cluster(tmp_path, schemas, crds, free_port(), SMALL) as made:
         yield made
 
 
@@ -38,35 +38,35 @@ def uids(cluster: ServingOnCluster) -> list[str]:
 def test_a_model_that_is_registered_keeps_its_inference_service(cluster: ServingOnCluster) -> None:
     cluster.driver.ready(SMALL.id)
     before = uids(cluster)
-    cluster.driver.do(cluster.serving.remove(SMALL.id, SMALL.folder))
+    cluster.driver.run(cluster.serving.remove(SMALL.id, SMALL.folder))
     assert uids(cluster) == before
-    del cluster.models.known[SMALL.id]
+    del cluster.models.registered[SMALL.id]
     for _ in range(2):
-        cluster.driver.do(cluster.serving.remove(SMALL.id, SMALL.folder))
+        cluster.driver.run(cluster.serving.remove(SMALL.id, SMALL.folder))
         assert uids(cluster) == []
 
 
 def test_a_model_of_the_same_id_is_not_served_by_the_engine_of_the_one_before(cluster: ServingOnCluster) -> None:
     cluster.driver.ready(SMALL.id)
     before = uids(cluster)
-    cluster.models.known[SMALL.id] = AGAIN
+    cluster.models.registered[SMALL.id] = AGAIN
     assert cluster.driver.status(SMALL.id).phase is Phase.STOPPING
     cluster.driver.wake(SMALL.id)
     assert uids(cluster) != before
-    cluster.driver.until(lambda status: status.phase is Phase.ASLEEP, SMALL.id)
+    cluster.driver.wait_until(lambda status: status.phase is Phase.ASLEEP, SMALL.id)
     cluster.driver.wake(SMALL.id)
     (service,) = cluster.controllers.listed(INFERENCE_SERVICES)
     assert service["spec"]["predictor"]["model"]["storageUri"] == AGAIN.folder
-    cluster.driver.do(cluster.serving.remove(SMALL.id, SMALL.folder))  # told again
+    cluster.driver.run(cluster.serving.remove(SMALL.id, SMALL.folder))  # told again
     assert uids(cluster) == [service["metadata"]["uid"]]
 
 
 def test_an_engine_whose_deletion_nobody_told_of_ends_with_the_next_sweep(cluster: ServingOnCluster) -> None:
     cluster.driver.ready(SMALL.id)
-    cluster.driver.do(cluster.serving.reconcile())
+    cluster.driver.run(cluster.serving.reconcile())
     assert len(uids(cluster)) == 1
-    del cluster.models.known[SMALL.id]
-    cluster.driver.do(cluster.serving.reconcile())
+    del cluster.models.registered[SMALL.id]
+    cluster.driver.run(cluster.serving.reconcile())
     assert uids(cluster) == []
 
 
@@ -79,16 +79,16 @@ def test_a_model_that_a_sweep_misses_in_its_list_is_asked_for_before_its_engine_
         return {}
 
     monkeypatch.setattr(cluster.models, "engines", of_a_moment_ago)
-    cluster.driver.do(cluster.serving.reconcile())
+    cluster.driver.run(cluster.serving.reconcile())
     assert len(uids(cluster)) == 1
 
 
 def test_a_deletion_that_comes_late_leaves_the_object_that_was_made_since(cluster: ServingOnCluster) -> None:
     cluster.driver.wake(SMALL.id)
     (old,) = cluster.controllers.listed(INFERENCE_SERVICES)
-    del cluster.models.known[SMALL.id]
-    cluster.driver.do(cluster.serving.remove(SMALL.id, SMALL.folder))
-    cluster.models.known[SMALL.id] = SMALL
+    del cluster.models.registered[SMALL.id]
+    cluster.driver.run(cluster.serving.remove(SMALL.id, SMALL.folder))
+    cluster.models.registered[SMALL.id] = SMALL
     cluster.driver.wake(SMALL.id)
     made = uids(cluster)
     assert made != [old["metadata"]["uid"]]
@@ -101,47 +101,47 @@ def test_an_object_that_somebody_else_made_outlives_the_registry(cluster: Servin
     model = {"modelFormat": {"name": "vLLM"}, "storageUri": "hf://a/b"}
     body = {**kind, "metadata": {"name": "theirs", "namespace": NAMESPACE}, "spec": {"predictor": {"model": model}}}
     cluster.caller.make(INFERENCE_SERVICES, body)
-    cluster.driver.do(cluster.serving.reconcile())
+    cluster.driver.run(cluster.serving.reconcile())
     assert len(uids(cluster)) == 1
 
 
 def test_a_process_ends_for_a_model_that_is_gone_or_another(tmp_path: Path) -> None:
     small = replace(model(tmp_path, "small", "--ready-after", "0.1"), created=7)
-    with processes(imitation(tmp_path), small) as (driver, serving):
+    with processes(scripted_settings(tmp_path), small) as (driver, serving):
         driver.ready("small")
-        driver.do(serving.remove("small", small.folder))
+        driver.run(serving.remove("small", small.folder))
         assert driver.status("small").phase is Phase.READY
         driver.registered["small"] = replace(small, created=8)
-        driver.do(serving.remove("small", small.folder))
+        driver.run(serving.remove("small", small.folder))
         assert driver.status("small").phase is Phase.ASLEEP
         driver.ready("small")
         del driver.registered["small"]
-        driver.do(serving.remove("small", small.folder))
-        assert driver.do(serving.statuses()) == {}
+        driver.run(serving.remove("small", small.folder))
+        assert driver.run(serving.statuses()) == {}
 
 
 def test_what_failed_under_an_id_is_no_fault_of_the_model_that_has_it_next(tmp_path: Path) -> None:
     """It may be another project's, which neither learns of the first nor waits for it."""
     first = replace(model(tmp_path, "small", "--fail-load"), created=7, project="proj_a")
-    with processes(imitation(tmp_path), first) as (driver, serving):
+    with processes(scripted_settings(tmp_path), first) as (driver, serving):
         for _ in range(2):
             driver.wake("small")
-            driver.until(lambda status: status.phase is Phase.FAILED, "small")
+            driver.wait_until(lambda status: status.phase is Phase.FAILED, "small")
         driver.registered["small"] = replace(model(tmp_path, "small"), created=8, project="proj_b")
         status = driver.status("small")
         assert (status.phase, status.message, status.detail) == (Phase.ASLEEP, "", "")
         driver.wake("small")
-        driver.pass_time(0)
+        driver.run_loop_for(0)
         assert "failed" not in driver.status("small").message
-        driver.until(lambda status: status.phase is Phase.READY, "small")
-        driver.do(serving.remove("small", first.folder))
+        driver.wait_until(lambda status: status.phase is Phase.READY, "small")
+        driver.run(serving.remove("small", first.folder))
         assert driver.status("small").phase is Phase.READY
         assert (serving._failures, serving._crashes) == ({}, {})
 
 
 def test_a_model_is_not_served_by_the_engine_of_the_one_that_had_its_id(tmp_path: Path) -> None:
     first = replace(model(tmp_path, "small"), created=7)
-    with processes(imitation(tmp_path), first) as (driver, serving):
+    with processes(scripted_settings(tmp_path), first) as (driver, serving):
         driver.ready("small")
         pid = serving._engines["small"].pid
         driver.registered["small"] = replace(first, created=8)

@@ -12,7 +12,7 @@ from llmariner.platform.kube.resources import INFERENCE_SERVICES
 from llmariner.platform.serving import EngineModel, Phase
 
 from .conftest import free_port
-from .kserve_cluster import ServingOnCluster, clustered
+from .kserve_cluster import ServingOnCluster, serving_on_cluster
 
 if TYPE_CHECKING:
     from kubernetes.schemas import Schemas
@@ -25,7 +25,7 @@ MINE = EngineModel("ft:base:mine", "hf://org/mine", "generate", 0, base="base", 
 @pytest.fixture
 def cluster(upstream_schemas: tuple[Path, Schemas], tmp_path: Path) -> Iterator[ServingOnCluster]:
     crds, schemas = upstream_schemas
-    with clustered(tmp_path, schemas, crds, free_port(), BASE, THEIRS, MINE, idle_seconds=30.0) as made:
+    with serving_on_cluster(tmp_path, schemas, crds, free_port(), BASE, THEIRS, MINE, idle_seconds=30.0) as made:
         yield made
 
 
@@ -58,21 +58,21 @@ def test_what_hinders_one_projects_adapter_is_told_of_that_alone(cluster: Servin
     failed = {"waiting": {"reason": "CrashLoopBackOff"}}
     container = {"name": "storage-initializer", "image": "x", "imageID": "", "ready": False, "restartCount": 3}
     last = {"terminated": {"exitCode": 1, "message": "claim no-such-claim not found"}}
-    cluster.controllers.stuck = {
+    cluster.controllers.fixed_pod_status = {
         "phase": "Pending",
         "conditions": [{"type": "PodScheduled", "status": "True"}],
         "initContainerStatuses": [{**container, "state": failed, "lastState": last}],
     }
     cluster.driver.wake(THEIRS.id)
-    cluster.driver.until(lambda status: status.phase is Phase.FAILED, THEIRS.id)
-    cluster.controllers.stuck = None
+    cluster.driver.wait_until(lambda status: status.phase is Phase.FAILED, THEIRS.id)
+    cluster.controllers.fixed_pod_status = None
     assert cluster.driver.ready("base").phase is Phase.READY
 
 
 def test_an_engine_of_adapters_goes_with_the_last_of_them(cluster: ServingOnCluster) -> None:
     cluster.driver.wake(MINE.id)
-    cluster.driver.do(cluster.serving.reconcile())
+    cluster.driver.run(cluster.serving.reconcile())
     assert set(services(cluster)) == {"proj_a"}
-    del cluster.models.known[MINE.id]
-    cluster.driver.do(cluster.serving.reconcile())
+    del cluster.models.registered[MINE.id]
+    cluster.driver.run(cluster.serving.reconcile())
     assert services(cluster) == {}

@@ -18,7 +18,7 @@ from llmariner.platform.serving.kserve.phases import RESERVED, STANDBY_LABEL, TA
 from llmariner.settings import Secret
 
 from .conftest import free_port
-from .kserve_cluster import NAMESPACE, ServingOnCluster, clustered
+from .kserve_cluster import NAMESPACE, ServingOnCluster, serving_on_cluster
 from .standby_pods import RUNTIME, TOKEN, StandbyPods
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ PENDING = {"phase": "Pending"}
 def cluster(upstream_schemas: tuple[Path, Schemas], tmp_path: Path) -> Iterator[ServingOnCluster]:
     """Its pods of models' own get no node: what answers stood by."""
     crds, schemas = upstream_schemas
-    with clustered(tmp_path, schemas, crds, free_port(), SMALL, OTHER, standby_token=Secret(TOKEN)) as made:
-        made.controllers.stuck = PENDING
+    with serving_on_cluster(tmp_path, schemas, crds, free_port(), SMALL, OTHER, standby_token=Secret(TOKEN)) as made:
+        made.controllers.fixed_pod_status = PENDING
         yield made
 
 
@@ -43,7 +43,7 @@ def cluster(upstream_schemas: tuple[Path, Schemas], tmp_path: Path) -> Iterator[
 def standby(cluster: ServingOnCluster, tmp_path: Path) -> Iterator[StandbyPods]:
     pods = StandbyPods(tmp_path, cluster)
     yield pods
-    cluster.controllers.also.clear()
+    cluster.controllers.extra_steps.clear()
     pods.close()
 
 
@@ -94,7 +94,7 @@ def test_its_engine_is_started_as_the_models_own_pod_would_start_it(
     cluster: ServingOnCluster, standby: StandbyPods
 ) -> None:
     warm(standby)
-    cluster.models.known[TUNED.id] = TUNED
+    cluster.models.registered[TUNED.id] = TUNED
     cluster.driver.ready(SMALL.id)
     (arguments,) = standby.arguments
     (service,) = cluster.controllers.listed(INFERENCE_SERVICES)
@@ -128,10 +128,10 @@ def test_of_two_models_one_gets_it_and_the_other_a_pod_of_its_own(
     async def both() -> None:
         await asyncio.gather(cluster.serving.wake(SMALL.id), cluster.serving.wake(OTHER.id))
 
-    cluster.driver.do(both())
+    cluster.driver.run(both())
     taken_by = labels(standby)["serving.kserve.io/inferenceservice"]
     winner, loser = (SMALL, OTHER) if "small" in taken_by else (OTHER, SMALL)
-    assert cluster.driver.until(lambda status: status.phase is Phase.READY, winner.id)
+    assert cluster.driver.wait_until(lambda status: status.phase is Phase.READY, winner.id)
     assert cluster.driver.status(loser.id).phase is not Phase.READY
     assert len(standby.arguments) == 1
 
@@ -153,9 +153,9 @@ def test_one_that_does_not_fit_stays_as_it_is(
     model: EngineModel, pod: dict[str, Any], cluster: ServingOnCluster, standby: StandbyPods
 ) -> None:
     warm(standby, **pod)
-    cluster.models.known[SMALL.id] = model
+    cluster.models.registered[SMALL.id] = model
     cluster.driver.wake(SMALL.id)
-    cluster.driver.until(lambda status: status.phase is Phase.QUEUED or status.phase is Phase.STARTING, SMALL.id)
+    cluster.driver.wait_until(lambda status: status.phase is Phase.QUEUED or status.phase is Phase.STARTING, SMALL.id)
     assert labels(standby)[STANDBY_LABEL] == pod.get("runtime", RUNTIME)
 
 
@@ -163,7 +163,7 @@ def test_one_that_refuses_is_given_up_and_the_model_wakes_by_itself(
     cluster: ServingOnCluster, standby: StandbyPods
 ) -> None:
     warm(standby, token="another")
-    cluster.controllers.stuck = None
+    cluster.controllers.fixed_pod_status = None
     assert cluster.driver.ready(SMALL.id)
     until(lambda: standby.pod("standby-1") is None)
 
@@ -173,9 +173,9 @@ def test_one_whose_engine_ends_is_given_up_and_the_model_wakes_by_itself(
 ) -> None:
     warm(standby)
     cluster.driver.ready(SMALL.id)
-    cluster.controllers.stuck = None
+    cluster.controllers.fixed_pod_status = None
     standby.processes["standby-1"].kill()
-    cluster.driver.until(lambda status: status.phase is not Phase.READY, SMALL.id)
+    cluster.driver.wait_until(lambda status: status.phase is not Phase.READY, SMALL.id)
     assert cluster.driver.ready(SMALL.id)
     assert standby.pod("standby-1") is None
 
@@ -185,20 +185,20 @@ def test_another_process_goes_on_where_one_ended(cluster: ServingOnCluster, stan
     cluster.serving._standby.reconcile = lambda *_: None  # type: ignore[method-assign]
     cluster.driver.wake(SMALL.id)
     assert labels(standby)[STANDBY_LABEL] == RESERVED
-    cluster.driver.pass_time(0.5)
+    cluster.driver.run_loop_for(0.5)
     assert standby.arguments == []
     serving = cluster.serving
 
     async def another() -> KServeServing:
         return KServeServing(serving._cluster, serving._settings, serving._lookup)
 
-    fresh = cluster.driver.do(another())
+    fresh = cluster.driver.run(another())
     cluster.driver.serving = fresh
     try:
-        cluster.driver.until(lambda status: status.phase is Phase.READY, SMALL.id)
+        cluster.driver.wait_until(lambda status: status.phase is Phase.READY, SMALL.id)
         assert labels(standby)[STANDBY_LABEL] == TAKEN
     finally:
-        cluster.driver.do(fresh._standby.close())
+        cluster.driver.run(fresh._standby.close())
         fresh._client.close()
 
 
@@ -213,7 +213,7 @@ def test_one_that_no_deployment_owns_ends_after_a_while(cluster: ServingOnCluste
     warm(standby)
     cluster.serving._standby.reconcile = lambda *_: None  # type: ignore[method-assign]
     cluster.driver.wake(SMALL.id)
-    cluster.driver.do(cluster.serving.reconcile())
+    cluster.driver.run(cluster.serving.reconcile())
     assert labels(standby)[STANDBY_LABEL] == RESERVED, "it was taken just now"
     cluster.serving._standby.release_abandoned(time.time() + 121)
     assert standby.pod("standby-1") is None
@@ -227,20 +227,20 @@ def test_progress_counts_from_when_it_was_taken_and_only_a_replica_is_ready(
     first = cluster.driver.status(SMALL.id)
     assert first.phase is not Phase.READY
     assert first.progress < 0.97
-    cluster.driver.until(lambda status: status.phase is Phase.READY, SMALL.id)
+    cluster.driver.wait_until(lambda status: status.phase is Phase.READY, SMALL.id)
     path = PODS.path(NAMESPACE, "standby-1")
     label = {"metadata": {"labels": {STANDBY_LABEL: RESERVED}}}
     cluster.caller.done("PATCH", path, label, media="application/merge-patch+json")
-    cluster.driver.until(lambda status: status.phase is not Phase.READY, SMALL.id)
+    cluster.driver.wait_until(lambda status: status.phase is not Phase.READY, SMALL.id)
 
 
 def test_several_replicas_are_told_each_by_its_own_address(cluster: ServingOnCluster, standby: StandbyPods) -> None:
     warm(standby)
-    cluster.models.known[SMALL.id] = replace(SMALL, replicas=2)
+    cluster.models.registered[SMALL.id] = replace(SMALL, replicas=2)
     assert cluster.driver.ready(SMALL.id).replicas == ()
     said = {"phase": "Running", "podIP": "127.0.0.2", "conditions": [{"type": "Ready", "status": "True"}]}
-    cluster.controllers.stuck = said
-    status = cluster.driver.until(lambda status: bool(status.replicas), SMALL.id)
+    cluster.controllers.fixed_pod_status = said
+    status = cluster.driver.wait_until(lambda status: bool(status.replicas), SMALL.id)
     port = cluster.controllers.port
     assert status.replicas == (f"http://127.0.0.1:{port}", f"http://127.0.0.2:{port}")
     assert status.capacity == 64

@@ -13,7 +13,7 @@ from llmariner.platform.serving import Phase
 from llmariner.platform.serving.redaction import redact_paths
 
 from .driving import processes
-from .imitation import imitation, model
+from .imitation import model, scripted_settings
 from .test_adapters_of_processes import BASE, TUNED, engine
 
 _FAILS = """#!{python}
@@ -38,30 +38,30 @@ def test_paths_are_told_to_nobody(said: str, told: str) -> None:
 
 
 def test_a_start_that_fails_tells_its_cause_and_keeps_the_log_apart(tmp_path: Path) -> None:
-    settings = imitation(tmp_path)
+    settings = scripted_settings(tmp_path)
     (tmp_path / "bin/vllm").write_text(_FAILS.format(python=sys.executable))
     with processes(settings, model(tmp_path, "a")) as (driver, _):
         for _ in range(2):
             driver.wake("a")
-            status = driver.until(lambda status: status.phase is Phase.FAILED, "a")
+            status = driver.wait_until(lambda status: status.phase is Phase.FAILED, "a")
             assert status.message == (
                 "The engine ended while loading: ValueError: no kernel for 'gelu', see [path] or [path] no"
             )
             assert "INFO loading /home/me/models" in status.detail
         driver.wake("a")
-        driver.pass_time(0.3)
+        driver.run_loop_for(0.3)
         waiting = driver.status("a")
         assert (waiting.phase, "/home" in waiting.message, "/home" in waiting.detail) == (Phase.QUEUED, False, True)
 
 
 def test_an_engine_that_ends_in_the_midst_of_its_work_tells_nothing_of_that(tmp_path: Path) -> None:
-    with processes(imitation(tmp_path), model(tmp_path, "a")) as (driver, serving):
+    with processes(scripted_settings(tmp_path), model(tmp_path, "a")) as (driver, serving):
         driver.ready("a")
         found = serving._engines["a"]
         with found.log.open("a") as log:
             log.write("ValueError: the prompt 'somebody else asked this' broke it\n")
         os.kill(found.pid or 0, signal.SIGKILL)
-        status = driver.until(lambda status: status.phase is Phase.FAILED, "a")
+        status = driver.wait_until(lambda status: status.phase is Phase.FAILED, "a")
     assert status.message == "The engine ended unexpectedly."
     assert "somebody else" in status.detail
 
@@ -69,16 +69,16 @@ def test_an_engine_that_ends_in_the_midst_of_its_work_tells_nothing_of_that(tmp_
 def test_weights_that_are_gone_are_told_without_their_place(tmp_path: Path) -> None:
     gone = model(tmp_path, "a")
     (Path(gone.folder) / "config.json").unlink()
-    with processes(imitation(tmp_path), gone) as (driver, _):
+    with processes(scripted_settings(tmp_path), gone) as (driver, _):
         driver.wake("a")
-        status = driver.until(lambda status: status.phase is Phase.FAILED, "a")
+        status = driver.wait_until(lambda status: status.phase is Phase.FAILED, "a")
     assert "No such file" in status.message
     assert (str(tmp_path) in status.message, str(tmp_path) in status.detail) == (False, True)
 
 
 def test_an_engine_that_breaks_off_as_it_loads_an_adapter_fails_that_alone(tmp_path: Path) -> None:
     base, first, _ = engine(tmp_path, "")
-    with processes(imitation(tmp_path), base, first) as (driver, serving):
+    with processes(scripted_settings(tmp_path), base, first) as (driver, serving):
         driver.ready(BASE)
         found = serving._engines[BASE]
         found.endpoint += "-elsewhere"
