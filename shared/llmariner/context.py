@@ -1,4 +1,4 @@
-"""The one place where adapters are chosen: what a function asks for is made when it first asks, from the environment.
+"""The composition root: chooses adapters by the environment, and creates each on first use.
 
 Imports stand inside the properties on purpose: a function pays only for what its route uses.
 """
@@ -55,7 +55,9 @@ _lock = threading.RLock()
 
 
 class _cached(Generic[T]):  # noqa: N801 - used as a decorator, as functools.cached_property is
-    """A part that is made once, even where threads ask for it at the same time (functools' own has no lock)."""
+    """A property that is computed once, also under concurrent access from threads (functools.cached_property has no
+    lock).
+    """
 
     def __init__(self, make: Callable[[Context], T]) -> None:
         self._make = make
@@ -77,13 +79,15 @@ class _cached(Generic[T]):  # noqa: N801 - used as a decorator, as functools.cac
 
 
 class Context:
-    """The parts of one process. The local home makes one for all its functions and sets what it has itself."""
+    """The services of one process. Standalone mode creates one for all functions, and sets the adapters that it
+    provides.
+    """
 
     def __init__(self, env: Environment | None = None) -> None:
         self.env = environment() if env is None else env
 
     def check_settings(self) -> None:
-        """Whether what every function with a database needs is there. ValueError says which variable is wrong.
+        """Validate the settings of every function with a database. Raises ValueError, which names the variable.
 
         Asked when such a function is built: a wrong setting ends its start and not its first request.
         """
@@ -95,7 +99,7 @@ class Context:
 
     @_cached
     def secrets(self) -> SecretSettings:
-        """Pepper and service secret."""
+        """The pepper and the service secret."""
         return SecretSettings.load(self.env)
 
     @_cached
@@ -107,28 +111,28 @@ class Context:
 
     @_cached
     def keys(self) -> Keys:
-        """API keys."""
+        """The store of API keys."""
         from llmariner.tenancy.keys.store import Keys
 
         return Keys(self.database, self.secrets.pepper)
 
     @_cached
     def authenticator(self) -> Authenticator:
-        """Who calls, by key or by sign-in."""
+        """Authenticates callers by API key."""
         from llmariner.tenancy.authenticator import Authenticator
 
         return Authenticator(self.database, self.secrets.pepper)
 
     @_cached
     def secret_lookups(self) -> ThrottledLookups:
-        """The bound on keys and tokens that are looked up in vain."""
+        """Limits lookups of unknown keys and tokens."""
         from llmariner.gateway.authentication.failed_attempts import ThrottledLookups
 
         return ThrottledLookups(GatewaySettings.load(self.env).unknown_keys_per_minute)
 
     @_cached
     def identity(self) -> TokenSignIn | None:
-        """People who sign in through the issuer of `LLMARINER_OIDC_ISSUER`; None where there is none."""
+        """Sign-in through the issuer of `LLMARINER_OIDC_ISSUER`; None if it is not set."""
         settings = IdentitySettings.load(self.env)
         if not settings.issuer:
             return None
@@ -141,21 +145,21 @@ class Context:
 
     @_cached
     def limits(self) -> Limits:
-        """Limits on requests, tokens and places."""
+        """Limits on requests, tokens and concurrency."""
         from llmariner.limits.rules import Limits
 
         return Limits(self.database)
 
     @_cached
     def budgets(self) -> Budgets:
-        """Budgets of money."""
+        """Budgets."""
         from llmariner.limits.budgets import Budgets
 
         return Budgets(self.database)
 
     @_cached
     def leases(self) -> Leases:
-        """What gateways take slices of."""
+        """Leases of quota to gateway instances."""
         from llmariner.limits.leases import Leases
 
         return Leases(self.database, GatewaySettings.load(self.env).default_limit)
@@ -169,35 +173,35 @@ class Context:
 
     @_cached
     def registry(self) -> ModelRegistry:
-        """Models."""
+        """The model registry."""
         from llmariner.models.registry import ModelRegistry
 
         return ModelRegistry(self.database, ModelSettings.load(self.env).locations)
 
     @_cached
     def ledger(self) -> Ledger:
-        """Usage."""
+        """The usage ledger."""
         from llmariner.usage.ledger import Ledger
 
         return Ledger(self.database)
 
     @_cached
     def batch_writer(self) -> BatchWriter:
-        """Where other processes' events are gathered for the ledger."""
+        """Writes ledger events of gateway instances in batches."""
         from llmariner.usage.batch_writer import BatchWriter
 
         return BatchWriter(self.ledger.record)
 
     @_cached
     def deliveries(self) -> Deliveries:
-        """Deliveries of events; subscribers matter only to who delivers, the local home's dispatcher."""
+        """Event deliveries. No subscribers: only the dispatcher of standalone mode delivers."""
         from llmariner.platform.events.deliveries import Deliveries
 
         return Deliveries(self.database, ())
 
     @_cached
     def publisher(self) -> Publisher | None:
-        """Carries events to the Broker of `LLMARINER_BROKER_URL`; None where there is none."""
+        """Publishes events to the Broker of `LLMARINER_BROKER_URL`; None if it is not set."""
         settings = BrokerSettings.load(self.env)
         if not settings.url:
             return None
@@ -207,14 +211,14 @@ class Context:
 
     @_cached
     def weights(self) -> WeightFetcher:
-        """How weights are brought; the local home sets its own."""
+        """Loads model weights; standalone mode sets its own."""
         from llmariner.models.weights import StorageUriFetcher
 
         return StorageUriFetcher()
 
     @_cached
     def serving(self) -> Serving:
-        """Models awake and asleep, by `LLMARINER_SERVING`. `processes` is set by the local home."""
+        """The serving adapter of `LLMARINER_SERVING`; standalone mode sets `processes`."""
         settings = ServingSettings.load(self.env)
         if settings.adapter == "static":
             from llmariner.platform.serving.static import StaticServing
@@ -238,21 +242,21 @@ class Context:
 
     @_cached
     def waiting_requests(self) -> WaitingRequests:
-        """What gateways say of their waiting rooms to this process."""
+        """Numbers of waiting requests, as gateway instances report them."""
         from llmariner.platform.serving.waiting_requests import WaitingRequests
 
         return WaitingRequests()
 
     @_cached
     def http_control_plane(self) -> HttpControlPlane:
-        """The control function at `LLMARINER_CONTROL_URL`."""
+        """The control plane at `LLMARINER_CONTROL_URL`."""
         from llmariner.gateway.control_plane.http_client import HttpControlPlane
 
         return HttpControlPlane(ControlPlaneSettings.load(self.env), self.secrets.service, issuer="function")
 
     @_cached
     def in_process_control_plane(self) -> InProcessControlPlane:
-        """The control port on this process's own database and serving port."""
+        """The control plane on this process's own database and serving port."""
         from llmariner.control_plane import InProcessControlPlane
         from llmariner.limits.restrictions import project_restriction
         from llmariner.limits.revisions import Revisions
@@ -273,12 +277,12 @@ class Context:
 
     @_cached
     def control_plane(self) -> ControlPlane:
-        """What the token path asks: over HTTP where a control function is named, else in this process."""
+        """The control plane: over HTTP if `LLMARINER_CONTROL_URL` is set, else in this process."""
         return self.http_control_plane if self.env.get("LLMARINER_CONTROL_URL") else self.in_process_control_plane
 
     @_cached
     def gateway(self) -> Gateway:
-        """The token path's state."""
+        """The state of this gateway instance."""
         from llmariner.gateway.state import Gateway
 
         return Gateway(self.control_plane, GatewaySettings.load(self.env), self.secrets.pepper)

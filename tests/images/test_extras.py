@@ -27,7 +27,7 @@ CONTEXT = CHECKOUT / "shared/llmariner/context.py"
 ADAPTER = CHECKOUT / "shared/llmariner/http/entrypoint.py"
 """Its functions import what consumers need, or what functions-framework brings where that is what runs us."""
 
-# On a cluster the token path's control port is always another function; the choice is the context's own.
+# On a cluster the token path's control plane is always another function; the choice is the context's own.
 ELSEWHERE = "in_process_control_plane"
 
 

@@ -28,7 +28,7 @@ AMOUNT, LONGEST, COST = 1000, 500, 10
 
 
 class Asked:
-    """The control port as far as limits go."""
+    """The control plane as far as limits go."""
 
     def __init__(self, leases: Leases) -> None:
         self.leases = leases

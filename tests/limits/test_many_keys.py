@@ -26,7 +26,7 @@ Result = TypeVar("Result")
 
 
 class Asked:
-    """The control port as far as limits go, on a database of its own. `older`: it answers for one caller at a time."""
+    """The control plane as far as limits go, on a database of its own. `older`: it answers for one caller at a time."""
 
     def __init__(self, leases: Leases, *, older: bool = False) -> None:
         self.leases = leases

@@ -27,7 +27,7 @@ RULE = default_limit_id(KEY.id)
 
 
 class Asked:
-    """The control port as far as limits go, on a database of its own; it may be away."""
+    """The control plane as far as limits go, on a database of its own; it may be away."""
 
     def __init__(self, leases: Leases) -> None:
         self.leases = leases

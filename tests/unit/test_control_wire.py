@@ -1,4 +1,4 @@
-"""The control port on the wire: what goes comes back, also between two versions, as during an upgrade."""
+"""The control plane on the wire: what goes comes back, also between two versions, as during an upgrade."""
 
 from __future__ import annotations
 

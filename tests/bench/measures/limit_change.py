@@ -43,7 +43,7 @@ class Cost(NamedTuple):
 
 @dataclass
 class Control:
-    """The control port as far as limits go."""
+    """The control plane as far as limits go."""
 
     leases: Leases
     questions: int = 0

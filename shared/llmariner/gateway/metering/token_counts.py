@@ -1,7 +1,7 @@
-"""What an engine says that a request used, and what is charged where that is no count.
+"""Token counts in engine responses, and the charge where they are missing or implausible.
 
-An engine is not trusted with its numbers: what it says is read as bytes, by pattern, and believed up to what the request
-can have used at all. Nothing here raises, whatever the bytes are.
+Engines are not trusted: usage is matched as bytes, and accepted up to the most that the request can have used. Nothing here
+raises for any input.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ __all__ = ["NO_BOUNDS", "ChoiceUsage", "TokenBounds", "parse_usage"]
 _COUNT = re.compile(rb'"((?:prompt|completion|cached|reasoning)_tokens)":\s*([^\s,{}\[\]]*)')
 _NAMES = {name.encode(): name for name in ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")}
 _NO_USAGE = dict.fromkeys(_NAMES.values(), 0)
-# More than any context: what is longer is not looked at.
+# More than any context length: longer numbers are not parsed.
 _MAX_DIGITS = 12
-# Counts stand at the beginning of a usage object, which is some hundred bytes long.
+# Counts are at the beginning of a usage object, which has some hundred bytes.
 _MAX_USAGE_BYTES = 8192
 _INDEX = re.compile(rb'"index":\s?(\d{1,6})')
 _NO_CHOICES = re.compile(rb'"choices":\s?\[\]')
-# An answer of open length, of a model whose engine was not asked for its context.
+# A completion without a bound, of a model whose context length is unknown.
 _MAX_COMPLETION_TOKENS = 16_777_216
-# Tokens charged for each answer of open length, as limits on tokens reserve them.
+# Tokens charged for each completion without a bound; limits on tokens reserve the same.
 _DEFAULT_COMPLETION_TOKENS = 1024
 
 
 def parse_usage(usage: bytes) -> dict[str, int] | None:
-    """The counts in the bytes of a usage object, 0 for those absent or null. None: one of them is no count."""
+    """Parse the counts of a usage object, 0 for missing or null ones. None: one of them is not a valid count."""
     found = dict(_NO_USAGE)
     for name, value in _COUNT.findall(usage, 0, _MAX_USAGE_BYTES):
         if value.isdigit() and len(value) <= _MAX_DIGITS:
@@ -41,7 +41,7 @@ def parse_usage(usage: bytes) -> dict[str, int] | None:
 
 
 class TokenBounds(NamedTuple):
-    """The most tokens that a request can use, and what it is charged when its engine's counts are none or beyond that."""
+    """The most tokens that a request can use, and its charge when the engine's counts are missing or exceed that."""
 
     prompt: int
     completion: int
@@ -50,34 +50,36 @@ class TokenBounds(NamedTuple):
 
     @classmethod
     def from_request(cls, request: ModelRequest, context: int | None) -> TokenBounds:
-        """`context`: how many tokens the model takes, None where nobody asked so far.
+        """`context`: the context length of the model, None: unknown.
 
-        Charged is what the request reserved: a token for each byte of its body, and its longest answer; 1024 tokens for
-        each answer of open length.
+        The charge is what the request reserved: a token per byte of its body, and the longest completion it allows; 1024
+        tokens per completion without a bound.
         """
         if not request.max_prompt_tokens:
             return cls(0, 0, 0, 0)
-        usual = request.prompt_count * (context or DEFAULT_CONTEXT_LENGTH)
-        most = request.choice_count * (context or _MAX_COMPLETION_TOKENS)
+        prompt_limit = request.prompt_count * (context or DEFAULT_CONTEXT_LENGTH)
+        completion_limit = request.choice_count * (context or _MAX_COMPLETION_TOKENS)
         return cls(
-            usual if context else request.max_prompt_tokens + usual,
-            most if request.max_completion_tokens is None else min(request.max_completion_tokens, most),
-            min(request.max_prompt_tokens, usual),
+            prompt_limit if context else request.max_prompt_tokens + prompt_limit,
+            completion_limit
+            if request.max_completion_tokens is None
+            else min(request.max_completion_tokens, completion_limit),
+            min(request.max_prompt_tokens, prompt_limit),
             min(
                 request.choice_count * _DEFAULT_COMPLETION_TOKENS
                 if request.max_completion_tokens is None
                 else request.max_completion_tokens,
-                most,
+                completion_limit,
             ),
         )
 
     @property
     def charge(self) -> dict[str, int]:
-        """What is charged, as counts."""
+        """The charge, as counts."""
         return {**_NO_USAGE, "prompt_tokens": self.charged_prompt, "completion_tokens": self.charged_completion}
 
     def plausible(self, found: dict[str, int] | None) -> dict[str, int] | None:
-        """Counts that can be true; None: they can't."""
+        """Return plausible counts; None: they exceed the bounds."""
         if found is None or found["prompt_tokens"] > self.prompt or found["completion_tokens"] > self.completion:
             return None
         found["cached_tokens"] = min(found["cached_tokens"], found["prompt_tokens"])
@@ -86,13 +88,13 @@ class TokenBounds(NamedTuple):
 
 
 NO_BOUNDS = TokenBounds(10**12, 10**12, 0, 0)
-"""Of a request of which nothing is known."""
+"""For requests without known bounds."""
 
 
 class ChoiceUsage:
-    """Usage of a stream with several answers: in each chunk engines count the one answer that the chunk is of.
+    """Usage of a stream with several choices, where each chunk has the counts of one choice.
 
-    What the answers used together is the sum of the last count of each; the chunk at the end has the sum itself.
+    The total is the sum of the last counts of each choice; the final chunk has the total itself.
     """
 
     __slots__ = (
@@ -108,14 +110,14 @@ class ChoiceUsage:
     def __init__(self, request: ModelRequest) -> None:
         self._answers = request.choice_count
         self._choices = max(1, request.choice_count // request.prompt_count)
-        # Of each answer and each prompt, and their sums: there may be many thousands of them, and each has many chunks.
+        # Counts per choice and per prompt, with running sums: there may be many thousands, each with many chunks.
         self._completion_by_choice: dict[int, int] = {}
         self._prompt_by_index: dict[int, int] = {}
         self._prompt = self._completion = 0
         self._total_usage = b""
 
     def add(self, block: bytes) -> bytes:
-        """Look at a block of whole events; returns a usage object of all so far, empty when there was none."""
+        """Add a block of complete events; returns a usage object of the total so far, empty if there was none."""
         for event in block.split(b"\n\n"):
             at = event.rfind(b'"usage":')
             if at < 0:
@@ -124,14 +126,14 @@ class ChoiceUsage:
             index, found = _INDEX.search(event), parse_usage(usage)
             if _NO_CHOICES.search(event) or index is None or found is None:
                 self._total_usage = usage
-            elif (answer := int(index[1])) < self._answers:  # else it is of no answer that was asked for
-                self._record(answer, found["prompt_tokens"], found["completion_tokens"])
+            elif (choice := int(index[1])) < self._answers:  # ignore choices that were not requested
+                self._record(choice, found["prompt_tokens"], found["completion_tokens"])
         return self._total_usage or self._sum()
 
-    def _record(self, answer: int, prompt: int, made: int) -> None:
-        self._completion += made - self._completion_by_choice.get(answer, 0)
-        self._completion_by_choice[answer] = made
-        of = answer // self._choices
+    def _record(self, choice: int, prompt: int, completion: int) -> None:
+        self._completion += completion - self._completion_by_choice.get(choice, 0)
+        self._completion_by_choice[choice] = completion
+        of = choice // self._choices
         if (more := prompt - self._prompt_by_index.get(of, 0)) > 0:
             self._prompt_by_index[of] = prompt
             self._prompt += more
