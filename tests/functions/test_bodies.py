@@ -109,7 +109,7 @@ def send(ask: Ask, admin: dict[str, str], installation: Installation) -> Any:
 
     def sent(route: str, body: Any, **headers: str) -> HttpResponse:
         name, _ = BODIES[route]
-        method, path = concrete(route, installation).split()
+        method, path = with_ids(route, installation).split()
         inside = {"authorization": f"Bearer {installation.service_token}"}
         caller = inside if name == "internal_gateway" else admin
         said = {key.replace("_", "-"): value for key, value in headers.items()}
@@ -118,7 +118,7 @@ def send(ask: Ask, admin: dict[str, str], installation: Installation) -> Any:
     return sent
 
 
-def concrete(route: str, installation: Installation) -> str:
+def with_ids(route: str, installation: Installation) -> str:
     """A row of the table with ids of the administrator's organization and two projects of it."""
     owner = installation.owner
     here = route.replace("HERE", owner.organization_id).replace("MINE", owner.project_id)
@@ -211,7 +211,7 @@ def test_a_field_that_is_missing_is_named(route: str, field: str, send: Any) -> 
     assert answer.error["param"] == field
 
 
-WRONG: dict[str, dict[str, list[Any]]] = {
+INVALID_VALUES: dict[str, dict[str, list[Any]]] = {
     "POST /v1/chat/completions": {
         "model": [7, "", [], True],
         "messages": ["x", {}, [], [7], [{}], [{"role": 7}], [{"role": ""}], [{"role": "user", "content": 7}]],
@@ -311,10 +311,15 @@ WRONG: dict[str, dict[str, list[Any]]] = {
     },
     "POST /v1/api_keys/key_1:rotate": {"overlap_seconds": [-1, 30 * 86400 + 1, "x", None, 1.5]},
 }
-WRONG_CASES = [(route, field, value) for route in WRONG for field in WRONG[route] for value in WRONG[route][field]]
+INVALID_CASES = [
+    (route, field, value)
+    for route in INVALID_VALUES
+    for field in INVALID_VALUES[route]
+    for value in INVALID_VALUES[route][field]
+]
 
 
-@pytest.mark.parametrize(("route", "field", "value"), WRONG_CASES, ids=lambda value: str(value)[:30])
+@pytest.mark.parametrize(("route", "field", "value"), INVALID_CASES, ids=lambda value: str(value)[:30])
 def test_a_field_of_a_wrong_type_or_value_is_named(route: str, field: str, value: Any, send: Any) -> None:
     answer = send(route, {**BODIES[route][1], field: value})
     assert answer.status == 400, answer.body

@@ -11,7 +11,7 @@ from llmariner.tenancy.roles.custom_roles import CustomRoles
 from .conftest import Ask
 from .http_calls import HttpRequest, HttpResponse
 from .installation import Installation
-from .test_bodies import BODIES, concrete
+from .test_bodies import BODIES, with_ids
 
 LONG = "x" * 300
 ROLE = {"role_name": [7, "", LONG, "owner"], "permissions": [7, [], ["api.nothing"]], "description": [7, "x" * 2001]}
@@ -64,7 +64,7 @@ def test_a_wrong_field_is_named_as_it_was_sent(
     route: str, field: str, value: Any, ask: Ask, admin: dict[str, str], installation: Installation
 ) -> None:
     name, body = BODIES[route]
-    method, path = concrete(route, installation).split()
+    method, path = with_ids(route, installation).split()
     answer = ask(name, HttpRequest(method, path, {**body, field: value}, admin))
     assert answer.status in (400, 404, 409), answer.body
     assert named(answer) == field, answer.body

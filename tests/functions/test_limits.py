@@ -13,7 +13,7 @@ from .company import Company
 from .conftest import Ask
 from .http_calls import HttpRequest, InProcessClient, assert_error
 from .installation import Installation
-from .test_organization_sdk import client_of, collected
+from .test_organization_sdk import collect, openai_client
 
 MODEL = "org/limited-model"
 
@@ -130,7 +130,7 @@ def test_a_budget_from_its_making_to_its_end(company: Company) -> None:
 @pytest.fixture
 def organization(company: Company, router: Any) -> Any:
     """`client.admin.organization` of OpenAI's client, by the owner's admin key."""
-    return client_of(router, company.secrets["boss"]).admin.organization
+    return openai_client(router, company.secrets["boss"]).admin.organization
 
 
 def test_openais_client_reads_and_sets_rate_limits(
@@ -141,14 +141,14 @@ def test_openais_client_reads_and_sets_rate_limits(
 
     async def work() -> None:
         rates = organization.projects.rate_limits
-        rows = {row.model: row for row in await collected(rates.list_rate_limits(company.vision, limit=1))}
+        rows = {row.model: row for row in await collect(rates.list_rate_limits(company.vision, limit=1))}
         assert rows[MODEL].max_requests_per_1_minute == 6000
         fields = {"max_requests_per_1_minute": 10, "max_requests_per_1_day": 100}
         row = await rates.update_rate_limit(rows[MODEL].id, project_id=company.vision, **fields)
         assert (row.id, row.max_requests_per_1_minute, row.max_requests_per_1_day) == (rows[MODEL].id, 10, 100)
-        again = {row.model: row for row in await collected(rates.list_rate_limits(company.vision))}
+        again = {row.model: row for row in await collect(rates.list_rate_limits(company.vision))}
         assert again[MODEL] == row
-        assert MODEL not in {row.model for row in await collected(rates.list_rate_limits(company.speech))}
+        assert MODEL not in {row.model for row in await collect(rates.list_rate_limits(company.speech))}
 
     in_process.runner.run(work())
 
@@ -184,8 +184,8 @@ def test_openais_client_sets_spend_alerts(company: Company, organization: Any, i
             first = await alerts.create(*where, **monthly, threshold_amount=1000)
             second = await alerts.create(*where, **monthly, threshold_amount=2000)
             assert (first.threshold_amount, first.notification_channel.recipients) == (1000, ["boss@example.org"])
-            assert [each.id for each in await collected(alerts.list(*where, limit=1))] == [first.id, second.id]
-            assert [each.id for each in await collected(alerts.list(*where, order="desc"))] == [second.id, first.id]
+            assert [each.id for each in await collect(alerts.list(*where, limit=1))] == [first.id, second.id]
+            assert [each.id for each in await collect(alerts.list(*where, order="desc"))] == [second.id, first.id]
             before = await alerts.list(*where, before=second.id)
             assert [each.id for each in before.data] == [first.id]
             changed = await alerts.update(first.id, **named, **monthly, threshold_amount=3000)
@@ -218,7 +218,7 @@ def test_what_nothing_is_counted_by_is_not_taken_for_a_limit(
     company: Company, router: Any, organization: Any, in_process: InProcessClient, field: str
 ) -> None:
     async def row_id() -> str:
-        return str((await collected(organization.projects.rate_limits.list_rate_limits(company.vision)))[0].id)
+        return str((await collect(organization.projects.rate_limits.list_rate_limits(company.vision)))[0].id)
 
     path = f"/v1/organization/projects/{company.vision}/rate_limits/{in_process.runner.run(row_id())}"
     headers = {"authorization": f"Bearer {company.secrets['boss']}"}

@@ -23,7 +23,7 @@ Do = Callable[[Callable[[Any], Coroutine[Any, Any, Any]]], Any]
 BASE_URL = "http://platform.test/v1"
 
 
-def client_of(router: Any, secret: str) -> AsyncOpenAI:
+def openai_client(router: Any, secret: str) -> AsyncOpenAI:
     """A client whose requests go to the functions of this process."""
     transport = httpx2.AsyncClient(transport=httpx2.ASGITransport(app=router, raise_app_exceptions=True))
     return AsyncOpenAI(
@@ -39,11 +39,11 @@ def client_of(router: Any, secret: str) -> AsyncOpenAI:
 @pytest.fixture
 def do(router: Any, installation: Installation, in_process: InProcessClient) -> Do:
     """`do(lambda organization: …)`: run a coroutine with `client.admin.organization`, by the owner's key."""
-    client = client_of(router, installation.keys.admin)
+    client = openai_client(router, installation.keys.admin)
     return lambda work: in_process.runner.run(work(client.admin.organization))
 
 
-async def collected(pages: AsyncIterator[Any]) -> list[Any]:
+async def collect(pages: AsyncIterator[Any]) -> list[Any]:
     return [item async for item in pages]
 
 
@@ -55,8 +55,8 @@ def test_a_project_from_its_making_to_its_archive(do: Do) -> None:
         assert (await organization.projects.update(made.id, name="SDK 2")).name == "SDK 2"
         ended = await organization.projects.archive(made.id)
         assert (ended.status, ended.archived_at is not None) == ("archived", True)
-        live = [project.id for project in await collected(organization.projects.list(limit=1))]
-        all_ = [project.id for project in await collected(organization.projects.list(limit=1, include_archived=True))]
+        live = [project.id for project in await collect(organization.projects.list(limit=1))]
+        all_ = [project.id for project in await collect(organization.projects.list(limit=1, include_archived=True))]
         assert made.id not in live
         assert made.id in all_
         assert len(all_) == len(set(all_))
@@ -75,15 +75,15 @@ def test_people_of_a_project_and_of_the_organization(do: Do, new_person: Callabl
         await users.create(project.id, email="BOB@sdk.example", role="owner")
         assert (await users.retrieve(bob, project_id=project.id)).role == "owner"
         assert (await users.update(ann, project_id=project.id, role="viewer")).role == "viewer"
-        roles = {user.id: user.role for user in await collected(users.list(project.id, limit=1))}
+        roles = {user.id: user.role for user in await collect(users.list(project.id, limit=1))}
         assert (roles[ann], roles[bob], len(roles)) == ("viewer", "owner", 3)
         assigned = await users.roles.create(ann, project_id=project.id, role_id="member")
         assert (assigned.role.id, assigned.user.id) == ("member", ann)
-        [role] = await collected(users.roles.list(ann, project_id=project.id))
+        [role] = await collect(users.roles.list(ann, project_id=project.id))
         assert (role.id, role.predefined_role) == ("member", True)
         assert (await users.delete(ann, project_id=project.id)).deleted
         whole = organization.users
-        [found] = await collected(whole.list(emails=["ANN@sdk.example"]))
+        [found] = await collect(whole.list(emails=["ANN@sdk.example"]))
         assert (found.id, found.role, found.projects.data) == (ann, "reader", [])
         assert [entry.name for entry in (await whole.retrieve(bob)).projects.data] == ["people"]
         assert (await whole.update(ann, role="owner")).role == "owner"
@@ -108,8 +108,8 @@ def test_service_accounts_and_their_keys(do: Do) -> None:
         second = await accounts.api_keys.create(
             made.id, project_id=project.id, name="second", scopes=["api.inference.write"]
         )
-        assert {account.id for account in await collected(accounts.list(project.id, limit=1))} == {made.id, bare.id}
-        listed = {key.id: key for key in await collected(keys.list(project.id, limit=1))}
+        assert {account.id for account in await collect(accounts.list(project.id, limit=1))} == {made.id, bare.id}
+        listed = {key.id: key for key in await collect(keys.list(project.id, limit=1))}
         assert set(listed) == {made.api_key.id, second.id}
         assert (listed[second.id].owner.type, listed[second.id].owner.service_account.id) == (
             "service_account",
@@ -124,7 +124,7 @@ def test_service_accounts_and_their_keys(do: Do) -> None:
         renamed = await accounts.update(made.id, project_id=project.id, name="ci 2", role="owner")
         assert (renamed.name, renamed.role) == ("ci 2", "owner")
         assert (await accounts.delete(made.id, project_id=project.id)).deleted
-        assert await collected(keys.list(project.id)) == []
+        assert await collect(keys.list(project.id)) == []
         with pytest.raises(openai.NotFoundError):
             await accounts.retrieve(made.id, project_id=project.id)
 
@@ -155,12 +155,12 @@ def test_an_admin_key_administers_and_does_nothing_else(
     assert made.value.startswith("sk-admin-")
 
     async def use(organization: Any) -> None:
-        assert made.id in [key.id for key in await collected(organization.admin_api_keys.list(limit=1))]
+        assert made.id in [key.id for key in await collect(organization.admin_api_keys.list(limit=1))]
         found = await organization.admin_api_keys.retrieve(made.id)
         assert (found.name, found.owner.role, found.redacted_value) == ("sdk admin", "owner", made.redacted_value)
         assert (await organization.projects.create(name="by an admin key")).name == "by an admin key"
 
-    client = client_of(router, made.value)
+    client = openai_client(router, made.value)
     in_process.runner.run(use(client.admin.organization))
     chatting = AsyncOpenAI(api_key=made.value, base_url=BASE_URL, http_client=client._client, max_retries=0)
 
@@ -185,7 +185,7 @@ def test_invitations(do: Do) -> None:
         assert (made.email, made.status, made.role) == ("cy@sdk.example", "pending", "reader")
         assert [(promised.id, promised.role) for promised in made.projects] == [(project.id, "member")]
         assert len(made.token) > 20
-        assert made.id in [invite.id for invite in await collected(invites.list(limit=1))]
+        assert made.id in [invite.id for invite in await collect(invites.list(limit=1))]
         assert not hasattr(await invites.retrieve(made.id), "token")
         with pytest.raises(openai.ConflictError):
             await invites.create(email="cy@SDK.example", role="reader")
@@ -207,7 +207,7 @@ def test_roles_of_the_organization_and_of_a_project(do: Do, new_person: Callable
         ):
             made = await roles.create(**where, role_name="auditor", permissions=["api.events.read"], description="x")
             assert (made.name, made.resource_type, made.predefined_role) == ("auditor", resource, False)
-            listed = [role.id for role in await collected(roles.list(**where, limit=2))]
+            listed = [role.id for role in await collect(roles.list(**where, limit=2))]
             assert listed == list(dict.fromkeys(listed))
             assert {"owner", made.id} <= set(listed)
             changed = await roles.update(made.id, **where, permissions=["api.files.read"], role_name="reader of files")
@@ -249,13 +249,13 @@ def test_groups_of_the_issuer_and_what_they_are(do: Do, issuer: str) -> None:
         assert (made.name, made.group_type, made.is_scim_managed) == ("staff", "group", True)
         with pytest.raises(openai.ConflictError):
             await groups.create(name="staff")
-        assert made.id in [group.id for group in await collected(groups.list(limit=1))]
+        assert made.id in [group.id for group in await collect(groups.list(limit=1))]
         assert (await groups.update(made.id, name="everybody")).name == "everybody"
         assert (await groups.retrieve(made.id)).name == "everybody"
         for role in ("tenant_system", "reader"):
             given = await groups.roles.create(made.id, role_id=role)
             assert (given.group.name, given.role.id) == ("everybody", role)
-        assert [role.id for role in await collected(groups.roles.list(made.id))] == ["reader"]
+        assert [role.id for role in await collect(groups.roles.list(made.id))] == ["reader"]
         assert (await groups.roles.retrieve("reader", group_id=made.id)).predefined_role
         with pytest.raises(openai.NotFoundError):
             await groups.roles.delete("owner", group_id=made.id)
@@ -264,7 +264,7 @@ def test_groups_of_the_issuer_and_what_they_are(do: Do, issuer: str) -> None:
         with pytest.raises(openai.NotFoundError):
             await groups.retrieve(made.id)
         acts = organization.audit_logs.list(resource_ids=[made.id])
-        assert [act.type for act in await collected(acts)] == ["group.deleted", "group.updated", "group.created"]
+        assert [act.type for act in await collect(acts)] == ["group.deleted", "group.updated", "group.created"]
 
     do(work)
 
@@ -283,7 +283,7 @@ def test_who_is_in_a_group_its_issuer_says(
 
     async def work(organization: Any) -> None:
         group, members = await organization.groups.create(name="people"), organization.groups.users
-        assert [user.email for user in await collected(members.list(group.id))] == ["fay@sdk.example"]
+        assert [user.email for user in await collect(members.list(group.id))] == ["fay@sdk.example"]
         found = await members.retrieve(fay, group_id=group.id)
         assert found.user_type == "user"
         assert found.model_fields_set >= set(type(found).model_fields)
@@ -303,14 +303,14 @@ def test_groups_of_a_project(do: Do, issuer: str) -> None:
         project, inside = await organization.projects.create(name="of groups"), organization.projects.groups
         added = await inside.create(project.id, group_id=group.id, role="viewer")
         assert (added.group_name, added.project_id) == ("guests", project.id)
-        assert [each.group_id for each in await collected(inside.list(project.id))] == [group.id]
+        assert [each.group_id for each in await collect(inside.list(project.id))] == [group.id]
         assert (await inside.retrieve(group.id, project_id=project.id)).group_id == group.id
         roles = inside.roles
         assert (await roles.create(group.id, project_id=project.id, role_id="member")).role.id == "member"
-        assert [role.id for role in await collected(roles.list(group.id, project_id=project.id))] == ["member"]
+        assert [role.id for role in await collect(roles.list(group.id, project_id=project.id))] == ["member"]
         assert (await roles.retrieve("member", project_id=project.id, group_id=group.id)).name == "member"
         assert (await roles.delete("member", project_id=project.id, group_id=group.id)).deleted
-        assert await collected(inside.list(project.id)) == []
+        assert await collect(inside.list(project.id)) == []
         await inside.create(project.id, group_id=group.id, role="owner")
         assert (await inside.delete(group.id, project_id=project.id)).deleted
         with pytest.raises(openai.NotFoundError):
@@ -324,13 +324,13 @@ def test_the_audit_log_tells_of_all_that(do: Do) -> None:
         project = await organization.projects.create(name="audited")
         await organization.projects.archive(project.id)
         of_it = organization.audit_logs.list(resource_ids=[project.id], limit=1, effective_at={"gte": 1})
-        found = await collected(of_it)
+        found = await collect(of_it)
         assert [entry.type for entry in found] == ["project.archived", "project.created"]
         assert found[1].project_created.data.title == "audited"
         assert found[0].actor.type == "api_key"
         assert found[0].actor.api_key.user.email == "admin@localhost"
         only = organization.audit_logs.list(resource_ids=[project.id], event_types=["project.created"])
-        assert len(await collected(only)) == 1
+        assert len(await collect(only)) == 1
 
     do(work)
 
@@ -340,7 +340,7 @@ def test_a_refused_sign_in_is_an_act_that_the_client_knows(do: Do, installation:
     RefusedSignIns(installation.context.database).record(forged, source="192.0.2.77")
 
     async def work(organization: Any) -> None:
-        found = await collected(organization.audit_logs.list(event_types=["login.failed"]))
+        found = await collect(organization.audit_logs.list(event_types=["login.failed"]))
         [act] = [act for act in found if act.actor.session.ip_address == "192.0.2.77"]
         assert (act.login_failed.error_code, act.login_failed.error_message) == ("invalid_token", "It was forged.")
         assert (act.login_failed.count, act.actor.session.user.id) == (1, None)

@@ -12,7 +12,7 @@ from .conftest import Ask
 from .declared_routes import TOKEN_PATH
 from .http_calls import HttpRequest, assert_error
 from .installation import Installation
-from .test_bodies import BODIES, concrete, send
+from .test_bodies import BODIES, send, with_ids
 
 __all__ = ["send"]
 
@@ -42,7 +42,7 @@ def test_half_of_a_surrogate_pair_is_refused_in_every_field(route: str, send: An
 
 @pytest.mark.parametrize("route", _FUNCTIONS)
 def test_a_whole_pair_is_a_character(route: str, ask: Ask, admin: dict[str, str], installation: Installation) -> None:
-    method, path = concrete(route, installation).split()
+    method, path = with_ids(route, installation).split()
     body = b'{"no_such_field": "\\ud83d\\ude00"}'
     answer = ask(BODIES[route][0], HttpRequest(method, path, body, admin))
     assert "surrogate" not in answer.body.decode()

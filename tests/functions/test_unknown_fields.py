@@ -15,7 +15,7 @@ from .conftest import Ask
 from .declared_routes import TOKEN_PATH
 from .http_calls import HttpRequest, HttpResponse, assert_error
 from .installation import Installation
-from .test_bodies import BODIES, concrete
+from .test_bodies import BODIES, with_ids
 
 ADMINISTRATIVE = [route for route in BODIES if BODIES[route][0] not in {*TOKEN_PATH, "internal_gateway"}]
 Send = Callable[[str, Any], HttpResponse]
@@ -26,7 +26,7 @@ def send(ask: Ask, admin: dict[str, str], installation: Installation) -> Send:
     """Send a body to a route of `BODIES`, as the administrator."""
 
     def sent(route: str, body: Any) -> HttpResponse:
-        method, path = concrete(route, installation).split()
+        method, path = with_ids(route, installation).split()
         return ask(BODIES[route][0], HttpRequest(method, path, body, admin))
 
     return sent
