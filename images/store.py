@@ -89,7 +89,7 @@ class Store:
         return bool(self.run("images", "--quiet", "--filter", f"reference={name}").strip())
 
     def image(self, name: str) -> Image:
-        """An image that was built. CalledProcessError when it was not."""
+        """An image of the store. Raises CalledProcessError if there is none."""
         held = json.loads((self.folder / "images/overlay-images/images.json").read_text())
         layers = {
             each["id"]: each for each in json.loads((self.folder / "images/overlay-layers/layers.json").read_text())

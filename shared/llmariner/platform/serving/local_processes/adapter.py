@@ -138,7 +138,7 @@ class ProcessServing:
             return
         engine = self._engines.get(name)
         if model.base is None and engine is not None and engine.model.created != model.created:
-            await self._stop_engine(name)  # of a model that had this id before
+            await self._stop_engine(name)  # it belongs to a deleted model of the same id
         if name not in self._tasks:
             base = await self._find(name) if model.base else model
             if base.blocked:

@@ -1,4 +1,4 @@
-"""Weights on one machine: each model's are its own, and nothing else is ever removed."""
+"""Standalone weights: each model has its own folder, and nothing else is removed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is made once and kept is whole or made again, wherever its making was cut short."""
+"""An interrupted installation is resumed or repeated, wherever it was interrupted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The platform's process and its home: started twice, killed, ended as it starts, in folders with difficult names."""
+"""The platform's process and its home folder: started twice, killed, stopped during its start, unusual folder names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a home takes from the folder it is in, from the folder that `llma up` is called in, and from the environment."""
+"""The standalone platform's home folder, working directory and environment."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from llmariner.platform.serving import log_files
 from llmariner.platform.serving.local_processes.sockets import EngineSockets, remove_stale_folders
 from llmariner.settings import StandaloneSettings
 from llmariner.standalone import daemon, doctor
-from llmariner.standalone import platform as home_of_one_machine
+from llmariner.standalone import platform as standalone_platform
 from llmariner.standalone.engine.environment import EngineEnvironment, engine_lock
 from llmariner.standalone.engine.packages import PACKAGED
 from llmariner.standalone.platform import HomeFolder, StandalonePlatform
@@ -144,7 +144,7 @@ def test_packaged_models_are_approved_unless_somebody_chose_their_arguments(env:
 def test_each_tick_bounds_the_logs_of_the_home(env: Env, monkeypatch: pytest.MonkeyPatch) -> None:
     home = made(env)
     home.prepare()
-    monkeypatch.setattr(home_of_one_machine, "rotate", lambda log: log_files.rotate(log, 10))
+    monkeypatch.setattr(standalone_platform, "rotate", lambda log: log_files.rotate(log, 10))
     for name in ("platform.log", "launcher.log"):
         (home.folder.logs / name).write_text("x" * 11)
     home._write_tick()

@@ -1,4 +1,4 @@
-"""Commands reach the platform of this machine whatever proxy the environment names for the world outside."""
+"""Commands connect to the platform of this machine directly, whatever proxy the environment names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights of a model that is deleted while they arrive are not left behind."""
+"""A model that is deleted during its download leaves no weights behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The dispatcher of one machine among projects: whose deliveries take hours keeps no other project's waiting."""
+"""The standalone dispatcher: deliveries that take hours do not delay those of other projects."""
 
 from __future__ import annotations
 

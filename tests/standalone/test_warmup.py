@@ -1,4 +1,4 @@
-"""What `llma up` and `llma doctor` make of the first answers of engines on this machine."""
+"""The first answers of engines on this machine in `llma up` and `llma doctor`."""
 
 from __future__ import annotations
 

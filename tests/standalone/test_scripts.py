@@ -1,4 +1,4 @@
-"""The scripts of the engine environment: what they tell, how they fail, and that they end with who started them."""
+"""The scripts of the engine environment: progress, failures, exit with the parent process."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _STARTER = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from local.hub import environment_with_hub
+from standalone.hub import environment_with_hub
 from llmariner.standalone.engine.scripts import Scripts
 Scripts(environment_with_hub(Path(sys.argv[2]))).run(Path(sys.argv[3]), [], lambda said: print(said["pid"], flush=True))
 """

@@ -1,4 +1,4 @@
-"""An engine environment without an engine: this interpreter, with an imitation of the hub's client to fetch models with."""
+"""An engine environment without an engine: this interpreter, with a fake of the Hugging Face hub client."""
 
 from __future__ import annotations
 
