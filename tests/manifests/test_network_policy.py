@@ -155,7 +155,7 @@ CONNECTIONS: dict[str, tuple[Any, Any, int, bool]] = {
 }
 
 
-@pytest.mark.parametrize("door", CONNECTIONS)
+@pytest.mark.parametrize("connection", CONNECTIONS)
 def test_a_door_is_open_or_shut(connection: str, production: Rendered) -> None:
     source, to, port, opened = CONNECTIONS[connection]
     assert admits(production, to, source, port) is opened
