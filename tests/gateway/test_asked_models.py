@@ -49,7 +49,7 @@ def test_a_context_that_many_need_is_asked_once_and_not_kept_beyond_a_change() -
             assert await found.context_length("m", state(engine.origin)) == 200
             assert found.cached_context_length("m") == 200
             assert len(engine.requests) == 2
-        found.client.close()
+        found.engine_client.close()
 
     asyncio.run(asyncio.wait_for(scenario(), 20))
 
@@ -69,6 +69,6 @@ def test_what_a_template_adds_is_not_kept_beyond_a_change() -> None:
             assert await asking == TemplateTokens(50, 0)
             assert found.cached_template_tokens("m") is None
             assert await found.template_tokens("m", "m", state(engine.origin)) == found.cached_template_tokens("m")
-        found.client.close()
+        found.engine_client.close()
 
     asyncio.run(asyncio.wait_for(scenario(), 20))

@@ -14,7 +14,7 @@ from llmariner.gateway.state import Gateway
 from llmariner.settings import GatewaySettings, Secret
 
 
-class Many:
+class AnyModelControlPlane:
     """A control plane that knows a model of every name."""
 
     async def model_state(self, model_id: str) -> ModelState:
@@ -58,7 +58,7 @@ def test_models_out_of_use_are_forgotten_and_those_in_use_stay(monkeypatch: pyte
     monkeypatch.setattr(module, "_MAX_MODELS", 40)
 
     async def scenario() -> None:
-        gateway = Gateway(Many(), GatewaySettings(), Secret("p" * 64))
+        gateway = Gateway(AnyModelControlPlane(), GatewaySettings(), Secret("p" * 64))
         await gateway.state("busy")
         assert gateway.queue("busy").try_admit("tenant")
         gateway.metrics.observe(closing("busy"))

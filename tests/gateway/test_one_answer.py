@@ -26,14 +26,14 @@ from llmariner.gateway.state import Gateway
 from llmariner.settings import GatewaySettings, Secret
 
 from .raw_engine import RawEngine, raw_engine
-from .test_many_models import Many
+from .test_many_models import AnyModelControlPlane
 
 BODY = b'{"model":"m","messages":[{"role":"user","content":"x"}],"stream":%b}'
 WHOLE = b'{"id":"x","choices":[],"usage":{"prompt_tokens":1,"completion_tokens":1}}'
 EVENTS = b"data: " + WHOLE + b"\n\ndata: [DONE]\n\n"
 
 
-class _One(Many):
+class _OneKeyControlPlane(AnyModelControlPlane):
     """Knows one key, and one model that is served at an endpoint."""
 
     def __init__(self, endpoint: str) -> None:
@@ -52,7 +52,7 @@ class _One(Many):
         return LeaseResponse((), (), tuple(() for _ in ask.other_queries))
 
 
-class _Priced(_One):
+class _PricedControlPlane(_OneKeyControlPlane):
     """Its model has a price, and its caller's project a budget."""
 
     async def model_state(self, model_id: str) -> ModelState:
@@ -82,7 +82,7 @@ async def answer(gateway: Gateway, body: bytes, send: Any, *headers: tuple[bytes
     await RouteApp(gateway, CHAT_COMPLETIONS)(scope, receive, send)
     for task in (*gateway._tasks, *gateway._wake_loops.values()):
         task.cancel()
-    gateway.client.close()
+    gateway.engine_client.close()
 
 
 @pytest.mark.parametrize("unsendable", [False, True])
@@ -101,7 +101,7 @@ def test_what_fails_after_an_answer_is_no_second_answer(stream: bool, unsendable
 
     async def scenario() -> Gateway:
         async with raw_engine(reply) as engine:
-            gateway = Gateway(_Priced(engine.origin), GatewaySettings(), Secret("p" * 64))
+            gateway = Gateway(_PricedControlPlane(engine.origin), GatewaySettings(), Secret("p" * 64))
             gateway.metrics = _Failing()
             await answer(gateway, BODY % (b"true" if stream else b"false"), send)
             return gateway
@@ -112,7 +112,7 @@ def test_what_fails_after_an_answer_is_no_second_answer(stream: bool, unsendable
     assert sent[-1].get("more_body", False) is False
     assert gateway.queue("m").running == 0
     assert gateway.body_budget.held == 0
-    [budget] = gateway.limits._limits_by_key["key"].default.budgets
+    [budget] = gateway.limiter._limits_by_key["key"].default.budgets
     assert budget.reserved.money == 0
     # What it used can't be told: it pays what it had reserved, which is more than the two tokens that were used.
     assert budget.used.money > len(BODY)
@@ -131,7 +131,7 @@ def test_a_body_whose_length_nobody_said_counts_by_what_came(size: int, status: 
             writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(WHOLE), WHOLE))
 
         async with raw_engine(reply) as engine:
-            gateway = Gateway(_One(engine.origin), GatewaySettings(body_limit=1024), Secret("p" * 64))
+            gateway = Gateway(_OneKeyControlPlane(engine.origin), GatewaySettings(body_limit=1024), Secret("p" * 64))
             await answer(gateway, (BODY % b"false").ljust(size), send)
             assert gateway.body_budget.held == 0
 
@@ -140,7 +140,7 @@ def test_a_body_whose_length_nobody_said_counts_by_what_came(size: int, status: 
     assert held == ([size] if status == 200 else [])
 
 
-class _Asleep(_One):
+class _AsleepControlPlane(_OneKeyControlPlane):
     """Its model never wakes."""
 
     async def model_state(self, model_id: str) -> ModelState:
@@ -158,7 +158,7 @@ def test_nobody_waits_longer_than_the_platform_allows_whatever_is_asked_for(aske
         sent.append(message)
 
     async def scenario() -> None:
-        gateway = Gateway(_Asleep(""), GatewaySettings(wait_limit=0.3), Secret("p" * 64))
+        gateway = Gateway(_AsleepControlPlane(""), GatewaySettings(wait_limit=0.3), Secret("p" * 64))
         async with asyncio.timeout(20):
             await answer(gateway, BODY % b"false", send, (b"prefer", b"wait=" + asked))
         assert gateway.queue("m").waiting == 0

@@ -27,7 +27,7 @@ from llmariner.tenancy.organizations.bootstrap import ensure_first_owner
 AMOUNT, LONGEST, COST = 1000, 500, 10
 
 
-class Asked:
+class RecordingControlPlane:
     """The control plane as far as limits go."""
 
     def __init__(self, leases: Leases) -> None:
@@ -53,7 +53,7 @@ def owner(database: Database) -> Key:
 
 
 def port(database: Database) -> Limiter:
-    return Limiter(Asked(Leases(database, {})))  # type: ignore[arg-type]
+    return Limiter(RecordingControlPlane(Leases(database, {})))  # type: ignore[arg-type]
 
 
 async def heard(limits: Limiter, key: Key, revision: int) -> None:

@@ -25,7 +25,7 @@ from llmariner.tenancy.organizations.bootstrap import ensure_first_owner
 Result = TypeVar("Result")
 
 
-class Asked:
+class RecordingControlPlane:
     """The control plane as far as limits go, on a database of its own. `older`: it answers for one caller at a time."""
 
     def __init__(self, leases: Leases, *, older: bool = False) -> None:
@@ -68,7 +68,7 @@ def keys(owner: Key, count: int) -> list[Key]:
     return [replace(owner, id=f"key_{number}") for number in range(count)]
 
 
-def port(control: Asked, replica: str | None = None) -> Limiter:
+def port(control: RecordingControlPlane, replica: str | None = None) -> Limiter:
     return Limiter(control, replica)  # type: ignore[arg-type]
 
 
@@ -86,7 +86,7 @@ async def admitted(limits: Limiter, callers: Sequence[Key], requests: int = 1) -
 
 
 def test_however_many_keys_refill_at_once_none_is_refused(database: Database, owner: Key) -> None:
-    control = Asked(Leases(database, {"requests_per_minute": 1000}))
+    control = RecordingControlPlane(Leases(database, {"requests_per_minute": 1000}))
     many = keys(owner, 1000)
 
     async def work() -> list[Any]:
@@ -100,7 +100,7 @@ def test_however_many_keys_refill_at_once_none_is_refused(database: Database, ow
 
 
 def test_keys_met_at_once_are_asked_for_together(database: Database, owner: Key) -> None:
-    control = Asked(Leases(database, {"requests_per_minute": 10}))
+    control = RecordingControlPlane(Leases(database, {"requests_per_minute": 10}))
     found = run(lambda: admitted(port(control), keys(owner, 500)))
     assert not [each for each in found if isinstance(each, Exception)]
     assert sorted(control.callers) == sorted(key.id for key in keys(owner, 500))
@@ -108,7 +108,7 @@ def test_keys_met_at_once_are_asked_for_together(database: Database, owner: Key)
 
 
 def test_the_models_that_a_key_names_are_not_part_of_the_question(database: Database, owner: Key) -> None:
-    control = Asked(Leases(database, {"requests_per_minute": 10}))
+    control = RecordingControlPlane(Leases(database, {"requests_per_minute": 10}))
     names = frozenset(f"model-{number}" for number in range(1000))
     run(lambda: admitted(port(control), [replace(owner, models=names, own_models=names, denied_models=names)]))
     newcomer = control.asks[0].key
@@ -117,13 +117,13 @@ def test_the_models_that_a_key_names_are_not_part_of_the_question(database: Data
 
 
 def test_an_older_control_function_answers_for_all_of_them_too(database: Database, owner: Key) -> None:
-    control = Asked(Leases(database, {"requests_per_minute": 10}), older=True)
+    control = RecordingControlPlane(Leases(database, {"requests_per_minute": 10}), older=True)
     found = run(lambda: admitted(port(control), keys(owner, 20)))
     assert not [each for each in found if isinstance(each, Exception)]
 
 
 def test_a_change_is_work_for_whom_it_concerns_alone(database: Database, owner: Key) -> None:
-    control, many = Asked(Leases(database, {"requests_per_minute": 6400})), keys(owner, 300)
+    control, many = RecordingControlPlane(Leases(database, {"requests_per_minute": 6400})), keys(owner, 300)
     rules, revisions = Rules(database), Revisions(database)
 
     async def work() -> None:
@@ -148,7 +148,7 @@ def test_a_change_is_work_for_whom_it_concerns_alone(database: Database, owner: 
 
 @pytest.mark.parametrize("kind", ["key", "user", "project", "organization"])
 def test_whoever_a_rule_binds_hears_of_it(database: Database, owner: Key, kind: str) -> None:
-    control = Asked(Leases(database, {"requests_per_minute": 100}))
+    control = RecordingControlPlane(Leases(database, {"requests_per_minute": 100}))
     ids = {"key": owner.id, "user": owner.user_id, "project": owner.project_id, "organization": owner.organization_id}
 
     async def work() -> None:
@@ -165,7 +165,7 @@ def test_whoever_a_rule_binds_hears_of_it(database: Database, owner: Key, kind: 
 
 
 def test_while_everybodys_rules_are_asked_for_nobody_waits(database: Database, owner: Key) -> None:
-    control, many = Asked(Leases(database, {"requests_per_minute": 6400})), keys(owner, 1000)
+    control, many = RecordingControlPlane(Leases(database, {"requests_per_minute": 6400})), keys(owner, 1000)
 
     async def work() -> None:
         limits = port(control)
@@ -182,7 +182,7 @@ def test_while_everybodys_rules_are_asked_for_nobody_waits(database: Database, o
 
 
 def test_a_change_while_its_rules_are_being_answered_is_asked_for_again(database: Database, owner: Key) -> None:
-    control = Asked(Leases(database, {"requests_per_minute": 100}))
+    control = RecordingControlPlane(Leases(database, {"requests_per_minute": 100}))
     control.pause = 0.05
 
     async def work() -> None:

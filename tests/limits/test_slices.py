@@ -26,7 +26,7 @@ KEY = Key("key_1", "proj_1", "org_1", "user_1", frozenset(), None, unlimited=Fal
 RULE = default_limit_id(KEY.id)
 
 
-class Asked:
+class RecordingControlPlane:
     """The control plane as far as limits go, on a database of its own; it may be away."""
 
     def __init__(self, leases: Leases) -> None:
@@ -76,8 +76,8 @@ def database(tmp_path: Path) -> Iterator[Database]:
     made.close()
 
 
-def asked(database: Database, **most: int) -> Asked:
-    return Asked(Leases(database, most))
+def asked(database: Database, **most: int) -> RecordingControlPlane:
+    return RecordingControlPlane(Leases(database, most))
 
 
 def run(work: Awaitable[Result]) -> Result:

@@ -25,7 +25,7 @@ from llmariner.errors import (
 )
 from llmariner.gateway.control_plane.port import ModelState
 from llmariner.gateway.responses.engine_errors import engine_error
-from llmariner.gateway.state import not_ready
+from llmariner.gateway.state import model_not_ready
 
 TYPES = {"invalid_request_error", "rate_limit_error", "insufficient_quota", "server_error"}
 
@@ -183,12 +183,12 @@ def state(estimate: float | None, message: str = "") -> ModelState:
     ("estimate", "again"), [(None, "6"), (0.0, "6"), (0.2, "1"), (7.9, "8"), (59.0, "60"), (1e6, "60")]
 )
 def test_a_model_that_is_not_ready_says_when_to_come_again(estimate: float | None, again: str) -> None:
-    error = not_ready(state(estimate), "Not yet")
+    error = model_not_ready(state(estimate), "Not yet")
     assert error.headers == {"retry-after": again}
     assert error.details == {"phase": "loading", "progress": 0.25, "estimate_seconds": estimate}
     assert (error.status, error.param, error.message) == (503, "model", "Not yet.")
 
 
 def test_a_model_that_is_not_ready_says_why_where_it_is_known() -> None:
-    assert not_ready(state(1.0, "Not enough memory."), "It failed").message == "It failed: Not enough memory."
-    assert not_ready(None, "It failed").details["phase"] == "unknown"
+    assert model_not_ready(state(1.0, "Not enough memory."), "It failed").message == "It failed: Not enough memory."
+    assert model_not_ready(None, "It failed").details["phase"] == "unknown"

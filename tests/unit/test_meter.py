@@ -145,7 +145,7 @@ def test_an_event_that_the_ledger_refuses_loses_no_other(error: Exception, caplo
 
 def test_a_request_under_way_is_told_of_when_it_has_news_or_gives_a_sign_of_life() -> None:
     metered = MeteredRequest("req_1", KEY, "m", "chat_completions")
-    now = metered.event("admitted")["at"]
+    now = metered.next_event("admitted")["at"]
     assert [metered.needs_checkpoint(now + seconds) for seconds in (0.5, 2.0, 14.9, 15.1)] == [
         False,
         False,
@@ -258,7 +258,7 @@ def test_a_wait_is_told_apart_by_whether_the_model_was_ready(ready_after: float,
     began = time.monotonic() - 2.0
     metered.add_wait(began, began + ready_after)
     assert (metered.wake_seconds, metered.queued_seconds) == pytest.approx((woke, queued), abs=0.2)
-    event = metered.event("closed")
+    event = metered.next_event("closed")
     assert (event["wake_seconds"], event["queued_seconds"]) == (metered.wake_seconds, metered.queued_seconds)
 
 

@@ -73,12 +73,12 @@ def test_whatever_an_engine_says_a_request_is_charged_within_its_bounds(
     bounds = TokenBounds.from_request(asked, 1000)
     metered = MeteredRequest("req_1", KEY, "m", "chat_completions", bounds)
     answers = ChoiceUsage(asked)
-    seen = metered.event("admitted")
+    seen = metered.next_event("admitted")
     for chunk in chunks:
         metered.usage = answers.add(chunk) if several else chunk
         metered.needs_checkpoint(0)
-        seen = metered.event("checkpoint")
-    last = metered.event("closed", outcome=outcome)
+        seen = metered.next_event("checkpoint")
+    last = metered.next_event("closed", outcome=outcome)
     assert 0 <= seen["prompt_tokens"] <= last["prompt_tokens"] <= bounds.prompt
     assert 0 <= seen["completion_tokens"] <= last["completion_tokens"] <= bounds.completion
     assert last["uncounted"] or outcome != "succeeded" or last["prompt_tokens"]
@@ -108,7 +108,7 @@ def test_bounds_are_what_a_request_can_use_and_the_charge_is_what_it_reserved(
 def test_an_answer_without_usage_that_can_be_true_is_charged_what_it_reserved(usage: bytes) -> None:
     metered = MeteredRequest("req_1", KEY, "m", "chat_completions", TokenBounds.from_request(request(100, 7), 8192))
     metered.usage = usage
-    event = metered.event("closed", outcome="succeeded", status=200)
+    event = metered.next_event("closed", outcome="succeeded", status=200)
     assert (event["prompt_tokens"], event["completion_tokens"], event["uncounted"]) == (100, 7, True)
 
 
@@ -130,15 +130,15 @@ def test_each_count_is_believed_up_to_its_own_bound(usage: bytes, expected: tupl
 def test_what_a_request_was_said_to_have_used_never_becomes_less() -> None:
     metered = MeteredRequest("req_1", KEY, "m", "chat_completions", TokenBounds.from_request(request(100, 70), 8192))
     metered.usage = b'{"prompt_tokens":50,"completion_tokens":60}'
-    metered.event("checkpoint")
+    metered.next_event("checkpoint")
     metered.usage = b'{"prompt_tokens":1,"completion_tokens":1}'
-    event = metered.event("closed", outcome="succeeded", status=200)
+    event = metered.next_event("closed", outcome="succeeded", status=200)
     assert (event["prompt_tokens"], event["completion_tokens"]) == (50, 60)
 
 
 def test_a_request_that_got_no_answer_is_charged_nothing() -> None:
     metered = MeteredRequest("req_1", KEY, "m", "chat_completions", TokenBounds.from_request(request(100, 7), 8192))
-    event = metered.event("closed", outcome="failed", status=502)
+    event = metered.next_event("closed", outcome="failed", status=502)
     assert (event["prompt_tokens"], event["completion_tokens"], event["uncounted"]) == (0, 0, False)
 
 

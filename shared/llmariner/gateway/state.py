@@ -28,7 +28,7 @@ from llmariner.gateway.single_flight import SingleFlight
 from llmariner.http_client import Client, ConnectionFailed, ResponseFailed
 from llmariner.settings import GatewaySettings, Secret
 
-__all__ = ["Gateway", "not_ready"]
+__all__ = ["Gateway", "model_not_ready"]
 
 _log = logging.getLogger(__name__)
 _POLL_SECONDS = 2.0
@@ -60,18 +60,18 @@ class Gateway:
     def __init__(self, control_plane: ControlPlane, settings: GatewaySettings, pepper: Secret) -> None:
         self.control_plane = control_plane
         self.settings = settings
-        self.client = Client(write_timeout=settings.write_timeout)
+        self.engine_client = Client(write_timeout=settings.write_timeout)
         self.body_budget = BodyBudget(settings.body_buffer_bytes, settings.body_buffer_bytes_per_tenant)
         self.response_budget = BodyBudget(settings.response_buffer_bytes, settings.response_buffer_bytes * 2 // 3)
         self.key_cache = KeyCache(
             control_plane, pepper.reveal(), FailedAttemptLimiter(settings.unknown_keys_per_minute)
         )
-        self.limits = Limiter(control_plane)
+        self.limiter = Limiter(control_plane)
         self.client_ips = ClientIpResolver(settings.trusted_proxies)
         self.metrics = Metrics()
         self.meter = Meter(control_plane, self.metrics)
         self.engine_replicas = EngineReplicas()
-        self.usage_reconciliation = UsageReconciliation(self.client)
+        self.usage_reconciliation = UsageReconciliation(self.engine_client)
         self._states: dict[str, ModelState] = {}
         self._queues: dict[str, AdmissionQueue] = {}
         self._context_lengths: dict[str, int] = {}
@@ -95,11 +95,11 @@ class Gateway:
     async def refresh(self) -> None:
         """Start the background tasks, once, and poll for changes. Does not raise when the control plane is unavailable."""
         if not self._tasks:
-            tasks = (self.meter.run, self.limits.run, self._poll_loop, self._report_waiting)
+            tasks = (self.meter.run, self.limiter.run, self._poll_loop, self._report_waiting)
             self._tasks = [asyncio.create_task(supervise(each)) for each in tasks]
-        asked = time.monotonic() - self._poll_attempted_at <= _RECENT_POLL_SECONDS
+        polled_recently = time.monotonic() - self._poll_attempted_at <= _RECENT_POLL_SECONDS
         try:
-            async with asyncio.timeout(_POLL_TIMEOUT_SECONDS if asked else None), self._poll_lock:
+            async with asyncio.timeout(_POLL_TIMEOUT_SECONDS if polled_recently else None), self._poll_lock:
                 if not self.is_fresh():
                     await self._poll_changes()
         except TimeoutError:
@@ -126,15 +126,15 @@ class Gateway:
 
     async def context_length(self, model_id: str, state: ModelState) -> int:
         """The maximum number of tokens of prompt and completion together, as the engine reports it."""
-        known = self._context_lengths.get(model_id)
-        if known is None and (endpoint := state.endpoint) is not None:
+        length = self._context_lengths.get(model_id)
+        if length is None and (endpoint := state.endpoint) is not None:
             generation = self._context_flights.generation
-            known = await self._context_flights.do(
-                model_id, lambda: fetch_context_length(self.client, endpoint, state.id)
+            length = await self._context_flights.do(
+                model_id, lambda: fetch_context_length(self.engine_client, endpoint, state.id)
             )
             if generation == self._context_flights.generation:
-                self._context_lengths[model_id] = known
-        return known or DEFAULT_CONTEXT_LENGTH
+                self._context_lengths[model_id] = length
+        return length or DEFAULT_CONTEXT_LENGTH
 
     def cached_context_length(self, model_id: str) -> int | None:
         """The cached context length of a model."""
@@ -152,7 +152,7 @@ class Gateway:
             return DEFAULT_TEMPLATE_TOKENS
         generation = self._template_flights.generation
         found = await self._template_flights.do(
-            model_id, lambda: fetch_template_tokens(self.client, endpoint, engine_model_name)
+            model_id, lambda: fetch_template_tokens(self.engine_client, endpoint, engine_model_name)
         )
         if generation == self._template_flights.generation:
             self._template_tokens[model_id] = found
@@ -199,7 +199,7 @@ class Gateway:
         """Whether an engine's health check passes. If it does after a failed request, that request caused the failure."""
         try:
             async with asyncio.timeout(seconds):
-                response = await self.client.request(endpoint, "GET", "/health")
+                response = await self.engine_client.request(endpoint, "GET", "/health")
                 await response.read(_MAX_HEALTH_BYTES)
         except (ConnectionFailed, ResponseFailed, TimeoutError):
             return False
@@ -221,9 +221,9 @@ class Gateway:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.usage_reconciliation.close()
-        await self.limits.close()
+        await self.limiter.close()
         await self.meter.flush()
-        self.client.close()
+        self.engine_client.close()
 
     async def _fetch_state_once(self, model_id: str) -> ModelState:
         return await self._state_flights.do(model_id, lambda: self._fetch_state(model_id))
@@ -261,7 +261,7 @@ class Gateway:
                 try:
                     state = await self._fetch_state_once(model_id)
                     if state.phase == "failed" and woken_at:
-                        queue.fail_all(not_ready(state, "The model could not be started"))
+                        queue.fail_all(model_not_ready(state, "The model could not be started"))
                     elif not state.ready and time.monotonic() - woken_at > _WAKE_RETRY_SECONDS:
                         await self.control_plane.wake(model_id)
                         woken_at = time.monotonic()
@@ -293,7 +293,7 @@ class Gateway:
                 try:
                     await self.control_plane.record_last_used(used)
                 except Exception:  # last use is approximate: a lost report must not end this loop
-                    _log.warning("when keys were last used could not be noted", exc_info=True)
+                    _log.warning("reporting when keys were last used failed", exc_info=True)
 
     async def _report_waiting(self) -> None:
         """Report how many requests wait, while any do, and once when none does any more."""
@@ -309,10 +309,10 @@ class Gateway:
     async def _poll_changes(self) -> None:
         self._poll_attempted_at = time.monotonic()
         try:
-            changes = await self.control_plane.changes_since(self._cursor, self.limits.revision)
+            changes = await self.control_plane.changes_since(self._cursor, self.limiter.revision)
         except Exception as error:  # the cached state stays valid for a bounded time
             if not isinstance(error, Unavailable):
-                _log.exception("what changed could not be asked")
+                _log.exception("polling for changes failed")
             if time.monotonic() - self._polled_at > _TRUST_SECONDS:
                 self.key_cache.invalidate_all()
             return
@@ -320,7 +320,7 @@ class Gateway:
         self._polled_at = time.monotonic()
         if changes.keys:
             self.key_cache.invalidate(changes.keys)
-        self.limits.invalidate(changes.keys, changes.limits_revision, changes.subjects)
+        self.limiter.invalidate(changes.keys, changes.limits_revision, changes.subjects)
         models = changes.models
         if changes.price_version != self._price_version or changes.all_models:
             self._price_version, models = changes.price_version, tuple(self._states)
@@ -328,7 +328,7 @@ class Gateway:
             self.invalidate(model_id)
 
 
-def not_ready(state: ModelState | None, sentence: str) -> ModelNotReady:
+def model_not_ready(state: ModelState | None, sentence: str) -> ModelNotReady:
     """The error of a request whose model did not become ready: with phase, progress, estimate and a retry-after header."""
     phase = state.phase if state else "unknown"
     estimate = state.estimate_seconds if state else None

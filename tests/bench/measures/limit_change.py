@@ -42,14 +42,14 @@ class Cost(NamedTuple):
 
 
 @dataclass
-class Control:
+class LeasingControlPlane:
     """The control plane as far as limits go."""
 
     leases: Leases
-    questions: int = 0
+    lease_requests: int = 0
 
     async def lease(self, ask: LeaseRequest) -> LeaseResponse:
-        self.questions += 1
+        self.lease_requests += 1
         return await asyncio.to_thread(self.leases.lease, ask)
 
 
@@ -67,7 +67,7 @@ async def _measure(database: Database, count: int) -> Cost:
     owner = ensure_first_owner(database)
     key = Key("", owner.project_id, owner.organization_id, owner.user_id, frozenset(), None, unlimited=False)
     keys = [replace(key, id=f"key_{number}") for number in range(count)]
-    control, revisions = Control(Leases(database, MOST)), Revisions(database)
+    control, revisions = LeasingControlPlane(Leases(database, MOST)), Revisions(database)
     limits = Limiter(control)  # type: ignore[arg-type]
     for at in range(0, count, 500):
         await asyncio.gather(*(limits.reserve(each, "m", 1, 1) for each in keys[at : at + 500]))
@@ -76,11 +76,11 @@ async def _measure(database: Database, count: int) -> Cost:
     known = limits.revision
     Rules(database).put(None, Subject(owner.organization_id, "key", "key_7"), "*", {"requests_per_minute": 10**6})
     await asyncio.sleep(_FRESH_SECONDS)
-    control.questions, began = 0, time.process_time()
+    control.lease_requests, began = 0, time.process_time()
     limits.invalidate((), revisions.latest().limits, revisions.changed_subjects_since(known))
     told = time.process_time() - began
     spent, slowest = await _requests(limits, keys)
-    return Cost(1e3 * (told + spent - quiet), 1e3 * slowest, control.questions)
+    return Cost(1e3 * (told + spent - quiet), 1e3 * slowest, control.lease_requests)
 
 
 async def _requests(limits: Limiter, keys: Sequence[Key]) -> tuple[float, float]:

@@ -40,7 +40,7 @@ PRICE = Price("price_1", 150_000_000, 75_000_000, 600_000_000, 0)
 USED = {"prompt_tokens": 20, "cached_tokens": 0, "completion_tokens": 8}
 
 
-class Generous:
+class GenerousControlPlane:
     """A control plane that knows one key and grants all it may."""
 
     async def authenticate_key(self, digest: str, organization: str | None, project: str | None) -> Key:
@@ -78,7 +78,7 @@ def measure() -> float:
 
 
 async def _measure() -> float:
-    control = Generous()
+    control = GenerousControlPlane()
     key_cache, limits = KeyCache(control, "p" * 64, FailedAttemptLimiter(120)), Limiter(control)
     head = {b"authorization": b"Bearer sk-bench", b"content-type": b"application/json", b"host": b"127.0.0.1"}
     asked = (await key_cache.authenticate(head, SCOPE), "bench", 120, 8)

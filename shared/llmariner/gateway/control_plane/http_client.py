@@ -39,14 +39,16 @@ class HttpControlPlane:
 
     async def authenticate_key(self, digest: str, organization: str | None, project: str | None) -> Key | None:
         """See the port."""
-        return _key(await self.call("key", {"digest": digest, "organization": organization, "project": project}))
+        return _key_or_raise(
+            await self.call("key", {"digest": digest, "organization": organization, "project": project})
+        )
 
     async def authenticate_user(
         self, token: str, organization: str | None, project: str | None, client_address: str | None
     ) -> Key | None:
         """See the port."""
-        asked = {"token": token, "organization": organization, "project": project, "source": client_address}
-        return _key(await self.call("person", asked))
+        arguments = {"token": token, "organization": organization, "project": project, "source": client_address}
+        return _key_or_raise(await self.call("person", arguments))
 
     async def model_state(self, model_id: str) -> ModelState:
         """See the port."""
@@ -106,7 +108,7 @@ class HttpControlPlane:
         return decoded
 
 
-def _key(found: dict[str, Any]) -> Key | None:
+def _key_or_raise(found: dict[str, Any]) -> Key | None:
     if refused := found.get("refused"):
         raise (PermissionDenied if refused["status"] == 403 else AuthenticationFailed)(
             refused["message"], param=refused["param"], code=refused["code"]

@@ -125,8 +125,8 @@ class LeaseClient:
         self._ensure_running()
         await asyncio.wait([waiting[1]])
         found = waiting[1].result()
-        if isinstance(found, Unavailable) and (known := self._stale.get(key.id)) is not None:
-            return known
+        if isinstance(found, Unavailable) and (stale := self._stale.get(key.id)) is not None:
+            return stale
         if isinstance(found, Exception):
             raise found
         return found
@@ -229,16 +229,16 @@ class LeaseClient:
             resolved.append((query, [self._quota(rule) for rule in rules]))
         self._apply_grants(answer, reports)
         for query, quotas in resolved:
-            self._store(CallerLimits(query.key, quotas), known=query.minimum == NO_AMOUNTS)
+            self._store(CallerLimits(query.key, quotas), is_refresh=query.minimum == NO_AMOUNTS)
         for query in queries[len(resolved) :]:
             if query.minimum == NO_AMOUNTS:
                 self._to_refresh[query.key.id] = None
 
-    def _store(self, limits: CallerLimits, *, known: bool) -> None:
+    def _store(self, limits: CallerLimits, *, is_refresh: bool) -> None:
         key_id = limits.key.id
-        if not known:
+        if not is_refresh:
             _resolve(self._pending_lookups.pop(key_id)[1], limits)
-        if key_id not in self._keys_in_flight or (known and key_id not in self.limits_by_key):
+        if key_id not in self._keys_in_flight or (is_refresh and key_id not in self.limits_by_key):
             return  # invalidated in the meantime
         if key_id not in self.limits_by_key and len(self.limits_by_key) >= _MAX_KEYS:
             self.limits_by_key.clear()
@@ -272,7 +272,7 @@ class LeaseClient:
         now = time.monotonic()
         self.unavailable_until = now + _AWAY_SECONDS
         if not isinstance(error, Unavailable):
-            _log.error("limits could not be asked for", exc_info=error)
+            _log.error("leasing quota failed", exc_info=error)
         trusted = isinstance(error, Unavailable) and now - self._last_response_at <= _TRUST_SECONDS
         # Syncs that were requested in the meantime would fail in the same way.
         for each, future in (*waiting.items(), *self._pending_syncs.items()):

@@ -172,14 +172,14 @@ class Limiter:
             except Unavailable:
                 pass  # requests that need more quota raise it themselves
             except Exception:
-                _log.exception("limits could not be settled")
+                _log.exception("reporting usage of limits failed")
 
     async def close(self) -> None:
         """Return all leases."""
         try:
             await self._lease_client.close()
         except PlatformError:
-            _log.warning("slices of limits could not be given back; they come back by themselves")
+            _log.warning("leases could not be returned; they expire by themselves")
 
     def _record_shortage(self, exhausted: list[LeasedQuota], need: Amounts) -> bool:
         """Record the shortage; return whether more quota may be available by now."""

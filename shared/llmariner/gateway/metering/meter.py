@@ -99,7 +99,7 @@ class MeteredRequest:
         self.wake_seconds += awake - began
         self.queued_seconds += now - awake
 
-    def event(self, kind: str, *, outcome: str = "open", status: int = 0) -> dict[str, Any]:
+    def next_event(self, kind: str, *, outcome: str = "open", status: int = 0) -> dict[str, Any]:
         """Build the next ledger event."""
         self._reported, self._reported_at = self._usage(closing=kind == "closed", outcome=outcome), time.time()
         sequence = _CLOSING_SEQUENCE if kind == "closed" else self.sequence
@@ -169,11 +169,11 @@ class Meter:
     def close(self, metered: MeteredRequest, outcome: str, status: int) -> dict[str, Any]:
         """End the metering of a request; returns the closing event."""
         self._open.discard(metered)
-        event = metered.event("closed", outcome=outcome, status=status)
+        event = metered.next_event("closed", outcome=outcome, status=status)
         self._events.append(event)
         if metered.uncounted:
             _log.warning(
-                "request %s of %s is charged by its bounds: its engine told no usage that can be true: %r",
+                "request %s of %s is charged by its bounds: its engine reported no plausible usage: %r",
                 event["request_id"],
                 event["model"],
                 metered.usage[:_LOGGED_BYTES],
@@ -196,9 +196,9 @@ class Meter:
     def _checkpoint(self, metered: MeteredRequest, now: float) -> None:
         if not metered.recorded:
             metered.recorded = True
-            self._events.append(metered.event("admitted"))
+            self._events.append(metered.next_event("admitted"))
         elif metered.needs_checkpoint(now):
-            self._events.append(metered.event("checkpoint"))
+            self._events.append(metered.next_event("checkpoint"))
 
     async def flush(self) -> None:
         """Send until no event is left, for at most _FLUSH_TIMEOUT_SECONDS: the control plane may be restarting, too."""
@@ -211,7 +211,7 @@ class Meter:
                 await asyncio.sleep(_FLUSH_SECONDS)
         if self._events:
             _log.error(
-                "%d events never reached the ledger: nobody took them for %.0f s",
+                "%d events never reached the ledger, which accepted none for %.0f s",
                 len(self._events),
                 _FLUSH_TIMEOUT_SECONDS,
             )

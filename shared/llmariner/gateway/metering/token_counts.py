@@ -98,8 +98,8 @@ class ChoiceUsage:
     """
 
     __slots__ = (
-        "_answers",
-        "_choices",
+        "_choice_count",
+        "_choices_per_prompt",
         "_completion",
         "_completion_by_choice",
         "_prompt",
@@ -108,8 +108,8 @@ class ChoiceUsage:
     )
 
     def __init__(self, request: ModelRequest) -> None:
-        self._answers = request.choice_count
-        self._choices = max(1, request.choice_count // request.prompt_count)
+        self._choice_count = request.choice_count
+        self._choices_per_prompt = max(1, request.choice_count // request.prompt_count)
         # Counts per choice and per prompt, with running sums: there may be many thousands, each with many chunks.
         self._completion_by_choice: dict[int, int] = {}
         self._prompt_by_index: dict[int, int] = {}
@@ -126,16 +126,16 @@ class ChoiceUsage:
             index, found = _INDEX.search(event), parse_usage(usage)
             if _NO_CHOICES.search(event) or index is None or found is None:
                 self._total_usage = usage
-            elif (choice := int(index[1])) < self._answers:  # ignore choices that were not requested
+            elif (choice := int(index[1])) < self._choice_count:  # ignore choices that were not requested
                 self._record(choice, found["prompt_tokens"], found["completion_tokens"])
         return self._total_usage or self._sum()
 
     def _record(self, choice: int, prompt: int, completion: int) -> None:
         self._completion += completion - self._completion_by_choice.get(choice, 0)
         self._completion_by_choice[choice] = completion
-        of = choice // self._choices
-        if (more := prompt - self._prompt_by_index.get(of, 0)) > 0:
-            self._prompt_by_index[of] = prompt
+        prompt_index = choice // self._choices_per_prompt
+        if (more := prompt - self._prompt_by_index.get(prompt_index, 0)) > 0:
+            self._prompt_by_index[prompt_index] = prompt
             self._prompt += more
 
     def _sum(self) -> bytes:

@@ -28,7 +28,7 @@ from llmariner.gateway.responses.engine_errors import engine_error
 from llmariner.gateway.responses.heartbeat import Heartbeat
 from llmariner.gateway.responses.messages import Message, Receive, Scope, Send, send_error, send_head, send_json
 from llmariner.gateway.responses.stream_relay import StreamRelay
-from llmariner.gateway.state import Gateway, not_ready
+from llmariner.gateway.state import Gateway, model_not_ready
 from llmariner.http_client import (
     ConnectionFailed,
     ReaderTimeout,
@@ -110,9 +110,9 @@ class RequestHandler:
                 request = request._replace(body=b"")
             wait = self._max_wait(request_headers.get(b"prefer"), stream=request.stream)
             quota_args = (key, request.model, *request.token_bounds)
-            reservation = gateway.limits.try_reserve(*quota_args)
+            reservation = gateway.limiter.try_reserve(*quota_args)
             if reservation is None:
-                reservation = await gateway.limits.reserve(*quota_args)
+                reservation = await gateway.limiter.reserve(*quota_args)
             await self._handle(key, request, reservation, wait)
         except PlatformError as error:
             await self._fail(error)
@@ -135,7 +135,7 @@ class RequestHandler:
             check_model_access(state, key, self._route)
             if state.base_model is not None:
                 quota_args = (request.model, state.base_model, *request.token_bounds)
-                await self._gateway.limits.reserve_for_base_model(reservation, key, *quota_args)
+                await self._gateway.limiter.reserve_for_base_model(reservation, key, *quota_args)
                 self._headers[limit_headers_at:] = reservation.applicable.headers()
             if reservation.applicable.budgets:
                 await self._reserve_budget(reservation, request, state)
@@ -183,7 +183,7 @@ class RequestHandler:
             prompt_limit = request.prompt_count * context
             prompt_tokens = prompt_limit if prompt_tokens is None else min(prompt_tokens, prompt_limit)
             completion_tokens = request.choice_count * context if completion_tokens is None else completion_tokens
-        money, limits = max_cost(state.price, prompt_tokens, completion_tokens), self._gateway.limits
+        money, limits = max_cost(state.price, prompt_tokens, completion_tokens), self._gateway.limiter
         if money and not limits.try_reserve_money(reservation, money):
             await limits.reserve_money(reservation, money)
 
@@ -326,7 +326,7 @@ class RequestHandler:
         """Try one engine; False when the request may be retried."""
         if state.endpoint is None:
             if last:
-                raise not_ready(state, "The model went to sleep as it was asked")
+                raise model_not_ready(state, "The model went to sleep as it was asked")
             return False
         endpoint = state.endpoint
         if state.replica_endpoints:
@@ -364,7 +364,7 @@ class RequestHandler:
 
     async def _send_to_engine(self, endpoint: str, request: ModelRequest) -> Response:
         settings = self._gateway.settings
-        return await self._gateway.client.request(
+        return await self._gateway.engine_client.request(
             endpoint,
             "POST",
             self._route.engine_path,
@@ -382,7 +382,9 @@ class RequestHandler:
             while not waiter.admitted.done():
                 remaining = deadline - time.monotonic()
                 if remaining <= 0:
-                    raise not_ready(self._gateway.cached_state(self._model), "The model was not ready within the wait")
+                    raise model_not_ready(
+                        self._gateway.cached_state(self._model), "The model was not ready within the wait"
+                    )
                 if heartbeat is not None:
                     await self._start_stream()
                     status = self._wait_status(self._model, queue)
