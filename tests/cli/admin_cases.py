@@ -1,4 +1,4 @@
-"""Command lines of `llma admin` and `llma auth api-keys`: the request each ends in, the answer, and words of the output.
+"""Cases of `llma admin` and `llma auth api-keys`: command line, expected request, response, and words of the output.
 
 Rows are the fields of `test_commands.Case`.
 """

@@ -1,4 +1,4 @@
-"""A scripted platform and a way to run `llma` against it.
+"""Fixtures of the command line tests: a scripted platform, and a function that runs `llma` against it.
 
 The platform is an HTTP server in this process that sends scripted responses and records requests; `llma` runs in this
 process too, through the `main` of the installed program.

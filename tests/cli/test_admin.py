@@ -1,4 +1,4 @@
-"""`llma admin`: names and ids, aliases, what -o means, what is refused unasked, and the shell's completion."""
+"""`llma admin`: names and ids, aliases, the meaning of -o, local validation, and shell completion."""
 
 from __future__ import annotations
 

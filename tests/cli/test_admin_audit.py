@@ -1,4 +1,4 @@
-"""`llma admin audit`: what it says of a log that was tampered with, and of actors of every kind."""
+"""`llma admin audit`: the message for a log that was tampered with, and the display of every kind of actor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`llma admin usage`: bars that are as long as what they show, why a request cost what it did, exports that are whole."""
+"""`llma admin usage`: the length of bars, the cost breakdown of a request, and complete exports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`llma cluster` where the cluster can't be asked: nothing answers, something else does, or it doesn't know the caller."""
+"""`llma cluster` without access: nothing answers, something else than Kubernetes answers, or the credentials are rejected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`llma cluster check` on a cluster in which all is well, and on the same one with a single fault at a time."""
+"""`llma cluster check` on a healthy cluster, and on the same cluster with one fault at a time."""
 
 from __future__ import annotations
 

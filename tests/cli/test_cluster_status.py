@@ -1,4 +1,4 @@
-"""`llma cluster status`: what the objects of a cluster say of functions, models, queues, events and nodes."""
+"""`llma cluster status`: functions, models, queues, events and nodes of a cluster."""
 
 from __future__ import annotations
 

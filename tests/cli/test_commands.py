@@ -1,4 +1,4 @@
-"""Every command once: what it asks the API, and what it shows of the answer."""
+"""Every command once: its request to the API, and its output for the response."""
 
 from __future__ import annotations
 

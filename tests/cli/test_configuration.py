@@ -1,4 +1,4 @@
-"""Where the endpoint and the key come from, and where a key never goes."""
+"""The sources of endpoint and key, and the endpoints that a key is not sent to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`llma context set` without options: a conversation on a terminal, in which an organisation and a project are chosen."""
+"""`llma context set` without options: prompts on a terminal, with the choice of an organization and a project."""
 
 from __future__ import annotations
 

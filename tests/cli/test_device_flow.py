@@ -1,4 +1,4 @@
-"""Signing in on another device (RFC 8628): however an issuer answers, it is polled in time and not for ever."""
+"""Sign-in on another device (RFC 8628): polling intervals and deadlines for any response of an issuer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a command says and exits with when it cannot do its work."""
+"""Messages and exit codes of failed commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`llma models pull` follows a model from its absence to its last state."""
+"""`llma models pull` follows a model from its registration to its final state."""
 
 from __future__ import annotations
 

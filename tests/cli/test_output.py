@@ -1,4 +1,4 @@
-"""Tables for people, documents for programs, and what a terminal gets that a pipe does not."""
+"""Tables and documents, and the differences of output between terminals and pipes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def serve(platform: FakePlatform, *models: dict[str, Any]) -> None:
     platform.respond("GET /models", {"object": "list", "data": list(models), "has_more": False})
 
 
-def test_off_a_terminal_a_record_is_a_line_without_colour(llma: Llma, platform: FakePlatform) -> None:
+def test_off_a_terminal_a_record_is_a_line_without_color(llma: Llma, platform: FakePlatform) -> None:
     serve(platform, {"id": LONG, "activation_status": "ACTIVE"}, {"id": "b\nc"})
     header, first, second = llma("models", "list").out.splitlines()
     assert header.split() == ["ID", "PHASE", "STATUS", "LOADING", "SOURCE", "OWNED", "BY", "CREATED"]
@@ -28,7 +28,7 @@ def test_off_a_terminal_a_record_is_a_line_without_colour(llma: Llma, platform: 
     assert second.split()[:2] == ["b", "c"]
 
 
-def test_color_always_colours_and_never_does_not(llma: Llma, platform: FakePlatform) -> None:
+def test_color_always_colors_and_never_does_not(llma: Llma, platform: FakePlatform) -> None:
     serve(platform, {"id": "a", "activation_status": "ACTIVE"})
     assert "\x1b[32mactive" in llma("models", "list", "--color", "always").out
     assert "\x1b" not in llma("models", "list", "--color", "never").out

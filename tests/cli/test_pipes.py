@@ -1,4 +1,4 @@
-"""`llma` in pipes, and with outputs that are closed, full or of another encoding, as the shell starts it."""
+"""`llma` in shell pipelines, and with outputs that are closed, full or of another encoding."""
 
 from __future__ import annotations
 

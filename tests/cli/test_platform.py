@@ -1,4 +1,4 @@
-"""The commands for this machine, with the real `llmariner.standalone`, in homes where nothing heavy has to start."""
+"""The commands for this machine with the real `llmariner.standalone`, in home folders where nothing expensive starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The administrator's key goes to this user's own program on this machine, and no key over the network without a word."""
+"""The administrator's key is sent to a process of the same user only; sending a key without TLS prints a warning."""
 
 from __future__ import annotations
 

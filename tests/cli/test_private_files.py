@@ -1,4 +1,4 @@
-"""Files with keys and tokens: whose they are, that none is half written, and what signing out means to other commands."""
+"""Files with keys and tokens: permissions, atomic replacement, and sign-out during a refresh of another command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The event stream reader, against the standard's own corners."""
+"""The parser of server-sent events, with edge cases of the standard."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`llma auth login` and what follows from it, against a real issuer and the platform's own functions."""
+"""`llma auth login` and the commands after it, against a real issuer and the platform's functions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What does not need a platform: help, completion, version, and how little they import."""
+"""Commands without a platform: help, completion and version, and their limited imports."""
 
 from __future__ import annotations
 

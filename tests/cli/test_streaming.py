@@ -1,4 +1,4 @@
-"""Answers that appear while a model writes them."""
+"""Streamed answers of models."""
 
 from __future__ import annotations
 

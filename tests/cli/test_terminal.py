@@ -1,4 +1,4 @@
-"""What a terminal shows: a table that redraws itself, a bar that fills, a waiting line that goes away.
+"""Terminal output: a redrawn table, a progress bar, and a status line that is removed.
 
 Each command runs in a process of its own on a pseudo-terminal, since all this depends on being one.
 """

@@ -1,4 +1,4 @@
-"""One kustomization as kubectl renders it, with what refers to what."""
+"""A kustomization as kubectl renders it."""
 
 from __future__ import annotations
 

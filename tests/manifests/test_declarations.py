@@ -1,4 +1,4 @@
-"""What a declaration may say, and what is told to the one who got it wrong."""
+"""Valid declarations, and the messages for invalid ones."""
 
 from __future__ import annotations
 

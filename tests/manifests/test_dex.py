@@ -1,4 +1,4 @@
-"""Dex, where an overlay wants it: reachable, bounded, and nothing secret written down."""
+"""Dex in overlays that include it: reachable, bounded, and without secrets in manifests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Events with authentication: who publishes has a token for our Broker, and the Broker takes nobody else's."""
+"""Event authentication: publishers have a token for the Broker, and the Broker accepts only the platform's accounts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Triggers say what their folders say, one Broker carries all events, and a clock wakes the sweeps."""
+"""Triggers match their declarations, one Broker carries all events, and PingSources send the tick."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `kubectl apply -k` would send: rendered by kubectl itself, admitted object by object, and true to itself."""
+"""The objects of `kubectl apply -k`: rendered by kubectl, valid, and consistent with each other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engines' runtimes: one per engine and hardware, pinned, bounded, and never picked by chance."""
+"""The serving runtimes: one per engine and hardware, pinned, bounded, and never selected automatically."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The memory of functions on the token path follows from what they may hold."""
+"""The memory limits of functions on the token path follow from the bounds of their buffers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Alerts: Prometheus' own tool accepts them, they fire when they should, and ask for metrics that exist."""
+"""Alerts: Prometheus' own tool accepts them, they fire when they should, and their metrics exist."""
 
 from __future__ import annotations
 

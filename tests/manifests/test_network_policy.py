@@ -1,4 +1,4 @@
-"""Who may speak to whom: every policy selects pods that are there, and the doors are those that are meant."""
+"""Network policies: each selects existing pods, and exactly the intended connections are open."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pools of quota, copies that stay, and more replicas of one model."""
+"""Quota pools, disruption budgets, and several replicas of one model."""
 
 from __future__ import annotations
 

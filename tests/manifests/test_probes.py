@@ -1,4 +1,4 @@
-"""Every function and consumer of this checkout answers the probes that its Knative Service names."""
+"""Every function and consumer answers the probes that its Knative Service names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What accounts may do: nothing, but for those that declare it, and those end at the namespace of the models."""
+"""Kubernetes roles: only declared ones exist, and they are limited to the models' namespace."""
 
 from __future__ import annotations
 

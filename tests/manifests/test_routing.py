@@ -1,4 +1,4 @@
-"""Every request that a function declares reaches that function, however a Gateway ranks expressions and prefixes."""
+"""Every declared request reaches its function, whatever the precedence of expressions and prefixes in a Gateway."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The validator itself: it accepts what upstream ships, and names what upstream would refuse."""
+"""The schema validator accepts upstream's objects, and reports what upstream would reject."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Job that makes secrets: random, once, and never over what an administrator made."""
+"""The secrets Job: random values, idempotency, and no changes to an administrator's Secrets."""
 
 from __future__ import annotations
 

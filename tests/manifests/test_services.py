@@ -1,4 +1,4 @@
-"""The Knative Service of a function: bounded, unprivileged, reachable from inside only."""
+"""The Knative Service of a function: bounded, unprivileged, cluster-local."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Engines that stand by: off unless asked for, told by one function alone, and of no other right than any engine."""
+"""Standby engines: off by default, controlled by one function, and without additional permissions."""
 
 from __future__ import annotations
 

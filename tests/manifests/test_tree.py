@@ -1,4 +1,4 @@
-"""A change of a declaration shows in the files, and files that say something else are found out."""
+"""Changed declarations change the generated files, and stale files are reported."""
 
 from __future__ import annotations
 

@@ -5,7 +5,6 @@ Members are import paths, so that a command imports only what it needs.
 
 from __future__ import annotations
 
-import errno
 import sys
 from collections.abc import Sequence
 
@@ -38,8 +37,6 @@ _MEMBERS = {
     "completion": "llmariner.cli.completion:completion",
     "version": "llmariner.cli.version:version",
 }
-
-_FULL = frozenset({errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC})
 
 _EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {code.value:>3}  {code.meaning}" for code in ExitCode)
 
