@@ -1,4 +1,4 @@
-"""`llma cluster` without access: nothing answers, something else than Kubernetes answers, or the credentials are rejected."""
+"""`llma cluster` without access: no server, something else than Kubernetes, or rejected credentials."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Terminal output: a redrawn table, a progress bar, and a status line that is removed.
 
-Each command runs in a process of its own on a pseudo-terminal, since all this depends on being one.
+Each command runs in a process of its own on a pseudo-terminal.
 """
 
 from __future__ import annotations

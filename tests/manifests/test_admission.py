@@ -1,6 +1,6 @@
-"""A real API server with the real webhooks takes every object of every overlay, where one is named.
+"""A real API server with its webhooks admits every object of every overlay.
 
-`LLMARINER_TEST_KUBECONFIG` names it (tests/cluster builds one). Nothing stays but Knative's two settings.
+The tests need `LLMARINER_TEST_KUBECONFIG` (tests/cluster builds a cluster). Only Knative's two settings remain changed.
 """
 
 from __future__ import annotations

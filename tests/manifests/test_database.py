@@ -1,5 +1,5 @@
-"""The database inside the cluster, really run: PostgreSQL by our start script, PgBouncer by the configuration that the
-secrets Job makes, and the migrations Job twice at once through both."""
+"""The cluster's database, run locally: PostgreSQL by its start script, PgBouncer by the generated configuration, and two
+concurrent migrations through both."""
 
 from __future__ import annotations
 
