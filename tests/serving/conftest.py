@@ -30,10 +30,10 @@ from llmariner.settings import ControlPlaneSettings, Secret
 from llmariner.standalone.engine.environment import EngineEnvironment
 from llmariner.standalone.platform import checkout_root
 
-from .driving import ServingDriver, processes
-from .imitation import model, scripted_settings
+from .driver import ServingDriver, processes
 from .kserve_cluster import serving_on_cluster, upstream
-from .real import BASE, TIMEOUT_SECONDS, engine_of_this_machine, models_of, settings_of
+from .real_engine import BASE, TIMEOUT_SECONDS, engine_of_this_machine, models_of, settings_of
+from .scripted_engines import model, scripted_settings
 
 if TYPE_CHECKING:
     from kubernetes.schemas import Schemas

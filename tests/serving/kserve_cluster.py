@@ -36,7 +36,7 @@ from llmariner.platform.serving.kserve.model_lookup import EngineKey, ServedEngi
 from llmariner.platform.serving.kserve.phases import STANDBY_LABEL
 from llmariner.settings import ClusterSettings, KServeSettings
 
-from .driving import ServingDriver
+from .driver import ServingDriver
 
 if TYPE_CHECKING:
     from kubernetes.caller import Body, Caller

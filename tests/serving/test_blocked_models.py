@@ -13,9 +13,9 @@ from llmariner.platform.kube.resources import INFERENCE_SERVICES
 from llmariner.platform.serving import EngineModel, Phase
 
 from .conftest import free_port
-from .driving import processes
-from .imitation import model, scripted_settings
+from .driver import processes
 from .kserve_cluster import ServingOnCluster, serving_on_cluster
+from .scripted_engines import model, scripted_settings
 
 if TYPE_CHECKING:
     from kubernetes.schemas import Schemas

@@ -19,7 +19,7 @@ from llmariner.platform.serving.local_processes.engine import log_name
 from llmariner.settings import StandaloneSettings, environment
 from llmariner.standalone.engine.packages import PACKAGED, PackagedModel
 
-from .driving import ServingDriver
+from .driver import ServingDriver
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 

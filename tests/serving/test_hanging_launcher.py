@@ -13,9 +13,9 @@ import pytest
 from llmariner.platform.serving import Phase
 from llmariner.platform.serving.local_processes import engine
 
-from .driving import processes
-from .imitation import model, scripted_settings
-from .test_processes import gone, soon
+from .driver import processes
+from .scripted_engines import model, scripted_settings
+from .test_local_processes import gone, soon
 
 
 def stop(pid: int | None) -> None:

@@ -13,8 +13,8 @@ from llmariner.platform.serving import Phase, log_files
 from llmariner.platform.serving.local_processes import engine
 from llmariner.platform.serving.log_files import reset, rotate, tail
 
-from .driving import processes
-from .imitation import model, scripted_settings
+from .driver import processes
+from .scripted_engines import model, scripted_settings
 
 _TALKS = """#!{python}
 import sys

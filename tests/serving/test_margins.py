@@ -18,9 +18,9 @@ from llmariner.platform.serving import EngineModel
 from llmariner.platform.serving.local_processes.adapter import ProcessServing
 from llmariner.standalone.platform import checkout_root
 
-from .driving import ServingDriver
+from .driver import ServingDriver
 from .questions import ASKED, OPEN, QUESTIONS
-from .real import BASE
+from .real_engine import BASE
 
 LEAST = 0.5
 

@@ -12,9 +12,9 @@ from llmariner.platform.serving.local_processes.adapter import ProcessServing
 from llmariner.standalone.engine import packages
 from llmariner.standalone.engine.packages import PACKAGED
 
-from .driving import ServingDriver
+from .driver import ServingDriver
 from .questions import CAPITAL, GET_WEATHER
-from .real import BASE
+from .real_engine import BASE
 
 DEFAULT = "You are a helpful assistant that answers in one short sentence."
 USER = {"role": "user", "content": CAPITAL}

@@ -15,9 +15,9 @@ import pytest
 from llmariner.platform.serving import EngineModel, Phase
 from llmariner.platform.serving.local_processes.adapter import ProcessServing, ProcessSettings
 
-from .driving import ServingDriver, processes
-from .real import BASE, TIMEOUT_SECONDS
-from .test_processes import ports_of, unix_sockets_of
+from .driver import ServingDriver, processes
+from .real_engine import BASE, TIMEOUT_SECONDS
+from .test_local_processes import ports_of, unix_sockets_of
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 

@@ -12,9 +12,9 @@ import pytest
 from llmariner.platform.serving import Phase
 from llmariner.platform.serving.redaction import redact_paths
 
-from .driving import processes
-from .imitation import model, scripted_settings
-from .test_adapters_of_processes import BASE, TUNED, engine
+from .driver import processes
+from .scripted_engines import model, scripted_settings
+from .test_lora_adapters import BASE, TUNED, engine
 
 _FAILS = """#!{python}
 import sys

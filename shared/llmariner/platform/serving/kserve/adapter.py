@@ -23,8 +23,8 @@ from llmariner.platform.kube.errors import ClusterError, Conflict
 from llmariner.platform.kube.resources import INFERENCE_SERVICES
 from llmariner.platform.serving import IMPORTED_SCHEME, EngineModel, Phase, Status
 from llmariner.platform.serving.engine_metrics import EngineMetrics, read_metrics
+from llmariner.platform.serving.kserve.answer_checks import AnswerChecks
 from llmariner.platform.serving.kserve.cluster_reader import ClusterReader, endpoint_of, engine_url
-from llmariner.platform.serving.kserve.first_answers import FirstAnswers
 from llmariner.platform.serving.kserve.model_lookup import ModelLookup, ServedEngine
 from llmariner.platform.serving.kserve.objects import (
     belongs_to_other_model,
@@ -64,7 +64,7 @@ class KServeServing:
         self._client = Client()
         self._queues = ProjectQueues(cluster, settings)
         self._standby = StandbyPods(cluster, self._client, settings)
-        self._first_answers = FirstAnswers(cluster, self._client, settings.namespace)
+        self._answer_checks = AnswerChecks(cluster, self._client, settings.namespace)
         self._reader = ClusterReader(cluster, settings, self._queues)
         self._transitions = Transitions(cluster, settings, self._queues, self._standby)
         self._observers: list[Callable[[str, Status], None]] = []
@@ -170,7 +170,7 @@ class KServeServing:
     async def close(self) -> None:
         """See the port: the engines belong to the cluster and keep running."""
         await self._standby.close()
-        await self._first_answers.close()
+        await self._answer_checks.close()
         self._client.close()
         await asyncio.to_thread(self._cluster.close)
 
@@ -203,7 +203,7 @@ class KServeServing:
         if rejection and status.phase in (Phase.ASLEEP, Phase.STOPPING):
             status = Status(Phase.FAILED, message=rejection)
         if status.phase is Phase.READY:
-            self._first_answers.check(name, observed.ready)
+            self._answer_checks.check(name, observed.ready)
             status = await self._ready_status(name, status, observed)
             if (started_at := self._wake_started_at.pop(name, None)) is not None:
                 await self._lookup.record_wake(model.id, time.monotonic() - started_at)
@@ -283,7 +283,7 @@ class KServeServing:
     def _retain_only(self, names: Iterable[str]) -> None:
         """Drop the cached state of all models but these."""
         kept = set(names)
-        self._first_answers.retain_only(kept)
+        self._answer_checks.retain_only(kept)
         for name in self._phases.keys() - kept:
             del self._phases[name]
         for name in self._metrics.keys() - kept:

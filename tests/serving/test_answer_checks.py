@@ -14,9 +14,9 @@ import pytest
 from llmariner.http_client import Client
 from llmariner.platform.kube.resources import EVENTS, INFERENCE_SERVICES, PODS
 from llmariner.platform.serving import EngineModel, Phase
-from llmariner.platform.serving.kserve import first_answers
+from llmariner.platform.serving.kserve import answer_checks
 from llmariner.platform.serving.kserve.adapter import KServeServing
-from llmariner.platform.serving.kserve.first_answers import FirstAnswers
+from llmariner.platform.serving.kserve.answer_checks import AnswerChecks
 
 from .conftest import free_port
 from .kserve_cluster import ServingOnCluster, serving_on_cluster
@@ -38,7 +38,7 @@ def looked(cluster: ServingOnCluster, serving: KServeServing | None = None) -> l
     """The events that there are once what was begun is done."""
 
     async def over() -> None:
-        await asyncio.gather(*(serving or cluster.serving)._first_answers._tasks)
+        await asyncio.gather(*(serving or cluster.serving)._answer_checks._tasks)
 
     cluster.driver.run(over())
     return cluster.controllers.listed(EVENTS)
@@ -63,19 +63,19 @@ def test_it_is_one_warning_however_often_and_by_whom_the_engine_is_seen(cluster:
         assert cluster.driver.run(fresh.statuses())[SMALL.id].phase is Phase.READY
         assert looked(cluster, fresh) == [event]
     finally:
-        cluster.driver.run(fresh._first_answers.close())
+        cluster.driver.run(fresh._answer_checks.close())
         fresh._client.close()
 
 
 def test_an_engine_is_asked_once(cluster: ServingOnCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    original = FirstAnswers._fetch
+    original = AnswerChecks._fetch
 
-    async def counting(self: FirstAnswers, engine: str) -> dict[str, Any]:
+    async def counting(self: AnswerChecks, engine: str) -> dict[str, Any]:
         asked.append(engine)
         return await original(self, engine)
 
-    monkeypatch.setattr(FirstAnswers, "_fetch", counting)
+    monkeypatch.setattr(AnswerChecks, "_fetch", counting)
     cluster.controllers.engine_arguments = ["--first-answer", "as_expected"]
     cluster.driver.ready(SMALL.id)
     for _ in range(3):
@@ -132,8 +132,8 @@ def test_what_engines_tell_is_waited_for_and_not_believed_beyond_a_word(
         recorded.append(arguments)
         return True
 
-    monkeypatch.setattr(first_answers, "record_event", record)
-    monkeypatch.setattr(first_answers, "_PAUSES", (0.0, 0.01, 0.01))
+    monkeypatch.setattr(answer_checks, "record_event", record)
+    monkeypatch.setattr(answer_checks, "_PAUSES", (0.0, 0.01, 0.01))
     left = list(answers)
 
     async def engine(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -148,7 +148,7 @@ def test_what_engines_tell_is_waited_for_and_not_believed_beyond_a_word(
     async def run() -> None:
         async with await asyncio.start_server(engine, "127.0.0.1", 0) as server:
             port, client = server.sockets[0].getsockname()[1], Client()
-            looking = FirstAnswers(None, client, "models")  # type: ignore[arg-type]
+            looking = AnswerChecks(None, client, "models")  # type: ignore[arg-type]
             spec = {"containers": [{"name": "kserve-container", "ports": [{"containerPort": port}]}]}
             metadata = {"name": "small-1", "uid": "1"}
             looking.check("small", [{"metadata": metadata, "spec": spec, "status": {"podIP": "127.0.0.1"}}])
@@ -163,7 +163,7 @@ def test_what_engines_tell_is_waited_for_and_not_believed_beyond_a_word(
 def test_what_is_known_of_services_that_are_gone_is_forgotten() -> None:
     async def run() -> dict[str, set[str]]:
         client = Client()
-        looking = FirstAnswers(None, client, "models")  # type: ignore[arg-type]
+        looking = AnswerChecks(None, client, "models")  # type: ignore[arg-type]
         for name in ("a", "b"):
             looking.check(name, [])
         looking.retain_only({"b"})

@@ -22,8 +22,8 @@ from llmariner.platform.serving import Phase
 from llmariner.platform.serving.local_processes.launcher_client import kill_orphans
 from llmariner.platform.serving.local_processes.sockets import EngineSockets
 
-from .driving import CHAT, ServingDriver, processes
-from .imitation import MEMORY, model, processes_with, scripted_settings
+from .driver import CHAT, ServingDriver, processes
+from .scripted_engines import MEMORY, model, processes_with, scripted_settings
 
 
 def gone(pid: int) -> bool:
@@ -365,8 +365,8 @@ OWNER = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from serving.driving import processes
-from serving.imitation import scripted_settings, model
+from serving.driver import processes
+from serving.scripted_engines import scripted_settings, model
 folder = Path({folder!r})
 models = model(folder, "a"), model(folder, "b", "--ready-after", "60")
 with processes(scripted_settings(folder), *models) as (driver, serving):

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from llmariner.platform.serving import EngineModel, Phase
 
-from .driving import ServingDriver, processes
-from .imitation import model, scripted_settings
+from .driver import ServingDriver, processes
+from .scripted_engines import model, scripted_settings
 
 BASE, TUNED = "base", "tuned"
 # An engine whose adapters can be told, with vLLM's answers about them. `unload`: what its name says, "no" or "slow".

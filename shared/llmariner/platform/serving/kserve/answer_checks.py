@@ -20,7 +20,7 @@ from llmariner.platform.kube.errors import ClusterError
 from llmariner.platform.serving.kserve.cluster_reader import engine_url
 from llmariner.platform.serving.kserve.object_events import record_event
 
-__all__ = ["FirstAnswers"]
+__all__ = ["AnswerChecks"]
 
 _log = logging.getLogger(__name__)
 _PATH = "/llmariner/answer"
@@ -32,7 +32,7 @@ _PAUSES = (0.0, *(2.0**power for power in range(-1, 8)))
 Body = dict[str, Any]
 
 
-class FirstAnswers:
+class AnswerChecks:
     """Checks each engine of one namespace once per process."""
 
     def __init__(self, cluster: Cluster, client: Client, namespace: str) -> None:
