@@ -66,7 +66,7 @@ class Fleet:
             if int(self.now / 0.5) != int((self.now - step) / 0.5):
                 for gateway in alive:
                     if gateway.slice.needs_sync(self.now):
-                        self.settle(gateway)
+                        self.sync(gateway)
 
     def offer(self, gateway: Gateway) -> bool:
         """Offer one request; return whether it was admitted."""
@@ -76,16 +76,16 @@ class Fleet:
             slice_.record_shortage(Amounts(1), self.now)
             if self.now < slice_.blocked_until:
                 return False
-            self.settle(gateway)
+            self.sync(gateway)
         if slice_.requests < 1:
             return False
         slice_.requests -= 1
         gateway.admitted.append(self.now)
         return True
 
-    def settle(self, gateway: Gateway, *, ending: bool = False) -> None:
+    def sync(self, gateway: Gateway, *, release_all: bool = False) -> None:
         """Report one instance's usage, and apply the grant."""
-        report = gateway.slice.report(self.now, release_all=ending)
+        report = gateway.slice.report(self.now, release_all=release_all)
         gateway.slice.apply_grant(self.lease(gateway.name, report), report, self.now)
 
     def lease(self, name: str, report: LeaseReport):  # type: ignore[no-untyped-def]

@@ -52,17 +52,17 @@ def owner(database: Database) -> Key:
     return Key("key_0", found.project_id, found.organization_id, found.user_id, frozenset(), None, unlimited=True)
 
 
-def port(database: Database) -> Limiter:
+def new_limiter(database: Database) -> Limiter:
     return Limiter(RecordingControlPlane(Leases(database, {})))  # type: ignore[arg-type]
 
 
-async def heard(limits: Limiter, key: Key, revision: int) -> None:
+async def refresh(limits: Limiter, key: Key, revision: int) -> None:
     """The process hears that the rules of a key's organization changed, and of what they are now."""
     limits.invalidate((), revision, [("organization", key.organization_id)])
     await asyncio.sleep(0.05)
 
 
-async def spent_to_the_end(limits: Limiter, key: Key, cost: int) -> int:
+async def spend_until_exhausted(limits: Limiter, key: Key, cost: int) -> int:
     """Nano-dollars that requests which each cost all they reserve can spend before the budget refuses one."""
     total = 0
     while total < 100 * AMOUNT:
@@ -84,15 +84,15 @@ def test_a_budget_that_becomes_hard_while_requests_run_is_not_overspent(database
     async def work() -> int:
         budgets = Budgets(database)
         budgets.put(None, subject, "total", NewBudget(AMOUNT, hard=False))
-        limits, running = port(database), []
+        limits, running = new_limiter(database), []
         for _ in range(10):
             running.append(await limits.reserve(owner, "m", 1, 1))
             assert limits.try_reserve_money(running[-1], LONGEST)
         budgets.put(None, subject, "total", NewBudget(AMOUNT, hard=True))
-        await heard(limits, owner, 1)
+        await refresh(limits, owner, 1)
         for each in running:
             each.settle(2, COST, time.time())
-        return len(running) * COST + await spent_to_the_end(limits, owner, 50)
+        return len(running) * COST + await spend_until_exhausted(limits, owner, 50)
 
     assert asyncio.run(work()) == AMOUNT
 
@@ -104,10 +104,10 @@ def test_requests_under_way_count_when_their_number_becomes_limited(database: Da
     async def work() -> None:
         rules = Rules(database)
         rules.put(None, subject, "*", {"requests_per_minute": 10_000})
-        limits = port(database)
+        limits = new_limiter(database)
         running = [await limits.reserve(caller, "m", 1, 1) for _ in range(5)]
         rules.put(None, subject, "*", {"concurrent_requests": 5})
-        await heard(limits, caller, 1)
+        await refresh(limits, caller, 1)
         with pytest.raises(RateLimited):
             await limits.reserve(caller, "m", 1, 1)
         running.pop().settle(2, 0)
@@ -126,7 +126,7 @@ def test_what_callers_are_told_of_a_limit_that_lost_a_measure_meanwhile(database
     async def work() -> None:
         rules = Rules(database)
         rules.put(None, subject, "*", {"requests_per_minute": 100, "tokens_per_minute": 1000})
-        limits = port(database)
+        limits = new_limiter(database)
         bound = (await limits.reserve(caller, "m", 1, 1)).applicable
         rules.put(
             None, subject, "*", {"requests_per_minute": None, "tokens_per_minute": None, "concurrent_requests": 9}

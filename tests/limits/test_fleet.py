@@ -16,7 +16,7 @@ def fleet(size: int = 8, **most: int) -> Fleet:
     return Fleet(Rule("limit_1", "org_1", "project", "proj_1", "*", most or {"requests_per_minute": PER_MINUTE}), size)
 
 
-def within(times: list[float], start: float, end: float) -> int:
+def count_within(times: list[float], start: float, end: float) -> int:
     return sum(start <= at < end for at in times)
 
 
@@ -26,7 +26,7 @@ def test_ten_times_the_limit_is_let_through_once_in_any_minute() -> None:
     times = gateways.admitted()
     assert max_in_window(times, MINUTE) <= PER_MINUTE
     for minute in range(3):
-        assert within(times, minute * MINUTE, (minute + 1) * MINUTE) >= 0.95 * PER_MINUTE
+        assert count_within(times, minute * MINUTE, (minute + 1) * MINUTE) >= 0.95 * PER_MINUTE
 
 
 def test_a_lease_serves_many_requests() -> None:
@@ -46,13 +46,13 @@ def test_a_small_limit_is_kept_to_the_request() -> None:
     gateways = fleet(requests_per_minute=6)
     gateways.run(2 * MINUTE, 1.0)
     assert max_in_window(gateways.admitted(), MINUTE) == 6
-    assert within(gateways.admitted(), MINUTE, 2 * MINUTE) >= 5
+    assert count_within(gateways.admitted(), MINUTE, 2 * MINUTE) >= 5
 
 
 def test_the_narrower_of_two_windows_decides() -> None:
     gateways = fleet(requests_per_minute=600, requests_per_day=900)
     gateways.run(3 * MINUTE, 100.0)
-    assert within(gateways.admitted(), 0, MINUTE) == 600
+    assert count_within(gateways.admitted(), 0, MINUTE) == 600
     assert len(gateways.admitted()) == 900
 
 
@@ -83,7 +83,7 @@ def test_what_is_idle_goes_back_to_those_who_need_it() -> None:
         if gateways.now % 0.5 < 0.01:
             for gateway in (idle, busy):
                 if gateway.slice.needs_sync(gateways.now):
-                    gateways.settle(gateway)
+                    gateways.sync(gateway)
     assert len(gateways.admitted()) == 1000
 
 
@@ -91,7 +91,7 @@ def test_a_gateway_that_ends_gives_everything_back_at_once() -> None:
     gateways = fleet(size=2, requests_per_day=1000)
     ending, other = gateways.gateways
     gateways.offer(ending)
-    gateways.settle(ending, ending=True)
+    gateways.sync(ending, release_all=True)
     ending.alive = False
     gateways.run(20, 200)
     assert len(other.admitted) == 999
@@ -128,7 +128,7 @@ def test_a_slice_that_lacks_tokens_alone_may_still_be_used() -> None:
     one = gateways.gateways[0].slice
     gateways.now = 10.0
     one.record_shortage(Amounts(1, 1), 9.0)
-    gateways.settle(gateways.gateways[0])
+    gateways.sync(gateways.gateways[0])
     assert one.requests >= 1
     one.record_shortage(Amounts(1, 1000), 11.0)
     one.requests -= 1

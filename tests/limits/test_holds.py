@@ -19,7 +19,7 @@ LIMIT = Rule(
 BUDGET = Rule("budget_1", "org_1", "project", "proj_1", "*", {}, "month", 1000)
 
 
-def held(rule: Rule, amounts: Amounts) -> LeasedQuota:
+def leased_quota(rule: Rule, amounts: Amounts) -> LeasedQuota:
     allowance = LeasedQuota(rule)
     allowance.apply_grant(LeaseGrant(rule.id, amounts, NO_AMOUNTS, None, 1), None, 0.0)
     return allowance
@@ -38,7 +38,7 @@ def reserved(bound: ApplicableLimits, tokens: int, money: int) -> Reservation:
 
 
 def test_who_withdraws_has_taken_nothing() -> None:
-    limit, budget = held(LIMIT, Amounts(10, 1000, 5)), held(BUDGET, Amounts(money=1000))
+    limit, budget = leased_quota(LIMIT, Amounts(10, 1000, 5)), leased_quota(BUDGET, Amounts(money=1000))
     reservation = reserved(ApplicableLimits([limit, budget]), 300, 70)
     assert (limit.remaining, budget.remaining) == (Amounts(9, 700, 4), Amounts(money=930))
     reservation.cancel()
@@ -48,7 +48,7 @@ def test_who_withdraws_has_taken_nothing() -> None:
 
 
 def test_a_process_tells_what_it_was_told_to_be_known() -> None:
-    allowance = held(BUDGET, Amounts(money=1000))
+    allowance = leased_quota(BUDGET, Amounts(money=1000))
     reserved(ApplicableLimits([allowance]), 0, 100).settle(0, 40, 1.0)
     told = allowance.report(1.0)
     assert (told.used, told.acknowledged) == (Amounts(money=40), NO_AMOUNTS)
@@ -76,7 +76,7 @@ def test_what_is_reserved_is_told_apart_from_what_was_used_before_a_change(used:
 
 
 def test_money_is_told_by_the_day_of_admission() -> None:
-    allowance = held(BUDGET, Amounts(money=1000))
+    allowance = leased_quota(BUDGET, Amounts(money=1000))
     bound = ApplicableLimits([allowance])
     for admitted_at, money in ((86399.9, 10), (86400.0, 20), (86400.5, 5), (2 * 86400.0, 0)):
         reserved(bound, 0, 50).settle(0, money, admitted_at)

@@ -41,7 +41,7 @@ class RecordingControlPlane:
         return answer
 
     @property
-    def callers(self) -> list[str]:
+    def queried_keys(self) -> list[str]:
         """Those whose rules were asked for, in order."""
         found: list[str] = []
         for ask in self.asks:
@@ -68,8 +68,8 @@ def keys(owner: Key, count: int) -> list[Key]:
     return [replace(owner, id=f"key_{number}") for number in range(count)]
 
 
-def port(control: RecordingControlPlane, replica: str | None = None) -> Limiter:
-    return Limiter(control, replica)  # type: ignore[arg-type]
+def new_limiter(control: RecordingControlPlane, instance: str | None = None) -> Limiter:
+    return Limiter(control, instance)  # type: ignore[arg-type]
 
 
 def run(work: Callable[[], Awaitable[Result]]) -> Result:
@@ -79,7 +79,7 @@ def run(work: Callable[[], Awaitable[Result]]) -> Result:
     return asyncio.run(whole())
 
 
-async def admitted(limits: Limiter, callers: Sequence[Key], requests: int = 1) -> list[Any]:
+async def reserve_all(limits: Limiter, callers: Sequence[Key], requests: int = 1) -> list[Any]:
     """How many requests of each caller at once fare."""
     asked = (limits.reserve(key, "m", 1, 1) for key in callers for _ in range(requests))
     return await asyncio.gather(*asked, return_exceptions=True)
@@ -90,10 +90,10 @@ def test_however_many_keys_refill_at_once_none_is_refused(database: Database, ow
     many = keys(owner, 1000)
 
     async def work() -> list[Any]:
-        limits = port(control)
-        await admitted(limits, many)
+        limits = new_limiter(control)
+        await reserve_all(limits, many)
         # The first slice of each is a sixty-fourth of its limit.
-        return await admitted(limits, many, 20)
+        return await reserve_all(limits, many, 20)
 
     assert [found for found in run(work) if isinstance(found, Exception)] == []
     assert len(control.asks) < 100
@@ -101,16 +101,18 @@ def test_however_many_keys_refill_at_once_none_is_refused(database: Database, ow
 
 def test_keys_met_at_once_are_asked_for_together(database: Database, owner: Key) -> None:
     control = RecordingControlPlane(Leases(database, {"requests_per_minute": 10}))
-    found = run(lambda: admitted(port(control), keys(owner, 500)))
+    found = run(lambda: reserve_all(new_limiter(control), keys(owner, 500)))
     assert not [each for each in found if isinstance(each, Exception)]
-    assert sorted(control.callers) == sorted(key.id for key in keys(owner, 500))
+    assert sorted(control.queried_keys) == sorted(key.id for key in keys(owner, 500))
     assert len(control.asks) <= 5
 
 
 def test_the_models_that_a_key_names_are_not_part_of_the_question(database: Database, owner: Key) -> None:
     control = RecordingControlPlane(Leases(database, {"requests_per_minute": 10}))
     names = frozenset(f"model-{number}" for number in range(1000))
-    run(lambda: admitted(port(control), [replace(owner, models=names, own_models=names, denied_models=names)]))
+    run(
+        lambda: reserve_all(new_limiter(control), [replace(owner, models=names, own_models=names, denied_models=names)])
+    )
     newcomer = control.asks[0].key
     assert newcomer is not None
     assert (newcomer.models, newcomer.own_models, newcomer.denied_models) == (None, frozenset(), frozenset())
@@ -118,7 +120,7 @@ def test_the_models_that_a_key_names_are_not_part_of_the_question(database: Data
 
 def test_an_older_control_function_answers_for_all_of_them_too(database: Database, owner: Key) -> None:
     control = RecordingControlPlane(Leases(database, {"requests_per_minute": 10}), older=True)
-    found = run(lambda: admitted(port(control), keys(owner, 20)))
+    found = run(lambda: reserve_all(new_limiter(control), keys(owner, 20)))
     assert not [each for each in found if isinstance(each, Exception)]
 
 
@@ -127,8 +129,8 @@ def test_a_change_is_work_for_whom_it_concerns_alone(database: Database, owner: 
     rules, revisions = Rules(database), Revisions(database)
 
     async def work() -> None:
-        limits = port(control)
-        await admitted(limits, many)
+        limits = new_limiter(control)
+        await reserve_all(limits, many)
         limits.invalidate((), revisions.latest().limits, ())
         control.asks.clear()
         before = limits.revision
@@ -138,7 +140,7 @@ def test_a_change_is_work_for_whom_it_concerns_alone(database: Database, owner: 
         assert limits.revision > before
         await until(lambda: bool(control.asks))
         await asyncio.sleep(0.05)
-        assert control.callers == ["key_7"]
+        assert control.queried_keys == ["key_7"]
         with pytest.raises(RateLimited):
             await limits.reserve(many[7], "m", 1, 1)
         assert limits.try_reserve(many[8], "m", 1, 1) is not None
@@ -152,7 +154,7 @@ def test_whoever_a_rule_binds_hears_of_it(database: Database, owner: Key, kind: 
     ids = {"key": owner.id, "user": owner.user_id, "project": owner.project_id, "organization": owner.organization_id}
 
     async def work() -> None:
-        limits = port(control)
+        limits = new_limiter(control)
         await limits.reserve(owner, "m", 1, 1)
         Rules(database).put(None, Subject(owner.organization_id, kind, ids[kind]), "*", {"requests_per_minute": 0})
         limits.invalidate((), 1, [(kind, ids[kind])])
@@ -168,14 +170,14 @@ def test_while_everybodys_rules_are_asked_for_nobody_waits(database: Database, o
     control, many = RecordingControlPlane(Leases(database, {"requests_per_minute": 6400})), keys(owner, 1000)
 
     async def work() -> None:
-        limits = port(control)
-        await admitted(limits, many)
+        limits = new_limiter(control)
+        await reserve_all(limits, many)
         control.asks.clear()
         control.pause = 0.01
         limits.invalidate((), 1, None)
         # What was known goes on at once.
         assert all(limits.try_reserve(key, "m", 1, 1) is not None for key in many)
-        await until(lambda: len(control.callers) == len(many))
+        await until(lambda: len(control.queried_keys) == len(many))
         assert len(control.asks) <= 6
 
     run(work)
@@ -186,7 +188,7 @@ def test_a_change_while_its_rules_are_being_answered_is_asked_for_again(database
     control.pause = 0.05
 
     async def work() -> None:
-        limits = port(control)
+        limits = new_limiter(control)
         meeting = asyncio.create_task(limits.reserve(owner, "m", 1, 1))
         await until(lambda: bool(control.asks))
         # The answer is read already, and under way.

@@ -15,7 +15,7 @@ from llmariner.gateway.limits.leased_quota import LeasedQuota
 KEY = Key("key_1", "proj_1", "org_1", "user_1", frozenset(), None, unlimited=False)
 
 
-def allowance(name: str, model: str) -> LeasedQuota:
+def leased_quota(name: str, model: str) -> LeasedQuota:
     return LeasedQuota(Rule(name, "org_1", "project", "proj_1", model, {"requests_per_minute": 5}))
 
 
@@ -28,8 +28,8 @@ def test_what_binds_a_model_is_put_together_when_somebody_asks_for_it(monkeypatc
             super().__init__(allowances)
 
     monkeypatch.setattr(leasing, "ApplicableLimits", Counted)
-    everywhere = allowance("all", "*")
-    named = [allowance(f"limit_{number}", f"m{number}") for number in range(3000)]
+    everywhere = leased_quota("all", "*")
+    named = [leased_quota(f"limit_{number}", f"m{number}") for number in range(3000)]
     terms = CallerLimits(KEY, [everywhere, *named])
     assert made == [1]
     assert terms.default.limits == terms.for_model("unnamed").limits == (everywhere,)
@@ -40,6 +40,6 @@ def test_what_binds_a_model_is_put_together_when_somebody_asks_for_it(monkeypatc
 
 
 def test_without_a_limit_of_a_model_all_are_bound_alike() -> None:
-    terms = CallerLimits(KEY, [allowance("all", "*")])
+    terms = CallerLimits(KEY, [leased_quota("all", "*")])
     assert not terms.named_models
     assert terms.for_model("m") is terms.default

@@ -76,7 +76,7 @@ def database(tmp_path: Path) -> Iterator[Database]:
     made.close()
 
 
-def asked(database: Database, **most: int) -> RecordingControlPlane:
+def new_control_plane(database: Database, **most: int) -> RecordingControlPlane:
     return RecordingControlPlane(Leases(database, most))
 
 
@@ -91,14 +91,14 @@ def headers(found: list[tuple[bytes, bytes]]) -> dict[str, str]:
     return {name.decode().removeprefix("x-ratelimit-"): value.decode() for name, value in found}
 
 
-async def refused(limits: Limiter, prompt: int = 1, answer: int | None = 1) -> RateLimited:
+async def rejection(limits: Limiter, prompt: int = 1, answer: int | None = 1) -> RateLimited:
     with pytest.raises(RateLimited) as error:
         await limits.reserve(KEY, "m", prompt, answer)
     return error.value
 
 
 def test_only_the_first_request_asks_while_there_is_plenty(database: Database) -> None:
-    control = asked(database, requests_per_minute=6400)
+    control = new_control_plane(database, requests_per_minute=6400)
 
     async def work() -> None:
         limits = Limiter(control)
@@ -112,7 +112,7 @@ def test_only_the_first_request_asks_while_there_is_plenty(database: Database) -
 
 
 def test_those_who_come_at_once_ask_together(database: Database) -> None:
-    control = asked(database, requests_per_minute=6400)
+    control = new_control_plane(database, requests_per_minute=6400)
 
     async def work() -> None:
         limits = Limiter(control)
@@ -123,7 +123,7 @@ def test_those_who_come_at_once_ask_together(database: Database) -> None:
 
 
 def test_what_is_left_is_told(database: Database) -> None:
-    control = asked(database, requests_per_minute=10, tokens_per_minute=1000)
+    control = new_control_plane(database, requests_per_minute=10, tokens_per_minute=1000)
 
     async def work() -> list[dict[str, str]]:
         limits, told = Limiter(control), []
@@ -142,16 +142,16 @@ def test_what_is_left_is_told(database: Database) -> None:
 
 
 def test_refusals_ask_nobody(database: Database) -> None:
-    control = asked(database, requests_per_minute=3)
+    control = new_control_plane(database, requests_per_minute=3)
 
     async def work() -> RateLimited:
         limits = Limiter(control)
         for _ in range(3):
             await limits.reserve(KEY, "m", 1, 1)
-        first = await refused(limits)
+        first = await rejection(limits)
         before = len(control.asks)
         for _ in range(1000):
-            await refused(limits)
+            await rejection(limits)
         assert len(control.asks) == before
         return first
 
@@ -163,7 +163,7 @@ def test_refusals_ask_nobody(database: Database) -> None:
 
 
 def test_an_end_gives_everything_back(database: Database) -> None:
-    control = asked(database, requests_per_day=100)
+    control = new_control_plane(database, requests_per_day=100)
 
     async def work() -> None:
         first, second = Limiter(control, "req_a"), Limiter(control, "req_b")
@@ -171,13 +171,13 @@ def test_an_end_gives_everything_back(database: Database) -> None:
         await first.close()
         for _ in range(99):
             (await second.reserve(KEY, "m", 1, 1)).settle(2, 0)
-        assert "requests per day (RPD)" in (await refused(second)).message
+        assert "requests per day (RPD)" in (await rejection(second)).message
 
     run(work())
 
 
 def test_a_prompt_whose_bound_is_over_a_small_limit_may_have_all_of_it(database: Database) -> None:
-    control = asked(database, tokens_per_minute=1000)
+    control = new_control_plane(database, tokens_per_minute=1000)
 
     async def work() -> None:
         limits = Limiter(control)
@@ -185,7 +185,7 @@ def test_a_prompt_whose_bound_is_over_a_small_limit_may_have_all_of_it(database:
         assert reserved.tokens == 1000
         reserved.settle(300, 0)
         assert (await limits.reserve(KEY, "m", 300, 400)).tokens == 700
-        error = await refused(limits, 1, 2000)
+        error = await rejection(limits, 1, 2000)
         assert "Request too large" in error.message
 
     run(work())
@@ -193,7 +193,7 @@ def test_a_prompt_whose_bound_is_over_a_small_limit_may_have_all_of_it(database:
 
 def test_an_answer_of_open_length_reserves_a_part_of_a_small_limit(database: Database) -> None:
     async def reserved(most: int) -> int:
-        limits = Limiter(asked(database, tokens_per_minute=most))
+        limits = Limiter(new_control_plane(database, tokens_per_minute=most))
         limits.invalidate([], 1)
         return (await limits.reserve(replace(KEY, id=f"key_{most}"), "m", 100, None)).tokens
 
@@ -203,7 +203,7 @@ def test_an_answer_of_open_length_reserves_a_part_of_a_small_limit(database: Dat
 
 def test_each_of_many_answers_of_open_length_reserves_its_part(database: Database) -> None:
     async def reserved() -> list[int]:
-        limits = Limiter(asked(database, tokens_per_minute=10**7))
+        limits = Limiter(new_control_plane(database, tokens_per_minute=10**7))
         first = await limits.reserve(KEY, "m", 100, None, 3)
         second = limits.try_reserve(KEY, "m", 100, None, 3)
         assert second is not None
@@ -213,17 +213,17 @@ def test_each_of_many_answers_of_open_length_reserves_its_part(database: Databas
 
 
 def test_what_was_asked_while_nobody_answered_is_known_afterwards(database: Database) -> None:
-    control = asked(database, requests_per_minute=64)
+    control = new_control_plane(database, requests_per_minute=64)
 
     async def work() -> None:
         limits = Limiter(control)
         await limits.reserve(KEY, "m", 1, 1)
         control.away = True
-        error = await refused(limits)
+        error = await rejection(limits)
         assert error.code == "rate_limit_exceeded"
         limits.invalidate([KEY.id], 0)
         # What binds the key can't be asked; what bound it goes on.
-        await refused(limits)
+        await rejection(limits)
         control.away = False
         await asyncio.sleep(1.1)
         limits.invalidate([KEY.id], 0)
@@ -233,7 +233,7 @@ def test_what_was_asked_while_nobody_answered_is_known_afterwards(database: Data
 
 
 def test_an_unknown_key_is_not_let_in_while_nobody_answers(database: Database) -> None:
-    control = asked(database, requests_per_minute=64)
+    control = new_control_plane(database, requests_per_minute=64)
     control.away = True
 
     async def work() -> None:

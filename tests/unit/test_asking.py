@@ -10,7 +10,7 @@ from llmariner.errors import Unavailable
 from llmariner.gateway.single_flight import SingleFlight
 
 
-class Answers:
+class NumberedResults:
     """Gives the next number to each who asks, when told to."""
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class Answers:
 
 def test_those_who_ask_at_the_same_moment_share_an_answer() -> None:
     async def ask() -> tuple[list[int], int]:
-        asking, answers = SingleFlight[int](), Answers()
+        asking, answers = SingleFlight[int](), NumberedResults()
         waiting = [asyncio.create_task(asking.do("key", answers.next)) for _ in range(50)]
         await asyncio.sleep(0)
         waiting[0].cancel()  # whoever asked first hangs up, and the others go on
@@ -39,7 +39,7 @@ def test_those_who_ask_at_the_same_moment_share_an_answer() -> None:
 
 def test_whoever_asks_after_a_change_is_told_what_is_new() -> None:
     async def ask() -> tuple[int, int, int]:
-        asking, answers = SingleFlight[int](), Answers()
+        asking, answers = SingleFlight[int](), NumberedResults()
         before = asyncio.create_task(asking.do("key", answers.next))
         await asyncio.sleep(0)
         asking.invalidate()
@@ -74,7 +74,7 @@ def test_an_error_is_told_to_all_and_the_next_asks_again() -> None:
 @pytest.mark.parametrize("others", [0, 3])
 def test_different_questions_are_asked_apart(others: int) -> None:
     async def ask() -> int:
-        asking, answers = SingleFlight[int](), Answers()
+        asking, answers = SingleFlight[int](), NumberedResults()
         answers.go.set()
         await asyncio.gather(*(asking.do(name, answers.next) for name in range(1 + others)))
         return answers.asked

@@ -22,7 +22,7 @@ from llmariner.gateway.metering.metrics import Metrics
 KEY = Key("key_1", "proj_1", "org_1", "user_1", frozenset(), None, False)
 
 
-class Away:
+class UnavailableControlPlane:
     """A ledger that answers only the third time."""
 
     def __init__(self) -> None:
@@ -37,8 +37,8 @@ class Away:
 
 
 def test_a_process_that_ends_waits_for_who_keeps_the_ledger() -> None:
-    async def end() -> Away:
-        away = Away()
+    async def end() -> UnavailableControlPlane:
+        away = UnavailableControlPlane()
         meters = Meter(away, Metrics())  # type: ignore[arg-type]
         meters.close(meters.open("req_1", KEY, "m", "chat_completions"), "succeeded", 200)
         await meters.flush()
@@ -48,7 +48,7 @@ def test_a_process_that_ends_waits_for_who_keeps_the_ledger() -> None:
     assert [event["request_id"] for event in away.taken] == ["req_1"]
 
 
-class Unsure:
+class FlakyControlPlane:
     """A ledger that answers late, or not at all: before or after it took what it was given."""
 
     def __init__(self, chance: random.Random) -> None:
@@ -70,8 +70,8 @@ def test_every_event_arrives_whatever_becomes_of_batches_and_answers(seed: int, 
     monkeypatch.setattr(meter, "_BATCH_SIZE", 3)
     names = {f"req_{number}" for number in range(100)}
 
-    async def live() -> Unsure:
-        unsure = Unsure(random.Random(seed))
+    async def live() -> FlakyControlPlane:
+        unsure = FlakyControlPlane(random.Random(seed))
         meters = Meter(unsure, Metrics())  # type: ignore[arg-type]
         running = asyncio.create_task(meters.run())
         for name in names:
@@ -112,7 +112,7 @@ def test_an_answer_that_takes_its_time_holds_up_no_later_event(monkeypatch: Any)
     assert asyncio.run(live()) == ["first", "second"]
 
 
-class Choosy:
+class RejectingControlPlane:
     """A ledger that refuses whatever holds an event of one request."""
 
     def __init__(self, poison: str, error: Exception) -> None:
@@ -128,7 +128,7 @@ class Choosy:
 
 @pytest.mark.parametrize("error", [InvalidRequest("no"), OverflowError("too large"), TypeError("not JSON")], ids=repr)
 def test_an_event_that_the_ledger_refuses_loses_no_other(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
-    choosy, metrics = Choosy("req_123", error), Metrics()
+    choosy, metrics = RejectingControlPlane("req_123", error), Metrics()
 
     async def work() -> None:
         meters = Meter(choosy, metrics)  # type: ignore[arg-type]
@@ -179,14 +179,14 @@ def test_a_ledger_that_is_away_for_long_costs_a_bounded_memory(
         meters = Meter(Hanging(), metrics)  # type: ignore[arg-type]
         running = asyncio.create_task(meters.run())
         under_way = [meters.open(f"open_{number}", KEY, "m", "chat_completions") for number in range(15)]
-        await soon(lambda: all(each.recorded for each in under_way))
+        await wait_until(lambda: all(each.recorded for each in under_way))
         for number in range(15):
             meters.close(meters.open(f"req_{number}", KEY, "m", "chat_completions"), "succeeded", 200)
-        await soon(lambda: len(meters._events) <= 20)
+        await wait_until(lambda: len(meters._events) <= 20)
         assert metrics.lost_events == 0, "what a later event repeats goes first"
         for number in range(15, 60):
             meters.close(meters.open(f"req_{number}", KEY, "m", "chat_completions"), "succeeded", 200)
-        await soon(lambda: len(meters._events) <= 20)
+        await wait_until(lambda: len(meters._events) <= 20)
         running.cancel()
         back.set()
         await meters.flush()
@@ -203,7 +203,7 @@ def test_a_ledger_that_is_away_for_long_costs_a_bounded_memory(
 
 def test_a_request_that_can_not_be_counted_stops_no_other(monkeypatch: Any) -> None:
     monkeypatch.setattr(meter, "_FLUSH_SECONDS", 0.005)
-    choosy = Choosy("", ValueError())
+    choosy = RejectingControlPlane("", ValueError())
 
     class Broken(MeteredRequest):
         def due(self, now: float) -> bool:
@@ -217,7 +217,7 @@ def test_a_request_that_can_not_be_counted_stops_no_other(monkeypatch: Any) -> N
         running = asyncio.create_task(meters.run())
         await asyncio.sleep(0.02)
         meters.open("req_2", KEY, "m", "chat_completions")
-        await soon(lambda: "req_2" in choosy.taken)
+        await wait_until(lambda: "req_2" in choosy.taken)
         running.cancel()
 
     asyncio.run(work())
@@ -235,14 +235,14 @@ def test_a_task_that_fails_begins_anew(monkeypatch: Any, caplog: pytest.LogCaptu
 
     async def work() -> None:
         task = asyncio.create_task(supervision.supervise(fails_twice))
-        await soon(lambda: len(begun) == 3)
+        await wait_until(lambda: len(begun) == 3)
         task.cancel()
 
     asyncio.run(work())
     assert len([said for said in caplog.messages if "begins anew" in said]) == 2
 
 
-async def soon(fact: Callable[[], bool]) -> None:
+async def wait_until(fact: Callable[[], bool]) -> None:
     for _ in range(4000):
         if fact():
             return

@@ -55,11 +55,11 @@ def closed(**values: Any) -> dict[str, object]:
     return said | values
 
 
-def told(*events: dict[str, object], rooms: Any = ()) -> Samples:
+def render(*events: dict[str, object], queues: Any = ()) -> Samples:
     metrics = Metrics()
     for event in events:
         metrics.observe(event)
-    return read(metrics.render(rooms))[0]
+    return read(metrics.render(queues))[0]
 
 
 def value(samples: Samples, name: str, **labels: str) -> float:
@@ -77,12 +77,12 @@ def test_metrics_of_nothing_are_readable() -> None:
 
 
 def test_requests_whose_engine_told_no_usage_are_counted() -> None:
-    samples = told(closed(uncounted=True), closed(), closed(uncounted=True))
+    samples = render(closed(uncounted=True), closed(), closed(uncounted=True))
     assert value(samples, "llmariner_uncounted_requests_total", gen_ai_request_model="m") == 2
 
 
 def test_requests_are_counted_by_outcome_and_status() -> None:
-    samples = told(closed(), closed(), closed(outcome="failed", status=502), closed(route="completions"))
+    samples = render(closed(), closed(), closed(outcome="failed", status=502), closed(route="completions"))
     counts = {
         (dict(labels)["gen_ai_operation_name"], dict(labels)["status"]): number
         for (name, labels), number in samples.items()
@@ -92,7 +92,7 @@ def test_requests_are_counted_by_outcome_and_status() -> None:
 
 
 def test_times_and_tokens_are_summed() -> None:
-    samples = told(closed(), closed(at=101.0, first_token_seconds=None, completion_tokens=0))
+    samples = render(closed(), closed(at=101.0, first_token_seconds=None, completion_tokens=0))
     assert value(samples, "gen_ai_server_request_duration_seconds_sum") == 3.0
     assert value(samples, "gen_ai_server_request_duration_seconds_count") == 2
     assert value(samples, "gen_ai_server_time_to_first_token_seconds_sum") == 0.5
@@ -103,7 +103,7 @@ def test_times_and_tokens_are_summed() -> None:
 
 @pytest.mark.parametrize(("duration", "le"), [(0.01, "0.01"), (0.0100001, "0.02"), (81.92, "81.92"), (1000, "+Inf")])
 def test_a_value_falls_into_the_bucket_that_ends_with_it(duration: float, le: str) -> None:
-    samples = told(closed(admitted_at=0.0, at=duration))
+    samples = render(closed(admitted_at=0.0, at=duration))
     full = {
         dict(labels)["le"]: number
         for (name, labels), number in samples.items()
@@ -117,7 +117,7 @@ def number(bound: str) -> float:
 
 
 def test_rooms_are_gauges() -> None:
-    samples = told(rooms=[("m", 3, 5), ("n", 0, 0)])
+    samples = render(queues=[("m", 3, 5), ("n", 0, 0)])
     assert value(samples, "llmariner_requests_running", gen_ai_request_model="m") == 3
     assert value(samples, "llmariner_requests_waiting", gen_ai_request_model="m") == 5
     assert value(samples, "llmariner_requests_waiting", gen_ai_request_model="n") == 0
@@ -130,7 +130,7 @@ def bounds(samples: Samples, family: str) -> list[float]:
 
 def test_token_buckets_are_the_powers_of_four_of_the_convention() -> None:
     expected = [4.0**power for power in range(11)] + [math.inf]
-    assert bounds(told(closed()), "gen_ai_client_token_usage_tokens") == expected
+    assert bounds(render(closed()), "gen_ai_client_token_usage_tokens") == expected
 
 
 @settings(max_examples=60, deadline=None)
@@ -149,7 +149,7 @@ def test_token_buckets_are_the_powers_of_four_of_the_convention() -> None:
     )
 )
 def test_whatever_is_counted_the_text_is_readable_and_buckets_rise(events: list[dict[str, object]]) -> None:
-    samples = told(*events)
+    samples = render(*events)
     models = {dict(labels)["gen_ai_request_model"] for _, labels in samples if labels}
     assert models == {event["model"] for event in events}
     total = sum(number for (name, _), number in samples.items() if name == "llmariner_requests_total")
@@ -168,6 +168,6 @@ def test_whatever_is_counted_the_text_is_readable_and_buckets_rise(events: list[
 
 
 def test_metrics_name_models_and_nobody_who_used_them() -> None:
-    samples = told(closed(), closed(outcome="failed", status=502, uncounted=True), rooms=[("m", 1, 1)])
+    samples = render(closed(), closed(outcome="failed", status=502, uncounted=True), queues=[("m", 1, 1)])
     named = {name for _, labels in samples for name, _ in labels}
     assert named == {"gen_ai_operation_name", "gen_ai_request_model", "gen_ai_token_type", "le", "outcome", "status"}

@@ -12,7 +12,7 @@ from llmariner.gateway.admission.queue import AdmissionQueue
 from llmariner.gateway.control_plane.port import ModelState
 
 
-def state(capacity: int, **values: Any) -> ModelState:
+def model_state(capacity: int, **values: Any) -> ModelState:
     facts = {"phase": "ready", "progress": 1.0, "estimate_seconds": None, "message": "", "engine_waiting": 0}
     whose = {"id": "m", "project_id": None, "task": "generate", "loaded": True, "on_demand": True}
     return ModelState(**{**whose, **facts, "endpoint": "http://engine", "capacity": capacity, **values})
@@ -21,7 +21,7 @@ def state(capacity: int, **values: Any) -> ModelState:
 def test_a_place_given_to_who_leaves_at_that_moment_goes_to_the_next() -> None:
     async def scenario() -> None:
         room = AdmissionQueue(10, 10)
-        room.update(state(1))
+        room.update(model_state(1))
         assert room.try_admit("a")
         first, second = room.enqueue("a", None), room.enqueue("b", None)
         room.release_slot("a")
@@ -41,7 +41,7 @@ def test_a_place_given_to_who_leaves_at_that_moment_goes_to_the_next() -> None:
 def test_who_leaves_without_a_place_gives_none_back(failed: bool) -> None:
     async def scenario() -> None:
         room = AdmissionQueue(10, 10)
-        room.update(state(1))
+        room.update(model_state(1))
         assert room.try_admit("a")
         waiter = room.enqueue("a", None)
         if failed:
