@@ -47,8 +47,10 @@ def image_specs(checkout: Path = CHECKOUT) -> list[ImageSpec]:
     groups: dict[str, list[Workload]] = {}
     for each in workloads:
         groups.setdefault(workload_image(each), []).append(each)
-    made = [ImageSpec(name, group[0].extras, tuple(each.folder for each in group)) for name, group in groups.items()]
-    return [*sorted(made, key=lambda each: each.name), ImageSpec(TOOLS, _TOOLS_EXTRAS)]
+    function_images = [
+        ImageSpec(name, group[0].extras, tuple(each.folder for each in group)) for name, group in groups.items()
+    ]
+    return [*sorted(function_images, key=lambda each: each.name), ImageSpec(TOOLS, _TOOLS_EXTRAS)]
 
 
 def sources_digest(checkout: Path = CHECKOUT) -> str:
