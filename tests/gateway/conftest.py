@@ -11,7 +11,7 @@ from llmariner.platform.database import Database
 from llmariner.platform.database.migrate import upgrade
 from llmariner.settings import DatabaseSettings
 
-from .running import Platform, running
+from .running_platform import Platform, running
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from llmariner.usage.cost_breakdown import cost_breakdown
 from llmariner.usage.tables import prices
 
 from .caller import Answer, Caller
-from .running import Platform
+from .running_platform import Platform
 
 _RATES = {"prompt": 0, "cached_prompt": 0, "completion": 10**9, "valid_from": 1.0, "valid_to": None, "created_at": 1}
 

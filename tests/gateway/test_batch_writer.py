@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from .running import EngineProcess
-from .test_control import Functions, booted
+from .running_platform import EngineProcess
+from .test_control_plane import Functions, booted
 
 # After a gateway's flush, and before what is gathered is recorded.
 HELD_SECONDS = 1.3

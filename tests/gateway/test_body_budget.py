@@ -10,7 +10,7 @@ from llmariner.errors import WaitingRoomFull
 from llmariner.gateway.requests.body_budget import BodyBudget
 
 from .caller import Answer, chat
-from .running import Platform, eventually
+from .running_platform import Platform, eventually
 
 PATH = "/v1/chat/completions"
 

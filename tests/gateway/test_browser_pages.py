@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from .running import Platform, eventually, running
+from .running_platform import Platform, eventually, running
 
 pytestmark = pytest.mark.timeout(180)
 PAGE = b'<!doctype html><meta charset="utf-8"><title>working</title><script type="module" src="/pages.mjs"></script>'

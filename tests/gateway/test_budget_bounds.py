@@ -17,7 +17,7 @@ from llmariner.tenancy.roles.scopes import OWNER_SCOPES
 from llmariner.usage.tables import prices
 
 from .caller import Answer, Caller
-from .running import Platform, eventually
+from .running_platform import Platform, eventually
 
 PRICE = {"prompt": 10**9, "cached_prompt": 10**9, "completion": 5 * 10**9, "request": 0}
 TOKEN = 5_000

@@ -19,7 +19,7 @@ from llmariner.tenancy.roles.scopes import OWNER_SCOPES
 from llmariner.usage.tables import prices
 
 from .caller import Answer, Broken, Caller
-from .running import Platform, eventually
+from .running_platform import Platform, eventually
 
 PROMPT, ANSWER = 1_000_000_000, 5_000_000_000
 """Nano-dollars per million tokens: a token of the answer costs 5000."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from .caller import Broken
-from .running import Platform, eventually, running
+from .running_platform import Platform, eventually, running
 
 PACE = 20
 """Milliseconds between tokens."""

@@ -14,7 +14,7 @@ from llmariner.limits.rules import Subject
 from llmariner.usage.tables import prices
 
 from .caller import Answer, Caller
-from .running import Platform, eventually
+from .running_platform import Platform, eventually
 
 TOKEN = 1000
 NUMBERS = itertools.count()

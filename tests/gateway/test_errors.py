@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from .caller import Answer, chat
-from .running import Platform, soon
+from .running_platform import Platform, soon
 
 PATH = "/v1/chat/completions"
 

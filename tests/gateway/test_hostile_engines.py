@@ -12,7 +12,7 @@ import pytest
 
 from .caller import Answer, chat
 from .raw_engine import RawEngine, Reply, raw_engine
-from .running import Platform, resident
+from .running_platform import Platform, resident
 
 PATH = "/v1/chat/completions"
 HEALTHY = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"

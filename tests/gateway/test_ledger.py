@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pytest
 
 from .caller import Answer, Caller, chat
-from .running import Platform, eventually
+from .running_platform import Platform, eventually
 
 PATH = "/v1/chat/completions"
 

@@ -9,7 +9,7 @@ import pytest
 from llmariner.limits.rules import Subject
 
 from .caller import Answer
-from .running import Platform, eventually, soon
+from .running_platform import Platform, eventually, soon
 
 
 @pytest.fixture(scope="module")

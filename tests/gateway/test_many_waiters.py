@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 
 from .caller import Caller
-from .running import Platform, resident
+from .running_platform import Platform, resident
 
 MIB = 1 << 20
 

@@ -6,7 +6,7 @@ import asyncio
 import time
 
 from .caller import Answer
-from .running import EngineProcess, Platform, resident
+from .running_platform import EngineProcess, Platform, resident
 
 MIB = 1 << 20
 # An engine repeats the model's name in every event: with this one an event is half a kilobyte.

@@ -11,7 +11,7 @@ from llmariner.gateway.admission.queue import AdmissionQueue
 from llmariner.gateway.control_plane.port import ModelState
 
 from .caller import Answer
-from .running import eventually, running
+from .running_platform import eventually, running
 
 # An engine repeats the model's name in every event: with this one an event is half a kilobyte.
 LONG = "stalled-" + "x" * 190

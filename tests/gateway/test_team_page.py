@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from .running import Platform, running
+from .running_platform import Platform, running
 
 CHECKOUT = Path(__file__).parents[2]
 PAGE = (CHECKOUT / "docs/team.md").read_text()

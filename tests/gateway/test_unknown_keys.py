@@ -17,7 +17,7 @@ from llmariner.gateway.authentication.key_cache import KeyCache
 from llmariner.gateway.control_plane.port import ControlPlane, Key
 
 from .caller import Answer, Caller
-from .running import Platform, running
+from .running_platform import Platform, running
 
 SCOPE = "api.inference.write"
 

@@ -14,7 +14,7 @@ import pytest
 from llmariner.models.model import ModelConfig
 
 from .caller import Answer, Caller, chat
-from .running import EngineProcess, Platform, eventually, soon
+from .running_platform import EngineProcess, Platform, eventually, soon
 
 PATH = "/v1/chat/completions"
 FACTS = {"phase", "progress", "estimate_seconds"}

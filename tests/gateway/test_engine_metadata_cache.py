@@ -10,7 +10,7 @@ from llmariner.gateway.state import Gateway
 from llmariner.settings import GatewaySettings, Secret
 
 from .raw_engine import RawEngine, raw_engine
-from .running import soon
+from .running_platform import soon
 
 
 def gateway() -> Gateway:

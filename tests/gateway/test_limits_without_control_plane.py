@@ -12,8 +12,8 @@ from llmariner.limits.budgets import NewBudget
 from llmariner.limits.rules import Subject
 from llmariner.usage.tables import prices
 
-from .running import eventually
-from .test_control import Functions, booted, functions
+from .running_platform import eventually
+from .test_control_plane import Functions, booted, functions
 
 __all__ = ["functions"]  # a fixture of that file
 PER_MINUTE = 240

@@ -22,8 +22,8 @@ from llmariner.limits.quota_state import LEASE_SECONDS
 from llmariner.limits.rules import Subject
 
 from .caller import Broken, Caller
-from .running import EngineProcess, Platform, eventually, free_port, listens
-from .test_control import Functions, booted
+from .running_platform import EngineProcess, Platform, eventually, free_port, listens
+from .test_control_plane import Functions, booted
 
 SIZE = 8
 PER_MINUTE = 3600

@@ -22,7 +22,7 @@ from llmariner.tenancy.keys.store import NewKey
 from llmariner.tenancy.roles.scopes import OWNER_SCOPES
 
 from .caller import Answer, Caller
-from .running import EngineProcess, Platform, eventually, free_port, listens
+from .running_platform import EngineProcess, Platform, eventually, free_port, listens
 
 PATH = "/v1/chat/completions"
 

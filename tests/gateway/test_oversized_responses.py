@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from .caller import Answer, chat
-from .running import Platform
+from .running_platform import Platform
 
 PATH = "/v1/chat/completions"
 

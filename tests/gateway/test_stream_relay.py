@@ -9,7 +9,7 @@ import json
 import pytest
 
 from .caller import chat
-from .running import EngineProcess, Platform
+from .running_platform import EngineProcess, Platform
 
 PATH = "/v1/chat/completions"
 ALL_USAGE = {"include_usage": True, "continuous_usage_stats": True}

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from .caller import Answer, chat
-from .running import EngineProcess, Platform, eventually, soon
+from .running_platform import EngineProcess, Platform, eventually, soon
 
 PATH = "/v1/chat/completions"
 

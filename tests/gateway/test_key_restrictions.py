@@ -15,7 +15,7 @@ from llmariner.tenancy.roles.scopes import OWNER_SCOPES
 from llmariner.tenancy.tables import projects
 
 from .caller import Answer, Caller
-from .running import Platform, eventually, running
+from .running_platform import Platform, eventually, running
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from llmariner.control_plane import InProcessControlPlane
 from llmariner.platform.serving import Phase, Status
 from llmariner.platform.serving.static import StaticServing
 
-from .running import Platform
+from .running_platform import Platform
 
 
 class Copy:

@@ -12,7 +12,7 @@ from llmariner.platform.serving import Phase, Status
 from llmariner.platform.serving import waiting_requests as module
 from llmariner.platform.serving.waiting_requests import WaitingRequests
 
-from .running import Platform
+from .running_platform import Platform
 
 
 def test_requests_that_wait_for_a_waking_model_are_shown(platform: Platform) -> None:

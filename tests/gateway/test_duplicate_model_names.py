@@ -15,7 +15,7 @@ from llmariner.tenancy.keys.store import KeyOwner
 from llmariner.usage.tables import prices
 
 from .caller import Caller
-from .running import Platform, eventually
+from .running_platform import Platform, eventually
 
 
 def own_model(platform: Platform, name: str, project_id: str | None, base: str | None = None) -> str:

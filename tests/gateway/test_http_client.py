@@ -13,7 +13,7 @@ import pytest
 from llmariner.http_client import Client, ConnectionFailed, ReaderTimeout, ResponseFailed, ResponseTimeout
 
 from .raw_engine import RawEngine, raw_engine
-from .running import soon
+from .running_platform import soon
 
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"

@@ -9,7 +9,7 @@ import pytest
 
 from .caller import Answer
 from .raw_engine import RawEngine
-from .running import Platform, eventually
+from .running_platform import Platform, eventually
 from .test_hostile_engines import ANSWER, EVENTS, chunk, posts, saying, whole
 from .test_hostile_engines import served as answering
 

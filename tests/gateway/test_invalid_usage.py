@@ -13,7 +13,7 @@ from sqlalchemy import select
 from llmariner.platform.events.tables import events
 
 from .caller import chat
-from .running import Platform, eventually, soon
+from .running_platform import Platform, eventually, soon
 
 ODD = [
     "",

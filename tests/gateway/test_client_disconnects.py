@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from .caller import Answer, chat
-from .running import Platform, eventually, soon
+from .running_platform import Platform, eventually, soon
 
 PATH = "/v1/chat/completions"
 
