@@ -10,7 +10,7 @@ from llmariner.gateway.control_plane.port import NO_AMOUNTS, Amounts, LeaseRepor
 from llmariner.limits.quota_state import LEASE_SECONDS, QuotaState, period_start
 from llmariner.limits.sliding_window import SlidingWindow
 
-from .fleet import EMPTY, FakeUsageSource
+from .simulated_instances import EMPTY, FakeUsageSource
 
 AMOUNT = 1000
 NOW = datetime(2026, 3, 31, 23, 59, 50, tzinfo=UTC).timestamp()

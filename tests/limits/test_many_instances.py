@@ -6,7 +6,7 @@ import pytest
 
 from llmariner.gateway.control_plane.port import Amounts, Rule
 
-from .fleet import Fleet, max_in_window
+from .simulated_instances import Fleet, max_in_window
 
 MINUTE = 60.0
 PER_MINUTE = 3000
