@@ -1,4 +1,4 @@
-"""The control function, with the database's statements counted: `python counted_control.py FILE` writes the counts there.
+"""The control function, with the database's statements counted: `python counting_control_plane.py FILE` writes the counts there.
 
 They are counted by the table they name first; the BEGIN that SQLite is sent counts as one more on the table that follows.
 """

@@ -109,7 +109,7 @@ def fleet(tmp_path: Path, database: Path) -> Iterator[Fleet]:
 @contextlib.contextmanager
 def counted(functions: Functions, counts: Path) -> Iterator[None]:
     """The control function in a process that counts its statements."""
-    command = [sys.executable, str(Path(__file__).with_name("counted_control.py")), str(counts)]
+    command = [sys.executable, str(Path(__file__).with_name("counting_control_plane.py")), str(counts)]
     with functions.log.open("ab") as output:
         environment = {**os.environ, **functions.control}
         process = subprocess.Popen(
