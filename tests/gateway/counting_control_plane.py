@@ -1,6 +1,6 @@
-"""The control function, with the database's statements counted: `python counting_control_plane.py FILE` writes the counts there.
+"""The control plane with a counter of its database's statements: `python counting_control_plane.py FILE` writes the counts.
 
-They are counted by the table they name first; the BEGIN that SQLite is sent counts as one more on the table that follows.
+A statement counts for the table that it names first; SQLite's BEGIN counts for the table that follows.
 """
 
 from __future__ import annotations
