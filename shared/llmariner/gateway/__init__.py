@@ -1,1 +1,1 @@
-"""The token path: authenticate, limit, admit, wait, relay, meter. Imports nothing heavier than httptools and orjson."""
+"""Inference requests: authentication, limits, admission, relay and metering. Imports nothing heavier than httptools and orjson."""

@@ -40,7 +40,7 @@ _RECENT_POLL_SECONDS = 20.0
 _IDLE_SECONDS = 60.0
 _LAST_USED_SECONDS = 30.0
 # How long cached keys stay valid while the control plane is unavailable.
-_TRUST_SECONDS = 600.0
+_OFFLINE_SECONDS = 600.0
 _WAKE_POLL_SECONDS = 0.1
 # The interval between reads of a ready model's state while requests wait for it.
 _READY_POLL_SECONDS = 0.5
@@ -313,7 +313,7 @@ class Gateway:
         except Exception as error:  # the cached state stays valid for a bounded time
             if not isinstance(error, Unavailable):
                 _log.exception("polling for changes failed")
-            if time.monotonic() - self._polled_at > _TRUST_SECONDS:
+            if time.monotonic() - self._polled_at > _OFFLINE_SECONDS:
                 self.key_cache.invalidate_all()
             return
         self._cursor = changes.cursor

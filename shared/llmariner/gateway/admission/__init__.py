@@ -1,1 +1,1 @@
-"""Whether and when a request may use an engine: a queue per engine (the waiting room), replicas, facts about models."""
+"""Admission of requests to engines: the queue per model (the waiting room), engine replicas, and checks of models."""

@@ -1,1 +1,1 @@
-"""The port by which the token path gets keys, models, limits and usage records; its HTTP client and JSON."""
+"""The port to the control plane (keys, models, leases, usage records), its HTTP client and its JSON format."""

@@ -1,3 +1,1 @@
-"""Rate limits, concurrency limits and budgets in one gateway process: quota leased from the control plane, spent
-locally.
-"""
+"""Limits and budgets in one gateway instance: quota is leased from the control plane and spent locally."""

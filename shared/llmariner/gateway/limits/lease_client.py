@@ -38,9 +38,9 @@ _MAX_QUERIES = 200
 _SOON_SECONDS = 1.0
 _MAX_EXTRA_REPORTS = 16
 # How long the last leases and limits stay valid while the control plane is unavailable.
-_TRUST_SECONDS = 600.0
+_OFFLINE_SECONDS = 600.0
 # The interval of attempts while the control plane is unavailable.
-_AWAY_SECONDS = 1.0
+_RETRY_SECONDS = 1.0
 _ALL_MODELS = "*"
 
 
@@ -113,13 +113,13 @@ class LeaseClient:
             if (error := answer.result()) is not None:
                 raise error
 
-    async def fetch_limits(self, key: Key, model: str, prompt: int) -> CallerLimits:
+    async def fetch_limits(self, key: Key, model: str, prompt_tokens: int) -> CallerLimits:
         """Fetch the limits of a key, with a first lease. Returns stale ones, if any, instead of raising Unavailable."""
         waiting = self._pending_lookups.get(key.id)
         if waiting is None:
             answer: asyncio.Future[CallerLimits | Exception] = asyncio.get_running_loop().create_future()
             waiting = self._pending_lookups[key.id] = (
-                RulesQuery(_without_model_lists(key), model, Amounts(1, prompt, 1)),
+                RulesQuery(_without_model_lists(key), model, Amounts(1, prompt_tokens, 1)),
                 answer,
             )
         self._ensure_running()
@@ -270,10 +270,10 @@ class LeaseClient:
     def _on_error(self, error: Exception, waiting: Mapping[LeasedQuota, asyncio.Future[Exception | None]]) -> None:
         """Refill quotas locally for a bounded time while the control plane is unavailable; fail pending queries."""
         now = time.monotonic()
-        self.unavailable_until = now + _AWAY_SECONDS
+        self.unavailable_until = now + _RETRY_SECONDS
         if not isinstance(error, Unavailable):
             _log.error("leasing quota failed", exc_info=error)
-        trusted = isinstance(error, Unavailable) and now - self._last_response_at <= _TRUST_SECONDS
+        trusted = isinstance(error, Unavailable) and now - self._last_response_at <= _OFFLINE_SECONDS
         # Syncs that were requested in the meantime would fail in the same way.
         for each, future in (*waiting.items(), *self._pending_syncs.items()):
             if trusted:

@@ -23,7 +23,7 @@ __all__ = ["Limiter"]
 
 _log = logging.getLogger(__name__)
 _TICK_SECONDS = 0.5
-_TRIES = 4
+_MAX_ATTEMPTS = 4
 
 
 class Limiter:
@@ -35,20 +35,22 @@ class Limiter:
         self.revision = 0
 
     def try_reserve(
-        self, key: Key, model: str, prompt: int, completion: int | None, choices: int = 1
+        self, key: Key, model: str, prompt_tokens: int, completion_tokens: int | None, choices: int = 1
     ) -> Reservation | None:
         """Reserve a request, a slot, and tokens for prompt and completion from leased quota. None: call `reserve`.
 
-        `completion`: tokens of all `choices` together; None: unbounded. Raises ValueError for negative amounts, which would
+        `completion_tokens`: of all `choices` together; None: unbounded. Raises ValueError for negative amounts, which would
         increase the quota.
         """
         caller_limits = self._limits_by_key.get(key.id)
         if caller_limits is None:
             return None
         applicable = caller_limits.for_model(model) if caller_limits.named_models else caller_limits.default
-        tokens = prompt + (applicable.default_completion_tokens * choices if completion is None else completion)
-        if not 0 <= prompt <= tokens:
-            raise _negative_amounts(tokens - prompt, prompt)
+        tokens = prompt_tokens + (
+            applicable.default_completion_tokens * choices if completion_tokens is None else completion_tokens
+        )
+        if not 0 <= prompt_tokens <= tokens:
+            raise _negative_amounts(tokens - prompt_tokens, prompt_tokens)
         # This repeats `_try_reserve`: calling it would take a tenth more time.
         for limit in applicable.limits:
             if limit.requests < 1 or limit.tokens < tokens or limit.slots < 1:
@@ -59,14 +61,20 @@ class Limiter:
             limit.slots -= 1
         return Reservation(applicable, tokens)
 
-    async def reserve(self, key: Key, model: str, prompt: int, completion: int | None, choices: int = 1) -> Reservation:
+    async def reserve(
+        self, key: Key, model: str, prompt_tokens: int, completion_tokens: int | None, choices: int = 1
+    ) -> Reservation:
         """Like `try_reserve`, but leases more quota where a slice is exhausted. Raises RateLimited with a retry-after
         header.
         """
-        if prompt < 0 or (completion or 0) < 0:
-            raise _negative_amounts(prompt, completion)
-        caller_limits = self._limits_by_key.get(key.id) or await self._lease_client.fetch_limits(key, model, prompt)
-        return await self._reserve_with_sync(caller_limits.for_model(model), key, model, prompt, completion, choices)
+        if prompt_tokens < 0 or (completion_tokens or 0) < 0:
+            raise _negative_amounts(prompt_tokens, completion_tokens)
+        caller_limits = self._limits_by_key.get(key.id) or await self._lease_client.fetch_limits(
+            key, model, prompt_tokens
+        )
+        return await self._reserve_with_sync(
+            caller_limits.for_model(model), key, model, prompt_tokens, completion_tokens, choices
+        )
 
     async def reserve_for_base_model(
         self,
@@ -74,33 +82,41 @@ class Limiter:
         key: Key,
         model: str,
         base: str,
-        prompt: int,
-        completion: int | None,
+        prompt_tokens: int,
+        completion_tokens: int | None,
         choices: int = 1,
     ) -> None:
         """Extend an adapter's reservation to the limits of its base model. Raises RateLimited; the reservation is then
         empty.
         """
-        caller_limits = self._limits_by_key.get(key.id) or await self._lease_client.fetch_limits(key, model, prompt)
+        caller_limits = self._limits_by_key.get(key.id) or await self._lease_client.fetch_limits(
+            key, model, prompt_tokens
+        )
         if base not in caller_limits.named_models:
             return
         reservation.cancel()
         extended = await self._reserve_with_sync(
-            caller_limits.for_adapter(model, base), key, model, prompt, completion, choices
+            caller_limits.for_adapter(model, base), key, model, prompt_tokens, completion_tokens, choices
         )
         reservation.applicable, reservation.tokens = extended.applicable, extended.tokens
 
     async def _reserve_with_sync(
-        self, applicable: ApplicableLimits, key: Key, model: str, prompt: int, completion: int | None, choices: int
+        self,
+        applicable: ApplicableLimits,
+        key: Key,
+        model: str,
+        prompt_tokens: int,
+        completion_tokens: int | None,
+        choices: int,
     ) -> Reservation:
         """Reserve, leasing more quota where a slice is exhausted. Raises RateLimited."""
-        if (completion or 0) > applicable.max_tokens:
-            _check_size(applicable, key, model, completion or 0)
+        if (completion_tokens or 0) > applicable.max_tokens:
+            _check_size(applicable, key, model, completion_tokens or 0)
         # The upper bound of a prompt may exceed a small limit although the prompt does not: it then reserves the whole
         # limit.
-        longest = applicable.default_completion_tokens * choices if completion is None else completion
-        tokens = int(min(prompt + longest, applicable.max_tokens))
-        for _ in range(_TRIES):
+        longest = applicable.default_completion_tokens * choices if completion_tokens is None else completion_tokens
+        tokens = int(min(prompt_tokens + longest, applicable.max_tokens))
+        for _ in range(_MAX_ATTEMPTS):
             if (reserved := _try_reserve(applicable, tokens)) is not None:
                 return reserved
             exhausted = [limit for limit in applicable.limits if _lacks(limit, tokens)]
@@ -133,7 +149,7 @@ class Limiter:
         for budget in reservation.applicable.budgets:
             if budget.limited[3] and (budget.rule.amount or 0) < money:
                 raise limit_errors.budget_exceeded(budget, time.monotonic())
-        for _ in range(_TRIES):
+        for _ in range(_MAX_ATTEMPTS):
             if self.try_reserve_money(reservation, money):
                 return
             exhausted = [budget for budget in reservation.applicable.budgets if budget.money < money]

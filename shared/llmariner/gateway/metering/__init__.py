@@ -1,1 +1,1 @@
-"""Tokens and money of each request: counting, pricing, recording in batches, and the metrics in Prometheus format."""
+"""Tokens and cost of each request: counting, pricing, batched ledger events, and metrics in Prometheus' text format."""
