@@ -118,7 +118,7 @@ class Context:
 
     @_cached
     def authenticator(self) -> Authenticator:
-        """Authenticates callers by API key."""
+        """Authenticates callers."""
         from llmariner.tenancy.authenticator import Authenticator
 
         return Authenticator(self.database, self.secrets.pepper)

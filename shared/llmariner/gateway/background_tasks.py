@@ -14,7 +14,7 @@ _PAUSE_SECONDS = 1.0
 
 
 async def supervise(run: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run a loop until cancelled. One that raises is logged and restarted after a second."""
+    """Run a loop until canceled. One that raises is logged and restarted after a second."""
     while True:
         try:
             await run()

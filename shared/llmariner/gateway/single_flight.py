@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class SingleFlight(Generic[T]):
-    """Calls in flight, by key. A call continues when the tasks that wait for it are cancelled.
+    """Calls in flight, by key. A call continues when the tasks that wait for it are canceled.
 
     `generation` rises with every `invalidate`: a result that was requested in an earlier generation may be stale.
     """

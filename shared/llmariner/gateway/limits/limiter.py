@@ -179,7 +179,7 @@ class Limiter:
             self._lease_client.invalidate_subjects(subjects)
 
     async def run(self) -> None:
-        """Report usage and renew leases until cancelled."""
+        """Report usage and renew leases until canceled."""
         while True:
             await asyncio.sleep(_TICK_SECONDS)
             now = time.monotonic()

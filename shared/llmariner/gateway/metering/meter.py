@@ -181,7 +181,7 @@ class Meter:
         return event
 
     async def run(self) -> None:
-        """Send events until cancelled, without waiting for responses, which confirm that the database has the events."""
+        """Send events until canceled, without waiting for responses, which confirm that the database has the events."""
         while True:
             await asyncio.sleep(_FLUSH_SECONDS)
             now = time.time()
