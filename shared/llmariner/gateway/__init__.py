@@ -1,1 +1,1 @@
-"""Inference requests: authentication, limits, admission, relay, metering. Imports nothing heavier than httptools and orjson."""
+"""Inference requests: authentication, limits, admission, relay, metering. Heaviest imports: httptools and orjson."""
