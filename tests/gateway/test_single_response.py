@@ -64,7 +64,7 @@ class _PricedControlPlane(_OneKeyControlPlane):
 
 
 class _Failing(Metrics):
-    def closed(self, event: dict[str, Any]) -> None:
+    def observe(self, event: dict[str, Any]) -> None:
         raise ValueError("what nobody thought of")
 
 

@@ -206,7 +206,7 @@ def test_a_request_that_can_not_be_counted_stops_no_other(monkeypatch: Any) -> N
     choosy = RejectingControlPlane("", ValueError())
 
     class Broken(MeteredRequest):
-        def due(self, now: float) -> bool:
+        def needs_checkpoint(self, now: float) -> bool:
             raise ValueError(now)
 
     async def work() -> None:
