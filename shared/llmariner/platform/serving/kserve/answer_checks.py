@@ -1,7 +1,7 @@
 """Records the result of each engine's answer check at its start as an event of the InferenceService.
 
 An engine whose answer differs from the expected one still serves; a warning event of the InferenceService reports it
-(docs/decisions/0021-engines-on-cpus-are-asked-what-has-one-answer.md).
+(docs/decisions/0021-cpu-engines-check-an-expected-answer.md).
 """
 
 from __future__ import annotations
