@@ -22,8 +22,8 @@ from llmariner.tenancy.groups.group_roles import GroupRoles
 if TYPE_CHECKING:
     from cli.conftest import Llma
 
-_running = importlib.import_module("..identity.running", __package__)
-_platform = importlib.import_module("..identity.platform", __package__)
+_running = importlib.import_module("..identity.issuer", __package__)
+_platform = importlib.import_module("..identity.served_platform", __package__)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from .running import RunningIssuer
+from .issuer import RunningIssuer
 
 
 @pytest.fixture(scope="session")

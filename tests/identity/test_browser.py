@@ -13,8 +13,8 @@ from llmariner.settings import environment
 from llmariner.tenancy.groups.group_roles import GroupRoles
 
 from .chromium import Chromium
-from .platform import ServedPlatform
-from .running import RunningIssuer
+from .issuer import RunningIssuer
+from .served_platform import ServedPlatform
 from .terminal import Terminal
 from .test_dex import serving
 

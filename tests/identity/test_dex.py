@@ -28,7 +28,7 @@ from llmariner.installation.dex import PATH, render_configuration
 from llmariner.platform.identity.oidc import OidcTokenVerifier
 from llmariner.settings import IdentitySettings, environment
 
-from .running import CLIENT, Browser, RunningIssuer, SigningKey
+from .issuer import CLIENT, Browser, RunningIssuer, SigningKey
 
 COMPONENT = Path(__file__).parents[2] / "manifests/components/dex"
 SET_BY_THE_COMPONENT: dict[str, str] = yaml.safe_load((COMPONENT / "settings.yaml").read_text())["data"]

@@ -16,7 +16,7 @@ from llmariner.cli.support.errors import CommandError
 from llmariner.platform.identity.discovery import DiscoveryError, fetch_signing_keys
 from llmariner.settings import IdentitySettings
 
-from .running import SigningKey
+from .issuer import SigningKey
 
 KEYS = {"keys": [{"kty": "RSA", "kid": "1"}]}
 

@@ -15,8 +15,8 @@ from llmariner.models.model import NewModel, SourceRepository, Task
 from llmariner.tenancy.groups.group_roles import GroupRoles
 from llmariner.tenancy.members.memberships import Members
 
-from .platform import ServedPlatform
-from .running import RunningIssuer
+from .issuer import RunningIssuer
+from .served_platform import ServedPlatform
 
 _processes = importlib.import_module("..functions.processes", __package__)
 

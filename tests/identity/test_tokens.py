@@ -27,8 +27,8 @@ from llmariner.platform.identity.oidc import OidcTokenVerifier
 from llmariner.platform.identity.signing_keys import COOLDOWN_SECONDS, REFRESH_AFTER_SECONDS, SigningKeys
 from llmariner.settings import IdentitySettings
 
-from .forgeries import FORGED, sign_unchecked, soon
-from .running import RunningIssuer, SigningKey
+from .forged_tokens import FORGED, sign_unchecked, soon
+from .issuer import RunningIssuer, SigningKey
 
 OUTAGE_SECONDS = 3600.0
 

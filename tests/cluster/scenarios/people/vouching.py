@@ -30,14 +30,14 @@ from ..functions import Functions
 from .relay import Relay
 
 if TYPE_CHECKING:
-    from identity.running import RunningIssuer, Signer, SigningKey
+    from identity.issuer import RunningIssuer, Signer, SigningKey
 
 __all__ = ["CONSOLE", "Vouching", "vouched"]
 
 CONSOLE = "console"
 """Another client of the same issuer, whose tokens are none of the platform's."""
 
-_running = importlib.import_module("....identity.running", __package__)
+_running = importlib.import_module("....identity.issuer", __package__)
 
 _IMAGE = "dev.local/llmariner/dex:test"
 _DEFINITIONS = CHECKOUT / "manifests" / "components" / "dex" / "definitions.yaml"

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from .running import Signer, SigningKey
+from .issuer import Signer, SigningKey
 
 __all__ = ["FORGED", "sign_unchecked", "soon"]
 

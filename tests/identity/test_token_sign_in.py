@@ -14,7 +14,7 @@ from llmariner.context import Context
 from llmariner.platform.database.migrate import upgrade
 from llmariner.tenancy.organizations.bootstrap import create_bootstrap_key, ensure_first_owner
 
-from .running import RunningIssuer
+from .issuer import RunningIssuer
 
 CHECKOUT = Path(__file__).parents[2]
 _http_calls = importlib.import_module("..functions.http_calls", __package__)
