@@ -9,7 +9,7 @@ ENGINE_TESTS := tests/serving tests/e2e
 # The cluster itself, scenarios, the suite of one machine through its Gateway; at last the platform is taken away.
 CLUSTER_TESTS ?= tests/cluster/test_lab.py tests/cluster/scenarios tests/e2e/platform/test_answers.py tests/e2e/clients tests/cluster/removal
 # What needs an API server and nothing behind it.
-API_SERVER_TESTS := tests/kubernetes tests/manifests/test_admission.py
+API_SERVER_TESTS := tests/kubernetes_api tests/manifests/test_admission.py
 ON_API_SERVER = LLMARINER_TEST_KUBECONFIG=$$($(BIN)/python -c "from tests.cluster.lab.places import Lab; print(Lab().kubeconfig)") \
   $(BIN)/python
 

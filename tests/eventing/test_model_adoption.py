@@ -20,12 +20,12 @@ from llmariner.platform.database.migrate import upgrade
 from llmariner.platform.kube.resources import INFERENCE_SERVICES, NAMESPACES
 
 if TYPE_CHECKING:
-    from kubernetes.caller import Caller
+    from kubernetes_api.caller import Caller
 
 # By their places, as in tests/serving/kserve_cluster.py.
-_caller = importlib.import_module("..kubernetes.caller", __package__)
-_server = importlib.import_module("..kubernetes.server", __package__)
-_schemas = importlib.import_module("..kubernetes.schemas", __package__)
+_caller = importlib.import_module("..kubernetes_api.caller", __package__)
+_server = importlib.import_module("..kubernetes_api.server", __package__)
+_schemas = importlib.import_module("..kubernetes_api.schemas", __package__)
 _http_calls = importlib.import_module("..functions.http_calls", __package__)
 _processes = importlib.import_module("..functions.processes", __package__)
 

@@ -20,14 +20,14 @@ from llmariner.platform.kube import Cluster
 from llmariner.settings import ClusterSettings
 
 if TYPE_CHECKING:
-    from kubernetes.schemas import Schemas
+    from kubernetes_api.schemas import Schemas
 
 CHECKOUT = Path(__file__).parents[2]
 
 
 def _schemas_module() -> Any:
     """Loaded by its place: its folder bears the name of Kubernetes' Python client, which an import finds."""
-    root = CHECKOUT / "tests/kubernetes/schemas.py"
+    root = CHECKOUT / "tests/kubernetes_api/schemas.py"
     spec = importlib.util.spec_from_file_location("kubernetes_schemas", root)
     assert spec is not None
     assert spec.loader is not None
@@ -53,8 +53,8 @@ def schemas(crds: Path) -> Schemas:
 
 @pytest.fixture
 def api_server(schemas: Schemas, crds: Path) -> Iterator[Any]:
-    """A Kubernetes API server in this process (tests/kubernetes)."""
-    module = importlib.import_module("..kubernetes.server", __package__)
+    """A Kubernetes API server in this process (tests/kubernetes_api)."""
+    module = importlib.import_module("..kubernetes_api.server", __package__)
     with module.ApiServer(schemas, crds) as running:
         yield running
 

@@ -21,7 +21,7 @@ from .rendering import Object, Rendered, names
 from .test_network_policy import FUNCTION, admits, chosen, peers, policies
 
 if TYPE_CHECKING:
-    from kubernetes.schemas import Schemas
+    from kubernetes_api.schemas import Schemas
 
 CHECKOUT = Path(__file__).parents[2]
 ISSUER = f"https://llm.example.org{PATH}"

@@ -14,7 +14,7 @@ from llmariner.manifests.declarations import read_declarations
 from .rendering import Rendered, names
 
 if TYPE_CHECKING:
-    from kubernetes.schemas import Schemas
+    from kubernetes_api.schemas import Schemas
 
 CHECKOUT = Path(__file__).parents[2]
 

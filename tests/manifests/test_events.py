@@ -13,7 +13,7 @@ from llmariner.manifests.declarations import Consumer, DeclarationError, read_de
 from llmariner.manifests.events import TICK_EVENT_TYPE, broker, ping_source, trigger
 
 if TYPE_CHECKING:
-    from kubernetes.schemas import Schemas
+    from kubernetes_api.schemas import Schemas
 
 Declare = Callable[..., None]
 CHECKOUT = Path(__file__).parents[2]

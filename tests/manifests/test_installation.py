@@ -20,7 +20,7 @@ from llmariner.manifests.tree import stale_files
 from .rendering import Object, Rendered, names
 
 if TYPE_CHECKING:
-    from kubernetes.schemas import Schemas
+    from kubernetes_api.schemas import Schemas
 
 CHECKOUT = Path(__file__).parents[2]
 OVERLAYS = ("playground", "production", "test")

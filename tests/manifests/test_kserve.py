@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 if TYPE_CHECKING:
-    from kubernetes.schemas import Schemas
+    from kubernetes_api.schemas import Schemas
 
 CHECKOUT = Path(__file__).parents[2]
 KSERVE = CHECKOUT / "kserve"

@@ -14,7 +14,7 @@ from llmariner.manifests.path_matches import path_matches
 from llmariner.manifests.routes import http_route
 
 if TYPE_CHECKING:
-    from kubernetes.schemas import Schemas
+    from kubernetes_api.schemas import Schemas
 
 Declare = Callable[..., None]
 CHECKOUT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 if TYPE_CHECKING:
-    from kubernetes.schemas import Schemas
+    from kubernetes_api.schemas import Schemas
 
 SERVICE: dict[str, Any] = {
     "apiVersion": "serving.knative.dev/v1",

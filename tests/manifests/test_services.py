@@ -12,7 +12,7 @@ from llmariner.manifests.declarations import Workload, read_declarations
 from llmariner.manifests.services import knative_service, service_account, workload_image
 
 if TYPE_CHECKING:
-    from kubernetes.schemas import Schemas
+    from kubernetes_api.schemas import Schemas
 
 Declare = Callable[..., None]
 

@@ -22,7 +22,7 @@ from llmariner.settings import ClusterSettings, KServeSettings
 from .rendering import Object, Rendered, names
 
 if TYPE_CHECKING:
-    from kubernetes.schemas import Schemas
+    from kubernetes_api.schemas import Schemas
 
 CHECKOUT = Path(__file__).parents[2]
 MODELS = "llmariner-models"

@@ -36,7 +36,7 @@ from .real_engine import BASE, TIMEOUT_SECONDS, engine_of_this_machine, models_o
 from .scripted_engines import model, scripted_settings
 
 if TYPE_CHECKING:
-    from kubernetes.schemas import Schemas
+    from kubernetes_api.schemas import Schemas
 
 SECRET = "s" * 64
 SCRIPTED = Path(__file__).parents[1] / "engines" / "scripted.py"

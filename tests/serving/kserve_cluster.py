@@ -39,13 +39,13 @@ from llmariner.settings import ClusterSettings, KServeSettings
 from .driver import ServingDriver
 
 if TYPE_CHECKING:
-    from kubernetes.caller import Body, Caller
-    from kubernetes.schemas import Schemas
+    from kubernetes_api.caller import Body, Caller
+    from kubernetes_api.schemas import Schemas
 
 # By its place: the folder bears the name of Kubernetes' Python client, which an absolute import finds.
-_caller = importlib.import_module("..kubernetes.caller", __package__)
-_server = importlib.import_module("..kubernetes.server", __package__)
-_schemas = importlib.import_module("..kubernetes.schemas", __package__)
+_caller = importlib.import_module("..kubernetes_api.caller", __package__)
+_server = importlib.import_module("..kubernetes_api.server", __package__)
+_schemas = importlib.import_module("..kubernetes_api.schemas", __package__)
 
 NAMESPACE = "llmariner-models"
 SCRIPTED = Path(__file__).parents[1] / "engines" / "scripted.py"

@@ -23,7 +23,7 @@ from llmariner.platform.serving.kserve.phases import STANDBY_LABEL
 from .kserve_cluster import NAMESPACE, SCRIPTED, ServingOnCluster
 
 if TYPE_CHECKING:
-    from kubernetes.caller import Body
+    from kubernetes_api.caller import Body
 
 CHECKOUT = Path(__file__).parents[2]
 TOKEN = "standby-0123456789"

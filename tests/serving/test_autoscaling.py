@@ -22,7 +22,7 @@ from .conftest import free_port
 from .kserve_cluster import NAMESPACE, ServingOnCluster, serving_on_cluster
 
 if TYPE_CHECKING:
-    from kubernetes.schemas import Schemas
+    from kubernetes_api.schemas import Schemas
 
 PROMETHEUS = "http://prometheus-operated.monitoring.svc.cluster.local:9090"
 FIXED = EngineModel("small", "hf://org/small", "generate", 0, typical_wake_seconds=1.0)

@@ -18,7 +18,7 @@ from .kserve_cluster import ServingOnCluster, serving_on_cluster
 from .scripted_engines import model, scripted_settings
 
 if TYPE_CHECKING:
-    from kubernetes.schemas import Schemas
+    from kubernetes_api.schemas import Schemas
 
 SMALL = EngineModel("small", "hf://org/small", "generate", 0, typical_wake_seconds=1.0, keep_awake=True)
 WHY = "It is not started: ask somebody."

@@ -17,7 +17,7 @@ from .conftest import free_port
 from .kserve_cluster import NAMESPACE, ServingOnCluster, serving_on_cluster
 
 if TYPE_CHECKING:
-    from kubernetes.schemas import Schemas
+    from kubernetes_api.schemas import Schemas
 
 # Found by trying: who may choose an id finds one for any given name in minutes.
 FIRST, SECOND = (f"org/a-model-with-quite-a-long-name-{each}" for each in (15101, 62941))

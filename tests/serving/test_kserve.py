@@ -18,7 +18,7 @@ from .conftest import free_port
 from .kserve_cluster import NAMESPACE, ServingOnCluster, serving_on_cluster
 
 if TYPE_CHECKING:
-    from kubernetes.schemas import Schemas
+    from kubernetes_api.schemas import Schemas
 
 SMALL = EngineModel("org/Small:1", "hf://org/small", "generate", 0, typical_wake_seconds=1.0)
 TUNED = EngineModel("ft:small:x", "s3://bucket/x", "generate", 0, base="org/Small:1")

@@ -21,7 +21,7 @@ from .kserve_cluster import NAMESPACE, ServingOnCluster, serving_on_cluster
 from .standby_pods import TOKEN, StandbyPods
 
 if TYPE_CHECKING:
-    from kubernetes.schemas import Schemas
+    from kubernetes_api.schemas import Schemas
 
 CHECKOUT = Path(__file__).parents[2]
 SMALL = EngineModel("small", "pvc://models/small", "generate", 0, typical_wake_seconds=1.0, project="proj_1")

@@ -21,10 +21,10 @@ from llmariner.settings import ClusterSettings, KServeSettings
 from .kserve_cluster import NAMESPACE, InMemoryModelLookup
 
 if TYPE_CHECKING:
-    from kubernetes.schemas import Schemas
+    from kubernetes_api.schemas import Schemas
 
-_caller = importlib.import_module("..kubernetes.caller", __package__)
-_server = importlib.import_module("..kubernetes.server", __package__)
+_caller = importlib.import_module("..kubernetes_api.caller", __package__)
+_server = importlib.import_module("..kubernetes_api.server", __package__)
 
 MODELS = [EngineModel(f"org/m{number}", "hf://org/x", "generate", 0) for number in range(12)]
 AWAKE = 5

@@ -17,7 +17,7 @@ from .conftest import free_port
 from .kserve_cluster import NAMESPACE, ServingOnCluster, serving_on_cluster
 
 if TYPE_CHECKING:
-    from kubernetes.schemas import Schemas
+    from kubernetes_api.schemas import Schemas
 
 EVERYBODYS = EngineModel("small", "hf://org/small", "generate", 0, typical_wake_seconds=1.0)
 OURS = replace(EVERYBODYS, id="ours", project="proj_1")

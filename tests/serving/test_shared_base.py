@@ -15,7 +15,7 @@ from .conftest import free_port
 from .kserve_cluster import ServingOnCluster, serving_on_cluster
 
 if TYPE_CHECKING:
-    from kubernetes.schemas import Schemas
+    from kubernetes_api.schemas import Schemas
 
 BASE = EngineModel("base", "hf://org/base", "generate", 0, typical_wake_seconds=1.0)
 THEIRS = EngineModel("ft:base:theirs", "pvc://no-such-claim/x", "generate", 0, base="base", project="proj_b")

@@ -22,7 +22,7 @@ from .kserve_cluster import NAMESPACE, ServingOnCluster, serving_on_cluster
 from .standby_pods import RUNTIME, TOKEN, StandbyPods
 
 if TYPE_CHECKING:
-    from kubernetes.schemas import Schemas
+    from kubernetes_api.schemas import Schemas
 
 SMALL = EngineModel("org/Small:1", "pvc://models/small", "generate", 0, typical_wake_seconds=1.0)
 OTHER = replace(SMALL, id="other", folder="pvc://models/other")
