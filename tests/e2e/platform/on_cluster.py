@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # By their place: the test cluster is a package beside this one.
 _places = importlib.import_module("...cluster.lab.places", __package__)
 _installed = importlib.import_module("...cluster.platform.installed", __package__)
-_asking = importlib.import_module("...cluster.scenarios.asking", __package__)
+_asking = importlib.import_module("...cluster.scenarios.platform_client", __package__)
 
 __all__ = ["ClusterPlatform"]
 

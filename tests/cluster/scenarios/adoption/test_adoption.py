@@ -14,8 +14,8 @@ from llmariner.manifests.installation import MODELS_NAMESPACE
 from ...lab.kubectl import kubectl
 from ...lab.waiting import until
 from ...platform.installed import Installed
-from ..asking import Asking
 from ..engines import scripted, service
+from ..platform_client import Asking
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 

@@ -19,7 +19,7 @@ from llmariner.settings import StandaloneSettings, environment
 from ...lab.kubectl import get
 from ...lab.waiting import until
 from ...platform.installed import Installed
-from ..asking import PARIS, Asking
+from ..platform_client import PARIS, Asking
 
 pytestmark = [pytest.mark.cluster, pytest.mark.engine, pytest.mark.timeout(900)]
 

@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from ..asking import Asking
+from ..platform_client import Asking
 
 __all__ = ["Counting", "Fate", "Load"]
 

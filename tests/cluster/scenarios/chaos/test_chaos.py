@@ -24,9 +24,9 @@ from ...lab.places import Lab
 from ...lab.processes import alive
 from ...platform.installed import Installed
 from ...platform.overlay import MODELS
-from ..asking import Asking
 from ..engines import scripted, service
-from ..killing import crash, drain, processes_of, stopped
+from ..fault_injection import crash, drain, processes_of, stopped
+from ..platform_client import Asking
 from .load import Counting, Load
 
 _SECONDS = float(os.environ.get("LLMARINER_CHAOS_SECONDS", "120"))

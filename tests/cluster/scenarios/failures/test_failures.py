@@ -14,8 +14,8 @@ from llmariner.settings import StandaloneSettings, environment
 from ...lab.waiting import until
 from ...platform.installed import Installed
 from ...platform.overlay import MODELS
-from ..asking import Answer, Asking
 from ..engines import scripted, service
+from ..platform_client import Answer, Asking
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 

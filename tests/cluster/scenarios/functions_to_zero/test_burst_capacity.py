@@ -15,8 +15,8 @@ import pytest
 from llmariner.manifests.installation import NAMESPACE
 
 from ...platform.installed import Installed
+from ..fault_injection import processes_of
 from ..functions import Call, Functions
-from ..killing import processes_of
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 

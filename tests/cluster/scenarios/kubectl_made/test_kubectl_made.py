@@ -12,8 +12,8 @@ from llmariner.manifests.installation import MODELS_NAMESPACE
 from ...lab.kubectl import get, kubectl
 from ...lab.waiting import until
 from ...platform.installed import Installed
-from ..asking import Asking
 from ..engines import scripted, service, specification
+from ..platform_client import Asking
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 

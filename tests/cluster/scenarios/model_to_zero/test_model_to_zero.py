@@ -16,7 +16,7 @@ from llmariner.usage.tables import ledger_requests
 from ...lab.kubectl import get
 from ...lab.waiting import until
 from ...platform.installed import Installed
-from ..asking import GENERATED, PARIS, PROMPTED, Asking
+from ..platform_client import GENERATED, PARIS, PROMPTED, Asking
 
 pytestmark = [pytest.mark.cluster, pytest.mark.engine, pytest.mark.timeout(900)]
 

@@ -20,9 +20,9 @@ from ...lab.policies import enforced
 from ...lab.waiting import until
 from ...platform.installed import Installed
 from ...platform.overlay import over, write
-from ..asking import Answer, Asking
 from ..engines import IMAGE, scripted, service
 from ..functions import Call, Functions
+from ..platform_client import Answer, Asking
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
 

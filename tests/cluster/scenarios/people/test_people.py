@@ -21,9 +21,9 @@ from llmariner.cli.sign_in.token_store import SignIn, SignInFile
 
 from ...lab.waiting import until
 from ...platform.installed import Installed
-from ..asking import Answer, Asking
 from ..engines import scripted, service
-from .vouching import CONSOLE, Vouching, vouched
+from ..platform_client import Answer, Asking
+from .issuers import CONSOLE, Vouching, vouched
 
 if TYPE_CHECKING:
     from identity.terminal import Terminal

@@ -16,7 +16,7 @@ from ...lab.kubectl import get
 from ...lab.waiting import until
 from ...platform.installed import Installed
 from ...platform.overlay import MODELS
-from ..asking import Asking
+from ..platform_client import Asking
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 

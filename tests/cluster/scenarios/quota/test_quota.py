@@ -13,8 +13,8 @@ from llmariner.manifests.installation import MODELS_NAMESPACE
 from ...lab.kubectl import get
 from ...lab.waiting import until
 from ...platform.installed import Installed
-from ..asking import Answer, Asking
 from ..engines import scripted, service
+from ..platform_client import Answer, Asking
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 

@@ -13,9 +13,9 @@ import pytest
 from ...lab.kubectl import get
 from ...lab.waiting import until
 from ...platform.installed import Installed
-from ..asking import Answer, Asking
 from ..engines import scripted, service
 from ..functions import Call, Functions
+from ..platform_client import Answer, Asking
 
 SECONDS = int(os.environ.get("LLMARINER_STREAM_SECONDS", "150"))
 """How long streams last; 3900 for those of an hour and more."""

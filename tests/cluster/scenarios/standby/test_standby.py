@@ -14,7 +14,7 @@ from llmariner.manifests.installation import MODELS_NAMESPACE
 from ...lab.kubectl import get, kubectl
 from ...lab.waiting import until
 from ...platform.installed import Installed
-from ..asking import GENERATED, PARIS, PROMPTED, Asking
+from ..platform_client import GENERATED, PARIS, PROMPTED, Asking
 from .overlay import DEPLOYMENT, add, remove, standing
 
 pytestmark = [pytest.mark.cluster, pytest.mark.engine, pytest.mark.timeout(1500)]

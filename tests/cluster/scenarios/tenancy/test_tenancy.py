@@ -15,9 +15,9 @@ import pytest
 
 from ...lab.waiting import until
 from ...platform.installed import Installed
-from ..asking import Answer, Asking
 from ..engines import scripted, service
 from ..functions import Functions
+from ..platform_client import Answer, Asking
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
