@@ -43,10 +43,9 @@ SECRETS = {
     "llmariner-database": ["LLMARINER_DATABASE_URL"],
 }
 
-# By its place: the folder of the API in the test process bears the name of a package that is installed.
-_folder = next(name for name in ("kubernetes_api", "kubernetes") if (CHECKOUT / "tests" / name / "server.py").is_file())
+# For a type checker the packages of `tests` are top-level: a relative import cannot name another one.
 _api, _status_errors, _schemas, _server, _store = (
-    importlib.import_module(f"..{_folder}.{name}", __package__)
+    importlib.import_module(f"..kubernetes_api.{name}", __package__)
     for name in ("api", "status_errors", "schemas", "server", "store")
 )
 

@@ -22,14 +22,14 @@ from llmariner.tenancy.groups.group_roles import GroupRoles
 if TYPE_CHECKING:
     from cli.conftest import Llma
 
-_running = importlib.import_module("..identity.issuer", __package__)
-_platform = importlib.import_module("..identity.served_platform", __package__)
+_issuer = importlib.import_module("..identity.issuer", __package__)
+_served_platform = importlib.import_module("..identity.served_platform", __package__)
 
 
 @pytest.fixture(scope="module")
 def issuer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """Its tokens are good for ten minutes; alice is of the group `staff`."""
-    running = _running.RunningIssuer(tmp_path_factory.mktemp("issuer"))
+    running = _issuer.RunningIssuer(tmp_path_factory.mktemp("issuer"))
     running.accounts = {"alice": {"groups": ["staff"], "name": "Alice"}, "ci": {"groups": ["staff"]}}
     with running:
         yield running
@@ -38,7 +38,7 @@ def issuer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def served(issuer: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A platform whose default project the group `staff` is in."""
-    with _platform.ServedPlatform(tmp_path_factory.mktemp("platform"), issuer.url) as running:
+    with _served_platform.ServedPlatform(tmp_path_factory.mktemp("platform"), issuer.url) as running:
         mappings = GroupRoles(running.context.database)
         owner = running.context.authenticator.caller_for_user(running.owner.user_id)
         mappings.create(owner, issuer=issuer.url, group="staff", role="member", project_id=running.owner.project_id)
@@ -80,7 +80,7 @@ def browser(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
 
 @pytest.fixture
 def person() -> Iterator[Any]:
-    made = _running.Browser("alice")
+    made = _issuer.Browser("alice")
     yield made
     made.close()
 
@@ -249,7 +249,7 @@ def test_who_refuses_at_the_issuer_is_told_so(llma_there: Llma, browser: Callabl
 
 
 def test_who_is_let_in_nowhere_is_told_at_once(llma_there: Llma, browser: Callable[..., None], home: Path) -> None:
-    stranger = _running.Browser("mallory")
+    stranger = _issuer.Browser("mallory")
     browser(stranger.visit)
     result = llma_there("auth", "login")
     stranger.close()
@@ -311,7 +311,7 @@ def test_a_workload_exchanges_its_own_token_and_does_so_again_when_it_must(
     change(home, token=expired(issuer))
     assert llma_there("auth", "api-keys", "list").code == 0
     assert stored(home)["token"] != expired(issuer)
-    file.write_text(_running.SigningKey().sign({"sub": "ci", "aud": issuer.url, "exp": int(time.time()) + 60}))
+    file.write_text(_issuer.SigningKey().sign({"sub": "ci", "aud": issuer.url, "exp": int(time.time()) + 60}))
     change(home, token=expired(issuer))
     result = llma_there("auth", "api-keys", "list")
     assert (result.code, "does not take the token" in result.err) == (3, True)
@@ -399,7 +399,7 @@ def test_signing_out_works_while_the_issuer_is_away(signed_in: Llma, home: Path)
 def test_a_platform_without_an_issuer_says_so(
     llma_there: Llma, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with _platform.ServedPlatform(tmp_path, "") as keyed:
+    with _served_platform.ServedPlatform(tmp_path, "") as keyed:
         result = llma_there("--endpoint", keyed.url, "auth", "login")
     assert (result.code, "it has no issuer of tokens" in result.err) == (1, True)
 

@@ -22,7 +22,7 @@ from llmariner.platform.kube.resources import INFERENCE_SERVICES, NAMESPACES
 if TYPE_CHECKING:
     from kubernetes_api.caller import Caller
 
-# By their places, as in tests/serving/kserve_cluster.py.
+# For a type checker the packages of `tests` are top-level: a relative import cannot name another one.
 _caller = importlib.import_module("..kubernetes_api.caller", __package__)
 _server = importlib.import_module("..kubernetes_api.server", __package__)
 _schemas = importlib.import_module("..kubernetes_api.schemas", __package__)

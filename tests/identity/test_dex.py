@@ -248,7 +248,9 @@ VERBS = {"POST": "create", "PUT": "update", "DELETE": "delete"}
 @pytest.fixture
 def api_server(tmp_path: Path) -> Iterator[Any]:
     """Kubernetes with the kinds that the component defines."""
-    schemas, server = (importlib.import_module(f"..kubernetes.{name}", __package__) for name in ("schemas", "server"))
+    schemas, server = (
+        importlib.import_module(f"..kubernetes_api.{name}", __package__) for name in ("schemas", "server")
+    )
     upstream = schemas.folder()
     crds = tmp_path / "crds"
     (crds / "dex").mkdir(parents=True)

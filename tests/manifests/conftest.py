@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -22,40 +20,31 @@ from llmariner.settings import ClusterSettings
 if TYPE_CHECKING:
     from kubernetes_api.schemas import Schemas
 
+# For a type checker the packages of `tests` are top-level: a relative import cannot name another one.
+_schemas = importlib.import_module("..kubernetes_api.schemas", __package__)
+_server = importlib.import_module("..kubernetes_api.server", __package__)
+
 CHECKOUT = Path(__file__).parents[2]
-
-
-def _schemas_module() -> Any:
-    """Loaded by its place: its folder bears the name of Kubernetes' Python client, which an import finds."""
-    root = CHECKOUT / "tests/kubernetes_api/schemas.py"
-    spec = importlib.util.spec_from_file_location("kubernetes_schemas", root)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="session")
 def crds() -> Path:
     """The folder of upstream's CRDs."""
-    root: Path = _schemas_module().folder()
+    root: Path = _schemas.folder()
     return root
 
 
 @pytest.fixture(scope="session")
 def schemas(crds: Path) -> Schemas:
     """The validator over them; one for the session, since it reads each schema once."""
-    validator: Schemas = sys.modules["kubernetes_schemas"].Schemas(crds)
+    validator: Schemas = _schemas.Schemas(crds)
     return validator
 
 
 @pytest.fixture
 def api_server(schemas: Schemas, crds: Path) -> Iterator[Any]:
     """A Kubernetes API server in this process (tests/kubernetes_api)."""
-    module = importlib.import_module("..kubernetes_api.server", __package__)
-    with module.ApiServer(schemas, crds) as running:
+    with _server.ApiServer(schemas, crds) as running:
         yield running
 
 

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from kubernetes_api.caller import Body, Caller
     from kubernetes_api.schemas import Schemas
 
-# By its place: the folder bears the name of Kubernetes' Python client, which an absolute import finds.
+# For a type checker the packages of `tests` are top-level: a relative import cannot name another one.
 _caller = importlib.import_module("..kubernetes_api.caller", __package__)
 _server = importlib.import_module("..kubernetes_api.server", __package__)
 _schemas = importlib.import_module("..kubernetes_api.schemas", __package__)

@@ -15,10 +15,10 @@ from .running import CHAT_MODEL, Platform
 if TYPE_CHECKING:
     from cluster.platform.installed import Installed
 
-# By their place: the test cluster is a package beside this one.
+# For a type checker the packages of `tests` are top-level: a relative import cannot name another one.
 _places = importlib.import_module("...cluster.lab.places", __package__)
 _installed = importlib.import_module("...cluster.platform.installed", __package__)
-_asking = importlib.import_module("...cluster.scenarios.platform_client", __package__)
+_platform_client = importlib.import_module("...cluster.scenarios.platform_client", __package__)
 
 __all__ = ["ClusterPlatform"]
 
@@ -52,7 +52,7 @@ class ClusterPlatform(Platform):
 
     def engine_metric(self, name: str, model: str = CHAT_MODEL) -> int:
         """Without what the platform itself asked the engine at its start."""
-        own: int = _asking.first_usage(self.installed.engine_url(model)).get(name, 0)
+        own: int = _platform_client.first_usage(self.installed.engine_url(model)).get(name, 0)
         return super().engine_metric(name, model) - own
 
     def engine_metrics(self, model: str) -> str:

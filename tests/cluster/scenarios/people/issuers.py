@@ -37,7 +37,7 @@ __all__ = ["CONSOLE", "Vouching", "vouched"]
 CONSOLE = "console"
 """Another client of the same issuer, whose tokens are none of the platform's."""
 
-_running = importlib.import_module("....identity.issuer", __package__)
+_issuer = importlib.import_module("....identity.issuer", __package__)
 
 _IMAGE = "dev.local/llmariner/dex:test"
 _DEFINITIONS = CHECKOUT / "manifests" / "components" / "dex" / "definitions.yaml"
@@ -76,8 +76,8 @@ def vouched(installed: Installed, folder: Path) -> Iterator[Vouching]:
 def _by_the_company(installed: Installed, folder: Path) -> Iterator[Vouching]:
     lab = installed.lab
     with Relay() as relay:
-        clients = (_running.CLIENT, {**_running.CLIENT, "client_id": CONSOLE})
-        company = _running.RunningIssuer(folder, host=lab.host_address, name=relay.url, clients=clients)
+        clients = (_issuer.CLIENT, {**_issuer.CLIENT, "client_id": CONSOLE})
+        company = _issuer.RunningIssuer(folder, host=lab.host_address, name=relay.url, clients=clients)
         host, port = company.listens
         relay.to(host, port)
         inside = f"LLMARINER_OIDC_INTERNAL_URL=http://{host}:{port}"
@@ -98,7 +98,7 @@ def _by_dex(installed: Installed, folder: Path, program: Path) -> Iterator[Vouch
             "redirect_uris": [f"{url}/callback"],
             "grant_types": ["authorization_code", "refresh_token"],
         }
-        company = _running.RunningIssuer(folder, host=lab.host_address, clients=(client,))
+        company = _issuer.RunningIssuer(folder, host=lab.host_address, clients=(client,))
         _load(lab, program, folder)
         _bring(lab, company.url, client)
         overlay = over(
@@ -112,7 +112,7 @@ def _by_dex(installed: Installed, folder: Path, program: Path) -> Iterator[Vouch
         )
         with company, _applied(installed, overlay):
             kubectl(lab, "rollout", "status", "deployment/dex", "-n", NAMESPACE, "--timeout=180s", seconds=200)
-            yield Vouching(url, company, lambda: _running.Signer(url, _key(lab)))
+            yield Vouching(url, company, lambda: _issuer.Signer(url, _key(lab)))
 
 
 _WITHOUT_HOST = json.dumps([{"op": "remove", "path": "/spec/hostnames"}])
@@ -152,7 +152,7 @@ def _bring(lab: Lab, company: str, client: dict[str, Any]) -> None:
 def _key(lab: Lab) -> SigningKey:
     """Dex' own, as it keeps it."""
     (keys,) = get(lab, "signingkeies.dex.coreos.com", "-n", NAMESPACE)["items"]
-    found: SigningKey = _running.SigningKey.of(keys["signingKey"])
+    found: SigningKey = _issuer.SigningKey.of(keys["signingKey"])
     return found
 
 

@@ -28,8 +28,8 @@ from .issuers import CONSOLE, Vouching, vouched
 if TYPE_CHECKING:
     from identity.terminal import Terminal
 
-_forgeries, _running, _terminal = (
-    importlib.import_module(f"....identity.{name}", __package__) for name in ("forgeries", "running", "terminal")
+_forged_tokens, _issuer, _terminal = (
+    importlib.import_module(f"....identity.{name}", __package__) for name in ("forged_tokens", "issuer", "terminal")
 )
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
@@ -69,7 +69,7 @@ def alice(installed: Installed, vouching: Vouching, homes: Path) -> Terminal:
     """Signed in by a browser."""
     opened = _terminal.Opened(homes)
     terminal: Terminal = _terminal.Terminal(homes / "alice", installed.base_url, opened.command)
-    browser = _running.Browser(_ALICE)
+    browser = _issuer.Browser(_ALICE)
     with contextlib.closing(browser), terminal.starts("auth", "login") as login:
         page = browser.visit(opened.address())
         said = login.communicate(timeout=60)
@@ -82,7 +82,7 @@ def alice(installed: Installed, vouching: Vouching, homes: Path) -> Terminal:
 def olga(installed: Installed, vouching: Vouching, homes: Path) -> Terminal:
     """Signed in by another device."""
     terminal: Terminal = _terminal.Terminal(homes / "olga", installed.base_url)
-    with contextlib.closing(_running.Browser(_OLGA)) as device, terminal.starts("auth", "login", "--no-open") as login:
+    with contextlib.closing(_issuer.Browser(_OLGA)) as device, terminal.starts("auth", "login", "--no-open") as login:
         assert login.stderr is not None
         shown = login.stderr.readline() + login.stderr.readline()
         device.visit(str(re.findall(r"https?://[^\s)]+", shown)[-1]))
@@ -182,13 +182,13 @@ def test_no_forged_token_gets_in(
     good = signer.token(sub=found["sub"], email=found["email"], groups=found.get("groups"))
     assert _status(installed, good) == 200, "it is the key that the issuer signs with"
     let_in = {}
-    for name, (make, reason) in _forgeries.FORGED.items():
+    for name, (make, reason) in _forged_tokens.FORGED.items():
         token = make(signer)
         status, said = _asked(installed, token)
         answer = ask(token)
         if (status, answer.status) != (401, 401) or not re.search(reason, said["error"]["message"]):
             let_in[name] = (status, said, answer.status)
-    print(f"\n{len(_forgeries.FORGED)} forgeries, refused by a function and on the token path")
+    print(f"\n{len(_forged_tokens.FORGED)} forgeries, refused by a function and on the token path")
     assert not let_in
 
 
@@ -196,7 +196,7 @@ def test_another_application_s_token_is_refused(
     installed: Installed, vouching: Vouching, ask: Callable[[str], Answer]
 ) -> None:
     with (
-        contextlib.closing(_running.Browser(_ALICE)) as browser,
+        contextlib.closing(_issuer.Browser(_ALICE)) as browser,
         IssuerClient(vouching.url, CONSOLE, _SCOPES) as issuer,
     ):
         token = str(browser.signs_in(issuer).token)
@@ -207,7 +207,7 @@ def test_a_token_ends_while_it_is_known(vouching: Vouching, alice: Terminal, ask
     """Without the leeway for clocks that differ: it was good here before."""
     found = _claims(alice)
     known = {name: found[name] for name in ("sub", "email", "groups")}
-    token = vouching.signer().token(**known, **_forgeries.soon(exp=4))
+    token = vouching.signer().token(**known, **_forged_tokens.soon(exp=4))
     assert ask(token).status == 200
     time.sleep(4.1)
     assert ask(token).status == 401
