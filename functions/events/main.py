@@ -53,8 +53,11 @@ def replay_event(request: Request, caller: Writer, event_id: str) -> dict[str, A
 
 
 def _owner_access(request: Request, caller: Caller) -> dict[str, Any]:
-    """The events that an owner sees beside the project's: those of the organization (users, invitations, admin keys), and
-    for an owner of the installation those of Kubernetes objects, which belong to no tenant."""
+    """Arguments that select the events an owner sees in addition to the project's.
+
+    These are the organization's (users, invitations, admin keys), and for an owner of the installation those of Kubernetes
+    objects, which belong to no tenant.
+    """
     if not caller.is_owner:
         return {}
     return {"organization_id": caller.organization_id, "operator": is_installation_owner(request, caller)}

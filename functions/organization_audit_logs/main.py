@@ -36,9 +36,11 @@ def list_audit_logs(
     view: Literal["openai", "all"] = "openai",
     tenant_only: bool = False,
 ) -> dict[str, Any]:
-    """One page of audit entries, newest first. Filters: event_types, project_ids, actor_ids, actor_emails, resource_ids,
-    effective_at[gt|gte|lt|lte]. Types outside OpenAI's log are included with `view` "all" or by event_types.
-    `tenant_only` selects entries of a tenant above the organization, of which there are none.
+    """One page of audit entries, newest first.
+
+    Filters: event_types, project_ids, actor_ids, actor_emails, resource_ids, effective_at[gt|gte|lt|lte]. Types outside
+    OpenAI's log are included with `view` "all" or by event_types. `tenant_only` selects entries of a tenant above the
+    organization, of which there are none.
     """
     if tenant_only:
         return list_response([], has_more=False)

@@ -55,8 +55,9 @@ _lock = threading.RLock()
 
 
 class _cached(Generic[T]):  # noqa: N801 - used as a decorator, as functools.cached_property is
-    """A property that is computed once, also under concurrent access from threads (functools.cached_property has no
-    lock).
+    """A property that is computed once, also under concurrent access from threads.
+
+    functools.cached_property has no lock.
     """
 
     def __init__(self, make: Callable[[Context], T]) -> None:
@@ -79,8 +80,9 @@ class _cached(Generic[T]):  # noqa: N801 - used as a decorator, as functools.cac
 
 
 class Context:
-    """The services of one process. Standalone mode creates one for all functions, and sets the adapters that it
-    provides.
+    """The services of one process.
+
+    Standalone mode creates one for all functions, and sets the adapters that it provides.
     """
 
     def __init__(self, env: Environment | None = None) -> None:

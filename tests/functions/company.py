@@ -24,8 +24,11 @@ _numbers = itertools.count()
 
 
 class Company:
-    """`people`: boss owns the organization, lead owns the project `vision`, mia and vic are member and viewer there, sam is
-    a member of `speech`, rob is a reader of the organization. `ask` takes their names; e-mails: `email(name)`."""
+    """An organization with two projects and people of every role.
+
+    `people`: boss owns the organization, lead owns the project `vision`, mia and vic are member and viewer there, sam is
+    a member of `speech`, rob is a reader of the organization. `ask` takes their names; e-mails: `email(name)`.
+    """
 
     def __init__(self, installation: Installation, ask: Ask) -> None:
         self._ask, self.context, self.number = ask, installation.context, next(_numbers)

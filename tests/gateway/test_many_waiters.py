@@ -15,6 +15,8 @@ MIB = 1 << 20
 
 @dataclass
 class Seen:
+    """What one caller received. `after`: seconds since it asked."""
+
     tenant: int
     status: int
     code: str

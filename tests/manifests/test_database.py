@@ -1,5 +1,7 @@
-"""The cluster's database, run locally: PostgreSQL by its start script, PgBouncer by the generated configuration, and two
-concurrent migrations through both."""
+"""The cluster's database, run locally.
+
+PostgreSQL runs by its start script, PgBouncer by the generated configuration; two concurrent migrations go through both.
+"""
 
 from __future__ import annotations
 

@@ -76,8 +76,11 @@ def settings_of(engines: EngineEnvironment, logs: Path) -> ProcessSettings:
 
 
 def models_of(engines: EngineEnvironment, adapter: Path) -> list[EngineModel]:
-    """The packaged model, an adapter of it with random weights, one whose log probabilities come after a grammar, and
-    one with an argument that vLLM refuses."""
+    """The models of the session.
+
+    They are the packaged model, an adapter of it with random weights, one whose log probabilities come after a grammar,
+    and one with an argument that vLLM rejects.
+    """
     packaged = next(model for model in PACKAGED if model.id == BASE)
     folder = packaged.folder(StandaloneSettings.load(environment()).cache)
     base = EngineModel(id=BASE, folder=str(folder), task="generate", size_bytes=270 << 20, typical_wake_seconds=8)

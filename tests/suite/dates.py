@@ -38,8 +38,10 @@ _SOURCE = Path(__file__).with_name("clock.c")
 
 @dataclass(frozen=True)
 class Date:
-    """A clock and a time zone. `ahead`: days; `begins`: the moment in UTC that it is at first; `steps`: it is set back again
-    and again."""
+    """A clock and a time zone.
+
+    `ahead`: days; `begins`: the moment in UTC that it is at first; `steps`: it is set back again and again.
+    """
 
     ahead: float = 0
     begins: datetime | None = None

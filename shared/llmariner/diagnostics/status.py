@@ -37,8 +37,9 @@ _AUTOSCALING_PREFIX = "autoscaling.knative.dev/"
 
 
 def status(cluster: Cluster, namespace: str) -> dict[str, Any]:
-    """`functions`, `models`, `queues`, `waiting`, `events` and `nodes` as lists of records; `unreadable` maps the sections
-    that could not be read to the reason.
+    """The state of an installation: `functions`, `models`, `queues`, `waiting`, `events` and `nodes` as lists of records.
+
+    `unreadable` maps the sections that could not be read to the reason.
 
     Raises Unavailable when no Kubernetes API server answers, Forbidden when it rejects the credentials.
     """

@@ -53,8 +53,9 @@ _MAX_HEALTH_BYTES = 64 * 1024
 
 
 class Gateway:
-    """The state of a gateway instance. Not thread-safe: the first request starts its tasks, in that request's event
-    loop.
+    """The state of a gateway instance.
+
+    Not thread-safe: the first request starts its tasks, in that request's event loop.
     """
 
     def __init__(self, control_plane: ControlPlane, settings: GatewaySettings, pepper: Secret) -> None:
@@ -145,8 +146,9 @@ class Gateway:
         return self._template_tokens.get(model_id)
 
     async def template_tokens(self, model_id: str, engine_model_name: str, state: ModelState) -> TemplateTokens:
-        """The token counts of a model's chat template, measured if needed. `engine_model_name`: the model's name in its
-        engine.
+        """The token counts of a model's chat template, measured if needed.
+
+        `engine_model_name`: the model's name in its engine.
         """
         if (endpoint := state.endpoint) is None:
             return DEFAULT_TEMPLATE_TOKENS

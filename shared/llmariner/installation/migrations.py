@@ -17,8 +17,9 @@ __all__ = ["migrate"]
 
 
 def migrate(context: Context, *, first_key: str = "") -> list[str]:
-    """Migrate, and register `first_key` if given; returns log lines. Safe to run concurrently. RetryLater when the database
-    does not answer.
+    """Migrate, and register `first_key` if given; returns log lines.
+
+    Safe to run concurrently. RetryLater when the database does not answer.
     """
     try:
         upgrade(context.database)

@@ -30,8 +30,11 @@ _MAX_ALERTS = 20
 
 @dataclass(frozen=True)
 class NewBudget:
-    """The settable fields of a budget. `amount` in nano-dollars; `alert_ratio`: the spent part of it that triggers an alert,
-    None: no alert; `hard`: requests are rejected once it is spent."""
+    """The settable fields of a budget.
+
+    `amount` in nano-dollars; `alert_ratio`: the spent part of it that triggers an alert, None: no alert; `hard`:
+    requests are rejected once it is spent.
+    """
 
     amount: int
     alert_ratio: float | None = 0.8

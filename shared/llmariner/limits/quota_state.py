@@ -62,8 +62,11 @@ class _InstanceState:
 
 @dataclass
 class QuotaState:
-    """The state of one rule. `spent`: nano-dollars of the requests admitted in the current period. `alerted`: the threshold
-    of the last alert in this period; None: there was none."""
+    """The state of one rule.
+
+    `spent`: nano-dollars of the requests admitted in the current period. `alerted`: the threshold of the last alert in
+    this period; None: there was none.
+    """
 
     rule: Rule
     windows: dict[str, SlidingWindow] = field(default_factory=dict)

@@ -67,8 +67,10 @@ class RegistryModelLookup:
         return await asyncio.to_thread(self._ledger.idle_since, sorted(names), owners)
 
     async def import_existing(self, services: Mapping[str, str], *, only: str | None = None) -> None:
-        """Register the models of InferenceServices that users created: name → model id. Registered ones that are missing
-        are deleted. `only` limits both to the InferenceService of that name."""
+        """Register the models of InferenceServices that users created: name → model id.
+
+        Registered ones that are missing are deleted. `only` limits both to the InferenceService of that name.
+        """
         await asyncio.to_thread(self._import_existing, services, only)
 
     def _find(self, model_id: str) -> EngineModel:

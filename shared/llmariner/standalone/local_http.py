@@ -1,5 +1,7 @@
-"""HTTP client of the commands that start and check the platform of this machine. It ignores proxies in the environment,
-which cannot reach this machine's own addresses."""
+"""HTTP client of the commands that start and check the platform of this machine.
+
+It ignores proxies in the environment, which cannot reach this machine's own addresses.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""The first request to each packaged model: checks that engines on this machine compute correctly, and fills vLLM's
-caches so that later wakes take seconds."""
+"""The first request to each packaged model.
+
+It checks that engines on this machine compute correctly, and fills vLLM's caches so that later wakes take seconds.
+"""
 
 from __future__ import annotations
 

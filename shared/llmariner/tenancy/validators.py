@@ -76,8 +76,9 @@ def validate_email(value: str, param: str = "email") -> str:
 
 
 def has_public_domain(address: str) -> bool:
-    """Whether the domain can belong to an owner on the internet: no bare host, no IP address, no name that is reserved for
-    private networks.
+    """Whether the domain can belong to an owner on the internet.
+
+    A bare host, an IP address and a name that is reserved for private networks cannot.
     """
     *above, top = address.rpartition("@")[2].rstrip(".").split(".")
     return bool(above) and all(above) and top not in _PRIVATE_DOMAINS and any(map(str.isalpha, top)) and "]" not in top

@@ -50,8 +50,10 @@ _BACKDATING_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class NewPrice:
-    """A price to set: nano-dollars per million tokens, and per request. `cached_prompt` None: as `prompt`. `project_id`: the
-    project that owns the model; None: a shared model."""
+    """A price to set: nano-dollars per million tokens, and per request.
+
+    `cached_prompt` None: as `prompt`. `project_id`: the project that owns the model; None: a shared model.
+    """
 
     model: str
     prompt: int

@@ -54,8 +54,10 @@ class Api:
                 raise
 
     def watch(self, path: str) -> Iterator[dict[str, Any]]:
-        """The objects of a list, then each that changes, until the server ends the watch; a deleted one has
-        `deleted` true."""
+        """The objects of a list, then each that changes, until the server ends the watch.
+
+        A deleted one has `deleted` true.
+        """
         listed = self.get(path)
         for each in listed["items"]:
             yield {"deleted": False, "object": each}

@@ -28,8 +28,10 @@ def program(project: str, name: str) -> Path:
 
 @functools.cache
 def module(project: str, path: str | None = None) -> Path:
-    """The sources of a project's main module, or of another that it requires, at the pinned version: their config/
-    folders hold the manifests that go with the programs."""
+    """The sources of a project's main module, or of another that it requires, at the pinned version.
+
+    Their config/ folders hold the manifests that go with the programs.
+    """
     pinned = PROJECTS[project]
     found = run("go", "-C", pinned.folder, "list", "-m", "-f", "{{.Dir}}", path or pinned.module).strip()
     if not found:

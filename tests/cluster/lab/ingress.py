@@ -1,9 +1,11 @@
-"""Knative's ingress for the test cluster: `python -m tests.cluster.lab.ingress` carries each Knative ingress out as
-Gateway API routes of the shared gateway, and gives load balancers their addresses.
+"""Knative's ingress controller for the test cluster.
 
-Knative's own carriers (net-kourier, net-gateway-api, net-contour, net-istio) are not served as modules; this does the part
-of net-gateway-api that Knative Serving relies on: routes by host, path and header, splits, headers, host rewrites, and
-readiness only once a probe through the proxy has come back with the hash of what was asked for.
+`python -m tests.cluster.lab.ingress` turns each Knative ingress into Gateway API routes of the shared gateway, and gives
+load balancers their addresses.
+
+Knative's own ingress controllers (net-kourier, net-gateway-api, net-contour, net-istio) are not served as modules; this
+does the part of net-gateway-api that Knative Serving relies on: routes by host, path and header, splits, headers, host
+rewrites, and readiness only once a probe through the proxy has come back with the hash of what was asked for.
 """
 
 from __future__ import annotations
@@ -174,7 +176,7 @@ class Carrier:
                 self._api.delete(f"{base}/{route['metadata']['name']}")
 
     def _probed(self, ingress: Manifest, digest: str) -> bool:
-        """Does a request to each host arrive by the present routes?"""
+        """Whether a request to each host arrives by the present routes."""
         service = self._api.get(f"/api/v1/namespaces/{GATEWAY['namespace']}/services/{_SERVICE}")
         hosts = [(rule["hosts"][0], path) for rule in ingress["spec"]["rules"] for path in rule["http"]["paths"]]
         return all(_probe(service["spec"]["clusterIP"], host, path, digest) for host, path in hosts)

@@ -77,8 +77,10 @@ def serving() -> list[Manifest]:
 
 
 def eventing() -> list[Manifest]:
-    """Knative Eventing with the channel-based broker and the in-memory channel; without the parts that need other
-    images (event transformations, request and reply)."""
+    """Knative Eventing with the channel-based broker and the in-memory channel.
+
+    The parts that need other images (event transformations, request and reply) are left out.
+    """
     config = module("eventing") / "config"
     objects = read(
         config / "core",

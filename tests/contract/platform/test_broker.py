@@ -41,6 +41,8 @@ class Ingress(ThreadingHTTPServer):
 
 
 class Taking(BaseHTTPRequestHandler):
+    """Accepts events, and records them."""
+
     server: Ingress
 
     def do_POST(self) -> None:

@@ -43,6 +43,8 @@ ANSWER = LeaseResponse([LeaseGrant("limit_1", Amounts(1), Amounts(2, 3), 0.5, 8,
 
 
 class Kind(NamedTuple):
+    """Values of one class, and the functions that serialize and parse them."""
+
     to_wire: Callable[[Any], dict[str, Any]]
     from_wire: Callable[[dict[str, Any]], Any]
     values: tuple[Any, ...]

@@ -26,8 +26,9 @@ def enum_value(name: str) -> str:
 
 
 def role_name(member: Mapping[str, Any]) -> str:
-    """A member's role as the command line writes it: `role_id`, since `role` of a custom role is only the closest predefined
-    role.
+    """A member's role as the command line writes it.
+
+    It is `role_id`, since `role` of a custom role is only the closest predefined role.
     """
     role = str(member.get("role_id") or member.get("role") or "")
     return role if role.startswith("role_") else enum_value(role).lower().replace("_", "-")

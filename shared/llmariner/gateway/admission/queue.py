@@ -1,10 +1,9 @@
-"""Admission to one model's engines, and the queue of waiting requests, the waiting room (contract:
-docs/waiting-room.md).
+"""Admission to one model's engines, and the queue of waiting requests, the waiting room.
 
-A request is admitted at once when the model is ready and has a free slot. Otherwise it waits: first in, first out
-within a tenant; among tenants, the one with the fewest running requests is next, round-robin on ties, so that no tenant
-starves. While several tenants use a model, no tenant may occupy its last slots. Requests are admitted as slots become
-free. The queue is bounded per model and per tenant.
+The contract is in docs/waiting-room.md. A request is admitted at once when the model is ready and has a free slot.
+Otherwise it waits: first in, first out within a tenant; among tenants, the one with the fewest running requests is
+next, round-robin on ties, so that no tenant starves. While several tenants use a model, no tenant may occupy its last
+slots. Requests are admitted as slots become free. The queue is bounded per model and per tenant.
 """
 
 from __future__ import annotations
@@ -73,8 +72,9 @@ class AdmissionQueue:
         return False
 
     def enqueue(self, tenant: str, max_waiting: int | None = None) -> Waiter:
-        """Queue a request. Raises WaitingRoomFull at the limit of the model or the tenant; `max_waiting` None: the
-        default one.
+        """Queue a request.
+
+        Raises WaitingRoomFull at the limit of the model or the tenant; `max_waiting` None: the default one.
         """
         if tenant != self._latest_tenant:
             self._track_sharing(tenant)

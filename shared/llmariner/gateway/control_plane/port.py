@@ -1,5 +1,4 @@
-"""The port through which a gateway instance reaches the control plane: keys, model states, leases of quota and the
-ledger.
+"""The port of a gateway instance to the control plane: keys, model states, leases of quota and the ledger.
 
 Adapters: `llmariner.control_plane.InProcessControlPlane` in processes that hold the database,
 `gateway.control_plane.http_client.HttpControlPlane` in others, which call the `internal_gateway` function. A gateway
@@ -54,11 +53,13 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class ModelState:
-    """The state of a model. `phase`: as in the serving port. `endpoint` and `capacity` (concurrent requests): set when
-    it is ready. `replica_endpoints`: one per engine replica, where there are several. `engine_waiting`: requests in the
-    engines' own queues. `price`: the current one, None: free. `adapter`: the name by which engines load it on top of
-    `base_model`, None: it is no adapter. `project_id`, `base_project_id`: the projects that own the model and its base
-    model, None: shared.
+    """The state of a model.
+
+    `phase`: as in the serving port. `endpoint` and `capacity` (concurrent requests): set when it is ready.
+    `replica_endpoints`: one per engine replica, where there are several. `engine_waiting`: requests in the engines' own
+    queues. `price`: the current one, None: free. `adapter`: the name by which engines load it on top of `base_model`,
+    None: it is no adapter. `project_id`, `base_project_id`: the projects that own the model and its base model, None:
+    shared.
     """
 
     id: str
@@ -140,11 +141,12 @@ NO_AMOUNTS = Amounts()
 
 
 class LeaseReport(NamedTuple):
-    """A gateway instance's report on one rule. `used`: its total since the instance started. `reserved`: by requests in
-    flight. `requested`: what it requests in addition to `reserved`; `minimum`: less than that would be useless.
-    `seconds_since_use`: since the last use. `daily_spend`: money by the day of admission (days since 1970, UTC) of the
-    last days. `acknowledged`: the part of `used` that a response confirmed. Amounts are totals, so repeating a report
-    is idempotent.
+    """A gateway instance's report on one rule.
+
+    `used`: its total since the instance started. `reserved`: by requests in flight. `requested`: what it requests in
+    addition to `reserved`; `minimum`: less than that would be useless. `seconds_since_use`: since the last use.
+    `daily_spend`: money by the day of admission (days since 1970, UTC) of the last days. `acknowledged`: the part of
+    `used` that a response confirmed. Amounts are totals, so repeating a report is idempotent.
     """
 
     rule_id: str
@@ -158,11 +160,11 @@ class LeaseReport(NamedTuple):
 
 
 class LeaseGrant(NamedTuple):
-    """The lease of one rule from now on: `granted` includes what is reserved, and is 0 for resources that the rule does
-    not limit.
+    """The lease of one rule from now on.
 
-    `available`: leased to no instance. `retry_after`: seconds until the minimum is available, None: it was granted.
-    `instances`: the number of instances with a lease. `spent`: money spent in the period.
+    `granted` includes what is reserved, and is 0 for resources that the rule does not limit. `available`: leased to no
+    instance. `retry_after`: seconds until the minimum is available, None: it was granted. `instances`: the number of
+    instances with a lease. `spent`: money spent in the period.
     """
 
     rule_id: str
@@ -174,8 +176,9 @@ class LeaseGrant(NamedTuple):
 
 
 class RulesQuery(NamedTuple):
-    """A query for the rules of a caller. `minimum`: what its first request needs, of `model`; NO_AMOUNTS: no lease is
-    needed.
+    """A query for the rules of a caller.
+
+    `minimum`: what its first request needs, of `model`; NO_AMOUNTS: no lease is needed.
     """
 
     key: Key
@@ -230,8 +233,9 @@ class ControlPlane(Protocol):
         """Start to wake the model; returns at once. Idempotent."""
 
     async def report_waiting(self, instance: str, counts: Mapping[str, int]) -> None:
-        """Report how many requests wait for each model in this instance: every second while any do, and once when none
-        does.
+        """Report how many requests wait for each model in this instance.
+
+        Called every second while any do, and once when none does.
         """
 
     async def changes_since(self, cursor: str, limits_revision: int) -> Changes:

@@ -45,8 +45,11 @@ _ALL_MODELS = "*"
 
 
 class CallerLimits:
-    """The limits and budgets of one key. `named_models`: models with limits of their own. There may be hundreds, so the
-    `ApplicableLimits` of each is built for its first request."""
+    """The limits and budgets of one key.
+
+    `named_models`: models with limits of their own. There may be hundreds, so the `ApplicableLimits` of each is built
+    for its first request.
+    """
 
     __slots__ = ("_by_model", "_quotas", "default", "key", "named_models")
 
@@ -220,8 +223,9 @@ class LeaseClient:
     def _apply_response(
         self, answer: LeaseResponse, queries: Sequence[RulesQuery], reports: Mapping[str, LeaseReport]
     ) -> None:
-        """Apply grants, and store the limits of the queries. A control plane of an earlier release answers the first
-        query only.
+        """Apply grants, and store the limits of the queries.
+
+        A control plane of an earlier release answers the first query only.
         """
         rules_by_query = [] if answer.rules is None else [answer.rules, *answer.other_rules]
         resolved = []

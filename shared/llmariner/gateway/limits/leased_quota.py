@@ -104,8 +104,9 @@ class LeasedQuota:
         self._minimum_slice = Amounts(*((most or 0) // _PARTS for most in least))
 
     def add_spend(self, money: int, day: int) -> None:
-        """Add money used by a request that was admitted on that day (since 1970, UTC); budgets account by day of
-        admission.
+        """Add money used by a request that was admitted on that day (since 1970, UTC).
+
+        Budgets account by day of admission.
         """
         self.money_used += money
         self.daily_spend[day] = self.daily_spend.get(day, 0) + money
@@ -205,8 +206,9 @@ class LeasedQuota:
             self.blocked_until = now + _SHARED_SECONDS
 
     def refill_offline(self, now: float) -> None:
-        """Refill requests and tokens at this instance's share of the limits, while the control plane is unavailable. No
-        money.
+        """Refill requests and tokens at this instance's share of the limits, while the control plane is unavailable.
+
+        No money.
         """
         for index, resource in enumerate(_RESOURCES):
             thresholds = [(name, most) for name, most in self.rule.thresholds.items() if name.startswith(resource)]

@@ -64,8 +64,9 @@ class Limiter:
     async def reserve(
         self, key: Key, model: str, prompt_tokens: int, completion_tokens: int | None, choices: int = 1
     ) -> Reservation:
-        """Like `try_reserve`, but leases more quota where a slice is exhausted. Raises RateLimited with a retry-after
-        header.
+        """Like `try_reserve`, but leases more quota where a slice is exhausted.
+
+        Raises RateLimited with a retry-after header.
         """
         if prompt_tokens < 0 or (completion_tokens or 0) < 0:
             raise _negative_amounts(prompt_tokens, completion_tokens)
@@ -86,8 +87,9 @@ class Limiter:
         completion_tokens: int | None,
         choices: int = 1,
     ) -> None:
-        """Extend an adapter's reservation to the limits of its base model. Raises RateLimited; the reservation is then
-        empty.
+        """Extend an adapter's reservation to the limits of its base model.
+
+        Raises RateLimited; the reservation is then empty.
         """
         caller_limits = self._limits_by_key.get(key.id) or await self._lease_client.fetch_limits(
             key, model, prompt_tokens
@@ -143,8 +145,9 @@ class Limiter:
         return True
 
     async def reserve_money(self, reservation: Reservation, money: int) -> None:
-        """Like `try_reserve_money`, but leases more where a slice is exhausted. Raises InsufficientQuota, which names
-        the budget.
+        """Like `try_reserve_money`, but leases more where a slice is exhausted.
+
+        Raises InsufficientQuota, which names the budget.
         """
         for budget in reservation.applicable.budgets:
             if budget.limited[3] and (budget.rule.amount or 0) < money:

@@ -37,10 +37,9 @@ class Price(NamedTuple):
     request: int
 
     def cost(self, counts: Mapping[str, Any], outcome: str) -> Cost:
-        """The cost of `prompt_tokens`, `cached_tokens` (a part of them) and `completion_tokens`, each rounded to an
-        integer.
+        """The cost of `prompt_tokens`, `cached_tokens` (a part of them) and `completion_tokens`.
 
-        The request itself is charged if it succeeded or used tokens.
+        Each is rounded to an integer. The request itself is charged if it succeeded or used tokens.
         """
         prompt, completion = counts["prompt_tokens"], counts["completion_tokens"]
         cached = min(counts["cached_tokens"], prompt)

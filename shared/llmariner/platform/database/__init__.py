@@ -75,8 +75,10 @@ class ReadSession:
         return float(self._connection.exec_driver_sql("SELECT extract(epoch FROM clock_timestamp())").scalar_one())
 
     def optimize_for_large_reads(self) -> None:
-        """Tune this transaction for statements that read many rows: PostgreSQL would otherwise spend half the time on JIT
-        compilation and spill tens of thousands of groups to disk."""
+        """Tune this transaction for statements that read many rows.
+
+        PostgreSQL would otherwise spend half the time on JIT compilation and spill tens of thousands of groups to disk.
+        """
         if self._connection.dialect.name == "postgresql":
             self._connection.exec_driver_sql("SET LOCAL jit = off; SET LOCAL work_mem = '32MB'")
 
@@ -105,8 +107,11 @@ class WriteSession(ReadSession):
         return self._connection.execute(statement, rows).all()
 
     def upsert(self, table: Table, rows: Sequence[dict[str, Any]], *, accumulate: Collection[str] = ()) -> None:
-        """Insert complete rows, in few statements. A row whose primary key exists overwrites the stored row, except for the
-        columns `accumulate`, whose values are added."""
+        """Insert complete rows, in few statements.
+
+        A row whose primary key exists overwrites the stored row, except for the columns `accumulate`, whose values are
+        added.
+        """
         if not rows:
             return
         statement = self._insert(table)
@@ -146,8 +151,10 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[WriteSession]:
-        """One write transaction, committed when the block ends without an exception. Unavailable as `read`;
-        TransactionConflict when the database aborts it in favor of another one."""
+        """One write transaction, committed when the block ends without an exception.
+
+        Unavailable as `read`; TransactionConflict when the database aborts it in favor of another one.
+        """
         with self._connection() as connection:
             writing = connection.execution_options(writing=True)
             ended = False

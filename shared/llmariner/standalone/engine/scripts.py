@@ -1,5 +1,7 @@
-"""Runs the scripts of this folder in the engine environment, each as a child process that reports progress and exits with
-its parent."""
+"""Runs the scripts of this folder in the engine environment.
+
+Each is a child process that reports progress and exits with its parent.
+"""
 
 from __future__ import annotations
 

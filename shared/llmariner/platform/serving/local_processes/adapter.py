@@ -40,9 +40,11 @@ _BUDGET_SHARE = 0.75
 
 @dataclass(frozen=True)
 class ProcessSettings:
-    """`budget`: memory for all engines in bytes; 0: three quarters of what is available at start. `idle_seconds`: until a
-    model sleeps; 0: never. `warm`: fork engines from a parent that has imported vLLM. `unresponsive_seconds`: an engine
-    that does not answer for this long is killed."""
+    """`budget`: memory for all engines in bytes; 0: three quarters of what is available at start.
+
+    `idle_seconds`: until a model sleeps; 0: never. `warm`: fork engines from a parent that has imported vLLM.
+    `unresponsive_seconds`: an engine that does not answer for this long is killed.
+    """
 
     python: Path
     logs: Path

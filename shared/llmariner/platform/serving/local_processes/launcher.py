@@ -214,8 +214,11 @@ def _fork_instead_of_spawn() -> None:
 
 
 def _inspect_models_in_process() -> None:
-    """Inspect model classes in this process. vLLM does so in a subprocess that imports everything again and caches the
-    result in a folder that a new container lacks. Here all is imported, and no GPU could be initialized by it."""
+    """Inspect model classes in this process.
+
+    vLLM does so in a subprocess that imports everything again and caches the result in a folder that a new container
+    lacks. Here all is imported, and no GPU could be initialized by it.
+    """
     registry = importlib.import_module("vllm.model_executor.models.registry")
     if hasattr(registry, "_run_in_subprocess"):
         setattr(registry, "_run_in_subprocess", lambda inspect: inspect())  # noqa: B010 - as above
