@@ -122,7 +122,7 @@ def works(database: Database) -> dict[str, Callable[[], object]]:
         "a budget of a key at the start of its period, 31 days": lambda: spent(key),
         "a budget of a project at the start of its period, 31 days": lambda: spent(project),
         "sweep: what gave no sign of life": lambda: ledger.interrupt(unseen_for=60),
-        "sweep: how long a model is idle": lambda: ledger.idle_since(["organisation/model-1"]),
+        "sweep: how long a model is idle": lambda: ledger.idle_since(["organization/model-1"]),
         "sweep: old requests, none to drop": lambda: ledger.purge(older_than=(DAYS + 5) * DAY),
         "list: requests of an hour": lambda: list(
             csv_lines(database, ExportFilter(ORGANIZATION, end - DAY, end - DAY + 3600))

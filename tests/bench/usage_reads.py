@@ -1,6 +1,6 @@
 """`python -m tests.bench.usage_reads`: how long reports take over a ledger of many requests, on both databases.
 
-The ledger is made here: requests of ninety days, one organisation, 20 projects, 400 keys of 200 users, 8 models. Each key
+The ledger is made here: requests of ninety days, one organization, 20 projects, 400 keys of 200 users, 8 models. Each key
 uses two of them, and some keys are far busier than others. Not part of `make bench`: ten million requests take some 5 GB of
 disk and a quarter of an hour.
 """
@@ -47,7 +47,7 @@ INSERT INTO ledger_requests (request_id, organization_id, project_id, user_id, k
   admitted_at, seen_at, closed_at, waited_seconds, first_token_seconds, total_seconds, prompt_tokens, completion_tokens,
   cached_tokens, reasoning_tokens, price_id, cost)
 SELECT {request_id}, '{organization}', 'proj_' || (k % 20), 'user_' || (k / 2),
-  'key_' || k, 'organisation/model-' || m, r, o, s,
+  'key_' || k, 'organization/model-' || m, r, o, s,
   at, at + seconds, at + seconds, 0.002, 0.3, seconds, p, c, p / 4, c / 8, 'price_1',
   (p - p / 4) * {prompt} + p / 4 * {cached} + c * {completion}
 FROM (SELECT n, {start} + n * {step} AS at, (h % 400) * (h / 400 % 400) / 400 AS k,
@@ -227,7 +227,7 @@ def record(database: Database, count: int) -> None:
         "project_id": "proj_3",
         "user_id": "user_1",
     }
-    base |= {"model": "organisation/model-1", "route": "chat_completions", "outcome": "succeeded", "status": 200}
+    base |= {"model": "organization/model-1", "route": "chat_completions", "outcome": "succeeded", "status": 200}
     base |= {"sequence": 2**31 - 1, "kind": "closed", "at": now, "admitted_at": now - 3, "waited_seconds": 0.1}
     base |= {"first_token_seconds": 0.2, "prompt_tokens": 100, "completion_tokens": 50, "cached_tokens": 10}
     for first in range(0, count, 500):

@@ -13,7 +13,7 @@ from llmariner.cli.support.terminal import strip_control_characters
 if TYPE_CHECKING:
     from cli.conftest import FakePlatform, Llma
 
-LONG = "organisation/" + "a-model-with-a-very-long-name-" * 8
+LONG = "organization/" + "a-model-with-a-very-long-name-" * 8
 
 
 def serve(platform: FakePlatform, *models: dict[str, Any]) -> None:

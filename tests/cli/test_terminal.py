@@ -141,7 +141,7 @@ def test_the_waiting_line_is_gone_when_text_begins(terminal: Open, platform: Fak
 
 
 def test_a_narrow_terminal_folds_long_ids_instead_of_cutting_them(terminal: Open, platform: FakePlatform) -> None:
-    name = "organisation/" + "x" * 150
+    name = "organization/" + "x" * 150
     platform.respond("GET /models", {"data": [{"id": name}]})
     shown = terminal("models", "list", "--color", "never")
     assert shown.end() == 0

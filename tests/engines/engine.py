@@ -55,7 +55,7 @@ class Generating(Protocol):
 
 
 class Vocabulary:
-    """Words to token ids and back, learnt as they come: enough for /detokenize to undo /tokenize."""
+    """Words to token ids and back, learned as they come: enough for /detokenize to undo /tokenize."""
 
     def __init__(self) -> None:
         self._ids: dict[str, int] = {}

@@ -1,6 +1,6 @@
 """One request in the scripted engine, from the queue to its last token, in the bytes that vLLM 0.32 writes.
 
-Where vLLM's serialiser writes a field it set to null, so does this: `usage` ends a token's chunk, but not the
+Where vLLM's serializer writes a field it set to null, so does this: `usage` ends a token's chunk, but not the
 first chunk (prompt fields follow it) nor the last (the fingerprint does).
 """
 

@@ -345,7 +345,7 @@ QUERIES = {
             "start_time=-1",
             "end_time=nan",
             "start_time=inf",
-            "group_by=colour",
+            "group_by=color",
             "start_time=9&end_time=9",
         ],
     ),

@@ -45,7 +45,7 @@ SUBDOMAIN = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([
 LABEL_KEY = re.compile(r"([a-z0-9.-]{1,253}/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 LABEL_VALUE = re.compile(r"([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?")
 
-# A field whose name CEL reserves is reached as __name__, signs are spelt out (Kubernetes' page on CEL).
+# A field whose name CEL reserves is reached as __name__, signs are spelled out (Kubernetes' page on CEL).
 CEL_WORDS = re.compile(
     "true|false|null|in|as|break|const|continue|else|for|function|if|import|let|loop|package|namespace|return"
     "|var|void|while"
@@ -324,8 +324,8 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
 def _escaped(name: str) -> str:
     if CEL_WORDS.fullmatch(name):
         return f"__{name}__"
-    for sign, spelt in CEL_SIGNS:
-        name = name.replace(sign, spelt)
+    for sign, spelled in CEL_SIGNS:
+        name = name.replace(sign, spelled)
     return name
 
 

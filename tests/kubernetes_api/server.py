@@ -136,7 +136,7 @@ class _Http(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    # One write per answer: else two packets, and the second waits 40 ms for the first's acknowledgement.
+    # One write per answer: else two packets, and the second waits 40 ms for the first's acknowledgment.
     wbufsize = -1
     disable_nagle_algorithm = True
     server: _Http

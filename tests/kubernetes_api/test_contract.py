@@ -181,8 +181,8 @@ def test_a_write_that_changes_nothing_is_none(api: Caller, namespace: str) -> No
 @pytest.mark.usefixtures("untouched")
 def test_the_generation_counts_wishes_only(api: Caller, namespace: str) -> None:
     assert api.make(INFERENCE_SERVICES, inference_service(namespace))["metadata"]["generation"] == 1
-    labelled = api.patch(INFERENCE_SERVICES, namespace, "tiny", {"metadata": {"labels": {"a": "b"}}})
-    assert labelled["metadata"]["generation"] == 1
+    labeled = api.patch(INFERENCE_SERVICES, namespace, "tiny", {"metadata": {"labels": {"a": "b"}}})
+    assert labeled["metadata"]["generation"] == 1
     wished = api.patch(INFERENCE_SERVICES, namespace, "tiny", {"spec": {"predictor": {"maxReplicas": 2}}})
     assert wished["metadata"]["generation"] == 2
     status = api.set_status(INFERENCE_SERVICES, namespace, "tiny", {"observedGeneration": 2})

@@ -198,10 +198,10 @@ def keys_referred(rendered: Rendered) -> Iterator[tuple[str, str]]:
 
 def test_no_secret_is_written_down(installed: Rendered) -> None:
     assert installed.objects_of("", "Secret") == []
-    spelt = dict(installed.settings())
+    spelled = dict(installed.settings())
     for container in installed.containers():
-        spelt |= {each["name"]: each["value"] for each in container.get("env", []) if "value" in each}
-    assert not [name for name in spelt if re.search("PEPPER|SECRET|PASSWORD|TOKEN|DATABASE_URL", name)]
+        spelled |= {each["name"]: each["value"] for each in container.get("env", []) if "value" in each}
+    assert not [name for name in spelled if re.search("PEPPER|SECRET|PASSWORD|TOKEN|DATABASE_URL", name)]
 
 
 def test_every_setting_is_read_by_the_platform_or_copied_into_an_object(installed: Rendered) -> None:

@@ -91,7 +91,7 @@ CORPUS = [
     Case("chunks, then another coding", post(b"transfer-encoding: chunked, identity\r\n", b"0\r\n\r\n"), (400,)),
     Case("another coding alone", post(b"transfer-encoding: gzip\r\n", b"abc"), (400,)),
     Case("another coding, then chunks", post(b"transfer-encoding: gzip, chunked\r\n", b"0\r\n\r\n"), (501,)),
-    Case("chunks spelt otherwise", post(b"transfer-encoding: xchunked\r\n", b"0\r\n\r\n"), (400,)),
+    Case("chunks spelled otherwise", post(b"transfer-encoding: xchunked\r\n", b"0\r\n\r\n"), (400,)),
     Case(
         "chunks in capitals",
         post(b"Transfer-Encoding: CHUNKED\r\n", b"1\r\na\r\n0\r\n\r\n") + GOOD,

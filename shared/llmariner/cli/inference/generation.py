@@ -41,7 +41,7 @@ _SAMPLING = (
         "--presence-penalty",
         metavar="N",
         type=click.FloatRange(-2, 2),
-        help="Above 0: favour what was not yet mentioned.",
+        help="Above 0: favor what was not yet mentioned.",
     ),
     click.option(
         "--frequency-penalty", metavar="N", type=click.FloatRange(-2, 2), help="Above 0: avoid repeating words."
