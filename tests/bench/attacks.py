@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from .children import StartError, running
-from .loading import LoadError
+from .load_driver import LoadError
 from .measures import attacked
 from .peers import gateway
 from .results import Results

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from .accounting import tree
+from .process_cost import tree
 from .target import Started, Target
 
 

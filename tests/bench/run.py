@@ -13,12 +13,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .accounting import memory
 from .children import StartError, free_port, running
 from .environments import UnavailableError
-from .loading import LoadError
+from .load_driver import LoadError
 from .measures import first_token, limits_cost, request_cost, reuse, token_cost
 from .peers import envoy, gateway, litellm, nginx
+from .process_cost import memory
 from .results import Results
 from .target import Site, Started, Target
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from .accounting import PROC, tree
 from .children import StartError, free_port, running, spawn, stop
+from .process_cost import PROC, tree
 from .target import Target
 
 # Ends at once when asked to, and leaves a child that would sleep on.

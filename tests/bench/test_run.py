@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .loading import LoadError
+from .load_driver import LoadError
 from .results import Results
 from .run import SLOW_ROUNDS, noted, taking_part
 from .target import Started

@@ -17,7 +17,7 @@ from .lab.ingress import GATEWAY
 from .lab.kubectl import apply, get, kubectl
 from .lab.places import Lab
 from .lab.processes import running
-from .lab.waiting import until
+from .lab.wait import until
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 

@@ -1,4 +1,4 @@
-"""What starting a cluster needs is what building it makes, also on a machine that never built anything."""
+"""What starting a cluster needs is what program_builds it makes, also on a machine that never built anything."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .lab import building, images
+from .lab import images, program_builds
 
 
 @pytest.fixture
@@ -25,10 +25,10 @@ def built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> set[Path]:
 
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr(subprocess, "run", compiled)
-    monkeypatch.setattr(building, "_version_flags", lambda project: "")
-    assert not building.is_built()
-    building.build()
-    assert building.is_built()
+    monkeypatch.setattr(program_builds, "_version_flags", lambda project: "")
+    assert not program_builds.is_built()
+    program_builds.build()
+    assert program_builds.is_built()
     return made
 
 

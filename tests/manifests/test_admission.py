@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from .rendering import KUBECTL, Object, Rendered
+from .kustomize import KUBECTL, Object, Rendered
 
 CHECKOUT = Path(__file__).parents[2]
 REAL = "LLMARINER_TEST_KUBECONFIG"

@@ -17,7 +17,7 @@ from llmariner.installation.retry import RetryLater
 from llmariner.installation.secret_objects import SecretObjects
 from llmariner.installation.secrets import ensure_secrets
 
-from .rendering import Object, Rendered, names
+from .kustomize import Object, Rendered, names
 from .test_network_policy import FUNCTION, admits, chosen, peers, policies
 
 if TYPE_CHECKING:

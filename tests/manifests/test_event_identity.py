@@ -11,7 +11,7 @@ import yaml
 
 from llmariner.manifests.declarations import read_declarations
 
-from .rendering import Rendered, names
+from .kustomize import Rendered, names
 
 if TYPE_CHECKING:
     from kubernetes_api.schemas import Schemas

@@ -17,7 +17,7 @@ from llmariner.manifests.declarations import read_declarations
 from llmariner.manifests.services import workload_image
 from llmariner.manifests.tree import stale_files
 
-from .rendering import Object, Rendered, names
+from .kustomize import Object, Rendered, names
 
 if TYPE_CHECKING:
     from kubernetes_api.schemas import Schemas

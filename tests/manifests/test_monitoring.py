@@ -17,7 +17,7 @@ from llmariner.manifests.declarations import read_declarations
 from llmariner.manifests.installation import CONTROL_PLANE
 from llmariner.platform.events.publish_queue import Backlog
 
-from .rendering import Rendered, names
+from .kustomize import Rendered, names
 
 CHECKOUT = Path(__file__).parents[2]
 MONITORING = CHECKOUT / "manifests/components/monitoring"

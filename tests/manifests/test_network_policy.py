@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from .rendering import Object, Rendered
+from .kustomize import Object, Rendered
 
 CHECKOUT = Path(__file__).parents[2]
 # Pods that others make in our namespaces, by the labels that their makers give them.

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from .rendering import Rendered, names
+from .kustomize import Rendered, names
 
 CHECKOUT = Path(__file__).parents[2]
 KUEUE = "kueue.x-k8s.io"

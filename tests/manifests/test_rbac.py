@@ -10,7 +10,7 @@ import pytest
 from llmariner.manifests.declarations import DeclarationError, read_declarations
 from llmariner.platform.kube.resources import resource_for
 
-from .rendering import Object, Rendered, names
+from .kustomize import Object, Rendered, names
 
 Declare = Callable[..., None]
 CHECKOUT = Path(__file__).parents[2]

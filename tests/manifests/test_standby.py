@@ -19,7 +19,7 @@ from llmariner.platform.kube.resources import SECRETS
 from llmariner.platform.serving.kserve.phases import STANDBY_LABEL
 from llmariner.settings import ClusterSettings, KServeSettings
 
-from .rendering import Object, Rendered, names
+from .kustomize import Object, Rendered, names
 
 if TYPE_CHECKING:
     from kubernetes_api.schemas import Schemas

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..loading import Load, LoadError, drive
+from ..load_driver import Load, LoadError, drive
 from ..target import Started
 
 ATTACKS = ("chunks", "readers", "bodies", "brackets")

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..accounting import cpu_seconds
 from ..children import StartError, last_words, spawn, stop
+from ..process_cost import cpu_seconds
 from ..target import Target
 
 SECONDS = 60

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..loading import Load, drive
+from ..load_driver import Load, drive
 from ..target import Started
 
 LOAD = Load(connections=1, seconds=0.8, warm=20, tokens=4, stream=True, count=1000)

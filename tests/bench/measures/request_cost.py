@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..loading import Load, drive
+from ..load_driver import Load, drive
 from ..target import Started
 
 LOAD = Load(connections=16, seconds=1.5, warm=64, tokens=8)

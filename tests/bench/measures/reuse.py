@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 from dataclasses import replace
 
-from ..loading import drive
+from ..load_driver import drive
 from ..target import Started
 from .request_cost import LOAD
 

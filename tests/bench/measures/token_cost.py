@@ -6,7 +6,7 @@ can't save work by reading many at once: an engine's do neither.
 
 from __future__ import annotations
 
-from ..loading import Load, drive
+from ..load_driver import Load, drive
 from ..target import Started
 
 LOAD = Load(connections=32, seconds=1.5, warm=32, tokens=100, stream=True, token_interval_ms=5)

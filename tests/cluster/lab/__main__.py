@@ -7,13 +7,13 @@ import sys
 import time
 from pathlib import Path
 
-from .building import build, is_built
 from .cluster import bring_down, bring_up, status
 from .diagnosis import diagnosis
 from .images import load
 from .pins import PROJECTS
 from .places import Lab
-from .waiting import LabError
+from .program_builds import build, is_built
+from .wait import LabError
 
 
 def main() -> int:

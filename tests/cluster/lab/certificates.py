@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from .places import Lab
-from .waiting import run
+from .wait import run
 
 __all__ = ["Authority", "make_all"]
 

@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 from . import control_plane, ingress, network, node
-from .building import build
-from .installing import install, install_kinds
+from .installer import install, install_kinds
 from .places import Lab
 from .processes import running, start, stop
-from .waiting import LabError
+from .program_builds import build
+from .wait import LabError
 
 __all__ = ["bring_down", "bring_up", "status"]
 

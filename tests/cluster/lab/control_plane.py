@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 
-from .building import program
 from .certificates import make_all
 from .kubectl import kubectl
 from .places import Lab
 from .processes import alive, start
-from .waiting import LabError, until
+from .program_builds import program
+from .wait import LabError, until
 
 __all__ = ["kubeconfig", "start_controllers", "start_server"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .kubectl import get, kubectl
 from .places import Lab
 from .processes import running
-from .waiting import LabError
+from .wait import LabError
 
 __all__ = ["diagnosis"]
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from llmariner.standalone.progress import Step
 
-from .building import program
 from .manifests import image as image_name
 from .pins import ENVOY, IN_EVERY_CLUSTER
 from .places import Lab, cache
+from .program_builds import program
 from .proxy import envoy_files
-from .waiting import run
+from .wait import run
 
 __all__ = ["BUSYBOX", "ENVOY_IMAGE", "PAUSE", "Image", "load", "load_all", "present"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .places import Lab
-from .waiting import LabError, run
+from .wait import LabError, run
 
 __all__ = ["apply", "get", "kubectl", "kustomize"]
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import yaml
 
-from .building import build_tag
 from .kubectl import kustomize
 from .pins import PROJECTS
-from .waiting import LabError
+from .program_builds import build_tag
+from .wait import LabError
 
 __all__ = ["CRD", "Manifest", "fitted", "image", "of_kind", "read", "rendered", "without"]
 

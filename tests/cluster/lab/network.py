@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .places import Lab
 from .processes import control_groups
-from .waiting import LabError, run
+from .wait import LabError, run
 
 __all__ = ["make", "remove"]
 

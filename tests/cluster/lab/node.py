@@ -7,13 +7,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .building import program
 from .control_plane import kubeconfig
 from .images import PAUSE, load_all
 from .kubectl import get
 from .places import Lab, cache
 from .processes import alive, start
-from .waiting import LabError, run, until
+from .program_builds import program
+from .wait import LabError, run, until
 
 __all__ = ["end_containers", "start_kubelet", "start_runtime", "unmount"]
 

@@ -7,12 +7,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .building import module
 from .certificates import Authority
 from .images import ENVOY_IMAGE
 from .ingress import CLASS, GATEWAY
 from .manifests import CRD, Manifest, fitted, image, of_kind, read, rendered, without
 from .places import Lab
+from .program_builds import module
 
 __all__ = ["DOMAIN", "custom_resources", "eventing", "gateway", "kserve", "kueue", "serving"]
 

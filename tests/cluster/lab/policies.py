@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from .building import build, program
 from .places import Lab
 from .processes import start, stop
-from .waiting import LabError, run, until
+from .program_builds import build, program
+from .wait import LabError, run, until
 
 __all__ = ["enforced"]
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from .places import Lab
-from .waiting import LabError
+from .wait import LabError
 
 __all__ = ["alive", "control_groups", "running", "start", "stop"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .pins import ENVOY
 from .places import cache
-from .waiting import LabError, run
+from .wait import LabError, run
 
 __all__ = ["envoy_files"]
 

@@ -7,7 +7,7 @@ import sys
 import time
 
 from ..lab.places import Lab
-from ..lab.waiting import LabError
+from ..lab.wait import LabError
 from .installed import Installed, install, uninstall
 
 

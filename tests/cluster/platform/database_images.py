@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from ..lab.images import Image
-from ..lab.waiting import LabError, run
+from ..lab.wait import LabError, run
 
 __all__ = ["PGBOUNCER", "POSTGRES", "pgbouncer", "postgres"]
 

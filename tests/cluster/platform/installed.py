@@ -21,7 +21,7 @@ from llmariner.standalone.progress import Step
 from ..lab.images import load, present
 from ..lab.kubectl import get, kubectl
 from ..lab.places import Lab, cache
-from ..lab.waiting import LabError, until
+from ..lab.wait import LabError, until
 from .database_images import pgbouncer, postgres
 from .overlay import CHECKOUT, MODELS, write
 

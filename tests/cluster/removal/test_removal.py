@@ -9,7 +9,7 @@ import pytest
 
 from ..lab.kubectl import get, kubectl
 from ..lab.places import Lab
-from ..lab.waiting import LabError, until
+from ..lab.wait import LabError, until
 from ..platform.installed import Installed, apply_manifests, uninstall
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]

@@ -8,7 +8,7 @@ import pytest
 
 from ..lab.places import Lab
 from ..lab.processes import running
-from ..lab.waiting import LabError
+from ..lab.wait import LabError
 from ..platform.installed import Installed
 
 _HERE = Path(__file__).parent

@@ -13,7 +13,7 @@ from typing import Any
 from llmariner.manifests.installation import NAMESPACE
 
 from ..lab.kubectl import get, kubectl
-from ..lab.waiting import until
+from ..lab.wait import until
 from ..platform.installed import Installed
 
 __all__ = ["Answer", "Call", "Functions"]

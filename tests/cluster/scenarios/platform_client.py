@@ -17,7 +17,7 @@ from llmariner.context import Context
 from llmariner.manifests.installation import MODELS_NAMESPACE, NAMESPACE
 
 from ..lab.kubectl import get
-from ..lab.waiting import until
+from ..lab.wait import until
 from ..platform.installed import Installed
 
 __all__ = ["GENERATED", "PARIS", "PROMPTED", "Answer", "Asking", "first_usage"]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ..platform.running import Platform, platform
+from ..platform.standalone_platform import Platform, platform
 from .outcomes import Outcomes, run
 
 __all__ = ["Platform", "Variables", "cancelled_requests", "limited", "new_key", "platform", "tried", "variables"]

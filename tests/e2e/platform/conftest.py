@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .running import platform
+from .standalone_platform import platform
 
 __all__ = ["platform"]

@@ -10,7 +10,7 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .running import CHAT_MODEL, Platform
+from .standalone_platform import CHAT_MODEL, Platform
 
 if TYPE_CHECKING:
     from cluster.platform.installed import Installed

@@ -13,10 +13,10 @@ from sqlalchemy import select
 from llmariner.context import Context
 from llmariner.usage.tables import ledger_requests
 
-from .running import CHAT_MODEL, EMBEDDING_MODEL
+from .standalone_platform import CHAT_MODEL, EMBEDDING_MODEL
 
 if TYPE_CHECKING:
-    from .running import Platform
+    from .standalone_platform import Platform
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 

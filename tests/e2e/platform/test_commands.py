@@ -9,10 +9,10 @@ import pytest
 
 from llmariner.platform.serving.local_processes.engine import log_name
 
-from .running import CHAT_MODEL, EMBEDDING_MODEL
+from .standalone_platform import CHAT_MODEL, EMBEDDING_MODEL
 
 if TYPE_CHECKING:
-    from .running import Platform
+    from .standalone_platform import Platform
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from .running import Platform
+    from .standalone_platform import Platform
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 

@@ -17,7 +17,7 @@ from llmariner.manifests.installation import MODELS_NAMESPACE
 from llmariner.settings import StandaloneSettings, environment
 
 from ...lab.kubectl import get
-from ...lab.waiting import until
+from ...lab.wait import until
 from ...platform.installed import Installed
 from ..platform_client import PARIS, Asking
 

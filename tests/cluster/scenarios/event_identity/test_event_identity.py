@@ -16,7 +16,7 @@ from llmariner.manifests.installation import NAMESPACE
 from llmariner.settings import StandaloneSettings, environment
 
 from ...lab.kubectl import get, kubectl
-from ...lab.waiting import until
+from ...lab.wait import until
 from ...platform.installed import Installed
 from ...platform.overlay import over, write
 from ..functions import Functions

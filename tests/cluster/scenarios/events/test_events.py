@@ -21,7 +21,7 @@ from llmariner.manifests.installation import NAMESPACE
 from llmariner.settings import StandaloneSettings, environment
 
 from ...lab.kubectl import get, kubectl
-from ...lab.waiting import until
+from ...lab.wait import until
 from ...platform.installed import Installed
 from ...platform.overlay import MODELS
 from ..functions import Call, Functions

@@ -11,7 +11,7 @@ import pytest
 
 from llmariner.settings import StandaloneSettings, environment
 
-from ...lab.waiting import until
+from ...lab.wait import until
 from ...platform.installed import Installed
 from ...platform.overlay import MODELS
 from ..engines import scripted, service

@@ -20,7 +20,7 @@ from llmariner.gateway.control_plane.http_client import AUDIENCE
 from llmariner.manifests.installation import NAMESPACE
 
 from ...lab.kubectl import get
-from ...lab.waiting import until
+from ...lab.wait import until
 from ...platform.installed import Installed
 from ..functions import Call, Functions
 

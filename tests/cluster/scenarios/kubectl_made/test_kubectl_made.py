@@ -10,7 +10,7 @@ import pytest
 from llmariner.manifests.installation import MODELS_NAMESPACE
 
 from ...lab.kubectl import get, kubectl
-from ...lab.waiting import until
+from ...lab.wait import until
 from ...platform.installed import Installed
 from ..engines import scripted, service, specification
 from ..platform_client import Asking

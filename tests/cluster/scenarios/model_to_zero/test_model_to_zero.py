@@ -14,7 +14,7 @@ from llmariner.manifests.installation import MODELS_NAMESPACE
 from llmariner.usage.tables import ledger_requests
 
 from ...lab.kubectl import get
-from ...lab.waiting import until
+from ...lab.wait import until
 from ...platform.installed import Installed
 from ..platform_client import GENERATED, PARIS, PROMPTED, Asking
 

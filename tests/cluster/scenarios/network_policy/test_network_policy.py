@@ -17,7 +17,7 @@ from llmariner.settings import StandaloneSettings, environment
 from ...lab.kubectl import apply, get, kubectl
 from ...lab.places import Lab
 from ...lab.policies import enforced
-from ...lab.waiting import until
+from ...lab.wait import until
 from ...platform.installed import Installed
 from ...platform.overlay import over, write
 from ..engines import IMAGE, scripted, service

@@ -23,7 +23,7 @@ from llmariner.settings import environment
 from ...lab.images import Image, load
 from ...lab.kubectl import apply, get, kubectl
 from ...lab.places import Lab
-from ...lab.waiting import until
+from ...lab.wait import until
 from ...platform.installed import Installed
 from ...platform.overlay import CHECKOUT, over, write
 from ..functions import Functions

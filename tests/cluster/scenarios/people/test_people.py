@@ -19,7 +19,7 @@ import pytest
 from llmariner.cli.sign_in.issuer import IssuerClient
 from llmariner.cli.sign_in.token_store import SignIn, SignInFile
 
-from ...lab.waiting import until
+from ...lab.wait import until
 from ...platform.installed import Installed
 from ..engines import scripted, service
 from ..platform_client import Answer, Asking

@@ -13,7 +13,7 @@ from llmariner.platform.serving.kserve.queues import PROJECT_ANNOTATION, queue_n
 from llmariner.settings import StandaloneSettings, environment
 
 from ...lab.kubectl import get
-from ...lab.waiting import until
+from ...lab.wait import until
 from ...platform.installed import Installed
 from ...platform.overlay import MODELS
 from ..platform_client import Asking

@@ -11,7 +11,7 @@ import pytest
 from llmariner.manifests.installation import MODELS_NAMESPACE
 
 from ...lab.kubectl import get
-from ...lab.waiting import until
+from ...lab.wait import until
 from ...platform.installed import Installed
 from ..engines import scripted, service
 from ..platform_client import Answer, Asking

@@ -11,7 +11,7 @@ import uuid
 import pytest
 
 from ...lab.kubectl import get
-from ...lab.waiting import until
+from ...lab.wait import until
 from ...platform.installed import Installed
 from ..engines import scripted, service
 from ..functions import Call, Functions

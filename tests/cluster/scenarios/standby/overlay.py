@@ -11,7 +11,7 @@ from llmariner.manifests.installation import MODELS_NAMESPACE, NAMESPACE
 
 from ...lab.kubectl import get, kubectl
 from ...lab.places import Lab
-from ...lab.waiting import until
+from ...lab.wait import until
 from ...platform.overlay import over, write
 
 __all__ = ["DEPLOYMENT", "STANDING", "add", "remove", "standing"]

@@ -12,7 +12,7 @@ import pytest
 from llmariner.manifests.installation import MODELS_NAMESPACE
 
 from ...lab.kubectl import get, kubectl
-from ...lab.waiting import until
+from ...lab.wait import until
 from ...platform.installed import Installed
 from ..platform_client import GENERATED, PARIS, PROMPTED, Asking
 from .overlay import DEPLOYMENT, add, remove, standing

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ...lab.waiting import until
+from ...lab.wait import until
 from ...platform.installed import Installed
 from ..engines import scripted, service
 from ..functions import Functions

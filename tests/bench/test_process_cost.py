@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from .accounting import cpu_seconds, memory, tree
+from .process_cost import cpu_seconds, memory, tree
 
 BURN = "import time\nwhile time.process_time() < 0.2: pass\nprint('done', flush=True)\ninput()"
 PARENT = f"import subprocess, sys; sys.exit(subprocess.call([sys.executable, '-c', {BURN!r}]))"

@@ -14,7 +14,7 @@ from llmariner.standalone.progress import Step
 
 from .pins import IN_EVERY_CLUSTER, PROJECTS, Project
 from .places import cache
-from .waiting import LabError, run
+from .wait import LabError, run
 
 __all__ = ["build", "build_tag", "is_built", "module", "program"]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .accounting import cpu_seconds
+from .process_cost import cpu_seconds
 from .target import CHAT, MESSAGES, MODEL, Started
 
 PROGRAM = Path(__file__).with_name("load.py")

@@ -13,7 +13,7 @@ from .kubectl import apply, get
 from .manifests import CRD, Manifest
 from .names import name_server
 from .places import Lab
-from .waiting import until
+from .wait import until
 
 __all__ = ["install", "install_kinds"]
 

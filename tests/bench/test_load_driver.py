@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from .children import running
-from .loading import Load, LoadError, drive
+from .load_driver import Load, LoadError, drive
 from .measures import request_cost, reuse
 from .run import engine
 from .target import Started
