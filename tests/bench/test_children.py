@@ -16,7 +16,7 @@ from .target import Target
 PARENT = "import subprocess; subprocess.run(['sleep', '60'])"
 
 
-def test_a_child_that_its_root_leaves_behind_is_ended_too(tmp_path: Path) -> None:
+def test_processes_that_outlive_their_parent_are_terminated(tmp_path: Path) -> None:
     process = spawn([sys.executable, "-c", PARENT], {}, tmp_path / "log")
     while len(members := tree(process.pid)) < 2:
         time.sleep(0.01)
@@ -29,7 +29,7 @@ def test_a_child_that_its_root_leaves_behind_is_ended_too(tmp_path: Path) -> Non
         time.sleep(0.01)
 
 
-def test_a_process_that_ends_before_it_listens_is_quoted(tmp_path: Path) -> None:
+def test_the_log_of_a_process_that_exits_before_it_listens_is_quoted(tmp_path: Path) -> None:
     target = Target("broken", [sys.executable, "-c", "raise SystemExit('no such option')"], free_port())
     with pytest.raises(StartError, match="ended with 1: no such option"), running(target, tmp_path):
         pass

@@ -19,14 +19,14 @@ def direct(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
         yield started
 
 
-def test_a_phase_ends_at_its_count_and_reads_cost_and_latency(direct: Started) -> None:
+def test_a_phase_ends_after_its_requests_and_measures_cost_and_latency(direct: Started) -> None:
     phase = drive(Load(connections=4, seconds=30, warm=8, tokens=4, count=500), direct)
     assert phase.completed == 500
     assert 0 < phase.cpu / phase.completed < 0.001
     assert 0 < phase.latency_ms["p50"] <= phase.latency_ms["p99"] < 1000
 
 
-def test_a_phase_ends_at_its_time(direct: Started) -> None:
+def test_a_phase_ends_after_its_duration(direct: Started) -> None:
     phase = drive(Load(connections=2, seconds=0.3, warm=1, tokens=1), direct)
     assert 0.3 <= phase.seconds < 2
 
@@ -37,7 +37,7 @@ def test_a_stream_is_timed_at_its_first_token(direct: Started) -> None:
     assert phase.first_ms["p50"] < 100 < 180 < phase.latency_ms["p50"]
 
 
-def test_an_answer_that_is_no_success_is_an_error_with_what_was_said(
+def test_an_unsuccessful_response_is_an_error_with_its_message(
     direct: Started, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Load, "body", lambda _: {"messages": [], "x_script": {"fail_status": 418}})
@@ -45,10 +45,10 @@ def test_an_answer_that_is_no_success_is_an_error_with_what_was_said(
         drive(Load(connections=1, seconds=1, warm=1, tokens=1), direct)
 
 
-def test_callers_that_keep_their_connections_open_hardly_any(direct: Started) -> None:
+def test_keep_alive_clients_open_few_connections(direct: Started) -> None:
     assert 0 < reuse.measure(direct, direct) <= 2 * request_cost.LOAD.connections / reuse.COUNT
 
 
-def test_a_process_that_is_not_there_is_an_error(direct: Started) -> None:
+def test_a_missing_process_is_an_error(direct: Started) -> None:
     with pytest.raises(LoadError, match="ended early"):
         drive(Load(connections=1, seconds=1, warm=1, tokens=1), Started("nobody", 1, direct.pid, {}))

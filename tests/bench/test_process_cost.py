@@ -11,7 +11,7 @@ BURN = "import time\nwhile time.process_time() < 0.2: pass\nprint('done', flush=
 PARENT = f"import subprocess, sys; sys.exit(subprocess.call([sys.executable, '-c', {BURN!r}]))"
 
 
-def test_a_childs_cpu_time_and_memory_are_its_parents_too() -> None:
+def test_cpu_time_and_memory_include_child_processes() -> None:
     with subprocess.Popen([sys.executable, "-c", PARENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"done\n"
@@ -23,7 +23,7 @@ def test_a_childs_cpu_time_and_memory_are_its_parents_too() -> None:
         process.communicate(b"\n")
 
 
-def test_a_sleeping_process_costs_nothing_while_others_work() -> None:
+def test_a_sleeping_process_has_no_cpu_time() -> None:
     with subprocess.Popen(["sleep", "30"]) as process:
         before = cpu_seconds(process.pid)
         sum(range(2_000_000))

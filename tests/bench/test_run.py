@@ -14,17 +14,17 @@ def names(results: Results, number: int) -> list[str]:
     return [proxy.name for proxy in taking_part(results, PROXIES, number)]
 
 
-def test_each_round_begins_with_another_one() -> None:
+def test_each_round_starts_with_another_target() -> None:
     assert {names(Results(), number)[0] for number in (0, 1)} == {"gateway", "nginx"}
     assert set(names(Results(), 0)) == {"gateway", "nginx", "litellm"}
 
 
-def test_who_is_far_off_takes_part_in_the_first_rounds_only() -> None:
+def test_slow_targets_take_part_in_the_first_rounds_only() -> None:
     assert "litellm" in names(Results(), SLOW_ROUNDS - 1)
     assert "litellm" not in names(Results(), SLOW_ROUNDS)
 
 
-def test_who_fails_under_load_is_noted_and_takes_no_further_part() -> None:
+def test_targets_that_fail_under_load_are_recorded_and_dropped() -> None:
     results = Results()
     with noted(results, PROXIES[1]):
         raise LoadError("502")

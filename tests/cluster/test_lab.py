@@ -69,7 +69,7 @@ def test_a_pod_runs_and_names_resolve(lab: Lab, namespace: str) -> None:
     assert lab.service(1) in said
 
 
-def test_a_function_goes_from_zero_to_one_and_back(lab: Lab, namespace: str) -> None:
+def test_a_function_scales_from_zero_and_back(lab: Lab, namespace: str) -> None:
     apply(lab, [_function(namespace)])
     until("function", lambda: _not_true(lab, namespace, "ksvc/echo", "Ready"))
     until("zero", lambda: _replicas(lab, namespace, 0), seconds=180)
@@ -108,7 +108,7 @@ def test_events_reach_a_function_through_broker_and_trigger(lab: Lab, namespace:
     assert other not in _said(lab, namespace)
 
 
-def test_sources_speak_for_the_clock_and_for_the_api_server(lab: Lab, namespace: str) -> None:
+def test_ping_and_api_server_sources_emit_events(lab: Lab, namespace: str) -> None:
     sink = {
         "ref": {"apiVersion": "serving.knative.dev/v1", "kind": "Service", "name": "echo"},
         "uri": "/cgi-bin/take",
@@ -143,7 +143,7 @@ def test_sources_speak_for_the_clock_and_for_the_api_server(lab: Lab, namespace:
         until(kind, lambda kind=kind: None if kind in _said(lab, namespace) else "not taken yet")  # type: ignore[misc]
 
 
-def test_quota_admits_what_fits_and_holds_the_rest(lab: Lab, namespace: str) -> None:
+def test_quota_admits_what_fits_and_queues_the_rest(lab: Lab, namespace: str) -> None:
     group, flavor = "kueue.x-k8s.io/v1beta2", f"{namespace}-flavor"
     amounts = [{"name": "cpu", "nominalQuota": "100m"}, {"name": "memory", "nominalQuota": "1Gi"}]
     covered = {"coveredResources": ["cpu", "memory"], "flavors": [{"name": flavor, "resources": amounts}]}
@@ -165,7 +165,7 @@ def test_quota_admits_what_fits_and_holds_the_rest(lab: Lab, namespace: str) -> 
         kubectl(lab, "delete", "--ignore-not-found", "--wait=false", f"resourceflavor/{flavor}")
 
 
-def test_a_model_gets_a_deployment_and_answers_through_the_gateway(lab: Lab, namespace: str) -> None:
+def test_a_model_gets_a_deployment_and_responds_through_the_gateway(lab: Lab, namespace: str) -> None:
     container = {
         "name": "kserve-container",
         "image": _ECHO,

@@ -32,7 +32,7 @@ def built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> set[Path]:
     return made
 
 
-def test_every_image_is_made_of_programs_that_were_built(
+def test_every_image_consists_of_built_programs(
     built: set[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(images, "envoy_files", dict)

@@ -57,9 +57,9 @@ def test_setting_a_variable_to_its_documented_default_changes_nothing(name: str,
         assert settings.load({**BARE, name: default}) == settings.load(BARE)
 
 
-def test_llma_asks_the_documented_server_by_default(tmp_path: Path) -> None:
+def test_llma_uses_the_documented_server_by_default(tmp_path: Path) -> None:
     assert resolve_target({"XDG_CONFIG_HOME": str(tmp_path)}).endpoint == dict(DEFAULTS)["LLMARINER_BASE_URL"]
 
 
-def test_a_wrong_default_would_be_found() -> None:
+def test_a_wrong_default_is_detected() -> None:
     assert GatewaySettings.load({"LLMARINER_WAIT_SECONDS": "61"}) != GatewaySettings.load({})

@@ -102,7 +102,7 @@ def kubectl_options() -> set[str]:
     return set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", "\n".join(texts)))
 
 
-def test_there_is_something_to_follow() -> None:
+def test_the_page_has_commands() -> None:
     assert len(BLOCKS) > 12
     assert len([words for words in ALL if words[0] == "kubectl"]) > 20
     assert len([words for words in ALL if words[0] == "llma"]) > 8
@@ -118,7 +118,7 @@ KUBECTLS = [words for words in ALL if words[0] == "kubectl"]
 
 
 @pytest.mark.parametrize("words", KUBECTLS, ids=" ".join)
-def test_every_kubectl_command_is_one_and_finds_what_it_names(words: list[str]) -> None:
+def test_every_kubectl_command_is_valid_and_its_objects_exist(words: list[str]) -> None:
     options = {word.partition("=")[0] for word in words if word.startswith("-") and word != "-"}
     assert options - kubectl_options() == set()
     for flag in ("-k", "-f"):
@@ -193,7 +193,7 @@ def test_every_other_program_is_a_common_one() -> None:
     assert {word for word in others if not word.startswith(("$EDITOR", "~/.llma/bin/"))} == {"python3"}
 
 
-def test_every_path_is_there() -> None:
+def test_every_path_exists() -> None:
     paths = [
         span for span in SPANS if re.fullmatch(r"(manifests|docs|kserve|images|functions|eventing)/[\w./-]+", span)
     ]
@@ -201,7 +201,7 @@ def test_every_path_is_there() -> None:
     assert [path for path in paths if not (CHECKOUT / path).exists()] == []
 
 
-def test_every_setting_is_one() -> None:
+def test_every_setting_exists() -> None:
     named = {span for span in SPANS if re.fullmatch(r"[A-Z]+(_[A-Z]+)+", span)}
     settings = "\n".join((CHECKOUT / f"manifests/overlays/{overlay}/settings.env").read_text() for overlay in OVERLAYS)
     there = set(re.findall(r"^#?([A-Z_]+)=", settings, re.M))
@@ -211,7 +211,7 @@ def test_every_setting_is_one() -> None:
     assert there - named == set()
 
 
-def test_the_host_and_registry_are_those_of_the_settings() -> None:
+def test_the_host_and_registry_match_the_settings() -> None:
     settings = dict(
         line.split("=", 1)
         for line in (CHECKOUT / "manifests/overlays/playground/settings.env").read_text().splitlines()
@@ -221,7 +221,7 @@ def test_the_host_and_registry_are_those_of_the_settings() -> None:
     assert f"registry={settings['IMAGE_REGISTRY']}\n" in PAGE
 
 
-def test_the_images_are_those_that_the_manifests_run() -> None:
+def test_the_images_match_the_manifests() -> None:
     (block,) = [block for block in BLOCKS if "docker build" in block]
     built = dict(re.findall(r"^  ([\w-]+)=(\S+)", block, re.M))
     version = re.findall(r":(\d+\.\d+\.\d+)\"", block)
@@ -245,7 +245,7 @@ def extras(declaration: Path) -> list[str]:
     return [each.strip() for each in said.split(",") if each.strip()]
 
 
-def test_the_versions_are_those_that_the_check_names() -> None:
+def test_the_versions_match_the_cluster_check() -> None:
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in PAGE.splitlines() if line.startswith("|")]
     tested = {cells[0]: cells[1] for cells in rows if len(cells) == 4}
     for project in DEPENDENCIES:
@@ -253,7 +253,7 @@ def test_the_versions_are_those_that_the_check_names() -> None:
         assert tested[row] == project.release
 
 
-def test_every_check_is_one() -> None:
+def test_every_check_exists() -> None:
     rows = [row for row in PAGE.splitlines() if row.startswith("|")]
     lists = [listed for row in rows for listed in re.findall(r"check ((?:`[^`]+`(?:, )?)+)", row)]
     named = {name for listed in lists for name in re.findall(r"`([^`]+)`", listed)}
@@ -283,7 +283,7 @@ LOOKING = [words for words in ALL if words[:2] == ["kubectl", "get"] or words[:3
 
 @pytest.mark.skipif(REAL not in os.environ, reason=f"{REAL} names no cluster")
 @pytest.mark.parametrize("words", LOOKING, ids=" ".join)
-def test_what_only_looks_answers_on_a_cluster(words: list[str], tmp_path: Path) -> None:
+def test_read_only_commands_succeed_on_a_cluster(words: list[str], tmp_path: Path) -> None:
     done = shell(shlex.join(words), tmp_path)
     assert done.returncode in ((0, 1) if "check" in words else (0,)), done.stderr
     assert done.stdout
@@ -291,7 +291,7 @@ def test_what_only_looks_answers_on_a_cluster(words: list[str], tmp_path: Path) 
 
 @pytest.mark.skipif(REAL not in os.environ, reason=f"{REAL} names no cluster")
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_the_cluster_has_the_kinds_that_an_overlay_needs_or_the_check_names_them(overlay: str, tmp_path: Path) -> None:
+def test_the_cluster_has_the_kinds_of_an_overlay_or_the_check_reports_them(overlay: str, tmp_path: Path) -> None:
     done = shell("llma cluster check --prerequisites -o json || true", tmp_path)
     absent = {each["check"] for each in json.loads(done.stdout)["checks"] if each["result"] != "ok"}
     for each in rendered(overlay):
@@ -308,7 +308,7 @@ def section(title: str) -> str:
 
 @pytest.mark.skipif(INSTALL not in os.environ or REAL not in os.environ, reason=f"{INSTALL} names no OVERLAY,HOST")
 @pytest.mark.timeout(3600)
-def test_the_page_leads_to_an_answer(tmp_path: Path) -> None:
+def test_the_page_ends_with_a_response(tmp_path: Path) -> None:
     """Images and PostgreSQL are the overlay's own business here; the rest is run as it stands, in one shell."""
     overlay, _, host = os.environ[INSTALL].partition(",")
     steps = [

@@ -44,11 +44,11 @@ def broken(page: Path, target: str) -> bool:
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(CHECKOUT)))
-def test_every_relative_link_leads_to_a_file(page: Path) -> None:
+def test_every_relative_link_points_to_a_file(page: Path) -> None:
     assert [target for target in links(page.read_text()) if broken(page, target)] == []
 
 
-def test_a_link_to_nothing_is_broken(tmp_path: Path) -> None:
+def test_a_dangling_link_is_detected(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(
         "# One heading\n\n[a](page.md#one-heading) [b](gone.md) [c](#two) `[d](code.md)` [e](https://x.org/)\n"

@@ -99,7 +99,7 @@ def tiny() -> Iterator[Running]:
         yield engine
 
 
-def test_a_chat_answer_has_the_tokens_asked_for_and_counts_them(tiny: Running) -> None:
+def test_a_chat_response_has_the_requested_tokens_and_their_count(tiny: Running) -> None:
     answer = tiny.post("/v1/chat/completions", {**HELLO, "max_tokens": 5})
     assert answer["object"] == "chat.completion"
     assert len(answer["choices"][0]["message"]["content"].split()) == 5
@@ -116,14 +116,14 @@ def test_max_completion_tokens_outranks_max_tokens_and_the_default_is_the_comman
     assert tiny.post("/v1/chat/completions", both)["usage"]["completion_tokens"] == 2
 
 
-def test_a_completion_answers_with_text(tiny: Running) -> None:
+def test_a_completion_responds_with_text(tiny: Running) -> None:
     answer = tiny.post("/v1/completions", {"model": "tiny", "prompt": [1, 2, 3, 4], "max_tokens": 2})
     assert answer["object"] == "text_completion"
     assert len(answer["choices"][0]["text"].split()) == 2
     assert answer["usage"]["prompt_tokens"] == 4
 
 
-def test_the_raw_body_and_headers_come_back_so_that_a_pass_through_can_be_proved(tiny: Running) -> None:
+def test_the_raw_body_and_headers_are_echoed(tiny: Running) -> None:
     body = {**HELLO, "a_field_of_the_future": {"deep": [1, None]}}
     answer = tiny.post("/v1/chat/completions", body)
     assert answer["x_received"] == json.dumps(body)
@@ -149,7 +149,7 @@ def test_include_usage_adds_one_last_chunk_without_choices(tiny: Running) -> Non
     assert not any(b'"usage"' in event for event in events[:-2])
 
 
-def test_a_stream_with_continuous_usage_is_written_byte_for_byte_as_vllm_writes_it(tiny: Running) -> None:
+def test_a_stream_with_continuous_usage_has_vllms_bytes(tiny: Running) -> None:
     options = {"include_usage": True, "continuous_usage_stats": True}
     events = tiny.events("/v1/chat/completions", {**HELLO, "max_tokens": 2, "stream_options": options})
     head = events[0].partition(b"[")[0]
@@ -171,12 +171,12 @@ def test_a_stream_with_continuous_usage_is_written_byte_for_byte_as_vllm_writes_
     assert plain[0].endswith(b',"usage":{"prompt_tokens":2,"total_tokens":3,"completion_tokens":1}}')
 
 
-def test_stream_options_without_stream_are_refused(tiny: Running) -> None:
+def test_stream_options_without_stream_are_rejected(tiny: Running) -> None:
     status, raw = tiny.call("/v1/chat/completions", {**HELLO, "stream_options": {"include_usage": True}})
     assert (status, json.loads(raw)["error"]["param"]) == (400, "stream_options")
 
 
-def test_only_served_names_are_answered(tiny: Running) -> None:
+def test_only_served_models_respond(tiny: Running) -> None:
     status, raw = tiny.call("/v1/chat/completions", {**HELLO, "model": "other"})
     assert (status, json.loads(raw)["error"]["code"]) == (404, 404)
     assert [row["id"] for row in json.loads(tiny.call("/v1/models")[1])["data"]] == ["tiny"]
@@ -193,14 +193,14 @@ def test_equal_texts_have_equal_vectors_in_both_encodings(tiny: Running) -> None
     assert isinstance(packed[0]["embedding"], str)
 
 
-def test_detokenize_undoes_tokenize(tiny: Running) -> None:
+def test_detokenize_reverses_tokenize(tiny: Running) -> None:
     tokens = tiny.post("/tokenize", {"model": "tiny", "prompt": "stones and stones"})
     assert tokens["count"] == 3
     assert tokens["tokens"][0] == tokens["tokens"][2] != tokens["tokens"][1]
     assert tiny.post("/detokenize", {"tokens": tokens["tokens"]}) == {"prompt": "stones and stones"}
 
 
-def test_the_counters_count_and_a_full_batch_makes_requests_wait(tiny: Running) -> None:
+def test_the_counters_are_correct_and_a_full_batch_queues_requests(tiny: Running) -> None:
     made, read = tiny.metric("vllm:generation_tokens_total"), tiny.metric("vllm:prompt_tokens_total")
     slow = {**HELLO, "max_tokens": 5, "x_script": {"delay_ms": 300}}
     first, second = tiny.open("/v1/chat/completions", slow), tiny.open("/v1/chat/completions", HELLO)
@@ -214,7 +214,7 @@ def test_the_counters_count_and_a_full_batch_makes_requests_wait(tiny: Running) 
     assert tiny.metric("vllm:prompt_tokens_total") - read == 6
 
 
-def test_connections_are_counted_so_that_a_proxys_reuse_of_them_can_be_proved(tiny: Running) -> None:
+def test_connections_are_counted(tiny: Running) -> None:
     before = tiny.metric("scripted:connections_total")
     connection = tiny.open("/v1/chat/completions", HELLO)
     for _ in range(3):
@@ -225,7 +225,7 @@ def test_connections_are_counted_so_that_a_proxys_reuse_of_them_can_be_proved(ti
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_callers_disconnect_aborts_at_once_and_lets_the_next_one_in(tiny: Running, stream: bool) -> None:
+def test_a_client_disconnect_aborts_the_request_and_admits_the_next(tiny: Running, stream: bool) -> None:
     endless = {**HELLO, "stream": stream, "max_tokens": 10**6, "x_script": {"token_interval_ms": 5}}
     leaving, staying = tiny.open("/v1/chat/completions", endless), tiny.open("/v1/chat/completions", HELLO)
     tiny.eventually(lambda: tiny.metric("vllm:num_requests_waiting") == 1)
@@ -237,7 +237,7 @@ def test_a_callers_disconnect_aborts_at_once_and_lets_the_next_one_in(tiny: Runn
     assert tiny.metric("vllm:generation_tokens_total") == made
 
 
-def test_a_reader_that_stops_reading_stops_the_tokens(tiny: Running) -> None:
+def test_a_stalled_reader_stops_the_generation(tiny: Running) -> None:
     flood = {**HELLO, "stream": True, "max_tokens": 10**6, "x_script": {"huge_chunk_bytes": 8 << 20}}
     connection = tiny.open("/v1/chat/completions", flood)
     tiny.eventually(lambda: tiny.metric("vllm:num_requests_running") == 1)
@@ -249,7 +249,7 @@ def test_a_reader_that_stops_reading_stops_the_tokens(tiny: Running) -> None:
     tiny.eventually(lambda: tiny.metric("vllm:num_requests_running") == 0)
 
 
-def test_a_script_sets_the_pace_and_the_size(tiny: Running) -> None:
+def test_a_script_sets_pace_and_length(tiny: Running) -> None:
     begun = time.monotonic()
     script = {"delay_ms": 100, "token_interval_ms": 50, "huge_chunk_bytes": 1 << 20}
     events = tiny.events("/v1/chat/completions", {**HELLO, "x_script": script})
@@ -257,12 +257,12 @@ def test_a_script_sets_the_pace_and_the_size(tiny: Running) -> None:
     assert len(json.loads(events[1])["choices"][0]["delta"]["content"]) == 1 << 20
 
 
-def test_a_script_fails_with_the_status_it_names_and_a_misspelt_one_is_refused(tiny: Running) -> None:
+def test_a_script_fails_with_its_status_and_an_unknown_one_is_rejected(tiny: Running) -> None:
     for script, status in (({"fail_status": 429}, 429), ({"fail_statsu": 429}, 400)):
         assert tiny.call("/v1/chat/completions", {**HELLO, "x_script": script})[0] == status
 
 
-def test_the_engine_dies_in_mid_stream_after_the_scripted_tokens() -> None:
+def test_the_engine_crashes_mid_stream_after_the_scripted_tokens() -> None:
     with started() as engine:
         connection = engine.open(
             "/v1/completions", {"prompt": "a", "stream": True, "x_script": {"crash_after_tokens": 2}}
@@ -274,21 +274,21 @@ def test_the_engine_dies_in_mid_stream_after_the_scripted_tokens() -> None:
         assert engine.process.wait(5) == -signal.SIGKILL
 
 
-def test_the_command_lines_crash_counts_tokens_over_requests() -> None:
+def test_the_crash_option_counts_tokens_across_requests() -> None:
     with started("--crash-after-tokens", "5", "--tokens", "3") as engine:
         assert engine.call("/v1/chat/completions", HELLO)[0] == 200
         with pytest.raises((http.client.RemoteDisconnected, ConnectionResetError)):
             engine.call("/v1/chat/completions", HELLO)
 
 
-def test_until_it_is_ready_everything_is_503() -> None:
+def test_every_request_is_503_before_the_engine_is_ready() -> None:
     with started("--ready-after", "0.5", ready=False) as engine:
         assert engine.call("/health")[0] == 503
         assert engine.call("/v1/chat/completions", HELLO)[0] == 503
         engine.eventually(lambda: engine.call("/health")[0] == 200)
 
 
-def test_a_load_that_fails_ends_the_process_with_its_reason() -> None:
+def test_a_failed_load_ends_the_process_with_its_reason() -> None:
     with started("--fail-load", "--ready-after", "0.2", ready=False) as engine:
         assert engine.process.wait(5) == 1
         assert engine.process.stderr is not None

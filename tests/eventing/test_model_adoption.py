@@ -101,7 +101,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
         context.database.close()
 
 
-def test_a_service_made_with_kubectl_is_a_model_at_once_however_often_it_is_told(platform: Platform) -> None:
+def test_an_external_service_is_imported_once_for_repeated_events(platform: Platform) -> None:
     platform.made("theirs")
     for _ in range(3):
         assert platform.told(ADDED, reference("theirs")) == 204
@@ -111,7 +111,7 @@ def test_a_service_made_with_kubectl_is_a_model_at_once_however_often_it_is_told
     assert platform.models()["theirs"].revision == revision, "told again, it is not changed"
 
 
-def test_one_that_is_deleted_is_forgotten_awake_or_not_and_the_others_stay(platform: Platform) -> None:
+def test_a_deleted_service_is_removed_in_any_phase_and_others_remain(platform: Platform) -> None:
     for name in ("stays", "awake", "new"):
         platform.made(name)
         assert platform.told(ADDED, reference(name)) == 204
@@ -127,7 +127,7 @@ def test_one_that_is_deleted_is_forgotten_awake_or_not_and_the_others_stay(platf
     assert "stays" in platform.models()
 
 
-def test_what_is_so_counts_and_not_what_an_old_event_says(platform: Platform) -> None:
+def test_the_clusters_state_overrides_an_old_event(platform: Platform) -> None:
     platform.made("again")
     assert platform.told(DELETED, reference("again")) == 204
     assert "again" in platform.models()
@@ -136,18 +136,18 @@ def test_what_is_so_counts_and_not_what_an_old_event_says(platform: Platform) ->
     assert "again" not in platform.models()
 
 
-def test_one_of_ours_is_no_new_model(platform: Platform) -> None:
+def test_a_service_of_the_platform_is_not_imported(platform: Platform) -> None:
     platform.made("m-small-1", **{"app.kubernetes.io/managed-by": "llmariner"})
     assert platform.told(ADDED, reference("m-small-1")) == 204
     assert "m-small-1" not in platform.models()
 
 
 @pytest.mark.parametrize("data", [{}, {"name": 3}, {"name": ""}])
-def test_what_names_nothing_is_refused_for_good(data: dict[str, Any], platform: Platform) -> None:
+def test_an_event_without_a_service_is_rejected_permanently(data: dict[str, Any], platform: Platform) -> None:
     assert platform.told(ADDED, data) == 400
 
 
-def test_the_trigger_lets_through_what_was_made_and_deleted_and_no_update() -> None:
+def test_the_trigger_selects_creation_and_deletion_but_not_updates() -> None:
     """Filters as Knative reads them: all of a list must hold; `any` and `exact` are what they say."""
     trigger = yaml.safe_load((CHECKOUT / "eventing/model_adoption/trigger.yaml").read_text())
 

@@ -70,9 +70,7 @@ def check_signed_in(browser: Chromium, terminal: Terminal, login: subprocess.Pop
     assert "member of Default Project" in terminal.says("auth", "status")
 
 
-def test_a_browser_comes_back_from_the_issuer_with_somebody_signed_in(
-    browser: Chromium, company: RunningIssuer, tmp_path: Path
-) -> None:
+def test_a_browser_sign_in_succeeds(browser: Chromium, company: RunningIssuer, tmp_path: Path) -> None:
     with signing_in(tmp_path, browser, company.url) as (terminal, login):
         logs_in(browser)
         check_signed_in(browser, terminal, login)
@@ -80,7 +78,7 @@ def test_a_browser_comes_back_from_the_issuer_with_somebody_signed_in(
         assert "Signed out" in terminal.says("auth", "logout")
 
 
-def test_who_turns_back_at_the_issuer_is_told_so_on_the_page_and_in_the_terminal(
+def test_a_cancelled_sign_in_is_reported_on_the_page_and_in_the_terminal(
     browser: Chromium, company: RunningIssuer, tmp_path: Path
 ) -> None:
     with signing_in(tmp_path, browser, company.url) as (_, login):
@@ -92,7 +90,7 @@ def test_who_turns_back_at_the_issuer_is_told_so_on_the_page_and_in_the_terminal
         browser.picture(tmp_path / "refused.png")
 
 
-def test_dex_sends_people_on_to_the_issuer_behind_it_and_back(browser: Chromium, tmp_path: Path) -> None:
+def test_dex_redirects_to_the_upstream_issuer_and_back(browser: Chromium, tmp_path: Path) -> None:
     program = environment().get("LLMARINER_TEST_DEX", "")
     if not program:
         pytest.skip("LLMARINER_TEST_DEX names no program")

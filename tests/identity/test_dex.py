@@ -165,12 +165,12 @@ def check_alice(verifier: OidcTokenVerifier, sign_in: SignIn) -> None:
     assert found.groups == frozenset({"staff"})
 
 
-def test_a_person_signs_in_by_a_random_port_of_their_machine(verifier: OidcTokenVerifier, signed_in: SignIn) -> None:
+def test_a_person_signs_in_by_a_random_loopback_port(verifier: OidcTokenVerifier, signed_in: SignIn) -> None:
     check_alice(verifier, signed_in)
     assert signed_in.refresh_token
 
 
-def test_a_token_is_renewed_and_the_refresh_token_changes(
+def test_a_token_is_refreshed_and_the_refresh_token_is_rotated(
     there: IssuerClient, verifier: OidcTokenVerifier, signed_in: SignIn
 ) -> None:
     renewed = there.refresh(signed_in)
@@ -178,7 +178,7 @@ def test_a_token_is_renewed_and_the_refresh_token_changes(
     assert renewed.refresh_token != signed_in.refresh_token
 
 
-def test_who_leaves_every_group_has_a_token_that_says_so(
+def test_a_person_without_groups_gets_a_token_with_an_empty_list(
     dex: tuple[Dex, RunningIssuer], there: IssuerClient, signed_in: SignIn
 ) -> None:
     """Dex leaves the claim out then, which by itself would say nothing."""
@@ -193,7 +193,7 @@ def test_who_leaves_every_group_has_a_token_that_says_so(
     assert verifier.verify(renewed.token).groups == frozenset()
 
 
-def test_another_device_signs_somebody_in(
+def test_sign_in_by_device_code(
     there: IssuerClient, verifier: OidcTokenVerifier, alice: Browser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("time.sleep", lambda seconds: None)
@@ -205,15 +205,13 @@ def test_another_device_signs_somebody_in(
     check_alice(verifier, made)
 
 
-def test_no_token_is_exchanged_unasked(dex: tuple[Dex, RunningIssuer], there: IssuerClient) -> None:
+def test_token_exchange_is_off_by_default(dex: tuple[Dex, RunningIssuer], there: IssuerClient) -> None:
     """Dex does not look at whom a token was made for, so another application's would do."""
     with pytest.raises(OAuthError, match="unsupported_grant_type"):
         there.exchange_token(dex[1].token(aud="another application"), "id_token", "company")
 
 
-def test_a_workload_s_token_is_exchanged_by_its_connector_where_that_was_asked_for(
-    program: str, tmp_path: Path
-) -> None:
+def test_a_workloads_token_is_exchanged_by_an_enabled_connector(program: str, tmp_path: Path) -> None:
     with serving(program, tmp_path, {"type": "memory"}, "on") as (running, upstream):
         verifier = OidcTokenVerifier(IdentitySettings.load({"LLMARINER_OIDC_ISSUER": running.url}))
         with IssuerClient(running.url, "llmariner", SCOPES) as there:
@@ -228,14 +226,14 @@ def test_a_workload_s_token_is_exchanged_by_its_connector_where_that_was_asked_f
                     there.exchange_token(token, "id_token", connector)
 
 
-def test_a_token_of_the_issuer_behind_it_is_none_of_ours(
+def test_the_upstream_issuers_token_is_not_accepted(
     dex: tuple[Dex, RunningIssuer], verifier: OidcTokenVerifier
 ) -> None:
     with pytest.raises(AuthenticationFailed):
         verifier.verify(dex[1].token())
 
 
-def test_it_takes_no_password_and_no_return_to_another_machine(there: IssuerClient, alice: Browser) -> None:
+def test_passwords_and_remote_redirects_are_rejected(there: IssuerClient, alice: Browser) -> None:
     with pytest.raises(OAuthError):
         there._token({"grant_type": "password", "username": "admin@example.com", "password": "password"})
     page: Any = alice.visit(there.authorization_url(AuthorizationRequest.new(), "http://evil.example/callback"))
@@ -264,7 +262,7 @@ def api_server(tmp_path: Path) -> Iterator[Any]:
         yield running
 
 
-def test_what_it_remembers_is_in_the_kinds_of_the_component_and_its_rights_suffice(
+def test_the_components_kinds_and_permissions_suffice_for_the_storage(
     program: str, api_server: Any, tmp_path: Path, alice: Browser
 ) -> None:
     asked: list[tuple[str, str]] = []

@@ -61,7 +61,7 @@ def pages() -> Iterator[Pages]:
     serving.join()
 
 
-def test_keys_are_believed_over_https_or_from_this_machine(pages: Pages) -> None:
+def test_keys_are_accepted_over_https_or_from_loopback(pages: Pages) -> None:
     pages.found["/keys"] = KEYS
     pages.publishes(f"{pages.url}/keys")
     assert fetch_signing_keys(pages.settings) == KEYS["keys"]
@@ -71,7 +71,7 @@ def test_keys_are_believed_over_https_or_from_this_machine(pages: Pages) -> None
             fetch_signing_keys(pages.settings)
 
 
-def test_nobody_is_sent_elsewhere_for_keys(pages: Pages) -> None:
+def test_key_urls_of_other_hosts_are_rejected(pages: Pages) -> None:
     pages.found |= {"/keys": "/others", "/others": KEYS}
     pages.publishes(f"{pages.url}/keys")
     with pytest.raises(DiscoveryError, match="answered 302"):
@@ -88,7 +88,7 @@ def test_nobody_is_sent_elsewhere_for_keys(pages: Pages) -> None:
         ({"iss": "http://localhost:1"}, "for somebody else"),
     ],
 )
-def test_a_renewal_is_of_the_same_person_and_for_us(
+def test_a_refreshed_token_must_have_the_same_subject_and_audience(
     claims: dict[str, Any], refusal: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key, mine = SigningKey(), {"iss": "http://127.0.0.1:9", "aud": "llmariner", "sub": "alice"}

@@ -48,7 +48,7 @@ def chat(served: ServedPlatform, token: str, **headers: str) -> Any:
     return httpx2.post(f"{served.url}/chat/completions", json=body, headers=said, trust_env=False, timeout=30)
 
 
-def test_a_model_answers_who_signed_in(served: ServedPlatform, issuer: RunningIssuer) -> None:
+def test_a_signed_in_person_gets_a_response(served: ServedPlatform, issuer: RunningIssuer) -> None:
     answer = chat(served, issuer.token())
     assert answer.status_code == 200, answer.text
     assert chat(served, issuer.token(), openai_project="Default Project").status_code == 200
@@ -58,7 +58,7 @@ def test_a_model_answers_who_signed_in(served: ServedPlatform, issuer: RunningIs
     assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_token")
 
 
-def test_the_audit_log_says_from_where_somebody_came_or_was_refused(
+def test_the_audit_log_has_the_client_address_of_sign_ins_and_rejections(
     served: ServedPlatform, issuer: RunningIssuer
 ) -> None:
     chat(served, issuer.token(aud="other"))
@@ -73,7 +73,7 @@ def test_the_audit_log_says_from_where_somebody_came_or_was_refused(
     assert acts[1]["login.failed"]["error_code"] == "invalid_token"
 
 
-def test_headers_of_a_key_must_name_its_own(served: ServedPlatform) -> None:
+def test_headers_that_contradict_the_key_are_rejected(served: ServedPlatform) -> None:
     for headers in ({}, {"openai_organization": "Default Organization"}, {"openai_project": served.owner.project_id}):
         assert chat(served, served.admin_key, **headers).status_code == 200
     for kind in ("organization", "project"):
@@ -81,7 +81,7 @@ def test_headers_of_a_key_must_name_its_own(served: ServedPlatform) -> None:
         assert (refused.status_code, refused.json()["error"]["code"]) == (401, f"mismatched_{kind}")
 
 
-def test_a_token_that_ends_while_it_is_known_ends(served: ServedPlatform, issuer: RunningIssuer) -> None:
+def test_a_cached_token_expires(served: ServedPlatform, issuer: RunningIssuer) -> None:
     token = issuer.token(exp=int(time.time()) + 3)
     assert chat(served, token).status_code == 200
     time.sleep(3.1)
@@ -90,7 +90,7 @@ def test_a_token_that_ends_while_it_is_known_ends(served: ServedPlatform, issuer
     assert "llma auth login" in refused.json()["error"]["message"]
 
 
-def test_a_known_token_goes_on_while_the_issuer_is_away_and_ends_with_the_membership(
+def test_a_cached_token_works_without_the_issuer_and_ends_with_the_membership(
     served: ServedPlatform, issuer: RunningIssuer
 ) -> None:
     token = issuer.token()
@@ -112,7 +112,7 @@ def test_a_known_token_goes_on_while_the_issuer_is_away_and_ends_with_the_member
     assert chat(served, token).status_code == 403, "the group in the token does not bring them back"
 
 
-def test_a_known_token_ends_with_the_role_of_its_group(served: ServedPlatform, issuer: RunningIssuer) -> None:
+def test_a_cached_token_ends_with_its_groups_role(served: ServedPlatform, issuer: RunningIssuer) -> None:
     token = issuer.token()
     assert chat(served, token).status_code == 200
     mappings, owner = (

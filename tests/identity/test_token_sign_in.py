@@ -76,16 +76,14 @@ def map_group(platform: Platform) -> Map:
     return map_group
 
 
-def test_the_configuration_says_where_to_sign_in_to_anybody(platform: Platform, issuer: RunningIssuer) -> None:
+def test_the_sign_in_configuration_is_public(platform: Platform, issuer: RunningIssuer) -> None:
     answer = platform.ask("GET", "/v1/auth/configuration", "")
     assert answer.status == 200
     assert (answer.json["issuer"], answer.json["client_id"]) == (issuer.url, "llmariner")
     assert {"openid", "email", "groups", "offline_access"} <= set(answer.json["scopes"])
 
 
-def test_without_an_issuer_the_configuration_says_so_and_tokens_are_refused(
-    keyed_platform: Platform, issuer: RunningIssuer
-) -> None:
+def test_without_an_issuer_tokens_are_rejected(keyed_platform: Platform, issuer: RunningIssuer) -> None:
     assert keyed_platform.ask("GET", "/v1/auth/configuration", "").json["issuer"] is None
     refused = keyed_platform.ask("GET", "/v1/api_keys", issuer.token())
     _http_calls.assert_error(refused, 401, "invalid_token")
@@ -96,7 +94,7 @@ def test_without_an_issuer_the_configuration_says_so_and_tokens_are_refused(
         assert (refused.status, "LLMARINER_OIDC_ISSUER" in refused.error["message"]) == (400, True)
 
 
-def test_a_member_of_a_group_works_in_its_project_and_makes_a_key(
+def test_a_group_member_works_in_the_project_and_creates_a_key(
     platform: Platform, issuer: RunningIssuer, map_group: Map
 ) -> None:
     assert map_group(group="staff", role="member", project_id=platform.owner.project_id).status == 200
@@ -109,7 +107,7 @@ def test_a_member_of_a_group_works_in_its_project_and_makes_a_key(
     _http_calls.assert_error(forbidden, 403, "insufficient_permissions")
 
 
-def test_who_lacks_a_scope_is_told_of_roles_and_not_of_keys(
+def test_a_missing_scope_error_names_roles_and_not_keys(
     platform: Platform, issuer: RunningIssuer, map_group: Map
 ) -> None:
     map_group(group="staff", role="viewer", project_id=platform.owner.project_id)
@@ -118,13 +116,13 @@ def test_who_lacks_a_scope_is_told_of_roles_and_not_of_keys(
     assert "None of your roles" in refused.error["message"]
 
 
-def test_a_stranger_is_refused_and_told_whom_to_ask(platform: Platform, issuer: RunningIssuer) -> None:
+def test_a_person_without_membership_is_rejected_with_a_contact(platform: Platform, issuer: RunningIssuer) -> None:
     refused = platform.ask("GET", "/v1/api_keys", issuer.token())
     _http_calls.assert_error(refused, 403, "insufficient_permissions")
     assert "Ask one of its owners" in refused.error["message"]
 
 
-def test_a_bad_token_is_refused_with_what_to_do(platform: Platform, issuer: RunningIssuer) -> None:
+def test_a_rejected_token_has_a_next_step(platform: Platform, issuer: RunningIssuer) -> None:
     for token, code in ((issuer.token(aud="other"), "invalid_token"), (issuer.token(exp=5), "token_expired")):
         refused = platform.ask("GET", "/v1/api_keys", token)
         _http_calls.assert_error(refused, 401, code)
@@ -132,7 +130,9 @@ def test_a_bad_token_is_refused_with_what_to_do(platform: Platform, issuer: Runn
         assert refused.headers["www-authenticate"] == 'Bearer error="invalid_token"'
 
 
-def test_headers_select_and_a_foreign_one_is_refused(platform: Platform, issuer: RunningIssuer, map_group: Map) -> None:
+def test_headers_select_a_project_and_a_foreign_one_is_rejected(
+    platform: Platform, issuer: RunningIssuer, map_group: Map
+) -> None:
     map_group(group="staff", role="member", project_id=platform.owner.project_id)
 
     def asked(**headers: str) -> Any:
@@ -144,7 +144,7 @@ def test_headers_select_and_a_foreign_one_is_refused(platform: Platform, issuer:
         _http_calls.assert_error(asked(**{header: "Others"}), 403, "insufficient_permissions")
 
 
-def test_roles_of_groups_are_made_listed_and_ended(platform: Platform, issuer: RunningIssuer, map_group: Map) -> None:
+def test_group_roles_are_created_listed_and_deleted(platform: Platform, issuer: RunningIssuer, map_group: Map) -> None:
     made = map_group(group="staff", role="owner").json
     assert made["issuer"] == issuer.url
     assert platform.ask("GET", GROUP_ROLES, issuer.token()).json["data"] == [made]
@@ -166,12 +166,12 @@ def test_roles_of_groups_are_made_listed_and_ended(platform: Platform, issuer: R
         ({"role": "owner"}, 400, "group"),
     ],
 )
-def test_a_wrong_mapping_is_refused(body: Any, status: int, param: str, map_group: Map) -> None:
+def test_an_invalid_mapping_is_rejected(body: Any, status: int, param: str, map_group: Map) -> None:
     refused = map_group(**body)
     assert (refused.status, refused.error["param"]) == (status, param)
 
 
-def test_an_owner_unlinks_who_moved_to_another_subject(
+def test_an_owner_unlinks_a_person_with_a_new_subject(
     platform: Platform, issuer: RunningIssuer, map_group: Map
 ) -> None:
     map_group(group="staff", role="member", project_id=platform.owner.project_id)

@@ -77,7 +77,7 @@ def own_issuer(tmp_path: Path) -> Any:
         yield running
 
 
-def test_a_good_token_says_who_it_is(issuer: RunningIssuer, checked: Checked) -> None:
+def test_a_valid_token_has_its_identity(issuer: RunningIssuer, checked: Checked) -> None:
     token = issuer.token()
     assert is_jwt(token)
     found = checked.verify(token)
@@ -87,12 +87,12 @@ def test_a_good_token_says_who_it_is(issuer: RunningIssuer, checked: Checked) ->
     assert abs(found.expires_at - time.time() - 600) < 5
 
 
-def test_what_a_token_leaves_out_is_not_made_up(issuer: RunningIssuer, checked: Checked) -> None:
+def test_missing_claims_have_no_defaults(issuer: RunningIssuer, checked: Checked) -> None:
     found = checked.verify(issuer.token(email=None, email_verified=None, groups=None, name=None))
     assert (found.email, found.email_verified, found.groups, found.name) == (None, False, None, None)
 
 
-def test_an_issuer_may_leave_the_groups_out_where_there_are_none(issuer: RunningIssuer) -> None:
+def test_the_groups_claim_is_optional_where_no_groups_are_used(issuer: RunningIssuer) -> None:
     leaving = Checked(issuer, LLMARINER_OIDC_GROUPS_OMITTED="1")
     assert leaving.verify(issuer.token(groups=None)).groups == frozenset()
     assert leaving.verify(issuer.token()).groups == frozenset({"staff"})
@@ -110,7 +110,7 @@ def test_an_issuer_may_leave_the_groups_out_where_there_are_none(issuer: Running
         "system:serviceaccount:proj_1:ci@example.org",
     ],
 )
-def test_an_e_mail_that_would_be_another_s_is_none(said: Any, issuer: RunningIssuer, checked: Checked) -> None:
+def test_ambiguous_email_addresses_are_ignored(said: Any, issuer: RunningIssuer, checked: Checked) -> None:
     assert checked.verify(issuer.token(email=said)).email is None
 
 
@@ -127,7 +127,7 @@ def test_an_e_mail_that_would_be_another_s_is_none(said: Any, issuer: RunningIss
         (7, None),
     ],
 )
-def test_groups_are_names_and_nothing_else_is_taken_for_some(
+def test_only_strings_are_accepted_as_groups(
     said: Any, taken: set[str] | None, issuer: RunningIssuer, checked: Checked
 ) -> None:
     assert checked.verify(issuer.token(groups=said)).groups == (None if taken is None else frozenset(taken))
@@ -137,7 +137,7 @@ VERIFIED = [(True, True), ("true", True), (False, False), ("false", False), ("1"
 
 
 @pytest.mark.parametrize(("said", "taken"), VERIFIED)
-def test_an_e_mail_is_verified_only_where_the_issuer_says_so(
+def test_an_email_is_verified_only_by_the_issuers_claim(
     said: Any, taken: bool, issuer: RunningIssuer, checked: Checked
 ) -> None:
     assert checked.verify(issuer.token(email_verified=said)).email_verified is taken
@@ -146,7 +146,7 @@ def test_an_e_mail_is_verified_only_where_the_issuer_says_so(
 
 
 @pytest.mark.parametrize("forgery", FORGED)
-def test_a_forged_token_is_refused(forgery: str, issuer: RunningIssuer, checked: Checked) -> None:
+def test_a_forged_token_is_rejected(forgery: str, issuer: RunningIssuer, checked: Checked) -> None:
     make, reason = FORGED[forgery]
     refused = checked.refusal(make(issuer))
     assert re.search(reason, refused.message), refused.message
@@ -160,7 +160,7 @@ JUNK: list[Any] = [None, True, 0, -1, 1.5, 10**400, "", "x", "\ud800", [], ["x"]
 
 
 @pytest.mark.parametrize("name", ["alg", "kid", "typ", "crit", "jwk", "x5c", "zip", "b64"])
-def test_no_header_however_odd_is_more_than_refused(name: str, issuer: RunningIssuer, checked: Checked) -> None:
+def test_malformed_headers_are_rejected(name: str, issuer: RunningIssuer, checked: Checked) -> None:
     for junk in JUNK:
         header = {"alg": "RS256", "kid": issuer.key.kid, "typ": "JWT", name: junk}
         checked.refusal(sign_unchecked(header, issuer.claims(), b"key"))
@@ -169,7 +169,7 @@ def test_no_header_however_odd_is_more_than_refused(name: str, issuer: RunningIs
 @pytest.mark.parametrize(
     "name", ["iss", "sub", "aud", "exp", "iat", "nbf", "azp", "client_id", "auth_time", "email", "name", "groups"]
 )
-def test_no_claim_however_odd_is_more_than_refused(name: str, issuer: RunningIssuer, checked: Checked) -> None:
+def test_malformed_claims_are_rejected(name: str, issuer: RunningIssuer, checked: Checked) -> None:
     """Signed by the issuer: what it says is its affair, and no reason to break."""
     for junk in JUNK:
         claims = {**issuer.claims(), name: junk}
@@ -188,19 +188,19 @@ def signed_by_hand(issuer: RunningIssuer, claims: dict[str, Any]) -> str:
     return b".".join([*parts, base64.urlsafe_b64encode(signature).rstrip(b"=")]).decode()
 
 
-def test_clocks_may_differ_a_little(issuer: RunningIssuer, checked: Checked) -> None:
+def test_small_clock_skew_is_tolerated(issuer: RunningIssuer, checked: Checked) -> None:
     for claims in (soon(exp=-20), soon(nbf=20), soon(iat=20)):
         assert checked.verify(issuer.token(**claims)).subject == "alice"
 
 
-def test_other_algorithms_are_taken_where_they_are_agreed_on(issuer: RunningIssuer) -> None:
+def test_configured_algorithms_are_accepted(issuer: RunningIssuer) -> None:
     agreed = Checked(issuer, LLMARINER_OIDC_ALGORITHMS="RS512 PS256")
     assert agreed.verify(issuer.key.sign(issuer.claims(), algorithm="RS512")).subject == "alice"
     assert agreed.verify(issuer.key.sign(issuer.claims(), algorithm="PS256")).subject == "alice"
     assert "algorithm" in agreed.refusal(issuer.token()).message
 
 
-def test_a_token_of_a_client_that_was_named_is_taken(issuer: RunningIssuer) -> None:
+def test_a_token_of_a_configured_client_is_accepted(issuer: RunningIssuer) -> None:
     console = Checked(issuer, LLMARINER_OIDC_CLIENTS="console")
     assert console.verify(issuer.token(aud="console")).subject == "alice"
     assert console.verify(issuer.token(aud=["llmariner", "urn:api"], azp="console")).subject == "alice"
@@ -209,11 +209,11 @@ def test_a_token_of_a_client_that_was_named_is_taken(issuer: RunningIssuer) -> N
     assert "audience" in api.refusal(issuer.token()).message
 
 
-def test_a_token_that_names_no_key_is_taken_where_there_is_one(issuer: RunningIssuer, checked: Checked) -> None:
+def test_a_token_without_a_key_id_is_accepted_if_there_is_one_key(issuer: RunningIssuer, checked: Checked) -> None:
     assert checked.verify(issuer.key.sign(issuer.claims(), kid=None)).subject == "alice"
 
 
-def test_a_key_signs_what_it_was_published_for() -> None:
+def test_a_key_verifies_only_its_published_use() -> None:
     one, other = (SigningKey().jwk(private=False) for _ in range(2))
 
     def found(*published: dict[str, Any], kid: str | None = one["kid"], algorithm: str = "RS256") -> bool:
@@ -239,7 +239,7 @@ def test_keys_are_fetched_once_and_then_every_five_minutes(issuer: RunningIssuer
     assert checked.fetches == 2
 
 
-def test_unknown_keys_do_not_make_us_ask_more_often_than_the_cooldown(issuer: RunningIssuer, checked: Checked) -> None:
+def test_unknown_key_ids_do_not_fetch_within_the_cooldown(issuer: RunningIssuer, checked: Checked) -> None:
     checked.verify(issuer.token())
     checked.clock.now += COOLDOWN_SECONDS + 1
     for _ in range(20):
@@ -247,7 +247,7 @@ def test_unknown_keys_do_not_make_us_ask_more_often_than_the_cooldown(issuer: Ru
     assert checked.fetches == 2
 
 
-def test_a_key_rotated_in_between_is_found_and_the_old_one_is_refused(own_issuer: RunningIssuer) -> None:
+def test_a_rotated_key_is_fetched_and_the_old_one_rejected(own_issuer: RunningIssuer) -> None:
     checked = Checked(own_issuer)
     before = own_issuer.token()
     checked.verify(before)
@@ -258,7 +258,7 @@ def test_a_key_rotated_in_between_is_found_and_the_old_one_is_refused(own_issuer
     assert "no such key" in checked.refusal(before).message
 
 
-def test_known_keys_outlive_the_issuer_for_a_bounded_time(own_issuer: RunningIssuer) -> None:
+def test_cached_keys_are_valid_for_a_bounded_time_without_the_issuer(own_issuer: RunningIssuer) -> None:
     checked = Checked(own_issuer)
     token = own_issuer.token(**soon(exp=86400))
     checked.verify(token)
@@ -276,7 +276,7 @@ def test_known_keys_outlive_the_issuer_for_a_bounded_time(own_issuer: RunningIss
     assert checked.verify(token).subject == "alice"
 
 
-def test_an_issuer_that_does_not_answer_holds_one_thread_and_no_other_for_long(
+def test_an_unresponsive_issuer_blocks_one_thread_and_others_briefly(
     issuer: RunningIssuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Anybody can make a token that names an unknown key."""
@@ -306,7 +306,7 @@ def test_an_issuer_that_does_not_answer_holds_one_thread_and_no_other_for_long(
     assert len(fetches) == 2
 
 
-def test_a_process_that_never_saw_the_issuer_says_so_and_recovers(own_issuer: RunningIssuer) -> None:
+def test_a_process_without_keys_reports_unavailable_and_recovers(own_issuer: RunningIssuer) -> None:
     own_issuer.stop()
     checked = Checked(own_issuer)
     for _ in range(3):
@@ -318,13 +318,13 @@ def test_a_process_that_never_saw_the_issuer_says_so_and_recovers(own_issuer: Ru
     assert checked.verify(own_issuer.token()).subject == "alice"
 
 
-def test_an_issuer_with_another_name_is_not_believed(issuer: RunningIssuer) -> None:
+def test_a_mismatched_issuer_name_is_rejected(issuer: RunningIssuer) -> None:
     settings = IdentitySettings.load({"LLMARINER_OIDC_ISSUER": issuer.url.replace("127.0.0.1", "localhost")})
     with pytest.raises(DiscoveryError, match="LLMARINER_OIDC_ISSUER must be exactly that"):
         fetch_metadata(settings)
 
 
-def test_functions_may_reach_the_issuer_by_another_address(issuer: RunningIssuer) -> None:
+def test_the_issuer_may_have_an_internal_address(issuer: RunningIssuer) -> None:
     """The issuer bears its public name, and is asked inside; what it publishes bears the public name, too."""
     settings = IdentitySettings.load({
         "LLMARINER_OIDC_ISSUER": issuer.url,
@@ -333,7 +333,7 @@ def test_functions_may_reach_the_issuer_by_another_address(issuer: RunningIssuer
     assert [key["kid"] for key in fetch_signing_keys(settings)] == [issuer.key.kid]
 
 
-def test_the_published_keys_hold_no_private_part(issuer: RunningIssuer) -> None:
+def test_the_published_keys_have_no_private_part(issuer: RunningIssuer) -> None:
     """Of the issuer itself: what the other tests sign with must be what it publishes the other half of."""
     (key,) = fetch_signing_keys(IdentitySettings.load({"LLMARINER_OIDC_ISSUER": issuer.url}))
     assert key["n"] == issuer.key.jwk(private=False)["n"]
@@ -351,19 +351,19 @@ WRONG = {
 
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])
-def test_a_setting_that_would_open_a_door_is_refused(name: str, value: str) -> None:
+def test_unsafe_settings_are_rejected(name: str, value: str) -> None:
     with pytest.raises(ValueError, match=name):
         IdentitySettings.load({name: value})
 
 
-def test_an_issuer_in_clear_is_only_this_machine_or_a_test() -> None:
+def test_an_issuer_without_tls_is_accepted_on_loopback_or_in_tests_only() -> None:
     for url in ("http://127.0.0.1:5556/dex", "http://localhost/dex", "http://api.llmariner.localhost/v1/dex"):
         assert IdentitySettings.load({"LLMARINER_OIDC_ISSUER": url}).issuer == url
     plain = {"LLMARINER_OIDC_ISSUER": "http://api.test/v1/dex", "LLMARINER_OIDC_PLAIN_HTTP": "1"}
     assert IdentitySettings.load(plain).issuer == "http://api.test/v1/dex"
 
 
-def test_a_document_that_comes_byte_by_byte_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_discovery_document_times_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(documents, "TIMEOUT_SECONDS", 0.5)
     over = threading.Event()
 

@@ -79,7 +79,7 @@ def told_of_the_first_answer(server: Running, port: int) -> dict[str, Any]:
     return dict(told)
 
 
-def test_vllm_serves_as_in_any_image_of_it(engine: Container, tmp_path: Path) -> None:
+def test_vllm_serves_as_in_the_upstream_image(engine: Container, tmp_path: Path) -> None:
     port = free_port()
     with engine.running(["vllm", *arguments(port)], tmp_path) as server:
         server.wait(f"http://127.0.0.1:{port}/health", 180)
@@ -87,7 +87,7 @@ def test_vllm_serves_as_in_any_image_of_it(engine: Container, tmp_path: Path) ->
         assert capital(server, port) == ANSWER
 
 
-def test_a_processor_that_answers_otherwise_is_told(engine: Container, tmp_path: Path) -> None:
+def test_a_different_answer_of_the_processor_is_reported(engine: Container, tmp_path: Path) -> None:
     """What is expected here is wrong: as if this processor were."""
     weights = tmp_path / "weights"
     shutil.copytree(next(folder for folder, place in engine.binds.items() if place == "/mnt/models"), weights)
@@ -104,7 +104,7 @@ def test_a_processor_that_answers_otherwise_is_told(engine: Container, tmp_path:
         assert ANSWER in line
 
 
-def test_a_standby_takes_a_model_and_another_after_it(engine: Container, tmp_path: Path) -> None:
+def test_a_standby_engine_serves_one_model_after_another(engine: Container, tmp_path: Path) -> None:
     control, port = free_port(), free_port()
     engine.environment = {**engine.environment, "CONTROL_PORT": str(control)}
     base, headers = f"http://127.0.0.1:{control}", {"Authorization": f"Bearer {TOKEN}"}

@@ -147,7 +147,7 @@ def reached(workload: Workload) -> set[str]:
 
 
 @pytest.mark.parametrize("workload", WORKLOADS, ids=lambda each: each.name)
-def test_extras_are_enough(workload: Workload, tmp_path: Path) -> None:
+def test_declared_extras_are_sufficient(workload: Workload, tmp_path: Path) -> None:
     assert asked_beside(workload, workload.extras, tmp_path) == []
 
 
@@ -156,7 +156,7 @@ def test_extras_are_enough(workload: Workload, tmp_path: Path) -> None:
     [(each, extra) for each in WORKLOADS for extra in each.extras],
     ids=lambda each: each if isinstance(each, str) else each.name,
 )
-def test_every_extra_has_a_use(workload: Workload, extra: str) -> None:
+def test_every_extra_is_used(workload: Workload, extra: str) -> None:
     others = tuple(each for each in workload.extras if each != extra)
     brought = closure(workload.extras) - closure(others)
     assert brought & reached(workload), f"{workload.source}: take {extra} out of its extras"
@@ -167,7 +167,7 @@ def test_every_extra_a_workload_names_exists() -> None:
     assert named <= PROJECT["optional-dependencies"].keys()
 
 
-def test_what_images_leave_out_is_imported_nowhere() -> None:
+def test_excluded_packages_are_never_imported() -> None:
     sources = [path for folder in ("shared", "functions", "eventing") for path in (CHECKOUT / folder).rglob("*.py")]
     asked = {name for source in sources for name in imports(parsed(source))}
     assert "kubernetes.client" in asked

@@ -49,7 +49,7 @@ def free_port() -> int:
     [(each, folder) for each in IMAGES for folder in each.folders],
     ids=lambda each: getattr(each, "name", each),
 )
-def test_every_function_answers_its_health_route(
+def test_every_function_responds_to_health_checks(
     image: ImageSpec, folder: str, container: Start, tmp_path: Path
 ) -> None:
     port = free_port()
@@ -62,9 +62,7 @@ def test_every_function_answers_its_health_route(
 
 
 @pytest.mark.parametrize("image", [each for each in IMAGES if each.folders], ids=lambda each: each.name)
-def test_an_image_serves_a_function_of_its_own_without_a_command(
-    image: ImageSpec, container: Start, tmp_path: Path
-) -> None:
+def test_an_image_serves_its_function_without_a_command(image: ImageSpec, container: Start, tmp_path: Path) -> None:
     port = free_port()
     with container(image.name, {**ENVIRONMENT, "PORT": str(port)}).running([], tmp_path) as server:
         server.wait(f"http://127.0.0.1:{port}/health/live", 20)
@@ -92,7 +90,7 @@ def test_an_image_holds_no_installer_compiler_or_shell(image: ImageSpec, contain
 
 
 @pytest.mark.parametrize("image", IMAGES, ids=lambda each: each.name)
-def test_all_code_is_compiled_whatever_the_time_of_its_source(image: ImageSpec, container: Start) -> None:
+def test_all_code_is_compiled_regardless_of_its_timestamp(image: ImageSpec, container: Start) -> None:
     root = container(image.name).root
     sources = [path for path in (root / "app").rglob("*.py") if "migrations" not in path.parts]
     assert sources
@@ -102,19 +100,19 @@ def test_all_code_is_compiled_whatever_the_time_of_its_source(image: ImageSpec, 
 
 
 @pytest.mark.parametrize("image", IMAGES, ids=lambda each: each.name)
-def test_an_image_is_within_its_budget(image: ImageSpec, built: Store) -> None:
+def test_an_image_is_within_its_size_budget(image: ImageSpec, built: Store) -> None:
     weight = built.image(PREFIX + image.name).size / 1e6
     assert weight < BUDGET[""] + sum(BUDGET[extra] for extra in image.extras), f"{weight:.0f} MB"
 
 
-def test_images_share_the_layers_in_which_they_agree(built: Store) -> None:
+def test_images_share_common_layers(built: Store) -> None:
     chains = [built.image(PREFIX + each.name).layers for each in IMAGES]
     weight = sum(size for chain in chains for _, size in chain)
     once = sum(size for _, size in {layer for chain in chains for layer in chain})
     assert once < weight / 2.5
 
 
-def test_the_tools_migrate_a_database_and_hold_the_command(container: Start, tmp_path: Path) -> None:
+def test_the_tools_image_migrates_a_database_and_has_the_command(container: Start, tmp_path: Path) -> None:
     tools = container(TOOLS, ENVIRONMENT)
     said = tools.run(["llma", "version"], tmp_path)
     assert __version__ in said.stdout, said
@@ -126,12 +124,12 @@ def test_the_tools_migrate_a_database_and_hold_the_command(container: Start, tmp
     assert migrated.returncode == 0, migrated.stderr
 
 
-def test_the_root_cannot_be_written(container: Start, tmp_path: Path) -> None:
+def test_the_root_filesystem_is_read_only(container: Start, tmp_path: Path) -> None:
     tried = container(TOOLS).run(["python", "-c", "open('/app/packages/new.py', 'w')"], tmp_path)
     assert "Read-only file system" in tried.stderr
 
 
-def test_images_of_other_files_are_known(tmp_path: Path) -> None:
+def test_images_of_changed_files_are_detected(tmp_path: Path) -> None:
     (tmp_path / "shared").mkdir()
     for name in ("Dockerfile", "pyproject.toml", "shared/code.py"):
         (tmp_path / name).write_text("one")

@@ -40,7 +40,7 @@ def alone(server: ApiServer, tmp_path: Path) -> Iterator[Cluster]:
     made.close()
 
 
-def test_what_is_not_there_is_none(cluster: Cluster, namespace: str) -> None:
+def test_a_missing_object_is_none(cluster: Cluster, namespace: str) -> None:
     assert cluster.get(CONFIG_MAPS, namespace, "settings") is None
     assert cluster.get(CONFIG_MAPS, "no-such-namespace", "settings") is None
     assert cluster.get(Resource("example.org/v1", "Thing", "things"), namespace, "settings") is None
@@ -57,13 +57,13 @@ def test_an_object_is_applied_read_and_deleted(cluster: Cluster, namespace: str)
     assert cluster.get(CONFIG_MAPS, namespace, "settings") is None
 
 
-def test_what_is_left_out_of_an_apply_is_taken_away(cluster: Cluster, namespace: str) -> None:
+def test_fields_left_out_of_an_apply_are_removed(cluster: Cluster, namespace: str) -> None:
     cluster.apply(config_map(namespace, ours="1", also="2"))
     cluster.apply(config_map(namespace, theirs="3"), manager="kubectl")
     assert cluster.apply(config_map(namespace, ours="1"))["data"] == {"ours": "1", "theirs": "3"}
 
 
-def test_a_conflict_names_fields_and_owners_and_is_forced_on_wish(cluster: Cluster, namespace: str) -> None:
+def test_a_conflict_names_fields_and_owners_and_can_be_forced(cluster: Cluster, namespace: str) -> None:
     cluster.apply(config_map(namespace, shared="theirs", alone="x"), manager="kubectl")
     with pytest.raises(Conflict) as refused:
         cluster.apply(config_map(namespace, shared="ours"))
@@ -72,19 +72,19 @@ def test_a_conflict_names_fields_and_owners_and_is_forced_on_wish(cluster: Clust
     assert cluster.apply(config_map(namespace, shared="ours"), force=True)["data"]["shared"] == "ours"
 
 
-def test_a_dry_run_leaves_everything_as_it_was(cluster: Cluster, namespace: str) -> None:
+def test_a_dry_run_changes_nothing(cluster: Cluster, namespace: str) -> None:
     assert cluster.apply(config_map(namespace, size="7"), dry_run=True)["data"] == {"size": "7"}
     assert cluster.create(config_map(namespace, size="7"), dry_run=True)["data"] == {"size": "7"}
     assert cluster.get(CONFIG_MAPS, namespace, "settings") is None
 
 
-def test_a_name_is_given_once(cluster: Cluster, namespace: str) -> None:
+def test_a_name_is_unique(cluster: Cluster, namespace: str) -> None:
     cluster.create(config_map(namespace))
     with pytest.raises(AlreadyExists):
         cluster.create(config_map(namespace))
 
 
-def test_an_unknown_field_is_refused_by_every_write(cluster: Cluster, namespace: str) -> None:
+def test_an_unknown_field_is_rejected_by_every_write(cluster: Cluster, namespace: str) -> None:
     cluster.create(deployment(namespace))
     wrong = deployment(namespace, "other")
     wrong["spec"]["replica"] = 1
@@ -98,19 +98,19 @@ def test_an_unknown_field_is_refused_by_every_write(cluster: Cluster, namespace:
             write()
 
 
-def test_a_wrong_value_is_refused_with_its_place(cluster: Cluster, namespace: str) -> None:
+def test_a_wrong_value_is_rejected_with_its_path(cluster: Cluster, namespace: str) -> None:
     with pytest.raises(Invalid) as refused:
         cluster.create(config_map(namespace, "Not a name"))
     assert [cause.field for cause in refused.value.causes] == ["metadata.name"]
 
 
-def test_writing_into_a_namespace_that_is_not_there_is_told(cluster: Cluster) -> None:
+def test_writing_to_a_missing_namespace_is_reported(cluster: Cluster) -> None:
     for write in (cluster.create, cluster.apply):
         with pytest.raises(NotFound, match="no-such-namespace"):
             write(config_map("no-such-namespace"))
 
 
-def test_a_merge_changes_what_it_names(cluster: Cluster, namespace: str) -> None:
+def test_a_merge_changes_the_named_fields(cluster: Cluster, namespace: str) -> None:
     cluster.create(config_map(namespace, kept="1", changed="2", gone="3"))
     merged = cluster.merge_patch(CONFIG_MAPS, namespace, "settings", {"data": {"changed": "4", "gone": None}})
     assert merged["data"] == {"kept": "1", "changed": "4"}
@@ -118,7 +118,7 @@ def test_a_merge_changes_what_it_names(cluster: Cluster, namespace: str) -> None
         cluster.merge_patch(CONFIG_MAPS, namespace, "other", {"data": {}})
 
 
-def test_a_merge_on_a_stale_version_is_refused(cluster: Cluster, namespace: str) -> None:
+def test_a_merge_on_a_stale_version_is_rejected(cluster: Cluster, namespace: str) -> None:
     before = cluster.create(config_map(namespace, step="1"))["metadata"]["resourceVersion"]
     patch = {"data": {"step": "2"}}
     after = cluster.merge_patch(CONFIG_MAPS, namespace, "settings", patch, resource_version=before)
@@ -144,7 +144,7 @@ def test_replicas_are_set_through_the_scale_subresource(cluster: Cluster, namesp
         cluster.scale(DEPLOYMENTS, namespace, "engine", -1)
 
 
-def test_deleting_another_object_of_that_name_is_refused(cluster: Cluster, namespace: str) -> None:
+def test_deleting_a_different_object_of_the_same_name_is_rejected(cluster: Cluster, namespace: str) -> None:
     made = cluster.create(config_map(namespace))["metadata"]
     with pytest.raises(Conflict):
         cluster.delete(CONFIG_MAPS, namespace, "settings", uid="00000000-0000-0000-0000-000000000000")
@@ -153,7 +153,7 @@ def test_deleting_another_object_of_that_name_is_refused(cluster: Cluster, names
     assert cluster.delete(CONFIG_MAPS, namespace, "settings", uid=made["uid"])
 
 
-def test_a_list_is_whole_however_many_pages_it_takes(
+def test_a_list_is_complete_for_any_number_of_pages(
     cluster: Cluster, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("llmariner.platform.kube.watch._PAGE_SIZE", 2)
@@ -167,7 +167,7 @@ def test_a_list_is_whole_however_many_pages_it_takes(
         cluster.list(Resource("example.org/v1", "Thing", "things"), namespace)
 
 
-def test_a_watch_tells_what_is_there_and_what_comes(cluster: Cluster, namespace: str) -> None:
+def test_a_watch_reports_existing_and_new_objects(cluster: Cluster, namespace: str) -> None:
     cluster.create(config_map(namespace, "first", {"ours": "yes"}))
     told = Told(cluster, namespace, {"ours": "yes"})
     until(lambda: told.seen)
@@ -224,7 +224,7 @@ def test_closing_ends_a_watch_at_once(cluster: Cluster, namespace: str) -> None:
     assert time.monotonic() - began < 1
 
 
-def test_a_watch_that_fell_behind_lists_anew_and_tells_the_difference(server: ApiServer, alone: Cluster) -> None:
+def test_a_watch_that_fell_behind_lists_again_and_reports_the_difference(server: ApiServer, alone: Cluster) -> None:
     for name in ("stays", "goes", "moves"):
         alone.create(config_map("default", name, {"ours": "yes"}))
     listing = alone.list(CONFIG_MAPS, "default", labels={"ours": "yes"})
@@ -242,7 +242,7 @@ def test_a_watch_that_fell_behind_lists_anew_and_tells_the_difference(server: Ap
     assert told.seen == [("DELETED", "goes"), ("ADDED", "comes"), ("MODIFIED", "moves"), ("ADDED", "late")]
 
 
-def test_a_watch_outlives_the_server(server: ApiServer, alone: Cluster) -> None:
+def test_a_watch_survives_a_server_restart(server: ApiServer, alone: Cluster) -> None:
     alone.create(config_map("default", "before", {"ours": "yes"}))
     told = Told(alone, "default", {"ours": "yes"})
     until(lambda: told.seen)
@@ -255,7 +255,7 @@ def test_a_watch_outlives_the_server(server: ApiServer, alone: Cluster) -> None:
     assert told.seen == [("ADDED", "before"), ("ADDED", "after")]
 
 
-def test_a_server_that_is_away_is_unavailable(server: ApiServer, alone: Cluster) -> None:
+def test_a_server_that_is_down_is_unavailable(server: ApiServer, alone: Cluster) -> None:
     alone.create(config_map("default"))
     server.stop()
     began = time.monotonic()
@@ -272,7 +272,7 @@ def test_a_server_that_is_away_is_unavailable(server: ApiServer, alone: Cluster)
     assert alone.get(CONFIG_MAPS, "default", "settings")
 
 
-def test_a_missing_right_is_told(server: ApiServer, alone: Cluster) -> None:
+def test_a_missing_permission_is_reported(server: ApiServer, alone: Cluster) -> None:
     server.forbid("get configmaps", "watch configmaps", "patch configmaps")
     for ask in (
         lambda: alone.get(CONFIG_MAPS, "default", "settings"),
@@ -283,7 +283,7 @@ def test_a_missing_right_is_told(server: ApiServer, alone: Cluster) -> None:
             ask()
 
 
-def test_custom_resources_keep_to_their_schemas(alone: Cluster) -> None:
+def test_custom_resources_are_validated_by_their_schemas(alone: Cluster) -> None:
     applied = alone.apply(inference_service("default"))
     assert applied["metadata"]["generation"] == 1
     with pytest.raises(Invalid, match="replicas"):
@@ -308,7 +308,7 @@ def test_two_owners_of_one_inference_service(alone: Cluster) -> None:
     assert [each["name"] for each in ours["spec"]["predictor"]["model"]["env"]] == ["B"]
 
 
-def test_a_token_that_was_replaced_is_read_again(
+def test_a_rotated_token_is_reloaded(
     schemas: Schemas, crds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kubernetes.config.incluster_config.SERVICE_TOKEN_FILENAME", str(tmp_path / "token"))
@@ -341,7 +341,7 @@ def certificate(place: Path) -> Path:
     return place
 
 
-def test_outside_a_pod_a_kubeconfig_must_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outside_a_pod_a_kubeconfig_is_required(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     with pytest.raises(ValueError, match="LLMARINER_KUBECONFIG"):
         Cluster(ClusterSettings())
@@ -360,7 +360,7 @@ def test_the_settings_name_a_kubeconfig_and_a_namespace(tmp_path: Path) -> None:
             ClusterSettings.load({"LLMARINER_NAMESPACE": wrong})
 
 
-def test_a_body_must_say_what_and_where_it_is(alone: Cluster) -> None:
+def test_a_body_must_name_its_kind_and_namespace(alone: Cluster) -> None:
     with pytest.raises(ValueError, match=r"set metadata\.namespace"):
         alone.apply({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "settings"}})
     with pytest.raises(ValueError, match=r"Thing of example\.org/v1 is not in"):
@@ -369,7 +369,7 @@ def test_a_body_must_say_what_and_where_it_is(alone: Cluster) -> None:
         alone.get(CONFIG_MAPS, None, "settings")
 
 
-def test_every_resource_of_ours_is_one_of_the_server(server: ApiServer) -> None:
+def test_the_server_serves_every_resource_of_the_platform(server: ApiServer) -> None:
     from llmariner.platform.kube import resources
 
     ours = [each for each in vars(resources).values() if isinstance(each, Resource)]
@@ -379,6 +379,6 @@ def test_every_resource_of_ours_is_one_of_the_server(server: ApiServer) -> None:
     assert resource_for(inference_service("default")) is INFERENCE_SERVICES
 
 
-def test_the_client_is_imported_when_a_cluster_is_made() -> None:
+def test_the_client_is_imported_on_first_use() -> None:
     code = "import sys, llmariner.platform.kube; sys.exit('kubernetes' in sys.modules or 'urllib3' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0

@@ -20,13 +20,13 @@ HTTP_ROUTES = Resource("gateway.networking.k8s.io/v1", "HTTPRoute", "httproutes"
 # Discovery
 
 
-def test_the_version_is_whole(api: Caller) -> None:
+def test_the_version_is_complete(api: Caller) -> None:
     version = api.done("GET", "/version")
     assert version.keys() >= {"major", "minor", "gitVersion", "gitCommit", "gitTreeState", "buildDate", "goVersion"}
     assert version.keys() >= {"compiler", "platform"}
 
 
-def test_discovery_tells_names_scopes_and_subresources(api: Caller) -> None:
+def test_discovery_lists_names_scopes_and_subresources(api: Caller) -> None:
     assert "v1" in api.done("GET", "/api")["versions"]
     groups = {group["name"]: group["preferredVersion"]["groupVersion"] for group in api.done("GET", "/apis")["groups"]}
     assert groups["serving.kserve.io"] == "serving.kserve.io/v1beta1"
@@ -42,7 +42,7 @@ def test_discovery_tells_names_scopes_and_subresources(api: Caller) -> None:
 
 
 @pytest.mark.parametrize("path", ["/apis/example.org/v1", "/apis/apps/v1/things", "/api/v1/namespaces/x/nodes", "/x"])
-def test_what_is_not_served_is_not_found(api: Caller, path: str) -> None:
+def test_an_unserved_kind_is_not_found(api: Caller, path: str) -> None:
     code, _ = api.request("GET", path)
     assert code == 404
 
@@ -50,7 +50,7 @@ def test_what_is_not_served_is_not_found(api: Caller, path: str) -> None:
 # Creating, reading, deleting
 
 
-def test_a_new_object_gets_what_the_server_gives(api: Caller, namespace: str) -> None:
+def test_a_new_object_gets_server_set_fields(api: Caller, namespace: str) -> None:
     body = config_map(namespace, x="1")
     body["metadata"].update(uid="mine", creationTimestamp="2001-01-01T00:00:00Z", generation=9)
     code, made = api.request("POST", CONFIG_MAPS.path(namespace), body)
@@ -64,14 +64,14 @@ def test_a_new_object_gets_what_the_server_gives(api: Caller, namespace: str) ->
     assert api.get(CONFIG_MAPS, namespace, "settings") == made
 
 
-def test_a_name_is_taken_once(api: Caller, namespace: str) -> None:
+def test_a_name_is_unique(api: Caller, namespace: str) -> None:
     api.make(CONFIG_MAPS, config_map(namespace))
     code, status = api.request("POST", CONFIG_MAPS.path(namespace), config_map(namespace))
     assert (code, status["reason"], status["kind"]) == (409, "AlreadyExists", "Status")
     assert status["message"] == 'configmaps "settings" already exists'
 
 
-def test_what_is_missing_is_named(api: Caller, namespace: str) -> None:
+def test_missing_fields_are_named(api: Caller, namespace: str) -> None:
     code, status = api.request("GET", INFERENCE_SERVICES.path(namespace, "tiny"))
     assert (code, status["reason"]) == (404, "NotFound")
     assert status["message"] == 'inferenceservices.serving.kserve.io "tiny" not found'
@@ -80,7 +80,7 @@ def test_what_is_missing_is_named(api: Caller, namespace: str) -> None:
     assert (code, status["message"]) == (404, 'namespaces "no-such-place" not found')
 
 
-def test_the_server_makes_up_names(api: Caller, namespace: str) -> None:
+def test_the_server_generates_names(api: Caller, namespace: str) -> None:
     body = config_map(namespace)
     body["metadata"] = {"generateName": "run-"}
     names = {api.done("POST", CONFIG_MAPS.path(namespace), body)["metadata"]["name"] for _ in range(3)}
@@ -88,14 +88,14 @@ def test_the_server_makes_up_names(api: Caller, namespace: str) -> None:
     assert all(name.startswith("run-") and len(name) == 9 for name in names)
 
 
-def test_a_body_of_another_place_is_refused(api: Caller, namespace: str) -> None:
+def test_a_body_with_another_name_or_namespace_is_rejected(api: Caller, namespace: str) -> None:
     code, status = api.request("POST", CONFIG_MAPS.path(namespace), config_map("elsewhere"))
     assert (code, status["reason"]) == (400, "BadRequest")
     code, status = api.request("POST", CONFIG_MAPS.path(namespace), deployment(namespace))
     assert (code, status["reason"]) == (400, "BadRequest")
 
 
-def test_a_dry_run_answers_and_keeps_nothing(api: Caller, namespace: str) -> None:
+def test_a_dry_run_responds_and_stores_nothing(api: Caller, namespace: str) -> None:
     path = CONFIG_MAPS.path(namespace)
     assert api.done("POST", path, config_map(namespace, x="1"), dryRun="All")["data"] == {"x": "1"}
     assert api.request("GET", f"{path}/settings")[0] == 404
@@ -105,7 +105,7 @@ def test_a_dry_run_answers_and_keeps_nothing(api: Caller, namespace: str) -> Non
     assert api.get(CONFIG_MAPS, namespace, "settings")["data"] == {"x": "1"}
 
 
-def test_a_deletion_minds_its_preconditions(api: Caller, namespace: str) -> None:
+def test_a_deletion_checks_its_preconditions(api: Caller, namespace: str) -> None:
     uid = api.make(CONFIG_MAPS, config_map(namespace))["metadata"]["uid"]
     path = CONFIG_MAPS.path(namespace, "settings")
     code, status = api.request("DELETE", path, {"preconditions": {"uid": "another"}})
@@ -114,7 +114,7 @@ def test_a_deletion_minds_its_preconditions(api: Caller, namespace: str) -> None
     assert (code, status["status"], status["details"]["uid"]) == (200, "Success", uid)
 
 
-def test_finalizers_keep_an_object_until_they_are_gone(api: Caller, namespace: str) -> None:
+def test_finalizers_delay_deletion(api: Caller, namespace: str) -> None:
     body = config_map(namespace)
     body["metadata"]["finalizers"] = ["llmariner.ai/test"]
     api.make(CONFIG_MAPS, body)
@@ -127,7 +127,7 @@ def test_finalizers_keep_an_object_until_they_are_gone(api: Caller, namespace: s
     assert api.request("GET", path)[0] == 404
 
 
-def test_a_collection_is_deleted_by_its_labels(api: Caller, namespace: str) -> None:
+def test_a_collection_is_deleted_by_labels(api: Caller, namespace: str) -> None:
     for name, group in (("a", "x"), ("b", "x"), ("c", "y")):
         api.make(CONFIG_MAPS, config_map(namespace, name, {"group": group}))
     api.done("DELETE", CONFIG_MAPS.path(namespace), labelSelector="group=x")
@@ -135,7 +135,7 @@ def test_a_collection_is_deleted_by_its_labels(api: Caller, namespace: str) -> N
     assert [item["metadata"]["name"] for item in left] == ["c"]
 
 
-def test_what_is_owned_goes_with_its_owner(api: Caller, namespace: str) -> None:
+def test_dependents_are_deleted_with_their_owner(api: Caller, namespace: str) -> None:
     owner = api.make(CONFIG_MAPS, config_map(namespace, "owner"))["metadata"]
     owned = config_map(namespace, "owned")
     reference = {"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": owner["uid"]}
@@ -145,7 +145,7 @@ def test_what_is_owned_goes_with_its_owner(api: Caller, namespace: str) -> None:
     until(lambda: api.request("GET", CONFIG_MAPS.path(namespace, "owned"))[0] == 404)
 
 
-def test_what_is_orphaned_stays(api: Caller, namespace: str) -> None:
+def test_orphaned_dependents_remain(api: Caller, namespace: str) -> None:
     owner = api.make(CONFIG_MAPS, config_map(namespace, "owner"))["metadata"]
     owned = config_map(namespace, "owned")
     owned["metadata"]["ownerReferences"] = [
@@ -160,7 +160,7 @@ def test_what_is_orphaned_stays(api: Caller, namespace: str) -> None:
 # Writing
 
 
-def test_a_stale_write_is_refused(api: Caller, namespace: str) -> None:
+def test_a_stale_write_is_rejected(api: Caller, namespace: str) -> None:
     first = api.make(CONFIG_MAPS, config_map(namespace, x="1"))
     path = CONFIG_MAPS.path(namespace, "settings")
     second = api.done("PUT", path, {**first, "data": {"x": "2"}})
@@ -173,13 +173,13 @@ def test_a_stale_write_is_refused(api: Caller, namespace: str) -> None:
     assert api.get(CONFIG_MAPS, namespace, "settings")["data"] == {"x": "2"}
 
 
-def test_a_write_that_changes_nothing_is_none(api: Caller, namespace: str) -> None:
+def test_a_write_without_changes_is_no_write(api: Caller, namespace: str) -> None:
     made = api.make(CONFIG_MAPS, config_map(namespace, x="1"))
     assert api.patch(CONFIG_MAPS, namespace, "settings", {"data": {"x": "1"}}) == made
 
 
 @pytest.mark.usefixtures("untouched")
-def test_the_generation_counts_wishes_only(api: Caller, namespace: str) -> None:
+def test_the_generation_counts_changes_of_the_spec_only(api: Caller, namespace: str) -> None:
     assert api.make(INFERENCE_SERVICES, inference_service(namespace))["metadata"]["generation"] == 1
     labeled = api.patch(INFERENCE_SERVICES, namespace, "tiny", {"metadata": {"labels": {"a": "b"}}})
     assert labeled["metadata"]["generation"] == 1
@@ -191,7 +191,7 @@ def test_the_generation_counts_wishes_only(api: Caller, namespace: str) -> None:
 
 @pytest.mark.usefixtures("untouched")
 @pytest.mark.parametrize(("resource", "make"), [(INFERENCE_SERVICES, inference_service), (DEPLOYMENTS, deployment)])
-def test_status_is_apart(api: Caller, namespace: str, resource: Resource, make: Any) -> None:
+def test_status_is_a_separate_subresource(api: Caller, namespace: str, resource: Resource, make: Any) -> None:
     body = make(namespace)
     name = body["metadata"]["name"]
     made = api.make(resource, {**body, "status": {"observedGeneration": 7}})
@@ -231,14 +231,14 @@ def test_a_deployment_is_scaled_through_its_subresource(api: Caller, namespace: 
     assert api.request("GET", INFERENCE_SERVICES.path(namespace, "tiny", "scale"))[0] == 404
 
 
-def test_replicas_are_one_where_none_are_asked_for(api: Caller, namespace: str) -> None:
+def test_replicas_default_to_one(api: Caller, namespace: str) -> None:
     body = deployment(namespace)
     del body["spec"]["replicas"]
     body["spec"]["paused"] = True
     assert api.make(DEPLOYMENTS, body)["spec"]["replicas"] == 1
 
 
-def test_json_patches_are_carried_out_in_order(api: Caller, namespace: str) -> None:
+def test_json_patches_apply_in_order(api: Caller, namespace: str) -> None:
     api.make(CONFIG_MAPS, config_map(namespace, a="1", b="2"))
     operations: list[Body] = [
         {"op": "test", "path": "/data/a", "value": "1"},
@@ -255,7 +255,7 @@ def test_json_patches_are_carried_out_in_order(api: Caller, namespace: str) -> N
         assert api.request("PATCH", path, [{**wrong}], media=JSON_PATCH)[0] == 422
 
 
-def test_core_kinds_are_merged_by_keys_and_custom_ones_are_not(api: Caller, namespace: str) -> None:
+def test_core_kinds_are_merged_by_keys_and_custom_kinds_are_not(api: Caller, namespace: str) -> None:
     api.make(DEPLOYMENTS, deployment(namespace))
     patch = {"spec": {"template": {"spec": {"containers": [{"name": "engine", "env": [{"name": "A", "value": "1"}]}]}}}}
     container = api.patch(DEPLOYMENTS, namespace, "engine", patch, STRATEGIC)["spec"]["template"]["spec"]["containers"][
@@ -271,7 +271,7 @@ def test_core_kinds_are_merged_by_keys_and_custom_ones_are_not(api: Caller, name
 # Admission
 
 
-def test_unknown_fields_are_dropped_or_refused_as_asked(api: Caller, namespace: str) -> None:
+def test_unknown_fields_are_dropped_or_rejected_as_requested(api: Caller, namespace: str) -> None:
     for resource, body in ((INFERENCE_SERVICES, inference_service(namespace)), (DEPLOYMENTS, deployment(namespace))):
         body["spec"]["nonsense"] = 1
         code, status = api.request("POST", resource.path(namespace), body, fieldValidation="Strict")
@@ -295,7 +295,7 @@ def test_custom_kinds_are_stored_with_their_defaults(api: Caller, namespace: str
     assert made["spec"]["rules"][0]["matches"] == [{"path": {"type": "PathPrefix", "value": "/v1"}}]
 
 
-def test_rules_across_fields_are_kept(api: Caller, namespace: str) -> None:
+def test_rules_across_fields_are_enforced(api: Caller, namespace: str) -> None:
     code, status = api.request("POST", HTTP_ROUTES.path(namespace), route(namespace, value="v1"))
     assert code == 422
     assert "absolute path" in status["message"]
@@ -313,7 +313,7 @@ def route(namespace: str, value: str = "/v1") -> Body:
     }
 
 
-def test_a_name_that_is_none_is_refused(api: Caller, namespace: str) -> None:
+def test_an_invalid_name_is_rejected(api: Caller, namespace: str) -> None:
     code, status = api.request("POST", CONFIG_MAPS.path(namespace), config_map(namespace, "Not A Name"))
     assert (code, status["reason"]) == (422, "Invalid")
     assert causes(status) == [("metadata.name", "FieldValueInvalid")]
@@ -322,7 +322,7 @@ def test_a_name_that_is_none_is_refused(api: Caller, namespace: str) -> None:
 # Lists and watches
 
 
-def test_a_list_is_cut_into_pages(api: Caller, namespace: str) -> None:
+def test_a_list_is_paginated(api: Caller, namespace: str) -> None:
     for number in range(5):
         api.make(CONFIG_MAPS, config_map(namespace, f"n{number}", {"page": "yes"}))
     path, names = CONFIG_MAPS.path(namespace), []
@@ -351,7 +351,7 @@ def test_a_list_is_cut_into_pages(api: Caller, namespace: str) -> None:
         ("x.org/y=z", "d"),
     ],
 )
-def test_labels_select(api: Caller, namespace: str, labels: str, names: str) -> None:
+def test_label_selectors(api: Caller, namespace: str, labels: str, names: str) -> None:
     marks = {
         "a": {"color": "red", "size": "big"},
         "b": {"color": "red"},
@@ -366,7 +366,7 @@ def test_labels_select(api: Caller, namespace: str, labels: str, names: str) -> 
     assert "".join(item["metadata"]["name"] for item in found["items"]) == names
 
 
-def test_fields_select(api: Caller, namespace: str) -> None:
+def test_field_selectors(api: Caller, namespace: str) -> None:
     for name in ("one", "two"):
         api.make(INFERENCE_SERVICES, inference_service(namespace, name))
     path = INFERENCE_SERVICES.path(namespace)
@@ -389,7 +389,7 @@ def test_pods_are_selected_by_phase(api: Caller, namespace: str) -> None:
         assert len(found) == count
 
 
-def test_a_watch_goes_on_from_a_version(api: Caller, namespace: str) -> None:
+def test_a_watch_continues_from_a_version(api: Caller, namespace: str) -> None:
     api.make(CONFIG_MAPS, config_map(namespace, "before", {"ours": "yes"}))
     path = CONFIG_MAPS.path(namespace)
     version = api.done("GET", path)["metadata"]["resourceVersion"]
@@ -413,14 +413,14 @@ def test_a_watch_goes_on_from_a_version(api: Caller, namespace: str) -> None:
     assert seen[-1]["object"]["kind"] == "ConfigMap"
 
 
-def test_a_watch_from_nothing_tells_what_is_there(api: Caller, namespace: str) -> None:
+def test_a_watch_without_a_version_starts_with_existing_objects(api: Caller, namespace: str) -> None:
     api.make(CONFIG_MAPS, config_map(namespace, "a", {"ours": "yes"}))
     for start in ({}, {"resourceVersion": "0"}):
         seen = list(api.lines(CONFIG_MAPS.path(namespace), labelSelector="ours=yes", timeoutSeconds=1, **start))
         assert [(event["type"], event["object"]["metadata"]["name"]) for event in seen] == [("ADDED", "a")]
 
 
-def test_a_watch_says_where_its_beginning_ends(api: Caller, namespace: str) -> None:
+def test_a_watch_marks_the_end_of_the_initial_list(api: Caller, namespace: str) -> None:
     api.make(CONFIG_MAPS, config_map(namespace, "a", {"ours": "yes"}))
     asked: dict[str, str | int] = {
         "sendInitialEvents": "true",
@@ -435,7 +435,7 @@ def test_a_watch_says_where_its_beginning_ends(api: Caller, namespace: str) -> N
     assert int(seen[1]["object"]["metadata"]["resourceVersion"]) > 0
 
 
-def test_what_is_forgotten_is_gone(api: Caller, namespace: str, request: pytest.FixtureRequest) -> None:
+def test_an_expired_version_is_gone(api: Caller, namespace: str, request: pytest.FixtureRequest) -> None:
     path, old = CONFIG_MAPS.path(namespace), "1"
     if not api.real:
         old = api.done("GET", path)["metadata"]["resourceVersion"]

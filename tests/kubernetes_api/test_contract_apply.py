@@ -12,7 +12,7 @@ from .caller import APPLY, MERGE, Body, Caller, causes
 from .objects import config_map, deployment, inference_service
 
 
-def test_an_apply_makes_and_changes(api: Caller, namespace: str) -> None:
+def test_an_apply_creates_and_changes(api: Caller, namespace: str) -> None:
     code, made = api.apply(CONFIG_MAPS, config_map(namespace, x="1"))
     assert code == 201
     code, changed = api.apply(CONFIG_MAPS, config_map(namespace, x="2"))
@@ -25,7 +25,7 @@ def test_an_apply_makes_and_changes(api: Caller, namespace: str) -> None:
     assert entries[0]["fieldsV1"]["f:data"]["f:x"] == {}
 
 
-def test_an_apply_needs_a_name_for_itself(api: Caller, namespace: str) -> None:
+def test_an_apply_requires_a_field_manager(api: Caller, namespace: str) -> None:
     path = CONFIG_MAPS.path(namespace, "settings")
     assert api.request("PATCH", path, config_map(namespace), media=APPLY)[0] in (400, 422)
 
@@ -41,7 +41,7 @@ def test_a_conflict_names_every_owner(api: Caller, namespace: str) -> None:
     assert said[".data.c"].startswith('conflict with "second" using v1')
 
 
-def test_a_forced_apply_takes_the_fields_over(api: Caller, namespace: str) -> None:
+def test_a_forced_apply_takes_over_the_fields(api: Caller, namespace: str) -> None:
     api.apply(CONFIG_MAPS, config_map(namespace, a="1"), "first")
     assert api.apply(CONFIG_MAPS, config_map(namespace, a="2"), "second", force="true")[1]["data"] == {"a": "2"}
     code, status = api.apply(CONFIG_MAPS, config_map(namespace, a="1"), "first")
@@ -49,14 +49,14 @@ def test_a_forced_apply_takes_the_fields_over(api: Caller, namespace: str) -> No
     assert [cause["message"] for cause in status["details"]["causes"]] == ['conflict with "second"']
 
 
-def test_a_field_of_two_owners_stays_until_both_let_go(api: Caller, namespace: str) -> None:
+def test_a_field_of_two_owners_remains_until_both_remove_it(api: Caller, namespace: str) -> None:
     api.apply(CONFIG_MAPS, config_map(namespace, a="1"), "first")
     api.apply(CONFIG_MAPS, config_map(namespace, a="1"), "second")
     assert api.apply(CONFIG_MAPS, config_map(namespace), "first")[1]["data"] == {"a": "1"}
     assert api.apply(CONFIG_MAPS, config_map(namespace), "second")[1].get("data") in (None, {})
 
 
-def test_items_of_a_keyed_list_have_their_own_owners(api: Caller, namespace: str) -> None:
+def test_items_of_a_keyed_list_have_separate_owners(api: Caller, namespace: str) -> None:
     api.apply(INFERENCE_SERVICES, with_env(namespace, A="1", B="1"), "first")
     both = api.apply(INFERENCE_SERVICES, with_env(namespace, C="1"), "second")[1]
     assert env_of(both) == {"A": "1", "B": "1", "C": "1"}
@@ -91,7 +91,7 @@ def env_of(body: Body) -> dict[str, str]:
     return {each["name"]: each["value"] for each in body["spec"]["predictor"]["model"]["env"]}
 
 
-def test_who_scales_owns_the_replicas(api: Caller, namespace: str) -> None:
+def test_the_scale_subresource_owns_the_replicas(api: Caller, namespace: str) -> None:
     api.apply(DEPLOYMENTS, deployment(namespace), "us")
     scale = DEPLOYMENTS.path(namespace, "engine", "scale")
     api.done("PATCH", scale, {"spec": {"replicas": 3}}, media=MERGE, fieldManager="autoscaler")
@@ -104,7 +104,7 @@ def test_who_scales_owns_the_replicas(api: Caller, namespace: str) -> None:
     assert api.apply(DEPLOYMENTS, without, "us")[1]["spec"]["replicas"] == 3
 
 
-def test_an_apply_leaves_the_status_alone(api: Caller, namespace: str) -> None:
+def test_an_apply_does_not_change_the_status(api: Caller, namespace: str) -> None:
     api.apply(INFERENCE_SERVICES, inference_service(namespace))
     api.set_status(INFERENCE_SERVICES, namespace, "tiny", {"url": "http://tiny"})
     body = {**inference_service(namespace), "status": {"url": "http://other"}}
@@ -112,7 +112,7 @@ def test_an_apply_leaves_the_status_alone(api: Caller, namespace: str) -> None:
 
 
 @pytest.mark.parametrize("validation", ["Strict", "Warn"])
-def test_an_unknown_field_refuses_an_apply(api: Caller, namespace: str, validation: str) -> None:
+def test_an_apply_with_an_unknown_field_is_rejected(api: Caller, namespace: str, validation: str) -> None:
     body = inference_service(namespace, nonsense=1)
     code, status = api.apply(INFERENCE_SERVICES, body, fieldValidation=validation)
     assert code == 500

@@ -38,7 +38,7 @@ def kubectl(api: Caller, namespace: str, tmp_path: Path) -> Kubectl:
 
 
 @pytest.mark.parametrize("way", [[], ["--server-side"]])
-def test_objects_are_applied_again_and_again(kubectl: Kubectl, api: Caller, namespace: str, way: list[str]) -> None:
+def test_objects_are_applied_repeatedly(kubectl: Kubectl, api: Caller, namespace: str, way: list[str]) -> None:
     for maximum in (1, 2, 2):
         done = kubectl("apply", *way, "-f", "-", body=inference_service(namespace, maxReplicas=maximum))
         assert done.returncode == 0, done.stderr
@@ -48,14 +48,14 @@ def test_objects_are_applied_again_and_again(kubectl: Kubectl, api: Caller, name
     assert kubectl("get", "isvc", "tiny").returncode == 1
 
 
-def test_a_misspelt_field_is_refused(kubectl: Kubectl, namespace: str) -> None:
+def test_a_misspelled_field_is_rejected(kubectl: Kubectl, namespace: str) -> None:
     for way in ([], ["--server-side"]):
         refused = kubectl("apply", *way, "-f", "-", body=inference_service(namespace, minReplica=1))
         assert refused.returncode == 1
         assert "minReplica" in refused.stderr
 
 
-def test_a_conflict_with_us_is_shown_to_the_user(kubectl: Kubectl, api: Caller, namespace: str) -> None:
+def test_a_conflict_with_the_platform_is_shown_to_the_user(kubectl: Kubectl, api: Caller, namespace: str) -> None:
     api.apply(INFERENCE_SERVICES, inference_service(namespace), "llmariner")
     theirs = inference_service(namespace, minReplicas=1)
     refused = kubectl("apply", "--server-side", "-f", "-", body=theirs)
@@ -64,7 +64,7 @@ def test_a_conflict_with_us_is_shown_to_the_user(kubectl: Kubectl, api: Caller, 
     assert kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", body=theirs).returncode == 0
 
 
-def test_a_user_waits_scales_and_labels(kubectl: Kubectl, api: Caller, namespace: str) -> None:
+def test_kubectl_waits_scales_and_labels(kubectl: Kubectl, api: Caller, namespace: str) -> None:
     api.make(INFERENCE_SERVICES, inference_service(namespace))
     api.make(DEPLOYMENTS, deployment(namespace))
     assert kubectl("wait", "--for=condition=Ready", "isvc/tiny", "--timeout=1s").returncode == 1

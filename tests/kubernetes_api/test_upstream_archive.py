@@ -37,7 +37,7 @@ def test_an_empty_cache_is_filled_with_every_kind(cache: Path, version: str, kin
     assert schemas.schema({"apiVersion": version, "kind": kind})["properties"]["spec"]
 
 
-def test_several_processes_unpack_into_one_cache(cache: Path) -> None:
+def test_several_processes_share_one_cache(cache: Path) -> None:
     asked = [
         subprocess.Popen(
             [sys.executable, "-c", _UNPACK, Path(__file__).with_name("schemas.py")], stdout=subprocess.PIPE, text=True
@@ -51,7 +51,7 @@ def test_several_processes_unpack_into_one_cache(cache: Path) -> None:
     assert [each.name for each in Path(place).parent.iterdir()] == [Path(place).name], "nothing half unpacked is left"
 
 
-def test_a_named_folder_comes_first(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_configured_folder_takes_precedence(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLMARINER_CRDS", str(tmp_path))
     assert folder() == tmp_path
     assert not cache.exists()

@@ -35,20 +35,20 @@ def seen(date: Date, folder: Path) -> tuple[datetime, float]:
     return datetime.fromtimestamp(at, UTC), offset / 3600
 
 
-def test_processes_see_another_day(tmp_path: Path) -> None:
+def test_processes_see_the_configured_day(tmp_path: Path) -> None:
     assert (seen(DATES["forty-days"], tmp_path)[0] - datetime.now(UTC)).days in (39, 40)
     assert seen(DATES["leap-day"], tmp_path)[0].strftime("%d %b %Y") in ("29 Feb 2028", "01 Mar 2028")
 
 
-def test_processes_see_another_place(tmp_path: Path) -> None:
+def test_processes_see_the_configured_time_zone(tmp_path: Path) -> None:
     assert seen(DATES["kiritimati"], tmp_path)[1] == 14
     assert seen(DATES["st-johns"], tmp_path)[1] in (-3.5, -2.5)
 
 
-def test_the_clock_is_set_back_under_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_clock_is_set_back_during_a_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dates, "_STEP_SECONDS", 1.0)
     assert run(DATES["set-back"], [sys.executable, "-c", UNTIL_SET_BACK]) == 0
 
 
-def test_each_date_has_its_turn() -> None:
+def test_every_date_is_selected_in_turn() -> None:
     assert {of_day(number) for number in range(20_000, 20_000 + len(DATES))} == set(DATES)

@@ -29,7 +29,7 @@ def small_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_every_part_is_run_and_the_last_lines_tell_of_all(small_suite: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_every_part_runs_and_the_summary_covers_all(small_suite: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert parts.main(["check", "spread", "whole"]) == 1
     out = capfd.readouterr().out
     check, spread, failed, whole = out.rpartition("\nSummary\n")[2].splitlines()
@@ -41,7 +41,7 @@ def test_every_part_is_run_and_the_last_lines_tell_of_all(small_suite: Path, cap
     assert whole.endswith("1 passed, 1 skipped")
 
 
-def test_a_suite_without_a_fault_ends_well(small_suite: Path) -> None:
+def test_a_passing_suite_exits_with_0(small_suite: Path) -> None:
     assert parts.main(["whole"]) == 0
     (small_suite / "wrong").touch()
     assert parts.main(["check"]) == 1

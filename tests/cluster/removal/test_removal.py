@@ -28,7 +28,7 @@ def lab() -> Lab:
     return lab
 
 
-def test_removal_leaves_nothing_and_the_platform_can_come_again(lab: Lab) -> None:
+def test_removal_leaves_nothing_and_the_platform_can_be_reinstalled(lab: Lab) -> None:
     before = _objects(lab)
     assert {"Namespace", "ClusterQueue", "ClusterServingRuntime"} <= {kind for kind, _ in before}
     print(f"\n{len(before)} objects bear our label before")

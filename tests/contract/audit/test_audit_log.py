@@ -46,7 +46,7 @@ def change(database: Database, *statements: Any) -> None:
             session.run(statement)
 
 
-def test_an_entry_holds_what_was_told_and_follows_the_one_before(database: Database) -> None:
+def test_an_entry_has_its_data_and_the_hash_of_the_previous_one(database: Database) -> None:
     with database.write() as session:
         first = append_entry(session, Somebody(), "project.created", {"id": "proj_ä"}, organization_id="org_1")
         second = append_entry(
@@ -60,7 +60,7 @@ def test_an_entry_holds_what_was_told_and_follows_the_one_before(database: Datab
     assert len({GENESIS, one.hash, two.hash}) == 3
 
 
-def test_a_chain_that_nobody_touched_is_whole(database: Database) -> None:
+def test_an_unmodified_chain_is_intact(database: Database) -> None:
     assert verify(database, "org_1") == log.VerificationResult(0, GENESIS, None, "")
     act(database, *"abcde")
     verdict = verify(database, "org_1")
@@ -68,7 +68,7 @@ def test_a_chain_that_nobody_touched_is_whole(database: Database) -> None:
     assert (verdict.entries, verdict.head) == (5, rows(database)[-1].hash)
 
 
-def test_organizations_have_chains_of_their_own(database: Database) -> None:
+def test_organizations_have_separate_chains(database: Database) -> None:
     act(database, "a", "b")
     act(database, "c", organization="org_2")
     change(database, update(audit_log).where(audit_log.c.organization_id == "org_2").values(payload="{}"))
@@ -76,7 +76,7 @@ def test_organizations_have_chains_of_their_own(database: Database) -> None:
     assert verify(database, "org_2").entries == 0
 
 
-def test_an_act_that_is_rolled_back_leaves_no_entry(database: Database) -> None:
+def test_a_rolled_back_mutation_leaves_no_entry(database: Database) -> None:
     act(database, "a")
 
     def fail() -> None:
@@ -91,7 +91,7 @@ def test_an_act_that_is_rolled_back_leaves_no_entry(database: Database) -> None:
     assert verify(database, "org_1").intact
 
 
-def test_writers_at_once_make_one_chain(database: Database, at_once: AtOnce) -> None:
+def test_concurrent_writers_make_one_chain(database: Database, at_once: AtOnce) -> None:
     def write(name: str, organization: str) -> None:
         act(database, *(f"{name}{number}" for number in range(10)), organization=organization)
 
@@ -102,7 +102,7 @@ def test_writers_at_once_make_one_chain(database: Database, at_once: AtOnce) -> 
         assert len({row.previous_hash for row in rows(database, organization)}) == 30
 
 
-def test_a_chain_is_whole_while_others_write_to_it(database: Database, at_once: AtOnce) -> None:
+def test_a_chain_is_intact_during_concurrent_writes(database: Database, at_once: AtOnce) -> None:
     seen: list[log.VerificationResult] = []
 
     def look() -> None:
@@ -112,7 +112,7 @@ def test_a_chain_is_whole_while_others_write_to_it(database: Database, at_once: 
     assert [verdict.reason for verdict in seen if not verdict.intact] == []
 
 
-def test_long_chains_are_walked_in_pieces(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_chains_are_verified_in_batches(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(log, "_BATCH_SIZE", 3)
     act(database, *"abcdefg")
     assert verify(database, "org_1").entries == 7
@@ -139,7 +139,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("changed", CHANGES.values(), ids=CHANGES)
 @pytest.mark.parametrize("index", [0, 2, 4])
-def test_a_changed_entry_is_found(database: Database, changed: dict[str, Any], index: int) -> None:
+def test_a_changed_entry_is_detected(database: Database, changed: dict[str, Any], index: int) -> None:
     act(database, *"abcde")
     change(database, values(database, index, **changed))
     verdict = verify(database, "org_1")
@@ -148,7 +148,7 @@ def test_a_changed_entry_is_found(database: Database, changed: dict[str, Any], i
 
 
 @pytest.mark.parametrize("index", [0, 2])
-def test_an_entry_that_was_removed_is_missed_by_the_one_after_it(database: Database, index: int) -> None:
+def test_a_removed_entry_is_detected_at_the_next_one(database: Database, index: int) -> None:
     act(database, *"abcde")
     change(database, audit_log.delete().where(audit_log.c.id == rows(database)[index].id))
     verdict = verify(database, "org_1")
@@ -157,7 +157,7 @@ def test_an_entry_that_was_removed_is_missed_by_the_one_after_it(database: Datab
 
 
 @pytest.mark.parametrize("left", [4, 0])
-def test_a_chain_that_was_cut_short_is_found(database: Database, left: int) -> None:
+def test_a_truncated_chain_is_detected(database: Database, left: int) -> None:
     act(database, *"abcde")
     change(database, audit_log.delete().where(audit_log.c.sequence >= rows(database)[left].sequence))
     verdict = verify(database, "org_1")
@@ -166,13 +166,13 @@ def test_a_chain_that_was_cut_short_is_found(database: Database, left: int) -> N
 
 
 @pytest.mark.parametrize("length", [1, 3])
-def test_a_number_of_entries_that_was_changed_is_found(database: Database, length: int) -> None:
+def test_a_changed_entry_count_is_detected(database: Database, length: int) -> None:
     act(database, *"ab")
     change(database, update(audit_heads).values(length=length))
     assert not verify(database, "org_1").intact
 
 
-def test_an_entry_that_was_added_past_the_log_is_found(database: Database) -> None:
+def test_an_entry_inserted_behind_the_log_is_detected(database: Database) -> None:
     act(database, *"ab")
     forged = dict(rows(database)[-1]._mapping)
     forged |= {"id": "audit_log_forged", "previous_hash": forged["hash"]}
@@ -182,7 +182,7 @@ def test_an_entry_that_was_added_past_the_log_is_found(database: Database) -> No
     assert not verify(database, "org_1").intact
 
 
-def test_two_entries_that_changed_places_are_found(database: Database) -> None:
+def test_two_swapped_entries_are_detected(database: Database) -> None:
     act(database, *"abc")
     first, second = (row.sequence for row in rows(database)[1:])
     spare = select(func.max(audit_log.c.sequence) + 100).scalar_subquery()
@@ -209,7 +209,7 @@ def forge(session: WriteSession) -> None:
     session.run(update(audit_heads).values(hash=previous))
 
 
-def test_a_head_kept_elsewhere_tells_of_a_chain_that_was_forged_as_a_whole(database: Database) -> None:
+def test_an_external_head_detects_a_chain_forged_completely(database: Database) -> None:
     act(database, *"ab")
     kept = verify(database, "org_1").head
     act(database, *"cd")

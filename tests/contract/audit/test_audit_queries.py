@@ -79,13 +79,13 @@ FILTERS = {
 
 
 @pytest.mark.parametrize(("chosen", "expected"), FILTERS.values(), ids=FILTERS)
-def test_a_filter_lets_through_what_it_asks_for(
+def test_a_filter_selects_matching_entries(
     database: Database, acted: dict[str, str], chosen: Filter, expected: str
 ) -> None:
     assert letters(database, acted, chosen) == expected
 
 
-def test_pages_follow_one_another_both_ways(database: Database, acted: dict[str, str]) -> None:
+def test_pages_are_consecutive_in_both_directions(database: Database, acted: dict[str, str]) -> None:
     assert letters(database, acted, limit=2) == "ed"
     assert letters(database, acted, limit=2, after=acted["d"]) == "cb"
     assert letters(database, acted, limit=2, after=acted["b"]) == "a"
@@ -96,12 +96,12 @@ def test_pages_follow_one_another_both_ways(database: Database, acted: dict[str,
 
 
 @pytest.mark.parametrize("cursor", ["audit_log_nobody", ""])
-def test_nothing_follows_an_id_that_says_no_time(database: Database, acted: dict[str, str], cursor: str) -> None:
+def test_an_id_without_a_time_has_no_next_page(database: Database, acted: dict[str, str], cursor: str) -> None:
     named = acted.get(cursor, cursor)
     assert (letters(database, acted, after=named), letters(database, acted, before=named)) == ("", "")
 
 
-def test_an_entry_that_is_not_the_organizations_stands_at_its_time(database: Database, acted: dict[str, str]) -> None:
+def test_another_organizations_entry_is_a_cursor_by_its_time(database: Database, acted: dict[str, str]) -> None:
     assert letters(database, acted, limit=2, after=new_id("audit_log")) == "ed"
     assert letters(database, acted, before=new_id("audit_log")) == ""
     assert letters(database, acted, after=f"audit_log_{'0' * 22}") == ""
@@ -128,7 +128,7 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize(("letter", "expected"), SHAPES.values(), ids=SHAPES)
-def test_who_acted_is_told_in_openais_shape(
+def test_actors_have_openais_format(
     database: Database, acted: dict[str, str], letter: str, expected: dict[str, Any]
 ) -> None:
     [found] = [entry for entry in list_entries(database, "org_1", Filter()) if entry.id == acted[letter]]

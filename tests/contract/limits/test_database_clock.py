@@ -38,7 +38,7 @@ def ahead(monkeypatch: pytest.MonkeyPatch) -> Callable[[], float]:
     return now
 
 
-def test_periods_begin_by_it(database: Database, owner: KeyOwner, ahead: Callable[[], float]) -> None:
+def test_periods_start_by_the_database_clock(database: Database, owner: KeyOwner, ahead: Callable[[], float]) -> None:
     leases = Leases(database, {})
     subject = Subject(owner.organization_id, "project", owner.project_id)
     before = period_start("day", ahead())
@@ -52,21 +52,21 @@ def test_periods_begin_by_it(database: Database, owner: KeyOwner, ahead: Callabl
     assert {stored["period_start"], shown} <= {before, period_start("day", ahead())}
 
 
-def test_silent_requests_are_interrupted_by_it(ledger: Ledger) -> None:
+def test_inactive_requests_are_interrupted_by_the_database_clock(ledger: Ledger) -> None:
     now = time.time()
     ledger.record([event("req_1", 0, "admitted", (0, 0, 0), admitted_at=now, at=now)])
     assert ledger.interrupt(unseen_for=3 * DAY) == 0
     assert ledger.interrupt(unseen_for=DAY) == 1
 
 
-def test_old_requests_are_forgotten_by_it(ledger: Ledger) -> None:
+def test_old_requests_are_pruned_by_the_database_clock(ledger: Ledger) -> None:
     now = time.time()
     ledger.record([closing_event("req_1", (1, 1, 0), admitted_at=now, at=now)])
     assert ledger.purge(older_than=3 * DAY) == 0
     assert ledger.purge(older_than=DAY) == 1
 
 
-def test_prices_begin_by_it(database: Database, owner: KeyOwner, ahead: Callable[[], float]) -> None:
+def test_prices_start_by_the_database_clock(database: Database, owner: KeyOwner, ahead: Callable[[], float]) -> None:
     actor = Caller(owner.user_id, "admin@localhost", owner.organization_id, None, "owner", None, frozenset())
     made = Prices(database).set(actor, NewPrice("m", 10, 20))
     assert made.valid_from == pytest.approx(ahead(), abs=60)

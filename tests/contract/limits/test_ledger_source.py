@@ -16,7 +16,7 @@ SPOKE = 200.0
 
 
 @pytest.mark.parametrize("interrupted", [False, True])
-def test_what_was_told_before_it_fell_silent_is_not_counted_again(
+def test_reported_usage_of_an_expired_instance_is_not_counted_again(
     database: Database, ledger: Ledger, interrupted: bool
 ) -> None:
     put_price(database, "m", 0.0, None, (0, 0, 10**6, 0))

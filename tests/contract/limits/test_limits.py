@@ -76,14 +76,14 @@ def report_usage(leases: Leases, rule: str, replica: str, used: int, wants: int,
     return leases.lease(LeaseRequest(replica, time.time(), [report])).grants[0]
 
 
-def test_a_key_without_a_limit_has_the_default_one(leases: Leases, owner: KeyOwner) -> None:
+def test_a_key_without_a_limit_has_the_default_limit(leases: Leases, owner: KeyOwner) -> None:
     grants = first_lease(leases, key(owner), tokens=100)
     assert list(grants) == [default_limit_id("key_1")]
     # A part of the limit, and what the first request needs.
     assert grants[default_limit_id("key_1")].granted == Amounts(10, 1000, 0, 0)
 
 
-def test_what_binds_a_caller_are_the_limits_of_all_that_it_belongs_to(
+def test_applicable_limits_are_those_of_all_the_callers_subjects(
     leases: Leases, limits: Limits, actor: Caller, owner: KeyOwner
 ) -> None:
     organization = owner.organization_id
@@ -106,21 +106,21 @@ def test_a_limit_of_one_model_is_leased_only_for_that_model(
     assert limit.id not in first_lease(leases, key(owner, "key_2"), model="small")
 
 
-def test_an_exempt_key_is_bound_by_no_limit(
+def test_an_exempt_key_has_no_limits(
     leases: Leases, limits: Limits, actor: Caller, owner: KeyOwner, project: Subject
 ) -> None:
     limits.put(actor, project, "*", {"requests_per_minute": 1})
     assert first_lease(leases, key(owner, unlimited=True)) == {}
 
 
-def test_limits_of_others_bind_nobody_here(
+def test_limits_of_other_subjects_do_not_apply(
     leases: Leases, limits: Limits, actor: Caller, owner: KeyOwner, stranger: KeyOwner
 ) -> None:
     limits.put(actor, Subject(stranger.organization_id, "user", owner.user_id), "*", {"requests_per_minute": 1})
     assert list(first_lease(leases, key(owner))) == [default_limit_id("key_1")]
 
 
-def test_processes_that_lease_at_once_never_hold_more_than_there_is(
+def test_concurrent_leases_never_exceed_the_limit(
     leases: Leases, limits: Limits, actor: Caller, project: Subject, at_once: AtOnce
 ) -> None:
     limit = limits.put(actor, project, "*", {"requests_per_day": 1000})
@@ -139,7 +139,7 @@ def test_processes_that_lease_at_once_never_hold_more_than_there_is(
     assert sum(used) == 1000
 
 
-def test_a_question_costs_a_handful_of_statements_however_many_rules_it_is_about(
+def test_a_lease_needs_a_few_statements_for_any_number_of_rules(
     leases: Leases, limits: Limits, actor: Caller, owner: KeyOwner, database: Database
 ) -> None:
     made = [
@@ -162,7 +162,9 @@ def test_a_question_costs_a_handful_of_statements_however_many_rules_it_is_about
     assert len(statements) <= 4, statements
 
 
-def test_places_are_leased_and_given_back(leases: Leases, limits: Limits, actor: Caller, project: Subject) -> None:
+def test_concurrency_slots_are_leased_and_returned(
+    leases: Leases, limits: Limits, actor: Caller, project: Subject
+) -> None:
     limit = limits.put(actor, project, "*", {"concurrent_requests": 5})
 
     def places(replica: str, taken: int, wants: int) -> LeaseGrant:
@@ -178,7 +180,7 @@ def test_places_are_leased_and_given_back(leases: Leases, limits: Limits, actor:
     assert places("req_c", 0, 1).granted.slots == 1
 
 
-def test_a_process_that_fell_silent_is_settled_from_the_ledger(
+def test_an_expired_instance_is_settled_from_the_ledger(
     leases: Leases, limits: Limits, actor: Caller, owner: KeyOwner, project: Subject, database: Database
 ) -> None:
     limit = limits.put(actor, project, "*", {"requests_per_day": 100, "tokens_per_day": 1000})
@@ -217,7 +219,7 @@ def expire(database: Database, rule: str) -> None:
         session.run(update(allowances).where(allowances.c.id == rule).values(state=json.dumps(state)))
 
 
-def test_a_changed_limit_keeps_its_id_and_what_was_used(
+def test_a_changed_limit_keeps_its_id_and_usage(
     leases: Leases, limits: Limits, actor: Caller, project: Subject
 ) -> None:
     limit = limits.put(actor, project, "*", {"requests_per_day": 10, "tokens_per_day": 5})
@@ -227,7 +229,9 @@ def test_a_changed_limit_keeps_its_id_and_what_was_used(
     assert report_usage(leases, limit.id, "req_a", 8, 100).granted.requests == 12
 
 
-def test_a_subject_has_limits_of_a_bounded_number_of_models(limits: Limits, actor: Caller, project: Subject) -> None:
+def test_the_number_of_models_with_limits_per_subject_is_bounded(
+    limits: Limits, actor: Caller, project: Subject
+) -> None:
     with limits._database.write() as session:
         session.insert_if_absent(
             table, [new_rule_row(f"limit_{n}", project, 1) | {"model": f"m{n}"} for n in range(200)]
@@ -240,7 +244,7 @@ def test_a_subject_has_limits_of_a_bounded_number_of_models(limits: Limits, acto
     limits.put(actor, project, "one-more", {"requests_per_day": 1})
 
 
-def test_gateways_hear_of_every_change(
+def test_gateway_instances_get_every_change(
     leases: Leases, limits: Limits, actor: Caller, project: Subject, database: Database
 ) -> None:
     def newest() -> int:
@@ -259,7 +263,7 @@ def test_gateways_hear_of_every_change(
     )
 
 
-def test_gateways_hear_of_a_price_as_soon_as_it_is_in_force(database: Database) -> None:
+def test_gateway_instances_get_a_price_when_it_becomes_effective(database: Database) -> None:
     price = {"model": "m", "prompt": 1, "cached_prompt": 1, "completion": 1, "request": 0, "created_at": 0}
     now = time.time()
     with database.write() as session:
@@ -271,7 +275,7 @@ def test_gateways_hear_of_a_price_as_soon_as_it_is_in_force(database: Database) 
     assert Revisions(database).latest().prices > before
 
 
-def test_gateways_hear_of_a_price_that_begins_before_the_newest_one_did(database: Database, actor: Caller) -> None:
+def test_gateway_instances_get_a_price_that_starts_before_the_newest(database: Database, actor: Caller) -> None:
     list_ = Prices(database)
     list_.set(actor, NewPrice("m", 10, 20))
     before = Revisions(database).latest().prices
@@ -302,19 +306,19 @@ def test_another_organizations_limits_are_not_found(
 
 
 @pytest.mark.parametrize("most", [{"requests_per_day": -1}, {"requests_per_hour": 1}, {"tokens_per_day": 2**63}])
-def test_what_is_no_limit_is_refused(limits: Limits, actor: Caller, project: Subject, most: dict[str, int]) -> None:
+def test_an_invalid_limit_is_rejected(limits: Limits, actor: Caller, project: Subject, most: dict[str, int]) -> None:
     with pytest.raises(InvalidRequest, match=next(iter(most))):
         limits.put(actor, project, "*", most)
 
 
-def test_those_who_set_the_first_limit_at_once_set_one(
+def test_concurrent_first_limits_create_one_limit(
     limits: Limits, actor: Caller, project: Subject, at_once: AtOnce
 ) -> None:
     made = at_once([lambda: limits.put(actor, project, "*", {"requests_per_day": 10})] * 8)
     assert len({limit.id for limit in made}) == 1
 
 
-def test_every_alert_is_told_once_of_each_amount_beside_the_budget(
+def test_every_alert_is_emitted_once_per_amount_besides_the_budget(
     database: Database, leases: Leases, actor: Caller, owner: KeyOwner, project: Subject
 ) -> None:
     budgets = Budgets(database)
@@ -345,9 +349,7 @@ def test_every_alert_is_told_once_of_each_amount_beside_the_budget(
     assert {budget.id for budget in budgets.for_subject(project)} == {hard.id, alerts[1].id}
 
 
-def test_there_are_so_many_alerts_that_counting_stays_cheap(
-    database: Database, actor: Caller, project: Subject
-) -> None:
+def test_the_number_of_alerts_is_bounded(database: Database, actor: Caller, project: Subject) -> None:
     budgets, channel = Budgets(database), {"type": "email", "recipients": ["ann@example.org"]}
     for amount in range(20):
         budgets.add_alert(actor, project, "month", amount, channel)
@@ -356,7 +358,7 @@ def test_there_are_so_many_alerts_that_counting_stays_cheap(
     budgets.put(actor, project, "month", NewBudget(1))
 
 
-def test_limits_and_budgets_end_with_whom_they_bind(
+def test_limits_and_budgets_are_deleted_with_their_subject(
     database: Database, limits: Limits, leases: Leases, actor: Caller, owner: KeyOwner
 ) -> None:
     team, budgets = Team(database, owner), Budgets(database)

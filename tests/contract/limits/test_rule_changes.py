@@ -28,7 +28,7 @@ def project(owner: KeyOwner) -> Subject:
     return Subject(owner.organization_id, "project", owner.project_id)
 
 
-def test_every_change_says_whom_it_concerns(database: Database, revisions: Revisions, owner: KeyOwner) -> None:
+def test_every_change_has_its_subjects(database: Database, revisions: Revisions, owner: KeyOwner) -> None:
     limits, budgets, organization = Limits(database), Budgets(database), owner.organization_id
     whole = Subject(organization, "organization", organization)
     before = revisions.latest().limits
@@ -49,9 +49,7 @@ def test_every_change_says_whom_it_concerns(database: Database, revisions: Revis
     assert revisions.changed_subjects_since(before) == (("organization", organization),)
 
 
-def test_what_ends_with_somebody_concerns_whom_it_bound(
-    database: Database, revisions: Revisions, owner: KeyOwner
-) -> None:
+def test_a_deletion_has_the_subjects_of_its_rules(database: Database, revisions: Revisions, owner: KeyOwner) -> None:
     subjects = [Subject(owner.organization_id, "key", f"key_{number}") for number in range(3)]
     for subject in subjects:
         Limits(database).put(None, subject, "*", {"requests_per_minute": 5})
@@ -61,7 +59,7 @@ def test_what_ends_with_somebody_concerns_whom_it_bound(
     assert revisions.changed_subjects_since(before) == (("key", "key_0"), ("key", "key_2"))
 
 
-def test_what_the_release_before_changes_may_concern_anybody(
+def test_changes_by_the_previous_release_may_affect_any_subject(
     database: Database, revisions: Revisions, owner: KeyOwner
 ) -> None:
     before = revisions.latest().limits
@@ -71,7 +69,7 @@ def test_what_the_release_before_changes_may_concern_anybody(
     assert revisions.changed_subjects_since(before) is None
 
 
-def test_what_is_long_ago_may_concern_anybody(
+def test_old_changes_may_affect_any_subject(
     database: Database, revisions: Revisions, owner: KeyOwner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(changes, "_RETAINED_REVISIONS", 3)
@@ -84,7 +82,7 @@ def test_what_is_long_ago_may_concern_anybody(
     assert revisions.changed_subjects_since(revisions.latest().limits + 1) == ()
 
 
-def test_windows_and_periods_follow_the_databases_clock_whatever_the_processes_is(
+def test_windows_and_periods_follow_the_database_clock(
     database: Database, owner: KeyOwner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if database.engine.dialect.name == "sqlite":

@@ -27,7 +27,7 @@ def change(value: dict[str, Any], before: Callable[[], object]) -> Callable[[Mod
     return changed
 
 
-def test_of_two_changes_at_once_none_is_lost(registry: ModelRegistry) -> None:
+def test_no_concurrent_change_is_lost(registry: ModelRegistry) -> None:
     registry.create(new("m"))
     first_read, second_read = threading.Event(), threading.Event()
 
@@ -45,7 +45,7 @@ def test_of_two_changes_at_once_none_is_lost(registry: ModelRegistry) -> None:
     assert (config.replicas, config.max_replicas) == (2, 5)
 
 
-def test_a_model_that_is_made_active_meanwhile_is_not_deleted(registry: ModelRegistry) -> None:
+def test_a_model_activated_concurrently_is_not_deleted(registry: ModelRegistry) -> None:
     registry.create(new("m"))
     registry.mark_loaded("m", folder="hf://org/x", size_bytes=1, task=Task.GENERATE)
     outcomes = _both(
@@ -55,7 +55,7 @@ def test_a_model_that_is_made_active_meanwhile_is_not_deleted(registry: ModelReg
     assert outcomes.count("done") == 1
 
 
-def test_a_base_model_that_gets_an_adapter_meanwhile_is_not_deleted(registry: ModelRegistry) -> None:
+def test_a_base_model_that_gets_an_adapter_concurrently_is_not_deleted(registry: ModelRegistry) -> None:
     registry.create(new("base"))
     outcomes = _both(
         lambda: registry.create(new("tuned", "base")),
@@ -64,7 +64,7 @@ def test_a_base_model_that_gets_an_adapter_meanwhile_is_not_deleted(registry: Mo
     assert outcomes.count("done") == 1
 
 
-def test_a_name_is_given_once_and_again_when_it_is_free(registry: ModelRegistry) -> None:
+def test_a_name_is_unique_and_reusable_after_deletion(registry: ModelRegistry) -> None:
     outcomes = _both(lambda: registry.create(new("m")), lambda: registry.create(new("m")))
     assert outcomes.count("done") == 1
     created = registry.get("m").created_at

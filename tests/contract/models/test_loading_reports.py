@@ -17,7 +17,7 @@ def model(registry: ModelRegistry) -> str:
     return registry.create(NewModel("m", SourceRepository.HUGGING_FACE, "org/m", project_id="proj_a")).id
 
 
-def test_what_is_loaded_stays_loaded_whoever_else_fetches_it(
+def test_a_loaded_model_stays_loaded_during_other_downloads(
     registry: ModelRegistry, database: Database, model: str
 ) -> None:
     registry.mark_loaded(model, folder="/weights", size_bytes=1, task=Task.GENERATE)
@@ -32,7 +32,7 @@ def test_what_is_loaded_stays_loaded_whoever_else_fetches_it(
         assert session.value(select(func.count()).select_from(events)) == before
 
 
-def test_progress_makes_nobody_ask_again(registry: ModelRegistry, model: str) -> None:
+def test_progress_reports_change_no_revision(registry: ModelRegistry, model: str) -> None:
     revision, _ = registry.changed_since(0)
     registry.update_progress(model, progress=0.5, message="half")
     assert registry.get(model).loading_progress == 0.5
@@ -41,7 +41,7 @@ def test_progress_makes_nobody_ask_again(registry: ModelRegistry, model: str) ->
     assert registry.changed_since(revision)[1] == [model]
 
 
-def test_progress_is_of_the_model_that_it_was_made_for(registry: ModelRegistry, model: str) -> None:
+def test_progress_applies_only_to_the_model_it_was_reported_for(registry: ModelRegistry, model: str) -> None:
     created = registry.get(model).created_at
     registry.delete(model, project_id="proj_a")
     with pytest.raises(ModelNotFound):

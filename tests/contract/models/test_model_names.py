@@ -30,7 +30,7 @@ def names(registry: ModelRegistry, project: str, **restricted: frozenset[str]) -
     return [model.name for model in registry.page(selector, after=None, limit=10)]
 
 
-def test_a_name_that_another_project_took_is_free(registry: ModelRegistry) -> None:
+def test_a_name_of_another_project_is_available(registry: ModelRegistry) -> None:
     ids = [create(registry, "gpt-4", project) for project in ("proj_a", "proj_b", "proj_c")]
     assert len(set(ids)) == 3
     for project in ("proj_a", "proj_b", "proj_c"):
@@ -42,7 +42,7 @@ def test_a_name_that_another_project_took_is_free(registry: ModelRegistry) -> No
         registry.get("gpt-4", project_id="proj_d")
 
 
-def test_a_model_for_all_takes_its_name_from_those_who_have_it_for_themselves(registry: ModelRegistry) -> None:
+def test_a_shared_model_takes_precedence_over_project_models_of_its_name(registry: ModelRegistry) -> None:
     create(registry, "gpt-4", "proj_a")
     create(registry, "ft:gpt-4:x", "proj_a", base="gpt-4")
     before = registry.get("gpt-4")
@@ -61,7 +61,7 @@ def test_a_model_for_all_takes_its_name_from_those_who_have_it_for_themselves(re
     assert registry.qualified_names("proj_b") == frozenset()
 
 
-def test_what_is_under_way_for_a_model_does_not_become_that_of_another(
+def test_pending_work_of_one_model_does_not_apply_to_another_of_its_name(
     registry: ModelRegistry, database: Database
 ) -> None:
     create(registry, "gpt-4", "proj_a")
@@ -82,7 +82,7 @@ def test_what_is_under_way_for_a_model_does_not_become_that_of_another(
     assert '"registry_id":"gpt-4@proj_a"' in asked_again.replace(" ", "")
 
 
-def test_what_qualifies_an_id_is_no_name(registry: ModelRegistry) -> None:
+def test_an_id_qualifier_is_not_part_of_a_name(registry: ModelRegistry) -> None:
     create(registry, "m", "proj_a")
     own = create(registry, "m", "proj_b")
     for project in ("proj_a", "proj_b"):
@@ -92,7 +92,7 @@ def test_what_qualifies_an_id_is_no_name(registry: ModelRegistry) -> None:
         create(registry, "m@proj_c", "proj_a")
 
 
-def test_each_is_changed_and_deleted_by_its_own_project(registry: ModelRegistry) -> None:
+def test_each_project_changes_and_deletes_its_own_model(registry: ModelRegistry) -> None:
     create(registry, "m", "proj_a")
     create(registry, "m", "proj_b")
     registry.configure(
@@ -108,7 +108,7 @@ def test_each_is_changed_and_deleted_by_its_own_project(registry: ModelRegistry)
     assert create(registry, "m", "proj_b") == "m@proj_b"
 
 
-def test_lists_and_restrictions_go_by_names(registry: ModelRegistry) -> None:
+def test_lists_and_restrictions_use_names(registry: ModelRegistry) -> None:
     for name in ("x", "y"):
         create(registry, name, "proj_a")
         create(registry, name, "proj_b")
@@ -138,7 +138,7 @@ def test_a_list_shows_each_name_once_and_ends(registry: ModelRegistry) -> None:
     assert left == {"x": None, "y": "proj_a"}
 
 
-def test_who_is_denied_a_model_is_not_shown_its_adapters(registry: ModelRegistry) -> None:
+def test_a_restriction_on_a_model_hides_its_adapters(registry: ModelRegistry) -> None:
     create(registry, "x", None)
     create(registry, "ft:x:a", "proj_a", base="x")
     create(registry, "y", "proj_a")

@@ -56,19 +56,19 @@ def test_a_new_model_waits_for_its_weights(registry: ModelRegistry) -> None:
     assert abs(model.created_at - time.time()) < 5
 
 
-def test_an_id_is_taken_once(registry: ModelRegistry, database: Database) -> None:
+def test_an_id_is_unique(registry: ModelRegistry, database: Database) -> None:
     registry.create(new())
     with pytest.raises(Conflict):
         registry.create(new())
     assert told(database) == ["created.v1"]
 
 
-def test_of_many_who_take_an_id_at_once_one_gets_it(registry: ModelRegistry, at_once: AtOnce) -> None:
+def test_one_of_concurrent_creations_of_an_id_succeeds(registry: ModelRegistry, at_once: AtOnce) -> None:
     found = at_once([lambda: registry.create(new())] * 4)
     assert sorted(type(result).__name__ for result in found) == ["Conflict", "Conflict", "Conflict", "Model"]
 
 
-def test_the_id_of_a_deleted_model_is_free_again(registry: ModelRegistry) -> None:
+def test_the_id_of_a_deleted_model_is_reusable(registry: ModelRegistry) -> None:
     first = loaded(registry)
     registry.delete("org/model", project_id=None)
     again = registry.create(new())
@@ -77,7 +77,7 @@ def test_the_id_of_a_deleted_model_is_free_again(registry: ModelRegistry) -> Non
     assert again.created_at > first.created_at  # told apart by it, in whatever second that was
 
 
-def test_models_come_active_first_then_base_models_then_by_age_and_id(
+def test_models_are_sorted_active_first_then_base_models_then_by_age_and_id(
     registry: ModelRegistry, database: Database
 ) -> None:
     for name in ("b", "a", "c", "z"):
@@ -90,7 +90,7 @@ def test_models_come_active_first_then_base_models_then_by_age_and_id(
     assert page(registry) == ["c", "z", "a", "b", "ft:a:x"]
 
 
-def test_pages_follow_one_another_without_gap_or_overlap(registry: ModelRegistry) -> None:
+def test_pages_have_no_gap_or_overlap(registry: ModelRegistry) -> None:
     for number in range(7):
         registry.create(new(f"m{number}"))
     whole, met, after = page(registry), [], None
@@ -100,7 +100,7 @@ def test_pages_follow_one_another_without_gap_or_overlap(registry: ModelRegistry
     assert met == whole == [f"m{number}" for number in range(7)]
 
 
-def test_a_page_goes_on_after_a_model_that_was_deleted_meanwhile(registry: ModelRegistry) -> None:
+def test_a_page_continues_after_a_model_deleted_in_the_meantime(registry: ModelRegistry) -> None:
     for number in range(4):
         registry.create(new(f"m{number}"))
     (first, second) = page(registry, limit=2)
@@ -109,7 +109,7 @@ def test_a_page_goes_on_after_a_model_that_was_deleted_meanwhile(registry: Model
     assert page(registry, after=second) == ["m2", "m3"]
 
 
-def test_a_restriction_selects_what_may_be_used(registry: ModelRegistry) -> None:
+def test_a_restriction_selects_the_permitted_models(registry: ModelRegistry) -> None:
     for name in ("a", "b", "c"):
         registry.create(new(name))
     loaded(registry, "ft:a:x", base_model_id="a")
@@ -127,7 +127,7 @@ def test_a_restriction_selects_what_may_be_used(registry: ModelRegistry) -> None
     assert registry.base_ids(ModelSelector(None)) == ["a", "b", "c"]
 
 
-def test_a_page_among_thousands_reads_no_more_than_it_shows(registry: ModelRegistry, database: Database) -> None:
+def test_a_page_reads_only_its_own_rows(registry: ModelRegistry, database: Database) -> None:
     registry.create(new("m"))
     with database.write() as session:
         (row,) = session.rows(select(models))
@@ -152,7 +152,7 @@ def test_a_page_after_the_last_is_empty(registry: ModelRegistry) -> None:
 
 
 @pytest.mark.parametrize("after", ["nobody", "theirs", ""])
-def test_after_must_name_a_model_that_one_sees(registry: ModelRegistry, after: str) -> None:
+def test_the_cursor_must_be_a_visible_model(registry: ModelRegistry, after: str) -> None:
     registry.create(new())
     registry.create(new("theirs", project_id="proj_2"))
     with pytest.raises(InvalidRequest) as refused:
@@ -160,7 +160,7 @@ def test_after_must_name_a_model_that_one_sees(registry: ModelRegistry, after: s
     assert refused.value.param == "after"
 
 
-def test_models_that_are_loading_are_left_out_unless_asked_for(registry: ModelRegistry) -> None:
+def test_loading_models_are_excluded_by_default(registry: ModelRegistry) -> None:
     registry.create(new("a"))
     loaded(registry, "b")
     shown = registry.page(ModelSelector(None, include_loading=False), after=None, limit=10)
@@ -169,7 +169,7 @@ def test_models_that_are_loading_are_left_out_unless_asked_for(registry: ModelRe
     assert registry.count(ModelSelector(None)) == 2
 
 
-def test_a_project_sees_its_own_models_and_everybodys(registry: ModelRegistry) -> None:
+def test_a_project_sees_its_own_and_shared_models(registry: ModelRegistry) -> None:
     registry.create(new("all"))
     registry.create(new("mine", project_id="proj_1"))
     registry.create(new("theirs", project_id="proj_2"))
@@ -179,7 +179,7 @@ def test_a_project_sees_its_own_models_and_everybodys(registry: ModelRegistry) -
 
 
 @pytest.mark.parametrize("model_id", ["nobody", "theirs", "gone"])
-def test_a_model_that_is_not_there_for_you_is_not_found(registry: ModelRegistry, model_id: str) -> None:
+def test_an_invisible_model_is_not_found(registry: ModelRegistry, model_id: str) -> None:
     loaded(registry, "theirs", project_id="proj_2")
     loaded(registry, "gone")
     registry.delete("gone", project_id=None)
@@ -195,7 +195,7 @@ def test_a_model_that_is_not_there_for_you_is_not_found(registry: ModelRegistry,
             attempt()
 
 
-def test_a_configuration_is_kept_whole(registry: ModelRegistry, database: Database) -> None:
+def test_a_configuration_is_stored_completely(registry: ModelRegistry, database: Database) -> None:
     registry.create(new())
     config = ModelConfig(gpu=0, replicas=3, extra_args=("--max-model-len", "ä"), on_demand=False)
     assert registry.configure("org/model", lambda _: config, project_id=None).config == config
@@ -203,7 +203,7 @@ def test_a_configuration_is_kept_whole(registry: ModelRegistry, database: Databa
     assert told(database) == ["created.v1", "updated.v1"]
 
 
-def test_a_model_is_not_activated_before_its_weights_are_here(registry: ModelRegistry) -> None:
+def test_a_model_is_not_activated_before_its_weights_are_loaded(registry: ModelRegistry) -> None:
     registry.create(new())
     registry.update_progress("org/model", progress=0.5, message="half")
     with pytest.raises(ModelNotFound):
@@ -248,7 +248,7 @@ def test_the_base_of_another_model_is_not_deleted(registry: ModelRegistry) -> No
     registry.delete("base", project_id=None)
 
 
-def test_a_base_is_not_deleted_while_a_model_of_it_is_made(
+def test_a_base_is_not_deleted_while_a_model_of_it_is_created(
     registry: ModelRegistry, database: Database, at_once: AtOnce
 ) -> None:
     loaded(registry, "base")
@@ -273,14 +273,14 @@ def test_a_base_is_not_deleted_while_a_model_of_it_is_made(
     assert set(page(registry)) in (set(), {"base", "ft:base:x"})
 
 
-def test_a_fine_tuned_model_has_its_bases_task_and_a_user_for_owner(registry: ModelRegistry) -> None:
+def test_a_fine_tuned_model_has_its_bases_task_and_a_user_as_owner(registry: ModelRegistry) -> None:
     registry.create(new("base"))
     registry.mark_loaded("base", folder="/weights", size_bytes=1, task=Task.EMBED)
     tuned = registry.create(new("ft:base:x", base_model_id="base", project_id="proj_1"))
     assert (tuned.task, tuned.owned_by, tuned.base_model_id) == (Task.EMBED, "user", "base")
 
 
-def test_a_fine_tuned_model_is_no_base(registry: ModelRegistry) -> None:
+def test_a_fine_tuned_model_cannot_be_a_base(registry: ModelRegistry) -> None:
     loaded(registry, "base")
     loaded(registry, "ft:base:x", base_model_id="base")
     with pytest.raises(InvalidRequest) as refused:
@@ -298,7 +298,7 @@ def test_the_newest_fifty_wakes_are_kept(registry: ModelRegistry, database: Data
     assert registry.wake_durations("nobody") == []
 
 
-def test_wakes_are_told_shortest_first(registry: ModelRegistry) -> None:
+def test_wakes_are_listed_shortest_first(registry: ModelRegistry) -> None:
     for seconds in (3.0, 1.0, 2.0):
         registry.record_wake("m", seconds)
     assert registry.wake_durations("m") == [1.0, 2.0, 3.0]
@@ -316,7 +316,7 @@ def test_changes_since_a_revision_are_the_models_changed_or_deleted_after_it(reg
     assert registry.changed_since(newest) == (newest, [])
 
 
-def test_whoever_follows_the_revisions_misses_no_writer(registry: ModelRegistry, at_once: AtOnce) -> None:
+def test_a_revision_reader_misses_no_writer(registry: ModelRegistry, at_once: AtOnce) -> None:
     met: list[str] = []
 
     def write(name: str) -> None:

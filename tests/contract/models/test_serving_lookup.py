@@ -31,7 +31,7 @@ def lookup(registry: ModelRegistry, ledger: Ledger) -> RegistryModelLookup:
     return RegistryModelLookup(registry, ledger)
 
 
-def test_adapters_of_a_shared_base_are_served_apart_by_project(lookup: RegistryModelLookup) -> None:
+def test_adapters_of_a_shared_base_are_served_separately_per_project(lookup: RegistryModelLookup) -> None:
     base = asyncio.run(lookup.engine("shared"))
     assert (base.engine.id, base.engine.adapters_of, base.ids) == ("shared", None, ["shared"])
     tuned = asyncio.run(lookup.engine("ft:shared:proj_b"))
@@ -48,16 +48,14 @@ def test_adapters_of_a_projects_own_base_are_served_with_it(lookup: RegistryMode
         asyncio.run(lookup.engine("nobody"))
 
 
-def test_an_adapter_that_is_kept_awake_keeps_its_engine_awake(
-    lookup: RegistryModelLookup, registry: ModelRegistry
-) -> None:
+def test_an_always_on_adapter_keeps_its_engine_awake(lookup: RegistryModelLookup, registry: ModelRegistry) -> None:
     registry.activate("ft:shared:proj_a", ActivationStatus.ACTIVE, project_id="proj_a")
     assert asyncio.run(lookup.engine("ft:shared:proj_a")).engine.keep_awake
     assert not asyncio.run(lookup.engine("ft:shared:proj_b")).engine.keep_awake
     assert not asyncio.run(lookup.engine("shared")).engine.keep_awake
 
 
-def test_an_adapter_that_nobody_approved_is_in_no_engine(lookup: RegistryModelLookup, database: Database) -> None:
+def test_an_unapproved_adapter_is_in_no_engine(lookup: RegistryModelLookup, database: Database) -> None:
     with database.write() as session:
         values = {"approved": False, "model_file_location": "oci://evil/image"}
         session.run(update(models).where(models.c.id == "ft:own:x").values(**values))
@@ -75,7 +73,7 @@ def test_adapters_of_other_projects_are_not_even_read(lookup: RegistryModelLooku
     assert registry.adapters_of([]) == {}
 
 
-def test_many_engines_are_told_at_once(lookup: RegistryModelLookup) -> None:
+def test_many_engines_are_looked_up_at_once(lookup: RegistryModelLookup) -> None:
     keys = {("shared", None), ("shared", "proj_a"), ("shared", "proj_c"), ("own", None), ("nobody", None)}
     found = asyncio.run(lookup.engines(keys, waking=["own"]))
     assert {key: served.ids for key, served in found.items()} == {
@@ -86,7 +84,7 @@ def test_many_engines_are_told_at_once(lookup: RegistryModelLookup) -> None:
     }
 
 
-def test_an_inference_service_of_another_name_takes_the_place_of_one_that_is_gone(
+def test_an_inference_service_of_another_name_replaces_a_deleted_one(
     lookup: RegistryModelLookup, registry: ModelRegistry
 ) -> None:
     asyncio.run(lookup.import_existing({"first": "theirs"}))
@@ -97,7 +95,7 @@ def test_an_inference_service_of_another_name_takes_the_place_of_one_that_is_gon
     assert registry.imported_services() == {}
 
 
-def test_the_first_of_two_that_say_one_model_stays_it(lookup: RegistryModelLookup, registry: ModelRegistry) -> None:
+def test_the_first_of_two_services_of_one_model_wins(lookup: RegistryModelLookup, registry: ModelRegistry) -> None:
     asyncio.run(lookup.import_existing({"m": "theirs"}))
     for rival in ("a", "z"):
         asyncio.run(lookup.import_existing({"m": "theirs", rival: "theirs"}))

@@ -94,7 +94,7 @@ def test_events_arrive_in_order_with_their_attributes(database: Database, ingres
     assert left(database) == 0
 
 
-def test_what_was_taken_is_not_sent_again(database: Database, ingress: Ingress) -> None:
+def test_an_accepted_event_is_not_sent_again(database: Database, ingress: Ingress) -> None:
     publisher = Publisher(database, BrokerSettings(ingress.url))
     emit(database, "a")
     publisher.publish()
@@ -117,7 +117,7 @@ def let_time_pass(database: Database) -> None:
 
 
 @pytest.mark.parametrize("status", [401, 404, 429, 503])
-def test_a_broker_that_refuses_for_now_loses_nothing(status: int, database: Database, ingress: Ingress) -> None:
+def test_a_broker_with_temporary_errors_loses_no_event(status: int, database: Database, ingress: Ingress) -> None:
     publisher = Publisher(database, BrokerSettings(ingress.url))
     emit(database, *"ab")
     ingress.status = status
@@ -134,7 +134,7 @@ def test_a_broker_that_refuses_for_now_loses_nothing(status: int, database: Data
     ]
 
 
-def test_an_event_that_the_broker_never_takes_is_a_dead_letter_and_stops_no_other(
+def test_an_event_that_the_broker_always_rejects_becomes_a_dead_letter_and_blocks_no_other(
     database: Database, ingress: Ingress, caplog: pytest.LogCaptureFixture
 ) -> None:
     publisher, store = Publisher(database, BrokerSettings(ingress.url)), Deliveries(database, ())
@@ -154,7 +154,7 @@ def test_an_event_that_the_broker_never_takes_is_a_dead_letter_and_stops_no_othe
     assert len(store.page("p", "dead", after=None, limit=9)) == 1
 
 
-def test_an_event_that_is_refused_for_now_holds_up_its_subject_only(database: Database, ingress: Ingress) -> None:
+def test_a_temporarily_rejected_event_blocks_only_its_subject(database: Database, ingress: Ingress) -> None:
     publisher = Publisher(database, BrokerSettings(ingress.url))
     emit(database, "a", "a", "b")
     ingress.refused = {"a": 503}
@@ -169,7 +169,7 @@ def test_an_event_that_is_refused_for_now_holds_up_its_subject_only(database: Da
     assert [event.subject for event in ingress.taken] == ["b", "c", "a", "a", "a"]
 
 
-def test_what_is_refused_for_days_is_given_up(database: Database, ingress: Ingress) -> None:
+def test_an_event_rejected_for_days_is_given_up(database: Database, ingress: Ingress) -> None:
     emit(database, "a")
     with database.write() as session:
         session.run(update(events).values(time=time.time() - 4 * 86400))
@@ -178,7 +178,7 @@ def test_what_is_refused_for_days_is_given_up(database: Database, ingress: Ingre
     assert [d.consumer for d in Deliveries(database, ()).page("p", "dead", after=None, limit=9)] == ["broker"]
 
 
-def test_a_broker_that_is_away_loses_nothing_and_is_left_alone_for_a_while(
+def test_a_broker_that_is_down_loses_no_event_and_gets_a_pause(
     database: Database, ingress: Ingress, caplog: pytest.LogCaptureFixture
 ) -> None:
     emit(database, "a")
@@ -192,7 +192,7 @@ def test_a_broker_that_is_away_loses_nothing_and_is_left_alone_for_a_while(
     assert there.publish() == 1
 
 
-def test_one_process_publishes_at_a_time_and_what_comes_meanwhile_is_not_left(
+def test_one_process_publishes_at_a_time_and_events_in_between_are_not_left(
     database: Database, ingress: Ingress
 ) -> None:
     first, second = (Publisher(database, BrokerSettings(ingress.url)) for _ in range(2))
@@ -211,7 +211,7 @@ def test_one_process_publishes_at_a_time_and_what_comes_meanwhile_is_not_left(
     assert second.publish() == 0
 
 
-def test_who_lost_its_lease_sends_nothing_more(database: Database, ingress: Ingress) -> None:
+def test_a_publisher_without_its_lease_sends_nothing(database: Database, ingress: Ingress) -> None:
     emit(database, *"abc")
 
     def meanwhile(subject: str) -> None:
@@ -224,7 +224,7 @@ def test_who_lost_its_lease_sends_nothing_more(database: Database, ingress: Ingr
     assert left(database) == 2
 
 
-def test_a_broker_that_refuses_whatever_comes_is_left_alone(database: Database, ingress: Ingress) -> None:
+def test_a_broker_that_rejects_everything_gets_a_pause(database: Database, ingress: Ingress) -> None:
     publisher = Publisher(database, BrokerSettings(ingress.url))
     emit(database, *"abcdefgh")
     ingress.status = 503
@@ -236,7 +236,7 @@ def test_a_broker_that_refuses_whatever_comes_is_left_alone(database: Database, 
     assert publisher.publish() == 7
 
 
-def test_a_broker_that_takes_some_is_told_of_all(database: Database, ingress: Ingress) -> None:
+def test_a_broker_that_accepts_some_events_gets_all_of_them(database: Database, ingress: Ingress) -> None:
     emit(database, *"abcdefghijkl")
     ingress.refused = dict.fromkeys("acegik", 503)
     assert Publisher(database, BrokerSettings(ingress.url)).publish() == 6
@@ -244,7 +244,7 @@ def test_a_broker_that_takes_some_is_told_of_all(database: Database, ingress: In
     assert first_asked == list("abcdefghijkl")
 
 
-def test_the_lease_of_a_publisher_that_died_ends(database: Database, ingress: Ingress) -> None:
+def test_the_lease_of_a_dead_publisher_expires(database: Database, ingress: Ingress) -> None:
     assert WorkLease(database, "publish", "dead").acquire(30.0) == 0
     emit(database, "a")
     publisher = Publisher(database, BrokerSettings(ingress.url))
@@ -253,7 +253,7 @@ def test_the_lease_of_a_publisher_that_died_ends(database: Database, ingress: In
     assert publisher.publish() == 1
 
 
-def test_what_waits_is_counted_and_timed(database: Database, ingress: Ingress) -> None:
+def test_pending_events_are_counted_and_timed(database: Database, ingress: Ingress) -> None:
     publication = PublishQueue(database)
     assert publication.backlog() == (0, 0.0)
     emit(database, *"ab")
@@ -265,7 +265,7 @@ def test_what_waits_is_counted_and_timed(database: Database, ingress: Ingress) -
     assert publication.backlog() == (0, 0.0)
 
 
-def test_a_dead_letter_that_is_replayed_goes_to_the_broker_again(database: Database, ingress: Ingress) -> None:
+def test_a_replayed_dead_letter_is_sent_to_the_broker_again(database: Database, ingress: Ingress) -> None:
     publisher, store = Publisher(database, BrokerSettings(ingress.url)), Deliveries(database, ())
     emit(database, "a")
     publisher.publish()
@@ -288,9 +288,7 @@ def test_a_dead_letter_that_is_replayed_goes_to_the_broker_again(database: Datab
     assert [d.last_error for d in store.page("proj_1", "dead", after=None, limit=10)] == ["400: never"]
 
 
-def test_a_broker_that_asks_is_told_who_we_are_by_the_token_of_the_moment(
-    database: Database, ingress: Ingress, tmp_path: Path
-) -> None:
+def test_the_current_identity_token_is_sent_to_the_broker(database: Database, ingress: Ingress, tmp_path: Path) -> None:
     token = tmp_path / "token"
     publisher = Publisher(database, BrokerSettings(ingress.url, token))
     emit(database, "a")
@@ -303,7 +301,7 @@ def test_a_broker_that_asks_is_told_who_we_are_by_the_token_of_the_moment(
     assert [headers["authorization"] for headers in ingress.headers] == ["Bearer first"] * 2 + ["Bearer second"]
 
 
-def test_events_of_one_subject_go_one_way_through_the_broker(database: Database, ingress: Ingress) -> None:
+def test_events_of_one_subject_stay_in_order_in_the_broker(database: Database, ingress: Ingress) -> None:
     emit(database, "a", "b", "a")
     Publisher(database, BrokerSettings(ingress.url)).publish()
     assert [headers["ce-partitionkey"] for headers in ingress.headers] == ["a", "b", "a"]

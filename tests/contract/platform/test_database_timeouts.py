@@ -33,7 +33,7 @@ def raise_value(session: WriteSession, name: str) -> None:
     session.run(update(revisions).where(revisions.c.name == name).values(value=revisions.c.value + 1))
 
 
-def test_what_another_transaction_has_locked_is_not_waited_for_long(database: Database, hasty: Database) -> None:
+def test_waiting_for_a_lock_times_out(database: Database, hasty: Database) -> None:
     with database.write() as session:
         raise_value(session, "a")
         with pytest.raises(Unavailable, match="busy") as refused, hasty.write() as other:
@@ -43,7 +43,7 @@ def test_what_another_transaction_has_locked_is_not_waited_for_long(database: Da
         raise_value(session, "a")
 
 
-def test_a_process_whose_connections_are_all_in_use_says_so(hasty: Database) -> None:
+def test_an_exhausted_connection_pool_is_reported(hasty: Database) -> None:
     if hasty.engine.dialect.name == "sqlite":
         pytest.skip("a thread of SQLite's is not limited to few connections")
     with ExitStack() as held:
@@ -56,14 +56,14 @@ def test_a_process_whose_connections_are_all_in_use_says_so(hasty: Database) -> 
         assert session.value(select(revisions.c.value).where(revisions.c.name == "a")) == 0
 
 
-def test_a_statement_that_takes_too_long_is_ended(hasty: Database) -> None:
+def test_a_slow_statement_is_cancelled(hasty: Database) -> None:
     if hasty.engine.dialect.name == "sqlite":
         pytest.skip("SQLite has no limit of a statement's time")
     with pytest.raises(Unavailable, match="took too long"), hasty.read() as session:
         session.rows(text("SELECT pg_sleep(60)"))
 
 
-def test_a_transaction_that_is_left_alone_is_ended_by_the_server(hasty: Database) -> None:
+def test_an_idle_transaction_is_ended_by_the_server(hasty: Database) -> None:
     if hasty.engine.dialect.name == "sqlite":
         pytest.skip("SQLite's transactions end with their process")
     impatient = Database(DatabaseSettings(hasty.url, idle_seconds=0.2))
@@ -81,7 +81,7 @@ def test_a_transaction_that_is_left_alone_is_ended_by_the_server(hasty: Database
         assert session.value(select(revisions.c.value).where(revisions.c.name == "a")) == 0
 
 
-def test_limits_are_set_for_the_transaction_and_not_for_the_session(hasty: Database) -> None:
+def test_timeouts_are_set_per_transaction_not_per_session(hasty: Database) -> None:
     if hasty.engine.dialect.name == "sqlite":
         pytest.skip("SQLite has no sessions")
     with hasty.read() as session:
@@ -119,7 +119,7 @@ def crosswise(database: Database, do: Callable[[Callable[[WriteSession], None]],
     return failed
 
 
-def test_a_deadlock_is_no_outage_and_is_tried_once_more(database: Database) -> None:
+def test_a_deadlock_is_retried_and_not_an_outage(database: Database) -> None:
     if database.engine.dialect.name == "sqlite":
         pytest.skip("SQLite has one writer at a time")
     with database.write() as session:
@@ -139,7 +139,7 @@ def test_a_deadlock_is_no_outage_and_is_tried_once_more(database: Database) -> N
 
 
 @pytest.mark.parametrize("state", ["40001", "40P01"])
-def test_what_the_server_gives_up_for_another_is_tried_three_times(database: Database, state: str) -> None:
+def test_serialization_failures_are_retried_three_times(database: Database, state: str) -> None:
     if database.engine.dialect.name == "sqlite":
         pytest.skip("SQLite has one writer at a time")
     tried = []
@@ -155,7 +155,7 @@ def test_what_the_server_gives_up_for_another_is_tried_three_times(database: Dat
         assert [row.value for row in reading.rows(select(revisions))] == [3]
 
 
-def test_a_server_that_is_not_there_is_told_of_soon() -> None:
+def test_a_missing_server_is_reported_soon() -> None:
     database = Database(DatabaseSettings("postgresql+psycopg://nobody@127.0.0.1:9/none", connect_seconds=1.0))
     with pytest.raises(Unavailable, match="does not answer"), database.read():
         pass

@@ -54,7 +54,7 @@ def state(store: Deliveries, consumer: str = "a") -> tuple[str, int, str | None]
     return found.state, found.attempts, found.last_error
 
 
-def test_a_clock_that_is_set_back_puts_no_retry_off(database: Database, store: Deliveries) -> None:
+def test_a_clock_set_back_delays_no_retry(database: Database, store: Deliveries) -> None:
     emit(database, "x")
     store.fan_out()
     store.mark_failed(one(store), "503: no", final=False)
@@ -64,7 +64,7 @@ def test_a_clock_that_is_set_back_puts_no_retry_off(database: Database, store: D
     assert due(store, "a") == ["x"]
 
 
-def test_a_slow_consumer_keeps_no_other_one_waiting(database: Database, store: Deliveries) -> None:
+def test_a_slow_consumer_delays_no_other(database: Database, store: Deliveries) -> None:
     emit(database, *(f"slow{number}" for number in range(80)))
     emit(database, "later", type_=GONE)
     store.fan_out()
@@ -73,7 +73,7 @@ def test_a_slow_consumer_keeps_no_other_one_waiting(database: Database, store: D
     assert [delivery.sequence for delivery in store.due()] == sorted(delivery.sequence for delivery in store.due())
 
 
-def test_an_event_of_a_transaction_that_fails_never_was(database: Database, store: Deliveries) -> None:
+def test_an_event_of_a_failed_transaction_does_not_exist(database: Database, store: Deliveries) -> None:
     def emit_and_fail() -> None:
         with database.write() as session:
             outbox.add(session, MADE, "x", {})
@@ -84,7 +84,7 @@ def test_an_event_of_a_transaction_that_fails_never_was(database: Database, stor
     assert store.fan_out() == 0
 
 
-def test_an_event_holds_what_it_was_told(database: Database, store: Deliveries) -> None:
+def test_an_event_has_its_data(database: Database, store: Deliveries) -> None:
     before = time.time()
     with database.write() as session:
         outbox.add(session, MADE, "things/1", {"project_id": "proj_1", "name": "ä", "list": [1, None]})
@@ -105,21 +105,19 @@ def test_each_subscriber_of_a_type_gets_its_events_once(database: Database, stor
     assert [due(store, consumer) for consumer in "abc"] == [["x", "y"], ["x", "y"], ["z"]]
 
 
-def test_a_fan_out_takes_no_more_than_its_limit(database: Database, store: Deliveries) -> None:
+def test_a_fan_out_is_bounded(database: Database, store: Deliveries) -> None:
     emit(database, "x", "y", "z")
     assert [store.fan_out(limit=2), store.fan_out(limit=2), store.fan_out(limit=2)] == [2, 1, 0]
 
 
-def test_many_who_fan_out_at_once_make_one_delivery_each(
-    database: Database, store: Deliveries, at_once: AtOnce
-) -> None:
+def test_concurrent_fan_outs_create_one_delivery_each(database: Database, store: Deliveries, at_once: AtOnce) -> None:
     emit(database, *"uvwxyz")
     results = at_once([store.fan_out] * 3)
     assert all(isinstance(result, int) for result in results), results
     assert due(store, "a") == list("uvwxyz")
 
 
-def test_events_of_one_subject_come_one_after_the_other(database: Database, store: Deliveries) -> None:
+def test_events_of_one_subject_are_delivered_in_order(database: Database, store: Deliveries) -> None:
     emit(database, "x", "x", "y")
     store.fan_out()
     assert due(store, "a") == ["x", "y"]
@@ -129,7 +127,7 @@ def test_events_of_one_subject_come_one_after_the_other(database: Database, stor
     assert due(store, "b") == ["x", "y"]
 
 
-def test_what_waits_for_its_next_attempt_holds_up_its_subject_only(database: Database, store: Deliveries) -> None:
+def test_a_pending_retry_blocks_only_its_subject(database: Database, store: Deliveries) -> None:
     emit(database, "x", "x", "y")
     store.fan_out()
     store.mark_failed(one(store), "500", final=False)
@@ -138,18 +136,18 @@ def test_what_waits_for_its_next_attempt_holds_up_its_subject_only(database: Dat
     assert due(store, "a") == ["x", "y"]
 
 
-def test_what_is_dead_holds_up_nothing(database: Database, store: Deliveries) -> None:
+def test_a_dead_delivery_blocks_nothing(database: Database, store: Deliveries) -> None:
     emit(database, "x", "x")
     store.fan_out()
     store.mark_failed(one(store), "400", final=True)
     assert [delivery.event.data["number"] for delivery in store.due() if delivery.consumer == "a"] == [1]
 
 
-def test_the_wait_doubles_from_half_a_second(database: Database) -> None:
+def test_the_retry_delay_doubles_from_half_a_second(database: Database) -> None:
     assert [backoff(n) for n in range(1, MAX_ATTEMPTS)] == [0.5, 1, 2, 4, 8, 16, 32]
 
 
-def test_a_failed_delivery_is_due_after_its_wait(database: Database, store: Deliveries) -> None:
+def test_a_failed_delivery_is_due_after_its_delay(database: Database, store: Deliveries) -> None:
     emit(database, "x")
     store.fan_out()
     before = time.time()
@@ -171,14 +169,14 @@ def test_a_delivery_is_dead_after_its_last_attempt(database: Database, store: De
     assert due(store, "b") == ["x"]
 
 
-def test_what_will_never_be_taken_is_dead_at_once(database: Database, store: Deliveries) -> None:
+def test_a_permanent_rejection_is_dead_at_once(database: Database, store: Deliveries) -> None:
     emit(database, "x")
     store.fan_out()
     store.mark_failed(one(store), "400: no", final=True)
     assert state(store) == ("dead", 1, "400: no")
 
 
-def test_a_delivery_that_succeeds_at_last_forgets_its_error(database: Database, store: Deliveries) -> None:
+def test_a_delivery_that_succeeds_clears_its_error(database: Database, store: Deliveries) -> None:
     emit(database, "x")
     store.fan_out()
     store.mark_failed(one(store), "500", final=False)
@@ -187,7 +185,7 @@ def test_a_delivery_that_succeeds_at_last_forgets_its_error(database: Database, 
     assert state(store) == ("delivered", 2, None)
 
 
-def test_a_replay_makes_the_dead_deliveries_due_again(database: Database, store: Deliveries) -> None:
+def test_a_replay_makes_dead_deliveries_due_again(database: Database, store: Deliveries) -> None:
     emit(database, "x")
     store.fan_out()
     first, second = one(store, "a"), one(store, "b")
@@ -199,7 +197,7 @@ def test_a_replay_makes_the_dead_deliveries_due_again(database: Database, store:
     assert one(store).attempts == 0
 
 
-def test_there_is_nothing_to_replay_where_nothing_is_dead(database: Database, store: Deliveries) -> None:
+def test_a_replay_without_dead_deliveries_fails(database: Database, store: Deliveries) -> None:
     emit(database, "x")
     store.fan_out()
     with pytest.raises(Conflict):
@@ -208,7 +206,7 @@ def test_there_is_nothing_to_replay_where_nothing_is_dead(database: Database, st
         store.replay("proj_1", "evt_nobody")
 
 
-def test_another_projects_event_is_not_there(database: Database, store: Deliveries) -> None:
+def test_another_projects_event_is_not_found(database: Database, store: Deliveries) -> None:
     emit(database, "mine", project="proj_1")
     emit(database, "theirs", project="proj_2")
     emit(database, "everybodys")
@@ -232,7 +230,7 @@ def test_a_page_is_newest_first_and_of_one_state(database: Database, store: Deli
     assert subjects == {"pending": ["z", "y"], "dead": ["x"], "delivered": [], None: ["z", "y", "x"]}
 
 
-def test_pages_follow_one_another_where_a_type_has_one_consumer(database: Database, store: Deliveries) -> None:
+def test_pages_are_consecutive_for_types_with_one_consumer(database: Database, store: Deliveries) -> None:
     emit(database, *"uvwxyz", type_=GONE)
     store.fan_out()
     met: list[str] = []
@@ -243,7 +241,7 @@ def test_pages_follow_one_another_where_a_type_has_one_consumer(database: Databa
     assert met == list("zyxwvu")
 
 
-def test_pages_follow_one_another_where_a_type_has_two_consumers(database: Database, store: Deliveries) -> None:
+def test_pages_are_consecutive_for_types_with_two_consumers(database: Database, store: Deliveries) -> None:
     emit(database, "x", "y")
     store.fan_out()
     met: list[tuple[str, str]] = []
@@ -255,13 +253,13 @@ def test_pages_follow_one_another_where_a_type_has_two_consumers(database: Datab
 
 
 @pytest.mark.parametrize("after", ["", "x", "-1", "1.5", "\N{SUPERSCRIPT TWO}", ":", "9" * 30, "9" * 5000, " 1", "1\n"])
-def test_what_was_never_a_cursor_is_refused(store: Deliveries, after: str) -> None:
+def test_an_invalid_cursor_is_rejected(store: Deliveries, after: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         store.page("proj_1", None, after=after, limit=1)
     assert refused.value.param == "after"
 
 
-def test_a_consumer_meets_an_event_for_the_first_time_once(database: Database) -> None:
+def test_a_consumer_processes_an_event_once(database: Database) -> None:
     def meet(consumer: str, event_id: str) -> bool:
         with database.write() as session:
             return outbox.mark_consumed(session, consumer, event_id)
@@ -269,7 +267,7 @@ def test_a_consumer_meets_an_event_for_the_first_time_once(database: Database) -
     assert [meet("a", "e1"), meet("a", "e1"), meet("b", "e1"), meet("a", "e2")] == [True, False, True, True]
 
 
-def test_what_a_consumer_did_not_finish_it_meets_again(database: Database) -> None:
+def test_an_unfinished_event_is_processed_again(database: Database) -> None:
     def begin_and_fail() -> None:
         with database.write() as session:
             assert outbox.mark_consumed(session, "a", "e1")
@@ -280,7 +278,7 @@ def test_what_a_consumer_did_not_finish_it_meets_again(database: Database) -> No
             begin_and_fail()
 
 
-def test_of_many_who_meet_an_event_at_once_one_does_the_work(database: Database, at_once: AtOnce) -> None:
+def test_one_of_concurrent_consumers_processes_an_event(database: Database, at_once: AtOnce) -> None:
     def meet() -> bool:
         with database.write() as session:
             return outbox.mark_consumed(session, "a", "e1")
@@ -288,7 +286,7 @@ def test_of_many_who_meet_an_event_at_once_one_does_the_work(database: Database,
     assert sorted(at_once([meet] * 4)) == [False, False, False, True]
 
 
-def test_an_event_that_nobody_takes_is_listed_all_the_same(database: Database, store: Deliveries) -> None:
+def test_an_event_without_consumers_is_listed(database: Database, store: Deliveries) -> None:
     emit(database, "alone", type_="nobody.takes.this.v1")
     assert [(d.event.subject, d.consumer, d.state) for d in store.page("proj_1", None, after=None, limit=9)] == [
         ("alone", "", "pending")
@@ -297,7 +295,7 @@ def test_an_event_that_nobody_takes_is_listed_all_the_same(database: Database, s
     assert [d.state for d in store.page("proj_1", "delivered", after=None, limit=9)] == ["delivered"]
 
 
-def test_what_a_broker_gave_up_on_is_kept_once(database: Database, store: Deliveries) -> None:
+def test_an_event_that_the_broker_gave_up_is_stored_once(database: Database, store: Deliveries) -> None:
     emit(database, "x", project="proj_1")
     event = one_event(store)
     for reason in ("503: first", "503: again"):
@@ -309,7 +307,7 @@ def test_what_a_broker_gave_up_on_is_kept_once(database: Database, store: Delive
 
 
 @pytest.mark.parametrize("reason", ["500: a\0b", "500: a\ud800b"], ids=["NUL", "surrogate"])
-def test_a_reason_is_kept_in_whatever_bytes_it_was_told(reason: str, database: Database, store: Deliveries) -> None:
+def test_a_reason_is_stored_for_any_bytes(reason: str, database: Database, store: Deliveries) -> None:
     emit(database, "a")
     store.fan_out()
     store.mark_failed(one(store), reason, final=True)
@@ -320,7 +318,7 @@ def test_a_reason_is_kept_in_whatever_bytes_it_was_told(reason: str, database: D
 
 @pytest.mark.parametrize("audience", ["operators", None], ids=["this release", "the release before"])
 @pytest.mark.parametrize("data", [{}, {"project_id": "proj_1"}, {"name": "proj-2-model"}])
-def test_an_event_of_kubernetes_is_kept_for_who_runs_the_installation(
+def test_an_event_of_kubernetes_is_stored_for_operators(
     database: Database, store: Deliveries, data: dict[str, Any], audience: str | None
 ) -> None:
     store.record_dead_letter(Event("1", "dev.knative.apiserver.ref.add", "/apis/x", 1.5, data), "a", "503: no")
@@ -336,14 +334,14 @@ def test_an_event_of_kubernetes_is_kept_for_who_runs_the_installation(
     assert store.replay("proj_1", "1", operator=True) == 1
 
 
-def test_an_event_of_kubernetes_that_two_are_told_of_at_once_is_kept_once(store: Deliveries, at_once: AtOnce) -> None:
+def test_an_event_of_kubernetes_is_stored_once_for_concurrent_consumers(store: Deliveries, at_once: AtOnce) -> None:
     told = [Event(str(number), "dev.knative.apiserver.ref.add", "/apis/x", 1.5, {}) for number in range(5)]
     for event in told:
         assert at_once([partial(store.record_dead_letter, event, f"c{at}", "503: no") for at in range(3)]) == [None] * 3
     assert len(store.page("proj_1", "dead", operator=True, after=None, limit=100)) == 15
 
 
-def test_events_of_kubernetes_are_kept_as_dead_letters_up_to_a_bound(
+def test_dead_letters_of_kubernetes_events_are_bounded(
     database: Database, store: Deliveries, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("llmariner.platform.events.deliveries._MAX_KUBERNETES_DEAD_LETTERS", 3)

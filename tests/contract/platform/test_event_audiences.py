@@ -42,12 +42,14 @@ def seen(store: Deliveries, organization_id: str | None) -> list[str]:
     return [delivery.event.subject for delivery in found]
 
 
-def test_a_member_sees_the_projects_and_everybodys_an_owner_the_organizations_too(written: Deliveries) -> None:
+def test_a_member_sees_events_of_the_project_and_shared_ones_an_owner_those_of_the_organization(
+    written: Deliveries,
+) -> None:
     assert seen(written, None) == ["everybodys", "mine"]
     assert seen(written, "org_1") == ["everybodys", "organizations", "mine"]
 
 
-def test_what_somebody_does_not_see_they_do_not_replay(written: Deliveries, database: Database) -> None:
+def test_invisible_events_cannot_be_replayed(written: Deliveries, database: Database) -> None:
     with database.read() as session:
         ids = {row.subject: row.id for row in session.rows(select(events))}
     for subject in ("theirs", "strangers"):
@@ -55,7 +57,7 @@ def test_what_somebody_does_not_see_they_do_not_replay(written: Deliveries, data
             written.replay("proj_1", ids[subject], organization_id="org_1")
 
 
-def test_pages_of_several_audiences_follow_one_another(database: Database) -> None:
+def test_pages_of_several_audiences_are_consecutive(database: Database) -> None:
     store = Deliveries(database, ())
     wanted: list[str] = []
     with database.write() as session:
@@ -83,7 +85,7 @@ def test_a_page_of_a_project_with_few_events_does_not_read_those_of_others(datab
     assert all("ix_events_audience" in plan for plan in plans), plans
 
 
-def test_many_old_events_are_forgotten_in_many_short_transactions(database: Database) -> None:
+def test_old_events_are_pruned_in_short_transactions(database: Database) -> None:
     with database.write() as session:
         for number in range(2500):
             outbox.add(session, "t", f"x{number}", {})

@@ -13,7 +13,7 @@ from llmariner.platform.events.deliveries import Deliveries, Subscription
 from llmariner.platform.events.tables import consumed_events, events
 
 
-def test_old_events_are_forgotten_unless_pending_or_dead(database: Database) -> None:
+def test_old_events_are_pruned_unless_pending_or_dead(database: Database) -> None:
     store = Deliveries(database, [Subscription("taker", "t")])
     with database.write() as session:
         for subject in ("delivered", "dead", "pending", "fresh"):
@@ -31,7 +31,7 @@ def test_old_events_are_forgotten_unless_pending_or_dead(database: Database) -> 
         assert {row.subject for row in session.rows(select(events.c.subject))} == {"dead", "pending", "fresh"}
 
 
-def test_an_event_from_before_the_clock_was_set_back_keeps_no_other(database: Database) -> None:
+def test_an_event_from_before_a_clock_change_keeps_no_other(database: Database) -> None:
     store = Deliveries(database, [])
     with database.write() as session:
         for subject in ("of tomorrow", "old", "fresh"):
@@ -45,7 +45,7 @@ def test_an_event_from_before_the_clock_was_set_back_keeps_no_other(database: Da
         assert {row.subject for row in session.rows(select(events.c.subject))} == {"of tomorrow", "fresh"}
 
 
-def test_what_is_behind_an_event_that_is_kept_waits_for_it(database: Database) -> None:
+def test_events_behind_a_kept_event_are_pruned_later(database: Database) -> None:
     """So nobody looks at every event of a week to find the old ones."""
     with database.write() as session:
         for subject, seconds in (("old", 100), ("young", 0), ("old, too", 100)):
@@ -58,7 +58,7 @@ def test_what_is_behind_an_event_that_is_kept_waits_for_it(database: Database) -
         assert {row.subject for row in session.rows(select(events.c.subject))} == {"young", "old, too"}
 
 
-def test_an_event_of_kubernetes_that_claims_to_be_of_tomorrow_is_of_today(database: Database) -> None:
+def test_an_event_of_kubernetes_with_a_future_time_is_dated_today(database: Database) -> None:
     store = Deliveries(database, [])
     store.record_dead_letter(
         Event("1", "dev.knative.apiserver.ref.add", "/apis/x", time.time() + 86400, {}), "a", "503: no"
@@ -67,7 +67,7 @@ def test_an_event_of_kubernetes_that_claims_to_be_of_tomorrow_is_of_today(databa
         assert session.value(select(events.c.time)) <= session.now()
 
 
-def test_what_consumers_noted_of_old_events_is_forgotten(database: Database) -> None:
+def test_consumer_records_of_old_events_are_pruned(database: Database) -> None:
     with database.write() as session:
         assert outbox.mark_consumed(session, "taker", "old")
         session.run(update(consumed_events).values(at=time.time() - 100))

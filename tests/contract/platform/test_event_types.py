@@ -83,15 +83,15 @@ def emitted(
     return found
 
 
-def test_every_type_in_the_code_is_listed_and_every_listed_one_is_in_the_code() -> None:
+def test_the_listed_types_are_those_in_the_code() -> None:
     assert written() == set(listed())
 
 
-def test_every_listed_type_but_the_tick_happens_here(emitted: dict[str, list[tuple[str, Any]]]) -> None:
+def test_every_listed_type_except_the_tick_is_emitted(emitted: dict[str, list[tuple[str, Any]]]) -> None:
     assert set(emitted) == set(listed()) - {TICK}
 
 
-def test_an_example_has_the_fields_that_are_emitted(emitted: dict[str, list[tuple[str, Any]]]) -> None:
+def test_an_example_has_the_emitted_fields(emitted: dict[str, list[tuple[str, Any]]]) -> None:
     for type_, events in emitted.items():
         example = listed()[type_][1]
         for _, data in events:
@@ -99,20 +99,20 @@ def test_an_example_has_the_fields_that_are_emitted(emitted: dict[str, list[tupl
         assert kinds(example) in [kinds(data) for _, data in events], type_
 
 
-def test_a_subject_is_of_the_form_that_is_listed(emitted: dict[str, list[tuple[str, Any]]]) -> None:
+def test_a_subject_has_the_listed_form(emitted: dict[str, list[tuple[str, Any]]]) -> None:
     for type_, events in emitted.items():
         template = listed()[type_][0]
         for subject, data in events:
             assert subject == template.replace("<id>", data["id"]), type_
 
 
-def test_whose_event_it_is_stands_beside_it(emitted: dict[str, list[tuple[str, Any]]], database: Database) -> None:
+def test_the_listed_audience_is_correct(emitted: dict[str, list[tuple[str, Any]]], database: Database) -> None:
     with database.read() as session:
         rows = session.rows(select(tables.events.c.project_id, tables.events.c.data))
     assert all(json.loads(row.data)["project_id"] == row.project_id for row in rows)
 
 
-def test_the_tick_of_one_machine_is_as_listed(tmp_path: Path) -> None:
+def test_the_standalone_tick_is_as_listed(tmp_path: Path) -> None:
     home = StandalonePlatform(StandaloneSettings(root=tmp_path), {}, EngineEnvironment(tmp_path, engine_lock()))
     upgrade(home.context.database)
     home._write_tick()
@@ -123,7 +123,7 @@ def test_the_tick_of_one_machine_is_as_listed(tmp_path: Path) -> None:
     assert json.loads(row.data) == listed()[TICK][1]
 
 
-def test_the_tick_of_a_cluster_is_as_listed() -> None:
+def test_the_cluster_tick_is_as_listed() -> None:
     documents = yaml.safe_load_all((CHECKOUT / "manifests/base/60-eventing/sweep.yaml").read_text())
     [source] = [document for document in documents if document and document["kind"] == "PingSource"]
     assert kinds(json.loads(source["spec"]["data"])) == kinds(listed()[TICK][1])

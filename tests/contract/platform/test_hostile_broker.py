@@ -121,7 +121,7 @@ ANSWERS: dict[str, Answer] = {
 
 
 @pytest.mark.parametrize("answer", ANSWERS.values(), ids=ANSWERS.keys())
-def test_no_answer_but_an_acceptance_is_one(answer: Answer, database: Database, peer: Peer) -> None:
+def test_only_a_success_status_counts_as_accepted(answer: Answer, database: Database, peer: Peer) -> None:
     emit(database, "a", "a")
     publisher, peer.answer = Publisher(database, BrokerSettings(peer.url)), answer
     began = time.monotonic()
@@ -135,7 +135,7 @@ def test_no_answer_but_an_acceptance_is_one(answer: Answer, database: Database, 
     assert PublishQueue(database).backlog().events == 0
 
 
-def test_an_event_that_is_never_answered_holds_up_its_subject_only(database: Database, peer: Peer) -> None:
+def test_an_event_without_a_response_blocks_only_its_subject(database: Database, peer: Peer) -> None:
     emit(database, "poison", "b", "poison", "c")
     publisher = Publisher(database, BrokerSettings(peer.url))
     peer.answer = lambda connection, request: None if b": poison\r\n" in request else connection.sendall(TAKEN)
@@ -152,14 +152,14 @@ def test_an_event_that_is_never_answered_holds_up_its_subject_only(database: Dat
 
 
 @pytest.mark.parametrize("subject", ["models/日本", "models/ü", 'a "b" 100%', "line\r\nce-id: other"])
-def test_any_text_is_a_subject(subject: str, database: Database, peer: Peer) -> None:
+def test_any_text_is_a_valid_subject(subject: str, database: Database, peer: Peer) -> None:
     emit(database, subject, "b")
     assert Publisher(database, BrokerSettings(peer.url)).publish() == 2
     assert peer.requests[0].isascii()
     assert peer.requests[0].count(b"ce-id: ") == 1
 
 
-def test_an_event_that_can_not_be_sent_is_a_dead_letter_and_stops_no_other(database: Database, peer: Peer) -> None:
+def test_an_unsendable_event_becomes_a_dead_letter_and_blocks_no_other(database: Database, peer: Peer) -> None:
     emit(database, "a", "b")
     with database.write() as session:
         session.run(update(events).where(events.c.subject == "a").values(time=1e18))
@@ -169,7 +169,7 @@ def test_an_event_that_can_not_be_sent_is_a_dead_letter_and_stops_no_other(datab
     assert PublishQueue(database).backlog().events == 0
 
 
-def test_a_clock_that_was_set_back_keeps_no_event_waiting(database: Database, peer: Peer) -> None:
+def test_a_clock_set_back_delays_no_event(database: Database, peer: Peer) -> None:
     emit(database, "a", "b")
     tomorrow = time.time() + 86400
     publisher, peer.answer = Publisher(database, BrokerSettings(peer.url)), always(b"HTTP/1.1 503 No\r\n\r\n")

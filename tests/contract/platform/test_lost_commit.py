@@ -102,7 +102,7 @@ def stored(database: Database) -> bool:
     ids=["committed", "lost"],
     indirect=["through"],
 )
-def test_nobody_is_told_that_nothing_was_changed(through: Database, there: bool, database: Database) -> None:
+def test_an_unknown_outcome_is_not_reported_as_unchanged(through: Database, there: bool, database: Database) -> None:
     with pytest.raises(Unavailable, match="may have been made or not") as failed:
         write_one(through)
     assert (failed.value.code, failed.value.headers) == ("outcome_unknown", {"x-should-retry": "false"})
@@ -110,7 +110,7 @@ def test_nobody_is_told_that_nothing_was_changed(through: Database, there: bool,
 
 
 @pytest.mark.parametrize("through", [(b"INSERT", True)], indirect=True)
-def test_what_breaks_before_the_end_changed_nothing(through: Database, database: Database) -> None:
+def test_a_connection_lost_before_the_commit_changed_nothing(through: Database, database: Database) -> None:
     with pytest.raises(Unavailable, match="Nothing was changed"):
         write_one(through)
     assert not stored(database)

@@ -49,14 +49,14 @@ def test_an_empty_database_has_no_revision(new_database: NewDatabase) -> None:
     assert current(new_database()) is None
 
 
-def test_an_upgrade_from_nothing_arrives_at_the_head(new_database: NewDatabase) -> None:
+def test_an_upgrade_of_an_empty_database_ends_at_the_head(new_database: NewDatabase) -> None:
     database = new_database()
     upgrade(database)
     assert current(database) == head()
     assert tables(database) == set(metadata.tables)
 
 
-def test_an_upgrade_of_what_is_up_to_date_keeps_the_data(new_database: NewDatabase) -> None:
+def test_an_upgrade_of_a_current_database_keeps_the_data(new_database: NewDatabase) -> None:
     database = new_database()
     upgrade(database)
     fill(database)
@@ -64,7 +64,7 @@ def test_an_upgrade_of_what_is_up_to_date_keeps_the_data(new_database: NewDataba
     assert [model.id for model in all_models(database)] == ["org/model"]
 
 
-def test_a_downgrade_to_the_base_leaves_no_table_and_can_be_upgraded_again(new_database: NewDatabase) -> None:
+def test_a_downgrade_to_the_base_removes_every_table_and_can_be_upgraded(new_database: NewDatabase) -> None:
     database = new_database()
     upgrade(database)
     fill(database)
@@ -78,13 +78,13 @@ def test_a_downgrade_to_the_base_leaves_no_table_and_can_be_upgraded_again(new_d
 
 
 @pytest.mark.filterwarnings("ignore:.*expression-based index")
-def test_the_schema_of_the_code_is_the_schema_of_the_migrations(installed: Database) -> None:
+def test_the_schema_of_the_code_matches_the_migrations(installed: Database) -> None:
     with installed.engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
         assert compare_metadata(context, metadata) == []
 
 
-def test_two_upgrades_at_once_both_end_well(new_url: Callable[[], str]) -> None:
+def test_two_concurrent_upgrades_succeed(new_url: Callable[[], str]) -> None:
     url = new_url()
     command = [sys.executable, "-c", INSTALLER, url]
     installers = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(2)]
@@ -96,7 +96,7 @@ def test_two_upgrades_at_once_both_end_well(new_url: Callable[[], str]) -> None:
     database.close()
 
 
-def test_a_failing_migration_leaves_nothing_behind(new_database: NewDatabase) -> None:
+def test_a_failed_migration_changes_nothing(new_database: NewDatabase) -> None:
     database = new_database()
     with database.write() as session:
         session.run(text("CREATE TABLE ledger_events (request_id VARCHAR(64))"))
@@ -110,7 +110,7 @@ def all_models(database: Database) -> list[Any]:
     return ModelRegistry(database).page(ModelSelector(None), after=None, limit=10)
 
 
-def test_revisions_are_one_row_per_kind_of_thing(new_database: NewDatabase) -> None:
+def test_revisions_have_one_row_per_kind(new_database: NewDatabase) -> None:
     database = new_database()
     upgrade(database)
     fill(database)

@@ -58,7 +58,7 @@ def read_users(database: Database) -> None:
         session.rows(select(users.c.id))
 
 
-def test_who_reads_for_long_holds_up_the_upgrade_and_nobody_else(older: Database) -> None:
+def test_a_long_read_delays_the_upgrade_only(older: Database) -> None:
     with held(older, "SELECT count(*) FROM users"):
         upgrading = threading.Thread(target=upgrade, args=(older,))
         upgrading.start()
@@ -70,7 +70,7 @@ def test_who_reads_for_long_holds_up_the_upgrade_and_nobody_else(older: Database
     assert current(older) == head()
 
 
-def test_what_a_migration_locked_is_free_before_the_next_one(older: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_locks_of_a_migration_are_released_before_the_next(older: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(migrating, "_MAX_ATTEMPTS", 1)
     # 0009 changes `users`; 0017 builds an index of a table that somebody is writing.
     with held(older, "LOCK TABLE ledger_requests IN ROW EXCLUSIVE MODE"):

@@ -56,7 +56,7 @@ def started(previous: Path, database: Database) -> subprocess.Popen[str]:
     )
 
 
-def test_both_releases_write_and_read_at_once(previous: Path, new_database: Callable[[], Database]) -> None:
+def test_both_releases_write_and_read_concurrently(previous: Path, new_database: Callable[[], Database]) -> None:
     database = new_database()
     upgrade(database)
     process, ledger, now = started(previous, database), Ledger(database), time.time()
@@ -91,6 +91,6 @@ def test_a_migration_since_then_only_adds(migration: str) -> None:
         assert "nullable=False" not in column or "server_default" in column, column
 
 
-def test_revisions_are_numbered_one_after_the_other() -> None:
+def test_revisions_are_consecutive() -> None:
     numbers = sorted(path.name[:4] for path in VERSIONS.glob("[0-9]*.py"))
     assert numbers == [f"{number:04}" for number in range(1, len(numbers) + 1)]

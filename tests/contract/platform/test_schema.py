@@ -30,7 +30,7 @@ def test_the_newest_revision_is_the_head_of_the_migrations() -> None:
     assert newest_revision() == head()
 
 
-def test_a_database_without_a_schema_is_to_be_migrated(new_database: NewDatabase) -> None:
+def test_a_database_without_a_schema_needs_a_migration(new_database: NewDatabase) -> None:
     never, undone = new_database(), new_database()
     upgrade(undone)
     downgrade(undone, "base")
@@ -42,7 +42,7 @@ def test_a_database_without_a_schema_is_to_be_migrated(new_database: NewDatabase
         assert "migrations Job" in found.reason
 
 
-def test_an_older_schema_is_to_be_migrated(new_database: NewDatabase) -> None:
+def test_an_older_schema_needs_a_migration(new_database: NewDatabase) -> None:
     database = new_database()
     upgrade(database, "0008")
     found = schema_mismatch(database)
@@ -53,7 +53,7 @@ def test_an_older_schema_is_to_be_migrated(new_database: NewDatabase) -> None:
     assert schema_mismatch(database) is None
 
 
-def test_a_newer_schema_that_serves_this_version_will_do_and_one_that_does_not_will_not(
+def test_a_newer_schema_is_accepted_if_it_serves_this_version(
     new_database: NewDatabase,
 ) -> None:
     database = new_database()
@@ -67,7 +67,7 @@ def test_a_newer_schema_that_serves_this_version_will_do_and_one_that_does_not_w
     assert "serves code of revision 9998" in found.reason
 
 
-def test_a_function_is_ready_once_the_schema_is_and_stays_so(
+def test_a_function_becomes_ready_with_the_schema_and_stays_ready(
     new_database: NewDatabase, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("llmariner.http.middleware.readiness._RETRY_SECONDS", 0.0)
@@ -87,5 +87,5 @@ def test_a_function_is_ready_once_the_schema_is_and_stays_so(
     readiness._context.database.close()
 
 
-def test_a_database_that_is_away_holds_no_request_back(tmp_path: Path) -> None:
+def test_a_database_that_is_down_blocks_no_request(tmp_path: Path) -> None:
     Readiness(Context({"LLMARINER_DATABASE_URL": f"sqlite:///{tmp_path}/nowhere/x.db"})).check()

@@ -43,19 +43,19 @@ def names(database: Database) -> list[str]:
         return [row.id for row in session.rows(select(users.c.id).order_by(users.c.id))]
 
 
-def test_a_block_that_ends_well_is_committed(database: Database) -> None:
+def test_a_successful_block_is_committed(database: Database) -> None:
     with database.write() as session:
         session.add(users, **user("a"))
     assert names(database) == ["a"]
 
 
-def test_a_block_left_by_an_exception_changes_nothing(database: Database) -> None:
+def test_a_block_that_raises_changes_nothing(database: Database) -> None:
     with pytest.raises(RuntimeError):
         write(database, add_user("a"), fail)
     assert names(database) == []
 
 
-def test_a_transaction_sees_what_it_wrote_and_others_do_not_until_its_end(database: Database) -> None:
+def test_a_transaction_sees_its_own_writes_and_others_do_not_before_the_commit(database: Database) -> None:
     with database.write() as session:
         session.add(users, **user("a"))
         assert session.value(select(func.count()).select_from(users)) == 1
@@ -63,7 +63,7 @@ def test_a_transaction_sees_what_it_wrote_and_others_do_not_until_its_end(databa
     assert names(database) == ["a"]
 
 
-def test_a_taken_key_is_a_duplicate_and_the_block_changes_nothing(database: Database) -> None:
+def test_a_taken_key_is_a_duplicate_and_rolls_back(database: Database) -> None:
     with database.write() as session:
         session.add(users, **user("a"))
     with pytest.raises(Duplicate):
@@ -71,13 +71,13 @@ def test_a_taken_key_is_a_duplicate_and_the_block_changes_nothing(database: Data
     assert names(database) == ["a"]
 
 
-def test_a_reference_to_nothing_is_a_duplicate(database: Database) -> None:
+def test_a_dangling_reference_is_a_duplicate(database: Database) -> None:
     row = {"id": "proj_1", "organization_id": "nobody", "title": "x", "is_default": False, "created_at": 1}
     with pytest.raises(Duplicate), database.write() as session:
         session.add(projects, **row)
 
 
-def test_insert_if_absent_counts_only_what_was_not_there(database: Database) -> None:
+def test_insert_if_absent_counts_inserted_rows(database: Database) -> None:
     with database.write() as session:
         assert session.insert_if_absent(users, [user("a"), user("b")]) == 2
         assert session.insert_if_absent(users, [user("b"), user("c")]) == 1
@@ -85,14 +85,14 @@ def test_insert_if_absent_counts_only_what_was_not_there(database: Database) -> 
     assert names(database) == ["a", "b", "c"]
 
 
-def test_run_returns_the_number_of_rows_touched(database: Database) -> None:
+def test_run_returns_the_number_of_affected_rows(database: Database) -> None:
     with database.write() as session:
         session.insert_if_absent(users, [user("a"), user("b")])
         assert session.run(update(users).values(created_at=2)) == 2
         assert session.run(update(users).where(users.c.id == "c").values(created_at=3)) == 0
 
 
-def test_first_and_value_are_none_where_there_is_nothing(database: Database) -> None:
+def test_first_and_value_are_none_without_rows(database: Database) -> None:
     with database.read() as session:
         assert session.first(select(users)) is None
         assert session.value(select(users.c.id)) is None
@@ -107,7 +107,7 @@ def test_a_reading_session_cannot_write(database: Database) -> None:
         assert isinstance(writing, WriteSession)
 
 
-def test_writers_at_once_lose_no_increment(database: Database, at_once: AtOnce) -> None:
+def test_concurrent_writers_lose_no_increment(database: Database, at_once: AtOnce) -> None:
     def raise_it() -> int:
         with database.write() as session:
             return next_revision(session, "things")
@@ -116,7 +116,7 @@ def test_writers_at_once_lose_no_increment(database: Database, at_once: AtOnce) 
     assert sorted(found) == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_revision_that_was_rolled_back_is_given_out_again(database: Database) -> None:
+def test_a_rolled_back_revision_is_reused(database: Database) -> None:
     seen: list[int] = []
     with pytest.raises(RuntimeError):
         write(database, lambda session: seen.append(next_revision(session, "things")), fail)
@@ -127,7 +127,7 @@ def test_a_revision_that_was_rolled_back_is_given_out_again(database: Database) 
         assert session.value(select(func.count()).select_from(revisions)) == 2
 
 
-def test_a_number_that_the_column_cannot_hold_is_refused(database: Database) -> None:
+def test_a_number_out_of_the_columns_range_is_rejected(database: Database) -> None:
     beyond = 10**30
     with pytest.raises(InvalidRequest), database.write() as session:
         session.run(update(organizations).where(organizations.c.created_at == beyond).values(created_at=beyond))
@@ -153,7 +153,7 @@ def test_a_file_that_cannot_be_opened_is_unavailable(tmp_path: Path) -> None:
     away.close()
 
 
-def test_a_connection_that_was_cut_in_a_transaction_is_unavailable_and_the_next_works(server: Database) -> None:
+def test_a_connection_lost_in_a_transaction_is_unavailable_and_the_next_works(server: Database) -> None:
     def cut(session: WriteSession) -> None:
         pid = int(session.value(text("SELECT pg_backend_pid()")))
         write(server, lambda other: other.value(text("SELECT pg_terminate_backend(:pid)").bindparams(pid=pid)))
@@ -163,7 +163,7 @@ def test_a_connection_that_was_cut_in_a_transaction_is_unavailable_and_the_next_
     assert names(server) == []
 
 
-def test_a_connection_that_was_cut_while_idle_is_not_noticed(server: Database) -> None:
+def test_a_connection_lost_while_idle_is_replaced(server: Database) -> None:
     with server.read() as session, server.read() as other:
         assert session.value(_PID) != other.value(_PID)
     write(server, lambda session: session.value(text(_CUT_OTHERS)))

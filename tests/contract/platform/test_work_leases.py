@@ -24,7 +24,7 @@ def end_all(database: Database) -> None:
         session.run(update(work_leases).values(expires_at=0.0))
 
 
-def test_of_many_who_take_it_at_once_one_has_it(database: Database, at_once: AtOnce) -> None:
+def test_one_of_concurrent_processes_gets_the_lease(database: Database, at_once: AtOnce) -> None:
     takers = leases(database, *"abcdef")
     taken = at_once([partial(taker.acquire, 30.0) for taker in takers])
     assert sorted(taken, key=str) == [0, *[None] * 5]
@@ -34,7 +34,7 @@ def test_of_many_who_take_it_at_once_one_has_it(database: Database, at_once: AtO
     assert takers[0].acquire(30.0) == 5
 
 
-def test_a_request_that_comes_while_it_is_held_keeps_it_held(database: Database) -> None:
+def test_a_request_during_a_lease_extends_it(database: Database) -> None:
     first, second = leases(database, "a", "b")
     assert first.acquire(30.0) == 0
     assert second.acquire(30.0) is None
@@ -47,7 +47,7 @@ def test_a_request_that_comes_while_it_is_held_keeps_it_held(database: Database)
     assert second.acquire(30.0) == 2, "who has it may acquire it again, as one does whose work failed"
 
 
-def test_who_lost_it_neither_renews_nor_gives_back_what_another_has(database: Database) -> None:
+def test_a_former_holder_neither_renews_nor_releases(database: Database) -> None:
     first, second = leases(database, "a", "b")
     assert first.acquire(30.0) == 0
     end_all(database)
@@ -58,7 +58,7 @@ def test_who_lost_it_neither_renews_nor_gives_back_what_another_has(database: Da
     assert second.renew(30.0)
 
 
-def test_while_it_is_paused_nobody_has_it_and_nothing_is_noted(database: Database) -> None:
+def test_a_paused_lease_has_no_holder_and_records_no_request(database: Database) -> None:
     first, second = leases(database, "a", "b")
     assert first.acquire(30.0) == 0
     first.pause(30.0)
@@ -67,7 +67,7 @@ def test_while_it_is_paused_nobody_has_it_and_nothing_is_noted(database: Databas
     assert second.acquire(30.0) == 0
 
 
-def test_a_lease_from_before_the_clock_was_set_back_is_over(database: Database) -> None:
+def test_a_lease_from_before_a_clock_change_is_expired(database: Database) -> None:
     first, second = leases(database, "a", "b")
     assert first.acquire(30.0) == 0
     with database.write() as session:

@@ -58,7 +58,7 @@ def command(snippet: Snippet, folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("snippet", ALL, ids=[f"{s.page}-{n}-{s.language}" for n, s in enumerate(ALL)])
-def test_a_snippet_prints_what_its_page_says(
+def test_a_snippet_prints_the_documented_output(
     snippet: Snippet, platform: Platform, variables: Callable[[], Variables], tmp_path: Path
 ) -> None:
     env = {**variables(), "LLMARINER_BASE_URL": platform.base_url, "LLMARINER_API_KEY": platform.api_key}

@@ -20,13 +20,13 @@ def outcomes(tried: Callable[..., Outcomes]) -> Outcomes:
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
-def test_the_client_can(outcomes: Outcomes, capability: str) -> None:
+def test_the_client_supports(outcomes: Outcomes, capability: str) -> None:
     assert outcomes[capability] == "ok"
 
 
-def test_the_script_tries_what_its_table_names(outcomes: Outcomes) -> None:
+def test_the_script_covers_its_table(outcomes: Outcomes) -> None:
     assert outcomes.names == CAPABILITIES
 
 
-def test_a_closed_stream_is_booked_as_cancelled(outcomes: Outcomes) -> None:
+def test_a_closed_stream_is_recorded_as_cancelled(outcomes: Outcomes) -> None:
     assert outcomes.cancelled == 1

@@ -20,14 +20,14 @@ def outcomes(request: pytest.FixtureRequest, tried: Callable[..., Outcomes]) -> 
 
 
 @pytest.mark.parametrize("capability", CAPABILITIES)
-def test_the_client_can(outcomes: Outcomes, capability: str) -> None:
+def test_the_client_supports(outcomes: Outcomes, capability: str) -> None:
     assert outcomes[capability] == "ok"
 
 
-def test_the_script_tries_what_its_table_names(outcomes: Outcomes) -> None:
+def test_the_script_covers_its_table(outcomes: Outcomes) -> None:
     assert outcomes.names == CAPABILITIES
 
 
-def test_a_closed_stream_is_booked_as_cancelled_and_one_read_to_its_end_is_not(outcomes: Outcomes) -> None:
+def test_a_closed_stream_is_recorded_as_cancelled_and_a_complete_one_is_not(outcomes: Outcomes) -> None:
     """The SDK closes its connection as soon as it has read [DONE], which is no hang-up."""
     assert outcomes.cancelled == 1

@@ -62,7 +62,7 @@ def command(script: str, folder: Path) -> list[str | Path]:
 
 
 @pytest.mark.parametrize("script", SCRIPT_NAMES)
-def test_no_capability_is_proved_by_an_empty_answer(script: str, server: str, tmp_path: Path) -> None:
+def test_an_empty_response_proves_no_capability(script: str, server: str, tmp_path: Path) -> None:
     env = {
         "PATH": os.environ["PATH"],
         "OPENAI_BASE_URL": server,
@@ -75,7 +75,7 @@ def test_no_capability_is_proved_by_an_empty_answer(script: str, server: str, tm
     assert [name for name in outcomes.names if not outcomes[name].startswith("failed ")] == []
 
 
-def test_what_a_script_did_not_come_to_is_not_ok() -> None:
+def test_an_unreached_capability_is_not_ok() -> None:
     outcomes = Outcomes("ok chat\nfailed stream: no text\nskipped tools: no key\nnoise\n", "Traceback: gone")
     assert outcomes.names == ["chat", "stream", "tools"]
     assert [outcomes[name] for name in outcomes.names] == ["ok", "failed stream: no text", "skipped tools: no key"]

@@ -63,7 +63,7 @@ def phases(comments: list[dict[str, Any]]) -> list[str]:
     return list(dict.fromkeys(str(comment["phase"]) for comment in comments))
 
 
-def test_a_whole_answer_is_counted_to_the_token(platform: Platform) -> None:
+def test_a_non_streamed_response_is_counted_to_the_token(platform: Platform) -> None:
     platform.chat(PARIS, max_tokens=1)
     before = platform.engine_metric(TOKENS)
     answer = platform.chat(PARIS)
@@ -74,7 +74,7 @@ def test_a_whole_answer_is_counted_to_the_token(platform: Platform) -> None:
     assert platform.engine_metric(TOKENS) - before == answer["usage"]["completion_tokens"]
 
 
-def test_a_hang_up_reaches_the_engine(platform: Platform) -> None:
+def test_a_disconnect_reaches_the_engine(platform: Platform) -> None:
     platform.chat(PARIS, max_tokens=1)
     before = platform.engine_metric(TOKENS)
     body = platform.chat_body("Tell a long story.", stream=True, max_tokens=3000, ignore_eos=True)
@@ -100,7 +100,7 @@ def test_a_hang_up_reaches_the_engine(platform: Platform) -> None:
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
-def test_an_answer_nobody_waited_for_is_counted_to_the_token(platform: Platform, path: str) -> None:
+def test_a_response_of_a_disconnected_client_is_counted_to_the_token(platform: Platform, path: str) -> None:
     platform.chat(PARIS, max_tokens=1)
     names = {"completion_tokens": TOKENS, "prompt_tokens": "vllm:prompt_tokens_total"}
     before = {column: platform.engine_metric(name) for column, name in names.items()}
@@ -122,7 +122,7 @@ def test_an_answer_nobody_waited_for_is_counted_to_the_token(platform: Platform,
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
-def test_of_several_answers_cut_off_the_prompt_is_counted_once_and_each_answer_once(
+def test_several_interrupted_choices_count_the_prompt_once_and_each_choice_once(
     platform: Platform, path: str, stream: bool
 ) -> None:
     prompts = ["Once upon a time", "It was a dark night and"]
@@ -164,7 +164,7 @@ def cosine(one: list[float], other: list[float]) -> float:
     return product / math.sqrt(sum(a * a for a in one)) / math.sqrt(sum(b * b for b in other))
 
 
-def test_embeddings_of_like_meaning_are_alike(platform: Platform) -> None:
+def test_embeddings_of_similar_texts_are_similar(platform: Platform) -> None:
     texts = ["A cat sleeps on the sofa.", "A kitten naps on the couch.", "The parliament passed the budget."]
     answer = platform.post("/v1/embeddings", {"model": EMBEDDING_MODEL, "input": texts})
     cat, kitten, budget = (row["embedding"] for row in answer["data"])
@@ -175,14 +175,14 @@ def test_embeddings_of_like_meaning_are_alike(platform: Platform) -> None:
     assert row["completion_tokens"] == 0
 
 
-def test_a_text_survives_tokenizing(platform: Platform) -> None:
+def test_a_text_survives_tokenization(platform: Platform) -> None:
     text = "Ship’s log: 3 knots, 42°N — all well."
     tokens = platform.post("/v1/tokenize", {"model": CHAT_MODEL, "prompt": text})["tokens"]
     assert len(tokens) > 5
     assert platform.post("/v1/detokenize", {"model": CHAT_MODEL, "tokens": tokens})["prompt"] == text
 
 
-def test_a_strict_schema_is_kept(platform: Platform) -> None:
+def test_a_strict_schema_is_followed(platform: Platform) -> None:
     # No numbers: nothing in a grammar ends one, and a model this small may count on for ever.
     properties = {"city": {"type": "string"}, "is_capital": {"type": "boolean"}, "size": {"enum": ["small", "large"]}}
     schema = {
@@ -217,7 +217,7 @@ def test_a_required_tool_is_called_with_arguments_of_its_schema(platform: Platfo
     assert isinstance(arguments["city"], str)
 
 
-def test_log_probabilities_come_with_their_alternatives(platform: Platform) -> None:
+def test_log_probabilities_include_alternatives(platform: Platform) -> None:
     answer = platform.chat(PARIS, logprobs=True, top_logprobs=3, max_tokens=8)
     content = answer["choices"][0]["logprobs"]["content"]
     assert len(content) == answer["usage"]["completion_tokens"]

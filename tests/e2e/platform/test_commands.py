@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
 
-def test_a_second_up_says_that_it_runs_and_shows_no_key(platform: Platform) -> None:
+def test_a_second_up_reports_the_running_platform_and_shows_no_key(platform: Platform) -> None:
     pid = platform.pid
     done = platform.llma("up")
     assert done.returncode == 0
@@ -26,7 +26,7 @@ def test_a_second_up_says_that_it_runs_and_shows_no_key(platform: Platform) -> N
     assert platform.pid == pid
 
 
-def test_the_home_keeps_its_secrets_to_itself(platform: Platform) -> None:
+def test_the_home_folder_is_private(platform: Platform) -> None:
     for name in ("admin.key", "pepper", "service-secret"):
         assert (platform.home / name).stat().st_mode & 0o077 == 0
     assert platform.home.stat().st_mode & 0o077 == 0
@@ -42,7 +42,7 @@ def test_status_shows_each_model_and_its_phase(platform: Platform) -> None:
     assert '"phase": "ready"' in text
 
 
-def test_doctor_finds_every_part_well(platform: Platform) -> None:
+def test_doctor_passes_every_check(platform: Platform) -> None:
     done = platform.llma("doctor", "-o", "json")
     checks = {check["check"]: check for check in json.loads(done.stdout)["checks"]}
     expected = {"engine environment", f"model {CHAT_MODEL}", "secrets", "platform", "memory", f"answer of {CHAT_MODEL}"}

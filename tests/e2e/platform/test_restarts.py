@@ -25,7 +25,7 @@ def until_gone(platform: Platform, seconds: float) -> float:
     return time.monotonic() - began
 
 
-def test_up_after_down_is_serving_again_within_seconds_with_the_same_key(platform: Platform) -> None:
+def test_up_after_down_serves_within_seconds_with_the_same_key(platform: Platform) -> None:
     platform.chat(PARIS, max_tokens=1)
     key = platform.api_key
     began = time.monotonic()
@@ -53,7 +53,7 @@ def test_a_killed_platform_leaves_no_engine_and_the_next_up_works(platform: Plat
     assert "Paris" in answer["choices"][0]["message"]["content"]
 
 
-def test_down_twice_says_that_nothing_ran(platform: Platform) -> None:
+def test_a_second_down_reports_that_nothing_runs(platform: Platform) -> None:
     platform.down()
     done = platform.llma("down")
     assert (done.returncode, "not running" in done.stdout) == (0, True)

@@ -33,7 +33,7 @@ def refusal(platform: Platform, body: dict[str, Any]) -> tuple[int, dict[str, An
     ],
     ids=["a text that is none", "a part that is none", "a value out of range", "a name that is none"],
 )
-def test_a_refusal_is_one_sentence_about_a_field_by_its_openai_name(
+def test_an_error_is_one_sentence_that_names_openais_field(
     platform: Platform, fields: dict[str, Any], param: str | None
 ) -> None:
     status, error = refusal(platform, platform.chat_body("hi") | fields)
@@ -46,7 +46,7 @@ def test_a_refusal_is_one_sentence_about_a_field_by_its_openai_name(
         assert (error["param"] or "").startswith(param)
 
 
-def test_usage_is_null_in_all_events_but_the_last(platform: Platform) -> None:
+def test_usage_is_null_in_all_events_except_the_last(platform: Platform) -> None:
     body = platform.chat_body("hi", stream=True, max_tokens=5, stream_options={"include_usage": True})
     stream = platform.open(PATH, body)
     *events, last = list(stream.events())
@@ -55,7 +55,7 @@ def test_usage_is_null_in_all_events_but_the_last(platform: Platform) -> None:
     assert last["usage"]["completion_tokens"] <= 5
 
 
-def test_a_schema_without_an_end_is_refused_before_the_engine_is_asked(platform: Platform) -> None:
+def test_a_circular_schema_is_rejected_before_the_engine_is_called(platform: Platform) -> None:
     described = {"name": "x", "schema": {"$ref": "#"}}
     body = platform.chat_body("hi", response_format={"type": "json_schema", "json_schema": described})
     _, error = refusal(platform, body)

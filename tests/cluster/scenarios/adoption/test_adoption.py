@@ -27,7 +27,7 @@ def asking(installed: Installed) -> Iterator[Asking]:
     asking.close()
 
 
-def test_it_is_known_in_seconds_and_forgotten_in_seconds(asking: Asking) -> None:
+def test_an_inference_service_is_imported_and_removed_within_seconds(asking: Asking) -> None:
     lab = asking.installed.lab
     known, forgotten = [], []
     for _ in range(3):

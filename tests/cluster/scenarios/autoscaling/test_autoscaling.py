@@ -49,7 +49,7 @@ def model(asking: Asking) -> Iterator[str]:
     asking.installed.call("DELETE", f"/models/{name}")
 
 
-def test_the_autoscaler_wakes_nothing_puts_nothing_to_sleep_and_goes_with_the_model(asking: Asking, model: str) -> None:
+def test_the_autoscaler_never_scales_to_or_from_zero_and_is_deleted_with_the_model(asking: Asking, model: str) -> None:
     answer = asking.stream(model, PARIS, wait=_PATIENCE, max_tokens=4)
     assert answer.error is None, answer.error
     name = asking.service(model)

@@ -20,7 +20,7 @@ _LIMIT = {"name": "LLMARINER_BODY_LIMIT", "value": "1024"}
 _LARGE = Call("POST", "/v1/tokenize", {}, {"model": "no-such-model", "prompt": "x" * 2000})
 
 
-def test_a_share_of_the_calls_and_back(installed: Installed) -> None:
+def test_traffic_is_split_and_restored(installed: Installed) -> None:
     functions = Functions(installed)
     before = functions.services()[_FUNCTION]
     old = before["status"]["latestReadyRevisionName"]

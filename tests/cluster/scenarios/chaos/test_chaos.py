@@ -72,7 +72,7 @@ def engines(asking: Asking) -> Iterator[tuple[str, str]]:
         yield names
 
 
-def test_killed_parts_lose_no_event_and_no_token(asking: Asking, engines: tuple[str, str]) -> None:
+def test_killed_components_lose_no_event_and_no_token(asking: Asking, engines: tuple[str, str]) -> None:
     steady, victim = engines
     loads = [Load(asking, steady), Load(asking, steady, tokens=120), Load(asking, victim)]
     counter = Counting(asking, steady)
@@ -97,7 +97,7 @@ def test_killed_parts_lose_no_event_and_no_token(asking: Asking, engines: tuple[
 
 
 @pytest.mark.parametrize("away", ["internal_gateway", "database", "api_server"])
-def test_models_that_are_awake_are_served_while_a_part_is_away(
+def test_running_models_are_served_while_a_component_is_down(
     away: str, asking: Asking, engines: tuple[str, str]
 ) -> None:
     lab, (model, _) = asking.installed.lab, engines

@@ -43,7 +43,7 @@ def asked_for_identity(installed: Installed) -> Iterator[Installed]:
         _apply(installed, plain)
 
 
-def test_strangers_are_refused_and_our_events_arrive(asked_for_identity: Installed) -> None:
+def test_unauthenticated_events_are_rejected_and_platform_events_arrive(asked_for_identity: Installed) -> None:
     installed = asked_for_identity
     assert _audience(installed) == "eventing.knative.dev/broker/llmariner/default"
     assert _published_by_a_stranger(installed) in (401, 403)

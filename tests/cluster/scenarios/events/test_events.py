@@ -59,7 +59,7 @@ def every_minute(installed: Installed) -> Iterator[None]:
     _schedule(installed, source["spec"]["schedule"])
 
 
-def test_what_a_consumer_fails_at_is_retried_kept_and_replayed(functions: Functions, models: list[str]) -> None:
+def test_failed_deliveries_are_retried_stored_and_replayed(functions: Functions, models: list[str]) -> None:
     installed = functions.installed
     variables = functions.services()["model-loader"]["spec"]["template"]["spec"]["containers"][0]["env"]
     place = [each["name"] for each in variables].index(_NOWHERE["name"])
@@ -84,7 +84,9 @@ def test_what_a_consumer_fails_at_is_retried_kept_and_replayed(functions: Functi
     until("no dead letter", lambda: "still there" if _dead(installed, model) else None)
 
 
-def test_what_the_broker_missed_is_swept(functions: Functions, models: list[str], every_minute: None) -> None:
+def test_events_that_the_broker_missed_are_published_by_the_sweep(
+    functions: Functions, models: list[str], every_minute: None
+) -> None:
     installed = functions.installed
     with _no_broker(installed):
         for _ in range(5):
@@ -98,7 +100,7 @@ def test_what_the_broker_missed_is_swept(functions: Functions, models: list[str]
     until("published", lambda: "not yet" if _unpublished(installed) & set(models) else None)
 
 
-def test_what_a_killed_function_had_not_published_is_swept(
+def test_unpublished_events_of_a_killed_function_are_published_by_the_sweep(
     functions: Functions, models: list[str], every_minute: None
 ) -> None:
     installed = functions.installed
@@ -122,7 +124,7 @@ def test_what_a_killed_function_had_not_published_is_swept(
     until("another copy", lambda: None if installed.call("GET", "/models")[0] == 200 else "no answer")
 
 
-def test_an_event_that_comes_again_changes_nothing(functions: Functions, models: list[str]) -> None:
+def test_a_repeated_event_changes_nothing(functions: Functions, models: list[str]) -> None:
     installed = functions.installed
     model = _create(installed, models)
     until("loaded", lambda: _not_loaded(installed, [model]))

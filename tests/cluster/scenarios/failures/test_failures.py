@@ -52,7 +52,7 @@ def failed(answer: Answer, cause: str) -> None:
 
 
 @pytest.mark.parametrize("what", BROKEN)
-def test_the_cause_is_told_and_others_are_served(what: str, asking: Asking) -> None:
+def test_the_cause_is_reported_and_other_models_are_served(what: str, asking: Asking) -> None:
     make, cause = BROKEN[what]
     mark = uuid.uuid4().hex[:6]
     broken, sound = f"broken-{mark}", f"sound-{mark}"
@@ -66,7 +66,7 @@ def test_the_cause_is_told_and_others_are_served(what: str, asking: Asking) -> N
         assert asking.whole(sound, wait=60).status == 200
 
 
-def test_weights_that_are_not_there(asking: Asking) -> None:
+def test_missing_weights(asking: Asking) -> None:
     name = f"weightless-{uuid.uuid4().hex[:6]}"
     body = {
         "id": name,

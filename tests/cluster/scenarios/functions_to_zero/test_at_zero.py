@@ -23,7 +23,7 @@ _ZERO_SECONDS = 400
 _OURS = (NAMESPACE, MODELS_NAMESPACE, "llmariner-gateway")
 
 
-def test_what_the_platform_takes_at_zero(installed: Installed) -> None:
+def test_resource_usage_of_the_idle_platform(installed: Installed) -> None:
     functions, limit = Functions(installed), time.monotonic() + _ZERO_SECONDS
     while functions.pods():
         assert time.monotonic() < limit, f"never at zero: {sorted(functions.pods())}"

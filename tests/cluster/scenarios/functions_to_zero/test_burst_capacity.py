@@ -27,7 +27,7 @@ _SECONDS = 10.0
 _CAPACITIES = ("0", "200", "-1")
 
 
-def test_the_activator_is_out_of_the_way_of_tokens(installed: Installed) -> None:
+def test_the_activator_is_not_on_the_path_of_tokens(installed: Installed) -> None:
     functions, costs = Functions(installed), dict[str, float]()
     print(f"\n{_CALLERS} callers, GET /health/live for {_SECONDS:.0f} s each\n")
     print("  target-burst-capacity   answers/s     median        p95   activator's CPU per answer")

@@ -84,7 +84,7 @@ def functions(installed: Installed) -> Functions:
     return Functions(installed)
 
 
-def test_every_function_answers_from_zero(functions: Functions) -> None:
+def test_every_function_responds_from_zero(functions: Functions) -> None:
     names = set(_expected(functions))
     assert functions.services().keys() == names
     print("\nfirst answer from zero, with whatever else had to wake for it\n")
@@ -109,7 +109,7 @@ def test_cold_starts(functions: Functions) -> None:
         print(f"  {name:18} {statistics.median(seconds):6.2f} s {min(seconds):6.2f} s {max(seconds):6.2f} s")
 
 
-def test_every_function_has_more_than_one_copy_under_load_and_none_after_it(functions: Functions) -> None:
+def test_every_function_scales_out_under_load_and_back_to_zero(functions: Functions) -> None:
     most: dict[str, int] = {}
     expected = _expected(functions)
     # One at a time: a small node has no room for two copies of each.
@@ -121,7 +121,7 @@ def test_every_function_has_more_than_one_copy_under_load_and_none_after_it(func
     assert sorted(_as_they_reach_zero(functions, set(expected))) == sorted(expected)
 
 
-def test_what_the_way_through_knative_adds(functions: Functions) -> None:
+def test_latency_that_knative_adds(functions: Functions) -> None:
     print(f"\nwarm, one request after the other, {_LOOKS} each, GET /health/live\n")
     print("  function           way                          median      p95")
     for name in ("chat-completions", "health"):

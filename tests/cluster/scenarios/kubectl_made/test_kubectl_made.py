@@ -25,7 +25,7 @@ def asking(installed: Installed) -> Iterator[Asking]:
     asking.close()
 
 
-def test_it_is_adopted_served_put_to_sleep_woken_and_forgotten(asking: Asking) -> None:
+def test_an_external_inference_service_is_imported_served_slept_woken_and_removed(asking: Asking) -> None:
     lab, name = asking.installed.lab, f"theirs-{uuid.uuid4().hex[:6]}"
     with scripted(lab, service(name, "--token-interval=20")):
         asking.adopted(name)
@@ -47,7 +47,7 @@ def test_it_is_adopted_served_put_to_sleep_woken_and_forgotten(asking: Asking) -
     until("unknown", lambda: None if asking.whole(name, wait=0).status == 404 else "still answered", seconds=30)
 
 
-def test_what_kserve_scales_itself_is_stopped_and_started_by_kserves_switch(asking: Asking) -> None:
+def test_services_with_kserve_autoscaling_are_stopped_and_started_by_kserves_annotation(asking: Asking) -> None:
     lab, name = asking.installed.lab, f"kserves-{uuid.uuid4().hex[:6]}"
     alone = {"serving.kserve.io/deploymentMode": "Standard"}
     with scripted(lab, service(name, annotations=alone)):

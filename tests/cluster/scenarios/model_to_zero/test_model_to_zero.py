@@ -42,7 +42,7 @@ def asleep(asking: Asking) -> Asking:
     return asking
 
 
-def test_a_stream_opens_at_once_tells_phases_answers_and_is_counted(asleep: Asking) -> None:
+def test_a_stream_opens_at_once_reports_phases_responds_and_is_counted(asleep: Asking) -> None:
     answer = asleep.stream(MODEL, PARIS, wait=_PATIENCE)
     print(f"\nopened {answer.opened:.2f} s, first token {answer.first_token:.1f} s, phases {answer.phases}")
     print("messages", answer.messages)
@@ -56,7 +56,7 @@ def test_a_stream_opens_at_once_tells_phases_answers_and_is_counted(asleep: Aski
     assert asleep.first_answer(MODEL) == "as_expected"
 
 
-def test_a_whole_answer_is_refused_when_the_wait_is_short_and_held_when_it_is_long(asleep: Asking) -> None:
+def test_a_non_streamed_request_is_rejected_with_a_short_wait_and_held_with_a_long_one(asleep: Asking) -> None:
     refused = asleep.whole(MODEL, PARIS, wait=3)
     assert refused.status == 503, refused.body
     assert refused.error is not None
@@ -69,7 +69,7 @@ def test_a_whole_answer_is_refused_when_the_wait_is_short_and_held_when_it_is_lo
     assert asleep.row(held.request_id)["completion_tokens"] == held.usage["completion_tokens"]
 
 
-def test_who_hangs_up_on_a_whole_answer_is_counted_to_the_token(asking: Asking) -> None:
+def test_a_disconnect_from_a_non_streamed_request_is_counted_to_the_token(asking: Asking) -> None:
     assert asking.whole(MODEL, PARIS, wait=_PATIENCE, max_tokens=1).status == 200
     before = {name: asking.counted(MODEL, name) for name in (GENERATED, PROMPTED)}
     began = time.time()
@@ -83,7 +83,7 @@ def test_who_hangs_up_on_a_whole_answer_is_counted_to_the_token(asking: Asking) 
     assert 10 <= made[GENERATED] < 3000
 
 
-def test_a_model_that_nobody_asks_for_goes_to_sleep(asking: Asking) -> None:
+def test_an_idle_model_goes_to_sleep(asking: Asking) -> None:
     assert asking.whole(MODEL, PARIS, wait=_PATIENCE, max_tokens=1).status == 200
     asking.tick()
     time.sleep(5)

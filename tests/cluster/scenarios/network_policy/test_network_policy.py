@@ -56,7 +56,7 @@ def engine(asking: Asking) -> Iterator[str]:
         yield name
 
 
-def test_only_the_doors_are_open(asking: Asking, engine: str) -> None:
+def test_only_intended_connections_are_open(asking: Asking, engine: str) -> None:
     installed = asking.installed
     lab, doors = installed.lab, _doors(installed, engine)
     assert all(_reached(lab, "default", doors).values()), "without policies everybody reaches everything"

@@ -123,7 +123,7 @@ def ask(installed: Installed, model: str) -> Iterator[Callable[[str], Answer]]:
         yield ask
 
 
-def test_a_person_signs_in_and_is_what_the_group_says(installed: Installed, alice: Terminal) -> None:
+def test_a_person_signs_in_with_the_roles_of_their_groups(installed: Installed, alice: Terminal) -> None:
     said = alice.says("auth", "status")
     assert f"{_ALICE}@example.org" in said
     assert "reader of Default Organization" in said
@@ -131,11 +131,11 @@ def test_a_person_signs_in_and_is_what_the_group_says(installed: Installed, alic
     assert f"{_ALICE}@example.org" in _people(installed), "made just in time"
 
 
-def test_who_has_no_browser_signs_in_by_another_device(olga: Terminal) -> None:
+def test_sign_in_by_device_code(olga: Terminal) -> None:
     assert "owner of Default Organization" in olga.says("auth", "status")
 
 
-def test_she_asks_and_what_she_used_is_told(
+def test_usage_of_a_signed_in_person_is_reported(
     installed: Installed, alice: Terminal, olga: Terminal, model: str, ask: Callable[[str], Answer]
 ) -> None:
     began = int(time.time()) - 1
@@ -157,7 +157,7 @@ def test_she_asks_and_what_she_used_is_told(
     assert alice.says("admin", "usage", "why", answer.request_id), "her own request"
 
 
-def test_the_log_tells_who_came_and_what_was_done(alice: Terminal, olga: Terminal) -> None:
+def test_the_audit_log_records_sign_ins_and_mutations(alice: Terminal, olga: Terminal) -> None:
     came = olga.says("admin", "audit", "list", "--type", "login.succeeded")
     assert f"{_ALICE}@example.org" in came
     assert f"{_OLGA}@example.org" in came
@@ -173,7 +173,7 @@ def test_the_log_tells_who_came_and_what_was_done(alice: Terminal, olga: Termina
     alice.says("admin", "audit", "list", code=3)
 
 
-def test_no_forged_token_gets_in(
+def test_forged_tokens_are_rejected(
     installed: Installed, vouching: Vouching, alice: Terminal, ask: Callable[[str], Answer]
 ) -> None:
     """Made with the issuer's own key, of a function and of the token path."""
@@ -192,7 +192,7 @@ def test_no_forged_token_gets_in(
     assert not let_in
 
 
-def test_another_application_s_token_is_refused(
+def test_another_applications_token_is_rejected(
     installed: Installed, vouching: Vouching, ask: Callable[[str], Answer]
 ) -> None:
     with (
@@ -203,7 +203,7 @@ def test_another_application_s_token_is_refused(
     assert (_status(installed, token), ask(token).status) == (401, 401)
 
 
-def test_a_token_ends_while_it_is_known(vouching: Vouching, alice: Terminal, ask: Callable[[str], Answer]) -> None:
+def test_a_cached_token_expires(vouching: Vouching, alice: Terminal, ask: Callable[[str], Answer]) -> None:
     """Without the leeway for clocks that differ: it was good here before."""
     found = _claims(alice)
     known = {name: found[name] for name in ("sub", "email", "groups")}
@@ -213,7 +213,7 @@ def test_a_token_ends_while_it_is_known(vouching: Vouching, alice: Terminal, ask
     assert ask(token).status == 401
 
 
-def test_who_leaves_the_group_is_out_with_the_next_token(
+def test_leaving_the_group_revokes_access_with_the_next_token(
     vouching: Vouching, alice: Terminal, homes: Path, installed: Installed, ask: Callable[[str], Answer]
 ) -> None:
     before = _sign_in(homes, installed)
@@ -237,7 +237,7 @@ def test_who_leaves_the_group_is_out_with_the_next_token(
     assert "member of Default Project" in alice.says("auth", "status")
 
 
-def test_a_role_that_a_group_no_longer_has_ends_everywhere(
+def test_a_deleted_group_role_is_revoked_everywhere(
     installed: Installed, alice: Terminal, ask: Callable[[str], Answer]
 ) -> None:
     token = _token(alice)

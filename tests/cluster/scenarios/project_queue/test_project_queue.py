@@ -28,7 +28,7 @@ def asking(installed: Installed) -> Iterator[Asking]:
     asking.close()
 
 
-def test_it_is_admitted_by_a_queue_of_its_project_that_goes_with_its_last_model(asking: Asking) -> None:
+def test_a_model_is_admitted_by_its_projects_queue_which_is_deleted_with_the_last_model(asking: Asking) -> None:
     model = f"of-a-project-{uuid.uuid4().hex[:6]}"
     # A folder that is there: a volume's path that is not would be made.
     folder = min((StandaloneSettings.load(environment()).cache / "models").iterdir()).name

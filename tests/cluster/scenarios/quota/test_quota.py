@@ -43,7 +43,7 @@ def admitted(asking: Asking) -> str | None:
     return ", ".join(names) if names else None
 
 
-def test_a_third_model_waits_is_told_its_place_and_is_admitted_when_one_sleeps(asking: Asking) -> None:
+def test_a_third_model_is_queued_with_its_position_and_admitted_when_another_sleeps(asking: Asking) -> None:
     lab, mark = asking.installed.lab, uuid.uuid4().hex[:6]
     first, second, third = names = [f"{each}-{mark}" for each in ("first", "second", "third")]
     asking.ticking("an empty pool", lambda: admitted(asking))

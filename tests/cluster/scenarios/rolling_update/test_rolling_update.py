@@ -37,7 +37,7 @@ _TICK = Call(
 )
 
 
-def test_no_stream_is_cut(installed: Installed) -> None:
+def test_no_stream_is_interrupted(installed: Installed) -> None:
     functions, asking, name = Functions(installed), Asking(installed), f"rolling-{uuid.uuid4().hex[:6]}"
     with contextlib.closing(asking), scripted(installed.lab, service(name, f"--token-interval={_INTERVAL * 1000:.0f}")):
         assert functions.ask("sweep", _TICK).status == 204

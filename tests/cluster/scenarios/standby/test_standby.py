@@ -50,7 +50,7 @@ def ready(conditions: list[dict[str, Any]], kind: str) -> str:
     return next(str(each["status"]) for each in conditions if each["type"] == kind)
 
 
-def test_kserves_own_objects_tell_of_it(asking: Asking) -> None:
+def test_kserves_objects_report_the_standby_pod(asking: Asking) -> None:
     lab, stood = asking.installed.lab, warm(asking)
     answer = asking.stream(MODEL, PARIS, wait=_PATIENCE)
     print(f"\nfirst token {answer.first_token:.1f} s, phases {answer.phases}, messages {answer.messages}")
@@ -75,7 +75,7 @@ def test_kserves_own_objects_tell_of_it(asking: Asking) -> None:
     print(_admitted(asking, pod["metadata"]["uid"]))
 
 
-def test_it_ends_with_the_models_sleep_and_another_stands_by(asking: Asking) -> None:
+def test_a_standby_pod_ends_with_its_model_and_is_replaced(asking: Asking) -> None:
     assert asking.whole(MODEL, PARIS, wait=_PATIENCE, max_tokens=1).status == 200
     (pod,) = asking.installed.engine_pods(MODEL)
     asking.sleep(MODEL)
@@ -86,7 +86,7 @@ def test_it_ends_with_the_models_sleep_and_another_stands_by(asking: Asking) -> 
     assert deployment["status"]["replicas"] == 1
 
 
-def test_a_hang_up_is_counted_to_the_token_there_too(asking: Asking) -> None:
+def test_a_disconnect_is_counted_to_the_token(asking: Asking) -> None:
     warm(asking)
     assert asking.whole(MODEL, PARIS, wait=_PATIENCE, max_tokens=1).status == 200
     before = asking.counted(MODEL)
@@ -97,7 +97,7 @@ def test_a_hang_up_is_counted_to_the_token_there_too(asking: Asking) -> None:
     assert asking.row(request)["completion_tokens"] == asking.counted(MODEL) - before
 
 
-def test_a_wake_is_seconds_sooner(asking: Asking) -> None:
+def test_a_wake_in_a_standby_pod_is_faster(asking: Asking) -> None:
     """Figures: request to first token, by a pod that stood by and, with none left, by the model's own."""
     lab = asking.installed.lab
     stood = []

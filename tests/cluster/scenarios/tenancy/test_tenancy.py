@@ -66,7 +66,7 @@ def model(asking: Asking) -> Iterator[str]:
         yield name
 
 
-def test_two_copies_keep_one_limit(asking: Asking, key: Key, model: str) -> None:
+def test_two_instances_enforce_one_limit(asking: Asking, key: Key, model: str) -> None:
     functions = Functions(asking.installed)
     limit = {"subject": "key", "subject_id": key.id, "requests_per_minute": _LIMIT}
     with functions.changed(_FUNCTION, [_TWO_COPIES]):
@@ -83,7 +83,7 @@ def test_two_copies_keep_one_limit(asking: Asking, key: Key, model: str) -> None
     assert int(refused.headers["retry-after"]) >= 1
 
 
-def test_a_revoked_key_is_refused_everywhere_within_five_seconds(asking: Asking, key: Key, model: str) -> None:
+def test_a_revoked_key_is_rejected_everywhere_within_five_seconds(asking: Asking, key: Key, model: str) -> None:
     functions = Functions(asking.installed)
     with functions.changed(_FUNCTION, [_TWO_COPIES]):
         assert {answer.status for answer in _all_at_once(key.asking, model, 12)} == {200}, "both copies know the key"

@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
 _NAMESPACES = (NAMESPACE, MODELS_NAMESPACE, "llmariner-gateway")
 
 
-def test_up_and_down_with_data_in_place(installed: Installed) -> None:
+def test_upgrade_and_rollback_keep_the_data(installed: Installed) -> None:
     functions, lab = Functions(installed), installed.lab
     name = f"upgrade-{uuid.uuid4().hex[:6]}"
     key = installed.call("POST", "/api_keys", {"name": name})[1]["id"]
@@ -47,7 +47,7 @@ def test_up_and_down_with_data_in_place(installed: Installed) -> None:
     assert after == data
 
 
-def test_removal_names_everything_that_is_there(installed: Installed) -> None:
+def test_removal_lists_every_existing_object(installed: Installed) -> None:
     """A dry run: what `kubectl delete -k` names, and what goes because its owner or its namespace does, is all there is."""
     lab = installed.lab
     overlay = write(lab.folder / "overlay")
