@@ -22,7 +22,7 @@ def key_of(team: Team, user_id: str, project_id: str, organization_id: str, scop
     return caller
 
 
-def test_a_person_stands_differently_in_each_place(team: Team) -> None:
+def test_a_person_has_separate_permissions_in_each_project(team: Team) -> None:
     project_id = team.project()
     ann = team.person("ann@example.org", **{team.owner.project_id: "viewer"})
     acme = team.organizations.create(team.admin, "Acme")
@@ -59,7 +59,7 @@ def test_an_owner_sees_every_project_of_the_organization(team: Team) -> None:
     assert caller_in_project(team.database, ann, ann.organization_id, project_id, READ, include_archived=True)
 
 
-def test_a_role_of_the_organizations_own_sees_every_project_if_it_says_so(team: Team) -> None:
+def test_a_custom_role_with_the_scope_sees_every_project(team: Team) -> None:
     project_id = team.project()
     seeing = team.person("see@example.org", team.roles.create(team.admin, "seeing", [READ]).id)
     blind = team.person("dim@example.org", team.roles.create(team.admin, "blind", ["api.audit.read"]).id)
@@ -68,7 +68,7 @@ def test_a_role_of_the_organizations_own_sees_every_project_if_it_says_so(team: 
         caller_in_project(team.database, blind, blind.organization_id, project_id, READ)
 
 
-def test_a_key_sees_every_project_only_if_it_carries_that_itself(team: Team) -> None:
+def test_a_key_sees_every_project_only_with_the_scope_of_its_own(team: Team) -> None:
     project_id = team.project()
     role = team.roles.create(team.admin, "steward", [READ, "api.limits.write"])
     ann = team.person("ann@example.org", role.id, **{team.owner.project_id: "member"})
@@ -81,7 +81,7 @@ def test_a_key_sees_every_project_only_if_it_carries_that_itself(team: Team) -> 
     assert can_view_all_projects(person)
 
 
-def test_a_members_key_reaches_its_own_project_only(team: Team) -> None:
+def test_a_members_key_reaches_only_its_project(team: Team) -> None:
     project_id = team.project()
     ann = team.person("ann@example.org", **{project_id: "member", team.owner.project_id: "member"})
     scopes = PROJECT_ROLES["member"] | ORGANIZATION_ROLES["reader"]
@@ -95,7 +95,7 @@ def test_a_members_key_reaches_its_own_project_only(team: Team) -> None:
         caller_in_organization(team.database, key, acme.id, "api.organizations.read")
 
 
-def test_a_key_is_no_more_in_another_place_than_it_carries(team: Team) -> None:
+def test_a_key_has_only_its_scopes_in_other_projects(team: Team) -> None:
     project_id = team.project()
     key = key_of(team, team.admin.user_id, team.owner.project_id, team.owner.organization_id, frozenset({READ}))
     assert caller_in_project(team.database, key, key.organization_id, project_id, READ).scopes == {READ}
@@ -103,7 +103,7 @@ def test_a_key_is_no_more_in_another_place_than_it_carries(team: Team) -> None:
         caller_in_project(team.database, key, key.organization_id, project_id, "api.organizations.projects.write")
 
 
-def test_a_key_of_who_runs_the_installation_reaches_the_organizations_that_they_made(team: Team) -> None:
+def test_an_operators_key_reaches_the_organizations_that_they_created(team: Team) -> None:
     key = key_of(team, team.admin.user_id, team.owner.project_id, team.owner.organization_id, OWNER_SCOPES)
     acme = team.organizations.create(key, "Acme")
     there = caller_in_organization(team.database, key, acme.id, "api.organizations.write")

@@ -39,7 +39,7 @@ def refused(people: TokenSignIn, token: str) -> str | None:
     return error.value.code
 
 
-def test_no_sign_in_is_linked_to_the_first_administrator(
+def test_the_first_administrator_is_never_linked_to_a_sign_in(
     team: Team, people: TokenSignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     assert refused(people, tokens.issue(email="admin@localhost")) == "account_not_claimable"
@@ -66,7 +66,7 @@ def test_the_first_administrator_of_an_older_database_is_unlinked(new_database: 
         assert session.value(select(users.c.kind)) == "person"
 
 
-def test_the_first_administrator_is_a_member_like_others(team: Team, owner: KeyOwner) -> None:
+def test_the_first_administrator_is_a_regular_member(team: Team, owner: KeyOwner) -> None:
     ann = team.person("ann@example.org", "owner")
     assert [each.email for each in team.members.all(owner.organization_id)] == ["admin@localhost", "ann@example.org"]
     assert team.members.set_role(ann, owner.user_id, "reader").role == "reader"
@@ -76,7 +76,7 @@ def test_the_first_administrator_is_a_member_like_others(team: Team, owner: KeyO
 
 
 @pytest.mark.parametrize("role", ["owner", "tenant_system", "custom"])
-def test_an_account_that_administers_waits_a_week_to_be_claimed_and_no_longer(
+def test_an_administrators_account_is_claimable_for_a_week(
     role: str, team: Team, people: TokenSignIn, tokens: Tokens
 ) -> None:
     if role == "custom":
@@ -89,7 +89,7 @@ def test_an_account_that_administers_waits_a_week_to_be_claimed_and_no_longer(
     assert people.authenticate(tokens.issue_now()).user_id == alice.user_id
 
 
-def test_who_was_unlinked_does_not_take_the_account_back_with_the_token_that_they_hold(
+def test_an_unlinked_person_cannot_claim_the_account_with_an_old_token(
     team: Team, people: TokenSignIn, tokens: Tokens
 ) -> None:
     alice, held = team.person("alice@example.org", "owner"), tokens.issue(subject="leaver")
@@ -102,7 +102,9 @@ def test_who_was_unlinked_does_not_take_the_account_back_with_the_token_that_the
     assert refused(people, held) == "account_linked"
 
 
-def test_who_was_unlinked_is_out_at_once_in_every_process(team: Team, people: TokenSignIn, tokens: Tokens) -> None:
+def test_an_unlinked_person_loses_access_at_once_in_every_process(
+    team: Team, people: TokenSignIn, tokens: Tokens
+) -> None:
     alice, held = team.person("alice@example.org"), tokens.issue()
     elsewhere = TokenSignIn(team.database, tokens, team.authenticator)
     assert elsewhere.authenticate(held).user_id == alice.user_id
@@ -110,7 +112,7 @@ def test_who_was_unlinked_is_out_at_once_in_every_process(team: Team, people: To
     assert refused(elsewhere, held) == "account_unlinked"
 
 
-def test_an_owner_who_was_just_added_promoted_or_invited_can_sign_in(
+def test_a_recently_added_promoted_or_invited_owner_can_sign_in(
     team: Team, people: TokenSignIn, tokens: Tokens
 ) -> None:
     added = team.person("added@example.org", "owner")
@@ -123,7 +125,7 @@ def test_an_owner_who_was_just_added_promoted_or_invited_can_sign_in(
         assert people.authenticate(token).user_id == user_id
 
 
-def test_another_organization_does_not_open_an_account_that_administers(
+def test_another_organization_cannot_make_an_administrators_account_claimable(
     team: Team, people: TokenSignIn, tokens: Tokens
 ) -> None:
     alice = team.person("alice@example.org", "owner")
@@ -135,7 +137,7 @@ def test_another_organization_does_not_open_an_account_that_administers(
     assert refused(people, tokens.issue()) == "account_unclaimed"
 
 
-def test_a_reader_s_account_is_claimed_at_any_time(
+def test_a_readers_account_is_always_claimable(
     database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     join(database, owner, add_user(database, "alice@example.org"))
@@ -155,7 +157,7 @@ PRIVATE = [
 
 
 @pytest.mark.parametrize("email", PRIVATE)
-def test_an_address_without_a_public_domain_claims_no_account(
+def test_an_email_without_a_public_domain_claims_no_account(
     email: str, database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     join(database, owner, add_user(database, email))
@@ -163,6 +165,6 @@ def test_an_address_without_a_public_domain_claims_no_account(
     assert not has_public_domain(email)
 
 
-def test_an_address_without_a_public_domain_can_be_somebody_new(people: TokenSignIn, tokens: Tokens) -> None:
+def test_an_email_without_a_public_domain_can_create_an_account(people: TokenSignIn, tokens: Tokens) -> None:
     assert_no_membership(people, tokens.issue(email="alice@corp.local"))
     assert all(map(has_public_domain, ("a@example.org", "a@mail.example.co.uk", "a@xn--bcher-kva.de", "a@bücher.de")))

@@ -58,7 +58,7 @@ def set_role(database: Database, table: Any, user_id: str, role: str | None) -> 
 
 
 @pytest.mark.parametrize("role", sorted(PROJECT_ROLES))
-def test_a_key_does_no_more_than_its_user_may(
+def test_a_key_has_at_most_its_users_permissions(
     role: str, database: Database, owner: KeyOwner, keys: Keys, authenticator: Authenticator
 ) -> None:
     _, secret = keys.create(join(database, owner, role), NewKey("all", OWNER_SCOPES))
@@ -68,14 +68,14 @@ def test_a_key_does_no_more_than_its_user_may(
     assert (caller.project_role, caller.is_owner) == (role, False)
 
 
-def test_a_key_does_no_more_than_it_carries(owner: KeyOwner, keys: Keys, authenticator: Authenticator) -> None:
+def test_a_key_has_at_most_its_own_scopes(owner: KeyOwner, keys: Keys, authenticator: Authenticator) -> None:
     _, secret = keys.create(owner, NewKey("files", frozenset({"api.files.read", "api.k8s.clusterscope.read"})))
     caller = authenticator.authenticate(secret)
     assert caller is not None
     assert caller.scopes == {"api.files.read"}
 
 
-def test_who_may_change_models_may_use_them(owner: KeyOwner, keys: Keys, authenticator: Authenticator) -> None:
+def test_permission_to_change_models_includes_use(owner: KeyOwner, keys: Keys, authenticator: Authenticator) -> None:
     _, secret = keys.create(owner, NewKey("older", frozenset({"api.model.write"})))
     caller = authenticator.authenticate(secret)
     assert caller is not None
@@ -83,7 +83,7 @@ def test_who_may_change_models_may_use_them(owner: KeyOwner, keys: Keys, authent
 
 
 @pytest.mark.parametrize("table", [organization_users, project_users], ids=str)
-def test_a_leavers_keys_die_with_the_membership(
+def test_a_removed_members_keys_end_with_the_membership(
     table: Any, database: Database, owner: KeyOwner, keys: Keys, authenticator: Authenticator
 ) -> None:
     member = join(database, owner, "member")
@@ -95,7 +95,7 @@ def test_a_leavers_keys_die_with_the_membership(
     assert set(keys.changed_since(before)[1]) == {made.id, member.user_id}
 
 
-def test_another_role_counts_at_once(
+def test_a_changed_role_applies_at_once(
     database: Database, owner: KeyOwner, keys: Keys, authenticator: Authenticator
 ) -> None:
     member = join(database, owner, "viewer")
@@ -106,7 +106,7 @@ def test_another_role_counts_at_once(
     assert caller.scopes == PROJECT_ROLES["member"] | ORGANIZATION_ROLES["reader"]
 
 
-def test_a_role_of_the_organizations_own_is_its_scopes(
+def test_a_custom_role_grants_its_scopes(
     database: Database, owner: KeyOwner, keys: Keys, authenticator: Authenticator
 ) -> None:
     with database.write() as session:
@@ -118,7 +118,7 @@ def test_a_role_of_the_organizations_own_is_its_scopes(
     assert caller.scopes == {"api.inference.write"} | ORGANIZATION_ROLES["reader"]
 
 
-def test_a_key_of_an_archived_project_is_no_good(
+def test_a_key_of_an_archived_project_is_rejected(
     database: Database, owner: KeyOwner, keys: Keys, authenticator: Authenticator
 ) -> None:
     _, secret = keys.create(owner, NewKey("mine", OWNER_SCOPES))
@@ -127,14 +127,14 @@ def test_a_key_of_an_archived_project_is_no_good(
     assert authenticator.authenticate(secret) is None
 
 
-def test_a_superseded_secret_is_no_good(owner: KeyOwner, keys: Keys, authenticator: Authenticator) -> None:
+def test_a_superseded_secret_is_rejected(owner: KeyOwner, keys: Keys, authenticator: Authenticator) -> None:
     made, old = keys.create(owner, NewKey("mine", OWNER_SCOPES))
     _, new = keys.rotate(owner, made.id, overlap=0)
     assert authenticator.authenticate(old) is None
     assert authenticator.authenticate(new) is not None
 
 
-def test_a_superseded_secret_is_good_for_as_long_as_was_said(
+def test_a_superseded_secret_is_valid_during_the_overlap(
     database: Database, owner: KeyOwner, keys: Keys, authenticator: Authenticator
 ) -> None:
     made, old = keys.create(owner, NewKey("mine", OWNER_SCOPES))
@@ -145,7 +145,7 @@ def test_a_superseded_secret_is_good_for_as_long_as_was_said(
     assert authenticator.authenticate(old) is None
 
 
-def test_when_a_key_was_last_used_is_noted_to_the_minute(
+def test_the_last_use_of_a_key_is_recorded_per_minute(
     database: Database, owner: KeyOwner, keys: Keys, authenticator: Authenticator
 ) -> None:
     made, secret = keys.create(owner, NewKey("mine", OWNER_SCOPES))
@@ -161,7 +161,7 @@ def test_when_a_key_was_last_used_is_noted_to_the_minute(
         assert keys.get(owner, made.id).last_used_at == pytest.approx(after, abs=15)
 
 
-def test_one_process_writes_it_once_in_a_minute_whoever_tells(
+def test_one_process_records_the_last_use_once_per_minute(
     database: Database, owner: KeyOwner, keys: Keys, authenticator: Authenticator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made, secret = keys.create(owner, NewKey("mine", OWNER_SCOPES))
@@ -176,7 +176,7 @@ def test_one_process_writes_it_once_in_a_minute_whoever_tells(
     assert writes
 
 
-def test_a_database_that_only_reads_knows_its_keys(database: Database, owner: KeyOwner, keys: Keys) -> None:
+def test_a_read_only_database_authenticates_keys(database: Database, owner: KeyOwner, keys: Keys) -> None:
     made, secret = keys.create(owner, NewKey("mine", OWNER_SCOPES))
     replica = Database(DatabaseSettings(database.url))
     only_reads = "PRAGMA query_only = ON" if database.url.startswith("sqlite") else "SET TRANSACTION READ ONLY"
@@ -192,7 +192,9 @@ def test_a_database_that_only_reads_knows_its_keys(database: Database, owner: Ke
     assert keys.get(owner, made.id).last_used_at is None
 
 
-def test_headers_of_a_key_must_name_its_own(owner: KeyOwner, keys: Keys, authenticator: Authenticator) -> None:
+def test_headers_that_contradict_the_key_are_rejected(
+    owner: KeyOwner, keys: Keys, authenticator: Authenticator
+) -> None:
     _, secret = keys.create(owner, NewKey("mine", OWNER_SCOPES))
     assert authenticator.authenticate(secret, owner.organization_id, "Default Project") is not None
     with pytest.raises(AuthenticationFailed) as refused:
@@ -217,7 +219,9 @@ def test_a_person_selects_by_id_or_title(database: Database, owner: KeyOwner, au
         authenticator.caller_for_user(member.user_id, None, "Second")
 
 
-def test_who_belongs_nowhere_is_told(database: Database, owner: KeyOwner, authenticator: Authenticator) -> None:
+def test_a_person_without_memberships_is_informed(
+    database: Database, owner: KeyOwner, authenticator: Authenticator
+) -> None:
     with pytest.raises(AuthenticationFailed):
         authenticator.caller_for_user("user_gone")
     member = join(database, owner, "member")
@@ -242,7 +246,7 @@ _ALL_OF_0001 = (
     ("before", "after"),
     [("api.files.read", frozenset({"api.files.read"})), (_ALL_OF_0001, OWNER_SCOPES | {MODEL_ADMIN})],
 )
-def test_who_had_a_key_before_there_were_memberships_keeps_what_it_did(
+def test_a_key_from_before_memberships_keeps_its_permissions(
     before: str, after: frozenset[str], new_database: Any
 ) -> None:
     database = new_database()

@@ -18,7 +18,7 @@ from ..team import Team
 AtOnce = Callable[[Iterable[Callable[[], Any]]], list[Any]]
 
 
-def test_whoever_has_a_role_may_do_what_it_holds_at_once(team: Team) -> None:
+def test_a_custom_role_applies_at_once(team: Team) -> None:
     role = team.roles.create(team.admin, " auditor ", ["api.audit.read"], description="Reads the log.")
     assert (role.name, set(role.scopes), role.project_id) == ("auditor", {"api.audit.read"}, None)
     assert team.roles.all(team.admin.organization_id) == [role]
@@ -32,13 +32,13 @@ def test_whoever_has_a_role_may_do_what_it_holds_at_once(team: Team) -> None:
 
 
 @pytest.mark.parametrize("scopes", [[], ["api.nothing.read"], ["api.k8s.namespaced.write"], ["api.audit"]])
-def test_a_role_holds_known_scopes(team: Team, scopes: list[str]) -> None:
+def test_a_role_has_existing_scopes(team: Team, scopes: list[str]) -> None:
     with pytest.raises(InvalidRequest) as refused:
         team.roles.create(team.admin, "x", scopes)
     assert refused.value.param == "scopes"
 
 
-def test_a_role_of_a_project_holds_what_its_owner_may(team: Team) -> None:
+def test_a_project_role_has_scopes_that_its_owner_may_grant(team: Team) -> None:
     project_id = team.project()
     with pytest.raises(InvalidRequest, match=r"api\.audit\.read"):
         team.roles.create(team.admin, "x", ["api.audit.read"], project_id=project_id)
@@ -49,7 +49,7 @@ def test_a_role_of_a_project_holds_what_its_owner_may(team: Team) -> None:
         team.roles.create(team.admin, "x", ["api.inference.write"], project_id="proj_nobody")
 
 
-def test_a_name_is_given_out_once_where_it_is_used(team: Team, at_once: AtOnce) -> None:
+def test_a_name_is_unique_where_it_is_used(team: Team, at_once: AtOnce) -> None:
     project_id = team.project()
     found = at_once([lambda: team.roles.create(team.admin, "x", ["api.audit.read"])] * 4)
     assert sorted(type(each).__name__ for each in found) == ["Conflict"] * 3 + ["CustomRole"], found
@@ -64,7 +64,7 @@ def test_a_name_is_given_out_once_where_it_is_used(team: Team, at_once: AtOnce) 
         team.roles.create(team.admin, "long", ["api.audit.read"], description="x" * 2001)
 
 
-def test_nobody_makes_a_role_that_is_more_than_they_are(team: Team) -> None:
+def test_nobody_creates_a_role_above_their_own_permissions(team: Team) -> None:
     people = frozenset({"api.organizations.users.read", "api.organizations.users.write"})
     deputy = team.person("dee@example.org", team.roles.create(team.admin, "deputy", people).id)
     made = team.roles.create(deputy, "less", ["api.organizations.users.read"])
@@ -77,7 +77,7 @@ def test_nobody_makes_a_role_that_is_more_than_they_are(team: Team) -> None:
         team.roles.update(deputy, above.id, scopes=["api.organizations.users.read"])
 
 
-def test_a_role_in_use_stays_and_says_by_whom(team: Team) -> None:
+def test_a_role_in_use_is_not_deleted_and_the_error_names_its_users(team: Team) -> None:
     project_id = team.project()
     role = team.roles.create(team.admin, "chats", ["api.inference.write"], project_id=project_id)
     ann = team.person("ann@example.org", **{project_id: role.id})
@@ -101,7 +101,7 @@ def test_a_role_in_use_stays_and_says_by_whom(team: Team) -> None:
         team.roles.get(team.admin.organization_id, role.id)
 
 
-def test_another_organizations_role_is_not_there(team: Team) -> None:
+def test_another_organizations_role_is_not_found(team: Team) -> None:
     elsewhere = team.caller(team.admin.user_id, team.organizations.create(team.admin, "Acme").id)
     role = team.roles.create(team.admin, "x", ["api.audit.read"])
     for attempt in (
@@ -115,11 +115,11 @@ def test_another_organizations_role_is_not_there(team: Team) -> None:
         team.members.add(replace(elsewhere), "ann@example.org", role.id)
 
 
-def test_what_is_there_everywhere_is_no_more_than_an_owner() -> None:
+def test_default_roles_have_at_most_an_owners_scopes() -> None:
     assert ORGANIZATION_ROLES["reader"] < ORGANIZATION_ROLES["owner"]
 
 
-def test_there_are_so_many_roles_in_a_place_and_no_more(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_roles_is_bounded(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llmariner.tenancy.roles.custom_roles._MAX_ROLES", 2)
     first = team.roles.create(team.admin, "first", ["api.files.read"])
     team.roles.create(team.admin, "second", ["api.files.read"])
@@ -133,7 +133,7 @@ def test_there_are_so_many_roles_in_a_place_and_no_more(team: Team, monkeypatch:
 
 
 @pytest.mark.parametrize("scope", sorted(ALL_SCOPES - OWNER_SCOPES))
-def test_no_role_of_an_organization_gives_what_its_owners_do_not_hold(scope: str, team: Team) -> None:
+def test_no_organization_role_grants_what_owners_lack(scope: str, team: Team) -> None:
     """Those of the default organization, who run the installation, can't give away what they hold for it, either."""
     acme = team.organizations.create(team.admin, "Acme")
     for owner in (team.admin, team.caller(team.admin.user_id, acme.id)):

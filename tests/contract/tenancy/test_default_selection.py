@@ -35,7 +35,7 @@ def joined_at(team: Team, user_id: str, at: int, **place: str) -> None:
         session.run(update(table).where(there).values(created_at=at))
 
 
-def test_who_is_added_to_an_older_organization_goes_on_working_in_their_own(team: Team) -> None:
+def test_a_user_added_to_an_older_organization_keeps_their_default(team: Team) -> None:
     hostile, own = (team.organizations.create(team.admin, title) for title in ("Hostile", "Own"))
     made_at(team, organizations, hostile.id, 5)
     ann = team.members.add(team.caller(team.owner.user_id, own.id), "ann@example.org", "reader")
@@ -45,7 +45,7 @@ def test_who_is_added_to_an_older_organization_goes_on_working_in_their_own(team
     assert team.caller(ann.user_id, hostile.id).organization_id == hostile.id
 
 
-def test_who_is_added_to_an_older_project_goes_on_working_in_their_own(team: Team) -> None:
+def test_a_user_added_to_an_older_project_keeps_their_default(team: Team) -> None:
     older, own = team.project("Older"), team.project("Own")
     made_at(team, projects, older, 5)
     ann = team.person("ann@example.org", **{own: "member"})
@@ -56,7 +56,7 @@ def test_who_is_added_to_an_older_project_goes_on_working_in_their_own(team: Tea
     assert team.caller(ann.user_id).project_id == team.owner.project_id
 
 
-def test_an_organization_that_adds_and_removes_somebody_keeps_their_groups_from_nobody_else(team: Team) -> None:
+def test_adding_and_removing_a_user_does_not_affect_their_groups_elsewhere(team: Team) -> None:
     tokens = Tokens()
     people = TokenSignIn(team.database, tokens, team.authenticator)
     assert_no_membership(people, tokens.issue())
@@ -68,7 +68,7 @@ def test_an_organization_that_adds_and_removes_somebody_keeps_their_groups_from_
     assert people.authenticate(token).organization_id == team.owner.organization_id
 
 
-def test_a_title_that_looks_like_the_id_of_another_place_selects_nothing(team: Team) -> None:
+def test_a_title_that_looks_like_another_id_selects_nothing(team: Team) -> None:
     """None can be given any more; a database may hold one of before."""
     own, other = team.project("Own"), team.project("Other")
     ann = team.person("ann@example.org", **{own: "member"})

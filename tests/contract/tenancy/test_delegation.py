@@ -46,7 +46,9 @@ def refused(*attempts: Callable[[], Any]) -> None:
             attempt()
 
 
-def test_who_holds_more_is_neither_demoted_nor_removed(team: Team, deputy: Caller, auditor: Caller) -> None:
+def test_a_member_with_more_permissions_is_neither_demoted_nor_removed(
+    team: Team, deputy: Caller, auditor: Caller
+) -> None:
     refused(
         lambda: team.members.set_role(deputy, auditor.user_id, "reader"),
         lambda: team.members.remove(deputy, auditor.user_id),
@@ -57,7 +59,7 @@ def test_who_holds_more_is_neither_demoted_nor_removed(team: Team, deputy: Calle
     team.members.remove(deputy, auditor.user_id)
 
 
-def test_who_holds_more_in_a_project_keeps_their_place_there(team: Team) -> None:
+def test_a_project_member_with_more_permissions_is_not_changed(team: Team) -> None:
     project_id = team.project()
     steward = team.roles.create(team.admin, "steward", MEMBERS, project_id=project_id)
     usher = team.person("dee@example.org", **{project_id: steward.id})
@@ -73,7 +75,9 @@ def test_who_holds_more_in_a_project_keeps_their_place_there(team: Team) -> None
     team.members.remove_from_project(theirs, project_id, usher.user_id)
 
 
-def test_who_holds_more_in_a_project_is_not_removed_from_the_organization(team: Team, deputy: Caller) -> None:
+def test_a_project_member_with_more_permissions_is_not_removed_from_the_organization(
+    team: Team, deputy: Caller
+) -> None:
     project_id = team.project()
     lead = team.person("lead@example.org", **{project_id: "owner"})
     key_id, secret = team.key(team.caller(lead.user_id, None, project_id), "lead's", project_id)
@@ -87,7 +91,7 @@ def test_who_holds_more_in_a_project_is_not_removed_from_the_organization(team: 
     assert team.members.remove(deputy, lead.user_id)["api_keys"] == [key_id]
 
 
-def test_a_service_account_that_holds_more_stays(team: Team, deputy: Caller) -> None:
+def test_a_service_account_with_more_permissions_is_not_deleted(team: Team, deputy: Caller) -> None:
     project_id = team.owner.project_id
     account = team.accounts.create(team.admin, project_id, "ci", role="owner", organization_role="owner")
     usher = replace(deputy, project_id=project_id)
@@ -99,7 +103,7 @@ def test_a_service_account_that_holds_more_stays(team: Team, deputy: Caller) -> 
     team.accounts.delete(team.admin, project_id, account.id)
 
 
-def test_a_group_s_role_above_is_neither_taken_nor_moved_to_another_group(team: Team, deputy: Caller) -> None:
+def test_a_group_role_with_more_permissions_is_neither_deleted_nor_moved(team: Team, deputy: Caller) -> None:
     groups, mappings = Groups(team.database), GroupRoles(team.database)
     group = groups.create(team.admin, ISSUER, "admins")
     given = groups.grant_role(team.admin, group.id, "owner", None)
@@ -118,7 +122,7 @@ def test_a_group_s_role_above_is_neither_taken_nor_moved_to_another_group(team: 
     groups.delete(deputy, readers.id)
 
 
-def test_a_group_s_role_does_not_take_away_who_holds_more_in_a_project(team: Team, deputy: Caller) -> None:
+def test_a_group_role_does_not_replace_a_membership_with_more_permissions(team: Team, deputy: Caller) -> None:
     """Whom groups alone keep in the organization leave it, and its projects, with the last of these."""
     groups, mappings, project_id = Groups(team.database), GroupRoles(team.database), team.project()
     given = mappings.create(team.admin, issuer=ISSUER, group="staff", role="reader", project_id=None)
@@ -138,7 +142,7 @@ def test_a_group_s_role_does_not_take_away_who_holds_more_in_a_project(team: Tea
     mappings.delete(deputy, given.id)
 
 
-def test_a_role_above_is_neither_renamed_nor_deleted(team: Team, deputy: Caller) -> None:
+def test_a_role_with_more_permissions_is_neither_renamed_nor_deleted(team: Team, deputy: Caller) -> None:
     strong = team.roles.create(team.admin, "strong", ["api.audit.read"])
     project_id = team.project()
     there = team.roles.create(team.admin, "there", ["api.model.write"], project_id=project_id)
@@ -154,7 +158,7 @@ def test_a_role_above_is_neither_renamed_nor_deleted(team: Team, deputy: Caller)
     team.roles.delete(deputy, weak.id)
 
 
-def test_a_key_that_may_more_is_neither_changed_nor_ended(team: Team) -> None:
+def test_a_key_with_more_permissions_is_neither_changed_nor_revoked(team: Team) -> None:
     project_id = team.owner.project_id
     usher = team.person("dee@example.org", **{project_id: "owner"})
     usher = team.caller(usher.user_id, None, project_id)
@@ -171,7 +175,7 @@ def test_a_key_that_may_more_is_neither_changed_nor_ended(team: Team) -> None:
     team.keys.revoke(view, above, actor=team.admin)
 
 
-def test_whoever_holds_a_narrow_key_still_ends_their_other_keys(team: Team) -> None:
+def test_a_restricted_key_revokes_other_keys_of_its_user(team: Team) -> None:
     wide, _ = team.key(team.admin, "wide")
     place = KeyOwner(team.admin.user_id, team.owner.project_id, team.owner.organization_id)
     narrow, secret = team.keys.create(place, NewKey("narrow", frozenset({"api.organizations.projects.api_keys.write"})))
@@ -181,7 +185,7 @@ def test_whoever_holds_a_narrow_key_still_ends_their_other_keys(team: Team) -> N
     assert [each.id for each in team.keys.of_project(place)] == [narrow.id]
 
 
-def test_a_narrow_key_makes_no_other_key_of_its_user_freer(team: Team) -> None:
+def test_a_restricted_key_does_not_extend_other_keys_of_its_user(team: Team) -> None:
     ann = team.person("ann@example.org", **{team.owner.project_id: "owner"})
     place = KeyOwner(ann.user_id, team.owner.project_id, ann.organization_id)
     writes = frozenset({"api.organizations.projects.api_keys.write"})
@@ -201,7 +205,7 @@ def test_a_narrow_key_makes_no_other_key_of_its_user_freer(team: Team) -> None:
     assert team.keys.update(view, wide.id, allowed_sources=None, actor=ann).allowed_sources is None
 
 
-def test_a_key_that_somebody_else_was_given_the_secret_of_does_not_rise_with_its_user(team: Team) -> None:
+def test_a_key_with_a_shared_secret_does_not_gain_permissions_with_its_user(team: Team) -> None:
     project_id = team.owner.project_id
     boss = team.person("boss@example.org", "owner")
     key_id, _ = team.key(boss, "boss's", project_id)
@@ -220,7 +224,7 @@ def test_a_key_that_somebody_else_was_given_the_secret_of_does_not_rise_with_its
         assert ("api.organizations.write" in found.scopes) is rises
 
 
-def test_what_keys_are_called_in_one_organization_is_nothing_to_another(team: Team) -> None:
+def test_key_names_of_other_organizations_are_not_revealed(team: Team) -> None:
     acme = team.organizations.create(team.admin, "Acme")
     theirs = team.caller(team.admin.user_id, acme.id)
     project_id = team.projects.create(theirs, NewProject("Theirs")).id
@@ -237,7 +241,7 @@ def test_what_keys_are_called_in_one_organization_is_nothing_to_another(team: Te
         team.key(ann, "payroll")
 
 
-def test_what_somebody_holds_in_one_project_gives_nothing_elsewhere(team: Team, deputy: Caller) -> None:
+def test_permissions_in_one_project_grant_nothing_elsewhere(team: Team, deputy: Caller) -> None:
     mine, other = team.project("Mine"), team.project("Other")
     team.members.add_to_project(team.admin, mine, deputy.user_id, "owner")
     lead = team.caller(deputy.user_id, None, mine)

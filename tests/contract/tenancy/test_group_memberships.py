@@ -43,7 +43,7 @@ def _nothing_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sign_in, "_CACHE_SECONDS", 0.0)
 
 
-def test_groups_give_roles_and_take_them(
+def test_groups_grant_and_revoke_roles(
     database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     map_group(database, owner, "staff", "viewer", project=True)
@@ -65,7 +65,7 @@ def test_groups_give_roles_and_take_them(
     assert log.verify(database, owner.organization_id).intact
 
 
-def test_a_token_that_says_nothing_of_groups_changes_nothing(
+def test_a_token_without_groups_changes_nothing(
     database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     map_group(database, owner, "staff", "member", project=True)
@@ -73,7 +73,7 @@ def test_a_token_that_says_nothing_of_groups_changes_nothing(
     assert people.authenticate(tokens.issue(groups=None)).project_role == "member"
 
 
-def test_a_leaver_s_keys_end_with_the_group(
+def test_a_former_group_members_keys_are_revoked(
     database: Database, people: TokenSignIn, tokens: Tokens, authenticator: Authenticator, owner: KeyOwner
 ) -> None:
     map_group(database, owner, "staff", "member", project=True)
@@ -88,7 +88,7 @@ def test_a_leaver_s_keys_end_with_the_group(
     assert authenticator.authenticate(secret) is None  # it does not come back with them
 
 
-def test_an_older_token_is_no_news_of_groups(
+def test_an_older_token_does_not_change_groups(
     database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     map_group(database, owner, "staff", "member", project=True)
@@ -101,7 +101,7 @@ def test_an_older_token_is_no_news_of_groups(
     assert people.authenticate(before).project_role == "member"
 
 
-def test_whom_an_owner_removed_stays_out_with_the_tokens_of_before(
+def test_a_removed_member_stays_removed_with_older_tokens(
     database: Database, people: TokenSignIn, tokens: Tokens, authenticator: Authenticator, owner: KeyOwner
 ) -> None:
     map_group(database, owner, "staff", "member", project=True)
@@ -121,7 +121,7 @@ def test_whom_an_owner_removed_stays_out_with_the_tokens_of_before(
     )
 
 
-def test_whom_an_owner_took_out_of_a_project_stays_out_with_the_tokens_of_before(
+def test_a_removed_project_member_stays_removed_with_older_tokens(
     database: Database, people: TokenSignIn, tokens: Tokens, authenticator: Authenticator, owner: KeyOwner
 ) -> None:
     map_group(database, owner, "staff", "member", project=True)
@@ -138,7 +138,7 @@ def test_whom_an_owner_took_out_of_a_project_stays_out_with_the_tokens_of_before
     assert people.authenticate(later).project_role == "viewer"
 
 
-def test_an_invitation_lets_somebody_in_again(
+def test_an_invitation_readmits_a_removed_member(
     database: Database, people: TokenSignIn, tokens: Tokens, authenticator: Authenticator, owner: KeyOwner
 ) -> None:
     map_group(database, owner, "staff", "member", project=True)
@@ -151,7 +151,7 @@ def test_an_invitation_lets_somebody_in_again(
     assert people.authenticate(later).project_role == "member"
 
 
-def test_what_a_group_gave_ends_with_its_role_and_nobody_must_come_for_it(
+def test_a_deleted_group_role_revokes_memberships_without_a_sign_in(
     database: Database,
     people: TokenSignIn,
     tokens: Tokens,
@@ -179,7 +179,7 @@ def test_what_a_group_gave_ends_with_its_role_and_nobody_must_come_for_it(
     assert log.verify(database, owner.organization_id).intact
 
 
-def test_what_people_gave_groups_do_not_take(
+def test_manual_memberships_are_not_revoked_by_groups(
     database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     map_group(database, owner, "staff", "reader")
@@ -188,7 +188,7 @@ def test_what_people_gave_groups_do_not_take(
         assert people.authenticate(tokens.issue(groups=frozenset(groups))).organization_role == "owner"
 
 
-def test_the_last_owner_stays_whatever_the_groups_say(
+def test_the_last_owner_remains_regardless_of_groups(
     database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     map_group(database, owner, "admins", "owner")

@@ -19,7 +19,7 @@ def groups(team: Team) -> Groups:
     return Groups(team.database)
 
 
-def test_a_group_that_got_a_role_the_other_way_is_known(team: Team, groups: Groups) -> None:
+def test_a_group_with_a_role_is_registered(team: Team, groups: Groups) -> None:
     mappings = GroupRoles(team.database)
     for project_id, role in ((None, "reader"), (team.owner.project_id, "member")):
         mappings.create(team.admin, issuer=ISSUER, group="staff", role=role, project_id=project_id)
@@ -31,7 +31,7 @@ def test_a_group_that_got_a_role_the_other_way_is_known(team: Team, groups: Grou
     assert [row.role for row in groups.in_project(team.owner.organization_id, team.owner.project_id)] == ["member"]
 
 
-def test_a_role_takes_the_place_of_the_one_before(team: Team, groups: Groups) -> None:
+def test_a_new_role_replaces_the_previous_one(team: Team, groups: Groups) -> None:
     group = groups.create(team.admin, ISSUER, "staff")
     for role in ("owner", "reader"):
         groups.grant_role(team.admin, group.id, role, None)
@@ -42,7 +42,7 @@ def test_a_role_takes_the_place_of_the_one_before(team: Team, groups: Groups) ->
         groups.revoke_role(team.admin, group.id, None)
 
 
-def test_a_renamed_group_keeps_its_roles_and_a_deleted_one_ends_them(team: Team, groups: Groups) -> None:
+def test_a_renamed_group_keeps_its_roles_and_a_deleted_one_loses_them(team: Team, groups: Groups) -> None:
     group = groups.create(team.admin, ISSUER, "staff")
     groups.grant_role(team.admin, group.id, "reader", None)
     groups.grant_role(team.admin, group.id, "viewer", team.owner.project_id)
@@ -57,7 +57,7 @@ def test_a_renamed_group_keeps_its_roles_and_a_deleted_one_ends_them(team: Team,
     assert mappings.of_organization(team.owner.organization_id) == []
 
 
-def test_what_is_no_name_or_no_role_is_refused(team: Team, groups: Groups) -> None:
+def test_an_invalid_name_or_role_is_rejected(team: Team, groups: Groups) -> None:
     for name in ("", "x" * 257, "a\nb"):
         with pytest.raises(InvalidRequest):
             groups.create(team.admin, ISSUER, name)
@@ -70,7 +70,7 @@ def test_what_is_no_name_or_no_role_is_refused(team: Team, groups: Groups) -> No
         groups.get("org_other", group.id)
 
 
-def test_nobody_gives_a_group_more_than_they_hold(team: Team, groups: Groups) -> None:
+def test_nobody_grants_a_group_more_than_they_hold(team: Team, groups: Groups) -> None:
     people = ["api.organizations.users.read", "api.organizations.users.write"]
     deputy = team.person("dee@example.org", team.roles.create(team.admin, "deputy", people).id)
     group = groups.create(team.admin, ISSUER, "staff")
@@ -82,7 +82,7 @@ def test_nobody_gives_a_group_more_than_they_hold(team: Team, groups: Groups) ->
     assert groups.role(group, None) is None
 
 
-def test_groups_end_with_their_organization_and_roles_with_their_project(team: Team, groups: Groups) -> None:
+def test_groups_are_deleted_with_their_organization_and_roles_with_their_project(team: Team, groups: Groups) -> None:
     project = team.projects.create(team.admin, NewProject("Theirs"))
     group = groups.create(team.admin, ISSUER, "staff")
     given = groups.grant_role(team.admin, group.id, "viewer", project.id)

@@ -41,7 +41,7 @@ def states(team: Team) -> list[tuple[bool, bool]]:
     return [(row.accepted_at is not None, row.revoked_at is not None) for row in rows]
 
 
-def test_an_open_invitation_ends_when_its_person_is_added(team: Team, deputy: Caller) -> None:
+def test_an_open_invitation_ends_when_its_invitee_is_added(team: Team, deputy: Caller) -> None:
     _, token = team.invites.create(deputy, "c@example.org", "reader")
     team.person("c@example.org", "owner")
     with pytest.raises(NotFound):
@@ -51,7 +51,7 @@ def test_an_open_invitation_ends_when_its_person_is_added(team: Team, deputy: Ca
     assert log.verify(team.database, team.owner.organization_id).intact
 
 
-def test_an_invitation_of_another_organization_stays(team: Team, deputy: Caller) -> None:
+def test_an_invitation_of_another_organization_remains(team: Team, deputy: Caller) -> None:
     elsewhere = team.caller(team.admin.user_id, team.organizations.create(team.admin, "Acme").id)
     _, token = team.invites.create(deputy, "c@example.org", "reader")
     team.members.add(elsewhere, "c@example.org", "owner")
@@ -59,7 +59,7 @@ def test_an_invitation_of_another_organization_stays(team: Team, deputy: Caller)
     assert accepted.scopes == ORGANIZATION_ROLES["reader"]
 
 
-def test_a_first_key_carries_what_the_invitation_promised(team: Team) -> None:
+def test_a_first_key_has_the_permissions_of_the_invitation(team: Team) -> None:
     promised = [ProjectGrant(team.owner.project_id, "viewer")]
     _, token = team.invites.create(team.admin, "c@example.org", "reader", promised)
     accepted = team.invites.accept(token)
@@ -69,7 +69,7 @@ def test_a_first_key_carries_what_the_invitation_promised(team: Team) -> None:
     assert accepted.scopes == ORGANIZATION_ROLES["reader"] | PROJECT_ROLES["viewer"]
 
 
-def test_an_invitation_is_good_as_long_as_its_sender_may_send_it(
+def test_an_invitation_is_valid_while_its_inviter_may_send_it(
     team: Team, deputy: Caller, people: tuple[TokenSignIn, Tokens]
 ) -> None:
     signing_in, tokens = people
@@ -89,7 +89,7 @@ def test_an_invitation_is_good_as_long_as_its_sender_may_send_it(
     assert signing_in.authenticate(tokens.issue(subject="0002", email="bob@example.org", issued_at=2000)).is_owner
 
 
-def test_what_a_group_gave_gives_way_to_an_invitation(team: Team, people: tuple[TokenSignIn, Tokens]) -> None:
+def test_an_invitation_replaces_a_group_membership(team: Team, people: tuple[TokenSignIn, Tokens]) -> None:
     signing_in, tokens = people
     with pytest.raises(PermissionDenied):
         signing_in.authenticate(tokens.issue(groups=frozenset({"staff"})))
@@ -98,7 +98,7 @@ def test_what_a_group_gave_gives_way_to_an_invitation(team: Team, people: tuple[
     assert signing_in.authenticate(tokens.issue(groups=frozenset({"staff"}))).is_owner
 
 
-def test_those_below_take_no_invitation_of_those_above_back(team: Team, deputy: Caller) -> None:
+def test_callers_with_fewer_permissions_cannot_revoke_an_invitation(team: Team, deputy: Caller) -> None:
     invite, _ = team.invites.create(team.admin, "c@example.org", "owner")
     with pytest.raises(PermissionDenied):
         team.invites.revoke(deputy, invite.id)
@@ -107,7 +107,7 @@ def test_those_below_take_no_invitation_of_those_above_back(team: Team, deputy: 
 
 
 @pytest.mark.parametrize(("role", "leads"), [("reader", False), ("owner", True)])
-def test_where_nobody_signs_in_an_invitation_must_lead_to_a_key(team: Team, role: str, leads: bool) -> None:
+def test_without_an_issuer_an_invitation_must_include_a_project(team: Team, role: str, leads: bool) -> None:
     keys_only = Invites(team.database, PEPPER, keys_only=True)
     if leads:
         _, token = keys_only.create(team.admin, "c@example.org", role)
@@ -118,7 +118,7 @@ def test_where_nobody_signs_in_an_invitation_must_lead_to_a_key(team: Team, role
     assert refused.value.param == "projects"
 
 
-def test_an_invitation_whose_projects_ended_is_not_spent(team: Team) -> None:
+def test_an_invitation_to_deleted_projects_is_not_consumed(team: Team) -> None:
     keys_only = Invites(team.database, PEPPER, keys_only=True)
     project_id = team.project()
     _, token = keys_only.create(team.admin, "c@example.org", "reader", [ProjectGrant(project_id)])
@@ -128,7 +128,9 @@ def test_an_invitation_whose_projects_ended_is_not_spent(team: Team) -> None:
     assert states(team) == [(False, False)]
 
 
-def test_an_invitation_is_not_spent_where_its_key_cannot_be_made(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invitation_is_not_consumed_if_its_key_cannot_be_created(
+    team: Team, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _, token = team.invites.create(team.admin, "c@example.org", "reader", [ProjectGrant(team.owner.project_id)])
     with monkeypatch.context() as broken:
 
@@ -148,7 +150,7 @@ def test_an_invitation_is_not_spent_where_its_key_cannot_be_made(team: Team, mon
 
 
 @pytest.mark.parametrize("token", ["", "inv-", "inv-" + "x" * 47, "inv-" + "x" * 49, "inv-" + "ä" * 48, "x" * 100_000])
-def test_what_is_no_token_costs_no_question(team: Team, token: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_malformed_token_needs_no_query(team: Team, token: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> None:
         raise AssertionError("asked the database")
 
@@ -157,9 +159,7 @@ def test_what_is_no_token_costs_no_question(team: Team, token: str, monkeypatch:
         team.invites.accept(token)
 
 
-def test_an_invitation_ends_with_the_right_to_invite_and_with_the_role_that_was_promised(
-    team: Team, deputy: Caller
-) -> None:
+def test_an_invitation_ends_with_its_inviters_permission_or_its_role(team: Team, deputy: Caller) -> None:
     """Its sender is still a member, and may still have what it gives."""
     _, from_deputy = team.invites.create(deputy, "alice@example.org", "reader")
     team.members.set_role(team.admin, deputy.user_id, "reader")
@@ -177,7 +177,7 @@ def test_an_invitation_ends_with_the_right_to_invite_and_with_the_role_that_was_
     assert team.invites.accept(from_lead).project_id == team.owner.project_id
 
 
-def test_nobody_promises_what_they_do_not_hold_in_a_project(team: Team, deputy: Caller) -> None:
+def test_nobody_invites_with_permissions_they_lack_in_a_project(team: Team, deputy: Caller) -> None:
     with pytest.raises(PermissionDenied):
         team.invites.create(deputy, "c@example.org", "reader", [ProjectGrant(team.owner.project_id, "viewer")])
     assert states(team) == []

@@ -19,7 +19,7 @@ from ..team import Team
 AtOnce = Callable[[Iterable[Callable[[], Any]]], list[Any]]
 
 
-def test_who_shows_the_token_is_let_in_as_promised(team: Team) -> None:
+def test_a_valid_token_grants_the_invited_roles(team: Team) -> None:
     project_id = team.project()
     promised = [ProjectGrant(project_id, "viewer"), ProjectGrant(team.owner.project_id)]
     invite, token = team.invites.create(team.admin, "Ann@Example.org", "reader", promised, expires_in=60)
@@ -39,7 +39,7 @@ def test_who_shows_the_token_is_let_in_as_promised(team: Team) -> None:
         team.invites.revoke(team.admin, invite.id)
 
 
-def test_the_token_is_nowhere_in_the_database(team: Team) -> None:
+def test_the_token_is_not_stored(team: Team) -> None:
     _, token = team.invites.create(team.admin, "ann@example.org")
     with team.database.read() as session:
         held = repr([list(session.rows(table.select())) for table in metadata.sorted_tables])
@@ -47,7 +47,7 @@ def test_the_token_is_nowhere_in_the_database(team: Team) -> None:
     assert token[4:] not in held
 
 
-def test_of_many_who_show_a_token_at_once_one_is_let_in(team: Team, at_once: AtOnce) -> None:
+def test_one_of_concurrent_acceptances_succeeds(team: Team, at_once: AtOnce) -> None:
     _, token = team.invites.create(team.admin, "ann@example.org")
     found = at_once([lambda: team.invites.accept(token)] * 4)
     assert [type(each) for each in found].count(NotFound) == 3, found
@@ -55,7 +55,7 @@ def test_of_many_who_show_a_token_at_once_one_is_let_in(team: Team, at_once: AtO
         assert len(session.rows(select(users.c.id).where(users.c.email == "ann@example.org"))) == 1
 
 
-def test_a_token_ends_when_it_expires_or_is_taken_back(team: Team) -> None:
+def test_a_token_ends_with_its_expiry_or_revocation(team: Team) -> None:
     first, expired = team.invites.create(team.admin, "ann@example.org")
     with team.database.write() as session:
         session.run(update(invites).where(invites.c.id == first.id).values(expires_at=int(time.time())))
@@ -73,7 +73,7 @@ def test_a_token_ends_when_it_expires_or_is_taken_back(team: Team) -> None:
     assert [each.id for each in team.invites.all(team.admin.organization_id)] == [first.id]
 
 
-def test_nobody_is_invited_twice_or_to_where_they_are(team: Team, at_once: AtOnce) -> None:
+def test_nobody_is_invited_twice_or_as_an_existing_member(team: Team, at_once: AtOnce) -> None:
     team.person("bob@example.org")
     with pytest.raises(Conflict, match="member"):
         team.invites.create(team.admin, "BOB@example.org")
@@ -92,27 +92,27 @@ def test_nobody_is_invited_twice_or_to_where_they_are(team: Team, at_once: AtOnc
         ({"projects": [ProjectGrant("proj_1")] * 2}, "projects"),
     ],
 )
-def test_what_an_invitation_cannot_say_is_named(team: Team, values: dict[str, Any], param: str) -> None:
+def test_invalid_invitations_are_reported_by_field(team: Team, values: dict[str, Any], param: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         team.invites.create(team.admin, **{"email": "ann@example.org", **values})
     assert refused.value.param == param
 
 
-def test_nobody_promises_more_than_they_hold(team: Team) -> None:
+def test_nobody_invites_with_more_than_they_hold(team: Team) -> None:
     people = frozenset({"api.organizations.users.read", "api.organizations.users.write"})
     deputy = team.person("dee@example.org", team.roles.create(team.admin, "deputy", people).id)
     with pytest.raises(PermissionDenied):
         team.invites.create(deputy, "ann@example.org", "owner")
 
 
-def test_a_project_that_ended_meanwhile_is_left_out(team: Team) -> None:
+def test_a_project_deleted_in_the_meantime_is_skipped(team: Team) -> None:
     project_id = team.project()
     _, token = team.invites.create(team.admin, "ann@example.org", "reader", [ProjectGrant(project_id)])
     team.projects.archive(team.admin, project_id)
     assert team.caller(team.invites.accept(token).user_id).project_id is None
 
 
-def test_another_organizations_invitation_is_not_there(team: Team) -> None:
+def test_another_organizations_invitation_is_not_found(team: Team) -> None:
     elsewhere = team.caller(team.admin.user_id, team.organizations.create(team.admin, "Acme").id)
     invite, _ = team.invites.create(team.admin, "ann@example.org")
     with pytest.raises(NotFound):

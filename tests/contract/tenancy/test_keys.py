@@ -44,7 +44,7 @@ def everything(database: Database) -> str:
         return repr([list(session.rows(table.select())) for table in metadata.sorted_tables])
 
 
-def test_a_key_is_stored_as_it_was_asked_for(keys: Keys, owner: KeyOwner) -> None:
+def test_a_key_is_stored_as_requested(keys: Keys, owner: KeyOwner) -> None:
     before = int(time.time())
     key, secret = keys.create(owner, new(expires_in=60, excluded_from_rate_limiting=True))
     assert (key.name, key.scopes, key.excluded_from_rate_limiting) == ("ci", SCOPES, True)
@@ -58,7 +58,7 @@ def test_a_key_is_stored_as_it_was_asked_for(keys: Keys, owner: KeyOwner) -> Non
     assert len(secret) == 51
 
 
-def test_the_secret_is_nowhere_in_the_database(keys: Keys, owner: KeyOwner, database: Database) -> None:
+def test_the_secret_is_not_stored(keys: Keys, owner: KeyOwner, database: Database) -> None:
     key, first = keys.create(owner, new())
     _, second = keys.rotate(owner, key.id, overlap=60)
     held = everything(database)
@@ -75,7 +75,7 @@ def test_the_digest_depends_on_the_pepper(keys: Keys, owner: KeyOwner, database:
     assert Keys(database, Secret("q" * 32)).by_secret(secret) is None
 
 
-def test_a_name_is_taken_once_per_user_while_the_key_lives(keys: Keys, owner: KeyOwner, stranger: KeyOwner) -> None:
+def test_a_name_is_unique_per_user_while_the_key_is_active(keys: Keys, owner: KeyOwner, stranger: KeyOwner) -> None:
     key, _ = keys.create(owner, new())
     with pytest.raises(Conflict) as refused:
         keys.create(owner, new())
@@ -86,7 +86,7 @@ def test_a_name_is_taken_once_per_user_while_the_key_lives(keys: Keys, owner: Ke
     assert again.id != key.id
 
 
-def test_of_many_who_take_a_name_at_once_one_gets_it(keys: Keys, owner: KeyOwner, at_once: AtOnce) -> None:
+def test_one_of_concurrent_creations_of_a_name_succeeds(keys: Keys, owner: KeyOwner, at_once: AtOnce) -> None:
     keys.create(owner, new("first"))
     found = at_once([lambda: keys.create(owner, new())] * 5)
     assert sum(not isinstance(result, Conflict) for result in found) == 1
@@ -94,7 +94,7 @@ def test_of_many_who_take_a_name_at_once_one_gets_it(keys: Keys, owner: KeyOwner
 
 
 @pytest.mark.parametrize("name", ["", "x" * 257])
-def test_a_name_has_bounds(keys: Keys, owner: KeyOwner, name: str) -> None:
+def test_a_name_has_a_length_limit(keys: Keys, owner: KeyOwner, name: str) -> None:
     with pytest.raises(InvalidRequest):
         keys.create(owner, new(name))
     key, _ = keys.create(owner, new("x" * 256))
@@ -116,7 +116,7 @@ def test_a_name_is_printable(name: str, keys: Keys, owner: KeyOwner) -> None:
         keys.update(owner, key.id, name=name)
 
 
-def test_a_project_lists_its_live_keys_newest_first(keys: Keys, owner: KeyOwner, stranger: KeyOwner) -> None:
+def test_a_project_lists_its_active_keys_newest_first(keys: Keys, owner: KeyOwner, stranger: KeyOwner) -> None:
     made = [keys.create(owner, new(name))[0] for name in ("a", "b", "c")]
     keys.create(stranger, new("d"))
     keys.revoke(owner, made[1].id)
@@ -124,9 +124,7 @@ def test_a_project_lists_its_live_keys_newest_first(keys: Keys, owner: KeyOwner,
 
 
 @pytest.mark.parametrize("whose", ["unknown", "another project's", "revoked"])
-def test_a_key_that_is_not_there_for_you_is_not_found(
-    keys: Keys, owner: KeyOwner, stranger: KeyOwner, whose: str
-) -> None:
+def test_an_invisible_key_is_not_found(keys: Keys, owner: KeyOwner, stranger: KeyOwner, whose: str) -> None:
     key_id = {"unknown": "key_nobody"}.get(whose) or keys.create(owner, new())[0].id
     asker = stranger if whose == "another project's" else owner
     if whose == "revoked":
@@ -155,7 +153,7 @@ def test_a_key_is_renamed(keys: Keys, owner: KeyOwner) -> None:
     assert (found.id, found.name) == (key.id, "new")
 
 
-def test_after_a_rotation_both_secrets_find_the_key(keys: Keys, owner: KeyOwner) -> None:
+def test_after_a_rotation_both_secrets_are_valid(keys: Keys, owner: KeyOwner) -> None:
     key, first = keys.create(owner, new())
     before = time.time()
     rotated, second = keys.rotate(owner, key.id, overlap=60)
@@ -167,14 +165,14 @@ def test_after_a_rotation_both_secrets_find_the_key(keys: Keys, owner: KeyOwner)
     assert ids(keys.by_secret(first), keys.by_secret(second)) == [key.id, key.id]
 
 
-def test_without_an_overlap_the_old_secret_ends_at_once(keys: Keys, owner: KeyOwner) -> None:
+def test_without_an_overlap_the_old_secret_is_invalid_at_once(keys: Keys, owner: KeyOwner) -> None:
     key, first = keys.create(owner, new())
     rotated, second = keys.rotate(owner, key.id, overlap=0)
     assert (rotated.previous_digest, rotated.previous_expires_at) == (None, None)
     assert ids(keys.by_secret(first), keys.by_secret(second)) == [None, key.id]
 
 
-def test_a_second_rotation_ends_the_first_secret(keys: Keys, owner: KeyOwner) -> None:
+def test_a_second_rotation_invalidates_the_first_secret(keys: Keys, owner: KeyOwner) -> None:
     key, first = keys.create(owner, new())
     _, second = keys.rotate(owner, key.id, overlap=60)
     _, third = keys.rotate(owner, key.id, overlap=60)
@@ -182,7 +180,7 @@ def test_a_second_rotation_ends_the_first_secret(keys: Keys, owner: KeyOwner) ->
 
 
 @pytest.mark.parametrize("overlap", [-1, 30 * 86400 + 1])
-def test_an_overlap_has_bounds(keys: Keys, owner: KeyOwner, overlap: int) -> None:
+def test_an_overlap_is_bounded(keys: Keys, owner: KeyOwner, overlap: int) -> None:
     key, secret = keys.create(owner, new())
     with pytest.raises(InvalidRequest) as refused:
         keys.rotate(owner, key.id, overlap=overlap)
@@ -190,7 +188,7 @@ def test_an_overlap_has_bounds(keys: Keys, owner: KeyOwner, overlap: int) -> Non
     assert keys.by_secret(secret) is not None
 
 
-def test_a_key_that_was_changed_meanwhile_is_a_conflict_or_changed_in_turn(
+def test_a_concurrently_changed_key_is_a_conflict_or_changed_afterwards(
     keys: Keys, owner: KeyOwner, at_once: AtOnce
 ) -> None:
     key, _ = keys.create(owner, new())
@@ -201,7 +199,7 @@ def test_a_key_that_was_changed_meanwhile_is_a_conflict_or_changed_in_turn(
     assert live.digest in {keys.digest(secret) for _, secret in won}
 
 
-def test_a_revoked_key_is_found_by_its_digest_and_not_usable(keys: Keys, owner: KeyOwner) -> None:
+def test_a_revoked_key_is_found_by_its_digest_and_unusable(keys: Keys, owner: KeyOwner) -> None:
     key, secret = keys.create(owner, new())
     assert key.usable(time.time())
     keys.revoke(owner, key.id)
@@ -210,7 +208,7 @@ def test_a_revoked_key_is_found_by_its_digest_and_not_usable(keys: Keys, owner: 
     assert not found.usable(time.time())
 
 
-def test_a_key_is_usable_up_to_the_second_it_expires(keys: Keys, owner: KeyOwner) -> None:
+def test_a_key_is_usable_until_the_second_of_its_expiry(keys: Keys, owner: KeyOwner) -> None:
     key, _ = keys.create(owner, new(expires_in=60))
     assert key.expires_at is not None
     assert key.usable(key.expires_at - 0.001)
@@ -224,14 +222,16 @@ def test_an_unknown_digest_finds_nothing(keys: Keys, owner: KeyOwner) -> None:
     assert keys.by_secret("") is None
 
 
-def test_last_use_is_noted_without_a_revision(keys: Keys, owner: KeyOwner, database: Database) -> None:
+def test_last_use_changes_no_revision(keys: Keys, owner: KeyOwner, database: Database) -> None:
     key, _ = keys.create(owner, new())
     LastUse(database).record({key.id: 1234567890, "key_gone": 1})
     noted = keys.get(owner, key.id)
     assert (noted.last_used_at, noted.revision) == (1234567890, key.revision)
 
 
-def test_each_change_raises_the_revision_and_tells_of_itself(keys: Keys, owner: KeyOwner, database: Database) -> None:
+def test_each_change_increments_the_revision_and_emits_an_event(
+    keys: Keys, owner: KeyOwner, database: Database
+) -> None:
     key, _ = keys.create(owner, new())
     seen = [key.revision]
     seen.append(keys.update(owner, key.id, name="new", excluded=None).revision)
@@ -244,7 +244,7 @@ def test_each_change_raises_the_revision_and_tells_of_itself(keys: Keys, owner: 
     assert told(database) == [(f"{what}.v1", subject) for what in ("created", "updated", "updated", "revoked")]
 
 
-def test_what_was_refused_tells_nothing(keys: Keys, owner: KeyOwner, database: Database) -> None:
+def test_a_rejected_change_emits_nothing(keys: Keys, owner: KeyOwner, database: Database) -> None:
     keys.create(owner, new())
     with pytest.raises(Conflict):
         keys.create(owner, new())
@@ -262,7 +262,7 @@ def test_changes_since_a_revision_are_the_keys_changed_after_it(keys: Keys, owne
     assert keys.changed_since(newest + 100) == (newest + 100, [])
 
 
-def test_whoever_follows_the_revisions_misses_no_writer(keys: Keys, owner: KeyOwner, at_once: AtOnce) -> None:
+def test_a_revision_reader_misses_no_writer(keys: Keys, owner: KeyOwner, at_once: AtOnce) -> None:
     made: list[str] = []
     met: list[str] = []
 
@@ -280,7 +280,7 @@ def test_whoever_follows_the_revisions_misses_no_writer(keys: Keys, owner: KeyOw
     assert sorted(met) == sorted(made)
 
 
-def test_a_rotated_secret_is_refused_after_its_overlap(keys: Keys, owner: KeyOwner, database: Database) -> None:
+def test_a_rotated_secret_is_rejected_after_its_overlap(keys: Keys, owner: KeyOwner, database: Database) -> None:
     key, first = keys.create(owner, new())
     rotated, _ = keys.rotate(owner, key.id, overlap=60)
     past = {"previous_expires_at": time.time() - 1}
@@ -297,7 +297,7 @@ def ids(*found: ApiKey | None) -> list[str | None]:
     return [key.id if key else None for key in found]
 
 
-def test_what_a_key_may_be_used_for_and_from_where_is_kept(keys: Keys, owner: KeyOwner) -> None:
+def test_restrictions_of_models_and_networks_are_stored(keys: Keys, owner: KeyOwner) -> None:
     made, _ = keys.create(owner, new(allowed_models=("a/b", "c"), allowed_sources=("192.0.2.7", "2001:DB8::/32")))
     assert (made.allowed_models, made.allowed_sources) == (("a/b", "c"), ("192.0.2.7/32", "2001:db8::/32"))
     plain, _ = keys.create(owner, new("plain"))
@@ -322,7 +322,7 @@ def test_what_a_key_may_be_used_for_and_from_where_is_kept(keys: Keys, owner: Ke
         ({"allowed_sources": ("fe80::1%eth0",)}, "allowed_sources[0]"),
     ],
 )
-def test_what_a_key_cannot_be_bound_to_is_named(
+def test_invalid_restrictions_are_reported_by_field(
     keys: Keys, owner: KeyOwner, values: dict[str, Any], param: str
 ) -> None:
     made, _ = keys.create(owner, new())
@@ -334,7 +334,7 @@ def test_what_a_key_cannot_be_bound_to_is_named(
         keys.update(owner, made.id, expires_at=int(time.time()))
 
 
-def test_a_source_is_let_in_by_its_network() -> None:
+def test_an_address_is_admitted_by_its_network() -> None:
     assert is_allowed(None, "203.0.113.9")
     listed = ("10.0.0.0/8", "2001:db8::/32")
     assert is_allowed(listed, "10.9.8.7")
@@ -355,7 +355,7 @@ def test_a_source_is_let_in_by_its_network() -> None:
         ("2001:db8::/32", "2001:db8::/32"),
     ],
 )
-def test_a_source_of_the_older_family_is_kept_in_its_own_form(said: str, kept: str) -> None:
+def test_an_ipv4_network_is_stored_in_its_own_form(said: str, kept: str) -> None:
     assert parse_networks([said]) == (kept,)
     older = not kept.startswith("2") and kept != "::/0"
     assert (
@@ -363,7 +363,7 @@ def test_a_source_of_the_older_family_is_kept_in_its_own_form(said: str, kept: s
     )
 
 
-def test_a_view_sees_what_is_in_it(team: Team) -> None:
+def test_a_visibility_contains_its_keys(team: Team) -> None:
     project_id = team.project()
     ann = team.person("ann@example.org", **{project_id: "member"})
     mine, theirs = team.key(team.admin)[0], team.key(ann, project_id=project_id)[0]
@@ -384,7 +384,7 @@ def test_a_view_sees_what_is_in_it(team: Team) -> None:
     assert team.keys.matching(KeySelector("org_2")) == []
 
 
-def test_an_admin_key_administers_and_uses_no_project(team: Team) -> None:
+def test_an_admin_key_administers_and_has_no_project(team: Team) -> None:
     made, secret = team.keys.create_admin(team.admin, NewKey("ops", OWNER_SCOPES, expires_in=60))
     assert secret.startswith("sk-admin-")
     assert made.prefix.startswith("sk-admin-")
@@ -400,7 +400,7 @@ def test_an_admin_key_administers_and_uses_no_project(team: Team) -> None:
     assert not team.authenticates(rotated)
 
 
-def test_who_did_it_is_in_the_log(team: Team) -> None:
+def test_the_audit_log_names_the_actor(team: Team) -> None:
     made, secret = team.keys.create(team.owner, new(), actor=team.admin)
     team.keys.update(team.owner, made.id, name="other", actor=team.admin)
     team.keys.rotate(team.owner, made.id, overlap=0, actor=team.admin)

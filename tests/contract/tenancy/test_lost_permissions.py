@@ -50,19 +50,19 @@ def nothing_is_done(team: Team, by: Caller) -> None:
         assert refused.value.code == "rights_changed", what
 
 
-def test_who_was_removed_leaves_nothing_behind(team: Team) -> None:
+def test_a_removed_members_pending_mutation_changes_nothing(team: Team) -> None:
     boss = team.person("boss@example.org", "owner")
     team.members.remove(team.admin, boss.user_id)
     nothing_is_done(team, boss)
 
 
-def test_who_was_demoted_acts_no_more_as_an_owner(team: Team) -> None:
+def test_a_demoted_owners_pending_mutation_is_rejected(team: Team) -> None:
     boss = team.person("boss@example.org", "owner")
     team.members.set_role(team.admin, boss.user_id, "reader")
     nothing_is_done(team, boss)
 
 
-def test_a_key_that_was_revoked_or_cut_down_makes_no_other(team: Team) -> None:
+def test_a_revoked_or_restricted_key_creates_no_other(team: Team) -> None:
     view = KeySelector(team.owner.organization_id)
     revoked, secret = team.key(team.admin, "revoked")
     narrowed, other = team.key(team.admin, "narrowed")
@@ -75,7 +75,7 @@ def test_a_key_that_was_revoked_or_cut_down_makes_no_other(team: Team) -> None:
     nothing_is_done(team, by_narrowed)
 
 
-def test_a_late_key_does_not_work_when_its_user_is_back(team: Team) -> None:
+def test_a_key_created_late_is_invalid_when_its_user_returns(team: Team) -> None:
     project_id = team.owner.project_id
     bob = team.person("bob@example.org", **{project_id: "member"})
     team.members.remove(team.admin, bob.user_id)
@@ -86,7 +86,7 @@ def test_a_late_key_does_not_work_when_its_user_is_back(team: Team) -> None:
     assert [each.name for each in team.keys.matching(KeySelector(bob.organization_id, project_id, bob.user_id))] == []
 
 
-def test_who_may_more_by_now_goes_on(team: Team) -> None:
+def test_a_caller_with_extended_permissions_continues(team: Team) -> None:
     boss = team.person("boss@example.org", team.roles.create(team.admin, "lead", ["api.organizations.users.write"]).id)
     team.members.set_role(team.admin, boss.user_id, "owner")
     assert team.members.add(boss, "bob@example.org", "reader").role == "reader"

@@ -22,7 +22,7 @@ from ..team import Team
 AtOnce = Callable[[Iterable[Callable[[], Any]]], list[Any]]
 
 
-def test_a_person_is_one_by_e_mail_in_any_case(team: Team) -> None:
+def test_a_person_is_identified_by_email_case_insensitively(team: Team) -> None:
     made = team.members.add(team.admin, " Ann@Example.ORG ", "reader")
     assert (made.email, made.role, made.project_id) == ("ann@example.org", "reader", None)
     with pytest.raises(Conflict):
@@ -34,12 +34,12 @@ def test_a_person_is_one_by_e_mail_in_any_case(team: Team) -> None:
 
 
 @pytest.mark.parametrize("email", ["", "ann", "@", "a@", "@b", "a b@c", "a@b@c", "x" * 250 + "@example.org", "a\0@b"])
-def test_what_is_no_e_mail_is_refused(team: Team, email: str) -> None:
+def test_an_invalid_email_is_rejected(team: Team, email: str) -> None:
     with pytest.raises(InvalidRequest, match="e-mail"):
         team.members.add(team.admin, email, "reader")
 
 
-def test_a_role_must_be_there(team: Team) -> None:
+def test_a_role_must_exist(team: Team) -> None:
     for role in ("", "member", "viewer", "OWNER", "role_1"):
         with pytest.raises(InvalidRequest, match="Unknown role"):
             team.members.add(team.admin, "ann@example.org", role)
@@ -53,12 +53,12 @@ def test_a_role_must_be_there(team: Team) -> None:
     assert team.members.add_to_project(team.admin, project_id, ann.user_id, there.id).role == there.id
 
 
-def test_of_many_who_add_one_person_at_once_one_does(team: Team, at_once: AtOnce) -> None:
+def test_one_of_concurrent_additions_of_a_person_succeeds(team: Team, at_once: AtOnce) -> None:
     found = at_once([lambda: team.members.add(team.admin, "ann@example.org", "reader")] * 4)
     assert sorted(type(each).__name__ for each in found) == ["Conflict"] * 3 + ["Member"], found
 
 
-def test_whoever_leaves_loses_their_keys_with_the_membership(team: Team) -> None:
+def test_a_removed_members_keys_are_revoked(team: Team) -> None:
     project_id = team.project()
     ann = team.person("ann@example.org", **{project_id: "member", team.owner.project_id: "viewer"})
     key_id, secret = team.key(ann, project_id=project_id)
@@ -77,7 +77,7 @@ def test_whoever_leaves_loses_their_keys_with_the_membership(team: Team) -> None
     assert not team.authenticates(secret)
 
 
-def test_whoever_leaves_one_organization_stays_in_another(team: Team) -> None:
+def test_leaving_one_organization_keeps_other_memberships(team: Team) -> None:
     elsewhere = team.caller(team.admin.user_id, team.organizations.create(team.admin, "Acme").id)
     ann = team.person("ann@example.org")
     team.members.add(elsewhere, "ann@example.org", "owner")
@@ -93,7 +93,7 @@ def test_whoever_leaves_one_organization_stays_in_another(team: Team) -> None:
     }
 
 
-def test_whoever_leaves_a_project_loses_their_keys_there(team: Team) -> None:
+def test_leaving_a_project_revokes_its_keys(team: Team) -> None:
     project_id = team.project()
     ann = team.person("ann@example.org", **{project_id: "member", team.owner.project_id: "member"})
     _, there = team.key(ann, "there", project_id)
@@ -104,14 +104,14 @@ def test_whoever_leaves_a_project_loses_their_keys_there(team: Team) -> None:
         team.members.remove_from_project(team.admin, project_id, ann.user_id)
 
 
-def test_an_owner_of_the_organization_needs_no_membership_of_its_projects(team: Team) -> None:
+def test_an_organization_owner_needs_no_project_membership(team: Team) -> None:
     project_id = team.project()
     _, secret = team.key(team.admin, project_id=project_id)
     assert team.members.remove_from_project(team.admin, project_id, team.admin.user_id) == {"api_keys": []}
     assert team.authenticates(secret)
 
 
-def test_the_last_owner_stays(team: Team) -> None:
+def test_the_last_owner_cannot_be_removed(team: Team) -> None:
     for attempt in (
         lambda: team.members.remove(team.admin, team.admin.user_id),
         lambda: team.members.set_role(team.admin, team.admin.user_id, "reader"),
@@ -142,7 +142,7 @@ def test_two_last_owners_cannot_remove_one_another(team: Team, at_once: AtOnce) 
     assert any(isinstance(each, InvalidRequest | Conflict) for each in found), found
 
 
-def test_another_role_is_told_as_one_that_went_and_one_that_came(team: Team) -> None:
+def test_a_changed_role_is_emitted_as_one_removal_and_one_addition(team: Team) -> None:
     project_id = team.owner.project_id
     ann = team.person("ann@example.org", **{project_id: "member"})
     assert team.members.set_role_in_project(team.admin, project_id, ann.user_id, "viewer").role == "viewer"
@@ -158,7 +158,7 @@ def test_another_role_is_told_as_one_that_went_and_one_that_came(team: Team) -> 
     assert json.loads(rows[0].payload)["principal_id"] == ann.user_id
 
 
-def test_only_a_member_of_the_organization_can_be_in_its_projects(team: Team) -> None:
+def test_only_organization_members_can_join_its_projects(team: Team) -> None:
     with pytest.raises(InvalidRequest, match="member of the organization"):
         team.members.add_to_project(team.admin, team.owner.project_id, "user_nobody", "member")
     ann = team.person("ann@example.org", **{team.owner.project_id: "member"})
@@ -174,7 +174,7 @@ def deputy(team: Team) -> Caller:
     return team.person("dee@example.org", role.id)
 
 
-def test_nobody_gives_more_than_they_hold(team: Team, deputy: Caller) -> None:
+def test_nobody_grants_more_than_they_hold(team: Team, deputy: Caller) -> None:
     assert team.members.add(deputy, "ann@example.org", "reader").role == "reader"
     for role in ("owner", "tenant_system"):
         with pytest.raises(PermissionDenied):
@@ -188,7 +188,7 @@ def test_nobody_gives_more_than_they_hold(team: Team, deputy: Caller) -> None:
         team.members.set_role(deputy, deputy.user_id, strong.id)
 
 
-def test_only_owners_unmake_owners(team: Team, deputy: Caller) -> None:
+def test_only_owners_demote_owners(team: Team, deputy: Caller) -> None:
     ann = team.person("ann@example.org", "owner")
     with pytest.raises(PermissionDenied):
         team.members.remove(deputy, ann.user_id)
@@ -197,7 +197,7 @@ def test_only_owners_unmake_owners(team: Team, deputy: Caller) -> None:
     team.members.remove(team.admin, ann.user_id)
 
 
-def test_a_key_of_an_owner_that_was_cut_down_makes_no_owners(team: Team) -> None:
+def test_a_restricted_key_of_an_owner_creates_no_owners(team: Team) -> None:
     _, secret = team.keys.create(team.owner, NewKey("narrow", frozenset({"api.organizations.users.write"})))
     key = team.authenticator.authenticate(secret)
     assert key is not None
@@ -205,7 +205,7 @@ def test_a_key_of_an_owner_that_was_cut_down_makes_no_owners(team: Team) -> None
         team.members.add(key, "ann@example.org", "owner")
 
 
-def test_a_project_owner_gives_roles_there(team: Team) -> None:
+def test_a_project_owner_grants_project_roles(team: Team) -> None:
     project_id = team.project()
     lead = team.caller(team.person("ann@example.org", **{project_id: "owner"}).user_id, None, project_id)
     bob = team.person("bob@example.org")
@@ -215,7 +215,7 @@ def test_a_project_owner_gives_roles_there(team: Team) -> None:
         team.members.set_role_in_project(lead, project_id, bob.user_id, wide.id)
 
 
-def test_hidden_people_are_left_out(team: Team) -> None:
+def test_hidden_users_are_excluded(team: Team) -> None:
     ann = team.person("ann@example.org", **{team.owner.project_id: "member"})
     with team.database.write() as session:
         session.run(users.update().where(users.c.id == ann.user_id).values(hidden=True))
@@ -224,7 +224,7 @@ def test_hidden_people_are_left_out(team: Team) -> None:
     assert [each.email for each in team.members.of_project(team.admin.organization_id, team.owner.project_id)] == emails
 
 
-def test_a_member_is_found_by_id_only_where_they_are(team: Team) -> None:
+def test_a_member_is_found_by_id_only_in_their_organizations(team: Team) -> None:
     elsewhere = team.organizations.create(team.admin, "Acme").id
     ann = team.person("ann@example.org")
     assert isinstance(team.members.get(team.admin.organization_id, ann.user_id), Member)

@@ -75,7 +75,7 @@ def changes(database: Database) -> list[Any]:
         return [event_from_row(row) for row in session.rows(query.order_by(tables.events.c.time))]
 
 
-def test_a_mapping_itself_touches_nobody(team: Team) -> None:
+def test_creating_a_group_role_changes_no_membership_itself(team: Team) -> None:
     staff(team.database)
     GroupRoles(team.database).create(team.admin, issuer=ISSUER, group="staff", role="reader", project_id=None)
     assert members(team.database) == 0
@@ -83,7 +83,7 @@ def test_a_mapping_itself_touches_nobody(team: Team) -> None:
     assert (event.data["issuer"], event.data["group"], event.data["after"]) == (ISSUER, "staff", "")
 
 
-def test_a_delivery_goes_on_where_the_one_before_ended(team: Team) -> None:
+def test_a_delivery_continues_where_the_previous_one_stopped(team: Team) -> None:
     staff(team.database)
     project_id = team.owner.project_id
     GroupRoles(team.database).create(team.admin, issuer=ISSUER, group="staff", role="member", project_id=project_id)
@@ -95,7 +95,7 @@ def test_a_delivery_goes_on_where_the_one_before_ended(team: Team) -> None:
     assert log.verify(team.database, team.owner.organization_id).intact
 
 
-def test_the_consumer_emits_what_is_left(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_consumer_emits_an_event_for_the_remaining_members(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
     staff(team.database)
     GroupRoles(team.database).create(team.admin, issuer=ISSUER, group="staff", role="reader", project_id=None)
     main = runpy.run_path(str(CHECKOUT / "eventing/group_settlement/main.py"))
@@ -113,7 +113,7 @@ def test_the_consumer_emits_what_is_left(team: Team, monkeypatch: pytest.MonkeyP
     context.database.close()
 
 
-def test_what_is_so_already_is_not_written_again(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unchanged_memberships_are_not_written_again(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
     staff(team.database, 5)
     GroupRoles(team.database).create(team.admin, issuer=ISSUER, group="staff", role="reader", project_id=None)
     reconcile_group(team.database, ISSUER, "staff")
@@ -125,7 +125,7 @@ def test_what_is_so_already_is_not_written_again(team: Team, monkeypatch: pytest
     assert reconcile_group(team.database, ISSUER, "staff") == ""
 
 
-def test_who_left_a_group_by_the_release_before_gets_nothing_of_it(team: Team) -> None:
+def test_a_member_who_left_a_group_in_the_previous_release_gets_nothing(team: Team) -> None:
     """That release writes what a token says into its column, and does not know the table."""
     staff(team.database, 3)
     with team.database.write() as session:
@@ -141,7 +141,7 @@ def test_who_left_a_group_by_the_release_before_gets_nothing_of_it(team: Team) -
 
 
 @pytest.mark.parametrize("name", ["staff", 'a "b" \\ %_ä'])
-def test_who_came_into_a_group_by_the_release_before_loses_what_it_gave(team: Team, name: str) -> None:
+def test_a_member_who_joined_a_group_in_the_previous_release_loses_its_grants(team: Team, name: str) -> None:
     staff(team.database, 30)
     with team.database.write() as session:
         session.run(user_groups.delete().where(user_groups.c.user_id != "user_0001"))
@@ -158,7 +158,7 @@ def test_who_came_into_a_group_by_the_release_before_loses_what_it_gave(team: Te
     assert members(team.database) == 0
 
 
-def test_people_sign_in_while_their_group_is_mapped(
+def test_sign_ins_during_the_reconciliation_of_a_group(
     team: Team, people: tuple[TokenSignIn, Tokens], at_once: AtOnce
 ) -> None:
     signing_in, tokens = people
@@ -185,7 +185,7 @@ def test_people_sign_in_while_their_group_is_mapped(
     assert log.verify(team.database, team.owner.organization_id).intact
 
 
-def test_a_group_s_members_are_paged_in_the_database(team: Team) -> None:
+def test_a_groups_members_are_paged_in_the_database(team: Team) -> None:
     staff(team.database, 3)
     groups = Groups(team.database)
     group = groups.create(team.admin, ISSUER, "staff")
@@ -201,7 +201,7 @@ def test_a_group_s_members_are_paged_in_the_database(team: Team) -> None:
             groups.member(group, user_id)
 
 
-def test_groups_of_an_older_database_are_kept(new_database: Callable[[], Database]) -> None:
+def test_groups_of_an_older_database_are_preserved(new_database: Callable[[], Database]) -> None:
     database = new_database()
     upgrade(database, "0011")
     said = {"staff": 1, "x" * 300: 2, "ä": 3}
@@ -217,7 +217,7 @@ def test_groups_of_an_older_database_are_kept(new_database: Callable[[], Databas
     ]
 
 
-def test_owners_who_lose_their_group_at_once_leave_an_owner(team: Team) -> None:
+def test_one_owner_remains_when_all_owners_lose_their_group(team: Team) -> None:
     acme = team.organizations.create(team.admin, "Acme")
     founder = team.caller(team.owner.user_id, acme.id)
     staff(team.database, 3)

@@ -54,7 +54,7 @@ def ids(page: Page) -> tuple[str, bool]:
     return "".join(row.id for row in page[0]), page[1]
 
 
-def test_pages_follow_one_another_both_ways_round(
+def test_pages_are_consecutive_in_both_directions(
     queries: OrganizationQueries, owner: KeyOwner, add: Callable[..., None]
 ) -> None:
     for name, at in (("a", 20), ("b", 10), ("c", 10), ("d", 5)):
@@ -80,7 +80,7 @@ def test_pages_follow_one_another_both_ways_round(
     assert [row.id for row in queries.roles(here, None)] == ["rd", "rb", "rc", "ra"]
 
 
-def test_archived_projects_are_listed_when_asked_for_and_always_found(
+def test_archived_projects_are_listed_on_request_and_always_found(
     queries: OrganizationQueries, owner: KeyOwner, add: Callable[..., None]
 ) -> None:
     add(projects, id="old", title="old", is_default=False, created_at=1, archived_at=2)
@@ -91,7 +91,7 @@ def test_archived_projects_are_listed_when_asked_for_and_always_found(
     assert queries.project(owner.organization_id, "old").archived_at == 2
 
 
-def test_people_service_accounts_and_the_hidden_are_told_apart(
+def test_people_service_accounts_and_hidden_users_are_distinguished(
     queries: OrganizationQueries, owner: KeyOwner, join: Callable[..., str]
 ) -> None:
     here, project = owner.organization_id, owner.project_id
@@ -112,7 +112,7 @@ def test_people_service_accounts_and_the_hidden_are_told_apart(
     assert found["o"] == []
 
 
-def test_a_persons_last_use_of_any_key_is_known(
+def test_a_persons_last_use_of_any_key_is_returned(
     queries: OrganizationQueries, owner: KeyOwner, keys: Keys, join: Callable[..., str], database: Database
 ) -> None:
     user = join("p", project="member")
@@ -124,7 +124,7 @@ def test_a_persons_last_use_of_any_key_is_known(
     assert queries.person(owner.organization_id, user).last_used_at == 7
 
 
-def test_keys_are_told_by_whether_their_owner_is_still_there(
+def test_keys_are_filtered_by_whether_their_owner_still_exists(
     queries: OrganizationQueries, owner: KeyOwner, keys: Keys, join: Callable[..., str], database: Database
 ) -> None:
     here, project = owner.organization_id, owner.project_id
@@ -148,7 +148,7 @@ def test_keys_are_told_by_whether_their_owner_is_still_there(
             queries.project_key(here, project, lost)
 
 
-def test_admin_keys_are_a_kind_of_their_own(
+def test_admin_keys_are_a_separate_kind(
     queries: OrganizationQueries, owner: KeyOwner, keys: Keys, add: Callable[..., None]
 ) -> None:
     key, _ = keys.create(owner, NewKey("project's", frozenset()))
@@ -162,7 +162,7 @@ def test_admin_keys_are_a_kind_of_their_own(
         queries.admin_key(here, key.id)
 
 
-def test_invitations_taken_back_are_gone(
+def test_revoked_invitations_are_not_listed(
     queries: OrganizationQueries, owner: KeyOwner, add: Callable[..., None]
 ) -> None:
     row = {"email": "x@example.org", "role": "reader", "projects": "[]", "invited_by": owner.user_id, "expires_at": 9}
@@ -173,7 +173,7 @@ def test_invitations_taken_back_are_gone(
         queries.invite(owner.organization_id, "back")
 
 
-def test_nothing_of_another_organization_is_there(
+def test_nothing_of_another_organization_is_returned(
     queries: OrganizationQueries,
     owner: KeyOwner,
     stranger: KeyOwner,

@@ -18,7 +18,7 @@ from ..team import Team
 AtOnce = Callable[[Iterable[Callable[[], Any]]], list[Any]]
 
 
-def test_who_makes_an_organization_owns_it(team: Team) -> None:
+def test_the_creator_of_an_organization_owns_it(team: Team) -> None:
     made = team.organizations.create(team.admin, "  Acme ")
     assert (made.title, made.is_default) == ("Acme", False)
     assert made.id.startswith("org_")
@@ -32,13 +32,13 @@ def test_who_makes_an_organization_owns_it(team: Team) -> None:
 
 
 @pytest.mark.parametrize("title", ["", "  ", "x" * 201, "a\nb", "a\0b"])
-def test_a_title_has_bounds(team: Team, title: str) -> None:
+def test_a_title_has_a_length_limit(team: Team, title: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         team.organizations.create(team.admin, title)
     assert refused.value.param == "title"
 
 
-def test_only_an_owner_of_the_default_organization_makes_others(team: Team) -> None:
+def test_only_an_owner_of_the_default_organization_creates_others(team: Team) -> None:
     with pytest.raises(PermissionDenied):
         team.organizations.create(team.person("ann@example.org"), "Hers")
     made = team.organizations.create(team.admin, "Acme")
@@ -54,7 +54,7 @@ def test_only_an_owner_of_the_default_organization_makes_others(team: Team) -> N
         team.organizations.create(key, "Fourth")
 
 
-def test_a_title_is_given_out_once(team: Team, at_once: AtOnce) -> None:
+def test_a_title_is_unique(team: Team, at_once: AtOnce) -> None:
     found = at_once([lambda: team.organizations.create(team.admin, "Acme")] * 4)
     assert [type(each) for each in found].count(Organization) == 1, found
     assert [type(each) for each in found].count(Conflict) == 3, found
@@ -64,13 +64,13 @@ def test_a_title_is_given_out_once(team: Team, at_once: AtOnce) -> None:
     assert team.organizations.rename(team.caller(team.admin.user_id, made.id), "Acme Inc").title == "Acme Inc"
 
 
-def test_the_default_organization_stays(team: Team) -> None:
+def test_the_default_organization_cannot_be_deleted(team: Team) -> None:
     with pytest.raises(InvalidRequest, match="default organization") as refused:
         team.organizations.delete(team.admin)
     assert refused.value.code == "default_organization"
 
 
-def test_an_organization_with_projects_stays_and_says_which(team: Team) -> None:
+def test_an_organization_with_projects_is_not_deleted_and_the_error_lists_them(team: Team) -> None:
     made = team.organizations.create(team.admin, "Acme")
     there = team.caller(team.admin.user_id, made.id)
     other = Team(team.database, team.owner)
@@ -83,7 +83,7 @@ def test_an_organization_with_projects_stays_and_says_which(team: Team) -> None:
     team.organizations.delete(there)
 
 
-def test_a_deleted_organization_leaves_nobody_in_it(team: Team) -> None:
+def test_a_deleted_organization_has_no_members(team: Team) -> None:
     made = team.organizations.create(team.admin, "Acme")
     there = team.caller(team.admin.user_id, made.id)
     bob = team.members.add(there, "bob@example.org", "owner")

@@ -22,7 +22,7 @@ from ..team import Team
 AtOnce = Callable[[Iterable[Callable[[], Any]]], list[Any]]
 
 
-def test_a_project_is_stored_as_it_was_asked_for(team: Team) -> None:
+def test_a_project_is_stored_as_requested(team: Team) -> None:
     made = team.projects.create(team.admin, NewProject(" Vision ", kubernetes_namespace="team-a"))
     assert (made.title, made.kubernetes_namespace, made.assignments) == ("Vision", "team-a", ())
     assert (made.is_default, made.archived_at, made.model_mode, made.model_ids) == (False, None, None, ())
@@ -36,7 +36,7 @@ def test_a_project_is_stored_as_it_was_asked_for(team: Team) -> None:
     ]
 
 
-def test_owners_of_the_organization_own_a_new_project(team: Team) -> None:
+def test_organization_owners_own_a_new_project(team: Team) -> None:
     second = team.person("ann@example.org", "owner")
     team.person("bob@example.org")
     project_id = team.project()
@@ -64,14 +64,14 @@ def test_owners_of_the_organization_own_a_new_project(team: Team) -> None:
         ({"assignments": [Assignment("a", "c" * 65)]}, "assignments[0].cluster_id"),
     ],
 )
-def test_what_a_project_cannot_be_is_named(team: Team, values: dict[str, Any], param: str) -> None:
+def test_invalid_projects_are_reported_by_field(team: Team, values: dict[str, Any], param: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         team.projects.create(team.admin, NewProject(**{"title": "Vision", **values}))
     assert refused.value.param == param
     assert len(team.projects.all(team.admin.organization_id)) == 1
 
 
-def test_a_title_is_given_out_once_in_an_organization(team: Team, at_once: AtOnce) -> None:
+def test_a_title_is_unique_in_an_organization(team: Team, at_once: AtOnce) -> None:
     found = at_once([lambda: team.projects.create(team.admin, NewProject("Vision"))] * 4)
     assert sorted(type(each).__name__ for each in found) == ["Conflict"] * 3 + ["Project"], found
     made = next(each for each in found if isinstance(each, Project))
@@ -84,14 +84,14 @@ def test_a_title_is_given_out_once_in_an_organization(team: Team, at_once: AtOnc
     team.projects.create(elsewhere, NewProject("Vision"))
 
 
-def test_assignments_take_the_place_of_a_namespace(team: Team) -> None:
+def test_assignments_replace_a_namespace(team: Team) -> None:
     project_id = team.project(kubernetes_namespace="team-a")
     changed = team.projects.assign(team.admin, project_id, [Assignment("team-b")])
     assert (changed.kubernetes_namespace, changed.assignments) == (None, (Assignment("team-b"),))
     assert team.projects.assign(team.admin, project_id, []).assignments == ()
 
 
-def test_a_list_of_models_is_kept_and_reaches_the_keys(team: Team) -> None:
+def test_a_model_restriction_is_stored_and_applies_to_keys(team: Team) -> None:
     project_id = team.project()
     key_id, secret = team.key(team.admin, project_id=project_id)
     before, _ = team.keys.changed_since(0)
@@ -107,7 +107,7 @@ def test_a_list_of_models_is_kept_and_reaches_the_keys(team: Team) -> None:
         team.projects.set_models(team.admin, project_id, "maybe", [])
 
 
-def test_keys_of_an_archived_project_are_no_good(team: Team) -> None:
+def test_keys_of_an_archived_project_are_rejected(team: Team) -> None:
     project_id = team.project()
     ann = team.person("ann@example.org", **{project_id: "member"})
     key_id, secret = team.key(ann, project_id=project_id)
@@ -128,7 +128,7 @@ def test_keys_of_an_archived_project_are_no_good(team: Team) -> None:
             change()
 
 
-def test_the_default_project_stays(team: Team) -> None:
+def test_the_default_project_cannot_be_deleted(team: Team) -> None:
     project_id = team.owner.project_id
     for end in (team.projects.archive, team.projects.delete):
         with pytest.raises(InvalidRequest) as refused:
@@ -136,7 +136,7 @@ def test_the_default_project_stays(team: Team) -> None:
         assert refused.value.code == "default_project"
 
 
-def test_a_project_that_is_deleted_says_what_went_with_it(team: Team) -> None:
+def test_a_deleted_project_returns_what_was_deleted_with_it(team: Team) -> None:
     project_id = team.project()
     ann = team.person("ann@example.org", **{project_id: "member"})
     role = team.roles.create(team.admin, "chats", ["api.inference.write"], project_id=project_id)
@@ -164,7 +164,7 @@ def test_a_project_that_is_deleted_says_what_went_with_it(team: Team) -> None:
     assert sorted(row.subject for row in revoked) == sorted(f"api_keys/{key}" for key in gone["api_keys"])
 
 
-def test_a_project_with_models_stays_and_says_which(team: Team, registry: ModelRegistry) -> None:
+def test_a_project_with_models_is_not_deleted_and_the_error_lists_them(team: Team, registry: ModelRegistry) -> None:
     project_id = team.project()
     registry.create(NewModel("org/mine", SourceRepository.LOCAL, "/x", project_id=project_id))
     with pytest.raises(InvalidRequest, match="org/mine") as refused:
@@ -174,7 +174,7 @@ def test_a_project_with_models_stays_and_says_which(team: Team, registry: ModelR
     team.projects.delete(team.admin, project_id)
 
 
-def test_another_organizations_project_is_not_there(team: Team) -> None:
+def test_another_organizations_project_is_not_found(team: Team) -> None:
     elsewhere = team.caller(team.admin.user_id, team.organizations.create(team.admin, "Acme").id)
     project_id = team.project()
     for attempt in (
@@ -192,7 +192,7 @@ def test_another_organizations_project_is_not_there(team: Team) -> None:
             attempt()
 
 
-def test_an_organization_has_so_many_live_projects_and_no_more(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_active_projects_is_bounded(team: Team, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llmariner.tenancy.organizations.projects._MAX_PROJECTS", 3)
     acme = team.organizations.create(team.admin, "Acme")
     second = team.project("Second")

@@ -39,7 +39,7 @@ def failures(database: Database, organization_id: str) -> list[tuple[str | None,
     ]
 
 
-def test_a_refusal_is_told_at_once_and_what_follows_in_its_minute_together(database: Database, owner: KeyOwner) -> None:
+def test_a_rejection_is_recorded_at_once_and_further_ones_per_minute(database: Database, owner: KeyOwner) -> None:
     refused = RefusedSignIns(database)
     began = int(time.time())
     for error in (FORGED, FORGED, FORGED, EXPIRED):
@@ -56,7 +56,7 @@ def test_a_refusal_is_told_at_once_and_what_follows_in_its_minute_together(datab
     assert [told["count"] for _, _, told in failures(database, owner.organization_id)] == [1, 3], "the process ends"
 
 
-def test_a_minute_later_the_rest_is_told_with_its_number(
+def test_the_number_of_further_rejections_is_recorded_after_a_minute(
     database: Database, owner: KeyOwner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refused = RefusedSignIns(database)
@@ -71,7 +71,7 @@ def test_a_minute_later_the_rest_is_told_with_its_number(
     assert log.verify(database, owner.organization_id).intact
 
 
-def test_the_rest_of_a_minute_is_told_by_itself(
+def test_further_rejections_are_recorded_without_another_attempt(
     database: Database, owner: KeyOwner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(refused_sign_ins, "_MINUTE", 0.5)
@@ -85,7 +85,7 @@ def test_the_rest_of_a_minute_is_told_by_itself(
     assert [told["count"] for _, _, told in found] == [1, 2]
 
 
-def test_many_sources_at_many_processes_write_no_more_than_the_bound(
+def test_entries_of_many_sources_and_processes_are_bounded(
     database: Database, owner: KeyOwner, at_once: AtOnce, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     processes = [RefusedSignIns(database) for _ in range(3)]
@@ -105,7 +105,7 @@ def test_many_sources_at_many_processes_write_no_more_than_the_bound(
     assert any(source is None for source, _, _ in found), "what is too much is told as one"
 
 
-def test_one_process_remembers_a_bounded_number_of_sources(database: Database, owner: KeyOwner) -> None:
+def test_the_number_of_tracked_sources_is_bounded(database: Database, owner: KeyOwner) -> None:
     refused = RefusedSignIns(database)
     for host in range(1000):
         refused.record(FORGED, source=f"10.0.{host // 256}.{host % 256}")
@@ -113,7 +113,7 @@ def test_one_process_remembers_a_bounded_number_of_sources(database: Database, o
     assert len(refused._written_at) <= MAX_ENTRIES_PER_MINUTE
 
 
-def test_each_organization_has_its_own_and_who_is_known_is_named(
+def test_each_organization_has_its_own_entries_and_existing_users_are_named(
     database: Database, owner: KeyOwner, stranger: KeyOwner
 ) -> None:
     refused = RefusedSignIns(database)
@@ -131,7 +131,7 @@ def test_each_organization_has_its_own_and_who_is_known_is_named(
     assert (source, email, told.get("id")) == (None, None, None)
 
 
-def test_without_the_database_it_is_told_later(
+def test_without_the_database_rejections_are_recorded_later(
     database: Database, owner: KeyOwner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     refused = RefusedSignIns(database)
@@ -147,7 +147,7 @@ def test_without_the_database_it_is_told_later(
     assert len(failures(database, owner.organization_id)) == 1
 
 
-def test_what_was_counted_is_told_when_the_database_is_closed(new_database: Callable[[], Database]) -> None:
+def test_pending_rejections_are_recorded_when_the_database_closes(new_database: Callable[[], Database]) -> None:
     database = new_database()
     upgrade(database)
     organization_id = ensure_first_owner(database).organization_id
@@ -159,7 +159,7 @@ def test_what_was_counted_is_told_when_the_database_is_closed(new_database: Call
     assert sum(told["count"] for _, _, told in failures(database, organization_id)) == 5
 
 
-def test_a_process_that_closed_its_database_ends_without_a_word(tmp_path: Path) -> None:
+def test_a_process_with_a_closed_database_exits_silently(tmp_path: Path) -> None:
     program = (
         "from llmariner.errors import AuthenticationFailed\n"
         "from llmariner.platform.database import Database\n"

@@ -24,7 +24,7 @@ def scopes(database: Database) -> dict[str, str]:
         return {row.id: row.scopes for row in session.rows(text("SELECT id, scopes FROM api_keys"))}
 
 
-def test_only_keys_of_who_runs_the_installation_get_the_new_scope(new_database: Callable[[], Database]) -> None:
+def test_only_operators_keys_get_the_new_scope(new_database: Callable[[], Database]) -> None:
     database = new_database()
     upgrade(database, "0010")
     tables = MetaData()

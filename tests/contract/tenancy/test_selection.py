@@ -12,7 +12,7 @@ from ..team import Team
 from .sign_in_fixtures import add_user, join
 
 
-def test_an_id_goes_before_the_title_of_another(team: Team) -> None:
+def test_an_id_takes_precedence_over_another_title(team: Team) -> None:
     victim = team.project("Victim")
     with team.database.write() as session:  # as one of before may be titled
         row = {"id": "proj_0", "organization_id": team.owner.organization_id, "title": victim}
@@ -25,7 +25,7 @@ def test_an_id_goes_before_the_title_of_another(team: Team) -> None:
     assert team.caller(ann.user_id, None, "proj_0").project_id == "proj_0"
 
 
-def test_a_key_is_not_of_the_project_whose_id_its_project_is_titled_with(team: Team) -> None:
+def test_a_project_title_that_is_another_id_does_not_move_a_key(team: Team) -> None:
     victim = team.project("Victim")
     with team.database.write() as session:
         row = {"id": "proj_0", "organization_id": team.owner.organization_id, "title": victim}
@@ -49,7 +49,7 @@ def test_no_title_looks_like_an_id(team: Team) -> None:
             attempt()
 
 
-def test_titles_that_look_the_same_are_given_out_once(team: Team) -> None:
+def test_titles_that_look_alike_are_duplicates(team: Team) -> None:
     team.project("Vision")
     team.organizations.create(team.admin, "Acme")
     team.roles.create(team.admin, "chats", ["api.model.read"])
@@ -64,7 +64,7 @@ def test_titles_that_look_the_same_are_given_out_once(team: Team) -> None:
     assert team.projects.rename(team.admin, again, "Third\ufe0f").title == "Third\ufe0f"
 
 
-def test_a_user_is_found_by_id_before_another_s_name(team: Team) -> None:
+def test_a_users_id_takes_precedence_over_another_name(team: Team) -> None:
     ann = team.person("ann@example.org")
     join(team.database, team.owner, add_user(team.database, ann.user_id, created_at=0))
     assert Users(team.database).find_id(team.owner.organization_id, ann.user_id) == ann.user_id

@@ -24,7 +24,7 @@ def key_of(team: Team, account: ServiceAccount, name: str = "ci") -> tuple[str, 
     return key.id, secret
 
 
-def test_a_service_account_does_what_its_role_lets_it(team: Team) -> None:
+def test_a_service_account_has_its_roles_permissions(team: Team) -> None:
     project_id = team.project()
     account = team.accounts.create(team.admin, project_id, " ci ", role="viewer")
     assert (account.name, account.role, account.organization_role) == ("ci", "viewer", "reader")
@@ -43,7 +43,7 @@ def test_a_service_account_does_what_its_role_lets_it(team: Team) -> None:
     assert caller.email == f"system:serviceaccount:{project_id}:robot"
 
 
-def test_a_service_account_is_none_of_the_people(team: Team) -> None:
+def test_a_service_account_is_not_listed_as_a_person(team: Team) -> None:
     account = team.accounts.create(team.admin, team.owner.project_id, "ci")
     here = team.admin.organization_id
     assert [each.user_id for each in team.members.all(here)] == [team.admin.user_id]
@@ -63,7 +63,7 @@ def test_a_service_account_is_none_of_the_people(team: Team) -> None:
         team.members.add(team.admin, account.email, "owner")
 
 
-def test_a_service_account_named_like_an_address_is_nobody_s_address(team: Team) -> None:
+def test_a_service_account_named_like_an_email_has_no_email(team: Team) -> None:
     account = team.accounts.create(team.admin, team.owner.project_id, "ci@example.org")
     for asking in (team.members.add, team.invites.create):
         with pytest.raises(InvalidRequest, match="e-mail address"):
@@ -71,7 +71,7 @@ def test_a_service_account_named_like_an_address_is_nobody_s_address(team: Team)
     assert [each.email for each in team.members.all(team.owner.organization_id)] == ["admin@localhost"]
 
 
-def test_a_name_is_given_out_once_in_a_project(team: Team, at_once: AtOnce) -> None:
+def test_a_name_is_unique_in_a_project(team: Team, at_once: AtOnce) -> None:
     project_id = team.project()
     found = at_once([lambda: team.accounts.create(team.admin, project_id, "ci")] * 4)
     assert sorted(type(each).__name__ for each in found) == ["Conflict"] * 3 + ["ServiceAccount"], found
@@ -84,7 +84,7 @@ def test_a_name_is_given_out_once_in_a_project(team: Team, at_once: AtOnce) -> N
         team.accounts.create(team.admin, project_id, "")
 
 
-def test_a_service_account_ends_with_its_last_key(team: Team) -> None:
+def test_a_service_account_is_deleted_with_its_last_key(team: Team) -> None:
     project_id = team.project()
     account = team.accounts.create(team.admin, project_id, "ci")
     first, _ = key_of(team, account, "first")
@@ -99,14 +99,14 @@ def test_a_service_account_ends_with_its_last_key(team: Team) -> None:
     assert team.accounts.create(team.admin, project_id, "ci").id != account.id
 
 
-def test_a_person_does_not_end_with_their_last_key(team: Team) -> None:
+def test_a_person_is_not_deleted_with_their_last_key(team: Team) -> None:
     ann = team.person("ann@example.org", **{team.owner.project_id: "member"})
     key_id, _ = team.key(ann)
     team.keys.revoke(KeySelector(ann.organization_id), key_id)
     assert team.members.get(ann.organization_id, ann.user_id).email == "ann@example.org"
 
 
-def test_two_last_keys_at_once_end_it_too(team: Team, at_once: AtOnce) -> None:
+def test_concurrent_deletions_of_the_last_two_keys_delete_it(team: Team, at_once: AtOnce) -> None:
     project_id = team.project()
     account = team.accounts.create(team.admin, project_id, "ci")
     ids = [key_of(team, account, name)[0] for name in ("a", "b")]
@@ -115,7 +115,7 @@ def test_two_last_keys_at_once_end_it_too(team: Team, at_once: AtOnce) -> None:
     assert team.accounts.of_project(account.organization_id, project_id) == []
 
 
-def test_one_that_is_deleted_takes_its_keys_with_it(team: Team) -> None:
+def test_a_deleted_account_loses_its_keys(team: Team) -> None:
     account = team.accounts.create(team.admin, team.owner.project_id, "ci")
     key_id, secret = key_of(team, account)
     elsewhere = team.project()
@@ -127,7 +127,7 @@ def test_one_that_is_deleted_takes_its_keys_with_it(team: Team) -> None:
         team.accounts.delete(team.admin, team.owner.project_id, account.id)
 
 
-def test_only_owners_make_accounts_that_are_more_than_readers(team: Team) -> None:
+def test_only_owners_create_accounts_above_reader(team: Team) -> None:
     project_id = team.project()
     lead = team.caller(team.person("ann@example.org", **{project_id: "owner"}).user_id, None, project_id)
     assert team.accounts.create(lead, project_id, "ci", role="owner").role == "owner"
@@ -141,7 +141,7 @@ def test_only_owners_make_accounts_that_are_more_than_readers(team: Team) -> Non
     assert account.organization_role == "tenant_system"
 
 
-def test_nobody_gives_an_account_more_than_they_hold(team: Team) -> None:
+def test_nobody_grants_an_account_more_than_they_hold(team: Team) -> None:
     project_id = team.project()
     viewer = team.caller(team.person("ann@example.org", **{project_id: "viewer"}).user_id, None, project_id)
     with pytest.raises(PermissionDenied):

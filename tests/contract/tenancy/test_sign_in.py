@@ -66,7 +66,7 @@ def _nothing_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sign_in, "_CACHE_SECONDS", 0.0)
 
 
-def test_nobody_invited_is_known_and_is_a_member_of_nothing(
+def test_an_uninvited_person_gets_an_account_without_memberships(
     database: Database, people: TokenSignIn, tokens: Tokens
 ) -> None:
     assert_no_membership(people, tokens.issue())
@@ -77,7 +77,7 @@ def test_nobody_invited_is_known_and_is_a_member_of_nothing(
 @pytest.mark.parametrize(
     ("newcomers", "organization_role", "project_role"), [("reader", "reader", None), ("member", "reader", "member")]
 )
-def test_a_newcomer_becomes_what_the_setting_says(
+def test_a_new_account_gets_the_configured_roles(
     newcomers: str,
     organization_role: str,
     project_role: str | None,
@@ -93,7 +93,7 @@ def test_a_newcomer_becomes_what_the_setting_says(
     assert caller.key_id is None
 
 
-def test_whom_an_owner_removed_stays_removed(
+def test_a_removed_member_stays_removed(
     database: Database, tokens: Tokens, authenticator: Authenticator, owner: KeyOwner
 ) -> None:
     people = TokenSignIn(database, tokens, authenticator, default_role="member")
@@ -105,7 +105,7 @@ def test_whom_an_owner_removed_stays_removed(
 
 
 @pytest.mark.parametrize("newcomers", ["reader", "member"])
-def test_a_removal_outlasts_what_newcomers_get(
+def test_a_removal_overrides_default_roles(
     newcomers: str, database: Database, tokens: Tokens, authenticator: Authenticator, team: Team
 ) -> None:
     """Of somebody who never signed in before, and of somebody whose account is unlinked afterwards."""
@@ -119,7 +119,7 @@ def test_a_removal_outlasts_what_newcomers_get(
     assert people.authenticate(tokens.issue_now(subject="0002")).organization_role == "reader"
 
 
-def test_who_was_removed_from_the_default_project_is_no_member_of_it_as_a_newcomer(
+def test_a_person_removed_from_the_default_project_does_not_get_it_as_a_new_member(
     database: Database, tokens: Tokens, authenticator: Authenticator, team: Team
 ) -> None:
     people = TokenSignIn(database, tokens, authenticator, default_role="member")
@@ -131,7 +131,7 @@ def test_who_was_removed_from_the_default_project_is_no_member_of_it_as_a_newcom
     assert (found.organization_id, found.project_id) == (team.owner.organization_id, None)
 
 
-def test_an_invitation_is_kept_to_the_letter(
+def test_an_invitation_grants_exactly_its_roles(
     database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     invite(database, owner, "alice@example.org", role="owner")
@@ -148,14 +148,14 @@ def test_an_invitation_is_kept_to_the_letter(
 
 
 @pytest.mark.parametrize("ended", [{"expires_at": 5}, {"revoked_at": 5}, {"accepted_at": 5}, {"email": "bob@x.org"}])
-def test_an_invitation_that_ended_or_is_another_s_gives_nothing(
+def test_an_expired_or_foreign_invitation_grants_nothing(
     ended: dict[str, Any], database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     invite(database, owner, **{"email": "alice@example.org", **ended})
     assert_no_membership(people, tokens.issue())
 
 
-def test_an_invitation_needs_a_verified_e_mail(
+def test_an_invitation_requires_a_verified_email(
     database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     assert_no_membership(people, tokens.issue())
@@ -164,7 +164,7 @@ def test_an_invitation_needs_a_verified_e_mail(
     assert people.authenticate(tokens.issue()).project_role == "member"
 
 
-def test_an_invitation_does_not_change_what_somebody_is_already(
+def test_an_invitation_does_not_change_an_existing_membership(
     database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     join(database, owner, add_user(database, "alice@example.org", claimable_until=2**40), "owner")
@@ -175,7 +175,7 @@ def test_an_invitation_does_not_change_what_somebody_is_already(
         assert session.value(select(invites.c.revoked_at)) is not None
 
 
-def test_an_invitation_is_taken_by_nobody_whose_token_says_another_address(
+def test_a_token_with_another_email_does_not_accept_an_invitation(
     database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     add_user(database, "b@example.org")
@@ -191,7 +191,7 @@ def test_an_invitation_is_taken_by_nobody_whose_token_says_another_address(
     assert people.authenticate(tokens.issue()).is_owner
 
 
-def test_an_archived_project_takes_nobody_in(
+def test_an_archived_project_admits_nobody(
     database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     invite(database, owner, "alice@example.org")
@@ -201,7 +201,7 @@ def test_an_archived_project_takes_nobody_in(
     assert (caller.organization_role, caller.project_id) == ("reader", None)
 
 
-def test_who_was_added_by_e_mail_is_found_by_it_whatever_its_case(
+def test_a_person_added_by_email_is_found_case_insensitively(
     database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     user_id = add_user(database, "alice@example.org")
@@ -213,7 +213,7 @@ def test_who_was_added_by_e_mail_is_found_by_it_whatever_its_case(
 @pytest.mark.parametrize(
     "other", [{"issuer": "https://other.example"}, {"subject": "0002"}, {"issuer": "x", "subject": "0001"}]
 )
-def test_an_account_is_not_taken_over_by_its_e_mail(
+def test_an_account_is_not_taken_over_by_email(
     other: dict[str, Any], database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     invite(database, owner, "alice@example.org", role="owner")
@@ -225,7 +225,7 @@ def test_an_account_is_not_taken_over_by_its_e_mail(
     assert (found.id, found.issuer, found.subject) == (alice.user_id, ISSUER, "0001")
 
 
-def test_an_owner_may_let_somebody_move_to_another_issuer(
+def test_an_owner_may_permit_a_move_to_another_issuer(
     database: Database, people: TokenSignIn, tokens: Tokens, authenticator: Authenticator, owner: KeyOwner
 ) -> None:
     join(database, owner, add_user(database, "alice@example.org"))
@@ -245,7 +245,7 @@ def test_an_owner_may_let_somebody_move_to_another_issuer(
     assert len(audit_entries(database, "user.updated")) == 1
 
 
-def test_another_organization_s_owner_changes_nobody_s_sign_in(
+def test_another_organizations_owner_cannot_change_a_sign_in(
     database: Database,
     people: TokenSignIn,
     tokens: Tokens,
@@ -258,7 +258,7 @@ def test_another_organization_s_owner_changes_nobody_s_sign_in(
         people.unlink(authenticator.caller_for_user(stranger.user_id), owner.user_id)
 
 
-def test_an_e_mail_that_nobody_verified_finds_no_account(
+def test_an_unverified_email_finds_no_account(
     database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     join(database, owner, add_user(database, "alice@example.org", claimable_until=2**40), "owner")
@@ -268,7 +268,7 @@ def test_an_e_mail_that_nobody_verified_finds_no_account(
     assert user_row(database, "alice@example.org").issuer is None
 
 
-def test_a_service_account_is_nobody_who_signs_in(
+def test_a_service_account_cannot_sign_in(
     database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     name = "system:serviceaccount:ci"
@@ -278,7 +278,7 @@ def test_a_service_account_is_nobody_who_signs_in(
             people.authenticate(tokens.issue(**claims))
 
 
-def test_without_an_e_mail_somebody_is_known_by_the_subject(
+def test_without_an_email_a_person_is_identified_by_subject(
     database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     join(database, owner, add_user(database, "ci-runner"))
@@ -288,7 +288,7 @@ def test_without_an_e_mail_somebody_is_known_by_the_subject(
         people.authenticate(tokens.issue(subject="admin@localhost", **nameless))
 
 
-def test_a_new_e_mail_is_followed_unless_it_is_somebody_s(
+def test_a_new_email_is_stored_unless_it_is_taken(
     database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     invite(database, owner, "alice@example.org")
@@ -327,7 +327,7 @@ def test_headers_select_by_id_or_title(
             chosen(**theirs)
 
 
-def test_a_sign_in_is_logged_once_however_often_its_tokens_come(
+def test_a_sign_in_is_recorded_once_for_repeated_tokens(
     database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     invite(database, owner, "alice@example.org")
@@ -342,7 +342,7 @@ def test_a_sign_in_is_logged_once_however_often_its_tokens_come(
     assert user_row(database, "alice@example.org").last_login_at == 2000
 
 
-def test_a_refused_sign_in_is_logged(
+def test_a_rejected_sign_in_is_recorded(
     database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner, stranger: KeyOwner
 ) -> None:
     def failed() -> list[tuple[str, str | None, str | None]]:
@@ -369,7 +369,7 @@ def test_a_refused_sign_in_is_logged(
     ]
 
 
-def test_who_is_in_and_asks_for_a_project_of_others_has_not_failed_to_sign_in(
+def test_selecting_a_foreign_project_is_no_rejected_sign_in(
     database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner
 ) -> None:
     invite(database, owner, "alice@example.org")
@@ -378,7 +378,7 @@ def test_who_is_in_and_asks_for_a_project_of_others_has_not_failed_to_sign_in(
     assert not audit_entries(database, "login.failed")
 
 
-def test_many_first_requests_at_once_make_one_user(
+def test_concurrent_first_requests_create_one_user(
     database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner, at_once: AtOnce
 ) -> None:
     map_group(database, owner, "staff", "member", project=True)
@@ -391,7 +391,7 @@ def test_many_first_requests_at_once_make_one_user(
         assert session.value(select(func.count()).select_from(users)) == 2
 
 
-def test_a_known_token_costs_no_writing(
+def test_a_cached_token_writes_nothing(
     database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     invite(database, owner, "alice@example.org")

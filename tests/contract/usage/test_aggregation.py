@@ -122,7 +122,7 @@ def spent(ledger: Ledger, request_id: str) -> dict[str, Any]:
 
 @settings(max_examples=50, **HASTE)
 @given(st.data(), lives())
-def test_any_interleaving_folds_to_the_same_balances(
+def test_any_order_of_events_gives_the_same_balances(
     ledger: Ledger, database: Database, data: st.DataObject, requests: list[list[dict[str, Any]]]
 ) -> None:
     prices_of(database)
@@ -138,7 +138,7 @@ def test_any_interleaving_folds_to_the_same_balances(
 
 @settings(max_examples=10, **HASTE)
 @given(st.data(), lives())
-def test_sums_by_every_grouping_agree_before_and_after_requests_are_dropped(
+def test_sums_by_every_grouping_agree_before_and_after_pruning(
     ledger: Ledger, database: Database, data: st.DataObject, requests: list[list[dict[str, Any]]]
 ) -> None:
     prices_of(database)
@@ -166,7 +166,7 @@ def added(rows: list[dict[str, Any]], measures: Sequence[str]) -> dict[str, int]
 
 
 @given(st.data())
-def test_the_fold_itself_knows_no_order(data: st.DataObject) -> None:
+def test_the_aggregation_is_commutative(data: st.DataObject) -> None:
     events = request_events("r", 3, 7)
     state = apply_events(new_request(events[0], None), events[:2], None)
     events.append(interruption_event(state))

@@ -35,7 +35,7 @@ def record_all(writer: BatchWriter, batches: Sequence[Sequence[dict[str, Any]]])
     return asyncio.run(give())
 
 
-def test_what_comes_together_is_recorded_in_a_few_statements(ledger: Ledger, database: Database) -> None:
+def test_concurrent_batches_are_recorded_in_a_few_statements(ledger: Ledger, database: Database) -> None:
     statements: list[str] = []
 
     def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
@@ -60,7 +60,7 @@ def test_what_comes_together_is_recorded_in_a_few_statements(ledger: Ledger, dat
         ({"completion_tokens": 2**70}, InvalidRequest),
     ],
 )
-def test_a_batch_that_is_wrong_spoils_no_other(said: dict[str, Any], refusal: type[Exception], ledger: Ledger) -> None:
+def test_an_invalid_batch_affects_no_other(said: dict[str, Any], refusal: type[Exception], ledger: Ledger) -> None:
     wrong = {**closing_event("wrong", (1, 1, 0)), **said}
     good, refused, late = record_all(
         BatchWriter(ledger.record, seconds=0.05),
@@ -71,7 +71,7 @@ def test_a_batch_that_is_wrong_spoils_no_other(said: dict[str, Any], refusal: ty
     assert [ledger.request(name) is not None for name in ("a", "wrong", "b")] == [True, False, True]
 
 
-def test_nobody_is_answered_before_it_is_recorded(ledger: Ledger) -> None:
+def test_nobody_gets_an_acknowledgment_before_the_commit(ledger: Ledger) -> None:
     recorded: list[float] = []
 
     def record(batch: Any) -> None:
@@ -85,7 +85,7 @@ def test_nobody_is_answered_before_it_is_recorded(ledger: Ledger) -> None:
     assert asyncio.run(give()) >= recorded[0]
 
 
-def test_where_the_ledger_is_away_everybody_hears_of_it_and_may_come_again(ledger: Ledger) -> None:
+def test_a_ledger_failure_is_reported_to_every_caller_as_retryable(ledger: Ledger) -> None:
     away = True
 
     def record(batch: Any) -> None:
@@ -101,7 +101,7 @@ def test_where_the_ledger_is_away_everybody_hears_of_it_and_may_come_again(ledge
     assert ledger.request("b") is not None
 
 
-def test_a_caller_that_is_gone_does_not_take_its_batch_along(ledger: Ledger) -> None:
+def test_a_cancelled_caller_does_not_cancel_its_batch(ledger: Ledger) -> None:
     async def give() -> None:
         writer = BatchWriter(ledger.record, seconds=0.05)
         gone = asyncio.create_task(writer.record([closing_event("gone", (1, 1, 0))]))
@@ -115,7 +115,7 @@ def test_a_caller_that_is_gone_does_not_take_its_batch_along(ledger: Ledger) -> 
 
 
 @pytest.mark.parametrize("size", [1000, 2500])
-def test_much_is_recorded_without_waiting(size: int, ledger: Ledger) -> None:
+def test_a_large_batch_is_recorded_without_delay(size: int, ledger: Ledger) -> None:
     async def give() -> float:
         began = time.monotonic()
         writer = BatchWriter(lambda batch: None, seconds=60)
@@ -126,7 +126,7 @@ def test_much_is_recorded_without_waiting(size: int, ledger: Ledger) -> None:
     assert asyncio.run(give()) < 30
 
 
-def test_a_model_is_not_idle_while_something_of_it_is_gathered(ledger: Ledger, database: Database) -> None:
+def test_a_model_with_pending_events_is_not_idle(ledger: Ledger, database: Database) -> None:
     writer = BatchWriter(ledger.record, seconds=0.2)
     registry = ModelRegistry(database)
     registry.create(NewModel("base", SourceRepository.LOCAL, "/base"))
@@ -145,9 +145,7 @@ def test_a_model_is_not_idle_while_something_of_it_is_gathered(ledger: Ledger, d
     assert asyncio.run(ask()) == [0.0, None, 1099.0]
 
 
-def test_a_project_s_model_is_idle_whatever_others_ask_of_theirs_of_that_name(
-    ledger: Ledger, database: Database
-) -> None:
+def test_a_projects_model_is_idle_regardless_of_other_models_of_its_name(ledger: Ledger, database: Database) -> None:
     writer = BatchWriter(ledger.record, seconds=0.2)
     registry = ModelRegistry(database)
     for project_id in ("proj_other", "proj_1"):  # the ledger's events are of `proj_1`
@@ -169,7 +167,7 @@ def test_a_project_s_model_is_idle_whatever_others_ask_of_theirs_of_that_name(
     assert asyncio.run(all_along()) == [[0.0, None], [0.0, None], [0.0, 1099.0]]
 
 
-def test_while_the_database_is_slow_batches_become_larger_and_not_more() -> None:
+def test_with_a_slow_database_batches_become_larger_and_not_more() -> None:
     sizes: list[int] = []
 
     def record(batch: Any) -> None:

@@ -50,7 +50,7 @@ def test_an_unknown_request_is_none(ledger: Ledger) -> None:
     assert ledger.request("nobody") is None
 
 
-def test_events_that_come_twice_count_once(ledger: Ledger, database: Database) -> None:
+def test_repeated_events_count_once(ledger: Ledger, database: Database) -> None:
     events = request_events("r", 3, 7)
     assert ledger.record(events) == 4
     before = ledger.request("r")
@@ -61,7 +61,7 @@ def test_events_that_come_twice_count_once(ledger: Ledger, database: Database) -
         assert session.value(select(func.count()).select_from(ledger_events)) == 4
 
 
-def test_a_batch_that_fails_is_recorded_not_at_all(ledger: Ledger) -> None:
+def test_a_failed_batch_records_nothing(ledger: Ledger) -> None:
     broken = request_events("b", 1)
     del broken[2]["kind"]
     with pytest.raises(InvalidRequest):
@@ -72,7 +72,7 @@ def test_a_batch_that_fails_is_recorded_not_at_all(ledger: Ledger) -> None:
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_events_in_any_order_and_number_fold_to_the_same(ledger: Ledger, data: st.DataObject) -> None:
+def test_any_order_and_repetition_of_events_gives_the_same_result(ledger: Ledger, data: st.DataObject) -> None:
     growing = st.lists(st.integers(0, 2**40), max_size=4).map(sorted)
     counts = data.draw(growing)
     first, second = f"a{next(NUMBERS)}", f"b{next(NUMBERS)}"
@@ -87,7 +87,7 @@ def test_events_in_any_order_and_number_fold_to_the_same(ledger: Ledger, data: s
     assert straight | {"request_id": ""} == crooked | {"request_id": ""}
 
 
-def test_a_late_checkpoint_does_not_reopen_or_lessen_a_request(ledger: Ledger) -> None:
+def test_a_late_checkpoint_neither_reopens_nor_reduces_a_request(ledger: Ledger) -> None:
     admitted, checkpoint, end = request_events("r", 5)
     ledger.record([admitted, end])
     whole = ledger.request("r")
@@ -95,7 +95,7 @@ def test_a_late_checkpoint_does_not_reopen_or_lessen_a_request(ledger: Ledger) -
     assert ledger.request("r") == whole
 
 
-def test_a_request_without_a_sign_of_life_is_interrupted_with_what_it_had(ledger: Ledger) -> None:
+def test_a_request_without_heartbeats_is_interrupted_with_its_last_usage(ledger: Ledger) -> None:
     now = time.time()
     gone, here = request_events("gone", 5), request_events("here", 5)
     ledger.record([e | {"at": now - 100} for e in gone[:2]] + [e | {"at": now - 10} for e in here[:2]])
@@ -114,7 +114,7 @@ def test_a_closed_request_is_not_interrupted(ledger: Ledger) -> None:
     assert ledger.interrupt(unseen_for=0) == 0
 
 
-def test_a_closing_event_after_the_interruption_has_the_last_word(ledger: Ledger) -> None:
+def test_a_closing_event_overrides_an_interruption(ledger: Ledger) -> None:
     events = request_events("r", 5)
     ledger.record(events[:2])
     ledger.interrupt(unseen_for=0)
@@ -124,7 +124,7 @@ def test_a_closing_event_after_the_interruption_has_the_last_word(ledger: Ledger
     assert request["outcome"] == "succeeded"
 
 
-def test_the_last_request_of_a_model_is_the_one_admitted_last(ledger: Ledger) -> None:
+def test_the_last_request_of_a_model_is_the_latest_admission(ledger: Ledger) -> None:
     assert ledger.last_request("m") is None
     ledger.record([closing_event("a", (1, 1, 1), admitted_at=20.5), closing_event("b", (1, 1, 1), admitted_at=10.5)])
     assert ledger.last_request("m") == 20.5
@@ -134,7 +134,7 @@ def test_the_last_request_of_a_model_is_the_one_admitted_last(ledger: Ledger) ->
 RATES = (2_000_000, 500_000, 10_000_000, 7)  # 2, 0.5 and 10 nano-dollars a token; 7 a request
 
 
-def test_a_request_costs_by_the_price_that_was_valid_when_it_was_admitted(ledger: Ledger, database: Database) -> None:
+def test_a_request_costs_the_price_valid_at_its_admission(ledger: Ledger, database: Database) -> None:
     put_price(database, "m", 0.0, 1000.0, (9_000_000, 9_000_000, 9_000_000, 9))
     valid = put_price(database, "m", 1000.0, 1050.0, RATES)
     put_price(database, "m", 1050.0, None, (9_000_000, 9_000_000, 9_000_000, 9))
@@ -157,7 +157,7 @@ def test_without_a_price_a_request_costs_nothing(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize("outcome", ["cancelled", "failed", "rejected"])
-def test_a_request_that_failed_costs_what_it_used(outcome: str, ledger: Ledger, database: Database) -> None:
+def test_a_failed_request_costs_its_usage(outcome: str, ledger: Ledger, database: Database) -> None:
     put_price(database, "m", 0.0, None, RATES)
     ledger.record(
         [closing_event("used", (9, 5, 3), outcome=outcome), closing_event("unused", (0, 0, 0), outcome=outcome)]
@@ -168,7 +168,7 @@ def test_a_request_that_failed_costs_what_it_used(outcome: str, ledger: Ledger, 
     assert (used["cost"], unused["cost"]) == (71, 0)
 
 
-def test_an_open_request_costs_what_it_used_so_far(ledger: Ledger, database: Database) -> None:
+def test_an_open_request_costs_its_usage_so_far(ledger: Ledger, database: Database) -> None:
     put_price(database, "m", 0.0, None, RATES)
     events = request_events("r", 5, 6)
     costs = []
@@ -181,7 +181,7 @@ def test_an_open_request_costs_what_it_used_so_far(ledger: Ledger, database: Dat
     assert [state["cost"] for state in ledger.history("r")] == costs
 
 
-def test_a_new_price_leaves_what_was_settled(ledger: Ledger, database: Database) -> None:
+def test_a_new_price_does_not_change_settled_requests(ledger: Ledger, database: Database) -> None:
     put_price(database, "m", 0.0, None, RATES)
     events = request_events("r", 5)
     ledger.record(events[:1])
@@ -195,7 +195,7 @@ def test_a_new_price_leaves_what_was_settled(ledger: Ledger, database: Database)
     assert_rebuilt_equals_stored(database, ["r"])
 
 
-def test_all_that_a_meter_says_is_kept(ledger: Ledger, database: Database) -> None:
+def test_every_field_of_a_metering_event_is_stored(ledger: Ledger, database: Database) -> None:
     times = {"waited_seconds": 3.5, "queued_seconds": 1.0, "wake_seconds": 2.5, "total_seconds": 9.25}
     ledger.record([closing_event("r", (9, 5, 3), adapter="lora", reasoning_tokens=4, first_token_seconds=4.0, **times)])
     request = ledger.request("r")
@@ -205,7 +205,7 @@ def test_all_that_a_meter_says_is_kept(ledger: Ledger, database: Database) -> No
     assert_rebuilt_equals_stored(database, ["r"])
 
 
-def test_a_meter_of_an_older_version_is_understood(ledger: Ledger, database: Database) -> None:
+def test_an_event_of_an_older_version_is_accepted(ledger: Ledger, database: Database) -> None:
     newer = ("reasoning_tokens", "adapter", "queued_seconds", "wake_seconds", "total_seconds")
     ledger.record([{name: value for name, value in one.items() if name not in newer} for one in request_events("r", 5)])
     request = ledger.request("r")
@@ -214,7 +214,7 @@ def test_a_meter_of_an_older_version_is_understood(ledger: Ledger, database: Dat
     assert_rebuilt_equals_stored(database, ["r"])
 
 
-def test_of_two_closings_the_first_stands(ledger: Ledger, database: Database) -> None:
+def test_the_first_of_two_closing_events_wins(ledger: Ledger, database: Database) -> None:
     ledger.record([closing_event("r", (9, 5, 3)), closing_event("r", (99, 55, 33), outcome="failed", status=502)])
     ledger.record([closing_event("r", (99, 55, 33), outcome="failed", status=502)])
     request = ledger.request("r")
@@ -224,7 +224,7 @@ def test_of_two_closings_the_first_stands(ledger: Ledger, database: Database) ->
     assert stored_rollups(database) == expected_rollups(database)
 
 
-def test_what_interrupted_a_request_is_an_event_of_its_own(ledger: Ledger, database: Database) -> None:
+def test_an_interruption_is_a_separate_event(ledger: Ledger, database: Database) -> None:
     ledger.record(request_events("r", 5)[:2])
     ledger.interrupt(unseen_for=0)
     assert [state["kind"] for state in ledger.history("r")] == ["admitted", "checkpoint", "interrupted"]
@@ -236,18 +236,18 @@ def test_what_interrupted_a_request_is_an_event_of_its_own(ledger: Ledger, datab
     assert stored_rollups(database) == expected_rollups(database)
 
 
-def test_more_requests_than_one_transaction_takes_are_interrupted(ledger: Ledger, database: Database) -> None:
+def test_interruptions_exceed_one_transaction(ledger: Ledger, database: Database) -> None:
     ledger.record([event(f"r{number}", 0, "admitted", (1, 1, 1)) for number in range(1201)])
     assert ledger.interrupt(unseen_for=0) == 1201
     assert stored_rollups(database) == expected_rollups(database)
 
 
-def test_a_request_of_which_nothing_is_kept_has_no_history(ledger: Ledger) -> None:
+def test_a_pruned_request_has_no_history(ledger: Ledger) -> None:
     with pytest.raises(NotFound, match="nobody"):
         ledger.rebuild("nobody")
 
 
-def test_old_requests_are_dropped_and_stay_in_the_sums(ledger: Ledger, database: Database) -> None:
+def test_old_requests_are_pruned_and_stay_in_the_rollups(ledger: Ledger, database: Database) -> None:
     put_price(database, "m", 0.0, None, RATES)
     now = time.time()
     old, new, under_way = (
@@ -269,7 +269,7 @@ def test_old_requests_are_dropped_and_stay_in_the_sums(ledger: Ledger, database:
     assert stored_rollups(database) == before
 
 
-def test_what_was_dropped_is_not_counted_again(ledger: Ledger, database: Database) -> None:
+def test_pruned_requests_are_not_counted_again(ledger: Ledger, database: Database) -> None:
     old, under_way = request_events("old", 5), request_events("way", 7)
     ledger.record([*old, *under_way[:2]])
     ledger.purge(older_than=3600)
@@ -283,9 +283,7 @@ def test_what_was_dropped_is_not_counted_again(ledger: Ledger, database: Databas
         assert [session.value(select(func.sum(rollup.table.c.requests))) for rollup in ROLLUPS] == [2, 2, 2]
 
 
-def test_batches_with_the_same_requests_at_once_are_counted_once(
-    ledger: Ledger, database: Database, at_once: Any
-) -> None:
+def test_concurrent_batches_with_the_same_requests_count_once(ledger: Ledger, database: Database, at_once: Any) -> None:
     put_price(database, "m", 0.0, None, RATES)
     events = [one for number in range(40) for one in request_events(f"r{number}", 3, 7, key_id=f"key_{number % 3}")]
     batches = [events, events[::-1], events[::2], events[1::2], events[40:], events[:120]]
@@ -311,13 +309,15 @@ def test_batches_with_the_same_requests_at_once_are_counted_once(
     ],
     ids=lambda wrong: repr(wrong)[:40],
 )
-def test_an_event_that_no_column_takes_is_refused_and_leaves_nothing(ledger: Ledger, wrong: dict[str, Any]) -> None:
+def test_an_event_out_of_the_columns_range_is_rejected_and_leaves_nothing(
+    ledger: Ledger, wrong: dict[str, Any]
+) -> None:
     with pytest.raises(InvalidRequest):
         ledger.record([closing_event("req_good", (9, 3, 0)), {**closing_event("req_odd", (9, 3, 0)), **wrong}])
     assert ledger.request("req_good") is None
 
 
-def test_a_request_charged_by_its_bounds_is_told_of_once(database: Database, ledger: Ledger) -> None:
+def test_a_request_charged_by_its_bounds_is_reported_once(database: Database, ledger: Ledger) -> None:
     for _ in range(2):
         ledger.record(
             [closing_event("req_1", (9, 3, 0), uncounted=True), closing_event("req_2", (9, 3, 0), uncounted=False)]

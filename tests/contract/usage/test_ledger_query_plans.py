@@ -22,7 +22,7 @@ SCAN = re.compile(r"Seq Scan on ledger_requests|SCAN ledger_requests(?! USING CO
 
 @pytest.mark.parametrize("subject", ["key", "user", "project", "organization"])
 @pytest.mark.parametrize("period", [None, "month"])
-def test_settling_a_silent_process_reads_only_what_it_did_last(
+def test_settling_an_expired_instance_reads_only_its_latest_requests(
     subject: str, period: str | None, database: Database
 ) -> None:
     start = time.time() - ROWS * 50
@@ -39,7 +39,7 @@ def test_settling_a_silent_process_reads_only_what_it_did_last(
     assert not SCAN.search(plan), plan
 
 
-def test_how_long_a_model_is_idle_is_read_from_the_end_of_its_history(database: Database, ledger: Ledger) -> None:
+def test_the_idle_time_of_a_model_is_read_from_the_end_of_its_history(database: Database, ledger: Ledger) -> None:
     start = time.time() - ROWS * 50
     fill_ledger(database, ROWS, start=start)
     plans = plans_of(database, lambda: ledger.idle_since(["model_3", "model_4"]))
@@ -57,7 +57,7 @@ def test_a_model_is_idle_since_its_last_request_ended(ledger: Ledger) -> None:
     assert [ledger.idle_since(models) for models in (["m"], ["n"], ["m", "n"])] == [1500.0, None, None]
 
 
-def test_a_process_is_what_its_request_ids_begin_with(database: Database, ledger: Ledger) -> None:
+def test_an_instance_is_the_prefix_of_its_request_ids(database: Database, ledger: Ledger) -> None:
     other = "req_" + "0" * 20
     ids = [new_request_id(), new_request_id(), f"{other}00000001"]
     ledger.record([closing_event(id_, (10, 5, 0), admitted_at=1000.0, at=1010.0) for id_ in ids])

@@ -39,7 +39,7 @@ def at(database: Database, model: str, when: float) -> str | None:
     return None if price is None else price.id
 
 
-def test_a_new_price_ends_the_one_before(list_: Prices, caller: Caller, database: Database) -> None:
+def test_a_new_price_ends_the_previous_one(list_: Prices, caller: Caller, database: Database) -> None:
     now = time.time()
     first = list_.set(caller, NewPrice("m", 10, 20))
     second = list_.set(caller, NewPrice("m", 30, 40, valid_from=now + 1000))
@@ -53,7 +53,7 @@ def test_a_new_price_ends_the_one_before(list_: Prices, caller: Caller, database
     assert now_price == Price(first.id, 10, 10, 20, 0)
 
 
-def test_prices_of_projects_and_of_all_stand_beside_one_another(
+def test_prices_of_projects_and_shared_prices_coexist(
     list_: Prices, caller: Caller, owner: KeyOwner, database: Database
 ) -> None:
     shared = list_.set(caller, NewPrice("m", 10, 20))
@@ -73,7 +73,7 @@ def test_prices_of_projects_and_of_all_stand_beside_one_another(
         list_.set(caller, NewPrice("m", 1, 1, project_id="proj_unknown"))
 
 
-def test_a_projects_price_is_for_itself_and_the_installations_owners_to_see(
+def test_a_projects_price_is_visible_to_the_project_and_operators(
     list_: Prices, caller: Caller, owner: KeyOwner
 ) -> None:
     list_.set(caller, NewPrice("secret-name", 30, 40, project_id=owner.project_id))
@@ -89,7 +89,7 @@ def test_a_projects_price_is_for_itself_and_the_installations_owners_to_see(
     assert seen(other) == seen(replace(caller, organization_id="org_other", project_id="p")) == ["*"]
 
 
-def test_a_price_between_two_ends_where_the_next_begins(list_: Prices, caller: Caller, database: Database) -> None:
+def test_a_price_between_two_others_ends_at_the_next_start(list_: Prices, caller: Caller, database: Database) -> None:
     now = time.time()
     late = list_.set(caller, NewPrice("m", 1, 1, valid_from=now + 300))
     early = list_.set(caller, NewPrice("m", 2, 2, valid_from=now + 100))
@@ -101,7 +101,7 @@ def test_a_price_between_two_ends_where_the_next_begins(list_: Prices, caller: C
     )
 
 
-def test_a_model_without_a_price_has_that_of_all_others(list_: Prices, caller: Caller, database: Database) -> None:
+def test_a_model_without_a_price_has_the_default_price(list_: Prices, caller: Caller, database: Database) -> None:
     everything = list_.set(caller, NewPrice("*", 1, 1))
     own = list_.set(caller, NewPrice("org/m", 2, 2))
     assert at(database, "org/m", time.time()) == own.id
@@ -110,20 +110,20 @@ def test_a_model_without_a_price_has_that_of_all_others(list_: Prices, caller: C
     assert list_.all(at=1.0) == []
 
 
-def test_the_past_can_not_be_priced(list_: Prices, caller: Caller) -> None:
+def test_a_price_cannot_start_in_the_past(list_: Prices, caller: Caller) -> None:
     with pytest.raises(InvalidRequest) as refused:
         list_.set(caller, NewPrice("m", 1, 1, valid_from=time.time() - 3600))
     assert refused.value.param == "valid_from"
     assert list_.all() == []
 
 
-def test_only_who_runs_the_installation_sets_prices(list_: Prices, caller: Caller, stranger: KeyOwner) -> None:
+def test_only_operators_set_prices(list_: Prices, caller: Caller, stranger: KeyOwner) -> None:
     with pytest.raises(PermissionDenied):
         list_.set(replace(caller, organization_id=stranger.organization_id), NewPrice("m", 0, 0))
     assert list_.all() == []
 
 
-def test_a_price_that_was_set_is_in_the_audit_log(list_: Prices, caller: Caller, database: Database) -> None:
+def test_a_new_price_is_in_the_audit_log(list_: Prices, caller: Caller, database: Database) -> None:
     made = list_.set(caller, NewPrice("m", 1, 1))
     with database.read() as session:
         [entry] = session.rows(select(audit_log).where(audit_log.c.type == "price.created"))
@@ -141,7 +141,7 @@ def test_a_price_that_was_set_is_in_the_audit_log(list_: Prices, caller: Caller,
         ({"request": -1}, "request"),
     ],
 )
-def test_a_price_that_makes_no_sense_is_refused(values: dict[str, Any], param: str) -> None:
+def test_an_invalid_price_is_rejected(values: dict[str, Any], param: str) -> None:
     said: dict[str, Any] = {"model": "m", "prompt": 1, "completion": 1} | values
     with pytest.raises(InvalidRequest) as refused:
         NewPrice(**said)
@@ -159,7 +159,7 @@ def test_a_price_that_makes_no_sense_is_refused(values: dict[str, Any], param: s
         ((0, 0, 0), "open", (0, 0, 0, 0)),
     ],
 )
-def test_what_is_paid_for(tokens: tuple[int, int, int], outcome: str, expected: tuple[int, ...]) -> None:
+def test_billed_token_counts(tokens: tuple[int, int, int], outcome: str, expected: tuple[int, ...]) -> None:
     price = Price("price_1", 2_000_000, 500_000, 10_000_000, 7)
     cost = price.cost(dict(zip(COUNTS, tokens, strict=True)), outcome)
     assert tuple(cost) == expected
@@ -168,14 +168,14 @@ def test_what_is_paid_for(tokens: tuple[int, int, int], outcome: str, expected: 
 
 
 @given(st.integers(0, 10**9), st.integers(0, 10**15))
-def test_a_part_is_wrong_by_half_a_nano_dollar_at_most(count: int, rate: int) -> None:
+def test_a_component_is_off_by_half_a_nano_dollar_at_most(count: int, rate: int) -> None:
     price = Price("price_1", rate, 0, rate, 0)
     cost = price.cost({"prompt_tokens": count, "cached_tokens": 0, "completion_tokens": count}, "succeeded")
     assert cost.prompt == cost.completion
     assert abs(cost.prompt * 10**6 - count * rate) * 2 <= 10**6
 
 
-def test_a_price_is_asked_for_by_its_id_as_well(database: Database) -> None:
+def test_a_price_is_found_by_id(database: Database) -> None:
     listed = ListedPrice("price_1", "m", 0.0, 1.0, 1, 1, 1, 1, 1)
     assert PriceList([listed]).by_id("price_1") == listed.price
     assert PriceList([listed]).by_id("price_2") is None

@@ -40,7 +40,7 @@ def before(new_database: Callable[[], Database]) -> Database:
     return database
 
 
-def test_a_ledger_of_before_is_summed_and_can_be_rebuilt(before: Database) -> None:
+def test_an_older_ledger_is_aggregated_and_can_be_rebuilt(before: Database) -> None:
     upgrade(before)
     assert_rebuilt_equals_stored(before, ["ended", "gone", "open"])
     assert stored_rollups(before) == expected_rollups(before)
@@ -54,7 +54,7 @@ def test_a_ledger_of_before_is_summed_and_can_be_rebuilt(before: Database) -> No
 
 
 @pytest.mark.parametrize("revision", ["0003", "0004", "0005"])
-def test_sums_come_through_a_downgrade_and_an_upgrade(revision: str, before: Database) -> None:
+def test_rollups_survive_a_downgrade_and_an_upgrade(revision: str, before: Database) -> None:
     upgrade(before)
     known = stored_rollups(before)
     downgrade(before, revision)

@@ -41,7 +41,7 @@ def rows(reports: UsageReports, start: float = 0.0, end: float = 1e10, **asked: 
     return reports.sums(UsageQuery("org_1", start, end, **asked))
 
 
-def test_every_grouping_adds_up_to_the_same(reports: UsageReports, ledger: Ledger) -> None:
+def test_every_grouping_has_the_same_total(reports: UsageReports, ledger: Ledger) -> None:
     many(ledger)
     for group in itertools.permutations(("key_id", "model", "project_id"), 2):
         found = rows(reports, group_by=group, width=DAY)
@@ -56,7 +56,7 @@ def test_every_grouping_adds_up_to_the_same(reports: UsageReports, ledger: Ledge
         assert {row["start"] for row in found} == {0, DAY, 2 * DAY}
 
 
-def test_only_what_is_asked_for_is_summed(reports: UsageReports, ledger: Ledger) -> None:
+def test_only_requested_columns_are_summed(reports: UsageReports, ledger: Ledger) -> None:
     many(ledger)
     assert [row["requests"] for row in rows(reports, where={"model": ("m",)})] == [6]
     assert [row["requests"] for row in rows(reports, where={"model": ("m",), "status": (502,)})] == [2]
@@ -84,7 +84,7 @@ def test_a_span_is_exact_at_both_ends(
         assert {row["start"] for row in found} == {int(at // width * width) for at in inside}
 
 
-def test_latencies_are_of_those_that_ended(reports: UsageReports, ledger: Ledger) -> None:
+def test_latencies_are_of_completed_requests(reports: UsageReports, ledger: Ledger) -> None:
     ledger.record([closing_event("a", (1, 1, 0), total_seconds=1.5, first_token_seconds=0.25)])
     ledger.record([closing_event("b", (1, 1, 0), total_seconds=2.5, first_token_seconds=None)])
     ledger.record([event("c", 0, "admitted", (0, 0, 0))])
@@ -94,14 +94,14 @@ def test_latencies_are_of_those_that_ended(reports: UsageReports, ledger: Ledger
         assert (row["total_microseconds"], row["first_token_microseconds"]) == (4_000_000, 250_000)
 
 
-def test_sums_may_be_over_what_thirty_two_bits_hold(reports: UsageReports, ledger: Ledger) -> None:
+def test_sums_may_exceed_32_bits(reports: UsageReports, ledger: Ledger) -> None:
     for number in range(3):
         ledger.record([closing_event(f"r{number}", (2**39, 2**40, 2**38))])
     [row] = rows(reports)
     assert [row[name] for name in TOKENS] == [3 * 2**39, 3 * 2**40, 3 * 2**38]
 
 
-def test_what_costs_consist_of_adds_up(reports: UsageReports, ledger: Ledger, database: Database) -> None:
+def test_cost_components_add_up(reports: UsageReports, ledger: Ledger, database: Database) -> None:
     put_price(database, "m", 0.0, None, (2_000_000, 500_000, 10_000_000, 7))
     ledger.record([closing_event("a", (9, 5, 3)), closing_event("b", (1, 1, 0), outcome="failed", status=500)])
     [row] = rows(reports, measures=(*MEASURES, *COST_PARTS))
@@ -109,7 +109,7 @@ def test_what_costs_consist_of_adds_up(reports: UsageReports, ledger: Ledger, da
     assert (parts, row["cost"]) == ([12 + 2, 2, 60], 14 + 2 + 60 + 14)
 
 
-def test_what_was_dropped_is_told_by_whole_hours(reports: UsageReports, ledger: Ledger) -> None:
+def test_pruned_requests_are_reported_by_whole_hours(reports: UsageReports, ledger: Ledger) -> None:
     many(ledger)
     ledger.purge(older_than=3600)
     assert rows(reports, 10.6, DAY, width=HOUR)[0]["requests"] == 4, "the hour in which the span begins"
@@ -122,14 +122,14 @@ def test_what_was_dropped_is_told_by_whole_hours(reports: UsageReports, ledger: 
     assert rows(reports, now - 60, now + 60, width=60)[0]["requests"] == 1
 
 
-def test_a_span_without_an_inside_is_refused() -> None:
+def test_an_empty_span_is_rejected() -> None:
     for end in (5.0, 4.0):
         with pytest.raises(InvalidRequest) as refused:
             UsageQuery("org_1", 5.0, end)
         assert refused.value.param == "end_time"
 
 
-def test_pages_of_buckets_follow_one_another_and_end() -> None:
+def test_pages_of_buckets_are_consecutive_and_end() -> None:
     page, starts = None, []
     while True:
         current = bucket_page(start=DAY + 7, end=10 * DAY + 1, width="1d", limit=4, page=page)
@@ -146,7 +146,7 @@ def test_pages_of_buckets_follow_one_another_and_end() -> None:
 @pytest.mark.parametrize(
     "page", ["", "page_", "page_x", "page_-1", "page_²", "86400", "page_86401", "page_0", "page_" + "9" * 40]
 )
-def test_a_page_that_was_never_given_out_is_refused(page: str) -> None:
+def test_an_invalid_page_token_is_rejected(page: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         bucket_page(start=DAY, end=3 * DAY, width="1d", limit=1, page=page)
     assert refused.value.param == "page"
