@@ -1,4 +1,4 @@
-"""What starting a cluster needs is what program_builds it makes, also on a machine that never built anything."""
+"""What starting a cluster needs is what building it makes, also on a machine that never built anything."""
 
 from __future__ import annotations
 
