@@ -75,7 +75,7 @@ e2e-cluster-again: $(STAMP)  ## on the test cluster as it stands, the tests that
 bench: $(STAMP)  ## measure against nginx, Envoy, LiteLLM and a bare server; prints RATIO lines
 	@$(BIN)/python -m tests.bench
 
-lock: $(STAMP)  ## make the locks anew from their inputs
+lock: $(STAMP)  ## remake the locks from their inputs
 	@rm -f locks/platform.lock locks/engine.lock
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --generate-hashes \
 	  --extra dev -o locks/platform.lock pyproject.toml
@@ -85,7 +85,7 @@ lock: $(STAMP)  ## make the locks anew from their inputs
 clean:  ## remove what was made in this folder (not the caches, not the platform's data)
 	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-# The stamp is written last. An interruption may have left half a package that looks whole: what was begun is begun anew.
+# The stamp is written last. An interruption may leave half a package that looks complete, so an unfinished environment is made from scratch.
 $(STAMP):
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
 	  { echo "Python 3.11, 3.12 or 3.13 is needed; name one: make PYTHON=python3.12 up"; exit 1; }

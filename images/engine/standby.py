@@ -163,7 +163,7 @@ class Standby:
             self._launcher.stdin.write(json.dumps(command).encode() + b"\n")
             self._launcher.stdin.flush()
         except (BrokenPipeError, ValueError) as error:
-            raise RequestRejected(503, "the launcher is gone; the container ends and is started anew") from error
+            raise RequestRejected(503, "the launcher is gone; the container ends and is restarted") from error
 
     def _copy_log(self) -> None:
         """Copy the engine's output to stderr. The pipe is also open for writing, so it does not close with an engine."""

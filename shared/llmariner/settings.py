@@ -383,7 +383,7 @@ class ServingSettings:
     """`LLMARINER_ENGINE_THREADS`: OpenMP threads of an engine. 0: half of the cores, at most 8."""
 
     warm: bool = True
-    """`LLMARINER_WARM_PARENT`: fork engines from a process that has imported vLLM. 0: start each one anew."""
+    """`LLMARINER_WARM_PARENT`: fork engines from a process that has imported vLLM. 0: start each one from scratch."""
 
     @classmethod
     def load(cls, env: Environment) -> ServingSettings:

@@ -170,7 +170,7 @@ ROWS = [
         "admin users unlink ada@x.org",
         "DELETE /organization/sign_in/users/user_1",
         {"id": "user_1", "deleted": True},
-        ("ada@x.org signs in anew",),
+        ("ada@x.org is linked again",),
         before={"GET /users": USERS},
     ),
     row(

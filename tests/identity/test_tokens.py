@@ -268,7 +268,7 @@ def test_cached_keys_are_valid_for_a_bounded_time_without_the_issuer(own_issuer:
     with pytest.raises(Unavailable, match="issuer of tokens does not answer"):  # it may have rotated
         checked.verify(SigningKey().sign(own_issuer.claims()))
     checked.clock.now += 2
-    with pytest.raises(Unavailable, match="API keys go on working") as unavailable:
+    with pytest.raises(Unavailable, match="API keys continue to work") as unavailable:
         checked.verify(token)
     assert unavailable.value.status == 503
     own_issuer.start()

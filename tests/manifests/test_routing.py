@@ -153,7 +153,7 @@ def test_what_nobody_claims_reaches_the_fallback(request_line: str, checkout: Pa
 def test_two_functions_cannot_claim_the_same_requests(checkout: Path, function: Declare) -> None:
     function("models", "GET /v1/models/{id}")
     function("catalog", "GET /v1/models/{name}")
-    with pytest.raises(DeclarationError, match="cannot be told apart"):
+    with pytest.raises(DeclarationError, match="cannot be distinguished"):
         http_routes(checkout)
 
 

@@ -3,7 +3,7 @@
 for programs in /usr/lib/postgresql/*/bin; do PATH="$programs:$PATH"; done
 
 if [ ! -s "$PGDATA/PG_VERSION" ]; then
-  # Made beside and moved, so that an interrupted start begins anew.
+  # Written elsewhere and moved, so that an interrupted start begins from scratch.
   rm -rf "$PGDATA.new"
   initdb -D "$PGDATA.new" -U postgres -E UTF8 --locale=C.UTF-8 --data-checksums \
     --auth-local=trust --auth-host=scram-sha-256

@@ -19,5 +19,5 @@ async def supervise(run: Callable[[], Coroutine[Any, Any, None]]) -> None:
         try:
             await run()
         except Exception:
-            _log.exception("%s failed, and begins anew", run.__qualname__)
+            _log.exception("%s failed, and is restarted", run.__qualname__)
         await asyncio.sleep(_PAUSE_SECONDS)

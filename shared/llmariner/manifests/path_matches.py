@@ -118,4 +118,4 @@ def _reject_duplicates(group: list[_RouteClaim]) -> None:
         other = by_method.setdefault(claim.route.method, claim)
         if other.function != claim.function:
             first, second = f"{claim.route.path} of {claim.function}", f"{other.route.path} of {other.function}"
-            raise DeclarationError(f"{claim.route.method} {first} and {second} cannot be told apart")
+            raise DeclarationError(f"{claim.route.method} {first} and {second} cannot be distinguished")

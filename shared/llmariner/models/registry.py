@@ -119,7 +119,7 @@ class ModelRegistry:
             model = self._get_changeable(session, model_id, project_id, actor)
             if created not in (None, model.created_at):
                 raise Conflict(
-                    f"Model '{model.name}' was deleted and made anew, at {model.created_at}. Look at it again.",
+                    f"Model '{model.name}' was deleted and created again, at {model.created_at}. Look at it again.",
                     param="created",
                 )
             config = change(model.config)

@@ -81,7 +81,7 @@ def blocked_reason(model: Model, allowed: Sequence[str]) -> str:
         return ""
     return (
         f"It is not started: {why}. Somebody with the scope '{MODEL_ADMIN}' approves it by "
-        f"PATCH /v1/models/{model.name} with its '{_ARGUMENTS}' and 'created', or it is deleted and made anew."
+        f"PATCH /v1/models/{model.name} with its '{_ARGUMENTS}' and 'created', or it is deleted and created again."
     )
 
 

@@ -94,7 +94,7 @@ def _engine(settings: StandaloneSettings) -> Check:
         "engine environment",
         engines.is_installed,
         str(engines.folder),
-        "Run `llma up`: it makes it, or goes on making it.",
+        "Run `llma up`: it makes it, or continues to make it.",
     )
 
 

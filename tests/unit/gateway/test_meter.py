@@ -239,7 +239,7 @@ def test_a_task_that_fails_begins_anew(monkeypatch: Any, caplog: pytest.LogCaptu
         task.cancel()
 
     asyncio.run(work())
-    assert len([said for said in caplog.messages if "begins anew" in said]) == 2
+    assert len([said for said in caplog.messages if "is restarted" in said]) == 2
 
 
 async def wait_until(fact: Callable[[], bool]) -> None:

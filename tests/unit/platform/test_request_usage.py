@@ -100,7 +100,7 @@ def test_a_request_that_goes_on_is_not_taken_for_one_that_never_was(plugin: Any)
     plugin.processor.begin("0_a", 10, 5)
     plugin.processor.begin("1_a", 10, 7)
     plugin.processor.abort_requests(["0_a"], False)
-    assert told(plugin) == (503, {"error": {"message": "this request goes on"}})
+    assert told(plugin) == (503, {"error": {"message": "this request is still running"}})
     assert told(plugin, "req_ffffffffffffffff")[0] == 404
     plugin.processor.abort_requests(["1_a"], False)
     assert told(plugin) == counted(10, 12)

@@ -35,7 +35,7 @@ def list_budgets(session: Session) -> None:
         Column("SPENT $", lambda each: format_dollars(each.get("spent")), right=True),
         Column("BUDGET $", lambda each: format_dollars(each.get("amount")), right=True),
         Column("ALERT AT", lambda each: _ratio(each.get("alert_ratio"))),
-        Column("WHEN SPENT", lambda each: "refuse" if each.get("hard") else "go on"),
+        Column("WHEN SPENT", lambda each: "refuse" if each.get("hard") else "continue"),
     ]
     session.printer.print_records(document, document["data"], columns, empty="There are no budgets.")
 

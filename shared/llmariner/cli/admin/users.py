@@ -62,7 +62,7 @@ def unlink(session: Session, user: str) -> None:
     api = session.api()
     found = _find(api, user)
     deleted = api.delete(build_path("organization", "sign_in", "users", str(found["id"])))
-    session.printer.print_message(deleted, f"{found['email']} signs in anew next time.")
+    session.printer.print_message(deleted, f"{found['email']} is linked again at the next sign-in.")
 
 
 @users.command("set-role")

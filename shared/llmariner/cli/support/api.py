@@ -279,6 +279,6 @@ def _validated_headers(headers: dict[str, str]) -> dict[str, str]:
             raise CommandError(
                 ExitCode.USAGE,
                 f"the {what} holds characters that no HTTP header may carry.",
-                next_step="copy it again, without line breaks or quotes, and set it anew.",
+                next_step="copy it again, without line breaks or quotes, and set it again.",
             )
     return headers

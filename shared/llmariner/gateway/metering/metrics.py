@@ -147,7 +147,7 @@ class Metrics:
 
     def _fault_lines(self) -> Iterable[str]:
         """The counters of metering faults."""
-        yield "# HELP llmariner_uncounted_requests_total Requests charged by their bounds: their engine told no usage."
+        yield "# HELP llmariner_uncounted_requests_total Requests charged by their bounds: their engine reported no usage."
         yield "# TYPE llmariner_uncounted_requests_total counter"
         for of, count in self._uncounted.items():
             yield f"llmariner_uncounted_requests_total{_label_text(self._by_model[of].labels)} {count}"

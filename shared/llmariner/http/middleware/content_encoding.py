@@ -77,7 +77,7 @@ class DecompressedBody:
         self._started = self._started or bool(self._pending)
         if self._decoder.eof:
             if self._pending:
-                raise self._invalid("goes on behind its end")
+                raise self._invalid("continues after its end")
             return b""
         pending_bytes = len(self._pending)
         try:
@@ -86,7 +86,7 @@ class DecompressedBody:
             raise self._invalid("can't be decoded") from error
         self._pending = self._decoder.unused_data if self._decoder.eof else self._decoder.unconsumed_tail
         if self._decoder.eof and self._pending:
-            raise self._invalid("goes on behind its end")
+            raise self._invalid("continues after its end")
         self._bytes_in += pending_bytes - len(self._pending)
         self._bytes_out += len(part)
         if (

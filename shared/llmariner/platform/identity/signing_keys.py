@@ -115,7 +115,7 @@ class SigningKeys:
     def _unavailable(self) -> Unavailable:
         return Unavailable(
             f"Nobody can check your sign-in: the issuer of tokens does not answer ({self._failure or 'not yet'}). "
-            "Try again shortly; API keys go on working.",
+            "Try again shortly; API keys continue to work.",
             headers={"retry-after": "10"},
         )
 

@@ -127,7 +127,7 @@ class RequestUsage:
             _instrument(self._usage_log)
         except (ImportError, AttributeError) as error:
             self._missing = f"this vLLM has no {error}"
-            print(f"usage of aborted requests is not told: {self._missing}", file=sys.stderr, flush=True)
+            print(f"usage of aborted requests is not reported: {self._missing}", file=sys.stderr, flush=True)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the usage route; pass everything else on."""
@@ -140,7 +140,7 @@ class RequestUsage:
         request_id = scope["path"].removeprefix(_PATH)
         used = await self._usage_log.wait(request_id)
         if used is None and self._usage_log.is_running(request_id):
-            await _send_json(send, 503, {"error": {"message": "this request goes on"}})
+            await _send_json(send, 503, {"error": {"message": "this request is still running"}})
         elif used is None:
             await _send_json(send, 404, {"error": {"message": "no request of this id ended here"}})
         else:
