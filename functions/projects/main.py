@@ -125,7 +125,7 @@ def unassign_user_role(request: Request, caller: Writer, project_id: str, user_i
     """Remove a user's role in the project, which leaves the role `viewer`."""
     schemas.check_has_role(_queries(request).project_user(caller.organization_id, project_id, user_id), role_id)
     if role_id == "viewer":
-        raise InvalidRequest("A member of a project has at least the role of a viewer: remove the user instead.", param="role_id")
+        raise InvalidRequest("A member of a project is at least a viewer: remove the user instead.", param="role_id")
     Members(context_of(request).database).set_role_in_project(caller, project_id, user_id, "viewer")
     return {"object": "user.role.deleted", "deleted": True}
 
