@@ -339,7 +339,9 @@ class RequestHandler:
             raise EngineFailed("The engine took the request and sent nothing. See `llma logs`.") from error
         except ConnectionFailed as error:
             if last:
-                raise EngineFailed("The engine closed the connection before it answered, twice. See `llma logs`.") from error
+                raise EngineFailed(
+                    "The engine closed the connection before it answered, twice. See `llma logs`."
+                ) from error
             # A healthy engine has closed an idle connection just as it was used.
             if not await self._gateway.is_healthy(endpoint, seconds=_HEALTH_CHECK_SECONDS):
                 await self._gateway.report_unreachable(self._model, endpoint)
