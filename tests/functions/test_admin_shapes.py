@@ -203,7 +203,7 @@ def _replaced(value: Any, brace: str, id_: str) -> Any:
 
 
 @pytest.mark.parametrize("number", range(len(CALLS)), ids=[f"{method} {path}" for _, method, path, _, _ in CALLS])
-def test_an_answer_is_of_the_clients_type(number: int, answers: list[tuple[Call, HttpResponse]]) -> None:
+def test_a_response_has_the_clients_type(number: int, answers: list[tuple[Call, HttpResponse]]) -> None:
     (_, _, _, _, model), answer = answers[number]
     documents = [answer.json]
     of_list: Any = get_origin(model)
@@ -220,7 +220,7 @@ def test_an_answer_is_of_the_clients_type(number: int, answers: list[tuple[Call,
         assert declared - ABSENT.get(model, set()) - set(document) == set()
 
 
-def test_an_entry_of_the_audit_log_has_what_happened_in_its_types_shape(
+def test_an_audit_log_entry_has_the_fields_of_its_type(
     answers: list[tuple[Call, HttpResponse]],
 ) -> None:
     def changes(type_: str) -> list[Any]:

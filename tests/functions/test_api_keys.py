@@ -24,14 +24,14 @@ def names(answer: HttpResponse) -> list[str]:
     return sorted(key["name"] for key in answer.json["data"])
 
 
-def test_owners_see_the_keys_of_all_they_own(company: Company) -> None:
+def test_owners_see_the_keys_of_their_projects(company: Company) -> None:
     assert names(company.ask(f"GET {KEYS}")) == ["boss's", "lead's", "mia's", "sam's", "vic's"]
     assert names(company.ask(f"GET {KEYS}", by="lead")) == ["boss's", "lead's", "mia's", "vic's"]
     for name in ("mia", "vic", "sam"):
         assert names(company.ask(f"GET {KEYS}", by=name)) == [f"{name}'s"]
 
 
-def test_what_a_key_is_bound_to_is_kept_and_changed(company: Company) -> None:
+def test_restrictions_of_a_key_are_stored_and_changed(company: Company) -> None:
     bound = {
         "name": "bound",
         "allowed_models": ["a/b"],
@@ -53,7 +53,7 @@ def test_what_a_key_is_bound_to_is_kept_and_changed(company: Company) -> None:
     assert more.error["param"] == "scopes[0]"
 
 
-def test_only_an_owner_of_the_organization_lifts_limits(company: Company) -> None:
+def test_only_an_organization_owner_removes_limits(company: Company) -> None:
     for name in ("lead", "mia"):
         made = company.ask(f"POST {KEYS}", {"name": f"free {name}", "excluded_from_rate_limiting": True}, by=name)
         assert_error(made, 403, "insufficient_permissions")
@@ -64,7 +64,7 @@ def test_only_an_owner_of_the_organization_lifts_limits(company: Company) -> Non
         assert lifted.json["excluded_from_rate_limiting"] is True
 
 
-def test_a_key_of_another_is_not_there(company: Company) -> None:
+def test_another_users_key_is_not_found(company: Company) -> None:
     [theirs] = [key for key in company.ask(f"GET {KEYS}").json["data"] if key["name"] == "vic's"]
     path = f"{KEYS}/{theirs['id']}"
     for by in ("mia", "sam", "outsider"):
@@ -76,7 +76,7 @@ def test_a_key_of_another_is_not_there(company: Company) -> None:
     assert (company.authenticates(company.secrets["vic"]), company.authenticates(rotated["secret"])) == (False, True)
 
 
-def test_a_key_is_made_in_the_project_that_is_named(company: Company) -> None:
+def test_a_key_is_created_in_the_named_project(company: Company) -> None:
     there = {"name": "there", "project_id": company.speech, "organization_id": company.id}
     assert company.ask(f"POST {KEYS}", there).json["project"]["title"] == "Speech"
     assert_error(company.ask(f"POST {KEYS}", there, by="mia"), 404, "not_found")
@@ -86,7 +86,7 @@ def test_a_key_is_made_in_the_project_that_is_named(company: Company) -> None:
     assert company.ask(f"POST {KEYS}", {**there, "name": f"by admin {company.number}"}, by="admin").status == 200
 
 
-def test_a_service_account_is_made_with_its_key_and_ends_with_it(company: Company) -> None:
+def test_a_service_account_is_created_with_its_key_and_deleted_with_it(company: Company) -> None:
     asked = {"name": "ci", "is_service_account": True, "role": "ORGANIZATION_ROLE_READER"}
     made = company.ask(f"POST {KEYS}", asked).json
     assert made["user"]["is_service_account"] is True
@@ -103,7 +103,7 @@ def test_a_service_account_is_made_with_its_key_and_ends_with_it(company: Compan
     assert company.ask(f"POST {KEYS}", asked).status == 200
 
 
-def test_a_key_without_a_project_makes_none(company: Company) -> None:
+def test_a_key_without_a_project_creates_none(company: Company) -> None:
     role = company.roles.create(
         company.founder,
         "keys",
@@ -115,7 +115,7 @@ def test_a_key_without_a_project_makes_none(company: Company) -> None:
     assert_error(named, 403, "insufficient_permissions")
 
 
-def test_a_key_works_from_its_networks_only(company: Company) -> None:
+def test_a_key_works_only_from_its_networks(company: Company) -> None:
     def made(name: str, network: str) -> None:
         body = {"name": name, "allowed_sources": [network]}
         company.secrets[name] = company.ask(f"POST {KEYS}", body, by="mia").json["secret"]
@@ -127,14 +127,14 @@ def test_a_key_works_from_its_networks_only(company: Company) -> None:
     assert_error(company.ask(f"GET {KEYS}", by="far"), 403, "source_not_allowed")
 
 
-def test_where_an_act_was_done_from_is_in_the_log(company: Company) -> None:
+def test_the_audit_log_has_the_client_address(company: Company) -> None:
     made = company.ask(f"POST {KEYS}", {"name": "logged"}, by="mia").json
     logged = company.ask("GET /v1/organization/audit_logs", query=f"resource_ids={made['id']}").json["data"][0]
     assert (logged["type"], logged["actor"]["api_key"]["ip_address"]) == ("api_key.created", "127.0.0.1")
     assert logged["actor"]["api_key"]["user"]["email"] == company.email("mia")
 
 
-def test_a_key_that_is_refused_leaves_no_service_account(company: Company) -> None:
+def test_a_rejected_key_leaves_no_service_account(company: Company) -> None:
     body = {"name": "robot", "is_service_account": True, "role": "ORGANIZATION_ROLE_READER"}
     wrong_ones: list[dict[str, list[str]]] = [
         {"allowed_sources": ["nowhere"]},

@@ -143,7 +143,7 @@ UNREADABLE = {
 
 @pytest.mark.parametrize("body", UNREADABLE.values(), ids=UNREADABLE)
 @pytest.mark.parametrize("route", BODIES)
-def test_a_body_that_cannot_be_read_is_refused(route: str, body: bytes, send: Any) -> None:
+def test_an_unreadable_body_is_rejected(route: str, body: bytes, send: Any) -> None:
     answer = send(route, body)
     assert answer.status == 400, answer.body
     assert answer.error["type"] == "invalid_request_error"
@@ -156,7 +156,7 @@ NOT_OBJECTS = {"a list": b"[]", "a string": b'"x"', "a number": b"1", "null": b"
 
 @pytest.mark.parametrize("body", NOT_OBJECTS.values(), ids=NOT_OBJECTS)
 @pytest.mark.parametrize("route", BODIES)
-def test_a_body_that_is_no_object_is_refused(route: str, body: bytes, send: Any) -> None:
+def test_a_body_that_is_not_an_object_is_rejected(route: str, body: bytes, send: Any) -> None:
     answer = send(route, body)
     assert answer.status == 400, answer.body
     assert "JSON object" in answer.error["message"]
@@ -164,25 +164,25 @@ def test_a_body_that_is_no_object_is_refused(route: str, body: bytes, send: Any)
 
 @pytest.mark.parametrize("content_type", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])
 @pytest.mark.parametrize("route", BODIES)
-def test_a_body_of_another_type_is_refused(route: str, content_type: str, send: Any) -> None:
+def test_a_body_of_another_media_type_is_rejected(route: str, content_type: str, send: Any) -> None:
     assert_error(send(route, BODIES[route][1], content_type=content_type), 415, "unsupported_media_type")
 
 
 @pytest.mark.parametrize("content_type", ["application/json; charset=utf-8", "Application/JSON"])
 @pytest.mark.parametrize("route", BODIES)
-def test_a_type_of_json_may_have_parameters_and_capitals(route: str, content_type: str, send: Any) -> None:
+def test_a_json_media_type_may_have_parameters_and_capitals(route: str, content_type: str, send: Any) -> None:
     answer = send(route, {**BODIES[route][1], "name": 7, "config": 7, "model": 7}, content_type=content_type)
     assert answer.status != 415
 
 
 @pytest.mark.parametrize("route", BODIES)
-def test_a_body_over_the_limit_is_refused(route: str, send: Any) -> None:
+def test_a_body_over_the_limit_is_rejected(route: str, send: Any) -> None:
     body = b'{"name": "' + b"x" * LIMITS[BODIES[route][0]] + b'"}'
     assert_error(send(route, body), 413, "request_too_large")
 
 
 @pytest.mark.parametrize("route", BODIES)
-def test_a_body_that_says_a_length_over_the_limit_is_refused_unread(route: str, send: Any) -> None:
+def test_a_declared_length_over_the_limit_is_rejected_unread(route: str, send: Any) -> None:
     assert_error(send(route, b"{}", content_length=str(LIMITS[BODIES[route][0]] + 1)), 413, "request_too_large")
 
 
@@ -204,7 +204,7 @@ REQUIRED = {
 
 
 @pytest.mark.parametrize(("route", "field"), [(route, field) for route in REQUIRED for field in REQUIRED[route]])
-def test_a_field_that_is_missing_is_named(route: str, field: str, send: Any) -> None:
+def test_a_missing_field_is_named(route: str, field: str, send: Any) -> None:
     body = {name: value for name, value in BODIES[route][1].items() if name != field}
     answer = send(route, body)
     assert_error(answer, 400, "missing_required_parameter")
@@ -320,7 +320,7 @@ INVALID_CASES = [
 
 
 @pytest.mark.parametrize(("route", "field", "value"), INVALID_CASES, ids=lambda value: str(value)[:30])
-def test_a_field_of_a_wrong_type_or_value_is_named(route: str, field: str, value: Any, send: Any) -> None:
+def test_a_field_of_an_invalid_type_or_value_is_named(route: str, field: str, value: Any, send: Any) -> None:
     answer = send(route, {**BODIES[route][1], field: value})
     assert answer.status == 400, answer.body
     assert answer.error["type"] == "invalid_request_error"
@@ -328,7 +328,7 @@ def test_a_field_of_a_wrong_type_or_value_is_named(route: str, field: str, value
 
 
 @pytest.mark.parametrize("operation", ["key", "model", "wake", "sleep", "status", "changes", "record", "used"])
-def test_the_control_function_takes_no_operation_without_its_fields(
+def test_an_internal_operation_without_its_fields_is_rejected(
     operation: str, ask: Ask, installation: Installation
 ) -> None:
     headers = {"authorization": f"Bearer {installation.service_token}"}
@@ -393,7 +393,7 @@ QUERIES = {
 
 
 @pytest.mark.parametrize(("route", "query"), [(route, query) for route in QUERIES for query in QUERIES[route][1]])
-def test_a_query_that_makes_no_sense_is_refused(route: str, query: str, ask: Ask, admin: dict[str, str]) -> None:
+def test_an_invalid_query_is_rejected(route: str, query: str, ask: Ask, admin: dict[str, str]) -> None:
     method, path = route.split()
     answer = ask(QUERIES[route][0], HttpRequest(method, path, None, admin, query))
     assert answer.status == 400, answer.body
@@ -401,7 +401,7 @@ def test_a_query_that_makes_no_sense_is_refused(route: str, query: str, ask: Ask
     assert answer.error["param"] in {*said, "start_time", "end_time"}
 
 
-def test_every_route_that_takes_a_body_is_in_the_table() -> None:
+def test_every_route_with_a_body_is_in_the_table() -> None:
     without = {":activate", ":deactivate", ":replay", "/archive"}
     taking = [route for route in ROUTES if route.method in ("POST", "PATCH")]
     expected = [route for route in taking if not any(route.path.endswith(end) for end in without)]

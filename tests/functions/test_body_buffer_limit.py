@@ -47,7 +47,7 @@ async def ask(app: FastAPI, body: bytes, rest: asyncio.Event | None = None) -> t
     return (heads[0]["status"], dict(heads[0]["headers"])) if heads else (0, {})
 
 
-def test_large_bodies_on_their_way_are_bounded_together() -> None:
+def test_concurrent_large_bodies_have_a_common_limit() -> None:
     async def run() -> None:
         app, hang_up = application(), asyncio.Event()
         slow = [asyncio.create_task(ask(app, LARGE, hang_up)) for _ in range(84)]

@@ -45,7 +45,7 @@ async def no_send(_message: Any) -> None:
     raise AssertionError
 
 
-def test_on_the_token_path() -> None:
+def test_chunked_bodies_on_the_token_path() -> None:
     budget = BodyBudget(10 * SIZE, 10 * SIZE)
     gateway = cast(Gateway, SimpleNamespace(settings=SimpleNamespace(body_limit=10 * SIZE), body_budget=budget))
     handler = RequestHandler(gateway, cast(Any, None), {}, in_parts(), no_send)
@@ -55,7 +55,7 @@ def test_on_the_token_path() -> None:
     assert held < 10
 
 
-def test_on_administrative_routes() -> None:
+def test_chunked_bodies_on_administrative_routes() -> None:
     seen: list[bytes] = []
     app = FastAPI()
     app.router.route_class = JsonRoute

@@ -44,7 +44,7 @@ def elsewhere(installation: Installation) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("route", [route for route in AUTHENTICATED if route.function not in TOKEN_PATH], ids=str)
-def test_no_route_takes_a_key_from_where_it_may_not_be_used(
+def test_a_key_from_a_forbidden_network_is_rejected_on_every_route(
     route: DeclaredRoute, elsewhere: dict[str, str], ask: Ask
 ) -> None:
     assert_error(
@@ -53,11 +53,11 @@ def test_no_route_takes_a_key_from_where_it_may_not_be_used(
 
 
 @pytest.mark.parametrize("networks", [("127.0.0.1",), ("192.0.2.0/24", "127.0.0.0/8"), ("0.0.0.0/0",)])
-def test_a_key_is_taken_from_where_it_may_be_used(networks: tuple[str, ...], bound: NewBound, ask: Ask) -> None:
+def test_a_key_from_a_permitted_network_is_accepted(networks: tuple[str, ...], bound: NewBound, ask: Ask) -> None:
     assert ask("models", HttpRequest("GET", "/v1/models", None, bound(*networks))).status == 200
 
 
-def test_nobody_is_believed_whom_a_request_is_said_to_come_from(bound: NewBound, ask: Ask) -> None:
+def test_an_untrusted_forwarded_address_is_ignored(bound: NewBound, ask: Ask) -> None:
     headers = {**bound("192.0.2.7"), "x-forwarded-for": "192.0.2.7"}
     assert_error(ask("models", HttpRequest("GET", "/v1/models", None, headers)), 403, "source_not_allowed")
 
@@ -72,7 +72,7 @@ FORWARDED = {
 
 
 @pytest.mark.parametrize(("said", "status"), FORWARDED.values(), ids=FORWARDED)
-def test_a_trusted_proxy_is_believed(
+def test_a_trusted_proxys_forwarded_address_is_used(
     said: str, status: int, bound: NewBound, installation: Installation, in_process: InProcessClient
 ) -> None:
     application = load(CHECKOUT / "functions/models")
@@ -82,7 +82,7 @@ def test_a_trusted_proxy_is_believed(
     assert answer.status == status, answer.body
 
 
-def test_the_audit_log_tells_from_where_something_was_done(ask: Ask, admin: dict[str, str]) -> None:
+def test_the_audit_log_has_the_client_address(ask: Ask, admin: dict[str, str]) -> None:
     made = ask("organization_projects", HttpRequest("POST", "/v1/organization/projects", {"name": "from here"}, admin))
     query = f"resource_ids[]={made.json['id']}"
     found: list[Any] = ask(

@@ -15,35 +15,33 @@ METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 
 @pytest.mark.parametrize("route", AUTHENTICATED, ids=str)
-def test_a_route_refuses_a_caller_without_a_key(route: DeclaredRoute, ask: Ask) -> None:
+def test_every_route_requires_a_key(route: DeclaredRoute, ask: Ask) -> None:
     assert_error(ask(route.function, valid(route, {})), 401, "invalid_api_key")
 
 
 @pytest.mark.parametrize("route", AUTHENTICATED, ids=str)
 @pytest.mark.parametrize("which", ["unknown", "expired", "revoked", "superseded"])
-def test_a_route_refuses_a_key_that_is_no_good(
-    route: DeclaredRoute, which: str, ask: Ask, installation: Installation
-) -> None:
+def test_an_invalid_key_is_rejected(route: DeclaredRoute, which: str, ask: Ask, installation: Installation) -> None:
     secret = getattr(installation.keys, which, "sk-unknown")
     assert_error(ask(route.function, valid(route, {"authorization": f"Bearer {secret}"})), 401, "invalid_api_key")
 
 
 @pytest.mark.parametrize("header", ["", "Bearer", "Bearer ", "Basic YWRtaW46YWRtaW4=", "bearer\tx", "Bearer \xfc\xff"])
 @pytest.mark.parametrize("name", ["chat_completions", "models"])
-def test_an_authorization_that_cannot_be_read_is_refused(name: str, header: str, ask: Ask) -> None:
+def test_a_malformed_authorization_header_is_rejected(name: str, header: str, ask: Ask) -> None:
     route = next(route for route in AUTHENTICATED if route.function == name)
     assert_error(ask(name, valid(route, {"authorization": header})), 401, "invalid_api_key")
 
 
 @pytest.mark.parametrize("name", ["chat_completions", "models"])
-def test_the_scheme_is_read_in_any_case(name: str, ask: Ask, installation: Installation) -> None:
+def test_the_scheme_is_case_insensitive(name: str, ask: Ask, installation: Installation) -> None:
     route = next(route for route in AUTHENTICATED if route.function == name)
     headers = {"authorization": f"bEARER   {installation.keys.admin} "}
     assert ask(name, valid(route, headers)).status not in (401, 403)
 
 
 @pytest.mark.parametrize("route", AUTHENTICATED, ids=str)
-def test_a_route_refuses_a_key_without_its_scope(route: DeclaredRoute, ask: Ask, installation: Installation) -> None:
+def test_a_key_without_the_scope_is_rejected(route: DeclaredRoute, ask: Ask, installation: Installation) -> None:
     headers = {"authorization": f"Bearer {installation.keys.scopeless}"}
     assert_error(ask(route.function, valid(route, headers)), 403, "insufficient_permissions")
 
@@ -53,7 +51,7 @@ def paths() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("name", "path"), paths())
-def test_a_path_refuses_a_method_that_it_has_not(name: str, path: str, ask: Ask, admin: dict[str, str]) -> None:
+def test_an_unsupported_method_is_rejected(name: str, path: str, ask: Ask, admin: dict[str, str]) -> None:
     allowed = {route.method for route in ROUTES if route.function == name and route.pattern.fullmatch(path)}
     said = allowed | {"HEAD"} if "GET" in allowed else allowed
     for method in set(METHODS) - allowed:
@@ -70,7 +68,7 @@ def test_an_unknown_path_is_not_found(name: str, path: str, ask: Ask, admin: dic
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_a_slash_at_the_end_makes_another_path(name: str, ask: Ask, admin: dict[str, str]) -> None:
+def test_a_trailing_slash_is_another_path(name: str, ask: Ask, admin: dict[str, str]) -> None:
     # Below /v1/models anything is a model's id.
     routes = [route for route in ROUTES if route.function == name and not route.path.startswith("/v1/models")]
     for route in routes:
@@ -86,13 +84,13 @@ SERVICE_TOKENS = {
 
 
 @pytest.mark.parametrize("headers", SERVICE_TOKENS.values(), ids=SERVICE_TOKENS)
-def test_the_control_function_takes_calls_of_functions_only(headers: dict[str, str], ask: Ask) -> None:
+def test_internal_routes_accept_service_tokens_only(headers: dict[str, str], ask: Ask) -> None:
     for operation in ("key", "model", "wake", "sleep", "status", "statuses", "changes", "record", "used", "nothing"):
         http_request = HttpRequest("POST", f"/internal/gateway/{operation}", {}, headers)
         assert_error(ask("internal_gateway", http_request), 401, "invalid_api_key")
 
 
-def test_the_control_function_does_not_take_an_administrators_key(ask: Ask, admin: dict[str, str]) -> None:
+def test_internal_routes_reject_an_administrators_key(ask: Ask, admin: dict[str, str]) -> None:
     assert_error(
         ask("internal_gateway", HttpRequest("POST", "/internal/gateway/changes", {}, admin)), 401, "invalid_api_key"
     )

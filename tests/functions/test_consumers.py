@@ -72,7 +72,7 @@ def new_model(installation: Installation, name: str) -> Model:
     return installation.context.registry.create(NewModel(name, SourceRepository.HUGGING_FACE, location))
 
 
-def test_there_is_a_test_for_every_consumer() -> None:
+def test_every_consumer_has_a_test() -> None:
     found = {subscription.consumer: subscription.type for subscription in subscriptions(CHECKOUT / "eventing")}
     assert found == TYPES
 
@@ -90,14 +90,14 @@ def test_the_loader_loads_a_model_once(way: str, ports: dict[str, dict[str, int]
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_the_loader_leaves_a_model_alone_that_is_gone(
+def test_the_loader_skips_a_deleted_model(
     way: str, ports: dict[str, dict[str, int]], installation: Installation
 ) -> None:
     event = write_event(installation, TYPES["model_loader"], {"id": "gone", "project_id": None})
     assert posted(ports["model_loader"][way], event) == TAKEN
 
 
-def test_what_the_loader_could_not_fetch_is_no_failure_of_the_model_that_has_the_id_since(
+def test_a_failed_download_does_not_mark_a_new_model_of_the_same_id(
     installation: Installation, in_process: InProcessClient
 ) -> None:
     name = "made-anew"
@@ -120,18 +120,14 @@ def test_what_the_loader_could_not_fetch_is_no_failure_of_the_model_that_has_the
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_retirement_takes_a_deletion_as_often_as_it_comes(
-    way: str, ports: dict[str, dict[str, int]], installation: Installation
-) -> None:
+def test_retirement_is_idempotent(way: str, ports: dict[str, dict[str, int]], installation: Installation) -> None:
     data = {"id": "gone", "project_id": None, "folder": "hf://org/name"}
     event = write_event(installation, TYPES["model_retirement"], data)
     taken = [posted(ports["model_retirement"][way], event) for _ in range(2)]
     assert taken == [TAKEN] * 2
 
 
-def test_retirement_discards_nothing_of_a_model_that_is_registered(
-    installation: Installation, in_process: InProcessClient
-) -> None:
+def test_retirement_keeps_a_registered_models_weights(installation: Installation, in_process: InProcessClient) -> None:
     """An event that comes again when the id is another model's."""
     discarded: list[str] = []
 
@@ -159,9 +155,7 @@ def test_retirement_discards_nothing_of_a_model_that_is_registered(
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_the_settlement_of_a_group_takes_a_change_as_often_as_it_comes(
-    way: str, ports: dict[str, dict[str, int]], installation: Installation
-) -> None:
+def test_group_settlement_is_idempotent(way: str, ports: dict[str, dict[str, int]], installation: Installation) -> None:
     group = {"issuer": "https://issuer.example", "group": "staff", "after": ""}
     data = {"id": "group_role_1", "organization_id": "org_1", "project_id": None, **group}
     event = write_event(installation, TYPES["group_settlement"], data)
@@ -170,7 +164,7 @@ def test_the_settlement_of_a_group_takes_a_change_as_often_as_it_comes(
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_the_sweep_closes_what_gives_no_sign_of_life(
+def test_the_sweep_interrupts_inactive_requests(
     way: str, ports: dict[str, dict[str, int]], installation: Installation
 ) -> None:
     ledger, now = installation.context.ledger, time.time()
@@ -185,9 +179,7 @@ def test_the_sweep_closes_what_gives_no_sign_of_life(
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_the_sweep_drops_requests_that_are_old(
-    way: str, ports: dict[str, dict[str, int]], installation: Installation
-) -> None:
+def test_the_sweep_prunes_old_requests(way: str, ports: dict[str, dict[str, int]], installation: Installation) -> None:
     ledger, now = installation.context.ledger, time.time()
     for name, age in (("old", 100 * 86400), ("young", 80 * 86400)):
         admitted(ledger, f"{name}-{way}", now - age)
@@ -197,7 +189,7 @@ def test_the_sweep_drops_requests_that_are_old(
 
 
 @pytest.mark.parametrize("error", [Unavailable("away"), RuntimeError("broken")], ids=["known", "unknown"])
-def test_a_step_of_the_sweep_that_fails_stops_no_other(
+def test_a_failed_step_of_the_sweep_stops_no_other(
     error: Exception, installation: Installation, in_process: InProcessClient
 ) -> None:
     pruned: list[float] = []
@@ -249,14 +241,16 @@ NO_EVENTS: dict[str, tuple[dict[str, str], bytes]] = {
 
 @pytest.mark.parametrize("what", NO_EVENTS)
 @pytest.mark.parametrize("way", WAYS)
-def test_what_is_no_event_is_refused_for_good(way: str, what: str, ports: dict[str, dict[str, int]]) -> None:
+def test_a_request_without_an_event_is_rejected_permanently(
+    way: str, what: str, ports: dict[str, dict[str, int]]
+) -> None:
     headers, body = NO_EVENTS[what]
     for name in TYPES:
         said = {"content-type": "application/json", **headers}
         assert send_over_http(ports[name][way], HttpRequest("POST", "/", body, said)).status == 400, name
 
 
-def test_a_structured_event_is_taken_too(ports: dict[str, dict[str, int]], installation: Installation) -> None:
+def test_a_structured_event_is_accepted(ports: dict[str, dict[str, int]], installation: Installation) -> None:
     new_model(installation, "structured")
     event = write_event(installation, TYPES["model_loader"], {"id": "structured"})
     whole = {"specversion": "1.0", "id": event.id, "source": "/x", "type": event.type, "data": event.data}
@@ -270,7 +264,7 @@ def test_a_structured_event_is_taken_too(ports: dict[str, dict[str, int]], insta
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", ["model_loader", "model_retirement"])
-def test_an_event_that_the_platform_did_not_write_is_refused_for_good(
+def test_an_event_that_is_not_in_the_outbox_is_rejected_permanently(
     name: str, way: str, ports: dict[str, dict[str, int]], installation: Installation
 ) -> None:
     forged = Event("evt_forged", TYPES[name], "models/x", 1.5, {"id": "x", "project_id": None, "folder": "/"})
@@ -280,7 +274,7 @@ def test_an_event_that_the_platform_did_not_write_is_refused_for_good(
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_of_an_event_what_was_written_counts_and_not_what_is_brought(
+def test_the_outbox_overrides_the_delivered_data(
     way: str, ports: dict[str, dict[str, int]], installation: Installation
 ) -> None:
     names = [f"{what}-{way}" for what in ("meant", "other")]
@@ -304,14 +298,14 @@ def test_one_sweep_runs_at_a_time(ports: dict[str, dict[str, int]], installation
 
 
 @pytest.mark.parametrize("name", ["model_loader", "sweep"])
-def test_an_event_is_not_lost_while_the_database_is_away(name: str, tmp_path: Path) -> None:
+def test_an_event_is_not_lost_while_the_database_is_down(name: str, tmp_path: Path) -> None:
     secrets = {"LLMARINER_PEPPER": "p" * 32, "LLMARINER_SERVICE_SECRET": "s" * 32}
     environment = {"LLMARINER_DATABASE_URL": f"sqlite:///{tmp_path}/nowhere/x.db", **secrets}
     with process(boot_command(CHECKOUT / "eventing" / name), environment, tmp_path / "log") as port:
         assert posted(port, replace(TICK, type=TYPES[name], data={"id": "x"}))[0] == 500
 
 
-def test_the_dispatcher_carries_an_event_from_the_outbox_to_its_consumer(
+def test_the_dispatcher_delivers_an_event_from_the_outbox_to_its_consumer(
     installation: Installation, in_process: InProcessClient
 ) -> None:
     consumers: Any = {name: load(CHECKOUT / "eventing" / name) for name in TYPES}
@@ -344,7 +338,7 @@ BURIED = {
 
 
 @pytest.mark.parametrize("which", BURIED)
-def test_the_dispatcher_buries_what_nobody_will_ever_take(
+def test_a_permanently_rejected_event_becomes_a_dead_letter(
     which: str, installation: Installation, in_process: InProcessClient
 ) -> None:
     consumer, reason = BURIED[which]
@@ -364,7 +358,7 @@ def test_the_dispatcher_buries_what_nobody_will_ever_take(
 
 
 @pytest.mark.parametrize("status", [404, 408, 409, 429, 500, 503])
-def test_the_dispatcher_tries_again_what_may_be_taken_later(
+def test_the_dispatcher_retries_temporary_failures(
     status: int, installation: Installation, in_process: InProcessClient
 ) -> None:
     type_, project = f"ai.test.later{status}.v1", f"proj_later{status}"
@@ -390,7 +384,7 @@ async def hang(_scope: Any, _receive: Any, _send: Any) -> None:
     await asyncio.Event().wait()
 
 
-def test_a_delivery_that_hangs_is_ended_and_due_again(installation: Installation, in_process: InProcessClient) -> None:
+def test_a_hanging_delivery_is_cancelled_and_due_again(installation: Installation, in_process: InProcessClient) -> None:
     type_, project = "ai.test.hangs.v1", "proj_hangs"
     with installation.context.database.write() as session:
         outbox.add(session, type_, "x", {"project_id": project})
@@ -406,7 +400,7 @@ def test_a_delivery_that_hangs_is_ended_and_due_again(installation: Installation
     assert (pending.attempts, pending.last_error) == (1, "504: It was not done within 0.1 s.")
 
 
-def test_a_delivery_may_take_as_long_here_as_on_a_cluster_and_a_download_longer() -> None:
+def test_delivery_timeouts_match_those_of_a_cluster_and_downloads_may_take_longer() -> None:
     seconds = delivery_timeouts(CHECKOUT / "eventing")
     assert seconds.keys() == {file.parent.name for file in CHECKOUT.glob("eventing/*/trigger.yaml")}
     assert (seconds["sweep"], seconds["group_settlement"]) == (600, 60)

@@ -33,7 +33,7 @@ CODED = {
 
 
 @pytest.mark.parametrize("coding", CODED)
-def test_a_compressed_question_is_answered(coding: str, ask: Ask, admin: dict[str, str]) -> None:
+def test_a_compressed_request_gets_a_response(coding: str, ask: Ask, admin: dict[str, str]) -> None:
     answer = ask(
         "chat_completions",
         HttpRequest("POST", "/v1/chat/completions", CODED[coding], {**admin, "content-encoding": coding}),
@@ -44,7 +44,7 @@ def test_a_compressed_question_is_answered(coding: str, ask: Ask, admin: dict[st
 
 @pytest.mark.parametrize("coding", ["zstd", "br", "compress", "gzip, gzip", "aes128gcm", "\xff"])
 @pytest.mark.parametrize(("name", "path"), ROUTES)
-def test_a_coding_that_nobody_decodes_is_refused_with_those_that_are(
+def test_an_unsupported_encoding_is_rejected_with_the_supported_ones(
     name: str, path: str, coding: str, ask: Ask, admin: dict[str, str]
 ) -> None:
     answer = ask(name, HttpRequest("POST", path, b"\x28\xb5\x2f\xfd", {**admin, "content-encoding": coding}))
@@ -63,13 +63,13 @@ BROKEN = {
 
 @pytest.mark.parametrize("body", BROKEN.values(), ids=BROKEN)
 @pytest.mark.parametrize(("name", "path"), ROUTES)
-def test_what_cannot_be_decoded_is_refused(name: str, path: str, body: bytes, ask: Ask, admin: dict[str, str]) -> None:
+def test_an_undecodable_body_is_rejected(name: str, path: str, body: bytes, ask: Ask, admin: dict[str, str]) -> None:
     answer = ask(name, HttpRequest("POST", path, body, {**admin, "content-encoding": "gzip"}))
     assert_error(answer, 400, "invalid_content_encoding")
 
 
 @pytest.mark.parametrize(("name", "path"), ROUTES)
-def test_a_bomb_is_refused_at_the_limit(name: str, path: str, ask: Ask, admin: dict[str, str]) -> None:
+def test_a_decompression_bomb_is_rejected_at_the_limit(name: str, path: str, ask: Ask, admin: dict[str, str]) -> None:
     bomb = gzip.compress(b'{"name": "' + b"x" * 200_000_000 + b'"}', 6)
     began = time.process_time()
     assert_error(
@@ -78,7 +78,7 @@ def test_a_bomb_is_refused_at_the_limit(name: str, path: str, ask: Ask, admin: d
     assert time.process_time() - began < 1.0  # two hundred megabytes would take longer
 
 
-def test_a_bomb_is_decoded_between_the_turns_of_others() -> None:
+def test_decompression_yields_to_other_requests() -> None:
     """No part is over 64 KiB, and the event loop has a turn after each."""
     sent = [{"type": "http.request", "body": gzip.compress(b"x" * 10_000_000), "more_body": False}]
 
@@ -108,7 +108,7 @@ def test_a_bomb_is_decoded_between_the_turns_of_others() -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 2, 7, 1000])
-def test_a_body_is_decoded_however_it_arrives(cut: int) -> None:
+def test_a_body_is_decoded_in_any_chunks(cut: int) -> None:
     whole = json.dumps(list(range(3000))).encode()
     coded = gzip.compress(whole)
     parts = [coded[place : place + cut] for place in range(0, len(coded), cut)]
@@ -137,7 +137,7 @@ def test_a_body_is_decoded_however_it_arrives(cut: int) -> None:
     ],
     ids=["empty-blocks", "name"],
 )
-def test_a_coding_of_nothing_without_end_is_refused(first: bytes, rest: bytes) -> None:
+def test_an_endless_empty_stream_is_rejected(first: bytes, rest: bytes) -> None:
     sent = 0
 
     async def receive() -> Any:
@@ -150,7 +150,7 @@ def test_a_coding_of_nothing_without_end_is_refused(first: bytes, rest: bytes) -
         asyncio.run(DecompressedBody(receive, "gzip")())
 
 
-def test_a_body_that_is_flushed_after_every_byte_is_decoded() -> None:
+def test_a_body_flushed_after_every_byte_is_decoded() -> None:
     coder = zlib.compressobj(wbits=31)
     coded = b"".join(coder.compress(b"x") + coder.flush(zlib.Z_SYNC_FLUSH) for _ in range(50_000)) + coder.flush()
     messages = [{"type": "http.request", "body": coded, "more_body": False}]
@@ -168,7 +168,7 @@ def test_a_body_that_is_flushed_after_every_byte_is_decoded() -> None:
     assert asyncio.run(run()) == 50_000
 
 
-def test_a_hang_up_within_a_body_is_passed_on() -> None:
+def test_a_disconnect_within_a_body_is_passed_on() -> None:
     messages = [
         {"type": "http.request", "body": gzip.compress(RAW)[:5], "more_body": True},
         {"type": "http.disconnect"},
@@ -183,7 +183,7 @@ def test_a_hang_up_within_a_body_is_passed_on() -> None:
     assert asyncio.run(run()) == "http.disconnect"
 
 
-def test_no_body_is_not_decoded() -> None:
+def test_an_empty_body_is_not_decoded() -> None:
     async def receive() -> Any:
         return {"type": "http.request", "body": b"", "more_body": False}
 

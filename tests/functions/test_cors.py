@@ -43,7 +43,7 @@ def preflight(path: str, origin: str, method: str = "POST") -> HttpRequest:
 
 
 @pytest.mark.parametrize("route", [route for route in ROUTES if route.function != "internal_gateway"], ids=str)
-def test_a_preflight_is_answered_on_every_route(
+def test_a_preflight_succeeds_on_every_route(
     route: DeclaredRoute, open_to_pages: Any, in_process: InProcessClient
 ) -> None:
     answer = in_process.send(open_to_pages, preflight(route.example, PAGE, route.method))
@@ -56,7 +56,7 @@ def test_a_preflight_is_answered_on_every_route(
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_a_function_on_its_own_answers_a_preflight(
+def test_a_separate_function_responds_to_a_preflight(
     name: str, installation: Installation, in_process: InProcessClient
 ) -> None:
     application = load(CHECKOUT / "functions" / name)
@@ -77,7 +77,7 @@ def test_a_function_on_its_own_answers_a_preflight(
     ],
     ids=str,
 )
-def test_answers_and_errors_may_be_read_by_the_page(
+def test_responses_and_errors_are_readable_by_the_page(
     http_request: HttpRequest, open_to_pages: Any, in_process: InProcessClient, admin: dict[str, str]
 ) -> None:
     for headers in (admin, {}):
@@ -92,7 +92,7 @@ def test_answers_and_errors_may_be_read_by_the_page(
         assert "origin" in vary(answer)
 
 
-def test_a_stream_may_be_read_by_the_page(
+def test_a_stream_is_readable_by_the_page(
     open_to_pages: Any, in_process: InProcessClient, admin: dict[str, str]
 ) -> None:
     asked = HttpRequest("POST", "/v1/chat/completions", {**CHAT, "stream": True}, {**admin, "origin": DEVELOPMENT})
@@ -101,7 +101,7 @@ def test_a_stream_may_be_read_by_the_page(
     assert answer.headers["access-control-allow-origin"] == DEVELOPMENT
 
 
-def test_other_origins_are_told_nothing(open_to_pages: Any, in_process: InProcessClient, admin: dict[str, str]) -> None:
+def test_other_origins_get_no_headers(open_to_pages: Any, in_process: InProcessClient, admin: dict[str, str]) -> None:
     for origin in ("https://evil.example.org", "https://app.example.org.evil", "http://app.example.org", "null"):
         refused = in_process.send(open_to_pages, preflight("/v1/models", origin))
         assert (refused.status, refused.error["code"]) == (403, "origin_not_allowed")
@@ -111,13 +111,15 @@ def test_other_origins_are_told_nothing(open_to_pages: Any, in_process: InProces
             assert "origin" in vary(each)
 
 
-def test_a_request_without_an_origin_is_not_kept_for_one_with(
+def test_a_response_without_an_origin_is_not_cached_for_one_with(
     open_to_pages: Any, in_process: InProcessClient, admin: dict[str, str]
 ) -> None:
     assert "origin" in vary(in_process.send(open_to_pages, HttpRequest("GET", "/v1/models", None, admin)))
 
 
-def test_without_the_setting_nothing_is_said(router: Any, in_process: InProcessClient, admin: dict[str, str]) -> None:
+def test_without_the_setting_there_are_no_headers(
+    router: Any, in_process: InProcessClient, admin: dict[str, str]
+) -> None:
     answer = in_process.send(router, HttpRequest("GET", "/v1/models", None, {**admin, "origin": PAGE}))
     assert not [name for name in answer.headers if name.startswith("access-control-")]
     assert in_process.send(router, preflight("/v1/models", PAGE)).status == 405
@@ -142,7 +144,7 @@ def test_without_the_setting_nothing_is_said(router: Any, in_process: InProcessC
         ("https://[2001:db8::1]:0443", "https://[2001:db8::1]", True),
     ],
 )
-def test_which_origins_a_setting_means(setting: str, origin: str, allowed: bool) -> None:
+def test_allowed_origins_of_a_setting(setting: str, origin: str, allowed: bool) -> None:
     cors = Cors.load({"LLMARINER_CORS_ORIGINS": setting})
     assert cors is not None
     assert cors.allows(origin.encode()) is allowed
@@ -155,14 +157,14 @@ def test_which_origins_a_setting_means(setting: str, origin: str, allowed: bool)
         *("https://a.example:", "https://a.example:0", "https://a.example:65536", "https://a:1:2", "https://:443"),
     ],
 )
-def test_a_setting_that_is_no_origin_ends_the_start(value: str, installation: Installation) -> None:
+def test_an_invalid_origin_fails_the_start(value: str, installation: Installation) -> None:
     application = load(CHECKOUT / "functions/models")
     application.use_context(Context({**installation.environment, "LLMARINER_CORS_ORIGINS": value}))
     with pytest.raises(ValueError, match="LLMARINER_CORS_ORIGINS"):
         application.prepare()
 
 
-def test_everybody_is_never_told_by_name() -> None:
+def test_the_wildcard_is_never_echoed_as_an_origin() -> None:
     """With `*` no answer depends on who asks, and no credentials of the browser come along."""
     cors = Cors.load({"LLMARINER_CORS_ORIGINS": "*"})
     said: list[Mapping[str, Any]] = []
@@ -183,7 +185,7 @@ def test_everybody_is_never_told_by_name() -> None:
     ("asked", "echoed"),
     [(b"authorization, content-type", True), (b"x" * 3000, False), (b"a\xff", False), (b"a\r\nset-cookie: b", False)],
 )
-def test_only_names_of_headers_are_echoed(asked: bytes, echoed: bool) -> None:
+def test_only_header_names_are_echoed(asked: bytes, echoed: bool) -> None:
     cors = Cors.load({"LLMARINER_CORS_ORIGINS": "https://a.example"})
     said: list[Mapping[str, Any]] = []
 

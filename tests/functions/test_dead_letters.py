@@ -49,7 +49,7 @@ def refused(code: str, text: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_letter_is_kept_with_its_consumer_and_reason(
+def test_a_dead_letter_is_stored_with_its_consumer_and_reason(
     way: str, ports: dict[str, int], installation: Installation
 ) -> None:
     event = letter(installation, way)
@@ -68,7 +68,7 @@ REASONS: dict[str, tuple[dict[str, str], str]] = {
 
 
 @pytest.mark.parametrize("what", REASONS)
-def test_a_reason_is_told_as_far_as_it_is_known(what: str, ports: dict[str, int], installation: Installation) -> None:
+def test_the_reason_is_as_complete_as_the_headers(what: str, ports: dict[str, int], installation: Installation) -> None:
     headers, reason = REASONS[what]
     name = what.replace(" ", "_")
     event = letter(installation, name)
@@ -83,14 +83,14 @@ def test_a_reason_is_told_as_far_as_it_is_known(what: str, ports: dict[str, int]
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("path", ["/Sweep", "/sweep/x", "/..", "/" + "a" * 65, "/a-b"])
-def test_a_path_that_names_no_consumer_is_refused_in_our_envelope(way: str, path: str, ports: dict[str, int]) -> None:
+def test_an_unknown_consumer_is_rejected_with_an_error_object(way: str, path: str, ports: dict[str, int]) -> None:
     answer = sent(ports[way], path, UNKNOWN)
     assert answer.status == (404 if "/" in path[1:] else 400)
     assert answer.error["type"] == "invalid_request_error"
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_what_is_no_event_is_refused_for_good(way: str, ports: dict[str, int]) -> None:
+def test_a_request_without_an_event_is_rejected_permanently(way: str, ports: dict[str, int]) -> None:
     answer = send_over_http(ports[way], HttpRequest("POST", "/sweep", b"{}", {"content-type": "application/json"}))
     assert answer.status == 400
     assert answer.error["message"].startswith("Not a CloudEvent")
@@ -110,7 +110,7 @@ UNREADABLE: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("what", UNREADABLE)
-def test_what_nobody_could_read_is_not_kept(what: str, ports: dict[str, int], installation: Installation) -> None:
+def test_an_unreadable_event_is_not_stored(what: str, ports: dict[str, int], installation: Installation) -> None:
     event = {**OF_KUBERNETES, "id": "unreadable", "data": {}, **UNREADABLE[what]}
     headers = {"content-type": "application/cloudevents+json"}
     answer = send_over_http(ports["boot"], HttpRequest("POST", "/sweep", json.dumps(event).encode(), headers))
@@ -119,7 +119,7 @@ def test_what_nobody_could_read_is_not_kept(what: str, ports: dict[str, int], in
     assert "unreadable" not in [delivery.event.id for delivery in page]
 
 
-def test_a_letter_is_not_lost_while_the_database_is_away(tmp_path: Path) -> None:
+def test_a_dead_letter_is_not_lost_while_the_database_is_down(tmp_path: Path) -> None:
     secrets = {"LLMARINER_PEPPER": "p" * 32, "LLMARINER_SERVICE_SECRET": "s" * 32}
     environment = {"LLMARINER_DATABASE_URL": f"sqlite:///{tmp_path}/nowhere/x.db", **secrets}
     with process(boot_command(FOLDER), environment, tmp_path / "log") as port:
@@ -127,7 +127,7 @@ def test_a_letter_is_not_lost_while_the_database_is_away(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_an_event_that_the_platform_did_not_write_is_not_kept(
+def test_an_event_that_is_not_in_the_outbox_is_not_stored(
     way: str, ports: dict[str, int], installation: Installation
 ) -> None:
     answer = sent(ports[way], "/model_loader", UNKNOWN)
@@ -136,7 +136,7 @@ def test_an_event_that_the_platform_did_not_write_is_not_kept(
     assert UNKNOWN.id not in [delivery.event.id for delivery in page]
 
 
-def test_an_event_has_so_many_consumers_and_no_more(ports: dict[str, int], installation: Installation) -> None:
+def test_the_number_of_consumers_per_event_is_bounded(ports: dict[str, int], installation: Installation) -> None:
     event = letter(installation, "many")
     answers = [sent(ports["boot"], f"/consumer_{number}", event).status for number in range(25)]
     assert answers == [200] * 20 + [400] * 5

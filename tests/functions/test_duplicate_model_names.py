@@ -15,7 +15,7 @@ from .conftest import Ask
 from .installation import Installation
 
 
-def test_a_project_is_told_of_its_own_model_only(
+def test_only_the_projects_own_model_is_returned(
     installation: Installation, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     company, context = Company(installation, ask), installation.context

@@ -59,7 +59,7 @@ def asked(company: Company, ids: dict[str, str], route: str, body: dict[str, Any
 
 
 @pytest.mark.parametrize(("route", "body", "field"), WAYS)
-def test_an_empty_list_is_refused(
+def test_an_empty_list_is_rejected(
     route: str, body: dict[str, Any], field: str, company: Company, ids: dict[str, str]
 ) -> None:
     answer = asked(company, ids, route, {**body, field: []})
@@ -69,7 +69,7 @@ def test_an_empty_list_is_refused(
     assert narrow.scopes == {"api.model.read"}
 
 
-def test_a_project_whose_list_of_models_is_empty_may_use_none(company: Company) -> None:
+def test_a_project_with_an_empty_model_list_may_use_no_model(company: Company) -> None:
     path = "POST /v1/organization/projects/SPEECH/model_permissions"
     assert company.ask(path, {"mode": "allow_list", "model_ids": []}).status == 200
     found = company.context.authenticator.authenticate(company.secrets["sam"])

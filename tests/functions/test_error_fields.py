@@ -60,7 +60,7 @@ def issuer(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("route", "field", "value"), CASES, ids=lambda value: str(value)[:30])
-def test_a_wrong_field_is_named_as_it_was_sent(
+def test_an_invalid_field_has_the_name_that_was_sent(
     route: str, field: str, value: Any, ask: Ask, admin: dict[str, str], installation: Installation
 ) -> None:
     name, body = BODIES[route]
@@ -77,7 +77,7 @@ def named(answer: HttpResponse) -> str:
 
 
 @pytest.mark.parametrize("field", ["role_name", "permissions"])
-def test_a_wrong_change_of_a_role_is_named_as_it_was_sent(
+def test_an_invalid_field_of_a_role_change_has_the_name_that_was_sent(
     field: str, ask: Ask, admin: dict[str, str], installation: Installation
 ) -> None:
     owner = installation.owner

@@ -38,7 +38,7 @@ def application(taken: list[Any], installation: Installation) -> Any:
     return found
 
 
-def test_half_an_event_is_none(application: Any, taken: list[Any]) -> None:
+def test_a_truncated_event_is_rejected(application: Any, taken: list[Any]) -> None:
     messages = [{"type": "http.request", "body": b'{"a": 1}', "more_body": True}, {"type": "http.disconnect"}]
     sent: list[Any] = []
     headers = [
@@ -56,7 +56,7 @@ def test_half_an_event_is_none(application: Any, taken: list[Any]) -> None:
     assert (taken, sent) == ([], [])
 
 
-def test_an_event_without_an_end_is_refused_for_good(
+def test_an_endless_event_is_rejected_permanently(
     application: Any, taken: list[Any], in_process: InProcessClient
 ) -> None:
     body = json.dumps({"a": "x" * 9_000_000}).encode()
@@ -65,7 +65,7 @@ def test_an_event_without_an_end_is_refused_for_good(
     assert taken == []
 
 
-def test_a_compressed_event_is_taken(application: Any, taken: list[Any], in_process: InProcessClient) -> None:
+def test_a_compressed_event_is_accepted(application: Any, taken: list[Any], in_process: InProcessClient) -> None:
     body = gzip.compress(b'{"a": 1}')
     answer = in_process.send(application, HttpRequest("POST", "/", body, {**HEADERS, "content-encoding": "gzip"}))
     assert answer.status == 204
@@ -83,7 +83,7 @@ def test_a_compressed_event_is_taken(application: Any, taken: list[Any], in_proc
     ],
     ids=["version-list", "version-no-text", "id-no-text", "type-nul", "deep"],
 )
-def test_what_nobody_can_read_is_refused_for_good(
+def test_an_unreadable_event_is_rejected_permanently(
     part: bytes, application: Any, taken: list[Any], in_process: InProcessClient
 ) -> None:
     body = json.dumps({**EVENT, "data": {}}).encode()[:-1] + b", " + part + b"}"  # of two the last counts
@@ -94,7 +94,7 @@ def test_what_nobody_can_read_is_refused_for_good(
     assert taken == []
 
 
-def test_an_event_of_ours_is_taken_as_we_wrote_it_and_under_its_type_only(
+def test_an_outbox_event_is_accepted_only_with_its_type_and_data(
     installation: Installation, in_process: InProcessClient
 ) -> None:
     taken: list[Any] = []

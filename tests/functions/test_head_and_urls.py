@@ -24,7 +24,7 @@ def caller(route: DeclaredRoute, installation: Installation) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("route", READS, ids=str)
-def test_head_is_answered_as_get_without_the_body(
+def test_head_has_the_response_of_get_without_the_body(
     route: DeclaredRoute, ask: Ask, router: Any, in_process: InProcessClient, installation: Installation
 ) -> None:
     http_request = HttpRequest("GET", route.example, None, caller(route, installation))
@@ -40,17 +40,17 @@ def test_head_is_answered_as_get_without_the_body(
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_probes_answer_head(name: str, ask: Ask) -> None:
+def test_probes_respond_to_head(name: str, ask: Ask) -> None:
     answer = ask(name, HttpRequest("HEAD", "/health/live"))
     assert (answer.status, answer.body) == (200, b"")
 
 
-def test_the_health_of_the_platform_answers_head(router: Any, in_process: InProcessClient) -> None:
+def test_the_health_route_responds_to_head(router: Any, in_process: InProcessClient) -> None:
     answer = in_process.send(router, HttpRequest("HEAD", "/health"))
     assert (answer.status, answer.body) == (200, b"")
 
 
-def test_a_route_without_get_says_to_head_what_it_takes(ask: Ask, admin: dict[str, str]) -> None:
+def test_a_route_without_get_lists_its_methods_for_head(ask: Ask, admin: dict[str, str]) -> None:
     answer = ask("chat_completions", HttpRequest("HEAD", "/v1/chat/completions", None, admin))
     assert (answer.status, answer.headers["allow"], answer.body) == (405, "POST", b"")
 
@@ -63,7 +63,7 @@ def asked_raw(in_process: InProcessClient, application: Any, http_request: HttpR
 
 @pytest.mark.parametrize("text", NOT_TEXT)
 @pytest.mark.parametrize("route", WITH_PARAMETERS, ids=str)
-def test_a_path_that_is_no_text_is_refused(
+def test_a_path_that_is_not_text_is_rejected(
     route: DeclaredRoute, text: str, router: Any, in_process: InProcessClient, installation: Installation
 ) -> None:
     path = route.path
@@ -79,7 +79,7 @@ def test_a_path_that_is_no_text_is_refused(
 
 @pytest.mark.parametrize("text", NOT_TEXT)
 @pytest.mark.parametrize("route", READS, ids=str)
-def test_a_query_that_is_no_text_is_refused(
+def test_a_query_that_is_not_text_is_rejected(
     route: DeclaredRoute, text: str, ask: Ask, installation: Installation
 ) -> None:
     answer = ask(route.function, HttpRequest("GET", route.example, None, caller(route, installation), f"after={text}"))
@@ -87,7 +87,7 @@ def test_a_query_that_is_no_text_is_refused(
 
 
 @pytest.mark.parametrize("path", ["/v1/models/caf%C3%A9", "/v1/models/a%2Fb", "/v1/models/%F0%9F%9A%80"])
-def test_a_path_in_any_script_is_looked_for(
+def test_a_path_in_any_script_is_routed(
     path: str, router: Any, in_process: InProcessClient, admin: dict[str, str]
 ) -> None:
     answer = asked_raw(in_process, router, HttpRequest("GET", path, None, admin))

@@ -58,7 +58,7 @@ def call(ask: Ask) -> Callable[..., HttpResponse]:
 Call = Callable[..., HttpResponse]
 
 
-def test_a_key_of_few_scopes_gets_no_secret_of_one_with_more(make: Callable[..., Made], call: Call) -> None:
+def test_a_restricted_key_gets_no_secret_of_a_key_with_more_scopes(make: Callable[..., Made], call: Call) -> None:
     _, small = make(scopes=frozenset({WRITE}))
     full, _ = make()
     same, _ = make(scopes=frozenset({WRITE}))
@@ -68,7 +68,7 @@ def test_a_key_of_few_scopes_gets_no_secret_of_one_with_more(make: Callable[...,
     assert call(f"POST /{same}:rotate", small, {}).status == 200
 
 
-def test_a_projects_owner_gets_no_secret_of_the_organizations_owner(
+def test_a_project_owner_gets_no_secret_of_an_organization_owner(
     make: Callable[..., Made], call: Call, lead: KeyOwner
 ) -> None:
     _, by = make(lead, PROJECT_ROLES["owner"])
@@ -77,7 +77,7 @@ def test_a_projects_owner_gets_no_secret_of_the_organizations_owner(
     assert_error(call(f"DELETE /{owners}", by), 403, "insufficient_permissions")
 
 
-def test_a_key_rotates_itself_whatever_it_is(make: Callable[..., Made], call: Call) -> None:
+def test_every_key_can_rotate_itself(make: Callable[..., Made], call: Call) -> None:
     key, by = make(allowed_models=("tiny",), allowed_sources=("127.0.0.0/8",), expires_in=60)
     assert call(f"POST /{key}:rotate", by, {"overlap_seconds": 60}).status == 200
 
@@ -89,7 +89,7 @@ BOUND: dict[str, tuple[dict[str, Any], Any, Any]] = {
 
 
 @pytest.mark.parametrize(("values", "less", "more"), BOUND.values(), ids=BOUND)
-def test_a_bound_key_makes_bound_keys_only(
+def test_a_restricted_key_creates_restricted_keys_only(
     values: dict[str, Any], less: Any, more: Any, make: Callable[..., Made], call: Call
 ) -> None:
     [(field, own)] = values.items()
@@ -110,7 +110,7 @@ def test_a_bound_key_makes_bound_keys_only(
     assert_error(call(f"POST /{free}:rotate", by, {}), 403, "insufficient_permissions")
 
 
-def test_a_key_that_ends_makes_none_of_its_users_that_outlasts_it(make: Callable[..., Made], call: Call) -> None:
+def test_an_expiring_key_creates_no_key_that_outlives_it(make: Callable[..., Made], call: Call) -> None:
     key, by = make(expires_in=3600)
     end = int(time.time()) + 3600
     made = call("POST", by, {"name": f"bounds {next(_numbers)}"}).json
@@ -122,7 +122,7 @@ def test_a_key_that_ends_makes_none_of_its_users_that_outlasts_it(make: Callable
     assert call(f"PATCH /{key}", by, {"expires_at": end - 1800}).status == 200
 
 
-def test_an_admin_key_that_ends_makes_service_accounts_that_stay(ask: Ask, admin: Headers) -> None:
+def test_an_expiring_admin_key_creates_permanent_service_accounts(ask: Ask, admin: Headers) -> None:
     body = {"name": f"bounds {next(_numbers)}", "expires_in_seconds": 60}
     made = ask("organization_admin_api_keys", HttpRequest("POST", "/v1/organization/admin_api_keys", body, admin)).json
     by = {"authorization": f"Bearer {made['value']}"}

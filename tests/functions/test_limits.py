@@ -35,7 +35,7 @@ def of(kind: str, id_: str, **fields: Any) -> dict[str, Any]:
     return {"subject": kind, "subject_id": id_, **fields}
 
 
-def test_a_limit_from_its_making_to_its_end(company: Company) -> None:
+def test_the_lifecycle_of_a_limit(company: Company) -> None:
     body = of("project", company.vision, model=MODEL, requests_per_minute=5, concurrent_requests=2)
     made = company.ask("POST /v1/limits", body).json
     assert (made["object"], made["requests_per_minute"], made["tokens_per_day"]) == ("limit", 5, None)
@@ -66,7 +66,9 @@ def test_a_limit_from_its_making_to_its_end(company: Company) -> None:
     ],
 )
 @pytest.mark.parametrize("noun", ["limits", "budgets"])
-def test_who_may_set_whose(company: Company, own_key: str, noun: str, by: str, statuses: tuple[int, ...]) -> None:
+def test_limits_are_set_by_permitted_callers_only(
+    company: Company, own_key: str, noun: str, by: str, statuses: tuple[int, ...]
+) -> None:
     fields: dict[str, Any] = {"requests_per_day": 7} if noun == "limits" else {"period": "day", "amount": 7}
     user = company.people["mia"].user_id
     subjects = [("organization", company.id), ("project", company.vision), ("key", own_key), ("user", user)]
@@ -74,7 +76,7 @@ def test_who_may_set_whose(company: Company, own_key: str, noun: str, by: str, s
     assert tuple(found) == statuses
 
 
-def test_each_sees_the_limits_that_are_theirs_to_see(company: Company, own_key: str) -> None:
+def test_each_caller_sees_their_limits(company: Company, own_key: str) -> None:
     made = {
         kind: company.ask("POST /v1/limits", of(kind, id_, requests_per_day=7)).json["id"]
         for kind, id_ in (("organization", company.id), ("project", company.vision), ("key", own_key))
@@ -101,19 +103,19 @@ def test_each_sees_the_limits_that_are_theirs_to_see(company: Company, own_key: 
         ({}, "requests_per_minute"),
     ],
 )
-def test_what_is_no_limit_is_refused(company: Company, body: dict[str, Any], param: str) -> None:
+def test_an_invalid_limit_is_rejected(company: Company, body: dict[str, Any], param: str) -> None:
     answer = company.ask("POST /v1/limits", of("project", company.vision, **body))
     assert (answer.status, answer.error["type"], answer.error["param"]) == (400, "invalid_request_error", param)
 
 
-def test_the_waiting_room_is_shared_out_among_projects(company: Company, own_key: str) -> None:
+def test_the_waiting_room_is_divided_among_projects(company: Company, own_key: str) -> None:
     refused = company.ask("POST /v1/limits", of("key", own_key, queue_share=1))
     assert_error(refused, 400, None)
     assert refused.error["param"] == "queue_share"
     assert company.ask("POST /v1/limits", of("project", company.vision, queue_share=1)).status == 200
 
 
-def test_a_budget_from_its_making_to_its_end(company: Company) -> None:
+def test_the_lifecycle_of_a_budget(company: Company) -> None:
     body = of("project", company.speech, period="month", amount=12.5)
     made = company.ask("POST /v1/budgets", body).json
     assert (made["amount"], made["spent"], made["hard"], made["alert_ratio"]) == (12.5, 0, True, 0.8)
@@ -214,7 +216,7 @@ def test_openais_client_sets_spend_alerts(company: Company, organization: Any, i
 
 
 @pytest.mark.parametrize("field", ["max_images_per_1_minute", "batch_1_day_max_input_tokens"])
-def test_what_nothing_is_counted_by_is_not_taken_for_a_limit(
+def test_an_unsupported_measure_is_not_a_limit(
     company: Company, router: Any, organization: Any, in_process: InProcessClient, field: str
 ) -> None:
     async def row_id() -> str:

@@ -69,7 +69,7 @@ def call(company: Company, router: Any, in_process: InProcessClient) -> Call:
 
 
 @pytest.mark.parametrize("path", MOST)
-def test_a_list_takes_the_limits_that_openais_does(path: str, call: Call) -> None:
+def test_a_list_accepts_openais_page_sizes(path: str, call: Call) -> None:
     assert call("GET", path, query=f"limit={MOST[path]}").status == 200
     assert_error(call("GET", path, query=f"limit={MOST[path] + 1}"), 400, "invalid_value")
 
@@ -85,7 +85,7 @@ def test_a_list_takes_the_limits_that_openais_does(path: str, call: Call) -> Non
         ("/organization/invites", lambda number: {"email": f"ordered-{number}@example.org", "role": "reader"}, True),
     ],
 )
-def test_a_list_has_openais_order_unless_another_is_asked_for(
+def test_a_list_has_openais_default_order(
     path: str, body: Callable[[int], Any], newest_first: bool, call: Call
 ) -> None:
     made = [call("POST", path, body(number)).json["id"] for number in range(2)]
@@ -97,7 +97,7 @@ def test_a_list_has_openais_order_unless_another_is_asked_for(
     ("path", "held"),
     [(OF_PERSON, "reader"), (IN_PROJECT, "member"), (OF_GROUP, "reader"), (GROUP_IN_PROJECT, "viewer")],
 )
-def test_the_role_that_somebody_has_is_a_list_that_pages(path: str, held: str, call: Call) -> None:
+def test_a_users_roles_are_a_paginated_list(path: str, held: str, call: Call) -> None:
     for query in ("", "limit=0", "order=desc", "after=owner"):
         assert [role["id"] for role in call("GET", path, query=query).json["data"]] == [held]
     past = call("GET", path, query=f"after={held}").json
@@ -105,9 +105,7 @@ def test_the_role_that_somebody_has_is_a_list_that_pages(path: str, held: str, c
     assert call("GET", path, query="after=nobody").error["param"] == "after"
 
 
-def test_all_roles_are_on_one_page_unless_fewer_are_asked_for(
-    call: Call, company: Company, installation: Installation
-) -> None:
+def test_all_roles_are_on_one_page_by_default(call: Call, company: Company, installation: Installation) -> None:
     common = {"organization_id": company.id, "project_id": None, "scopes": "api.events.read", "description": ""}
     rows = [{**common, "id": f"role_{number:04}", "name": f"role {number}", "created_at": 1} for number in range(120)]
     with installation.context.database.write() as session:
@@ -117,7 +115,7 @@ def test_all_roles_are_on_one_page_unless_fewer_are_asked_for(
         assert (len(answer["data"]) > 120, answer["has_more"]) == (True, False)
 
 
-def test_a_filter_that_nothing_here_meets_is_met_by_nothing(call: Call) -> None:
+def test_an_unsupported_filter_value_matches_nothing(call: Call) -> None:
     acts = call("GET", "/organization/audit_logs", query="tenant_only=true").json
     assert (acts["data"], acts["has_more"]) == ([], False)
     assert call("GET", "/organization/audit_logs", query="tenant_only=false").json["data"]
@@ -126,7 +124,7 @@ def test_a_filter_that_nothing_here_meets_is_met_by_nothing(call: Call) -> None:
     assert_error(call("GET", group, query="group_type=tenant_group"), 404, "not_found")
 
 
-def test_a_person_may_be_named_by_id_and_address_where_both_are_theirs(call: Call, company: Company) -> None:
+def test_a_filter_by_id_and_email_of_one_person_matches(call: Call, company: Company) -> None:
     users = "/organization/projects/VISION/users"
     rob = {"user_id": company.people["rob"].user_id, "role": "viewer"}
     other = call("POST", users, {**rob, "email": company.email("sam")})

@@ -85,13 +85,13 @@ def enumerated(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
         yield name, value
 
 
-def test_every_enumeration_is_one_that_the_client_knows(answers: dict[str, Any]) -> None:
+def test_every_enumeration_value_is_known_to_the_client(answers: dict[str, Any]) -> None:
     met = list(enumerated(list(answers.values())))
     assert {name for name, _ in met} >= {"loading_status", "role", "organization_role"}
     assert [(name, value) for name, value in met if value not in ENUMERATIONS[name]] == []
 
 
-def test_a_viewer_is_shown_as_the_nearest_role_and_as_what_they_are(answers: dict[str, Any]) -> None:
+def test_a_viewer_has_the_nearest_known_role_and_the_actual_one(answers: dict[str, Any]) -> None:
     users = answers["llma admin projects list-members Default"]["users"]
     [viewer] = [each for each in users if each["user_id"] == "vic@example.org"]
     assert (viewer["role"], viewer["role_id"]) == ("PROJECT_ROLE_MEMBER", "viewer")
@@ -103,7 +103,7 @@ def config(model: dict[str, Any]) -> tuple[Any, ...]:
     return runtime["resources"]["gpu"], runtime["replicas"], runtime["extra_args"], on_demand
 
 
-def test_a_mask_of_a_wrapped_model_changes_what_it_names(answers: dict[str, Any]) -> None:
+def test_an_update_mask_of_a_wrapped_model_applies(answers: dict[str, Any]) -> None:
     update = "llma models update tiny"
     assert config(answers[f"{update} --replicas 3 --extra-args=--max-num-seqs=8"]) == (1, 3, ["--max-num-seqs=8"], True)
     assert config(answers[f"{update} --gpu 0"]) == (0, 3, ["--max-num-seqs=8"], True)
@@ -112,13 +112,13 @@ def test_a_mask_of_a_wrapped_model_changes_what_it_names(answers: dict[str, Any]
     assert config(answers["llma models get tiny"]) == (0, 3, [], False)
 
 
-def test_zeros_that_the_client_leaves_out_of_a_new_model_are_zeros(answers: dict[str, Any]) -> None:
+def test_zero_values_that_the_client_omits_are_zeros(answers: dict[str, Any]) -> None:
     base, shared = (answer for command, answer in answers.items() if command.startswith("llma models create base"))
     assert config(base) == (0, 2, [], True)
     assert config(shared) == (1, 1, [], False)
 
 
-def test_a_wrapped_key_and_a_wrapped_project_are_changed(answers: dict[str, Any]) -> None:
+def test_a_wrapped_key_and_a_wrapped_project_are_updated(answers: dict[str, Any]) -> None:
     assert answers["llma auth api-keys update ours --new-name renamed"]["name"] == "renamed"
     [project] = [answer for command, answer in answers.items() if command.startswith("llma admin projects update")]
     assert (project["title"], project["assignments"][0]["namespace"]) == ("Sight", "sight")
@@ -143,7 +143,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("body", "param"), REFUSED, ids=[str(number) for number in range(len(REFUSED))])
-def test_what_a_mask_or_a_configuration_does_not_have_is_refused(
+def test_an_unknown_field_of_a_mask_or_configuration_is_rejected(
     body: dict[str, Any], param: str, ask: Ask, admin: dict[str, str]
 ) -> None:
     answer = ask("models", HttpRequest("PATCH", "/v1/models/tiny", body, admin))
@@ -151,14 +151,14 @@ def test_what_a_mask_or_a_configuration_does_not_have_is_refused(
     assert str(answer.error["param"]).split(".")[-1] == param
 
 
-def test_two_masks_that_differ_are_refused(ask: Ask, admin: dict[str, str]) -> None:
+def test_two_different_masks_are_rejected(ask: Ask, admin: dict[str, str]) -> None:
     body = {**MODEL, "update_mask": "config.runtime_config.replicas"}
     answer = ask("models", HttpRequest("PATCH", "/v1/models/tiny", body, admin, "update_mask=config"))
     assert_error(answer, 400, None)
     assert answer.error["param"] == "update_mask"
 
 
-def test_a_mask_does_not_lift_a_restriction_that_the_body_leaves_out(ask: Ask, admin: dict[str, str]) -> None:
+def test_a_mask_does_not_remove_a_restriction_absent_from_the_body(ask: Ask, admin: dict[str, str]) -> None:
     asked = {"name": "masked", "scopes": ["api.model.read"], "allowed_models": ["tiny"]}
     made = ask("api_keys", HttpRequest("POST", "/v1/api_keys", asked, admin)).json
     for mask in ("scopes", "allowedModels", "name,allowed_models"):
@@ -237,7 +237,7 @@ MESSAGES: dict[str, tuple[str, set[str]]] = {
 
 
 @pytest.mark.parametrize("command", MESSAGES)
-def test_every_field_of_the_clients_message_is_there(command: str, answers: dict[str, Any]) -> None:
+def test_every_field_of_the_clients_message_exists(command: str, answers: dict[str, Any]) -> None:
     where, fields = MESSAGES[command]
     documents = answers[command][where] if where else [answers[command]]
     assert documents

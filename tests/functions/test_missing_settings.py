@@ -25,7 +25,7 @@ COMPLETE = {
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_a_function_is_not_built_without_its_settings(name: str) -> None:
+def test_a_function_is_not_created_without_its_settings(name: str) -> None:
     application = load(CHECKOUT / "functions" / name)
     application.use_context(Context({}))
     with pytest.raises(ValueError, match=r"^LLMARINER_\w+"):
@@ -33,7 +33,7 @@ def test_a_function_is_not_built_without_its_settings(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CONSUMERS)
-def test_a_consumer_is_not_built_without_its_settings(name: str) -> None:
+def test_a_consumer_is_not_created_without_its_settings(name: str) -> None:
     application = load(CHECKOUT / "eventing" / name)
     application.use_context(Context({}))
     with pytest.raises(ValueError, match=r"^LLMARINER_\w+"):
@@ -41,7 +41,7 @@ def test_a_consumer_is_not_built_without_its_settings(name: str) -> None:
 
 
 @pytest.mark.parametrize("missing", ["LLMARINER_PEPPER", "LLMARINER_SERVICE_SECRET"])
-def test_a_function_of_the_token_path_says_at_its_start_what_is_missing(missing: str, tmp_path: Path) -> None:
+def test_a_token_path_function_reports_missing_settings_at_its_start(missing: str, tmp_path: Path) -> None:
     said = {name: value for name, value in COMPLETE.items() if name != missing}
     command = boot_command(CHECKOUT / "functions/chat_completions")
     environment = {"PATH": os.environ["PATH"], "HOST": "127.0.0.1", "PORT": "1", **said}
@@ -64,7 +64,7 @@ DATABASE = {"LLMARINER_DATABASE_URL": "sqlite:///nowhere.db"}
         ("eventing/sweep", {**COMPLETE}, "LLMARINER_DATABASE_URL"),
     ],
 )
-def test_whatever_runs_it_a_function_says_at_its_start_what_is_missing(
+def test_every_server_reports_missing_settings_at_the_start(
     folder: str, said: dict[str, str], missing: str, way: Any
 ) -> None:
     set_to = {name: value for name, value in said.items() if name != missing or missing == "LLMARINER_CORS_ORIGINS"}

@@ -16,7 +16,7 @@ REASON = "No readable config.json in /home/operator/models: it must be a Hugging
 NAME = "org/unreadable"
 
 
-def test_folders_of_the_machine_are_shown_to_who_runs_it(installation: Installation, ask: Ask) -> None:
+def test_local_paths_are_visible_to_operators_only(installation: Installation, ask: Ask) -> None:
     company, registry = Company(installation, ask), installation.context.registry
     registry.create(NewModel(NAME, SourceRepository.LOCAL, "/home/operator/models"))
     registry.mark_failed(NAME, REASON)
@@ -38,7 +38,7 @@ def test_folders_of_the_machine_are_shown_to_who_runs_it(installation: Installat
     assert "operator" not in json.dumps(told)
 
 
-def test_what_an_engine_printed_is_shown_to_who_runs_it(installation: Installation) -> None:
+def test_engine_output_is_visible_to_operators_only(installation: Installation) -> None:
     model = installation.context.registry.create(NewModel("org/ended", SourceRepository.HUGGING_FACE, "org/ended"))
     status = Status(Phase.FAILED, message="It ended.", detail="at /home/operator/x")
     assert model_object(model, status)["serving"]["message"] == "It ended."

@@ -45,7 +45,7 @@ def shown(company: Company, by: str) -> list[str]:
     return mine[0]
 
 
-def test_a_key_sees_the_models_that_it_may_use(company: Company) -> None:
+def test_a_key_sees_its_permitted_models(company: Company) -> None:
     here, there = f"here-{company.number}", f"there-{company.number}"
     by = key(company, allowed_models=(here, "tiny"))
     assert shown(company, by) == [here]
@@ -56,7 +56,7 @@ def test_a_key_sees_the_models_that_it_may_use(company: Company) -> None:
 
 
 @pytest.mark.parametrize("mode", ["allow_list", "deny_list"])
-def test_a_project_sees_the_models_that_it_may_use(company: Company, mode: str) -> None:
+def test_a_project_sees_its_permitted_models(company: Company, mode: str) -> None:
     here, there = f"here-{company.number}", f"there-{company.number}"
     path = "/v1/organization/projects/VISION/model_permissions"
     named = here if mode == "allow_list" else there

@@ -81,7 +81,7 @@ def of_the_release_before(installation: Installation, location: str, *args: str)
 
 
 @pytest.mark.parametrize("by", ["mia", "lead", "boss", "plain"])
-def test_nobody_but_an_administrator_chooses_any_engine_argument(company: Company, by: str) -> None:
+def test_only_an_operator_chooses_arbitrary_engine_arguments(company: Company, by: str) -> None:
     project = {"boss": "lead"}.get(by, by)  # an admin key works in no project
     refused = create(company, project, args=("--enforce-eager", *EVIL))
     assert_error(refused, 403, "insufficient_permissions")
@@ -104,28 +104,28 @@ def test_nobody_but_an_administrator_chooses_any_engine_argument(company: Compan
     ],
 )
 @pytest.mark.parametrize("source", ["HUGGING_FACE", "OBJECT_STORE", "LOCAL", "FINE_TUNING", "OLLAMA"])
-def test_weights_come_from_the_list_of_the_installation(company: Company, location: str, source: str) -> None:
+def test_weights_come_from_permitted_locations(company: Company, location: str, source: str) -> None:
     refused = create(company, "mia", model_file_location=location, source_repository=source)
     assert_error(refused, 403, "insufficient_permissions")
     assert refused.error["param"] == "model_file_location"
     assert create(company, "mia", model_file_location="hf://org/model", source_repository=source).status == 200
 
 
-def test_a_path_of_the_machine_is_no_place_for_a_projects_weights(company: Company) -> None:
+def test_a_local_path_is_no_location_for_a_projects_weights(company: Company) -> None:
     assert_error(
         create(company, "mia", model_file_location="/etc", source_repository="LOCAL"), 403, "insufficient_permissions"
     )
     assert create(company, "admin", model_file_location="/etc", source_repository="LOCAL").status == 200
 
 
-def test_adapters_are_bound_by_the_same_list(company: Company) -> None:
+def test_adapters_have_the_same_restrictions(company: Company) -> None:
     base = shared(company)
     tuned: dict[str, Any] = {"is_fine_tuned_model": True, "base_model_id": base, "source_repository": "FINE_TUNING"}
     assert_error(create(company, "mia", model_file_location="pvc://no/x", **tuned), 403, "insufficient_permissions")
     assert create(company, "mia", model_file_location="hf://org/adapter", **tuned).status == 200
 
 
-def test_models_that_all_share_are_an_administrators(company: Company) -> None:
+def test_shared_models_are_managed_by_operators(company: Company) -> None:
     model = shared(company)
     questions: list[tuple[str, str, Any]] = [("PATCH", f"/v1/models/{model}", {"config": {}, "update_mask": "config"})]
     questions += [("POST", f"/v1/models/{model}:{verb}", None) for verb in ("activate", "deactivate")]
@@ -137,14 +137,14 @@ def test_models_that_all_share_are_an_administrators(company: Company) -> None:
     assert company.ask(f"DELETE /v1/models/{model}", by="admin").status == 200
 
 
-def test_no_role_gives_what_runs_the_installation(company: Company) -> None:
+def test_no_role_grants_operator_permissions(company: Company) -> None:
     made = company.ask("POST /v1/api_keys", {"name": "greedy", "scopes": [MODEL_ADMIN]}, by="lead")
     assert made.status == 400
     role = {"role_name": "greedy", "permissions": [MODEL_ADMIN]}
     assert company.ask("POST /v1/organization/roles", role, by="boss").status == 400
 
 
-def test_an_administrator_chooses_what_it_likes_and_a_member_keeps_it(company: Company) -> None:
+def test_an_operators_arguments_are_free_and_kept_by_members_updates(company: Company) -> None:
     made = create(company, "admin", args=tuple(EVIL), model_file_location="oci://registry/image:1")
     assert made.status == 200
     model = made.json["id"]
@@ -155,7 +155,7 @@ def test_an_administrator_chooses_what_it_likes_and_a_member_keeps_it(company: C
 
 
 @pytest.mark.parametrize(("location", "args"), [("hf://org/x", ("--middleware=evil.Tap",)), ("oci://evil/image", ())])
-def test_what_stood_there_before_there_were_lists_is_not_started(
+def test_models_from_before_the_restrictions_are_not_started(
     installation: Installation, in_process: InProcessClient, company: Company, location: str, args: tuple[str, ...]
 ) -> None:
     name, registry = of_the_release_before(installation, location, *args), installation.context.registry
@@ -172,7 +172,7 @@ def test_what_stood_there_before_there_were_lists_is_not_started(
     assert_error(company.ask(f"POST /v1/models/{name}:activate", by="outsider"), 403, "insufficient_permissions")
 
 
-def test_a_member_approves_nothing_by_restating_its_arguments(installation: Installation, company: Company) -> None:
+def test_a_member_cannot_approve_arguments_by_repeating_them(installation: Installation, company: Company) -> None:
     registry, args = installation.context.registry, ["--middleware=evil.Tap"]
     name = of_the_release_before(installation, "hf://org/x", *args)
     for said in ({}, {"created": registry.get(name).created_at}):
@@ -180,7 +180,7 @@ def test_a_member_approves_nothing_by_restating_its_arguments(installation: Inst
     assert (registry.get(name).approved, registry.blocked_reason(registry.get(name)) != "") == (False, True)
 
 
-def test_what_a_member_made_is_held_to_the_list_as_it_is_later(installation: Installation, company: Company) -> None:
+def test_a_members_model_is_checked_against_the_current_list(installation: Installation, company: Company) -> None:
     made = create(company, "mia", model_file_location="hf://org/model")
     model = installation.context.registry.get(made.json["id"], project_id=company.vision)
     assert not model.approved
@@ -190,13 +190,13 @@ def test_what_a_member_made_is_held_to_the_list_as_it_is_later(installation: Ins
 
 
 @pytest.mark.parametrize("by", ["mia", "admin"])
-def test_an_inference_service_is_registered_by_nobody(company: Company, by: str) -> None:
+def test_an_inference_service_cannot_be_registered(company: Company, by: str) -> None:
     refused = create(company, by, source_repository="KUBERNETES", model_file_location="somebodys")
     assert_error(refused, 400, None)
     assert refused.error["param"] == "source_repository"
 
 
-def test_an_administrator_approves_it_by_restating_its_arguments(installation: Installation, company: Company) -> None:
+def test_an_operator_approves_arguments_by_repeating_them(installation: Installation, company: Company) -> None:
     registry = installation.context.registry
     name = of_the_release_before(installation, "hf://org/x", "--middleware=evil.Tap")
     with installation.context.database.write() as session:
@@ -213,7 +213,7 @@ def test_an_administrator_approves_it_by_restating_its_arguments(installation: I
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_what_was_made_anew_since_an_administrator_looked_is_not_approved(
+def test_a_model_recreated_after_the_review_is_not_approved(
     installation: Installation, company: Company, wrapped: bool
 ) -> None:
     registry = installation.context.registry
@@ -232,7 +232,7 @@ def test_what_was_made_anew_since_an_administrator_looked_is_not_approved(
     assert "oci://evil/image" in registry.blocked_reason(registry.get(name))
 
 
-def test_who_is_to_approve_is_told_of_arguments_and_location(installation: Installation) -> None:
+def test_the_approval_error_has_arguments_and_location(installation: Installation) -> None:
     name = of_the_release_before(installation, "oci://evil/image", "--middleware=evil.Tap")
     why = installation.context.registry.blocked_reason(installation.context.registry.get(name))
     assert "--middleware" in why

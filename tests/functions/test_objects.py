@@ -38,7 +38,7 @@ def bearer(secret: str) -> dict[str, str]:
     return {"authorization": f"Bearer {secret}"}
 
 
-def test_a_key_works_from_its_making_to_its_revocation(call: Call) -> None:
+def test_a_key_works_from_creation_to_revocation(call: Call) -> None:
     made = call("POST /v1/api_keys", {"name": "life", "scopes": ["api.model.read"]})
     assert made.status == 200
     key, secret = made.json, made.json["secret"]
@@ -52,7 +52,7 @@ def test_a_key_works_from_its_making_to_its_revocation(call: Call) -> None:
     assert_error(call(f"DELETE /v1/api_keys/{key['id']}"), 404, "not_found")
 
 
-def test_a_secret_is_in_the_answer_that_makes_it_and_in_no_other(call: Call) -> None:
+def test_a_secret_is_only_in_the_creation_response(call: Call) -> None:
     made = call("POST /v1/api_keys", {"name": "shown once"})
     secret, key_id = made.json["secret"], made.json["id"]
     renamed = call(f"PATCH /v1/api_keys/{key_id}", {"name": "shown once more"})
@@ -69,7 +69,7 @@ def test_a_secret_is_in_the_answer_that_makes_it_and_in_no_other(call: Call) -> 
     )
 
 
-def test_a_key_carries_no_scope_that_its_maker_lacks(call: Call) -> None:
+def test_a_key_has_no_scope_that_its_creator_lacks(call: Call) -> None:
     scopes = ["api.organizations.projects.api_keys.write"]
     small = call("POST /v1/api_keys", {"name": "small", "scopes": scopes}).json["secret"]
     made = call("POST /v1/api_keys", {"name": "smaller"}, by=bearer(small))
@@ -78,14 +78,14 @@ def test_a_key_carries_no_scope_that_its_maker_lacks(call: Call) -> None:
     assert (refused.status, refused.error["param"]) == (400, "scopes[0]")
 
 
-def test_a_taken_name_is_a_conflict_that_no_client_retries(call: Call) -> None:
+def test_a_duplicate_name_is_a_non_retryable_conflict(call: Call) -> None:
     assert call("POST /v1/api_keys", {"name": "taken"}).status == 200
     refused = call("POST /v1/api_keys", {"name": "taken"})
     assert_error(refused, 409, "conflict")
     assert refused.headers["x-should-retry"] == "false"
 
 
-def test_the_administrator_holds_every_scope_of_an_owner(call: Call) -> None:
+def test_the_administrator_has_every_owner_scope(call: Call) -> None:
     admin = next(key for key in call("GET /v1/api_keys").json["data"] if key["name"] == "admin")
     assert admin["scopes"] == sorted(OWNER_SCOPES | INSTALLATION_SCOPES)
 
@@ -93,7 +93,7 @@ def test_the_administrator_holds_every_scope_of_an_owner(call: Call) -> None:
 KEY_CHANGES = {"PATCH": {"name": "stolen"}, "DELETE": None}
 
 
-def test_a_key_of_another_project_is_not_there(call: Call, outsider: dict[str, str]) -> None:
+def test_another_projects_key_is_not_found(call: Call, outsider: dict[str, str]) -> None:
     key_id = call("POST /v1/api_keys", {"name": "mine"}).json["id"]
     for method, body in KEY_CHANGES.items():
         assert_error(call(f"{method} /v1/api_keys/{key_id}", body, by=outsider), 404, "not_found")
@@ -109,7 +109,7 @@ def test_an_unknown_key_is_not_found(call: Call, ask: Ask, admin: dict[str, str]
 
 
 @pytest.mark.parametrize("model_id", ["nobody", "org/nobody", "theirs", "a b", "ä", "x" * 500, "..", "org//x", ":x"])
-def test_a_model_that_is_not_there_for_you_is_not_found(ask: Ask, admin: dict[str, str], model_id: str) -> None:
+def test_an_invisible_model_is_not_found(ask: Ask, admin: dict[str, str], model_id: str) -> None:
     path = f"/v1/models/{model_id}"
     update = {"config": {}, "update_mask": "config"}
     questions = [HttpRequest("GET", path), HttpRequest("PATCH", path, update), HttpRequest("DELETE", path)]
@@ -120,18 +120,18 @@ def test_a_model_that_is_not_there_for_you_is_not_found(ask: Ask, admin: dict[st
 
 
 @pytest.mark.parametrize("model", ["nobody", "theirs"])
-def test_the_token_path_finds_no_model_that_is_not_there_for_you(call: Call, model: str) -> None:
+def test_an_invisible_model_is_not_found_on_the_token_path(call: Call, model: str) -> None:
     answer = call("POST /v1/chat/completions", {"model": model, "messages": [{"role": "user", "content": "x"}]})
     assert_error(answer, 404, "model_not_found")
     assert answer.error["param"] == "model"
 
 
-def test_a_model_for_embeddings_does_not_chat(call: Call) -> None:
+def test_an_embedding_model_rejects_chat(call: Call) -> None:
     answer = call("POST /v1/chat/completions", {"model": "vectors", "messages": [{"role": "user", "content": "x"}]})
     assert_error(answer, 400, "unsupported_model")
 
 
-def test_a_model_is_made_found_changed_and_deleted(call: Call, installation: Installation) -> None:
+def test_the_lifecycle_of_a_model(call: Call, installation: Installation) -> None:
     made = call("POST /v1/models", {"id": "org/life", "source_repository": "hugging-face", "is_project_scoped": True})
     assert (made.status, made.json["loading_status"]) == (200, "MODEL_LOADING_STATUS_REQUESTED")
     again = {"id": "org/life", "source_repository": "LOCAL", "is_project_scoped": True}
@@ -150,7 +150,7 @@ def test_a_model_is_made_found_changed_and_deleted(call: Call, installation: Ins
     assert_error(call("GET /v1/models/org/life"), 404, "model_not_found")
 
 
-def test_a_model_says_what_it_is_for_where_its_files_cannot(call: Call) -> None:
+def test_a_models_task_can_be_declared(call: Call) -> None:
     said = {"id": "org/vectors", "source_repository": "OBJECT_STORE", "task": "embed"}
     assert call("POST /v1/models", said).json["task"] == "embed"
     call("DELETE /v1/models/org/vectors")
@@ -165,7 +165,7 @@ def test_an_active_model_is_not_deleted(call: Call, installation: Installation) 
     assert call("GET /v1/models/tiny").json["serving"]["phase"] == "ready"
 
 
-def test_pages_of_models_follow_one_another(call: Call) -> None:
+def test_pages_of_models_are_consecutive(call: Call) -> None:
     whole = [model["id"] for model in call("GET /v1/models", query="limit=500").json["data"]]
     first = call("GET /v1/models", query="limit=1").json
     assert (first["has_more"], first["total_items"], len(first["data"])) == (True, len(whole), 1)
@@ -174,7 +174,7 @@ def test_pages_of_models_follow_one_another(call: Call) -> None:
     assert [model["id"] for model in [*first["data"], *rest["data"]]] == whole
 
 
-def test_another_projects_events_are_not_there(
+def test_another_projects_events_are_not_found(
     call: Call, outsider: dict[str, str], installation: Installation
 ) -> None:
     registry = installation.context.registry
@@ -196,7 +196,7 @@ def test_another_projects_events_are_not_there(
     assert_error(call("POST /v1/events/evt_nobody:replay"), 404, "not_found")
 
 
-def test_names_of_kubernetes_objects_are_for_who_runs_the_installation(
+def test_names_of_kubernetes_objects_are_visible_to_operators_only(
     call: Call, outsider: dict[str, str], installation: Installation
 ) -> None:
     event = Event("kube-1", "dev.knative.apiserver.ref.add", "/apis/x/theirs", time.time(), {"name": "theirs"})
@@ -208,7 +208,7 @@ def test_names_of_kubernetes_objects_are_for_who_runs_the_installation(
     assert call(f"POST /v1/events/{event.id}:replay").json["replayed"] == 1
 
 
-def test_what_broke_inside_is_told_to_who_runs_the_installation(
+def test_internal_errors_are_visible_to_operators_only(
     call: Call, outsider: dict[str, str], installation: Installation
 ) -> None:
     type_ = "ai.llmariner.test.inside.v1"
@@ -238,7 +238,7 @@ def _shown(call: Call, event_id: str, by: dict[str, str] | None) -> list[Any]:
     return [event for event in page if event["id"] == event_id]
 
 
-def test_pages_of_deliveries_follow_one_another(call: Call, installation: Installation) -> None:
+def test_pages_of_deliveries_are_consecutive(call: Call, installation: Installation) -> None:
     project = installation.owner.project_id
     types = [Subscription(consumer, "ai.llmariner.test.paged.v1") for consumer in ("a", "b", "c")]
     with installation.context.database.write() as session:

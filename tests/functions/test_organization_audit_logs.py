@@ -53,7 +53,7 @@ def ids(answer: HttpResponse) -> list[str]:
     return [entry["id"] for entry in answer.json["data"]]
 
 
-def test_an_act_is_told_in_openais_shape(call: Call, acts: list[str], installation: Installation) -> None:
+def test_an_entry_has_openais_format(call: Call, acts: list[str], installation: Installation) -> None:
     found = call(limit=1).json["data"][0]
     assert found["id"] == acts[-1]
     assert (found["type"], found["object"]) == ("user.added", "organization.audit_log")
@@ -64,7 +64,7 @@ def test_an_act_is_told_in_openais_shape(call: Call, acts: list[str], installati
     assert found["actor"] == {"type": "session", "session": {"ip_address": "10.0.0.9", "user": user}}
 
 
-def test_pages_follow_one_another_both_ways(call: Call, acts: list[str]) -> None:
+def test_pages_are_consecutive_in_both_directions(call: Call, acts: list[str]) -> None:
     first = call(limit=2).json
     assert [entry["id"] for entry in first["data"]] == [acts[2], acts[1]]
     assert (first["first_id"], first["last_id"], first["has_more"]) == (acts[2], acts[1], True)
@@ -81,7 +81,7 @@ def test_pages_follow_one_another_both_ways(call: Call, acts: list[str]) -> None
     assert call(before=gone).json == empty
 
 
-def test_filters_come_in_brackets_or_without(call: Call, acts: list[str]) -> None:
+def test_filters_work_with_and_without_brackets(call: Call, acts: list[str]) -> None:
     created = "project.created-target"
     assert ids(call(query=urlencode([("resource_ids[]", created), ("resource_ids[]", "other")])))[0] == acts[0]
     assert ids(call(query=f"resource_ids={created}&event_types[]=project.created"))[0] == acts[0]
@@ -94,13 +94,13 @@ def test_filters_come_in_brackets_or_without(call: Call, acts: list[str]) -> Non
 
 
 @pytest.mark.parametrize("value", ["", "x", "nan", "-1", "1e9", "²", "9" * 40])
-def test_a_time_that_is_no_number_of_seconds_is_refused(call: Call, value: str) -> None:
+def test_an_invalid_time_is_rejected(call: Call, value: str) -> None:
     refused = call(query=urlencode({"effective_at[gte]": value}))
     assert_error(refused, 400, None)
     assert refused.error["param"] == "effective_at[gte]"
 
 
-def test_another_organizations_acts_are_not_there(call: Call, acts: list[str], outsider: dict[str, str]) -> None:
+def test_another_organizations_entries_are_not_found(call: Call, acts: list[str], outsider: dict[str, str]) -> None:
     theirs = call(by=outsider, limit=100)
     assert not set(acts) & set(ids(theirs))
     assert not set(acts) & set(ids(call(by=outsider, after=acts[2])))
@@ -109,7 +109,7 @@ def test_another_organizations_acts_are_not_there(call: Call, acts: list[str], o
     assert not refused & set(ids(call(limit=100, query="event_types=login.failed")))
 
 
-def test_whether_the_log_is_whole_is_told_and_a_kept_head_is_looked_for(
+def test_integrity_is_reported_and_an_external_head_is_verified(
     call: Call, acts: list[str], installation: Installation
 ) -> None:
     whole = call(f"{PATH}:verify").json
@@ -129,9 +129,7 @@ def test_whether_the_log_is_whole_is_told_and_a_kept_head_is_looked_for(
     assert call(f"{PATH}:verify").json["whole"]
 
 
-def test_what_openais_log_has_no_type_for_is_told_to_those_who_ask_for_it(
-    ask: Ask, admin: dict[str, str], call: Call
-) -> None:
+def test_entries_without_an_openai_type_are_returned_on_request(ask: Ask, admin: dict[str, str], call: Call) -> None:
     def do(method: str, path: str, body: Any = None) -> None:
         assert ask("models", HttpRequest(method, f"/v1/models{path}", body, admin)).status == 200
 

@@ -47,7 +47,7 @@ async def collect(pages: AsyncIterator[Any]) -> list[Any]:
     return [item async for item in pages]
 
 
-def test_a_project_from_its_making_to_its_archive(do: Do) -> None:
+def test_the_lifecycle_of_a_project(do: Do) -> None:
     async def work(organization: Any) -> None:
         made = await organization.projects.create(name="SDK")
         assert (made.object, made.name, made.status) == ("organization.project", "SDK", "active")
@@ -64,7 +64,7 @@ def test_a_project_from_its_making_to_its_archive(do: Do) -> None:
     do(work)
 
 
-def test_people_of_a_project_and_of_the_organization(do: Do, new_person: Callable[[str], str]) -> None:
+def test_users_of_a_project_and_of_the_organization(do: Do, new_person: Callable[[str], str]) -> None:
     ann, bob = new_person("Ann@SDK.example"), new_person("bob@sdk.example")
 
     async def work(organization: Any) -> None:
@@ -131,7 +131,7 @@ def test_service_accounts_and_their_keys(do: Do) -> None:
     do(work)
 
 
-def test_which_models_a_project_may_use(do: Do) -> None:
+def test_permitted_models_of_a_project(do: Do) -> None:
     async def work(organization: Any) -> None:
         project = await organization.projects.create(name="models")
         permissions = organization.projects.model_permissions
@@ -145,7 +145,7 @@ def test_which_models_a_project_may_use(do: Do) -> None:
     do(work)
 
 
-def test_an_admin_key_administers_and_does_nothing_else(
+def test_an_admin_key_only_administers(
     do: Do, router: Any, in_process: InProcessClient, installation: Installation
 ) -> None:
     async def make(organization: Any) -> Any:
@@ -242,7 +242,7 @@ def test_without_an_issuer_there_are_no_groups(do: Do) -> None:
         do(lambda organization: organization.groups.create(name="staff"))
 
 
-def test_groups_of_the_issuer_and_what_they_are(do: Do, issuer: str) -> None:
+def test_groups_of_the_issuer_and_their_roles(do: Do, issuer: str) -> None:
     async def work(organization: Any) -> None:
         groups = organization.groups
         made = await groups.create(name="staff")
@@ -269,7 +269,7 @@ def test_groups_of_the_issuer_and_what_they_are(do: Do, issuer: str) -> None:
     do(work)
 
 
-def test_who_is_in_a_group_its_issuer_says(
+def test_group_members_come_from_the_issuer(
     do: Do, issuer: str, installation: Installation, new_person: Callable[[str], str]
 ) -> None:
     fay, gus = (new_person(f"{name}@sdk.example") for name in ("fay", "gus"))
@@ -319,7 +319,7 @@ def test_groups_of_a_project(do: Do, issuer: str) -> None:
     do(work)
 
 
-def test_the_audit_log_tells_of_all_that(do: Do) -> None:
+def test_the_audit_log_has_all_mutations(do: Do) -> None:
     async def work(organization: Any) -> None:
         project = await organization.projects.create(name="audited")
         await organization.projects.archive(project.id)
@@ -335,7 +335,7 @@ def test_the_audit_log_tells_of_all_that(do: Do) -> None:
     do(work)
 
 
-def test_a_refused_sign_in_is_an_act_that_the_client_knows(do: Do, installation: Installation) -> None:
+def test_a_rejected_sign_in_has_a_type_that_the_client_knows(do: Do, installation: Installation) -> None:
     forged = AuthenticationFailed("It was forged.", code="invalid_token")
     RefusedSignIns(installation.context.database).record(forged, source="192.0.2.77")
 
@@ -348,7 +348,7 @@ def test_a_refused_sign_in_is_an_act_that_the_client_knows(do: Do, installation:
     do(work)
 
 
-def test_errors_are_the_clients_own(do: Do) -> None:
+def test_errors_have_the_clients_types(do: Do) -> None:
     async def refused(call: Awaitable[Any]) -> openai.APIStatusError:
         with pytest.raises(openai.APIStatusError) as found:
             await call

@@ -32,7 +32,7 @@ def emails(answer: HttpResponse) -> list[str]:
     return [each["user_id"].partition("-")[0] for each in answer.json["users"]]
 
 
-def test_an_organization_is_told_with_its_fields(company: Company) -> None:
+def test_an_organization_has_its_fields(company: Company) -> None:
     [found] = company.ask("GET /v1/organizations").json["organizations"]
     assert (found["id"], found["title"], found["is_default"]) == (company.id, f"Company {company.number}", False)
     assert (isinstance(found["created_at"], int), found["summary"]) == (True, None)
@@ -44,7 +44,7 @@ def test_an_organization_is_told_with_its_fields(company: Company) -> None:
     assert titles(company.ask("GET /v1/organizations", by="outsider"), "organizations") == ["Others"]
 
 
-def test_only_who_runs_the_installation_makes_organizations(company: Company) -> None:
+def test_only_operators_create_organizations(company: Company) -> None:
     title = f"Branch {company.number}"
     for by in ("boss", "lead", "mia", "rob", "outsider"):
         assert_error(company.ask("POST /v1/organizations", {"title": title}, by=by), 403, "insufficient_permissions")
@@ -60,7 +60,9 @@ def test_only_who_runs_the_installation_makes_organizations(company: Company) ->
     assert_error(company.ask(f"DELETE /v1/organizations/{made.json['id']}", by="admin"), 404, "not_found")
 
 
-def test_an_organization_with_projects_and_the_default_one_stay(company: Company, installation: Installation) -> None:
+def test_an_organization_with_projects_and_the_default_one_are_not_deleted(
+    company: Company, installation: Installation
+) -> None:
     refused = company.ask(f"DELETE {O}")
     assert_error(refused, 400, "in_use")
     assert [each["title"] for each in refused.error["in_the_way"]["projects"]] == ["Vision", "Speech"]
@@ -87,7 +89,7 @@ def test_an_organization_with_projects_and_the_default_one_stay(company: Company
         (f"DELETE {V}/api_keys/key_1", None),
     ],
 )
-def test_another_organization_is_not_there(company: Company, route: str, body: Any) -> None:
+def test_another_organization_is_not_found(company: Company, route: str, body: Any) -> None:
     assert_error(company.ask(route, body, by="outsider"), 404, "not_found")
     assert_error(company.ask(route.replace("HERE", "org_nobody"), body), 404, "not_found")
     assert company.ask(f"GET {O}/projects", query="include_summary=true").json["projects"][0]["title"] == "Vision"
@@ -115,7 +117,7 @@ WHO = ("boss", "lead", "mia", "vic", "sam", "rob")
         (f"DELETE {V}", None, "200 200 403 403 403 403"),
     ],
 )
-def test_each_may_do_what_their_roles_allow(company: Company, route: str, body: Any, statuses: str) -> None:
+def test_roles_grant_their_permissions(company: Company, route: str, body: Any, statuses: str) -> None:
     route = route.replace("MIA", company.email("mia"))
     if body and body.get("user_id") == "ROB":
         body = {**body, "user_id": company.email("rob").upper()}
@@ -133,7 +135,7 @@ def test_each_may_do_what_their_roles_allow(company: Company, route: str, body: 
         assert_error(company.ask(route, body), 400, "in_use")
 
 
-def test_a_member_sees_their_own_projects(company: Company) -> None:
+def test_a_member_sees_their_projects(company: Company) -> None:
     assert titles(company.ask(f"GET {O}/projects")) == ["Vision", "Speech"]
     assert titles(company.ask(f"GET {O}/projects", by="mia")) == ["Vision"]
     assert titles(company.ask(f"GET {O}/projects", by="sam")) == ["Speech"]
@@ -143,7 +145,7 @@ def test_a_member_sees_their_own_projects(company: Company) -> None:
     assert (found["organization_id"], found["is_default"], found["assignments"]) == (company.id, False, [])
 
 
-def test_a_sibling_project_is_not_there(company: Company) -> None:
+def test_a_sibling_project_is_not_found(company: Company) -> None:
     for route, body in (
         (f"GET {S}/users", None),
         (f"GET {S}/api_keys", None),
@@ -157,7 +159,7 @@ def test_a_sibling_project_is_not_there(company: Company) -> None:
         assert_error(company.ask(route.replace("SPEECH", "proj_nobody"), body), 404, "not_found")
 
 
-def test_people_come_and_go_by_e_mail_in_any_case(company: Company) -> None:
+def test_users_are_added_and_removed_by_email_case_insensitively(company: Company) -> None:
     address = f"New-{company.number}@Example.org"
     made = company.ask(f"POST {O}/users", {"user_id": address, "role": "ORGANIZATION_ROLE_READER"}).json
     assert (made["user_id"], made["role"]) == (address.lower(), "ORGANIZATION_ROLE_READER")
@@ -175,19 +177,19 @@ def test_people_come_and_go_by_e_mail_in_any_case(company: Company) -> None:
     assert_error(company.ask(f"DELETE {O}/users/{address}"), 404, "not_found")
 
 
-def test_a_leavers_key_is_no_good(company: Company) -> None:
+def test_a_removed_members_key_is_rejected(company: Company) -> None:
     assert company.authenticates(company.secrets["mia"])
     gone = company.ask(f"DELETE {O}/users/{company.email('mia')}").json["removed"]
     assert len(gone["api_keys"]) == 1
     assert_error(company.ask("GET /v1/users:getSelf", by="mia"), 401, "invalid_api_key")
 
 
-def test_the_last_owner_stays(company: Company) -> None:
+def test_the_last_owner_cannot_be_removed(company: Company) -> None:
     assert company.ask(f"DELETE {O}/users/admin@localhost").status == 200
     assert_error(company.ask(f"DELETE {O}/users/{company.email('boss')}"), 400, "last_owner")
 
 
-def test_roles_are_written_as_upstream_or_as_ours(company: Company) -> None:
+def test_roles_accept_upstream_and_own_names(company: Company) -> None:
     for role, shown in (
         ("OWNER", "ORGANIZATION_ROLE_OWNER"),
         ("tenant-system", "ORGANIZATION_ROLE_TENANT_SYSTEM"),
@@ -200,7 +202,7 @@ def test_roles_are_written_as_upstream_or_as_ours(company: Company) -> None:
     assert (joined.json["role_id"], joined.json["role"]) == (made.id, "PROJECT_ROLE_MEMBER")
 
 
-def test_a_project_is_placed_and_moved(company: Company) -> None:
+def test_a_project_is_assigned_and_reassigned(company: Company) -> None:
     spread = {"namespace": "a", "kueue_queue_name": "q", "node_selector": [{"key": "pool", "value": "gpu"}]}
     made = company.ask(f"POST {O}/projects", {"title": "Placed", "assignments": [spread]}).json
     assert made["assignments"] == [{"cluster_id": "", **spread}]
@@ -219,7 +221,7 @@ def test_a_project_is_placed_and_moved(company: Company) -> None:
     assert_error(company.ask(f"POST {O}/projects", both_places), 400, None)
 
 
-def test_a_project_goes_with_what_is_in_it_or_stays_for_its_models(company: Company) -> None:
+def test_a_project_is_deleted_with_its_objects_unless_it_has_models(company: Company) -> None:
     model = f"org/in-the-way-{company.number}"
     registry = company.context.registry
     registry.create(NewModel(model, SourceRepository.LOCAL, "/x", project_id=company.vision))
@@ -233,13 +235,13 @@ def test_a_project_goes_with_what_is_in_it_or_stays_for_its_models(company: Comp
     assert_error(company.ask(f"GET {V}/users", by="admin"), 404, "not_found")
 
 
-def test_the_default_project_stays(company: Company, installation: Installation) -> None:
+def test_the_default_project_cannot_be_deleted(company: Company, installation: Installation) -> None:
     place = installation.owner
     route = f"DELETE /v1/organizations/{place.organization_id}/projects/{place.project_id}"
     assert_error(company.ask(route, by="admin"), 400, "default_project")
 
 
-def test_owners_see_every_key_and_others_their_own(company: Company) -> None:
+def test_owners_see_every_key_and_members_their_own(company: Company) -> None:
     def names(by: str, path: str = f"{V}/api_keys") -> list[str]:
         return sorted(key["name"] for key in company.ask(f"GET {path}", by=by).json["data"])
 
@@ -255,7 +257,7 @@ def test_owners_see_every_key_and_others_their_own(company: Company) -> None:
     assert_error(company.ask(f"DELETE {V}/api_keys/{theirs['id']}", by="lead"), 404, "not_found")
 
 
-def test_a_key_is_made_below_its_project(company: Company) -> None:
+def test_a_key_is_created_under_its_project(company: Company) -> None:
     made = company.ask(f"POST {V}/api_keys", {"name": "below", "project_id": company.vision}, by="mia").json
     assert (made["project"]["id"], made["user"]["id"]) == (company.vision, company.email("mia"))
     assert (made["organization_role"], made["project_role"]) == ("ORGANIZATION_ROLE_READER", "PROJECT_ROLE_MEMBER")

@@ -58,9 +58,7 @@ async def until(happened: Any) -> None:
     pytest.fail("it did not happen within 30 s")
 
 
-def test_a_request_that_changed_something_is_published_and_nobody_waits_for_it(
-    database: Database, publisher: Slow
-) -> None:
+def test_a_mutations_events_are_published_without_delaying_the_response(database: Database, publisher: Slow) -> None:
     async def app(_scope: Any, _receive: Any, _send: Any) -> None:
         with database.write() as session:
             outbox.add(session, "t", "x", {})
@@ -81,7 +79,7 @@ def test_a_request_that_changed_something_is_published_and_nobody_waits_for_it(
     assert (publisher.times, publisher.most_at_once) == (2, 1), "the five that came meanwhile are one more"
 
 
-def test_a_dead_letter_that_is_revived_is_published(database: Database, publisher: Slow) -> None:
+def test_a_replayed_dead_letter_is_published(database: Database, publisher: Slow) -> None:
     store = Deliveries(database, ())
     with database.write() as session:
         outbox.add(session, "t", "x", {})
@@ -102,7 +100,7 @@ def test_a_dead_letter_that_is_revived_is_published(database: Database, publishe
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_a_request_that_wrote_no_event_publishes_nothing(method: str, publisher: Slow) -> None:
+def test_a_request_without_events_publishes_nothing(method: str, publisher: Slow) -> None:
     async def app(_scope: Any, _receive: Any, _send: Any) -> None:
         pass
 
@@ -114,7 +112,7 @@ def test_a_request_that_wrote_no_event_publishes_nothing(method: str, publisher:
     assert publisher.times == 0
 
 
-def test_a_publisher_that_fails_fails_no_request_and_is_asked_again(
+def test_a_publisher_failure_fails_no_request_and_is_retried(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     asked: list[int] = []
@@ -139,7 +137,7 @@ def test_a_publisher_that_fails_fails_no_request_and_is_asked_again(
     assert "the next sweep" in caplog.text
 
 
-def test_what_a_consumer_changed_is_published_too(database: Database, publisher: Slow) -> None:
+def test_events_of_a_consumer_are_published(database: Database, publisher: Slow) -> None:
     def work(context: Context, _event: Event) -> None:
         with context.database.write() as session:
             outbox.add(session, "t", "x", {})

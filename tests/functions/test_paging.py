@@ -75,13 +75,13 @@ def call(company: Company, router: Any, in_process: InProcessClient) -> Any:
     return called
 
 
-def test_an_id_says_when_it_was_made_and_later_ones_sort_after_it() -> None:
+def test_ids_contain_their_creation_time_and_sort_by_it() -> None:
     ids = [new_id("x") for _ in range(50)]
     assert sorted(ids) == ids or len({each[:12] for each in ids}) < len(ids)
 
 
 @pytest.mark.parametrize("path", LISTS)
-def test_who_deletes_what_it_lists_comes_to_the_end(path: str, call: Any) -> None:
+def test_deleting_while_paging_reaches_the_end(path: str, call: Any) -> None:
     makes, body, _ = LISTS[path]
     made = set()
     for number in range(5):
@@ -108,7 +108,7 @@ def test_who_deletes_what_it_lists_comes_to_the_end(path: str, call: Any) -> Non
 
 
 @pytest.mark.parametrize("path", [*LISTS, *OTHERS])
-def test_what_is_no_id_of_the_list_is_refused(path: str, call: Any) -> None:
+def test_an_invalid_cursor_is_rejected(path: str, call: Any) -> None:
     for said in ("nobody", "run_0", "%27", "x" * 60):
         answer = call("GET", path, None, f"after={said}")
         assert answer.status == 400, answer.body
@@ -116,7 +116,7 @@ def test_what_is_no_id_of_the_list_is_refused(path: str, call: Any) -> None:
 
 
 @pytest.mark.parametrize("path", [path for path, (_, _, prefix) in LISTS.items() if prefix != "role"])
-def test_an_id_that_is_gone_is_the_place_where_it_was(path: str, call: Any) -> None:
+def test_a_deleted_item_remains_a_valid_cursor(path: str, call: Any) -> None:
     prefix = LISTS[path][2]
     order = "&order=desc" if path.endswith(OLDEST_FIRST) else ""
     everything = [each["id"] for each in call("GET", path, None, f"limit=100{order}").json["data"]]
@@ -126,13 +126,13 @@ def test_an_id_that_is_gone_is_the_place_where_it_was(path: str, call: Any) -> N
 
 
 @pytest.mark.parametrize("path", [*LISTS, *OTHERS, "/models", "/events"])
-def test_a_limit_of_zero_is_as_if_it_were_left_out(path: str, call: Any) -> None:
+def test_a_limit_of_zero_means_the_default(path: str, call: Any) -> None:
     assert call("GET", path, None, "limit=0").json == call("GET", path).json
     for limit in ("-1", "1001", "x"):
         assert_error(call("GET", path, None, f"limit={limit}"), 400, "invalid_value")
 
 
 @pytest.mark.parametrize("path", ["/organization/costs", "/organization/usage/completions"])
-def test_a_limit_of_zero_buckets_is_as_if_it_were_left_out(path: str, call: Any) -> None:
+def test_a_limit_of_zero_buckets_means_the_default(path: str, call: Any) -> None:
     span = "start_time=86400&end_time=8640000"
     assert call("GET", path, None, f"{span}&limit=0").json == call("GET", path, None, span).json

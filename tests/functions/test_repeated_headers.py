@@ -33,7 +33,7 @@ def asked(
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=str)
-def test_two_credentials_are_none(
+def test_repeated_credentials_are_rejected(
     route: DeclaredRoute, installation: Installation, in_process: InProcessClient
 ) -> None:
     """Whichever of them is good, and whichever would count."""
@@ -48,7 +48,7 @@ def test_two_credentials_are_none(
 
 @pytest.mark.parametrize("name", ["openai-organization", "openai-project"])
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/chat/completions"])
-def test_two_selections_are_none(
+def test_repeated_selections_are_rejected(
     name: str, path: str, router: Any, in_process: InProcessClient, admin: dict[str, str], installation: Installation
 ) -> None:
     head = {**admin, name: installation.owner.organization_id}
@@ -56,16 +56,14 @@ def test_two_selections_are_none(
     assert_error(answer, 400, "duplicate_header")
 
 
-def test_headers_that_list_things_may_be_given_twice(
-    ask: Ask, in_process: InProcessClient, installation: Installation
-) -> None:
+def test_list_valued_headers_may_be_repeated(ask: Ask, in_process: InProcessClient, installation: Installation) -> None:
     head = {"authorization": f"Bearer {installation.keys.admin}", "accept": "*/*"}
     http_request = HttpRequest("GET", "/v1/users:getSelf", None, head)
     answer = asked(in_process, installation.application("users"), http_request, (b"accept", b"text/html"))
     assert answer.status == 200
 
 
-def test_nothing_is_looked_at_twice_where_there_is_nothing_to_do() -> None:
+def test_middleware_without_work_adds_no_second_pass() -> None:
     """Requests with one of each go straight to the application."""
     reached: list[Any] = []
 

@@ -40,13 +40,13 @@ def declared(name: str) -> list[DeclaredRoute]:
 
 
 @pytest.mark.parametrize("name", [name for name in FUNCTIONS if name not in TOKEN_PATH])
-def test_a_function_builds_the_routes_that_it_declares(name: str, installation: Installation) -> None:
+def test_a_function_has_its_declared_routes(name: str, installation: Installation) -> None:
     found = sorted((method, path) for method, path, _ in built(name, installation))
     assert found == sorted((route.method, without_parameter_names(route.path)) for route in declared(name))
 
 
 @pytest.mark.parametrize("name", sorted(TOKEN_PATH))
-def test_a_function_of_the_token_path_answers_its_one_route(name: str, ask: Ask) -> None:
+def test_a_token_path_function_has_its_route(name: str, ask: Ask) -> None:
     [route] = declared(name)
     assert route.path == f"/v1/{name.replace('chat_', 'chat/')}"
     assert ask(name, HttpRequest(route.method, route.path, {})).status == 401
@@ -58,7 +58,7 @@ def test_the_documentation_lists_every_route_once(installation: Installation) ->
     assert sorted(found) == sorted((route.method, route.path, route.function) for route in ROUTES)
 
 
-def test_the_documentation_says_the_scope_that_a_route_asks_for(installation: Installation) -> None:
+def test_the_documentation_has_the_required_scopes(installation: Installation) -> None:
     asked: dict[tuple[str, str], str | None] = {}
     for name in set(FUNCTIONS) - TOKEN_PATH:
         asked |= {(method, path): scope for method, path, scope in built(name, installation)}
@@ -86,19 +86,19 @@ def test_functions_share_no_route() -> None:
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 @pytest.mark.parametrize("path", ["/health/live", "/health/ready"])
-def test_every_function_answers_the_probes_without_a_key(name: str, path: str, ask: Ask) -> None:
+def test_every_function_responds_to_probes_without_a_key(name: str, path: str, ask: Ask) -> None:
     answer = ask(name, HttpRequest("GET", path))
     assert (answer.status, answer.json) == (200, {"status": "ok"})
 
 
 @pytest.mark.parametrize("name", sorted(TOKEN_PATH))
-def test_the_token_path_tells_its_metrics(name: str, ask: Ask) -> None:
+def test_the_token_path_exposes_metrics(name: str, ask: Ask) -> None:
     answer = ask(name, HttpRequest("GET", "/metrics"))
     assert (answer.status, answer.headers["content-type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
     assert b"# TYPE llmariner_requests_total counter\n" in answer.body
 
 
-def test_health_says_which_part_is_degraded(ask: Ask) -> None:
+def test_health_names_the_degraded_component(ask: Ask) -> None:
     parts: dict[str, Any] = ask("health", HttpRequest("GET", "/health")).json
     well = {"status": "ok", "reason": None}
     assert parts == {"status": "ok", "parts": {"database": well, "serving": well}}

@@ -109,7 +109,7 @@ def questions(name: str, installation: Installation) -> list[tuple[int, HttpRequ
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_a_function_answers_the_same_wherever_it_runs(
+def test_a_function_responds_alike_under_every_server(
     name: str, installation: Installation, in_process: InProcessClient, router: Any, control: int, tmp_path: Path
 ) -> None:
     folder, environment = CHECKOUT / "functions" / name, installation.environment
@@ -130,7 +130,7 @@ def test_a_function_answers_the_same_wherever_it_runs(
                 assert other == first, http_request
 
 
-def test_the_local_home_does_not_serve_what_only_functions_call(
+def test_the_standalone_mode_does_not_serve_internal_routes(
     installation: Installation, in_process: InProcessClient, router: Any
 ) -> None:
     headers = {"authorization": f"Bearer {installation.service_token}"}

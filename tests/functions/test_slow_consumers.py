@@ -43,7 +43,7 @@ async def deliver(application: Any) -> int:
     return int(said[0]["status"])
 
 
-def test_events_under_work_take_no_thread_of_anybody_else(
+def test_consumers_do_not_use_request_threads(
     installation: Installation, in_process: InProcessClient, release: threading.Event
 ) -> None:
     at_work: list[str] = []
@@ -74,7 +74,7 @@ def test_events_under_work_take_no_thread_of_anybody_else(
     assert in_process.runner.run(scenario()) == [204] * MANY
 
 
-def test_the_token_path_asks_the_database_in_threads_of_its_own(
+def test_the_token_path_has_separate_database_threads(
     installation: Installation, in_process: InProcessClient, release: threading.Event
 ) -> None:
     control = installation.context.in_process_control_plane

@@ -45,7 +45,7 @@ def refused(answer: HttpResponse, param: str, unit: str) -> None:
 
 @pytest.mark.parametrize("unit", UNITS)
 @pytest.mark.parametrize(("function", "path", "param"), READ)
-def test_a_moment_in_another_unit_is_refused(
+def test_a_timestamp_in_another_unit_is_rejected(
     function: str, path: str, param: str, unit: str, ask: Ask, admin: dict[str, str]
 ) -> None:
     query: dict[str, Any] = {"start_time": NOW - 100} if param == "end_time" else {}
@@ -57,9 +57,7 @@ def test_a_moment_in_another_unit_is_refused(
 
 @pytest.mark.parametrize("param", ["start_time", "end_time"])
 @pytest.mark.parametrize("unit", ["milliseconds", "microseconds"])
-def test_llmariners_own_route_takes_nanoseconds_and_no_other_unit(
-    unit: str, param: str, ask: Ask, admin: dict[str, str]
-) -> None:
+def test_llmariners_own_route_accepts_nanoseconds_only(unit: str, param: str, ask: Ask, admin: dict[str, str]) -> None:
     refused(get(ask, admin, "api_usages", "/v1/api_usages", **{param: NOW * UNITS[unit]}), param, unit)
     in_both = [
         get(ask, admin, "api_usages", "/v1/api_usages", start_time=(NOW - 3600) * scale, end_time=NOW * scale)
@@ -70,7 +68,7 @@ def test_llmariners_own_route_takes_nanoseconds_and_no_other_unit(
 
 
 @pytest.mark.parametrize("unit", UNITS)
-def test_a_price_begins_and_a_key_ends_in_seconds(unit: str, ask: Ask, admin: dict[str, str]) -> None:
+def test_prices_start_and_keys_expire_in_seconds(unit: str, ask: Ask, admin: dict[str, str]) -> None:
     price = {"model": "m", "prompt": 1, "completion": 1, "valid_from": NOW * UNITS[unit]}
     body = {**admin, "content-type": "application/json"}
     refused(ask("prices", HttpRequest("POST", "/v1/prices", json.dumps(price).encode(), body)), "valid_from", unit)

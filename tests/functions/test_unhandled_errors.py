@@ -31,7 +31,7 @@ handle = http_function(build)
 
 
 @pytest.mark.parametrize("command", [framework_command, boot_command], ids=["framework", "boot"])
-def test_a_crash_is_answered_without_a_word_of_the_inside(command: Any, tmp_path: Path) -> None:
+def test_an_unhandled_error_has_no_internal_details(command: Any, tmp_path: Path) -> None:
     (tmp_path / "main.py").write_text(CRASHING)
     with process(command(tmp_path), {}, tmp_path / "log") as port:
         for _ in range(2):

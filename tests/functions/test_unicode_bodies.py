@@ -32,7 +32,7 @@ def broken(body: Any) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("route", BODIES)
-def test_half_of_a_surrogate_pair_is_refused_in_every_field(route: str, send: Any) -> None:
+def test_a_lone_surrogate_is_rejected_in_every_field(route: str, send: Any) -> None:
     for body in [*broken(BODIES[route][1]), {"name": "\ud800"}, {"\udc00": 1}]:
         raw = json.dumps(body).encode()
         answer = send(route, raw)
@@ -41,14 +41,16 @@ def test_half_of_a_surrogate_pair_is_refused_in_every_field(route: str, send: An
 
 
 @pytest.mark.parametrize("route", _FUNCTIONS)
-def test_a_whole_pair_is_a_character(route: str, ask: Ask, admin: dict[str, str], installation: Installation) -> None:
+def test_a_surrogate_pair_is_a_character(
+    route: str, ask: Ask, admin: dict[str, str], installation: Installation
+) -> None:
     method, path = with_ids(route, installation).split()
     body = b'{"no_such_field": "\\ud83d\\ude00"}'
     answer = ask(BODIES[route][0], HttpRequest(method, path, body, admin))
     assert "surrogate" not in answer.body.decode()
 
 
-def test_nobody_needs_a_key_to_send_a_broken_token(ask: Ask) -> None:
+def test_a_lone_surrogate_is_rejected_before_authentication(ask: Ask) -> None:
     raw = b'{"token": "inv-\\ud800"}'
     answer = ask("invitations", HttpRequest("POST", "/v1/invitations:accept", raw))
     assert_error(answer, 400, "invalid_json")

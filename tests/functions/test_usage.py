@@ -111,7 +111,7 @@ def priced(ask: Ask, admin: dict[str, str], **values: Any) -> dict[str, Any]:
     return made
 
 
-def test_llmariners_usages_are_by_user_key_and_model(call: Call, installation: Installation) -> None:
+def test_usage_is_grouped_by_user_key_and_model(call: Call, installation: Installation) -> None:
     key, secret = create_bootstrap_key(installation.context.keys, installation.owner, "counted")
     assert secret
     for _ in range(2):
@@ -136,7 +136,7 @@ def test_llmariners_usages_are_by_user_key_and_model(call: Call, installation: I
     assert call("/v1/api_usages")["usages"] == [], "longer ago than 31 days"
 
 
-def test_our_usages_are_by_what_is_asked(call: Call, installation: Installation) -> None:
+def test_usage_is_grouped_by_the_requested_columns(call: Call, installation: Installation) -> None:
     used(installation)
     used(installation, model="n", admitted_at=START + DAY + 0.5)
     [newer, older] = call("/v1/api_usages", start_time=START, group_by="model, day")["data"]
@@ -149,7 +149,7 @@ def test_our_usages_are_by_what_is_asked(call: Call, installation: Installation)
     ]
 
 
-def test_summaries_of_models_are_by_interval(call: Call, installation: Installation) -> None:
+def test_summaries_of_models_have_intervals(call: Call, installation: Installation) -> None:
     for at, model in ((0, "m"), (1799, "m"), (1801, "n"), (HOUR, "m")):
         used(installation, admitted_at=float(START + at), model=model)
     used(installation, admitted_at=float(START + HOUR), outcome="failed", status=502)
@@ -170,7 +170,7 @@ def test_summaries_of_models_are_by_interval(call: Call, installation: Installat
     assert call("/v1/api-usage/model-usage-summaries")["datapoints"] == []
 
 
-def test_owners_see_their_organization_and_others_their_project(
+def test_owners_see_their_organization_and_members_their_project(
     call: Call, installation: Installation, member: tuple[KeyOwner, dict[str, str]], outsider: dict[str, str]
 ) -> None:
     owner, theirs = member
@@ -190,14 +190,14 @@ def test_owners_see_their_organization_and_others_their_project(
 
 
 @pytest.mark.parametrize("path", ["usage/completions", "usage/embeddings", "usage/requests", "costs"])
-def test_the_organizations_reports_are_for_those_who_administer_it(
+def test_organization_reports_are_visible_to_its_administrators_only(
     path: str, ask: Ask, installation: Installation, member: tuple[KeyOwner, dict[str, str]]
 ) -> None:
     refused = answered(ask, f"/v1/organization/{path}", member[1], "start_time=1")
     assert_error(refused, 403, "insufficient_permissions")
 
 
-def test_completions_are_in_buckets_that_openais_client_reads(call: Call, installation: Installation) -> None:
+def test_completion_usage_has_openais_buckets(call: Call, installation: Installation) -> None:
     used(installation)
     used(installation, route="completions", model="n", admitted_at=START + HOUR + 0.5)
     used(installation, route="embeddings", model="vectors")
@@ -242,7 +242,7 @@ def test_completions_are_in_buckets_that_openais_client_reads(call: Call, instal
     ]
 
 
-def test_completions_are_grouped_filtered_and_paged(call: Call, installation: Installation) -> None:
+def test_completion_usage_is_grouped_filtered_and_paginated(call: Call, installation: Installation) -> None:
     for hour in range(5):
         used(installation, admitted_at=START + hour * HOUR + 0.5, model=("m", "n")[hour % 2])
     asked = {"start_time": START, "end_time": START + 5 * HOUR, "bucket_width": "1h"}
@@ -296,7 +296,7 @@ def test_costs_are_exact_to_the_nano_dollar(
     assert price["valid_from"] == pytest.approx(now, abs=30)
 
 
-def test_why_a_request_cost_what_it_did(
+def test_the_cost_breakdown_of_a_request(
     call: Call, ask: Ask, admin: dict[str, str], installation: Installation
 ) -> None:
     price = priced(ask, admin)
@@ -316,7 +316,7 @@ def test_why_a_request_cost_what_it_did(
     assert call("/v1/organization/usage/requests/req_nobody")["error"]["code"] == "not_found"
 
 
-def test_an_export_has_a_line_per_request_oldest_first(
+def test_an_export_has_one_line_per_request_oldest_first(
     ask: Ask, admin: dict[str, str], installation: Installation
 ) -> None:
     names = [used(installation, admitted_at=START + 10.0 - number // 2, model='a,"b"') for number in range(5)]
@@ -339,7 +339,7 @@ def test_an_export_has_a_line_per_request_oldest_first(
     assert len(some.body.splitlines()) == 3
 
 
-def test_an_export_goes_on_over_many_pieces(
+def test_an_export_spans_many_pages(
     ask: Ask, admin: dict[str, str], installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("llmariner.usage.export._CHUNK", 2)
@@ -381,16 +381,14 @@ def test_prices_are_listed_and_set_in_dollars(ask: Ask, admin: dict[str, str], c
         ({"currency": "eur"}, "currency"),
     ],
 )
-def test_a_price_that_makes_no_sense_is_refused(
-    body: dict[str, Any], param: str, ask: Ask, admin: dict[str, str]
-) -> None:
+def test_an_invalid_price_is_rejected(body: dict[str, Any], param: str, ask: Ask, admin: dict[str, str]) -> None:
     asked = {"model": "m", "prompt": 1, "completion": 1} | body
     refused = answered(ask, "/v1/prices", admin, body=asked)
     assert refused.status == 400, refused.body
     assert refused.error["param"] == param
 
 
-def test_only_who_runs_the_installation_sets_prices(
+def test_only_operators_set_prices(
     ask: Ask, outsider: dict[str, str], member: tuple[KeyOwner, dict[str, str]], call: Call
 ) -> None:
     body = {"model": "m", "prompt": 1, "completion": 1}
@@ -399,7 +397,7 @@ def test_only_who_runs_the_installation_sets_prices(
     assert call("/v1/prices", by=member[1])["data"] == []
 
 
-def test_openais_own_client_reads_pages_of_usage_and_costs(
+def test_openais_client_reads_pages_of_usage_and_costs(
     router: Any, in_process: InProcessClient, ask: Ask, admin: dict[str, str], installation: Installation
 ) -> None:
     priced(ask, admin)

@@ -39,7 +39,7 @@ def met(company: Company, by: str) -> dict[str, tuple[int, int]]:
     }
 
 
-def test_who_calls_is_told_with_their_roles(company: Company) -> None:
+def test_the_callers_own_user_has_their_roles(company: Company) -> None:
     found = company.ask("GET /v1/users:getSelf", by="mia").json
     assert (found["id"], found["is_service_account"], found["hidden"]) == (company.email("mia"), False, False)
     [here] = found["organization_role_bindings"]
@@ -48,13 +48,13 @@ def test_who_calls_is_told_with_their_roles(company: Company) -> None:
     assert (there["project_id"], there["title"], there["role"]) == (company.vision, "Vision", "PROJECT_ROLE_MEMBER")
 
 
-def test_a_key_tells_its_own_place_only(company: Company) -> None:
+def test_a_keys_user_has_only_the_keys_project(company: Company) -> None:
     company.members.add_to_project(company.founder, company.speech, company.people["mia"].user_id, "viewer")
     found = company.ask("GET /v1/users:getSelf", by="mia").json
     assert [each["title"] for each in found["project_role_bindings"]] == ["Vision"]
 
 
-def test_owners_see_everybody_and_others_those_they_work_with(company: Company) -> None:
+def test_owners_see_all_users_and_members_those_of_their_projects(company: Company) -> None:
     # Who owned the organization when a project was made is its member.
     assert met(company, "boss") == {
         "admin": (1, 2),
@@ -76,7 +76,7 @@ def invited(company: Company, *, project: bool = True) -> str:
     return invites.create(company.founder, company.email("ann"), "reader", promised)[1]
 
 
-def test_who_is_invited_comes_in_with_the_token_and_gets_a_key(company: Company) -> None:
+def test_an_invitation_is_accepted_by_token_and_returns_a_key(company: Company) -> None:
     token = invited(company)
     accepted = company.ask("POST /v1/invitations:accept", {"token": token}, by="").json
     assert (accepted["status"], accepted["organization_id"]) == ("accepted", company.id)
@@ -90,7 +90,7 @@ def test_who_is_invited_comes_in_with_the_token_and_gets_a_key(company: Company)
     assert "ann" in met(company, "mia")
 
 
-def test_where_nobody_signs_in_an_invitation_leads_to_a_project(company: Company) -> None:
+def test_without_an_issuer_an_invitation_must_include_a_project(company: Company) -> None:
     asked: dict[str, Any] = {"email": company.email("ann"), "role": "reader"}
     nowhere = company.ask("POST /v1/organization/invites", asked)
     assert_error(nowhere, 400, None)
@@ -105,14 +105,14 @@ def test_where_nobody_signs_in_an_invitation_leads_to_a_project(company: Company
     assert (shown["status"], shown["accepted_at"]) == ("pending", None)
 
 
-def test_an_invited_owner_gets_a_key_of_a_project_that_is_there(company: Company) -> None:
+def test_an_invited_owner_gets_a_key_of_an_existing_project(company: Company) -> None:
     asked = {"email": company.email("ann"), "role": "owner"}
     made = company.ask("POST /v1/organization/invites", asked)
     accepted = company.ask("POST /v1/invitations:accept", {"token": made.json["token"]}, by="")
     assert accepted.json["api_key"]["project"]["id"] in (company.vision, company.speech)
 
 
-def test_an_invitation_tells_nothing_of_the_person_elsewhere(company: Company, installation: Installation) -> None:
+def test_an_invitation_reveals_nothing_of_the_person_elsewhere(company: Company, installation: Installation) -> None:
     members = company.members
     members.add(
         company.context.authenticator.caller_for_user(installation.owner.user_id), company.email("ann"), "reader"
@@ -121,7 +121,7 @@ def test_an_invitation_tells_nothing_of_the_person_elsewhere(company: Company, i
     assert [each["organization_id"] for each in accepted["user"]["organization_role_bindings"]] == [company.id]
 
 
-def test_who_is_a_member_accepts_nothing(company: Company) -> None:
+def test_a_member_cannot_accept_an_invitation(company: Company) -> None:
     token = invited(company)
     with company.context.database.write() as session:  # as if both were done at once
         user_id = "user_" + company.email("ann")
@@ -139,7 +139,9 @@ def another(installation: Installation, settings: dict[str, str]) -> Any:
     return application
 
 
-def test_invitations_are_not_guessed(company: Company, installation: Installation, in_process: InProcessClient) -> None:
+def test_failed_invitation_lookups_are_limited(
+    company: Company, installation: Installation, in_process: InProcessClient
+) -> None:
     application = another(installation, {"LLMARINER_UNKNOWN_KEYS_PER_MINUTE": "3"})
 
     def accept(token: str) -> Any:
@@ -152,7 +154,7 @@ def test_invitations_are_not_guessed(company: Company, installation: Installatio
     assert int(refused.headers["retry-after"]) >= 1
 
 
-def test_where_people_sign_in_no_key_is_given_out(
+def test_with_an_issuer_no_key_is_returned(
     company: Company, installation: Installation, in_process: InProcessClient
 ) -> None:
     signing_in = {"LLMARINER_OIDC_ISSUER": "https://issuer.example.org", "LLMARINER_OIDC_CLIENT_ID": "llmariner"}
@@ -163,5 +165,5 @@ def test_where_people_sign_in_no_key_is_given_out(
 
 
 @pytest.mark.parametrize("token", ["", "inv-unknown", "x" * 5000, "\u0000", "ä"])
-def test_a_token_that_is_no_good_lets_nobody_in(company: Company, token: str) -> None:
+def test_an_invalid_token_admits_nobody(company: Company, token: str) -> None:
     assert_error(company.ask("POST /v1/invitations:accept", {"token": token}, by=""), 404, "not_found")

@@ -23,7 +23,7 @@ from llmariner.authorization.matrix import (
 from ..processes import CHECKOUT
 
 
-def test_the_page_is_fresh(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_page_is_current(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--check"]) == 0, capsys.readouterr().err
 
 
@@ -36,7 +36,7 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_page_that_was_changed_or_lost_is_stale(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_changed_or_missing_page_is_stale(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--check", "--checkout", str(checkout)]) == 0
     page = checkout / PAGE
     page.write_text(page.read_text().replace("own", "all", 1))
@@ -46,7 +46,7 @@ def test_a_page_that_was_changed_or_lost_is_stale(checkout: Path, capsys: pytest
     assert "python -m llmariner.authorization" in capsys.readouterr().err
 
 
-def test_another_scope_makes_the_page_stale(checkout: Path) -> None:
+def test_a_changed_scope_makes_the_page_stale(checkout: Path) -> None:
     source = checkout / "functions/api_usages/main.py"
     source.write_text(source.read_text().replace("api.api_usages.read", "api.model.read"))
     assert main(["--check", "--checkout", str(checkout)]) == 1
@@ -88,6 +88,8 @@ def test_a_route_without_a_caller_is_undeclared(checkout: Path, capsys: pytest.C
         (ObjectScope.SELF, Subject("owner"), Ownership.SIBLING_PROJECT, Outcome.HIDDEN),
     ],
 )
-def test_the_matrix_says(objects: ObjectScope, caller: Subject | None, whose: Ownership, expected: Outcome) -> None:
+def test_the_matrix_has_the_expected_values(
+    objects: ObjectScope, caller: Subject | None, whose: Ownership, expected: Outcome
+) -> None:
     access = RouteAccess("things", "GET", "/v1/things/{id}", "api.model.read", objects)
     assert decide(access, caller, whose) is expected

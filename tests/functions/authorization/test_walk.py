@@ -92,13 +92,13 @@ def asked(world: World, ask: Ask, route: RouteAccess, caller: str, whose: Owners
     return ask(route.function, HttpRequest(route.method, path, made.body, world.headers[caller], made.query))
 
 
-def test_every_route_says_how_it_is_walked() -> None:
+def test_every_route_has_a_call() -> None:
     assert {str(route) for route in ROUTES} == OBJECTS.keys()
 
 
 @pytest.mark.parametrize("caller", CALLERS)
 @pytest.mark.parametrize("route", ROUTES, ids=str)
-def test_nobody_gets_past_the_matrix(route: RouteAccess, caller: str, world: World, ask: Ask) -> None:
+def test_the_matrix_is_enforced(route: RouteAccess, caller: str, world: World, ask: Ask) -> None:
     for whose in tenants(route):
         answer = asked(world, ask, route, caller, whose)
         expected = decide(route, CALLERS[caller], whose)
@@ -109,9 +109,7 @@ def test_nobody_gets_past_the_matrix(route: RouteAccess, caller: str, world: Wor
 
 @pytest.mark.parametrize("caller", CALLERS)
 @pytest.mark.parametrize("route", [route for route in ROUTES if route.method == "GET"], ids=str)
-def test_what_is_not_the_callers_to_see_is_in_no_answer(
-    route: RouteAccess, caller: str, world: World, ask: Ask
-) -> None:
+def test_invisible_objects_are_in_no_response(route: RouteAccess, caller: str, world: World, ask: Ask) -> None:
     answer = asked(world, ask, route, caller, Ownership.OWN)
     for whose in (Ownership.SIBLING_PROJECT, Ownership.OTHER_ORGANIZATION):
         if decide(route, CALLERS[caller], whose) is not Outcome.ALLOWED:
@@ -134,7 +132,7 @@ WITHOUT_SEEDS = {
 
 
 @pytest.mark.parametrize("route", [route for route in lists() if str(route) not in WITHOUT_SEEDS], ids=str)
-def test_what_is_the_callers_to_see_is_in_the_answer(
+def test_visible_objects_are_in_the_response(
     route: RouteAccess, world: World, first_seen: dict[str, HttpResponse]
 ) -> None:
     answer = first_seen[str(route)]
@@ -144,13 +142,13 @@ def test_what_is_the_callers_to_see_is_in_the_answer(
 
 
 @pytest.mark.parametrize("route", [r for r in ROUTES if r.objects is ObjectScope.INSTALLATION], ids=str)
-def test_who_runs_the_installation_may_do_what_concerns_all_of_it(route: RouteAccess, world: World, ask: Ask) -> None:
+def test_operators_may_manage_the_installation(route: RouteAccess, world: World, ask: Ask) -> None:
     made = OBJECTS[str(route)](world, world.tenants[Ownership.OTHER_ORGANIZATION])
     path = PLACEHOLDER.sub(lambda match: made.path[match[1]], route.path)
     assert ask(route.function, HttpRequest(route.method, path, made.body, world.runner, made.query)).status == 200
 
 
-def test_a_colleagues_key_and_a_siblings_project_are_in_no_members_list(world: World, ask: Ask) -> None:
+def test_another_members_key_and_a_sibling_project_are_in_no_members_list(world: World, ask: Ask) -> None:
     here, sibling = world.tenants[Ownership.OWN], world.tenants[Ownership.SIBLING_PROJECT]
     theirs, _ = world.key(here, here.user_id)
     below = f"/v1/organizations/{here.organization_id}/projects"
@@ -167,9 +165,7 @@ def test_a_colleagues_key_and_a_siblings_project_are_in_no_members_list(world: W
 @pytest.mark.parametrize(
     ("whose", "by_owner"), [(Ownership.OWN, 200), (Ownership.SIBLING_PROJECT, 200), (Ownership.OTHER_ORGANIZATION, 404)]
 )
-def test_a_key_is_made_in_no_project_that_the_caller_is_not_in(
-    whose: Ownership, by_owner: int, world: World, ask: Ask
-) -> None:
+def test_keys_are_created_only_in_the_callers_projects(whose: Ownership, by_owner: int, world: World, ask: Ask) -> None:
     tenant = world.tenants[whose]
     for caller, status in (("owner", by_owner), ("member", 200 if whose is Ownership.OWN else 404)):
         body = {"name": f"elsewhere {world.number()}", "project_id": tenant.project_id}
@@ -178,7 +174,7 @@ def test_a_key_is_made_in_no_project_that_the_caller_is_not_in(
         assert answer.status == status, (caller, answer.body)
 
 
-def test_what_an_organization_is_told_of_itself_only_its_owners_see(world: World, ask: Ask) -> None:
+def test_organization_settings_are_visible_to_its_owners_only(world: World, ask: Ask) -> None:
     with world.database.write() as session:
         for tenant in (world.tenants[Ownership.OWN], world.tenants[Ownership.OTHER_ORGANIZATION]):
             told = {"organization_id": tenant.organization_id, "project_id": None, "name": '"organization_id":"'}
@@ -210,9 +206,7 @@ SHARED = {
 
 
 @pytest.mark.parametrize("route", SHARED)
-def test_what_all_projects_share_is_changed_by_the_organization_that_runs_the_platform(
-    route: str, world: World, ask: Ask
-) -> None:
+def test_shared_objects_are_changed_by_the_operating_organization(route: str, world: World, ask: Ask) -> None:
     shared = model(world, world.tenants[Ownership.OWN], shared=True)
     method, path = route.replace("{id}", shared).split()
     asked = [world.headers[caller] for caller in ("owner", "project owner", "member")]
@@ -222,15 +216,13 @@ def test_what_all_projects_share_is_changed_by_the_organization_that_runs_the_pl
     assert ask("models", HttpRequest(method, path, SHARED[route], world.runner)).status == 200
 
 
-def test_other_organizations_make_models_of_their_own_projects_only(world: World, ask: Ask) -> None:
+def test_other_organizations_create_models_of_their_own_projects_only(world: World, ask: Ask) -> None:
     body = {"id": f"walk/shared-{world.number()}", "source_repository": "LOCAL"}
     for headers in (world.headers["owner"], world.headers["member"]):
         assert_error(ask("models", HttpRequest("POST", "/v1/models", body, headers)), 403, "insufficient_permissions")
 
 
-def test_a_role_that_the_organization_made_gives_what_it_holds_and_no_project_adds_to_it(
-    world: World, ask: Ask
-) -> None:
+def test_a_custom_organization_role_grants_its_scopes_and_nothing_from_projects(world: World, ask: Ask) -> None:
     for route in ROUTES:
         if route.objects is ObjectScope.ORGANIZATION:
             made = OBJECTS[str(route)](world, world.tenants[Ownership.SIBLING_PROJECT])
@@ -239,7 +231,7 @@ def test_a_role_that_the_organization_made_gives_what_it_holds_and_no_project_ad
             assert answer.status == (200 if route.scope == "api.audit.read" else 403), (str(route), answer.body)
 
 
-def test_a_key_of_a_service_account_is_made_by_nobody_who_may_not_make_keys(world: World, ask: Ask) -> None:
+def test_a_service_accounts_key_needs_the_permission_to_create_keys(world: World, ask: Ask) -> None:
     here = world.tenants[Ownership.OWN]
     people = "api.organizations.projects.users.read api.organizations.projects.users.write"
     row = {"organization_id": here.organization_id, "description": "", "scopes": people, "created_at": 1}
@@ -263,7 +255,7 @@ def twin(text: str) -> str:
 
 
 @pytest.mark.parametrize("route", [route for route in ROUTES if route.scope and has_object(route)], ids=str)
-def test_another_organizations_object_is_answered_like_one_that_is_not_there(
+def test_another_organizations_object_has_the_response_of_a_missing_one(
     route: RouteAccess, world: World, ask: Ask
 ) -> None:
     for caller in ("owner", "member", "owner in person"):
@@ -278,7 +270,7 @@ def test_another_organizations_object_is_answered_like_one_that_is_not_there(
         assert (theirs.status, theirs.body) == (nobodys.status, nobodys.body.replace(b"-nobody", b"")), caller
 
 
-def test_a_key_for_a_service_account_carries_no_more_than_its_maker_holds(world: World, ask: Ask) -> None:
+def test_a_service_accounts_key_has_at_most_its_creators_permissions(world: World, ask: Ask) -> None:
     here = world.tenants[Ownership.OWN]
     writes = "api.organizations.projects.api_keys.write"
     row = {"organization_id": here.organization_id, "description": "", "created_at": 1}
