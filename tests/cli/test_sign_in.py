@@ -249,10 +249,10 @@ def test_who_refuses_at_the_issuer_is_told_so(llma_there: Llma, browser: Callabl
 
 
 def test_who_is_let_in_nowhere_is_told_at_once(llma_there: Llma, browser: Callable[..., None], home: Path) -> None:
-    stranger = _issuer.Browser("mallory")
-    browser(stranger.visit)
+    uninvited = _issuer.Browser("mallory")
+    browser(uninvited.visit)
     result = llma_there("auth", "login")
-    stranger.close()
+    uninvited.close()
     assert (result.code, "as mallory@example.org" in result.out) == (0, True)
     assert "Ask one of its owners" in result.err
     assert stored(home)["token"], "kept: an owner may let them in meanwhile"

@@ -104,7 +104,7 @@ def owner(database: Database) -> KeyOwner:
 
 
 @pytest.fixture
-def stranger(database: Database, owner: KeyOwner) -> KeyOwner:
+def other_owner(database: Database, owner: KeyOwner) -> KeyOwner:
     """Somebody else, in another project of another organization."""
     with database.write() as session:
         session.add(users, id="user_2", email="eve@example.org", created_at=1)

@@ -84,12 +84,12 @@ def test_without_its_control_function_known_keys_go_on_and_nothing_is_lost(funct
         assert asyncio.run(known.chat("static")).status == 200
 
     async def alone() -> tuple[Answer, Answer, Answer]:
-        stranger = Caller(functions.port, "sk-never-made")
-        return await known.chat("static"), await unknown.chat("static"), await stranger.chat("static")
+        unauthorized = Caller(functions.port, "sk-never-made")
+        return await known.chat("static"), await unknown.chat("static"), await unauthorized.chat("static")
 
-    served, unsure, stranger = asyncio.run(alone())
+    served, unsure, unauthorized = asyncio.run(alone())
     assert served.status == 200
-    for answer in (unsure, stranger):
+    for answer in (unsure, unauthorized):
         assert (answer.status, answer.error()["code"]) == (503, "service_unavailable")
         assert int(answer.headers["retry-after"]) >= 1
     time.sleep(1)
@@ -222,6 +222,6 @@ def test_a_key_without_the_scope_is_refused(platform: Platform) -> None:
 
 def test_the_control_function_takes_no_unsigned_calls(functions: Functions) -> None:
     with booted("internal_gateway", functions.control_port, functions.control, functions.log):
-        stranger = Caller(functions.control_port, functions.unknown.secret)
-        answer = asyncio.run(stranger.call("/internal/gateway/key", {"digest": "x"}))
+        unauthorized = Caller(functions.control_port, functions.unknown.secret)
+        answer = asyncio.run(unauthorized.call("/internal/gateway/key", {"digest": "x"}))
     assert (answer.status, answer.error()["code"]) == (401, "invalid_api_key")

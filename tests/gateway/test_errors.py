@@ -120,10 +120,10 @@ def test_who_calls_and_what_for_is_checked_first(platform: Platform, model: str)
 
 
 def test_another_projects_model_is_as_good_as_unknown(platform: Platform) -> None:
-    stranger = platform.tenant("stranger")
+    other_tenant = platform.tenant("other")
     name = platform.model("private", project_id=platform.owner.project_id)
     assert asyncio.run(platform.caller.chat(name)).status == 200
-    refused(asyncio.run(stranger.chat(name)), 404, "model_not_found")
+    refused(asyncio.run(other_tenant.chat(name)), 404, "model_not_found")
 
 
 def test_an_embedding_model_does_not_chat(platform: Platform) -> None:

@@ -70,7 +70,7 @@ FORGED: dict[str, tuple[Callable[[Signer], str], str]] = {
     ),
     "an algorithm that was not agreed on": (lambda i: i.key.sign(i.claims(), algorithm="RS512"), "algorithm"),
     "of an unknown key": (lambda i: SigningKey().sign(i.claims()), "no such key"),
-    "of a stranger's key with a known id": (signed_by_unknown_key, "signature"),
+    "of another key with a known id": (signed_by_unknown_key, "signature"),
     "with its own key in the header": (
         lambda i: (k := SigningKey()).sign(i.claims(), jwk=k.jwk(private=False)),
         "no such key",

@@ -107,12 +107,12 @@ FUNCTION = ("llmariner", {"serving.knative.dev/service": "chat-completions"})
 CONNECTIONS: dict[str, tuple[Any, Any, int, bool]] = {
     "the activator to a function": (("knative-serving", {}), FUNCTION, 8012, True),
     "the local gateway to a function": (("kourier-system", {}), FUNCTION, 8012, True),
-    "a stranger to a function": (("default", {}), FUNCTION, 8012, False),
+    "an outsider to a function": (("default", {}), FUNCTION, 8012, False),
     "the activator past a function's sidecar": (("knative-serving", {}), FUNCTION, 8080, False),
     "a model to a function": (("llmariner-models", {}), FUNCTION, 8012, False),
     "a function to a model": (FUNCTION, ("llmariner-models", {}), 8080, True),
-    "a stranger to a model": (("default", {}), ("llmariner-models", {}), 8080, False),
-    "a stranger that calls itself a function": (("default", FUNCTION[1]), ("llmariner-models", {}), 8080, False),
+    "an outsider to a model": (("default", {}), ("llmariner-models", {}), 8080, False),
+    "an outsider that calls itself a function": (("default", FUNCTION[1]), ("llmariner-models", {}), 8080, False),
     "PgBouncer to a model": (
         ("llmariner", {"app.kubernetes.io/name": "pgbouncer"}),
         ("llmariner-models", {}),
@@ -134,13 +134,13 @@ CONNECTIONS: dict[str, tuple[Any, Any, int, bool]] = {
         False,
     ),
     "Prometheus to a function": (("monitoring", {"app.kubernetes.io/name": "prometheus"}), FUNCTION, 8080, True),
-    "a stranger that calls itself Prometheus to a function": (
+    "an outsider that calls itself Prometheus to a function": (
         ("default", {"app.kubernetes.io/name": "prometheus"}),
         FUNCTION,
         8080,
         False,
     ),
-    "a stranger that calls itself Prometheus to a model": (
+    "an outsider that calls itself Prometheus to a model": (
         ("default", {"app.kubernetes.io/name": "prometheus"}),
         ("llmariner-models", {}),
         8080,

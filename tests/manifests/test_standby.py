@@ -30,9 +30,9 @@ SECRET = "llmariner-standby"
 
 
 @pytest.fixture(scope="module")
-def standing(tmp_path_factory: pytest.TempPathFactory) -> Rendered:
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> Rendered:
     """The playground with the component added, as its administrator would."""
-    place = tmp_path_factory.mktemp("standing")
+    place = tmp_path_factory.mktemp("rendered")
     for folder in ("manifests", "kserve"):
         shutil.copytree(CHECKOUT / folder, place / folder)
     overlay = place / "manifests/overlays/playground/kustomization.yaml"
@@ -42,13 +42,13 @@ def standing(tmp_path_factory: pytest.TempPathFactory) -> Rendered:
     return Rendered(overlay.parent)
 
 
-def deployment(standing: Rendered) -> Object:
-    (found,) = [each for each in standing.objects_of("apps", "Deployment") if each["metadata"]["namespace"] == MODELS]
+def deployment(rendered: Rendered) -> Object:
+    (found,) = [each for each in rendered.objects_of("apps", "Deployment") if each["metadata"]["namespace"] == MODELS]
     return found
 
 
-def engine(standing: Rendered) -> Object:
-    (found,) = deployment(standing)["spec"]["template"]["spec"]["containers"]
+def engine(rendered: Rendered) -> Object:
+    (found,) = deployment(rendered)["spec"]["template"]["spec"]["containers"]
     assert isinstance(found, dict)
     return found
 
@@ -60,8 +60,8 @@ def runtime() -> Object:
     return found
 
 
-def test_every_object_is_admitted(standing: Rendered, schemas: Schemas) -> None:
-    assert {(o["kind"], o["metadata"]["name"]): f for o in standing.objects if (f := schemas.faults(o))} == {}
+def test_every_object_is_admitted(rendered: Rendered, schemas: Schemas) -> None:
+    assert {(o["kind"], o["metadata"]["name"]): f for o in rendered.objects if (f := schemas.faults(o))} == {}
 
 
 def test_no_overlay_has_them_by_itself() -> None:
@@ -69,22 +69,22 @@ def test_no_overlay_has_them_by_itself() -> None:
         assert "standby-engine" not in overlay.read_text()
 
 
-def test_they_wait_for_quota_as_engines_do_and_yield_to_all_that_work(standing: Rendered) -> None:
-    labels = deployment(standing)["metadata"]["labels"]
-    queues = names(standing.objects_of("kueue.x-k8s.io", "LocalQueue"), MODELS)
+def test_they_wait_for_quota_as_engines_do_and_yield_to_all_that_work(rendered: Rendered) -> None:
+    labels = deployment(rendered)["metadata"]["labels"]
+    queues = names(rendered.objects_of("kueue.x-k8s.io", "LocalQueue"), MODELS)
     assert labels["kueue.x-k8s.io/queue-name"] in queues
     classes = {
-        o["metadata"]["name"]: o["value"] for o in standing.objects_of("kueue.x-k8s.io", "WorkloadPriorityClass")
+        o["metadata"]["name"]: o["value"] for o in rendered.objects_of("kueue.x-k8s.io", "WorkloadPriorityClass")
     }
     assert classes[labels["kueue.x-k8s.io/priority-class"]] == min(classes.values())
     assert len(set(classes.values())) == len(classes)
 
 
-def test_they_stand_in_for_the_runtime_and_hold_what_its_engines_hold(standing: Rendered) -> None:
-    template = deployment(standing)["spec"]["template"]
+def test_they_stand_in_for_the_runtime_and_hold_what_its_engines_hold(rendered: Rendered) -> None:
+    template = deployment(rendered)["spec"]["template"]
     assert template["metadata"]["labels"][STANDBY_LABEL] == "vllm-cpu"
-    assert deployment(standing)["spec"]["selector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
-    ours, theirs = engine(standing), runtime()
+    assert deployment(rendered)["spec"]["selector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
+    ours, theirs = engine(rendered), runtime()
     assert ours["name"] == theirs["name"]
     assert ours["securityContext"] == theirs["securityContext"]
     assert ours["ports"][0] == theirs["ports"][0]
@@ -94,20 +94,20 @@ def test_they_stand_in_for_the_runtime_and_hold_what_its_engines_hold(standing: 
         assert ours["resources"][kind] == {"cpu": settings.cpu, "memory": settings.memory}
 
 
-def test_ready_is_who_serves_and_started_who_can_take_a_model(standing: Rendered) -> None:
-    container = engine(standing)
+def test_ready_is_who_serves_and_started_who_can_take_a_model(rendered: Rendered) -> None:
+    container = engine(rendered)
     ports = {each.get("name", "engine"): each["containerPort"] for each in container["ports"]}
     assert ports == {"engine": 8080, "control": 8090}
     assert container["startupProbe"]["httpGet"] == {"path": "/ready", "port": "control"}
     assert container["readinessProbe"]["httpGet"] == {"path": "/health", "port": 8080}
     assert container["livenessProbe"]["httpGet"] == {"path": "/live", "port": "control"}
-    assert deployment(standing)["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] > 70
+    assert deployment(rendered)["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] > 70
 
 
-def test_only_the_function_that_serves_models_has_the_word_and_the_way(standing: Rendered) -> None:
+def test_only_the_function_that_serves_models_has_the_word_and_the_way(rendered: Rendered) -> None:
     having = {
         service["metadata"]["name"]
-        for service in standing.services()
+        for service in rendered.services()
         for container in service["spec"]["template"]["spec"]["containers"]
         for each in container["env"]
         if SECRET in str(each)
@@ -115,11 +115,11 @@ def test_only_the_function_that_serves_models_has_the_word_and_the_way(standing:
     assert having == {"internal-gateway"}
     (policy,) = [
         o
-        for o in standing.objects_of("networking.k8s.io", "NetworkPolicy")
+        for o in rendered.objects_of("networking.k8s.io", "NetworkPolicy")
         if o["metadata"]["name"] == "standby-engine"
     ]
     assert policy["spec"]["podSelector"]["matchLabels"].items() <= (
-        deployment(standing)["spec"]["template"]["metadata"]["labels"].items()
+        deployment(rendered)["spec"]["template"]["metadata"]["labels"].items()
     )
     ways = {port["port"]: rule["from"] for rule in policy["spec"]["ingress"] for port in rule["ports"]}
     assert ways.keys() == {8080, 8090}
@@ -128,26 +128,26 @@ def test_only_the_function_that_serves_models_has_the_word_and_the_way(standing:
     assert who["namespaceSelector"] == {"matchLabels": {"kubernetes.io/metadata.name": "llmariner"}}
 
 
-def test_who_may_join_pods_to_models_is_the_function_that_serves_them(standing: Rendered) -> None:
+def test_who_may_join_pods_to_models_is_the_function_that_serves_them(rendered: Rendered) -> None:
     rbac = "rbac.authorization.k8s.io"
     changing = {"apiGroups": [""], "resources": ["pods"], "verbs": ["patch", "delete"]}
-    (role,) = [o for o in standing.objects_of(rbac, "Role") if changing in o["rules"]]
+    (role,) = [o for o in rendered.objects_of(rbac, "Role") if changing in o["rules"]]
     bound = [
         (o["metadata"].get("namespace"), each["name"])
         for kind in ("RoleBinding", "ClusterRoleBinding")
-        for o in standing.objects_of(rbac, kind)
+        for o in rendered.objects_of(rbac, kind)
         if o["roleRef"]["name"] in (role["metadata"]["name"], "llmariner-serving-runtimes")
         for each in o["subjects"]
     ]
     assert bound == [(MODELS, "internal-gateway"), (None, "internal-gateway")]
 
 
-def test_the_job_may_make_the_one_secret_in_both_namespaces_and_has_an_image_that_is_there(standing: Rendered) -> None:
-    (job,) = [o for o in standing.objects_of("batch", "Job") if o["metadata"]["name"].startswith("standby-token")]
+def test_the_job_may_make_the_one_secret_in_both_namespaces_and_has_an_image_that_is_there(rendered: Rendered) -> None:
+    (job,) = [o for o in rendered.objects_of("batch", "Job") if o["metadata"]["name"].startswith("standby-token")]
     (container,) = job["spec"]["template"]["spec"]["containers"]
     assert container["image"].endswith(SECRETS_IMAGE)
     roles = [
-        o for o in standing.objects_of("rbac.authorization.k8s.io", "Role") if o["metadata"]["name"] == "standby-token"
+        o for o in rendered.objects_of("rbac.authorization.k8s.io", "Role") if o["metadata"]["name"] == "standby-token"
     ]
     assert {o["metadata"]["namespace"] for o in roles} == {"llmariner", MODELS}
     for role in roles:

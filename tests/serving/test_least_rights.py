@@ -104,7 +104,7 @@ def test_without_standby_engines_each_right_is_used_and_each_use_a_right(
 
 
 @pytest.fixture
-def standing(upstream_schemas: tuple[Path, Schemas], tmp_path: Path) -> Iterator[tuple[ServingOnCluster, StandbyPods]]:
+def standby(upstream_schemas: tuple[Path, Schemas], tmp_path: Path) -> Iterator[tuple[ServingOnCluster, StandbyPods]]:
     crds, schemas = upstream_schemas
     with serving_on_cluster(tmp_path, schemas, crds, free_port(), SMALL, standby_token=Secret(TOKEN)) as cluster:
         cluster.controllers.fixed_pod_status = {"phase": "Pending"}
@@ -114,8 +114,8 @@ def standing(upstream_schemas: tuple[Path, Schemas], tmp_path: Path) -> Iterator
         pods.close()
 
 
-def test_what_standby_engines_ask_besides_comes_with_them(standing: tuple[ServingOnCluster, StandbyPods]) -> None:
-    cluster, pods = standing
+def test_what_standby_engines_ask_besides_comes_with_them(standby: tuple[ServingOnCluster, StandbyPods]) -> None:
+    cluster, pods = standby
     workloads = [each for kind in read_declarations(CHECKOUT) for each in kind]
     more = granted(standby_roles(workloads))
     assert not more & granted(roles())

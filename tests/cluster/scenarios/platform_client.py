@@ -20,7 +20,7 @@ from ..lab.kubectl import get
 from ..lab.wait import until
 from ..platform.installed import Installed
 
-__all__ = ["GENERATED", "PARIS", "PROMPTED", "Answer", "Asking", "first_usage"]
+__all__ = ["GENERATED", "PARIS", "PROMPTED", "Answer", "PlatformClient", "first_usage"]
 
 PARIS = "What is the capital of France?"
 GENERATED = "vllm:generation_tokens_total"
@@ -74,7 +74,7 @@ class Answer:
         return dict(told[-1])
 
 
-class Asking:
+class PlatformClient:
     """A caller with the administrator's key, and an operator with kubectl."""
 
     def __init__(self, installed: Installed) -> None:

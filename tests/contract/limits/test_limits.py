@@ -114,9 +114,9 @@ def test_an_exempt_key_has_no_limits(
 
 
 def test_limits_of_other_subjects_do_not_apply(
-    leases: Leases, limits: Limits, actor: Caller, owner: KeyOwner, stranger: KeyOwner
+    leases: Leases, limits: Limits, actor: Caller, owner: KeyOwner, other_owner: KeyOwner
 ) -> None:
-    limits.put(actor, Subject(stranger.organization_id, "user", owner.user_id), "*", {"requests_per_minute": 1})
+    limits.put(actor, Subject(other_owner.organization_id, "user", owner.user_id), "*", {"requests_per_minute": 1})
     assert list(first_lease(leases, key(owner))) == [default_limit_id("key_1")]
 
 
@@ -294,14 +294,14 @@ def test_every_change_is_in_the_audit_log(limits: Limits, actor: Caller, project
 
 
 def test_another_organizations_limits_are_not_found(
-    limits: Limits, actor: Caller, project: Subject, stranger: KeyOwner
+    limits: Limits, actor: Caller, project: Subject, other_owner: KeyOwner
 ) -> None:
     limit = limits.put(actor, project, "*", {"requests_per_day": 10})
     with pytest.raises(NotFound, match=limit.id):
-        limits.get(stranger.organization_id, limit.id)
+        limits.get(other_owner.organization_id, limit.id)
     with pytest.raises(NotFound, match=limit.id):
-        limits.remove(actor, stranger.organization_id, limit.id)
-    assert limits.all(stranger.organization_id) == []
+        limits.remove(actor, other_owner.organization_id, limit.id)
+    assert limits.all(other_owner.organization_id) == []
     assert limits.all(project.organization_id) == [limit]
 
 

@@ -21,7 +21,7 @@ NAMED: dict[str, dict[str, Any]] = {
     "mine": {"project_id": "proj_1", "organization_id": "org_1"},
     "theirs": {"project_id": "proj_2", "organization_id": "org_1"},
     "organizations": {"project_id": None, "organization_id": "org_1"},
-    "strangers": {"organization_id": "org_2"},
+    "unrelated": {"organization_id": "org_2"},
     "everybodys": {"project_id": None, "organization_id": None},
 }
 
@@ -52,7 +52,7 @@ def test_a_member_sees_events_of_the_project_and_shared_ones_an_owner_those_of_t
 def test_invisible_events_cannot_be_replayed(written: Deliveries, database: Database) -> None:
     with database.read() as session:
         ids = {row.subject: row.id for row in session.rows(select(events))}
-    for subject in ("theirs", "strangers"):
+    for subject in ("theirs", "unrelated"):
         with pytest.raises(NotFound):
             written.replay("proj_1", ids[subject], organization_id="org_1")
 

@@ -75,12 +75,12 @@ def test_the_digest_depends_on_the_pepper(keys: Keys, owner: KeyOwner, database:
     assert Keys(database, Secret("q" * 32)).by_secret(secret) is None
 
 
-def test_a_name_is_unique_per_user_while_the_key_is_active(keys: Keys, owner: KeyOwner, stranger: KeyOwner) -> None:
+def test_a_name_is_unique_per_user_while_the_key_is_active(keys: Keys, owner: KeyOwner, other_owner: KeyOwner) -> None:
     key, _ = keys.create(owner, new())
     with pytest.raises(Conflict) as refused:
         keys.create(owner, new())
     assert refused.value.param == "name"
-    keys.create(stranger, new())
+    keys.create(other_owner, new())
     keys.revoke(owner, key.id)
     again, _ = keys.create(owner, new())
     assert again.id != key.id
@@ -116,17 +116,17 @@ def test_a_name_is_printable(name: str, keys: Keys, owner: KeyOwner) -> None:
         keys.update(owner, key.id, name=name)
 
 
-def test_a_project_lists_its_active_keys_newest_first(keys: Keys, owner: KeyOwner, stranger: KeyOwner) -> None:
+def test_a_project_lists_its_active_keys_newest_first(keys: Keys, owner: KeyOwner, other_owner: KeyOwner) -> None:
     made = [keys.create(owner, new(name))[0] for name in ("a", "b", "c")]
-    keys.create(stranger, new("d"))
+    keys.create(other_owner, new("d"))
     keys.revoke(owner, made[1].id)
     assert [key.name for key in keys.of_project(owner)] == ["c", "a"]
 
 
 @pytest.mark.parametrize("whose", ["unknown", "another project's", "revoked"])
-def test_an_invisible_key_is_not_found(keys: Keys, owner: KeyOwner, stranger: KeyOwner, whose: str) -> None:
+def test_an_invisible_key_is_not_found(keys: Keys, owner: KeyOwner, other_owner: KeyOwner, whose: str) -> None:
     key_id = {"unknown": "key_nobody"}.get(whose) or keys.create(owner, new())[0].id
-    asker = stranger if whose == "another project's" else owner
+    asker = other_owner if whose == "another project's" else owner
     if whose == "revoked":
         keys.revoke(owner, key_id)
     attempts: list[Callable[[], object]] = [

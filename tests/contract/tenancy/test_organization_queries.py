@@ -176,7 +176,7 @@ def test_revoked_invitations_are_not_listed(
 def test_nothing_of_another_organization_is_returned(
     queries: OrganizationQueries,
     owner: KeyOwner,
-    stranger: KeyOwner,
+    other_owner: KeyOwner,
     keys: Keys,
     join: Callable[..., str],
     add: Callable[..., None],
@@ -185,7 +185,7 @@ def test_nothing_of_another_organization_is_returned(
     key, _ = keys.create(owner, NewKey("k", frozenset()))
     row = {"email": "x@example.org", "role": "reader", "projects": "[]", "invited_by": owner.user_id, "expires_at": 9}
     add(invites, id="inv", digest="a", created_at=1, **row)
-    there, project = stranger.organization_id, owner.project_id
+    there, project = other_owner.organization_id, owner.project_id
     asked: list[Callable[[], object]] = [
         lambda: queries.project(there, project),
         lambda: queries.project_users(there, project, Paging()),
@@ -200,6 +200,6 @@ def test_nothing_of_another_organization_is_returned(
     for ask in asked:
         with pytest.raises(NotFound):
             ask()
-    assert ids(queries.projects(there, Paging())) == (stranger.project_id, False)
-    assert ids(queries.projects(there, Paging(after=project))) == (stranger.project_id, False)
+    assert ids(queries.projects(there, Paging())) == (other_owner.project_id, False)
+    assert ids(queries.projects(there, Paging(after=project))) == (other_owner.project_id, False)
     assert queries.memberships(there, ["p"]) == {"p": []}

@@ -114,17 +114,20 @@ def test_the_number_of_tracked_sources_is_bounded(database: Database, owner: Key
 
 
 def test_each_organization_has_its_own_entries_and_existing_users_are_named(
-    database: Database, owner: KeyOwner, stranger: KeyOwner
+    database: Database, owner: KeyOwner, other_owner: KeyOwner
 ) -> None:
     refused = RefusedSignIns(database)
     ann = UnauthenticatedSubject("user_ann", "ann@example.org")
-    refused.record(FORGED, source="192.0.2.1", subject=ann, organization_id=stranger.organization_id)
+    refused.record(FORGED, source="192.0.2.1", subject=ann, organization_id=other_owner.organization_id)
     refused.record(FORGED, source=None)
-    refused.record(FORGED, source="192.0.2.1", organization_id=stranger.organization_id)
+    refused.record(FORGED, source="192.0.2.1", organization_id=other_owner.organization_id)
     refused.record(
-        FORGED, source="192.0.2.1", subject=UnauthenticatedSubject("user_bob"), organization_id=stranger.organization_id
+        FORGED,
+        source="192.0.2.1",
+        subject=UnauthenticatedSubject("user_bob"),
+        organization_id=other_owner.organization_id,
     )
-    found = [(source, email, told.get("id")) for source, email, told in failures(database, stranger.organization_id)]
+    found = [(source, email, told.get("id")) for source, email, told in failures(database, other_owner.organization_id)]
     people = [("ann@example.org", "user_ann"), (None, None), (None, "user_bob")]
     assert found == [("192.0.2.1", *who) for who in people], "nobody is taken for another one"
     [(source, email, told)] = failures(database, owner.organization_id)

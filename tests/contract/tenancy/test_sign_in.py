@@ -251,11 +251,11 @@ def test_another_organizations_owner_cannot_change_a_sign_in(
     tokens: Tokens,
     authenticator: Authenticator,
     owner: KeyOwner,
-    stranger: KeyOwner,
+    other_owner: KeyOwner,
 ) -> None:
-    join(database, stranger, stranger.user_id, "owner")
+    join(database, other_owner, other_owner.user_id, "owner")
     with pytest.raises(PermissionDenied, match="default organization"):
-        people.unlink(authenticator.caller_for_user(stranger.user_id), owner.user_id)
+        people.unlink(authenticator.caller_for_user(other_owner.user_id), owner.user_id)
 
 
 def test_an_unverified_email_finds_no_account(
@@ -299,7 +299,7 @@ def test_a_new_email_is_stored_unless_it_is_taken(
 
 
 def test_headers_select_by_id_or_title(
-    database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner, stranger: KeyOwner
+    database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner, other_owner: KeyOwner
 ) -> None:
     with database.write() as session:
         session.add(
@@ -343,7 +343,7 @@ def test_a_sign_in_is_recorded_once_for_repeated_tokens(
 
 
 def test_a_rejected_sign_in_is_recorded(
-    database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner, stranger: KeyOwner
+    database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner, other_owner: KeyOwner
 ) -> None:
     def failed() -> list[tuple[str, str | None, str | None]]:
         rows = audit_entries(database, "login.failed")
@@ -360,12 +360,12 @@ def test_a_rejected_sign_in_is_recorded(
         people.authenticate(tokens.issue(subject="0002"), source="192.0.2.2")
     with pytest.raises(PermissionDenied):
         people.authenticate(
-            tokens.issue(subject="0003", email="bob@x.org"), stranger.organization_id, source="192.0.2.2"
+            tokens.issue(subject="0003", email="bob@x.org"), other_owner.organization_id, source="192.0.2.2"
         )
     assert failed()[1:] == [
         (owner.organization_id, "alice@example.org", "insufficient_permissions"),
         (owner.organization_id, "alice@example.org", "account_linked"),
-        (stranger.organization_id, "bob@x.org", "insufficient_permissions"),
+        (other_owner.organization_id, "bob@x.org", "insufficient_permissions"),
     ]
 
 

@@ -117,9 +117,9 @@ def test_a_price_cannot_start_in_the_past(list_: Prices, caller: Caller) -> None
     assert list_.all() == []
 
 
-def test_only_operators_set_prices(list_: Prices, caller: Caller, stranger: KeyOwner) -> None:
+def test_only_operators_set_prices(list_: Prices, caller: Caller, other_owner: KeyOwner) -> None:
     with pytest.raises(PermissionDenied):
-        list_.set(replace(caller, organization_id=stranger.organization_id), NewPrice("m", 0, 0))
+        list_.set(replace(caller, organization_id=other_owner.organization_id), NewPrice("m", 0, 0))
     assert list_.all() == []
 
 

@@ -15,31 +15,31 @@ from ...lab.kubectl import kubectl
 from ...lab.wait import until
 from ...platform.installed import Installed
 from ..engines import scripted, service
-from ..platform_client import Asking
+from ..platform_client import PlatformClient
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 
 @pytest.fixture
-def asking(installed: Installed) -> Iterator[Asking]:
-    asking = Asking(installed)
-    yield asking
-    asking.close()
+def client(installed: Installed) -> Iterator[PlatformClient]:
+    client = PlatformClient(installed)
+    yield client
+    client.close()
 
 
-def test_an_inference_service_is_imported_and_removed_within_seconds(asking: Asking) -> None:
-    lab = asking.installed.lab
+def test_an_inference_service_is_imported_and_removed_within_seconds(client: PlatformClient) -> None:
+    lab = client.installed.lab
     known, forgotten = [], []
     for _ in range(3):
         name = f"told-{uuid.uuid4().hex[:6]}"
         with scripted(lab, service(name)):
             began = time.monotonic()
-            until("known", lambda name=name: None if name in asking.listed() else "not listed", seconds=90)  # type: ignore[misc]
+            until("known", lambda name=name: None if name in client.listed() else "not listed", seconds=90)  # type: ignore[misc]
             known.append(time.monotonic() - began)
-            assert asking.whole(name, wait=120).status == 200
+            assert client.whole(name, wait=120).status == 200
             kubectl(lab, "delete", f"inferenceservice/{name}", "-n", MODELS_NAMESPACE, "--wait", seconds=120)
             began = time.monotonic()
-            until("forgotten", lambda name=name: "listed" if name in asking.listed() else None, seconds=90)  # type: ignore[misc]
+            until("forgotten", lambda name=name: "listed" if name in client.listed() else None, seconds=90)  # type: ignore[misc]
             forgotten.append(time.monotonic() - began)
     print(f"\nknown after {[round(each, 1) for each in known]}, median {statistics.median(known):.1f} s")
     print(f"forgotten after {[round(each, 1) for each in forgotten]}, median {statistics.median(forgotten):.1f} s")

@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from ..platform_client import Asking
+from ..platform_client import PlatformClient
 
 __all__ = ["Counting", "Fate", "Load"]
 
@@ -32,9 +32,9 @@ class Fate:
 class Counting(threading.Thread):
     """The tokens that a model's engines say they made. One that goes to sleep takes its counter with it: looked at often."""
 
-    def __init__(self, asking: Asking, model: str) -> None:
+    def __init__(self, client: PlatformClient, model: str) -> None:
         super().__init__(daemon=True)
-        self._asking, self._model = asking, model
+        self._client, self._model = client, model
         self._by_engine: dict[str, int] = {}
         self._over = threading.Event()
 
@@ -52,8 +52,8 @@ class Counting(threading.Thread):
         return sum(self._by_engine.values())
 
     def _look(self) -> None:
-        for pod in self._asking.installed.engine_pods(self._model):
-            made = self._asking.counted_by(pod)
+        for pod in self._client.installed.engine_pods(self._model):
+            made = self._client.counted_by(pod)
             key = str(pod["metadata"]["name"])
             self._by_engine[key] = max(made, self._by_engine.get(key, 0))
 
@@ -61,9 +61,9 @@ class Counting(threading.Thread):
 class Load(threading.Thread):
     """Asks a model again and again, one stream after another, each of some seconds."""
 
-    def __init__(self, asking: Asking, model: str, *, tokens: int = 40, pause: float = 0.3) -> None:
+    def __init__(self, client: PlatformClient, model: str, *, tokens: int = 40, pause: float = 0.3) -> None:
         super().__init__(daemon=True)
-        self.asking, self.model, self.tokens, self.pause = asking, model, tokens, pause
+        self.client, self.model, self.tokens, self.pause = client, model, tokens, pause
         self.fates: list[Fate] = []
         self.over = threading.Event()
 
@@ -84,7 +84,7 @@ class Load(threading.Thread):
     def _ask(self) -> tuple[str, int, str]:
         status = 0
         try:
-            connection = self.asking.send(self.model, wait=120, max_tokens=self.tokens, stream=True)
+            connection = self.client.send(self.model, wait=120, max_tokens=self.tokens, stream=True)
             response = connection.getresponse()
             status, raw = response.status, response.read()
             connection.close()

@@ -26,7 +26,7 @@ from ...platform.installed import Installed
 from ...platform.overlay import MODELS
 from ..engines import scripted, service
 from ..fault_injection import crash, drain, processes_of, stopped
-from ..platform_client import Asking
+from ..platform_client import PlatformClient
 from .load import Counting, Load
 
 _SECONDS = float(os.environ.get("LLMARINER_CHAOS_SECONDS", "120"))
@@ -55,59 +55,59 @@ PARTS: tuple[tuple[Kill, str, str], ...] = (
 
 
 @pytest.fixture
-def asking(installed: Installed) -> Iterator[Asking]:
-    asking = Asking(installed)
-    yield asking
-    asking.close()
+def client(installed: Installed) -> Iterator[PlatformClient]:
+    client = PlatformClient(installed)
+    yield client
+    client.close()
 
 
 @pytest.fixture
-def engines(asking: Asking) -> Iterator[tuple[str, str]]:
+def engines(client: PlatformClient) -> Iterator[tuple[str, str]]:
     """Two models that are awake: one whose engine is left alone, one whose engine is not."""
     names = f"steady-{uuid.uuid4().hex[:6]}", f"victim-{uuid.uuid4().hex[:6]}"
-    with scripted(asking.installed.lab, *(service(each, "--token-interval=50") for each in names)):
-        asking.adopted(*names)
+    with scripted(client.installed.lab, *(service(each, "--token-interval=50") for each in names)):
+        client.adopted(*names)
         for name in names:
-            assert asking.whole(name, wait=120, max_tokens=1).status == 200
+            assert client.whole(name, wait=120, max_tokens=1).status == 200
         yield names
 
 
-def test_killed_components_lose_no_event_and_no_token(asking: Asking, engines: tuple[str, str]) -> None:
+def test_killed_components_lose_no_event_and_no_token(client: PlatformClient, engines: tuple[str, str]) -> None:
     steady, victim = engines
-    loads = [Load(asking, steady), Load(asking, steady, tokens=120), Load(asking, victim)]
-    counter = Counting(asking, steady)
+    loads = [Load(client, steady), Load(client, steady, tokens=120), Load(client, victim)]
+    counter = Counting(client, steady)
     for each in (counter, *loads):
         each.start()
-    made = _kill_for(asking, (crash, MODELS_NAMESPACE, f"serving.kserve.io/inferenceservice={victim}"))
+    made = _kill_for(client, (crash, MODELS_NAMESPACE, f"serving.kserve.io/inferenceservice={victim}"))
     for load in loads:
         load.stop()
     made_by_engine = counter.stop()
     for load in loads:
         print(f"\n{load.model}: {dict(load.counted())}")
     try:
-        _settled(asking, made, steady)
-        difference = made_by_engine - _in_ledger(asking, steady)
+        _settled(client, made, steady)
+        difference = made_by_engine - _in_ledger(client, steady)
         print(f"engine's tokens {made_by_engine}, ledger's tokens less by {difference}")
         assert difference == 0
         assert not [fate for load in loads for fate in load.fates if fate.how == "cut"]
         assert sum(fate.how == "whole" for load in loads[:2] for fate in load.fates) > 10
     finally:
         for name in made:
-            asking.installed.call("DELETE", f"/models/{name}")
+            client.installed.call("DELETE", f"/models/{name}")
 
 
 @pytest.mark.parametrize("away", ["internal_gateway", "database", "api_server"])
 def test_running_models_are_served_while_a_component_is_down(
-    away: str, asking: Asking, engines: tuple[str, str]
+    away: str, client: PlatformClient, engines: tuple[str, str]
 ) -> None:
-    lab, (model, _) = asking.installed.lab, engines
+    lab, (model, _) = client.installed.lab, engines
     statuses = []
     with _away(lab, away):
         limit = time.monotonic() + (6 if away == "api_server" else 15)
         while time.monotonic() < limit:
             if away == "internal_gateway":
                 crash(lab, NAMESPACE, function("internal-gateway"))
-            statuses.append(asking.whole(model, wait=5, max_tokens=2).status)
+            statuses.append(client.whole(model, wait=5, max_tokens=2).status)
             time.sleep(0.3)
     print(f"\n{len(statuses)} answers")
     assert set(statuses) == {200}
@@ -128,21 +128,21 @@ def _away(lab: Lab, what: str) -> Iterator[None]:
         yield
 
 
-def _kill_for(asking: Asking, engine: tuple[Kill, str, str]) -> list[str]:
+def _kill_for(client: PlatformClient, engine: tuple[Kill, str, str]) -> list[str]:
     """Kill one part after another and register models meanwhile; returns the models."""
     limit, made, ended = time.monotonic() + _SECONDS, [], []
     for kill, namespace, selector in itertools.cycle((*PARTS, engine)):
         if time.monotonic() > limit:
             break
-        ended.append(f"{selector.rpartition('=')[2]} ×{kill(asking.installed.lab, namespace, selector)}")
+        ended.append(f"{selector.rpartition('=')[2]} ×{kill(client.installed.lab, namespace, selector)}")
         time.sleep(_BETWEEN)
         if len(ended) % 4 == 0:
-            made.append(_register(asking))
+            made.append(_register(client))
     print("\nended: " + ", ".join(ended))
     return made
 
 
-def _register(asking: Asking) -> str:
+def _register(client: PlatformClient) -> str:
     """As a caller does it: again until it is taken, or is there already."""
     name = f"made-in-chaos-{uuid.uuid4().hex[:6]}"
     body = {
@@ -155,19 +155,19 @@ def _register(asking: Asking) -> str:
     while status not in (200, 409):
         assert time.monotonic() < limit, f"{name} could not be registered: {status}"
         with contextlib.suppress(urllib.error.URLError, OSError, ValueError):
-            status, _ = asking.installed.call("POST", "/models", body, seconds=60)
+            status, _ = client.installed.call("POST", "/models", body, seconds=60)
         if status not in (200, 409):
             time.sleep(1)
     return name
 
 
-def _settled(asking: Asking, made: list[str], model: str) -> None:
+def _settled(client: PlatformClient, made: list[str], model: str) -> None:
     """Nothing is under way any more: events are published and consumed, requests closed."""
 
     def missing() -> str | None:
         with contextlib.suppress(OSError, ValueError):
-            left = [name for name in made if name not in asking.listed()]
-            with asking.context.database.read() as session:
+            left = [name for name in made if name not in client.listed()]
+            with client.context.database.read() as session:
                 unpublished = session.value(select(func.count()).where(events.c.published.is_(False)))
                 open_ = session.value(
                     select(func.count()).where(ledger_requests.c.outcome == "open", ledger_requests.c.model == model)
@@ -178,12 +178,12 @@ def _settled(asking: Asking, made: list[str], model: str) -> None:
         return "no answer"
 
     time.sleep(_UNSEEN)
-    asking.ticking("all is settled", missing)
+    client.ticking("all is settled", missing)
 
 
-def _in_ledger(asking: Asking, model: str) -> int:
+def _in_ledger(client: PlatformClient, model: str) -> int:
     query = select(func.coalesce(func.sum(ledger_requests.c.completion_tokens), 0))
     outcomes = select(ledger_requests.c.outcome, func.count()).where(ledger_requests.c.model == model)
-    with asking.context.database.read() as session:
+    with client.context.database.read() as session:
         print("outcomes", [tuple(row) for row in session.rows(outcomes.group_by(ledger_requests.c.outcome))])
         return int(session.value(query.where(ledger_requests.c.model == model)))

@@ -1,4 +1,4 @@
-"""Where Knative asks who publishes: strangers are refused, our functions and sources are not."""
+"""Where Knative asks who publishes: unauthenticated publishers are refused, our functions and sources are not."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def asked_for_identity(installed: Installed) -> Iterator[Installed]:
 def test_unauthenticated_events_are_rejected_and_platform_events_arrive(asked_for_identity: Installed) -> None:
     installed = asked_for_identity
     assert _audience(installed) == "eventing.knative.dev/broker/llmariner/default"
-    assert _published_by_a_stranger(installed) in (401, 403)
+    assert _publish_without_token(installed) in (401, 403)
     name = f"identity-{uuid.uuid4().hex[:6]}"
     folder = min((StandaloneSettings.load(environment()).cache / "models").iterdir()).name
     with contextlib.ExitStack() as stack:
@@ -79,7 +79,7 @@ def _audience(installed: Installed) -> str:
     return str(broker.get("status", {}).get("address", {}).get("audience", ""))
 
 
-def _published_by_a_stranger(installed: Installed) -> int:
+def _publish_without_token(installed: Installed) -> int:
     ingress = get(installed.lab, "service", "broker-ingress", "-n", _EVENTING)["spec"]["clusterIP"]
     headers = {
         "content-type": "application/json",

@@ -15,7 +15,7 @@ from ...lab.wait import until
 from ...platform.installed import Installed
 from ...platform.overlay import MODELS
 from ..engines import scripted, service
-from ..platform_client import Answer, Asking
+from ..platform_client import Answer, PlatformClient
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -38,10 +38,10 @@ BROKEN: dict[str, tuple[Callable[[str], dict[str, Any]], str]] = {
 
 
 @pytest.fixture
-def asking(installed: Installed) -> Iterator[Asking]:
-    asking = Asking(installed)
-    yield asking
-    asking.close()
+def client(installed: Installed) -> Iterator[PlatformClient]:
+    client = PlatformClient(installed)
+    yield client
+    client.close()
 
 
 def failed(answer: Answer, cause: str) -> None:
@@ -52,21 +52,21 @@ def failed(answer: Answer, cause: str) -> None:
 
 
 @pytest.mark.parametrize("what", BROKEN)
-def test_the_cause_is_reported_and_other_models_are_served(what: str, asking: Asking) -> None:
+def test_the_cause_is_reported_and_other_models_are_served(what: str, client: PlatformClient) -> None:
     make, cause = BROKEN[what]
     mark = uuid.uuid4().hex[:6]
     broken, sound = f"broken-{mark}", f"sound-{mark}"
-    with scripted(asking.installed.lab, make(broken), service(sound)):
-        asking.adopted(broken, sound)
-        streamed = asking.stream(broken, wait=120)
+    with scripted(client.installed.lab, make(broken), service(sound)):
+        client.adopted(broken, sound)
+        streamed = client.stream(broken, wait=120)
         failed(streamed, cause)
-        whole = asking.whole(broken, wait=120)
+        whole = client.whole(broken, wait=120)
         assert whole.status == 503
         failed(whole, cause)
-        assert asking.whole(sound, wait=60).status == 200
+        assert client.whole(sound, wait=60).status == 200
 
 
-def test_missing_weights(asking: Asking) -> None:
+def test_missing_weights(client: PlatformClient) -> None:
     name = f"weightless-{uuid.uuid4().hex[:6]}"
     body = {
         "id": name,
@@ -75,16 +75,16 @@ def test_missing_weights(asking: Asking) -> None:
         "task": "generate",
         "config": {"runtime_config": {"resources": {"gpu": 0}}},
     }
-    status, told = asking.installed.call("POST", "/models", body)
+    status, told = client.installed.call("POST", "/models", body)
     assert status == 200, told
     try:
-        until("registered", lambda: None if name in asking.listed() else "not listed")
-        failed(asking.stream(name, wait=180), "config.json")
+        until("registered", lambda: None if name in client.listed() else "not listed")
+        failed(client.stream(name, wait=180), "config.json")
     finally:
-        asking.installed.call("POST", f"/models/{name}:deactivate")
-        status, told = asking.installed.call("DELETE", f"/models/{name}")
+        client.installed.call("POST", f"/models/{name}:deactivate")
+        status, told = client.installed.call("DELETE", f"/models/{name}")
         # The node makes what a volume's path names.
         with contextlib.suppress(OSError):
             (StandaloneSettings.load(environment()).cache / "models" / "nobody-put-this-here").rmdir()
     assert status == 200, told
-    until("gone from the cluster", lambda: asking.service(name) or None)
+    until("gone from the cluster", lambda: client.service(name) or None)

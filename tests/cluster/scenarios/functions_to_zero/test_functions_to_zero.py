@@ -208,7 +208,7 @@ def _held(functions: Functions, name: str, call: Call) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _loops(functions: Functions, name: str, path: str) -> Iterator[None]:
-    """As many callers as one copy takes, each asking again as soon as it was answered."""
+    """As many callers as one copy takes, each sending its next request as soon as it was answered."""
     ended, bad = threading.Event(), list[int]()
     headers = {"Authorization": f"Bearer {functions.key}"}
 

@@ -13,51 +13,51 @@ from ...lab.kubectl import get, kubectl
 from ...lab.wait import until
 from ...platform.installed import Installed
 from ..engines import scripted, service, specification
-from ..platform_client import Asking
+from ..platform_client import PlatformClient
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 
 @pytest.fixture
-def asking(installed: Installed) -> Iterator[Asking]:
-    asking = Asking(installed)
-    yield asking
-    asking.close()
+def client(installed: Installed) -> Iterator[PlatformClient]:
+    client = PlatformClient(installed)
+    yield client
+    client.close()
 
 
-def test_an_external_inference_service_is_imported_served_slept_woken_and_removed(asking: Asking) -> None:
-    lab, name = asking.installed.lab, f"theirs-{uuid.uuid4().hex[:6]}"
+def test_an_external_inference_service_is_imported_served_slept_woken_and_removed(client: PlatformClient) -> None:
+    lab, name = client.installed.lab, f"theirs-{uuid.uuid4().hex[:6]}"
     with scripted(lab, service(name, "--token-interval=20")):
-        asking.adopted(name)
+        client.adopted(name)
         made = specification(lab, name)
-        answer = asking.stream(name, wait=120, max_tokens=12)
+        answer = client.stream(name, wait=120, max_tokens=12)
         assert answer.error is None, answer.error
-        assert asking.row(answer.request_id)["completion_tokens"] == 12 == asking.counted(name)
-        asking.sleep(name)
+        assert client.row(answer.request_id)["completion_tokens"] == 12 == client.counted(name)
+        client.sleep(name)
         deployment = get(lab, "deployment", f"{name}-predictor", "-n", MODELS_NAMESPACE)
         assert deployment["spec"]["replicas"] == 0
-        again = asking.stream(name, wait=120, max_tokens=12)
+        again = client.stream(name, wait=120, max_tokens=12)
         assert again.error is None, again.error
         assert again.phases[0] in ("asleep", "stopping", "starting", "queued")
         print(f"\nwoken in {again.first_token:.1f} s, phases {again.phases}, messages {again.messages}")
         assert specification(lab, name) == made
         kubectl(lab, "delete", f"inferenceservice/{name}", "-n", MODELS_NAMESPACE, "--wait", seconds=120)
-        asking.ticking("forgotten", lambda: "still listed" if name in asking.listed() else None)
+        client.ticking("forgotten", lambda: "still listed" if name in client.listed() else None)
     # The list is asked from the database; functions of the token path hear of it a moment later.
-    until("unknown", lambda: None if asking.whole(name, wait=0).status == 404 else "still answered", seconds=30)
+    until("unknown", lambda: None if client.whole(name, wait=0).status == 404 else "still answered", seconds=30)
 
 
-def test_services_with_kserve_autoscaling_are_stopped_and_started_by_kserves_annotation(asking: Asking) -> None:
-    lab, name = asking.installed.lab, f"kserves-{uuid.uuid4().hex[:6]}"
+def test_services_with_kserve_autoscaling_are_stopped_and_started_by_kserves_annotation(client: PlatformClient) -> None:
+    lab, name = client.installed.lab, f"kserves-{uuid.uuid4().hex[:6]}"
     alone = {"serving.kserve.io/deploymentMode": "Standard"}
     with scripted(lab, service(name, annotations=alone)):
-        asking.adopted(name)
+        client.adopted(name)
         made = specification(lab, name)
-        assert asking.whole(name, wait=120).status == 200
-        asking.sleep(name)
+        assert client.whole(name, wait=120).status == 200
+        client.sleep(name)
         stopped = specification(lab, name)
         assert stopped["spec"] == made["spec"]
         assert stopped["annotations"] == made["annotations"] | {"serving.kserve.io/stop": "true"}
-        answer = asking.stream(name, wait=120)
+        answer = client.stream(name, wait=120)
         assert answer.error is None, answer.error
         print(f"\nstarted by KServe in {answer.first_token:.1f} s, phases {answer.phases}")

@@ -22,7 +22,7 @@ from ...platform.installed import Installed
 from ...platform.overlay import over, write
 from ..engines import IMAGE, scripted, service
 from ..functions import Call, Functions
-from ..platform_client import Answer, Asking
+from ..platform_client import Answer, PlatformClient
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
 
@@ -41,39 +41,39 @@ print(json.dumps({place: open_(place) for place in sys.argv[1:]}))
 
 
 @pytest.fixture
-def asking(installed: Installed) -> Iterator[Asking]:
-    with contextlib.closing(Asking(installed)) as asking:
-        yield asking
+def client(installed: Installed) -> Iterator[PlatformClient]:
+    with contextlib.closing(PlatformClient(installed)) as client:
+        yield client
 
 
 @pytest.fixture
-def engine(asking: Asking) -> Iterator[str]:
+def engine(client: PlatformClient) -> Iterator[str]:
     """A model that is awake."""
     name = f"guarded-{uuid.uuid4().hex[:6]}"
-    with scripted(asking.installed.lab, service(name)):
-        asking.adopted(name)
-        assert asking.whole(name, wait=120, max_tokens=2).status == 200
+    with scripted(client.installed.lab, service(name)):
+        client.adopted(name)
+        assert client.whole(name, wait=120, max_tokens=2).status == 200
         yield name
 
 
-def test_only_intended_connections_are_open(asking: Asking, engine: str) -> None:
-    installed = asking.installed
+def test_only_intended_connections_are_open(client: PlatformClient, engine: str) -> None:
+    installed = client.installed
     lab, doors = installed.lab, _doors(installed, engine)
     assert all(_reached(lab, "default", doors).values()), "without policies everybody reaches everything"
     with _guarded(installed):
         assert not any(_reached(lab, "default", doors).values())
         from_engines = {what: place for what, place in doors.items() if what != "an engine"}
         assert not any(_reached(lab, MODELS_NAMESPACE, from_engines).values())
-        answer = _works(asking, engine)
+        answer = _works(client, engine)
     # Only now: the database is shut for this test, too.
-    assert asking.row(answer.request_id)["completion_tokens"] == answer.usage["completion_tokens"]
+    assert client.row(answer.request_id)["completion_tokens"] == answer.usage["completion_tokens"]
 
 
-def _works(asking: Asking, engine: str) -> Answer:
+def _works(client: PlatformClient, engine: str) -> Answer:
     """A model that must be woken, a function that must start, an event that must arrive."""
-    installed = asking.installed
-    asking.sleep(engine)
-    answer = asking.stream(engine, wait=120, max_tokens=4)
+    installed = client.installed
+    client.sleep(engine)
+    answer = client.stream(engine, wait=120, max_tokens=4)
     assert answer.error is None, answer.error
     folder = min((StandaloneSettings.load(environment()).cache / "models").iterdir()).name
     name = f"guarded-{uuid.uuid4().hex[:6]}"
@@ -104,7 +104,7 @@ def _with_policies(folder: Path) -> Path:
 
 
 def _doors(installed: Installed, engine: str) -> dict[str, str]:
-    """What a stranger might try, by address and port."""
+    """What an attacker might try, by address and port."""
     functions = Functions(installed)
     assert functions.ask("health", Call()).status == 200
     function = str(functions.pod("health")["status"]["podIP"])
@@ -125,7 +125,7 @@ def _address(lab: Lab, name: str) -> str:
 
 def _reached(lab: Lab, namespace: str, places: dict[str, str]) -> dict[str, bool]:
     """Which of the places a pod of that namespace can connect to."""
-    name = f"stranger-{uuid.uuid4().hex[:6]}"
+    name = f"outsider-{uuid.uuid4().hex[:6]}"
     security: dict[str, Any] = {
         "allowPrivilegeEscalation": False,
         "capabilities": {"drop": ["ALL"]},

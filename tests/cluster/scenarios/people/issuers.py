@@ -1,4 +1,4 @@
-"""Who vouches for people: Dex as a pod, before a company's issuer on this machine; or that issuer by itself.
+"""The issuer that authenticates people: Dex as a pod, before a company's issuer on this machine; or that issuer by itself.
 
 Dex is taken where LLMARINER_TEST_DEX names its program, which is made into an image here.
 """
@@ -32,7 +32,7 @@ from .relay import Relay
 if TYPE_CHECKING:
     from identity.issuer import RunningIssuer, Signer, SigningKey
 
-__all__ = ["CONSOLE", "Vouching", "vouched"]
+__all__ = ["CONSOLE", "TrustedIssuer", "start_trusted_issuer"]
 
 CONSOLE = "console"
 """Another client of the same issuer, whose tokens are none of the platform's."""
@@ -55,7 +55,7 @@ _OBJECTS = (
 
 
 @dataclass(frozen=True)
-class Vouching:
+class TrustedIssuer:
     """`url` is the issuer's name; the company knows who people are, and in which groups."""
 
     url: str
@@ -65,15 +65,15 @@ class Vouching:
 
 
 @contextlib.contextmanager
-def vouched(installed: Installed, folder: Path) -> Iterator[Vouching]:
+def start_trusted_issuer(installed: Installed, folder: Path) -> Iterator[TrustedIssuer]:
     """The platform with an issuer; afterwards it has none again."""
     program = environment().get("LLMARINER_TEST_DEX", "")
-    with _by_dex(installed, folder, Path(program)) if program else _by_the_company(installed, folder) as vouching:
-        yield vouching
+    with _by_dex(installed, folder, Path(program)) if program else _by_the_company(installed, folder) as trusted_issuer:
+        yield trusted_issuer
 
 
 @contextlib.contextmanager
-def _by_the_company(installed: Installed, folder: Path) -> Iterator[Vouching]:
+def _by_the_company(installed: Installed, folder: Path) -> Iterator[TrustedIssuer]:
     lab = installed.lab
     with Relay() as relay:
         clients = (_issuer.CLIENT, {**_issuer.CLIENT, "client_id": CONSOLE})
@@ -83,11 +83,11 @@ def _by_the_company(installed: Installed, folder: Path) -> Iterator[Vouching]:
         inside = f"LLMARINER_OIDC_INTERNAL_URL=http://{host}:{port}"
         overlay = over(lab.folder, "overlay-people", configMapGenerator=_settings(relay.url, inside))
         with company, _applied(installed, overlay):
-            yield Vouching(relay.url, company, lambda: company)
+            yield TrustedIssuer(relay.url, company, lambda: company)
 
 
 @contextlib.contextmanager
-def _by_dex(installed: Installed, folder: Path, program: Path) -> Iterator[Vouching]:
+def _by_dex(installed: Installed, folder: Path, program: Path) -> Iterator[TrustedIssuer]:
     lab = installed.lab
     with Relay() as relay:
         relay.to(installed.address, 80)
@@ -112,7 +112,7 @@ def _by_dex(installed: Installed, folder: Path, program: Path) -> Iterator[Vouch
         )
         with company, _applied(installed, overlay):
             kubectl(lab, "rollout", "status", "deployment/dex", "-n", NAMESPACE, "--timeout=180s", seconds=200)
-            yield Vouching(url, company, lambda: _issuer.Signer(url, _key(lab)))
+            yield TrustedIssuer(url, company, lambda: _issuer.Signer(url, _key(lab)))
 
 
 _WITHOUT_HOST = json.dumps([{"op": "remove", "path": "/spec/hostnames"}])

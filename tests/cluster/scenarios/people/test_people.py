@@ -22,8 +22,8 @@ from llmariner.cli.sign_in.token_store import SignIn, SignInFile
 from ...lab.wait import until
 from ...platform.installed import Installed
 from ..engines import scripted, service
-from ..platform_client import Answer, Asking
-from .issuers import CONSOLE, Vouching, vouched
+from ..platform_client import Answer, PlatformClient
+from .issuers import CONSOLE, TrustedIssuer, start_trusted_issuer
 
 if TYPE_CHECKING:
     from identity.terminal import Terminal
@@ -43,14 +43,14 @@ _EVERYWHERE_SECONDS = 5
 
 
 @pytest.fixture(scope="module")
-def vouching(installed: Installed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vouching]:
+def trusted_issuer(installed: Installed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrustedIssuer]:
     """The platform with an issuer: alice is of the group `staff`, who are in the project; olga of `owners`, who own all."""
-    with vouched(installed, tmp_path_factory.mktemp("issuer")) as vouching:
-        vouching.company.knows(**{_ALICE: {"groups": ["staff"]}, _OLGA: {"groups": ["owners"]}})
+    with start_trusted_issuer(installed, tmp_path_factory.mktemp("issuer")) as trusted_issuer:
+        trusted_issuer.company.knows(**{_ALICE: {"groups": ["staff"]}, _OLGA: {"groups": ["owners"]}})
         try:
             _role(installed, "owners", "owner")
             _role(installed, "staff", "member", _project(installed))
-            yield vouching
+            yield trusted_issuer
         finally:
             for each in installed.call("GET", _GROUP_ROLES)[1]["data"]:
                 installed.call("DELETE", f"{_GROUP_ROLES}/{each['id']}")
@@ -65,7 +65,7 @@ def homes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def alice(installed: Installed, vouching: Vouching, homes: Path) -> Terminal:
+def alice(installed: Installed, trusted_issuer: TrustedIssuer, homes: Path) -> Terminal:
     """Signed in by a browser."""
     opened = _terminal.Opened(homes)
     terminal: Terminal = _terminal.Terminal(homes / "alice", installed.base_url, opened.command)
@@ -79,7 +79,7 @@ def alice(installed: Installed, vouching: Vouching, homes: Path) -> Terminal:
 
 
 @pytest.fixture(scope="module")
-def olga(installed: Installed, vouching: Vouching, homes: Path) -> Terminal:
+def olga(installed: Installed, trusted_issuer: TrustedIssuer, homes: Path) -> Terminal:
     """Signed in by another device."""
     terminal: Terminal = _terminal.Terminal(homes / "olga", installed.base_url)
     with contextlib.closing(_issuer.Browser(_OLGA)) as device, terminal.starts("auth", "login", "--no-open") as login:
@@ -92,13 +92,13 @@ def olga(installed: Installed, vouching: Vouching, homes: Path) -> Terminal:
 
 
 @pytest.fixture(scope="module")
-def administrator(installed: Installed) -> Iterator[Asking]:
-    with contextlib.closing(Asking(installed)) as asking:
-        yield asking
+def administrator(installed: Installed) -> Iterator[PlatformClient]:
+    with contextlib.closing(PlatformClient(installed)) as client:
+        yield client
 
 
 @pytest.fixture(scope="module")
-def model(administrator: Asking) -> Iterator[str]:
+def model(administrator: PlatformClient) -> Iterator[str]:
     """A model that is awake, and costs a dollar a request."""
     name = f"people-{uuid.uuid4().hex[:6]}"
     installed = administrator.installed
@@ -114,11 +114,11 @@ def model(administrator: Asking) -> Iterator[str]:
 @pytest.fixture
 def ask(installed: Installed, model: str) -> Iterator[Callable[[str], Answer]]:
     """Ask the model with a token."""
-    with contextlib.closing(Asking(installed)) as asking:
+    with contextlib.closing(PlatformClient(installed)) as client:
 
         def ask(token: str) -> Answer:
-            asking.key = token
-            return asking.whole(model, wait=30, max_tokens=3)
+            client.key = token
+            return client.whole(model, wait=30, max_tokens=3)
 
         yield ask
 
@@ -174,10 +174,10 @@ def test_the_audit_log_records_sign_ins_and_mutations(alice: Terminal, olga: Ter
 
 
 def test_forged_tokens_are_rejected(
-    installed: Installed, vouching: Vouching, alice: Terminal, ask: Callable[[str], Answer]
+    installed: Installed, trusted_issuer: TrustedIssuer, alice: Terminal, ask: Callable[[str], Answer]
 ) -> None:
     """Made with the issuer's own key, of a function and of the token path."""
-    signer = vouching.signer()
+    signer = trusted_issuer.signer()
     found = _claims(alice)
     good = signer.token(sub=found["sub"], email=found["email"], groups=found.get("groups"))
     assert _status(installed, good) == 200, "it is the key that the issuer signs with"
@@ -193,34 +193,34 @@ def test_forged_tokens_are_rejected(
 
 
 def test_another_applications_token_is_rejected(
-    installed: Installed, vouching: Vouching, ask: Callable[[str], Answer]
+    installed: Installed, trusted_issuer: TrustedIssuer, ask: Callable[[str], Answer]
 ) -> None:
     with (
         contextlib.closing(_issuer.Browser(_ALICE)) as browser,
-        IssuerClient(vouching.url, CONSOLE, _SCOPES) as issuer,
+        IssuerClient(trusted_issuer.url, CONSOLE, _SCOPES) as issuer,
     ):
         token = str(browser.signs_in(issuer).token)
     assert (_status(installed, token), ask(token).status) == (401, 401)
 
 
-def test_a_cached_token_expires(vouching: Vouching, alice: Terminal, ask: Callable[[str], Answer]) -> None:
+def test_a_cached_token_expires(trusted_issuer: TrustedIssuer, alice: Terminal, ask: Callable[[str], Answer]) -> None:
     """Without the leeway for clocks that differ: it was good here before."""
     found = _claims(alice)
     known = {name: found[name] for name in ("sub", "email", "groups")}
-    token = vouching.signer().token(**known, **_forged_tokens.soon(exp=4))
+    token = trusted_issuer.signer().token(**known, **_forged_tokens.soon(exp=4))
     assert ask(token).status == 200
     time.sleep(4.1)
     assert ask(token).status == 401
 
 
 def test_leaving_the_group_revokes_access_with_the_next_token(
-    vouching: Vouching, alice: Terminal, homes: Path, installed: Installed, ask: Callable[[str], Answer]
+    trusted_issuer: TrustedIssuer, alice: Terminal, homes: Path, installed: Installed, ask: Callable[[str], Answer]
 ) -> None:
     before = _sign_in(homes, installed)
     assert ask(before.token).status == 200
-    vouching.company.knows(**{_ALICE: {"groups": []}})
+    trusted_issuer.company.knows(**{_ALICE: {"groups": []}})
     try:
-        with IssuerClient(vouching.url, "llmariner", _SCOPES) as issuer:
+        with IssuerClient(trusted_issuer.url, "llmariner", _SCOPES) as issuer:
             after = issuer.refresh(before)
         assert _status(installed, after.token) == 403
         seconds = _refused_after(lambda: ask(before.token), {403})
@@ -229,8 +229,8 @@ def test_leaving_the_group_revokes_access_with_the_next_token(
         assert ask(before.token).status == 403, "what an older token says of groups is no news"
         assert _status(installed, before.token) == 403
     finally:
-        vouching.company.knows(**{_ALICE: {"groups": ["staff"]}})
-        with IssuerClient(vouching.url, "llmariner", _SCOPES) as issuer:
+        trusted_issuer.company.knows(**{_ALICE: {"groups": ["staff"]}})
+        with IssuerClient(trusted_issuer.url, "llmariner", _SCOPES) as issuer:
             again = issuer.refresh(after)
     SignInFile.from_environment({"XDG_CONFIG_HOME": str(homes / "alice" / ".config")}).put(installed.base_url, again)
     assert _status(installed, again.token) == 200

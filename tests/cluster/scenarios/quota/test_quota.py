@@ -14,7 +14,7 @@ from ...lab.kubectl import get
 from ...lab.wait import until
 from ...platform.installed import Installed
 from ..engines import scripted, service
-from ..platform_client import Answer, Asking
+from ..platform_client import Answer, PlatformClient
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -23,51 +23,51 @@ _MIB = {"Gi": 1024, "Mi": 1}
 
 
 @pytest.fixture
-def asking(installed: Installed) -> Iterator[Asking]:
-    asking = Asking(installed)
-    yield asking
-    asking.close()
+def client(installed: Installed) -> Iterator[PlatformClient]:
+    client = PlatformClient(installed)
+    yield client
+    client.close()
 
 
-def pool(asking: Asking) -> int:
+def pool(client: PlatformClient) -> int:
     """The memory of the pool in MiB."""
-    (group,) = get(asking.installed.lab, "clusterqueue", "llmariner-cpu")["spec"]["resourceGroups"]
+    (group,) = get(client.installed.lab, "clusterqueue", "llmariner-cpu")["spec"]["resourceGroups"]
     quota = {each["name"]: each["nominalQuota"] for each in group["flavors"][0]["resources"]}["memory"]
     return int(quota[:-2]) * _MIB[quota[-2:]]
 
 
-def admitted(asking: Asking) -> str | None:
+def admitted(client: PlatformClient) -> str | None:
     """What holds quota now; None: nothing."""
-    workloads = get(asking.installed.lab, "workloads", "-n", MODELS_NAMESPACE)["items"]
+    workloads = get(client.installed.lab, "workloads", "-n", MODELS_NAMESPACE)["items"]
     names = [each["metadata"]["name"] for each in workloads]
     return ", ".join(names) if names else None
 
 
-def test_a_third_model_is_queued_with_its_position_and_admitted_when_another_sleeps(asking: Asking) -> None:
-    lab, mark = asking.installed.lab, uuid.uuid4().hex[:6]
+def test_a_third_model_is_queued_with_its_position_and_admitted_when_another_sleeps(client: PlatformClient) -> None:
+    lab, mark = client.installed.lab, uuid.uuid4().hex[:6]
     first, second, third = names = [f"{each}-{mark}" for each in ("first", "second", "third")]
-    asking.ticking("an empty pool", lambda: admitted(asking))
-    half = f"{pool(asking) // 2}Mi"
+    client.ticking("an empty pool", lambda: admitted(client))
+    half = f"{pool(client) // 2}Mi"
     # The third is larger than what is left, so that it waits whoever comes first.
     with scripted(lab, *(service(each, labels=_QUEUE, memory=half) for each in names)):
-        asking.adopted(*names)
-        asking.sleep(third)
+        client.adopted(*names)
+        client.sleep(third)
         for name in (first, second):
-            assert asking.whole(name, wait=120).status == 200
+            assert client.whole(name, wait=120).status == 200
         answers: list[Answer] = []
-        waiting = threading.Thread(target=lambda: answers.append(asking.stream(third, wait=180)))
+        waiting = threading.Thread(target=lambda: answers.append(client.stream(third, wait=180)))
         waiting.start()
-        until("the third waits for quota", lambda: _gated(asking, third))
-        until("its place is told", lambda: _without_place(asking.whole(third, wait=1)))
+        until("the third waits for quota", lambda: _gated(client, third))
+        until("its place is told", lambda: _without_place(client.whole(third, wait=1)))
         assert waiting.is_alive()
-        assert asking.whole(first, wait=0).status == 200, "who is awake is served on"
-        asking.sleep(first)
+        assert client.whole(first, wait=0).status == 200, "who is awake is served on"
+        client.sleep(first)
         waiting.join(180)
         (answer,) = answers
         print(f"\nfirst token after {answer.first_token:.1f} s; phases {answer.phases}\n" + "\n".join(answer.messages))
         assert answer.error is None, answer.error
         assert "queued" in answer.phases
-        assert asking.whole(second, wait=0).status == 200
+        assert client.whole(second, wait=0).status == 200
 
 
 def _without_place(refused: Answer) -> str | None:
@@ -80,7 +80,7 @@ def _without_place(refused: Answer) -> str | None:
     return None if place in message and "memory" in message else message
 
 
-def _gated(asking: Asking, name: str) -> str | None:
+def _gated(client: PlatformClient, name: str) -> str | None:
     selector = f"serving.kserve.io/inferenceservice={name}"
-    pods = get(asking.installed.lab, "pods", "-n", MODELS_NAMESPACE, "-l", selector)["items"]
+    pods = get(client.installed.lab, "pods", "-n", MODELS_NAMESPACE, "-l", selector)["items"]
     return None if any(pod["spec"].get("schedulingGates") for pod in pods) else "no pod with a gate"

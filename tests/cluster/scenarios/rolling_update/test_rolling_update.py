@@ -15,7 +15,7 @@ from ...lab.wait import until
 from ...platform.installed import Installed
 from ..engines import scripted, service
 from ..functions import Call, Functions
-from ..platform_client import Answer, Asking
+from ..platform_client import Answer, PlatformClient
 
 SECONDS = int(os.environ.get("LLMARINER_STREAM_SECONDS", "150"))
 """How long streams last; 3900 for those of an hour and more."""
@@ -38,34 +38,34 @@ _TICK = Call(
 
 
 def test_no_stream_is_interrupted(installed: Installed) -> None:
-    functions, asking, name = Functions(installed), Asking(installed), f"rolling-{uuid.uuid4().hex[:6]}"
-    with contextlib.closing(asking), scripted(installed.lab, service(name, f"--token-interval={_INTERVAL * 1000:.0f}")):
+    functions, client, name = Functions(installed), PlatformClient(installed), f"rolling-{uuid.uuid4().hex[:6]}"
+    with contextlib.closing(client), scripted(installed.lab, service(name, f"--token-interval={_INTERVAL * 1000:.0f}")):
         assert functions.ask("sweep", _TICK).status == 204
-        until("adopted", lambda: None if name in asking.listed() else "not listed")
-        assert asking.whole(name, wait=120, max_tokens=2).status == 200
+        until("adopted", lambda: None if name in client.listed() else "not listed")
+        assert client.whole(name, wait=120, max_tokens=2).status == 200
         old = functions.services()[_FUNCTION]["status"]["latestReadyRevisionName"]
-        streams = _Streams(asking, name)
+        streams = _Streams(client, name)
         streams.start()
         time.sleep(5)
         change = {"op": "add", "path": "/spec/template/metadata/annotations/llmariner.ai~1scenario", "value": name}
         with functions.changed(_FUNCTION, [change]) as new:
             assert new != old
             assert streams.alive() == _STREAMS
-            answer = asking.whole(name, max_tokens=2)
+            answer = client.whole(name, max_tokens=2)
             assert answer.status == 200, answer
             print(f"\n{new} took over; {streams.alive()} streams go on by {_pods(functions)}")
             _check(streams.join())
         print(f"{_STREAMS} streams of {SECONDS} s each, {len(streams.answers[0].events)} events, none cut")
-        rows = [asking.row(each.request_id) for each in streams.answers]
+        rows = [client.row(each.request_id) for each in streams.answers]
         assert {row["outcome"] for row in rows} == {"succeeded"}, rows
 
 
 class _Streams:
     """Streams under way, each read by a thread."""
 
-    def __init__(self, asking: Asking, model: str) -> None:
+    def __init__(self, client: PlatformClient, model: str) -> None:
         self.answers: list[Answer] = []
-        self._asking, self._model = asking, model
+        self._client, self._model = client, model
         self._threads = [threading.Thread(target=self._read) for _ in range(_STREAMS)]
 
     def start(self) -> None:
@@ -81,7 +81,7 @@ class _Streams:
         return self.answers
 
     def _read(self) -> None:
-        self.answers.append(self._asking.stream(self._model, max_tokens=int(SECONDS / _INTERVAL)))
+        self.answers.append(self._client.stream(self._model, max_tokens=int(SECONDS / _INTERVAL)))
 
 
 def _check(answers: list[Answer]) -> None:

@@ -14,10 +14,10 @@ from ...lab.places import Lab
 from ...lab.wait import until
 from ...platform.overlay import over, write
 
-__all__ = ["DEPLOYMENT", "STANDING", "add", "remove", "standing"]
+__all__ = ["DEPLOYMENT", "STANDBY_SELECTOR", "add", "remove", "warm_pods"]
 
 DEPLOYMENT = "standby-engine-cpu"
-STANDING = "llmariner.ai/standby=vllm-cpu"
+STANDBY_SELECTOR = "llmariner.ai/standby=vllm-cpu"
 
 _ENGINE = f"dev.local/llmariner/engine:{__version__}"
 _JOB_IMAGE = "llmariner/function-api-cluster-database"
@@ -29,7 +29,7 @@ def add(lab: Lab) -> None:
     """One pod that stands by, warm."""
     kubectl(lab, "apply", "--server-side", "--force-conflicts", "-k", _written(lab), seconds=300)
     until("the function that serves models knows of them", lambda: _unready(lab), seconds=180, pause=1)
-    until("an engine stands by", lambda: None if standing(lab) else "none is warm", seconds=300, pause=1)
+    until("an engine stands by", lambda: None if warm_pods(lab) else "none is warm", seconds=300, pause=1)
 
 
 def remove(lab: Lab) -> None:
@@ -39,9 +39,9 @@ def remove(lab: Lab) -> None:
         kubectl(lab, "delete", "-n", namespace, "--ignore-not-found", "--wait=false", *names)
 
 
-def standing(lab: Lab) -> list[Body]:
+def warm_pods(lab: Lab) -> list[Body]:
     """The pods that could take a model now."""
-    pods = get(lab, "pods", "-n", MODELS_NAMESPACE, "-l", STANDING)["items"]
+    pods = get(lab, "pods", "-n", MODELS_NAMESPACE, "-l", STANDBY_SELECTOR)["items"]
     return [pod for pod in pods if any(each.get("started") for each in pod["status"].get("containerStatuses", ()))]
 
 

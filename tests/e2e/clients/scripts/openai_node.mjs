@@ -175,8 +175,8 @@ async function request_id() {
 }
 
 async function wrong_key() {
-  const stranger = client.withOptions({ apiKey: "sk-wrong" });
-  await refused(stranger.models.list(), OpenAI.AuthenticationError, 401, "invalid_api_key");
+  const unauthorized = client.withOptions({ apiKey: "sk-wrong" });
+  await refused(unauthorized.models.list(), OpenAI.AuthenticationError, 401, "invalid_api_key");
 }
 
 async function restricted_key() {

@@ -252,8 +252,8 @@ def request_id(client: OpenAI) -> None:
 
 
 def wrong_key(client: OpenAI) -> None:
-    stranger = client.with_options(api_key="sk-wrong")
-    for ask in (stranger.models.list, lambda: stranger.chat.completions.create(model=MODEL, messages=CAPITAL)):
+    unauthorized = client.with_options(api_key="sk-wrong")
+    for ask in (unauthorized.models.list, lambda: unauthorized.chat.completions.create(model=MODEL, messages=CAPITAL)):
         _refused(ask, openai.AuthenticationError, 401, "invalid_api_key")
 
 
