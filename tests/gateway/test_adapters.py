@@ -38,7 +38,7 @@ def answered(caller: Caller, model: str) -> str:
     return answer.headers["x-request-id"]
 
 
-def test_an_adapter_costs_what_its_base_model_costs(platform: Platform, base: str) -> None:
+def test_a_lora_adapter_has_its_base_models_price(platform: Platform, base: str) -> None:
     tuned = platform.model("ft:dear:x", base=base)
     request = answered(platform.caller, tuned)
     row = platform.row(request)
@@ -52,14 +52,14 @@ def test_an_adapter_costs_what_its_base_model_costs(platform: Platform, base: st
     assert platform.row(answered(platform.caller, other))["price_id"] == "price_all"
 
 
-def test_an_adapter_that_has_a_price_costs_that(platform: Platform, base: str) -> None:
+def test_a_lora_adapter_with_a_price_has_its_own(platform: Platform, base: str) -> None:
     tuned = platform.model("ft:dear:priced", base=base)
     with platform.context.database.write() as session:
         session.add(prices, id="price_tuned", model=tuned, request=5, **_RATES)
     assert platform.row(answered(platform.caller, tuned))["price_id"] == "price_tuned"
 
 
-def test_who_is_denied_a_model_is_denied_its_adapters(platform: Platform, base: str) -> None:
+def test_a_restriction_on_a_model_applies_to_its_adapters(platform: Platform, base: str) -> None:
     caller = platform.tenant("denied")
     tuned = platform.model("ft:dear:mine", base=base, project_id="proj_denied")
     assert asyncio.run(caller.chat(tuned)).status == 200
@@ -95,7 +95,7 @@ def test_limits_of_a_model_count_requests_for_its_adapters(platform: Platform, b
     assert left[0] > left[1] > left[2]
 
 
-def test_an_adapters_requests_have_places_of_its_base_models_limit(platform: Platform, base: str) -> None:
+def test_an_adapters_requests_use_slots_of_its_base_models_limit(platform: Platform, base: str) -> None:
     platform.tenant("placed")
     organization, project = platform.owner.organization_id, "proj_placed"
     tuned = platform.model("ft:dear:placed", base=base, project_id=project)

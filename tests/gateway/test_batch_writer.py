@@ -48,7 +48,7 @@ def counted_once(functions: Functions, request_id: str) -> None:
     assert len(functions.home.ledger("static")) == 2
 
 
-def test_what_is_gathered_outlives_the_gateway_that_told_it(apart: Functions) -> None:
+def test_pending_events_survive_a_killed_gateway(apart: Functions) -> None:
     with booted("internal_gateway", apart.control_port, apart.control, apart.log):
         with booted("chat_completions", apart.port, apart.gateway, apart.log) as gateway:
             request_id = held(apart)
@@ -56,7 +56,7 @@ def test_what_is_gathered_outlives_the_gateway_that_told_it(apart: Functions) ->
         counted_once(apart, request_id)
 
 
-def test_what_a_killed_control_function_had_gathered_is_told_again(apart: Functions) -> None:
+def test_pending_events_of_a_killed_control_plane_are_sent_again(apart: Functions) -> None:
     with booted("chat_completions", apart.port, apart.gateway, apart.log):
         with booted("internal_gateway", apart.control_port, apart.control, apart.log) as control:
             request_id = held(apart)

@@ -19,7 +19,7 @@ def large(model: str) -> dict[str, object]:
     return chat(model, user="x" * 1_400_000)
 
 
-def test_requests_that_wait_hold_no_more_than_the_budget(hurried: Platform) -> None:
+def test_waiting_requests_stay_within_the_budget(hurried: Platform) -> None:
     model = hurried.model("large-bodies", "--ready-after", "2", "--tokens", "1")
     tenants = [hurried.tenant(f"large-{index}") for index in range(3)]
 
@@ -47,7 +47,7 @@ def test_requests_that_wait_hold_no_more_than_the_budget(hurried: Platform) -> N
     assert all(asyncio.run(tenants[0].call(PATH, large(model))).status == 200 for _ in range(4))
 
 
-def test_what_a_body_declares_counts_before_it_comes_and_is_given_back_when_it_does_not(hurried: Platform) -> None:
+def test_a_declared_length_is_reserved_and_released_if_the_body_does_not_arrive(hurried: Platform) -> None:
     model = hurried.model("declared", "--tokens", "1")
     caller = hurried.tenant("declaring")
     length = {"content-length": "2000000"}
@@ -64,7 +64,7 @@ def test_what_a_body_declares_counts_before_it_comes_and_is_given_back_when_it_d
     assert (refused.status, refused.error()["code"], taken.status) == (429, "waiting_room_full", 200)
 
 
-def test_tenants_who_declare_much_and_send_little_leave_room_for_others(hurried: Platform) -> None:
+def test_tenants_that_declare_much_and_send_little_leave_budget_for_others(hurried: Platform) -> None:
     model = hurried.model("left", "--tokens", "1")
     first, second, third = (hurried.tenant(f"left-{index}") for index in range(3))
 
@@ -82,7 +82,7 @@ def test_tenants_who_declare_much_and_send_little_leave_room_for_others(hurried:
     assert asyncio.run(scenario()) == [200, 200]
 
 
-def test_a_body_without_a_declared_length_counts_as_it_comes(hurried: Platform) -> None:
+def test_a_body_without_a_declared_length_is_counted_as_it_arrives(hurried: Platform) -> None:
     model = hurried.model("undeclared", "--tokens", "1")
     caller = hurried.tenant("undeclaring")
 
@@ -103,7 +103,7 @@ def test_a_body_without_a_declared_length_counts_as_it_comes(hurried: Platform) 
     assert (answer.status, answer.error()["code"]) == (429, "waiting_room_full")
 
 
-def test_a_stream_that_runs_holds_no_body(hurried: Platform) -> None:
+def test_a_running_stream_holds_no_body(hurried: Platform) -> None:
     model = hurried.model("streaming-large", "--token-interval", "20")
     caller = hurried.tenant("streaming-large")
 
@@ -121,7 +121,7 @@ def test_a_stream_that_runs_holds_no_body(hurried: Platform) -> None:
     eventually(lambda: hurried.engine(model).running == 0)
 
 
-def test_the_budget_keeps_count_of_nobody_who_holds_nothing() -> None:
+def test_the_budget_tracks_only_tenants_with_reservations() -> None:
     budget = BodyBudget(10, 6)
     budget.reserve("a", 6)
     with pytest.raises(WaitingRoomFull):

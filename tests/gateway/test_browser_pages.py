@@ -88,7 +88,7 @@ def test_a_page_of_an_allowed_origin_uses_the_sdk(browser: Any, site: int, tmp_p
     assert all(found[name]["request"].startswith("req_") for name in refusals)
 
 
-def test_a_page_of_another_origin_hears_nothing(browser: Any, site: int, tmp_path: Path, database: Path) -> None:
+def test_a_page_of_another_origin_gets_no_response(browser: Any, site: int, tmp_path: Path, database: Path) -> None:
     with running(tmp_path, database, CORS_ORIGINS="https://app.example.org") as platform:
         platform.model("small")
         found = seen(browser, site, platform)

@@ -69,7 +69,7 @@ BODIES: list[tuple[str, dict[str, Any], int]] = [
 @pytest.mark.parametrize(
     ("path", "fields", "status"), BODIES, ids=[f"{path}-{str(fields)[-50:]}" for path, fields, _ in BODIES]
 )
-def test_more_than_a_budget_holds_is_never_made(
+def test_an_engine_never_generates_more_than_the_budget(
     platform: Platform, priced: str, path: str, fields: dict[str, Any], status: int
 ) -> None:
     # One context, and a half: an answer of open length fits, two do not.
@@ -98,7 +98,7 @@ def hostile(dice: random.Random, model: str) -> tuple[str, bytes]:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_hard_budget_is_never_overspent_whatever_bodies_say(platform: Platform, priced: str, seed: int) -> None:
+def test_a_hard_budget_is_never_overspent_for_any_body(platform: Platform, priced: str, seed: int) -> None:
     dice = random.Random(seed)
     caller, made = tenant(platform, 3 * 8192 * TOKEN)
 
@@ -141,7 +141,7 @@ def functions(count: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("fields", [{}, functions(1)], ids=["plain", "functions"])
-def test_what_a_chat_template_adds_is_reserved(platform: Platform, templated: str, fields: dict[str, Any]) -> None:
+def test_template_tokens_are_reserved(platform: Platform, templated: str, fields: dict[str, Any]) -> None:
     token = PRICE["prompt"] // 10**6
     prompt = 3 + TEMPLATE * (2 if fields else 1)
     caller, made = tenant(platform, (3 * prompt - 1) * token)

@@ -66,9 +66,7 @@ def account(platform: Platform, made: Budget) -> int:
     return platform.context.leases.quota_states([made.id])[made.id].spent
 
 
-def test_two_hundred_streams_never_spend_more_than_there_is(
-    platform: Platform, priced: str, tenant: tuple[Caller, Subject]
-) -> None:
+def test_two_hundred_streams_never_overspend(platform: Platform, priced: str, tenant: tuple[Caller, Subject]) -> None:
     caller, subject = tenant
     most = 60
     # Enough for some ninety of the two hundred, if all went to their end.
@@ -115,7 +113,7 @@ def test_two_hundred_streams_never_spend_more_than_there_is(
     assert used > made.amount - 400 * TOKEN
 
 
-def test_a_spent_budget_says_so(platform: Platform, priced: str, tenant: tuple[Caller, Subject]) -> None:
+def test_a_spent_budget_is_reported(platform: Platform, priced: str, tenant: tuple[Caller, Subject]) -> None:
     caller, subject = tenant
     made = budget(platform, subject, 20 * TOKEN + 400_000)
 
@@ -132,9 +130,7 @@ def test_a_spent_budget_says_so(platform: Platform, priced: str, tenant: tuple[C
     assert eventually(lambda: asyncio.run(caller.chat(priced, max_tokens=1)).status == 200, what="the raise") < 5
 
 
-def test_a_budget_that_refuses_nothing_is_told_of_when_its_part_is_spent(
-    platform: Platform, priced: str, tenant: tuple[Caller, Subject]
-) -> None:
+def test_an_alert_only_budget_emits_its_alert(platform: Platform, priced: str, tenant: tuple[Caller, Subject]) -> None:
     caller, subject = tenant
     made = budget(platform, subject, 10 * TOKEN, "month", alert_ratio=0.5, hard=False)
     statuses = [asyncio.run(caller.chat(priced, max_tokens=8)).status for _ in range(4)]
@@ -146,7 +142,7 @@ def test_a_budget_that_refuses_nothing_is_told_of_when_its_part_is_spent(
     assert account(platform, made) == spent(platform, subject, priced)
 
 
-def test_what_was_spent_before_counts(platform: Platform, priced: str, tenant: tuple[Caller, Subject]) -> None:
+def test_earlier_spending_counts(platform: Platform, priced: str, tenant: tuple[Caller, Subject]) -> None:
     caller, subject = tenant
     asyncio.run(caller.chat(priced, max_tokens=50))
     eventually(lambda: spent(platform, subject, priced) > 50 * TOKEN, what="the ledger")
@@ -154,7 +150,7 @@ def test_what_was_spent_before_counts(platform: Platform, priced: str, tenant: t
     assert eventually(lambda: asyncio.run(caller.chat(priced, max_tokens=1)).status == 429, what="the refusal") < 5
 
 
-def test_an_answer_of_open_length_is_bounded_by_the_models_context(
+def test_a_response_of_open_length_is_bounded_by_the_models_context(
     platform: Platform, priced: str, tenant: tuple[Caller, Subject]
 ) -> None:
     caller, subject = tenant
@@ -167,7 +163,7 @@ def test_an_answer_of_open_length_is_bounded_by_the_models_context(
     assert eventually(lambda: asyncio.run(caller.chat(priced)).status == 200, what="the raise") < 5
 
 
-def test_another_price_is_reckoned_with_within_five_seconds(platform: Platform, tenant: tuple[Caller, Subject]) -> None:
+def test_a_new_price_applies_within_five_seconds(platform: Platform, tenant: tuple[Caller, Subject]) -> None:
     caller, subject = tenant
     model = platform.model("dearer", "--tokens", "1")
     set_price(platform, model)

@@ -25,7 +25,7 @@ def since(served: Platform, model: str, began: float) -> list[dict[str, Any]]:
     return [row for row in served.ledger(model) if row["admitted_at"] >= began]
 
 
-def test_hanging_up_on_a_stream_ends_the_engines_request_within_a_second(served: Platform, model: str) -> None:
+def test_a_disconnect_from_a_stream_aborts_the_engines_request_within_a_second(served: Platform, model: str) -> None:
     engine = served.engine(model)
 
     async def scenario() -> Answer:
@@ -42,7 +42,9 @@ def test_hanging_up_on_a_stream_ends_the_engines_request_within_a_second(served:
     assert row["completion_tokens"] >= 19
 
 
-def test_hanging_up_before_an_answer_ends_the_engines_request_within_a_second(served: Platform, model: str) -> None:
+def test_a_disconnect_before_the_response_aborts_the_engines_request_within_a_second(
+    served: Platform, model: str
+) -> None:
     engine = served.engine(model)
 
     async def scenario() -> None:
@@ -58,7 +60,7 @@ def test_hanging_up_before_an_answer_ends_the_engines_request_within_a_second(se
     assert (row["outcome"], row["status"], row["prompt_tokens"]) == ("cancelled", 499, 3)
 
 
-def test_hanging_up_before_the_first_token_costs_the_prompt(served: Platform, model: str) -> None:
+def test_a_disconnect_before_the_first_token_costs_the_prompt(served: Platform, model: str) -> None:
     engine = served.engine(model)
 
     async def scenario() -> None:
@@ -73,7 +75,7 @@ def test_hanging_up_before_the_first_token_costs_the_prompt(served: Platform, mo
     assert (row["outcome"], row["prompt_tokens"], row["completion_tokens"]) == ("cancelled", 3, 0)
 
 
-def test_a_caller_who_hangs_up_in_the_middle_of_a_body_leaves_nothing_behind(served: Platform, model: str) -> None:
+def test_a_disconnect_within_the_body_leaves_nothing_behind(served: Platform, model: str) -> None:
     async def scenario() -> None:
         answer = await served.caller.open(PATH, b'{"model":', headers={"content-length": "1000"})
         await asyncio.sleep(0.1)
@@ -86,7 +88,7 @@ def test_a_caller_who_hangs_up_in_the_middle_of_a_body_leaves_nothing_behind(ser
     assert len(since(served, model, began)) == 1
 
 
-def test_hanging_up_at_any_moment_ends_the_engines_request_within_a_second(served: Platform, model: str) -> None:
+def test_a_disconnect_at_any_time_aborts_the_engines_request_within_a_second(served: Platform, model: str) -> None:
     engine = served.engine(model)
 
     async def scenario() -> None:
@@ -104,7 +106,7 @@ def test_hanging_up_at_any_moment_ends_the_engines_request_within_a_second(serve
     assert all(row["outcome"] != "succeeded" for row in served.ledger(model) if row["completion_tokens"] > 3)
 
 
-def test_those_who_hang_up_give_their_places_to_those_who_wait(served: Platform, model: str) -> None:
+def test_slots_of_disconnected_clients_go_to_waiting_requests(served: Platform, model: str) -> None:
     async def scenario() -> Answer:
         leaving = [await served.caller.stream(model, max_tokens=100_000) for _ in range(2)]
         for answer in leaving:
@@ -118,7 +120,7 @@ def test_those_who_hang_up_give_their_places_to_those_who_wait(served: Platform,
     assert asyncio.run(scenario()).events()[-1] == "[DONE]"
 
 
-def test_callers_who_left_while_the_model_slept_are_not_served_when_it_is_awake(served: Platform) -> None:
+def test_clients_that_left_while_the_model_slept_are_not_served(served: Platform) -> None:
     name = served.model("sleeper", "--token-interval", "10", "--ready-after", "1")
 
     async def scenario() -> None:

@@ -78,7 +78,7 @@ def functions(tmp_path: Path, database: Path) -> Iterator[Functions]:
         engine.kill()
 
 
-def test_without_its_control_function_known_keys_go_on_and_nothing_is_lost(functions: Functions) -> None:
+def test_without_the_control_plane_cached_keys_work_and_nothing_is_lost(functions: Functions) -> None:
     known, unknown = functions.known, functions.unknown
     with booted("internal_gateway", functions.control_port, functions.control, functions.log):
         assert asyncio.run(known.chat("static")).status == 200
@@ -101,7 +101,7 @@ def test_without_its_control_function_known_keys_go_on_and_nothing_is_lost(funct
         revoked_within(functions.home, functions.key_id, known)
 
 
-def test_a_control_function_that_hangs_holds_up_nobody_who_is_known(functions: Functions) -> None:
+def test_a_hanging_control_plane_delays_no_cached_key(functions: Functions) -> None:
     known = functions.known
     with booted("internal_gateway", functions.control_port, functions.control, functions.log) as control:
         assert asyncio.run(known.chat("static")).status == 200
@@ -119,7 +119,7 @@ def test_a_control_function_that_hangs_holds_up_nobody_who_is_known(functions: F
         assert sorted(took)[3] < 0.5, took
 
 
-def test_after_a_pause_a_request_waits_to_hear_what_was_revoked(
+def test_after_a_pause_a_request_waits_for_revocations(
     tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("llmariner.gateway.state._POLL_SECONDS", 60.0)  # nobody asks between the two requests
@@ -154,9 +154,7 @@ def test_after_a_pause_a_request_waits_to_hear_what_was_revoked(
     home.context.database.close()
 
 
-def test_a_function_alone_wakes_models_and_waits_through_its_control_function(
-    platform: Platform, tmp_path: Path
-) -> None:
+def test_a_separate_function_wakes_models_through_the_control_plane(platform: Platform, tmp_path: Path) -> None:
     name = platform.model("far-away", "--ready-after", "1", "--tokens", "3")
     secrets = ("LLMARINER_PEPPER", "LLMARINER_SERVICE_SECRET", "LLMARINER_HEARTBEAT_SECONDS")
     environment = {variable: platform.environment[variable] for variable in secrets}
@@ -186,14 +184,14 @@ def revoked_within(home: Platform, key_id: str, caller: Caller) -> None:
     assert took < 5
 
 
-def test_a_revoked_key_is_refused_within_five_seconds(platform: Platform) -> None:
+def test_a_revoked_key_is_rejected_within_five_seconds(platform: Platform) -> None:
     platform.model("static")
     key_id, caller = platform.key("short-lived")
     assert asyncio.run(caller.chat("static")).status == 200
     revoked_within(platform, key_id, caller)
 
 
-def test_a_rotated_secret_is_refused_within_five_seconds_and_the_new_one_taken_at_once(platform: Platform) -> None:
+def test_a_rotated_secret_is_rejected_within_five_seconds_and_the_new_one_accepted_at_once(platform: Platform) -> None:
     key_id, caller = platform.key("rotated")
     model = platform.model("for-rotation")
     assert asyncio.run(caller.chat(model)).status == 200
@@ -202,7 +200,7 @@ def test_a_rotated_secret_is_refused_within_five_seconds_and_the_new_one_taken_a
     assert eventually(lambda: asyncio.run(caller.chat(model)).status == 401, what="the refusal") < 5
 
 
-def test_a_key_is_refused_when_its_time_is_over_whoever_remembers_it(platform: Platform) -> None:
+def test_an_expired_key_is_rejected_despite_caches(platform: Platform) -> None:
     model = platform.model("for-expiry")
     new = NewKey(name="two-seconds", scopes=OWNER_SCOPES, expires_in=3)
     _, secret = platform.context.keys.create(platform.owner, new)
@@ -213,14 +211,14 @@ def test_a_key_is_refused_when_its_time_is_over_whoever_remembers_it(platform: P
     assert time.monotonic() - began < 4
 
 
-def test_a_key_without_the_scope_is_refused(platform: Platform) -> None:
+def test_a_key_without_the_scope_is_rejected(platform: Platform) -> None:
     new = NewKey(name="reader", scopes=frozenset({"api.model.read"}))
     _, secret = platform.context.keys.create(platform.owner, new)
     answer = asyncio.run(Caller(platform.port, secret).chat("for-expiry"))
     assert (answer.status, answer.error()["code"]) == (403, "insufficient_permissions")
 
 
-def test_the_control_function_takes_no_unsigned_calls(functions: Functions) -> None:
+def test_the_control_plane_rejects_unsigned_calls(functions: Functions) -> None:
     with booted("internal_gateway", functions.control_port, functions.control, functions.log):
         unauthorized = Caller(functions.control_port, functions.unknown.secret)
         answer = asyncio.run(unauthorized.call("/internal/gateway/key", {"digest": "x"}))

@@ -52,7 +52,7 @@ def copies(tmp_path: Path, database: Path) -> Iterator[tuple[Copy, Copy]]:
         context.database.close()
 
 
-def test_who_asks_now_one_and_now_the_other_misses_nothing(copies: tuple[Copy, Copy]) -> None:
+def test_alternating_between_instances_misses_no_change(copies: tuple[Copy, Copy]) -> None:
     one, two = copies
     for number in range(5):
         one.sees(f"before-{number}", Phase.READY)
@@ -72,7 +72,7 @@ def test_who_asks_now_one_and_now_the_other_misses_nothing(copies: tuple[Copy, C
     assert one.changes(cursor)[1:] == (set(), False)
 
 
-def test_what_is_older_than_a_copy_remembers_is_asked_about_anew(copies: tuple[Copy, Copy]) -> None:
+def test_changes_older_than_an_instances_history_invalidate_everything(copies: tuple[Copy, Copy]) -> None:
     one, _ = copies
     cursor, _, _ = one.changes("")
     for number in range(1500):
@@ -81,7 +81,7 @@ def test_what_is_older_than_a_copy_remembers_is_asked_about_anew(copies: tuple[C
 
 
 @pytest.mark.parametrize("cursor", ["5.6.7", "x", "1.2", "..", "1.2.a:b", "1.2." + "c:1," * 1000, "1.2.a:1:1"])
-def test_a_cursor_of_another_form_counts_as_a_first_one(copies: tuple[Copy, Copy], cursor: str) -> None:
+def test_an_invalid_cursor_is_a_first_request(copies: tuple[Copy, Copy], cursor: str) -> None:
     one, _ = copies
     following, _, anew = one.changes(cursor)
     assert anew

@@ -46,7 +46,7 @@ def test_each_project_reaches_its_own_model(platform: Platform) -> None:
         assert status(caller, theirs) == 404, "what qualifies an id is nothing that a caller can say"
 
 
-def test_a_name_that_a_project_took_is_free_for_all(platform: Platform) -> None:
+def test_a_project_models_name_is_available_to_others(platform: Platform) -> None:
     first, second = (platform.tenant(f"free-{each}") for each in "ab")
     own_model(platform, "free", "proj_free-a")
     assert (status(first, "free"), status(second, "free")) == (200, 404)
@@ -84,7 +84,7 @@ def listed(platform: Platform) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("listed")
-def test_a_project_does_not_choose_a_price_by_a_name(platform: Platform) -> None:
+def test_a_model_name_does_not_select_another_projects_price(platform: Platform) -> None:
     namer = platform.tenant("namer")
     own_model(platform, "cheap", "proj_namer")
     own_model(platform, "bargain", "proj_namer")
@@ -97,7 +97,7 @@ def test_a_project_does_not_choose_a_price_by_a_name(platform: Platform) -> None
 
 
 @pytest.mark.usefixtures("listed")
-def test_a_price_of_a_projects_own_models_is_theirs_alone(platform: Platform) -> None:
+def test_a_price_of_a_projects_models_applies_to_them_only(platform: Platform) -> None:
     bargainer = platform.tenant("bargainer")
     own_model(platform, "bargain", "proj_bargainer")
     own_model(platform, "unlisted", "proj_bargainer")
@@ -109,7 +109,7 @@ def test_a_price_of_a_projects_own_models_is_theirs_alone(platform: Platform) ->
 
 
 @pytest.mark.usefixtures("listed")
-def test_a_budget_is_spent_by_the_prices_of_a_projects_own_models(platform: Platform) -> None:
+def test_a_budget_is_charged_at_the_prices_of_the_projects_models(platform: Platform) -> None:
     platform.tenant("budgeted")
     organization, project = platform.owner.organization_id, "proj_budgeted"
     own_model(platform, "budgeted", project)

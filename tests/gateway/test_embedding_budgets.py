@@ -59,7 +59,7 @@ def settled(platform: Platform, budget: Budget, model: str, least: int = 1) -> i
     return spent()
 
 
-def test_each_form_of_input_costs_what_its_tokens_cost(platform: Platform, model: str) -> None:
+def test_each_input_format_costs_its_tokens(platform: Platform, model: str) -> None:
     caller, budget = tenant(platform, 100_000)
     answers = embedded(caller, model, INPUTS)
     assert [answer.status for answer in answers] == [200] * len(INPUTS)
@@ -68,7 +68,7 @@ def test_each_form_of_input_costs_what_its_tokens_cost(platform: Platform, model
     assert settled(platform, budget, model, used * TOKEN) == used * TOKEN
 
 
-def test_many_at_once_spend_no_more_than_there_is(platform: Platform, model: str) -> None:
+def test_concurrent_requests_never_overspend(platform: Platform, model: str) -> None:
     caller, budget = tenant(platform, 900)
     statuses = {answer.status for answer in embedded(caller, model, INPUTS * 30)}
     assert statuses == {200, 429}

@@ -52,19 +52,19 @@ def asked(body: bytes | None, status: bytes = b"200 OK") -> tuple[TemplateTokens
         b" " * (1024 * 1024 + 1),
     ],
 )
-def test_what_is_no_number_is_not_believed(body: bytes) -> None:
+def test_invalid_numbers_are_ignored(body: bytes) -> None:
     assert asked(body) == (DEFAULT_TEMPLATE_TOKENS, 0)
 
 
-def test_an_engine_that_does_not_know_the_question_is_taken_as_one_that_does_not_tell() -> None:
+def test_an_engine_without_the_route_has_default_metadata() -> None:
     assert asked(b'{"detail":"Not Found"}', b"404 Not Found") == (DEFAULT_TEMPLATE_TOKENS, 0)
 
 
-def test_nobody_waits_for_an_engine_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unresponsive_engine_delays_no_request(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(template_module, "_TIMEOUT_SECONDS", 0.1)
     monkeypatch.setattr(context_module, "_TIMEOUT_SECONDS", 0.1)
     assert asked(None) == (DEFAULT_TEMPLATE_TOKENS, 0)
 
 
-def test_an_engine_that_tells_is_believed() -> None:
+def test_reported_metadata_is_used() -> None:
     assert asked(b'{"count":31,"data":[{"id":"m","max_model_len":4096}]}') == (TemplateTokens(31, 0), 4096)

@@ -21,7 +21,7 @@ def state(endpoint: str) -> ModelState:
     return ModelState("m", None, "generate", True, True, "ready", 1.0, None, "", endpoint, 8, 0)
 
 
-def test_what_an_engine_said_of_a_model_is_asked_again_when_the_model_changed() -> None:
+def test_engine_metadata_is_fetched_again_after_a_model_change() -> None:
     known = gateway()
     known._template_tokens |= {"m": TemplateTokens(10, 20), "other": TemplateTokens(1, 2)}
     known._context_lengths |= {"m": 4096, "other": 2048}
@@ -30,7 +30,7 @@ def test_what_an_engine_said_of_a_model_is_asked_again_when_the_model_changed() 
     assert (known.cached_template_tokens("other"), known.cached_context_length("other")) == (TemplateTokens(1, 2), 2048)
 
 
-def test_a_context_that_many_need_is_asked_once_and_not_kept_beyond_a_change() -> None:
+def test_a_context_length_is_fetched_once_and_invalidated_by_a_change() -> None:
     lengths = iter((100, 200))
 
     async def reply(engine: RawEngine, writer: asyncio.StreamWriter) -> None:

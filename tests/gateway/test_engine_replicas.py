@@ -29,7 +29,7 @@ def served_by(platform: Platform, name: str, engines: list[EngineProcess]) -> st
     return name
 
 
-def test_requests_go_where_the_fewest_are_under_way(platform: Platform, engines: list[EngineProcess]) -> None:
+def test_requests_go_to_the_replica_with_the_fewest_running(platform: Platform, engines: list[EngineProcess]) -> None:
     model = served_by(platform, "spread", engines)
 
     async def scenario() -> list[int]:
@@ -52,7 +52,7 @@ def test_requests_go_where_the_fewest_are_under_way(platform: Platform, engines:
     assert asyncio.run(scenario()) == [2, 2, 2]
 
 
-def test_the_engine_that_worked_is_asked_what_a_request_had_used(
+def test_usage_is_read_from_the_replica_that_served_the_request(
     platform: Platform, engines: list[EngineProcess]
 ) -> None:
     """Nothing of a whole answer was relayed, so the count can only be the engine's own."""
@@ -72,9 +72,7 @@ def test_the_engine_that_worked_is_asked_what_a_request_had_used(
     assert booked == sorted(engine.tokens for engine in engines)
 
 
-def test_an_engine_that_is_gone_is_left_out_and_nobody_is_refused(
-    platform: Platform, engines: list[EngineProcess]
-) -> None:
+def test_a_missing_replica_is_skipped_and_no_request_fails(platform: Platform, engines: list[EngineProcess]) -> None:
     model = served_by(platform, "one-gone", engines)
     engines[0].kill()
     for _ in range(8):

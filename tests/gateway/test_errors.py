@@ -41,7 +41,7 @@ def refused(answer: Answer, status: int, code: str | None, **more: Any) -> dict[
         (429, 503, "service_unavailable", "server_error"),
     ],
 )
-def test_what_an_engine_refuses_is_said_in_our_words(
+def test_engine_errors_are_rephrased(
     platform: Platform, model: str, engine: int, status: int, code: str | None, kind: str, stream: bool
 ) -> None:
     body = chat(model, stream=stream, x_script={"fail_status": engine})
@@ -52,12 +52,12 @@ def test_what_an_engine_refuses_is_said_in_our_words(
     assert row["completion_tokens"] == 0
 
 
-def test_an_overloaded_engine_says_when_to_come_again(platform: Platform, model: str) -> None:
+def test_an_overloaded_engines_error_has_retry_after(platform: Platform, model: str) -> None:
     answer = asyncio.run(platform.caller.chat(model, x_script={"fail_status": 503}))
     assert int(answer.headers["retry-after"]) >= 1
 
 
-def test_the_engines_own_words_reach_the_caller_with_the_field_they_are_about(platform: Platform, model: str) -> None:
+def test_the_engines_message_reaches_the_client_with_its_field(platform: Platform, model: str) -> None:
     answer = asyncio.run(platform.caller.chat(model, x_script={"fail_statsu": 1}))
     error = refused(answer, 400, None, param="x_script")
     assert "fail_statsu" in error["message"]
@@ -88,7 +88,7 @@ def test_the_engines_own_words_reach_the_caller_with_the_field_they_are_about(pl
         (b'{"model":"\xff"}', "invalid_json", None),
     ],
 )
-def test_a_plain_mistake_never_reaches_the_engine(
+def test_an_invalid_request_never_reaches_the_engine(
     platform: Platform, model: str, body: bytes, code: str, param: str | None
 ) -> None:
     read = platform.engine(model).metric("vllm:prompt_tokens_total")
@@ -96,7 +96,7 @@ def test_a_plain_mistake_never_reaches_the_engine(
     assert platform.engine(model).metric("vllm:prompt_tokens_total") == read
 
 
-def test_who_calls_and_what_for_is_checked_first(platform: Platform, model: str) -> None:
+def test_authentication_and_authorization_come_first(platform: Platform, model: str) -> None:
     async def statuses() -> list[Answer]:
         call = platform.caller.call
         return [
@@ -119,20 +119,20 @@ def test_who_calls_and_what_for_is_checked_first(platform: Platform, model: str)
     assert (url.status, url.error()["code"]) == (404, "unknown_url")
 
 
-def test_another_projects_model_is_as_good_as_unknown(platform: Platform) -> None:
+def test_another_projects_model_is_not_found(platform: Platform) -> None:
     other_tenant = platform.tenant("other")
     name = platform.model("private", project_id=platform.owner.project_id)
     assert asyncio.run(platform.caller.chat(name)).status == 200
     refused(asyncio.run(other_tenant.chat(name)), 404, "model_not_found")
 
 
-def test_an_embedding_model_does_not_chat(platform: Platform) -> None:
+def test_an_embedding_model_rejects_chat(platform: Platform) -> None:
     name = platform.model("silent", task="embed")
     refused(asyncio.run(platform.caller.chat(name)), 400, "unsupported_model", param="model")
     assert platform.engines(name) == []
 
 
-def test_an_engine_that_dies_in_mid_stream_ends_the_stream_with_an_error(platform: Platform) -> None:
+def test_an_engine_crash_mid_stream_ends_the_stream_with_an_error(platform: Platform) -> None:
     name = platform.model("dying", "--tokens", "50")
     body = chat(name, stream=True, x_script={"crash_after_tokens": 7, "token_interval_ms": 10})
     answer = asyncio.run(platform.caller.call(PATH, body))
@@ -148,7 +148,7 @@ def test_an_engine_that_dies_in_mid_stream_ends_the_stream_with_an_error(platfor
     assert row["prompt_tokens"] == 3
 
 
-def test_a_request_whose_engine_dies_before_the_first_byte_is_tried_once_on_another(platform: Platform) -> None:
+def test_a_request_is_retried_once_if_its_engine_crashes_before_the_first_byte(platform: Platform) -> None:
     name = platform.model("reborn", "--tokens", "3", "--crash-after-tokens", "1")
 
     async def scenario() -> Answer:
@@ -164,7 +164,7 @@ def test_a_request_whose_engine_dies_before_the_first_byte_is_tried_once_on_anot
     assert (row["outcome"], row["completion_tokens"]) == ("succeeded", 3)
 
 
-def test_a_request_that_kills_two_engines_is_answered_502_and_kills_no_third(platform: Platform) -> None:
+def test_a_request_that_crashes_two_engines_is_502_and_reaches_no_third(platform: Platform) -> None:
     name = platform.model("deadly")
     answer = asyncio.run(platform.caller.chat(name, x_script={"crash_after_tokens": 1}))
     refused(answer, 502, "engine_error", type="server_error")
@@ -172,7 +172,7 @@ def test_a_request_that_kills_two_engines_is_answered_502_and_kills_no_third(pla
     assert platform.row(answer.headers["x-request-id"])["outcome"] == "failed"
 
 
-def test_a_model_put_to_sleep_between_two_requests_is_woken_again(platform: Platform) -> None:
+def test_a_model_put_to_sleep_between_requests_is_woken(platform: Platform) -> None:
     name = platform.model("drowsy", "--tokens", "2")
 
     async def scenario() -> list[int]:
@@ -185,7 +185,7 @@ def test_a_model_put_to_sleep_between_two_requests_is_woken_again(platform: Plat
     assert len(platform.engines(name)) == 2
 
 
-def test_a_model_whose_engine_was_killed_between_two_requests_is_woken_again(platform: Platform) -> None:
+def test_a_model_with_a_crashed_engine_is_woken(platform: Platform) -> None:
     name = platform.model("shot", "--tokens", "2")
     assert asyncio.run(platform.caller.chat(name)).status == 200
     platform.engine(name).kill()

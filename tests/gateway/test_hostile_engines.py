@@ -109,7 +109,9 @@ class Kept:
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("what", HOSTILE)
-def test_a_hostile_engine_harms_its_own_callers_only(hurried: Platform, honest: str, what: str, stream: bool) -> None:
+def test_a_misbehaving_engine_affects_only_its_own_requests(
+    hurried: Platform, honest: str, what: str, stream: bool
+) -> None:
     name = f"hostile-{list(HOSTILE).index(what)}-{stream}"
     before = resident(hurried.pid)
 
@@ -142,7 +144,7 @@ def honest(hurried: Platform) -> str:
     return name
 
 
-def test_a_refusal_that_is_too_large_to_be_read_costs_nothing(hurried: Platform) -> None:
+def test_an_oversized_error_of_an_engine_costs_nothing(hurried: Platform) -> None:
     async def reply(engine: RawEngine, writer: asyncio.StreamWriter) -> None:
         refuses = engine.requests[-1].startswith(b"POST")
         writer.write(whole(b"x" * (5 << 20), b"400 Bad Request") if refuses else whole(b"{}", b"404 Not Found"))
@@ -156,7 +158,7 @@ def test_a_refusal_that_is_too_large_to_be_read_costs_nothing(hurried: Platform)
     assert (row["outcome"], row["prompt_tokens"], row["completion_tokens"]) == ("failed", 0, 0)
 
 
-def test_an_engine_that_is_well_and_fails_on_a_request_is_asked_once(hurried: Platform) -> None:
+def test_a_healthy_engine_that_fails_a_request_is_not_retried(hurried: Platform) -> None:
     async def scenario() -> tuple[Answer, int]:
         async with served(hurried, "failing", saying(whole(b"{}", b"500 Internal Server Error"))) as (engine,):
             return await hurried.caller.chat("failing"), posts(engine)
@@ -165,7 +167,7 @@ def test_an_engine_that_is_well_and_fails_on_a_request_is_asked_once(hurried: Pl
     assert (answer.status, answer.error()["code"], asked) == (502, "engine_error", 1)
 
 
-def test_a_request_that_an_ailing_engine_failed_is_tried_on_another(hurried: Platform) -> None:
+def test_a_request_failed_by_an_unhealthy_engine_is_retried_on_another(hurried: Platform) -> None:
     async def ailing(engine: RawEngine, writer: asyncio.StreamWriter) -> None:
         writer.write(whole(b"{}", b"503 Service Unavailable"))
 
@@ -181,7 +183,7 @@ def test_a_request_that_an_ailing_engine_failed_is_tried_on_another(hurried: Pla
     assert (statuses, asked) == ([200] * 6, 1)
 
 
-def test_large_answers_are_held_up_to_a_number_of_bytes(hurried: Platform, honest: str) -> None:
+def test_large_responses_are_buffered_up_to_a_limit(hurried: Platform, honest: str) -> None:
     """Each would be read to its end: what a process holds of all together is bounded."""
     before = resident(hurried.pid)
 

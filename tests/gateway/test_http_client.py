@@ -32,7 +32,7 @@ async def ok(_: RawEngine, writer: asyncio.StreamWriter) -> None:
     writer.write(OK)
 
 
-def test_a_post_is_sent_once_whatever_becomes_of_kept_connections() -> None:
+def test_a_post_is_sent_once_for_any_state_of_pooled_connections() -> None:
     async def scenario() -> int:
         hanging_up = False
         gate = asyncio.Event()
@@ -64,7 +64,7 @@ def test_a_post_is_sent_once_whatever_becomes_of_kept_connections() -> None:
     assert asyncio.run(scenario()) == 1
 
 
-def test_a_connection_closed_while_idle_costs_no_request() -> None:
+def test_a_connection_closed_while_idle_fails_no_request() -> None:
     async def scenario() -> None:
         async with raw_engine(ok) as engine:
             writers: list[asyncio.StreamWriter] = []
@@ -85,7 +85,7 @@ def test_a_connection_closed_while_idle_costs_no_request() -> None:
     asyncio.run(scenario())
 
 
-def test_connections_idle_for_longer_than_servers_keep_them_are_closed_and_origins_forgotten(
+def test_long_idle_connections_are_closed_and_their_origins_dropped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("llmariner.http_client._IDLE_SECONDS", 0.3)
@@ -134,7 +134,7 @@ ENDLESS = {
 
 
 @pytest.mark.parametrize("what", ENDLESS)
-def test_an_answer_without_an_end_is_ended_and_its_memory_is_bounded(what: str) -> None:
+def test_an_endless_response_is_aborted_and_its_memory_is_bounded(what: str) -> None:
     async def scenario() -> int:
         async with raw_engine(endless(*ENDLESS[what])) as engine:
             client = Client()
@@ -163,7 +163,7 @@ SURPLUS = {
 
 @pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("what", SURPLUS)
-def test_what_comes_beyond_an_answer_reaches_nobody(what: str, late: bool) -> None:
+def test_bytes_behind_a_response_are_discarded(what: str, late: bool) -> None:
     async def reply(_: RawEngine, writer: asyncio.StreamWriter) -> None:
         if late:
             writer.write(OK)
@@ -185,7 +185,7 @@ def test_what_comes_beyond_an_answer_reaches_nobody(what: str, late: bool) -> No
 
 
 @pytest.mark.parametrize("version", [b"HTTP/1.1 200 OK\r\nconnection: close", b"HTTP/1.0 200 OK"])
-def test_a_connection_that_its_server_will_close_is_not_kept(version: bytes) -> None:
+def test_a_connection_with_a_close_header_is_not_pooled(version: bytes) -> None:
     async def reply(_: RawEngine, writer: asyncio.StreamWriter) -> None:
         writer.write(version + b"\r\ncontent-length: 2\r\n\r\nok")  # and does not close it at once
 
@@ -200,7 +200,7 @@ def test_a_connection_that_its_server_will_close_is_not_kept(version: bytes) -> 
     assert asyncio.run(scenario()) == 3
 
 
-def test_trailers_are_no_headers() -> None:
+def test_trailers_are_not_headers() -> None:
     async def reply(_: RawEngine, writer: asyncio.StreamWriter) -> None:
         writer.write(CHUNKED + b"2\r\nok\r\n0\r\nx-late: 1\r\ncontent-type: text/html\r\n\r\n")
 
@@ -217,7 +217,7 @@ def test_trailers_are_no_headers() -> None:
     asyncio.run(scenario())
 
 
-def test_an_answer_that_came_before_its_question_is_nobodys(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_response_before_its_request_is_discarded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bytes on an idle connection would be read as the response to the next request."""
     monkeypatch.setattr(
         "llmariner.http_client._IDLE_SECONDS", 60.0
@@ -243,7 +243,7 @@ def test_an_answer_that_came_before_its_question_is_nobodys(monkeypatch: pytest.
     assert asyncio.run(scenario()) == ([b"ok"] * 3, 2)
 
 
-def test_a_change_of_protocol_is_no_answer(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_protocol_upgrade_is_not_a_response(caplog: pytest.LogCaptureFixture) -> None:
     async def reply(_: RawEngine, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n" + OK)
 
@@ -258,7 +258,7 @@ def test_a_change_of_protocol_is_no_answer(caplog: pytest.LogCaptureFixture) -> 
     assert "Fatal error" not in caplog.text
 
 
-def test_an_answer_shorter_than_it_said_is_broken() -> None:
+def test_a_response_shorter_than_declared_is_an_error() -> None:
     async def reply(_: RawEngine, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 20\r\n\r\nok")
         writer.close()
@@ -274,7 +274,7 @@ def test_an_answer_shorter_than_it_said_is_broken() -> None:
 @pytest.mark.parametrize(
     ("said", "error"), [(b"", ResponseTimeout), (CHUNKED + b"2\r\nok\r\n", ResponseFailed)], ids=["head", "body"]
 )
-def test_a_server_that_falls_silent_is_given_up_after_a_time(said: bytes, error: type[Exception]) -> None:
+def test_a_silent_server_times_out(said: bytes, error: type[Exception]) -> None:
     async def reply(_: RawEngine, writer: asyncio.StreamWriter) -> None:
         writer.write(said)
         await writer.drain()
@@ -293,7 +293,7 @@ def test_a_server_that_falls_silent_is_given_up_after_a_time(said: bytes, error:
 
 
 @pytest.mark.parametrize("what", ["over its limit", "given up", "refused"])
-def test_a_body_that_is_not_read_to_its_end_leaves_no_connection(what: str) -> None:
+def test_an_unread_body_leaves_no_connection_open(what: str) -> None:
     limit, seconds = (100_000, 10.0) if what == "over its limit" else (1 << 30, 0.3)
 
     def record_progress(size: int) -> None:
@@ -331,7 +331,7 @@ class EarlyResponder(asyncio.Protocol):
         self._transport.write(OK)
 
 
-def test_a_server_that_answers_before_it_took_the_request_gets_no_other_on_that_connection() -> None:
+def test_a_connection_with_an_early_response_is_not_reused() -> None:
     async def scenario() -> list[bytes]:
         server = await asyncio.get_running_loop().create_server(EarlyResponder, "127.0.0.1", 0)
         client, answers = Client(), []
@@ -352,7 +352,7 @@ def test_a_server_that_answers_before_it_took_the_request_gets_no_other_on_that_
 
 @pytest.mark.parametrize("late", [b"", b"2\r\nno\r\n", b"no chunk", b"0\r\n\r\n"])
 @pytest.mark.parametrize("piped", [False, True])
-def test_an_answer_whose_reader_has_all_of_it_ends_soon_whatever_its_server_does(late: bytes, piped: bool) -> None:
+def test_a_fully_read_response_ends_soon_regardless_of_its_server(late: bytes, piped: bool) -> None:
     async def reply(_: RawEngine, writer: asyncio.StreamWriter) -> None:
         writer.write(CHUNKED + b"2\r\nok\r\n")
         await writer.drain()
@@ -382,7 +382,7 @@ def test_an_answer_whose_reader_has_all_of_it_ends_soon_whatever_its_server_does
     assert asyncio.run(scenario()) == ([b"ok"], int(late.startswith(b"0")))
 
 
-def test_a_sink_that_takes_nothing_is_given_up_after_a_time_and_the_server_sees_the_end() -> None:
+def test_a_stalled_sink_times_out_and_the_server_sees_the_close() -> None:
     async def scenario() -> None:
         async with raw_engine(endless(CHUNKED, b"2\r\nok\r\n" * 5000)) as engine:
             client = Client(write_timeout=0.3)
@@ -398,7 +398,7 @@ def test_a_sink_that_takes_nothing_is_given_up_after_a_time_and_the_server_sees_
     asyncio.run(scenario())
 
 
-def test_what_a_sink_raises_is_raised_where_it_was_asked_for() -> None:
+def test_exceptions_of_a_sink_are_raised_to_the_caller() -> None:
     def sink(_: bytes) -> None:
         raise ResponseFailed("not what was expected")
 
@@ -414,7 +414,7 @@ def test_what_a_sink_raises_is_raised_where_it_was_asked_for() -> None:
     asyncio.run(scenario())
 
 
-def test_a_large_body_arrives_whole() -> None:
+def test_a_large_body_arrives_complete() -> None:
     async def scenario() -> None:
         async with raw_engine(ok) as engine:
             client = Client()
@@ -426,7 +426,7 @@ def test_a_large_body_arrives_whole() -> None:
     asyncio.run(scenario())
 
 
-def test_a_connection_whose_last_sink_was_slow_serves_the_next_request() -> None:
+def test_a_connection_with_a_slow_sink_serves_the_next_request() -> None:
     async def scenario() -> None:
         async with raw_engine(ok) as engine:
             client = Client(write_timeout=0.3)

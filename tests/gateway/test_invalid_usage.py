@@ -46,7 +46,7 @@ def model(platform: Platform) -> str:
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("usage", [*ODD, *TRUE], ids=lambda usage: usage[:60])
-def test_odd_usage_is_charged_within_bounds_and_harms_nobody(
+def test_invalid_usage_is_charged_within_bounds_and_affects_no_other_request(
     platform: Platform, model: str, usage: str, stream: bool
 ) -> None:
     body = json.dumps(chat(model, stream=stream, max_tokens=4, x_script={"usage": usage})).encode()
@@ -84,7 +84,7 @@ def test_odd_usage_is_charged_within_bounds_and_harms_nobody(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_hang_up_on_an_engine_that_tells_nothing_is_charged_by_its_bounds(
+def test_a_disconnect_without_reported_usage_is_charged_by_its_bounds(
     platform: Platform, model: str, stream: bool
 ) -> None:
     body = chat(model, stream=stream, max_tokens=50, x_script={"usage": "", "token_interval_ms": 100})
@@ -116,7 +116,7 @@ def told(platform: Platform, request_id: str) -> bool:
         return [row.type for row in session.rows(query)] == ["ai.llmariner.usage.uncounted.v1"]
 
 
-def test_requests_charged_by_their_bounds_are_a_metric(platform: Platform, model: str) -> None:
+def test_requests_charged_by_their_bounds_are_counted_in_a_metric(platform: Platform, model: str) -> None:
     def count() -> int:
         name = "llmariner_uncounted_requests_total{"
         rows = [row for row in platform.metrics().splitlines() if row.startswith(name) and '"odd"' in row]
@@ -127,7 +127,7 @@ def test_requests_charged_by_their_bounds_are_a_metric(platform: Platform, model
     eventually(lambda: count() == before + 1, what="the count")
 
 
-def test_a_checkpoint_counts_all_answers_of_a_stream(platform: Platform) -> None:
+def test_a_checkpoint_counts_all_choices_of_a_stream(platform: Platform) -> None:
     name = platform.model("choices", "--token-interval", "20")
     asyncio.run(platform.caller.chat(name, max_tokens=1))
 

@@ -43,7 +43,7 @@ def chat(caller: Caller, model: str, **headers: str) -> Answer:
 
 
 @pytest.mark.parametrize("what", ["organization", "project"])
-def test_a_key_answers_to_its_own_organization_and_project_only(platform: Platform, model: str, what: str) -> None:
+def test_a_key_works_in_its_own_organization_and_project_only(platform: Platform, model: str, what: str) -> None:
     own, title = getattr(platform.owner, f"{what}_id"), f"Default {what.capitalize()}"
     for name in (own, title):
         assert chat(platform.caller, model, **{f"openai_{what}": name}).status == 200
@@ -53,7 +53,7 @@ def test_a_key_answers_to_its_own_organization_and_project_only(platform: Platfo
     assert chat(platform.caller, model).status == 200
 
 
-def test_a_key_of_one_model_is_refused_others(platform: Platform, model: str) -> None:
+def test_a_key_of_one_model_is_rejected_for_others(platform: Platform, model: str) -> None:
     caller = restricted(platform, "one model", allowed_models=("for-callers",))
     other = platform.model("not-for-callers", "--tokens", "1")
     assert chat(caller, model).status == 200
@@ -64,7 +64,7 @@ def test_a_key_of_one_model_is_refused_others(platform: Platform, model: str) ->
 
 
 @pytest.mark.parametrize(("mode", "statuses"), [("allow", (200, 403)), ("deny", (403, 200))])
-def test_a_projects_list_of_models_binds_its_keys(
+def test_a_projects_model_restriction_applies_to_its_keys(
     platform: Platform, model: str, mode: str, statuses: tuple[int, int]
 ) -> None:
     other = platform.model(f"other-than-{mode}", "--tokens", "1")
@@ -78,7 +78,7 @@ def test_a_projects_list_of_models_binds_its_keys(
     assert (chat(caller, model).status, chat(caller, other).status) == statuses
 
 
-def test_a_key_of_a_network_is_refused_elsewhere(platform: Platform, model: str) -> None:
+def test_a_key_of_a_network_is_rejected_elsewhere(platform: Platform, model: str) -> None:
     here = restricted(platform, "here", allowed_sources=("127.0.0.0/8", "::1/128"))
     elsewhere = restricted(platform, "elsewhere", allowed_sources=("192.0.2.0/24",))
     assert chat(here, model).status == 200
@@ -102,13 +102,13 @@ def test_a_key_of_a_network_is_refused_elsewhere(platform: Platform, model: str)
         ("", 403),
     ],
 )
-def test_a_trusted_gateway_says_who_calls(behind: Platform, forwarded: str, status: int) -> None:
+def test_a_trusted_gateway_forwards_the_client_address(behind: Platform, forwarded: str, status: int) -> None:
     name = behind.model(f"from-{abs(hash(forwarded))}", "--tokens", "1")
     caller = restricted(behind, name, allowed_sources=("192.0.2.0/24",))
     assert chat(caller, name, x_forwarded_for=forwarded).status == status
 
 
-def test_a_changed_restriction_is_in_force_within_five_seconds(platform: Platform, model: str) -> None:
+def test_a_changed_restriction_applies_within_five_seconds(platform: Platform, model: str) -> None:
     new = NewKey(name="narrowed", scopes=OWNER_SCOPES)
     key, secret = platform.context.keys.create(platform.owner, new)
     caller = Caller(platform.port, secret)

@@ -24,7 +24,7 @@ def model(platform: Platform) -> str:
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("path", [PATH, "/v1/completions"])
-def test_what_is_answered_is_counted_to_the_token(platform: Platform, model: str, path: str, stream: bool) -> None:
+def test_responses_are_counted_to_the_token(platform: Platform, model: str, path: str, stream: bool) -> None:
     engine = platform.engine(model)
     made, read = engine.tokens, engine.metric("vllm:prompt_tokens_total")
     body = {**chat(model, stream=stream, max_tokens=7), "prompt": "a b c d e"}
@@ -38,7 +38,7 @@ def test_what_is_answered_is_counted_to_the_token(platform: Platform, model: str
     assert row["admitted_at"] <= row["closed_at"]
 
 
-def test_an_adapter_is_booked_beside_the_model_that_was_asked_for(platform: Platform, model: str) -> None:
+def test_an_adapter_is_recorded_with_the_requested_model(platform: Platform, model: str) -> None:
     tuned = platform.model(f"ft:{model}:mine", base=model)
     rows = {}
     for name in (model, tuned):
@@ -169,7 +169,7 @@ def series(text: str, name: str, **labels: str) -> float:
     return found
 
 
-def test_the_metrics_count_what_was_answered(platform: Platform) -> None:
+def test_the_metrics_count_responses(platform: Platform) -> None:
     name = platform.model("measured", "--tokens", "7")
 
     async def scenario() -> None:

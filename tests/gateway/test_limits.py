@@ -19,7 +19,7 @@ def model(narrow: Platform) -> str:
     return name
 
 
-def test_requests_over_the_limit_are_told_when_there_is_room_again(narrow: Platform, model: str) -> None:
+def test_requests_over_the_limit_get_retry_after(narrow: Platform, model: str) -> None:
     caller = narrow.key("requests", limited=True)[1]
 
     async def scenario() -> list[Answer]:
@@ -42,7 +42,7 @@ def test_requests_over_the_limit_are_told_when_there_is_room_again(narrow: Platf
     assert refused.headers["x-request-id"].startswith("req_")
 
 
-def test_tokens_over_the_limit_are_told_when_there_is_room_again(narrow: Platform, model: str) -> None:
+def test_tokens_over_the_limit_get_retry_after(narrow: Platform, model: str) -> None:
     caller = narrow.key("tokens", limited=True)[1]
     first = asyncio.run(caller.chat(model, max_tokens=850))
     assert first.status == 200
@@ -55,14 +55,14 @@ def test_tokens_over_the_limit_are_told_when_there_is_room_again(narrow: Platfor
     assert asyncio.run(caller.chat(model, max_tokens=2)).status == 200
 
 
-def test_an_answer_longer_than_the_limit_is_not_worth_waiting_for(narrow: Platform, model: str) -> None:
+def test_a_response_longer_than_the_limit_is_rejected_without_retry_after(narrow: Platform, model: str) -> None:
     refused = asyncio.run(narrow.key("too long", limited=True)[1].chat(model, max_tokens=2000))
     assert (refused.status, refused.error()["code"]) == (429, "rate_limit_exceeded")
     assert "Request too large" in refused.error()["message"]
     assert refused.headers["x-should-retry"] == "false"
 
 
-def test_what_was_reserved_and_not_used_comes_back(narrow: Platform, model: str) -> None:
+def test_unused_reservations_are_returned(narrow: Platform, model: str) -> None:
     caller = narrow.key("reserved", limited=True)[1]
 
     async def scenario() -> list[Answer]:
@@ -73,7 +73,7 @@ def test_what_was_reserved_and_not_used_comes_back(narrow: Platform, model: str)
     assert [answer.status for answer in answers] == [400] * 4
 
 
-def test_a_key_without_limits_has_none(narrow: Platform, model: str) -> None:
+def test_a_key_without_limits_is_unlimited(narrow: Platform, model: str) -> None:
     async def scenario() -> list[Answer]:
         return [await narrow.caller.chat(model) for _ in range(20)]
 
@@ -82,7 +82,7 @@ def test_a_key_without_limits_has_none(narrow: Platform, model: str) -> None:
     assert not any(name.startswith("x-ratelimit") for answer in answers for name in answer.headers)
 
 
-def test_what_is_refused_by_a_limit_reaches_no_engine_and_no_ledger(narrow: Platform, model: str) -> None:
+def test_a_rejected_request_reaches_no_engine_and_no_ledger(narrow: Platform, model: str) -> None:
     caller = narrow.key("counted", limited=True)[1]
 
     async def scenario() -> list[int]:
@@ -94,7 +94,7 @@ def test_what_is_refused_by_a_limit_reaches_no_engine_and_no_ledger(narrow: Plat
     assert narrow.engine(model).tokens - tokens == 2 * served
 
 
-def test_places_are_for_requests_under_way(platform: Platform) -> None:
+def test_concurrency_slots_are_held_by_running_requests(platform: Platform) -> None:
     model = platform.model("places", "--token-interval", "10")
     key_id, caller = platform.key("two at a time", limited=True)
     subject = Subject(platform.owner.organization_id, "key", key_id)
@@ -117,7 +117,7 @@ def test_places_are_for_requests_under_way(platform: Platform) -> None:
     assert after.status == 200
 
 
-def test_a_changed_limit_is_in_force_within_five_seconds(platform: Platform) -> None:
+def test_a_changed_limit_applies_within_five_seconds(platform: Platform) -> None:
     model = platform.model("changing", "--tokens", "1")
     key_id, caller = platform.key("changing", limited=True)
     subject = Subject(platform.owner.organization_id, "key", key_id)
@@ -131,7 +131,7 @@ def test_a_changed_limit_is_in_force_within_five_seconds(platform: Platform) -> 
     assert eventually(lambda: asyncio.run(caller.chat(model)).status == 429, what="the narrower limit") < 5
 
 
-def test_a_limit_of_one_model_leaves_the_others_alone(platform: Platform) -> None:
+def test_a_limit_of_one_model_does_not_affect_others(platform: Platform) -> None:
     small, large = (platform.model(name, "--tokens", "1") for name in ("small", "large"))
     key_id, caller = platform.key("per model", limited=True)
     platform.context.limits.put(
@@ -141,7 +141,7 @@ def test_a_limit_of_one_model_leaves_the_others_alone(platform: Platform) -> Non
     assert statuses == [200, 429, 200, 200]
 
 
-def test_a_share_of_the_waiting_room_may_be_smaller_than_the_usual_one(platform: Platform) -> None:
+def test_a_waiting_room_share_may_be_below_the_default(platform: Platform) -> None:
     model = platform.model("shared-room", "--token-interval", "10", capacity=1)
     caller = platform.key("little room", limited=True)[1]
     subject = Subject(platform.owner.organization_id, "project", platform.owner.project_id)
@@ -164,7 +164,7 @@ def test_a_share_of_the_waiting_room_may_be_smaller_than_the_usual_one(platform:
     assert (refused.status, refused.error()["code"]) == (429, "waiting_room_full")
 
 
-def test_a_request_that_is_refused_after_its_limits_gives_its_place_back(platform: Platform) -> None:
+def test_a_request_rejected_after_its_limits_releases_its_slot(platform: Platform) -> None:
     key_id, caller = platform.key("one at a time", limited=True)
     subject = Subject(platform.owner.organization_id, "key", key_id)
     platform.context.limits.put(None, subject, "*", {"concurrent_requests": 1})

@@ -34,7 +34,7 @@ def statuses(functions: Functions, count: int, *, limited: bool = True) -> list[
     return asyncio.run(scenario())
 
 
-def test_a_known_key_goes_on_at_the_pace_of_its_limit_and_no_faster(functions: Functions, subject: Subject) -> None:
+def test_a_cached_key_continues_at_the_rate_of_its_limit(functions: Functions, subject: Subject) -> None:
     functions.home.context.limits.put(None, subject, "*", {"requests_per_minute": PER_MINUTE})
     with booted("internal_gateway", functions.control_port, functions.control, functions.log):
         assert statuses(functions, 1) == [200]
@@ -60,7 +60,7 @@ def test_a_known_key_goes_on_at_the_pace_of_its_limit_and_no_faster(functions: F
         )
 
 
-def test_money_is_not_made_up(functions: Functions, subject: Subject) -> None:
+def test_budgets_do_not_grow_during_an_outage(functions: Functions, subject: Subject) -> None:
     context = functions.home.context
     with context.database.write() as session:
         price = {"prompt": 0, "cached_prompt": 0, "completion": 10**9, "request": 0, "created_at": 0}
@@ -74,7 +74,7 @@ def test_money_is_not_made_up(functions: Functions, subject: Subject) -> None:
     assert found.count(200) < 250
 
 
-def test_what_was_used_while_nobody_answered_is_in_the_ledger(functions: Functions, tmp_path: Path) -> None:
+def test_usage_during_an_outage_is_in_the_ledger(functions: Functions, tmp_path: Path) -> None:
     with booted("internal_gateway", functions.control_port, functions.control, functions.log):
         assert statuses(functions, 1) == [200]
     assert statuses(functions, 5) == [200] * 5

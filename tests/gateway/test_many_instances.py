@@ -140,7 +140,7 @@ def admissions(home: Platform, count: int) -> list[float]:
     return sorted(row["admitted_at"] for row in home.ledger("static"))
 
 
-def test_eight_functions_together_let_through_what_the_limit_says(fleet: Fleet) -> None:
+def test_eight_instances_together_admit_exactly_the_limit(fleet: Fleet) -> None:
     limit(fleet.functions.home, requests_per_minute=PER_MINUTE)
     warm = asyncio.run(fleet.load(2, SIZE / 2))
     assert len(warm.served) == SIZE
@@ -163,7 +163,7 @@ def test_eight_functions_together_let_through_what_the_limit_says(fleet: Fleet) 
     assert outcome.offered / asked.total() > 50
 
 
-def test_a_function_killed_with_a_lease_loses_at_most_that(fleet: Fleet) -> None:
+def test_a_killed_instance_loses_at_most_its_lease(fleet: Fleet) -> None:
     day = 2000
     limit(fleet.functions.home, requests_per_day=day)
     first = asyncio.run(fleet.load(4, 100))

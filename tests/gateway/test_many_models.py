@@ -54,7 +54,7 @@ def closing(model: str) -> dict[str, Any]:
     return {"model": model, "route": "chat", "outcome": "succeeded", "status": 200, **counts, **times}
 
 
-def test_models_out_of_use_are_forgotten_and_those_in_use_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unused_models_are_dropped_and_used_ones_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MAX_MODELS", 40)
 
     async def scenario() -> None:

@@ -38,7 +38,7 @@ async def ask(caller: Caller, name: str, tenant: int, number: int, began: float)
     return Seen(tenant, answer.status, code, streamed, done, time.monotonic() - began)
 
 
-def test_a_thousand_waiters_are_all_answered_or_told(platform: Platform) -> None:
+def test_a_thousand_waiting_requests_all_get_a_response(platform: Platform) -> None:
     # The load lasts longer than a thousand callers need to come, on a busy machine too.
     name = platform.model("thousand", "--ready-after", "8", "--tokens", "3", "--max-running", "32", capacity=32)
     tenants = [platform.tenant(f"thousand-{index}") for index in range(5)]

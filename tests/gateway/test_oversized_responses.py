@@ -28,7 +28,7 @@ def large(platform: Platform) -> str:
 
 
 @pytest.mark.parametrize(("stream", "size"), [(False, 70_000_000), (True, 3_000_000)])
-def test_an_answer_over_the_limit_costs_what_it_took(platform: Platform, large: str, stream: bool, size: int) -> None:
+def test_a_response_over_the_size_limit_is_charged(platform: Platform, large: str, stream: bool, size: int) -> None:
     before = platform.engine(large).tokens
     answer = answered(
         platform, model=large, stream=stream, x_script={"huge_chunk_bytes": size, "token_interval_ms": 20}
@@ -42,7 +42,7 @@ def test_an_answer_over_the_limit_costs_what_it_took(platform: Platform, large: 
     assert platform.engine(large).tokens - before == row["completion_tokens"], "it was computed once"
 
 
-def test_an_answer_that_finds_no_room_costs_what_it_took(hurried: Platform) -> None:
+def test_a_response_without_buffer_space_is_charged(hurried: Platform) -> None:
     name = hurried.model("no-room")
     asyncio.run(hurried.caller.chat(name, max_tokens=1))
     answer = answered(hurried, model=name, x_script={"huge_chunk_bytes": 8_000_000})

@@ -32,7 +32,7 @@ BEYOND = {"silent": saying(LAST), "going on": goes_on, "broken": saying(LAST + b
 
 @pytest.mark.parametrize("hanging_up", [False, True])
 @pytest.mark.parametrize("what", BEYOND)
-def test_an_engine_that_does_not_end_its_stream_holds_nobody(served: Platform, what: str, hanging_up: bool) -> None:
+def test_an_unclosed_stream_of_an_engine_delays_no_client(served: Platform, what: str, hanging_up: bool) -> None:
     name = f"unending-{list(BEYOND).index(what)}-{hanging_up}"
 
     async def scenario() -> Answer:
@@ -54,7 +54,7 @@ def test_an_engine_that_does_not_end_its_stream_holds_nobody(served: Platform, w
     assert f'llmariner_requests_running{{gen_ai_request_model="{name}"}} 0' in served.metrics()
 
 
-def test_a_stream_that_broke_off_is_not_asked_for_again(platform: Platform) -> None:
+def test_an_interrupted_stream_is_not_retried(platform: Platform) -> None:
     """A caller would get its beginning twice."""
     name = "broken-stream"
     said = EVENTS + chunk(b'data: {"choices":[{"index":0,"delta":{"content":"once"}}]}\n\n') + b"no chunk"
@@ -78,7 +78,7 @@ NO_ANSWERS = {
 
 
 @pytest.mark.parametrize("what", NO_ANSWERS)
-def test_what_is_no_whole_answer_is_an_error_of_the_engine_and_costs_nothing(platform: Platform, what: str) -> None:
+def test_an_incomplete_response_is_an_engine_error_and_costs_nothing(platform: Platform, what: str) -> None:
     name = f"no-answer-{list(NO_ANSWERS).index(what)}"
 
     async def scenario() -> Answer:
@@ -91,7 +91,7 @@ def test_what_is_no_whole_answer_is_an_error_of_the_engine_and_costs_nothing(pla
     assert (row["outcome"], row["prompt_tokens"], row["completion_tokens"]) == ("failed", 0, 0)
 
 
-def test_a_request_that_meets_the_close_of_an_idle_connection_is_answered_at_once(platform: Platform) -> None:
+def test_a_request_that_meets_a_closed_idle_connection_succeeds_at_once(platform: Platform) -> None:
     """Else it would wait for its model's engine to be given up, and all others for that model with it."""
     name, hung_up = "closing-idle", 0
 

@@ -87,7 +87,7 @@ async def answer(gateway: Gateway, body: bytes, send: Any, *headers: tuple[bytes
 
 @pytest.mark.parametrize("unsendable", [False, True])
 @pytest.mark.parametrize("stream", [False, True])
-def test_what_fails_after_an_answer_is_no_second_answer(stream: bool, unsendable: bool) -> None:
+def test_a_failure_after_a_response_is_no_second_response(stream: bool, unsendable: bool) -> None:
     async def reply(_: RawEngine, writer: asyncio.StreamWriter) -> None:
         said = EVENTS if stream else WHOLE
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(said), said))
@@ -119,7 +119,7 @@ def test_what_fails_after_an_answer_is_no_second_answer(stream: bool, unsendable
 
 
 @pytest.mark.parametrize(("size", "status"), [(900, 200), (1100, 413)])
-def test_a_body_whose_length_nobody_said_counts_by_what_came(size: int, status: int) -> None:
+def test_a_body_without_a_declared_length_counts_by_its_bytes(size: int, status: int) -> None:
     held, sent = [], []
 
     async def send(message: Any) -> None:
@@ -151,7 +151,7 @@ class _AsleepControlPlane(_OneKeyControlPlane):
 
 
 @pytest.mark.parametrize("asked", [b"0", b"3600", b"9" * 5000])
-def test_nobody_waits_longer_than_the_platform_allows_whatever_is_asked_for(asked: bytes) -> None:
+def test_no_request_waits_longer_than_the_platforms_limit(asked: bytes) -> None:
     sent = []
 
     async def send(message: Any) -> None:

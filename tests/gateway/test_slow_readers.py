@@ -25,7 +25,7 @@ def settled(engine: EngineProcess) -> int:
     return now
 
 
-def test_a_caller_who_stops_reading_holds_the_engine_back(served: Platform) -> None:
+def test_a_stalled_client_applies_backpressure_to_the_engine(served: Platform) -> None:
     name = served.model(LONG)
 
     async def scenario() -> tuple[int, int]:

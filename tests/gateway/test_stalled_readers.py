@@ -18,9 +18,7 @@ LONG = "stalled-" + "x" * 190
 
 
 @pytest.mark.parametrize("server", ["own", "uvicorn"])
-def test_callers_who_stop_reading_lose_their_places_to_those_who_wait(
-    server: str, tmp_path: Path, database: Path
-) -> None:
+def test_stalled_clients_lose_their_slots_to_waiting_requests(server: str, tmp_path: Path, database: Path) -> None:
     with running(tmp_path, database, server=server, WRITE_TIMEOUT_SECONDS="1") as platform:
         model = platform.model(LONG, capacity=2)
 
@@ -52,12 +50,12 @@ def room(capacity: int) -> AdmissionQueue:
     return made
 
 
-def test_a_tenant_alone_has_all_places() -> None:
+def test_a_single_tenant_gets_all_slots() -> None:
     alone = room(16)
     assert [alone.try_admit("a") for _ in range(17)] == [True] * 16 + [False]
 
 
-def test_a_tenant_that_shares_a_model_leaves_its_last_places_to_others() -> None:
+def test_a_tenant_of_a_shared_model_leaves_the_last_slots_to_others() -> None:
     async def scenario() -> None:
         shared = room(16)
         assert shared.try_admit("b")
@@ -74,7 +72,7 @@ def test_a_tenant_that_shares_a_model_leaves_its_last_places_to_others() -> None
     asyncio.run(scenario())
 
 
-def test_of_those_who_wait_the_tenant_with_the_fewest_running_is_next() -> None:
+def test_the_tenant_with_the_fewest_running_requests_is_next() -> None:
     async def scenario() -> None:
         shared = room(3)
         assert [shared.try_admit("a") for _ in range(3)] == [True] * 3
@@ -91,14 +89,14 @@ def test_of_those_who_wait_the_tenant_with_the_fewest_running_is_next() -> None:
     asyncio.run(scenario())
 
 
-def test_small_models_keep_no_place_back() -> None:
+def test_small_models_reserve_no_slot() -> None:
     shared = room(3)
     assert shared.try_admit("b")
     shared.release_slot("b")
     assert [shared.try_admit("a") for _ in range(3)] == [True] * 3
 
 
-def test_a_key_without_a_limit_of_its_own_has_only_so_many_requests_under_way(tmp_path: Path, database: Path) -> None:
+def test_a_key_without_its_own_limit_has_a_concurrency_limit(tmp_path: Path, database: Path) -> None:
     with running(tmp_path, database, CONCURRENT_REQUESTS="3") as platform:
         model = platform.model("one-key", "--token-interval", "10")
         caller = platform.key("eager", limited=True)[1]

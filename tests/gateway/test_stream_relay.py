@@ -39,9 +39,7 @@ def without_times(stream: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("path", [PATH, "/v1/completions"])
-def test_a_stream_whose_usage_is_asked_for_is_the_engines_byte_for_byte(
-    platform: Platform, model: str, path: str
-) -> None:
+def test_a_stream_with_requested_usage_is_relayed_byte_for_byte(platform: Platform, model: str, path: str) -> None:
     body = {**chat(model, max_tokens=40), "prompt": "a b c", "stream": True, "stream_options": ALL_USAGE}
     seen = asyncio.run(platform.caller.call(PATH, body))
     made = straight(platform.engine(model), json.dumps(body).encode(), seen.headers["x-request-id"])
@@ -49,7 +47,7 @@ def test_a_stream_whose_usage_is_asked_for_is_the_engines_byte_for_byte(
     assert seen.headers["content-type"] == "text/event-stream; charset=utf-8"
 
 
-def test_a_stream_that_did_not_ask_for_usage_is_the_engines_stream_without_it(platform: Platform, model: str) -> None:
+def test_a_stream_without_requested_usage_is_relayed_without_it(platform: Platform, model: str) -> None:
     body = chat(model, max_tokens=40, stream=True)
     seen = asyncio.run(platform.caller.call(PATH, body))
     made = straight(platform.engine(model), json.dumps(body).encode(), seen.headers["x-request-id"])
@@ -67,7 +65,7 @@ def test_include_usage_adds_one_event_without_choices_and_null_to_all_others(pla
     assert [event["usage"] for event in events] == [None] * len(events)
 
 
-def test_continuous_usage_stands_in_every_event(platform: Platform, model: str) -> None:
+def test_continuous_usage_is_in_every_event(platform: Platform, model: str) -> None:
     body = chat(model, max_tokens=5, stream=True, stream_options=ALL_USAGE)
     *events, done = asyncio.run(platform.caller.call(PATH, body)).events()
     assert done == "[DONE]"
@@ -75,14 +73,14 @@ def test_continuous_usage_stands_in_every_event(platform: Platform, model: str) 
 
 
 @pytest.mark.parametrize("options", ["null", "{}", '{"include_usage": false}'])
-def test_options_that_ask_for_no_usage_get_none(platform: Platform, model: str, options: str) -> None:
+def test_options_without_usage_get_none(platform: Platform, model: str, options: str) -> None:
     body = json.dumps(chat(model, stream=True))[:-1] + f', "stream_options": {options}}}'
     answer = asyncio.run(platform.caller.call(PATH, body.encode()))
     assert len(answer.events()) == 1 + 3 + 1
     assert b"usage" not in answer.body
 
 
-def test_usage_in_a_words_own_text_is_left_alone(platform: Platform, model: str) -> None:
+def test_usage_in_generated_text_is_unchanged(platform: Platform, model: str) -> None:
     # The body comes back in `x_received`: the platform must not take its words for the engine's.
     trap = 'a,"usage":{"completion_tokens":77}'
     answer = asyncio.run(platform.caller.chat(model, user=trap, max_tokens=2))
@@ -90,7 +88,7 @@ def test_usage_in_a_words_own_text_is_left_alone(platform: Platform, model: str)
     assert answer.json()["usage"]["completion_tokens"] == 2
 
 
-def test_the_engine_gets_the_callers_own_bytes(platform: Platform, model: str) -> None:
+def test_the_engine_gets_the_clients_bytes(platform: Platform, model: str) -> None:
     body = (
         '{ "model":"relay",\n"messages":[{"role":"user","content":"\\u00e9 é \\ud83d\\ude00", "x":[1,{}]}],'
         ' "temperature": 1.0, "top_p": 1e-1, "seed": 9007199254740993, "x_future": {"deep": [1.10, null]},'
@@ -100,14 +98,14 @@ def test_the_engine_gets_the_callers_own_bytes(platform: Platform, model: str) -
     assert answer.json()["x_received"] == body
 
 
-def test_the_engine_is_told_the_request_id_that_the_caller_sees(platform: Platform, model: str) -> None:
+def test_the_engine_gets_the_clients_request_id(platform: Platform, model: str) -> None:
     answer = asyncio.run(platform.caller.chat(model))
     headers = answer.json()["x_received_headers"]
     assert headers["x-request-id"] == answer.headers["x-request-id"]
     assert "authorization" not in headers
 
 
-def test_an_answer_has_its_id_its_limits_and_its_time(platform: Platform, model: str) -> None:
+def test_a_response_has_its_id_limits_and_processing_time(platform: Platform, model: str) -> None:
     caller = platform.key("limited", limited=True)[1]
     answer = asyncio.run(caller.chat(model, max_tokens=2))
     headers = answer.headers
@@ -121,14 +119,14 @@ def test_an_answer_has_its_id_its_limits_and_its_time(platform: Platform, model:
     assert headers["openai-organization"] == platform.owner.organization_id
 
 
-def test_a_stream_has_its_id_and_says_that_it_is_not_to_be_stored(platform: Platform, model: str) -> None:
+def test_a_stream_has_its_id_and_cache_headers(platform: Platform, model: str) -> None:
     answer = asyncio.run(platform.caller.call(PATH, chat(model, stream=True)))
     assert answer.headers["x-request-id"].startswith("req_")
     assert answer.headers["cache-control"] == "no-cache"
     assert "content-length" not in answer.headers
 
 
-def test_connections_to_the_engine_are_kept(platform: Platform, model: str) -> None:
+def test_connections_to_the_engine_are_reused(platform: Platform, model: str) -> None:
     engine = platform.engine(model)
     before = engine.metric("scripted:connections_total")
 
@@ -141,7 +139,7 @@ def test_connections_to_the_engine_are_kept(platform: Platform, model: str) -> N
     assert engine.metric("scripted:connections_total") - before <= 3
 
 
-def test_tokens_are_encoded_and_decoded(platform: Platform, model: str) -> None:
+def test_tokenization_and_detokenization(platform: Platform, model: str) -> None:
     encoded = asyncio.run(platform.caller.call("/v1/tokenize", {"model": model, "prompt": "stones keep stones"}))
     tokens = encoded.json()["tokens"]
     assert tokens[0] == tokens[2] != tokens[1]
@@ -149,7 +147,7 @@ def test_tokens_are_encoded_and_decoded(platform: Platform, model: str) -> None:
     assert decoded.json() == {"prompt": "stones keep stones"}
 
 
-def test_embeddings_pass_and_are_counted(platform: Platform) -> None:
+def test_embeddings_are_relayed_and_counted(platform: Platform) -> None:
     name = platform.model("vectors", task="embed")
     answer = asyncio.run(platform.caller.call("/v1/embeddings", {"model": name, "input": ["a b", "c"]}))
     assert [row["index"] for row in answer.json()["data"]] == [0, 1]

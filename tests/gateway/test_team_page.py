@@ -77,5 +77,5 @@ def test_the_page_sets_up_a_team(platform: Platform, tmp_path: Path) -> None:
     assert len((tmp_path / "answer.txt").read_text()) > 1
 
 
-def test_every_block_is_run_or_printed() -> None:
+def test_every_code_block_is_a_command_or_its_output() -> None:
     assert {language for language, _ in FENCE.findall(PAGE)} == {"sh", "text"}

@@ -43,7 +43,7 @@ def header_variants() -> list[bytes]:
     return [scheme + b" " * spaces + b"sk-secret" for scheme in schemes for spaces in range(1, 250)]
 
 
-def test_one_key_is_asked_for_and_kept_once_however_it_is_written() -> None:
+def test_one_key_is_looked_up_and_cached_once_for_any_header_format() -> None:
     async def scenario() -> tuple[int, int]:
         lookups = CountingControl()
         cache = make_key_cache(lookups)
@@ -57,7 +57,7 @@ def test_one_key_is_asked_for_and_kept_once_however_it_is_written() -> None:
     assert asyncio.run(scenario()) == (1, 1)
 
 
-def test_a_known_key_is_refused_from_the_moment_it_expires() -> None:
+def test_a_cached_key_is_rejected_from_the_moment_of_its_expiry() -> None:
     class Expiring(CountingControl):
         async def authenticate_key(self, digest: str, organization: str | None, project: str | None) -> Key:
             return replace(await super().authenticate_key(digest, organization, project), expires_at=time.time() + 0.5)
@@ -74,7 +74,7 @@ def test_a_known_key_is_refused_from_the_moment_it_expires() -> None:
     asyncio.run(scenario())
 
 
-def test_keys_that_name_many_models_count_for_as_many_bytes() -> None:
+def test_keys_with_many_models_count_by_their_bytes() -> None:
     class Naming(CountingControl):
         async def authenticate_key(self, digest: str, organization: str | None, project: str | None) -> Key:
             names = frozenset(f"model-{number}" for number in range(1000))
@@ -93,7 +93,7 @@ def test_keys_that_name_many_models_count_for_as_many_bytes() -> None:
     assert 50 < asyncio.run(scenario()) < 150
 
 
-def test_keys_are_kept_up_to_a_number_of_bytes_those_in_use_last(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cache_is_bounded_in_bytes_and_evicts_the_least_recently_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MAX_CACHED_BYTES", 100_000)
 
     async def scenario() -> None:
@@ -112,7 +112,7 @@ def test_keys_are_kept_up_to_a_number_of_bytes_those_in_use_last(monkeypatch: py
     asyncio.run(scenario())
 
 
-def test_sources_are_told_apart_by_address_and_by_ipv6_site() -> None:
+def test_sources_are_ipv4_addresses_and_ipv6_sites() -> None:
     failed = FailedAttemptLimiter(3)
     for _ in range(4):
         failed.record_failure("192.0.2.1")
@@ -142,7 +142,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Iterato
         yield found
 
 
-def test_whoever_guesses_keys_soon_asks_nobody_and_keys_in_use_go_on(guarded: Platform) -> None:
+def test_guessed_keys_are_limited_and_valid_keys_continue(guarded: Platform) -> None:
     model = guarded.model("guarded", "--tokens", "1")
     fresh = guarded.key("fresh")[1]
 

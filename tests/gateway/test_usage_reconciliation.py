@@ -49,6 +49,8 @@ def settled(status: int, body: bytes) -> MeteredRequest:
         (200, COUNTS + b" " * 200_000, b"seen", False),
     ],
 )
-def test_an_engines_word_is_taken_where_it_is_one(status: int, body: bytes, usage: bytes, untold: bool) -> None:
+def test_usage_reported_after_a_disconnect_is_used_if_valid(
+    status: int, body: bytes, usage: bytes, untold: bool
+) -> None:
     metered = settled(status, body)
     assert (metered.usage, metered.usage_unavailable) == (usage, untold)

@@ -15,7 +15,7 @@ from llmariner.platform.serving.waiting_requests import WaitingRequests
 from .running_platform import Platform
 
 
-def test_requests_that_wait_for_a_waking_model_are_shown(platform: Platform) -> None:
+def test_requests_that_wait_for_a_waking_model_are_reported(platform: Platform) -> None:
     name = platform.model("looked-at", "--ready-after", "4", "--tokens", "1")
 
     async def shown() -> tuple[int, int]:
@@ -41,7 +41,7 @@ def test_requests_that_wait_for_a_waking_model_are_shown(platform: Platform) -> 
     assert asyncio.run(scenario()) == ((31, 31), (0, 0))
 
 
-def test_counts_of_all_processes_are_added_and_forgotten_when_none_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_counts_of_all_instances_are_added_and_expire(monkeypatch: pytest.MonkeyPatch) -> None:
     waiting = WaitingRequests()
     waiting.report("one", {"m": 3})
     waiting.report("two", {"m": 4, "n": 1})
@@ -57,12 +57,12 @@ def test_counts_of_all_processes_are_added_and_forgotten_when_none_is_said(monke
     assert waiting.add_to("m", Status()).requests_waiting == 0
 
 
-def test_processes_beyond_all_bounds_are_not_remembered() -> None:
+def test_the_number_of_instances_is_bounded() -> None:
     waiting = WaitingRequests()
     for number in range(1500):
         waiting.report(f"process-{number}", {"m": 1})
     assert waiting.add_to("m", Status()).requests_waiting == 1000
 
 
-def test_a_status_of_a_later_version_is_read() -> None:
+def test_a_status_of_a_later_version_is_accepted() -> None:
     assert Status.from_json({**asdict(Status(Phase.READY)), "more": 1}) == Status(Phase.READY)

@@ -33,7 +33,7 @@ def healthy(engine: EngineProcess) -> bool:
         return False
 
 
-def test_a_stream_opens_at_once_and_says_how_the_model_comes(platform: Platform) -> None:
+def test_a_stream_opens_at_once_and_reports_progress(platform: Platform) -> None:
     name = platform.model("waking", "--ready-after", "1.2", "--tokens", "3")
 
     async def scenario() -> tuple[float, Answer]:
@@ -64,7 +64,7 @@ def test_a_stream_opens_at_once_and_says_how_the_model_comes(platform: Platform)
     assert row["queued_seconds"] < 0.5
 
 
-def test_a_request_waits_as_long_as_it_prefers_and_is_then_told_the_facts(platform: Platform) -> None:
+def test_a_request_waits_its_preferred_time_and_then_gets_the_progress(platform: Platform) -> None:
     name = platform.model("slow-to-wake", "--ready-after", "4")
     began = time.monotonic()
     answer = asyncio.run(platform.caller.chat(name, headers={"prefer": "respond-async, wait=1"}))
@@ -79,7 +79,7 @@ def test_a_request_waits_as_long_as_it_prefers_and_is_then_told_the_facts(platfo
     assert (row["outcome"], row["status"], row["completion_tokens"]) == ("failed", 503, 0)
 
 
-def test_a_stream_that_waited_in_vain_ends_with_the_error_as_an_event(platform: Platform) -> None:
+def test_a_stream_that_timed_out_ends_with_an_error_event(platform: Platform) -> None:
     name = platform.model("too-slow", "--ready-after", "4")
 
     async def scenario() -> Answer:
@@ -91,7 +91,7 @@ def test_a_stream_that_waited_in_vain_ends_with_the_error_as_an_event(platform: 
     assert event["error"].keys() >= FACTS
 
 
-def test_who_would_not_wait_wakes_the_model_all_the_same(platform: Platform) -> None:
+def test_a_request_that_does_not_wait_wakes_the_model(platform: Platform) -> None:
     name = platform.model("nudged", "--ready-after", "0.5")
     began = time.monotonic()
     told = asyncio.run(platform.caller.chat(name, headers={"prefer": "wait=0"}))
@@ -103,13 +103,13 @@ def test_who_would_not_wait_wakes_the_model_all_the_same(platform: Platform) -> 
 
 
 @pytest.mark.parametrize("wait", ["soon", "-1", "1.5", ""])
-def test_a_wait_that_is_no_number_of_seconds_is_refused(platform: Platform, unwoken: str, wait: str) -> None:
+def test_an_invalid_wait_preference_is_rejected(platform: Platform, unwoken: str, wait: str) -> None:
     answer = asyncio.run(platform.caller.chat(unwoken, headers={"prefer": f"wait={wait}"}))
     assert (answer.status, answer.error()["param"]) == (400, "Prefer")
     assert platform.engines(unwoken) == []
 
 
-def test_a_model_that_requests_may_not_wake_is_left_asleep(platform: Platform) -> None:
+def test_a_model_without_wake_on_request_stays_asleep(platform: Platform) -> None:
     name = platform.model("by-hand")
     platform.context.registry.configure(name, lambda _: ModelConfig(on_demand=False), project_id=None)
     refused = asyncio.run(platform.caller.chat(name))
@@ -120,7 +120,7 @@ def test_a_model_that_requests_may_not_wake_is_left_asleep(platform: Platform) -
     assert asyncio.run(platform.caller.chat(name)).status == 200
 
 
-def test_the_load_goes_on_when_everybody_has_left(platform: Platform) -> None:
+def test_the_load_continues_without_waiting_requests(platform: Platform) -> None:
     name = platform.model("abandoned", "--ready-after", "1")
 
     async def scenario() -> None:
@@ -135,7 +135,7 @@ def test_the_load_goes_on_when_everybody_has_left(platform: Platform) -> None:
     assert len(platform.engines(name)) == 1
 
 
-def test_a_load_that_fails_tells_everybody_why_and_once(platform: Platform) -> None:
+def test_a_failed_load_is_reported_to_every_waiting_request_once(platform: Platform) -> None:
     name = platform.model("broken", "--ready-after", "0.7", "--fail-load")
 
     async def scenario() -> tuple[list[Answer], list[Answer]]:
@@ -157,7 +157,7 @@ def test_a_load_that_fails_tells_everybody_why_and_once(platform: Platform) -> N
     assert asyncio.run(platform.caller.chat(name)).status == 200
 
 
-def test_the_room_is_bounded_per_tenant_and_per_model(narrow: Platform) -> None:
+def test_the_waiting_room_is_bounded_per_tenant_and_per_model(narrow: Platform) -> None:
     name = narrow.model("crowded", "--ready-after", "3", "--tokens", "2")
     tenants = [narrow.tenant(f"crowd-{index}") for index in range(3)]
 
@@ -180,7 +180,7 @@ def test_the_room_is_bounded_per_tenant_and_per_model(narrow: Platform) -> None:
     assert [answer.events()[-1] for answer in inside] == ["[DONE]"] * 6
 
 
-def test_a_platform_that_says_so_waits_a_second_where_nothing_is_preferred(narrow: Platform) -> None:
+def test_the_configured_default_wait_applies(narrow: Platform) -> None:
     name = narrow.model("unhurried", "--ready-after", "3")
     began = time.monotonic()
     answer = asyncio.run(narrow.caller.chat(name))
@@ -188,7 +188,7 @@ def test_a_platform_that_says_so_waits_a_second_where_nothing_is_preferred(narro
     assert 1 <= time.monotonic() - began < 2.5
 
 
-def test_within_a_tenant_first_come_first_served_and_tenants_in_turn(platform: Platform) -> None:
+def test_requests_are_fifo_within_a_tenant_and_round_robin_among_tenants(platform: Platform) -> None:
     name = platform.model("queue", "--token-interval", "20", "--tokens", "5", capacity=1)
     one, two = platform.tenant("turn-1"), platform.tenant("turn-2")
     order: list[str] = []
@@ -236,7 +236,7 @@ def watched(platform: Platform, name: str) -> Iterator[list[tuple[int, int]]]:
         thread.join()
 
 
-def test_those_who_wait_are_let_in_as_the_engine_has_room_and_not_as_a_herd(platform: Platform) -> None:
+def test_waiting_requests_are_admitted_by_engine_capacity_and_not_all_at_once(platform: Platform) -> None:
     arguments = ("--ready-after", "1", "--tokens", "10", "--token-interval", "20", "--max-running", "4")
     name = platform.model("herd", *arguments, capacity=4)
 

@@ -37,7 +37,7 @@ def reserved(bound: ApplicableLimits, tokens: int, money: int) -> Reservation:
     return reservation
 
 
-def test_who_withdraws_has_taken_nothing() -> None:
+def test_a_withdrawn_reservation_counts_nothing() -> None:
     limit, budget = leased_quota(LIMIT, Amounts(10, 1000, 5)), leased_quota(BUDGET, Amounts(money=1000))
     reservation = reserved(ApplicableLimits([limit, budget]), 300, 70)
     assert (limit.remaining, budget.remaining) == (Amounts(9, 700, 4), Amounts(money=930))
@@ -47,7 +47,7 @@ def test_who_withdraws_has_taken_nothing() -> None:
     assert limit.used == budget.used == limit.reserved == budget.reserved == NO_AMOUNTS
 
 
-def test_a_process_tells_what_it_was_told_to_be_known() -> None:
+def test_an_instance_reports_its_acknowledged_usage() -> None:
     allowance = leased_quota(BUDGET, Amounts(money=1000))
     reserved(ApplicableLimits([allowance]), 0, 100).settle(0, 40, 1.0)
     told = allowance.report(1.0)
@@ -60,7 +60,7 @@ def test_a_process_tells_what_it_was_told_to_be_known() -> None:
 
 
 @pytest.mark.parametrize("used", [0, 30])
-def test_what_is_reserved_is_told_apart_from_what_was_used_before_a_change(used: int) -> None:
+def test_reservations_are_reported_separately_from_usage_before_a_change(used: int) -> None:
     budget = LeasedQuota(BUDGET._replace(hard=False))
     bound = ApplicableLimits([budget])
     reserved(bound, 0, 100).settle(0, used, 1.0)
@@ -75,7 +75,7 @@ def test_what_is_reserved_is_told_apart_from_what_was_used_before_a_change(used:
     assert (tokens.reserved.tokens, tokens.used.tokens, tokens.remaining.tokens) == (100, used, -100)
 
 
-def test_money_is_told_by_the_day_of_admission() -> None:
+def test_money_is_reported_by_the_day_of_admission() -> None:
     allowance = leased_quota(BUDGET, Amounts(money=1000))
     bound = ApplicableLimits([allowance])
     for admitted_at, money in ((86399.9, 10), (86400.0, 20), (86400.5, 5), (2 * 86400.0, 0)):

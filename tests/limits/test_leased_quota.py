@@ -97,7 +97,7 @@ async def rejection(limits: Limiter, prompt: int = 1, answer: int | None = 1) ->
     return error.value
 
 
-def test_only_the_first_request_asks_while_there_is_plenty(database: Database) -> None:
+def test_only_the_first_request_fetches_a_lease_while_quota_is_plentiful(database: Database) -> None:
     control = new_control_plane(database, requests_per_minute=6400)
 
     async def work() -> None:
@@ -111,7 +111,7 @@ def test_only_the_first_request_asks_while_there_is_plenty(database: Database) -
     assert len(control.asks) == 1
 
 
-def test_those_who_come_at_once_ask_together(database: Database) -> None:
+def test_concurrent_requests_share_one_fetch(database: Database) -> None:
     control = new_control_plane(database, requests_per_minute=6400)
 
     async def work() -> None:
@@ -122,7 +122,7 @@ def test_those_who_come_at_once_ask_together(database: Database) -> None:
     assert len(control.asks) <= 6
 
 
-def test_what_is_left_is_told(database: Database) -> None:
+def test_remaining_quota_is_reported(database: Database) -> None:
     control = new_control_plane(database, requests_per_minute=10, tokens_per_minute=1000)
 
     async def work() -> list[dict[str, str]]:
@@ -141,7 +141,7 @@ def test_what_is_left_is_told(database: Database) -> None:
     assert {(each["reset-requests"], each["reset-tokens"]) for each in told} == {("1m0s", "1m0s")}
 
 
-def test_refusals_ask_nobody(database: Database) -> None:
+def test_rejections_fetch_no_lease(database: Database) -> None:
     control = new_control_plane(database, requests_per_minute=3)
 
     async def work() -> RateLimited:
@@ -162,7 +162,7 @@ def test_refusals_ask_nobody(database: Database) -> None:
     assert "the API key key_1" in error.message
 
 
-def test_an_end_gives_everything_back(database: Database) -> None:
+def test_a_shutdown_returns_all_quota(database: Database) -> None:
     control = new_control_plane(database, requests_per_day=100)
 
     async def work() -> None:
@@ -176,7 +176,7 @@ def test_an_end_gives_everything_back(database: Database) -> None:
     run(work())
 
 
-def test_a_prompt_whose_bound_is_over_a_small_limit_may_have_all_of_it(database: Database) -> None:
+def test_a_prompt_whose_bound_exceeds_a_small_limit_may_reserve_all_of_it(database: Database) -> None:
     control = new_control_plane(database, tokens_per_minute=1000)
 
     async def work() -> None:
@@ -191,7 +191,7 @@ def test_a_prompt_whose_bound_is_over_a_small_limit_may_have_all_of_it(database:
     run(work())
 
 
-def test_an_answer_of_open_length_reserves_a_part_of_a_small_limit(database: Database) -> None:
+def test_a_response_of_open_length_reserves_a_part_of_a_small_limit(database: Database) -> None:
     async def reserved(most: int) -> int:
         limits = Limiter(new_control_plane(database, tokens_per_minute=most))
         limits.invalidate([], 1)
@@ -201,7 +201,7 @@ def test_an_answer_of_open_length_reserves_a_part_of_a_small_limit(database: Dat
     assert run(reserved(10**7)) == 100 + 1024
 
 
-def test_each_of_many_answers_of_open_length_reserves_its_part(database: Database) -> None:
+def test_each_of_many_responses_of_open_length_reserves_its_part(database: Database) -> None:
     async def reserved() -> list[int]:
         limits = Limiter(new_control_plane(database, tokens_per_minute=10**7))
         first = await limits.reserve(KEY, "m", 100, None, 3)
@@ -212,7 +212,7 @@ def test_each_of_many_answers_of_open_length_reserves_its_part(database: Databas
     assert run(reserved()) == [100 + 3 * 1024] * 2
 
 
-def test_what_was_asked_while_nobody_answered_is_known_afterwards(database: Database) -> None:
+def test_usage_during_an_outage_is_reported_afterwards(database: Database) -> None:
     control = new_control_plane(database, requests_per_minute=64)
 
     async def work() -> None:
@@ -232,7 +232,7 @@ def test_what_was_asked_while_nobody_answered_is_known_afterwards(database: Data
     run(work())
 
 
-def test_an_unknown_key_is_not_let_in_while_nobody_answers(database: Database) -> None:
+def test_an_unknown_key_is_rejected_during_an_outage(database: Database) -> None:
     control = new_control_plane(database, requests_per_minute=64)
     control.away = True
 
@@ -247,19 +247,19 @@ def test_an_unknown_key_is_not_let_in_while_nobody_answers(database: Database) -
     ("seconds", "text"),
     [(0.12, "120ms"), (1.5, "1.5s"), (59, "59s"), (60, "1m0s"), (90, "1m30s"), (86400, "24h0m0s"), (3661, "1h1m1s")],
 )
-def test_durations_are_written_as_openai_writes_them(seconds: float, text: str) -> None:
+def test_durations_have_openais_format(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
 
 
 @pytest.mark.parametrize(
     ("nano", "text"), [(0, "$0"), (1, "$0.000000001"), (12_500_000_000, "$12.5"), (10**12, "$1,000")]
 )
-def test_money_is_written_whole(nano: int, text: str) -> None:
+def test_money_is_formatted_exactly(nano: int, text: str) -> None:
     assert format_dollars(nano) == text
 
 
 @pytest.mark.parametrize("cached", [0, 7, 13])
-def test_the_longest_cost_is_never_too_small(cached: int) -> None:
+def test_the_maximum_cost_is_never_too_low(cached: int) -> None:
     for prompt_price, cached_price, answer_price in ((1, 1, 1), (499_999, 500_001, 3), (7, 9_999_999, 1_500_000)):
         price = Price("price_1", prompt_price, cached_price, answer_price, 5)
         counts = {"prompt_tokens": 13, "cached_tokens": cached, "completion_tokens": 29}

@@ -20,7 +20,7 @@ def count_within(times: list[float], start: float, end: float) -> int:
     return sum(start <= at < end for at in times)
 
 
-def test_ten_times_the_limit_is_let_through_once_in_any_minute() -> None:
+def test_the_limit_is_admitted_once_per_minute_under_ten_times_the_load() -> None:
     gateways = fleet()
     gateways.run(3 * MINUTE, 10 * PER_MINUTE / MINUTE)
     times = gateways.admitted()
@@ -36,13 +36,13 @@ def test_a_lease_serves_many_requests() -> None:
     assert gateways.offered / (3 * gateways.leases) > 50
 
 
-def test_a_load_below_the_limit_is_let_through_whole() -> None:
+def test_a_load_below_the_limit_is_admitted_completely() -> None:
     gateways = fleet()
     gateways.run(2 * MINUTE, 0.5 * PER_MINUTE / MINUTE)
     assert len(gateways.admitted()) == gateways.offered
 
 
-def test_a_small_limit_is_kept_to_the_request() -> None:
+def test_a_small_limit_is_exact() -> None:
     gateways = fleet(requests_per_minute=6)
     gateways.run(2 * MINUTE, 1.0)
     assert max_in_window(gateways.admitted(), MINUTE) == 6
@@ -57,7 +57,7 @@ def test_the_narrower_of_two_windows_decides() -> None:
 
 
 @pytest.mark.parametrize("told", [False, True])
-def test_a_gateway_killed_with_a_lease_loses_its_slice_until_that_expires(told: bool) -> None:
+def test_a_killed_instance_loses_its_lease_until_its_expiry(told: bool) -> None:
     gateways = fleet(size=2, requests_per_day=1000)
     dead, alive = gateways.gateways
     # One request gets a slice; then the instance dies with the rest of it.
@@ -73,7 +73,7 @@ def test_a_gateway_killed_with_a_lease_loses_its_slice_until_that_expires(told: 
     assert len(alive.admitted) == 1000 - (1 if told else 0)
 
 
-def test_what_is_idle_goes_back_to_those_who_need_it() -> None:
+def test_idle_quota_returns_to_instances_that_need_it() -> None:
     gateways = fleet(size=2, requests_per_day=1000)
     idle, busy = gateways.gateways
     gateways.offer(idle)
@@ -87,7 +87,7 @@ def test_what_is_idle_goes_back_to_those_who_need_it() -> None:
     assert len(gateways.admitted()) == 1000
 
 
-def test_a_gateway_that_ends_gives_everything_back_at_once() -> None:
+def test_an_instance_that_shuts_down_returns_its_quota_at_once() -> None:
     gateways = fleet(size=2, requests_per_day=1000)
     ending, other = gateways.gateways
     gateways.offer(ending)
@@ -97,7 +97,7 @@ def test_a_gateway_that_ends_gives_everything_back_at_once() -> None:
     assert len(other.admitted) == 999
 
 
-def test_a_lease_told_twice_counts_once() -> None:
+def test_a_repeated_lease_counts_once() -> None:
     gateways = fleet(size=1, requests_per_day=100)
     one = gateways.gateways[0]
     gateways.offer(one)
@@ -110,7 +110,7 @@ def test_a_lease_told_twice_counts_once() -> None:
     assert len(gateways.admitted()) == 100
 
 
-def test_a_miss_while_a_lease_is_under_way_makes_no_later_use_count_as_of_then() -> None:
+def test_a_miss_during_a_lease_request_does_not_backdate_later_usage() -> None:
     gateways = fleet(size=1)
     one = gateways.gateways[0].slice
     one.record_shortage(Amounts(1), 9.0)
@@ -123,7 +123,7 @@ def test_a_miss_while_a_lease_is_under_way_makes_no_later_use_count_as_of_then()
     assert one.report(15.0).seconds_since_use == 0
 
 
-def test_a_slice_that_lacks_tokens_alone_may_still_be_used() -> None:
+def test_a_lease_without_tokens_remains_usable_for_requests() -> None:
     gateways = fleet(size=1, requests_per_minute=PER_MINUTE, tokens_per_minute=100)
     one = gateways.gateways[0].slice
     gateways.now = 10.0

@@ -85,7 +85,7 @@ async def reserve_all(limits: Limiter, callers: Sequence[Key], requests: int = 1
     return await asyncio.gather(*asked, return_exceptions=True)
 
 
-def test_however_many_keys_refill_at_once_none_is_refused(database: Database, owner: Key) -> None:
+def test_many_concurrent_refills_reject_no_key(database: Database, owner: Key) -> None:
     control = RecordingControlPlane(Leases(database, {"requests_per_minute": 1000}))
     many = keys(owner, 1000)
 
@@ -99,7 +99,7 @@ def test_however_many_keys_refill_at_once_none_is_refused(database: Database, ow
     assert len(control.asks) < 100
 
 
-def test_keys_met_at_once_are_asked_for_together(database: Database, owner: Key) -> None:
+def test_concurrent_new_keys_are_loaded_in_one_request(database: Database, owner: Key) -> None:
     control = RecordingControlPlane(Leases(database, {"requests_per_minute": 10}))
     found = run(lambda: reserve_all(new_limiter(control), keys(owner, 500)))
     assert not [each for each in found if isinstance(each, Exception)]
@@ -107,7 +107,7 @@ def test_keys_met_at_once_are_asked_for_together(database: Database, owner: Key)
     assert len(control.asks) <= 5
 
 
-def test_the_models_that_a_key_names_are_not_part_of_the_question(database: Database, owner: Key) -> None:
+def test_models_of_a_key_are_not_part_of_the_request(database: Database, owner: Key) -> None:
     control = RecordingControlPlane(Leases(database, {"requests_per_minute": 10}))
     names = frozenset(f"model-{number}" for number in range(1000))
     run(
@@ -118,7 +118,7 @@ def test_the_models_that_a_key_names_are_not_part_of_the_question(database: Data
     assert (newcomer.models, newcomer.own_models, newcomer.denied_models) == (None, frozenset(), frozenset())
 
 
-def test_an_older_control_function_answers_for_all_of_them_too(database: Database, owner: Key) -> None:
+def test_an_older_control_plane_responds_for_all_keys(database: Database, owner: Key) -> None:
     control = RecordingControlPlane(Leases(database, {"requests_per_minute": 10}), older=True)
     found = run(lambda: reserve_all(new_limiter(control), keys(owner, 20)))
     assert not [each for each in found if isinstance(each, Exception)]
@@ -149,7 +149,7 @@ def test_a_change_is_work_for_whom_it_concerns_alone(database: Database, owner: 
 
 
 @pytest.mark.parametrize("kind", ["key", "user", "project", "organization"])
-def test_whoever_a_rule_binds_hears_of_it(database: Database, owner: Key, kind: str) -> None:
+def test_every_subject_of_a_rule_gets_its_change(database: Database, owner: Key, kind: str) -> None:
     control = RecordingControlPlane(Leases(database, {"requests_per_minute": 100}))
     ids = {"key": owner.id, "user": owner.user_id, "project": owner.project_id, "organization": owner.organization_id}
 
@@ -166,7 +166,7 @@ def test_whoever_a_rule_binds_hears_of_it(database: Database, owner: Key, kind: 
     run(work)
 
 
-def test_while_everybodys_rules_are_asked_for_nobody_waits(database: Database, owner: Key) -> None:
+def test_a_reload_of_all_rules_blocks_no_request(database: Database, owner: Key) -> None:
     control, many = RecordingControlPlane(Leases(database, {"requests_per_minute": 6400})), keys(owner, 1000)
 
     async def work() -> None:
@@ -183,7 +183,7 @@ def test_while_everybodys_rules_are_asked_for_nobody_waits(database: Database, o
     run(work)
 
 
-def test_a_change_while_its_rules_are_being_answered_is_asked_for_again(database: Database, owner: Key) -> None:
+def test_a_change_during_the_load_of_its_rules_reloads_them(database: Database, owner: Key) -> None:
     control = RecordingControlPlane(Leases(database, {"requests_per_minute": 100}))
     control.pause = 0.05
 

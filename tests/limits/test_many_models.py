@@ -19,7 +19,7 @@ def leased_quota(name: str, model: str) -> LeasedQuota:
     return LeasedQuota(Rule(name, "org_1", "project", "proj_1", model, {"requests_per_minute": 5}))
 
 
-def test_what_binds_a_model_is_put_together_when_somebody_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_limits_of_a_model_are_computed_on_first_use(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
 
     class Counted(ApplicableLimits):
@@ -39,7 +39,7 @@ def test_what_binds_a_model_is_put_together_when_somebody_asks_for_it(monkeypatc
     assert made == [1, 2, 3]
 
 
-def test_without_a_limit_of_a_model_all_are_bound_alike() -> None:
+def test_models_without_their_own_limit_share_the_same_limits() -> None:
     terms = CallerLimits(KEY, [leased_quota("all", "*")])
     assert not terms.named_models
     assert terms.for_model("m") is terms.default

@@ -35,7 +35,7 @@ def lease(
     return state.grant_lease(lease_report, replica, now, now).granted.money
 
 
-def test_what_is_spent_and_held_is_never_more_than_the_amount() -> None:
+def test_spending_and_reservations_never_exceed_the_amount() -> None:
     state = new_state(budget(), FakeUsageSource())
     assert lease(state, "a", 0, 600) == 600
     # Half of what is available while another instance has a lease, but at least what a request needs, if available.
@@ -47,7 +47,7 @@ def test_what_is_spent_and_held_is_never_more_than_the_amount() -> None:
     assert state.spent + state.leased_money() <= AMOUNT
 
 
-def test_what_is_reserved_is_never_taken_away() -> None:
+def test_reservations_are_never_revoked() -> None:
     state = new_state(budget(), FakeUsageSource())
     lease(state, "a", 0, 1000)
     smaller = QuotaState.load(budget()._replace(amount=100), state.dump())
@@ -55,7 +55,7 @@ def test_what_is_reserved_is_never_taken_away() -> None:
     assert lease(smaller, "a", 0, 500, taken=400) == 400
 
 
-def test_a_budget_begins_with_what_the_ledger_says() -> None:
+def test_a_budget_starts_with_the_ledgers_spending() -> None:
     usage_source = FakeUsageSource()
     usage_source.cost = 990
     state = new_state(budget(), usage_source)
@@ -63,7 +63,7 @@ def test_a_budget_begins_with_what_the_ledger_says() -> None:
     assert lease(state, "a", 0, 100) == 10
 
 
-def test_a_new_period_begins_with_what_is_held_still_held() -> None:
+def test_a_new_period_starts_with_current_reservations() -> None:
     usage_source = FakeUsageSource()
     state = new_state(budget(), usage_source)
     lease(state, "a", 700, 100)
@@ -74,7 +74,7 @@ def test_a_new_period_begins_with_what_is_held_still_held() -> None:
     assert lease(state, "b", 0, 5000, least=900, now=later) == 900
 
 
-def test_what_a_process_that_fell_silent_had_spent_is_not_lost_between_two_periods() -> None:
+def test_spending_of_an_expired_instance_is_not_lost_between_periods() -> None:
     usage_source = FakeUsageSource()
     state = new_state(budget("day"), usage_source)
     lease(state, "a", 0, 100)
@@ -89,7 +89,7 @@ def test_what_a_process_that_fell_silent_had_spent_is_not_lost_between_two_perio
     ("period", "start"),
     [("day", datetime(2026, 3, 31, tzinfo=UTC)), ("month", datetime(2026, 3, 1, tzinfo=UTC))],
 )
-def test_periods_are_those_of_utc(period: str, start: datetime) -> None:
+def test_periods_are_in_utc(period: str, start: datetime) -> None:
     assert period_start(period, NOW) == start.timestamp()
     assert period_start("total", NOW) == 0
 
@@ -108,7 +108,7 @@ YESTERDAY = int(NOW // 86400)
 
 
 @pytest.mark.parametrize("period", ["day", "month"])
-def test_a_period_has_spent_what_requests_cost_that_were_admitted_in_it(period: str) -> None:
+def test_a_period_contains_requests_admitted_in_it(period: str) -> None:
     state = new_state(budget(period), FakeUsageSource())
     state = report(state, "a", {YESTERDAY: 300}, NOW)
     assert state.spent == 300
@@ -124,7 +124,7 @@ def test_a_period_has_spent_what_requests_cost_that_were_admitted_in_it(period: 
     assert state.spent == 25
 
 
-def test_all_days_of_a_month_are_in_it() -> None:
+def test_every_day_of_a_month_belongs_to_it() -> None:
     noon = NOW - 5 * 86400
     state = new_state(budget(), FakeUsageSource(), noon)
     told: dict[int, int] = {}
@@ -134,7 +134,7 @@ def test_all_days_of_a_month_are_in_it() -> None:
     assert state.spent == 80
 
 
-def test_a_clock_that_is_set_back_gives_no_budget_anew() -> None:
+def test_a_clock_set_back_does_not_reset_a_budget() -> None:
     state = new_state(budget(), FakeUsageSource(), NOW - 5 * 86400)
     told: dict[int, int] = {}
     for day in range(YESTERDAY - 5, YESTERDAY + 1):
@@ -159,7 +159,7 @@ def test_a_clock_that_is_set_back_gives_no_budget_anew() -> None:
     assert state.spent == 0
 
 
-def test_a_process_that_was_silent_for_long_is_not_counted_anew() -> None:
+def test_an_instance_is_not_counted_again_after_a_long_silence() -> None:
     state = new_state(budget("total"), FakeUsageSource())
     state = report(state, "a", {YESTERDAY: 100}, NOW)
     state.advance(NOW + 2 * 3600, FakeUsageSource())
@@ -179,14 +179,14 @@ def test_a_process_that_was_silent_for_long_is_not_counted_anew() -> None:
         assert back.spent == 101
 
 
-def test_a_process_whose_clock_is_ahead_is_counted_in_the_period_it_means() -> None:
+def test_an_instance_with_a_fast_clock_is_counted_in_its_period() -> None:
     state = new_state(budget("day"), FakeUsageSource())
     state = report(state, "a", {YESTERDAY: 100, YESTERDAY + 1: 5}, NOW)
     state.advance(NOW + 15, FakeUsageSource())
     assert state.spent == 5
 
 
-def test_what_processes_of_the_release_before_tell_counts_when_they_tell_it() -> None:
+def test_reports_of_the_previous_release_count_when_received() -> None:
     state = new_state(budget("day"), FakeUsageSource())
     lease(state, "a", 100, 0)
     state.advance(NOW + 15, FakeUsageSource())
@@ -194,7 +194,7 @@ def test_what_processes_of_the_release_before_tell_counts_when_they_tell_it() ->
     assert state.spent == 30
 
 
-def test_an_alert_is_due_once_in_a_period() -> None:
+def test_an_alert_is_emitted_once_per_period() -> None:
     usage_source = FakeUsageSource()
     state = new_state(budget(), usage_source)
     lease(state, "a", 499, 0)
@@ -210,14 +210,14 @@ def test_an_alert_is_due_once_in_a_period() -> None:
     assert state.alert_due()
 
 
-def test_a_budget_that_refuses_nothing_counts_all_the_same() -> None:
+def test_an_alert_only_budget_counts_spending() -> None:
     state = new_state(budget(hard=False), FakeUsageSource())
     lease_report = LeaseReport("budget_1", Amounts(money=5 * AMOUNT), NO_AMOUNTS, NO_AMOUNTS)
     assert state.grant_lease(lease_report, "a", NOW, NOW).granted == NO_AMOUNTS
     assert state.spent == 5 * AMOUNT
 
 
-def test_a_silent_process_is_settled_once_and_may_come_back() -> None:
+def test_an_expired_instance_is_settled_once_and_may_return() -> None:
     usage_source = FakeUsageSource()
     state = new_state(budget("total"), usage_source)
     lease(state, "a", 100, 300)
@@ -232,7 +232,7 @@ def test_a_silent_process_is_settled_once_and_may_come_back() -> None:
     assert state.spent == 170
 
 
-def test_a_window_counts_a_whole_minute_and_no_shorter() -> None:
+def test_a_window_counts_a_full_minute() -> None:
     window = SlidingWindow(60, [])
     window.add(100.9, 5)
     window.expire(160.9)
@@ -243,7 +243,7 @@ def test_a_window_counts_a_whole_minute_and_no_shorter() -> None:
     assert window.used == 0
 
 
-def test_a_window_takes_what_comes_late_in_its_order() -> None:
+def test_a_window_sorts_late_usage() -> None:
     window = SlidingWindow(60, [])
     for at in (105.0, 101.0, 103.0, 101.5):
         window.add(at, 1)

@@ -78,7 +78,7 @@ async def spend_until_exhausted(limits: Limiter, key: Key, cost: int) -> int:
     return total
 
 
-def test_a_budget_that_becomes_hard_while_requests_run_is_not_overspent(database: Database, owner: Key) -> None:
+def test_a_budget_that_becomes_hard_during_requests_is_not_overspent(database: Database, owner: Key) -> None:
     subject = Subject(owner.organization_id, "organization", owner.organization_id)
 
     async def work() -> int:
@@ -97,7 +97,7 @@ def test_a_budget_that_becomes_hard_while_requests_run_is_not_overspent(database
     assert asyncio.run(work()) == AMOUNT
 
 
-def test_requests_under_way_count_when_their_number_becomes_limited(database: Database, owner: Key) -> None:
+def test_running_requests_count_against_a_new_concurrency_limit(database: Database, owner: Key) -> None:
     caller = replace(owner, unlimited=False)
     subject = Subject(caller.organization_id, "organization", caller.organization_id)
 
@@ -118,7 +118,7 @@ def test_requests_under_way_count_when_their_number_becomes_limited(database: Da
     asyncio.run(work())
 
 
-def test_what_callers_are_told_of_a_limit_that_lost_a_measure_meanwhile(database: Database, owner: Key) -> None:
+def test_reported_limits_after_a_limit_lost_a_measure(database: Database, owner: Key) -> None:
     """Another key of the organization hears of the change first: what binds this one is as it was asked for."""
     caller = replace(owner, unlimited=False)
     subject = Subject(caller.organization_id, "organization", caller.organization_id)
@@ -142,7 +142,7 @@ def test_what_callers_are_told_of_a_limit_that_lost_a_measure_meanwhile(database
 
 
 @pytest.mark.parametrize("measure", ["tokens", "slots", "money"])
-def test_what_was_reserved_before_a_change_is_known_after_it(measure: str) -> None:
+def test_reservations_from_before_a_change_are_reported_after_it(measure: str) -> None:
     """In any order of changes: what is told of is what requests under way have reserved, never less than nothing."""
     limited = {"tokens": {"tokens_per_minute": 10**6}, "slots": {"concurrent_requests": 100}, "money": {}}
     most, period = limited[measure], "total" if measure == "money" else None

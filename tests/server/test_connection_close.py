@@ -50,7 +50,7 @@ def via_node(port: int) -> int:
 
 
 @pytest.mark.parametrize("by", [via_http_client, via_node])
-def test_a_refusal_before_the_body_was_read_is_heard(by: Any) -> None:
+def test_a_rejection_before_the_body_is_read_is_received(by: Any) -> None:
     if by is via_node and shutil.which("node") is None:
         pytest.skip("node is not installed")
 
@@ -61,7 +61,7 @@ def test_a_refusal_before_the_body_was_read_is_heard(by: Any) -> None:
     assert asyncio.run(run()) == [413, 413, 413]
 
 
-def test_an_early_answer_says_that_the_connection_ends() -> None:
+def test_an_early_response_announces_the_close() -> None:
     async def run() -> bytes:
         async with serving(respond_without_reading) as (_, port):
             return await exchange(port, b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n")
@@ -69,7 +69,7 @@ def test_an_early_answer_says_that_the_connection_ends() -> None:
     assert b"connection: close" in asyncio.run(run())
 
 
-def test_a_refused_head_is_heard_while_more_of_it_comes() -> None:
+def test_a_rejected_head_gets_a_response_while_more_of_it_arrives() -> None:
     def flood(port: int) -> bytes:
         import socket
 
@@ -93,7 +93,7 @@ def test_a_refused_head_is_heard_while_more_of_it_comes() -> None:
     ],
     ids=["bytes", "time", "silence"],
 )
-def test_reading_on_after_the_last_answer_has_an_end(limits: ServerLimits, part: bytes, pause: float) -> None:
+def test_draining_after_the_last_response_is_bounded(limits: ServerLimits, part: bytes, pause: float) -> None:
     head = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 999999999\r\n\r\n"
 
     async def sending(port: int, part: bytes, pause: float) -> None:
@@ -120,7 +120,7 @@ def test_reading_on_after_the_last_answer_has_an_end(limits: ServerLimits, part:
     asyncio.run(run())
 
 
-def test_a_caller_that_only_ends_its_side_hears_an_answer_that_is_ready_soon() -> None:
+def test_a_half_closed_client_receives_a_response_that_is_ready_soon() -> None:
     async def run() -> bytes:
         async with serving(echo) as (_, port):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -133,7 +133,7 @@ def test_a_caller_that_only_ends_its_side_hears_an_answer_that_is_ready_soon() -
     assert statuses(asyncio.run(run())) == [200]
 
 
-def test_a_caller_that_ends_its_side_is_gone_soon_after() -> None:
+def test_a_half_closed_client_counts_as_disconnected_soon() -> None:
     gone = asyncio.Event()
 
     async def waiting(scope: Any, _receive: Any, _send: Any) -> None:
@@ -151,7 +151,7 @@ def test_a_caller_that_ends_its_side_is_gone_soon_after() -> None:
     asyncio.run(run())
 
 
-def test_an_application_that_goes_on_after_a_hang_up_holds_nobody_else_up() -> None:
+def test_an_application_that_ignores_a_disconnect_blocks_no_other() -> None:
     entered = asyncio.Event()
     answered: list[bytes] = []
     gave_up: list[bool] = []
@@ -182,7 +182,7 @@ def test_an_application_that_goes_on_after_a_hang_up_holds_nobody_else_up() -> N
     assert gave_up == [False]
 
 
-def test_the_servers_end_is_said_in_the_answers_under_way() -> None:
+def test_the_shutdown_is_announced_in_running_responses() -> None:
     entered, go = asyncio.Event(), asyncio.Event()
 
     async def slow(scope: Any, receive: Any, send: Any) -> None:
@@ -203,7 +203,7 @@ def test_the_servers_end_is_said_in_the_answers_under_way() -> None:
     assert b"connection: close" in answer
 
 
-def test_requests_that_came_before_the_end_are_answered_by_the_last_with_a_close() -> None:
+def test_requests_before_the_shutdown_get_responses_and_the_last_closes() -> None:
     entered, go = asyncio.Event(), asyncio.Event()
 
     async def slow(scope: Any, receive: Any, send: Any) -> None:
@@ -226,7 +226,7 @@ def test_requests_that_came_before_the_end_are_answered_by_the_last_with_a_close
     assert b"connection: close" in answer.rpartition(b"HTTP/1.1 ")[2]
 
 
-def test_the_servers_end_does_not_wait_for_a_reader_that_does_not_read() -> None:
+def test_the_shutdown_does_not_wait_for_a_stalled_client() -> None:
     entered = threading.Event()
 
     async def endless(_scope: Any, receive: Any, send: Any) -> None:
@@ -248,7 +248,7 @@ def test_the_servers_end_does_not_wait_for_a_reader_that_does_not_read() -> None
     asyncio.run(run())
 
 
-def test_a_request_whose_head_is_on_its_way_at_the_end_is_answered() -> None:
+def test_a_request_whose_head_arrives_during_the_shutdown_gets_a_response() -> None:
     async def run() -> bytes:
         async with serving(hello) as (server, port):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -303,7 +303,7 @@ async def violate_protocol(scope: Any, _receive: Any, send: Any) -> None:
         (b"/no-head", [500]),
     ],
 )
-def test_no_answer_is_followed_by_bytes_that_another_request_would_get(
+def test_no_response_is_followed_by_bytes_for_another_request(
     path: bytes, seen: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
     async def run() -> bytes:
@@ -326,7 +326,7 @@ def test_no_answer_is_followed_by_bytes_that_another_request_would_get(
     assert path == b"/too-short" or "the application sent" in caplog.text
 
 
-def test_no_second_head_stands_within_an_answer(caplog: pytest.LogCaptureFixture) -> None:
+def test_no_second_head_is_sent_within_a_response(caplog: pytest.LogCaptureFixture) -> None:
     async def starting_twice(_scope: Any, _receive: Any, send: Any) -> None:
         for more in (True, False):
             await send({"type": "http.response.start", "status": 200, "headers": []})

@@ -191,7 +191,7 @@ async def exchange_parts(port: int, parts: Iterator[bytes]) -> bytes:
 
 @pytest.mark.parametrize("cut", [at_once, byte_by_byte, by_lines])
 @pytest.mark.parametrize("case", CORPUS, ids=IDS)
-def test_a_request_gets_what_the_specification_says(case: Case, cut: object) -> None:
+def test_a_request_gets_the_specified_response(case: Case, cut: object) -> None:
     assert callable(cut)
     if cut is byte_by_byte and len(case.sent) > 2000:
         pytest.skip("the other ways tell as much")
@@ -214,7 +214,7 @@ def test_a_request_gets_what_the_specification_says(case: Case, cut: object) -> 
 
 
 @pytest.mark.parametrize("case", [case for case in CORPUS if case.statuses[0] >= 400], ids=lambda case: case.name)
-def test_what_came_before_is_answered_first(case: Case) -> None:
+def test_earlier_requests_get_their_response_first(case: Case) -> None:
     async def run() -> bytes:
         async with serving(echo) as (_, port):
             return await exchange_parts(port, at_once(GOOD + case.sent))

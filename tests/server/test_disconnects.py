@@ -34,7 +34,7 @@ async def await_canceled_task(_scope: Any, _receive: Any, _send: Any) -> None:
 @pytest.mark.parametrize(
     "request_bytes", [COMPLETE, PARTIAL, COMPLETE + PARTIAL], ids=["whole", "partial", "next-partial"]
 )
-def test_a_failure_is_answered_however_much_of_the_request_came(application: Any, request_bytes: bytes) -> None:
+def test_a_failed_request_gets_a_response_at_any_point_of_its_body(application: Any, request_bytes: bytes) -> None:
     async def run() -> bytes:
         async with serving(application) as (_, port):
             return await exchange(port, request_bytes)
@@ -49,7 +49,7 @@ async def too_large(_scope: Any, _receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b"no"})
 
 
-def test_a_caller_may_end_its_side_within_a_body_that_was_refused(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_client_may_half_close_within_a_rejected_body(caplog: pytest.LogCaptureFixture) -> None:
     async def run() -> None:
         async with serving(too_large) as (server, port):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -70,7 +70,7 @@ def test_a_caller_may_end_its_side_within_a_body_that_was_refused(caplog: pytest
         b"CONNECT x:1 HTTP/1.1\r\nhost: x:1\r\n\r\n",
     ],
 )
-def test_an_offer_behind_the_last_request_takes_nothing_from_its_answer(behind: bytes) -> None:
+def test_an_upgrade_offer_after_the_last_request_does_not_affect_its_response(behind: bytes) -> None:
     async def run() -> bytes:
         async with serving(too_large) as (_, port):
             return await exchange(port, b"GET / HTTP/1.0\r\nconnection: keep-alive\r\n\r\n" + behind)
@@ -80,7 +80,7 @@ def test_an_offer_behind_the_last_request_takes_nothing_from_its_answer(behind: 
 
 @pytest.mark.parametrize("behind", [COMPLETE, PARTIAL, PARTIAL + b"x" * 5], ids=["whole", "partial", "partial-body"])
 @pytest.mark.parametrize("reset", [False, True], ids=["end", "reset"])
-def test_a_hang_up_is_told_while_another_request_waits_its_turn(behind: bytes, reset: bool) -> None:
+def test_a_disconnect_is_reported_while_another_request_is_pipelined(behind: bytes, reset: bool) -> None:
     gone = asyncio.Event()
     entered: list[str] = []
 
@@ -107,7 +107,7 @@ def test_a_hang_up_is_told_while_another_request_waits_its_turn(behind: bytes, r
     assert entered == ["GET"]
 
 
-def test_a_body_that_breaks_behind_its_answer_gets_no_second_one() -> None:
+def test_a_malformed_body_after_its_response_gets_no_second_one() -> None:
     async def respond_and_continue(scope: Any, receive: Any, send: Any) -> None:
         await too_large(scope, receive, send)
         await asyncio.sleep(10)
@@ -133,7 +133,7 @@ async def begin(_scope: Any, receive: Any, send: Any) -> None:
         pass
 
 
-def test_leave_to_send_is_not_given_within_an_answer() -> None:
+def test_no_100_continue_is_sent_within_a_response() -> None:
     async def run() -> bytes:
         async with serving(begin) as (_, port):
             request = PARTIAL[:-3].replace(b"\r\n\r\n", b"\r\nexpect: 100-continue\r\n\r\n")

@@ -47,7 +47,7 @@ async def failing(_scope: Any, _receive: Any, _send: Any) -> None:
     ],
     ids=["escaped path and query", "body by length", "chunked body", "HTTP/1.0", "an upgrade that is not taken"],
 )
-def test_a_request_is_read_as_it_was_meant(request_bytes: bytes, seen: dict[str, str]) -> None:
+def test_a_request_is_parsed_correctly(request_bytes: bytes, seen: dict[str, str]) -> None:
     async def run() -> bytes:
         async with serving(echo) as (_, port):
             return await exchange(port, request_bytes)
@@ -67,7 +67,7 @@ def test_a_request_is_read_as_it_was_meant(request_bytes: bytes, seen: dict[str,
     ],
     ids=["no HTTP", "broken URL", "two lengths", "length and chunks", "endless head"],
 )
-def test_what_is_no_request_is_refused_in_openai_s_shape(request_bytes: bytes, status: int) -> None:
+def test_a_malformed_request_is_rejected_in_openais_format(request_bytes: bytes, status: int) -> None:
     async def run() -> bytes:
         async with serving(echo) as (_, port):
             return await exchange(port, request_bytes)
@@ -78,7 +78,7 @@ def test_what_is_no_request_is_refused_in_openai_s_shape(request_bytes: bytes, s
     assert set(json.loads(body_of(answer))["error"]) == {"message", "type", "param", "code"}
 
 
-def test_requests_on_one_connection_are_answered_in_order() -> None:
+def test_pipelined_requests_get_responses_in_order() -> None:
     async def run() -> bytes:
         async with serving(echo) as (_, port):
             requests = b"".join(b"GET /%d HTTP/1.1\r\nhost: x\r\n\r\n" % number for number in range(20))
@@ -90,7 +90,7 @@ def test_requests_on_one_connection_are_answered_in_order() -> None:
     assert answer.count(b"HTTP/1.1 200") == 21
 
 
-def test_an_answer_without_a_length_is_chunked_in_1_1_and_ends_with_the_connection_in_1_0() -> None:
+def test_a_response_without_a_length_is_chunked_in_1_1_and_closes_the_connection_in_1_0() -> None:
     async def run() -> tuple[bytes, bytes]:
         async with serving(stream) as (_, port):
             new = await exchange(port, b"GET / HTTP/1.1\r\nhost: x\r\n" + CLOSE + b"\r\n")
@@ -111,7 +111,7 @@ def test_head_gets_no_body() -> None:
     assert body_of(answer) == b""
 
 
-def test_a_caller_that_waits_for_leave_to_send_its_body_gets_it() -> None:
+def test_a_client_that_expects_100_continue_gets_it() -> None:
     async def run() -> bytes:
         async with serving(echo) as (_, port):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -129,7 +129,7 @@ def test_a_caller_that_waits_for_leave_to_send_its_body_gets_it() -> None:
     assert b'"body": "abc"' in answer
 
 
-def test_a_body_that_nobody_read_is_not_taken_for_the_next_request() -> None:
+def test_an_unread_body_is_not_parsed_as_the_next_request() -> None:
     async def run() -> bytes:
         async with serving(respond_without_reading) as (_, port):
             smuggled = b"GET /smuggled HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -142,7 +142,7 @@ def test_a_body_that_nobody_read_is_not_taken_for_the_next_request() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_an_application_that_fails_before_it_answers_is_a_500(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_application_that_fails_before_its_response_is_a_500(caplog: pytest.LogCaptureFixture) -> None:
     async def run() -> bytes:
         async with serving(failing) as (_, port):
             return await exchange(port, b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
@@ -153,7 +153,7 @@ def test_an_application_that_fails_before_it_answers_is_a_500(caplog: pytest.Log
     assert "on purpose" in caplog.text
 
 
-def test_the_end_waits_for_what_is_under_way() -> None:
+def test_the_shutdown_waits_for_running_requests() -> None:
     entered = asyncio.Event()
 
     async def slow(scope: Any, receive: Any, send: Any) -> None:
@@ -171,7 +171,7 @@ def test_the_end_waits_for_what_is_under_way() -> None:
     assert body_of(asyncio.run(run())).endswith(b"0\r\n\r\n")
 
 
-def test_a_hang_up_is_told_to_the_application_in_both_ways() -> None:
+def test_a_disconnect_is_reported_to_the_application_in_both_ways() -> None:
     told: list[str] = []
 
     async def waiting(scope: Any, receive: Any, _send: Any) -> None:
@@ -191,7 +191,7 @@ def test_a_hang_up_is_told_to_the_application_in_both_ways() -> None:
     assert sorted(told) == ["callback", "http.disconnect"]
 
 
-def test_a_reader_that_does_not_read_holds_the_writer_back() -> None:
+def test_a_stalled_reader_applies_backpressure() -> None:
     written = 0
 
     async def endless(_scope: Any, receive: Any, send: Any) -> None:

@@ -23,7 +23,7 @@ def one_byte_chunks(count: int) -> bytes:
     return b"1\r\nx\r\n" * count + b"0\r\n\r\n"
 
 
-def test_a_body_in_chunks_of_one_byte_holds_nobody_else_up() -> None:
+def test_a_body_in_chunks_of_one_byte_blocks_no_other_request() -> None:
     """With many more chunks than are allowed by default, an unrelated request is answered between any two slices."""
 
     async def run() -> tuple[bytes, float]:
@@ -42,7 +42,7 @@ def test_a_body_in_chunks_of_one_byte_holds_nobody_else_up() -> None:
     assert slowest < 2.0  # quadratic cost per chunk would take over ten times as long
 
 
-def test_the_time_for_a_body_grows_with_its_length_and_not_with_its_square() -> None:
+def test_the_time_for_a_body_is_linear_in_its_length() -> None:
     async def seconds(count: int) -> float:
         async with serving(count_body, limits=ServerLimits(chunks=10**9)) as (_, port):
             began = time.process_time()
@@ -66,7 +66,7 @@ def test_the_time_for_a_body_grows_with_its_length_and_not_with_its_square() -> 
     ],
     ids=["chunks of one byte", "an endless chunk extension", "endless trailers", "one endless trailer"],
 )
-def test_framing_without_end_is_refused(body: bytes, word: bytes) -> None:
+def test_endless_framing_is_rejected(body: bytes, word: bytes) -> None:
     async def run() -> bytes:
         async with serving(count_body) as (_, port):
             return await exchange(port, CHUNKED + body)
@@ -76,7 +76,7 @@ def test_framing_without_end_is_refused(body: bytes, word: bytes) -> None:
     assert word in body_of(answer)
 
 
-def test_small_chunks_of_an_ordinary_size_are_let_through() -> None:
+def test_small_chunks_of_ordinary_size_are_accepted() -> None:
     """A client that streams its body line by line."""
 
     async def run() -> bytes:
@@ -96,7 +96,7 @@ def test_small_chunks_of_an_ordinary_size_are_let_through() -> None:
     ],
     ids=["fields", "one field", "target", "empty lines"],
 )
-def test_a_head_without_end_is_refused(head: bytes, status: int) -> None:
+def test_an_endless_head_is_rejected(head: bytes, status: int) -> None:
     async def run() -> bytes:
         async with serving(hello) as (_, port):
             return await exchange(port, head + b"\r\n\r\n" if status != 414 else head)
@@ -104,7 +104,7 @@ def test_a_head_without_end_is_refused(head: bytes, status: int) -> None:
     assert statuses(asyncio.run(run())) == [status]
 
 
-def test_long_targets_are_not_kept() -> None:
+def test_long_targets_are_not_retained() -> None:
     before = split_target.__globals__["_split_cached"].cache_info().currsize
 
     async def run() -> list[bytes]:
@@ -120,7 +120,7 @@ def test_long_targets_are_not_kept() -> None:
     assert split_target.__globals__["_split_cached"].cache_info().currsize == before
 
 
-def test_many_large_bodies_that_nobody_reads_stay_in_the_kernel() -> None:
+def test_unread_large_bodies_stay_in_the_kernel() -> None:
     async def never(_scope: object, _receive: object, _send: object) -> None:
         await asyncio.sleep(30)
 
@@ -144,7 +144,7 @@ def test_many_large_bodies_that_nobody_reads_stay_in_the_kernel() -> None:
     assert asyncio.run(run()) < 30_000  # KiB
 
 
-def test_a_trailer_is_no_header_of_the_request() -> None:
+def test_a_trailer_is_not_a_header() -> None:
     async def run() -> bytes:
         trailers = b"0\r\nauthorization: Bearer t\r\nx-forwarded-for: 10.0.0.1\r\n\r\n"
         async with serving(echo) as (_, port):
@@ -153,7 +153,7 @@ def test_a_trailer_is_no_header_of_the_request() -> None:
     assert b"bearer" not in asyncio.run(run()).lower()
 
 
-def test_one_address_may_have_so_many_connections() -> None:
+def test_connections_per_address_are_limited() -> None:
     async def run() -> tuple[bytes, bytes]:
         async with serving(hello, limits=ServerLimits(connections_per_address=2)) as (server, port):
             held = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
@@ -197,7 +197,7 @@ class Peer(asyncio.Transport):
         ("fe80::1%eth0", "fe80::2%eth0", True),
     ],
 )
-def test_a_network_of_one_site_counts_as_one_address(first: str, second: str, same: bool) -> None:
+def test_an_ipv6_site_counts_as_one_address(first: str, second: str, same: bool) -> None:
     async def run() -> list[bytes]:
         server = Server(hello, host="", port=0, limits=ServerLimits(connections_per_address=1))
         peers = [Peer(first), Peer(second)]
@@ -213,7 +213,7 @@ def test_a_network_of_one_site_counts_as_one_address(first: str, second: str, sa
     assert (taken, statuses(refused)) == (b"", [429] if same else [])
 
 
-def test_requests_that_wait_for_their_turn_are_few_however_many_are_sent() -> None:
+def test_pipelined_requests_are_limited() -> None:
     async def run() -> tuple[int, list[int]]:
         gate = asyncio.Event()
 

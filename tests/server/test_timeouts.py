@@ -62,7 +62,7 @@ async def send_slowly(port: int, first: bytes, drip: bytes, pause: float) -> byt
     ],
     ids=["a slow head", "a slow body", "a slow chunk extension"],
 )
-def test_what_comes_too_slowly_is_refused(first: bytes, drip: bytes, status: int) -> None:
+def test_slow_input_times_out(first: bytes, drip: bytes, status: int) -> None:
     async def run() -> bytes:
         async with serving(count_body, limits=SHORT_TIMEOUTS) as (_, port):
             return await send_slowly(port, first, drip, 0.02)
@@ -85,7 +85,7 @@ def test_a_body_that_makes_progress_may_take_long() -> None:
     assert statuses(asyncio.run(run())) == [200]
 
 
-def test_a_body_that_the_application_does_not_take_is_not_the_callers_fault() -> None:
+def test_a_body_that_the_application_does_not_read_does_not_time_out() -> None:
     async def late(scope: Any, receive: Any, send: Any) -> None:
         await asyncio.sleep(0.8)
         await count_body(scope, receive, send)
@@ -101,7 +101,7 @@ def test_a_body_that_the_application_does_not_take_is_not_the_callers_fault() ->
     assert statuses(asyncio.run(run())) == [200]
 
 
-def test_a_caller_that_waits_for_leave_to_send_is_not_slow() -> None:
+def test_a_client_that_waits_for_100_continue_does_not_time_out() -> None:
     async def late(scope: Any, receive: Any, send: Any) -> None:
         await asyncio.sleep(0.6)
         await count_body(scope, receive, send)
@@ -119,7 +119,7 @@ def test_a_caller_that_waits_for_leave_to_send_is_not_slow() -> None:
     assert statuses(asyncio.run(run())) == [100, 200]
 
 
-def test_a_head_is_timed_from_its_first_byte_on_an_old_connection() -> None:
+def test_a_head_on_a_reused_connection_is_timed_from_its_first_byte() -> None:
     async def run() -> bytes:
         async with serving(hello, limits=SHORT_TIMEOUTS) as (_, port):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -134,7 +134,7 @@ def test_a_head_is_timed_from_its_first_byte_on_an_old_connection() -> None:
     assert statuses(asyncio.run(run())) == [200]
 
 
-def test_a_connection_without_a_request_is_closed_without_a_word() -> None:
+def test_a_connection_without_a_request_is_closed_silently() -> None:
     async def run() -> bytes:
         async with serving(hello, limits=SHORT_TIMEOUTS) as (_, port):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -145,12 +145,12 @@ def test_a_connection_without_a_request_is_closed_without_a_word() -> None:
     assert asyncio.run(run()) == b""
 
 
-def test_idle_connections_outlive_those_that_a_proxy_keeps() -> None:
+def test_idle_connections_outlive_a_proxys_keep_alive() -> None:
     assert ServerLimits().idle_seconds >= 100  # Go's transport: 90 s
     assert ServerLimits.load({}).idle_seconds == ServerLimits().idle_seconds
 
 
-def test_a_reader_that_stops_reading_loses_its_connection() -> None:
+def test_a_stalled_reader_loses_its_connection() -> None:
     ended = asyncio.Event()
 
     async def watched(scope: Any, receive: Any, send: Any) -> None:
@@ -166,7 +166,7 @@ def test_a_reader_that_stops_reading_loses_its_connection() -> None:
     asyncio.run(run())
 
 
-def test_a_reader_that_stops_reading_the_last_answer_loses_its_connection() -> None:
+def test_a_stalled_reader_of_the_last_response_loses_its_connection() -> None:
     """No task waits for the write any more, so only the connection itself can detect this."""
 
     async def large(_scope: Any, receive: Any, send: Any) -> None:
@@ -184,7 +184,7 @@ def test_a_reader_that_stops_reading_the_last_answer_loses_its_connection() -> N
     asyncio.run(run())
 
 
-def test_a_slow_reader_that_reads_keeps_its_stream() -> None:
+def test_a_slow_reader_keeps_its_stream() -> None:
     async def run() -> int:
         async with serving(endless, limits=SHORT_TIMEOUTS, grace=0.0) as (_, port):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -201,7 +201,7 @@ def test_a_slow_reader_that_reads_keeps_its_stream() -> None:
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="this system has no TCP_USER_TIMEOUT")
 @pytest.mark.parametrize(("seconds", "probe"), [(1, 1), (60, 15)])
-def test_the_kernel_gives_up_on_callers_that_acknowledge_nothing(seconds: int, probe: int) -> None:
+def test_the_kernel_closes_connections_without_acknowledgments(seconds: int, probe: int) -> None:
     options = (socket.TCP_USER_TIMEOUT, socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL)
 
     async def run() -> list[int]:
@@ -217,7 +217,7 @@ def test_the_kernel_gives_up_on_callers_that_acknowledge_nothing(seconds: int, p
     assert asyncio.run(run()) == [1, 1000 * seconds, probe, probe]
 
 
-def test_a_connection_whose_limits_fail_takes_none_from_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_connection_that_fails_during_setup_releases_its_count(monkeypatch: pytest.MonkeyPatch) -> None:
     check = Connection.check_timeouts
     failed: list[Connection] = []
 
