@@ -3,7 +3,7 @@
 `chunks`: one caller sends bodies in chunks of one byte, one after the other. `readers`: eight callers ask for long
 streams and read nothing of them. `bodies`: forty callers keep back the last byte of nearly eight megabytes each, and
 come again when they are refused. `brackets`: one caller sends eight megabytes of nested arrays, one body after the
-other. Says `begun` once the harm is under way, and goes on until it is ended.
+other. Says `begun` once the harm is under way, and continues until it is ended.
 """
 
 from __future__ import annotations

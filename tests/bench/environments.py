@@ -39,7 +39,7 @@ def environment(*pins: str) -> Path:
 
 
 def _make(folder: Path, pins: tuple[str, ...]) -> None:
-    """An environment cut short by an earlier end lacks the file `whole` and is made anew over the old one."""
+    """An environment cut short by an earlier end lacks the file `whole` and is made again over the old one."""
     print(f"installing {', '.join(pins)} into {folder} (once)", file=sys.stderr, flush=True)
     python = folder / "bin" / "python"
     if importlib.util.find_spec("uv"):

@@ -106,7 +106,7 @@ class Case:
     before: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
-# The first of these is any day; the second must be one of the last two for whoever asks, be it after the next midnight.
+# The first of these is any day; the second must be one of the last two when the test runs, even after the next midnight.
 SOME_DAY = 1_795_478_400
 TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 USED = {"model": "a/b", "day": SOME_DAY, "requests": 1200}

@@ -107,7 +107,7 @@ def test_a_name_that_does_not_resolve_cannot_be_reached(bare_llma: Llma) -> None
 BROKEN: list[tuple[str, dict[str, Any], int, str]] = [
     ("not JSON", {"raw": b"<html>hello</html>"}, 5, "did not answer with JSON"),
     ("not an object", {"raw": b"[]"}, 5, "did not answer with a JSON object"),
-    ("hung up", {"drop": True}, 5, "broke"),
+    ("connection dropped", {"drop": True}, 5, "broke"),
     ("cut short", {"raw": b"{", "headers": {"content-length": "9", "connection": "close"}}, 5, "broke"),
     ("a proxy's page", {"status": 502, "raw": b"\n<h1>Bad Gateway</h1>\n"}, 5, "<h1>Bad Gateway</h1>"),
     ("an empty error", {"status": 500, "raw": b""}, 5, "answered 500 and said nothing"),

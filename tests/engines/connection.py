@@ -137,7 +137,7 @@ class Connection(asyncio.Protocol):
         self.engine.submit(generation)
 
     async def _tell_usage(self, request: Request) -> None:
-        """As request_usage.py does inside vLLM: the sender may ask before this engine knows that it hung up."""
+        """As request_usage.py does inside vLLM: the sender may ask before this engine notices the disconnect."""
         request_id = request.path.removeprefix(USAGE)
         for _ in range(200):
             if request_id in self.engine.over:

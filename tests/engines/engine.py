@@ -88,7 +88,7 @@ class Engine:
         self.over: dict[str, dict[str, int]] = {}
 
     def note(self, request_id: str, used: dict[str, int]) -> None:
-        """Keep what a request used that is over, for whoever asks."""
+        """Keep the usage of a finished request for later queries."""
         self.over[request_id] = used
         if len(self.over) > 4096:
             del self.over[next(iter(self.over))]

@@ -130,7 +130,7 @@ class Generation:
         self._over()
 
     def _over(self) -> None:
-        """What was used is kept for whoever asks, as our plugin in vLLM does."""
+        """The usage is kept for later queries, as our plugin in vLLM does."""
         used = {"prompt_tokens": self.prompt, "completion_tokens": self.made}
         if self.script.usage == "":
             used = {}

@@ -94,9 +94,9 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
         serving = {**environment, "LLMARINER_SERVING": "kserve", "LLMARINER_KUBECONFIG": str(kubeconfig)}
         control_function = _processes.boot_command(CHECKOUT / "functions/internal_gateway")
         with _processes.process(control_function, serving, folder / "control.log") as control:
-            asking = {**environment, "LLMARINER_CONTROL_URL": f"http://127.0.0.1:{control}"}
+            consumer_environment = {**environment, "LLMARINER_CONTROL_URL": f"http://127.0.0.1:{control}"}
             consumer = _processes.boot_command(CHECKOUT / "eventing/model_adoption")
-            with _processes.process(consumer, asking, folder / "consumer.log") as port:
+            with _processes.process(consumer, consumer_environment, folder / "consumer.log") as port:
                 yield Platform(port, context, caller)
         context.database.close()
 

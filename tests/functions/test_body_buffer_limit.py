@@ -27,7 +27,7 @@ def application() -> FastAPI:
 
 
 async def ask(app: FastAPI, body: bytes, rest: asyncio.Event | None = None) -> tuple[int, dict[bytes, bytes]]:
-    """The status and the headers. `rest`: the body goes on, until the caller hangs up."""
+    """The status and the headers. `rest`: the body continues until the caller disconnects."""
     heads: list[Any] = []
     messages = [{"type": "http.request", "body": body, "more_body": rest is not None}]
 

@@ -100,7 +100,7 @@ def test_the_loader_skips_a_deleted_model(
 def test_a_failed_download_does_not_mark_a_new_model_of_the_same_id(
     installation: Installation, in_process: InProcessClient
 ) -> None:
-    name = "made-anew"
+    name = "made-again"
 
     class Failing(StorageUriFetcher):
         def fetch(self, model: Model, report: ReportProgress) -> FetchedWeights:

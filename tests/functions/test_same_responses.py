@@ -70,7 +70,7 @@ def stable(value: Any) -> Any:
 
 def seen(http_request: HttpRequest, answer: HttpResponse) -> Any:
     """What a caller must find the same wherever a function runs."""
-    # Probes and unknown paths are answered by whoever comes first: the function, or the router before it.
+    # Probes and unknown paths are answered by the first in the path: the router, else the function.
     shared = http_request.path.startswith("/health/") or answer.status == 404
     assert shared or answer.headers["x-request-id"].startswith("req_")
     names = [] if shared else sorted(set(answer.headers) - OF_THE_SERVER)

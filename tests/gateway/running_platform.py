@@ -106,7 +106,7 @@ class EngineProcess:
 
     @classmethod
     def start(cls, *arguments: str) -> EngineProcess:
-        """A scripted engine that no platform owns; whoever starts it kills it."""
+        """A scripted engine that no platform owns; its starter kills it."""
         port = free_port()
         process = subprocess.Popen([sys.executable, str(_SCRIPTED), "--port", str(port), *arguments])
         eventually(lambda: listens(port), what="the engine's start")

@@ -74,7 +74,7 @@ def test_two_hundred_streams_never_overspend(platform: Platform, priced: str, te
     dice = random.Random(5)
 
     async def one(number: int) -> tuple[str, int]:
-        kind = ("whole", "hung up", "refused by the engine", "plain")[number % 4]
+        kind = ("whole", "disconnected", "refused by the engine", "plain")[number % 4]
         fields: dict[str, Any] = {"max_tokens": dice.randint(most // 2, most)}
         if kind == "refused by the engine":
             fields["x_script"] = {"fail_status": 400}
@@ -82,7 +82,7 @@ def test_two_hundred_streams_never_overspend(platform: Platform, priced: str, te
             answer = await caller.chat(priced, **fields)
             return kind, answer.status
         answer = await (await caller.stream(priced, **fields)).head()
-        if answer.status == 200 and kind == "hung up":
+        if answer.status == 200 and kind == "disconnected":
             with contextlib.suppress(Broken):
                 await answer.until(b'"content":" ', dice.randint(1, 10))
             answer.hang_up()

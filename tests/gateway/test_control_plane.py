@@ -1,4 +1,4 @@
-"""A function on the token path alone, its control function elsewhere: what goes on when nobody can be asked."""
+"""A function on the token path alone, its control function elsewhere: what still works while it is unavailable."""
 
 from __future__ import annotations
 

@@ -56,19 +56,19 @@ def test_alternating_between_instances_misses_no_change(copies: tuple[Copy, Copy
     one, two = copies
     for number in range(5):
         one.sees(f"before-{number}", Phase.READY)
-    cursor, moved, anew = one.changes("")
-    assert (moved, anew) == (set(), False)
+    cursor, moved, all_models = one.changes("")
+    assert (moved, all_models) == (set(), False)
     # The other copy has counted less, and can't say what happened before it was asked.
-    cursor, moved, anew = two.changes(cursor)
-    assert anew
-    cursor, moved, anew = two.changes(cursor)
-    assert (moved, anew) == (set(), False)
+    cursor, moved, all_models = two.changes(cursor)
+    assert all_models
+    cursor, moved, all_models = two.changes(cursor)
+    assert (moved, all_models) == (set(), False)
     one.sees("slept", Phase.ASLEEP)
-    two.sees("woke", Phase.READY)
-    cursor, moved, anew = two.changes(cursor)
-    assert (moved, anew) == ({"woke"}, False)
-    cursor, moved, anew = one.changes(cursor)
-    assert (moved, anew) == ({"slept"}, False)
+    two.sees("ready", Phase.READY)
+    cursor, moved, all_models = two.changes(cursor)
+    assert (moved, all_models) == ({"ready"}, False)
+    cursor, moved, all_models = one.changes(cursor)
+    assert (moved, all_models) == ({"slept"}, False)
     assert one.changes(cursor)[1:] == (set(), False)
 
 
@@ -83,7 +83,7 @@ def test_changes_older_than_an_instances_history_invalidate_everything(copies: t
 @pytest.mark.parametrize("cursor", ["5.6.7", "x", "1.2", "..", "1.2.a:b", "1.2." + "c:1," * 1000, "1.2.a:1:1"])
 def test_an_invalid_cursor_is_a_first_request(copies: tuple[Copy, Copy], cursor: str) -> None:
     one, _ = copies
-    following, _, anew = one.changes(cursor)
-    assert anew
+    following, _, all_models = one.changes(cursor)
+    assert all_models
     assert one.changes(following)[2] is False
     assert len(following) < 1000

@@ -46,6 +46,6 @@ def test_a_killed_platform_loses_at_most_the_usage_since_the_last_checkpoint(tmp
         print(f"\n{seen} tokens seen, {row['completion_tokens']} kept: {lost:.2f} s lost")
         assert row["outcome"] == "interrupted"
         assert row["prompt_tokens"] == 3
-        # A checkpoint a second, given away twice a second; half a second more for a busy machine.
+        # A checkpoint a second, sent twice a second; half a second more for a busy machine.
         assert 0 <= lost <= 2
         assert asyncio.run(platform.caller.chat(name, max_tokens=1)).status == 200

@@ -41,10 +41,10 @@ def test_a_context_length_is_fetched_once_and_invalidated_by_a_change() -> None:
     async def scenario() -> None:
         found = gateway()
         async with raw_engine(reply) as engine:
-            asking = [asyncio.create_task(found.context_length("m", state(engine.origin))) for _ in range(20)]
+            requests = [asyncio.create_task(found.context_length("m", state(engine.origin))) for _ in range(20)]
             await soon(lambda: engine.requests)
             found.invalidate("m")
-            assert set(await asyncio.gather(*asking)) == {100}
+            assert set(await asyncio.gather(*requests)) == {100}
             assert found.cached_context_length("m") is None, "it may be of the engine of before"
             assert await found.context_length("m", state(engine.origin)) == 200
             assert found.cached_context_length("m") == 200
@@ -63,10 +63,10 @@ def test_what_a_template_adds_is_not_kept_beyond_a_change() -> None:
     async def scenario() -> None:
         found = gateway()
         async with raw_engine(reply) as engine:
-            asking = asyncio.create_task(found.template_tokens("m", "m", state(engine.origin)))
+            requests = asyncio.create_task(found.template_tokens("m", "m", state(engine.origin)))
             await soon(lambda: engine.requests)
             found.invalidate("m")
-            assert await asking == TemplateTokens(50, 0)
+            assert await requests == TemplateTokens(50, 0)
             assert found.cached_template_tokens("m") is None
             assert await found.template_tokens("m", "m", state(engine.origin)) == found.cached_template_tokens("m")
         found.engine_client.close()

@@ -68,8 +68,8 @@ def test_usage_is_read_from_the_replica_that_served_the_request(
     asyncio.run(scenario())
     eventually(lambda: not any(engine.running for engine in engines))
     eventually(lambda: len(platform.ledger(model)) == 3)
-    booked = sorted(row["completion_tokens"] for row in platform.ledger(model))
-    assert booked == sorted(engine.tokens for engine in engines)
+    recorded = sorted(row["completion_tokens"] for row in platform.ledger(model))
+    assert recorded == sorted(engine.tokens for engine in engines)
 
 
 def test_a_missing_replica_is_skipped_and_no_request_fails(platform: Platform, engines: list[EngineProcess]) -> None:

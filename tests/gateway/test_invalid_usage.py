@@ -1,4 +1,4 @@
-"""Whatever an engine says of usage, metering goes on, connections stay in order, and other requests' records are whole."""
+"""Whatever an engine says of usage, metering continues, connections stay in order, and other requests' records are whole."""
 
 from __future__ import annotations
 

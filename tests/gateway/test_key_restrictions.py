@@ -82,7 +82,7 @@ def test_a_key_of_a_network_is_rejected_elsewhere(platform: Platform, model: str
     here = restricted(platform, "here", allowed_sources=("127.0.0.0/8", "::1/128"))
     elsewhere = restricted(platform, "elsewhere", allowed_sources=("192.0.2.0/24",))
     assert chat(here, model).status == 200
-    # Whoever connects is not one of those whose word is taken for it.
+    # The peer is not a trusted proxy.
     for headers in ({}, {"x_forwarded_for": "192.0.2.7"}):
         refused = chat(elsewhere, model, **headers)
         assert (refused.status, refused.error()["code"]) == (403, "source_not_allowed")

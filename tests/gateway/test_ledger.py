@@ -113,7 +113,7 @@ def seen(answer: Answer, kind: str) -> int:
 
 
 def test_a_thousand_mixed_requests_add_up(platform: Platform) -> None:
-    """Callers, ledger and engine agree to the token; of what was hung up on, ledger and engine do."""
+    """Callers, ledger and engine agree to the token; of what was cut off, ledger and engine do."""
     models = {
         "exact": platform.model("mixed", capacity=32),
         "cancelled": platform.model("cut-off", "--token-interval", "5", capacity=32),

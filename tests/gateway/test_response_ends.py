@@ -17,7 +17,7 @@ LAST = EVENTS + chunk(b"data: " + ANSWER % b"1" + b"\n\n") + chunk(b"data: [DONE
 _COMMENT = chunk(b": x\n\n")
 
 
-async def goes_on(engine: object, writer: asyncio.StreamWriter) -> None:
+async def continue_after_end(engine: object, writer: asyncio.StreamWriter) -> None:
     """All of a stream but its end, and after a moment comments for as long as anybody listens."""
     writer.write(LAST)
     await writer.drain()
@@ -27,7 +27,7 @@ async def goes_on(engine: object, writer: asyncio.StreamWriter) -> None:
         await writer.drain()
 
 
-BEYOND = {"silent": saying(LAST), "going on": goes_on, "broken": saying(LAST + b"no chunk")}
+BEYOND = {"silent": saying(LAST), "continued": continue_after_end, "broken": saying(LAST + b"no chunk")}
 
 
 @pytest.mark.parametrize("hanging_up", [False, True])
@@ -49,7 +49,7 @@ def test_an_unclosed_stream_of_an_engine_delays_no_client(served: Platform, what
     answer = asyncio.run(scenario())
     assert answer.body.endswith(b"data: [DONE]\n\n")
     row = served.row(answer.headers["x-request-id"])
-    # A caller who has all of an answer has not hung up on it.
+    # A caller that has all of a response has not disconnected early.
     assert (row["outcome"], row["status"], row["completion_tokens"]) == ("succeeded", 200, 1)
     assert f'llmariner_requests_running{{gen_ai_request_model="{name}"}} 0' in served.metrics()
 
@@ -93,12 +93,12 @@ def test_an_incomplete_response_is_an_engine_error_and_costs_nothing(platform: P
 
 def test_a_request_that_meets_a_closed_idle_connection_succeeds_at_once(platform: Platform) -> None:
     """Else it would wait for its model's engine to be given up, and all others for that model with it."""
-    name, hung_up = "closing-idle", 0
+    name, disconnects = "closing-idle", 0
 
     async def reply(engine: RawEngine, writer: asyncio.StreamWriter) -> None:
-        nonlocal hung_up
-        if posts(engine) == 2 and not hung_up:
-            hung_up += 1
+        nonlocal disconnects
+        if posts(engine) == 2 and not disconnects:
+            disconnects += 1
             writer.transport.abort()
         else:
             writer.write(whole(ANSWER % b"1"))
@@ -111,4 +111,4 @@ def test_a_request_that_meets_a_closed_idle_connection_succeeds_at_once(platform
             return time.monotonic() - began
 
     assert asyncio.run(scenario()) < 2
-    assert hung_up == 1
+    assert disconnects == 1

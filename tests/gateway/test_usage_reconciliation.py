@@ -1,4 +1,4 @@
-"""What an engine tells of a request whose caller hung up, and what is made of it."""
+"""What an engine reports of a request whose caller disconnected, and how the gateway uses it."""
 
 from __future__ import annotations
 

@@ -152,7 +152,7 @@ def test_a_failed_load_is_reported_to_every_waiting_request_once(platform: Platf
     for answer in streams:
         (event,) = answer.events()
         assert "the weights could not be loaded" in event["error"]["message"]
-    # Whoever comes later tries again, and is served when the cause is gone.
+    # A later request tries again, and is served when the cause is gone.
     platform.script(name)
     assert asyncio.run(platform.caller.chat(name)).status == 200
 

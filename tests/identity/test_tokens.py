@@ -292,7 +292,7 @@ def test_an_unresponsive_issuer_blocks_one_thread_and_others_briefly(
     assert keys.key(issuer.key.kid, "RS256") is not None
     clock.now += COOLDOWN_SECONDS + 1
     with ThreadPoolExecutor(8) as pool:
-        asking = pool.submit(keys.key, "unknown", "RS256")
+        lookup = pool.submit(keys.key, "unknown", "RS256")
         while len(fetches) == 1:
             time.sleep(0.01)
         for _ in range(3):
@@ -301,7 +301,7 @@ def test_an_unresponsive_issuer_blocks_one_thread_and_others_briefly(
         assert pool.submit(keys.key, issuer.key.kid, "RS256").result(10) is not None
         clock.now += COOLDOWN_SECONDS + 1
         answers.set()
-        assert asking.result(10) is None
+        assert lookup.result(10) is None
     assert keys.key("unknown", "RS256") is None  # the pause counts from the end
     assert len(fetches) == 2
 

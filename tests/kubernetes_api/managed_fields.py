@@ -16,7 +16,7 @@ __all__ = ["FieldConflict", "ManagedFields", "Manager"]
 # A step is what metadata.managedFields writes: `f:replicas`, `k:{"name":"a"}` (an item of a list), `v:"x"` (of a set).
 Path = tuple[str, ...]
 
-# The server's own; whoever sends them owns nothing by it.
+# The server's own; a client that sends them owns nothing by it.
 UNMANAGED = {
     ("f:apiVersion",),
     ("f:kind",),

@@ -28,7 +28,7 @@ import yaml
 
 __all__ = ["Schemas", "folder"]
 
-# What upstream's projects publish of their kinds (upstream.md says which versions, and how it is made anew).
+# What upstream's projects publish of their kinds (upstream.md says which versions, and how it is made again).
 ARCHIVE = Path(__file__).with_name("upstream.tar.xz")
 
 # Core kinds, at the server version that the platform is tested on; CRDs say nothing of them.

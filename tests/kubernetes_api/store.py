@@ -144,7 +144,7 @@ class Store:
             return self._at(self._delete(entry, options.get("propagationPolicy", "Background")), kind)
 
     def expire(self) -> None:
-        """Forget the history: every watch and every list that goes on must begin anew (410)."""
+        """Forget the history: every watch and every continued list must start over (410)."""
         with self.changed:
             self.version += 1
             self._oldest = self.version

@@ -234,7 +234,7 @@ def test_a_watch_that_fell_behind_lists_again_and_reports_the_difference(server:
     server.expire()
     told = Told(alone, "default", {"ours": "yes"}, listing)
     until(lambda: len(told.seen) >= 3)
-    # Also a running one is told to begin anew, and then there is nothing to say.
+    # A running one must start over, too, and then there is nothing to report.
     server.expire()
     alone.create(config_map("default", "late", {"ours": "yes"}))
     until(lambda: len(told.seen) >= 4)

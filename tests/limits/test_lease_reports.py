@@ -42,7 +42,7 @@ def test_a_withdrawn_reservation_counts_nothing() -> None:
     reservation = reserved(ApplicableLimits([limit, budget]), 300, 70)
     assert (limit.remaining, budget.remaining) == (Amounts(9, 700, 4), Amounts(money=930))
     reservation.cancel()
-    reservation.settle(300, 70, 1.0)  # as whoever handles its refusal does: it is bound by nothing any more
+    reservation.settle(300, 70, 1.0)  # as the handler of its rejection does: it is bound by nothing any more
     assert (limit.remaining, budget.remaining) == (Amounts(10, 1000, 5), Amounts(money=1000))
     assert limit.used == budget.used == limit.reserved == budget.reserved == NO_AMOUNTS
 

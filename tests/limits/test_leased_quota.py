@@ -222,7 +222,7 @@ def test_usage_during_an_outage_is_reported_afterwards(database: Database) -> No
         error = await rejection(limits)
         assert error.code == "rate_limit_exceeded"
         limits.invalidate([KEY.id], 0)
-        # What binds the key can't be asked; what bound it goes on.
+        # The rules of the key can't be fetched; the former ones stay in force.
         await rejection(limits)
         control.away = False
         await asyncio.sleep(1.1)

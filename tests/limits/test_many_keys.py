@@ -113,9 +113,9 @@ def test_models_of_a_key_are_not_part_of_the_request(database: Database, owner: 
     run(
         lambda: reserve_all(new_limiter(control), [replace(owner, models=names, own_models=names, denied_models=names)])
     )
-    newcomer = control.asks[0].key
-    assert newcomer is not None
-    assert (newcomer.models, newcomer.own_models, newcomer.denied_models) == (None, frozenset(), frozenset())
+    unknown = control.asks[0].key
+    assert unknown is not None
+    assert (unknown.models, unknown.own_models, unknown.denied_models) == (None, frozenset(), frozenset())
 
 
 def test_an_older_control_plane_responds_for_all_keys(database: Database, owner: Key) -> None:
@@ -175,7 +175,7 @@ def test_a_reload_of_all_rules_blocks_no_request(database: Database, owner: Key)
         control.asks.clear()
         control.pause = 0.01
         limits.invalidate((), 1, None)
-        # What was known goes on at once.
+        # Cached rules work at once.
         assert all(limits.try_reserve(key, "m", 1, 1) is not None for key in many)
         await until(lambda: len(control.queried_keys) == len(many))
         assert len(control.asks) <= 6

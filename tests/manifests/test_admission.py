@@ -49,7 +49,7 @@ def moved(body: Object, places: dict[str, str]) -> Object:
     if body["kind"] == "Namespace":
         metadata["name"] = places[metadata["name"]]
     elif "namespace" in metadata:
-        # A grant lies with whoever brought the local gateway, in a namespace that this cluster may not have.
+        # A grant belongs to the installer of the local gateway, in a namespace that this cluster may not have.
         metadata["namespace"] = places.get(metadata["namespace"], "default")
     for subject in body.get("subjects", []):
         subject["namespace"] = places[subject["namespace"]]

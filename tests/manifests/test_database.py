@@ -261,7 +261,7 @@ def test_a_client_of_pgbouncer_does_not_wait_long_for_a_connection(
 
 
 def limits_of_time_hold(context: Context) -> None:
-    """In each transaction, and in none of whoever has the server's connection next."""
+    """In each transaction, and in none of the next client of the server's connection."""
     with context.database.read() as session:
         assert session.value(text("SHOW statement_timeout")) == "30s"
     with context.database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:

@@ -78,6 +78,6 @@ ASKED: dict[str, tuple[dict[str, Any], str]] = {
         chat(HOW_IS_THE_WEATHER, tools=[tool("get_weather", description="Weather of a city")], tool_choice="required"),
         '{"city": "Paris"}',
     ),
-    "a text to go on with": ({"prompt": BEGINNING, "max_tokens": 1, "logprobs": 2}, " Paris"),
+    "a text to continue": ({"prompt": BEGINNING, "max_tokens": 1, "logprobs": 2}, " Paris"),
 }
 QUESTIONS = {body["prompt"] if "prompt" in body else body["messages"][0]["content"] for body, _ in ASKED.values()}

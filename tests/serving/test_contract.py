@@ -1,4 +1,4 @@
-"""What every adapter of the serving port does, whoever runs its engines."""
+"""What every adapter of the serving port does, whatever runs its engines."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ HEAD = b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n"
 
 @contextlib.asynccontextmanager
 async def telling(said: bytes, *, slowly: bool) -> AsyncIterator[str]:
-    """The address of an engine that says this of itself, or goes on with it byte by byte."""
+    """The address of an engine that says this of itself, or sends it byte by byte."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):

@@ -56,7 +56,7 @@ def test_a_model_whose_object_would_have_anothers_name_leaves_that_one_alone(clu
 
 @pytest.mark.parametrize("stamp", ["yesterday", "0001-01-01T00:00:00+23:59"])
 def test_a_time_that_is_none_keeps_no_other_model_from_being_told_of(cluster: ServingOnCluster, stamp: str) -> None:
-    """KServe copies an InferenceService's annotations to its pods: whoever makes one with kubectl chooses them."""
+    """KServe copies an InferenceService's annotations to its pods: a user who makes one with kubectl chooses them."""
     cluster.controllers.fixed_pod_status = {"phase": "Pending"}
     cluster.driver.wake(MINE.id)
     cluster.driver.wait_until(lambda _: cluster.controllers.listed(PODS), MINE.id)

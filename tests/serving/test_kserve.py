@@ -176,11 +176,11 @@ def test_the_sleeper_leaves_a_model_whose_engine_is_busy_or_that_is_kept_awake(
 
         async def while_it_works() -> int:
             script = {"token_interval_ms": 200}
-            asking = asyncio.create_task(asked(cluster, endpoint, max_tokens=20, x_script=script))
+            request = asyncio.create_task(asked(cluster, endpoint, max_tokens=20, x_script=script))
             await asyncio.sleep(0.3)
             await cluster.serving.reconcile()
             replicas = cluster.deployment(the_service(cluster)["metadata"]["name"])["spec"]["replicas"]
-            await asking
+            await request
             return int(replicas)
 
         assert cluster.driver.run(while_it_works()) == 1

@@ -18,7 +18,7 @@ from .real_engine import BASE
 
 DEFAULT = "You are a helpful assistant that answers in one short sentence."
 USER = {"role": "user", "content": CAPITAL}
-ASKING = f"<|im_start|>user\n{CAPITAL}<|im_end|>\n<|im_start|>assistant\n"
+PROMPT_END = f"<|im_start|>user\n{CAPITAL}<|im_end|>\n<|im_start|>assistant\n"
 
 
 def system(text: str) -> str:
@@ -38,9 +38,11 @@ def test_a_callers_own_system_message_counts_in_place_of_the_default(
     warm: tuple[ServingDriver, ProcessServing],
 ) -> None:
     driver, _ = warm
-    assert prompt(driver, [USER]) == system(DEFAULT) + ASKING
+    assert prompt(driver, [USER]) == system(DEFAULT) + PROMPT_END
     for role in ("system", "developer"):
-        assert prompt(driver, [{"role": role, "content": "You are terse."}, USER]) == system("You are terse.") + ASKING
+        assert (
+            prompt(driver, [{"role": role, "content": "You are terse."}, USER]) == system("You are terse.") + PROMPT_END
+        )
     late = prompt(driver, [USER, {"role": "system", "content": "You are terse."}])
     assert late.startswith("<|im_start|>user")
     assert DEFAULT not in late
@@ -52,7 +54,7 @@ def test_functions_come_with_an_example_of_their_call(warm: tuple[ServingDriver,
     driver, _ = warm
     offered = prompt(driver, [USER], tools=[GET_WEATHER])
     assert '<tool_call>\n{"name": "get_weather", "arguments": {"city": "..."}}\n</tool_call>' in offered
-    assert offered.endswith(ASKING)
+    assert offered.endswith(PROMPT_END)
     bare = prompt(driver, [USER], tools=[{"type": "function", "function": {"name": "now"}}])
     assert '{"name": "now", "arguments": {}}' in bare
 

@@ -42,7 +42,7 @@ def test_a_warm_parent_wakes_the_model_and_wakes_it_again(
         # torch's collectives listen on ports of their own, which know no requests.
         assert not any(map(answers_http, ports_of(serving._engines[BASE].pid or 0))), "any local user could ask it"
         folder = str(Path((status.endpoint or "").removeprefix("unix:")).parent)
-        # vLLM's own sockets, between its processes, believe whoever opens them.
+        # vLLM's own sockets, between its processes, trust any client.
         assert {path.startswith(folder) for path in unix_sockets_of(serving._engines[BASE].pid or 0)} == {True}
         driver.sleep(BASE)
         assert driver.status(BASE).phase is Phase.ASLEEP

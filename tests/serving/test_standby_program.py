@@ -25,7 +25,7 @@ from .conftest import SCRIPTED, free_port
 CHECKOUT = Path(__file__).parents[2]
 TOKEN = "standby-0123456789"
 Start = Callable[..., tuple[subprocess.Popen[bytes], int]]
-# Whoever runs the tests may be root, who may look into every process: without any capability, as a pod is.
+# The tests may run as root, which may look into every process: without any capability, as a pod is.
 _AS_IN_A_POD = """
 import ctypes, os, sys
 for capability in range(64):
@@ -185,8 +185,8 @@ def test_whatever_an_engine_tells_the_status_is_told(start: Start) -> None:
         _, control = start("sleep 60 & wait")
         give(control, f"--port={engine.getsockname()[1]}")
         for told in HOSTILE:
-            with ThreadPoolExecutor(1) as asking:
-                found = asking.submit(status, control)
+            with ThreadPoolExecutor(1) as pool:
+                found = pool.submit(status, control)
                 connection, _ = engine.accept()
                 with connection, contextlib.suppress(OSError):
                     connection.recv(4096)

@@ -80,7 +80,7 @@ def test_of_a_folder_of_engines_only_our_own_sockets_are_removed(tmp_path: Path)
 
 
 def test_events_and_questions_of_a_home_go_to_no_cluster(env: Env, tmp_path: Path) -> None:
-    """Whoever works on a cluster, too, may have its addresses in the environment."""
+    """A user who also works on a cluster may have its addresses in the environment."""
     cluster = {"LLMARINER_BROKER_URL": "http://127.0.0.1:9", "LLMARINER_CONTROL_URL": "http://127.0.0.1:9"}
     given = HomeFolder(tmp_path).environment(env | cluster)
     assert [given[name] for name in cluster] == ["", ""]

@@ -1,5 +1,5 @@
 /* The clock of the day, moved: preloaded into every process of a run. CLOCK_SHIFT names a file that holds a double, the
- * seconds that the clock is ahead by; whoever writes it sets the clock of all of them. Sleeping, waiting and the monotonic
+ * seconds that the clock is ahead by; a writer of that file sets the clock of all of them. Sleeping, waiting and the monotonic
  * clock are left as they are, as when somebody sets a real clock. */
 #define _GNU_SOURCE
 #include <dlfcn.h>

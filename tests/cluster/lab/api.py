@@ -68,7 +68,7 @@ class Api:
         with connection.getresponse() as answer:
             for line in answer:
                 event = json.loads(line)
-                if event["type"] == "ERROR":  # too old a version: list anew
+                if event["type"] == "ERROR":  # too old a version: list again
                     return
                 if event["type"] != "BOOKMARK":
                     yield {"deleted": event["type"] == "DELETED", "object": event["object"]}

@@ -127,7 +127,7 @@ class Installed:
 
 
 def _decoded(body: bytes) -> Any:
-    """Where a function is away, whoever stands before it answers, in words of its own."""
+    """While a function is unavailable, the proxy in front of it answers, in its own format."""
     try:
         return json.loads(body or b"{}")
     except json.JSONDecodeError:

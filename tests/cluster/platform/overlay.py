@@ -49,7 +49,7 @@ def write(folder: Path) -> Path:
                 "target": {"kind": "ClusterServingRuntime", "name": "vllm-cpu"},
                 "patch": json.dumps(_engine_of_this_machine()),
             },
-            # Whoever asks the node's address is answered: no name server of ours is asked outside the cluster.
+            # Queries to the node's address are answered: no name server of ours is asked outside the cluster.
             {"target": {"kind": "Gateway"}, "patch": json.dumps([_remove("/spec/listeners/0/hostname")])},
             {"target": {"kind": "HTTPRoute"}, "patch": json.dumps([_remove("/spec/hostnames")])},
             # Room for two engines. The overlay below has copied its own settings into the pool already.

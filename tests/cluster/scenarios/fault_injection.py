@@ -16,7 +16,7 @@ __all__ = ["crash", "drain", "processes_of", "stopped"]
 
 
 def drain(lab: Lab, namespace: str, selector: str) -> int:
-    """Have the pods of a selector end in their own time, as whoever empties a node does; returns how many."""
+    """Have the pods of a selector end gracefully, as a node drain does; returns how many."""
     names = [pod["metadata"]["name"] for pod in _pods(lab, namespace, selector)]
     if names:
         kubectl(lab, "delete", "pods", "-n", namespace, "--wait=false", "--ignore-not-found", *names)
@@ -34,7 +34,7 @@ def crash(lab: Lab, namespace: str, selector: str) -> int:
 
 @contextlib.contextmanager
 def stopped(pids: list[int]) -> Iterator[None]:
-    """Processes that answer nobody meanwhile, and go on where they were."""
+    """Processes that answer nobody meanwhile, and continue where they were."""
     assert pids, "nothing to stop"
     try:
         for pid in pids:

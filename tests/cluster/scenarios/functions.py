@@ -1,4 +1,4 @@
-"""What scenarios see of functions: their Knative Services, their pods, and Knative's door to them."""
+"""What scenarios see of functions: their Knative Services, their pods, and Knative's ingress to them."""
 
 from __future__ import annotations
 

@@ -195,7 +195,7 @@ def test_two_swapped_entries_are_detected(database: Database) -> None:
 
 
 def forge(session: WriteSession) -> None:
-    """What one who can write every row does: another first entry, and all that follow linked anew."""
+    """The act of an attacker who can write every row: another first entry, and new links of all that follow."""
     previous = GENESIS
     for row in session.rows(select(audit_log).order_by(audit_log.c.sequence)):
         entry = {**row._mapping, "payload": '{"id":"forged"}'}

@@ -392,7 +392,7 @@ def test_limits_and_budgets_are_deleted_with_their_subject(
     assert left() == {keys[2]}
     team.keys.revoke(owner, keys[2], actor=team.admin)
     assert left() == set()
-    assert Revisions(database).latest().limits > before, "gateways ask anew"
+    assert Revisions(database).latest().limits > before, "gateways ask again"
     other = team.organizations.create(team.admin, "Other")
     there = team.caller(team.admin.user_id, other.id)
     budget = budgets.put(there, Subject(other.id, "organization", other.id), "total", NewBudget(1))

@@ -53,12 +53,12 @@ def main(url: str, rounds: int) -> None:
             outbox.add(session, "t", "before", {"project_id": "proj_1", "number": number})
     ledger.record([next(life("req_" + "0" * 20 + "ffffffff", now - 1000))])
     interrupted = ledger.interrupt(unseen_for=500)
-    book = Deliveries(database, [Subscription("consumer", "t")])
-    while book.fan_out():
+    deliveries = Deliveries(database, [Subscription("consumer", "t")])
+    while deliveries.fan_out():
         pass
-    for delivery in book.due():
-        book.succeeded(delivery)
-    page = book.page("proj_1", None, after=None, limit=100)
+    for delivery in deliveries.due():
+        deliveries.succeeded(delivery)
+    page = deliveries.page("proj_1", None, after=None, limit=100)
     rows = Reports(database).sums(Question("org_1", now - 3600, now + 3600, ("model",)))
     seen = {
         "package": llmariner.__file__,

@@ -51,7 +51,7 @@ class Peer:
                 self.requests.append(request)
                 self.answer(connection, request)
             except OSError:
-                pass  # the publisher hung up
+                pass  # the publisher disconnected
 
 
 @pytest.fixture

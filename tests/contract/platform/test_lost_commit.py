@@ -62,7 +62,7 @@ class Breaking:
                 else:
                     client.sendall(said)
         except OSError:
-            pass  # either end hung up
+            pass  # either end disconnected
 
 
 @pytest.fixture

@@ -98,7 +98,7 @@ def test_an_unlinked_person_cannot_claim_the_account_with_an_old_token(
     people.unlink(team.admin, alice.user_id)
     assert refused(people, held) == "account_unlinked"
     assert refused(people, tokens.issue(subject="leaver", issued_at=unlinked_after - 1)) == "account_unlinked"
-    assert people.authenticate(tokens.issue_now(subject="newcomer")).user_id == alice.user_id
+    assert people.authenticate(tokens.issue_now(subject="uninvited")).user_id == alice.user_id
     assert refused(people, held) == "account_linked"
 
 

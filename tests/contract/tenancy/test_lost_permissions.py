@@ -27,8 +27,8 @@ def acts(team: Team, by: Caller) -> dict[str, Callable[[], Any]]:
     return {
         "a member": lambda: team.members.add(by, "eve@example.org", "owner"),
         "an invitation": lambda: team.invites.create(by, "eve@example.org", "owner"),
-        "a role": lambda: team.roles.create(by, "back door", ["api.audit.read"]),
-        "a service account": lambda: team.accounts.create(by, project_id, "back door", organization_role="owner"),
+        "a role": lambda: team.roles.create(by, "backdoor", ["api.audit.read"]),
+        "a service account": lambda: team.accounts.create(by, project_id, "backdoor", organization_role="owner"),
         "a key": lambda: team.keys.create(place, NewKey("late", by.scopes), actor=by),
         "an admin key": lambda: team.keys.create_admin(by, NewKey("late admin", by.scopes)),
         "a key's secret": lambda: team.keys.rotate(KeySelector(by.organization_id), theirs, overlap=0, actor=by),

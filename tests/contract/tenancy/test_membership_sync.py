@@ -106,7 +106,9 @@ def test_the_consumer_emits_an_event_for_the_remaining_members(team: Team, monke
         consume(context, changes(team.database)[at])
     assert members(team.database) == PEOPLE
     assert [event.data["after"] for event in changes(team.database)] == ["", "user_0024", "user_0049"]
-    for _ in range(2):  # redelivered: it goes on with no second event, else each delivery would double those to come
+    for _ in range(
+        2
+    ):  # redelivered: it continues without a second event, else each delivery would double those to come
         consume(context, changes(team.database)[0])
     assert members(team.database) == PEOPLE
     assert len(changes(team.database)) == 3

@@ -1,4 +1,4 @@
-"""Keys of those who run the installation may go on approving models after the upgrade; nobody else's may."""
+"""Keys of the installation's operators may still approve models after the upgrade; no other key may."""
 
 from __future__ import annotations
 

@@ -65,9 +65,9 @@ def test_a_service_account_is_not_listed_as_a_person(team: Team) -> None:
 
 def test_a_service_account_named_like_an_email_has_no_email(team: Team) -> None:
     account = team.accounts.create(team.admin, team.owner.project_id, "ci@example.org")
-    for asking in (team.members.add, team.invites.create):
+    for add in (team.members.add, team.invites.create):
         with pytest.raises(InvalidRequest, match="e-mail address"):
-            asking(team.admin, account.email, "reader")
+            add(team.admin, account.email, "reader")
     assert [each.email for each in team.members.all(team.owner.organization_id)] == ["admin@localhost"]
 
 

@@ -75,10 +75,10 @@ def test_an_uninvited_person_gets_an_account_without_memberships(
 
 
 @pytest.mark.parametrize(
-    ("newcomers", "organization_role", "project_role"), [("reader", "reader", None), ("member", "reader", "member")]
+    ("default_role", "organization_role", "project_role"), [("reader", "reader", None), ("member", "reader", "member")]
 )
 def test_a_new_account_gets_the_configured_roles(
-    newcomers: str,
+    default_role: str,
     organization_role: str,
     project_role: str | None,
     database: Database,
@@ -86,7 +86,7 @@ def test_a_new_account_gets_the_configured_roles(
     authenticator: Authenticator,
     owner: KeyOwner,
 ) -> None:
-    people = TokenSignIn(database, tokens, authenticator, default_role=newcomers)
+    people = TokenSignIn(database, tokens, authenticator, default_role=default_role)
     caller = people.authenticate(tokens.issue())
     assert (caller.organization_role, caller.project_role) == (organization_role, project_role)
     assert caller.organization_id == owner.organization_id
@@ -104,12 +104,12 @@ def test_a_removed_member_stays_removed(
     assert_no_membership(people, tokens.issue())
 
 
-@pytest.mark.parametrize("newcomers", ["reader", "member"])
+@pytest.mark.parametrize("default_role", ["reader", "member"])
 def test_a_removal_overrides_default_roles(
-    newcomers: str, database: Database, tokens: Tokens, authenticator: Authenticator, team: Team
+    default_role: str, database: Database, tokens: Tokens, authenticator: Authenticator, team: Team
 ) -> None:
     """Of somebody who never signed in before, and of somebody whose account is unlinked afterwards."""
-    people = TokenSignIn(database, tokens, authenticator, default_role=newcomers)
+    people = TokenSignIn(database, tokens, authenticator, default_role=default_role)
     alice = team.person("alice@example.org")
     team.members.remove(team.admin, alice.user_id)
     assert_no_membership(people, tokens.issue())

@@ -277,7 +277,7 @@ def test_pruned_requests_are_not_counted_again(ledger: Ledger, database: Databas
     assert ledger.record(old) == 0
     assert ledger.record(request_events("as old, and never heard of", 5)) == 0
     assert stored_rollups(database) == before
-    assert ledger.record([*old, *under_way]) == 1, "one that is open goes on, however old"
+    assert ledger.record([*old, *under_way]) == 1, "one that is open continues, however old"
     assert ledger.purge(older_than=3600) == 1
     with database.read() as session:
         assert [session.value(select(func.sum(rollup.table.c.requests))) for rollup in ROLLUPS] == [2, 2, 2]

@@ -71,7 +71,7 @@ def new_key(platform: Platform, scopes: list[str] | None = None) -> str:
 
 
 def cancelled_requests(platform: Platform) -> int:
-    """How many requests ended because the caller hung up, since the platform started."""
+    """How many requests ended because the caller disconnected, since the platform started."""
     lines = platform.gateway_metrics().splitlines()
     counts = [line for line in lines if line.startswith("llmariner_requests_total") and 'outcome="cancelled"' in line]
     return sum(int(line.rsplit(" ", 1)[1]) for line in counts)

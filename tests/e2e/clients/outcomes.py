@@ -18,7 +18,7 @@ class Outcomes:
     """The outcome of each capability by its name: "ok", or what else the script said."""
 
     cancelled = 0
-    """How many requests the platform booked as cancelled meanwhile."""
+    """How many requests the platform recorded as cancelled meanwhile."""
 
     def __init__(self, output: str, errors: str) -> None:
         self._errors = errors

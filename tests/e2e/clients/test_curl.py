@@ -1,4 +1,4 @@
-"""curl, and whoever writes HTTP by hand."""
+"""curl, and HTTP written by hand."""
 
 from __future__ import annotations
 

@@ -34,9 +34,9 @@ def test_up_after_down_serves_within_seconds_with_the_same_key(platform: Platfor
     assert platform.processes() == []
     assert not (platform.home / "platform.json").exists()
     up = platform.up()
-    woke = time.monotonic()
+    restarted = time.monotonic()
     answer = platform.chat(PARIS)
-    print(f"\ndown {down:.1f} s, up {up:.1f} s, first answer {time.monotonic() - woke:.1f} s later")
+    print(f"\ndown {down:.1f} s, up {up:.1f} s, first answer {time.monotonic() - restarted:.1f} s later")
     assert platform.api_key == key
     assert "Paris" in answer["choices"][0]["message"]["content"]
     assert up < 30

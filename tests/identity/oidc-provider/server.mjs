@@ -2,7 +2,7 @@
 //   modules   folder of node_modules          issuer         its name
 //   host, port where it listens
 //   jwks      private keys it signs with      clients        as oidc-provider takes them
-//   accounts  login name -> claims, read anew lifetime       seconds of an id token
+//   accounts  login name -> claims, re-read lifetime       seconds of an id token
 //   algorithm of id tokens                    workloads      public keys of the issuer of workloads (token exchange)
 import { readFileSync } from 'node:fs';
 import { pathToFileURL } from 'node:url';

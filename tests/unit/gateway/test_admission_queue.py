@@ -1,4 +1,4 @@
-"""Places at an engine: given once, and given on by whoever leaves in the moment of being let in."""
+"""Slots of an engine: granted once, and passed on when a waiter is cancelled in the moment of its admission."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_place_given_to_who_leaves_at_that_moment_goes_to_the_next() -> None:
         given, other = (first, second) if first.admitted.done() else (second, first)
         assert given.admitted.done()
         assert not other.admitted.done()
-        room.cancel(given)  # its caller hung up before it could go on
+        room.cancel(given)  # its caller disconnected before it could continue
         assert other.admitted.done()
         assert (room.running, room.waiting) == (1, 0)
         room.release_slot(other.tenant)

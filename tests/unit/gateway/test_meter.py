@@ -251,13 +251,15 @@ async def wait_until(fact: Callable[[], bool]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ready_after", "woke", "queued"), [(-5.0, 0.0, 2.0), (0.5, 0.5, 1.5), (9.0, 2.0, 0.0), (math.inf, 2.0, 0.0)]
+    ("ready_after", "wake_wait", "queued"), [(-5.0, 0.0, 2.0), (0.5, 0.5, 1.5), (9.0, 2.0, 0.0), (math.inf, 2.0, 0.0)]
 )
-def test_a_wait_is_told_apart_by_whether_the_model_was_ready(ready_after: float, woke: float, queued: float) -> None:
+def test_a_wait_is_told_apart_by_whether_the_model_was_ready(
+    ready_after: float, wake_wait: float, queued: float
+) -> None:
     metered = MeteredRequest("req_1", KEY, "m", "chat_completions")
     began = time.monotonic() - 2.0
     metered.add_wait(began, began + ready_after)
-    assert (metered.wake_seconds, metered.queued_seconds) == pytest.approx((woke, queued), abs=0.2)
+    assert (metered.wake_seconds, metered.queued_seconds) == pytest.approx((wake_wait, queued), abs=0.2)
     event = metered.next_event("closed")
     assert (event["wake_seconds"], event["queued_seconds"]) == (metered.wake_seconds, metered.queued_seconds)
 

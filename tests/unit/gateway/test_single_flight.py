@@ -26,34 +26,34 @@ class NumberedResults:
 
 def test_those_who_ask_at_the_same_moment_share_an_answer() -> None:
     async def ask() -> tuple[list[int], int]:
-        asking, answers = SingleFlight[int](), NumberedResults()
-        waiting = [asyncio.create_task(asking.do("key", answers.next)) for _ in range(50)]
+        flights, answers = SingleFlight[int](), NumberedResults()
+        waiting = [asyncio.create_task(flights.do("key", answers.next)) for _ in range(50)]
         await asyncio.sleep(0)
-        waiting[0].cancel()  # whoever asked first hangs up, and the others go on
+        waiting[0].cancel()  # the first caller disconnects, and the others continue
         answers.go.set()
         together = await asyncio.gather(*waiting[1:])
-        return together, await asking.do("key", answers.next)
+        return together, await flights.do("key", answers.next)
 
     assert asyncio.run(ask()) == ([1] * 49, 2)
 
 
 def test_whoever_asks_after_a_change_is_told_what_is_new() -> None:
     async def ask() -> tuple[int, int, int]:
-        asking, answers = SingleFlight[int](), NumberedResults()
-        before = asyncio.create_task(asking.do("key", answers.next))
+        flights, answers = SingleFlight[int](), NumberedResults()
+        before = asyncio.create_task(flights.do("key", answers.next))
         await asyncio.sleep(0)
-        asking.invalidate()
-        after = asyncio.create_task(asking.do("key", answers.next))
+        flights.invalidate()
+        after = asyncio.create_task(flights.do("key", answers.next))
         await asyncio.sleep(0)
         answers.go.set()
-        return await before, await after, asking.generation
+        return await before, await after, flights.generation
 
     assert asyncio.run(ask()) == (1, 2, 1)
 
 
 def test_an_error_is_told_to_all_and_the_next_asks_again() -> None:
     async def ask() -> list[int | BaseException]:
-        asking = SingleFlight[int]()
+        flights = SingleFlight[int]()
 
         async def fail() -> int:
             await asyncio.sleep(0)
@@ -62,8 +62,8 @@ def test_an_error_is_told_to_all_and_the_next_asks_again() -> None:
         async def succeed() -> int:
             return 7
 
-        failed = await asyncio.gather(*(asking.do("key", fail) for _ in range(2)), return_exceptions=True)
-        return [*failed, await asking.do("key", succeed)]
+        failed = await asyncio.gather(*(flights.do("key", fail) for _ in range(2)), return_exceptions=True)
+        return [*failed, await flights.do("key", succeed)]
 
     first, second, third = asyncio.run(ask())
     assert isinstance(first, Unavailable)
@@ -74,9 +74,9 @@ def test_an_error_is_told_to_all_and_the_next_asks_again() -> None:
 @pytest.mark.parametrize("others", [0, 3])
 def test_different_questions_are_asked_apart(others: int) -> None:
     async def ask() -> int:
-        asking, answers = SingleFlight[int](), NumberedResults()
+        flights, answers = SingleFlight[int](), NumberedResults()
         answers.go.set()
-        await asyncio.gather(*(asking.do(name, answers.next) for name in range(1 + others)))
+        await asyncio.gather(*(flights.do(name, answers.next) for name in range(1 + others)))
         return answers.asked
 
     assert asyncio.run(ask()) == 1 + others

@@ -216,7 +216,7 @@ def _broker_pods(installed: Installed) -> list[Body]:
 
 @contextlib.contextmanager
 def _no_broker(installed: Installed) -> Iterator[None]:
-    """Its door has no pods."""
+    """Its ingress has no pods."""
     kubectl(installed.lab, "scale", "-n", _EVENTING, _INGRESS, "--replicas=0")
     try:
         until("no Broker", lambda: "still there" if _broker_pods(installed) else None, seconds=120)

@@ -1,4 +1,4 @@
-"""With policies enforced the platform works, and nobody reaches functions, engines or the database but by its doors."""
+"""With policies enforced the platform works, and functions, engines and the database are reachable by their allowed peers only."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ def engine(client: PlatformClient) -> Iterator[str]:
 
 def test_only_intended_connections_are_open(client: PlatformClient, engine: str) -> None:
     installed = client.installed
-    lab, doors = installed.lab, _doors(installed, engine)
-    assert all(_reached(lab, "default", doors).values()), "without policies everybody reaches everything"
+    lab, targets = installed.lab, _targets(installed, engine)
+    assert all(_reached(lab, "default", targets).values()), "without policies everybody reaches everything"
     with _guarded(installed):
-        assert not any(_reached(lab, "default", doors).values())
-        from_engines = {what: place for what, place in doors.items() if what != "an engine"}
+        assert not any(_reached(lab, "default", targets).values())
+        from_engines = {what: place for what, place in targets.items() if what != "an engine"}
         assert not any(_reached(lab, MODELS_NAMESPACE, from_engines).values())
         answer = _works(client, engine)
     # Only now: the database is shut for this test, too.
@@ -103,7 +103,7 @@ def _with_policies(folder: Path) -> Path:
     return over(folder, "overlay-guarded", "network-policy")
 
 
-def _doors(installed: Installed, engine: str) -> dict[str, str]:
+def _targets(installed: Installed, engine: str) -> dict[str, str]:
     """What an attacker might try, by address and port."""
     functions = Functions(installed)
     assert functions.ask("health", Call()).status == 200

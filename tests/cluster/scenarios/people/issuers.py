@@ -169,7 +169,7 @@ def _applied(installed: Installed, overlay: Path) -> Iterator[None]:
 
 
 def _apply(installed: Installed, overlay: Path) -> None:
-    """As docs/sign-in.md says it: the secrets Job again, and functions that are awake start anew."""
+    """As docs/sign-in.md says it: the secrets Job again, and functions that are awake restart."""
     lab = installed.lab
     kubectl(lab, "delete", "jobs", "-n", NAMESPACE, "-l", "app.kubernetes.io/name=secrets", "--ignore-not-found")
     kubectl(lab, "apply", "--server-side", "--force-conflicts", "-k", overlay, seconds=300)

@@ -181,15 +181,15 @@ def test_forged_tokens_are_rejected(
     found = _claims(alice)
     good = signer.token(sub=found["sub"], email=found["email"], groups=found.get("groups"))
     assert _status(installed, good) == 200, "it is the key that the issuer signs with"
-    let_in = {}
+    admitted = {}
     for name, (make, reason) in _forged_tokens.FORGED.items():
         token = make(signer)
         status, said = _asked(installed, token)
         answer = ask(token)
         if (status, answer.status) != (401, 401) or not re.search(reason, said["error"]["message"]):
-            let_in[name] = (status, said, answer.status)
+            admitted[name] = (status, said, answer.status)
     print(f"\n{len(_forged_tokens.FORGED)} forgeries, refused by a function and on the token path")
-    assert not let_in
+    assert not admitted
 
 
 def test_another_applications_token_is_rejected(

@@ -1,4 +1,4 @@
-"""Streams go on to their end while the function that relays them is replaced."""
+"""Streams continue to their end while the function that relays them is replaced."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_no_stream_is_interrupted(installed: Installed) -> None:
             assert streams.alive() == _STREAMS
             answer = client.whole(name, max_tokens=2)
             assert answer.status == 200, answer
-            print(f"\n{new} took over; {streams.alive()} streams go on by {_pods(functions)}")
+            print(f"\n{new} took over; {streams.alive()} streams continue by {_pods(functions)}")
             _check(streams.join())
         print(f"{_STREAMS} streams of {SECONDS} s each, {len(streams.answers[0].events)} events, none cut")
         rows = [client.row(each.request_id) for each in streams.answers]

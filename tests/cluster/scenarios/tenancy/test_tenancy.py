@@ -112,7 +112,7 @@ def test_a_budget_is_not_overspent(client: PlatformClient, key: Key, model: str)
 
 def _unsettled(installed: Installed, budget: str, expected: float) -> str | None:
     spent = float(_call(installed, "GET", f"/budgets/{budget}")["spent"])
-    return None if spent == pytest.approx(expected) else f"{spent} of {expected} booked"
+    return None if spent == pytest.approx(expected) else f"{spent} of {expected} recorded"
 
 
 def _all_at_once(client: PlatformClient, model: str, count: int, *, seconds: float = 0) -> list[Answer]:
