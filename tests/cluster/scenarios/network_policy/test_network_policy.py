@@ -1,4 +1,4 @@
-"""With policies enforced the platform works, and functions, engines and the database are reachable by their allowed peers only."""
+"""With policies enforced the platform works, and functions, engines and the database accept their allowed peers only."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def test_a_third_model_is_queued_with_its_position_and_admitted_when_another_sle
     first, second, third = names = [f"{each}-{mark}" for each in ("first", "second", "third")]
     client.ticking("an empty pool", lambda: admitted(client))
     half = f"{pool(client) // 2}Mi"
-    # The third is larger than what is left, so that it waits in any order of arrival.
+    # The third is larger than what is left, so that it waits in either order.
     with scripted(lab, *(service(each, labels=_QUEUE, memory=half) for each in names)):
         client.adopted(*names)
         client.sleep(third)
