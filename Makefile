@@ -33,13 +33,14 @@ test-fast: $(STAMP)  ## the tests that need no engine
 test-dates: $(STAMP)  ## the fast tests on another day or in another time zone (DATE=...; else one of them, by turns)
 	@$(BIN)/python -m tests.suite.dates $(DATE)
 
-check: $(STAMP)  ## format, lint, types, architecture, generated files
+check: $(STAMP)  ## format, lint, types, architecture, generated files, words
 	@$(BIN)/ruff format --quiet --check shared functions eventing images tests
 	@$(BIN)/ruff check --quiet shared functions eventing images tests
 	@$(BIN)/mypy shared functions eventing images tests
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/python -m llmariner.manifests --check
 	@$(BIN)/python -m llmariner.authorization --check
+	@$(BIN)/python -m tests.style
 
 manifests: $(STAMP)  ## write manifests/ from functions/ and eventing/
 	@$(BIN)/python -m llmariner.manifests

@@ -40,7 +40,7 @@ ACTORS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("actor", "shown"), ACTORS.values(), ids=ACTORS)
-def test_whoever_acted_is_shown(llma: Llma, platform: FakePlatform, actor: dict[str, Any], shown: str) -> None:
+def test_the_actor_is_shown(llma: Llma, platform: FakePlatform, actor: dict[str, Any], shown: str) -> None:
     platform.respond(LIST, {"data": [{"id": "a", "type": "user.added", "actor": actor, "effective_at": 1}]})
     assert shown in llma("admin", "audit", "list").out
 

@@ -87,7 +87,7 @@ def test_the_issuer_s_pause_is_kept_within_bounds(
     assert pauses == [pause]
 
 
-def test_whoever_is_told_to_slow_down_does(issuer: _Issuer, pauses: list[float]) -> None:
+def test_polling_slows_down_when_the_issuer_requires_it(issuer: _Issuer, pauses: list[float]) -> None:
     issuer.errors = ["authorization_pending", "slow_down", "slow_down", "authorization_pending"]
     with pytest.raises(OAuthError):
         sign_in(issuer)

@@ -184,7 +184,7 @@ def test_postgres_keeps_its_data_and_takes_a_new_password(folder: Path, made: di
 
 
 @pytest.mark.postgres
-def test_a_start_that_was_interrupted_begins_anew(folder: Path, made: dict[str, Mapping[str, str]]) -> None:
+def test_an_interrupted_start_begins_from_scratch(folder: Path, made: dict[str, Mapping[str, str]]) -> None:
     (folder / "pgdata.new").mkdir()
     (folder / "pgdata.new/PG_VERSION").write_text("half")
     if AS_ROOT:

@@ -154,7 +154,7 @@ def test_functions_are_told_where_it_is_inside(production: Rendered) -> None:
     assert where == f"http://{host}:{port}{PATH}"
 
 
-def test_its_doors(production: Rendered) -> None:
+def test_its_ports_and_peers(production: Rendered) -> None:
     everybody = one(production, "networking.k8s.io", "NetworkPolicy", "dex")["spec"]["ingress"]
     assert everybody == [{"ports": [{"port": 5556, "protocol": "TCP"}]}]
     assert not admits(production, DEX, ("default", {}), 5558)

@@ -156,7 +156,7 @@ CONNECTIONS: dict[str, tuple[Any, Any, int, bool]] = {
 
 
 @pytest.mark.parametrize("connection", CONNECTIONS)
-def test_a_door_is_open_or_shut(connection: str, production: Rendered) -> None:
+def test_a_connection_is_allowed_or_denied(connection: str, production: Rendered) -> None:
     source, to, port, opened = CONNECTIONS[connection]
     assert admits(production, to, source, port) is opened
 

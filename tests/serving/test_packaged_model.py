@@ -71,9 +71,7 @@ def test_an_answer_ends_though_nobody_says_when(warm: tuple[ServingDriver, Proce
     assert longer["usage"]["completion_tokens"] == 300
 
 
-def test_another_template_or_another_conversion_makes_the_model_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_template_or_conversion_remakes_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chat, embeddings = PACKAGED
     before = chat.folder(tmp_path), embeddings.folder(tmp_path)
     for name in ("_TEMPLATE", "_CONVERT"):

@@ -62,7 +62,7 @@ def test_packages_that_may_be_there_by_half_are_installed_again(engines: EngineE
     assert engines.is_installed
 
 
-def test_an_environment_that_may_be_there_by_half_is_made_anew(engines: EngineEnvironment, tmp_path: Path) -> None:
+def test_an_incomplete_engine_environment_is_made_again(engines: EngineEnvironment, tmp_path: Path) -> None:
     (tmp_path / "fail-venv").touch()
     with pytest.raises(OSError, match="venv failed"):
         engines.install()
@@ -81,7 +81,7 @@ if [ "$(basename "$0")" = uv ] && [ -e "{folder}/fail" ]; then rm "{folder}/fail
 """
 
 
-def test_the_platforms_environment_is_made_anew_where_it_may_be_there_by_half(tmp_path: Path) -> None:
+def test_an_incomplete_platform_environment_is_made_again(tmp_path: Path) -> None:
     shutil.copy(checkout_root() / "Makefile", tmp_path)
     program = tmp_path / "program"
     program.write_text(PYTHON.format(program=program, folder=tmp_path))

@@ -17,7 +17,18 @@ __all__ = ["PARTS", "main"]
 PARTS = ("check", "setup", "spread", "whole")
 ROOT = Path(__file__).resolve().parents[2]
 # Tests that compute, a file to a process; those of the other folders take times, or start engines that take all cores.
-_COMPUTING = ("unit", "functions", "contract", "cli", "docs", "manifests", "kubernetes_api", "eventing", "identity")
+_COMPUTING = (
+    "unit",
+    "functions",
+    "contract",
+    "cli",
+    "docs",
+    "manifests",
+    "kubernetes_api",
+    "eventing",
+    "identity",
+    "style",
+)
 SPREAD = [f"tests/{name}" for name in _COMPUTING]
 _MANY = ["--numprocesses", "auto", "--maxprocesses", "8", "--dist", "loadfile"]
 _NO_TESTS = 5

@@ -223,7 +223,7 @@ def test_a_request_that_can_not_be_counted_stops_no_other(monkeypatch: Any) -> N
     asyncio.run(work())
 
 
-def test_a_task_that_fails_begins_anew(monkeypatch: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_task_that_fails_is_restarted(monkeypatch: Any, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(supervision, "_PAUSE_SECONDS", 0.001)
     begun: list[int] = []
 

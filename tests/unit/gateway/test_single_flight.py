@@ -37,7 +37,7 @@ def test_those_who_ask_at_the_same_moment_share_an_answer() -> None:
     assert asyncio.run(ask()) == ([1] * 49, 2)
 
 
-def test_whoever_asks_after_a_change_is_told_what_is_new() -> None:
+def test_a_call_after_an_invalidation_gets_the_new_value() -> None:
     async def ask() -> tuple[int, int, int]:
         flights, answers = SingleFlight[int](), NumberedResults()
         before = asyncio.create_task(flights.do("key", answers.next))

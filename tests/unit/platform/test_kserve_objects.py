@@ -32,7 +32,7 @@ def test_ids_alike_have_names_apart() -> None:
 
 
 @pytest.mark.parametrize("fields", [{}, {"gpus": 1, "trusted": True, "extra_args": ("--trust-remote-code",)}])
-def test_an_engine_has_no_word_for_the_kubernetes_api_and_no_door_to_the_outside(fields: dict[str, Any]) -> None:
+def test_an_engine_has_no_token_of_the_kubernetes_api_and_no_external_route(fields: dict[str, Any]) -> None:
     tuned = model("ft:tiny:x", folder="s3://bucket/x", base="tiny")
     made = inference_service(model(**fields), (tuned,), NVIDIA)
     predictor = made["spec"]["predictor"]
