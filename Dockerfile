@@ -8,7 +8,7 @@ ARG BASE=python:3.11-slim-bookworm
 ARG BUILDER=${BASE}
 
 FROM ${BUILDER} AS tools
-# A mirror to take packages from; unsaid, the one that pip and uv know.
+# A package mirror; by default, the index that pip and uv use.
 ARG INDEX=""
 WORKDIR /build
 COPY locks/platform.lock locks/platform.lock
@@ -27,7 +27,7 @@ COPY shared/llmariner/__init__.py shared/llmariner/__init__.py
 COPY shared/llmariner/manifests shared/llmariner/manifests
 RUN ["python3", "images/install.py", "declare"]
 
-# One step per group of packages, so that images share those in which they agree.
+# One step per group of packages, so that images share identical layers.
 FROM tools AS packages
 ARG INDEX=""
 COPY --from=declared /declared/core.txt /declared/core.txt
@@ -50,7 +50,7 @@ COPY eventing eventing
 RUN ["python3", "images/install.py", "functions"]
 
 FROM ${BASE}
-# A public base brings an installer; what runs has no use for one.
+# A public base includes an installer, which the image does not need.
 RUN ["python3", "-c", "import shutil, importlib.util as u, pathlib as p; \
 [shutil.rmtree(s.submodule_search_locations[0]) for n in ('pip', 'setuptools', 'wheel', 'ensurepip') if (s := u.find_spec(n))]; \
 [f.unlink() for f in p.Path('/usr/local/bin').glob('pip*')]"]
@@ -61,7 +61,7 @@ COPY --from=packages /layers/api/ /
 COPY --from=packages /layers/others/ /
 COPY --from=code /layers/code/ /
 COPY --from=code /layers/functions/ /
-# All is compiled, and the root may be read-only: nothing is written but below /tmp.
+# All code is compiled, and the root may be read-only: functions write only below /tmp.
 ENV PYTHONPATH=/app/packages PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 HOME=/tmp PORT=8080
 WORKDIR /app
 USER 65532:65532
