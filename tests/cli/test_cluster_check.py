@@ -235,7 +235,7 @@ def test_hardware_is_named_as_the_pools_and_the_runtimes_name_it() -> None:
 
 
 def test_the_secrets_are_those_that_the_job_makes() -> None:
-    told = secrets.__doc__ or ""
-    made = {line.split()[0] for line in told.splitlines() if line.startswith("llmariner-")}
+    documentation = secrets.__doc__ or ""
+    made = {line.split()[0] for line in documentation.splitlines() if line.startswith("llmariner-")}
     # The first is to be deleted once it is read, the other there only with Dex.
     assert set(SECRET_KEYS) == made - {"llmariner-admin-key", "llmariner-dex"}

@@ -110,8 +110,8 @@ def test_the_page_has_commands() -> None:
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.splitlines()[0][:50])
 def test_every_block_is_shell(block: str) -> None:
-    told = subprocess.run(["bash", "-n"], input=block, capture_output=True, text=True, check=False)
-    assert (told.returncode, told.stderr) == (0, "")
+    result = subprocess.run(["bash", "-n"], input=block, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 KUBECTLS = [words for words in ALL if words[0] == "kubectl"]

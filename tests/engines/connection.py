@@ -118,8 +118,8 @@ class Connection(asyncio.Protocol):
         elif request.path.startswith(USAGE):
             self.telling = asyncio.ensure_future(self._tell_usage(request))
         elif route == ("GET", "/llmariner/answer") and self.engine.options.first_answer:
-            told = {"answer": self.engine.options.first_answer, "reason": "", "usage": self.engine.first_usage}
-            self._answer(request, 200, orjson.dumps(told))
+            reported = {"answer": self.engine.options.first_answer, "reason": "", "usage": self.engine.first_usage}
+            self._answer(request, 200, orjson.dumps(reported))
         elif route == ("GET", "/metrics"):
             self._answer(request, 200, self.engine.metrics(), "text/plain; version=0.0.4")
         else:

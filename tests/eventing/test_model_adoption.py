@@ -50,7 +50,7 @@ class Platform:
     def deleted(self, name: str) -> None:
         self.cluster.done("DELETE", INFERENCE_SERVICES.path(NAMESPACE, name))
 
-    def told(self, type_: str, data: Any) -> int:
+    def deliver(self, type_: str, data: Any) -> int:
         """What the consumer answers to an event with this data."""
         said = {**attributes(type_), "content-type": "application/json"}
         headers = {(key if key == "content-type" else f"ce-{key}"): value for key, value in said.items()}
@@ -104,47 +104,47 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
 def test_an_external_service_is_imported_once_for_repeated_events(platform: Platform) -> None:
     platform.made("theirs")
     for _ in range(3):
-        assert platform.told(ADDED, reference("theirs")) == 204
+        assert platform.deliver(ADDED, reference("theirs")) == 204
     assert platform.models()["theirs"].model_file_location == "theirs"
     revision = platform.models()["theirs"].revision
-    assert platform.told(ADDED, reference("theirs")) == 204
+    assert platform.deliver(ADDED, reference("theirs")) == 204
     assert platform.models()["theirs"].revision == revision, "told again, it is not changed"
 
 
 def test_a_deleted_service_is_removed_in_any_phase_and_others_remain(platform: Platform) -> None:
     for name in ("stays", "awake", "new"):
         platform.made(name)
-        assert platform.told(ADDED, reference(name)) == 204
+        assert platform.deliver(ADDED, reference(name)) == 204
     platform.context.registry.mark_loaded(
         "awake", folder="kserve://awake", size_bytes=0, task=platform.models()["awake"].task
     )
     platform.context.registry.activate("awake", ActivationStatus.ACTIVE, project_id=None)
     for name in ("awake", "new"):
         platform.deleted(name)
-        assert platform.told(DELETED, reference(name)) == 204
-        assert platform.told(DELETED, reference(name)) == 204
+        assert platform.deliver(DELETED, reference(name)) == 204
+        assert platform.deliver(DELETED, reference(name)) == 204
     assert {"awake", "new"} & platform.models().keys() == set()
     assert "stays" in platform.models()
 
 
 def test_the_clusters_state_overrides_an_old_event(platform: Platform) -> None:
     platform.made("again")
-    assert platform.told(DELETED, reference("again")) == 204
+    assert platform.deliver(DELETED, reference("again")) == 204
     assert "again" in platform.models()
     platform.deleted("again")
-    assert platform.told(ADDED, reference("again")) == 204
+    assert platform.deliver(ADDED, reference("again")) == 204
     assert "again" not in platform.models()
 
 
 def test_a_service_of_the_platform_is_not_imported(platform: Platform) -> None:
     platform.made("m-small-1", **{"app.kubernetes.io/managed-by": "llmariner"})
-    assert platform.told(ADDED, reference("m-small-1")) == 204
+    assert platform.deliver(ADDED, reference("m-small-1")) == 204
     assert "m-small-1" not in platform.models()
 
 
 @pytest.mark.parametrize("data", [{}, {"name": 3}, {"name": ""}])
 def test_an_event_without_a_service_is_rejected_permanently(data: dict[str, Any], platform: Platform) -> None:
-    assert platform.told(ADDED, data) == 400
+    assert platform.deliver(ADDED, data) == 400
 
 
 def test_the_trigger_selects_creation_and_deletion_but_not_updates() -> None:

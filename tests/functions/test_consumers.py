@@ -142,15 +142,15 @@ def test_retirement_keeps_a_registered_models_weights(installation: Installation
     name = new_model(installation, "retired").id
     installation.context.registry.mark_loaded(name, folder="hf://org/new", size_bytes=1, task=Task.GENERATE)
 
-    def told(folder: str) -> list[str]:
+    def reported(folder: str) -> list[str]:
         headers, body = to_http(write_event(installation, TYPES["model_retirement"], {"id": name, "folder": folder}))
         assert in_process.send(retirement, HttpRequest("POST", "/", body, headers)).status == 204
         return discarded
 
-    assert told("hf://org/new") == []
-    assert told("hf://org/old") == ["hf://org/old"]
+    assert reported("hf://org/new") == []
+    assert reported("hf://org/old") == ["hf://org/old"]
     installation.context.registry.delete(name, project_id=None)
-    assert told("hf://org/new") == ["hf://org/old", "hf://org/new"]
+    assert reported("hf://org/new") == ["hf://org/old", "hf://org/new"]
     context.database.close()
 
 

@@ -34,15 +34,15 @@ def test_only_the_projects_own_model_is_returned(
     context.ledger.record([{**event, **identity, **counts, "model": name, "route": "chat_completions"}])
     monkeypatch.setattr(context, "serving", StaticServing(json.dumps({mine: "http://127.0.0.1:1"})))
 
-    def told(by: str) -> tuple[object, ...]:
+    def reported(by: str) -> tuple[object, ...]:
         answer = company.ask(f"GET /v1/models/{name}", by=by)
         assert answer.status == 200
         serving = answer.json["serving"]
         said = (serving["phase"], serving["requests_waiting"], serving["wake_seconds"]["count"])
         return (*said, serving["last_request_at"])
 
-    assert told("mia") == ("ready", 0, 0, None)
+    assert reported("mia") == ("ready", 0, 0, None)
     context.waiting_requests.report("process", {theirs: 3, mine: 1})
     monkeypatch.setattr(context, "serving", StaticServing(json.dumps(dict.fromkeys(ids, "http://127.0.0.1:1"))))
-    assert told("mia") == ("ready", 1, 0, None)
-    assert told("sam") == ("ready", 3, 1, pytest.approx(now))
+    assert reported("mia") == ("ready", 1, 0, None)
+    assert reported("sam") == ("ready", 3, 1, pytest.approx(now))

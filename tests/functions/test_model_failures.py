@@ -33,9 +33,9 @@ def test_local_paths_are_visible_to_operators_only(installation: Installation, a
         if name != "boss":  # an organization's key works in no project
             assert seen(name) == REASON.replace("/home/operator/models:", "[path]"), name
     events = company.ask("GET /v1/events", by="mia", query="limit=100").json["data"]
-    told = [event for event in events if event["data"].get("id") == NAME]
-    assert any("No readable config.json" in json.dumps(event) for event in told)
-    assert "operator" not in json.dumps(told)
+    reported = [event for event in events if event["data"].get("id") == NAME]
+    assert any("No readable config.json" in json.dumps(event) for event in reported)
+    assert "operator" not in json.dumps(reported)
 
 
 def test_engine_output_is_visible_to_operators_only(installation: Installation) -> None:

@@ -138,7 +138,7 @@ def test_entries_without_an_openai_type_are_returned_on_request(ask: Ask, admin:
     do("DELETE", "/audited")
     assert ids(call(query="resource_ids[]=audited")) == []
     named = ids(call(query="resource_ids[]=audited&event_types[]=model.created"))
-    told = call(query="resource_ids[]=audited&view=all").json["data"]
-    assert named == [told[2]["id"]]
-    assert [entry["type"] for entry in told] == ["model.deleted", "model.updated", "model.created"]
-    assert told[2]["model.created"]["data"] == {"source_repository": "LOCAL", "model_file_location": "audited"}
+    reported = call(query="resource_ids[]=audited&view=all").json["data"]
+    assert named == [reported[2]["id"]]
+    assert [entry["type"] for entry in reported] == ["model.deleted", "model.updated", "model.created"]
+    assert reported[2]["model.created"]["data"] == {"source_repository": "LOCAL", "model_file_location": "audited"}

@@ -274,9 +274,9 @@ def test_group_members_come_from_the_issuer(
 ) -> None:
     fay, gus = (new_person(f"{name}@sdk.example") for name in ("fay", "gus"))
     for user_id, said in ((fay, ["a", "people"]), (gus, ['more "people'])):
-        told = {"issuer": issuer, "subject": user_id, "groups_at": 1}
+        reported = {"issuer": issuer, "subject": user_id, "groups_at": 1}
         with installation.context.database.write() as session:
-            session.run(update(users).where(users.c.id == user_id).values(**told))
+            session.run(update(users).where(users.c.id == user_id).values(**reported))
             session.insert_many_if_absent(
                 user_groups, [{"user_id": user_id, "name": name, "issuer": issuer} for name in said]
             )

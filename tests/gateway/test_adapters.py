@@ -45,9 +45,9 @@ def test_a_lora_adapter_has_its_base_models_price(platform: Platform, base: str)
     assert row["completion_tokens"] > 0
     cost = row["completion_tokens"] * 1000 + 11
     assert (row["model"], row["price_id"], row["cost"]) == (tuned, "price_dear", cost)
-    told = cost_breakdown(platform.context.database, request)
-    assert told["rebuilt_equals_stored"]
-    assert sum(item["amount_usd"] for item in told["line_items"]) == pytest.approx(told["amount"]["value"])
+    reported = cost_breakdown(platform.context.database, request)
+    assert reported["rebuilt_equals_stored"]
+    assert sum(item["amount_usd"] for item in reported["line_items"]) == pytest.approx(reported["amount"]["value"])
     other = platform.model("another", "--tokens", "4")
     assert platform.row(answered(platform.caller, other))["price_id"] == "price_all"
 
@@ -89,9 +89,9 @@ def test_limits_of_a_model_count_requests_for_its_adapters(platform: Platform, b
 
     answers = asyncio.run(scenario())
     assert [answer.status for answer in answers] == [200, 200, 429, 200, 200, 200, 429, 429]
-    told = [answers[index].headers["x-ratelimit-limit-requests"] for index in (0, 3)]
+    reported = [answers[index].headers["x-ratelimit-limit-requests"] for index in (0, 3)]
     left = [answers[index].headers["x-ratelimit-remaining-requests"] for index in (0, 3, 4)]
-    assert told[0] == told[1] != "5", "the narrowest limit per minute is told of"
+    assert reported[0] == reported[1] != "5", "the narrowest limit per minute is told of"
     assert left[0] > left[1] > left[2]
 
 

@@ -137,8 +137,8 @@ def test_an_alert_only_budget_emits_its_alert(platform: Platform, priced: str, t
     assert statuses == [200] * 4
     eventually(lambda: account(platform, made) > made.amount, seconds=30, what="the count")
     with platform.context.database.read() as session:
-        told = session.rows(select(events).where(events.c.subject == f"budgets/{made.id}"))
-    assert [row.type for row in told] == ["ai.llmariner.budget.alert.v1"]
+        reported = session.rows(select(events).where(events.c.subject == f"budgets/{made.id}"))
+    assert [row.type for row in reported] == ["ai.llmariner.budget.alert.v1"]
     assert account(platform, made) == spent(platform, subject, priced)
 
 

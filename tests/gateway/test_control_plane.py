@@ -162,14 +162,14 @@ def test_a_separate_function_wakes_models_through_the_control_plane(platform: Pl
     caller = Caller(free_port(), platform.caller.secret)
 
     async def scenario() -> tuple[Answer, Answer]:
-        told = await caller.chat(name, headers={"prefer": "wait=0"})
-        return told, await (await caller.stream(name)).read()
+        reported = await caller.chat(name, headers={"prefer": "wait=0"})
+        return reported, await (await caller.stream(name)).read()
 
     with booted("chat_completions", caller.port, environment, tmp_path / "log"):
-        told, answer = asyncio.run(scenario())
+        reported, answer = asyncio.run(scenario())
         row = platform.row(answer.headers["x-request-id"])
         unknown = asyncio.run(caller.chat("nowhere"))
-    assert (told.status, told.error()["code"]) == (503, "model_not_ready")
+    assert (reported.status, reported.error()["code"]) == (503, "model_not_ready")
     assert "starting" in {comment["phase"] for comment in answer.comments()}
     assert answer.events()[-1] == "[DONE]"
     assert len(platform.engines(name)) == 1

@@ -80,7 +80,7 @@ def test_invalid_usage_is_charged_within_bounds_and_affects_no_other_request(
     assert (row["prompt_tokens"], row["completion_tokens"]) == expected
     assert row["cached_tokens"] <= row["prompt_tokens"]
     assert platform.row(good_id)["completion_tokens"] == 2
-    assert told(platform, odd_id) == (usage not in TRUE)
+    assert reported(platform, odd_id) == (usage not in TRUE)
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -106,10 +106,10 @@ def test_a_disconnect_without_reported_usage_is_charged_by_its_bounds(
     [row] = cancelled()
     assert row["outcome"] == "cancelled"
     assert (row["prompt_tokens"], row["completion_tokens"]) == (len(json.dumps(body)), 50)
-    assert told(platform, row["request_id"])
+    assert reported(platform, row["request_id"])
 
 
-def told(platform: Platform, request_id: str) -> bool:
+def reported(platform: Platform, request_id: str) -> bool:
     """Whether an event says that the request was charged by its bounds."""
     with platform.context.database.read() as session:
         query = select(events.c.type).where(events.c.subject == f"requests/{request_id}")

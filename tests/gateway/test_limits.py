@@ -27,8 +27,8 @@ def test_requests_over_the_limit_get_retry_after(narrow: Platform, model: str) -
 
     answers = asyncio.run(scenario())
     assert [answer.status for answer in answers] == [200] * 6 + [429] * 2
-    told = [int(answer.headers["x-ratelimit-remaining-requests"]) for answer in answers]
-    assert told == [5, 4, 3, 2, 1, 0, 0, 0]
+    reported = [int(answer.headers["x-ratelimit-remaining-requests"]) for answer in answers]
+    assert reported == [5, 4, 3, 2, 1, 0, 0, 0]
     refused = answers[-1]
     error = refused.error()
     assert (error["code"], error["type"]) == ("rate_limit_exceeded", "rate_limit_error")

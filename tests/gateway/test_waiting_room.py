@@ -94,9 +94,9 @@ def test_a_stream_that_timed_out_ends_with_an_error_event(platform: Platform) ->
 def test_a_request_that_does_not_wait_wakes_the_model(platform: Platform) -> None:
     name = platform.model("nudged", "--ready-after", "0.5")
     began = time.monotonic()
-    told = asyncio.run(platform.caller.chat(name, headers={"prefer": "wait=0"}))
+    reported = asyncio.run(platform.caller.chat(name, headers={"prefer": "wait=0"}))
     assert time.monotonic() - began < 1
-    assert (told.status, told.error()["code"]) == (503, "model_not_ready")
+    assert (reported.status, reported.error()["code"]) == (503, "model_not_ready")
     eventually(lambda: platform.engines(name) and healthy(platform.engine(name)), what="the load")
     assert asyncio.run(platform.caller.chat(name, headers={"prefer": "wait=2"})).status == 200
     assert len(platform.engines(name)) == 1

@@ -73,10 +73,10 @@ def capital(server: Running, port: int) -> str:
 def told_of_the_first_answer(server: Running, port: int) -> dict[str, Any]:
     """As soon as the engine has it."""
     deadline = time.monotonic() + 60
-    while (told := server.answer(f"http://127.0.0.1:{port}/llmariner/answer")[1])["answer"] == "pending":
+    while (reported := server.answer(f"http://127.0.0.1:{port}/llmariner/answer")[1])["answer"] == "pending":
         assert time.monotonic() < deadline, server.words()
         time.sleep(0.05)
-    return dict(told)
+    return dict(reported)
 
 
 def test_vllm_serves_as_in_the_upstream_image(engine: Container, tmp_path: Path) -> None:
@@ -118,8 +118,8 @@ def test_a_standby_engine_serves_one_model_after_another(engine: Container, tmp_
             assert server.answer(f"{base}/start", order, headers)[0] == 202
             assert server.answer(f"{base}/start", order, headers)[0] == 409
             ready = server.wait(f"http://127.0.0.1:{port}/health", 60)
-            told = told_of_the_first_answer(server, port)
-            assert (told["answer"], told["usage"]) == ("as_expected", FIRST_USAGE)
+            reported = told_of_the_first_answer(server, port)
+            assert (reported["answer"], reported["usage"]) == ("as_expected", FIRST_USAGE)
             engine_told = server.answer(f"{base}/status")[1]["engine"]
             assert (engine_told["answer"], engine_told["usage"]) == ("as_expected", FIRST_USAGE)
             assert capital(server, port) == ANSWER

@@ -169,16 +169,16 @@ def test_a_list_is_complete_for_any_number_of_pages(
 
 def test_a_watch_reports_existing_and_new_objects(cluster: Cluster, namespace: str) -> None:
     cluster.create(config_map(namespace, "first", {"ours": "yes"}))
-    told = Told(cluster, namespace, {"ours": "yes"})
-    until(lambda: told.seen)
+    reported = Told(cluster, namespace, {"ours": "yes"})
+    until(lambda: reported.seen)
     cluster.create(config_map(namespace, "second", {"ours": "yes"}))
     cluster.create(config_map(namespace, "foreign"))
     cluster.merge_patch(CONFIG_MAPS, namespace, "second", {"data": {"x": "1"}})
     cluster.merge_patch(CONFIG_MAPS, namespace, "first", {"metadata": {"labels": {"ours": None}}})
     cluster.delete(CONFIG_MAPS, namespace, "second")
-    until(lambda: len(told.seen) >= 5)
-    told.end()
-    assert told.seen == [
+    until(lambda: len(reported.seen) >= 5)
+    reported.end()
+    assert reported.seen == [
         ("ADDED", "first"),
         ("ADDED", "second"),
         ("MODIFIED", "second"),
@@ -217,10 +217,10 @@ class Told:
 
 
 def test_closing_ends_a_watch_at_once(cluster: Cluster, namespace: str) -> None:
-    told = Told(cluster, namespace, {"ours": "yes"})
+    reported = Told(cluster, namespace, {"ours": "yes"})
     time.sleep(0.3)
     began = time.monotonic()
-    told.end()
+    reported.end()
     assert time.monotonic() - began < 1
 
 
@@ -232,27 +232,27 @@ def test_a_watch_that_fell_behind_lists_again_and_reports_the_difference(server:
     alone.merge_patch(CONFIG_MAPS, "default", "moves", {"data": {"x": "1"}})
     alone.create(config_map("default", "comes", {"ours": "yes"}))
     server.expire()
-    told = Told(alone, "default", {"ours": "yes"}, listing)
-    until(lambda: len(told.seen) >= 3)
+    reported = Told(alone, "default", {"ours": "yes"}, listing)
+    until(lambda: len(reported.seen) >= 3)
     # A running one must start over, too, and then there is nothing to report.
     server.expire()
     alone.create(config_map("default", "late", {"ours": "yes"}))
-    until(lambda: len(told.seen) >= 4)
-    told.end()
-    assert told.seen == [("DELETED", "goes"), ("ADDED", "comes"), ("MODIFIED", "moves"), ("ADDED", "late")]
+    until(lambda: len(reported.seen) >= 4)
+    reported.end()
+    assert reported.seen == [("DELETED", "goes"), ("ADDED", "comes"), ("MODIFIED", "moves"), ("ADDED", "late")]
 
 
 def test_a_watch_survives_a_server_restart(server: ApiServer, alone: Cluster) -> None:
     alone.create(config_map("default", "before", {"ours": "yes"}))
-    told = Told(alone, "default", {"ours": "yes"})
-    until(lambda: told.seen)
+    reported = Told(alone, "default", {"ours": "yes"})
+    until(lambda: reported.seen)
     server.stop()
     time.sleep(0.3)
     server.start()
     alone.create(config_map("default", "after", {"ours": "yes"}))
-    until(lambda: len(told.seen) >= 2)
-    told.end()
-    assert told.seen == [("ADDED", "before"), ("ADDED", "after")]
+    until(lambda: len(reported.seen) >= 2)
+    reported.end()
+    assert reported.seen == [("ADDED", "before"), ("ADDED", "after")]
 
 
 def test_a_server_that_is_down_is_unavailable(server: ApiServer, alone: Cluster) -> None:

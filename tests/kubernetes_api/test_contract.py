@@ -198,8 +198,8 @@ def test_status_is_a_separate_subresource(api: Caller, namespace: str, resource:
     assert made.get("status", {}).get("observedGeneration") is None
     early = api.patch(resource, namespace, name, {"status": {"observedGeneration": 2}})
     assert early.get("status", {}).get("observedGeneration") is None
-    told = api.set_status(resource, namespace, name, {"observedGeneration": 3})
-    assert told["status"]["observedGeneration"] == 3
+    reported = api.set_status(resource, namespace, name, {"observedGeneration": 3})
+    assert reported["status"]["observedGeneration"] == 3
     path = resource.path(namespace, name)
     mixed = {"metadata": {"labels": {"by": "status"}}, "spec": {"replicas": 9}, "status": {"observedGeneration": 4}}
     after = api.done("PATCH", f"{path}/status", mixed, media=MERGE)

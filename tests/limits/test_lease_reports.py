@@ -50,9 +50,9 @@ def test_a_withdrawn_reservation_counts_nothing() -> None:
 def test_an_instance_reports_its_acknowledged_usage() -> None:
     allowance = leased_quota(BUDGET, Amounts(money=1000))
     reserved(ApplicableLimits([allowance]), 0, 100).settle(0, 40, 1.0)
-    told = allowance.report(1.0)
-    assert (told.used, told.acknowledged) == (Amounts(money=40), NO_AMOUNTS)
-    allowance.apply_grant(LeaseGrant(BUDGET.id, Amounts(money=500), NO_AMOUNTS, None, 1), told, 2.0)
+    reported = allowance.report(1.0)
+    assert (reported.used, reported.acknowledged) == (Amounts(money=40), NO_AMOUNTS)
+    allowance.apply_grant(LeaseGrant(BUDGET.id, Amounts(money=500), NO_AMOUNTS, None, 1), reported, 2.0)
     reserved(ApplicableLimits([allowance]), 0, 100).settle(0, 10, 1.0)
     again = allowance.report(3.0)
     assert (again.used, again.acknowledged) == (Amounts(money=50), Amounts(money=40))

@@ -126,19 +126,19 @@ def test_remaining_quota_is_reported(database: Database) -> None:
     control = new_control_plane(database, requests_per_minute=10, tokens_per_minute=1000)
 
     async def work() -> list[dict[str, str]]:
-        limits, told = Limiter(control), []
+        limits, reported = Limiter(control), []
         for _ in range(3):
             reserved = await limits.reserve(KEY, "m", 50, 50)
-            told.append(headers(reserved.applicable.headers()))
+            reported.append(headers(reserved.applicable.headers()))
             reserved.settle(10, 0)
-        return told
+        return reported
 
-    told = run(work())
-    assert [each["remaining-requests"] for each in told] == ["9", "8", "7"]
+    reported = run(work())
+    assert [each["remaining-requests"] for each in reported] == ["9", "8", "7"]
     # A hundred are reserved, ten of them used.
-    assert [each["remaining-tokens"] for each in told] == ["900", "890", "880"]
-    assert {(each["limit-requests"], each["limit-tokens"]) for each in told} == {("10", "1000")}
-    assert {(each["reset-requests"], each["reset-tokens"]) for each in told} == {("1m0s", "1m0s")}
+    assert [each["remaining-tokens"] for each in reported] == ["900", "890", "880"]
+    assert {(each["limit-requests"], each["limit-tokens"]) for each in reported} == {("10", "1000")}
+    assert {(each["reset-requests"], each["reset-tokens"]) for each in reported} == {("1m0s", "1m0s")}
 
 
 def test_rejections_fetch_no_lease(database: Database) -> None:

@@ -56,8 +56,8 @@ def test_the_narrower_of_two_windows_decides() -> None:
     assert len(gateways.admitted()) == 900
 
 
-@pytest.mark.parametrize("told", [False, True])
-def test_a_killed_instance_loses_its_lease_until_its_expiry(told: bool) -> None:
+@pytest.mark.parametrize("reported", [False, True])
+def test_a_killed_instance_loses_its_lease_until_its_expiry(reported: bool) -> None:
     gateways = fleet(size=2, requests_per_day=1000)
     dead, alive = gateways.gateways
     # One request gets a slice; then the instance dies with the rest of it.
@@ -65,12 +65,12 @@ def test_a_killed_instance_loses_its_lease_until_its_expiry(told: bool) -> None:
     dead.alive = False
     held = dead.slice.remaining.requests
     assert held > 10
-    if told:
+    if reported:
         gateways.usage_source.used[dead.name] = Amounts(1)
     gateways.run(20, 200)
     assert len(alive.admitted) == 1000 - held - 1
     gateways.run(40, 200)
-    assert len(alive.admitted) == 1000 - (1 if told else 0)
+    assert len(alive.admitted) == 1000 - (1 if reported else 0)
 
 
 def test_idle_quota_returns_to_instances_that_need_it() -> None:

@@ -127,24 +127,24 @@ def test_a_period_contains_requests_admitted_in_it(period: str) -> None:
 def test_every_day_of_a_month_belongs_to_it() -> None:
     noon = NOW - 5 * 86400
     state = new_state(budget(), FakeUsageSource(), noon)
-    told: dict[int, int] = {}
+    reported: dict[int, int] = {}
     for hours in range(8):
-        told[YESTERDAY - 5 + hours // 4] = 10 * (hours % 4 + 1)
-        state = report(state, "a", told, noon + 1800 * hours)
+        reported[YESTERDAY - 5 + hours // 4] = 10 * (hours % 4 + 1)
+        state = report(state, "a", reported, noon + 1800 * hours)
     assert state.spent == 80
 
 
 def test_a_clock_set_back_does_not_reset_a_budget() -> None:
     state = new_state(budget(), FakeUsageSource(), NOW - 5 * 86400)
-    told: dict[int, int] = {}
+    reported: dict[int, int] = {}
     for day in range(YESTERDAY - 5, YESTERDAY + 1):
-        told = {**dict(list(told.items())[-2:]), day: 100}
+        reported = {**dict(list(reported.items())[-2:]), day: 100}
         lease_report = LeaseReport(
             "budget_1",
             Amounts(money=100 * (day - YESTERDAY + 6)),
             NO_AMOUNTS,
             NO_AMOUNTS,
-            daily_spend=tuple(told.items()),
+            daily_spend=tuple(reported.items()),
         )
         state.advance(min(NOW, day * 86400 + 100), FakeUsageSource())
         state.grant_lease(lease_report, "a", NOW, NOW)

@@ -162,19 +162,19 @@ def test_reservations_from_before_a_change_are_reported_after_it(measure: str) -
         reserved.money = 7
         running.append(reserved)
 
-    def told() -> LeaseReport:
+    def reported() -> LeaseReport:
         return slice_.report(time.monotonic())
 
     each = 1 if measure == "slots" else 7
     begin()
     slice_.update_rule(bound)
-    assert getattr(told().reserved, measure) == each
+    assert getattr(reported().reserved, measure) == each
     begin()
     slice_.update_rule(free)
     begin()
     slice_.update_rule(bound)
-    assert getattr(told().reserved, measure) == 3 * each
+    assert getattr(reported().reserved, measure) == 3 * each
     for reserved in running:
         reserved.settle(2, 2)
-    assert getattr(told().reserved, measure) == 0
+    assert getattr(reported().reserved, measure) == 0
     assert getattr(slice_, measure) <= 0

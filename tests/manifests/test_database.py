@@ -161,8 +161,8 @@ def test_the_manifest_gives_the_script_what_it_asks_for() -> None:
     asked = set(re.findall(r"\$(PG[A-Z]+)|getenv \w+ (\w+)", START.read_text()))
     names = {first or second for first, second in asked}
     assert names == {each["name"] for each in container["env"]}
-    told = {e["name"]: e["valueFrom"]["secretKeyRef"]["key"] for e in container["env"] if "valueFrom" in e}
-    assert told == {f"POSTGRES_{name}": key for name, key in OF_SECRET.items()}
+    reported = {e["name"]: e["valueFrom"]["secretKeyRef"]["key"] for e in container["env"] if "valueFrom" in e}
+    assert reported == {f"POSTGRES_{name}": key for name, key in OF_SECRET.items()}
 
 
 @pytest.mark.postgres
@@ -200,10 +200,10 @@ def test_two_installers_at_once_migrate_through_pgbouncer(folder: Path, made: di
     with postgres(folder, made["postgres"]) as server, pgbouncer(folder, made["pgbouncer"], server) as port:
         url = made["database"]["LLMARINER_DATABASE_URL"].replace("@pgbouncer:5432", f"@127.0.0.1:{port}")
         environment = {"LLMARINER_DATABASE_URL": url, **made["secrets"]}
-        told = "".join(installers(environment, folder / "key"))
+        reported = "".join(installers(environment, folder / "key"))
         context = Context(environment)
         assert schema_mismatch(context.database) is None
-        assert told.count("first key") == 1
+        assert reported.count("first key") == 1
         owner = ensure_first_owner(context.database)
         (key,) = context.keys.of_project(owner)
         assert key.digest == digest(context.secrets.pepper, secret)

@@ -229,8 +229,8 @@ def test_the_job_makes_all_else_before_it_waits_and_follows_a_change(secret_obje
     assert secret_objects.get("llmariner-database") is not None
     assert secret_objects.get("llmariner-dex") is None
     secret_objects.create(CONNECTORS_SECRET, brought())
-    told = ensure_secrets(secret_objects, postgres_host="postgres", dex_issuer=ISSUER)
-    assert told == ["llmariner-dex made."]
+    reported = ensure_secrets(secret_objects, postgres_host="postgres", dex_issuer=ISSUER)
+    assert reported == ["llmariner-dex made."]
     assert ensure_secrets(secret_objects, postgres_host="postgres", dex_issuer=ISSUER) == ["All secrets are there."]
     secret_objects.replace(CONNECTORS_SECRET, brought(clients="[{id: console, public: true}]"))
     assert (

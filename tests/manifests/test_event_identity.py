@@ -43,13 +43,13 @@ def test_who_publishes_has_a_token_for_our_broker_and_no_other(identified: Rende
     for service in identified.services():
         spec = service["spec"]["template"]["spec"]
         (container,) = spec["containers"]
-        told = {each["name"]: each.get("value") for each in container["env"]}
+        reported = {each["name"]: each.get("value") for each in container["env"]}
         for volume in [each for each in spec["volumes"] if "projected" in each]:
             (source,) = volume["projected"]["sources"]
             token = source["serviceAccountToken"]
             assert token["audience"] == f"eventing.knative.dev/broker/{where['namespace']}/{where['name']}"
             (mount,) = [each for each in container["volumeMounts"] if each["name"] == volume["name"]]
-            assert told["LLMARINER_BROKER_TOKEN_FILE"] == f"{mount['mountPath']}/{token['path']}"
+            assert reported["LLMARINER_BROKER_TOKEN_FILE"] == f"{mount['mountPath']}/{token['path']}"
             publishing.add(service["metadata"]["name"])
     workloads = [each for kind in read_declarations(CHECKOUT) for each in kind]
     assert publishing == {each.name for each in workloads if "database" in each.extras}

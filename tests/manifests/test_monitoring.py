@@ -162,8 +162,8 @@ def test_an_alert_fires_when_it_should(scene: str, promtool: Any, tmp_path: Path
 
 
 def test_every_metric_is_one_that_exists() -> None:
-    told = Metrics().render([("m", 0, 0)]) + backlog_metrics(Backlog(0, 0.0))
-    ours = set(re.findall(r"^# TYPE (\S+)", told, re.MULTILINE))
+    reported = Metrics().render([("m", 0, 0)]) + backlog_metrics(Backlog(0, 0.0))
+    ours = set(re.findall(r"^# TYPE (\S+)", reported, re.MULTILINE))
     for rule in alerts():
         bare = re.sub(r'"[^"]*"', "", re.sub(r"by \([^)]*\)", "", rule["expr"]))
         asked = set(re.findall(r"\b(?:vllm:|kube_|llmariner_|gen_ai_server_)\w+", bare))

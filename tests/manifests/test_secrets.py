@@ -122,9 +122,9 @@ def test_what_follows_from_the_database_follows_its_change(secret_objects: Secre
 
 
 def test_no_value_is_told(secret_objects: SecretObjects) -> None:
-    told = " ".join(ensure_secrets(secret_objects, postgres_host="postgres"))
+    reported = " ".join(ensure_secrets(secret_objects, postgres_host="postgres"))
     for name in MANAGED_SECRETS:
-        assert not [value for value in values(secret_objects, name).values() if len(value) > 20 and value in told]
+        assert not [value for value in values(secret_objects, name).values() if len(value) > 20 and value in reported]
 
 
 def test_the_job_says_what_is_missing_and_fails(

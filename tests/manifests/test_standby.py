@@ -171,12 +171,12 @@ def word(secrets: SecretObjects) -> str:
 
 
 def test_one_word_is_made_for_both_and_stays(both: tuple[SecretObjects, SecretObjects]) -> None:
-    told = ensure_token(*both)
-    assert len(told) == 2
+    reported = ensure_token(*both)
+    assert len(reported) == 2
     made = word(both[0])
     assert made == word(both[1])
     assert len(made) >= 32
-    assert made not in " ".join(told)
+    assert made not in " ".join(reported)
     assert ensure_token(*both) == ["The token is there."]
     assert (word(both[0]), word(both[1])) == (made, made)
 

@@ -83,9 +83,9 @@ def test_check_names_each_stale_file_and_how_to_mend_it(written: Path, capsys: p
     assert main(["--check", "--checkout", str(written)]) == 0
     (written / "manifests/base/40-broker.yaml").unlink()
     assert main(["--check", "--checkout", str(written)]) == 1
-    told = capsys.readouterr().err
-    assert "manifests/base/40-broker.yaml is missing" in told
-    assert "make manifests" in told
+    reported = capsys.readouterr().err
+    assert "manifests/base/40-broker.yaml is missing" in reported
+    assert "make manifests" in reported
     assert not (written / "manifests/base/40-broker.yaml").exists()
 
 

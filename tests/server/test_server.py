@@ -172,12 +172,12 @@ def test_the_shutdown_waits_for_running_requests() -> None:
 
 
 def test_a_disconnect_is_reported_to_the_application_in_both_ways() -> None:
-    told: list[str] = []
+    reported: list[str] = []
 
     async def waiting(scope: Any, receive: Any, _send: Any) -> None:
-        scope["extensions"]["llmariner.on_disconnect"](lambda: told.append("callback"))
+        scope["extensions"]["llmariner.on_disconnect"](lambda: reported.append("callback"))
         await receive()
-        told.append((await receive())["type"])
+        reported.append((await receive())["type"])
 
     async def run() -> None:
         async with serving(waiting) as (_, port):
@@ -185,10 +185,10 @@ def test_a_disconnect_is_reported_to_the_application_in_both_ways() -> None:
             writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
             await asyncio.sleep(0.1)
             writer.close()
-            await wait_until(lambda: len(told) == 2)
+            await wait_until(lambda: len(reported) == 2)
 
     asyncio.run(run())
-    assert sorted(told) == ["callback", "http.disconnect"]
+    assert sorted(reported) == ["callback", "http.disconnect"]
 
 
 def test_a_stalled_reader_applies_backpressure() -> None:

@@ -108,7 +108,7 @@ PENDING = {"answer": "pending"}
 
 
 @pytest.mark.parametrize(
-    ("answers", "told"),
+    ("answers", "reported"),
     [
         ([PENDING, PENDING, DIFFERS], True),
         ([PENDING, {"answer": "as_expected"}], False),
@@ -124,7 +124,7 @@ PENDING = {"answer": "pending"}
     ],
 )
 def test_what_engines_tell_is_waited_for_and_not_believed_beyond_a_word(
-    answers: list[Any], told: bool, monkeypatch: pytest.MonkeyPatch
+    answers: list[Any], reported: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorded: list[tuple[Any, ...]] = []
 
@@ -156,7 +156,7 @@ def test_what_engines_tell_is_waited_for_and_not_believed_beyond_a_word(
             client.close()
 
     asyncio.run(run())
-    assert [arguments[4] for arguments in recorded] == (["UnexpectedAnswer"] if told else [])
+    assert [arguments[4] for arguments in recorded] == (["UnexpectedAnswer"] if reported else [])
     assert all(len(arguments[5]) < 1024 for arguments in recorded)
 
 

@@ -55,11 +55,11 @@ def test_counts_are_read_within_a_time_and_a_number_of_bytes(
         async with telling(said, slowly=slowly) as address, asyncio.timeout(20):
             client = Client()
             seconds = 0.5 if slowly else 10.0
-            told = await read_metrics(client, address, timeout=seconds)
+            reported = await read_metrics(client, address, timeout=seconds)
             assert not client.busy
             await asyncio.sleep(0.1)  # its engine hears of the end
             client.close()
-            return told
+            return reported
 
     began = time.monotonic()
     assert asyncio.run(scenario()) == found

@@ -99,7 +99,7 @@ async def served(app: Application, folder: Path) -> AsyncIterator[Callable[[str]
         await living
 
 
-async def told(get: Callable[[str], Any]) -> dict[str, Any]:
+async def reported(get: Callable[[str], Any]) -> dict[str, Any]:
     """What came of the question, as soon as something did."""
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
@@ -118,7 +118,7 @@ def outcome(expected: Any, answer: Any, folder: Path, status: int = 200) -> tupl
         app = Application(answer, status)
         app.may.set()
         async with served(app, folder) as get:
-            return await told(get), app
+            return await reported(get), app
 
     return asyncio.run(run())
 
@@ -288,7 +288,7 @@ def test_an_answer_that_does_not_come_is_given_up(tmp_path: Path, monkeypatch: p
 
     async def run() -> dict[str, Any]:
         async with served(Application(said("")), tmp_path) as get:
-            return await told(get)
+            return await reported(get)
 
     assert asyncio.run(run())["answer"] == "not_asked"
 

@@ -76,12 +76,12 @@ def test_an_engine_tells_whether_it_answers_as_expected_and_what_that_took(
         endpoint = driver.ready("asked").endpoint
         assert endpoint is not None
         deadline = time.monotonic() + 60
-        while (told := driver.ask(endpoint, "/llmariner/answer"))["answer"] == "pending":
+        while (reported := driver.ask(endpoint, "/llmariner/answer"))["answer"] == "pending":
             assert time.monotonic() < deadline
             driver.run_loop_for(0.05)
-        assert told["answer"] == answer, told
-        assert told["usage"] == {own: counted(driver, endpoint, name) for name, own in TOLD_COUNTS.items()}
-        assert told["usage"]["prompt_tokens"] > 0
+        assert reported["answer"] == answer, reported
+        assert reported["usage"] == {own: counted(driver, endpoint, name) for name, own in TOLD_COUNTS.items()}
+        assert reported["usage"]["prompt_tokens"] > 0
         _, line = (settings.logs / log_name("asked")).read_text().split("expected answer: ")
         assert line.startswith("as expected" if answer == "as_expected" else "differs: this processor (")
     finally:
@@ -92,9 +92,9 @@ def test_an_engine_tells_whether_it_answers_as_expected_and_what_that_took(
 def test_what_it_was_asked_is_in_nobodys_cache(warm: tuple[ServingDriver, ProcessServing], tmp_path: Path) -> None:
     driver, _ = warm
     model = model_of(CHAT, tmp_path / "weights")
-    told = ("--enable-prompt-tokens-details", "--block-size", "32")
+    reported = ("--enable-prompt-tokens-details", "--block-size", "32")
     driver.registered["asked"] = EngineModel(
-        "asked", model.folder, "generate", 270 << 20, typical_wake_seconds=8, extra_args=(*model.extra_args, *told)
+        "asked", model.folder, "generate", 270 << 20, typical_wake_seconds=8, extra_args=(*model.extra_args, *reported)
     )
     body = {"model": "asked", "messages": [{"role": "user", "content": asdict(CHAT.expected)["question"]}]}
     try:

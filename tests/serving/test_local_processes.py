@@ -66,8 +66,8 @@ def test_phases_are_told_to_those_who_watch_in_order(tmp_path: Path) -> None:
     ):
         driver.ready("a")
         driver.sleep("a")
-        told = [phase for _, phase in driver.phases]
-    assert told == [Phase.STARTING, Phase.LOADING, Phase.READY, Phase.STOPPING, Phase.ASLEEP]
+        reported = [phase for _, phase in driver.phases]
+    assert reported == [Phase.STARTING, Phase.LOADING, Phase.READY, Phase.STOPPING, Phase.ASLEEP]
     assert 0.5 <= wakes[0] < 10
 
 

@@ -87,10 +87,10 @@ def test_the_sweep_takes_a_queue_that_was_left_and_no_queue_of_others(cluster: S
 
 def test_a_model_that_comes_while_its_queue_goes_has_one_again(cluster: ServingOnCluster) -> None:
     cluster.driver.wake(OURS.id)
-    told = iter([set(), {"proj_1"}])
+    reported = iter([set(), {"proj_1"}])
 
     async def projects() -> set[str]:
-        return next(told)
+        return next(reported)
 
     cluster.models.projects = projects  # type: ignore[method-assign]
     cluster.driver.run(cluster.serving.reconcile())
@@ -112,8 +112,8 @@ def test_the_place_is_told_among_all_of_the_pool_by_whichever_queue_they_came(cl
     cluster.driver.wait_until(lambda status: status.phase is Phase.QUEUED and "quota" in status.message, OURS.id)
     (pod,) = cluster.controllers.listed(PODS)
     workload(cluster, "second", OWN, pod["metadata"]["uid"])
-    told = cluster.driver.wait_until(lambda status: "number" in status.message, OURS.id).message
-    assert told.startswith("waiting for quota, number 2 of 2 in the queue"), told
+    reported = cluster.driver.wait_until(lambda status: "number" in status.message, OURS.id).message
+    assert reported.startswith("waiting for quota, number 2 of 2 in the queue"), reported
 
 
 def workload(cluster: ServingOnCluster, name: str, queue: str, uid: str) -> None:

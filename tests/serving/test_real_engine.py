@@ -47,8 +47,8 @@ def test_a_warm_parent_wakes_the_model_and_wakes_it_again(
         driver.sleep(BASE)
         assert driver.status(BASE).phase is Phase.ASLEEP
     print(f"\nwakes: {', '.join(f'{each:.1f} s' for each in seconds)}")
-    told = [phase for _, phase in driver.phases[before:]]
-    assert told == [Phase.STARTING, Phase.LOADING, Phase.READY, Phase.STOPPING, Phase.ASLEEP] * 2
+    reported = [phase for _, phase in driver.phases[before:]]
+    assert reported == [Phase.STARTING, Phase.LOADING, Phase.READY, Phase.STOPPING, Phase.ASLEEP] * 2
 
 
 def answers_http(port: int) -> bool:
@@ -119,6 +119,6 @@ def test_a_plain_start_behaves_as_a_warm_one_but_for_its_time(
         assert (serving.launcher.warm, serving.launcher.reason) == (False, "asked for")
         assert answer_of(plain, status.endpoint) == expected
         plain.sleep(BASE)
-        told = [phase for _, phase in plain.phases]
+        reported = [phase for _, phase in plain.phases]
     print(f"\na plain start took {wakes[0]:.1f} s")
-    assert told == [Phase.STARTING, Phase.LOADING, Phase.READY, Phase.STOPPING, Phase.ASLEEP]
+    assert reported == [Phase.STARTING, Phase.LOADING, Phase.READY, Phase.STOPPING, Phase.ASLEEP]

@@ -184,16 +184,16 @@ def test_whatever_an_engine_tells_the_status_is_told(start: Start) -> None:
         engine.settimeout(20)
         _, control = start("sleep 60 & wait")
         give(control, f"--port={engine.getsockname()[1]}")
-        for told in HOSTILE:
+        for response in HOSTILE:
             with ThreadPoolExecutor(1) as pool:
                 found = pool.submit(status, control)
                 connection, _ = engine.accept()
                 with connection, contextlib.suppress(OSError):
                     connection.recv(4096)
-                    connection.sendall(told)
+                    connection.sendall(response)
                     connection.shutdown(socket.SHUT_WR)
                     connection.recv(4096)
-                assert found.result(20)["engine"]["answer"] == "not_asked", told[:100]
+                assert found.result(20)["engine"]["answer"] == "not_asked", response[:100]
 
 
 @pytest.mark.parametrize("length", ["²", "1" * 5000, "-1", "1_0", "65537", ""])

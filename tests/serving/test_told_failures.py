@@ -24,7 +24,7 @@ sys.exit("(APIServer pid=12) ValueError: no kernel for 'gelu', see '/home/My Nam
 
 
 @pytest.mark.parametrize(
-    ("said", "told"),
+    ("said", "reported"),
     [
         ("no file /a/b.json: gone", "no file [path] gone"),
         ("in '/My Disk/a b/c' or \"C:\\My Disk\\x\" or `/a b`", "in [path] or [path] or [path]"),
@@ -33,8 +33,8 @@ sys.exit("(APIServer pid=12) ValueError: no kernel for 'gelu', see '/home/My Nam
         ("", ""),
     ],
 )
-def test_paths_are_told_to_nobody(said: str, told: str) -> None:
-    assert redact_paths(said) == told
+def test_paths_are_told_to_nobody(said: str, reported: str) -> None:
+    assert redact_paths(said) == reported
 
 
 def test_a_start_that_fails_tells_its_cause_and_keeps_the_log_apart(tmp_path: Path) -> None:

@@ -40,10 +40,10 @@ def runs(pid: int) -> bool:
 
 
 def test_a_script_tells_its_progress_and_gets_its_arguments(tmp_path: Path) -> None:
-    told: list[dict[str, Any]] = []
+    reported: list[dict[str, Any]] = []
     text = "import json, sys\nprint('no JSON')\nprint(json.dumps({'arguments': sys.argv[1:]}))\n"
-    Scripts(environment_with_hub(tmp_path)).run(script(tmp_path, text), ["ä b", "c"], told.append)
-    assert told == [{"arguments": ["ä b", "c"]}]
+    Scripts(environment_with_hub(tmp_path)).run(script(tmp_path, text), ["ä b", "c"], reported.append)
+    assert reported == [{"arguments": ["ä b", "c"]}]
 
 
 def test_a_script_that_fails_says_why(tmp_path: Path) -> None:
@@ -53,14 +53,14 @@ def test_a_script_that_fails_says_why(tmp_path: Path) -> None:
 
 
 def test_a_script_that_hangs_is_ended_and_one_that_tells_its_progress_is_not(tmp_path: Path) -> None:
-    told: list[dict[str, Any]] = []
+    reported: list[dict[str, Any]] = []
     scripts = Scripts(environment_with_hub(tmp_path), silence_timeout=2)
     text = "import time\nfor _ in range(8):\n    time.sleep(0.4)\n    print('{}', flush=True)\n"
-    scripts.run(script(tmp_path, text), [], told.append)
-    assert len(told) == 8
+    scripts.run(script(tmp_path, text), [], reported.append)
+    assert len(reported) == 8
     text = "import os, signal\nprint('{}', flush=True)\nos.kill(os.getpid(), signal.SIGSTOP)\n"
     with pytest.raises(OSError, match="said nothing for 2 s"):
-        scripts.run(script(tmp_path, text), [], told.append)
+        scripts.run(script(tmp_path, text), [], reported.append)
 
 
 def test_a_script_ends_when_its_starter_is_killed(tmp_path: Path) -> None:

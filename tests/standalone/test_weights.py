@@ -91,8 +91,8 @@ def test_a_folder_that_nobody_fetched_is_never_removed(weights: LocalWeights, tm
     link = home / f"{named_alike.name}x"
     link.symlink_to(outside)
     by_detour = f"{home}/{named_alike.name}/../../../precious"
-    told = [str(path) for path in (outside, home / "../../precious", named_alike, link, home, home / "..", tmp_path)]
-    for told_folder in (*told, by_detour, "/", ".", "hf://org/name", ""):
+    folders = [str(path) for path in (outside, home / "../../precious", named_alike, link, home, home / "..", tmp_path)]
+    for told_folder in (*folders, by_detour, "/", ".", "hf://org/name", ""):
         weights.discard(MODEL.id, told_folder)
     assert (outside / "model.safetensors").exists()
     assert (named_alike / "model.safetensors").exists()

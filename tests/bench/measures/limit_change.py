@@ -78,9 +78,9 @@ async def _measure(database: Database, count: int) -> Cost:
     await asyncio.sleep(_FRESH_SECONDS)
     control.lease_requests, began = 0, time.process_time()
     limits.invalidate((), revisions.latest().limits, revisions.changed_subjects_since(known))
-    told = time.process_time() - began
+    notified = time.process_time() - began
     spent, slowest = await _requests(limits, keys)
-    return Cost(1e3 * (told + spent - quiet), 1e3 * slowest, control.lease_requests)
+    return Cost(1e3 * (notified + spent - quiet), 1e3 * slowest, control.lease_requests)
 
 
 async def _requests(limits: Limiter, keys: Sequence[Key]) -> tuple[float, float]:

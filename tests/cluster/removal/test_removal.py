@@ -49,10 +49,10 @@ def _objects(lab: Lab) -> set[tuple[str, str]]:
     """(kind, name) of everything on the cluster that bears our label."""
     kinds = kubectl(lab, "api-resources", "--verbs=list", "-o", "name").split()
     wanted = [kind for kind in kinds if not kind.startswith(("events", "componentstatuses")) and "metrics" not in kind]
-    told: dict[str, Any] = json.loads(
+    listed: dict[str, Any] = json.loads(
         kubectl(lab, "get", ",".join(wanted), "-A", "-l", _OURS, "-o", "json", "--ignore-not-found") or '{"items": []}'
     )
-    return {(each["kind"], each["metadata"]["name"]) for each in told["items"]}
+    return {(each["kind"], each["metadata"]["name"]) for each in listed["items"]}
 
 
 def _volumes_of_ours(lab: Lab) -> list[str]:

@@ -70,8 +70,8 @@ class Answer:
 
     @property
     def usage(self) -> dict[str, int]:
-        told = [event["usage"] for event in [*self.events, self.body] if event.get("usage")]
-        return dict(told[-1])
+        reported = [event["usage"] for event in [*self.events, self.body] if event.get("usage")]
+        return dict(reported[-1])
 
 
 class PlatformClient:
@@ -214,11 +214,11 @@ def _address(pod: dict[str, Any]) -> str:
 def first_usage(address: str) -> dict[str, int]:
     """What an engine used, by the names of its counts, for the question that it is asked at its start."""
     limit = time.monotonic() + 60
-    while (told := _first_answer(address))["answer"] == "pending":
+    while (reported := _first_answer(address))["answer"] == "pending":
         assert time.monotonic() < limit, f"{address} does not answer what it is asked at its start"
         time.sleep(0.2)
-    assert told["answer"] != "differs", told
-    return {GENERATED: told["usage"]["completion_tokens"], PROMPTED: told["usage"]["prompt_tokens"]}
+    assert reported["answer"] != "differs", reported
+    return {GENERATED: reported["usage"]["completion_tokens"], PROMPTED: reported["usage"]["prompt_tokens"]}
 
 
 def _first_answer(address: str) -> dict[str, Any]:

@@ -332,8 +332,8 @@ def test_every_alert_is_emitted_once_per_amount_besides_the_budget(
         leases.lease(LeaseRequest("req_a", time.time(), holds))
         query = select(events.c.data).where(events.c.type == "ai.llmariner.budget.alert.v1").order_by(events.c.sequence)
         with database.read() as session:
-            told = [json.loads(row.data) for row in session.rows(query)]
-        return [(each["id"], each["amount_nano_usd"], each["notification_channel"]["recipients"]) for each in told]
+            reported = [json.loads(row.data) for row in session.rows(query)]
+        return [(each["id"], each["amount_nano_usd"], each["notification_channel"]["recipients"]) for each in reported]
 
     recipients = ["ann@example.org"]
     assert spend(299) == []

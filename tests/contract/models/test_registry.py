@@ -41,7 +41,7 @@ def page(
     return [model.id for model in found]
 
 
-def told(database: Database) -> list[str]:
+def reported(database: Database) -> list[str]:
     with database.read() as session:
         rows = session.rows(select(events.c.type).order_by(events.c.sequence))
     return [row.type.removeprefix("ai.llmariner.model.") for row in rows]
@@ -60,7 +60,7 @@ def test_an_id_is_unique(registry: ModelRegistry, database: Database) -> None:
     registry.create(new())
     with pytest.raises(Conflict):
         registry.create(new())
-    assert told(database) == ["created.v1"]
+    assert reported(database) == ["created.v1"]
 
 
 def test_one_of_concurrent_creations_of_an_id_succeeds(registry: ModelRegistry, at_once: AtOnce) -> None:
@@ -200,7 +200,7 @@ def test_a_configuration_is_stored_completely(registry: ModelRegistry, database:
     config = ModelConfig(gpu=0, replicas=3, extra_args=("--max-model-len", "ä"), on_demand=False)
     assert registry.configure("org/model", lambda _: config, project_id=None).config == config
     assert registry.get("org/model").config == config
-    assert told(database) == ["created.v1", "updated.v1"]
+    assert reported(database) == ["created.v1", "updated.v1"]
 
 
 def test_a_model_is_not_activated_before_its_weights_are_loaded(registry: ModelRegistry) -> None:
@@ -225,7 +225,7 @@ def test_loading_goes_through_its_states(registry: ModelRegistry, database: Data
     model = registry.get("org/model")
     assert (model.loaded, model.loading_failure_reason, model.loading_message) == (True, "", "")
     assert (model.folder, model.size_bytes, model.task) == ("/weights", 2**40, Task.EMBED)
-    assert told(database) == ["created.v1", "failed.v1", "loaded.v1"]
+    assert reported(database) == ["created.v1", "failed.v1", "loaded.v1"]
 
 
 def test_an_active_model_is_not_deleted(registry: ModelRegistry, database: Database) -> None:
@@ -236,7 +236,7 @@ def test_an_active_model_is_not_deleted(registry: ModelRegistry, database: Datab
     registry.activate("org/model", INACTIVE, project_id=None)
     registry.delete("org/model", project_id=None)
     assert page(registry) == []
-    assert told(database)[-1] == "deleted.v1"
+    assert reported(database)[-1] == "deleted.v1"
 
 
 def test_the_base_of_another_model_is_not_deleted(registry: ModelRegistry) -> None:

@@ -197,16 +197,16 @@ def test_one_process_publishes_at_a_time_and_events_in_between_are_not_left(
 ) -> None:
     first, second = (Publisher(database, BrokerSettings(ingress.url)) for _ in range(2))
     emit(database, *"abc")
-    told: list[int] = []
+    reported: list[int] = []
 
     def meanwhile(subject: str) -> None:
         if subject == "c":  # the last that the first has read
             emit(database, "late")
-            told.append(second.publish())
+            reported.append(second.publish())
 
     ingress.meanwhile = meanwhile
     assert first.publish() == 4
-    assert told == [0]
+    assert reported == [0]
     assert [event.subject for event in ingress.taken] == ["a", "b", "c", "late"]
     assert second.publish() == 0
 

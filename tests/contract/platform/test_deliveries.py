@@ -335,8 +335,8 @@ def test_an_event_of_kubernetes_is_stored_for_operators(
 
 
 def test_an_event_of_kubernetes_is_stored_once_for_concurrent_consumers(store: Deliveries, at_once: AtOnce) -> None:
-    told = [Event(str(number), "dev.knative.apiserver.ref.add", "/apis/x", 1.5, {}) for number in range(5)]
-    for event in told:
+    reported = [Event(str(number), "dev.knative.apiserver.ref.add", "/apis/x", 1.5, {}) for number in range(5)]
+    for event in reported:
         assert at_once([partial(store.record_dead_letter, event, f"c{at}", "503: no") for at in range(3)]) == [None] * 3
     assert len(store.page("proj_1", "dead", operator=True, after=None, limit=100)) == 15
 

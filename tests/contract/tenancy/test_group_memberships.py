@@ -58,10 +58,10 @@ def test_groups_grant_and_revoke_roles(
     assert roles("staff", "engineers", "leads") == ("reader", "member")
     assert roles("staff") == ("reader", "viewer")
     assert_no_membership(people, tokens.issue(groups=frozenset()))
-    told = {
+    reported = {
         name: len(audit_entries(database, name)) for name in ("user.added", "user.deleted", "role.assignment.deleted")
     }
-    assert told == {"user.added": 1, "user.deleted": 1, "role.assignment.deleted": 3}
+    assert reported == {"user.added": 1, "user.deleted": 1, "role.assignment.deleted": 3}
     assert log.verify(database, owner.organization_id).intact
 
 

@@ -31,7 +31,7 @@ def new(name: str = "ci", **values: Any) -> NewKey:
     return NewKey(name, SCOPES, **values)
 
 
-def told(database: Database) -> list[tuple[str, str]]:
+def reported(database: Database) -> list[tuple[str, str]]:
     """Every event so far: its type's last words and its subject."""
     with database.read() as session:
         rows = session.rows(select(events.c.type, events.c.subject).order_by(events.c.sequence))
@@ -241,14 +241,14 @@ def test_each_change_increments_the_revision_and_emits_an_event(
         seen.append(session.value(select(api_keys.c.revision)))
     assert seen == sorted(set(seen))
     subject = f"api_keys/{key.id}"
-    assert told(database) == [(f"{what}.v1", subject) for what in ("created", "updated", "updated", "revoked")]
+    assert reported(database) == [(f"{what}.v1", subject) for what in ("created", "updated", "updated", "revoked")]
 
 
 def test_a_rejected_change_emits_nothing(keys: Keys, owner: KeyOwner, database: Database) -> None:
     keys.create(owner, new())
     with pytest.raises(Conflict):
         keys.create(owner, new())
-    assert len(told(database)) == 1
+    assert len(reported(database)) == 1
 
 
 def test_changes_since_a_revision_are_the_keys_changed_after_it(keys: Keys, owner: KeyOwner) -> None:

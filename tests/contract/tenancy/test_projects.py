@@ -158,9 +158,9 @@ def test_a_deleted_project_returns_what_was_deleted_with_it(team: Team) -> None:
     assert team.projects.get(team.admin.organization_id, project_id).archived_at is not None
     team.project()
     with team.database.read() as session:
-        told = session.value(select(audit_log.c.payload).where(audit_log.c.type == "project.deleted"))
+        reported = session.value(select(audit_log.c.payload).where(audit_log.c.type == "project.deleted"))
         revoked = session.rows(select(events.c.subject).where(events.c.type == "ai.llmariner.api_key.revoked.v1"))
-    assert json.loads(told) == {"id": project_id, "removed": gone}
+    assert json.loads(reported) == {"id": project_id, "removed": gone}
     assert sorted(row.subject for row in revoked) == sorted(f"api_keys/{key}" for key in gone["api_keys"])
 
 

@@ -44,16 +44,18 @@ def test_a_rejection_is_recorded_at_once_and_further_ones_per_minute(database: D
     began = int(time.time())
     for error in (FORGED, FORGED, FORGED, EXPIRED):
         refused.record(error, source="192.0.2.1")
-    [(source, email, told)] = failures(database, owner.organization_id)
-    assert (source, email, told["error_code"], told["error_message"]) == ("192.0.2.1", None, *_said(FORGED))
-    assert told["count"] == 1
-    assert began <= told["since"] == told["until"]
+    [(source, email, reported)] = failures(database, owner.organization_id)
+    assert (source, email, reported["error_code"], reported["error_message"]) == ("192.0.2.1", None, *_said(FORGED))
+    assert reported["count"] == 1
+    assert began <= reported["since"] == reported["until"]
     refused.flush()
     assert len(failures(database, owner.organization_id)) == 1, "its minute is not over"
     RefusedSignIns(database).record(FORGED, source="192.0.2.1")
     assert len(failures(database, owner.organization_id)) == 1, "another process told of it in this minute"
     refused.flush(closing=True)
-    assert [told["count"] for _, _, told in failures(database, owner.organization_id)] == [1, 3], "the process ends"
+    assert [reported["count"] for _, _, reported in failures(database, owner.organization_id)] == [1, 3], (
+        "the process ends"
+    )
 
 
 def test_the_number_of_further_rejections_is_recorded_after_a_minute(
@@ -82,7 +84,7 @@ def test_further_rejections_are_recorded_without_another_attempt(
     while len(found := failures(database, owner.organization_id)) < 2:
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    assert [told["count"] for _, _, told in found] == [1, 2]
+    assert [reported["count"] for _, _, reported in found] == [1, 2]
 
 
 def test_entries_of_many_sources_and_processes_are_bounded(
@@ -100,7 +102,7 @@ def test_entries_of_many_sources_and_processes_are_bounded(
     for process in processes:
         process.flush()
     found = failures(database, owner.organization_id)
-    assert sum(told["count"] for _, _, told in found) == 180
+    assert sum(reported["count"] for _, _, reported in found) == 180
     assert len(found) <= MAX_ENTRIES_PER_MINUTE * 4
     assert any(source is None for source, _, _ in found), "what is too much is told as one"
 
@@ -127,11 +129,14 @@ def test_each_organization_has_its_own_entries_and_existing_users_are_named(
         subject=UnauthenticatedSubject("user_bob"),
         organization_id=other_owner.organization_id,
     )
-    found = [(source, email, told.get("id")) for source, email, told in failures(database, other_owner.organization_id)]
+    found = [
+        (source, email, reported.get("id"))
+        for source, email, reported in failures(database, other_owner.organization_id)
+    ]
     people = [("ann@example.org", "user_ann"), (None, None), (None, "user_bob")]
     assert found == [("192.0.2.1", *who) for who in people], "nobody is taken for another one"
-    [(source, email, told)] = failures(database, owner.organization_id)
-    assert (source, email, told.get("id")) == (None, None, None)
+    [(source, email, reported)] = failures(database, owner.organization_id)
+    assert (source, email, reported.get("id")) == (None, None, None)
 
 
 def test_without_the_database_rejections_are_recorded_later(
@@ -157,9 +162,9 @@ def test_pending_rejections_are_recorded_when_the_database_closes(new_database: 
     refused = RefusedSignIns(database)
     for _ in range(5):
         refused.record(FORGED, source="192.0.2.1")
-    assert [told["count"] for _, _, told in failures(database, organization_id)] == [1]
+    assert [reported["count"] for _, _, reported in failures(database, organization_id)] == [1]
     database.close()
-    assert sum(told["count"] for _, _, told in failures(database, organization_id)) == 5
+    assert sum(reported["count"] for _, _, reported in failures(database, organization_id)) == 5
 
 
 def test_a_process_with_a_closed_database_exits_silently(tmp_path: Path) -> None:

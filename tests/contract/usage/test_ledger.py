@@ -323,6 +323,6 @@ def test_a_request_charged_by_its_bounds_is_reported_once(database: Database, le
             [closing_event("req_1", (9, 3, 0), uncounted=True), closing_event("req_2", (9, 3, 0), uncounted=False)]
         )
     with database.read() as session:
-        told = session.rows(select(events.c.type, events.c.subject, events.c.data))
-    assert [(row.type, row.subject) for row in told] == [("ai.llmariner.usage.uncounted.v1", "requests/req_1")]
-    assert json.loads(told[0].data)["completion_tokens"] == 3
+        reported = session.rows(select(events.c.type, events.c.subject, events.c.data))
+    assert [(row.type, row.subject) for row in reported] == [("ai.llmariner.usage.uncounted.v1", "requests/req_1")]
+    assert json.loads(reported[0].data)["completion_tokens"] == 3

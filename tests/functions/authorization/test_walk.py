@@ -177,8 +177,8 @@ def test_keys_are_created_only_in_the_callers_projects(whose: Ownership, by_owne
 def test_organization_settings_are_visible_to_its_owners_only(world: World, ask: Ask) -> None:
     with world.database.write() as session:
         for tenant in (world.tenants[Ownership.OWN], world.tenants[Ownership.OTHER_ORGANIZATION]):
-            told = {"organization_id": tenant.organization_id, "project_id": None, "name": '"organization_id":"'}
-            outbox.add(session, "ai.llmariner.test.walked.v1", f"told/{tenant.organization_id}", told)
+            reported = {"organization_id": tenant.organization_id, "project_id": None, "name": '"organization_id":"'}
+            outbox.add(session, "ai.llmariner.test.walked.v1", f"told/{tenant.organization_id}", reported)
         outbox.add(session, "ai.llmariner.test.walked.v1", "told/everybody", {"project_id": None})
     here, other = "told/org_walk-here", "told/org_walk-other"
     for caller, seen in (("owner", {here}), ("project owner", set()), ("member", set())):

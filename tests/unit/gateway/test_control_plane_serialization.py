@@ -95,15 +95,15 @@ def _more(value: Any) -> Any:
     ],
 )
 def test_what_the_version_before_does_not_say_is_as_by_default(kind: Kind, value: Any, unsaid: tuple[str, ...]) -> None:
-    told = kind.to_wire(value)
-    assert kind.from_wire({name: each for name, each in told.items() if name not in unsaid}) == value
+    serialized = kind.to_wire(value)
+    assert kind.from_wire({name: each for name, each in serialized.items() if name not in unsaid}) == value
 
 
 def test_an_account_of_the_version_before_is_taken() -> None:
-    told = wire.lease_request_to_wire(ASK)
-    told["newcomer"] = {name: each for name, each in told["newcomer"].items() if name != "sources"}
-    told["holds"] = [row[:6] for row in told["holds"]]
-    del told["others"]
-    assert wire.lease_request_from_wire(told) == ASK._replace(
+    serialized = wire.lease_request_to_wire(ASK)
+    serialized["newcomer"] = {name: each for name, each in serialized["newcomer"].items() if name != "sources"}
+    serialized["holds"] = [row[:6] for row in serialized["holds"]]
+    del serialized["others"]
+    assert wire.lease_request_from_wire(serialized) == ASK._replace(
         reports=[HOLD._replace(daily_spend=(), acknowledged=NO_AMOUNTS)], other_queries=[]
     )

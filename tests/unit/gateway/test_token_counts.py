@@ -152,8 +152,8 @@ def test_answers_that_come_by_turns_are_counted_together() -> None:
     asked = request(100, None, prompts=2, answers=4)
     answers = ChoiceUsage(asked)
     stream = [chunk(0, 5, 1), chunk(1, 5, 1) + chunk(2, 9, 1), chunk(3, 9, 1), chunk(0, 5, 2), b": waiting\n\n"]
-    told = [parse_usage(answers.add(block)) for block in stream]
-    assert [(found["prompt_tokens"], found["completion_tokens"]) for found in told if found] == [
+    reported = [parse_usage(answers.add(block)) for block in stream]
+    assert [(found["prompt_tokens"], found["completion_tokens"]) for found in reported if found] == [
         (5, 1),
         (14, 3),
         (14, 4),
@@ -171,9 +171,9 @@ def test_a_chunk_costs_no_more_where_answers_are_many() -> None:
         answers.add(chunk(index, 2, 1))
     began = time.process_time()
     for index in range(1000):
-        told = answers.add(chunk(index, 2, 2))
+        reported = answers.add(chunk(index, 2, 2))
     assert time.process_time() - began < 0.5
-    found = parse_usage(told)
+    found = parse_usage(reported)
     assert found is not None
     assert (found["prompt_tokens"], found["completion_tokens"]) == (40_000, 21_000)
 
@@ -182,8 +182,8 @@ def test_answers_that_nobody_asked_for_are_neither_kept_nor_counted() -> None:
     answers = ChoiceUsage(request(100, 60, prompts=2, answers=4))
     answers.add(chunk(3, 5, 1))
     for index in range(4, 1000):
-        told = answers.add(chunk(index, 5, 9))
-    found = parse_usage(told)
+        reported = answers.add(chunk(index, 5, 9))
+    found = parse_usage(reported)
     assert found is not None
     assert (found["prompt_tokens"], found["completion_tokens"]) == (5, 1)
     assert len(answers._completion_by_choice) == 1

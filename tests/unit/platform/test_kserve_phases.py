@@ -39,7 +39,7 @@ def container(name: str = "kserve-container", **state: Any) -> dict[str, Any]:
 SCHEDULED = ("PodScheduled", "True", "")
 
 
-def told(*pods: dict[str, Any], later: float = 10.0, **seen: Any) -> Any:
+def report(*pods: dict[str, Any], later: float = 10.0, **seen: Any) -> Any:
     return status_of(ObservedModel(SERVICE, deployment(), pods, **seen), MODEL, now=NOW + later)
 
 
@@ -60,23 +60,23 @@ def test_kserves_own_switch_is_sleep() -> None:
 
 def test_one_pod_that_answers_is_ready() -> None:
     waiting = pod(SCHEDULED, status={"containerStatuses": [container(waiting={"reason": "ContainerCreating"})]})
-    status = told(waiting, pod(SCHEDULED, ("Ready", "True", "")))
+    status = report(waiting, pod(SCHEDULED, ("Ready", "True", "")))
     assert (status.phase, status.progress, status.message) == (Phase.READY, 1.0, "")
 
 
 def test_the_schedulers_reason_is_told() -> None:
     unschedulable = pod(("PodScheduled", "False", "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."))
-    assert told(unschedulable).phase is Phase.QUEUED
-    assert told(unschedulable).message == (
+    assert report(unschedulable).phase is Phase.QUEUED
+    assert report(unschedulable).message == (
         "waiting for a node: 0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
     )
-    assert "for 20 minutes" in told(unschedulable, later=1200).message
+    assert "for 20 minutes" in report(unschedulable, later=1200).message
 
 
 def test_a_place_in_the_queue_is_told() -> None:
     gated = pod(schedulingGates=[{"name": "kueue.x-k8s.io/admission"}])
     workloads = [workload("u0", "True", ""), workload("u9", "False", ""), workload("u1", "False", "insufficient quota")]
-    status = told(gated, workloads=workloads)
+    status = report(gated, workloads=workloads)
     assert status.phase is Phase.QUEUED
     assert status.message == "waiting for quota, number 2 of 2 in the queue: insufficient quota"
 
@@ -144,15 +144,15 @@ def workload(uid: str, reserved: str, message: str) -> dict[str, Any]:
     ],
 )
 def test_what_the_kubelet_says_becomes_a_phase_and_a_cause(status: dict[str, Any], phase: Phase, words: str) -> None:
-    found = told(pod(SCHEDULED, status=status))
+    found = report(pod(SCHEDULED, status=status))
     assert found.phase is phase
     assert words in found.message
 
 
 def test_progress_and_estimate_come_from_the_pods_age() -> None:
     starting = pod(SCHEDULED, status={"containerStatuses": [container(running={})]})
-    assert (told(starting, later=25).progress, told(starting, later=25).estimate_seconds) == (0.25, 75.0)
-    assert told(starting, later=1000).progress == 0.97
+    assert (report(starting, later=25).progress, report(starting, later=25).estimate_seconds) == (0.25, 75.0)
+    assert report(starting, later=1000).progress == 0.97
 
 
 def test_a_pod_that_the_cluster_refuses_is_told() -> None:

@@ -67,7 +67,7 @@ def plugin(monkeypatch: pytest.MonkeyPatch) -> Any:
     return SimpleNamespace(usage=module.RequestUsage(None), processor=Fresh())
 
 
-def told(plugin: Any, request_id: str = REQUEST) -> tuple[int, dict[str, Any]]:
+def reported(plugin: Any, request_id: str = REQUEST) -> tuple[int, dict[str, Any]]:
     sent: list[dict[str, Any]] = []
 
     async def send(message: dict[str, Any]) -> None:
@@ -84,7 +84,7 @@ def counted(prompt: int, completion: int) -> tuple[int, dict[str, int]]:
 def test_a_prompt_counts_whose_sender_left_while_it_was_computed(plugin: Any) -> None:
     plugin.processor.begin("a", 100_000, 0, prefilling=True)
     plugin.processor.abort_requests(["a"], False)
-    assert told(plugin) == counted(100_000, 0)
+    assert reported(plugin) == counted(100_000, 0)
 
 
 def test_a_prompt_counts_once_and_each_of_its_answers(plugin: Any) -> None:
@@ -93,14 +93,14 @@ def test_a_prompt_counts_once_and_each_of_its_answers(plugin: Any) -> None:
     plugin.processor.begin("b", 20, 1, name=f"cmpl-{REQUEST}-1")
     plugin.processor._finish_request(plugin.processor.request_states["0_a"])
     plugin.processor.abort_requests(["1_a", "b"], False)
-    assert told(plugin) == counted(30, 13)
+    assert reported(plugin) == counted(30, 13)
 
 
 def test_a_request_that_goes_on_is_not_taken_for_one_that_never_was(plugin: Any) -> None:
     plugin.processor.begin("0_a", 10, 5)
     plugin.processor.begin("1_a", 10, 7)
     plugin.processor.abort_requests(["0_a"], False)
-    assert told(plugin) == (503, {"error": {"message": "this request is still running"}})
-    assert told(plugin, "req_ffffffffffffffff")[0] == 404
+    assert reported(plugin) == (503, {"error": {"message": "this request is still running"}})
+    assert reported(plugin, "req_ffffffffffffffff")[0] == 404
     plugin.processor.abort_requests(["1_a"], False)
-    assert told(plugin) == counted(10, 12)
+    assert reported(plugin) == counted(10, 12)

@@ -75,16 +75,16 @@ def test_missing_weights(client: PlatformClient) -> None:
         "task": "generate",
         "config": {"runtime_config": {"resources": {"gpu": 0}}},
     }
-    status, told = client.installed.call("POST", "/models", body)
-    assert status == 200, told
+    status, body = client.installed.call("POST", "/models", body)
+    assert status == 200, body
     try:
         until("registered", lambda: None if name in client.listed() else "not listed")
         failed(client.stream(name, wait=180), "config.json")
     finally:
         client.installed.call("POST", f"/models/{name}:deactivate")
-        status, told = client.installed.call("DELETE", f"/models/{name}")
+        status, body = client.installed.call("DELETE", f"/models/{name}")
         # The node makes what a volume's path names.
         with contextlib.suppress(OSError):
             (StandaloneSettings.load(environment()).cache / "models" / "nobody-put-this-here").rmdir()
-    assert status == 200, told
+    assert status == 200, body
     until("gone from the cluster", lambda: client.service(name) or None)

@@ -196,9 +196,9 @@ def _watch(functions: Functions, name: str, most: dict[str, int]) -> None:
 def _held(functions: Functions, name: str, call: Call) -> Iterator[None]:
     """As many requests as one copy takes, whose bodies don't come: they cost no CPU."""
     host = f"{name}.{NAMESPACE}.svc.cluster.local"
-    told = {"Authorization": f"Bearer {functions.key}", **call.headers}
+    headers = {"Authorization": f"Bearer {functions.key}", **call.headers}
     head = f"{call.method} {call.path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: 64\r\n"
-    head += "".join(f"{key}: {value}\r\n" for key, value in told.items()) + "\r\n"
+    head += "".join(f"{key}: {value}\r\n" for key, value in headers.items()) + "\r\n"
     with contextlib.ExitStack() as stack:
         for _ in range(_concurrency(functions, name)):
             one = stack.enter_context(socket.create_connection((functions.local_gateway, 80), timeout=60))

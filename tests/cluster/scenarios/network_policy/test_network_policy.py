@@ -146,14 +146,14 @@ def _reached(lab: Lab, namespace: str, places: dict[str, str]) -> dict[str, bool
     apply(lab, [{"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}])
     try:
         until(f"{name} is done", lambda: _running(lab, namespace, name), seconds=90)
-        told: dict[str, bool] = json.loads(kubectl(lab, "logs", name, "-n", namespace))
+        reported: dict[str, bool] = json.loads(kubectl(lab, "logs", name, "-n", namespace))
     finally:
         kubectl(lab, "delete", "pod", name, "-n", namespace, "--wait=false")
     print(
         f"\nfrom {namespace}: "
-        + ", ".join(f"{what} {'open' if told[place] else 'shut'}" for what, place in places.items())
+        + ", ".join(f"{what} {'open' if reported[place] else 'shut'}" for what, place in places.items())
     )
-    return told
+    return reported
 
 
 def _running(lab: Lab, namespace: str, name: str) -> str | None:
