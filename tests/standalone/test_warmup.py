@@ -17,7 +17,7 @@ from llmariner.standalone.engine.environment import EngineEnvironment
 from llmariner.standalone.engine.packages import PACKAGED, PackagedModel, install_model
 from llmariner.standalone.warmup import answer_mismatch, warm_up
 
-from .hub import environment_with_hub
+from .scripted_hub import environment_with_hub
 
 CHAT, EMBEDDINGS = PACKAGED
 assert isinstance(CHAT.expected, ExpectedText)

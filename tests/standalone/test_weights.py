@@ -15,7 +15,7 @@ from llmariner.models.model import ActivationStatus, LoadingStatus, Model, Model
 from llmariner.standalone.engine.scripts import ScriptInterrupted
 from llmariner.standalone.weights import LocalWeights
 
-from .hub import environment_with_hub
+from .scripted_hub import environment_with_hub
 
 MODEL = Model(
     id="org/a",

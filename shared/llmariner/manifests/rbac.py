@@ -23,7 +23,7 @@ def _rule(group: str, resources: Sequence[str], *verbs: str) -> Object:
     return {"apiGroups": [group], "resources": list(resources), "verbs": list(verbs)}
 
 
-# Exactly the verbs that the serving adapter uses (tests/serving/test_least_rights.py). Server-side apply of a new object
+# Exactly the verbs that the serving adapter uses (tests/serving/test_least_privilege.py). Server-side apply of a new object
 # needs both patch and create.
 _SERVING_RULES = (
     _rule("serving.kserve.io", ["inferenceservices"], *_READ_VERBS, "create", "patch", "delete"),

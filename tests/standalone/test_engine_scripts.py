@@ -13,13 +13,13 @@ import pytest
 
 from llmariner.standalone.engine.scripts import Scripts
 
-from .hub import environment_with_hub
+from .scripted_hub import environment_with_hub
 
 _STARTER = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from standalone.hub import environment_with_hub
+from standalone.scripted_hub import environment_with_hub
 from llmariner.standalone.engine.scripts import Scripts
 Scripts(environment_with_hub(Path(sys.argv[2]))).run(Path(sys.argv[3]), [], lambda said: print(said["pid"], flush=True))
 """

@@ -16,7 +16,7 @@ from llmariner.platform.events.cloudevents import Event
 from llmariner.standalone.platform import checkout_root
 from llmariner.standalone.weights import LocalWeights
 
-from .hub import environment_with_hub
+from .scripted_hub import environment_with_hub
 
 
 @pytest.fixture
