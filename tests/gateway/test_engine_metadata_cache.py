@@ -54,7 +54,7 @@ def test_a_context_length_is_fetched_once_and_invalidated_by_a_change() -> None:
     asyncio.run(asyncio.wait_for(scenario(), 20))
 
 
-def test_what_a_template_adds_is_not_kept_beyond_a_change() -> None:
+def test_template_tokens_are_invalidated_by_a_change() -> None:
     async def reply(engine: RawEngine, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(0.05)
         body = b'{"count":50}'

@@ -124,7 +124,7 @@ def test_an_older_control_plane_responds_for_all_keys(database: Database, owner:
     assert not [each for each in found if isinstance(each, Exception)]
 
 
-def test_a_change_is_work_for_whom_it_concerns_alone(database: Database, owner: Key) -> None:
+def test_a_change_affects_its_subjects_only(database: Database, owner: Key) -> None:
     control, many = RecordingControlPlane(Leases(database, {"requests_per_minute": 6400})), keys(owner, 300)
     rules, revisions = Rules(database), Revisions(database)
 

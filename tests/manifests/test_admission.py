@@ -57,7 +57,7 @@ def moved(body: Object, places: dict[str, str]) -> Object:
 
 
 @pytest.mark.parametrize("overlay", ["playground", "production", "test"])
-def test_every_object_of_a_served_kind_is_taken(overlay: str, kubeconfig: str, places: dict[str, str]) -> None:
+def test_every_object_of_a_served_kind_is_admitted(overlay: str, kubeconfig: str, places: dict[str, str]) -> None:
     assert (
         kubectl(kubeconfig, "apply", "--server-side", "-f", str(CHECKOUT / "manifests/prerequisites")).returncode == 0
     )

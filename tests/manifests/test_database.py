@@ -154,7 +154,7 @@ def connected(port: int, secret: Mapping[str, str], password: str | None = None)
             time.sleep(0.1)
 
 
-def test_the_manifest_gives_the_script_what_it_asks_for() -> None:
+def test_the_manifest_provides_what_the_script_needs() -> None:
     documents = yaml.safe_load_all((CHECKOUT / "manifests/components/postgres/postgres.yaml").read_text())
     (owner,) = [each for each in documents if each["kind"] == "StatefulSet"]
     (container,) = owner["spec"]["template"]["spec"]["containers"]
@@ -166,7 +166,7 @@ def test_the_manifest_gives_the_script_what_it_asks_for() -> None:
 
 
 @pytest.mark.postgres
-def test_postgres_keeps_its_data_and_takes_a_new_password(folder: Path, made: dict[str, Mapping[str, str]]) -> None:
+def test_postgres_keeps_its_data_and_accepts_a_new_password(folder: Path, made: dict[str, Mapping[str, str]]) -> None:
     secret = made["postgres"]
     with postgres(folder, secret) as port, connected(port, secret) as connection:
         connection.execute("CREATE TABLE kept (x int)")
@@ -194,7 +194,7 @@ def test_an_interrupted_start_begins_from_scratch(folder: Path, made: dict[str, 
 
 
 @pytest.mark.postgres
-def test_two_installers_at_once_migrate_through_pgbouncer(folder: Path, made: dict[str, Mapping[str, str]]) -> None:
+def test_two_concurrent_installers_migrate_through_pgbouncer(folder: Path, made: dict[str, Mapping[str, str]]) -> None:
     secret = new_secret()
     (folder / "key").write_text(secret)
     with postgres(folder, made["postgres"]) as server, pgbouncer(folder, made["pgbouncer"], server) as port:
@@ -268,7 +268,7 @@ def limits_of_time_hold(context: Context) -> None:
         assert connection.execute(text("SHOW statement_timeout")).scalar() == "0"
 
 
-def test_a_database_that_is_away_is_waited_for() -> None:
+def test_the_installer_waits_for_a_database_that_is_down() -> None:
     url = f"postgresql+psycopg://u:p@127.0.0.1:{free_port()}/d"
     context = Context(
         {"LLMARINER_DATABASE_URL": url, "LLMARINER_PEPPER": "p" * 32, "LLMARINER_SERVICE_SECRET": "s" * 32}

@@ -14,7 +14,7 @@ from llmariner.manifests.environment import parse_variables
 Declare = Callable[..., None]
 
 
-def test_a_function_is_what_its_func_yaml_says(checkout: Path, function: Declare) -> None:
+def test_a_function_matches_its_func_yaml(checkout: Path, function: Declare) -> None:
     function(
         "chat_completions",
         "POST /v1/chat/completions",
@@ -44,14 +44,14 @@ def test_a_function_is_what_its_func_yaml_says(checkout: Path, function: Declare
     assert found.extras == ("api", "database")
 
 
-def test_what_a_function_leaves_out_has_a_default(checkout: Path, function: Declare) -> None:
+def test_optional_fields_have_defaults(checkout: Path, function: Declare) -> None:
     function("models", "GET /v1/models")
     (found,), _ = read_declarations(checkout)
     assert (found.timeout_seconds, found.concurrency, found.scale.min, found.public) == (60, 100, 0, True)
     assert found.requests["memory"] == "128Mi"
 
 
-def test_a_consumer_is_what_the_annotations_of_its_trigger_say(checkout: Path, consumer: Declare) -> None:
+def test_a_consumer_matches_the_annotations_of_its_trigger(checkout: Path, consumer: Declare) -> None:
     consumer("usage_sweep", "x", timeout_seconds="120", extras="", max_scale="1", concurrency="1")
     _, (found,) = read_declarations(checkout)
     assert (found.name, found.timeout_seconds, found.extras) == ("usage-sweep", 120, ())
@@ -77,14 +77,14 @@ WRONG: dict[str, tuple[tuple[str, ...], dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("fault", WRONG)
-def test_a_wrong_declaration_is_named_with_its_file(fault: str, checkout: Path, function: Declare) -> None:
+def test_an_invalid_declaration_is_named_with_its_file(fault: str, checkout: Path, function: Declare) -> None:
     routes, said, reason = WRONG[fault]
     function("models", *routes, **said)
     with pytest.raises(DeclarationError, match=rf"functions/models/func\.yaml: .*{reason}"):
         read_declarations(checkout)
 
 
-def test_a_function_is_named_as_its_folder(checkout: Path, function: Declare) -> None:
+def test_a_function_has_the_name_of_its_folder(checkout: Path, function: Declare) -> None:
     function("models", "GET /v1/models")
     (checkout / "functions/models").rename(checkout / "functions/adapters")
     with pytest.raises(DeclarationError, match=r"functions/adapters/func\.yaml: the name must be adapters"):
@@ -92,7 +92,7 @@ def test_a_function_is_named_as_its_folder(checkout: Path, function: Declare) ->
 
 
 @pytest.mark.parametrize("folder", ["1st", "m" * 58, "models_"])
-def test_a_name_leaves_room_for_its_revisions(folder: str, checkout: Path, function: Declare) -> None:
+def test_a_name_is_short_enough_for_its_revisions(folder: str, checkout: Path, function: Declare) -> None:
     function(folder, "GET /v1/models")
     with pytest.raises(DeclarationError, match="is no DNS-1035 label"):
         read_declarations(checkout)
@@ -122,7 +122,7 @@ def test_a_missing_field_is_named(checkout: Path, function: Declare) -> None:
 
 
 @pytest.mark.parametrize("text", ["deploy: [", "", UNKNOWN_SCALE])
-def test_a_file_that_is_no_declaration_is_named(text: str, checkout: Path, function: Declare) -> None:
+def test_a_file_that_is_not_a_declaration_is_named(text: str, checkout: Path, function: Declare) -> None:
     function("models", "GET /v1/models")
     (checkout / "functions/models/func.yaml").write_text(text)
     with pytest.raises(DeclarationError, match=r"functions/models/func\.yaml: "):
@@ -140,6 +140,6 @@ def test_a_file_that_is_no_declaration_is_named(text: str, checkout: Path, funct
         (None, "{{ secret:llmariner-secrets:LLMARINER_PEPPER }}", "needs both a name and a key"),
     ],
 )
-def test_an_environment_that_must_not_be_written_down_is_refused(name: str | None, value: str, reason: str) -> None:
+def test_forbidden_environment_variables_are_rejected(name: str | None, value: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         parse_variables([{"name": name, "value": value}])

@@ -65,14 +65,14 @@ def test_every_object_is_admitted(production: Rendered, schemas: Schemas) -> Non
     assert {(o["kind"], o["metadata"]["name"]): f for o in production.objects if (f := schemas.faults(o))} == {}
 
 
-def test_no_overlay_has_it_unasked() -> None:
+def test_dex_is_in_no_overlay_by_default() -> None:
     for name in ("production", "playground", "test"):
         rendered = Rendered(CHECKOUT / "manifests/overlays" / name)
         assert [each["metadata"]["name"] for each in rendered.objects if "dex" in each["metadata"]["name"]] == []
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_requests_below_its_path_reach_it_wherever_the_component_is_listed(first: bool, tmp_path: Path) -> None:
+def test_requests_below_its_path_reach_it_for_any_order_of_components(first: bool, tmp_path: Path) -> None:
     rendered = overlay(tmp_path, "production", "dex", first=first)
     route = one(rendered, "gateway.networking.k8s.io", "HTTPRoute", "dex")
     assert route["spec"]["hostnames"] == ["llm.example.org"]
@@ -99,7 +99,7 @@ def _takes(place: dict[str, str], path: str) -> bool:
     return path == value or (kind == "PathPrefix" and path.startswith(value.rstrip("/") + "/"))
 
 
-def test_nothing_secret_is_written_down(production: Rendered) -> None:
+def test_no_manifest_contains_a_secret(production: Rendered) -> None:
     ours = [each for each in production.objects if each["metadata"]["name"] == "dex"]
     assert {"Deployment", "HTTPRoute", "Role", "RoleBinding", "Service", "ServiceAccount"} <= {e["kind"] for e in ours}
     text = yaml.safe_dump_all(ours).lower()
@@ -108,7 +108,7 @@ def test_nothing_secret_is_written_down(production: Rendered) -> None:
     assert production.objects_of("", "Secret") == []
 
 
-def test_it_runs_without_privileges_and_with_bounds(production: Rendered) -> None:
+def test_dex_runs_unprivileged_and_with_limits(production: Rendered) -> None:
     pod = one(production, "apps", "Deployment", "dex")["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     security = container["securityContext"]
@@ -118,7 +118,7 @@ def test_it_runs_without_privileges_and_with_bounds(production: Rendered) -> Non
     assert {each["name"]: each.get("value") for each in container["env"]} == {"DEX_EXPAND_ENV": "false"}
 
 
-def test_another_image_may_be_named(tmp_path: Path) -> None:
+def test_another_image_can_be_configured(tmp_path: Path) -> None:
     overlay(tmp_path, "production", "dex")
     file = tmp_path / "manifests/overlays/production/kustomization.yaml"
     body = yaml.safe_load(file.read_text())
@@ -128,7 +128,7 @@ def test_another_image_may_be_named(tmp_path: Path) -> None:
     assert pod["containers"][0]["image"] == "registry.example/dex:next"
 
 
-def test_its_rights_are_its_own_kinds_in_our_namespace(production: Rendered) -> None:
+def test_its_permissions_are_for_its_own_kinds_in_the_platforms_namespace(production: Rendered) -> None:
     rules = one(production, "rbac.authorization.k8s.io", "Role", "dex")["rules"]
     assert [rule["apiGroups"] for rule in rules] == [["dex.coreos.com"]]
     defined = production.objects_of("apiextensions.k8s.io", "CustomResourceDefinition")
@@ -136,7 +136,7 @@ def test_its_rights_are_its_own_kinds_in_our_namespace(production: Rendered) -> 
     assert not [r for r in production.objects_of("rbac.authorization.k8s.io", "ClusterRoleBinding") if "dex" in str(r)]
 
 
-def test_the_secrets_job_makes_its_configuration_and_may_do_no_more(production: Rendered) -> None:
+def test_the_secrets_job_creates_its_configuration_with_minimal_permissions(production: Rendered) -> None:
     (job,) = [each for each in production.objects_of("batch", "Job") if each["metadata"]["name"].startswith("secrets-")]
     (container,) = job["spec"]["template"]["spec"]["containers"]
     assert "--dex" in container["command"]
@@ -147,7 +147,7 @@ def test_the_secrets_job_makes_its_configuration_and_may_do_no_more(production: 
     assert (allowed["llmariner-dex"], allowed[CONNECTORS_SECRET]) == (["get", "patch"], ["get"])
 
 
-def test_functions_are_told_where_it_is_inside(production: Rendered) -> None:
+def test_functions_have_its_internal_address(production: Rendered) -> None:
     where = production.settings()["LLMARINER_OIDC_INTERNAL_URL"]
     service = one(production, "", "Service", "dex")
     host, port = f"dex.{service['metadata']['namespace']}.svc.cluster.local", service["spec"]["ports"][0]["port"]
@@ -167,7 +167,7 @@ def test_its_ports_and_peers(production: Rendered) -> None:
     assert ({"matchLabels": DEX[1]}, [5556]) in out
 
 
-def test_functions_reach_an_issuer_outside_where_an_overlay_says_so(tmp_path: Path) -> None:
+def test_functions_reach_an_external_issuer_if_an_overlay_allows_it(tmp_path: Path) -> None:
     rendered = overlay(tmp_path, "production", "external-issuer")
     policy = one(rendered, "networking.k8s.io", "NetworkPolicy", "functions-to-issuer")
     assert chosen(policy, *FUNCTION)
@@ -181,7 +181,7 @@ def brought(**files: str) -> dict[str, str]:
     return {"connectors.yaml": CONNECTORS, **{f"{name}.yaml": text for name, text in files.items()}}
 
 
-def test_the_configuration_holds_what_was_brought_and_no_password() -> None:
+def test_the_configuration_has_the_given_values_and_no_password() -> None:
     made = yaml.safe_load(render_configuration(ISSUER, brought())["config.yaml"])
     assert made["issuer"] == ISSUER
     assert made["staticClients"] == [{"id": "llmariner", "name": "LLMariner", "public": True}]
@@ -193,12 +193,12 @@ def test_the_configuration_holds_what_was_brought_and_no_password() -> None:
     assert ci["config"]["redirectURI"] == "https://else.example/back"
 
 
-def test_more_clients_may_be_brought() -> None:
+def test_additional_clients_can_be_configured() -> None:
     made = yaml.safe_load(render_configuration(ISSUER, brought(clients="[{id: console, public: true}]"))["config.yaml"])
     assert [each["id"] for each in made["staticClients"]] == ["llmariner", "console"]
 
 
-def test_exchange_is_for_who_asks_for_it() -> None:
+def test_token_exchange_is_opt_in() -> None:
     made = yaml.safe_load(render_configuration(ISSUER, {**brought(), "token-exchange": "on\n"})["config.yaml"])
     assert "urn:ietf:params:oauth:grant-type:token-exchange" in made["oauth2"]["grantTypes"]
 
@@ -216,14 +216,14 @@ WRONG: dict[str, tuple[str, dict[str, str] | None, str]] = {
 
 
 @pytest.mark.parametrize("fault", WRONG)
-def test_what_is_missing_or_wrong_is_told_without_a_secret(fault: str) -> None:
+def test_missing_or_invalid_values_are_reported_without_secrets(fault: str) -> None:
     issuer, files, reason = WRONG[fault]
     with pytest.raises(RetryLater, match=reason) as waiting:
         render_configuration(issuer, files)
     assert SECRET not in str(waiting.value)
 
 
-def test_the_job_makes_all_else_before_it_waits_and_follows_a_change(secret_objects: SecretObjects) -> None:
+def test_the_job_creates_other_secrets_before_it_waits_and_applies_changes(secret_objects: SecretObjects) -> None:
     with pytest.raises(RetryLater, match=CONNECTORS_SECRET):
         ensure_secrets(secret_objects, postgres_host="postgres", dex_issuer=ISSUER)
     assert secret_objects.get("llmariner-database") is not None
@@ -242,7 +242,7 @@ def test_the_job_makes_all_else_before_it_waits_and_follows_a_change(secret_obje
     assert "console" in found.values["config.yaml"]
 
 
-def test_the_job_is_told_by_its_setting(
+def test_the_job_is_configured_by_its_setting(
     secret_objects: SecretObjects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("LLMARINER_KUBECONFIG", str(tmp_path / "kubeconfig"))

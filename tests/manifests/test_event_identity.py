@@ -36,7 +36,7 @@ def test_every_object_is_admitted(identified: Rendered, schemas: Schemas) -> Non
     assert {(o["kind"], o["metadata"]["name"]): f for o in identified.objects if (f := schemas.faults(o))} == {}
 
 
-def test_who_publishes_has_a_token_for_our_broker_and_no_other(identified: Rendered) -> None:
+def test_publishers_have_a_token_for_the_broker_only(identified: Rendered) -> None:
     (broker,) = identified.objects_of("eventing.knative.dev", "Broker")
     where = broker["metadata"]
     publishing = set()
@@ -55,7 +55,7 @@ def test_who_publishes_has_a_token_for_our_broker_and_no_other(identified: Rende
     assert publishing == {each.name for each in workloads if "database" in each.extras}
 
 
-def test_the_broker_takes_events_of_our_accounts_alone(identified: Rendered) -> None:
+def test_the_broker_accepts_events_of_the_platforms_accounts_only(identified: Rendered) -> None:
     (policy,) = identified.objects_of("eventing.knative.dev", "EventPolicy")
     (to,), (source,) = policy["spec"]["to"], policy["spec"]["from"]
     assert to["ref"]["name"] in names(identified.objects_of("eventing.knative.dev", "Broker"))
@@ -63,6 +63,6 @@ def test_the_broker_takes_events_of_our_accounts_alone(identified: Rendered) -> 
     assert {o["metadata"]["namespace"] for o in identified.objects_of("", "ServiceAccount")} == {"llmariner"}
 
 
-def test_nobody_has_a_token_where_nobody_asks() -> None:
+def test_without_the_component_there_are_no_tokens() -> None:
     production = Rendered(CHECKOUT / "manifests/overlays/production")
     assert "projected" not in str(production.services())

@@ -24,7 +24,9 @@ def only(checkout: Path) -> Consumer:
     return found
 
 
-def test_a_trigger_is_declared_once_and_only_placed_here(checkout: Path, consumer: Declare, schemas: Schemas) -> None:
+def test_a_trigger_is_declared_once_and_only_placed_in_the_manifests(
+    checkout: Path, consumer: Declare, schemas: Schemas
+) -> None:
     consumer("model_status", "ai.llmariner.model.ready", max_scale="2")
     built = trigger(only(checkout), dead_lettered=False)
     assert schemas.faults(built) == []
@@ -33,22 +35,20 @@ def test_a_trigger_is_declared_once_and_only_placed_here(checkout: Path, consume
     assert built["spec"] == {**only(checkout).trigger["spec"], "delivery": {"timeout": "PT60S"}}
 
 
-def test_a_trigger_of_another_broker_would_never_fire_and_is_refused(checkout: Path, consumer: Declare) -> None:
+def test_a_trigger_of_another_broker_is_rejected(checkout: Path, consumer: Declare) -> None:
     consumer("model_status", "x", broker="llmariner")
     with pytest.raises(DeclarationError, match="must be default"):
         trigger(only(checkout), dead_lettered=False)
 
 
-def test_the_broker_keeps_and_repeats_events(schemas: Schemas) -> None:
+def test_the_broker_stores_and_retries_events(schemas: Schemas) -> None:
     built = broker()
     assert schemas.faults(built) == []
     assert built["metadata"]["annotations"] == {"eventing.knative.dev/broker.class": "Kafka"}
     assert built["spec"]["delivery"]["retry"] > 0
 
 
-def test_a_consumer_of_the_tick_has_a_clock_whose_events_it_gets(
-    checkout: Path, consumer: Declare, schemas: Schemas
-) -> None:
+def test_a_consumer_of_the_tick_has_a_matching_ping_source(checkout: Path, consumer: Declare, schemas: Schemas) -> None:
     consumer("sweep", TICK_EVENT_TYPE, every_minutes="2")
     (built,) = ping_source(only(checkout))
     assert schemas.faults(built) == []
@@ -61,10 +61,10 @@ def test_a_consumer_of_the_tick_has_a_clock_whose_events_it_gets(
     }
 
 
-def test_another_consumer_has_none(checkout: Path, consumer: Declare) -> None:
+def test_another_consumer_has_no_ping_source(checkout: Path, consumer: Declare) -> None:
     consumer("model_status", "ai.llmariner.model.ready")
     assert list(ping_source(only(checkout))) == []
 
 
-def test_the_tick_is_an_event_of_ours() -> None:
+def test_the_tick_is_an_event_of_the_platform() -> None:
     assert f"## {TICK_EVENT_TYPE}\n" in (CHECKOUT / "eventing/events.md").read_text()

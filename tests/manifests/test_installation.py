@@ -43,7 +43,7 @@ def production() -> Rendered:
     return Rendered(CHECKOUT / "manifests/overlays/production")
 
 
-def test_the_files_of_this_checkout_say_what_its_declarations_say() -> None:
+def test_the_generated_files_are_current() -> None:
     assert list(stale_files(CHECKOUT)) == []
 
 
@@ -74,14 +74,14 @@ def test_the_prerequisites_are_admitted(path: Path, schemas: Schemas) -> None:
     assert schemas.faults(yaml.safe_load(path.read_text())) == []
 
 
-def test_no_object_is_there_twice(installed: Rendered) -> None:
+def test_no_object_is_duplicated(installed: Rendered) -> None:
     seen = [
         (o["apiVersion"], o["kind"], o["metadata"].get("namespace"), o["metadata"]["name"]) for o in installed.objects
     ]
     assert len(seen) == len(set(seen))
 
 
-def test_namespaces_come_first_and_every_object_is_in_one_that_is_there(installed: Rendered) -> None:
+def test_namespaces_come_first_and_every_objects_namespace_exists(installed: Rendered) -> None:
     made = names(installed.objects_of("", "Namespace"))
     assert [o["kind"] for o in installed.objects[: len(made)]] == ["Namespace"] * len(made)
     used = {o["metadata"]["namespace"] for o in installed.objects if "namespace" in o["metadata"]}
@@ -92,7 +92,7 @@ def test_namespaces_come_first_and_every_object_is_in_one_that_is_there(installe
 
 
 @pytest.mark.parametrize("place", ["small_checkout", "checkout"])
-def test_knative_will_not_refuse_a_timeout(place: str, small_checkout: Path) -> None:
+def test_timeouts_are_within_knatives_maximum(place: str, small_checkout: Path) -> None:
     manifests = (small_checkout if place == "small_checkout" else CHECKOUT) / "manifests"
     limits = yaml.safe_load((manifests / "prerequisites/config-defaults.yaml").read_text())["data"]
     asked = [s["spec"]["template"]["spec"]["timeoutSeconds"] for s in Rendered(manifests / "base").services()]
@@ -110,7 +110,7 @@ def test_the_name_of_every_revision_is_a_dns_label(installed: Rendered) -> None:
         assert len(f"{name}-00001") <= 63
 
 
-def test_a_field_that_knative_refuses_by_default_is_asked_for_in_the_prerequisites(installed: Rendered) -> None:
+def test_fields_that_knative_rejects_by_default_are_enabled_in_the_prerequisites(installed: Rendered) -> None:
     """Fields of a revision's pod beside those that Knative always takes (its fieldmask.go)."""
     always = {
         "serviceAccountName",
@@ -131,7 +131,7 @@ def test_a_field_that_knative_refuses_by_default_is_asked_for_in_the_prerequisit
         assert spec.get("automountServiceAccountToken") is not True
 
 
-def test_every_pod_is_confined(installed: Rendered) -> None:
+def test_every_pod_is_restricted(installed: Rendered) -> None:
     for owner, pod in installed.pods():
         for container in pod["spec"]["containers"]:
             security = {**pod["spec"].get("securityContext", {}), **container["securityContext"]}
@@ -146,19 +146,19 @@ def test_every_pod_is_confined(installed: Rendered) -> None:
             assert container["resources"]["limits"].keys() == {"cpu", "memory"}, where
 
 
-def test_every_account_is_there_and_used(installed: Rendered) -> None:
+def test_every_account_exists_and_is_used(installed: Rendered) -> None:
     here = names(installed.objects_of("", "ServiceAccount"), "llmariner")
     used = {pod["spec"]["serviceAccountName"] for _, pod in installed.pods()}
     used |= {o["spec"]["serviceAccountName"] for o in installed.objects_of("sources.knative.dev", "ApiServerSource")}
     assert used == here
 
 
-def test_settings_and_scripts_that_a_pod_names_are_there(installed: Rendered) -> None:
+def test_settings_and_scripts_of_pods_exist(installed: Rendered) -> None:
     here = names(installed.objects_of("", "ConfigMap"), "llmariner")
     assert {name for kind, name in referred(installed) if kind == "configMap"} <= here
 
 
-def test_every_secret_is_made_or_brought(installed: Rendered, secret_objects: SecretObjects) -> None:
+def test_every_secret_is_created_or_provided(installed: Rendered, secret_objects: SecretObjects) -> None:
     assert {name for kind, name in referred(installed) if kind == "secret"} <= {*jobs.MANAGED_SECRETS, *PROVIDED}
     (job,) = [o for o in installed.objects_of("batch", "Job") if o["metadata"]["name"].startswith("secrets-")]
     (container,) = containers_of(job)
@@ -196,7 +196,7 @@ def keys_referred(rendered: Rendered) -> Iterator[tuple[str, str]]:
                 yield reference["name"], reference["key"]
 
 
-def test_no_secret_is_written_down(installed: Rendered) -> None:
+def test_no_manifest_contains_a_secret(installed: Rendered) -> None:
     assert installed.objects_of("", "Secret") == []
     spelled = dict(installed.settings())
     for container in installed.containers():
@@ -211,7 +211,7 @@ def test_every_setting_is_read_by_the_platform_or_copied_into_an_object(installe
     assert [name for name in installed.settings() if f"`{name}`" not in settings and name not in copied] == []
 
 
-def test_every_function_reads_the_settings(installed: Rendered) -> None:
+def test_every_function_has_the_settings(installed: Rendered) -> None:
     assert all({"configMapRef": {"name": "llmariner-settings"}} in c["envFrom"] for c in installed.functions())
 
 
@@ -220,13 +220,13 @@ def test_the_control_url_is_that_of_a_function(installed: Rendered) -> None:
     assert host.split(".")[0] in names(installed.services())
 
 
-def test_models_are_made_where_functions_have_the_right_to(installed: Rendered) -> None:
+def test_models_are_created_where_functions_have_permissions(installed: Rendered) -> None:
     there = installed.settings()["LLMARINER_MODELS_NAMESPACE"]
     assert there in names(installed.objects_of("", "Namespace"))
     assert {"serving"} <= names(installed.objects_of("rbac.authorization.k8s.io", "Role"), there)
 
 
-def test_a_route_leads_to_a_function_through_a_gateway_that_may_be_used(installed: Rendered) -> None:
+def test_a_route_leads_to_a_function_through_a_permitted_gateway(installed: Rendered) -> None:
     (grant,) = installed.objects_of("gateway.networking.k8s.io", "ReferenceGrant")
     (gateway,) = installed.objects_of("gateway.networking.k8s.io", "Gateway")
     granted = (grant["spec"]["to"][0]["name"], grant["metadata"]["namespace"])
@@ -245,7 +245,7 @@ def test_a_route_leads_to_a_function_through_a_gateway_that_may_be_used(installe
             assert rule["timeouts"] == {"request": "0s"}
 
 
-def test_a_listener_has_a_certificate_or_says_that_it_has_none(installed: Rendered) -> None:
+def test_a_listener_has_a_certificate_or_a_comment(installed: Rendered) -> None:
     (gateway,) = installed.objects_of("gateway.networking.k8s.io", "Gateway")
     (listener,) = gateway["spec"]["listeners"]
     allowed = listener["allowedRoutes"]["namespaces"]["selector"]["matchLabels"]
@@ -253,7 +253,7 @@ def test_a_listener_has_a_certificate_or_says_that_it_has_none(installed: Render
     assert (listener["protocol"], listener["port"], "tls" in listener) in (("HTTPS", 443, True), ("HTTP", 80, False))
 
 
-def test_production_speaks_tls_with_a_certificate_for_its_host(production: Rendered) -> None:
+def test_production_uses_tls_with_a_certificate_for_its_host(production: Rendered) -> None:
     (gateway,) = production.objects_of("gateway.networking.k8s.io", "Gateway")
     (certificate,) = production.objects_of("cert-manager.io", "Certificate")
     (listener,) = gateway["spec"]["listeners"]
@@ -272,7 +272,7 @@ def test_a_trigger_leads_from_the_broker_to_a_function(installed: Rendered) -> N
             assert sink["ref"]["name"] in names(installed.services())
 
 
-def test_what_no_consumer_takes_is_kept(production: Rendered) -> None:
+def test_undeliverable_events_are_stored(production: Rendered) -> None:
     kept = {
         o["metadata"]["name"]: o["spec"]["delivery"].get("deadLetterSink", {}).get("uri")
         for o in production.objects_of("eventing.knative.dev", "Trigger")
@@ -290,18 +290,18 @@ def test_the_jobs_run_images_of_functions() -> None:
     assert {jobs.SECRETS_IMAGE, jobs.MIGRATIONS_IMAGE} <= used
 
 
-def test_a_function_with_rights_has_the_client_that_uses_them() -> None:
+def test_a_function_with_permissions_has_the_kubernetes_client() -> None:
     for each in [each for kind in read_declarations(CHECKOUT) for each in kind]:
         assert ("cluster" in each.extras) == (each.kubernetes_role is not None), each.source
 
 
-def test_a_test_cluster_pulls_no_image_of_ours() -> None:
+def test_a_test_cluster_pulls_no_platform_image() -> None:
     images = [container["image"] for container in Rendered(CHECKOUT / "manifests/overlays/test").containers()]
     assert [image for image in images if not image.startswith("dev.local/")] == []
 
 
 @pytest.mark.parametrize("overlay", ["playground", "production"])
-def test_our_images_come_from_the_registry_of_the_settings(overlay: str) -> None:
+def test_platform_images_come_from_the_configured_registry(overlay: str) -> None:
     rendered = Rendered(CHECKOUT / "manifests/overlays" / overlay)
     registry = rendered.settings()["IMAGE_REGISTRY"]
     ours = [*rendered.functions(), *(c for o in rendered.objects_of("batch", "Job") for c in containers_of(o))]
@@ -314,14 +314,14 @@ def containers_of(owner: Object) -> list[Any]:
     return found
 
 
-def test_production_keeps_events_and_no_database_of_its_own(production: Rendered) -> None:
+def test_production_has_durable_events_and_no_database_of_its_own(production: Rendered) -> None:
     (broker,) = production.objects_of("eventing.knative.dev", "Broker")
     assert broker["metadata"]["annotations"]["eventing.knative.dev/broker.class"] == "Kafka"
     assert broker["spec"]["config"]["name"].split("-")[0] in production.settings()["LLMARINER_BROKER_URL"]
     assert production.objects_of("apps", "StatefulSet") == []
 
 
-def test_no_revision_is_given_up_while_an_installations_jobs_may_still_be_waiting(installed: Rendered) -> None:
+def test_revision_timeouts_exceed_the_jobs_waiting_time(installed: Rendered) -> None:
     """Knative fails a revision for good that is not ready in time, and none is before its Secrets and its schema."""
     waiting = max(job["spec"]["activeDeadlineSeconds"] for job in installed.objects_of("batch", "Job"))
     for each in installed.services():
@@ -330,7 +330,7 @@ def test_no_revision_is_given_up_while_an_installations_jobs_may_still_be_waitin
         assert int(said.removesuffix("s")) > waiting
 
 
-def test_no_budget_holds_up_a_drain_for_good(production: Rendered) -> None:
+def test_no_disruption_budget_blocks_a_drain_forever(production: Rendered) -> None:
     """One copy at a time may go, also where there is but one; and one that serves nobody, always."""
     budgets = production.objects_of("policy", "PodDisruptionBudget")
     assert budgets

@@ -47,7 +47,7 @@ def engine(name: str) -> dict[str, Any]:
     return found
 
 
-def test_every_file_is_known_here() -> None:
+def test_every_file_is_tested() -> None:
     assert {path.stem: path.parent.name for path in KSERVE.glob("*/*-*.yaml")} == {
         **RUNTIMES,
         "inference-service": "templates",
@@ -57,7 +57,7 @@ def test_every_file_is_known_here() -> None:
 
 
 @pytest.mark.parametrize("hardware", DEVICES)
-def test_the_engines_of_a_hardware_are_installed_together_by_its_component(hardware: str) -> None:
+def test_engines_of_one_hardware_are_installed_by_one_component(hardware: str) -> None:
     here = [f"{name}.yaml" for name, of in RUNTIMES.items() if of == hardware]
     assert read(KSERVE / hardware / "kustomization.yaml")["resources"] == sorted(here)
     component = CHECKOUT / "manifests/components" / hardware
@@ -66,12 +66,12 @@ def test_the_engines_of_a_hardware_are_installed_together_by_its_component(hardw
 
 
 @pytest.mark.parametrize("name", RUNTIMES)
-def test_the_runtime_is_accepted(name: str, schemas: Schemas) -> None:
+def test_the_runtime_is_admitted(name: str, schemas: Schemas) -> None:
     assert schemas.faults(load(name)) == []
 
 
 @pytest.mark.parametrize("path", sorted(KSERVE.glob("templates/*.yaml")), ids=lambda path: str(path.stem))
-def test_the_template_is_accepted(path: Path, schemas: Schemas) -> None:
+def test_the_template_is_admitted(path: Path, schemas: Schemas) -> None:
     assert schemas.faults(read(path)) == []
 
 
@@ -82,14 +82,14 @@ def test_the_runtime_starts_vllm_serve_on_the_model_folder(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", RUNTIMES)
-def test_the_engine_answers_to_the_name_of_the_inference_service(name: str) -> None:
+def test_the_engine_serves_the_name_of_the_inference_service(name: str) -> None:
     """Triton names its models by the folders of its repository."""
     said = "{{.Name}}" in str([engine(name).get("args"), engine(name).get("env")])
     assert said or name == "triton-nvidia"
 
 
 @pytest.mark.parametrize("name", RUNTIMES)
-def test_the_runtime_has_the_name_of_its_file_and_is_only_chosen_by_it(name: str) -> None:
+def test_the_runtime_has_the_name_of_its_file_and_is_selected_explicitly(name: str) -> None:
     assert load(name)["metadata"]["name"] == name
     (served,) = load(name)["spec"]["supportedModelFormats"]
     assert served == {"name": FORMATS[name.partition("-")[0]], "version": "1", "autoSelect": False}
@@ -103,18 +103,18 @@ def test_the_image_is_pinned(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", VLLM)
-def test_vllm_has_one_version_on_all_hardware(name: str) -> None:
+def test_vllm_has_the_same_version_on_all_hardware(name: str) -> None:
     assert engine(name)["image"].rpartition(":")[2] == engine("vllm-nvidia")["image"].rpartition(":")[2]
 
 
 @pytest.mark.parametrize("name", RUNTIMES)
-def test_kserve_does_not_swap_the_image_for_another(name: str) -> None:
+def test_kserve_does_not_replace_the_image(name: str) -> None:
     """It does for a runtime that says, by this annotation or by upstream's name, that it is upstream's."""
     assert "serving.kserve.io/server-type" not in load(name)["metadata"].get("annotations", {})
 
 
 @pytest.mark.parametrize("name", RUNTIMES)
-def test_the_engine_asks_for_its_device(name: str) -> None:
+def test_the_engine_requests_its_device(name: str) -> None:
     device = DEVICES[RUNTIMES[name]]
     limits = engine(name)["resources"]["limits"]
     assert limits.keys() == {"cpu", "memory", *([device] if device else [])}
@@ -122,18 +122,18 @@ def test_the_engine_asks_for_its_device(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [*VLLM, "sglang-nvidia"])
-def test_the_engine_bounds_its_memory(name: str) -> None:
+def test_the_engine_limits_its_memory(name: str) -> None:
     bounds = ("--kv-cache-memory-bytes=", "--gpu-memory-utilization=", "--mem-fraction-static=")
     assert [argument for argument in engine(name)["args"] if argument.startswith(bounds)]
 
 
 @pytest.mark.parametrize("name", VLLM)
-def test_every_stream_ends_with_its_usage(name: str) -> None:
+def test_every_stream_ends_with_usage(name: str) -> None:
     assert "--enable-force-include-usage" in engine(name)["args"]
 
 
 @pytest.mark.parametrize("name", RUNTIMES)
-def test_the_engine_has_no_privileges(name: str) -> None:
+def test_the_engine_is_unprivileged(name: str) -> None:
     security = engine(name)["securityContext"]
     assert security["allowPrivilegeEscalation"] is False
     assert security["capabilities"] == {"drop": ["ALL"]}
@@ -141,19 +141,19 @@ def test_the_engine_has_no_privileges(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", RUNTIMES)
-def test_an_engine_that_ends_leaves_its_last_words(name: str) -> None:
+def test_an_engines_last_output_is_its_termination_message(name: str) -> None:
     assert engine(name)["terminationMessagePolicy"] == "FallbackToLogsOnError"
 
 
 @pytest.mark.parametrize("name", RUNTIMES)
-def test_every_probe_asks_the_port_that_is_served(name: str) -> None:
+def test_every_probe_uses_the_served_port(name: str) -> None:
     (port,) = engine(name)["ports"]
     asked = [each["httpGet"]["port"] for kind, each in engine(name).items() if "Probe" in kind and "httpGet" in each]
     assert len(asked) >= 2
     assert set(asked) == {port["containerPort"]}
 
 
-def test_a_model_is_cluster_local_and_says_its_runtime_resources_and_timeout() -> None:
+def test_a_model_is_cluster_local_and_has_its_runtime_resources_and_timeout() -> None:
     predictor = model()["spec"]["predictor"]
     assert model()["metadata"]["labels"]["networking.kserve.io/visibility"] == "cluster-local"
     assert predictor["model"]["runtime"] in RUNTIMES
@@ -161,18 +161,18 @@ def test_a_model_is_cluster_local_and_says_its_runtime_resources_and_timeout() -
     assert predictor["timeout"] >= 3600
 
 
-def test_a_model_waits_in_a_queue_that_is_installed() -> None:
+def test_a_model_uses_an_installed_queue() -> None:
     queue = model()["metadata"]["labels"]["kueue.x-k8s.io/queue-name"]
     assert (CHECKOUT / "manifests/components/kueue" / queue).is_dir()
     assert model()["metadata"]["namespace"] == "llmariner-models"
 
 
 @pytest.mark.parametrize("name", VLLM)
-def test_a_model_is_given_longer_to_end_than_its_engine_takes(name: str) -> None:
+def test_a_models_grace_period_exceeds_its_engines_shutdown(name: str) -> None:
     grace = model()["spec"]["predictor"]["terminationGracePeriodSeconds"]
     (drain,) = [each for each in engine(name)["args"] if each.startswith("--shutdown-timeout=")]
     assert int(drain.partition("=")[2]) < grace
 
 
-def test_nothing_here_can_shadow_the_package_kserve() -> None:
+def test_no_folder_shadows_the_package_kserve() -> None:
     assert list(KSERVE.rglob("__init__.py")) == list(KSERVE.rglob("conftest.py")) == []

@@ -22,7 +22,7 @@ READ_AHEAD = 256 * 1024
 
 
 @pytest.mark.parametrize("name", TOKEN_PATH)
-def test_all_that_may_be_held_at_once_fits(name: str) -> None:
+def test_the_sum_of_all_buffers_fits_the_memory_limit(name: str) -> None:
     text = (FUNCTIONS / name / "func.yaml").read_text()
     limit, concurrency = re.search(r"memory: (\d+)Mi\s+concurrency: (\d+)", text.split("limits:")[1]).groups()  # type: ignore[union-attr]
     settings = GatewaySettings()

@@ -161,7 +161,7 @@ def test_an_alert_fires_when_it_should(scene: str, promtool: Any, tmp_path: Path
     assert tested.returncode == 0, tested.stdout + tested.stderr
 
 
-def test_every_metric_is_one_that_exists() -> None:
+def test_every_metric_exists() -> None:
     reported = Metrics().render([("m", 0, 0)]) + backlog_metrics(Backlog(0, 0.0))
     ours = set(re.findall(r"^# TYPE (\S+)", reported, re.MULTILINE))
     for rule in alerts():
@@ -171,7 +171,7 @@ def test_every_metric_is_one_that_exists() -> None:
         assert {re.sub("_(bucket|count)$", "", name) for name in asked} <= ours | OF_OTHERS
 
 
-def test_every_alert_says_what_is_wrong_and_what_to_do() -> None:
+def test_every_alert_has_a_description_and_a_remedy() -> None:
     for rule in alerts():
         assert rule["labels"]["severity"] in ("warning", "critical")
         assert rule["for"]

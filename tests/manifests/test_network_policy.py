@@ -78,7 +78,7 @@ def matches(peer: Object, pod: tuple[str, dict[str, str]], home: str) -> bool:
     return here and selects(peer.get("podSelector", {}), labels)
 
 
-def test_every_pod_is_closed_but_for_what_is_said(production: Rendered) -> None:
+def test_every_pod_denies_connections_by_default(production: Rendered) -> None:
     for namespace, labels in pods(production):
         for direction in ("Ingress", "Egress"):
             assert [
@@ -161,7 +161,7 @@ def test_a_connection_is_allowed_or_denied(connection: str, production: Rendered
     assert admits(production, to, source, port) is opened
 
 
-def test_only_those_with_rights_and_the_secrets_job_reach_the_api_server(production: Rendered) -> None:
+def test_only_permitted_functions_and_the_secrets_job_reach_the_api_server(production: Rendered) -> None:
     reaching = set()
     for namespace, labels in pods(production):
         for policy in policies(production):
@@ -174,7 +174,7 @@ def test_only_those_with_rights_and_the_secrets_job_reach_the_api_server(product
     assert reaching == {"serving", "secrets", "source"}
 
 
-def test_an_engine_cannot_ask_its_node_for_credentials(production: Rendered) -> None:
+def test_an_engine_cannot_reach_its_nodes_metadata_server(production: Rendered) -> None:
     (policy,) = [p for p in policies(production) if p["metadata"]["name"] == "models"]
     blocks = [peer["ipBlock"] for peer, _ in peers(policy, "egress") if "ipBlock" in peer]
     assert blocks
@@ -205,7 +205,7 @@ def beyond(rendered: Rendered, pod: tuple[str, dict[str, str]]) -> set[int | str
     ],
     ids=["engine", "pgbouncer", "postgres", "migrations", "secrets", "function", "internal-gateway"],
 )
-def test_beyond_what_is_named_a_pod_reaches_few_ports(
+def test_other_connections_are_limited_to_few_ports(
     pod: tuple[str, dict[str, str]], ports: set[int], production: Rendered
 ) -> None:
     assert beyond(production, pod) == ports
@@ -224,7 +224,7 @@ def changed_settings(place: Path, before: str, after: str, *components: str) -> 
     return Rendered(overlay)
 
 
-def test_prometheus_is_where_the_settings_say_and_nowhere_else(tmp_path: Path) -> None:
+def test_prometheus_is_where_the_settings_say(tmp_path: Path) -> None:
     after = "PROMETHEUS_NAMESPACE=observability"
     changed = changed_settings(tmp_path, "PROMETHEUS_NAMESPACE=monitoring", after, "standby-engine")
     label = {"app.kubernetes.io/name": "prometheus"}
@@ -237,7 +237,7 @@ def test_prometheus_is_where_the_settings_say_and_nowhere_else(tmp_path: Path) -
     assert not admits(changed, standby, FUNCTION, 8090)
 
 
-def test_the_local_gateway_is_that_of_the_settings(tmp_path: Path) -> None:
+def test_the_local_gateway_matches_the_settings(tmp_path: Path) -> None:
     changed = changed_settings(
         tmp_path, "LOCAL_GATEWAY_NAMESPACE=kourier-system", "LOCAL_GATEWAY_NAMESPACE=contour-internal"
     )

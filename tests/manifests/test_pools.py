@@ -21,7 +21,7 @@ def production() -> Rendered:
     return Rendered(CHECKOUT / "manifests/overlays/production")
 
 
-def test_a_pool_holds_what_the_settings_say(production: Rendered) -> None:
+def test_a_pool_has_the_configured_quota(production: Rendered) -> None:
     quota = {
         o["metadata"]["name"]: {
             r["name"]: r["nominalQuota"] for r in o["spec"]["resourceGroups"][0]["flavors"][0]["resources"]
@@ -40,7 +40,7 @@ def test_a_pool_holds_what_the_settings_say(production: Rendered) -> None:
 
 
 @pytest.mark.parametrize("pool", ["cpu", "nvidia", "amd", "intel-gaudi"])
-def test_a_pool_is_true_to_itself(pool: str, schemas: Any) -> None:
+def test_a_pool_is_consistent(pool: str, schemas: Any) -> None:
     folder = CHECKOUT / "manifests/components/kueue" / pool
     flavor, queue, local = yaml.safe_load_all((folder / "pool.yaml").read_text())
     assert [schemas.faults(each) for each in (flavor, queue, local)] == [[], [], []]
@@ -59,7 +59,7 @@ def test_a_pool_is_true_to_itself(pool: str, schemas: Any) -> None:
     assert asked == set(group["coveredResources"])
 
 
-def test_queues_are_where_models_are_and_take_them_in(production: Rendered) -> None:
+def test_queues_are_in_the_models_namespace_and_admit_its_models(production: Rendered) -> None:
     labels = {o["metadata"]["name"]: o["metadata"]["labels"] for o in production.objects_of("", "Namespace")}
     for queue in production.objects_of(KUEUE, "LocalQueue"):
         assert queue["metadata"]["namespace"] == "llmariner-models"
@@ -69,7 +69,7 @@ def test_queues_are_where_models_are_and_take_them_in(production: Rendered) -> N
 
 
 @pytest.mark.parametrize("overlay", ["playground", "production", "test"])
-def test_models_wait_in_a_queue_and_run_on_hardware_that_the_overlay_has(overlay: str) -> None:
+def test_models_use_a_queue_and_hardware_of_the_overlay(overlay: str) -> None:
     rendered = Rendered(CHECKOUT / "manifests/overlays" / overlay)
     said = rendered.settings()
     assert said["LLMARINER_QUEUE"] in names(rendered.objects_of(KUEUE, "LocalQueue"))
@@ -77,14 +77,14 @@ def test_models_wait_in_a_queue_and_run_on_hardware_that_the_overlay_has(overlay
     assert [name for name in engines if name.endswith(said["LLMARINER_ACCELERATOR"].removeprefix("intel-"))]
 
 
-def test_a_job_yields_to_a_model(production: Rendered) -> None:
+def test_a_model_preempts_a_job(production: Rendered) -> None:
     values = {o["metadata"]["name"]: o["value"] for o in production.objects_of(KUEUE, "WorkloadPriorityClass")}
     assert values["llmariner-serving"] > values["llmariner-notebooks"] > values["llmariner-jobs"]
     for queue in production.objects_of(KUEUE, "ClusterQueue"):
         assert queue["spec"]["preemption"] == {"withinClusterQueue": "LowerPriority"}
 
 
-def test_what_must_not_sleep_has_two_copies_apart(production: Rendered) -> None:
+def test_always_on_functions_have_two_spread_replicas(production: Rendered) -> None:
     for name in ("chat-completions", "internal-gateway"):
         (service,) = [s for s in production.services() if s["metadata"]["name"] == name]
         template = service["spec"]["template"]
@@ -95,7 +95,7 @@ def test_what_must_not_sleep_has_two_copies_apart(production: Rendered) -> None:
     assert pgbouncer["spec"]["replicas"] == 2
 
 
-def test_all_else_goes_to_zero(production: Rendered) -> None:
+def test_every_other_function_scales_to_zero(production: Rendered) -> None:
     awake = {
         s["metadata"]["name"]
         for s in production.services()
@@ -110,14 +110,14 @@ def test_all_else_goes_to_zero(production: Rendered) -> None:
     assert scales == {"0"}
 
 
-def test_a_budget_lets_a_node_be_drained(production: Rendered) -> None:
+def test_disruption_budgets_permit_a_drain(production: Rendered) -> None:
     for budget in production.objects_of("policy", "PodDisruptionBudget"):
         assert budget["spec"]["maxUnavailable"] == 1
         wanted = budget["spec"]["selector"].get("matchLabels", {}).get("serving.knative.dev/service")
         assert wanted is None or wanted in names(production.services())
 
 
-def test_tokens_leave_the_activator_once_a_copy_is_up(production: Rendered) -> None:
+def test_the_activator_leaves_the_token_path_once_a_replica_is_ready(production: Rendered) -> None:
     key = "autoscaling.knative.dev/target-burst-capacity"
     said = {
         s["metadata"]["name"]: s["spec"]["template"]["metadata"]["annotations"].get(key) for s in production.services()
@@ -129,7 +129,7 @@ def template(name: str) -> Any:
     return yaml.safe_load((CHECKOUT / "kserve/templates" / f"{name}.yaml").read_text())
 
 
-def test_autoscalers_scale_what_kserve_makes_of_the_example() -> None:
+def test_autoscalers_target_kserves_objects_of_the_example() -> None:
     model = template("inference-service")["metadata"]
     for name in ("scaled-object", "horizontal-pod-autoscaler"):
         body = template(name)
@@ -137,7 +137,7 @@ def test_autoscalers_scale_what_kserve_makes_of_the_example() -> None:
         assert body["spec"]["scaleTargetRef"]["name"] == f"{model['name']}-predictor"
 
 
-def test_keda_neither_wakes_a_model_nor_puts_one_to_sleep(crds: Path) -> None:
+def test_keda_neither_wakes_a_model_nor_puts_it_to_sleep(crds: Path) -> None:
     spec = template("scaled-object")["spec"]
     assert (spec["idleReplicaCount"], spec["minReplicaCount"]) == (0, 1)
     assert min(spec["cooldownPeriod"], spec["initialCooldownPeriod"]) > 10 * 365 * 86400

@@ -66,7 +66,7 @@ async def status(application: Any, path: str) -> int:
 
 
 @pytest.mark.parametrize("source", list(WORKLOADS))
-def test_a_workload_answers_its_probes(source: str, environment: dict[str, str]) -> None:
+def test_a_workload_responds_to_its_probes(source: str, environment: dict[str, str]) -> None:
     workload = WORKLOADS[source]
     application = load(CHECKOUT / workload.folder)
     application.use_context(Context(environment))

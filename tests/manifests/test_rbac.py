@@ -41,7 +41,7 @@ def rules(rendered: Rendered, account: str) -> dict[tuple[str, str], set[str]]:
     return found
 
 
-def test_every_binding_leads_from_a_role_to_accounts_that_are_there(installed: Rendered) -> None:
+def test_every_binding_refers_to_an_existing_role_and_accounts(installed: Rendered) -> None:
     accounts = names(installed.objects_of("", "ServiceAccount"))
     for binding in [*installed.objects_of(RBAC, "RoleBinding"), *installed.objects_of(RBAC, "ClusterRoleBinding")]:
         role = binding["roleRef"]
@@ -52,7 +52,7 @@ def test_every_binding_leads_from_a_role_to_accounts_that_are_there(installed: R
             assert subject["name"] in accounts
 
 
-def test_who_declares_nothing_has_nothing_and_no_token_to_try(installed: Rendered) -> None:
+def test_workloads_without_declared_permissions_have_none_and_no_token(installed: Rendered) -> None:
     workloads = [each for kind in read_declarations(CHECKOUT) for each in kind]
     tokens = {
         o["metadata"]["name"]: o["automountServiceAccountToken"]
@@ -69,7 +69,7 @@ def test_who_declares_nothing_has_nothing_and_no_token_to_try(installed: Rendere
         assert (spec.get("automountServiceAccountToken") is False) == (name in without), name
 
 
-def test_a_pod_has_a_token_where_its_account_has_a_right(installed: Rendered) -> None:
+def test_a_pod_has_a_token_if_its_account_has_permissions(installed: Rendered) -> None:
     accounts = {o["metadata"]["name"]: o for o in installed.objects_of("", "ServiceAccount")}
     for owner, template in installed.pods():
         account = template["spec"]["serviceAccountName"]
@@ -78,25 +78,25 @@ def test_a_pod_has_a_token_where_its_account_has_a_right(installed: Rendered) ->
         assert mounted is bool(rules(installed, account)), owner["metadata"]["name"]
 
 
-def test_rights_of_functions_end_at_the_namespace_of_the_models(installed: Rendered) -> None:
+def test_permissions_of_functions_are_limited_to_the_models_namespace(installed: Rendered) -> None:
     for each in [each for kind in read_declarations(CHECKOUT) for each in kind if each.kubernetes_role]:
         assert {place for place, _ in rules(installed, each.name)} == {MODELS}
     assert installed.objects_of(RBAC, "ClusterRole") == []
 
 
-def test_who_serves_changes_no_pod_unless_engines_stand_by(installed: Rendered) -> None:
+def test_the_serving_function_changes_pods_only_with_standby_engines(installed: Rendered) -> None:
     given = rules(installed, "internal-gateway")
     assert given[MODELS, "/pods"] == {"list"}
     assert given[MODELS, "/events"] == {"create"}
 
 
-def test_who_serves_may_wake_put_to_sleep_and_delete(installed: Rendered) -> None:
+def test_the_serving_function_may_wake_sleep_and_delete(installed: Rendered) -> None:
     given = rules(installed, "internal-gateway")
     assert "patch" in given[MODELS, "apps/deployments/scale"]
     assert {"create", "patch", "delete"} <= given[MODELS, "serving.kserve.io/inferenceservices"]
 
 
-def test_one_function_speaks_to_kubernetes_and_the_others_ask_it(installed: Rendered) -> None:
+def test_one_function_uses_kubernetes_for_all_others(installed: Rendered) -> None:
     assert [each.name for kind in read_declarations(CHECKOUT) for each in kind if each.kubernetes_role] == [
         "internal-gateway"
     ]
@@ -106,7 +106,7 @@ def test_one_function_speaks_to_kubernetes_and_the_others_ask_it(installed: Rend
     assert {"name": "LLMARINER_SERVING", "value": "kserve"} in container["env"]
 
 
-def test_no_right_reaches_secrets_or_everything(installed: Rendered) -> None:
+def test_no_permission_covers_secrets_or_wildcards(installed: Rendered) -> None:
     for role in [*installed.objects_of(RBAC, "Role"), *installed.objects_of(RBAC, "ClusterRole")]:
         for rule in role["rules"]:
             assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
@@ -116,7 +116,7 @@ def test_no_right_reaches_secrets_or_everything(installed: Rendered) -> None:
                 assert rule["verbs"] == ["create"] or rule["resourceNames"]
 
 
-def test_the_source_of_changes_may_watch_what_it_tells_of(installed: Rendered) -> None:
+def test_the_api_server_source_may_watch_its_resources(installed: Rendered) -> None:
     (source,) = installed.objects_of("sources.knative.dev", "ApiServerSource")
     given = rules(installed, source["spec"]["serviceAccountName"])
     for each in source["spec"]["resources"]:
@@ -125,13 +125,13 @@ def test_the_source_of_changes_may_watch_what_it_tells_of(installed: Rendered) -
     assert source["spec"]["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": MODELS}
 
 
-def test_a_right_of_another_name_is_refused(checkout: Path, function: Declare) -> None:
+def test_an_unknown_permission_is_rejected(checkout: Path, function: Declare) -> None:
     function("models", "GET /v1/models", kubernetes="admin")
     with pytest.raises(DeclarationError, match="must be one of serving, not 'admin'"):
         read_declarations(checkout)
 
 
-def test_pods_of_all_namespaces_are_held_to_a_standard(installed: Rendered) -> None:
+def test_pods_of_all_namespaces_have_a_security_standard(installed: Rendered) -> None:
     levels = {o["metadata"]["name"]: enforced(o) for o in installed.objects_of("", "Namespace")}
     assert levels == {"llmariner": "restricted", MODELS: "baseline", "llmariner-gateway": "baseline"}
 

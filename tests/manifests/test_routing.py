@@ -95,7 +95,7 @@ def platform(function: Declare) -> None:
 
 @pytest.mark.usefixtures("platform")
 @pytest.mark.parametrize("ranking", RANKINGS)
-def test_a_declared_request_reaches_the_function_that_declares_it(ranking: str, checkout: Path) -> None:
+def test_a_declared_request_reaches_its_function(ranking: str, checkout: Path) -> None:
     assert misrouted(checkout, RANKINGS[ranking]) == []
 
 
@@ -105,7 +105,7 @@ def test_every_declared_request_of_this_checkout_reaches_its_function(ranking: s
 
 
 @pytest.mark.usefixtures("platform")
-def test_http_routes_are_accepted(checkout: Path, schemas: Schemas) -> None:
+def test_http_routes_are_admitted(checkout: Path, schemas: Schemas) -> None:
     for route in http_routes(checkout):
         assert schemas.faults(route) == []
 
@@ -117,7 +117,7 @@ def test_a_cluster_local_function_has_no_route(checkout: Path) -> None:
 
 
 @pytest.mark.usefixtures("platform")
-def test_a_function_answers_itself_for_a_wrong_method_or_id_where_it_alone_owns_the_path(
+def test_a_function_that_owns_a_path_responds_to_wrong_methods_and_ids(
     checkout: Path,
 ) -> None:
     routes = http_routes(checkout)
@@ -128,14 +128,14 @@ def test_a_function_answers_itself_for_a_wrong_method_or_id_where_it_alone_owns_
 
 
 @pytest.mark.usefixtures("platform")
-def test_two_methods_of_one_path_may_be_two_functions(checkout: Path) -> None:
+def test_two_methods_of_one_path_may_belong_to_two_functions(checkout: Path) -> None:
     routes = http_routes(checkout)
     for ranking in RANKINGS.values():
         assert reached(routes, ranking, "GET", "/v1/files") == "files"
         assert reached(routes, ranking, "POST", "/v1/files") == "files-upload"
 
 
-def test_a_function_alone_below_a_prefix_needs_no_expression(checkout: Path, function: Declare) -> None:
+def test_a_function_that_owns_a_prefix_needs_no_expression(checkout: Path, function: Declare) -> None:
     function("models", "GET /v1/models/{id:path}", "POST /v1/models/{id:path}:activate")
     (route,) = http_routes(checkout)
     assert route["spec"]["rules"][0]["matches"] == [{"path": {"type": "PathPrefix", "value": "/v1/models"}}]
@@ -143,21 +143,21 @@ def test_a_function_alone_below_a_prefix_needs_no_expression(checkout: Path, fun
 
 @pytest.mark.usefixtures("platform")
 @pytest.mark.parametrize("request_line", ["GET /", "GET /v2/models", "POST /v1/chat", "PUT /internal/key"])
-def test_what_nobody_claims_reaches_the_fallback(request_line: str, checkout: Path) -> None:
+def test_undeclared_requests_reach_the_fallback(request_line: str, checkout: Path) -> None:
     method, path = request_line.split()
     for place in (checkout, CHECKOUT):
         for ranking in RANKINGS.values():
             assert reached(http_routes(place, "health"), ranking, method, path) == "health"
 
 
-def test_two_functions_cannot_claim_the_same_requests(checkout: Path, function: Declare) -> None:
+def test_two_functions_cannot_declare_the_same_requests(checkout: Path, function: Declare) -> None:
     function("models", "GET /v1/models/{id}")
     function("catalog", "GET /v1/models/{name}")
     with pytest.raises(DeclarationError, match="cannot be distinguished"):
         http_routes(checkout)
 
 
-def test_a_rule_holds_as_many_matches_as_the_gateway_api_allows(checkout: Path, function: Declare) -> None:
+def test_a_rule_has_at_most_the_matches_that_the_gateway_api_allows(checkout: Path, function: Declare) -> None:
     function("models", *[f"GET /v1/models/{number}" for number in range(64)])
     assert len(http_routes(checkout)[0]["spec"]["rules"][0]["matches"]) == 64
     function("models", *[f"GET /v1/models/{number}" for number in range(65)])
@@ -166,7 +166,7 @@ def test_a_rule_holds_as_many_matches_as_the_gateway_api_allows(checkout: Path, 
 
 
 @pytest.mark.usefixtures("platform")
-def test_a_request_is_sent_to_the_local_gateway_under_the_name_of_its_function(checkout: Path) -> None:
+def test_a_request_is_sent_to_the_local_gateway_with_its_functions_host(checkout: Path) -> None:
     route = next(each for each in http_routes(checkout) if each["metadata"]["name"] == "chat-completions")
     (rule,) = route["spec"]["rules"]
     rewrite, header = rule["filters"]
@@ -178,6 +178,6 @@ def test_a_request_is_sent_to_the_local_gateway_under_the_name_of_its_function(c
 
 
 @pytest.mark.usefixtures("platform")
-def test_the_gateway_never_cuts_a_stream(checkout: Path) -> None:
+def test_the_gateway_has_no_stream_timeout(checkout: Path) -> None:
     for route in http_routes(checkout):
         assert route["spec"]["rules"][0]["timeouts"] == {"request": "0s"}

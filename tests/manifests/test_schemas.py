@@ -108,7 +108,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], Callable[[dict[str, Any]], Any], str]]
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_the_validator_names_a_deliberate_mistake(mistake: str, schemas: Schemas) -> None:
+def test_the_validator_detects_a_deliberate_error(mistake: str, schemas: Schemas) -> None:
     sound, spoil, reason = MISTAKES[mistake]
     spoilt = copy.deepcopy(sound)
     spoil(spoilt)
@@ -116,7 +116,7 @@ def test_the_validator_names_a_deliberate_mistake(mistake: str, schemas: Schemas
     assert reason in " ".join(schemas.faults(spoilt))
 
 
-def test_a_rule_is_asked_of_defaults_too(schemas: Schemas) -> None:
+def test_rules_apply_to_defaults(schemas: Schemas) -> None:
     """The group and kind of a parentRef are defaults; naming them does not make a second parent."""
     twin = copy.deepcopy(ROUTE)
     named = {"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "public"}
@@ -124,7 +124,7 @@ def test_a_rule_is_asked_of_defaults_too(schemas: Schemas) -> None:
     assert schemas.faults(twin) != []
 
 
-def test_an_unknown_kind_is_an_error_and_not_a_pass(schemas: Schemas) -> None:
+def test_an_unknown_kind_is_an_error(schemas: Schemas) -> None:
     with pytest.raises(LookupError, match="no schema"):
         schemas.faults({"apiVersion": "example.com/v1", "kind": "Service", "metadata": {"name": "a"}})
 
@@ -134,14 +134,14 @@ def test_a_version_that_is_not_served_is_an_error(schemas: Schemas) -> None:
         schemas.faults({**SERVICE, "apiVersion": "serving.knative.dev/v1alpha1"})
 
 
-def test_core_kinds_are_validated_as_strictly(schemas: Schemas) -> None:
+def test_core_kinds_are_validated_strictly(schemas: Schemas) -> None:
     account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "a"}}
     assert schemas.faults({**account, "automountServiceAccountToken": False}) == []
     assert schemas.faults({**account, "automountServiceAccountToken": None}) != []
     assert schemas.faults({**account, "automount": False}) != []
 
 
-def test_what_upstream_ships_is_accepted(crds: Path, schemas: Schemas) -> None:
+def test_upstreams_objects_are_valid(crds: Path, schemas: Schemas) -> None:
     shipped = [
         body
         for path in sorted(crds.glob("*/config/*.yaml"))

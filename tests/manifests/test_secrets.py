@@ -27,7 +27,7 @@ def values(secrets: SecretObjects, name: str) -> dict[str, str]:
     return dict(found.values)
 
 
-def test_all_that_is_missing_is_made(secret_objects: SecretObjects) -> None:
+def test_missing_secrets_are_created(secret_objects: SecretObjects) -> None:
     ensure_secrets(secret_objects, postgres_host="postgres")
     assert all(secret_objects.get(name) for name in MANAGED_SECRETS)
     SecretSettings.load(values(secret_objects, "llmariner-secrets"))
@@ -57,7 +57,7 @@ def test_a_second_run_changes_nothing(secret_objects: SecretObjects) -> None:
     assert {name: values(secret_objects, name) for name in MANAGED_SECRETS} == before
 
 
-def test_two_at_once_end_with_the_same_secrets(secret_objects: SecretObjects) -> None:
+def test_two_concurrent_runs_end_with_the_same_secrets(secret_objects: SecretObjects) -> None:
     failed: list[BaseException] = []
     barrier = threading.Barrier(4)
 
@@ -79,20 +79,20 @@ def test_two_at_once_end_with_the_same_secrets(secret_objects: SecretObjects) ->
     assert password in values(secret_objects, "llmariner-pgbouncer")["userlist.txt"]
 
 
-def test_a_key_that_was_noted_and_deleted_does_not_come_back(secret_objects: SecretObjects) -> None:
+def test_a_deleted_administrators_key_is_not_created_again(secret_objects: SecretObjects) -> None:
     secret_objects.create("llmariner-secrets", {"LLMARINER_PEPPER": "p" * 32, "LLMARINER_SERVICE_SECRET": "s" * 32})
     ensure_secrets(secret_objects, postgres_host="postgres")
     assert secret_objects.get("llmariner-admin-key") is None
 
 
-def test_an_end_between_key_and_secrets_is_made_good(secret_objects: SecretObjects) -> None:
+def test_an_interrupted_run_is_completed(secret_objects: SecretObjects) -> None:
     secret_objects.create("llmariner-admin-key", {"key": "sk-first"})
     ensure_secrets(secret_objects, postgres_host="postgres")
     assert values(secret_objects, "llmariner-admin-key") == {"key": "sk-first"}
     assert secret_objects.get("llmariner-secrets") is not None
 
 
-def test_what_an_administrator_made_themselves_follows_nothing(secret_objects: SecretObjects) -> None:
+def test_secrets_of_an_administrator_are_not_changed(secret_objects: SecretObjects) -> None:
     ensure_secrets(secret_objects, postgres_host="postgres")
     theirs = {"LLMARINER_DATABASE_URL": "postgresql+psycopg://app:word@elsewhere/llm"}
     by_hand = {"metadata": {"labels": {"app.kubernetes.io/managed-by": None}}}
@@ -102,7 +102,7 @@ def test_what_an_administrator_made_themselves_follows_nothing(secret_objects: S
     assert values(secret_objects, "llmariner-database") == theirs
 
 
-def test_a_database_that_is_brought_is_asked_for(secret_objects: SecretObjects) -> None:
+def test_a_provided_database_is_required(secret_objects: SecretObjects) -> None:
     with pytest.raises(RetryLater, match="kubectl -n llmariner create secret generic llmariner-postgres"):
         ensure_secrets(secret_objects)
     secret_objects.create("llmariner-postgres", {"host": "h", "user": ""})
@@ -110,7 +110,7 @@ def test_a_database_that_is_brought_is_asked_for(secret_objects: SecretObjects) 
         ensure_secrets(secret_objects)
 
 
-def test_what_follows_from_the_database_follows_its_change(secret_objects: SecretObjects) -> None:
+def test_derived_secrets_follow_the_database(secret_objects: SecretObjects) -> None:
     secret_objects.create("llmariner-postgres", PROVIDED)
     ensure_secrets(secret_objects)
     url = make_url(values(secret_objects, "llmariner-database")["LLMARINER_DATABASE_URL"])
@@ -121,13 +121,13 @@ def test_what_follows_from_the_database_follows_its_change(secret_objects: Secre
     assert values(secret_objects, "llmariner-pgbouncer")["userlist.txt"] == '"app" "other"\n'
 
 
-def test_no_value_is_told(secret_objects: SecretObjects) -> None:
+def test_no_value_is_printed(secret_objects: SecretObjects) -> None:
     reported = " ".join(ensure_secrets(secret_objects, postgres_host="postgres"))
     for name in MANAGED_SECRETS:
         assert not [value for value in values(secret_objects, name).values() if len(value) > 20 and value in reported]
 
 
-def test_the_job_says_what_is_missing_and_fails(
+def test_the_job_reports_what_is_missing_and_fails(
     secret_objects: SecretObjects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("LLMARINER_KUBECONFIG", str(tmp_path / "kubeconfig"))
@@ -137,7 +137,7 @@ def test_the_job_says_what_is_missing_and_fails(
     assert "llmariner-database made." in capsys.readouterr().out
 
 
-def test_a_right_that_is_missing_is_told(
+def test_a_missing_permission_is_reported(
     api_server: Any,
     secret_objects: SecretObjects,
     tmp_path: Path,

@@ -35,21 +35,21 @@ def container(workload: Workload) -> dict[str, Any]:
     return found
 
 
-def test_service_and_account_are_accepted(chat: Workload, schemas: Schemas) -> None:
+def test_service_and_account_are_admitted(chat: Workload, schemas: Schemas) -> None:
     assert schemas.faults(knative_service(chat)) == []
     assert schemas.faults(service_account(chat)) == []
 
 
-def test_a_function_is_reachable_inside_the_cluster_only(chat: Workload) -> None:
+def test_a_function_is_cluster_local(chat: Workload) -> None:
     assert knative_service(chat)["metadata"]["labels"]["networking.knative.dev/visibility"] == "cluster-local"
 
 
-def test_no_default_of_a_cluster_cuts_a_long_request(chat: Workload) -> None:
+def test_no_cluster_default_cuts_a_long_request(chat: Workload) -> None:
     kinds = ("timeoutSeconds", "responseStartTimeoutSeconds", "idleTimeoutSeconds")
     assert {revision(chat)[kind] for kind in kinds} == {3600}
 
 
-def test_the_process_has_no_privileges(chat: Workload) -> None:
+def test_the_process_is_unprivileged(chat: Workload) -> None:
     security = container(chat)["securityContext"]
     assert security["runAsNonRoot"] is True
     assert security["runAsUser"] > 0
@@ -59,18 +59,18 @@ def test_the_process_has_no_privileges(chat: Workload) -> None:
     assert security["seccompProfile"] == {"type": "RuntimeDefault"}
 
 
-def test_the_process_has_an_account_of_its_own_and_no_token(chat: Workload) -> None:
+def test_the_process_has_its_own_account_and_no_token(chat: Workload) -> None:
     assert revision(chat)["serviceAccountName"] == service_account(chat)["metadata"]["name"] == "chat-completions"
     assert revision(chat)["automountServiceAccountToken"] is False
     assert service_account(chat)["automountServiceAccountToken"] is False
 
 
-def test_only_tmp_is_writable_and_bounded(chat: Workload) -> None:
+def test_only_tmp_is_writable_and_limited(chat: Workload) -> None:
     assert container(chat)["volumeMounts"] == [{"name": "tmp", "mountPath": "/tmp"}]
     assert revision(chat)["volumes"] == [{"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}}]
 
 
-def test_every_probe_asks_what_every_function_answers(chat: Workload) -> None:
+def test_every_probe_uses_the_common_health_route(chat: Workload) -> None:
     paths = {kind: container(chat)[kind]["httpGet"]["path"] for kind in container(chat) if "Probe" in kind}
     assert paths == {
         "startupProbe": "/health/live",
@@ -79,14 +79,12 @@ def test_every_probe_asks_what_every_function_answers(chat: Workload) -> None:
     }
 
 
-def test_readiness_is_left_to_the_fast_probe_of_knative(chat: Workload) -> None:
+def test_readiness_uses_knatives_fast_probe(chat: Workload) -> None:
     """Knative refuses a timeout or a threshold beside it, and with a period it would ask that seldom."""
     assert container(chat)["readinessProbe"].keys() == {"httpGet"}
 
 
-def test_resources_are_asked_for_and_bounded_even_where_a_declaration_says_one_only(
-    checkout: Path, function: Declare
-) -> None:
+def test_resources_are_requested_and_limited_if_one_is_declared(checkout: Path, function: Declare) -> None:
     function("models", "GET /v1/models", options={"resources": {"limits": {"memory": "1Gi"}}})
     (found,), _ = read_declarations(checkout)
     assert container(found)["resources"] == {
@@ -95,11 +93,11 @@ def test_resources_are_asked_for_and_bounded_even_where_a_declaration_says_one_o
     }
 
 
-def test_the_function_in_its_folder_is_booted(chat: Workload) -> None:
+def test_the_function_of_its_folder_is_started(chat: Workload) -> None:
     assert container(chat)["command"] == ["python", "-m", "llmariner.boot", "functions/chat_completions"]
 
 
-def test_scale_and_concurrency_are_bounds(checkout: Path, function: Declare) -> None:
+def test_scale_and_concurrency_are_limits(checkout: Path, function: Declare) -> None:
     scale = {"min": 1, "max": 5, "metric": "rps", "target": 50, "utilization": 80}
     resources = {"limits": {"cpu": "1", "memory": "1Gi", "concurrency": 7}}
     function("models", "GET /v1/models", options={"scale": scale, "resources": resources})
@@ -129,7 +127,7 @@ def secret_keys(workload: Workload) -> list[str]:
     return [each["name"] for each in container(workload)["env"] if "secretKeyRef" in each.get("valueFrom", {})]
 
 
-def test_a_function_without_a_database_never_sees_the_database_secret(checkout: Path, function: Declare) -> None:
+def test_a_function_without_a_database_has_no_database_secret(checkout: Path, function: Declare) -> None:
     function("chat_completions", "POST /v1/chat/completions")
     function("models", "GET /v1/models", extras="api,database")
     chat, models = read_declarations(checkout)[0]
@@ -137,7 +135,7 @@ def test_a_function_without_a_database_never_sees_the_database_secret(checkout: 
     assert "LLMARINER_DATABASE_URL" in secret_keys(models)
 
 
-def test_declared_variables_are_given_as_declared(checkout: Path, function: Declare, schemas: Schemas) -> None:
+def test_declared_variables_are_set(checkout: Path, function: Declare, schemas: Schemas) -> None:
     envs = [
         {"name": "LLMARINER_WAIT_SECONDS", "value": "30"},
         {"name": "LLMARINER_PEPPER", "value": "{{ secret:other:pepper }}"},

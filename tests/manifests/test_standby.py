@@ -64,12 +64,12 @@ def test_every_object_is_admitted(rendered: Rendered, schemas: Schemas) -> None:
     assert {(o["kind"], o["metadata"]["name"]): f for o in rendered.objects if (f := schemas.faults(o))} == {}
 
 
-def test_no_overlay_has_them_by_itself() -> None:
+def test_standby_engines_are_in_no_overlay_by_default() -> None:
     for overlay in (CHECKOUT / "manifests/overlays").glob("*/kustomization.yaml"):
         assert "standby-engine" not in overlay.read_text()
 
 
-def test_they_wait_for_quota_as_engines_do_and_yield_to_all_that_work(rendered: Rendered) -> None:
+def test_standby_engines_use_quota_and_are_preempted_by_all_others(rendered: Rendered) -> None:
     labels = deployment(rendered)["metadata"]["labels"]
     queues = names(rendered.objects_of("kueue.x-k8s.io", "LocalQueue"), MODELS)
     assert labels["kueue.x-k8s.io/queue-name"] in queues
@@ -80,7 +80,7 @@ def test_they_wait_for_quota_as_engines_do_and_yield_to_all_that_work(rendered: 
     assert len(set(classes.values())) == len(classes)
 
 
-def test_they_stand_in_for_the_runtime_and_hold_what_its_engines_hold(rendered: Rendered) -> None:
+def test_standby_engines_have_the_runtimes_resources(rendered: Rendered) -> None:
     template = deployment(rendered)["spec"]["template"]
     assert template["metadata"]["labels"][STANDBY_LABEL] == "vllm-cpu"
     assert deployment(rendered)["spec"]["selector"]["matchLabels"].items() <= template["metadata"]["labels"].items()
@@ -94,7 +94,7 @@ def test_they_stand_in_for_the_runtime_and_hold_what_its_engines_hold(rendered: 
         assert ours["resources"][kind] == {"cpu": settings.cpu, "memory": settings.memory}
 
 
-def test_ready_is_who_serves_and_started_who_can_take_a_model(rendered: Rendered) -> None:
+def test_readiness_means_serving_and_startup_means_claimable(rendered: Rendered) -> None:
     container = engine(rendered)
     ports = {each.get("name", "engine"): each["containerPort"] for each in container["ports"]}
     assert ports == {"engine": 8080, "control": 8090}
@@ -104,7 +104,7 @@ def test_ready_is_who_serves_and_started_who_can_take_a_model(rendered: Rendered
     assert deployment(rendered)["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] > 70
 
 
-def test_only_the_function_that_serves_models_has_the_word_and_the_way(rendered: Rendered) -> None:
+def test_only_the_serving_function_has_the_token_and_the_connection(rendered: Rendered) -> None:
     having = {
         service["metadata"]["name"]
         for service in rendered.services()
@@ -128,7 +128,7 @@ def test_only_the_function_that_serves_models_has_the_word_and_the_way(rendered:
     assert who["namespaceSelector"] == {"matchLabels": {"kubernetes.io/metadata.name": "llmariner"}}
 
 
-def test_who_may_join_pods_to_models_is_the_function_that_serves_them(rendered: Rendered) -> None:
+def test_only_the_serving_function_may_assign_pods_to_models(rendered: Rendered) -> None:
     rbac = "rbac.authorization.k8s.io"
     changing = {"apiGroups": [""], "resources": ["pods"], "verbs": ["patch", "delete"]}
     (role,) = [o for o in rendered.objects_of(rbac, "Role") if changing in o["rules"]]
@@ -142,7 +142,7 @@ def test_who_may_join_pods_to_models_is_the_function_that_serves_them(rendered: 
     assert bound == [(MODELS, "internal-gateway"), (None, "internal-gateway")]
 
 
-def test_the_job_may_make_the_one_secret_in_both_namespaces_and_has_an_image_that_is_there(rendered: Rendered) -> None:
+def test_the_job_may_create_one_secret_in_both_namespaces_and_its_image_exists(rendered: Rendered) -> None:
     (job,) = [o for o in rendered.objects_of("batch", "Job") if o["metadata"]["name"].startswith("standby-token")]
     (container,) = job["spec"]["template"]["spec"]["containers"]
     assert container["image"].endswith(SECRETS_IMAGE)
@@ -170,7 +170,7 @@ def word(secrets: SecretObjects) -> str:
     return found.values["STANDBY_TOKEN"]
 
 
-def test_one_word_is_made_for_both_and_stays(both: tuple[SecretObjects, SecretObjects]) -> None:
+def test_one_token_is_created_for_both_namespaces_and_kept(both: tuple[SecretObjects, SecretObjects]) -> None:
     reported = ensure_token(*both)
     assert len(reported) == 2
     made = word(both[0])
@@ -181,7 +181,9 @@ def test_one_word_is_made_for_both_and_stays(both: tuple[SecretObjects, SecretOb
     assert (word(both[0]), word(both[1])) == (made, made)
 
 
-def test_the_models_copy_follows_ours_unless_it_is_somebodys(both: tuple[SecretObjects, SecretObjects]) -> None:
+def test_the_copy_follows_the_platforms_token_unless_somebody_else_owns_it(
+    both: tuple[SecretObjects, SecretObjects],
+) -> None:
     ours, models = both
     ours.create(SECRET, {"STANDBY_TOKEN": "of an administrator"})
     models.create(SECRET, {"STANDBY_TOKEN": "an old one"})
@@ -193,7 +195,7 @@ def test_the_models_copy_follows_ours_unless_it_is_somebodys(both: tuple[SecretO
         ensure_token(ours, models)
 
 
-def test_the_step_is_run_by_its_name(
+def test_the_step_runs_by_name(
     both: tuple[SecretObjects, SecretObjects], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LLMARINER_KUBECONFIG", str(tmp_path / "kubeconfig"))

@@ -28,18 +28,18 @@ def kinds(checkout: Path, name: str) -> list[str]:
     return [body["kind"] for body in yaml.safe_load_all(text)]
 
 
-def test_a_workload_has_one_file_with_all_that_is_its_own(written: Path) -> None:
+def test_a_workload_has_one_file_with_all_its_objects(written: Path) -> None:
     assert kinds(written, "50-functions/models.yaml") == ["ServiceAccount", "Service", "HTTPRoute"]
     assert kinds(written, "50-functions/internal-gateway.yaml") == ["ServiceAccount", "Service"]
     assert kinds(written, "60-eventing/sweep.yaml") == ["ServiceAccount", "Service", "Trigger", "PingSource"]
 
 
-def test_a_file_names_the_declaration_that_it_comes_from(written: Path) -> None:
+def test_a_file_names_its_declaration(written: Path) -> None:
     text = (written / "manifests/base/50-functions/models.yaml").read_text()
     assert text.startswith("# Written from functions/models/func.yaml by `make manifests`.")
 
 
-def test_the_longest_timeout_is_asked_of_the_cluster(written: Path) -> None:
+def test_the_longest_timeout_is_a_requirement_of_the_cluster(written: Path) -> None:
     body = yaml.safe_load((written / "manifests/prerequisites/config-defaults.yaml").read_text())
     assert body["data"] == {"max-revision-timeout-seconds": "3600"}
 
@@ -57,7 +57,7 @@ def test_a_changed_declaration_makes_its_file_stale(written: Path, function: Dec
     ]
 
 
-def test_an_edited_a_missing_and_an_orphaned_file_are_stale(written: Path) -> None:
+def test_an_edited_missing_or_orphaned_file_is_stale(written: Path) -> None:
     base = written / "manifests/base"
     (base / "40-broker.yaml").write_text("kind: Broker\n")
     (base / "20-settings.yaml").unlink()
@@ -69,7 +69,7 @@ def test_an_edited_a_missing_and_an_orphaned_file_are_stale(written: Path) -> No
     }
 
 
-def test_writing_mends_them_and_leaves_files_made_by_hand_alone(written: Path) -> None:
+def test_writing_restores_stale_files_and_keeps_manual_ones(written: Path) -> None:
     overlay = written / "manifests/overlays/test/kustomization.yaml"
     before = overlay.read_text()
     (written / "manifests/base/40-broker.yaml").unlink()
@@ -79,7 +79,7 @@ def test_writing_mends_them_and_leaves_files_made_by_hand_alone(written: Path) -
     assert overlay.read_text() == before
 
 
-def test_check_names_each_stale_file_and_how_to_mend_it(written: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_names_each_stale_file_and_the_remedy(written: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--check", "--checkout", str(written)]) == 0
     (written / "manifests/base/40-broker.yaml").unlink()
     assert main(["--check", "--checkout", str(written)]) == 1
@@ -89,7 +89,7 @@ def test_check_names_each_stale_file_and_how_to_mend_it(written: Path, capsys: p
     assert not (written / "manifests/base/40-broker.yaml").exists()
 
 
-def test_a_wrong_declaration_ends_with_its_name_and_no_traceback(
+def test_an_invalid_declaration_is_reported_without_a_traceback(
     written: Path, function: Declare, capsys: pytest.CaptureFixture[str]
 ) -> None:
     function("models", "v1/models")

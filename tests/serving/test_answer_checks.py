@@ -44,7 +44,7 @@ def looked(cluster: ServingOnCluster, serving: KServeServing | None = None) -> l
     return cluster.controllers.listed(EVENTS)
 
 
-def test_it_is_one_warning_however_often_and_by_whom_the_engine_is_seen(cluster: ServingOnCluster) -> None:
+def test_one_warning_per_engine_regardless_of_observers(cluster: ServingOnCluster) -> None:
     cluster.controllers.engine_arguments = ["--first-answer", "differs"]
     status = cluster.driver.ready(SMALL.id)
     assert cluster.driver.chat(SMALL.id, status.endpoint, max_tokens=2)
@@ -67,7 +67,7 @@ def test_it_is_one_warning_however_often_and_by_whom_the_engine_is_seen(cluster:
         fresh._client.close()
 
 
-def test_an_engine_is_asked_once(cluster: ServingOnCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_is_checked_once(cluster: ServingOnCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     original = AnswerChecks._fetch
 
@@ -91,9 +91,7 @@ def test_an_engine_is_asked_once(cluster: ServingOnCluster, monkeypatch: pytest.
     assert len(asked) == 2, "another engine is another processor, perhaps"
 
 
-def test_a_cluster_that_takes_no_event_still_has_it_in_the_log(
-    cluster: ServingOnCluster, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_rejected_event_is_in_the_log(cluster: ServingOnCluster, caplog: pytest.LogCaptureFixture) -> None:
     cluster.forbid("create events")
     cluster.controllers.engine_arguments = ["--first-answer", "differs"]
     with caplog.at_level(logging.WARNING):
@@ -123,7 +121,7 @@ PENDING = {"answer": "pending"}
         ([None], False),
     ],
 )
-def test_what_engines_tell_is_waited_for_and_not_believed_beyond_a_word(
+def test_status_requests_have_a_timeout_and_accept_known_values_only(
     answers: list[Any], reported: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorded: list[tuple[Any, ...]] = []
@@ -160,7 +158,7 @@ def test_what_engines_tell_is_waited_for_and_not_believed_beyond_a_word(
     assert all(len(arguments[5]) < 1024 for arguments in recorded)
 
 
-def test_what_is_known_of_services_that_are_gone_is_forgotten() -> None:
+def test_results_of_deleted_services_are_dropped() -> None:
     async def run() -> dict[str, set[str]]:
         client = Client()
         looking = AnswerChecks(None, client, "models")  # type: ignore[arg-type]

@@ -41,9 +41,7 @@ def endpoint(
 @pytest.mark.engine
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("what", ASKED)
-def test_every_token_of_an_answer_is_likelier_by_far_than_the_next(
-    what: str, endpoint: tuple[ServingDriver, str]
-) -> None:
+def test_every_token_of_an_answer_is_far_likelier_than_the_next(what: str, endpoint: tuple[ServingDriver, str]) -> None:
     body, expected = ASKED[what]
     driver, url = endpoint
     path = "/v1/completions" if "prompt" in body else "/v1/chat/completions"
@@ -90,7 +88,7 @@ def places() -> Iterator[Path]:
             yield from (root / folder).rglob(kind)
 
 
-def test_whatever_is_asked_anywhere_is_held_to_it_or_may_be_answered_in_any_way() -> None:
+def test_every_documented_question_is_checked_or_open() -> None:
     answers = {answer for _, answer in ASKED.values()}
     known, unknown = {*QUESTIONS, *answers, *OPEN}, []
     for file in places():

@@ -60,7 +60,7 @@ def rewake(cluster: ServingOnCluster, model: EngineModel) -> None:
     cluster.driver.ready(model.id)
 
 
-def test_kedas_where_it_is_and_prometheus_is_named_and_it_belongs_to_the_service(start: Start) -> None:
+def test_a_scaled_object_where_keda_and_prometheus_exist_is_owned_by_the_service(start: Start) -> None:
     with start(GROWING, prometheus=PROMETHEUS) as cluster:
         cluster.driver.ready(GROWING.id)
         (made,) = autoscalers(cluster)
@@ -77,7 +77,9 @@ def test_kedas_where_it_is_and_prometheus_is_named_and_it_belongs_to_the_service
 
 
 @pytest.mark.parametrize(("keda", "prometheus"), [(False, PROMETHEUS), (True, "")])
-def test_kubernetes_own_where_keda_or_prometheus_is_missing(start: Start, keda: bool, prometheus: str) -> None:
+def test_a_horizontal_pod_autoscaler_where_keda_or_prometheus_is_missing(
+    start: Start, keda: bool, prometheus: str
+) -> None:
     with start(GROWING, keda=keda, prometheus=prometheus) as cluster:
         cluster.driver.ready(GROWING.id)
         (made,) = autoscalers(cluster)
@@ -89,13 +91,13 @@ def test_kubernetes_own_where_keda_or_prometheus_is_missing(start: Start, keda: 
         assert (made["spec"]["minReplicas"], made["spec"]["maxReplicas"]) == (2, 3)
 
 
-def test_a_model_of_a_fixed_number_has_none(start: Start) -> None:
+def test_a_model_of_fixed_size_has_no_autoscaler(start: Start) -> None:
     with start(replace(FIXED, replicas=2, max_replicas=2)) as cluster:
         cluster.driver.wake(FIXED.id)
         assert autoscalers(cluster) == []
 
 
-def test_the_other_kind_goes_before_one_comes(start: Start) -> None:
+def test_the_other_kind_is_deleted_before_one_is_created(start: Start) -> None:
     with start(GROWING, prometheus="") as cluster:
         cluster.driver.ready(GROWING.id)
         cluster.serving._transitions._autoscaling._settings = replace(cluster.serving._settings, prometheus=PROMETHEUS)
@@ -103,7 +105,7 @@ def test_the_other_kind_goes_before_one_comes(start: Start) -> None:
         assert [each["kind"] for each in autoscalers(cluster)] == ["ScaledObject"]
 
 
-def test_the_waker_leaves_what_the_autoscaler_set_and_the_sleeper_takes_all(start: Start) -> None:
+def test_waking_keeps_the_autoscalers_replicas_and_sleeping_removes_all(start: Start) -> None:
     with start(GROWING) as cluster:
         cluster.driver.ready(GROWING.id)
         (service,) = cluster.controllers.listed(INFERENCE_SERVICES)
@@ -120,14 +122,14 @@ def test_the_waker_leaves_what_the_autoscaler_set_and_the_sleeper_takes_all(star
         assert cluster.deployment(name)["spec"]["replicas"] == 1
 
 
-def test_an_autoscaler_that_is_refused_keeps_no_model_from_waking(start: Start) -> None:
+def test_a_rejected_autoscaler_does_not_prevent_a_wake(start: Start) -> None:
     with start(GROWING) as cluster:
         cluster.forbid("patch horizontalpodautoscalers")
         assert cluster.driver.ready(GROWING.id).phase is Phase.READY
         assert autoscalers(cluster) == []
 
 
-def test_models_of_one_name_are_scaled_each_by_its_own_engines() -> None:
+def test_models_of_one_name_have_separate_autoscalers() -> None:
     """By labels of the scraper: two projects may have a model of one name, and engines say what they like."""
     monitors = yaml.safe_load_all((MANIFESTS / "components/monitoring/monitors.yaml").read_text())
     (labels,) = (each["spec"]["podTargetLabels"] for each in monitors if each["metadata"]["name"] == "llmariner-models")
@@ -145,7 +147,7 @@ def test_models_of_one_name_are_scaled_each_by_its_own_engines() -> None:
 
 
 @pytest.mark.parametrize("kind", ["scaled-object", "horizontal-pod-autoscaler"])
-def test_the_template_for_models_made_with_kubectl_says_the_same(kind: str) -> None:
+def test_the_template_for_external_models_has_the_same_autoscaler(kind: str) -> None:
     template = yaml.safe_load((TEMPLATES / f"{kind}.yaml").read_text())
     model = replace(GROWING, id="example")
     metadata = {"name": "example", "namespace": "llmariner-models", "uid": "u"}

@@ -31,7 +31,7 @@ def cluster(upstream_schemas: tuple[Path, Schemas], tmp_path: Path) -> Iterator[
         yield made
 
 
-def test_nothing_is_made_of_it_on_a_cluster(cluster: ServingOnCluster) -> None:
+def test_a_blocked_model_has_no_objects_on_a_cluster(cluster: ServingOnCluster) -> None:
     cluster.models.registered[SMALL.id] = replace(SMALL, blocked=WHY)
     cluster.driver.wake(SMALL.id)
     assert cluster.controllers.listed(INFERENCE_SERVICES) == []
@@ -39,7 +39,7 @@ def test_nothing_is_made_of_it_on_a_cluster(cluster: ServingOnCluster) -> None:
     assert (status.phase, status.message) == (Phase.FAILED, WHY)
 
 
-def test_a_sweep_puts_it_to_sleep_though_it_was_to_be_kept_awake(cluster: ServingOnCluster) -> None:
+def test_a_sweep_puts_a_blocked_always_on_model_to_sleep(cluster: ServingOnCluster) -> None:
     cluster.driver.ready(SMALL.id)
     cluster.models.registered[SMALL.id] = replace(SMALL, blocked=WHY)
     cluster.driver.run(cluster.serving.reconcile())
@@ -47,7 +47,7 @@ def test_a_sweep_puts_it_to_sleep_though_it_was_to_be_kept_awake(cluster: Servin
     assert cluster.deployment(service["metadata"]["name"])["spec"]["replicas"] == 0
 
 
-def test_no_process_is_started_for_it_or_for_an_adapter_of_it(tmp_path: Path) -> None:
+def test_a_blocked_model_and_its_adapters_start_no_process(tmp_path: Path) -> None:
     base = replace(model(tmp_path, "small", "--ready-after", "0.1"), blocked=WHY)
     adapter = replace(base, id="ft:small:x", base="small", blocked="")
     with processes(scripted_settings(tmp_path), base, adapter) as (driver, _):

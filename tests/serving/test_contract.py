@@ -22,7 +22,7 @@ def test_an_unknown_model_is_not_found(adapter: Adapter) -> None:
         adapter.driver.status("nowhere")
 
 
-def test_a_wake_returns_at_once_and_leads_to_an_engine_that_answers(adapter: Adapter) -> None:
+def test_a_wake_returns_at_once_and_leads_to_a_working_engine(adapter: Adapter) -> None:
     began = time.monotonic()
     adapter.driver.wake(adapter.model)
     assert time.monotonic() - began < 1
@@ -32,7 +32,7 @@ def test_a_wake_returns_at_once_and_leads_to_an_engine_that_answers(adapter: Ada
     assert adapter.driver.chat(adapter.model, status.endpoint, max_tokens=2)
 
 
-def test_phases_follow_one_another_and_progress_never_falls(adapter: Adapter) -> None:
+def test_phases_are_in_order_and_progress_never_decreases(adapter: Adapter) -> None:
     driver = adapter.driver
     seen: list[Status] = []
 
@@ -54,7 +54,7 @@ def test_phases_follow_one_another_and_progress_never_falls(adapter: Adapter) ->
         assert len(set(places)) >= 3
 
 
-def test_waking_twice_is_waking_once(adapter: Adapter) -> None:
+def test_waking_is_idempotent(adapter: Adapter) -> None:
     driver = adapter.driver
 
     async def together() -> None:
@@ -67,7 +67,7 @@ def test_waking_twice_is_waking_once(adapter: Adapter) -> None:
     assert driver.status(adapter.model).endpoint == first.endpoint
 
 
-def test_sleeping_twice_is_sleeping_once_and_a_wake_brings_it_back(adapter: Adapter) -> None:
+def test_sleeping_is_idempotent_and_reversible(adapter: Adapter) -> None:
     driver = adapter.driver
     driver.sleep(adapter.model)
     driver.ready(adapter.model)
@@ -78,7 +78,7 @@ def test_sleeping_twice_is_sleeping_once_and_a_wake_brings_it_back(adapter: Adap
     assert driver.chat(adapter.model, driver.ready(adapter.model).endpoint, max_tokens=2)
 
 
-def test_what_is_not_asleep_is_listed(adapter: Adapter) -> None:
+def test_models_that_are_not_asleep_are_listed(adapter: Adapter) -> None:
     driver = adapter.driver
     driver.ready(adapter.model)
     assert driver.run(driver.serving.statuses())[adapter.model].phase is Phase.READY
@@ -86,6 +86,6 @@ def test_what_is_not_asleep_is_listed(adapter: Adapter) -> None:
     assert (adapter.model in driver.run(driver.serving.statuses())) is not adapter.sleeps
 
 
-def test_a_status_survives_the_wire(adapter: Adapter) -> None:
+def test_a_status_survives_serialization(adapter: Adapter) -> None:
     status = adapter.driver.ready(adapter.model)
     assert Status.from_json(status.to_json()) == status

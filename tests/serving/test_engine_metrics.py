@@ -48,7 +48,7 @@ async def telling(said: bytes, *, slowly: bool) -> AsyncIterator[str]:
     ],
     ids=["counts", "without an end", "megabytes", "no number"],
 )
-def test_counts_are_read_within_a_time_and_a_number_of_bytes(
+def test_metrics_are_read_within_a_timeout_and_a_size_limit(
     said: bytes, slowly: bool, found: EngineMetrics | None
 ) -> None:
     async def scenario() -> EngineMetrics | None:

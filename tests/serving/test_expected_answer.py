@@ -123,7 +123,7 @@ def outcome(expected: Any, answer: Any, folder: Path, status: int = 200) -> tupl
     return asyncio.run(run())
 
 
-def test_an_answer_that_begins_as_expected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_answer_with_the_expected_beginning_passes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found, app = outcome(CHAT, said(f"{CHAT['starts_with']} It"), tmp_path)
     assert found == {"answer": "as_expected", "reason": "", "usage": USED}
     ((path, body, headers),) = app.asked
@@ -137,7 +137,7 @@ def test_an_answer_that_begins_as_expected(tmp_path: Path, capsys: pytest.Captur
     assert capsys.readouterr().err == "expected answer: as expected\n"
 
 
-def test_another_answer_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_different_answer_is_one_log_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found, _ = outcome(CHAT, said("L'Étoile,\nla Marseillaise " * 100), tmp_path)
     assert (found["answer"], found["usage"]) == ("differs", USED)
     (line,) = capsys.readouterr().err.splitlines()
@@ -147,7 +147,7 @@ def test_another_answer_is_one_clear_line(tmp_path: Path, capsys: pytest.Capture
     assert len(line) < 800
 
 
-def test_what_is_expected_is_the_answers_beginning(tmp_path: Path) -> None:
+def test_the_expected_answer_is_a_prefix(tmp_path: Path) -> None:
     found, _ = outcome(CHAT, said(f"I believe that {CHAT['starts_with']}"), tmp_path)
     assert found["answer"] == "differs"
 
@@ -162,7 +162,7 @@ def test_what_is_expected_is_the_answers_beginning(tmp_path: Path) -> None:
         (([float("nan")], [1.0], [1.0]), "differs"),
     ],
 )
-def test_vectors_of_like_meaning_are_alike(rows: tuple[list[float], ...], answer: str, tmp_path: Path) -> None:
+def test_vectors_are_compared_by_similarity(rows: tuple[list[float], ...], answer: str, tmp_path: Path) -> None:
     found, app = outcome(EMBEDDINGS, vectors(*rows), tmp_path)
     assert (found["answer"], found["usage"]) == (answer, {"prompt_tokens": 20, "completion_tokens": 0})
     assert app.asked[0][0] == "/v1/embeddings"
@@ -171,13 +171,13 @@ def test_vectors_of_like_meaning_are_alike(rows: tuple[list[float], ...], answer
 @pytest.mark.parametrize(
     "answer", [b"", b"[]", b"{}", {"choices": []}, {"choices": [{"message": None}]}, b"\xff", b"[" * 9999]
 )
-def test_what_is_no_answer_is_not_asked(answer: Any, tmp_path: Path) -> None:
+def test_weights_without_an_answer_are_not_checked(answer: Any, tmp_path: Path) -> None:
     found, _ = outcome(CHAT, answer, tmp_path)
     assert found["answer"] == "not_asked"
     assert found["reason"]
 
 
-def test_an_engine_that_refuses_the_question_was_not_asked(tmp_path: Path) -> None:
+def test_a_rejected_request_is_no_check(tmp_path: Path) -> None:
     found, _ = outcome(CHAT, {"error": {}}, tmp_path, status=400)
     assert found == {
         "answer": "not_asked",
@@ -186,7 +186,7 @@ def test_an_engine_that_refuses_the_question_was_not_asked(tmp_path: Path) -> No
     }
 
 
-def test_without_a_file_nothing_is_asked(tmp_path: Path) -> None:
+def test_without_a_file_there_is_no_check(tmp_path: Path) -> None:
     found, app = outcome(None, said(""), tmp_path)
     assert found == {"answer": "not_asked", "reason": f"there is no {FILE} beside the weights", "usage": NOTHING}
     assert app.asked == []
@@ -218,7 +218,7 @@ def test_without_a_file_nothing_is_asked(tmp_path: Path) -> None:
         {**CHAT, "comment": "x" * 20_000},
     ],
 )
-def test_weights_can_ask_for_a_short_answer_and_nothing_else(expected: Any, tmp_path: Path) -> None:
+def test_weights_configure_short_answers_only(expected: Any, tmp_path: Path) -> None:
     found, app = outcome(expected, said(CHAT["starts_with"]), tmp_path)
     assert found["answer"] == "not_asked"
     assert found["reason"].startswith(f"{FILE}: ")
@@ -230,7 +230,7 @@ def test_other_fields_of_the_file_do_not_reach_the_engine(tmp_path: Path) -> Non
     assert app.asked[0][1].keys() == {"messages", "temperature", "max_tokens", "cache_salt"}
 
 
-def test_a_name_that_leads_elsewhere_is_not_repeated(tmp_path: Path) -> None:
+def test_a_path_as_a_model_name_is_not_repeated(tmp_path: Path) -> None:
     secret = tmp_path / "token"
     secret.write_text("a-token-of-somebody")
     weights = tmp_path / "weights"
@@ -243,7 +243,7 @@ def test_a_name_that_leads_elsewhere_is_not_repeated(tmp_path: Path) -> None:
     assert outcome(None, said(""), weights)[0]["answer"] == "not_asked"
 
 
-def test_health_waits_for_the_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_health_waits_for_the_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / FILE).write_text(json.dumps(CHAT))
     monkeypatch.setattr(expected_answer, "_HEALTH_DELAY_SECONDS", 600.0)
 
@@ -261,7 +261,7 @@ def test_health_waits_for_the_answer(tmp_path: Path, monkeypatch: pytest.MonkeyP
     asyncio.run(run())
 
 
-def test_health_waits_a_moment_and_no_longer_and_a_server_ends_without_an_answer(
+def test_health_waits_briefly_and_the_server_stops_without_the_check(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / FILE).write_text(json.dumps(CHAT))
@@ -282,7 +282,7 @@ def test_health_waits_a_moment_and_no_longer_and_a_server_ends_without_an_answer
     assert asyncio.run(run())
 
 
-def test_an_answer_that_does_not_come_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_answer_times_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / FILE).write_text(json.dumps(CHAT))
     monkeypatch.setattr(expected_answer, "_CHECK_TIMEOUT_SECONDS", 0.05)
 
@@ -293,6 +293,6 @@ def test_an_answer_that_does_not_come_is_given_up(tmp_path: Path, monkeypatch: p
     assert asyncio.run(run())["answer"] == "not_asked"
 
 
-def test_what_the_packaged_models_bring_is_understood() -> None:
+def test_the_packaged_models_files_are_valid() -> None:
     for model in PACKAGED:
         assert parse(json.dumps(asdict(model.expected)).encode()) == model.expected

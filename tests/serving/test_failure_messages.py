@@ -33,11 +33,11 @@ sys.exit("(APIServer pid=12) ValueError: no kernel for 'gelu', see '/home/My Nam
         ("", ""),
     ],
 )
-def test_paths_are_told_to_nobody(said: str, reported: str) -> None:
+def test_paths_are_redacted(said: str, reported: str) -> None:
     assert redact_paths(said) == reported
 
 
-def test_a_start_that_fails_tells_its_cause_and_keeps_the_log_apart(tmp_path: Path) -> None:
+def test_a_failed_start_reports_its_cause_and_keeps_the_log_separate(tmp_path: Path) -> None:
     settings = scripted_settings(tmp_path)
     (tmp_path / "bin/vllm").write_text(_FAILS.format(python=sys.executable))
     with processes(settings, model(tmp_path, "a")) as (driver, _):
@@ -54,7 +54,7 @@ def test_a_start_that_fails_tells_its_cause_and_keeps_the_log_apart(tmp_path: Pa
         assert (waiting.phase, "/home" in waiting.message, "/home" in waiting.detail) == (Phase.QUEUED, False, True)
 
 
-def test_an_engine_that_ends_in_the_midst_of_its_work_tells_nothing_of_that(tmp_path: Path) -> None:
+def test_an_engine_that_exits_while_serving_reports_no_output(tmp_path: Path) -> None:
     with processes(scripted_settings(tmp_path), model(tmp_path, "a")) as (driver, serving):
         driver.ready("a")
         found = serving._engines["a"]
@@ -66,7 +66,7 @@ def test_an_engine_that_ends_in_the_midst_of_its_work_tells_nothing_of_that(tmp_
     assert "somebody else" in status.detail
 
 
-def test_weights_that_are_gone_are_told_without_their_place(tmp_path: Path) -> None:
+def test_missing_weights_are_reported_without_their_path(tmp_path: Path) -> None:
     gone = model(tmp_path, "a")
     (Path(gone.folder) / "config.json").unlink()
     with processes(scripted_settings(tmp_path), gone) as (driver, _):
@@ -76,7 +76,7 @@ def test_weights_that_are_gone_are_told_without_their_place(tmp_path: Path) -> N
     assert (str(tmp_path) in status.message, str(tmp_path) in status.detail) == (False, True)
 
 
-def test_an_engine_that_breaks_off_as_it_loads_an_adapter_fails_that_alone(tmp_path: Path) -> None:
+def test_an_engine_crash_during_an_adapter_load_fails_that_adapter_only(tmp_path: Path) -> None:
     base, first, _ = engine(tmp_path, "")
     with processes(scripted_settings(tmp_path), base, first) as (driver, serving):
         driver.ready(BASE)

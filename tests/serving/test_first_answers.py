@@ -62,7 +62,7 @@ async def status(driver: ServingDriver, endpoint: str | None, path: str) -> tupl
         (EMBEDDINGS, {"unlike_below": -0.9}, "differs"),
     ],
 )
-def test_an_engine_tells_whether_it_answers_as_expected_and_what_that_took(
+def test_an_engine_reports_its_answer_check_and_its_duration(
     packaged: PackagedModel,
     changes: dict[str, Any],
     answer: str,
@@ -89,7 +89,7 @@ def test_an_engine_tells_whether_it_answers_as_expected_and_what_that_took(
         del driver.registered["asked"]
 
 
-def test_what_it_was_asked_is_in_nobodys_cache(warm: tuple[ServingDriver, ProcessServing], tmp_path: Path) -> None:
+def test_the_check_is_in_no_prefix_cache(warm: tuple[ServingDriver, ProcessServing], tmp_path: Path) -> None:
     driver, _ = warm
     model = model_of(CHAT, tmp_path / "weights")
     reported = ("--enable-prompt-tokens-details", "--block-size", "32")

@@ -25,7 +25,7 @@ def stop(pid: int | None) -> None:
     soon(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
 
 
-def test_a_launcher_that_does_not_answer_is_ended_and_the_next_wake_starts_another(tmp_path: Path) -> None:
+def test_a_hanging_launcher_is_terminated_and_the_next_wake_starts_another(tmp_path: Path) -> None:
     with processes(scripted_settings(tmp_path), model(tmp_path, "a")) as (driver, serving):
         driver.run(serving.launcher.start())
         hung = serving.launcher.pid
@@ -41,7 +41,7 @@ def test_a_launcher_that_does_not_answer_is_ended_and_the_next_wake_starts_anoth
         soon(lambda: gone(hung))
 
 
-def test_a_launcher_that_hangs_as_it_starts_is_ended(tmp_path: Path) -> None:
+def test_a_launcher_that_hangs_at_its_start_is_terminated(tmp_path: Path) -> None:
     settings = scripted_settings(tmp_path)
     interpreter = settings.python
     interpreter.unlink()
@@ -54,7 +54,7 @@ def test_a_launcher_that_hangs_as_it_starts_is_ended(tmp_path: Path) -> None:
         assert "did not answer" in said
 
 
-def test_putting_to_sleep_what_waits_for_a_hung_launcher_takes_no_longer_than_its_limit(tmp_path: Path) -> None:
+def test_sleeping_with_a_hanging_launcher_is_bounded(tmp_path: Path) -> None:
     with processes(scripted_settings(tmp_path), model(tmp_path, "a")) as (driver, serving):
         driver.run(serving.launcher.start())
         serving.launcher._fork_timeout = 0.5
@@ -65,7 +65,7 @@ def test_putting_to_sleep_what_waits_for_a_hung_launcher_takes_no_longer_than_it
         assert driver.status("a").phase is Phase.ASLEEP
 
 
-def test_an_engine_is_ended_though_the_launcher_hears_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_is_terminated_without_the_launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "_STOP_GRACE_SECONDS", 0.1)
     monkeypatch.setattr(engine, "_KILL_AFTER_SECONDS", 0.3)
     with processes(scripted_settings(tmp_path), model(tmp_path, "a")) as (driver, serving):
@@ -79,7 +79,7 @@ def test_an_engine_is_ended_though_the_launcher_hears_nothing(tmp_path: Path, mo
         os.kill(serving.launcher.pid or 0, signal.SIGKILL)  # its end would be waited for
 
 
-def test_an_engine_whose_end_is_asked_for_again_as_it_ends_can_be_started_again(tmp_path: Path) -> None:
+def test_an_engine_with_repeated_stop_requests_can_be_restarted(tmp_path: Path) -> None:
     """Also where who asked first hangs up meanwhile."""
     with processes(scripted_settings(tmp_path), model(tmp_path, "a")) as (driver, serving):
         first = driver.ready("a")

@@ -36,7 +36,7 @@ def services(cluster: ServingOnCluster) -> dict[str, dict[str, Any]]:
     return {each["metadata"]["name"]: each for each in cluster.controllers.listed(INFERENCE_SERVICES)}
 
 
-def test_a_model_whose_object_would_have_anothers_name_leaves_that_one_alone(cluster: ServingOnCluster) -> None:
+def test_a_model_with_a_colliding_object_name_does_not_change_the_other(cluster: ServingOnCluster) -> None:
     assert object_name(MINE) == object_name(THEIRS)
     cluster.driver.ready(MINE.id)
     before = services(cluster)[object_name(MINE)]["metadata"]["uid"]
@@ -55,7 +55,7 @@ def test_a_model_whose_object_would_have_anothers_name_leaves_that_one_alone(clu
 
 
 @pytest.mark.parametrize("stamp", ["yesterday", "0001-01-01T00:00:00+23:59"])
-def test_a_time_that_is_none_keeps_no_other_model_from_being_told_of(cluster: ServingOnCluster, stamp: str) -> None:
+def test_an_invalid_time_affects_no_other_models_status(cluster: ServingOnCluster, stamp: str) -> None:
     """KServe copies an InferenceService's annotations to its pods: a user who makes one with kubectl chooses them."""
     cluster.controllers.fixed_pod_status = {"phase": "Pending"}
     cluster.driver.wake(MINE.id)

@@ -50,7 +50,7 @@ def theirs(cluster: ServingOnCluster, **annotations: str) -> None:
 OURS_TO_SCALE = {"serving.kserve.io/deploymentMode": "Standard", "serving.kserve.io/autoscalerClass": "external"}
 
 
-def test_a_wake_is_noted_once_with_how_long_it_took(cluster: ServingOnCluster) -> None:
+def test_a_wake_is_recorded_once_with_its_duration(cluster: ServingOnCluster) -> None:
     cluster.driver.ready(SMALL.id)
     cluster.driver.ready(SMALL.id)
     ((model, seconds),) = cluster.models.wakes
@@ -58,7 +58,7 @@ def test_a_wake_is_noted_once_with_how_long_it_took(cluster: ServingOnCluster) -
     assert 0.3 < seconds < 20
 
 
-def test_sleep_and_wake_move_replicas_and_leave_the_service(cluster: ServingOnCluster) -> None:
+def test_sleep_and_wake_change_replicas_and_keep_the_service(cluster: ServingOnCluster) -> None:
     cluster.driver.ready(SMALL.id)
     service = the_service(cluster)
     cluster.driver.sleep(SMALL.id)
@@ -69,7 +69,7 @@ def test_sleep_and_wake_move_replicas_and_leave_the_service(cluster: ServingOnCl
     assert the_service(cluster)["metadata"]["generation"] == service["metadata"]["generation"]
 
 
-def test_a_wake_brings_what_was_configured_meanwhile(cluster: ServingOnCluster) -> None:
+def test_a_wake_applies_configuration_changes(cluster: ServingOnCluster) -> None:
     cluster.driver.ready(SMALL.id)
     cluster.driver.sleep(SMALL.id)
     cluster.models.registered |= {
@@ -83,7 +83,7 @@ def test_a_wake_brings_what_was_configured_meanwhile(cluster: ServingOnCluster) 
     assert cluster.driver.ready(TUNED.id).endpoint == cluster.driver.status(SMALL.id).endpoint
 
 
-def test_fields_of_others_are_reported_and_not_taken(cluster: ServingOnCluster) -> None:
+def test_fields_of_other_managers_are_reported_and_not_taken(cluster: ServingOnCluster) -> None:
     cluster.driver.ready(SMALL.id)
     cluster.driver.sleep(SMALL.id)
     service = the_service(cluster)
@@ -100,7 +100,7 @@ def test_fields_of_others_are_reported_and_not_taken(cluster: ServingOnCluster) 
     assert the_service(cluster)["spec"]["predictor"]["timeout"] == 5
 
 
-def test_what_kubectl_made_is_made_known_woken_and_put_to_sleep_but_not_rewritten(cluster: ServingOnCluster) -> None:
+def test_external_services_are_imported_woken_and_slept_but_not_changed(cluster: ServingOnCluster) -> None:
     theirs(cluster, **OURS_TO_SCALE)
     cluster.driver.run(cluster.serving.reconcile())
     assert cluster.models.adopted == {"theirs": "theirs"}
@@ -113,7 +113,7 @@ def test_what_kubectl_made_is_made_known_woken_and_put_to_sleep_but_not_rewritte
     assert the_service(cluster)["metadata"]["annotations"] == before["metadata"]["annotations"]
 
 
-def test_one_service_is_looked_at_as_it_is_and_never_one_of_ours(cluster: ServingOnCluster) -> None:
+def test_single_lookups_read_external_services_only(cluster: ServingOnCluster) -> None:
     theirs(cluster)
     cluster.driver.ready(SMALL.id)
     our_name = next(
@@ -124,7 +124,7 @@ def test_one_service_is_looked_at_as_it_is_and_never_one_of_ours(cluster: Servin
         assert (cluster.models.adopted, cluster.models.only) == (expected, name)
 
 
-def test_what_kserve_scales_itself_is_stopped_by_kserves_own_switch(cluster: ServingOnCluster) -> None:
+def test_services_with_kserve_autoscaling_are_stopped_by_kserves_annotation(cluster: ServingOnCluster) -> None:
     theirs(cluster)
     cluster.driver.wait_until(lambda status: status.phase is Phase.READY, "theirs")
     cluster.driver.sleep("theirs")
@@ -133,7 +133,7 @@ def test_what_kserve_scales_itself_is_stopped_by_kserves_own_switch(cluster: Ser
     cluster.driver.ready("theirs")
 
 
-def test_a_deleted_model_takes_its_service_along_and_no_others(cluster: ServingOnCluster) -> None:
+def test_a_deleted_models_service_is_deleted_and_no_others(cluster: ServingOnCluster) -> None:
     cluster.driver.ready(SMALL.id)
     theirs(cluster, **OURS_TO_SCALE)
     del cluster.models.registered[SMALL.id]
@@ -142,7 +142,7 @@ def test_a_deleted_model_takes_its_service_along_and_no_others(cluster: ServingO
     assert the_service(cluster)["metadata"]["name"] == "theirs"
 
 
-def test_a_sweep_deletes_nothing_that_somebody_else_made_whatever_it_says_of_itself(cluster: ServingOnCluster) -> None:
+def test_a_sweep_deletes_no_external_service_regardless_of_its_labels(cluster: ServingOnCluster) -> None:
     said = {"llmariner.ai/adapters-of": "proj_a", "llmariner.ai/created": "7", "llmariner.ai/model": SMALL.id}
     theirs(cluster, **said)
     cluster.driver.run(cluster.serving.reconcile())
@@ -155,7 +155,7 @@ def idle(cluster: ServingOnCluster, last: float | None) -> int:
     return int(cluster.deployment(the_service(cluster)["metadata"]["name"])["spec"]["replicas"])
 
 
-def test_the_sleeper_takes_a_model_that_nobody_asks_for(upstream_schemas: tuple[Path, Schemas], tmp_path: Path) -> None:
+def test_an_idle_model_goes_to_sleep(upstream_schemas: tuple[Path, Schemas], tmp_path: Path) -> None:
     crds, schemas = upstream_schemas
     with serving_on_cluster(tmp_path, schemas, crds, free_port(), SMALL, idle_seconds=4.0) as cluster:
         cluster.driver.ready(SMALL.id)
@@ -166,9 +166,7 @@ def test_the_sleeper_takes_a_model_that_nobody_asks_for(upstream_schemas: tuple[
         assert idle(cluster, time.time() - 9) == 0
 
 
-def test_the_sleeper_leaves_a_model_whose_engine_is_busy_or_that_is_kept_awake(
-    upstream_schemas: tuple[Path, Schemas], tmp_path: Path
-) -> None:
+def test_a_busy_or_always_on_model_stays_awake(upstream_schemas: tuple[Path, Schemas], tmp_path: Path) -> None:
     crds, schemas = upstream_schemas
     with serving_on_cluster(tmp_path, schemas, crds, free_port(), SMALL, idle_seconds=0.1) as cluster:
         endpoint = cluster.driver.ready(SMALL.id).endpoint
@@ -193,7 +191,7 @@ async def asked(cluster: ServingOnCluster, endpoint: str | None, **fields: Any) 
     return await cluster.driver._request(endpoint, "/v1/chat/completions", {"messages": [], **fields})
 
 
-def test_a_sleeper_that_comes_second_changes_nothing(cluster: ServingOnCluster) -> None:
+def test_a_concurrent_sleep_changes_nothing(cluster: ServingOnCluster) -> None:
     cluster.driver.ready(SMALL.id)
     name = the_service(cluster)["metadata"]["name"]
     seen = cluster.deployment(name)["metadata"]["resourceVersion"]
@@ -208,7 +206,7 @@ def test_a_sleeper_that_comes_second_changes_nothing(cluster: ServingOnCluster) 
     assert cluster.deployment(name)["spec"]["replicas"] == 2
 
 
-def test_what_the_pods_say_reaches_those_who_wait(cluster: ServingOnCluster) -> None:
+def test_pod_status_reaches_waiting_requests(cluster: ServingOnCluster) -> None:
     # A pod behind a gate stays where it is.
     cluster.controllers.gates, cluster.controllers.fixed_pod_status = (
         [{"name": "kueue.x-k8s.io/admission"}],
@@ -219,7 +217,7 @@ def test_what_the_pods_say_reaches_those_who_wait(cluster: ServingOnCluster) -> 
     assert gated.phase is Phase.QUEUED
 
 
-def test_a_right_that_is_missing_is_told_to_those_who_wait(
+def test_a_missing_permission_is_reported_to_waiting_requests(
     upstream_schemas: tuple[Path, Schemas], tmp_path: Path
 ) -> None:
     crds, schemas = upstream_schemas

@@ -89,7 +89,7 @@ def live(cluster: ServingOnCluster) -> None:
     assert cluster.controllers.listed(INFERENCE_SERVICES) == []
 
 
-def test_without_standby_engines_each_right_is_used_and_each_use_a_right(
+def test_without_standby_engines_each_permission_is_used_and_each_use_permitted(
     upstream_schemas: tuple[Path, Schemas], tmp_path: Path
 ) -> None:
     crds, schemas = upstream_schemas
@@ -114,7 +114,7 @@ def standby(upstream_schemas: tuple[Path, Schemas], tmp_path: Path) -> Iterator[
         pods.close()
 
 
-def test_what_standby_engines_ask_besides_comes_with_them(standby: tuple[ServingOnCluster, StandbyPods]) -> None:
+def test_permissions_of_standby_engines_come_with_them(standby: tuple[ServingOnCluster, StandbyPods]) -> None:
     cluster, pods = standby
     workloads = [each for kind in read_declarations(CHECKOUT) for each in kind]
     more = granted(standby_roles(workloads))

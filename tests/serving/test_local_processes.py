@@ -58,7 +58,7 @@ def stream_of(driver: ServingDriver, endpoint: str | None) -> Coroutine[Any, Any
     return streaming()
 
 
-def test_phases_are_told_to_those_who_watch_in_order(tmp_path: Path) -> None:
+def test_phases_are_reported_to_subscribers_in_order(tmp_path: Path) -> None:
     wakes: list[float] = []
     with processes(scripted_settings(tmp_path), model(tmp_path, "a", "--ready-after", "0.5"), wakes=wakes) as (
         driver,
@@ -71,7 +71,7 @@ def test_phases_are_told_to_those_who_watch_in_order(tmp_path: Path) -> None:
     assert 0.5 <= wakes[0] < 10
 
 
-def test_the_engine_longest_idle_makes_room_for_another(tmp_path: Path) -> None:
+def test_the_least_recently_used_engine_is_stopped_for_another(tmp_path: Path) -> None:
     models = [model(tmp_path, name) for name in "abc"]
     with processes(scripted_settings(tmp_path, engines=2), *models) as (driver, _):
         first = driver.ready("a")
@@ -87,7 +87,7 @@ def test_the_engine_longest_idle_makes_room_for_another(tmp_path: Path) -> None:
         }
 
 
-def test_a_busy_engine_is_left_alone_and_who_needs_its_memory_says_so(tmp_path: Path) -> None:
+def test_a_busy_engine_is_not_stopped_and_the_memory_error_names_it(tmp_path: Path) -> None:
     models = [model(tmp_path, "a", "--token-interval", "10"), model(tmp_path, "b")]
     with processes(scripted_settings(tmp_path, engines=1), *models) as (driver, _):
         endpoint = driver.ready("a").endpoint
@@ -110,7 +110,7 @@ def test_a_busy_engine_is_left_alone_and_who_needs_its_memory_says_so(tmp_path: 
         assert driver.status("a").phase is Phase.ASLEEP
 
 
-def test_a_model_to_be_kept_awake_makes_no_room(tmp_path: Path) -> None:
+def test_an_always_on_model_is_not_stopped_for_another(tmp_path: Path) -> None:
     models = [model(tmp_path, "a", keep_awake=True), model(tmp_path, "b")]
     with processes(scripted_settings(tmp_path, engines=1), *models) as (driver, _):
         driver.ready("a")
@@ -119,7 +119,7 @@ def test_a_model_to_be_kept_awake_makes_no_room(tmp_path: Path) -> None:
         assert (driver.status("a").phase, driver.status("b").phase) == (Phase.READY, Phase.QUEUED)
 
 
-def test_a_model_over_the_whole_budget_fails_with_the_figures_and_the_way_out(tmp_path: Path) -> None:
+def test_a_model_over_the_memory_budget_fails_with_figures_and_a_remedy(tmp_path: Path) -> None:
     settings = scripted_settings(tmp_path, engines=0.5)
     with processes(settings, model(tmp_path, "a")) as (driver, _):
         driver.wake("a")
@@ -129,7 +129,7 @@ def test_a_model_over_the_whole_budget_fails_with_the_figures_and_the_way_out(tm
     assert "LLMARINER_MEMORY_GIB" in status.message
 
 
-def test_a_model_that_does_not_fit_beside_the_parent_of_engines_fails_as_well(tmp_path: Path) -> None:
+def test_a_model_that_does_not_fit_beside_the_launcher_fails(tmp_path: Path) -> None:
     settings = replace(scripted_settings(tmp_path), budget=MEMORY + (1 << 20))
     with processes(settings, model(tmp_path, "a")) as (driver, serving):
         driver.run(serving.launcher.start())
@@ -138,7 +138,7 @@ def test_a_model_that_does_not_fit_beside_the_parent_of_engines_fails_as_well(tm
     assert "LLMARINER_MEMORY_GIB" in status.message
 
 
-def test_an_idle_model_sleeps_and_a_busy_or_kept_one_does_not(tmp_path: Path) -> None:
+def test_an_idle_model_sleeps_and_a_busy_or_always_on_one_does_not(tmp_path: Path) -> None:
     models = [model(tmp_path, "idle"), model(tmp_path, "busy", "--token-interval", "10")]
     models.append(model(tmp_path, "kept", keep_awake=True))
     with processes(scripted_settings(tmp_path, idle_seconds=1), *models) as (driver, _):
@@ -157,7 +157,7 @@ def test_an_idle_model_sleeps_and_a_busy_or_kept_one_does_not(tmp_path: Path) ->
         driver.wait_until(lambda status: status.phase is Phase.ASLEEP, "busy")
 
 
-def test_starts_that_fail_are_further_and_further_apart_and_say_why(tmp_path: Path) -> None:
+def test_failed_starts_back_off_and_have_a_reason(tmp_path: Path) -> None:
     def failed(driver: ServingDriver) -> float:
         began = time.monotonic()
         driver.wake("a")
@@ -180,7 +180,7 @@ def test_starts_that_fail_are_further_and_further_apart_and_say_why(tmp_path: Pa
     assert max(first, second) < third
 
 
-def test_a_killed_engine_is_noticed_and_started_again_when_next_wished(tmp_path: Path) -> None:
+def test_a_killed_engine_is_detected_and_restarted_on_demand(tmp_path: Path) -> None:
     with processes(scripted_settings(tmp_path), model(tmp_path, "a")) as (driver, serving):
         first = driver.ready("a")
         os.kill(serving._engines["a"].pid or 0, signal.SIGKILL)
@@ -189,7 +189,7 @@ def test_a_killed_engine_is_noticed_and_started_again_when_next_wished(tmp_path:
         assert driver.ready("a").endpoint != first.endpoint
 
 
-def test_a_model_that_failed_and_was_awake_since_sleeps_like_any_other(tmp_path: Path) -> None:
+def test_a_model_that_failed_and_recovered_sleeps_normally(tmp_path: Path) -> None:
     with processes(scripted_settings(tmp_path), model(tmp_path, "a")) as (driver, serving):
         for _ in range(3):
             driver.ready("a")
@@ -205,7 +205,7 @@ def test_a_model_that_failed_and_was_awake_since_sleeps_like_any_other(tmp_path:
         assert time.monotonic() - began < 2
 
 
-def test_a_killed_launcher_takes_its_engines_along_and_is_started_again(tmp_path: Path) -> None:
+def test_a_killed_launcher_terminates_its_engines_and_is_restarted(tmp_path: Path) -> None:
     with processes(scripted_settings(tmp_path), model(tmp_path, "a")) as (driver, serving):
         driver.ready("a")
         engine, launcher = serving._engines["a"].pid, serving.launcher.pid
@@ -219,7 +219,7 @@ def test_a_killed_launcher_takes_its_engines_along_and_is_started_again(tmp_path
 
 
 @pytest.mark.parametrize("pause", [0, 0.005, 0.02, 0.1, 0.4])
-def test_a_model_put_to_sleep_as_it_starts_leaves_no_process(tmp_path: Path, pause: float) -> None:
+def test_a_model_put_to_sleep_during_its_start_leaves_no_process(tmp_path: Path, pause: float) -> None:
     name = f"drowsy-{pause}"
     with processes(scripted_settings(tmp_path), model(tmp_path, name, "--ready-after", "0.2")) as (
         driver,
@@ -243,7 +243,7 @@ def test_a_model_put_to_sleep_as_it_starts_leaves_no_process(tmp_path: Path, pau
         soon(lambda: len(processes_with(f"--model {name} ")) == 1, 3)
 
 
-def test_without_vllm_to_import_the_launcher_stays_plain_and_says_why(tmp_path: Path) -> None:
+def test_without_vllm_the_launcher_starts_engines_without_preloading_and_says_why(tmp_path: Path) -> None:
     with processes(scripted_settings(tmp_path, warm=True), model(tmp_path, "a")) as (driver, serving):
 
         async def warm_up() -> None:
@@ -255,7 +255,7 @@ def test_without_vllm_to_import_the_launcher_stays_plain_and_says_why(tmp_path: 
         assert "vllm" in (serving.launcher.reason or "")
 
 
-def test_nobody_but_the_owner_reaches_an_engine(tmp_path: Path) -> None:
+def test_only_the_owner_can_connect_to_an_engine(tmp_path: Path) -> None:
     with processes(scripted_settings(tmp_path), model(tmp_path, "a"), model(tmp_path, "b")) as (driver, serving):
         endpoints = [driver.ready(name).endpoint or "" for name in "ab"]
         paths = [Path(endpoint.removeprefix("unix:")) for endpoint in endpoints]
@@ -297,7 +297,7 @@ def unix_sockets_of(pid: int) -> set[str]:
 
 
 @pytest.mark.parametrize("name", ["engines", "long" * 40])
-def test_engines_listen_in_a_folder_that_no_other_user_enters(tmp_path: Path, name: str) -> None:
+def test_engine_sockets_are_in_a_private_folder(tmp_path: Path, name: str) -> None:
     (tmp_path / name).mkdir(mode=0o755)
     sockets, others = EngineSockets(tmp_path / name), EngineSockets(tmp_path / name)
     paths = [sockets.new(), sockets.new(), others.new()]
@@ -312,7 +312,7 @@ def test_engines_listen_in_a_folder_that_no_other_user_enters(tmp_path: Path, na
     assert not any(path.parent.exists() for path in paths)
 
 
-def test_an_engine_that_hangs_is_ended_and_the_next_wake_starts_another(tmp_path: Path) -> None:
+def test_a_hanging_engine_is_terminated_and_the_next_wake_starts_another(tmp_path: Path) -> None:
     settings = replace(scripted_settings(tmp_path), unresponsive_seconds=0.5)
     with processes(settings, model(tmp_path, "a")) as (driver, serving):
         driver.ready("a")
@@ -327,7 +327,7 @@ def test_an_engine_that_hangs_is_ended_and_the_next_wake_starts_another(tmp_path
         assert serving._engines["a"].pid != pid
 
 
-def test_an_engine_serves_though_its_wake_can_not_be_recorded(tmp_path: Path) -> None:
+def test_an_engine_works_if_its_wake_cannot_be_recorded(tmp_path: Path) -> None:
     with processes(scripted_settings(tmp_path), model(tmp_path, "a")) as (driver, serving):
 
         async def record_wake(_: str, seconds: float) -> None:
@@ -339,7 +339,7 @@ def test_an_engine_serves_though_its_wake_can_not_be_recorded(tmp_path: Path) ->
         assert driver.status("a").phase is Phase.READY
 
 
-def test_the_temporary_files_of_an_engine_are_in_its_own_folder_and_go_with_it(tmp_path: Path) -> None:
+def test_an_engines_temporary_files_are_in_its_folder_and_deleted_with_it(tmp_path: Path) -> None:
     with processes(scripted_settings(tmp_path), model(tmp_path, "a")) as (driver, serving):
         endpoint = driver.ready("a").endpoint
         assert endpoint is not None
@@ -352,7 +352,7 @@ def test_the_temporary_files_of_an_engine_are_in_its_own_folder_and_go_with_it(t
         assert not folder.exists()
 
 
-def test_closing_ends_every_process(tmp_path: Path) -> None:
+def test_closing_terminates_every_process(tmp_path: Path) -> None:
     with processes(scripted_settings(tmp_path), model(tmp_path, "a"), model(tmp_path, "b")) as (driver, serving):
         driver.ready("a")
         driver.wake("b")
@@ -378,7 +378,7 @@ with processes(scripted_settings(folder), *models) as (driver, serving):
 """
 
 
-def test_a_killed_owner_leaves_no_orphan(tmp_path: Path) -> None:
+def test_a_killed_owner_leaves_no_process(tmp_path: Path) -> None:
     program = OWNER.format(tests=str(Path(__file__).parents[1]), folder=str(tmp_path))
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as owner:
         assert owner.stdout is not None
@@ -388,7 +388,7 @@ def test_a_killed_owner_leaves_no_orphan(tmp_path: Path) -> None:
     soon(lambda: all(gone(pid) for pid in pids))
 
 
-def test_what_an_earlier_platform_of_this_home_left_behind_is_ended_and_nobody_elses(tmp_path: Path) -> None:
+def test_processes_of_an_earlier_platform_of_the_same_folder_are_terminated_and_no_others(tmp_path: Path) -> None:
     homes = [tmp_path / "mine", tmp_path / "mine-too"]
     command = ["sleep", "60"]
     mine, other = (subprocess.Popen(command, env={"LLMARINER_ENGINES_OF": str(home)}) for home in homes)
@@ -403,7 +403,7 @@ def test_what_an_earlier_platform_of_this_home_left_behind_is_ended_and_nobody_e
             process.wait(5)
 
 
-def test_a_question_is_as_good_as_the_engine_it_was_asked(tmp_path: Path) -> None:
+def test_a_request_fails_with_its_engine(tmp_path: Path) -> None:
     with processes(scripted_settings(tmp_path), model(tmp_path, "a", "--tokens", "4")) as (driver, _):
         endpoint = driver.ready("a").endpoint
         answer = driver.ask(endpoint, "/v1/chat/completions", CHAT)

@@ -24,7 +24,7 @@ sys.exit("RuntimeError: enough")
 """
 
 
-def test_what_appends_to_a_log_goes_on_after_it_was_bounded(tmp_path: Path) -> None:
+def test_appending_continues_after_a_rotation(tmp_path: Path) -> None:
     log = tmp_path / "a.log"
     with log.open("ab") as output:
         program = "print('x' * 150 + 'end', flush=True); input(); print('more', flush=True)"
@@ -46,7 +46,7 @@ def test_what_appends_to_a_log_goes_on_after_it_was_bounded(tmp_path: Path) -> N
     assert (log.read_bytes(), list(tmp_path.iterdir())) == (b"", [log])
 
 
-def test_a_log_is_bounded_though_its_end_can_not_be_kept(tmp_path: Path) -> None:
+def test_a_log_is_truncated_if_its_end_cannot_be_copied(tmp_path: Path) -> None:
     log = tmp_path / "a.log"
     log.write_text("x" * 10)
     (tmp_path / "a.log.1").mkdir()
@@ -54,7 +54,7 @@ def test_a_log_is_bounded_though_its_end_can_not_be_kept(tmp_path: Path) -> None
     assert log.stat().st_size == 0
 
 
-def test_of_a_long_log_only_its_end_is_read(tmp_path: Path) -> None:
+def test_only_the_end_of_a_long_log_is_read(tmp_path: Path) -> None:
     log = tmp_path / "a.log"
     log.write_text("x" * 100_000 + "end")
     assert (len(tail(log)), tail(log)[-4:]) == (64 * 1024, "xend")
@@ -62,7 +62,7 @@ def test_of_a_long_log_only_its_end_is_read(tmp_path: Path) -> None:
     assert tail(tmp_path / "none.log") == ""
 
 
-def test_an_engine_that_prints_without_end_fills_no_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endless_output_of_an_engine_is_bounded_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "rotate", lambda log: log_files.rotate(log, 200_000))
     settings = scripted_settings(tmp_path)
     (tmp_path / "bin/vllm").write_text(_TALKS.format(python=sys.executable))

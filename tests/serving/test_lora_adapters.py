@@ -74,7 +74,7 @@ def loaded(driver: ServingDriver) -> dict[str, str]:
     return driver.ask(driver.status(BASE).endpoint, "/loaded")
 
 
-def test_an_adapter_that_the_engine_keeps_is_not_served_as_the_next_of_its_name(tmp_path: Path) -> None:
+def test_a_loaded_adapter_is_not_served_under_a_reused_name(tmp_path: Path) -> None:
     base, first, second = engine(tmp_path, "no")
     with processes(scripted_settings(tmp_path), base, first) as (driver, _):
         driver.ready(BASE)
@@ -90,7 +90,7 @@ def test_an_adapter_that_the_engine_keeps_is_not_served_as_the_next_of_its_name(
         assert loaded(driver) == {TUNED: "/weights/second"}
 
 
-def test_an_adapter_is_loaded_after_the_one_before_is_gone(tmp_path: Path) -> None:
+def test_an_adapter_is_loaded_after_the_previous_one_is_unloaded(tmp_path: Path) -> None:
     base, first, second = engine(tmp_path, "slow")
     with processes(scripted_settings(tmp_path), base, first) as (driver, serving):
         driver.ready(BASE)
@@ -105,7 +105,7 @@ def test_an_adapter_is_loaded_after_the_one_before_is_gone(tmp_path: Path) -> No
         assert loaded(driver) == {TUNED: "/weights/second"}
 
 
-def test_an_adapter_whose_id_became_another_is_loaded_by_that(tmp_path: Path) -> None:
+def test_an_adapter_with_a_changed_id_is_reloaded(tmp_path: Path) -> None:
     base, first, second = engine(tmp_path, "")
     with processes(scripted_settings(tmp_path), base, first) as (driver, _):
         driver.ready(BASE)
@@ -119,7 +119,7 @@ def test_an_adapter_whose_id_became_another_is_loaded_by_that(tmp_path: Path) ->
         assert list(driver.run(driver.serving.statuses())) == [BASE, f"{TUNED}@proj_a"]
 
 
-def test_an_adapter_put_to_sleep_leaves_its_base_to_those_who_use_it(tmp_path: Path) -> None:
+def test_an_adapter_put_to_sleep_keeps_its_bases_engine_running(tmp_path: Path) -> None:
     base, first, _ = engine(tmp_path, "")
     with processes(scripted_settings(tmp_path), base, first) as (driver, serving):
         driver.sleep(TUNED)

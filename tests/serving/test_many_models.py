@@ -82,7 +82,7 @@ def many(upstream_schemas: tuple[Path, Schemas], tmp_path: Path) -> Iterator[Man
         yield Many(tmp_path, server)
 
 
-def test_however_many_gateways_ask_there_is_one_list_and_one_look_up(many: Many) -> None:
+def test_concurrent_lookups_share_one_list_and_one_get(many: Many) -> None:
     async def ask() -> list[dict[str, Status]]:
         serving = many.serving()
         many.asked()
@@ -97,7 +97,7 @@ def test_however_many_gateways_ask_there_is_one_list_and_one_look_up(many: Many)
     assert many.models.asked == [AWAKE], "models that are asleep are not looked up"
 
 
-def test_a_sweep_asks_once_for_all_and_nothing_of_those_asleep(many: Many) -> None:
+def test_a_sweep_lists_once_and_queries_no_sleeping_model(many: Many) -> None:
     async def sweep() -> None:
         serving = many.serving(idle_seconds=300.0)
         many.models.last = {model.id: None for model in MODELS}  # each has a request under way
@@ -110,7 +110,7 @@ def test_a_sweep_asks_once_for_all_and_nothing_of_those_asleep(many: Many) -> No
     assert many.models.asked == [AWAKE]
 
 
-def test_one_model_that_cant_be_told_takes_no_other_with_it(many: Many) -> None:
+def test_one_model_with_an_unreadable_status_affects_no_other(many: Many) -> None:
     many.models.registered[MODELS[0].id] = replace(MODELS[0], replicas=2)  # it is to be completed, which is refused
 
     async def ask() -> dict[str, Status]:

@@ -35,7 +35,7 @@ def uids(cluster: ServingOnCluster) -> list[str]:
     return [each["metadata"]["uid"] for each in cluster.controllers.listed(INFERENCE_SERVICES)]
 
 
-def test_a_model_that_is_registered_keeps_its_inference_service(cluster: ServingOnCluster) -> None:
+def test_a_registered_model_keeps_its_inference_service(cluster: ServingOnCluster) -> None:
     cluster.driver.ready(SMALL.id)
     before = uids(cluster)
     cluster.driver.run(cluster.serving.remove(SMALL.id, SMALL.folder))
@@ -46,7 +46,7 @@ def test_a_model_that_is_registered_keeps_its_inference_service(cluster: Serving
         assert uids(cluster) == []
 
 
-def test_a_model_of_the_same_id_is_not_served_by_the_engine_of_the_one_before(cluster: ServingOnCluster) -> None:
+def test_a_model_is_not_served_by_an_engine_of_a_deleted_model_with_its_id(cluster: ServingOnCluster) -> None:
     cluster.driver.ready(SMALL.id)
     before = uids(cluster)
     cluster.models.registered[SMALL.id] = AGAIN
@@ -61,7 +61,7 @@ def test_a_model_of_the_same_id_is_not_served_by_the_engine_of_the_one_before(cl
     assert uids(cluster) == [service["metadata"]["uid"]]
 
 
-def test_an_engine_whose_deletion_nobody_told_of_ends_with_the_next_sweep(cluster: ServingOnCluster) -> None:
+def test_an_engine_with_a_missed_deletion_is_deleted_by_the_next_sweep(cluster: ServingOnCluster) -> None:
     cluster.driver.ready(SMALL.id)
     cluster.driver.run(cluster.serving.reconcile())
     assert len(uids(cluster)) == 1
@@ -70,7 +70,7 @@ def test_an_engine_whose_deletion_nobody_told_of_ends_with_the_next_sweep(cluste
     assert uids(cluster) == []
 
 
-def test_a_model_that_a_sweep_misses_in_its_list_is_asked_for_before_its_engine_ends(
+def test_a_model_missing_in_the_sweeps_list_is_looked_up_before_its_deletion(
     cluster: ServingOnCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cluster.driver.ready(SMALL.id)
@@ -83,7 +83,7 @@ def test_a_model_that_a_sweep_misses_in_its_list_is_asked_for_before_its_engine_
     assert len(uids(cluster)) == 1
 
 
-def test_a_deletion_that_comes_late_leaves_the_object_that_was_made_since(cluster: ServingOnCluster) -> None:
+def test_a_late_deletion_keeps_a_newer_object(cluster: ServingOnCluster) -> None:
     cluster.driver.wake(SMALL.id)
     (old,) = cluster.controllers.listed(INFERENCE_SERVICES)
     del cluster.models.registered[SMALL.id]
@@ -96,7 +96,7 @@ def test_a_deletion_that_comes_late_leaves_the_object_that_was_made_since(cluste
     assert uids(cluster) == made
 
 
-def test_an_object_that_somebody_else_made_outlives_the_registry(cluster: ServingOnCluster) -> None:
+def test_an_external_object_survives_the_registry(cluster: ServingOnCluster) -> None:
     kind = {"apiVersion": INFERENCE_SERVICES.api_version, "kind": INFERENCE_SERVICES.kind}
     model = {"modelFormat": {"name": "vLLM"}, "storageUri": "hf://a/b"}
     body = {**kind, "metadata": {"name": "theirs", "namespace": NAMESPACE}, "spec": {"predictor": {"model": model}}}
@@ -105,7 +105,7 @@ def test_an_object_that_somebody_else_made_outlives_the_registry(cluster: Servin
     assert len(uids(cluster)) == 1
 
 
-def test_a_process_ends_for_a_model_that_is_gone_or_another(tmp_path: Path) -> None:
+def test_a_process_of_a_deleted_or_replaced_model_is_terminated(tmp_path: Path) -> None:
     small = replace(model(tmp_path, "small", "--ready-after", "0.1"), created=7)
     with processes(scripted_settings(tmp_path), small) as (driver, serving):
         driver.ready("small")
@@ -120,7 +120,7 @@ def test_a_process_ends_for_a_model_that_is_gone_or_another(tmp_path: Path) -> N
         assert driver.run(serving.statuses()) == {}
 
 
-def test_what_failed_under_an_id_is_no_fault_of_the_model_that_has_it_next(tmp_path: Path) -> None:
+def test_a_failure_is_not_attributed_to_the_next_model_of_the_id(tmp_path: Path) -> None:
     """It may be another project's, which neither learns of the first nor waits for it."""
     first = replace(model(tmp_path, "small", "--fail-load"), created=7, project="proj_a")
     with processes(scripted_settings(tmp_path), first) as (driver, serving):
@@ -139,7 +139,7 @@ def test_what_failed_under_an_id_is_no_fault_of_the_model_that_has_it_next(tmp_p
         assert (serving._failures, serving._crashes) == ({}, {})
 
 
-def test_a_model_is_not_served_by_the_engine_of_the_one_that_had_its_id(tmp_path: Path) -> None:
+def test_a_model_is_not_served_by_a_process_of_a_deleted_model_with_its_id(tmp_path: Path) -> None:
     first = replace(model(tmp_path, "small"), created=7)
     with processes(scripted_settings(tmp_path), first) as (driver, serving):
         driver.ready("small")

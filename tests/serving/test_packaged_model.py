@@ -34,7 +34,7 @@ def prompt(driver: ServingDriver, messages: list[dict[str, Any]], **fields: Any)
 
 @pytest.mark.engine
 @pytest.mark.timeout(900)
-def test_a_callers_own_system_message_counts_in_place_of_the_default(
+def test_a_system_message_replaces_the_default(
     warm: tuple[ServingDriver, ProcessServing],
 ) -> None:
     driver, _ = warm
@@ -50,7 +50,7 @@ def test_a_callers_own_system_message_counts_in_place_of_the_default(
 
 @pytest.mark.engine
 @pytest.mark.timeout(900)
-def test_functions_come_with_an_example_of_their_call(warm: tuple[ServingDriver, ProcessServing]) -> None:
+def test_tool_definitions_include_an_example_call(warm: tuple[ServingDriver, ProcessServing]) -> None:
     driver, _ = warm
     offered = prompt(driver, [USER], tools=[GET_WEATHER])
     assert '<tool_call>\n{"name": "get_weather", "arguments": {"city": "..."}}\n</tool_call>' in offered
@@ -61,7 +61,7 @@ def test_functions_come_with_an_example_of_their_call(warm: tuple[ServingDriver,
 
 @pytest.mark.engine
 @pytest.mark.timeout(900)
-def test_an_answer_ends_though_nobody_says_when(warm: tuple[ServingDriver, ProcessServing]) -> None:
+def test_an_answer_ends_without_a_token_limit(warm: tuple[ServingDriver, ProcessServing]) -> None:
     driver, _ = warm
     endpoint = driver.ready(BASE).endpoint
     body = {"model": BASE, "messages": [USER], "temperature": 0, "ignore_eos": True}
@@ -71,7 +71,7 @@ def test_an_answer_ends_though_nobody_says_when(warm: tuple[ServingDriver, Proce
     assert longer["usage"]["completion_tokens"] == 300
 
 
-def test_another_template_or_conversion_remakes_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_template_or_conversion_rebuilds_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chat, embeddings = PACKAGED
     before = chat.folder(tmp_path), embeddings.folder(tmp_path)
     for name in ("_TEMPLATE", "_CONVERT"):

@@ -50,7 +50,7 @@ def queue_label(cluster: ServingOnCluster, model: EngineModel) -> str:
     raise AssertionError(f"{model.id} has no InferenceService")
 
 
-def test_a_projects_model_waits_in_the_projects_queue_and_everybodys_in_the_pools(cluster: ServingOnCluster) -> None:
+def test_a_projects_model_uses_the_projects_queue_and_a_shared_one_the_pools(cluster: ServingOnCluster) -> None:
     cluster.driver.wake(EVERYBODYS.id)
     assert queue_label(cluster, EVERYBODYS) == POOL
     assert queues(cluster).keys() == {POOL}
@@ -64,7 +64,7 @@ def test_a_projects_model_waits_in_the_projects_queue_and_everybodys_in_the_pool
     assert queues(cluster)[OWN]["metadata"]["resourceVersion"] == made["metadata"]["resourceVersion"]
 
 
-def test_the_queue_goes_with_the_projects_last_model_and_not_before(cluster: ServingOnCluster) -> None:
+def test_the_queue_is_deleted_with_the_projects_last_model(cluster: ServingOnCluster) -> None:
     for model in (OURS, OURS_TOO):
         cluster.driver.wake(model.id)
     del cluster.models.registered[OURS.id]
@@ -75,7 +75,7 @@ def test_the_queue_goes_with_the_projects_last_model_and_not_before(cluster: Ser
     assert queues(cluster).keys() == {POOL}
 
 
-def test_the_sweep_takes_a_queue_that_was_left_and_no_queue_of_others(cluster: ServingOnCluster) -> None:
+def test_the_sweep_deletes_unused_queues_of_the_platform_only(cluster: ServingOnCluster) -> None:
     cluster.driver.wake(OURS.id)
     theirs = local_queue("theirs")
     theirs["metadata"]["labels"] = {"app.kubernetes.io/managed-by": "llmariner"}
@@ -85,7 +85,7 @@ def test_the_sweep_takes_a_queue_that_was_left_and_no_queue_of_others(cluster: S
     assert queues(cluster).keys() == {POOL, "theirs"}
 
 
-def test_a_model_that_comes_while_its_queue_goes_has_one_again(cluster: ServingOnCluster) -> None:
+def test_a_model_created_during_the_deletion_of_its_queue_gets_a_new_one(cluster: ServingOnCluster) -> None:
     cluster.driver.wake(OURS.id)
     reported = iter([set(), {"proj_1"}])
 
@@ -97,13 +97,13 @@ def test_a_model_that_comes_while_its_queue_goes_has_one_again(cluster: ServingO
     assert OWN in queues(cluster)
 
 
-def test_without_the_pools_queue_kueue_is_left_to_say_what_is_wrong(cluster: ServingOnCluster) -> None:
+def test_without_the_pools_queue_kueue_reports_the_error(cluster: ServingOnCluster) -> None:
     cluster.caller.done("DELETE", LOCAL_QUEUES.path(NAMESPACE, POOL))
     cluster.driver.wake(OURS.id)
     assert queue_label(cluster, OURS) == POOL
 
 
-def test_the_place_is_told_among_all_of_the_pool_by_whichever_queue_they_came(cluster: ServingOnCluster) -> None:
+def test_the_queue_position_covers_all_queues_of_the_pool(cluster: ServingOnCluster) -> None:
     cluster.caller.make(LOCAL_QUEUES, local_queue("elsewhere", "another-pool"))
     cluster.controllers.gates, cluster.controllers.fixed_pod_status = [GATE], {"phase": "Pending"}
     workload(cluster, "first", POOL, "uid-of-another")

@@ -26,7 +26,7 @@ def answer_of(driver: ServingDriver, endpoint: str | None) -> str:
     return driver.chat(BASE, endpoint, max_tokens=24)
 
 
-def test_a_warm_parent_wakes_the_model_and_wakes_it_again(
+def test_a_preloaded_launcher_wakes_the_model_repeatedly(
     warm: tuple[ServingDriver, ProcessServing],
 ) -> None:
     driver, serving = warm
@@ -59,7 +59,7 @@ def answers_http(port: int) -> bool:
     return False
 
 
-def test_an_adapter_is_served_by_its_bases_engine_and_answers_otherwise(
+def test_an_adapter_is_served_by_its_bases_engine_with_other_answers(
     warm: tuple[ServingDriver, ProcessServing],
 ) -> None:
     driver, _ = warm
@@ -72,7 +72,7 @@ def test_an_adapter_is_served_by_its_bases_engine_and_answers_otherwise(
     assert tuned != plain
 
 
-def test_a_killed_engine_is_noticed_and_leaves_nothing_behind(warm: tuple[ServingDriver, ProcessServing]) -> None:
+def test_a_killed_engine_is_detected_and_leaves_nothing_behind(warm: tuple[ServingDriver, ProcessServing]) -> None:
     driver, serving = warm
     driver.ready(BASE)
     pid = serving._engines[BASE].pid
@@ -99,14 +99,14 @@ def group_of(leader: int) -> list[int]:
     return found
 
 
-def test_an_engine_that_refuses_its_arguments_says_so_itself(warm: tuple[ServingDriver, ProcessServing]) -> None:
+def test_an_engine_that_rejects_its_arguments_reports_them(warm: tuple[ServingDriver, ProcessServing]) -> None:
     driver, _ = warm
     driver.wake("refused")
     status = driver.wait_until(lambda status: status.phase is Phase.FAILED, "refused")
     assert "no-such-argument" in status.message
 
 
-def test_a_plain_start_behaves_as_a_warm_one_but_for_its_time(
+def test_a_start_without_preloading_differs_only_in_time(
     warm: tuple[ServingDriver, ProcessServing], settings: ProcessSettings, models: list[EngineModel]
 ) -> None:
     driver, _ = warm

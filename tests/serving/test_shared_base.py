@@ -35,7 +35,7 @@ def services(cluster: ServingOnCluster) -> dict[str | None, dict[str, Any]]:
     return {each["metadata"]["annotations"].get("llmariner.ai/adapters-of"): each for each in found}
 
 
-def test_the_shared_base_fetches_nothing_of_any_project(cluster: ServingOnCluster) -> None:
+def test_the_shared_base_loads_no_projects_adapters(cluster: ServingOnCluster) -> None:
     cluster.driver.ready("base")
     predictor = services(cluster)[None]["spec"]["predictor"]
     assert "storageUris" not in predictor
@@ -43,7 +43,7 @@ def test_the_shared_base_fetches_nothing_of_any_project(cluster: ServingOnCluste
     assert not [each for each in predictor["model"]["args"] if "ft:" in each]
 
 
-def test_each_project_has_an_engine_with_its_own_adapters_alone(cluster: ServingOnCluster) -> None:
+def test_each_project_has_an_engine_with_only_its_adapters(cluster: ServingOnCluster) -> None:
     for adapter in (THEIRS, MINE):
         cluster.driver.wake(adapter.id)
     found = services(cluster)
@@ -54,7 +54,7 @@ def test_each_project_has_an_engine_with_its_own_adapters_alone(cluster: Serving
     assert cluster.driver.status("base").phase is Phase.ASLEEP
 
 
-def test_what_hinders_one_projects_adapter_is_told_of_that_alone(cluster: ServingOnCluster) -> None:
+def test_a_failure_of_one_projects_adapter_is_reported_to_it_only(cluster: ServingOnCluster) -> None:
     failed = {"waiting": {"reason": "CrashLoopBackOff"}}
     container = {"name": "storage-initializer", "image": "x", "imageID": "", "ready": False, "restartCount": 3}
     last = {"terminated": {"exitCode": 1, "message": "claim no-such-claim not found"}}
@@ -69,7 +69,7 @@ def test_what_hinders_one_projects_adapter_is_told_of_that_alone(cluster: Servin
     assert cluster.driver.ready("base").phase is Phase.READY
 
 
-def test_an_engine_of_adapters_goes_with_the_last_of_them(cluster: ServingOnCluster) -> None:
+def test_an_engine_of_adapters_is_deleted_with_the_last_of_them(cluster: ServingOnCluster) -> None:
     cluster.driver.wake(MINE.id)
     cluster.driver.run(cluster.serving.reconcile())
     assert set(services(cluster)) == {"proj_a"}

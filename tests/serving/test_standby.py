@@ -66,7 +66,7 @@ def labels(standby: StandbyPods, name: str = "standby-1") -> dict[str, str]:
     return found
 
 
-def test_a_model_wakes_in_it_as_a_replica_of_its_own_deployment(
+def test_a_model_wakes_in_a_standby_pod_as_a_replica_of_its_deployment(
     cluster: ServingOnCluster, standby: StandbyPods
 ) -> None:
     warm(standby)
@@ -90,9 +90,7 @@ def test_a_model_wakes_in_it_as_a_replica_of_its_own_deployment(
     assert "standby-1" in event["message"]
 
 
-def test_its_engine_is_started_as_the_models_own_pod_would_start_it(
-    cluster: ServingOnCluster, standby: StandbyPods
-) -> None:
+def test_its_engine_has_the_arguments_of_the_models_own_pod(cluster: ServingOnCluster, standby: StandbyPods) -> None:
     warm(standby)
     cluster.models.registered[TUNED.id] = TUNED
     cluster.driver.ready(SMALL.id)
@@ -106,9 +104,7 @@ def test_its_engine_is_started_as_the_models_own_pod_would_start_it(
     assert arguments[-1] == "ft:small:x=/mnt/pvc/models/tuned/x"
 
 
-def test_a_second_wake_finds_what_the_first_one_made_and_another_pod(
-    cluster: ServingOnCluster, standby: StandbyPods
-) -> None:
+def test_a_second_wake_finds_the_first_claim_and_another_pod(cluster: ServingOnCluster, standby: StandbyPods) -> None:
     warm(standby)
     cluster.driver.ready(SMALL.id)
     cluster.driver.sleep(SMALL.id)
@@ -120,9 +116,7 @@ def test_a_second_wake_finds_what_the_first_one_made_and_another_pod(
     assert labels(standby, "standby-2")[STANDBY_LABEL] == TAKEN
 
 
-def test_of_two_models_one_gets_it_and_the_other_a_pod_of_its_own(
-    cluster: ServingOnCluster, standby: StandbyPods
-) -> None:
+def test_one_of_two_models_gets_the_pod_and_the_other_its_own(cluster: ServingOnCluster, standby: StandbyPods) -> None:
     warm(standby)
 
     async def both() -> None:
@@ -149,7 +143,7 @@ def test_of_two_models_one_gets_it_and_the_other_a_pod_of_its_own(
     ],
     ids=["weights elsewhere", "another claim", "a larger model", "a smaller pod", "another runtime", "of a model"],
 )
-def test_one_that_does_not_fit_stays_as_it_is(
+def test_a_mismatched_standby_pod_is_not_used(
     model: EngineModel, pod: dict[str, Any], cluster: ServingOnCluster, standby: StandbyPods
 ) -> None:
     warm(standby, **pod)
@@ -159,7 +153,7 @@ def test_one_that_does_not_fit_stays_as_it_is(
     assert labels(standby)[STANDBY_LABEL] == pod.get("runtime", RUNTIME)
 
 
-def test_one_that_refuses_is_given_up_and_the_model_wakes_by_itself(
+def test_a_rejecting_standby_pod_is_given_up_and_the_model_wakes_normally(
     cluster: ServingOnCluster, standby: StandbyPods
 ) -> None:
     warm(standby, token="another")
@@ -168,7 +162,7 @@ def test_one_that_refuses_is_given_up_and_the_model_wakes_by_itself(
     until(lambda: standby.pod("standby-1") is None)
 
 
-def test_one_whose_engine_ends_is_given_up_and_the_model_wakes_by_itself(
+def test_a_standby_pod_whose_engine_exits_is_given_up_and_the_model_wakes_normally(
     cluster: ServingOnCluster, standby: StandbyPods
 ) -> None:
     warm(standby)
@@ -180,7 +174,7 @@ def test_one_whose_engine_ends_is_given_up_and_the_model_wakes_by_itself(
     assert standby.pod("standby-1") is None
 
 
-def test_another_process_goes_on_where_one_ended(cluster: ServingOnCluster, standby: StandbyPods) -> None:
+def test_another_process_continues_a_started_transition(cluster: ServingOnCluster, standby: StandbyPods) -> None:
     warm(standby)
     cluster.serving._standby.reconcile = lambda *_: None  # type: ignore[method-assign]
     cluster.driver.wake(SMALL.id)
@@ -202,14 +196,16 @@ def test_another_process_goes_on_where_one_ended(cluster: ServingOnCluster, stan
         fresh._client.close()
 
 
-def test_a_wake_that_is_refused_gives_it_up(cluster: ServingOnCluster, standby: StandbyPods) -> None:
+def test_a_rejected_wake_releases_the_standby_pod(cluster: ServingOnCluster, standby: StandbyPods) -> None:
     warm(standby)
     cluster.forbid("patch inferenceservices")
     cluster.driver.wake(SMALL.id)
     until(lambda: standby.pod("standby-1") is None)
 
 
-def test_one_that_no_deployment_owns_ends_after_a_while(cluster: ServingOnCluster, standby: StandbyPods) -> None:
+def test_a_standby_pod_without_a_deployment_is_deleted_after_a_while(
+    cluster: ServingOnCluster, standby: StandbyPods
+) -> None:
     warm(standby)
     cluster.serving._standby.reconcile = lambda *_: None  # type: ignore[method-assign]
     cluster.driver.wake(SMALL.id)
@@ -219,7 +215,7 @@ def test_one_that_no_deployment_owns_ends_after_a_while(cluster: ServingOnCluste
     assert standby.pod("standby-1") is None
 
 
-def test_progress_counts_from_when_it_was_taken_and_only_a_replica_is_ready(
+def test_progress_counts_from_the_claim_and_only_a_replica_is_ready(
     cluster: ServingOnCluster, standby: StandbyPods
 ) -> None:
     warm(standby)
@@ -234,7 +230,7 @@ def test_progress_counts_from_when_it_was_taken_and_only_a_replica_is_ready(
     cluster.driver.wait_until(lambda status: status.phase is not Phase.READY, SMALL.id)
 
 
-def test_several_replicas_are_told_each_by_its_own_address(cluster: ServingOnCluster, standby: StandbyPods) -> None:
+def test_several_replicas_have_separate_addresses(cluster: ServingOnCluster, standby: StandbyPods) -> None:
     warm(standby)
     cluster.models.registered[SMALL.id] = replace(SMALL, replicas=2)
     assert cluster.driver.ready(SMALL.id).replicas == ()

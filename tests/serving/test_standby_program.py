@@ -87,20 +87,20 @@ def give(port: int, *argv: str) -> None:
         assert answer.status == 202
 
 
-def test_an_engine_that_fails_ends_the_container_with_its_last_words(start: Start, tmp_path: Path) -> None:
+def test_a_failed_engine_ends_the_container_with_its_last_output(start: Start, tmp_path: Path) -> None:
     process, port = start("echo no such weights >&2; exit 3")
     give(port)
     assert process.wait(20) == 1
     assert "no such weights" in (tmp_path / "log").read_text()
 
 
-def test_an_engine_that_ends_unasked_with_status_0_is_a_failure_too(start: Start) -> None:
+def test_an_engine_that_exits_with_status_0_unasked_is_a_failure(start: Start) -> None:
     process, port = start("exit 0")
     give(port)
     assert process.wait(20) == 1
 
 
-def test_an_end_that_was_asked_for_lets_the_engine_finish_first(start: Start, tmp_path: Path) -> None:
+def test_a_requested_stop_lets_the_engine_finish(start: Start, tmp_path: Path) -> None:
     """Longer than the moment that a launcher gives whose platform is gone."""
     process, port = start(
         f"trap 'sleep 7; touch {tmp_path}/finished; exit 0' TERM; touch {tmp_path}/up; sleep 60 & wait"
@@ -122,7 +122,7 @@ def test_an_engine_does_not_inherit_the_token(start: Start, tmp_path: Path) -> N
     assert TOKEN not in environment
 
 
-def test_a_free_one_ends_at_once(start: Start) -> None:
+def test_an_idle_program_stops_at_once(start: Start) -> None:
     process, _ = start("exit 0")
     began = time.monotonic()
     process.send_signal(signal.SIGTERM)
@@ -130,7 +130,7 @@ def test_a_free_one_ends_at_once(start: Start) -> None:
     assert time.monotonic() - began < 5
 
 
-def test_the_engine_answers_where_its_arguments_say(start: Start) -> None:
+def test_the_engine_listens_where_its_arguments_say(start: Start) -> None:
     port = free_port()
     process, control = start(f"exec {sys.executable} {SCRIPTED} --port {port}")
     give(control)
@@ -147,7 +147,7 @@ def status(port: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize("asked", ["as_expected", "differs", "pending"])
 @pytest.mark.parametrize("form", [("--port=1", "--port={}"), ("--port", "1", "--port", "{}")])
-def test_its_status_tells_of_the_engines_first_answer(form: tuple[str, ...], asked: str, start: Start) -> None:
+def test_the_status_has_the_engines_answer_check(form: tuple[str, ...], asked: str, start: Start) -> None:
     port = free_port()
     _, control = start(f"exec {sys.executable} {SCRIPTED} --port {port} --first-answer {asked}")
     assert status(control)["engine"] is None
@@ -158,7 +158,7 @@ def test_its_status_tells_of_the_engines_first_answer(form: tuple[str, ...], ask
     assert engine["usage"] == {"prompt_tokens": 33, "completion_tokens": 8}
 
 
-def test_an_engine_that_tells_nothing_of_its_first_answer_was_not_asked(start: Start) -> None:
+def test_an_engine_without_an_answer_check_has_no_result(start: Start) -> None:
     port = free_port()
     _, control = start(f"exec {sys.executable} {SCRIPTED} --port {port}")
     nothing = {"prompt_tokens": 0, "completion_tokens": 0}
@@ -179,7 +179,7 @@ HOSTILE = (
 )
 
 
-def test_whatever_an_engine_tells_the_status_is_told(start: Start) -> None:
+def test_the_status_is_valid_for_any_output_of_the_engine(start: Start) -> None:
     with socket.create_server(("127.0.0.1", 0)) as engine:
         engine.settimeout(20)
         _, control = start("sleep 60 & wait")
@@ -197,7 +197,7 @@ def test_whatever_an_engine_tells_the_status_is_told(start: Start) -> None:
 
 
 @pytest.mark.parametrize("length", ["²", "1" * 5000, "-1", "1_0", "65537", ""])
-def test_a_length_that_is_none_is_refused(length: str, start: Start) -> None:
+def test_an_invalid_content_length_is_rejected(length: str, start: Start) -> None:
     _, port = start("exit 0")
     with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
         head = f"POST /start HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n"
@@ -206,7 +206,7 @@ def test_a_length_that_is_none_is_refused(length: str, start: Start) -> None:
 
 
 @pytest.mark.parametrize("grace", ["NaN", "Infinity", "-1", "1e300", '"1"'])
-def test_a_grace_that_would_never_end_is_refused(grace: str, start: Start) -> None:
+def test_an_unbounded_grace_period_is_rejected(grace: str, start: Start) -> None:
     _, port = start("sleep 60")
     give(port)
     head = {"authorization": f"Bearer {TOKEN}"}
@@ -216,14 +216,14 @@ def test_a_grace_that_would_never_end_is_refused(grace: str, start: Start) -> No
 
 
 @pytest.mark.parametrize("said", [b"", b"GET /li", b"POST /start HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n{"])
-def test_a_caller_who_falls_silent_holds_a_thread_for_a_while_only(start: Start, said: bytes) -> None:
+def test_a_silent_client_occupies_a_thread_for_a_limited_time(start: Start, said: bytes) -> None:
     _, port = start("exit 0", silence=0.2)
     with socket.create_connection(("127.0.0.1", port), timeout=8) as connection:
         connection.sendall(said)
         assert connection.recv(4096) == b""
 
 
-def test_nobody_of_its_user_reads_the_token_of_the_process(start: Start) -> None:
+def test_the_token_is_not_readable_from_the_process(start: Start) -> None:
     process, _ = start("sleep 60")
     (launcher,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     for pid, readable in ((process.pid, False), (int(launcher), True)):

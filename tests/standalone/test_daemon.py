@@ -70,7 +70,7 @@ def answers(env: Env) -> bool:
         return False
 
 
-def test_a_taken_port_is_told_before_the_setup(tmp_path: Path) -> None:
+def test_a_taken_port_is_reported_before_the_setup(tmp_path: Path) -> None:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
@@ -93,7 +93,7 @@ def has_ipv6() -> bool:
 
 
 @pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
-def test_it_listens_on_an_address_of_ipv6_and_is_found_there(env: Env) -> None:
+def test_an_ipv6_address_works(env: Env) -> None:
     env["LLMARINER_HOST"] = "::1"
     done = llma(env, "up")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -109,7 +109,7 @@ def test_it_listens_on_an_address_of_ipv6_and_is_found_there(env: Env) -> None:
     assert "of ::1 can't be had" in done.stderr
 
 
-def test_a_home_that_can_not_be_written_is_told_by_the_doctor(env: Env) -> None:
+def test_a_read_only_home_is_reported_by_the_doctor(env: Env) -> None:
     # /proc can't be written by anybody, root included.
     said = llma(env | {"LLMARINER_HOME": "/proc/llmariner"}, "doctor")
     assert said.returncode != 0
@@ -117,13 +117,13 @@ def test_a_home_that_can_not_be_written_is_told_by_the_doctor(env: Env) -> None:
     assert "Set LLMARINER_HOME" in said.stdout
 
 
-def test_an_address_that_is_none_is_told(env: Env) -> None:
+def test_an_invalid_address_is_reported(env: Env) -> None:
     done = llma(env | {"LLMARINER_HOST": "no such host"}, "up")
     assert done.returncode == 5
     assert "Set LLMARINER_HOST to one" in done.stderr
 
 
-def test_a_full_disk_is_told_before_anything_is_begun(env: Env, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_before_the_setup(env: Env, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in env.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(daemon, "MIN_FREE_BYTES", 1 << 60)
@@ -132,7 +132,7 @@ def test_a_full_disk_is_told_before_anything_is_begun(env: Env, monkeypatch: pyt
     assert not Path(env["LLMARINER_HOME"]).exists()
 
 
-def test_started_twice_at_once_one_platform_runs_and_both_say_so(env: Env) -> None:
+def test_one_of_two_concurrent_starts_runs_and_both_report_it(env: Env) -> None:
     both = [
         subprocess.Popen([*LLMA, "up"], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for _ in range(2)
@@ -144,7 +144,7 @@ def test_started_twice_at_once_one_platform_runs_and_both_say_so(env: Env) -> No
     assert not answers(env)
 
 
-def test_a_second_platform_of_a_home_ends_at_once_and_says_why(env: Env) -> None:
+def test_a_second_platform_of_a_home_exits_at_once_with_a_reason(env: Env) -> None:
     assert llma(env, "up").returncode == 0
     second = subprocess.run(DAEMON, env=env, capture_output=True, text=True, timeout=60, check=False)
     assert second.returncode == 1
@@ -153,7 +153,7 @@ def test_a_second_platform_of_a_home_ends_at_once_and_says_why(env: Env) -> None
     assert answers(env)
 
 
-def test_a_process_that_has_the_number_of_a_killed_platform_is_left_alone(env: Env) -> None:
+def test_a_process_that_reuses_the_pid_of_a_killed_platform_is_not_touched(env: Env) -> None:
     assert llma(env, "up").returncode == 0
     state = Path(env["LLMARINER_HOME"]) / "platform.json"
     os.kill(json.loads(state.read_text())["pid"], signal.SIGKILL)
@@ -185,7 +185,7 @@ def test_a_home_may_have_any_name(name: str, tmp_path: Path) -> None:
         llma(env, "down")
 
 
-def test_a_proxy_of_the_environment_is_not_asked_for_this_machine(env: Env) -> None:
+def test_no_proxy_is_used_for_this_machine(env: Env) -> None:
     env |= dict.fromkeys(("http_proxy", "HTTP_PROXY", "ALL_PROXY"), "http://127.0.0.1:9")
     env.pop("no_proxy", None)
     done = llma(env, "up")
@@ -202,7 +202,7 @@ def short_home(env: Env) -> Iterator[Path]:
         llma(env, "down")
 
 
-def test_what_is_in_the_home_is_its_owners_alone(env: Env, short_home: Path) -> None:
+def test_files_of_the_home_are_private(env: Env, short_home: Path) -> None:
     home = short_home
     assert llma(env, "up").returncode == 0
     assert home.stat().st_mode & 0o077 == 0

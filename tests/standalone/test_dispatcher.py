@@ -19,7 +19,7 @@ from llmariner.standalone.dispatcher import Dispatcher
 
 
 @pytest.mark.parametrize("flood", [5, 40])
-def test_a_project_whose_deliveries_hang_keeps_no_other_waiting(tmp_path: Path, flood: int) -> None:
+def test_hanging_deliveries_of_one_project_delay_no_other(tmp_path: Path, flood: int) -> None:
     database = Database(DatabaseSettings(f"sqlite:///{tmp_path / 'platform.db'}"))
     upgrade(database)
     type_, begun, ended = "ai.test.fetched.v1", [], asyncio.Event()

@@ -39,20 +39,20 @@ def runs(pid: int) -> bool:
         return False
 
 
-def test_a_script_tells_its_progress_and_gets_its_arguments(tmp_path: Path) -> None:
+def test_a_script_reports_its_progress_and_gets_its_arguments(tmp_path: Path) -> None:
     reported: list[dict[str, Any]] = []
     text = "import json, sys\nprint('no JSON')\nprint(json.dumps({'arguments': sys.argv[1:]}))\n"
     Scripts(environment_with_hub(tmp_path)).run(script(tmp_path, text), ["ä b", "c"], reported.append)
     assert reported == [{"arguments": ["ä b", "c"]}]
 
 
-def test_a_script_that_fails_says_why(tmp_path: Path) -> None:
+def test_a_failed_script_has_a_reason(tmp_path: Path) -> None:
     scripts = Scripts(environment_with_hub(tmp_path))
     with pytest.raises(OSError, match="no space left"):
         scripts.run(script(tmp_path, "raise SystemExit('no space left')"), [], print)
 
 
-def test_a_script_that_hangs_is_ended_and_one_that_tells_its_progress_is_not(tmp_path: Path) -> None:
+def test_a_hanging_script_is_terminated_and_one_with_progress_is_not(tmp_path: Path) -> None:
     reported: list[dict[str, Any]] = []
     scripts = Scripts(environment_with_hub(tmp_path), silence_timeout=2)
     text = "import time\nfor _ in range(8):\n    time.sleep(0.4)\n    print('{}', flush=True)\n"
@@ -63,7 +63,7 @@ def test_a_script_that_hangs_is_ended_and_one_that_tells_its_progress_is_not(tmp
         scripts.run(script(tmp_path, text), [], reported.append)
 
 
-def test_a_script_ends_when_its_starter_is_killed(tmp_path: Path) -> None:
+def test_a_script_exits_when_its_parent_is_killed(tmp_path: Path) -> None:
     text = "import json, os, time\nprint(json.dumps({'pid': os.getpid()}), flush=True)\ntime.sleep(120)\n"
     tests = Path(__file__).resolve().parents[1]
     command = [sys.executable, "-c", _STARTER, str(tests), str(tmp_path), str(script(tmp_path, text))]

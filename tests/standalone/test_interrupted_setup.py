@@ -43,7 +43,7 @@ def asked(folder: Path) -> list[str]:
     return ["again" if "--reinstall" in call else call.split()[0] for call in calls]
 
 
-def test_an_engine_environment_is_made_once(engines: EngineEnvironment, tmp_path: Path) -> None:
+def test_an_engine_environment_is_created_once(engines: EngineEnvironment, tmp_path: Path) -> None:
     engines.install()
     assert asked(tmp_path) == ["venv", "pip", "pip"]
     assert engines.is_installed
@@ -51,7 +51,7 @@ def test_an_engine_environment_is_made_once(engines: EngineEnvironment, tmp_path
     assert not (tmp_path / "asked").exists()
 
 
-def test_packages_that_may_be_there_by_half_are_installed_again(engines: EngineEnvironment, tmp_path: Path) -> None:
+def test_packages_of_an_interrupted_installation_are_reinstalled(engines: EngineEnvironment, tmp_path: Path) -> None:
     (tmp_path / "fail-pip").touch()
     with pytest.raises(OSError, match="pip failed: no space left on device"):
         engines.install()

@@ -34,7 +34,7 @@ class _Seen(BaseHTTPRequestHandler):
         pass
 
 
-def test_no_proxy_is_asked_for_this_machine() -> None:
+def test_no_proxy_is_used_for_this_machine() -> None:
     server = HTTPServer(("127.0.0.1", 0), _Seen)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     own = {name: value for name, value in os.environ.items() if name.lower() not in ("no_proxy", "all_proxy")}

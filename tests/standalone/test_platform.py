@@ -34,7 +34,7 @@ def env(tmp_path: Path) -> Env:
     return environment_of(tmp_path / "home", tmp_path / "cache")
 
 
-def test_no_module_of_the_folder_it_is_called_in_is_imported(env: Env, tmp_path: Path) -> None:
+def test_no_module_of_the_working_directory_is_imported(env: Env, tmp_path: Path) -> None:
     hostile = tmp_path / "repository"
     hostile.mkdir()
     for name in ("uvloop", "yaml", "llmariner", "json"):
@@ -45,7 +45,7 @@ def test_no_module_of_the_folder_it_is_called_in_is_imported(env: Env, tmp_path:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a_folder_for_everybody_is_no_home_and_keeps_its_mode(env: Env, tmp_path: Path) -> None:
+def test_a_shared_folder_is_rejected_as_a_home_and_keeps_its_mode(env: Env, tmp_path: Path) -> None:
     shared = tmp_path / "tmp"
     shared.mkdir()
     shared.chmod(0o1777)
@@ -56,7 +56,7 @@ def test_a_folder_for_everybody_is_no_home_and_keeps_its_mode(env: Env, tmp_path
     assert list(shared.iterdir()) == []
 
 
-def test_a_folder_that_was_there_becomes_its_owners_alone(tmp_path: Path) -> None:
+def test_an_existing_folder_becomes_private(tmp_path: Path) -> None:
     (tmp_path / "home").mkdir(mode=0o755)
     (tmp_path / "home").chmod(0o777)
     daemon._check_home(tmp_path / "home")
@@ -64,13 +64,13 @@ def test_a_folder_that_was_there_becomes_its_owners_alone(tmp_path: Path) -> Non
     assert stat.S_IMODE((tmp_path / "home").stat().st_mode) == 0o700
 
 
-def test_a_home_that_can_not_be_is_told(tmp_path: Path) -> None:
+def test_an_unusable_home_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(daemon.StartFailed, match=r"Not a directory. Set LLMARINER_HOME to another"):
         daemon._check_home(tmp_path / "file" / "home")
 
 
-def test_of_a_folder_of_engines_only_our_own_sockets_are_removed(tmp_path: Path) -> None:
+def test_only_the_platforms_sockets_are_removed_from_an_engine_folder(tmp_path: Path) -> None:
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious/data").touch()
     sockets = EngineSockets(tmp_path)
@@ -79,7 +79,7 @@ def test_of_a_folder_of_engines_only_our_own_sockets_are_removed(tmp_path: Path)
     assert [path.name for path in tmp_path.rglob("*")] == ["precious", "data"]
 
 
-def test_events_and_questions_of_a_home_go_to_no_cluster(env: Env, tmp_path: Path) -> None:
+def test_standalone_events_and_requests_go_to_no_cluster(env: Env, tmp_path: Path) -> None:
     """A user who also works on a cluster may have its addresses in the environment."""
     cluster = {"LLMARINER_BROKER_URL": "http://127.0.0.1:9", "LLMARINER_CONTROL_URL": "http://127.0.0.1:9"}
     given = HomeFolder(tmp_path).environment(env | cluster)
@@ -101,7 +101,7 @@ def test_events_and_questions_of_a_home_go_to_no_cluster(env: Env, tmp_path: Pat
     llma(env, "down")
 
 
-def test_a_platform_that_hangs_is_told_and_ended(env: Env, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hanging_platform_is_reported_and_terminated(env: Env, monkeypatch: pytest.MonkeyPatch) -> None:
     assert llma(env, "up").returncode == 0
     for name, value in env.items():
         monkeypatch.setenv(name, value)
@@ -124,7 +124,7 @@ def made(env: Env) -> StandalonePlatform:
     return StandalonePlatform(settings, env, EngineEnvironment(settings.cache, engine_lock()))
 
 
-def test_packaged_models_are_approved_unless_somebody_chose_their_arguments(env: Env) -> None:
+def test_packaged_models_are_approved_unless_their_arguments_were_changed(env: Env) -> None:
     home, name = made(env), PACKAGED[0].id
     assert (home.prepare() or "").startswith("sk-")
     registry, row = home.context.registry, update(models).where(models.c.id == name)
@@ -141,7 +141,7 @@ def test_packaged_models_are_approved_unless_somebody_chose_their_arguments(env:
     home.context.database.close()
 
 
-def test_each_tick_bounds_the_logs_of_the_home(env: Env, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_tick_rotates_the_logs(env: Env, monkeypatch: pytest.MonkeyPatch) -> None:
     home = made(env)
     home.prepare()
     monkeypatch.setattr(standalone_platform, "rotate", lambda log: log_files.rotate(log, 10))
@@ -157,7 +157,7 @@ def test_each_tick_bounds_the_logs_of_the_home(env: Env, monkeypatch: pytest.Mon
     home.context.database.close()
 
 
-def test_what_an_earlier_platform_left_behind_is_ended_and_closed(env: Env) -> None:
+def test_leftovers_of_an_earlier_platform_are_terminated_and_closed(env: Env) -> None:
     home = made(env)
     home.prepare()
     counts = {"prompt_tokens": 1, "completion_tokens": 1, "cached_tokens": 0, "sequence": 0, "kind": "admitted"}

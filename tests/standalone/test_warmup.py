@@ -62,7 +62,7 @@ def engines(tmp_path: Path) -> EngineEnvironment:
     return environment_with_hub(tmp_path)
 
 
-def test_models_that_answer_as_expected_are_asked_once(
+def test_models_with_the_expected_answers_are_checked_once(
     scripted: tuple[type[Scripted], str], engines: EngineEnvironment
 ) -> None:
     handler, url = scripted
@@ -73,7 +73,7 @@ def test_models_that_answer_as_expected_are_asked_once(
     assert len(handler.asked) == first
 
 
-def test_a_wrong_answer_is_told_and_the_model_is_asked_again_next_time(
+def test_a_wrong_answer_is_reported_and_checked_again_next_time(
     scripted: tuple[type[Scripted], str], engines: EngineEnvironment
 ) -> None:
     handler, url = scripted
@@ -88,7 +88,7 @@ def test_a_wrong_answer_is_told_and_the_model_is_asked_again_next_time(
     assert warm_up(url, "key", engines) == []
 
 
-def test_an_engine_that_gives_no_answer_is_told_with_its_words(scripted: tuple[type[Scripted], str]) -> None:
+def test_a_failed_check_is_reported_with_the_engines_message(scripted: tuple[type[Scripted], str]) -> None:
     handler, url = scripted
     handler.status = 503
     with pytest.raises(OSError, match=r"answered 503.*choices"):
@@ -96,7 +96,7 @@ def test_an_engine_that_gives_no_answer_is_told_with_its_words(scripted: tuple[t
 
 
 @pytest.mark.parametrize("model", PACKAGED)
-def test_what_a_model_is_expected_to_answer_is_beside_its_weights(
+def test_the_expected_answer_is_stored_beside_the_weights(
     model: PackagedModel, engines: EngineEnvironment, tmp_path: Path
 ) -> None:
     model.folder(tmp_path).mkdir(parents=True)
@@ -112,9 +112,7 @@ def test_what_a_model_is_expected_to_answer_is_beside_its_weights(
         assert list(model.folder(tmp_path).iterdir()) == [file]
 
 
-def test_a_proxy_for_the_outside_world_is_not_asked(
-    scripted: tuple[type[Scripted], str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_proxy_is_used_for_engines(scripted: tuple[type[Scripted], str], monkeypatch: pytest.MonkeyPatch) -> None:
     _, url = scripted
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")

@@ -55,33 +55,33 @@ def fetched(weights: LocalWeights, model: Model) -> Path:
     return folder
 
 
-def test_models_of_one_repository_have_weights_of_their_own(weights: LocalWeights) -> None:
+def test_models_of_one_repository_have_separate_weights(weights: LocalWeights) -> None:
     first, second = fetched(weights, MODEL), fetched(weights, replace(MODEL, id="org/b"))
     weights.discard("org/b", str(second))
     assert (first.is_dir(), second.exists()) == (True, False)
 
 
-def test_a_model_that_was_created_again_outlives_the_deletion_of_the_first(weights: LocalWeights) -> None:
+def test_a_recreated_model_survives_the_deletion_of_the_first(weights: LocalWeights) -> None:
     old, new = fetched(weights, MODEL), fetched(weights, replace(MODEL, created_at=MODEL.created_at + 1))
     for _ in range(2):
         weights.discard(MODEL.id, str(old))
     assert (old.exists(), new.is_dir()) == (False, True)
 
 
-def test_what_was_fetched_is_not_fetched_again(weights: LocalWeights) -> None:
+def test_downloaded_weights_are_not_downloaded_again(weights: LocalWeights) -> None:
     folder = fetched(weights, MODEL)
     (folder / "touched").touch()
     assert (fetched(weights, replace(MODEL, revision=7, loading_progress=0.5)) / "touched").exists()
 
 
-def test_ids_that_look_alike_in_a_file_name_have_different_folders(weights: LocalWeights) -> None:
+def test_ids_with_similar_file_names_have_different_folders(weights: LocalWeights) -> None:
     ids = ["org/a", "org-a", "org:a", "ORG/a", "..", "../..", "a" * 200, "a" * 201, "ä"]
     folders = [fetched(weights, replace(MODEL, id=each)) for each in ids]
     assert len(set(folders)) == len(ids)
     assert len({folder.parent for folder in folders}) == 1
 
 
-def test_a_folder_that_nobody_fetched_is_never_removed(weights: LocalWeights, tmp_path: Path) -> None:
+def test_a_folder_that_was_not_downloaded_is_never_removed(weights: LocalWeights, tmp_path: Path) -> None:
     home = fetched(weights, MODEL).parent
     outside = tmp_path / "precious"
     named_alike = tmp_path / fetched(weights, MODEL).name
@@ -99,7 +99,7 @@ def test_a_folder_that_nobody_fetched_is_never_removed(weights: LocalWeights, tm
     assert fetched(weights, MODEL).is_dir()
 
 
-def test_a_local_model_in_the_folder_of_a_fetched_one_takes_nothing_with_it(weights: LocalWeights) -> None:
+def test_a_local_model_inside_a_downloaded_folder_removes_nothing(weights: LocalWeights) -> None:
     folder = fetched(weights, MODEL)
     local = replace(MODEL, id="mine", source_repository=SourceRepository.LOCAL, model_file_location=str(folder))
     assert Path(weights.fetch(local, unheard).folder) == folder
@@ -130,7 +130,7 @@ def gone(pid: int) -> bool:
     return False
 
 
-def test_a_download_ends_when_the_platform_does_and_may_go_on_later(weights: LocalWeights, tmp_path: Path) -> None:
+def test_a_download_stops_with_the_platform_and_resumes(weights: LocalWeights, tmp_path: Path) -> None:
     raised: list[BaseException] = []
 
     def fetch() -> None:
@@ -151,7 +151,7 @@ def test_a_download_ends_when_the_platform_does_and_may_go_on_later(weights: Loc
         weights.fetch(replace(MODEL, id="another"), unheard)
 
 
-def test_a_download_of_a_model_that_was_deleted_ends_and_leaves_nothing(weights: LocalWeights, tmp_path: Path) -> None:
+def test_a_download_of_a_deleted_model_stops_and_leaves_nothing(weights: LocalWeights, tmp_path: Path) -> None:
     def deleted(_progress: float, _message: str) -> None:
         raise ModelNotFound(MODEL.id)
 

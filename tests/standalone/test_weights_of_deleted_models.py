@@ -39,7 +39,7 @@ def load(context: Context, model: Model) -> None:
 
 
 @pytest.mark.parametrize("deleted", [False, True])
-def test_weights_stay_with_their_model(deleted: bool, context: Context, tmp_path: Path) -> None:
+def test_weights_are_stored_only_for_an_existing_model(deleted: bool, context: Context, tmp_path: Path) -> None:
     class Deleting(LocalWeights):
         def fetch(self, model: Model, report: ReportProgress) -> FetchedWeights:
             fetched = super().fetch(model, report)

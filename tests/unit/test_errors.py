@@ -42,11 +42,11 @@ def drawn() -> dict[str, int]:
     return {name: int(status) for name, status in re.findall(r"[├└]── (\w+)\s+(\d{3})", text)}
 
 
-def test_the_drawing_in_the_module_is_the_tree() -> None:
+def test_the_documented_tree_matches_the_classes() -> None:
     assert drawn() == {kind.__name__: kind.status for kind in classes() if kind is not PlatformError}
 
 
-def test_children_stand_below_their_parents_in_the_drawing() -> None:
+def test_children_are_below_their_parents_in_the_documented_tree() -> None:
     lines = (llmariner.errors.__doc__ or "").splitlines()
     parent = ""
     for line in lines:
@@ -57,7 +57,7 @@ def test_children_stand_below_their_parents_in_the_drawing() -> None:
             parent = parent if nested else name
 
 
-def test_every_error_has_a_status_a_type_and_a_code_of_its_own() -> None:
+def test_every_error_has_its_own_status_type_and_code() -> None:
     for kind in classes():
         assert kind.type in TYPES
         assert (kind.type == "server_error") == (kind.status >= 500)
@@ -72,13 +72,13 @@ def test_a_body_is_openais_error_object() -> None:
     assert str(error) == "'n' is wrong."
 
 
-def test_a_body_has_its_four_keys_even_where_they_are_null() -> None:
+def test_a_body_has_its_four_keys_with_nulls() -> None:
     body = PlatformError("Something broke.").body()
     assert body == {"error": {"message": "Something broke.", "type": "server_error", "param": None, "code": None}}
     json.dumps(body)
 
 
-def test_details_stand_beside_the_four_keys() -> None:
+def test_details_are_beside_the_four_keys() -> None:
     error = ModelNotReady("Not yet.", param="model", details={"phase": "loading", "progress": 0.5})
     assert error.body()["error"] | {} == {
         "message": "Not yet.",
@@ -90,12 +90,12 @@ def test_details_stand_beside_the_four_keys() -> None:
     }
 
 
-def test_a_code_said_for_one_error_leaves_its_class_alone() -> None:
+def test_a_code_of_one_error_does_not_change_its_class() -> None:
     assert NotFound("x", code="other").code == "other"
     assert NotFound("x").code == "not_found"
 
 
-def test_headers_and_details_are_each_errors_own() -> None:
+def test_headers_and_details_belong_to_one_error() -> None:
     headers = {"retry-after": "1"}
     error = Unavailable("x", headers=headers)
     error.headers["x"] = "y"
@@ -113,20 +113,20 @@ def test_headers_and_details_are_each_errors_own() -> None:
         (WaitingRoomFull("Full."), 429, "Full."),
     ],
 )
-def test_an_error_says_what_it_is_about(error: PlatformError, status: int, said: str) -> None:
+def test_an_error_names_its_parameter(error: PlatformError, status: int, said: str) -> None:
     assert error.status == status
     assert said in error.message
 
 
-def test_a_refused_method_comes_with_those_that_are_allowed() -> None:
+def test_an_unsupported_method_lists_the_allowed_ones() -> None:
     assert MethodNotAllowed("PUT", "/x", "GET, POST").headers == {"allow": "GET, POST"}
 
 
-def test_a_conflict_tells_clients_not_to_retry() -> None:
+def test_a_conflict_is_not_retryable() -> None:
     assert Conflict("x").headers == {"x-should-retry": "false"}
 
 
-def test_a_full_room_is_a_rate_limit() -> None:
+def test_a_full_waiting_room_is_a_rate_limit() -> None:
     assert issubclass(WaitingRoomFull, RateLimited)
     assert WaitingRoomFull("x").body()["error"]["code"] == "waiting_room_full"
 
@@ -152,7 +152,7 @@ ENGINE: list[tuple[str, int, Any, int, str | None, str | None, str]] = [
 @pytest.mark.parametrize(
     ("_name", "status", "body", "ours", "code", "param", "said"), ENGINE, ids=[r[0] for r in ENGINE]
 )
-def test_an_engines_refusal_becomes_one_of_ours(
+def test_an_engine_error_becomes_a_platform_error(
     _name: str, status: int, body: Any, ours: int, code: str | None, param: str | None, said: str
 ) -> None:
     error = engine_error(status, json.dumps(body).encode(), "m")
@@ -160,18 +160,18 @@ def test_an_engines_refusal_becomes_one_of_ours(
     assert said in error.message
 
 
-def test_an_engines_crash_tells_nothing_of_the_inside() -> None:
+def test_an_engine_crash_has_no_internal_details() -> None:
     error = engine_error(500, json.dumps({"error": {"message": "CUDA error at 0x7f"}}).encode(), "m")
     assert "CUDA" not in error.message
 
 
-def test_an_engine_that_speaks_no_json_is_quoted_in_bounds() -> None:
+def test_an_engine_response_that_is_not_json_is_quoted_in_part() -> None:
     error = engine_error(400, b"\xff<html>" + b"x" * 10_000, "m")
     assert error.message.startswith("\ufffd<html>")
     assert len(error.message) <= 500
 
 
-def test_an_overloaded_engine_says_when_to_come_again() -> None:
+def test_an_overloaded_engine_has_retry_after() -> None:
     assert engine_error(503, b"{}", "m").headers == {"retry-after": "1"}
 
 
@@ -182,13 +182,13 @@ def state(estimate: float | None, message: str = "") -> ModelState:
 @pytest.mark.parametrize(
     ("estimate", "again"), [(None, "6"), (0.0, "6"), (0.2, "1"), (7.9, "8"), (59.0, "60"), (1e6, "60")]
 )
-def test_a_model_that_is_not_ready_says_when_to_come_again(estimate: float | None, again: str) -> None:
+def test_a_model_that_is_not_ready_has_retry_after(estimate: float | None, again: str) -> None:
     error = model_not_ready(state(estimate), "Not yet")
     assert error.headers == {"retry-after": again}
     assert error.details == {"phase": "loading", "progress": 0.25, "estimate_seconds": estimate}
     assert (error.status, error.param, error.message) == (503, "model", "Not yet.")
 
 
-def test_a_model_that_is_not_ready_says_why_where_it_is_known() -> None:
+def test_a_model_that_is_not_ready_has_a_cause_if_available() -> None:
     assert model_not_ready(state(1.0, "Not enough memory."), "It failed").message == "It failed: Not enough memory."
     assert model_not_ready(None, "It failed").details["phase"] == "unknown"

@@ -8,7 +8,7 @@ import time
 from llmariner.identifiers import new_id
 
 
-def test_an_identifier_is_a_prefix_and_twenty_two_characters() -> None:
+def test_an_identifier_has_a_prefix_and_twenty_two_characters() -> None:
     assert re.fullmatch(r"key_[0-9a-z]{22}", new_id("key"))
 
 
@@ -20,7 +20,7 @@ def test_later_identifiers_sort_after_earlier_ones() -> None:
     assert made == sorted(made)
 
 
-def test_identifiers_of_one_moment_differ() -> None:
+def test_identifiers_of_one_time_differ() -> None:
     assert len({new_id("x") for _ in range(20_000)}) == 20_000
 
 

@@ -27,7 +27,7 @@ from llmariner.settings import (
 GOOD = {"LLMARINER_PEPPER": "p" * 32, "LLMARINER_SERVICE_SECRET": "s" * 32}
 
 
-def test_an_empty_environment_gives_the_documented_defaults() -> None:
+def test_an_empty_environment_has_the_documented_defaults() -> None:
     home = StandaloneSettings.load({})
     assert (home.host, home.port) == ("127.0.0.1", 8080)
     assert home.root == Path.home() / ".llmariner"
@@ -49,11 +49,11 @@ def test_an_empty_environment_gives_the_documented_defaults() -> None:
         ("platform.test", "http://platform.test:8080"),
     ],
 )
-def test_the_platform_of_this_machine_is_asked_where_it_listens(host: str, url: str) -> None:
+def test_the_default_url_is_the_standalone_platforms(host: str, url: str) -> None:
     assert StandaloneSettings.load({"LLMARINER_HOST": host}).base_url == url
 
 
-def test_an_empty_variable_counts_as_not_set() -> None:
+def test_an_empty_variable_is_unset() -> None:
     assert GatewaySettings.load({"LLMARINER_BODY_LIMIT": ""}) == GatewaySettings()
     assert StandaloneSettings.load(
         {"LLMARINER_HOST": "", "LLMARINER_PORT": "", "LLMARINER_HOME": ""}
@@ -78,15 +78,13 @@ NUMBERS: list[tuple[Callable[[Any], Any], str, str, float]] = [
 
 
 @pytest.mark.parametrize(("load", "name", "field", "least"), NUMBERS, ids=[row[1] for row in NUMBERS])
-def test_a_number_is_taken_from_its_least_value_on(
-    load: Callable[[Any], Any], name: str, field: str, least: float
-) -> None:
+def test_a_number_may_be_its_minimum(load: Callable[[Any], Any], name: str, field: str, least: float) -> None:
     for value in (least, least + 3):
         assert getattr(load({name: f"{value:g}"}), field) == value
 
 
 @pytest.mark.parametrize(("load", "name", "field", "least"), NUMBERS, ids=[row[1] for row in NUMBERS])
-def test_a_number_below_its_least_value_is_refused_by_name(
+def test_a_number_below_its_minimum_is_rejected_with_its_name(
     load: Callable[[Any], Any], name: str, field: str, least: float
 ) -> None:
     with pytest.raises(ValueError, match=rf"^{name} must be at least {least:g}, not"):
@@ -95,7 +93,7 @@ def test_a_number_below_its_least_value_is_refused_by_name(
 
 @pytest.mark.parametrize(("load", "name", "field", "least"), NUMBERS, ids=[row[1] for row in NUMBERS])
 @pytest.mark.parametrize("text", ["many", "1,5", "0x10", "--"])
-def test_what_is_no_number_is_refused_by_name(
+def test_a_value_that_is_not_a_number_is_rejected_with_its_name(
     load: Callable[[Any], Any], name: str, field: str, least: float, text: str
 ) -> None:
     with pytest.raises(ValueError, match=re.escape(f"{name} must be a number, not {text!r}.")):
@@ -104,7 +102,7 @@ def test_what_is_no_number_is_refused_by_name(
 
 @pytest.mark.parametrize(("load", "name", "field", "least"), NUMBERS, ids=[row[1] for row in NUMBERS])
 @pytest.mark.parametrize("text", ["nan", "inf", "1e999"])
-def test_a_number_without_a_value_is_refused_by_name(
+def test_a_number_without_a_value_is_rejected_with_its_name(
     load: Callable[[Any], Any], name: str, field: str, least: float, text: str
 ) -> None:
     with pytest.raises(ValueError, match=rf"^{name} must be"):
@@ -117,13 +115,13 @@ def test_the_memory_budget_is_in_gibibytes() -> None:
         ServingSettings.load({"LLMARINER_MEMORY_GIB": "-1"})
 
 
-def test_a_port_ends_at_65535() -> None:
+def test_a_port_is_at_most_65535() -> None:
     assert StandaloneSettings.load({"LLMARINER_PORT": "65535"}).port == 65535
     with pytest.raises(ValueError, match=r"^LLMARINER_PORT must be at most 65535, not 65536\.$"):
         StandaloneSettings.load({"LLMARINER_PORT": "65536"})
 
 
-def test_folders_are_absolute_and_know_the_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_folders_are_absolute_and_expand_the_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     home = StandaloneSettings.load({"LLMARINER_HOME": "~/here", "LLMARINER_CACHE": "there"})
@@ -131,7 +129,7 @@ def test_folders_are_absolute_and_know_the_home(monkeypatch: pytest.MonkeyPatch,
     assert StandaloneSettings.load({"XDG_CACHE_HOME": "/var/cache/me"}).cache == Path("/var/cache/me/llmariner")
 
 
-def test_a_database_must_be_named() -> None:
+def test_a_database_is_required() -> None:
     with pytest.raises(ValueError, match=r"^LLMARINER_DATABASE_URL is not set"):
         DatabaseSettings.load({})
     loaded = DatabaseSettings.load({"LLMARINER_DATABASE_URL": "sqlite:///x", "LLMARINER_DATABASE_POOL": "2"})
@@ -141,12 +139,12 @@ def test_a_database_must_be_named() -> None:
 
 
 @pytest.mark.parametrize("url", ["", "gateway", "https://gateway", "ftp://gateway"])
-def test_the_control_function_is_an_http_url(url: str) -> None:
+def test_the_control_plane_url_is_an_http_url(url: str) -> None:
     with pytest.raises(ValueError, match=r"^LLMARINER_CONTROL_URL must be the http:// URL"):
         ControlPlaneSettings.load({"LLMARINER_CONTROL_URL": url})
 
 
-def test_the_control_functions_url_loses_its_last_slash() -> None:
+def test_the_control_plane_url_loses_its_trailing_slash() -> None:
     assert ControlPlaneSettings.load({"LLMARINER_CONTROL_URL": "http://gateway/"}).url == "http://gateway"
 
 
@@ -177,20 +175,20 @@ def test_a_serving_adapter_is_one_of_four(adapter: str) -> None:
     "env",
     [{"LLMARINER_ACCELERATOR": "tpu"}, {"LLMARINER_RUNTIMES": "{"}, {"LLMARINER_RUNTIMES": "[]"}],
 )
-def test_how_models_become_objects_is_checked_at_the_start(env: dict[str, str]) -> None:
+def test_kserve_settings_are_validated_at_the_start(env: dict[str, str]) -> None:
     (name,) = env
     with pytest.raises(ValueError, match=rf"^{name} must be "):
         KServeSettings.load(env)
 
 
-def test_only_nought_turns_the_warm_parent_off() -> None:
+def test_only_zero_disables_preloading() -> None:
     found = [ServingSettings.load({"LLMARINER_WARM_PARENT": text}).warm for text in ("0", "1", "")]
     assert found == [False, True, True]
 
 
 @pytest.mark.parametrize("name", GOOD)
 @pytest.mark.parametrize("value", [None, "", "short", "x" * 31])
-def test_a_secret_that_is_missing_or_short_is_refused_by_name(name: str, value: str | None) -> None:
+def test_a_missing_or_short_secret_is_rejected_with_its_name(name: str, value: str | None) -> None:
     env = {key: text for key, text in {**GOOD, name: value}.items() if text is not None}
     with pytest.raises(ValueError, match=rf"^{name} \(or {name}_FILE\) must hold at least 32 characters") as refused:
         SecretSettings.load(env)
@@ -198,14 +196,14 @@ def test_a_secret_that_is_missing_or_short_is_refused_by_name(name: str, value: 
         assert value not in str(refused.value)
 
 
-def test_a_secret_comes_from_a_file_where_one_is_named(tmp_path: Path) -> None:
+def test_a_secret_is_read_from_a_named_file(tmp_path: Path) -> None:
     (tmp_path / "pepper").write_text("f" * 40 + "\n")
     loaded = SecretSettings.load({**GOOD, "LLMARINER_PEPPER_FILE": str(tmp_path / "pepper")})
     assert loaded.pepper.reveal() == "f" * 40
     assert loaded.service.reveal() == "s" * 32
 
 
-def test_secrets_hide_wherever_settings_are_shown() -> None:
+def test_secrets_are_hidden_in_every_representation() -> None:
     loaded = SecretSettings.load(GOOD)
     for shown in (repr(loaded), str(loaded), f"{loaded.pepper}", f"{loaded.pepper!r}", "%s" % loaded.service):  # noqa: UP031
         assert "ppp" not in shown
@@ -214,13 +212,13 @@ def test_secrets_hide_wherever_settings_are_shown() -> None:
     assert not Secret("")
 
 
-def test_a_generated_secret_is_long_enough_and_new_each_time() -> None:
+def test_a_generated_secret_is_long_enough_and_unique() -> None:
     made = {SecretSettings.generate() for _ in range(10)}
     assert len(made) == 10
     assert all(len(secret) == 64 for secret in made)
     SecretSettings.load({"LLMARINER_PEPPER": made.pop(), "LLMARINER_SERVICE_SECRET": made.pop()})
 
 
-def test_the_environment_is_the_processs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_environment_is_the_processs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLMARINER_PORT", "1234")
     assert StandaloneSettings.load(environment()).port == 1234

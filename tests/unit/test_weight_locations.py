@@ -21,7 +21,7 @@ ALLOWED = ("hf://", "s3://models/${project_id}/", "pvc://public/weights", "file:
         "file:///srv/models/proj_1/x",
     ],
 )
-def test_what_the_list_names_is_open_to_a_project(uri: str) -> None:
+def test_listed_locations_are_allowed_for_a_project(uri: str) -> None:
     assert location_error(uri, ALLOWED, "proj_1") is None
 
 
@@ -57,11 +57,11 @@ def test_what_the_list_names_is_open_to_a_project(uri: str) -> None:
         "",
     ],
 )
-def test_everything_else_is_refused(uri: str) -> None:
+def test_any_other_location_is_rejected(uri: str) -> None:
     assert location_error(uri, ALLOWED, "proj_1") is not None
 
 
-def test_a_place_of_one_project_is_no_place_of_a_model_that_all_share() -> None:
+def test_a_projects_location_is_not_allowed_for_shared_models() -> None:
     assert location_error("hf://org/model", ALLOWED, None) is None
     assert location_error("s3://models//x", ALLOWED, None) is not None
     assert location_error("s3://models/${project_id}/x", ALLOWED, None) is not None
@@ -69,7 +69,7 @@ def test_a_place_of_one_project_is_no_place_of_a_model_that_all_share() -> None:
     assert location_error("s3://models/x", ("s3://models/${project_id}",), None) is not None
 
 
-def test_the_list_is_a_setting() -> None:
+def test_the_list_is_configurable() -> None:
     assert ModelSettings.load({}).locations == ("hf://",)
     assert ModelSettings.load({"LLMARINER_MODEL_LOCATIONS": ""}).locations == ()
     said = {"LLMARINER_MODEL_LOCATIONS": "hf://Qwen/, s3://bucket/${project_id}/"}
@@ -77,6 +77,6 @@ def test_the_list_is_a_setting() -> None:
 
 
 @pytest.mark.parametrize("entry", ["oci://registry/", "http://inside/", "s3://", "pvc://", "../x", "s3://a/../b", "hf"])
-def test_a_list_that_would_open_too_much_ends_the_start(entry: str) -> None:
+def test_a_list_that_permits_too_much_fails_the_start(entry: str) -> None:
     with pytest.raises(ValueError, match="LLMARINER_MODEL_LOCATIONS"):
         ModelSettings.load({"LLMARINER_MODEL_LOCATIONS": f"hf://, {entry}"})

@@ -18,7 +18,7 @@ def model_state(capacity: int, **values: Any) -> ModelState:
     return ModelState(**{**whose, **facts, "endpoint": "http://engine", "capacity": capacity, **values})
 
 
-def test_a_place_given_to_who_leaves_at_that_moment_goes_to_the_next() -> None:
+def test_a_slot_for_a_request_cancelled_at_that_moment_goes_to_the_next() -> None:
     async def scenario() -> None:
         room = AdmissionQueue(10, 10)
         room.update(model_state(1))
@@ -38,7 +38,7 @@ def test_a_place_given_to_who_leaves_at_that_moment_goes_to_the_next() -> None:
 
 
 @pytest.mark.parametrize("failed", [True, False])
-def test_who_leaves_without_a_place_gives_none_back(failed: bool) -> None:
+def test_a_request_cancelled_without_a_slot_releases_none(failed: bool) -> None:
     async def scenario() -> None:
         room = AdmissionQueue(10, 10)
         room.update(model_state(1))

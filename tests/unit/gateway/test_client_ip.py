@@ -32,7 +32,7 @@ CASES = {
 
 
 @pytest.mark.parametrize(("lines", "found"), CASES.values(), ids=CASES)
-def test_the_last_address_that_is_not_ours_is_the_caller_s(lines: list[str], found: str) -> None:
+def test_the_client_is_the_last_untrusted_address(lines: list[str], found: str) -> None:
     headers = [(b"x-forwarded-for", line.encode()) for line in lines]
     scope = {"client": ("10.0.0.1", 1234), "headers": headers}
     assert ClientIpResolver(TRUSTED).resolve(scope, dict(headers)) == found
@@ -42,7 +42,7 @@ def test_the_last_address_that_is_not_ours_is_the_caller_s(lines: list[str], fou
 @pytest.mark.parametrize(
     "said", ["012.0.0.1", "0x0a000001", "167772161", "10.1", "10.0.0.7:80", "[fd00::1]", "unknown", "203.0.113.9"]
 )
-def test_what_is_no_address_is_in_no_network(said: str) -> None:
+def test_an_invalid_address_is_in_no_network(said: str) -> None:
     headers = [(b"x-forwarded-for", said.encode())]
     scope = {"client": ("10.0.0.1", 1234), "headers": headers}
     for allowed in (["10.0.0.0/8", "fd00::/8"], ["0.0.0.0/5", "::/0"]):
@@ -50,7 +50,7 @@ def test_what_is_no_address_is_in_no_network(said: str) -> None:
             ClientIpResolver(TRUSTED).check_allowed(allowed, scope, dict(headers))
 
 
-def test_a_caller_of_the_older_family_is_known_in_both_forms() -> None:
+def test_an_ipv4_client_has_one_form() -> None:
     for address in ("203.0.113.9", "::ffff:203.0.113.9"):
         ClientIpResolver(()).check_allowed(["203.0.113.0/24"], {"client": (address, 1), "headers": []}, {})
 
@@ -70,7 +70,7 @@ def test_a_caller_of_the_older_family_is_known_in_both_forms() -> None:
         ("0300.0.2.7", False),
     ],
 )
-def test_a_key_s_networks_admit_the_same_in_functions_and_on_the_token_path(address: str, admitted: bool) -> None:
+def test_networks_of_a_key_match_alike_in_functions_and_on_the_token_path(address: str, admitted: bool) -> None:
     allowed = ("192.0.2.0/24", "2001:db8::/32")
     assert is_allowed(allowed, address) is admitted
     scope: dict[str, Any] = {"client": (address, 1), "headers": []}

@@ -65,12 +65,12 @@ EACH = pytest.mark.parametrize(("kind", "value"), [(kind, value) for kind in KIN
 
 
 @EACH
-def test_what_goes_comes_back(kind: Kind, value: Any) -> None:
+def test_serialization_round_trip(kind: Kind, value: Any) -> None:
     assert kind.from_wire(json.loads(json.dumps(kind.to_wire(value)))) == value
 
 
 @EACH
-def test_what_the_next_version_says_more_is_left_alone(kind: Kind, value: Any) -> None:
+def test_fields_of_the_next_version_are_ignored(kind: Kind, value: Any) -> None:
     assert kind.from_wire(_more(json.loads(json.dumps(kind.to_wire(value))))) == value
 
 
@@ -94,12 +94,12 @@ def _more(value: Any) -> Any:
         (KINDS[2], Changes("7", ("key_1",), ()), ("rules", "prices", "subjects")),
     ],
 )
-def test_what_the_version_before_does_not_say_is_as_by_default(kind: Kind, value: Any, unsaid: tuple[str, ...]) -> None:
+def test_missing_fields_of_the_previous_version_have_defaults(kind: Kind, value: Any, unsaid: tuple[str, ...]) -> None:
     serialized = kind.to_wire(value)
     assert kind.from_wire({name: each for name, each in serialized.items() if name not in unsaid}) == value
 
 
-def test_an_account_of_the_version_before_is_taken() -> None:
+def test_quota_reports_of_the_previous_version_are_accepted() -> None:
     serialized = wire.lease_request_to_wire(ASK)
     serialized["newcomer"] = {name: each for name, each in serialized["newcomer"].items() if name != "sources"}
     serialized["holds"] = [row[:6] for row in serialized["holds"]]

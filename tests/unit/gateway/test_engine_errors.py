@@ -47,11 +47,11 @@ def translate(status: int, **error: Any) -> tuple[type[Exception], str, str | No
         ("Too small.", "max_tokens", "Too small.", "max_tokens"),
     ],
 )
-def test_an_engines_words_become_one_sentence(message: str, param: str | None, said: str, name: str | None) -> None:
+def test_an_engine_error_becomes_one_sentence(message: str, param: str | None, said: str, name: str | None) -> None:
     assert translate(400, message=message, param=param) == (InvalidRequest, said, name, None)
 
 
-def test_errors_in_fastapis_own_shape_are_understood() -> None:
+def test_fastapis_error_format_is_parsed() -> None:
     detail = [{"loc": ["body", "input", 3], "msg": "Field required", "type": "missing"}]
     found = engine_error(422, json.dumps({"detail": detail}).encode(), "m")
     assert (found.message, found.param) == ("Invalid 'input[3]': Field required.", "input[3]")
@@ -66,7 +66,9 @@ def test_errors_in_fastapis_own_shape_are_understood() -> None:
         ({"message": "There is nothing at https://images/x.png."}, InvalidRequest, None),
     ],
 )
-def test_only_a_model_that_the_engine_lacks_is_told_as_one(error: dict[str, Any], kind: type, code: str | None) -> None:
+def test_only_a_model_missing_in_the_engine_is_reported_as_not_found(
+    error: dict[str, Any], kind: type, code: str | None
+) -> None:
     found = engine_error(404, json.dumps({"error": error}).encode(), "m")
     assert (type(found), found.code) == (kind, code)
 
@@ -75,7 +77,7 @@ def test_only_a_model_that_the_engine_lacks_is_told_as_one(error: dict[str, Any]
     ("status", "kind"),
     [(302, EngineFailed), (429, Unavailable), (500, EngineFailed), (501, InvalidRequest), (503, Unavailable)],
 )
-def test_what_a_caller_cannot_mend_is_not_said_to_be_theirs(status: int, kind: type) -> None:
+def test_platform_faults_are_not_reported_as_client_errors(status: int, kind: type) -> None:
     assert translate(status, message="words")[0] is kind
 
 
@@ -96,7 +98,7 @@ def test_what_a_caller_cannot_mend_is_not_said_to_be_theirs(status: int, kind: t
         b"\xff" * 2000,
     ],
 )
-def test_any_other_body_is_an_error_all_the_same(body: bytes) -> None:
+def test_any_other_body_is_an_error(body: bytes) -> None:
     for status in (400, 404, 422, 500, 999):
         assert engine_error(status, body, "m").body()["error"]["message"]
 
@@ -111,6 +113,6 @@ def test_any_other_body_is_an_error_all_the_same(body: bytes) -> None:
         {"detail": [{"loc": [["a" * 800_000]], "msg": "No."}]},
     ],
 )
-def test_an_error_of_a_megabyte_becomes_a_short_one(body: dict[str, Any]) -> None:
+def test_an_error_of_a_megabyte_is_truncated(body: dict[str, Any]) -> None:
     found = engine_error(400, json.dumps(body).encode(), "m")
     assert len(json.dumps(found.body())) < 3000

@@ -44,14 +44,14 @@ FINE: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("what", ENDLESS)
-def test_a_schema_without_an_end_is_refused(what: str) -> None:
+def test_a_circular_schema_is_rejected(what: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         check_schema(ENDLESS[what], "here")
     assert (refused.value.param, refused.value.code) == ("here", "invalid_json_schema")
 
 
 @pytest.mark.parametrize("what", FINE)
-def test_any_other_schema_passes(what: str) -> None:
+def test_any_other_schema_is_accepted(what: str) -> None:
     check_schema(FINE[what], "here")
 
 
@@ -73,7 +73,7 @@ def test_any_other_schema_passes(what: str) -> None:
     ],
 )
 @pytest.mark.parametrize("route", [CHAT_COMPLETIONS, COMPLETIONS], ids=["chat", "completions"])
-def test_schemas_are_found_wherever_a_request_has_one(route: Route, field: str, value: Any, param: str) -> None:
+def test_schemas_are_found_in_every_field_of_a_request(route: Route, field: str, value: Any, param: str) -> None:
     if field == "tools" and route is COMPLETIONS:
         return
     body = {"model": "m", "messages": [{"role": "user", "content": "x"}], "prompt": "x", field: value}
@@ -82,7 +82,7 @@ def test_schemas_are_found_wherever_a_request_has_one(route: Route, field: str, 
     assert refused.value.param == param
 
 
-def test_a_schema_of_any_size_is_looked_at_quickly() -> None:
+def test_large_schemas_are_checked_quickly() -> None:
     chain = {str(index): {"$ref": f"#/$defs/{index + 1}"} for index in range(4000)}
     wide = {"allOf": [{"anyOf": [SELF, A]} for _ in range(2000)], "$defs": {"a": {"type": "string"}}}
     huge = {"properties": {str(index): {"$ref": "#"} for index in range(100_000)}}

@@ -65,19 +65,19 @@ def parse_seconds(route: Route, body: bytes) -> float:
 
 
 @pytest.mark.parametrize("what", HEAVY)
-def test_eight_megabytes_of_anything_hold_nobody_up(what: str) -> None:
+def test_eight_megabytes_are_checked_quickly(what: str) -> None:
     body = HEAD + HEAVY[what] + b"}"
     plain = parse_seconds(CHAT_COMPLETIONS, HEAD + b'"' + b"x" * SIZE + b'"}')
     assert parse_seconds(CHAT_COMPLETIONS, body) < 0.06 + 5 * plain
 
 
-def test_half_a_million_token_ids_are_read_quickly() -> None:
+def test_half_a_million_token_ids_are_parsed_quickly() -> None:
     body = b'{"model":"m","input":[' + b"15339," * 400_000 + b"1]}"
     assert parse_seconds(EMBEDDINGS, body) < 0.1
 
 
 @pytest.mark.parametrize("depth", [100, 101])
-def test_what_is_nested_too_deep_is_refused_in_words(depth: int) -> None:
+def test_too_deep_nesting_is_rejected_with_a_message(depth: int) -> None:
     body = (
         b'{"model":"m","messages":[{"role":"user","content":"x"}],"x":' + b"[" * (depth - 1) + b"]" * (depth - 1) + b"}"
     )
@@ -92,7 +92,7 @@ def test_what_is_nested_too_deep_is_refused_in_words(depth: int) -> None:
 @pytest.mark.parametrize(
     "value", ["empty arrays", "empty objects", "numbers", "strings and arrays", "fields of other names within"]
 )
-def test_too_many_values_are_refused_in_words(value: str) -> None:
+def test_too_many_values_are_rejected_with_a_message(value: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         check_structure(HEAVY[value])
     assert refused.value.code == "too_many_values"
@@ -116,6 +116,6 @@ def structural_bytes(value: Any) -> str:
 
 @settings(max_examples=300, deadline=None)
 @given(VALUES, st.booleans())
-def test_marks_are_told_apart_from_strings(value: Any, ascii_only: bool) -> None:
+def test_structural_characters_are_distinguished_from_strings(value: Any, ascii_only: bool) -> None:
     body = json.dumps(value, ensure_ascii=ascii_only).encode()
     assert _outside_strings(body).decode() == structural_bytes(value)

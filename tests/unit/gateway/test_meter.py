@@ -36,7 +36,7 @@ class UnavailableControlPlane:
         self.taken += events
 
 
-def test_a_process_that_ends_waits_for_who_keeps_the_ledger() -> None:
+def test_a_shutdown_waits_for_the_ledger() -> None:
     async def end() -> UnavailableControlPlane:
         away = UnavailableControlPlane()
         meters = Meter(away, Metrics())  # type: ignore[arg-type]
@@ -65,7 +65,7 @@ class FlakyControlPlane:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_every_event_arrives_whatever_becomes_of_batches_and_answers(seed: int, monkeypatch: Any) -> None:
+def test_every_event_is_recorded_for_any_batches_and_responses(seed: int, monkeypatch: Any) -> None:
     monkeypatch.setattr(meter, "_FLUSH_SECONDS", 0.002)
     monkeypatch.setattr(meter, "_BATCH_SIZE", 3)
     names = {f"req_{number}" for number in range(100)}
@@ -85,7 +85,7 @@ def test_every_event_arrives_whatever_becomes_of_batches_and_answers(seed: int, 
     assert {name for name, _ in asyncio.run(live()).taken} == names
 
 
-def test_an_answer_that_takes_its_time_holds_up_no_later_event(monkeypatch: Any) -> None:
+def test_a_slow_response_delays_no_later_event(monkeypatch: Any) -> None:
     monkeypatch.setattr(meter, "_FLUSH_SECONDS", 0.01)
 
     class Slow:
@@ -127,7 +127,7 @@ class RejectingControlPlane:
 
 
 @pytest.mark.parametrize("error", [InvalidRequest("no"), OverflowError("too large"), TypeError("not JSON")], ids=repr)
-def test_an_event_that_the_ledger_refuses_loses_no_other(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_event_rejected_by_the_ledger_loses_no_other(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
     choosy, metrics = RejectingControlPlane("req_123", error), Metrics()
 
     async def work() -> None:
@@ -143,7 +143,7 @@ def test_an_event_that_the_ledger_refuses_loses_no_other(error: Exception, caplo
     assert "req_123" in said
 
 
-def test_a_request_under_way_is_told_of_when_it_has_news_or_gives_a_sign_of_life() -> None:
+def test_a_running_request_sends_checkpoints_and_heartbeats() -> None:
     metered = MeteredRequest("req_1", KEY, "m", "chat_completions")
     now = metered.next_event("admitted")["at"]
     assert [metered.needs_checkpoint(now + seconds) for seconds in (0.5, 2.0, 14.9, 15.1)] == [
@@ -158,7 +158,7 @@ def test_a_request_under_way_is_told_of_when_it_has_news_or_gives_a_sign_of_life
 
 
 @pytest.mark.parametrize("answers", [False, True])
-def test_a_ledger_that_is_away_for_long_costs_a_bounded_memory(
+def test_a_long_outage_of_the_ledger_has_bounded_memory(
     answers: bool, monkeypatch: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(meter, "_FLUSH_SECONDS", 0.005)
@@ -201,7 +201,7 @@ def test_a_ledger_that_is_away_for_long_costs_a_bounded_memory(
     assert any("is lost" in said for said in caplog.messages)
 
 
-def test_a_request_that_can_not_be_counted_stops_no_other(monkeypatch: Any) -> None:
+def test_a_request_that_cannot_be_counted_stops_no_other(monkeypatch: Any) -> None:
     monkeypatch.setattr(meter, "_FLUSH_SECONDS", 0.005)
     choosy = RejectingControlPlane("", ValueError())
 
@@ -223,7 +223,7 @@ def test_a_request_that_can_not_be_counted_stops_no_other(monkeypatch: Any) -> N
     asyncio.run(work())
 
 
-def test_a_task_that_fails_is_restarted(monkeypatch: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failed_task_is_restarted(monkeypatch: Any, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setattr(supervision, "_PAUSE_SECONDS", 0.001)
     begun: list[int] = []
 
@@ -253,9 +253,7 @@ async def wait_until(fact: Callable[[], bool]) -> None:
 @pytest.mark.parametrize(
     ("ready_after", "wake_wait", "queued"), [(-5.0, 0.0, 2.0), (0.5, 0.5, 1.5), (9.0, 2.0, 0.0), (math.inf, 2.0, 0.0)]
 )
-def test_a_wait_is_told_apart_by_whether_the_model_was_ready(
-    ready_after: float, wake_wait: float, queued: float
-) -> None:
+def test_waits_are_distinguished_by_model_readiness(ready_after: float, wake_wait: float, queued: float) -> None:
     metered = MeteredRequest("req_1", KEY, "m", "chat_completions")
     began = time.monotonic() - 2.0
     metered.add_wait(began, began + ready_after)
@@ -264,7 +262,7 @@ def test_a_wait_is_told_apart_by_whether_the_model_was_ready(
     assert (event["wake_seconds"], event["queued_seconds"]) == (metered.wake_seconds, metered.queued_seconds)
 
 
-def test_a_function_ends_after_its_last_stream_and_then_closes_its_application(monkeypatch: Any) -> None:
+def test_a_function_stops_after_its_last_stream_and_then_closes_its_application(monkeypatch: Any) -> None:
     closed: list[object] = []
 
     class Application:

@@ -69,14 +69,14 @@ def value(samples: Samples, name: str, **labels: str) -> float:
     return found[0]
 
 
-def test_metrics_of_nothing_are_readable() -> None:
+def test_empty_metrics_are_valid() -> None:
     samples, types = read(Metrics().render([]))
     assert samples == {(f"llmariner_{what}_ledger_events_total", frozenset()): 0 for what in ("refused", "lost")}
     assert types["llmariner_requests_total"] == "counter"
     assert sorted(types.values()) == [*["counter"] * 4, "gauge", "gauge", *["histogram"] * 4]
 
 
-def test_requests_whose_engine_told_no_usage_are_counted() -> None:
+def test_requests_without_reported_usage_are_counted() -> None:
     samples = render(closed(uncounted=True), closed(), closed(uncounted=True))
     assert value(samples, "llmariner_uncounted_requests_total", gen_ai_request_model="m") == 2
 
@@ -102,7 +102,7 @@ def test_times_and_tokens_are_summed() -> None:
 
 
 @pytest.mark.parametrize(("duration", "le"), [(0.01, "0.01"), (0.0100001, "0.02"), (81.92, "81.92"), (1000, "+Inf")])
-def test_a_value_falls_into_the_bucket_that_ends_with_it(duration: float, le: str) -> None:
+def test_a_value_on_a_bucket_boundary_is_in_that_bucket(duration: float, le: str) -> None:
     samples = render(closed(admitted_at=0.0, at=duration))
     full = {
         dict(labels)["le"]: number
@@ -116,7 +116,7 @@ def number(bound: str) -> float:
     return math.inf if bound == "+Inf" else float(bound)
 
 
-def test_rooms_are_gauges() -> None:
+def test_admission_queues_are_gauges() -> None:
     samples = render(queues=[("m", 3, 5), ("n", 0, 0)])
     assert value(samples, "llmariner_requests_running", gen_ai_request_model="m") == 3
     assert value(samples, "llmariner_requests_waiting", gen_ai_request_model="m") == 5
@@ -128,7 +128,7 @@ def bounds(samples: Samples, family: str) -> list[float]:
     return sorted(found)
 
 
-def test_token_buckets_are_the_powers_of_four_of_the_convention() -> None:
+def test_token_buckets_are_powers_of_four() -> None:
     expected = [4.0**power for power in range(11)] + [math.inf]
     assert bounds(render(closed()), "gen_ai_client_token_usage_tokens") == expected
 
@@ -148,7 +148,7 @@ def test_token_buckets_are_the_powers_of_four_of_the_convention() -> None:
         max_size=6,
     )
 )
-def test_whatever_is_counted_the_text_is_readable_and_buckets_rise(events: list[dict[str, object]]) -> None:
+def test_the_text_is_valid_and_buckets_are_cumulative_for_any_values(events: list[dict[str, object]]) -> None:
     samples = render(*events)
     models = {dict(labels)["gen_ai_request_model"] for _, labels in samples if labels}
     assert models == {event["model"] for event in events}
@@ -167,7 +167,7 @@ def test_whatever_is_counted_the_text_is_readable_and_buckets_rise(events: list[
             assert counts[-1] == count
 
 
-def test_metrics_name_models_and_nobody_who_used_them() -> None:
+def test_metrics_have_model_names_and_no_users() -> None:
     samples = render(closed(), closed(outcome="failed", status=502, uncounted=True), queues=[("m", 1, 1)])
     named = {name for _, labels in samples for name, _ in labels}
     assert named == {"gen_ai_operation_name", "gen_ai_request_model", "gen_ai_token_type", "le", "outcome", "status"}

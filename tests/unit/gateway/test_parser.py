@@ -25,7 +25,7 @@ def chat(rest: bytes) -> ModelRequest:
     return parse(CHAT_COMPLETIONS, JSON, HEAD + rest + b"}")
 
 
-def test_a_body_that_does_not_stream_goes_on_as_it_came() -> None:
+def test_a_non_streamed_body_is_forwarded_unchanged() -> None:
     body = HEAD + b' ,\n\t"temperature":1.10, "x": 1e2 } \n'
     request = parse(CHAT_COMPLETIONS, JSON, body)
     plain = {"stream": False, "include_usage": False, "continuous_usage": False}
@@ -45,16 +45,14 @@ def test_a_body_that_does_not_stream_goes_on_as_it_came() -> None:
         (EMBEDDINGS, {"input": "x", "max_tokens": 9, "n": 3}, 0),
     ],
 )
-def test_an_answer_is_bounded_by_what_its_caller_asked_for(
-    route: Route, fields: dict[str, object], answer: int | None
-) -> None:
+def test_the_requested_maximum_bounds_a_response(route: Route, fields: dict[str, object], answer: int | None) -> None:
     messages = {"messages": [{"role": "user", "content": "hi"}]} if route is CHAT_COMPLETIONS else {}
     body = json.dumps({"model": "m", **messages, **fields}).encode()
     request = parse(route, JSON, body)
     assert (request.max_prompt_tokens, request.max_completion_tokens) == (len(body), answer)
 
 
-def test_a_stream_is_asked_for_usage_and_keeps_every_byte() -> None:
+def test_a_stream_requests_usage_and_keeps_every_byte() -> None:
     rest = b' ,\n\t"temperature":1.10, "x": 1e2, "stream" : true'
     request = chat(rest + b" \n")
     assert request.body == HEAD + rest + b"," + ON_BYTES + b"}"
@@ -62,7 +60,7 @@ def test_a_stream_is_asked_for_usage_and_keeps_every_byte() -> None:
 
 
 @pytest.mark.parametrize("end", [b"", b" ", b"\n\n", b"\t\r\n"])
-def test_space_around_the_object_does_no_harm(end: bytes) -> None:
+def test_surrounding_whitespace_is_accepted(end: bytes) -> None:
     body = end + HEAD + b',"stream":true' + end + b"}" + end
     assert json.loads(parse(CHAT_COMPLETIONS, JSON, body).body)["stream_options"] == ON
 
@@ -80,9 +78,7 @@ OPTIONS: list[tuple[bytes, bool, bool]] = [
 
 
 @pytest.mark.parametrize(("options", "include", "continuous"), OPTIONS, ids=str)
-def test_what_the_caller_said_of_usage_is_remembered_and_replaced(
-    options: bytes, include: bool, continuous: bool
-) -> None:
+def test_requested_usage_options_are_remembered_and_replaced(options: bytes, include: bool, continuous: bool) -> None:
     request = chat(b',"stream":true,"stream_options":' + options + b',"seed":1')
     assert (request.include_usage, request.continuous_usage) == (include, continuous)
     decoded = json.loads(request.body, object_pairs_hook=list)
@@ -92,7 +88,7 @@ def test_what_the_caller_said_of_usage_is_remembered_and_replaced(
 
 
 @pytest.mark.parametrize("place", ["first", "middle", "last", "twice", "escaped"])
-def test_stream_options_are_replaced_wherever_they_stand(place: str) -> None:
+def test_stream_options_are_replaced_at_any_position(place: str) -> None:
     given_ = b'"stream_options": {"include_usage": true}'
     others = [b'"model": "m"', b'"messages": [{"role": "user"}]', b'"stream": true', b'"x": "\\"stream_options\\": 1"']
     members = {
@@ -110,13 +106,13 @@ def test_stream_options_are_replaced_wherever_they_stand(place: str) -> None:
 
 
 @pytest.mark.parametrize("options", [b"{}", b'{"include_usage": true}'])
-def test_stream_options_without_a_stream_are_refused(options: bytes) -> None:
+def test_stream_options_without_a_stream_are_rejected(options: bytes) -> None:
     with pytest.raises(InvalidRequest) as refused:
         chat(b',"stream_options":' + options)
     assert refused.value.param == "stream_options"
 
 
-def test_a_route_that_does_not_stream_passes_the_field_on() -> None:
+def test_a_non_streaming_route_forwards_the_field() -> None:
     body = b'{"model":"m","input":"x","stream":true}'
     assert parse(EMBEDDINGS, JSON, body).body == body
     assert not parse(EMBEDDINGS, JSON, body).stream
@@ -137,13 +133,13 @@ UNTOUCHED = [
 
 @pytest.mark.parametrize("value", UNTOUCHED, ids=lambda value: value[:20].decode(errors="replace"))
 @pytest.mark.parametrize("options", [b"", b',"stream_options":{}'])
-def test_an_unknown_field_reaches_the_engine_as_it_was_written(value: bytes, options: bytes) -> None:
+def test_an_unknown_field_is_forwarded_unchanged(value: bytes, options: bytes) -> None:
     request = chat(b',"stream":true' + options + b',"x_unknown": ' + value)
     assert b'"x_unknown": ' + value in request.body
     assert json.loads(request.body)["stream_options"] == ON
 
 
-def test_of_a_field_said_twice_the_last_counts() -> None:
+def test_the_last_of_duplicate_fields_counts() -> None:
     assert chat(b', "model": "n"').model == "n"
     with pytest.raises(InvalidRequest):
         chat(b', "model": 7')
@@ -160,7 +156,7 @@ OPTION = st.none() | st.just({"include_usage": True}) | st.dictionaries(TEXT, VA
 
 @settings(max_examples=150, deadline=None)
 @given(st.dictionaries(NAMES, VALUES, max_size=5), st.none() | OPTION.map(lambda o: (o,)), st.randoms(), st.booleans())
-def test_what_goes_on_decodes_to_the_same_plus_stream_options(
+def test_the_forwarded_body_decodes_to_the_same_plus_stream_options(
     extra: dict[str, Any], options: tuple[Any] | None, order: Any, ascii_only: bool
 ) -> None:
     fields = {"model": "m", "messages": [{"role": "user", "content": "x"}], "stream": True, **extra}
@@ -191,20 +187,20 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("body", BROKEN.values(), ids=BROKEN)
-def test_what_is_no_json_is_refused(body: bytes) -> None:
+def test_invalid_json_is_rejected(body: bytes) -> None:
     with pytest.raises(InvalidRequest) as refused:
         parse(CHAT_COMPLETIONS, JSON, body)
     assert refused.value.code == "invalid_json"
 
 
 @pytest.mark.parametrize("body", [b"[]", b'"x"', b"1", b"null", b"[{}]"])
-def test_what_is_no_object_is_refused(body: bytes) -> None:
+def test_a_body_that_is_not_an_object_is_rejected(body: bytes) -> None:
     with pytest.raises(InvalidRequest, match="must be a JSON object"):
         parse(CHAT_COMPLETIONS, JSON, body)
 
 
 @pytest.mark.parametrize(("opening", "closing"), [(b"[", b"]"), (b'{"a":', b"}")])
-def test_nesting_ends_at_a_hundred_levels(opening: bytes, closing: bytes) -> None:
+def test_nesting_is_limited_to_a_hundred_levels(opening: bytes, closing: bytes) -> None:
     def nested(levels: int) -> bytes:
         return b',"x":' + opening * levels + b"1" + closing * levels
 
@@ -215,18 +211,18 @@ def test_nesting_ends_at_a_hundred_levels(opening: bytes, closing: bytes) -> Non
         assert refused.value.code == "nesting_too_deep"
 
 
-def test_brackets_in_text_and_side_by_side_are_not_nesting() -> None:
+def test_brackets_in_text_and_side_by_side_do_not_nest() -> None:
     assert chat(b',"x":"' + b"[{" * 500 + b'\\""').model == "m"
     assert chat(b',"x":[' + b"[]," * 500 + b"1]").model == "m"
 
 
 @pytest.mark.parametrize("content_type", [b"", b"application/json", b"Application/JSON; charset=utf-8"])
-def test_a_type_that_is_json_or_none_is_read(content_type: bytes) -> None:
+def test_a_json_or_missing_media_type_is_accepted(content_type: bytes) -> None:
     assert parse(CHAT_COMPLETIONS, content_type, HEAD + b"}").model == "m"
 
 
 @pytest.mark.parametrize("content_type", [b"text/plain", b"multipart/form-data; boundary=x", b"x"])
-def test_another_type_is_refused(content_type: bytes) -> None:
+def test_another_media_type_is_rejected(content_type: bytes) -> None:
     with pytest.raises(UnsupportedMedia):
         parse(CHAT_COMPLETIONS, content_type, HEAD + b"}")
 
@@ -240,13 +236,13 @@ ROUTES: list[tuple[Route, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("route", "body"), ROUTES, ids=[route.name for route, _ in ROUTES])
-def test_a_body_that_is_right_passes_and_null_counts_as_left_out(route: Route, body: dict[str, Any]) -> None:
+def test_a_valid_body_is_accepted_and_null_means_absent(route: Route, body: dict[str, Any]) -> None:
     check_fields(route, {**body, **dict.fromkeys(set(route.checks) - set(body))})
 
 
 @pytest.mark.parametrize(("route", "body"), ROUTES, ids=[route.name for route, _ in ROUTES])
 @pytest.mark.parametrize("value", [[], {}, "x", 1, 1.5, True, None])
-def test_a_field_of_any_other_type_is_refused_in_words(route: Route, body: dict[str, Any], value: Any) -> None:
+def test_a_field_of_an_invalid_type_is_rejected_with_a_message(route: Route, body: dict[str, Any], value: Any) -> None:
     for name in route.checks:
         error = check_error(route, {**body, name: value})
         if error is not None:
@@ -255,7 +251,7 @@ def test_a_field_of_any_other_type_is_refused_in_words(route: Route, body: dict[
 
 
 @pytest.mark.parametrize("seed", [b"-9223372036854776000", b"9223372036854776000", b"99999999999999999999", b"-1e30"])
-def test_an_integer_beyond_64_bits_is_refused_for_its_size(seed: bytes) -> None:
+def test_an_integer_beyond_64_bits_is_rejected(seed: bytes) -> None:
     with pytest.raises(
         InvalidRequest, match="expected a value from -9223372036854775808 to 9223372036854775807"
     ) as refused:

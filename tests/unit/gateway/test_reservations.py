@@ -122,7 +122,7 @@ def _name(name: str, escaped: bool) -> str:
 @pytest.mark.parametrize(("route", "maximum"), ENGINES, ids=lambda value: getattr(value, "name", None))
 @settings(max_examples=400, deadline=None)
 @given(members=MEMBERS, prompt=PROMPTS, escaped=st.booleans(), stream=st.booleans())
-def test_no_engine_makes_more_than_was_reserved(
+def test_no_engine_generates_more_than_the_reservation(
     route: Route, maximum: Maximum, members: list[tuple[str, Any]], prompt: Any, escaped: bool, stream: bool
 ) -> None:
     asked = ("messages", [{"role": "user", "content": "x"}]) if route is CHAT_COMPLETIONS else ("prompt", prompt)
@@ -144,7 +144,7 @@ def test_no_engine_makes_more_than_was_reserved(
 
 @settings(max_examples=100, deadline=None)
 @given(members=MEMBERS, prompt=PROMPTS, escaped=st.booleans())
-def test_no_field_changes_what_an_embedding_reserves(
+def test_no_field_changes_the_reservation_of_an_embedding(
     members: list[tuple[str, Any]], prompt: Any, escaped: bool
 ) -> None:
     body = written([("model", "m"), *members, ("input", prompt)], escaped=escaped)
@@ -179,7 +179,7 @@ WRONG: list[tuple[Route, Body, str]] = [
 
 
 @pytest.mark.parametrize(("route", "fields", "param"), WRONG, ids=[f"{r.name}-{f}" for r, f, _ in WRONG])
-def test_a_length_that_no_reservation_could_hold_is_refused(route: Route, fields: Body, param: str) -> None:
+def test_an_unrepresentable_length_is_rejected(route: Route, fields: Body, param: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         parse(route, b"application/json", json.dumps({**PLAIN[route.name], **fields}).encode())
     assert refused.value.param == param
@@ -188,7 +188,7 @@ def test_a_length_that_no_reservation_could_hold_is_refused(route: Route, fields
 
 @pytest.mark.parametrize("route", [CHAT_COMPLETIONS, COMPLETIONS, EMBEDDINGS], ids=lambda route: route.name)
 @pytest.mark.parametrize("value", [100_000, None])
-def test_a_name_that_engines_in_go_take_for_a_checked_one_is_refused(route: Route, value: Any) -> None:
+def test_field_names_that_case_insensitive_engines_match_are_rejected(route: Route, value: Any) -> None:
     known = {"model": "Model", "user": "u\u017fer"}
     known |= {name: name.upper() for name in route.max_tokens_fields}
     known |= {name: name.replace("k", "\u212a") for name in route.max_tokens_fields if "k" in name}
@@ -199,7 +199,7 @@ def test_a_name_that_engines_in_go_take_for_a_checked_one_is_refused(route: Rout
     assert parse(route, b"", json.dumps({**PLAIN[route.name], "Unknown_Option": value}).encode()).model == "m"
 
 
-def test_an_echo_of_the_prompt_alone_reserves_the_token_that_engines_make() -> None:
+def test_an_echo_of_the_prompt_reserves_one_generated_token() -> None:
     body = json.dumps({**PLAIN["completions"], "echo": True, "max_tokens": 0, "n": 2}).encode()
     request = parse(COMPLETIONS, b"", body)
     assert (request.max_completion_tokens, request.body) == (2, body)
@@ -214,9 +214,7 @@ def test_an_echo_of_the_prompt_alone_reserves_the_token_that_engines_make() -> N
         ([{"type": "text", "text": "x"}, {"type": "input_audio"}], True),
     ],
 )
-def test_a_prompt_that_is_more_than_text_is_told_from_one_that_is_bounded_by_its_bytes(
-    content: Any, unbounded: bool
-) -> None:
+def test_prompts_with_more_than_text_are_not_bounded_by_their_bytes(content: Any, unbounded: bool) -> None:
     body = json.dumps({"model": "m", "messages": [{"role": "user", "content": content}], "tools": []}).encode()
     assert parse(CHAT_COMPLETIONS, b"", body).prompt_unbounded is unbounded
 
@@ -233,12 +231,12 @@ def test_a_prompt_that_is_more_than_text_is_told_from_one_that_is_bounded_by_its
         ({"chat_template_kwargs": "x"}, False),
     ],
 )
-def test_what_a_caller_has_a_template_write_is_not_bounded_by_its_bytes(fields: Body, unbounded: bool) -> None:
+def test_template_arguments_are_not_bounded_by_their_bytes(fields: Body, unbounded: bool) -> None:
     body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "x"}], **fields}).encode()
     assert parse(CHAT_COMPLETIONS, b"", body).prompt_unbounded is unbounded
 
 
-def test_a_maximum_reaches_every_engine_by_the_name_that_all_obey() -> None:
+def test_the_maximum_is_forwarded_by_the_name_that_all_engines_obey() -> None:
     chat = {**PLAIN["chat_completions"], "max_tokens": None, "max_completion_tokens": 7}
     sent = json.loads(parse(CHAT_COMPLETIONS, b"", json.dumps(chat).encode()).body, object_pairs_hook=list)
     assert [value for name, value in sent if name == "max_tokens"] == [7]
@@ -247,7 +245,7 @@ def test_a_maximum_reaches_every_engine_by_the_name_that_all_obey() -> None:
 
 
 @pytest.mark.parametrize("depth", [1, 20, 90])
-def test_functions_are_reserved_as_templates_write_them(depth: int) -> None:
+def test_tool_definitions_are_reserved_as_templates_render_them(depth: int) -> None:
     """As JSON indented by four spaces, where each byte may be a token; and named once more."""
     nested: Any = [1] * 10
     for _ in range(depth):
@@ -261,7 +259,7 @@ def test_functions_are_reserved_as_templates_write_them(depth: int) -> None:
     assert longest >= len(json.dumps(tools, indent=4)) + len("f" * 50) + 37
 
 
-def test_functions_of_a_large_body_reserve_the_whole_context() -> None:
+def test_tool_definitions_of_a_large_body_reserve_the_whole_context() -> None:
     tools = [{"type": "function", "function": {"name": f"f{number}"}} for number in range(2000)]
     body = json.dumps({"model": "m", "messages": [{"role": "user", "content": "x"}], "tools": tools}).encode()
     assert max_prompt_tokens(TemplateTokens(30, 7), body, 2000) is None

@@ -49,7 +49,7 @@ def filtered(stream: bytes, *, include: bool, continuous: bool) -> bytes:
 
 
 @pytest.mark.parametrize("at", range(len(STREAM) + 1))
-def test_a_stream_cut_anywhere_comes_out_whole(at: int) -> None:
+def test_a_stream_split_anywhere_is_parsed_completely(at: int) -> None:
     splitter = EventSplitter()
     first = splitter.feed(STREAM[:at])
     second = splitter.feed(STREAM[at:])
@@ -62,7 +62,7 @@ def test_a_stream_cut_anywhere_comes_out_whole(at: int) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.integers(0, len(STREAM)), max_size=12))
-def test_a_stream_cut_in_many_places_comes_out_whole(places: list[int]) -> None:
+def test_a_stream_split_into_many_chunks_is_parsed_completely(places: list[int]) -> None:
     splitter, out = EventSplitter(), b""
     borders = [0, *sorted(places), len(STREAM)]
     for start, end in itertools.pairwise(borders):
@@ -72,14 +72,14 @@ def test_a_stream_cut_in_many_places_comes_out_whole(places: list[int]) -> None:
     assert out == STREAM
 
 
-def test_what_never_ends_is_left_over() -> None:
+def test_an_unfinished_event_remains_in_the_buffer() -> None:
     splitter = EventSplitter()
     assert splitter.feed(b"data: {}\n\ndata: {") == b"data: {}\n\n"
     assert splitter.remainder == b"data: {"
     assert splitter.feed(b"") == b""
 
 
-def test_an_event_in_many_parts_costs_no_more_than_its_length_and_has_a_bound() -> None:
+def test_an_event_in_many_chunks_is_parsed_in_linear_time_and_bounded() -> None:
     splitter = EventSplitter()
     for _ in range(1000):
         assert splitter.feed(b"x" * 1000) == b""
@@ -91,29 +91,29 @@ def test_an_event_in_many_parts_costs_no_more_than_its_length_and_has_a_bound() 
         splitter.feed(b"x" * 500_000)
 
 
-def test_who_asked_for_nothing_sees_no_usage() -> None:
+def test_without_requested_usage_a_client_gets_none() -> None:
     seen = events(filtered(STREAM, include=False, continuous=False))
     assert [event["choices"][0]["delta"]["content"] for event in seen[:-1]] == ["he", "llo"]
     assert all("usage" not in event for event in seen[:-1])
     assert seen[-1] == b"[DONE]"
 
 
-def test_who_asked_for_usage_sees_it_once_at_the_end() -> None:
+def test_requested_usage_is_sent_once_at_the_end() -> None:
     seen = events(filtered(STREAM, include=True, continuous=False))
     # Null in all other events, as in OpenAI's API.
     assert [event["usage"] for event in seen[:-1]] == [None, None, USAGE]
 
 
-def test_who_asked_for_it_continuously_sees_every_byte() -> None:
+def test_continuous_usage_is_relayed_byte_for_byte() -> None:
     assert filtered(STREAM, include=True, continuous=True) == STREAM
 
 
-def test_continuous_usage_alone_shows_none() -> None:
+def test_continuous_usage_alone_sends_none() -> None:
     assert filtered(STREAM, include=False, continuous=True) == filtered(STREAM, include=False, continuous=False)
 
 
 @pytest.mark.parametrize("include", [False, True])
-def test_event_by_event_or_in_one_block_a_caller_sees_the_same(include: bool) -> None:
+def test_event_boundaries_do_not_change_the_output(include: bool) -> None:
     usage_filter = UsageFilter(include=include, continuous=False)
     parts = [usage_filter.apply(part + b"\n\n") for part in STREAM.split(b"\n\n") if part]
     assert b"".join(parts) == filtered(STREAM, include=include, continuous=False)
@@ -121,7 +121,7 @@ def test_event_by_event_or_in_one_block_a_caller_sees_the_same(include: bool) ->
 
 @pytest.mark.parametrize("usage", [USAGE, {**USAGE, "prompt_tokens_details": {"cached_tokens": 5}}, None])
 @pytest.mark.parametrize("spaced", [False, True])
-def test_usage_of_every_shape_is_cut_out(usage: Any, spaced: bool) -> None:
+def test_usage_in_any_format_is_removed(usage: Any, spaced: bool) -> None:
     [seen] = events(filtered(chunk("x", usage, spaced=spaced), include=False, continuous=False))
     assert set(seen) == {"choices", "id"}
 
@@ -139,7 +139,7 @@ LOOKALIKES = [
 
 @pytest.mark.parametrize("content", LOOKALIKES)
 @pytest.mark.parametrize(("include", "continuous"), [(False, False), (True, False), (True, True)])
-def test_text_that_looks_like_usage_survives(content: str, include: bool, continuous: bool) -> None:
+def test_text_that_looks_like_usage_is_unchanged(content: str, include: bool, continuous: bool) -> None:
     stream = chunk(content, USAGE) + last() + DONE
     seen = events(filtered(stream, include=include, continuous=continuous))
     assert seen[0]["choices"][0]["delta"]["content"] == content
@@ -152,7 +152,7 @@ def test_text_that_looks_like_usage_survives(content: str, include: bool, contin
 @given(
     st.lists(st.text(st.characters(exclude_categories=["Cs"])) | st.sampled_from(LOOKALIKES), max_size=4), st.booleans()
 )
-def test_whatever_a_model_says_reaches_its_caller(contents: list[str], include: bool) -> None:
+def test_any_generated_text_is_unchanged(contents: list[str], include: bool) -> None:
     stream = b"".join(chunk(content, USAGE) for content in contents) + last() + DONE
     seen = events(filtered(stream, include=include, continuous=False))
     texts = [event["choices"][0]["delta"]["content"] for event in seen[:-1] if event["choices"]]
@@ -160,12 +160,12 @@ def test_whatever_a_model_says_reaches_its_caller(contents: list[str], include: 
     assert len(seen) == len(contents) + 1 + include
 
 
-def test_comments_and_the_end_pass_untouched() -> None:
+def test_comments_and_the_done_event_are_unchanged() -> None:
     for part in (format_comment({"phase": "loading"}), DONE, format_event({"error": {"message": "x"}})):
         assert filtered(part, include=False, continuous=False) == part
 
 
-def test_the_last_usage_seen_is_remembered() -> None:
+def test_the_last_usage_is_stored() -> None:
     usage_filter = UsageFilter(include=False, continuous=False)
     usage_filter.apply(chunk("a", USAGE))
     usage_filter.apply(chunk("b", {**USAGE, "completion_tokens": 7}))
@@ -178,6 +178,6 @@ def test_the_last_usage_seen_is_remembered() -> None:
     }
 
 
-def test_an_event_and_a_comment_are_each_one_line() -> None:
+def test_an_event_and_a_comment_have_one_line_each() -> None:
     assert format_event({"a": "b\nc"}) == b'data: {"a":"b\\nc"}\n\n'
     assert format_comment({"a": None}) == b': {"a":null}\n\n'

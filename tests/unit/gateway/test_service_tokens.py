@@ -51,7 +51,7 @@ def test_a_token_names_its_caller() -> None:
     assert caller(f"Bearer {token(issuer='chat_completions')}") == "chat_completions"
 
 
-def test_a_token_lives_a_minute_and_is_one_that_pyjwt_reads() -> None:
+def test_a_token_is_valid_for_a_minute_and_parsed_by_pyjwt() -> None:
     before = int(time.time())
     found = jwt.decode(token(), SECRET, algorithms=["HS256"], audience=AUDIENCE)
     assert (found["iss"], found["aud"]) == ("function", AUDIENCE)
@@ -60,17 +60,17 @@ def test_a_token_lives_a_minute_and_is_one_that_pyjwt_reads() -> None:
     assert jwt.get_unverified_header(token()) == {"alg": "HS256", "typ": "JWT"}
 
 
-def test_a_token_is_signed_once_and_used_again() -> None:
+def test_a_token_is_signed_once_and_reused() -> None:
     tokens = ServiceTokens(SECRET, issuer="function", audience=AUDIENCE)
     assert tokens.token() is tokens.token()
 
 
-def test_a_token_made_by_hand_in_the_same_way_is_taken() -> None:
+def test_a_token_signed_by_pyjwt_is_accepted() -> None:
     assert caller(f"Bearer {sign_token(claims())}") == "function"
 
 
 @pytest.mark.parametrize("changed", [{"iat": 3}, {"exp": -3}])
-def test_clocks_may_differ_by_seconds(changed: dict[str, int]) -> None:
+def test_a_few_seconds_of_clock_skew_are_tolerated(changed: dict[str, int]) -> None:
     now = int(time.time())
     assert caller(f"Bearer {sign_token(claims(**{name: now + by for name, by in changed.items()}))}") == "function"
 
@@ -104,25 +104,25 @@ FORGED = {
 
 
 @pytest.mark.parametrize("forged", FORGED.values(), ids=FORGED)
-def test_a_forged_token_is_refused(forged: Any) -> None:
+def test_a_forged_token_is_rejected(forged: Any) -> None:
     with pytest.raises(AuthenticationFailed) as refused:
         caller(f"Bearer {forged()}")
     assert SECRET not in refused.value.message
 
 
 @pytest.mark.parametrize("scheme", ["Basic ", "bearer", "", "JWT "])
-def test_a_token_under_another_scheme_is_refused(scheme: str) -> None:
+def test_a_token_with_another_scheme_is_rejected(scheme: str) -> None:
     with pytest.raises(AuthenticationFailed):
         caller(scheme + token())
 
 
-def test_a_call_without_a_token_is_refused() -> None:
+def test_a_call_without_a_token_is_rejected() -> None:
     for authorization in (None, "", "Bearer"):
         with pytest.raises(AuthenticationFailed):
             caller(authorization)
 
 
-def test_a_token_from_before_the_clock_was_set_back_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_from_before_a_clock_change_is_not_reused(monkeypatch: pytest.MonkeyPatch) -> None:
     tokens, now = ServiceTokens(SECRET, issuer="function", audience=AUDIENCE), time.time()
     monkeypatch.setattr(time, "time", lambda: now + 3600)
     ahead = tokens.token()

@@ -24,7 +24,7 @@ class NumberedResults:
         return mine
 
 
-def test_those_who_ask_at_the_same_moment_share_an_answer() -> None:
+def test_concurrent_calls_share_a_result() -> None:
     async def ask() -> tuple[list[int], int]:
         flights, answers = SingleFlight[int](), NumberedResults()
         waiting = [asyncio.create_task(flights.do("key", answers.next)) for _ in range(50)]
@@ -51,7 +51,7 @@ def test_a_call_after_an_invalidation_gets_the_new_value() -> None:
     assert asyncio.run(ask()) == (1, 2, 1)
 
 
-def test_an_error_is_told_to_all_and_the_next_asks_again() -> None:
+def test_an_error_is_shared_and_the_next_call_retries() -> None:
     async def ask() -> list[int | BaseException]:
         flights = SingleFlight[int]()
 
@@ -72,7 +72,7 @@ def test_an_error_is_told_to_all_and_the_next_asks_again() -> None:
 
 
 @pytest.mark.parametrize("others", [0, 3])
-def test_different_questions_are_asked_apart(others: int) -> None:
+def test_different_keys_are_separate_calls(others: int) -> None:
     async def ask() -> int:
         flights, answers = SingleFlight[int](), NumberedResults()
         answers.go.set()

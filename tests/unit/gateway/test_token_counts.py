@@ -36,7 +36,7 @@ def request(prompt: int, answer: int | None, *, prompts: int = 1, answers: int =
         (b'{"prompt_tokens":5,"prompt_tokens":7}', (7, 0, 0, 0)),
     ],
 )
-def test_counts_are_read_from_usage_and_those_absent_are_nought(usage: bytes, expected: tuple[int, ...]) -> None:
+def test_counts_are_read_from_usage_and_missing_ones_are_zero(usage: bytes, expected: tuple[int, ...]) -> None:
     found = parse_usage(usage)
     assert found is not None
     assert tuple(found.values()) == expected
@@ -46,7 +46,7 @@ NO_COUNTS = ["-1", '"5"', '"x"', "1.5", "1e3", "true", "[5]", '{"a":1}', "1" * 5
 
 
 @pytest.mark.parametrize("value", NO_COUNTS, ids=lambda value: value[:10])
-def test_what_is_no_count_is_told_from_nothing(value: str) -> None:
+def test_an_invalid_count_is_distinguished_from_a_missing_one(value: str) -> None:
     assert parse_usage(f'"usage":{{"prompt_tokens":{value},"completion_tokens":3}}'.encode()) is None
 
 
@@ -66,7 +66,7 @@ PIECES = st.sampled_from(
     outcome=st.sampled_from(["succeeded", "failed", "cancelled"]),
     several=st.booleans(),
 )
-def test_whatever_an_engine_says_a_request_is_charged_within_its_bounds(
+def test_a_request_is_charged_within_its_bounds_for_any_usage(
     chunks: list[bytes], answer: int | None, outcome: str, several: bool
 ) -> None:
     asked = request(40, answer, answers=2 if several else 1)
@@ -97,7 +97,7 @@ def test_whatever_an_engine_says_a_request_is_charged_within_its_bounds(
         (request(0, 0), None, (0, 0), (0, 0)),
     ],
 )
-def test_bounds_are_what_a_request_can_use_and_the_charge_is_what_it_reserved(
+def test_the_bounds_are_what_a_request_can_use_and_the_charge_is_its_reservation(
     asked: ModelRequest, context: int | None, most: tuple[int, int], charged: tuple[int, int]
 ) -> None:
     bounds = TokenBounds.from_request(asked, context)
@@ -105,7 +105,7 @@ def test_bounds_are_what_a_request_can_use_and_the_charge_is_what_it_reserved(
 
 
 @pytest.mark.parametrize("usage", [b"", b'"usage":null', b'"usage":{"prompt_tokens":-3}', b'{"prompt_tokens":99999}'])
-def test_an_answer_without_usage_that_can_be_true_is_charged_what_it_reserved(usage: bytes) -> None:
+def test_a_response_without_plausible_usage_is_charged_its_reservation(usage: bytes) -> None:
     metered = MeteredRequest("req_1", KEY, "m", "chat_completions", TokenBounds.from_request(request(100, 7), 8192))
     metered.usage = usage
     event = metered.next_event("closed", outcome="succeeded", status=200)
@@ -122,12 +122,12 @@ def test_an_answer_without_usage_that_can_be_true_is_charged_what_it_reserved(us
         (b'{"prompt_tokens":5,"completion_tokens":6,"reasoning_tokens":7}', (5, 6, 0, 6)),
     ],
 )
-def test_each_count_is_believed_up_to_its_own_bound(usage: bytes, expected: tuple[int, ...] | None) -> None:
+def test_each_count_is_limited_by_its_own_bound(usage: bytes, expected: tuple[int, ...] | None) -> None:
     believed = TokenBounds.from_request(request(100, 7), 8192).plausible(parse_usage(usage))
     assert (None if believed is None else tuple(believed.values())) == expected
 
 
-def test_what_a_request_was_said_to_have_used_never_becomes_less() -> None:
+def test_reported_usage_of_a_request_never_decreases() -> None:
     metered = MeteredRequest("req_1", KEY, "m", "chat_completions", TokenBounds.from_request(request(100, 70), 8192))
     metered.usage = b'{"prompt_tokens":50,"completion_tokens":60}'
     metered.next_event("checkpoint")
@@ -136,7 +136,7 @@ def test_what_a_request_was_said_to_have_used_never_becomes_less() -> None:
     assert (event["prompt_tokens"], event["completion_tokens"]) == (50, 60)
 
 
-def test_a_request_that_got_no_answer_is_charged_nothing() -> None:
+def test_a_request_without_a_response_is_charged_nothing() -> None:
     metered = MeteredRequest("req_1", KEY, "m", "chat_completions", TokenBounds.from_request(request(100, 7), 8192))
     event = metered.next_event("closed", outcome="failed", status=502)
     assert (event["prompt_tokens"], event["completion_tokens"], event["uncounted"]) == (0, 0, False)
@@ -148,7 +148,7 @@ def chunk(index: int, prompt: int, made: int) -> bytes:
     return b"data: " + json.dumps(value).encode() + b"\n\n"
 
 
-def test_answers_that_come_by_turns_are_counted_together() -> None:
+def test_interleaved_choices_are_counted_together() -> None:
     asked = request(100, None, prompts=2, answers=4)
     answers = ChoiceUsage(asked)
     stream = [chunk(0, 5, 1), chunk(1, 5, 1) + chunk(2, 9, 1), chunk(3, 9, 1), chunk(0, 5, 2), b": waiting\n\n"]
@@ -165,7 +165,7 @@ def test_answers_that_come_by_turns_are_counted_together() -> None:
     assert whole["completion_tokens"] == 6
 
 
-def test_a_chunk_costs_no_more_where_answers_are_many() -> None:
+def test_the_cost_of_a_chunk_is_independent_of_the_number_of_choices() -> None:
     answers = ChoiceUsage(request(100, 320_000, prompts=20_000, answers=20_000))
     for index in range(20_000):
         answers.add(chunk(index, 2, 1))
@@ -178,7 +178,7 @@ def test_a_chunk_costs_no_more_where_answers_are_many() -> None:
     assert (found["prompt_tokens"], found["completion_tokens"]) == (40_000, 21_000)
 
 
-def test_answers_that_nobody_asked_for_are_neither_kept_nor_counted() -> None:
+def test_unrequested_choices_are_neither_stored_nor_counted() -> None:
     answers = ChoiceUsage(request(100, 60, prompts=2, answers=4))
     answers.add(chunk(3, 5, 1))
     for index in range(4, 1000):
@@ -189,7 +189,7 @@ def test_answers_that_nobody_asked_for_are_neither_kept_nor_counted() -> None:
     assert len(answers._completion_by_choice) == 1
 
 
-def test_a_usage_object_without_an_end_costs_no_time() -> None:
+def test_an_endless_usage_object_takes_no_time() -> None:
     huge = b'"usage":{' + b'"prompt_tokens":5,' * 500_000
     began = time.process_time()
     assert parse_usage(huge) == {"prompt_tokens": 5, "completion_tokens": 0, "cached_tokens": 0, "reasoning_tokens": 0}

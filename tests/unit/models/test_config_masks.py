@@ -30,33 +30,33 @@ MASKS: list[tuple[str, ModelConfig]] = [
 
 
 @pytest.mark.parametrize(("mask", "expected"), MASKS, ids=[mask for mask, _ in MASKS])
-def test_a_mask_changes_what_it_covers(mask: str, expected: ModelConfig) -> None:
+def test_an_update_mask_changes_the_fields_that_it_covers(mask: str, expected: ModelConfig) -> None:
     assert OLD.apply_patch(NEW, paths=config_paths(mask)) == expected
 
 
-def test_every_path_of_the_configuration_has_a_row() -> None:
+def test_every_configuration_path_is_tested() -> None:
     rows = {part.strip().removeprefix("config.") for mask, _ in MASKS for part in mask.split(",")}
     assert rows >= CONFIG_PATHS
 
 
-def test_a_field_that_a_mask_covers_and_the_value_lacks_returns_to_its_default() -> None:
+def test_a_covered_field_without_a_value_returns_to_its_default() -> None:
     assert OLD.apply_patch({}, paths=config_paths("config.runtime_config")) == ModelConfig(1, 1, (), False)
 
 
-def test_the_whole_configuration_changes_only_where_something_is_said() -> None:
+def test_the_whole_configuration_changes_only_if_given() -> None:
     assert OLD.apply_patch({"runtime_config": {"replicas": 9}}, paths=config_paths("config")) == ModelConfig(
         2, 9, ("--old",), False
     )
 
 
 @pytest.mark.parametrize("mask", ["", " ", ",", "name", "config.", "config.name", "runtime_config.x", "config.runtime"])
-def test_a_mask_that_names_nothing_known_is_refused(mask: str) -> None:
+def test_a_mask_without_known_paths_is_rejected(mask: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         config_paths(mask)
     assert refused.value.param == "update_mask"
 
 
-def test_a_configuration_is_shown_as_it_is_read() -> None:
+def test_a_configuration_is_returned_as_it_is_read() -> None:
     assert ModelConfig.from_api(OLD.to_api()) == OLD
     assert ModelConfig.from_api(None) == ModelConfig.from_api({}) == ModelConfig()
 
@@ -84,7 +84,7 @@ WRONG: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(("value", "param"), WRONG, ids=lambda value: str(value)[:40])
-def test_a_value_that_is_wrong_is_refused_by_its_path(value: Any, param: str) -> None:
+def test_an_invalid_value_is_rejected_with_its_path(value: Any, param: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         OLD.apply_patch(value, paths=None)
     assert refused.value.param == param
@@ -96,18 +96,18 @@ NO_IDS = ["", "/m", "-m", ".m", ":m", "a b", "a//b", "a/../b", "a..b", "ä", "a\
 
 
 @pytest.mark.parametrize("model_id", IDS)
-def test_an_id_may_hold_letters_digits_and_some_marks(model_id: str) -> None:
+def test_ids_may_have_letters_digits_and_some_punctuation(model_id: str) -> None:
     assert NewModel(model_id, SourceRepository.LOCAL, "").id == model_id
 
 
 @pytest.mark.parametrize("model_id", NO_IDS)
-def test_what_is_no_id_is_refused(model_id: str) -> None:
+def test_an_invalid_id_is_rejected(model_id: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         NewModel(model_id, SourceRepository.LOCAL, "")
     assert refused.value.param == "id"
 
 
-def test_a_fine_tuned_id_has_a_suffix_in_bounds() -> None:
+def test_a_fine_tuned_models_suffix_is_bounded() -> None:
     assert NewModel.fine_tuned_id("base", "x" * 18) == f"ft:base:{'x' * 18}"
     for suffix in ("", "x" * 19):
         with pytest.raises(InvalidRequest):

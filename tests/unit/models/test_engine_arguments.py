@@ -18,7 +18,7 @@ from llmariner.models.engine_arguments import first_disallowed_argument
         ["--tool-call-parser=hermes", "--seed", "0", "--quantization", "compressed-tensors"],
     ],
 )
-def test_what_only_tunes_an_engine_is_allowed(arguments: list[str]) -> None:
+def test_tuning_arguments_are_allowed(arguments: list[str]) -> None:
     assert first_disallowed_argument(arguments) is None
 
 
@@ -58,7 +58,7 @@ def test_what_only_tunes_an_engine_is_allowed(arguments: list[str]) -> None:
         ([""], 0),
     ],
 )
-def test_everything_else_is_refused_at_its_place(arguments: list[str], index: int) -> None:
+def test_any_other_argument_is_rejected_with_its_position(arguments: list[str], index: int) -> None:
     refused = first_disallowed_argument(arguments)
     assert refused is not None
     assert refused[0] == index

@@ -15,7 +15,7 @@ EVENT = Event("evt_1", "ai.llmariner.model.created.v1", "models/org/name", 1_700
 BINARY = {"ce-specversion": "1.0", "ce-id": "1", "ce-source": "/x", "ce-type": "t", "content-type": "application/json"}
 
 
-def test_an_event_goes_out_in_binary_mode() -> None:
+def test_an_event_is_sent_in_binary_mode() -> None:
     headers, body = to_http(EVENT)
     assert {name.lower(): value for name, value in headers.items()} == {
         "ce-specversion": "1.0",
@@ -40,27 +40,27 @@ WORDS = st.text("abcdefghijklmnopqrstuvwxyz0123456789._/-", min_size=1, max_size
 
 @settings(max_examples=80, deadline=None)
 @given(WORDS, WORDS, WORDS, st.integers(0, 4_000_000_000), DATA)
-def test_an_event_comes_back_as_it_went(id_: str, type_: str, subject: str, at: int, data: dict[str, Any]) -> None:
+def test_serialization_round_trip(id_: str, type_: str, subject: str, at: int, data: dict[str, Any]) -> None:
     event = Event(id_, type_, subject, float(at), data)
     headers, body = to_http(event)
     assert from_http(headers, body) == event
     assert from_http({name.upper(): value for name, value in headers.items()}, body) == event
 
 
-def test_a_structured_event_is_read() -> None:
+def test_a_structured_event_is_parsed() -> None:
     whole = {"specversion": "1.0", "id": "1", "source": "/x", "type": "t", "subject": "s", "data": {"a": 1}}
     headers = {"content-type": "application/cloudevents+json; charset=utf-8"}
     event = from_http(headers, json.dumps({**whole, "time": "2023-11-14T22:13:20Z"}).encode())
     assert event == Event("1", "t", "s", 1_700_000_000.0, {"a": 1})
 
 
-def test_a_subject_and_a_time_may_be_left_out() -> None:
+def test_a_subject_and_a_time_are_optional() -> None:
     event = from_http(BINARY, b"{}")
     assert (event.subject, event.data) == ("", {})
     assert event.time > 1_700_000_000
 
 
-def test_attributes_that_we_do_not_know_are_left_alone() -> None:
+def test_unknown_attributes_are_ignored() -> None:
     assert from_http({**BINARY, "ce-traceparent": "00-x", "x-other": "y"}, b"{}").id == "1"
 
 
@@ -71,7 +71,7 @@ def test_an_event_without_a_required_attribute_is_malformed(missing: str) -> Non
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b'"x"', b"1", b"null", b"{", b"\xff", b"{} {}"])
-def test_an_event_whose_data_is_no_object_is_malformed(body: bytes) -> None:
+def test_an_event_whose_data_is_not_an_object_is_malformed(body: bytes) -> None:
     with pytest.raises(MalformedEvent):
         from_http(BINARY, body)
 
@@ -87,6 +87,6 @@ def test_an_event_whose_data_is_no_object_is_malformed(body: bytes) -> None:
         ({**BINARY, "ce-time": "noon"}, b"{}"),
     ],
 )
-def test_a_request_that_holds_no_event_is_malformed(headers: dict[str, str], body: bytes) -> None:
+def test_a_request_without_an_event_is_malformed(headers: dict[str, str], body: bytes) -> None:
     with pytest.raises(MalformedEvent):
         from_http(headers, body)

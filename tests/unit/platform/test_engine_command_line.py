@@ -19,7 +19,7 @@ def last(arguments: list[str], flag: str) -> str:
     return arguments[len(arguments) - arguments[::-1].index(flag)]
 
 
-def test_what_must_hold_comes_last(tmp_path: Path) -> None:
+def test_required_arguments_come_last(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"]}))
     model = EngineModel("name@proj_1", str(tmp_path), "generate", 1, extra_args=CHOSEN)
     arguments = engine_arguments(model, tmp_path / "own.sock")

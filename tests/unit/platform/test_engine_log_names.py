@@ -5,7 +5,7 @@ from __future__ import annotations
 from llmariner.platform.serving.local_processes.engine import log_name
 
 
-def test_no_two_models_have_one_log() -> None:
+def test_every_model_has_its_own_log() -> None:
     ids = ["a/b", "a:b", "a_b", "A/b", "m", "m@proj_a", "m@proj_b", "m_proj_a", "x" * 200, "x" * 200 + "@proj_a"]
     names = [log_name(model_id) for model_id in ids]
     assert len({name.lower() for name in names}) == len(ids)

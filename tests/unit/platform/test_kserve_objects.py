@@ -21,18 +21,18 @@ def model(model_id: str = "tiny", **fields: object) -> EngineModel:
 
 
 @pytest.mark.parametrize("model_id", ["tiny", "meta/Llama-3.1:8B", "ft:base:suffix", "a" * 200, "9", "-", "x.y_z"])
-def test_every_id_has_a_name_that_makes_a_host_name(model_id: str) -> None:
+def test_every_id_has_a_valid_host_name(model_id: str) -> None:
     name = object_name(model(model_id))
     assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name)
     assert len(f"{name}-predictor") <= 50
 
 
-def test_ids_alike_have_names_apart() -> None:
+def test_similar_ids_have_different_names() -> None:
     assert len({object_name(model(each)) for each in ("a/b", "a-b", "A-B", "a.b")}) == 4
 
 
 @pytest.mark.parametrize("fields", [{}, {"gpus": 1, "trusted": True, "extra_args": ("--trust-remote-code",)}])
-def test_an_engine_has_no_token_of_the_kubernetes_api_and_no_external_route(fields: dict[str, Any]) -> None:
+def test_an_engine_has_no_kubernetes_token_and_no_external_route(fields: dict[str, Any]) -> None:
     tuned = model("ft:tiny:x", folder="s3://bucket/x", base="tiny")
     made = inference_service(model(**fields), (tuned,), NVIDIA)
     predictor = made["spec"]["predictor"]
@@ -41,11 +41,11 @@ def test_an_engine_has_no_token_of_the_kubernetes_api_and_no_external_route(fiel
     assert made["metadata"]["labels"]["networking.kserve.io/visibility"] == "cluster-local"
 
 
-def test_an_adopted_model_keeps_its_name() -> None:
+def test_an_imported_model_keeps_its_name() -> None:
     assert object_name(model(folder=f"{IMPORTED_SCHEME}theirs")) == "theirs"
 
 
-def test_the_runtime_and_its_resources_follow_the_hardware() -> None:
+def test_the_runtime_and_its_resources_depend_on_the_hardware() -> None:
     on_cpu = inference_service(model(gpus=0), (), NVIDIA)["spec"]["predictor"]["model"]
     assert on_cpu["runtime"] == "vllm-cpu"
     assert on_cpu["resources"]["limits"] == {"cpu": "4", "memory": "8Gi"}
@@ -58,7 +58,7 @@ def test_the_runtime_and_its_resources_follow_the_hardware() -> None:
     assert (capacity(CPU), capacity(NVIDIA)) == (32, 256)
 
 
-def test_a_queue_is_a_label_that_kueue_reads() -> None:
+def test_a_queue_is_kueues_label() -> None:
     labels = inference_service(model(), (), NVIDIA, "models")["metadata"]["labels"]
     assert labels["kueue.x-k8s.io/queue-name"] == "models"
     assert labels["kueue.x-k8s.io/priority-class"] == "llmariner-serving"
@@ -66,13 +66,13 @@ def test_a_queue_is_a_label_that_kueue_reads() -> None:
 
 
 @pytest.mark.parametrize("project", ["proj_0hogmkptmblqf65qy9vtdt", "a" * 64, "A_b", "_"])
-def test_a_project_has_a_queue_of_its_own_in_each_pool(project: str) -> None:
+def test_a_project_has_a_queue_in_each_pool(project: str) -> None:
     names = [queue_name("cpu", project), queue_name("a-pool-of-a-very-long-name", project), queue_name("cpu", "other")]
     assert all(re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", name) and len(name) <= 63 for name in names)
     assert len(set(names)) == 3
 
 
-def test_adapters_stand_beside_the_weights_so_that_a_new_pod_has_them() -> None:
+def test_adapters_are_stored_beside_the_weights_for_new_pods() -> None:
     tuned = model("ft:tiny:x", folder="s3://bucket/x", base="tiny")
     predictor = inference_service(model(), (tuned,), CPU)["spec"]["predictor"]
     base, adapter = predictor["storageUris"]
@@ -87,7 +87,7 @@ def arguments_of(served: EngineModel) -> list[str]:
     return found
 
 
-def test_a_models_own_arguments_come_after_defaults_and_before_what_must_hold() -> None:
+def test_a_models_arguments_come_after_defaults_and_before_required_ones() -> None:
     own = ("--max-num-seqs=9", "--served-model-name=other", "--middleware=evil.Tap", "--trust-remote-code")
     arguments = arguments_of(model(extra_args=own))
     assert arguments[0] == "--max-num-seqs=32"
@@ -102,7 +102,7 @@ def test_a_models_own_arguments_come_after_defaults_and_before_what_must_hold() 
     assert "--no-trust-remote-code" not in trusted
 
 
-def test_first_answers_are_looked_at_where_the_processor_computes_them() -> None:
+def test_answers_are_checked_where_a_cpu_computes_them() -> None:
     check = "--middleware=expected_answer.ExpectedAnswer"
 
     def checked(served: EngineModel, settings: KServeSettings) -> bool:
@@ -114,12 +114,12 @@ def test_first_answers_are_looked_at_where_the_processor_computes_them() -> None
     assert not checked(model(gpus=1), NVIDIA)
 
 
-def test_neither_the_kubelet_nor_kserve_reads_anything_into_an_argument() -> None:
+def test_arguments_are_escaped_for_kubelet_and_kserve() -> None:
     arguments = arguments_of(model(extra_args=("--x=$(HF_TOKEN)", '--y={{printf "%999d" 1}}')))
     assert "--x=$$(HF_TOKEN)" in arguments
     assert '--y={{`{{`}}printf "%999d" 1}}' in arguments
 
 
-def test_an_embedding_model_pools() -> None:
+def test_an_embedding_model_uses_the_pooling_runner() -> None:
     embedding = inference_service(model(task="embed"), (), CPU)["spec"]["predictor"]["model"]["args"]
     assert "--runner=pooling" in embedding

@@ -43,28 +43,28 @@ def report(*pods: dict[str, Any], later: float = 10.0, **seen: Any) -> Any:
     return status_of(ObservedModel(SERVICE, deployment(), pods, **seen), MODEL, now=NOW + later)
 
 
-def test_without_objects_a_model_sleeps() -> None:
+def test_a_model_without_objects_is_asleep() -> None:
     assert status_of(ObservedModel(), MODEL, now=NOW).phase is Phase.ASLEEP
     assert status_of(ObservedModel(SERVICE, deployment(0)), MODEL, now=NOW).phase is Phase.ASLEEP
 
 
-def test_a_pod_that_ends_is_still_stopping() -> None:
+def test_a_terminating_pod_is_stopping() -> None:
     leaving = pod(("Ready", "True", ""), metadata={"deletionTimestamp": STAMP})
     assert status_of(ObservedModel(SERVICE, deployment(0), [leaving]), MODEL, now=NOW).phase is Phase.STOPPING
 
 
-def test_kserves_own_switch_is_sleep() -> None:
+def test_kserves_stop_annotation_means_asleep() -> None:
     stopped = {"metadata": {"name": "tiny", "annotations": {"serving.kserve.io/stop": "true"}}}
     assert status_of(ObservedModel(stopped, None), MODEL, now=NOW).phase is Phase.ASLEEP
 
 
-def test_one_pod_that_answers_is_ready() -> None:
+def test_one_ready_pod_is_ready() -> None:
     waiting = pod(SCHEDULED, status={"containerStatuses": [container(waiting={"reason": "ContainerCreating"})]})
     status = report(waiting, pod(SCHEDULED, ("Ready", "True", "")))
     assert (status.phase, status.progress, status.message) == (Phase.READY, 1.0, "")
 
 
-def test_the_schedulers_reason_is_told() -> None:
+def test_the_schedulers_reason_is_reported() -> None:
     unschedulable = pod(("PodScheduled", "False", "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."))
     assert report(unschedulable).phase is Phase.QUEUED
     assert report(unschedulable).message == (
@@ -73,7 +73,7 @@ def test_the_schedulers_reason_is_told() -> None:
     assert "for 20 minutes" in report(unschedulable, later=1200).message
 
 
-def test_a_place_in_the_queue_is_told() -> None:
+def test_the_queue_position_is_reported() -> None:
     gated = pod(schedulingGates=[{"name": "kueue.x-k8s.io/admission"}])
     workloads = [workload("u0", "True", ""), workload("u9", "False", ""), workload("u1", "False", "insufficient quota")]
     status = report(gated, workloads=workloads)
@@ -143,25 +143,25 @@ def workload(uid: str, reserved: str, message: str) -> dict[str, Any]:
         ),
     ],
 )
-def test_what_the_kubelet_says_becomes_a_phase_and_a_cause(status: dict[str, Any], phase: Phase, words: str) -> None:
+def test_kubelet_states_become_phases_and_causes(status: dict[str, Any], phase: Phase, words: str) -> None:
     found = report(pod(SCHEDULED, status=status))
     assert found.phase is phase
     assert words in found.message
 
 
-def test_progress_and_estimate_come_from_the_pods_age() -> None:
+def test_progress_and_estimate_use_the_pods_age() -> None:
     starting = pod(SCHEDULED, status={"containerStatuses": [container(running={})]})
     assert (report(starting, later=25).progress, report(starting, later=25).estimate_seconds) == (0.25, 75.0)
     assert report(starting, later=1000).progress == 0.97
 
 
-def test_a_pod_that_the_cluster_refuses_is_told() -> None:
+def test_a_pod_rejected_by_the_cluster_is_reported() -> None:
     refused = deployment(conditions=[{"type": "ReplicaFailure", "status": "True", "message": "exceeded quota: cpu"}])
     status = status_of(ObservedModel(SERVICE, refused), MODEL, now=NOW)
     assert (status.phase, status.message) == (Phase.QUEUED, "the cluster refuses the pod: exceeded quota: cpu")
 
 
-def test_what_kserve_refuses_is_told() -> None:
+def test_errors_of_kserve_are_reported() -> None:
     info = {"reason": "RuntimeNotRecognized", "message": "no runtime vllm-x"}
     service = {**SERVICE, "status": {"modelStatus": {"lastFailureInfo": info}}}
     status = status_of(ObservedModel(service, None), MODEL, now=NOW)

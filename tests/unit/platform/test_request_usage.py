@@ -81,13 +81,13 @@ def counted(prompt: int, completion: int) -> tuple[int, dict[str, int]]:
     return 200, {"prompt_tokens": prompt, "completion_tokens": completion, "cached_tokens": 0}
 
 
-def test_a_prompt_counts_whose_sender_left_while_it_was_computed(plugin: Any) -> None:
+def test_a_prompt_of_a_disconnected_client_counts(plugin: Any) -> None:
     plugin.processor.begin("a", 100_000, 0, prefilling=True)
     plugin.processor.abort_requests(["a"], False)
     assert reported(plugin) == counted(100_000, 0)
 
 
-def test_a_prompt_counts_once_and_each_of_its_answers(plugin: Any) -> None:
+def test_a_prompt_counts_once_and_each_choice_separately(plugin: Any) -> None:
     plugin.processor.begin("0_a", 10, 5)
     plugin.processor.begin("1_a", 10, 7)
     plugin.processor.begin("b", 20, 1, name=f"cmpl-{REQUEST}-1")
@@ -96,7 +96,7 @@ def test_a_prompt_counts_once_and_each_of_its_answers(plugin: Any) -> None:
     assert reported(plugin) == counted(30, 13)
 
 
-def test_a_request_that_goes_on_is_not_taken_for_one_that_never_was(plugin: Any) -> None:
+def test_a_running_request_is_distinguished_from_an_unknown_one(plugin: Any) -> None:
     plugin.processor.begin("0_a", 10, 5)
     plugin.processor.begin("1_a", 10, 7)
     plugin.processor.abort_requests(["0_a"], False)

@@ -34,7 +34,7 @@ def fitted(pod: dict[str, Any]) -> Match | None:
     return match(pod, MODEL, (), engine_spec(MODEL, (), KServeSettings()), RUNTIME)
 
 
-def test_one_that_stands_by_serves_from_the_claim_that_it_mounts() -> None:
+def test_a_standby_pod_with_the_models_volume_claim_matches() -> None:
     found = fitted(POD)
     assert found is not None
     assert found.arguments[:3] == ["serve", "/mnt/pvc/models/small", "--port=8080"]
@@ -55,7 +55,7 @@ def test_one_that_stands_by_serves_from_the_claim_that_it_mounts() -> None:
     ],
     ids=lambda each: str(each[-1]) if isinstance(each, tuple) else "",
 )
-def test_one_that_is_not_whole_or_is_anothers_is_not_taken(place: tuple[Any, ...], value: Any) -> None:
+def test_an_incomplete_or_claimed_standby_pod_does_not_match(place: tuple[Any, ...], value: Any) -> None:
     pod = copy.deepcopy(POD)
     *way, last = place
     inside = pod

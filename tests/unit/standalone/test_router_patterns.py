@@ -27,7 +27,7 @@ CASES: list[tuple[str, list[str], list[str]]] = [
 
 
 @pytest.mark.parametrize(("template", "taken", "left"), CASES, ids=[case[0] for case in CASES])
-def test_a_template_takes_whole_paths_of_its_shape(template: str, taken: list[str], left: list[str]) -> None:
+def test_a_template_matches_complete_paths_of_its_form(template: str, taken: list[str], left: list[str]) -> None:
     pattern = path_pattern(template)
     assert [path for path in taken if not pattern.fullmatch(path)] == []
     assert [path for path in left if pattern.fullmatch(path)] == []
@@ -40,10 +40,10 @@ def declare(folder: Path, routes: str, visibility: str) -> Path:
     return folder
 
 
-def test_paths_are_read_once_each_in_their_order(tmp_path: Path) -> None:
+def test_paths_are_read_once_each_in_order(tmp_path: Path) -> None:
     folder = declare(tmp_path, "GET /b\nPOST /b\nGET /a/{id}\n\nGET /c", "public")
     assert declared_paths(folder) == ["/b", "/a/{id}", "/c"]
 
 
-def test_what_only_functions_call_has_no_path_here(tmp_path: Path) -> None:
+def test_internal_routes_have_no_path(tmp_path: Path) -> None:
     assert declared_paths(declare(tmp_path, "POST /internal", "cluster-local")) == []

@@ -10,7 +10,7 @@ from llmariner.platform.identity.email_addresses import normalize_email
 from llmariner.tenancy import validators
 
 
-def test_a_title_is_composed() -> None:
+def test_a_title_is_normalized() -> None:
     assert validators.validate_title(" Bu\u0308cher ") == "B\u00fccher"
 
 
@@ -32,16 +32,16 @@ def test_a_title_has_no_invisible_characters(bad: str) -> None:
         ("a b", "a\u2003b"),
     ],
 )
-def test_what_looks_the_same_has_one_skeleton(one: str, other: str) -> None:
+def test_titles_that_look_alike_have_one_skeleton(one: str, other: str) -> None:
     assert validators.skeleton(one) == validators.skeleton(other)
 
 
-def test_case_and_script_tell_titles_apart() -> None:
+def test_case_and_script_distinguish_titles() -> None:
     assert len({validators.skeleton(each) for each in ("Vision", "vision", "V\u0456sion")}) == 3
 
 
 @pytest.mark.parametrize("prefix", ["proj", "org", "user", "key", "group_role"])
-def test_an_id_is_no_title(prefix: str) -> None:
+def test_an_id_is_not_a_title(prefix: str) -> None:
     for title in (new_id(prefix), new_id(prefix).upper()):
         assert validators.looks_like_id(title)
         with pytest.raises(InvalidRequest):
@@ -65,5 +65,5 @@ def test_an_id_is_no_title(prefix: str) -> None:
         ("a" * 250 + "@x.org", None),
     ],
 )
-def test_an_address_has_one_form(said: str, found: str | None) -> None:
+def test_an_email_has_one_form(said: str, found: str | None) -> None:
     assert normalize_email(said) == found
