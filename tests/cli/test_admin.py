@@ -147,7 +147,7 @@ def test_who_comes_in_where_people_sign_in_is_told_to(llma: Llma, platform: Fake
 
 
 def completed(words: str, program: list[str], platform: FakePlatform) -> list[str]:
-    """What bash is told to offer for the last of the words."""
+    """What bash offers for the last of the words."""
     environment = {
         **os.environ,
         "_LLMA_COMPLETE": "bash_complete",

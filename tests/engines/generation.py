@@ -39,7 +39,7 @@ class Script:
     token_interval_ms: float | None = None
     huge_chunk_bytes: int = 0
     usage: str | None = None
-    """The usage object as it is to be written, whatever that is; empty: none, and none is told after a hang-up."""
+    """The usage object as it is to be written, whatever that is; empty: none, and none is reported after a disconnect."""
 
 
 def read_script(body: dict[str, Any]) -> Script:

@@ -26,7 +26,7 @@ from engines.engine import Engine, Options
 
 
 def parse_options(arguments: list[str]) -> Options:
-    parser = argparse.ArgumentParser(description="an OpenAI-compatible engine that does what it is told")
+    parser = argparse.ArgumentParser(description="an OpenAI-compatible engine that follows a script")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--uds", metavar="PATH", help="a socket to listen on in place of host and port")

@@ -108,7 +108,7 @@ def test_an_external_service_is_imported_once_for_repeated_events(platform: Plat
     assert platform.models()["theirs"].model_file_location == "theirs"
     revision = platform.models()["theirs"].revision
     assert platform.deliver(ADDED, reference("theirs")) == 204
-    assert platform.models()["theirs"].revision == revision, "told again, it is not changed"
+    assert platform.models()["theirs"].revision == revision, "delivered again, it changes nothing"
 
 
 def test_a_deleted_service_is_removed_in_any_phase_and_others_remain(platform: Platform) -> None:

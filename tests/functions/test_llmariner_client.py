@@ -171,7 +171,7 @@ def test_a_mask_does_not_remove_a_restriction_absent_from_the_body(ask: Ask, adm
     assert (answer.json["name"], answer.json["scopes"]) == ("still narrow", ["api.model.read"])
 
 
-# Fields of LLMariner's messages. A model's `project` is not told (docs/api.md).
+# Fields of LLMariner's messages. A model's `project` is not returned (docs/api.md).
 MODEL_FIELDS = {
     "id",
     "created",

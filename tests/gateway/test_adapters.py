@@ -91,7 +91,7 @@ def test_limits_of_a_model_count_requests_for_its_adapters(platform: Platform, b
     assert [answer.status for answer in answers] == [200, 200, 429, 200, 200, 200, 429, 429]
     reported = [answers[index].headers["x-ratelimit-limit-requests"] for index in (0, 3)]
     left = [answers[index].headers["x-ratelimit-remaining-requests"] for index in (0, 3, 4)]
-    assert reported[0] == reported[1] != "5", "the narrowest limit per minute is told of"
+    assert reported[0] == reported[1] != "5", "the narrowest limit per minute is reported"
     assert left[0] > left[1] > left[2]
 
 

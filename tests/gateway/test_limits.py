@@ -1,4 +1,4 @@
-"""What a key may use, and what it is told when that is used up."""
+"""What a key may use, and the error when that is used up."""
 
 from __future__ import annotations
 

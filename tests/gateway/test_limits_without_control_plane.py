@@ -52,7 +52,7 @@ def test_a_cached_key_continues_at_the_rate_of_its_limit(functions: Functions, s
     with booted("internal_gateway", functions.control_port, functions.control, functions.log):
         rule = functions.home.context.limits.for_subject(subject)[0].id
         accounts = functions.home.context.leases.quota_states
-        # What was used meanwhile is told, and counts.
+        # What was used meanwhile is reported, and counts.
         eventually(
             lambda: accounts([rule])[rule].current_usage()["requests_per_minute"] >= served and statuses(functions, 1),
             seconds=30,

@@ -186,5 +186,5 @@ def test_a_killed_instance_loses_at_most_its_lease(fleet: Fleet) -> None:
     while time.monotonic() < deadline:
         served += len(asyncio.run(fleet.load(2, 20, alive)).served)
     assert asyncio.run(fleet.load(4, 20, alive)).served == []
-    # What the killed function had answered and not told the ledger yet, half a second of it, comes on top.
+    # What the killed function had answered and not sent to the ledger yet, half a second of it, comes on top.
     assert day <= served <= day + 15

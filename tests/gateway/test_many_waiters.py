@@ -1,4 +1,4 @@
-"""A thousand callers wait for one sleeping model: each is answered or told, none starves, memory stays bounded."""
+"""A thousand callers wait for one sleeping model: each gets an answer or an error, none starves, memory stays bounded."""
 
 from __future__ import annotations
 

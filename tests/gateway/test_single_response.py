@@ -114,7 +114,7 @@ def test_a_failure_after_a_response_is_no_second_response(stream: bool, unsendab
     assert gateway.body_budget.held == 0
     [budget] = gateway.limiter._limits_by_key["key"].default.budgets
     assert budget.reserved.money == 0
-    # What it used can't be told: it pays what it had reserved, which is more than the two tokens that were used.
+    # What it used is unknown: it pays what it had reserved, which is more than the two tokens that were used.
     assert budget.used.money > len(BODY)
 
 

@@ -70,7 +70,7 @@ def capital(server: Running, port: int) -> str:
     return content
 
 
-def told_of_the_first_answer(server: Running, port: int) -> dict[str, Any]:
+def first_answer_report(server: Running, port: int) -> dict[str, Any]:
     """As soon as the engine has it."""
     deadline = time.monotonic() + 60
     while (reported := server.answer(f"http://127.0.0.1:{port}/llmariner/answer")[1])["answer"] == "pending":
@@ -83,7 +83,7 @@ def test_vllm_serves_as_in_the_upstream_image(engine: Container, tmp_path: Path)
     port = free_port()
     with engine.running(["vllm", *arguments(port)], tmp_path) as server:
         server.wait(f"http://127.0.0.1:{port}/health", 180)
-        assert told_of_the_first_answer(server, port)["answer"] == "as_expected"
+        assert first_answer_report(server, port)["answer"] == "as_expected"
         assert capital(server, port) == ANSWER
 
 
@@ -98,7 +98,7 @@ def test_a_different_answer_of_the_processor_is_reported(engine: Container, tmp_
     port = free_port()
     with engine.running(["vllm", *arguments(port)], tmp_path) as server:
         server.wait(f"http://127.0.0.1:{port}/health", 180)
-        assert told_of_the_first_answer(server, port)["answer"] == "differs"
+        assert first_answer_report(server, port)["answer"] == "differs"
         (line,) = [line for line in server.log.read_text().splitlines() if line.startswith("expected answer: ")]
         assert "differs: this processor (" in line
         assert ANSWER in line
@@ -118,10 +118,10 @@ def test_a_standby_engine_serves_one_model_after_another(engine: Container, tmp_
             assert server.answer(f"{base}/start", order, headers)[0] == 202
             assert server.answer(f"{base}/start", order, headers)[0] == 409
             ready = server.wait(f"http://127.0.0.1:{port}/health", 60)
-            reported = told_of_the_first_answer(server, port)
+            reported = first_answer_report(server, port)
             assert (reported["answer"], reported["usage"]) == ("as_expected", FIRST_USAGE)
-            engine_told = server.answer(f"{base}/status")[1]["engine"]
-            assert (engine_told["answer"], engine_told["usage"]) == ("as_expected", FIRST_USAGE)
+            engine_report = server.answer(f"{base}/status")[1]["engine"]
+            assert (engine_report["answer"], engine_report["usage"]) == ("as_expected", FIRST_USAGE)
             assert capital(server, port) == ANSWER
             print(f"warm parent {warm:.1f} s, model {ready:.1f} s", file=sys.stderr)
             assert server.answer(f"{base}/stop", {"grace": 10}, headers)[0] == 202

@@ -75,7 +75,7 @@ def _parent(document: Any, pointer: str) -> tuple[Any, Any]:
 
 
 def keys_of(schema: dict[str, Any]) -> tuple[str, ...]:
-    """By what the items of a list are told apart; nothing: the list is changed as a whole."""
+    """The keys that identify the items of a list; none: the list is changed as a whole."""
     if schema.get("x-kubernetes-list-type") == "map":
         return tuple(schema.get("x-kubernetes-list-map-keys", ()))
     # Written so where a list was merged before list types were known (core kinds).

@@ -169,7 +169,7 @@ def test_a_list_is_complete_for_any_number_of_pages(
 
 def test_a_watch_reports_existing_and_new_objects(cluster: Cluster, namespace: str) -> None:
     cluster.create(config_map(namespace, "first", {"ours": "yes"}))
-    reported = Told(cluster, namespace, {"ours": "yes"})
+    reported = RecordingWatch(cluster, namespace, {"ours": "yes"})
     until(lambda: reported.seen)
     cluster.create(config_map(namespace, "second", {"ours": "yes"}))
     cluster.create(config_map(namespace, "foreign"))
@@ -197,8 +197,8 @@ def test_a_watch_after_a_list_misses_nothing(cluster: Cluster, namespace: str) -
     assert 1 < time.monotonic() - began < 10
 
 
-class Told:
-    """A watch in a thread, and what it told."""
+class RecordingWatch:
+    """A watch in a thread, and the events that it received."""
 
     def __init__(self, cluster: Cluster, namespace: str, labels: dict[str, str], after: Listing | None = None) -> None:
         self.watch = cluster.watch(CONFIG_MAPS, namespace, labels=labels, after=after)
@@ -217,7 +217,7 @@ class Told:
 
 
 def test_closing_ends_a_watch_at_once(cluster: Cluster, namespace: str) -> None:
-    reported = Told(cluster, namespace, {"ours": "yes"})
+    reported = RecordingWatch(cluster, namespace, {"ours": "yes"})
     time.sleep(0.3)
     began = time.monotonic()
     reported.end()
@@ -232,7 +232,7 @@ def test_a_watch_that_fell_behind_lists_again_and_reports_the_difference(server:
     alone.merge_patch(CONFIG_MAPS, "default", "moves", {"data": {"x": "1"}})
     alone.create(config_map("default", "comes", {"ours": "yes"}))
     server.expire()
-    reported = Told(alone, "default", {"ours": "yes"}, listing)
+    reported = RecordingWatch(alone, "default", {"ours": "yes"}, listing)
     until(lambda: len(reported.seen) >= 3)
     # A running one must start over, too, and then there is nothing to report.
     server.expire()
@@ -244,7 +244,7 @@ def test_a_watch_that_fell_behind_lists_again_and_reports_the_difference(server:
 
 def test_a_watch_survives_a_server_restart(server: ApiServer, alone: Cluster) -> None:
     alone.create(config_map("default", "before", {"ours": "yes"}))
-    reported = Told(alone, "default", {"ours": "yes"})
+    reported = RecordingWatch(alone, "default", {"ours": "yes"})
     until(lambda: reported.seen)
     server.stop()
     time.sleep(0.3)

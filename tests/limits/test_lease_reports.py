@@ -56,7 +56,7 @@ def test_an_instance_reports_its_acknowledged_usage() -> None:
     reserved(ApplicableLimits([allowance]), 0, 100).settle(0, 10, 1.0)
     again = allowance.report(3.0)
     assert (again.used, again.acknowledged) == (Amounts(money=50), Amounts(money=40))
-    assert allowance.report(4.0).acknowledged == Amounts(money=40), "no answer came to what was told then"
+    assert allowance.report(4.0).acknowledged == Amounts(money=40), "no answer came to that report"
 
 
 @pytest.mark.parametrize("used", [0, 30])

@@ -143,7 +143,7 @@ def test_reported_limits_after_a_limit_lost_a_measure(database: Database, owner:
 
 @pytest.mark.parametrize("measure", ["tokens", "slots", "money"])
 def test_reservations_from_before_a_change_are_reported_after_it(measure: str) -> None:
-    """In any order of changes: what is told of is what requests under way have reserved, never less than nothing."""
+    """In any order of changes: the report has what requests in flight have reserved, never less than nothing."""
     limited = {"tokens": {"tokens_per_minute": 10**6}, "slots": {"concurrent_requests": 100}, "money": {}}
     most, period = limited[measure], "total" if measure == "money" else None
     free = Rule("rule_1", "org_1", "key", "key_1", "*", {}, period, AMOUNT, hard=False)

@@ -178,7 +178,7 @@ def test_postgres_keeps_its_data_and_accepts_a_new_password(folder: Path, made: 
             )
         with pytest.raises(psycopg.OperationalError, match="password"):
             connected(port, secret)
-    # The first that fits a caller's address counts, and only those of other machines are told apart from here.
+    # The first that fits a caller's address counts, and only those of other machines can be tested from here.
     said = [line.split() for line in (folder / "pgdata/pg_hba.conf").read_text().splitlines()]
     assert {line[-1] for line in said if line and line[0].startswith("host")} == {"scram-sha-256"}
 

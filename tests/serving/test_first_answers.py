@@ -24,7 +24,7 @@ from .driver import ServingDriver
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
 CHAT, EMBEDDINGS = PACKAGED
-TOLD_COUNTS = {"vllm:prompt_tokens_total": "prompt_tokens", "vllm:generation_tokens_total": "completion_tokens"}
+REPORTED_COUNTS = {"vllm:prompt_tokens_total": "prompt_tokens", "vllm:generation_tokens_total": "completion_tokens"}
 
 
 def model_of(packaged: PackagedModel, folder: Path, **changes: Any) -> EngineModel:
@@ -80,7 +80,7 @@ def test_an_engine_reports_its_answer_check_and_its_duration(
             assert time.monotonic() < deadline
             driver.run_loop_for(0.05)
         assert reported["answer"] == answer, reported
-        assert reported["usage"] == {own: counted(driver, endpoint, name) for name, own in TOLD_COUNTS.items()}
+        assert reported["usage"] == {own: counted(driver, endpoint, name) for name, own in REPORTED_COUNTS.items()}
         assert reported["usage"]["prompt_tokens"] > 0
         _, line = (settings.logs / log_name("asked")).read_text().split("expected answer: ")
         assert line.startswith("as expected" if answer == "as_expected" else "differs: this processor (")

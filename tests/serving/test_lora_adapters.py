@@ -13,7 +13,7 @@ from .driver import ServingDriver, processes
 from .scripted_engines import model, scripted_settings
 
 BASE, TUNED = "base", "tuned"
-# An engine whose adapters can be told, with vLLM's answers about them. `unload`: what its name says, "no" or "slow".
+# An engine that loads and unloads adapters on request, with vLLM's responses. `unload`: what its name says, "no" or "slow".
 _ENGINE = """#!{python}
 import http.server, json, pathlib, socketserver, sys, threading, time
 

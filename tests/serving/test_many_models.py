@@ -102,7 +102,7 @@ def test_a_sweep_lists_once_and_queries_no_sleeping_model(many: Many) -> None:
         serving = many.serving(idle_seconds=300.0)
         many.models.last = {model.id: None for model in MODELS}  # each has a request under way
         many.asked()
-        await asyncio.gather(*(serving.reconcile() for _ in range(3)))  # told again while it is under way
+        await asyncio.gather(*(serving.reconcile() for _ in range(3)))  # called again while it runs
         await serving.close()
 
     asyncio.run(sweep())

@@ -1,4 +1,4 @@
-"""A deletion that is told twice, late or falsely ends no engine but that of the model which is gone."""
+"""A deletion event that arrives twice, late or wrongly stops no engine except that of the deleted model."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_model_is_not_served_by_an_engine_of_a_deleted_model_with_its_id(clust
     cluster.driver.wake(SMALL.id)
     (service,) = cluster.controllers.listed(INFERENCE_SERVICES)
     assert service["spec"]["predictor"]["model"]["storageUri"] == AGAIN.folder
-    cluster.driver.run(cluster.serving.remove(SMALL.id, SMALL.folder))  # told again
+    cluster.driver.run(cluster.serving.remove(SMALL.id, SMALL.folder))  # delivered again
     assert uids(cluster) == [service["metadata"]["uid"]]
 
 

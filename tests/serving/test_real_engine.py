@@ -82,7 +82,7 @@ def test_a_killed_engine_is_detected_and_leaves_nothing_behind(warm: tuple[Servi
     status = driver.wait_until(lambda status: status.phase is Phase.FAILED, BASE, seconds=10)
     print(f"\nnoticed after {time.monotonic() - began:.2f} s")
     assert "ended unexpectedly" in status.message
-    # Its core process was told by the kernel, and is gone a moment later.
+    # The kernel has signaled its core process, which is gone a moment later.
     while group_of(pid):
         assert time.monotonic() - began < 10
         time.sleep(0.1)

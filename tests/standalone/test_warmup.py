@@ -26,7 +26,7 @@ ALIKE, UNLIKE = [[1.0, 0.1], [1.0, 0.2], [-0.1, 1.0]], [[1.0, 0.0], [1.0, 0.0], 
 
 
 class Scripted(BaseHTTPRequestHandler):
-    """A platform whose models say what they are told to."""
+    """A platform whose models give scripted answers."""
 
     says: str
     vectors: list[list[float]]

@@ -92,8 +92,8 @@ def test_a_folder_that_was_not_downloaded_is_never_removed(weights: LocalWeights
     link.symlink_to(outside)
     by_detour = f"{home}/{named_alike.name}/../../../precious"
     folders = [str(path) for path in (outside, home / "../../precious", named_alike, link, home, home / "..", tmp_path)]
-    for told_folder in (*folders, by_detour, "/", ".", "hf://org/name", ""):
-        weights.discard(MODEL.id, told_folder)
+    for location in (*folders, by_detour, "/", ".", "hf://org/name", ""):
+        weights.discard(MODEL.id, location)
     assert (outside / "model.safetensors").exists()
     assert (named_alike / "model.safetensors").exists()
     assert fetched(weights, MODEL).is_dir()

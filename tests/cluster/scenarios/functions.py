@@ -86,7 +86,7 @@ class Functions:
         kubectl(self.lab, "patch", "ksvc", name, "-n", NAMESPACE, f"--type={kind}", "-p", json.dumps(patch))
 
     def ready(self, name: str, *, seconds: float = 180) -> str:
-        """Wait until the newest revision is ready and traffic goes where it was told to; that revision's name."""
+        """Wait until the newest revision is ready and traffic follows its configuration; that revision's name."""
         until(f"{name} is ready", lambda: _not_ready(self.services()[name]), seconds=seconds)
         return str(self.services()[name]["status"]["latestReadyRevisionName"])
 

@@ -47,12 +47,12 @@ class Answer:
 
     @property
     def phases(self) -> list[str]:
-        """Told while it waited, in order, each once."""
+        """Reported while it waited, in order, each once."""
         return list(dict.fromkeys(str(comment["phase"]) for comment in self.comments))
 
     @property
     def messages(self) -> list[str]:
-        """Told while it waited, in order, each once."""
+        """Reported while it waited, in order, each once."""
         return list(dict.fromkeys(str(comment["message"]) for comment in self.comments if comment["message"]))
 
     @property

@@ -74,7 +74,7 @@ def test_the_id_of_a_deleted_model_is_reusable(registry: ModelRegistry) -> None:
     again = registry.create(new())
     assert not again.loaded
     assert again.revision > first.revision
-    assert again.created_at > first.created_at  # told apart by it, in whatever second that was
+    assert again.created_at > first.created_at  # distinguished by it, also within a second
 
 
 def test_models_are_sorted_active_first_then_base_models_then_by_age_and_id(

@@ -1,4 +1,4 @@
-"""Every wait for the database ends, and what it ended with is told rightly."""
+"""Every wait for the database ends, and its outcome is reported correctly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A connection that breaks while a transaction is committed: what is told is what is known."""
+"""A connection that breaks while a transaction is committed: the error says what is certain."""
 
 from __future__ import annotations
 

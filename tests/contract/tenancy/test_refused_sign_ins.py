@@ -51,7 +51,7 @@ def test_a_rejection_is_recorded_at_once_and_further_ones_per_minute(database: D
     refused.flush()
     assert len(failures(database, owner.organization_id)) == 1, "its minute is not over"
     RefusedSignIns(database).record(FORGED, source="192.0.2.1")
-    assert len(failures(database, owner.organization_id)) == 1, "another process told of it in this minute"
+    assert len(failures(database, owner.organization_id)) == 1, "another process recorded it in this minute"
     refused.flush(closing=True)
     assert [reported["count"] for _, _, reported in failures(database, owner.organization_id)] == [1, 3], (
         "the process ends"
@@ -104,7 +104,7 @@ def test_entries_of_many_sources_and_processes_are_bounded(
     found = failures(database, owner.organization_id)
     assert sum(reported["count"] for _, _, reported in found) == 180
     assert len(found) <= MAX_ENTRIES_PER_MINUTE * 4
-    assert any(source is None for source, _, _ in found), "what is too much is told as one"
+    assert any(source is None for source, _, _ in found), "the excess is recorded as one"
 
 
 def test_the_number_of_tracked_sources_is_bounded(database: Database, owner: KeyOwner) -> None:

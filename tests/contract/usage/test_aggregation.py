@@ -84,14 +84,14 @@ def lives(draw: st.DrawFn) -> list[list[dict[str, Any]]]:
     return requests
 
 
-def told_straight(ledger: Ledger, requests: Sequence[Sequence[dict[str, Any]]]) -> None:
+def record_in_order(ledger: Ledger, requests: Sequence[Sequence[dict[str, Any]]]) -> None:
     """Record every event once, in order; then interrupt requests without a closing event."""
     for made in requests:
         ledger.record(made)
     ledger.interrupt(unseen_for=0)
 
 
-def told_crookedly(data: st.DataObject, ledger: Ledger, requests: Sequence[Sequence[dict[str, Any]]]) -> None:
+def record_out_of_order(data: st.DataObject, ledger: Ledger, requests: Sequence[Sequence[dict[str, Any]]]) -> None:
     """Record events shuffled, in batches, some twice, with the sweep at any time in between; all arrive in the end."""
     events = [one for made in requests for one in made]
     order = data.draw(st.permutations(events))
@@ -126,9 +126,9 @@ def test_any_order_of_events_gives_the_same_balances(
     ledger: Ledger, database: Database, data: st.DataObject, requests: list[list[dict[str, Any]]]
 ) -> None:
     prices_of(database)
-    told_straight(ledger, requests)
+    record_in_order(ledger, requests)
     again = renamed(requests)
-    told_crookedly(data, ledger, again)
+    record_out_of_order(data, ledger, again)
     names = [made[0]["request_id"] for made in requests]
     for name in names:
         assert spent(ledger, name) == spent(ledger, name + "b")
@@ -142,7 +142,7 @@ def test_sums_by_every_grouping_agree_before_and_after_pruning(
     ledger: Ledger, database: Database, data: st.DataObject, requests: list[list[dict[str, Any]]]
 ) -> None:
     prices_of(database)
-    told_crookedly(data, ledger, requests)
+    record_out_of_order(data, ledger, requests)
     reports = UsageReports(database)
     end = 3 * DAY
     whole = UsageQuery("org_1", 0, end, measures=(*MEASURES, *COST_PARTS))

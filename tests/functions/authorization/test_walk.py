@@ -178,13 +178,13 @@ def test_organization_settings_are_visible_to_its_owners_only(world: World, ask:
     with world.database.write() as session:
         for tenant in (world.tenants[Ownership.OWN], world.tenants[Ownership.OTHER_ORGANIZATION]):
             reported = {"organization_id": tenant.organization_id, "project_id": None, "name": '"organization_id":"'}
-            outbox.add(session, "ai.llmariner.test.walked.v1", f"told/{tenant.organization_id}", reported)
-        outbox.add(session, "ai.llmariner.test.walked.v1", "told/everybody", {"project_id": None})
-    here, other = "told/org_walk-here", "told/org_walk-other"
+            outbox.add(session, "ai.llmariner.test.walked.v1", f"notice/{tenant.organization_id}", reported)
+        outbox.add(session, "ai.llmariner.test.walked.v1", "notice/everybody", {"project_id": None})
+    here, other = "notice/org_walk-here", "notice/org_walk-other"
     for caller, seen in (("owner", {here}), ("project owner", set()), ("member", set())):
         listed = ask("events", HttpRequest("GET", "/v1/events", None, world.headers[caller], "limit=100")).json["data"]
         subjects = {event["subject"] for event in listed}
-        assert subjects & {here, other, "told/everybody"} == seen | {"told/everybody"}, caller
+        assert subjects & {here, other, "notice/everybody"} == seen | {"notice/everybody"}, caller
         [theirs] = [event_id for event_id, subject in events_of(world) if subject == other]
         replayed = ask("events", HttpRequest("POST", f"/v1/events/{theirs}:replay", None, world.headers[caller]))
         assert_error(replayed, 404, "not_found")

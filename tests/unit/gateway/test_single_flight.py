@@ -11,7 +11,7 @@ from llmariner.gateway.single_flight import SingleFlight
 
 
 class NumberedResults:
-    """Gives the next number to each who asks, when told to."""
+    """Gives the next number to each call, when released."""
 
     def __init__(self) -> None:
         self.asked = 0

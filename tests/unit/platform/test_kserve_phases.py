@@ -1,4 +1,4 @@
-"""What a waiting caller is told, from what a cluster's objects say."""
+"""What a waiting caller learns, from the state of a cluster's objects."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def test_an_inference_service_is_imported_and_removed_within_seconds(client: Pla
     lab = client.installed.lab
     known, forgotten = [], []
     for _ in range(3):
-        name = f"told-{uuid.uuid4().hex[:6]}"
+        name = f"imported-{uuid.uuid4().hex[:6]}"
         with scripted(lab, service(name)):
             began = time.monotonic()
             until("known", lambda name=name: None if name in client.listed() else "not listed", seconds=90)  # type: ignore[misc]

@@ -128,7 +128,7 @@ def test_a_repeated_event_changes_nothing(functions: Functions, models: list[str
     installed = functions.installed
     model = _create(installed, models)
     until("loaded", lambda: _not_loaded(installed, [model]))
-    known = _told_of(installed, model)
+    known = _events_of(installed, model)
     [created] = [each for each in known if each["type"] == "ai.llmariner.model.created.v1"]
     again = Call("POST", "/", _headers(created), created["data"])
     for _ in range(3):
@@ -141,7 +141,7 @@ def test_a_repeated_event_changes_nothing(functions: Functions, models: list[str
         with urllib.request.urlopen(request, timeout=30) as answer:
             assert answer.status == 202
     time.sleep(5)
-    assert [each["id"] for each in _told_of(installed, model)] == [each["id"] for each in known]
+    assert [each["id"] for each in _events_of(installed, model)] == [each["id"] for each in known]
     assert not _dead(installed, model)
 
 
@@ -170,7 +170,7 @@ def _dead(installed: Installed, model: str) -> list[Body]:
     return [each for each in listed if each["subject"] == f"models/{model}"]
 
 
-def _told_of(installed: Installed, model: str) -> list[Body]:
+def _events_of(installed: Installed, model: str) -> list[Body]:
     status, answer = installed.call("GET", "/events?limit=100")
     assert status == 200, answer
     return [each for each in answer["data"] if each["subject"] == f"models/{model}"]

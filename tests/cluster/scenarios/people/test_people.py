@@ -143,7 +143,7 @@ def test_usage_of_a_signed_in_person_is_reported(
     assert answer.status == 200, answer.body
     tokens = answer.usage["completion_tokens"]
     own, owners = _api(installed, _token(alice)), _api(installed, _token(olga))
-    until("her own usage", lambda: None if model in str(own("/api_usages")) else "not told yet", seconds=60)
+    until("her own usage", lambda: None if model in str(own("/api_usages")) else "not reported yet", seconds=60)
     person = _people(installed)[f"{_ALICE}@example.org"]
     query = f"start_time={began}&bucket_width=1d&group_by[]=user_id&models[]={model}&user_ids[]={person}"
     rows = [row for each in owners(f"/organization/usage/completions?{query}")["data"] for row in each["results"]]

@@ -1,4 +1,4 @@
-"""The pool is full: who waits is told its place and why, and gets in when somebody sleeps."""
+"""The pool is full: a waiting caller learns its place and the reason, and is served when a model sleeps."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_a_third_model_is_queued_with_its_position_and_admitted_when_another_sle
         waiting = threading.Thread(target=lambda: answers.append(client.stream(third, wait=180)))
         waiting.start()
         until("the third waits for quota", lambda: _gated(client, third))
-        until("its place is told", lambda: _without_place(client.whole(third, wait=1)))
+        until("its place is reported", lambda: _without_place(client.whole(third, wait=1)))
         assert waiting.is_alive()
         assert client.whole(first, wait=0).status == 200, "who is awake is served on"
         client.sleep(first)

@@ -68,7 +68,7 @@ def _unready(lab: Lab) -> str | None:
     service = get(lab, "services.serving.knative.dev", "internal-gateway", "-n", NAMESPACE)
     env = service["spec"]["template"]["spec"]["containers"][0]["env"]
     if not any(each["name"] == "LLMARINER_STANDBY_TOKEN" for each in env):
-        return "it was not told"
+        return "it has not learned it"
     status = service["status"]
     if status.get("observedGeneration") != service["metadata"]["generation"]:
         return "not seen yet"

@@ -135,7 +135,7 @@ def logprobs() -> None:
 
 
 def embeddings() -> None:
-    """Sent as text: unless told otherwise, langchain sends the token ids of OpenAI's own models."""
+    """Sent as text: by default, langchain sends the token ids of OpenAI's own models."""
     cat, kitten, market = embedder().embed_documents(["a cat", "a kitten", "the stock market"])
     assert _dot(cat, kitten) > _dot(cat, market) + 0.2
     assert _dot(embedder().embed_query("a cat"), cat) > 0.999
