@@ -29,7 +29,7 @@ def known(platform: FakePlatform) -> None:
         ("admin roles get auditor", ROLE, ("role_1", "api.audit.read")),
     ],
 )
-def test_one_is_shown_by_title_or_id(line: str, record: object, shows: tuple[str, ...], llma: Llma) -> None:
+def test_an_object_is_shown_by_title_or_id(line: str, record: object, shows: tuple[str, ...], llma: Llma) -> None:
     result = llma(*line.split())
     assert result.code == 0, result.err
     for words in shows:
@@ -47,12 +47,12 @@ def test_one_is_shown_by_title_or_id(line: str, record: object, shows: tuple[str
         ("role", "roles"),
     ],
 )
-def test_groups_have_the_short_names_of_the_original(alias: str, name: str, llma: Llma) -> None:
+def test_groups_have_upstreams_short_names(alias: str, name: str, llma: Llma) -> None:
     assert llma("admin", alias, "list").out == llma("admin", name, "list").out != ""
     assert alias not in [line.split()[0] for line in llma("admin", "-h").out.splitlines() if line.startswith("  ")]
 
 
-def test_what_is_not_there_is_said_with_what_lists_it(llma: Llma) -> None:
+def test_a_missing_object_error_names_the_list_command(llma: Llma) -> None:
     result = llma("admin", "organizations", "get", "Nowhere")
     assert result.code == 4
     assert "there is no organization 'Nowhere'" in result.err
@@ -62,13 +62,13 @@ def test_what_is_not_there_is_said_with_what_lists_it(llma: Llma) -> None:
     assert "llma admin projects list --organization-title 'Acme'" in result.err
 
 
-def test_of_two_that_are_called_the_same_the_id_is_asked_for(llma: Llma, platform: FakePlatform) -> None:
+def test_an_ambiguous_title_requires_the_id(llma: Llma, platform: FakePlatform) -> None:
     platform.respond("GET /organizations/org_1/projects", {"projects": [VISION, {**VISION, "id": "proj_2"}]})
     result = llma("admin", "projects", "get", "Vision")
     assert (result.code, "proj_1, proj_2" in result.err) == (2, True)
 
 
-def test_o_is_the_organization_where_there_is_one_to_choose(llma: Llma) -> None:
+def test_the_option_o_is_the_organization_where_one_can_be_chosen(llma: Llma) -> None:
     assert llma("admin", "organizations", "list", "-o", "json").json == ORGANIZATIONS
     refused = llma("admin", "projects", "list", "-o", "json")
     assert refused.code == 4
@@ -77,7 +77,7 @@ def test_o_is_the_organization_where_there_is_one_to_choose(llma: Llma) -> None:
     assert "-o, --organization-title" in llma("admin", "projects", "list", "-h").out
 
 
-def test_the_contexts_organization_is_taken_by_title(llma: Llma, platform: FakePlatform) -> None:
+def test_the_contexts_organization_is_selected_by_title(llma: Llma, platform: FakePlatform) -> None:
     platform.respond("GET /organizations/org_2/projects", {"projects": []})
     assert llma("context", "set", "--organization", "Two Words").code == 0
     result = llma("admin", "projects", "list")
@@ -103,7 +103,7 @@ def test_the_contexts_organization_is_taken_by_title(llma: Llma, platform: FakeP
         ("auth api-keys list -o Acme", "--project-title"),
     ],
 )
-def test_what_makes_no_sense_is_refused_before_it_is_sent(
+def test_invalid_options_are_rejected_before_the_request(
     line: str, words: str, llma: Llma, platform: FakePlatform
 ) -> None:
     result = llma(*line.split())
@@ -111,7 +111,7 @@ def test_what_makes_no_sense_is_refused_before_it_is_sent(
     assert {request.method for request in platform.requests} <= {"GET"}
 
 
-def test_a_role_is_given_by_its_name(llma: Llma, platform: FakePlatform) -> None:
+def test_a_role_is_assigned_by_name(llma: Llma, platform: FakePlatform) -> None:
     platform.respond("POST /organizations/org_1/users", {"user_id": "a@x.org", "role": "role_1"})
     for said, sent in (("auditor", "role_1"), ("role_9", "role_9"), ("Tenant-System", "Tenant-System")):
         llma("admin", "orgs", "add-member", "Acme", "--email", "a@x.org", "--role", said)
@@ -120,13 +120,13 @@ def test_a_role_is_given_by_its_name(llma: Llma, platform: FakePlatform) -> None
     assert (unknown.code, "llma admin roles list" in unknown.err) == (4, True)
 
 
-def test_a_project_loses_its_place_with_an_empty_namespace(llma: Llma, platform: FakePlatform) -> None:
+def test_a_project_is_unassigned_with_an_empty_namespace(llma: Llma, platform: FakePlatform) -> None:
     platform.respond("PATCH /organizations/org_1/projects/proj_1", VISION)
     llma("admin", "projects", "update", "Vision", "-n", "")
     assert platform.requests[-1].body == {"assignments": [], "update_mask": "assignments"}
 
 
-def test_limits_and_budgets_are_for_the_organization_unless_said(llma: Llma, platform: FakePlatform) -> None:
+def test_limits_and_budgets_default_to_the_organization(llma: Llma, platform: FakePlatform) -> None:
     platform.respond("POST /budgets", {"amount": 1})
     llma("admin", "budgets", "set", "--amount", "1")
     assert platform.requests[-1].body["subject_id"] == "org_1"
@@ -139,7 +139,7 @@ def test_names_that_cannot_be_listed_are_shown_as_ids(llma: Llma, platform: Fake
     assert "project proj_1" in llma("admin", "limits", "list").out
 
 
-def test_who_comes_in_where_people_sign_in_is_told_to(llma: Llma, platform: FakePlatform) -> None:
+def test_a_member_added_with_an_issuer_is_informed_of_sign_in(llma: Llma, platform: FakePlatform) -> None:
     platform.respond("POST /invitations:accept", {"user": USERS["users"][0], "api_key": None})
     result = llma("auth", "accept-invite", "inv-x")
     assert result.out == "You are in.\n"
@@ -184,14 +184,12 @@ def test_the_shell_completes_names(
     assert completed(words, program, platform) == offered
 
 
-def test_the_shell_is_offered_nothing_when_nobody_answers(
-    program: list[str], platform: FakePlatform, home: Path
-) -> None:
+def test_completion_without_a_server_is_empty(program: list[str], platform: FakePlatform, home: Path) -> None:
     platform.respond_error("GET /organizations", 401)
     assert completed("llma admin organizations get ", program, platform) == [""]
 
 
-def test_what_is_looked_up_is_looked_up_once(llma: Llma, platform: FakePlatform) -> None:
+def test_a_lookup_is_made_once(llma: Llma, platform: FakePlatform) -> None:
     platform.requests.clear()
     llma("admin", "projects", "get", "Vision")
     assert [request.path for request in platform.requests] == ["/organizations", "/organizations/org_1/projects"]

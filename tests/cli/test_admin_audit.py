@@ -13,7 +13,7 @@ VERIFY, LIST = "GET /organization/audit_logs:verify", "GET /organization/audit_l
 BROKEN = {"whole": False, "entries": 3, "head": "ab" * 32, "broken_at": "audit_log_4", "reason": "it was changed"}
 
 
-def test_a_log_that_was_tampered_with_fails_the_command_and_names_the_entry(llma: Llma, platform: FakePlatform) -> None:
+def test_a_modified_log_fails_the_command_and_names_the_entry(llma: Llma, platform: FakePlatform) -> None:
     platform.respond(VERIFY, BROKEN)
     result = llma("admin", "audit", "verify")
     assert result.code == 1
@@ -22,7 +22,7 @@ def test_a_log_that_was_tampered_with_fails_the_command_and_names_the_entry(llma
     assert "it was changed" in result.err
 
 
-def test_a_log_that_lost_its_end_fails_the_command(llma: Llma, platform: FakePlatform) -> None:
+def test_a_truncated_log_fails_the_command(llma: Llma, platform: FakePlatform) -> None:
     platform.respond(VERIFY, {**BROKEN, "broken_at": None, "reason": "entries are missing"})
     result = llma("admin", "audit", "verify", "--output", "json")
     assert (result.code, result.json["whole"]) == (1, False)
@@ -45,12 +45,12 @@ def test_the_actor_is_shown(llma: Llma, platform: FakePlatform, actor: dict[str,
     assert shown in llma("admin", "audit", "list").out
 
 
-def test_an_empty_log_is_said(llma: Llma, platform: FakePlatform) -> None:
+def test_an_empty_log_is_reported(llma: Llma, platform: FakePlatform) -> None:
     platform.respond(LIST, {"data": []})
     assert "Nothing was done." in llma("admin", "audit", "list").err
 
 
-def test_days_become_a_time(llma: Llma, platform: FakePlatform) -> None:
+def test_days_become_a_timestamp(llma: Llma, platform: FakePlatform) -> None:
     platform.respond(LIST, {"data": []})
     llma("admin", "audit", "list", "--days", "2")
     assert int(platform.requests[-1].query["effective_at[gte]"]) > 1_700_000_000

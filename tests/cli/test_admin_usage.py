@@ -35,7 +35,7 @@ def use(day: int, tokens: int, model: str = "m") -> dict[str, Any]:
     }
 
 
-def test_bars_are_as_long_as_what_they_show_and_no_day_is_left_out(llma: Llma, platform: FakePlatform) -> None:
+def test_bars_have_proportional_lengths_and_no_day_is_missing(llma: Llma, platform: FakePlatform) -> None:
     days = [use(today(), 800), use(today() - 2 * DAY, 400), use(today() - 3 * DAY, 1)]
     platform.respond(USAGE, {"data": days})
     lines = llma("admin", "usage", "show", "--days", "5").out.splitlines()
@@ -49,7 +49,7 @@ def test_bars_are_as_long_as_what_they_show_and_no_day_is_left_out(llma: Llma, p
     assert {int(request.query["start_time"]) for request in platform.requests} == {today() - 4 * DAY}
 
 
-def test_without_a_command_thirty_days_are_shown_by_model(llma: Llma, platform: FakePlatform) -> None:
+def test_without_a_subcommand_thirty_days_are_shown_by_model(llma: Llma, platform: FakePlatform) -> None:
     platform.respond(USAGE, {"data": [use(today(), 5, "cheap"), use(today(), 9_000_000, "dear")]})
     result = llma("admin", "usage")
     assert result.code == 0
@@ -57,13 +57,13 @@ def test_without_a_command_thirty_days_are_shown_by_model(llma: Llma, platform: 
     assert [line.split()[0] for line in table] == ["MODEL", "dear", "cheap"], "what costs most comes first"
 
 
-def test_where_nothing_was_used_there_is_no_plot(llma: Llma, platform: FakePlatform) -> None:
+def test_without_usage_there_is_no_chart(llma: Llma, platform: FakePlatform) -> None:
     platform.respond(USAGE, {"data": []})
     result = llma("admin", "usage", "show")
     assert (result.out, result.err) == ("", "Nothing was used in that time.\n")
 
 
-def test_a_request_that_does_not_add_up_is_told(llma: Llma, platform: FakePlatform) -> None:
+def test_a_cost_breakdown_that_does_not_add_up_is_reported(llma: Llma, platform: FakePlatform) -> None:
     found = {"id": "req_1", "admitted_at": 1.0, "amount": {"value": 0}, "line_items": [], "events": []}
     platform.respond(WHY, {**found, "rebuilt_equals_stored": False})
     result = llma("admin", "usage", "why", "req_1")
@@ -83,7 +83,9 @@ def exported(platform: FakePlatform) -> bytes:
     return text
 
 
-def test_an_export_is_written_as_it_comes(llma: Llma, exported: bytes, tmp_path: Path, platform: FakePlatform) -> None:
+def test_an_export_is_written_as_it_arrives(
+    llma: Llma, exported: bytes, tmp_path: Path, platform: FakePlatform
+) -> None:
     result = llma("admin", "usage", "export", str(tmp_path / "x.csv"), "--days", "3")
     assert result.out == f"Wrote 45,000 requests to {tmp_path / 'x.csv'}.\n"
     assert (tmp_path / "x.csv").read_bytes() == exported
@@ -110,7 +112,7 @@ def test_parquet_has_types_and_exact_money(llma: Llma, exported: bytes, tmp_path
 
 
 @pytest.mark.parametrize("name", ["x.csv", "x.parquet"])
-def test_half_an_export_is_no_file(name: str, llma: Llma, platform: FakePlatform, tmp_path: Path) -> None:
+def test_an_incomplete_export_leaves_no_file(name: str, llma: Llma, platform: FakePlatform, tmp_path: Path) -> None:
     platform.respond_with(
         EXPORT, raw=f"{NAMES}\nr0,m".encode(), headers={"content-length": "5000", "connection": "close"}
     )
@@ -119,7 +121,7 @@ def test_half_an_export_is_no_file(name: str, llma: Llma, platform: FakePlatform
     assert list(tmp_path.glob("x*")) == []
 
 
-def test_an_export_that_is_refused_says_why(llma: Llma, platform: FakePlatform, tmp_path: Path) -> None:
+def test_a_rejected_export_has_a_reason(llma: Llma, platform: FakePlatform, tmp_path: Path) -> None:
     platform.respond_error(EXPORT, 403, message="Only an owner may.", code="insufficient_permissions")
     result = llma("admin", "usage", "export", str(tmp_path / "x.csv"))
     assert result.code == 3
@@ -127,13 +129,13 @@ def test_an_export_that_is_refused_says_why(llma: Llma, platform: FakePlatform, 
     assert list(tmp_path.glob("x*")) == []
 
 
-def test_a_place_where_nothing_can_be_written_is_said(llma: Llma, exported: bytes, tmp_path: Path) -> None:
+def test_an_unwritable_path_is_reported(llma: Llma, exported: bytes, tmp_path: Path) -> None:
     result = llma("admin", "usage", "export", str(tmp_path / "nowhere" / "x.csv"))
     assert result.code == 2
     assert "nowhere" in result.err
 
 
-def test_parquet_without_its_package_says_how_to_get_it(
+def test_parquet_without_its_package_names_the_package(
     llma: Llma, exported: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "arro3.io", None)

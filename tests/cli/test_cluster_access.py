@@ -81,7 +81,7 @@ def refused(result: Result) -> str:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_nothing_answers(command: str, bare_llma: Llma, tmp_path: Path) -> None:
+def test_no_server_responds(command: str, bare_llma: Llma, tmp_path: Path) -> None:
     began = time.monotonic()
     said = refused(bare_llma("cluster", command, "--kubeconfig", kubeconfig(tmp_path / "k", "http://127.0.0.1:9")))
     assert "The Kubernetes API does not answer" in said
@@ -103,7 +103,7 @@ def test_nothing_answers(command: str, bare_llma: Llma, tmp_path: Path) -> None:
     ],
     ids=repr,
 )
-def test_what_answers_is_no_kubernetes(
+def test_a_server_that_is_not_kubernetes(
     command: str, body: bytes, answering: Callable[[bytes], str], bare_llma: Llma
 ) -> None:
     said = refused(bare_llma("cluster", command, "--kubeconfig", answering(body)))
@@ -112,14 +112,12 @@ def test_what_answers_is_no_kubernetes(
 
 
 @pytest.mark.parametrize(("code", "words"), [(500, "can't serve this now"), (503, "can't serve this now")])
-def test_the_server_is_in_trouble(
-    code: int, words: str, answering: Callable[[bytes, int], str], bare_llma: Llma
-) -> None:
+def test_a_server_error(code: int, words: str, answering: Callable[[bytes, int], str], bare_llma: Llma) -> None:
     assert words in refused(bare_llma("cluster", "check", "--kubeconfig", answering(b"\xff no", code)))
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_the_credentials_are_not_taken(command: str, bare_llma: Llma, tmp_path: Path) -> None:
+def test_rejected_credentials(command: str, bare_llma: Llma, tmp_path: Path) -> None:
     cluster: FakeCluster = _fake_cluster.FakeCluster()
     cluster.server.token = "the right one"
     with cluster.server as server:
@@ -129,7 +127,7 @@ def test_the_credentials_are_not_taken(command: str, bare_llma: Llma, tmp_path: 
     assert "the-wrong-one" not in said
 
 
-def test_no_kubeconfig_is_there(bare_llma: Llma, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_kubeconfig(bare_llma: Llma, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("KUBECONFIG", "LLMARINER_KUBECONFIG"):
         monkeypatch.delenv(name, raising=False)
     said = refused(bare_llma("cluster", "check"))
@@ -138,19 +136,19 @@ def test_no_kubeconfig_is_there(bare_llma: Llma, home: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("text", ["", "a: [", "just words", "[]", "apiVersion: v1\nkind: Config\n", "\x00"], ids=repr)
-def test_a_kubeconfig_that_is_none(text: str, bare_llma: Llma, tmp_path: Path) -> None:
+def test_an_invalid_kubeconfig(text: str, bare_llma: Llma, tmp_path: Path) -> None:
     (tmp_path / "kubeconfig").write_text(text)
     assert "kubeconfig" in refused(bare_llma("cluster", "check", "--kubeconfig", str(tmp_path / "kubeconfig")))
 
 
-def test_a_context_that_is_not_in_it(bare_llma: Llma, tmp_path: Path) -> None:
+def test_a_missing_context(bare_llma: Llma, tmp_path: Path) -> None:
     file = kubeconfig(tmp_path / "kubeconfig", "http://127.0.0.1:9")
     said = refused(bare_llma("cluster", "check", "--kubeconfig", file, "--context", "elsewhere"))
     assert "elsewhere" in said
     assert "kubectl config get-contexts" in said
 
 
-def test_the_context_chooses_among_several_files(
+def test_the_context_selects_among_several_files(
     bare_llma: Llma, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cluster: FakeCluster = _fake_cluster.FakeCluster()
@@ -161,7 +159,7 @@ def test_the_context_chooses_among_several_files(
         assert bare_llma("cluster", "check", "--context", "here").code == 2
 
 
-def test_a_client_s_installation_is_told_what_it_lacks(home: Path, program: list[str]) -> None:
+def test_a_client_only_installation_is_told_which_extra_it_lacks(home: Path, program: list[str]) -> None:
     """Without Kubernetes' client; an import hook stands for that in a process of its own."""
     code = """
 import importlib.abc, sys
@@ -179,7 +177,7 @@ sys.exit(main(["cluster", "check", "--kubeconfig", sys.argv[1]]))
     assert "pip install 'llmariner-knative[cli,cluster]'" in result.stderr
 
 
-def test_help_imports_no_client(home: Path, program: list[str]) -> None:
+def test_help_does_not_import_the_client(home: Path, program: list[str]) -> None:
     code = """
 import sys
 from llmariner.cli.main import main
@@ -190,7 +188,7 @@ sys.exit(" ".join({"kubernetes", "urllib3", "rich", "yaml", "llmariner.diagnosti
     assert result.stderr.split() == []
 
 
-def test_the_extras_that_are_named_are_enough(home: Path, program: list[str]) -> None:
+def test_the_named_extras_are_sufficient(home: Path, program: list[str]) -> None:
     """What a check of a whole cluster imports besides is in none of them."""
     cluster: FakeCluster = _fake_cluster.FakeCluster()
     cluster.populate()

@@ -57,7 +57,7 @@ def unhealthy(result: Result) -> list[dict[str, str]]:
     return [each for each in result.json["checks"] if each["result"] in ("failed", "unknown")]
 
 
-def test_a_good_cluster_passes(healthy_cluster: FakeCluster, check: Check) -> None:
+def test_a_healthy_cluster_passes(healthy_cluster: FakeCluster, check: Check) -> None:
     result = check("-o", "json")
     assert (unhealthy(result), result.code, result.err) == ([], 0, "")
     assert {each["mend"] for each in result.json["checks"] if each["result"] == "ok"} == {""}
@@ -69,7 +69,7 @@ def test_a_good_cluster_passes(healthy_cluster: FakeCluster, check: Check) -> No
     assert yaml.safe_load(check("-o", "yaml").out) == result.json
 
 
-def test_the_table_has_a_line_a_check_and_the_commands_below(healthy_cluster: FakeCluster, check: Check) -> None:
+def test_the_table_has_one_line_per_check_and_remedies_below(healthy_cluster: FakeCluster, check: Check) -> None:
     healthy_cluster.delete("ConfigMap", "knative-serving/config-defaults")
     result = check()
     table, mend, *_ = result.out.split("\n\n")
@@ -91,7 +91,7 @@ def test_a_prepared_cluster_passes_before_the_installation(server: FakeCluster, 
     assert "kubectl apply -k" in missing["mend"]
 
 
-def test_an_empty_cluster_lacks_everything_and_says_so_once_each(server: FakeCluster, check: Check) -> None:
+def test_an_empty_cluster_reports_each_missing_part_once(server: FakeCluster, check: Check) -> None:
     server.clear(without=lambda kind: kind.custom)
     result = check("-o", "json")
     lacking = [each["check"] for each in unhealthy(result)]
@@ -102,7 +102,7 @@ def test_an_empty_cluster_lacks_everything_and_says_so_once_each(server: FakeClu
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_single_fault_is_named_with_its_mend(fault: str, healthy_cluster: FakeCluster, check: Check) -> None:
+def test_a_single_fault_is_reported_with_its_remedy(fault: str, healthy_cluster: FakeCluster, check: Check) -> None:
     make, name, said, mend = FAULTS[fault]
     make(healthy_cluster)
     result = check("-o", "json")
@@ -126,19 +126,19 @@ def test_a_missing_project_is_named(project: Any, server: FakeCluster, check: Ch
     assert project.guide in found["mend"]
 
 
-def test_a_version_that_is_too_old_is_told(server: FakeCluster, check: Check) -> None:
+def test_an_outdated_version_is_reported(server: FakeCluster, check: Check) -> None:
     server.populate(without=lambda kind: kind.group == "kueue.x-k8s.io" and kind.version == "v1beta2")
     (kueue,) = [each for each in unhealthy(check("-o", "json")) if each["check"] == "Kueue"]
     assert kueue["detail"] == "kueue.x-k8s.io is there at v1beta1, not at v1beta2"
 
 
-def test_a_missing_kind_of_a_project_is_told(server: FakeCluster, check: Check) -> None:
+def test_a_missing_kind_of_a_project_is_reported(server: FakeCluster, check: Check) -> None:
     server.populate(without=lambda kind: kind.name == "PingSource")
     (eventing,) = [each for each in unhealthy(check("-o", "json")) if each["check"] == "Knative Eventing"]
     assert eventing["detail"] == "sources.knative.dev/v1 lacks PingSource"
 
 
-def test_jobs_that_were_cleared_away_are_judged_by_what_they_did(healthy_cluster: FakeCluster, check: Check) -> None:
+def test_deleted_jobs_are_judged_by_their_results(healthy_cluster: FakeCluster, check: Check) -> None:
     for job in ("secrets-0-4-0", "migrations-0-4-0"):
         healthy_cluster.delete("Job", f"{PLATFORM}/{job}")
     assert check().code == 0
@@ -148,7 +148,7 @@ def test_jobs_that_were_cleared_away_are_judged_by_what_they_did(healthy_cluster
     assert [each["check"] for each in unhealthy(check("-o", "json"))] == ["migrations job", "functions"]
 
 
-def test_routes_of_others_are_their_own_business(healthy_cluster: FakeCluster, check: Check) -> None:
+def test_routes_of_other_projects_are_ignored(healthy_cluster: FakeCluster, check: Check) -> None:
     metadata = {"name": "of-an-ingress", "namespace": PLATFORM}
     parents = [{"name": "knative-local", "namespace": "elsewhere"}]
     kind = {"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute"}
@@ -156,7 +156,7 @@ def test_routes_of_others_are_their_own_business(healthy_cluster: FakeCluster, c
     assert check().code == 0
 
 
-def test_an_accelerator_that_is_there_is_counted(healthy_cluster: FakeCluster, check: Check) -> None:
+def test_an_available_accelerator_is_counted(healthy_cluster: FakeCluster, check: Check) -> None:
     _faults.setting(f"{PLATFORM}/llmariner-settings", "LLMARINER_ACCELERATOR", "nvidia")(healthy_cluster)
     healthy_cluster.modify(
         "Node", "node-1", lambda old: old["allocatable"].update({"nvidia.com/gpu": "8"}), status=True
@@ -167,9 +167,7 @@ def test_an_accelerator_that_is_there_is_counted(healthy_cluster: FakeCluster, c
     assert found["runtimes"]["detail"] == "there is no ClusterServingRuntime vllm-nvidia"
 
 
-def test_the_administrators_key_is_to_be_noted_and_its_value_is_not_shown(
-    healthy_cluster: FakeCluster, check: Check
-) -> None:
+def test_the_administrators_key_is_mentioned_without_its_value(healthy_cluster: FakeCluster, check: Check) -> None:
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "llmariner-admin-key", "namespace": PLATFORM}}
     healthy_cluster.create({**secret, "data": {"key": "c2stc2VjcmV0"}})
     result = check()
@@ -178,7 +176,7 @@ def test_the_administrators_key_is_to_be_noted_and_its_value_is_not_shown(
     assert result.code == 0
 
 
-def test_a_missing_right_is_told_and_the_rest_is_checked(healthy_cluster: FakeCluster, check: Check) -> None:
+def test_a_missing_permission_is_reported_and_other_checks_run(healthy_cluster: FakeCluster, check: Check) -> None:
     healthy_cluster.server.forbid("list secrets", "list nodes")
     result = check("-o", "json")
     found = {each["check"]: each for each in unhealthy(result)}
@@ -189,7 +187,7 @@ def test_a_missing_right_is_told_and_the_rest_is_checked(healthy_cluster: FakeCl
     assert result.code == 1
 
 
-def test_one_right_that_many_checks_need_is_asked_for_once(healthy_cluster: FakeCluster, check: Check) -> None:
+def test_a_permission_shared_by_many_checks_is_queried_once(healthy_cluster: FakeCluster, check: Check) -> None:
     healthy_cluster.server.forbid("list configmaps", "list services")
     mends = check().out.split("To mend:\n")[1].splitlines()
     (line,) = [line for line in mends if "-n knative-serving" in line]
@@ -198,14 +196,14 @@ def test_one_right_that_many_checks_need_is_asked_for_once(healthy_cluster: Fake
     assert any("kubectl auth can-i list services.serving.knative.dev -n llmariner" in line for line in mends)
 
 
-def test_the_settings_need_a_right_too(healthy_cluster: FakeCluster, check: Check) -> None:
+def test_the_settings_need_a_permission(healthy_cluster: FakeCluster, check: Check) -> None:
     healthy_cluster.server.forbid("get configmaps")
     result = check("-o", "json")
     assert {"settings", "KServe deployment mode"} <= {each["check"] for each in unhealthy(result)}
     assert result.code == 1
 
 
-def test_another_namespace_is_looked_at(healthy_cluster: FakeCluster, check: Check) -> None:
+def test_another_namespace_is_checked(healthy_cluster: FakeCluster, check: Check) -> None:
     (missing,) = unhealthy(check("-n", "elsewhere", "-o", "json"))
     assert "no ConfigMap llmariner-settings in elsewhere" in missing["detail"]
     refused = check("-n", "No Namespace")
@@ -213,7 +211,7 @@ def test_another_namespace_is_looked_at(healthy_cluster: FakeCluster, check: Che
     assert "must be the name of a namespace" in refused.err
 
 
-def test_what_we_expect_is_what_the_manifests_need() -> None:
+def test_expected_versions_match_the_manifests() -> None:
     prerequisites = CHECKOUT / "manifests/prerequisites"
     defaults = yaml.safe_load((prerequisites / "config-defaults.yaml").read_text())["data"]
     assert defaults == {"max-revision-timeout-seconds": str(MAX_REQUEST_SECONDS)}
@@ -226,7 +224,7 @@ def test_what_we_expect_is_what_the_manifests_need() -> None:
         assert {each for each in custom if each[0].startswith(("kueue", "gateway"))} - known == set()
 
 
-def test_hardware_is_named_as_the_pools_and_the_runtimes_name_it() -> None:
+def test_hardware_has_the_names_of_pools_and_runtimes() -> None:
     for hardware, device in ACCELERATOR_RESOURCES.items():
         pool = (CHECKOUT / f"manifests/components/kueue/{hardware}/pool.yaml").read_text()
         assert device in pool
@@ -234,7 +232,7 @@ def test_hardware_is_named_as_the_pools_and_the_runtimes_name_it() -> None:
         assert (CHECKOUT / f"kserve/{hardware}/{runtime}.yaml").is_file()
 
 
-def test_the_secrets_are_those_that_the_job_makes() -> None:
+def test_the_expected_secrets_are_those_of_the_job() -> None:
     documentation = secrets.__doc__ or ""
     made = {line.split()[0] for line in documentation.splitlines() if line.startswith("llmariner-")}
     # The first is to be deleted once it is read, the other there only with Dex.

@@ -125,7 +125,7 @@ def test_every_part_is_shown(healthy_cluster: FakeCluster, look: Look) -> None:
     assert shown["unreadable"] == {}
 
 
-def test_models_are_in_the_phases_that_a_waiting_caller_is_told(healthy_cluster: FakeCluster, look: Look) -> None:
+def test_models_have_the_phases_that_waiting_requests_get(healthy_cluster: FakeCluster, look: Look) -> None:
     loading = {"containerStatuses": [{"name": "kserve-container", "ready": False, "restartCount": 0,
                "image": "x", "imageID": "", "state": {"running": {}}}]}  # fmt: skip
     ready = {"conditions": [{"type": "Ready", "status": "True"}], "podIP": "10.0.0.7"}
@@ -144,7 +144,7 @@ def test_models_are_in_the_phases_that_a_waiting_caller_is_told(healthy_cluster:
     assert named(shown, "unplaced")["message"] == "waiting for a node: 0/1 nodes: insufficient cpu"
 
 
-def test_what_waits_for_quota_is_listed_in_its_order(healthy_cluster: FakeCluster, look: Look) -> None:
+def test_models_that_wait_for_quota_are_listed_in_order(healthy_cluster: FakeCluster, look: Look) -> None:
     healthy_cluster.create(workload("first", QuotaReserved="insufficient quota for cpu"))
     healthy_cluster.create(workload("admitted"))
     healthy_cluster.create(workload("second", QuotaReserved="waits for first"))
@@ -159,7 +159,7 @@ def test_what_waits_for_quota_is_listed_in_its_order(healthy_cluster: FakeCluste
     assert queue == {"name": "cpu", "cluster_queue": "llmariner-cpu", "pending": 2, "admitted": 1, "message": ""}
 
 
-def test_the_tables_have_titles_and_say_where_there_is_nothing(healthy_cluster: FakeCluster, look: Look) -> None:
+def test_the_tables_have_titles_and_placeholders(healthy_cluster: FakeCluster, look: Look) -> None:
     result = look()
     assert (result.code, result.err) == (0, "")
     parts = dict(part.split("\n", 1) for part in result.out.strip().split("\n\n"))
@@ -169,7 +169,7 @@ def test_the_tables_have_titles_and_say_where_there_is_nothing(healthy_cluster: 
     assert re.search(r"^node-1 +ready +7\.91 +32\.0 GiB +-", parts["NODES"], re.M)
 
 
-def test_an_empty_cluster_is_shown_empty(server: FakeCluster, look: Look) -> None:
+def test_an_empty_cluster_has_empty_tables(server: FakeCluster, look: Look) -> None:
     server.clear(without=lambda kind: kind.custom)
     shown = look("-o", "json")
     assert shown.json == {"unreadable": {}, **{part: [] for part in ("functions", "models", "queues")},
@@ -177,7 +177,7 @@ def test_an_empty_cluster_is_shown_empty(server: FakeCluster, look: Look) -> Non
     assert shown.code == 0
 
 
-def test_what_may_not_be_read_is_told_in_its_place(healthy_cluster: FakeCluster, look: Look) -> None:
+def test_an_unreadable_part_is_reported_in_its_table(healthy_cluster: FakeCluster, look: Look) -> None:
     healthy_cluster.server.forbid("list nodes")
     assert "cannot list resource 'nodes'" in look("-o", "json").json["unreadable"]["nodes"]
     result = look()
@@ -185,7 +185,7 @@ def test_what_may_not_be_read_is_told_in_its_place(healthy_cluster: FakeCluster,
     assert result.code == 0
 
 
-def test_watching_redraws_survives_a_server_that_goes_away_and_ends_with_ctrl_c(
+def test_watching_redraws_survives_server_failures_and_ends_with_ctrl_c(
     healthy_cluster: FakeCluster, kubeconfig: str, home: Path, program: list[str]
 ) -> None:
     words = ["cluster", "status", "--kubeconfig", kubeconfig, "--watch", "--interval", "0.5"]
@@ -239,5 +239,5 @@ def seen_until(keyboard: int, words: bytes, seconds: float = 30) -> None:
         (None, 0.0),
     ],
 )
-def test_quantities_are_read_as_kubernetes_means_them(text: object, value: float) -> None:
+def test_quantities_are_parsed_as_kubernetes_does(text: object, value: float) -> None:
     assert parse_quantity(text) == pytest.approx(value)

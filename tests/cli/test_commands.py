@@ -380,7 +380,7 @@ def leaves(command: click.Command, path: str = "") -> Iterator[tuple[str, click.
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.line[:60])
-def test_a_command_asks_the_api_and_shows_the_answer(
+def test_a_command_sends_its_request_and_shows_the_response(
     case: Case, llma: Llma, platform: FakePlatform, api_key: str
 ) -> None:
     for route, document in {**case.before, case.route: case.answer}.items():
@@ -398,7 +398,9 @@ def test_a_command_asks_the_api_and_shows_the_answer(
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.line[:60])
 @pytest.mark.parametrize("form", ["json", "yaml"])
-def test_json_and_yaml_are_the_answer_as_it_came(case: Case, form: str, llma: Llma, platform: FakePlatform) -> None:
+def test_json_and_yaml_contain_the_response_unchanged(
+    case: Case, form: str, llma: Llma, platform: FakePlatform
+) -> None:
     for route, document in {**case.before, case.route: case.answer}.items():
         platform.respond(route, document)
     result = llma(*case.line.split(), "--output", form)
@@ -407,7 +409,7 @@ def test_json_and_yaml_are_the_answer_as_it_came(case: Case, form: str, llma: Ll
     assert {**document, "has_more": None} == {**case.answer, "has_more": None}
 
 
-def test_the_table_holds_every_command_that_asks_the_api() -> None:
+def test_the_table_has_every_command_that_uses_the_api() -> None:
     tested = {
         path for path, _ in leaves(root) if any(case.line.startswith(path + " ") or case.line == path for case in CASES)
     }
@@ -415,7 +417,7 @@ def test_the_table_holds_every_command_that_asks_the_api() -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.line[:60])
-def test_no_output_holds_the_callers_key(case: Case, llma: Llma, platform: FakePlatform, api_key: str) -> None:
+def test_no_output_contains_the_key(case: Case, llma: Llma, platform: FakePlatform, api_key: str) -> None:
     for route, document in {**case.before, case.route: case.answer}.items():
         platform.respond(route, document)
     answered = llma(*case.line.split())

@@ -39,7 +39,7 @@ def _models(platform: FakePlatform) -> None:
     platform.respond("GET /models", {"object": "list", "data": [], "has_more": False})
 
 
-def test_the_flag_precedes_the_environment_and_that_the_file(
+def test_the_option_takes_precedence_over_the_environment_and_the_file(
     bare_llma: Llma, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def source() -> tuple[str, str]:
@@ -57,7 +57,7 @@ def test_the_flag_precedes_the_environment_and_that_the_file(
     assert (flagged["endpoint"], flagged["endpoint_source"]) == ("http://flag/v1", "--endpoint")
 
 
-def test_the_environments_key_precedes_the_files_and_that_the_administrators(
+def test_the_environments_key_takes_precedence_over_the_files_and_the_administrators(
     bare_llma: Llma, home: Path, platform: FakePlatform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LLMARINER_BASE_URL", platform.url)
@@ -72,7 +72,7 @@ def test_the_environments_key_precedes_the_files_and_that_the_administrators(
     assert key_sent(platform) == "Bearer sk-environment"
 
 
-def test_an_empty_key_is_no_key(bare_llma: Llma, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_key_is_unset(bare_llma: Llma, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_admin_key(home)
     monkeypatch.setenv("LLMARINER_API_KEY", " ")
     assert bare_llma("auth", "token", "-o", "json").json["source"] == str(home / ".llmariner/admin.key")
@@ -80,13 +80,13 @@ def test_an_empty_key_is_no_key(bare_llma: Llma, home: Path, monkeypatch: pytest
     assert bare_llma("auth", "token").code == 3
 
 
-def test_a_stored_key_goes_to_no_endpoint_but_its_own(bare_llma: Llma, home: Path, platform: FakePlatform) -> None:
+def test_a_stored_key_is_sent_to_its_own_endpoint_only(bare_llma: Llma, home: Path, platform: FakePlatform) -> None:
     write_context(home, endpoint="https://llm.example.com/v1", api_key=STORED)
     assert bare_llma("models", "list", "--endpoint", platform.url).code == 0
     assert key_sent(platform) is None
 
 
-def test_the_administrators_key_leaves_this_machine_for_no_endpoint(bare_llma: Llma, home: Path) -> None:
+def test_the_administrators_key_is_sent_to_this_machine_only(bare_llma: Llma, home: Path) -> None:
     write_admin_key(home)
     for endpoint in ("http://10.0.0.1/v1", "https://localhost.example.com/v1", "http://user@evil.example/v1"):
         assert bare_llma("auth", "token", "--endpoint", endpoint).code == 3
@@ -94,14 +94,14 @@ def test_the_administrators_key_leaves_this_machine_for_no_endpoint(bare_llma: L
         assert bare_llma("auth", "token", "--endpoint", endpoint).code == 0
 
 
-def test_organization_and_project_travel_as_headers(bare_llma: Llma, home: Path, platform: FakePlatform) -> None:
+def test_organization_and_project_are_headers(bare_llma: Llma, home: Path, platform: FakePlatform) -> None:
     write_context(home, endpoint=platform.url, organization="org_1", project="proj_1")
     bare_llma("models", "list")
     headers = platform.requests[-1].headers
     assert (headers["openai-organization"], headers["openai-project"]) == ("org_1", "proj_1")
 
 
-def test_a_new_key_is_asked_for_in_the_contexts_organization_and_project(
+def test_a_new_key_is_created_in_the_contexts_organization_and_project(
     bare_llma: Llma, home: Path, platform: FakePlatform
 ) -> None:
     write_context(home, endpoint=platform.url, organization="org_1", project="proj_1")
@@ -112,15 +112,13 @@ def test_a_new_key_is_asked_for_in_the_contexts_organization_and_project(
     assert platform.requests[-1].body == {"name": "ci"}
 
 
-def test_a_proxy_of_the_environment_is_not_asked_for_this_machine(
-    llma: Llma, platform: FakePlatform, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_proxy_is_used_for_this_machine(llma: Llma, platform: FakePlatform, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
     monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:1")
     assert llma("models", "list").code == 0
 
 
-def test_the_token_is_masked_unless_asked_for(llma: Llma, api_key: str) -> None:
+def test_the_token_is_masked_by_default(llma: Llma, api_key: str) -> None:
     masked = llma("auth", "token")
     assert api_key not in masked.out + masked.err
     assert masked.out.startswith(api_key[:7])
@@ -131,14 +129,12 @@ def test_the_token_is_masked_unless_asked_for(llma: Llma, api_key: str) -> None:
     assert llma("auth", "token", "--show", "-o", "json").json["api_key"] == api_key
 
 
-def test_a_short_key_is_masked_whole(llma: Llma, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_short_key_is_masked_completely(llma: Llma, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLMARINER_API_KEY", "short-secret")
     assert llma("auth", "token").out == "********\n"
 
 
-def test_set_stores_what_get_shows_and_only_its_owner_may_read(
-    bare_llma: Llma, home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_set_stores_values_in_a_private_file(bare_llma: Llma, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(home / "elsewhere"))
     monkeypatch.setattr("sys.stdin", io.StringIO(f"{STORED}\n"))
     result = bare_llma("context", "set", "--endpoint", "http://h/v1/", "--api-key", "-", "--project", "p")
@@ -152,13 +148,13 @@ def test_set_stores_what_get_shows_and_only_its_owner_may_read(
     assert STORED not in shown.out + shown.err + result.out + result.err
 
 
-def test_set_keeps_what_it_does_not_know_and_removes_what_is_empty(bare_llma: Llma, home: Path) -> None:
+def test_set_keeps_unknown_fields_and_removes_empty_ones(bare_llma: Llma, home: Path) -> None:
     file = write_context(home, project="p", organization="o", issuer="kept")
     assert bare_llma("context", "set", "--project", "").code == 0
     assert yaml.safe_load(file.read_text()) == {"organization": "o", "issuer": "kept"}
 
 
-def test_a_stored_key_does_not_follow_the_endpoint_to_another_server(bare_llma: Llma, home: Path) -> None:
+def test_a_stored_key_is_not_sent_to_a_changed_endpoint(bare_llma: Llma, home: Path) -> None:
     file = write_context(home, endpoint="https://one.example/v1", api_key=STORED)
     assert bare_llma("context", "set", "--endpoint", "https://one.example:443/v2").code == 0
     assert yaml.safe_load(file.read_text())["api_key"] == STORED
@@ -167,14 +163,12 @@ def test_a_stored_key_does_not_follow_the_endpoint_to_another_server(bare_llma: 
     assert "api_key" not in yaml.safe_load(file.read_text())
 
 
-def test_set_without_options_off_a_terminal_is_a_wrong_command_line(
-    bare_llma: Llma, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_set_without_options_off_a_terminal_is_a_usage_error(bare_llma: Llma, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO())
     assert bare_llma("context", "set").code == 2
 
 
-def test_a_file_that_others_can_read_is_warned_of(bare_llma: Llma, home: Path) -> None:
+def test_a_file_readable_by_others_prints_a_warning(bare_llma: Llma, home: Path) -> None:
     file = write_context(home, api_key=STORED)
     assert "Warning" not in bare_llma("context", "get").err
     file.chmod(0o644)
@@ -192,7 +186,7 @@ def test_an_unusable_file_is_named(content: bytes, bare_llma: Llma, home: Path) 
     assert str(file) in result.err
 
 
-def test_a_wrong_variable_is_named(bare_llma: Llma, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_variable_is_named(bare_llma: Llma, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLMARINER_PORT", "many")
     result = bare_llma("models", "list")
     assert result.code == 2

@@ -95,7 +95,7 @@ def stored(home: Path) -> dict[str, str]:
     return dict(yaml.safe_load((home / ".config/llmariner/config.yaml").read_text()))
 
 
-def test_an_organization_and_a_project_are_chosen_from_what_there_is(
+def test_an_organization_and_a_project_are_chosen_from_lists(
     terminal: Open, home: Path, platform: FakePlatform
 ) -> None:
     platform.respond("GET /organizations", ORGANIZATIONS)
@@ -115,7 +115,7 @@ def test_an_organization_and_a_project_are_chosen_from_what_there_is(
     assert (asked["authorization"], asked["openai-organization"]) == ("Bearer sk-typed-0123456789", "org_2")
 
 
-def test_the_default_ones_need_no_id(terminal: Open, home: Path, platform: FakePlatform) -> None:
+def test_the_default_organization_and_project_need_no_id(terminal: Open, home: Path, platform: FakePlatform) -> None:
     platform.respond("GET /organizations", ORGANIZATIONS)
     platform.respond("GET /organizations/org_1/projects", PROJECTS)
     screen = terminal()
@@ -128,7 +128,7 @@ def test_the_default_ones_need_no_id(terminal: Open, home: Path, platform: FakeP
     assert stored(home) == {"endpoint": platform.url}
 
 
-def test_what_cannot_be_listed_is_typed(terminal: Open, home: Path) -> None:
+def test_values_that_cannot_be_listed_are_typed(terminal: Open, home: Path) -> None:
     screen = terminal()
     screen.answer("Endpoint", "http://127.0.0.1:9/v1")
     screen.answer("API key", "")

@@ -78,9 +78,7 @@ def sign_in(issuer: _Issuer) -> None:
     ("said", "pause"),
     [(2, 2), (None, 5), (0, 5), (-1, 5), ("x", 5), (True, 5), (1e9, 60), (float("nan"), 5), (float("inf"), 60)],
 )
-def test_the_issuer_s_pause_is_kept_within_bounds(
-    said: Any, pause: float, issuer: _Issuer, pauses: list[float]
-) -> None:
+def test_the_polling_interval_is_bounded(said: Any, pause: float, issuer: _Issuer, pauses: list[float]) -> None:
     issuer.begun["interval"] = said
     with pytest.raises(OAuthError, match="access_denied"):
         sign_in(issuer)
@@ -95,7 +93,9 @@ def test_polling_slows_down_when_the_issuer_requires_it(issuer: _Issuer, pauses:
 
 
 @pytest.mark.parametrize("code", [None, 7, ["d"]])
-def test_a_sign_in_without_a_code_is_the_issuer_s_fault(code: Any, issuer: _Issuer, pauses: list[float]) -> None:
+def test_a_response_without_a_code_is_reported_as_the_issuers_error(
+    code: Any, issuer: _Issuer, pauses: list[float]
+) -> None:
     issuer.begun["device_code"] = code
     with pytest.raises(CommandError, match="device_code"):
         sign_in(issuer)

@@ -52,7 +52,7 @@ REFUSALS = [
 
 
 @pytest.mark.parametrize("case", REFUSALS, ids=lambda case: f"{case.status}-{case.error.get('code')}")
-def test_a_refusal_has_an_exit_code_and_a_next_step(case: Refused, llma: Llma, platform: FakePlatform) -> None:
+def test_a_rejection_has_an_exit_code_and_a_next_step(case: Refused, llma: Llma, platform: FakePlatform) -> None:
     platform.respond_error("GET /models", case.status, message="The very words.", headers=case.headers, **case.error)
     result = llma("models", "list")
     assert result.code == case.code
@@ -64,7 +64,7 @@ def test_a_refusal_has_an_exit_code_and_a_next_step(case: Refused, llma: Llma, p
     assert result.out == ""
 
 
-def test_a_model_that_wakes_says_how_far_it_is(llma: Llma, platform: FakePlatform) -> None:
+def test_a_waking_models_progress_is_shown(llma: Llma, platform: FakePlatform) -> None:
     facts = {"phase": "loading", "progress": 0.25, "estimate_seconds": 30.4}
     platform.respond_error("POST /embeddings", 503, message="It sleeps.", headers={"retry-after": "30"}, **facts)
     result = llma("embeddings", "create", "--model", "m", "--input", "x")
@@ -72,12 +72,12 @@ def test_a_model_that_wakes_says_how_far_it_is(llma: Llma, platform: FakePlatfor
 
 
 @pytest.mark.parametrize("phase", ["asleep", "ready", "stopping", "failed"])
-def test_a_phase_in_which_nothing_loads_has_no_progress(phase: str, llma: Llma, platform: FakePlatform) -> None:
+def test_a_phase_without_loading_has_no_progress(phase: str, llma: Llma, platform: FakePlatform) -> None:
     platform.respond_error("GET /models", 503, message="No.", phase=phase, progress=0.5, estimate_seconds=3)
     assert f"Error: No. ({phase}) [503]" in llma("models", "list").err
 
 
-def test_without_a_key_a_401_says_how_to_give_one(
+def test_without_a_key_a_401_explains_how_to_set_one(
     bare_llma: Llma, platform: FakePlatform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LLMARINER_BASE_URL", platform.url)
@@ -88,7 +88,7 @@ def test_without_a_key_a_401_says_how_to_give_one(
     assert "authorization" not in platform.requests[0].headers
 
 
-def test_where_nothing_listens_the_advice_is_to_start_the_platform(bare_llma: Llma) -> None:
+def test_without_a_server_the_advice_is_to_start_the_platform(bare_llma: Llma) -> None:
     with socket.socket() as taken:  # bound but not listening: a port that certainly refuses
         taken.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
@@ -98,7 +98,7 @@ def test_where_nothing_listens_the_advice_is_to_start_the_platform(bare_llma: Ll
     assert f"{endpoint} (--endpoint)" in result.err
 
 
-def test_a_name_that_does_not_resolve_cannot_be_reached(bare_llma: Llma) -> None:
+def test_an_unresolvable_name_is_unreachable(bare_llma: Llma) -> None:
     result = bare_llma("models", "list", "--endpoint", "http://nowhere.invalid/v1")
     assert result.code == 6
     assert "check --endpoint and the network" in result.err
@@ -118,7 +118,7 @@ BROKEN: list[tuple[str, dict[str, Any], int, str]] = [
 
 
 @pytest.mark.parametrize(("answer", "code", "words"), [case[1:] for case in BROKEN], ids=[case[0] for case in BROKEN])
-def test_an_answer_that_is_not_the_apis_is_named(
+def test_a_response_of_another_server_is_named(
     answer: dict[str, Any], code: int, words: str, llma: Llma, platform: FakePlatform
 ) -> None:
     platform.respond_with("GET /models", **answer)
@@ -128,7 +128,7 @@ def test_an_answer_that_is_not_the_apis_is_named(
     assert "Next: " in result.err
 
 
-def test_a_server_that_does_not_answer_in_time_is_in_trouble(home: Path, platform: FakePlatform) -> None:
+def test_a_server_that_times_out_is_a_server_error(home: Path, platform: FakePlatform) -> None:
     answered = threading.Event()
 
     def late() -> Iterator[bytes]:
@@ -175,7 +175,7 @@ USAGE = [
 
 
 @pytest.mark.parametrize("line", USAGE, ids=" ".join)
-def test_a_wrong_command_line_exits_with_2_and_asks_nothing(
+def test_a_usage_error_exits_with_2_without_a_request(
     line: tuple[str, ...], llma: Llma, platform: FakePlatform
 ) -> None:
     result = llma(*line)
@@ -184,11 +184,11 @@ def test_a_wrong_command_line_exits_with_2_and_asks_nothing(
     assert platform.requests == []
 
 
-def test_a_misspelt_command_is_answered_with_the_right_one(llma: Llma) -> None:
+def test_a_misspelled_command_gets_a_suggestion(llma: Llma) -> None:
     assert "Did you mean 'models'?" in llma("modles").err
 
 
-def test_a_key_that_no_header_can_carry_is_refused_before_it_is_sent(
+def test_a_key_that_no_header_can_contain_is_rejected_before_the_request(
     llma: Llma, platform: FakePlatform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LLMARINER_API_KEY", "sk-abc\nx: y")
@@ -197,7 +197,7 @@ def test_a_key_that_no_header_can_carry_is_refused_before_it_is_sent(
     assert "sk-abc" not in result.err
 
 
-def test_a_name_two_keys_share_is_answered_with_their_ids(llma: Llma, platform: FakePlatform) -> None:
+def test_an_ambiguous_key_name_lists_the_ids(llma: Llma, platform: FakePlatform) -> None:
     platform.respond("GET /api_keys", {"data": [{"id": "key_1", "name": "ci"}, {"id": "key_2", "name": "ci"}]})
     result = llma("auth", "api-keys", "delete", "ci")
     assert result.code == 2
@@ -210,7 +210,7 @@ def test_an_unknown_key_is_not_found(llma: Llma, platform: FakePlatform) -> None
     assert llma("auth", "api-keys", "rotate", "ci").code == 4
 
 
-def test_a_server_cannot_write_escape_sequences_to_the_terminal(llma: Llma, platform: FakePlatform) -> None:
+def test_control_sequences_of_a_server_are_not_printed(llma: Llma, platform: FakePlatform) -> None:
     platform.respond_error("GET /models", 400, message="\x1b]0;owned\x07 \x9b2J")
     err = llma("models", "list").err
     assert "\x1b" not in err

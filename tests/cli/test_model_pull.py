@@ -24,7 +24,7 @@ def model(status: str, message: str = "", progress: float | None = None, **more:
     }
 
 
-def test_a_model_that_is_absent_is_registered_and_followed(llma: Llma, platform: FakePlatform) -> None:
+def test_a_missing_model_is_registered_and_followed(llma: Llma, platform: FakePlatform) -> None:
     platform.respond_error(GET, 404, code="model_not_found")
     platform.respond("POST /models", model("REQUESTED"))
     platform.respond_next(
@@ -46,7 +46,7 @@ def test_a_model_that_is_absent_is_registered_and_followed(llma: Llma, platform:
     ]
 
 
-def test_a_local_folder_may_be_named_from_here(
+def test_a_local_folder_may_be_a_relative_path(
     llma: Llma, platform: FakePlatform, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(home)
@@ -59,13 +59,13 @@ def test_a_local_folder_may_be_named_from_here(
     assert platform.requests[-1].body["model_file_location"] == "org/w"
 
 
-def test_a_model_that_is_there_is_not_registered_again(llma: Llma, platform: FakePlatform) -> None:
+def test_an_existing_model_is_not_registered_again(llma: Llma, platform: FakePlatform) -> None:
     platform.respond(GET, model("LOADING"), model("SUCCEEDED"))
     assert llma("models", "pull", "a/b").code == 0
     assert {request.method for request in platform.requests} == {"GET"}
 
 
-def test_a_load_that_fails_is_a_failure_with_its_reason(llma: Llma, platform: FakePlatform) -> None:
+def test_a_failed_load_is_an_error_with_its_reason(llma: Llma, platform: FakePlatform) -> None:
     platform.respond(GET, model("LOADING"), model("FAILED", loading_failure_reason="disk full."))
     result = llma("models", "pull", "a/b")
     assert (result.code, result.out) == (5, "")
@@ -73,12 +73,12 @@ def test_a_load_that_fails_is_a_failure_with_its_reason(llma: Llma, platform: Fa
     assert "llma models delete a/b" in result.err
 
 
-def test_a_refusal_other_than_absence_registers_nothing(llma: Llma, platform: FakePlatform) -> None:
+def test_an_error_other_than_not_found_registers_nothing(llma: Llma, platform: FakePlatform) -> None:
     platform.respond_error(GET, 403)
     assert llma("models", "pull", "a/b").code == 3
     assert len(platform.requests) == 1
 
 
-def test_json_is_the_model_as_it_is_in_the_end(llma: Llma, platform: FakePlatform) -> None:
+def test_json_is_the_models_final_state(llma: Llma, platform: FakePlatform) -> None:
     platform.respond(GET, model("LOADING"), model("SUCCEEDED"))
     assert llma("models", "pull", "a/b", "-o", "json").json == model("SUCCEEDED")

@@ -20,7 +20,7 @@ def serve(platform: FakePlatform, *models: dict[str, Any]) -> None:
     platform.respond("GET /models", {"object": "list", "data": list(models), "has_more": False})
 
 
-def test_off_a_terminal_a_record_is_a_line_without_color(llma: Llma, platform: FakePlatform) -> None:
+def test_off_a_terminal_an_object_is_a_line_without_color(llma: Llma, platform: FakePlatform) -> None:
     serve(platform, {"id": LONG, "activation_status": "ACTIVE"}, {"id": "b\nc"})
     header, first, second = llma("models", "list").out.splitlines()
     assert header.split() == ["ID", "PHASE", "STATUS", "LOADING", "SOURCE", "OWNED", "BY", "CREATED"]
@@ -28,18 +28,18 @@ def test_off_a_terminal_a_record_is_a_line_without_color(llma: Llma, platform: F
     assert second.split()[:2] == ["b", "c"]
 
 
-def test_color_always_colors_and_never_does_not(llma: Llma, platform: FakePlatform) -> None:
+def test_the_color_option_always_and_never_apply(llma: Llma, platform: FakePlatform) -> None:
     serve(platform, {"id": "a", "activation_status": "ACTIVE"})
     assert "\x1b[32mactive" in llma("models", "list", "--color", "always").out
     assert "\x1b" not in llma("models", "list", "--color", "never").out
 
 
-def test_cells_are_text_and_no_markup_nor_escape_sequences(llma: Llma, platform: FakePlatform) -> None:
+def test_cells_contain_no_markup_and_no_escape_sequences(llma: Llma, platform: FakePlatform) -> None:
     serve(platform, {"id": "[red]a[/red] :smile: \x1b[2Jb"})
     assert "[red]a[/red] :smile: [2Jb" in llma("models", "list").out
 
 
-def test_an_empty_table_says_so_on_stderr(llma: Llma, platform: FakePlatform) -> None:
+def test_an_empty_table_is_reported_on_stderr(llma: Llma, platform: FakePlatform) -> None:
     serve(platform)
     result = llma("models", "list")
     assert (result.code, result.out) == (0, "")
@@ -47,7 +47,7 @@ def test_an_empty_table_says_so_on_stderr(llma: Llma, platform: FakePlatform) ->
     assert llma("models", "list", "-o", "json").json["data"] == []
 
 
-def test_a_list_is_followed_to_its_last_page(llma: Llma, platform: FakePlatform) -> None:
+def test_a_list_is_read_to_its_last_page(llma: Llma, platform: FakePlatform) -> None:
     pages: list[dict[str, Any]] = [
         {"object": "list", "data": [{"id": "a"}, {"id": "b"}], "has_more": True, "total_items": 4},
         {"object": "list", "data": [{"id": "c"}], "last_id": "cursor", "has_more": True, "total_items": 4},
@@ -60,13 +60,13 @@ def test_a_list_is_followed_to_its_last_page(llma: Llma, platform: FakePlatform)
     assert [request.query.get("after") for request in platform.requests] == [None, "b", "cursor"]
 
 
-def test_an_empty_page_that_claims_more_ends_the_list(llma: Llma, platform: FakePlatform) -> None:
+def test_an_empty_page_ends_the_list(llma: Llma, platform: FakePlatform) -> None:
     platform.respond("GET /models", {"data": [], "has_more": True})
     assert llma("models", "list", "-o", "json").json["data"] == []
     assert len(platform.requests) == 1
 
 
-def test_events_are_listed_from_the_newest_as_far_as_asked(llma: Llma, platform: FakePlatform) -> None:
+def test_events_are_listed_newest_first_up_to_the_limit(llma: Llma, platform: FakePlatform) -> None:
     def page(first: int, count: int) -> dict[str, Any]:
         events = [{"id": "same", "cursor": str(number)} for number in range(first, first - count, -1)]
         return {"data": events, "has_more": True}
@@ -82,7 +82,7 @@ def test_events_are_listed_from_the_newest_as_far_as_asked(llma: Llma, platform:
     assert len(platform.requests) == 3
 
 
-def test_usage_looks_back_as_many_days_as_asked_and_sums_as_asked(llma: Llma, platform: FakePlatform) -> None:
+def test_usage_covers_the_requested_days_and_groups(llma: Llma, platform: FakePlatform) -> None:
     platform.respond("GET /api_usages", {"data": [{"model": "a/b", "prompt_tokens": 1234}]})
     header, row = llma("usage", "list", "--days", "7", "--by", "model").out.splitlines()
     assert header.startswith("MODEL   REQUESTS")
@@ -95,7 +95,7 @@ def test_usage_looks_back_as_many_days_as_asked_and_sums_as_asked(llma: Llma, pl
     assert abs(time.time() - 30 * 86_400 - int(platform.requests[-1].query["start_time"])) < 10
 
 
-def test_usage_shows_key_ids_to_a_caller_who_may_not_list_keys(llma: Llma, platform: FakePlatform) -> None:
+def test_usage_shows_key_ids_without_permission_to_list_keys(llma: Llma, platform: FakePlatform) -> None:
     platform.respond("GET /api_usages", {"data": [{"key": "key_1", "model": "m", "day": 0}]})
     platform.respond_error("GET /api_keys", 403)
     result = llma("usage", "list")
@@ -103,7 +103,7 @@ def test_usage_shows_key_ids_to_a_caller_who_may_not_list_keys(llma: Llma, platf
     assert result.out.splitlines()[1].split()[:3] == ["1970-01-01", "key_1", "m"]
 
 
-def test_many_scopes_are_counted(llma: Llma, platform: FakePlatform) -> None:
+def test_many_scopes_are_shown_as_a_count(llma: Llma, platform: FakePlatform) -> None:
     scopes = [f"api.thing{number}.read" for number in range(22)]
     platform.respond("GET /api_keys", {"data": [{"id": "key_1", "name": "admin", "scopes": scopes}]})
     result = llma("auth", "api-keys", "list")
@@ -112,13 +112,13 @@ def test_many_scopes_are_counted(llma: Llma, platform: FakePlatform) -> None:
 
 
 @pytest.mark.parametrize(("days", "seconds"), [("2", 172_800), ("0.5", 43_200), ("0.000001", 1)])
-def test_a_key_expires_in_days(days: str, seconds: int, llma: Llma, platform: FakePlatform) -> None:
+def test_a_keys_expiry_is_given_in_days(days: str, seconds: int, llma: Llma, platform: FakePlatform) -> None:
     platform.respond("POST /api_keys", {"id": "key_1", "secret": "s"})
     llma("auth", "api-keys", "create", "ci", "--expires-in", days)
     assert platform.requests[0].body == {"name": "ci", "expires_in_seconds": seconds}
 
 
-def test_status_gives_a_failed_models_reason(llma: Llma, platform: FakePlatform) -> None:
+def test_status_shows_a_failed_models_reason(llma: Llma, platform: FakePlatform) -> None:
     details = {"status_message": "out of memory"}
     models = [
         {"id": "a", "phase": "failed", "progress": 0.5, "status_details": details},
@@ -132,7 +132,7 @@ def test_status_gives_a_failed_models_reason(llma: Llma, platform: FakePlatform)
     assert asleep.split()[1:4] == ["-", "asleep", "-"]
 
 
-def test_listed_keys_show_no_secret_even_if_the_server_sends_it(llma: Llma, platform: FakePlatform) -> None:
+def test_listed_keys_show_no_secret_even_if_the_server_sends_one(llma: Llma, platform: FakePlatform) -> None:
     platform.respond("GET /api_keys", {"data": [{"id": "key_1", "name": "ci", "secret": "llmk_leaked"}]})
     platform.respond("PATCH /api_keys/key_1", {"id": "key_1", "name": "x", "secret": "llmk_leaked"})
     for form in ("table", "json", "yaml"):
@@ -140,14 +140,14 @@ def test_listed_keys_show_no_secret_even_if_the_server_sends_it(llma: Llma, plat
         assert "llmk_leaked" not in llma("auth", "api-keys", "update", "ci", "--new-name", "x", "-o", form).out
 
 
-def test_a_new_secret_stands_alone_on_stdout(llma: Llma, platform: FakePlatform) -> None:
+def test_a_new_secret_is_the_only_output_on_stdout(llma: Llma, platform: FakePlatform) -> None:
     platform.respond("POST /api_keys", {"id": "key_1", "name": "ci", "secret": "llmk_new"})
     result = llma("auth", "api-keys", "create", "ci")
     assert result.out == "llmk_new\n"
     assert "llmk_new" not in result.err
 
 
-def test_text_of_other_alphabets_stays_itself_in_json_and_yaml(llma: Llma, platform: FakePlatform) -> None:
+def test_text_in_other_scripts_is_unchanged_in_json_and_yaml(llma: Llma, platform: FakePlatform) -> None:
     serve(platform, {"id": "modèle-模型"})
     assert "modèle-模型" in llma("models", "list", "-o", "json").out
     assert "modèle-模型" in llma("models", "list", "-o", "yaml").out
@@ -163,7 +163,7 @@ IDS = [
 
 
 @pytest.mark.parametrize(("model", "path"), IDS)
-def test_an_id_keeps_its_slashes_and_nothing_else_that_means_something_in_a_url(
+def test_an_id_keeps_its_slashes_and_other_url_characters_are_escaped(
     model: str, path: str, llma: Llma, platform: FakePlatform
 ) -> None:
     platform.respond(f"GET {path}", {"id": model})
@@ -182,11 +182,11 @@ def test_an_id_keeps_its_slashes_and_nothing_else_that_means_something_in_a_url(
         (None, None),
     ],
 )
-def test_sizes_are_binary(value: float | None, shown: str | None) -> None:
+def test_sizes_have_binary_units(value: float | None, shown: str | None) -> None:
     assert format_bytes(value) == shown
 
 
-def test_numbers_come_as_numbers_or_as_text() -> None:
+def test_numbers_are_accepted_as_numbers_or_text() -> None:
     assert (format_number("1234567"), format_number(1.25, 1), format_number(None), format_number("x")) == (
         "1,234,567",
         "1.2",
@@ -195,7 +195,7 @@ def test_numbers_come_as_numbers_or_as_text() -> None:
     )
 
 
-def test_moments_come_as_seconds_or_as_iso_text(home: object) -> None:
+def test_times_are_accepted_as_seconds_or_iso_text(home: object) -> None:
     assert format_timestamp(0) is None
     assert format_timestamp(None) is None
     assert format_timestamp("soon") == "soon"
@@ -206,12 +206,12 @@ def test_moments_come_as_seconds_or_as_iso_text(home: object) -> None:
     )
 
 
-def test_control_characters_go_and_line_breaks_stay() -> None:
+def test_control_characters_are_removed_and_line_breaks_kept() -> None:
     assert strip_control_characters("a\x1b[31m\x00\x07b\r\n\tc\x7f\x80\x9b\x9f\u2028") == "a[31mb\n\tc\u2028"
     assert strip_control_characters(" ~\xa0") == " ~\xa0"
 
 
-def test_a_column_of_a_field_titles_itself() -> None:
+def test_a_column_has_its_fields_title() -> None:
     assert (Column.of("owned_by").title, Column.of("model_id", "MODEL").title) == ("OWNED BY", "MODEL")
     assert Printer("table", "auto").is_table
     assert not Printer("yaml", "auto").is_table

@@ -48,7 +48,7 @@ def shell(platform: FakePlatform, tmp_path: Path) -> Shell:
 
 
 @pytest.mark.parametrize("output", ["table", "json", "yaml"])
-def test_a_reader_that_goes_away_is_no_error_of_the_api(output: str, shell: Shell) -> None:
+def test_a_closed_pipe_is_not_an_api_error(output: str, shell: Shell) -> None:
     done = shell(f"llma models list -o {output} | head -1")
     assert (done.returncode, done.stderr, done.stdout.count(b"\n")) == (ExitCode.PIPE_CLOSED, b"", 1)
 
@@ -56,14 +56,14 @@ def test_a_reader_that_goes_away_is_no_error_of_the_api(output: str, shell: Shel
 @pytest.mark.parametrize(
     "line", ["llma models list", "llma models list -o json", "llma models list -o yaml", "llma --help"]
 )
-def test_a_closed_output_takes_everything(line: str, shell: Shell) -> None:
+def test_a_closed_stdout_is_ignored(line: str, shell: Shell) -> None:
     done = shell(f"{line} >&-")
     assert (done.returncode, done.stderr) == (ExitCode.OK, b"")
     assert shell("llma admin users list 2>&- <&-").returncode == ExitCode.NOT_FOUND
 
 
 @pytest.mark.parametrize("line", ["llma models list", "llma models list -o json", "llma version"])
-def test_a_full_disk_is_told(line: str, shell: Shell) -> None:
+def test_a_full_disk_is_reported(line: str, shell: Shell) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("this system has no /dev/full")
     done = shell(f"{line} > /dev/full")

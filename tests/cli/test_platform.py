@@ -45,13 +45,13 @@ def platform_home(home: Path) -> Iterator[Path]:
         yield root
 
 
-def test_down_says_when_there_was_nothing_to_stop(bare_llma: Llma) -> None:
+def test_down_reports_that_nothing_ran(bare_llma: Llma) -> None:
     result = bare_llma("down")
     assert (result.code, result.out) == (0, "It was not running.\n")
     assert bare_llma("down", "-o", "json").json == {"stopped": False}
 
 
-def test_up_says_when_the_platform_runs_already_and_shows_no_key(
+def test_up_reports_a_running_platform_and_shows_no_key(
     platform_home: Path, bare_llma: Llma, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with healthy_server() as port:
@@ -86,7 +86,7 @@ def healthy_server() -> Iterator[int]:
             thread.join()
 
 
-def test_logs_end_with_as_many_lines_as_asked(platform_home: Path, program: list[str]) -> None:
+def test_logs_shows_the_requested_number_of_lines(platform_home: Path, program: list[str]) -> None:
     """In a process of its own: the log is printed by `tail`, which no capture of this process's stdout sees."""
 
     def shown(*arguments: str) -> str:
@@ -96,14 +96,14 @@ def test_logs_end_with_as_many_lines_as_asked(platform_home: Path, program: list
     assert shown("org/tiny") == "engine line\n"
 
 
-def test_logs_of_a_model_without_any_name_those_there_are(platform_home: Path, bare_llma: Llma) -> None:
+def test_logs_of_a_model_without_any_lists_existing_ones(platform_home: Path, bare_llma: Llma) -> None:
     result = bare_llma("logs", "other")
     assert result.code == 5
     assert "platform.log" in result.err
     assert "llma doctor" in result.err
 
 
-def test_doctor_says_how_to_mend_what_is_missing(bare_llma: Llma, empty_cache: Path) -> None:
+def test_doctor_has_a_remedy_for_each_missing_part(bare_llma: Llma, empty_cache: Path) -> None:
     shown = bare_llma("doctor")
     assert shown.code == 5
     assert shown.out.splitlines()[0].split() == ["CHECK", "RESULT", "DETAIL", "TO", "MEND", "IT"]
@@ -116,14 +116,14 @@ def test_doctor_says_how_to_mend_what_is_missing(bare_llma: Llma, empty_cache: P
 
 
 @pytest.mark.parametrize("line", [("up",), ("down",), ("logs",), ("doctor",)], ids=lambda line: line[0])
-def test_a_wrong_setting_is_named(line: tuple[str, ...], bare_llma: Llma, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_setting_is_named(line: tuple[str, ...], bare_llma: Llma, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLMARINER_PORT", "70000")
     result = bare_llma(*line)
     assert result.code == 2
     assert "LLMARINER_PORT must be at most 65535" in result.err
 
 
-def test_a_home_that_cannot_be_made_is_the_machines_trouble(
+def test_a_home_that_cannot_be_created_is_a_machine_error(
     bare_llma: Llma, home: Path, empty_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.socket() as probe:  # the port is looked at before the folders

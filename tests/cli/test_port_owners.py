@@ -45,7 +45,7 @@ def foreign_listener() -> Iterator[socket.socket]:
 
 
 @LINUX
-def test_the_administrators_key_is_not_sent_to_another_users_program(
+def test_the_administrators_key_is_not_sent_to_another_users_process(
     bare_llma: Llma, admin_key_file: None, foreign_listener: socket.socket
 ) -> None:
     result = bare_llma("models", "list", "--endpoint", f"http://127.0.0.1:{foreign_listener.getsockname()[1]}/v1")
@@ -57,7 +57,7 @@ def test_the_administrators_key_is_not_sent_to_another_users_program(
 
 
 @LINUX
-def test_the_administrators_key_is_not_sent_where_nobody_listened(home: Path, admin_key_file: None) -> None:
+def test_the_administrators_key_is_not_sent_to_a_port_without_a_listener(home: Path, admin_key_file: None) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     target = resolve_target(
@@ -72,7 +72,7 @@ def test_names_below_localhost_get_no_administrators_key(bare_llma: Llma, admin_
     assert bare_llma("auth", "token", "--endpoint", "http://platform.localhost:8080/v1").code == ExitCode.DENIED
 
 
-def test_who_listens_is_read_from_the_kernels_tables(tmp_path: Path) -> None:
+def test_the_owner_of_a_port_is_read_from_the_kernels_tables(tmp_path: Path) -> None:
     head = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
     row = (
         "   0: {address}:{port:04X} 00000000:0000 {state} 00000000:00000000 00:00000000 00000000 {uid:5d}        0 1\n"
@@ -91,7 +91,7 @@ def test_who_listens_is_read_from_the_kernels_tables(tmp_path: Path) -> None:
     assert listening_uids(8080, tmp_path / "none") is None
 
 
-def test_a_key_that_travels_in_the_clear_is_told_of(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_key_without_tls_prints_a_warning(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def said(endpoint: str, **environment: str) -> str:
         with ApiClient(resolve_target({"HOME": str(home), **environment}, endpoint=endpoint)):
             return capsys.readouterr().err
@@ -101,6 +101,6 @@ def test_a_key_that_travels_in_the_clear_is_told_of(home: Path, capsys: pytest.C
     assert "unencrypted" not in said("http://llm.example.org/v1")
 
 
-def test_on_this_machine_nothing_is_said_of_encryption(bare_llma: Llma, platform: FakePlatform) -> None:
+def test_no_warning_is_printed_for_loopback(bare_llma: Llma, platform: FakePlatform) -> None:
     platform.respond("GET /models", {"object": "list", "data": [], "has_more": False})
     assert "unencrypted" not in bare_llma("models", "list", "--endpoint", platform.url).err

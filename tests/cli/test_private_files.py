@@ -39,9 +39,7 @@ def file(tmp_path: Path) -> SignInFile:
     return SignInFile(tmp_path / "llmariner/token.yaml")
 
 
-def test_who_signs_out_stays_signed_out_whatever_another_command_was_about_to_renew(
-    file: SignInFile, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_sign_out_survives_a_concurrent_refresh(file: SignInFile, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(renewal, "_refreshed", lambda _: ending(3600))
     at_hand = ending(5)
     file.put(ENDPOINT, at_hand)
@@ -51,7 +49,7 @@ def test_who_signs_out_stays_signed_out_whatever_another_command_was_about_to_re
     assert file.get(ENDPOINT) is None
 
 
-def test_a_platform_that_names_another_s_issuer_and_client_is_given_no_token(
+def test_a_platform_with_another_issuer_gets_no_token(
     llma: Llma, platform: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its token would be good there."""
@@ -72,7 +70,7 @@ def test_a_platform_that_names_another_s_issuer_and_client_is_given_no_token(
     assert llma("auth", "login").code == 0
 
 
-def test_tokens_that_others_may_read_are_warned_of(file: SignInFile, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tokens_readable_by_others_print_a_warning(file: SignInFile, capsys: pytest.CaptureFixture[str]) -> None:
     file.put(ENDPOINT, ending(3600))
     assert stat.S_IMODE(file.path.stat().st_mode) == 0o600
     assert file.get(ENDPOINT) is not None
@@ -84,7 +82,7 @@ def test_tokens_that_others_may_read_are_warned_of(file: SignInFile, capsys: pyt
     assert stat.S_IMODE(file.path.stat().st_mode) == 0o600
 
 
-def test_a_link_in_the_place_of_the_file_is_replaced_and_not_followed(file: SignInFile, tmp_path: Path) -> None:
+def test_a_symbolic_link_is_replaced_and_not_followed(file: SignInFile, tmp_path: Path) -> None:
     theirs = tmp_path / "theirs"
     theirs.write_text("{}")
     file.path.parent.mkdir()
@@ -93,7 +91,7 @@ def test_a_link_in_the_place_of_the_file_is_replaced_and_not_followed(file: Sign
     assert (theirs.read_text(), file.path.is_symlink()) == ("{}", False)
 
 
-def test_a_full_disk_leaves_the_file_as_it_was_and_no_other(file: SignInFile, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_file_unchanged_and_no_other(file: SignInFile, monkeypatch: pytest.MonkeyPatch) -> None:
     context = ContextFile(file.path.with_name("config.yaml"))
     file.put(ENDPOINT, ending(3600))
     context.write({"endpoint": ENDPOINT})
@@ -114,12 +112,12 @@ def test_a_full_disk_leaves_the_file_as_it_was_and_no_other(file: SignInFile, mo
 @pytest.mark.parametrize(
     "claims", ['{"exp": 1e400}', '{"exp": NaN}', "[" * 100_000, '{"exp": ' + "9" * 5000 + "}", "{"]
 )
-def test_an_issuer_s_odd_token_is_one_that_has_ended(claims: str) -> None:
+def test_an_invalid_token_of_an_issuer_counts_as_expired(claims: str) -> None:
     assert SignIn("https://issuer.example", "llmariner", token(claims)).expires_at == 0
     assert decode_claims(token(claims)).keys() <= {"exp"}
 
 
-def test_nothing_that_an_issuer_says_moves_the_cursor(capsys: pytest.CaptureFixture[str]) -> None:
+def test_control_sequences_of_an_issuer_are_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
     commands._show_code("https://issuer.example/\x1b]0;mine\x07", "AB\x1b[2J", "https://issuer.example/\x9b2J")
     said = capsys.readouterr().err
     assert "AB" in said

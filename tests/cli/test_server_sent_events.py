@@ -24,16 +24,16 @@ CASES: list[tuple[str, bytes, list[Frame]]] = [
 
 @pytest.mark.parametrize(("stream", "expected"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
 @pytest.mark.parametrize("size", [1, 2, 3, 1000])
-def test_frames_do_not_depend_on_how_the_bytes_arrive(stream: bytes, expected: list[Frame], size: int) -> None:
+def test_events_do_not_depend_on_chunks(stream: bytes, expected: list[Frame], size: int) -> None:
     assert list(parse_frames(stream[i : i + size] for i in range(0, len(stream), size))) == expected
 
 
 @pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\x0b", "\x1c"])
-def test_a_line_separator_inside_a_string_ends_no_line(separator: str) -> None:
+def test_a_line_separator_inside_a_string_does_not_end_the_line(separator: str) -> None:
     data = json.dumps({"content": f"a{separator}b"}, ensure_ascii=False)
     assert list(parse_frames([f"data: {data}\n\n".encode()])) == [Event(data)]
 
 
-def test_a_character_cut_between_two_chunks_is_whole_again() -> None:
+def test_a_character_split_between_two_chunks_is_restored() -> None:
     raw = "data: ä😀\n\n".encode()
     assert list(parse_frames([raw[:7], raw[7:10], raw[10:]])) == [Event("ä😀")]

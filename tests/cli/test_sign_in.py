@@ -114,7 +114,7 @@ def expired(issuer: Any) -> str:
     return str(issuer.token(iat=now - 60, exp=now - 1))
 
 
-def test_a_person_signs_in_by_the_browser_and_is_a_member_at_once(
+def test_a_browser_sign_in_grants_membership_at_once(
     llma_there: Llma, browser: Callable[..., None], person: Any, home: Path, served: Any
 ) -> None:
     pages: SimpleQueue[str] = SimpleQueue()
@@ -130,7 +130,7 @@ def test_a_person_signs_in_by_the_browser_and_is_a_member_at_once(
     assert "alice@example.org" in seen
 
 
-def test_every_attempt_has_its_own_secrets_and_a_proof(
+def test_every_attempt_has_its_own_state_nonce_and_verifier(
     llma_there: Llma, browser: Callable[..., None], person: Any, issuer: Any
 ) -> None:
     asked: list[dict[str, str]] = []
@@ -184,9 +184,7 @@ def page(url: str) -> str:
     return httpx2.get(url, trust_env=False).text
 
 
-def test_a_redirect_that_nobody_waits_for_changes_nothing(
-    llma_there: Llma, browser: Callable[..., None], person: Any
-) -> None:
+def test_an_unexpected_redirect_is_ignored(llma_there: Llma, browser: Callable[..., None], person: Any) -> None:
     statuses: SimpleQueue[int] = SimpleQueue()
 
     def visit(address: str) -> None:
@@ -206,7 +204,7 @@ def test_a_redirect_that_nobody_waits_for_changes_nothing(
     assert [statuses.get(timeout=30) for _ in range(5)] == [404, 404, 404, 404, 200]
 
 
-def test_a_code_of_somebody_else_s_attempt_is_no_good(
+def test_a_code_of_another_attempt_is_rejected(
     llma_there: Llma, browser: Callable[..., None], person: Any, home: Path
 ) -> None:
     """As an attacker would slip in their own account: the code fits neither our verifier nor our nonce."""
@@ -228,7 +226,7 @@ def test_a_code_of_somebody_else_s_attempt_is_no_good(
     assert not token_file(home).exists()
 
 
-def test_an_answer_of_another_issuer_is_refused(
+def test_a_response_of_another_issuer_is_rejected(
     llma_there: Llma, browser: Callable[..., None], person: Any, home: Path
 ) -> None:
     browser(lambda address: get(with_changed(redirect_of(person, address), iss="https://evil.example")))
@@ -237,7 +235,7 @@ def test_an_answer_of_another_issuer_is_refused(
     assert not token_file(home).exists()
 
 
-def test_who_refuses_at_the_issuer_is_told_so(llma_there: Llma, browser: Callable[..., None]) -> None:
+def test_a_cancelled_sign_in_is_reported(llma_there: Llma, browser: Callable[..., None]) -> None:
     def refuse(address: str) -> None:
         query = parse_qs(urlsplit(address).query)
         get(f"{query['redirect_uri'][0]}?error=access_denied&state={query['state'][0]}")
@@ -248,7 +246,9 @@ def test_who_refuses_at_the_issuer_is_told_so(llma_there: Llma, browser: Callabl
     assert "access_denied" in result.err
 
 
-def test_who_is_let_in_nowhere_is_told_at_once(llma_there: Llma, browser: Callable[..., None], home: Path) -> None:
+def test_a_person_without_membership_is_informed_at_once(
+    llma_there: Llma, browser: Callable[..., None], home: Path
+) -> None:
     uninvited = _issuer.Browser("mallory")
     browser(uninvited.visit)
     result = llma_there("auth", "login")
@@ -258,14 +258,14 @@ def test_who_is_let_in_nowhere_is_told_at_once(llma_there: Llma, browser: Callab
     assert stored(home)["token"], "kept: an owner may let them in meanwhile"
 
 
-def test_nobody_comes_in_time(llma_there: Llma, browser: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sign_in_times_out(llma_there: Llma, browser: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llmariner.cli.sign_in.commands._WAIT_SECONDS", 0.2)
     browser(lambda address: None)
     result = llma_there("auth", "login")
     assert (result.code, "--no-open" in result.err) == (3, True)
 
 
-def test_without_a_browser_the_address_is_shown(llma_there: Llma, person: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_browser_the_url_is_printed(llma_there: Llma, person: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     threads: list[threading.Thread] = []
 
     def none(address: str) -> bool:
@@ -279,9 +279,7 @@ def test_without_a_browser_the_address_is_shown(llma_there: Llma, person: Any, m
     assert (result.code, "Open this address" in result.err) == (0, True)
 
 
-def test_another_device_signs_somebody_in(
-    llma_there: Llma, person: Any, served: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sign_in_by_device_code(llma_there: Llma, person: Any, served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     import llmariner.cli.sign_in.commands as module
 
     shown: list[str] = []
@@ -299,7 +297,7 @@ def test_another_device_signs_somebody_in(
     assert len(shown[1]) >= 8
 
 
-def test_a_workload_exchanges_its_own_token_and_does_so_again_when_it_must(
+def test_a_workload_exchanges_its_token_and_repeats_it_after_expiry(
     llma_there: Llma, issuer: Any, tmp_path: Path, home: Path
 ) -> None:
     file = tmp_path / "workload.token"
@@ -319,7 +317,7 @@ def test_a_workload_exchanges_its_own_token_and_does_so_again_when_it_must(
     assert "cannot read the token" in llma_there("auth", "login", "--token-file", str(file)).err
 
 
-def test_a_token_is_renewed_before_it_ends_and_only_once(signed_in: Llma, home: Path, issuer: Any) -> None:
+def test_a_token_is_refreshed_before_its_expiry_and_only_once(signed_in: Llma, home: Path, issuer: Any) -> None:
     before = stored(home)
     ended = expired(issuer)
     change(home, token=ended)
@@ -331,7 +329,7 @@ def test_a_token_is_renewed_before_it_ends_and_only_once(signed_in: Llma, home: 
     assert stored(home) == after
 
 
-def test_many_commands_at_once_use_a_refresh_token_once(signed_in: Llma, home: Path, issuer: Any, served: Any) -> None:
+def test_concurrent_commands_use_a_refresh_token_once(signed_in: Llma, home: Path, issuer: Any, served: Any) -> None:
     """A second use would end the whole sign-in (RFC 9700, 4.14.2)."""
     from llmariner.cli.sign_in.token_refresh import ensure_fresh
     from llmariner.cli.sign_in.token_store import SignInFile
@@ -350,7 +348,7 @@ def test_many_commands_at_once_use_a_refresh_token_once(signed_in: Llma, home: P
     assert signed_in("auth", "api-keys", "list").code == 0  # the issuer saw no second use
 
 
-def test_a_sign_in_that_the_issuer_ended_says_what_to_do(signed_in: Llma, home: Path, issuer: Any) -> None:
+def test_a_sign_in_revoked_by_the_issuer_has_a_next_step(signed_in: Llma, home: Path, issuer: Any) -> None:
     change(home, token=expired(issuer), refresh_token="gone")
     result = signed_in("auth", "api-keys", "list")
     assert result.code == 3
@@ -358,26 +356,26 @@ def test_a_sign_in_that_the_issuer_ended_says_what_to_do(signed_in: Llma, home: 
     assert "llma auth login" in result.err
 
 
-def test_a_sign_in_that_cannot_be_renewed_says_what_to_do(signed_in: Llma, home: Path, issuer: Any) -> None:
+def test_a_sign_in_without_refresh_has_a_next_step(signed_in: Llma, home: Path, issuer: Any) -> None:
     change(home, token=expired(issuer), refresh_token="")
     result = signed_in("models", "list")
     assert (result.code, "nothing to renew it with" in result.err) == (3, True)
 
 
-def test_a_token_is_shown_to_no_other_server(signed_in: Llma, platform: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_is_sent_to_no_other_server(signed_in: Llma, platform: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     platform.respond("GET /models", {"object": "list", "data": []})
     assert signed_in("--endpoint", platform.url, "models", "list").code == 0
     assert "authorization" not in platform.requests[-1].headers
 
 
-def test_a_key_of_the_environment_goes_before_the_sign_in(
+def test_an_environment_key_takes_precedence_over_the_sign_in(
     signed_in: Llma, served: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LLMARINER_API_KEY", served.admin_key)
     assert signed_in("auth", "token", "-o", "json").json["source"] == "LLMARINER_API_KEY"
 
 
-def test_signing_out_ends_the_sign_in_at_the_issuer_too(signed_in: Llma, home: Path, issuer: Any) -> None:
+def test_sign_out_revokes_the_token_at_the_issuer(signed_in: Llma, home: Path, issuer: Any) -> None:
     before = stored(home)
     result = signed_in("auth", "logout", "-o", "json").json
     assert (result["signed_out"], result["revoked"]) == (True, True)
@@ -389,14 +387,14 @@ def test_signing_out_ends_the_sign_in_at_the_issuer_too(signed_in: Llma, home: P
     assert signed_in("auth", "api-keys", "list").code == 3
 
 
-def test_signing_out_works_while_the_issuer_is_away(signed_in: Llma, home: Path) -> None:
+def test_sign_out_works_while_the_issuer_is_down(signed_in: Llma, home: Path) -> None:
     change(home, issuer="http://127.0.0.1:9")
     result = signed_in("auth", "logout")
     assert (result.code, "Warning" in result.err) == (0, True)
     assert yaml.safe_load(token_file(home).read_text()) == {}
 
 
-def test_a_platform_without_an_issuer_says_so(
+def test_a_platform_without_an_issuer_is_reported(
     llma_there: Llma, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with _served_platform.ServedPlatform(tmp_path, "") as keyed:
@@ -404,13 +402,13 @@ def test_a_platform_without_an_issuer_says_so(
     assert (result.code, "it has no issuer of tokens" in result.err) == (1, True)
 
 
-def test_an_older_platform_says_the_same(llma: Llma, platform: Any) -> None:
+def test_an_older_platform_is_reported_as_one_without_an_issuer(llma: Llma, platform: Any) -> None:
     result = llma("auth", "login")
     assert (result.code, "it has no issuer of tokens" in result.err) == (1, True)
 
 
 @pytest.mark.parametrize("issuer_url", ["http://issuer.example", "https://127.0.0.1:9", "nonsense"])
-def test_an_issuer_in_clear_or_away_is_no_place_to_sign_in(issuer_url: str, llma: Llma, platform: Any) -> None:
+def test_an_issuer_without_tls_or_unreachable_is_rejected(issuer_url: str, llma: Llma, platform: Any) -> None:
     found = {"object": "auth.configuration", "issuer": issuer_url, "client_id": "llmariner", "scopes": ["openid"]}
     platform.respond("GET /auth/configuration", found)
     result = llma("auth", "login")
@@ -418,7 +416,7 @@ def test_an_issuer_in_clear_or_away_is_no_place_to_sign_in(issuer_url: str, llma
     assert "authorization" not in platform.requests[-1].headers
 
 
-def test_status_says_who_with_which_roles(signed_in: Llma, issuer: Any) -> None:
+def test_status_shows_the_user_and_roles(signed_in: Llma, issuer: Any) -> None:
     result = signed_in("auth", "status")
     assert result.code == 0, result.err
     for words in ("alice@example.org", "reader of Default Organization", "member of Default Project", issuer.url):
@@ -429,19 +427,19 @@ def test_status_says_who_with_which_roles(signed_in: Llma, issuer: Any) -> None:
     assert document["expires_at"] == pytest.approx(time.time() + 600, abs=60)
 
 
-def test_status_with_a_key_says_whose_it_is(llma_there: Llma, served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_status_with_a_key_shows_its_owner(llma_there: Llma, served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLMARINER_API_KEY", served.admin_key)
     result = llma_there("auth", "status")
     assert (result.code, "owner of Default Organization" in result.out) == (0, True)
     assert served.admin_key not in result.out + result.err
 
 
-def test_status_of_nobody_says_how_to_sign_in(llma_there: Llma) -> None:
+def test_status_without_a_sign_in_has_a_next_step(llma_there: Llma) -> None:
     result = llma_there("auth", "status")
     assert (result.code, "llma auth login" in result.err) == (3, True)
 
 
-def test_a_token_of_another_attempt_is_refused(person: Any, issuer: Any) -> None:
+def test_a_token_with_another_nonce_is_rejected(person: Any, issuer: Any) -> None:
     """The code and its proof are right, the token was made for somebody else's request: as a replayed one is."""
     from llmariner.cli.sign_in.issuer import AuthorizationRequest, IssuerClient
     from llmariner.cli.support.errors import CommandError

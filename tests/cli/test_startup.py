@@ -46,14 +46,14 @@ def test_help_lists_every_exit_code(bare_llma: Llma) -> None:
     assert [int(line.split()[0]) for line in lines if line] == [code.value for code in ExitCode]
 
 
-def test_no_short_help_is_cut_off(bare_llma: Llma) -> None:
+def test_no_short_help_is_truncated(bare_llma: Llma) -> None:
     groups = [path for path in paths(root) if "Commands:" in bare_llma(*path, "--help").out]
     assert [
         path for path in groups if "..." in bare_llma(*path, "--help").out.split("Commands:")[1].split("\n\n")[0]
     ] == []
 
 
-def test_global_options_hold_on_either_side_of_the_command(bare_llma: Llma) -> None:
+def test_global_options_work_before_and_after_the_command(bare_llma: Llma) -> None:
     before, after = bare_llma("-o", "json", "version"), bare_llma("version", "--output", "json")
     assert before.json == after.json == {"version": llmariner.__version__}
     assert bare_llma("-o", "yaml", "version", "-o", "json").json == after.json
@@ -63,7 +63,9 @@ HEAVY = "rich httpx2 yaml asyncio fastapi sqlalchemy"
 
 
 @pytest.mark.parametrize("line", [("--help",), ("models", "--help"), ("version",), ("completion", "zsh")], ids=" ".join)
-def test_what_needs_no_platform_imports_no_client(line: tuple[str, ...], home: Path, program: list[str]) -> None:
+def test_commands_without_a_platform_do_not_import_a_client(
+    line: tuple[str, ...], home: Path, program: list[str]
+) -> None:
     code = f"""
 import sys
 from llmariner.cli.main import main
@@ -75,7 +77,7 @@ sys.exit(' '.join(set({HEAVY.split()!r}) & set(sys.modules)))
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_the_completion_script_calls_back(shell: str, bare_llma: Llma) -> None:
+def test_the_completion_script_calls_llma(shell: str, bare_llma: Llma) -> None:
     result = bare_llma("completion", shell)
     assert result.code == 0
     assert f"_LLMA_COMPLETE={shell}_complete" in result.out
@@ -91,7 +93,7 @@ def test_the_completion_script_calls_back(shell: str, bare_llma: Llma) -> None:
         ("llma models list --output j", ["json"]),
     ],
 )
-def test_completion_offers_what_fits(words: str, offered: list[str], home: Path, program: list[str]) -> None:
+def test_completion_offers_matching_commands(words: str, offered: list[str], home: Path, program: list[str]) -> None:
     environment = {
         **os.environ,
         "_LLMA_COMPLETE": "bash_complete",
@@ -102,9 +104,7 @@ def test_completion_offers_what_fits(words: str, offered: list[str], home: Path,
     assert sorted(line.partition(",")[2] for line in result.stdout.split()) == offered
 
 
-def test_a_command_for_this_machine_says_what_is_missing_where_the_platform_is_not_installed(
-    home: Path, program: list[str]
-) -> None:
+def test_a_standalone_command_without_the_platform_names_the_missing_package(home: Path, program: list[str]) -> None:
     """A client's installation has no `llmariner.standalone`; an import hook stands for it in a process of its own."""
     code = """
 import importlib.abc, sys

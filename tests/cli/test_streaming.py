@@ -40,7 +40,7 @@ WAITING = [
 ]
 
 
-def test_text_goes_to_stdout_as_it_comes_and_nothing_else(llma: Llma, platform: FakePlatform) -> None:
+def test_text_is_streamed_to_stdout_and_nothing_else(llma: Llma, platform: FakePlatform) -> None:
     usage = b'data: {"choices": [], "usage": {"total_tokens": 4}}\n\n'
     platform.respond_with(
         ROUTE, chunks=[chunk("", role="assistant"), chunk("Hel"), chunk("lo."), chunk(finish="stop"), usage, DONE]
@@ -51,13 +51,13 @@ def test_text_goes_to_stdout_as_it_comes_and_nothing_else(llma: Llma, platform: 
     assert platform.requests[0].headers["accept"] == "text/event-stream"
 
 
-def test_completions_stream_too(llma: Llma, platform: FakePlatform) -> None:
+def test_completions_are_streamed(llma: Llma, platform: FakePlatform) -> None:
     chunks = [b'data: {"choices": [{"text": " upon"}]}\n\n', b'data: {"choices": [{"text": " a\\n"}]}\n\n', DONE]
     platform.respond_with("POST /completions", chunks=chunks)
     assert llma("completions", "create", "--model", "m", "--prompt", "Once").out == " upon a\n"
 
 
-def test_the_waiting_rooms_facts_appear_on_stderr_once_a_phase(llma: Llma, platform: FakePlatform) -> None:
+def test_waiting_room_progress_appears_on_stderr_once_per_phase(llma: Llma, platform: FakePlatform) -> None:
     platform.respond_with(ROUTE, chunks=[*WAITING, chunk("Hi."), comment(phase="ready"), DONE])
     result = llma(*CHAT)
     assert result.out == "Hi.\n"
@@ -68,7 +68,7 @@ def test_the_waiting_rooms_facts_appear_on_stderr_once_a_phase(llma: Llma, platf
     ]
 
 
-def test_an_answer_cut_at_its_limit_is_named(llma: Llma, platform: FakePlatform) -> None:
+def test_an_answer_truncated_at_its_limit_prints_a_warning(llma: Llma, platform: FakePlatform) -> None:
     platform.respond_with(ROUTE, chunks=[chunk("Well"), chunk(finish="length"), DONE])
     result = llma(*CHAT)
     assert (result.code, result.out) == (0, "Well\n")
@@ -94,7 +94,7 @@ ENDINGS = [
 
 
 @pytest.mark.parametrize(("last", "code", "words"), [case[1:] for case in ENDINGS], ids=[case[0] for case in ENDINGS])
-def test_a_stream_that_does_not_end_well_fails_and_keeps_the_text(
+def test_a_failed_stream_exits_with_an_error_and_keeps_the_text(
     last: bytes, code: int, words: str, llma: Llma, platform: FakePlatform
 ) -> None:
     platform.respond_with(ROUTE, chunks=[chunk("Half"), last], headers={"x-request-id": "req_7"})
@@ -105,7 +105,7 @@ def test_a_stream_that_does_not_end_well_fails_and_keeps_the_text(
     assert "Next: " in result.err
 
 
-def test_a_connection_that_breaks_in_a_stream_is_named(llma: Llma, platform: FakePlatform) -> None:
+def test_a_lost_connection_in_a_stream_is_reported(llma: Llma, platform: FakePlatform) -> None:
     chunked = {"transfer-encoding": "chunked", "x-request-id": "req_7"}
     platform.respond_with(
         ROUTE, chunks=[b"%x\r\n%s\r\n" % (len(chunk("Half")), chunk("Half")), b"50\r\n"], headers=chunked
@@ -116,7 +116,7 @@ def test_a_connection_that_breaks_in_a_stream_is_named(llma: Llma, platform: Fak
     assert "Request: req_7" in result.err
 
 
-def test_a_stream_refused_at_once_is_an_error_like_any_other(llma: Llma, platform: FakePlatform) -> None:
+def test_a_stream_rejected_at_once_is_a_regular_error(llma: Llma, platform: FakePlatform) -> None:
     platform.respond_error(ROUTE, 429, message="Slow down.", headers={"retry-after": "3"})
     result = llma(*CHAT)
     assert (result.code, result.out) == (1, "")
@@ -124,27 +124,27 @@ def test_a_stream_refused_at_once_is_an_error_like_any_other(llma: Llma, platfor
     assert "req_42" in result.err
 
 
-def test_an_answer_that_is_no_stream_is_named(llma: Llma, platform: FakePlatform) -> None:
+def test_a_response_that_is_not_a_stream_is_reported(llma: Llma, platform: FakePlatform) -> None:
     platform.respond(ROUTE, {"choices": []})
     result = llma(*CHAT)
     assert result.code == 5
     assert "did not answer with an event stream" in result.err
 
 
-def test_json_output_asks_for_one_document(llma: Llma, platform: FakePlatform) -> None:
+def test_json_output_requests_a_single_document(llma: Llma, platform: FakePlatform) -> None:
     document = {"choices": [{"message": {"content": "Hi."}}]}
     platform.respond(ROUTE, document)
     assert llma(*CHAT, "-o", "json").json == document
     assert "stream" not in platform.requests[0].body
 
 
-def test_a_request_that_does_not_stream_waits_for_the_model_to_wake(llma: Llma, platform: FakePlatform) -> None:
+def test_a_non_streamed_request_waits_for_the_model(llma: Llma, platform: FakePlatform) -> None:
     platform.respond(ROUTE, {"choices": []})
     llma(*CHAT, "--nostream")
     assert platform.requests[0].headers["prefer"] == "wait=3600"
 
 
-def test_off_a_terminal_text_stays_exact_but_encodable(llma: Llma, platform: FakePlatform) -> None:
+def test_off_a_terminal_text_is_exact_except_for_unencodable_characters(llma: Llma, platform: FakePlatform) -> None:
     platform.respond_with(ROUTE, chunks=[chunk("\x1b[1mé\ud83d"), DONE])
     assert llma(*CHAT).out == "\x1b[1mé?\n"
     platform.respond(ROUTE, {"choices": [{"message": {"content": "\x1b[1mé\ud83d"}}]})
@@ -162,7 +162,7 @@ def test_messages_keep_their_order_and_roles(llma: Llma, platform: FakePlatform)
     }
 
 
-def test_a_message_that_calls_tools_shows_the_calls(llma: Llma, platform: FakePlatform) -> None:
+def test_a_message_with_tool_calls_shows_them(llma: Llma, platform: FakePlatform) -> None:
     calls = [{"id": "c1", "function": {"name": "now", "arguments": "{}"}}]
     platform.respond(ROUTE, {"choices": [{"message": {"content": None, "tool_calls": calls}}]})
     assert json.loads(llma(*CHAT, "--nostream").out) == calls

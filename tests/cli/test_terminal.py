@@ -91,7 +91,7 @@ def status(phase: str, memory: int = 0) -> dict[str, object]:
     return {"cluster_statuses": [{"name": "here", "engine_statuses": [{"models": models}]}]}
 
 
-def test_status_follows_what_happens_until_ctrl_c(terminal: Open, platform: FakePlatform) -> None:
+def test_status_redraws_until_ctrl_c(terminal: Open, platform: FakePlatform) -> None:
     platform.respond("GET /inference/status", status("loading"), status("ready"))
     shown = terminal("status", "--interval", "0.2")
     shown.wait_for("loading")
@@ -101,7 +101,7 @@ def test_status_follows_what_happens_until_ctrl_c(terminal: Open, platform: Fake
     assert "Traceback" not in shown.written
 
 
-def test_status_outlives_a_server_in_trouble_and_recovers(terminal: Open, platform: FakePlatform) -> None:
+def test_status_survives_server_errors_and_recovers(terminal: Open, platform: FakePlatform) -> None:
     platform.respond("GET /inference/status", status("loading"))
     shown = terminal("status", "--interval", "0.2")
     shown.wait_for("loading")
@@ -111,7 +111,7 @@ def test_status_outlives_a_server_in_trouble_and_recovers(terminal: Open, platfo
     shown.wait_for("ready")
 
 
-def test_status_shows_once_what_is_wanted_once(terminal: Open, platform: FakePlatform) -> None:
+def test_status_without_follow_is_shown_once(terminal: Open, platform: FakePlatform) -> None:
     platform.respond("GET /inference/status", status("ready", memory=1024**3))
     shown = terminal("status", "--no-watch")
     assert shown.end() == 0
@@ -119,7 +119,7 @@ def test_status_shows_once_what_is_wanted_once(terminal: Open, platform: FakePla
     assert "\x1b[32mready" in shown.written
 
 
-def test_a_pull_fills_a_bar(terminal: Open, platform: FakePlatform) -> None:
+def test_a_pull_shows_a_progress_bar(terminal: Open, platform: FakePlatform) -> None:
     loading = {"id": "m", "loading_status": "LOADING", "loading_progress": 0.5, "loading_status_message": "[b]x"}
     platform.respond("GET /models/m", loading, loading, {**loading, "loading_status": "SUCCEEDED"})
     shown = terminal("models", "pull", "m")
@@ -130,7 +130,7 @@ def test_a_pull_fills_a_bar(terminal: Open, platform: FakePlatform) -> None:
     assert "m is loaded." in shown.written
 
 
-def test_the_waiting_line_is_gone_when_text_begins(terminal: Open, platform: FakePlatform) -> None:
+def test_the_waiting_line_is_removed_when_text_starts(terminal: Open, platform: FakePlatform) -> None:
     text = {"choices": [{"delta": {"content": "Hi \x1b[31mthere"}}]}
     facts = {"phase": "loading", "progress": 0.5, "estimate_seconds": 3}
     chunks = [f": {json.dumps(facts)}\n\n".encode(), f"data: {json.dumps(text)}\n\n".encode(), b"data: [DONE]\n\n"]
@@ -140,7 +140,7 @@ def test_the_waiting_line_is_gone_when_text_begins(terminal: Open, platform: Fak
     assert "\rwaiting for the model: loading, 50%, about 3 s left\x1b[K\r\x1b[KHi [31mthere\r\n" in shown.written
 
 
-def test_a_narrow_terminal_folds_long_ids_instead_of_cutting_them(terminal: Open, platform: FakePlatform) -> None:
+def test_a_narrow_terminal_wraps_long_ids_instead_of_truncating_them(terminal: Open, platform: FakePlatform) -> None:
     name = "organization/" + "x" * 150
     platform.respond("GET /models", {"data": [{"id": name}]})
     shown = terminal("models", "list", "--color", "never")
@@ -149,7 +149,7 @@ def test_a_narrow_terminal_folds_long_ids_instead_of_cutting_them(terminal: Open
     assert "".join(pieces) == name
 
 
-def test_context_set_asks_for_each_setting_and_echoes_no_key(terminal: Open, home: Path) -> None:
+def test_context_set_prompts_for_each_setting_and_echoes_no_key(terminal: Open, home: Path) -> None:
     shown = terminal("context", "set")
     for question, reply in (
         ("Endpoint", "http://127.0.0.1:1/v1"),
