@@ -51,6 +51,8 @@ def test_american_spelling_and_addresses_are_not(text: str) -> None:
         ("from llmariner.gateway.room import AdmissionQueue", "gateway.room"),
         ("see shared/llmariner/tenancy/arrivals.py", "tenancy/arrivals"),
         ("Whoever asks", "whoever"),
+        ("self._give_back(size)", "_give_back"),
+        ("class CallerGone:", "CallerGone"),
     ],
 )
 def test_a_retired_word_is_found_in_prose_identifiers_and_paths(text: str, fault: str) -> None:
@@ -58,7 +60,16 @@ def test_a_retired_word_is_found_in_prose_identifiers_and_paths(text: str, fault
 
 
 @pytest.mark.parametrize(
-    "text", ["indoor", "an outlet in a wall", "gateway/rooms.py", "llmariner.control_plane", "LLMARINER_OIDC_NEWCOMERS"]
+    "text",
+    [
+        "indoor",
+        "an outlet in a wall",
+        "gateway/rooms.py",
+        "llmariner.control_plane",
+        "LLMARINER_OIDC_NEWCOMERS",
+        "give_backing",
+        "ledgerbook",
+    ],
 )
 def test_other_words_and_settings_are_not(text: str) -> None:
     assert found(text, RETIRED) == []

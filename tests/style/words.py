@@ -6,7 +6,7 @@ import re
 import subprocess
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -14,12 +14,13 @@ __all__ = ["Entry", "entries", "faults", "files", "word_faults"]
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = Path(__file__).parent
-# Written by other projects or by programs, or versions of a schema, which stay as they were released.
+# Written by other projects or by programs, or with the names of an earlier release.
 _EXCLUDED = (
     "*/versions/*",
     "LICENSE",
     "locks/*",
     "tests/cluster/go/*",
+    "tests/contract/platform/previous_release.py",
     "tests/e2e/clients/pins/*",
     "tests/functions/recordings/*",
     "tests/identity/oidc-provider/package-lock.json",
@@ -34,29 +35,35 @@ _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 
 @dataclass(frozen=True)
 class Entry:
-    """A line of a word list: a word or phrase as a pattern, what is written instead, and the files that may have it."""
+    """A line of a word list: a pattern of words, what is written instead, and the globs of files that may have them."""
 
     pattern: re.Pattern[str]
     instead: str
-    exempt: tuple[str, ...] = field(default=())
-    is_phrase: bool = False
-    """Of several words, or the path of a module."""
+    exempt: tuple[str, ...] = ()
+    is_word: bool = True
+    """The pattern is compared with each word and part of an identifier; else it is searched for in the text."""
 
 
 def entries(text: str) -> list[Entry]:
-    """Parse a word list: `word | instead`, and `| globs` of exempt files where there are any; `#` begins a comment."""
+    """Parse a word list, whose first lines describe its format."""
     found = []
     for line in text.splitlines():
         if line.strip() and not line.startswith("#"):
             word, instead, *exempt = (cell.strip() for cell in line.split(" | "))
-            pattern = (
-                word.replace("~", _VERB_ENDINGS).replace("*", "[a-z]*").replace(" ", r"[\s#_]+").replace("/", "[./]")
-            )
-            is_phrase = " " in word or "/" in word
-            if is_phrase:
-                pattern = rf"(?<![a-z]){pattern}(?![a-z_])"
-            found.append(Entry(re.compile(pattern, re.IGNORECASE), instead, tuple(" ".join(exempt).split()), is_phrase))
+            pattern, is_word = _pattern(word)
+            found.append(Entry(pattern, instead, tuple(" ".join(exempt).split()), is_word))
     return found
+
+
+def _pattern(word: str) -> tuple[re.Pattern[str], bool]:
+    """The pattern of an entry, and whether it is one of single words."""
+    expression = word.replace("~", _VERB_ENDINGS).replace("*", "[a-z]*")
+    if re.search("[A-Z_]", word):
+        return re.compile(rf"(?<!\w){expression}(?!\w)"), False
+    if " " in word or "/" in word:
+        expression = expression.replace(" ", r"[\s#_]+").replace("/", "[./]")
+        return re.compile(rf"(?<![a-z]){expression}(?![a-z_])", re.IGNORECASE), False
+    return re.compile(expression, re.IGNORECASE), True
 
 
 def files() -> list[str]:
@@ -74,7 +81,7 @@ def word_faults(name: str, text: str, words: Iterable[Entry]) -> Iterator[str]:
     """`file:line: word: instead` for each word of the list in a text. A part of an identifier counts as a word."""
     text = _FIXED.sub(lambda match: " " * len(match[0]), text)
     applicable = [entry for entry in words if not any(fnmatch(name, glob) for glob in entry.exempt)]
-    single = [entry for entry in applicable if not entry.is_phrase]
+    single = [entry for entry in applicable if entry.is_word]
     offsets: defaultdict[str, list[int]] = defaultdict(list)
     for match in _WORD.finditer(text):
         offsets[match[0].lower()].append(match.start())
@@ -83,7 +90,7 @@ def word_faults(name: str, text: str, words: Iterable[Entry]) -> Iterator[str]:
             if entry.pattern.fullmatch(word):
                 yield from (_fault(name, text, place, word, entry) for place in places)
     for entry in applicable:
-        if entry.is_phrase:
+        if not entry.is_word:
             yield from (_fault(name, text, match.start(), match[0], entry) for match in entry.pattern.finditer(text))
 
 
