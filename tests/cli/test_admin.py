@@ -68,7 +68,7 @@ def test_an_ambiguous_title_requires_the_id(llma: Llma, platform: FakePlatform) 
     assert (result.code, "proj_1, proj_2" in result.err) == (2, True)
 
 
-def test_the_option_o_is_the_organization_where_one_can_be_chosen(llma: Llma) -> None:
+def test_option_o_is_the_organization_where_a_command_has_one(llma: Llma) -> None:
     assert llma("admin", "organizations", "list", "-o", "json").json == ORGANIZATIONS
     refused = llma("admin", "projects", "list", "-o", "json")
     assert refused.code == 4
@@ -139,7 +139,7 @@ def test_names_that_cannot_be_listed_are_shown_as_ids(llma: Llma, platform: Fake
     assert "project proj_1" in llma("admin", "limits", "list").out
 
 
-def test_a_member_added_with_an_issuer_is_informed_of_sign_in(llma: Llma, platform: FakePlatform) -> None:
+def test_accepting_an_invitation_without_a_key_points_to_sign_in(llma: Llma, platform: FakePlatform) -> None:
     platform.respond("POST /invitations:accept", {"user": USERS["users"][0], "api_key": None})
     result = llma("auth", "accept-invite", "inv-x")
     assert result.out == "You are in.\n"

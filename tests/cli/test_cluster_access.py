@@ -159,7 +159,7 @@ def test_the_context_selects_among_several_files(
         assert bare_llma("cluster", "check", "--context", "here").code == 2
 
 
-def test_a_client_only_installation_is_told_which_extra_it_lacks(home: Path, program: list[str]) -> None:
+def test_a_client_only_installation_names_the_missing_extra(home: Path, program: list[str]) -> None:
     """Without Kubernetes' client; an import hook stands for that in a process of its own."""
     code = """
 import importlib.abc, sys

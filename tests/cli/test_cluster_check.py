@@ -211,7 +211,7 @@ def test_another_namespace_is_checked(healthy_cluster: FakeCluster, check: Check
     assert "must be the name of a namespace" in refused.err
 
 
-def test_expected_versions_match_the_manifests() -> None:
+def test_expected_settings_and_kinds_match_the_manifests() -> None:
     prerequisites = CHECKOUT / "manifests/prerequisites"
     defaults = yaml.safe_load((prerequisites / "config-defaults.yaml").read_text())["data"]
     assert defaults == {"max-revision-timeout-seconds": str(MAX_REQUEST_SECONDS)}

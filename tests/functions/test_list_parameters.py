@@ -124,7 +124,7 @@ def test_an_unsupported_filter_value_matches_nothing(call: Call) -> None:
     assert_error(call("GET", group, query="group_type=tenant_group"), 404, "not_found")
 
 
-def test_a_filter_by_id_and_email_of_one_person_matches(call: Call, company: Company) -> None:
+def test_a_user_may_be_named_by_matching_id_and_email(call: Call, company: Company) -> None:
     users = "/organization/projects/VISION/users"
     rob = {"user_id": company.people["rob"].user_id, "role": "viewer"}
     other = call("POST", users, {**rob, "email": company.email("sam")})

@@ -63,7 +63,7 @@ def test_list_valued_headers_may_be_repeated(ask: Ask, in_process: InProcessClie
     assert answer.status == 200
 
 
-def test_middleware_without_work_adds_no_second_pass() -> None:
+def test_middleware_without_work_passes_requests_straight_through() -> None:
     """Requests with one of each go straight to the application."""
     reached: list[Any] = []
 

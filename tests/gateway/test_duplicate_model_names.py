@@ -46,7 +46,7 @@ def test_each_project_reaches_its_own_model(platform: Platform) -> None:
         assert status(caller, theirs) == 404, "what qualifies an id is nothing that a caller can say"
 
 
-def test_a_project_models_name_is_available_to_others(platform: Platform) -> None:
+def test_a_shared_model_may_have_the_name_of_a_project_model(platform: Platform) -> None:
     first, second = (platform.tenant(f"free-{each}") for each in "ab")
     own_model(platform, "free", "proj_free-a")
     assert (status(first, "free"), status(second, "free")) == (200, 404)

@@ -98,7 +98,7 @@ def test_the_engine_gets_the_clients_bytes(platform: Platform, model: str) -> No
     assert answer.json()["x_received"] == body
 
 
-def test_the_engine_gets_the_clients_request_id(platform: Platform, model: str) -> None:
+def test_the_engine_gets_the_request_id_of_the_response(platform: Platform, model: str) -> None:
     answer = asyncio.run(platform.caller.chat(model))
     headers = answer.json()["x_received_headers"]
     assert headers["x-request-id"] == answer.headers["x-request-id"]

@@ -245,7 +245,7 @@ def test_a_route_leads_to_a_function_through_a_permitted_gateway(installed: Rend
             assert rule["timeouts"] == {"request": "0s"}
 
 
-def test_a_listener_has_a_certificate_or_a_comment(installed: Rendered) -> None:
+def test_a_listener_has_tls_or_is_plain_http(installed: Rendered) -> None:
     (gateway,) = installed.objects_of("gateway.networking.k8s.io", "Gateway")
     (listener,) = gateway["spec"]["listeners"]
     allowed = listener["allowedRoutes"]["namespaces"]["selector"]["matchLabels"]

@@ -171,13 +171,13 @@ def test_vectors_are_compared_by_similarity(rows: tuple[list[float], ...], answe
 @pytest.mark.parametrize(
     "answer", [b"", b"[]", b"{}", {"choices": []}, {"choices": [{"message": None}]}, b"\xff", b"[" * 9999]
 )
-def test_weights_without_an_answer_are_not_checked(answer: Any, tmp_path: Path) -> None:
+def test_an_unusable_response_counts_as_not_asked(answer: Any, tmp_path: Path) -> None:
     found, _ = outcome(CHAT, answer, tmp_path)
     assert found["answer"] == "not_asked"
     assert found["reason"]
 
 
-def test_a_rejected_request_is_no_check(tmp_path: Path) -> None:
+def test_a_rejected_question_counts_as_not_asked(tmp_path: Path) -> None:
     found, _ = outcome(CHAT, {"error": {}}, tmp_path, status=400)
     assert found == {
         "answer": "not_asked",
@@ -230,7 +230,7 @@ def test_other_fields_of_the_file_do_not_reach_the_engine(tmp_path: Path) -> Non
     assert app.asked[0][1].keys() == {"messages", "temperature", "max_tokens", "cache_salt"}
 
 
-def test_a_path_as_a_model_name_is_not_repeated(tmp_path: Path) -> None:
+def test_the_content_of_a_linked_file_is_not_disclosed(tmp_path: Path) -> None:
     secret = tmp_path / "token"
     secret.write_text("a-token-of-somebody")
     weights = tmp_path / "weights"

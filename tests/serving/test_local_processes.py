@@ -403,7 +403,7 @@ def test_processes_of_an_earlier_platform_of_the_same_folder_are_terminated_and_
             process.wait(5)
 
 
-def test_a_request_fails_with_its_engine(tmp_path: Path) -> None:
+def test_tokens_and_memory_of_an_engine_are_reported(tmp_path: Path) -> None:
     with processes(scripted_settings(tmp_path), model(tmp_path, "a", "--tokens", "4")) as (driver, _):
         endpoint = driver.ready("a").endpoint
         answer = driver.ask(endpoint, "/v1/chat/completions", CHAT)

@@ -42,7 +42,7 @@ def test_a_name_of_another_project_is_available(registry: ModelRegistry) -> None
         registry.get("gpt-4", project_id="proj_d")
 
 
-def test_a_shared_model_takes_precedence_over_project_models_of_its_name(registry: ModelRegistry) -> None:
+def test_a_shared_model_takes_the_id_of_a_project_model_which_keeps_its_name(registry: ModelRegistry) -> None:
     create(registry, "gpt-4", "proj_a")
     create(registry, "ft:gpt-4:x", "proj_a", base="gpt-4")
     before = registry.get("gpt-4")

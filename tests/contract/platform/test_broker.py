@@ -236,7 +236,7 @@ def test_a_broker_that_rejects_everything_gets_a_pause(database: Database, ingre
     assert publisher.publish() == 7
 
 
-def test_a_broker_that_accepts_some_events_gets_all_of_them(database: Database, ingress: Ingress) -> None:
+def test_a_broker_that_accepts_some_events_is_sent_all_of_them(database: Database, ingress: Ingress) -> None:
     emit(database, *"abcdefghijkl")
     ingress.refused = dict.fromkeys("acegik", 503)
     assert Publisher(database, BrokerSettings(ingress.url)).publish() == 6
@@ -301,7 +301,7 @@ def test_the_current_identity_token_is_sent_to_the_broker(database: Database, in
     assert [headers["authorization"] for headers in ingress.headers] == ["Bearer first"] * 2 + ["Bearer second"]
 
 
-def test_events_of_one_subject_stay_in_order_in_the_broker(database: Database, ingress: Ingress) -> None:
+def test_the_partition_key_is_the_subject(database: Database, ingress: Ingress) -> None:
     emit(database, "a", "b", "a")
     Publisher(database, BrokerSettings(ingress.url)).publish()
     assert [headers["ce-partitionkey"] for headers in ingress.headers] == ["a", "b", "a"]

@@ -224,7 +224,7 @@ def test_a_key_with_a_shared_secret_does_not_gain_permissions_with_its_user(team
         assert ("api.organizations.write" in found.scopes) is rises
 
 
-def test_key_names_of_other_organizations_are_not_revealed(team: Team) -> None:
+def test_key_names_of_one_organization_do_not_affect_another(team: Team) -> None:
     acme = team.organizations.create(team.admin, "Acme")
     theirs = team.caller(team.admin.user_id, acme.id)
     project_id = team.projects.create(theirs, NewProject("Theirs")).id

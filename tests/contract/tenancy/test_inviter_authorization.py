@@ -89,7 +89,7 @@ def test_an_invitation_is_valid_while_its_inviter_may_send_it(
     assert signing_in.authenticate(tokens.issue(subject="0002", email="bob@example.org", issued_at=2000)).is_owner
 
 
-def test_an_invitation_replaces_a_group_membership(team: Team, people: tuple[TokenSignIn, Tokens]) -> None:
+def test_an_invitation_takes_precedence_over_a_group_role(team: Team, people: tuple[TokenSignIn, Tokens]) -> None:
     signing_in, tokens = people
     with pytest.raises(PermissionDenied):
         signing_in.authenticate(tokens.issue(groups=frozenset({"staff"})))

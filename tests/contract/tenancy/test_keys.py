@@ -355,7 +355,7 @@ def test_an_address_is_admitted_by_its_network() -> None:
         ("2001:db8::/32", "2001:db8::/32"),
     ],
 )
-def test_an_ipv4_network_is_stored_in_its_own_form(said: str, kept: str) -> None:
+def test_ipv4_mapped_networks_are_stored_in_ipv4_form(said: str, kept: str) -> None:
     assert parse_networks([said]) == (kept,)
     older = not kept.startswith("2") and kept != "::/0"
     assert (

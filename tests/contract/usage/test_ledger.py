@@ -236,13 +236,13 @@ def test_an_interruption_is_a_separate_event(ledger: Ledger, database: Database)
     assert stored_rollups(database) == expected_rollups(database)
 
 
-def test_interruptions_exceed_one_transaction(ledger: Ledger, database: Database) -> None:
+def test_interruptions_span_several_transactions(ledger: Ledger, database: Database) -> None:
     ledger.record([event(f"r{number}", 0, "admitted", (1, 1, 1)) for number in range(1201)])
     assert ledger.interrupt(unseen_for=0) == 1201
     assert stored_rollups(database) == expected_rollups(database)
 
 
-def test_a_pruned_request_has_no_history(ledger: Ledger) -> None:
+def test_an_unknown_request_has_no_history(ledger: Ledger) -> None:
     with pytest.raises(NotFound, match="nobody"):
         ledger.rebuild("nobody")
 

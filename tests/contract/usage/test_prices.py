@@ -159,7 +159,7 @@ def test_an_invalid_price_is_rejected(values: dict[str, Any], param: str) -> Non
         ((0, 0, 0), "open", (0, 0, 0, 0)),
     ],
 )
-def test_billed_token_counts(tokens: tuple[int, int, int], outcome: str, expected: tuple[int, ...]) -> None:
+def test_cost_components_of_a_request(tokens: tuple[int, int, int], outcome: str, expected: tuple[int, ...]) -> None:
     price = Price("price_1", 2_000_000, 500_000, 10_000_000, 7)
     cost = price.cost(dict(zip(COUNTS, tokens, strict=True)), outcome)
     assert tuple(cost) == expected

@@ -206,7 +206,7 @@ SHARED = {
 
 
 @pytest.mark.parametrize("route", SHARED)
-def test_shared_objects_are_changed_by_the_operating_organization(route: str, world: World, ask: Ask) -> None:
+def test_shared_models_are_changed_by_operators_only(route: str, world: World, ask: Ask) -> None:
     shared = model(world, world.tenants[Ownership.OWN], shared=True)
     method, path = route.replace("{id}", shared).split()
     asked = [world.headers[caller] for caller in ("owner", "project owner", "member")]
