@@ -49,7 +49,7 @@ def test_a_duplicate_field_is_rejected(route: str, send: Send) -> None:
     assert answer.error["param"] == name
 
 
-MISSPELT: list[tuple[str, Mapping[str, Any], str, str]] = [
+MISSPELLED: list[tuple[str, Mapping[str, Any], str, str]] = [
     ("POST /v1/api_keys", {"models": ["tiny"]}, "models", "allowed_models"),
     ("POST /v1/api_keys", {"scope": ["api.model.read"]}, "scope", "scopes"),
     ("POST /v1/api_keys", {"expires_in": 60}, "expires_in", "expires_in_seconds"),
@@ -74,7 +74,7 @@ MISSPELT: list[tuple[str, Mapping[str, Any], str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("route", "wrong", "param", "nearest"), MISSPELT, ids=[case[2] for case in MISSPELT])
+@pytest.mark.parametrize(("route", "wrong", "param", "nearest"), MISSPELLED, ids=[case[2] for case in MISSPELLED])
 def test_the_nearest_known_field_is_suggested(
     route: str, wrong: Mapping[str, Any], param: str, nearest: str, send: Send
 ) -> None:

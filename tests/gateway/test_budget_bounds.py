@@ -86,7 +86,7 @@ def test_an_engine_never_generates_more_than_the_budget(
 
 
 def hostile(dice: random.Random, model: str) -> tuple[str, bytes]:
-    """A body with any of the fields that lengthen answers, twice, contradicting, misspelt or senseless."""
+    """A body with any of the fields that lengthen answers, twice, contradicting, misspelled or senseless."""
     path = dice.choice([CHAT, COMPLETIONS])
     numbers = [1, 2, 5, 30, 0, -1, -(10**9), 2**31, "7", 3.0, None, True]
     names = ["max_tokens", "max_completion_tokens", "n", "best_of", "max_token", "use_beam_search", "min_tokens"]

@@ -70,7 +70,7 @@ WRONG: dict[str, tuple[tuple[str, ...], dict[str, Any], str]] = {
     "a route without a method": (("/v1/models",), {}, "is no METHOD /path"),
     "a method of no standard": (("FETCH /v1/models",), {}, "is no METHOD /path"),
     "a path without a slash": (("GET v1/models",), {}, "is no METHOD /path"),
-    "a misspelt annotation": (("GET /v1/models",), {"timeout": "9"}, "llmariner.ai/timeout is none of"),
+    "a misspelled annotation": (("GET /v1/models",), {"timeout": "9"}, "llmariner.ai/timeout is none of"),
     "a visibility that does not exist": (("GET /v1/models",), {"visibility": "private"}, "must be public or"),
     "a timeout that is no number": (("GET /v1/models",), {"timeout_seconds": "1h"}, "1h"),
 }

@@ -74,7 +74,7 @@ def rule(route: dict[str, Any]) -> dict[str, Any]:
 
 # What is sound, how it is spoilt, and what the validator says of it.
 MISTAKES: dict[str, tuple[dict[str, Any], Callable[[dict[str, Any]], Any], str]] = {
-    "a misspelt field": (SERVICE, lambda s: container(s).update(imagePullPolice="Always"), "PullPolice"),
+    "a misspelled field": (SERVICE, lambda s: container(s).update(imagePullPolice="Always"), "PullPolice"),
     "a field deep down": (SERVICE, lambda s: container(s)["resources"].update(limit={}), "'limit'"),
     "a field of metadata": (SERVICE, lambda s: s["metadata"].update(lables={}), "lables"),
     "a number as text": (SERVICE, lambda s: revision(s).update(timeoutSeconds="60"), "timeoutSeconds"),
