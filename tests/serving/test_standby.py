@@ -104,7 +104,7 @@ def test_its_engine_has_the_arguments_of_the_models_own_pod(cluster: ServingOnCl
     assert arguments[-1] == "ft:small:x=/mnt/pvc/models/tuned/x"
 
 
-def test_a_second_wake_finds_the_first_claim_and_another_pod(cluster: ServingOnCluster, standby: StandbyPods) -> None:
+def test_a_second_wake_uses_another_standby_pod(cluster: ServingOnCluster, standby: StandbyPods) -> None:
     warm(standby)
     cluster.driver.ready(SMALL.id)
     cluster.driver.sleep(SMALL.id)

@@ -113,7 +113,7 @@ def test_headers_and_details_belong_to_one_error() -> None:
         (WaitingRoomFull("Full."), 429, "Full."),
     ],
 )
-def test_an_error_names_its_parameter(error: PlatformError, status: int, said: str) -> None:
+def test_an_error_states_its_subject(error: PlatformError, status: int, said: str) -> None:
     assert error.status == status
     assert said in error.message
 
