@@ -141,7 +141,7 @@ def deliveries(database: Database) -> Deliveries:
 
 
 @pytest.fixture
-def at_once() -> Callable[[Iterable[Callable[[], Any]]], list[Any]]:
+def run_concurrently() -> Callable[[Iterable[Callable[[], Any]]], list[Any]]:
     """Runs calls in threads that start together; returns what each returned, or the exception it raised."""
 
     def run(calls: Iterable[Callable[[], Any]]) -> list[Any]:

@@ -48,7 +48,7 @@ class RefusedError(Exception):
         self.body = {"error": {"message": message, "type": kind, "param": param, "code": status}}
 
 
-class Generating(Protocol):
+class QueuedRequest(Protocol):
     """A request that waits for room in the batch."""
 
     def start(self) -> None: ...
@@ -79,8 +79,8 @@ class Engine:
         self.ready = False
         self.created = int(time.time())
         self.vocabulary = Vocabulary()
-        self.running: set[Generating] = set()
-        self.waiting: deque[Generating] = deque()
+        self.running: set[QueuedRequest] = set()
+        self.waiting: deque[QueuedRequest] = deque()
         self.first_usage = {"prompt_tokens": 33, "completion_tokens": 8} if options.first_answer else {}
         self.prompt_tokens = self.first_usage.get("prompt_tokens", 0)
         self.generation_tokens = self.first_usage.get("completion_tokens", 0)
@@ -93,11 +93,11 @@ class Engine:
         if len(self.over) > 4096:
             del self.over[next(iter(self.over))]
 
-    def submit(self, generation: Generating) -> None:
+    def submit(self, generation: QueuedRequest) -> None:
         self.waiting.append(generation)
         self._fill()
 
-    def leave(self, generation: Generating) -> None:
+    def leave(self, generation: QueuedRequest) -> None:
         """A generation is over or aborted: its place goes to the first in the queue."""
         if generation in self.running:
             self.running.remove(generation)

@@ -40,12 +40,12 @@ class Company:
         self.vision, self.speech = self.project("Vision"), self.project("Speech")
         self.people: dict[str, Caller] = {}
         self.secrets: dict[str, str] = {}
-        self.hire("boss", "owner", self.vision)
-        self.hire("lead", "reader", self.vision, "owner")
-        self.hire("mia", "reader", self.vision, "member")
-        self.hire("vic", "reader", self.vision, "viewer")
-        self.hire("sam", "reader", self.speech, "member")
-        self.hire("rob", "reader")
+        self.add_user("boss", "owner", self.vision)
+        self.add_user("lead", "reader", self.vision, "owner")
+        self.add_user("mia", "reader", self.vision, "member")
+        self.add_user("vic", "reader", self.vision, "viewer")
+        self.add_user("sam", "reader", self.speech, "member")
+        self.add_user("rob", "reader")
         self.secrets["admin"] = installation.keys.admin
         self.secrets["outsider"] = installation.keys.outsider
 
@@ -57,7 +57,7 @@ class Company:
         """The e-mail of a user: `NAME-NUMBER@example.org`."""
         return f"{name}-{self.number}@example.org"
 
-    def hire(self, name: str, role: str, project_id: str | None = None, project_role: str | None = None) -> Caller:
+    def add_user(self, name: str, role: str, project_id: str | None = None, project_role: str | None = None) -> Caller:
         """Add a user with a key of that project, or with an admin key."""
         user_id = self.members.add(self.founder, self.email(name), role).user_id
         if project_id is not None and project_role is not None:

@@ -109,7 +109,7 @@ def test_a_key_without_a_project_creates_none(company: Company) -> None:
         "keys",
         ["api.organizations.projects.api_keys.write", "api.organizations.projects.read"],
     )
-    company.hire("kim", role.id)
+    company.add_user("kim", role.id)
     assert_error(company.ask(f"POST {KEYS}", {"name": "x"}, by="kim"), 400, "project_required")
     named = company.ask(f"POST {KEYS}", {"name": "x", "project_id": company.vision}, by="kim")
     assert_error(named, 403, "insufficient_permissions")

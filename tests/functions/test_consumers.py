@@ -131,12 +131,12 @@ def test_retirement_keeps_a_registered_models_weights(installation: Installation
     """An event that comes again when the id is another model's."""
     discarded: list[str] = []
 
-    class Noting(StorageUriFetcher):
+    class Recording(StorageUriFetcher):
         def discard(self, model_id: str, folder: str) -> None:
             discarded.append(folder)
 
     context = Context(installation.environment)
-    context.weights = Noting()
+    context.weights = Recording()
     retirement: Any = load(CHECKOUT / "eventing/model_retirement")
     retirement.use_context(context)
     name = new_model(installation, "retired").id
@@ -195,14 +195,14 @@ def test_a_failed_step_of_the_sweep_stops_no_other(
     pruned: list[float] = []
     tidied: list[str] = []
 
-    class Away:
+    class UnavailableLedger:
         def interrupt(self, *, unseen_for: float) -> int:
             raise error
 
         def purge(self, *, older_than: float) -> int:
             raise error
 
-    class Noting(Deliveries):
+    class Recording(Deliveries):
         def prune(self, *, older_than: float) -> int:
             pruned.append(older_than)
             return 0
@@ -213,8 +213,8 @@ def test_a_failed_step_of_the_sweep_stops_no_other(
 
     context = Context(installation.environment)
     context.serving = cast(Any, Serving())
-    context.ledger = cast(Any, Away())
-    context.deliveries = Noting(context.database, ())
+    context.ledger = cast(Any, UnavailableLedger())
+    context.deliveries = Recording(context.database, ())
     sweep: Any = load(CHECKOUT / "eventing/sweep")
     sweep.use_context(context)
     headers, body = to_http(TICK)
@@ -315,12 +315,12 @@ def test_the_dispatcher_delivers_an_event_from_the_outbox_to_its_consumer(
     store = Deliveries(installation.context.database, subscriptions(CHECKOUT / "eventing"))
     dispatcher = Dispatcher(store, consumers)
 
-    async def carry() -> None:
+    async def deliver() -> None:
         while store.due() or not installation.context.registry.get("dispatched").loaded:
             await dispatcher.start_due()
             await dispatcher.drain()
 
-    in_process.runner.run(carry())
+    in_process.runner.run(deliver())
     assert installation.context.registry.get("dispatched").loaded
     delivered = store.page("proj_1", "delivered", after=None, limit=100)
     assert ("dispatched", "model_loader") in [(d.event.data.get("id"), d.consumer) for d in delivered]
@@ -348,11 +348,11 @@ def test_a_permanently_rejected_event_becomes_a_dead_letter(
     store = Deliveries(installation.context.database, [Subscription(consumer, type_)])
     dispatcher = Dispatcher(store, {"refuser": refuse})
 
-    async def carry() -> None:
+    async def deliver() -> None:
         await dispatcher.start_due()
         await dispatcher.drain()
 
-    in_process.runner.run(carry())
+    in_process.runner.run(deliver())
     dead = [d for d in store.page(project, "dead", after=None, limit=10) if d.consumer == consumer]
     assert [(d.attempts, d.last_error) for d in dead] == [(1, reason)]
 
@@ -372,11 +372,11 @@ def test_the_dispatcher_retries_temporary_failures(
     store = Deliveries(installation.context.database, [Subscription("later", type_)])
     dispatcher = Dispatcher(store, {"later": later})
 
-    async def carry() -> None:
+    async def deliver() -> None:
         await dispatcher.start_due()
         await dispatcher.drain()
 
-    in_process.runner.run(carry())
+    in_process.runner.run(deliver())
     assert [d.attempts for d in store.page(project, "pending", after=None, limit=10) if d.consumer == "later"] == [1]
 
 
@@ -391,11 +391,11 @@ def test_a_hanging_delivery_is_cancelled_and_due_again(installation: Installatio
     store = Deliveries(installation.context.database, [Subscription("hanging", type_)])
     dispatcher = Dispatcher(store, {"hanging": hang}, {"hanging": 0.1})
 
-    async def carry() -> None:
+    async def deliver() -> None:
         await dispatcher.start_due()
         await asyncio.wait_for(dispatcher.drain(), 20)
 
-    in_process.runner.run(carry())
+    in_process.runner.run(deliver())
     (pending,) = (d for d in store.page(project, "pending", after=None, limit=10) if d.consumer == "hanging")
     assert (pending.attempts, pending.last_error) == (1, "504: It was not done within 0.1 s.")
 

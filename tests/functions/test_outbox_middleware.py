@@ -22,7 +22,7 @@ from llmariner.settings import DatabaseSettings
 SCOPE = {"type": "http", "method": "POST", "path": "/"}
 
 
-class Slow:
+class SlowPublisher:
     """Publishes when it is let; counts how often it was asked to, and how many were at it at once."""
 
     def __init__(self) -> None:
@@ -46,8 +46,8 @@ def database(tmp_path: Path) -> Database:
 
 
 @pytest.fixture
-def publisher() -> Slow:
-    return Slow()
+def publisher() -> SlowPublisher:
+    return SlowPublisher()
 
 
 async def until(happened: Any) -> None:
@@ -58,7 +58,9 @@ async def until(happened: Any) -> None:
     pytest.fail("it did not happen within 30 s")
 
 
-def test_a_mutations_events_are_published_without_delaying_the_response(database: Database, publisher: Slow) -> None:
+def test_a_mutations_events_are_published_without_delaying_the_response(
+    database: Database, publisher: SlowPublisher
+) -> None:
     async def app(_scope: Any, _receive: Any, _send: Any) -> None:
         with database.write() as session:
             outbox.add(session, "t", "x", {})
@@ -79,7 +81,7 @@ def test_a_mutations_events_are_published_without_delaying_the_response(database
     assert (publisher.times, publisher.most_at_once) == (2, 1), "the five that came meanwhile are one more"
 
 
-def test_a_replayed_dead_letter_is_published(database: Database, publisher: Slow) -> None:
+def test_a_replayed_dead_letter_is_published(database: Database, publisher: SlowPublisher) -> None:
     store = Deliveries(database, ())
     with database.write() as session:
         outbox.add(session, "t", "x", {})
@@ -100,7 +102,7 @@ def test_a_replayed_dead_letter_is_published(database: Database, publisher: Slow
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_a_request_without_events_publishes_nothing(method: str, publisher: Slow) -> None:
+def test_a_request_without_events_publishes_nothing(method: str, publisher: SlowPublisher) -> None:
     async def app(_scope: Any, _receive: Any, _send: Any) -> None:
         pass
 
@@ -117,7 +119,7 @@ def test_a_publisher_failure_fails_no_request_and_is_retried(
 ) -> None:
     asked: list[int] = []
 
-    class Broken:
+    class BrokenPublisher:
         def publish(self) -> int:
             asked.append(1)
             raise RuntimeError("the database is away")
@@ -127,7 +129,7 @@ def test_a_publisher_failure_fails_no_request_and_is_retried(
             outbox.add(session, "t", "x", {})
 
     async def run() -> None:
-        publishing = OutboxMiddleware(app, Broken)
+        publishing = OutboxMiddleware(app, BrokenPublisher)
         for number in (1, 2):
             await publishing(SCOPE, None, None)
             await until(lambda number=number: len(asked) == number)
@@ -137,7 +139,7 @@ def test_a_publisher_failure_fails_no_request_and_is_retried(
     assert "the next sweep" in caplog.text
 
 
-def test_events_of_a_consumer_are_published(database: Database, publisher: Slow) -> None:
+def test_events_of_a_consumer_are_published(database: Database, publisher: SlowPublisher) -> None:
     def work(context: Context, _event: Event) -> None:
         with context.database.write() as session:
             outbox.add(session, "t", "x", {})

@@ -16,7 +16,7 @@ from .installation import Installation
 Head = list[tuple[bytes, bytes]]
 
 
-class Repeating:
+class RepeatedHeadersClient:
     """An application that is asked with more headers than a mapping holds."""
 
     def __init__(self, application: Any, more: Head) -> None:
@@ -29,7 +29,7 @@ class Repeating:
 def asked(
     in_process: InProcessClient, application: Any, http_request: HttpRequest, *more: tuple[bytes, bytes]
 ) -> HttpResponse:
-    return in_process.send(Repeating(application, list(more)), http_request)
+    return in_process.send(RepeatedHeadersClient(application, list(more)), http_request)
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=str)

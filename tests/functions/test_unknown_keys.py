@@ -17,7 +17,7 @@ from .processes import CHECKOUT
 TOKEN = "eyJhbGciOiJSUzI1NiIsImtpZCI6IngifQ.e30.c2ln"  # of nobody
 
 
-class Asked:
+class FailedLookups:
     """A function that looks up three keys of one address in vain, and counts."""
 
     def __init__(self, installation: Installation, in_process: InProcessClient, **env: str) -> None:
@@ -42,11 +42,11 @@ class Asked:
 
 
 @pytest.fixture
-def asked(installation: Installation, in_process: InProcessClient) -> Asked:
-    return Asked(installation, in_process)
+def asked(installation: Installation, in_process: InProcessClient) -> FailedLookups:
+    return FailedLookups(installation, in_process)
 
 
-def test_failed_key_lookups_are_limited(asked: Asked, installation: Installation) -> None:
+def test_failed_key_lookups_are_limited(asked: FailedLookups, installation: Installation) -> None:
     assert asked(installation.keys.admin).status == 200
     assert [asked(f"sk-{at}").status for at in range(5)] == [401, 401, 401, 429, 429]
     assert asked.looked_up == 4
@@ -56,7 +56,7 @@ def test_failed_key_lookups_are_limited(asked: Asked, installation: Installation
     assert asked(installation.keys.admin).status == 200
 
 
-def test_a_revoked_key_counts_as_an_unknown_key(asked: Asked, installation: Installation) -> None:
+def test_a_revoked_key_counts_as_an_unknown_key(asked: FailedLookups, installation: Installation) -> None:
     good, secret = True, installation.keys.admin
     look_up = asked.context.authenticator.authenticate
     asked.context.authenticator.authenticate = lambda *said: look_up(*said) if good else None  # type: ignore[method-assign]
@@ -65,21 +65,21 @@ def test_a_revoked_key_counts_as_an_unknown_key(asked: Asked, installation: Inst
     assert [asked(secret).status for _ in range(4)] == [401, 401, 401, 429]
 
 
-def test_failed_token_verifications_are_limited(asked: Asked) -> None:
+def test_failed_token_verifications_are_limited(asked: FailedLookups) -> None:
     assert [asked(TOKEN).status for _ in range(4)] == [401, 401, 401, 429]
 
 
 def test_addresses_behind_a_trusted_proxy_are_limited_separately(
     installation: Installation, in_process: InProcessClient
 ) -> None:
-    asked = Asked(installation, in_process, LLMARINER_TRUSTED_PROXIES="127.0.0.1")
+    asked = FailedLookups(installation, in_process, LLMARINER_TRUSTED_PROXIES="127.0.0.1")
     for at in range(4):
         status = asked(f"sk-{at}", x_forwarded_for="192.0.2.1").status
     assert status == 429
     assert asked("sk-x", x_forwarded_for="192.0.2.2").status == 401
 
 
-def test_an_untrusted_proxy_is_one_address(asked: Asked) -> None:
+def test_an_untrusted_proxy_is_one_address(asked: FailedLookups) -> None:
     found = [asked(f"sk-{at}", x_forwarded_for=f"192.0.2.{at}").status for at in range(31)]
     assert found == [401] * 30 + [429]
     assert asked("sk-x").status == 401

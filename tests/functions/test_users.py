@@ -24,7 +24,7 @@ def company(installation: Installation, ask: Ask) -> Company:
     return Company(installation, ask)
 
 
-def met(company: Company, by: str) -> dict[str, tuple[int, int]]:
+def visible_users(company: Company, by: str) -> dict[str, tuple[int, int]]:
     """Whom somebody sees: name → how many roles in the organization, in projects."""
     answer = company.ask("GET /v1/users", by=by)
     assert answer.status == 200, answer.body
@@ -56,7 +56,7 @@ def test_a_keys_user_has_only_the_keys_project(company: Company) -> None:
 
 def test_owners_see_all_users_and_members_those_of_their_projects(company: Company) -> None:
     # Who owned the organization when a project was made is its member.
-    assert met(company, "boss") == {
+    assert visible_users(company, "boss") == {
         "admin": (1, 2),
         "boss": (1, 0),
         "lead": (1, 1),
@@ -65,8 +65,8 @@ def test_owners_see_all_users_and_members_those_of_their_projects(company: Compa
         "sam": (1, 1),
         "rob": (1, 0),
     }
-    assert met(company, "mia") == {"admin": (0, 1), "lead": (0, 1), "mia": (0, 1), "vic": (0, 1)}
-    assert met(company, "rob") == {"rob": (0, 0)}
+    assert visible_users(company, "mia") == {"admin": (0, 1), "lead": (0, 1), "mia": (0, 1), "vic": (0, 1)}
+    assert visible_users(company, "rob") == {"rob": (0, 0)}
     assert company.email("mia") not in str(company.ask("GET /v1/users", by="outsider").json)
 
 
@@ -87,7 +87,7 @@ def test_an_invitation_is_accepted_by_token_and_returns_a_key(company: Company) 
     assert company.ask("GET /v1/users:getSelf", by="ann").json["id"] == company.email("ann")
     again = company.ask("POST /v1/invitations:accept", {"token": token}, by="")
     assert_error(again, 404, "not_found")
-    assert "ann" in met(company, "mia")
+    assert "ann" in visible_users(company, "mia")
 
 
 def test_without_an_issuer_an_invitation_must_include_a_project(company: Company) -> None:

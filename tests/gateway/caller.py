@@ -15,7 +15,7 @@ __all__ = ["Answer", "Broken", "Caller"]
 _BUFFER = 32 * 1024
 
 
-class Broken(Exception):
+class ConnectionLost(Exception):
     """The connection ended before the answer did."""
 
 
@@ -76,7 +76,7 @@ class Answer:
         while self.body.count(mark) < count:
             part = await self.chunk()
             if not part:
-                raise Broken(f"the answer ended without {count} x {mark!r}: {self.body[-500:]!r}")
+                raise ConnectionLost(f"the answer ended without {count} x {mark!r}: {self.body[-500:]!r}")
             self.body += part
         return self
 
@@ -102,9 +102,9 @@ class Answer:
         try:
             data = await self.reader.read(65536)
         except ConnectionError as error:
-            raise Broken(str(error)) from error
+            raise ConnectionLost(str(error)) from error
         if not data:
-            raise Broken(f"the connection ended; so far: {self.body[-300:]!r}")
+            raise ConnectionLost(f"the connection ended; so far: {self.body[-300:]!r}")
         self._parser.feed_data(data)
 
 

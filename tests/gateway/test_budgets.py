@@ -18,7 +18,7 @@ from llmariner.tenancy.keys.store import KeyOwner, NewKey
 from llmariner.tenancy.roles.scopes import OWNER_SCOPES
 from llmariner.usage.tables import prices
 
-from .caller import Answer, Broken, Caller
+from .caller import Answer, Caller, ConnectionLost
 from .running_platform import Platform, eventually
 
 PROMPT, ANSWER = 1_000_000_000, 5_000_000_000
@@ -83,7 +83,7 @@ def test_two_hundred_streams_never_overspend(platform: Platform, priced: str, te
             return kind, answer.status
         answer = await (await caller.stream(priced, **fields)).head()
         if answer.status == 200 and kind == "disconnected":
-            with contextlib.suppress(Broken):
+            with contextlib.suppress(ConnectionLost):
                 await answer.until(b'"content":" ', dice.randint(1, 10))
             answer.hang_up()
         elif answer.status == 200:

@@ -16,7 +16,7 @@ from llmariner.platform.serving.static import StaticServing
 from .running_platform import Platform
 
 
-class Copy:
+class Instance:
     """One copy, on the database of all; the test says what it sees of engines."""
 
     def __init__(self, context: Context) -> None:
@@ -44,16 +44,16 @@ class _Watched(StaticServing):
 
 
 @pytest.fixture
-def copies(tmp_path: Path, database: Path) -> Iterator[tuple[Copy, Copy]]:
+def instances(tmp_path: Path, database: Path) -> Iterator[tuple[Instance, Instance]]:
     home = Platform(tmp_path, {}, database)
     contexts = [Context(home.environment) for _ in range(2)]
-    yield Copy(contexts[0]), Copy(contexts[1])
+    yield Instance(contexts[0]), Instance(contexts[1])
     for context in (*contexts, home.context):
         context.database.close()
 
 
-def test_alternating_between_instances_misses_no_change(copies: tuple[Copy, Copy]) -> None:
-    one, two = copies
+def test_alternating_between_instances_misses_no_change(instances: tuple[Instance, Instance]) -> None:
+    one, two = instances
     for number in range(5):
         one.sees(f"before-{number}", Phase.READY)
     cursor, moved, all_models = one.changes("")
@@ -72,8 +72,8 @@ def test_alternating_between_instances_misses_no_change(copies: tuple[Copy, Copy
     assert one.changes(cursor)[1:] == (set(), False)
 
 
-def test_changes_older_than_an_instances_history_invalidate_everything(copies: tuple[Copy, Copy]) -> None:
-    one, _ = copies
+def test_changes_older_than_an_instances_history_invalidate_everything(instances: tuple[Instance, Instance]) -> None:
+    one, _ = instances
     cursor, _, _ = one.changes("")
     for number in range(1500):
         one.sees(f"model-{number}", Phase.READY)
@@ -81,8 +81,8 @@ def test_changes_older_than_an_instances_history_invalidate_everything(copies: t
 
 
 @pytest.mark.parametrize("cursor", ["5.6.7", "x", "1.2", "..", "1.2.a:b", "1.2." + "c:1," * 1000, "1.2.a:1:1"])
-def test_an_invalid_cursor_is_a_first_request(copies: tuple[Copy, Copy], cursor: str) -> None:
-    one, _ = copies
+def test_an_invalid_cursor_is_a_first_request(instances: tuple[Instance, Instance], cursor: str) -> None:
+    one, _ = instances
     following, _, all_models = one.changes(cursor)
     assert all_models
     assert one.changes(following)[2] is False

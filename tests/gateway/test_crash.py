@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from .caller import Broken
+from .caller import ConnectionLost
 from .running_platform import Platform, eventually, running
 
 PACE = 20
@@ -23,7 +23,7 @@ async def stream_until_killed(platform: Platform, name: str) -> tuple[str, int]:
     while time.monotonic() < until:
         answer.body += await answer.chunk()
     platform.kill()
-    with pytest.raises(Broken):
+    with pytest.raises(ConnectionLost):
         await answer.until(b"data: [DONE]")
     answer.hang_up()
     return answer.headers["x-request-id"], answer.body.count(b'"content":" ')

@@ -83,7 +83,7 @@ HOSTILE = {
 }
 
 
-class Kept:
+class KeepAliveConnection:
     """A connection on which one request follows another."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, secret: str) -> None:
@@ -110,7 +110,7 @@ class Kept:
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("what", HOSTILE)
 def test_a_misbehaving_engine_affects_only_its_own_requests(
-    hurried: Platform, honest: str, what: str, stream: bool
+    hurried: Platform, healthy_model: str, what: str, stream: bool
 ) -> None:
     name = f"hostile-{list(HOSTILE).index(what)}-{stream}"
     before = resident(hurried.pid)
@@ -118,10 +118,10 @@ def test_a_misbehaving_engine_affects_only_its_own_requests(
     async def scenario() -> tuple[Answer, bytes, Answer]:
         async with served(hurried, name, HOSTILE[what]) as (engine,), asyncio.timeout(25):
             pair = await asyncio.open_connection("127.0.0.1", hurried.port)
-            connection = Kept(*pair, hurried.caller.secret)
+            connection = KeepAliveConnection(*pair, hurried.caller.secret)
             first = await connection.ask(chat(name, stream=stream))
             unasked = await connection.unasked()
-            second = await connection.ask(chat(honest, max_tokens=2))
+            second = await connection.ask(chat(healthy_model, max_tokens=2))
             connection.writer.transport.abort()
             assert posts(engine) <= 2
             return first, unasked, second
@@ -138,7 +138,7 @@ def test_a_misbehaving_engine_affects_only_its_own_requests(
 
 
 @pytest.fixture(scope="module")
-def honest(hurried: Platform) -> str:
+def healthy_model(hurried: Platform) -> str:
     name = hurried.model("honest")
     assert asyncio.run(hurried.caller.chat(name)).status == 200
     return name
@@ -183,7 +183,7 @@ def test_a_request_failed_by_an_unhealthy_engine_is_retried_on_another(hurried: 
     assert (statuses, asked) == ([200] * 6, 1)
 
 
-def test_large_responses_are_buffered_up_to_a_limit(hurried: Platform, honest: str) -> None:
+def test_large_responses_are_buffered_up_to_a_limit(hurried: Platform, healthy_model: str) -> None:
     """Each would be read to its end: what a process holds of all together is bounded."""
     before = resident(hurried.pid)
 
@@ -194,4 +194,4 @@ def test_large_responses_are_buffered_up_to_a_limit(hurried: Platform, honest: s
 
     assert set(asyncio.run(scenario())) <= {502, 503}
     assert resident(hurried.pid) - before < 60 << 20
-    assert asyncio.run(hurried.caller.chat(honest)).status == 200
+    assert asyncio.run(hurried.caller.chat(healthy_model)).status == 200

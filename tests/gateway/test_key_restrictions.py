@@ -26,7 +26,7 @@ def model(platform: Platform) -> str:
 
 
 @pytest.fixture(scope="module")
-def behind(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Iterator[Platform]:
+def behind_proxy(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Iterator[Platform]:
     """A platform that believes this machine's X-Forwarded-For."""
     proxies = {"TRUSTED_PROXIES": "127.0.0.0/8, 10.0.0.0/8"}
     with running(tmp_path_factory.mktemp("behind"), database, **proxies) as found:
@@ -102,9 +102,9 @@ def test_a_key_of_a_network_is_rejected_elsewhere(platform: Platform, model: str
         ("", 403),
     ],
 )
-def test_a_trusted_gateway_forwards_the_client_address(behind: Platform, forwarded: str, status: int) -> None:
-    name = behind.model(f"from-{abs(hash(forwarded))}", "--tokens", "1")
-    caller = restricted(behind, name, allowed_sources=("192.0.2.0/24",))
+def test_a_trusted_gateway_forwards_the_client_address(behind_proxy: Platform, forwarded: str, status: int) -> None:
+    name = behind_proxy.model(f"from-{abs(hash(forwarded))}", "--tokens", "1")
+    caller = restricted(behind_proxy, name, allowed_sources=("192.0.2.0/24",))
     assert chat(caller, name, x_forwarded_for=forwarded).status == status
 
 

@@ -21,7 +21,7 @@ import pytest
 from llmariner.limits.quota_state import LEASE_SECONDS
 from llmariner.limits.rules import Subject
 
-from .caller import Broken, Caller
+from .caller import Caller, ConnectionLost
 from .running_platform import EngineProcess, Platform, eventually, free_port, listens
 from .test_control_plane import Functions, booted
 
@@ -70,7 +70,7 @@ class Fleet:
         async def one(caller: Caller) -> None:
             try:
                 answer = await caller.chat("static", max_tokens=1)
-            except (Broken, OSError):
+            except (ConnectionLost, OSError):
                 outcome.broken += 1
                 return
             if answer.status == 200:

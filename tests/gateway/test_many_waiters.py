@@ -14,7 +14,7 @@ MIB = 1 << 20
 
 
 @dataclass
-class Seen:
+class Received:
     """What one caller received. `after`: seconds since it asked."""
 
     tenant: int
@@ -25,7 +25,7 @@ class Seen:
     after: float
 
 
-async def ask(caller: Caller, name: str, tenant: int, number: int, began: float) -> Seen:
+async def ask(caller: Caller, name: str, tenant: int, number: int, began: float) -> Received:
     if number % 10 == 0:
         answer = await caller.chat(name, headers={"prefer": "wait=1"})
     elif number % 2:
@@ -35,7 +35,7 @@ async def ask(caller: Caller, name: str, tenant: int, number: int, began: float)
     streamed = answer.headers["content-type"].startswith("text/event-stream")
     code = "" if answer.status == 200 else answer.error()["code"]
     done = answer.body.endswith(b"data: [DONE]\n\n") if streamed else b'"usage"' in answer.body
-    return Seen(tenant, answer.status, code, streamed, done, time.monotonic() - began)
+    return Received(tenant, answer.status, code, streamed, done, time.monotonic() - began)
 
 
 def test_a_thousand_waiting_requests_all_get_a_response(platform: Platform) -> None:
@@ -44,7 +44,7 @@ def test_a_thousand_waiting_requests_all_get_a_response(platform: Platform) -> N
     tenants = [platform.tenant(f"thousand-{index}") for index in range(5)]
     before = peak = resident(platform.pid)
 
-    async def scenario() -> list[Seen]:
+    async def scenario() -> list[Received]:
         nonlocal peak
         began = time.monotonic()
         tasks = []

@@ -22,7 +22,7 @@ def model(platform: Platform) -> str:
     return name
 
 
-def straight(engine: EngineProcess, body: bytes, request_id: str) -> bytes:
+def direct_stream(engine: EngineProcess, body: bytes, request_id: str) -> bytes:
     """What the engine itself answers."""
     connection = http.client.HTTPConnection("127.0.0.1", engine.port, timeout=10)
     try:
@@ -42,7 +42,7 @@ def without_times(stream: bytes) -> bytes:
 def test_a_stream_with_requested_usage_is_relayed_byte_for_byte(platform: Platform, model: str, path: str) -> None:
     body = {**chat(model, max_tokens=40), "prompt": "a b c", "stream": True, "stream_options": ALL_USAGE}
     seen = asyncio.run(platform.caller.call(PATH, body))
-    made = straight(platform.engine(model), json.dumps(body).encode(), seen.headers["x-request-id"])
+    made = direct_stream(platform.engine(model), json.dumps(body).encode(), seen.headers["x-request-id"])
     assert without_times(seen.body) == without_times(made)
     assert seen.headers["content-type"] == "text/event-stream; charset=utf-8"
 
@@ -50,7 +50,7 @@ def test_a_stream_with_requested_usage_is_relayed_byte_for_byte(platform: Platfo
 def test_a_stream_without_requested_usage_is_relayed_without_it(platform: Platform, model: str) -> None:
     body = chat(model, max_tokens=40, stream=True)
     seen = asyncio.run(platform.caller.call(PATH, body))
-    made = straight(platform.engine(model), json.dumps(body).encode(), seen.headers["x-request-id"])
+    made = direct_stream(platform.engine(model), json.dumps(body).encode(), seen.headers["x-request-id"])
     # Asked for usage, the engine leaves the fingerprint to the event that has it; nobody promised it to this caller.
     fingerprint = b',"system_fingerprint":"vllm-0.32.0-scripted"'
     assert without_times(seen.body) == without_times(made.replace(fingerprint, b""))

@@ -58,12 +58,12 @@ def test_one_key_is_looked_up_and_cached_once_for_any_header_format() -> None:
 
 
 def test_a_cached_key_is_rejected_from_the_moment_of_its_expiry() -> None:
-    class Expiring(CountingControl):
+    class ExpiringKeyControl(CountingControl):
         async def authenticate_key(self, digest: str, organization: str | None, project: str | None) -> Key:
             return replace(await super().authenticate_key(digest, organization, project), expires_at=time.time() + 0.5)
 
     async def scenario() -> None:
-        cache, head = make_key_cache(Expiring()), {b"authorization": b"Bearer sk-secret"}
+        cache, head = make_key_cache(ExpiringKeyControl()), {b"authorization": b"Bearer sk-secret"}
         expires_at = (await cache.authenticate(head, SCOPE)).expires_at
         assert expires_at is not None
         await asyncio.sleep(max(0.0, expires_at - time.time()) + 0.01)
@@ -75,13 +75,13 @@ def test_a_cached_key_is_rejected_from_the_moment_of_its_expiry() -> None:
 
 
 def test_keys_with_many_models_count_by_their_bytes() -> None:
-    class Naming(CountingControl):
+    class ManyModelsKeyControl(CountingControl):
         async def authenticate_key(self, digest: str, organization: str | None, project: str | None) -> Key:
             names = frozenset(f"model-{number}" for number in range(1000))
             return replace(await super().authenticate_key(digest, organization, project), own_models=names)
 
     async def scenario() -> int:
-        cache = make_key_cache(Naming())
+        cache = make_key_cache(ManyModelsKeyControl())
         for number in range(200):
             await cache.authenticate({b"authorization": b"Bearer sk-%d" % number}, SCOPE)
         kept = len(cache._cached)

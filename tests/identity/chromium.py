@@ -96,7 +96,7 @@ class Chromium:
         """Click on what is found, as soon as it is there, and let the next page come."""
         _asked("POST", f"{self._element(selector)}/click", {})
 
-    def picture(self, file: Path) -> None:
+    def screenshot(self, file: Path) -> None:
         """Keep what the window shows as a PNG."""
         file.write_bytes(base64.b64decode(_asked("GET", f"{self._session}/screenshot")))
 

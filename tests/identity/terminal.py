@@ -40,7 +40,7 @@ class Terminal:
         return out + err
 
 
-class Opened:
+class RecordingBrowser:
     """A $BROWSER that opens nothing, and keeps the address for who asks."""
 
     def __init__(self, folder: Path) -> None:

@@ -74,7 +74,7 @@ def test_a_browser_sign_in_succeeds(browser: Chromium, company: RunningIssuer, t
     with signing_in(tmp_path, browser, company.url) as (terminal, login):
         logs_in(browser)
         check_signed_in(browser, terminal, login)
-        browser.picture(tmp_path / "signed-in.png")
+        browser.screenshot(tmp_path / "signed-in.png")
         assert "Signed out" in terminal.says("auth", "logout")
 
 
@@ -87,7 +87,7 @@ def test_a_cancelled_sign_in_is_reported_on_the_page_and_in_the_terminal(
         assert (login.returncode, "access_denied" in err) == (3, True)
         assert browser.title == "You are not signed in"
         assert "llma auth login" in browser.text
-        browser.picture(tmp_path / "refused.png")
+        browser.screenshot(tmp_path / "refused.png")
 
 
 def test_dex_redirects_to_the_upstream_issuer_and_back(browser: Chromium, tmp_path: Path) -> None:

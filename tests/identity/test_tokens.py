@@ -43,7 +43,7 @@ class Clock:
         return self.now
 
 
-class Checked:
+class CountingVerifier:
     """A verifier of an issuer, with a clock of its own and a count of its fetches."""
 
     def __init__(self, issuer: RunningIssuer, **env: str) -> None:
@@ -66,8 +66,8 @@ class Checked:
 
 
 @pytest.fixture
-def checked(issuer: RunningIssuer) -> Checked:
-    return Checked(issuer)
+def checked(issuer: RunningIssuer) -> CountingVerifier:
+    return CountingVerifier(issuer)
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def own_issuer(tmp_path: Path) -> Any:
         yield running
 
 
-def test_a_valid_token_has_its_identity(issuer: RunningIssuer, checked: Checked) -> None:
+def test_a_valid_token_has_its_identity(issuer: RunningIssuer, checked: CountingVerifier) -> None:
     token = issuer.token()
     assert is_jwt(token)
     found = checked.verify(token)
@@ -87,13 +87,13 @@ def test_a_valid_token_has_its_identity(issuer: RunningIssuer, checked: Checked)
     assert abs(found.expires_at - time.time() - 600) < 5
 
 
-def test_missing_claims_have_no_defaults(issuer: RunningIssuer, checked: Checked) -> None:
+def test_missing_claims_have_no_defaults(issuer: RunningIssuer, checked: CountingVerifier) -> None:
     found = checked.verify(issuer.token(email=None, email_verified=None, groups=None, name=None))
     assert (found.email, found.email_verified, found.groups, found.name) == (None, False, None, None)
 
 
 def test_the_groups_claim_is_optional_where_no_groups_are_used(issuer: RunningIssuer) -> None:
-    leaving = Checked(issuer, LLMARINER_OIDC_GROUPS_OMITTED="1")
+    leaving = CountingVerifier(issuer, LLMARINER_OIDC_GROUPS_OMITTED="1")
     assert leaving.verify(issuer.token(groups=None)).groups == frozenset()
     assert leaving.verify(issuer.token()).groups == frozenset({"staff"})
 
@@ -110,7 +110,7 @@ def test_the_groups_claim_is_optional_where_no_groups_are_used(issuer: RunningIs
         "system:serviceaccount:proj_1:ci@example.org",
     ],
 )
-def test_ambiguous_email_addresses_are_ignored(said: Any, issuer: RunningIssuer, checked: Checked) -> None:
+def test_ambiguous_email_addresses_are_ignored(said: Any, issuer: RunningIssuer, checked: CountingVerifier) -> None:
     assert checked.verify(issuer.token(email=said)).email is None
 
 
@@ -128,7 +128,7 @@ def test_ambiguous_email_addresses_are_ignored(said: Any, issuer: RunningIssuer,
     ],
 )
 def test_only_strings_are_accepted_as_groups(
-    said: Any, taken: set[str] | None, issuer: RunningIssuer, checked: Checked
+    said: Any, taken: set[str] | None, issuer: RunningIssuer, checked: CountingVerifier
 ) -> None:
     assert checked.verify(issuer.token(groups=said)).groups == (None if taken is None else frozenset(taken))
 
@@ -138,15 +138,15 @@ VERIFIED = [(True, True), ("true", True), (False, False), ("false", False), ("1"
 
 @pytest.mark.parametrize(("said", "taken"), VERIFIED)
 def test_an_email_is_verified_only_by_the_issuers_claim(
-    said: Any, taken: bool, issuer: RunningIssuer, checked: Checked
+    said: Any, taken: bool, issuer: RunningIssuer, checked: CountingVerifier
 ) -> None:
     assert checked.verify(issuer.token(email_verified=said)).email_verified is taken
-    trusting = Checked(issuer, LLMARINER_OIDC_TRUST_EMAIL="1")
+    trusting = CountingVerifier(issuer, LLMARINER_OIDC_TRUST_EMAIL="1")
     assert trusting.verify(issuer.token(email_verified=said)).email_verified
 
 
 @pytest.mark.parametrize("forgery", FORGED)
-def test_a_forged_token_is_rejected(forgery: str, issuer: RunningIssuer, checked: Checked) -> None:
+def test_a_forged_token_is_rejected(forgery: str, issuer: RunningIssuer, checked: CountingVerifier) -> None:
     make, reason = FORGED[forgery]
     refused = checked.refusal(make(issuer))
     assert re.search(reason, refused.message), refused.message
@@ -160,7 +160,7 @@ JUNK: list[Any] = [None, True, 0, -1, 1.5, 10**400, "", "x", "\ud800", [], ["x"]
 
 
 @pytest.mark.parametrize("name", ["alg", "kid", "typ", "crit", "jwk", "x5c", "zip", "b64"])
-def test_malformed_headers_are_rejected(name: str, issuer: RunningIssuer, checked: Checked) -> None:
+def test_malformed_headers_are_rejected(name: str, issuer: RunningIssuer, checked: CountingVerifier) -> None:
     for junk in JUNK:
         header = {"alg": "RS256", "kid": issuer.key.kid, "typ": "JWT", name: junk}
         checked.refusal(sign_unchecked(header, issuer.claims(), b"key"))
@@ -169,7 +169,7 @@ def test_malformed_headers_are_rejected(name: str, issuer: RunningIssuer, checke
 @pytest.mark.parametrize(
     "name", ["iss", "sub", "aud", "exp", "iat", "nbf", "azp", "client_id", "auth_time", "email", "name", "groups"]
 )
-def test_malformed_claims_are_rejected(name: str, issuer: RunningIssuer, checked: Checked) -> None:
+def test_malformed_claims_are_rejected(name: str, issuer: RunningIssuer, checked: CountingVerifier) -> None:
     """Signed by the issuer: what it says is its affair, and no reason to break."""
     for junk in JUNK:
         claims = {**issuer.claims(), name: junk}
@@ -188,28 +188,30 @@ def signed_by_hand(issuer: RunningIssuer, claims: dict[str, Any]) -> str:
     return b".".join([*parts, base64.urlsafe_b64encode(signature).rstrip(b"=")]).decode()
 
 
-def test_small_clock_skew_is_tolerated(issuer: RunningIssuer, checked: Checked) -> None:
+def test_small_clock_skew_is_tolerated(issuer: RunningIssuer, checked: CountingVerifier) -> None:
     for claims in (soon(exp=-20), soon(nbf=20), soon(iat=20)):
         assert checked.verify(issuer.token(**claims)).subject == "alice"
 
 
 def test_configured_algorithms_are_accepted(issuer: RunningIssuer) -> None:
-    agreed = Checked(issuer, LLMARINER_OIDC_ALGORITHMS="RS512 PS256")
+    agreed = CountingVerifier(issuer, LLMARINER_OIDC_ALGORITHMS="RS512 PS256")
     assert agreed.verify(issuer.key.sign(issuer.claims(), algorithm="RS512")).subject == "alice"
     assert agreed.verify(issuer.key.sign(issuer.claims(), algorithm="PS256")).subject == "alice"
     assert "algorithm" in agreed.refusal(issuer.token()).message
 
 
 def test_a_token_of_a_configured_client_is_accepted(issuer: RunningIssuer) -> None:
-    console = Checked(issuer, LLMARINER_OIDC_CLIENTS="console")
+    console = CountingVerifier(issuer, LLMARINER_OIDC_CLIENTS="console")
     assert console.verify(issuer.token(aud="console")).subject == "alice"
     assert console.verify(issuer.token(aud=["llmariner", "urn:api"], azp="console")).subject == "alice"
-    api = Checked(issuer, LLMARINER_OIDC_AUDIENCES="urn:api")
+    api = CountingVerifier(issuer, LLMARINER_OIDC_AUDIENCES="urn:api")
     assert api.verify(issuer.token(aud="urn:api", client_id="llmariner")).subject == "alice"
     assert "audience" in api.refusal(issuer.token()).message
 
 
-def test_a_token_without_a_key_id_is_accepted_if_there_is_one_key(issuer: RunningIssuer, checked: Checked) -> None:
+def test_a_token_without_a_key_id_is_accepted_if_there_is_one_key(
+    issuer: RunningIssuer, checked: CountingVerifier
+) -> None:
     assert checked.verify(issuer.key.sign(issuer.claims(), kid=None)).subject == "alice"
 
 
@@ -230,7 +232,7 @@ def test_a_key_verifies_only_its_published_use() -> None:
     assert not found(one, {**other, "kid": one["kid"]})
 
 
-def test_keys_are_fetched_once_and_then_every_five_minutes(issuer: RunningIssuer, checked: Checked) -> None:
+def test_keys_are_fetched_once_and_then_every_five_minutes(issuer: RunningIssuer, checked: CountingVerifier) -> None:
     for _ in range(5):
         checked.verify(issuer.token())
     assert checked.fetches == 1
@@ -239,7 +241,7 @@ def test_keys_are_fetched_once_and_then_every_five_minutes(issuer: RunningIssuer
     assert checked.fetches == 2
 
 
-def test_unknown_key_ids_do_not_fetch_within_the_cooldown(issuer: RunningIssuer, checked: Checked) -> None:
+def test_unknown_key_ids_do_not_fetch_within_the_cooldown(issuer: RunningIssuer, checked: CountingVerifier) -> None:
     checked.verify(issuer.token())
     checked.clock.now += COOLDOWN_SECONDS + 1
     for _ in range(20):
@@ -248,7 +250,7 @@ def test_unknown_key_ids_do_not_fetch_within_the_cooldown(issuer: RunningIssuer,
 
 
 def test_a_rotated_key_is_fetched_and_the_old_one_rejected(own_issuer: RunningIssuer) -> None:
-    checked = Checked(own_issuer)
+    checked = CountingVerifier(own_issuer)
     before = own_issuer.token()
     checked.verify(before)
     own_issuer.rotate()
@@ -259,7 +261,7 @@ def test_a_rotated_key_is_fetched_and_the_old_one_rejected(own_issuer: RunningIs
 
 
 def test_cached_keys_are_valid_for_a_bounded_time_without_the_issuer(own_issuer: RunningIssuer) -> None:
-    checked = Checked(own_issuer)
+    checked = CountingVerifier(own_issuer)
     token = own_issuer.token(**soon(exp=86400))
     checked.verify(token)
     own_issuer.stop()
@@ -308,7 +310,7 @@ def test_an_unresponsive_issuer_blocks_one_thread_and_others_briefly(
 
 def test_a_process_without_keys_reports_unavailable_and_recovers(own_issuer: RunningIssuer) -> None:
     own_issuer.stop()
-    checked = Checked(own_issuer)
+    checked = CountingVerifier(own_issuer)
     for _ in range(3):
         with pytest.raises(Unavailable):
             checked.verify(own_issuer.token())

@@ -18,11 +18,11 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 OURS = tuple(str(CHECKOUT / name) for name in ("shared", "functions", "eventing"))
 
 
-class Refused(ModuleNotFoundError):
+class MissingPackage(ModuleNotFoundError):
     """What an image without the package would raise."""
 
 
-class Warden(importlib.abc.MetaPathFinder):
+class ImportGuard(importlib.abc.MetaPathFinder):
     """Refuses packages; remembers those that our own code asked for."""
 
     def __init__(self, refused: set[str]) -> None:
@@ -39,7 +39,7 @@ class Warden(importlib.abc.MetaPathFinder):
             frame = frame.f_back
         if frame.f_code.co_filename.startswith(OURS):
             self.asked.add(name)
-        raise Refused(f"No module named {name!r}", name=name)
+        raise MissingPackage(f"No module named {name!r}", name=name)
 
 
 async def ask(application: Any, method: str, path: str, headers: list[tuple[bytes, bytes]], body: bytes = b"") -> None:
@@ -59,9 +59,9 @@ async def ask(application: Any, method: str, path: str, headers: list[tuple[byte
 
 
 def main(folder: Path, route: str) -> None:
-    warden = Warden(set(json.load(sys.stdin)))
+    warden = ImportGuard(set(json.load(sys.stdin)))
     sys.meta_path.insert(0, warden)
-    with contextlib.suppress(Refused):
+    with contextlib.suppress(MissingPackage):
         from llmariner.boot import load
 
         application = load(folder).prepare()

@@ -62,7 +62,7 @@ def arguments(port: int) -> list[str]:
     return [*found, "--middleware", ANSWER_CHECK_MIDDLEWARE]
 
 
-def capital(server: Running, port: int) -> str:
+def capital_of_france(server: Running, port: int) -> str:
     body = {"model": "smol", "messages": QUESTION, "temperature": 0, "max_tokens": 16}
     status, answer = server.answer(f"http://127.0.0.1:{port}/v1/chat/completions", body)
     assert status == 200, answer
@@ -84,7 +84,7 @@ def test_vllm_serves_as_in_the_upstream_image(engine: Container, tmp_path: Path)
     with engine.running(["vllm", *arguments(port)], tmp_path) as server:
         server.wait(f"http://127.0.0.1:{port}/health", 180)
         assert first_answer_report(server, port)["answer"] == "as_expected"
-        assert capital(server, port) == ANSWER
+        assert capital_of_france(server, port) == ANSWER
 
 
 def test_a_different_answer_of_the_processor_is_reported(engine: Container, tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_a_standby_engine_serves_one_model_after_another(engine: Container, tmp_
             assert (reported["answer"], reported["usage"]) == ("as_expected", FIRST_USAGE)
             engine_report = server.answer(f"{base}/status")[1]["engine"]
             assert (engine_report["answer"], engine_report["usage"]) == ("as_expected", FIRST_USAGE)
-            assert capital(server, port) == ANSWER
+            assert capital_of_france(server, port) == ANSWER
             print(f"warm parent {warm:.1f} s, model {ready:.1f} s", file=sys.stderr)
             assert server.answer(f"{base}/stop", {"grace": 10}, headers)[0] == 202
             server.wait(f"{base}/ready", 30)

@@ -72,7 +72,7 @@ def cluster(api: Caller) -> Iterator[Cluster]:
 
 
 @pytest.fixture
-def untouched(api: Caller) -> None:
+def objects_unchanged(api: Caller) -> None:
     """For tests of objects that nobody else may write in between: an API server without the controllers of their kinds."""
     if api.real and api.request("GET", DEPLOYMENTS.path("kserve", "kserve-controller-manager"))[0] == 200:
         pytest.skip("the controllers of this cluster write the same objects")

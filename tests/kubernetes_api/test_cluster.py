@@ -129,7 +129,7 @@ def test_a_merge_on_a_stale_version_is_rejected(cluster: Cluster, namespace: str
     assert "resourceVersion" not in patch
 
 
-@pytest.mark.usefixtures("untouched")
+@pytest.mark.usefixtures("objects_unchanged")
 def test_replicas_are_set_through_the_scale_subresource(cluster: Cluster, namespace: str) -> None:
     version = cluster.create(deployment(namespace))["metadata"]["resourceVersion"]
     cluster.scale(DEPLOYMENTS, namespace, "engine", 1, resource_version=version)

@@ -178,7 +178,7 @@ def test_a_write_without_changes_is_no_write(api: Caller, namespace: str) -> Non
     assert api.patch(CONFIG_MAPS, namespace, "settings", {"data": {"x": "1"}}) == made
 
 
-@pytest.mark.usefixtures("untouched")
+@pytest.mark.usefixtures("objects_unchanged")
 def test_the_generation_counts_changes_of_the_spec_only(api: Caller, namespace: str) -> None:
     assert api.make(INFERENCE_SERVICES, inference_service(namespace))["metadata"]["generation"] == 1
     labeled = api.patch(INFERENCE_SERVICES, namespace, "tiny", {"metadata": {"labels": {"a": "b"}}})
@@ -189,7 +189,7 @@ def test_the_generation_counts_changes_of_the_spec_only(api: Caller, namespace: 
     assert status["metadata"]["generation"] == 2
 
 
-@pytest.mark.usefixtures("untouched")
+@pytest.mark.usefixtures("objects_unchanged")
 @pytest.mark.parametrize(("resource", "make"), [(INFERENCE_SERVICES, inference_service), (DEPLOYMENTS, deployment)])
 def test_status_is_a_separate_subresource(api: Caller, namespace: str, resource: Resource, make: Any) -> None:
     body = make(namespace)
@@ -213,7 +213,7 @@ def test_status_is_a_separate_subresource(api: Caller, namespace: str, resource:
     assert api.done("GET", f"{path}/status")["status"]["observedGeneration"] == 4
 
 
-@pytest.mark.usefixtures("untouched")
+@pytest.mark.usefixtures("objects_unchanged")
 def test_a_deployment_is_scaled_through_its_subresource(api: Caller, namespace: str) -> None:
     made = api.make(DEPLOYMENTS, deployment(namespace))["metadata"]
     path = DEPLOYMENTS.path(namespace, "engine", "scale")
@@ -280,7 +280,7 @@ def test_unknown_fields_are_dropped_or_rejected_as_requested(api: Caller, namesp
         assert "nonsense" not in api.make(resource, body)["spec"]
 
 
-@pytest.mark.usefixtures("untouched")
+@pytest.mark.usefixtures("objects_unchanged")
 def test_a_wrong_value_of_a_custom_kind_is_named(api: Caller, namespace: str) -> None:
     body = inference_service(namespace, minReplicas="one")
     code, status = api.request("POST", INFERENCE_SERVICES.path(namespace), body)

@@ -22,12 +22,12 @@ def leased_quota(name: str, model: str) -> LeasedQuota:
 def test_limits_of_a_model_are_computed_on_first_use(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
 
-    class Counted(ApplicableLimits):
+    class CountingLimits(ApplicableLimits):
         def __init__(self, allowances: Any) -> None:
             made.append(len(allowances))
             super().__init__(allowances)
 
-    monkeypatch.setattr(leasing, "ApplicableLimits", Counted)
+    monkeypatch.setattr(leasing, "ApplicableLimits", CountingLimits)
     everywhere = leased_quota("all", "*")
     named = [leased_quota(f"limit_{number}", f"m{number}") for number in range(3000)]
     terms = CallerLimits(KEY, [everywhere, *named])

@@ -181,7 +181,7 @@ def test_an_engine_cannot_reach_its_nodes_metadata_server(production: Rendered) 
     assert all("169.254.169.254/32" in block["except"] for block in blocks)
 
 
-def beyond(rendered: Rendered, pod: tuple[str, dict[str, str]]) -> set[int | str]:
+def open_ports(rendered: Rendered, pod: tuple[str, dict[str, str]]) -> set[int | str]:
     """The ports at which a pod may ask any address, in the cluster or outside."""
     found: set[int | str] = set()
     for policy in policies(rendered):
@@ -208,7 +208,7 @@ def beyond(rendered: Rendered, pod: tuple[str, dict[str, str]]) -> set[int | str
 def test_other_connections_are_limited_to_few_ports(
     pod: tuple[str, dict[str, str]], ports: set[int], production: Rendered
 ) -> None:
-    assert beyond(production, pod) == ports
+    assert open_ports(production, pod) == ports
 
 
 def changed_settings(place: Path, before: str, after: str, *components: str) -> Rendered:

@@ -37,7 +37,7 @@ def the_service(cluster: ServingOnCluster) -> dict[str, Any]:
     return found
 
 
-def theirs(cluster: ServingOnCluster, **annotations: str) -> None:
+def create_external_service(cluster: ServingOnCluster, **annotations: str) -> None:
     body = {
         "apiVersion": "serving.kserve.io/v1beta1",
         "kind": "InferenceService",
@@ -101,7 +101,7 @@ def test_fields_of_other_managers_are_reported_and_not_taken(cluster: ServingOnC
 
 
 def test_external_services_are_imported_woken_and_slept_but_not_changed(cluster: ServingOnCluster) -> None:
-    theirs(cluster, **OURS_TO_SCALE)
+    create_external_service(cluster, **OURS_TO_SCALE)
     cluster.driver.run(cluster.serving.reconcile())
     assert cluster.models.adopted == {"theirs": "theirs"}
     cluster.driver.ready("theirs")
@@ -114,7 +114,7 @@ def test_external_services_are_imported_woken_and_slept_but_not_changed(cluster:
 
 
 def test_single_lookups_read_external_services_only(cluster: ServingOnCluster) -> None:
-    theirs(cluster)
+    create_external_service(cluster)
     cluster.driver.ready(SMALL.id)
     our_name = next(
         each for each in cluster.controllers.listed(INFERENCE_SERVICES) if each["metadata"]["name"] != "theirs"
@@ -125,7 +125,7 @@ def test_single_lookups_read_external_services_only(cluster: ServingOnCluster) -
 
 
 def test_services_with_kserve_autoscaling_are_stopped_by_kserves_annotation(cluster: ServingOnCluster) -> None:
-    theirs(cluster)
+    create_external_service(cluster)
     cluster.driver.wait_until(lambda status: status.phase is Phase.READY, "theirs")
     cluster.driver.sleep("theirs")
     assert the_service(cluster)["metadata"]["annotations"] == {"serving.kserve.io/stop": "true"}
@@ -135,7 +135,7 @@ def test_services_with_kserve_autoscaling_are_stopped_by_kserves_annotation(clus
 
 def test_a_deleted_models_service_is_deleted_and_no_others(cluster: ServingOnCluster) -> None:
     cluster.driver.ready(SMALL.id)
-    theirs(cluster, **OURS_TO_SCALE)
+    create_external_service(cluster, **OURS_TO_SCALE)
     del cluster.models.registered[SMALL.id]
     cluster.driver.run(cluster.serving.remove(SMALL.id, SMALL.folder))
     cluster.driver.run(cluster.serving.remove("theirs", THEIRS.folder))
@@ -144,7 +144,7 @@ def test_a_deleted_models_service_is_deleted_and_no_others(cluster: ServingOnClu
 
 def test_a_sweep_deletes_no_external_service_regardless_of_its_labels(cluster: ServingOnCluster) -> None:
     said = {"llmariner.ai/adapters-of": "proj_a", "llmariner.ai/created": "7", "llmariner.ai/model": SMALL.id}
-    theirs(cluster, **said)
+    create_external_service(cluster, **said)
     cluster.driver.run(cluster.serving.reconcile())
     assert the_service(cluster)["metadata"]["name"] == "theirs"
 

@@ -31,7 +31,7 @@ AWAKE = 5
 LISTS = ["deployments", "inferenceservices", "pods", "services"]
 
 
-class Many:
+class ManyModels:
     """An adapter on a cluster with models of which the first are awake; no controllers."""
 
     def __init__(self, folder: Path, server: Any) -> None:
@@ -76,13 +76,13 @@ class Many:
 
 
 @pytest.fixture
-def many(upstream_schemas: tuple[Path, Schemas], tmp_path: Path) -> Iterator[Many]:
+def many(upstream_schemas: tuple[Path, Schemas], tmp_path: Path) -> Iterator[ManyModels]:
     crds, schemas = upstream_schemas
     with _server.ApiServer(schemas, crds) as server:
-        yield Many(tmp_path, server)
+        yield ManyModels(tmp_path, server)
 
 
-def test_concurrent_lookups_share_one_list_and_one_get(many: Many) -> None:
+def test_concurrent_lookups_share_one_list_and_one_get(many: ManyModels) -> None:
     async def ask() -> list[dict[str, Status]]:
         serving = many.serving()
         many.asked()
@@ -97,7 +97,7 @@ def test_concurrent_lookups_share_one_list_and_one_get(many: Many) -> None:
     assert many.models.asked == [AWAKE], "models that are asleep are not looked up"
 
 
-def test_a_sweep_lists_once_and_queries_no_sleeping_model(many: Many) -> None:
+def test_a_sweep_lists_once_and_queries_no_sleeping_model(many: ManyModels) -> None:
     async def sweep() -> None:
         serving = many.serving(idle_seconds=300.0)
         many.models.last = {model.id: None for model in MODELS}  # each has a request under way
@@ -110,7 +110,7 @@ def test_a_sweep_lists_once_and_queries_no_sleeping_model(many: Many) -> None:
     assert many.models.asked == [AWAKE]
 
 
-def test_one_model_with_an_unreadable_status_affects_no_other(many: Many) -> None:
+def test_one_model_with_an_unreadable_status_affects_no_other(many: ManyModels) -> None:
     many.models.registered[MODELS[0].id] = replace(MODELS[0], replicas=2)  # it is to be completed, which is refused
 
     async def ask() -> dict[str, Status]:

@@ -75,10 +75,10 @@ def test_a_model_missing_in_the_sweeps_list_is_looked_up_before_its_deletion(
 ) -> None:
     cluster.driver.ready(SMALL.id)
 
-    async def of_a_moment_ago(*_: object, **__: object) -> dict[object, object]:
+    async def stale_statuses(*_: object, **__: object) -> dict[object, object]:
         return {}
 
-    monkeypatch.setattr(cluster.models, "engines", of_a_moment_ago)
+    monkeypatch.setattr(cluster.models, "engines", stale_statuses)
     cluster.driver.run(cluster.serving.reconcile())
     assert len(uids(cluster)) == 1
 

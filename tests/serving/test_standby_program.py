@@ -78,7 +78,7 @@ def answers(port: int, path: str) -> bool:
         return False
 
 
-def give(port: int, *argv: str) -> None:
+def assign_model(port: int, *argv: str) -> None:
     body = json.dumps({"model": "m", "argv": ["serve", *argv]}).encode()
     head = {"authorization": f"Bearer {TOKEN}"}
     with urllib.request.urlopen(
@@ -89,14 +89,14 @@ def give(port: int, *argv: str) -> None:
 
 def test_a_failed_engine_ends_the_container_with_its_last_output(start: Start, tmp_path: Path) -> None:
     process, port = start("echo no such weights >&2; exit 3")
-    give(port)
+    assign_model(port)
     assert process.wait(20) == 1
     assert "no such weights" in (tmp_path / "log").read_text()
 
 
 def test_an_engine_that_exits_with_status_0_unasked_is_a_failure(start: Start) -> None:
     process, port = start("exit 0")
-    give(port)
+    assign_model(port)
     assert process.wait(20) == 1
 
 
@@ -105,7 +105,7 @@ def test_a_requested_stop_lets_the_engine_finish(start: Start, tmp_path: Path) -
     process, port = start(
         f"trap 'sleep 7; touch {tmp_path}/finished; exit 0' TERM; touch {tmp_path}/up; sleep 60 & wait"
     )
-    give(port)
+    assign_model(port)
     until((tmp_path / "up").exists)
     time.sleep(0.5)
     process.send_signal(signal.SIGTERM)
@@ -115,7 +115,7 @@ def test_a_requested_stop_lets_the_engine_finish(start: Start, tmp_path: Path) -
 
 def test_an_engine_does_not_inherit_the_token(start: Start, tmp_path: Path) -> None:
     _, port = start(f"env > {tmp_path}/environment; touch {tmp_path}/up; sleep 60 & wait")
-    give(port)
+    assign_model(port)
     until((tmp_path / "up").exists)
     environment = (tmp_path / "environment").read_text()
     assert "CONTROL_PORT" in environment
@@ -133,7 +133,7 @@ def test_an_idle_program_stops_at_once(start: Start) -> None:
 def test_the_engine_listens_where_its_arguments_say(start: Start) -> None:
     port = free_port()
     process, control = start(f"exec {sys.executable} {SCRIPTED} --port {port}")
-    give(control)
+    assign_model(control)
     until(lambda: answers(port, "/health"))
     assert not answers(control, "/ready")
     assert process.poll() is None
@@ -151,7 +151,7 @@ def test_the_status_has_the_engines_answer_check(form: tuple[str, ...], asked: s
     port = free_port()
     _, control = start(f"exec {sys.executable} {SCRIPTED} --port {port} --first-answer {asked}")
     assert status(control)["engine"] is None
-    give(control, *(each.format(port) for each in form))
+    assign_model(control, *(each.format(port) for each in form))
     until(lambda: answers(port, "/health"))
     engine = status(control)["engine"]
     assert (engine["model"], engine["answer"]) == ("m", asked)
@@ -162,7 +162,7 @@ def test_an_engine_without_an_answer_check_has_no_result(start: Start) -> None:
     port = free_port()
     _, control = start(f"exec {sys.executable} {SCRIPTED} --port {port}")
     nothing = {"prompt_tokens": 0, "completion_tokens": 0}
-    give(control, f"--port={port}")
+    assign_model(control, f"--port={port}")
     assert status(control)["engine"].items() >= {"answer": "not_asked", "usage": nothing}.items()
     until(lambda: answers(port, "/health"))
     assert status(control)["engine"].items() >= {"answer": "not_asked", "usage": nothing}.items()
@@ -183,7 +183,7 @@ def test_the_status_is_valid_for_any_output_of_the_engine(start: Start) -> None:
     with socket.create_server(("127.0.0.1", 0)) as engine:
         engine.settimeout(20)
         _, control = start("sleep 60 & wait")
-        give(control, f"--port={engine.getsockname()[1]}")
+        assign_model(control, f"--port={engine.getsockname()[1]}")
         for response in HOSTILE:
             with ThreadPoolExecutor(1) as pool:
                 found = pool.submit(status, control)
@@ -208,7 +208,7 @@ def test_an_invalid_content_length_is_rejected(length: str, start: Start) -> Non
 @pytest.mark.parametrize("grace", ["NaN", "Infinity", "-1", "1e300", '"1"'])
 def test_an_unbounded_grace_period_is_rejected(grace: str, start: Start) -> None:
     _, port = start("sleep 60")
-    give(port)
+    assign_model(port)
     head = {"authorization": f"Bearer {TOKEN}"}
     request = urllib.request.Request(f"http://127.0.0.1:{port}/stop", f'{{"grace": {grace}}}'.encode(), head)
     with pytest.raises(urllib.error.HTTPError, match="400"):

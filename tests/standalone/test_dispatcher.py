@@ -39,7 +39,7 @@ def test_hanging_deliveries_of_one_project_delay_no_other(tmp_path: Path, flood:
             outbox.add(session, type_, f"models/{project}", {"project_id": project})
     dispatcher = Dispatcher(Deliveries(database, [Subscription("loader", type_)]), {"loader": fetch})
 
-    async def carry() -> None:
+    async def deliver() -> None:
         await dispatcher.start_due()
         deadline = time.monotonic() + 20
         while not {"proj_a", "proj_b"} <= set(begun):
@@ -55,5 +55,5 @@ def test_hanging_deliveries_of_one_project_delay_no_other(tmp_path: Path, flood:
         await dispatcher.drain()
         assert not dispatcher._running_by_project
 
-    asyncio.run(carry())
+    asyncio.run(deliver())
     database.close()

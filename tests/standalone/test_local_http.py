@@ -17,7 +17,7 @@ print(json.dumps([local_http.get(url, seconds=10), local_http.post(url, "sk-x", 
 """
 
 
-class _Seen(BaseHTTPRequestHandler):
+class _RecordingHandler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer({"path": self.path})
 
@@ -35,7 +35,7 @@ class _Seen(BaseHTTPRequestHandler):
 
 
 def test_no_proxy_is_used_for_this_machine() -> None:
-    server = HTTPServer(("127.0.0.1", 0), _Seen)
+    server = HTTPServer(("127.0.0.1", 0), _RecordingHandler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     own = {name: value for name, value in os.environ.items() if name.lower() not in ("no_proxy", "all_proxy")}
     nobody = dict.fromkeys(("http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy"), "http://127.0.0.1:1")

@@ -45,12 +45,12 @@ def weights(tmp_path: Path) -> LocalWeights:
     return LocalWeights(tmp_path / "home" / "models", environment_with_hub(tmp_path))
 
 
-def unheard(_progress: float, _message: str) -> None:
+def ignore_progress(_progress: float, _message: str) -> None:
     """Nobody wants to know the progress."""
 
 
 def fetched(weights: LocalWeights, model: Model) -> Path:
-    folder = Path(weights.fetch(model, unheard).folder)
+    folder = Path(weights.fetch(model, ignore_progress).folder)
     assert (folder / "model.safetensors").is_file()
     return folder
 
@@ -102,7 +102,7 @@ def test_a_folder_that_was_not_downloaded_is_never_removed(weights: LocalWeights
 def test_a_local_model_inside_a_downloaded_folder_removes_nothing(weights: LocalWeights) -> None:
     folder = fetched(weights, MODEL)
     local = replace(MODEL, id="mine", source_repository=SourceRepository.LOCAL, model_file_location=str(folder))
-    assert Path(weights.fetch(local, unheard).folder) == folder
+    assert Path(weights.fetch(local, ignore_progress).folder) == folder
     weights.discard("mine", str(folder))
     assert folder.is_dir()
 
@@ -135,7 +135,7 @@ def test_a_download_stops_with_the_platform_and_resumes(weights: LocalWeights, t
 
     def fetch() -> None:
         try:
-            weights.fetch(ENDLESS, unheard)
+            weights.fetch(ENDLESS, ignore_progress)
         except BaseException as error:
             raised.append(error)
 
@@ -148,7 +148,7 @@ def test_a_download_stops_with_the_platform_and_resumes(weights: LocalWeights, t
     assert gone(pid)
     assert list((tmp_path / "home" / "models").glob("*.part"))
     with pytest.raises(ScriptInterrupted):
-        weights.fetch(replace(MODEL, id="another"), unheard)
+        weights.fetch(replace(MODEL, id="another"), ignore_progress)
 
 
 def test_a_download_of_a_deleted_model_stops_and_leaves_nothing(weights: LocalWeights, tmp_path: Path) -> None:

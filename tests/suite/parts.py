@@ -1,4 +1,4 @@
-"""The parts of the suite, run one after another, whatever becomes of each, with one summary at the end."""
+"""The parts of the suite: each runs, also after a failure of another, and a summary comes last."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ __all__ = ["PARTS", "main"]
 
 PARTS = ("check", "setup", "spread", "whole")
 ROOT = Path(__file__).resolve().parents[2]
-# Tests that compute, a file to a process; those of the other folders take times, or start engines that take all cores.
+# Folders whose tests run in parallel, one file per process. Those of other folders measure times, or start engines that use
+# all cores.
 _COMPUTING = (
     "unit",
     "functions",
@@ -36,7 +37,7 @@ _NO_TESTS = 5
 
 @dataclass
 class Outcome:
-    """What became of a part."""
+    """The result of a part."""
 
     part: str
     code: int
@@ -45,17 +46,17 @@ class Outcome:
     failed: list[str] = field(default_factory=list)
 
     @property
-    def well(self) -> bool:
+    def succeeded(self) -> bool:
         return self.code in (0, _NO_TESTS)
 
     def line(self) -> str:
-        """For the summary."""
-        said = ", ".join(f"{count} {what}" for what, count in self.counts.items() if count)
-        return f"  {self.part:8} {'ok' if self.well else 'FAILED':8} {self.seconds:5.0f} s  {said}".rstrip()
+        """The part's line of the summary."""
+        counts = ", ".join(f"{count} {what}" for what, count in self.counts.items() if count)
+        return f"  {self.part:8} {'ok' if self.succeeded else 'FAILED':8} {self.seconds:5.0f} s  {counts}".rstrip()
 
 
 def command(part: str, *, fast: bool, report: Path) -> list[str]:
-    """How a part is run."""
+    """The command line of a part."""
     if part == "check":
         return ["make", "--no-print-directory", "check"]
     if part == "setup":
@@ -66,7 +67,7 @@ def command(part: str, *, fast: bool, report: Path) -> list[str]:
 
 
 def run(part: str, *, fast: bool) -> Outcome:
-    """Run a part to its end, its output as it comes."""
+    """Run a part; its output is not captured."""
     began = time.monotonic()
     with TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
@@ -87,15 +88,15 @@ def _read(report: Path, outcome: Outcome) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """The exit status: 0 when all went well."""
+    """The exit status: 0 if every part succeeded."""
     parser = argparse.ArgumentParser(prog="python -m tests.suite", description=__doc__)
     parser.add_argument("parts", nargs="+", choices=PARTS)
     parser.add_argument("--fast", action="store_true", help="without the tests that need the engine")
-    said = parser.parse_args(arguments)
-    outcomes = [run(part, fast=said.fast) for part in said.parts]
+    options = parser.parse_args(arguments)
+    outcomes = [run(part, fast=options.fast) for part in options.parts]
     print("\nSummary")
     for outcome in outcomes:
         print(outcome.line())
         for name in outcome.failed:
             print(f"           {name}")
-    return 0 if all(outcome.well for outcome in outcomes) else 1
+    return 0 if all(outcome.succeeded for outcome in outcomes) else 1

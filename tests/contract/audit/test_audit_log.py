@@ -18,7 +18,7 @@ AtOnce = Callable[[Iterable[Callable[[], Any]]], list[Any]]
 
 
 @dataclass(frozen=True)
-class Somebody:
+class Actor:
     """A caller, as far as the log looks at one."""
 
     user_id: str = "user_1"
@@ -26,11 +26,11 @@ class Somebody:
     key_id: str | None = None
 
 
-def act(database: Database, *names: str, organization: str = "org_1", actor: Somebody | None = None) -> None:
+def act(database: Database, *names: str, organization: str = "org_1", actor: Actor | None = None) -> None:
     """One entry per name, each in a transaction of its own."""
     for name in names:
         with database.write() as session:
-            append_entry(session, actor or Somebody(), "project.created", {"id": name}, organization_id=organization)
+            append_entry(session, actor or Actor(), "project.created", {"id": name}, organization_id=organization)
 
 
 def rows(database: Database, organization: str = "org_1") -> list[Any]:
@@ -48,9 +48,9 @@ def change(database: Database, *statements: Any) -> None:
 
 def test_an_entry_has_its_data_and_the_hash_of_the_previous_one(database: Database) -> None:
     with database.write() as session:
-        first = append_entry(session, Somebody(), "project.created", {"id": "proj_ä"}, organization_id="org_1")
+        first = append_entry(session, Actor(), "project.created", {"id": "proj_ä"}, organization_id="org_1")
         second = append_entry(
-            session, Somebody(), "project.archived", {"id": "p"}, organization_id="org_1", project_id="p", source="::1"
+            session, Actor(), "project.archived", {"id": "p"}, organization_id="org_1", project_id="p", source="::1"
         )
     one, two = rows(database)
     assert (one.id, one.type, one.project_id, one.payload) == (first, "project.created", None, '{"id":"proj_ä"}')
@@ -81,7 +81,7 @@ def test_a_rolled_back_mutation_leaves_no_entry(database: Database) -> None:
 
     def fail() -> None:
         with database.write() as session:
-            append_entry(session, Somebody(), "project.created", {"id": "b"}, organization_id="org_1")
+            append_entry(session, Actor(), "project.created", {"id": "b"}, organization_id="org_1")
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
@@ -91,24 +91,24 @@ def test_a_rolled_back_mutation_leaves_no_entry(database: Database) -> None:
     assert verify(database, "org_1").intact
 
 
-def test_concurrent_writers_make_one_chain(database: Database, at_once: AtOnce) -> None:
+def test_concurrent_writers_make_one_chain(database: Database, run_concurrently: AtOnce) -> None:
     def write(name: str, organization: str) -> None:
         act(database, *(f"{name}{number}" for number in range(10)), organization=organization)
 
     calls = [(name, organization) for name in "abc" for organization in ("org_1", "org_2")]
-    assert at_once([lambda call=call: write(*call) for call in calls]) == [None] * 6  # type: ignore[misc]
+    assert run_concurrently([lambda call=call: write(*call) for call in calls]) == [None] * 6  # type: ignore[misc]
     for organization in ("org_1", "org_2"):
         assert verify(database, organization).entries == 30
         assert len({row.previous_hash for row in rows(database, organization)}) == 30
 
 
-def test_a_chain_is_intact_during_concurrent_writes(database: Database, at_once: AtOnce) -> None:
+def test_a_chain_is_intact_during_concurrent_writes(database: Database, run_concurrently: AtOnce) -> None:
     seen: list[log.VerificationResult] = []
 
     def look() -> None:
         seen.extend(verify(database, "org_1") for _ in range(40))
 
-    assert at_once([lambda: act(database, *"abcdefghijklmnopqrstuvwxyz"), look, look]) == [None] * 3
+    assert run_concurrently([lambda: act(database, *"abcdefghijklmnopqrstuvwxyz"), look, look]) == [None] * 3
     assert [verdict.reason for verdict in seen if not verdict.intact] == []
 
 

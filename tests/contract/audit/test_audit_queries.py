@@ -16,7 +16,7 @@ from llmariner.platform.database import Database
 
 
 @dataclass(frozen=True)
-class Somebody:
+class Actor:
     """A caller, as far as the log looks at one."""
 
     user_id: str
@@ -24,10 +24,10 @@ class Somebody:
     key_id: str | None = None
 
 
-ADA = Somebody("user_ada", "ada@example.org")
-KEY = Somebody("user_bo", "bo_%@example.org", "key_1")
-ROBOT = Somebody("user_robot", "system:serviceaccount:proj_1:ci", "key_2")
-ACTS: list[tuple[str, Somebody | None, str, str, str | None]] = [
+ADA = Actor("user_ada", "ada@example.org")
+KEY = Actor("user_bo", "bo_%@example.org", "key_1")
+ROBOT = Actor("user_robot", "system:serviceaccount:proj_1:ci", "key_2")
+ACTS: list[tuple[str, Actor | None, str, str, str | None]] = [
     ("a", ADA, "project.created", "proj_1", "proj_1"),
     ("b", KEY, "project.updated", "proj_1", "proj_1"),
     ("c", KEY, "api_key.created", "key_9", "proj_2"),

@@ -121,7 +121,7 @@ def test_limits_of_other_subjects_do_not_apply(
 
 
 def test_concurrent_leases_never_exceed_the_limit(
-    leases: Leases, limits: Limits, actor: Caller, project: Subject, at_once: AtOnce
+    leases: Leases, limits: Limits, actor: Caller, project: Subject, run_concurrently: AtOnce
 ) -> None:
     limit = limits.put(actor, project, "*", {"requests_per_day": 1000})
 
@@ -134,7 +134,7 @@ def test_concurrent_leases_never_exceed_the_limit(
         report_usage(leases, limit.id, f"req_{number}", used, 0)
         return used
 
-    used = at_once(partial(process, number) for number in range(8))
+    used = run_concurrently(partial(process, number) for number in range(8))
     assert all(isinstance(each, int) for each in used), used
     assert sum(used) == 1000
 
@@ -312,9 +312,9 @@ def test_an_invalid_limit_is_rejected(limits: Limits, actor: Caller, project: Su
 
 
 def test_concurrent_first_limits_create_one_limit(
-    limits: Limits, actor: Caller, project: Subject, at_once: AtOnce
+    limits: Limits, actor: Caller, project: Subject, run_concurrently: AtOnce
 ) -> None:
-    made = at_once([lambda: limits.put(actor, project, "*", {"requests_per_day": 10})] * 8)
+    made = run_concurrently([lambda: limits.put(actor, project, "*", {"requests_per_day": 10})] * 8)
     assert len({limit.id for limit in made}) == 1
 
 

@@ -63,8 +63,8 @@ def test_an_id_is_unique(registry: ModelRegistry, database: Database) -> None:
     assert reported(database) == ["created.v1"]
 
 
-def test_one_of_concurrent_creations_of_an_id_succeeds(registry: ModelRegistry, at_once: AtOnce) -> None:
-    found = at_once([lambda: registry.create(new())] * 4)
+def test_one_of_concurrent_creations_of_an_id_succeeds(registry: ModelRegistry, run_concurrently: AtOnce) -> None:
+    found = run_concurrently([lambda: registry.create(new())] * 4)
     assert sorted(type(result).__name__ for result in found) == ["Conflict", "Conflict", "Conflict", "Model"]
 
 
@@ -249,7 +249,7 @@ def test_the_base_of_another_model_is_not_deleted(registry: ModelRegistry) -> No
 
 
 def test_a_base_is_not_deleted_while_a_model_of_it_is_created(
-    registry: ModelRegistry, database: Database, at_once: AtOnce
+    registry: ModelRegistry, database: Database, run_concurrently: AtOnce
 ) -> None:
     loaded(registry, "base")
     started = threading.Barrier(3)
@@ -268,7 +268,7 @@ def test_a_base_is_not_deleted_while_a_model_of_it_is_created(
         started.wait(30)
         registry.create(new("ft:base:x", base_model_id="base"))
 
-    results = at_once([hold, delete, create])
+    results = run_concurrently([hold, delete, create])
     assert [type(result).__name__ for result in results].count("NoneType") == 2, results
     assert set(page(registry)) in (set(), {"base", "ft:base:x"})
 
@@ -316,7 +316,7 @@ def test_changes_since_a_revision_are_the_models_changed_or_deleted_after_it(reg
     assert registry.changed_since(newest) == (newest, [])
 
 
-def test_a_revision_reader_misses_no_writer(registry: ModelRegistry, at_once: AtOnce) -> None:
+def test_a_revision_reader_misses_no_writer(registry: ModelRegistry, run_concurrently: AtOnce) -> None:
     met: list[str] = []
 
     def write(name: str) -> None:
@@ -329,5 +329,5 @@ def test_a_revision_reader_misses_no_writer(registry: ModelRegistry, at_once: At
             cursor, changed = registry.changed_since(cursor)
             met.extend(changed)
 
-    assert at_once([lambda: write("a"), lambda: write("b"), lambda: write("c"), follow]) == [None] * 4
+    assert run_concurrently([lambda: write("a"), lambda: write("b"), lambda: write("c"), follow]) == [None] * 4
     assert sorted(met) == sorted(page(registry))

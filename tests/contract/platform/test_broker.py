@@ -27,7 +27,7 @@ class Ingress(ThreadingHTTPServer):
     """What a Broker's ingress is to a publisher: it takes an event, or says that it can't."""
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Taking)
+        super().__init__(("127.0.0.1", 0), AcceptingIngress)
         self.taken: list[Event] = []
         self.headers: list[dict[str, str]] = []
         self.asked: list[str] = []
@@ -40,7 +40,7 @@ class Ingress(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}/ns/default"
 
 
-class Taking(BaseHTTPRequestHandler):
+class AcceptingIngress(BaseHTTPRequestHandler):
     """Accepts events, and records them."""
 
     server: Ingress

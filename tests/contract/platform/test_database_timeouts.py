@@ -19,7 +19,7 @@ SHORT = {"connect_seconds": 1.0, "lock_seconds": 0.3, "statement_seconds": 0.6, 
 
 
 @pytest.fixture
-def hasty(database: Database) -> Iterator[Database]:
+def short_timeouts(database: Database) -> Iterator[Database]:
     """The same database, by somebody who waits for nothing long; two rows are in it."""
     with database.write() as session:
         for name in ("a", "b"):
@@ -33,66 +33,66 @@ def raise_value(session: WriteSession, name: str) -> None:
     session.run(update(revisions).where(revisions.c.name == name).values(value=revisions.c.value + 1))
 
 
-def test_waiting_for_a_lock_times_out(database: Database, hasty: Database) -> None:
+def test_waiting_for_a_lock_times_out(database: Database, short_timeouts: Database) -> None:
     with database.write() as session:
         raise_value(session, "a")
-        with pytest.raises(Unavailable, match="busy") as refused, hasty.write() as other:
+        with pytest.raises(Unavailable, match="busy") as refused, short_timeouts.write() as other:
             raise_value(other, "a")
     assert refused.value.headers["retry-after"] == "2"
-    with hasty.write() as session:
+    with short_timeouts.write() as session:
         raise_value(session, "a")
 
 
-def test_an_exhausted_connection_pool_is_reported(hasty: Database) -> None:
-    if hasty.engine.dialect.name == "sqlite":
+def test_an_exhausted_connection_pool_is_reported(short_timeouts: Database) -> None:
+    if short_timeouts.engine.dialect.name == "sqlite":
         pytest.skip("a thread of SQLite's is not limited to few connections")
     with ExitStack() as held:
         for _ in range(3):  # one, and two that may come on top
-            held.enter_context(hasty.read())
-        with pytest.raises(Unavailable, match="in use") as refused, hasty.read():
+            held.enter_context(short_timeouts.read())
+        with pytest.raises(Unavailable, match="in use") as refused, short_timeouts.read():
             pass
     assert refused.value.headers["retry-after"] == "1"
-    with hasty.read() as session:
+    with short_timeouts.read() as session:
         assert session.value(select(revisions.c.value).where(revisions.c.name == "a")) == 0
 
 
-def test_a_slow_statement_is_cancelled(hasty: Database) -> None:
-    if hasty.engine.dialect.name == "sqlite":
+def test_a_slow_statement_is_cancelled(short_timeouts: Database) -> None:
+    if short_timeouts.engine.dialect.name == "sqlite":
         pytest.skip("SQLite has no limit of a statement's time")
-    with pytest.raises(Unavailable, match="took too long"), hasty.read() as session:
+    with pytest.raises(Unavailable, match="took too long"), short_timeouts.read() as session:
         session.rows(text("SELECT pg_sleep(60)"))
 
 
-def test_an_idle_transaction_is_ended_by_the_server(hasty: Database) -> None:
-    if hasty.engine.dialect.name == "sqlite":
+def test_an_idle_transaction_is_ended_by_the_server(short_timeouts: Database) -> None:
+    if short_timeouts.engine.dialect.name == "sqlite":
         pytest.skip("SQLite's transactions end with their process")
-    impatient = Database(DatabaseSettings(hasty.url, idle_seconds=0.2))
+    impatient = Database(DatabaseSettings(short_timeouts.url, idle_seconds=0.2))
 
-    def change_and_dawdle() -> None:
+    def change_slowly() -> None:
         with impatient.write() as session:
             raise_value(session, "a")
             time.sleep(0.5)
             raise_value(session, "a")
 
     with pytest.raises(Unavailable, match="took too long"):
-        change_and_dawdle()
+        change_slowly()
     impatient.close()
-    with hasty.read() as session:
+    with short_timeouts.read() as session:
         assert session.value(select(revisions.c.value).where(revisions.c.name == "a")) == 0
 
 
-def test_timeouts_are_set_per_transaction_not_per_session(hasty: Database) -> None:
-    if hasty.engine.dialect.name == "sqlite":
+def test_timeouts_are_set_per_transaction_not_per_session(short_timeouts: Database) -> None:
+    if short_timeouts.engine.dialect.name == "sqlite":
         pytest.skip("SQLite has no sessions")
-    with hasty.read() as session:
+    with short_timeouts.read() as session:
         assert session.value(text("SHOW lock_timeout")) == "300ms"
         assert session.value(text("SHOW statement_timeout")) == "600ms"
         assert session.value(text("SHOW idle_in_transaction_session_timeout")) == "30s"
-    with hasty.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+    with short_timeouts.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         assert connection.exec_driver_sql("SHOW lock_timeout").scalar() == "0"
 
 
-def crosswise(database: Database, do: Callable[[Callable[[WriteSession], None]], object]) -> list[Exception]:
+def deadlocked(database: Database, do: Callable[[Callable[[WriteSession], None]], object]) -> list[Exception]:
     """Two transactions that lock the same two rows in opposite order; what they failed with."""
     met, failed = threading.Barrier(2), []
 
@@ -130,10 +130,10 @@ def test_a_deadlock_is_retried_and_not_an_outage(database: Database) -> None:
         with database.write() as session:
             work(session)
 
-    (failure,) = crosswise(database, once)
+    (failure,) = deadlocked(database, once)
     assert isinstance(failure, TransactionConflict)
     assert (failure.status, failure.code, failure.headers["retry-after"]) == (503, "transaction_conflict", "1")
-    assert crosswise(database, database.transact) == []
+    assert deadlocked(database, database.transact) == []
     with database.read() as reading:
         assert {row.value for row in reading.rows(select(revisions))} == {3}
 

@@ -110,9 +110,11 @@ def test_a_fan_out_is_bounded(database: Database, store: Deliveries) -> None:
     assert [store.fan_out(limit=2), store.fan_out(limit=2), store.fan_out(limit=2)] == [2, 1, 0]
 
 
-def test_concurrent_fan_outs_create_one_delivery_each(database: Database, store: Deliveries, at_once: AtOnce) -> None:
+def test_concurrent_fan_outs_create_one_delivery_each(
+    database: Database, store: Deliveries, run_concurrently: AtOnce
+) -> None:
     emit(database, *"uvwxyz")
-    results = at_once([store.fan_out] * 3)
+    results = run_concurrently([store.fan_out] * 3)
     assert all(isinstance(result, int) for result in results), results
     assert due(store, "a") == list("uvwxyz")
 
@@ -260,11 +262,11 @@ def test_an_invalid_cursor_is_rejected(store: Deliveries, after: str) -> None:
 
 
 def test_a_consumer_processes_an_event_once(database: Database) -> None:
-    def meet(consumer: str, event_id: str) -> bool:
+    def process(consumer: str, event_id: str) -> bool:
         with database.write() as session:
             return outbox.mark_consumed(session, consumer, event_id)
 
-    assert [meet("a", "e1"), meet("a", "e1"), meet("b", "e1"), meet("a", "e2")] == [True, False, True, True]
+    assert [process("a", "e1"), process("a", "e1"), process("b", "e1"), process("a", "e2")] == [True, False, True, True]
 
 
 def test_an_unfinished_event_is_processed_again(database: Database) -> None:
@@ -278,12 +280,12 @@ def test_an_unfinished_event_is_processed_again(database: Database) -> None:
             begin_and_fail()
 
 
-def test_one_of_concurrent_consumers_processes_an_event(database: Database, at_once: AtOnce) -> None:
-    def meet() -> bool:
+def test_one_of_concurrent_consumers_processes_an_event(database: Database, run_concurrently: AtOnce) -> None:
+    def process() -> bool:
         with database.write() as session:
             return outbox.mark_consumed(session, "a", "e1")
 
-    assert sorted(at_once([meet] * 4)) == [False, False, False, True]
+    assert sorted(run_concurrently([process] * 4)) == [False, False, False, True]
 
 
 def test_an_event_without_consumers_is_listed(database: Database, store: Deliveries) -> None:
@@ -334,10 +336,15 @@ def test_an_event_of_kubernetes_is_stored_for_operators(
     assert store.replay("proj_1", "1", operator=True) == 1
 
 
-def test_an_event_of_kubernetes_is_stored_once_for_concurrent_consumers(store: Deliveries, at_once: AtOnce) -> None:
+def test_an_event_of_kubernetes_is_stored_once_for_concurrent_consumers(
+    store: Deliveries, run_concurrently: AtOnce
+) -> None:
     reported = [Event(str(number), "dev.knative.apiserver.ref.add", "/apis/x", 1.5, {}) for number in range(5)]
     for event in reported:
-        assert at_once([partial(store.record_dead_letter, event, f"c{at}", "503: no") for at in range(3)]) == [None] * 3
+        assert (
+            run_concurrently([partial(store.record_dead_letter, event, f"c{at}", "503: no") for at in range(3)])
+            == [None] * 3
+        )
     assert len(store.page("proj_1", "dead", operator=True, after=None, limit=100)) == 15
 
 

@@ -16,7 +16,7 @@ from llmariner.platform.database.revisions import revisions
 from llmariner.settings import DatabaseSettings
 
 
-class Breaking:
+class BreakingProxy:
     """A way to a server that breaks, once `armed`, at a word of the client's: after the server's answer to it, or before."""
 
     def __init__(self, address: tuple[str, int], word: bytes, *, heard: bool) -> None:
@@ -76,7 +76,7 @@ def server(database: Database) -> tuple[str, int]:
 @pytest.fixture
 def through(database: Database, server: tuple[str, int], request: pytest.FixtureRequest) -> Iterator[Database]:
     word, heard = request.param
-    way = Breaking(server, word, heard=heard)
+    way = BreakingProxy(server, word, heard=heard)
     made = Database(DatabaseSettings(make_url(database.url).set(port=way.port).render_as_string(hide_password=False)))
     with made.read():
         pass  # the driver commits, too, when it connects first

@@ -107,12 +107,12 @@ def test_a_reading_session_cannot_write(database: Database) -> None:
         assert isinstance(writing, WriteSession)
 
 
-def test_concurrent_writers_lose_no_increment(database: Database, at_once: AtOnce) -> None:
+def test_concurrent_writers_lose_no_increment(database: Database, run_concurrently: AtOnce) -> None:
     def raise_it() -> int:
         with database.write() as session:
             return next_revision(session, "things")
 
-    found = at_once([raise_it] * 6)
+    found = run_concurrently([raise_it] * 6)
     assert sorted(found) == [1, 2, 3, 4, 5, 6]
 
 

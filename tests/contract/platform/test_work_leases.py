@@ -24,9 +24,9 @@ def end_all(database: Database) -> None:
         session.run(update(work_leases).values(expires_at=0.0))
 
 
-def test_one_of_concurrent_processes_gets_the_lease(database: Database, at_once: AtOnce) -> None:
+def test_one_of_concurrent_processes_gets_the_lease(database: Database, run_concurrently: AtOnce) -> None:
     takers = leases(database, *"abcdef")
-    taken = at_once([partial(taker.acquire, 30.0) for taker in takers])
+    taken = run_concurrently([partial(taker.acquire, 30.0) for taker in takers])
     assert sorted(taken, key=str) == [0, *[None] * 5]
     (holder,) = (taker for taker, requests in zip(takers, taken, strict=True) if requests is not None)
     assert holder.release(0, 30.0) == 5, "the five others want it done, too"

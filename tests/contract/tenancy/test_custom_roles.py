@@ -49,9 +49,9 @@ def test_a_project_role_has_scopes_that_its_owner_may_grant(team: Team) -> None:
         team.roles.create(team.admin, "x", ["api.inference.write"], project_id="proj_nobody")
 
 
-def test_a_name_is_unique_where_it_is_used(team: Team, at_once: AtOnce) -> None:
+def test_a_name_is_unique_where_it_is_used(team: Team, run_concurrently: AtOnce) -> None:
     project_id = team.project()
-    found = at_once([lambda: team.roles.create(team.admin, "x", ["api.audit.read"])] * 4)
+    found = run_concurrently([lambda: team.roles.create(team.admin, "x", ["api.audit.read"])] * 4)
     assert sorted(type(each).__name__ for each in found) == ["Conflict"] * 3 + ["CustomRole"], found
     team.roles.create(team.admin, "x", ["api.model.read"], project_id=project_id)
     for name in ("owner", "Member", "viewer", "tenant_system"):

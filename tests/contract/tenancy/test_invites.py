@@ -47,9 +47,9 @@ def test_the_token_is_not_stored(team: Team) -> None:
     assert token[4:] not in held
 
 
-def test_one_of_concurrent_acceptances_succeeds(team: Team, at_once: AtOnce) -> None:
+def test_one_of_concurrent_acceptances_succeeds(team: Team, run_concurrently: AtOnce) -> None:
     _, token = team.invites.create(team.admin, "ann@example.org")
-    found = at_once([lambda: team.invites.accept(token)] * 4)
+    found = run_concurrently([lambda: team.invites.accept(token)] * 4)
     assert [type(each) for each in found].count(NotFound) == 3, found
     with team.database.read() as session:
         assert len(session.rows(select(users.c.id).where(users.c.email == "ann@example.org"))) == 1
@@ -73,11 +73,11 @@ def test_a_token_ends_with_its_expiry_or_revocation(team: Team) -> None:
     assert [each.id for each in team.invites.all(team.admin.organization_id)] == [first.id]
 
 
-def test_nobody_is_invited_twice_or_as_an_existing_member(team: Team, at_once: AtOnce) -> None:
+def test_nobody_is_invited_twice_or_as_an_existing_member(team: Team, run_concurrently: AtOnce) -> None:
     team.person("bob@example.org")
     with pytest.raises(Conflict, match="member"):
         team.invites.create(team.admin, "BOB@example.org")
-    found = at_once([lambda: team.invites.create(team.admin, "ann@example.org")] * 4)
+    found = run_concurrently([lambda: team.invites.create(team.admin, "ann@example.org")] * 4)
     assert [type(each) for each in found].count(Conflict) == 3, found
 
 

@@ -86,9 +86,9 @@ def test_a_name_is_unique_per_user_while_the_key_is_active(keys: Keys, owner: Ke
     assert again.id != key.id
 
 
-def test_one_of_concurrent_creations_of_a_name_succeeds(keys: Keys, owner: KeyOwner, at_once: AtOnce) -> None:
+def test_one_of_concurrent_creations_of_a_name_succeeds(keys: Keys, owner: KeyOwner, run_concurrently: AtOnce) -> None:
     keys.create(owner, new("first"))
-    found = at_once([lambda: keys.create(owner, new())] * 5)
+    found = run_concurrently([lambda: keys.create(owner, new())] * 5)
     assert sum(not isinstance(result, Conflict) for result in found) == 1
     assert [key.name for key in keys.of_project(owner)].count("ci") == 1
 
@@ -189,10 +189,10 @@ def test_an_overlap_is_bounded(keys: Keys, owner: KeyOwner, overlap: int) -> Non
 
 
 def test_a_concurrently_changed_key_is_a_conflict_or_changed_afterwards(
-    keys: Keys, owner: KeyOwner, at_once: AtOnce
+    keys: Keys, owner: KeyOwner, run_concurrently: AtOnce
 ) -> None:
     key, _ = keys.create(owner, new())
-    found = at_once([lambda: keys.rotate(owner, key.id, overlap=60)] * 4)
+    found = run_concurrently([lambda: keys.rotate(owner, key.id, overlap=60)] * 4)
     won = [result for result in found if not isinstance(result, Conflict)]
     assert won, found
     live = keys.get(owner, key.id)
@@ -262,7 +262,7 @@ def test_changes_since_a_revision_are_the_keys_changed_after_it(keys: Keys, owne
     assert keys.changed_since(newest + 100) == (newest + 100, [])
 
 
-def test_a_revision_reader_misses_no_writer(keys: Keys, owner: KeyOwner, at_once: AtOnce) -> None:
+def test_a_revision_reader_misses_no_writer(keys: Keys, owner: KeyOwner, run_concurrently: AtOnce) -> None:
     made: list[str] = []
     met: list[str] = []
 
@@ -275,7 +275,7 @@ def test_a_revision_reader_misses_no_writer(keys: Keys, owner: KeyOwner, at_once
             cursor, changed = keys.changed_since(cursor)
             met.extend(changed)
 
-    results = at_once([lambda: write("a"), lambda: write("b"), lambda: write("c"), follow])
+    results = run_concurrently([lambda: write("a"), lambda: write("b"), lambda: write("c"), follow])
     assert results == [None] * 4
     assert sorted(met) == sorted(made)
 

@@ -53,8 +53,8 @@ def test_a_role_must_exist(team: Team) -> None:
     assert team.members.add_to_project(team.admin, project_id, ann.user_id, there.id).role == there.id
 
 
-def test_one_of_concurrent_additions_of_a_person_succeeds(team: Team, at_once: AtOnce) -> None:
-    found = at_once([lambda: team.members.add(team.admin, "ann@example.org", "reader")] * 4)
+def test_one_of_concurrent_additions_of_a_person_succeeds(team: Team, run_concurrently: AtOnce) -> None:
+    found = run_concurrently([lambda: team.members.add(team.admin, "ann@example.org", "reader")] * 4)
     assert sorted(type(each).__name__ for each in found) == ["Conflict"] * 3 + ["Member"], found
 
 
@@ -127,9 +127,9 @@ def test_the_last_owner_cannot_be_removed(team: Team) -> None:
     team.members.remove(team.admin, team.admin.user_id)
 
 
-def test_two_last_owners_cannot_remove_one_another(team: Team, at_once: AtOnce) -> None:
+def test_two_last_owners_cannot_remove_one_another(team: Team, run_concurrently: AtOnce) -> None:
     ann = team.person("ann@example.org", "owner")
-    found = at_once(
+    found = run_concurrently(
         [
             lambda: team.members.remove(team.admin, ann.user_id),
             lambda: team.members.remove(ann, team.admin.user_id),

@@ -161,7 +161,7 @@ def test_a_member_who_joined_a_group_in_the_previous_release_loses_its_grants(te
 
 
 def test_sign_ins_during_the_reconciliation_of_a_group(
-    team: Team, people: tuple[TokenSignIn, Tokens], at_once: AtOnce
+    team: Team, people: tuple[TokenSignIn, Tokens], run_concurrently: AtOnce
 ) -> None:
     signing_in, tokens = people
     staff(team.database)
@@ -178,7 +178,7 @@ def test_sign_ins_during_the_reconciliation_of_a_group(
     def settle() -> str:
         return reconcile_group(team.database, ISSUER, "staff") + reconcile_group(team.database, ISSUER, "staff")
 
-    found = at_once([settle, *(lambda first=first: come(first) for first in range(3))])
+    found = run_concurrently([settle, *(lambda first=first: come(first) for first in range(3))])
     assert not [each for each in found if isinstance(each, Exception)], found
     assert members(team.database) == PEOPLE
     mappings.delete(team.admin, made.id)

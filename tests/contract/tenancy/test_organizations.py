@@ -54,8 +54,8 @@ def test_only_an_owner_of_the_default_organization_creates_others(team: Team) ->
         team.organizations.create(key, "Fourth")
 
 
-def test_a_title_is_unique(team: Team, at_once: AtOnce) -> None:
-    found = at_once([lambda: team.organizations.create(team.admin, "Acme")] * 4)
+def test_a_title_is_unique(team: Team, run_concurrently: AtOnce) -> None:
+    found = run_concurrently([lambda: team.organizations.create(team.admin, "Acme")] * 4)
     assert [type(each) for each in found].count(Organization) == 1, found
     assert [type(each) for each in found].count(Conflict) == 3, found
     made = next(each for each in found if isinstance(each, Organization))

@@ -71,8 +71,8 @@ def test_invalid_projects_are_reported_by_field(team: Team, values: dict[str, An
     assert len(team.projects.all(team.admin.organization_id)) == 1
 
 
-def test_a_title_is_unique_in_an_organization(team: Team, at_once: AtOnce) -> None:
-    found = at_once([lambda: team.projects.create(team.admin, NewProject("Vision"))] * 4)
+def test_a_title_is_unique_in_an_organization(team: Team, run_concurrently: AtOnce) -> None:
+    found = run_concurrently([lambda: team.projects.create(team.admin, NewProject("Vision"))] * 4)
     assert sorted(type(each).__name__ for each in found) == ["Conflict"] * 3 + ["Project"], found
     made = next(each for each in found if isinstance(each, Project))
     with pytest.raises(Conflict):

@@ -88,7 +88,7 @@ def test_further_rejections_are_recorded_without_another_attempt(
 
 
 def test_entries_of_many_sources_and_processes_are_bounded(
-    database: Database, owner: KeyOwner, at_once: AtOnce, monkeypatch: pytest.MonkeyPatch
+    database: Database, owner: KeyOwner, run_concurrently: AtOnce, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     processes = [RefusedSignIns(database) for _ in range(3)]
 
@@ -96,7 +96,7 @@ def test_entries_of_many_sources_and_processes_are_bounded(
         for host in range(60):
             processes[number].record(FORGED, source=f"10.{number}.0.{host}")
 
-    at_once([lambda number=number: attack(number) for number in range(3)])  # type: ignore[misc]
+    run_concurrently([lambda number=number: attack(number) for number in range(3)])  # type: ignore[misc]
     assert len(failures(database, owner.organization_id)) == MAX_ENTRIES_PER_MINUTE
     monkeypatch.setattr(refused_sign_ins, "_MINUTE", 0.0)
     for process in processes:

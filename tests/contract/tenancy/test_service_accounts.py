@@ -71,9 +71,9 @@ def test_a_service_account_named_like_an_email_has_no_email(team: Team) -> None:
     assert [each.email for each in team.members.all(team.owner.organization_id)] == ["admin@localhost"]
 
 
-def test_a_name_is_unique_in_a_project(team: Team, at_once: AtOnce) -> None:
+def test_a_name_is_unique_in_a_project(team: Team, run_concurrently: AtOnce) -> None:
     project_id = team.project()
-    found = at_once([lambda: team.accounts.create(team.admin, project_id, "ci")] * 4)
+    found = run_concurrently([lambda: team.accounts.create(team.admin, project_id, "ci")] * 4)
     assert sorted(type(each).__name__ for each in found) == ["Conflict"] * 3 + ["ServiceAccount"], found
     other = team.accounts.create(team.admin, team.owner.project_id, "ci")
     third = team.accounts.create(team.admin, team.owner.project_id, "third")
@@ -106,12 +106,12 @@ def test_a_person_is_not_deleted_with_their_last_key(team: Team) -> None:
     assert team.members.get(ann.organization_id, ann.user_id).email == "ann@example.org"
 
 
-def test_concurrent_deletions_of_the_last_two_keys_delete_it(team: Team, at_once: AtOnce) -> None:
+def test_concurrent_deletions_of_the_last_two_keys_delete_it(team: Team, run_concurrently: AtOnce) -> None:
     project_id = team.project()
     account = team.accounts.create(team.admin, project_id, "ci")
     ids = [key_of(team, account, name)[0] for name in ("a", "b")]
     view = KeySelector(account.organization_id, project_id)
-    assert at_once([partial(team.keys.revoke, view, key) for key in ids]) == [None, None]
+    assert run_concurrently([partial(team.keys.revoke, view, key) for key in ids]) == [None, None]
     assert team.accounts.of_project(account.organization_id, project_id) == []
 
 

@@ -379,12 +379,12 @@ def test_selecting_a_foreign_project_is_no_rejected_sign_in(
 
 
 def test_concurrent_first_requests_create_one_user(
-    database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner, at_once: AtOnce
+    database: Database, people: TokenSignIn, tokens: Tokens, owner: KeyOwner, run_concurrently: AtOnce
 ) -> None:
     map_group(database, owner, "staff", "member", project=True)
     invite(database, owner, "alice@example.org")
     given = [tokens.issue(groups=frozenset({"staff"})) for _ in range(6)]
-    found = at_once([lambda token=token: people.authenticate(token) for token in given])  # type: ignore[misc]
+    found = run_concurrently([lambda token=token: people.authenticate(token) for token in given])  # type: ignore[misc]
     assert {caller.user_id for caller in found} == {user_row(database, "alice@example.org").id}
     assert len(audit_entries(database, "login.succeeded")) == 1
     with database.read() as session:

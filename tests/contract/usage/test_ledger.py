@@ -283,11 +283,13 @@ def test_pruned_requests_are_not_counted_again(ledger: Ledger, database: Databas
         assert [session.value(select(func.sum(rollup.table.c.requests))) for rollup in ROLLUPS] == [2, 2, 2]
 
 
-def test_concurrent_batches_with_the_same_requests_count_once(ledger: Ledger, database: Database, at_once: Any) -> None:
+def test_concurrent_batches_with_the_same_requests_count_once(
+    ledger: Ledger, database: Database, run_concurrently: Any
+) -> None:
     put_price(database, "m", 0.0, None, RATES)
     events = [one for number in range(40) for one in request_events(f"r{number}", 3, 7, key_id=f"key_{number % 3}")]
     batches = [events, events[::-1], events[::2], events[1::2], events[40:], events[:120]]
-    results = at_once([lambda batch=batch: ledger.record(batch) for batch in batches])
+    results = run_concurrently([lambda batch=batch: ledger.record(batch) for batch in batches])
     assert all(isinstance(result, int) for result in results), results
     assert sum(results) == len(events)
     assert_rebuilt_equals_stored(database, [f"r{number}" for number in range(40)])

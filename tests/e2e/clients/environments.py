@@ -31,7 +31,7 @@ def python(name: str) -> Path:
     uv, interpreter = str(Path(sys.executable).with_name("uv")), "bin/python"
     folder = _folder(name, pins.read_bytes() + f"{sys.version_info[:2]}".encode())
     if not (folder / "whole").exists():
-        with _Making(folder) as part:
+        with _AtomicFolder(folder) as part:
             _run([uv, "venv", "--quiet", "--relocatable", "--python", sys.executable, str(part)])
             install = [uv, "pip", "install", "--quiet", "--python", str(part / interpreter)]
             _run([*install, "--require-hashes", "-r", str(pins)])
@@ -45,7 +45,7 @@ def node_modules(pins: Path = NODE) -> Path:
     files = [pins / "package.json", pins / "package-lock.json"]
     folder = _folder(pins.name, b"".join(file.read_bytes() for file in files))
     if not (folder / "whole").exists():
-        with _Making(folder) as part:
+        with _AtomicFolder(folder) as part:
             for file in files:
                 shutil.copy(file, part)
             _run(["npm", "ci", "--silent", "--no-audit", "--no-fund", "--prefix", str(part)])
@@ -57,7 +57,7 @@ def _folder(name: str, pins: bytes) -> Path:
     return cache / "clients" / f"{name}-{hashlib.sha256(pins).hexdigest()[:12]}"
 
 
-class _Making:
+class _AtomicFolder:
     """A folder made under another name and renamed when whole, so that a test cut short leaves none that looks whole."""
 
     def __init__(self, folder: Path) -> None:

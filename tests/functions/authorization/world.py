@@ -226,12 +226,12 @@ class World:
             "role": "reader",
             "projects": "[]",
             "digest": secrets.digest(self.context.secrets.pepper, invite_token(invite_id)),
-            "invited_by": self._founder(tenant),
+            "invited_by": self._create_owner(tenant),
         }
         self.add(invites, **row, created_at=self.now, expires_at=4_000_000_000)
         return invite_id
 
-    def _founder(self, tenant: Tenant) -> str:
+    def _create_owner(self, tenant: Tenant) -> str:
         """The owner of the tenant's organization."""
         return next(each.user_id for each in self.distinct if each.organization_id == tenant.organization_id)
 

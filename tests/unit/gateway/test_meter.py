@@ -167,7 +167,7 @@ def test_a_long_outage_of_the_ledger_has_bounded_memory(
     back = asyncio.Event()
     taken: list[dict[str, Any]] = []
 
-    class Hanging:
+    class HangingControlPlane:
         async def record_events(self, events: list[dict[str, Any]]) -> None:
             if answers and not back.is_set():
                 raise Unavailable("away")
@@ -176,7 +176,7 @@ def test_a_long_outage_of_the_ledger_has_bounded_memory(
 
     async def work() -> tuple[int, Meter]:
         metrics = Metrics()
-        meters = Meter(Hanging(), metrics)  # type: ignore[arg-type]
+        meters = Meter(HangingControlPlane(), metrics)  # type: ignore[arg-type]
         running = asyncio.create_task(meters.run())
         under_way = [meters.open(f"open_{number}", KEY, "m", "chat_completions") for number in range(15)]
         await wait_until(lambda: all(each.recorded for each in under_way))
@@ -205,13 +205,13 @@ def test_a_request_that_cannot_be_counted_stops_no_other(monkeypatch: Any) -> No
     monkeypatch.setattr(meter, "_FLUSH_SECONDS", 0.005)
     choosy = RejectingControlPlane("", ValueError())
 
-    class Broken(MeteredRequest):
+    class BrokenRequest(MeteredRequest):
         def needs_checkpoint(self, now: float) -> bool:
             raise ValueError(now)
 
     async def work() -> None:
         meters = Meter(choosy, Metrics())  # type: ignore[arg-type]
-        broken = Broken("req_1", KEY, "m", "chat_completions")
+        broken = BrokenRequest("req_1", KEY, "m", "chat_completions")
         broken.recorded = True
         meters._open.add(broken)
         running = asyncio.create_task(meters.run())
@@ -269,12 +269,12 @@ def test_a_function_stops_after_its_last_stream_and_then_closes_its_application(
         async def close(self) -> None:
             closed.append("closed")
 
-    class Ended:
+    class StoppedServer:
         def __init__(self, *_: Any, grace: float, **__: Any) -> None:
             closed.append(grace)
 
         async def serve(self) -> None: ...
 
-    monkeypatch.setattr(boot, "Server", Ended)
+    monkeypatch.setattr(boot, "Server", StoppedServer)
     boot.serve(Application(), host="127.0.0.1", port=1)
     assert closed == [math.inf, "closed"]

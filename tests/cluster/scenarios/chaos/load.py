@@ -19,7 +19,7 @@ _LOOK_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
-class Fate:
+class RequestOutcome:
     """`how`: whole, error (an event or a status that says what was wrong) or cut (nobody said anything)."""
 
     how: str
@@ -29,7 +29,7 @@ class Fate:
     took: float
 
 
-class Counting(threading.Thread):
+class TokenCounter(threading.Thread):
     """The tokens that a model's engines say they made. One that goes to sleep takes its counter with it: looked at often."""
 
     def __init__(self, client: PlatformClient, model: str) -> None:
@@ -64,14 +64,14 @@ class Load(threading.Thread):
     def __init__(self, client: PlatformClient, model: str, *, tokens: int = 40, pause: float = 0.3) -> None:
         super().__init__(daemon=True)
         self.client, self.model, self.tokens, self.pause = client, model, tokens, pause
-        self.fates: list[Fate] = []
+        self.fates: list[RequestOutcome] = []
         self.over = threading.Event()
 
     def run(self) -> None:
         while not self.over.is_set():
             began = time.time()
             how, status, said = self._ask()
-            self.fates.append(Fate(how, status, said, began, time.time() - began))
+            self.fates.append(RequestOutcome(how, status, said, began, time.time() - began))
             self.over.wait(self.pause)
 
     def stop(self) -> None:

@@ -27,7 +27,7 @@ from ...platform.overlay import MODELS
 from ..engines import scripted, service
 from ..fault_injection import crash, drain, processes_of, stopped
 from ..platform_client import PlatformClient
-from .load import Counting, Load
+from .load import Load, TokenCounter
 
 _SECONDS = float(os.environ.get("LLMARINER_CHAOS_SECONDS", "120"))
 _BETWEEN = 7.0
@@ -75,7 +75,7 @@ def engines(client: PlatformClient) -> Iterator[tuple[str, str]]:
 def test_killed_components_lose_no_event_and_no_token(client: PlatformClient, engines: tuple[str, str]) -> None:
     steady, victim = engines
     loads = [Load(client, steady), Load(client, steady, tokens=120), Load(client, victim)]
-    counter = Counting(client, steady)
+    counter = TokenCounter(client, steady)
     for each in (counter, *loads):
         each.start()
     made = _kill_for(client, (crash, MODELS_NAMESPACE, f"serving.kserve.io/inferenceservice={victim}"))
