@@ -9,7 +9,7 @@ from typing import Any
 
 import httptools
 
-__all__ = ["Answer", "Broken", "Caller"]
+__all__ = ["Answer", "Caller", "ConnectionLost"]
 
 # Small, so that a caller who stops reading soon holds its sender back.
 _BUFFER = 32 * 1024

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-__all__ = ["Opened", "Terminal"]
+__all__ = ["RecordingBrowser", "Terminal"]
 
 _SECONDS = 120
 

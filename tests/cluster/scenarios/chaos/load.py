@@ -13,7 +13,7 @@ from typing import Any
 
 from ..platform_client import PlatformClient
 
-__all__ = ["Counting", "Fate", "Load"]
+__all__ = ["Load", "RequestOutcome", "TokenCounter"]
 
 _LOOK_SECONDS = 10.0
 
