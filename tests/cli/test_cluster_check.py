@@ -157,7 +157,7 @@ def test_routes_of_other_projects_are_ignored(healthy_cluster: FakeCluster, chec
 
 
 def test_an_available_accelerator_is_counted(healthy_cluster: FakeCluster, check: Check) -> None:
-    _faults.setting(f"{PLATFORM}/llmariner-settings", "LLMARINER_ACCELERATOR", "nvidia")(healthy_cluster)
+    _faults.with_setting(f"{PLATFORM}/llmariner-settings", "LLMARINER_ACCELERATOR", "nvidia")(healthy_cluster)
     healthy_cluster.modify(
         "Node", "node-1", lambda old: old["allocatable"].update({"nvidia.com/gpu": "8"}), status=True
     )

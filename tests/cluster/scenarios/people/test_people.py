@@ -67,7 +67,7 @@ def homes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def alice(installed: Installed, trusted_issuer: TrustedIssuer, homes: Path) -> Terminal:
     """Signed in by a browser."""
-    opened = _terminal.Opened(homes)
+    opened = _terminal.RecordingBrowser(homes)
     terminal: Terminal = _terminal.Terminal(homes / "alice", installed.base_url, opened.command)
     browser = _issuer.Browser(_ALICE)
     with contextlib.closing(browser), terminal.starts("auth", "login") as login:
