@@ -60,9 +60,13 @@ def _pattern(word: str) -> tuple[re.Pattern[str], bool]:
     expression = word.replace("~", _VERB_ENDINGS).replace("*", "[a-z]*")
     if re.search("[A-Z_]", word):
         return re.compile(rf"(?<!\w){expression}(?!\w)"), False
-    if " " in word or "/" in word:
-        expression = expression.replace(" ", r"[\s#_]+").replace("/", "[./]")
-        return re.compile(rf"(?<![a-z]){expression}(?![a-z_])", re.IGNORECASE), False
+    if "/" in word:
+        # With dots only as a module of the package: `server.head` may be an attribute.
+        dotted = re.sub(r"^(?!llmariner)", r"llmariner\\.", expression.replace("/", r"\."))
+        return re.compile(rf"(?<![a-z])(?:{expression}|{dotted})(?![a-z_])", re.IGNORECASE), False
+    if " " in word:
+        expression = expression.replace(" ", r"[\s#_]+")
+        return re.compile(rf"(?<![a-z]){expression}(?![a-z_-])", re.IGNORECASE), False
     return re.compile(expression, re.IGNORECASE), True
 
 
