@@ -1,4 +1,4 @@
-"""What the benchmark starts, it ends: the root of a tree and what the root would leave behind."""
+"""The benchmark terminates every process that it started, including those that outlive their parent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A cold start is timed to an answer that counts, and what fails is never a figure."""
+"""A cold start is timed until a valid response; a failure is never a figure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The load finds the cost of a process that is known to cost something, and never calls a failure a result."""
+"""The load driver measures the cost of a process with a defined cost, and reports failures as failures."""
 
 from __future__ import annotations
 

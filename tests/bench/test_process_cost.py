@@ -1,4 +1,4 @@
-"""The accounting sees what a whole process tree costs, and nothing of anybody else."""
+"""Process costs include the whole process tree and no other process."""
 
 from __future__ import annotations
 

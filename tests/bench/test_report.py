@@ -1,4 +1,4 @@
-"""The report says what was measured, what was not, and pairs the rounds of its ratios."""
+"""The report has measured and missing figures, and computes ratios per round."""
 
 from __future__ import annotations
 

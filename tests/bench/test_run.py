@@ -1,4 +1,4 @@
-"""Rounds stay fair: everybody in turn, those far off only at first, and nobody who failed."""
+"""Rounds are fair: each target in turn, slow ones in the first rounds only, failed ones dropped."""
 
 from __future__ import annotations
 

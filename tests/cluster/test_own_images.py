@@ -1,4 +1,4 @@
-"""What starting a cluster needs is what building it makes, also on a machine that never built anything."""
+"""The images that a cluster start needs are exactly those that its build makes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A PostgreSQL server for a test session: made in a temporary folder, on loopback, ended by its pid.
+"""A PostgreSQL server for a test session: in a temporary folder, on loopback, stopped by its process id.
 
 Nothing of it outlives the session, so it may lose its data in a crash: fsync is off.
 """

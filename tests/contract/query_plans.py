@@ -1,4 +1,4 @@
-"""How the database answers the statements of some work: its plans for exactly what was sent."""
+"""Query plans of the statements that a piece of code sends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/install-cluster.md, line by line: what it names is there, what it runs parses, and where a cluster is named, it runs.
+"""docs/install-cluster.md, line by line: its paths exist, its commands parse, and with a cluster they run.
 
 Without a cluster every command is parsed as its program would: paths, overlays, objects, options, settings. With
 LLMARINER_TEST_KUBECONFIG the commands that only look are run against it; with LLMARINER_TEST_INSTALL besides, all of them

@@ -1,4 +1,4 @@
-"""The scripted engine keeps its word: other tests lean on what is proved here."""
+"""The scripted engine behaves as documented: other tests rely on it."""
 
 from __future__ import annotations
 

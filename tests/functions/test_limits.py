@@ -1,4 +1,4 @@
-"""Limits and budgets through the API: who may set whose, and OpenAI's own client."""
+"""Limits and budgets through the API: permissions, and OpenAI's own client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What LLMariner's own command line sends is taken, and what it reads is there.
+"""Requests of LLMariner's upstream command line are accepted, and responses have the fields that it reads.
 
 `recordings/llmariner_cli.json` holds requests of its release 1.53.0, recorded against this platform: protobuf's JSON, zeros
 left out, masks in lowerCamelCase. Ids stand as names in braces; `makes` names the id in an answer.

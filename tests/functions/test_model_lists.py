@@ -1,4 +1,4 @@
-"""Lists of models, and single ones, agree with what a key and a project may use."""
+"""Lists of models and single models agree with the restrictions of keys and projects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LLMariner's own administration over HTTP: who may see and change what, and the responses."""
+"""LLMariner's own administration over HTTP: permissions and responses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A caller of the platform, as plain as can be: one connection per request, bytes in, bytes out, no retry, no pool."""
+"""A minimal client of the platform: one connection per request, raw bytes, no retry, no pool."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The platform as a process of its own, with scripted engines: what `llma up` starts, but for who runs the engines.
+"""The platform as a separate process with scripted engines: like `llma up`, except for the serving adapter.
 
     python platform_program.py FOLDER PORT [uvicorn]
 

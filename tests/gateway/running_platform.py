@@ -1,4 +1,4 @@
-"""A platform with scripted engines, run as a child process, and what a test asks of it from outside."""
+"""A platform with scripted engines in a child process, and helpers that call it from outside."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A serving adapter whose engines are scripted: real processes behind the real port, as dictated by a folder.
+"""A serving adapter with scripted engines: real processes behind the real port, configured by a folder.
 
 `<folder>/<model>.json` says how the model's next engine is started: {"arguments": […], "capacity": N}; a model without
 one is unknown. With {"replicas": [URL, …]} it is served by engines that run already. Each start is noted as a line of

@@ -1,4 +1,4 @@
-"""Adapters on the token path: an engine of the base model works for them, and what holds for that model holds for them."""
+"""LoRA adapters on the token path: their base model's engine serves them, and its prices and limits apply."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A caller who hangs up stops the engine's work within a second, streamed or not, and the ledger says so."""
+"""A client's disconnect aborts the engine's work within a second, streamed or not, and is recorded in the ledger."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A function on the token path alone, its control function elsewhere: what still works while it is unavailable."""
+"""A token path function with a remote control plane: what works while the control plane is unavailable."""
 
 from __future__ import annotations
 

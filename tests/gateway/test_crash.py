@@ -1,4 +1,4 @@
-"""The platform is killed in the middle of a stream: what it knew is kept, and the request is closed as interrupted."""
+"""The platform is killed in the middle of a stream: recorded usage is preserved, and the request ends as interrupted."""
 
 from __future__ import annotations
 

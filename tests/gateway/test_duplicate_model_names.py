@@ -1,4 +1,4 @@
-"""Projects whose own models have one name, on the token path: each reaches its own, and neither learns of the other's."""
+"""Project models of one name on the token path: each project reaches its own, and nothing is revealed of others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Embeddings under a hard budget, through the whole platform: texts, lists and token ids, and engines that lie of them."""
+"""Embeddings under a hard budget: texts, lists and token ids, and engines with wrong usage."""
 
 from __future__ import annotations
 

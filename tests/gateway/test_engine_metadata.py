@@ -1,4 +1,4 @@
-"""What an engine is asked about its model: nobody waits long for it, and nothing but a number is believed."""
+"""Metadata of an engine's model: fetched with a timeout, and validated."""
 
 from __future__ import annotations
 

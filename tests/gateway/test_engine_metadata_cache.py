@@ -1,4 +1,4 @@
-"""What an engine says of its model is asked once, however many need it, and again when the model changed."""
+"""Metadata of an engine's model is fetched once for concurrent requests, and again after a change of the model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model with several engines: requests are spread over them by load, and each is asked for what it worked on."""
+"""A model with several replicas: requests are distributed by load, and usage is read from the replica that served."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes wrong is said in OpenAI's shape, before the first byte as a status, after it as an event of the stream."""
+"""Errors have OpenAI's format: a status before the first byte, and an event of the stream after it."""
 
 from __future__ import annotations
 

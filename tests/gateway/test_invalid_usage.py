@@ -1,4 +1,4 @@
-"""Whatever an engine says of usage, metering continues, connections stay in order, and other requests' records are whole."""
+"""Invalid usage of an engine: metering continues, connections stay in order, and other requests' records are complete."""
 
 from __future__ import annotations
 

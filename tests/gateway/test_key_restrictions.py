@@ -1,4 +1,4 @@
-"""Who may use which model from where, as the token path sees it."""
+"""Restrictions of keys by model, project and network on the token path."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ledger and the metrics say what the engines say: every token that was made for a caller, once."""
+"""The ledger and the metrics count every token that an engine generated for a client, once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a key may use, and the error when that is used up."""
+"""Limits of a key on the token path, and the errors when they are exhausted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Limits and budgets while nobody can be asked what is left of them."""
+"""Limits and budgets during an outage of the control plane."""
 
 from __future__ import annotations
 

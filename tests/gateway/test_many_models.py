@@ -1,4 +1,4 @@
-"""A process keeps next to nothing of models that nobody uses any more, however many there were."""
+"""A gateway instance keeps almost no memory for models that are no longer used."""
 
 from __future__ import annotations
 

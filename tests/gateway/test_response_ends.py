@@ -1,4 +1,4 @@
-"""A stream is over with its last event, whatever its engine does then; and only a whole answer is passed on as one."""
+"""A stream ends with its last event, and only a complete response is relayed as one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A request is answered once, whatever goes wrong after its answer; and it is paid for then, too."""
+"""A request gets one response, whatever fails after it, and is charged."""
 
 from __future__ import annotations
 

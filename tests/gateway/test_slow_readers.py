@@ -1,4 +1,4 @@
-"""A caller who reads slowly holds the engine back; the platform keeps next to nothing for them."""
+"""A slow client applies backpressure to the engine; the platform buffers almost nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A caller who takes nothing of a stream gives its place back after a while; nobody holds all places of a shared model."""
+"""A stalled client of a stream loses its slot after a timeout; no client holds all slots of a shared model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes through the token path goes through as it is: bodies to the engine, answers to the caller."""
+"""The token path relays bodies to the engine and responses to the client unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/team.md: its commands run one after the other on a platform, and print what the page says."""
+"""The commands of docs/team.md run in order on a platform and print the documented output."""
 
 from __future__ import annotations
 

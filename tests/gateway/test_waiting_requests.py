@@ -1,4 +1,4 @@
-"""Who looks at a model sees its whole queue: what its engine has queued, and what waits in front of it."""
+"""A model's status includes requests in the engine's queue and those that wait in gateway instances."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The waiting room keeps its contract (docs/waiting-room.md): what a caller sees while a model wakes."""
+"""The waiting room keeps its contract (docs/waiting-room.md): what a client sees while a model wakes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real browser without a screen: Debian's chromium, by its driver's HTTP interface (W3C WebDriver).
+"""A headless browser: Debian's chromium, by its driver's HTTP interface (W3C WebDriver).
 
 `python chromium.py SESSION ADDRESS` opens an address in it, as $BROWSER is asked to.
 """

@@ -1,4 +1,4 @@
-"""The issuer that these tests share; a test that stops or rotates it makes its own."""
+"""The shared issuer; a test that stops it or rotates its keys starts its own."""
 
 from __future__ import annotations
 

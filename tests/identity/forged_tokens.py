@@ -1,4 +1,4 @@
-"""Tokens that no issuer gave: each way to make one, and what the refusal of it says, for any key that signs."""
+"""Forged tokens: each way to make one with any signing key, and the message of its rejection."""
 
 from __future__ import annotations
 

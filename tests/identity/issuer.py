@@ -1,4 +1,4 @@
-"""A real OpenID Connect issuer (npm oidc-provider), started for a test; and a browser that knows how to sign in there.
+"""A real OpenID Connect issuer (npm oidc-provider) for a test, and a browser that signs in there.
 
 The signing keys are made here, so that a test can also sign what the issuer never would.
 """

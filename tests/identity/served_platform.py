@@ -1,4 +1,4 @@
-"""The platform's functions behind one port, over a database of their own: what the command line signs in to."""
+"""The platform's functions behind one port, with their own database: what the command line signs in to."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where somebody types `llma`: the installed program, with a home of its own and a browser to open."""
+"""A terminal for `llma`: the installed program, with its own home folder and browser."""
 
 from __future__ import annotations
 

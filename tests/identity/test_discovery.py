@@ -1,4 +1,4 @@
-"""What an issuer publishes is believed from where it says that it is, and nowhere else; and what a client believes of it."""
+"""Discovery documents are accepted only from the issuer's own address, and clients validate them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""People on the token path: a model answers who signed in, as long as the sign-in and the membership last."""
+"""People on the token path: a model responds as long as the sign-in and the membership are valid."""
 
 from __future__ import annotations
 

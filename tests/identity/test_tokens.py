@@ -1,4 +1,4 @@
-"""Which tokens are taken: those of a real issuer, and no forgery, however well made."""
+"""Verification of tokens: those of a real issuer are accepted, and forged ones rejected."""
 
 from __future__ import annotations
 

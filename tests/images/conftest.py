@@ -1,4 +1,4 @@
-"""Images that were built, and containers of them."""
+"""Built images, and containers of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a function declares is what its image holds: enough to run, and nothing that it has no use for."""
+"""The extras that a function declares are sufficient for its image, and each is used."""
 
 from __future__ import annotations
 

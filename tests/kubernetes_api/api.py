@@ -1,4 +1,4 @@
-"""The API's paths and verbs over the store; one `Request` in, one answer or a stream of lines out."""
+"""The paths and verbs of the API over the store: one `Request` in, one response or a stream of lines out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The API as a test or a controller calls it: a request, and what came back, whatever the code."""
+"""A client of the API: requests, and responses with any status."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The API servers that the tests of this folder run on: the one in this process, and a real one where it is named."""
+"""The API servers of these tests: the one in this process, and a real one if the environment names it."""
 
 from __future__ import annotations
 

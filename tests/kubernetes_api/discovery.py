@@ -1,4 +1,4 @@
-"""What a client asks before it asks for objects: version, groups, resources, and the options of writes."""
+"""Discovery of the API: version, groups, resources, and the options of writes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kinds that the API in the test process serves: every CRD of a folder, and the core kinds that we need."""
+"""The kinds of the API in the test process: every CRD of a folder, and the core kinds that the platform uses."""
 
 from __future__ import annotations
 

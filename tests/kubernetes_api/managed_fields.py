@@ -1,4 +1,4 @@
-"""Who owns which field, as server-side apply keeps it: the paths that each manager set."""
+"""Field ownership in server-side apply: the paths that each manager set."""
 
 from __future__ import annotations
 

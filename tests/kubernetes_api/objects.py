@@ -1,4 +1,4 @@
-"""Objects that the tests of this folder write."""
+"""Example objects of these tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a patch changes an object: JSON merge patch, JSON patch, and the merge by keys that apply and kubectl use."""
+"""Patches: JSON merge patch, JSON patch, and the merge by keys that apply and kubectl use."""
 
 from __future__ import annotations
 

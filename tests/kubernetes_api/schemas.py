@@ -1,4 +1,4 @@
-"""What an API server would say to an object, without a server: upstream's CRDs, applied in a server's order.
+"""Validation as an API server does it, without a server: upstream's CRDs, applied in a server's order.
 
 Default, structure, lists, CEL. Strict as `kubectl --validate=strict`: an unknown field or a null is a fault.
 What webhooks and controllers decide is left to a real cluster, and to the assertions of our own tests.

@@ -1,4 +1,4 @@
-"""How an API server says no: `Status` bodies with code, reason, details, and the words of the real one."""
+"""Errors of an API server: `Status` bodies with code, reason, details, and the messages of the real one."""
 
 from __future__ import annotations
 

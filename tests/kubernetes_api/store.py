@@ -1,4 +1,4 @@
-"""What the API in the test process keeps: objects, their owners, and the changes that watches tell."""
+"""The storage of the API in the test process: objects, their owners, and the changes for watches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an API server does, on the one in the test process and, where LLMARINER_TEST_KUBECONFIG names one, on a real one.
+"""The behavior of an API server, on the one in the test process and, if LLMARINER_TEST_KUBECONFIG names one, on a real one.
 
 A real server needs a controller manager for what follows a deletion, and the CRDs of the kinds that are used here.
 """

@@ -1,4 +1,4 @@
-"""Server-side apply, on the same servers as `test_contract.py`: who owns which field, and what that means for others."""
+"""Server-side apply, on the same servers as `test_contract.py`: field ownership and its effects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Upstream's schemas come with the tests: no clone is without them."""
+"""Upstream's schemas are part of the repository."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A watch: what is there, then what happens, as lines of JSON."""
+"""A watch: existing objects and then changes, as lines of JSON."""
 
 from __future__ import annotations
 

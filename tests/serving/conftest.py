@@ -1,4 +1,4 @@
-"""Each adapter of the serving port, with one model, ready to be driver."""
+"""Each adapter of the serving port, with one model and a driver."""
 
 from __future__ import annotations
 

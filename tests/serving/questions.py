@@ -1,4 +1,4 @@
-"""What documentation and tests ask the packaged model, each with its one answer; and what they ask with any answer right."""
+"""Questions of the documentation and tests to the packaged model: those with one expected answer, and those with any."""
 
 from __future__ import annotations
 

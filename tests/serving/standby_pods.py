@@ -1,4 +1,4 @@
-"""Standby pods on the cluster in miniature: the image's own program and launcher, and what a kubelet says of them.
+"""Standby pods on the simulated cluster: the image's own program and launcher, and the status that a kubelet reports.
 
 In place of vLLM stands the scripted engine; that vLLM itself is forked there is tested in `tests/images`.
 """

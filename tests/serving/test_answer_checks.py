@@ -1,4 +1,4 @@
-"""An engine whose first answer differs is served, and a warning of its InferenceService says so."""
+"""An engine with an unexpected first answer is served, and its InferenceService gets a warning."""
 
 from __future__ import annotations
 

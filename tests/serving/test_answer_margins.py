@@ -1,4 +1,4 @@
-"""What documentation and tests ask the packaged model has one answer on every processor.
+"""The documented questions to the packaged model have one answer on every processor.
 
 Processors round differently: bfloat16 with AMX moves log probabilities by up to 0.13. So every token of an answer that
 somebody relies on must be likelier by far than the one after it. Log probabilities are asked for as they are once a grammar

@@ -1,4 +1,4 @@
-"""A model that may have more replicas has one autoscaler, which leaves waking and sleeping to others."""
+"""A model with a variable number of replicas has one autoscaler, which never scales to or from zero."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model that no administrator approved is started by no adapter, and one that is awake goes to sleep."""
+"""A model that no operator approved is started by no adapter, and a running one is put to sleep."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every adapter of the serving port does, whatever runs its engines."""
+"""The contract of every adapter of the serving port."""
 
 from __future__ import annotations
 

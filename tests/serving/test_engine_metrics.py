@@ -1,4 +1,4 @@
-"""An engine that tells its counts without an end holds up nobody who looks after other engines, too."""
+"""An engine with endless metrics does not delay the observation of other engines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plugin that looks at an engine's first answer, before an application that answers what a test says."""
+"""The plugin that checks an engine's first answer, in front of an application with a scripted response."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model that failed tells everybody, and what only those who run the platform."""
+"""Messages of failed models: those for every user, and details for operators only."""
 
 from __future__ import annotations
 

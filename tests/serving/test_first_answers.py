@@ -1,4 +1,4 @@
-"""The real engine is asked at its start what its weights expect it to answer, and tells what came of it."""
+"""The real engine checks the expected answer of its weights at its start and reports the result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one-machine adapter when its launcher answers nothing, and when an engine's end is asked for twice."""
+"""The standalone adapter with a launcher that does not respond, and with repeated stop requests."""
 
 from __future__ import annotations
 

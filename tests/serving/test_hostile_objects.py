@@ -1,4 +1,4 @@
-"""What one model's objects say does no harm to the others: names that two ids share, and words that nobody of ours wrote."""
+"""The objects of one model do not affect others: colliding names, and fields written by third parties."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the KServe adapter says to a cluster, and takes from it. Every object is held to upstream's own schemas."""
+"""Requests of the KServe adapter to a cluster, and its use of the responses. Objects are validated by upstream's schemas."""
 
 from __future__ import annotations
 

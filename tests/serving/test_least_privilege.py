@@ -1,4 +1,4 @@
-"""The account that serves models may do what the adapter asks of a cluster, and nothing else."""
+"""The service account for serving has exactly the permissions that the adapter uses."""
 
 from __future__ import annotations
 

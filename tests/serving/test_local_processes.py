@@ -1,4 +1,4 @@
-"""The one-machine adapter: its budget, its patience, and what becomes of engines that end otherwise than asked."""
+"""The standalone adapter: memory budget, timeouts, and engines that exit unexpectedly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Logs of engines: bounded however much is printed, and never read whole while somebody waits."""
+"""Logs of engines are bounded and never read as a whole."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adapters in an engine of this machine: none of before, or of another project, is served by a name that is free again."""
+"""LoRA adapters in a local engine: no earlier adapter and none of another project is served under a reused name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a list and a sweep over many models ask of the cluster and of the database, however many ask for them."""
+"""Queries of lists and sweeps over many models to cluster and database, for any number of concurrent callers."""
 
 from __future__ import annotations
 

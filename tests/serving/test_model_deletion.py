@@ -1,4 +1,4 @@
-"""A deletion event that arrives twice, late or wrongly stops no engine except that of the deleted model."""
+"""A repeated, late or false deletion event ends only the engine of a model that is deleted."""
 
 from __future__ import annotations
 

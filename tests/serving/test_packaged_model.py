@@ -1,4 +1,4 @@
-"""The packaged chat model as it is converted: its default system message, and that its answers end."""
+"""The converted packaged chat model: its default system message, and that its answers end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models of a project wait for quota in its own LocalQueue, which comes with the first and goes with the last of them."""
+"""Models of a project wait for quota in its LocalQueue, which exists as long as the project has models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one-machine adapter with the real engine: vLLM forked from a warm parent, or started plainly, on a small model."""
+"""The standalone adapter with the real engine: vLLM forked from a preloaded parent or started directly, on a small model."""
 
 from __future__ import annotations
 

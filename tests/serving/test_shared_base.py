@@ -1,4 +1,4 @@
-"""Adapters of a base model that all share: served apart for each project, so that none reaches or holds up others."""
+"""LoRA adapters of a shared base model are served separately per project."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model that finds a standby engine wakes in it, as a replica of its own Deployment."""
+"""A model wakes in a standby engine as a replica of its own Deployment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The program of a standby pod, without vLLM: how it ends tells a cluster what became of its engine."""
+"""The program of a standby pod, without vLLM: its exit reports the result of its engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model that is deleted during its download leaves no weights behind."""
+"""Weights of a model that is deleted during their download are removed."""
 
 from __future__ import annotations
 

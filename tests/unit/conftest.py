@@ -1,4 +1,4 @@
-"""Nothing here reaches for the network: a unit test that opens a connection fails."""
+"""Unit tests use no network: a test that opens a connection fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Identifiers: their shape, that they sort by time, and that none comes twice."""
+"""Identifiers: format, order by time, and uniqueness."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Uninstalling leaves nothing of ours; installing again afterwards works. Runs last: it takes the platform away."""
+"""Uninstalling leaves none of the platform's objects, and a reinstallation works. Runs last: it removes the platform."""
 
 from __future__ import annotations
 

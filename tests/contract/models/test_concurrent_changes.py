@@ -1,4 +1,4 @@
-"""Two changes of one model at once: neither is lost, and a check holds for what it was made on."""
+"""Concurrent changes of one model: none is lost, and a check holds for the state that it was made on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Names of models: a project's own are in nobody's way, and what all share is nobody's to take."""
+"""Names of models: project models do not reserve names of others, and shared names cannot be taken."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The registry of models: who sees what, in which order, and what each change does."""
+"""The registry of models: visibility, order, and the effect of each change."""
 
 from __future__ import annotations
 

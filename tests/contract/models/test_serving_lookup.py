@@ -1,4 +1,4 @@
-"""Which engine serves a model, and what else it serves, as the registry says."""
+"""The registry's lookup of the engine that serves a model, and of the other models that it serves."""
 
 from __future__ import annotations
 

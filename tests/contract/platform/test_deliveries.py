@@ -1,4 +1,4 @@
-"""Events: written with what they tell of, carried to each subscriber in order, tried again, kept when dead."""
+"""Events are written with their data, delivered to each subscriber in order, retried, and stored as dead letters."""
 
 from __future__ import annotations
 

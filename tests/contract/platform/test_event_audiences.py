@@ -1,4 +1,4 @@
-"""Who sees which events: asked by an index, and of what the release before wrote, by its data."""
+"""Visibility of events: by an index, and for events of the previous release by their data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Old events are forgotten, but never one that somebody still has to get or to look at."""
+"""Old events are pruned, except those that are pending or dead."""
 
 from __future__ import annotations
 

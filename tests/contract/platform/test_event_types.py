@@ -1,4 +1,4 @@
-"""eventing/events.md lists every event with an example: both are what the code emits."""
+"""eventing/events.md lists every event with an example, and both match what the code emits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever stands where a Broker's ingress should: events wait in order, none is lost, and none holds up the others."""
+"""A misbehaving Broker: events wait in order, none is lost, and none blocks those of other subjects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The schema: made, undone and made again by the migrations, and equal to what the code declares."""
+"""Migrations upgrade, downgrade and upgrade again, and match the tables that the code declares."""
 
 from __future__ import annotations
 

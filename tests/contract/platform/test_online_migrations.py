@@ -1,4 +1,4 @@
-"""An upgrade of a database that is in use: nobody waits for it longer than a few seconds, however long it takes itself."""
+"""An upgrade of a database in use blocks other transactions for a few seconds at most."""
 
 from __future__ import annotations
 

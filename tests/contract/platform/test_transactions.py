@@ -1,4 +1,4 @@
-"""Transactions: whole or not at all, and every way in which a database fails is one of our errors."""
+"""Transactions are atomic, and every failure of a database is one of the platform's errors."""
 
 from __future__ import annotations
 

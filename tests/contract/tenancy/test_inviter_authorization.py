@@ -1,4 +1,4 @@
-"""An invitation grants only what its inviter may still grant, and nothing that the person gets by other means."""
+"""An invitation grants only what its inviter may still grant, and nothing that the person has by other means."""
 
 from __future__ import annotations
 

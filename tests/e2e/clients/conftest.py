@@ -1,4 +1,4 @@
-"""What every client is tried against: one platform, one that allows a request a minute, and the variables naming both."""
+"""Fixtures of the client tests: a platform, one that allows a request a minute, and variables with both addresses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pages' snippets run as they stand, and print what the pages say they print."""
+"""The snippets of the pages run unchanged and print the documented output."""
 
 from __future__ import annotations
 

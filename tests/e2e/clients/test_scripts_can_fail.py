@@ -1,4 +1,4 @@
-"""The scripts say `failed` where a server does not do what is asked; no capability is proved by an empty answer."""
+"""The scripts print `failed` if a server does not comply; an empty response proves no capability."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The real model behind the real platform: what it answers, and that every token of it is counted."""
+"""Responses of the real model through the real platform, counted to the token."""
 
 from __future__ import annotations
 

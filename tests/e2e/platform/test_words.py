@@ -1,4 +1,4 @@
-"""What the real engine says of a request that it can't serve, and of usage in its events, as a caller sees it."""
+"""Messages of the real engine for invalid requests, and usage in its events, as a client sees them."""
 
 from __future__ import annotations
 

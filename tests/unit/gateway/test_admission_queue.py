@@ -1,4 +1,4 @@
-"""Slots of an engine: granted once, and passed on when a waiter is cancelled in the moment of its admission."""
+"""Slots of an engine: each is granted once, and passed on by requests that are cancelled at their admission."""
 
 from __future__ import annotations
 

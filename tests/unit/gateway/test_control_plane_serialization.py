@@ -1,4 +1,4 @@
-"""The control plane on the wire: what goes comes back, also between two versions, as during an upgrade."""
+"""Serialization of the control plane: round trips, also between two versions, as during an upgrade."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a process of the token path still holds at its end."""
+"""The meter: events that are pending at the end of a process or during an outage of the ledger."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a request reserves is never less than what an engine may make of it, however its body is written.
+"""A request reserves at least what an engine may generate for it, for any form of its body.
 
 The engines of these tests read a body as vLLM's request models do: of a member given twice the last one, numbers written as
 text or as decimals, and one field or the other for the answer's length. Other engines prefer another of the two, or know

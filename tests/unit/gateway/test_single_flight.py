@@ -1,4 +1,4 @@
-"""A question that many have at once is asked once, and never answered by what was before a change."""
+"""Concurrent equal calls share one execution, and no call gets a result from before an invalidation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an engine says of usage: read without trust, and never a reason to fail."""
+"""Usage of an engine is read without trust and never causes an error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model's configuration: what an update mask covers changes, all else stays."""
+"""Update masks of a model's configuration: covered fields change, and others do not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CloudEvents on the wire: binary mode out, binary or structured mode in, and nothing else taken for one."""
+"""CloudEvents over HTTP: binary mode out, binary or structured mode in, and nothing else accepted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line of an engine: what the platform rests on stands behind what a model's owner chose."""
+"""The command line of an engine: required arguments come after those of the model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model of ours as an InferenceService. That its schema takes it is tested where the schemas are (tests/serving)."""
+"""A model as an InferenceService. tests/serving validates it by upstream's schemas."""
 
 from __future__ import annotations
 

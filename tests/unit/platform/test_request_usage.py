@@ -1,4 +1,4 @@
-"""What our plugin inside vLLM tells of requests that are over, with vLLM's output processor as it calls it."""
+"""The plugin in vLLM that reports usage of completed requests, with vLLM's output processor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which standby pod a model takes: one that is warm, whole and nobody's."""
+"""Which standby pod a model may use: one that is warm, complete and unclaimed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Path templates of func.yaml as patterns: what a template takes, and what it does not."""
+"""Path templates of func.yaml as patterns: which paths match."""
 
 from __future__ import annotations
 

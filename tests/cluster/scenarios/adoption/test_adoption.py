@@ -1,4 +1,4 @@
-"""An InferenceService made or deleted with kubectl is known without any clock: Kubernetes tells, the Broker carries it."""
+"""An InferenceService created or deleted with kubectl is imported or removed by Kubernetes' event, without polling."""
 
 from __future__ import annotations
 

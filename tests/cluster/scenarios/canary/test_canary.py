@@ -1,4 +1,4 @@
-"""A fifth of one route's callers meet a new revision, then nobody does again."""
+"""A fifth of one route's traffic goes to a new revision, and then none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Any part may die at any moment: what is served is counted, what was promised happens, and everybody gets an answer.
+"""Any component may crash at any time: usage is counted, events are delivered, and every request gets a response.
 
 `LLMARINER_CHAOS_SECONDS`: how long parts are killed; 120 unless said.
 """

@@ -1,4 +1,4 @@
-"""Where Knative asks who publishes: unauthenticated publishers are refused, our functions and sources are not."""
+"""With Knative's event authentication, unauthenticated publishers are rejected and the platform's functions are not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Events on a cluster: none is lost when a consumer, the Broker or a publisher fails; none does harm when it comes again."""
+"""Events on a cluster: none is lost if a consumer, the Broker or a publisher fails, and duplicates have no effect."""
 
 from __future__ import annotations
 

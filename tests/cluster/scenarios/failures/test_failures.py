@@ -1,4 +1,4 @@
-"""What can't start says why to who waits for it, and keeps nobody else from starting."""
+"""A model that cannot start reports the cause to waiting requests and prevents no other model from starting."""
 
 from __future__ import annotations
 

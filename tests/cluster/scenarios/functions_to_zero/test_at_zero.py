@@ -1,4 +1,4 @@
-"""What the platform takes when nobody asks anything: CPU and memory of each namespace's pods, from the kernel."""
+"""Resource usage of the idle platform: CPU and memory of each namespace's pods, from the kernel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the activator costs on the token path under load: the reason for its `target-burst-capacity` of 0."""
+"""The cost of the activator on the token path under load: the reason for `target-burst-capacity` of 0."""
 
 from __future__ import annotations
 

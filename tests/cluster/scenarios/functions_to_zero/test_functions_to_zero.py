@@ -1,4 +1,4 @@
-"""Every function from zero to one, to more under load, and back to zero; what that and the way through Knative cost."""
+"""Every function scales from zero to one, out under load, and back to zero; the latency of that and of Knative."""
 
 from __future__ import annotations
 

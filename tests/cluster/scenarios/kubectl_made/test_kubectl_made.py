@@ -1,4 +1,4 @@
-"""An InferenceService that somebody made with kubectl: served like any model, and never rewritten."""
+"""An InferenceService created with kubectl is served like any model and never modified."""
 
 from __future__ import annotations
 

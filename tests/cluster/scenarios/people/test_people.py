@@ -1,4 +1,4 @@
-"""People on a cluster: they sign in, ask, read what they used, are in the log; and no forged token gets in."""
+"""People on a cluster: sign-in, requests, usage, audit log, and rejection of forged tokens."""
 
 from __future__ import annotations
 

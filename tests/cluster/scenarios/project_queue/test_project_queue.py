@@ -1,4 +1,4 @@
-"""A project's model waits for quota in the project's own LocalQueue, which comes and goes with its models."""
+"""A project's model waits for quota in the project's LocalQueue, which is created and deleted with its models."""
 
 from __future__ import annotations
 

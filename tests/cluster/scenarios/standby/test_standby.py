@@ -1,4 +1,4 @@
-"""A model that wakes in an engine that stood by, and what KServe and kubectl say of it then."""
+"""A model that wakes in a standby engine, and its representation in KServe and kubectl."""
 
 from __future__ import annotations
 

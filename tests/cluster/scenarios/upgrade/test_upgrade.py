@@ -1,4 +1,4 @@
-"""From one revision of the manifests to the next and back, with data in place; and what removing it would leave."""
+"""Upgrade to the next revision of the manifests and rollback, with data; and the objects that a removal would leave."""
 
 from __future__ import annotations
 
