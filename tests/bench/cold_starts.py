@@ -1,4 +1,4 @@
-"""Cold starts of every function of ours beside bare frameworks, the engine and the control function running."""
+"""Cold starts of every function beside bare frameworks, with a running engine and control plane."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One key's limit changed in a process that knows thousands of keys, and in one that knows a hundred of them."""
+"""A change of one key's limit in a process with thousands of cached keys, and in one with a hundred."""
 
 from __future__ import annotations
 

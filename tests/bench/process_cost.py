@@ -12,7 +12,7 @@ PROCESS_CLOCK = 2
 
 @dataclass(frozen=True)
 class Memory:
-    """MiB of a process tree. PSS shares pages among those who map them; RSS counts them in each."""
+    """MiB of a process tree. PSS divides shared pages among their processes; RSS counts them in each."""
 
     rss: float
     pss: float

@@ -53,7 +53,7 @@ RATIOS = (
 
 
 def table(results: Results, columns: Sequence[tuple[str, str, str]]) -> Iterator[str]:
-    """One row per subject, medians; a dash where there is no figure; nothing when nobody has one."""
+    """One row per subject with medians; a dash for a missing figure; nothing if there is no figure."""
     subjects = results.subjects(*(measure for _, measure, _ in columns))
     if not subjects:
         return

@@ -29,5 +29,5 @@ class Results:
         return statistics.median(ratios) if ratios else None
 
     def subjects(self, *measures: str) -> list[str]:
-        """Everybody who has a figure in one of the measures, in the order they came."""
+        """The subjects with a figure in one of the measures, in order of their first one."""
         return list(dict.fromkeys(subject for measure in measures for subject in self.figures.get(measure, {})))

@@ -24,9 +24,9 @@ from .target import Site, Started, Target
 
 ENGINE = Path(__file__).parents[1] / "engines" / "scripted.py"
 DIRECT = "direct"
-# Not a proxy, but a part of ours: it stands among them so that its rounds pair with theirs.
+# Not a proxy, but a part of the platform: its rounds are paired with those of the proxies.
 LIMITS = "auth and limits"
-# A hundred times off needs no precision, and its rounds take as long as everybody else's together.
+# A ratio of a hundred needs no precision, and these rounds take as long as all others together.
 SLOW = {"litellm"}
 SLOW_ROUNDS = 2
 PEERS: dict[str, Callable[[Site], Target]] = {
@@ -74,7 +74,7 @@ def configured(name: str, site: Site, results: Results) -> Target | None:
 
 
 def start(stack: ExitStack, target: Target, site: Site, results: Results) -> Started | None:
-    """Start one peer for as long as the stack lives; one that never answers is noted with what it said."""
+    """Start one peer for the lifetime of the stack; one that never responds is recorded with its output."""
     try:
         started = stack.enter_context(running(target, site.folder))
         first_token.answers(started)

@@ -12,7 +12,7 @@ from .children import StartError, free_port, running, spawn, stop
 from .process_cost import PROC, tree
 from .target import Target
 
-# Ends at once when asked to, and leaves a child that would sleep on.
+# Exits at once on a signal and leaves a child that keeps sleeping.
 PARENT = "import subprocess; subprocess.run(['sleep', '60'])"
 
 

@@ -71,7 +71,7 @@ GROUP BY organization_id, {start}, {dimensions}
 
 
 def fill(database: Database, rows: int) -> int:
-    """Make that many requests and their sums, some days at once; returns when the span begins."""
+    """Insert that many requests and their rollups, several days per transaction; returns the start of the period."""
     lite = database.engine.dialect.name == "sqlite"
     start = int(time.time()) // DAY * DAY - DAYS * DAY
     if not lite:

@@ -73,7 +73,7 @@ def test_a_cost_breakdown_that_does_not_add_up_is_reported(llma: Llma, platform:
 
 @pytest.fixture
 def exported(platform: FakePlatform) -> bytes:
-    """An export of more requests than are in memory at once, as it comes: in pieces that are cut anywhere."""
+    """A large export, sent in chunks that end anywhere."""
     lines = [NAMES, 'r0,"a ""b"", ü",lora,200,1.5,,7,0.000000001', "r1,m,,499,2.5,0.25,8,12.500000000"]
     text = (
         "\n".join([*lines, *(f"r{number},m,,200,3.0,,1,0.000000000" for number in range(2, 45_000))]) + "\n"

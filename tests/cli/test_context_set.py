@@ -31,7 +31,7 @@ _TAKE_TERMINAL = "import os, sys; os.login_tty(0); os.execv(sys.argv[1], sys.arg
 
 
 class Terminal:
-    """A program on a terminal of its own, and somebody who reads before they type."""
+    """A program on its own terminal, with a user who reads before typing."""
 
     def __init__(self, command: list[str], environment: dict[str, str]) -> None:
         self._master, slave = os.openpty()

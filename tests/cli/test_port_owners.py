@@ -32,7 +32,7 @@ def admin_key_file(home: Path) -> None:
 
 @pytest.fixture
 def foreign_listener() -> Iterator[socket.socket]:
-    """A port that another user took: a socket belongs to who was in effect when it was made."""
+    """A port of another user: a socket belongs to the effective user of its creation."""
     if os.geteuid() != 0:
         pytest.skip("only root acts as somebody else")
     os.seteuid(OTHER_UID)

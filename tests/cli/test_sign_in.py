@@ -440,7 +440,7 @@ def test_status_without_a_sign_in_has_a_next_step(llma_there: Llma) -> None:
 
 
 def test_a_token_with_another_nonce_is_rejected(person: Any, issuer: Any) -> None:
-    """The code and its proof are right, the token was made for somebody else's request: as a replayed one is."""
+    """The code and its verifier are correct, but the token was made for another request, as in a replay."""
     from llmariner.cli.sign_in.issuer import AuthorizationRequest, IssuerClient
     from llmariner.cli.support.errors import CommandError
 

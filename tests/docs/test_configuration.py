@@ -22,7 +22,7 @@ from llmariner.settings import (
 CHECKOUT = Path(__file__).parents[2]
 PAGE = (CHECKOUT / "docs/configuration.md").read_text()
 NAME = re.compile(r"\bLLMARINER_[A-Z_]*[A-Z]\b")
-# Marks the engines of one launcher in their environment; nobody sets it.
+# Marks the engines of one launcher in their environment; it is not a setting.
 INTERNAL = {"LLMARINER_ENGINES_OF"}
 ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in PAGE.splitlines() if "LLMARINER_" in line]
 DEFAULTS = [(cells[0].strip("`"), cells[1].strip("`")) for cells in ROWS if len(cells) == 3 and cells[1]]

@@ -35,7 +35,7 @@ OVERLAYS = ("playground", "production")
 REAL = "LLMARINER_TEST_KUBECONFIG"
 INSTALL = "LLMARINER_TEST_INSTALL"
 
-# Objects that the page names and no manifest holds: others bring them, or Jobs of ours make them.
+# Objects that the page names and no manifest contains: third parties or Jobs create them.
 ELSEWHERE = {
     ("knative-serving", "configmap", "config-network"),
     ("knative-serving", "configmap", "config-defaults"),
@@ -207,7 +207,7 @@ def test_every_setting_exists() -> None:
     there = set(re.findall(r"^#?([A-Z_]+)=", settings, re.M))
     assert len(named) > 10
     assert named - there == set()
-    # And the other way round: who sets what the file holds has read what it is.
+    # And conversely: every setting of the file is explained.
     assert there - named == set()
 
 

@@ -46,7 +46,7 @@ def parse_options(arguments: list[str]) -> Options:
 
 
 async def serve(options: Options) -> None:
-    """Listens at once, so that /health can say 503 while the load lasts."""
+    """Listens at once, so that /health returns 503 during the load."""
     engine = Engine(options)
     loop = asyncio.get_running_loop()
     if options.uds:

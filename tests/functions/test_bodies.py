@@ -105,7 +105,7 @@ LIMITS = {name: 8 * 1024 * 1024 if name in TOKEN_PATH else 1024 * 1024 for name,
 
 @pytest.fixture
 def send(ask: Ask, admin: dict[str, str], installation: Installation) -> Any:
-    """Send a body to a route of the table, by a caller who may."""
+    """Send a body to a route of the table, with the required permissions."""
 
     def sent(route: str, body: Any, **headers: str) -> HttpResponse:
         name, _ = BODIES[route]

@@ -165,7 +165,7 @@ def test_an_invalid_origin_fails_the_start(value: str, installation: Installatio
 
 
 def test_the_wildcard_is_never_echoed_as_an_origin() -> None:
-    """With `*` no answer depends on who asks, and no credentials of the browser come along."""
+    """With `*`, responses do not depend on the origin, and browsers send no credentials."""
     cors = Cors.load({"LLMARINER_CORS_ORIGINS": "*"})
     said: list[Mapping[str, Any]] = []
 

@@ -37,7 +37,7 @@ def make(installation: Installation) -> Callable[..., Made]:
 
 @pytest.fixture
 def lead(installation: Installation) -> KeyOwner:
-    """Somebody who owns the default project, and not the organization."""
+    """An owner of the default project who does not own the organization."""
     owner = installation.owner
     caller = installation.context.authenticator.caller_for_user(owner.user_id, owner.organization_id, owner.project_id)
     members = Members(installation.context.database)

@@ -34,7 +34,7 @@ _numbers = itertools.count()
 @pytest.fixture(scope="module")
 def company(installation: Installation, ask: Ask) -> Company:
     made = Company(installation, ask)
-    # A plain member of the default organization, who is no owner of it.
+    # A member of the default organization who does not own it.
     admin = installation.context.authenticator.caller_for_user(installation.owner.user_id)
     members, owner = Members(installation.context.database), installation.owner
     user_id = members.add(admin, made.email("plain"), "reader").user_id
@@ -66,7 +66,7 @@ def shared(company: Company, *args: str) -> str:
 
 
 def of_the_release_before(installation: Installation, location: str, *args: str) -> str:
-    """A model as a release left it that had no lists: nobody approved it."""
+    """A model of a release without lists, which no operator approved."""
     name = f"old/{next(_numbers)}"
     new = NewModel(name, SourceRepository.HUGGING_FACE, location, project_id="proj_2")
     installation.context.registry.create(new)

@@ -23,7 +23,7 @@ SCOPE = {"type": "http", "method": "POST", "path": "/"}
 
 
 class SlowPublisher:
-    """Publishes when it is let; counts how often it was asked to, and how many were at it at once."""
+    """Publishes when permitted; counts its calls and the concurrent ones."""
 
     def __init__(self) -> None:
         self.let = threading.Event()

@@ -17,7 +17,7 @@ Head = list[tuple[bytes, bytes]]
 
 
 class RepeatedHeadersClient:
-    """An application that is asked with more headers than a mapping holds."""
+    """An application that gets repeated headers."""
 
     def __init__(self, application: Any, more: Head) -> None:
         self._application, self._more = application, more

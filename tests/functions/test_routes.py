@@ -25,7 +25,7 @@ def documented() -> list[Row]:
 
 
 def built(name: str, installation: Installation) -> list[tuple[str, str, str | None]]:
-    """Method, path and scope of each route that a function built; what a pod is asked left out."""
+    """Method, path and scope of each route of a function, without the probes."""
     found = []
     for route in installation.application(name).prepare().application.routes:
         scopes = [getattr(dependency.call, "scope", None) for dependency in route.dependant.dependencies]

@@ -64,7 +64,7 @@ def answered(ask: Ask, path: str, by: dict[str, str], query: str = "", body: Any
 
 @pytest.fixture(scope="session")
 def member(installation: Installation) -> tuple[KeyOwner, dict[str, str]]:
-    """Somebody who works in another project of the administrator's organization, and the headers of their key."""
+    """A user of another project of the administrator's organization, and the headers of their key."""
     owner = KeyOwner("user_member", installation.spare_project, installation.owner.organization_id)
     with installation.context.database.write() as session:
         session.add(users, id=owner.user_id, email="member@example.org", created_at=1)

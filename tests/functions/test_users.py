@@ -25,7 +25,7 @@ def company(installation: Installation, ask: Ask) -> Company:
 
 
 def visible_users(company: Company, by: str) -> dict[str, tuple[int, int]]:
-    """Whom somebody sees: name → how many roles in the organization, in projects."""
+    """The users that a caller sees: name → number of roles in the organization and in projects."""
     answer = company.ask("GET /v1/users", by=by)
     assert answer.status == 200, answer.body
     ids = [each["id"] for each in answer.json["users"]]

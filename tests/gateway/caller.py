@@ -11,7 +11,7 @@ import httptools
 
 __all__ = ["Answer", "Caller", "ConnectionLost"]
 
-# Small, so that a caller who stops reading soon holds its sender back.
+# Small, so that a stalled client soon stops its sender.
 _BUFFER = 32 * 1024
 
 

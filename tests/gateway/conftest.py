@@ -52,7 +52,7 @@ def served(
 
 @pytest.fixture(scope="session")
 def hurried(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Iterator[Platform]:
-    """A platform that soon gives up callers and engines who do nothing, and has room for few bytes of bodies."""
+    """A platform with short timeouts for clients and engines, and a small body budget."""
     times = {"WRITE_TIMEOUT_SECONDS": "1", "ENGINE_SILENCE_SECONDS": "1", "ENGINE_LIMIT_SECONDS": "1.5"}
     room = {
         "ANSWER_BYTES": "10000000",

@@ -59,7 +59,7 @@ def eventually(fact: Callable[[], object], *, seconds: float = 10, what: str = "
 
 
 async def soon(fact: Callable[[], object], *, seconds: float = 20) -> None:
-    """As `eventually`, for those who have other things under way."""
+    """As `eventually`, in an event loop with other tasks."""
     deadline = time.monotonic() + seconds
     for pause in itertools.repeat(0.02):
         if fact():
@@ -202,7 +202,7 @@ class Platform:
         (self.folder / f"{name}.json").write_text(json.dumps(value))
 
     def key(self, name: str, *, limited: bool = False, owner: KeyOwner | None = None) -> tuple[str, Caller]:
-        """A new key: its id and a caller who uses it."""
+        """A new key: its id and a client with it."""
         new = NewKey(name=name, scopes=OWNER_SCOPES | INSTALLATION_SCOPES, excluded_from_rate_limiting=not limited)
         key, secret = self.context.keys.create(owner or self.owner, new)
         return key.id, Caller(self.port, secret)

@@ -93,7 +93,7 @@ def test_a_disconnect_at_any_time_aborts_the_engines_request_within_a_second(ser
 
     async def scenario() -> None:
         for number in range(20):
-            # A key that the process does not know yet: the caller is gone while it is asked for.
+            # An uncached key: the client disconnects during its lookup.
             caller = served.key(f"hasty-{number}")[1]
             answer = await caller.open(PATH, chat(model, max_tokens=100_000))
             await answer.writer.drain()

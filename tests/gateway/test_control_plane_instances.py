@@ -17,7 +17,7 @@ from .running_platform import Platform
 
 
 class Instance:
-    """One copy, on the database of all; the test says what it sees of engines."""
+    """One instance on the shared database; the test sets the engines' states that it observes."""
 
     def __init__(self, context: Context) -> None:
         serving = _Watched()

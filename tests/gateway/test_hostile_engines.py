@@ -28,7 +28,7 @@ def chunk(data: bytes) -> bytes:
 
 
 def saying(said: bytes, *, more: bytes = b"", pause: float = 0) -> Reply:
-    """Healthy, and to a request `said`, then `more` without an end, or nothing for a while."""
+    """Healthy; responds to a request with `said`, then `more` forever, or nothing for a while."""
 
     async def reply(engine: RawEngine, writer: asyncio.StreamWriter) -> None:
         if b"POST" not in engine.requests[-1].split(b" ", 1)[0]:
@@ -100,7 +100,7 @@ class KeepAliveConnection:
         return answer
 
     async def unasked(self) -> bytes:
-        """What comes though nobody asked."""
+        """Bytes that arrive without a request."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(0.2):
                 return await self.reader.read(1000)
@@ -179,7 +179,7 @@ def test_a_request_failed_by_an_unhealthy_engine_is_retried_on_another(hurried: 
             return statuses, posts(bad)
 
     statuses, asked = asyncio.run(scenario())
-    # The first finds out; it is left alone then for a while.
+    # The first request detects it; then the engine gets none for a while.
     assert (statuses, asked) == ([200] * 6, 1)
 
 

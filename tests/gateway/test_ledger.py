@@ -63,7 +63,7 @@ def test_a_long_stream_is_in_the_ledger_while_it_runs(platform: Platform) -> Non
         return request_id, row["completion_tokens"]
 
     request_id, so_far = asyncio.run(scenario())
-    # Fifty a second: what the ledger knows is some seventy-five tokens behind at most, on an idle machine.
+    # Fifty a second: the ledger is some seventy-five tokens behind at most, on an idle machine.
     assert 0 < so_far <= platform.engine(name).tokens
     assert platform.row(request_id)["completion_tokens"] >= 99
 

@@ -135,7 +135,7 @@ def slices(home: Platform) -> list[int]:
 
 
 def admissions(home: Platform, count: int) -> list[float]:
-    """When that many requests were let through, as soon as the ledger knows of them all."""
+    """The times of that many admissions, as soon as the ledger has them all."""
     eventually(lambda: len(home.ledger("static")) >= count, seconds=30, what="the ledger's rows")
     return sorted(row["admitted_at"] for row in home.ledger("static"))
 
@@ -181,7 +181,7 @@ def test_a_killed_instance_loses_at_most_its_lease(fleet: Fleet) -> None:
     )
     assert second.refused > 0
     assert 0 <= lost <= max(held)
-    # The lease runs out: what the ledger does not know of is there again.
+    # The lease expires: usage that the ledger does not have is available again.
     deadline = time.monotonic() + LEASE_SECONDS + 10
     while time.monotonic() < deadline:
         served += len(asyncio.run(fleet.load(2, 20, alive)).served)

@@ -15,7 +15,7 @@ from llmariner.settings import GatewaySettings, Secret
 
 
 class AnyModelControlPlane:
-    """A control plane that knows a model of every name."""
+    """A control plane with a model of every name."""
 
     async def model_state(self, model_id: str) -> ModelState:
         return ModelState(model_id, None, "generate", True, True, "ready", 1.0, 0.0, "", "http://e", 8, 0)

@@ -69,7 +69,7 @@ class _Failing(Metrics):
 
 
 async def answer(gateway: Gateway, body: bytes, send: Any, *headers: tuple[bytes, bytes]) -> None:
-    """Have a body answered whose length nobody said, and which is here whole."""
+    """Send a complete body without a declared length."""
     messages = [{"type": "http.request", "body": body}]
 
     async def receive() -> Any:
@@ -114,7 +114,7 @@ def test_a_failure_after_a_response_is_no_second_response(stream: bool, unsendab
     assert gateway.body_budget.held == 0
     [budget] = gateway.limiter._limits_by_key["key"].default.budgets
     assert budget.reserved.money == 0
-    # What it used is unknown: it pays what it had reserved, which is more than the two tokens that were used.
+    # Its usage is unknown: it is charged its reservation, which exceeds the two tokens that were used.
     assert budget.used.money > len(BODY)
 
 

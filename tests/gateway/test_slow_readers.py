@@ -15,7 +15,7 @@ TOKENS = 125_000
 
 
 def settled(engine: EngineProcess) -> int:
-    """The engine's count of tokens when it has not changed for a while."""
+    """The engine's token count when it stops changing."""
     last, now = -1, engine.tokens
     deadline = time.monotonic() + 30
     while now != last:

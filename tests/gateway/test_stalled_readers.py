@@ -63,7 +63,7 @@ def test_a_tenant_of_a_shared_model_leaves_the_last_slots_to_others() -> None:
         assert [shared.try_admit("a") for _ in range(15)] == [True] * 14 + [False]
         waiter = shared.enqueue("a")
         assert not waiter.admitted.done()
-        # The places that it leaves are others', though somebody waits.
+        # The slots that it leaves go to other tenants, although it has waiting requests.
         assert shared.enqueue("b").admitted.done()
         assert shared.enqueue("c").admitted.done()
         shared.release_slot("a")

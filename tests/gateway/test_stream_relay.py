@@ -51,7 +51,7 @@ def test_a_stream_without_requested_usage_is_relayed_without_it(platform: Platfo
     body = chat(model, max_tokens=40, stream=True)
     seen = asyncio.run(platform.caller.call(PATH, body))
     made = direct_stream(platform.engine(model), json.dumps(body).encode(), seen.headers["x-request-id"])
-    # Asked for usage, the engine leaves the fingerprint to the event that has it; nobody promised it to this caller.
+    # With usage, the engine sends the fingerprint in the usage event only; this client did not request it.
     fingerprint = b',"system_fingerprint":"vllm-0.32.0-scripted"'
     assert without_times(seen.body) == without_times(made.replace(fingerprint, b""))
     assert b"usage" not in seen.body

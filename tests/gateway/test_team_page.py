@@ -28,7 +28,7 @@ DIFFERS = (
 
 
 def steps() -> list[tuple[str, str]]:
-    """Each block of commands with what it prints; nothing where the page does not say."""
+    """Each block of commands with its output; nothing if the page shows none."""
     blocks = [*FENCE.findall(PAGE), ("", "")]
     return [
         (code, output if following == "text" else "")

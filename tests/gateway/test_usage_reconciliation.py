@@ -45,7 +45,7 @@ def settled(status: int, body: bytes) -> MeteredRequest:
         (404, NOTHING, b"seen", False),
         (404, b'{"detail":"Not Found"}', b"seen", True),
         (503, b'{"error": {"message": "this request is still running"}}', b"seen", True),
-        # No plugin of ours says as much: it is not kept.
+        # More than the plugin ever sends: it is discarded.
         (200, COUNTS + b" " * 200_000, b"seen", False),
     ],
 )

@@ -59,7 +59,7 @@ class SigningKey:
 
     @classmethod
     def of(cls, jwk: Mapping[str, Any]) -> SigningKey:
-        """One that somebody else made, from its private JSON Web Key."""
+        """A key from its private JSON Web Key."""
         made = cls.__new__(cls)
         private = RSAAlgorithm.from_jwk(dict(jwk))
         assert isinstance(private, rsa.RSAPrivateKey)
@@ -83,7 +83,7 @@ class SigningKey:
 
 
 class Signer:
-    """An issuer's name and key: what it says is whatever a test wants."""
+    """An issuer's name and key, which sign any claims of a test."""
 
     def __init__(self, url: str, key: SigningKey) -> None:
         self.url = url
@@ -153,8 +153,8 @@ class RunningIssuer(Signer):
         line = self._process.stdout.readline()
         assert line == "ready\n", line + log.read_text()
 
-    def knows(self, **accounts: dict[str, Any]) -> None:
-        """From now on these people are so: what they said before stays said."""
+    def set_accounts(self, **accounts: dict[str, Any]) -> None:
+        """Add or replace accounts; issued tokens do not change."""
         self.accounts |= accounts
         self._write(self._folder / "issuer.json")
 
@@ -166,7 +166,7 @@ class RunningIssuer(Signer):
             self._process = None
 
     def rotate(self) -> SigningKey:
-        """From now on it signs with another key, and knows the old one no more. Returns the old one."""
+        """Replace the signing key, which is no longer published; returns it."""
         old, self.key = self.key, SigningKey()
         self.stop()
         self.start()

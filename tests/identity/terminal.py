@@ -41,7 +41,7 @@ class Terminal:
 
 
 class RecordingBrowser:
-    """A $BROWSER that opens nothing, and keeps the address for who asks."""
+    """A $BROWSER that opens nothing and records the address."""
 
     def __init__(self, folder: Path) -> None:
         self._file, program = folder / "opened", folder / "open"

@@ -29,7 +29,7 @@ def browser(tmp_path: Path) -> Iterator[Chromium]:
 
 @pytest.fixture
 def company(tmp_path: Path) -> Iterator[RunningIssuer]:
-    """An issuer that knows alice, of the group `staff`."""
+    """An issuer with alice, of the group `staff`."""
     made = RunningIssuer(tmp_path)
     made.accounts = {"alice": {"groups": ["staff"], "name": "Alice"}}
     with made:

@@ -181,14 +181,14 @@ def test_a_token_is_refreshed_and_the_refresh_token_is_rotated(
 def test_a_person_without_groups_gets_a_token_with_an_empty_list(
     dex: tuple[Dex, RunningIssuer], there: IssuerClient, signed_in: SignIn
 ) -> None:
-    """Dex leaves the claim out then, which by itself would say nothing."""
+    """Dex then omits the claim, which alone would change nothing."""
     settings = {"LLMARINER_OIDC_ISSUER": dex[0].url, **SET_BY_THE_COMPONENT}
     verifier = OidcTokenVerifier(IdentitySettings.load({**settings, "LLMARINER_OIDC_INTERNAL_URL": ""}))
-    dex[1].knows(alice={"groups": [], "name": "Alice"})
+    dex[1].set_accounts(alice={"groups": [], "name": "Alice"})
     try:
         renewed = there.refresh(signed_in)
     finally:
-        dex[1].knows(alice={"groups": ["staff"], "name": "Alice"})
+        dex[1].set_accounts(alice={"groups": ["staff"], "name": "Alice"})
     assert "groups" not in renewed.claims
     assert verifier.verify(renewed.token).groups == frozenset()
 

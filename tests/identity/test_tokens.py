@@ -170,7 +170,7 @@ def test_malformed_headers_are_rejected(name: str, issuer: RunningIssuer, checke
     "name", ["iss", "sub", "aud", "exp", "iat", "nbf", "azp", "client_id", "auth_time", "email", "name", "groups"]
 )
 def test_malformed_claims_are_rejected(name: str, issuer: RunningIssuer, checked: CountingVerifier) -> None:
-    """Signed by the issuer: what it says is its affair, and no reason to break."""
+    """Signed by the issuer: any claims must be handled without a crash."""
     for junk in JUNK:
         claims = {**issuer.claims(), name: junk}
         with contextlib.suppress(AuthenticationFailed):
@@ -327,7 +327,7 @@ def test_a_mismatched_issuer_name_is_rejected(issuer: RunningIssuer) -> None:
 
 
 def test_the_issuer_may_have_an_internal_address(issuer: RunningIssuer) -> None:
-    """The issuer bears its public name, and is asked inside; what it publishes bears the public name, too."""
+    """The issuer has its public name and an internal address; its published endpoints have the public name."""
     settings = IdentitySettings.load({
         "LLMARINER_OIDC_ISSUER": issuer.url,
         "LLMARINER_OIDC_INTERNAL_URL": issuer.url.replace("127.0.0.1", "localhost"),
@@ -336,7 +336,7 @@ def test_the_issuer_may_have_an_internal_address(issuer: RunningIssuer) -> None:
 
 
 def test_the_published_keys_have_no_private_part(issuer: RunningIssuer) -> None:
-    """Of the issuer itself: what the other tests sign with must be what it publishes the other half of."""
+    """The issuer itself: the key of other tests must be the private part of the published one."""
     (key,) = fetch_signing_keys(IdentitySettings.load({"LLMARINER_OIDC_ISSUER": issuer.url}))
     assert key["n"] == issuer.key.jwk(private=False)["n"]
     assert "d" not in key

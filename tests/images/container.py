@@ -111,7 +111,7 @@ class Running:
     """The number of its first process, as this machine counts."""
 
     def words(self) -> str:
-        """The end of what it said."""
+        """The end of its output."""
         return self.log.read_text(errors="replace")[-3000:]
 
     def answer(self, url: str, body: Any = None, headers: Mapping[str, str] | None = None) -> tuple[int, Any]:

@@ -30,7 +30,7 @@ class ImportGuard(importlib.abc.MetaPathFinder):
         self.asked: set[str] = set()
 
     def find_spec(self, fullname: str, path: Any, target: Any = None) -> None:
-        """Raise for what is refused; None: somebody else finds it."""
+        """Raise for excluded packages; None: the next finder."""
         name = fullname.partition(".")[0]
         if name not in self._refused:
             return

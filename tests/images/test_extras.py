@@ -102,7 +102,7 @@ def parsed(source: Path) -> ast.Module:
 
 
 def modules(names: Iterable[str]) -> Iterator[Path]:
-    """Files of ours among imported names."""
+    """Files of the platform among imported modules."""
     for name in names:
         place = CHECKOUT / "shared" / name.replace(".", "/")
         yield from (each for each in (place.with_suffix(".py"), place / "__init__.py") if each.is_file())

@@ -28,7 +28,7 @@ STRATEGIC = "application/strategic-merge-patch+json"
 
 @dataclass(frozen=True)
 class Request:
-    """As it came. `agent` is the User-Agent: who sets no fieldManager owns by its first word."""
+    """A request as received. `agent` is the User-Agent: without a fieldManager, its first word owns the fields."""
 
     method: str
     path: str
@@ -226,7 +226,7 @@ class Api:
         return {"kind": kind, "apiVersion": target.kind.api_version, "metadata": metadata, "items": shown}
 
     def _watch(self, request: Request, target: _Target) -> Iterator[bytes]:
-        """Lines of a watch; where nothing happened for a moment, an empty one, so that who listens can be missed."""
+        """Lines of a watch; an empty line at each pause, so that a disconnect is noticed."""
         return watch_lines(self.store, target.kind, target.namespace, self._wanted(request, target), request.query)
 
 

@@ -73,6 +73,6 @@ def cluster(api: Caller) -> Iterator[Cluster]:
 
 @pytest.fixture
 def objects_unchanged(api: Caller) -> None:
-    """For tests of objects that nobody else may write in between: an API server without the controllers of their kinds."""
+    """For objects that no controller may modify in between: an API server without their controllers."""
     if api.real and api.request("GET", DEPLOYMENTS.path("kserve", "kserve-controller-manager"))[0] == 200:
         pytest.skip("the controllers of this cluster write the same objects")

@@ -103,7 +103,7 @@ class ManagedFields:
     def record_write(
         self, before: dict[str, Any], after: dict[str, Any], manager: Manager, own: frozenset[Path] | None
     ) -> None:
-        """Set the owners after a write. `own`: what an apply owns; None: the manager owns what it changed."""
+        """Set the owners after a write. `own`: the fields of an apply; None: the manager owns the changed fields."""
         old, new = dict(self._leaves(before)), dict(self._leaves(after))
         changed = frozenset(path for path, value in new.items() if path not in old or old[path] != value)
         for other, theirs in self.paths.items():

@@ -31,7 +31,7 @@ def deployment(namespace: str, name: str = "engine") -> Body:
 
 
 def inference_service(namespace: str, name: str = "tiny", **predictor: Any) -> Body:
-    """A model of ours, asleep."""
+    """A model of the platform, asleep."""
     model = {"modelFormat": {"name": "vLLM"}, "storageUri": "hf://meta/tiny"}
     return {
         "apiVersion": "serving.kserve.io/v1beta1",

@@ -38,7 +38,7 @@ OBJECT_META = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"
 # JSON Schema's words that mean the same in OpenAPI; formats and descriptions are left out on purpose.
 SAME_WORDS = re.compile(r"\$ref|const|enum|multipleOf|pattern|required|uniqueItems|(exclusive)?(min|max)[A-Za-z]+")
 
-# What a server knows of every object inside another.
+# Fields that a server accepts in every embedded object.
 EMBEDDED = ("apiVersion", "kind", "metadata")
 
 SUBDOMAIN = re.compile(r"(?=.{1,253}$)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
@@ -109,7 +109,7 @@ class Schemas:
         self._default(self._kind(body["apiVersion"], body["kind"]).schema, body)
 
     def prune(self, body: dict[str, Any]) -> list[str]:
-        """Remove the fields that the schema doesn't know, in place; returns their paths. LookupError: no such kind."""
+        """Remove fields that are not in the schema, in place; returns their paths. LookupError: no such kind."""
         return list(self._pruned(self.schema(body), body, []))
 
     def schema(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -139,7 +139,7 @@ class Schemas:
         if served not in versions:
             raise LookupError(f"{group} {name} is served as {', '.join(versions)}, not {served}")
         schema: dict[str, Any] = versions[served]
-        # A server knows these three of every kind, and of metadata no more than of core kinds.
+        # A server accepts these three in every kind, and in metadata the same as in core kinds.
         text = {"type": "string"}
         always = {"apiVersion": text, "kind": text, "metadata": {"$ref": f"#/$defs/{OBJECT_META}"}}
         schema["properties"] = {**schema["properties"], **always}

@@ -19,7 +19,7 @@ TERM = re.compile(
     r"|(?P<name>[\w./-]+)\s*(?P<sign>==?|!=)\s*(?P<value>[\w./:-]*)"
     r"|(?P<absent>!?)(?P<bare>[\w./-]+))\s*(?:,|$)"
 )
-# Core kinds know a few fields each; which ones matters less here than that custom kinds know two.
+# Core kinds support a few fields each; here it matters only that custom kinds support two.
 ALWAYS = ("metadata.name", "metadata.namespace")
 
 

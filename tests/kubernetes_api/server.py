@@ -102,7 +102,7 @@ class ApiServer:
 
 class _Http(ThreadingHTTPServer):
     daemon_threads = True
-    # More than the default five may come at once.
+    # More than five connections may arrive at once.
     request_queue_size = 64
 
     def __init__(self, address: tuple[str, int], server: ApiServer) -> None:
@@ -131,7 +131,7 @@ class _Http(ThreadingHTTPServer):
             self.shutdown_request(each)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A caller that goes away is none of the test's business; a fault of ours was answered with 500."""
+        """A client's disconnect is not an error of the test; an internal error was a 500."""
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -90,7 +90,7 @@ def bad_request(why: str) -> StatusError:
 
 
 def typed_patch_failure(kind: Kind, place: tuple[str, str], unknown: list[str]) -> StatusError:
-    """An apply of fields that the schema doesn't know: refused whatever fieldValidation says, with no code of its own."""
+    """An apply of unknown fields: rejected for any fieldValidation, without a code of its own."""
     where = f"({'/'.join(place)}; {kind.api_version}, Kind={kind.name})"
     said = ", ".join(f".{path}: field not declared in schema" for path in unknown)
     return StatusError(500, "", f"failed to create typed patch object {where}: {said}")

@@ -80,7 +80,7 @@ def run(work: Callable[[], Awaitable[Result]]) -> Result:
 
 
 async def reserve_all(limits: Limiter, callers: Sequence[Key], requests: int = 1) -> list[Any]:
-    """How many requests of each caller at once fare."""
+    """The number of admitted concurrent requests of each caller."""
     asked = (limits.reserve(key, "m", 1, 1) for key in callers for _ in range(requests))
     return await asyncio.gather(*asked, return_exceptions=True)
 
@@ -175,7 +175,7 @@ def test_a_reload_of_all_rules_blocks_no_request(database: Database, owner: Key)
         control.asks.clear()
         control.pause = 0.01
         limits.invalidate((), 1, None)
-        # Cached rules work at once.
+        # Cached rules need no wait.
         assert all(limits.try_reserve(key, "m", 1, 1) is not None for key in many)
         await until(lambda: len(control.queried_keys) == len(many))
         assert len(control.asks) <= 6

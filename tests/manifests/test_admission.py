@@ -31,7 +31,7 @@ def kubeconfig() -> str:
 
 @pytest.fixture
 def places(kubeconfig: str) -> Iterator[dict[str, str]]:
-    """Namespaces of the test's own, in place of ours."""
+    """Namespaces of the test in place of the platform's."""
     unique = uuid.uuid4().hex[:8]
     ours = ("llmariner", "llmariner-models", "llmariner-gateway")
     made = {name: name.replace("llmariner", f"admission-{unique}") for name in ours}

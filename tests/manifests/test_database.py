@@ -56,7 +56,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def made(secret_objects: SecretObjects) -> dict[str, Mapping[str, str]]:
-    """What the secrets Job makes for a database of ours."""
+    """The Secrets that the Job creates for the platform's own database."""
     ensure_secrets(secret_objects, postgres_host="127.0.0.1")
     found = {name: secret_objects.get(f"llmariner-{name}") for name in ("postgres", "pgbouncer", "database", "secrets")}
     return {name: each.values for name, each in found.items() if each is not None}
@@ -217,7 +217,7 @@ def test_two_concurrent_installers_migrate_through_pgbouncer(folder: Path, made:
 
 
 def installers(environment: Mapping[str, str], key: Path) -> list[str]:
-    """What three Jobs say that run at once."""
+    """The output of three concurrent Jobs."""
     command = [sys.executable, "-m", "llmariner.installation", "migrations", f"--first-key={key}"]
     env = {**os.environ, **environment}
     processes = [subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) for _ in range(3)]

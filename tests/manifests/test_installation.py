@@ -331,7 +331,7 @@ def test_revision_timeouts_exceed_the_jobs_waiting_time(installed: Rendered) -> 
 
 
 def test_no_disruption_budget_blocks_a_drain_forever(production: Rendered) -> None:
-    """One copy at a time may go, also where there is but one; and one that serves nobody, always."""
+    """One replica at a time may be evicted, also a single one; and an idle one always."""
     budgets = production.objects_of("policy", "PodDisruptionBudget")
     assert budgets
     for each in budgets:

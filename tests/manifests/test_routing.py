@@ -74,7 +74,7 @@ def misrouted(checkout: Path, ranking: Iterable[str]) -> list[tuple[str, str, st
 
 @pytest.fixture
 def platform(function: Declare) -> None:
-    """Functions that share prefixes in every way that an API of ours does."""
+    """Functions that share prefixes in every way that the platform's API does."""
     function("chat_completions", "POST /v1/chat/completions")
     function("models", "GET /v1/models", "GET /v1/models/{id:path}", "DELETE /v1/models/{id:path}")
     function("models_activate", "POST /v1/models/{id:path}:activate", "POST /v1/models/{id:path}:deactivate")

@@ -52,7 +52,7 @@ class Adapter:
 
 
 def free_port() -> int:
-    """Below those that outgoing connections take: the engine listens on it only after a while."""
+    """Below the ephemeral ports: the engine does not listen on it at once."""
     while True:
         port = random.randrange(12_000, 32_000)
         with socket.socket() as probe, contextlib.suppress(OSError):

@@ -31,7 +31,7 @@ OPEN = {
     "x",
     "You are terse.",
 }
-"""What is asked or said, too, but with any answer being right."""
+"""Other questions and statements, for which any answer is right."""
 
 
 def schema(**properties: str) -> dict[str, Any]:

@@ -110,7 +110,7 @@ async def reported(get: Callable[[str], Any]) -> dict[str, Any]:
 
 
 def outcome(expected: Any, answer: Any, folder: Path, status: int = 200) -> tuple[dict[str, Any], Application]:
-    """What the plugin tells where the engine answers so."""
+    """The plugin's report for a response of the engine."""
     if expected is not None:
         (folder / FILE).write_text(expected if isinstance(expected, str) else json.dumps(expected))
 
@@ -132,7 +132,7 @@ def test_an_answer_with_the_expected_beginning_passes(tmp_path: Path, capsys: py
     messages = [{"role": "user", "content": CHAT["question"]}]
     assert body == {"messages": messages, "temperature": 0, "max_tokens": CHAT["max_tokens"]}
     assert len(salt) == 32
-    # Not of the form that requests of callers have: nobody is charged for it.
+    # Unlike the ids of clients' requests: it is charged to nobody.
     assert headers[b"x-request-id"] == b"expected-answer"
     assert capsys.readouterr().err == "expected answer: as expected\n"
 

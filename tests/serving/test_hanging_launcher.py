@@ -80,7 +80,7 @@ def test_an_engine_is_terminated_without_the_launcher(tmp_path: Path, monkeypatc
 
 
 def test_an_engine_with_repeated_stop_requests_can_be_restarted(tmp_path: Path) -> None:
-    """Also where who asked first hangs up meanwhile."""
+    """Also if the first caller is cancelled meanwhile."""
     with processes(scripted_settings(tmp_path), model(tmp_path, "a")) as (driver, serving):
         first = driver.ready("a")
         pid = serving._engines["a"].pid

@@ -19,7 +19,7 @@ from .kserve_cluster import NAMESPACE, ServingOnCluster, serving_on_cluster
 if TYPE_CHECKING:
     from kubernetes_api.schemas import Schemas
 
-# Found by trying: who may choose an id finds one for any given name in minutes.
+# Found by search: anyone who chooses an id finds one for a given name in minutes.
 FIRST, SECOND = (f"org/a-model-with-quite-a-long-name-{each}" for each in (15101, 62941))
 MINE = EngineModel(FIRST, "hf://org/mine", "generate", 0, typical_wake_seconds=1.0, project="proj_a", created=7)
 THEIRS = replace(MINE, id=SECOND, folder="hf://org/theirs", project="proj_b", created=8)
@@ -56,7 +56,7 @@ def test_a_model_with_a_colliding_object_name_does_not_change_the_other(cluster:
 
 @pytest.mark.parametrize("stamp", ["yesterday", "0001-01-01T00:00:00+23:59"])
 def test_an_invalid_time_affects_no_other_models_status(cluster: ServingOnCluster, stamp: str) -> None:
-    """KServe copies an InferenceService's annotations to its pods: a user who makes one with kubectl chooses them."""
+    """KServe copies an InferenceService's annotations to its pods: users of kubectl choose them."""
     cluster.controllers.fixed_pod_status = {"phase": "Pending"}
     cluster.driver.wake(MINE.id)
     cluster.driver.wait_until(lambda _: cluster.controllers.listed(PODS), MINE.id)

@@ -123,7 +123,7 @@ def test_permissions_of_standby_engines_come_with_them(standby: tuple[ServingOnC
     cluster.driver.wait_until(lambda _: pods.warm("standby-1"), SMALL.id, seconds=60)
     cluster.driver.ready(SMALL.id)
     cluster.driver.wait_until(lambda _: ("/events", "create") in used(cluster), SMALL.id)
-    # Its container runs again and knows of no model: it is given up.
+    # Its container restarts and has no model: the pod is given up.
     pods.processes["standby-1"].kill()
     cluster.driver.wait_until(lambda _: ("/pods", "delete") in used(cluster), SMALL.id)
     assert used(cluster) - granted(roles()) == more

@@ -31,7 +31,7 @@ def gone(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return True
-    # A child of somebody who has not looked yet is gone too.
+    # An exited child that is not reaped yet counts as gone.
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
 

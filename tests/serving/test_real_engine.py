@@ -39,7 +39,7 @@ def test_a_preloaded_launcher_wakes_the_model_repeatedly(
         status = driver.ready(BASE)
         seconds.append(time.monotonic() - began)
         assert "Paris" in answer_of(driver, status.endpoint)
-        # torch's collectives listen on ports of their own, which know no requests.
+        # torch's collectives listen on ports of their own, which serve no requests.
         assert not any(map(answers_http, ports_of(serving._engines[BASE].pid or 0))), "any local user could ask it"
         folder = str(Path((status.endpoint or "").removeprefix("unix:")).parent)
         # vLLM's own sockets, between its processes, trust any client.

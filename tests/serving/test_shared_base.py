@@ -30,7 +30,7 @@ def cluster(upstream_schemas: tuple[Path, Schemas], tmp_path: Path) -> Iterator[
 
 
 def services(cluster: ServingOnCluster) -> dict[str | None, dict[str, Any]]:
-    """By whose adapters they serve; None: the base for everybody."""
+    """By the project of their adapters; None: the shared base."""
     found = cluster.controllers.listed(INFERENCE_SERVICES)
     return {each["metadata"]["annotations"].get("llmariner.ai/adapters-of"): each for each in found}
 

@@ -138,7 +138,7 @@ def test_one_of_two_models_gets_the_pod_and_the_other_its_own(cluster: ServingOn
         (replace(SMALL, size_bytes=20 << 30), {}),
         (SMALL, {"memory": "7Gi"}),
         (SMALL, {"runtime": "vllm-nvidia"}),
-        # Labels of an InferenceService that somebody made with kubectl come to its pods.
+        # Labels of an InferenceService from kubectl are copied to its pods.
         (SMALL, {"service": "theirs"}),
     ],
     ids=["weights elsewhere", "another claim", "a larger model", "a smaller pod", "another runtime", "of a model"],

@@ -36,7 +36,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Its process and control port, with this shell script in place of vLLM; `silence`: what it bears of a caller."""
+    """Its process and control port, with this shell script in place of vLLM; `silence`: the timeout of its clients."""
     started: list[subprocess.Popen[bytes]] = []
 
     def run(engine: str, silence: float = 10.0) -> tuple[subprocess.Popen[bytes], int]:

@@ -32,7 +32,7 @@ def script(folder: Path, text: str) -> Path:
 
 
 def runs(pid: int) -> bool:
-    """Whether the process is there and not dead already, as one may be that nobody waits for."""
+    """Whether the process runs; an exited one may not be reaped yet."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:

@@ -14,7 +14,7 @@ from llmariner.standalone.engine.environment import EngineEnvironment
 from llmariner.standalone.platform import checkout_root
 
 INSTALLER = """#!/bin/sh
-# An installer that notes what it is asked, makes what it should, and fails once at a given step.
+# An installer that records its arguments, creates its files, and fails once at a given step.
 echo "$*" >> "{folder}/asked"
 case "$1" in
   venv) mkdir -p "{venv}/bin" && touch "{venv}/bin/python" ;;

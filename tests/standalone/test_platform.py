@@ -112,7 +112,7 @@ def test_a_hanging_platform_is_reported_and_terminated(env: Env, monkeypatch: py
     os.kill(pid, signal.SIGSTOP)
     with pytest.raises(daemon.StartFailed, match=rf"process {pid}\) runs but does not answer.*llma down"):
         daemon.up(foreground=False)
-    # Of a platform that answers nothing no model is asked, which would take minutes.
+    # A platform that does not respond gets no check of its models, which would take minutes.
     names = [check.name for check in doctor.checks() if not check.ok]
     assert names[-1] == "health"
     assert daemon.down()

@@ -46,7 +46,7 @@ def weights(tmp_path: Path) -> LocalWeights:
 
 
 def ignore_progress(_progress: float, _message: str) -> None:
-    """Nobody wants to know the progress."""
+    """Ignore the progress."""
 
 
 def fetched(weights: LocalWeights, model: Model) -> Path:

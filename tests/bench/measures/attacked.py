@@ -1,4 +1,4 @@
-"""Milliseconds of one caller's request while others attack the same process, and while nobody does."""
+"""Milliseconds of one caller's request with and without an attack of others on the same process."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ USED = {"prompt_tokens": 20, "cached_tokens": 0, "completion_tokens": 8}
 
 
 class GenerousControlPlane:
-    """A control plane that knows one key and grants all it may."""
+    """A control plane with one key, which grants the maximum."""
 
     async def authenticate_key(self, digest: str, organization: str | None, project: str | None) -> Key:
         return KEY

@@ -1,4 +1,4 @@
-"""The cluster's own authority and what it signs, with openssl."""
+"""The cluster's certificate authority and its certificates, with openssl."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Brings the test cluster up part by part, takes it down, and tells how it is."""
+"""Starts the test cluster part by part, stops it, and reports its state."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def routes(ingress: Manifest) -> tuple[list[Manifest], str]:
 
 
 def _rule(path: Manifest, probe: dict[str, str]) -> Manifest:
-    """One rule of a route; with `probe` the rule that only probes match, which tells them what they reached."""
+    """One rule of a route; with `probe`, the rule for Knative's probes only, which returns the hash that they expect."""
     headers = {name: match["exact"] for name, match in path.get("headers", {}).items()}
     headers |= dict.fromkeys(probe, "override")
     match: Manifest = {"path": {"type": "PathPrefix", "value": path.get("path") or "/"}}
@@ -107,7 +107,7 @@ def _setting(headers: dict[str, str]) -> list[Manifest]:
 
 
 class Carrier:
-    """Carries out ingresses one by one; those not ready yet are asked for again until they are."""
+    """Applies ingresses one by one, and repeats those that are not ready yet."""
 
     def __init__(self, api: Api) -> None:
         self._api = api

@@ -1,4 +1,4 @@
-"""Installs the parts in an order in which each finds what it needs, and waits for them."""
+"""Installs the parts in order of their dependencies and waits for them."""
 
 from __future__ import annotations
 

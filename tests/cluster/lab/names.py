@@ -1,4 +1,4 @@
-"""The cluster's name server: CoreDNS, with what it may read."""
+"""The cluster's name server: CoreDNS and its permissions."""
 
 from __future__ import annotations
 

@@ -142,7 +142,7 @@ def _kubelet(lab: Lab) -> dict[str, Any]:
         "oomScoreAdj": 0,
         "failSwapOn": False,
         "registerNode": True,
-        # One node that nobody takes over from: it may say less often that it lives.
+        # The only node: no other takes over, so it may renew its lease less often.
         "nodeLeaseDurationSeconds": 240,
         "nodeStatusUpdateFrequency": "60s",
         "nodeStatusReportFrequency": "10m",

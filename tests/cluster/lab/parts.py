@@ -86,7 +86,7 @@ def eventing() -> list[Manifest]:
         config / "core",
         config / "channels" / "in-memory-channel",
         config / "brokers" / "mt-channel-broker",
-        # The controller won't start without the names of images that are pulled only by who uses them.
+        # The controller does not start without the names of images that are pulled only when they are used.
         config.parent / "third_party" / "eventing-integrations-latest",
     )
     return fitted(without(objects, "request-reply", "request-reply-keys"))

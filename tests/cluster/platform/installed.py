@@ -1,4 +1,4 @@
-"""Installs the platform on the test cluster by the manifests that operators use, and tells how to reach it."""
+"""Installs the platform on the test cluster by the manifests that operators use; its addresses."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Installed:
 
     @property
     def address(self) -> str:
-        """The Gateway's, as its status tells it."""
+        """The Gateway's address, from its status."""
         gateway = get(self.lab, "gateway.gateway.networking.k8s.io", "llmariner", "-n", "llmariner-gateway")
         addresses = gateway.get("status", {}).get("addresses")
         if not addresses:

@@ -131,7 +131,7 @@ def _volume(name: str, folder: Path) -> list[Body]:
 
 
 def _known_user() -> list[Body]:
-    """The image of this machine's PostgreSQL knows one user by name beside root."""
+    """The image of this machine's PostgreSQL has one named user besides root."""
     path = "/spec/template/spec/securityContext"
     return [
         {"op": "replace", "path": f"{path}/{name}", "value": 65532} for name in ("runAsUser", "runAsGroup", "fsGroup")

@@ -56,7 +56,7 @@ def _objects(lab: Lab) -> set[tuple[str, str]]:
 
 
 def _volumes_of_ours(lab: Lab) -> list[str]:
-    """Volumes still bound to claims of ours: data that nobody would ever delete."""
+    """Volumes still bound to claims of the platform: data that would never be deleted."""
     volumes = get(lab, "persistentvolumes")["items"]
     bound = [each for each in volumes if each["spec"].get("claimRef", {}).get("namespace") in _NAMESPACES]
     return [str(each["metadata"]["name"]) for each in bound]

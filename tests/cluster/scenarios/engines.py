@@ -1,4 +1,4 @@
-"""Models that somebody else than the platform puts on the cluster: InferenceServices with the scripted engine."""
+"""Models from outside the platform: InferenceServices with the scripted engine."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def drain(lab: Lab, namespace: str, selector: str) -> int:
 
 
 def crash(lab: Lab, namespace: str, selector: str) -> int:
-    """End every process of the pods' containers at once, unheard; returns how many there were."""
+    """Kill every process of the pods' containers at once; returns their number."""
     found = processes_of(lab, namespace, selector)
     for pid in found:
         with contextlib.suppress(ProcessLookupError):
@@ -34,7 +34,7 @@ def crash(lab: Lab, namespace: str, selector: str) -> int:
 
 @contextlib.contextmanager
 def stopped(pids: list[int]) -> Iterator[None]:
-    """Processes that answer nobody meanwhile, and continue where they were."""
+    """Suspend processes for the block, and resume them."""
     assert pids, "nothing to stop"
     try:
         for pid in pids:

@@ -47,7 +47,7 @@ class Functions:
         self.installed, self.lab = installed, installed.lab
         status = get(self.lab, "gateway.gateway.networking.k8s.io", "-n", "knative-gateway")["items"][0]["status"]
         self.local_gateway = str(status["addresses"][0]["value"])
-        # kubectl is asked once: it takes longer than an answer.
+        # kubectl runs once: it takes longer than a request.
         self.gateway, self.key = installed.address, installed.api_key
 
     def services(self) -> dict[str, Body]:

@@ -133,7 +133,7 @@ class PlatformClient:
         return _counter(address, name) - first_usage(address)[name]
 
     def first_answer(self, model: str) -> str:
-        """What the model's one engine tells of the answer that it was asked for at its start."""
+        """The answer check that the model's only engine reports."""
         (pod,) = self.installed.engine_pods(model)
         return str(_first_answer(_address(pod))["answer"])
 
@@ -161,7 +161,7 @@ class PlatformClient:
             assert answer.status == 202
 
     def ticking(self, what: str, missing: Callable[[], str | None], *, seconds: float = 240) -> None:
-        """Wait while the clock ticks. A tick that nobody could take is not kept: the next one comes."""
+        """Wait while the clock ticks. An undelivered tick is not stored: the next one follows."""
         ticked = float("-inf")
 
         def check() -> str | None:
@@ -212,7 +212,7 @@ def _address(pod: dict[str, Any]) -> str:
 
 
 def first_usage(address: str) -> dict[str, int]:
-    """What an engine used, by the names of its counts, for the question that it is asked at its start."""
+    """Token counts of an engine's answer check, by name."""
     limit = time.monotonic() + 60
     while (reported := _first_answer(address))["answer"] == "pending":
         assert time.monotonic() < limit, f"{address} does not answer what it is asked at its start"

@@ -195,7 +195,7 @@ def test_two_swapped_entries_are_detected(database: Database) -> None:
 
 
 def forge(session: WriteSession) -> None:
-    """The act of an attacker who can write every row: another first entry, and new links of all that follow."""
+    """An attack with write access to every row: another first entry, and new hashes of all that follow."""
     previous = GENESIS
     for row in session.rows(select(audit_log).order_by(audit_log.c.sequence)):
         entry = {**row._mapping, "payload": '{"id":"forged"}'}

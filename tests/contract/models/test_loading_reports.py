@@ -1,4 +1,4 @@
-"""Reports of processes that fetch a model's weights, two at once and late ones among them."""
+"""Reports of processes that download a model's weights, concurrent and late ones among them."""
 
 from __future__ import annotations
 

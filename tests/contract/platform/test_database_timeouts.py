@@ -20,7 +20,7 @@ SHORT = {"connect_seconds": 1.0, "lock_seconds": 0.3, "statement_seconds": 0.6, 
 
 @pytest.fixture
 def short_timeouts(database: Database) -> Iterator[Database]:
-    """The same database, by somebody who waits for nothing long; two rows are in it."""
+    """The same database with short timeouts; it has two rows."""
     with database.write() as session:
         for name in ("a", "b"):
             session.add(revisions, name=name, value=0)

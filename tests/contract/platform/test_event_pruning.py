@@ -46,7 +46,7 @@ def test_an_event_from_before_a_clock_change_keeps_no_other(database: Database) 
 
 
 def test_events_behind_a_kept_event_are_pruned_later(database: Database) -> None:
-    """So nobody looks at every event of a week to find the old ones."""
+    """No transaction reads all events of a week to find the old ones."""
     with database.write() as session:
         for subject, seconds in (("old", 100), ("young", 0), ("old, too", 100)):
             outbox.add(session, "t", subject, {})

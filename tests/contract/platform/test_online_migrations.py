@@ -72,7 +72,7 @@ def test_a_long_read_delays_the_upgrade_only(older: Database) -> None:
 
 def test_locks_of_a_migration_are_released_before_the_next(older: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(migrating, "_MAX_ATTEMPTS", 1)
-    # 0009 changes `users`; 0017 builds an index of a table that somebody is writing.
+    # 0009 changes `users`; 0017 creates an index of a table that is being written.
     with held(older, "LOCK TABLE ledger_requests IN ROW EXCLUSIVE MODE"):
         with pytest.raises(OperationalError, match="lock timeout"):
             upgrade(older)

@@ -27,7 +27,7 @@ VERSIONS = CHECKOUT / "shared/llmariner/platform/database/migrations/versions"
 # The last commit of 0.3.0, and the newest revision of its schema. To be raised with each release.
 PREVIOUS, PREVIOUS_REVISION = "25c7b8a48d8f", "0008"
 ROUNDS = 8
-# What would take from the release before what it reads, or ask of it what it does not write.
+# Statements that remove what the previous release reads, or require what it does not write.
 CONTRACTS = re.compile(r"\bop\.(drop_\w+|rename_table|alter_column|execute\(\s*\"(DROP|ALTER))|\bDROP (TABLE|COLUMN)\b")
 
 

@@ -134,7 +134,7 @@ def test_the_number_of_roles_is_bounded(team: Team, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("scope", sorted(ALL_SCOPES - OWNER_SCOPES))
 def test_no_organization_role_grants_what_owners_lack(scope: str, team: Team) -> None:
-    """Members of the default organization, who run the installation, can't delegate its scopes, either."""
+    """Members of the default organization, the operators, can't delegate its scopes, either."""
     acme = team.organizations.create(team.admin, "Acme")
     for owner in (team.admin, team.caller(team.admin.user_id, acme.id)):
         mine = team.roles.create(owner, "mine", ["api.files.read"])

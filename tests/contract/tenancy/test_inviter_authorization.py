@@ -160,7 +160,7 @@ def test_a_malformed_token_needs_no_query(team: Team, token: str, monkeypatch: p
 
 
 def test_an_invitation_ends_with_its_inviters_permission_or_its_role(team: Team, deputy: Caller) -> None:
-    """Its sender is still a member, and may still have what it gives."""
+    """The inviter is still a member and still holds the granted permissions."""
     _, from_deputy = team.invites.create(deputy, "alice@example.org", "reader")
     team.members.set_role(team.admin, deputy.user_id, "reader")
     with pytest.raises(NotFound):

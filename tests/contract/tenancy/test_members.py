@@ -119,7 +119,7 @@ def test_the_last_owner_cannot_be_removed(team: Team) -> None:
         with pytest.raises(InvalidRequest) as refused:
             attempt()
         assert refused.value.code == "last_owner"
-    # A service account is nobody who could let others in.
+    # A service account cannot admit people.
     team.accounts.create(team.admin, team.owner.project_id, "ci", organization_role="owner")
     with pytest.raises(InvalidRequest):
         team.members.remove(team.admin, team.admin.user_id)
@@ -168,7 +168,7 @@ def test_only_organization_members_can_join_its_projects(team: Team) -> None:
 
 @pytest.fixture
 def deputy(team: Team) -> Caller:
-    """Somebody whose role in the organization lets them manage people, and who owns nothing."""
+    """A user whose custom role permits managing people, and who owns nothing."""
     people = {f"api.organizations.users.{capability}" for capability in ("read", "write")}
     role = team.roles.create(team.admin, "deputy", people | ORGANIZATION_ROLES["reader"])
     return team.person("dee@example.org", role.id)

@@ -128,7 +128,7 @@ def test_unchanged_memberships_are_not_written_again(team: Team, monkeypatch: py
 
 
 def test_a_member_who_left_a_group_in_the_previous_release_gets_nothing(team: Team) -> None:
-    """That release writes what a token says into its column, and does not know the table."""
+    """That release stores a token's groups in a column and does not use the table."""
     staff(team.database, 3)
     with team.database.write() as session:
         left = {"groups": json.dumps(["others", "x" * 300]), "groups_at": 2000}

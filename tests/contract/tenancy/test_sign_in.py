@@ -108,7 +108,7 @@ def test_a_removed_member_stays_removed(
 def test_a_removal_overrides_default_roles(
     default_role: str, database: Database, tokens: Tokens, authenticator: Authenticator, team: Team
 ) -> None:
-    """Of somebody who never signed in before, and of somebody whose account is unlinked afterwards."""
+    """Of a person without an account, and of one whose account is unlinked afterwards."""
     people = TokenSignIn(database, tokens, authenticator, default_role=default_role)
     alice = team.person("alice@example.org")
     team.members.remove(team.admin, alice.user_id)

@@ -24,7 +24,7 @@ FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
 
 @dataclass(frozen=True)
 class Snippet:
-    """A block of code and what it must print; `printed` None: that is not said."""
+    """A block of code and its output; `printed` None: the page shows no output."""
 
     page: str
     language: str

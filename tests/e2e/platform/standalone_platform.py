@@ -218,7 +218,7 @@ def platform(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFacto
     if _THE_ONE in pytestconfig.stash:
         return pytestconfig.stash[_THE_ONE]
     if os.environ.get("LLMARINER_E2E_CLUSTER") == "1":
-        # Imported where it is asked for: the test cluster is no part of a suite for one machine.
+        # Imported on use: the test cluster is not needed on one machine.
         from .on_cluster import ClusterPlatform
 
         made: Platform = ClusterPlatform(tmp_path_factory.mktemp("home"))

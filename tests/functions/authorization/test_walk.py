@@ -60,13 +60,13 @@ def first_seen(world: World, ask: Ask) -> dict[str, HttpResponse]:
 
 
 def has_object(route: RouteAccess) -> bool:
-    """Whether it is asked for one object: by its path, or by the name of a model."""
+    """Whether the route is called for one object: by its path, or by the name of a model."""
     named = bool(PLACEHOLDER.search(route.path)) and route.objects is not ObjectScope.FUNCTIONS
     return named or route.objects is ObjectScope.MODELS or str(route) in IN_BODY
 
 
 def tenants(route: RouteAccess) -> list[Ownership]:
-    """Whose objects it is asked for; a colleague's where it is asked for keys, which are everybody's own."""
+    """The owner of the objects; a colleague's for keys, since every user owns some."""
     one_key = route.objects is ObjectScope.KEYS and route.path.partition("api_keys")[2]
     asked = list(Ownership) if has_object(route) else [Ownership.OWN]
     return [whose for whose in asked if whose is not Ownership.SAME_PROJECT or one_key]
@@ -79,7 +79,7 @@ def observed_outcome(answer: HttpResponse, route: RouteAccess) -> Outcome:
     if answer.status in REFUSALS:
         assert answer.error["code"] != "unknown_url", answer.body
         return REFUSALS[answer.status]
-    # A project with models, an organization with projects; who is in a group of the issuer.
+    # A project with models, an organization with projects; members of an issuer's group.
     elsewhere = answer.status == 400 and answer.error["code"] in ("in_use", "managed_by_issuer")
     assert answer.status == 200 or elsewhere, (str(route), answer.status, answer.body)
     return Outcome.ALLOWED

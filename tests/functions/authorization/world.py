@@ -134,7 +134,7 @@ class World:
         return [tenant for tenant in self.tenants.values() if tenant.whose is not Ownership.SAME_PROJECT]
 
     def tenant(self, whose: Ownership, caller: str) -> Tenant:
-        """A tenant from the view of a caller, who is the user of their own tenant."""
+        """A tenant from the view of a caller, who is a user of their own tenant."""
         tenant = self.tenants[whose]
         return replace(tenant, user_id=self.users.get(caller, tenant.user_id)) if whose is Ownership.OWN else tenant
 
@@ -294,7 +294,7 @@ class World:
         return {"authorization": f"Bearer {secret}"}
 
     def _signed_in(self, name: str, subject: Subject) -> dict[str, str]:
-        """The headers of a signed-in user, who selects the organization and project that they are in."""
+        """The headers of a signed-in user that select their organization and project."""
         here = self.tenants[Ownership.OWN]
         user_id = self.users[name] = self.person(here, subject.organization_role, subject.project_role)
         with self.database.write() as session:

@@ -49,7 +49,7 @@ def test_a_shutdown_waits_for_the_ledger() -> None:
 
 
 class FlakyControlPlane:
-    """A ledger that answers late, or not at all: before or after it took what it was given."""
+    """A ledger that responds late or never, before or after the commit."""
 
     def __init__(self, chance: random.Random) -> None:
         self._chance = chance

@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 _FUNCTION = "tokenize"
 _SHARE = 20
 _CALLS = 200
-# The new revision is recognized by what it answers: it takes no body as large as this.
+# The new revision is recognized by its response: it rejects a body as large as this one.
 _LIMIT = {"name": "LLMARINER_BODY_LIMIT", "value": "1024"}
 _LARGE = Call("POST", "/v1/tokenize", {}, {"model": "no-such-model", "prompt": "x" * 2000})
 
@@ -49,7 +49,7 @@ def test_traffic_is_split_and_restored(installed: Installed) -> None:
 
 
 def _settled(functions: Functions) -> None:
-    """The Gateways know the split a moment after Knative has configured them; and both revisions are awake."""
+    """The Gateways apply the split shortly after Knative configured them; both revisions are running."""
     _refused(functions, 60)
 
 

@@ -20,7 +20,7 @@ _LOOK_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class RequestOutcome:
-    """`how`: whole, error (an event or a status that says what was wrong) or cut (nobody said anything)."""
+    """`how`: whole, error (an event or a status with a cause) or cut (no message)."""
 
     how: str
     status: int

@@ -42,7 +42,7 @@ def function(name: str) -> str:
     return f"serving.knative.dev/service={name}"
 
 
-# The relay of tokens ends as drains end it: what it had relayed of a stream dies with it when it is killed unheard.
+# The relay is stopped as a drain stops it: a kill without a signal would lose its streams.
 PARTS: tuple[tuple[Kill, str, str], ...] = (
     (crash, NAMESPACE, function("internal-gateway")),
     (drain, NAMESPACE, function("chat-completions")),

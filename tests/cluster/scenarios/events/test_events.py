@@ -70,7 +70,7 @@ def test_failed_deliveries_are_retried_stored_and_replayed(functions: Functions,
         took, tried = time.monotonic() - began, _failures(functions, revision)
     [letter] = _dead(installed, model)
     assert (letter["consumer"], letter["state"]) == ("model_loader", "dead")
-    # Each time it was published: two who publish at once may both send it.
+    # Each publication: two concurrent publishers may both send it.
     assert tried
     assert tried % _ATTEMPTS == 0
     assert letter["last_error"].startswith("500"), letter
@@ -177,7 +177,7 @@ def _events_of(installed: Installed, model: str) -> list[Body]:
 
 
 def _unpublished(installed: Installed) -> set[str]:
-    """Models of whose making the Broker does not know."""
+    """Models whose creation events the Broker missed."""
     status, answer = installed.call("GET", "/events?state=pending&limit=100")
     assert status == 200, answer
     return {each["data"]["id"] for each in answer["data"] if each["type"] == "ai.llmariner.model.created.v1"}

@@ -30,7 +30,7 @@ ROUNDS = int(os.environ.get("LLMARINER_COLD_STARTS", "3"))
 _ZERO_SECONDS = 400
 _SCALE_SECONDS = 150
 _LOOKS = 200
-# These answer before they have read a body, so that requests can't be held open: they are asked as fast as they answer.
+# These respond before they read a body, so that their requests can't be held open: the load is as fast as they respond.
 _SINCE = "start_time=1790000000"
 _ASKED_IN_LOOPS = {
     "api-usage": "/v1/api-usage/model-usage-summaries",
@@ -69,7 +69,7 @@ _READ = {
     "organizations": "/v1/organizations",
     "prices": "/v1/prices",
 }
-# Of a project that is not there, or of a limit that nobody has set.
+# Of a missing project, or of a missing limit.
 _NOT_FOUND = {
     "organization-projects-rate-limits": "/v1/organization/projects/proj_none/rate_limits",
     "organization-projects-spend-alerts": "/v1/organization/projects/proj_none/spend_alerts",
@@ -144,7 +144,7 @@ def test_latency_that_knative_adds(functions: Functions) -> None:
 
 
 def _expected(functions: Functions) -> dict[str, tuple[Call, int]]:
-    """What each function is asked, and the status it answers with; good for a minute."""
+    """A request to each function and its expected status; valid for a minute."""
     asked = {name: (Call("GET", path), 200) for name, path in _READ.items()}
     asked |= {name: (Call("GET", path), 404) for name, path in _NOT_FOUND.items()}
     asked |= {name: (Call("POST", path, {}, body), 404) for name, (path, body) in _TOKEN_PATH.items()}

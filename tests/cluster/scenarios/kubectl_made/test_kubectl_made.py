@@ -43,7 +43,7 @@ def test_an_external_inference_service_is_imported_served_slept_woken_and_remove
         assert specification(lab, name) == made
         kubectl(lab, "delete", f"inferenceservice/{name}", "-n", MODELS_NAMESPACE, "--wait", seconds=120)
         client.ticking("forgotten", lambda: "still listed" if name in client.listed() else None)
-    # The list is asked from the database; functions of the token path hear of it a moment later.
+    # The list comes from the database; functions of the token path get changes a moment later.
     until("unknown", lambda: None if client.whole(name, wait=0).status == 404 else "still answered", seconds=30)
 
 

@@ -56,7 +56,7 @@ _OBJECTS = (
 
 @dataclass(frozen=True)
 class TrustedIssuer:
-    """`url` is the issuer's name; the company knows who people are, and in which groups."""
+    """`url` is the issuer's name; the company's issuer has the accounts and their groups."""
 
     url: str
     company: RunningIssuer

@@ -36,7 +36,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
 
 _SCOPES = ["openid", "profile", "email", "groups", "offline_access"]
 _GROUP_ROLES = "/organization/sign_in/group_roles"
-# Nobody who came in an earlier run: their accounts stay with the issuer of that run.
+# New accounts: those of an earlier run belong to the issuer of that run.
 _ALICE, _OLGA = (f"{name}-{uuid.uuid4().hex[:6]}" for name in ("alice", "olga"))
 # Of a change anywhere until it counts everywhere.
 _EVERYWHERE_SECONDS = 5
@@ -44,9 +44,9 @@ _EVERYWHERE_SECONDS = 5
 
 @pytest.fixture(scope="module")
 def trusted_issuer(installed: Installed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrustedIssuer]:
-    """The platform with an issuer: alice is of the group `staff`, who are in the project; olga of `owners`, who own all."""
+    """The platform with an issuer: alice is in the group `staff` of the project, olga in `owners` of the organization."""
     with start_trusted_issuer(installed, tmp_path_factory.mktemp("issuer")) as trusted_issuer:
-        trusted_issuer.company.knows(**{_ALICE: {"groups": ["staff"]}, _OLGA: {"groups": ["owners"]}})
+        trusted_issuer.company.set_accounts(**{_ALICE: {"groups": ["staff"]}, _OLGA: {"groups": ["owners"]}})
         try:
             _role(installed, "owners", "owner")
             _role(installed, "staff", "member", _project(installed))
@@ -60,7 +60,7 @@ def trusted_issuer(installed: Installed, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="module")
 def homes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where those who sign in live."""
+    """The home folders of signed-in users."""
     return tmp_path_factory.mktemp("homes")
 
 
@@ -218,7 +218,7 @@ def test_leaving_the_group_revokes_access_with_the_next_token(
 ) -> None:
     before = _sign_in(homes, installed)
     assert ask(before.token).status == 200
-    trusted_issuer.company.knows(**{_ALICE: {"groups": []}})
+    trusted_issuer.company.set_accounts(**{_ALICE: {"groups": []}})
     try:
         with IssuerClient(trusted_issuer.url, "llmariner", _SCOPES) as issuer:
             after = issuer.refresh(before)
@@ -229,7 +229,7 @@ def test_leaving_the_group_revokes_access_with_the_next_token(
         assert ask(before.token).status == 403, "what an older token says of groups is no news"
         assert _status(installed, before.token) == 403
     finally:
-        trusted_issuer.company.knows(**{_ALICE: {"groups": ["staff"]}})
+        trusted_issuer.company.set_accounts(**{_ALICE: {"groups": ["staff"]}})
         with IssuerClient(trusted_issuer.url, "llmariner", _SCOPES) as issuer:
             again = issuer.refresh(after)
     SignInFile.from_environment({"XDG_CONFIG_HOME": str(homes / "alice" / ".config")}).put(installed.base_url, again)
@@ -284,7 +284,7 @@ def _project(installed: Installed) -> str:
 
 
 def _people(installed: Installed) -> dict[str, str]:
-    """Ids of those who signed in, by address."""
+    """Ids of signed-in users by email."""
     listed = installed.call("GET", "/organization/users?limit=100")[1]["data"]
     return {each["email"]: each["id"] for each in listed if each["email"].endswith("@example.org")}
 

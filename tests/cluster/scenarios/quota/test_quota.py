@@ -71,7 +71,7 @@ def test_a_third_model_is_queued_with_its_position_and_admitted_when_another_sle
 
 
 def _without_place(refused: Answer) -> str | None:
-    """What a refusal says that does not tell place and reason (Kueue takes a moment to decide); None: it tells both."""
+    """The message of an error without queue position and cause (Kueue decides after a moment); None if it has both."""
     assert refused.status == 503
     assert refused.error is not None
     assert refused.error["phase"] == "queued", refused.error

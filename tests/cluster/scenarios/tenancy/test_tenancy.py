@@ -35,7 +35,7 @@ _EVERYWHERE_SECONDS = 5
 
 @dataclasses.dataclass(frozen=True)
 class Key:
-    """A key of the administrator's project, and who asks with it."""
+    """A key of the administrator's project, and a client with it."""
 
     id: str
     client: PlatformClient

@@ -98,7 +98,7 @@ def _setting(installed: Installed) -> str | None:
 
 
 def _data(installed: Installed, model: str, key: str) -> dict[str, Any]:
-    """What somebody has made, as they see it."""
+    """The objects that a user created, as the API returns them."""
     status, found = installed.call("GET", f"/models/{model}")
     assert status == 200, found
     status, keys = installed.call("GET", "/api_keys")

@@ -230,7 +230,7 @@ def embeddings_float(client: OpenAI) -> None:
 
 
 def embeddings_base64(client: OpenAI) -> None:
-    """The format that the SDK asks for and decodes when nobody names one."""
+    """The format that the SDK requests and decodes by default."""
     raw: Any = client.embeddings.create(model=EMBEDDING_MODEL, input="a cat", encoding_format="base64")
     packed = base64.b64decode(raw.data[0].embedding)
     numbers = struct.unpack(f"<{len(packed) // 4}f", packed)
