@@ -30,7 +30,7 @@ NewUrl = Callable[[], str]
 
 
 def pytest_configure() -> None:
-    """Every table of the code stands on `metadata` once its module is imported."""
+    """Register every table on `metadata` by importing its module."""
     package = Path(llmariner.__file__).parent
     for file in sorted(package.rglob("tables.py")):
         importlib.import_module(".".join(("llmariner", *file.relative_to(package).with_suffix("").parts)))
@@ -39,7 +39,7 @@ def pytest_configure() -> None:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
-    """`user@host:port` of a server of this session."""
+    """`user@host:port` of the session's server."""
     try:
         with running() as address:
             yield address
@@ -49,7 +49,7 @@ def postgres() -> Iterator[str]:
 
 @pytest.fixture(scope="session", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
 def new_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> NewUrl:
-    """Makes an empty database with each call, and says its URL."""
+    """Creates an empty database with each call, and returns its URL."""
     if request.param == "sqlite":
         folder = tmp_path_factory.mktemp("databases")
         return lambda: f"sqlite:///{folder / uuid.uuid4().hex}.db"
@@ -66,7 +66,7 @@ def new_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 @pytest.fixture(scope="session")
 def installed(new_url: NewUrl) -> Iterator[Database]:
-    """One database with our schema for all tests; `database` gives it empty."""
+    """One database with the schema for all tests; `database` empties it."""
     database = Database(DatabaseSettings(new_url()))
     upgrade(database)
     yield database
@@ -75,7 +75,7 @@ def installed(new_url: NewUrl) -> Iterator[Database]:
 
 @pytest.fixture
 def database(installed: Database) -> Database:
-    """A database with our schema and no rows but the one that the migrations made."""
+    """A database with the schema and no rows except the one of the migrations."""
     with installed.write() as session:
         for table in reversed(metadata.sorted_tables):
             session.run(table.delete())
@@ -85,7 +85,7 @@ def database(installed: Database) -> Database:
 
 @pytest.fixture
 def new_database(new_url: NewUrl) -> Iterator[Callable[[], Database]]:
-    """Makes databases without a schema."""
+    """Creates databases without a schema."""
     made: list[Database] = []
 
     def make() -> Database:
@@ -105,7 +105,7 @@ def owner(database: Database) -> KeyOwner:
 
 @pytest.fixture
 def other_owner(database: Database, owner: KeyOwner) -> KeyOwner:
-    """Somebody else, in another project of another organization."""
+    """The owner of another project in another organization."""
     with database.write() as session:
         session.add(users, id="user_2", email="eve@example.org", created_at=1)
         session.add(organizations, id="org_2", title="Others", is_default=False, created_at=1)
@@ -120,7 +120,7 @@ def keys(database: Database) -> Keys:
 
 @pytest.fixture
 def team(database: Database, owner: KeyOwner) -> Team:
-    """The rules of organizations, and the administrator to act by them."""
+    """The stores of organizations, and the administrator as caller."""
     return Team(database, owner)
 
 
@@ -136,7 +136,7 @@ def ledger(database: Database) -> Ledger:
 
 @pytest.fixture
 def deliveries(database: Database) -> Deliveries:
-    """Nobody subscribes."""
+    """Deliveries without subscribers."""
     return Deliveries(database, ())
 
 

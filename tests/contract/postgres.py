@@ -25,12 +25,12 @@ _SECONDS = 60
 
 
 class NoPostgres(Exception):
-    """There is no PostgreSQL here, and none could be installed; the message says why."""
+    """PostgreSQL is missing and could not be installed; the message has the cause."""
 
 
 @contextmanager
 def running() -> Iterator[str]:
-    """The server for as long as the block lasts; yields `user@host:port`. NoPostgres."""
+    """Run the server for the block; yields `user@host:port`. Raises NoPostgres."""
     programs = _programs()
     folder = Path(tempfile.mkdtemp(prefix="llmariner-postgres-"))
     try:
@@ -84,7 +84,7 @@ def _install() -> None:
 
 
 def _own(folder: Path) -> None:
-    """The server refuses to run as root."""
+    """The server rejects root."""
     if os.geteuid() == 0:
         shutil.chown(folder, "postgres", "postgres")
 

@@ -11,7 +11,7 @@ from llmariner.platform.database import Database
 
 __all__ = ["fill_ledger", "plans_of"]
 
-# Requests of many processes and models over ten days, so that an index is worth its while.
+# Requests of many instances and models over ten days, so that an index pays off.
 _FILLED = """
 INSERT INTO ledger_requests (request_id, organization_id, project_id, user_id, key_id, model, route, outcome, status,
   admitted_at, seen_at, closed_at, prompt_tokens, completion_tokens, cached_tokens)
@@ -22,7 +22,7 @@ FROM {numbers}
 
 
 def fill_ledger(database: Database, rows: int, *, start: float) -> None:
-    """That many requests, 50 s apart; the process of request n is `req_` and n // 100 in 20 digits."""
+    """Insert that many requests, 50 s apart; the instance of request n is `req_` and n // 100 in 20 digits."""
     if database.engine.dialect.name == "sqlite":
         name = "printf('req_%020d%08x', n / 100, n)"
         counted = f"SELECT 0 AS n UNION ALL SELECT n + 1 FROM c WHERE n < {rows - 1}"

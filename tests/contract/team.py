@@ -55,7 +55,7 @@ class Team:
         return self.projects.create(self.admin, NewProject(title, **values)).id
 
     def key(self, caller: Caller, name: str = "key", project_id: str | None = None) -> tuple[str, str]:
-        """Id and secret of a new key that carries all that its user may do."""
+        """Id and secret of a new key with all permissions of its user."""
         place = KeyOwner(caller.user_id, project_id or caller.key_owner.project_id, caller.organization_id)
         key, secret = self.keys.create(place, NewKey(name, caller.scopes))
         return key.id, secret

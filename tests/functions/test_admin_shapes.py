@@ -148,7 +148,7 @@ CALLS: list[Call] = [
     ("", "DELETE", f"{ORGANIZATION}/users/{{user}}", None, of_organization.UserDeleteResponse),
     ("", "GET", f"{ORGANIZATION}/audit_logs", "limit=100", list[of_organization.AuditLogListResponse]),
 ]
-# What this platform does not have.
+# What this platform does not support.
 ABSENT: dict[type[BaseModel], set[str]] = {
     of_organization.Project: {"residency"},
     of_project.ProjectRateLimit: {

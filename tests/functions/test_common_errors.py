@@ -122,6 +122,6 @@ TOKEN_BODY = {"model": "unknown", "messages": [{"role": "user"}], "prompt": "x",
 
 
 def valid(route: DeclaredRoute, headers: dict[str, str]) -> HttpRequest:
-    """A request that would be served but for its caller."""
+    """A request that would succeed with another caller."""
     body = TOKEN_BODY if route.function in TOKEN_PATH else VALID.get(str(route))
     return HttpRequest(route.method, route.example, body, headers)

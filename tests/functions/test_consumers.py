@@ -37,13 +37,13 @@ TYPES = {
     "sweep": "ai.llmariner.platform.tick.v1",
 }
 WAYS = {"framework": framework_command, "boot": boot_command}
-# A Broker takes an answer with a body that is no event for a failure.
+# A Broker treats a response with a body that is not an event as a failure.
 TAKEN = (204, b"")
 
 
 @pytest.fixture(scope="module")
 def ports(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, dict[str, int]]]:
-    """Every consumer both ways: consumer, then way."""
+    """Every consumer in both modes: consumer, then mode."""
     logs = tmp_path_factory.mktemp("consumers")
     environment = installation.environment
     with ExitStack() as children:

@@ -25,7 +25,7 @@ UNKNOWN = Event("evt_forged", "ai.llmariner.model.deleted.v1", "models/x", 1.5, 
 
 @pytest.fixture(scope="module")
 def ports(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, int]]:
-    """The function both ways."""
+    """The function in both modes."""
     logs = tmp_path_factory.mktemp("dead_letters")
     with ExitStack() as children:
         yield {

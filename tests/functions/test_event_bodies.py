@@ -24,7 +24,7 @@ HEADERS = {f"ce-{name}": value for name, value in EVENT.items()} | {"ce-time": "
 
 @pytest.fixture
 def taken() -> list[Any]:
-    """The data of the events that the consumer was given."""
+    """The data of the events that the consumer received."""
     return []
 
 

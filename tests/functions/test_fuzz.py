@@ -44,7 +44,7 @@ QUERY_NAMES = [
 
 
 def bodies(route: str) -> st.SearchStrategy[Any]:
-    """Around what is right: some fields changed, left out or added."""
+    """Variations of valid values: some fields changed, left out or added."""
     right = BODIES[route][1]
     known = sorted({*right, *FIELDS.get(route, ()), *INVALID_VALUES.get(route, ())})
     changed = st.dictionaries(st.sampled_from(known) | TEXT, VALUES, max_size=4).map(lambda some: {**right, **some})
@@ -100,7 +100,7 @@ def test_no_id_and_no_header_causes_a_5xx(route: Any, ask: Ask, admin: dict[str,
     holds()
 
 
-# What stands inside of `record` and `used` is trusted: only our own meter and key cache write it.
+# The content of `record` and `used` is trusted: only the platform's meter and key cache write it.
 OPERATIONS: dict[str, dict[str, Any]] = {
     "key": {"digest": "0" * 64},
     "model": {"model": "tiny"},

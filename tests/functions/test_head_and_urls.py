@@ -56,7 +56,7 @@ def test_a_route_without_get_lists_its_methods_for_head(ask: Ask, admin: dict[st
 
 
 def asked_raw(in_process: InProcessClient, application: Any, http_request: HttpRequest) -> HttpResponse:
-    """As a server puts it: the path decoded, whatever it is, and raw beside it."""
+    """As a server passes it: the decoded path, and the raw one beside it."""
     path = unquote_to_bytes(http_request.path).decode(errors="replace")
     return in_process.send(application, replace(http_request, path=path), raw_path=http_request.path.encode())
 

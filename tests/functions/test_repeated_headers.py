@@ -36,7 +36,7 @@ def asked(
 def test_repeated_credentials_are_rejected(
     route: DeclaredRoute, installation: Installation, in_process: InProcessClient
 ) -> None:
-    """Whichever of them is good, and whichever would count."""
+    """For any order of the valid and the invalid one."""
     own = installation.service_token if route.function == "internal_gateway" else installation.keys.admin
     application = installation.application(route.function)
     for first, last in ((own, "sk-unknown"), ("sk-unknown", own), (own, own)):

@@ -62,14 +62,14 @@ OF_THE_SERVER = {"connection", "content-length", "date", "keep-alive", "server",
 
 
 def stable(value: Any) -> Any:
-    """Without what differs between two answers to the same request."""
+    """Without the values that differ between two responses to the same request."""
     if isinstance(value, dict):
         return {name: stable(item) for name, item in value.items() if name not in VOLATILE}
     return [stable(item) for item in value] if isinstance(value, list) else value
 
 
 def seen(http_request: HttpRequest, answer: HttpResponse) -> Any:
-    """What a caller must find the same wherever a function runs."""
+    """The part of a response that must be the same under every server."""
     # Probes and unknown paths are answered by the first in the path: the router, else the function.
     shared = http_request.path.startswith("/health/") or answer.status == 404
     assert shared or answer.headers["x-request-id"].startswith("req_")
@@ -78,7 +78,7 @@ def seen(http_request: HttpRequest, answer: HttpResponse) -> Any:
 
 
 def decoded(answer: HttpResponse) -> Any:
-    """The body; of a stream its events, and how it ends."""
+    """The body; for a stream its events and its end."""
     if not answer.headers["content-type"].startswith("text/event-stream"):
         return answer.json
     *events, end, rest = answer.body.split(b"\n\n")

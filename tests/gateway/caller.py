@@ -16,12 +16,12 @@ _BUFFER = 32 * 1024
 
 
 class ConnectionLost(Exception):
-    """The connection ended before the answer did."""
+    """The connection ended before the response did."""
 
 
 @dataclass
 class Answer:
-    """An answer on its way; `chunk` gives what has come of its body, without the transfer coding."""
+    """A response in progress; `chunk` returns the received part of its body, without the transfer coding."""
 
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
@@ -63,7 +63,7 @@ class Answer:
         return found
 
     async def read(self) -> Answer:
-        """To the end: `body` is whole then."""
+        """Read to the end: `body` is complete then."""
         await self.head()
         while part := await self.chunk():
             self.body += part
@@ -71,7 +71,7 @@ class Answer:
         return self
 
     async def until(self, mark: bytes, count: int = 1) -> Answer:
-        """Until the body holds `mark` so many times. Broken when it ends before."""
+        """Read until the body contains `mark` that many times. Raises ConnectionLost if it ends before."""
         await self.head()
         while self.body.count(mark) < count:
             part = await self.chunk()
@@ -118,7 +118,7 @@ class Caller:
     async def open(
         self, path: str, body: object = None, *, headers: dict[str, str] | None = None, method: str | None = None
     ) -> Answer:
-        """Send a request; a body of bytes goes as it is. The answer is yet to come."""
+        """Send a request; bytes are sent unchanged. The response has not arrived yet."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=_BUFFER)
         raw = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
         lines = {"host": "test", "authorization": f"Bearer {self.secret}", "content-type": "application/json"}
@@ -129,11 +129,11 @@ class Caller:
         return Answer(reader, writer)
 
     async def call(self, path: str, body: object = None, *, headers: dict[str, str] | None = None) -> Answer:
-        """The whole answer."""
+        """The complete response."""
         return await (await self.open(path, body, headers=headers)).read()
 
     async def chat(self, model: str, *, headers: dict[str, str] | None = None, **fields: Any) -> Answer:
-        """The whole answer of a chat of three words."""
+        """The complete response of a chat of three words."""
         return await self.call("/v1/chat/completions", chat(model, **fields), headers=headers)
 
     async def stream(self, model: str, *, headers: dict[str, str] | None = None, **fields: Any) -> Answer:

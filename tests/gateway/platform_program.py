@@ -31,7 +31,7 @@ async def serve(folder: Path, port: int, *, by_uvicorn: bool) -> None:
     context = Context()
     serving = ScriptedServing(folder)
     context.serving = serving
-    # As the home does at its start: what is open in the ledger was interrupted by the end of the one before.
+    # As the standalone mode does at its start: requests open in the ledger were interrupted by its last end.
     context.ledger.interrupt(unseen_for=0)
     serving.subscribe(lambda model_id, _: context.gateway.invalidate(model_id))
     application = _with_control(Router(checkout_root() / "functions", context), context)
@@ -46,7 +46,7 @@ async def serve(folder: Path, port: int, *, by_uvicorn: bool) -> None:
 
 
 def _with_control(router: Any, context: Context) -> Any:
-    """The home has no use for the control function; here, functions in processes of their own ask it."""
+    """The standalone mode does not need the control function; here, functions in separate processes call it."""
     control = load(checkout_root() / "functions" / "internal_gateway")
     control.use_context(context)
 

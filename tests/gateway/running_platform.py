@@ -41,7 +41,7 @@ _START_SECONDS = 60
 
 
 def free_port() -> int:
-    """A port below those that outgoing connections take: a process may need seconds until it listens on it."""
+    """A port below the ephemeral ones: a process may need seconds before it listens on it."""
     while True:
         port = random.randrange(12_000, 32_000)
         with socket.socket() as probe, contextlib.suppress(OSError):
@@ -50,7 +50,7 @@ def free_port() -> int:
 
 
 def eventually(fact: Callable[[], object], *, seconds: float = 10, what: str = "it") -> float:
-    """Wait until a fact is true; returns how many seconds it took."""
+    """Wait until a condition is true; returns the seconds that it took."""
     began = time.monotonic()
     while not fact():
         assert time.monotonic() - began < seconds, f"{what} did not come true within {seconds} s"
@@ -74,7 +74,7 @@ def resident(pid: int) -> int:
 
 
 class EngineProcess:
-    """A scripted engine as its own counters show it."""
+    """A scripted engine, by its own counters."""
 
     def __init__(self, pid: int, port: int) -> None:
         self.pid = pid
@@ -116,7 +116,7 @@ class EngineProcess:
 
 
 class Platform:
-    """The process, its folder, and its own database seen from outside by the same nouns."""
+    """The process, its folder, and its database, read from outside by the platform's own modules."""
 
     def __init__(self, folder: Path, environment: Mapping[str, str], database: Path, server: str = "own") -> None:
         self.folder = folder
@@ -153,7 +153,7 @@ class Platform:
         return listens(self.port)
 
     def stop(self) -> None:
-        """End the platform, then whatever engines are left."""
+        """Stop the platform, then any remaining engines."""
         if self.process is not None:
             self.process.terminate()
             try:
@@ -197,7 +197,7 @@ class Platform:
         return name
 
     def script(self, name: str, *arguments: str, capacity: int = 64) -> None:
-        """How the model's next engine starts."""
+        """Set the arguments of the model's next engine."""
         value = {"arguments": ["--model", name, *arguments], "capacity": capacity}
         (self.folder / f"{name}.json").write_text(json.dumps(value))
 
@@ -269,7 +269,7 @@ class Platform:
 
 @contextmanager
 def running(folder: Path, database: Path, *, server: str = "own", **environment: str) -> Iterator[Platform]:
-    """A platform for as long as the block lasts; `environment` as `NAME="value"` without the prefix."""
+    """Run a platform for the block; `environment` as `NAME="value"` without the prefix."""
     named = {f"LLMARINER_{name}": value for name, value in environment.items()}
     platform = Platform(folder, named, database, server)
     try:

@@ -32,7 +32,7 @@ _METRICS_SECONDS = 0.5
 
 @dataclass
 class _Engine:
-    """One engine process from the wish for it to its end."""
+    """One engine process from its request to its end."""
 
     name: str
     capacity: int
@@ -147,7 +147,7 @@ class ScriptedServing:
                 observer(engine.name, status)
 
     async def _tend(self, engine: _Engine, process: asyncio.subprocess.Process) -> None:
-        """Until the process ends: look whether it is ready, then at its counts."""
+        """Until the process ends: check its readiness, then its counters."""
         looked = 0.0
         while process.returncode is None:
             if engine.phase is Phase.STARTING and await self._answers(engine.endpoint):

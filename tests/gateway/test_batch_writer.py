@@ -12,7 +12,7 @@ import pytest
 from .running_platform import EngineProcess
 from .test_control_plane import Functions, booted
 
-# After a gateway's flush, and before what is gathered is recorded.
+# After a gateway's flush, and before the batch is recorded.
 HELD_SECONDS = 1.3
 
 
@@ -29,7 +29,7 @@ def apart(tmp_path: Path, database: Path) -> Iterator[Functions]:
 
 
 def held(functions: Functions) -> str:
-    """A request that was answered and is not in the ledger; its id."""
+    """A completed request that is not in the ledger; its id."""
     first = asyncio.run(functions.known.chat("static"))
     functions.home.row(first.headers["x-request-id"])
     answer = asyncio.run(functions.known.chat("static"))

@@ -62,7 +62,7 @@ def browser(tmp_path: Path) -> Iterator[Any]:
 
 
 def seen(browser: Any, site: int, platform: Platform) -> dict[str, Any]:
-    """What the page found."""
+    """The results of the page."""
     asked = {"platform": f"http://127.0.0.1:{platform.port}", "key": platform.caller.secret, "model": "small"}
     browser.open(f"http://127.0.0.1:{site}/page?{urlencode(asked)}")
     eventually(lambda: browser.title == "done", seconds=60, what="the page's work")

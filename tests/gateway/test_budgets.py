@@ -28,7 +28,7 @@ TOKEN = ANSWER // 1_000_000
 
 @pytest.fixture(scope="module")
 def priced(platform: Platform) -> str:
-    """A model that costs something."""
+    """A model with a price."""
     name = platform.model("priced", "--token-interval", "3", capacity=256)
     set_price(platform, name)
     asyncio.run(platform.caller.chat(name, max_tokens=1))
@@ -62,14 +62,14 @@ def spent(platform: Platform, subject: Subject, model: str) -> int:
 
 
 def account(platform: Platform, made: Budget) -> int:
-    """What the budget itself takes for spent."""
+    """The spending that the budget reports."""
     return platform.context.leases.quota_states([made.id])[made.id].spent
 
 
 def test_two_hundred_streams_never_overspend(platform: Platform, priced: str, tenant: tuple[Caller, Subject]) -> None:
     caller, subject = tenant
     most = 60
-    # Enough for some ninety of the two hundred, if all went to their end.
+    # Enough for some ninety of the two hundred, if all completed.
     made = budget(platform, subject, 90 * most * TOKEN)
     dice = random.Random(5)
 
@@ -109,7 +109,7 @@ def test_two_hundred_streams_never_overspend(platform: Platform, priced: str, te
     used = spent(platform, subject, priced)
     print(f"\n{len(found)} requests spent {used} of {made.amount} nano-dollars ({100 * used / made.amount:.2f} %)")
     assert used <= made.amount
-    # What is left does not pay for one more token with its prompt.
+    # The remaining amount does not pay for one more token with its prompt.
     assert used > made.amount - 400 * TOKEN
 
 

@@ -19,7 +19,7 @@ AtOnce = Callable[[Iterable[Callable[[], Any]]], list[Any]]
 
 @dataclass(frozen=True)
 class Actor:
-    """A caller, as far as the log looks at one."""
+    """The fields of a caller that the log reads."""
 
     user_id: str = "user_1"
     email: str = "ada@example.org"
@@ -40,7 +40,7 @@ def rows(database: Database, organization: str = "org_1") -> list[Any]:
 
 
 def change(database: Database, *statements: Any) -> None:
-    """Behind the log's back."""
+    """Change rows without the log."""
     with database.write() as session:
         for statement in statements:
             session.run(statement)

@@ -17,7 +17,7 @@ from llmariner.platform.database import Database
 
 @dataclass(frozen=True)
 class Actor:
-    """A caller, as far as the log looks at one."""
+    """The fields of a caller that the log reads."""
 
     user_id: str
     email: str
@@ -50,7 +50,7 @@ def acted(database: Database) -> dict[str, str]:
 
 
 def letters(database: Database, acted: dict[str, str], chosen: Filter = Filter(), **paging: Any) -> str:  # noqa: B008
-    """Which entries a page holds, in its order."""
+    """The entries of a page, in its order."""
     named = {entry_id: letter for letter, entry_id in acted.items()}
     return "".join(named[entry.id] for entry in list_entries(database, "org_1", chosen, **paging))
 

@@ -11,7 +11,7 @@ from llmariner.errors import Conflict, InvalidRequest, ModelNotFound
 from llmariner.models.model import ActivationStatus, ModelConfig, NewModel, SourceRepository, Task
 from llmariner.models.registry import ModelRegistry
 
-# Long enough for the second to get as far as it can while the first has not ended.
+# Long enough for the second to proceed as far as it can before the first ends.
 _MEANWHILE = 0.3
 
 
@@ -73,7 +73,7 @@ def test_a_name_is_unique_and_reusable_after_deletion(registry: ModelRegistry) -
 
 
 def _both(*attempts: Callable[[], object]) -> list[str]:
-    """At the same time; "done" or the error's name of each."""
+    """Run both concurrently; "done" or the error's name of each."""
     start = threading.Barrier(len(attempts))
 
     def one(attempt: Callable[[], object]) -> str:

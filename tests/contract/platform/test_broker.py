@@ -24,7 +24,7 @@ from llmariner.settings import BrokerSettings
 
 
 class Ingress(ThreadingHTTPServer):
-    """What a Broker's ingress is to a publisher: it takes an event, or says that it can't."""
+    """A Broker's ingress: it accepts an event or rejects it with a status."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), AcceptingIngress)
@@ -105,12 +105,12 @@ def test_an_accepted_event_is_not_sent_again(database: Database, ingress: Ingres
 
 @pytest.fixture(autouse=True)
 def long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wait for a next attempt ends by `let_time_pass` alone, however busy the machine is."""
+    """A wait for the next attempt ends only by `let_time_pass`, however busy the machine is."""
     monkeypatch.setattr("llmariner.platform.events.deliveries._INITIAL_DELAY", 60.0)
 
 
 def let_time_pass(database: Database) -> None:
-    """As if every pause and every wait for a next attempt were over."""
+    """End every pause and every wait for a next attempt."""
     with database.write() as session:
         session.run(update(work_leases).values(expires_at=0.0))
         session.run(update(deliveries).where(deliveries.c.state == "pending").values(due_at=0.0))

@@ -93,7 +93,7 @@ def test_timeouts_are_set_per_transaction_not_per_session(short_timeouts: Databa
 
 
 def deadlocked(database: Database, do: Callable[[Callable[[WriteSession], None]], object]) -> list[Exception]:
-    """Two transactions that lock the same two rows in opposite order; what they failed with."""
+    """Two transactions that lock the same two rows in opposite order; returns their errors."""
     met, failed = threading.Barrier(2), []
 
     def change(first: str, second: str) -> None:

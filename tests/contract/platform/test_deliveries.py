@@ -39,12 +39,12 @@ def due(store: Deliveries, consumer: str) -> list[str]:
 
 
 def one(store: Deliveries, consumer: str = "a") -> Delivery:
-    """The first delivery that is due to a consumer."""
+    """The first due delivery of a consumer."""
     return next(delivery for delivery in store.due() if delivery.consumer == consumer)
 
 
 def make_due(database: Database) -> None:
-    """As if the time of waiting were over."""
+    """Make pending retries due."""
     with database.write() as session:
         session.run(update(tables.deliveries).values(due_at=0.0))
 

@@ -28,7 +28,7 @@ NAMED: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(params=["this release", "the release before"])
 def written(request: pytest.FixtureRequest, database: Database) -> Deliveries:
-    """One event of each kind, in this order; as that release writes them."""
+    """One event of each kind, in this order, as the previous release writes them."""
     with database.write() as session:
         for subject, data in NAMED.items():
             outbox.add(session, "t", subject, data)

@@ -44,7 +44,7 @@ def listed() -> dict[str, tuple[str, dict[str, Any]]]:
 
 
 def written() -> set[str]:
-    """Every type that stands in the code, the triggers and the manifests."""
+    """Every type in the code, the triggers and the manifests."""
     folders = ("shared", "functions", "eventing", "manifests")
     files = [file for folder in folders for file in (CHECKOUT / folder).rglob("*") if file.suffix in (".py", ".yaml")]
     return {match for file in files for match in TYPE.findall(file.read_text())}
@@ -58,7 +58,7 @@ def kinds(value: dict[str, Any]) -> dict[str, type]:
 def emitted(
     database: Database, keys: Keys, registry: ModelRegistry, owner: KeyOwner
 ) -> dict[str, list[tuple[str, Any]]]:
-    """Everything that can happen, done once: by type, subject and data of each event."""
+    """Every operation once: type, subject and data of each event."""
     key, _ = keys.create(owner, NewKey("ci", frozenset()))
     keys.update(owner, key.id, name="new", excluded=None)
     keys.rotate(owner, key.id, overlap=0)

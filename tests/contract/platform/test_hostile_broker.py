@@ -24,7 +24,7 @@ Answer = Callable[[socket.socket, bytes], None]
 
 
 class Peer:
-    """A server that reads a request and does with the connection what a test says."""
+    """A server that reads a request and then runs the test's function on the connection."""
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -73,7 +73,7 @@ def emit(database: Database, *subjects: str) -> None:
 
 
 def let_time_pass(database: Database) -> None:
-    """The pause is over; the next attempt of an event that was not taken is not due yet."""
+    """End the pause; the next attempt of a rejected event is not due yet."""
     with database.write() as session:
         session.run(update(work_leases).values(expires_at=0.0))
         waiting = deliveries.c.state == "pending"

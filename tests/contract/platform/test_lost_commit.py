@@ -17,7 +17,7 @@ from llmariner.settings import DatabaseSettings
 
 
 class BreakingProxy:
-    """A way to a server that breaks, once `armed`, at a word of the client's: after the server's answer to it, or before."""
+    """A proxy to a server that breaks, once `armed`, at a statement of the client: after the response to it, or before."""
 
     def __init__(self, address: tuple[str, int], word: bytes, *, heard: bool) -> None:
         self._address, self._word, self._heard = address, word, heard

@@ -34,7 +34,7 @@ upgrade(Database(DatabaseSettings(sys.argv[1])))
 
 
 def tables(database: Database) -> set[str]:
-    """The tables there are, Alembic's own left out."""
+    """The existing tables, except Alembic's own."""
     return set(inspect(database.engine).get_table_names()) - {"alembic_version"}
 
 

@@ -22,7 +22,7 @@ BEFORE = "0008"
 
 @pytest.fixture
 def older(new_database: Callable[[], Database], monkeypatch: pytest.MonkeyPatch) -> Database:
-    """A PostgreSQL database of the release before, for a migration that waits for locks 0.2 s."""
+    """A PostgreSQL database of the previous release, with a lock timeout of 0.2 s for migrations."""
     database = new_database()
     if database.engine.dialect.name == "sqlite":
         pytest.skip("SQLite's readers never wait for a writer")
@@ -34,7 +34,7 @@ def older(new_database: Callable[[], Database], monkeypatch: pytest.MonkeyPatch)
 
 @contextmanager
 def held(database: Database, statement: str) -> Iterator[None]:
-    """Somebody's transaction that did this, and does not end."""
+    """An open transaction that ran this statement."""
     url = database.url.replace("postgresql+psycopg", "postgresql")
     with psycopg.connect(url) as connection:
         connection.execute(statement.encode())
@@ -42,7 +42,7 @@ def held(database: Database, statement: str) -> Iterator[None]:
 
 
 def until_it_waits(database: Database) -> None:
-    """Until a statement waits for the lock of a table."""
+    """Wait until a statement waits for the lock of a table."""
     waiting = text("SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'relation'")
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:

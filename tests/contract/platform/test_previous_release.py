@@ -24,7 +24,7 @@ from ..ledgers import expected_rollups, request_events, stored_rollups
 
 CHECKOUT = Path(__file__).parents[3]
 VERSIONS = CHECKOUT / "shared/llmariner/platform/database/migrations/versions"
-# The last commit of 0.3.0, and the newest revision of its schema. To be raised with each release.
+# The last commit of 0.3.0, and the newest revision of its schema. Each release updates them.
 PREVIOUS, PREVIOUS_REVISION = "25c7b8a48d8f", "0008"
 ROUNDS = 8
 # Statements that remove what the previous release reads, or require what it does not write.
@@ -33,7 +33,7 @@ CONTRACTS = re.compile(r"\bop\.(drop_\w+|rename_table|alter_column|execute\(\s*\
 
 @pytest.fixture(scope="session")
 def previous(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The package of the release before, out of this repository's history."""
+    """The package of the previous release, from this repository's history."""
     archive = subprocess.run(
         ["git", "archive", PREVIOUS, "shared"], cwd=CHECKOUT, capture_output=True, check=False, timeout=60
     )
@@ -45,7 +45,7 @@ def previous(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def started(previous: Path, database: Database) -> subprocess.Popen[str]:
-    """A process of the release before that does its work on this database."""
+    """A process of the previous release that works on this database."""
     program = Path(__file__).with_name("previous_release.py")
     return subprocess.Popen(
         [sys.executable, str(program), database.url, str(ROUNDS)],
@@ -72,7 +72,7 @@ def test_both_releases_write_and_read_concurrently(previous: Path, new_database:
     assert (seen["granted"], seen["interrupted"], seen["idle"]) == (1, 1, True)
     assert "before" in seen["events"]
     assert 10 * ROUNDS < seen["requests"] <= 20 * ROUNDS + 1
-    # Of both together nothing is lost or counted twice, and this release sees what the other wrote.
+    # Nothing of either is lost or counted twice, and this release reads what the other wrote.
     assert stored_rollups(database) == expected_rollups(database)
     (sums,) = UsageReports(database).sums(UsageQuery("org_1", now - 3600, now + 3600))
     assert sums["requests"] == 20 * ROUNDS + 1

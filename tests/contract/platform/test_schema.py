@@ -20,7 +20,7 @@ NewDatabase = Callable[[], Database]
 
 
 def at_revision(database: Database, revision: str, oldest: str) -> None:
-    """As a newer version's migrations would leave it."""
+    """A schema as a newer version's migrations would leave it."""
     with database.write() as session:
         session.run(text(f"UPDATE alembic_version SET version_num = '{revision}'"))
         session.run(update(schema_compatibility).values(oldest_revision=oldest))

@@ -109,7 +109,7 @@ def test_an_operators_key_reaches_the_organizations_that_they_created(team: Team
     there = caller_in_organization(team.database, key, acme.id, "api.organizations.write")
     assert (there.organization_id, there.is_owner, there.key_id) == (acme.id, True, key.key_id)
     assert [each.title for each in team.organizations.accessible_to(key)] == ["Default Organization", "Acme"]
-    # Not so a key of another organization's owner.
+    # A key of another organization's owner may not.
     admin_there = team.caller(team.admin.user_id, acme.id)
     _, secret = team.keys.create_admin(admin_there, NewKey("ops", OWNER_SCOPES))
     theirs = team.authenticator.authenticate(secret)

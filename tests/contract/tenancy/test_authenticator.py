@@ -41,7 +41,7 @@ def keys(database: Database) -> Keys:
 
 
 def join(database: Database, owner: KeyOwner, role: str) -> KeyOwner:
-    """Somebody with that role in the owner's project, and membership in the organization."""
+    """A user with that role in the owner's project, and membership in the organization."""
     with database.write() as session:
         session.add(users, id="user_m", email="mia@example.org", created_at=1)
         joined = {"user_id": "user_m", "organization_id": owner.organization_id, "created_at": 1}

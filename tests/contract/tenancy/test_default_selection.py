@@ -69,7 +69,7 @@ def test_adding_and_removing_a_user_does_not_affect_their_groups_elsewhere(team:
 
 
 def test_a_title_that_looks_like_another_id_selects_nothing(team: Team) -> None:
-    """None can be given any more; a database may hold one of before."""
+    """Such titles can't be created any more; an older database may contain one."""
     own, other = team.project("Own"), team.project("Other")
     ann = team.person("ann@example.org", **{own: "member"})
     _, secret = team.key(ann, project_id=own)

@@ -29,14 +29,14 @@ MEMBERS = frozenset({"api.organizations.projects.users.read", "api.organizations
 
 @pytest.fixture
 def deputy(team: Team) -> Caller:
-    """Manages the organization's people, and holds nothing else that a reader doesn't."""
+    """A member who manages the organization's people, and otherwise has a reader's permissions."""
     role = team.roles.create(team.admin, "deputy", PEOPLE | MEMBERS | ORGANIZATION_ROLES["reader"])
     return team.person("dee@example.org", role.id)
 
 
 @pytest.fixture
 def auditor(team: Team) -> Caller:
-    """Somebody whose role holds what the deputy's doesn't."""
+    """A member with permissions that the deputy lacks."""
     return team.person("ann@example.org", team.roles.create(team.admin, "auditor", ["api.audit.read"]).id)
 
 
@@ -123,7 +123,7 @@ def test_a_group_role_with_more_permissions_is_neither_deleted_nor_moved(team: T
 
 
 def test_a_group_role_does_not_replace_a_membership_with_more_permissions(team: Team, deputy: Caller) -> None:
-    """Whom groups alone keep in the organization leave it, and its projects, with the last of these."""
+    """People with memberships from groups only leave the organization and its projects with the last of these."""
     groups, mappings, project_id = Groups(team.database), GroupRoles(team.database), team.project()
     given = mappings.create(team.admin, issuer=ISSUER, group="staff", role="reader", project_id=None)
     [group] = groups.of_organization(team.owner.organization_id)

@@ -22,7 +22,7 @@ from .sign_in_fixtures import ISSUER, Tokens, audit_entries
 
 @pytest.fixture
 def deputy(team: Team) -> Caller:
-    """Invites people, and holds nothing else that a reader doesn't."""
+    """A member who invites people, and otherwise has a reader's permissions."""
     people = {f"api.organizations.users.{capability}" for capability in ("read", "write")}
     role = team.roles.create(team.admin, "deputy", people | ORGANIZATION_ROLES["reader"])
     return team.person("dee@example.org", role.id)
@@ -35,7 +35,7 @@ def people(team: Team) -> tuple[TokenSignIn, Tokens]:
 
 
 def states(team: Team) -> list[tuple[bool, bool]]:
-    """Of all invitations: whether accepted, whether taken back."""
+    """Of all invitations: whether accepted, whether revoked."""
     with team.database.read() as session:
         rows = session.rows(select(invites.c.accepted_at, invites.c.revoked_at).order_by(invites.c.id))
     return [(row.accepted_at is not None, row.revoked_at is not None) for row in rows]

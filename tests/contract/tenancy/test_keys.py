@@ -32,14 +32,14 @@ def new(name: str = "ci", **values: Any) -> NewKey:
 
 
 def reported(database: Database) -> list[tuple[str, str]]:
-    """Every event so far: its type's last words and its subject."""
+    """Every event so far: the end of its type and its subject."""
     with database.read() as session:
         rows = session.rows(select(events.c.type, events.c.subject).order_by(events.c.sequence))
     return [(row.type.removeprefix("ai.llmariner.api_key."), row.subject) for row in rows]
 
 
 def everything(database: Database) -> str:
-    """All that the database holds, as text."""
+    """The whole content of the database, as text."""
     with database.read() as session:
         return repr([list(session.rows(table.select())) for table in metadata.sorted_tables])
 

@@ -20,7 +20,7 @@ ISSUER = "https://issuer.example"
 
 
 def acts(team: Team, by: Caller) -> dict[str, Callable[[], Any]]:
-    """One act of each kind."""
+    """One mutation of each kind."""
     project_id, groups = team.owner.project_id, Groups(team.database)
     place = KeyOwner(by.user_id, project_id, by.organization_id)
     theirs, _ = team.key(team.admin, f"theirs {by.user_id} {by.key_id}", project_id)

@@ -71,7 +71,7 @@ def test_a_removed_members_keys_are_revoked(team: Team) -> None:
     assert {key_id, ann.user_id} <= set(team.keys.changed_since(before)[1])
     with pytest.raises(NotFound):
         team.members.remove(team.admin, ann.user_id)
-    # Who comes back does not bring old keys back.
+    # A returning member's old keys stay revoked.
     team.members.add(team.admin, "ann@example.org", "reader")
     team.members.add_to_project(team.admin, project_id, ann.user_id, "member")
     assert not team.authenticates(secret)

@@ -42,7 +42,7 @@ def people(team: Team, monkeypatch: pytest.MonkeyPatch) -> tuple[TokenSignIn, To
 
 
 def staff(database: Database, number: int = PEOPLE) -> None:
-    """People whose newest token said 'staff'."""
+    """People whose newest token has the group 'staff'."""
     with database.write() as session:
         session.insert_many_if_absent(
             users,

@@ -25,7 +25,7 @@ def queries(database: Database) -> OrganizationQueries:
 
 @pytest.fixture
 def add(database: Database, owner: KeyOwner) -> Callable[..., None]:
-    """One row, in the owner's organization unless another is said."""
+    """One row, by default in the owner's organization."""
 
     def added(table: Any, **values: Any) -> None:
         place = {"organization_id": owner.organization_id} if "organization_id" in table.c else {}
@@ -73,7 +73,7 @@ def test_pages_are_consecutive_in_both_directions(
     assert page(limit=2, order="asc") == ("ab", True)
     assert page(limit=2, order="asc", after="b") == ("cd", True)
     assert page(after="") == ("dcba", False)
-    # Ids that are not there are places, too.
+    # Ids of missing rows are valid cursors.
     assert page(after=NOBODY) == ("dcba", False)
     assert page(after="bb") == ("ba", False)
     assert page(order="asc", after="bb") == ("cd", False)
@@ -139,7 +139,7 @@ def test_keys_are_filtered_by_whether_their_owner_still_exists(
     def listed(access: Any) -> set[str]:
         return {row.id for row in queries.project_keys(here, project, Paging(), access)[0]}
 
-    # An organization's owner is in all its projects.
+    # An organization's owner is a member of all its projects.
     assert listed("active") == {made["in"], made["own"]}
     assert listed("inactive") == {made["out"]}
     assert listed("any") == set(made.values())

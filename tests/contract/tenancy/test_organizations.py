@@ -45,7 +45,7 @@ def test_only_an_owner_of_the_default_organization_creates_others(team: Team) ->
     bob = team.members.add(team.caller(team.admin.user_id, made.id), "bob@example.org", "owner")
     with pytest.raises(PermissionDenied):
         team.organizations.create(team.caller(bob.user_id), "His")
-    # The administrator may, as a person, from anywhere; a key only where it is at home.
+    # The administrator may as a person, from any organization; a key only in its own.
     there = team.caller(team.admin.user_id, made.id)
     team.organizations.create(there, "Third")
     key = team.authenticator.authenticate(team.keys.create_admin(there, NewKey("there", ADMIN_KEY_SCOPES))[1])

@@ -10,7 +10,7 @@ from llmariner.platform.database import Database
 from llmariner.platform.database.migrate import downgrade, upgrade
 
 ALL, FEW = "api.model.write api.organizations.write", "api.model.write"
-# Key: whose organization it is of, that person's role in it, its scopes, and those after the upgrade.
+# Key: its organization, its user's role there, its scopes, and those after the upgrade.
 KEYS = {
     "runs": ("org_default", "owner", ALL, f"{ALL} api.model.admin"),
     "reads": ("org_default", "reader", ALL, ALL),

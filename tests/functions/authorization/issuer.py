@@ -25,7 +25,7 @@ class Issuer:
         self._key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
     def document(self, path: str) -> dict[str, Any] | None:
-        """What it publishes."""
+        """The published documents."""
         if path == "/.well-known/openid-configuration":
             return {"issuer": self.url, "jwks_uri": f"{self.url}/keys"}
         if path == "/keys":
@@ -34,7 +34,7 @@ class Issuer:
         return None
 
     def token(self, subject: str) -> str:
-        """Of a sign-in that lasts longer than the tests."""
+        """The token of a sign-in that is valid longer than the tests run."""
         now = int(time.time())
         claims = {"iss": self.url, "aud": "llmariner", "azp": "llmariner", "sub": subject}
         return jwt.encode({**claims, "iat": now, "exp": now + 7200}, self._key, algorithm="RS256", headers={"kid": "1"})
@@ -42,7 +42,7 @@ class Issuer:
 
 @contextmanager
 def serving() -> Iterator[Issuer]:
-    """An issuer for as long as the block lasts."""
+    """Run an issuer for the block."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -55,7 +55,7 @@ def serving() -> Iterator[Issuer]:
             self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
-            """Nobody reads it."""
+            """Do not log requests."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     issuer = Issuer(f"http://127.0.0.1:{server.server_address[1]}")
