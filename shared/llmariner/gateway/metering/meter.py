@@ -14,7 +14,7 @@ from typing import Any
 from llmariner.errors import InvalidRequest, PlatformError
 from llmariner.gateway.control_plane.port import ControlPlane, Key
 from llmariner.gateway.metering.metrics import Metrics
-from llmariner.gateway.metering.token_counts import NO_BOUNDS, TokenBounds, parse_usage
+from llmariner.gateway.metering.token_counts import NO_BOUNDS, NO_USAGE, TokenBounds, parse_usage
 
 __all__ = ["Meter", "MeteredRequest"]
 
@@ -79,7 +79,7 @@ class MeteredRequest:
         self.queued_seconds = 0.0
         self.wake_seconds = 0.0
         self.first_token_seconds: float | None = None
-        self._reported = parse_usage(b"") or {}
+        self._reported = NO_USAGE
         self._reported_at = self.admitted_at
         self._base = {
             "request_id": request_id,

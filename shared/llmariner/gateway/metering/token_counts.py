@@ -12,11 +12,12 @@ from typing import NamedTuple
 from llmariner.gateway.admission.context_length import DEFAULT_CONTEXT_LENGTH
 from llmariner.gateway.requests.parser import ModelRequest
 
-__all__ = ["NO_BOUNDS", "ChoiceUsage", "TokenBounds", "parse_usage"]
+__all__ = ["NO_BOUNDS", "NO_USAGE", "ChoiceUsage", "TokenBounds", "parse_usage"]
 
 _COUNT = re.compile(rb'"((?:prompt|completion|cached|reasoning)_tokens)":\s*([^\s,{}\[\]]*)')
 _NAMES = {name.encode(): name for name in ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")}
-_NO_USAGE = dict.fromkeys(_NAMES.values(), 0)
+# Every count at 0. Shared by all requests: read or copy it, never change it.
+NO_USAGE = dict.fromkeys(_NAMES.values(), 0)
 # More than any context length: longer numbers are not parsed.
 _MAX_DIGITS = 12
 # Counts are at the beginning of a usage object, which has some hundred bytes.
@@ -31,7 +32,7 @@ _DEFAULT_COMPLETION_TOKENS = 1024
 
 def parse_usage(usage: bytes) -> dict[str, int] | None:
     """Parse the counts of a usage object, 0 for missing or null ones. None: one of them is not a valid count."""
-    found = dict(_NO_USAGE)
+    found = dict(NO_USAGE)
     for name, value in _COUNT.findall(usage, 0, _MAX_USAGE_BYTES):
         if value.isdigit() and len(value) <= _MAX_DIGITS:
             found[_NAMES[name]] = int(value)
@@ -76,7 +77,7 @@ class TokenBounds(NamedTuple):
     @property
     def charge(self) -> dict[str, int]:
         """The charge, as counts."""
-        return {**_NO_USAGE, "prompt_tokens": self.charged_prompt, "completion_tokens": self.charged_completion}
+        return {**NO_USAGE, "prompt_tokens": self.charged_prompt, "completion_tokens": self.charged_completion}
 
     def plausible(self, found: dict[str, int] | None) -> dict[str, int] | None:
         """Return plausible counts; None: they exceed the bounds."""
