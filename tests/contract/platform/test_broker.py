@@ -145,7 +145,7 @@ def test_an_event_that_the_broker_always_rejects_becomes_a_dead_letter_and_block
     assert left(database) == 0
     dead = store.page("p", "dead", after=None, limit=9)
     assert [(d.consumer, d.event.subject, d.last_error) for d in dead] == [("broker", "poison", "400: no")] * 2
-    assert "refused event" in caplog.text
+    assert "rejected event" in caplog.text
     assert "dead letter" in caplog.text
     ingress.refused = {}
     assert store.replay("p", dead[0].event.id) == 1
