@@ -120,7 +120,7 @@ def test_authentication_and_authorization_come_first(platform: Platform, model: 
 
 
 def test_another_projects_model_is_not_found(platform: Platform) -> None:
-    other_tenant = platform.tenant("other")
+    other_tenant = platform.tenant("other_project")
     name = platform.model("private", project_id=platform.owner.project_id)
     assert asyncio.run(platform.caller.chat(name)).status == 200
     refused(asyncio.run(other_tenant.chat(name)), 404, "model_not_found")

@@ -88,7 +88,7 @@ def test_a_connection_closed_while_idle_fails_no_request() -> None:
 def test_long_idle_connections_are_closed_and_their_origins_dropped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("llmariner.http_client._IDLE_SECONDS", 0.3)
+    monkeypatch.setattr("llmariner.http_client.connection._IDLE_SECONDS", 0.3)
 
     async def scenario() -> None:
         async with raw_engine(ok) as engine:
@@ -220,7 +220,7 @@ def test_trailers_are_not_headers() -> None:
 def test_a_response_before_its_request_is_discarded(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bytes on an idle connection would be read as the response to the next request."""
     monkeypatch.setattr(
-        "llmariner.http_client._IDLE_SECONDS", 60.0
+        "llmariner.http_client.connection._IDLE_SECONDS", 60.0
     )  # the connection is closed because of the bytes, not for being idle
 
     async def reply(engine: RawEngine, writer: asyncio.StreamWriter) -> None:

@@ -137,7 +137,7 @@ def test_a_half_closed_client_counts_as_disconnected_soon() -> None:
     gone = asyncio.Event()
 
     async def waiting(scope: Any, _receive: Any, _send: Any) -> None:
-        scope["extensions"]["llmariner.on_disconnect"](gone.set)
+        scope["extensions"]["llmariner.response"].add_disconnect_callback(gone.set)
         await gone.wait()
 
     async def run() -> None:
@@ -281,7 +281,7 @@ async def violate_protocol(scope: Any, _receive: Any, send: Any) -> None:
     elif scope["path"] == "/written-late":
         await send(head)
         await send(whole)
-        scope["extensions"]["llmariner.write"](b"late")
+        scope["extensions"]["llmariner.response"].write(b"late")
     elif scope["path"] == "/too-long":
         await send(head)
         await send({"type": "http.response.body", "body": b"longer than five"})

@@ -86,7 +86,7 @@ def test_a_disconnect_is_reported_while_another_request_is_pipelined(behind: byt
 
     async def waiting(scope: Any, _receive: Any, _send: Any) -> None:
         entered.append(scope["method"])
-        scope["extensions"]["llmariner.on_disconnect"](gone.set)
+        scope["extensions"]["llmariner.response"].add_disconnect_callback(gone.set)
         await gone.wait()
 
     async def run() -> None:

@@ -175,7 +175,7 @@ def test_a_disconnect_is_reported_to_the_application_in_both_ways() -> None:
     reported: list[str] = []
 
     async def waiting(scope: Any, receive: Any, _send: Any) -> None:
-        scope["extensions"]["llmariner.on_disconnect"](lambda: reported.append("callback"))
+        scope["extensions"]["llmariner.response"].add_disconnect_callback(lambda: reported.append("callback"))
         await receive()
         reported.append((await receive())["type"])
 

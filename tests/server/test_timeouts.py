@@ -154,7 +154,7 @@ def test_a_stalled_reader_loses_its_connection() -> None:
     ended = asyncio.Event()
 
     async def watched(scope: Any, receive: Any, send: Any) -> None:
-        scope["extensions"]["llmariner.on_disconnect"](ended.set)
+        scope["extensions"]["llmariner.response"].add_disconnect_callback(ended.set)
         await endless(scope, receive, send)
 
     async def run() -> None:

@@ -156,6 +156,8 @@ def kserve(folder: Path, crds: Path, schemas: Schemas) -> Iterator[Adapter]:
     """InferenceServices on a cluster in miniature."""
     small = EngineModel("small", "hf://org/small", "generate", 0, typical_wake_seconds=1.0)
     with serving_on_cluster(folder, schemas, crds, free_port(), small) as made:
+        # Longer than an observation is reused, so that each phase is seen.
+        made.controllers.engine_arguments = ["--ready-after", "1.2"]
         yield Adapter(made.driver, "small", sleeps=True)
 
 

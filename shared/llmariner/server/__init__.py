@@ -4,9 +4,9 @@ uvicorn costs twice the CPU per request and per start. This server supports stre
 back-pressure, keep-alive, pipelined requests in order, `Expect: 100-continue`, limits in bytes and seconds on everything
 a client does, and graceful shutdown. It has no WebSockets, lifespan, TLS or HTTP/2; an ingress in front provides those.
 
-The token path uses two extensions in `scope["extensions"]`. `llmariner.on_disconnect` takes a callback for the client's
-disconnect, which costs less than a task that waits for `http.disconnect`. `llmariner.write` writes a part of a body
-immediately; it returns None, or a future to await before the next write.
+`scope["extensions"]["llmariner.response"]` is the request's `RequestCycle`: a callback for the client's disconnect, which
+costs less than a task that waits for `http.disconnect`, and responses or their parts written at once, without the two
+messages of ASGI.
 """
 
 from llmariner.server.limits import ServerLimits

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import select
 from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import httptools
@@ -29,6 +30,8 @@ _BODY_FEED_BYTES = 16 * 1024
 _FREE_PARTS = 8
 _MIN_AVERAGE_PART = 64
 _POLL_PEER_CLOSED = getattr(select, "POLLRDHUP", 0)  # Linux only; elsewhere only a reset is detected
+# Keeps nothing: fields that nobody reads are appended to it.
+_DISCARD: deque[tuple[bytes, bytes]] = deque(maxlen=0)
 _FRAMING_FIELDS = (b"content-length", b"transfer-encoding")
 _ASGI = {"version": "3.0", "spec_version": "2.3"}
 _INTERNAL_ERROR = "Something broke on our side."
@@ -83,7 +86,7 @@ class Connection(asyncio.Protocol):
         self._queue: deque[RequestCycle] = deque()
         self._receiving: RequestCycle | None = None
         self._url = b""
-        self._headers: list[tuple[bytes, bytes]] = []
+        self._headers: list[tuple[bytes, bytes]] | deque[tuple[bytes, bytes]] = _DISCARD
         self._head_bytes = self._framed_bytes = self._discarded_bytes = self._interval_bytes = 0
         self._head_started = self._interval_seconds = 0.0
         self._unparsed = b""
@@ -163,15 +166,13 @@ class Connection(asyncio.Protocol):
     # --- callbacks of the parser ---
 
     def on_message_begin(self) -> None:
-        self._url, self._headers = b"", []
+        self._url, self._headers = b"", [] if self._receiving is None else _DISCARD
 
     def on_url(self, url: bytes) -> None:
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        # A field after the head is a trailer, which must not be merged into the header (RFC 9110 6.5.1).
-        if self._receiving is None:
-            self._headers.append((name.lower(), value))
+        self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         if self._receiving is not None or self._no_more_requests:
@@ -179,14 +180,16 @@ class Connection(asyncio.Protocol):
         self._head_bytes = self._framed_bytes = self._interval_bytes = 0
         self._interval_seconds = 0.0
         parser, limits = self._parser, self._server.limits
-        if len(self._headers) > limits.head_fields:
+        # A field after the head is a trailer, which must not be merged into the header (RFC 9110 6.5.1).
+        headers, self._headers = self._headers, _DISCARD
+        if len(headers) > limits.head_fields:
             raise RequestRejected(431, f"The head of the request has over {limits.head_fields} fields.")
         version = parser.get_http_version()
-        head = parse_head(version, self._headers)
-        self._chunked, self._upgrade = head.chunked, parser.should_upgrade()
+        self._chunked, wants_continue = parse_head(version, headers)
+        self._upgrade = parser.should_upgrade()
         keep_alive = version == "1.1" and parser.should_keep_alive()
         cycle = self._receiving = RequestCycle(
-            self, self._server, self._scope(version), keep_alive, head.wants_continue
+            self, self._server, self._scope(version, headers), keep_alive, wants_continue
         )
         if self.current is None:
             self._start(cycle)
@@ -458,7 +461,7 @@ class Connection(asyncio.Protocol):
         if cycle is not None:
             cycle.on_disconnect()
 
-    def _scope(self, version: str) -> Message:
+    def _scope(self, version: str, headers: Sequence[tuple[bytes, bytes]]) -> Message:
         path, raw_path, query = split_target(self._url)
         return {
             "type": "http",
@@ -470,7 +473,7 @@ class Connection(asyncio.Protocol):
             "raw_path": raw_path,
             "query_string": query,
             "root_path": "",
-            "headers": self._headers,
+            "headers": headers,
             "client": self._client_address,
             "server": self._server_address,
         }

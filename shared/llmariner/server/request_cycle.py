@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
-from llmariner.server.responses import CONTINUE, status_line
+from llmariner.server.responses import CONTINUE, field_lines, status_line
 
 if TYPE_CHECKING:
     from llmariner.server.connection import Connection
@@ -71,10 +71,7 @@ class RequestCycle:
         self._remaining_length: int | None = None
         self._disconnect_callbacks: list[Callable[[], None]] = []
         self.task: asyncio.Task[None] | None = None
-        scope["extensions"] = {
-            "llmariner.on_disconnect": self._add_disconnect_callback,
-            "llmariner.write": self._write_now,
-        }
+        scope["extensions"] = {"llmariner.response": self}
 
     @property
     def method(self) -> str:
@@ -137,7 +134,8 @@ class RequestCycle:
         self._more_body = False
         self._wake()
 
-    def _add_disconnect_callback(self, callback: Callable[[], None]) -> None:
+    def add_disconnect_callback(self, callback: Callable[[], None]) -> None:
+        """Call `callback` when the client disconnects before its response is complete, or soon if it did."""
         if self._disconnected:
             self._connection._loop.call_soon(callback)  # the client was gone before the callback was added
         else:
@@ -182,42 +180,48 @@ class RequestCycle:
             await asyncio.sleep(0)  # an application that ignores the disconnect must not starve other tasks
             return
         if message["type"] == "http.response.start":
-            self._write_head(message["status"], message["headers"])
+            headers = message["headers"]
+            length = dict(headers).get(b"content-length")
+            self._write_head(message["status"], headers, None if length is None else int(length))
         else:
             self._write_body(message.get("body", b""), more=message.get("more_body", False))
         drained = self._connection.drained
         if drained is not None:
             await drained
 
-    def _write_now(self, body: bytes) -> asyncio.Future[None] | None:
+    def write(self, body: bytes) -> asyncio.Future[None] | None:
+        """Write a part of the body without a pass of the event loop. Returns a future while the client reads too slowly."""
         if not self._disconnected:
             self._write_body(body, more=True)
         return self._connection.drained
 
-    def _write_head(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+    def respond(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> asyncio.Future[None] | None:
+        """Write a complete response; `headers` has its content-length. Returns as `write` does."""
+        if not self._disconnected:
+            self._write_head(status, headers, len(body))
+            self._write_body(body, more=False)
+        return self._connection.drained
+
+    def _write_head(self, status: int, headers: list[tuple[bytes, bytes]], length: int | None) -> None:
         if self.response_started:
             # A second head would be read as the response to the next request, which may be another client's.
             self._protocol_error("a second head for one request")
-        self.response_started = True
-        lines = []
-        for pair in headers:
-            lines.append(b"%b: %b\r\n" % pair)
-            if pair[0] == b"content-length":
-                self._remaining_length = int(pair[1])
+        self.response_started, self._remaining_length = True, length
+        more_fields = b""
         if status in _WITHOUT_BODY or self._no_body:
             self._no_body, self._remaining_length = True, None
-        elif self._remaining_length is None:
+        elif length is None:
             if self._scope["http_version"] == "1.1":
                 self._chunked = True
-                lines.append(b"transfer-encoding: chunked\r\n")
+                more_fields = b"transfer-encoding: chunked\r\n"
             else:
                 self.keep_alive = False
         if self._more_body or (self._server.shutting_down and not self._connection.has_pending_requests):
             self.keep_alive = False
         if not self.keep_alive:
-            lines.append(b"connection: close\r\n")
+            more_fields += b"connection: close\r\n"
         # The head is sent with the first part of the body: one system call less per response.
-        self._head = b"%b%b%b\r\n" % (status_line(status), self._server.date, b"".join(lines))
+        self._head = b"%b%b%b%b\r\n" % (status_line(status), self._server.date, field_lines(headers), more_fields)
 
     def _write_body(self, body: bytes, *, more: bool) -> None:
         if self.response_complete or not self.response_started:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
 import httptools
 
-__all__ = ["RequestHead", "RequestRejected", "parse_head", "split_target"]
+__all__ = ["RequestRejected", "parse_head", "split_target"]
 
-_CHECKED_FIELDS = frozenset({b"host", b"transfer-encoding", b"expect"})
 # RFC 3986 3.2.2 and 3.2.3, in any order. User information is not part of a Host.
 _HOST_CHARACTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~!$&'()*+,;=%:[]"
 _MAX_CACHED_TARGET = 256
@@ -26,33 +24,41 @@ class RequestRejected(Exception):
         self.message = message
 
 
-class RequestHead(NamedTuple):
-    """The header fields that the server itself acts on."""
+def parse_head(version: str, headers: Sequence[tuple[bytes, bytes]]) -> tuple[bool, bool]:
+    """Check the fields that framing and routing depend on. RequestRejected names the invalid one.
 
-    chunked: bool
-    wants_continue: bool
-
-
-def parse_head(version: str, headers: Sequence[tuple[bytes, bytes]]) -> RequestHead:
-    """Check the fields that framing and routing depend on. RequestRejected names the invalid one."""
+    Returns whether the body is chunked, and whether the client waits for `100 Continue`.
+    """
     if version not in ("1.1", "1.0"):
         raise RequestRejected(505, "Speak HTTP/1.1 here.")
-    hosts, chunked, wants_continue = 0, False, False
-    for name, value in headers:
-        if name not in _CHECKED_FIELDS:
-            continue
-        if name == b"host":
-            hosts += 1
-            if value.translate(None, _HOST_CHARACTERS):
-                raise RequestRejected(400, "The header 'Host' is not a host name, with or without a port.")
-        elif name == b"expect":
-            wants_continue = version == "1.1" and value.lower() == b"100-continue"
-        else:
-            _check_coding(version, value)
-            chunked = True
-    if hosts > 1 or (hosts == 0 and version == "1.1"):
+    fields = dict(headers)
+    host, chunked = fields.get(b"host"), b"transfer-encoding" in fields
+    repeated = len(fields) != len(headers)
+    if (host is None and version == "1.1") or (repeated and len(_values(headers, b"host")) > 1):
         raise RequestRejected(400, "A request of HTTP/1.1 has the header 'Host', once.")
-    return RequestHead(chunked, wants_continue)
+    if host is not None and not _is_host(host):
+        raise RequestRejected(400, "The header 'Host' is not a host name, with or without a port.")
+    if chunked:
+        for value in _values(headers, b"transfer-encoding"):
+            _check_coding(version, value)
+    wants_continue = b"expect" in fields and version == "1.1" and fields[b"expect"].lower() == b"100-continue"
+    return chunked, wants_continue
+
+
+def _is_host(host: bytes) -> bool:
+    """Whether a Host has only characters of a host name, an address and a port."""
+    # A server is addressed by few names. Only short ones are cached: 64 KiB of them in all.
+    return _has_host_characters(host) if len(host) <= _MAX_CACHED_TARGET else not host.translate(None, _HOST_CHARACTERS)
+
+
+@lru_cache(maxsize=256)
+def _has_host_characters(host: bytes) -> bool:
+    return not host.translate(None, _HOST_CHARACTERS)
+
+
+def _values(headers: Sequence[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
+    """The values of a header field, in order."""
+    return [value for other, value in headers if other == name]
 
 
 def _check_coding(version: str, value: bytes) -> None:

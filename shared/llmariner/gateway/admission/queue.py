@@ -41,7 +41,7 @@ class AdmissionQueue:
     def __init__(self, per_model: int, per_tenant: int) -> None:
         self._max_per_model = per_model
         self._max_per_tenant = per_tenant
-        self._capacity = 0
+        self._capacity = self._tenant_capacity = 0
         self._engine_waiting = 0
         self._queues: OrderedDict[str, deque[Waiter]] = OrderedDict()
         self._running_by_tenant: dict[str, int] = {}
@@ -58,7 +58,9 @@ class AdmissionQueue:
             self.ready_at = math.inf
         elif self.ready_at == math.inf:
             self.ready_at = time.monotonic()
-        self._capacity = state.capacity if state.ready else 0
+        self._capacity = capacity = state.capacity if state.ready else 0
+        reserved = max(1, capacity // _RESERVED_FRACTION) if capacity >= _MIN_SHARED_CAPACITY else 0
+        self._tenant_capacity = capacity - reserved
         self._engine_waiting = state.engine_waiting
         self._admit_waiting()
 
@@ -145,9 +147,8 @@ class AdmissionQueue:
 
     def _may_take_slot(self, tenant: str) -> bool:
         """Whether a tenant may take a free slot, or it is reserved for other tenants of this model."""
-        reserved = max(1, self._capacity // _RESERVED_FRACTION) if self._capacity >= _MIN_SHARED_CAPACITY else 0
         own = self._running_by_tenant.get(tenant, 0)
-        return own < self._capacity - reserved or time.monotonic() > self._shared_until
+        return own < self._tenant_capacity or time.monotonic() > self._shared_until
 
     def _next_tenant(self) -> str | None:
         """The tenant to admit next; None: no waiting tenant may take a slot."""

@@ -145,6 +145,8 @@ class MeteredRequest:
             found = self.bounds.charge
         if found is None:
             return self._reported
+        if self._reported is NO_USAGE:
+            return found
         return {name: max(count, self._reported[name]) for name, count in found.items()}
 
 

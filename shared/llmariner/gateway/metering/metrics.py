@@ -6,8 +6,9 @@ conventions for generative AI metrics.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_right
 from collections.abc import Iterable
+from math import inf
 from typing import Any
 
 __all__ = ["Metrics"]
@@ -17,22 +18,33 @@ _TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576)
 _FIRST_TOKEN = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 _PER_TOKEN = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
 
+# How many values of a series are kept before they are counted: a millisecond's work.
+_MAX_VALUES = 4096
+
 Labels = tuple[tuple[str, str], ...]
 
 
 class _Series:
-    """One labeled series of a histogram."""
+    """One labeled series of a histogram. Values are appended to `values`, and counted when `count` is called."""
 
-    __slots__ = ("bounds", "counts", "total")
+    __slots__ = ("_counts", "bounds", "total", "values")
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
+        self.values: list[float] = []
         self.total = 0.0
+        self._counts = [0] * len(bounds)
 
-    def observe(self, value: float) -> None:
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
+    def count(self) -> list[int]:
+        """How many values there were up to each bound, and in all. Drops the values: call it after `_MAX_VALUES`."""
+        ordered = sorted(self.values)  # in C, where counting one value after another would be a loop in Python
+        self.values.clear()
+        self.total += sum(ordered)
+        counts = [
+            before + bisect_right(ordered, bound) for before, bound in zip(self._counts, self.bounds, strict=True)
+        ]
+        self._counts = counts
+        return counts
 
 
 class _Histogram:
@@ -41,7 +53,7 @@ class _Histogram:
         self._series: dict[Labels, _Series] = {}
 
     def series(self, labels: Labels) -> _Series:
-        return self._series.setdefault(labels, _Series(self.bounds))
+        return self._series.setdefault(labels, _Series((*self.bounds, inf)))
 
     def evict(self, labels: Labels) -> None:
         for found in [found for found in self._series if found[: len(labels)] == labels]:
@@ -51,13 +63,12 @@ class _Histogram:
         yield f"# HELP {self.name} {self.help}"
         yield f"# TYPE {self.name} histogram"
         for labels, series in self._series.items():
-            running = 0
-            for bound, count in zip((*self.bounds, float("inf")), series.counts, strict=True):
-                running += count
-                le = "+Inf" if bound == float("inf") else f"{bound:.12g}"
-                yield f"{self.name}_bucket{_label_text((*labels, ('le', le)))} {running}"
+            counts = series.count()
+            for bound, count in zip(series.bounds, counts, strict=True):
+                le = "+Inf" if bound == inf else f"{bound:.12g}"
+                yield f"{self.name}_bucket{_label_text((*labels, ('le', le)))} {count}"
             yield f"{self.name}_sum{_label_text(labels)} {series.total:.9g}"
-            yield f"{self.name}_count{_label_text(labels)} {running}"
+            yield f"{self.name}_count{_label_text(labels)} {counts[-1]}"
 
 
 class _ModelSeries:
@@ -72,6 +83,11 @@ class _ModelSeries:
         self.per_token = metrics.per_token.series(labels)
         self.input = metrics.usage.series((*labels, ("gen_ai_token_type", "input")))
         self.output = metrics.usage.series((*labels, ("gen_ai_token_type", "output")))
+
+    def count(self) -> None:
+        """Count the values of each series."""
+        for series in (self.duration, self.time_to_first_token, self.per_token, self.input, self.output):
+            series.count()
 
 
 class Metrics:
@@ -106,16 +122,18 @@ class Metrics:
         if event["uncounted"]:
             self._uncounted[model, route] = self._uncounted.get((model, route), 0) + 1
         duration = event["at"] - event["admitted_at"]
-        series.duration.observe(duration)
+        series.duration.values.append(duration)
+        if len(series.duration.values) >= _MAX_VALUES:
+            series.count()
         first, completion = event["first_token_seconds"], event["completion_tokens"]
         if first is not None:
-            series.time_to_first_token.observe(first)
+            series.time_to_first_token.values.append(first)
             if completion > 1:
-                series.per_token.observe(max(0.0, duration - first) / (completion - 1))
+                series.per_token.values.append(max(0.0, duration - first) / (completion - 1))
         if event["prompt_tokens"]:
-            series.input.observe(event["prompt_tokens"])
+            series.input.values.append(event["prompt_tokens"])
         if completion:
-            series.output.observe(completion)
+            series.output.values.append(completion)
 
     def evict(self, model: str) -> None:
         """Drop the series of a model; its counters restart at 0, as after a restart of the instance."""

@@ -58,21 +58,18 @@ class TokenBounds(NamedTuple):
         """
         if not request.max_prompt_tokens:
             return cls(0, 0, 0, 0)
+        charged_prompt, completion = request.max_prompt_tokens, request.max_completion_tokens
         prompt_limit = request.prompt_count * (context or DEFAULT_CONTEXT_LENGTH)
         completion_limit = request.choice_count * (context or _MAX_COMPLETION_TOKENS)
-        return cls(
-            prompt_limit if context else request.max_prompt_tokens + prompt_limit,
-            completion_limit
-            if request.max_completion_tokens is None
-            else min(request.max_completion_tokens, completion_limit),
-            min(request.max_prompt_tokens, prompt_limit),
-            min(
-                request.choice_count * _DEFAULT_COMPLETION_TOKENS
-                if request.max_completion_tokens is None
-                else request.max_completion_tokens,
-                completion_limit,
-            ),
-        )
+        prompt = prompt_limit if context else charged_prompt + prompt_limit
+        if charged_prompt > prompt_limit:
+            charged_prompt = prompt_limit
+        if completion is None:
+            charged_completion = min(request.choice_count * _DEFAULT_COMPLETION_TOKENS, completion_limit)
+            return cls(prompt, completion_limit, charged_prompt, charged_completion)
+        if completion > completion_limit:
+            completion = completion_limit
+        return cls(prompt, completion, charged_prompt, completion)
 
     @property
     def charge(self) -> dict[str, int]:
@@ -83,8 +80,10 @@ class TokenBounds(NamedTuple):
         """Return plausible counts; None: they exceed the bounds."""
         if found is None or found["prompt_tokens"] > self.prompt or found["completion_tokens"] > self.completion:
             return None
-        found["cached_tokens"] = min(found["cached_tokens"], found["prompt_tokens"])
-        found["reasoning_tokens"] = min(found["reasoning_tokens"], found["completion_tokens"])
+        if found["cached_tokens"] > found["prompt_tokens"]:
+            found["cached_tokens"] = found["prompt_tokens"]
+        if found["reasoning_tokens"] > found["completion_tokens"]:
+            found["reasoning_tokens"] = found["completion_tokens"]
         return found
 
 

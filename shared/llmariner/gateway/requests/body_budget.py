@@ -22,11 +22,20 @@ class BodyBudget:
     def __init__(self, max_bytes: int, max_bytes_per_tenant: int) -> None:
         self._max_bytes = max_bytes
         self._max_bytes_per_tenant = max_bytes_per_tenant
+        # Up to so many bytes in all, no tenant can be over a limit.
+        self._ample = min(max_bytes_per_tenant, max_bytes * _TENANT_SHARE // (_TENANT_SHARE + 1))
         self._held_by_tenant: dict[str, int] = {}
         self.held = 0
 
     def reserve(self, tenant: str, size: int) -> None:
         """Reserve `size` more bytes; the caller returns them with `release`. WaitingRoomFull when they do not fit."""
+        held = self.held + size
+        if held > self._ample:
+            self._check(tenant, size)
+        self.held = held
+        self._held_by_tenant[tenant] = self._held_by_tenant.get(tenant, 0) + size
+
+    def _check(self, tenant: str, size: int) -> None:
         held_by_tenant = self._held_by_tenant.get(tenant, 0)
         available = self._max_bytes - self.held - size
         full = available < 0 or held_by_tenant + size > self._max_bytes_per_tenant
@@ -36,8 +45,6 @@ class BodyBudget:
                 f"this one has {size} more. Try again shortly, with fewer large requests at once.",
                 headers={"retry-after": "5"},
             )
-        self.held += size
-        self._held_by_tenant[tenant] = held_by_tenant + size
 
     def release(self, tenant: str, size: int) -> None:
         """Return bytes that were reserved."""

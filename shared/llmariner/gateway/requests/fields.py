@@ -12,7 +12,16 @@ from typing import Any
 from llmariner.errors import InvalidRequest
 from llmariner.gateway.requests.json_schema import check_schema, check_schemas
 
-__all__ = ["CHAT_COMPLETIONS", "COMPLETIONS", "DETOKENIZE", "EMBEDDINGS", "TOKENIZE", "Route", "check_fields"]
+__all__ = [
+    "CHAT_COMPLETIONS",
+    "COMPLETIONS",
+    "DETOKENIZE",
+    "EMBEDDINGS",
+    "TOKENIZE",
+    "Route",
+    "check_fields",
+    "requested_max_tokens",
+]
 
 Check = Callable[[Any, str], None]
 
@@ -56,7 +65,6 @@ def check_fields(route: Route, body: Mapping[str, Any]) -> None:
                 raise _wrong_case(name)
         elif value is not None:
             check(value, name)
-    _check_max_tokens(route, body)
 
 
 def _wrong_case(name: str) -> InvalidRequest:
@@ -68,8 +76,11 @@ def _wrong_case(name: str) -> InvalidRequest:
     )
 
 
-def _check_max_tokens(route: Route, body: Mapping[str, Any]) -> None:
-    """Engines differ in which of two fields they use: where both are given, they must be equal."""
+def requested_max_tokens(route: Route, body: Mapping[str, Any]) -> int | None:
+    """The upper bound of one completion, from any of the route's fields or its default; None: the context length.
+
+    InvalidRequest where two fields differ, because engines differ in which of them they use.
+    """
     name, value = "", None
     for other in route.max_tokens_fields:
         if (other_value := body.get(other)) is None:
@@ -81,11 +92,15 @@ def _check_max_tokens(route: Route, body: Mapping[str, Any]) -> None:
                 code="invalid_value",
             )
         name, value = other, other_value
+    if value is None:
+        return route.default_max_tokens
     # Some engines read 0 as unlimited.
     if value == 0 and not body.get("echo"):
         raise InvalidRequest(
             f"Invalid '{name}': expected at least 1; 0 is for requests with 'echo'.", param=name, code="invalid_value"
         )
+    max_tokens: int = value
+    return max_tokens
 
 
 def _type_error(param: str, expected: str, value: Any) -> InvalidRequest:
@@ -162,21 +177,29 @@ def _messages(value: Any, param: str) -> None:
     if not value:
         raise InvalidRequest(f"Invalid '{param}': expected at least one message.", param=param, code="empty_array")
     for index, message in enumerate(value):
-        param_path = f"{param}[{index}]"
-        _object(message, param_path)
-        role = message.get("role")
-        if role is None:
-            raise InvalidRequest(
-                f"Missing required parameter: '{param_path}.role'.",
-                param=f"{param_path}.role",
-                code="missing_required_parameter",
-            )
-        _non_empty_string(role, f"{param_path}.role")
-        content = message.get("content")
-        if content is not None and not isinstance(content, str | list):
-            raise _type_error(f"{param_path}.content", "a string or an array", content)
-        if isinstance(content, list):
-            _content_parts(content, f"{param_path}.content")
+        # Nearly all messages are of this form; `_message` names what is wrong with another one.
+        if not (
+            isinstance(message, dict)
+            and isinstance(message.get("content"), str)
+            and isinstance(role := message.get("role"), str)
+            and role
+        ):
+            _message(message, f"{param}[{index}]")
+
+
+def _message(message: Any, param: str) -> None:
+    _object(message, param)
+    role = message.get("role")
+    if role is None:
+        raise InvalidRequest(
+            f"Missing required parameter: '{param}.role'.", param=f"{param}.role", code="missing_required_parameter"
+        )
+    _non_empty_string(role, f"{param}.role")
+    content = message.get("content")
+    if content is not None and not isinstance(content, str | list):
+        raise _type_error(f"{param}.content", "a string or an array", content)
+    if isinstance(content, list):
+        _content_parts(content, f"{param}.content")
 
 
 def _content_parts(parts: list[Any], param: str) -> None:

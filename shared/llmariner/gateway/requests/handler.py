@@ -7,11 +7,11 @@ import contextlib
 import logging
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
-from llmariner.errors import BodyTooLarge, EngineFailed, InvalidRequest, PlatformError, Unavailable, WaitingRoomFull
+from llmariner.errors import BodyTooLarge, EngineFailed, PlatformError, Unavailable, WaitingRoomFull
 from llmariner.gateway.admission.chat_template import max_prompt_tokens
 from llmariner.gateway.admission.model_checks import check_model_access
 from llmariner.gateway.admission.queue import AdmissionQueue, Waiter
@@ -21,12 +21,22 @@ from llmariner.gateway.metering.meter import MeteredRequest
 from llmariner.gateway.metering.pricing import Price
 from llmariner.gateway.metering.token_counts import TokenBounds
 from llmariner.gateway.requests.fields import Route
+from llmariner.gateway.requests.max_wait import max_wait
 from llmariner.gateway.requests.parser import ModelRequest, parse
 from llmariner.gateway.requests.request_ids import new_request_id
 from llmariner.gateway.responses import server_sent_events as sse
 from llmariner.gateway.responses.engine_errors import engine_error
 from llmariner.gateway.responses.heartbeat import Heartbeat
-from llmariner.gateway.responses.messages import Message, Receive, Scope, Send, send_error, send_head, send_json
+from llmariner.gateway.responses.messages import (
+    DirectResponse,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    send_error,
+    send_head,
+    send_json,
+)
 from llmariner.gateway.responses.stream_relay import StreamRelay
 from llmariner.gateway.state import Gateway, model_not_ready
 from llmariner.http_client import (
@@ -50,8 +60,8 @@ _LARGE_BODY = 64 * 1024
 _LARGE_RESPONSE = 256 * 1024
 _MAX_ERROR_BYTES = 1024 * 1024
 _JSON_OBJECT_START = re.compile(rb"\s*\{")
-Write = Callable[[bytes], "asyncio.Future[None] | None"]
-_JSON_HEADERS = [(b"content-type", b"application/json")]
+_JSON = (b"content-type", b"application/json")
+_NO_EXTENSIONS: dict[str, Any] = {}
 
 
 class ClientDisconnected(Exception):
@@ -61,30 +71,28 @@ class ClientDisconnected(Exception):
 class RequestHandler:
     """Handles one request. `run` raises nothing but CancelledError, when the server shuts down."""
 
+    # Initial values, here rather than in `__init__`: most of these never change during a request.
+    _stream_started = _response_sent = _client_disconnected = False
+    _response_abandoned = False
+    """Whether a response was closed before its end, so that its usage must be read from the engine."""
+    _body_bytes_held = _response_bytes_held = _status = 0
+    _tenant = _model = ""
+    _body = b""
+    _endpoint: str | None = None
+    _engine_replica: str | None = None
+
     def __init__(self, gateway: Gateway, route: Route, scope: Scope, receive: Receive, send: Send) -> None:
         self._gateway = gateway
         self._route = route
         self._scope = scope
         self._receive = receive
-        self._write: Write | None = scope.get("extensions", {}).get("llmariner.write")
+        self._response: DirectResponse | None = scope.get("extensions", _NO_EXTENSIONS).get("llmariner.response")
         # A server with that extension enforces the timeout of slow readers itself.
-        self._send = send if self._write is not None else self._send_with_timeout
+        self._send = send if self._response is not None else self._send_with_timeout
         self._asgi_send = send
         self._started_at = time.perf_counter()
         self._request_id = new_request_id()
         self._headers = [(b"x-request-id", self._request_id.encode()), (b"openai-version", b"2020-10-01")]
-        self._stream_started = False
-        self._response_sent = False
-        self._tenant = ""
-        self._body_bytes_held = self._response_bytes_held = 0
-        self._body = b""
-        self._model = ""
-        self._client_disconnected = False
-        # Whether a response was closed before its end, so that its usage must be read from the engine.
-        self._response_abandoned = False
-        self._status = 0
-        self._endpoint: str | None = None
-        self._engine_replica: str | None = None
 
     async def run(self) -> None:
         """Handle the request and send its response."""
@@ -108,7 +116,7 @@ class RequestHandler:
             self._body, self._model = request.body, gateway.registry_id(key, request.model)
             if len(request.body) > _LARGE_BODY:
                 request = request._replace(body=b"")
-            wait = self._max_wait(request_headers.get(b"prefer"), stream=request.stream)
+            wait = max_wait(gateway.settings, request_headers.get(b"prefer"), stream=request.stream)
             quota_args = (key, request.model, *request.token_bounds)
             reservation = gateway.limiter.try_reserve(*quota_args)
             if reservation is None:
@@ -166,7 +174,8 @@ class RequestHandler:
             outcome, self._status, self._client_disconnected = "cancelled", 499, True
             raise
         finally:
-            stop_watching()
+            if stop_watching is not None:
+                stop_watching()
             if (self._client_disconnected or self._response_abandoned) and self._endpoint is not None:
                 settle = partial(self._settle, metered, outcome, reservation, state.price)
                 self._gateway.usage_reconciliation.reconcile(metered, self._request_id, self._endpoint, settle)
@@ -213,12 +222,11 @@ class RequestHandler:
             )
         reservation.settle(tokens, cost, metered.admitted_at)
 
-    def _watch_disconnect(self, task: asyncio.Task[None]) -> Callable[[], object]:
-        """Cancel the task when the client disconnects; returns a function that stops this."""
-        on_disconnect = self._scope.get("extensions", {}).get("llmariner.on_disconnect")
-        if on_disconnect is not None:
-            on_disconnect(lambda: self._on_disconnect(task))
-            return lambda: None
+    def _watch_disconnect(self, task: asyncio.Task[None]) -> Callable[[], object] | None:
+        """Cancel the task when the client disconnects; returns a function that stops this, if something must."""
+        if self._response is not None:
+            self._response.add_disconnect_callback(partial(self._on_disconnect, task))
+            return None
         # Without the extension, wait for the `http.disconnect` message.
         watcher = asyncio.ensure_future(self._receive())
         watcher.add_done_callback(lambda done: None if done.cancelled() else self._on_disconnect(task))
@@ -276,17 +284,6 @@ class RequestHandler:
         if self._body_bytes_held:
             self._gateway.body_budget.release(self._tenant, self._body_bytes_held)
             self._body_bytes_held = 0
-
-    def _max_wait(self, prefer: bytes | None, *, stream: bool) -> float:
-        """Seconds that this request may wait: `Prefer: wait=N` (RFC 7240) up to the platform's limit, else its default."""
-        settings = self._gateway.settings
-        for part in (prefer or b"").split(b","):
-            name, _, value = part.strip().partition(b"=")
-            if name.lower() == b"wait":
-                if not value.isdigit():
-                    raise InvalidRequest("The header 'Prefer: wait=N' takes whole seconds.", param="Prefer")
-                return min(float(value), settings.wait_limit)
-        return settings.wait_limit if stream else settings.wait_budget
 
     async def _dispatch(
         self,
@@ -364,13 +361,13 @@ class RequestHandler:
             response.close()
         return True
 
-    async def _send_to_engine(self, endpoint: str, request: ModelRequest) -> Response:
+    def _send_to_engine(self, endpoint: str, request: ModelRequest) -> Awaitable[Response]:
         settings = self._gateway.settings
-        return await self._gateway.engine_client.request(
+        return self._gateway.engine_client.request(
             endpoint,
             "POST",
             self._route.engine_path,
-            headers=[*_JSON_HEADERS, (b"x-request-id", self._request_id.encode())],
+            headers=[_JSON, (b"x-request-id", self._request_id.encode())],
             body=self._body,
             read_timeout=settings.stream_idle_timeout if request.stream else settings.engine_timeout,
         )
@@ -426,15 +423,22 @@ class RequestHandler:
         metered.usage = body[usage_start:] if usage_start >= 0 else b""
         self._status = response.status
         self._response_sent = True
-        await send_json(self._send, response.status, body, self._response_headers())
+        headers, direct = self._response_headers(), self._response
+        # Middleware that wraps `send` has something to add to the response.
+        if direct is None or getattr(self._asgi_send, "__self__", None) != direct:
+            await send_json(self._send, 200, body, headers)
+            return
+        headers += ((b"content-length", b"%d" % len(body)), _JSON)
+        drained = direct.respond(200, headers, body)
+        if drained is not None:
+            await drained
 
     async def _relay_stream(self, response: Response, request: ModelRequest, metered: MeteredRequest) -> None:
         self._release_body()
         await self._start_stream()
         stream = StreamRelay(request, metered, self._started_at)
-        write = self._write
-        if write is not None:
-            await response.pipe(lambda chunk: self._relay_chunk(response, stream, write, chunk))
+        if self._response is not None:
+            await response.pipe(partial(self._relay_chunk, response, stream, self._response))
         else:
             while chunk := await response.chunk():
                 visible = stream.feed(chunk)
@@ -449,12 +453,12 @@ class RequestHandler:
         await self._send({"type": "http.response.body", "body": b""})
 
     def _relay_chunk(
-        self, response: Response, stream: StreamRelay, write: Write, chunk: bytes
+        self, response: Response, stream: StreamRelay, direct: DirectResponse, chunk: bytes
     ) -> asyncio.Future[None] | None:
         visible = stream.feed(chunk)
         if stream.done:
             self._finish_stream(response)
-        return write(visible) if visible else None
+        return direct.write(visible) if visible else None
 
     def _finish_stream(self, response: Response) -> None:
         """After [DONE] a disconnect is no cancellation, and the rest of the engine's response is discarded."""

@@ -27,7 +27,10 @@ _DEPTH_CHANGES = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 def check_structure(body: bytes) -> None:
     """InvalidRequest for a body that is nested too deep or has too many values. Invalid JSON is left to the parser."""
     containers = body.count(b"[") + body.count(b"{")
-    if containers <= _MAX_DEPTH and body.count(b",") <= _MAX_VALUES and body.count(b":") <= _MAX_NAMES:
+    # A body has no more commas and colons than bytes.
+    if containers <= _MAX_DEPTH and (
+        len(body) <= _MAX_NAMES or (body.count(b",") <= _MAX_VALUES and body.count(b":") <= _MAX_NAMES)
+    ):
         return
     outside = _outside_strings(body)
     brackets = outside.translate(None, b",:")

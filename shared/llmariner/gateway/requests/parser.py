@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from llmariner.errors import InvalidRequest, UnsupportedMedia
-from llmariner.gateway.requests.fields import Route, check_fields
+from llmariner.gateway.requests.fields import Route, check_fields, requested_max_tokens
 from llmariner.gateway.requests.json_structure import check_structure
 
 __all__ = ["ModelRequest", "parse"]
@@ -62,8 +62,12 @@ def parse(route: Route, content_type: bytes, body: bytes) -> ModelRequest:
     options = fields.get("stream_options")
     if options is not None and not stream:
         raise InvalidRequest("'stream_options' is only allowed when 'stream' is true.", param="stream_options")
-    options = options or {}
-    max_tokens = _requested_max_tokens(route, fields)
+    include_usage = continuous_usage = False
+    if options:
+        include_usage = options.get("include_usage") is True
+        continuous_usage = options.get("continuous_usage_stats") is True
+    is_chat = "messages" in route.required
+    max_tokens = requested_max_tokens(route, fields)
     prompt_count = 1 if route.prompt_field is None else _count_prompts(fields.get(route.prompt_field))
     choice_count = prompt_count
     for name in route.choice_count_fields:
@@ -72,26 +76,17 @@ def parse(route: Route, content_type: bytes, body: bytes) -> ModelRequest:
     return ModelRequest(
         model=fields["model"],
         stream=stream,
-        include_usage=options.get("include_usage") is True,
-        continuous_usage=options.get("continuous_usage_stats") is True,
+        include_usage=include_usage,
+        continuous_usage=continuous_usage,
         body=_engine_body(route, fields, body, stream=stream, max_tokens=max_tokens),
         # A token takes at least one byte of text, or at least two of a list of token ids.
         max_prompt_tokens=len(body) if route.runs_model else 0,
         max_completion_tokens=_max_completion_tokens(route, max_tokens, choice_count),
         prompt_count=prompt_count,
         choice_count=choice_count,
-        prompt_unbounded="messages" in route.required and _is_prompt_unbounded(fields, body),
-        tool_count=len(fields.get("tools") or ()) if "messages" in route.required else 0,
+        prompt_unbounded=is_chat and _is_prompt_unbounded(fields, body),
+        tool_count=len(fields.get("tools") or ()) if is_chat else 0,
     )
-
-
-def _requested_max_tokens(route: Route, fields: dict[str, Any]) -> int | None:
-    """The upper bound of one completion, from any of the route's fields; None: the context length."""
-    for name in route.max_tokens_fields:
-        if (value := fields.get(name)) is not None:
-            max_tokens: int = value
-            return max_tokens
-    return route.default_max_tokens
 
 
 def _max_completion_tokens(route: Route, max_tokens: int | None, choice_count: int) -> int | None:

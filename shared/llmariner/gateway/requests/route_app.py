@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+
 from llmariner.errors import MethodNotAllowed, UnknownUrl
 from llmariner.gateway.requests.fields import Route
 from llmariner.gateway.requests.handler import RequestHandler
@@ -22,16 +24,17 @@ class RouteApp:
         """Flush what the gateway instance holds, at shutdown."""
         await self._gateway.close()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Serve one request (ASGI)."""
-        if scope["type"] != "http":
-            return
+        if scope["method"] == "POST" and scope["path"] == self.route.path:
+            return RequestHandler(self._gateway, self.route, scope, receive, send).run()
+        return self._answer(scope, send)
+
+    async def _answer(self, scope: Scope, send: Send) -> None:
+        """Answer a probe, or reject the request."""
         method, path = scope["method"], scope["path"]
         if path == self.route.path:
-            if method == "POST":
-                await RequestHandler(self._gateway, self.route, scope, receive, send).run()
-            else:
-                await send_error(send, MethodNotAllowed(method, path, "POST"), default_headers())
+            await send_error(send, MethodNotAllowed(method, path, "POST"), default_headers())
         elif path in ("/health/live", "/health/ready"):
             await send_json(send, 200, b'{"status":"ok"}', [])
         elif path == "/metrics" and method == "GET":

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import Any, Protocol
 
 from llmariner.errors import PlatformError
 from llmariner.gateway.requests.request_ids import new_request_id
 
 __all__ = [
+    "DirectResponse",
     "Message",
     "Receive",
     "Scope",
@@ -24,6 +26,24 @@ Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+
+
+class DirectResponse(Protocol):
+    """A request as our own server passes it beside ASGI's messages, in `scope["extensions"]["llmariner.response"]`.
+
+    Both writes take no pass of the event loop and return a future while the client reads too slowly.
+    """
+
+    def add_disconnect_callback(self, callback: Callable[[], None]) -> None:
+        """Call `callback` when the client disconnects before its response is complete."""
+
+    def write(self, body: bytes) -> asyncio.Future[None] | None:
+        """Write a part of the body."""
+
+    def respond(self, status: int, headers: RawHeaders, body: bytes) -> asyncio.Future[None] | None:
+        """Write a complete response."""
+
+
 RawHeaders = list[tuple[bytes, bytes]]
 _STREAM_HEADERS = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -15,8 +15,9 @@ __all__ = ["MiddlewareStack"]
 
 _ENCODED_BODY_HEADERS = (b"content-encoding", b"content-length")
 # Parsers disagree on which of two values counts, so a proxy could check one and a function use the other.
+# A number: `in` of a bytes object tries that first, and a search for bytes costs an exception inside the interpreter.
+_PERCENT = ord("%")
 _SINGLE_HEADERS = frozenset({b"authorization", b"openai-organization", b"openai-project"})
-_CHECKED_HEADERS = _SINGLE_HEADERS | {b"content-encoding"}
 
 
 class MiddlewareStack:
@@ -63,16 +64,16 @@ class MiddlewareStack:
 def _needs_no_middleware(scope: Scope) -> bool:
     return (
         scope["method"] != "HEAD"
-        and b"%" not in scope.get("raw_path", b"%")
-        and b"%" not in scope.get("query_string", b"")
+        and _PERCENT not in scope.get("raw_path", b"%")
+        and _PERCENT not in scope.get("query_string", b"")
         and _has_plain_headers(scope["headers"])
     )
 
 
-def _has_plain_headers(headers: Iterable[tuple[bytes, bytes]]) -> bool:
-    """Whether there is no encoded body and no repeated single-valued header."""
-    found = [name for name, _ in headers if name in _CHECKED_HEADERS]
-    return found == [b"authorization"] or (len(found) == len(set(found)) and b"content-encoding" not in found)
+def _has_plain_headers(headers: Sequence[tuple[bytes, bytes]]) -> bool:
+    """Whether there is no encoded body and no repeated header."""
+    fields = dict(headers)
+    return b"content-encoding" not in fields and len(fields) == len(headers)
 
 
 def _check_single_headers(headers: Iterable[tuple[bytes, bytes]]) -> None:

@@ -1,248 +1,45 @@
-"""A minimal HTTP/1.1 client for the token path: asyncio and httptools, with a pool of idle connections per origin.
-
-A response is read chunk by chunk, with back-pressure: past a high-water mark the socket is not read, so memory use does not
-depend on the length of a stream. Closing a response before its end closes the connection; that is how a client's disconnect
-reaches an engine.
-
-Servers are not trusted: heads, chunk extensions and trailers are bounded, reads time out, and bytes after the end of a
-response close the connection.
-"""
+"""One connection to a server: parsing, back-pressure, and the bounds on what a server may send."""
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections import deque
-from collections.abc import Callable, Iterable
 from time import monotonic
-from typing import cast
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, cast
 
 import httptools
 
-__all__ = [
-    "Client",
-    "ConnectionFailed",
-    "Headers",
-    "ReaderTimeout",
-    "Response",
-    "ResponseFailed",
-    "ResponseTimeout",
-    "ResponseTooLarge",
-]
+from llmariner.http_client.response import (
+    ConnectionFailed,
+    ReaderTimeout,
+    Response,
+    ResponseFailed,
+    ResponseTimeout,
+    Sink,
+)
 
-Sink = Callable[[bytes], "asyncio.Future[None] | None"]
-Headers = Iterable[tuple[bytes, bytes]]
+if TYPE_CHECKING:
+    from llmariner.http_client.client import Client
+
+__all__ = ["READ_TIMEOUT_SECONDS", "Connection"]
+
 _HIGH_WATER = 256 * 1024
 # Of a head with the 1xx responses before it, and of the framing between two parts of a body.
 _MAX_FRAMING_BYTES = 64 * 1024
 # A larger body is written separately, without copying it behind the head.
 _LARGE_BODY = 64 * 1024
-_MAX_IDLE = 128
 # uvicorn, and so vLLM, closes a connection after 5 s without a request; a request sent at that moment would be lost.
 _IDLE_SECONDS = 4.0
-_CONNECT_SECONDS = 5.0
-_UNIX = "unix:"
-_READ_TIMEOUT_SECONDS = 300.0
-_SWEEP_SECONDS = 0.5
+READ_TIMEOUT_SECONDS = 300.0
 # How long a server may take to end a response whose rest is discarded.
 _END_SECONDS = 1.0
-
-
-class ConnectionFailed(Exception):
-    """No response head arrived: the connection was refused or closed. The request may be retried elsewhere."""
-
-
-class ResponseTimeout(ConnectionFailed):
-    """The server accepted the request and sent nothing within the read timeout."""
-
-
-class ResponseFailed(Exception):
-    """The response began, and then broke off, timed out, or was not valid HTTP."""
-
-
-class ResponseTooLarge(ResponseFailed):
-    """The response is larger than its reader accepts."""
-
-
-class ReaderTimeout(Exception):
-    """A sink did not accept a chunk within the client's `write_timeout`."""
-
-
-class Response:
-    """A response whose head has arrived; header names are in lower case. Read it, and always `close` it."""
-
-    __slots__ = ("_connection", "headers", "status")
-
-    def __init__(self, connection: _Connection, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        self._connection = connection
-        self.status = status
-        self.headers = headers
-
-    def header(self, name: bytes) -> bytes | None:
-        """The first value of the header with this lower-case name."""
-        return next((value for key, value in self.headers if key == name), None)
-
-    async def chunk(self) -> bytes:
-        """The bytes that have arrived, at least one; empty at the end. Raises ResponseFailed."""
-        return await self._connection.chunk()
-
-    async def pipe(self, sink: Sink) -> None:
-        """Call `sink` with each chunk as it arrives, until the end. Raises ResponseFailed.
-
-        A token takes one pass of the event loop this way, where `chunk` takes two. A future returned by `sink` pauses
-        reading until it is done; ReaderTimeout when that takes longer than the client's `write_timeout`. An exception of
-        `sink` ends the response and is raised here.
-        """
-        await self._connection.pipe(sink)
-
-    async def read(self, limit: int = 64 * 1024 * 1024, *, on_progress: Callable[[int], None] | None = None) -> bytes:
-        """The rest of the body; always closes the response. ResponseTooLarge when it is over `limit` bytes.
-
-        `on_progress` is called with the number of bytes read so far, and may raise.
-        """
-        parts, size = [], 0
-        try:
-            while part := await self.chunk():
-                size += len(part)
-                if size > limit:
-                    raise ResponseTooLarge(f"the answer is over {limit} bytes")
-                if on_progress is not None:
-                    on_progress(size)
-                parts.append(part)
-        finally:
-            self.close()
-        return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    def discard_rest(self) -> None:
-        """Discard the rest of the body. `pipe` and `chunk` end with the body, or within two seconds."""
-        self._connection.discard_rest()
-
-    def close(self) -> None:
-        """Return the connection to the pool when the response was read to its end, else close it. Idempotent."""
-        self._connection.release()
-
-
-class Client:
-    """A pool of connections to any number of origins. One per event loop.
-
-    `write_timeout`: seconds that a sink may take to accept a chunk (see `Response.pipe`).
-    """
-
-    def __init__(self, *, write_timeout: float = math.inf) -> None:
-        self.write_timeout = write_timeout
-        self.busy: set[_Connection] = set()
-        self._idle: dict[str, deque[_Connection]] = {}
-        self._sweep_timer: asyncio.TimerHandle | None = None
-
-    async def request(
-        self,
-        origin: str,
-        method: str,
-        path: str,
-        *,
-        headers: Headers = (),
-        body: bytes = b"",
-        read_timeout: float = _READ_TIMEOUT_SECONDS,
-        idempotent: bool = False,
-    ) -> Response:
-        """Send a request to `http://host:port` or `unix:path` (a socket), and wait for the head of the response.
-
-        Raises ConnectionFailed. The request is sent once; only a GET, or one that is marked `idempotent`, is sent again
-        when an idle connection turns out to be closed. `read_timeout`: seconds that the server may send nothing, before
-        its head (ResponseTimeout) or between two parts of its body (ResponseFailed).
-        """
-        head = _request_head(origin, method, path, headers, len(body))
-        connection = self._take_idle(origin)
-        if connection is not None:
-            try:
-                return await connection.send(head, body, read_timeout)
-            except ResponseTimeout:
-                raise
-            except ConnectionFailed:
-                if method != "GET" and not idempotent:
-                    raise
-        connection = await self._connect(origin)
-        return await connection.send(head, body, read_timeout)
-
-    def close(self) -> None:
-        """Close the idle connections."""
-        for connections in self._idle.values():
-            for connection in connections:
-                connection.abort()
-        self._idle.clear()
-        if self._sweep_timer is not None:
-            self._sweep_timer.cancel()
-            self._sweep_timer = None
-
-    def return_to_pool(self, connection: _Connection) -> None:
-        """Keep an idle connection for the next request to its origin."""
-        idle = self._idle.setdefault(connection.origin, deque())
-        if len(idle) < _MAX_IDLE:
-            idle.append(connection)
-        else:
-            connection.abort()
-
-    def track(self, connection: _Connection) -> None:
-        """Check the timeouts of a connection until it leaves `busy`."""
-        self.busy.add(connection)
-        if self._sweep_timer is None:
-            self._sweep_timer = asyncio.get_running_loop().call_later(_SWEEP_SECONDS, self._sweep)
-
-    def _sweep(self) -> None:
-        """Check the timeouts of busy connections, and close those that were idle for too long."""
-        now = monotonic()
-        for connection in list(self.busy):
-            connection.check_timeouts(now)
-        for origin, idle in list(self._idle.items()):
-            while idle and not idle[0].is_usable(now):
-                idle.popleft().abort()
-            if not idle:
-                del self._idle[origin]
-        more = bool(self.busy or self._idle)
-        loop = asyncio.get_running_loop()
-        self._sweep_timer = loop.call_later(_SWEEP_SECONDS, self._sweep) if more else None
-
-    def _take_idle(self, origin: str) -> _Connection | None:
-        idle = self._idle.get(origin)
-        while idle:
-            connection = idle.pop()
-            if connection.is_usable(monotonic()):
-                return connection
-            connection.abort()
-        return None
-
-    async def _connect(self, origin: str) -> _Connection:
-        loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout(_CONNECT_SECONDS):
-                if origin.startswith(_UNIX):
-                    path = origin.removeprefix(_UNIX)
-                    _, connection = await loop.create_unix_connection(lambda: _Connection(self, origin), path)
-                else:
-                    parts = urlsplit(origin)
-                    _, connection = await loop.create_connection(
-                        lambda: _Connection(self, origin), parts.hostname or "", parts.port or 80
-                    )
-        except (OSError, TimeoutError) as error:
-            raise ConnectionFailed(f"{origin}: {error or 'timed out'}") from error
-        return connection
-
-
-def _request_head(origin: str, method: str, path: str, headers: Headers, length: int) -> bytes:
-    host = "localhost" if origin.startswith(_UNIX) else origin[7:]
-    lines = [f"{method} {path} HTTP/1.1\r\nhost: {host}\r\ncontent-length: {length}\r\n".encode("latin-1")]
-    for name, value in headers:
-        lines += (name, b": ", value, b"\r\n")
-    lines.append(b"\r\n")
-    return b"".join(lines)
 
 
 def _discard(_: bytes) -> None:
     """A sink that ignores its chunks."""
 
 
-class _Connection(asyncio.Protocol):
+class Connection(asyncio.Protocol):
     """One connection, and the one request that is in progress on it."""
 
     def __init__(self, client: Client, origin: str) -> None:
@@ -255,28 +52,27 @@ class _Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._idle_since = 0.0
         # Each of these ends the connection, or has its initial value again when a request ends.
+        self._failure: str | None = None
+        self._busy = self._paused = self._keep_alive = False
         self._error: Exception | None = None
         self._timed_out = False
         self._last_received_at = 0.0
         self._sink_blocked_at = math.inf
-        self._reset(_READ_TIMEOUT_SECONDS)
+        self._sink: Sink | None = None
+        self._discarding_since = math.inf
+        self._reset(READ_TIMEOUT_SECONDS)
 
     def _reset(self, read_timeout: float) -> None:
         self._headers: list[tuple[bytes, bytes]] = []
         self._chunks: list[bytes] = []
         self._size = 0
-        self._head_complete = False
-        self._complete = False
-        self._keep_alive = False
-        self._busy = False
-        self._paused = False
-        self._sink: Sink | None = None
-        self._discarding_since = math.inf
-        self._failure: str | None = None
         # Bytes since the last part of a body.
         self._framing_bytes = 0
+        self._head_complete = self._complete = False
         self._read_timeout = read_timeout
         self._received_since_check = True
+        if self._sink is not None:
+            self._sink, self._discarding_since = None, math.inf
 
     async def send(self, head: bytes, body: bytes, read_timeout: float) -> Response:
         """Write the request and wait for the head of the response."""
@@ -344,6 +140,10 @@ class _Connection(asyncio.Protocol):
         self._sink = _discard
         self._discarding_since = monotonic()
 
+    def take_whole(self) -> bytes | None:
+        """The rest of the body, if all of it has arrived; else None."""
+        return self._take_chunks() if self._complete and self._sink is None else None
+
     def _body_ended(self) -> bool:
         """Whether the body has ended. ResponseFailed when it broke off."""
         if self._failure is not None and not self._complete and self._discarding_since == math.inf:
@@ -352,6 +152,8 @@ class _Connection(asyncio.Protocol):
 
     def _take_chunks(self) -> bytes:
         chunks = self._chunks
+        if not chunks:
+            return b""
         self._chunks, self._size = [], 0
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 

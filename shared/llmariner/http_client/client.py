@@ -1,0 +1,133 @@
+"""The client: a pool of idle connections per origin, and the timeouts of those in use."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from time import monotonic
+from urllib.parse import urlsplit
+
+from llmariner.http_client.connection import READ_TIMEOUT_SECONDS, Connection
+from llmariner.http_client.response import ConnectionFailed, Headers, Response, ResponseTimeout
+
+__all__ = ["Client"]
+
+_MAX_IDLE = 128
+_CONNECT_SECONDS = 5.0
+_UNIX = "unix:"
+_SWEEP_SECONDS = 0.5
+
+
+class Client:
+    """A pool of connections to any number of origins. One per event loop.
+
+    `write_timeout`: seconds that a sink may take to accept a chunk (see `Response.pipe`).
+    """
+
+    def __init__(self, *, write_timeout: float = math.inf) -> None:
+        self.write_timeout = write_timeout
+        self.busy: set[Connection] = set()
+        self._idle: dict[str, deque[Connection]] = {}
+        self._sweep_timer: asyncio.TimerHandle | None = None
+
+    async def request(
+        self,
+        origin: str,
+        method: str,
+        path: str,
+        *,
+        headers: Headers = (),
+        body: bytes = b"",
+        read_timeout: float = READ_TIMEOUT_SECONDS,
+        idempotent: bool = False,
+    ) -> Response:
+        """Send a request to `http://host:port` or `unix:path` (a socket), and wait for the head of the response.
+
+        Raises ConnectionFailed. The request is sent once; only a GET, or one that is marked `idempotent`, is sent again
+        when an idle connection turns out to be closed. `read_timeout`: seconds that the server may send nothing, before
+        its head (ResponseTimeout) or between two parts of its body (ResponseFailed).
+        """
+        head = _request_head(origin, method, path, headers, len(body))
+        connection = self._take_idle(origin)
+        if connection is not None:
+            try:
+                return await connection.send(head, body, read_timeout)
+            except ResponseTimeout:
+                raise
+            except ConnectionFailed:
+                if method != "GET" and not idempotent:
+                    raise
+        connection = await self._connect(origin)
+        return await connection.send(head, body, read_timeout)
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        for connections in self._idle.values():
+            for connection in connections:
+                connection.abort()
+        self._idle.clear()
+        if self._sweep_timer is not None:
+            self._sweep_timer.cancel()
+            self._sweep_timer = None
+
+    def return_to_pool(self, connection: Connection) -> None:
+        """Keep an idle connection for the next request to its origin."""
+        idle = self._idle.get(connection.origin)
+        if idle is None:
+            idle = self._idle[connection.origin] = deque()
+        if len(idle) < _MAX_IDLE:
+            idle.append(connection)
+        else:
+            connection.abort()
+
+    def track(self, connection: Connection) -> None:
+        """Check the timeouts of a connection until it leaves `busy`."""
+        self.busy.add(connection)
+        if self._sweep_timer is None:
+            self._sweep_timer = asyncio.get_running_loop().call_later(_SWEEP_SECONDS, self._sweep)
+
+    def _sweep(self) -> None:
+        """Check the timeouts of busy connections, and close those that were idle for too long."""
+        now = monotonic()
+        for connection in list(self.busy):
+            connection.check_timeouts(now)
+        for origin, idle in list(self._idle.items()):
+            while idle and not idle[0].is_usable(now):
+                idle.popleft().abort()
+            if not idle:
+                del self._idle[origin]
+        more = bool(self.busy or self._idle)
+        loop = asyncio.get_running_loop()
+        self._sweep_timer = loop.call_later(_SWEEP_SECONDS, self._sweep) if more else None
+
+    def _take_idle(self, origin: str) -> Connection | None:
+        idle = self._idle.get(origin)
+        while idle:
+            connection = idle.pop()
+            if connection.is_usable(monotonic()):
+                return connection
+            connection.abort()
+        return None
+
+    async def _connect(self, origin: str) -> Connection:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(_CONNECT_SECONDS):
+                if origin.startswith(_UNIX):
+                    path = origin.removeprefix(_UNIX)
+                    _, connection = await loop.create_unix_connection(lambda: Connection(self, origin), path)
+                else:
+                    parts = urlsplit(origin)
+                    _, connection = await loop.create_connection(
+                        lambda: Connection(self, origin), parts.hostname or "", parts.port or 80
+                    )
+        except (OSError, TimeoutError) as error:
+            raise ConnectionFailed(f"{origin}: {error or 'timed out'}") from error
+        return connection
+
+
+def _request_head(origin: str, method: str, path: str, headers: Headers, length: int) -> bytes:
+    host = "localhost" if origin.startswith(_UNIX) else origin[7:]
+    start = f"{method} {path} HTTP/1.1\r\nhost: {host}\r\ncontent-length: {length}".encode("latin-1")
+    return b"\r\n".join([start, *map(b": ".join, headers), b"", b""])
