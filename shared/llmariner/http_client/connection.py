@@ -191,17 +191,20 @@ class Connection(asyncio.Protocol):
             return
         self._busy = False
         self._client.busy.discard(self)
-        if self._complete and self.is_open and self._keep_alive and self._request_written():
+        # A server that responds early may never read the rest of the request, or the next one.
+        if (
+            self._complete
+            and self.is_open
+            and self._keep_alive
+            and self._transport is not None
+            and not self._transport.get_write_buffer_size()
+        ):
             if self._paused:
                 self._on_sink_drained()
             self._idle_since = monotonic()
             self._client.return_to_pool(self)
         else:
             self.abort()
-
-    def _request_written(self) -> bool:
-        """Whether the whole request was sent: a server that responds early may never read the rest, or the next request."""
-        return self._transport is not None and not self._transport.get_write_buffer_size()
 
     def abort(self) -> None:
         """Close immediately, without sending what is buffered."""

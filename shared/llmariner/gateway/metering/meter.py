@@ -76,9 +76,8 @@ class MeteredRequest:
         self.model_project_id: str | None = None
         self.base_project_id: str | None = None
         self.waited_seconds: float | None = None
-        self.queued_seconds = 0.0
-        self.wake_seconds = 0.0
         self.first_token_seconds: float | None = None
+        self.queued_seconds = self.wake_seconds = 0.0
         self._reported = NO_USAGE
         self._reported_at = self.admitted_at
         self._base = {

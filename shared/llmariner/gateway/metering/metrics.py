@@ -7,8 +7,10 @@ conventions for generative AI metrics.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterable
 from math import inf
+from operator import itemgetter
 from typing import Any
 
 __all__ = ["Metrics"]
@@ -18,33 +20,30 @@ _TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576)
 _FIRST_TOKEN = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 _PER_TOKEN = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
 
-# How many values of a series are kept before they are counted: a millisecond's work.
-_MAX_VALUES = 4096
+# How many events are kept before they are counted: less than a millisecond's work.
+_MAX_PENDING = 256
 
 Labels = tuple[tuple[str, str], ...]
 
 
 class _Series:
-    """One labeled series of a histogram. Values are appended to `values`, and counted when `count` is called."""
+    """One labeled series of a histogram. `counts`: how many values up to each bound, the last of them infinite."""
 
-    __slots__ = ("_counts", "bounds", "total", "values")
+    __slots__ = ("bounds", "counts", "total")
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self.bounds = bounds
-        self.values: list[float] = []
+        self.counts = [0] * len(bounds)
         self.total = 0.0
-        self._counts = [0] * len(bounds)
 
-    def count(self) -> list[int]:
-        """How many values there were up to each bound, and in all. Drops the values: call it after `_MAX_VALUES`."""
-        ordered = sorted(self.values)  # in C, where counting one value after another would be a loop in Python
-        self.values.clear()
-        self.total += sum(ordered)
-        counts = [
-            before + bisect_right(ordered, bound) for before, bound in zip(self._counts, self.bounds, strict=True)
-        ]
-        self._counts = counts
-        return counts
+    def add(self, values: Iterable[float]) -> None:
+        """Count values: sorted, which takes no loop over them in Python."""
+        ordered = sorted(values)
+        if ordered:
+            self.total += sum(ordered)
+            self.counts = [
+                count + bisect_right(ordered, bound) for count, bound in zip(self.counts, self.bounds, strict=True)
+            ]
 
 
 class _Histogram:
@@ -63,12 +62,11 @@ class _Histogram:
         yield f"# HELP {self.name} {self.help}"
         yield f"# TYPE {self.name} histogram"
         for labels, series in self._series.items():
-            counts = series.count()
-            for bound, count in zip(series.bounds, counts, strict=True):
+            for bound, count in zip(series.bounds, series.counts, strict=True):
                 le = "+Inf" if bound == inf else f"{bound:.12g}"
                 yield f"{self.name}_bucket{_label_text((*labels, ('le', le)))} {count}"
             yield f"{self.name}_sum{_label_text(labels)} {series.total:.9g}"
-            yield f"{self.name}_count{_label_text(labels)} {counts[-1]}"
+            yield f"{self.name}_count{_label_text(labels)} {series.counts[-1]}"
 
 
 class _ModelSeries:
@@ -84,16 +82,25 @@ class _ModelSeries:
         self.input = metrics.usage.series((*labels, ("gen_ai_token_type", "input")))
         self.output = metrics.usage.series((*labels, ("gen_ai_token_type", "output")))
 
-    def count(self) -> None:
-        """Count the values of each series."""
-        for series in (self.duration, self.time_to_first_token, self.per_token, self.input, self.output):
-            series.count()
+    def add(self, events: list[dict[str, Any]]) -> None:
+        """Count closing events of this model and route."""
+        streams = [
+            (event["at"] - event["admitted_at"], event["first_token_seconds"], event["completion_tokens"])
+            for event in events
+            if event["first_token_seconds"] is not None
+        ]
+        self.duration.add([event["at"] - event["admitted_at"] for event in events])
+        self.time_to_first_token.add([first for _, first, _ in streams])
+        self.per_token.add([max(0.0, took - first) / (tokens - 1) for took, first, tokens in streams if tokens > 1])
+        self.input.add(filter(None, map(itemgetter("prompt_tokens"), events)))
+        self.output.add(filter(None, map(itemgetter("completion_tokens"), events)))
 
 
 class Metrics:
     """The metrics of one gateway instance."""
 
     def __init__(self) -> None:
+        self._pending: list[dict[str, Any]] = []
         self._requests: dict[tuple[str, str, str, int], int] = {}
         self._by_model: dict[tuple[str, str], _ModelSeries] = {}
         self._uncounted: dict[tuple[str, str], int] = {}
@@ -112,31 +119,31 @@ class Metrics:
 
     def observe(self, event: dict[str, Any]) -> None:
         """Count a request by its closing ledger event."""
-        model, route = event["model"], event["route"]
-        series = self._by_model.get((model, route))
-        if series is None:
-            labels = (("gen_ai_operation_name", route), ("gen_ai_request_model", model))
-            series = self._by_model[model, route] = _ModelSeries(labels, self)
-        key = (model, route, event["outcome"], event["status"])
-        self._requests[key] = self._requests.get(key, 0) + 1
-        if event["uncounted"]:
-            self._uncounted[model, route] = self._uncounted.get((model, route), 0) + 1
-        duration = event["at"] - event["admitted_at"]
-        series.duration.values.append(duration)
-        if len(series.duration.values) >= _MAX_VALUES:
-            series.count()
-        first, completion = event["first_token_seconds"], event["completion_tokens"]
-        if first is not None:
-            series.time_to_first_token.values.append(first)
-            if completion > 1:
-                series.per_token.values.append(max(0.0, duration - first) / (completion - 1))
-        if event["prompt_tokens"]:
-            series.input.values.append(event["prompt_tokens"])
-        if completion:
-            series.output.values.append(completion)
+        self._pending.append(event)
+        if len(self._pending) >= _MAX_PENDING:
+            self._count()
+
+    def _count(self) -> None:
+        """Count the pending events. Together they take a fraction of what each would alone."""
+        pending, self._pending = self._pending, []
+        by_model: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        for event in pending:
+            by_model.setdefault((event["model"], event["route"]), []).append(event)
+        for (model, route), events in by_model.items():
+            series = self._by_model.get((model, route))
+            if series is None:
+                labels = (("gen_ai_operation_name", route), ("gen_ai_request_model", model))
+                series = self._by_model[model, route] = _ModelSeries(labels, self)
+            series.add(events)
+            for (outcome, status), count in Counter(map(itemgetter("outcome", "status"), events)).items():
+                key = (model, route, outcome, status)
+                self._requests[key] = self._requests.get(key, 0) + count
+            if uncounted := sum(map(itemgetter("uncounted"), events)):
+                self._uncounted[model, route] = self._uncounted.get((model, route), 0) + uncounted
 
     def evict(self, model: str) -> None:
         """Drop the series of a model; its counters restart at 0, as after a restart of the instance."""
+        self._count()
         for of in [of for of in self._by_model if of[0] == model]:
             labels = self._by_model.pop(of).labels
             self._uncounted.pop(of, None)
@@ -147,6 +154,7 @@ class Metrics:
 
     def render(self, queues: Iterable[tuple[str, int, int]]) -> str:
         """Render all metrics; `queues`: model, requests running, requests waiting."""
+        self._count()
         lines = ["# HELP llmariner_requests_total Requests by outcome.", "# TYPE llmariner_requests_total counter"]
         for (model, route, outcome, status), count in self._requests.items():
             labels = (*self._by_model[model, route].labels, ("outcome", outcome), ("status", str(status)))
