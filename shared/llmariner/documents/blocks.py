@@ -19,7 +19,7 @@ class BlockKind(StrEnum):
 
 @dataclass(frozen=True)
 class Block:
-    """A piece of a document, in reading order. `level`: of a heading, 1 is the highest. `page`: from 1, if there are pages."""
+    """A piece of a document, in reading order. `level`: of a heading, 1 is the highest. `page`: from 1, if any."""
 
     kind: BlockKind
     text: str
