@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from llmariner.cli.support.configuration import resolve_target
+from llmariner.file_settings import FileSettings
 from llmariner.server import ServerLimits
 from llmariner.settings import (
     DatabaseSettings,
@@ -53,7 +54,7 @@ def test_every_variable_has_a_row_of_its_own() -> None:
 @pytest.mark.parametrize(("name", "default"), [row for row in DEFAULTS if row[0] != "LLMARINER_BASE_URL"])
 def test_setting_a_variable_to_its_documented_default_changes_nothing(name: str, default: str) -> None:
     own = (ServerLimits, StandaloneSettings, DatabaseSettings, GatewaySettings, IdentitySettings)
-    for settings in (*own, ModelSettings, ServingSettings, UsageSettings):
+    for settings in (*own, FileSettings, ModelSettings, ServingSettings, UsageSettings):
         assert settings.load({**BARE, name: default}) == settings.load(BARE)
 
 

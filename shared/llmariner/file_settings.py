@@ -1,0 +1,34 @@
+"""Settings of files. `settings` lists the other settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llmariner.environment import Environment, read_number
+
+__all__ = ["FileSettings"]
+
+_MIB = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class FileSettings:
+    """Limits of files. A limit of 0 is none."""
+
+    form_bytes: int = 512 * _MIB
+    """`LLMARINER_FILE_BYTES`: maximum bytes of a file that is sent as a form. Default 512 MiB, as OpenAI's."""
+
+    project_files: int = 100_000
+    """`LLMARINER_PROJECT_FILES`: maximum number of files of one project."""
+
+    project_bytes: int = 1024 * 1024 * _MIB
+    """`LLMARINER_PROJECT_FILE_BYTES`: maximum bytes of all files of one project. Default 1 TiB."""
+
+    @classmethod
+    def load(cls, env: Environment) -> FileSettings:
+        """Read from a mapping. Raises ValueError that names the invalid variable."""
+        return cls(
+            form_bytes=int(read_number(env, "LLMARINER_FILE_BYTES", cls.form_bytes, minimum=1)),
+            project_files=int(read_number(env, "LLMARINER_PROJECT_FILES", cls.project_files)),
+            project_bytes=int(read_number(env, "LLMARINER_PROJECT_FILE_BYTES", cls.project_bytes)),
+        )

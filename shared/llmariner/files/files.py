@@ -1,0 +1,349 @@
+"""The files of projects: rows in the database, contents in the object store."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any, Literal, Protocol
+
+from sqlalchemy import Column, ColumnElement, and_, delete, func, or_, select, tuple_
+
+from llmariner.audit import log
+from llmariner.errors import Conflict, InsufficientQuota, NotFound
+from llmariner.file_settings import FileSettings
+from llmariner.files.content import IncomingContent, store_errors
+from llmariner.files.events import CREATED, DELETED, add_file_event
+from llmariner.files.file import File, NewFile, StoredContent, file_from_row
+from llmariner.files.purposes import Purpose, default_expiry_seconds
+from llmariner.files.quotas import check_quota, lock_usage, release_quota, reserve_quota
+from llmariner.files.tables import file_contents, file_usage, files
+from llmariner.identifiers import new_id
+from llmariner.platform.database import Database, ReadSession, WriteSession
+from llmariner.platform.objects import ObjectNotFound, ObjectStore, ObjectStoreUnavailable
+from llmariner.tenancy.principal import Caller, KeyOwner
+from llmariner.tenancy.tables import projects
+
+__all__ = ["FileReferences", "Files"]
+
+_log = logging.getLogger(__name__)
+_BATCH = 200
+
+
+class FileReferences(Protocol):
+    """What another domain has that refers to files. Both methods run in the transaction that deletes a file."""
+
+    def in_use_by(self, session: ReadSession, file: File) -> Sequence[str]:
+        """What would break without the file, such as 'the fine-tuning job ftjob-1'; empty where nothing would."""
+
+    def on_file_deleted(self, session: WriteSession, file: File) -> None:
+        """Remove what refers to the file, or let an event do it."""
+
+
+class _ContentGone(Exception):
+    """The content that a new file was to share was freed meanwhile."""
+
+
+class Files:
+    """The files of one installation. `project_id` in a call limits it to that project; others' files are NotFound.
+
+    All methods block. They raise Unavailable while the database or the object store does not answer.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        objects: ObjectStore,
+        settings: FileSettings,
+        references: Sequence[FileReferences] = (),
+    ) -> None:
+        self._database = database
+        self._objects = objects
+        self._references = references
+        self.settings = settings
+
+    def receive(
+        self, owner: KeyOwner, *, purpose: Purpose | None, size_bytes: int, limit_bytes: int
+    ) -> IncomingContent:
+        """Begin a new file's content; `save` makes the file. `size_bytes`: as far as it is known, else 0.
+
+        Raises InsufficientQuota.
+        """
+        with self._database.read() as session:
+            check_quota(session, self.settings, owner.project_id, size_bytes=size_bytes)
+        return IncomingContent(self._objects, purpose=purpose, limit_bytes=limit_bytes)
+
+    def save(self, owner: KeyOwner, new: NewFile, content: IncomingContent) -> File:
+        """Make a file of received content. Raises InvalidRequest for content that the purpose excludes, InsufficientQuota.
+
+        Content that the project has already is not stored again.
+        """
+        content.check(new.purpose)
+        with self._database.read() as session:
+            known = _key_of(session, owner.project_id, content.sha256)
+        if known is not None:
+            try:
+                return self._share(owner, new, content)
+            except _ContentGone:
+                pass
+        return self.add(owner, new, content.commit())
+
+    def add(self, owner: KeyOwner, new: NewFile, stored: StoredContent) -> File:
+        """Make a file of an object that is in the store, and take the object over. Raises InsufficientQuota.
+
+        After another exception the object remains, since the transaction may have been committed; without a row it is
+        garbage, which the sweep collects.
+        """
+        made = _new_file(owner, new, stored.size_bytes)
+
+        def insert(session: WriteSession) -> File:
+            self._reserve(session, made)
+            key = _key_of(session, owner.project_id, stored.sha256)
+            if key is None:
+                key = stored.key
+                place = {"organization_id": owner.organization_id, "project_id": owner.project_id}
+                columns = {"key": key, "sha256": stored.sha256, "size_bytes": stored.size_bytes}
+                session.add(file_contents, **columns, **place, created_at=made["created_at"])
+            return _insert(session, {**made, "content_key": key})
+
+        try:
+            file = self._database.transact(insert)
+        except InsufficientQuota:
+            self._delete_objects([stored.key])
+            raise
+        if file.content_key != stored.key:
+            self._delete_objects([stored.key])
+        return file
+
+    def get(self, project_id: str, file_id: str) -> File:
+        """One file. NotFound for an unknown or expired one."""
+        with self._database.read() as session:
+            return _load(session, project_id, file_id)
+
+    def get_many(self, project_id: str, file_ids: Iterable[str]) -> dict[str, File]:
+        """The files of the project with these ids, by id; others are left out. At most some hundred ids."""
+        query = select(files).where(_visible(project_id), files.c.id.in_(sorted(set(file_ids))))
+        with self._database.read() as session:
+            return {row.id: file_from_row(row) for row in session.rows(query)}
+
+    def page(
+        self,
+        project_id: str,
+        *,
+        purpose: Purpose | None,
+        after: str | None,
+        limit: int,
+        order: Literal["asc", "desc"],
+    ) -> list[File]:
+        """Up to `limit` files by their time of creation. `after` is the id of a file that exists or existed."""
+        conditions = [_visible(project_id)]
+        if purpose is not None:
+            conditions.append(files.c.purpose == purpose)
+        if after is not None:
+            conditions.append(files.c.id > after if order == "asc" else files.c.id < after)
+        sorted_by = files.c.id.asc() if order == "asc" else files.c.id.desc()
+        with self._database.read() as session:
+            rows = session.rows(select(files).where(*conditions).order_by(sorted_by).limit(limit))
+        return [file_from_row(row) for row in rows]
+
+    def count(self, project_id: str, *, purpose: Purpose | None) -> int:
+        """The number of files on all pages."""
+        conditions = [_visible(project_id), *([files.c.purpose == purpose] if purpose is not None else [])]
+        with self._database.read() as session:
+            return int(session.value(select(func.count()).select_from(files).where(*conditions)))
+
+    def read(self, file: File, start: int = 0, size: int | None = None) -> Iterator[bytes]:
+        """The bytes of a file from `start`, at most `size` of them, in parts of at most 1 MiB.
+
+        NotFound for a file that was deleted meanwhile. The first part is read before this returns.
+        """
+        if file.content_key is None:
+            raise _no_such_file(file.id)
+        try:
+            with store_errors():
+                parts = self._objects.read(file.content_key, start, size)
+                first = next(parts, b"")
+        except ObjectNotFound as error:
+            raise _no_such_file(file.id) from error
+        return _with_first(first, parts)
+
+    def delete(self, actor: Caller, file_id: str) -> None:
+        """Delete a file of the caller's project, and its content with the last file of it. Conflict while it is in use."""
+        project_id = actor.key_owner.project_id
+        self._delete(partial(_load, project_id=project_id, file_id=file_id), actor)
+
+    def expire(self) -> int:
+        """Delete the files whose time is over; returns the number. Those in use remain until they are not. For the sweep."""
+        return self._delete_all(files.c.expires_at <= int(time.time()), files.c.expires_at, files.c.id)
+
+    def delete_orphans(self) -> int:
+        """Delete the files of projects that are gone; returns the number. For the sweep."""
+        gone = select(file_usage.c.project_id).where(file_usage.c.project_id.not_in(select(projects.c.id)))
+        with self._database.read() as session:
+            ids = [row.project_id for row in session.rows(gone)]
+        deleted = sum(self._delete_all(files.c.project_id == project_id, files.c.id) for project_id in ids)
+        with self._database.write() as session:
+            session.run(delete(file_usage).where(file_usage.c.project_id.in_(ids), file_usage.c.files == 0))
+        return deleted
+
+    def referenced(self, keys: Sequence[str]) -> set[str]:
+        """Which of these keys are the contents of files; the other objects are garbage."""
+        with self._database.read() as session:
+            rows = session.rows(select(file_contents.c.key).where(file_contents.c.key.in_(keys)))
+        return {row.key for row in rows}
+
+    def _share(self, owner: KeyOwner, new: NewFile, content: IncomingContent) -> File:
+        """Make a file of content that the project has. Raises _ContentGone."""
+        made = _new_file(owner, new, content.size_bytes)
+
+        def insert(session: WriteSession) -> File:
+            self._reserve(session, made)
+            key = _key_of(session, owner.project_id, content.sha256)
+            if key is None:
+                raise _ContentGone
+            return _insert(session, {**made, "content_key": key})
+
+        return self._database.transact(insert)
+
+    def _reserve(self, session: WriteSession, made: dict[str, Any]) -> None:
+        place = {name: made[name] for name in ("project_id", "organization_id")}
+        reserve_quota(session, self.settings, **place, files=1, size_bytes=made["size_bytes"])
+
+    def _delete_all(self, condition: ColumnElement[bool], *position: Column[Any]) -> int:
+        """Delete the files of a condition in batches, in the order of the columns `position`."""
+        deleted, batch = 0, select(files).where(condition).order_by(*position).limit(_BATCH)
+        query = batch
+        while True:
+            with self._database.read() as session:
+                rows = session.rows(query)
+            for row in rows:
+                try:
+                    self._delete(partial(_load_any, file_id=row.id), None)
+                    deleted += 1
+                except (Conflict, NotFound):  # in use, or deleted meanwhile
+                    continue
+            if len(rows) < _BATCH:
+                return deleted
+            last = [rows[-1]._mapping[column.name] for column in position]
+            query = batch.where(tuple_(*position) > tuple_(*last))
+
+    def _delete(self, load: Callable[[ReadSession], File], actor: Caller | None) -> None:
+        with self._database.read() as session:
+            file = load(session)
+
+        def remove(session: WriteSession) -> list[str]:
+            lock_usage(session, file.project_id, file.organization_id)
+            load(session)  # under the lock: of two deletions the second finds nothing
+            self._check_unused(session, file)
+            for references in self._references:
+                references.on_file_deleted(session, file)
+            freed = _remove(session, file)
+            add_file_event(session, DELETED, file)
+            if actor is not None:
+                payload = {"id": file.id, "data": {"filename": file.filename, "purpose": file.purpose.value}}
+                place = {"organization_id": file.organization_id, "project_id": file.project_id}
+                log.append_entry(session, actor, "file.deleted", payload, **place)
+            return freed
+
+        self._delete_objects(self._database.transact(remove))
+
+    def _check_unused(self, session: ReadSession, file: File) -> None:
+        users = [each for references in self._references for each in references.in_use_by(session, file)]
+        if users:
+            error = Conflict(
+                f"The file '{file.id}' is in use by {', '.join(users)}. Wait for its end or cancel it, then delete again.",
+                param="file_id",
+                code="file_in_use",
+            )
+            error.details["in_use_by"] = users
+            raise error
+
+    def _delete_objects(self, keys: Sequence[str]) -> None:
+        """Delete objects that no row refers to. A failure leaves garbage, which the sweep collects."""
+        if not keys:
+            return
+        try:
+            self._objects.delete(keys)
+        except ObjectStoreUnavailable as error:
+            _log.warning("objects without a file remain until the sweep: %s", error)
+
+
+def _new_file(owner: KeyOwner, new: NewFile, size_bytes: int) -> dict[str, Any]:
+    seconds = new.expires_after_seconds
+    if seconds is None:
+        seconds = default_expiry_seconds(new.purpose)
+    created = int(time.time())
+    return {
+        # OpenAI's ids of files have a hyphen.
+        "id": new_id("file").replace("_", "-", 1),
+        "organization_id": owner.organization_id,
+        "project_id": owner.project_id,
+        "filename": new.filename,
+        "purpose": new.purpose,
+        "size_bytes": size_bytes,
+        "content_type": new.content_type,
+        "content_key": None,
+        "object_path": None,
+        "created_at": created,
+        "expires_at": None if seconds is None else created + seconds,
+    }
+
+
+def _insert(session: WriteSession, made: dict[str, Any]) -> File:
+    session.add(files, **made)
+    file = File(**made)
+    add_file_event(session, CREATED, file)
+    return file
+
+
+def _remove(session: WriteSession, file: File) -> list[str]:
+    """Delete the row, and the content's where no other file has it; returns the keys of freed objects."""
+    session.run(delete(files).where(files.c.id == file.id))
+    place = {"project_id": file.project_id, "organization_id": file.organization_id}
+    release_quota(session, **place, files=1, size_bytes=file.size_bytes)
+    key = file.content_key
+    if key is None or session.first(select(files.c.id).where(files.c.content_key == key).limit(1)) is not None:
+        return []
+    session.run(delete(file_contents).where(file_contents.c.key == key))
+    return [key]
+
+
+def _key_of(session: ReadSession, project_id: str, sha256: str) -> str | None:
+    same = and_(file_contents.c.project_id == project_id, file_contents.c.sha256 == sha256)
+    found: str | None = session.value(select(file_contents.c.key).where(same))
+    return found
+
+
+def _visible(project_id: str) -> ColumnElement[bool]:
+    unexpired = or_(files.c.expires_at.is_(None), files.c.expires_at > int(time.time()))
+    return and_(files.c.project_id == project_id, unexpired)
+
+
+def _load(session: ReadSession, project_id: str, file_id: str) -> File:
+    row = session.first(select(files).where(files.c.id == file_id, _visible(project_id)))
+    if row is None:
+        raise _no_such_file(file_id)
+    return file_from_row(row)
+
+
+def _load_any(session: ReadSession, file_id: str) -> File:
+    row = session.first(select(files).where(files.c.id == file_id))
+    if row is None:
+        raise _no_such_file(file_id)
+    return file_from_row(row)
+
+
+def _no_such_file(file_id: str) -> NotFound:
+    return NotFound(f"No such file: '{file_id[:64]}'. List those of your project with GET /v1/files.", param="file_id")
+
+
+def _with_first(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
+    """The parts, beginning with one that was read already; closes `rest` at the end."""
+    try:
+        if first:
+            yield first
+        yield from rest
+    finally:
+        if close := getattr(rest, "close", None):
+            close()
