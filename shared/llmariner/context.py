@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from llmariner.settings import (
@@ -20,6 +21,7 @@ from llmariner.settings import (
     IdentitySettings,
     KServeSettings,
     ModelSettings,
+    ObjectSettings,
     SecretSettings,
     ServingSettings,
     environment,
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from llmariner.platform.database import Database
     from llmariner.platform.events.broker import Publisher
     from llmariner.platform.events.deliveries import Deliveries
+    from llmariner.platform.objects import ObjectStore
     from llmariner.platform.serving import Serving
     from llmariner.platform.serving.waiting_requests import WaitingRequests
     from llmariner.tenancy.authenticator import Authenticator
@@ -97,6 +100,7 @@ class Context:
         BrokerSettings.load(self.env)
         IdentitySettings.load(self.env)
         ModelSettings.load(self.env)
+        ObjectSettings.load(self.env)
         assert self.secrets
 
     @_cached
@@ -200,6 +204,20 @@ class Context:
         from llmariner.platform.events.deliveries import Deliveries
 
         return Deliveries(self.database, ())
+
+    @_cached
+    def objects(self) -> ObjectStore:
+        """The store of `LLMARINER_OBJECTS`: the bytes of files."""
+        settings = ObjectSettings.load(self.env)
+        if settings.adapter == "s3":
+            raise ValueError("LLMARINER_OBJECTS=s3 is not available yet; set LLMARINER_OBJECTS_FOLDER.")
+        if not settings.folder:
+            raise ValueError(
+                "Files need a store: set LLMARINER_OBJECTS=s3 and its bucket, or LLMARINER_OBJECTS_FOLDER."
+            )
+        from llmariner.platform.objects.folder import FolderObjects
+
+        return FolderObjects(Path(settings.folder))
 
     @_cached
     def publisher(self) -> Publisher | None:

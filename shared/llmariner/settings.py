@@ -23,6 +23,7 @@ from llmariner.environment import (
     read_secret,
 )
 from llmariner.identity_settings import IdentitySettings
+from llmariner.object_settings import ObjectSettings
 from llmariner.weight_locations import validate_locations
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "IdentitySettings",
     "KServeSettings",
     "ModelSettings",
+    "ObjectSettings",
     "Secret",
     "SecretSettings",
     "ServingSettings",

@@ -15,6 +15,7 @@ from llmariner.settings import (
     GatewaySettings,
     IdentitySettings,
     ModelSettings,
+    ObjectSettings,
     ServingSettings,
     StandaloneSettings,
     UsageSettings,
@@ -41,7 +42,9 @@ def test_every_variable_of_the_code_is_on_the_page() -> None:
 
 
 def test_every_variable_on_the_page_is_in_the_code() -> None:
-    settings = (CHECKOUT / "shared/llmariner/settings.py").read_text()
+    settings = "".join(
+        (CHECKOUT / "shared/llmariner" / name).read_text() for name in ("settings.py", "object_settings.py")
+    )
     files = {f"{name}_FILE" for name in re.findall(r'_secret\(env, "(\w+)"\)', settings)}
     assert set(NAME.findall(PAGE)) - read_by_the_code() - files == set()
 
@@ -54,7 +57,7 @@ def test_every_variable_has_a_row_of_its_own() -> None:
 @pytest.mark.parametrize(("name", "default"), [row for row in DEFAULTS if row[0] != "LLMARINER_BASE_URL"])
 def test_setting_a_variable_to_its_documented_default_changes_nothing(name: str, default: str) -> None:
     own = (ServerLimits, StandaloneSettings, DatabaseSettings, GatewaySettings, IdentitySettings)
-    for settings in (*own, FileSettings, ModelSettings, ServingSettings, UsageSettings):
+    for settings in (*own, FileSettings, ModelSettings, ObjectSettings, ServingSettings, UsageSettings):
         assert settings.load({**BARE, name: default}) == settings.load(BARE)
 
 

@@ -72,6 +72,7 @@ class HomeFolder:
             **env,
             "LLMARINER_DATABASE_URL": env.get("LLMARINER_DATABASE_URL")
             or f"sqlite:///{quote(str(self.root / 'platform.db'))}",
+            "LLMARINER_OBJECTS_FOLDER": env.get("LLMARINER_OBJECTS_FOLDER") or str(self.root / "objects"),
             "LLMARINER_PEPPER_FILE": str(self.root / "pepper"),
             "LLMARINER_SERVICE_SECRET_FILE": str(self.root / "service-secret"),
             # Settings of a cluster, which may be set in a developer's shell: events and calls would go there.

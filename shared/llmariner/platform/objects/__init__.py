@@ -1,17 +1,32 @@
 """The objects port: bytes under keys, streamed both ways. Every process holds a bounded part of an object in memory.
 
 Keys are made by the platform (`files/<id>`), never of callers' text. Names, types and owners belong in the database.
+A key is never given to a second object, and no key is a folder of another (`files` beside `files/<id>`).
 
 Adapters: `folder` (a folder of one machine), `s3` (an S3-compatible store).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-__all__ = ["ObjectInfo", "ObjectNotFound", "ObjectStore", "ObjectStoreUnavailable", "ObjectWriter"]
+__all__ = [
+    "ObjectInfo",
+    "ObjectNotFound",
+    "ObjectReader",
+    "ObjectStore",
+    "ObjectStoreUnavailable",
+    "ObjectWriter",
+    "check_key",
+    "check_prefix",
+    "check_range",
+]
+
+READ_BYTES = 1 << 20
+_KEY = re.compile(r"(?!.{513})[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}(/[A-Za-z0-9_][A-Za-z0-9_.-]{0,199})*", re.ASCII)
 
 
 class ObjectNotFound(Exception):
@@ -19,7 +34,7 @@ class ObjectNotFound(Exception):
 
 
 class ObjectStoreUnavailable(Exception):
-    """The store does not answer, or refuses the platform's credentials. The operation may be repeated."""
+    """The store does not answer, is full, or refuses the platform's credentials. The operation may be repeated."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +44,13 @@ class ObjectInfo:
     key: str
     size: int
     modified_at: float
+
+
+class ObjectReader(Iterator[bytes], Protocol):
+    """The bytes of an object, in parts of at most 1 MiB. Replacing or deleting the object does not change them."""
+
+    def close(self) -> None:
+        """Release file or connection; the end of the bytes does it as well. Idempotent."""
 
 
 class ObjectWriter(Protocol):
@@ -51,13 +73,13 @@ class ObjectWriter(Protocol):
 
 
 class ObjectStore(Protocol):
-    """All methods block, are safe in any thread, and raise ObjectStoreUnavailable."""
+    """All methods block, are safe in any thread, and raise ObjectStoreUnavailable. ValueError: no valid key or range."""
 
     def writer(self, key: str) -> ObjectWriter:
         """A writer that creates or replaces the object."""
 
-    def read(self, key: str, start: int = 0, size: int | None = None) -> Iterator[bytes]:
-        """The bytes from `start`, at most `size` of them, in parts of at most 1 MiB. Raises ObjectNotFound."""
+    def read(self, key: str, start: int = 0, size: int | None = None) -> ObjectReader:
+        """The bytes from `start`, at most `size` of them. Raises ObjectNotFound, before the first byte."""
 
     def info(self, key: str) -> ObjectInfo | None:
         """Size and time of an object; None if there is none."""
@@ -71,8 +93,36 @@ class ObjectStore(Protocol):
     def concatenate(self, key: str, parts: Sequence[str]) -> ObjectInfo:
         """Create an object of the bytes of others, in order, where possible inside the store. Raises ObjectNotFound."""
 
+    def discard_unfinished(self, prefix: str, before: float) -> int:
+        """Free what writers left that ended without commit and wrote nothing since `before` (Unix seconds).
+
+        Returns how many there were.
+        """
+
     def download_url(self, key: str, *, seconds: int, file_name: str, content_type: str) -> str | None:
         """A URL that anybody may read the object from for that time; None where the store has none."""
 
     def upload_url(self, key: str, *, seconds: int, size: int) -> str | None:
         """A URL that anybody may PUT exactly `size` bytes to for that time; None where the store has none."""
+
+
+def check_key(key: str) -> str:
+    """Return the key. Raises ValueError unless it is at most 512 characters of names, separated by slashes."""
+    if not _KEY.fullmatch(key):
+        raise ValueError(
+            f"{key!r} is not a key of an object: keys are names such as files/file_1, made by the platform."
+        )
+    return key
+
+
+def check_prefix(prefix: str) -> str:
+    """Return the prefix. Raises ValueError unless it is empty or what stands before its last slash is a key."""
+    if "/" in prefix:
+        check_key(prefix.rpartition("/")[0])
+    return prefix
+
+
+def check_range(start: int, size: int | None) -> None:
+    """Raises ValueError for a negative start or size."""
+    if start < 0 or (size is not None and size < 0):
+        raise ValueError(f"A range has a start and a size of at least 0, not {start} and {size}.")

@@ -1,0 +1,133 @@
+"""The folder of objects: processes that are killed, full disks, and who may read it."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from llmariner.platform.objects import ObjectStoreUnavailable
+from llmariner.platform.objects.folder import FolderObjects
+
+from .contents import get, keys, put
+
+_WRITES = """
+import sys, time
+from pathlib import Path
+from llmariner.platform.objects.folder import FolderObjects
+with FolderObjects(Path(sys.argv[1])).writer("files/file_1") as writer:
+    writer.write(b"x" * 100_000)
+    print("written", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "objects"
+
+
+@contextmanager
+def writing_process(root: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that has written to an object and not committed it."""
+    with subprocess.Popen([sys.executable, "-c", _WRITES, str(root)], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "written\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def unfinished(root: Path) -> list[str]:
+    return os.listdir(root / ".unfinished")
+
+
+def test_the_file_of_a_killed_writer_is_discarded_and_that_of_a_live_one_is_not(root: Path) -> None:
+    store = FolderObjects(root)
+    with writing_process(root) as process:
+        assert store.discard_unfinished("", time.time() + 60) == 0
+        process.send_signal(signal.SIGKILL)
+        process.wait(30)
+        assert keys(store) == []
+        assert len(unfinished(root)) == 1
+        assert store.discard_unfinished("", time.time() - 60) == 0
+        assert store.discard_unfinished("", time.time() + 60) == 1
+        assert unfinished(root) == []
+        assert store.discard_unfinished("", time.time() + 60) == 0
+
+
+def test_nothing_is_left_of_writers_that_ended(root: Path) -> None:
+    store = FolderObjects(root)
+    put(store, "files/file_1", b"x")
+    with store.writer("files/file_2") as writer:
+        writer.write(b"x")
+    assert unfinished(root) == []
+
+
+def test_objects_are_private_to_their_user(root: Path) -> None:
+    old = os.umask(0)
+    try:
+        put(FolderObjects(root), "files/file_1", b"x")
+    finally:
+        os.umask(old)
+    assert (root / "files/file_1").stat().st_mode & 0o777 == 0o600
+    assert (root / "files").stat().st_mode & 0o777 == (root / ".unfinished").stat().st_mode & 0o777 == 0o700
+    assert root.stat().st_mode & 0o777 == 0o700
+
+
+def test_zeros_take_no_room_on_disk(root: Path) -> None:
+    store = FolderObjects(root)
+    put(store, "files/file_1", b"begin", *[bytes(1 << 20)] * 64, b"end")
+    assert (root / "files/file_1").stat().st_blocks * 512 < 4 << 20
+    assert get(store, "files/file_1", 64 << 20) == b"\0" * 5 + b"end"
+
+
+def test_a_full_disk_is_an_error_of_the_store_and_loses_nothing(root: Path) -> None:
+    store = FolderObjects(root)
+    put(store, "files/file_1", b"old")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
+    try:
+        with pytest.raises(ObjectStoreUnavailable, match="File too large"):
+            put(store, "files/file_1", *[b"x" * (1 << 20)] * 3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert unfinished(root) == []
+    assert get(store, "files/file_1") == b"old"
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_of_the_store(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    store = FolderObjects(tmp_path / "file")
+    with pytest.raises(ObjectStoreUnavailable), store.writer("files/file_1"):
+        pass
+    assert keys(store) == []
+
+
+def test_an_unread_reader_leaves_no_open_file(root: Path) -> None:
+    store = FolderObjects(root)
+    put(store, "files/file_1", b"x")
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        store.read("files/file_1")
+    assert len(os.listdir("/proc/self/fd")) <= before + 1
+
+
+def test_empty_folders_are_removed_with_their_last_object(root: Path) -> None:
+    store = FolderObjects(root)
+    put(store, "uploads/a/part_1", b"x")
+    put(store, "uploads/b/part_1", b"x")
+    store.delete(["uploads/a/part_1"])
+    assert [path.name for path in root.iterdir() if not path.name.startswith(".")] == ["uploads"]
+    assert [path.name for path in (root / "uploads").iterdir()] == ["b"]
