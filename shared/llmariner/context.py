@@ -45,11 +45,13 @@ if TYPE_CHECKING:
     from llmariner.platform.serving import Serving
     from llmariner.platform.serving.waiting_requests import WaitingRequests
     from llmariner.tenancy.authenticator import Authenticator
+    from llmariner.tenancy.background_work import BackgroundTokens
     from llmariner.tenancy.keys.store import Keys
     from llmariner.tenancy.sign_in.token_sign_in import TokenSignIn
     from llmariner.usage.batch_writer import BatchWriter
     from llmariner.usage.ledger import Ledger
     from llmariner.usage.prices import Prices
+    from llmariner.vector_stores.inference import InferenceClient
 
 __all__ = ["Context"]
 
@@ -148,6 +150,21 @@ class Context:
         return TokenSignIn(
             self.database, OidcTokenVerifier(settings), self.authenticator, default_role=settings.default_role
         )
+
+    @_cached
+    def background_tokens(self) -> BackgroundTokens:
+        """Tokens by which background work calls the token path."""
+        from llmariner.tenancy.background_work import BackgroundTokens
+
+        return BackgroundTokens(self.secrets.service)
+
+    @_cached
+    def inference(self) -> InferenceClient:
+        """A client of the platform's own token path, at `LLMARINER_INFERENCE_URL`."""
+        from llmariner.inference_settings import InferenceSettings
+        from llmariner.vector_stores.inference import InferenceClient
+
+        return InferenceClient(InferenceSettings.load(self.env), self.background_tokens)
 
     @_cached
     def limits(self) -> Limits:
@@ -280,6 +297,7 @@ class Context:
         from llmariner.control_plane import InProcessControlPlane
         from llmariner.limits.restrictions import project_restriction
         from llmariner.limits.revisions import Revisions
+        from llmariner.tenancy.background_work import authorize
 
         return InProcessControlPlane(
             keys=self.keys,
@@ -293,6 +311,8 @@ class Context:
             serving=self.serving,
             waiting_requests=self.waiting_requests,
             ledger=self.ledger,
+            background_tokens=self.background_tokens,
+            authorize_background=partial(authorize, self.database),
         )
 
     @_cached

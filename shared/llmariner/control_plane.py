@@ -22,6 +22,7 @@ from llmariner.models.registry import ModelRegistry
 from llmariner.platform.serving import Phase, Serving, Status
 from llmariner.platform.serving.waiting_requests import WaitingRequests
 from llmariner.tenancy.authenticator import Authenticator
+from llmariner.tenancy.background_work import BackgroundTokens, Originator
 from llmariner.tenancy.keys.store import ApiKey, Keys
 from llmariner.tenancy.sign_in.token_sign_in import TokenSignIn
 from llmariner.usage.batch_writer import BatchWriter
@@ -58,6 +59,8 @@ class InProcessControlPlane:
         serving: Serving,
         waiting_requests: WaitingRequests,
         ledger: Ledger,
+        background_tokens: BackgroundTokens,
+        authorize_background: Callable[[Originator], tuple[ApiKey | None, frozenset[str]]],
     ) -> None:
         self._keys = keys
         self._authenticator = authenticator
@@ -69,6 +72,8 @@ class InProcessControlPlane:
         self._registry = registry
         self._serving = serving
         self._waiting_requests = waiting_requests
+        self._background_tokens = background_tokens
+        self._authorize_background = authorize_background
         # Without delay, but one batch at a time: a slow database gets fewer, larger transactions, and uses one thread.
         self._batch_writer = BatchWriter(ledger.record, seconds=0)
         self._phase_changes: list[tuple[int, str]] = []
@@ -205,6 +210,8 @@ class InProcessControlPlane:
         return self._prices.current(model.name, model.base_name, **of), base
 
     def _find_user(self, token: str, organization: str | None, project: str | None, client_address: str | None) -> Key:
+        if (background := self._background_tokens.verify(token)) is not None:
+            return self._find_originator(*background)
         sign_in = self._token_sign_in()
         if sign_in is None:
             raise sign_in_not_configured()
@@ -222,6 +229,23 @@ class InProcessControlPlane:
             models=restricted.models,
             denied_models=restricted.refused_models,
             own_models=self._registry.qualified_names(owner.project_id),
+        )
+
+    def _find_originator(self, originator: Originator, expires_at: float) -> Key:
+        """The caller of background work: its API key or user, with the right to use models in one project."""
+        key, scopes = self._authorize_background(originator)
+        restricted = self._restriction_of(originator.project_id) if key is None else key_restriction(key)
+        return Key(
+            id=originator.user_id if key is None else key.id,
+            project_id=originator.project_id,
+            organization_id=originator.organization_id,
+            user_id=originator.user_id,
+            scopes=scopes,
+            expires_at=expires_at,
+            unlimited=key is not None and key.excluded_from_rate_limiting,
+            models=restricted.models,
+            denied_models=restricted.refused_models,
+            own_models=self._registry.qualified_names(originator.project_id),
         )
 
     def _on_phase_change(self, model_id: str, status: Status) -> None:

@@ -127,6 +127,7 @@ class Platform:
             "LLMARINER_PEPPER": "p" * 64,
             "LLMARINER_SERVICE_SECRET": "s" * 64,
             "LLMARINER_HEARTBEAT_SECONDS": "0.2",
+            "LLMARINER_INFERENCE_URL": f"http://127.0.0.1:{self.port}",
             **environment,
         }
         shutil.copy(database, folder / "platform.db")

@@ -109,6 +109,7 @@ def settings() -> Object:
             # The ingress of a Kafka class Broker; an overlay with another class sets that class' ingress.
             "LLMARINER_BROKER_URL": f"http://kafka-broker-ingress.knative-eventing.svc.cluster.local/{NAMESPACE}/default",
             "LLMARINER_CONTROL_URL": f"http://{CONTROL_PLANE}.{NAMESPACE}.svc.cluster.local",
+            "LLMARINER_INFERENCE_URL": f"http://{{function}}.{NAMESPACE}.svc.cluster.local",
             # The control plane function overrides this.
             "LLMARINER_SERVING": "remote",
             "LLMARINER_MODELS_NAMESPACE": MODELS_NAMESPACE,

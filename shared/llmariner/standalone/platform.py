@@ -107,7 +107,8 @@ class StandalonePlatform:
         self._cache = settings.cache
         self._engines = environment
         self.folder.create()
-        self.context = Context(self.folder.environment(env))
+        # Background work calls the token path of this process.
+        self.context = Context({**self.folder.environment(env), "LLMARINER_INFERENCE_URL": settings.base_url})
         self._serving_settings = ServingSettings.load(env)
         self._tasks: list[asyncio.Task[Any]] = []
         self._dispatcher: Dispatcher | None = None

@@ -1,0 +1,59 @@
+"""JSON Web Tokens (RFC 7519) that the shared service secret signs with HMAC-SHA256.
+
+This module implements JWT itself, because importing a JWT library would cost more than the whole start of the token path,
+and a tenth of a second of the start of a function that verifies only these. The tests check it against PyJWT.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["NotSigned", "sign", "verified_claims"]
+
+
+class NotSigned(ValueError):
+    """The text is no token that the secret signed."""
+
+
+def sign(claims: Mapping[str, object], secret: bytes) -> str:
+    """A token with these claims."""
+    signed = _json_segment({"alg": "HS256", "typ": "JWT"}) + b"." + _json_segment(claims)
+    return (signed + b"." + _base64url(hmac.digest(secret, signed, hashlib.sha256))).decode()
+
+
+def verified_claims(token: str, secret: bytes) -> dict[str, Any]:
+    """The claims of a token that the secret signed (RFC 7515). Raises NotSigned for any other text.
+
+    The caller checks the claims, of which audience and expiry come first.
+    """
+    signed, _, signature = token.rpartition(".")
+    try:
+        header, body = signed.split(".")
+        digest = hmac.digest(secret, signed.encode(), hashlib.sha256)
+        if not hmac.compare_digest(_base64url_decode(signature), digest):
+            raise NotSigned("The signature is not that of the secret.")
+        if json.loads(_base64url_decode(header)).get("alg") != "HS256":
+            raise NotSigned("The algorithm is not HS256.")
+        claims = json.loads(_base64url_decode(body))
+    except (ValueError, AttributeError) as error:
+        raise NotSigned("The text is no signed token.") from error
+    if not isinstance(claims, dict):
+        raise NotSigned("The claims are no JSON object.")
+    return claims
+
+
+def _json_segment(value: Mapping[str, object]) -> bytes:
+    return _base64url(json.dumps(value, separators=(",", ":")).encode())
+
+
+def _base64url(value: bytes) -> bytes:
+    return base64.urlsafe_b64encode(value).rstrip(b"=")
+
+
+def _base64url_decode(part: str) -> bytes:
+    return base64.b64decode(part.encode() + b"=" * (-len(part) % 4), altchars=b"-_", validate=True)

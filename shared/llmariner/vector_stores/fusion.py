@@ -1,0 +1,60 @@
+"""Reciprocal rank fusion of two rankings (Cormack, Clarke, Büttcher: SIGIR 2009)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from llmariner.platform.vectors import Hit
+
+__all__ = ["FusedHit", "Ranked", "fuse"]
+
+_K = 60
+"""The constant of the paper: ranks near the top count more, but none alone decides."""
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """What one half of a search gave for a chunk. `rank`: from 1. `score`: of that half, in its own range."""
+
+    rank: int
+    score: float
+
+
+@dataclass(frozen=True)
+class FusedHit:
+    """A chunk in the order of the fusion. `score`: 0..1, where 1 is first in every half that counts.
+
+    `vector`, `text`: None where that half did not find the chunk.
+    """
+
+    hit: Hit
+    score: float
+    vector: Ranked | None
+    text: Ranked | None
+
+
+def fuse(
+    by_vector: Sequence[Hit], by_text: Sequence[Hit], *, vector_weight: float = 1.0, text_weight: float = 1.0
+) -> list[FusedHit]:
+    """The union of two rankings, best first; chunks of equal score are in the order of their ids.
+
+    Weights are not negative, and not both 0. A half of weight 0 finds nothing.
+    """
+    found: dict[str, Hit] = {}
+    ranks: list[dict[str, Ranked]] = []
+    for hits, weight in ((by_vector, vector_weight), (by_text, text_weight)):
+        half: dict[str, Ranked] = {}
+        for hit in hits if weight > 0 else ():
+            if hit.id not in half:
+                half[hit.id] = Ranked(len(half) + 1, hit.score)
+                found.setdefault(hit.id, hit)
+        ranks.append(half)
+    best = (vector_weight + text_weight) / (_K + 1)
+
+    def score(id_: str) -> float:
+        parts = zip((vector_weight, text_weight), ranks, strict=True)
+        return sum(weight / (_K + half[id_].rank) for weight, half in parts if id_ in half) / best
+
+    fused = [FusedHit(hit, score(id_), ranks[0].get(id_), ranks[1].get(id_)) for id_, hit in found.items()]
+    return sorted(fused, key=lambda each: (-each.score, each.hit.id))

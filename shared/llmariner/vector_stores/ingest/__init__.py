@@ -1,0 +1,1 @@
+"""Ingestion of files into vector stores: parsing, chunking, embedding and indexing, in slices."""
