@@ -24,6 +24,7 @@ from llmariner.settings import (
     ObjectSettings,
     SecretSettings,
     ServingSettings,
+    VectorSettings,
     environment,
 )
 
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from llmariner.platform.objects import ObjectStore
     from llmariner.platform.serving import Serving
     from llmariner.platform.serving.waiting_requests import WaitingRequests
+    from llmariner.platform.vectors import VectorIndex
     from llmariner.tenancy.authenticator import Authenticator
     from llmariner.tenancy.background_work import BackgroundTokens
     from llmariner.tenancy.keys.store import Keys
@@ -276,6 +278,14 @@ class Context:
         from llmariner.platform.serving.remote import RemoteServing
 
         return RemoteServing(self.http_control_plane)
+
+    @_cached
+    def vectors(self) -> VectorIndex:
+        """The vector index of `LLMARINER_MILVUS_URI`; standalone mode sets its own if that is not set."""
+        from llmariner.platform.vectors.milvus import MilvusIndex
+
+        settings = VectorSettings.load(self.env)
+        return MilvusIndex(lambda: settings)
 
     @_cached
     def waiting_requests(self) -> WaitingRequests:

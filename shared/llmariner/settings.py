@@ -24,6 +24,7 @@ from llmariner.environment import (
 )
 from llmariner.identity_settings import IdentitySettings
 from llmariner.object_settings import ObjectSettings
+from llmariner.vector_settings import VectorSettings
 from llmariner.weight_locations import validate_locations
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "ServingSettings",
     "StandaloneSettings",
     "UsageSettings",
+    "VectorSettings",
     "environment",
 ]
 

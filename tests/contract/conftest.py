@@ -17,7 +17,10 @@ from llmariner.models.registry import ModelRegistry
 from llmariner.platform.database import Database, metadata
 from llmariner.platform.database.migrate import upgrade
 from llmariner.platform.events.deliveries import Deliveries
+from llmariner.platform.vectors import VectorIndex
+from llmariner.platform.vectors.milvus import MilvusIndex
 from llmariner.settings import DatabaseSettings, Secret
+from llmariner.standalone.milvus_lite.process import MilvusLiteProcess
 from llmariner.tenancy.keys.store import KeyOwner, Keys
 from llmariner.tenancy.organizations.bootstrap import ensure_first_owner
 from llmariner.tenancy.tables import organizations, projects, users
@@ -164,3 +167,14 @@ def run_concurrently() -> Callable[[Iterable[Callable[[], Any]]], list[Any]]:
         return results
 
     return run
+
+
+@pytest.fixture(scope="session")
+def vectors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VectorIndex]:
+    """The vector index of this session's own Milvus Lite server. Tests keep apart by their tenants."""
+    folder = tmp_path_factory.mktemp("vectors")
+    server = MilvusLiteProcess(folder / "milvus", folder / "milvus-lite.log")
+    index = MilvusIndex(server.settings)
+    yield index
+    index.close()
+    server.close()

@@ -19,6 +19,7 @@ from llmariner.settings import (
     ServingSettings,
     StandaloneSettings,
     UsageSettings,
+    VectorSettings,
 )
 
 CHECKOUT = Path(__file__).parents[2]
@@ -28,7 +29,7 @@ NAME = re.compile(r"\bLLMARINER_[A-Z_]*[A-Z]\b")
 INTERNAL = {"LLMARINER_ENGINES_OF"}
 ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in PAGE.splitlines() if "LLMARINER_" in line]
 DEFAULTS = [(cells[0].strip("`"), cells[1].strip("`")) for cells in ROWS if len(cells) == 3 and cells[1]]
-BARE = {"LLMARINER_DATABASE_URL": "sqlite:///x.db"}
+BARE = {"LLMARINER_DATABASE_URL": "sqlite:///x.db", "LLMARINER_MILVUS_URI": "http://milvus:19530"}
 
 
 def read_by_the_code() -> set[str]:
@@ -42,9 +43,8 @@ def test_every_variable_of_the_code_is_on_the_page() -> None:
 
 
 def test_every_variable_on_the_page_is_in_the_code() -> None:
-    settings = "".join(
-        (CHECKOUT / "shared/llmariner" / name).read_text() for name in ("settings.py", "object_settings.py")
-    )
+    modules = (CHECKOUT / "shared/llmariner").glob("*settings.py")
+    settings = "\n".join(module.read_text() for module in modules)
     files = {f"{name}_FILE" for name in re.findall(r'_secret\(env, "(\w+)"\)', settings)}
     assert set(NAME.findall(PAGE)) - read_by_the_code() - files == set()
 
@@ -57,7 +57,7 @@ def test_every_variable_has_a_row_of_its_own() -> None:
 @pytest.mark.parametrize(("name", "default"), [row for row in DEFAULTS if row[0] != "LLMARINER_BASE_URL"])
 def test_setting_a_variable_to_its_documented_default_changes_nothing(name: str, default: str) -> None:
     own = (ServerLimits, StandaloneSettings, DatabaseSettings, GatewaySettings, IdentitySettings)
-    for settings in (*own, FileSettings, ModelSettings, ObjectSettings, ServingSettings, UsageSettings):
+    for settings in (*own, FileSettings, ModelSettings, ObjectSettings, ServingSettings, UsageSettings, VectorSettings):
         assert settings.load({**BARE, name: default}) == settings.load(BARE)
 
 

@@ -25,10 +25,12 @@ from llmariner.platform.serving.local_processes.command_line import engine_envir
 from llmariner.platform.serving.local_processes.launcher_client import kill_orphans
 from llmariner.platform.serving.local_processes.sockets import remove_stale_folders
 from llmariner.platform.serving.log_files import rotate
+from llmariner.platform.vectors.milvus import MilvusIndex
 from llmariner.settings import Environment, SecretSettings, ServingSettings, StandaloneSettings
 from llmariner.standalone.dispatcher import Dispatcher, delivery_timeouts, subscriptions
 from llmariner.standalone.engine.environment import EngineEnvironment
 from llmariner.standalone.engine.packages import PACKAGED, PackagedModel
+from llmariner.standalone.milvus_lite.process import MilvusLiteProcess
 from llmariner.standalone.router import Router
 from llmariner.standalone.weights import LocalWeights
 from llmariner.tenancy.organizations.bootstrap import create_bootstrap_key, ensure_first_owner
@@ -36,6 +38,7 @@ from llmariner.tenancy.organizations.bootstrap import create_bootstrap_key, ensu
 __all__ = ["HomeFolder", "StandalonePlatform", "checkout_root", "write_private"]
 
 _log = logging.getLogger(__name__)
+_MILVUS_LOG = "milvus-lite.log"
 _TICK_SECONDS = 30
 _TICK = "ai.llmariner.platform.tick.v1"
 
@@ -60,6 +63,11 @@ class HomeFolder:
     def engines(self) -> Path:
         """Folder of the engines' sockets."""
         return self.root / "engines"
+
+    @property
+    def vectors(self) -> Path:
+        """Folder of the vector index."""
+        return self.root / "vectors"
 
     @property
     def admin_key(self) -> Path:
@@ -114,6 +122,9 @@ class StandalonePlatform:
         self._dispatcher: Dispatcher | None = None
         self.serving: ProcessServing | None = None
         self._weights = LocalWeights(self.folder.root / "models", environment)
+        self._milvus_lite = MilvusLiteProcess(self.folder.vectors, self.folder.logs / _MILVUS_LOG)
+        if not env.get("LLMARINER_MILVUS_URI"):
+            self.context.vectors = MilvusIndex(self._milvus_lite.settings)
 
     def prepare(self) -> str | None:
         """Migrate the database, create the first administrator, register packaged models. Idempotent.
@@ -156,7 +167,7 @@ class StandalonePlatform:
         return router
 
     async def stop(self) -> None:
-        """Stop everything in order: events, token path, engines, database."""
+        """Stop everything in order: events, token path, engines, vector index, database."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -166,6 +177,7 @@ class StandalonePlatform:
         await self.context.gateway.close()
         if self.serving is not None:
             await self.serving.close()
+        await asyncio.to_thread(self._milvus_lite.close)
         self.context.database.close()
 
     def _register(self, packaged: PackagedModel) -> None:
@@ -218,7 +230,7 @@ class StandalonePlatform:
                 _log.exception("no tick")
 
     def _write_tick(self) -> None:
-        for name in ("platform.log", "launcher.log"):
+        for name in ("platform.log", "launcher.log", _MILVUS_LOG):
             rotate(self.folder.logs / name)
         with self.context.database.write() as session:
             outbox.add(session, _TICK, "platform", {"every_seconds": _TICK_SECONDS})

@@ -56,7 +56,11 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A condition on an attribute of a file. `value` is a list for `in` and `nin`."""
+    """A condition on an attribute of a file. `value` is a list for `in` and `nin`.
+
+    A value compares only with values of its type; texts are ordered by code points. A comparison with an attribute that
+    is missing or of another type is false, and true for `ne` and `nin`, the opposites of `eq` and `in`.
+    """
 
     key: str
     operator: Literal["eq", "ne", "gt", "gte", "lt", "lte", "in", "nin"]
@@ -86,7 +90,10 @@ class Hit:
 
 
 class VectorIndex(Protocol):
-    """All methods block, are safe in any thread, and raise VectorIndexUnavailable. Returned writes are durable."""
+    """All methods block, are safe in any thread, and raise VectorIndexUnavailable. Returned writes are durable.
+
+    ValueError: an id that is not of A-Z a-z 0-9 _ . : -, a text, vector, attribute, filter or limit out of bounds.
+    """
 
     def ensure(self, collection: Collection) -> None:
         """Create the collection if it is missing."""
@@ -108,7 +115,10 @@ class VectorIndex(Protocol):
         file_id: str,
         attributes: Mapping[str, AttributeValue],
     ) -> None:
-        """Replace the attributes of all chunks of a file."""
+        """Replace the attributes of all chunks of a file.
+
+        Not to be called while the same file is deleted or written: a chunk deleted at that time may come back.
+        """
 
     def search_vectors(
         self,
