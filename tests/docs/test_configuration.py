@@ -21,6 +21,7 @@ from llmariner.settings import (
     UsageSettings,
     VectorSettings,
 )
+from llmariner.vector_store_settings import VectorStoreSettings
 
 CHECKOUT = Path(__file__).parents[2]
 PAGE = (CHECKOUT / "docs/configuration.md").read_text()
@@ -56,7 +57,7 @@ def test_every_variable_has_a_row_of_its_own() -> None:
 
 @pytest.mark.parametrize(("name", "default"), [row for row in DEFAULTS if row[0] != "LLMARINER_BASE_URL"])
 def test_setting_a_variable_to_its_documented_default_changes_nothing(name: str, default: str) -> None:
-    own = (ServerLimits, StandaloneSettings, DatabaseSettings, GatewaySettings, IdentitySettings)
+    own = (ServerLimits, StandaloneSettings, DatabaseSettings, GatewaySettings, IdentitySettings, VectorStoreSettings)
     for settings in (*own, FileSettings, ModelSettings, ObjectSettings, ServingSettings, UsageSettings, VectorSettings):
         assert settings.load({**BARE, name: default}) == settings.load(BARE)
 

@@ -27,10 +27,11 @@ from llmariner.tenancy.keys.store import KeyOwner, Keys, NewKey
 from llmariner.usage.ledger import Ledger
 
 from ..ledgers import closing_event
+from ..stored_files import emit_vector_store_events
 from ..team import run_every_mutation
 
 CHECKOUT = Path(__file__).resolve().parents[3]
-TYPE = re.compile(r"ai\.llmariner\.[a-z_]+\.[a-z_]+\.v\d+")
+TYPE = re.compile(r"ai\.llmariner\.(?:[a-z_]+\.){2,3}v\d+")
 TICK = "ai.llmariner.platform.tick.v1"
 
 
@@ -72,6 +73,7 @@ def emitted(
         registry.activate(name, ActivationStatus.INACTIVE, project_id=None)
         registry.delete(name, project_id=None)
     run_every_mutation(database, owner)
+    emit_vector_store_events(database, owner)
     subject = Subject(owner.organization_id, "project", owner.project_id)
     budget = Budgets(database).put(None, subject, "month", NewBudget(0))
     Leases(database, {}).lease(LeaseRequest("req_1", 0.0, [LeaseReport(budget.id, NO_AMOUNTS, NO_AMOUNTS, NO_AMOUNTS)]))
