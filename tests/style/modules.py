@@ -24,6 +24,7 @@ _VAGUE = {
 # Words in -ing that name a thing in this field. `images/base.py` is about base images.
 _NOUNS = {
     "autoscaling",
+    "chunking",
     "encoding",
     "eventing",
     "matching",
