@@ -24,6 +24,15 @@ class FileSettings:
     project_bytes: int = 1024 * 1024 * _MIB
     """`LLMARINER_PROJECT_FILE_BYTES`: maximum bytes of all files of one project. Default 1 TiB."""
 
+    upload_bytes: int = 8 * 1024 * _MIB
+    """`LLMARINER_UPLOAD_BYTES`: maximum bytes of a file that is sent in parts. Default 8 GiB, as OpenAI's."""
+
+    upload_part_bytes: int = 64 * _MIB
+    """`LLMARINER_UPLOAD_PART_BYTES`: maximum bytes of one part. Default 64 MiB, as OpenAI's."""
+
+    upload_seconds: int = 3600
+    """`LLMARINER_UPLOAD_SECONDS`: how long the parts of an upload may take to arrive. Default an hour, as OpenAI's."""
+
     @classmethod
     def load(cls, env: Environment) -> FileSettings:
         """Read from a mapping. Raises ValueError that names the invalid variable."""
@@ -31,4 +40,7 @@ class FileSettings:
             form_bytes=int(read_number(env, "LLMARINER_FILE_BYTES", cls.form_bytes, minimum=1)),
             project_files=int(read_number(env, "LLMARINER_PROJECT_FILES", cls.project_files)),
             project_bytes=int(read_number(env, "LLMARINER_PROJECT_FILE_BYTES", cls.project_bytes)),
+            upload_bytes=int(read_number(env, "LLMARINER_UPLOAD_BYTES", cls.upload_bytes, minimum=1)),
+            upload_part_bytes=int(read_number(env, "LLMARINER_UPLOAD_PART_BYTES", cls.upload_part_bytes, minimum=1)),
+            upload_seconds=int(read_number(env, "LLMARINER_UPLOAD_SECONDS", cls.upload_seconds, minimum=60)),
         )

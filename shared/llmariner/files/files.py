@@ -95,26 +95,29 @@ class Files:
         After another exception the object remains, since the transaction may have been committed; without a row it is
         garbage, which the sweep collects.
         """
-        made = _new_file(owner, new, stored.size_bytes)
-
-        def insert(session: WriteSession) -> File:
-            self._reserve(session, made)
-            key = _key_of(session, owner.project_id, stored.sha256)
-            if key is None:
-                key = stored.key
-                place = {"organization_id": owner.organization_id, "project_id": owner.project_id}
-                columns = {"key": key, "sha256": stored.sha256, "size_bytes": stored.size_bytes}
-                session.add(file_contents, **columns, **place, created_at=made["created_at"])
-            return _insert(session, {**made, "content_key": key})
-
         try:
-            file = self._database.transact(insert)
+            file = self._database.transact(lambda session: self.insert(session, owner, new, stored))
         except InsufficientQuota:
             self._delete_objects([stored.key])
             raise
         if file.content_key != stored.key:
             self._delete_objects([stored.key])
         return file
+
+    def insert(self, session: WriteSession, owner: KeyOwner, new: NewFile, stored: StoredContent) -> File:
+        """As `add`, in the caller's transaction, which locks nothing before but what `lock_usage` does and rows of its own.
+
+        Once it is committed, the caller deletes the object if the file has another `content_key`.
+        """
+        made = _new_file(owner, new, stored.size_bytes)
+        self._reserve(session, made)
+        key = _key_of(session, owner.project_id, stored.sha256)
+        if key is None:
+            key = stored.key
+            place = {"organization_id": owner.organization_id, "project_id": owner.project_id}
+            columns = {"key": key, "sha256": stored.sha256, "size_bytes": stored.size_bytes}
+            session.add(file_contents, **columns, **place, created_at=made["created_at"])
+        return _insert(session, {**made, "content_key": key})
 
     def get(self, project_id: str, file_id: str) -> File:
         """One file. NotFound for an unknown or expired one."""

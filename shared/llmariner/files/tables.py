@@ -7,11 +7,11 @@ its object does not occur.
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, ForeignKey, Index, String, Table, UniqueConstraint
+from sqlalchemy import BigInteger, Column, Float, ForeignKey, Index, String, Table, UniqueConstraint
 
 from llmariner.platform.database import metadata
 
-__all__ = ["file_contents", "file_usage", "files"]
+__all__ = ["file_contents", "file_usage", "files", "upload_parts", "uploads"]
 
 file_contents = Table(
     "file_contents",
@@ -54,4 +54,42 @@ file_usage = Table(
     Column("organization_id", String(64), nullable=False),
     Column("files", BigInteger, nullable=False),
     Column("bytes", BigInteger, nullable=False),
+)
+
+# Uploads of files in parts. A pending one counts in `file_usage` as the file that it becomes.
+uploads = Table(
+    "uploads",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("organization_id", String(64), nullable=False),
+    Column("project_id", String(64), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger, nullable=False),
+    # When it was completed, cancelled, or found to be expired.
+    Column("ended_at", BigInteger, index=True),
+    Column("status", String(16), nullable=False),
+    Column("filename", String(256), nullable=False),
+    Column("purpose", String(32), nullable=False),
+    Column("content_type", String(128), nullable=False),
+    # Seconds from the creation of the file to its end. NULL: by its purpose.
+    Column("file_expires_after", BigInteger),
+    Column("size_bytes", BigInteger, nullable=False),
+    # The completion that is under way, and until when it may be; NULL: none.
+    Column("claim", String(64)),
+    Column("claimed_until", Float),
+    # The request that completed it, so that the same request is answered alike, and its file.
+    Column("request_digest", String(64)),
+    Column("file_id", String(64)),
+    Index("ix_uploads_status", "status", "expires_at"),
+)
+
+upload_parts = Table(
+    "upload_parts",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("upload_id", String(64), ForeignKey("uploads.id"), nullable=False, index=True),
+    Column("organization_id", String(64), nullable=False),
+    Column("project_id", String(64), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
 )
