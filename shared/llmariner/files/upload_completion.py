@@ -1,6 +1,6 @@
 """The completion of an upload: its parts are checked and joined to the content of a new file.
 
-The work takes up to minutes, and one completion of an upload at a time may do it: it claims the upload and renews its claim
+The work takes up to minutes. One completion of an upload at a time may do it: it claims the upload and renews its claim
 while it works. Parts do not change, so what was checked is what is joined. The last transaction makes the file and ends the
 upload, or neither; what a killed completion leaves is an object without a row, which the sweep collects.
 """

@@ -26,6 +26,7 @@ from llmariner.standalone.platform import StandalonePlatform
 from llmariner.tenancy.keys.store import KeyOwner, Keys, NewKey
 from llmariner.usage.ledger import Ledger
 
+from ..files.upload_steps import Desk
 from ..ledgers import closing_event
 from ..stored_files import emit_vector_store_events
 from ..team import run_every_mutation
@@ -57,7 +58,7 @@ def kinds(value: dict[str, Any]) -> dict[str, type]:
 
 @pytest.fixture
 def emitted(
-    database: Database, keys: Keys, registry: ModelRegistry, owner: KeyOwner
+    database: Database, keys: Keys, registry: ModelRegistry, owner: KeyOwner, tmp_path: Path
 ) -> dict[str, list[tuple[str, Any]]]:
     """Every operation once: type, subject and data of each event."""
     key, _ = keys.create(owner, NewKey("ci", frozenset()))
@@ -78,6 +79,7 @@ def emitted(
     budget = Budgets(database).put(None, subject, "month", NewBudget(0))
     Leases(database, {}).lease(LeaseRequest("req_1", 0.0, [LeaseReport(budget.id, NO_AMOUNTS, NO_AMOUNTS, NO_AMOUNTS)]))
     Ledger(database).record([closing_event("req_1", (9, 3, 0), uncounted=True)])
+    Desk.open(database, tmp_path / "objects", owner).every_end()
     found: dict[str, list[tuple[str, Any]]] = {}
     with database.read() as session:
         for row in session.rows(select(tables.events)):
