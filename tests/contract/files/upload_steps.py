@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sqlalchemy import select, update
@@ -30,7 +30,7 @@ class Desk:
     database: Database
     objects: FolderObjects
     owner: KeyOwner
-    settings: FileSettings = FileSettings()
+    settings: FileSettings = field(default_factory=FileSettings)
 
     @classmethod
     def open(cls, database: Database, folder: Path, owner: KeyOwner) -> Desk:
@@ -101,8 +101,6 @@ class Desk:
 
     def pass_time(self, seconds: float) -> None:
         """Make every upload that much older."""
-        older = {
-            name: uploads.c[name] - seconds for name in ("created_at", "expires_at", "ended_at", "claimed_until")
-        }
+        older = {name: uploads.c[name] - seconds for name in ("created_at", "expires_at", "ended_at", "claimed_until")}
         with self.database.write() as session:
             session.run(update(uploads).values(**older))
