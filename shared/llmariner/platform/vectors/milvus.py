@@ -37,6 +37,7 @@ _COLLECTION_NOT_FOUND = 100
 _STALE = frozenset({_COLLECTION_NOT_FOUND, 101, 103})
 """Codes of Milvus for a collection that is not there, not loaded, not loaded fully: this client's knowledge is old."""
 _INVALID_REQUEST = frozenset({1100, 1101, 1102})
+_CONNECT_SECONDS = 5.0
 _EXIT_SECONDS = 0.1
 """Between the end of a killed server's connections and of its process."""
 _HIT_FIELDS = ["vector_store_id", "file_id", "text"]
@@ -49,6 +50,7 @@ class MilvusIndex:
         self._settings = settings
         self._lock = threading.Lock()
         self._connection: _Connection | None = None
+        self._failed_at = -math.inf
 
     def ensure(self, collection: Collection) -> None:
         """See the port."""
@@ -231,33 +233,38 @@ class MilvusIndex:
                 if not connection.open(name, collection, create=create):
                     return otherwise
                 return operation(connection.client, name, connection.seconds)
-            except MilvusException as error:
+            except (MilvusException, RpcError, ValueError) as error:
                 connection.forget(name)
-                if not last and (error.code in _STALE or self._has_moved(connection)):
-                    continue
-                if error.code in _INVALID_REQUEST:
+                if not connection.closed and (isinstance(error, ValueError) or _code(error) in _INVALID_REQUEST):
                     raise
-                raise VectorIndexUnavailable(f"The vector index did not answer: {error.message}") from error
-            except RpcError as error:
-                connection.forget(name)
-                if last or not self._has_moved(connection):
-                    raise VectorIndexUnavailable(f"The vector index did not answer: {error}") from error
+                if not last and (_code(error) in _STALE or self._has_moved(connection)):
+                    continue
+                raise VectorIndexUnavailable(f"The vector index did not answer: {error}") from error
         raise AssertionError("unreachable")
 
     def _has_moved(self, connection: _Connection) -> bool:
-        time.sleep(_EXIT_SECONDS)
-        return self._settings() != connection.settings
+        if not connection.closed:
+            time.sleep(_EXIT_SECONDS)
+        return connection.closed or self._settings() != connection.settings
 
     def _connect(self) -> _Connection:
+        began = time.monotonic()
         settings = self._settings()
         with self._lock:
             connection = self._connection
             if connection is not None and connection.settings == settings:
                 return connection
+            if self._failed_at > began:
+                # Whoever waited while another thread tried would try for as long again, one after the other.
+                raise VectorIndexUnavailable("The vector index can't be reached.")
             self._connection = None
             if connection is not None:
                 connection.close()
-            self._connection = _Connection(settings)
+            try:
+                self._connection = _Connection(settings)
+            except VectorIndexUnavailable:
+                self._failed_at = time.monotonic()
+                raise
             return self._connection
 
 
@@ -272,6 +279,7 @@ class _Connection:
         logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
         self.settings = settings
         self.seconds = settings.seconds
+        self.closed = False
         self._prepared: set[str] = set()
         self._lock = threading.Lock()
         try:
@@ -279,7 +287,7 @@ class _Connection:
                 settings.uri,
                 token=settings.token.reveal(),
                 db_name=settings.database,
-                timeout=settings.seconds,
+                timeout=min(settings.seconds, _CONNECT_SECONDS),
                 dedicated=True,
                 **_tls(settings),
             )
@@ -308,7 +316,8 @@ class _Connection:
         self._prepared.discard(name)
 
     def close(self) -> None:
-        """Close the client; calls of other threads that use it fail."""
+        """Close the client. Calls of other threads that use it raise ValueError or MilvusException."""
+        self.closed = True
         self.client.close()
 
     def _create(self, name: str, collection: Collection) -> None:
@@ -335,6 +344,12 @@ class _Connection:
 def collection_name(collection: Collection) -> str:
     """The name in Milvus: ids of models may have characters that names may not have."""
     return f"chunks_{collection.dimension}_{hashlib.sha256(collection.model.encode()).hexdigest()[:16]}"
+
+
+def _code(error: Exception) -> int | None:
+    """Milvus' code of an error; None for one of gRPC or of an argument."""
+    code = getattr(error, "code", None)
+    return code if isinstance(code, int) else None
 
 
 def _tls(settings: VectorSettings) -> dict[str, Any]:

@@ -1,0 +1,187 @@
+"""The server process of Milvus Lite: who may speak to it, when it starts, and how it ends."""
+
+from __future__ import annotations
+
+import base64
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import grpc
+import pytest
+
+from llmariner.platform.vectors import Chunk, Collection, VectorIndexUnavailable
+from llmariner.platform.vectors.milvus import MilvusIndex
+from llmariner.standalone.milvus_lite.process import MilvusLiteProcess
+from llmariner.standalone.milvus_lite.server import Gate
+from llmariner.vector_settings import VectorSettings
+
+COLLECTION = Collection("test/embedding", 4)
+HERE = Chunk("vsf_1-0", "vs_1", "file-1", "here", [1.0, 0.0, 0.0, 0.0], {})
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[MilvusLiteProcess]:
+    process = MilvusLiteProcess(tmp_path / "milvus", tmp_path / "milvus-lite.log")
+    yield process
+    process.close()
+
+
+def wait_until_ended(pid: int) -> None:
+    deadline = time.monotonic() + 30
+    while Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1][:3]:
+        assert time.monotonic() < deadline, f"{pid} still runs"
+        time.sleep(0.02)
+
+
+def test_starts_when_it_is_used_and_ends_when_it_is_closed(server: MilvusLiteProcess, tmp_path: Path) -> None:
+    assert server.pid is None
+    assert not (tmp_path / "milvus").exists()
+    server.settings()
+    pid = server.pid
+    assert pid is not None
+    assert server.settings() is server.settings()
+
+    server.close()
+
+    wait_until_ended(pid)
+    with pytest.raises(VectorIndexUnavailable, match="stopping"):
+        server.settings()
+
+
+def addresses_of_listeners(port: int) -> set[str]:
+    """The last four bytes, in hexadecimal, of the local addresses that anything listens on at a port."""
+    lines = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()]
+    return {
+        fields[1].split(":")[0][-8:] for fields in lines if fields[3] == "0A" and fields[1].endswith(f":{port:04X}")
+    }
+
+
+def test_only_the_platform_and_only_this_machine_may_ask(server: MilvusLiteProcess) -> None:
+    settings = server.settings()
+    port = int(settings.uri.rsplit(":", 1)[1])
+    assert addresses_of_listeners(port) == {"0100007F"}
+    for token in ("", "wrong", "root:Milvus"):
+        stranger = MilvusIndex(
+            lambda token=token: VectorSettings(settings.uri, token=type(settings.token)(token), seconds=2)
+        )  # type: ignore[misc]
+        with pytest.raises(VectorIndexUnavailable):
+            stranger.ensure(COLLECTION)
+
+
+def test_folder_is_private_and_token_is_no_argument(server: MilvusLiteProcess, tmp_path: Path) -> None:
+    token = server.settings().token.reveal().encode()
+    assert (tmp_path / "milvus").stat().st_mode & 0o777 == 0o700
+    assert token not in Path(f"/proc/{server.pid}/cmdline").read_bytes()
+    assert token not in Path(f"/proc/{server.pid}/environ").read_bytes()
+
+
+def test_starts_again_after_a_crash(server: MilvusLiteProcess) -> None:
+    index = MilvusIndex(server.settings)
+    index.upsert(COLLECTION, "proj_1", [HERE])
+    first = server.pid
+    assert first is not None
+    os.kill(first, signal.SIGKILL)
+
+    assert index.chunk_counts(COLLECTION, "proj_1", "vs_1") == {"file-1": 1}
+    assert server.pid not in (None, first)
+    index.close()
+
+
+PARENT = """
+import sys, time
+from pathlib import Path
+from llmariner.standalone.milvus_lite.process import MilvusLiteProcess
+server = MilvusLiteProcess(Path(sys.argv[1]), Path(sys.argv[2]))
+print(server.settings().uri, server.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_ends_with_a_killed_platform_and_frees_the_folder_for_the_next(
+    server: MilvusLiteProcess, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", PARENT, str(tmp_path / "milvus"), str(tmp_path / "milvus-lite.log")]
+    parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    orphan = int(parent.stdout.readline().split()[1])
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+
+    index = MilvusIndex(server.settings)
+    index.upsert(COLLECTION, "proj_1", [HERE])
+
+    wait_until_ended(orphan)
+    assert index.chunk_counts(COLLECTION, "proj_1", "vs_1") == {"file-1": 1}
+    index.close()
+
+
+def test_failed_start_names_the_log_and_is_not_repeated_at_once(tmp_path: Path) -> None:
+    (tmp_path / "milvus").mkdir()
+    (tmp_path / "milvus" / "LOCK").mkdir()
+    log = tmp_path / "milvus-lite.log"
+    server = MilvusLiteProcess(tmp_path / "milvus", log)
+    with pytest.raises(VectorIndexUnavailable, match=r"ended with status 1. See .*milvus-lite.log"):
+        server.settings()
+    size = log.stat().st_size
+    assert size > 0
+    with pytest.raises(VectorIndexUnavailable):
+        server.settings()
+    assert log.stat().st_size == size
+    server.close()
+
+
+class Handlers:
+    """Stands for the handlers of Milvus Lite; counts how many calls run at once, at most two."""
+
+    def __init__(self) -> None:
+        self.meeting = threading.Barrier(2)
+
+    def together(self, _request: Any, _context: Any) -> bool:
+        """True if another call arrives while this one runs."""
+        try:
+            self.meeting.wait(0.3)
+        except threading.BrokenBarrierError:
+            return False
+        return True
+
+
+CONTEXT = SimpleNamespace(is_active=lambda: True)
+
+
+@pytest.mark.parametrize(
+    ("methods", "together"),
+    [
+        (("Upsert", "Upsert"), False),
+        (("Upsert", "Delete"), False),
+        (("Insert", "Flush"), False),
+        (("CreateIndex", "LoadCollection"), False),
+        (("OfALaterRelease", "Upsert"), False),
+        (("Search", "Upsert"), True),
+        (("Query", "Search"), True),
+    ],
+)
+def test_one_request_at_a_time_may_write(methods: tuple[str, str], together: bool) -> None:
+    gate, handlers = Gate("token"), Handlers()
+    met: list[bool] = []
+
+    def call(method: str) -> None:
+        sent = (("authorization", base64.b64encode(b"token").decode()),)
+        details = SimpleNamespace(method=f"/milvus.proto.milvus.MilvusService/{method}", invocation_metadata=sent)
+        handler = gate.intercept_service(lambda _: grpc.unary_unary_rpc_method_handler(handlers.together), details)
+        met.append(handler.unary_unary(None, CONTEXT))
+
+    threads = [threading.Thread(target=call, args=(method,)) for method in methods]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert met == [together, together]
