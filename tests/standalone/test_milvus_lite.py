@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,9 +22,13 @@ import pytest
 
 from llmariner.platform.vectors import Chunk, Collection, VectorIndexUnavailable
 from llmariner.platform.vectors.milvus import MilvusIndex
+from llmariner.settings import Secret, StandaloneSettings, VectorSettings
+from llmariner.standalone.engine.environment import EngineEnvironment, engine_lock
 from llmariner.standalone.milvus_lite.process import MilvusLiteProcess
 from llmariner.standalone.milvus_lite.server import Gate
-from llmariner.vector_settings import VectorSettings
+from llmariner.standalone.platform import StandalonePlatform
+
+from .test_daemon import environment_of
 
 COLLECTION = Collection("test/embedding", 4)
 HERE = Chunk("vsf_1-0", "vs_1", "file-1", "here", [1.0, 0.0, 0.0, 0.0], {})
@@ -69,11 +76,9 @@ def test_only_the_platform_and_only_this_machine_may_ask(server: MilvusLiteProce
     port = int(settings.uri.rsplit(":", 1)[1])
     assert addresses_of_listeners(port) == {"0100007F"}
     for token in ("", "wrong", "root:Milvus"):
-        stranger = MilvusIndex(
-            lambda token=token: VectorSettings(settings.uri, token=type(settings.token)(token), seconds=2)
-        )  # type: ignore[misc]
+        outsider = MilvusIndex(partial(VectorSettings, settings.uri, token=Secret(token), seconds=2))
         with pytest.raises(VectorIndexUnavailable):
-            stranger.ensure(COLLECTION)
+            outsider.ensure(COLLECTION)
 
 
 def test_folder_is_private_and_token_is_no_argument(server: MilvusLiteProcess, tmp_path: Path) -> None:
@@ -98,6 +103,7 @@ def test_starts_again_after_a_crash(server: MilvusLiteProcess) -> None:
 PARENT = """
 import sys, time
 from pathlib import Path
+from llmariner.standalone.engine.environment import EngineEnvironment, engine_lock
 from llmariner.standalone.milvus_lite.process import MilvusLiteProcess
 server = MilvusLiteProcess(Path(sys.argv[1]), Path(sys.argv[2]))
 print(server.settings().uri, server.pid, flush=True)
@@ -185,3 +191,39 @@ def test_one_request_at_a_time_may_write(methods: tuple[str, str], together: boo
     for thread in threads:
         thread.join()
     assert met == [together, together]
+
+
+def platform_of(env: dict[str, str]) -> StandalonePlatform:
+    settings = StandaloneSettings.load(env)
+    return StandalonePlatform(settings, env, EngineEnvironment(settings.cache, engine_lock()))
+
+
+def test_platform_has_an_index_of_its_own_and_ends_it(tmp_path: Path) -> None:
+    env = environment_of(tmp_path / "home", tmp_path / "cache")
+    # It is stopped without having been started, and so has no serving adapter of its own.
+    platform = platform_of(env | {"LLMARINER_SERVING": "static", "LLMARINER_SERVING_STATIC": "{}"})
+    platform.prepare()
+    platform.context.vectors.upsert(COLLECTION, "proj_1", [HERE])
+    assert (tmp_path / "home" / "vectors").stat().st_mode & 0o777 == 0o700
+    (pid,) = children_with(b"milvus_lite.server")
+
+    asyncio.run(platform.stop())
+
+    wait_until_ended(pid)
+    assert (tmp_path / "home" / "logs" / "milvus-lite.log").exists()
+
+
+def children_with(argument: bytes) -> list[int]:
+    """Child processes of this process whose command line has a text."""
+    pids = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    return [int(pid) for pid in pids if argument in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def test_platform_uses_the_milvus_of_its_settings(tmp_path: Path) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        uri = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        env = environment_of(tmp_path / "home", tmp_path / "cache") | {"LLMARINER_MILVUS_URI": uri}
+        with pytest.raises(VectorIndexUnavailable):
+            platform_of(env).context.vectors.ensure(COLLECTION)
+    assert not (tmp_path / "home" / "vectors").exists()

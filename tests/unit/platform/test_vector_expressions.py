@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -109,7 +110,7 @@ def test_types_of_a_value_have_keys_of_their_own() -> None:
     "id_", ["", " ", 'a"', "a\\", "a b", "a\0", "ä", "a\n", "x" * 129, "a)", "a]", "a,b", "１", "vs_1\n"]
 )
 def test_id_with_other_characters_is_refused(id_: str) -> None:
-    calls = [
+    calls: list[Callable[[], str]] = [
         lambda: where(id_),
         lambda: where(TENANT, vector_store_ids=["vs_1", id_]),
         lambda: where(TENANT, file_id=id_),
@@ -166,7 +167,7 @@ def test_depth_is_bounded() -> None:
 def test_number_of_compared_values_is_bounded() -> None:
     most = list(range(MAX_COMPARISONS))
     for operator in ("in", "nin"):
-        assert conditions(where(TENANT, filters=Comparison("k", operator, most)))  # type: ignore[arg-type]
+        assert conditions(where(TENANT, filters=Comparison("k", operator, most)))
     for too_many in (
         Comparison("k", "in", [*most, 1]),
         Compound("or", [Comparison("k", "nin", most), Comparison("k", "eq", 1)]),

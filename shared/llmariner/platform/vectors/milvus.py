@@ -255,7 +255,7 @@ class MilvusIndex:
             if connection is not None and connection.settings == settings:
                 return connection
             if self._failed_at > began:
-                # Whoever waited while another thread tried would try for as long again, one after the other.
+                # The threads that waited for this attempt would each try for as long again, one after the other.
                 raise VectorIndexUnavailable("The vector index can't be reached.")
             self._connection = None
             if connection is not None:
