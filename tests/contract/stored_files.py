@@ -14,7 +14,10 @@ from llmariner.identifiers import new_id
 from llmariner.platform.database import Database
 from llmariner.tenancy.principal import Caller, KeyOwner
 from llmariner.vector_store_settings import VectorStoreSettings
+from llmariner.vector_stores.events import FILE_PARSED
 from llmariner.vector_stores.file_batches import FileBatches
+from llmariner.vector_stores.ingest.claims import acquire, hand_on
+from llmariner.vector_stores.ingest.outcomes import complete, fail
 from llmariner.vector_stores.store import NewStoreFile, NewVectorStore, VectorStore
 from llmariner.vector_stores.store_files import StoreFiles, VectorStoreReferences
 from llmariner.vector_stores.stores import VectorStores
@@ -107,6 +110,29 @@ def emit_vector_store_events(database: Database, owner: KeyOwner) -> None:
     shelf.files.remove(shelf.caller, store.id, file_id)
     batch = shelf.batches.create(shelf.caller, store.id, [NewStoreFile(file_id)])
     shelf.batches.cancel(shelf.caller, store.id, batch.id)
+    _emit_ingestion_events(database, shelf)
     shelf.pass_time(store.id, 2 * 86400)
     shelf.stores.expire()
     shelf.stores.delete(shelf.caller, store.id)
+
+
+def _emit_ingestion_events(database: Database, shelf: Shelf) -> None:
+    """A file that is ingested, and one that is not."""
+    for is_good in (True, False):
+        store_id = shelf.store(shelf.file()).id
+        with database.read() as session:
+            row_id = session.value(
+                select(vector_store_files.c.id).where(vector_store_files.c.vector_store_id == store_id)
+            )
+        claim = acquire(database, row_id, "parse", None)
+        assert claim is not None
+        if is_good:
+            with database.write() as session:
+                hand_on(session, claim.check(session), FILE_PARSED, step="embed", next_chunk=0, chunk_count=1)
+                row = session.first(select(vector_store_files).where(vector_store_files.c.id == row_id))
+            assert row is not None
+            claim = acquire(database, row_id, "embed", row.retry_at)
+            assert claim is not None
+            complete(database, claim, dimension=8)
+        else:
+            fail(database, claim, "invalid_file", "The file is empty.")

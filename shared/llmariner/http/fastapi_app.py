@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from fastapi import FastAPI
@@ -19,11 +18,8 @@ __all__ = ["create_app"]
 _BODY_LIMIT = 1024 * 1024
 
 
-def create_app(title: str, context: Context, *, streamed_bodies: re.Pattern[str] | None = None) -> FastAPI:
-    """An application with /health/live and /health/ready, to which the caller adds routes. Raises for invalid settings.
-
-    `streamed_bodies`: the paths whose handlers read bodies as they arrive and limit them; other bodies have at most 1 MiB.
-    """
+def create_app(title: str, context: Context) -> FastAPI:
+    """An application with /health/live and /health/ready, to which the caller adds routes. Raises for invalid settings."""
     context.check_settings()
     app = FastAPI(
         title=title,
@@ -35,7 +31,7 @@ def create_app(title: str, context: Context, *, streamed_bodies: re.Pattern[str]
     app.router.route_class = JsonRoute
     app.state.context = context
     app.add_middleware(ClientAddressMiddleware, trusted=GatewaySettings.load(context.env).trusted_proxies)
-    error_middleware.install_error_handling(app, body_limit=_BODY_LIMIT, streamed=streamed_bodies)
+    error_middleware.install_error_handling(app, body_limit=_BODY_LIMIT)
     if context.env.get("LLMARINER_BROKER_URL"):
         from llmariner.http.middleware.outbox import OutboxMiddleware
 

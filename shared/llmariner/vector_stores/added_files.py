@@ -53,7 +53,7 @@ def add_files(
     session.insert_many_if_absent(vector_store_files, rows)
     added = select(_c.id, _c.vector_store_id, _c.file_id, _c.project_id, _c.organization_id)
     for row in session.rows(added.where(live_files_of(store.id), _c.file_id.in_(ids)).order_by(_c.id)):
-        add_file_event(session, FILE_CREATED, row)
+        add_file_event(session, FILE_CREATED, row, retry_at=None)
 
 
 def _distinct(ids: list[str]) -> list[str]:

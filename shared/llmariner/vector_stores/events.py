@@ -16,8 +16,11 @@ __all__ = [
     "DELETED",
     "EXPIRED",
     "FILE_CANCELLED",
+    "FILE_COMPLETED",
     "FILE_CREATED",
     "FILE_DELETED",
+    "FILE_FAILED",
+    "FILE_PARSED",
     "FILE_UPDATED",
     "UPDATED",
     "add_batch_event",
@@ -30,6 +33,9 @@ UPDATED = "ai.llmariner.vector_store.updated.v1"
 EXPIRED = "ai.llmariner.vector_store.expired.v1"
 DELETED = "ai.llmariner.vector_store.deleted.v1"
 FILE_CREATED = "ai.llmariner.vector_store.file.created.v1"
+FILE_PARSED = "ai.llmariner.vector_store.file.parsed.v1"
+FILE_COMPLETED = "ai.llmariner.vector_store.file.completed.v1"
+FILE_FAILED = "ai.llmariner.vector_store.file.failed.v1"
 FILE_UPDATED = "ai.llmariner.vector_store.file.updated.v1"
 FILE_CANCELLED = "ai.llmariner.vector_store.file.cancelled.v1"
 FILE_DELETED = "ai.llmariner.vector_store.file.deleted.v1"
@@ -42,12 +48,12 @@ def add_store_event(session: WriteSession, type_: str, store: Row[Any]) -> None:
     outbox.add(session, type_, f"vector_stores/{store.id}", {"id": store.id, "name": store.name, **_owner(store)})
 
 
-def add_file_event(session: WriteSession, type_: str, file: Row[Any]) -> None:
+def add_file_event(session: WriteSession, type_: str, file: Row[Any], **fields: Any) -> None:
     """Add an event about a file of a vector store; `file` has the columns of ids of `vector_store_files`.
 
-    Its `id` is that of the row: a file that is removed and added again is another one.
+    `fields` are further data. Its `id` is that of the row: a file that is removed and added again is another one.
     """
-    data = {"id": file.id, "vector_store_id": file.vector_store_id, "file_id": file.file_id, **_owner(file)}
+    data = {"id": file.id, "vector_store_id": file.vector_store_id, "file_id": file.file_id, **fields, **_owner(file)}
     outbox.add(session, type_, f"vector_store_files/{file.id}", data)
 
 

@@ -5,58 +5,24 @@ from __future__ import annotations
 import base64
 import json
 import struct
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from llmariner.inference_settings import InferenceSettings
-from llmariner.settings import Secret
-from llmariner.tenancy.background_work import BackgroundTokens, Originator
+from llmariner.tenancy.background_work import Originator
 from llmariner.vector_stores.embedder import Embedder, batches
 from llmariner.vector_stores.inference import InferenceClient, InferenceFailed, InferencePaused, InferenceRefused
 
-TOKENS = BackgroundTokens(Secret("s" * 64))
+from .token_path import TOKENS, TokenPath
+
 ONE = Originator("user_1", "proj_1", "org_1")
 
 
-class TokenPath:
-    """A server whose next answer the test sets, and the requests that it got."""
-
-    def __init__(self) -> None:
-        self.status, self.answer, self.headers = 200, b"{}", dict[str, str]()
-        self.requests: list[tuple[str, dict[str, str], Any]] = []
-        path = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-                path.requests.append((self.path, {k.lower(): v for k, v in self.headers.items()}, body))
-                self.send_response(path.status)
-                for name, value in {**path.headers, "content-length": str(len(path.answer))}.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(path.answer)
-
-            def log_message(self, *_: Any) -> None:
-                """Write nothing."""
-
-        self.server = HTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
-        self.client = InferenceClient(InferenceSettings(f"http://127.0.0.1:{self.server.server_port}"), TOKENS)
-
-    def embed(self, *texts: str, model: str = "m") -> list[Any]:
-        return [list(vector) for vector in Embedder(self.client).embed(model, ONE, texts, wait_seconds=1)]
-
-
-@pytest.fixture
-def token_path() -> Iterator[TokenPath]:
-    made = TokenPath()
-    yield made
-    made.server.shutdown()
-    made.server.server_close()
+def embed(token_path: TokenPath, *texts: str, model: str = "m") -> list[Any]:
+    embedder = Embedder(token_path.client)
+    return [list(vector) for vector in embedder.embed(model, ONE, texts, wait_seconds=1)]
 
 
 def rows(*vectors: Any) -> bytes:
@@ -68,8 +34,8 @@ def packed(*values: float) -> str:
 
 
 def test_a_request_carries_the_texts_the_name_of_the_model_and_the_originators_token(token_path: TokenPath) -> None:
-    token_path.answer = rows(packed(1, 0.5), [0.25, 1])
-    assert token_path.embed("a", "b", model="mine@proj_1") == [[1, 0.5], [0.25, 1]]
+    token_path.raw = rows(packed(1, 0.5), [0.25, 1])
+    assert embed(token_path, "a", "b", model="mine@proj_1") == [[1, 0.5], [0.25, 1]]
     ((path, headers, body),) = token_path.requests
     assert (path, headers["prefer"]) == ("/v1/embeddings", "wait=1")
     assert body == {"model": "mine", "input": ["a", "b"], "encoding_format": "base64"}
@@ -79,16 +45,16 @@ def test_a_request_carries_the_texts_the_name_of_the_model_and_the_originators_t
 
 
 def test_the_token_is_reused_so_that_gateway_instances_look_it_up_once(token_path: TokenPath) -> None:
-    token_path.answer = rows(packed(1))
+    token_path.raw = rows(packed(1))
     for _ in range(2):
-        token_path.embed("a")
+        embed(token_path, "a")
     assert len({headers["authorization"] for _, headers, _ in token_path.requests}) == 1
 
 
 def test_vectors_are_in_the_order_of_the_texts_whatever_the_order_of_the_answer(token_path: TokenPath) -> None:
     said = [{"index": 1, "embedding": [2.0]}, {"index": 0, "embedding": [1.0]}]
-    token_path.answer = json.dumps({"data": said}).encode()
-    assert token_path.embed("a", "b") == [[1.0], [2.0]]
+    token_path.raw = json.dumps({"data": said}).encode()
+    assert embed(token_path, "a", "b") == [[1.0], [2.0]]
 
 
 HOSTILE: dict[str, bytes] = {
@@ -114,13 +80,9 @@ HOSTILE: dict[str, bytes] = {
 
 @pytest.mark.parametrize("answer", HOSTILE.values(), ids=HOSTILE)
 def test_an_unusable_answer_is_a_failure_of_the_engine(token_path: TokenPath, answer: bytes) -> None:
-    token_path.answer = answer
+    token_path.raw = answer
     with pytest.raises(InferenceFailed):
-        token_path.embed("a", "b")
-
-
-def error(code: str | None) -> bytes:
-    return json.dumps({"error": {"message": "No.", "type": "x", "param": None, "code": code}}).encode()
+        embed(token_path, "a", "b")
 
 
 PAUSES = {429: "insufficient_quota", 503: "model_not_ready", 409: "conflict", 504: "timeout"}
@@ -128,38 +90,37 @@ PAUSES = {429: "insufficient_quota", 503: "model_not_ready", 409: "conflict", 50
 
 @pytest.mark.parametrize("status", PAUSES)
 def test_what_passes_by_itself_is_a_pause_with_its_reason(token_path: TokenPath, status: int) -> None:
-    token_path.status, token_path.answer = status, error(PAUSES[status])
-    token_path.headers = {"retry-after": "7"}
+    token_path.errors = [(status, PAUSES[status], "7")]
     with pytest.raises(InferencePaused) as paused:
-        token_path.embed("a")
+        embed(token_path, "a")
     assert (paused.value.message, paused.value.code, paused.value.retry_after) == ("No.", PAUSES[status], 7)
 
 
 @pytest.mark.parametrize("retry_after", ["0", "-1", "99999999999", "tomorrow", "1e400"])
 def test_a_wait_is_between_a_second_and_an_hour(token_path: TokenPath, retry_after: str) -> None:
-    token_path.status, token_path.answer, token_path.headers = 429, error("x"), {"retry-after": retry_after}
+    token_path.errors = [(429, "x", retry_after)]
     with pytest.raises(InferencePaused) as paused:
-        token_path.embed("a")
+        embed(token_path, "a")
     assert 1 <= paused.value.retry_after <= 3600
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 413])
 def test_what_stays_wrong_is_a_refusal(token_path: TokenPath, status: int) -> None:
-    token_path.status, token_path.answer = status, error(None)
+    token_path.errors = [(status, None, "")]
     with pytest.raises(InferenceRefused) as refused:
-        token_path.embed("a")
+        embed(token_path, "a")
     assert (refused.value.message, refused.value.status) == ("No.", status)
 
 
 @pytest.mark.parametrize("status", [500, 502])
 def test_an_error_of_the_engine_is_a_failure(token_path: TokenPath, status: int) -> None:
-    token_path.status, token_path.answer = status, error("engine_error")
+    token_path.errors = [(status, "engine_error", "")]
     with pytest.raises(InferenceFailed):
-        token_path.embed("a")
+        embed(token_path, "a")
 
 
 def test_a_token_path_that_is_away_or_unknown_is_a_pause(token_path: TokenPath) -> None:
-    token_path.server.server_close()
+    token_path.close()
     for client in (token_path.client, InferenceClient(InferenceSettings(), TOKENS)):
         with pytest.raises(InferencePaused):
             client.call("embeddings", ONE, {}, wait_seconds=1)

@@ -1,0 +1,131 @@
+"""Claims on the rows of files: one process at a time works on a file, and each event causes at most one slice of work.
+
+`retry_at` of a row in progress says when the sweep may let the work continue. A process that claims the row moves it to the
+end of the claim, and one that hands the work on to a later time; that value identifies the claim or the event. A claim is
+lost when the row has another value, when the file is no longer in progress, or when the file or its store is gone.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Row, select, update
+
+from llmariner.platform.database import Database, ReadSession, WriteSession
+from llmariner.tenancy.background_work import Originator
+from llmariner.vector_stores.events import FILE_CREATED, FILE_PARSED, add_file_event
+from llmariner.vector_stores.rows import lock_live_file
+from llmariner.vector_stores.tables import vector_store_files
+
+__all__ = [
+    "CLAIM_SECONDS",
+    "MAX_ATTEMPTS",
+    "Claim",
+    "ClaimLost",
+    "acquire",
+    "continue_later",
+    "hand_on",
+]
+
+CLAIM_SECONDS = 180.0
+"""Longer than a delivery to the consumers may take."""
+
+MAX_ATTEMPTS = 8
+"""Claims of a step without progress, such as by processes that a document kills."""
+
+_EVENT_SECONDS = 900.0
+"""After that time the sweep takes an event for lost."""
+
+_files = vector_store_files.c
+
+
+class ClaimLost(Exception):
+    """The file was removed or cancelled, or another process works on it. Nothing more may be stored for it."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A file that this process works on. `row`: as `rows.lock_live_file` returns it, when it was claimed."""
+
+    row: Row[Any]
+    until: float
+
+    @property
+    def originator(self) -> Originator:
+        """Who added the file."""
+        row = self.row
+        return Originator(row.user_id, row.project_id, row.organization_id, row.key_id)
+
+    def check(self, session: ReadSession) -> Row[Any]:
+        """The current row, locked until the transaction ends. ClaimLost."""
+        row = lock_live_file(session, self.row.id)
+        if row is None or row.status != "in_progress" or row.retry_at != self.until:
+            raise ClaimLost
+        return row
+
+    def store(self, session: WriteSession, **values: Any) -> Row[Any]:
+        """Change the row; returns it as it was. ClaimLost."""
+        row = self.check(session)
+        session.run(update(vector_store_files).where(_files.id == row.id).values(**values))
+        return row
+
+    def pause(self, database: Database, *, code: str, message: str, seconds: float) -> None:
+        """Let the sweep continue the file after some seconds. The row says why it waits. ClaimLost."""
+        with database.write() as session:
+            # Waiting for a limit, a budget or a model is no failed attempt.
+            attempts = max(0, self.check(session).attempts - 1)
+            waits = {"error_code": code[:32], "error_message": message}
+            self.store(session, retry_at=session.now() + seconds, attempts=attempts, **waits)
+
+
+def acquire(database: Database, row_id: str, step: str, event_retry_at: float | None) -> Claim | None:
+    """Claim a file for a step. None if there is nothing to do: the event is old, or somebody works on the file.
+
+    `event_retry_at`: the field `retry_at` of the event; None: it has none.
+    """
+
+    def claim(session: WriteSession) -> Claim | None:
+        row = lock_live_file(session, row_id)
+        if row is None or row.status != "in_progress" or row.step != step:
+            return None
+        now = session.now()
+        if row.retry_at is not None and row.retry_at != event_retry_at and row.retry_at > now:
+            return None
+        until = now + CLAIM_SECONDS + random.random()
+        session.run(
+            update(vector_store_files).where(_files.id == row_id).values(retry_at=until, attempts=row.attempts + 1)
+        )
+        current = lock_live_file(session, row_id)
+        assert current is not None
+        return Claim(current, until)
+
+    return database.transact(claim)
+
+
+def hand_on(session: WriteSession, row: Row[Any], type_: str, **values: Any) -> None:
+    """Change a row in progress and write the event that lets its work continue. `row`: locked by the transaction."""
+    retry_at = session.now() + _EVENT_SECONDS + random.random()
+    session.run(update(vector_store_files).where(_files.id == row.id).values(retry_at=retry_at, **values))
+    said = {**row._mapping, **values}
+    progress = {name: said[name] for name in ("next_chunk", "chunk_count")} if type_ == FILE_PARSED else {}
+    add_file_event(session, type_, row, **progress, retry_at=retry_at)
+
+
+def continue_later(database: Database, limit: int = 500) -> int:
+    """Write events for files whose time to continue has come, or whose event was lost; returns the number. For the sweep."""
+    with database.read() as session:
+        now = session.now()
+        due = (_files.retry_at <= now) | (_files.retry_at.is_(None) & (_files.created_at <= now - _EVENT_SECONDS))
+        query = select(_files.id).where(_files.status == "in_progress", _files.deleted_at.is_(None), due)
+        ids = [row.id for row in session.rows(query.order_by(_files.retry_at, _files.id).limit(limit))]
+    return sum(database.transact(lambda session, row_id=row_id: _continue(session, row_id)) for row_id in ids)  # type: ignore[misc]
+
+
+def _continue(session: WriteSession, row_id: str) -> int:
+    row, now = lock_live_file(session, row_id), session.now()
+    if row is None or row.status != "in_progress" or (row.retry_at is not None and row.retry_at > now):
+        return 0
+    hand_on(session, row, FILE_CREATED if row.step == "parse" else FILE_PARSED)
+    return 1

@@ -1,0 +1,192 @@
+"""The second step of ingestion: embeds the chunks of a file and puts them into the index, a bounded number at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Row, select, update
+
+from llmariner.errors import PermissionDenied
+from llmariner.platform.database import Database
+from llmariner.platform.vectors import Chunk, Collection, VectorIndex, VectorIndexUnavailable
+from llmariner.tenancy.background_work import authorize
+from llmariner.vector_stores.embedder import Embedder, batches
+from llmariner.vector_stores.events import FILE_PARSED
+from llmariner.vector_stores.inference import InferenceFailed, InferencePaused, InferenceRefused
+from llmariner.vector_stores.ingest.claims import MAX_ATTEMPTS, Claim, ClaimLost, acquire, hand_on
+from llmariner.vector_stores.ingest.outcomes import complete, fail
+from llmariner.vector_stores.ingest.removal import remove_unless_live
+from llmariner.vector_stores.tables import vector_store_chunks, vector_stores
+
+__all__ = ["ChunkIndexer"]
+
+_SLICE_SECONDS = 40.0
+_SLICE_CHUNKS = 2048
+_READ_AT_ONCE = 128
+_RETRY_SECONDS = 30.0
+# A limit that frees within that time is waited for in the slice.
+_SHORT_WAIT_SECONDS = 15.0
+_MIN_WAIT_SECONDS = 5.0
+_HALVINGS = 8
+
+_chunks = vector_store_chunks.c
+
+
+class _WrongDimension(Exception):
+    """The model returned vectors of another dimension than those that the vector store has."""
+
+
+class ChunkIndexer:
+    """Embeds and indexes chunks. Blocks; safe in any thread."""
+
+    def __init__(
+        self, database: Database, index: VectorIndex, embedder: Embedder, *, slice_chunks: int = _SLICE_CHUNKS
+    ) -> None:
+        self._database = database
+        self._index = index
+        self._embedder = embedder
+        self._slice_chunks = slice_chunks
+
+    def run(self, row_id: str, event_retry_at: float | None) -> None:
+        """Index some chunks of a file and hand it on, or complete it. Idempotent.
+
+        Database errors are raised; the event is then delivered again.
+        """
+        claim = acquire(self._database, row_id, "embed", event_retry_at)
+        if claim is None:
+            return
+        try:
+            self._index_slice(claim)
+        except ClaimLost:
+            # This process may have put chunks into the index after a consumer removed the file's.
+            with contextlib.suppress(VectorIndexUnavailable):  # then the sweep removes them
+                remove_unless_live(self._database, self._index, row_id)
+
+    def _index_slice(self, claim: Claim) -> None:
+        if claim.row.attempts > MAX_ATTEMPTS:
+            message = claim.row.error_message or f"The file could not be embedded in {MAX_ATTEMPTS} attempts."
+            fail(self._database, claim, "server_error", message)
+            return
+        try:
+            authorize(self._database, claim.originator)
+            self._work(claim)
+        except PermissionDenied as error:
+            fail(self._database, claim, "server_error", error.message)
+        except InferencePaused as pause:
+            seconds = max(pause.retry_after, _RETRY_SECONDS)
+            claim.pause(self._database, code=pause.code, message=pause.message, seconds=seconds)
+        except InferenceRefused as refusal:
+            fail(self._database, claim, "server_error", f"The file could not be embedded: {refusal.message}")
+        except _WrongDimension as error:
+            fail(self._database, claim, "server_error", str(error))
+        except (InferenceFailed, VectorIndexUnavailable) as error:
+            unavailable = isinstance(error, VectorIndexUnavailable)
+            self._retry(claim, "The index of vector stores does not answer." if unavailable else str(error))
+
+    def _retry(self, claim: Claim, message: str) -> None:
+        """Try again later; the attempt counts."""
+        with self._database.write() as session:
+            row = claim.check(session)
+            later = session.now() + _RETRY_SECONDS * max(1, row.attempts)
+            claim.store(session, retry_at=later, error_code="server_error", error_message=message)
+
+    def _work(self, claim: Claim) -> None:
+        deadline, done, dimension = time.monotonic() + _SLICE_SECONDS, 0, claim.row.dimension
+        position = claim.row.next_chunk
+        while rows := self._next_chunks(claim, position):
+            for part in batches([len(row.text.encode()) for row in rows]):
+                chunks = rows[part]
+                vectors = self._embed(claim, [row.text for row in chunks], deadline)
+                dimension = self._set_dimension(claim, len(vectors[0]))
+                self._upsert(claim, dimension, chunks, vectors)
+                position, done = chunks[-1].chunk_index + 1, done + len(chunks)
+                if position < claim.row.chunk_count and (
+                    done >= self._slice_chunks or time.monotonic() + _MIN_WAIT_SECONDS >= deadline
+                ):
+                    with self._database.write() as session:
+                        hand_on(session, claim.check(session), FILE_PARSED)
+                    return
+        complete(self._database, claim, dimension=dimension or 0)
+
+    def _next_chunks(self, claim: Claim, position: int) -> Sequence[Row[Any]]:
+        of_file = (_chunks.vector_store_file_id == claim.row.id) & (_chunks.chunk_index >= position)
+        query = select(_chunks.id, _chunks.chunk_index, _chunks.text).where(of_file)
+        with self._database.read() as session:
+            return session.rows(query.order_by(_chunks.chunk_index).limit(_READ_AT_ONCE))
+
+    def _embed(self, claim: Claim, texts: Sequence[str], deadline: float) -> list[Sequence[float]]:
+        """The vectors of texts. A text beyond the length of the model's input is embedded by its beginning."""
+        while True:
+            remaining = max(deadline - time.monotonic(), _MIN_WAIT_SECONDS)
+            try:
+                return self._embedder.embed(claim.row.embedding_model, claim.originator, texts, wait_seconds=remaining)
+            except InferencePaused as pause:
+                short = pause.retry_after <= _SHORT_WAIT_SECONDS and pause.code == "rate_limit_exceeded"
+                if not short or time.monotonic() + pause.retry_after >= deadline:
+                    raise
+                time.sleep(pause.retry_after)
+            except InferenceRefused as refusal:
+                if refusal.status != 400:
+                    raise
+                if len(texts) == 1:
+                    return [self._embed_beginning(claim, texts[0], remaining)]
+                return [vector for text in texts for vector in self._embed(claim, [text], deadline)]
+
+    def _embed_beginning(self, claim: Claim, text: str, wait_seconds: float) -> Sequence[float]:
+        for halving in range(1, _HALVINGS + 1):
+            beginning = text[: max(1, len(text) >> halving)]
+            try:
+                return self._embedder.embed(
+                    claim.row.embedding_model, claim.originator, [beginning], wait_seconds=wait_seconds
+                )[0]
+            except InferenceRefused as refusal:
+                if refusal.status != 400 or halving == _HALVINGS or len(beginning) == 1:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _set_dimension(self, claim: Claim, dimension: int) -> int:
+        """Note the dimension of the store's vectors with its first one. _WrongDimension."""
+        if claim.row.dimension == dimension:
+            return dimension
+        store = vector_stores.c.id == claim.row.vector_store_id
+        with self._database.write() as session:
+            claim.check(session)
+            unset = store & vector_stores.c.dimension.is_(None)
+            session.run(update(vector_stores).where(unset).values(dimension=dimension))
+            stored = session.value(select(vector_stores.c.dimension).where(store))
+        if stored != dimension:
+            raise _WrongDimension(
+                f"The model '{claim.row.embedding_model}' returns vectors of {dimension} dimensions now, and the vector "
+                f"store has {stored}. Create a new vector store."
+            )
+        return dimension
+
+    def _upsert(
+        self, claim: Claim, dimension: int, rows: Sequence[Row[Any]], vectors: Sequence[Sequence[float]]
+    ) -> None:
+        """Put chunks into the index, then mark their rows. Again if the file's attributes change meanwhile."""
+        collection = Collection(claim.row.embedding_model, dimension)
+        with self._database.write() as session:
+            attributes = claim.check(session).attributes
+        self._index.ensure(collection)
+        while True:
+            place = {"vector_store_id": claim.row.vector_store_id, "file_id": claim.row.id}
+            chunks = [
+                Chunk(id=row.id, text=row.text, vector=vector, attributes=json.loads(attributes), **place)
+                for row, vector in zip(rows, vectors, strict=True)
+            ]
+            self._index.upsert(collection, claim.row.project_id, chunks)
+            with self._database.write() as session:
+                current = claim.check(session)
+                if current.attributes == attributes:
+                    session.run(
+                        update(vector_store_chunks).where(_chunks.id.in_([row.id for row in rows])).values(indexed=True)
+                    )
+                    progress = {"next_chunk": rows[-1].chunk_index + 1, "attempts": 0}
+                    claim.store(session, **progress, error_code=None, error_message=None)
+                    return
+            attributes = current.attributes

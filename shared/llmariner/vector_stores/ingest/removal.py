@@ -1,0 +1,129 @@
+"""Removal of what is left of files: from the index at once, and their rows once no process works on them any more."""
+
+from __future__ import annotations
+
+import json
+
+from sqlalchemy import delete, exists, or_, select, update
+
+from llmariner.platform.database import Database, ReadSession
+from llmariner.platform.vectors import Collection, VectorIndex
+from llmariner.vector_stores.rows import lock_live_file
+from llmariner.vector_stores.tables import (
+    vector_store_chunks,
+    vector_store_file_batches,
+    vector_store_files,
+    vector_stores,
+)
+
+__all__ = ["apply_attributes", "collection_of", "purge", "remove_file", "remove_store", "remove_unless_live"]
+
+_KEEP_SECONDS = 3600
+"""How long the rows of removed files remain: pages of lists begin at them, and no claim lasts so long."""
+
+_ROWS_AT_ONCE = 1000
+_FILES_AT_ONCE = 200
+
+_files, _stores, _chunks = vector_store_files.c, vector_stores.c, vector_store_chunks.c
+_ENDED = ("failed", "cancelled")
+
+
+def collection_of(session: ReadSession, store_id: str) -> Collection | None:
+    """The collection of a vector store, also of a deleted one; None while it has no vectors, or no row any more."""
+    row = session.first(select(_stores.embedding_model, _stores.dimension).where(_stores.id == store_id))
+    return None if row is None or row.dimension is None else Collection(row.embedding_model, row.dimension)
+
+
+def remove_file(database: Database, index: VectorIndex, *, project_id: str, store_id: str, row_id: str) -> None:
+    """Remove the chunks of a file from the index. Idempotent. VectorIndexUnavailable."""
+    with database.read() as session:
+        collection = collection_of(session, store_id)
+    if collection is not None:
+        index.delete_file(collection, project_id, store_id, row_id)
+
+
+def remove_store(database: Database, index: VectorIndex, *, project_id: str, store_id: str) -> None:
+    """Remove the chunks of a deleted vector store from the index. Idempotent. VectorIndexUnavailable."""
+    with database.read() as session:
+        collection = collection_of(session, store_id)
+    if collection is not None:
+        index.delete_store(collection, project_id, store_id)
+
+
+def remove_unless_live(database: Database, index: VectorIndex, row_id: str) -> None:
+    """Remove the chunks of a file from the index if it was removed or cancelled, or failed. VectorIndexUnavailable."""
+    with database.read() as session:
+        row = session.first(select(vector_store_files).where(_files.id == row_id))
+        live = lock_live_file(session, row_id)
+    if row is not None and (live is None or live.status in _ENDED):
+        remove_file(database, index, project_id=row.project_id, store_id=row.vector_store_id, row_id=row_id)
+
+
+def apply_attributes(database: Database, index: VectorIndex, row_id: str) -> None:
+    """Give the chunks of a file in the index the file's current attributes. Idempotent. VectorIndexUnavailable."""
+    while True:
+        with database.read() as session:
+            row = lock_live_file(session, row_id)
+        if row is None or row.dimension is None:
+            return
+        place = (Collection(row.embedding_model, row.dimension), row.project_id, row.vector_store_id, row.id)
+        index.set_attributes(*place, json.loads(row.attributes))
+        with database.read() as session:
+            current = lock_live_file(session, row_id)
+        if current is None:
+            index.delete_file(*place)  # writing the chunks again may have brought some back
+            return
+        if current.attributes == row.attributes:
+            return
+
+
+def purge(database: Database, index: VectorIndex) -> int:
+    """Delete the rows of files and vector stores that were removed an hour ago, and the chunks of failed files.
+
+    Returns the number of files. For the sweep. VectorIndexUnavailable.
+    """
+    with database.read() as session:
+        before = session.now() - _KEEP_SECONDS
+        gone = or_(_files.deleted_at <= before, _stores.deleted_at <= before)
+        has_chunks = exists().where(_chunks.vector_store_file_id == _files.id)
+        ended = _files.status.in_(_ENDED) & has_chunks
+        query = select(_files.id, _files.project_id, _files.vector_store_id, gone.label("gone"))
+        query = query.join(vector_stores, _stores.id == _files.vector_store_id).where(or_(gone, ended))
+        rows = session.rows(query.order_by(_files.id).limit(_FILES_AT_ONCE))
+    for row in rows:
+        remove_file(database, index, project_id=row.project_id, store_id=row.vector_store_id, row_id=row.id)
+        _delete_chunks(database, row.id)
+        with database.write() as session:
+            if row.gone:
+                session.run(delete(vector_store_files).where(_files.id == row.id))
+            else:
+                session.run(
+                    update(vector_store_files)
+                    .where(_files.id == row.id, _files.status.in_(_ENDED))
+                    .values(chunk_count=None, next_chunk=0)
+                )
+    _purge_stores(database, index, before)
+    return len(rows)
+
+
+def _purge_stores(database: Database, index: VectorIndex, before: float) -> None:
+    """Delete the rows of deleted vector stores without files."""
+    has_files = exists().where(_files.vector_store_id == _stores.id)
+    query = select(_stores.id, _stores.project_id).where(_stores.deleted_at <= before, ~has_files)
+    with database.read() as session:
+        rows = session.rows(query.order_by(_stores.id).limit(_FILES_AT_ONCE))
+    for row in rows:
+        remove_store(database, index, project_id=row.project_id, store_id=row.id)
+        with database.write() as session:
+            batches = vector_store_file_batches.c.vector_store_id == row.id
+            session.run(delete(vector_store_file_batches).where(batches))
+            session.run(delete(vector_stores).where(_stores.id == row.id))
+
+
+def _delete_chunks(database: Database, row_id: str) -> None:
+    """Delete the rows of a file's chunks, in transactions of bounded size."""
+    some = select(_chunks.id).where(_chunks.vector_store_file_id == row_id).limit(_ROWS_AT_ONCE)
+    while True:
+        with database.write() as session:
+            if session.run(delete(vector_store_chunks).where(_chunks.id.in_(some))) < _ROWS_AT_ONCE:
+                return
