@@ -1,7 +1,8 @@
 """Periodic maintenance.
 
-Publishes pending events; closes ledger entries of lost gateway instances; prunes old ledger entries, whose sums remain, and
-old deliveries; reconciles serving, which puts idle models to sleep.
+Deletes files that expired, and those of projects that are gone; publishes pending events; closes ledger entries of lost
+gateway instances; prunes old ledger entries, whose sums remain, and old deliveries; reconciles serving, which puts idle
+models to sleep.
 """
 
 import asyncio
@@ -13,7 +14,7 @@ from llmariner.errors import PlatformError
 from llmariner.http.entrypoint import event_function
 from llmariner.platform.database.work_leases import WorkLease
 from llmariner.platform.events.cloudevents import Event
-from llmariner.settings import UsageSettings
+from llmariner.settings import ObjectSettings, UsageSettings
 
 _log = logging.getLogger(__name__)
 # A gateway instance sends a heartbeat for each request in flight every 15 s.
@@ -41,7 +42,7 @@ async def consume(context: Context, _event: Event) -> None:
 def _run_steps(context: Context) -> list[Exception]:
     """Run every step even if others fail; return their errors, one of which the caller raises for a retry."""
     failed: list[Exception] = []
-    for step in (_publish_events, _close_lost_requests, _prune_requests, _prune_events):
+    for step in (_delete_files, _publish_events, _close_lost_requests, _prune_requests, _prune_events):
         try:
             step(context)
         except PlatformError as error:
@@ -68,6 +69,12 @@ def _prune_requests(context: Context) -> None:
 
 def _prune_events(context: Context) -> None:
     context.deliveries.prune(older_than=_RETENTION_SECONDS)
+
+
+def _delete_files(context: Context) -> None:
+    if ObjectSettings.load(context.env).is_configured:
+        context.files.expire()
+        context.files.delete_orphans()
 
 
 # Events of the cluster's PingSource are not in the outbox; their data is ignored.

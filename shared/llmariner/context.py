@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
+from llmariner.errors import Unavailable
+from llmariner.file_settings import FileSettings
 from llmariner.settings import (
     BrokerSettings,
     ClusterSettings,
@@ -30,6 +32,7 @@ from llmariner.settings import (
 
 if TYPE_CHECKING:
     from llmariner.control_plane import InProcessControlPlane
+    from llmariner.files.files import Files
     from llmariner.gateway.authentication.failed_attempts import ThrottledLookups
     from llmariner.gateway.control_plane.http_client import HttpControlPlane
     from llmariner.gateway.control_plane.port import ControlPlane
@@ -103,6 +106,7 @@ class Context:
         DatabaseSettings.load(self.env)
         BrokerSettings.load(self.env)
         IdentitySettings.load(self.env)
+        FileSettings.load(self.env)
         ModelSettings.load(self.env)
         ObjectSettings.load(self.env)
         assert self.secrets
@@ -237,6 +241,20 @@ class Context:
         from llmariner.platform.objects.folder import FolderObjects
 
         return FolderObjects(Path(settings.folder))
+
+    @_cached
+    def files(self) -> Files:
+        """The files of projects. Raises Unavailable in an installation without a store for them."""
+        from llmariner.files.files import Files
+
+        if not ObjectSettings.load(self.env).is_configured:
+            raise Unavailable(
+                "This installation has no store for files: an operator sets one with LLMARINER_OBJECTS.",
+                code="no_object_store",
+                headers={"x-should-retry": "false"},
+            )
+
+        return Files(self.database, self.objects, FileSettings.load(self.env))
 
     @_cached
     def publisher(self) -> Publisher | None:

@@ -11,6 +11,7 @@
     │   └── UnknownUrl          404
     ├── MethodNotAllowed        405
     ├── Conflict                409
+    ├── RangeNotSatisfiable     416
     ├── RateLimited             429
     │   └── WaitingRoomFull     429  the model's waiting room is full
     ├── InsufficientQuota       429  a budget is spent
@@ -40,6 +41,7 @@ __all__ = [
     "NotFound",
     "PermissionDenied",
     "PlatformError",
+    "RangeNotSatisfiable",
     "RateLimited",
     "TransactionConflict",
     "Unavailable",
@@ -166,6 +168,20 @@ class Conflict(PlatformError):
     def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
         # The OpenAI SDKs retry a 409 without this header.
         super().__init__(message, param=param, code=code, headers={"x-should-retry": "false"})
+
+
+class RangeNotSatisfiable(PlatformError):
+    """The content has no byte of the requested range (RFC 9110, 15.5.17)."""
+
+    status = 416
+    type = "invalid_request_error"
+    code = "range_not_satisfiable"
+
+    def __init__(self, size_bytes: int) -> None:
+        super().__init__(
+            f"The content has {size_bytes} bytes, and none in the requested range. Correct the header 'Range'.",
+            headers={"content-range": f"bytes */{size_bytes}"},
+        )
 
 
 class RateLimited(PlatformError):

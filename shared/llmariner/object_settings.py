@@ -128,6 +128,11 @@ class ObjectSettings:
     s3: S3Settings = field(default_factory=S3Settings)
     """The store of `s3`."""
 
+    @property
+    def is_configured(self) -> bool:
+        """Whether there is a store. An installation without one has no files."""
+        return self.adapter == "s3" or bool(self.folder)
+
     @classmethod
     def load(cls, env: Environment) -> ObjectSettings:
         """Read from a mapping. Raises ValueError that names the invalid variable."""

@@ -48,6 +48,7 @@ class Installation:
             "LLMARINER_PEPPER": _PEPPER,
             "LLMARINER_SERVICE_SECRET": SERVICE_SECRET,
             "LLMARINER_SERVING": "static",
+            "LLMARINER_OBJECTS_FOLDER": str(folder / "objects"),
             # The tests use many invalid keys from one address.
             "LLMARINER_UNKNOWN_KEYS_PER_MINUTE": "1000000",
             "LLMARINER_SERVING_STATIC": f'{{"tiny": "{engine}", "vectors": "{engine}"}}',

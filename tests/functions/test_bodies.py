@@ -389,6 +389,7 @@ QUERIES = {
         ["limit=101", "limit=x", "state=lost", "after=x", "after=%C2%B2", f"after={'9' * 30}"],
     ),
     "GET /v1/models/tiny": ("models", ["include_loading_model=maybe"]),
+    "GET /v1/files": ("files", ["limit=-1", "limit=10001", "order=up", "after=x", "purpose=none"]),
 }
 
 
@@ -402,9 +403,11 @@ def test_an_invalid_query_is_rejected(route: str, query: str, ask: Ask, admin: d
 
 
 def test_every_route_with_a_body_is_in_the_table() -> None:
+    forms = {"POST /v1/files"}
     without = {":activate", ":deactivate", ":replay", "/archive"}
     taking = [route for route in ROUTES if route.method in ("POST", "PATCH")]
-    expected = [route for route in taking if not any(route.path.endswith(end) for end in without)]
+    jsons = [route for route in taking if str(route) not in forms]
+    expected = [route for route in jsons if not any(route.path.endswith(end) for end in without)]
     for route in expected:
         known = [row for row in BODIES if row.split()[0] == route.method and route.pattern.fullmatch(row.split()[1])]
         assert known, f"{route} has no row in BODIES"

@@ -21,7 +21,7 @@ from llmariner.files.quotas import check_quota, lock_usage, release_quota, reser
 from llmariner.files.tables import file_contents, file_usage, files
 from llmariner.identifiers import new_id
 from llmariner.platform.database import Database, ReadSession, WriteSession
-from llmariner.platform.objects import ObjectNotFound, ObjectStore, ObjectStoreUnavailable
+from llmariner.platform.objects import ObjectNotFound, ObjectReader, ObjectStore, ObjectStoreUnavailable
 from llmariner.tenancy.principal import Caller, KeyOwner
 from llmariner.tenancy.tables import projects
 
@@ -341,12 +341,12 @@ def _no_such_file(file_id: str) -> NotFound:
     return NotFound(f"No such file: '{file_id[:64]}'. List those of your project with GET /v1/files.", param="file_id")
 
 
-def _with_first(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
+def _with_first(first: bytes, rest: ObjectReader) -> Iterator[bytes]:
     """The parts, beginning with one that was read already; closes `rest` at the end."""
     try:
         if first:
             yield first
-        yield from rest
+        with store_errors():
+            yield from rest
     finally:
-        if close := getattr(rest, "close", None):
-            close()
+        rest.close()

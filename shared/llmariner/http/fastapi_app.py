@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from fastapi import FastAPI
@@ -18,8 +19,11 @@ __all__ = ["create_app"]
 _BODY_LIMIT = 1024 * 1024
 
 
-def create_app(title: str, context: Context) -> FastAPI:
-    """An application with /health/live and /health/ready, to which the caller adds routes. Raises for invalid settings."""
+def create_app(title: str, context: Context, *, streamed_bodies: re.Pattern[str] | None = None) -> FastAPI:
+    """An application with /health/live and /health/ready, to which the caller adds routes. Raises for invalid settings.
+
+    `streamed_bodies`: the paths whose handlers read bodies as they arrive and limit them; other bodies have at most 1 MiB.
+    """
     context.check_settings()
     app = FastAPI(
         title=title,
@@ -31,7 +35,7 @@ def create_app(title: str, context: Context) -> FastAPI:
     app.router.route_class = JsonRoute
     app.state.context = context
     app.add_middleware(ClientAddressMiddleware, trusted=GatewaySettings.load(context.env).trusted_proxies)
-    error_middleware.install_error_handling(app, body_limit=_BODY_LIMIT)
+    error_middleware.install_error_handling(app, body_limit=_BODY_LIMIT, streamed=streamed_bodies)
     if context.env.get("LLMARINER_BROKER_URL"):
         from llmariner.http.middleware.outbox import OutboxMiddleware
 

@@ -11,6 +11,10 @@ import pytest
 import yaml
 from sqlalchemy import select
 
+from llmariner.file_settings import FileSettings
+from llmariner.files.file import NewFile
+from llmariner.files.files import Files
+from llmariner.files.purposes import Purpose
 from llmariner.gateway.control_plane.port import NO_AMOUNTS, LeaseReport, LeaseRequest
 from llmariner.limits.budgets import Budgets, NewBudget
 from llmariner.limits.leases import Leases
@@ -20,6 +24,7 @@ from llmariner.models.registry import ModelRegistry
 from llmariner.platform.database import Database
 from llmariner.platform.database.migrate import upgrade
 from llmariner.platform.events import tables
+from llmariner.platform.objects.folder import FolderObjects
 from llmariner.settings import StandaloneSettings
 from llmariner.standalone.engine.environment import EngineEnvironment, engine_lock
 from llmariner.standalone.platform import StandalonePlatform
@@ -29,7 +34,7 @@ from llmariner.usage.ledger import Ledger
 from ..files.upload_steps import Desk
 from ..ledgers import closing_event
 from ..stored_files import emit_vector_store_events
-from ..team import run_every_mutation
+from ..team import Team, run_every_mutation
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 TYPE = re.compile(r"ai\.llmariner\.(?:[a-z_]+\.){2,3}v\d+")
@@ -56,6 +61,14 @@ def kinds(value: dict[str, Any]) -> dict[str, type]:
     return {name: type(item) for name, item in value.items()}
 
 
+def handle_file(database: Database, owner: KeyOwner, folder: Path) -> None:
+    """Create a file and delete it."""
+    store = Files(database, FolderObjects(folder), FileSettings())
+    with store.receive(owner, purpose=None, size_bytes=0, limit_bytes=0) as content:
+        file = store.save(owner, NewFile("empty.txt", Purpose.USER_DATA, "text/plain"), content)
+    store.delete(Team(database, owner).admin, file.id)
+
+
 @pytest.fixture
 def emitted(
     database: Database, keys: Keys, registry: ModelRegistry, owner: KeyOwner, tmp_path: Path
@@ -75,6 +88,7 @@ def emitted(
         registry.delete(name, project_id=None)
     run_every_mutation(database, owner)
     emit_vector_store_events(database, owner)
+    handle_file(database, owner, tmp_path)
     subject = Subject(owner.organization_id, "project", owner.project_id)
     budget = Budgets(database).put(None, subject, "month", NewBudget(0))
     Leases(database, {}).lease(LeaseRequest("req_1", 0.0, [LeaseReport(budget.id, NO_AMOUNTS, NO_AMOUNTS, NO_AMOUNTS)]))

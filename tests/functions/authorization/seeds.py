@@ -10,7 +10,7 @@ from llmariner.limits.budgets import NewBudget
 from llmariner.limits.rules import Subject
 from llmariner.usage.tables import prices
 
-from .objects import an_alert, an_event, model
+from .objects import a_file, an_alert, an_event, model
 from .world import Tenant, World
 
 __all__ = ["seed"]
@@ -28,6 +28,7 @@ def seed(world: World) -> None:
         world.group(tenant)
         an_alert(organization=True)(world, tenant)
         model(world, tenant)
+        a_file(world, tenant)
         an_event(world, tenant)
         with world.database.write() as session:
             add_audit(

@@ -89,7 +89,8 @@ def asked(world: World, ask: Ask, route: RouteAccess, caller: str, whose: Owners
     """The answer to that caller's request for a new object of that tenant."""
     made = OBJECTS[str(route)](world, world.tenant(whose, caller))
     path = PLACEHOLDER.sub(lambda match: made.path[match[1]], route.path)
-    return ask(route.function, HttpRequest(route.method, path, made.body, world.headers[caller], made.query))
+    headers = {**world.headers[caller], **made.headers}
+    return ask(route.function, HttpRequest(route.method, path, made.body, headers, made.query))
 
 
 def test_every_route_has_a_call() -> None:

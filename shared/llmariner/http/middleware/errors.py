@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from typing import Any
 
@@ -31,8 +32,11 @@ _FREE_BYTES = 16 * 1024
 _BUFFER_LIMIT = 64 * 1024 * 1024
 
 
-def install_error_handling(app: FastAPI, *, body_limit: int) -> None:
-    """Add the exception handlers and middleware. A body over `body_limit` bytes is answered with BodyTooLarge."""
+def install_error_handling(app: FastAPI, *, body_limit: int, streamed: re.Pattern[str] | None = None) -> None:
+    """Add the exception handlers and middleware. A body over `body_limit` bytes is answered with BodyTooLarge.
+
+    `streamed`: the paths whose handlers read bodies as they arrive and limit them.
+    """
     app.add_exception_handler(PlatformError, lambda _, error: error_response(_from_platform_error(error)))
     app.add_exception_handler(
         RequestValidationError, lambda request, error: error_response(_from_validation_error(request, error))
@@ -40,7 +44,7 @@ def install_error_handling(app: FastAPI, *, body_limit: int) -> None:
     app.add_exception_handler(
         HTTPException, lambda request, error: error_response(_from_http_exception(request, error))
     )
-    app.add_middleware(BodyLimitMiddleware, max_bytes=body_limit)
+    app.add_middleware(BodyLimitMiddleware, max_bytes=body_limit, streamed=streamed)
     app.add_middleware(ResponseHeadersMiddleware)
 
 
@@ -105,16 +109,21 @@ class BodyLimitMiddleware:
     """ASGI middleware that rejects a body of more than `max_bytes`. Starlette's own limit would answer in plain text.
 
     FastAPI reads a body before it authenticates the caller, so the total of all buffered bodies is limited too. Only bytes
-    over `_FREE_BYTES` of a body count, so that slow uploads of large bodies block other large bodies only.
+    over `_FREE_BYTES` of a body count, so that slow uploads of large bodies block other large bodies only. Bodies of the
+    paths `streamed` are passed on: nothing buffers them.
     """
 
-    def __init__(self, app: Any, *, max_bytes: int) -> None:
+    def __init__(self, app: Any, *, max_bytes: int, streamed: re.Pattern[str] | None = None) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._streamed = streamed
         self._buffered = 0
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Handle one request."""
+        if self._streamed is not None and self._streamed.fullmatch(scope.get("path", "")):
+            await self._app(scope, receive, send)
+            return
         length = dict(scope.get("headers", ())).get(b"content-length", b"0")
         size = buffered = 0
 

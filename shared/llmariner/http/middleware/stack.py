@@ -11,7 +11,10 @@ from llmariner.gateway.responses.messages import Message, Receive, Scope, Send, 
 from llmariner.http.middleware.content_encoding import DecompressedBody, content_encoding
 from llmariner.http.middleware.cors import Cors
 
-__all__ = ["MiddlewareStack"]
+__all__ = ["HEAD_REQUEST", "MiddlewareStack"]
+
+HEAD_REQUEST = "llmariner.head"
+"""The key of a scope whose request is HEAD: its content is not sent, so a handler need not read it."""
 
 _ENCODED_BODY_HEADERS = (b"content-encoding", b"content-length")
 # Parsers disagree on which of two values counts, so a proxy could check one and a function use the other.
@@ -46,7 +49,7 @@ class MiddlewareStack:
                 return
             send = self._cors.wrap_send(headers_by_name.get(b"origin"), send)
         if scope["method"] == "HEAD":
-            scope, send = {**scope, "method": "GET"}, _without_body(send)
+            scope, send = {**scope, "method": "GET", HEAD_REQUEST: True}, _without_body(send)
         try:
             _check_single_headers(scope["headers"])
             _check_url(scope)

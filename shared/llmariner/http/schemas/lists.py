@@ -21,6 +21,7 @@ __all__ = [
     "AlertCursor",
     "AuditLogCursor",
     "Cursor",
+    "FileCursor",
     "GroupCursor",
     "InviteCursor",
     "KeyCursor",
@@ -46,8 +47,8 @@ RoleLimit = Annotated[int, Query(ge=0, le=_MAX_LIMIT), AfterValidator(lambda lim
 Order = Literal["asc", "desc"]
 
 
-def _id_with_prefix(prefix: str) -> Callable[[str | None], str | None]:
-    pattern = re.compile(rf"{prefix}_[0-9a-z_]{{1,60}}")
+def _id_with_prefix(prefix: str, separator: str = "_") -> Callable[[str | None], str | None]:
+    pattern = re.compile(rf"{prefix}{separator}[0-9a-z_]{{1,60}}")
 
     def check(value: str | None) -> str | None:
         if value and not pattern.fullmatch(value):
@@ -64,6 +65,7 @@ Cursor = Annotated[str | None, _CursorQuery]
 """A cursor of lists whose ids have no common prefix."""
 AuditLogCursor = Annotated[str | None, _CursorQuery, AfterValidator(_id_with_prefix("audit_log"))]
 AlertCursor = Annotated[str | None, _CursorQuery, AfterValidator(_id_with_prefix("alert"))]
+FileCursor = Annotated[str | None, _CursorQuery, AfterValidator(_id_with_prefix("file", "-"))]
 GroupCursor = Annotated[str | None, _CursorQuery, AfterValidator(_id_with_prefix("group"))]
 InviteCursor = Annotated[str | None, _CursorQuery, AfterValidator(_id_with_prefix("invite"))]
 KeyCursor = Annotated[str | None, _CursorQuery, AfterValidator(_id_with_prefix("key"))]

@@ -1,0 +1,95 @@
+"""/v1/files: the files of a project, in OpenAI's format with LLMariner's fields."""
+
+import asyncio
+import re
+from typing import Annotated, Any
+
+from fastapi import Query, Request, Response
+
+from llmariner.context import Context
+from llmariner.files.purposes import parse_purpose
+from llmariner.files.representation import file_object
+from llmariner.http.authorization.authentication import context_of, require_scope
+from llmariner.http.content import content_response
+from llmariner.http.entrypoint import Application, http_function
+from llmariner.http.fastapi_app import create_app
+from llmariner.http.forms import declared_file_bytes, read_form, run_to_end
+from llmariner.http.resources.files import FileForm
+from llmariner.http.schemas.lists import FileCursor, Order, list_response
+from llmariner.tenancy.principal import Caller
+
+Reader = Annotated[Caller, require_scope("api.files.read")]
+Writer = Annotated[Caller, require_scope("api.files.write")]
+_FILE = "/v1/files/{file_id}"
+
+
+def build(context: Context) -> Application:
+    """The application with its routes."""
+    app = create_app("files", context, streamed_bodies=re.compile("/v1/files"))
+    app.get("/v1/files")(list_files)
+    app.post("/v1/files")(create_file)
+    app.get(_FILE)(get_file)
+    app.delete(_FILE)(delete_file)
+    app.get(f"{_FILE}/content")(get_content)
+    return app
+
+
+def list_files(
+    request: Request,
+    caller: Reader,
+    purpose: str | None = None,
+    after: FileCursor = None,
+    limit: Annotated[int, Query(ge=0, le=10_000)] = 10_000,
+    order: Order = "desc",
+) -> dict[str, Any]:
+    """The project's files, by default newest first; `limit` 0 asks for the default."""
+    files, project_id = context_of(request).files, caller.key_owner.project_id
+    wanted = None if purpose is None else parse_purpose(purpose)
+    limit = limit or 10_000
+    found = files.page(project_id, purpose=wanted, after=after, limit=limit + 1, order=order)
+    page = list_response([file_object(file) for file in found[:limit]], has_more=len(found) > limit)
+    return {**page, "total_items": files.count(project_id, purpose=wanted)}
+
+
+async def create_file(request: Request, caller: Writer) -> dict[str, Any]:
+    """Store the file of a form. The fields and the file may stand in any order."""
+    files = context_of(request).files
+    form = FileForm(files, caller.key_owner, size_bytes=declared_file_bytes(request))
+    try:
+        await read_form(request, form, max_file_bytes=files.settings.form_bytes)
+        return file_object(await run_to_end(form.save))
+    finally:
+        await run_to_end(form.close)
+
+
+def get_file(request: Request, caller: Reader, file_id: str) -> dict[str, Any]:
+    """One file."""
+    return file_object(context_of(request).files.get(caller.key_owner.project_id, file_id))
+
+
+def delete_file(request: Request, caller: Writer, file_id: str) -> dict[str, Any]:
+    """Delete a file. 409 while something runs that needs it."""
+    context_of(request).files.delete(caller, file_id)
+    return {"id": file_id, "object": "file", "deleted": True}
+
+
+async def get_content(request: Request, caller: Reader, file_id: str) -> Response:
+    """The bytes of a file."""
+    return await asyncio.to_thread(_content, request, caller, file_id)
+
+
+def _content(request: Request, caller: Caller, file_id: str) -> Response:
+    files = context_of(request).files
+    file = files.get(caller.key_owner.project_id, file_id)
+    return content_response(
+        request,
+        size_bytes=file.size_bytes,
+        # The content of a file never changes, and no other file has its id.
+        entity_tag=f'"{file.id}"',
+        content_type=file.content_type,
+        file_name=file.filename,
+        read=lambda start, size: files.read(file, start, size),
+    )
+
+
+handle = http_function(build)
