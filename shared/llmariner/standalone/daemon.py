@@ -18,17 +18,29 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from llmariner.compiled import is_active
 from llmariner.platform.serving.local_processes.engine import log_name
 from llmariner.server import Server, ServerLimits
 from llmariner.settings import StandaloneSettings, environment
 from llmariner.standalone import local_http
+from llmariner.standalone.compiled_code import compile_in_background, with_compiled_code
 from llmariner.standalone.engine.environment import EngineEnvironment, engine_lock
 from llmariner.standalone.platform import HomeFolder, StandalonePlatform, write_private
 from llmariner.standalone.progress import Step, megabytes
 from llmariner.standalone.setup import set_up
 from llmariner.standalone.warmup import warm_up
 
-__all__ = ["MIN_FREE_BYTES", "StartFailed", "down", "engine_environment", "logs", "running_pid", "serve", "up"]
+__all__ = [
+    "MIN_FREE_BYTES",
+    "StartFailed",
+    "down",
+    "engine_environment",
+    "logs",
+    "running_pid",
+    "runs_compiled",
+    "serve",
+    "up",
+]
 
 MIN_FREE_BYTES = 64_000_000
 """Free bytes that a start requires on the disk of the home folder, for database, journal and logs."""
@@ -58,6 +70,13 @@ def running_pid(settings: StandaloneSettings) -> int | None:
     return None
 
 
+def runs_compiled(settings: StandaloneSettings) -> bool:
+    """Whether the running platform uses the compiled token path."""
+    with contextlib.suppress(OSError, ValueError):
+        return bool(json.loads((settings.root / "platform.json").read_text()).get("compiled"))
+    return False
+
+
 def up(*, foreground: bool) -> None:
     """Install what is missing, start the platform, print how to use it. Raises StartFailed."""
     settings = StandaloneSettings.load(environment())
@@ -80,6 +99,7 @@ def up(*, foreground: bool) -> None:
         asyncio.run(serve(settings))
         return
     _spawn(settings)
+    compile_in_background(settings.cache, HomeFolder(settings.root).logs / "compile.log")
     mismatches = warm_up(settings.base_url, HomeFolder(settings.root).admin_key.read_text(), engines)
     print(f"The platform is up at {settings.base_url} after {time.monotonic() - began:.1f} s; its models sleep.")
     _print_instructions(settings, new_key=not had_key)
@@ -126,6 +146,7 @@ async def serve(settings: StandaloneSettings) -> None:
         server = Server(router, host=settings.host, port=settings.port, grace=5, limits=limits)
         state_file = settings.root / "platform.json"
         state = {"pid": os.getpid(), "host": settings.host, "port": settings.port, "started": time.time()}
+        state["compiled"] = is_active()
         try:
             # Written once the port is bound: another program may answer on it before.
             await server.serve(on_listening=lambda: write_private(state_file, json.dumps(state)))
@@ -189,6 +210,7 @@ def _spawn(settings: StandaloneSettings) -> None:
         process = subprocess.Popen(
             # Without -P a file in the working directory would be imported instead of a library.
             [sys.executable, "-P", "-m", "llmariner.standalone.daemon"],
+            env=with_compiled_code(os.environ, settings.cache),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

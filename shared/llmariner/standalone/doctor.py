@@ -9,10 +9,11 @@ import tempfile
 import urllib.error
 from dataclasses import dataclass
 
+from llmariner.compiled.build import folder_of, missing
 from llmariner.platform.serving.local_processes import memory
 from llmariner.settings import StandaloneSettings, environment
 from llmariner.standalone import local_http
-from llmariner.standalone.daemon import MIN_FREE_BYTES, engine_environment, running_pid
+from llmariner.standalone.daemon import MIN_FREE_BYTES, engine_environment, running_pid, runs_compiled
 from llmariner.standalone.engine.packages import PACKAGED, PackagedModel
 from llmariner.standalone.platform import HomeFolder
 from llmariner.standalone.warmup import answer_mismatch
@@ -49,6 +50,7 @@ def checks() -> list[Check]:
         *_models(settings),
         _secrets(settings),
         _process(settings),
+        _token_path(settings),
         *health,
         *([] if any(check.name == _NO_RESPONSE for check in health) else _answer_checks(settings)),
     ]
@@ -121,6 +123,19 @@ def _process(settings: StandaloneSettings) -> Check:
     return Check(
         "platform", pid is not None, f"process {pid}" if pid else "not running", "Run `llma up`; see `llma logs`."
     )
+
+
+def _token_path(settings: StandaloneSettings) -> Check:
+    """Machine code is faster, and not needed: what lacks for it is a detail, not a fault."""
+    if running_pid(settings) is not None and runs_compiled(settings):
+        detail = "compiled"
+    elif lacking := missing():
+        detail = f"interpreted; to compile it, this machine lacks {lacking}"
+    elif folder_of(settings.cache).is_dir():
+        detail = "interpreted; the next start uses the compiled one"
+    else:
+        detail = "interpreted; it is compiled after a start, see compile.log"
+    return Check("token path", True, detail, "")
 
 
 def _health(settings: StandaloneSettings) -> list[Check]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import yaml
 
+from llmariner.compiled.build import build, folder_of, missing
 from llmariner.context import Context
 from llmariner.models.model import NewModel, SourceRepository, Task
 from llmariner.platform.database.migrate import upgrade
@@ -17,6 +19,7 @@ from llmariner.settings import SecretSettings
 from llmariner.tenancy.organizations.bootstrap import create_bootstrap_key, ensure_first_owner
 
 from ..children import free_port
+from ..environments import cache
 from ..target import MODEL, Site, Target
 
 FUNCTIONS = Path(__file__).parents[3] / "functions"
@@ -51,6 +54,8 @@ def install(site: Site) -> Installation:
         "LLMARINER_SERVICE_SECRET": SecretSettings.generate(),
         "LLMARINER_CONTROL_URL": f"http://127.0.0.1:{port}",
         "HOST": "127.0.0.1",
+        # As in the images; `LLMARINER_COMPILED=off` measures the sources.
+        "LLMARINER_COMPILED": os.environ.get("LLMARINER_COMPILED") or str(compiled_token_path()),
         "LLMARINER_SERVING": "static",
         "LLMARINER_SERVING_STATIC": json.dumps({MODEL: f"http://127.0.0.1:{site.engine_port}"}),
         **UNLIMITED,
@@ -62,6 +67,17 @@ def install(site: Site) -> Installation:
     context.registry.mark_loaded(MODEL, folder="", size_bytes=0, task=Task.GENERATE)
     context.database.close()
     return Installation(environment, {"authorization": f"Bearer {key}"}, port)
+
+
+def compiled_token_path() -> Path:
+    """The folder of the compiled token path; made on first use. Where it can't be made, the sources are measured."""
+    folder = folder_of(cache())
+    if not folder.is_dir() and (lacking := missing()):
+        print(f"the token path is measured as sources: this machine lacks {lacking}", file=sys.stderr, flush=True)
+    elif not folder.is_dir():
+        print("compiling the token path (once)", file=sys.stderr, flush=True)
+        build(folder)
+    return folder
 
 
 def functions() -> list[str]:

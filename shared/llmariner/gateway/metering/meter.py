@@ -229,8 +229,8 @@ class Meter:
         """Send a batch. Failed batches are queued again, up to a bound. Returns whether none was."""
         try:
             await self._control_plane.record_events(batch)
-        except (InvalidRequest, TypeError, ValueError, OverflowError) as error:
-            return await self._isolate_rejected(batch, error)
+        except (InvalidRequest, TypeError, ValueError, OverflowError) as rejection:
+            return await self._isolate_rejected(batch, rejection)
         except Exception as error:  # the events are queued again after any error
             if not isinstance(error, PlatformError):
                 _log.exception("the ledger could not be written")

@@ -24,6 +24,8 @@ __all__ = [
 ]
 
 Check = Callable[[Any, str], None]
+# Not `float`: compiled code would convert an integer, and lose digits of a large one.
+Number = int | float
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ def _array(value: Any, param: str) -> None:
         raise _type_error(param, "an array", value)
 
 
-def _number(minimum: float, maximum: float) -> Check:
+def _number(minimum: Number, maximum: Number) -> Check:
     def check(value: Any, param: str) -> None:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise _type_error(param, "a number", value)
@@ -159,12 +161,12 @@ def _integer(minimum: int, maximum: int) -> Check:
     return check
 
 
-def _check_range(value: float, minimum: float, maximum: float, param: str) -> None:
+def _check_range(value: Number, minimum: Number, maximum: Number, param: str) -> None:
     if not minimum <= value <= maximum:
         raise _range_error(value, minimum, maximum, param)
 
 
-def _range_error(value: float, minimum: float, maximum: float, param: str) -> InvalidRequest:
+def _range_error(value: Number, minimum: Number, maximum: Number, param: str) -> InvalidRequest:
     return InvalidRequest(
         f"Invalid '{param}': expected a value from {minimum} to {maximum}, but got {value} instead.",
         param=param,

@@ -72,11 +72,16 @@ class RequestHandler:
     """Handles one request. `run` raises nothing but CancelledError, when the server shuts down."""
 
     # Initial values, here rather than in `__init__`: most of these never change during a request.
-    _stream_started = _response_sent = _client_disconnected = False
+    _stream_started = False
+    _response_sent = False
+    _client_disconnected = False
     _response_abandoned = False
     """Whether a response was closed before its end, so that its usage must be read from the engine."""
-    _body_bytes_held = _response_bytes_held = _status = 0
-    _tenant = _model = ""
+    _body_bytes_held = 0
+    _response_bytes_held = 0
+    _status = 0
+    _tenant = ""
+    _model = ""
     _body = b""
     _endpoint: str | None = None
     _engine_replica: str | None = None
@@ -331,14 +336,14 @@ class RequestHandler:
         self._endpoint = endpoint
         try:
             response = await self._send_to_engine(endpoint, request)
-        except ResponseTimeout as error:
+        except ResponseTimeout as timeout:
             self._gateway.engine_replicas.mark_unresponsive(endpoint)
-            raise EngineFailed("The engine took the request and sent nothing. See `llma logs`.") from error
-        except ConnectionFailed as error:
+            raise EngineFailed("The engine took the request and sent nothing. See `llma logs`.") from timeout
+        except ConnectionFailed as failure:
             if last:
                 raise EngineFailed(
                     "The engine closed the connection before it answered, twice. See `llma logs`."
-                ) from error
+                ) from failure
             # A healthy engine has closed an idle connection just as it was used.
             if not await self._gateway.is_healthy(endpoint, seconds=_HEALTH_CHECK_SECONDS):
                 await self._gateway.report_unreachable(self._model, endpoint)
@@ -348,15 +353,15 @@ class RequestHandler:
                 await self._gateway.report_unreachable(self._model, endpoint)
                 return False
             await self._relay(response, request, metered)
-        except ResponseTooLarge as error:
+        except ResponseTooLarge as oversize:
             self._response_abandoned = 200 <= response.status < 300
-            raise EngineFailed(f"The engine's answer is too large: {error}. Ask for less at once.") from error
-        except ResponseFailed as error:
+            raise EngineFailed(f"The engine's answer is too large: {oversize}. Ask for less at once.") from oversize
+        except ResponseFailed as broken:
             if not last and not self._stream_started:
                 return False
-            raise EngineFailed("The engine broke off in the middle of its answer. Try again.") from error
-        except ReaderTimeout as error:
-            raise ClientDisconnected from error
+            raise EngineFailed("The engine broke off in the middle of its answer. Try again.") from broken
+        except ReaderTimeout as unread:
+            raise ClientDisconnected from unread
         finally:
             response.close()
         return True
