@@ -3,9 +3,10 @@
 # It holds the packages of the function's extras (its func.yaml or trigger.yaml names them) and every function with the
 # same extras, since the manifests run one image per set of extras. `make images` builds all of them.
 #
-# BASE: any image with Python 3.11 to 3.13 as `python`. BUILDER: the same Python in the same place, with pip.
+# BASE: any image with Python 3.11 to 3.13 as `python`. BUILDER: the same Python in the same place, with pip, and with gcc
+# to compile the token path.
 ARG BASE=python:3.11-slim-bookworm
-ARG BUILDER=${BASE}
+ARG BUILDER=python:3.11-bookworm
 
 FROM ${BUILDER} AS tools
 # A package mirror; by default, the index that pip and uv use.
@@ -42,6 +43,8 @@ COPY --from=declared /declared/others.txt /declared/others.txt
 RUN ["python3", "images/install.py", "packages", "others"]
 
 FROM tools AS code
+ARG INDEX=""
+COPY pyproject.toml pyproject.toml
 COPY shared shared
 RUN ["python3", "images/install.py", "code"]
 COPY --from=declared /declared/folders.json /declared/folders.json

@@ -25,7 +25,7 @@ down: $(STAMP)  ## stop the platform and its engines
 	@$(BIN)/llma down
 
 test: $(STAMP)  ## set up what is missing and run every test on one machine, real engine included
-	@$(BIN)/python -m tests.suite check setup spread whole
+	@$(BIN)/python -m tests.suite check setup spread whole compiled
 
 test-fast: $(STAMP)  ## the tests that need no engine
 	@$(BIN)/python -m tests.suite --fast spread whole

@@ -66,7 +66,7 @@ class BaseImage:
 RUNTIME = BaseImage("python-base", _PYTHON_PACKAGES)
 BUILDER = BaseImage(
     "python-builder",
-    (*_PYTHON_PACKAGES, "python3-pip-whl"),
+    (*_PYTHON_PACKAGES, "python3-pip-whl", "gcc", "libc6-dev", "libpython3.11-dev"),
     "PYTHONPATH=/usr/share/python-wheels/pip.whl",
 )
 # Libraries and programs that vLLM's build for CPUs needs at run time beside its own wheels.

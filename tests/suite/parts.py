@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import time
@@ -12,9 +13,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from xml.etree import ElementTree
 
+from llmariner.compiled.build import build, folder_of
+from llmariner.settings import StandaloneSettings, environment
+
 __all__ = ["PARTS", "main"]
 
-PARTS = ("check", "setup", "spread", "whole")
+PARTS = ("check", "setup", "spread", "whole", "compiled")
 ROOT = Path(__file__).resolve().parents[2]
 # Folders whose tests run in parallel, one file per process. Those of other folders measure times, or start engines that use
 # all cores.
@@ -32,7 +36,10 @@ _COMPUTING = (
 )
 SPREAD = [f"tests/{name}" for name in _COMPUTING]
 _MANY = ["--numprocesses", "auto", "--maxprocesses", "8", "--dist", "loadfile"]
+# What runs a second time with the token path compiled.
+COMPILED = ["tests/unit/gateway", "tests/server", "tests/gateway"]
 _NO_TESTS = 5
+_MAX_AGAIN = 10
 
 
 @dataclass
@@ -44,6 +51,8 @@ class Outcome:
     seconds: float
     counts: Counter[str] = field(default_factory=Counter)
     failed: list[str] = field(default_factory=list)
+    again: int = 0
+    """How many failed, and passed when they ran again."""
 
     @property
     def succeeded(self) -> bool:
@@ -52,6 +61,7 @@ class Outcome:
     def line(self) -> str:
         """The part's line of the summary."""
         counts = ", ".join(f"{count} {what}" for what, count in self.counts.items() if count)
+        counts += f", {self.again} of the failed passed when run again" if self.again else ""
         return f"  {self.part:8} {'ok' if self.succeeded else 'FAILED':8} {self.seconds:5.0f} s  {counts}".rstrip()
 
 
@@ -61,21 +71,50 @@ def command(part: str, *, fast: bool, report: Path) -> list[str]:
         return ["make", "--no-print-directory", "check"]
     if part == "setup":
         return [sys.executable, "-m", "llmariner.standalone.setup"]
+    return [*pytest(fast=fast, report=report), *(_MANY if part == "spread" else []), *tests_of(part)]
+
+
+def pytest(*, fast: bool, report: Path) -> list[str]:
+    """The command line of pytest, without tests."""
     marks = "not cluster and not engine" if fast else "not cluster"
-    tests = [*_MANY, *SPREAD] if part == "spread" else [*(f"--ignore={folder}" for folder in SPREAD), "tests"]
-    return [sys.executable, "-m", "pytest", "-q", "-m", marks, f"--junitxml={report}", *tests]
+    return [sys.executable, "-m", "pytest", "-q", "-m", marks, f"--junitxml={report}"]
+
+
+def tests_of(part: str) -> list[str]:
+    """The tests of a part, as arguments of pytest."""
+    if part == "whole":
+        return [*(f"--ignore={folder}" for folder in SPREAD), "tests"]
+    return SPREAD if part == "spread" else COMPILED
 
 
 def run(part: str, *, fast: bool) -> Outcome:
-    """Run a part; its output is not captured."""
+    """Run a part; its output is not captured. Tests that fail run once more, alone."""
     began = time.monotonic()
+    env = {**os.environ, **({"LLMARINER_COMPILED": compiled_token_path()} if part == "compiled" else {})}
     with TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        code = subprocess.run(command(part, fast=fast, report=report), cwd=ROOT, check=False).returncode
-        outcome = Outcome(part, code, time.monotonic() - began)
+        code = _call(command(part, fast=fast, report=report), env)
+        outcome = Outcome(part, code, 0.0)
         if report.exists():
             _read(report, outcome)
+        if 0 < len(outcome.failed) <= _MAX_AGAIN:
+            last_failed = ["--last-failed", "--last-failed-no-failures", "none"]
+            outcome.code = _call([*pytest(fast=fast, report=report), *last_failed, *tests_of(part)], env)
+            outcome.again = len(outcome.failed) if outcome.code == 0 else 0
+    outcome.seconds = time.monotonic() - began
     return outcome
+
+
+def _call(command_line: list[str], env: dict[str, str]) -> int:
+    return subprocess.run(command_line, cwd=ROOT, env=env, check=False).returncode
+
+
+def compiled_token_path() -> str:
+    """The folder of the compiled token path, which is made if it is missing. Raises BuildFailed."""
+    folder = folder_of(StandaloneSettings.load(environment()).cache)
+    if not folder.is_dir():
+        build(folder)
+    return str(folder)
 
 
 def _read(report: Path, outcome: Outcome) -> None:

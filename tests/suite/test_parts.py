@@ -41,6 +41,16 @@ def test_every_part_runs_and_the_summary_covers_all(small_suite: Path, capfd: py
     assert whole.endswith("1 passed, 1 skipped")
 
 
+def test_a_test_that_passes_the_second_time_is_reported(small_suite: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    flaky = "import pathlib\n\ndef test_flaky():\n    mark = pathlib.Path('ran')\n    ran = mark.exists()\n"
+    (small_suite / "tests/second/test_flaky.py").write_text(flaky + "    mark.touch()\n    assert ran\n")
+    assert parts.main(["whole"]) == 0
+    whole, failed = capfd.readouterr().out.rpartition("\nSummary\n")[2].splitlines()
+    assert whole.split()[:2] == ["whole", "ok"]
+    assert whole.endswith(", 1 of the failed passed when run again")
+    assert "test_flaky" in failed
+
+
 def test_a_passing_suite_exits_with_0(small_suite: Path) -> None:
     assert parts.main(["whole"]) == 0
     (small_suite / "wrong").touch()

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from llmariner import boot
+from llmariner.compiled import is_active
 from llmariner.errors import InvalidRequest, Unavailable
 from llmariner.gateway import background_tasks as supervision
 from llmariner.gateway.control_plane.port import Key
@@ -201,6 +202,7 @@ def test_a_long_outage_of_the_ledger_has_bounded_memory(
     assert any("is lost" in said for said in caplog.messages)
 
 
+@pytest.mark.skipif(is_active(), reason="the test looks into interpreted code")
 def test_a_request_that_cannot_be_counted_stops_no_other(monkeypatch: Any) -> None:
     monkeypatch.setattr(meter, "_FLUSH_SECONDS", 0.005)
     choosy = RejectingControlPlane("", ValueError())
