@@ -233,7 +233,9 @@ class Context:
         """The store of `LLMARINER_OBJECTS`: the bytes of files."""
         settings = ObjectSettings.load(self.env)
         if settings.adapter == "s3":
-            raise ValueError("LLMARINER_OBJECTS=s3 is not available yet; set LLMARINER_OBJECTS_FOLDER.")
+            from llmariner.platform.objects.s3 import S3Objects
+
+            return S3Objects(settings.s3)
         if not settings.folder:
             raise ValueError(
                 "Files need a store: set LLMARINER_OBJECTS=s3 and its bucket, or LLMARINER_OBJECTS_FOLDER."

@@ -110,6 +110,7 @@ class FolderObjects:
 
     def discard_unfinished(self, prefix: str, before: float) -> int:
         """Remove files of writers that ended without commit; `prefix` does not matter. Returns how many there were."""
+        check_prefix(prefix)
         discarded = 0
         for name in self._names_of_unfinished():
             path = self._root / _UNFINISHED / name
@@ -128,10 +129,12 @@ class FolderObjects:
 
     def download_url(self, key: str, *, seconds: int, file_name: str, content_type: str) -> str | None:
         """None: a folder has no URLs; `signed_urls` makes those of the platform."""
+        check_key(key)
         return None
 
     def upload_url(self, key: str, *, seconds: int, size: int) -> str | None:
         """None: a folder has no URLs; `signed_urls` makes those of the platform."""
+        check_key(key)
         return None
 
     def _path(self, key: str) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
+from itertools import pairwise, product
 
 import pytest
 
@@ -47,10 +47,10 @@ def test_parts_that_are_read_have_at_most_a_mebibyte(store: ObjectStore) -> None
 RANGES = [(0, None), (0, 0), (0, 1), (3, 4), (9, 1), (9, None), (5, 100), (10, 1), (10, None), (11, 5), (10**12, None)]
 
 
-@pytest.mark.parametrize(("start", "size"), RANGES)
-def test_a_range_has_the_bytes_of_the_range(store: ObjectStore, start: int, size: int | None) -> None:
+def test_a_range_has_the_bytes_of_the_range(store: ObjectStore) -> None:
     put(store, "files/file_1", b"0123456789")
-    assert get(store, "files/file_1", start, size) == b"0123456789"[start:][:size]
+    for start, size in RANGES:
+        assert get(store, "files/file_1", start, size) == b"0123456789"[start:][:size], (start, size)
 
 
 def test_a_range_of_an_empty_object_is_empty(store: ObjectStore) -> None:
@@ -84,28 +84,30 @@ INVALID = ["", "/etc/passwd", "../x", "files/../../x", "files//x", "files/", ".u
 INVALID += ["files/x\n", "files/x\0", "files/\u00e9", "files\\x", "f" * 201, "/".join(["f" * 100] * 6), "files/-x"]
 
 
-@pytest.mark.parametrize("key", INVALID)
-def test_only_names_of_the_platform_are_keys(store: ObjectStore, key: str) -> None:
+def test_only_names_of_the_platform_are_keys(store: ObjectStore) -> None:
     put(store, "files/file_1", b"text")
-    with pytest.raises(ValueError, match="not a key"):
-        store.writer(key)
-    with pytest.raises(ValueError, match="not a key"):
-        store.read(key)
-    with pytest.raises(ValueError, match="not a key"):
-        store.info(key)
-    with pytest.raises(ValueError, match="not a key"):
-        store.delete([key])
-    with pytest.raises(ValueError, match="not a key"):
-        store.concatenate("files/file_2", [key])
-    with pytest.raises(ValueError, match="not a key"):
-        store.concatenate(key, ["files/file_1"])
+    for key in INVALID:
+        for operation in (
+            store.writer,
+            store.read,
+            store.info,
+            lambda key: store.delete([key]),
+            lambda key: store.concatenate("files/file_2", [key]),
+            lambda key: store.concatenate(key, ["files/file_1"]),
+            lambda key: store.upload_url(key, seconds=1, size=1),
+            lambda key: store.download_url(key, seconds=1, file_name="x", content_type="text/plain"),
+        ):
+            with pytest.raises(ValueError, match="not a key"):
+                operation(key)
     assert keys(store) == ["files/file_1"]
 
 
-@pytest.mark.parametrize("prefix", ["../", "/etc/", "files/../", "a//b"])
-def test_a_listing_stays_inside_the_store(store: ObjectStore, prefix: str) -> None:
-    with pytest.raises(ValueError, match="not a key"):
-        store.list(prefix)
+def test_a_listing_stays_inside_the_store(store: ObjectStore) -> None:
+    for prefix in ("../", "/etc/", "files/../", "a//b"):
+        with pytest.raises(ValueError, match="not a key"):
+            store.list(prefix)
+        with pytest.raises(ValueError, match="not a key"):
+            store.discard_unfinished(prefix, 0)
 
 
 @pytest.mark.parametrize("size", [10, 12 * MIB])
@@ -193,13 +195,14 @@ def test_keys_are_listed_in_ascending_order(store: ObjectStore) -> None:
     assert [info.size for info in store.list("")] == [len(name) for name in sorted(NAMES)]
 
 
-@pytest.mark.parametrize("prefix", ["", "a", "a/", "a/b", "a/c", "a/c/", "b/1", "files", "z", "a/x/y"])
-@pytest.mark.parametrize("after", ["", "a", "a/", "a/b", "a/c", "a/c/d", "a/zz", "b", "b/1", "zzz"])
-def test_a_listing_has_the_keys_of_its_prefix_that_follow(store: ObjectStore, prefix: str, after: str) -> None:
+def test_a_listing_has_the_keys_of_its_prefix_that_follow(store: ObjectStore) -> None:
     names = ["a/b", "a/b-c", "a/c/d", "a/c0", "a0", "b/1", "b/10", "b/2", "files"]
     for name in names:
         put(store, name, b"x")
-    assert keys(store, prefix, after) == [name for name in names if name.startswith(prefix) and name > after]
+    prefixes = ["", "a", "a/", "a/b", "a/c", "a/c/", "b/1", "files", "z", "a/x/y"]
+    for prefix, after in product(prefixes, ["", "a", "a/", "a/b", "a/c", "a/c/d", "a/zz", "b", "b/1", "zzz"]):
+        expected = [name for name in names if name.startswith(prefix) and name > after]
+        assert keys(store, prefix, after) == expected, (prefix, after)
 
 
 def test_deleting_is_idempotent(store: ObjectStore) -> None:

@@ -1,0 +1,186 @@
+"""Objects in a bucket of an S3-compatible store.
+
+An object of more than a part is a multipart upload: parts go out in parallel while the caller writes on. The number of
+parts in flight is bounded for the process, and so is its memory. An upload that is not completed shows no object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any
+
+from llmariner.object_settings import S3Settings
+from llmariner.platform.objects import (
+    ObjectInfo,
+    ObjectNotFound,
+    ObjectStoreUnavailable,
+    check_key,
+    check_prefix,
+    check_range,
+)
+from llmariner.platform.objects.content_disposition import attachment
+from llmariner.platform.objects.s3_clients import S3Clients, translated
+from llmariner.platform.objects.s3_transfers import MAXIMUM_PARTS, PartQueue, S3Reader, S3Upload, S3Writer
+
+__all__ = ["S3Objects"]
+
+# Limits of S3: https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
+_MINIMUM_PART = 5 << 20
+_MAXIMUM_COPY = 5 << 30
+_MAXIMUM_URL_SECONDS = 7 * 24 * 3600
+_DELETED_AT_ONCE = 1000
+
+
+class S3Objects:
+    """The objects port on a bucket. Stores of several buckets or prefixes may share clients, which are slow to make."""
+
+    def __init__(self, settings: S3Settings, clients: S3Clients | None = None) -> None:
+        self._settings = settings
+        self._prefix = settings.prefix
+        self._clients = clients or S3Clients(settings)
+        self._parts = PartQueue(settings.parallel_parts)
+        self._bucket = {"Bucket": settings.bucket}
+        self._encryption: dict[str, str] = {}
+        if settings.encryption:
+            self._encryption["ServerSideEncryption"] = settings.encryption
+        if settings.kms_key:
+            self._encryption["SSEKMSKeyId"] = settings.kms_key
+
+    def close(self) -> None:
+        """End the threads of parts."""
+        self._parts.close()
+
+    def writer(self, key: str) -> S3Writer:
+        """A writer that creates or replaces the object."""
+        target = {**self._bucket, "Key": self._prefix + check_key(key)}
+        upload = S3Upload(self._clients.client, target, self._encryption, self._parts)
+        return S3Writer(key, upload, self._settings.part_bytes)
+
+    def read(self, key: str, start: int = 0, size: int | None = None) -> S3Reader:
+        """The bytes from `start`, at most `size` of them. Raises ObjectNotFound."""
+        check_range(start, size)
+        return S3Reader(self._clients.client, {**self._bucket, "Key": self._prefix + check_key(key)}, start, size)
+
+    def info(self, key: str) -> ObjectInfo | None:
+        """Size and time of an object; None if there is none."""
+        target = {**self._bucket, "Key": self._prefix + check_key(key)}
+        try:
+            with translated(key):
+                found = self._clients.client.head_object(**target)
+        except ObjectNotFound:
+            return None
+        return ObjectInfo(key, found["ContentLength"], found["LastModified"].timestamp())
+
+    def list(self, prefix: str, after: str = "") -> Iterator[ObjectInfo]:
+        """The objects whose keys begin with `prefix` and follow `after`, in ascending order of keys."""
+        check_prefix(prefix)
+        return self._list(prefix, after)
+
+    def _list(self, prefix: str, after: str) -> Iterator[ObjectInfo]:
+        begin = {"StartAfter": self._prefix + after} if after else {}
+        pages = self._pages("list_objects_v2", Prefix=self._prefix + prefix, **begin)
+        for found in (found for page in pages for found in page.get("Contents", ())):
+            key = found["Key"].removeprefix(self._prefix)
+            yield ObjectInfo(key, found["Size"], found["LastModified"].timestamp())
+
+    def _pages(self, operation: str, **parameters: Any) -> Iterator[dict[str, Any]]:
+        pages = iter(self._clients.client.get_paginator(operation).paginate(**self._bucket, **parameters))
+        while True:
+            with translated(operation):
+                page = next(pages, None)
+            if page is None:
+                return
+            yield page
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete objects. Missing ones are ignored."""
+        found = iter(keys)
+        while batch := [{"Key": self._prefix + check_key(key)} for key in islice(found, _DELETED_AT_ONCE)]:
+            with translated(batch[0]["Key"]):
+                answer = self._clients.client.delete_objects(**self._bucket, Delete={"Objects": batch, "Quiet": True})
+            if errors := [error for error in answer.get("Errors", ()) if error.get("Code") != "NoSuchKey"]:
+                raise ObjectStoreUnavailable(f"{len(errors)} objects were not deleted: {errors[0].get('Code')}.")
+
+    def concatenate(self, key: str, parts: Sequence[str]) -> ObjectInfo:
+        """Create an object of the bytes of others, in order. The store copies them, where S3's limits on parts allow it.
+
+        Raises ObjectNotFound.
+        """
+        check_key(key)
+        sources = [source for source in self._parts.map(self._existing, parts) if source.size]
+        sizes = [source.size for source in sources]
+        copied = all(size >= _MINIMUM_PART for size in sizes[:-1]) and max(sizes, default=0) <= _MAXIMUM_COPY
+        if not sources or not copied or len(sources) > MAXIMUM_PARTS:
+            return self._stream(key, sources)
+        target = {**self._bucket, "Key": self._prefix + key}
+        with S3Upload(self._clients.client, target, self._encryption, self._parts) as upload:
+            for source in sources:
+                upload.copy({**self._bucket, "Key": self._prefix + source.key})
+            return ObjectInfo(key, sum(sizes), upload.complete())
+
+    def _stream(self, key: str, sources: Sequence[ObjectInfo]) -> ObjectInfo:
+        with self.writer(key) as writer:
+            for source in sources:
+                for data in self.read(source.key):
+                    writer.write(data)
+            return writer.commit()
+
+    def _existing(self, key: str) -> ObjectInfo:
+        found = self.info(key)
+        if found is None:
+            raise ObjectNotFound(key)
+        return found
+
+    def discard_unfinished(self, prefix: str, before: float) -> int:
+        """Abort uploads that began before that time and got no part since. Returns how many there were."""
+        discarded = 0
+        for page in self._pages("list_multipart_uploads", Prefix=self._prefix + check_prefix(prefix)):
+            for found in page.get("Uploads", ()):
+                if found["Initiated"].timestamp() < before and self._abort(found["Key"], found["UploadId"], before):
+                    discarded += 1
+        return discarded
+
+    def _abort(self, key: str, upload_id: str, before: float) -> bool:
+        """Abort an upload whose last part is older. False if it is not, or has ended meanwhile."""
+        upload = {"Key": key, "UploadId": upload_id}
+        try:
+            for page in self._pages("list_parts", **upload):
+                if any(part["LastModified"].timestamp() >= before for part in page.get("Parts", ())):
+                    return False
+            with translated(key):
+                self._clients.client.abort_multipart_upload(**self._bucket, **upload)
+        except ObjectNotFound:
+            return False
+        return True
+
+    def download_url(self, key: str, *, seconds: int, file_name: str, content_type: str) -> str | None:
+        """A URL that anybody may read the object from for that time, at most seven days."""
+        parameters = {
+            **self._bucket,
+            "Key": self._prefix + check_key(key),
+            "ResponseContentDisposition": attachment(file_name),
+            "ResponseContentType": content_type,
+        }
+        return self._signed("get_object", parameters, seconds)
+
+    def upload_url(self, key: str, *, seconds: int, size: int) -> str | None:
+        """A URL that anybody may PUT exactly `size` bytes to for that time, at most seven days.
+
+        None with encryption by setting: the client would have to ask for it in a header of its own. None above 5 GiB, which
+        is the largest object of a single request.
+        """
+        check_range(0, size)
+        target = {**self._bucket, "Key": self._prefix + check_key(key)}
+        if self._encryption or size > _MAXIMUM_COPY:
+            return None
+        return self._signed("put_object", {**target, "ContentLength": size}, seconds)
+
+    def _signed(self, operation: str, parameters: dict[str, Any], seconds: int) -> str:
+        if not 1 <= seconds <= _MAXIMUM_URL_SECONDS:
+            raise ValueError(f"A signed URL is valid for 1 to {_MAXIMUM_URL_SECONDS} seconds, not {seconds}.")
+        with translated(parameters["Key"]):
+            url: str = self._clients.public_client.generate_presigned_url(
+                operation, Params=parameters, ExpiresIn=seconds
+            )
+        return url
