@@ -25,7 +25,7 @@ _CHECKSUMS = ("ChecksumCRC32", "ChecksumCRC32C", "ChecksumCRC64NVME", "ChecksumS
 
 
 class S3Reader:
-    """Reads an object. After a lost connection it goes on where it was, if the object is still the same."""
+    """Reads an object. After a lost connection it continues where it was, if the object is still the same."""
 
     def __init__(self, client: Any, target: dict[str, Any], start: int, size: int | None) -> None:
         self._client = client
