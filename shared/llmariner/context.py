@@ -29,6 +29,7 @@ from llmariner.settings import (
     VectorSettings,
     environment,
 )
+from llmariner.vector_store_settings import VectorStoreSettings
 
 if TYPE_CHECKING:
     from llmariner.control_plane import InProcessControlPlane
@@ -56,7 +57,10 @@ if TYPE_CHECKING:
     from llmariner.usage.batch_writer import BatchWriter
     from llmariner.usage.ledger import Ledger
     from llmariner.usage.prices import Prices
+    from llmariner.vector_stores.file_batches import FileBatches
     from llmariner.vector_stores.inference import InferenceClient
+    from llmariner.vector_stores.store_files import StoreFiles
+    from llmariner.vector_stores.stores import VectorStores
 
 __all__ = ["Context"]
 
@@ -109,6 +113,7 @@ class Context:
         FileSettings.load(self.env)
         ModelSettings.load(self.env)
         ObjectSettings.load(self.env)
+        VectorStoreSettings.load(self.env)
         assert self.secrets
 
     @_cached
@@ -208,6 +213,27 @@ class Context:
         return ModelRegistry(self.database, ModelSettings.load(self.env).locations)
 
     @_cached
+    def vector_stores(self) -> VectorStores:
+        """Vector stores."""
+        from llmariner.vector_stores.stores import VectorStores
+
+        return VectorStores(self.database, VectorStoreSettings.load(self.env))
+
+    @_cached
+    def vector_store_files(self) -> StoreFiles:
+        """Files of vector stores."""
+        from llmariner.vector_stores.store_files import StoreFiles
+
+        return StoreFiles(self.database, VectorStoreSettings.load(self.env))
+
+    @_cached
+    def vector_store_file_batches(self) -> FileBatches:
+        """Batches of files of vector stores."""
+        from llmariner.vector_stores.file_batches import FileBatches
+
+        return FileBatches(self.database, VectorStoreSettings.load(self.env))
+
+    @_cached
     def ledger(self) -> Ledger:
         """The usage ledger."""
         from llmariner.usage.ledger import Ledger
@@ -248,6 +274,7 @@ class Context:
     def files(self) -> Files:
         """The files of projects. Raises Unavailable in an installation without a store for them."""
         from llmariner.files.files import Files
+        from llmariner.vector_stores.removals import VectorStoreReferences
 
         if not ObjectSettings.load(self.env).is_configured:
             raise Unavailable(
@@ -256,7 +283,7 @@ class Context:
                 headers={"x-should-retry": "false"},
             )
 
-        return Files(self.database, self.objects, FileSettings.load(self.env))
+        return Files(self.database, self.objects, FileSettings.load(self.env), (VectorStoreReferences(),))
 
     @_cached
     def publisher(self) -> Publisher | None:

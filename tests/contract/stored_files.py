@@ -18,8 +18,9 @@ from llmariner.vector_stores.events import FILE_PARSED
 from llmariner.vector_stores.file_batches import FileBatches
 from llmariner.vector_stores.ingest.claims import acquire, hand_on
 from llmariner.vector_stores.ingest.outcomes import complete, fail
+from llmariner.vector_stores.removals import VectorStoreReferences
 from llmariner.vector_stores.store import NewStoreFile, NewVectorStore, VectorStore
-from llmariner.vector_stores.store_files import StoreFiles, VectorStoreReferences
+from llmariner.vector_stores.store_files import StoreFiles
 from llmariner.vector_stores.stores import VectorStores
 from llmariner.vector_stores.tables import vector_store_files, vector_stores
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Row, and_, func, or_, select, update
+from sqlalchemy import Row, and_, func, or_, select
 
 from llmariner.errors import Conflict, InvalidRequest, NotFound
 from llmariner.files.tables import files
@@ -15,7 +15,8 @@ from llmariner.identifiers import new_id
 from llmariner.platform.database import ReadSession, WriteSession
 from llmariner.tenancy.principal import Caller
 from llmariner.vector_stores.attributes import validate_attributes
-from llmariner.vector_stores.events import FILE_CREATED, FILE_DELETED, add_file_event
+from llmariner.vector_stores.events import FILE_CREATED, add_file_event
+from llmariner.vector_stores.removals import remove_files
 from llmariner.vector_stores.rows import live_files_of
 from llmariner.vector_stores.store import FileStatus, NewStoreFile
 from llmariner.vector_stores.tables import vector_store_files
@@ -106,11 +107,7 @@ def _remove_ended(session: WriteSession, store_id: str, ids: list[str]) -> None:
             param="file_id",
             code="file_in_store",
         )
-    if there:
-        gone = update(vector_store_files).where(_c.id.in_([row.id for row in there]))
-        session.run(gone.values(deleted_at=int(time.time())))
-    for row in there:
-        add_file_event(session, FILE_DELETED, row)
+    remove_files(session, there)
 
 
 def _row(caller: Caller, store: Row[Any], new: NewStoreFile, batch_id: str | None) -> dict[str, Any]:

@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
 
-from sqlalchemy import Row, select, update
+from sqlalchemy import select, update
 
 from llmariner.audit import log
 from llmariner.errors import Conflict, InvalidRequest
-from llmariner.files.file import File
-from llmariner.files.tables import files
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.platform.vectors import AttributeValue
 from llmariner.tenancy.principal import Caller
 from llmariner.vector_store_settings import VectorStoreSettings
 from llmariner.vector_stores.added_files import add_files
 from llmariner.vector_stores.attributes import validate_attributes
-from llmariner.vector_stores.events import FILE_DELETED, FILE_UPDATED, add_file_event
+from llmariner.vector_stores.events import FILE_UPDATED, add_file_event
 from llmariner.vector_stores.pages import Paging, fetch_page
+from llmariner.vector_stores.removals import remove_files
 from llmariner.vector_stores.rows import live_files_of, load_file, load_store, lock_active_store
 from llmariner.vector_stores.store import FileStatus, NewStoreFile, StoreFile
 from llmariner.vector_stores.stores import touch_store
 from llmariner.vector_stores.tables import vector_store_chunks, vector_store_files
 
-__all__ = ["StoreFiles", "VectorStoreReferences"]
+__all__ = ["StoreFiles"]
 
 _CHUNKS_AT_ONCE = 200
 
@@ -110,7 +107,7 @@ class StoreFiles:
 
         def remove(session: WriteSession) -> None:
             row = load_file(session, owner.project_id, store_id, file_id, lock=True)
-            _remove_rows(session, [row])
+            remove_files(session, [row])
             payload = {"id": file_id, "vector_store_id": store_id}
             place = {"organization_id": owner.organization_id, "project_id": owner.project_id}
             log.append_entry(session, caller, "vector_store.file.deleted", payload, **place)
@@ -145,29 +142,6 @@ class StoreFiles:
             if len(rows) < _CHUNKS_AT_ONCE:
                 return
             after = rows[-1].chunk_index
-
-
-class VectorStoreReferences:
-    """What vector stores have to do with files of projects: a deleted file leaves its stores (`files.FileReferences`)."""
-
-    def in_use_by(self, session: ReadSession, file: File) -> Sequence[str]:
-        """Nothing: a vector store works without the file."""
-        return ()
-
-    def on_file_deleted(self, session: WriteSession, file: File) -> None:
-        """Remove the file from every store."""
-        # `add_files` holds this lock: a file that is added at the same time is seen below, or its addition fails.
-        session.first(select(files.c.id).where(files.c.id == file.id).with_for_update())
-        live = select(vector_store_files).where(_c.file_id == file.id, _c.deleted_at.is_(None))
-        _remove_rows(session, session.rows(live.order_by(_c.id).with_for_update()))
-
-
-def _remove_rows(session: WriteSession, rows: Sequence[Row[Any]]) -> None:
-    if rows:
-        gone = update(vector_store_files).where(_c.id.in_([row.id for row in rows]))
-        session.run(gone.values(deleted_at=int(time.time())))
-    for row in rows:
-        add_file_event(session, FILE_DELETED, row)
 
 
 def _position(session: ReadSession, store_id: str, param: str, file_id: str | None) -> str | None:

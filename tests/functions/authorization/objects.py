@@ -23,7 +23,7 @@ from llmariner.tenancy.principal import KeyOwner
 
 from .world import Tenant, World, invite_token
 
-__all__ = ["IN_BODY", "OBJECTS", "RouteCall", "a_file", "an_alert", "an_event", "model"]
+__all__ = ["IN_BODY", "OBJECTS", "CallFactory", "RouteCall", "a_file", "an_alert", "an_event", "list_of_100", "model"]
 
 
 @dataclass(frozen=True)

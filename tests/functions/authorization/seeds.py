@@ -11,6 +11,7 @@ from llmariner.limits.rules import Subject
 from llmariner.usage.tables import prices
 
 from .objects import a_file, an_alert, an_event, model
+from .vector_store_objects import vector_store
 from .world import Tenant, World
 
 __all__ = ["seed"]
@@ -29,6 +30,7 @@ def seed(world: World) -> None:
         an_alert(organization=True)(world, tenant)
         model(world, tenant)
         a_file(world, tenant)
+        vector_store(world, tenant)
         an_event(world, tenant)
         with world.database.write() as session:
             add_audit(

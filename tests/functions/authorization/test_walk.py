@@ -21,8 +21,9 @@ from ..conftest import Ask
 from ..http_calls import HttpRequest, HttpResponse, InProcessClient, assert_error
 from ..installation import Installation
 from ..processes import CHECKOUT
+from .all_objects import OBJECTS
 from .issuer import serving
-from .objects import IN_BODY, OBJECTS, model
+from .objects import IN_BODY, model
 from .seeds import seed
 from .world import CALLERS, World
 

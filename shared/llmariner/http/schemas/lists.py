@@ -31,6 +31,7 @@ __all__ = [
     "ProjectCursor",
     "RoleLimit",
     "UserCursor",
+    "VectorStoreCursor",
     "filter_values",
     "list_response",
     "list_response_with_next",
@@ -71,6 +72,7 @@ InviteCursor = Annotated[str | None, _CursorQuery, AfterValidator(_id_with_prefi
 KeyCursor = Annotated[str | None, _CursorQuery, AfterValidator(_id_with_prefix("key"))]
 ProjectCursor = Annotated[str | None, _CursorQuery, AfterValidator(_id_with_prefix("proj"))]
 UserCursor = Annotated[str | None, _CursorQuery, AfterValidator(_id_with_prefix("user"))]
+VectorStoreCursor = Annotated[str | None, _CursorQuery, AfterValidator(_id_with_prefix("vs"))]
 
 
 def list_response(data: Sequence[dict[str, Any]], *, has_more: bool) -> dict[str, Any]:

@@ -1,0 +1,10 @@
+"""The calls of all routes."""
+
+from __future__ import annotations
+
+from . import objects
+from .vector_store_objects import VECTOR_STORE_OBJECTS
+
+__all__ = ["OBJECTS"]
+
+OBJECTS = {**objects.OBJECTS, **VECTOR_STORE_OBJECTS}
