@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import Query, Request, Response
 
 from llmariner.context import Context
-from llmariner.files.purposes import parse_purpose
+from llmariner.files.purposes import parse_purpose, parse_upload_purpose
 from llmariner.files.representation import file_object
 from llmariner.http.authorization.authentication import context_of, require_scope
 from llmariner.http.content import content_response
@@ -15,6 +15,7 @@ from llmariner.http.entrypoint import Application, http_function
 from llmariner.http.fastapi_app import create_app
 from llmariner.http.forms import declared_file_bytes, read_form, run_to_end
 from llmariner.http.resources.files import FileForm
+from llmariner.http.schemas.bodies import Body
 from llmariner.http.schemas.lists import FileCursor, Order, list_response
 from llmariner.tenancy.principal import Caller
 
@@ -23,11 +24,19 @@ Writer = Annotated[Caller, require_scope("api.files.write")]
 _FILE = "/v1/files/{file_id}"
 
 
+class LinkFile(Body):
+    """POST /v1/files:createFromObjectPath."""
+
+    object_path: str
+    purpose: str
+
+
 def build(context: Context) -> Application:
     """The application with its routes."""
     app = create_app("files", context, streamed_bodies=re.compile("/v1/files"))
     app.get("/v1/files")(list_files)
     app.post("/v1/files")(create_file)
+    app.post("/v1/files:createFromObjectPath")(link_file)
     app.get(_FILE)(get_file)
     app.delete(_FILE)(delete_file)
     app.get(f"{_FILE}/content")(get_content)
@@ -62,6 +71,12 @@ async def create_file(request: Request, caller: Writer) -> dict[str, Any]:
         await run_to_end(form.close)
 
 
+def link_file(request: Request, caller: Writer, body: LinkFile) -> dict[str, Any]:
+    """Make a file of an object that the project has in a store outside the platform's, without a copy."""
+    purpose = parse_upload_purpose(body.purpose)
+    return file_object(context_of(request).files.link(caller.key_owner, purpose, body.object_path))
+
+
 def get_file(request: Request, caller: Reader, file_id: str) -> dict[str, Any]:
     """One file."""
     return file_object(context_of(request).files.get(caller.key_owner.project_id, file_id))
@@ -81,11 +96,11 @@ async def get_content(request: Request, caller: Reader, file_id: str) -> Respons
 def _content(request: Request, caller: Caller, file_id: str) -> Response:
     files = context_of(request).files
     file = files.get(caller.key_owner.project_id, file_id)
+    size_bytes, version = files.version(file)
     return content_response(
         request,
-        size_bytes=file.size_bytes,
-        # The content of a file never changes, and no other file has its id.
-        entity_tag=f'"{file.id}"',
+        size_bytes=size_bytes,
+        entity_tag=f'"{version}"',
         content_type=file.content_type,
         file_name=file.filename,
         read=lambda start, size: files.read(file, start, size),

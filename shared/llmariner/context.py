@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
@@ -33,6 +34,7 @@ from llmariner.vector_store_settings import VectorStoreSettings
 
 if TYPE_CHECKING:
     from llmariner.control_plane import InProcessControlPlane
+    from llmariner.files.external_objects import ExternalObjects
     from llmariner.files.files import Files
     from llmariner.gateway.authentication.failed_attempts import ThrottledLookups
     from llmariner.gateway.control_plane.http_client import HttpControlPlane
@@ -271,6 +273,21 @@ class Context:
         return FolderObjects(Path(settings.folder))
 
     @_cached
+    def external_objects(self) -> ExternalObjects:
+        """The objects outside the store that projects may make files of: in S3, where the store is."""
+        from llmariner.files.external_objects import ExternalObjects, without_buckets
+
+        locations, settings = FileSettings.load(self.env).locations, ObjectSettings.load(self.env)
+        if settings.adapter != "s3" or not locations:
+            return ExternalObjects(locations, without_buckets)
+        from llmariner.platform.objects.s3 import S3Objects
+
+        own = f"s3://{settings.s3.bucket}/{settings.s3.prefix}"
+        return ExternalObjects(
+            locations, lambda bucket: S3Objects(replace(settings.s3, bucket=bucket, prefix="")), reserved=own
+        )
+
+    @_cached
     def files(self) -> Files:
         """The files of projects. Raises Unavailable in an installation without a store for them."""
         from llmariner.files.files import Files
@@ -283,7 +300,8 @@ class Context:
                 headers={"x-should-retry": "false"},
             )
 
-        return Files(self.database, self.objects, FileSettings.load(self.env), (VectorStoreReferences(),))
+        references, settings = (VectorStoreReferences(),), FileSettings.load(self.env)
+        return Files(self.database, self.objects, settings, references, self.external_objects)
 
     @_cached
     def publisher(self) -> Publisher | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llmariner.environment import Environment, read_number
+from llmariner.weight_locations import validate_locations
 
 __all__ = ["FileSettings"]
 
@@ -24,6 +25,10 @@ class FileSettings:
     project_bytes: int = 1024 * 1024 * _MIB
     """`LLMARINER_PROJECT_FILE_BYTES`: maximum bytes of all files of one project. Default 1 TiB."""
 
+    locations: tuple[str, ...] = ()
+    """`LLMARINER_FILE_LOCATIONS`: prefixes of objects that projects may make files of without a copy, separated by commas,
+    such as `s3://bucket/${project_id}/`; `${project_id}` is the project's id."""
+
     upload_bytes: int = 8 * 1024 * _MIB
     """`LLMARINER_UPLOAD_BYTES`: maximum bytes of a file that is sent in parts. Default 8 GiB, as OpenAI's."""
 
@@ -40,7 +45,20 @@ class FileSettings:
             form_bytes=int(read_number(env, "LLMARINER_FILE_BYTES", cls.form_bytes, minimum=1)),
             project_files=int(read_number(env, "LLMARINER_PROJECT_FILES", cls.project_files)),
             project_bytes=int(read_number(env, "LLMARINER_PROJECT_FILE_BYTES", cls.project_bytes)),
+            locations=_locations(env.get("LLMARINER_FILE_LOCATIONS", "")),
             upload_bytes=int(read_number(env, "LLMARINER_UPLOAD_BYTES", cls.upload_bytes, minimum=1)),
             upload_part_bytes=int(read_number(env, "LLMARINER_UPLOAD_PART_BYTES", cls.upload_part_bytes, minimum=1)),
             upload_seconds=int(read_number(env, "LLMARINER_UPLOAD_SECONDS", cls.upload_seconds, minimum=60)),
         )
+
+
+def _locations(text: str) -> tuple[str, ...]:
+    entries = [each.strip() for each in text.split(",") if each.strip()]
+    if others := [entry for entry in entries if not entry.startswith("s3://")]:
+        raise ValueError(
+            f"LLMARINER_FILE_LOCATIONS: {others[0]!r} must be a prefix such as s3://bucket/${{project_id}}/."
+        )
+    try:
+        return validate_locations(entries)
+    except ValueError as error:
+        raise ValueError(f"LLMARINER_FILE_LOCATIONS: {error}") from error

@@ -1,6 +1,6 @@
-"""The installation's allow list of locations that projects may load weights from.
+"""The installation's allow lists of locations that projects may load weights from, or make files of.
 
-The platform's own credentials read weights, so a location that a project chooses freely could belong to another tenant.
+The platform's own credentials read them, so a location that a project chooses freely could belong to another tenant.
 """
 
 from __future__ import annotations
@@ -34,8 +34,10 @@ def validate_locations(allowed: Sequence[str]) -> tuple[str, ...]:
     return tuple(allowed)
 
 
-def location_error(uri: str, allowed: Sequence[str], project_id: str | None) -> str | None:
-    """Why a project may not load weights from a location; None if it may. An entry's `${project_id}` is the project's id."""
+def location_error(
+    uri: str, allowed: Sequence[str], project_id: str | None, *, use: str = "load weights from"
+) -> str | None:
+    """Why a project may not use a location; None if it may. An entry's `${project_id}` is the project's id."""
     if not _is_location(uri):
         return f"'{uri[:200]}' is no plain location: scheme://place/path, without '..', '%', '@', '?' or '#'"
     for entry in allowed:
@@ -48,7 +50,7 @@ def location_error(uri: str, allowed: Sequence[str], project_id: str | None) -> 
         ", ".join(entry.replace(_PROJECT_PLACEHOLDER, project_id or _PROJECT_PLACEHOLDER) for entry in allowed)
         or "nowhere"
     )
-    return f"'{uri[:200]}' is not where a project may load weights from ({places})"
+    return f"'{uri[:200]}' is not where a project may {use} ({places})"
 
 
 def _is_location(uri: str) -> bool:

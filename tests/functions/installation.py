@@ -12,16 +12,18 @@ from sqlalchemy import update
 
 from llmariner.boot import load
 from llmariner.context import Context
+from llmariner.files.external_objects import ExternalObjects
 from llmariner.gateway.authentication.service_tokens import ServiceTokens
 from llmariner.models.model import NewModel, SourceRepository, Task
 from llmariner.platform.database.migrate import upgrade
+from llmariner.platform.objects.folder import FolderObjects
 from llmariner.tenancy.keys.store import KeyOwner, NewKey
 from llmariner.tenancy.organizations.bootstrap import create_bootstrap_key, ensure_first_owner
 from llmariner.tenancy.tables import api_keys, organization_users, organizations, project_users, projects, users
 
 from .processes import CHECKOUT
 
-__all__ = ["SERVICE_SECRET", "Installation", "IssuedKeys"]
+__all__ = ["SERVICE_SECRET", "Installation", "IssuedKeys", "every_bucket"]
 
 _PEPPER = "0123456789abcdef" * 4
 SERVICE_SECRET = "fedcba9876543210" * 4
@@ -39,6 +41,11 @@ class IssuedKeys:
     superseded: str
 
 
+def every_bucket(folder: Path) -> ExternalObjects:
+    """The bucket `walk`, which every project may name: a folder of that name."""
+    return ExternalObjects(["s3://walk/"], lambda bucket: FolderObjects(folder / bucket))
+
+
 class Installation:
     """The environment of functions, and their applications in this process."""
 
@@ -54,6 +61,7 @@ class Installation:
             "LLMARINER_SERVING_STATIC": f'{{"tiny": "{engine}", "vectors": "{engine}"}}',
         }
         self.context = Context(self.environment)
+        self.context.external_objects = every_bucket(folder / "external")
         upgrade(self.context.database)
         self.owner = ensure_first_owner(self.context.database)
         self.keys = self._make_keys()

@@ -26,6 +26,7 @@ BODIES: dict[str, tuple[str, dict[str, Any]]] = {
     "POST /v1/detokenize": ("detokenize", {"model": "unknown", "tokens": [1]}),
     "POST /v1/models": ("models", {"source_repository": "LOCAL", "id": "made"}),
     "PATCH /v1/models/tiny": ("models", {"config": {}, "update_mask": "config"}),
+    "POST /v1/files:createFromObjectPath": ("files", {"object_path": "s3://walk/unknown", "purpose": "user_data"}),
     "POST /v1/api_keys": ("api_keys", {"name": "made"}),
     "PATCH /v1/api_keys/key_1": ("api_keys", {"name": "made"}),
     "POST /v1/api_keys/key_1:rotate": ("api_keys", {}),
@@ -198,6 +199,7 @@ REQUIRED = {
     "POST /v1/tokenize": ("model",),
     "POST /v1/detokenize": ("model", "tokens"),
     "POST /v1/models": ("source_repository",),
+    "POST /v1/files:createFromObjectPath": ("object_path", "purpose"),
     "POST /v1/api_keys": ("name",),
     "POST /v1/invitations:accept": ("token",),
     "POST /v1/organizations": ("title",),
@@ -217,6 +219,19 @@ def test_a_missing_field_is_named(route: str, field: str, send: Any) -> None:
 
 
 INVALID_VALUES: dict[str, dict[str, list[Any]]] = {
+    "POST /v1/files:createFromObjectPath": {
+        "object_path": [
+            7,
+            "",
+            "x",
+            "s3://walk/",
+            "s3://other/x",
+            "s3://walk/../x",
+            "file:///etc/passwd",
+            "s3://walk/\0",
+        ],
+        "purpose": [7, "", "fun", "batch_output"],
+    },
     "POST /v1/chat/completions": {
         "model": [7, "", [], True],
         "messages": ["x", {}, [], [7], [{}], [{"role": 7}], [{"role": ""}], [{"role": "user", "content": 7}]],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from llmariner.files.file import File, NewFile
 from llmariner.files.purposes import Purpose
 from llmariner.files.tables import files
 from llmariner.platform.events.cloudevents import Event, to_http
+from llmariner.platform.objects.folder import FolderObjects
 
 from .conftest import Ask
 from .http_calls import HttpRequest, InProcessClient, assert_error
@@ -40,6 +42,21 @@ def test_a_file_of_another_organization_is_unknown(
     assert_error(theirs, 404, "not_found")
     assert theirs.body.replace(file.id.encode(), b"file-x") == unknown.body
     assert ask("files", HttpRequest("GET", f"/v1/files/{file.id}", None, admin)).status == 200
+
+
+def test_a_file_of_an_object_outside_the_store(ask: Ask, admin: dict[str, str], installation: Installation) -> None:
+    bucket = FolderObjects(Path(installation.environment["LLMARINER_OBJECTS_FOLDER"]).parent / "external" / "walk")
+    with bucket.writer("data/x.txt") as writer:
+        writer.write(b"0123456789")
+        writer.commit()
+    body = {"object_path": "s3://walk/data/x.txt", "purpose": "assistants"}
+    made = ask("files", HttpRequest("POST", "/v1/files:createFromObjectPath", body, admin)).json
+    assert (made["filename"], made["bytes"], made["object_store_path"]) == ("x.txt", 10, body["object_path"])
+    path = f"/v1/files/{made['id']}/content"
+    part = ask("files", HttpRequest("GET", path, None, {**admin, "range": "bytes=3-5"}))
+    assert (part.status, part.body, part.headers["content-type"]) == (206, b"345", "text/plain")
+    bucket.delete(["data/x.txt"])
+    assert_error(ask("files", HttpRequest("GET", path, None, admin)), 404, "not_found")
 
 
 def test_a_deletion_is_in_the_audit_log(

@@ -15,7 +15,9 @@ from llmariner.errors import Conflict, InsufficientQuota, NotFound
 from llmariner.file_settings import FileSettings
 from llmariner.files.content import IncomingContent, store_errors
 from llmariner.files.events import CREATED, DELETED, add_file_event
+from llmariner.files.external_objects import ExternalObjects, without_buckets
 from llmariner.files.file import File, NewFile, StoredContent, file_from_row
+from llmariner.files.names import clean_file_name, media_type
 from llmariner.files.purposes import Purpose, default_expiry_seconds
 from llmariner.files.quotas import check_quota, lock_usage, release_quota, reserve_quota
 from llmariner.files.tables import file_contents, file_usage, files
@@ -57,10 +59,12 @@ class Files:
         objects: ObjectStore,
         settings: FileSettings,
         references: Sequence[FileReferences] = (),
+        external: ExternalObjects | None = None,
     ) -> None:
         self._database = database
         self._objects = objects
         self._references = references
+        self._external = external or ExternalObjects((), without_buckets)
         self.settings = settings
 
     def receive(
@@ -119,6 +123,23 @@ class Files:
             session.add(file_contents, **columns, **place, created_at=made["created_at"])
         return _insert(session, {**made, "content_key": key})
 
+    def link(self, owner: KeyOwner, purpose: Purpose, object_path: str) -> File:
+        """Make a file of an object outside the store, without a copy: its bytes count against no quota.
+
+        Its content is not checked. Raises InvalidRequest where the project may not name the object or there is none,
+        InsufficientQuota.
+        """
+        info = self._external.find(object_path, owner.project_id)
+        name = clean_file_name(object_path, param="object_path")
+        made = _new_file(owner, NewFile(name, purpose, media_type(None, name)), info.size)
+        made["object_path"] = object_path
+
+        def insert(session: WriteSession) -> File:
+            self._reserve(session, made)
+            return _insert(session, made)
+
+        return self._database.transact(insert)
+
     def get(self, project_id: str, file_id: str) -> File:
         """One file. NotFound for an unknown or expired one."""
         with self._database.read() as session:
@@ -161,15 +182,29 @@ class Files:
 
         NotFound for a file that was deleted meanwhile. The first part is read before this returns.
         """
-        if file.content_key is None:
-            raise _no_such_file(file.id)
         try:
             with store_errors():
-                parts = self._objects.read(file.content_key, start, size)
+                if file.content_key is not None:
+                    parts = self._objects.read(file.content_key, start, size)
+                else:
+                    parts = self._external.read(file.object_path or "", start, size)
                 first = next(parts, b"")
         except ObjectNotFound as error:
             raise _no_such_file(file.id) from error
         return _with_first(first, parts)
+
+    def version(self, file: File) -> tuple[int, str]:
+        """The present number of bytes of a file, and an opaque text that differs for other bytes.
+
+        Only an object outside the store changes. NotFound where it is gone.
+        """
+        if file.object_path is None:
+            return file.size_bytes, file.id
+        try:
+            info = self._external.info(file.object_path)
+        except ObjectNotFound as error:
+            raise _no_such_file(file.id) from error
+        return info.size, f"{file.id}.{info.size}.{info.modified_at:.6f}"
 
     def delete(self, actor: Caller, file_id: str) -> None:
         """Delete a file of the caller's project, and its content with the last file of it. Conflict while it is in use."""
@@ -211,7 +246,9 @@ class Files:
 
     def _reserve(self, session: WriteSession, made: dict[str, Any]) -> None:
         place = {name: made[name] for name in ("project_id", "organization_id")}
-        reserve_quota(session, self.settings, **place, files=1, size_bytes=made["size_bytes"])
+        reserve_quota(
+            session, self.settings, **place, files=1, size_bytes=_counted_bytes(made["size_bytes"], made["object_path"])
+        )
 
     def _delete_all(self, condition: ColumnElement[bool], *position: Column[Any]) -> int:
         """Delete the files of a condition in batches, in the order of the columns `position`."""
@@ -304,12 +341,18 @@ def _remove(session: WriteSession, file: File) -> list[str]:
     """Delete the row, and the content's where no other file has it; returns the keys of freed objects."""
     session.run(delete(files).where(files.c.id == file.id))
     place = {"project_id": file.project_id, "organization_id": file.organization_id}
-    release_quota(session, **place, files=1, size_bytes=file.size_bytes)
+    counted = _counted_bytes(file.size_bytes, file.object_path)
+    release_quota(session, **place, files=1, size_bytes=counted)
     key = file.content_key
     if key is None or session.first(select(files.c.id).where(files.c.content_key == key).limit(1)) is not None:
         return []
     session.run(delete(file_contents).where(file_contents.c.key == key))
     return [key]
+
+
+def _counted_bytes(size_bytes: int, object_path: str | None) -> int:
+    """What a file counts against the quota of bytes: those outside the store take none of it."""
+    return size_bytes if object_path is None else 0
 
 
 def _key_of(session: ReadSession, project_id: str, sha256: str) -> str | None:

@@ -25,7 +25,9 @@ Read = Callable[[int, int | None], Iterator[bytes]]
 def content_response(
     request: Request, *, size_bytes: int, entity_tag: str, content_type: str, file_name: str, read: Read
 ) -> Response:
-    """The response for a GET of content that never changes. `read` takes the start and the number of bytes; it blocks.
+    """The response for a GET of content. `entity_tag`, in quotes, differs for other content.
+
+    `read` takes the start and the number of bytes; it blocks.
 
     Raises RangeNotSatisfiable. More than one range is answered with the whole content, as RFC 9110, 14.2 allows.
     """

@@ -64,6 +64,14 @@ def new_file(_world: World, _place: Tenant) -> RouteCall:
     return RouteCall(body=form.encode(), headers={"content-type": "multipart/form-data; boundary=x"})
 
 
+def an_external_object(world: World, _place: Tenant) -> RouteCall:
+    """An object outside the store, which every project may name."""
+    with world.external.writer("walked.txt") as writer:
+        writer.write(b"walked")
+        writer.commit()
+    return RouteCall(body={"object_path": "s3://walk/walked.txt", "purpose": "user_data"})
+
+
 def list_of_100(_world: World, _place: Tenant) -> RouteCall:
     """A list with the largest page."""
     return RouteCall(query="limit=100")
@@ -370,6 +378,7 @@ OBJECTS: dict[str, CallFactory] = {
     "POST /v1/events/{id}:replay": an_event,
     "GET /v1/files": no_object,
     "POST /v1/files": new_file,
+    "POST /v1/files:createFromObjectPath": an_external_object,
     "GET /v1/files/{id}": a_file,
     "DELETE /v1/files/{id}": a_file,
     "GET /v1/files/{id}/content": a_file,

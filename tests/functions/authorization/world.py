@@ -18,6 +18,7 @@ from llmariner.authorization.matrix import Ownership, Subject
 from llmariner.boot import load
 from llmariner.context import Context
 from llmariner.platform.database.migrate import upgrade
+from llmariner.platform.objects.folder import FolderObjects
 from llmariner.tenancy.keys import secrets
 from llmariner.tenancy.organizations.bootstrap import create_bootstrap_key, ensure_first_owner
 from llmariner.tenancy.roles.scopes import ADMIN_KEY_SCOPES, OWNER_SCOPES
@@ -35,7 +36,7 @@ from llmariner.tenancy.tables import (
     users,
 )
 
-from ..installation import Installation
+from ..installation import Installation, every_bucket
 from ..processes import CHECKOUT
 from .issuer import Issuer
 
@@ -101,6 +102,8 @@ class World:
             "LLMARINER_SERVING_STATIC": json.dumps(dict.fromkeys(names, engine)),
         }
         self.context = Context({**installation.environment, **serving})
+        self.external = FolderObjects(database.parent / "external" / "walk")
+        self.context.external_objects = every_bucket(database.parent / "external")
         self.database = self.context.database
         upgrade(self.database)
         _, runner = create_bootstrap_key(self.context.keys, ensure_first_owner(self.database), "runner")
