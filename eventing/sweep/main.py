@@ -1,8 +1,8 @@
 """Periodic maintenance.
 
-Deletes files that expired, and those of projects that are gone; publishes pending events; closes ledger entries of lost
-gateway instances; prunes old ledger entries, whose sums remain, and old deliveries; reconciles serving, which puts idle
-models to sleep.
+Deletes files that expired, those of projects that are gone, and contents that no file has; publishes pending events; closes
+ledger entries of lost gateway instances; prunes old ledger entries, whose sums remain, and old deliveries; reconciles
+serving, which puts idle models to sleep.
 """
 
 import asyncio
@@ -21,6 +21,10 @@ _log = logging.getLogger(__name__)
 _LOST_AFTER_SECONDS = 60.0
 # Longer than a sweep takes, and the most that a killed sweep delays the next.
 _LEASE_SECONDS = 120.0
+# How long each step that deletes files may take.
+_STEP_SECONDS = 15.0
+# Contents without a row are rare, and finding them lists the store.
+_GARBAGE_SECONDS = 6 * 3600.0
 # Long enough to recover from a consumer's outage over a weekend, and to investigate it.
 _RETENTION_SECONDS = 7 * 86400.0
 
@@ -42,7 +46,7 @@ async def consume(context: Context, _event: Event) -> None:
 def _run_steps(context: Context) -> list[Exception]:
     """Run every step even if others fail; return their errors, one of which the caller raises for a retry."""
     failed: list[Exception] = []
-    for step in (_delete_files, _publish_events, _close_lost_requests, _prune_requests, _prune_events):
+    for step in _STEPS:
         try:
             step(context)
         except PlatformError as error:
@@ -73,9 +77,22 @@ def _prune_events(context: Context) -> None:
 
 def _delete_files(context: Context) -> None:
     if ObjectSettings.load(context.env).is_configured:
-        context.files.expire()
-        context.files.delete_orphans()
+        context.files.expire(seconds=_STEP_SECONDS)
+        context.files.delete_orphans(seconds=_STEP_SECONDS)
 
+
+def _collect_garbage(context: Context) -> None:
+    if not ObjectSettings.load(context.env).is_configured:
+        return
+    from llmariner.files.garbage import collect_garbage
+
+    lease = WorkLease(context.database, "file_garbage", f"sweep_{secrets.token_hex(8)}")
+    if lease.acquire(_LEASE_SECONDS) is not None:
+        collect_garbage(context.files, context.objects, seconds=_STEP_SECONDS)
+        lease.pause(_GARBAGE_SECONDS)
+
+
+_STEPS = (_delete_files, _publish_events, _close_lost_requests, _prune_requests, _prune_events, _collect_garbage)
 
 # Events of the cluster's PingSource are not in the outbox; their data is ignored.
 handle = event_function(consume, from_outbox=False)

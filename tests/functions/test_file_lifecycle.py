@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ from sqlalchemy import select, update
 from llmariner.audit.tables import audit_log
 from llmariner.boot import load
 from llmariner.context import Context
+from llmariner.files.content import new_content_key
 from llmariner.files.file import File, NewFile
 from llmariner.files.purposes import Purpose
 from llmariner.files.tables import files
+from llmariner.platform.database.tables import work_leases
 from llmariner.platform.events.cloudevents import Event, to_http
 from llmariner.platform.objects.folder import FolderObjects
 
@@ -107,6 +110,22 @@ def test_the_sweep_deletes_expired_files(file: File, installation: Installation,
     with installation.context.database.read() as session:
         assert session.first(select(files.c.id).where(files.c.id == file.id)) is None
     assert installation.context.objects.info(str(file.content_key)) is None
+
+
+def test_the_sweep_collects_objects_without_a_file(
+    file: File, installation: Installation, in_process: InProcessClient
+) -> None:
+    database, objects = installation.context.database, installation.context.objects
+    lost = new_content_key()
+    with objects.writer(lost) as writer:
+        writer.commit()
+    for key in (lost, str(file.content_key)):
+        os.utime(Path(installation.environment["LLMARINER_OBJECTS_FOLDER"]) / key, (1, 1))
+    with database.write() as session:  # it runs every six hours only
+        session.run(work_leases.delete().where(work_leases.c.name == "file_garbage"))
+    assert sweep(installation, in_process, installation.environment) == 204
+    assert objects.info(lost) is None
+    assert objects.info(str(file.content_key)) is not None
 
 
 def test_an_installation_without_a_store_has_no_files(

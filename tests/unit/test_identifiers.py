@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 
-from llmariner.identifiers import new_id
+from llmariner.identifiers import first_id, id_timestamp, new_id
 
 
 def test_an_identifier_has_a_prefix_and_twenty_two_characters() -> None:
@@ -28,3 +28,10 @@ def test_the_time_in_it_is_in_microseconds() -> None:
     before = time.time_ns() // 1000
     stamp = int(new_id("x")[2:12], 36)
     assert before <= stamp <= time.time_ns() // 1000
+
+
+def test_the_first_identifier_of_a_time_precedes_those_of_that_time() -> None:
+    before, at = new_id("x"), time.time()
+    assert before < first_id("x", at + 1)
+    assert first_id("x", at) <= new_id("x")
+    assert abs((id_timestamp(first_id("x", at)) or 0) - at) < 1e-5

@@ -21,7 +21,7 @@ from llmariner.files.names import clean_file_name, media_type
 from llmariner.files.purposes import Purpose, default_expiry_seconds
 from llmariner.files.quotas import check_quota, lock_usage, release_quota, reserve_quota
 from llmariner.files.tables import file_contents, file_usage, files
-from llmariner.identifiers import new_id
+from llmariner.identifiers import id_timestamp, new_id
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.platform.objects import ObjectNotFound, ObjectReader, ObjectStore, ObjectStoreUnavailable
 from llmariner.tenancy.principal import Caller, KeyOwner
@@ -211,16 +211,21 @@ class Files:
         project_id = actor.key_owner.project_id
         self._delete(partial(_load, project_id=project_id, file_id=file_id), actor)
 
-    def expire(self) -> int:
-        """Delete the files whose time is over; returns the number. Those in use remain until they are not. For the sweep."""
-        return self._delete_all(files.c.expires_at <= int(time.time()), files.c.expires_at, files.c.id)
+    def expire(self, *, seconds: float = 60.0) -> int:
+        """Delete the files whose time is over; returns the number. Those in use remain until they are not. For the sweep.
 
-    def delete_orphans(self) -> int:
-        """Delete the files of projects that are gone; returns the number. For the sweep."""
+        It ends after that many seconds; the next sweep continues.
+        """
+        condition = files.c.expires_at <= int(time.time())
+        return self._delete_all(condition, files.c.expires_at, files.c.id, until=time.monotonic() + seconds)
+
+    def delete_orphans(self, *, seconds: float = 60.0) -> int:
+        """Delete the files of projects that are gone; returns the number. It ends as `expire`. For the sweep."""
+        until = time.monotonic() + seconds
         gone = select(file_usage.c.project_id).where(file_usage.c.project_id.not_in(select(projects.c.id)))
         with self._database.read() as session:
             ids = [row.project_id for row in session.rows(gone)]
-        deleted = sum(self._delete_all(files.c.project_id == project_id, files.c.id) for project_id in ids)
+        deleted = sum(self._delete_all(files.c.project_id == each, files.c.id, until=until) for each in ids)
         with self._database.write() as session:
             session.run(delete(file_usage).where(file_usage.c.project_id.in_(ids), file_usage.c.files == 0))
         return deleted
@@ -230,6 +235,12 @@ class Files:
         with self._database.read() as session:
             rows = session.rows(select(file_contents.c.key).where(file_contents.c.key.in_(keys)))
         return {row.key for row in rows}
+
+    def oldest_content_at(self) -> float:
+        """The time of the oldest content in seconds since 1970; now, where there is none."""
+        with self._database.read() as session:
+            key: str | None = session.value(select(func.min(file_contents.c.key)))
+        return id_timestamp(key or "") or time.time()
 
     def _share(self, owner: KeyOwner, new: NewFile, content: IncomingContent) -> File:
         """Make a file of content that the project has. Raises _ContentGone."""
@@ -250,14 +261,16 @@ class Files:
             session, self.settings, **place, files=1, size_bytes=_counted_bytes(made["size_bytes"], made["object_path"])
         )
 
-    def _delete_all(self, condition: ColumnElement[bool], *position: Column[Any]) -> int:
-        """Delete the files of a condition in batches, in the order of the columns `position`."""
+    def _delete_all(self, condition: ColumnElement[bool], *position: Column[Any], until: float) -> int:
+        """Delete the files of a condition in the order of the columns `position`, `until` a monotonic time."""
         deleted, batch = 0, select(files).where(condition).order_by(*position).limit(_BATCH)
         query = batch
         while True:
             with self._database.read() as session:
                 rows = session.rows(query)
             for row in rows:
+                if time.monotonic() > until:
+                    return deleted
                 try:
                     self._delete(partial(_load_any, file_id=row.id), None)
                     deleted += 1
