@@ -29,6 +29,8 @@ __all__ = ["main"]
 _PR_SET_PDEATHSIG = 1
 # Between the signal that a process may handle and the kill.
 _CPU_GRACE_SECONDS = 2
+# Memory for telling that there is no more.
+_RESERVED_BYTES = 16 * 2**20
 _DETAIL_CHARACTERS = 1000
 _NAMES = {
     Format.PDF: "PDF",
@@ -53,17 +55,26 @@ def main(argument: str) -> None:
         for line in _lines(source, options["content_type"]):
             output.write(line)
     except DocumentError as error:
-        last = {"code": error.code, "message": error.message, "detail": error.detail[:_DETAIL_CHARACTERS]}
+        last = _last_line(error)
+    except MemoryError:
+        _, most = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        limit = limits.memory_bytes // 2**20
+        last = _last_line(DocumentError.invalid(f"Reading the file takes more than {limit} MiB of memory. Split it."))
     output.write(json.dumps(last).encode() + b"\n")
     output.flush()
     # Without the release of what the libraries hold, which may take seconds.
     os._exit(0)
 
 
+def _last_line(error: DocumentError) -> dict[str, object]:
+    return {"code": error.code, "message": error.message, "detail": error.detail[:_DETAIL_CHARACTERS]}
+
+
 def _limit_process(limits: ParserLimits) -> None:
     """Of the process and of nothing else: processor time, memory, no files written, no core dump, death with its parent."""
     resource.setrlimit(resource.RLIMIT_CPU, (limits.cpu_seconds, limits.cpu_seconds + _CPU_GRACE_SECONDS))
-    resource.setrlimit(resource.RLIMIT_AS, (limits.memory_bytes, limits.memory_bytes))
+    resource.setrlimit(resource.RLIMIT_AS, (limits.memory_bytes, limits.memory_bytes + _RESERVED_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -92,23 +103,29 @@ def _lines(source: Source, content_type: str | None) -> Iterator[bytes]:
             raise DocumentError.invalid(f"The text of the file is larger than {limit} MiB. Split the file.")
         yield line
     if not has_text:
-        raise DocumentError.invalid("The file has no text. Pages that are images need OCR before they are uploaded.")
+        raise DocumentError.invalid(
+            "The file has no text. If its pages are images, it needs OCR before it is uploaded."
+        )
 
 
 def _blocks(source: Source, content_type: str | None) -> Iterator[Block]:
-    """The blocks of a document. Whatever a library raises becomes an error of the file: its content is the cause."""
-    subject = "file"
-    try:
+    """The blocks of a document. Raises DocumentError."""
+    with _errors_of("file", source):
         form = detect(source, content_type)
-        subject = _NAMES.get(form, subject)
-        read: Callable[[Source], Iterator[Block]] = importlib.import_module(f"llmariner.documents.formats.{form}").read
-        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    # A library that is missing is no fault of the file: the process ends without a last line.
+    read: Callable[[Source], Iterator[Block]] = importlib.import_module(f"llmariner.documents.formats.{form}").read
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    with _errors_of(_NAMES.get(form, "file"), source):
         yield from read(source)
-    except DocumentError:
+
+
+@contextlib.contextmanager
+def _errors_of(subject: str, source: Source) -> Iterator[None]:
+    """Whatever a library raises becomes an error of the file: its content is the cause."""
+    try:
+        yield
+    except (DocumentError, MemoryError):
         raise
-    except MemoryError:
-        limit = source.limits.memory_bytes // 2**20
-        raise DocumentError.invalid(f"Reading the {subject} takes more than {limit} MiB of memory. Split it.") from None
     except RecursionError:
         raise DocumentError.invalid(f"The {subject} has parts that are nested too deep.") from None
     except Exception as error:

@@ -62,7 +62,9 @@ _BY_CONTENT_TYPE = {
     "message/rfc822": Format.EMAIL,
 }
 _BINARY_EXTENSIONS = {".pdf", ".docx", ".docm", ".pptx", ".pptm", ".xlsx", ".xlsm", ".epub", ".doc", ".ppt", ".xls"}
-_HTML = re.compile(r"\s*(<\?xml[^>]*>\s*)?(<!--.{0,2000}?-->\s*)*<(!doctype\s+html|html)\b", re.IGNORECASE | re.DOTALL)
+_HTML = re.compile(
+    r"\s*(<\?xml[^>]*>\s*)?(<!--(?:(?!-->).)*-->\s*)*<(!doctype\s+html|html)\b", re.IGNORECASE | re.DOTALL
+)
 _SIGNATURES = (
     (b"{\\rtf", "RTF"),
     (b"\x1f\x8b", "a gzip archive"),

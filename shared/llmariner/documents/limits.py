@@ -15,7 +15,7 @@ class ParserLimits:
     """The size of the file. OpenAI's limit for files of vector stores is 512 MB."""
     seconds: float = 50
     """The time until the parser process is killed."""
-    cpu_seconds: int = 45
+    cpu_seconds: int = 30
     """The processor time of the parser process."""
     memory_bytes: int = 2**30
     """The address space of the parser process, of which its libraries take some 100 MiB."""

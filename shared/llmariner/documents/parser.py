@@ -95,16 +95,20 @@ class _Parse:
         try:
             assert process.stdout is not None
             is_complete = self._read(process.stdout, blocks)
+            if not is_complete:
+                # It ends by itself or by the timer; how, says why.
+                os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         finally:
             # The timer has ended before the process is reaped, so that it never kills another process of the same id.
             timer.cancel()
             timer.join()
             _kill_group(process)
-            process.wait()
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
             if process.stdout is not None:
                 process.stdout.close()
         if not is_complete:
-            raise self._death(process.returncode)
+            raise self._death(process.returncode, usage.ru_utime + usage.ru_stime)
         return blocks
 
     def _time_out(self, process: subprocess.Popen[bytes]) -> None:
@@ -125,8 +129,10 @@ class _Parse:
             raise _server_error(f"the parser process wrote an invalid line: {error!r}") from error
         return False
 
-    def _death(self, status: int) -> DocumentError:
+    def _death(self, status: int, cpu_seconds: float) -> DocumentError:
         """The error of a process that ended without a last line."""
+        if self._timed_out and cpu_seconds < self._limits.cpu_seconds / 2:
+            return _server_error(f"the parser process had {cpu_seconds:.1f} s of processor time until it was killed")
         if self._timed_out:
             message = f"Reading the file takes more than {self._limits.seconds:g} seconds. Split it or simplify it."
             return DocumentError.invalid(message)

@@ -19,7 +19,7 @@ BLOCK_SEPARATOR = "\n\n"
 # The end of a sentence, an item of a list, or a paragraph.
 _SENTENCE_END = re.compile(r"[.!?…][\"'”’»)\]]*\s+|[。！？]\s*|\n(?=[ \t]*(?:[-*•]|\d{1,3}[.)])[ \t])|\n[ \t]*\n\s*")
 _LINE_END = re.compile(r"\n+")
-_DELIMITER_ROW = re.compile(r"[|:\- \t]*-[|:\- \t]*\Z")
+_DELIMITER_CHARACTERS = set("|:- \t")
 _PASSAGE_CHARACTERS = 2_000
 _HEADING_CHARACTERS = 200
 _LEVELS = 9
@@ -154,11 +154,6 @@ def _table_header(block: Block) -> str:
         return ""
     first = block.text.find("\n") + 1
     second = block.text.find("\n", first) + 1
-    if (
-        not first
-        or not second
-        or second > _PASSAGE_CHARACTERS
-        or not _DELIMITER_ROW.match(block.text[first : second - 1])
-    ):
+    if not first or not second or second > _PASSAGE_CHARACTERS:
         return ""
-    return block.text[:second]
+    return block.text[:second] if set(block.text[first : second - 1]) <= _DELIMITER_CHARACTERS else ""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import email
-import email.policy
 from collections.abc import Iterator
-from email.message import EmailMessage
+from email.errors import HeaderParseError
+from email.header import decode_header, make_header
+from email.message import Message
 
 from llmariner.documents.blocks import Block, BlockKind
 from llmariner.documents.errors import DocumentError
@@ -22,7 +23,8 @@ _HEADER_CHARACTERS = 2000
 def read(source: Source) -> Iterator[Block]:
     """The blocks of a message. Raises DocumentError."""
     source.stream.seek(0)
-    message = email.message_from_binary_file(source.stream, policy=email.policy.default)
+    # The policy compat32, which is the default, leaves headers alone. Others parse addresses, in quadratic time.
+    message = email.message_from_binary_file(source.stream)
     if not any(message.get(name) for name in ("From", "Subject", "Date", "Received")):
         raise DocumentError.invalid("The file is not an email: it has no header From, Subject or Date.")
     yield Block(BlockKind.HEADING, _header(message, "Subject") or "(no subject)", level=1)
@@ -31,11 +33,16 @@ def read(source: Source) -> Iterator[Block]:
     yield from _body(message, source.limits.part_depth)
 
 
-def _header(message: EmailMessage, name: str) -> str:
-    return " ".join(str(message.get(name, "")).split())[:_HEADER_CHARACTERS]
+def _header(message: Message[str, str], name: str) -> str:
+    raw = str(message.get(name, ""))[:_HEADER_CHARACTERS]
+    try:
+        decoded = str(make_header(decode_header(raw)))
+    except (HeaderParseError, LookupError, ValueError):
+        decoded = raw
+    return " ".join(decoded.split())
 
 
-def _body(part: EmailMessage, depth: int) -> Iterator[Block]:
+def _body(part: Message[str, str], depth: int) -> Iterator[Block]:
     """The texts of a part and of the parts in it. Of alternatives, plain text is preferred."""
     if not depth:
         raise DocumentError.invalid("The email has parts that are nested too deep.")
@@ -53,9 +60,10 @@ def _body(part: EmailMessage, depth: int) -> Iterator[Block]:
         yield from html_blocks(data, charset) if kind == "text/html" else paragraphs(decode(data, charset))
 
 
-def _chosen(part: EmailMessage) -> list[EmailMessage]:
+def _chosen(part: Message[str, str]) -> list[Message[str, str]]:
     """The parts to read. The last alternative is the richest (RFC 2046, 5.1.4); plain text has less noise."""
-    parts = [inner for inner in part.iter_parts() if isinstance(inner, EmailMessage)]
+    payload = part.get_payload()
+    parts = [inner for inner in payload if isinstance(inner, Message)] if isinstance(payload, list) else []
     if part.get_content_type() != "multipart/alternative":
         return parts
     plain = [inner for inner in parts if inner.get_content_type() == "text/plain" and str(inner.get_payload()).strip()]

@@ -144,8 +144,13 @@ class _Target:
         self._rows, self._text = [], []
 
     def data(self, text: str) -> None:
-        if not self._skipped:
-            self._text.append(text if self._preformatted else _SPACE.sub(" ", text))
+        if self._skipped:
+            return
+        if not self._preformatted:
+            text = _SPACE.sub(" ", text)
+            if self._text and self._text[-1].endswith((" ", "\n")):
+                text = text.lstrip(" ")
+        self._text.append(text)
 
     def comment(self, _text: str) -> None:
         """Comments are left out."""
@@ -160,7 +165,7 @@ class _Target:
         if self._preformatted:
             self._blocks.append(Block(BlockKind.CODE, text.strip("\n")))
             return
-        text = "\n".join(line.rstrip() for line in re.sub(r" {2,}(?!-)", " ", text).split("\n")).strip()
+        text = "\n".join(line.rstrip() for line in text.split("\n")).strip()
         if text:
             kind = BlockKind.HEADING if self._heading else BlockKind.PARAGRAPH
             self._blocks.append(Block(kind, _SPACE.sub(" ", text) if self._heading else text, level=self._heading))

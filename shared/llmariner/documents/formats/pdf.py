@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pypdf import PasswordType, PdfReader
-from pypdf.errors import DependencyError, PyPdfError
+from pypdf.errors import DependencyError, LimitReachedError, PyPdfError
 
 from llmariner.documents.blocks import Block, BlockKind
 from llmariner.documents.errors import DocumentError
@@ -47,8 +47,9 @@ def read(source: Source) -> Iterator[Block]:
     for number, page in enumerate(reader.pages, start=1):
         try:
             text = page.extract_text()
-        except DocumentError:
-            raise
+        except LimitReachedError as error:
+            message = f"Page {number} of the PDF is too complex. Split it or simplify it."
+            raise DocumentError.invalid(message, detail=repr(error)) from error
         except (PyPdfError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
             message = f"Page {number} of the PDF is damaged. Open it, save it as PDF again, and upload that."
             raise DocumentError.invalid(message, detail=repr(error)) from error

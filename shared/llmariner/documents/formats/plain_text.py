@@ -10,7 +10,7 @@ from llmariner.documents.source import Source
 
 __all__ = ["paragraphs", "read"]
 
-_BLANK_LINES = re.compile(r"\n[ \t]*(?:\n[ \t]*)+")
+_BLANK_LINES = re.compile(r"\n[ \t\n]*\n")
 
 
 def read(source: Source) -> Iterator[Block]:
