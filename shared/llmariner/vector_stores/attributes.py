@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from llmariner.errors import InvalidRequest
 from llmariner.platform.vectors import AttributeValue
@@ -27,16 +27,16 @@ def validate_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
     return dict(metadata)
 
 
-def validate_attributes(
-    attributes: Mapping[str, AttributeValue], param: str = "attributes"
-) -> dict[str, AttributeValue]:
+def validate_attributes(attributes: Mapping[str, Any], param: str = "attributes") -> dict[str, AttributeValue]:
     """As `validate_metadata`; a value may also be a number or a boolean."""
     checked = _validate_keys(attributes, param)
     return {key: validate_value(value, f"{param}.{key}") for key, value in checked.items()}
 
 
-def validate_value(value: AttributeValue, param: str) -> AttributeValue:
-    """One value of an attribute, or one that attributes are compared with."""
+def validate_value(value: Any, param: str) -> AttributeValue:
+    """One value of an attribute, or one that attributes are compared with: a string, a number or a boolean."""
+    if not isinstance(value, (str, int, float)):
+        raise InvalidRequest(f"'{param}' must be a string, a number or a boolean.", param=param)
     if isinstance(value, bool):
         return value
     if isinstance(value, str):

@@ -87,9 +87,8 @@ class _Parser:
 
 
 def _scalar(value: Any, param: str, *, ordered: bool) -> AttributeValue:
-    if not isinstance(value, (str, int, float)) or (ordered and isinstance(value, bool)):
-        kinds = "a string or a number" if ordered else "a string, a number or a boolean"
-        raise InvalidRequest(f"'{param}' must be {kinds}.", param=param)
+    if ordered and isinstance(value, bool):
+        raise InvalidRequest(f"'{param}' must be a string or a number: booleans have no order.", param=param)
     return validate_value(value, param)
 
 

@@ -8,13 +8,14 @@ from typing import Any, Literal
 from llmariner.errors import InvalidRequest
 from llmariner.http.schemas.bodies import Body
 from llmariner.platform.vectors import AttributeValue
+from llmariner.vector_stores.attributes import validate_attributes
 from llmariner.vector_stores.chunking_strategy import ChunkingStrategy
 from llmariner.vector_stores.store import NewStoreFile, NewVectorStore
 
 __all__ = ["AddFile", "AttributesBody", "CreateFileBatch", "CreateVectorStore", "UpdateVectorStore"]
 
-# Whole numbers stay whole: as the second kind of number, `int` would be read as a float.
-_Attributes = dict[str, str | bool | int | float]
+# `validate_attributes` checks the values: errors of a union of types would name each of them.
+_Attributes = dict[str, Any]
 
 
 class _StaticChunking(Body):
@@ -101,7 +102,7 @@ class AddFile(Body):
     def to_new(self, prefix: str = "") -> NewStoreFile:
         """The file to add. `prefix`: of the names of fields in errors."""
         strategy = _strategy(self.chunking_strategy, f"{prefix}chunking_strategy")
-        return NewStoreFile(self.file_id, _attributes(self.attributes), strategy)
+        return NewStoreFile(self.file_id, _attributes(self.attributes, f"{prefix}attributes"), strategy)
 
 
 class AttributesBody(Body):
@@ -137,5 +138,5 @@ def _strategy(body: _Chunking | None, param: str = "chunking_strategy") -> Chunk
     return ChunkingStrategy() if body is None else body.strategy(param)
 
 
-def _attributes(sent: _Attributes | None) -> dict[str, AttributeValue]:
-    return dict(sent or {})
+def _attributes(sent: _Attributes | None, param: str = "attributes") -> dict[str, AttributeValue]:
+    return validate_attributes(sent or {}, param)
