@@ -61,6 +61,9 @@ if TYPE_CHECKING:
     from llmariner.usage.prices import Prices
     from llmariner.vector_stores.file_batches import FileBatches
     from llmariner.vector_stores.inference import InferenceClient
+    from llmariner.vector_stores.ingest.index_step import ChunkIndexer
+    from llmariner.vector_stores.ingest.parse_step import DocumentParser
+    from llmariner.vector_stores.search import VectorStoreSearch
     from llmariner.vector_stores.store_files import StoreFiles
     from llmariner.vector_stores.stores import VectorStores
 
@@ -178,6 +181,41 @@ class Context:
         from llmariner.vector_stores.inference import InferenceClient
 
         return InferenceClient(InferenceSettings.load(self.env), self.background_tokens)
+
+    @_cached
+    def document_parser(self) -> DocumentParser:
+        """Parses the files of vector stores."""
+        from llmariner.vector_stores.ingest.parse_step import DocumentParser
+
+        return DocumentParser(self.database, self.files, self.inference)
+
+    @_cached
+    def chunk_indexer(self) -> ChunkIndexer:
+        """Embeds and indexes the chunks of files of vector stores."""
+        from llmariner.vector_stores.embedder import Embedder
+        from llmariner.vector_stores.ingest.index_step import ChunkIndexer
+
+        return ChunkIndexer(self.database, self.vectors, Embedder(self.inference))
+
+    @_cached
+    def vector_store_search(self) -> VectorStoreSearch:
+        """Searches vector stores. Raises Unavailable in an installation without an index of them."""
+        from llmariner.inference_settings import InferenceSettings
+        from llmariner.vector_stores.embedder import Embedder
+        from llmariner.vector_stores.query import ModelRewriter, Rewriter, keywords
+        from llmariner.vector_stores.search import VectorStoreSearch
+
+        try:
+            index = self.vectors
+        except ValueError as error:
+            raise Unavailable(
+                "This installation has no index of vector stores: an operator sets one with LLMARINER_MILVUS_URI.",
+                code="no_vector_index",
+                headers={"x-should-retry": "false"},
+            ) from error
+        model = InferenceSettings.load(self.env).rewrite_model
+        rewriter: Rewriter = ModelRewriter(self.inference, model) if model else keywords
+        return VectorStoreSearch(self.database, index, Embedder(self.inference), rewriter=rewriter)
 
     @_cached
     def limits(self) -> Limits:

@@ -56,6 +56,8 @@ class Installation:
             "LLMARINER_SERVICE_SECRET": SERVICE_SECRET,
             "LLMARINER_SERVING": "static",
             "LLMARINER_OBJECTS_FOLDER": str(folder / "objects"),
+            # Nothing listens there.
+            "LLMARINER_MILVUS_URI": "http://127.0.0.1:9",
             # The tests use many invalid keys from one address.
             "LLMARINER_UNKNOWN_KEYS_PER_MINUTE": "1000000",
             "LLMARINER_SERVING_STATIC": f'{{"tiny": "{engine}", "vectors": "{engine}"}}',

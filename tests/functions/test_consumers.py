@@ -31,10 +31,16 @@ from .outbox_events import write_event
 from .processes import CHECKOUT, boot_command, framework_command, process
 
 TYPES = {
+    "document_indexer": "ai.llmariner.vector_store.file.parsed.v1",
+    "document_parser": "ai.llmariner.vector_store.file.created.v1",
     "group_settlement": "ai.llmariner.group_role.changed.v1",
     "model_loader": "ai.llmariner.model.created.v1",
     "model_retirement": "ai.llmariner.model.deleted.v1",
     "sweep": "ai.llmariner.platform.tick.v1",
+    "vector_store_attributes": "ai.llmariner.vector_store.file.updated.v1",
+    "vector_store_file_removal": "ai.llmariner.vector_store.file.deleted.v1",
+    "vector_store_removal": "ai.llmariner.vector_store.deleted.v1",
+    "vector_store_upkeep": "ai.llmariner.platform.tick.v1",
 }
 WAYS = {"framework": framework_command, "boot": boot_command}
 # A Broker treats a response with a body that is not an event as a failure.
@@ -161,6 +167,18 @@ def test_group_settlement_is_idempotent(way: str, ports: dict[str, dict[str, int
     event = write_event(installation, TYPES["group_settlement"], data)
     taken = [posted(ports["group_settlement"][way], event) for _ in range(2)]
     assert taken == [TAKEN] * 2
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", [name for name in TYPES if name.startswith(("document", "vector_store"))])
+def test_consumers_of_vector_stores_skip_what_is_gone(
+    name: str, way: str, ports: dict[str, dict[str, int]], installation: Installation
+) -> None:
+    ids = {"id": "vsf_gone", "vector_store_id": "vs_gone", "file_id": "file-gone"}
+    owner = {"project_id": "proj_1", "organization_id": "org_1"}
+    event = TICK if name == "vector_store_upkeep" else write_event(installation, TYPES[name], {**ids, **owner})
+    for _ in range(2):
+        assert posted(ports[name][way], event) == TAKEN
 
 
 @pytest.mark.parametrize("way", WAYS)

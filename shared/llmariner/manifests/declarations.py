@@ -174,7 +174,7 @@ def _parse_function(body: Any, source: str) -> Function:
 def _parse_consumer(body: Any, source: str) -> Consumer:
     metadata = body["metadata"]
     annotations = _own_annotations(
-        metadata.get("annotations", {}), {"max-scale", "concurrency", "every-minutes", *COMMON_ANNOTATIONS}
+        metadata.get("annotations", {}), {"max-scale", "concurrency", "every-minutes", "memory", *COMMON_ANNOTATIONS}
     )
     subscriber = body["spec"]["subscriber"]["ref"]
     if (subscriber["kind"], subscriber["name"]) != ("Service", metadata["name"]):
@@ -191,6 +191,7 @@ def _parse_consumer(body: Any, source: str) -> Consumer:
         kubernetes_role=_parse_kubernetes_role(annotations),
         scale=Scale(max=int(annotations.get("max-scale", "3"))),
         concurrency=int(annotations.get("concurrency", "10")),
+        limits={**DEFAULT_LIMITS, **({"memory": annotations["memory"]} if "memory" in annotations else {})},
     )
 
 

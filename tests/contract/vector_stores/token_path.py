@@ -19,7 +19,7 @@ from llmariner.vector_stores.inference import InferenceClient
 __all__ = ["DIMENSION", "TOKENS", "TokenPath", "vector_of"]
 
 TOKENS = BackgroundTokens(Secret("s" * 64))
-DIMENSION = 16
+DIMENSION = 64
 
 
 def vector_of(text: str, dimension: int = DIMENSION) -> list[float]:

@@ -143,6 +143,16 @@ def test_latency_that_knative_adds(functions: Functions) -> None:
         assert statistics.median(taken["pod"]) < statistics.median(taken["local gateway, ..., pod"]) < 0.1
 
 
+# Consumers by the change that they wait for.
+_OF_VECTOR_STORES = {
+    "document-indexer": "file.parsed",
+    "document-parser": "file.created",
+    "vector-store-attributes": "file.updated",
+    "vector-store-file-removal": "file.deleted",
+    "vector-store-removal": "deleted",
+}
+
+
 def _expected(functions: Functions) -> dict[str, tuple[Call, int]]:
     """A request to each function and its expected status; valid for a minute."""
     asked = {name: (Call("GET", path), 200) for name, path in _READ.items()}
@@ -163,7 +173,10 @@ def _expected(functions: Functions) -> dict[str, tuple[Call, int]]:
             400,
         ),
         "sweep": (_event("ai.llmariner.platform.tick.v1", {"every_seconds": 300}), 204),
+        "vector-store-upkeep": (_event("ai.llmariner.platform.tick.v1", {"every_seconds": 60}), 204),
     }
+    for consumer, change in _OF_VECTOR_STORES.items():
+        asked[consumer] = (_event(f"ai.llmariner.vector_store.{change}.v1", {"id": "no-such-id"}), 400)
     return asked
 
 

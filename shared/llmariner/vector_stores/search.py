@@ -1,0 +1,247 @@
+"""Search in vector stores: by similarity and by words, fused, and read from the rows of the chunks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from sqlalchemy import Row, select
+
+from llmariner.errors import (
+    EngineFailed,
+    InsufficientQuota,
+    InvalidRequest,
+    ModelNotReady,
+    PermissionDenied,
+    PlatformError,
+    RateLimited,
+    Unavailable,
+)
+from llmariner.files.tables import files
+from llmariner.platform.database import Database, ReadSession
+from llmariner.platform.vectors import AttributeValue, Collection, Hit, VectorIndex, VectorIndexUnavailable
+from llmariner.tenancy.background_work import Originator
+from llmariner.tenancy.principal import Caller
+from llmariner.vector_stores.embedder import Embedder
+from llmariner.vector_stores.fusion import FusedHit, Ranked, fuse
+from llmariner.vector_stores.inference import InferenceFailed, InferencePaused, InferenceRefused
+from llmariner.vector_stores.query import Rewriter, SearchQuery, keywords
+from llmariner.vector_stores.rows import load_store
+from llmariner.vector_stores.store import is_expired
+from llmariner.vector_stores.stores import record_activity
+from llmariner.vector_stores.tables import vector_store_chunks, vector_store_files
+
+__all__ = ["Reranker", "SearchPage", "SearchResult", "VectorStoreSearch"]
+
+# Of each half: more than are returned, since fusion prefers chunks that both find.
+_CANDIDATES_PER_RESULT = 4
+_MIN_CANDIDATES = 40
+_WAIT_SECONDS = 60.0
+
+
+class Reranker(Protocol):
+    """A cross-encoder: scores texts against a query."""
+
+    def scores(self, query: str, texts: Sequence[str], originator: Originator) -> Sequence[float]:
+        """A score from 0 to 1 for each text. Raises InferencePaused, InferenceRefused or InferenceFailed."""
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """A chunk that was found. `score`: 0 to 1. `vector`, `text`: rank and score in that half; None: it did not find it.
+
+    `page`: from 1, if the format has pages. `start`, `end`: characters of the document's text.
+    """
+
+    chunk_id: str
+    vector_store_id: str
+    file_id: str
+    filename: str
+    attributes: Mapping[str, AttributeValue]
+    content: str
+    score: float
+    page: int | None
+    start: int
+    end: int
+    headings: tuple[str, ...]
+    vector: Ranked | None
+    text: Ranked | None
+
+
+@dataclass(frozen=True)
+class SearchPage:
+    """The queries as they were searched, and the results, best first."""
+
+    queries: tuple[str, ...]
+    results: Sequence[SearchResult]
+
+
+class VectorStoreSearch:
+    """Searches the vector stores of projects. Blocks; safe in any thread."""
+
+    def __init__(
+        self,
+        database: Database,
+        index: VectorIndex,
+        embedder: Embedder,
+        *,
+        rewriter: Rewriter = keywords,
+        reranker: Reranker | None = None,
+    ) -> None:
+        self._database = database
+        self._index = index
+        self._embedder = embedder
+        self._rewriter = rewriter
+        self._reranker = reranker
+
+    def search(self, caller: Caller, store_ids: Sequence[str], query: SearchQuery) -> SearchPage:
+        """Search some stores of the caller's project; their expiry moves. An expired store has no results.
+
+        Raises NotFound for an unknown store, the token path's errors for the embedding of the query, and Unavailable
+        while the index does not answer.
+        """
+        originator = Originator.of(caller)
+        with self._database.read() as session:
+            stores = [load_store(session, originator.project_id, store_id) for store_id in dict.fromkeys(store_ids)]
+        try:
+            if query.rewrite:
+                query = replace(query, texts=tuple(self._rewriter(text, originator) for text in query.texts))
+            results = self._results(originator, [store for store in stores if not is_expired(store)], query)
+        except (InferencePaused, InferenceRefused, InferenceFailed) as error:
+            raise _platform_error(error) from error
+        except VectorIndexUnavailable as error:
+            raise Unavailable(
+                "The index of vector stores does not answer. Try again.", headers={"retry-after": "2"}
+            ) from error
+        record_activity(self._database, originator.project_id, [store.id for store in stores])
+        return SearchPage(query.texts, results)
+
+    def _results(self, originator: Originator, stores: Sequence[Row[Any]], query: SearchQuery) -> list[SearchResult]:
+        best: dict[str, FusedHit] = {}
+        for collection, store_ids in _by_collection(stores).items():
+            vectors = self._vectors(collection, originator, query)
+            for text, vector in zip(query.texts, vectors, strict=True):
+                for found in self._fused(collection, originator.project_id, store_ids, query, text, vector):
+                    if found.hit.id not in best or found.score > best[found.hit.id].score:
+                        best[found.hit.id] = found
+        ranked = sorted(best.values(), key=lambda each: (-each.score, each.hit.id))
+        with self._database.read() as session:
+            results = _hydrated(session, originator.project_id, [store.id for store in stores], ranked)
+        if self._reranker is not None and query.ranker != "none":
+            results = self._reranked(self._reranker, originator, query, results[: 2 * query.max_results])
+        return [each for each in results if each.score >= query.score_threshold][: query.max_results]
+
+    def _vectors(
+        self, collection: Collection, originator: Originator, query: SearchQuery
+    ) -> Sequence[Sequence[float] | None]:
+        if query.vector_weight <= 0 and query.ranker != "none":
+            return [None] * len(query.texts)
+        vectors = self._embedder.embed(collection.model, originator, query.texts, wait_seconds=_WAIT_SECONDS)
+        if len(vectors[0]) != collection.dimension:
+            raise InferenceRefused(
+                f"The model '{collection.model}' returns vectors of {len(vectors[0])} dimensions now, and the vector store "
+                f"has {collection.dimension}. Rebuild the store's index, or create a new vector store."
+            )
+        return vectors
+
+    def _fused(
+        self,
+        collection: Collection,
+        tenant: str,
+        store_ids: Sequence[str],
+        query: SearchQuery,
+        text: str,
+        vector: Sequence[float] | None,
+    ) -> list[FusedHit]:
+        limit = max(_MIN_CANDIDATES, _CANDIDATES_PER_RESULT * query.max_results)
+        by_vector: list[Hit] = []
+        if vector is not None:
+            by_vector = self._index.search_vectors(
+                collection, tenant, store_ids, vector, limit=limit, filters=query.filters
+            )
+        if query.ranker == "none":
+            return [
+                FusedHit(hit, min(max(hit.score, 0.0), 1.0), Ranked(rank, hit.score), None)
+                for rank, hit in enumerate(by_vector, 1)
+            ]
+        by_text: list[Hit] = []
+        if query.text_weight > 0:
+            by_text = self._index.search_text(collection, tenant, store_ids, text, limit=limit, filters=query.filters)
+        return fuse(by_vector, by_text, vector_weight=query.vector_weight, text_weight=query.text_weight)
+
+    def _reranked(
+        self, reranker: Reranker, originator: Originator, query: SearchQuery, results: list[SearchResult]
+    ) -> list[SearchResult]:
+        if not results:
+            return results
+        scores = reranker.scores(" ".join(query.texts), [each.content for each in results], originator)
+        scored = [replace(each, score=score) for each, score in zip(results, scores, strict=True)]
+        return sorted(scored, key=lambda each: (-each.score, each.chunk_id))
+
+
+def _by_collection(stores: Iterable[Row[Any]]) -> dict[Collection, list[str]]:
+    """The stores that have vectors, by their collection."""
+    found: dict[Collection, list[str]] = {}
+    for store in stores:
+        if store.dimension is not None:
+            found.setdefault(Collection(store.embedding_model, store.dimension), []).append(store.id)
+    return found
+
+
+def _hydrated(
+    session: ReadSession, project_id: str, store_ids: Sequence[str], ranked: Sequence[FusedHit]
+) -> list[SearchResult]:
+    """The rows of the hits, in their order. A hit without a row of a completed file is dropped: the index is derived."""
+    chunks, store_files = vector_store_chunks.c, vector_store_files.c
+    query = (
+        select(vector_store_chunks, store_files.file_id, store_files.attributes, files.c.filename)
+        .join(vector_store_files, store_files.id == chunks.vector_store_file_id)
+        .join(files, files.c.id == store_files.file_id)
+        .where(
+            chunks.id.in_([each.hit.id for each in ranked]),
+            chunks.project_id == project_id,
+            chunks.vector_store_id.in_(store_ids),
+            store_files.status == "completed",
+            store_files.deleted_at.is_(None),
+        )
+    )
+    rows = {row.id: row for row in session.rows(query)} if ranked and store_ids else {}
+    return [_result(rows[each.hit.id], each) for each in ranked if each.hit.id in rows]
+
+
+def _result(row: Row[Any], found: FusedHit) -> SearchResult:
+    return SearchResult(
+        chunk_id=row.id,
+        vector_store_id=row.vector_store_id,
+        file_id=row.file_id,
+        filename=row.filename,
+        attributes=json.loads(row.attributes),
+        content=row.text,
+        score=found.score,
+        page=row.page,
+        start=row.start_offset,
+        end=row.end_offset,
+        headings=tuple(json.loads(row.headings)),
+        vector=found.vector,
+        text=found.text,
+    )
+
+
+def _platform_error(error: InferencePaused | InferenceRefused | InferenceFailed) -> PlatformError:
+    """The token path's error, as the caller would get it there."""
+    if isinstance(error, InferenceFailed):
+        return EngineFailed(f"The query could not be embedded: {error}")
+    if isinstance(error, InferenceRefused):
+        if error.status == 404 and error.code == "model_not_found":
+            return PermissionDenied(f"The vector store can't be searched: {error.message}", code=error.code)
+        kind = PermissionDenied if error.status in (401, 403) else InvalidRequest
+        return kind(f"The query could not be embedded: {error.message}", code=error.code)
+    headers = {"retry-after": str(int(error.retry_after))}
+    kinds = {
+        "insufficient_quota": InsufficientQuota,
+        "rate_limit_exceeded": RateLimited,
+        "model_not_ready": ModelNotReady,
+    }
+    return kinds.get(error.code, Unavailable)(error.message, code=error.code, headers=headers)
