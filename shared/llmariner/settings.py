@@ -23,7 +23,7 @@ from llmariner.environment import (
     read_secret,
 )
 from llmariner.identity_settings import IdentitySettings
-from llmariner.object_settings import ObjectSettings
+from llmariner.object_settings import ObjectSettings, S3Settings
 from llmariner.vector_settings import VectorSettings
 from llmariner.weight_locations import validate_locations
 
@@ -38,6 +38,7 @@ __all__ = [
     "KServeSettings",
     "ModelSettings",
     "ObjectSettings",
+    "S3Settings",
     "Secret",
     "SecretSettings",
     "ServingSettings",

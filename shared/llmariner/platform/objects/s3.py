@@ -20,7 +20,7 @@ from llmariner.platform.objects import (
     check_range,
 )
 from llmariner.platform.objects.content_disposition import attachment
-from llmariner.platform.objects.s3_clients import S3Clients, translated
+from llmariner.platform.objects.s3_clients import S3Clients, UploadEnded, translated
 from llmariner.platform.objects.s3_transfers import MAXIMUM_PARTS, PartQueue, S3Reader, S3Upload, S3Writer
 
 __all__ = ["S3Objects"]
@@ -150,7 +150,7 @@ class S3Objects:
                     return False
             with translated(key):
                 self._clients.client.abort_multipart_upload(**self._bucket, **upload)
-        except ObjectNotFound:
+        except UploadEnded:
             return False
         return True
 

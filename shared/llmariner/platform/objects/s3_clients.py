@@ -20,7 +20,7 @@ from urllib3.exceptions import HTTPError, InsecureRequestWarning
 from llmariner.object_settings import S3Settings
 from llmariner.platform.objects import ObjectNotFound, ObjectStoreUnavailable
 
-__all__ = ["S3Clients", "response_time", "translated"]
+__all__ = ["S3Clients", "UploadEnded", "response_time", "translated"]
 
 _log = logging.getLogger(__name__)
 
@@ -29,7 +29,11 @@ _READ_SECONDS = 60
 _ATTEMPTS = 4
 # Connections besides those of parts: readers, listings, deletes.
 _CONNECTIONS = 32
-_MISSING = frozenset({"404", "NoSuchKey", "NoSuchUpload", "NotFound"})
+_MISSING = frozenset({"404", "NoSuchKey", "NotFound"})
+
+
+class UploadEnded(ObjectStoreUnavailable):
+    """The multipart upload was completed or aborted."""
 
 
 class S3Clients:
@@ -121,6 +125,8 @@ def translated(key: str) -> Iterator[None]:
         code = error.response.get("Error", {}).get("Code", "an unknown error")
         if code in _MISSING:
             raise ObjectNotFound(key) from error
+        if code == "NoSuchUpload":
+            raise UploadEnded("The upload of the object was ended by another process.") from error
         raise ObjectStoreUnavailable(f"The store of objects answers {error.operation_name} with {code}.") from error
     except (BotoCoreError, HTTPError, OSError) as error:
         raise ObjectStoreUnavailable(f"The store of objects does not answer: {type(error).__name__}.") from error

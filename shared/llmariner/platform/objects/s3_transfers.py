@@ -12,7 +12,7 @@ from typing import Any
 from botocore.exceptions import ClientError, FlexibleChecksumError
 
 from llmariner.platform.objects import READ_BYTES, ObjectInfo, ObjectNotFound, ObjectStoreUnavailable
-from llmariner.platform.objects.s3_clients import response_time, translated
+from llmariner.platform.objects.s3_clients import UploadEnded, response_time, translated
 
 __all__ = ["MAXIMUM_PARTS", "PartQueue", "S3Reader", "S3Upload", "S3Writer"]
 
@@ -51,7 +51,8 @@ class S3Reader:
                 self.close()
                 break
             self._position += len(data)
-            self._resumed = 0
+            if len(data) == READ_BYTES:
+                self._resumed = 0
             return data
         raise StopIteration
 
@@ -148,7 +149,7 @@ class S3Upload:
         self._parts.clear()
         if self._upload_id:
             try:
-                with contextlib.suppress(ObjectNotFound), translated(self._target["Key"]):
+                with contextlib.suppress(UploadEnded), translated(self._target["Key"]):
                     self._client.abort_multipart_upload(**self._target, UploadId=self._upload_id)
             except ObjectStoreUnavailable as error:
                 _log.warning("an unfinished upload stays in the store until it is discarded: %s", error)
