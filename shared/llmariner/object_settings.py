@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from llmariner.environment import Environment, Secret, read_http_url, read_number, read_secret
 
@@ -111,8 +110,6 @@ class S3Settings:
             raise ValueError("LLMARINER_S3_EXTERNAL_ID needs LLMARINER_S3_ROLE_ARN.")
         if self.ca_file and self.insecure_tls:
             raise ValueError("Set LLMARINER_S3_CA_FILE or LLMARINER_S3_INSECURE_TLS, not both.")
-        if self.ca_file and not Path(self.ca_file).is_file():
-            raise ValueError(f"LLMARINER_S3_CA_FILE must name a file, and {self.ca_file!r} is none.")
 
 
 @dataclass(frozen=True)

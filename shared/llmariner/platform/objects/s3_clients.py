@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -40,6 +41,9 @@ class S3Clients:
     """Two clients, safe in any thread: of the platform, and of the address that clients of the platform reach."""
 
     def __init__(self, settings: S3Settings) -> None:
+        # Checked here, since only functions that use the store have the file.
+        if settings.ca_file and not Path(settings.ca_file).is_file():
+            raise ValueError(f"LLMARINER_S3_CA_FILE must name a file, and {settings.ca_file!r} is none.")
         if settings.insecure_tls:
             _log.warning("LLMARINER_S3_INSECURE_TLS is set: the certificate of the store is not checked")
             warnings.filterwarnings("ignore", category=InsecureRequestWarning)
