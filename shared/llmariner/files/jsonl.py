@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import orjson
 
 from llmariner.errors import InvalidRequest
 
-__all__ = ["MAX_BATCH_LINES", "MAX_LINE_BYTES", "JsonlCheck", "check_batch_line", "check_training_line"]
+__all__ = ["MAX_BATCH_LINES", "MAX_LINES", "MAX_LINE_BYTES", "JsonlCheck", "check_batch_line", "check_training_line"]
 
 MAX_LINE_BYTES = 8 * 1024 * 1024
 """A longer request could not be sent: it is the default limit of bodies on the token path."""
 MAX_BATCH_LINES = 50_000
 """OpenAI's limit of requests of a batch. It also bounds the memory of the check for unique ids."""
 
+MAX_LINES = 5_000_000
+"""Blank lines included: each takes time."""
+
+_LARGE_LINE_BYTES = 256 * 1024
+# A parsed line takes up to twenty times its bytes. One large line at a time bounds the memory of a process.
+_large_lines = threading.Lock()
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 CheckLine = Callable[[dict[str, Any]], str | None]
 
@@ -62,10 +70,16 @@ class JsonlCheck:
         if len(line) > MAX_LINE_BYTES:
             self._number -= 1
             raise self._too_long()
+        if self._number > MAX_LINES:
+            raise _invalid(f"The file has more than {MAX_LINES} lines: split it.")
         if self._number == 1 and line.startswith(_BYTE_ORDER_MARK):
             raise _invalid("The file begins with a byte order mark: save it as UTF-8 without one.")
         if not line.strip():
             return
+        with _large_lines if len(line) > _LARGE_LINE_BYTES else nullcontext():
+            self._check_object(line)
+
+    def _check_object(self, line: bytes) -> None:
         try:
             document = orjson.loads(line)
         except orjson.JSONDecodeError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import Any
 
 import pytest
@@ -117,3 +118,21 @@ def test_a_batch_has_a_maximum_of_lines(monkeypatch: pytest.MonkeyPatch) -> None
     assert "Line 3: a batch has at most 2 requests" in batch_error(
         lines(*({**REQUEST, "custom_id": str(n)} for n in range(3)))
     )
+
+
+def test_a_file_has_a_maximum_of_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jsonl, "MAX_LINES", 3)
+    run(JsonlCheck(check_batch_line()), b"\n\n" + lines(REQUEST))
+    assert "more than 3 lines" in batch_error(b"\n\n\n" + lines(REQUEST))
+
+
+def test_one_large_line_is_parsed_at_a_time() -> None:
+    large = lines({**REQUEST, "body": {"x": "y" * 300_000}})
+    with jsonl._large_lines:
+        run(JsonlCheck(check_batch_line()), lines(REQUEST))
+        waiting = threading.Thread(target=run, args=(JsonlCheck(check_batch_line()), large))
+        waiting.start()
+        waiting.join(0.1)
+        assert waiting.is_alive()
+    waiting.join(30)
+    assert not waiting.is_alive()
