@@ -7,6 +7,8 @@ process too, through the `main` of the installed program.
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -38,7 +40,7 @@ class Response:
 
 @dataclass(frozen=True)
 class Request:
-    """A recorded request. `path` is percent-encoded as sent."""
+    """A recorded request. `path` is percent-encoded as sent; `body` is the parsed JSON, of other types the bytes."""
 
     method: str
     path: str
@@ -75,11 +77,19 @@ class FakePlatform:
         """Script a route with one response by the fields of `Response`."""
         self._responses[route] = [Response(**response)]
 
+    def script(self, route: str, *responses: Response) -> None:
+        """Script a route with responses in order, then the last one repeatedly."""
+        self._responses[route] = list(responses)
+
     def respond_error(
         self, route: str, status: int, *, message: str = "No.", headers: Any = None, **error: Any
     ) -> None:
         """Script an error in OpenAI's envelope, with a request id; `error` holds additional fields."""
         self._responses[route] = [_error_response(status, {"message": message, **error}, headers or {})]
+
+    def respond_next_error(self, route: str, status: int, *, message: str = "No.", **error: Any) -> None:
+        """Append an error to the script of a route."""
+        self._responses[route].append(_error_response(status, {"message": message, **error}, {}))
 
     def next_response(self, route: str) -> Response:
         responses = self._responses.get(route)
@@ -106,7 +116,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _serve(self) -> None:
         parts = urlsplit(self.path)
         length = int(self.headers.get("content-length") or 0)
-        body = json.loads(self.rfile.read(length)) if length else None
+        body: Any = self.rfile.read(length) if length else None
+        if self.headers.get("content-type") == "application/json":
+            body = json.loads(body)
         path = parts.path.removeprefix("/v1")
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
         headers = {name.lower(): value for name, value in self.headers.items()}
@@ -158,6 +170,7 @@ class Result:
 
 
 Llma = Callable[..., Result]
+Complete = Callable[[str], list[str]]
 
 
 @pytest.fixture
@@ -176,7 +189,14 @@ def platform() -> Iterator[FakePlatform]:
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A user's empty home, and an environment that says nothing of any platform."""
     names = ("BASE_URL", "API_KEY", "PORT", "HOST", "CACHE")
-    for name in (*(f"LLMARINER_{name}" for name in names), "XDG_CONFIG_HOME", "NO_COLOR", "FORCE_COLOR", "COLUMNS"):
+    for name in (
+        *(f"LLMARINER_{name}" for name in names),
+        "XDG_CONFIG_HOME",
+        "XDG_STATE_HOME",
+        "NO_COLOR",
+        "FORCE_COLOR",
+        "COLUMNS",
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("LLMARINER_HOME", str(tmp_path / ".llmariner"))
@@ -218,3 +238,23 @@ from llmariner.cli.main import main
 sys.exit(main())
 """
     return [sys.executable, "-c", code]
+
+
+@pytest.fixture
+def complete(program: list[str], platform: FakePlatform, home: Path) -> Complete:
+    """What bash offers for the last of some words, with the scripted platform."""
+
+    def run(words: str) -> list[str]:
+        environment = {
+            **os.environ,
+            "_LLMA_COMPLETE": "bash_complete",
+            "COMP_WORDS": words,
+            "COMP_CWORD": str(len(words.split(" ")) - 1),
+            "LLMARINER_BASE_URL": platform.url,
+            "LLMARINER_API_KEY": "sk-test",
+        }
+        found = subprocess.run(program, check=True, env=environment, capture_output=True, text=True, timeout=60)
+        assert found.stderr == ""
+        return [line.partition(",")[2] for line in found.stdout.splitlines()]
+
+    return run

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-from pathlib import Path
-
 import pytest
 
 from .admin_cases import ORGANIZATION, ORGANIZATIONS, PROJECT_LOOKUP, PROJECTS, ROLE, ROLES, USERS, VISION
-from .conftest import FakePlatform, Llma
+from .conftest import Complete, FakePlatform, Llma
 
 
 @pytest.fixture(autouse=True)
@@ -146,21 +142,6 @@ def test_accepting_an_invitation_without_a_key_points_to_sign_in(llma: Llma, pla
     assert "llma auth login" in result.err
 
 
-def completed(words: str, program: list[str], platform: FakePlatform) -> list[str]:
-    """What bash offers for the last of the words."""
-    environment = {
-        **os.environ,
-        "_LLMA_COMPLETE": "bash_complete",
-        "COMP_WORDS": words,
-        "COMP_CWORD": str(len(words.split(" ")) - 1),
-        "LLMARINER_BASE_URL": platform.url,
-        "LLMARINER_API_KEY": "sk-test",
-    }
-    found = subprocess.run(program, check=True, env=environment, capture_output=True, text=True, timeout=60)
-    assert found.stderr == ""
-    return [line.partition(",")[2] for line in found.stdout.splitlines()]
-
-
 @pytest.mark.parametrize(
     ("words", "offered"),
     [
@@ -178,15 +159,13 @@ def completed(words: str, program: list[str], platform: FakePlatform) -> list[st
         ("llma admin roles create x --scope api.a", ["api.audit.read"]),
     ],
 )
-def test_the_shell_completes_names(
-    words: str, offered: list[str], program: list[str], platform: FakePlatform, home: Path
-) -> None:
-    assert completed(words, program, platform) == offered
+def test_the_shell_completes_names(words: str, offered: list[str], complete: Complete) -> None:
+    assert complete(words) == offered
 
 
-def test_completion_without_a_server_is_empty(program: list[str], platform: FakePlatform, home: Path) -> None:
+def test_completion_without_a_server_is_empty(complete: Complete, platform: FakePlatform) -> None:
     platform.respond_error("GET /organizations", 401)
-    assert completed("llma admin organizations get ", program, platform) == [""]
+    assert complete("llma admin organizations get ") == [""]
 
 
 def test_a_lookup_is_made_once(llma: Llma, platform: FakePlatform) -> None:

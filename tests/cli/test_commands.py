@@ -13,7 +13,7 @@ import yaml
 
 from llmariner.cli.main import llma as root
 
-from . import admin_cases
+from . import admin_cases, storage_cases
 
 if TYPE_CHECKING:
     from cli.conftest import FakePlatform, Llma
@@ -343,7 +343,9 @@ CASES = [
         query={"head": "ab" * 32},
     ),
 ]
-CASES += [Case(**row) for row in admin_cases.ROWS]
+CASES += [Case(**row) for row in (*admin_cases.ROWS, *storage_cases.ROWS)]
+TRANSFERS = {"storage files upload", "storage files download", "storage vector-stores add-files"}
+"""They send or receive files; tested in `test_uploads`, `test_downloads` and `test_add_files`."""
 STREAMED = {"admin usage export"}
 """What they ask is no document; tested in `test_admin_usage`."""
 SHOWN_FROM_A_LIST = {"admin organizations get", "admin projects get", "admin roles get"}
@@ -413,7 +415,7 @@ def test_the_table_has_every_command_that_uses_the_api() -> None:
     tested = {
         path for path, _ in leaves(root) if any(case.line.startswith(path + " ") or case.line == path for case in CASES)
     }
-    assert {path for path, _ in leaves(root)} - tested == OFFLINE | SHOWN_FROM_A_LIST | STREAMED
+    assert {path for path, _ in leaves(root)} - tested == OFFLINE | SHOWN_FROM_A_LIST | STREAMED | TRANSFERS
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.line[:60])

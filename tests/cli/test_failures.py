@@ -171,6 +171,14 @@ USAGE = [
     ("chat", "completions", "create", "--model", "m", "--role", "u", "--completion", "c", "--temperature", "3"),
     ("detokenize", "--model", "m", "one"),
     ("auth", "api-keys", "create", "n", "--expires-in", "0"),
+    ("storage", "files", "get", "../models"),
+    ("storage", "files", "create-link", "--purpose", "batch"),
+    ("storage", "vector-stores", "create", "n", "--metadata", "team"),
+    ("storage", "vector-stores", "create", "n", "--chunk-tokens", "200"),
+    ("storage", "vector-stores", "search", "n", "q", "--filter", "year=2026"),
+    ("storage", "vector-stores", "search", "n", "q", "--filter", "[]"),
+    ("storage", "vector-stores", "search", "n", "q", "--max-results", "51"),
+    ("storage", "vector-stores", "delete-file", "n"),
 ]
 
 
@@ -203,6 +211,14 @@ def test_an_ambiguous_key_name_lists_the_ids(llma: Llma, platform: FakePlatform)
     assert result.code == 2
     assert "give the id: key_1, key_2" in result.err
     assert [request.method for request in platform.requests] == ["GET"]
+
+
+def test_a_vector_stores_name_may_look_like_an_id(llma: Llma, platform: FakePlatform) -> None:
+    platform.respond_error("GET /vector_stores/vs_x", 404)
+    platform.respond("GET /vector_stores", {"data": [{"id": "vs_1", "name": "vs_x"}, {"id": "vs_2", "name": "other"}]})
+    platform.respond("DELETE /vector_stores/vs_1", {})
+    assert llma("storage", "vector-stores", "delete", "vs_x").code == 0
+    assert platform.requests[1].query["name"] == "vs_x"
 
 
 def test_an_unknown_key_is_not_found(llma: Llma, platform: FakePlatform) -> None:

@@ -30,6 +30,7 @@ _MEMBERS = {
     "embeddings": "llmariner.cli.inference.embeddings:embeddings",
     "tokenize": "llmariner.cli.inference.tokens:tokenize",
     "detokenize": "llmariner.cli.inference.tokens:detokenize",
+    "storage": "llmariner.cli.storage:storage",
     "usage": "llmariner.cli.usage:usage",
     "events": "llmariner.cli.events:events",
     "admin": "llmariner.cli.admin:admin",
@@ -45,6 +46,7 @@ _EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {code.value:>3}  {code.meaning}" f
     "llma",
     cls=LazyGroup,
     members=_MEMBERS,
+    aliases={"st": "storage"},
     epilog=_EPILOG,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )

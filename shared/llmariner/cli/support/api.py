@@ -6,10 +6,12 @@ The HTTP library is imported with the first request, so that help and completion
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import IO, TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 from urllib.parse import quote
 
 import click
@@ -22,7 +24,7 @@ from llmariner.cli.support.server_sent_events import Frame, parse_frames
 if TYPE_CHECKING:
     import httpx2
 
-__all__ = ["ApiClient", "build_path"]
+__all__ = ["ApiClient", "Download", "FileForm", "ReadableFile", "build_path"]
 
 CONNECT_TIMEOUT_SECONDS = 5.0
 REQUEST_TIMEOUT_SECONDS = 60.0
@@ -33,6 +35,39 @@ GENERATION_TIMEOUT_SECONDS = 3600.0
 
 QueryValue: TypeAlias = str | int | Sequence[str] | None
 """A query parameter; a sequence is sent as repeated parameters, None is not sent."""
+
+
+class ReadableFile(Protocol):
+    """What the HTTP client needs of a file in a form: its length by `seek` to the end, then its bytes."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """At most `size` bytes; empty at the end."""
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """Move to an offset; returns it."""
+
+    def tell(self) -> int:
+        """The present offset."""
+
+
+@dataclass(frozen=True)
+class FileForm:
+    """A form (multipart/form-data, RFC 7578) with one file, which is read while it is sent."""
+
+    file_field: str
+    file_name: str
+    content_type: str
+    file: ReadableFile
+    fields: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Download:
+    """The response to a GET of bytes. `start`: the offset of the first byte of `chunks`. `etag`: empty if not sent."""
+
+    start: int
+    etag: str
+    chunks: Iterator[bytes]
 
 
 class ApiClient:
@@ -77,9 +112,22 @@ class ApiClient:
         """The response document of GET; query parameters of None are not sent."""
         return self._send("GET", path, query=query)
 
-    def post(self, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """The response document of POST."""
-        return self._send("POST", path, body=body or {})
+    def post(
+        self, path: str, body: Mapping[str, Any] | None = None, *, timeout_seconds: float | None = None
+    ) -> dict[str, Any]:
+        """The response document of POST. `timeout_seconds`: for work that takes the server longer than usual."""
+        timeout = None if timeout_seconds is None else _timeout(timeout_seconds)
+        return self._send("POST", path, body=body or {}, timeout=timeout)
+
+    def post_form(self, path: str, form: FileForm) -> dict[str, Any]:
+        """The response document of POST with a file, however long it takes as long as the server takes bytes."""
+        import httpx2
+
+        # After the last byte the server may still check the whole file.
+        timeout = httpx2.Timeout(
+            GENERATION_TIMEOUT_SECONDS, connect=CONNECT_TIMEOUT_SECONDS, write=REQUEST_TIMEOUT_SECONDS
+        )
+        return self._send("POST", path, form=form, timeout=timeout)
 
     def patch(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """The response document of PATCH."""
@@ -132,20 +180,44 @@ class ApiClient:
     @contextmanager
     def download(self, path: str, **query: QueryValue) -> Iterator[Iterator[bytes]]:
         """Yields the chunks of the response to GET, for responses of any length."""
+        with self._get_stream(path, {}, query) as response:
+            yield response.iter_bytes()
+
+    @contextmanager
+    def download_from(self, path: str, start: int, *, stalled_seconds: float) -> Iterator[Download]:
+        """Yields the bytes of a resource from `start` on (RFC 9110, section 14), or from 0 if the server has no ranges.
+
+        Raises CommandError also when no byte arrives for `stalled_seconds`.
+        """
+        headers = {"accept-encoding": "identity"}  # a range of a compressed form would not fit to other ranges
+        if start:
+            headers["range"] = f"bytes={start}-"
+        with self._get_stream(path, headers, {}, timeout_seconds=stalled_seconds) as response:
+            yield Download(_range_start(response), response.headers.get("etag", ""), response.iter_bytes())
+
+    @contextmanager
+    def _get_stream(
+        self,
+        path: str,
+        headers: Mapping[str, str],
+        query: Mapping[str, QueryValue],
+        *,
+        timeout_seconds: float = GENERATION_TIMEOUT_SECONDS,
+    ) -> Iterator[httpx2.Response]:
         with (
             self._translated_errors(),
             self._client.stream(
                 "GET",
                 self._url(path),
                 params=_query_params(query),
-                headers={"accept": "*/*"},
-                timeout=_generation_timeout(),
+                headers={"accept": "*/*", **headers},
+                timeout=_timeout(timeout_seconds),
             ) as response,
         ):
             if not response.is_success:
                 response.read()
                 raise self._error_from(response)
-            yield response.iter_bytes()
+            yield response
 
     def _check_stream(self, response: httpx2.Response) -> None:
         if not response.is_success:
@@ -161,6 +233,7 @@ class ApiClient:
         *,
         query: Mapping[str, QueryValue] | None = None,
         body: Mapping[str, Any] | None = None,
+        form: FileForm | None = None,
         headers: Mapping[str, str] | None = None,
         timeout: httpx2.Timeout | None = None,
     ) -> dict[str, Any]:
@@ -170,6 +243,10 @@ class ApiClient:
                 self._url(path),
                 params=_query_params(query or {}),
                 json=None if body is None else dict(body),
+                data=dict(form.fields) if form else None,
+                files={form.file_field: (form.file_name, cast("IO[bytes]", form.file), form.content_type)}
+                if form
+                else None,
                 headers=dict(headers or {}),
                 timeout=timeout or self._client.timeout,
             )
@@ -247,9 +324,19 @@ def _query_params(query: Mapping[str, QueryValue]) -> dict[str, str | int | Sequ
 
 
 def _generation_timeout() -> httpx2.Timeout:
+    return _timeout(GENERATION_TIMEOUT_SECONDS)
+
+
+def _timeout(seconds: float) -> httpx2.Timeout:
     import httpx2
 
-    return httpx2.Timeout(GENERATION_TIMEOUT_SECONDS, connect=CONNECT_TIMEOUT_SECONDS)
+    return httpx2.Timeout(seconds, connect=CONNECT_TIMEOUT_SECONDS)
+
+
+def _range_start(response: httpx2.Response) -> int:
+    """The offset of a response's first byte, by `Content-Range: bytes 5-9/10` of a 206."""
+    found = re.match(r"bytes (\d{1,19})-", response.headers.get("content-range", ""))
+    return int(found[1]) if response.status_code == 206 and found else 0
 
 
 def build_path(*segments: str) -> str:

@@ -53,14 +53,26 @@ _MEANINGS = {
 
 
 class CommandError(Exception):
-    """A failed command, with the exit code, a message and the next step for the user."""
+    """A failed command, with the exit code, a message and the next step for the user.
 
-    def __init__(self, code: ExitCode, message: str, *, next_step: str, request_id: str | None = None) -> None:
+    `response`: the API's error response, if one is the cause.
+    """
+
+    def __init__(
+        self,
+        code: ExitCode,
+        message: str,
+        *,
+        next_step: str,
+        request_id: str | None = None,
+        response: ErrorResponse | None = None,
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.next_step = next_step
         self.request_id = request_id
+        self.response = response
 
     def show(self) -> None:
         """Print at most three lines on stderr; stdout is reserved for output that programs parse."""
@@ -106,6 +118,7 @@ def api_error(response: ErrorResponse, *, key_source: str | None) -> CommandErro
         f"{response.message.rstrip()} [{note}]",
         next_step=_next_step(response, key_source),
         request_id=response.request_id,
+        response=response,
     )
 
 
@@ -161,6 +174,8 @@ _NEXT_STEPS_BY_CODE = {
     "account_linked": "once that is done, sign in again with `llma auth login`.",
     "account_unlinked": "sign in again with `llma auth login`.",
     "email_not_verified": "once that is done, sign in again with `llma auth login`.",
+    "storage_quota_exceeded": "delete files that nobody needs (`llma storage files list`), or ask an operator for more.",
+    "upload_in_progress": "run the same command again in a minute.",
     "insufficient_quota": "`llma usage list` shows what used it up; an administrator can raise the budget.",
 }
 

@@ -20,6 +20,7 @@ __all__ = [
     "complete_assignable_roles",
     "complete_budgets",
     "complete_emails",
+    "complete_files",
     "complete_groups",
     "complete_invites",
     "complete_keys",
@@ -28,11 +29,13 @@ __all__ = [
     "complete_projects",
     "complete_roles",
     "complete_scopes",
+    "complete_vector_stores",
     "find_record",
     "organization_option",
     "resolve_organization",
     "resolve_project",
     "resolve_role",
+    "resolve_vector_store",
 ]
 
 Record = dict[str, Any]
@@ -100,6 +103,20 @@ def resolve_role(api: ApiClient, name_or_id: str) -> str:
         return name_or_id
     custom = [each for each in api.all_pages("organization/roles")["data"] if not each.get("predefined_role")]
     return str(find_record("role", custom, name_or_id, listing="llma admin roles list")["id"])
+
+
+def resolve_vector_store(api: ApiClient, name_or_id: str) -> Record:
+    """The vector store with that id, else the only one with that name. CommandError."""
+    from llmariner.cli.support.api import build_path
+
+    if name_or_id.startswith("vs_"):
+        try:
+            return api.get(build_path("vector_stores", name_or_id))
+        except CommandError as failure:
+            if failure.code != ExitCode.NOT_FOUND:
+                raise
+    found = api.all_pages("vector_stores", name=name_or_id, limit=100)["data"]
+    return find_record("vector store", found, name_or_id, listing="llma storage vector-stores list")
 
 
 def _completer(records: Callable[[Session, ApiClient, click.Context], Iterable[tuple[str, str]]]) -> CompletionFunction:
@@ -178,7 +195,17 @@ def _ids(collection: str) -> Callable[[Session, ApiClient, click.Context], Itera
     ]
 
 
+def _files(_session: Session, api: ApiClient, _context: click.Context) -> Iterable[tuple[str, str]]:
+    return [(each["id"], each["filename"]) for each in api.get("files", limit=100)["data"]]
+
+
+def _vector_stores(_session: Session, api: ApiClient, _context: click.Context) -> Iterable[tuple[str, str]]:
+    return [(each["name"] or each["id"], each["id"]) for each in api.get("vector_stores", limit=100)["data"]]
+
+
 complete_keys = _completer(_keys)
+complete_vector_stores = _completer(_vector_stores)
+complete_files = _completer(_files)
 complete_roles = _completer(_roles)
 complete_assignable_roles = _completer(_assignable_roles)
 complete_scopes = _completer(_scopes)

@@ -1,0 +1,1 @@
+"""`llma storage files`."""

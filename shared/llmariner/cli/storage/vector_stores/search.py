@@ -1,0 +1,81 @@
+"""`llma storage vector-stores search`: the passages of a vector store that fit a query."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from llmariner.cli.support.click_extensions import Command, pass_session
+from llmariner.cli.support.resolvers import complete_vector_stores, resolve_vector_store
+from llmariner.cli.support.session import Session
+
+__all__ = ["search"]
+
+_SHOWN_CHARACTERS = 300
+
+
+@click.command(cls=Command)
+@click.argument("store", metavar="NAME_OR_ID", shell_complete=complete_vector_stores)
+@click.argument("query")
+@click.option("--max-results", metavar="N", type=click.IntRange(1, 50), help="Results at most, 1 to 50. Default: 10.")
+@click.option(
+    "--score-threshold", metavar="X", type=click.FloatRange(0, 1), help="Only results with this score or more, 0 to 1."
+)
+@click.option(
+    "--filter",
+    "filters",
+    metavar="JSON",
+    help="""Condition on attributes: {"type": "eq", "key": "year", "value": 2026}.""",
+)
+@click.option("--rewrite-query", is_flag=True, help="Let the platform reword the query for the search.")
+@pass_session
+def search(
+    session: Session,
+    store: str,
+    query: str,
+    max_results: int | None,
+    score_threshold: float | None,
+    filters: str | None,
+    rewrite_query: bool,
+) -> None:
+    """Show the passages of a vector store that fit QUERY."""
+    from llmariner.cli.support.api import build_path
+    from llmariner.cli.support.output import Column, format_number
+
+    body: dict[str, Any] = {"query": query}
+    if max_results is not None:
+        body["max_num_results"] = max_results
+    if score_threshold is not None:
+        body["ranking_options"] = {"score_threshold": score_threshold}
+    if filters is not None:
+        body["filters"] = _parsed(filters)
+    if rewrite_query:
+        body["rewrite_query"] = True
+    api = session.api()
+    found = resolve_vector_store(api, store)
+    document = api.post(build_path("vector_stores", found["id"], "search"), body)
+    columns = [
+        Column("SCORE", lambda result: format_number(result.get("score"), 3), right=True),
+        Column.of("filename", "FILE"),
+        Column.of("file_id"),
+        Column("TEXT", _excerpt),
+    ]
+    session.printer.print_records(document, document["data"], columns, empty="Nothing fits.")
+
+
+def _parsed(filters: str) -> dict[str, Any]:
+    try:
+        parsed = json.loads(filters)
+    except ValueError as error:
+        raise click.UsageError(f"--filter is not JSON: {error}.") from error
+    if not isinstance(parsed, dict):
+        raise click.UsageError("--filter is a JSON object with `type`.")
+    return parsed
+
+
+def _excerpt(result: Mapping[str, Any]) -> str:
+    text = " ".join(" ".join(str(part.get("text") or "") for part in result.get("content") or []).split())
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
