@@ -13,6 +13,7 @@ from llmariner.cli.storage.vector_stores import add_files
 from llmariner.cli.storage.vector_stores.ingestion_table import IngestionRow, show_ingestion
 from llmariner.cli.support.output import Printer
 
+from .conftest import Response
 from .storage_cases import FILE, LOOKUP, STORE_FILE
 
 if TYPE_CHECKING:
@@ -190,6 +191,15 @@ def test_a_file_that_is_deleted_meanwhile_is_reported(llma: Llma, store: FakePla
     result = llma(*ADD, "a.pdf")
     assert result.code == 1
     assert "taken out of the vector store" in result.err
+
+
+@pytest.mark.parametrize(("failures", "code"), [(3, 0), (30, 5)])
+def test_a_short_failure_of_the_server_does_not_end_the_watch(
+    failures: int, code: int, llma: Llma, store: FakePlatform, documents: Path
+) -> None:
+    route = "GET /vector_stores/vs_1/files/file-1"
+    store.script(route, *[Response(drop=True)] * failures, Response(done("file-1")))
+    assert llma(*ADD, "a.pdf").code == code
 
 
 REFUSED = [

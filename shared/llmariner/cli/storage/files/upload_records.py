@@ -94,12 +94,14 @@ def _lock(path: Path, file: LocalFile) -> Iterator[None]:
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise CommandError(
                 ExitCode.USAGE,
                 f"another llma is uploading {file.path} already.",
                 next_step="wait for it, or end it and run this command again.",
             ) from error
+        except OSError:
+            pass  # a file system without locks
         yield
     finally:
         os.close(descriptor)

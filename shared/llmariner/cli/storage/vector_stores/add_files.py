@@ -31,6 +31,7 @@ POLL_SECONDS = 1.0
 _POLLED_FILES = 8
 """Files whose state is asked for at a time, by turns."""
 
+_POLL_RETRIES = 20
 _STATUSES_OF_ONE_FILE = frozenset({400, 404, 409, 413, 422})
 """Refusals that concern one file; others would meet the next file too."""
 
@@ -115,6 +116,7 @@ class _Ingestion:
         self._options, self._added, self._display = options, added, display
         self._pending: deque[IngestionRow] = deque()
         self._next_poll = 0.0
+        self._poll_failures = 0
 
     def run(self, rows: Sequence[IngestionRow], *, wait: bool) -> None:
         """Returns when no file is left to upload, and with `wait` none in progress. CommandError ends it early."""
@@ -214,14 +216,22 @@ class _Ingestion:
             row = self._pending.popleft()
             try:
                 row.update(self._api.get(self._path(row.file_id)))
+                self._poll_failures = 0
             except CommandError as failure:
-                if failure.code != ExitCode.NOT_FOUND:
-                    raise
-                row.fail("it was taken out of the vector store, or deleted, meanwhile")
+                self._handle_failed_poll(row, failure)
             if not row.is_final:
                 self._pending.append(row)
             self._display.show(row)
         self._next_poll = time.monotonic() + POLL_SECONDS
+
+    def _handle_failed_poll(self, row: IngestionRow, failure: CommandError) -> None:
+        """Go on after a short failure of the network or the server: ingestion takes long, and does not depend on this."""
+        self._poll_failures += 1
+        if failure.code == ExitCode.NOT_FOUND:
+            row.fail("it was taken out of the vector store, or deleted, meanwhile")
+        elif failure.code not in (ExitCode.SERVER_ERROR, ExitCode.UNREACHABLE) or self._poll_failures > _POLL_RETRIES:
+            failure.next_step = f"{failure.next_step} The same command goes on."
+            raise failure
 
     def _path(self, file_id: str) -> str:
         from llmariner.cli.support.api import build_path
