@@ -141,3 +141,31 @@ def test_an_interrupted_upload_in_parts_is_completed_by_another_run(storage: Llm
     assert storage(*DOWNLOAD, document["id"], "--file", "copy").code == 0
     assert Path("copy").read_bytes() == content
     storage("storage", "files", "delete", document["id"])
+
+
+VECTOR_STORES = ("storage", "vector-stores")
+
+
+def test_a_vector_store_is_created_filled_listed_and_deleted(storage: Llma, home: Path) -> None:
+    (home / "documents").mkdir()
+    for name in ("a.md", "ü b.txt"):
+        (home / "documents" / name).write_text(f"# {name}\n")
+    line = ("--description", "D", "--metadata", "team=search", "--expires-after-days", "7", "-o", "json")
+    store = storage(*VECTOR_STORES, "create", "handbook 1", *line).json
+    assert (store["metadata"], store["expires_after"]["days"]) == ({"team": "search"}, 7)
+    add = (*VECTOR_STORES, "add-files", "handbook 1", str(home / "documents"), "--no-wait", "-o", "json")
+    first = storage(*add, "--attribute", "year=2026", "--chunk-tokens", "200").json["data"]
+    assert [file["attributes"] for file in first] == [{"year": 2026}] * 2
+    assert [file["chunking_strategy"]["static"]["chunk_overlap_tokens"] for file in first] == [100, 100]
+    again = storage(*add).json["data"]
+    assert [file["id"] for file in again] == [file["id"] for file in first]
+    assert len(storage("storage", "files", "list", "-o", "json").json["data"]) == 2
+    listed = storage(*VECTOR_STORES, "files", "handbook 1", "--status", "in_progress", "-o", "json").json["data"]
+    assert {file["id"] for file in listed} == {file["id"] for file in first}
+    assert storage(*VECTOR_STORES, "get", store["id"], "-o", "json").json["file_counts"]["in_progress"] == 2
+    assert storage(*VECTOR_STORES, "delete-file", "handbook 1", "-f", first[0]["id"]).code == 0
+    assert "handbook 1" in storage(*VECTOR_STORES, "list").out
+    assert storage(*VECTOR_STORES, "delete", "handbook 1").code == 0
+    assert storage(*VECTOR_STORES, "get", "handbook 1").code == 4
+    for file in first:
+        assert storage("storage", "files", "delete", file["id"]).code == 0
