@@ -47,7 +47,7 @@ def storage(
     monkeypatch.setenv("LLMARINER_BASE_URL", f"http://127.0.0.1:{proxy.port}/v1")
     monkeypatch.setenv("LLMARINER_API_KEY", served.key)
     for module in (uploads, downloads):
-        monkeypatch.setattr(module, "_RETRY_SECONDS", (0.01, 0.01))
+        monkeypatch.setattr(module, "_RETRY_SECONDS", (0.01,) * 4)
     (home / "here").mkdir()
     monkeypatch.chdir(home / "here")
     return bare_llma
