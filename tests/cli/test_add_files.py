@@ -143,7 +143,7 @@ def test_a_quota_that_is_used_up_ends_the_command(llma: Llma, store: FakePlatfor
     result = llma(*ADD, ".")
     assert (result.code, result.out) == (1, "")
     assert "Full." in result.err
-    assert "The same command goes on with the rest." in result.err
+    assert "The same command continues with the rest." in result.err
     assert len(sent(store, FILES)) == 2
 
 

@@ -123,12 +123,12 @@ def test_a_broken_connection_is_resumed_in_the_same_run(llma: Llma, platform: Fa
     assert ranges(platform) == [None, "bytes=300-", "bytes=500-"]
 
 
-def test_an_interrupted_download_has_no_final_name_and_goes_on(
+def test_an_interrupted_download_has_no_final_name_and_continues(
     llma: Llma, platform: FakePlatform, folder: Path
 ) -> None:
     result = interrupted(llma, platform, folder)
     assert (result.code, result.out) == (5, "")
-    assert "The same command goes on: 300 B of 1.0 KiB are in " in result.err
+    assert "The same command continues: 300 B of 1.0 KiB are in " in result.err
     serve(platform, rest(300))
     assert llma(*DOWNLOAD).code == 0
     assert ranges(platform) == ["bytes=300-"]
@@ -253,5 +253,5 @@ def test_an_interrupt_keeps_what_has_arrived(platform: FakePlatform, folder: Pat
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "The same command goes on" in err
+    assert "The same command continues" in err
     assert [name.endswith(".part") for name in names(folder)] == [True]

@@ -100,7 +100,7 @@ def test_a_form_that_breaks_off_leaves_no_file(limit: int, storage: Llma, proxy:
     assert storage("storage", "files", "list", "-o", "json").json["data"] == []
 
 
-def test_a_download_goes_on_where_the_connection_broke(storage: Llma, proxy: CuttingProxy, home: Path) -> None:
+def test_a_download_continues_where_the_connection_broke(storage: Llma, proxy: CuttingProxy, home: Path) -> None:
     content = hashlib.shake_256(b"content").digest(MIB)
     (home / "a.bin").write_bytes(content)
     document = storage(*UPLOAD, str(home / "a.bin"), "--purpose", "user_data", "-o", "json").json

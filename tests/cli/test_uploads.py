@@ -168,25 +168,25 @@ def test_parts_are_the_file_and_completed_with_its_md5(in_parts: FakePlatform, d
     assert sent_to(in_parts, COMPLETE) == [{"part_ids": ["part_0", "part_1", "part_2"], "md5": digest}]
 
 
-def test_an_interrupted_upload_goes_on_with_the_parts_that_are_missing(
+def test_an_interrupted_upload_continues_with_the_parts_that_are_missing(
     in_parts: FakePlatform, document: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     in_parts.respond(PARTS, {"id": "part_0"})
     in_parts.respond_next_error(PARTS, 429)
     with pytest.raises(CommandError) as caught:
         upload(in_parts, document)
-    assert "goes on with upload upload_1" in caught.value.next_step
+    assert "continues with upload upload_1" in caught.value.next_step
     assert "1 of 3 parts" in caught.value.next_step
     in_parts.respond(PARTS, {"id": "part_1"}, {"id": "part_2"})
     in_parts.requests.clear()
     assert upload(in_parts, document) == FILE
-    assert "Going on with upload_1, of which 1 of 3 parts are there." in capsys.readouterr().err
+    assert "Continuing with upload_1, of which 1 of 3 parts are there." in capsys.readouterr().err
     assert sent_to(in_parts, "POST /uploads") == []
     assert b"".join(sent_parts(in_parts)) == document.read_bytes()[1000:]
     assert sent_to(in_parts, COMPLETE)[0]["part_ids"] == ["part_0", "part_1", "part_2"]
 
 
-def test_after_its_completion_an_upload_begins_anew(in_parts: FakePlatform, document: Path) -> None:
+def test_after_its_completion_an_upload_begins_again(in_parts: FakePlatform, document: Path) -> None:
     upload(in_parts, document)
     upload(in_parts, document)
     assert len(sent_to(in_parts, "POST /uploads")) == 2
@@ -202,7 +202,7 @@ def interrupt(platform: FakePlatform, document: Path) -> None:
     platform.requests.clear()
 
 
-def test_a_changed_file_begins_anew(in_parts: FakePlatform, document: Path) -> None:
+def test_a_changed_file_begins_again(in_parts: FakePlatform, document: Path) -> None:
     interrupt(in_parts, document)
     os.utime(document, ns=(1, 1))
     upload(in_parts, document)
@@ -217,7 +217,7 @@ def test_with_restart_the_interrupted_upload_is_cancelled(in_parts: FakePlatform
 
 
 @pytest.mark.parametrize("status", [404, 409])
-def test_an_upload_that_has_ended_on_the_server_begins_anew(
+def test_an_upload_that_has_ended_on_the_server_begins_again(
     status: int, in_parts: FakePlatform, document: Path
 ) -> None:
     interrupt(in_parts, document)
@@ -315,7 +315,7 @@ def endless() -> Iterator[bytes]:
         yield b" "
 
 
-def test_an_interrupt_exits_with_130_and_says_how_to_go_on(
+def test_an_interrupt_exits_with_130_and_says_how_to_continue(
     platform: FakePlatform, home: Path, program: list[str]
 ) -> None:
     platform.respond("POST /uploads", UPLOAD)
@@ -331,4 +331,4 @@ def test_an_interrupt_exits_with_130_and_says_how_to_go_on(
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "")
-    assert "The same command goes on with upload upload_1" in err
+    assert "The same command continues with upload upload_1" in err

@@ -34,14 +34,14 @@ def files() -> None:
 @click.option(
     "--expires-in", metavar="DAYS", type=click.FloatRange(min=0, min_open=True), help="Days until it is deleted."
 )
-@click.option("--restart", is_flag=True, help="Begin again, even where an interrupted upload could go on.")
+@click.option("--restart", is_flag=True, help="Begin again, even where an interrupted upload could continue.")
 @pass_session
 def upload(
     session: Session, path: Path, purpose: str, name: str | None, expires_in: float | None, restart: bool
 ) -> None:
     """Upload a file, or standard input (-).
 
-    A big file goes in parts: after an interruption the same command goes on with it.
+    A big file goes in parts: after an interruption the same command continues with it.
     """
     from llmariner.cli.storage.files.local_files import LocalFile, standard_input
 
@@ -115,7 +115,7 @@ def get(session: Session, file: str) -> None:
 def download(session: Session, file: str, path: Path, force: bool) -> None:
     """Download a file.
 
-    The name is there when the content is complete. After an interruption the same command goes on.
+    The name is there when the content is complete. After an interruption the same command continues.
     """
     from llmariner.cli.storage.files.downloads import download_to_file, download_to_stdout
 

@@ -1,7 +1,7 @@
 """Writes a file of the platform to a file of this machine, or to standard output.
 
 Content arrives in a partial file beside the final name, which it takes when it is complete. The partial file's name has
-the id and the ETag of the content, so that another run goes on with it, and never joins parts of different content.
+the id and the ETag of the content, so that another run continues with it, and never joins parts of different content.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["download_to_file", "download_to_stdout"]
 
 _STALLED_SECONDS = 60.0
 _RETRY_SECONDS = (0.5, 1.0, 2.0, 4.0)
-"""The waits before a broken download goes on; they start again with each byte that arrives."""
+"""The waits before a broken download continues; they start again with each byte that arrives."""
 
 
 def download_to_file(session: Session, file_id: str, path: Path, *, replace: bool) -> None:
@@ -99,7 +99,7 @@ class _Transfer:
         """A sentence about what another run need not repeat; empty if it must begin again."""
         received = format_bytes(self._received())
         return (
-            f"The same command goes on: {received} of {format_bytes(self._size)} are in {self._partial}."
+            f"The same command continues: {received} of {format_bytes(self._size)} are in {self._partial}."
             if self._partial
             else ""
         )

@@ -1,4 +1,4 @@
-"""What `llma` remembers of an upload in parts, so that the same command goes on with it after an interruption.
+"""What `llma` remembers of an upload in parts, so that the same command continues with it after an interruption.
 
 A record is a file of the user's state folder. It holds ids and the file's path, no content and no key.
 """
@@ -60,7 +60,7 @@ class UploadRecord:
             yield record
 
     def save(self) -> None:
-        """Write it; where no file can be written, such as in a read-only home, the upload goes on without a record."""
+        """Write it; where no file can be written, such as in a read-only home, the upload continues without a record."""
         content = {"upload": self.upload_id, "part_bytes": self.part_bytes, "parts": self.parts}
         with suppress(OSError):
             private_files.replace(self.path, content)

@@ -43,7 +43,7 @@ class Uploader:
     part_bytes: int = PART_BYTES
 
     def upload(self, file: LocalFile, report: Report, *, restart: bool = False) -> dict[str, Any]:
-        """The file object. `restart`: do not go on with an interrupted upload. CommandError."""
+        """The file object. `restart`: do not continue with an interrupted upload. CommandError."""
         if file.size <= self.part_bytes:
             return self._upload_by_form(file, report)
         from llmariner.settings import environment
@@ -97,7 +97,7 @@ class _UploadInParts:
         if self._record.upload_id:
             count = len(self._record.parts)
             write_stderr(
-                f"Going on with {self._record.upload_id}, of which {count} of {self._count()} parts are there."
+                f"Continuing with {self._record.upload_id}, of which {count} of {self._count()} parts are there."
             )
             try:
                 return self._send()
@@ -175,7 +175,7 @@ class _UploadInParts:
 
     def _resumption(self) -> str:
         return (
-            f"The same command goes on with upload {self._record.upload_id} for an hour after its beginning:"
+            f"The same command continues with upload {self._record.upload_id} for an hour after its beginning:"
             f" {len(self._record.parts)} of {self._count()} parts are there."
         )
 

@@ -68,7 +68,7 @@ def add_files(
 ) -> None:
     """Upload files and folders into a vector store.
 
-    Of folders, hidden files are left out. A repeated command goes on: what it uploaded before and is unchanged is not
+    Of folders, hidden files are left out. A repeated command continues: what it uploaded before and is unchanged is not
     uploaded again.
     """
     from llmariner.cli.storage.files.local_files import files_below
@@ -94,7 +94,7 @@ def add_files(
             ingestion.run(rows, wait=not no_wait)
         except KeyboardInterrupt:
             write_stderr(
-                "What is added is still ingested; `llma storage vector-stores files` shows it. The same command goes on."
+                "What is added is still ingested; `llma storage vector-stores files` shows it. The same command continues."
             )
             raise
     _print(session, rows)
@@ -142,7 +142,7 @@ class _Ingestion:
             self._attach(row)
         except CommandError as failure:
             if not _concerns_one_file(failure):
-                failure.next_step = f"{failure.next_step} The same command goes on with the rest."
+                failure.next_step = f"{failure.next_step} The same command continues with the rest."
                 raise
             row.fail(failure.message)
 
@@ -225,12 +225,12 @@ class _Ingestion:
         self._next_poll = time.monotonic() + POLL_SECONDS
 
     def _handle_failed_poll(self, row: IngestionRow, failure: CommandError) -> None:
-        """Go on after a short failure of the network or the server: ingestion takes long, and does not depend on this."""
+        """Continue after a short failure of the network or the server: ingestion takes long, and does not depend on this."""
         self._poll_failures += 1
         if failure.code == ExitCode.NOT_FOUND:
             row.fail("it was taken out of the vector store, or deleted, meanwhile")
         elif failure.code not in (ExitCode.SERVER_ERROR, ExitCode.UNREACHABLE) or self._poll_failures > _POLL_RETRIES:
-            failure.next_step = f"{failure.next_step} The same command goes on."
+            failure.next_step = f"{failure.next_step} The same command continues."
             raise failure
 
     def _path(self, file_id: str) -> str:
