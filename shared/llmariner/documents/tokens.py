@@ -18,8 +18,8 @@ class TokenCounter(Protocol):
 class EstimatedTokens:
     """Counts without a tokenizer: rather too many than too few, so that a chunk fits its model.
 
-    A word is a token and one more for every four letters after the first four; letters of other scripts than Latin are
-    a token each, digits a token per two, and every punctuation mark is one.
+    A Latin word is a token for every four letters, letters with diacritics and those of Greek, Cyrillic, Hebrew and Arabic
+    are a token each, those of other scripts two. Digits and punctuation marks are one each, emoji four.
     """
 
     _PART = re.compile(r"[A-Za-z]+|[0-9]+|[\u00c0-\u024f]+|[^\sA-Za-z0-9\u00c0-\u024f]")
@@ -33,11 +33,13 @@ class EstimatedTokens:
 
 def _tokens_of(part: str) -> int:
     first = part[0]
-    if first.isascii():
-        if first.isalpha():
-            return (len(part) + 3) // 4
-        return (len(part) + 1) // 2 if first.isdigit() else 1
-    if "\u00c0" <= first <= "\u024f":
-        return len(part)
-    # Emoji and rare scripts are several byte tokens in most vocabularies.
-    return 1 if first <= "\uffff" else 4
+    if "0" <= first <= "9" or not first.isascii():
+        return len(part) * _tokens_of_character(first)
+    return (len(part) + 3) // 4
+
+
+def _tokens_of_character(character: str) -> int:
+    """Vocabularies made from English have few characters of scripts from Devanagari on: they are tokens of bytes."""
+    if character < "\u0900":
+        return 1
+    return 2 if character <= "\uffff" else 4

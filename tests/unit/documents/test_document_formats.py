@@ -18,13 +18,16 @@ HEADING, PARAGRAPH, TABLE = BlockKind.HEADING, BlockKind.PARAGRAPH, BlockKind.TA
 
 
 def test_pdf_has_pages_and_the_headings_of_its_outline(read: Extract) -> None:
-    data = pdf(["Guide\nFirst (line)\nsecond", "Second page é\nAppendix\nThe end"], [("Guide", 0), (" Appendix ", 1)])
+    data = pdf(
+        ["1 Guide\nFirst (line)\nsecond", "Second page é\nAppendix\nThe end\nAppendix"],
+        [("Guide", 0), (" Appendix ", 1)],
+    )
     assert read(data, "guide.pdf") == [
-        Block(HEADING, "Guide", 1, 1),
+        Block(HEADING, "1 Guide", 1, 1),
         Block(PARAGRAPH, "First (line)\nsecond", 1),
         Block(PARAGRAPH, "Second page é", 2),
         Block(HEADING, "Appendix", 2, 1),
-        Block(PARAGRAPH, "The end", 2),
+        Block(PARAGRAPH, "The end\nAppendix", 2),
     ]
 
 

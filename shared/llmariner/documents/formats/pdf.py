@@ -22,7 +22,10 @@ __all__ = ["read"]
 
 _OUTLINE_ITEMS = 5_000
 _OUTLINE_DEPTH = 6
+_TITLE_CHARACTERS = 500
 _SPACE = re.compile(r"\s+")
+# Numbers of chapters stand in the page or in the outline, not always in both.
+_NUMBER = re.compile(r"((chapter|section|appendix|part) )?([0-9]+(\.[0-9]+)*|[a-z]|[ivxl]+)[.:)]? (?=\S)")
 _ENCRYPTED = "The PDF is encrypted. Remove its password and upload it again."
 
 # Outline titles of a page, normalized, with their levels.
@@ -73,9 +76,9 @@ def _titles(reader: PdfReader) -> _Titles:
     try:
         for count, (item, level) in enumerate(_items(reader.outline, 1)):
             page = reader.get_destination_page_number(item)
-            title = _SPACE.sub(" ", str(item.title)).strip()
+            title = _normalized(str(item.title))
             if page is not None and page >= 0 and title:
-                titles.setdefault(page + 1, {})[title.casefold()] = level
+                titles.setdefault(page + 1, {})[title] = level
             if count >= _OUTLINE_ITEMS:
                 break
     except (PyPdfError, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
@@ -91,10 +94,17 @@ def _items(outline: Iterable[Any], level: int) -> Iterator[tuple[Any, int]]:
             yield from _items(item, level + 1)
 
 
+def _normalized(title: str) -> str:
+    """A title without its number, for comparison."""
+    text = _SPACE.sub(" ", title[:_TITLE_CHARACTERS]).strip().casefold()
+    return _NUMBER.sub("", text, count=1) if _NUMBER.match(text) else text
+
+
 def _blocks(text: str, page: int, titles: dict[str, int]) -> Iterator[Block]:
     lines: list[str] = []
     for line in text.split("\n"):
-        level = titles.get(_SPACE.sub(" ", line).strip().casefold()) if titles else None
+        # Running titles repeat a heading; its first line is the heading.
+        level = titles.pop(_normalized(line), None) if titles and len(line) <= _TITLE_CHARACTERS else None
         if level is None:
             lines.append(line)
             continue
