@@ -1,0 +1,37 @@
+"""docs/documents.md has the limits and formats of the code."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from llmariner.documents.chunking import AUTO_MAX_TOKENS, AUTO_OVERLAP
+from llmariner.documents.limits import ParserLimits
+
+PAGE = (Path(__file__).parents[3] / "docs" / "documents.md").read_text()
+LIMITS = ParserLimits()
+
+
+@pytest.mark.parametrize(
+    ("limit", "value"),
+    [
+        ("size of the file", f"{LIMITS.file_bytes // 2**20} MiB"),
+        ("memory (address space)", f"{LIMITS.memory_bytes // 2**30} GiB"),
+        ("text that is found", f"{LIMITS.output_bytes // 2**20} MiB"),
+        ("pages or slides", f"{LIMITS.pages:,}"),
+        (
+            "files in an archive (docx, pptx, xlsx, epub)",
+            f"{LIMITS.archive_entries:,}, inflated to {LIMITS.inflated_bytes // 2**20} MiB together",
+        ),
+        ("compression of one of them", f"{LIMITS.compression_ratio} times, from 1 MiB on"),
+        ("parts of an email in each other", f"{LIMITS.part_depth}"),
+    ],
+)
+def test_a_limit(limit: str, value: str) -> None:
+    assert f"| {limit} | {value} |" in PAGE
+
+
+def test_the_sizes_of_chunks() -> None:
+    assert f"`auto` means {AUTO_MAX_TOKENS} and {AUTO_OVERLAP}." in re.sub(r"\s+", " ", PAGE)
