@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import os
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
-import grpc
 import pytest
 
 from llmariner.platform.vectors import Chunk, Collection, VectorIndexUnavailable
@@ -25,7 +20,6 @@ from llmariner.platform.vectors.milvus import MilvusIndex
 from llmariner.settings import Secret, StandaloneSettings, VectorSettings
 from llmariner.standalone.engine.environment import EngineEnvironment, engine_lock
 from llmariner.standalone.milvus_lite.process import MilvusLiteProcess
-from llmariner.standalone.milvus_lite.server import Gate
 from llmariner.standalone.platform import StandalonePlatform
 
 from .test_daemon import environment_of
@@ -143,54 +137,6 @@ def test_failed_start_names_the_log_and_is_not_repeated_at_once(tmp_path: Path) 
         server.settings()
     assert log.stat().st_size == size
     server.close()
-
-
-class Handlers:
-    """Stands for the handlers of Milvus Lite; counts how many calls run at once, at most two."""
-
-    def __init__(self) -> None:
-        self.meeting = threading.Barrier(2)
-
-    def together(self, _request: Any, _context: Any) -> bool:
-        """True if another call arrives while this one runs."""
-        try:
-            self.meeting.wait(0.3)
-        except threading.BrokenBarrierError:
-            return False
-        return True
-
-
-CONTEXT = SimpleNamespace(is_active=lambda: True)
-
-
-@pytest.mark.parametrize(
-    ("methods", "together"),
-    [
-        (("Upsert", "Upsert"), False),
-        (("Upsert", "Delete"), False),
-        (("Insert", "Flush"), False),
-        (("CreateIndex", "LoadCollection"), False),
-        (("OfALaterRelease", "Upsert"), False),
-        (("Search", "Upsert"), True),
-        (("Query", "Search"), True),
-    ],
-)
-def test_one_request_at_a_time_may_write(methods: tuple[str, str], together: bool) -> None:
-    gate, handlers = Gate("token"), Handlers()
-    met: list[bool] = []
-
-    def call(method: str) -> None:
-        sent = (("authorization", base64.b64encode(b"token").decode()),)
-        details = SimpleNamespace(method=f"/milvus.proto.milvus.MilvusService/{method}", invocation_metadata=sent)
-        handler = gate.intercept_service(lambda _: grpc.unary_unary_rpc_method_handler(handlers.together), details)
-        met.append(handler.unary_unary(None, CONTEXT))
-
-    threads = [threading.Thread(target=call, args=(method,)) for method in methods]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert met == [together, together]
 
 
 def platform_of(env: dict[str, str]) -> StandalonePlatform:

@@ -25,7 +25,7 @@ from milvus_lite.db import MilvusLite
 from llmariner.platform.vectors import VectorIndexUnavailable
 from llmariner.platform.vectors.milvus import MilvusIndex
 from llmariner.settings import Secret, VectorSettings
-from llmariner.standalone.milvus_lite.server import new_server
+from llmariner.standalone.milvus_lite.server import new_gate, new_server
 
 from .vector_chunks import COLLECTION, STORE, chunk
 
@@ -115,7 +115,7 @@ def serve(lite: MilvusLite, authority: Authority) -> Iterator[Callable[..., str]
         certificate, key = (Path(file).read_bytes() for file in authority.issue(name))
         roots = Path(authority.file).read_bytes() if clients else None
         credentials = grpc.ssl_server_credentials([(key, certificate)], roots, require_client_auth=clients)
-        servers.append(new_server(lite, TOKEN))
+        servers.append(new_server(lite, new_gate(lite, TOKEN)))
         port = servers[-1].add_secure_port("127.0.0.1:0", credentials)
         servers[-1].start()
         return f"https://127.0.0.1:{port}"

@@ -3,96 +3,55 @@
 It listens on a free port of the loopback interface. The first line of standard input is the token that clients must
 send. It prints a line of JSON with the port once it serves, and ends in order at SIGTERM, or when standard input closes:
 then its parent has exited.
-
-Milvus Lite loses rows when two threads write to a collection at once. Here one request at a time may write, whatever
-clients there are.
 """
 
 from __future__ import annotations
 
-import base64
-import hmac
+import contextlib
 import json
 import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
 from milvus_lite.adapter.grpc.servicer import MilvusServicer
 from milvus_lite.db import MilvusLite
-from milvus_lite.exceptions import DataDirLockedError
+from milvus_lite.exceptions import CollectionNotFoundError, DataDirLockedError
+from milvus_lite.search import filter as milvus_filters
 from pymilvus.grpc_gen import milvus_pb2_grpc
 
-__all__ = ["Gate", "new_server", "serve"]
+from llmariner.standalone.milvus_lite.gate import Gate
 
-_READS = frozenset(
-    {
-        "CheckHealth",
-        "Connect",
-        "DescribeCollection",
-        "DescribeIndex",
-        "GetCollectionStatistics",
-        "GetLoadState",
-        "GetLoadingProgress",
-        "GetVersion",
-        "HasCollection",
-        "HybridSearch",
-        "Query",
-        "Search",
-        "ShowCollections",
-    }
-)
+__all__ = ["new_gate", "new_server", "serve"]
+
 _THREADS = 32
 _MAX_MESSAGE_BYTES = 256_000_000
 _LOCK_WAIT_SECONDS = 30.0
 _GRACE_SECONDS = 5.0
 
 
-class Gate(grpc.ServerInterceptor):  # type: ignore[misc] # grpc has no types
-    """Admits clients with the token, and one request that may write at a time: every one that is not a known read."""
+def new_gate(database: MilvusLite, token: str) -> Gate:
+    """The gate of an open database."""
 
-    def __init__(self, token: str) -> None:
-        self._expected = base64.b64encode(token.encode())
-        self._writing = threading.Lock()
+    def flush(name: str) -> None:
+        with contextlib.suppress(CollectionNotFoundError):  # it was dropped in the meantime
+            database.get_collection(name).flush()
 
-    def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
-        """See grpc.ServerInterceptor."""
-        sent = dict(details.invocation_metadata).get("authorization", "")
-        if not hmac.compare_digest(sent.encode() if isinstance(sent, str) else sent, self._expected):
-            return grpc.unary_unary_rpc_method_handler(_refuse)
-        handler = continuation(details)
-        if handler is None or handler.unary_unary is None or details.method.rsplit("/", 1)[-1] in _READS:
-            return handler
-
-        def write(request: Any, context: Any) -> Any:
-            with self._writing:
-                # The client of a request that waited too long has given up, and may have repeated it.
-                if not context.is_active():
-                    context.abort(grpc.StatusCode.CANCELLED, "the client did not wait")
-                return handler.unary_unary(request, context)
-
-        return grpc.unary_unary_rpc_method_handler(
-            write, request_deserializer=handler.request_deserializer, response_serializer=handler.response_serializer
-        )
+    return Gate(token, flush)
 
 
-def _refuse(_request: Any, context: Any) -> None:
-    context.abort(grpc.StatusCode.UNAUTHENTICATED, "the token is missing or wrong")
-
-
-def new_server(database: Any, token: str) -> Any:
-    """A grpc.Server of an open MilvusLite, without a port yet."""
+def new_server(database: MilvusLite, gate: Gate) -> Any:
+    """A grpc.Server of an open database, without a port yet."""
     options = [
         ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
         ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
         ("grpc.so_reuseport", 0),
     ]
-    server = grpc.server(ThreadPoolExecutor(_THREADS), interceptors=[Gate(token)], options=options)
+    server = grpc.server(ThreadPoolExecutor(_THREADS), interceptors=[gate], options=options)
     milvus_pb2_grpc.add_MilvusServiceServicer_to_server(MilvusServicer(database), server)
     return server
 
@@ -104,16 +63,32 @@ def serve(folder: str) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
     threading.Thread(target=_wait_for_parent, args=(ended,), daemon=True).start()
+    _evaluate_filters_on_their_columns()
     database = _open(folder)
+    gate = new_gate(database, token)
+    flushing = threading.Thread(target=gate.flush_when_idle, args=(ended,))
+    flushing.start()
     try:
-        server = new_server(database, token)
+        server = new_server(database, gate)
         port = server.add_insecure_port("127.0.0.1:0")
         server.start()
         print(json.dumps({"port": port}), flush=True)
         ended.wait()
         server.stop(_GRACE_SECONDS).wait()
     finally:
+        ended.set()
+        flushing.join()
         database.close()
+
+
+def _evaluate_filters_on_their_columns() -> None:
+    """Have Milvus Lite make Python objects of the columns that a filter reads, and not of the vectors beside them."""
+    evaluate = milvus_filters.evaluate_mask
+
+    def evaluate_mask(compiled: Any, table: Any) -> Any:
+        return evaluate(compiled, table.select([name for name in table.column_names if name in compiled.fields]))
+
+    milvus_filters.evaluate_mask = evaluate_mask
 
 
 def _wait_for_parent(ended: threading.Event) -> None:
