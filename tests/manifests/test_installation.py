@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 CHECKOUT = Path(__file__).parents[2]
 OVERLAYS = ("playground", "production", "test")
-# What settings.py reads, or components copy into objects; nothing else may stand in the settings.
+# What the modules of settings read, or components copy into objects; nothing else may stand in the settings.
 OF_OBJECTS = re.compile(r"fieldPath: data\.([A-Z_]+)")
 # Brought by the cluster or its administrator.
 PROVIDED = {"llmariner-tls", "llmariner-postgres"}
@@ -58,7 +58,8 @@ def test_every_component_is_in_an_overlay() -> None:
         folder = CHECKOUT / "manifests/overlays" / overlay
         listed = yaml.safe_load((folder / "kustomization.yaml").read_text())["components"]
         used |= {(folder / each).resolve() for each in listed}
-    unasked = ("standby-engine", "dex", "dex/network-policy", "external-issuer", "event-identity")
+    unasked = ["standby-engine", "dex", "dex/network-policy", "external-issuer", "event-identity"]
+    unasked += ["object-store", "object-store/network-policy"]
     optional = {components / name for name in ("amd", "intel-gaudi", "kueue/amd", "kueue/intel-gaudi", *unasked)}
     assert {path.parent for path in components.rglob("kustomization.yaml")} == used | optional
 
@@ -205,7 +206,7 @@ def test_no_manifest_contains_a_secret(installed: Rendered) -> None:
 
 
 def test_every_setting_is_read_by_the_platform_or_copied_into_an_object(installed: Rendered) -> None:
-    settings = (CHECKOUT / "shared/llmariner/settings.py").read_text()
+    settings = "".join(path.read_text() for path in (CHECKOUT / "shared/llmariner").glob("*settings.py"))
     components = (CHECKOUT / "manifests/components").rglob("kustomization.yaml")
     copied = {name for path in components for name in OF_OBJECTS.findall(path.read_text())}
     assert [name for name in installed.settings() if f"`{name}`" not in settings and name not in copied] == []

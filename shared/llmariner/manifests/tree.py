@@ -13,6 +13,7 @@ from llmariner.manifests.declarations import Consumer, Function, Workload, read_
 from llmariner.manifests.event_identity import event_identity, event_policy
 from llmariner.manifests.events import DEAD_LETTERS, broker, kubernetes_changes, ping_source, trigger
 from llmariner.manifests.installation import Object
+from llmariner.manifests.object_store import object_store, object_store_policy, object_store_settings
 from llmariner.manifests.path_matches import path_matches
 from llmariner.manifests.prerequisites import config_defaults, config_features
 from llmariner.manifests.rbac import binding, roles, standby_roles
@@ -30,6 +31,7 @@ GENERATED_FOLDERS = (
     "components/event-identity",
     "components/local-images",
     "components/migrations",
+    "components/object-store",
     "components/secrets",
     "prerequisites",
 )
@@ -63,6 +65,10 @@ def generate_files(checkout: Path) -> Tree:
         "components/event-identity/kustomization.yaml": _file("", event_identity(workloads)),
         "components/event-identity/event-policy.yaml": _file("", event_policy()),
         "components/local-images/kustomization.yaml": _file("", _local_images(workloads)),
+        "components/object-store/kustomization.yaml": _file("", object_store(workloads)),
+        "components/object-store/settings.yaml": _file("", object_store_settings()),
+        "components/object-store/network-policy/kustomization.yaml": _file("", _component("policy.yaml")),
+        "components/object-store/network-policy/policy.yaml": _file("", object_store_policy(workloads)),
     }
     for name, objects in (("secrets", jobs.secrets()), ("migrations", jobs.migrations())):
         files[f"components/{name}/{name}.yaml"] = _file("", *objects)

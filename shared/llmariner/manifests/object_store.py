@@ -1,0 +1,89 @@
+"""An S3-compatible store for the functions that read or write the content of files.
+
+An administrator creates the Secret `llmariner-object-store`. Its keys are optional: without an access key, functions use the
+credentials of their service accounts; without `ca.crt`, the authorities that everybody trusts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+from llmariner.manifests.declarations import Workload
+from llmariner.manifests.installation import LABELS, NAMESPACE, SETTINGS, Object
+
+__all__ = ["object_store", "object_store_policy", "object_store_settings"]
+
+SECRET = "llmariner-object-store"
+_MOUNT_PATH = "/var/run/llmariner/object-store"
+_CREDENTIALS = {"LLMARINER_S3_ACCESS_KEY": "access-key", "LLMARINER_S3_SECRET_KEY": "secret-key"}
+
+
+def object_store(workloads: Iterable[Workload]) -> Object:
+    """The kustomize component that gives functions with the objects extra the store and its credentials."""
+    volume = {"name": "object-store", "secret": {"secretName": SECRET, "optional": True, "items": [_item("ca.crt")]}}
+    patch = [
+        _add("volumes", volume),
+        _add("containers/0/volumeMounts", {"name": "object-store", "mountPath": _MOUNT_PATH, "readOnly": True}),
+    ]
+    for variable, key in _CREDENTIALS.items():
+        reference = {"name": SECRET, "key": key, "optional": True}
+        patch.append(_add("containers/0/env", {"name": variable, "valueFrom": {"secretKeyRef": reference}}))
+    names = _users(workloads)
+    target = {"group": "serving.knative.dev", "kind": "Service", "name": f"({'|'.join(names)})"}
+    return {
+        "apiVersion": "kustomize.config.k8s.io/v1alpha1",
+        "kind": "Component",
+        "patches": [
+            {"path": "settings.yaml"},
+            *([{"target": target, "patch": json.dumps(patch, indent=1)}] if names else []),
+        ],
+    }
+
+
+def object_store_settings() -> Object:
+    """The setting that chooses the adapter; those of the store are in the overlay's `settings.env`."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": SETTINGS, "namespace": NAMESPACE},
+        "data": {"LLMARINER_OBJECTS": "s3"},
+    }
+
+
+def object_store_policy(workloads: Iterable[Workload]) -> Object:
+    """With components/network-policy: these functions reach the store at port 443, inside or outside the cluster.
+
+    A policy contains no host names. The address of the cloud's metadata, which has the credentials of the node, is excepted.
+    """
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": "functions-to-object-store", "namespace": NAMESPACE, "labels": LABELS},
+        "spec": {
+            "podSelector": {
+                "matchExpressions": [
+                    {"key": "serving.knative.dev/service", "operator": "In", "values": _users(workloads) or ["none"]}
+                ]
+            },
+            "policyTypes": ["Egress"],
+            "egress": [
+                {
+                    "to": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.169.254/32"]}}],
+                    "ports": [{"port": 443, "protocol": "TCP"}],
+                }
+            ],
+        },
+    }
+
+
+def _users(workloads: Iterable[Workload]) -> list[str]:
+    return sorted(each.name for each in workloads if "objects" in each.extras)
+
+
+def _item(key: str) -> Object:
+    return {"key": key, "path": key}
+
+
+def _add(where: str, value: Object) -> Object:
+    return {"op": "add", "path": f"/spec/template/spec/{where}/-", "value": value}
