@@ -28,6 +28,7 @@ REAL = {
     "detokenize": HttpRequest("POST", "/v1/detokenize", {"model": "tiny", "tokens": []}),
     "embeddings": HttpRequest("POST", "/v1/embeddings", {"model": "vectors", "input": "a text"}),
     "events": HttpRequest("GET", "/v1/events"),
+    "files": HttpRequest("GET", "/v1/files"),
     "health": HttpRequest("GET", "/health"),
     "inference_status": HttpRequest("GET", "/v1/inference/status"),
     "internal_gateway": HttpRequest("POST", "/internal/gateway/changes", {"cursor": ""}),
@@ -56,6 +57,7 @@ REAL = {
     "prices": HttpRequest("GET", "/v1/prices"),
     "tokenize": HttpRequest("POST", "/v1/tokenize", {"model": "tiny", "prompt": "say it"}),
     "users": HttpRequest("GET", "/v1/users:getSelf"),
+    "vector_stores": HttpRequest("GET", "/v1/vector_stores"),
 }
 VOLATILE = {"id", "created", "cursor", "last_used_at", "x_received_headers"}
 OF_THE_SERVER = {"connection", "content-length", "date", "keep-alive", "server", "transfer-encoding"}
