@@ -46,7 +46,7 @@ def test_parts_become_a_file_in_the_order_of_the_request(desk: Desk) -> None:
     assert (completed.status, completed.file_id) == (Status.COMPLETED, file.id)
     assert (file.filename, file.size_bytes, file.content_type) == ("a.txt", 11, "text/plain")
     assert desk.files.get(desk.owner.project_id, file.id) == file
-    assert desk.keys() == [file.content_key]
+    assert desk.object_keys() == [file.content_key]
     assert (desk.usage(), desk.parts()) == ((1, 11), 0)
 
 
@@ -60,13 +60,13 @@ def test_a_part_that_is_not_named_is_dropped(desk: Desk) -> None:
     desk.send(upload, b"wrong")
     _, file = desk.complete(upload, [desk.send(upload, b"right")])
     assert desk.content(file) == b"right"
-    assert desk.keys() == [file.content_key]
+    assert desk.object_keys() == [file.content_key]
 
 
 def test_content_that_the_project_has_is_stored_once(desk: Desk) -> None:
     (_, first), (_, second) = desk.uploaded(b"same"), desk.uploaded(b"sa", b"me")
     assert first.id != second.id
-    assert desk.keys() == [first.content_key] == [second.content_key]
+    assert desk.object_keys() == [first.content_key] == [second.content_key]
     assert desk.usage() == (2, 8)
 
 
@@ -176,7 +176,7 @@ def test_of_two_completions_at_once_one_makes_the_file(desk: Desk) -> None:
         answers = set(threads.map(complete, range(3)))
     assert answers - {"upload_in_progress, retry: true"} == {desk.stored(upload).file_id}
     assert desk.usage() == (1, 4)
-    assert len(desk.keys()) == 1
+    assert len(desk.object_keys()) == 1
 
 
 def test_a_completion_that_is_under_way_excludes_another_and_parts_wait_for_none(desk: Desk) -> None:
@@ -204,7 +204,7 @@ def test_cancelling_removes_the_parts_and_frees_the_quota(desk: Desk) -> None:
     part = desk.send(upload, b"hello")
     assert desk.usage() == (1, 10)
     assert desk.uploads.cancel(desk.owner, upload.id).status is Status.CANCELLED
-    assert (desk.keys(), desk.parts(), desk.usage()) == ([], 0, (0, 0))
+    assert (desk.object_keys(), desk.parts(), desk.usage()) == ([], 0, (0, 0))
     assert desk.uploads.cancel(desk.owner, upload.id).status is Status.CANCELLED
     assert desk.usage() == (0, 0)
     assert_ended(desk, upload, part, "upload_cancelled")
@@ -225,7 +225,7 @@ def test_a_part_that_arrives_after_the_cancellation_is_removed(desk: Desk) -> No
         desk.uploads.cancel(desk.owner, upload.id)
         with pytest.raises(Conflict, match="was cancelled"):
             desk.uploads.add_part(desk.owner, incoming)
-    assert (desk.keys(), desk.parts()) == ([], 0)
+    assert (desk.object_keys(), desk.parts()) == ([], 0)
 
 
 def test_an_upload_takes_nothing_after_its_time(desk: Desk) -> None:
@@ -244,7 +244,7 @@ def test_the_sweep_ends_what_expired(desk: Desk) -> None:
     with desk.database.write() as session:
         session.run(update(uploads).where(uploads.c.id == over.id).values(expires_at=int(session.now()) - 1))
     assert (desk.uploads.expire(), desk.uploads.expire()) == (1, 0)
-    assert (desk.keys(), desk.parts(), desk.usage()) == ([], 0, (1, 7))
+    assert (desk.object_keys(), desk.parts(), desk.usage()) == ([], 0, (1, 7))
     assert [desk.stored(each).status for each in (over, young)] == [Status.EXPIRED, Status.PENDING]
     assert_ended(desk, over, part, "upload_expired")
 
@@ -298,7 +298,7 @@ def test_a_quota_that_was_lowered_refuses_the_completion_and_loses_nothing(desk:
     desk.settings = FileSettings(project_bytes=10)
     with pytest.raises(InsufficientQuota):
         desk.complete(upload, [part])
-    assert (desk.keys(), desk.usage()) == ([part.key], (1, 60))
+    assert (desk.object_keys(), desk.usage()) == ([part.key], (1, 60))
     desk.settings = FileSettings()
     desk.complete(upload, [part])
 
@@ -318,7 +318,7 @@ def test_a_part_over_the_limit_leaves_nothing(desk: Desk) -> None:
     assert (refused.value.param, refused.value.code) == ("data", "part_too_large")
     with pytest.raises(InvalidRequest, match="is empty"):
         desk.send(upload, b"")
-    assert (desk.keys(), desk.parts()) == ([], 0)
+    assert (desk.object_keys(), desk.parts()) == ([], 0)
 
 
 def test_a_part_is_not_larger_than_its_upload(desk: Desk) -> None:
@@ -334,7 +334,7 @@ def test_parts_have_at_most_twice_the_bytes_of_the_upload(desk: Desk) -> None:
         desk.send(upload, b"12")
     assert refused.value.code == "too_many_parts"
     part = desk.send(upload, b"1")
-    assert len(desk.keys()) == 3
+    assert len(desk.object_keys()) == 3
     with pytest.raises(InvalidRequest):
         desk.send(upload, b"1")
     with pytest.raises(InvalidRequest):

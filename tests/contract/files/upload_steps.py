@@ -79,7 +79,7 @@ class Desk:
         """The bytes of a file."""
         return b"".join(self.files.read(file))
 
-    def keys(self) -> list[str]:
+    def object_keys(self) -> list[str]:
         """The objects that there are."""
         return [each.key for each in self.objects.list("")]
 
