@@ -1,8 +1,8 @@
 """Periodic maintenance.
 
-Deletes files that expired, those of projects that are gone, and contents that no file has; publishes pending events; closes
-ledger entries of lost gateway instances; prunes old ledger entries, whose sums remain, and old deliveries; reconciles
-serving, which puts idle models to sleep.
+Deletes files and uploads that expired, files of projects that are gone, and contents that no file has; publishes pending
+events; closes ledger entries of lost gateway instances; prunes old ledger entries, whose sums remain, and old deliveries;
+reconciles serving, which puts idle models to sleep.
 """
 
 import asyncio
@@ -79,16 +79,19 @@ def _delete_files(context: Context) -> None:
     if ObjectSettings.load(context.env).is_configured:
         context.files.expire(seconds=_STEP_SECONDS)
         context.files.delete_orphans(seconds=_STEP_SECONDS)
+        context.uploads.expire(seconds=_STEP_SECONDS)
+        context.uploads.prune(seconds=_STEP_SECONDS)
 
 
 def _collect_garbage(context: Context) -> None:
     if not ObjectSettings.load(context.env).is_configured:
         return
-    from llmariner.files.garbage import collect_garbage
+    from llmariner.files.garbage import collect_garbage, collect_parts
 
     lease = WorkLease(context.database, "file_garbage", f"sweep_{secrets.token_hex(8)}")
     if lease.acquire(_LEASE_SECONDS) is not None:
         collect_garbage(context.files, context.objects, seconds=_STEP_SECONDS)
+        collect_parts(context.uploads, context.objects, seconds=_STEP_SECONDS)
         lease.pause(_GARBAGE_SECONDS)
 
 

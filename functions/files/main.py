@@ -22,6 +22,7 @@ from llmariner.tenancy.principal import Caller
 Reader = Annotated[Caller, require_scope("api.files.read")]
 Writer = Annotated[Caller, require_scope("api.files.write")]
 _FILE = "/v1/files/{file_id}"
+_HINT = "Send it in parts: POST /v1/uploads."
 
 
 class LinkFile(Body):
@@ -65,7 +66,7 @@ async def create_file(request: Request, caller: Writer) -> dict[str, Any]:
     files = context_of(request).files
     form = FileForm(files, caller.key_owner, size_bytes=declared_file_bytes(request))
     try:
-        await read_form(request, form, max_file_bytes=files.settings.form_bytes)
+        await read_form(request, form, max_file_bytes=files.settings.form_bytes, hint=_HINT)
         return file_object(await run_to_end(form.save))
     finally:
         await run_to_end(form.close)

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from llmariner.control_plane import InProcessControlPlane
     from llmariner.files.external_objects import ExternalObjects
     from llmariner.files.files import Files
+    from llmariner.files.uploads import Uploads
     from llmariner.gateway.authentication.failed_attempts import ThrottledLookups
     from llmariner.gateway.control_plane.http_client import HttpControlPlane
     from llmariner.gateway.control_plane.port import ControlPlane
@@ -340,6 +341,13 @@ class Context:
 
         references, settings = (VectorStoreReferences(),), FileSettings.load(self.env)
         return Files(self.database, self.objects, settings, references, self.external_objects)
+
+    @_cached
+    def uploads(self) -> Uploads:
+        """The uploads of files in parts. Raises Unavailable as `files`."""
+        from llmariner.files.uploads import Uploads
+
+        return Uploads(self.database, self.files.objects, self.files.settings)
 
     @_cached
     def publisher(self) -> Publisher | None:

@@ -98,6 +98,11 @@ BODIES: dict[str, tuple[str, dict[str, Any]]] = {
         {"user_id": "admin@localhost", "role": "member"},
     ),
     "POST /v1/organizations/HERE/projects/MINE/api_keys": ("organizations", {"name": "made there"}),
+    "POST /v1/uploads": (
+        "uploads",
+        {"bytes": 5, "filename": "made.txt", "mime_type": "text/plain", "purpose": "user_data"},
+    ),
+    "POST /v1/uploads/upload_1/complete": ("uploads", {"part_ids": ["part_1"]}),
     "POST /v1/prices": ("prices", {"model": "made", "prompt": 1, "completion": 1}),
     "POST /v1/vector_stores": ("vector_stores", {"name": "made"}),
     "POST /v1/vector_stores/vs_1": ("vector_stores", {"name": "made"}),
@@ -423,7 +428,7 @@ def test_an_invalid_query_is_rejected(route: str, query: str, ask: Ask, admin: d
 
 
 def test_every_route_with_a_body_is_in_the_table() -> None:
-    forms = {"POST /v1/files"}
+    forms = {"POST /v1/files", "POST /v1/uploads/{id}/parts"}
     without = {":activate", ":deactivate", ":replay", "/archive", "/cancel"}
     taking = [route for route in ROUTES if route.method in ("POST", "PATCH")]
     jsons = [route for route in taking if str(route) not in forms]

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from sqlalchemy import and_, select, update
 
 from llmariner.errors import Conflict, InsufficientQuota, InvalidRequest, NotFound, PlatformError
-from llmariner.files.content import new_content_key
+from llmariner.files.content import new_content_key, store_errors
 from llmariner.files.file import File, StoredContent
 from llmariner.files.files import Files
 from llmariner.files.purposes import content_check
@@ -39,7 +39,7 @@ from llmariner.files.upload_rows import (
 from llmariner.files.uploads import Uploads
 from llmariner.identifiers import new_id
 from llmariner.platform.database import Database, ReadSession, WriteSession
-from llmariner.platform.objects import ObjectNotFound, ObjectStore
+from llmariner.platform.objects import ObjectNotFound
 from llmariner.tenancy.principal import KeyOwner
 
 __all__ = ["UploadCompletion"]
@@ -62,9 +62,9 @@ class _Claim:
 class UploadCompletion:
     """Completes uploads. Its methods block."""
 
-    def __init__(self, database: Database, objects: ObjectStore, files: Files, uploads: Uploads) -> None:
+    def __init__(self, database: Database, files: Files, uploads: Uploads) -> None:
         self._database = database
-        self._objects = objects
+        self._objects = files.objects
         self._files = files
         self._uploads = uploads
 
@@ -75,8 +75,7 @@ class UploadCompletion:
 
         Raises NotFound; Conflict unless the upload is pending, or while another completion is under way; InvalidRequest for
         parts that are unknown, repeated or of another total size, for another MD5 (hex), and for content that the purpose
-        excludes. The upload remains pending then. Raises Unavailable and ObjectStoreUnavailable; the same request may be
-        repeated.
+        excludes. The upload remains pending then. Raises Unavailable; the same request may be repeated.
         """
         expected_md5 = _normal_md5(md5)
         digest = hashlib.sha256(json.dumps([list(part_ids), expected_md5]).encode()).hexdigest()
@@ -84,7 +83,7 @@ class UploadCompletion:
         if isinstance(claim, Upload):
             return claim, self._file_of(claim)
         try:
-            with self._renewing(claim):
+            with self._renewing(claim), store_errors():
                 sha256 = self._check_content(claim, expected_md5)
                 stored = self._join(claim, sha256)
             return self._finish(owner, claim, stored)

@@ -11,12 +11,14 @@ without a row, which the sweep collects (`referenced`), and never a row without 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 
 from sqlalchemy import delete, func, not_, or_, select
 
-from llmariner.errors import Conflict, InvalidRequest, NotFound
+from llmariner.errors import BodyTooLarge, Conflict, InvalidRequest, NotFound
 from llmariner.file_settings import FileSettings
+from llmariner.files.content import store_errors
 from llmariner.files.file import NewFile
 from llmariner.files.quotas import reserve_quota
 from llmariner.files.tables import upload_parts, uploads
@@ -34,7 +36,7 @@ from llmariner.files.upload_rows import (
 )
 from llmariner.identifiers import new_id
 from llmariner.platform.database import Database, ReadSession, WriteSession
-from llmariner.platform.objects import ObjectStore, ObjectStoreUnavailable, ObjectWriter
+from llmariner.platform.objects import ObjectStore, ObjectStoreUnavailable
 from llmariner.tenancy.principal import KeyOwner
 
 __all__ = ["IncomingPart", "Uploads"]
@@ -55,33 +57,38 @@ class IncomingPart:
         self.upload_id = upload_id
         self.key = part_key(upload_id, self.id)
         self.size_bytes = 0
-        self.writer: ObjectWriter = objects.writer(self.key)
+        self._writer = objects.writer(self.key)
         self._limit = limit_bytes
 
     def __enter__(self) -> IncomingPart:
-        self.writer.__enter__()
+        with store_errors():
+            self._writer.__enter__()
         return self
 
     def __exit__(self, *raised: object) -> None:
-        self.writer.__exit__(*raised)
+        self._writer.__exit__(*raised)
 
     def write(self, data: bytes) -> None:
-        """Append bytes. Raises InvalidRequest for more than a part of this upload may have, ObjectStoreUnavailable."""
+        """Append bytes. Raises BodyTooLarge for more than a part of this upload may have, Unavailable."""
         self.size_bytes += len(data)
         if self.size_bytes > self._limit:
-            raise InvalidRequest(
-                f"A part of this upload has at most {self._limit} bytes: send the rest as further parts.",
-                param="data",
-                code="part_too_large",
+            raise BodyTooLarge(
+                f"A part of this upload has at most {self._limit} bytes. Send the rest as further parts.", param="data"
             )
-        self.writer.write(data)
+        with store_errors():
+            self._writer.write(data)
+
+    def commit(self) -> None:
+        """Make the object visible and durable. Raises Unavailable."""
+        with store_errors():
+            self._writer.commit()
 
 
 class Uploads:
     """The uploads of one installation, except their completion (`upload_completion`).
 
-    All methods block. They raise NotFound for an upload of another project, and Unavailable while the database does not
-    answer.
+    All methods block. They raise NotFound for an upload of another project, and Unavailable while the database or the object
+    store does not answer.
     """
 
     def __init__(self, database: Database, objects: ObjectStore, settings: FileSettings) -> None:
@@ -135,13 +142,13 @@ class Uploads:
         )
 
     def add_part(self, owner: KeyOwner, incoming: IncomingPart) -> Part:
-        """Add a received part. Raises as `receive_part`, and ObjectStoreUnavailable; the part's object is then deleted.
+        """Add a received part. Raises as `receive_part`, also for an empty one; its object is then deleted.
 
         After another exception the object remains, since the transaction may have been committed.
         """
         if not incoming.size_bytes:
             raise InvalidRequest("The part is empty: send its bytes as 'data'.", param="data", code="empty_part")
-        incoming.writer.commit()
+        incoming.commit()
 
         def insert(session: WriteSession) -> Part:
             upload = load_upload(session, owner.project_id, incoming.upload_id, lock=True)
@@ -178,12 +185,12 @@ class Uploads:
         self.delete_objects(keys)
         return upload
 
-    def expire(self) -> int:
+    def expire(self, *, seconds: float = 60.0) -> int:
         """End the pending uploads whose time is over, except those whose completion is under way; returns the number.
 
-        For the sweep.
+        For the sweep. It ends after that many seconds; the next sweep continues.
         """
-        expired = 0
+        expired, until = 0, time.monotonic() + seconds
         while True:
             with self._database.read() as session:
                 now = session.now()
@@ -193,19 +200,19 @@ class Uploads:
                 )
                 rows = session.rows(over.order_by(uploads.c.expires_at).limit(_BATCH))
             expired += sum(self._expire(row.project_id, row.id) for row in rows)
-            if len(rows) < _BATCH:
+            if len(rows) < _BATCH or time.monotonic() > until:
                 return expired
 
-    def prune(self) -> int:
-        """Delete the rows of uploads that ended a week ago; returns the number. For the sweep."""
-        pruned = 0
+    def prune(self, *, seconds: float = 60.0) -> int:
+        """Delete the rows of uploads that ended a week ago; returns the number. It ends as `expire`. For the sweep."""
+        pruned, until = 0, time.monotonic() + seconds
         while True:
             with self._database.write() as session:
                 before = session.now() - _RETENTION_SECONDS
                 rows = session.rows(select(uploads.c.id).where(uploads.c.ended_at < before).limit(_BATCH))
                 session.run(delete(uploads).where(uploads.c.id.in_([row.id for row in rows])))
             pruned += len(rows)
-            if len(rows) < _BATCH:
+            if len(rows) < _BATCH or time.monotonic() > until:
                 return pruned
 
     def referenced(self, keys: Sequence[str]) -> set[str]:

@@ -64,21 +64,23 @@ def declared_file_bytes(request: Request) -> int:
     return max(0, int(length) - FORM_OVERHEAD_BYTES) if length.isdecimal() and len(length) < 20 else 0
 
 
-async def read_form(request: Request, consumer: FormConsumer, *, max_file_bytes: int) -> None:
+async def read_form(request: Request, consumer: FormConsumer, *, max_file_bytes: int, hint: str) -> None:
     """Parse the body of a request and pass its parts on. At most two MiB of it are in memory.
+
+    `hint`: a sentence that says what to do with a larger file.
 
     Raises UnsupportedMedia, BodyTooLarge, InvalidRequest for a malformed form and for one that ends early, and what the
     consumer raises.
     """
     if declared_file_bytes(request) > max_file_bytes:
-        raise _too_large(max_file_bytes)
+        raise _too_large(max_file_bytes, hint)
     parser = _Parser(request.headers.get("content-type", ""), consumer)
     received, buffer, running = 0, bytearray(), None
     try:
         async for part in request.stream():
             received += len(part)
             if received > max_file_bytes + FORM_OVERHEAD_BYTES:
-                raise _too_large(max_file_bytes)
+                raise _too_large(max_file_bytes, hint)
             buffer += part
             if len(buffer) >= _BUFFER_BYTES:
                 if running is not None:
@@ -226,5 +228,5 @@ def _ends_early() -> InvalidRequest:
     )
 
 
-def _too_large(max_file_bytes: int) -> BodyTooLarge:
-    return BodyTooLarge(f"A file in a form has at most {max_file_bytes} bytes. Send it in parts: POST /v1/uploads.")
+def _too_large(max_file_bytes: int, hint: str) -> BodyTooLarge:
+    return BodyTooLarge(f"The file of this form has at most {max_file_bytes} bytes. {hint}")

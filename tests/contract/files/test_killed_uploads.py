@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from llmariner.errors import Conflict
+from llmariner.errors import Conflict, Unavailable
 from llmariner.files.tables import file_contents, upload_parts, uploads
 from llmariner.files.upload import Status, Upload, upload_from_row
 from llmariner.files.upload_rows import parts_of
@@ -174,7 +174,7 @@ def test_a_store_that_fails_leaves_the_upload_pending(desk: Desk) -> None:
     def fail() -> None:
         raise ObjectStoreUnavailable("full")
 
-    with pytest.raises(ObjectStoreUnavailable):
+    with pytest.raises(Unavailable):
         replace(desk, objects=InterruptedObjects(desk.objects._root, join=fail)).complete(upload, [part])
     _, file = desk.complete(upload, [part])
     assert desk.content(file) == b"hello"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from . import objects
+from .files import FILES
 from .vector_store_objects import VECTOR_STORE_OBJECTS
 
 __all__ = ["OBJECTS"]
 
-OBJECTS = {**objects.OBJECTS, **VECTOR_STORE_OBJECTS}
+OBJECTS = {**objects.OBJECTS, **FILES, **VECTOR_STORE_OBJECTS}

@@ -7,61 +7,24 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode
 
-from llmariner.files.file import NewFile
-from llmariner.files.purposes import Purpose
 from llmariner.http.resources.rate_limits import RateLimitRow
 from llmariner.limits.budgets import NewBudget
 from llmariner.limits.rules import Subject
 from llmariner.models.model import NewModel, SourceRepository, Task
 from llmariner.platform.events.tables import deliveries, events
-from llmariner.tenancy.principal import KeyOwner
 
+from .route_calls import CallFactory, RouteCall, no_object
 from .world import Tenant, World, invite_token
 
-__all__ = ["IN_BODY", "OBJECTS", "CallFactory", "RouteCall", "a_file", "an_alert", "an_event", "list_of_100", "model"]
-
-
-@dataclass(frozen=True)
-class RouteCall:
-    """The path parameters, body and query of a call."""
-
-    path: Mapping[str, str] = field(default_factory=dict)
-    body: Any = None
-    query: str = ""
-    headers: Mapping[str, str] = field(default_factory=dict)
+__all__ = ["IN_BODY", "OBJECTS", "an_alert", "an_event", "list_of_100", "model"]
 
 
 _NAME_FIELDS = ("name", "id", "role_name", "group", "title")
 SPENDING = {"currency": "USD", "interval": "month", "threshold_amount": 100}
 ALERTING = {**SPENDING, "notification_channel": {"type": "email", "recipients": ["walked@example.org"]}}
-CallFactory = Callable[[World, Tenant], RouteCall]
-
-
-def no_object(_world: World, _place: Tenant) -> RouteCall:
-    """A route without an object."""
-    return RouteCall()
-
-
-def a_file(world: World, tenant: Tenant) -> RouteCall:
-    """A file of the tenant's project."""
-    owner, files = KeyOwner(tenant.user_id, tenant.project_id, tenant.organization_id), world.context.files
-    name = f"{tenant.tag}-{world.number()}.txt"
-    with files.receive(owner, purpose=None, size_bytes=0, limit_bytes=99) as content:
-        content.write(name.encode())
-        file = files.save(owner, NewFile(name, Purpose.USER_DATA, "text/plain"), content)
-    return RouteCall({"id": file.id})
-
-
-def new_file(_world: World, _place: Tenant) -> RouteCall:
-    """A form with a file."""
-    parts = ('name="purpose"\r\n\r\nuser_data', 'name="file"; filename="walked.txt"\r\n\r\nwalked')
-    form = "".join(f"--x\r\ncontent-disposition: form-data; {part}\r\n" for part in parts) + "--x--\r\n"
-    return RouteCall(body=form.encode(), headers={"content-type": "multipart/form-data; boundary=x"})
 
 
 def an_external_object(world: World, _place: Tenant) -> RouteCall:
@@ -376,12 +339,7 @@ OBJECTS: dict[str, CallFactory] = {
     "DELETE /v1/budgets/{id}": a_budget(),
     "GET /v1/events": dead_letters,
     "POST /v1/events/{id}:replay": an_event,
-    "GET /v1/files": no_object,
-    "POST /v1/files": new_file,
     "POST /v1/files:createFromObjectPath": an_external_object,
-    "GET /v1/files/{id}": a_file,
-    "DELETE /v1/files/{id}": a_file,
-    "GET /v1/files/{id}/content": a_file,
     "GET /v1/inference/status": no_object,
     "POST /v1/invitations:accept": invite_token_body,
     "GET /v1/limits": no_object,

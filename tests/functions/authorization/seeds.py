@@ -10,7 +10,8 @@ from llmariner.limits.budgets import NewBudget
 from llmariner.limits.rules import Subject
 from llmariner.usage.tables import prices
 
-from .objects import a_file, an_alert, an_event, model
+from .files import a_file
+from .objects import an_alert, an_event, model
 from .vector_store_objects import vector_store
 from .world import Tenant, World
 

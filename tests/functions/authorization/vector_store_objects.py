@@ -7,7 +7,8 @@ from typing import Any
 from llmariner.files.tables import files
 from llmariner.vector_stores.tables import vector_store_file_batches, vector_store_files, vector_stores
 
-from .objects import CallFactory, RouteCall, list_of_100
+from .objects import list_of_100
+from .route_calls import CallFactory, RouteCall
 from .world import Tenant, World
 
 __all__ = ["VECTOR_STORE_OBJECTS", "vector_store"]

@@ -7,6 +7,7 @@ import binascii
 import hashlib
 from collections.abc import Mapping
 from contextlib import ExitStack
+from typing import Protocol
 
 from llmariner.errors import InvalidRequest
 from llmariner.files.content import IncomingContent
@@ -17,7 +18,7 @@ from llmariner.files.names import clean_file_name, media_type
 from llmariner.files.purposes import Purpose, parse_upload_purpose
 from llmariner.tenancy.principal import KeyOwner
 
-__all__ = ["FileForm"]
+__all__ = ["FileForm", "ReceivedFile"]
 
 _FIELDS = ("file", "purpose", "expires_after[anchor]", "expires_after[seconds]")
 
@@ -50,7 +51,7 @@ class FileForm:
         if name == "purpose":
             self._purpose = parse_upload_purpose(value)
 
-    def file(self, name: str, file_name: str, headers: Mapping[str, str]) -> _ReceivedFile:
+    def file(self, name: str, file_name: str, headers: Mapping[str, str]) -> ReceivedFile:
         """The file of the form. Raises InvalidRequest, and InsufficientQuota before its bytes arrive."""
         self._check_name(name)
         if name != "file":
@@ -65,7 +66,7 @@ class FileForm:
                 limit_bytes=self._files.settings.form_bytes,
             )
         )
-        return _ReceivedFile(self._content, headers)
+        return ReceivedFile(self._content, headers, param="file")
 
     def save(self) -> File:
         """Make the file. Raises InvalidRequest where a field is missing, and as `Files.save`."""
@@ -91,39 +92,49 @@ class FileForm:
             )
 
 
-class _ReceivedFile:
-    """The bytes of the file; those that its part's headers announce must arrive."""
+class _Incoming(Protocol):
+    @property
+    def size_bytes(self) -> int:
+        """The number of bytes so far."""
 
-    def __init__(self, content: IncomingContent, headers: Mapping[str, str]) -> None:
-        self._content = content
+    def write(self, data: bytes) -> None:
+        """The next bytes."""
+
+
+class ReceivedFile:
+    """A FormFile whose bytes go to `incoming`; those that its part's headers announce must arrive. `param`: its field."""
+
+    def __init__(self, incoming: _Incoming, headers: Mapping[str, str], *, param: str) -> None:
+        self._incoming = incoming
+        self._param = param
         self._length = headers.get("content-length")
-        self._digest = _announced_md5(headers.get("content-md5"))
+        self._digest = _announced_md5(headers.get("content-md5"), param)
         self._md5 = hashlib.md5(usedforsecurity=False)
 
     def write(self, data: bytes) -> None:
         """The next bytes."""
         if self._digest is not None:
             self._md5.update(data)
-        self._content.write(data)
+        self._incoming.write(data)
 
     def end(self) -> None:
         """Raises InvalidRequest where the bytes are not those that were announced."""
-        if self._length is not None and self._length != str(self._content.size_bytes):
+        if self._length is not None and self._length != str(self._incoming.size_bytes):
             raise InvalidRequest(
-                f"The part of the file has {self._content.size_bytes} bytes, and its 'content-length' says "
+                f"The part of the file has {self._incoming.size_bytes} bytes, and its 'content-length' says "
                 f"{self._length[:20]}. Nothing was stored; send it again.",
-                param="file",
+                param=self._param,
                 code="size_mismatch",
             )
         if self._digest is not None and self._digest != self._md5.digest():
             raise InvalidRequest(
                 "The bytes of the file do not have the MD5 of the part's 'content-md5'. Nothing was stored; send it again.",
-                param="file",
+                param=self._param,
                 code="checksum_mismatch",
             )
 
 
-def _announced_md5(text: str | None) -> bytes | None:
+def _announced_md5(text: str | None, param: str) -> bytes | None:
     """The digest in a Content-MD5 header (RFC 1864)."""
     if text is None:
         return None
@@ -132,7 +143,7 @@ def _announced_md5(text: str | None) -> bytes | None:
     except binascii.Error:
         digest = b""
     if len(digest) != 16:
-        raise InvalidRequest("'content-md5' of the file's part must be the MD5 in Base64, 24 characters.", param="file")
+        raise InvalidRequest("'content-md5' of the file's part must be the MD5 in Base64, 24 characters.", param=param)
     return digest
 
 
