@@ -64,7 +64,7 @@ class Completions:
         self._running = 0
 
     async def run(self, complete: Any) -> Any:
-        """The result of `complete`, which goes on where the caller leaves. Raises Unavailable where too many wait."""
+        """The result of `complete`, which continues if the caller leaves. Raises Unavailable where too many wait."""
         if self._running >= _THREADS + _WAITING:
             raise Unavailable("Too many uploads are completed here. Try again.", headers={"retry-after": "10"})
         self._running += 1

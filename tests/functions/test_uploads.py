@@ -129,7 +129,7 @@ def test_the_sdk_cancels(do: Do) -> None:
     do(work)
 
 
-REFUSED_CREATIONS = {
+REFUSED_CREATIONS: dict[str, tuple[dict[str, Any], str]] = {
     "negative": ({"bytes": -1}, "bytes"),
     "too big": ({"bytes": 8 * 1024**3 + 1}, "bytes"),
     "far too big": ({"bytes": 10**30}, "bytes"),
