@@ -110,7 +110,7 @@ async def add_part(request: Request, caller: Writer, upload_id: str) -> dict[str
 async def complete_upload(request: Request, caller: Writer, upload_id: str, body: CompleteUpload) -> dict[str, Any]:
     """Make a file of the parts, in the order of the request."""
     context = context_of(request)
-    completion = UploadCompletion(context.database, context.files, context.uploads)
+    completion = UploadCompletion(context.database, context.objects, context.files, context.uploads)
     complete = partial(completion.complete, caller.key_owner, upload_id, body.part_ids, body.md5)
     with rename_error_fields(file="part_ids"):
         upload, file = await request.app.state.completions.run(complete)

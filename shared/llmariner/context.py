@@ -347,7 +347,8 @@ class Context:
         """The uploads of files in parts. Raises Unavailable as `files`."""
         from llmariner.files.uploads import Uploads
 
-        return Uploads(self.database, self.files.objects, self.files.settings)
+        settings = self.files.settings  # an installation without a store has none
+        return Uploads(self.database, self.objects, settings)
 
     @_cached
     def publisher(self) -> Publisher | None:

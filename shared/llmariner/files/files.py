@@ -62,7 +62,7 @@ class Files:
         external: ExternalObjects | None = None,
     ) -> None:
         self._database = database
-        self.objects = objects
+        self._objects = objects
         self._references = references
         self._external = external or ExternalObjects((), without_buckets)
         self.settings = settings
@@ -76,7 +76,7 @@ class Files:
         """
         with self._database.read() as session:
             check_quota(session, self.settings, owner.project_id, size_bytes=size_bytes)
-        return IncomingContent(self.objects, purpose=purpose, limit_bytes=limit_bytes)
+        return IncomingContent(self._objects, purpose=purpose, limit_bytes=limit_bytes)
 
     def save(self, owner: KeyOwner, new: NewFile, content: IncomingContent) -> File:
         """Make a file of received content. Raises InvalidRequest for content that the purpose excludes, InsufficientQuota.
@@ -185,7 +185,7 @@ class Files:
         try:
             with store_errors():
                 if file.content_key is not None:
-                    parts = self.objects.read(file.content_key, start, size)
+                    parts = self._objects.read(file.content_key, start, size)
                 else:
                     parts = self._external.read(file.object_path or "", start, size)
                 first = next(parts, b"")
@@ -317,7 +317,7 @@ class Files:
         if not keys:
             return
         try:
-            self.objects.delete(keys)
+            self._objects.delete(keys)
         except ObjectStoreUnavailable as error:
             _log.warning("objects without a file remain until the sweep: %s", error)
 

@@ -39,7 +39,7 @@ from llmariner.files.upload_rows import (
 from llmariner.files.uploads import Uploads
 from llmariner.identifiers import new_id
 from llmariner.platform.database import Database, ReadSession, WriteSession
-from llmariner.platform.objects import ObjectNotFound
+from llmariner.platform.objects import ObjectNotFound, ObjectStore
 from llmariner.tenancy.principal import KeyOwner
 
 __all__ = ["UploadCompletion"]
@@ -62,9 +62,9 @@ class _Claim:
 class UploadCompletion:
     """Completes uploads. Its methods block."""
 
-    def __init__(self, database: Database, files: Files, uploads: Uploads) -> None:
+    def __init__(self, database: Database, objects: ObjectStore, files: Files, uploads: Uploads) -> None:
         self._database = database
-        self._objects = files.objects
+        self._objects = objects
         self._files = files
         self._uploads = uploads
 

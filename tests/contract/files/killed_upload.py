@@ -84,7 +84,7 @@ def upload(url: str, folder: Path, owner: KeyOwner, last: int) -> None:
     event.listen(database.engine, "commit", fate.step)
     objects, settings = MortalObjects(folder, fate), FileSettings()
     files, uploads = Files(database, objects, settings), Uploads(database, objects, settings)
-    completion = UploadCompletion(database, files, uploads)
+    completion = UploadCompletion(database, objects, files, uploads)
     for ends in (completion.complete, None):
         data = b"%07d" % last + (b"+" if ends else b"-")
         made = uploads.create(owner, NewFile("a.txt", Purpose.USER_DATA, "text/plain"), len(data))

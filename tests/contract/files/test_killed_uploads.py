@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 from sqlalchemy import select
 
 from llmariner.errors import Conflict, Unavailable
+from llmariner.files.garbage import GRACE_SECONDS, collect_garbage, collect_parts
 from llmariner.files.tables import file_contents, upload_parts, uploads
 from llmariner.files.upload import Status, Upload, upload_from_row
 from llmariner.files.upload_rows import parts_of
@@ -50,11 +53,13 @@ def desk(database: Database, owner: KeyOwner, tmp_path: Path) -> Desk:
     return Desk.open(database, tmp_path / "objects", owner)
 
 
-def collect_garbage(desk: Desk) -> None:
-    """What the sweep does with objects that nothing refers to."""
-    keys = desk.object_keys()
-    kept = desk.files.referenced(keys) | desk.uploads.referenced(keys)
-    desk.objects.delete(set(keys) - kept)
+def sweep_old_objects(desk: Desk) -> None:
+    """What the sweep does a day later with objects that nothing refers to."""
+    for key in desk.object_keys():
+        at = time.time() - GRACE_SECONDS - 1
+        os.utime(desk.objects._root / key, (at, at))
+    collect_garbage(desk.files, desk.objects, seconds=60)
+    collect_parts(desk.uploads, desk.objects, seconds=60)
 
 
 def assert_rows_have_objects(desk: Desk) -> None:
@@ -83,12 +88,12 @@ def test_a_process_that_is_killed_at_any_step_leaves_no_orphan_and_no_row_withou
     for upload in all_uploads(desk):
         if upload.status is Status.COMPLETED:
             assert len(desk.content(desk.files.get(upload.project_id, str(upload.file_id)))) == 8
-    collect_garbage(desk)
+    sweep_old_objects(desk)
     assert_rows_have_objects(desk)
     finish_what_has_its_parts(desk)
     desk.pass_time(desk.settings.upload_seconds)
     desk.uploads.expire()
-    collect_garbage(desk)
+    sweep_old_objects(desk)
     found = all_uploads(desk)
     files = [upload for upload in found if upload.status is Status.COMPLETED]
     assert {upload.status for upload in found} == set(Status) - {Status.PENDING}
@@ -187,5 +192,5 @@ def test_a_store_that_does_not_delete_does_not_fail_the_request(desk: Desk) -> N
     completed, _ = stuck.complete(upload, [part])
     assert completed.status is Status.COMPLETED
     assert part.key in desk.object_keys()
-    collect_garbage(desk)
+    sweep_old_objects(desk)
     assert len(desk.object_keys()) == 1

@@ -59,7 +59,7 @@ class Desk:
 
     def complete(self, upload: Upload, parts: list[Part], md5: str | None = None) -> tuple[Upload, File]:
         """Complete an upload with these parts."""
-        completion = UploadCompletion(self.database, self.files, self.uploads)
+        completion = UploadCompletion(self.database, self.objects, self.files, self.uploads)
         return completion.complete(self.owner, upload.id, [part.id for part in parts], md5)
 
     def uploaded(self, *parts: bytes, purpose: Purpose = Purpose.USER_DATA) -> tuple[Upload, File]:
