@@ -40,6 +40,7 @@ LISTS: dict[str, tuple[str, Body, str]] = {
     "/organization/projects/VISION/service_accounts": ("", named, "user"),
     "/organization/projects/VISION/api_keys": ("", named, "key"),
     "/projects/VISION/roles": ("", lambda number: {"role_name": f"paged {number}", **ROLE}, "role"),
+    "/vector_stores": ("", named, "vs"),
     "/organization/users": (
         "/organizations/HERE/users",
         lambda number: {"user_id": f"paged-{number}@pages.example", "role": "reader"},
