@@ -11,6 +11,7 @@ from llmariner.context import Context
 from llmariner.http.authorization.authentication import context_of, require_scope
 from llmariner.http.entrypoint import Application, http_function
 from llmariner.http.fastapi_app import create_app
+from llmariner.http.resources.vector_store_search import SearchBody, SearchThreads, search_page_object
 from llmariner.http.resources.vector_stores import (
     AddFile,
     AttributesBody,
@@ -34,11 +35,13 @@ _BATCH = f"{_STORE}/file_batches/{{batch_id}}"
 def build(context: Context) -> Application:
     """The application with its routes."""
     app = create_app("vector_stores", context)
+    app.state.searches = SearchThreads()
     app.get("/v1/vector_stores")(list_stores)
     app.post("/v1/vector_stores")(create_store)
     app.get(_STORE)(get_store)
     app.post(_STORE)(update_store)
     app.delete(_STORE)(delete_store)
+    app.post(f"{_STORE}/search")(search)
     app.get(f"{_STORE}/files")(list_files)
     app.post(f"{_STORE}/files")(add_file)
     app.get(_FILE)(get_file)
@@ -86,6 +89,14 @@ def delete_store(request: Request, caller: Writer, vector_store_id: str) -> dict
     """Delete a vector store; its files remain files of the project."""
     context_of(request).vector_stores.delete(caller, vector_store_id)
     return {"id": vector_store_id, "object": "vector_store.deleted", "deleted": True}
+
+
+async def search(request: Request, caller: Reader, vector_store_id: str, body: SearchBody) -> dict[str, Any]:
+    """The chunks that answer a query best. Embedding the query counts to the caller."""
+    context, query, project_id = context_of(request), body.to_query(), caller.key_owner.project_id
+    searches: SearchThreads = request.app.state.searches
+    page = await searches.run(project_id, lambda: context.vector_store_search.search(caller, [vector_store_id], query))
+    return search_page_object(page)
 
 
 def list_files(

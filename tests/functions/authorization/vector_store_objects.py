@@ -92,6 +92,7 @@ VECTOR_STORE_OBJECTS: dict[str, CallFactory] = {
     f"GET {_STORE}": a_store(),
     f"POST {_STORE}": a_store({"name": "renamed"}),
     f"DELETE {_STORE}": a_store(),
+    f"POST {_STORE}/search": a_store({"query": "pumps"}),
     f"GET {_STORE}/files": a_store(),
     f"POST {_STORE}/files": new_file,
     f"GET {_STORE}/files/{{file_id}}": a_file(),

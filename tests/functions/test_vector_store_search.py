@@ -1,0 +1,230 @@
+"""POST /v1/vector_stores/{id}/search: OpenAI's form, its errors, and its threads."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
+
+import pytest
+from sqlalchemy import update
+
+from llmariner.boot import load
+from llmariner.context import Context
+from llmariner.errors import RateLimited, Unavailable
+from llmariner.files.tables import files
+from llmariner.http.resources.vector_store_search import SearchThreads
+from llmariner.platform.vectors import Comparison, Hit, VectorIndex
+from llmariner.vector_stores.embedder import Embedder
+from llmariner.vector_stores.search import SearchPage, VectorStoreSearch
+from llmariner.vector_stores.tables import vector_store_chunks, vector_store_files, vector_stores
+
+from .http_calls import HttpRequest, HttpResponse, InProcessClient, assert_error
+from .installation import Installation
+from .processes import CHECKOUT
+from .test_organization_sdk import openai_client
+
+Search = Callable[..., HttpResponse]
+
+
+class Index:
+    """A vector index that finds the chunks that it is given, and notes what it was asked."""
+
+    def __init__(self) -> None:
+        self.by_vector: list[Hit] = []
+        self.by_text: list[Hit] = []
+        self.asked: list[tuple[str, str, Sequence[str], dict[str, Any]]] = []
+
+    def search_vectors(self, _collection: Any, tenant: str, store_ids: Any, _vector: Any, **more: Any) -> list[Hit]:
+        self.asked.append(("vectors", tenant, store_ids, more))
+        return self.by_vector
+
+    def search_text(self, _collection: Any, tenant: str, store_ids: Any, query: str, **more: Any) -> list[Hit]:
+        self.asked.append((query, tenant, store_ids, more))
+        return self.by_text
+
+
+class Embeddings(Embedder):
+    """An embedding model that is always awake."""
+
+    def __init__(self) -> None:
+        """Need no client."""
+
+    def embed(self, model: str, originator: Any, texts: Sequence[str], *, wait_seconds: float) -> list[Sequence[float]]:
+        """The same vector for all texts."""
+        return [[1.0] * 64 for _ in texts]
+
+
+@pytest.fixture
+def index() -> Index:
+    return Index()
+
+
+@pytest.fixture
+def application(installation: Installation, index: Index) -> Iterator[Any]:
+    """The function, with that index and an embedding model."""
+    context: Any = Context(installation.environment)
+    context.vector_store_search = VectorStoreSearch(context.database, cast(VectorIndex, index), Embeddings())
+    function: Any = load(CHECKOUT / "functions/vector_stores")
+    function.use_context(context)
+    yield function
+    context.database.close()
+
+
+@pytest.fixture
+def store_id(installation: Installation) -> Iterator[str]:
+    """A store with a chunk `vsf_found-0` of a completed file."""
+    owner = installation.owner
+    place = {"organization_id": owner.organization_id, "project_id": owner.project_id}
+    store = {"id": "vs_found", "name": "x", "description": "", "metadata": "{}", "embedding_model": "vectors"}
+    file = {"id": "file-found", "filename": "pumps.txt", "purpose": "assistants", "content_type": "text/plain"}
+    row = {"id": "vsf_found", "vector_store_id": "vs_found", "file_id": "file-found", "user_id": owner.user_id}
+    row |= {"status": "completed", "attributes": '{"year":2026}', "chunking_strategy": "{}", "step": "done"}
+    chunk = {"id": "vsf_found-0", "vector_store_id": "vs_found", "vector_store_file_id": "vsf_found", "page": 3}
+    chunk |= {"text": "Pumps move water.", "headings": '["Machines"]'}
+    with installation.context.database.write() as session:
+        session.add(vector_stores, **place, **store, created_at=1, last_active_at=1, dimension=64)
+        session.add(files, **place, **file, size_bytes=1, created_at=1)
+        numbers = dict.fromkeys(("usage_bytes", "next_chunk", "attempts", "created_at"), 1)
+        session.add(vector_store_files, **place, **row, **numbers)
+        session.add(vector_store_chunks, **place, **chunk, chunk_index=0, tokens=3, start_offset=5, end_offset=22)
+    yield "vs_found"
+    with installation.context.database.write() as session:
+        for table in (vector_store_chunks, vector_store_files, files, vector_stores):
+            session.run(table.delete().where(table.c.id.like("%found%")))
+
+
+@pytest.fixture
+def search(application: Any, in_process: InProcessClient, admin: dict[str, str], store_id: str) -> Search:
+    """`search({"query": …})`: the response of a search in the store."""
+
+    def called(body: Any, **headers: str) -> HttpResponse:
+        request = HttpRequest("POST", f"/v1/vector_stores/{store_id}/search", body, {**admin, **headers})
+        return in_process.send(application, request)
+
+    return called
+
+
+def hit(score: float = 0.5) -> Hit:
+    return Hit("vsf_found-0", "vs_found", "vsf_found", "Pumps move water.", score)
+
+
+def test_the_sdk_gets_results(
+    application: Any, in_process: InProcessClient, installation: Installation, index: Index, store_id: str
+) -> None:
+    index.by_vector, index.by_text = [hit(0.5)], [hit(7.0)]
+    client = openai_client(application, "unused")
+    client.api_key = installation.keys.admin
+
+    async def work() -> None:
+        page = await client.vector_stores.search(
+            store_id,
+            query=["pumps", "water"],
+            filters={"type": "and", "filters": [{"type": "eq", "key": "year", "value": 2026}]},
+            max_num_results=5,
+            ranking_options={"ranker": "auto", "score_threshold": 0.1},
+            rewrite_query=True,
+        )
+        assert page.object == "vector_store.search_results.page"
+        [found] = page.data
+        assert (found.file_id, found.filename, found.attributes) == ("file-found", "pumps.txt", {"year": 2026})
+        assert [part.text for part in found.content] == ["Pumps move water."]
+        assert found.score == pytest.approx(1)
+
+    in_process.runner.run(work())
+    assert {(tenant, *ids) for _, tenant, ids, _ in index.asked} == {(installation.owner.project_id, store_id)}
+    assert {each["filters"].filters[0] for *_, each in index.asked} == {Comparison("year", "eq", 2026)}
+
+
+def test_a_result_says_where_it_is_and_what_found_it(search: Search, index: Index) -> None:
+    index.by_vector = [hit(0.5)]
+    page = search({"query": "pumps", "ranking_options": {"hybrid_search": {"text_weight": 0}}}).json
+    assert (page["search_query"], page["has_more"], page["next_page"]) == (["pumps"], False, None)
+    [found] = page["data"]
+    assert found["chunk"] == {"id": "vsf_found-0", "page": 3, "start": 5, "end": 22, "headings": ["Machines"]}
+    assert found["found_by"] == {"vector": {"rank": 1, "score": 0.5}, "text": None}
+
+
+def test_a_search_of_an_unknown_or_anothers_store_is_404(
+    application: Any, in_process: InProcessClient, admin: dict[str, str], outsider: dict[str, str], search: Search
+) -> None:
+    assert_error(search({"query": "x"}, **outsider), 404, "not_found")
+    unknown = HttpRequest("POST", "/v1/vector_stores/vs_unknown/search", {"query": "x"}, admin)
+    assert_error(in_process.send(application, unknown), 404, "not_found")
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({}, "query"),
+        ({"query": None}, "query"),
+        ({"query": ""}, "query"),
+        ({"query": " \n"}, "query"),
+        ({"query": []}, "query"),
+        ({"query": ["x", 7]}, "query"),
+        ({"query": ["x"] * 11}, "query"),
+        ({"query": "x" * 4097}, "query"),
+        ({"query": "x", "max_num_results": 0}, "max_num_results"),
+        ({"query": "x", "max_num_results": 51}, "max_num_results"),
+        ({"query": "x", "max_num_results": "5"}, "max_num_results"),
+        ({"query": "x", "rewrite_query": "yes"}, "rewrite_query"),
+        ({"query": "x", "ranking_options": {"ranker": "best"}}, "ranking_options.ranker"),
+        ({"query": "x", "ranking_options": {"score_threshold": 1.1}}, "ranking_options.score_threshold"),
+        ({"query": "x", "ranking_options": {"score": 1}}, "ranking_options.score"),
+        (
+            {"query": "x", "ranking_options": {"hybrid_search": {"embedding_weight": 0, "text_weight": 0}}},
+            "ranking_options.hybrid_search",
+        ),
+        (
+            {"query": "x", "ranking_options": {"hybrid_search": {"text_weight": -1}}},
+            "ranking_options.hybrid_search.text_weight",
+        ),
+        ({"query": "x", "filters": []}, "filters"),
+        (
+            {"query": "x", "filters": {"type": "or", "filters": [{"type": "eq", "key": "k"}]}},
+            "filters.filters[0].value",
+        ),
+    ],
+)
+def test_an_invalid_search_is_refused(body: dict[str, Any], param: str, search: Search, index: Index) -> None:
+    answer = search(body)
+    assert answer.status == 400, answer.body
+    assert answer.error["param"] == param
+    assert index.asked == []
+
+
+def test_a_search_moves_the_expiry(search: Search, installation: Installation, store_id: str) -> None:
+    project_id, stores = installation.owner.project_id, installation.context.vector_stores
+    assert stores.get(project_id, store_id).last_active_at == 1
+    assert search({"query": "pumps"}).status == 200
+    assert stores.get(project_id, store_id).last_active_at > 1
+
+
+def test_an_expired_store_has_no_results(search: Search, index: Index, installation: Installation) -> None:
+    index.by_vector = [hit()]
+    with installation.context.database.write() as session:
+        session.run(update(vector_stores).where(vector_stores.c.id == "vs_found").values(expires_at=1))
+    assert search({"query": "pumps"}).json["data"] == []
+
+
+def test_searches_that_wait_are_bounded_per_project_and_in_all() -> None:
+    release, threads = threading.Event(), SearchThreads()
+
+    def slow() -> SearchPage:
+        release.wait(30)
+        return SearchPage(("x",), [])
+
+    async def work() -> None:
+        running = [asyncio.create_task(threads.run(f"proj_{n % 3}", slow)) for n in range(48)]
+        await asyncio.sleep(0)
+        with pytest.raises(RateLimited) as refused:
+            await threads.run("proj_0", slow)
+        assert refused.value.headers["retry-after"] == "1"
+        with pytest.raises(Unavailable):
+            await threads.run("proj_9", slow)
+        release.set()
+        assert len(await asyncio.gather(*running)) == 48
+        assert (await threads.run("proj_0", slow)).results == []
+
+    asyncio.run(work())
