@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
+import unicodedata
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -23,7 +24,7 @@ _BYTE_ORDER_MARKS = (
 _CUT_OFF_BYTES = 3
 # Text in Western languages has fewer letters with diacritics than this; other legacy encodings have more bytes over 127.
 _WESTERN_SHARE = 0.2
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
+_REMOVED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\xad\ud800-\udfff\ufeff]")
 _BINARY = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 _TEXT_ADVICE = "Convert it to UTF-8 and upload it again."
 
@@ -66,8 +67,13 @@ def decode(data: bytes, charset: str | None = None) -> str:
 
 
 def normalize(text: str) -> str:
-    """Text without characters that databases and JSON refuse: controls but tabs and newlines, and lone surrogates."""
-    return _CONTROLS.sub("", text.replace("\r\n", "\n").replace("\r", "\n").replace("\f", "\n").replace("\v", "\n"))
+    """Text as it is stored and searched: in Unicode's normal form C, with `\\n` at the ends of lines.
+
+    It has no characters that databases refuse (controls but tabs and newlines, lone surrogates), and none that hide
+    words from a search (soft hyphens, byte order marks).
+    """
+    text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\f", "\n").replace("\v", "\n")
+    return unicodedata.normalize("NFC", _REMOVED.sub("", text))
 
 
 def _is_known(charset: str) -> bool:

@@ -15,7 +15,8 @@ def pdf(pages: Sequence[str], outline: Sequence[tuple[str, int]] = ()) -> bytes:
         1: b"<< /Type /Catalog /Pages 2 0 R %s>>" % (b"/Outlines %d 0 R " % _outline_id(pages) if outline else b""),
         2: b"<< /Type /Pages /Count %d /Kids [%s] >>"
         % (len(pages), b" ".join(b"%d 0 R" % (first_page + 2 * index) for index in range(len(pages)))),
-        3: b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica /Encoding /WinAnsiEncoding >>",
+        3: b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica /Encoding "
+        b"<< /Type /Encoding /BaseEncoding /WinAnsiEncoding /Differences [1 /fi] >> >>",
     }
     for index, text in enumerate(pages):
         page = first_page + 2 * index
@@ -51,7 +52,7 @@ def _content(text: str) -> bytes:
     lines = []
     for line in text.split("\n"):
         escaped = line.replace("\\", "\\\\").replace("(", "\\(").replace(")", "\\)")
-        lines.append(b"(%s) Tj T*" % escaped.encode("cp1252"))
+        lines.append(b"(%s) Tj T*" % escaped.replace("ﬁ", "\\001").encode("cp1252"))
     return b"BT /F1 11 Tf 14 TL 50 740 Td\n" + b"\n".join(lines) + b"\nET"
 
 

@@ -45,6 +45,10 @@ def _encrypted(data: bytes, password: str) -> bytes:
     return target.getvalue()
 
 
+def test_pdf_with_ligatures_has_their_letters(read: Extract) -> None:
+    assert read(pdf(["a ﬁle"]), "x.pdf")[0].text == "a file"
+
+
 def test_pdf_without_text_needs_ocr(fail: Fail) -> None:
     assert "OCR" in fail(pdf(["", ""]), "scan.pdf").message
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
-from llmariner.documents.errors import DocumentErrorCode
+from llmariner.documents.errors import DocumentError, DocumentErrorCode
 from llmariner.documents.limits import ParserLimits
 
 from .conftest import Extract, Fail
@@ -181,3 +181,21 @@ def test_macros_and_nested_archives_are_left_alone(read: Extract) -> None:
 def _parts(data: bytes) -> dict[str, bytes]:
     with zipfile.ZipFile(io.BytesIO(data)) as source:
         return {name: source.read(name) for name in source.namelist()}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("make", [word, presentation, workbook, lambda: pdf(["Text"]), lambda: epub({"a": "x"})])
+def test_a_damaged_document_is_read_or_is_its_own_error(read: Extract, make: Callable[[], bytes], seed: int) -> None:
+    random_numbers = random.Random(seed)
+    data = bytearray(make())
+    for _ in range(5):
+        data[random_numbers.randrange(len(data))] = random_numbers.randrange(256)
+    assert _outcome(read, bytes(data)) in (None, INVALID, UNSUPPORTED)
+
+
+def _outcome(read: Extract, data: bytes) -> DocumentErrorCode | None:
+    try:
+        read(data, "x")
+    except DocumentError as error:
+        return error.code
+    return None

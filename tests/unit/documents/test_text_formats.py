@@ -187,6 +187,10 @@ def test_text_of_an_encoding_that_is_not_known(
     assert reason in error.message
 
 
+def test_text_is_normalized(read: Extract) -> None:
+    assert read("Gr\u00ado\u0308ße \ufeffx".encode(), "x.txt")[0].text == "Größe x"
+
+
 def test_html_in_the_encoding_that_it_declares(read: Extract) -> None:
     data = '<html><head><meta charset="windows-1251"></head><body><p>Привет'.encode("cp1251")
     assert read(data, "x.html")[0].text == "Привет"

@@ -23,6 +23,8 @@ __all__ = ["read"]
 _OUTLINE_ITEMS = 5_000
 _OUTLINE_DEPTH = 6
 _TITLE_CHARACTERS = 500
+# Fonts have them; words are searched for by their letters.
+_LIGATURES = str.maketrans({"ﬀ": "ff", "ﬁ": "fi", "ﬂ": "fl", "ﬃ": "ffi", "ﬄ": "ffl", "ﬅ": "st", "ﬆ": "st"})
 _SPACE = re.compile(r"\s+")
 # Numbers of chapters stand in the page or in the outline, not always in both.
 _NUMBER = re.compile(r"((chapter|section|appendix|part) )?([0-9]+(\.[0-9]+)*|[a-z]|[ivxl]+)[.:)]? (?=\S)")
@@ -49,7 +51,7 @@ def read(source: Source) -> Iterator[Block]:
     titles = _titles(reader)
     for number, page in enumerate(reader.pages, start=1):
         try:
-            text = page.extract_text()
+            text = page.extract_text().translate(_LIGATURES)
         except LimitReachedError as error:
             message = f"Page {number} of the PDF is too complex. Split it or simplify it."
             raise DocumentError.invalid(message, detail=repr(error)) from error
