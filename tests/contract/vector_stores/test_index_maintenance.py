@@ -1,0 +1,128 @@
+"""The index follows the rows: removals, attributes, rebuilds, and repairs of what disagrees."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select, update
+
+from llmariner.platform.vectors import Chunk, Collection, Comparison
+from llmariner.vector_stores.embedder import Embedder
+from llmariner.vector_stores.ingest.rebuild import rebuild, repair, repair_some
+from llmariner.vector_stores.ingest.removal import apply_attributes, purge, remove_file, remove_store
+from llmariner.vector_stores.query import SearchQuery
+from llmariner.vector_stores.search import VectorStoreSearch
+from llmariner.vector_stores.tables import vector_store_chunks, vector_store_files, vector_stores
+
+from .ingestion import Ingestion
+from .token_path import DIMENSION, vector_of
+
+
+@pytest.fixture
+def store_id(ingestion: Ingestion) -> str:
+    """A store with two completed files."""
+    made = ingestion.store("The red pump.", "The blue valve.")
+    ingestion.run()
+    assert sorted(ingestion.indexed(made).values()) == [1, 1]
+    return made
+
+
+def collection(ingestion: Ingestion) -> Collection:
+    return Collection(ingestion.shelf.settings.embedding_model, DIMENSION)
+
+
+def count(ingestion: Ingestion, table: Any) -> int:
+    with ingestion.database.read() as session:
+        return int(session.value(select(func.count()).select_from(table)))
+
+
+def place(ingestion: Ingestion, store_id: str) -> dict[str, str]:
+    return {"project_id": ingestion.shelf.project_id, "store_id": store_id}
+
+
+def test_a_removed_file_leaves_the_index_at_once_and_the_rows_later(ingestion: Ingestion, store_id: str) -> None:
+    shelf, row = ingestion.shelf, ingestion.row(store_id)
+    shelf.files.remove(shelf.caller, store_id, row.file_id)
+    for _ in range(2):
+        remove_file(ingestion.database, ingestion.index, **place(ingestion, store_id), row_id=row.id)
+    assert row.id not in ingestion.indexed(store_id)
+    assert purge(ingestion.database, ingestion.index) == 0
+    with ingestion.database.write() as session:
+        gone = vector_store_files.c.id == row.id
+        session.run(update(vector_store_files).where(gone).values(deleted_at=vector_store_files.c.deleted_at - 4000))
+    assert (purge(ingestion.database, ingestion.index), purge(ingestion.database, ingestion.index)) == (1, 0)
+    assert (count(ingestion, vector_store_files), count(ingestion, vector_store_chunks)) == (1, 1)
+
+
+def test_a_deleted_store_leaves_nothing(ingestion: Ingestion, store_id: str) -> None:
+    shelf = ingestion.shelf
+    shelf.stores.delete(shelf.caller, store_id)
+    for _ in range(2):
+        remove_store(ingestion.database, ingestion.index, **place(ingestion, store_id))
+    assert ingestion.indexed(store_id) == {}
+    with ingestion.database.write() as session:
+        session.run(update(vector_stores).values(deleted_at=vector_stores.c.deleted_at - 4000))
+    assert purge(ingestion.database, ingestion.index) == 2
+    assert [count(ingestion, table) for table in (vector_stores, vector_store_files, vector_store_chunks)] == [0, 0, 0]
+    remove_store(ingestion.database, ingestion.index, **place(ingestion, store_id))
+
+
+@pytest.mark.parametrize("status", ["failed", "cancelled"])
+def test_chunks_of_a_file_that_ended_otherwise_are_removed_and_its_row_stays(
+    ingestion: Ingestion, store_id: str, status: str
+) -> None:
+    row = ingestion.row(store_id)
+    with ingestion.database.write() as session:
+        session.run(update(vector_store_files).where(vector_store_files.c.id == row.id).values(status=status))
+    assert (purge(ingestion.database, ingestion.index), purge(ingestion.database, ingestion.index)) == (1, 0)
+    assert row.id not in ingestion.indexed(store_id)
+    left = ingestion.row(store_id)
+    assert (left.id, left.status, left.chunk_count, count(ingestion, vector_store_chunks)) == (row.id, status, None, 1)
+
+
+def test_new_attributes_of_a_completed_file_filter_its_chunks(ingestion: Ingestion, store_id: str) -> None:
+    shelf, row = ingestion.shelf, ingestion.row(store_id)
+    shelf.files.set_attributes(shelf.caller, store_id, row.file_id, {"year": 2026})
+    for _ in range(2):
+        apply_attributes(ingestion.database, ingestion.index, row.id)
+    search = VectorStoreSearch(ingestion.database, ingestion.index, Embedder(ingestion.token_path.client))
+    query = SearchQuery(("valve pump",), filters=Comparison("year", "eq", 2026))
+    assert [each.file_id for each in search.search(shelf.caller, [store_id], query).results] == [row.file_id]
+    apply_attributes(ingestion.database, ingestion.index, "vsf_gone")
+
+
+def test_a_rebuild_makes_the_index_of_the_rows_again(ingestion: Ingestion, store_id: str) -> None:
+    before = ingestion.indexed(store_id)
+    ingestion.index.delete_store(collection(ingestion), ingestion.shelf.project_id, store_id)
+    assert rebuild(ingestion.database, ingestion.index, **place(ingestion, store_id)) == 2
+    assert rebuild(ingestion.database, ingestion.index, **place(ingestion, store_id)) == 0
+    ingestion.run()
+    assert ingestion.indexed(store_id) == before
+    assert ingestion.shelf.get(store_id).status == "completed"
+
+
+def test_a_file_that_the_index_lost_is_indexed_again_by_itself(ingestion: Ingestion, store_id: str) -> None:
+    before, row = ingestion.indexed(store_id), ingestion.row(store_id)
+    assert repair(ingestion.database, ingestion.index, **place(ingestion, store_id)) == 0
+    ingestion.index.delete_file(collection(ingestion), ingestion.shelf.project_id, store_id, row.id)
+    assert repair_some(ingestion.database, ingestion.index) == 1
+    assert ingestion.row(store_id).status == "in_progress"
+    ingestion.run()
+    assert ingestion.indexed(store_id) == before
+    assert ingestion.token_path.embedded().count("The blue valve.") == 2
+
+
+def test_chunks_without_rows_are_removed_from_the_index(ingestion: Ingestion, store_id: str) -> None:
+    before = ingestion.indexed(store_id)
+    forged = Chunk("vsf_gone-0", store_id, "vsf_gone", "pump", vector_of("pump"), {})
+    ingestion.index.upsert(collection(ingestion), ingestion.shelf.project_id, [forged])
+    assert repair(ingestion.database, ingestion.index, **place(ingestion, store_id)) == 0
+    assert ingestion.indexed(store_id) == before
+
+
+def test_nothing_is_repaired_where_there_is_nothing(ingestion: Ingestion) -> None:
+    assert repair_some(ingestion.database, ingestion.index) == 0
+    store_id = ingestion.shelf.store().id
+    assert repair(ingestion.database, ingestion.index, **place(ingestion, store_id)) == 0
+    assert repair_some(ingestion.database, ingestion.index) == 0
