@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
@@ -322,9 +321,9 @@ class Context:
         from llmariner.platform.objects.s3 import S3Objects
 
         own = f"s3://{settings.s3.bucket}/{settings.s3.prefix}"
-        return ExternalObjects(
-            locations, lambda bucket: S3Objects(replace(settings.s3, bucket=bucket, prefix="")), reserved=own
-        )
+        store = self.objects
+        assert isinstance(store, S3Objects)
+        return ExternalObjects(locations, store.other_bucket, reserved=own)
 
     @_cached
     def files(self) -> Files:

@@ -7,7 +7,8 @@ parts in flight is bounded for the process, and so is its memory. An upload that
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from dataclasses import replace
+from itertools import islice, pairwise
 from typing import Any
 
 from llmariner.object_settings import S3Settings
@@ -27,17 +28,22 @@ __all__ = ["S3Objects"]
 
 # Limits of S3: https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
 _MINIMUM_PART = 5 << 20
-_MAXIMUM_COPY = 5 << 30
+_MAXIMUM_PUT = 5 << 30
+# A store that copies more may not answer in time.
+_COPIED_AT_ONCE = 256 << 20
 _MAXIMUM_URL_SECONDS = 7 * 24 * 3600
 _DELETED_AT_ONCE = 1000
+_LONGEST_KEY = 1024
 
 
 class S3Objects:
     """The objects port on a bucket. Stores of several buckets or prefixes may share clients, which are slow to make."""
 
-    def __init__(self, settings: S3Settings, clients: S3Clients | None = None) -> None:
+    def __init__(self, settings: S3Settings, clients: S3Clients | None = None, *, own: bool = True) -> None:
+        """`own`: whether all keys are the platform's; those of another's bucket are any text."""
         self._settings = settings
         self._prefix = settings.prefix
+        self._check_key = check_key if own else _check_foreign_key
         self._clients = clients or S3Clients(settings)
         self._parts = PartQueue(settings.parallel_parts)
         self._bucket = {"Bucket": settings.bucket}
@@ -51,20 +57,24 @@ class S3Objects:
         """End the threads of parts."""
         self._parts.close()
 
+    def other_bucket(self, bucket: str) -> S3Objects:
+        """The objects of another bucket of this store, with the same credentials and under any keys."""
+        return S3Objects(replace(self._settings, bucket=bucket, prefix=""), self._clients, own=False)
+
     def writer(self, key: str) -> S3Writer:
         """A writer that creates or replaces the object."""
-        target = {**self._bucket, "Key": self._prefix + check_key(key)}
+        target = {**self._bucket, "Key": self._prefix + self._check_key(key)}
         upload = S3Upload(self._clients.client, target, self._encryption, self._parts)
         return S3Writer(key, upload, self._settings.part_bytes)
 
     def read(self, key: str, start: int = 0, size: int | None = None) -> S3Reader:
         """The bytes from `start`, at most `size` of them. Raises ObjectNotFound."""
         check_range(start, size)
-        return S3Reader(self._clients.client, {**self._bucket, "Key": self._prefix + check_key(key)}, start, size)
+        return S3Reader(self._clients.client, {**self._bucket, "Key": self._prefix + self._check_key(key)}, start, size)
 
     def info(self, key: str) -> ObjectInfo | None:
         """Size and time of an object; None if there is none."""
-        target = {**self._bucket, "Key": self._prefix + check_key(key)}
+        target = {**self._bucket, "Key": self._prefix + self._check_key(key)}
         try:
             with translated(key):
                 found = self._clients.client.head_object(**target)
@@ -96,7 +106,7 @@ class S3Objects:
     def delete(self, keys: Iterable[str]) -> None:
         """Delete objects. Missing ones are ignored."""
         found = iter(keys)
-        while batch := [{"Key": self._prefix + check_key(key)} for key in islice(found, _DELETED_AT_ONCE)]:
+        while batch := [{"Key": self._prefix + self._check_key(key)} for key in islice(found, _DELETED_AT_ONCE)]:
             with translated(batch[0]["Key"]):
                 answer = self._clients.client.delete_objects(**self._bucket, Delete={"Objects": batch, "Quiet": True})
             if errors := [error for error in answer.get("Errors", ()) if error.get("Code") != "NoSuchKey"]:
@@ -107,17 +117,17 @@ class S3Objects:
 
         Raises ObjectNotFound.
         """
-        check_key(key)
+        self._check_key(key)
         sources = [source for source in self._parts.map(self._existing, parts) if source.size]
-        sizes = [source.size for source in sources]
-        copied = all(size >= _MINIMUM_PART for size in sizes[:-1]) and max(sizes, default=0) <= _MAXIMUM_COPY
-        if not sources or not copied or len(sources) > MAXIMUM_PARTS:
+        pieces = [(source.key, piece) for source in sources for piece in _pieces(source.size)]
+        small = any(source.size < _MINIMUM_PART for source in sources[:-1])
+        if not sources or small or len(pieces) > MAXIMUM_PARTS:
             return self._stream(key, sources)
         target = {**self._bucket, "Key": self._prefix + key}
         with S3Upload(self._clients.client, target, self._encryption, self._parts) as upload:
-            for source in sources:
-                upload.copy({**self._bucket, "Key": self._prefix + source.key})
-            return ObjectInfo(key, sum(sizes), upload.complete())
+            for source, piece in pieces:
+                upload.copy({**self._bucket, "Key": self._prefix + source}, piece)
+            return ObjectInfo(key, sum(source.size for source in sources), upload.complete())
 
     def _stream(self, key: str, sources: Sequence[ObjectInfo]) -> ObjectInfo:
         with self.writer(key) as writer:
@@ -158,7 +168,7 @@ class S3Objects:
         """A URL that anybody may read the object from for that time, at most seven days."""
         parameters = {
             **self._bucket,
-            "Key": self._prefix + check_key(key),
+            "Key": self._prefix + self._check_key(key),
             "ResponseContentDisposition": attachment(file_name),
             "ResponseContentType": content_type,
         }
@@ -171,8 +181,8 @@ class S3Objects:
         is the largest object of a single request.
         """
         check_range(0, size)
-        target = {**self._bucket, "Key": self._prefix + check_key(key)}
-        if self._encryption or size > _MAXIMUM_COPY:
+        target = {**self._bucket, "Key": self._prefix + self._check_key(key)}
+        if self._encryption or size > _MAXIMUM_PUT:
             return None
         return self._signed("put_object", {**target, "ContentLength": size}, seconds)
 
@@ -184,3 +194,19 @@ class S3Objects:
                 operation, Params=parameters, ExpiresIn=seconds
             )
         return url
+
+
+def _pieces(size: int) -> Sequence[str]:
+    """The ranges by which an object of that size is copied: of about equal size, so that none is too small for a part."""
+    count = -(-size // _COPIED_AT_ONCE)
+    bounds = [size * number // count for number in range(count + 1)]
+    return [f"bytes={begin}-{end - 1}" for begin, end in pairwise(bounds)]
+
+
+def _check_foreign_key(key: str) -> str:
+    """Return the key. Raises ValueError for one that S3 or a client of HTTP takes for another: `a/../b`."""
+    if not 0 < len(key.encode(errors="replace")) <= _LONGEST_KEY or not key.isprintable():
+        raise ValueError(f"{key[:200]!r} is not a key: keys are 1 to {_LONGEST_KEY} bytes of printable text.")
+    if {"", ".", ".."} & set(key.split("/")):
+        raise ValueError(f"{key[:200]!r} is not a key: it has an empty name, or one of dots, between its slashes.")
+    return key

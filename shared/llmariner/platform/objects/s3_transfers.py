@@ -164,11 +164,14 @@ class S3Upload:
         """Add a part. Raises the error of an earlier one."""
         self._send(lambda numbered: _tags(self._client.upload_part(**numbered, Body=data)))
 
-    def copy(self, source: dict[str, Any]) -> None:
-        """Add another object as a part. Raises the error of an earlier one."""
-        self._send(
-            lambda numbered: _tags(self._client.upload_part_copy(**numbered, CopySource=source)["CopyPartResult"])
-        )
+    def copy(self, source: dict[str, Any], piece: str) -> None:
+        """Add a range of another object as a part. Raises the error of an earlier one."""
+
+        def send(numbered: dict[str, Any]) -> dict[str, Any]:
+            answer = self._client.upload_part_copy(**numbered, CopySource=source, CopySourceRange=piece)
+            return _tags(answer["CopyPartResult"])
+
+        self._send(send)
 
     @property
     def has_parts(self) -> bool:

@@ -115,6 +115,30 @@ def test_more_than_a_page_of_objects_is_listed_and_deleted(s3: S3Objects) -> Non
     assert keys(s3) == []
 
 
+FOREIGN = ["data/training set.jsonl", "a=1/b+c&d?e#f%20.jsonl", "Übergröße/日本.jsonl", ".hidden/x", "x" * 1024]
+
+
+@pytest.mark.parametrize("key", FOREIGN)
+def test_objects_of_another_bucket_have_any_keys(s3: S3Objects, client: Any, settings: S3Settings, key: str) -> None:
+    client.create_bucket(Bucket="theirs")
+    client.put_object(Bucket="theirs", Key=key, Body=b"theirs")
+    theirs = s3.other_bucket("theirs")
+    assert get(theirs, key, 1, 3) == b"hei"
+    found = theirs.info(key)
+    assert found is not None
+    assert (found.key, found.size) == (key, 6)
+    assert theirs.info(f"not-{key}"[:1024]) is None
+
+
+@pytest.mark.parametrize("key", ["", "a/../b", "..", "./a", "a//b", "/a", "a/", "a\nb", "a\0", "x" * 1025, "\ud800"])
+def test_a_key_of_another_bucket_is_not_taken_for_another(s3: S3Objects, key: str) -> None:
+    theirs = s3.other_bucket("theirs")
+    with pytest.raises(ValueError, match="not a key"):
+        theirs.info(key)
+    with pytest.raises(ValueError, match="not a key"):
+        theirs.read(key)
+
+
 # Signed URLs
 
 
