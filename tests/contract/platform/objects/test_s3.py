@@ -255,6 +255,10 @@ def test_objects_are_encrypted_with_the_key_of_the_settings(
     assert (found["ServerSideEncryption"], found["SSEKMSKeyId"]) == ("aws:kms", KMS_KEY)
     assert get(s3, "files/file_1") == data
     assert get(s3, "files/file_1", 2, 2) == data[2:4]
+    s3.concatenate("files/file_2", ["files/file_1", "files/file_1"])
+    assert get(s3, "files/file_2") == data * 2
+    copied = client.head_object(Bucket=BUCKET, Key=f"{settings.prefix}files/file_2")
+    assert (copied["ServerSideEncryption"], copied["SSEKMSKeyId"]) == ("aws:kms", KMS_KEY)
     # The client would have to ask for the encryption itself.
     assert s3.upload_url("files/file_1", seconds=60, size=4) is None
 
