@@ -58,7 +58,15 @@ def test_every_component_is_in_an_overlay() -> None:
         folder = CHECKOUT / "manifests/overlays" / overlay
         listed = yaml.safe_load((folder / "kustomization.yaml").read_text())["components"]
         used |= {(folder / each).resolve() for each in listed}
-    unasked = ["standby-engine", "dex", "dex/network-policy", "external-issuer", "event-identity"]
+    unasked = [
+        "standby-engine",
+        "dex",
+        "dex/network-policy",
+        "external-issuer",
+        "event-identity",
+        "milvus",
+        "milvus/network-policy",
+    ]
     unasked += ["object-store", "object-store/network-policy"]
     optional = {components / name for name in ("amd", "intel-gaudi", "kueue/amd", "kueue/intel-gaudi", *unasked)}
     assert {path.parent for path in components.rglob("kustomization.yaml")} == used | optional
