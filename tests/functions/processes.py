@@ -14,7 +14,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["CHECKOUT", "boot_command", "engine_command", "framework_command", "process"]
+__all__ = [
+    "CHECKOUT",
+    "boot_command",
+    "engine_command",
+    "framework_command",
+    "free_port",
+    "process",
+    "wait_until_listening",
+]
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 _SECONDS = 60
@@ -38,7 +46,7 @@ _CLOCK_VARIABLES = ("TZ", "LD_PRELOAD", "CLOCK_SHIFT")
 @contextmanager
 def process(command: list[str], environment: Mapping[str, str], log: Path) -> Iterator[int]:
     """Run a server for the duration of the block; yields its port, which the process reads from `PORT` as on Knative."""
-    port = _free_port()
+    port = free_port()
     with _listening([part.replace("$PORT", str(port)) for part in command], port, environment, log):
         yield port
 
@@ -57,7 +65,7 @@ def _listening(command: list[str], port: int, environment: Mapping[str, str], lo
             command, env=said, cwd=CHECKOUT, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
     try:
-        _wait(child, port, log)
+        wait_until_listening(child, port, log)
         yield
     finally:
         child.terminate()
@@ -70,7 +78,7 @@ def _listening(command: list[str], port: int, environment: Mapping[str, str], lo
             os.killpg(child.pid, signal.SIGKILL)  # its remaining workers; the group belongs to the child
 
 
-def _wait(child: subprocess.Popen[bytes], port: int, log: Path) -> None:
+def wait_until_listening(child: subprocess.Popen[bytes], port: int, log: Path) -> None:
     deadline = time.monotonic() + _SECONDS
     while True:
         with socket.socket() as probe:
@@ -81,7 +89,7 @@ def _wait(child: subprocess.Popen[bytes], port: int, log: Path) -> None:
         time.sleep(0.02)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """A free port below the ephemeral range: an outgoing connection could take one before the child listens."""
     while True:
         port = random.randrange(12_000, 32_000)

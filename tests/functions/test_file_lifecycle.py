@@ -17,7 +17,8 @@ from llmariner.context import Context
 from llmariner.files.content import new_content_key
 from llmariner.files.file import File, NewFile
 from llmariner.files.purposes import Purpose
-from llmariner.files.tables import files
+from llmariner.files.tables import files, uploads
+from llmariner.files.upload import PART_PREFIX
 from llmariner.platform.database.tables import work_leases
 from llmariner.platform.events.cloudevents import Event, to_http
 from llmariner.platform.objects.folder import FolderObjects
@@ -126,6 +127,27 @@ def test_the_sweep_collects_objects_without_a_file(
     assert sweep(installation, in_process, installation.environment) == 204
     assert objects.info(lost) is None
     assert objects.info(str(file.content_key)) is not None
+
+
+def test_the_sweep_ends_expired_uploads_and_collects_lost_parts(
+    installation: Installation, in_process: InProcessClient
+) -> None:
+    context, owner = installation.context, installation.owner
+    upload = context.uploads.create(owner, NewFile("a.txt", Purpose.USER_DATA, "text/plain"), 4)
+    with context.uploads.receive_part(owner, upload.id) as incoming:
+        incoming.write(b"part")
+        part = context.uploads.add_part(owner, incoming)
+    lost = f"{PART_PREFIX}upload_lost/part_lost"
+    with context.objects.writer(lost) as writer:
+        writer.commit()
+    os.utime(Path(installation.environment["LLMARINER_OBJECTS_FOLDER"]) / lost, (1, 1))
+    with context.database.write() as session:
+        session.run(work_leases.delete().where(work_leases.c.name == "file_garbage"))
+        session.run(update(uploads).where(uploads.c.id == upload.id).values(expires_at=int(time.time()) - 1))
+    assert sweep(installation, in_process, installation.environment) == 204
+    with context.database.read() as session:
+        assert session.value(select(uploads.c.status).where(uploads.c.id == upload.id)) == "expired"
+    assert [context.objects.info(key) for key in (part.key, lost)] == [None, None]
 
 
 def test_an_installation_without_a_store_has_no_files(

@@ -18,6 +18,7 @@ from llmariner.files.tables import upload_parts, uploads
 from .conftest import Ask
 from .http_calls import HttpRequest, HttpResponse, InProcessClient, assert_error
 from .installation import Installation
+from .large_upload import measure
 from .test_organization_sdk import openai_client
 
 Do = Callable[[Callable[[AsyncOpenAI], Coroutine[Any, Any, Any]]], Any]
@@ -220,6 +221,12 @@ def test_an_error_in_the_content_names_the_line_and_a_field_of_the_request(post:
     assert_error(answer, 400, "invalid_jsonl")
     assert answer.error["param"] == "part_ids"
     assert "Line 1" in answer.error["message"]
+
+
+def test_a_large_upload_of_zeros_takes_little_memory_and_disk(tmp_path: Path) -> None:
+    measured = measure(tmp_path, 130 * 1024 * 1024)
+    assert measured["peak_memory"] < 160, measured
+    assert measured["peak_disk"] < 32, measured
 
 
 def test_an_upload_of_another_organization_is_unknown(

@@ -28,7 +28,6 @@ from llmariner.platform.objects import (
 __all__ = ["FolderObjects"]
 
 _UNFINISHED = ".unfinished"
-_ZEROS = bytes(READ_BYTES)
 _PAGE = 4096
 _ATTEMPTS = 20
 
@@ -198,7 +197,7 @@ class _Writer:
         """Append bytes. A part of zeros becomes a hole of the file, which takes no room on disk."""
         file = self._opened()
         with _working():
-            if len(data) >= _PAGE and not data[0] and data == _ZEROS[: len(data)]:
+            if len(data) >= _PAGE and not data[0] and data.count(0) == len(data):
                 file.seek(len(data), os.SEEK_CUR)
             else:
                 file.write(data)
