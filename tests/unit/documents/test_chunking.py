@@ -88,6 +88,11 @@ def _shared_words(earlier: TextChunk, later: TextChunk) -> int:
     return len(earlier.text[later.start - earlier.start :].split())
 
 
+def test_a_chunk_fits_where_joined_texts_have_more_tokens_than_their_parts() -> None:
+    chunks = list(chunk([heading("Title"), paragraph(sentences(200))], superadditive, 100, 20))
+    assert 50 < max(found.tokens for found in chunks) <= 100
+
+
 def test_without_overlap_each_word_is_in_one_chunk() -> None:
     chunks = list(chunk([paragraph(sentences(300))], words, 100, 0))
     assert " ".join(found.text for found in chunks) == sentences(300)
