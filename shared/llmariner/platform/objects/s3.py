@@ -30,7 +30,7 @@ __all__ = ["S3Objects"]
 _MINIMUM_PART = 5 << 20
 _MAXIMUM_PUT = 5 << 30
 # A store that copies more may not answer in time.
-_COPIED_AT_ONCE = 256 << 20
+_COPIED_AT_ONCE = 64 << 20
 _MAXIMUM_URL_SECONDS = 7 * 24 * 3600
 _DELETED_AT_ONCE = 1000
 _LONGEST_KEY = 1024
