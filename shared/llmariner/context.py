@@ -205,14 +205,7 @@ class Context:
         from llmariner.vector_stores.query import ModelRewriter, Rewriter, keywords
         from llmariner.vector_stores.search import VectorStoreSearch
 
-        try:
-            index = self.vectors
-        except ValueError as error:
-            raise Unavailable(
-                "This installation has no index of vector stores: an operator sets one with LLMARINER_MILVUS_URI.",
-                code="no_vector_index",
-                headers={"x-should-retry": "false"},
-            ) from error
+        index = self.required_vectors
         model = InferenceSettings.load(self.env).rewrite_model
         rewriter: Rewriter = ModelRewriter(self.inference, model) if model else keywords
         return VectorStoreSearch(self.database, index, Embedder(self.inference), rewriter=rewriter)
@@ -397,6 +390,18 @@ class Context:
 
         settings = VectorSettings.load(self.env)
         return MilvusIndex(lambda: settings)
+
+    @property
+    def required_vectors(self) -> VectorIndex:
+        """As `vectors`. Raises Unavailable in an installation without an index of vector stores."""
+        try:
+            return self.vectors
+        except ValueError as error:
+            raise Unavailable(
+                "This installation has no index of vector stores: an operator sets one with LLMARINER_MILVUS_URI.",
+                code="no_vector_index",
+                headers={"x-should-retry": "false"},
+            ) from error
 
     @_cached
     def waiting_requests(self) -> WaitingRequests:

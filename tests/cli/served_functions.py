@@ -13,7 +13,7 @@ from llmariner.server import Server
 from llmariner.standalone.router import Router
 from llmariner.tenancy.organizations.bootstrap import create_bootstrap_key, ensure_first_owner
 
-__all__ = ["CHECKOUT", "ServedFunctions"]
+__all__ = ["ServedFunctions"]
 
 CHECKOUT = Path(__file__).parents[2]
 

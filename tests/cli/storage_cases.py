@@ -52,6 +52,8 @@ RESULT: dict[str, Any] = {
     "score": 0.87654,
     "attributes": {},
     "content": [{"type": "text", "text": "It takes\n three weeks."}],
+    "chunk": {"id": "vsf_1-0", "page": 17, "start": 0, "end": 22, "headings": []},
+    "found_by": {"vector": {"rank": 1, "score": 0.8}, "text": {"rank": 3, "score": 2.5}},
 }
 STORES: dict[str, Any] = {"object": "list", "data": [STORE], "has_more": False}
 LOOKUP: dict[str, Any] = {"GET /vector_stores": STORES}
@@ -135,6 +137,14 @@ ROWS = [
         before=LOOKUP,
     ),
     row(
+        "vector-stores rebuild handbook",
+        "POST /vector_stores/vs_1/rebuild",
+        STORE,
+        ("handbook is being indexed again.",),
+        body={},
+        before=LOOKUP,
+    ),
+    row(
         "vector-stores files handbook --status in_progress",
         "GET /vector_stores/vs_1/files",
         {"object": "list", "data": [STORE_FILE], "has_more": False},
@@ -154,7 +164,7 @@ ROWS = [
         ' --filter {"type":"eq","key":"year","value":2026}',
         "POST /vector_stores/vs_1/search",
         {"object": "vector_store.search_results.page", "search_query": ["leave"], "data": [RESULT], "has_more": False},
-        ("0.877", "Ärger.pdf", "file-1", "It takes three weeks."),
+        ("0.877", "Ärger.pdf", "17", "similarity 1, words 3", "It takes three weeks."),
         body={
             "query": "leave",
             "max_num_results": 3,

@@ -16,16 +16,13 @@ from llmariner.cli.support.api import ApiClient
 from llmariner.cli.support.configuration import Target, resolve_target
 
 from .cutting_proxy import CuttingProxy
-from .served_functions import CHECKOUT, ServedFunctions
+from .served_functions import ServedFunctions
 
 if TYPE_CHECKING:
     from cli.conftest import Llma
 
 MIB = 1024 * 1024
 UPLOAD = ("storage", "files", "upload")
-needs_uploads = pytest.mark.skipif(
-    not (CHECKOUT / "functions/uploads").is_dir(), reason="this platform takes no uploads in parts yet"
-)
 DOWNLOAD = ("storage", "files", "download")
 
 
@@ -82,7 +79,6 @@ def test_the_error_of_a_file_names_its_cause(storage: Llma, home: Path) -> None:
     assert "ine 1" in result.err or "ine 2" in result.err
 
 
-@needs_uploads
 def test_a_quota_that_is_used_up_is_explained(storage: Llma, home: Path) -> None:
     with (home / "big.bin").open("wb") as big:
         big.truncate(65 * MIB)
@@ -112,7 +108,6 @@ def test_a_download_continues_where_the_connection_broke(storage: Llma, proxy: C
     storage("storage", "files", "delete", document["id"])
 
 
-@needs_uploads
 def test_parts_survive_broken_connections(storage: Llma, target: Target, proxy: CuttingProxy, home: Path) -> None:
     content = hashlib.shake_256(b"parts").digest(MIB + 7)
     (home / "a.bin").write_bytes(content)
@@ -126,7 +121,6 @@ def test_parts_survive_broken_connections(storage: Llma, target: Target, proxy: 
     storage("storage", "files", "delete", document["id"])
 
 
-@needs_uploads
 def test_an_interrupted_upload_in_parts_is_completed_by_another_run(storage: Llma, target: Target, home: Path) -> None:
     content = hashlib.shake_256(b"again").digest(MIB)
     (home / "a.bin").write_bytes(content)
@@ -175,3 +169,11 @@ def test_a_vector_store_is_created_filled_listed_and_deleted(storage: Llma, home
     assert storage(*VECTOR_STORES, "get", "handbook 1").code == 4
     for file in first:
         assert storage("storage", "files", "delete", file["id"]).code == 0
+
+
+def test_an_installation_without_an_index_says_so(storage: Llma) -> None:
+    assert storage(*VECTOR_STORES, "create", "no index").code == 0
+    result = storage(*VECTOR_STORES, "rebuild", "no index")
+    assert (result.code, result.out) == (5, "")
+    assert "LLMARINER_MILVUS_URI" in result.err
+    assert storage(*VECTOR_STORES, "delete", "no index").code == 0

@@ -93,6 +93,7 @@ VECTOR_STORE_OBJECTS: dict[str, CallFactory] = {
     f"POST {_STORE}": a_store({"name": "renamed"}),
     f"DELETE {_STORE}": a_store(),
     f"POST {_STORE}/search": a_store({"query": "pumps"}),
+    f"POST {_STORE}/rebuild": a_store(),
     f"GET {_STORE}/files": a_store(),
     f"POST {_STORE}/files": new_file,
     f"GET {_STORE}/files/{{file_id}}": a_file(),

@@ -18,6 +18,7 @@ _MEMBERS = {
     "files": f"{_COMMANDS}:list_files",
     "delete-file": f"{_COMMANDS}:delete_file",
     "delete": f"{_COMMANDS}:delete",
+    "rebuild": f"{_COMMANDS}:rebuild",
 }
 
 

@@ -1,4 +1,4 @@
-"""`llma storage vector-stores`: create, list, get, delete, and their files.
+"""`llma storage vector-stores`: create, list, get, delete, rebuild, and their files.
 
 Adding files is in `add_files.py`, searching in `search.py`.
 """
@@ -15,10 +15,12 @@ from llmariner.cli.support.click_extensions import Command, pass_session
 from llmariner.cli.support.resolvers import complete_files, complete_vector_stores, resolve_vector_store
 from llmariner.cli.support.session import Session
 
-__all__ = ["create", "delete", "delete_file", "get", "list_files", "list_stores"]
+__all__ = ["create", "delete", "delete_file", "get", "list_files", "list_stores", "rebuild"]
 
 _PAGE = 100
 """The page size limit of the API."""
+
+_REBUILD_SECONDS = 600.0
 
 _STORE_ARGUMENT = click.argument("store", metavar="NAME_OR_ID", shell_complete=complete_vector_stores)
 _LIMIT_OPTION = click.option(
@@ -112,6 +114,23 @@ def delete(session: Session, store: str) -> None:
     found = resolve_vector_store(api, store)
     answer = api.delete(build_path("vector_stores", found["id"]))
     session.printer.print_message(answer, f"Deleted {found.get('name') or found['id']}.")
+
+
+@click.command(cls=Command)
+@_STORE_ARGUMENT
+@pass_session
+def rebuild(session: Session, store: str) -> None:
+    """Embed and index the files of a vector store again.
+
+    For an index that was lost. Each file is in progress, and not found, until it is indexed.
+    """
+    from llmariner.cli.support.api import build_path
+
+    api = session.api()
+    found = resolve_vector_store(api, store)
+    path = build_path("vector_stores", found["id"], "rebuild")
+    answer = api.post(path, timeout_seconds=_REBUILD_SECONDS)
+    session.printer.print_message(answer, f"{found.get('name') or found['id']} is being indexed again.")
 
 
 @click.command("files", cls=Command)

@@ -15,6 +15,8 @@ from llmariner.cli.support.session import Session
 __all__ = ["search"]
 
 _SHOWN_CHARACTERS = 300
+_TIMEOUT_SECONDS = 180.0
+"""The embedding model may have to wake first."""
 
 
 @click.command(cls=Command)
@@ -56,11 +58,12 @@ def search(
         body["rewrite_query"] = True
     api = session.api()
     found = resolve_vector_store(api, store)
-    document = api.post(build_path("vector_stores", found["id"], "search"), body)
+    document = api.post(build_path("vector_stores", found["id"], "search"), body, timeout_seconds=_TIMEOUT_SECONDS)
     columns = [
         Column("SCORE", lambda result: format_number(result.get("score"), 3), right=True),
         Column.of("filename", "FILE"),
-        Column.of("file_id"),
+        Column("PAGE", lambda result: (result.get("chunk") or {}).get("page"), right=True),
+        Column("FOUND BY", _found_by),
         Column("TEXT", _excerpt),
     ]
     session.printer.print_records(document, document["data"], columns, empty="Nothing fits.")
@@ -74,6 +77,13 @@ def _parsed(filters: str) -> dict[str, Any]:
     if not isinstance(parsed, dict):
         raise click.UsageError("--filter is a JSON object with `type`.")
     return parsed
+
+
+def _found_by(result: Mapping[str, Any]) -> str:
+    """The halves of the search that found it, with its place in each: `similarity 1, words 3`."""
+    found_by = result.get("found_by") or {}
+    halves = (("similarity", found_by.get("vector")), ("words", found_by.get("text")))
+    return ", ".join(f"{name} {half.get('rank')}" for name, half in halves if half)
 
 
 def _excerpt(result: Mapping[str, Any]) -> str:
