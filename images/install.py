@@ -168,7 +168,8 @@ def compile_token_path(target: Path) -> None:
         *("--no-deps", "--require-hashes", "--link-mode", "copy", "-r", str(wanted)),
     )
     build = "from llmariner.compiled.build import main; main()"
-    paths = {"PYTHONPATH": os.pathsep.join((str(target), str(compiler)))}
+    # Bytecode comes later, with the rest of the package.
+    paths = {"PYTHONPATH": os.pathsep.join((str(target), str(compiler))), "PYTHONDONTWRITEBYTECODE": "1"}
     run(sys.executable, "-c", build, "--into", str(result), variables=paths)
     shutil.copytree(result, target, dirs_exist_ok=True)
 

@@ -20,6 +20,7 @@ IMAGES = image_specs(CHECKOUT)
 
 # Megabytes that an image may weigh, unpacked: the base with our package, and what each extra adds. A tenth of room.
 BUDGET = {"": 92, "api": 42, "database": 60, "functions": 18, "identity": 20, "cluster": 90, "cli": 25}
+BUDGET |= {"forms": 5, "objects": 45, "documents": 50, "vectors": 200}
 
 FORBIDDEN = {
     *("pip", "pip3", "uv", "ensurepip", "setuptools", "wheel", "gcc", "cc", "g++", "make", "ld", "as"),
@@ -122,6 +123,13 @@ def test_the_tools_image_migrates_a_database_and_has_the_command(container: Star
     )
     migrated = tools.run(["python", "-c", program], tmp_path)
     assert migrated.returncode == 0, migrated.stderr
+
+
+@pytest.mark.parametrize("image", IMAGES, ids=lambda each: each.name)
+def test_an_image_runs_the_compiled_token_path(image: ImageSpec, container: Start, tmp_path: Path) -> None:
+    program = "from llmariner.compiled import is_active; print(is_active())"
+    said = container(image.name, ENVIRONMENT).run(["python", "-c", program], tmp_path)
+    assert said.stdout.split() == ["True"], said.stderr
 
 
 def test_the_root_filesystem_is_read_only(container: Start, tmp_path: Path) -> None:
