@@ -56,10 +56,15 @@ REAL = {
     "organization_usage": HttpRequest("GET", "/v1/organization/usage/completions", query="start_time=1&end_time=9"),
     "prices": HttpRequest("GET", "/v1/prices"),
     "tokenize": HttpRequest("POST", "/v1/tokenize", {"model": "tiny", "prompt": "say it"}),
+    "uploads": HttpRequest(
+        "POST",
+        "/v1/uploads",
+        {"bytes": 1, "filename": "a.txt", "mime_type": "text/plain", "purpose": "user_data"},
+    ),
     "users": HttpRequest("GET", "/v1/users:getSelf"),
     "vector_stores": HttpRequest("GET", "/v1/vector_stores"),
 }
-VOLATILE = {"id", "created", "cursor", "last_used_at", "x_received_headers"}
+VOLATILE = {"id", "created", "created_at", "cursor", "expires_at", "last_used_at", "x_received_headers"}
 OF_THE_SERVER = {"connection", "content-length", "date", "keep-alive", "server", "transfer-encoding"}
 
 
