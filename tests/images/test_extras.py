@@ -82,13 +82,19 @@ def asked_beside(workload: Workload, extras: tuple[str, ...], folder: Path) -> l
 
 
 def imports(tree: ast.AST) -> Iterator[str]:
-    """Every module that code imports, at its top or inside a function."""
+    """Every module that code imports, at its top or inside a function, and those that it runs by their names."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Constant) and re.fullmatch(r"llmariner(\.\w+)+", str(node.value)):
+            yield str(node.value)  # the program of a process of its own
+        elif isinstance(node, ast.Constant) and re.fullmatch(r"llmariner(\.\w+)+\.", str(node.value)):
+            package = str(node.value)  # the beginning of an f-string that names one of its modules
+            folder = CHECKOUT / "shared" / package.replace(".", "/")
+            yield from (f"{package}{file.stem}" for file in folder.glob("*.py"))
 
 
 @cache
@@ -114,7 +120,11 @@ def read_of(tree: ast.AST, name: str) -> set[str]:
         node.attr
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute)
-        and (getattr(node.value, "id", None) == name or getattr(node.value, "attr", "").lstrip("_") == name)
+        and (
+            getattr(node.value, "id", None) == name
+            or getattr(node.value, "attr", "").lstrip("_") == name
+            or getattr(getattr(node.value, "func", None), "id", None) == f"{name}_of"
+        )
     }
 
 
