@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +69,8 @@ def test_the_process_has_its_own_account_and_no_token(chat: Workload) -> None:
 def test_only_tmp_is_writable_and_limited(chat: Workload) -> None:
     assert container(chat)["volumeMounts"] == [{"name": "tmp", "mountPath": "/tmp"}]
     assert revision(chat)["volumes"] == [{"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}}]
+    parser = replace(chat, extras=("documents",))
+    assert revision(parser)["volumes"] == [{"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}}]
 
 
 def test_every_probe_uses_the_common_health_route(chat: Workload) -> None:

@@ -64,7 +64,7 @@ def knative_service(workload: Workload) -> Object:
             "containerConcurrency": workload.concurrency,
             **_timeouts(workload.timeout_seconds),
             "containers": [_container(workload)],
-            "volumes": [{"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}}],
+            "volumes": [{"name": "tmp", "emptyDir": {"sizeLimit": _scratch_size(workload)}}],
         },
     }
     return {
@@ -73,6 +73,11 @@ def knative_service(workload: Workload) -> Object:
         "metadata": metadata,
         "spec": {"template": template},
     }
+
+
+def _scratch_size(workload: Workload) -> str:
+    """The limit of /tmp, beyond which the kubelet evicts the pod. A workload that parses documents copies each there."""
+    return "1Gi" if "documents" in workload.extras else "64Mi"
 
 
 def workload_image(workload: Workload) -> str:

@@ -111,7 +111,8 @@ class DocumentParser:
             limit = self._limits.file_bytes // 2**20
             raise DocumentError.invalid(f"The file has {file.size_bytes} bytes; {limit} MiB are allowed. Split it.")
         with tempfile.NamedTemporaryFile(prefix="document-") as copy:
-            for part in self._files.read(file):
+            # An object outside the store may have grown since.
+            for part in self._files.read(file, 0, file.size_bytes):
                 copy.write(part)
             copy.flush()
             return extract(Path(copy.name), file.filename, file.content_type, limits=self._limits)
