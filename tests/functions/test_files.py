@@ -255,6 +255,7 @@ INVALID: dict[str, tuple[bytes, str, str | None]] = {
         "checksum_mismatch",
     ),
     "no MD5": (form(PURPOSE, a_file(headers="\r\nContent-MD5: abc")), "file", None),
+    "an MD5 that is not ASCII": (form(PURPOSE, a_file(headers="\r\nContent-MD5: \u00e9")), "file", None),
 }
 MALFORMED: dict[str, bytes] = {
     "nothing": b"",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext
+from hashlib import blake2b
 from typing import Any
 
 import orjson
@@ -99,17 +100,19 @@ class JsonlCheck:
 
 def check_batch_line() -> CheckLine:
     """A check of the requests of one batch, in OpenAI's form; it remembers the ids that it saw."""
-    seen: set[str] = set()
+    # Digests: an id of 512 characters may take two kilobytes of memory.
+    seen: set[bytes] = set()
 
     def check(line: dict[str, Any]) -> str | None:
         custom_id = line.get("custom_id")
         if not isinstance(custom_id, str) or not 0 < len(custom_id) <= 512:
             return "'custom_id' must be a text of 1 to 512 characters"
-        if custom_id in seen:
+        digest = blake2b(custom_id.encode(errors="surrogatepass"), digest_size=16).digest()
+        if digest in seen:
             return f"'custom_id' must be unique in the file, and '{custom_id[:64]}' stands before"
         if len(seen) == MAX_BATCH_LINES:
             return f"a batch has at most {MAX_BATCH_LINES} requests; split the file"
-        seen.add(custom_id)
+        seen.add(digest)
         if line.get("method") != "POST":
             return "'method' must be 'POST'"
         url = line.get("url")

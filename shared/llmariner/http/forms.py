@@ -56,6 +56,7 @@ async def run_to_end(work: Callable[[], Result]) -> Result:
     finally:
         if not running.done():
             await asyncio.wait({running})
+        del running  # its exception refers to this frame, and both would be freed only by the garbage collector
 
 
 def declared_file_bytes(request: Request) -> int:
@@ -75,7 +76,17 @@ async def read_form(request: Request, consumer: FormConsumer, *, max_file_bytes:
     if declared_file_bytes(request) > max_file_bytes:
         raise _too_large(max_file_bytes, hint)
     parser = _Parser(request.headers.get("content-type", ""), consumer)
+    try:
+        rest = await _feed(request, parser, max_file_bytes, hint)
+        await run_to_end(partial(parser.finish, rest))
+    finally:
+        parser.close()
+
+
+async def _feed(request: Request, parser: _Parser, max_file_bytes: int, hint: str) -> bytes:
+    """Parse the body but its last bytes, which are returned. Raises as `read_form`."""
     received, buffer, running = 0, bytearray(), None
+    error: BaseException | None = None
     try:
         async for part in request.stream():
             received += len(part)
@@ -88,14 +99,19 @@ async def read_form(request: Request, consumer: FormConsumer, *, max_file_bytes:
                 # The next part arrives while a thread works on this one.
                 running = asyncio.ensure_future(asyncio.to_thread(parser.feed, bytes(buffer)))
                 buffer = bytearray()
-    except ClientDisconnect as error:
-        raise _ends_early() from error
+    except ClientDisconnect as disconnect:
+        raise _ends_early() from disconnect
     finally:
         if running is not None:
             await asyncio.wait({running})
-    if running is not None:
-        running.result()
-    await run_to_end(partial(parser.finish, bytes(buffer)))
+            error = None if running.cancelled() else running.exception()
+            running = None
+    if error is not None:
+        try:
+            raise error
+        finally:
+            error = None  # as in `run_to_end`
+    return bytes(buffer)
 
 
 class _Parser:
@@ -128,6 +144,10 @@ class _Parser:
         self._consumer = consumer
         self._parts, self._ended = 0, False
         self._on_part_begin()
+
+    def close(self) -> None:
+        """Let go of the parser, which refers to this object, and of the consumer, so that both are freed at once."""
+        del self._parser, self._consumer
 
     def feed(self, data: bytes) -> None:
         """Parse the next bytes."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -136,3 +137,15 @@ def test_one_large_line_is_parsed_at_a_time() -> None:
         assert waiting.is_alive()
     waiting.join(30)
     assert not waiting.is_alive()
+
+
+def test_long_ids_of_a_batch_take_little_memory() -> None:
+    check = check_batch_line()
+    tracemalloc.start()
+    try:
+        for number in range(2_000):
+            line = {"custom_id": f"{number:04}" + "\U0001f600" * 508, "method": "POST", "url": "/v1/embeddings"}
+            assert check({**line, "body": {"model": "m", "input": "a"}}) is None
+        assert tracemalloc.get_traced_memory()[0] < 600_000
+    finally:
+        tracemalloc.stop()

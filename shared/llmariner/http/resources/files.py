@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -140,7 +139,7 @@ def _announced_md5(text: str | None, param: str) -> bytes | None:
         return None
     try:
         digest = base64.b64decode(text.strip(), validate=True)
-    except binascii.Error:
+    except ValueError:
         digest = b""
     if len(digest) != 16:
         raise InvalidRequest("'content-md5' of the file's part must be the MD5 in Base64, 24 characters.", param=param)
