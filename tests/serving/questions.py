@@ -30,6 +30,13 @@ OPEN = {
     "word ",
     "x",
     "You are terse.",
+    # About passages of a vector store, for which the packaged model is too small to promise an answer.
+    "$question",
+    "Answer from these passages and name the file: $passages",
+    "Answer from these sources and cite their numbers:",
+    "How many days of leave are there?",
+    "When does the garage open?",
+    "When does the office close?",
 }
 """Other questions and statements, for which any answer is right."""
 
