@@ -158,7 +158,10 @@ def install_code() -> None:
 def compile_token_path(target: Path) -> None:
     """Put the machine code of the token path beside its sources. A builder without a C compiler leaves the sources."""
     if shutil.which("gcc") is None:
-        print("The builder has no gcc: the token path is interpreted, at twice its cost.", file=sys.stderr)
+        print(
+            "The builder has no gcc: the token path is interpreted, and a request costs half as much again.",
+            file=sys.stderr,
+        )
         return
     compiler, wanted, result = Path("/tmp/compiler"), Path("/tmp/compiler.txt"), Path("/tmp/compiled")
     names = required_packages(["compile"]) - required_packages([])

@@ -12,11 +12,11 @@ from functools import partial
 from typing import Any, cast
 
 from llmariner.errors import BodyTooLarge, EngineFailed, PlatformError, Unavailable, WaitingRoomFull
-from llmariner.gateway.admission.chat_template import max_prompt_tokens
 from llmariner.gateway.admission.model_checks import check_model_access
 from llmariner.gateway.admission.queue import AdmissionQueue, Waiter
 from llmariner.gateway.control_plane.port import Key, ModelState
 from llmariner.gateway.limits.applicable_limits import Reservation, max_cost
+from llmariner.gateway.limits.token_bounds import max_request_tokens
 from llmariner.gateway.metering.meter import MeteredRequest
 from llmariner.gateway.metering.pricing import Price
 from llmariner.gateway.metering.token_counts import TokenBounds
@@ -191,27 +191,10 @@ class RequestHandler:
         """Reserve the cost of the longest possible completion from the budgets. Raises InsufficientQuota."""
         if state.price is None:
             return
-        prompt_tokens, completion_tokens = await self._max_prompt_tokens(request, state), request.max_completion_tokens
-        if completion_tokens is None or prompt_tokens is None or request.tool_count:
-            context = await self._gateway.context_length(self._model, state)
-            prompt_limit = request.prompt_count * context
-            prompt_tokens = prompt_limit if prompt_tokens is None else min(prompt_tokens, prompt_limit)
-            completion_tokens = request.choice_count * context if completion_tokens is None else completion_tokens
-        money, limits = max_cost(state.price, prompt_tokens, completion_tokens), self._gateway.limiter
+        tokens = await max_request_tokens(self._gateway, self._route, request, self._body, self._model, state)
+        money, limits = max_cost(state.price, *tokens), self._gateway.limiter
         if money and not limits.try_reserve_money(reservation, money):
             await limits.reserve_money(reservation, money)
-
-    async def _max_prompt_tokens(self, request: ModelRequest, state: ModelState) -> int | None:
-        """An upper bound of the tokens of its prompts; None: only the model's context length bounds them."""
-        if request.prompt_unbounded:
-            return None
-        if "messages" not in self._route.required:
-            return request.max_prompt_tokens  # no chat template applies
-        gateway = self._gateway
-        template = gateway.cached_template_tokens(self._model) or await gateway.template_tokens(
-            self._model, request.model, state
-        )
-        return max_prompt_tokens(template, self._body, request.tool_count)
 
     def _settle(self, metered: MeteredRequest, outcome: str, reservation: Reservation, price: Price | None) -> None:
         """Record the usage and settle the reservation. Never raises, since the response can no longer change."""
