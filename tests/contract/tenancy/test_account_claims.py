@@ -24,11 +24,6 @@ from .sign_in_fixtures import ISSUER, Tokens, add_user, assert_no_membership, jo
 
 
 @pytest.fixture
-def tokens() -> Tokens:
-    return Tokens()
-
-
-@pytest.fixture
 def people(team: Team, tokens: Tokens) -> TokenSignIn:
     return TokenSignIn(team.database, tokens, team.authenticator)
 

@@ -9,17 +9,13 @@ from sqlalchemy import update
 
 from llmariner.errors import AuthenticationFailed, PermissionDenied
 from llmariner.tenancy.groups.group_roles import GroupRoles
-from llmariner.tenancy.sign_in import token_sign_in as sign_in
 from llmariner.tenancy.sign_in.token_sign_in import TokenSignIn
 from llmariner.tenancy.tables import organization_users, organizations, project_users, projects
 
 from ..team import Team
 from .sign_in_fixtures import ISSUER, Tokens, assert_no_membership
 
-
-@pytest.fixture(autouse=True)
-def _nothing_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sign_in, "_CACHE_SECONDS", 0.0)
+pytestmark = pytest.mark.usefixtures("uncached_sign_ins")
 
 
 def made_at(team: Team, table: Any, id_: str, at: int) -> None:

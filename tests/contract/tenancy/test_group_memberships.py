@@ -21,26 +21,7 @@ from llmariner.tenancy.tables import organization_users
 
 from .sign_in_fixtures import ISSUER, Tokens, add_user, assert_no_membership, audit_entries, invite, join, map_group
 
-
-@pytest.fixture
-def tokens() -> Tokens:
-    return Tokens()
-
-
-@pytest.fixture
-def authenticator(database: Database) -> Authenticator:
-    return Authenticator(database, Secret("p" * 32))
-
-
-@pytest.fixture
-def people(database: Database, tokens: Tokens, authenticator: Authenticator, owner: KeyOwner) -> TokenSignIn:
-    """Of an installation with its default organization."""
-    return TokenSignIn(database, tokens, authenticator)
-
-
-@pytest.fixture(autouse=True)
-def _nothing_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sign_in, "_CACHE_SECONDS", 0.0)
+pytestmark = pytest.mark.usefixtures("uncached_sign_ins")
 
 
 def test_groups_grant_and_revoke_roles(

@@ -42,28 +42,9 @@ from .sign_in_fixtures import (
     user_row,
 )
 
+pytestmark = pytest.mark.usefixtures("uncached_sign_ins")
+
 AtOnce = Callable[[Iterable[Callable[[], Any]]], list[Any]]
-
-
-@pytest.fixture
-def tokens() -> Tokens:
-    return Tokens()
-
-
-@pytest.fixture
-def authenticator(database: Database) -> Authenticator:
-    return Authenticator(database, Secret("p" * 32))
-
-
-@pytest.fixture
-def people(database: Database, tokens: Tokens, authenticator: Authenticator, owner: KeyOwner) -> TokenSignIn:
-    """Of an installation with its default organization."""
-    return TokenSignIn(database, tokens, authenticator)
-
-
-@pytest.fixture(autouse=True)
-def _nothing_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sign_in, "_CACHE_SECONDS", 0.0)
 
 
 def test_an_uninvited_person_gets_an_account_without_memberships(
