@@ -22,6 +22,7 @@ from llmariner.tenancy.invitations.pending import pending_invites_of, withdraw_i
 from llmariner.tenancy.members.deprovisioning import revoke_keys
 from llmariner.tenancy.members.removals import clear_removal, record_removal
 from llmariner.tenancy.mutations import record_mutation, serialize_mutations
+from llmariner.tenancy.organizations.active_projects import check_not_archived
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.delegation import (
     check_can_grant_organization_role,
@@ -35,6 +36,8 @@ from llmariner.tenancy.sign_in.account_claims import open_claim_window
 from llmariner.tenancy.tables import api_keys, is_human, organization_users, project_users, projects, users
 
 __all__ = ["Member", "Members", "person_id_by_email"]
+
+_ARCHIVED = "its members can't be changed"
 
 
 @dataclass(frozen=True)
@@ -152,7 +155,7 @@ class Members:
         organization_id = caller.organization_id
         with self._database.write() as session:
             serialize_mutations(session, caller)
-            _check_project(session, organization_id, project_id)
+            check_not_archived(session, organization_id, project_id, _ARCHIVED)
             check_can_grant_project_role(session, caller, organization_id, project_id, role)
             found = _find_member(session, _in_organization(organization_id), user_id)
             if found is None:
@@ -186,7 +189,7 @@ class Members:
         organization_id = caller.organization_id
         with self._database.write() as session:
             serialize_mutations(session, caller)
-            _check_project(session, organization_id, project_id)
+            check_not_archived(session, organization_id, project_id, _ARCHIVED)
             member = _load_project_member(session, organization_id, project_id, user_id)
             check_can_grant_project_role(session, caller, organization_id, project_id, role)
             check_can_revoke_project_role(session, caller, organization_id, project_id, member.role)
@@ -296,17 +299,6 @@ def _project_member_from_row(row: Row[Any]) -> Member:
 
 def _membership_condition(table: Any, user_id: str, **place: str) -> Any:
     return and_(table.c.user_id == user_id, *(table.c[name] == value for name, value in place.items()))
-
-
-def _check_project(session: ReadSession, organization_id: str, project_id: str) -> None:
-    query = select(projects.c.archived_at).where(
-        projects.c.id == project_id, projects.c.organization_id == organization_id
-    )
-    row = session.first(query)
-    if row is None:
-        raise NotFound(f"No project with id '{project_id}' in the organization.", param="project_id")
-    if row.archived_at is not None:
-        raise InvalidRequest("The project is archived; its members can't be changed.", param="project_id")
 
 
 def _check_not_last_owner(session: ReadSession, caller: Caller, owner: Member, what: str) -> None:

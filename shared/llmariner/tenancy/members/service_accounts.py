@@ -8,12 +8,13 @@ from typing import Any
 
 from sqlalchemy import Row, select, update
 
-from llmariner.errors import Conflict, InvalidRequest, NotFound, PermissionDenied
+from llmariner.errors import Conflict, NotFound, PermissionDenied
 from llmariner.identifiers import new_id
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.tenancy import validators
 from llmariner.tenancy.members.deprovisioning import delete_service_account
 from llmariner.tenancy.mutations import record_mutation, serialize_mutations
+from llmariner.tenancy.organizations.active_projects import check_not_archived
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.delegation import (
     check_can_grant_organization_role,
@@ -23,9 +24,11 @@ from llmariner.tenancy.roles.delegation import (
     has_full_owner_rights,
 )
 from llmariner.tenancy.roles.effective_permissions import bump_revision
-from llmariner.tenancy.tables import organization_users, project_users, projects, users
+from llmariner.tenancy.tables import organization_users, project_users, users
 
 __all__ = ["ServiceAccount", "ServiceAccounts"]
+
+_ARCHIVED = "no service account can be made or changed"
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class ServiceAccounts:
         account_id, requested, now = new_id("user"), validators.validate_title(name, "name"), int(time.time())
         organization_id = caller.organization_id
         serialize_mutations(session, caller)
-        _check_project(session, organization_id, project_id)
+        check_not_archived(session, organization_id, project_id, _ARCHIVED)
         check_can_grant_project_role(session, caller, organization_id, project_id, role)
         if organization_role != "reader":
             check_can_grant_organization_role(session, caller, organization_id, organization_role)
@@ -102,7 +105,7 @@ class ServiceAccounts:
         organization_id = caller.organization_id
         with self._database.write() as session:
             serialize_mutations(session, caller)
-            _check_project(session, organization_id, project_id)
+            check_not_archived(session, organization_id, project_id, _ARCHIVED)
             account = _load(session, organization_id, project_id, account_id)
             _check_can_revoke_roles(session, caller, account)
             if name is not None and validators.validate_title(name, "name") != account.name:
@@ -165,17 +168,6 @@ def _load(session: ReadSession, organization_id: str, project_id: str, account_i
     if row is None:
         raise NotFound(f"No service account with id '{account_id}' in the project.", param="service_account_id")
     return _account_from_row(row)
-
-
-def _check_project(session: ReadSession, organization_id: str, project_id: str) -> None:
-    query = select(projects.c.archived_at).where(
-        projects.c.id == project_id, projects.c.organization_id == organization_id
-    )
-    row = session.first(query)
-    if row is None:
-        raise NotFound(f"No project with id '{project_id}' in the organization.", param="project_id")
-    if row.archived_at is not None:
-        raise InvalidRequest("The project is archived; no service account can be made or changed.", param="project_id")
 
 
 def _check_can_revoke_roles(session: ReadSession, caller: Caller, account: ServiceAccount) -> None:
