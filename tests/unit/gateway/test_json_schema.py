@@ -82,11 +82,11 @@ def test_schemas_are_found_in_every_field_of_a_request(route: Route, field: str,
     assert refused.value.param == param
 
 
-def test_large_schemas_are_checked_quickly() -> None:
+def test_large_schemas_are_checked_in_linear_time() -> None:
     chain = {str(index): {"$ref": f"#/$defs/{index + 1}"} for index in range(4000)}
-    wide = {"allOf": [{"anyOf": [SELF, A]} for _ in range(2000)], "$defs": {"a": {"type": "string"}}}
+    wide = {"allOf": [{"anyOf": [SELF, A]} for _ in range(10_000)], "$defs": {"a": {"type": "string"}}}
     huge = {"properties": {str(index): {"$ref": "#"} for index in range(100_000)}}
     for schema in ({"$ref": "#/$defs/0", "$defs": chain}, wide, huge):
         began = time.thread_time()
         check_schema(schema, "here")
-        assert time.thread_time() - began < 0.5
+        assert time.thread_time() - began < 10, "squares of these sizes take minutes"

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import math
 import os
 import secrets
 import stat
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, BinaryIO
@@ -114,7 +116,7 @@ class FolderObjects:
         for name in self._names_of_unfinished():
             path = self._root / _UNFINISHED / name
             with contextlib.suppress(ObjectNotFound), _translated(name), path.open("rb") as file:
-                if os.fstat(file.fileno()).st_mtime < before and _lock(file):
+                if _begun(name) < before and _lock(file):
                     path.unlink()
                     discarded += 1
         return discarded
@@ -208,6 +210,8 @@ class _Writer:
         with _working():
             file.truncate()  # to the position: a hole at the end has no byte yet
             file.flush()
+            # A file server has a clock of its own; every age is reckoned by that of the platform.
+            os.utime(file.fileno(), (now := time.time(), now))
             os.fsync(file.fileno())
             self._move(file.name)
             found = os.fstat(file.fileno())
@@ -237,11 +241,21 @@ def _new_unfinished(root: Path) -> BinaryIO:
     folder = root / _UNFINISHED
     for _ in range(_ATTEMPTS):
         _make_folder(folder, root)
-        file = open(folder / secrets.token_hex(16), "xb", opener=_open_private)  # noqa: SIM115 - the writer closes it
+        file = open(folder / _new_name(), "xb", opener=_open_private)  # noqa: SIM115 - the writer closes it
         if _lock(file) and os.fstat(file.fileno()).st_nlink:
             return file
         file.close()
     raise ObjectStoreUnavailable(f"Files in {folder} are removed again and again.")
+
+
+def _new_name() -> str:
+    return f"{time.time():.0f}-{secrets.token_hex(16)}"
+
+
+def _begun(name: str) -> float:
+    """When a writer began, in seconds; infinite for a file that is not a writer's."""
+    begun = name.partition("-")[0]
+    return float(begun) if begun.isdecimal() else math.inf
 
 
 def _open_private(path: str, flags: int) -> int:

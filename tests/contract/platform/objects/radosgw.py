@@ -6,6 +6,8 @@ does anywhere; it encrypts with a key of the tests, and issues credentials of ro
 
 from __future__ import annotations
 
+import datetime
+import ipaddress
 import json
 import shutil
 import socket
@@ -17,12 +19,17 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
 from llmariner.object_settings import S3Settings
 from llmariner.settings import Secret
 
 __all__ = ["Gateway", "NoGateway", "running"]
 
-_PROGRAMS = ("ceph", "ceph-authtool", "ceph-mon", "ceph-osd", "monmaptool", "openssl", "radosgw", "radosgw-admin")
+_PROGRAMS = ("ceph", "ceph-authtool", "ceph-mon", "ceph-osd", "monmaptool", "radosgw", "radosgw-admin")
 _SECONDS = 120
 _FSID = "8f1d6b6e-0000-4000-8000-000000000001"
 _DISK = "8f1d6b6e-0000-4000-8000-0000000000aa"
@@ -100,7 +107,7 @@ class Gateway:
 def running() -> Iterator[Gateway]:
     """Run the server for the block. Raises NoGateway."""
     if missing := [program for program in _PROGRAMS if not shutil.which(program)]:
-        raise NoGateway(f"{', '.join(missing)} is not installed (Debian: ceph-mon ceph-osd radosgw openssl)")
+        raise NoGateway(f"{', '.join(missing)} is not installed (Debian: ceph-mon ceph-osd radosgw)")
     folder = Path(tempfile.mkdtemp(prefix="llmariner-radosgw-"))
     try:
         with ExitStack() as processes:
@@ -168,12 +175,21 @@ def _make_users(ceph: list[str]) -> str:
 
 
 def _make_certificate(folder: Path) -> None:
-    _run(
-        *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
-        *("-subj", "/CN=tests", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"),
-        *("-keyout", str(folder / "tls.key"), "-out", str(folder / "authority.pem")),
+    """A certificate that signs itself. It is valid since the day before yesterday, for tests that set the clock back."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "tests")])
+    address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    now, days = datetime.datetime.now(datetime.UTC), datetime.timedelta(days=2)
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    builder = (
+        builder.serial_number(x509.random_serial_number()).not_valid_before(now - days).not_valid_after(now + days)
     )
-    (folder / "tls.pem").write_text((folder / "tls.key").read_text() + (folder / "authority.pem").read_text())
+    builder = builder.add_extension(x509.SubjectAlternativeName([address]), critical=False)
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    certificate = builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (folder / "authority.pem").write_bytes(certificate)
+    (folder / "tls.pem").write_bytes(key.private_bytes(*form) + certificate)
 
 
 def _run(*command: str) -> str:

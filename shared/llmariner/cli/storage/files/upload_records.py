@@ -64,6 +64,7 @@ class UploadRecord:
         content = {"upload": self.upload_id, "part_bytes": self.part_bytes, "parts": self.parts}
         with suppress(OSError):
             private_files.replace(self.path, content)
+            os.utime(self.path, (now := time.time(), now))
             self.is_saved = True
 
     def discard(self) -> None:
@@ -92,6 +93,9 @@ def _lock(path: Path, file: LocalFile) -> Iterator[None]:
         yield  # a read-only home: there is no record to share either
         return
     try:
+        # The age counts, by the clock of this machine and not by that of a file server.
+        with suppress(OSError):
+            os.utime(descriptor, (now := time.time(), now))
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
