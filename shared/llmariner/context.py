@@ -202,12 +202,12 @@ class Context:
         """Searches vector stores. Raises Unavailable in an installation without an index of them."""
         from llmariner.inference_settings import InferenceSettings
         from llmariner.vector_stores.embedder import Embedder
-        from llmariner.vector_stores.query import ModelRewriter, Rewriter, keywords
+        from llmariner.vector_stores.query import ModelRewriter
         from llmariner.vector_stores.search import VectorStoreSearch
 
         index = self.required_vectors
         model = InferenceSettings.load(self.env).rewrite_model
-        rewriter: Rewriter = ModelRewriter(self.inference, model) if model else keywords
+        rewriter = ModelRewriter(self.inference, model) if model else None
         return VectorStoreSearch(self.database, index, Embedder(self.inference), rewriter=rewriter)
 
     @_cached

@@ -9,8 +9,11 @@ from llmariner.platform.vectors import Hit
 
 __all__ = ["FusedHit", "Ranked", "fuse"]
 
-_K = 60
-"""The constant of the paper: ranks near the top count more, but none alone decides."""
+_K = 10
+"""Less than the paper's 60, which suits many rankings of a thousand: with two of some dozen, first ranks must count more.
+
+Measured on the questions of `tests/bench/retrieval`.
+"""
 
 
 @dataclass(frozen=True)

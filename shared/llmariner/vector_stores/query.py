@@ -69,7 +69,7 @@ class Rewriter(Protocol):
         """The query. Raises InferencePaused or InferenceRefused."""
 
 
-def keywords(text: str, _originator: Originator | None = None, /) -> str:
+def keywords(text: str) -> str:
     """The words of a text without those that carry no meaning; the text itself if nothing remains."""
     stop_words = _STOP_WORDS.split()
     kept = [word for word in _WORD.findall(text) if word.lower() not in stop_words]

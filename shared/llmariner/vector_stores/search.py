@@ -79,7 +79,11 @@ class SearchPage:
 
 
 class VectorStoreSearch:
-    """Searches the vector stores of projects. Blocks; safe in any thread."""
+    """Searches the vector stores of projects. Blocks; safe in any thread.
+
+    `rewriter` None: a rewritten query has the words that carry meaning. Only the search by words takes it: models embed
+    a question better than its words alone.
+    """
 
     def __init__(
         self,
@@ -87,7 +91,7 @@ class VectorStoreSearch:
         index: VectorIndex,
         embedder: Embedder,
         *,
-        rewriter: Rewriter = keywords,
+        rewriter: Rewriter | None = None,
         reranker: Reranker | None = None,
     ) -> None:
         self._database = database
@@ -106,9 +110,14 @@ class VectorStoreSearch:
         with self._database.read() as session:
             stores = [load_store(session, originator.project_id, store_id) for store_id in dict.fromkeys(store_ids)]
         try:
-            if query.rewrite:
-                query = replace(query, texts=tuple(self._rewriter(text, originator) for text in query.texts))
-            results = self._results(originator, [store for store in stores if not is_expired(store)], query)
+            embedded = query.texts
+            if query.rewrite and self._rewriter is None:
+                query = replace(query, texts=tuple(keywords(text) for text in query.texts))
+            elif query.rewrite and self._rewriter is not None:
+                embedded = tuple(self._rewriter(text, originator) for text in query.texts)
+                query = replace(query, texts=embedded)
+            live = [store for store in stores if not is_expired(store)]
+            results = self._results(originator, live, query, embedded)
         except (InferencePaused, InferenceRefused, InferenceFailed) as error:
             raise _platform_error(error) from error
         except VectorIndexUnavailable as error:
@@ -118,10 +127,12 @@ class VectorStoreSearch:
         record_activity(self._database, originator.project_id, [store.id for store in stores])
         return SearchPage(query.texts, results)
 
-    def _results(self, originator: Originator, stores: Sequence[Row[Any]], query: SearchQuery) -> list[SearchResult]:
+    def _results(
+        self, originator: Originator, stores: Sequence[Row[Any]], query: SearchQuery, embedded: Sequence[str]
+    ) -> list[SearchResult]:
         best: dict[str, FusedHit] = {}
         for collection, store_ids in _by_collection(stores).items():
-            vectors = self._vectors(collection, originator, query)
+            vectors = self._vectors(collection, originator, query, embedded)
             for text, vector in zip(query.texts, vectors, strict=True):
                 for found in self._fused(collection, originator.project_id, store_ids, query, text, vector):
                     if found.hit.id not in best or found.score > best[found.hit.id].score:
@@ -134,11 +145,11 @@ class VectorStoreSearch:
         return [each for each in results if each.score >= query.score_threshold][: query.max_results]
 
     def _vectors(
-        self, collection: Collection, originator: Originator, query: SearchQuery
+        self, collection: Collection, originator: Originator, query: SearchQuery, embedded: Sequence[str]
     ) -> Sequence[Sequence[float] | None]:
         if query.vector_weight <= 0 and query.ranker != "none":
-            return [None] * len(query.texts)
-        vectors = self._embedder.embed(collection.model, originator, query.texts, wait_seconds=_WAIT_SECONDS)
+            return [None] * len(embedded)
+        vectors = self._embedder.embed(collection.model, originator, embedded, wait_seconds=_WAIT_SECONDS)
         if len(vectors[0]) != collection.dimension:
             raise InferenceRefused(
                 f"The model '{collection.model}' returns vectors of {len(vectors[0])} dimensions now, and the vector store "

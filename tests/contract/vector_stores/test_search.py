@@ -222,12 +222,24 @@ def test_words_without_meaning_are_removed_from_a_query(text: str) -> None:
     assert keywords(text) == REWRITTEN[text]
 
 
-def test_a_rewritten_query_is_searched_and_shown(
+def test_a_query_of_words_is_shown_and_searched_by_words_while_the_question_is_embedded(
     search: VectorStoreSearch, ingestion: Ingestion, store_id: str
 ) -> None:
-    page = ask(search, ingestion, store_id, "What is the pump for?", rewrite=True)
-    assert page.queries == ("pump",)
-    assert ingestion.token_path.embedded()[-1] == "pump"
+    page = ask(search, ingestion, store_id, "What is the cats for?", rewrite=True)
+    assert page.queries == ("cats",)
+    assert ingestion.token_path.embedded()[-1] == "What is the cats for?"
+    # All texts but one have words like "the".
+    assert [each.text is not None for each in page.results if "Cats" not in each.content] == [False, False]
+
+
+def test_a_query_that_a_model_rewrote_is_embedded(ingestion: Ingestion, store_id: str) -> None:
+    embedder = Embedder(ingestion.token_path.client)
+    search = VectorStoreSearch(
+        ingestion.database, ingestion.index, embedder, rewriter=lambda text, originator: f"{text} {originator.user_id}"
+    )
+    page = ask(search, ingestion, store_id, "pump", rewrite=True)
+    assert page.queries == (f"pump {Originator.of(ingestion.shelf.caller).user_id}",)
+    assert ingestion.token_path.embedded()[-1] == page.queries[0]
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,8 @@ def test_a_chunk_that_both_halves_find_comes_before_one_that_is_first_in_one() -
 def test_the_score_is_1_for_the_first_of_both_and_falls_with_the_ranks() -> None:
     first, second, third = fuse(hits("a", "b", "c"), hits("a", "b"))
     assert first.score == pytest.approx(1)
-    assert second.score == pytest.approx(61 / 62)
-    assert third.score == pytest.approx(61 / 63 / 2)
+    assert second.score == pytest.approx(11 / 12)
+    assert third.score == pytest.approx(11 / 13 / 2)
 
 
 def test_each_result_says_what_each_half_gave() -> None:
