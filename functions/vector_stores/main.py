@@ -8,7 +8,6 @@ from fastapi import Query, Request
 from fastapi.responses import StreamingResponse
 
 from llmariner.context import Context
-from llmariner.errors import Unavailable
 from llmariner.http.authorization.authentication import context_of, require_scope
 from llmariner.http.entrypoint import Application, http_function
 from llmariner.http.fastapi_app import create_app
@@ -21,9 +20,8 @@ from llmariner.http.resources.vector_stores import (
     UpdateVectorStore,
 )
 from llmariner.http.schemas.lists import Cursor, Limit, Order, VectorStoreCursor, list_response
-from llmariner.platform.vectors import VectorIndexUnavailable
 from llmariner.tenancy.principal import Caller
-from llmariner.vector_stores.ingest.rebuild import rebuild
+from llmariner.vector_stores.ingest.rebuild import request_rebuild
 from llmariner.vector_stores.pages import Paging
 from llmariner.vector_stores.representation import file_batch_object, store_file_object, vector_store_object
 from llmariner.vector_stores.store import FileStatus
@@ -104,15 +102,11 @@ async def search(request: Request, caller: Reader, vector_store_id: str, body: S
 
 
 def rebuild_index(request: Request, caller: Writer, vector_store_id: str) -> dict[str, Any]:
-    """Embed and index the completed files of a vector store again; they are in progress until then."""
-    context, project_id = context_of(request), caller.key_owner.project_id
-    context.vector_stores.get(project_id, vector_store_id)
-    try:
-        rebuild(context.database, context.required_vectors, project_id=project_id, store_id=vector_store_id)
-    except VectorIndexUnavailable as error:
-        again = {"retry-after": "2"}
-        raise Unavailable("The index of vector stores does not answer. Try again.", headers=again) from error
-    return vector_store_object(context.vector_stores.get(project_id, vector_store_id))
+    """Let the completed files of a vector store be embedded and indexed again; it is in progress until then."""
+    context = context_of(request)
+    _ = context.required_vectors  # Unavailable where there is no index: nobody would continue the rebuild
+    request_rebuild(context.database, caller, vector_store_id)
+    return vector_store_object(context.vector_stores.get(caller.key_owner.project_id, vector_store_id))
 
 
 def list_files(

@@ -18,6 +18,7 @@ from llmariner.vector_stores.events import FILE_PARSED
 from llmariner.vector_stores.file_batches import FileBatches
 from llmariner.vector_stores.ingest.claims import acquire, hand_on
 from llmariner.vector_stores.ingest.outcomes import complete, fail
+from llmariner.vector_stores.ingest.rebuild import request_rebuild
 from llmariner.vector_stores.removals import VectorStoreReferences
 from llmariner.vector_stores.store import NewStoreFile, NewVectorStore, VectorStore
 from llmariner.vector_stores.store_files import StoreFiles
@@ -108,6 +109,7 @@ def emit_vector_store_events(database: Database, owner: KeyOwner) -> None:
     store = shelf.store(file_id, name="manuals", expires_after_days=1)
     shelf.stores.update(shelf.caller, store.id, {"name": "books"})
     shelf.files.set_attributes(shelf.caller, store.id, file_id, {"year": 2026})
+    request_rebuild(database, shelf.caller, store.id)
     shelf.files.remove(shelf.caller, store.id, file_id)
     batch = shelf.batches.create(shelf.caller, store.id, [NewStoreFile(file_id)])
     shelf.batches.cancel(shelf.caller, store.id, batch.id)

@@ -39,6 +39,7 @@ TYPES = {
     "sweep": "ai.llmariner.platform.tick.v1",
     "vector_store_attributes": "ai.llmariner.vector_store.file.updated.v1",
     "vector_store_file_removal": "ai.llmariner.vector_store.file.deleted.v1",
+    "vector_store_rebuild": "ai.llmariner.vector_store.rebuild_requested.v1",
     "vector_store_removal": "ai.llmariner.vector_store.deleted.v1",
     "vector_store_upkeep": "ai.llmariner.platform.tick.v1",
 }

@@ -1,7 +1,8 @@
 """Work that the platform continues with after a request has ended, such as embedding the chunks of an added file.
 
 It calls the token path with a token that names the user, the project and, if the request carried one, the API key that
-caused it, so that usage, limits and budgets are theirs. The token is valid for a few minutes, for the token path alone and
+caused it, so that usage, limits and budgets are theirs. Work that nobody asked for, such as the repair of an index, names
+the project alone. The token is valid for a few minutes, for the token path alone and
 for nothing but inference there. It gives no right of its own: each look-up reads what its user, project and key may do now.
 """
 
@@ -34,7 +35,10 @@ _LEEWAY_SECONDS = 5
 
 @dataclass(frozen=True)
 class Originator:
-    """The user, project, organization and API key (None: a signed-in person) whose request caused the work."""
+    """The user, project, organization and API key (None: a signed-in person) whose request caused the work.
+
+    The id of the project as `user_id` stands for the project itself.
+    """
 
     user_id: str
     project_id: str
@@ -46,6 +50,16 @@ class Originator:
         """The originator of work that a request of this caller causes. Raises InvalidRequest without a project."""
         owner = caller.key_owner
         return cls(owner.user_id, owner.project_id, owner.organization_id, caller.key_id)
+
+    @classmethod
+    def of_project(cls, project_id: str, organization_id: str) -> Originator:
+        """The originator of work that the platform does for a project by itself."""
+        return cls(project_id, project_id, organization_id)
+
+    @property
+    def is_project(self) -> bool:
+        """Whether nobody asked for the work: usage, limits and budgets are the project's alone."""
+        return self.user_id == self.project_id
 
 
 class BackgroundTokens:
@@ -83,7 +97,8 @@ def authorize(database: Database, originator: Originator) -> tuple[ApiKey | None
     """The key of the originator, if it has one, and the scopes of the work.
 
     Raises PermissionDenied once the user has left the project or may not use models in it, the project is archived, or the
-    key is revoked or expired. A key without the scope of inference may cause such work by the scope that it has.
+    key is revoked or expired. Work of the project itself needs neither user nor key. A key without the scope of inference
+    may cause such work by the scope that it has.
     """
     with database.read() as session:
         row = session.first(select(projects.c.archived_at).where(projects.c.id == originator.project_id))
@@ -93,6 +108,8 @@ def authorize(database: Database, originator: Originator) -> tuple[ApiKey | None
         found = session.first(KEYS.where(api_keys.c.id == originator.key_id)) if originator.key_id else None
     if row is None or row.archived_at is not None:
         raise PermissionDenied("The project of this work is archived or deleted.", code="project_archived")
+    if originator.is_project:
+        return None, frozenset({_SCOPE})
     if permissions.project_role is None or _SCOPE not in permissions.scopes:
         raise PermissionDenied(
             "The user who started this work may not use models in the project any more. Let another member start it again."

@@ -22,6 +22,7 @@ __all__ = [
     "FILE_FAILED",
     "FILE_PARSED",
     "FILE_UPDATED",
+    "REBUILD_REQUESTED",
     "UPDATED",
     "add_batch_event",
     "add_file_event",
@@ -30,6 +31,7 @@ __all__ = [
 
 CREATED = "ai.llmariner.vector_store.created.v1"
 UPDATED = "ai.llmariner.vector_store.updated.v1"
+REBUILD_REQUESTED = "ai.llmariner.vector_store.rebuild_requested.v1"
 EXPIRED = "ai.llmariner.vector_store.expired.v1"
 DELETED = "ai.llmariner.vector_store.deleted.v1"
 FILE_CREATED = "ai.llmariner.vector_store.file.created.v1"

@@ -68,7 +68,7 @@ class FileBatches:
             return _with_contents(session, _load(session, project_id, store_id, batch_id))
 
     def cancel(self, caller: Caller, store_id: str, batch_id: str) -> FileBatch:
-        """Cancel the files of a batch that are in progress; completed ones stay. Idempotent.
+        """Cancel the files of a batch that are in progress; those that are or were completed stay. Idempotent.
 
         Conflict for a batch that ended by itself.
         """
@@ -85,7 +85,12 @@ class FileBatches:
 
 def _cancel(session: WriteSession, batch: Row[Any]) -> None:
     files = vector_store_files.c
-    running = and_(files.batch_id == batch.id, files.status == FileStatus.IN_PROGRESS, files.deleted_at.is_(None))
+    running = and_(
+        files.batch_id == batch.id,
+        files.status == FileStatus.IN_PROGRESS,
+        files.deleted_at.is_(None),
+        files.completed_at.is_(None),
+    )
     rows = session.rows(select(vector_store_files).where(running).order_by(files.id).with_for_update())
     if not rows:
         raise Conflict(

@@ -23,6 +23,10 @@ __all__ = [
 ]
 
 _files = vector_store_files.c
+_OF_STORE = [
+    vector_stores.c[name]
+    for name in ("embedding_model", "dimension", "rebuild_requested_at", "rebuild_user_id", "rebuild_key_id")
+]
 
 
 def load_store(session: ReadSession, project_id: str, store_id: str, *, lock: bool = False) -> Row[Any]:
@@ -73,13 +77,15 @@ def load_file(session: ReadSession, project_id: str, store_id: str, file_id: str
 
 
 def lock_live_file(session: ReadSession, row_id: str) -> Row[Any] | None:
-    """The row of a file by its id, with its store's model and dimension, locked until the transaction ends; for ingestion.
+    """The row of a file by its id, with columns of its store, locked until the transaction ends; for ingestion.
+
+    Of its store: model, dimension, and who asked for which rebuild.
 
     None if the file was removed, or its store was deleted or has expired: nothing may be stored for it any more.
     """
     live = and_(_files.id == row_id, _files.deleted_at.is_(None), vector_stores.c.deleted_at.is_(None))
     query = (
-        select(vector_store_files, vector_stores.c.embedding_model, vector_stores.c.dimension)
+        select(vector_store_files, *_OF_STORE)
         .join(vector_stores, vector_stores.c.id == _files.vector_store_id)
         .where(live, vector_stores.c.expired_at.is_(None))
     )

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from sqlalchemy import Row, select
+from sqlalchemy import Row, and_, or_, select
 
 from llmariner.errors import (
     EngineFailed,
@@ -204,7 +204,7 @@ def _by_collection(stores: Iterable[Row[Any]]) -> dict[Collection, list[str]]:
 def _hydrated(
     session: ReadSession, project_id: str, store_ids: Sequence[str], ranked: Sequence[FusedHit]
 ) -> list[SearchResult]:
-    """The rows of the hits, in their order. A hit without a row of a completed file is dropped: the index is derived."""
+    """The rows of the hits, in their order. The index is derived: a hit without a row of a completed file is dropped."""
     chunks, store_files = vector_store_chunks.c, vector_store_files.c
     query = (
         select(vector_store_chunks, store_files.file_id, store_files.attributes, files.c.filename)
@@ -214,7 +214,11 @@ def _hydrated(
             chunks.id.in_([each.hit.id for each in ranked]),
             chunks.project_id == project_id,
             chunks.vector_store_id.in_(store_ids),
-            store_files.status == "completed",
+            # The chunks of a file whose index is derived again are the same.
+            or_(
+                store_files.status == "completed",
+                and_(store_files.status == "in_progress", store_files.completed_at.is_not(None)),
+            ),
             store_files.deleted_at.is_(None),
         )
     )

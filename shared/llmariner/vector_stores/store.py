@@ -89,6 +89,8 @@ class VectorStore:
     dimension: int | None
     contents: Contents
     expired: bool
+    rebuilding: bool = False
+    """A rebuild was asked for, and some of its files do not wait for the indexer yet."""
 
     @classmethod
     def from_row(cls, row: Row[Any], contents: Contents) -> VectorStore:
@@ -96,14 +98,16 @@ class VectorStore:
         names = ("id", "organization_id", "project_id", "name", "description", "expires_after_days", "created_at")
         more = ("last_active_at", "expires_at", "embedding_model", "dimension")
         values = {name: row._mapping[name] for name in (*names, *more)}
-        return cls(metadata=json.loads(row.metadata), contents=contents, expired=is_expired(row), **values)
+        rebuilding = row.rebuild_requested_at is not None
+        metadata = json.loads(row.metadata)
+        return cls(metadata=metadata, contents=contents, expired=is_expired(row), rebuilding=rebuilding, **values)
 
     @property
     def status(self) -> str:
         """OpenAI's status."""
         if self.expired:
             return "expired"
-        return "in_progress" if self.contents.counts.get(FileStatus.IN_PROGRESS) else "completed"
+        return "in_progress" if self.rebuilding or self.contents.counts.get(FileStatus.IN_PROGRESS) else "completed"
 
 
 @dataclass(frozen=True)

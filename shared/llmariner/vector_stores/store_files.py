@@ -115,13 +115,13 @@ class StoreFiles:
         self._database.transact(remove)
 
     def texts(self, project_id: str, store_id: str, file_id: str) -> Iterator[str]:
-        """The texts of a file's chunks, in order, read in parts. NotFound; Conflict for a file that is not completed.
+        """The texts of a file's chunks, in order, read in parts. NotFound; Conflict for a file that never was completed.
 
         The errors are raised before this returns. The iterator ends early if the file is removed meanwhile.
         """
         with self._database.read() as session:
             row = load_file(session, project_id, store_id, file_id)
-        if row.status != FileStatus.COMPLETED:
+        if row.status != FileStatus.COMPLETED and row.completed_at is None:
             raise Conflict(
                 f"The file '{file_id}' has no content in the vector store: its status is '{row.status}'. Wait until it is "
                 f"'completed', or read GET /v1/vector_stores/{store_id}/files/{file_id} for its error.",

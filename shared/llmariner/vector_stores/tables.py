@@ -36,6 +36,13 @@ vector_stores = Table(
     # The embedding model's id in the registry; the dimension of its vectors is NULL before the first file is embedded.
     Column("embedding_model", String(256), nullable=False),
     Column("dimension", Integer),
+    # When a rebuild was asked for whose files were not all handed to the indexer yet; NULL: none is under way.
+    Column("rebuild_requested_at", Float),
+    # Who asked for the last rebuild: embedding counts to them and their key. NULL: the platform did, and it counts to the
+    # project alone.
+    Column("rebuild_user_id", String(64)),
+    Column("rebuild_key_id", String(64)),
+    Index("ix_vector_stores_rebuild_requested_at", "rebuild_requested_at"),
     Index("ix_vector_stores_project", "project_id", "id"),
     Index("ix_vector_stores_unique_name", "project_id", "unique_name", unique=True),
     Index("ix_vector_stores_name", "project_id", "name"),
@@ -90,6 +97,12 @@ vector_store_files = Table(
     Column("attempts", Integer, nullable=False),
     Column("retry_at", Float),
     Column("created_at", BigInteger, nullable=False),
+    # When it was first completed. From then on it can't fail: its index is only derived again. NULL: it never was.
+    Column("completed_at", BigInteger),
+    # The rebuild (`rebuild_requested_at` of the store) that last handed it to the indexer; NULL: none, or a repair did.
+    Column("rebuild_at", Float),
+    # When the sweep writes the event again that gives the index its attributes; NULL: the index has them.
+    Column("attributes_retry_at", Float),
     Column("deleted_at", BigInteger),
     Index(
         "ix_vector_store_files_file",
@@ -106,6 +119,7 @@ vector_store_files = Table(
     Index("ix_vector_store_files_file_id", "file_id"),
     Index("ix_vector_store_files_status", "status", "retry_at"),
     Index("ix_vector_store_files_deleted_at", "deleted_at"),
+    Index("ix_vector_store_files_attributes_retry_at", "attributes_retry_at", "project_id"),
 )
 
 vector_store_chunks = Table(

@@ -18,9 +18,10 @@ from llmariner.platform.events.tables import events
 from llmariner.platform.objects.folder import FolderObjects
 from llmariner.platform.vectors import Collection, VectorIndex
 from llmariner.vector_stores.embedder import Embedder
-from llmariner.vector_stores.events import FILE_CREATED, FILE_PARSED
+from llmariner.vector_stores.events import FILE_CREATED, FILE_PARSED, REBUILD_REQUESTED
 from llmariner.vector_stores.ingest.index_step import ChunkIndexer
 from llmariner.vector_stores.ingest.parse_step import DocumentParser
+from llmariner.vector_stores.ingest.rebuild import hand_on_rebuild
 from llmariner.vector_stores.tables import vector_store_chunks, vector_store_files
 
 from ..stored_files import Shelf
@@ -55,8 +56,8 @@ class Ingestion:
         return self.shelf.store(*[self.file(content) for content in contents]).id
 
     def pending(self) -> Sequence[Event]:
-        """The events that were not delivered, for the two steps."""
-        ours = events.c.type.in_([FILE_CREATED, FILE_PARSED])
+        """The events that were not delivered, for the two steps and of rebuilds."""
+        ours = events.c.type.in_([FILE_CREATED, FILE_PARSED, REBUILD_REQUESTED])
         query = select(events).where(events.c.sequence > self._delivered, ours).order_by(events.c.sequence)
         with self.database.read() as session:
             rows = session.rows(query)
@@ -65,6 +66,9 @@ class Ingestion:
 
     def deliver(self, event: Event) -> None:
         """Deliver one event to its step."""
+        if event.type == REBUILD_REQUESTED:
+            hand_on_rebuild(self.database, event.data["id"])
+            return
         step = self.parser if event.type == FILE_CREATED else self.indexer
         step.run(event.data["id"], event.data.get("retry_at"))
 

@@ -1,7 +1,8 @@
-"""The index follows the rows: removals, attributes, rebuilds, and repairs of what disagrees."""
+"""The index follows the rows: removals, attributes, and repairs of what disagrees."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -9,8 +10,8 @@ from sqlalchemy import func, select, update
 
 from llmariner.platform.vectors import Chunk, Collection, Comparison
 from llmariner.vector_stores.embedder import Embedder
-from llmariner.vector_stores.ingest.rebuild import rebuild, repair, repair_some
 from llmariner.vector_stores.ingest.removal import apply_attributes, purge, remove_file, remove_store
+from llmariner.vector_stores.ingest.repair import repair, repair_some
 from llmariner.vector_stores.query import SearchQuery
 from llmariner.vector_stores.search import VectorStoreSearch
 from llmariner.vector_stores.tables import vector_store_chunks, vector_store_files, vector_stores
@@ -92,21 +93,11 @@ def test_new_attributes_of_a_completed_file_filter_its_chunks(ingestion: Ingesti
     apply_attributes(ingestion.database, ingestion.index, "vsf_gone")
 
 
-def test_a_rebuild_makes_the_index_of_the_rows_again(ingestion: Ingestion, store_id: str) -> None:
-    before = ingestion.indexed(store_id)
-    ingestion.index.delete_store(collection(ingestion), ingestion.shelf.project_id, store_id)
-    assert rebuild(ingestion.database, ingestion.index, **place(ingestion, store_id)) == 2
-    assert rebuild(ingestion.database, ingestion.index, **place(ingestion, store_id)) == 0
-    ingestion.run()
-    assert ingestion.indexed(store_id) == before
-    assert ingestion.shelf.get(store_id).status == "completed"
-
-
 def test_a_file_that_the_index_lost_is_indexed_again_by_itself(ingestion: Ingestion, store_id: str) -> None:
     before, row = ingestion.indexed(store_id), ingestion.row(store_id)
     assert repair(ingestion.database, ingestion.index, **place(ingestion, store_id)) == 0
     ingestion.index.delete_file(collection(ingestion), ingestion.shelf.project_id, store_id, row.id)
-    assert repair_some(ingestion.database, ingestion.index) == 1
+    assert repair_some(ingestion.database, ingestion.index, until=math.inf) == 1
     assert ingestion.row(store_id).status == "in_progress"
     ingestion.run()
     assert ingestion.indexed(store_id) == before
@@ -122,7 +113,7 @@ def test_chunks_without_rows_are_removed_from_the_index(ingestion: Ingestion, st
 
 
 def test_nothing_is_repaired_where_there_is_nothing(ingestion: Ingestion) -> None:
-    assert repair_some(ingestion.database, ingestion.index) == 0
+    assert repair_some(ingestion.database, ingestion.index, until=math.inf) == 0
     store_id = ingestion.shelf.store().id
     assert repair(ingestion.database, ingestion.index, **place(ingestion, store_id)) == 0
-    assert repair_some(ingestion.database, ingestion.index) == 0
+    assert repair_some(ingestion.database, ingestion.index, until=math.inf) == 0

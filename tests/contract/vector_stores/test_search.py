@@ -149,7 +149,9 @@ def test_a_hit_without_a_row_of_a_completed_file_is_dropped(
         ingestion.contents.delete(ingestion.shelf.caller, row.file_id)
     else:
         with ingestion.database.write() as session:
-            session.run(update(vector_store_files).values(status=what))
+            session.run(
+                update(vector_store_files).values(status=what, completed_at=None if what == "in_progress" else 1)
+            )
     assert ingestion.indexed(store_id) == {row.id: 1}  # no consumer was there yet
     assert ask(search, ingestion, store_id, "pump").results == []
 

@@ -8,16 +8,18 @@ lost when the row has another value, when the file is no longer in progress, or 
 from __future__ import annotations
 
 import random
+import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from sqlalchemy import Row, select, update
+from sqlalchemy import Row, and_, func, select, update
 
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.tenancy.background_work import Originator
 from llmariner.vector_stores.events import FILE_CREATED, FILE_PARSED, add_file_event
 from llmariner.vector_stores.rows import lock_live_file
-from llmariner.vector_stores.tables import vector_store_files
+from llmariner.vector_stores.tables import vector_store_files, vector_stores
 
 __all__ = [
     "CLAIM_SECONDS",
@@ -53,10 +55,19 @@ class Claim:
     until: float
 
     @property
+    def was_completed(self) -> bool:
+        """Its chunks were in the index before: it may wait, but not fail."""
+        return self.row.completed_at is not None
+
+    @property
     def originator(self) -> Originator:
-        """Who added the file."""
+        """Who pays: who added the file; if its index is derived again, who asked for the rebuild, or the project alone."""
         row = self.row
-        return Originator(row.user_id, row.project_id, row.organization_id, row.key_id)
+        if not self.was_completed:
+            return Originator(row.user_id, row.project_id, row.organization_id, row.key_id)
+        if row.rebuild_at is None or row.rebuild_user_id is None:
+            return Originator.of_project(row.project_id, row.organization_id)
+        return Originator(row.rebuild_user_id, row.project_id, row.organization_id, row.rebuild_key_id)
 
     def check(self, session: ReadSession) -> Row[Any]:
         """The current row, locked until the transaction ends. ClaimLost."""
@@ -113,14 +124,32 @@ def hand_on(session: WriteSession, row: Row[Any], type_: str, **values: Any) -> 
     add_file_event(session, type_, row, **progress, retry_at=retry_at)
 
 
-def continue_later(database: Database, limit: int = 500) -> int:
-    """Write events for files whose time to continue has come, or whose event was lost; returns the number. For the sweep."""
+def continue_later(database: Database, *, until: float | None = None, limit: int = 500) -> int:
+    """Write events for files whose time to continue has come, or whose event was lost; returns the number. For the sweep.
+
+    Projects take turns: one with many files does not delay another's. It ends at `until` (monotonic; None: after `limit`).
+    """
+    continued = 0
+    while True:
+        ids = _due(database, limit)
+        for row_id in ids:
+            if until is not None and time.monotonic() > until:
+                return continued
+            continued += database.transact(partial(_continue, row_id=row_id))
+        if until is None or len(ids) < limit:
+            return continued
+
+
+def _due(database: Database, limit: int) -> list[str]:
+    """The files to continue, those of each project from the longest due on."""
+    live = and_(_files.deleted_at.is_(None), vector_stores.c.deleted_at.is_(None), vector_stores.c.expired_at.is_(None))
+    turn = func.row_number().over(partition_by=_files.project_id, order_by=_files.retry_at)
     with database.read() as session:
         now = session.now()
         due = (_files.retry_at <= now) | (_files.retry_at.is_(None) & (_files.created_at <= now - _EVENT_SECONDS))
-        query = select(_files.id).where(_files.status == "in_progress", _files.deleted_at.is_(None), due)
-        ids = [row.id for row in session.rows(query.order_by(_files.retry_at, _files.id).limit(limit))]
-    return sum(database.transact(lambda session, row_id=row_id: _continue(session, row_id)) for row_id in ids)  # type: ignore[misc]
+        query = select(_files.id).join(vector_stores, vector_stores.c.id == _files.vector_store_id)
+        query = query.where(_files.status == "in_progress", live, due).order_by(turn, _files.retry_at, _files.id)
+        return [row.id for row in session.rows(query.limit(limit))]
 
 
 def _continue(session: WriteSession, row_id: str) -> int:

@@ -13,12 +13,13 @@ from sqlalchemy import Row, select, update
 from llmariner.errors import PermissionDenied
 from llmariner.platform.database import Database
 from llmariner.platform.vectors import Chunk, Collection, VectorIndex, VectorIndexUnavailable
-from llmariner.tenancy.background_work import authorize
+from llmariner.tenancy.background_work import Originator, authorize
 from llmariner.vector_stores.embedder import Embedder, batches
 from llmariner.vector_stores.events import FILE_PARSED
 from llmariner.vector_stores.inference import InferenceFailed, InferencePaused, InferenceRefused
 from llmariner.vector_stores.ingest.claims import MAX_ATTEMPTS, Claim, ClaimLost, acquire, hand_on
 from llmariner.vector_stores.ingest.outcomes import complete, fail
+from llmariner.vector_stores.ingest.rebuild import change_dimension, hand_on_rebuild
 from llmariner.vector_stores.ingest.removal import remove_unless_live
 from llmariner.vector_stores.tables import vector_store_chunks, vector_stores
 
@@ -28,6 +29,8 @@ _SLICE_SECONDS = 40.0
 _SLICE_CHUNKS = 2048
 _READ_AT_ONCE = 128
 _RETRY_SECONDS = 30.0
+# Until a file is tried again that can't be indexed and must not fail.
+_LONG_WAIT_SECONDS = 900.0
 # A limit that frees within that time is waited for in the slice.
 _SHORT_WAIT_SECONDS = 15.0
 _MIN_WAIT_SECONDS = 5.0
@@ -67,40 +70,63 @@ class ChunkIndexer:
                 remove_unless_live(self._database, self._index, row_id)
 
     def _index_slice(self, claim: Claim) -> None:
-        if claim.row.attempts > MAX_ATTEMPTS:
+        if claim.row.attempts > MAX_ATTEMPTS and not claim.was_completed:
             message = claim.row.error_message or f"The file could not be embedded in {MAX_ATTEMPTS} attempts."
             fail(self._database, claim, "server_error", message)
             return
         try:
-            authorize(self._database, claim.originator)
-            self._work(claim)
+            self._work(claim, self._authorize(claim))
         except PermissionDenied as error:
-            fail(self._database, claim, "server_error", error.message)
+            self._give_up(claim, error.message)
         except InferencePaused as pause:
             seconds = max(pause.retry_after, _RETRY_SECONDS)
             claim.pause(self._database, code=pause.code, message=pause.message, seconds=seconds)
         except InferenceRefused as refusal:
-            fail(self._database, claim, "server_error", f"The file could not be embedded: {refusal.message}")
+            message = f"The file could not be embedded: {refusal.message}"
+            # A gateway may not know a key or a right yet, or have an old one in its cache.
+            if refusal.status in (401, 403):
+                self._retry(claim, message)
+            else:
+                self._give_up(claim, message)
         except _WrongDimension as error:
-            fail(self._database, claim, "server_error", str(error))
+            self._give_up(claim, str(error))
         except (InferenceFailed, VectorIndexUnavailable) as error:
             unavailable = isinstance(error, VectorIndexUnavailable)
             self._retry(claim, "The index of vector stores does not answer." if unavailable else str(error))
+
+    def _authorize(self, claim: Claim) -> Originator:
+        """Who pays for the embeddings. PermissionDenied. What was completed is the project's, also once they have left."""
+        try:
+            authorize(self._database, claim.originator)
+            return claim.originator
+        except PermissionDenied:
+            if not claim.was_completed:
+                raise
+        project = Originator.of_project(claim.row.project_id, claim.row.organization_id)
+        authorize(self._database, project)
+        return project
+
+    def _give_up(self, claim: Claim, message: str) -> None:
+        """Fail the file. One that was completed waits for the cause to pass: its rows are complete, and it is searchable."""
+        if claim.was_completed:
+            claim.pause(self._database, code="server_error", message=message[:1000], seconds=_LONG_WAIT_SECONDS)
+        else:
+            fail(self._database, claim, "server_error", message)
 
     def _retry(self, claim: Claim, message: str) -> None:
         """Try again later; the attempt counts."""
         with self._database.write() as session:
             row = claim.check(session)
-            later = session.now() + _RETRY_SECONDS * max(1, row.attempts)
+            later = session.now() + min(_RETRY_SECONDS * max(1, row.attempts), _LONG_WAIT_SECONDS)
             claim.store(session, retry_at=later, error_code="server_error", error_message=message)
 
-    def _work(self, claim: Claim) -> None:
+    def _work(self, claim: Claim, originator: Originator) -> None:
         deadline, done, dimension = time.monotonic() + _SLICE_SECONDS, 0, claim.row.dimension
         position = claim.row.next_chunk
         while rows := self._next_chunks(claim, position):
             for part in batches([len(row.text.encode()) for row in rows]):
                 chunks = rows[part]
-                vectors = self._embed(claim, [row.text for row in chunks], deadline)
+                vectors = self._embed(claim, originator, [row.text for row in chunks], deadline)
                 dimension = self._set_dimension(claim, len(vectors[0]))
                 self._upsert(claim, dimension, chunks, vectors)
                 position, done = chunks[-1].chunk_index + 1, done + len(chunks)
@@ -111,6 +137,8 @@ class ChunkIndexer:
                         hand_on(session, claim.check(session), FILE_PARSED)
                     return
         complete(self._database, claim, dimension=dimension or 0)
+        if claim.row.rebuild_requested_at is not None:
+            hand_on_rebuild(self._database, claim.row.vector_store_id)
 
     def _next_chunks(self, claim: Claim, position: int) -> Sequence[Row[Any]]:
         of_file = (_chunks.vector_store_file_id == claim.row.id) & (_chunks.chunk_index >= position)
@@ -118,12 +146,14 @@ class ChunkIndexer:
         with self._database.read() as session:
             return session.rows(query.order_by(_chunks.chunk_index).limit(_READ_AT_ONCE))
 
-    def _embed(self, claim: Claim, texts: Sequence[str], deadline: float) -> list[Sequence[float]]:
+    def _embed(
+        self, claim: Claim, originator: Originator, texts: Sequence[str], deadline: float
+    ) -> list[Sequence[float]]:
         """The vectors of texts. A text beyond the length of the model's input is embedded by its beginning."""
         while True:
             remaining = max(deadline - time.monotonic(), _MIN_WAIT_SECONDS)
             try:
-                return self._embedder.embed(claim.row.embedding_model, claim.originator, texts, wait_seconds=remaining)
+                return self._embedder.embed(claim.row.embedding_model, originator, texts, wait_seconds=remaining)
             except InferencePaused as pause:
                 short = pause.retry_after <= _SHORT_WAIT_SECONDS and pause.code == "rate_limit_exceeded"
                 if not short or time.monotonic() + pause.retry_after >= deadline:
@@ -133,15 +163,15 @@ class ChunkIndexer:
                 if refusal.status != 400:
                     raise
                 if len(texts) == 1:
-                    return [self._embed_beginning(claim, texts[0], remaining)]
-                return [vector for text in texts for vector in self._embed(claim, [text], deadline)]
+                    return [self._embed_beginning(claim, originator, texts[0], remaining)]
+                return [vector for text in texts for vector in self._embed(claim, originator, [text], deadline)]
 
-    def _embed_beginning(self, claim: Claim, text: str, wait_seconds: float) -> Sequence[float]:
+    def _embed_beginning(self, claim: Claim, originator: Originator, text: str, wait_seconds: float) -> Sequence[float]:
         for halving in range(1, _HALVINGS + 1):
             beginning = text[: max(1, len(text) >> halving)]
             try:
                 return self._embedder.embed(
-                    claim.row.embedding_model, claim.originator, [beginning], wait_seconds=wait_seconds
+                    claim.row.embedding_model, originator, [beginning], wait_seconds=wait_seconds
                 )[0]
             except InferenceRefused as refusal:
                 if refusal.status != 400 or halving == _HALVINGS or len(beginning) == 1:
@@ -158,12 +188,18 @@ class ChunkIndexer:
             unset = store & vector_stores.c.dimension.is_(None)
             session.run(update(vector_stores).where(unset).values(dimension=dimension))
             stored = session.value(select(vector_stores.c.dimension).where(store))
-        if stored != dimension:
-            raise _WrongDimension(
-                f"The model '{claim.row.embedding_model}' returns vectors of {dimension} dimensions now, and the vector "
-                f"store has {stored}. Create a new vector store."
-            )
-        return dimension
+        if stored == dimension:
+            return dimension
+        if claim.was_completed and claim.row.rebuild_at is not None:
+            # First: what is left of the old dimension is of no use to anybody, and later nobody would find it.
+            old = Collection(claim.row.embedding_model, stored)
+            self._index.delete_store(old, claim.row.project_id, claim.row.vector_store_id)
+            change_dimension(self._database, claim, stored, dimension)
+            raise ClaimLost
+        raise _WrongDimension(
+            f"The model '{claim.row.embedding_model}' returns vectors of {dimension} dimensions now, and the vector "
+            f"store has {stored}. Rebuild the vector store's index, or create a new vector store."
+        )
 
     def _upsert(
         self, claim: Claim, dimension: int, rows: Sequence[Row[Any]], vectors: Sequence[Sequence[float]]

@@ -35,7 +35,8 @@ def complete(database: Database, claim: Claim, *, dimension: int) -> None:
         row = claim.check(session)
         usage_bytes = text_bytes + (row.chunk_count or 0) * dimension * _FLOAT_BYTES
         ended = {"status": "completed", "step": "done", "retry_at": None, "attempts": 0, "usage_bytes": usage_bytes}
-        claim.store(session, error_code=None, error_message=None, **ended)
+        completed_at = row.completed_at or int(session.now())
+        claim.store(session, error_code=None, error_message=None, completed_at=completed_at, **ended)
         add_file_event(session, FILE_COMPLETED, row, usage_bytes=usage_bytes, chunk_count=row.chunk_count)
 
 

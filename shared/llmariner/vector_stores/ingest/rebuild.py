@@ -1,103 +1,194 @@
-"""Rebuilds the index from the rows of chunks: on request, and where the index has other chunks than the rows say."""
+"""Rebuilds of the index of a vector store: all of its files are embedded and indexed again, some at a time.
+
+A request notes the rebuild in the store's row and writes an event. Its consumer hands the first files to the indexer, and
+each file that is indexed the next one. The sweep continues a rebuild whose event was lost. A file in progress keeps its rows
+and what the index has of it, so that searches find it.
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+import time
+from functools import partial
+from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import ColumnElement, Row, and_, func, or_, select, update
 
+from llmariner.errors import RateLimited
 from llmariner.platform.database import Database, ReadSession, WriteSession
-from llmariner.platform.vectors import Collection, VectorIndex
-from llmariner.vector_stores.events import FILE_PARSED
-from llmariner.vector_stores.ingest.claims import hand_on
-from llmariner.vector_stores.ingest.removal import collection_of
-from llmariner.vector_stores.rows import lock_live_file
+from llmariner.tenancy.background_work import Originator
+from llmariner.tenancy.principal import Caller
+from llmariner.vector_stores.events import FILE_PARSED, REBUILD_REQUESTED, add_store_event
+from llmariner.vector_stores.ingest.claims import Claim, ClaimLost, hand_on
+from llmariner.vector_stores.rows import lock_active_store, lock_live_file
 from llmariner.vector_stores.tables import vector_store_chunks, vector_store_files, vector_stores
 
-__all__ = ["rebuild", "repair", "repair_some"]
+__all__ = ["change_dimension", "continue_rebuilds", "hand_on_rebuild", "index_again", "note_rebuild", "request_rebuild"]
 
-_STORES_AT_ONCE = 10
+FILES_IN_PROGRESS = 50
+"""Files of one store that wait for the indexer at a time: other projects' files do not wait for all of a rebuild."""
+
+REBUILDS_PER_PROJECT = 3
+"""Stores of a project that may be under a rebuild at a time."""
+
+_RETRY_AFTER_SECONDS = 30
+# After that time the sweep takes an event for lost.
+_EVENT_SECONDS = 60.0
+_STORES_AT_ONCE = 50
 
 _files, _stores = vector_store_files.c, vector_stores.c
 
 
-def rebuild(database: Database, index: VectorIndex, *, project_id: str, store_id: str) -> int:
-    """Embed and index all completed files of a vector store again; returns their number. VectorIndexUnavailable.
+def request_rebuild(database: Database, caller: Caller, store_id: str) -> None:
+    """Let all completed files of a store of the caller's project be embedded and indexed again; counts to the caller.
 
-    The files are in progress until then. Idempotent. The embedding model may have another dimension than before.
+    While a rebuild of the store is under way, the rest of it counts to the caller, and nothing else happens. NotFound;
+    Conflict for an expired store; RateLimited while REBUILDS_PER_PROJECT others are under way.
+    """
+    originator = Originator.of(caller)
+
+    def request(session: WriteSession) -> None:
+        store = lock_active_store(session, originator.project_id, store_id)
+        if store.rebuild_requested_at is None:
+            _check_number(session, originator.project_id)
+        note_rebuild(session, store, originator)
+
+    database.transact(request)
+
+
+def note_rebuild(session: WriteSession, store: Row[Any], originator: Originator | None) -> None:
+    """As `request_rebuild`, for a locked row of `vector_stores`, without a limit. None: it counts to the project alone."""
+    payer = {
+        "rebuild_user_id": None if originator is None else originator.user_id,
+        "rebuild_key_id": None if originator is None else originator.key_id,
+    }
+    requested_at = store.rebuild_requested_at or session.now()
+    session.run(update(vector_stores).where(_stores.id == store.id).values(rebuild_requested_at=requested_at, **payer))
+    if store.rebuild_requested_at is None:
+        add_store_event(session, REBUILD_REQUESTED, store)
+    elif (store.rebuild_user_id, store.rebuild_key_id) != (payer["rebuild_user_id"], payer["rebuild_key_id"]):
+        # They may wait for a limit or budget of who asked before.
+        waiting = and_(_of_rebuild(store.id), _files.error_code.is_not(None))
+        session.run(update(vector_store_files).where(waiting).values(retry_at=session.now()))
+
+
+def hand_on_rebuild(database: Database, store_id: str) -> int:
+    """Hand files of a store under a rebuild to the indexer, up to FILES_IN_PROGRESS; returns their number. Idempotent.
+
+    The rebuild ends with its last file that is handed on.
     """
     with database.read() as session:
-        collection, ids = collection_of(session, store_id), _completed(session, store_id)
-    if collection is not None:
-        index.delete_store(collection, project_id, store_id)
-    with database.write() as session:
-        session.run(update(vector_stores).where(_stores.id == store_id).values(dimension=None))
-    return sum(_index_again(database, row_id) for row_id in ids)
+        store = session.first(select(vector_stores).where(_stores.id == store_id))
+        if store is None or store.rebuild_requested_at is None:
+            return 0
+        requested_at = store.rebuild_requested_at
+        count = select(func.count()).select_from(vector_store_files).where(_of_rebuild(store_id))
+        room = FILES_IN_PROGRESS - int(session.value(count.where(_files.rebuild_at == requested_at)))
+        query = select(_files.id).where(_due(store_id, requested_at)).order_by(_files.status.desc(), _files.id)
+        ids = [row.id for row in session.rows(query.limit(max(room, 0)))]
+    handed_on = sum(
+        database.transact(partial(_rebuild_file, row_id=row_id, requested_at=requested_at)) for row_id in ids
+    )
+    database.transact(partial(_end_rebuild, store_id=store_id, requested_at=requested_at))
+    return handed_on
 
 
-def repair(database: Database, index: VectorIndex, *, project_id: str, store_id: str) -> int:
-    """Index the files of a vector store again of which the index has another number of chunks; returns their number.
-
-    Chunks of files that are not in the store are removed from the index. VectorIndexUnavailable.
-    """
+def continue_rebuilds(database: Database, *, until: float) -> int:
+    """Continue rebuilds, the same number of each project first, until that time (monotonic); returns the number of files."""
     with database.read() as session:
-        collection = collection_of(session, store_id)
-    if collection is None:
+        due = and_(_stores.rebuild_requested_at <= session.now() - _EVENT_SECONDS, _stores.deleted_at.is_(None))
+        turn = func.row_number().over(partition_by=_stores.project_id, order_by=_stores.rebuild_requested_at)
+        query = select(_stores.id).where(due).order_by(turn, _stores.rebuild_requested_at).limit(_STORES_AT_ONCE)
+        ids = [row.id for row in session.rows(query)]
+    handed_on = 0
+    for store_id in ids:
+        if time.monotonic() > until:
+            break
+        handed_on += hand_on_rebuild(database, store_id)
+    return handed_on
+
+
+def change_dimension(database: Database, claim: Claim, old: int, new: int) -> None:
+    """Let the index of a store under a rebuild have vectors of another dimension: all of its files begin again.
+
+    ClaimLost: nothing is changed. The claim is lost then, too, and so are those of all other files that are embedded.
+    """
+
+    def change(session: WriteSession) -> None:
+        of_store = _stores.id == claim.row.vector_store_id
+        store = session.first(select(vector_stores).where(of_store).with_for_update())
+        row = claim.check(session)
+        if store is None or store.dimension != old:
+            raise ClaimLost
+        ended = {"dimension": new, "rebuild_requested_at": None}
+        session.run(update(vector_stores).where(of_store).values(**ended))
+        payer = Originator(row.rebuild_user_id, row.project_id, row.organization_id, row.rebuild_key_id)
+        fresh = session.first(select(vector_stores).where(of_store))
+        assert fresh is not None
+        note_rebuild(session, fresh, payer if row.rebuild_user_id else None)
+        embedded = and_(_files.vector_store_id == store.id, _files.status == "in_progress", _files.step == "embed")
+        begin = {"next_chunk": 0, "retry_at": session.now() - random.random()}
+        session.run(update(vector_store_files).where(embedded, _files.deleted_at.is_(None)).values(**begin))
+
+    database.transact(change)
+
+
+def index_again(session: WriteSession, row_id: str, *, rebuild_at: float | None) -> int:
+    """Hand a file that is or was completed to the indexer; 1 if it is. `rebuild_at`: None for a repair."""
+    row = lock_live_file(session, row_id)
+    if row is None or (row.status != "completed" and (row.status != "in_progress" or row.completed_at is None)):
         return 0
-    # Twice, since files are completed and removed meanwhile.
-    wrong = _disagreements(database, index, collection, project_id, store_id)
-    if wrong:
-        still = _disagreements(database, index, collection, project_id, store_id)
-        wrong = {row_id: known for row_id, known in wrong.items() if row_id in still}
-    for row_id, known in wrong.items():
-        if not known:
-            index.delete_file(collection, project_id, store_id, row_id)
-    return sum(_index_again(database, row_id) for row_id, known in wrong.items() if known)
+    of_file = vector_store_chunks.c.vector_store_file_id == row_id
+    session.run(update(vector_store_chunks).where(of_file).values(indexed=False))
+    begin = {"status": "in_progress", "step": "embed", "next_chunk": 0, "attempts": 0}
+    waits = {"error_code": None, "error_message": None}
+    # The previous release did not note when a file was completed.
+    since = {"completed_at": row.completed_at or int(session.now()), "rebuild_at": rebuild_at}
+    hand_on(session, row, FILE_PARSED, **begin, **waits, **since)
+    return 1
 
 
-def repair_some(database: Database, index: VectorIndex) -> int:
-    """`repair` some vector stores, other ones each time; returns the number of files. For the sweep."""
-    live = _stores.deleted_at.is_(None) & _stores.dimension.is_not(None)
-    with database.read() as session:
-        first = session.value(select(func.min(_stores.created_at)).where(live))
-        if first is None:
-            return 0
-        since = random.randint(first, session.value(select(func.max(_stores.created_at)).where(live)))
-        query = select(_stores.id, _stores.project_id).where(live, _stores.created_at >= since)
-        rows = session.rows(query.order_by(_stores.created_at, _stores.id).limit(_STORES_AT_ONCE))
-    return sum(repair(database, index, project_id=row.project_id, store_id=row.id) for row in rows)
+def _rebuild_file(session: WriteSession, *, row_id: str, requested_at: float) -> int:
+    row = lock_live_file(session, row_id)
+    if row is None or row.rebuild_requested_at != requested_at or row.rebuild_at == requested_at:
+        return 0
+    return index_again(session, row_id, rebuild_at=requested_at)
 
 
-def _disagreements(
-    database: Database, index: VectorIndex, collection: Collection, project_id: str, store_id: str
-) -> Mapping[str, bool]:
-    """The ids of files of which rows and index have different numbers of chunks, and whether each is completed."""
-    with database.read() as session:
-        live = (_files.vector_store_id == store_id) & _files.deleted_at.is_(None)
-        rows = session.rows(select(_files.id, _files.status, _files.chunk_count).where(live))
-    counts = index.chunk_counts(collection, project_id, store_id)
-    expected = {row.id: row.chunk_count for row in rows if row.status == "completed"}
-    wrong = {row_id: True for row_id, count in expected.items() if counts.get(row_id, 0) != count}
-    known = {row.id for row in rows if row.status in ("completed", "in_progress")}
-    return {**wrong, **{row_id: False for row_id in counts if row_id not in known}}
+def _end_rebuild(session: WriteSession, *, store_id: str, requested_at: float) -> None:
+    store = session.first(select(vector_stores).where(_stores.id == store_id).with_for_update())
+    if store is None or store.rebuild_requested_at != requested_at:
+        return
+    is_live = store.deleted_at is None and store.expired_at is None
+    if not is_live or session.first(select(_files.id).where(_due(store_id, requested_at)).limit(1)) is None:
+        session.run(update(vector_stores).where(_stores.id == store_id).values(rebuild_requested_at=None))
 
 
-def _completed(session: ReadSession, store_id: str) -> list[str]:
-    completed = (_files.vector_store_id == store_id) & _files.deleted_at.is_(None) & (_files.status == "completed")
-    return [row.id for row in session.rows(select(_files.id).where(completed).order_by(_files.id))]
+def _of_rebuild(store_id: str) -> ColumnElement[bool]:
+    """The files of a store that are in progress in a rebuild."""
+    in_progress = and_(_files.status == "in_progress", _files.completed_at.is_not(None), _files.rebuild_at.is_not(None))
+    return and_(_files.vector_store_id == store_id, _files.deleted_at.is_(None), in_progress)
 
 
-def _index_again(database: Database, row_id: str) -> int:
-    """Let a completed file be embedded and indexed again; 1 if it is completed."""
+def _due(store_id: str, requested_at: float) -> ColumnElement[bool]:
+    """The files of a store that a rebuild did not hand on yet."""
+    in_progress = and_(_files.status == "in_progress", _files.completed_at.is_not(None))
+    return and_(
+        _files.vector_store_id == store_id,
+        _files.deleted_at.is_(None),
+        or_(_files.status == "completed", in_progress),
+        or_(_files.rebuild_at.is_(None), _files.rebuild_at != requested_at),
+    )
 
-    def reset(session: WriteSession) -> int:
-        row = lock_live_file(session, row_id)
-        if row is None or row.status != "completed":
-            return 0
-        of_file = vector_store_chunks.c.vector_store_file_id == row_id
-        session.run(update(vector_store_chunks).where(of_file).values(indexed=False))
-        hand_on(session, row, FILE_PARSED, status="in_progress", step="embed", next_chunk=0, attempts=0)
-        return 1
 
-    return database.transact(reset)
+def _check_number(session: ReadSession, project_id: str) -> None:
+    under_way = and_(
+        _stores.project_id == project_id, _stores.deleted_at.is_(None), _stores.rebuild_requested_at.is_not(None)
+    )
+    number = int(session.value(select(func.count()).select_from(vector_stores).where(under_way)))
+    if number >= REBUILDS_PER_PROJECT:
+        raise RateLimited(
+            f"{number} vector stores of your project are being rebuilt. Try again when one of them is 'completed'.",
+            code="too_many_rebuilds",
+            headers={"retry-after": str(_RETRY_AFTER_SECONDS)},
+        )

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
+import time
+from collections.abc import Sequence
+from typing import Any
 
-from sqlalchemy import delete, exists, or_, select, update
+from sqlalchemy import Row, delete, exists, func, or_, select, update
 
 from llmariner.platform.database import Database, ReadSession
 from llmariner.platform.vectors import Collection, VectorIndex
@@ -23,6 +27,7 @@ _KEEP_SECONDS = 3600
 
 _ROWS_AT_ONCE = 1000
 _FILES_AT_ONCE = 200
+_STORES_AT_ONCE = 200
 
 _files, _stores, _chunks = vector_store_files.c, vector_stores.c, vector_store_chunks.c
 _ENDED = ("failed", "cancelled")
@@ -77,42 +82,67 @@ def apply_attributes(database: Database, index: VectorIndex, row_id: str) -> Non
             return
 
 
-def purge(database: Database, index: VectorIndex) -> int:
+def purge(database: Database, index: VectorIndex, *, until: float = math.inf, at_once: int = _FILES_AT_ONCE) -> int:
     """Delete the rows of files and vector stores that were removed an hour ago, and the chunks of failed files.
 
-    Returns the number of files. For the sweep. VectorIndexUnavailable.
+    Returns the number of files. Projects take turns. It ends at `until` (monotonic). For the sweep. VectorIndexUnavailable.
     """
+    purged, stores = 0, set[str]()
     with database.read() as session:
         before = session.now() - _KEEP_SECONDS
-        gone = or_(_files.deleted_at <= before, _stores.deleted_at <= before)
-        has_chunks = exists().where(_chunks.vector_store_file_id == _files.id)
-        ended = _files.status.in_(_ENDED) & has_chunks
-        query = select(_files.id, _files.project_id, _files.vector_store_id, gone.label("gone"))
-        query = query.join(vector_stores, _stores.id == _files.vector_store_id).where(or_(gone, ended))
-        rows = session.rows(query.order_by(_files.id).limit(_FILES_AT_ONCE))
-    for row in rows:
-        remove_file(database, index, project_id=row.project_id, store_id=row.vector_store_id, row_id=row.id)
-        _delete_chunks(database, row.id)
-        with database.write() as session:
-            if row.gone:
-                session.run(delete(vector_store_files).where(_files.id == row.id))
-            else:
-                session.run(
-                    update(vector_store_files)
-                    .where(_files.id == row.id, _files.status.in_(_ENDED))
-                    .values(chunk_count=None, next_chunk=0)
-                )
-    _purge_stores(database, index, before)
-    return len(rows)
+    while True:
+        rows = _ended_files(database, before, at_once)
+        for row in rows:
+            if time.monotonic() > until:
+                return purged
+            _purge_file(database, index, row, stores)
+            purged += 1
+        if len(rows) < at_once:
+            break
+    _purge_stores(database, index, before, until)
+    return purged
 
 
-def _purge_stores(database: Database, index: VectorIndex, before: float) -> None:
+def _ended_files(database: Database, before: float, limit: int) -> Sequence[Row[Any]]:
+    """Files to purge, those of each project in order. `gone`: with their rows. `store_gone`: with all of their store."""
+    store_gone = _stores.deleted_at.is_not(None) & (_stores.deleted_at <= before)
+    gone = or_(_files.deleted_at <= before, store_gone)
+    has_chunks = exists().where(_chunks.vector_store_file_id == _files.id)
+    ended = _files.status.in_(_ENDED) & _files.deleted_at.is_(None) & has_chunks
+    turn = func.row_number().over(partition_by=_files.project_id, order_by=_files.id)
+    labels = (gone.label("gone"), store_gone.label("store_gone"))
+    query = select(_files.id, _files.project_id, _files.vector_store_id, *labels)
+    query = query.join(vector_stores, _stores.id == _files.vector_store_id).where(or_(gone, ended))
+    with database.read() as session:
+        return session.rows(query.order_by(turn, _files.id).limit(limit))
+
+
+def _purge_file(database: Database, index: VectorIndex, row: Row[Any], stores: set[str]) -> None:
+    """`stores`: deleted ones of which this sweep has removed all chunks from the index."""
+    place = {"project_id": row.project_id, "store_id": row.vector_store_id}
+    if not row.store_gone:
+        remove_file(database, index, **place, row_id=row.id)
+    elif row.vector_store_id not in stores:
+        remove_store(database, index, **place)
+        stores.add(row.vector_store_id)
+    _delete_chunks(database, row.id)
+    with database.write() as session:
+        if row.gone:
+            session.run(delete(vector_store_files).where(_files.id == row.id))
+        else:
+            ended = (_files.id == row.id) & _files.status.in_(_ENDED)
+            session.run(update(vector_store_files).where(ended).values(chunk_count=None, next_chunk=0))
+
+
+def _purge_stores(database: Database, index: VectorIndex, before: float, until: float) -> None:
     """Delete the rows of deleted vector stores without files."""
     has_files = exists().where(_files.vector_store_id == _stores.id)
     query = select(_stores.id, _stores.project_id).where(_stores.deleted_at <= before, ~has_files)
     with database.read() as session:
-        rows = session.rows(query.order_by(_stores.id).limit(_FILES_AT_ONCE))
+        rows = session.rows(query.order_by(_stores.id).limit(_STORES_AT_ONCE))
     for row in rows:
+        if time.monotonic() > until:
+            return
         remove_store(database, index, project_id=row.project_id, store_id=row.id)
         with database.write() as session:
             batches = vector_store_file_batches.c.vector_store_id == row.id

@@ -149,6 +149,7 @@ _OF_VECTOR_STORES = {
     "document-parser": "file.created",
     "vector-store-attributes": "file.updated",
     "vector-store-file-removal": "file.deleted",
+    "vector-store-rebuild": "rebuild_requested",
     "vector-store-removal": "deleted",
 }
 

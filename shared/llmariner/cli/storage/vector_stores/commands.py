@@ -20,8 +20,6 @@ __all__ = ["create", "delete", "delete_file", "get", "list_files", "list_stores"
 _PAGE = 100
 """The page size limit of the API."""
 
-_REBUILD_SECONDS = 600.0
-
 _STORE_ARGUMENT = click.argument("store", metavar="NAME_OR_ID", shell_complete=complete_vector_stores)
 _LIMIT_OPTION = click.option(
     "--limit", metavar="N", type=click.IntRange(min=1), default=100, show_default=True, help="Newest N."
@@ -122,14 +120,14 @@ def delete(session: Session, store: str) -> None:
 def rebuild(session: Session, store: str) -> None:
     """Embed and index the files of a vector store again.
 
-    For an index that was lost. Each file is in progress, and not found, until it is indexed.
+    For an index that was lost, or a model that changed. Each file is in progress until it is indexed. Counts to you.
     """
     from llmariner.cli.support.api import build_path
 
     api = session.api()
     found = resolve_vector_store(api, store)
     path = build_path("vector_stores", found["id"], "rebuild")
-    answer = api.post(path, timeout_seconds=_REBUILD_SECONDS)
+    answer = api.post(path)
     session.printer.print_message(answer, f"{found.get('name') or found['id']} is being indexed again.")
 
 

@@ -1,0 +1,94 @@
+"""Repairs of the index of vector stores by the rows: what it lacks is indexed again, what has no row is removed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from functools import partial
+
+from sqlalchemy import and_, exists, func, select
+
+from llmariner.platform.database import Database, ReadSession, WriteSession
+from llmariner.platform.vectors import Collection, VectorIndex
+from llmariner.vector_stores.ingest.rebuild import FILES_IN_PROGRESS, index_again, note_rebuild
+from llmariner.vector_stores.ingest.removal import collection_of
+from llmariner.vector_stores.tables import vector_store_files, vector_stores
+
+__all__ = ["repair", "repair_some"]
+
+_STORES_AT_ONCE = 20
+
+_files, _stores = vector_store_files.c, vector_stores.c
+
+
+def repair(database: Database, index: VectorIndex, *, project_id: str, store_id: str) -> int:
+    """Index the files of a vector store again of which the index has another number of chunks; returns their number.
+
+    Where that are many, the store is rebuilt. It counts to the project alone. Chunks of files that are not in the store are
+    removed from the index. VectorIndexUnavailable.
+    """
+    with database.read() as session:
+        completed = _completed(session, store_id)
+        collection = collection_of(session, store_id)
+    if collection is None:
+        # The dimension of its vectors is not known: none of its files is in the index.
+        wrong: Mapping[str, bool] = dict.fromkeys(completed, True)
+    else:
+        # Twice, since files are completed and removed meanwhile.
+        wrong = _disagreements(database, index, collection, project_id, store_id)
+        if wrong:
+            still = _disagreements(database, index, collection, project_id, store_id)
+            wrong = {row_id: known for row_id, known in wrong.items() if row_id in still}
+        for row_id, known in wrong.items():
+            if not known:
+                index.delete_file(collection, project_id, store_id, row_id)
+    known_ids = [row_id for row_id, known in wrong.items() if known]
+    if len(known_ids) > FILES_IN_PROGRESS:
+        database.transact(partial(_rebuild, store_id=store_id))
+        return len(known_ids)
+    return sum(database.transact(partial(index_again, row_id=row_id, rebuild_at=None)) for row_id in known_ids)
+
+
+def repair_some(database: Database, index: VectorIndex, *, until: float) -> int:
+    """`repair` some vector stores, other ones each time and of other projects first; returns the number of files.
+
+    For the sweep. It ends at `until` (monotonic).
+    """
+    has_files = exists().where(_files.vector_store_id == _stores.id, _files.status == "completed")
+    live = and_(_stores.deleted_at.is_(None), _stores.expired_at.is_(None), _stores.rebuild_requested_at.is_(None))
+    turn = func.row_number().over(partition_by=_stores.project_id, order_by=func.random())
+    query = select(_stores.id, _stores.project_id).where(live, has_files).order_by(turn, func.random())
+    with database.read() as session:
+        rows = session.rows(query.limit(_STORES_AT_ONCE))
+    repaired = 0
+    for row in rows:
+        if time.monotonic() > until:
+            break
+        repaired += repair(database, index, project_id=row.project_id, store_id=row.id)
+    return repaired
+
+
+def _rebuild(session: WriteSession, *, store_id: str) -> None:
+    live = and_(_stores.id == store_id, _stores.deleted_at.is_(None), _stores.expired_at.is_(None))
+    store = session.first(select(vector_stores).where(live).with_for_update())
+    if store is not None and store.rebuild_requested_at is None:
+        note_rebuild(session, store, None)
+
+
+def _disagreements(
+    database: Database, index: VectorIndex, collection: Collection, project_id: str, store_id: str
+) -> Mapping[str, bool]:
+    """The ids of files of which rows and index have different numbers of chunks, and whether each is completed."""
+    with database.read() as session:
+        live = (_files.vector_store_id == store_id) & _files.deleted_at.is_(None)
+        rows = session.rows(select(_files.id, _files.status, _files.chunk_count).where(live))
+    counts = index.chunk_counts(collection, project_id, store_id)
+    expected = {row.id: row.chunk_count for row in rows if row.status == "completed"}
+    wrong = {row_id: True for row_id, count in expected.items() if counts.get(row_id, 0) != count}
+    known = {row.id for row in rows if row.status in ("completed", "in_progress")}
+    return {**wrong, **{row_id: False for row_id in counts if row_id not in known}}
+
+
+def _completed(session: ReadSession, store_id: str) -> list[str]:
+    completed = (_files.vector_store_id == store_id) & _files.deleted_at.is_(None) & (_files.status == "completed")
+    return [row.id for row in session.rows(select(_files.id).where(completed).order_by(_files.id))]
