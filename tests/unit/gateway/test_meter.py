@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -280,3 +281,31 @@ def test_a_function_stops_after_its_last_stream_and_then_closes_its_application(
     monkeypatch.setattr(boot, "Server", StoppedServer)
     boot.serve(Application(), host="127.0.0.1", port=1)
     assert closed == [math.inf, "closed"]
+
+
+class OnceRejectingControlPlane:
+    """A ledger that rejects the first batch, and records what is being handled in other tasks meanwhile."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def record_events(self, events: list[dict[str, Any]]) -> None:
+        self.asked += 1
+        if self.asked == 1:
+            raise InvalidRequest("An event is invalid.")
+        await asyncio.sleep(0.05)
+
+
+def test_the_search_for_a_rejected_event_leaves_no_exception_to_other_tasks() -> None:
+    async def others() -> list[BaseException | None]:
+        meters = Meter(OnceRejectingControlPlane(), Metrics())  # type: ignore[arg-type]
+        for number in (1, 2):
+            meters.close(meters.open(f"req_{number}", KEY, "m", "chat_completions"), "succeeded", 200)
+        flushed = asyncio.create_task(meters.flush())
+        seen = []
+        while not flushed.done():
+            seen.append(sys.exception())
+            await asyncio.sleep(0.01)
+        return seen
+
+    assert set(asyncio.run(others())) == {None}

@@ -227,17 +227,18 @@ class Meter:
 
     async def _send_batch(self, batch: list[dict[str, Any]]) -> bool:
         """Send a batch. Failed batches are queued again, up to a bound. Returns whether none was."""
+        rejection: Exception | None = None
         try:
             await self._control_plane.record_events(batch)
-        except (InvalidRequest, TypeError, ValueError, OverflowError) as rejection:
-            return await self._isolate_rejected(batch, rejection)
+        except (InvalidRequest, TypeError, ValueError, OverflowError) as refused:
+            rejection = refused.with_traceback(None)
         except Exception as error:  # the events are queued again after any error
             if not isinstance(error, PlatformError):
                 _log.exception("the ledger could not be written")
             self._events = [*batch, *self._events]
             self._bound_events()
             return False
-        return True
+        return rejection is None or await self._isolate_rejected(batch, rejection)
 
     def _bound_events(self) -> None:
         """Bound the queue: drop all but closing events, which repeat the earlier ones, then the oldest of these."""

@@ -102,6 +102,7 @@ class RequestHandler:
     async def run(self) -> None:
         """Handle the request and send its response."""
         gateway, route = self._gateway, self._route
+        failure: PlatformError | None = None
         try:
             if not gateway.is_fresh():
                 await gateway.refresh()
@@ -128,16 +129,18 @@ class RequestHandler:
                 reservation = await gateway.limiter.reserve(*quota_args)
             await self._handle(key, request, reservation, wait)
         except PlatformError as error:
-            await self._fail(error)
+            failure = error.with_traceback(None)  # a traceback would refer to this frame, and the frame to it
         except ClientDisconnected:
             pass
         except Exception:
             _log.exception("request %s failed", self._request_id)
-            await self._fail(PlatformError("Something broke on our side. Try again; the request id helps to find it."))
+            failure = PlatformError("Something broke on our side. Try again; the request id helps to find it.")
         finally:
             self._release_body()
             if self._response_bytes_held:
                 self._gateway.response_budget.release(self._tenant, self._response_bytes_held)
+        if failure is not None:
+            await self._fail(failure)
 
     async def _handle(self, key: Key, request: ModelRequest, reservation: Reservation, wait: float) -> None:
         """Serve a request within its limits, record its usage, and settle its reservation."""
@@ -317,6 +320,7 @@ class RequestHandler:
         if state.replica_endpoints:
             endpoint = self._engine_replica = self._gateway.engine_replicas.acquire(state.replica_endpoints)
         self._endpoint = endpoint
+        response: Response | None = None
         try:
             response = await self._send_to_engine(endpoint, request)
         except ResponseTimeout as timeout:
@@ -327,6 +331,7 @@ class RequestHandler:
                 raise EngineFailed(
                     "The engine closed the connection before it answered, twice. See `llma logs`."
                 ) from failure
+        if response is None:
             # A healthy engine has closed an idle connection just as it was used.
             if not await self._gateway.is_healthy(endpoint, seconds=_HEALTH_CHECK_SECONDS):
                 await self._gateway.report_unreachable(self._model, endpoint)

@@ -50,12 +50,16 @@ class MiddlewareStack:
             send = self._cors.wrap_send(headers_by_name.get(b"origin"), send)
         if scope["method"] == "HEAD":
             scope, send = {**scope, "method": "GET", HEAD_REQUEST: True}, _without_body(send)
+        refusal: PlatformError | None = None
+        encoding: str | None = None
         try:
             _check_single_headers(scope["headers"])
             _check_url(scope)
             encoding = content_encoding(scope["headers"])
         except PlatformError as error:
-            await send_error(send, error, default_headers())
+            refusal = error.with_traceback(None)
+        if refusal is not None:
+            await send_error(send, refusal, default_headers())
             return
         if encoding is not None:
             receive = DecompressedBody(receive, encoding)
