@@ -10,23 +10,14 @@ from llmariner.documents.blocks import Block, TextChunk
 from llmariner.documents.passages import BLOCK_SEPARATOR, Boundary, Passage, Section, divide, split_passages
 from llmariner.documents.tokens import TokenCounter
 
-__all__ = ["AUTO_MAX_TOKENS", "AUTO_OVERLAP", "CHUNK_BYTES", "STATIC_MAX_TOKENS", "chunk", "document_text"]
+__all__ = ["CHUNK_BYTES", "chunk"]
 
-AUTO_MAX_TOKENS = 800
-AUTO_OVERLAP = 400
-STATIC_MAX_TOKENS = range(100, 4097)
-"""The sizes that a caller may ask for; the overlap is at most half of it."""
 CHUNK_BYTES = 60_000
 """The size of a chunk's text in UTF-8. The vector index takes 65,535 bytes; a long word may be one token."""
 
 _FEWEST_TOKENS = 16
 # Of a chunk: what its headings and the header of its table take at most each, and the longest passage.
 _SHARE = 4
-
-
-def document_text(blocks: Iterable[Block]) -> str:
-    """The text that the offsets of chunks refer to."""
-    return BLOCK_SEPARATOR.join(block.text for block in blocks)
 
 
 def chunk(blocks: Iterable[Block], count_tokens: TokenCounter, max_tokens: int, overlap: int) -> Iterator[TextChunk]:
@@ -36,7 +27,8 @@ def chunk(blocks: Iterable[Block], count_tokens: TokenCounter, max_tokens: int, 
     the headings above it, on one line, and a chunk that begins inside a table with the table's header; then follows the
     text of the document from `start` to `end`. All of it together has at most `max_tokens` and CHUNK_BYTES. All
     text but white space is in some chunk. Consecutive chunks share at most `overlap` tokens; a heading after half of a
-    chunk begins a new one that shares none. Raises ValueError for sizes that make no sense.
+    chunk begins a new one that shares none. `start` and `end` are offsets in the texts of the blocks, joined by
+    BLOCK_SEPARATOR. Raises ValueError for `max_tokens` below 16, and for an `overlap` outside 0 to half of it.
     """
     if max_tokens < _FEWEST_TOKENS:
         raise ValueError(f"max_tokens is {max_tokens}; at least {_FEWEST_TOKENS} are needed")

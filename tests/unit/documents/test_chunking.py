@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmariner.documents.blocks import Block, BlockKind, TextChunk
-from llmariner.documents.chunking import AUTO_MAX_TOKENS, AUTO_OVERLAP, CHUNK_BYTES, chunk, document_text
+from llmariner.documents.chunking import CHUNK_BYTES, chunk
+from llmariner.documents.passages import BLOCK_SEPARATOR
 from llmariner.documents.tokens import EstimatedTokens
 
 ESTIMATE = EstimatedTokens()
@@ -27,6 +28,10 @@ def characters(texts: list[str]) -> list[int]:
 def superadditive(texts: list[str]) -> list[int]:
     """Joined texts have more tokens than their parts: no tokenizer is that bad."""
     return [len(text.split()) + len(text) ** 2 // 400 for text in texts]
+
+
+def text_of(blocks: list[Block]) -> str:
+    return BLOCK_SEPARATOR.join(block.text for block in blocks)
 
 
 def paragraph(text: str, page: int | None = None) -> Block:
@@ -55,7 +60,7 @@ def test_chunks_keep_their_bounds_and_cover_the_text(
 ) -> None:
     assert callable(counter)
     chunks = list(chunk(iter(blocks), counter, size, int(size * share)))
-    text = document_text(blocks)
+    text = text_of(blocks)
     covered = [False] * len(text)
     for found in chunks:
         assert found.text.endswith(text[found.start : found.end])
@@ -76,10 +81,10 @@ def test_the_same_document_has_the_same_chunks(blocks: list[Block]) -> None:
 
 
 def test_chunks_of_prose_overlap_by_whole_sentences_within_the_limit() -> None:
-    chunks = list(chunk([paragraph(sentences(2000))], words, AUTO_MAX_TOKENS, AUTO_OVERLAP))
-    assert len(chunks) == pytest.approx(2000 * 5 / (AUTO_MAX_TOKENS - AUTO_OVERLAP), abs=2)
+    chunks = list(chunk([paragraph(sentences(2000))], words, 800, 400))
+    assert len(chunks) == pytest.approx(2000 * 5 / (800 - 400), abs=2)
     for earlier, later in itertools.pairwise(chunks):
-        assert AUTO_OVERLAP - 5 <= _shared_words(earlier, later) <= AUTO_OVERLAP
+        assert 395 <= _shared_words(earlier, later) <= 400
         assert later.text.startswith("This is sentence")
         assert earlier.text.endswith(".")
 
@@ -212,6 +217,6 @@ def test_estimated_tokens(text: str, tokens: int) -> None:
 
 def test_no_word_of_the_document_is_changed() -> None:
     blocks = [heading("Title"), paragraph(sentences(50)), Block(BlockKind.CODE, "x = 1\ny = 2")]
-    known = set(re.findall(r"\w+", document_text(blocks)))
+    known = set(re.findall(r"\w+", text_of(blocks)))
     for found in chunk(blocks, ESTIMATE, 50, 25):
         assert set(re.findall(r"\w+", found.text)) <= known

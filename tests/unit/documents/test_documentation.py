@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from llmariner.documents.chunking import AUTO_MAX_TOKENS, AUTO_OVERLAP
 from llmariner.documents.limits import ParserLimits
+from llmariner.vector_stores.chunking_strategy import ChunkingStrategy
 
 PAGE = (Path(__file__).parents[3] / "docs" / "documents.md").read_text()
 LIMITS = ParserLimits()
@@ -34,4 +34,6 @@ def test_a_limit(limit: str, value: str) -> None:
 
 
 def test_the_sizes_of_chunks() -> None:
-    assert f"`auto` means {AUTO_MAX_TOKENS} and {AUTO_OVERLAP}." in re.sub(r"\s+", " ", PAGE)
+    automatic = ChunkingStrategy()
+    sizes = f"{automatic.max_chunk_size_tokens} and {automatic.chunk_overlap_tokens}"
+    assert f"`auto` means {sizes}." in re.sub(r"\s+", " ", PAGE)
