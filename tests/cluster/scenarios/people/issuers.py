@@ -27,7 +27,7 @@ from ...lab.wait import until
 from ...platform.installed import Installed
 from ...platform.overlay import CHECKOUT, over, write
 from ..functions import Functions
-from .relay import Relay
+from ..relay import Relay
 
 if TYPE_CHECKING:
     from identity.issuer import RunningIssuer, Signer, SigningKey

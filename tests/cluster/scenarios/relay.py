@@ -1,4 +1,4 @@
-"""A port of this machine that leads elsewhere: the command line takes an issuer without TLS only on its own machine."""
+"""A port of this machine whose connections lead to another address."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ _AT_ONCE = 64 * 1024
 
 
 class Relay:
-    """Listens on loopback from its making on; `to` says where it leads. `with` it."""
+    """Listens on a free port of `host` from its making on; `to` says where it leads. `with` it.
 
-    def __init__(self) -> None:
-        self._listening = socket.create_server(("127.0.0.1", 0))
+    Leads pods to servers on loopback, and the command line, which takes an issuer without TLS only on its own machine, to
+    the cluster.
+    """
+
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        self._listening = socket.create_server((host, 0))
         self._target = ("127.0.0.1", 9)
         self._thread = threading.Thread(target=self._accept, daemon=True)
-        self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
+        self.url = f"http://{host}:{self._listening.getsockname()[1]}"
 
     def to(self, host: str, port: int) -> None:
         """From now on it leads there."""
