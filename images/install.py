@@ -174,7 +174,7 @@ def compile_token_path(target: Path) -> None:
     # Bytecode comes later, with the rest of the package.
     paths = {"PYTHONPATH": os.pathsep.join((str(target), str(compiler))), "PYTHONDONTWRITEBYTECODE": "1"}
     run(sys.executable, "-c", build, "--into", str(result), variables=paths)
-    shutil.copytree(result, target, dirs_exist_ok=True)
+    shutil.copytree(result, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("files.txt"))
 
 
 def install_functions() -> None:

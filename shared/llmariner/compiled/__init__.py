@@ -2,7 +2,7 @@
 
 In an image the compiled files are beside the sources. On one machine they are in a folder of their own, named by a digest
 of the sources, so that changed sources never meet old machine code. `LLMARINER_COMPILED` names that folder to a process;
-the package reads it before any of the modules is imported. Without it the sources run.
+the package reads it before any of the modules is imported. `off` stands for the sources, also in an image.
 """
 
 from __future__ import annotations
@@ -10,15 +10,21 @@ from __future__ import annotations
 import importlib.machinery
 import importlib.util
 import os
+import stat
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.abc import MetaPathFinder
 from pathlib import Path
 from types import ModuleType
 
-__all__ = ["MODULES", "SETTING", "activate", "is_active"]
+__all__ = ["MANIFEST", "MODULES", "OFF", "SETTING", "activate", "is_active", "modules_digest", "source_of", "unusable"]
 
 SETTING = "LLMARINER_COMPILED"
+OFF = "off"
+MANIFEST = "files.txt"
+"""A file of a compiled folder: the digest of the modules on its first line, then the size and path of each file."""
+
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _GATEWAY = "llmariner.gateway"
 MODULES = (
     f"{_GATEWAY}.admission.model_checks",
@@ -50,14 +56,10 @@ MODULES = (
 
 
 class _Finder(MetaPathFinder):
-    """Finds the compiled modules, and the library that holds the code of all of them."""
+    """Finds modules in the files named for them."""
 
-    def __init__(self, folder: Path) -> None:
-        suffix = importlib.machinery.EXTENSION_SUFFIXES[0]
-        self._files = {
-            file.relative_to(folder).as_posix().removesuffix(suffix).replace("/", "."): file
-            for file in folder.rglob(f"*{suffix}")
-        }
+    def __init__(self, files: Mapping[str, Path]) -> None:
+        self._files = files
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -67,9 +69,72 @@ class _Finder(MetaPathFinder):
 
 
 def activate(folder: str) -> None:
-    """Import the modules from `folder` from now on. Does nothing when it does not exist."""
-    if os.path.isdir(folder):
-        sys.meta_path.insert(0, _Finder(Path(folder)))
+    """Import the modules from `folder` from now on, or their sources if it is `off`.
+
+    Does nothing when the folder does not exist, or must not be used; the reason is printed.
+    """
+    if folder == OFF:
+        sys.meta_path.insert(0, _Finder({name: source_of(name) for name in MODULES}))
+    elif os.path.isdir(folder):
+        if reason := unusable(Path(folder)):
+            print(f"The token path is not run as machine code: {reason}.", file=sys.stderr)
+            return
+        suffix, root = importlib.machinery.EXTENSION_SUFFIXES[0], Path(folder)
+        files = [file for file in _sizes(root) if file.name.endswith(suffix)]
+        # Also the library that has the code of all modules.
+        names = (file.relative_to(root).as_posix().removesuffix(suffix).replace("/", ".") for file in files)
+        sys.meta_path.insert(0, _Finder(dict(zip(names, files, strict=True))))
+
+
+def unusable(folder: Path) -> str:
+    """Why machine code must not be loaded from `folder`; empty if it may.
+
+    Its files are complete, belong to these modules, and no other user but root can write or replace them.
+    """
+    try:
+        if (folder / MANIFEST).read_text().partition("\n")[0] != modules_digest():
+            return f"{folder} was made from other sources"
+        sizes = _sizes(folder)
+        if any(file.stat().st_size != size for file, size in sizes.items()):
+            return f"{folder} is incomplete"
+        folders = {parent for file in sizes for parent in file.parents if parent.is_relative_to(folder)}
+        # Nobody but its owner renames a file in a folder with the sticky bit.
+        holder = folder.parent.stat()
+        exposed = bool(holder.st_mode & stat.S_IWOTH) and not holder.st_mode & stat.S_ISVTX
+        if exposed or not _is_own(holder):
+            return f"other users can replace {folder}"
+        for path in (folder / MANIFEST, *sizes, *folders):
+            status = path.stat()
+            if not _is_own(status) or status.st_mode & _OTHERS_WRITE:
+                return f"other users can write to {path}"
+    except (OSError, ValueError):
+        return f"{folder} is incomplete"
+    return ""
+
+
+def _is_own(status: os.stat_result) -> bool:
+    return status.st_uid in (0, os.geteuid())
+
+
+def _sizes(folder: Path) -> dict[Path, int]:
+    """The files of a compiled folder and their sizes, as its manifest lists them. Raises OSError and ValueError."""
+    lines = (line.split(" ", 1) for line in (folder / MANIFEST).read_text().splitlines()[1:])
+    return {folder / path: int(size) for size, path in lines}
+
+
+def source_of(module: str) -> Path:
+    """The source of one of the modules."""
+    return Path(__file__).parents[2] / f"{module.replace('.', '/')}.py"
+
+
+def modules_digest() -> str:
+    """A digest of the sources of all modules and of the interpreter's version."""
+    import hashlib
+
+    digest = hashlib.sha256(sys.version.encode())
+    for module in MODULES:
+        digest.update(module.encode() + source_of(module).read_bytes())
+    return digest.hexdigest()
 
 
 def is_active() -> bool:

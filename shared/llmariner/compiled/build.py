@@ -17,9 +17,9 @@ import tempfile
 from pathlib import Path
 
 import llmariner
-from llmariner.compiled import MODULES
+from llmariner.compiled import MANIFEST, MODULES, modules_digest
 
-__all__ = ["BuildFailed", "build", "folder_of", "missing"]
+__all__ = ["BuildFailed", "build", "folder_of", "missing", "seal"]
 
 _PACKAGE = Path(llmariner.__file__).parent
 _COMPILERS = ("cc", "gcc", "clang")
@@ -48,11 +48,13 @@ class BuildFailed(Exception):
 
 
 def folder_of(cache: Path) -> Path:
-    """The folder below `cache` for these sources and this interpreter, whether it exists or not."""
+    """The folder below `cache` for these sources and this interpreter, whether it exists or not.
+
+    All sources of the package count: compiled code has checks for the types of the modules that it imports.
+    """
     digest = hashlib.sha256(f"{sys.version} {sysconfig.get_platform()}".encode())
-    digest.update(Path(__file__).read_bytes())
-    for module in MODULES:
-        digest.update(module.encode() + (_PACKAGE.parent / f"{module.replace('.', '/')}.py").read_bytes())
+    for source in sorted(_PACKAGE.rglob("*.py")):
+        digest.update(source.relative_to(_PACKAGE).as_posix().encode() + source.read_bytes())
     return cache / f"compiled-{digest.hexdigest()[:16]}"
 
 
@@ -90,11 +92,26 @@ def build(folder: Path) -> None:
             target = result / file.relative_to(work)
             target.parent.mkdir(parents=True, exist_ok=True)
             file.rename(target)
+        seal(result)
         try:
             result.rename(folder)
         except OSError:  # another process has built it meanwhile
             if not folder.is_dir():
                 raise
+
+
+def seal(folder: Path) -> None:
+    """Write the manifest of a compiled folder, and have everything on disk before the folder gets its name."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    lines = [modules_digest(), *(f"{file.stat().st_size} {file.relative_to(folder).as_posix()}" for file in files)]
+    (folder / MANIFEST).write_text("\n".join(lines))
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o644 if path.name == MANIFEST else 0o755)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def main() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 import tempfile
 import urllib.error
 from dataclasses import dataclass
 
+from llmariner.compiled import SETTING, unusable
 from llmariner.compiled.build import folder_of, missing
 from llmariner.platform.serving.local_processes import memory
 from llmariner.settings import StandaloneSettings, environment
@@ -129,10 +131,12 @@ def _token_path(settings: StandaloneSettings) -> Check:
     """Machine code is faster, and not needed: what lacks for it is a detail, not a fault."""
     if running_pid(settings) is not None and runs_compiled(settings):
         detail = "compiled"
+    elif setting := os.environ.get(SETTING):
+        detail = f"interpreted; {SETTING} is {setting}"
     elif lacking := missing():
         detail = f"interpreted; to compile it, this machine lacks {lacking}"
-    elif folder_of(settings.cache).is_dir():
-        detail = "interpreted; the next start uses the compiled one"
+    elif not unusable(folder_of(settings.cache)):
+        detail = "interpreted; the next start uses the compiled one, unless it is in the foreground"
     else:
         detail = "interpreted; it is compiled after a start, see compile.log"
     return Check("token path", True, detail, "")
