@@ -140,7 +140,7 @@ def test_a_folder_of_another_user_is_not_used(tmp_path: Path, monkeypatch: pytes
     assert "other users can write to" in unusable(folder)
 
 
-def test_a_damaged_folder_is_made_anew_and_old_ones_are_removed(
+def test_a_damaged_folder_is_made_again_and_old_ones_are_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(compiled_code, "build", made)
