@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["FILE", "ROWS", "STORE", "STORE_FILE"]
+__all__ = ["FILE", "LOOKUP", "RESULT", "ROWS", "STORE", "STORE_FILE"]
 
 FILE: dict[str, Any] = {
     "id": "file-1",

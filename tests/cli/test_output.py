@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from rich.cells import cell_len
+from rich.console import Console
 
 from llmariner.cli.support.output import Column, Printer, format_bytes, format_number, format_timestamp
 from llmariner.cli.support.terminal import strip_control_characters
@@ -215,3 +218,14 @@ def test_a_column_has_its_fields_title() -> None:
     assert (Column.of("owned_by").title, Column.of("model_id", "MODEL").title) == ("OWNED BY", "MODEL")
     assert Printer("table", "auto").is_table
     assert not Printer("yaml", "auto").is_table
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_without_wrapping_a_record_takes_one_line_and_cells_are_cut(width: int) -> None:
+    records = [{"file": f"{name}.pdf", "error": "It is encrypted, " * 9} for name in ("a", "報告書 " * 9)]
+    console = Console(width=width, file=io.StringIO())
+    console.print(Printer("table", "never").table(records, [Column.of("file"), Column.of("error")], wrap=False))
+    assert isinstance(console.file, io.StringIO)
+    _, *lines = console.file.getvalue().splitlines()
+    assert [line.rstrip()[-1] for line in lines] == ["…", "…"]
+    assert {cell_len(line) for line in lines} == {width}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -16,6 +17,8 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+
+from .storage_cases import FILE, LOOKUP, RESULT, STORE_FILE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -164,3 +167,44 @@ def test_context_set_prompts_for_each_setting_and_echoes_no_key(terminal: Open, 
     assert "sk-typed" not in shown.written
     stored = (home / ".config/llmariner/config.yaml").read_text()
     assert sorted(stored.splitlines()) == ["api_key: sk-typed", "endpoint: http://127.0.0.1:1/v1", "project: p"]
+
+
+def test_a_search_shows_passages_as_paragraphs(terminal: Open, platform: FakePlatform) -> None:
+    platform.respond("GET /vector_stores", LOOKUP["GET /vector_stores"])
+    long = {**RESULT, "filename": "\x1b[2Jb.md", "content": [{"type": "text", "text": "It takes weeks. " * 40}]}
+    page = {"object": "vector_store.search_results.page", "search_query": ["leave"], "data": [RESULT, long]}
+    platform.respond("POST /vector_stores/vs_1/search", {**page, "has_more": False})
+    shown = terminal("--color", "never", "storage", "vector-stores", "search", "handbook", "leave")
+    assert shown.end() == 0
+    lines = [line.rstrip() for line in shown.written.splitlines()]
+    assert lines[:4] == [
+        "0.877   Ärger.pdf, page 17   similarity 1, words 3",
+        "        It takes three weeks.",
+        "",
+        "0.877   [2Jb.md, page 17   similarity 1, words 3",
+    ]
+    text = [line for line in lines[4:] if line]
+    assert len(text) == 3, "300 characters of 112 columns"
+    assert all(line.startswith(" " * 8) and len(line) <= 120 for line in text)
+
+
+def test_the_table_of_files_on_their_way_has_a_line_for_each(
+    terminal: Open, platform: FakePlatform, home: Path
+) -> None:
+    folder = home / ("folder" * 12)
+    folder.mkdir()
+    for name in ("a", "b"):
+        (folder / f"{name}.pdf").write_text(name)
+    platform.respond("GET /vector_stores", LOOKUP["GET /vector_stores"])
+    platform.respond("POST /files", FILE)
+    error = {"code": "invalid_file", "message": "It is encrypted, " * 12}
+    platform.respond("POST /vector_stores/vs_1/files", {**STORE_FILE, "status": "failed", "last_error": error})
+    shown = terminal("--color", "never", "storage", "vector-stores", "add-files", "handbook", str(folder))
+    assert shown.end() != 0
+    written = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.written).rpartition("files are through")[0]
+    frame = [line.rstrip() for line in written.splitlines()]
+    title = max(number for number, line in enumerate(frame) if "FILE" in line)
+    assert frame[title].split() == ["FILE", "STEP", "CHUNKS", "ERROR"]
+    rows = frame[title + 1 : title + 3]
+    assert [row.partition(" ")[0][-5:] for row in rows] == ["a.pdf", "b.pdf"]
+    assert all(row.startswith("…") and len(row) <= 120 for row in rows)

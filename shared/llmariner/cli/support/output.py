@@ -16,7 +16,7 @@ import click
 from llmariner.cli.support.terminal import stdout_is_unicode, strip_control_characters, write_stdout
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import Console, OverflowMethod, RenderableType
 
 __all__ = ["Column", "Printer", "Record", "format_bytes", "format_dollars", "format_number", "format_timestamp"]
 
@@ -101,17 +101,25 @@ class Printer:
         else:
             self._document(document)
 
-    def table(self, records: Iterable[Record], columns: Sequence[Column], *, header: bool = True) -> RenderableType:
-        """A table without borders, so that tools can split it into columns."""
+    def table(
+        self, records: Iterable[Record], columns: Sequence[Column], *, header: bool = True, wrap: bool = True
+    ) -> RenderableType:
+        """A table without borders, so that tools can split it into columns.
+
+        `wrap` false: a record takes one line of the console, and `…` marks cells that are cut.
+        """
         from rich.table import Table
         from rich.text import Text
 
         table = Table(box=None, pad_edge=False, show_header=header, header_style="bold", padding=(0, 3, 0, 0))
+        overflow: OverflowMethod = "fold" if wrap else "ellipsis"
         for column in columns:
-            table.add_column(column.title, justify="right" if column.right else "left", overflow="fold")
+            table.add_column(column.title, justify="right" if column.right else "left", overflow=overflow)
         for record in records:
             cells = [_text(column.cell(record)) for column in columns]
-            table.add_row(*(Text(cell, style=_STYLES.get(cell.partition(",")[0].lower(), "")) for cell in cells))
+            styles = [_STYLES.get(cell.partition(",")[0].lower(), "") for cell in cells]
+            shown = [Text(cell, style, no_wrap=not wrap) for cell, style in zip(cells, styles, strict=True)]
+            table.add_row(*shown)
         return table
 
     def console(self, *, stderr: bool = False) -> Console:

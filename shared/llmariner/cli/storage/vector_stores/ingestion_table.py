@@ -89,10 +89,14 @@ class _Lines:
 
 
 class _LiveTable:
-    """On a terminal: the rows that fit, those that move before those that wait or are through, and the numbers."""
+    """On a terminal: the rows that fit, one line each, those that move before those that wait or are through, and the sum.
+
+    Of a long path it shows the end. Ids are in the table that follows.
+    """
 
     def __init__(self, rows: Sequence[IngestionRow], printer: Printer, live: Live) -> None:
         self._rows, self._printer, self._live = rows, printer, live
+        self._columns = [Column("FILE", self._path), *(each for each in COLUMNS if each.title not in ("FILE", "ID"))]
         self._shown_at = 0.0
 
     def show(self, row: IngestionRow) -> None:
@@ -105,10 +109,24 @@ class _LiveTable:
         height = max(3, self._live.console.height - 4)
         order = sorted(self._rows, key=_urgency)[:height]
         shown = set(map(id, order))
-        table = self._printer.table([{"row": each} for each in self._rows if id(each) in shown], COLUMNS)
+        table = self._printer.table(
+            [{"row": each} for each in self._rows if id(each) in shown], self._columns, wrap=False
+        )
         done = sum(each.is_final for each in self._rows)
         failed = sum(each.step == "failed" for each in self._rows)
         self._live.update(Group(table, Text(f"{done} of {len(self._rows)} files are through, {failed} failed.")))
+
+    def _path(self, row: Mapping[str, Any]) -> str:
+        from rich.cells import cell_len
+
+        # As much as the errors beside it, after the columns between them.
+        path, cells = row["row"].file.path.as_posix(), max(20, self._live.console.width // 2 - 19)
+        if cell_len(path) <= cells:
+            return str(path)
+        end = path[-cells:]
+        while cell_len(end) >= cells:
+            end = end[1:]
+        return f"…{end}"
 
 
 def _urgency(row: IngestionRow) -> int:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from llmariner.cli.support.click_extensions import Command, pass_session
 from llmariner.cli.support.resolvers import complete_vector_stores, resolve_vector_store
 from llmariner.cli.support.session import Session
+from llmariner.cli.support.terminal import strip_control_characters
+
+if TYPE_CHECKING:
+    from llmariner.cli.support.output import Printer
 
 __all__ = ["search"]
 
@@ -45,7 +50,6 @@ def search(
 ) -> None:
     """Show the passages of a vector store that fit QUERY."""
     from llmariner.cli.support.api import build_path
-    from llmariner.cli.support.output import Column, format_number
 
     body: dict[str, Any] = {"query": query}
     if max_results is not None:
@@ -59,14 +63,48 @@ def search(
     api = session.api()
     found = resolve_vector_store(api, store)
     document = api.post(build_path("vector_stores", found["id"], "search"), body, timeout_seconds=_TIMEOUT_SECONDS)
+    _print(session.printer, document)
+
+
+def _print(printer: Printer, document: Mapping[str, Any]) -> None:
+    """A table, or on a terminal, where its columns are too narrow for text, a paragraph for each passage."""
+    from llmariner.cli.support.output import Column, format_number
+
+    results = document["data"]
+    if printer.is_table and results and sys.stdout.isatty():
+        _print_paragraphs(printer, results)
+        return
     columns = [
         Column("SCORE", lambda result: format_number(result.get("score"), 3), right=True),
         Column.of("filename", "FILE"),
-        Column("PAGE", lambda result: (result.get("chunk") or {}).get("page"), right=True),
+        Column("PAGE", _page, right=True),
         Column("FOUND BY", _found_by),
         Column("TEXT", _excerpt),
     ]
-    session.printer.print_records(document, document["data"], columns, empty="Nothing fits.")
+    printer.print_records(document, results, columns, empty="Nothing fits.")
+
+
+def _print_paragraphs(printer: Printer, results: Sequence[Mapping[str, Any]]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from llmariner.cli.support.output import format_number
+
+    grid = Table.grid(padding=(0, 3, 1, 0), collapse_padding=False)
+    grid.add_column(justify="right", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for result in results:
+        page = _page(result)
+        file = str(result.get("filename") or "-") + ("" if page is None else f", page {page}")
+        parts = ((file, "bold"), (f"   {_found_by(result)}\n", "dim"), (_excerpt(result), ""))
+        passage = Text.assemble(*((strip_control_characters(text), style) for text, style in parts))
+        grid.add_row(format_number(result.get("score"), 3) or "-", passage)
+    printer.console().print(grid)
+
+
+def _page(result: Mapping[str, Any]) -> int | None:
+    page = (result.get("chunk") or {}).get("page")
+    return None if page is None else int(page)
 
 
 def _parsed(filters: str) -> dict[str, Any]:
