@@ -12,9 +12,11 @@ from llmariner.files.purposes import ContentCheck, Purpose, content_check
 from llmariner.identifiers import new_id
 from llmariner.platform.objects import ObjectStore, ObjectStoreUnavailable
 
-__all__ = ["CONTENT_PREFIX", "IncomingContent", "new_content_key", "store_errors"]
+__all__ = ["CONTENT_PREFIX", "NOTHING_STORED", "IncomingContent", "new_content_key", "store_errors"]
 
 CONTENT_PREFIX = "files/"
+NOTHING_STORED = "; nothing was stored"
+"""The outcome for `store_errors` of content that arrives."""
 _CHECKED = (Purpose.BATCH, Purpose.FINE_TUNE, Purpose.VISION)
 
 
@@ -24,13 +26,13 @@ def new_content_key() -> str:
 
 
 @contextmanager
-def store_errors() -> Iterator[None]:
-    """Raise Unavailable where the object store does not answer."""
+def store_errors(outcome: str = "") -> Iterator[None]:
+    """Raise Unavailable where the object store does not answer. `outcome`: what the message says of the request."""
     try:
         yield
     except ObjectStoreUnavailable as error:
         raise Unavailable(
-            "The store of files does not answer; nothing was stored. Try again.", headers={"retry-after": "2"}
+            f"The store of files does not answer{outcome}. Try again.", headers={"retry-after": "2"}
         ) from error
 
 
@@ -56,7 +58,7 @@ class IncomingContent:
         self._errors: dict[Purpose, PlatformError] = {}
 
     def __enter__(self) -> IncomingContent:
-        with store_errors():
+        with store_errors(NOTHING_STORED):
             self._writer.__enter__()
         return self
 
@@ -82,7 +84,7 @@ class IncomingContent:
             except InvalidRequest as error:
                 self._fail(purpose, error)
         self._hash.update(data)
-        with store_errors():
+        with store_errors(NOTHING_STORED):
             self._writer.write(data)
 
     def check(self, purpose: Purpose) -> None:
@@ -95,7 +97,7 @@ class IncomingContent:
     def commit(self) -> StoredContent:
         """Make the object visible and durable; a second call returns the first one's result."""
         if self._stored is None:
-            with store_errors():
+            with store_errors(NOTHING_STORED):
                 self._writer.commit()
             self._stored = StoredContent(self._key, self.size_bytes, self.sha256)
         return self._stored

@@ -258,6 +258,10 @@ def _normal_md5(md5: str | None) -> str | None:
 
 
 def _in_progress() -> Conflict:
-    error = Conflict("The upload is being completed by another request.", param="upload_id", code="upload_in_progress")
+    error = Conflict(
+        "The upload is being completed by another request. Send this one again in a moment.",
+        param="upload_id",
+        code="upload_in_progress",
+    )
     error.headers = {"retry-after": str(_RETRY_SECONDS), "x-should-retry": "true"}
     return error

@@ -18,7 +18,7 @@ from sqlalchemy import delete, func, not_, or_, select
 
 from llmariner.errors import BodyTooLarge, Conflict, InvalidRequest, NotFound
 from llmariner.file_settings import FileSettings
-from llmariner.files.content import store_errors
+from llmariner.files.content import NOTHING_STORED, store_errors
 from llmariner.files.file import NewFile
 from llmariner.files.quotas import reserve_quota
 from llmariner.files.tables import upload_parts, uploads
@@ -61,7 +61,7 @@ class IncomingPart:
         self._limit = limit_bytes
 
     def __enter__(self) -> IncomingPart:
-        with store_errors():
+        with store_errors(NOTHING_STORED):
             self._writer.__enter__()
         return self
 
@@ -75,12 +75,12 @@ class IncomingPart:
             raise BodyTooLarge(
                 f"A part of this upload has at most {self._limit} bytes. Send the rest as further parts.", param="data"
             )
-        with store_errors():
+        with store_errors(NOTHING_STORED):
             self._writer.write(data)
 
     def commit(self) -> None:
         """Make the object visible and durable. Raises Unavailable."""
-        with store_errors():
+        with store_errors(NOTHING_STORED):
             self._writer.commit()
 
 

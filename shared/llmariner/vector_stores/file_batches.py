@@ -112,7 +112,10 @@ def _load(session: ReadSession, project_id: str, store_id: str, batch_id: str, *
     query = select(vector_store_file_batches).where(_c.id == batch_id, _c.vector_store_id == store_id)
     row = session.first(query.with_for_update() if lock else query)
     if row is None:
-        raise NotFound(f"No batch '{batch_id[:64]}' in the vector store '{store_id}'.", param="batch_id")
+        raise NotFound(
+            f"No batch '{batch_id[:64]}' in the vector store '{store_id}'. Use the id that its creation returned.",
+            param="batch_id",
+        )
     return row
 
 

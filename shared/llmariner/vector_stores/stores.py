@@ -136,18 +136,20 @@ class VectorStores:
 
         self._database.transact(remove)
 
-    def expire(self) -> int:
+    def expire(self, *, seconds: float = 60.0) -> int:
         """End the stores whose time is over, and remove their files; returns the number. For the sweep.
 
-        Their rows remain, with the status `expired`.
+        Their rows remain, with the status `expired`. It ends after that many seconds; the next sweep continues.
         """
         due = and_(_c.expires_at <= int(time.time()), _c.expired_at.is_(None), _c.deleted_at.is_(None))
-        ended = 0
+        ended, until = 0, time.monotonic() + seconds
         while True:
             with self._database.read() as session:
                 ids = [row.id for row in session.rows(select(_c.id).where(due).order_by(_c.id).limit(_SWEEP_BATCH))]
             for store_id in ids:
                 ended += self._database.transact(partial(_expire, store_id=store_id))
+                if time.monotonic() > until:
+                    return ended
             if len(ids) < _SWEEP_BATCH:
                 return ended
 

@@ -367,6 +367,19 @@ def test_an_object_store_that_fails_is_unavailable_and_leaves_no_row(
     assert usage(database, owner.project_id) == (0, 0)
 
 
+def test_a_read_of_a_store_that_fails_says_nothing_of_storing(
+    database: Database, store: Files, objects: FolderObjects, owner: KeyOwner
+) -> None:
+    class Failing(FolderObjects):
+        def read(self, key: str, start: int = 0, size: int | None = None) -> Any:
+            raise ObjectStoreUnavailable("no answer")
+
+    file = put(store, owner)
+    with pytest.raises(Unavailable) as failed:
+        list(Files(database, Failing(objects._root), FileSettings()).read(file))
+    assert failed.value.message == "The store of files does not answer. Try again."
+
+
 def test_a_lost_object_is_reported_as_a_lost_file(store: Files, objects: FolderObjects, owner: KeyOwner) -> None:
     file = put(store, owner)
     objects.delete([str(file.content_key)])

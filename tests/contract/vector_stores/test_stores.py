@@ -191,6 +191,13 @@ def test_a_project_has_a_maximum_number_of_stores(database: Database, owner: Key
     shelf.store()
 
 
+def test_a_sweep_without_time_left_leaves_stores_to_the_next(shelf: Shelf) -> None:
+    for _ in range(3):
+        shelf.pass_time(shelf.store(expires_after_days=1).id, DAY)
+    assert shelf.stores.expire(seconds=0) == 1
+    assert shelf.stores.expire() == 2
+
+
 def test_a_store_expires_after_its_last_activity(shelf: Shelf, database: Database) -> None:
     file_id = shelf.file()
     made, forever = shelf.store(file_id, expires_after_days=1), shelf.store()
