@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
 
 class Terminal:
-    """A command on a pseudo-terminal of 120 columns, and all it has written."""
+    """A command on a pseudo-terminal, and all it has written."""
 
-    def __init__(self, command: list[str], environment: dict[str, str]) -> None:
+    def __init__(self, command: list[str], environment: dict[str, str], columns: str) -> None:
         self._master, slave = pty.openpty()
-        size = {"COLUMNS": "120", "LINES": "30", "TERM": "xterm"}
+        size = {"COLUMNS": columns, "LINES": "30", "TERM": "xterm"}
         self.process = subprocess.Popen(
             command, stdin=slave, stdout=slave, stderr=slave, env={**environment, **size}, start_new_session=True
         )
@@ -79,9 +79,9 @@ def terminal(platform: FakePlatform, program: list[str], home: Path) -> Iterator
     """Run a command line on a terminal."""
     opened: list[Terminal] = []
 
-    def run(*arguments: str) -> Terminal:
+    def run(*arguments: str, columns: str = "120") -> Terminal:
         environment = {**os.environ, "LLMARINER_BASE_URL": platform.url}
-        opened.append(Terminal([*program, *arguments], environment))
+        opened.append(Terminal([*program, *arguments], environment, columns))
         return opened[-1]
 
     yield run
@@ -186,6 +186,20 @@ def test_a_search_shows_passages_as_paragraphs(terminal: Open, platform: FakePla
     text = [line for line in lines[4:] if line]
     assert len(text) == 3, "300 characters of 112 columns"
     assert all(line.startswith(" " * 8) and len(line) <= 120 for line in text)
+
+
+@pytest.mark.parametrize("columns", ["80", "120"])
+def test_the_progress_of_a_long_name_shows_its_numbers(
+    columns: str, terminal: Open, platform: FakePlatform, home: Path
+) -> None:
+    path = home / f"{'報告書' * 20}.pdf"
+    path.write_bytes(b"x" * 2048)
+    platform.respond("POST /files", FILE)
+    shown = terminal(
+        "--color", "never", "storage", "files", "upload", str(path), "--purpose", "assistants", columns=columns
+    )
+    assert shown.end() == 0
+    assert re.search(r"報告書[^\n]{0,20}…[^\n]*2\.0/2\.0 KiB", shown.written), shown.written
 
 
 def test_the_table_of_files_on_their_way_has_a_line_for_each(

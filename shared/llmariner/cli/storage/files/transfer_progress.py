@@ -25,10 +25,17 @@ def show_transfer(session: Session, name: str, total: int) -> Iterator[Report]:
         yield _report_lines(name, total)
         return
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.table import Column
 
+    # Half of the line for both, so that a long name leaves room for the numbers.
+    quarter = max(8, console.width // 4)
     columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
+        TextColumn(
+            "{task.description}",
+            markup=False,
+            table_column=Column(no_wrap=True, overflow="ellipsis", max_width=quarter),
+        ),
+        BarColumn(bar_width=quarter),
         DownloadColumn(binary_units=True),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
