@@ -1,15 +1,12 @@
 """/v1/uploads: files that are sent in parts, in OpenAI's format."""
 
-import asyncio
 import re
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Annotated, Any
 
 from fastapi import Request
 
 from llmariner.context import Context
-from llmariner.errors import Unavailable
 from llmariner.files.expiry import check_expiry_seconds
 from llmariner.files.file import NewFile
 from llmariner.files.names import clean_file_name, media_type
@@ -20,6 +17,7 @@ from llmariner.http.authorization.authentication import context_of, require_scop
 from llmariner.http.entrypoint import Application, http_function
 from llmariner.http.fastapi_app import create_app
 from llmariner.http.forms import read_form, run_to_end
+from llmariner.http.resources.completions import Completions
 from llmariner.http.resources.uploads import PartForm
 from llmariner.http.schemas.bodies import Body, rename_error_fields
 from llmariner.tenancy.principal import Caller
@@ -27,9 +25,6 @@ from llmariner.tenancy.principal import Caller
 Writer = Annotated[Caller, require_scope("api.files.write")]
 _UPLOAD = "/v1/uploads/{upload_id}"
 _HINT = "Split it into more parts."
-# A completion takes up to minutes: other work must not wait for a thread behind it.
-_THREADS = 4
-_WAITING = 32
 
 
 class ExpiresAfter(Body):
@@ -54,26 +49,6 @@ class CompleteUpload(Body):
 
     part_ids: list[str]
     md5: str | None = None
-
-
-class Completions:
-    """Runs completions in threads of their own, and a bounded number of others waits for them."""
-
-    def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(_THREADS, "completion")
-        self._running = 0
-
-    async def run(self, complete: Any) -> Any:
-        """The result of `complete`, which continues if the caller leaves. Raises Unavailable where too many wait."""
-        if self._running >= _THREADS + _WAITING:
-            raise Unavailable("Too many uploads are completed here. Try again.", headers={"retry-after": "10"})
-        self._running += 1
-        future = asyncio.get_running_loop().run_in_executor(self._threads, complete)
-        future.add_done_callback(self._end)
-        return await asyncio.shield(future)
-
-    def _end(self, _future: Any) -> None:
-        self._running -= 1
 
 
 def build(context: Context) -> Application:
@@ -113,7 +88,7 @@ async def complete_upload(request: Request, caller: Writer, upload_id: str, body
     completion = UploadCompletion(context.database, context.objects, context.files, context.uploads)
     complete = partial(completion.complete, caller.key_owner, upload_id, body.part_ids, body.md5)
     with rename_error_fields(file="part_ids"):
-        upload, file = await request.app.state.completions.run(complete)
+        upload, file = await request.app.state.completions.run(caller.key_owner.project_id, complete)
     return upload_object(upload, file)
 
 

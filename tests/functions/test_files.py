@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gzip
 import hashlib
 import io
 from collections.abc import Callable, Coroutine
@@ -355,3 +356,19 @@ def test_a_name_is_cleaned(name: str, post: Any) -> None:
 def test_an_extended_name_counts(post: Any) -> None:
     head = 'form-data; name="file"; filename="fallback"; filename*=UTF-8\'\'na%C3%AFve%2F%E2%82%AC.txt'
     assert post(PURPOSE, (head, b"x")).json["filename"] == "€.txt"
+
+
+@pytest.mark.parametrize(
+    "note", ["\"; filename*=utf-8''evil.txt\"", '"a\\"; filename*=utf-8\'\'evil.txt"', "\"; filename*=utf-8''evil.txt"]
+)
+def test_an_extended_name_within_a_quoted_value_is_text(note: str, post: Any) -> None:
+    head = f'form-data; name="file"; filename="good.txt"; note={note}'
+    assert post(PURPOSE, (head, b"x")).json["filename"] == "good.txt"
+
+
+def test_a_compressed_form_is_refused(post: Any, installation: Installation) -> None:
+    before = stored(installation)
+    answer = post(body=gzip.compress(form(PURPOSE, a_file())), content_encoding="gzip")
+    assert_error(answer, 415, "unsupported_media_type")
+    assert answer.headers["accept-encoding"] == "identity"
+    assert stored(installation) == before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal, Protocol
 
@@ -15,7 +16,7 @@ from llmariner.errors import Conflict, InsufficientQuota, NotFound
 from llmariner.file_settings import FileSettings
 from llmariner.files.content import IncomingContent, store_errors
 from llmariner.files.events import CREATED, DELETED, add_file_event
-from llmariner.files.external_objects import ExternalObjects, without_buckets
+from llmariner.files.external_objects import ExternalObjects, PlaceNotAllowed, without_buckets
 from llmariner.files.file import File, NewFile, StoredContent, file_from_row
 from llmariner.files.names import clean_file_name, media_type
 from llmariner.files.purposes import Purpose, default_expiry_seconds
@@ -177,34 +178,34 @@ class Files:
         with self._database.read() as session:
             return int(session.value(select(func.count()).select_from(files).where(*conditions)))
 
-    def read(self, file: File, start: int = 0, size: int | None = None) -> Iterator[bytes]:
+    def read(
+        self, file: File, start: int = 0, size: int | None = None, *, version: str | None = None
+    ) -> Iterator[bytes]:
         """The bytes of a file from `start`, at most `size` of them, in parts of at most 1 MiB.
 
-        NotFound for a file that was deleted meanwhile. The first part is read before this returns.
+        `version`: that of an object outside the store; Unavailable where the object was replaced since. NotFound for a file
+        that was deleted meanwhile, and as `version`. The first part is read before this returns.
         """
-        try:
-            with store_errors():
-                if file.content_key is not None:
-                    parts = self._objects.read(file.content_key, start, size)
-                else:
-                    parts = self._external.read(file.object_path or "", start, size)
-                first = next(parts, b"")
-        except ObjectNotFound as error:
-            raise _no_such_file(file.id) from error
+        with _found(file), store_errors():
+            if file.content_key is not None:
+                parts = self._objects.read(file.content_key, start, size)
+            else:
+                path = file.object_path or ""
+                parts = self._external.read(path, file.project_id, start=start, size=size, version=version)
+            first = next(parts, b"")
         return _with_first(first, parts)
 
-    def version(self, file: File) -> tuple[int, str]:
-        """The present number of bytes of a file, and an opaque text that differs for other bytes.
+    def version(self, file: File) -> tuple[int, str | None]:
+        """The present number of bytes of a file, and an opaque text that differs for other bytes of its object.
 
-        Only an object outside the store changes. NotFound where it is gone.
+        None: it never has others. NotFound where an object outside the store is gone, or the project may not read it any
+        more.
         """
         if file.object_path is None:
-            return file.size_bytes, file.id
-        try:
-            info = self._external.info(file.object_path)
-        except ObjectNotFound as error:
-            raise _no_such_file(file.id) from error
-        return info.size, f"{file.id}.{info.size}.{info.modified_at:.6f}"
+            return file.size_bytes, None
+        with _found(file):
+            info = self._external.info(file.object_path, file.project_id)
+        return info.size, info.version
 
     def delete(self, actor: Caller, file_id: str) -> None:
         """Delete a file of the caller's project, and its content with the last file of it. Conflict while it is in use."""
@@ -395,6 +396,22 @@ def _load_any(session: ReadSession, file_id: str) -> File:
 
 def _no_such_file(file_id: str) -> NotFound:
     return NotFound(f"No such file: '{file_id[:64]}'. List those of your project with GET /v1/files.", param="file_id")
+
+
+@contextmanager
+def _found(file: File) -> Iterator[None]:
+    """Raise NotFound where a file's object is gone, or its project may not read it any more."""
+    try:
+        yield
+    except ObjectNotFound as error:
+        raise _no_such_file(file.id) from error
+    except PlaceNotAllowed as error:
+        raise NotFound(
+            f"The file '{file.id}' is of an object that the project may not read any more. Ask an operator to allow its "
+            "place (LLMARINER_FILE_LOCATIONS).",
+            param="file_id",
+            code="location_not_allowed",
+        ) from error
 
 
 def _with_first(first: bytes, rest: ObjectReader) -> Iterator[bytes]:

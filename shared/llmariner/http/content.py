@@ -75,8 +75,9 @@ class _ContentResponse(Response):
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             left.cancel()
-            if not reading.done():
-                await asyncio.wait({reading})
+            await asyncio.wait({reading})
+            if not reading.cancelled():
+                reading.exception()  # one that nobody waits for any more would be logged as never retrieved
             if close := getattr(self._parts, "close", None):
                 await run_to_end(close)
 

@@ -14,6 +14,7 @@ from fastapi import Request
 from starlette.requests import ClientDisconnect
 
 from llmariner.errors import BodyTooLarge, InvalidRequest, UnsupportedMedia
+from llmariner.http.middleware.stack import CONTENT_ENCODING
 
 __all__ = ["FORM_OVERHEAD_BYTES", "FormConsumer", "FormFile", "declared_file_bytes", "read_form", "run_to_end"]
 
@@ -24,7 +25,9 @@ _BUFFER_BYTES = 1024 * 1024
 _MAX_PARTS = 16
 _MAX_FIELD_BYTES = 4096
 _MAX_HEADERS = 16
-_EXTENDED_NAME = re.compile(r"filename\*\s*=\s*(?:utf-8|UTF-8)'[^']*'([^;\s]+)")
+_EXTENDED_NAME = re.compile(r";\s*filename\*\s*=\s*utf-8'[^']*'([^;\s]+)", re.IGNORECASE)
+# One that does not end takes the rest.
+_QUOTED_STRING = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\\?\Z)', re.DOTALL)
 Result = TypeVar("Result")
 
 
@@ -70,9 +73,15 @@ async def read_form(request: Request, consumer: FormConsumer, *, max_file_bytes:
 
     `hint`: a sentence that says what to do with a larger file.
 
-    Raises UnsupportedMedia, BodyTooLarge, InvalidRequest for a malformed form and for one that ends early, and what the
-    consumer raises.
+    Raises UnsupportedMedia (also for a compressed body), BodyTooLarge, InvalidRequest for a malformed form and for one that
+    ends early, and what the consumer raises.
     """
+    # A few kilobytes would cost the work of half a gigabyte.
+    if CONTENT_ENCODING in request.scope:
+        raise UnsupportedMedia(
+            "A form is not decompressed here: send it without 'content-encoding'. Its file may be a compressed one.",
+            headers={"accept-encoding": "identity"},
+        )
     if declared_file_bytes(request) > max_file_bytes:
         raise _too_large(max_file_bytes, hint)
     parser = _Parser(request.headers.get("content-type", ""), consumer)
@@ -95,7 +104,8 @@ async def _feed(request: Request, parser: _Parser, max_file_bytes: int, hint: st
             buffer += part
             if len(buffer) >= _BUFFER_BYTES:
                 if running is not None:
-                    await running
+                    # A canceled caller does not cancel it: the thread would still use the parser after its close.
+                    await asyncio.shield(running)
                 # The next part arrives while a thread works on this one.
                 running = asyncio.ensure_future(asyncio.to_thread(parser.feed, bytes(buffer)))
                 buffer = bytearray()
@@ -195,7 +205,7 @@ class _Parser:
         if kind != b"form-data" or b"name" not in options:
             raise _malformed("a part has no 'content-disposition: form-data' with its name")
         self._field_name = options[b"name"].decode()
-        extended = _EXTENDED_NAME.search(disposition)
+        extended = _EXTENDED_NAME.search(_QUOTED_STRING.sub('""', disposition))
         if extended is not None:
             self._begin_file(unquote_to_bytes(extended[1]))
         elif b"filename" in options:

@@ -9,7 +9,7 @@ from sqlalchemy import select
 
 from llmariner.errors import InsufficientQuota, InvalidRequest, NotFound, Unavailable
 from llmariner.file_settings import FileSettings
-from llmariner.files.external_objects import ExternalObjects
+from llmariner.files.external_objects import ExternalObjects, without_buckets
 from llmariner.files.files import Files
 from llmariner.files.purposes import Purpose
 from llmariner.files.tables import file_usage
@@ -73,6 +73,37 @@ def test_an_object_that_changes_is_another_version(store: Files, bucket: FolderO
         store.read(file)
 
 
+def test_bytes_of_another_version_are_not_read(store: Files, bucket: FolderObjects, owner: KeyOwner) -> None:
+    put(bucket, "a.txt", b"123")
+    file = store.link(owner, Purpose.USER_DATA, "s3://shared/a.txt")
+    _, version = store.version(file)
+    assert b"".join(store.read(file, 1, version=version)) == b"23"
+    put(bucket, "a.txt", b"456")
+    assert store.version(file)[1] != version
+    with pytest.raises(Unavailable):
+        store.read(file, 1, version=version)
+
+
+@pytest.mark.parametrize(
+    "external",
+    [
+        ExternalObjects(("s3://tenants/",), without_buckets),
+        ExternalObjects(LOCATIONS, without_buckets, reserved="s3://shared/a"),
+    ],
+    ids=["another place", "the platform's own"],
+)
+def test_an_object_is_not_read_once_its_place_is_revoked(
+    external: ExternalObjects, store: Files, bucket: FolderObjects, owner: KeyOwner, database: Database, tmp_path: Path
+) -> None:
+    put(bucket, "a.txt", b"1")
+    file = store.link(owner, Purpose.USER_DATA, "s3://shared/a.txt")
+    after = Files(database, FolderObjects(tmp_path / "objects"), FileSettings(), external=external)
+    for read in (after.version, after.read):
+        with pytest.raises(NotFound, match="may not read any more") as error:
+            read(file)
+        assert error.value.code == "location_not_allowed"
+
+
 @pytest.mark.parametrize(
     "path",
     [
@@ -131,8 +162,6 @@ def test_without_a_location_every_path_is_refused(database: Database, tmp_path: 
 
 
 def test_a_store_without_credentials_is_unavailable(database: Database, tmp_path: Path, owner: KeyOwner) -> None:
-    from llmariner.files.external_objects import without_buckets
-
     external = ExternalObjects(LOCATIONS, without_buckets)
     store = Files(database, FolderObjects(tmp_path), FileSettings(), external=external)
     with pytest.raises(Unavailable):

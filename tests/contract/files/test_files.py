@@ -371,7 +371,7 @@ def test_a_read_of_a_store_that_fails_says_nothing_of_storing(
     database: Database, store: Files, objects: FolderObjects, owner: KeyOwner
 ) -> None:
     class Failing(FolderObjects):
-        def read(self, key: str, start: int = 0, size: int | None = None) -> Any:
+        def read(self, key: str, start: int = 0, size: int | None = None, version: str | None = None) -> Any:
             raise ObjectStoreUnavailable("no answer")
 
     file = put(store, owner)

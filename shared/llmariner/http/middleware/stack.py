@@ -11,10 +11,13 @@ from llmariner.gateway.responses.messages import Message, Receive, Scope, Send, 
 from llmariner.http.middleware.content_encoding import DecompressedBody, content_encoding
 from llmariner.http.middleware.cors import Cors
 
-__all__ = ["HEAD_REQUEST", "MiddlewareStack"]
+__all__ = ["CONTENT_ENCODING", "HEAD_REQUEST", "MiddlewareStack"]
 
 HEAD_REQUEST = "llmariner.head"
 """The key of a scope whose request is HEAD: its content is not sent, so a handler need not read it."""
+
+CONTENT_ENCODING = "llmariner.content_encoding"
+"""The key of a scope whose body is decompressed while it is received: the encoding."""
 
 _ENCODED_BODY_HEADERS = (b"content-encoding", b"content-length")
 # Parsers disagree on which of two values counts, so a proxy could check one and a function use the other.
@@ -64,7 +67,7 @@ class MiddlewareStack:
         if encoding is not None:
             receive = DecompressedBody(receive, encoding)
             headers = [each for each in scope["headers"] if each[0] not in _ENCODED_BODY_HEADERS]
-            scope = {**scope, "headers": headers}
+            scope = {**scope, "headers": headers, CONTENT_ENCODING: encoding}
         await self.application(scope, receive, send)
 
 

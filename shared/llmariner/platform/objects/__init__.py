@@ -39,11 +39,12 @@ class ObjectStoreUnavailable(Exception):
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """`size`: bytes. `modified_at`: Unix seconds."""
+    """`size`: bytes. `modified_at`: Unix seconds. `version`: a text that differs for other bytes, of `info` only."""
 
     key: str
     size: int
     modified_at: float
+    version: str = ""
 
 
 class ObjectReader(Iterator[bytes], Protocol):
@@ -78,8 +79,11 @@ class ObjectStore(Protocol):
     def writer(self, key: str) -> ObjectWriter:
         """A writer that creates or replaces the object."""
 
-    def read(self, key: str, start: int = 0, size: int | None = None) -> ObjectReader:
-        """The bytes from `start`, at most `size` of them. Raises ObjectNotFound, before the first byte."""
+    def read(self, key: str, start: int = 0, size: int | None = None, version: str | None = None) -> ObjectReader:
+        """The bytes from `start`, at most `size` of them. Raises ObjectNotFound, before the first byte.
+
+        `version`: that of `info`; ObjectStoreUnavailable where the object was replaced since.
+        """
 
     def info(self, key: str) -> ObjectInfo | None:
         """Size and time of an object; None if there is none."""

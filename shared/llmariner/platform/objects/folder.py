@@ -44,11 +44,14 @@ class FolderObjects:
         """A writer that creates or replaces the object."""
         return _Writer(self._root, check_key(key))
 
-    def read(self, key: str, start: int = 0, size: int | None = None) -> _Reader:
+    def read(self, key: str, start: int = 0, size: int | None = None, version: str | None = None) -> _Reader:
         """The bytes from `start`, at most `size` of them. Raises ObjectNotFound."""
         check_range(start, size)
         with _translated(key):
             file = self._path(key).open("rb", buffering=0)
+            if version not in (None, _info(key, os.fstat(file.fileno())).version):
+                file.close()
+                raise ObjectStoreUnavailable("The object was replaced before it was read.")
             if start:
                 file.seek(start)
         return _Reader(file, size)
@@ -289,7 +292,8 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _info(key: str, found: os.stat_result) -> ObjectInfo:
-    return ObjectInfo(key, found.st_size, found.st_mtime)
+    version = f"{found.st_mtime_ns:x}-{found.st_ino:x}-{found.st_size:x}"
+    return ObjectInfo(key, found.st_size, found.st_mtime, version)
 
 
 @contextlib.contextmanager

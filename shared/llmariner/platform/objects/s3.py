@@ -67,10 +67,11 @@ class S3Objects:
         upload = S3Upload(self._clients.client, target, self._encryption, self._parts)
         return S3Writer(key, upload, self._settings.part_bytes)
 
-    def read(self, key: str, start: int = 0, size: int | None = None) -> S3Reader:
+    def read(self, key: str, start: int = 0, size: int | None = None, version: str | None = None) -> S3Reader:
         """The bytes from `start`, at most `size` of them. Raises ObjectNotFound."""
         check_range(start, size)
-        return S3Reader(self._clients.client, {**self._bucket, "Key": self._prefix + self._check_key(key)}, start, size)
+        target = {**self._bucket, "Key": self._prefix + self._check_key(key)}
+        return S3Reader(self._clients.client, target, start, size, version)
 
     def info(self, key: str) -> ObjectInfo | None:
         """Size and time of an object; None if there is none."""
@@ -80,7 +81,7 @@ class S3Objects:
                 found = self._clients.client.head_object(**target)
         except ObjectNotFound:
             return None
-        return ObjectInfo(key, found["ContentLength"], found["LastModified"].timestamp())
+        return ObjectInfo(key, found["ContentLength"], found["LastModified"].timestamp(), found["ETag"])
 
     def list(self, prefix: str, after: str = "") -> Iterator[ObjectInfo]:
         """The objects whose keys begin with `prefix` and follow `after`, in ascending order of keys."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from botocore.exceptions import ClientError, FlexibleChecksumError
 
@@ -21,18 +23,22 @@ _log = logging.getLogger(__name__)
 # https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
 MAXIMUM_PARTS = 10_000
 _RESUMED_AT_MOST = 3
+Result = TypeVar("Result")
 _CHECKSUMS = ("ChecksumCRC32", "ChecksumCRC32C", "ChecksumCRC64NVME", "ChecksumSHA1", "ChecksumSHA256")
 
 
 class S3Reader:
     """Reads an object. After a lost connection it continues where it was, if the object is still the same."""
 
-    def __init__(self, client: Any, target: dict[str, Any], start: int, size: int | None) -> None:
+    def __init__(
+        self, client: Any, target: dict[str, Any], start: int, size: int | None, version: str | None = None
+    ) -> None:
+        """`version`: the ETag that the object must have."""
         self._client = client
         self._target = target
         self._position = start
         self._end = None if size is None else start + size
-        self._tag: str | None = None
+        self._tag = version
         self._resumed = 0
         self._body: Any = self._open()
 
@@ -74,13 +80,17 @@ class S3Reader:
                 return None
             last = "" if self._end is None else self._end - 1
             whole = self._position == 0 and self._end is None
+            conditions = {} if whole else {"Range": f"bytes={self._position}-{last}"}
+            if self._tag is not None:
+                conditions["IfMatch"] = self._tag
             try:
-                answer = self._client.get_object(
-                    **self._target, **({} if whole else {"Range": f"bytes={self._position}-{last}"})
-                )
+                answer = self._client.get_object(**self._target, **conditions)
             except ClientError as error:
-                if error.response.get("Error", {}).get("Code") in ("InvalidRange", "416"):
+                code = error.response.get("Error", {}).get("Code")
+                if code in ("InvalidRange", "416"):
                     return None
+                if code in ("PreconditionFailed", "412"):
+                    raise ObjectStoreUnavailable("The object was replaced while it was read.") from error
                 raise
         if self._tag not in (None, answer["ETag"]):
             answer["Body"].close()
@@ -111,7 +121,7 @@ class PartQueue:
         """End the threads when their calls have ended."""
         self._pool.shutdown()
 
-    def submit(self, send: Callable[[], dict[str, Any]]) -> Future[dict[str, Any]]:
+    def submit(self, send: Callable[[], Result]) -> Future[Result]:
         """Start a call; blocks while too many are in flight."""
         self._free.acquire()
         try:
@@ -122,9 +132,15 @@ class PartQueue:
         future.add_done_callback(lambda _: self._free.release())
         return future
 
-    def map(self, function: Callable[[str], ObjectInfo], keys: Iterable[str]) -> Iterable[ObjectInfo]:
-        """The results of a function for each key, in order."""
-        return self._pool.map(function, keys)
+    def map(self, function: Callable[[str], ObjectInfo], keys: Iterable[str]) -> Iterator[ObjectInfo]:
+        """The results of a function for each key, in order. Other uploads take turns with the calls."""
+        started: deque[Future[ObjectInfo]] = deque()
+        for key in keys:
+            started.append(self.submit(partial(function, key)))
+            while started and started[0].done():
+                yield started.popleft().result()
+        for future in started:
+            yield future.result()
 
 
 class S3Upload:
@@ -137,6 +153,8 @@ class S3Upload:
         self._queue = queue
         self._upload_id = ""
         self._parts: list[Future[dict[str, Any]]] = []
+        # Those that were not seen to arrive: no more than the queue has in flight.
+        self._in_flight: list[Future[dict[str, Any]]] = []
 
     def __enter__(self) -> S3Upload:
         return self
@@ -147,6 +165,7 @@ class S3Upload:
             if not part.cancel():
                 part.exception()
         self._parts.clear()
+        self._in_flight.clear()
         if self._upload_id:
             try:
                 with contextlib.suppress(UploadEnded), translated(self._target["Key"]):
@@ -198,11 +217,16 @@ class S3Upload:
             if not self._upload_id:
                 begun = self._client.create_multipart_upload(**self._target, **self._encryption)
                 self._upload_id = begun["UploadId"]
-            for part in self._parts:
-                if part.done():
-                    part.result()
+            self._in_flight = [part for part in self._in_flight if not _has_arrived(part)]
         numbered = {**self._target, "UploadId": self._upload_id, "PartNumber": number}
-        self._parts.append(self._queue.submit(lambda: send(numbered)))
+        part = self._queue.submit(lambda: send(numbered))
+        self._parts.append(part)
+        self._in_flight.append(part)
+
+
+def _has_arrived(part: Future[dict[str, Any]]) -> bool:
+    """Whether a part is in the store. Raises its error."""
+    return part.done() and bool(part.result())
 
 
 def _tags(answer: dict[str, Any]) -> dict[str, Any]:
