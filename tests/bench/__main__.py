@@ -15,6 +15,7 @@ from .limit_changes import measure_limit_changes
 from .model_wakes import measure_model_wakes
 from .report import render
 from .results import Results
+from .retrieval.measure import measure_retrieval
 from .run import Bounds, measure_proxies
 
 
@@ -33,6 +34,7 @@ def main() -> None:
             measure_limit_changes,
             measure_cold_starts,
             measure_model_wakes,
+            measure_retrieval,
         ):
             place = Path(folder, measure.__name__)
             place.mkdir()

@@ -26,6 +26,7 @@ CHANGE_COLUMNS = (
     ("slowest ms", "limit_change_slowest_ms", "{:,.1f}"),
     ("questions", "limit_change_questions", "{:,.0f}"),
 )
+SEARCH_COLUMNS = (("recall@5", "recall_at_5", "{:.3f}"), ("nDCG@10", "ndcg_at_10", "{:.3f}"))
 BAR = 48
 
 GATEWAY, ENVOY, FILTERS, LITELLM = "gateway", "envoy", "envoy filters", "litellm"
@@ -89,6 +90,10 @@ def lines(results: Results) -> Iterator[str]:
     if FRAMEWORK in cold:
         slowest = max(cold, key=cold.__getitem__)
         yield f"RATIO cold_start_slowest_vs_bare_fastapi {cold[slowest] / cold[FRAMEWORK]:.3f} ({slowest})"
+    single = max(results.median("recall_at_5", half) or 0 for half in ("dense", "BM25"))
+    if single:
+        hybrid = results.median("recall_at_5", "hybrid") or 0
+        yield f"RATIO hybrid_recall_at_5_vs_best_single {hybrid / single:.3f}"
     for kind in ("rss", "pss"):
         value = results.median(f"idle_{kind}_mib", GATEWAY)
         if value is not None:
@@ -108,6 +113,7 @@ def render(results: Results) -> str:
         list(table(results, WAKE_COLUMNS)),
         list(table(results, ATTACK_COLUMNS)),
         list(table(results, CHANGE_COLUMNS)),
+        list(table(results, SEARCH_COLUMNS)),
         list(lines(results)),
     ]
     return "\n\n".join("\n".join(part) for part in parts if part)

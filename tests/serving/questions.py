@@ -12,6 +12,11 @@ WEATHER = "What is the weather in Paris?"
 HOW_IS_THE_WEATHER = "How is the weather in Paris?"
 PERSON_AS_JSON = "John is 30 years old. Write his name and age as a JSON object."
 CITY_AS_JSON = "Which city is the capital of France? Write a JSON object with its name."
+LEAVE = "How many days of leave are there?"
+SOURCE = (
+    "Answer from these sources and cite their numbers:\n"
+    "[1] leave.md: Leave\n\nEverybody has thirty days of leave in a year."
+)
 BEGINNING = "The capital of France is"
 
 OPEN = {
@@ -34,9 +39,13 @@ OPEN = {
     "$question",
     "Answer from these passages and name the file: $passages",
     "Answer from these sources and cite their numbers:",
-    "How many days of leave are there?",
     "When does the garage open?",
     "When does the office close?",
+    # Searched for in vector stores, and not said to a model.
+    "What is a pump?",
+    "What moves water?",
+    "When can I take a vacation?",
+    "Where is the cat?",
 }
 """Other questions and statements, for which any answer is right."""
 
@@ -85,6 +94,14 @@ ASKED: dict[str, tuple[dict[str, Any], str]] = {
         chat(HOW_IS_THE_WEATHER, tools=[tool("get_weather", description="Weather of a city")], tool_choice="required"),
         '{"city": "Paris"}',
     ),
+    "a question about a source": (
+        {
+            "messages": [{"role": "system", "content": SOURCE}, *chat(LEAVE)["messages"]],
+            "logprobs": True,
+            "top_logprobs": 2,
+        },
+        "There are 30 days of leave in a year.",
+    ),
     "a text to continue": ({"prompt": BEGINNING, "max_tokens": 1, "logprobs": 2}, " Paris"),
 }
-QUESTIONS = {body["prompt"] if "prompt" in body else body["messages"][0]["content"] for body, _ in ASKED.values()}
+QUESTIONS = {body["prompt"] if "prompt" in body else body["messages"][-1]["content"] for body, _ in ASKED.values()}

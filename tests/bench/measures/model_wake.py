@@ -40,10 +40,13 @@ class Service:
 
     def call(self, method: str, path: str, body: object = None) -> dict[str, Any]:
         """A JSON answer. UnavailableError for any other status than 200."""
+        return self.send(method, path, None if body is None else json.dumps(body).encode(), "application/json")
+
+    def send(self, method: str, path: str, body: bytes | None, content_type: str) -> dict[str, Any]:
+        """A JSON answer to a body of any type. UnavailableError for any other status than 200."""
         connection = http.client.HTTPConnection(self.address, timeout=WAKE_SECONDS)
         try:
-            raw = None if body is None else json.dumps(body)
-            connection.request(method, path, raw, {"content-type": "application/json", **self.headers})
+            connection.request(method, path, body, {"content-type": content_type, **self.headers})
             answer = connection.getresponse()
             text = answer.read()
         except OSError as error:

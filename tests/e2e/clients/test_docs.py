@@ -19,7 +19,13 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(1800)]
 CHECKOUT = Path(__file__).parents[3]
 SNIPPET_SECONDS = 280
 # Which interpreter a page's snippets of a language run in.
-PYTHONS = {"openai-python": "openai-3", "langchain": "langchain-openai", "README": "openai-3", "knowledge": "openai-3"}
+PYTHONS = {
+    "openai-python": "openai-3",
+    "langchain": "langchain-openai",
+    "llama-index": "llama-index",
+    "README": "openai-3",
+    "knowledge": "openai-3",
+}
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
 
 
@@ -43,7 +49,7 @@ def snippets(page: Path) -> Iterator[Snippet]:
 
 PAGES = [CHECKOUT / "README.md", CHECKOUT / "docs/knowledge.md", *sorted((CHECKOUT / "docs/clients").glob("*.md"))]
 # A cluster need not have a store of files and an index of vectors.
-STORAGE = re.compile(r"llma storage|/files\b|vector_stores")
+STORAGE = re.compile(r"llma storage|/files\b|vector_stores|vectorStores")
 ALL = [snippet for page in PAGES for snippet in snippets(page)]
 
 
@@ -78,4 +84,4 @@ def test_a_snippet_prints_the_documented_output(
 
 def test_every_client_has_a_page_with_snippets() -> None:
     with_snippets = {snippet.page for snippet in ALL if snippet.printed is not None}
-    assert with_snippets >= {"openai-python", "openai-node", "langchain", "curl", "llma"}
+    assert with_snippets >= {"openai-python", "openai-node", "langchain", "llama-index", "curl", "llma"}

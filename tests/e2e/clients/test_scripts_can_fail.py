@@ -20,7 +20,12 @@ SCRIPT_NAMES = [
     pytest.param("openai_python.py", marks=INSTALLS),
     pytest.param("langchain_openai_client.py", marks=INSTALLS),
     pytest.param("openai_node.mjs", marks=INSTALLS),
+    pytest.param("openai_python_storage.py", marks=INSTALLS),
+    pytest.param("langchain_storage.py", marks=INSTALLS),
+    pytest.param("llama_index_storage.py", marks=INSTALLS),
+    pytest.param("openai_node_storage.mjs", marks=INSTALLS),
 ]
+PYTHONS = {"openai": "openai-3", "langchain": "langchain-openai", "llama": "llama-index"}
 
 
 class EmptyAnswers(BaseHTTPRequestHandler):
@@ -58,7 +63,7 @@ def command(script: str, folder: Path) -> list[str | Path]:
     if script.endswith(".mjs"):
         (folder / "node_modules").symlink_to(node_modules())
         return ["node", Path(shutil.copy(SCRIPTS / script, folder))]
-    return [python("openai-3" if script.startswith("openai") else "langchain-openai"), SCRIPTS / script]
+    return [python(PYTHONS[script.partition("_")[0]]), SCRIPTS / script]
 
 
 @pytest.mark.parametrize("script", SCRIPT_NAMES)

@@ -20,6 +20,12 @@ def test_a_chunk_that_both_halves_find_comes_before_one_that_is_first_in_one() -
     assert ids(fuse(hits("a", "b"), hits("c", "b"))) == ["b", "a", "c"]
 
 
+def test_a_chunk_that_is_first_in_one_half_comes_before_one_that_is_far_down_in_both() -> None:
+    far = [f"x{number}" for number in range(38)]
+    fused = fuse(hits("first", *far, "late"), hits(*(f"y{number}" for number in range(39)), "late"))
+    assert ids(fused).index("first") < ids(fused).index("late")
+
+
 def test_the_score_is_1_for_the_first_of_both_and_falls_with_the_ranks() -> None:
     first, second, third = fuse(hits("a", "b", "c"), hits("a", "b"))
     assert first.score == pytest.approx(1)

@@ -1,0 +1,1 @@
+"""Quality of searches in vector stores: questions about documents whose right passage is known."""
