@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from functools import partial
 from hashlib import sha256
 from typing import Annotated, Any
 
@@ -18,10 +19,12 @@ from llmariner.http.forms import declared_file_bytes, read_form, run_to_end
 from llmariner.http.resources.files import FileForm
 from llmariner.http.schemas.bodies import Body
 from llmariner.http.schemas.lists import FileCursor, Order, list_response
+from llmariner.tenancy.long_requests import check_still_allowed
 from llmariner.tenancy.principal import Caller
 
 Reader = Annotated[Caller, require_scope("api.files.read")]
 Writer = Annotated[Caller, require_scope("api.files.write")]
+_WRITE = "api.files.write"
 _FILE = "/v1/files/{file_id}"
 _HINT = "Send it in parts: POST /v1/uploads."
 
@@ -68,6 +71,7 @@ async def create_file(request: Request, caller: Writer) -> dict[str, Any]:
     form = FileForm(files, caller.key_owner, size_bytes=declared_file_bytes(request))
     try:
         await read_form(request, form, max_file_bytes=files.settings.form_bytes, hint=_HINT)
+        await run_to_end(partial(check_still_allowed, context_of(request).database, caller, _WRITE))
         return file_object(await run_to_end(form.save))
     finally:
         await run_to_end(form.close)

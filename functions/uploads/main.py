@@ -20,9 +20,11 @@ from llmariner.http.forms import read_form, run_to_end
 from llmariner.http.resources.completions import Completions
 from llmariner.http.resources.uploads import PartForm
 from llmariner.http.schemas.bodies import Body, rename_error_fields
+from llmariner.tenancy.long_requests import check_still_allowed
 from llmariner.tenancy.principal import Caller
 
 Writer = Annotated[Caller, require_scope("api.files.write")]
+_WRITE = "api.files.write"
 _UPLOAD = "/v1/uploads/{upload_id}"
 _HINT = "Split it into more parts."
 
@@ -77,6 +79,7 @@ async def add_part(request: Request, caller: Writer, upload_id: str) -> dict[str
     form = PartForm(context.uploads, caller.key_owner, upload_id)
     try:
         await read_form(request, form, max_file_bytes=context.files.settings.upload_part_bytes, hint=_HINT)
+        await run_to_end(partial(check_still_allowed, context.database, caller, _WRITE))
         return part_object(await run_to_end(form.save))
     finally:
         await run_to_end(form.close)

@@ -19,6 +19,7 @@ from sqlalchemy import func, select
 from llmariner.file_settings import FileSettings
 from llmariner.files.files import Files
 from llmariner.files.tables import file_usage
+from llmariner.tenancy.keys.store import NewKey
 
 from .conftest import Ask
 from .http_calls import HttpRequest, HttpResponse, InProcessClient, assert_error
@@ -136,7 +137,14 @@ def test_content_of_any_size_is_unchanged(size: int, post: Any, get: Any) -> Non
 
 
 def send_in_pieces(
-    installation: Installation, in_process: InProcessClient, body: bytes, pieces: int, *, end: bool = True
+    installation: Installation,
+    in_process: InProcessClient,
+    body: bytes,
+    pieces: int,
+    *,
+    end: bool = True,
+    key: str = "",
+    before_end: Callable[[], None] = lambda: None,
 ) -> tuple[int, bytes]:
     """Status and body of the answer to a form that arrives in pieces; `end` False: the client leaves before the last."""
     step = len(body) // pieces + 1
@@ -150,13 +158,15 @@ def send_in_pieces(
 
     async def receive() -> Any:
         if messages:
+            if len(messages) == 1:
+                await asyncio.to_thread(before_end)
             return messages.pop(0)
         await asyncio.Event().wait()
 
     async def send(message: Any) -> None:
         got.append(message)
 
-    said = {"authorization": f"Bearer {installation.keys.admin}", "content-type": BOUNDARY}
+    said = {"authorization": f"Bearer {key or installation.keys.admin}", "content-type": BOUNDARY}
     scope = {
         "type": "http",
         "method": "POST",
@@ -176,6 +186,23 @@ def test_a_form_that_arrives_byte_by_byte_is_read(installation: Installation, in
     status, answer = send_in_pieces(installation, in_process, body, len(body))
     assert status == 200, answer
     assert b'"bytes":81' in answer.replace(b" ", b"")
+
+
+def test_a_key_that_is_revoked_while_a_form_arrives_makes_no_file(
+    installation: Installation, in_process: InProcessClient
+) -> None:
+    before, keys, owner = stored(installation), installation.context.keys, installation.owner
+    made, secret = keys.create(owner, NewKey("revoked meanwhile", frozenset({"api.files.write"})))
+    status, answer = send_in_pieces(
+        installation,
+        in_process,
+        form(PURPOSE, a_file(b"x" * 3_000_000)),
+        9,
+        key=secret,
+        before_end=lambda: keys.revoke(owner, made.id),
+    )
+    assert (status, b"revoked or expired while the request arrived" in answer) == (401, True), answer
+    assert stored(installation) == before
 
 
 @pytest.mark.parametrize("size", [100, 3_000_000])
