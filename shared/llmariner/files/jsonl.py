@@ -12,7 +12,15 @@ import orjson
 
 from llmariner.errors import InvalidRequest
 
-__all__ = ["MAX_BATCH_LINES", "MAX_LINES", "MAX_LINE_BYTES", "JsonlCheck", "check_batch_line", "check_training_line"]
+__all__ = [
+    "MAX_BATCH_LINES",
+    "MAX_LINES",
+    "MAX_LINE_BYTES",
+    "MAX_LINE_CONTAINERS",
+    "JsonlCheck",
+    "check_batch_line",
+    "check_training_line",
+]
 
 MAX_LINE_BYTES = 8 * 1024 * 1024
 """A longer request could not be sent: it is the default limit of bodies on the token path."""
@@ -21,6 +29,9 @@ MAX_BATCH_LINES = 50_000
 
 MAX_LINES = 5_000_000
 """Blank lines included: each takes time."""
+
+MAX_LINE_CONTAINERS = 300_000
+"""Lists and objects of one line. The parser holds the interpreter for 0.04 s for as many, for 0.7 s for 8 MiB of them."""
 
 _LARGE_LINE_BYTES = 256 * 1024
 # A parsed line takes up to twenty times its bytes. One large line at a time bounds the memory of a process.
@@ -77,6 +88,10 @@ class JsonlCheck:
             raise _invalid("The file begins with a byte order mark: save it as UTF-8 without one.")
         if not line.strip():
             return
+        if _has_too_many_containers(line):
+            raise _invalid(
+                f"Line {self._number} has more than {MAX_LINE_CONTAINERS} lists and objects: split it into several lines."
+            )
         with _large_lines if len(line) > _LARGE_LINE_BYTES else nullcontext():
             self._check_object(line)
 
@@ -152,3 +167,18 @@ def _messages_fault(messages: Any, name: str) -> str | None:
 
 def _invalid(message: str) -> InvalidRequest:
     return InvalidRequest(message, param="file", code="invalid_jsonl")
+
+
+def _has_too_many_containers(line: bytes) -> bool:
+    """Whether too many lists and objects begin in a line; brackets in texts do not count. The loop yields to threads."""
+    if line.count(b"[") + line.count(b"{") <= MAX_LINE_CONTAINERS:
+        return False
+    text = line.replace(rb"\\", b"").replace(rb"\"", b"")
+    found, begin = 0, 0
+    while begin < len(text) and found <= MAX_LINE_CONTAINERS:
+        quote = text.find(b'"', begin)
+        end = len(text) if quote < 0 else quote
+        found += text.count(b"[", begin, end) + text.count(b"{", begin, end)
+        closing = text.find(b'"', end + 1)
+        begin = len(text) if closing < 0 else closing + 1
+    return found > MAX_LINE_CONTAINERS

@@ -127,6 +127,38 @@ def test_a_file_has_a_maximum_of_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "more than 3 lines" in batch_error(b"\n\n\n" + lines(REQUEST))
 
 
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [
+        ([[]] * 7, None),
+        ([[]] * 8, "Line 1 has more than 10 lists and objects"),
+        ([{"a": 1}] * 8, "Line 1 has more than 10 lists and objects"),
+        (["[{" * 20, "{", '"[{', "\\\\", '\\"[[[[[[[[[[[['], None),
+        (['\\"[[', *[[]] * 8], "Line 1 has more than 10 lists and objects"),
+        ([1] * 100, None),
+    ],
+)
+def test_a_line_has_a_maximum_of_lists_and_objects(
+    value: list[Any], error: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The request is one object, its body another, and the value a list."""
+    monkeypatch.setattr(jsonl, "MAX_LINE_CONTAINERS", 10)
+    data = lines({**REQUEST, "body": {"x": value}})
+    if error is None:
+        run(JsonlCheck(check_batch_line()), data)
+    else:
+        assert error in batch_error(data)
+
+
+@pytest.mark.parametrize("unit", [b"[],", b'"",[],', b'{"a":1},'])
+def test_the_densest_lines_are_refused_before_they_are_parsed(unit: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The parser would hold the interpreter for 0.7 s for 8 MiB of empty lists."""
+    monkeypatch.delattr(JsonlCheck, "_check_object")
+    data = b'{"a":[' + unit * ((jsonl.MAX_LINE_BYTES - 100) // len(unit)) + b"1]}\n"
+    with pytest.raises(InvalidRequest, match="more than 300000 lists and objects"):
+        run(JsonlCheck(check_training_line), data)
+
+
 def test_one_large_line_is_parsed_at_a_time() -> None:
     large = lines({**REQUEST, "body": {"x": "y" * 300_000}})
     with jsonl._large_lines:
