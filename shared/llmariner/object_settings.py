@@ -22,9 +22,6 @@ class S3Settings:
     endpoint: str = ""
     """`LLMARINER_S3_ENDPOINT`: URL of the store. Empty: Amazon S3 in the region."""
 
-    public_endpoint: str = ""
-    """`LLMARINER_S3_PUBLIC_ENDPOINT`: URL at which clients reach the store, for signed URLs. Empty: `endpoint`."""
-
     region: str = "us-east-1"
     """`LLMARINER_S3_REGION`."""
 
@@ -74,7 +71,6 @@ class S3Settings:
             bucket=env.get("LLMARINER_S3_BUCKET", ""),
             prefix=env.get("LLMARINER_S3_PREFIX", ""),
             endpoint=read_http_url(env, "LLMARINER_S3_ENDPOINT"),
-            public_endpoint=read_http_url(env, "LLMARINER_S3_PUBLIC_ENDPOINT"),
             region=env.get("LLMARINER_S3_REGION") or cls.region,
             addressing=env.get("LLMARINER_S3_ADDRESSING") or cls.addressing,
             access_key=env.get("LLMARINER_S3_ACCESS_KEY", ""),

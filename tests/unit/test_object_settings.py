@@ -46,7 +46,6 @@ def test_the_settings_of_s3_are_read(tmp_path: Path) -> None:
         ({"LLMARINER_OBJECTS": "gcs"}, "LLMARINER_OBJECTS"),
         ({"LLMARINER_OBJECTS": "s3"}, "LLMARINER_S3_BUCKET"),
         ({"LLMARINER_S3_ENDPOINT": "s3.example.org"}, "LLMARINER_S3_ENDPOINT"),
-        ({"LLMARINER_S3_PUBLIC_ENDPOINT": "ftp://x"}, "LLMARINER_S3_PUBLIC_ENDPOINT"),
         ({"LLMARINER_S3_STS_ENDPOINT": "x"}, "LLMARINER_S3_STS_ENDPOINT"),
         ({"LLMARINER_S3_ADDRESSING": "host"}, "LLMARINER_S3_ADDRESSING"),
         ({"LLMARINER_S3_CHECKSUMS": "never"}, "LLMARINER_S3_CHECKSUMS"),

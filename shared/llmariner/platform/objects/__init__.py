@@ -103,12 +103,6 @@ class ObjectStore(Protocol):
         Returns how many there were.
         """
 
-    def download_url(self, key: str, *, seconds: int, file_name: str, content_type: str) -> str | None:
-        """A URL that anybody may read the object from for that time; None where the store has none."""
-
-    def upload_url(self, key: str, *, seconds: int, size: int) -> str | None:
-        """A URL that anybody may PUT exactly `size` bytes to for that time; None where the store has none."""
-
 
 def check_key(key: str) -> str:
     """Return the key. Raises ValueError unless it is at most 512 characters of names, separated by slashes."""

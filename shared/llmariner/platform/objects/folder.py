@@ -131,16 +131,6 @@ class FolderObjects:
         except ObjectNotFound:
             return []
 
-    def download_url(self, key: str, *, seconds: int, file_name: str, content_type: str) -> str | None:
-        """None: a folder has no URLs; `signed_urls` makes those of the platform."""
-        check_key(key)
-        return None
-
-    def upload_url(self, key: str, *, seconds: int, size: int) -> str | None:
-        """None: a folder has no URLs; `signed_urls` makes those of the platform."""
-        check_key(key)
-        return None
-
     def _path(self, key: str) -> Path:
         return self._root / check_key(key)
 

@@ -20,7 +20,6 @@ from llmariner.platform.objects import (
     check_prefix,
     check_range,
 )
-from llmariner.platform.objects.content_disposition import attachment
 from llmariner.platform.objects.s3_clients import S3Clients, UploadEnded, translated
 from llmariner.platform.objects.s3_transfers import MAXIMUM_PARTS, PartQueue, S3Reader, S3Upload, S3Writer
 
@@ -28,10 +27,8 @@ __all__ = ["S3Objects"]
 
 # Limits of S3: https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html
 _MINIMUM_PART = 5 << 20
-_MAXIMUM_PUT = 5 << 30
 # A store that copies more may not answer in time.
 _COPIED_AT_ONCE = 64 << 20
-_MAXIMUM_URL_SECONDS = 7 * 24 * 3600
 _DELETED_AT_ONCE = 1000
 _LONGEST_KEY = 1024
 
@@ -164,37 +161,6 @@ class S3Objects:
         except UploadEnded:
             return False
         return True
-
-    def download_url(self, key: str, *, seconds: int, file_name: str, content_type: str) -> str | None:
-        """A URL that anybody may read the object from for that time, at most seven days."""
-        parameters = {
-            **self._bucket,
-            "Key": self._prefix + self._check_key(key),
-            "ResponseContentDisposition": attachment(file_name),
-            "ResponseContentType": content_type,
-        }
-        return self._signed("get_object", parameters, seconds)
-
-    def upload_url(self, key: str, *, seconds: int, size: int) -> str | None:
-        """A URL that anybody may PUT exactly `size` bytes to for that time, at most seven days.
-
-        None with encryption by setting: the client would have to ask for it in a header of its own. None above 5 GiB, which
-        is the largest object of a single request.
-        """
-        check_range(0, size)
-        target = {**self._bucket, "Key": self._prefix + self._check_key(key)}
-        if self._encryption or size > _MAXIMUM_PUT:
-            return None
-        return self._signed("put_object", {**target, "ContentLength": size}, seconds)
-
-    def _signed(self, operation: str, parameters: dict[str, Any], seconds: int) -> str:
-        if not 1 <= seconds <= _MAXIMUM_URL_SECONDS:
-            raise ValueError(f"A signed URL is valid for 1 to {_MAXIMUM_URL_SECONDS} seconds, not {seconds}.")
-        with translated(parameters["Key"]):
-            url: str = self._clients.public_client.generate_presigned_url(
-                operation, Params=parameters, ExpiresIn=seconds
-            )
-        return url
 
 
 def _pieces(size: int) -> Sequence[str]:

@@ -94,8 +94,6 @@ def test_only_names_of_the_platform_are_keys(store: ObjectStore) -> None:
             lambda key: store.delete([key]),
             lambda key: store.concatenate("files/file_2", [key]),
             lambda key: store.concatenate(key, ["files/file_1"]),
-            lambda key: store.upload_url(key, seconds=1, size=1),
-            lambda key: store.download_url(key, seconds=1, file_name="x", content_type="text/plain"),
         ):
             with pytest.raises(ValueError, match="not a key"):
                 operation(key)

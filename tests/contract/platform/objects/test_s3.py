@@ -1,15 +1,11 @@
-"""What only S3 has: multipart uploads, signed URLs, TLS, roles, encryption, lost connections."""
+"""What only S3 has: multipart uploads, TLS, roles, encryption, lost connections."""
 
 from __future__ import annotations
 
 import random
-import ssl
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -30,17 +26,6 @@ def uploads(client: Any, settings: S3Settings) -> list[str]:
     """Keys of unfinished multipart uploads below the prefix."""
     found = client.list_multipart_uploads(Bucket=BUCKET, Prefix=settings.prefix)
     return [upload["Key"].removeprefix(settings.prefix) for upload in found.get("Uploads", ())]
-
-
-def request(url: str, data: bytes | None = None) -> tuple[int, bytes, dict[str, str]]:
-    """GET, or PUT with data, without credentials."""
-    method = "GET" if data is None else "PUT"
-    asked = urllib.request.Request(url, data=data, method=method, headers={"content-type": ""} if data else {})
-    try:
-        with urllib.request.urlopen(asked, timeout=30) as answer:
-            return answer.status, answer.read(), {name.lower(): value for name, value in answer.headers.items()}
-    except urllib.error.HTTPError as error:
-        return error.code, error.read(), {}
 
 
 def test_objects_are_below_the_prefix(s3: S3Objects, client: Any, settings: S3Settings) -> None:
@@ -139,63 +124,6 @@ def test_a_key_of_another_bucket_is_not_taken_for_another(s3: S3Objects, key: st
         theirs.read(key)
 
 
-# Signed URLs
-
-
-def test_anybody_may_read_the_object_by_its_url(s3: S3Objects) -> None:
-    put(s3, "files/file_1", b"text")
-    url = s3.download_url("files/file_1", seconds=60, file_name='Über "x".html', content_type="text/plain")
-    assert url is not None
-    status, body, headers = request(url)
-    assert (status, body) == (200, b"text")
-    assert headers["content-type"] == "text/plain"
-    disposition = "attachment; filename=\"_ber _x_.html\"; filename*=UTF-8''%C3%9Cber%20%22x%22.html"
-    assert headers["content-disposition"] == disposition
-    assert request(url.replace("file_1", "file_2"))[0] == 403
-    assert request(url.split("?")[0])[0] == 403
-    assert request(url, b"other")[0] == 403
-    assert get(s3, "files/file_1") == b"text"
-
-
-def test_anybody_may_write_exactly_that_many_bytes_by_its_url(s3: S3Objects) -> None:
-    url = s3.upload_url("uploads/part_1", seconds=60, size=5)
-    assert url is not None
-    assert request(url, b"123456")[0] == 403
-    assert request(url, b"1234")[0] == 403
-    assert s3.info("uploads/part_1") is None
-    assert request(url, b"12345")[0] == 200
-    assert get(s3, "uploads/part_1") == b"12345"
-    assert request(url.replace("part_1", "part_2"), b"12345")[0] == 403
-
-
-def test_a_url_expires(s3: S3Objects) -> None:
-    put(s3, "files/file_1", b"text")
-    url = s3.download_url("files/file_1", seconds=1, file_name="x", content_type="text/plain")
-    assert url is not None
-    deadline = time.monotonic() + 30
-    while request(url)[0] == 200 and time.monotonic() < deadline:
-        time.sleep(0.3)
-    assert request(url)[0] == 403
-
-
-@pytest.mark.parametrize("seconds", [0, -1, 7 * 24 * 3600 + 1])
-def test_a_url_is_valid_for_at_most_a_week(s3: S3Objects, seconds: int) -> None:
-    with pytest.raises(ValueError, match="valid for"):
-        s3.download_url("files/file_1", seconds=seconds, file_name="x", content_type="text/plain")
-
-
-def test_urls_are_of_the_address_that_clients_reach(new_s3: NewS3, gateway: Gateway) -> None:
-    s3 = new_s3(public_endpoint="https://files.example.org")
-    url = s3.upload_url("files/file_1", seconds=60, size=1)
-    assert url is not None
-    assert urlsplit(url).netloc == "files.example.org"
-    assert "X-Amz-Algorithm=AWS4-HMAC-SHA256" in url
-
-
-def test_there_is_no_url_to_upload_more_than_a_single_request_can(s3: S3Objects) -> None:
-    assert s3.upload_url("files/file_1", seconds=60, size=(5 << 30) + 1) is None
-
-
 # TLS, roles, encryption, checksums
 
 
@@ -214,11 +142,6 @@ def test_the_store_is_used_over_tls(new_s3: NewS3, gateway: Gateway, trust: str)
     assert get(s3, "files/file_1") == data
     s3.concatenate("files/file_2", ["files/file_1", "files/file_1"])
     assert get(s3, "files/file_2") == data * 2
-    url = s3.download_url("files/file_1", seconds=60, file_name="x", content_type="text/plain")
-    assert url is not None
-    context = ssl.create_default_context(cafile=gateway.certificate)
-    with urllib.request.urlopen(url, timeout=30, context=context) as answer:
-        assert answer.read() == data
 
 
 def test_another_authority_does_not_count(new_s3: NewS3, gateway: Gateway) -> None:
@@ -259,8 +182,6 @@ def test_objects_are_encrypted_with_the_key_of_the_settings(
     assert get(s3, "files/file_2") == data * 2
     copied = client.head_object(Bucket=BUCKET, Key=f"{settings.prefix}files/file_2")
     assert (copied["ServerSideEncryption"], copied["SSEKMSKeyId"]) == ("aws:kms", KMS_KEY)
-    # The client would have to ask for the encryption itself.
-    assert s3.upload_url("files/file_1", seconds=60, size=4) is None
 
 
 @pytest.mark.parametrize("checksums", ["when_supported", "when_required"])
