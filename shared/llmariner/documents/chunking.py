@@ -16,6 +16,7 @@ CHUNK_BYTES = 60_000
 """The size of a chunk's text in UTF-8. The vector index takes 65,535 bytes; a long word may be one token."""
 
 _FEWEST_TOKENS = 16
+_CACHED = 64
 # Of a chunk: what its headings and the header of its table take at most each, and the longest passage.
 _SHARE = 4
 
@@ -48,7 +49,9 @@ class _Chunker:
         self._next = next(self._passages, None)
         self._window: list[Passage] = []
         self._fresh = 0
-        self._counted: tuple[str, int] = ("", 0)
+        # Of the last texts before chunks and of the last headings: consecutive passages have the same.
+        self._counted: dict[str, int] = {}
+        self._shortened_headings: dict[tuple[str, ...], list[str]] = {}
 
     def chunks(self) -> Iterator[TextChunk]:
         index = 0
@@ -82,27 +85,48 @@ class _Chunker:
         following = self._window[self._fresh] if len(self._window) > self._fresh else self._next
         if following is None:
             return
-        used = sum(passage.tokens for passage in self._window[: self._fresh]) + following.tokens
-        while self._fresh and used + self._overhead(self._window[0]) > self._max_tokens:
-            used -= self._window.pop(0).tokens
+        shared = sum(passage.tokens for passage in self._window[: self._fresh])
+        # A long header of a table must leave room for new text, or the document would become a chunk for each row.
+        most = min(self._max_tokens - following.tokens, self._max_tokens * 3 // 4)
+        while self._fresh and shared + self._overhead(self._window[0]) > most:
+            shared -= self._window.pop(0).tokens
             self._fresh -= 1
 
     def _overhead(self, first: Passage) -> int:
         """The tokens that a chunk has beside the document's text, if it begins with that passage."""
-        before = _prefix(self._headings(first.sections, first.start), first.header)
+        before = _prefix(self._headings(first.sections, first.start), self._header(first))
         return self._count(before) if before else 0
 
     def _count(self, before: str) -> int:
-        if self._counted[0] != before:
-            self._counted = (before, self._count_tokens([before])[0])
-        return self._counted[1]
+        if before not in self._counted:
+            if len(self._counted) >= _CACHED:
+                self._counted.clear()
+            self._counted[before] = self._count_tokens([before])[0]
+        return self._counted[before]
+
+    def _header(self, first: Passage) -> str:
+        """The header of the table that the passage is a row of; none that would take more than half of a chunk."""
+        return first.header if first.header and self._count(first.header) <= self._max_tokens // 2 else ""
 
     def _headings(self, sections: Sequence[Section], start: int) -> list[str]:
         """The headings before the chunk's own text, without the highest ones if they take more than their share."""
-        headings = [section.text for section in sections if section.start < start]
-        while headings and self._count(_prefix(headings, "")) > self._max_tokens // _SHARE:
-            headings.pop(0)
-        return headings
+        headings = tuple(section.text for section in sections if section.start < start)
+        if headings not in self._shortened_headings:
+            if len(self._shortened_headings) >= _CACHED:
+                self._shortened_headings.clear()
+            self._shortened_headings[headings] = self._within_share(headings)
+        return self._shortened_headings[headings]
+
+    def _within_share(self, headings: Sequence[str]) -> list[str]:
+        """The last of the headings that take their share together. Tokens are counted once per heading."""
+        counts = self._count_tokens(list(headings))
+        total, first = sum(counts), 0
+        while first < len(headings) and total > self._max_tokens // _SHARE:
+            total -= counts[first]
+            first += 1
+        while first < len(headings) and self._count(_prefix(headings[first:], "")) > self._max_tokens // _SHARE:
+            first += 1
+        return list(headings[first:])
 
     def _best_end(self) -> int:
         """The end of a chunk that is full, after at least one passage that no chunk has yet."""
@@ -161,7 +185,7 @@ class _Chunker:
         start = passages[0].start + len(raw) - len(raw.lstrip())
         lead = next((passage for passage in passages if not passage.is_heading), passages[-1])
         headings = self._headings(lead.sections, passages[0].start) if with_headings else []
-        text = _prefix(headings, passages[0].header if with_header else "") + body
+        text = _prefix(headings, self._header(passages[0]) if with_header else "") + body
         return TextChunk(
             index=index,
             text=text,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import Any
 
 import pytest
@@ -10,12 +11,14 @@ from sqlalchemy import func, select, update
 
 from llmariner.platform.vectors import Chunk, Collection, Comparison
 from llmariner.vector_stores.embedder import Embedder
+from llmariner.vector_stores.ingest import removal
 from llmariner.vector_stores.ingest.removal import apply_attributes, purge, remove_file, remove_store
 from llmariner.vector_stores.ingest.repair import repair, repair_some
 from llmariner.vector_stores.query import SearchQuery
 from llmariner.vector_stores.search import VectorStoreSearch
 from llmariner.vector_stores.tables import vector_store_chunks, vector_store_files, vector_stores
 
+from ..stored_files import Shelf
 from .ingestion import Ingestion
 from .token_path import DIMENSION, vector_of
 
@@ -67,6 +70,20 @@ def test_a_deleted_store_leaves_nothing(ingestion: Ingestion, store_id: str) -> 
     assert purge(ingestion.database, ingestion.index) == 2
     assert [count(ingestion, table) for table in (vector_stores, vector_store_files, vector_store_chunks)] == [0, 0, 0]
     remove_store(ingestion.database, ingestion.index, **place(ingestion, store_id))
+
+
+def test_projects_take_turns_when_their_removed_files_are_purged(ingestion: Ingestion, other_shelf: Shelf) -> None:
+    shelf = ingestion.shelf
+    for each, number in ((shelf, 3), (other_shelf, 1)):
+        store_id = each.store(*[each.file() for _ in range(number)]).id
+        each.stores.delete(each.caller, store_id)
+    with ingestion.database.write() as session:
+        session.run(update(vector_stores).values(deleted_at=vector_stores.c.deleted_at - 4000))
+    assert purge(ingestion.database, ingestion.index, until=0.0) == 0
+    first = removal._ended_files(ingestion.database, time.time(), 2)
+    assert {row.project_id for row in first} == {shelf.project_id, other_shelf.project_id}
+    assert purge(ingestion.database, ingestion.index, at_once=2) == 4
+    assert [count(ingestion, table) for table in (vector_stores, vector_store_files)] == [0, 0]
 
 
 @pytest.mark.parametrize("status", ["failed", "cancelled"])

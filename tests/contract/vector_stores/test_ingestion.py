@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import pytest
@@ -13,9 +14,11 @@ from llmariner.platform.vectors import VectorIndexUnavailable
 from llmariner.tenancy.tables import organization_users, projects
 from llmariner.vector_stores.ingest.claims import MAX_ATTEMPTS, continue_later
 from llmariner.vector_stores.ingest.index_step import ChunkIndexer
+from llmariner.vector_stores.ingest.parse_step import DocumentParser
 from llmariner.vector_stores.store import NewStoreFile
 from llmariner.vector_stores.tables import vector_store_files
 
+from ..stored_files import Shelf
 from .ingestion import Ingestion
 from .token_path import DIMENSION
 
@@ -139,6 +142,58 @@ def test_a_spent_budget_or_a_sleeping_model_pauses_the_file_and_says_why(ingesti
     ingestion.run()
     row = ingestion.row(store_id)
     assert (row.status, row.error_code) == ("completed", None)
+
+
+def test_a_file_without_a_budget_is_not_parsed_until_there_is_one(
+    ingestion: Ingestion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[str] = []
+    read = ingestion.contents.read
+    monkeypatch.setattr(ingestion.contents, "read", lambda file, *part: reads.append(file.id) or read(file, *part))
+    store_id = ingestion.store("text")
+    ingestion.token_path.refuses_to_count = True
+    for _ in range(3):
+        ingestion.run()
+        assert (ingestion.row(store_id).error_code, reads) == ("insufficient_quota", [])
+        ingestion.make_due(store_id)
+        continue_later(ingestion.database)
+    ingestion.token_path.refuses_to_count = False
+    ingestion.run()
+    assert (ingestion.row(store_id).status, len(reads)) == ("completed", 1)
+
+
+def test_a_file_whose_chunks_take_too_long_fails_and_leaves_none(ingestion: Ingestion) -> None:
+    ingestion.parser = DocumentParser(
+        ingestion.database, ingestion.contents, ingestion.token_path.client, chunk_seconds=-1
+    )
+    store_id = ingestion.store(LONG)
+    ingestion.run()
+    row = ingestion.row(store_id)
+    assert (row.status, row.error_code, ingestion.chunks(store_id)) == ("failed", "invalid_file", [])
+    assert "chunks" in row.error_message
+
+
+def test_projects_take_turns_when_the_sweep_continues_files(ingestion: Ingestion, other_shelf: Shelf) -> None:
+    many = ingestion.shelf.store(*[ingestion.shelf.file() for _ in range(5)]).id
+    one = other_shelf.store(other_shelf.file()).id
+    ingestion.make_due(many)
+    ingestion.make_due(one)
+    with ingestion.database.write() as session:  # those of the other project waited longer
+        older = vector_store_files.c.vector_store_id == many
+        session.run(update(vector_store_files).where(older).values(retry_at=vector_store_files.c.retry_at - 100))
+    ingestion.pending()
+    assert continue_later(ingestion.database, limit=2) == 2
+    assert {event.data["vector_store_id"] for event in ingestion.pending()} == {many, one}
+    assert continue_later(ingestion.database, until=0.0) == 0
+    assert continue_later(ingestion.database, until=math.inf, limit=2) == 4
+
+
+def test_rounds_of_the_sweep_end_where_files_of_a_deleted_store_are_due(ingestion: Ingestion) -> None:
+    shelf = ingestion.shelf
+    store_id = shelf.store(*[shelf.file() for _ in range(3)]).id
+    shelf.stores.delete(shelf.caller, store_id)
+    ingestion.make_due(store_id)
+    assert continue_later(ingestion.database, until=math.inf, limit=2) == 0
 
 
 def test_a_rate_limit_that_frees_soon_is_waited_for_in_the_slice(ingestion: Ingestion) -> None:

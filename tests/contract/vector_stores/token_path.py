@@ -40,6 +40,7 @@ class TokenPath:
         self.dimension = DIMENSION
         self.max_model_len = 8192
         self.max_words: int | None = None
+        self.refuses_to_count = False
         self.errors: list[tuple[int, str | None, str]] = []
         self.before: Callable[[Any], None] = lambda _body: None
         self.raw: bytes | None = None
@@ -76,6 +77,8 @@ class TokenPath:
         if self.errors and path == "/v1/embeddings":
             status, code, retry_after = self.errors.pop(0)
             return status, {"retry-after": retry_after} if retry_after else {}, error(code)
+        if self.refuses_to_count and path == "/v1/tokenize":
+            return 429, {"retry-after": "60"}, error("insufficient_quota")
         if self.raw is not None:
             return 200, {}, self.raw
         if path == "/v1/tokenize":

@@ -220,3 +220,25 @@ def test_no_word_of_the_document_is_changed() -> None:
     known = set(re.findall(r"\w+", text_of(blocks)))
     for found in chunk(blocks, ESTIMATE, 50, 25):
         assert set(re.findall(r"\w+", found.text)) <= known
+
+
+@pytest.mark.parametrize("size", [100, 800])
+def test_deep_and_long_headings_are_counted_once_and_not_for_each_sentence(size: int) -> None:
+    counted = 0
+
+    def count(texts: list[str]) -> list[int]:
+        nonlocal counted
+        counted += sum(len(text) for text in texts)
+        return ESTIMATE(texts)
+
+    headings = [heading((f"h{level} " + "word " * 60)[:196], level) for level in range(1, 10)]
+    blocks = [*headings, paragraph("a. " * 5000)]
+    found = list(chunk(blocks, count, size, size // 2))
+    assert counted < 20 * sum(len(each.text) for each in found)
+
+
+@pytest.mark.parametrize("size", [100, 800])
+def test_a_table_with_a_long_header_does_not_become_a_chunk_for_each_row(size: int) -> None:
+    rows = 2000
+    table = Block(BlockKind.TABLE, f"|{'x' * 1900}|\n|---|\n" + "|a|\n" * rows)
+    assert len(list(chunk([table], ESTIMATE, size, size // 2))) < rows / 8

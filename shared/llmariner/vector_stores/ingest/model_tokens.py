@@ -6,7 +6,9 @@ words: they are sent with a mark between them, and the token of the mark separat
 
 from __future__ import annotations
 
+import math
 import re
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -37,11 +39,17 @@ class ModelTokens:
         self.max_tokens: int | None = None
         """The longest input of the model, once something was learned; None: it does not say."""
 
-    def learn(self, texts: Iterable[str], *, wait_seconds: float) -> None:
-        """Count the words of some texts. Raises InferencePaused; an engine without a tokenizer leaves it at estimates."""
+    def learn(self, texts: Iterable[str], *, wait_seconds: float, seconds: float = math.inf) -> None:
+        """Count the words of some texts, as many as are counted in some seconds. One request at least.
+
+        Raises InferencePaused; an engine without a tokenizer leaves it at estimates.
+        """
+        until = time.monotonic() + seconds
         words = dict.fromkeys(word for text in texts for word in _WORD.findall(text) if _MARK not in word)
         try:
             for batch in _batches(list(words)[:_MAX_KNOWN]):
+                if time.monotonic() > until:
+                    return
                 self._counts.update(self._count(batch, wait_seconds))
         except (InferenceRefused, InferenceFailed):
             return

@@ -6,6 +6,7 @@ import itertools
 import json
 import logging
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
@@ -40,6 +41,9 @@ _WAIT_SECONDS = 20.0
 _RESERVED_TOKENS = 8
 _MIN_TOKENS = 32
 _MAX_CHUNKS = 200_000
+# Together with the parser's time, less than a claim and than a delivery may take.
+_LEARNING_SECONDS = 15.0
+_CHUNK_SECONDS = 30.0
 _LIMITS = ParserLimits(seconds=40, cpu_seconds=35)
 
 
@@ -57,12 +61,19 @@ class DocumentParser:
     """Parses and chunks files of vector stores. Blocks; safe in any thread."""
 
     def __init__(
-        self, database: Database, files: FileContents, inference: InferenceClient, limits: ParserLimits = _LIMITS
+        self,
+        database: Database,
+        files: FileContents,
+        inference: InferenceClient,
+        limits: ParserLimits = _LIMITS,
+        *,
+        chunk_seconds: float = _CHUNK_SECONDS,
     ) -> None:
         self._database = database
         self._files = files
         self._inference = inference
         self._limits = limits
+        self._chunk_seconds = chunk_seconds
 
     def run(self, row_id: str, event_retry_at: float | None) -> None:
         """Parse one file, unless it was done. Idempotent. Database errors are raised; the event is then delivered again."""
@@ -81,8 +92,11 @@ class DocumentParser:
             return
         try:
             authorize(self._database, claim.originator)
+            tokens = ModelTokens(self._inference, claim.row.embedding_model, claim.originator)
+            # First: a file that waits for a budget or a model is not parsed at each attempt.
+            tokens.learn([], wait_seconds=_WAIT_SECONDS)
             blocks = self._read(claim)
-            self._store(claim, self._chunks(claim, blocks))
+            self._store(claim, self._chunks(claim, blocks, tokens))
         except DocumentError as error:
             if error.code is DocumentErrorCode.SERVER_ERROR and claim.row.attempts < MAX_ATTEMPTS:
                 self._retry(claim, error.message)
@@ -117,15 +131,14 @@ class DocumentParser:
             copy.flush()
             return extract(Path(copy.name), file.filename, file.content_type, limits=self._limits)
 
-    def _chunks(self, claim: Claim, blocks: list[Block]) -> Iterator[TextChunk]:
+    def _chunks(self, claim: Claim, blocks: list[Block], tokens: ModelTokens) -> Iterator[TextChunk]:
         strategy = ChunkingStrategy.from_text(claim.row.chunking_strategy)
-        tokens = ModelTokens(self._inference, claim.row.embedding_model, claim.originator)
-        tokens.learn((block.text for block in blocks), wait_seconds=_WAIT_SECONDS)
+        tokens.learn((block.text for block in blocks), wait_seconds=_WAIT_SECONDS, seconds=_LEARNING_SECONDS)
         size, overlap = strategy.max_chunk_size_tokens, strategy.chunk_overlap_tokens
         if strategy.automatic and tokens.max_tokens is not None:
             size = max(_MIN_TOKENS, min(size, tokens.max_tokens - _RESERVED_TOKENS))
             overlap = min(overlap, size // 2)
-        return chunk(blocks, tokens, size, overlap)
+        return _within(self._chunk_seconds, chunk(blocks, tokens, size, overlap))
 
     def _store(self, claim: Claim, chunks: Iterable[TextChunk]) -> None:
         """Store the chunks in place of those of an attempt that did not end, and hand the file on."""
@@ -149,6 +162,15 @@ class DocumentParser:
         with self._database.write() as session:
             claim.check(session)
             session.run(delete(vector_store_chunks).where(vector_store_chunks.c.vector_store_file_id == claim.row.id))
+
+
+def _within(seconds: float, chunks: Iterable[TextChunk]) -> Iterator[TextChunk]:
+    """The chunks, as long as making and storing them takes no more than that time. DocumentError."""
+    deadline = time.monotonic() + seconds
+    for each in chunks:
+        if time.monotonic() > deadline:
+            raise DocumentError.invalid(f"Cutting the file into chunks takes more than {seconds:g} seconds. Split it.")
+        yield each
 
 
 def _chunk_row(claim: Claim, chunk: TextChunk) -> dict[str, object]:
