@@ -57,6 +57,44 @@ def test_one_key_is_looked_up_and_cached_once_for_any_header_format() -> None:
     assert asyncio.run(scenario()) == (1, 1)
 
 
+class RevokingControl(CountingControl):
+    """A control plane whose first answer arrives after the news that keys changed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = asyncio.Event()
+        self.go_on = asyncio.Event()
+
+    async def authenticate_key(self, digest: str, organization: str | None, project: str | None) -> Key:
+        key = await super().authenticate_key(digest, organization, project)
+        self.asked.set()
+        await self.go_on.wait()
+        return key
+
+
+@pytest.mark.parametrize("everything", [False, True], ids=["keys", "all-keys"])
+def test_a_key_that_is_revoked_during_its_lookup_is_not_cached(everything: bool) -> None:
+    async def scenario() -> int:
+        lookups = RevokingControl()
+        cache = make_key_cache(lookups)
+        head = {b"authorization": b"Bearer sk-secret"}
+        lookup = asyncio.ensure_future(cache.authenticate(head, SCOPE))
+        await lookups.asked.wait()
+        if everything:
+            cache.invalidate_all()
+        else:
+            # The id of any key: what is under way has no known id yet.
+            cache.invalidate(("key_other",))
+        lookups.go_on.set()
+        await lookup
+        assert cache.cached(head, SCOPE) is None
+        await cache.authenticate(head, SCOPE)
+        assert cache.cached(head, SCOPE) is not None
+        return lookups.count
+
+    assert asyncio.run(scenario()) == 2
+
+
 def test_a_cached_key_is_rejected_from_the_moment_of_its_expiry() -> None:
     class ExpiringKeyControl(CountingControl):
         async def authenticate_key(self, digest: str, organization: str | None, project: str | None) -> Key:
