@@ -63,12 +63,12 @@ class RevokingControl(CountingControl):
     def __init__(self) -> None:
         super().__init__()
         self.asked = asyncio.Event()
-        self.go_on = asyncio.Event()
+        self.answering = asyncio.Event()
 
     async def authenticate_key(self, digest: str, organization: str | None, project: str | None) -> Key:
         key = await super().authenticate_key(digest, organization, project)
         self.asked.set()
-        await self.go_on.wait()
+        await self.answering.wait()
         return key
 
 
@@ -85,7 +85,7 @@ def test_a_key_that_is_revoked_during_its_lookup_is_not_cached(everything: bool)
         else:
             # The id of any key: what is under way has no known id yet.
             cache.invalidate(("key_other",))
-        lookups.go_on.set()
+        lookups.answering.set()
         await lookup
         assert cache.cached(head, SCOPE) is None
         await cache.authenticate(head, SCOPE)
