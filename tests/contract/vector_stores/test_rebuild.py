@@ -218,6 +218,15 @@ def test_a_project_has_few_rebuilds_at_a_time_and_a_second_request_is_the_first(
     ask(ingestion, ids[-1])
 
 
+def test_a_store_without_completed_files_has_nothing_to_rebuild(ingestion: Ingestion, store_id: str) -> None:
+    for _ in range(REBUILDS_PER_PROJECT + 1):
+        ask(ingestion, ingestion.shelf.store().id)
+        ask(ingestion, ingestion.store("text"))  # its file is in progress
+    assert not [event for event in ingestion.pending() if "rebuild" in event.type]
+    ask(ingestion, store_id)
+    assert len([event for event in ingestion.pending() if "rebuild" in event.type]) == 1
+
+
 def test_nobody_elses_and_no_expired_store_is_rebuilt(ingestion: Ingestion, store_id: str, other_shelf: Shelf) -> None:
     for wrong in ("vs_none", other_shelf.store().id):
         with pytest.raises(NotFound):

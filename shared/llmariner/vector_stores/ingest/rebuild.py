@@ -42,14 +42,17 @@ _files, _stores = vector_store_files.c, vector_stores.c
 def request_rebuild(database: Database, caller: Caller, store_id: str) -> None:
     """Let all completed files of a store of the caller's project be embedded and indexed again; counts to the caller.
 
-    While a rebuild of the store is under way, the rest of it counts to the caller, and nothing else happens. NotFound;
-    Conflict for an expired store; RateLimited while REBUILDS_PER_PROJECT others are under way.
+    While a rebuild of the store is under way, the rest of it counts to the caller, and nothing else happens. A store
+    without such files is left as it is. NotFound; Conflict for an expired store; RateLimited while REBUILDS_PER_PROJECT
+    others are under way.
     """
     originator = Originator.of(caller)
 
     def request(session: WriteSession) -> None:
         store = lock_active_store(session, originator.project_id, store_id)
         if store.rebuild_requested_at is None:
+            if not _has_due(session, store_id, session.now()):
+                return
             _check_number(session, originator.project_id)
         note_rebuild(session, store, originator)
 
@@ -160,7 +163,7 @@ def _end_rebuild(session: WriteSession, *, store_id: str, requested_at: float) -
     if store is None or store.rebuild_requested_at != requested_at:
         return
     is_live = store.deleted_at is None and store.expired_at is None
-    if not is_live or session.first(select(_files.id).where(_due(store_id, requested_at)).limit(1)) is None:
+    if not is_live or not _has_due(session, store_id, requested_at):
         session.run(update(vector_stores).where(_stores.id == store_id).values(rebuild_requested_at=None))
 
 
@@ -179,6 +182,10 @@ def _due(store_id: str, requested_at: float) -> ColumnElement[bool]:
         or_(_files.status == "completed", in_progress),
         or_(_files.rebuild_at.is_(None), _files.rebuild_at != requested_at),
     )
+
+
+def _has_due(session: ReadSession, store_id: str, requested_at: float) -> bool:
+    return session.first(select(_files.id).where(_due(store_id, requested_at)).limit(1)) is not None
 
 
 def _check_number(session: ReadSession, project_id: str) -> None:
