@@ -17,6 +17,7 @@ from .report import render
 from .results import Results
 from .retrieval.measure import measure_retrieval
 from .run import Bounds, measure_proxies
+from .transfers import measure_transfers
 
 
 def main() -> None:
@@ -35,6 +36,7 @@ def main() -> None:
             measure_cold_starts,
             measure_model_wakes,
             measure_retrieval,
+            measure_transfers,
         ):
             place = Path(folder, measure.__name__)
             place.mkdir()

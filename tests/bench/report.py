@@ -26,12 +26,18 @@ CHANGE_COLUMNS = (
     ("slowest ms", "limit_change_slowest_ms", "{:,.1f}"),
     ("questions", "limit_change_questions", "{:,.0f}"),
 )
+TRANSFER_COLUMNS = (
+    ("upload B/s", "upload_bytes_per_s", "{:,.0f}"),
+    ("download B/s", "download_bytes_per_s", "{:,.0f}"),
+    ("peak MiB", "peak_mib", "{:,.0f}"),
+)
 SEARCH_COLUMNS = (("recall@5", "recall_at_5", "{:.3f}"), ("nDCG@10", "ndcg_at_10", "{:.3f}"))
 BAR = 48
 
 GATEWAY, ENVOY, FILTERS, LITELLM = "gateway", "envoy", "envoy filters", "litellm"
 CHAT, BARE, FRAMEWORK = "chat_completions", "bare uvicorn", "bare FastAPI"
 LIMITS = "auth and limits"
+FILES, BARE_FILES = "files", "bare ASGI"
 WAKE, PLAIN = "wake", "plain start"
 QUIET = "quiet"
 RATIOS = (
@@ -45,6 +51,11 @@ RATIOS = (
     ("auth_and_limits_cpu_per_request", "request_cpu_us", LIMITS, GATEWAY),
     ("cold_start_chat_vs_bare_uvicorn", "cold_cpu_ms", CHAT, BARE),
     ("cold_start_chat_wall_vs_bare_uvicorn", "cold_wall_ms", CHAT, BARE),
+    ("cold_start_files_vs_bare_fastapi", "cold_cpu_ms", FILES, FRAMEWORK),
+    ("cold_start_uploads_vs_bare_fastapi", "cold_cpu_ms", "uploads", FRAMEWORK),
+    ("cold_start_vector_stores_vs_bare_fastapi", "cold_cpu_ms", "vector_stores", FRAMEWORK),
+    ("upload_vs_bare_asgi", "upload_bytes_per_s", FILES, BARE_FILES),
+    ("download_vs_bare_asgi", "download_bytes_per_s", FILES, BARE_FILES),
     ("request_during_one_byte_chunks_vs_quiet", "attacked_p50_ms", "chunks", QUIET),
     ("request_during_unread_streams_vs_quiet", "attacked_p50_ms", "readers", QUIET),
     ("request_during_withheld_bodies_vs_quiet", "attacked_p50_ms", "bodies", QUIET),
@@ -98,6 +109,8 @@ def lines(results: Results) -> Iterator[str]:
         value = results.median(f"idle_{kind}_mib", GATEWAY)
         if value is not None:
             yield f"MEMORY chat_function_idle_{kind}_mib {value:.1f}"
+    if (value := results.median("peak_mib", "uploads, 4 GiB in parts")) is not None:
+        yield f"MEMORY upload_of_4_gib_peak_mib {value:.1f}"
     for subject, reason in results.skipped.items():
         yield f"SKIPPED {subject}: {reason}"
 
@@ -113,6 +126,7 @@ def render(results: Results) -> str:
         list(table(results, WAKE_COLUMNS)),
         list(table(results, ATTACK_COLUMNS)),
         list(table(results, CHANGE_COLUMNS)),
+        list(table(results, TRANSFER_COLUMNS)),
         list(table(results, SEARCH_COLUMNS)),
         list(lines(results)),
     ]

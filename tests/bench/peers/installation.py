@@ -57,6 +57,7 @@ def install(site: Site) -> Installation:
         # As in the images; `LLMARINER_COMPILED=off` measures the sources.
         "LLMARINER_COMPILED": os.environ.get("LLMARINER_COMPILED") or str(compiled_token_path()),
         "LLMARINER_SERVING": "static",
+        "LLMARINER_OBJECTS_FOLDER": f"{site.folder}/objects",
         "LLMARINER_SERVING_STATIC": json.dumps({MODEL: f"http://127.0.0.1:{site.engine_port}"}),
         **UNLIMITED,
     }

@@ -1,0 +1,101 @@
+"""A file of 512 MiB to and from `functions/files` beside a bare server, and the memory that large files take."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..functions import large_upload
+from .children import StartError, free_port, running
+from .peers import bare_files
+from .peers.installation import install
+from .results import Results
+from .run import Bounds, say
+from .target import Site, Started, Target
+
+FILES, BARE = "files", "bare ASGI"
+SIZE = 512_000_000
+LARGE = 4 * 1024**3
+# Rounds of half a gigabyte each way take their time.
+ROUNDS = 3
+_BLOCK = 1024 * 1024
+_SECONDS = 600
+_HEAD = (
+    b'--x\r\ncontent-disposition: form-data; name="purpose"\r\n\r\nuser_data\r\n'
+    b'--x\r\ncontent-disposition: form-data; name="file"; filename="file.bin"\r\n\r\n'
+)
+_TAIL = b"\r\n--x--\r\n"
+
+
+def measure_transfers(results: Results, folder: Path, bounds: Bounds) -> None:
+    """Both servers in every round, each started anew; then one upload of 4 GiB in parts."""
+    installation = install(Site(folder, free_port()))
+    for number in bounds.each():
+        if number == ROUNDS:
+            break
+        say(f"round {number + 1} of {min(ROUNDS, bounds.rounds)}: transfers")
+        # Content that the project has already would not be written again; zeros would be stored as holes.
+        block = os.urandom(_BLOCK)
+        for name, target in (
+            (BARE, bare(folder)),
+            (FILES, installation.function(FILES, free_port())),
+        ):
+            try:
+                with running(target, folder) as started:
+                    measure_once(results, name, started, block)
+            except (StartError, OSError) as reason:
+                results.skipped[f"transfers of {name}"] = str(reason)
+    say("an upload of 4 GiB in parts")
+    place = folder / "large"
+    place.mkdir()
+    results.add("peak_mib", "uploads, 4 GiB in parts", large_upload.measure(place, LARGE)["peak_memory"])
+
+
+def bare(folder: Path) -> Target:
+    port = free_port()
+    return Target("bare-files", [sys.executable, bare_files.__file__, str(port), str(folder / "bare")], port)
+
+
+def measure_once(results: Results, name: str, server: Started, block: bytes) -> None:
+    begin = time.perf_counter()
+    answer = json.loads(_request(server, "POST", "/v1/files", block))
+    results.add("upload_bytes_per_s", name, SIZE / (time.perf_counter() - begin))
+    begin = time.perf_counter()
+    _request(server, "GET", f"/v1/files/{answer.get('id', 'file')}/content")
+    results.add("download_bytes_per_s", name, SIZE / (time.perf_counter() - begin))
+    peak = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{server.pid}/status").read_text())
+    assert peak is not None
+    results.add("peak_mib", name, int(peak[1]) / 1024)
+
+
+def _request(server: Started, method: str, path: str, block: bytes = b"") -> bytes:
+    """The last bytes of a response, at most one block: the whole of a short one. `block`: what the sent file consists of."""
+    length = str(len(_HEAD) + SIZE + len(_TAIL)) if block else "0"
+    headers = {**server.headers, "content-type": "multipart/form-data; boundary=x", "content-length": length}
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=_SECONDS)
+    try:
+        connection.request(method, path, _form(block) if block else None, headers)
+        response = connection.getresponse()
+        last, received = b"", 0
+        while part := response.read(_BLOCK):
+            last, received = part, received + len(part)
+    finally:
+        connection.close()
+    if response.status != 200 or (method == "GET" and received < SIZE):
+        raise StartError(f"{server.name} answered {response.status} with {received} bytes: {last[:200]!r}")
+    return last
+
+
+def _form(block: bytes) -> Iterator[bytes]:
+    whole, rest = divmod(SIZE, len(block))
+    yield _HEAD
+    for _ in range(whole):
+        yield block
+    yield block[:rest]
+    yield _TAIL
