@@ -13,7 +13,7 @@ from .run import Bounds
 
 def test_both_servers_take_and_return_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transfers, "SIZE", 3_000_000)
-    monkeypatch.setattr(transfers, "LARGE", 3_000_000)
+    monkeypatch.setattr(transfers, "LARGE_GIB", 1)
     results = Results()
     transfers.measure_transfers(results, tmp_path, Bounds(1, 0))
     assert not results.skipped

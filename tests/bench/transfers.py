@@ -6,12 +6,12 @@ import http.client
 import json
 import os
 import re
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..functions import large_upload
 from .children import StartError, free_port, running
 from .peers import bare_files
 from .peers.installation import install
@@ -21,9 +21,10 @@ from .target import Site, Started, Target
 
 FILES, BARE = "files", "bare ASGI"
 SIZE = 512_000_000
-LARGE = 4 * 1024**3
+LARGE_GIB = 4
 # Rounds of half a gigabyte each way take their time.
 ROUNDS = 3
+CHECKOUT = Path(__file__).parents[2]
 _BLOCK = 1024 * 1024
 _SECONDS = 600
 _HEAD = (
@@ -52,9 +53,12 @@ def measure_transfers(results: Results, folder: Path, bounds: Bounds) -> None:
             except (StartError, OSError) as reason:
                 results.skipped[f"transfers of {name}"] = str(reason)
     say("an upload of 4 GiB in parts")
-    place = folder / "large"
-    place.mkdir()
-    results.add("peak_mib", "uploads, 4 GiB in parts", large_upload.measure(place, LARGE)["peak_memory"])
+    command = [sys.executable, "-m", "tests.functions.large_upload", "--gib", str(LARGE_GIB)]
+    done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=_SECONDS, check=False)
+    if done.returncode == 0:
+        results.add("peak_mib", "uploads, 4 GiB in parts", json.loads(done.stdout)["peak_memory"])
+    else:
+        results.skipped["an upload of 4 GiB in parts"] = done.stderr[-200:]
 
 
 def bare(folder: Path) -> Target:
