@@ -13,9 +13,8 @@ from .run import Bounds
 
 def test_both_servers_take_and_return_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transfers, "SIZE", 3_000_000)
-    monkeypatch.setattr(transfers, "LARGE_GIB", 1)
     results = Results()
-    transfers.measure_transfers(results, tmp_path, Bounds(1, 0))
+    transfers.measure_forms(results, tmp_path, Bounds(1, 0))
     assert not results.skipped
     assert results.subjects("upload_bytes_per_s", "download_bytes_per_s") == [transfers.BARE, transfers.FILES]
     assert all(0 < results.figures["peak_mib"][name][0] < 1024 for name in results.subjects("peak_mib"))

@@ -35,7 +35,13 @@ _TAIL = b"\r\n--x--\r\n"
 
 
 def measure_transfers(results: Results, folder: Path, bounds: Bounds) -> None:
-    """Both servers in every round, each started anew; then one upload of 4 GiB in parts."""
+    """Forms and contents, then one upload of 4 GiB in parts."""
+    measure_forms(results, folder, bounds)
+    measure_large_upload(results)
+
+
+def measure_forms(results: Results, folder: Path, bounds: Bounds) -> None:
+    """Both servers in every round, each started anew."""
     installation = install(Site(folder, free_port()))
     for number in bounds.each():
         if number == ROUNDS:
@@ -52,6 +58,10 @@ def measure_transfers(results: Results, folder: Path, bounds: Bounds) -> None:
                     measure_once(results, name, started, block)
             except (StartError, OSError) as reason:
                 results.skipped[f"transfers of {name}"] = str(reason)
+
+
+def measure_large_upload(results: Results) -> None:
+    """The memory that an upload in parts takes at its peak."""
     say("an upload of 4 GiB in parts")
     command = [sys.executable, "-m", "tests.functions.large_upload", "--gib", str(LARGE_GIB)]
     done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=_SECONDS, check=False)
