@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from llmariner.errors import BodyTooLarge, InvalidRequest, PlatformError, Unavailable
+from llmariner.files.bytes_in_flight import CountedContent
 from llmariner.files.file import StoredContent
 from llmariner.files.purposes import ContentCheck, Purpose, content_check
 from llmariner.identifiers import new_id
@@ -40,12 +41,16 @@ class IncomingContent:
     """Writes content to an object that becomes visible with `commit`. A context manager; one thread at a time.
 
     `purpose` None: it follows the content in the form, so the content is checked for each purpose until one error.
-    `limit_bytes`: BodyTooLarge for more. Raises Unavailable while the object store does not answer.
+    `limit_bytes`: BodyTooLarge for more. `counted` is released at the end.
+    Raises Unavailable while the object store does not answer.
     """
 
-    def __init__(self, objects: ObjectStore, *, purpose: Purpose | None, limit_bytes: int) -> None:
+    def __init__(
+        self, objects: ObjectStore, *, purpose: Purpose | None, limit_bytes: int, counted: CountedContent
+    ) -> None:
         self.size_bytes = 0
         self._limit = limit_bytes
+        self._counted = counted
         self._hash = hashlib.sha256()
         self._key = new_content_key()
         self._writer = objects.writer(self._key)
@@ -58,12 +63,19 @@ class IncomingContent:
         self._errors: dict[Purpose, PlatformError] = {}
 
     def __enter__(self) -> IncomingContent:
-        with store_errors(NOTHING_STORED):
-            self._writer.__enter__()
+        try:
+            with store_errors(NOTHING_STORED):
+                self._writer.__enter__()
+        except BaseException:
+            self._counted.release()
+            raise
         return self
 
     def __exit__(self, *raised: object) -> None:
-        self._writer.__exit__(*raised)
+        try:
+            self._writer.__exit__(*raised)
+        finally:
+            self._counted.release()
 
     @property
     def sha256(self) -> str:
@@ -71,13 +83,14 @@ class IncomingContent:
         return self._hash.hexdigest()
 
     def write(self, data: bytes) -> None:
-        """Append bytes. Raises InvalidRequest where they cannot be content of the purpose."""
+        """Append bytes. Raises InvalidRequest where they cannot be content of the purpose, InsufficientQuota."""
         self.size_bytes += len(data)
         if self.size_bytes > self._limit:
             raise BodyTooLarge(
                 f"The file has more than {self._limit} bytes, the maximum of a form. Send it in parts: POST /v1/uploads.",
                 param="file",
             )
+        self._counted.grow(self.size_bytes)
         for purpose in list(self._checks):
             try:
                 self._checks[purpose].feed(data)
@@ -101,6 +114,10 @@ class IncomingContent:
                 self._writer.commit()
             self._stored = StoredContent(self._key, self.size_bytes, self.sha256)
         return self._stored
+
+    def release(self) -> None:
+        """Do not count the bytes as in flight any more: the transaction that follows counts those of the file."""
+        self._counted.release()
 
     def _fail(self, purpose: Purpose, error: InvalidRequest) -> None:
         if self._purpose is not None:

@@ -14,6 +14,7 @@ from sqlalchemy import Column, ColumnElement, and_, delete, func, or_, select, t
 from llmariner.audit import log
 from llmariner.errors import Conflict, InsufficientQuota, NotFound
 from llmariner.file_settings import FileSettings
+from llmariner.files.bytes_in_flight import BytesInFlight, CountedContent
 from llmariner.files.content import IncomingContent, store_errors
 from llmariner.files.events import CREATED, DELETED, add_file_event
 from llmariner.files.external_objects import ExternalObjects, PlaceNotAllowed, without_buckets
@@ -65,6 +66,7 @@ class Files:
         self._database = database
         self._objects = objects
         self._references = references
+        self._in_flight = BytesInFlight()
         self._external = external or ExternalObjects((), without_buckets)
         self.settings = settings
 
@@ -73,11 +75,21 @@ class Files:
     ) -> IncomingContent:
         """Begin a new file's content; `save` makes the file. `size_bytes`: as far as it is known, else 0.
 
-        Raises InsufficientQuota.
+        Until its end, it counts against the quota of all that the project sends to this process, as it arrives. The caller
+        enters the result. Raises InsufficientQuota.
         """
-        with self._database.read() as session:
-            check_quota(session, self.settings, owner.project_id, size_bytes=size_bytes)
-        return IncomingContent(self._objects, purpose=purpose, limit_bytes=limit_bytes)
+
+        def check(in_flight: int) -> None:
+            with self._database.read() as session:
+                check_quota(session, self.settings, owner.project_id, size_bytes=in_flight)
+
+        counted = CountedContent(self._in_flight, owner.project_id, check)
+        try:
+            counted.grow(size_bytes)
+            return IncomingContent(self._objects, purpose=purpose, limit_bytes=limit_bytes, counted=counted)
+        except BaseException:
+            counted.release()
+            raise
 
     def save(self, owner: KeyOwner, new: NewFile, content: IncomingContent) -> File:
         """Make a file of received content. Raises InvalidRequest for content that the purpose excludes, InsufficientQuota.
@@ -88,11 +100,14 @@ class Files:
         with self._database.read() as session:
             known = _key_of(session, owner.project_id, content.sha256)
         if known is not None:
+            content.release()
             try:
                 return self._share(owner, new, content)
             except _ContentGone:
                 pass
-        return self.add(owner, new, content.commit())
+        stored = content.commit()
+        content.release()
+        return self.add(owner, new, stored)
 
     def add(self, owner: KeyOwner, new: NewFile, stored: StoredContent) -> File:
         """Make a file of an object that is in the store, and take the object over. Raises InsufficientQuota.

@@ -13,6 +13,8 @@ from sqlalchemy import select, update
 
 from llmariner.errors import BodyTooLarge, Conflict, InsufficientQuota, InvalidRequest, NotFound, Unavailable
 from llmariner.file_settings import FileSettings
+from llmariner.files import bytes_in_flight
+from llmariner.files.content import IncomingContent
 from llmariner.files.events import CREATED, DELETED
 from llmariner.files.file import File, NewFile
 from llmariner.files.files import Files
@@ -230,6 +232,30 @@ def test_content_of_unknown_size_that_exceeds_the_quota_is_not_kept(
         with pytest.raises(InsufficientQuota):
             store.save(owner, NewFile("a", Purpose.USER_DATA, "text/plain"), content)
     assert keys_of(objects) == []
+
+
+def test_bytes_that_arrive_count_against_the_quota(
+    database: Database, objects: FolderObjects, owner: KeyOwner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bytes_in_flight, "_CHECKED_EVERY", 4)
+    store = Files(database, objects, FileSettings(project_bytes=10))
+
+    def receive(size_bytes: int = 0) -> IncomingContent:
+        return store.receive(owner, purpose=None, size_bytes=size_bytes, limit_bytes=NO_LIMIT)
+
+    with receive() as one:
+        one.write(b"123456")
+        with receive() as other, pytest.raises(InsufficientQuota, match="may have 10 bytes"):
+            other.write(b"12345")
+        with pytest.raises(InsufficientQuota):
+            receive(5)
+        # What was refused counts no more, and what arrives does not count besides what is saved.
+        store.save(owner, NewFile("a", Purpose.USER_DATA, "text/plain"), one)
+        put(store, owner, b"1234")
+    assert usage(database, owner.project_id) == (2, 10)
+    with pytest.raises(InsufficientQuota):
+        receive(1)
+    assert len(keys_of(objects)) == 2
 
 
 def test_concurrent_uploads_do_not_exceed_a_quota(
