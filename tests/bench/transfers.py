@@ -41,7 +41,7 @@ def measure_transfers(results: Results, folder: Path, bounds: Bounds) -> None:
 
 
 def measure_forms(results: Results, folder: Path, bounds: Bounds) -> None:
-    """Both servers in every round, each started anew."""
+    """Both servers in every round, both freshly started."""
     installation = install(Site(folder, free_port()))
     for number in bounds.each():
         if number == ROUNDS:
