@@ -109,6 +109,7 @@ def emit_vector_store_events(database: Database, owner: KeyOwner) -> None:
     store = shelf.store(file_id, name="manuals", expires_after_days=1)
     shelf.stores.update(shelf.caller, store.id, {"name": "books"})
     shelf.files.set_attributes(shelf.caller, store.id, file_id, {"year": 2026})
+    shelf.ingest(store.id, file_id, completed_at=1)
     request_rebuild(database, shelf.caller, store.id)
     shelf.files.remove(shelf.caller, store.id, file_id)
     batch = shelf.batches.create(shelf.caller, store.id, [NewStoreFile(file_id)])
