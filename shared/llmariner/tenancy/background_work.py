@@ -11,16 +11,13 @@ from __future__ import annotations
 import time
 from dataclasses import asdict, dataclass
 
-from sqlalchemy import select
-
 from llmariner.errors import AuthenticationFailed, PermissionDenied
 from llmariner.gateway.authentication.signed_tokens import NotSigned, sign, verified_claims
 from llmariner.platform.database import Database
 from llmariner.settings import Secret
-from llmariner.tenancy.keys.key import KEYS, ApiKey, key_from_row
+from llmariner.tenancy.keys.key import ApiKey
 from llmariner.tenancy.principal import Caller
-from llmariner.tenancy.roles.effective_permissions import resolve_permissions
-from llmariner.tenancy.tables import api_keys, projects
+from llmariner.tenancy.roles.current_rights import read_rights
 
 __all__ = ["TOKEN_SECONDS", "BackgroundTokens", "Originator", "authorize"]
 
@@ -100,24 +97,24 @@ def authorize(database: Database, originator: Originator) -> tuple[ApiKey | None
     key is revoked or expired. Work of the project itself needs neither user nor key. A key without the scope of inference
     may cause such work by the scope that it has.
     """
-    with database.read() as session:
-        row = session.first(select(projects.c.archived_at).where(projects.c.id == originator.project_id))
-        permissions = resolve_permissions(
-            session, originator.user_id, originator.organization_id, originator.project_id
-        )
-        found = session.first(KEYS.where(api_keys.c.id == originator.key_id)) if originator.key_id else None
-    if row is None or row.archived_at is not None:
+    rights = read_rights(
+        database,
+        user_id=originator.user_id,
+        organization_id=originator.organization_id,
+        project_id=originator.project_id,
+        key_id=originator.key_id,
+    )
+    if not rights.is_project_active:
         raise PermissionDenied("The project of this work is archived or deleted.", code="project_archived")
     if originator.is_project:
         return None, frozenset({_SCOPE})
-    if permissions.project_role is None or _SCOPE not in permissions.scopes:
+    if _SCOPE not in rights.scopes:
         raise PermissionDenied(
             "The user who started this work may not use models in the project any more. Let another member start it again."
         )
-    key = None if found is None else key_from_row(found)
-    if originator.key_id is not None and (key is None or not key.usable(time.time())):
+    if originator.key_id is not None and rights.key is None:
         raise PermissionDenied(
             "The API key that started this work is revoked or expired. Start it again with another key.",
             code="key_revoked",
         )
-    return key, frozenset({_SCOPE})
+    return rights.key, frozenset({_SCOPE})
