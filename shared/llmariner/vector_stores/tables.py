@@ -101,8 +101,6 @@ vector_store_files = Table(
     Column("completed_at", BigInteger),
     # The rebuild (`rebuild_requested_at` of the store) that last handed it to the indexer; NULL: none, or a repair did.
     Column("rebuild_at", Float),
-    # When the sweep writes the event again that gives the index its attributes; NULL: the index has them.
-    Column("attributes_retry_at", Float),
     Column("deleted_at", BigInteger),
     Index(
         "ix_vector_store_files_file",
@@ -119,7 +117,6 @@ vector_store_files = Table(
     Index("ix_vector_store_files_file_id", "file_id"),
     Index("ix_vector_store_files_status", "status", "retry_at"),
     Index("ix_vector_store_files_deleted_at", "deleted_at"),
-    Index("ix_vector_store_files_attributes_retry_at", "attributes_retry_at", "project_id"),
 )
 
 vector_store_chunks = Table(

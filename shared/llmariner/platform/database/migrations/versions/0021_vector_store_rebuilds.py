@@ -1,4 +1,4 @@
-"""Rebuilds of vector stores in parts, and attributes that the index does not have yet."""
+"""Rebuilds of vector stores in parts."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -8,8 +8,6 @@ down_revision = "0020"
 branch_labels = None
 depends_on = None
 
-_INDEX = "ix_vector_store_files_attributes_retry_at"
-
 
 def upgrade() -> None:
     op.add_column("vector_stores", sa.Column("rebuild_requested_at", sa.Float))
@@ -18,13 +16,10 @@ def upgrade() -> None:
     op.create_index("ix_vector_stores_rebuild_requested_at", "vector_stores", ["rebuild_requested_at"])
     op.add_column("vector_store_files", sa.Column("completed_at", sa.BigInteger))
     op.add_column("vector_store_files", sa.Column("rebuild_at", sa.Float))
-    op.add_column("vector_store_files", sa.Column("attributes_retry_at", sa.Float))
-    op.create_index(_INDEX, "vector_store_files", ["attributes_retry_at", "project_id"])
 
 
 def downgrade() -> None:
-    op.drop_index(_INDEX, "vector_store_files")
-    for column in ("attributes_retry_at", "rebuild_at", "completed_at"):
+    for column in ("rebuild_at", "completed_at"):
         op.drop_column("vector_store_files", column)
     op.drop_index("ix_vector_stores_rebuild_requested_at", "vector_stores")
     for column in ("rebuild_key_id", "rebuild_user_id", "rebuild_requested_at"):
