@@ -13,14 +13,14 @@ from llmariner.files.content import store_errors
 from llmariner.platform.objects import ObjectInfo, ObjectNotFound, ObjectReader, ObjectStore, ObjectStoreUnavailable
 from llmariner.weight_locations import location_error
 
-__all__ = ["ExternalObjects", "PlaceNotAllowed", "without_buckets"]
+__all__ = ["ExternalObjects", "LocationNotAllowed", "without_buckets"]
 
 _SCHEME = "s3://"
 _MAX_PATH = 1024
 _BUCKETS = 32
 
 
-class PlaceNotAllowed(Exception):
+class LocationNotAllowed(Exception):
     """An operator allowed the project to name the object once, and does so no more."""
 
 
@@ -57,7 +57,7 @@ class ExternalObjects:
     def info(self, path: str, project_id: str) -> ObjectInfo:
         """Size and version of the object of a file.
 
-        Raises ObjectNotFound; PlaceNotAllowed where its project may not name it any more.
+        Raises ObjectNotFound; LocationNotAllowed where its project may not name it any more.
         """
         with store_errors():
             info = self._allowed_store(path, project_id).info(_key(path))
@@ -68,13 +68,13 @@ class ExternalObjects:
     def read(
         self, path: str, project_id: str, *, start: int, size: int | None, version: str | None = None
     ) -> ObjectReader:
-        """The bytes of the object of a file, as `ObjectStore.read`. Raises PlaceNotAllowed as `info`."""
+        """The bytes of the object of a file, as `ObjectStore.read`. Raises LocationNotAllowed as `info`."""
         return self._allowed_store(path, project_id).read(_key(path), start, size, version)
 
     def _allowed_store(self, path: str, project_id: str) -> ObjectStore:
         own = self._reserved is not None and path.startswith(self._reserved)
         if own or location_error(path, self._allowed, project_id, use="make files of"):
-            raise PlaceNotAllowed(path)
+            raise LocationNotAllowed(path)
         return self._store(path)
 
     def _store(self, path: str) -> ObjectStore:

@@ -17,7 +17,7 @@ from llmariner.file_settings import FileSettings
 from llmariner.files.bytes_in_flight import BytesInFlight, CountedContent
 from llmariner.files.content import IncomingContent, store_errors
 from llmariner.files.events import CREATED, DELETED, add_file_event
-from llmariner.files.external_objects import ExternalObjects, PlaceNotAllowed, without_buckets
+from llmariner.files.external_objects import ExternalObjects, LocationNotAllowed, without_buckets
 from llmariner.files.file import File, NewFile, StoredContent, file_from_row
 from llmariner.files.names import clean_file_name, media_type
 from llmariner.files.purposes import Purpose, default_expiry_seconds
@@ -420,10 +420,10 @@ def _found(file: File) -> Iterator[None]:
         yield
     except ObjectNotFound as error:
         raise _no_such_file(file.id) from error
-    except PlaceNotAllowed as error:
+    except LocationNotAllowed as error:
         raise NotFound(
             f"The file '{file.id}' is of an object that the project may not read any more. Ask an operator to allow its "
-            "place (LLMARINER_FILE_LOCATIONS).",
+            "location (LLMARINER_FILE_LOCATIONS).",
             param="file_id",
             code="location_not_allowed",
         ) from error
