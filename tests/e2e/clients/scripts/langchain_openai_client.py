@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 import openai
+from capability_report import Skipped, error_of, report  # type: ignore[import-not-found]
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage  # type: ignore[import-not-found]
 from langchain_core.tools import tool  # type: ignore[import-not-found]
 from langchain_openai import ChatOpenAI, OpenAIEmbeddings  # type: ignore[import-not-found]
@@ -33,10 +34,6 @@ PERSON = {
     "required": ["name", "age"],
     "additionalProperties": False,
 }
-
-
-class Skipped(Exception):
-    """The environment does not name what this capability needs."""
 
 
 def model(**fields: Any) -> Any:
@@ -188,16 +185,9 @@ def rate_limit() -> None:
 
 def _refused(ask: Callable[[], Any], kind: type[openai.APIStatusError]) -> Any:
     """The error, once it is known to be the right one; langchain lets the SDK's own errors through."""
-    error = _error_of(ask)
+    error = error_of(ask)
     assert isinstance(error, kind), f"{error!r} instead of {kind.__name__}"
     return error
-
-
-def _error_of(ask: Callable[[], Any]) -> Any:
-    try:
-        return ask()
-    except openai.APIStatusError as error:
-        return error
 
 
 CAPABILITIES = (
@@ -225,20 +215,5 @@ CAPABILITIES = (
 )
 
 
-def main() -> int:
-    """Try all; what fails does not stop the rest."""
-    failed = False
-    for capability in CAPABILITIES:
-        try:
-            capability()
-            print(f"ok {capability.__name__}", flush=True)
-        except Skipped as reason:
-            print(f"skipped {capability.__name__}: {reason}", flush=True)
-        except Exception as error:
-            failed = True
-            print(f"failed {capability.__name__}: {type(error).__name__}: {error}".replace("\n", " "), flush=True)
-    return int(failed)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(report(CAPABILITIES))

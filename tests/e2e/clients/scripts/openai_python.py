@@ -21,6 +21,7 @@ from functools import partial
 from typing import Any
 
 import openai
+from capability_report import Skipped, error_of, report  # type: ignore[import-not-found]
 from openai import OpenAI
 
 MODEL = os.environ.get("OPENAI_MODEL", "smollm2-135m-instruct")
@@ -45,14 +46,6 @@ TOOLS: list[Any] = [
     {"type": "function", "function": {"name": "get_time", "strict": True, "parameters": CITY}},
 ]
 CANCEL_SECONDS = 15.0
-
-
-class Skipped(Exception):
-    """The environment does not name what this capability needs."""
-
-
-def version(_: OpenAI) -> None:
-    print(f"openai {openai.__version__}", file=sys.stderr)
 
 
 def models_list(client: OpenAI) -> None:
@@ -313,19 +306,12 @@ def rate_limit(_: OpenAI) -> None:
 
 def _refused(ask: Callable[[], Any], kind: type[openai.APIStatusError], status: int, code: str = "") -> Any:
     """The error, once it is known to be the right one."""
-    error = _error_of(ask)
+    error = error_of(ask)
     assert type(error) is kind, f"{error!r} instead of {kind.__name__}"
     assert error.status_code == status
     assert not code or error.code == code, f"the code is {error.code} instead of {code}"
     assert error.message
     return error
-
-
-def _error_of(ask: Callable[[], Any]) -> Any:
-    try:
-        return ask()
-    except openai.APIStatusError as error:
-        return error
 
 
 CAPABILITIES = (
@@ -360,22 +346,6 @@ CAPABILITIES = (
 )
 
 
-def main() -> int:
-    """Try all; what fails does not stop the rest."""
-    failed = False
-    client = OpenAI(timeout=300)
-    version(client)
-    for capability in CAPABILITIES:
-        try:
-            capability(client)
-            print(f"ok {capability.__name__}", flush=True)
-        except Skipped as reason:
-            print(f"skipped {capability.__name__}: {reason}", flush=True)
-        except Exception as error:
-            failed = True
-            print(f"failed {capability.__name__}: {type(error).__name__}: {error}".replace("\n", " "), flush=True)
-    return int(failed)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    print(f"openai {openai.__version__}", file=sys.stderr)
+    sys.exit(report(CAPABILITIES, OpenAI(timeout=300)))

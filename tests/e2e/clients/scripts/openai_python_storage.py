@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import openai
-from capability_report import report  # type: ignore[import-not-found]
+from capability_report import error_of, report  # type: ignore[import-not-found]
 from openai import AsyncOpenAI, OpenAI
 
 CLIENT = OpenAI(timeout=300)
@@ -226,17 +226,10 @@ def unknown_ids() -> None:
 
 def _refused(ask: Callable[[], Any], kind: type[openai.APIStatusError]) -> Any:
     """The error, once it is known to be the right one."""
-    error = _error_of(ask)
+    error = error_of(ask)
     assert isinstance(error, kind), f"{error!r} instead of {kind.__name__}"
     assert error.message
     return error
-
-
-def _error_of(ask: Callable[[], Any]) -> Any:
-    try:
-        return ask()
-    except openai.APIStatusError as error:
-        return error
 
 
 CAPABILITIES = (
