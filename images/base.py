@@ -16,7 +16,11 @@ from images.store import PrerequisiteMissing, Store
 __all__ = ["BUILDER", "ENGINE", "RUNTIME", "BaseImage", "build_base"]
 
 _SUITE = "bookworm"
-_PYTHON_PACKAGES = ("python3.11-minimal", "libpython3.11-stdlib", "ca-certificates", "netbase", "tzdata")
+# `libstdc++6`: wheels for Linux leave it to the system; those of gRPC, numpy and Pillow need it.
+_PYTHON_PACKAGES = (
+    *("python3.11-minimal", "libpython3.11-stdlib", "libstdc++6"),
+    *("ca-certificates", "netbase", "tzdata"),
+)
 # Files of dependencies that an image does not need: documentation, translations, the package manager.
 _UNUSED = (
     "usr/share/doc/*/[!c]*",
@@ -27,6 +31,8 @@ _UNUSED = (
     "usr/share/locale",
     "usr/share/perl5",
     "usr/share/debconf",
+    "usr/share/gcc",
+    "usr/share/gdb",
     "usr/lib/x86_64-linux-gnu/perl-base",
     "usr/bin/dpkg*",
     "usr/bin/debconf*",
@@ -70,7 +76,7 @@ BUILDER = BaseImage(
     "PYTHONPATH=/usr/share/python-wheels/pip.whl",
 )
 # Libraries and programs that vLLM's build for CPUs needs at run time beside its own wheels.
-ENGINE = BaseImage("engine-base", (*_PYTHON_PACKAGES, "libgomp1", "libnuma1", "libstdc++6", "dash", "util-linux"))
+ENGINE = BaseImage("engine-base", (*_PYTHON_PACKAGES, "libgomp1", "libnuma1", "dash", "util-linux"))
 
 
 def build_base(base: BaseImage, store: Store) -> None:

@@ -101,6 +101,18 @@ def test_all_code_is_compiled_regardless_of_its_timestamp(image: ImageSpec, cont
 
 
 @pytest.mark.parametrize("image", IMAGES, ids=lambda each: each.name)
+def test_an_image_has_the_libraries_that_its_packages_load(image: ImageSpec, container: Start, tmp_path: Path) -> None:
+    program = (
+        "import ctypes, pathlib\n"
+        "for each in sorted(pathlib.Path('/app/packages').rglob('*.so*')):\n"
+        "    try: ctypes.CDLL(str(each))\n"
+        "    except OSError as error: print(each, error)"
+    )
+    said = container(image.name).run(["python", "-c", program], tmp_path)
+    assert (said.returncode, said.stdout) == (0, ""), said.stderr
+
+
+@pytest.mark.parametrize("image", IMAGES, ids=lambda each: each.name)
 def test_an_image_is_within_its_size_budget(image: ImageSpec, built: Store) -> None:
     weight = built.image(PREFIX + image.name).size / 1e6
     assert weight < BUDGET[""] + sum(BUDGET[extra] for extra in image.extras), f"{weight:.0f} MB"

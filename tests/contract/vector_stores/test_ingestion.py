@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from typing import Any
 
 import pytest
@@ -232,6 +233,29 @@ def test_an_index_that_is_away_is_tried_again(ingestion: Ingestion, monkeypatch:
         ingestion.run()
     row = ingestion.row(store_id)
     assert (row.status, row.error_code, row.attempts) == ("in_progress", "server_error", 1)
+    ingestion.make_due(store_id)
+    continue_later(ingestion.database)
+    ingestion.run()
+    assert ingestion.row(store_id).status == "completed"
+
+
+@pytest.mark.parametrize(("step", "method"), [(DocumentParser, "_store"), (ChunkIndexer, "_upsert")])
+def test_after_an_unexpected_error_the_file_says_so_and_is_tried_again(
+    ingestion: Ingestion, monkeypatch: pytest.MonkeyPatch, step: type, method: str
+) -> None:
+    store_id = ingestion.store("text")
+
+    def broken(*_args: Any) -> None:
+        raise ImportError("a library is missing")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(step, method, broken)
+        with pytest.raises(ImportError):  # for the operator's log
+            ingestion.run()
+    row = ingestion.row(store_id)
+    assert (row.status, row.error_code, row.attempts) == ("in_progress", "server_error", 1)
+    assert row.error_message.startswith("An unexpected error of the platform")
+    assert row.retry_at < time.time() + 60, "the sweep waits until the claim ends"
     ingestion.make_due(store_id)
     continue_later(ingestion.database)
     ingestion.run()

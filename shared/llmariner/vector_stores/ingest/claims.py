@@ -7,8 +7,10 @@ lost when the row has another value, when the file is no longer in progress, or 
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -29,6 +31,7 @@ __all__ = [
     "acquire",
     "continue_later",
     "hand_on",
+    "working_on",
 ]
 
 CLAIM_SECONDS = 180.0
@@ -39,6 +42,10 @@ MAX_ATTEMPTS = 8
 
 _EVENT_SECONDS = 900.0
 """After that time the sweep takes an event for lost."""
+
+_RETRY_SECONDS = 30.0
+_LONGEST_RETRY_SECONDS = 900.0
+_UNEXPECTED = "An unexpected error of the platform interrupted the work on the file. Its operator finds it in the logs."
 
 _files = vector_store_files.c
 
@@ -89,6 +96,30 @@ class Claim:
             attempts = max(0, self.check(session).attempts - 1)
             waits = {"error_code": code[:32], "error_message": message}
             self.store(session, retry_at=session.now() + seconds, attempts=attempts, **waits)
+
+    def retry(self, database: Database, message: str) -> None:
+        """Let the sweep try again, later with each attempt; the attempt counts. The row says why it waits. ClaimLost."""
+        with database.write() as session:
+            attempts = max(1, self.check(session).attempts)
+            later = session.now() + min(_RETRY_SECONDS * attempts, _LONGEST_RETRY_SECONDS)
+            self.store(session, retry_at=later, error_code="server_error", error_message=message)
+
+
+@contextlib.contextmanager
+def working_on(database: Database, claim: Claim) -> Iterator[None]:
+    """For the work on a claimed file: after an unexpected error, which is raised, its row says so, and it is tried again.
+
+    The event that is delivered again finds the claim and does nothing.
+    """
+    try:
+        yield
+    except ClaimLost:
+        raise
+    except Exception:
+        # The database may be what failed. The sweep then continues the file once the claim has ended.
+        with contextlib.suppress(Exception):
+            claim.retry(database, _UNEXPECTED)
+        raise
 
 
 def acquire(database: Database, row_id: str, step: str, event_retry_at: float | None) -> Claim | None:

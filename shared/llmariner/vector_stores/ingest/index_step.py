@@ -17,7 +17,7 @@ from llmariner.tenancy.background_work import Originator, authorize
 from llmariner.vector_stores.embedder import Embedder, batches
 from llmariner.vector_stores.events import FILE_PARSED
 from llmariner.vector_stores.inference import InferenceFailed, InferencePaused, InferenceRefused
-from llmariner.vector_stores.ingest.claims import MAX_ATTEMPTS, Claim, ClaimLost, acquire, hand_on
+from llmariner.vector_stores.ingest.claims import MAX_ATTEMPTS, Claim, ClaimLost, acquire, hand_on, working_on
 from llmariner.vector_stores.ingest.outcomes import complete, fail
 from llmariner.vector_stores.ingest.rebuild import change_dimension, hand_on_rebuild
 from llmariner.vector_stores.ingest.removal import remove_unless_live
@@ -55,15 +55,13 @@ class ChunkIndexer:
         self._slice_chunks = slice_chunks
 
     def run(self, row_id: str, event_retry_at: float | None) -> None:
-        """Index some chunks of a file and hand it on, or complete it. Idempotent.
-
-        Database errors are raised; the event is then delivered again.
-        """
+        """Index some chunks of a file and hand it on, or complete it. Idempotent. Unexpected errors are raised."""
         claim = acquire(self._database, row_id, "embed", event_retry_at)
         if claim is None:
             return
         try:
-            self._index_slice(claim)
+            with working_on(self._database, claim):
+                self._index_slice(claim)
         except ClaimLost:
             # This process may have put chunks into the index after a consumer removed the file's.
             with contextlib.suppress(VectorIndexUnavailable):  # then the sweep removes them
@@ -85,14 +83,14 @@ class ChunkIndexer:
             message = f"The file could not be embedded: {refusal.message}"
             # A gateway may not know a key or a right yet, or have an old one in its cache.
             if refusal.status in (401, 403):
-                self._retry(claim, message)
+                claim.retry(self._database, message)
             else:
                 self._give_up(claim, message)
         except _WrongDimension as error:
             self._give_up(claim, str(error))
         except (InferenceFailed, VectorIndexUnavailable) as error:
             unavailable = isinstance(error, VectorIndexUnavailable)
-            self._retry(claim, "The index of vector stores does not answer." if unavailable else str(error))
+            claim.retry(self._database, "The index of vector stores does not answer." if unavailable else str(error))
 
     def _authorize(self, claim: Claim) -> Originator:
         """Who pays for the embeddings. PermissionDenied. What was completed is the project's, also once they have left."""
@@ -112,13 +110,6 @@ class ChunkIndexer:
             claim.pause(self._database, code="server_error", message=message[:1000], seconds=_LONG_WAIT_SECONDS)
         else:
             fail(self._database, claim, "server_error", message)
-
-    def _retry(self, claim: Claim, message: str) -> None:
-        """Try again later; the attempt counts."""
-        with self._database.write() as session:
-            row = claim.check(session)
-            later = session.now() + min(_RETRY_SECONDS * max(1, row.attempts), _LONG_WAIT_SECONDS)
-            claim.store(session, retry_at=later, error_code="server_error", error_message=message)
 
     def _work(self, claim: Claim, originator: Originator) -> None:
         deadline, done, dimension = time.monotonic() + _SLICE_SECONDS, 0, claim.row.dimension

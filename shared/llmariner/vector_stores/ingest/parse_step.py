@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import logging
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -25,14 +24,13 @@ from llmariner.tenancy.background_work import authorize
 from llmariner.vector_stores.chunking_strategy import ChunkingStrategy
 from llmariner.vector_stores.events import FILE_PARSED
 from llmariner.vector_stores.inference import InferenceClient, InferencePaused
-from llmariner.vector_stores.ingest.claims import MAX_ATTEMPTS, Claim, ClaimLost, acquire, hand_on
+from llmariner.vector_stores.ingest.claims import MAX_ATTEMPTS, Claim, ClaimLost, acquire, hand_on, working_on
 from llmariner.vector_stores.ingest.model_tokens import ModelTokens
 from llmariner.vector_stores.ingest.outcomes import fail
 from llmariner.vector_stores.tables import vector_store_chunks
 
 __all__ = ["DocumentParser", "FileContents"]
 
-_log = logging.getLogger(__name__)
 _ROWS_AT_ONCE = 200
 _RETRY_SECONDS = 30.0
 # A model that wakes in that time is waited for; the parser of a document needs most of a minute.
@@ -76,12 +74,13 @@ class DocumentParser:
         self._chunk_seconds = chunk_seconds
 
     def run(self, row_id: str, event_retry_at: float | None) -> None:
-        """Parse one file, unless it was done. Idempotent. Database errors are raised; the event is then delivered again."""
+        """Parse one file, unless it was done. Idempotent. Unexpected errors are raised."""
         claim = acquire(self._database, row_id, "parse", event_retry_at)
         if claim is None:
             return
         try:
-            self._parse(claim)
+            with working_on(self._database, claim):
+                self._parse(claim)
         except ClaimLost:
             return
 
@@ -99,7 +98,7 @@ class DocumentParser:
             self._store(claim, self._chunks(claim, blocks, tokens))
         except DocumentError as error:
             if error.code is DocumentErrorCode.SERVER_ERROR and claim.row.attempts < MAX_ATTEMPTS:
-                self._retry(claim, error.message)
+                claim.retry(self._database, error.message)
             else:
                 fail(self._database, claim, error.code.value, error.message)
         except PermissionDenied as error:
@@ -110,13 +109,7 @@ class DocumentParser:
             seconds = max(pause.retry_after, _RETRY_SECONDS)
             claim.pause(self._database, code=pause.code, message=pause.message, seconds=seconds)
         except Unavailable as error:
-            self._retry(claim, error.message)
-
-    def _retry(self, claim: Claim, message: str) -> None:
-        """Try again later; the attempt counts."""
-        with self._database.write() as session:
-            later = session.now() + _RETRY_SECONDS * claim.row.attempts
-            claim.store(session, retry_at=later, error_code="server_error", error_message=message)
+            claim.retry(self._database, error.message)
 
     def _read(self, claim: Claim) -> list[Block]:
         row = claim.row
