@@ -162,6 +162,19 @@ def test_a_damaged_folder_is_made_again_and_old_ones_are_removed(
     assert {path.name for path in tmp_path.iterdir()} == {"compiled.lock", current.name, *kept}
 
 
+def test_what_was_compiled_before_the_clock_was_set_back_does_not_remove_the_new_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiled_code, "build", made)
+    for number in range(4):
+        old = tmp_path / f"compiled-{number}"
+        old.mkdir()
+        os.utime(old, (later := time.time() + 86400 + number, later))
+    compile_into(tmp_path)
+    assert unusable(folder_of(tmp_path)) == ""
+    assert not (tmp_path / "compiled-0").exists()
+
+
 def test_two_processes_do_not_compile_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled_code, "build", made)
     with (tmp_path / "compiled.lock").open("a") as lock:

@@ -20,7 +20,7 @@ from llmariner.compiled.build import BuildFailed, build, folder_of, missing
 
 __all__ = ["compile_in_background", "compile_into", "with_compiled_code"]
 
-_KEPT_FOLDERS = 4
+_KEPT_OTHERS = 3
 # Far more than compiling takes on a busy machine.
 _ABANDONED_SECONDS = 3600.0
 
@@ -60,7 +60,9 @@ def compile_into(cache: Path) -> None:
         if unusable(folder):
             shutil.rmtree(folder, ignore_errors=True)
             build(folder)
-        for old in sorted(cache.glob("compiled-*"), key=lambda each: each.stat().st_mtime)[:-_KEPT_FOLDERS]:
+        # By name, since a clock that was set back makes the new one the oldest.
+        others = [each for each in cache.glob("compiled-*") if each != folder]
+        for old in sorted(others, key=lambda each: each.stat().st_mtime)[:-_KEPT_OTHERS]:
             shutil.rmtree(old, ignore_errors=True)
 
 
