@@ -89,7 +89,8 @@ async def complete_upload(request: Request, caller: Writer, upload_id: str, body
     """Make a file of the parts, in the order of the request."""
     context = context_of(request)
     completion = UploadCompletion(context.database, context.objects, context.files, context.uploads)
-    complete = partial(completion.complete, caller.key_owner, upload_id, body.part_ids, body.md5)
+    check = partial(check_still_allowed, context.database, caller, _WRITE)
+    complete = partial(completion.complete, caller.key_owner, upload_id, body.part_ids, body.md5, check_caller=check)
     with rename_error_fields(file="part_ids"):
         upload, file = await request.app.state.completions.run(caller.key_owner.project_id, complete)
     return upload_object(upload, file)

@@ -201,7 +201,7 @@ def test_a_key_that_is_revoked_while_a_form_arrives_makes_no_file(
         key=secret,
         before_end=lambda: keys.revoke(owner, made.id),
     )
-    assert (status, b"revoked or expired while the request arrived" in answer) == (401, True), answer
+    assert (status, b"revoked or expired during the request" in answer) == (401, True), answer
     assert stored(installation) == before
 
 

@@ -14,6 +14,7 @@ from openai import AsyncOpenAI
 from sqlalchemy import func, select
 
 from llmariner.files.tables import upload_parts, uploads
+from llmariner.tenancy.keys.store import NewKey
 
 from .conftest import Ask
 from .http_calls import HttpRequest, HttpResponse, InProcessClient, assert_error
@@ -253,6 +254,28 @@ def test_a_completion_that_is_under_way_asks_for_a_retry(
     answer = post(f"/{upload}/complete", {"part_ids": [part]})
     assert_error(answer, 409, "upload_in_progress")
     assert answer.headers["retry-after"] == "5"
+
+
+def test_a_key_that_is_revoked_during_a_completion_makes_no_file(
+    post: Post, new: Any, send: Any, installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A completion waits and works for minutes, long after its caller was authenticated."""
+    context, keys, owner = installation.context, installation.context.keys, installation.owner
+    made, secret = keys.create(owner, NewKey("revoked meanwhile", frozenset({"api.files.write"})))
+    upload = new()
+    part, join = send(upload, b"0123456789"), context.objects.concatenate
+    before = {each.key for each in context.objects.list("files/")}
+
+    def revoke_and_join(key: str, parts: Any) -> Any:
+        keys.revoke(owner, made.id)
+        return join(key, parts)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(context.objects, "concatenate", revoke_and_join)
+        refused = post(f"/{upload}/complete", {"part_ids": [part]}, {"authorization": f"Bearer {secret}"})
+    assert_error(refused, 401, "invalid_api_key")
+    assert {each.key for each in context.objects.list("files/")} == before
+    assert post(f"/{upload}/complete", {"part_ids": [part]}).json["status"] == "completed"
 
 
 def parts_and_objects(installation: Installation, upload_id: str) -> tuple[int, list[str]]:

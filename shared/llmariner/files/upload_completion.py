@@ -12,7 +12,7 @@ import json
 import logging
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -69,9 +69,17 @@ class UploadCompletion:
         self._uploads = uploads
 
     def complete(
-        self, owner: KeyOwner, upload_id: str, part_ids: Sequence[str], md5: str | None = None
+        self,
+        owner: KeyOwner,
+        upload_id: str,
+        part_ids: Sequence[str],
+        md5: str | None = None,
+        *,
+        check_caller: Callable[[], None] = lambda: None,
     ) -> tuple[Upload, File]:
         """Make the file of the parts, in their order. The request that completed an upload gets its result again.
+
+        `check_caller` is called before the file is made. It raises a PlatformError where the caller may not do this any more.
 
         Raises NotFound; Conflict unless the upload is pending, or while another completion is under way; InvalidRequest for
         parts that are unknown, repeated or of another total size, for another MD5 (hex), and for content that the purpose
@@ -86,7 +94,7 @@ class UploadCompletion:
             with self._renewing(claim), store_errors():
                 sha256 = self._check_content(claim, expected_md5)
                 stored = self._join(claim, sha256)
-            return self._finish(owner, claim, stored)
+            return self._finish(owner, claim, stored, check_caller)
         except ObjectNotFound:
             self._refuse_ended(claim.upload)
             raise
@@ -124,7 +132,9 @@ class UploadCompletion:
             self._objects.concatenate(key, [part.key for part in claim.parts])
         return StoredContent(key, claim.upload.size_bytes, sha256)
 
-    def _finish(self, owner: KeyOwner, claim: _Claim, stored: StoredContent) -> tuple[Upload, File]:
+    def _finish(
+        self, owner: KeyOwner, claim: _Claim, stored: StoredContent, check_caller: Callable[[], None]
+    ) -> tuple[Upload, File]:
         """Make the file and end the upload. Raises Conflict where the upload ended meanwhile, or the claim is lost."""
 
         def end(session: WriteSession) -> tuple[Upload, File, list[str]]:
@@ -141,6 +151,11 @@ class UploadCompletion:
             add_upload_event(session, COMPLETED, upload, file_id=file.id)
             return load_upload(session, owner.project_id, upload.id), file, keys
 
+        try:
+            check_caller()
+        except PlatformError:
+            self._uploads.delete_objects([stored.key])
+            raise
         try:
             upload, file, keys = self._database.transact(end)
         except (Conflict, InsufficientQuota, NotFound):

@@ -25,11 +25,11 @@ def check_still_allowed(database: Database, caller: Caller, scope: str) -> None:
     )
     if caller.key_id is not None and rights.key is None:
         raise AuthenticationFailed(
-            "The API key was revoked or expired while the request arrived; nothing was stored.", code="invalid_api_key"
+            "The API key was revoked or expired during the request; nothing was stored.", code="invalid_api_key"
         )
     if not rights.is_project_active:
         raise PermissionDenied(
-            "The project was archived while the request arrived; nothing was stored.", code="project_archived"
+            "The project was archived during the request; nothing was stored.", code="project_archived"
         )
     if scope not in rights.scopes:
-        raise PermissionDenied("You lost the right to do this while the request arrived; nothing was stored.")
+        raise PermissionDenied("You lost the right to do this during the request; nothing was stored.")
