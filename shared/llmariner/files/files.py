@@ -79,9 +79,9 @@ class Files:
         enters the result. Raises InsufficientQuota.
         """
 
-        def check(in_flight: int) -> None:
+        def check(size_bytes: int, others: int) -> None:
             with self._database.read() as session:
-                check_quota(session, self.settings, owner.project_id, size_bytes=in_flight)
+                check_quota(session, self.settings, owner.project_id, size_bytes=size_bytes + others)
 
         counted = CountedContent(self._in_flight, owner.project_id, check)
         try:

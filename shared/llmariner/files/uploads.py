@@ -16,8 +16,9 @@ from collections.abc import Sequence
 
 from sqlalchemy import delete, func, not_, or_, select
 
-from llmariner.errors import BodyTooLarge, Conflict, InvalidRequest, NotFound
+from llmariner.errors import BodyTooLarge, Conflict, InvalidRequest, NotFound, Unavailable
 from llmariner.file_settings import FileSettings
+from llmariner.files.bytes_in_flight import BytesInFlight, CountedContent
 from llmariner.files.content import NOTHING_STORED, store_errors
 from llmariner.files.file import NewFile
 from llmariner.files.quotas import reserve_quota
@@ -50,31 +51,43 @@ _log = logging.getLogger(__name__)
 
 
 class IncomingPart:
-    """Writes a part to an object that `Uploads.add_part` makes visible. A context manager; one thread at a time."""
+    """Writes a part to an object that `Uploads.add_part` makes visible. A context manager; one thread at a time.
 
-    def __init__(self, objects: ObjectStore, upload_id: str, *, limit_bytes: int) -> None:
+    `counted` is released at the end.
+    """
+
+    def __init__(self, objects: ObjectStore, upload_id: str, *, limit_bytes: int, counted: CountedContent) -> None:
         self.id = new_id("part")
         self.upload_id = upload_id
         self.key = part_key(upload_id, self.id)
         self.size_bytes = 0
         self._writer = objects.writer(self.key)
         self._limit = limit_bytes
+        self._counted = counted
 
     def __enter__(self) -> IncomingPart:
-        with store_errors(NOTHING_STORED):
-            self._writer.__enter__()
+        try:
+            with store_errors(NOTHING_STORED):
+                self._writer.__enter__()
+        except BaseException:
+            self._counted.release()
+            raise
         return self
 
     def __exit__(self, *raised: object) -> None:
-        self._writer.__exit__(*raised)
+        try:
+            self._writer.__exit__(*raised)
+        finally:
+            self._counted.release()
 
     def write(self, data: bytes) -> None:
-        """Append bytes. Raises BodyTooLarge for more than a part of this upload may have, Unavailable."""
+        """Append bytes. Raises BodyTooLarge for more than a part of this upload may have, and as `receive_part`."""
         self.size_bytes += len(data)
         if self.size_bytes > self._limit:
             raise BodyTooLarge(
                 f"A part of this upload has at most {self._limit} bytes. Send the rest as further parts.", param="data"
             )
+        self._counted.grow(self.size_bytes)
         with store_errors(NOTHING_STORED):
             self._writer.write(data)
 
@@ -82,6 +95,10 @@ class IncomingPart:
         """Make the object visible and durable. Raises Unavailable."""
         with store_errors(NOTHING_STORED):
             self._writer.commit()
+
+    def release(self) -> None:
+        """Do not count the bytes as in flight any more: the transaction that follows counts those of the part."""
+        self._counted.release()
 
 
 class Uploads:
@@ -95,6 +112,7 @@ class Uploads:
         self._database = database
         self._objects = objects
         self._settings = settings
+        self._in_flight = BytesInFlight()
 
     def create(self, owner: KeyOwner, new: NewFile, size_bytes: int) -> Upload:
         """Create a pending upload. Until it ends, it counts against the project's quota as the file that it becomes.
@@ -132,14 +150,23 @@ class Uploads:
         return self._database.transact(insert)
 
     def receive_part(self, owner: KeyOwner, upload_id: str) -> IncomingPart:
-        """Begin a part; `add_part` adds it. Raises Conflict unless the upload is pending, InvalidRequest after too many."""
+        """Begin a part; `add_part` adds it. Raises Conflict unless the upload is pending, InvalidRequest after too many.
+
+        Raises Unavailable while so many others arrive in this process that there is no room for it besides them.
+        """
+
+        def check(size_bytes: int, others: int) -> None:
+            with self._database.read() as session:
+                upload = load_upload(session, owner.project_id, upload_id)
+                check_pending(session, upload)
+                _check_room(session, upload, size_bytes, others)
+
         with self._database.read() as session:
-            upload = load_upload(session, owner.project_id, upload_id)
-            check_pending(session, upload)
-            _check_room(session, upload, 0)
-        return IncomingPart(
-            self._objects, upload.id, limit_bytes=min(self._settings.upload_part_bytes, upload.size_bytes)
-        )
+            limit = load_upload(session, owner.project_id, upload_id).size_bytes
+        counted = CountedContent(self._in_flight, upload_id, check)
+        counted.grow(0)
+        limit = min(self._settings.upload_part_bytes, limit)
+        return IncomingPart(self._objects, upload_id, limit_bytes=limit, counted=counted)
 
     def add_part(self, owner: KeyOwner, incoming: IncomingPart) -> Part:
         """Add a received part. Raises as `receive_part`, also for an empty one; its object is then deleted.
@@ -149,6 +176,7 @@ class Uploads:
         if not incoming.size_bytes:
             raise InvalidRequest("The part is empty: send its bytes as 'data'.", param="data", code="empty_part")
         incoming.commit()
+        incoming.release()
 
         def insert(session: WriteSession) -> Part:
             upload = load_upload(session, owner.project_id, incoming.upload_id, lock=True)
@@ -245,10 +273,11 @@ class Uploads:
         return keys is not None
 
 
-def _check_room(session: ReadSession, upload: Upload, size_bytes: int) -> None:
+def _check_room(session: ReadSession, upload: Upload, size_bytes: int, others: int = 0) -> None:
     """Raises InvalidRequest where the parts would be too many, or have twice the bytes that the upload needs.
 
-    Each part may thus be sent again once, which a client does when it did not get the response.
+    Raises Unavailable where they would with those of `others`, which are in flight. Each part may thus be sent again once,
+    which a client does when it did not get the response.
     """
     sums = select(func.count().label("parts"), func.coalesce(func.sum(upload_parts.c.size_bytes), 0).label("bytes"))
     [row] = session.rows(sums.where(upload_parts.c.upload_id == upload.id))
@@ -261,4 +290,10 @@ def _check_room(session: ReadSession, upload: Upload, size_bytes: int) -> None:
     if full:
         raise InvalidRequest(
             f"{full}. Complete it with those that arrived, or cancel it.", param="upload_id", code="too_many_parts"
+        )
+    if total + others > 2 * upload.size_bytes:
+        raise Unavailable(
+            "The parts of the upload that arrive now would have more than twice its size with this one. Send it again when "
+            "they have arrived.",
+            headers={"retry-after": "5"},
         )

@@ -13,11 +13,21 @@ from pathlib import Path
 import pytest
 from sqlalchemy import insert, select, update
 
-from llmariner.errors import BodyTooLarge, Conflict, InsufficientQuota, InvalidRequest, NotFound, PlatformError
+from llmariner.errors import (
+    BodyTooLarge,
+    Conflict,
+    InsufficientQuota,
+    InvalidRequest,
+    NotFound,
+    PlatformError,
+    Unavailable,
+)
 from llmariner.file_settings import FileSettings
+from llmariner.files import bytes_in_flight
 from llmariner.files.purposes import Purpose
 from llmariner.files.tables import upload_parts, uploads
 from llmariner.files.upload import Part, Status, Upload
+from llmariner.files.uploads import IncomingPart
 from llmariner.platform.database import Database
 from llmariner.platform.events.tables import events
 from llmariner.tenancy.principal import KeyOwner
@@ -82,6 +92,41 @@ def test_parts_arrive_in_parallel(desk: Desk) -> None:
         parts = list(threads.map(lambda number: desk.send(upload, b"%02d" % number * 5), range(8)))
     _, file = desk.complete(upload, parts)
     assert desk.content(file) == b"".join(b"%02d" % number * 5 for number in range(8))
+
+
+def test_parts_that_arrive_count_against_the_room_of_their_upload(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts in flight are on disk without a row: a thousand of them would be a thousand times the upload."""
+    monkeypatch.setattr(bytes_in_flight, "_CHECKED_EVERY", 4)
+    upload, uploads_of_process = desk.create(5), desk.uploads
+
+    def receive(of: Upload = upload) -> IncomingPart:
+        return uploads_of_process.receive_part(desk.owner, of.id)
+
+    with receive() as one, receive() as two, receive() as three:
+        one.write(b"hello")
+        two.write(b"hello")
+        with pytest.raises(Unavailable, match="twice its size") as full:
+            three.write(b"hello")
+        assert full.value.headers["retry-after"] == "5"
+        with receive(desk.create(5)) as of_another_upload:
+            of_another_upload.write(b"hello")
+        part = uploads_of_process.add_part(desk.owner, one)
+    # What was discarded counts no more, and what was added does not count besides its row.
+    with receive() as again:
+        again.write(b"hello")
+        uploads_of_process.add_part(desk.owner, again)
+    _, file = desk.complete(upload, [part])
+    assert desk.content(file) == b"hello"
+
+
+def test_a_part_ends_early_once_its_upload_is_cancelled(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bytes_in_flight, "_CHECKED_EVERY", 4)
+    upload = desk.create(10)
+    with desk.uploads.receive_part(desk.owner, upload.id) as incoming:
+        desk.uploads.cancel(desk.owner, upload.id)
+        with pytest.raises(Conflict, match="was cancelled"):
+            incoming.write(b"hello")
+    assert desk.object_keys() == []
 
 
 def test_an_md5_in_any_case_is_compared(desk: Desk) -> None:
