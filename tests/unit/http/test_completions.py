@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
 from collections.abc import Callable
 
 import pytest
 
-from llmariner.errors import Unavailable
+from llmariner.errors import InvalidRequest, Unavailable
 from llmariner.http.resources.completions import Completions
 
 
@@ -81,3 +82,29 @@ def test_a_completion_ends_though_its_caller_left_and_an_error_reaches_the_calle
             await completions.run("a", lambda: 1 / 0)
 
     asyncio.run(run())
+
+
+def test_a_refusal_of_a_caller_that_left_is_no_error_of_the_loop() -> None:
+    """A tenant would fill the log with tracebacks; a defect is logged as before."""
+    logged: list[BaseException] = []
+
+    async def run(error: Exception) -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: logged.append(context["exception"]))
+        completions, work = Completions(), Work()
+
+        def refuse() -> None:
+            work.of("a")()
+            raise error
+
+        left = asyncio.ensure_future(completions.run("a", refuse))
+        await work.starts(1)
+        left.cancel()
+        work.may_end.set()
+        await completions.run("a", work.of("after"))
+        gc.collect()
+
+    asyncio.run(run(InvalidRequest("no such part")))
+    assert logged == []
+    defect = ZeroDivisionError()
+    asyncio.run(run(defect))
+    assert logged == [defect]

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-from llmariner.errors import Unavailable
+from llmariner.errors import PlatformError, Unavailable
 
 __all__ = ["Completions"]
 
@@ -63,6 +63,8 @@ class Completions:
             pass  # the loop is closing
         elif (error := ended.exception()) is not None:
             result.set_exception(error)
+            if isinstance(error, PlatformError):
+                result.exception()  # of a caller that left, it would be logged as never retrieved
         else:
             result.set_result(ended.result())
         self._start()
