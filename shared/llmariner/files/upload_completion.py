@@ -79,7 +79,7 @@ class UploadCompletion:
     ) -> tuple[Upload, File]:
         """Make the file of the parts, in their order. The request that completed an upload gets its result again.
 
-        `check_caller` is called before the file is made. It raises a PlatformError where the caller may not do this any more.
+        `check_caller` is called before the file is made; it raises a PlatformError for one who may not do this any more.
 
         Raises NotFound; Conflict unless the upload is pending, or while another completion is under way; InvalidRequest for
         parts that are unknown, repeated or of another total size, for another MD5 (hex), and for content that the purpose
