@@ -3,8 +3,8 @@
 # It holds the packages of the function's extras (its func.yaml or trigger.yaml names them) and every function with the
 # same extras, since the manifests run one image per set of extras. `make images` builds all of them.
 #
-# BASE: any image with Python 3.11 to 3.13 as `python` and with libstdc++. BUILDER: the same Python in the same place, with pip, and with gcc
-# to compile the token path.
+# BASE: any image with Python 3.11 to 3.13 as `python`, and with libstdc++. BUILDER: the same Python in the same place, with
+# pip, and with gcc to compile the token path.
 ARG BASE=python:3.11-slim-bookworm
 ARG BUILDER=python:3.11-bookworm
 
