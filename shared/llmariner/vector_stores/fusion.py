@@ -44,20 +44,22 @@ def fuse(
 
     Weights are not negative, and not both 0. A half of weight 0 finds nothing.
     """
+    # As shares: sums of the least weights, divided, would be 0.
+    total = vector_weight + text_weight
+    shares = (vector_weight / total, text_weight / total)
     found: dict[str, Hit] = {}
     ranks: list[dict[str, Ranked]] = []
-    for hits, weight in ((by_vector, vector_weight), (by_text, text_weight)):
+    for hits, share in zip((by_vector, by_text), shares, strict=True):
         half: dict[str, Ranked] = {}
-        for hit in hits if weight > 0 else ():
+        for hit in hits if share > 0 else ():
             if hit.id not in half:
                 half[hit.id] = Ranked(len(half) + 1, hit.score)
                 found.setdefault(hit.id, hit)
         ranks.append(half)
-    best = (vector_weight + text_weight) / (_K + 1)
 
     def score(id_: str) -> float:
-        parts = zip((vector_weight, text_weight), ranks, strict=True)
-        return sum(weight / (_K + half[id_].rank) for weight, half in parts if id_ in half) / best
+        parts = zip(shares, ranks, strict=True)
+        return sum(share * (_K + 1) / (_K + half[id_].rank) for share, half in parts if id_ in half)
 
     fused = [FusedHit(hit, score(id_), ranks[0].get(id_), ranks[1].get(id_)) for id_, hit in found.items()]
     return sorted(fused, key=lambda each: (-each.score, each.hit.id))

@@ -50,6 +50,13 @@ def test_weights_decide_between_halves_and_0_switches_one_off() -> None:
     assert only[0].score == pytest.approx(1)
 
 
+@pytest.mark.parametrize("weight", [5e-324, 1e-300, 1000])
+def test_only_the_ratio_of_the_weights_counts(weight: float) -> None:
+    scaled = fuse(hits("a", "b"), hits("b"), vector_weight=weight, text_weight=weight)
+    assert [each.score for each in scaled] == [each.score for each in fuse(hits("a", "b"), hits("b"))]
+    assert max(each.score for each in fuse(hits("a"), hits("a"), vector_weight=weight, text_weight=0.3)) <= 1
+
+
 def test_equal_scores_are_in_the_order_of_ids_and_a_repeated_hit_counts_once() -> None:
     assert ids(fuse(hits("z"), hits("a"))) == ["a", "z"]
     (once,) = fuse(hits("a", "a"), [])
