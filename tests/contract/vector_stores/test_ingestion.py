@@ -13,6 +13,7 @@ from sqlalchemy import select, update
 from llmariner.platform.events.tables import events
 from llmariner.platform.vectors import VectorIndexUnavailable
 from llmariner.tenancy.tables import organization_users, projects
+from llmariner.vector_stores.ingest import index_step
 from llmariner.vector_stores.ingest.claims import MAX_ATTEMPTS, continue_later
 from llmariner.vector_stores.ingest.index_step import ChunkIndexer
 from llmariner.vector_stores.ingest.parse_step import DocumentParser
@@ -318,6 +319,20 @@ def test_a_text_beyond_the_models_input_is_embedded_by_its_beginning(ingestion: 
     assert ingestion.row(store_id).status == "completed"
     (chunk,) = ingestion.chunks(store_id)
     assert chunk.text.endswith("nine")
+
+
+def test_an_engine_that_refuses_slowly_does_not_keep_the_slice_beyond_its_claim(
+    ingestion: Ingestion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index_step, "_SLICE_SECONDS", 0.0)
+    monkeypatch.setattr(index_step, "CLAIM_SECONDS", 0.5)
+    store_id = ingestion.store("word " * 30_000)
+    ingestion.token_path.errors = [(400, "context_length_exceeded", "")] * 1000
+    ingestion.token_path.before = lambda _body: time.sleep(0.1)
+    ingestion.run()
+    assert len(ingestion.token_path.embedded()) < 100
+    row = ingestion.row(store_id)
+    assert (row.status, row.attempts) == ("in_progress", 1)
 
 
 def test_chunks_of_the_automatic_strategy_fit_the_model_in_its_own_tokens(ingestion: Ingestion) -> None:

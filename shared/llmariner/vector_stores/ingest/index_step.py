@@ -17,7 +17,15 @@ from llmariner.tenancy.background_work import Originator, authorize
 from llmariner.vector_stores.embedder import Embedder, batches
 from llmariner.vector_stores.events import FILE_PARSED
 from llmariner.vector_stores.inference import InferenceFailed, InferencePaused, InferenceRefused
-from llmariner.vector_stores.ingest.claims import MAX_ATTEMPTS, Claim, ClaimLost, acquire, hand_on, working_on
+from llmariner.vector_stores.ingest.claims import (
+    CLAIM_SECONDS,
+    MAX_ATTEMPTS,
+    Claim,
+    ClaimLost,
+    acquire,
+    hand_on,
+    working_on,
+)
 from llmariner.vector_stores.ingest.outcomes import complete, fail
 from llmariner.vector_stores.ingest.rebuild import change_dimension, hand_on_rebuild
 from llmariner.vector_stores.ingest.removal import remove_unless_live
@@ -142,6 +150,7 @@ class ChunkIndexer:
     ) -> list[Sequence[float]]:
         """The vectors of texts. A text beyond the length of the model's input is embedded by its beginning."""
         while True:
+            _check_time(deadline)
             remaining = max(deadline - time.monotonic(), _MIN_WAIT_SECONDS)
             try:
                 return self._embedder.embed(claim.row.embedding_model, originator, texts, wait_seconds=remaining)
@@ -154,15 +163,16 @@ class ChunkIndexer:
                 if refusal.status != 400:
                     raise
                 if len(texts) == 1:
-                    return [self._embed_beginning(claim, originator, texts[0], remaining)]
+                    return [self._embed_beginning(claim, originator, texts[0], deadline)]
                 return [vector for text in texts for vector in self._embed(claim, originator, [text], deadline)]
 
-    def _embed_beginning(self, claim: Claim, originator: Originator, text: str, wait_seconds: float) -> Sequence[float]:
+    def _embed_beginning(self, claim: Claim, originator: Originator, text: str, deadline: float) -> Sequence[float]:
         for halving in range(1, _HALVINGS + 1):
+            _check_time(deadline)
             beginning = text[: max(1, len(text) >> halving)]
             try:
                 return self._embedder.embed(
-                    claim.row.embedding_model, originator, [beginning], wait_seconds=wait_seconds
+                    claim.row.embedding_model, originator, [beginning], wait_seconds=_MIN_WAIT_SECONDS
                 )[0]
             except InferenceRefused as refusal:
                 if refusal.status != 400 or halving == _HALVINGS or len(beginning) == 1:
@@ -217,3 +227,9 @@ class ChunkIndexer:
                     claim.store(session, **progress, error_code=None, error_message=None)
                     return
             attributes = current.attributes
+
+
+def _check_time(deadline: float) -> None:
+    """ClaimLost long after the deadline of a slice: an engine that refuses slowly must not keep a thread for hours."""
+    if time.monotonic() > deadline + CLAIM_SECONDS - _SLICE_SECONDS:
+        raise ClaimLost
