@@ -214,7 +214,13 @@ def test_a_project_has_few_rebuilds_at_a_time_and_a_second_request_is_the_first(
         ask(ingestion, ids[-1])
     assert caught.value.headers["retry-after"]
     assert len([event for event in ingestion.pending() if "rebuild" in event.type]) == REBUILDS_PER_PROJECT
-    hand_on_rebuild(ingestion.database, ids[0])
+    for store_id in ids[:-1]:
+        hand_on_rebuild(ingestion.database, store_id)
+    with pytest.raises(RateLimited):  # their files wait for the indexer
+        ask(ingestion, ids[-1])
+    ask(ingestion, ids[0])
+    ingestion.token_path.errors = [(429, "insufficient_quota", "3600")] * REBUILDS_PER_PROJECT
+    ingestion.run()
     ask(ingestion, ids[-1])
 
 

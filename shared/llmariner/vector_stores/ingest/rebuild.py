@@ -53,7 +53,7 @@ def request_rebuild(database: Database, caller: Caller, store_id: str) -> None:
         if store.rebuild_requested_at is None:
             if not _has_due(session, store_id, session.now()):
                 return
-            _check_number(session, originator.project_id)
+            _check_number(session, originator.project_id, store_id)
         note_rebuild(session, store, originator)
 
     database.transact(request)
@@ -169,8 +169,12 @@ def _end_rebuild(session: WriteSession, *, store_id: str, requested_at: float) -
 
 def _of_rebuild(store_id: str) -> ColumnElement[bool]:
     """The files of a store that are in progress in a rebuild."""
+    return and_(_files.vector_store_id == store_id, _in_rebuild())
+
+
+def _in_rebuild() -> ColumnElement[bool]:
     in_progress = and_(_files.status == "in_progress", _files.completed_at.is_not(None), _files.rebuild_at.is_not(None))
-    return and_(_files.vector_store_id == store_id, _files.deleted_at.is_(None), in_progress)
+    return and_(_files.deleted_at.is_(None), in_progress)
 
 
 def _due(store_id: str, requested_at: float) -> ColumnElement[bool]:
@@ -188,11 +192,16 @@ def _has_due(session: ReadSession, store_id: str, requested_at: float) -> bool:
     return session.first(select(_files.id).where(_due(store_id, requested_at)).limit(1)) is not None
 
 
-def _check_number(session: ReadSession, project_id: str) -> None:
-    under_way = and_(
-        _stores.project_id == project_id, _stores.deleted_at.is_(None), _stores.rebuild_requested_at.is_not(None)
+def _check_number(session: ReadSession, project_id: str, store_id: str) -> None:
+    """RateLimited while too many other stores of a project are being rebuilt, or their last files wait for the indexer."""
+    live = and_(_stores.project_id == project_id, _stores.deleted_at.is_(None), _stores.expired_at.is_(None))
+    # Files that wait for something else, such as a budget, may wait for days.
+    waiting = select(_files.vector_store_id).where(
+        _files.project_id == project_id, _in_rebuild(), _files.error_code.is_(None)
     )
-    number = int(session.value(select(func.count()).select_from(vector_stores).where(under_way)))
+    under_way = or_(_stores.rebuild_requested_at.is_not(None), _stores.id.in_(waiting))
+    others = select(func.count()).select_from(vector_stores).where(live, under_way, _stores.id != store_id)
+    number = int(session.value(others))
     if number >= REBUILDS_PER_PROJECT:
         raise RateLimited(
             f"{number} vector stores of your project are being rebuilt. Try again when one of them is 'completed'.",
