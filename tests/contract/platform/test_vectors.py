@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from llmariner.platform.vectors import Chunk, Collection, Comparison, Compound, VectorIndex
+from llmariner.platform.vectors import Chunk, Collection, Comparison, Compound, VectorIndex, milvus
 
 from .vector_chunks import COLLECTION, STORE, chunk, new_tenant, unit_vector
 
@@ -265,3 +266,18 @@ def test_filters_apply_to_both_searches(vectors: VectorIndex, tenant: str) -> No
     by_vector = vectors.search_vectors(COLLECTION, tenant, [STORE], ANY, limit=9, filters=filters)
     by_text = vectors.search_text(COLLECTION, tenant, [STORE], "page", limit=9, filters=filters)
     assert sorted(texts(by_vector)) == sorted(texts(by_text)) == ["page 6", "page 8"]
+
+
+def test_the_chunks_of_a_large_store_are_counted_page_by_page(
+    vectors: VectorIndex, tenant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectors.upsert(COLLECTION, tenant, [chunk(f"word {number}") for number in range(3_000)])
+    vectors.chunk_counts(COLLECTION, tenant, STORE)  # what is imported and cached is not counted
+    monkeypatch.setattr(milvus, "_PAGE", 100)
+    tracemalloc.start()
+    try:
+        assert vectors.chunk_counts(COLLECTION, tenant, STORE) == {"file-1": 3_000}
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 150 * 3_000, f"{peak} bytes"

@@ -12,6 +12,7 @@ import logging
 import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -126,11 +127,14 @@ class MilvusIndex:
         return [_hit(row, abs(row["distance"])) for row in found if row["distance"]]
 
     def chunk_counts(self, collection: Collection, tenant: str, vector_store_id: str) -> Mapping[str, int]:
-        """See the port."""
-        counts: dict[str, int] = {}
-        for row in self._rows(collection, where(tenant, vector_store_ids=[vector_store_id]), ["file_id"]):
-            counts[row["file_id"]] = counts.get(row["file_id"], 0) + 1
-        return counts
+        """See the port. Holds one page of rows at a time: a store may have millions."""
+        expression = where(tenant, vector_store_ids=[vector_store_id])
+
+        def count(client: Any, name: str, seconds: float) -> dict[str, int]:
+            pages = _pages(client, name, expression, ["file_id"], seconds)
+            return Counter(row["file_id"] for page in pages for row in page)
+
+        return self._run(collection, count, otherwise={})
 
     def tenants_with_chunks(self, collection: Collection) -> Iterable[str]:
         """See the port. Asks for one tenant after the other, without reading the rows of each."""
@@ -175,17 +179,10 @@ class MilvusIndex:
         )
 
     def _rows(self, collection: Collection, expression: str, fields: list[str]) -> list[dict[str, Any]]:
-        """All rows: Milvus limits one answer to 16,384."""
+        """All rows."""
 
         def read(client: Any, name: str, seconds: float) -> list[dict[str, Any]]:
-            pages = client.query_iterator(
-                name, batch_size=_PAGE, filter=expression, output_fields=fields, timeout=seconds
-            )
-            rows: list[dict[str, Any]] = []
-            with contextlib.closing(pages):
-                while page := pages.next():
-                    rows.extend(page)
-            return rows
+            return [row for page in _pages(client, name, expression, fields, seconds) for row in page]
 
         return self._run(collection, read, otherwise=[])
 
@@ -344,6 +341,16 @@ class _Connection:
 def collection_name(collection: Collection) -> str:
     """The name in Milvus: ids of models may have characters that names may not have."""
     return f"chunks_{collection.dimension}_{hashlib.sha256(collection.model.encode()).hexdigest()[:16]}"
+
+
+def _pages(
+    client: Any, name: str, expression: str, fields: list[str], seconds: float
+) -> Iterator[list[dict[str, Any]]]:
+    """All rows, in pages: Milvus limits one answer to 16,384."""
+    pages = client.query_iterator(name, batch_size=_PAGE, filter=expression, output_fields=fields, timeout=seconds)
+    with contextlib.closing(pages):
+        while page := pages.next():
+            yield page
 
 
 def _code(error: Exception) -> int | None:
