@@ -129,6 +129,17 @@ def test_chunks_without_rows_are_removed_from_the_index(ingestion: Ingestion, st
     assert ingestion.indexed(store_id) == before
 
 
+def test_a_file_of_which_the_index_has_too_many_chunks_is_repaired_once(ingestion: Ingestion, store_id: str) -> None:
+    row = ingestion.row(store_id)
+    more = Chunk(f"{row.id}-9", store_id, row.id, "Gone.", vector_of("Gone."), {})
+    ingestion.index.upsert(collection(ingestion), ingestion.shelf.project_id, [more])
+    repaired = []
+    for _ in range(2):
+        repaired.append(repair(ingestion.database, ingestion.index, **place(ingestion, store_id)))
+        ingestion.run()
+    assert (repaired, sorted(ingestion.indexed(store_id).values())) == ([1, 0], [1, 1])
+
+
 def test_nothing_is_repaired_where_there_is_nothing(ingestion: Ingestion) -> None:
     assert repair_some(ingestion.database, ingestion.index, until=math.inf) == 0
     store_id = ingestion.shelf.store().id

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 
 from sqlalchemy import and_, exists, func, select
@@ -21,6 +22,14 @@ _STORES_AT_ONCE = 20
 _files, _stores = vector_store_files.c, vector_stores.c
 
 
+@dataclass(frozen=True)
+class _Disagreement:
+    """Of the rows of a file and the index. `is_surplus`: the index has more chunks than there are rows."""
+
+    is_completed: bool
+    is_surplus: bool
+
+
 def repair(database: Database, index: VectorIndex, *, project_id: str, store_id: str) -> int:
     """Index the files of a vector store again of which the index has another number of chunks; returns their number.
 
@@ -32,21 +41,24 @@ def repair(database: Database, index: VectorIndex, *, project_id: str, store_id:
         collection = collection_of(session, store_id)
     if collection is None:
         # The dimension of its vectors is not known: none of its files is in the index.
-        wrong: Mapping[str, bool] = dict.fromkeys(completed, True)
+        wrong: Mapping[str, _Disagreement] = dict.fromkeys(
+            completed, _Disagreement(is_completed=True, is_surplus=False)
+        )
     else:
         # Twice, since files are completed and removed meanwhile.
         wrong = _disagreements(database, index, collection, project_id, store_id)
         if wrong:
             still = _disagreements(database, index, collection, project_id, store_id)
-            wrong = {row_id: known for row_id, known in wrong.items() if row_id in still}
-        for row_id, known in wrong.items():
-            if not known:
+            wrong = {row_id: each for row_id, each in wrong.items() if row_id in still}
+        for row_id, each in wrong.items():
+            if each.is_surplus:
+                # Indexing the file again would replace its chunks, and leave the others.
                 index.delete_file(collection, project_id, store_id, row_id)
-    known_ids = [row_id for row_id, known in wrong.items() if known]
-    if len(known_ids) > FILES_IN_PROGRESS:
+    completed = [row_id for row_id, each in wrong.items() if each.is_completed]
+    if len(completed) > FILES_IN_PROGRESS:
         database.transact(partial(_rebuild, store_id=store_id))
-        return len(known_ids)
-    return sum(database.transact(partial(index_again, row_id=row_id, rebuild_at=None)) for row_id in known_ids)
+        return len(completed)
+    return sum(database.transact(partial(index_again, row_id=row_id, rebuild_at=None)) for row_id in completed)
 
 
 def repair_some(database: Database, index: VectorIndex, *, until: float) -> int:
@@ -77,16 +89,20 @@ def _rebuild(session: WriteSession, *, store_id: str) -> None:
 
 def _disagreements(
     database: Database, index: VectorIndex, collection: Collection, project_id: str, store_id: str
-) -> Mapping[str, bool]:
-    """The ids of files of which rows and index have different numbers of chunks, and whether each is completed."""
+) -> Mapping[str, _Disagreement]:
+    """The ids of files of which rows and index have different numbers of chunks."""
     with database.read() as session:
         live = (_files.vector_store_id == store_id) & _files.deleted_at.is_(None)
         rows = session.rows(select(_files.id, _files.status, _files.chunk_count).where(live))
     counts = index.chunk_counts(collection, project_id, store_id)
     expected = {row.id: row.chunk_count for row in rows if row.status == "completed"}
-    wrong = {row_id: True for row_id, count in expected.items() if counts.get(row_id, 0) != count}
     known = {row.id for row in rows if row.status in ("completed", "in_progress")}
-    return {**wrong, **{row_id: False for row_id in counts if row_id not in known}}
+    unknown = {row_id: _Disagreement(is_completed=False, is_surplus=True) for row_id in counts if row_id not in known}
+    return unknown | {
+        row_id: _Disagreement(is_completed=True, is_surplus=counts.get(row_id, 0) > (count or 0))
+        for row_id, count in expected.items()
+        if counts.get(row_id, 0) != count
+    }
 
 
 def _completed(session: ReadSession, store_id: str) -> list[str]:
