@@ -116,6 +116,26 @@ def test_a_lost_event_of_a_rebuild_is_made_up_for_by_the_sweep(ingestion: Ingest
     assert sorted(ingestion.token_path.embedded()) == sorted(TEXTS)
 
 
+def test_a_rebuild_that_waits_does_not_keep_the_sweep_from_others(
+    ingestion: Ingestion, store_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rebuild, "FILES_IN_PROGRESS", 1)
+    monkeypatch.setattr(rebuild, "_STORES_AT_ONCE", 1)
+    ask(ingestion, store_id)
+    assert hand_on_rebuild(ingestion.database, store_id) == 1  # which waits; two others are left
+    later = ingestion.store("text")
+    with ingestion.database.write() as session:
+        session.run(update(vector_store_files).values(status="completed", step="done", chunk_count=1))
+        waits = vector_store_files.c.rebuild_at.is_not(None)
+        session.run(update(vector_store_files).where(waits).values(status="in_progress", step="embed"))
+    ask(ingestion, later)
+    with ingestion.database.write() as session:
+        session.run(update(vector_stores).values(rebuild_requested_at=vector_stores.c.rebuild_requested_at - 100))
+        session.run(update(vector_store_files).values(rebuild_at=vector_store_files.c.rebuild_at - 100))
+    assert sum(continue_rebuilds(ingestion.database, until=math.inf) for _ in range(40)) == 1
+    assert ingestion.row(later).status == "in_progress"
+
+
 def test_a_rebuild_that_is_killed_after_each_file_is_continued(
     ingestion: Ingestion, store_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -97,11 +97,14 @@ def hand_on_rebuild(database: Database, store_id: str) -> int:
 
 
 def continue_rebuilds(database: Database, *, until: float) -> int:
-    """Continue rebuilds, the same number of each project first, until that time (monotonic); returns the number of files."""
+    """Continue rebuilds until that time (monotonic); returns the number of files.
+
+    The same number of each project first, and other ones each time: those that wait for a budget do not delay the others.
+    """
     with database.read() as session:
         due = and_(_stores.rebuild_requested_at <= session.now() - _EVENT_SECONDS, _stores.deleted_at.is_(None))
-        turn = func.row_number().over(partition_by=_stores.project_id, order_by=_stores.rebuild_requested_at)
-        query = select(_stores.id).where(due).order_by(turn, _stores.rebuild_requested_at).limit(_STORES_AT_ONCE)
+        turn = func.row_number().over(partition_by=_stores.project_id, order_by=func.random())
+        query = select(_stores.id).where(due).order_by(turn, func.random()).limit(_STORES_AT_ONCE)
         ids = [row.id for row in session.rows(query)]
     handed_on = 0
     for store_id in ids:
