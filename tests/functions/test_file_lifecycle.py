@@ -48,11 +48,36 @@ def test_a_file_of_another_organization_is_unknown(
     assert ask("files", HttpRequest("GET", f"/v1/files/{file.id}", None, admin)).status == 200
 
 
+def test_an_object_that_is_replaced_under_a_request_is_not_sent_as_the_one_before(
+    ask: Ask, admin: dict[str, str], installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The headers of the response have size and `ETag` of the object before."""
+    bucket = FolderObjects(Path(installation.environment["LLMARINER_OBJECTS_FOLDER"]).parent / "external" / "walk")
+    put(bucket, "data/y.txt", b"0123456789")
+    body = {"object_path": "s3://walk/data/y.txt", "purpose": "assistants"}
+    made = ask("files", HttpRequest("POST", "/v1/files:createFromObjectPath", body, admin)).json
+    files = installation.context.files
+    version = files.version
+
+    def version_before(file: File) -> tuple[int, str | None]:
+        before = version(file)
+        put(bucket, "data/y.txt", b"9876543210")
+        return before
+
+    monkeypatch.setattr(files, "version", version_before)
+    answer = ask("files", HttpRequest("GET", f"/v1/files/{made['id']}/content", None, admin))
+    assert (answer.status, answer.headers["retry-after"]) == (503, "2")
+
+
+def put(objects: FolderObjects, key: str, data: bytes) -> None:
+    with objects.writer(key) as writer:
+        writer.write(data)
+        writer.commit()
+
+
 def test_a_file_of_an_object_outside_the_store(ask: Ask, admin: dict[str, str], installation: Installation) -> None:
     bucket = FolderObjects(Path(installation.environment["LLMARINER_OBJECTS_FOLDER"]).parent / "external" / "walk")
-    with bucket.writer("data/x.txt") as writer:
-        writer.write(b"0123456789")
-        writer.commit()
+    put(bucket, "data/x.txt", b"0123456789")
     body = {"object_path": "s3://walk/data/x.txt", "purpose": "assistants"}
     made = ask("files", HttpRequest("POST", "/v1/files:createFromObjectPath", body, admin)).json
     assert (made["filename"], made["bytes"], made["object_store_path"]) == ("x.txt", 10, body["object_path"])

@@ -256,6 +256,23 @@ def test_a_completion_that_is_under_way_asks_for_a_retry(
     assert answer.headers["retry-after"] == "5"
 
 
+def test_a_key_that_is_revoked_while_a_part_arrives_makes_no_part(
+    post: Post, new: Any, installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys, owner, receive = installation.context.keys, installation.owner, installation.context.uploads.receive_part
+    made, secret = keys.create(owner, NewKey("revoked meanwhile", frozenset({"api.files.write"})))
+    upload = new()
+
+    def revoke_and_receive(*of: Any) -> Any:
+        keys.revoke(owner, made.id)
+        return receive(*of)
+
+    monkeypatch.setattr(installation.context.uploads, "receive_part", revoke_and_receive)
+    refused = post(f"/{upload}/parts", form(b"0123456789"), {"authorization": f"Bearer {secret}"})
+    assert_error(refused, 401, "invalid_api_key")
+    assert parts_and_objects(installation, upload) == (0, [])
+
+
 def test_a_key_that_is_revoked_during_a_completion_makes_no_file(
     post: Post, new: Any, send: Any, installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:

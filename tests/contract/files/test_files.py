@@ -258,6 +258,18 @@ def test_bytes_that_arrive_count_against_the_quota(
     assert len(keys_of(objects)) == 2
 
 
+def test_content_that_the_project_has_counts_once_when_it_is_saved(
+    database: Database, objects: FolderObjects, owner: KeyOwner
+) -> None:
+    store = Files(database, objects, FileSettings(project_bytes=10))
+    put(store, owner, b"1234")
+    with store.receive(owner, purpose=None, size_bytes=4, limit_bytes=NO_LIMIT) as same:
+        same.write(b"1234")
+        store.save(owner, NewFile("a", Purpose.USER_DATA, "text/plain"), same)
+        store.receive(owner, purpose=None, size_bytes=2, limit_bytes=NO_LIMIT)
+    assert usage(database, owner.project_id) == (2, 8)
+
+
 def test_concurrent_uploads_do_not_exceed_a_quota(
     database: Database, objects: FolderObjects, owner: KeyOwner, run_concurrently: Callable[..., list[Any]]
 ) -> None:

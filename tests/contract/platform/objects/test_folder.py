@@ -65,6 +65,17 @@ def test_the_file_of_a_killed_writer_is_discarded_and_that_of_a_live_one_is_not(
         assert store.discard_unfinished("", time.time() + 60) == 0
 
 
+def test_the_time_of_an_object_is_by_the_clock_of_the_platform(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file server's clock may differ, and the sweep compares ages with the platform's."""
+    now = time.time() + 86400
+    monkeypatch.setattr(time, "time", lambda: now)
+    store = FolderObjects(root)
+    put(store, "files/file_1", b"x")
+    info = store.info("files/file_1")
+    assert info is not None
+    assert info.modified_at == pytest.approx(now, abs=1)
+
+
 def test_nothing_is_left_of_writers_that_ended(root: Path) -> None:
     store = FolderObjects(root)
     put(store, "files/file_1", b"x")

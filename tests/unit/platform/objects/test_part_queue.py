@@ -39,6 +39,7 @@ def test_many_calls_of_one_upload_leave_turns_to_another() -> None:
     mapping.start()
     assert begun.acquire(timeout=60)
     assert begun.acquire(timeout=60)
+    mapping.join(0.2)
     assert len(taken) <= 3  # the others are not in the queue of the threads, before the part of another upload
     may_end.set()
     assert queue.submit(lambda: {"ETag": "1"}).result(60) == {"ETag": "1"}
