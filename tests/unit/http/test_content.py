@@ -44,7 +44,7 @@ def test_an_error_of_the_store_after_the_client_left_is_no_error_of_the_loop() -
                 raise OSError("the client has left")
 
         with contextlib.suppress(OSError):
-            await answer(scope, asyncio.Event().wait, send)
+            await answer(scope, asyncio.get_running_loop().create_future, send)
         del answer
         gc.collect()
 
