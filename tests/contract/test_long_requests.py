@@ -26,6 +26,15 @@ def test_a_caller_that_keeps_its_rights_is_allowed(team: Team, database: Databas
         check_still_allowed(database, caller, WRITE)
 
 
+def test_a_key_that_lost_the_scope_is_refused(team: Team, database: Database, owner: KeyOwner) -> None:
+    key, secret = team.keys.create(owner, NewKey("k", frozenset({WRITE})))
+    caller = team.authenticator.authenticate(secret)
+    assert caller is not None
+    team.keys.update(owner, key.id, scopes=frozenset({"api.files.read"}))
+    with pytest.raises(PermissionDenied, match="lost the right"):
+        check_still_allowed(database, caller, WRITE)
+
+
 def test_a_project_that_is_archived_or_gone_takes_nothing(team: Team, database: Database) -> None:
     project_id = team.project()
     caller = replace(team.admin, project_id=project_id)

@@ -6,6 +6,7 @@ from llmariner.errors import AuthenticationFailed, PermissionDenied
 from llmariner.platform.database import Database
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.current_rights import read_rights
+from llmariner.tenancy.roles.scopes import with_implied
 
 __all__ = ["check_still_allowed"]
 
@@ -13,7 +14,7 @@ __all__ = ["check_still_allowed"]
 def check_still_allowed(database: Database, caller: Caller, scope: str) -> None:
     """Raises AuthenticationFailed where the caller's key has ended since the request began.
 
-    Raises PermissionDenied where its project is archived or deleted, or it has lost the scope there. Blocks.
+    Raises PermissionDenied where its project is archived or deleted, or it or its key has lost the scope. Blocks.
     """
     owner = caller.key_owner
     rights = read_rights(
@@ -31,5 +32,6 @@ def check_still_allowed(database: Database, caller: Caller, scope: str) -> None:
         raise PermissionDenied(
             "The project was archived during the request; nothing was stored.", code="project_archived"
         )
-    if scope not in rights.scopes:
+    scopes = rights.scopes if rights.key is None else rights.scopes & with_implied(rights.key.scopes)
+    if scope not in scopes:
         raise PermissionDenied("You lost the right to do this during the request; nothing was stored.")
