@@ -31,9 +31,10 @@ MAX_LINES = 5_000_000
 """Blank lines included: each takes time."""
 
 MAX_LINE_CONTAINERS = 300_000
-"""Lists and objects of one line. The parser holds the interpreter for 0.04 s for as many, for 0.7 s for 8 MiB of them."""
+"""Lists and objects of one line. The parser holds the interpreter for 0.1 s for as many, for 0.7 s for 8 MiB of them."""
 
 _LARGE_LINE_BYTES = 256 * 1024
+_COUNTED_AT_ONCE = 64 * 1024
 # A parsed line takes up to twenty times its bytes. One large line at a time bounds the memory of a process.
 _large_lines = threading.Lock()
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -174,11 +175,11 @@ def _has_too_many_containers(line: bytes) -> bool:
     if line.count(b"[") + line.count(b"{") <= MAX_LINE_CONTAINERS:
         return False
     text = line.replace(rb"\\", b"").replace(rb"\"", b"")
-    found, begin = 0, 0
-    while begin < len(text) and found <= MAX_LINE_CONTAINERS:
-        quote = text.find(b'"', begin)
-        end = len(text) if quote < 0 else quote
-        found += text.count(b"[", begin, end) + text.count(b"{", begin, end)
-        closing = text.find(b'"', end + 1)
-        begin = len(text) if closing < 0 else closing + 1
+    found, is_in_text = 0, 0
+    for begin in range(0, len(text), _COUNTED_AT_ONCE):
+        # Every other piece between quotation marks is outside of texts.
+        pieces = text[begin : begin + _COUNTED_AT_ONCE].split(b'"')
+        outside = b"".join(pieces[is_in_text::2])
+        found += outside.count(b"[") + outside.count(b"{")
+        is_in_text ^= (len(pieces) - 1) & 1
     return found > MAX_LINE_CONTAINERS

@@ -143,6 +143,7 @@ def test_a_line_has_a_maximum_of_lists_and_objects(
 ) -> None:
     """The request is one object, its body another, and the value a list."""
     monkeypatch.setattr(jsonl, "MAX_LINE_CONTAINERS", 10)
+    monkeypatch.setattr(jsonl, "_COUNTED_AT_ONCE", 7)
     data = lines({**REQUEST, "body": {"x": value}})
     if error is None:
         run(JsonlCheck(check_batch_line()), data)
