@@ -22,6 +22,8 @@ from ..stored_files import Shelf
 from .ingestion import Ingestion
 from .token_path import DIMENSION, vector_of
 
+ANY = vector_of("Any.")
+
 
 @pytest.fixture
 def store_id(ingestion: Ingestion) -> str:
@@ -127,6 +129,36 @@ def test_chunks_without_rows_are_removed_from_the_index(ingestion: Ingestion, st
     ingestion.index.upsert(collection(ingestion), ingestion.shelf.project_id, [forged])
     assert repair(ingestion.database, ingestion.index, **place(ingestion, store_id)) == 0
     assert ingestion.indexed(store_id) == before
+
+
+def test_a_file_that_is_removed_while_its_attributes_are_applied_leaves_nothing(
+    ingestion: Ingestion, store_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf, row, set_attributes = ingestion.shelf, ingestion.row(store_id), ingestion.index.set_attributes
+
+    def late(*args: Any) -> None:
+        chunks = ingestion.index.search_vectors(collection(ingestion), shelf.project_id, [store_id], ANY, limit=9)
+        shelf.files.remove(shelf.caller, store_id, row.file_id)
+        remove_file(ingestion.database, ingestion.index, **place(ingestion, store_id), row_id=row.id)
+        back = [Chunk(each.id, store_id, row.id, each.text, ANY, {}) for each in chunks if each.file_id == row.id]
+        ingestion.index.upsert(collection(ingestion), shelf.project_id, back)
+        set_attributes(*args)
+
+    monkeypatch.setattr(ingestion.index, "set_attributes", late)
+    apply_attributes(ingestion.database, ingestion.index, row.id)
+    assert row.id not in ingestion.indexed(store_id)
+
+
+def test_a_file_that_was_completed_during_the_comparison_is_not_repaired(
+    ingestion: Ingestion, store_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chunk_counts = ingestion.index.chunk_counts
+    answers: list[dict[str, int]] = [{}]
+    monkeypatch.setattr(
+        ingestion.index, "chunk_counts", lambda *args: answers.pop() if answers else chunk_counts(*args)
+    )
+    assert repair(ingestion.database, ingestion.index, **place(ingestion, store_id)) == 0
+    assert not answers
 
 
 def test_a_file_of_which_the_index_has_too_many_chunks_is_repaired_once(ingestion: Ingestion, store_id: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -198,6 +199,46 @@ def test_a_model_with_another_dimension_is_used_after_a_rebuild(ingestion: Inges
     assert (shelf.get(store_id).dimension, found(ingestion, store_id)) == (8, sorted(TEXTS))
     assert ingestion.index.chunk_counts(old, shelf.project_id, store_id) == {}
     assert shelf.get(store_id).status == "completed"
+
+
+def test_a_new_dimension_during_a_rebuild_lets_all_files_begin_again(
+    ingestion: Ingestion, store_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rebuild, "FILES_IN_PROGRESS", 1)
+    shelf, old = ingestion.shelf, collection(ingestion)
+    shelf.files.add(shelf.caller, store_id, NewStoreFile(ingestion.file("It runs well. " * 20_000)))
+    for _ in range(2):  # parsed, and a first slice
+        (event,) = ingestion.pending()
+        ingestion.deliver(event)
+    (rest,) = ingestion.pending()
+    assert ingestion.row(store_id).next_chunk > 0
+    ask(ingestion, store_id)
+    for _ in range(2):  # one file has the old dimension, and two are left
+        (event,) = ingestion.pending()
+        ingestion.deliver(event)
+    ingestion.token_path.dimension = DIMENSION * 2
+    ingestion.run()
+    ingestion.deliver(rest)
+    for _ in range(3):
+        ingestion.run()
+        continue_later(ingestion.database)
+    assert shelf.get(store_id).status == "completed"
+    new, of_store = replace(old, dimension=DIMENSION * 2), (shelf.project_id, store_id)
+    assert sum(ingestion.index.chunk_counts(new, *of_store).values()) == len(ingestion.chunks(store_id))
+    assert ingestion.index.chunk_counts(old, *of_store) == {}
+
+
+def test_two_consumers_of_one_rebuild_hand_each_file_on_once(ingestion: Ingestion, store_id: str) -> None:
+    ask(ingestion, store_id)
+    ingestion.pending()
+    with ingestion.database.read() as session:
+        store = session.first(select(vector_stores).where(vector_stores.c.id == store_id))
+    assert store is not None
+    row_id, at = ingestion.row(store_id).id, store.rebuild_requested_at
+    handed_on = [
+        ingestion.database.transact(partial(rebuild._rebuild_file, row_id=row_id, requested_at=at)) for _ in range(2)
+    ]
+    assert handed_on == [1, 0]
 
 
 def test_the_rest_of_a_rebuild_counts_to_who_asked_last_and_to_the_project_once_they_left(
