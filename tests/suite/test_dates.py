@@ -52,3 +52,20 @@ def test_the_clock_is_set_back_during_a_process(tmp_path: Path, monkeypatch: pyt
 
 def test_every_date_is_selected_in_turn() -> None:
     assert {of_day(number) for number in range(20_000, 20_000 + len(DATES))} == set(DATES)
+
+
+@pytest.mark.parametrize(("body", "status"), [("assert SEEN.exists() or SEEN.touch()", 0), ("assert False", 1)])
+def test_what_fails_while_the_clock_is_set_back_is_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, status: int
+) -> None:
+    file, asked = tmp_path / "test_steps.py", list[Date]()
+    file.write_text(f"from pathlib import Path\nSEEN = Path({str(tmp_path)!r}) / 'seen'\ndef test_one():\n    {body}\n")
+
+    def run_and_record(date: Date, command: list[str]) -> int:
+        asked.append(date)
+        return run(date, command)
+
+    monkeypatch.setattr(dates, "_TESTS", (str(file),))
+    monkeypatch.setattr(dates, "run", run_and_record)
+    assert dates.main(["set-back"]) == status
+    assert [date.steps for date in asked] == [True, False]
