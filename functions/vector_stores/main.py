@@ -11,7 +11,12 @@ from llmariner.context import Context
 from llmariner.http.authorization.authentication import context_of, require_scope
 from llmariner.http.entrypoint import Application, http_function
 from llmariner.http.fastapi_app import create_app
-from llmariner.http.resources.vector_store_search import SearchBody, SearchThreads, search_page_object
+from llmariner.http.resources.vector_store_search import (
+    SearchBody,
+    SearchStoresBody,
+    SearchThreads,
+    search_page_object,
+)
 from llmariner.http.resources.vector_stores import (
     AddFile,
     AttributesBody,
@@ -39,6 +44,7 @@ def build(context: Context) -> Application:
     app.state.searches = SearchThreads()
     app.get("/v1/vector_stores")(list_stores)
     app.post("/v1/vector_stores")(create_store)
+    app.post("/v1/vector_stores/search")(search_stores)
     app.get(_STORE)(get_store)
     app.post(_STORE)(update_store)
     app.delete(_STORE)(delete_store)
@@ -98,6 +104,15 @@ async def search(request: Request, caller: Reader, vector_store_id: str, body: S
     context, query, project_id = context_of(request), body.to_query(), caller.key_owner.project_id
     searches: SearchThreads = request.app.state.searches
     page = await searches.run(project_id, lambda: context.vector_store_search.search(caller, [vector_store_id], query))
+    return search_page_object(page)
+
+
+async def search_stores(request: Request, caller: Reader, body: SearchStoresBody) -> dict[str, Any]:
+    """The chunks of several stores that answer a query best, in one ranking."""
+    context, query, project_id = context_of(request), body.to_query(), caller.key_owner.project_id
+    ids, search = body.store_ids(), context.vector_store_search.search
+    searches: SearchThreads = request.app.state.searches
+    page = await searches.run(project_id, lambda: search(caller, ids, query, param="vector_store_ids"))
     return search_page_object(page)
 
 

@@ -57,6 +57,7 @@ RESULT: dict[str, Any] = {
 }
 STORES: dict[str, Any] = {"object": "list", "data": [STORE], "has_more": False}
 LOOKUP: dict[str, Any] = {"GET /vector_stores": STORES}
+_TWO_LOOKUPS: dict[str, Any] = {**LOOKUP, "GET /vector_stores/vs_2": {**STORE, "id": "vs_2", "name": "wiki"}}
 
 
 def row(
@@ -173,5 +174,17 @@ ROWS = [
             "rewrite_query": True,
         },
         before=LOOKUP,
+    ),
+    row(
+        "vector-stores search handbook leave --also-in vs_2",
+        "POST /vector_stores/search",
+        {
+            "object": "vector_store.search_results.page",
+            "data": [{**RESULT, "vector_store_id": "vs_2"}],
+            "has_more": False,
+        },
+        ("STORE", "wiki", "Ärger.pdf", "It takes three weeks."),
+        body={"query": "leave", "vector_store_ids": ["vs_1", "vs_2"]},
+        before=_TWO_LOOKUPS,
     ),
 ]

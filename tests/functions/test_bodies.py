@@ -107,6 +107,7 @@ BODIES: dict[str, tuple[str, dict[str, Any]]] = {
     "POST /v1/vector_stores": ("vector_stores", {"name": "made"}),
     "POST /v1/vector_stores/vs_1": ("vector_stores", {"name": "made"}),
     "POST /v1/vector_stores/vs_1/search": ("vector_stores", {"query": "pumps"}),
+    "POST /v1/vector_stores/search": ("vector_stores", {"query": "pumps", "vector_store_ids": ["vs_1"]}),
     "POST /v1/vector_stores/vs_1/files": ("vector_stores", {"file_id": "file-1"}),
     "POST /v1/vector_stores/vs_1/files/file-1": ("vector_stores", {"attributes": {"year": 2026}}),
     "POST /v1/vector_stores/vs_1/file_batches": ("vector_stores", {"file_ids": ["file-1"]}),

@@ -1,4 +1,4 @@
-"""POST /v1/vector_stores/{id}/search: OpenAI's form, its errors, and its threads."""
+"""Search in one vector store and in several: OpenAI's form, its errors, and its threads."""
 
 from __future__ import annotations
 
@@ -144,6 +144,7 @@ def test_a_result_says_where_it_is_and_what_found_it(search: Search, index: Inde
     [found] = page["data"]
     assert found["chunk"] == {"id": "vsf_found-0", "page": 3, "start": 5, "end": 22, "headings": ["Machines"]}
     assert found["found_by"] == {"vector": {"rank": 1, "score": 0.5}, "text": None}
+    assert found["vector_store_id"] == "vs_found"
 
 
 def test_a_search_of_an_unknown_or_anothers_store_is_404(
@@ -152,6 +153,65 @@ def test_a_search_of_an_unknown_or_anothers_store_is_404(
     assert_error(search({"query": "x"}, **outsider), 404, "not_found")
     unknown = HttpRequest("POST", "/v1/vector_stores/vs_unknown/search", {"query": "x"}, admin)
     assert_error(in_process.send(application, unknown), 404, "not_found")
+
+
+@pytest.fixture
+def search_several(
+    application: Any, in_process: InProcessClient, admin: dict[str, str], installation: Installation, store_id: str
+) -> Search:
+    """`search_several(ids)`: a search in these stores; the caller has `vs_found` and `vs_found_0` to `_10`."""
+    stores = [f"vs_found_{number}" for number in range(11)]
+    owner = installation.owner
+    place = {"organization_id": owner.organization_id, "project_id": owner.project_id}
+    store = {"name": "x", "description": "", "metadata": "{}", "created_at": 1, "last_active_at": 1}
+    with installation.context.database.write() as session:
+        for id_ in stores:
+            session.add(vector_stores, id=id_, **place, **store, embedding_model=f"model {id_}", dimension=64)
+
+    def called(ids: Any, **headers: str) -> HttpResponse:
+        body = {"query": "pumps", "vector_store_ids": ids}
+        return in_process.send(application, HttpRequest("POST", "/v1/vector_stores/search", body, {**admin, **headers}))
+
+    return called
+
+
+def test_several_stores_are_one_ranking_and_each_of_them_was_active(
+    search_several: Search, index: Index, installation: Installation, store_id: str
+) -> None:
+    index.by_vector = [hit(0.5)]
+    page = search_several([store_id, "vs_found_1", store_id]).json
+    assert [each["vector_store_id"] for each in page["data"]] == [store_id]
+    assert [ids for _, _, ids, _ in index.asked] == [[store_id]] * 2 + [["vs_found_1"]] * 2
+    project_id, stores = installation.owner.project_id, installation.context.vector_stores
+    assert all(stores.get(project_id, id_).last_active_at > 1 for id_ in (store_id, "vs_found_1"))
+
+
+def test_ten_stores_are_searched_at_once_and_duplicates_count_once(search_several: Search, index: Index) -> None:
+    ten = [f"vs_found_{number}" for number in range(10)]
+    assert search_several(ten * 3).status == 200
+    for ids, said in (([*ten, "vs_found_10"], "not 11"), ([], "not 0")):
+        answer = search_several(ids)
+        assert (answer.status, answer.error["param"]) == (400, "vector_store_ids")
+        assert said in answer.error["message"]
+    no_lists: tuple[Any, ...] = (None, "vs_found", [7], [None], {}, [["vs_found"]])
+    for invalid in no_lists:
+        answer = search_several(invalid)
+        assert answer.status == 400, answer.body
+        assert answer.error["param"].startswith("vector_store_ids")
+
+
+def test_a_store_among_several_that_is_unknown_or_anothers_is_404_and_named(
+    search_several: Search, outsider: dict[str, str], index: Index, store_id: str
+) -> None:
+    for unknown in ("vs_unknown", "", "a\0b", "x" * 1000, "../vs_found", "vs_FOUND"):
+        answer = search_several([store_id, unknown])
+        assert_error(answer, 404, "not_found")
+        assert answer.error["param"] == "vector_store_ids"
+        assert f"'{unknown[:64]}'" in answer.error["message"]
+    foreign, missing = search_several([store_id], **outsider), search_several(["vs_missing"], **outsider)
+    assert foreign.error == {**missing.error, "message": missing.error["message"].replace("vs_missing", store_id)}
+    assert foreign.status == 404
+    assert index.asked == []
 
 
 @pytest.mark.parametrize(

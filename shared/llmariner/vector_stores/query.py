@@ -14,6 +14,7 @@ __all__ = [
     "MAX_QUERIES",
     "MAX_QUERY_LENGTH",
     "MAX_RESULTS",
+    "MAX_STORES",
     "ModelRewriter",
     "Ranker",
     "Rewriter",
@@ -25,6 +26,8 @@ MAX_RESULTS = 50
 MAX_QUERIES = 10
 MAX_QUERY_LENGTH = 4096
 """Characters of one query, as OpenAI allows."""
+MAX_STORES = 10
+"""Vector stores of one search."""
 
 Ranker = Literal["none", "auto", "default-2024-11-15"]
 

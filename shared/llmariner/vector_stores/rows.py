@@ -17,6 +17,7 @@ __all__ = [
     "live_files_of",
     "load_file",
     "load_store",
+    "load_stores",
     "lock_active_store",
     "lock_live_file",
     "no_such_store",
@@ -40,11 +41,26 @@ def load_store(session: ReadSession, project_id: str, store_id: str, *, lock: bo
     return row
 
 
-def no_such_store(store_id: str) -> NotFound:
+def load_stores(session: ReadSession, project_id: str, store_ids: Sequence[str], param: str) -> list[Row[Any]]:
+    """Several vector stores of a project, each once, in the order of their ids. NotFound names the first unknown one."""
+    wanted = list(dict.fromkeys(store_ids))
+    # PostgreSQL does not even compare a text that holds a NUL character.
+    possible = vector_stores.c.id.in_([store_id for store_id in wanted if "\0" not in store_id])
+    query = select(vector_stores).where(
+        possible, vector_stores.c.project_id == project_id, vector_stores.c.deleted_at.is_(None)
+    )
+    rows = {row.id: row for row in session.rows(query)} if wanted else {}
+    for store_id in wanted:
+        if store_id not in rows:
+            raise no_such_store(store_id, param)
+    return [rows[store_id] for store_id in wanted]
+
+
+def no_such_store(store_id: str, param: str = "vector_store_id") -> NotFound:
     """The error for an unknown vector store."""
     return NotFound(
         f"No such vector store: '{store_id[:64]}'. List those of your project with GET /v1/vector_stores.",
-        param="vector_store_id",
+        param=param,
     )
 
 

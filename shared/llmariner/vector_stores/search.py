@@ -28,7 +28,7 @@ from llmariner.vector_stores.embedder import Embedder
 from llmariner.vector_stores.fusion import FusedHit, Ranked, fuse
 from llmariner.vector_stores.inference import InferenceFailed, InferencePaused, InferenceRefused
 from llmariner.vector_stores.query import Rewriter, SearchQuery, keywords
-from llmariner.vector_stores.rows import load_store
+from llmariner.vector_stores.rows import load_stores
 from llmariner.vector_stores.store import is_expired
 from llmariner.vector_stores.stores import record_activity
 from llmariner.vector_stores.tables import vector_store_chunks, vector_store_files
@@ -100,15 +100,19 @@ class VectorStoreSearch:
         self._rewriter = rewriter
         self._reranker = reranker
 
-    def search(self, caller: Caller, store_ids: Sequence[str], query: SearchQuery) -> SearchPage:
-        """Search some stores of the caller's project; their expiry moves. An expired store has no results.
+    def search(
+        self, caller: Caller, store_ids: Sequence[str], query: SearchQuery, *, param: str = "vector_store_id"
+    ) -> SearchPage:
+        """Search some stores of the caller's project as one; their expiry moves. An expired store has no results.
 
-        Raises NotFound for an unknown store, the token path's errors for the embedding of the query, and Unavailable
-        while the index does not answer.
+        Scores of several embedding models don't compare: the results of their stores are ranked by their places.
+
+        Raises NotFound for an unknown store, which the field `param` names, the token path's errors for the embedding of
+        the query, and Unavailable while the index does not answer.
         """
         originator = Originator.of(caller)
         with self._database.read() as session:
-            stores = [load_store(session, originator.project_id, store_id) for store_id in dict.fromkeys(store_ids)]
+            stores = load_stores(session, originator.project_id, store_ids, param)
         try:
             embedded = query.texts
             if query.rewrite and self._rewriter is None:
@@ -131,8 +135,10 @@ class VectorStoreSearch:
         self, originator: Originator, stores: Sequence[Row[Any]], query: SearchQuery, embedded: Sequence[str]
     ) -> list[SearchResult]:
         best: dict[str, FusedHit] = {}
-        for collection, store_ids in _by_collection(stores).items():
-            vectors = self._vectors(collection, originator, query, embedded)
+        by_collection = _by_collection(stores)
+        by_model = self._vectors(by_collection, originator, query, embedded)
+        for collection, store_ids in by_collection.items():
+            vectors = by_model[collection.model]
             for text, vector in zip(query.texts, vectors, strict=True):
                 for found in self._fused(collection, originator.project_id, store_ids, query, text, vector):
                     if found.hit.id not in best or found.score > best[found.hit.id].score:
@@ -145,17 +151,26 @@ class VectorStoreSearch:
         return [each for each in results if each.score >= query.score_threshold][: query.max_results]
 
     def _vectors(
-        self, collection: Collection, originator: Originator, query: SearchQuery, embedded: Sequence[str]
-    ) -> Sequence[Sequence[float] | None]:
+        self,
+        collections: Mapping[Collection, Sequence[str]],
+        originator: Originator,
+        query: SearchQuery,
+        embedded: Sequence[str],
+    ) -> Mapping[str, Sequence[Sequence[float] | None]]:
+        """The vectors of the texts by model, each of which embeds them once; None where words alone are searched."""
         if query.vector_weight <= 0 and query.ranker != "none":
-            return [None] * len(embedded)
-        vectors = self._embedder.embed(collection.model, originator, embedded, wait_seconds=_WAIT_SECONDS)
-        if len(vectors[0]) != collection.dimension:
-            raise InferenceRefused(
-                f"The model '{collection.model}' returns vectors of {len(vectors[0])} dimensions now, and the vector store "
-                f"has {collection.dimension}. Rebuild the store's index, or create a new vector store."
-            )
-        return vectors
+            return {collection.model: [None] * len(embedded) for collection in collections}
+        found: dict[str, Sequence[Sequence[float]]] = {}
+        for collection, store_ids in collections.items():
+            model = collection.model
+            if model not in found:
+                found[model] = self._embedder.embed(model, originator, embedded, wait_seconds=_WAIT_SECONDS)
+            if len(found[model][0]) != collection.dimension:
+                raise InferenceRefused(
+                    f"The model '{model}' returns vectors of {len(found[model][0])} dimensions now, and the vector store "
+                    f"'{store_ids[0]}' has {collection.dimension}. Rebuild the store's index, or create a new vector store."
+                )
+        return found
 
     def _fused(
         self,

@@ -15,7 +15,7 @@ from llmariner.vector_stores.embedder import Embedder
 from llmariner.vector_stores.query import ModelRewriter, SearchQuery, keywords
 from llmariner.vector_stores.search import SearchPage, VectorStoreSearch
 from llmariner.vector_stores.store import NewStoreFile, NewVectorStore
-from llmariner.vector_stores.tables import vector_store_files
+from llmariner.vector_stores.tables import vector_store_files, vector_stores
 
 from ..stored_files import Shelf
 from .ingestion import Ingestion
@@ -106,6 +106,36 @@ def test_several_stores_are_searched_at_once(search: VectorStoreSearch, ingestio
     assert search.search(ingestion.shelf.caller, [], SearchQuery(("pump",))).results == []
 
 
+def test_each_model_of_several_stores_embeds_the_queries_once(
+    search: VectorStoreSearch, ingestion: Ingestion, store_id: str
+) -> None:
+    same, other = ingestion.store("The blue pump moves oil."), ingestion.store("A green pump moves sand.")
+    ingestion.run()
+    index_under_another_model(ingestion, other, "model-b")
+    before = len(ingestion.token_path.requests)
+    query = SearchQuery(("blue pump oil", "green pump sand"))
+    page = search.search(ingestion.shelf.caller, [store_id, same, other], query)
+    asked = [(body["model"], body["input"]) for _, _, body in ingestion.token_path.requests[before:]]
+    model = ingestion.shelf.settings.embedding_model.partition("@")[0]
+    assert sorted(asked) == sorted([(model, list(query.texts)), ("model-b", list(query.texts))])
+    # The first of each collection, whose scores don't compare, in one order.
+    assert {each.vector_store_id for each in page.results[:2]} == {same, other}
+    assert [each.score for each in page.results] == sorted((each.score for each in page.results), reverse=True)
+    assert {each.vector_store_id for each in page.results} == {store_id, same, other}
+
+
+def index_under_another_model(ingestion: Ingestion, store_id: str, model: str) -> None:
+    """Let a store have been embedded by another model than the others."""
+    chunks = [
+        Chunk(row.id, store_id, row.vector_store_file_id, row.text, vector_of(row.text), {})
+        for row in ingestion.chunks(store_id)
+    ]
+    ingestion.index.ensure(Collection(model, DIMENSION))
+    ingestion.index.upsert(Collection(model, DIMENSION), ingestion.shelf.project_id, chunks)
+    with ingestion.database.write() as session:
+        session.run(update(vector_stores).where(vector_stores.c.id == store_id).values(embedding_model=model))
+
+
 def test_an_empty_store_and_an_expired_one_have_no_results(search: VectorStoreSearch, ingestion: Ingestion) -> None:
     shelf = ingestion.shelf
     empty, expired = shelf.store(), shelf.store(ingestion.file("pump"), expires_after_days=1)
@@ -129,7 +159,7 @@ def test_another_project_finds_nothing_and_learns_nothing(
     search: VectorStoreSearch, ingestion: Ingestion, store_id: str, other_shelf: Shelf
 ) -> None:
     own = other_shelf.store()
-    for store_ids in ([store_id], [own.id, store_id], ["vs_unknown"]):
+    for store_ids in ([store_id], [own.id, store_id], ["vs_unknown"], [own.id, "a\0b"]):
         with pytest.raises(NotFound) as refused:
             search.search(other_shelf.caller, store_ids, SearchQuery(("pump",)))
         assert refused.value.message.startswith("No such vector store")

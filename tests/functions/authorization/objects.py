@@ -314,7 +314,7 @@ def _with_unique_names(body: Any, world: World) -> Any:
     return {name: f"{value}-{world.number()}" if name in _NAME_FIELDS else value for name, value in body.items()}
 
 
-IN_BODY = {"POST /v1/budgets", "POST /v1/limits"}
+IN_BODY = {"POST /v1/budgets", "POST /v1/limits", "POST /v1/vector_stores/search"}
 """Routes whose body names the object."""
 
 OBJECTS: dict[str, CallFactory] = {

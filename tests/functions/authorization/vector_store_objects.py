@@ -67,6 +67,12 @@ def new_batch(world: World, tenant: Tenant) -> RouteCall:
     return RouteCall({"id": vector_store(world, tenant)}, {"file_ids": [_file(world, tenant)]})
 
 
+def stores_in_body(world: World, tenant: Tenant) -> RouteCall:
+    """A search in two vector stores."""
+    ids = [vector_store(world, tenant) for _ in range(2)]
+    return RouteCall(body={"query": "pumps", "vector_store_ids": ids})
+
+
 def a_file(body: Any = None) -> CallFactory:
     """A file of a vector store."""
 
@@ -93,6 +99,7 @@ VECTOR_STORE_OBJECTS: dict[str, CallFactory] = {
     f"POST {_STORE}": a_store({"name": "renamed"}),
     f"DELETE {_STORE}": a_store(),
     f"POST {_STORE}/search": a_store({"query": "pumps"}),
+    "POST /v1/vector_stores/search": stores_in_body,
     f"POST {_STORE}/rebuild": a_store(),
     f"GET {_STORE}/files": a_store(),
     f"POST {_STORE}/files": new_file,

@@ -14,10 +14,10 @@ from pydantic import Field
 from llmariner.errors import InvalidRequest, RateLimited, Unavailable
 from llmariner.http.schemas.bodies import Body
 from llmariner.vector_stores.filters import parse_filter
-from llmariner.vector_stores.query import MAX_QUERIES, MAX_QUERY_LENGTH, MAX_RESULTS, Ranker, SearchQuery
+from llmariner.vector_stores.query import MAX_QUERIES, MAX_QUERY_LENGTH, MAX_RESULTS, MAX_STORES, Ranker, SearchQuery
 from llmariner.vector_stores.search import SearchPage, SearchResult
 
-__all__ = ["SearchBody", "SearchThreads", "search_page_object"]
+__all__ = ["SearchBody", "SearchStoresBody", "SearchThreads", "search_page_object"]
 
 _MAX_SEARCHES, _MAX_SEARCHES_OF_PROJECT = 48, 16
 
@@ -38,7 +38,7 @@ class _RankingOptions(Body):
 
 
 class SearchBody(Body):
-    """POST of a search."""
+    """POST of a search in one store."""
 
     query: Any
     filters: Any = None
@@ -66,6 +66,22 @@ class SearchBody(Body):
         )
 
 
+class SearchStoresBody(SearchBody):
+    """POST of a search in several stores."""
+
+    vector_store_ids: list[str]
+
+    def store_ids(self) -> list[str]:
+        """The stores to search, each once. InvalidRequest for none or too many."""
+        ids = list(dict.fromkeys(self.vector_store_ids))
+        if not 1 <= len(ids) <= MAX_STORES:
+            raise InvalidRequest(
+                f"'vector_store_ids' must name 1 to {MAX_STORES} vector stores, not {len(ids)}.",
+                param="vector_store_ids",
+            )
+        return ids
+
+
 def _texts(query: Any) -> tuple[str, ...]:
     """The texts of a query, which is a string or a list of strings."""
     texts = query if isinstance(query, list) else [query]
@@ -80,7 +96,7 @@ def _texts(query: Any) -> tuple[str, ...]:
 
 
 def search_page_object(page: SearchPage) -> dict[str, Any]:
-    """OpenAI's object. Each result also says where its chunk is in the file, and what each half of the search gave."""
+    """OpenAI's object. Each result also says its store, where its chunk is in the file, and what each half gave."""
     return {
         "object": "vector_store.search_results.page",
         "search_query": list(page.queries),
@@ -92,6 +108,7 @@ def search_page_object(page: SearchPage) -> dict[str, Any]:
 
 def _result_object(result: SearchResult) -> dict[str, Any]:
     return {
+        "vector_store_id": result.vector_store_id,
         "file_id": result.file_id,
         "filename": result.filename,
         "score": result.score,

@@ -1,4 +1,4 @@
-"""`llma storage vector-stores search`: the passages of a vector store that fit a query."""
+"""`llma storage vector-stores search`: the passages of vector stores that fit a query."""
 
 from __future__ import annotations
 
@@ -27,6 +27,14 @@ _TIMEOUT_SECONDS = 180.0
 @click.command(cls=Command)
 @click.argument("store", metavar="NAME_OR_ID", shell_complete=complete_vector_stores)
 @click.argument("query")
+@click.option(
+    "--also-in",
+    "others",
+    metavar="NAME_OR_ID",
+    multiple=True,
+    shell_complete=complete_vector_stores,
+    help="Search another store, too, in one ranking. Repeat it for several, up to 10 in all.",
+)
 @click.option("--max-results", metavar="N", type=click.IntRange(1, 50), help="Results at most, 1 to 50. Default: 10.")
 @click.option(
     "--score-threshold", metavar="X", type=click.FloatRange(0, 1), help="Only results with this score or more, 0 to 1."
@@ -43,12 +51,13 @@ def search(
     session: Session,
     store: str,
     query: str,
+    others: tuple[str, ...],
     max_results: int | None,
     score_threshold: float | None,
     filters: str | None,
     rewrite_query: bool,
 ) -> None:
-    """Show the passages of a vector store that fit QUERY."""
+    """Show the passages of a vector store, or of several, that fit QUERY."""
     from llmariner.cli.support.api import build_path
 
     body: dict[str, Any] = {"query": query}
@@ -61,21 +70,28 @@ def search(
     if rewrite_query:
         body["rewrite_query"] = True
     api = session.api()
-    found = resolve_vector_store(api, store)
-    document = api.post(build_path("vector_stores", found["id"], "search"), body, timeout_seconds=_TIMEOUT_SECONDS)
-    _print(session.printer, document)
+    stores = [resolve_vector_store(api, name) for name in (store, *others)]
+    path = build_path("vector_stores", stores[0]["id"], "search")
+    if others:
+        path, body["vector_store_ids"] = "vector_stores/search", [each["id"] for each in stores]
+    document = api.post(path, body, timeout_seconds=_TIMEOUT_SECONDS)
+    _print(session.printer, document, {each["id"]: each["name"] or each["id"] for each in stores} if others else {})
 
 
-def _print(printer: Printer, document: Mapping[str, Any]) -> None:
-    """A table, or on a terminal, where its columns are too narrow for text, a paragraph for each passage."""
+def _print(printer: Printer, document: Mapping[str, Any], names: Mapping[str, str]) -> None:
+    """A table, or on a terminal, where its columns are too narrow for text, a paragraph for each passage.
+
+    `names`: of the stores by id, where results say theirs.
+    """
     from llmariner.cli.support.output import Column, format_number
 
     results = document["data"]
     if printer.is_table and results and sys.stdout.isatty():
-        _print_paragraphs(printer, results)
+        _print_paragraphs(printer, results, names)
         return
     columns = [
         Column("SCORE", lambda result: format_number(result.get("score"), 3), right=True),
+        *([Column("STORE", lambda result: _store(result, names))] if names else []),
         Column.of("filename", "FILE"),
         Column("PAGE", _page, right=True),
         Column("FOUND BY", _found_by),
@@ -84,7 +100,7 @@ def _print(printer: Printer, document: Mapping[str, Any]) -> None:
     printer.print_records(document, results, columns, empty="Nothing fits.")
 
 
-def _print_paragraphs(printer: Printer, results: Sequence[Mapping[str, Any]]) -> None:
+def _print_paragraphs(printer: Printer, results: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> None:
     from rich.table import Table
     from rich.text import Text
 
@@ -95,11 +111,17 @@ def _print_paragraphs(printer: Printer, results: Sequence[Mapping[str, Any]]) ->
     grid.add_column(overflow="fold")
     for result in results:
         page = _page(result)
-        file = str(result.get("filename") or "-") + ("" if page is None else f", page {page}")
+        store = f"{_store(result, names)}: " if names else ""
+        file = store + str(result.get("filename") or "-") + ("" if page is None else f", page {page}")
         parts = ((file, "bold"), (f"   {_found_by(result)}\n", "dim"), (_excerpt(result), ""))
         passage = Text.assemble(*((strip_control_characters(text), style) for text, style in parts))
         grid.add_row(format_number(result.get("score"), 3) or "-", passage)
     printer.console().print(grid)
+
+
+def _store(result: Mapping[str, Any], names: Mapping[str, str]) -> str:
+    id_ = str(result.get("vector_store_id"))
+    return names.get(id_, id_)
 
 
 def _page(result: Mapping[str, Any]) -> int | None:
