@@ -13,13 +13,13 @@ MAX_MODEL_LEN = 8192
 
 
 def embeddings(engine: Engine, body: dict[str, Any]) -> dict[str, Any]:
-    """Vectors that depend on the words alone, so that equal texts are equal and a search can be tested."""
+    """Vectors that depend on the words alone, so that equal texts are equal and a search can be tested; none is zero."""
     given = body["input"]
     many = given if isinstance(given, list) and not (given and isinstance(given[0], int)) else [given]
     size, rows, used = int(body.get("dimensions") or 8), [], 0
     for index, one in enumerate(many):
         ids = engine.vocabulary.encode(one) if isinstance(one, str) else one
-        vector: Any = [((sum(ids) + 1) * (axis + 1) % 17) / 17 for axis in range(size)]
+        vector: Any = [((sum(ids) + 1) * (axis + 1) % 17 + 1) / 17 for axis in range(size)]
         if body.get("encoding_format") == "base64":
             vector = base64.b64encode(struct.pack(f"<{size}f", *vector)).decode()
         used += len(ids)
