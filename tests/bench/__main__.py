@@ -11,6 +11,7 @@ from pathlib import Path
 from .attacks import measure_attacks
 from .cold_starts import measure_cold_starts
 from .environments import cache
+from .instructions import measure_instructions
 from .limit_changes import measure_limit_changes
 from .model_wakes import measure_model_wakes
 from .report import render
@@ -31,6 +32,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="llmariner-bench-") as folder:
         for measure in (
             measure_proxies,
+            measure_instructions,
             measure_attacks,
             measure_limit_changes,
             measure_cold_starts,

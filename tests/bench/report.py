@@ -9,6 +9,8 @@ from .results import Results
 COLUMNS = (
     ("µs/request", "request_cpu_us", "{:,.1f}"),
     ("µs/token", "token_cpu_us", "{:,.1f}"),
+    ("instr/request", "request_instructions", "{:,.0f}"),
+    ("instr/token", "token_instructions", "{:,.0f}"),
     ("req/s/core", "requests_per_core", "{:,.0f}"),
     ("conns/request", "connections_per_request", "{:.2f}"),
     ("first +ms p50", "first_added_p50_ms", "{:.2f}"),

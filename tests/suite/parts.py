@@ -37,7 +37,7 @@ _COMPUTING = (
 SPREAD = [f"tests/{name}" for name in _COMPUTING]
 _MANY = ["--numprocesses", "auto", "--maxprocesses", "8", "--dist", "loadfile"]
 # What runs a second time with the token path compiled.
-COMPILED = ["tests/unit/gateway", "tests/server", "tests/gateway"]
+COMPILED = ["tests/unit/gateway", "tests/server", "tests/gateway", "tests/bench/test_instructions.py"]
 _NO_TESTS = 5
 _MAX_AGAIN = 10
 
