@@ -7,15 +7,19 @@ from hashlib import sha256
 from typing import Annotated, Any
 
 from fastapi import Query, Request, Response
+from fastapi.responses import RedirectResponse
 
 from llmariner.context import Context
 from llmariner.files.purposes import parse_purpose, parse_upload_purpose
 from llmariner.files.representation import file_object
 from llmariner.http.authorization.authentication import context_of, require_scope
-from llmariner.http.content import content_response
+from llmariner.http.authorization.links import ContentAccess, hide_links_in_access_logs, require_scope_or_link
+from llmariner.http.content import attachment, content_response
 from llmariner.http.entrypoint import Application, http_function
 from llmariner.http.fastapi_app import create_app
 from llmariner.http.forms import declared_file_bytes, read_form, run_to_end
+from llmariner.http.middleware.stack import HEAD_REQUEST
+from llmariner.http.resources.file_links import file_link_object
 from llmariner.http.resources.files import FileForm
 from llmariner.http.schemas.bodies import Body
 from llmariner.http.schemas.lists import FileCursor, Order, list_response
@@ -24,6 +28,7 @@ from llmariner.tenancy.principal import Caller
 
 Reader = Annotated[Caller, require_scope("api.files.read")]
 Writer = Annotated[Caller, require_scope("api.files.write")]
+ContentReader = Annotated[ContentAccess, require_scope_or_link("api.files.read")]
 _WRITE = "api.files.write"
 _FILE = "/v1/files/{file_id}"
 _HINT = "Send it in parts: POST /v1/uploads."
@@ -36,8 +41,15 @@ class LinkFile(Body):
     purpose: str
 
 
+class CreateLink(Body):
+    """POST /v1/files/{file_id}/links."""
+
+    expires_in_seconds: int = 3600
+
+
 def build(context: Context) -> Application:
     """The application with its routes."""
+    hide_links_in_access_logs()
     app = create_app("files", context, streamed_bodies=re.compile("/v1/files"))
     app.get("/v1/files")(list_files)
     app.post("/v1/files")(create_file)
@@ -45,6 +57,7 @@ def build(context: Context) -> Application:
     app.get(_FILE)(get_file)
     app.delete(_FILE)(delete_file)
     app.get(f"{_FILE}/content")(get_content)
+    app.post(f"{_FILE}/links")(create_link)
     return app
 
 
@@ -94,9 +107,31 @@ def delete_file(request: Request, caller: Writer, file_id: str) -> dict[str, Any
     return {"id": file_id, "object": "file", "deleted": True}
 
 
-async def get_content(request: Request, caller: Reader, file_id: str) -> Response:
-    """The bytes of a file."""
-    return await asyncio.to_thread(_content, request, caller, file_id)
+def create_link(request: Request, response: Response, caller: Reader, file_id: str, body: CreateLink) -> dict[str, Any]:
+    """Make a URL at which anybody may read the file for a time. The response is as secret as a key."""
+    response.headers["cache-control"] = "no-store"
+    link = context_of(request).file_links.create(caller, file_id, body.expires_in_seconds)
+    return file_link_object(request, link, context_of(request).files.settings.public_url)
+
+
+async def get_content(request: Request, access: ContentReader, file_id: str) -> Response:
+    """The bytes of a file, for a caller or by a link."""
+    respond = _linked_content if access.by_link else _content
+    return await asyncio.to_thread(respond, request, access.caller, file_id)
+
+
+def _linked_content(request: Request, maker: Caller, file_id: str) -> Response:
+    """The bytes by a link: from the store itself, where it gives out URLs for its objects."""
+    files = context_of(request).files
+    # A presigned URL is for GET, and not for HEAD.
+    if HEAD_REQUEST not in request.scope:
+        file = files.get(maker.key_owner.project_id, file_id)
+        if url := files.signed_download(file, attachment(file.filename)):
+            headers = {"cache-control": "no-store", "referrer-policy": "no-referrer"}
+            return RedirectResponse(url, 302, headers)
+    response = _content(request, maker, file_id)
+    response.headers["referrer-policy"] = "no-referrer"
+    return response
 
 
 def _content(request: Request, caller: Caller, file_id: str) -> Response:

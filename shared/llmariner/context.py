@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from llmariner.control_plane import InProcessControlPlane
     from llmariner.files.external_objects import ExternalObjects
     from llmariner.files.files import Files
+    from llmariner.files.links import FileLinks
     from llmariner.files.uploads import Uploads
     from llmariner.gateway.authentication.failed_attempts import ThrottledLookups
     from llmariner.gateway.control_plane.http_client import HttpControlPlane
@@ -333,6 +334,14 @@ class Context:
 
         references, settings = (VectorStoreReferences(),), FileSettings.load(self.env)
         return Files(self.database, self.objects, settings, references, self.external_objects)
+
+    @_cached
+    def file_links(self) -> FileLinks:
+        """Links to the contents of files. Raises Unavailable as `files`."""
+        from llmariner.files.links import FileLinks
+
+        secrets = (self.secrets.service, self.secrets.previous_service)
+        return FileLinks(self.database, self.files, [secret for secret in secrets if secret])
 
     @_cached
     def uploads(self) -> Uploads:

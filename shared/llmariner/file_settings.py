@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llmariner.environment import Environment, read_number
+from llmariner.environment import Environment, read_http_url, read_number
 from llmariner.weight_locations import validate_locations
 
 __all__ = ["FileSettings"]
 
 _MIB = 1024 * 1024
+_WEEK = 7 * 86_400
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,21 @@ class FileSettings:
     upload_seconds: int = 3600
     """`LLMARINER_UPLOAD_SECONDS`: how long the parts of an upload may take to arrive. Default an hour, as OpenAI's."""
 
+    link_seconds: int = _WEEK
+    """`LLMARINER_FILE_LINK_SECONDS`: the longest time for which a link to a file is valid, at most the default: 7 days."""
+
+    link_requests_per_minute: int = 600
+    """`LLMARINER_FILE_LINK_REQUESTS_PER_MINUTE`: requests by one link in one process."""
+
+    public_url: str = ""
+    """`LLMARINER_PUBLIC_URL`: URL at which clients reach the platform, for links to files. Empty: as requests name it."""
+
     @classmethod
     def load(cls, env: Environment) -> FileSettings:
         """Read from a mapping. Raises ValueError that names the invalid variable."""
+        link_seconds = int(read_number(env, "LLMARINER_FILE_LINK_SECONDS", cls.link_seconds, minimum=1))
+        if link_seconds > _WEEK:
+            raise ValueError(f"LLMARINER_FILE_LINK_SECONDS must be at most {_WEEK}, not {link_seconds}.")
         return cls(
             form_bytes=int(read_number(env, "LLMARINER_FILE_BYTES", cls.form_bytes, minimum=1)),
             project_files=int(read_number(env, "LLMARINER_PROJECT_FILES", cls.project_files)),
@@ -49,6 +62,11 @@ class FileSettings:
             upload_bytes=int(read_number(env, "LLMARINER_UPLOAD_BYTES", cls.upload_bytes, minimum=1)),
             upload_part_bytes=int(read_number(env, "LLMARINER_UPLOAD_PART_BYTES", cls.upload_part_bytes, minimum=1)),
             upload_seconds=int(read_number(env, "LLMARINER_UPLOAD_SECONDS", cls.upload_seconds, minimum=60)),
+            link_seconds=link_seconds,
+            link_requests_per_minute=int(
+                read_number(env, "LLMARINER_FILE_LINK_REQUESTS_PER_MINUTE", cls.link_requests_per_minute)
+            ),
+            public_url=read_http_url(env, "LLMARINER_PUBLIC_URL"),
         )
 
 

@@ -8,6 +8,8 @@ from llmariner.environment import Environment, Secret, read_http_url, read_numbe
 
 __all__ = ["ObjectSettings", "S3Settings"]
 
+_LONGEST_PRESIGNED_SECONDS = 3600
+
 
 @dataclass(frozen=True)
 class S3Settings:
@@ -21,6 +23,12 @@ class S3Settings:
 
     endpoint: str = ""
     """`LLMARINER_S3_ENDPOINT`: URL of the store. Empty: Amazon S3 in the region."""
+
+    public_endpoint: str = ""
+    """`LLMARINER_S3_PUBLIC_ENDPOINT`: URL at which clients reach the store, for presigned URLs. Empty: `endpoint`."""
+
+    presigned_seconds: int = 0
+    """`LLMARINER_S3_PRESIGNED_SECONDS`: how long a presigned URL is valid. 0: none are given out."""
 
     region: str = "us-east-1"
     """`LLMARINER_S3_REGION`."""
@@ -71,6 +79,8 @@ class S3Settings:
             bucket=env.get("LLMARINER_S3_BUCKET", ""),
             prefix=env.get("LLMARINER_S3_PREFIX", ""),
             endpoint=read_http_url(env, "LLMARINER_S3_ENDPOINT"),
+            public_endpoint=read_http_url(env, "LLMARINER_S3_PUBLIC_ENDPOINT"),
+            presigned_seconds=int(read_number(env, "LLMARINER_S3_PRESIGNED_SECONDS", cls.presigned_seconds)),
             region=env.get("LLMARINER_S3_REGION") or cls.region,
             addressing=env.get("LLMARINER_S3_ADDRESSING") or cls.addressing,
             access_key=env.get("LLMARINER_S3_ACCESS_KEY", ""),
@@ -98,6 +108,10 @@ class S3Settings:
             if value not in allowed:
                 choices = " or ".join(choice for choice in allowed if choice)
                 raise ValueError(f"LLMARINER_S3_{name} must be {choices}, not {value!r}.")
+        if self.presigned_seconds > _LONGEST_PRESIGNED_SECONDS:
+            raise ValueError(
+                f"LLMARINER_S3_PRESIGNED_SECONDS must be at most {_LONGEST_PRESIGNED_SECONDS}: nobody can revoke such a URL."
+            )
         if bool(self.access_key) != bool(self.secret_key):
             raise ValueError("Set both LLMARINER_S3_ACCESS_KEY and LLMARINER_S3_SECRET_KEY (or …_FILE), or neither.")
         if self.kms_key and self.encryption != "aws:kms":

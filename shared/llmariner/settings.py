@@ -136,15 +136,23 @@ class SecretSettings:
     """`LLMARINER_PEPPER` or `LLMARINER_PEPPER_FILE`: key of the HMAC by which API keys are stored."""
 
     service: Secret = field(default_factory=lambda: Secret(""))
-    """`LLMARINER_SERVICE_SECRET` or `…_FILE`: signs requests between functions."""
+    """`LLMARINER_SERVICE_SECRET` or `…_FILE`: signs requests between functions, and links to files."""
+
+    previous_service: Secret = field(default_factory=lambda: Secret(""))
+    """`LLMARINER_PREVIOUS_SERVICE_SECRET` or `…_FILE`: the one before, whose links to files stay valid. Empty: none."""
 
     @classmethod
     def load(cls, env: Environment) -> SecretSettings:
         """Read from a mapping. Raises ValueError if a secret is missing or shorter than 32 characters."""
-        loaded = cls(pepper=read_secret(env, "LLMARINER_PEPPER"), service=read_secret(env, "LLMARINER_SERVICE_SECRET"))
+        loaded = cls(
+            pepper=read_secret(env, "LLMARINER_PEPPER"),
+            service=read_secret(env, "LLMARINER_SERVICE_SECRET"),
+            previous_service=read_secret(env, "LLMARINER_PREVIOUS_SERVICE_SECRET"),
+        )
         for name, value in (
             ("LLMARINER_PEPPER", loaded.pepper),
             ("LLMARINER_SERVICE_SECRET", loaded.service),
+            ("LLMARINER_PREVIOUS_SERVICE_SECRET", loaded.previous_service or loaded.service),
         ):
             if len(value.reveal()) < 32:
                 raise ValueError(

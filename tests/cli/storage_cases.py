@@ -21,6 +21,14 @@ FILE: dict[str, Any] = {
     "status_details": None,
     "object_store_path": "",
 }
+LINK: dict[str, Any] = {
+    "id": "link_1",
+    "object": "file.link",
+    "file_id": "file-1",
+    "created_at": 1_760_000_000,
+    "expires_at": 1_760_043_200,
+    "url": "https://platform.example/v1/files/file-1/content?link=a.b.c",
+}
 STORE: dict[str, Any] = {
     "id": "vs_1",
     "object": "vector_store",
@@ -92,6 +100,13 @@ ROWS = [
     ),
     row("files get file-1", "GET /files/file-1", FILE, ("Ärger.pdf", "1.5 KiB", "processed", "never")),
     row("files delete file-1", "DELETE /files/file-1", {"id": "file-1", "deleted": True}, ("Deleted file-1.",)),
+    row(
+        "files url file-1 --expires-in 0.5",
+        "POST /files/file-1/links",
+        LINK,
+        ("https://platform.example/v1/files/file-1/content?link=a.b.c",),
+        body={"expires_in_seconds": 43_200},
+    ),
     row(
         "files create-link --object-path s3://bucket/key --purpose fine-tune",
         "POST /files:createFromObjectPath",

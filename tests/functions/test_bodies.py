@@ -27,6 +27,7 @@ BODIES: dict[str, tuple[str, dict[str, Any]]] = {
     "POST /v1/models": ("models", {"source_repository": "LOCAL", "id": "made"}),
     "PATCH /v1/models/tiny": ("models", {"config": {}, "update_mask": "config"}),
     "POST /v1/files:createFromObjectPath": ("files", {"object_path": "s3://walk/unknown", "purpose": "user_data"}),
+    "POST /v1/files/file-1/links": ("files", {"expires_in_seconds": 60}),
     "POST /v1/api_keys": ("api_keys", {"name": "made"}),
     "PATCH /v1/api_keys/key_1": ("api_keys", {"name": "made"}),
     "POST /v1/api_keys/key_1:rotate": ("api_keys", {}),
@@ -239,6 +240,7 @@ INVALID_VALUES: dict[str, dict[str, list[Any]]] = {
         ],
         "purpose": [7, "", "fun", "batch_output"],
     },
+    "POST /v1/files/file-1/links": {"expires_in_seconds": [0, -1, 604_801, "60", 1.5, True, None]},
     "POST /v1/chat/completions": {
         "model": [7, "", [], True],
         "messages": ["x", {}, [], [7], [{}], [{"role": 7}], [{"role": ""}], [{"role": "user", "content": 7}]],

@@ -66,12 +66,17 @@ def test_the_functions_that_need_it_have_its_credentials_and_authorities(stored:
         references = {
             each["name"]: each["valueFrom"]["secretKeyRef"]
             for each in container["env"]
-            if each["name"].startswith("LLMARINER_S3_")
+            if each["name"].startswith(("LLMARINER_S3_", "LLMARINER_PREVIOUS_"))
         }
         if service["metadata"]["name"] in users:
             assert references == {
                 "LLMARINER_S3_ACCESS_KEY": {"name": "llmariner-object-store", "key": "access-key", "optional": True},
                 "LLMARINER_S3_SECRET_KEY": {"name": "llmariner-object-store", "key": "secret-key", "optional": True},
+                "LLMARINER_PREVIOUS_SERVICE_SECRET": {
+                    "name": "llmariner-secrets",
+                    "key": "LLMARINER_PREVIOUS_SERVICE_SECRET",
+                    "optional": True,
+                },
             }
         else:
             assert references == {}

@@ -203,6 +203,15 @@ def test_a_secret_is_read_from_a_named_file(tmp_path: Path) -> None:
     assert loaded.service.reveal() == "s" * 32
 
 
+def test_a_previous_secret_is_optional_and_as_long(tmp_path: Path) -> None:
+    assert not SecretSettings.load(GOOD).previous_service
+    (tmp_path / "previous").write_text("o" * 32)
+    named = {"LLMARINER_PREVIOUS_SERVICE_SECRET_FILE": str(tmp_path / "previous")}
+    assert SecretSettings.load({**GOOD, **named}).previous_service.reveal() == "o" * 32
+    with pytest.raises(ValueError, match=r"^LLMARINER_PREVIOUS_SERVICE_SECRET "):
+        SecretSettings.load({**GOOD, "LLMARINER_PREVIOUS_SERVICE_SECRET": "short"})
+
+
 def test_secrets_are_hidden_in_every_representation() -> None:
     loaded = SecretSettings.load(GOOD)
     for shown in (repr(loaded), str(loaded), f"{loaded.pepper}", f"{loaded.pepper!r}", "%s" % loaded.service):  # noqa: UP031

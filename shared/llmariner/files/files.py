@@ -222,6 +222,15 @@ class Files:
             info = self._external.info(file.object_path, file.project_id)
         return info.size, info.version
 
+    def signed_download(self, file: File, content_disposition: str) -> str | None:
+        """As `ObjectStore.signed_download`; None for a file whose bytes are outside the store, too."""
+        if file.content_key is None:
+            return None
+        with store_errors():
+            return self._objects.signed_download(
+                file.content_key, content_type=file.content_type, content_disposition=content_disposition
+            )
+
     def delete(self, actor: Caller, file_id: str) -> None:
         """Delete a file of the caller's project, and its content with the last file of it. Conflict while it is in use."""
         project_id = actor.key_owner.project_id

@@ -15,7 +15,7 @@ from llmariner.errors import RangeNotSatisfiable
 from llmariner.http.forms import run_to_end
 from llmariner.http.middleware.stack import HEAD_REQUEST
 
-__all__ = ["content_response"]
+__all__ = ["attachment", "content_response"]
 
 _RANGE = re.compile(r"bytes\s*=\s*(\d{0,19})\s*-\s*(\d{0,19})\s*", re.ASCII | re.IGNORECASE)
 _QUOTED = re.compile(r'[\x00-\x1f"\\\x7f%]')
@@ -34,7 +34,7 @@ def content_response(
     headers = {
         "accept-ranges": "bytes",
         "cache-control": "private",
-        "content-disposition": _attachment(file_name),
+        "content-disposition": attachment(file_name),
         # A browser that shows the content runs no script of it, and takes it for nothing else than it is said to be.
         "content-security-policy": "sandbox; default-src 'none'",
         "content-type": content_type,
@@ -113,7 +113,7 @@ def _is_listed(header: str | None, entity_tag: str) -> bool:
     return "*" in listed or entity_tag in listed
 
 
-def _attachment(file_name: str) -> str:
+def attachment(file_name: str) -> str:
     """A Content-Disposition (RFC 6266): the name in ASCII for old clients, and as it is."""
     plain = _QUOTED.sub("_", file_name.encode("ascii", "replace").decode().replace("?", "_"))
     extended = "" if plain == file_name else f"; filename*=UTF-8''{quote(file_name, safe='')}"

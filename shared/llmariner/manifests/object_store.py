@@ -10,13 +10,19 @@ import json
 from collections.abc import Iterable
 
 from llmariner.manifests.declarations import Workload
-from llmariner.manifests.installation import LABELS, NAMESPACE, SETTINGS, Object
+from llmariner.manifests.installation import LABELS, NAMESPACE, SECRETS, SETTINGS, Object
 
 __all__ = ["object_store", "object_store_policy", "object_store_settings"]
 
 SECRET = "llmariner-object-store"
 _MOUNT_PATH = "/var/run/llmariner/object-store"
-_CREDENTIALS = {"LLMARINER_S3_ACCESS_KEY": "access-key", "LLMARINER_S3_SECRET_KEY": "secret-key"}
+_PREVIOUS_SECRET = "LLMARINER_PREVIOUS_SERVICE_SECRET"
+_VARIABLES = {
+    "LLMARINER_S3_ACCESS_KEY": (SECRET, "access-key"),
+    "LLMARINER_S3_SECRET_KEY": (SECRET, "secret-key"),
+    # While it is there, the links to files that it signed stay valid.
+    _PREVIOUS_SECRET: (SECRETS, _PREVIOUS_SECRET),
+}
 
 
 def object_store(workloads: Iterable[Workload]) -> Object:
@@ -26,8 +32,8 @@ def object_store(workloads: Iterable[Workload]) -> Object:
         _add("volumes", volume),
         _add("containers/0/volumeMounts", {"name": "object-store", "mountPath": _MOUNT_PATH, "readOnly": True}),
     ]
-    for variable, key in _CREDENTIALS.items():
-        reference = {"name": SECRET, "key": key, "optional": True}
+    for variable, (secret, key) in _VARIABLES.items():
+        reference = {"name": secret, "key": key, "optional": True}
         patch.append(_add("containers/0/env", {"name": variable, "valueFrom": {"secretKeyRef": reference}}))
     names = _users(workloads)
     target = {"group": "serving.knative.dev", "kind": "Service", "name": f"({'|'.join(names)})"}

@@ -24,6 +24,11 @@ def a_file(world: World, tenant: Tenant) -> RouteCall:
     return RouteCall({"id": file.id})
 
 
+def a_file_to_link(world: World, tenant: Tenant) -> RouteCall:
+    """A file of the tenant's project, and a body that makes a link to it."""
+    return RouteCall(a_file(world, tenant).path, {"expires_in_seconds": 60})
+
+
 def new_file(_world: World, _place: Tenant) -> RouteCall:
     """A form with a file."""
     parts = ('name="purpose"\r\n\r\nuser_data', 'name="file"; filename="walked.txt"\r\n\r\nwalked')
@@ -68,6 +73,7 @@ FILES: dict[str, CallFactory] = {
     "GET /v1/files/{id}": a_file,
     "DELETE /v1/files/{id}": a_file,
     "GET /v1/files/{id}/content": a_file,
+    "POST /v1/files/{id}/links": a_file_to_link,
     "POST /v1/uploads": a_new_upload,
     "POST /v1/uploads/{id}/cancel": an_upload,
     "POST /v1/uploads/{id}/complete": an_upload_with_its_part,

@@ -19,7 +19,7 @@ from llmariner.gateway.authentication.key_cache import (
 from llmariner.tenancy.keys.allowed_networks import is_allowed
 from llmariner.tenancy.principal import Caller
 
-__all__ = ["authenticate", "context_of", "require_scope"]
+__all__ = ["authenticate", "check_client_network", "context_of", "require_scope"]
 
 
 def context_of(request: Request) -> Context:
@@ -41,7 +41,7 @@ def authenticate(request: Request) -> Caller:
     caller = lookups.look_up(
         secret, lambda: _resolve_caller(request, secret), client_address.get(), untrusted_proxy=untrusted_proxy
     )
-    _check_client_network(caller)
+    check_client_network(caller)
     return caller
 
 
@@ -73,7 +73,7 @@ def _resolve_caller(request: Request, secret: str) -> Caller:
     return caller
 
 
-def _check_client_network(caller: Caller) -> None:
+def check_client_network(caller: Caller) -> None:
     """Raises PermissionDenied for a key that is used outside its allowed networks."""
     address = client_address.get()
     if caller.allowed_sources is not None and not is_allowed(caller.allowed_sources, address or ""):

@@ -103,6 +103,12 @@ class ObjectStore(Protocol):
         Returns how many there were.
         """
 
+    def signed_download(self, key: str, *, content_type: str, content_disposition: str) -> str | None:
+        """A URL at which anybody may read the object for a short time, with these headers, and which cannot be revoked.
+
+        None where the store has no such URLs, or is not to give any out.
+        """
+
 
 def check_key(key: str) -> str:
     """Return the key. Raises ValueError unless it is at most 512 characters of names, separated by slashes."""

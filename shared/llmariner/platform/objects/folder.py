@@ -124,6 +124,11 @@ class FolderObjects:
                     discarded += 1
         return discarded
 
+    def signed_download(self, key: str, *, content_type: str, content_disposition: str) -> str | None:
+        """None: a folder has no URLs."""
+        check_key(key)
+        return None
+
     def _names_of_unfinished(self) -> Sequence[str]:
         try:
             with _translated(_UNFINISHED):

@@ -149,6 +149,20 @@ class S3Objects:
                     discarded += 1
         return discarded
 
+    def signed_download(self, key: str, *, content_type: str, content_disposition: str) -> str | None:
+        """A presigned URL, which allows GET only. None unless the settings say how long it is valid."""
+        parameters = {
+            **self._bucket,
+            "Key": self._prefix + self._check_key(key),
+            "ResponseContentType": content_type,
+            "ResponseContentDisposition": content_disposition,
+        }
+        if not (seconds := self._settings.presigned_seconds):
+            return None
+        with translated(key):
+            url: str = self._clients.public_client.generate_presigned_url("get_object", parameters, ExpiresIn=seconds)
+        return url
+
     def _abort(self, key: str, upload_id: str, before: float) -> bool:
         """Abort an upload whose last part is older. False if it is not, or has ended meanwhile."""
         upload = {"Key": key, "UploadId": upload_id}

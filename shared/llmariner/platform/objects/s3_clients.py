@@ -38,7 +38,7 @@ class UploadEnded(ObjectStoreUnavailable):
 
 
 class S3Clients:
-    """A client, safe in any thread, and its credentials."""
+    """Clients, safe in any thread, with the same credentials: of the store, and of the address that its users reach."""
 
     def __init__(self, settings: S3Settings) -> None:
         # Checked here, since only functions that use the store have the file.
@@ -50,10 +50,13 @@ class S3Clients:
         self._settings = settings
         self._session = self._role_session() if settings.role_arn else self._base_session()
         self.client = self._client(self._session, "s3", settings.endpoint)
+        public = settings.public_endpoint
+        self.public_client = self._client(self._session, "s3", public) if public else self.client
 
     def close(self) -> None:
         """Close the connections."""
         self.client.close()
+        self.public_client.close()
 
     def _client(self, session: Any, service: str, endpoint: str) -> Any:
         settings = self._settings

@@ -1,4 +1,4 @@
-"""`llma storage files`: upload, list, get, download, delete, and create-link."""
+"""`llma storage files`: upload, list, get, download, url, delete, and create-link."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _FILE_ARGUMENT = click.argument("file", metavar="ID", shell_complete=complete_fi
 
 @click.group(cls=Group)
 def files() -> None:
-    """Upload, list, download and delete files."""
+    """Upload, list, download, share and delete files."""
 
 
 @files.command()
@@ -123,6 +123,27 @@ def download(session: Session, file: str, path: Path, force: bool) -> None:
         download_to_stdout(session, file)
     else:
         download_to_file(session, file, path, replace=force)
+
+
+@files.command()
+@_FILE_ARGUMENT
+@click.option(
+    "--expires-in",
+    metavar="DAYS",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Days until it expires, at most 7. Else an hour.",
+)
+@pass_session
+def url(session: Session, file: str, expires_in: float | None) -> None:
+    """Print a URL by which anybody reads the file until it expires.
+
+    It ends earlier with the file, and with the rights of the key or person that made it.
+    """
+    from llmariner.cli.support.api import build_path
+
+    body = {} if expires_in is None else {"expires_in_seconds": max(1, round(expires_in * _DAY_SECONDS))}
+    document = session.api().post(build_path("files", file, "links"), body)
+    session.printer.print_message(document, str(document["url"]))
 
 
 @files.command()

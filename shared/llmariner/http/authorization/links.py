@@ -1,0 +1,69 @@
+"""Access to the content of a file by a key or sign-in, or by a link to it."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import Depends, Request
+
+from llmariner.audit.request_context import client_address
+from llmariner.http.authorization.authentication import check_client_network, context_of, require_scope
+from llmariner.tenancy.principal import Caller
+
+__all__ = ["LINK", "ContentAccess", "hide_links_in_access_logs", "require_scope_or_link"]
+
+LINK = "link"
+"""The parameter of a URL that is a link."""
+
+_TOKEN = re.compile(rf"([?&]{LINK}=)[^&\s\"]+")
+
+
+@dataclass(frozen=True)
+class ContentAccess:
+    """Who may read the content; `by_link`: the caller is the maker of the link by which somebody reads it."""
+
+    caller: Caller
+    by_link: bool
+
+
+def require_scope_or_link(scope: str) -> Any:
+    """A FastAPI dependency: a ContentAccess to the file of the path.
+
+    A request with a link is decided by the link alone, whatever key it has besides. Raises as `require_scope` without one,
+    and as `FileLinks.open`; a key that is bound to networks binds its links to them.
+    """
+    scoped_caller: Callable[[Request], Caller] = require_scope(scope).dependency
+
+    def authorized(request: Request, link: str | None = None) -> ContentAccess:
+        if link is None:
+            return ContentAccess(scoped_caller(request), by_link=False)
+        context, address = context_of(request), client_address.get()
+        links, file_id = context.file_links, request.path_params["file_id"]
+        opened = context.secret_lookups.look_up(
+            link,
+            lambda: links.open(link, file_id),
+            address,
+            untrusted_proxy=bool(request.state.untrusted_proxy),
+        )
+        check_client_network(opened.maker)
+        links.audit_use(opened, address)
+        return ContentAccess(opened.maker, by_link=True)
+
+    authorized.scope = scope  # type: ignore[attr-defined]
+    authorized.objects = "project"  # type: ignore[attr-defined]
+    return Depends(authorized)
+
+
+def hide_links_in_access_logs() -> None:
+    """Have a server that logs the URLs of requests, as functions-framework's does, log them without links."""
+    logging.getLogger("uvicorn.access").addFilter(_redact)
+
+
+def _redact(record: logging.LogRecord) -> bool:
+    if isinstance(record.args, tuple):
+        record.args = tuple(_TOKEN.sub(r"\1***", each) if isinstance(each, str) else each for each in record.args)
+    return True

@@ -1,0 +1,35 @@
+"""The representation of a link to a file, with its URL."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from fastapi import Request
+
+from llmariner.files.links import FileLink
+from llmariner.http.authorization.links import LINK
+
+__all__ = ["file_link_object"]
+
+_HOST = re.compile(r"[A-Za-z0-9.-]+(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?")
+
+
+def file_link_object(request: Request, link: FileLink, public_url: str) -> dict[str, Any]:
+    """The object of the API. `public_url`: the platform's for clients; empty: as the request or its proxy names it."""
+    path = f"/v1/files/{link.file_id}/content?{LINK}={link.token}"
+    return {
+        "id": link.id,
+        "object": "file.link",
+        "file_id": link.file_id,
+        "created_at": link.created_at,
+        "expires_at": link.expires_at,
+        "url": (public_url or _requested_url(request)) + path,
+    }
+
+
+def _requested_url(request: Request) -> str:
+    forwarded = request.headers.get("x-forwarded-host", "")
+    host = forwarded if _HOST.fullmatch(forwarded) else request.url.netloc
+    scheme = request.headers.get("x-forwarded-proto", "")
+    return f"{scheme if scheme in ('http', 'https') else request.url.scheme}://{host}"
