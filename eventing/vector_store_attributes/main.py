@@ -3,7 +3,7 @@
 from llmariner.context import Context
 from llmariner.http.entrypoint import event_function
 from llmariner.platform.events.cloudevents import Event
-from llmariner.vector_stores.ingest.removal import apply_attributes
+from llmariner.vector_stores.ingest.attributes_step import apply_attributes
 
 
 def consume(context: Context, event: Event) -> None:

@@ -17,6 +17,7 @@ from llmariner.vector_store_settings import VectorStoreSettings
 from llmariner.vector_stores.added_files import add_files
 from llmariner.vector_stores.attributes import validate_attributes
 from llmariner.vector_stores.events import FILE_UPDATED, add_file_event
+from llmariner.vector_stores.ingest.attributes_step import check_changed_files
 from llmariner.vector_stores.pages import Paging, fetch_page
 from llmariner.vector_stores.removals import remove_files
 from llmariner.vector_stores.rows import live_files_of, load_file, load_store, lock_active_store
@@ -86,14 +87,22 @@ class StoreFiles:
     def set_attributes(
         self, caller: Caller, store_id: str, file_id: str, attributes: Mapping[str, AttributeValue]
     ) -> StoreFile:
-        """Replace the attributes of a file. InvalidRequest, NotFound. An event lets a consumer change the index."""
+        """Replace the attributes of a file. InvalidRequest, NotFound. An event lets a consumer change the index.
+
+        RateLimited while the index lacks those of many files of the project; further changes of these are accepted.
+        """
         project_id = caller.key_owner.project_id
         text = json.dumps(validate_attributes(attributes), separators=(",", ":"))
 
         def change(session: WriteSession) -> StoreFile:
             row = load_file(session, project_id, store_id, file_id, lock=True)
-            session.run(update(vector_store_files).where(_c.id == row.id).values(attributes=text))
-            add_file_event(session, FILE_UPDATED, row)
+            if row.attributes != text:
+                values: dict[str, str | float] = {"attributes": text}
+                if row.attributes_changed_at is None:
+                    check_changed_files(session, project_id)
+                    values["attributes_changed_at"] = session.now()
+                    add_file_event(session, FILE_UPDATED, row)
+                session.run(update(vector_store_files).where(_c.id == row.id).values(**values))
             return StoreFile.from_row(load_file(session, project_id, store_id, file_id))
 
         return self._database.transact(change)

@@ -63,6 +63,7 @@ vector_store_file_batches = Table(
 )
 
 _LIVE_FILES = "deleted_at IS NULL"
+_CHANGED_ATTRIBUTES = "attributes_changed_at IS NOT NULL"
 
 vector_store_files = Table(
     "vector_store_files",
@@ -96,12 +97,23 @@ vector_store_files = Table(
     # Attempts of the current step, and when the sweep may retry it; NULL: an event is on its way.
     Column("attempts", Integer, nullable=False),
     Column("retry_at", Float),
+    # Events that the sweep wrote for the current step since somebody acted on one.
+    Column("unclaimed_events", Integer),
     Column("created_at", BigInteger, nullable=False),
     # When it was first completed. From then on it can't fail: its index is only derived again. NULL: it never was.
     Column("completed_at", BigInteger),
     # The rebuild (`rebuild_requested_at` of the store) that last handed it to the indexer; NULL: none, or a repair did.
     Column("rebuild_at", Float),
+    # When an event was written by which the index gets its attributes; NULL: it has them.
+    Column("attributes_changed_at", Float),
     Column("deleted_at", BigInteger),
+    Index(
+        "ix_vector_store_files_attributes",
+        "project_id",
+        "attributes_changed_at",
+        sqlite_where=text(_CHANGED_ATTRIBUTES),
+        postgresql_where=text(_CHANGED_ATTRIBUTES),
+    ),
     Index(
         "ix_vector_store_files_file",
         "vector_store_id",

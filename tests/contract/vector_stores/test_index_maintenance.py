@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from typing import Any
@@ -9,11 +10,16 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select, update
 
+from llmariner.errors import RateLimited
+from llmariner.platform.events.tables import events
 from llmariner.platform.vectors import Chunk, Collection, Comparison
 from llmariner.vector_stores.embedder import Embedder
-from llmariner.vector_stores.ingest import removal
-from llmariner.vector_stores.ingest.removal import apply_attributes, purge, remove_file, remove_store
+from llmariner.vector_stores.events import FILE_UPDATED
+from llmariner.vector_stores.ingest import attributes_step, removal
+from llmariner.vector_stores.ingest.attributes_step import apply_attributes, continue_attributes
+from llmariner.vector_stores.ingest.removal import purge, remove_file, remove_store
 from llmariner.vector_stores.ingest.repair import repair, repair_some
+from llmariner.vector_stores.pages import Paging
 from llmariner.vector_stores.query import SearchQuery
 from llmariner.vector_stores.search import VectorStoreSearch
 from llmariner.vector_stores.tables import vector_store_chunks, vector_store_files, vector_stores
@@ -41,6 +47,12 @@ def collection(ingestion: Ingestion) -> Collection:
 def count(ingestion: Ingestion, table: Any) -> int:
     with ingestion.database.read() as session:
         return int(session.value(select(func.count()).select_from(table)))
+
+
+def attribute_events(ingestion: Ingestion) -> int:
+    with ingestion.database.read() as session:
+        updated = select(func.count()).select_from(events).where(events.c.type == FILE_UPDATED)
+        return int(session.value(updated))
 
 
 def place(ingestion: Ingestion, store_id: str) -> dict[str, str]:
@@ -110,6 +122,54 @@ def test_new_attributes_of_a_completed_file_filter_its_chunks(ingestion: Ingesti
     query = SearchQuery(("valve pump",), filters=Comparison("year", "eq", 2026))
     assert [each.file_id for each in search.search(shelf.caller, [store_id], query).results] == [row.file_id]
     apply_attributes(ingestion.database, ingestion.index, "vsf_gone")
+
+
+def test_changes_of_attributes_have_one_event_until_the_index_has_them(
+    ingestion: Ingestion, store_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf, row, before = ingestion.shelf, ingestion.row(store_id), attribute_events(ingestion)
+
+    def change(file_id: str, *years: int) -> int:
+        for year in years:
+            shelf.files.set_attributes(shelf.caller, store_id, file_id, {"year": year})
+        return attribute_events(ingestion) - before
+
+    assert change(row.file_id, 1, 2, 3, 3) == 1
+    monkeypatch.setattr(attributes_step, "MAX_CHANGED_FILES", 1)
+    page, _ = shelf.files.page(shelf.project_id, store_id, Paging())
+    other = next(each.file_id for each in page if each.id != row.id)
+    with pytest.raises(RateLimited, match="wait") as caught:
+        change(other, 1)
+    assert caught.value.headers["retry-after"]
+    assert change(row.file_id, 4) == 1
+    apply_attributes(ingestion.database, ingestion.index, row.id)
+    assert (ingestion.row(store_id).attributes_changed_at, change(row.file_id, 4)) == (None, 1)
+    assert change(other, 1) == 2
+
+
+def test_attributes_whose_event_was_lost_or_that_change_all_the_time_get_another_event(
+    ingestion: Ingestion, store_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf, row, set_attributes = ingestion.shelf, ingestion.row(store_id), ingestion.index.set_attributes
+    shelf.files.set_attributes(shelf.caller, store_id, row.file_id, {"year": 0})
+    years = itertools.count(1)
+
+    def changing(*args: Any) -> None:
+        set_attributes(*args)
+        shelf.files.set_attributes(shelf.caller, store_id, row.file_id, {"year": next(years)})
+
+    before = attribute_events(ingestion)
+    monkeypatch.setattr(ingestion.index, "set_attributes", changing)
+    apply_attributes(ingestion.database, ingestion.index, row.id)
+    assert (next(years), attribute_events(ingestion) - before) == (4, 1)
+    assert continue_attributes(ingestion.database, until=math.inf) == 0
+    for live in (True, False):
+        with ingestion.database.write() as session:
+            session.run(update(vector_store_files).values(attributes_changed_at=session.now() - 301))
+        if not live:
+            shelf.stores.delete(shelf.caller, store_id)
+        assert continue_attributes(ingestion.database, until=math.inf) == 2 * live
+    assert ingestion.row(store_id).attributes_changed_at is None
 
 
 def test_a_file_that_the_index_lost_is_indexed_again_by_itself(ingestion: Ingestion, store_id: str) -> None:

@@ -130,6 +130,24 @@ def test_a_lost_event_is_written_again(ingestion: Ingestion) -> None:
     assert ingestion.row(store_id).status == "completed"
 
 
+def test_lost_events_are_written_again_soon_then_more_seldom_and_a_late_one_counts(ingestion: Ingestion) -> None:
+    store_id, waits = ingestion.store("text"), []
+    (late,) = ingestion.pending()
+    with ingestion.database.write() as session:
+        session.run(update(vector_store_files).values(created_at=vector_store_files.c.created_at - 61))
+    for _ in range(6):
+        assert continue_later(ingestion.database) == 1
+        with ingestion.database.read() as session:
+            waits.append(round((ingestion.row(store_id).retry_at - session.now()) / 60))
+        ingestion.make_due(store_id)
+    assert waits == [1, 2, 4, 8, 15, 15]
+    assert continue_later(ingestion.database) == 1
+    ingestion.deliver(late)
+    assert (ingestion.row(store_id).step, ingestion.row(store_id).unclaimed_events) == ("embed", None)
+    ingestion.run()
+    assert (ingestion.row(store_id).status, ingestion.token_path.embedded()) == ("completed", ["text"])
+
+
 @pytest.mark.parametrize("code", ["insufficient_quota", "model_not_ready"])
 def test_a_spent_budget_or_a_sleeping_model_pauses_the_file_and_says_why(ingestion: Ingestion, code: str) -> None:
     store_id = ingestion.store("text")

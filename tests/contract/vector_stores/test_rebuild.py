@@ -266,6 +266,20 @@ def test_another_request_takes_a_waiting_rebuild_over(ingestion: Ingestion, stor
     assert statuses(ingestion, store_id) == {"completed": 3}
 
 
+def test_a_second_request_while_the_last_files_are_indexed_embeds_nothing_again(
+    ingestion: Ingestion, store_id: str
+) -> None:
+    ask(ingestion, store_id)
+    assert hand_on_rebuild(ingestion.database, store_id) == 3
+    request_rebuild(ingestion.database, replace(ingestion.shelf.caller, key_id="key_2"), store_id)
+    ingestion.run()
+    assert len(ingestion.token_path.embedded()) == 3
+    assert statuses(ingestion, store_id) == {"completed": 3}
+    ask(ingestion, store_id)
+    ingestion.run()
+    assert len(ingestion.token_path.embedded()) == 6
+
+
 def test_a_project_has_few_rebuilds_at_a_time_and_a_second_request_is_the_first(ingestion: Ingestion) -> None:
     ids = [ingestion.store("text") for _ in range(REBUILDS_PER_PROJECT + 1)]
     ingestion.run()

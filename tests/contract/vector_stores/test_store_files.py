@@ -183,7 +183,7 @@ def test_invalid_attributes_change_nothing(attributes: dict[str, Any], param: st
     assert shelf.files.get(shelf.project_id, store.id, file_id).attributes == {}
 
 
-def test_attributes_are_replaced_with_an_event(shelf: Shelf, database: Database) -> None:
+def test_attributes_are_replaced_with_one_event_until_the_index_has_them(shelf: Shelf, database: Database) -> None:
     file_id = shelf.file()
     store = shelf.store(file_id)
     largest = {f"{n:02}".ljust(64, "é"): "\0".ljust(512, "ü") for n in range(16)}
@@ -191,7 +191,7 @@ def test_attributes_are_replaced_with_an_event(shelf: Shelf, database: Database)
         changed = shelf.files.set_attributes(shelf.caller, store.id, file_id, attributes)
         assert changed.attributes == attributes
         assert changed == shelf.files.get(shelf.project_id, store.id, file_id)
-    assert [kind for kind, _ in emitted(database)] == ["created", *["updated"] * 4]
+    assert [kind for kind, _ in emitted(database)] == ["created", "updated"]
 
 
 def test_files_are_listed_in_the_order_of_their_addition(shelf: Shelf) -> None:

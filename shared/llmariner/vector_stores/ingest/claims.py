@@ -40,8 +40,9 @@ CLAIM_SECONDS = 180.0
 MAX_ATTEMPTS = 8
 """Claims of a step without progress, such as by processes that a document kills."""
 
-_EVENT_SECONDS = 900.0
-"""After that time the sweep takes an event for lost."""
+_EVENT_SECONDS = 60.0
+_LONGEST_EVENT_SECONDS = 900.0
+"""After that time the sweep takes an event for lost: the first one soon, later ones after twice the time each."""
 
 _RETRY_SECONDS = 30.0
 _LONGEST_RETRY_SECONDS = 900.0
@@ -133,12 +134,13 @@ def acquire(database: Database, row_id: str, step: str, event_retry_at: float | 
         if row is None or row.status != "in_progress" or row.step != step:
             return None
         now = session.now()
-        if row.retry_at is not None and row.retry_at != event_retry_at and row.retry_at > now:
+        # An event that was only late is as good as the one that the sweep wrote in its place.
+        is_ours = row.retry_at == event_retry_at or bool(row.unclaimed_events)
+        if row.retry_at is not None and not is_ours and row.retry_at > now:
             return None
         until = now + CLAIM_SECONDS + random.random()
-        session.run(
-            update(vector_store_files).where(_files.id == row_id).values(retry_at=until, attempts=row.attempts + 1)
-        )
+        claimed = {"retry_at": until, "attempts": row.attempts + 1, "unclaimed_events": None}
+        session.run(update(vector_store_files).where(_files.id == row_id).values(**claimed))
         current = lock_live_file(session, row_id)
         assert current is not None
         return Claim(current, until)
@@ -148,7 +150,8 @@ def acquire(database: Database, row_id: str, step: str, event_retry_at: float | 
 
 def hand_on(session: WriteSession, row: Row[Any], type_: str, **values: Any) -> None:
     """Change a row in progress and write the event that lets its work continue. `row`: locked by the transaction."""
-    retry_at = session.now() + _EVENT_SECONDS + random.random()
+    seconds = min(_EVENT_SECONDS * 2 ** min(row.unclaimed_events or 0, 10), _LONGEST_EVENT_SECONDS)
+    retry_at = session.now() + seconds + random.random()
     session.run(update(vector_store_files).where(_files.id == row.id).values(retry_at=retry_at, **values))
     said = {**row._mapping, **values}
     progress = {name: said[name] for name in ("next_chunk", "chunk_count")} if type_ == FILE_PARSED else {}
@@ -187,5 +190,6 @@ def _continue(session: WriteSession, row_id: str) -> int:
     row, now = lock_live_file(session, row_id), session.now()
     if row is None or row.status != "in_progress" or (row.retry_at is not None and row.retry_at > now):
         return 0
-    hand_on(session, row, FILE_CREATED if row.step == "parse" else FILE_PARSED)
+    events = (row.unclaimed_events or 0) + 1
+    hand_on(session, row, FILE_CREATED if row.step == "parse" else FILE_PARSED, unclaimed_events=events)
     return 1

@@ -42,37 +42,42 @@ _files, _stores = vector_store_files.c, vector_stores.c
 def request_rebuild(database: Database, caller: Caller, store_id: str) -> None:
     """Let all completed files of a store of the caller's project be embedded and indexed again; counts to the caller.
 
-    While a rebuild of the store is under way, the rest of it counts to the caller, and nothing else happens. A store
-    without such files is left as it is. NotFound; Conflict for an expired store; RateLimited while REBUILDS_PER_PROJECT
-    others are under way.
+    While a rebuild of the store is under way, the rest of it counts to the caller, and nothing else happens; it is until the
+    last file is indexed, or waits for something else. A store without such files is left as it is. NotFound; Conflict for an
+    expired store; RateLimited while REBUILDS_PER_PROJECT others are under way.
     """
     originator = Originator.of(caller)
 
     def request(session: WriteSession) -> None:
         store = lock_active_store(session, originator.project_id, store_id)
-        if store.rebuild_requested_at is None:
+        if store.rebuild_requested_at is None and not _is_under_way(session, store_id):
             if not _has_due(session, store_id, session.now()):
                 return
             _check_number(session, originator.project_id, store_id)
-        note_rebuild(session, store, originator)
+            note_rebuild(session, store, originator)
+        else:
+            _set_payer(session, store, originator)
 
     database.transact(request)
 
 
 def note_rebuild(session: WriteSession, store: Row[Any], originator: Originator | None) -> None:
-    """As `request_rebuild`, for a locked row of `vector_stores`, without a limit. None: it counts to the project alone."""
-    payer = {
-        "rebuild_user_id": None if originator is None else originator.user_id,
-        "rebuild_key_id": None if originator is None else originator.key_id,
-    }
-    requested_at = store.rebuild_requested_at or session.now()
-    session.run(update(vector_stores).where(_stores.id == store.id).values(rebuild_requested_at=requested_at, **payer))
-    if store.rebuild_requested_at is None:
-        add_store_event(session, REBUILD_REQUESTED, store)
-    elif (store.rebuild_user_id, store.rebuild_key_id) != (payer["rebuild_user_id"], payer["rebuild_key_id"]):
-        # They may wait for a limit or budget of who asked before.
-        waiting = and_(_of_rebuild(store.id), _files.error_code.is_not(None))
-        session.run(update(vector_store_files).where(waiting).values(retry_at=session.now()))
+    """Begin a rebuild of a locked row of `vector_stores`. `originator` None: it counts to the project alone."""
+    _set_payer(session, store, originator)
+    requested = update(vector_stores).where(_stores.id == store.id).values(rebuild_requested_at=session.now())
+    session.run(requested)
+    add_store_event(session, REBUILD_REQUESTED, store)
+
+
+def _set_payer(session: WriteSession, store: Row[Any], originator: Originator | None) -> None:
+    user_id, key_id = (None, None) if originator is None else (originator.user_id, originator.key_id)
+    if (store.rebuild_user_id, store.rebuild_key_id) == (user_id, key_id):
+        return
+    payer = {"rebuild_user_id": user_id, "rebuild_key_id": key_id}
+    session.run(update(vector_stores).where(_stores.id == store.id).values(**payer))
+    # They may wait for a limit or budget of who asked before.
+    waiting = and_(_of_rebuild(store.id), _files.error_code.is_not(None))
+    session.run(update(vector_store_files).where(waiting).values(retry_at=session.now()))
 
 
 def hand_on_rebuild(database: Database, store_id: str) -> int:
@@ -193,6 +198,12 @@ def _due(store_id: str, requested_at: float) -> ColumnElement[bool]:
 
 def _has_due(session: ReadSession, store_id: str, requested_at: float) -> bool:
     return session.first(select(_files.id).where(_due(store_id, requested_at)).limit(1)) is not None
+
+
+def _is_under_way(session: ReadSession, store_id: str) -> bool:
+    """Whether files that the last rebuild handed on are being indexed, and none of them waits for a limit or a model."""
+    working = select(_files.id).where(_of_rebuild(store_id), _files.error_code.is_(None))
+    return session.first(working.limit(1)) is not None
 
 
 def _check_number(session: ReadSession, project_id: str, store_id: str) -> None:

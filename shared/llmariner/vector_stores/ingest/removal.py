@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from llmariner.vector_stores.tables import (
     vector_stores,
 )
 
-__all__ = ["apply_attributes", "collection_of", "purge", "remove_file", "remove_store", "remove_unless_live"]
+__all__ = ["collection_of", "purge", "remove_file", "remove_store", "remove_unless_live"]
 
 _KEEP_SECONDS = 3600
 """How long the rows of removed files remain: pages of lists begin at them, and no claim lasts so long."""
@@ -62,24 +61,6 @@ def remove_unless_live(database: Database, index: VectorIndex, row_id: str) -> N
         live = lock_live_file(session, row_id)
     if row is not None and (live is None or live.status in _ENDED):
         remove_file(database, index, project_id=row.project_id, store_id=row.vector_store_id, row_id=row_id)
-
-
-def apply_attributes(database: Database, index: VectorIndex, row_id: str) -> None:
-    """Give the chunks of a file in the index the file's current attributes. Idempotent. VectorIndexUnavailable."""
-    while True:
-        with database.read() as session:
-            row = lock_live_file(session, row_id)
-        if row is None or row.dimension is None:
-            return
-        place = (Collection(row.embedding_model, row.dimension), row.project_id, row.vector_store_id, row.id)
-        index.set_attributes(*place, json.loads(row.attributes))
-        with database.read() as session:
-            current = lock_live_file(session, row_id)
-        if current is None:
-            index.delete_file(*place)  # writing the chunks again may have brought some back
-            return
-        if current.attributes == row.attributes:
-            return
 
 
 def purge(database: Database, index: VectorIndex, *, until: float = math.inf, at_once: int = _FILES_AT_ONCE) -> int:
