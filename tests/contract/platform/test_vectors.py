@@ -162,17 +162,6 @@ def test_set_attributes_replaces_those_of_every_chunk_of_the_file(vectors: Vecto
     assert texts(vectors.search_text(COLLECTION, tenant, [STORE], "a17", limit=9)) == ["a17"]
 
 
-def test_tenants_with_chunks(vectors: VectorIndex) -> None:
-    collection = Collection("test/tenants", 8)
-    assert list(vectors.tenants_with_chunks(collection)) == []
-    tenants = sorted(new_tenant() for _ in range(5))
-    for one in tenants:
-        vectors.upsert(collection, one, [chunk(f"{number}") for number in range(3)])
-    assert sorted(vectors.tenants_with_chunks(collection)) == tenants
-    vectors.delete_store(collection, tenants[0], STORE)
-    assert sorted(vectors.tenants_with_chunks(collection)) == tenants[1:]
-
-
 def test_collections_of_other_models_and_dimensions_are_apart(vectors: VectorIndex, tenant: str) -> None:
     """Also where a model's id has characters that the name of a collection can't have."""
     hostile = Collection('mödel/"; drop', 8)
@@ -191,7 +180,6 @@ def test_missing_collection_is_like_an_empty_one(vectors: VectorIndex, tenant: s
     assert vectors.search_vectors(missing, tenant, [STORE], ANY, limit=9) == []
     assert vectors.search_text(missing, tenant, [STORE], "word", limit=9) == []
     assert vectors.chunk_counts(missing, tenant, STORE) == {}
-    assert list(vectors.tenants_with_chunks(missing)) == []
     vectors.delete_store(missing, tenant, STORE)
     vectors.delete_file(missing, tenant, STORE, "file-1")
     vectors.set_attributes(missing, tenant, STORE, "file-1", {"a": 1})

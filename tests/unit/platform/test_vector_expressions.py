@@ -14,7 +14,14 @@ from milvus_lite.search.filter.ast import And, CmpOp, FieldRef, InOp, StringLit
 from milvus_lite.search.filter.parser import parse_expr
 
 from llmariner.platform.vectors import Comparison, Compound, Filter
-from llmariner.platform.vectors.expressions import MAX_COMPARISONS, MAX_DEPTH, encoded_attributes, ids_in, where
+from llmariner.platform.vectors.expressions import (
+    MAX_COMPARISONS,
+    MAX_DEPTH,
+    encoded_attributes,
+    ids_in,
+    tenant_of,
+    where,
+)
 
 TENANT = "proj_mine"
 # A caller's words can only be in texts of 0-9 A-V, in hashes, and in numbers.
@@ -175,6 +182,23 @@ def test_number_of_compared_values_is_bounded() -> None:
     ):
         with pytest.raises(ValueError, match="at most"):
             where(TENANT, filters=too_many)
+
+
+def test_tenant_of_an_expression_is_found() -> None:
+    hostile = Comparison("k", "eq", 'tenant == "proj_other"')
+    for expression in (where(TENANT), where(TENANT, filters=hostile), ids_in(TENANT, ["a"])):
+        assert tenant_of(expression) == TENANT
+    for foreign in ("", 'id == "a"', 'x and tenant == "proj_other"', "tenant == 'proj_other'"):
+        assert tenant_of(foreign) == ""
+
+
+def test_values_of_a_list_are_one_term_per_type_beside_their_comparisons() -> None:
+    for count in (1, 200):
+        expression = where(TENANT, filters=Comparison("k", "nin", [*map(str, range(count)), 1, 2, True]))
+        assert expression.count("exists") == 3
+    assert where(TENANT, filters=Comparison("k", "in", ["a"] * 9)) == where(
+        TENANT, filters=Comparison("k", "in", ["a"])
+    )
 
 
 def test_file_and_ids_are_conditions_of_their_own() -> None:

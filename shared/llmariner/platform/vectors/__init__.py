@@ -8,7 +8,7 @@ Adapter: `milvus` (Milvus by address; in standalone mode the Milvus Lite server 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -146,6 +146,3 @@ class VectorIndex(Protocol):
 
     def chunk_counts(self, collection: Collection, tenant: str, vector_store_id: str) -> Mapping[str, int]:
         """How many chunks the index has of each file of a vector store."""
-
-    def tenants_with_chunks(self, collection: Collection) -> Iterable[str]:
-        """The tenants that have chunks in a collection."""

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from llmariner.platform.vectors import AttributeValue, Comparison, Compound, Filter
 
-__all__ = ["MAX_COMPARISONS", "MAX_DEPTH", "encoded_attributes", "ids_in", "where"]
+__all__ = ["MAX_COMPARISONS", "MAX_DEPTH", "encoded_attributes", "ids_in", "tenant_of", "where"]
 
 MAX_COMPARISONS = 2_000
 """Values compared by one expression, those of lists counted singly."""
@@ -27,6 +27,7 @@ MAX_DEPTH = 32
 """Levels of filters within filters."""
 
 _ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}", re.ASCII)
+_TENANT = re.compile(r'tenant == "([A-Za-z0-9_.:-]+)"', re.ASCII)
 _ALL = 'id != ""'
 _NONE = 'id == ""'
 _OPERATORS = {"eq": "==", "gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
@@ -60,6 +61,12 @@ def where(
 def ids_in(tenant: str, ids: Iterable[str]) -> str:
     """The expression for chunks of a tenant with given ids. Raises ValueError for an invalid id."""
     return f"tenant == {_quoted_id(tenant)} and {_ids('id', ids)}"
+
+
+def tenant_of(expression: str) -> str:
+    """The tenant that an expression of this module is for; empty for another expression."""
+    found = _TENANT.match(expression)
+    return found[1] if found else ""
 
 
 def encoded_attributes(attributes: Mapping[str, AttributeValue]) -> dict[str, str | float]:
@@ -104,9 +111,9 @@ def _comparison(comparison: Comparison) -> str:
     else:
         raise ValueError(f"The value of {operator!r} must be a text, number or bool.")
     if operator in ("eq", "in"):
-        return " or ".join(_compared(key, "==", value) for value in values) or _NONE
+        return " or ".join(dict.fromkeys(_compared(key, "==", value) for value in values)) or _NONE
     if operator in ("ne", "nin"):
-        return " and ".join(f"({_absent(key, value)} or {_compared(key, '!=', value)})" for value in values) or _ALL
+        return " and ".join(_differs(path, of_type) for path, of_type in _by_path(key, values).items()) or _ALL
     if operator not in _OPERATORS:
         raise ValueError(f"{operator!r} is no operator of a comparison.")
     return _compared(key, _OPERATORS[operator], values[0])
@@ -119,13 +126,26 @@ def _listed(comparison: Comparison) -> Sequence[AttributeValue]:
 
 
 def _compared(key: str, operator: str, value: AttributeValue) -> str:
+    return f"{_path(key, value)} {operator} {_literal(value)}"
+
+
+def _literal(value: AttributeValue) -> str:
     stored = _stored_value(value)
-    literal = f'"{stored}"' if isinstance(stored, str) else repr(stored)
-    return f"{_path(key, value)} {operator} {literal}"
+    return f'"{stored}"' if isinstance(stored, str) else repr(stored)
 
 
-def _absent(key: str, value: AttributeValue) -> str:
-    return f"(not (exists {_path(key, value)}))"
+def _by_path(key: str, values: Iterable[AttributeValue]) -> dict[str, list[str]]:
+    """The literals of each type among the values, by the path of their attribute."""
+    found: dict[str, list[str]] = {}
+    for value in values:
+        found.setdefault(_path(key, value), []).append(_literal(value))
+    return found
+
+
+def _differs(path: str, literals: Iterable[str]) -> str:
+    """The attribute is missing, or none of the literals. Milvus Lite's parser has no `not in` for paths into JSON."""
+    different = " and ".join(f"{path} != {literal}" for literal in dict.fromkeys(literals))
+    return f"((not (exists {path})) or ({different}))"
 
 
 def _path(key: str, value: AttributeValue) -> str:

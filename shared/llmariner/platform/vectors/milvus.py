@@ -13,7 +13,7 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llmariner.platform.vectors import AttributeValue, Chunk, Collection, Filter, Hit, VectorIndexUnavailable
@@ -136,17 +136,6 @@ class MilvusIndex:
 
         return self._run(collection, count, otherwise={})
 
-    def tenants_with_chunks(self, collection: Collection) -> Iterable[str]:
-        """See the port. Asks for one tenant after the other, without reading the rows of each."""
-        found: list[str] = []
-        while True:
-            known = ", ".join(f'"{tenant}"' for tenant in found)
-            expression = f"tenant not in [{known}]" if found else 'tenant != ""'
-            rows = self._query(collection, expression, ["tenant"], limit=1_000)
-            if not rows:
-                return found
-            found.extend(sorted({row["tenant"] for row in rows}))
-
     def close(self) -> None:
         """Close the connection. Later calls open another."""
         with self._lock:
@@ -167,15 +156,6 @@ class MilvusIndex:
             collection,
             lambda client, name, seconds: client.delete(name, filter=expression, timeout=seconds),
             otherwise=None,
-        )
-
-    def _query(self, collection: Collection, expression: str, fields: list[str], *, limit: int) -> list[dict[str, Any]]:
-        return self._run(
-            collection,
-            lambda client, name, seconds: list(
-                client.query(name, filter=expression, output_fields=fields, limit=limit, timeout=seconds)
-            ),
-            otherwise=[],
         )
 
     def _rows(self, collection: Collection, expression: str, fields: list[str]) -> list[dict[str, Any]]:

@@ -1,9 +1,13 @@
 """Who may call Milvus Lite, and when: it takes care of neither.
 
 - Only clients with the token are admitted: any user of the machine can connect to a port of the loopback interface.
+- As many searches run at once as there are processors, of all tenants in turn.
 - One request at a time may write. Two that write to a collection at once lose rows, also confirmed ones.
 - What was written is sorted into files ("flushed") soon and alone. Rows that are not are searched one by one, a hundred
   times as slowly. A search that takes its view of the files before a flush and that of memory after it finds neither.
+
+No wait is longer than the time that its client gives the request. One that waits to be alone holds up all others, so it
+gives up much earlier: a slow search delays a flush, and not every other search.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import base64
 import contextlib
 import hmac
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +24,11 @@ from typing import Any
 
 import grpc
 
-__all__ = ["Gate", "Turns"]
+from llmariner.platform.vectors.expressions import tenant_of
+from llmariner.standalone.milvus_lite.shares import Shares
+from llmariner.standalone.milvus_lite.turns import Busy, Turns
+
+__all__ = ["Gate"]
 
 _log = logging.getLogger(__name__)
 _READS = frozenset(
@@ -33,64 +42,38 @@ _READS = frozenset(
         "GetLoadingProgress",
         "GetVersion",
         "HasCollection",
-        "HybridSearch",
-        "Query",
-        "Search",
         "ShowCollections",
     }
 )
+_SEARCHES = frozenset({"HybridSearch", "Query", "Search"})
 _WRITES = frozenset({"Insert", "Upsert", "Delete"})
 _FLUSH_BYTES = 2_000_000
 """Some 1,000 chunks of 384 dimensions."""
 _IDLE_SECONDS = 1.0
-
-
-class Turns:
-    """Lets any number of callers share, or one have it alone. One waiting for it alone goes before new ones that share."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._sharing = 0
-        self._alone = False
-
-    @contextlib.contextmanager
-    def shared(self) -> Iterator[None]:
-        """Wait until nobody is alone."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._alone)
-            self._sharing += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._sharing -= 1
-                self._changed.notify_all()
-
-    @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        """Wait until nobody shares. The caller ensures that there is one at a time."""
-        with self._changed:
-            self._alone = True
-            self._changed.wait_for(lambda: self._sharing == 0)
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._alone = False
-                self._changed.notify_all()
+_REQUEST_SECONDS = 30.0
+"""For a request whose client sets no time."""
+_ALONE_SECONDS = 5.0
+_FLUSH_AGAIN_SECONDS = 5.0
 
 
 class Gate(grpc.ServerInterceptor):  # type: ignore[misc] # grpc has no types
-    """See the module. `flush` sorts what was written to a collection into files."""
+    """See the module. `flush` sorts what was written to a collection into files.
 
-    def __init__(self, token: str, flush: Callable[[str], None], *, flush_bytes: int = _FLUSH_BYTES) -> None:
+    `searches`: how many run at once; None: one per processor.
+    """
+
+    def __init__(
+        self, token: str, flush: Callable[[str], None], *, flush_bytes: int = _FLUSH_BYTES, searches: int | None = None
+    ) -> None:
         self._expected = base64.b64encode(token.encode())
         self._flush_collection = flush
         self._flush_bytes = flush_bytes
         self._writing = threading.Lock()
         self._turns = Turns()
+        self._shares = Shares(searches or max(2, len(os.sched_getaffinity(0))))
         self._unflushed: dict[str, int] = {}
         self._written_at = 0.0
+        self._flush_again_at = 0.0
 
     def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
         """See grpc.ServerInterceptor."""
@@ -101,9 +84,19 @@ class Gate(grpc.ServerInterceptor):  # type: ignore[misc] # grpc has no types
         if handler is None or handler.unary_unary is None:
             return handler
         method = details.method.rsplit("/", 1)[-1]
-        run = self._read if method in _READS else self._write if method in _WRITES else self._change
+        run = self._change
+        for methods, known in ((_READS, self._read), (_SEARCHES, self._search), (_WRITES, self._write)):
+            if method in methods:
+                run = known
+
+        def handle(request: Any, context: Any) -> Any:
+            try:
+                return run(handler.unary_unary, request, context)
+            except Busy:
+                context.abort(grpc.StatusCode.UNAVAILABLE, "other requests did not end in time")
+
         return grpc.unary_unary_rpc_method_handler(
-            lambda request, context: run(handler.unary_unary, request, context),
+            handle,
             request_deserializer=handler.request_deserializer,
             response_serializer=handler.response_serializer,
         )
@@ -117,11 +110,17 @@ class Gate(grpc.ServerInterceptor):  # type: ignore[misc] # grpc has no types
                         self._flush(name)
 
     def _read(self, handle: Callable[[Any, Any], Any], request: Any, context: Any) -> Any:
-        with self._turns.shared():
+        with self._turns.shared(_seconds(context)):
+            _check_waiting(context)
             return handle(request, context)
 
+    def _search(self, handle: Callable[[Any, Any], Any], request: Any, context: Any) -> Any:
+        expression = getattr(request, "dsl", "") or getattr(request, "expr", "")
+        with self._shares.of(tenant_of(expression), _seconds(context)):
+            return self._read(handle, request, context)
+
     def _write(self, handle: Callable[[Any, Any], Any], request: Any, context: Any) -> Any:
-        with self._writing:
+        with self._writer(_seconds(context)):
             _check_waiting(context)
             name = request.collection_name
             self._unflushed[name] = self._unflushed.get(name, 0) + request.ByteSize()
@@ -133,18 +132,41 @@ class Gate(grpc.ServerInterceptor):  # type: ignore[misc] # grpc has no types
                     self._flush(name)
 
     def _change(self, handle: Callable[[Any, Any], Any], request: Any, context: Any) -> Any:
-        with self._writing, self._turns.alone():
+        with self._writer(_seconds(context)), self._turns.alone(min(_ALONE_SECONDS, _seconds(context))):
             _check_waiting(context)
             return handle(request, context)
 
-    def _flush(self, name: str) -> None:
-        """The caller has the lock of writers. What can't be flushed is safe in the log: that is no error of a request."""
-        self._unflushed.pop(name, None)
+    @contextlib.contextmanager
+    def _writer(self, seconds: float) -> Iterator[None]:
+        if not self._writing.acquire(timeout=seconds):
+            raise Busy
         try:
-            with self._turns.alone():
+            yield
+        finally:
+            self._writing.release()
+
+    def _flush(self, name: str) -> None:
+        """The caller has the lock of writers. What can't be flushed is safe in the log: that is no error of a request.
+
+        It is tried again some seconds later.
+        """
+        if time.monotonic() < self._flush_again_at:
+            return
+        try:
+            with self._turns.alone(_ALONE_SECONDS):
                 self._flush_collection(name)
+            del self._unflushed[name]
+        except Busy:
+            self._flush_again_at = time.monotonic() + _FLUSH_AGAIN_SECONDS
         except Exception:
             _log.exception("what was written to %s could not be sorted into files", name)
+            self._flush_again_at = time.monotonic() + _FLUSH_AGAIN_SECONDS
+
+
+def _seconds(context: Any) -> float:
+    """How long a request may wait."""
+    left: float | None = context.time_remaining()
+    return _REQUEST_SECONDS if left is None else max(0.0, min(left, _REQUEST_SECONDS))
 
 
 def _check_waiting(context: Any) -> None:

@@ -21,14 +21,15 @@ import grpc
 from milvus_lite.adapter.grpc.servicer import MilvusServicer
 from milvus_lite.db import MilvusLite
 from milvus_lite.exceptions import CollectionNotFoundError, DataDirLockedError
-from milvus_lite.search import filter as milvus_filters
 from pymilvus.grpc_gen import milvus_pb2_grpc
 
+from llmariner.standalone.milvus_lite.attribute_filters import evaluate_by_columns
 from llmariner.standalone.milvus_lite.gate import Gate
 
 __all__ = ["new_gate", "new_server", "serve"]
 
-_THREADS = 32
+_THREADS = 96
+"""More than searches may run in a process of the API and wait here, so that a tenant's never keep out another's."""
 _MAX_MESSAGE_BYTES = 256_000_000
 _LOCK_WAIT_SECONDS = 30.0
 _GRACE_SECONDS = 5.0
@@ -63,7 +64,7 @@ def serve(folder: str) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
     threading.Thread(target=_wait_for_parent, args=(ended,), daemon=True).start()
-    _evaluate_filters_on_their_columns()
+    evaluate_by_columns()
     database = _open(folder)
     gate = new_gate(database, token)
     flushing = threading.Thread(target=gate.flush_when_idle, args=(ended,))
@@ -79,16 +80,6 @@ def serve(folder: str) -> None:
         ended.set()
         flushing.join()
         database.close()
-
-
-def _evaluate_filters_on_their_columns() -> None:
-    """Have Milvus Lite make Python objects of the columns that a filter reads, and not of the vectors beside them."""
-    evaluate = milvus_filters.evaluate_mask
-
-    def evaluate_mask(compiled: Any, table: Any) -> Any:
-        return evaluate(compiled, table.select([name for name in table.column_names if name in compiled.fields]))
-
-    milvus_filters.evaluate_mask = evaluate_mask
 
 
 def _wait_for_parent(ended: threading.Event) -> None:

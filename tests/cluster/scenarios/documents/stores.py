@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from pymilvus import MilvusClient
+
 from llmariner.manifests.installation import NAMESPACE
 from llmariner.object_settings import S3Settings
 from llmariner.platform.objects.s3 import S3Objects
 from llmariner.platform.objects.s3_clients import S3Clients
 from llmariner.platform.vectors import Collection
-from llmariner.platform.vectors.milvus import MilvusIndex
+from llmariner.platform.vectors.milvus import collection_name
 from llmariner.standalone.milvus_lite.process import MilvusLiteProcess
 
 from ...lab.kubectl import apply, kubectl
@@ -55,11 +57,9 @@ class DocumentStores:
 
     def has_chunks(self, collection: Collection) -> bool:
         """Whether the index has chunks of any project."""
-        index = MilvusIndex(self.milvus.settings)
-        try:
-            return bool(list(index.tenants_with_chunks(collection)))
-        finally:
-            index.close()
+        settings = self.milvus.settings()
+        with contextlib.closing(MilvusClient(settings.uri, token=settings.token.reveal())) as client:
+            return bool(client.query(collection_name(collection), filter='id != ""', output_fields=["id"], limit=1))
 
     def settings(self) -> dict[str, str]:
         """Lines of settings.env."""
