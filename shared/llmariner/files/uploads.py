@@ -224,7 +224,7 @@ class Uploads:
                 now = session.now()
                 unclaimed = or_(uploads.c.claimed_until.is_(None), not_(is_claimed(now)))
                 over = select(uploads.c.id, uploads.c.project_id).where(
-                    uploads.c.status == Status.PENDING, uploads.c.expires_at <= now, unclaimed
+                    uploads.c.status == Status.PENDING, uploads.c.expires_at <= int(now), unclaimed
                 )
                 rows = session.rows(over.order_by(uploads.c.expires_at).limit(_BATCH))
             expired += sum(self._expire(row.project_id, row.id) for row in rows)
@@ -236,7 +236,7 @@ class Uploads:
         pruned, until = 0, time.monotonic() + seconds
         while True:
             with self._database.write() as session:
-                before = session.now() - _RETENTION_SECONDS
+                before = int(session.now()) - _RETENTION_SECONDS
                 rows = session.rows(select(uploads.c.id).where(uploads.c.ended_at < before).limit(_BATCH))
                 session.run(delete(uploads).where(uploads.c.id.in_([row.id for row in rows])))
             pruned += len(rows)

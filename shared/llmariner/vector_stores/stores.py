@@ -145,7 +145,9 @@ class VectorStores:
         ended, until = 0, time.monotonic() + seconds
         while True:
             with self._database.read() as session:
-                ids = [row.id for row in session.rows(select(_c.id).where(due).order_by(_c.id).limit(_SWEEP_BATCH))]
+                ids = [
+                    row.id for row in session.rows(select(_c.id).where(due).order_by(_c.expires_at).limit(_SWEEP_BATCH))
+                ]
             for store_id in ids:
                 ended += self._database.transact(partial(_expire, store_id=store_id))
                 if time.monotonic() > until:

@@ -13,6 +13,9 @@ from llmariner.platform.database.sanitized_text import SanitizedText
 
 __all__ = ["vector_store_chunks", "vector_store_file_batches", "vector_store_files", "vector_stores"]
 
+# Rows of expired stores stay: without it, sweeps would read more of them each time.
+_ACTIVE_STORES = "expired_at IS NULL AND deleted_at IS NULL"
+
 vector_stores = Table(
     "vector_stores",
     metadata,
@@ -42,7 +45,18 @@ vector_stores = Table(
     # project alone.
     Column("rebuild_user_id", String(64)),
     Column("rebuild_key_id", String(64)),
+    # When the sweep last compared its index with its rows; 0: never.
+    Column("checked_at", Float, nullable=False, server_default="0"),
     Index("ix_vector_stores_rebuild_requested_at", "rebuild_requested_at"),
+    Index(
+        "ix_vector_stores_checked_at",
+        "checked_at",
+        sqlite_where=text(_ACTIVE_STORES),
+        postgresql_where=text(_ACTIVE_STORES),
+    ),
+    Index(
+        "ix_vector_stores_due", "expires_at", sqlite_where=text(_ACTIVE_STORES), postgresql_where=text(_ACTIVE_STORES)
+    ),
     Index("ix_vector_stores_project", "project_id", "id"),
     Index("ix_vector_stores_unique_name", "project_id", "unique_name", unique=True),
     Index("ix_vector_stores_name", "project_id", "name"),
@@ -94,7 +108,8 @@ vector_store_files = Table(
     # The first chunk that is not indexed yet; the number of chunks is NULL before the file is parsed.
     Column("next_chunk", Integer, nullable=False),
     Column("chunk_count", Integer),
-    # Attempts of the current step, and when the sweep may retry it; NULL: an event is on its way.
+    # Attempts of the current step, and when the sweep may retry it; NULL: an event is on its way. Of a file that failed or
+    # was cancelled: when the sweep removed its chunks; NULL: not yet.
     Column("attempts", Integer, nullable=False),
     Column("retry_at", Float),
     # Events that the sweep wrote for the current step since somebody acted on one.

@@ -183,6 +183,25 @@ def test_a_file_that_the_index_lost_is_indexed_again_by_itself(ingestion: Ingest
     assert ingestion.token_path.embedded().count("The blue valve.") == 2
 
 
+def test_stores_are_compared_in_turn_and_those_of_each_project_first(
+    ingestion: Ingestion, store_id: str, other_shelf: Shelf
+) -> None:
+    def is_checked(each: str) -> bool:
+        with ingestion.database.read() as session:
+            return bool(session.value(select(vector_stores.c.checked_at).where(vector_stores.c.id == each)) > 9)
+
+    for _ in range(20):
+        ingestion.shelf.store()
+    theirs = other_shelf.store().id
+    ingestion.index.delete_store(collection(ingestion), ingestion.shelf.project_id, store_id)
+    with ingestion.database.write() as session:
+        session.run(update(vector_stores).where(vector_stores.c.id.in_([store_id, theirs])).values(checked_at=9))
+    assert repair_some(ingestion.database, ingestion.index, until=math.inf) == 0
+    assert (is_checked(theirs), is_checked(store_id)) == (True, False)
+    assert repair_some(ingestion.database, ingestion.index, until=math.inf) > 0
+    assert is_checked(store_id)
+
+
 def test_chunks_without_rows_are_removed_from_the_index(ingestion: Ingestion, store_id: str) -> None:
     before = ingestion.indexed(store_id)
     forged = Chunk("vsf_gone-0", store_id, "vsf_gone", "pump", vector_of("pump"), {})

@@ -180,7 +180,7 @@ def _due(database: Database, limit: int) -> list[str]:
     turn = func.row_number().over(partition_by=_files.project_id, order_by=_files.retry_at)
     with database.read() as session:
         now = session.now()
-        due = (_files.retry_at <= now) | (_files.retry_at.is_(None) & (_files.created_at <= now - _EVENT_SECONDS))
+        due = (_files.retry_at <= now) | (_files.retry_at.is_(None) & (_files.created_at <= int(now - _EVENT_SECONDS)))
         query = select(_files.id).join(vector_stores, vector_stores.c.id == _files.vector_store_id)
         query = query.where(_files.status == "in_progress", live, due).order_by(turn, _files.retry_at, _files.id)
         return [row.id for row in session.rows(query.limit(limit))]

@@ -12,7 +12,7 @@ import time
 from functools import partial
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, func, or_, select, update
+from sqlalchemy import ColumnElement, Row, and_, exists, func, or_, select, update
 
 from llmariner.errors import RateLimited
 from llmariner.platform.database import Database, ReadSession, WriteSession
@@ -210,10 +210,8 @@ def _check_number(session: ReadSession, project_id: str, store_id: str) -> None:
     """RateLimited while too many other stores of a project are being rebuilt, or their last files wait for the indexer."""
     live = and_(_stores.project_id == project_id, _stores.deleted_at.is_(None), _stores.expired_at.is_(None))
     # Files that wait for something else, such as a budget, may wait for days.
-    waiting = select(_files.vector_store_id).where(
-        _files.project_id == project_id, _in_rebuild(), _files.error_code.is_(None)
-    )
-    under_way = or_(_stores.rebuild_requested_at.is_not(None), _stores.id.in_(waiting))
+    waiting = exists().where(_files.vector_store_id == _stores.id, _in_rebuild(), _files.error_code.is_(None))
+    under_way = or_(_stores.rebuild_requested_at.is_not(None), waiting)
     others = select(func.count()).select_from(vector_stores).where(live, under_way, _stores.id != store_id)
     number = int(session.value(others))
     if number >= REBUILDS_PER_PROJECT:

@@ -7,7 +7,21 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Row, delete, exists, func, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Row,
+    Select,
+    and_,
+    delete,
+    exists,
+    false,
+    func,
+    or_,
+    select,
+    true,
+    union_all,
+    update,
+)
 
 from llmariner.platform.database import Database, ReadSession
 from llmariner.platform.vectors import Collection, VectorIndex
@@ -70,7 +84,7 @@ def purge(database: Database, index: VectorIndex, *, until: float = math.inf, at
     """
     purged, stores = 0, set[str]()
     with database.read() as session:
-        before = session.now() - _KEEP_SECONDS
+        before = int(session.now()) - _KEEP_SECONDS
     while True:
         rows = _ended_files(database, before, at_once)
         for row in rows:
@@ -86,16 +100,24 @@ def purge(database: Database, index: VectorIndex, *, until: float = math.inf, at
 
 def _ended_files(database: Database, before: float, limit: int) -> Sequence[Row[Any]]:
     """Files to purge, those of each project in order. `gone`: with their rows. `store_gone`: with all of their store."""
-    store_gone = _stores.deleted_at.is_not(None) & (_stores.deleted_at <= before)
-    gone = or_(_files.deleted_at <= before, store_gone)
-    has_chunks = exists().where(_chunks.vector_store_file_id == _files.id)
-    ended = _files.status.in_(_ENDED) & _files.deleted_at.is_(None) & has_chunks
-    turn = func.row_number().over(partition_by=_files.project_id, order_by=_files.id)
-    labels = (gone.label("gone"), store_gone.label("store_gone"))
-    query = select(_files.id, _files.project_id, _files.vector_store_id, *labels)
-    query = query.join(vector_stores, _stores.id == _files.vector_store_id).where(or_(gone, ended))
+    # One SELECT for each index: with OR, all rows would be read.
+    gone_stores = select(_stores.id).where(_stores.deleted_at <= before)
+    store_gone = _files.vector_store_id.in_(gone_stores)
+    is_kept = or_(_files.deleted_at.is_(None), _files.deleted_at > before)
+    ended = and_(_files.status.in_(_ENDED), _files.retry_at.is_(None), _files.deleted_at.is_(None), ~store_gone)
+    found = union_all(
+        _labeled(true(), store_gone).where(_files.deleted_at <= before),
+        _labeled(true(), true()).where(store_gone, is_kept),
+        _labeled(false(), false()).where(ended),
+    ).subquery()
+    turn = func.row_number().over(partition_by=found.c.project_id, order_by=found.c.id)
     with database.read() as session:
-        return session.rows(query.order_by(turn, _files.id).limit(limit))
+        return session.rows(select(found).order_by(turn, found.c.id).limit(limit))
+
+
+def _labeled(gone: ColumnElement[bool], store_gone: ColumnElement[bool]) -> Select[Any]:
+    labels = (gone.label("gone"), store_gone.label("store_gone"))
+    return select(_files.id, _files.project_id, _files.vector_store_id, *labels)
 
 
 def _purge_file(database: Database, index: VectorIndex, row: Row[Any], stores: set[str]) -> None:
@@ -112,7 +134,8 @@ def _purge_file(database: Database, index: VectorIndex, row: Row[Any], stores: s
             session.run(delete(vector_store_files).where(_files.id == row.id))
         else:
             ended = (_files.id == row.id) & _files.status.in_(_ENDED)
-            session.run(update(vector_store_files).where(ended).values(chunk_count=None, next_chunk=0))
+            removed = {"chunk_count": None, "next_chunk": 0, "retry_at": session.now()}
+            session.run(update(vector_store_files).where(ended).values(**removed))
 
 
 def _purge_stores(database: Database, index: VectorIndex, before: float, until: float) -> None:
@@ -120,7 +143,7 @@ def _purge_stores(database: Database, index: VectorIndex, before: float, until: 
     has_files = exists().where(_files.vector_store_id == _stores.id)
     query = select(_stores.id, _stores.project_id).where(_stores.deleted_at <= before, ~has_files)
     with database.read() as session:
-        rows = session.rows(query.order_by(_stores.id).limit(_STORES_AT_ONCE))
+        rows = session.rows(query.order_by(_stores.deleted_at).limit(_STORES_AT_ONCE))
     for row in rows:
         if time.monotonic() > until:
             return

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from sqlalchemy import and_, exists, func, select
+from sqlalchemy import and_, func, select, update
 
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.platform.vectors import Collection, VectorIndex
@@ -18,6 +18,7 @@ from llmariner.vector_stores.tables import vector_store_files, vector_stores
 __all__ = ["repair", "repair_some"]
 
 _STORES_AT_ONCE = 20
+_CANDIDATES = 500
 
 _files, _stores = vector_store_files.c, vector_stores.c
 
@@ -62,20 +63,23 @@ def repair(database: Database, index: VectorIndex, *, project_id: str, store_id:
 
 
 def repair_some(database: Database, index: VectorIndex, *, until: float) -> int:
-    """`repair` some vector stores, other ones each time and of other projects first; returns the number of files.
+    """`repair` the vector stores that were not compared for the longest time; returns the number of files.
 
-    For the sweep. It ends at `until` (monotonic).
+    Of those, the same number of each project first. For the sweep. It ends at `until` (monotonic).
     """
-    has_files = exists().where(_files.vector_store_id == _stores.id, _files.status == "completed")
     live = and_(_stores.deleted_at.is_(None), _stores.expired_at.is_(None), _stores.rebuild_requested_at.is_(None))
-    turn = func.row_number().over(partition_by=_stores.project_id, order_by=func.random())
-    query = select(_stores.id, _stores.project_id).where(live, has_files).order_by(turn, func.random())
+    columns = (_stores.id, _stores.project_id, _stores.checked_at)
     with database.read() as session:
-        rows = session.rows(query.limit(_STORES_AT_ONCE))
+        query = select(*columns).where(live, _stores.checked_at <= session.now())
+        oldest = query.order_by(_stores.checked_at).limit(_CANDIDATES).subquery()
+        turn = func.row_number().over(partition_by=oldest.c.project_id, order_by=oldest.c.checked_at)
+        rows = session.rows(select(oldest).order_by(turn, oldest.c.checked_at).limit(_STORES_AT_ONCE))
     repaired = 0
     for row in rows:
         if time.monotonic() > until:
             break
+        with database.write() as session:
+            session.run(update(vector_stores).where(_stores.id == row.id).values(checked_at=session.now()))
         repaired += repair(database, index, project_id=row.project_id, store_id=row.id)
     return repaired
 
