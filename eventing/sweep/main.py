@@ -1,8 +1,8 @@
 """Periodic maintenance.
 
-Deletes files and uploads that expired, files of projects that are gone, and contents that no file has; publishes pending
-events; closes ledger entries of lost gateway instances; prunes old ledger entries, whose sums remain, and old deliveries;
-reconciles serving, which puts idle models to sleep.
+Deletes files and uploads that expired, files of projects that are gone or were archived long ago, and contents that
+no file has; publishes pending events; closes ledger entries of lost gateway instances; prunes old ledger entries,
+whose sums remain, and old deliveries; reconciles serving, which puts idle models to sleep.
 """
 
 import asyncio

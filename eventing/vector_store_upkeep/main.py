@@ -1,7 +1,8 @@
 """Periodic maintenance of vector stores.
 
-Ends expired stores; continues files that waited for a limit, a budget or a model, and files, attributes and rebuilds whose
-event was lost; deletes the rows of what was removed; indexes files again where the index has other chunks than the rows say.
+Ends expired stores; deletes those of projects that were archived long ago; continues files that waited for a limit, a
+budget or a model, and files, attributes and rebuilds whose event was lost; deletes the rows of what was removed;
+indexes files again where the index has other chunks than the rows say.
 """
 
 import logging
@@ -9,6 +10,7 @@ import secrets
 import time
 
 from llmariner.context import Context
+from llmariner.file_settings import FileSettings
 from llmariner.http.entrypoint import event_function
 from llmariner.platform.database.work_leases import WorkLease
 from llmariner.platform.events.cloudevents import Event
@@ -30,7 +32,15 @@ def consume(context: Context, _event: Event) -> None:
     """Idempotent. A lease in the database limits it to one process at a time; further calls return at once."""
     lease = WorkLease(context.database, "vector_store_upkeep", f"upkeep_{secrets.token_hex(8)}")
     try:
-        for step in (_expire, _continue_files, _continue_attributes, _continue_rebuilds, _purge, _repair):
+        for step in (
+            _expire,
+            _delete_orphans,
+            _continue_files,
+            _continue_attributes,
+            _continue_rebuilds,
+            _purge,
+            _repair,
+        ):
             if lease.acquire(_LEASE_SECONDS) is None:
                 return
             step(context, time.monotonic() + _STEP_SECONDS)
@@ -42,6 +52,11 @@ def consume(context: Context, _event: Event) -> None:
 
 def _expire(context: Context, _until: float) -> None:
     context.vector_stores.expire(seconds=_STEP_SECONDS)
+
+
+def _delete_orphans(context: Context, _until: float) -> None:
+    days = FileSettings.load(context.env).archived_days
+    context.vector_stores.delete_orphans(archived_days=days, seconds=_STEP_SECONDS)
 
 
 def _continue_files(context: Context, until: float) -> None:

@@ -48,6 +48,10 @@ class FileSettings:
     public_url: str = ""
     """`LLMARINER_PUBLIC_URL`: URL at which clients reach the platform, for links to files. Empty: as requests name it."""
 
+    archived_days: float = 30
+    """`LLMARINER_ARCHIVED_PROJECT_DAYS`: days for which files and vector stores of a project are kept after it is archived
+    or deleted."""
+
     @classmethod
     def load(cls, env: Environment) -> FileSettings:
         """Read from a mapping. Raises ValueError that names the invalid variable."""
@@ -58,6 +62,7 @@ class FileSettings:
             form_bytes=int(read_number(env, "LLMARINER_FILE_BYTES", cls.form_bytes, minimum=1)),
             project_files=int(read_number(env, "LLMARINER_PROJECT_FILES", cls.project_files)),
             project_bytes=int(read_number(env, "LLMARINER_PROJECT_FILE_BYTES", cls.project_bytes)),
+            archived_days=read_number(env, "LLMARINER_ARCHIVED_PROJECT_DAYS", cls.archived_days, minimum=1),
             locations=_locations(env.get("LLMARINER_FILE_LOCATIONS", "")),
             upload_bytes=int(read_number(env, "LLMARINER_UPLOAD_BYTES", cls.upload_bytes, minimum=1)),
             upload_part_bytes=int(read_number(env, "LLMARINER_UPLOAD_PART_BYTES", cls.upload_part_bytes, minimum=1)),

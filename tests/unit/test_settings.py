@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import llmariner.settings
+from llmariner.file_settings import FileSettings
 from llmariner.settings import (
     BrokerSettings,
     ControlPlaneSettings,
@@ -64,6 +65,7 @@ def test_an_empty_variable_is_unset() -> None:
 NUMBERS: list[tuple[Callable[[Any], Any], str, str, float]] = [
     (StandaloneSettings.load, "LLMARINER_PORT", "port", 1),
     (UsageSettings.load, "LLMARINER_USAGE_DAYS", "days", 1),
+    (FileSettings.load, "LLMARINER_ARCHIVED_PROJECT_DAYS", "archived_days", 1),
     (GatewaySettings.load, "LLMARINER_BODY_LIMIT", "body_limit", 1024),
     (GatewaySettings.load, "LLMARINER_WAIT_SECONDS", "wait_budget", 0),
     (GatewaySettings.load, "LLMARINER_WAIT_LIMIT_SECONDS", "wait_limit", 0),

@@ -26,6 +26,7 @@ from llmariner.files.tables import file_contents, file_usage, files
 from llmariner.identifiers import id_timestamp, new_id
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.platform.objects import ObjectNotFound, ObjectReader, ObjectStore, ObjectStoreUnavailable
+from llmariner.tenancy.organizations.active_projects import is_archived_since
 from llmariner.tenancy.principal import Caller, KeyOwner
 from llmariner.tenancy.tables import projects
 
@@ -245,12 +246,20 @@ class Files:
         return self._delete_all(condition, files.c.expires_at, files.c.id, until=time.monotonic() + seconds)
 
     def delete_orphans(self, *, seconds: float = 60.0) -> int:
-        """Delete the files of projects that are gone; returns the number. It ends as `expire`. For the sweep."""
+        """Delete the files of projects that are gone, or were archived `archived_days` ago; returns the number.
+
+        Each is in the audit log. It ends as `expire`. For the sweep.
+        """
         until = time.monotonic() + seconds
-        gone = select(file_usage.c.project_id).where(file_usage.c.project_id.not_in(select(projects.c.id)))
         with self._database.read() as session:
-            ids = [row.project_id for row in session.rows(gone)]
-        deleted = sum(self._delete_all(files.c.project_id == each, files.c.id, until=until) for each in ids)
+            before = session.now() - self.settings.archived_days * 86400
+            kept = select(projects.c.id).where(or_(projects.c.archived_at.is_(None), projects.c.archived_at > before))
+            rows = session.rows(select(file_usage.c.project_id).where(file_usage.c.project_id.not_in(kept)))
+        ids = [row.project_id for row in rows]
+        deleted = sum(
+            self._delete_all(files.c.project_id == each, files.c.id, until=until, archived_before=before)
+            for each in ids
+        )
         with self._database.write() as session:
             session.run(delete(file_usage).where(file_usage.c.project_id.in_(ids), file_usage.c.files == 0))
         return deleted
@@ -286,8 +295,17 @@ class Files:
             session, self.settings, **place, files=1, size_bytes=_counted_bytes(made["size_bytes"], made["object_path"])
         )
 
-    def _delete_all(self, condition: ColumnElement[bool], *position: Column[Any], until: float) -> int:
-        """Delete the files of a condition in the order of the columns `position`, `until` a monotonic time."""
+    def _delete_all(
+        self,
+        condition: ColumnElement[bool],
+        *position: Column[Any],
+        until: float,
+        archived_before: float | None = None,
+    ) -> int:
+        """Delete the files of a condition in the order of the columns `position`, `until` a monotonic time.
+
+        `archived_before`: only while their project is archived since then.
+        """
         deleted, batch = 0, select(files).where(condition).order_by(*position).limit(_BATCH)
         query = batch
         while True:
@@ -297,7 +315,8 @@ class Files:
                 if time.monotonic() > until:
                     return deleted
                 try:
-                    self._delete(partial(_load_any, file_id=row.id), None)
+                    load = partial(_load_any, file_id=row.id, archived_before=archived_before)
+                    self._delete(load, None, audited=archived_before is not None)
                     deleted += 1
                 except (Conflict, NotFound):  # in use, or deleted meanwhile
                     continue
@@ -306,7 +325,7 @@ class Files:
             last = [rows[-1]._mapping[column.name] for column in position]
             query = batch.where(tuple_(*position) > tuple_(*last))
 
-    def _delete(self, load: Callable[[ReadSession], File], actor: Caller | None) -> None:
+    def _delete(self, load: Callable[[ReadSession], File], actor: Caller | None, *, audited: bool = True) -> None:
         with self._database.read() as session:
             file = load(session)
 
@@ -318,7 +337,7 @@ class Files:
                 references.on_file_deleted(session, file)
             freed = _remove(session, file)
             add_file_event(session, DELETED, file)
-            if actor is not None:
+            if audited:
                 payload = {"id": file.id, "data": {"filename": file.filename, "purpose": file.purpose.value}}
                 place = {"organization_id": file.organization_id, "project_id": file.project_id}
                 log.append_entry(session, actor, "file.deleted", payload, **place)
@@ -411,9 +430,13 @@ def _load(session: ReadSession, project_id: str, file_id: str) -> File:
     return file_from_row(row)
 
 
-def _load_any(session: ReadSession, file_id: str) -> File:
+def _load_any(session: ReadSession, file_id: str, *, archived_before: float | None = None) -> File:
+    """A file of any project; NotFound also if its project is not archived since `archived_before`."""
     row = session.first(select(files).where(files.c.id == file_id))
-    if row is None:
+    wanted = row is not None and (
+        archived_before is None or is_archived_since(session, row.project_id, archived_before)
+    )
+    if row is None or not wanted:
         raise _no_such_file(file_id)
     return file_from_row(row)
 

@@ -14,7 +14,9 @@ from llmariner.audit import log
 from llmariner.errors import Conflict, InvalidRequest
 from llmariner.identifiers import new_id
 from llmariner.platform.database import Database, Duplicate, ReadSession, WriteSession
+from llmariner.tenancy.organizations.active_projects import is_archived_since
 from llmariner.tenancy.principal import Caller
+from llmariner.tenancy.tables import projects
 from llmariner.tenancy.validators import validate_title
 from llmariner.vector_store_settings import VectorStoreSettings
 from llmariner.vector_stores.added_files import add_files
@@ -124,17 +126,10 @@ class VectorStores:
 
         An event lets a consumer remove its chunks.
         """
-        owner = caller.key_owner
-
-        def remove(session: WriteSession) -> None:
-            store = load_store(session, owner.project_id, store_id, lock=True)
-            ended = {"deleted_at": int(time.time()), "unique_name": None}
-            session.run(update(vector_stores).where(_c.id == store_id).values(**ended))
-            add_store_event(session, DELETED, store)
-            place = {"organization_id": owner.organization_id, "project_id": owner.project_id}
-            log.append_entry(session, caller, "vector_store.deleted", {"id": store_id, "name": store.name}, **place)
-
-        self._database.transact(remove)
+        project_id = caller.key_owner.project_id
+        self._database.transact(
+            lambda session: _delete(session, caller, load_store(session, project_id, store_id, lock=True))
+        )
 
     def expire(self, *, seconds: float = 60.0) -> int:
         """End the stores whose time is over, and remove their files; returns the number. For the sweep.
@@ -154,6 +149,25 @@ class VectorStores:
                     return ended
             if len(ids) < _SWEEP_BATCH:
                 return ended
+
+    def delete_orphans(self, *, archived_days: float, seconds: float = 60.0) -> int:
+        """Delete the stores of projects that were archived so many days ago; returns the number. For the sweep.
+
+        Each is in the audit log. It ends as `expire`.
+        """
+        deleted, until = 0, time.monotonic() + seconds
+        while True:
+            with self._database.read() as session:
+                before = session.now() - archived_days * 86400
+                query = select(_c.id).join(projects, projects.c.id == _c.project_id)
+                query = query.where(projects.c.archived_at <= before, _c.deleted_at.is_(None))
+                ids = [row.id for row in session.rows(query.order_by(_c.id).limit(_SWEEP_BATCH))]
+            for store_id in ids:
+                deleted += self._database.transact(partial(_delete_orphan, store_id=store_id, archived_before=before))
+                if time.monotonic() > until:
+                    return deleted
+            if len(ids) < _SWEEP_BATCH:
+                return deleted
 
     def _transact(self, work: Callable[[WriteSession], VectorStore], name: str) -> VectorStore:
         try:
@@ -228,6 +242,25 @@ def _expire(session: WriteSession, store_id: str) -> int:
     live = and_(vector_store_files.c.vector_store_id == store_id, vector_store_files.c.deleted_at.is_(None))
     session.run(update(vector_store_files).where(live).values(deleted_at=now))
     add_store_event(session, EXPIRED, store)
+    return 1
+
+
+def _delete(session: WriteSession, actor: Caller | None, store: Row[Any]) -> None:
+    """`store`: a locked row. `actor` None: the platform."""
+    ended = {"deleted_at": int(time.time()), "unique_name": None}
+    session.run(update(vector_stores).where(_c.id == store.id).values(**ended))
+    add_store_event(session, DELETED, store)
+    place = {"organization_id": store.organization_id, "project_id": store.project_id}
+    log.append_entry(session, actor, "vector_store.deleted", {"id": store.id, "name": store.name}, **place)
+
+
+def _delete_orphan(session: WriteSession, store_id: str, archived_before: float) -> int:
+    """Delete one store, unless it is deleted or its project is restored."""
+    live = and_(_c.id == store_id, _c.deleted_at.is_(None))
+    store = session.first(select(vector_stores).where(live).with_for_update())
+    if store is None or not is_archived_since(session, store.project_id, archived_before):
+        return 0
+    _delete(session, None, store)
     return 1
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
+from llmariner.audit.tables import audit_log
 from llmariner.errors import BodyTooLarge, Conflict, InsufficientQuota, InvalidRequest, NotFound, Unavailable
 from llmariner.file_settings import FileSettings
 from llmariner.files import bytes_in_flight
@@ -337,6 +338,50 @@ def test_files_of_a_project_that_is_gone_are_deleted(
     assert keys_of(objects) == [kept.content_key]
     with database.read() as session:
         assert [row.project_id for row in session.rows(select(file_usage))] == [owner.project_id]
+
+
+def archive(database: Database, project_id: str, *, days: float | None) -> None:
+    """Archive a project so many days ago; None: restore it."""
+    with database.write() as session:
+        archived_at = None if days is None else session.now() - days * 86400
+        session.run(update(projects).where(projects.c.id == project_id).values(archived_at=archived_at))
+
+
+def test_files_of_an_archived_project_are_deleted_after_thirty_days(
+    store: Files, objects: FolderObjects, owner: KeyOwner, other_owner: KeyOwner, database: Database
+) -> None:
+    kept, orphans = put(store, owner), [put(store, other_owner, str(number).encode()) for number in range(2)]
+    archive(database, other_owner.project_id, days=29)
+    assert store.delete_orphans() == 0
+    archive(database, other_owner.project_id, days=31)
+    assert store.delete_orphans(seconds=-1) == 0
+    assert (store.delete_orphans(), store.delete_orphans()) == (2, 0)
+    assert keys_of(objects) == [kept.content_key]
+    with database.read() as session:
+        assert [row.project_id for row in session.rows(select(file_usage))] == [owner.project_id]
+        deleted = session.rows(select(audit_log).where(audit_log.c.type == "file.deleted"))
+    assert {(json.loads(row.payload)["id"], row.project_id) for row in deleted} == {
+        (each.id, other_owner.project_id) for each in orphans
+    }
+
+
+def test_a_project_that_is_restored_meanwhile_keeps_its_files(
+    database: Database, objects: FolderObjects, owner: KeyOwner
+) -> None:
+    class Restored:
+        """The project is restored with the deletion of its first file."""
+
+        def in_use_by(self, session: ReadSession, file: File) -> Sequence[str]:
+            return ()
+
+        def on_file_deleted(self, session: WriteSession, file: File) -> None:
+            session.run(update(projects).where(projects.c.id == file.project_id).values(archived_at=None))
+
+    store = Files(database, objects, FileSettings(), (Restored(),))
+    made = [put(store, owner, str(number).encode()) for number in range(3)]
+    archive(database, owner.project_id, days=31)
+    assert store.delete_orphans() == 1
+    assert len(store.get_many(owner.project_id, [each.id for each in made])) == len(keys_of(objects)) == 2
 
 
 class Killed(BaseException):

@@ -7,13 +7,14 @@ import time
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from llmariner.audit.tables import audit_log
 from llmariner.errors import Conflict, InvalidRequest, NotFound
 from llmariner.platform.database import Database
 from llmariner.platform.events.tables import events
 from llmariner.tenancy.principal import KeyOwner
+from llmariner.tenancy.tables import projects
 from llmariner.vector_stores.pages import Paging
 from llmariner.vector_stores.rows import lock_live_file
 from llmariner.vector_stores.store import NewStoreFile
@@ -144,6 +145,32 @@ def test_a_deleted_store_is_gone_and_its_files_stay(shelf: Shelf, database: Data
         assert json.loads(entry.payload) == {"id": made.id, "name": "x"}
         row_id = session.value(select(vector_store_files.c.id).where(vector_store_files.c.vector_store_id == made.id))
         assert lock_live_file(session, row_id) is None
+
+
+def test_stores_of_an_archived_project_are_deleted_after_some_days_unless_it_is_restored(
+    shelf: Shelf, other_shelf: Shelf, database: Database
+) -> None:
+    kept, made = other_shelf.store(), [shelf.store(shelf.file()).id for _ in range(3)]
+
+    def archive(days: float | None) -> None:
+        with database.write() as session:
+            archived_at = None if days is None else session.now() - days * 86400
+            session.run(update(projects).where(projects.c.id == shelf.project_id).values(archived_at=archived_at))
+
+    archive(29)
+    assert shelf.stores.delete_orphans(archived_days=30) == 0
+    archive(31)
+    assert shelf.stores.delete_orphans(archived_days=30, seconds=-1) == 1
+    archive(None)
+    assert shelf.stores.delete_orphans(archived_days=30) == 0
+    assert page(shelf)[0] == [made[2], made[1]]
+    archive(31)
+    assert shelf.stores.delete_orphans(archived_days=30) == 2
+    assert (page(shelf)[0], other_shelf.get(kept.id).id) == ([], kept.id)
+    with database.read() as session:
+        entries = session.rows(select(audit_log).where(audit_log.c.type == "vector_store.deleted"))
+    assert [json.loads(entry.payload)["id"] for entry in entries] == made
+    assert emitted(database).count("deleted.v1") == 3
 
 
 def test_a_store_of_another_project_is_unknown(shelf: Shelf, other_shelf: Shelf) -> None:

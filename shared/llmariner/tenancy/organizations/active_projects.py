@@ -8,7 +8,7 @@ from llmariner.errors import InvalidRequest, NotFound
 from llmariner.platform.database import ReadSession
 from llmariner.tenancy.tables import projects
 
-__all__ = ["check_not_archived"]
+__all__ = ["check_not_archived", "is_archived_since"]
 
 
 def check_not_archived(session: ReadSession, organization_id: str, project_id: str, refusal: str) -> None:
@@ -21,3 +21,13 @@ def check_not_archived(session: ReadSession, organization_id: str, project_id: s
         raise NotFound(f"No project with id '{project_id}' in the organization.", param="project_id")
     if row.archived_at is not None:
         raise InvalidRequest(f"The project is archived; {refusal}.", param="project_id")
+
+
+def is_archived_since(session: ReadSession, project_id: str, archived_before: float) -> bool:
+    """Whether a project was archived by then, in seconds since 1970, and still is; also if it is gone altogether.
+
+    Until the transaction ends, nobody can restore it.
+    """
+    query = select(projects.c.archived_at).where(projects.c.id == project_id)
+    row = session.first(query.with_for_update(read=True))
+    return row is None or (row.archived_at is not None and row.archived_at <= archived_before)
