@@ -23,6 +23,7 @@ from milvus_lite.db import MilvusLite
 from milvus_lite.exceptions import CollectionNotFoundError, DataDirLockedError
 from pymilvus.grpc_gen import milvus_pb2_grpc
 
+from llmariner.standalone.milvus_lite import word_search
 from llmariner.standalone.milvus_lite.attribute_filters import evaluate_by_columns
 from llmariner.standalone.milvus_lite.gate import Gate
 
@@ -65,6 +66,7 @@ def serve(folder: str) -> None:
         signal.signal(number, lambda *_: ended.set())
     threading.Thread(target=_wait_for_parent, args=(ended,), daemon=True).start()
     evaluate_by_columns()
+    word_search.install()
     database = _open(folder)
     gate = new_gate(database, token)
     flushing = threading.Thread(target=gate.flush_when_idle, args=(ended,))
