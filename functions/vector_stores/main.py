@@ -26,6 +26,7 @@ from llmariner.http.resources.vector_stores import (
 )
 from llmariner.http.schemas.lists import Cursor, Limit, Order, VectorStoreCursor, list_response
 from llmariner.tenancy.principal import Caller
+from llmariner.vector_stores.embedding_models import embedding_model_id
 from llmariner.vector_stores.ingest.rebuild import request_rebuild
 from llmariner.vector_stores.pages import Paging
 from llmariner.vector_stores.representation import file_batch_object, store_file_object, vector_store_object
@@ -80,7 +81,10 @@ def list_stores(
 
 def create_store(request: Request, caller: Writer, body: CreateVectorStore) -> dict[str, Any]:
     """Create a vector store; its files are ingested in the background."""
-    return vector_store_object(context_of(request).vector_stores.create(caller, body.to_new()))
+    context, model = context_of(request), body.embedding_model
+    if model is not None:
+        model = embedding_model_id(context.database, context.registry, caller, model)
+    return vector_store_object(context.vector_stores.create(caller, body.to_new(model)))
 
 
 def get_store(request: Request, caller: Reader, vector_store_id: str) -> dict[str, Any]:

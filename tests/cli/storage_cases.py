@@ -116,7 +116,7 @@ ROWS = [
     ),
     row(
         "vector-stores create handbook --description D --file-id file-1 --file-id file-2 --expires-after-days 7"
-        " --metadata team=search --metadata note=a=b --chunk-tokens 200 --overlap-tokens 50",
+        " --metadata team=search --metadata note=a=b --embedding-model bge-m3 --chunk-tokens 200 --overlap-tokens 50",
         "POST /vector_stores",
         STORE,
         ("Created handbook (vs_1).",),
@@ -126,6 +126,7 @@ ROWS = [
             "file_ids": ["file-1", "file-2"],
             "expires_after": {"anchor": "last_active_at", "days": 7},
             "metadata": {"team": "search", "note": "a=b"},
+            "embedding_model": "bge-m3",
             "chunking_strategy": {
                 "type": "static",
                 "static": {"max_chunk_size_tokens": 200, "chunk_overlap_tokens": 50},

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from llmariner.platform.serving import served_name
 from llmariner.vector_stores.store import Contents, FileBatch, FileStatus, StoreFile, VectorStore
 
 __all__ = ["file_batch_object", "store_file_object", "vector_store_object"]
 
 
 def vector_store_object(store: VectorStore) -> dict[str, Any]:
-    """OpenAI's object, with the store's embedding model."""
+    """OpenAI's object, with the name of the store's embedding model, and its dimension once something was embedded."""
     days = store.expires_after_days
     return {
         "id": store.id,
@@ -25,7 +26,8 @@ def vector_store_object(store: VectorStore) -> dict[str, Any]:
         "expires_at": store.expires_at,
         "last_active_at": store.last_active_at,
         "metadata": dict(store.metadata),
-        "embedding_model": store.embedding_model,
+        "embedding_model": served_name(store.embedding_model),
+        "embedding_dimensions": store.dimension,
     }
 
 

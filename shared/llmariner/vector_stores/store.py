@@ -49,12 +49,16 @@ class NewStoreFile:
 
 @dataclass(frozen=True)
 class NewVectorStore:
-    """A vector store to create. `expires_after_days`: since its last activity; None: never."""
+    """A vector store to create. `expires_after_days`: since its last activity; None: never.
+
+    `embedding_model`: its id in the registry; None: that of the settings.
+    """
 
     name: str = ""
     description: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
     expires_after_days: int | None = None
+    embedding_model: str | None = None
     files: Sequence[NewStoreFile] = ()
 
 

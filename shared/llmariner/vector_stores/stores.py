@@ -65,7 +65,7 @@ class VectorStores:
             "description": _validate_description(new.description),
             "metadata": _dump(validate_metadata(new.metadata)),
             "created_at": now,
-            "embedding_model": self._settings.embedding_model,
+            "embedding_model": new.embedding_model or self._settings.embedding_model,
             **_activity(now, _validate_days(new.expires_after_days)),
             "expires_after_days": new.expires_after_days,
         }

@@ -47,6 +47,15 @@ def test_a_store_has_what_its_creator_sent(shelf: Shelf) -> None:
     assert (made.organization_id, made.project_id) == (shelf.caller.organization_id, shelf.project_id)
 
 
+def test_a_store_keeps_its_model_when_the_default_changes(shelf: Shelf, database: Database, owner: KeyOwner) -> None:
+    old, named = shelf.store(), shelf.store(embedding_model="own@proj_1")
+    later = Shelf(database, owner, embedding_model="better")
+    assert [later.get(id_).embedding_model for id_ in (old.id, named.id)] == ["all-minilm-l6-v2", "own@proj_1"]
+    assert later.store().embedding_model == "better"
+    later.stores.update(later.caller, old.id, {"name": "old"})
+    assert later.get(old.id).embedding_model == "all-minilm-l6-v2"
+
+
 def test_a_store_needs_nothing_and_does_not_expire(shelf: Shelf) -> None:
     made = shelf.store()
     assert (made.name, made.metadata, made.expires_at, made.contents.total) == ("", {}, None, 0)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from pydantic import Field
+
 from llmariner.errors import InvalidRequest
 from llmariner.http.schemas.bodies import Body
 from llmariner.platform.vectors import AttributeValue
@@ -58,15 +60,17 @@ class CreateVectorStore(Body):
     expires_after: _ExpiresAfter | None = None
     file_ids: list[str] | None = None
     chunking_strategy: _Chunking | None = None
+    embedding_model: str | None = Field(default=None, min_length=1, max_length=256)
 
-    def to_new(self) -> NewVectorStore:
-        """The store to create."""
+    def to_new(self, embedding_model: str | None) -> NewVectorStore:
+        """The store to create. `embedding_model`: the registry's id of the model of that name."""
         strategy = _strategy(self.chunking_strategy)
         return NewVectorStore(
             name=self.name or "",
             description=self.description or "",
             metadata=self.metadata or {},
             expires_after_days=None if self.expires_after is None else self.expires_after.days,
+            embedding_model=embedding_model,
             files=[NewStoreFile(id_, chunking_strategy=strategy) for id_ in self.file_ids or ()],
         )
 

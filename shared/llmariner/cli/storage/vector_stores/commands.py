@@ -41,6 +41,7 @@ _LIMIT_OPTION = click.option(
     "--expires-after-days", metavar="N", type=click.IntRange(min=1), help="Days without use until it is deleted."
 )
 @click.option("--metadata", metavar="KEY=VALUE", multiple=True, help="A note about it; repeat for several.")
+@click.option("--embedding-model", metavar="MODEL", help="Model that embeds its files; the platform's by default.")
 @chunk_options
 @pass_session
 def create(
@@ -50,6 +51,7 @@ def create(
     file_ids: tuple[str, ...],
     expires_after_days: int | None,
     metadata: tuple[str, ...],
+    embedding_model: str | None,
     chunk_tokens: int | None,
     overlap_tokens: int | None,
 ) -> None:
@@ -63,6 +65,8 @@ def create(
         body["expires_after"] = {"anchor": "last_active_at", "days": expires_after_days}
     if metadata:
         body["metadata"] = dict(_key_and_value(pair) for pair in metadata)
+    if embedding_model is not None:
+        body["embedding_model"] = embedding_model
     if strategy := chunking_strategy(chunk_tokens, overlap_tokens):
         if not file_ids:
             raise click.UsageError("Chunks are of files: give --file-id, or set their size with `add-files`.")
