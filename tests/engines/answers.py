@@ -34,6 +34,23 @@ def embeddings(engine: Engine, body: dict[str, Any]) -> dict[str, Any]:
     return {"object": "list", "model": engine.resolve(body), "data": rows, "usage": usage}
 
 
+def rerank(engine: Engine, body: dict[str, Any]) -> dict[str, Any]:
+    """Documents by the share of the query's words that they have. The model reads the query with each of them."""
+    query = engine.vocabulary.encode(body["query"])
+    used, rows = 0, []
+    for index, document in enumerate(body["documents"]):
+        text = document if isinstance(document, str) else document["text"]
+        ids = engine.vocabulary.encode(text)
+        used += len(query) + len(ids)
+        score = len(set(query) & set(ids)) / max(len(set(query)), 1)
+        rows.append({"index": index, "document": {"text": text, "multi_modal": None}, "relevance_score": score})
+    engine.prompt_tokens += used
+    rows.sort(key=lambda row: -row["relevance_score"])
+    usage = {"prompt_tokens": used, "total_tokens": used}
+    count = body.get("top_n") or len(rows)
+    return {"id": "score-1", "model": engine.resolve(body), "usage": usage, "results": rows[:count]}
+
+
 def tokenize(engine: Engine, body: dict[str, Any]) -> dict[str, Any]:
     text = body["prompt"] if "prompt" in body else message_text(body["messages"])
     ids = engine.vocabulary.encode(text)

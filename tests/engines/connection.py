@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import httptools
 import orjson
-from engines.answers import detokenize, embeddings, list_models, tokenize
+from engines.answers import detokenize, embeddings, list_models, rerank, tokenize
 from engines.engine import Engine, RefusedError, Request
 from engines.generation import Generation
 
@@ -17,6 +17,7 @@ REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 503: "Service Unavai
 ANSWERS: dict[tuple[str, str], Callable[[Engine, dict[str, Any]], dict[str, Any]]] = {
     ("GET", "/v1/models"): list_models,
     ("POST", "/v1/embeddings"): embeddings,
+    ("POST", "/v1/rerank"): rerank,
     ("POST", "/tokenize"): tokenize,
     ("POST", "/detokenize"): detokenize,
 }

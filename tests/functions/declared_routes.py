@@ -20,7 +20,7 @@ __all__ = [
     "without_parameter_names",
 ]
 
-TOKEN_PATH = frozenset({"chat_completions", "completions", "embeddings", "tokenize", "detokenize"})
+TOKEN_PATH = frozenset({"chat_completions", "completions", "embeddings", "rerank", "tokenize", "detokenize"})
 _EXAMPLES = {"id:path": "org/unknown", "operation": "changes"}
 _UNKNOWN = "unknown_1"
 

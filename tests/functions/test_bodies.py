@@ -22,6 +22,7 @@ BODIES: dict[str, tuple[str, dict[str, Any]]] = {
     "POST /v1/chat/completions": ("chat_completions", {"model": "unknown", "messages": MESSAGES}),
     "POST /v1/completions": ("completions", {"model": "unknown", "prompt": "x"}),
     "POST /v1/embeddings": ("embeddings", {"model": "unknown", "input": "x"}),
+    "POST /v1/rerank": ("rerank", {"model": "unknown", "query": "x", "documents": ["y"]}),
     "POST /v1/tokenize": ("tokenize", {"model": "unknown", "prompt": "x"}),
     "POST /v1/detokenize": ("detokenize", {"model": "unknown", "tokens": [1]}),
     "POST /v1/models": ("models", {"source_repository": "LOCAL", "id": "made"}),

@@ -27,6 +27,7 @@ FIELDS: dict[str, list[str]] = {
     "POST /v1/chat/completions": ["x_unknown", "user", "logit_bias", "response_format"],
     "POST /v1/completions": ["suffix", "echo", "stream", "stream_options"],
     "POST /v1/embeddings": ["model", "user"],
+    "POST /v1/rerank": ["model", "user"],
     "POST /v1/models": ["base_model_id", "suffix", "model_file_location", "is_fine_tuned_model"],
 }
 PUBLIC = [route for route in BODIES if not route.startswith("POST /internal")]

@@ -26,6 +26,7 @@ REAL = {
     "chat_completions": HttpRequest("POST", "/v1/chat/completions", CHAT),
     "completions": HttpRequest("POST", "/v1/completions", {"model": "tiny", "prompt": "say it", "max_tokens": 3}),
     "detokenize": HttpRequest("POST", "/v1/detokenize", {"model": "tiny", "tokens": []}),
+    "rerank": HttpRequest("POST", "/v1/rerank", {"model": "vectors", "query": "a", "documents": ["a text"]}),
     "embeddings": HttpRequest("POST", "/v1/embeddings", {"model": "vectors", "input": "a text"}),
     "events": HttpRequest("GET", "/v1/events"),
     "files": HttpRequest("GET", "/v1/files"),

@@ -11,7 +11,7 @@ from llmariner.gateway.responses.server_sent_events import _MAX_EVENT_BYTES
 from llmariner.settings import GatewaySettings
 
 FUNCTIONS = Path(__file__).parents[2] / "functions"
-TOKEN_PATH = ("chat_completions", "completions", "embeddings", "tokenize", "detokenize")
+TOKEN_PATH = ("chat_completions", "completions", "embeddings", "rerank", "tokenize", "detokenize")
 MIB = 1 << 20
 # Estimates: what a process holds that served some requests, and, from the sizes of objects, what parsing takes per byte
 # of the most costly body.

@@ -122,7 +122,12 @@ def test_the_activator_leaves_the_token_path_once_a_replica_is_ready(production:
     said = {
         s["metadata"]["name"]: s["spec"]["template"]["metadata"]["annotations"].get(key) for s in production.services()
     }
-    assert {name for name, value in said.items() if value == "0"} == {"chat-completions", "completions", "embeddings"}
+    assert {name for name, value in said.items() if value == "0"} == {
+        "chat-completions",
+        "completions",
+        "embeddings",
+        "rerank",
+    }
 
 
 def template(name: str) -> Any:

@@ -27,7 +27,7 @@ from .overlay import CHECKOUT, MODELS, write
 
 __all__ = ["TOKEN_PATH", "Installed", "apply_manifests", "install", "uninstall"]
 
-TOKEN_PATH = ("chat-completions", "completions", "embeddings", "tokenize", "detokenize")
+TOKEN_PATH = ("chat-completions", "completions", "embeddings", "rerank", "tokenize", "detokenize")
 _IMAGE_SECONDS = 1800
 _READY_SECONDS = 600
 

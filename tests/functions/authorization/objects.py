@@ -321,6 +321,7 @@ OBJECTS: dict[str, CallFactory] = {
     "POST /v1/chat/completions": inference(messages=[{"role": "user", "content": "x"}]),
     "POST /v1/completions": inference(prompt="x"),
     "POST /v1/embeddings": inference(Task.EMBED, input="x"),
+    "POST /v1/rerank": inference(Task.EMBED, query="x", documents=["x"]),
     "POST /v1/tokenize": inference(prompt="x"),
     "POST /v1/detokenize": inference(tokens=[]),
     "GET /health": no_object,

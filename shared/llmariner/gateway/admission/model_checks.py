@@ -19,7 +19,7 @@ def check_model_access(state: ModelState, key: Key, route: Route) -> None:
     if refused or (key.models is not None and model_id not in key.models):
         raise model_not_allowed(model_id)
     if route.task is not None and state.task != route.task:
-        fits = "embeddings" if state.task == "embed" else "chat and completions"
+        fits = "embeddings and reranking" if state.task == "embed" else "chat and completions"
         raise InvalidRequest(
             f"The model `{model_id}` does not serve {route.path}; it is for {fits}.",
             param="model",

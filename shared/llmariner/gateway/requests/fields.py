@@ -17,6 +17,7 @@ __all__ = [
     "COMPLETIONS",
     "DETOKENIZE",
     "EMBEDDINGS",
+    "RERANK",
     "TOKENIZE",
     "Route",
     "check_fields",
@@ -35,7 +36,8 @@ class Route:
     `runs_model`: whether the model reads the prompt, so that it costs tokens. `default_max_tokens`: the upper bound of
     completion tokens when the request sets none; None: the model's context length. `max_tokens_fields`: the fields that
     set it, which must agree. `choice_count_fields`: the fields that set the number of choices per prompt; the greatest
-    counts. `prompt_field`: the field that may hold several prompts. Other fields bound nothing.
+    counts. `prompt_field`: the field that may hold several prompts. `query_field`: the field that the model reads with each
+    of them. Other fields bound nothing.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Route:
     max_tokens_fields: tuple[str, ...] = ()
     choice_count_fields: tuple[str, ...] = ()
     prompt_field: str | None = None
+    query_field: str | None = None
 
 
 def check_fields(route: Route, body: Mapping[str, Any]) -> None:
@@ -230,6 +233,25 @@ def _text_or_tokens(value: Any, param: str) -> None:
             raise _type_error(f"{param}[{index}]", "a string, an integer or an array of integers", item)
 
 
+def _text_or_content(value: Any, param: str) -> None:
+    """A text, or an object in the engine's own form."""
+    if not isinstance(value, str | dict):
+        raise _type_error(param, "a string or an object", value)
+    if not value:
+        raise InvalidRequest(f"'{param}' must not be empty.", param=param, code="invalid_value")
+
+
+def _documents(value: Any, param: str) -> None:
+    _array(value, param)
+    if not value:
+        raise InvalidRequest(f"'{param}' must not be an empty array.", param=param, code="empty_array")
+    if set(map(type, value)) == {str}:  # as for `_text_or_tokens`; engines accept empty documents
+        return
+    for index, document in enumerate(value):
+        if not isinstance(document, str | dict):
+            raise _type_error(f"{param}[{index}]", "a string or an object", document)
+
+
 def _stop(value: Any, param: str) -> None:
     if isinstance(value, str):
         return
@@ -387,6 +409,25 @@ EMBEDDINGS = Route(
     },
     default_max_tokens=0,
     prompt_field="input",
+)
+# The form of Jina and Cohere, which vLLM and other gateways have.
+RERANK = Route(
+    name="rerank",
+    path="/v1/rerank",
+    engine_path="/v1/rerank",
+    task="embed",
+    required=("model", "query", "documents"),
+    checks={
+        "model": _non_empty_string,
+        "query": _text_or_content,
+        "documents": _documents,
+        "top_n": _integer(0, 2**31 - 1),
+        "return_documents": _boolean,
+        "user": _string,
+    },
+    default_max_tokens=0,
+    prompt_field="documents",
+    query_field="query",
 )
 TOKENIZE = Route(
     name="tokenize",

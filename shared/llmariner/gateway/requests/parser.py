@@ -30,7 +30,8 @@ class ModelRequest(NamedTuple):
     """A validated request. `body`: the bytes for the engine. The two usage flags are those of `stream_options`.
 
     `max_prompt_tokens`: an upper bound, without what a chat template adds. `prompt_unbounded`: the prompt has images or
-    audio, or a chat template of its own, so that its length in bytes is no upper bound. `max_completion_tokens`: an upper
+    audio, or a chat template of its own, or the model's template adds to each of several prompts, so that its length in
+    bytes is no upper bound. `max_completion_tokens`: an upper
     bound of all choices together; None: the context length, for each. `choice_count`: the choices of all prompts.
     """
 
@@ -68,7 +69,13 @@ def parse(route: Route, content_type: bytes, body: bytes) -> ModelRequest:
         continuous_usage = options.get("continuous_usage_stats") is True
     is_chat = "messages" in route.required
     max_tokens = requested_max_tokens(route, fields)
-    prompt_count = 1 if route.prompt_field is None else _count_prompts(fields.get(route.prompt_field))
+    # A token takes at least one byte of text, or at least two of a list of token ids.
+    prompt_count, prompt_bytes = 1, len(body)
+    if route.prompt_field is not None:
+        prompt_count = _count_prompts(fields.get(route.prompt_field))
+        if route.query_field is not None:
+            prompt_bytes += prompt_count * _query_bytes(fields[route.query_field], body)
+            prompt_count += 1  # some models read the query once, by itself
     choice_count = prompt_count
     for name in route.choice_count_fields:
         if name in fields:
@@ -79,12 +86,11 @@ def parse(route: Route, content_type: bytes, body: bytes) -> ModelRequest:
         include_usage=include_usage,
         continuous_usage=continuous_usage,
         body=_engine_body(route, fields, body, stream=stream, max_tokens=max_tokens),
-        # A token takes at least one byte of text, or at least two of a list of token ids.
-        max_prompt_tokens=len(body) if route.runs_model else 0,
+        max_prompt_tokens=prompt_bytes if route.runs_model else 0,
         max_completion_tokens=_max_completion_tokens(route, max_tokens, choice_count),
         prompt_count=prompt_count,
         choice_count=choice_count,
-        prompt_unbounded=is_chat and _is_prompt_unbounded(fields, body),
+        prompt_unbounded=_is_prompt_unbounded(fields, body) if is_chat else route.query_field is not None,
         tool_count=len(fields.get("tools") or ()) if is_chat else 0,
     )
 
@@ -95,6 +101,11 @@ def _max_completion_tokens(route: Route, max_tokens: int | None, choice_count: i
         return max_tokens
     # An engine that is asked only to echo the prompt generates one token nevertheless.
     return max(max_tokens, 1) * choice_count
+
+
+def _query_bytes(query: Any, body: bytes) -> int:
+    """The most bytes of a query that is read with each prompt."""
+    return len(query.encode()) if isinstance(query, str) else len(body)
 
 
 def _count_prompts(prompts: Any) -> int:

@@ -50,6 +50,7 @@ _TOKEN_PATH = {
     "completions": ("/v1/completions", {**_NO_MODEL, "prompt": "x"}),
     "detokenize": ("/v1/detokenize", {**_NO_MODEL, "tokens": [1]}),
     "embeddings": ("/v1/embeddings", {**_NO_MODEL, "input": "x"}),
+    "rerank": ("/v1/rerank", {**_NO_MODEL, "query": "x", "documents": ["x"]}),
     "tokenize": ("/v1/tokenize", {**_NO_MODEL, "prompt": "x"}),
 }
 _READ = {
