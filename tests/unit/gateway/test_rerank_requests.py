@@ -53,7 +53,7 @@ def test_what_no_engine_accepts_is_refused(fields: dict[str, Any], param: str) -
 
 
 def test_the_engine_gets_the_body_as_it_is() -> None:
-    body = b'{ "model":"m", "query":"q","documents":["d", {"text": "e"}, ""],\n"top_n":2,"rank_fields":["text"],"stream":true}'
+    body = b'{ "model":"m", "query":"q","documents":["d", {"text": "e"}, ""],\n"top_n":2,"x":[1],"stream":true}'
     request = parse(RERANK, JSON, body)
     assert (request.body, request.stream, request.max_completion_tokens) == (body, False, 0)
 
