@@ -15,7 +15,7 @@ from .caller import Answer, Caller
 from .running_platform import Platform
 
 QUERY = "red pump"
-DOCUMENTS = ["a blue door", "the red pump moves", "a red door"]
+DOCUMENTS = ["a blue lamp", "the red pump moves", "a red lamp"]
 
 
 @pytest.fixture(scope="module")
