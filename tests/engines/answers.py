@@ -37,7 +37,8 @@ def embeddings(engine: Engine, body: dict[str, Any]) -> dict[str, Any]:
 def rerank(engine: Engine, body: dict[str, Any]) -> dict[str, Any]:
     """Documents by the share of the query's words that they have. The model reads the query with each of them."""
     query = engine.vocabulary.encode(body["query"])
-    used, rows = 0, []
+    rows: list[dict[str, Any]] = []
+    used = 0
     for index, document in enumerate(body["documents"]):
         text = document if isinstance(document, str) else document["text"]
         ids = engine.vocabulary.encode(text)
