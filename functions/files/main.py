@@ -10,17 +10,28 @@ from fastapi import Query, Request, Response
 from fastapi.responses import RedirectResponse
 
 from llmariner.context import Context
+from llmariner.files.expiry import check_expiry_seconds
+from llmariner.files.file import NewFile
+from llmariner.files.names import clean_file_name, media_type
 from llmariner.files.purposes import parse_purpose, parse_upload_purpose
 from llmariner.files.representation import file_object
 from llmariner.http.authorization.authentication import context_of, require_scope
-from llmariner.http.authorization.links import ContentAccess, hide_links_in_access_logs, require_scope_or_link
+from llmariner.http.authorization.links import (
+    ContentAccess,
+    UploadAccess,
+    hide_links_in_access_logs,
+    require_scope_or_link,
+    require_scope_or_upload_link,
+)
 from llmariner.http.content import attachment, content_response
 from llmariner.http.entrypoint import Application, http_function
 from llmariner.http.fastapi_app import create_app
 from llmariner.http.forms import declared_file_bytes, read_form, run_to_end
 from llmariner.http.middleware.stack import HEAD_REQUEST
-from llmariner.http.resources.file_links import file_link_object
+from llmariner.http.raw_bodies import declared_bytes, read_raw_body
+from llmariner.http.resources.file_links import file_link_object, upload_link_object
 from llmariner.http.resources.files import FileForm
+from llmariner.http.resources.raw_uploads import RawUpload
 from llmariner.http.schemas.bodies import Body
 from llmariner.http.schemas.lists import FileCursor, Order, list_response
 from llmariner.tenancy.long_requests import check_still_allowed
@@ -29,6 +40,7 @@ from llmariner.tenancy.principal import Caller
 Reader = Annotated[Caller, require_scope("api.files.read")]
 Writer = Annotated[Caller, require_scope("api.files.write")]
 ContentReader = Annotated[ContentAccess, require_scope_or_link("api.files.read")]
+ContentWriter = Annotated[UploadAccess, require_scope_or_upload_link("api.files.write")]
 _WRITE = "api.files.write"
 _FILE = "/v1/files/{file_id}"
 _HINT = "Send it in parts: POST /v1/uploads."
@@ -47,13 +59,35 @@ class CreateLink(Body):
     expires_in_seconds: int = 3600
 
 
+class ExpiresAfter(Body):
+    """When the file expires."""
+
+    anchor: str
+    seconds: int
+
+
+class CreateUploadLink(Body):
+    """POST /v1/files:createUploadLink."""
+
+    filename: str
+    purpose: str
+    mime_type: str | None = None
+    bytes: int | None = None
+    max_bytes: int | None = None
+    sha256: str | None = None
+    expires_after: ExpiresAfter | None = None
+    expires_in_seconds: int = 3600
+
+
 def build(context: Context) -> Application:
     """The application with its routes."""
     hide_links_in_access_logs()
-    app = create_app("files", context, streamed_bodies=re.compile("/v1/files"))
+    app = create_app("files", context, streamed_bodies=re.compile("/v1/files(:upload)?"))
     app.get("/v1/files")(list_files)
     app.post("/v1/files")(create_file)
     app.post("/v1/files:createFromObjectPath")(link_file)
+    app.post("/v1/files:createUploadLink")(create_upload_link)
+    app.put("/v1/files:upload")(upload_content)
     app.get(_FILE)(get_file)
     app.delete(_FILE)(delete_file)
     app.get(f"{_FILE}/content")(get_content)
@@ -94,6 +128,40 @@ def link_file(request: Request, caller: Writer, body: LinkFile) -> dict[str, Any
     """Make a file of an object that the project has in a store outside the platform's, without a copy."""
     purpose = parse_upload_purpose(body.purpose)
     return file_object(context_of(request).files.link(caller.key_owner, purpose, body.object_path))
+
+
+def create_upload_link(request: Request, response: Response, caller: Writer, body: CreateUploadLink) -> dict[str, Any]:
+    """Make a URL by which anybody may make one file, once. The response is as secret as a key."""
+    links, said = context_of(request).upload_links, body.expires_after
+    expiry = None if said is None else check_expiry_seconds(said.anchor, said.seconds)
+    new = _new_file(body.filename, body.purpose, body.mime_type, expiry)
+    terms = links.terms(new, size_bytes=body.bytes, max_bytes=body.max_bytes, sha256=body.sha256)
+    response.headers["cache-control"] = "no-store"
+    link = links.create(caller, terms, body.expires_in_seconds)
+    return upload_link_object(request, link, context_of(request).files.settings.public_url)
+
+
+async def upload_content(
+    request: Request, access: ContentWriter, filename: str = "", purpose: str = "", mime_type: str | None = None
+) -> dict[str, Any]:
+    """Store the body as a file: by a link, which says what it is, or with a key and the parameters."""
+    context = context_of(request)
+    if access.link is not None:
+        terms = access.link.terms
+    else:
+        terms = context.upload_links.terms(_new_file(filename, purpose, mime_type))
+    upload = RawUpload(context, access, terms, size_bytes=declared_bytes(request) or 0)
+    try:
+        await run_to_end(upload.begin)
+        await read_raw_body(request, upload.write, max_bytes=terms.max_bytes)
+        return file_object(await run_to_end(upload.save))
+    finally:
+        await run_to_end(upload.close)
+
+
+def _new_file(filename: str, purpose: str, mime_type: str | None, expiry: int | None = None) -> NewFile:
+    name = clean_file_name(filename, param="filename")
+    return NewFile(name, parse_upload_purpose(purpose), media_type(mime_type, name), expiry)
 
 
 def get_file(request: Request, caller: Reader, file_id: str) -> dict[str, Any]:

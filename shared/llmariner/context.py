@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from llmariner.files.external_objects import ExternalObjects
     from llmariner.files.files import Files
     from llmariner.files.links import FileLinks
+    from llmariner.files.upload_links import UploadLinks
     from llmariner.files.uploads import Uploads
     from llmariner.gateway.authentication.failed_attempts import ThrottledLookups
     from llmariner.gateway.control_plane.http_client import HttpControlPlane
@@ -340,8 +341,14 @@ class Context:
         """Links to the contents of files. Raises Unavailable as `files`."""
         from llmariner.files.links import FileLinks
 
-        secrets = (self.secrets.service, self.secrets.previous_service)
-        return FileLinks(self.database, self.files, [secret for secret in secrets if secret])
+        return FileLinks(self.database, self.files, self.secrets.of_links)
+
+    @_cached
+    def upload_links(self) -> UploadLinks:
+        """Links to upload. Raises Unavailable as `files`."""
+        from llmariner.files.upload_links import UploadLinks
+
+        return UploadLinks(self.database, self.files.settings, self.secrets.of_links)
 
     @_cached
     def uploads(self) -> Uploads:

@@ -160,6 +160,11 @@ class SecretSettings:
                 )
         return loaded
 
+    @property
+    def of_links(self) -> tuple[Secret, ...]:
+        """The secrets of links to files: the first signs, each of them verifies."""
+        return (self.service, self.previous_service) if self.previous_service else (self.service,)
+
     @staticmethod
     def generate() -> str:
         """A new secret of 256 random bits."""

@@ -51,7 +51,7 @@ the caller's own object, one of a sibling project and one of another organizatio
   `api.model.admin` besides the scope of the route. The same scope is required for engine arguments and weight locations
   that are not on the allowlists for projects ([models](models.md)).
 - A link to a file ([decision 24](../decisions/0024-links-to-files.md)) stands for the key or person that made it, for
-  `GET /v1/files/{id}/content` of that file alone, with the rights that they have at the time.
+  `GET /v1/files/{id}/content` of that file alone or one `PUT /v1/files:upload`, with the rights that they have at the time.
 
 Which objects a route gives access to:
 

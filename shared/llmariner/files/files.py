@@ -30,10 +30,12 @@ from llmariner.tenancy.organizations.active_projects import is_archived_since
 from llmariner.tenancy.principal import Caller, KeyOwner
 from llmariner.tenancy.tables import projects
 
-__all__ = ["FileReferences", "Files"]
+__all__ = ["FileReferences", "Files", "Finish"]
 
 _log = logging.getLogger(__name__)
 _BATCH = 200
+Finish = Callable[[WriteSession, File], None]
+"""The last step of a transaction that makes a file."""
 
 
 class FileReferences(Protocol):
@@ -92,10 +94,13 @@ class Files:
             counted.release()
             raise
 
-    def save(self, owner: KeyOwner, new: NewFile, content: IncomingContent) -> File:
+    def save(
+        self, owner: KeyOwner, new: NewFile, content: IncomingContent, finish: Finish = lambda _session, _file: None
+    ) -> File:
         """Make a file of received content. Raises InvalidRequest for content that the purpose excludes, InsufficientQuota.
 
-        Content that the project has already is not stored again.
+        Content that the project has already is not stored again. `finish` is called as the last step of the transaction; it
+        raises Conflict where the file must not be made.
         """
         content.check(new.purpose)
         with self._database.read() as session:
@@ -103,22 +108,30 @@ class Files:
         if known is not None:
             content.release()
             try:
-                return self._share(owner, new, content)
+                return self._share(owner, new, content, finish)
             except _ContentGone:
                 pass
         stored = content.commit()
         content.release()
-        return self.add(owner, new, stored)
+        return self.add(owner, new, stored, finish)
 
-    def add(self, owner: KeyOwner, new: NewFile, stored: StoredContent) -> File:
-        """Make a file of an object that is in the store, and take the object over. Raises InsufficientQuota.
+    def add(
+        self, owner: KeyOwner, new: NewFile, stored: StoredContent, finish: Finish = lambda _session, _file: None
+    ) -> File:
+        """Make a file of an object that is in the store, and take the object over. Raises InsufficientQuota, as `finish`.
 
         After another exception the object remains, since the transaction may have been committed; without a row it is
         garbage, which the sweep collects.
         """
+
+        def insert(session: WriteSession) -> File:
+            file = self.insert(session, owner, new, stored)
+            finish(session, file)
+            return file
+
         try:
-            file = self._database.transact(lambda session: self.insert(session, owner, new, stored))
-        except InsufficientQuota:
+            file = self._database.transact(insert)
+        except (Conflict, InsufficientQuota):
             self._delete_objects([stored.key])
             raise
         if file.content_key != stored.key:
@@ -276,7 +289,7 @@ class Files:
             key: str | None = session.value(select(func.min(file_contents.c.key)))
         return id_timestamp(key or "") or time.time()
 
-    def _share(self, owner: KeyOwner, new: NewFile, content: IncomingContent) -> File:
+    def _share(self, owner: KeyOwner, new: NewFile, content: IncomingContent, finish: Finish) -> File:
         """Make a file of content that the project has. Raises _ContentGone."""
         made = _new_file(owner, new, content.size_bytes)
 
@@ -285,7 +298,9 @@ class Files:
             key = _key_of(session, owner.project_id, content.sha256)
             if key is None:
                 raise _ContentGone
-            return _insert(session, {**made, "content_key": key})
+            file = _insert(session, {**made, "content_key": key})
+            finish(session, file)
+            return file
 
         return self._database.transact(insert)
 

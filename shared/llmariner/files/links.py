@@ -7,30 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy import select
 
 from llmariner.audit import log
 from llmariner.client_networks import client_network
-from llmariner.errors import InvalidRequest, NotFound, PermissionDenied
+from llmariner.errors import InvalidRequest, NotFound
 from llmariner.files.files import Files
+from llmariner.files.link_tokens import LinkTokens, maker_claims, read_maker
 from llmariner.files.link_uses import LinkUses
 from llmariner.files.tables import files as file_rows
-from llmariner.gateway.authentication.signed_tokens import NotSigned, sign, verified_claims
 from llmariner.identifiers import new_id
 from llmariner.platform.database import Database, WriteSession
 from llmariner.settings import Secret
 from llmariner.tenancy.principal import Caller
-from llmariner.tenancy.roles.current_rights import read_rights
-from llmariner.tenancy.roles.scopes import with_implied
-from llmariner.tenancy.tables import users
 
-__all__ = ["FileLink", "FileLinks", "OpenedLink"]
+__all__ = ["FileLink", "FileLinks", "OpenedLink", "check_lifetime"]
 
-_AUDIENCE = "file_download"
 _SCOPE = "api.files.read"
-_LONGEST_TOKEN = 2048
 
 
 @dataclass(frozen=True)
@@ -54,26 +48,18 @@ class OpenedLink:
 
 
 class FileLinks:
-    """The links of one installation. All methods block; all times are those of the database.
-
-    `secrets`: the first signs, each of them verifies.
-    """
+    """The links to files of one installation. All methods block. `secrets` as those of `LinkTokens`."""
 
     def __init__(self, database: Database, files: Files, secrets: Sequence[Secret]) -> None:
         self._database = database
         self._files = files
-        self._secrets = [secret.reveal().encode() for secret in secrets]
+        self._tokens = LinkTokens(secrets, "file_download")
         self._uses = LinkUses(files.settings.link_requests_per_minute)
 
     def create(self, caller: Caller, file_id: str, seconds: int) -> FileLink:
         """A link that is valid for that time. Raises NotFound, InvalidRequest for a time beyond the limit."""
-        owner, longest = caller.key_owner, self._files.settings.link_seconds
-        if not 1 <= seconds <= longest:
-            raise InvalidRequest(
-                f"'expires_in_seconds' must be from 1 to {longest}.", param="expires_in_seconds", code="invalid_value"
-            )
-        file = self._files.get(owner.project_id, file_id)
-        link_id = new_id("link")
+        check_lifetime(seconds, self._files.settings.link_seconds)
+        file, link_id = self._files.get(caller.key_owner.project_id, file_id), new_id("link")
 
         def audit(session: WriteSession) -> int:
             now = int(session.now())
@@ -83,10 +69,8 @@ class FileLinks:
             return now
 
         now = self._database.transact(audit)
-        claims = {"aud": _AUDIENCE, "exp": now + seconds, "file": file.id, "jti": link_id, "user": owner.user_id}
-        if caller.key_id is not None:
-            claims["key"] = caller.key_id
-        return FileLink(link_id, file.id, now, now + seconds, sign(claims, self._secrets[0]))
+        claims = {"exp": now + seconds, "file": file.id, "jti": link_id, **maker_claims(caller)}
+        return FileLink(link_id, file.id, now, now + seconds, self._tokens.sign(claims))
 
     def open(self, token: str, file_id: str) -> OpenedLink:
         """The link to that file with this token.
@@ -94,17 +78,18 @@ class FileLinks:
         Raises PermissionDenied for a text that is no link to it, for an expired one, and where its maker may not read the
         file any more; NotFound where the file is gone; RateLimited.
         """
-        claims = self._verified(token, file_id)
+        claims = self._tokens.verified(token)
+        if claims["file"] != file_id:
+            raise self._tokens.invalid()
         self._uses.admit(claims["jti"])
         with self._database.read() as session:
-            if claims["exp"] <= session.now():
-                raise PermissionDenied("The link has expired. Ask for another one.", code="link_expired")
+            self._tokens.check_time(claims, session.now())
             place = session.first(
                 select(file_rows.c.organization_id, file_rows.c.project_id).where(file_rows.c.id == file_id)
             )
         if place is None:
             raise NotFound("The file of this link was deleted.", param="file_id")
-        maker = self._maker(claims["user"], claims.get("key"), place.organization_id, place.project_id)
+        maker = read_maker(self._database, claims, **place._mapping, scope=_SCOPE)
         return OpenedLink(claims["jti"], file_id, maker)
 
     def audit_use(self, link: OpenedLink, client_address: str | None) -> None:
@@ -125,41 +110,10 @@ class FileLinks:
             self._uses.forget(link.id, network)
             raise
 
-    def _verified(self, token: str, file_id: str) -> dict[str, Any]:
-        """The claims of a token for this file. Raises PermissionDenied."""
-        for secret in self._secrets:
-            try:
-                claims = verified_claims(token[:_LONGEST_TOKEN], secret)
-            except NotSigned:
-                continue
-            if claims.get("aud") == _AUDIENCE and claims.get("file") == file_id:
-                return claims
-        raise PermissionDenied(
-            "The link is not valid. Use it exactly as it was given to you, or ask for another one.", code="invalid_link"
-        )
 
-    def _maker(self, user_id: str, key_id: str | None, organization_id: str, project_id: str) -> Caller:
-        rights = read_rights(
-            self._database, user_id=user_id, organization_id=organization_id, project_id=project_id, key_id=key_id
-        )
-        scopes = rights.scopes
-        if key_id is not None:
-            scopes = frozenset() if rights.key is None else scopes & with_implied(rights.key.scopes)
-        if not rights.is_project_active or _SCOPE not in scopes:
-            raise PermissionDenied(
-                "Who made this link may not read the file any more. Ask for another one.", code="link_revoked"
-            )
-        with self._database.read() as session:
-            email = session.value(select(users.c.email).where(users.c.id == user_id))
-        return Caller(
-            user_id=user_id,
-            email=email or "",
-            organization_id=organization_id,
-            project_id=project_id,
-            organization_role=None,
-            project_role=None,
-            scopes=frozenset({_SCOPE}),
-            key_id=key_id,
-            key_name=None if rights.key is None else rights.key.name,
-            allowed_sources=None if rights.key is None else rights.key.allowed_sources,
+def check_lifetime(seconds: int, longest: int) -> None:
+    """Raises InvalidRequest unless a link may be valid for that time."""
+    if not 1 <= seconds <= longest:
+        raise InvalidRequest(
+            f"'expires_in_seconds' must be from 1 to {longest}.", param="expires_in_seconds", code="invalid_value"
         )

@@ -46,6 +46,7 @@ _MAX_PARTS = 10_000
 """As many as an S3-compatible store can join in one object."""
 
 _BATCH = 100
+# As long as a link to upload may be valid, which must find that it was used.
 _RETENTION_SECONDS = 7 * 86400
 _log = logging.getLogger(__name__)
 

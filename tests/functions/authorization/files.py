@@ -36,6 +36,16 @@ def new_file(_world: World, _place: Tenant) -> RouteCall:
     return RouteCall(body=form.encode(), headers={"content-type": "multipart/form-data; boundary=x"})
 
 
+def new_upload_link(_world: World, _place: Tenant) -> RouteCall:
+    """A body that makes a link to upload."""
+    return RouteCall(body={"filename": "walked.txt", "purpose": "user_data"})
+
+
+def new_raw_file(_world: World, _place: Tenant) -> RouteCall:
+    """A file that is the body."""
+    return RouteCall(body=b"walked", query="filename=walked.txt&purpose=user_data")
+
+
 def a_new_upload(_world: World, _place: Tenant) -> RouteCall:
     """A body that creates an upload."""
     return RouteCall(body=NEW_UPLOAD)
@@ -70,6 +80,8 @@ def _owner(tenant: Tenant) -> KeyOwner:
 FILES: dict[str, CallFactory] = {
     "GET /v1/files": no_object,
     "POST /v1/files": new_file,
+    "POST /v1/files:createUploadLink": new_upload_link,
+    "PUT /v1/files:upload": new_raw_file,
     "GET /v1/files/{id}": a_file,
     "DELETE /v1/files/{id}": a_file,
     "GET /v1/files/{id}/content": a_file,

@@ -1,4 +1,4 @@
-"""Access to the content of a file by a key or sign-in, or by a link to it."""
+"""Access to the content of a file by a key or sign-in, or by a link."""
 
 from __future__ import annotations
 
@@ -6,19 +6,28 @@ import logging
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Depends, Request
 
 from llmariner.audit.request_context import client_address
+from llmariner.files.upload_links import OpenedUploadLink
 from llmariner.http.authorization.authentication import check_client_network, context_of, require_scope
 from llmariner.tenancy.principal import Caller
 
-__all__ = ["LINK", "ContentAccess", "hide_links_in_access_logs", "require_scope_or_link"]
+__all__ = [
+    "LINK",
+    "ContentAccess",
+    "UploadAccess",
+    "hide_links_in_access_logs",
+    "require_scope_or_link",
+    "require_scope_or_upload_link",
+]
 
 LINK = "link"
 """The parameter of a URL that is a link."""
 
+Opened = TypeVar("Opened")
 _TOKEN = re.compile(rf"([?&]{LINK}=)[^&\s\"]+")
 
 
@@ -28,6 +37,14 @@ class ContentAccess:
 
     caller: Caller
     by_link: bool
+
+
+@dataclass(frozen=True)
+class UploadAccess:
+    """Who may make a file; `link`: the one by which somebody makes it for the caller, None without one."""
+
+    caller: Caller
+    link: OpenedUploadLink | None
 
 
 def require_scope_or_link(scope: str) -> Any:
@@ -41,21 +58,38 @@ def require_scope_or_link(scope: str) -> Any:
     def authorized(request: Request, link: str | None = None) -> ContentAccess:
         if link is None:
             return ContentAccess(scoped_caller(request), by_link=False)
-        context, address = context_of(request), client_address.get()
-        links, file_id = context.file_links, request.path_params["file_id"]
-        opened = context.secret_lookups.look_up(
-            link,
-            lambda: links.open(link, file_id),
-            address,
-            untrusted_proxy=bool(request.state.untrusted_proxy),
-        )
+        links, file_id = context_of(request).file_links, request.path_params["file_id"]
+        opened = _opened(request, link, lambda: links.open(link, file_id))
         check_client_network(opened.maker)
-        links.audit_use(opened, address)
+        links.audit_use(opened, client_address.get())
         return ContentAccess(opened.maker, by_link=True)
 
     authorized.scope = scope  # type: ignore[attr-defined]
     authorized.objects = "project"  # type: ignore[attr-defined]
     return Depends(authorized)
+
+
+def require_scope_or_upload_link(scope: str) -> Any:
+    """A FastAPI dependency: an UploadAccess. As `require_scope_or_link`, with `UploadLinks.open`."""
+    scoped_caller: Callable[[Request], Caller] = require_scope(scope).dependency
+
+    def authorized(request: Request, link: str | None = None) -> UploadAccess:
+        if link is None:
+            return UploadAccess(scoped_caller(request), None)
+        opened = _opened(request, link, lambda: context_of(request).upload_links.open(link))
+        check_client_network(opened.maker)
+        return UploadAccess(opened.maker, opened)
+
+    authorized.scope = scope  # type: ignore[attr-defined]
+    authorized.objects = "project"  # type: ignore[attr-defined]
+    return Depends(authorized)
+
+
+def _opened(request: Request, token: str, find: Callable[[], Opened]) -> Opened:
+    """What `find` returns. Raises as it, and RateLimited after too many invalid links of an address."""
+    return context_of(request).secret_lookups.look_up(
+        token, find, client_address.get(), untrusted_proxy=bool(request.state.untrusted_proxy)
+    )
 
 
 def hide_links_in_access_logs() -> None:

@@ -1,4 +1,4 @@
-"""The representation of a link to a file, with its URL."""
+"""The representation of links to files, with their URLs."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 from fastapi import Request
 
 from llmariner.files.links import FileLink
+from llmariner.files.upload_links import UploadLink
 from llmariner.http.authorization.links import LINK
 
-__all__ = ["file_link_object"]
+__all__ = ["file_link_object", "upload_link_object"]
 
 _HOST = re.compile(r"[A-Za-z0-9.-]+(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?")
 
@@ -25,6 +26,18 @@ def file_link_object(request: Request, link: FileLink, public_url: str) -> dict[
         "created_at": link.created_at,
         "expires_at": link.expires_at,
         "url": (public_url or _requested_url(request)) + path,
+    }
+
+
+def upload_link_object(request: Request, link: UploadLink, public_url: str) -> dict[str, Any]:
+    """The object of the API for a link to upload; as `file_link_object`."""
+    return {
+        "id": link.id,
+        "object": "upload.link",
+        "created_at": link.created_at,
+        "expires_at": link.expires_at,
+        "method": "PUT",
+        "url": f"{public_url or _requested_url(request)}/v1/files:upload?{LINK}={link.token}",
     }
 
 

@@ -1,0 +1,96 @@
+"""The signed tokens of links, and the present rights of those who made them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import select
+
+from llmariner.errors import PermissionDenied
+from llmariner.gateway.authentication.signed_tokens import NotSigned, sign, verified_claims
+from llmariner.platform.database import Database
+from llmariner.settings import Secret
+from llmariner.tenancy.principal import Caller
+from llmariner.tenancy.roles.current_rights import read_rights
+from llmariner.tenancy.roles.scopes import with_implied
+from llmariner.tenancy.tables import users
+
+__all__ = ["LinkTokens", "maker_claims", "read_maker"]
+
+_LONGEST = 6144
+
+
+class LinkTokens:
+    """Tokens for one purpose, the audience. `secrets`: the first signs, each of them verifies."""
+
+    def __init__(self, secrets: Sequence[Secret], audience: str) -> None:
+        self._secrets = [secret.reveal().encode() for secret in secrets]
+        self._audience = audience
+
+    def sign(self, claims: Mapping[str, object]) -> str:
+        """A token with these claims, which include `exp`, `jti` and those of `maker_claims`."""
+        return sign({"aud": self._audience, **claims}, self._secrets[0])
+
+    def verified(self, token: str) -> dict[str, Any]:
+        """The claims of a token. Raises PermissionDenied for any other text."""
+        for secret in self._secrets:
+            try:
+                claims = verified_claims(token[:_LONGEST], secret)
+            except NotSigned:
+                continue
+            if claims.get("aud") == self._audience:
+                return claims
+        raise self.invalid()
+
+    @staticmethod
+    def invalid() -> PermissionDenied:
+        """The error for whatever is no link to what is asked for."""
+        return PermissionDenied(
+            "The link is not valid. Use it exactly as it was given to you, or ask for another one.", code="invalid_link"
+        )
+
+    @staticmethod
+    def check_time(claims: Mapping[str, Any], now: float) -> None:
+        """Raises PermissionDenied for an expired token. `now`: by the database, whose time all processes share."""
+        if claims["exp"] <= now:
+            raise PermissionDenied("The link has expired. Ask for another one.", code="link_expired")
+
+
+def maker_claims(caller: Caller) -> dict[str, str]:
+    """The claims that say who made a link."""
+    return {"user": caller.user_id, **({} if caller.key_id is None else {"key": caller.key_id})}
+
+
+def read_maker(
+    database: Database, claims: Mapping[str, Any], *, organization_id: str, project_id: str, scope: str
+) -> Caller:
+    """Who made a link, with that scope and no other.
+
+    Raises PermissionDenied where the user or the key has lost the scope in the project, or the project is archived.
+    """
+    user_id, key_id = claims["user"], claims.get("key")
+    rights = read_rights(
+        database, user_id=user_id, organization_id=organization_id, project_id=project_id, key_id=key_id
+    )
+    scopes = rights.scopes
+    if key_id is not None:
+        scopes = frozenset() if rights.key is None else scopes & with_implied(rights.key.scopes)
+    if not rights.is_project_active or scope not in scopes:
+        raise PermissionDenied(
+            "The one who made this link may not do this any more. Ask for another link.", code="link_revoked"
+        )
+    with database.read() as session:
+        email = session.value(select(users.c.email).where(users.c.id == user_id))
+    return Caller(
+        user_id=user_id,
+        email=email or "",
+        organization_id=organization_id,
+        project_id=project_id,
+        organization_role=None,
+        project_role=None,
+        scopes=frozenset({scope}),
+        key_id=key_id,
+        key_name=None if rights.key is None else rights.key.name,
+        allowed_sources=None if rights.key is None else rights.key.allowed_sources,
+    )
