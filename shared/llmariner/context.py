@@ -405,7 +405,7 @@ class Context:
         from llmariner.platform.vectors.milvus import MilvusIndex
 
         settings = VectorSettings.load(self.env)
-        return MilvusIndex(lambda: settings)
+        return MilvusIndex(lambda _seconds: settings)
 
     @property
     def required_vectors(self) -> VectorIndex:

@@ -15,7 +15,7 @@ from llmariner.context import Context
 from llmariner.errors import RateLimited, Unavailable
 from llmariner.files.tables import files
 from llmariner.http.resources.vector_store_search import SearchThreads
-from llmariner.platform.vectors import Comparison, Hit, VectorIndex
+from llmariner.platform.vectors import Comparison, Hit, VectorIndex, VectorIndexUnavailable
 from llmariner.vector_stores.embedder import Embedder
 from llmariner.vector_stores.search import SearchPage, VectorStoreSearch
 from llmariner.vector_stores.tables import vector_store_chunks, vector_store_files, vector_stores
@@ -51,7 +51,7 @@ class Embeddings(Embedder):
     def __init__(self) -> None:
         """Need no client."""
 
-    def embed(self, model: str, originator: Any, texts: Sequence[str], *, wait_seconds: float) -> list[Sequence[float]]:
+    def embed(self, model: str, originator: Any, texts: Sequence[str], **_: Any) -> list[Sequence[float]]:
         """The same vector for all texts."""
         return [[1.0] * 64 for _ in texts]
 
@@ -135,6 +135,26 @@ def test_the_sdk_gets_results(
     in_process.runner.run(work())
     assert {(tenant, *ids) for _, tenant, ids, _ in index.asked} == {(installation.owner.project_id, store_id)}
     assert {each["filters"].filters[0] for *_, each in index.asked} == {Comparison("year", "eq", 2026)}
+
+
+def test_all_calls_of_a_search_have_one_deadline(search: Search, index: Index) -> None:
+    assert search({"query": ["pumps", "water"]}).status == 200
+    assert len(index.asked) == 4
+    assert len({each["deadline"] for *_, each in index.asked}) == 1
+
+
+def test_a_search_that_takes_too_long_is_503_and_may_be_repeated(
+    application: Any, in_process: InProcessClient, admin: dict[str, str], index: Index, store_id: str
+) -> None:
+    def past(*_: Any, **__: Any) -> list[Hit]:
+        raise VectorIndexUnavailable("The vector index did not answer in time.")
+
+    index.search_text = past  # type: ignore[method-assign]
+    request = HttpRequest("POST", f"/v1/vector_stores/{store_id}/search", {"query": "pumps"}, admin)
+    answer = in_process.send(application, request)
+    assert answer.status == 503
+    assert set(answer.error) >= {"message", "type", "param", "code"}
+    assert answer.headers["retry-after"] == "2"
 
 
 def test_a_result_says_where_it_is_and_what_found_it(search: Search, index: Index) -> None:
@@ -252,6 +272,23 @@ def test_an_invalid_search_is_refused(body: dict[str, Any], param: str, search: 
     assert answer.status == 400, answer.body
     assert answer.error["param"] == param
     assert index.asked == []
+
+
+def test_a_filter_may_be_evaluated_so_often_and_no_more(search: Search, index: Index) -> None:
+    def body(values: int, queries: int, **options: Any) -> dict[str, Any]:
+        compared = {"type": "nin", "key": "k", "value": [f"v{number}" for number in range(values)]}
+        return {"query": ["x"] * queries, "filters": compared, **options}
+
+    one_half = {"ranking_options": {"ranker": "none"}}
+    for allowed in (body(200, 5), body(100, 10), body(200, 10, **one_half)):
+        assert search(allowed).status == 200
+    asked = len(index.asked)
+    nested = {"type": "or", "filters": [{"type": "and", "filters": [body(198, 1)["filters"]]}]}
+    for refused in (body(200, 6), body(101, 10), {**body(1, 6), "filters": nested}):
+        answer = search(refused)
+        assert (answer.status, answer.error["param"]) == (400, "filters")
+        assert "fewer queries" in answer.error["message"]
+    assert len(index.asked) == asked
 
 
 def test_a_search_moves_the_expiry(search: Search, installation: Installation, store_id: str) -> None:

@@ -36,7 +36,7 @@ _TICK = "ai.llmariner.platform.tick.v1"
 def make_context(folder: Path) -> Context:
     """The context of a process, with the index at its present address."""
 
-    def settings() -> VectorSettings:
+    def settings(_seconds: float | None) -> VectorSettings:
         try:
             said = json.loads((folder / "index.json").read_text())
         except FileNotFoundError as error:

@@ -70,7 +70,8 @@ def test_only_the_platform_and_only_this_machine_may_ask(server: MilvusLiteProce
     port = int(settings.uri.rsplit(":", 1)[1])
     assert addresses_of_listeners(port) == {"0100007F"}
     for token in ("", "wrong", "root:Milvus"):
-        outsider = MilvusIndex(partial(VectorSettings, settings.uri, token=Secret(token), seconds=2))
+        wrong = VectorSettings(settings.uri, token=Secret(token), seconds=2)
+        outsider = MilvusIndex(partial(lambda known, _seconds: known, wrong))
         with pytest.raises(VectorIndexUnavailable):
             outsider.ensure(COLLECTION)
 
@@ -80,6 +81,23 @@ def test_folder_is_private_and_token_is_no_argument(server: MilvusLiteProcess, t
     assert (tmp_path / "milvus").stat().st_mode & 0o777 == 0o700
     assert token not in Path(f"/proc/{server.pid}/cmdline").read_bytes()
     assert token not in Path(f"/proc/{server.pid}/environ").read_bytes()
+
+
+def test_a_caller_may_wait_for_less_than_the_start(server: MilvusLiteProcess) -> None:
+    with pytest.raises(VectorIndexUnavailable, match="is starting"):
+        server.settings(0.001)
+    first = server.settings()
+    assert server.settings(0.001) is first
+
+
+def test_a_start_ends_with_the_platform(tmp_path: Path) -> None:
+    starting = MilvusLiteProcess(tmp_path / "milvus", tmp_path / "milvus-lite.log")
+    with pytest.raises(VectorIndexUnavailable, match="is starting"):
+        starting.settings(0.001)
+    starting.close()
+    assert starting.pid is None
+    with pytest.raises(VectorIndexUnavailable, match="stopping"):
+        starting.settings()
 
 
 def test_starts_again_after_a_crash(server: MilvusLiteProcess) -> None:

@@ -46,7 +46,7 @@ class Index:
         port = self.server.add_insecure_port("127.0.0.1:0")
         self.server.start()
         settings = VectorSettings(f"http://127.0.0.1:{port}", token=Secret("token"), index_type="FLAT")
-        self.client = MilvusIndex(lambda: settings)
+        self.client = MilvusIndex(lambda _seconds: settings)
         self.client.ensure(COLLECTION)
         self.case = 0
 

@@ -40,15 +40,22 @@ class Embedder:
         self._client = client
 
     def embed(
-        self, model: str, originator: Originator, texts: Sequence[str], *, wait_seconds: float
+        self,
+        model: str,
+        originator: Originator,
+        texts: Sequence[str],
+        *,
+        wait_seconds: float,
+        deadline: float | None = None,
     ) -> list[Sequence[float]]:
         """The vector of each text, all of one dimension: one request for texts that `batches` made.
 
-        `model`: its id in the registry. Raises InferencePaused, InferenceRefused, InferenceFailed.
+        `model`: its id in the registry. `wait_seconds`, `deadline`: as in `InferenceClient.call`. Raises InferencePaused,
+        InferenceRefused, InferenceFailed.
         """
         # The id of a project's own model ends in the project; callers refer to it by its name.
         body = {"model": model.partition("@")[0], "input": list(texts), "encoding_format": "base64"}
-        answer = self._client.call("embeddings", originator, body, wait_seconds=wait_seconds)
+        answer = self._client.call("embeddings", originator, body, wait_seconds=wait_seconds, deadline=deadline)
         vectors = [_vector(row) for row in _rows(answer, len(texts))]
         if len({len(vector) for vector in vectors}) != 1:
             raise InferenceFailed("The engine returned vectors of different dimensions.")

@@ -8,13 +8,17 @@ from typing import Any, Literal, cast, get_args
 from llmariner.errors import InvalidRequest
 from llmariner.platform.vectors import AttributeValue, Comparison, Compound, Filter
 from llmariner.vector_stores.attributes import MAX_KEY_LENGTH, validate_value
+from llmariner.vector_stores.query import SearchQuery
 
-__all__ = ["MAX_COMPARISONS", "MAX_DEPTH", "parse_filter"]
+__all__ = ["MAX_COMPARISONS", "MAX_DEPTH", "MAX_WORK", "check_work", "parse_filter"]
 
 MAX_DEPTH = 8
 """Levels of filters, a single comparison being one."""
 MAX_COMPARISONS = 200
 """Compared values of a whole filter; those of lists count singly."""
+
+MAX_WORK = 2_000
+"""Conditions that one search evaluates: those of its filter, once for each query and each half of the search."""
 
 _Operator = Literal["eq", "ne", "gt", "gte", "lt", "lte", "in", "nin"]
 _OPERATORS: tuple[str, ...] = get_args(_Operator)
@@ -26,6 +30,28 @@ _ORDERED = ("gt", "gte", "lt", "lte")
 def parse_filter(value: Any, param: str = "filters") -> Filter:
     """The filter of a request's JSON. InvalidRequest names the invalid part, such as `filters.filters[1].value`."""
     return _Parser().parse(value, param, 1)
+
+
+def check_work(query: SearchQuery) -> None:
+    """Raise InvalidRequest for a search whose queries multiply its filter beyond MAX_WORK."""
+    if query.filters is None:
+        return
+    by_words = query.ranker != "none" and query.text_weight > 0
+    by_vector = query.ranker == "none" or query.vector_weight > 0
+    conditions, times = _conditions(query.filters), len(query.texts) * (by_words + by_vector)
+    if conditions * times > MAX_WORK:
+        raise InvalidRequest(
+            f"This search evaluates a filter of {conditions} conditions and values {times} times, once for each query and "
+            f"half of the search: {MAX_WORK:,} in all at most. Search with fewer queries at once, or with a shorter filter.",
+            param="filters",
+        )
+
+
+def _conditions(filters: Filter) -> int:
+    """Compared values, and the compounds around them."""
+    if isinstance(filters, Compound):
+        return 1 + sum(_conditions(part) for part in filters.filters)
+    return len(filters.value) if isinstance(filters.value, list) else 1
 
 
 class _Parser:

@@ -67,11 +67,18 @@ class InferenceClient:
         self._lock = threading.Lock()
 
     def call(
-        self, path: str, originator: Originator, body: Mapping[str, Any], *, wait_seconds: float
+        self,
+        path: str,
+        originator: Originator,
+        body: Mapping[str, Any],
+        *,
+        wait_seconds: float,
+        deadline: float | None = None,
     ) -> dict[str, Any]:
         """The answer of `POST /v1/<path>` on behalf of an originator.
 
-        `wait_seconds`: how long to wait for a sleeping model. Raises InferencePaused, InferenceRefused, InferenceFailed.
+        `wait_seconds`: how long to wait for a sleeping model. `deadline`: of `time.monotonic()`, for wait and answer; None:
+        the wait and the engine's work determine it. Raises InferencePaused, InferenceRefused, InferenceFailed.
         """
         if not self._url:
             raise InferencePaused(
@@ -79,6 +86,12 @@ class InferenceClient:
                 code="not_configured",
                 retry_after=300,
             )
+        seconds = wait_seconds + _WORK_SECONDS
+        if deadline is not None:
+            seconds = min(seconds, deadline - time.monotonic())
+            if seconds <= 0:
+                raise InferencePaused("The token path did not answer in time.", code="service_unavailable")
+            wait_seconds = min(wait_seconds, seconds)
         target = urlsplit(self._url.replace("{function}", path.replace("/", "-")))
         headers = {
             "authorization": f"Bearer {self._token(originator)}",
@@ -87,7 +100,7 @@ class InferenceClient:
         }
         try:
             status, answered, answer = _post(
-                target.hostname or "", target.port, f"/v1/{path}", headers, orjson.dumps(body), wait_seconds
+                target.hostname or "", target.port, f"/v1/{path}", headers, orjson.dumps(body), seconds
             )
         except (OSError, HTTPException) as error:
             raise InferencePaused(f"The token path does not answer: {error}.", code="service_unavailable") from error
@@ -108,11 +121,10 @@ class InferenceClient:
 
 
 def _post(
-    host: str, port: int | None, path: str, headers: dict[str, str], body: bytes, wait_seconds: float
+    host: str, port: int | None, path: str, headers: dict[str, str], body: bytes, seconds: float
 ) -> tuple[int, Mapping[str, str], bytes]:
     """Status, headers (names in lower case) and body. OSError or HTTPException without a whole response in time."""
-    seconds = wait_seconds + _WORK_SECONDS
-    connection = HTTPConnection(host, port, timeout=_CONNECT_SECONDS)
+    connection = HTTPConnection(host, port, timeout=min(_CONNECT_SECONDS, seconds))
     connection.connect()
     connection.sock.settimeout(seconds)
     # A timeout of the socket counts from byte to byte, so a slow answer could take forever.

@@ -68,8 +68,8 @@ class SearchQuery:
 class Rewriter(Protocol):
     """Rewrites a question as a query."""
 
-    def __call__(self, text: str, originator: Originator, /) -> str:
-        """The query. Raises InferencePaused or InferenceRefused."""
+    def __call__(self, text: str, originator: Originator, deadline: float, /) -> str:
+        """The query, by the deadline (`time.monotonic()`). Raises InferencePaused or InferenceRefused."""
 
 
 def keywords(text: str) -> str:
@@ -87,12 +87,14 @@ class ModelRewriter:
         self._model = model
         self._wait_seconds = wait_seconds
 
-    def __call__(self, text: str, originator: Originator, /) -> str:
+    def __call__(self, text: str, originator: Originator, deadline: float, /) -> str:
         """The model's query; the words of the text if its answer is not usable."""
         messages = [{"role": "system", "content": _INSTRUCTION}, {"role": "user", "content": text}]
         body = {"model": self._model, "messages": messages, "max_completion_tokens": 100, "temperature": 0}
         try:
-            answer = self._client.call("chat/completions", originator, body, wait_seconds=self._wait_seconds)
+            answer = self._client.call(
+                "chat/completions", originator, body, wait_seconds=self._wait_seconds, deadline=deadline
+            )
             return _line(answer) or keywords(text)
         except InferenceFailed:
             return keywords(text)

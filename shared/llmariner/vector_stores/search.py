@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -25,6 +26,7 @@ from llmariner.platform.vectors import AttributeValue, Collection, Hit, VectorIn
 from llmariner.tenancy.background_work import Originator
 from llmariner.tenancy.principal import Caller
 from llmariner.vector_stores.embedder import Embedder
+from llmariner.vector_stores.filters import check_work
 from llmariner.vector_stores.fusion import FusedHit, Ranked, fuse
 from llmariner.vector_stores.inference import InferenceFailed, InferencePaused, InferenceRefused
 from llmariner.vector_stores.query import Rewriter, SearchQuery, keywords
@@ -39,13 +41,16 @@ __all__ = ["Reranker", "SearchPage", "SearchResult", "VectorStoreSearch"]
 _CANDIDATES_PER_RESULT = 4
 _MIN_CANDIDATES = 40
 _WAIT_SECONDS = 60.0
+"""For the embedding model to wake."""
+_SEARCH_SECONDS = 90.0
+"""For a whole search, with all its models, stores and queries."""
 
 
 class Reranker(Protocol):
     """A cross-encoder: scores texts against a query."""
 
-    def scores(self, query: str, texts: Sequence[str], originator: Originator) -> Sequence[float]:
-        """A score from 0 to 1 for each text. Raises InferencePaused, InferenceRefused or InferenceFailed."""
+    def scores(self, query: str, texts: Sequence[str], originator: Originator, deadline: float) -> Sequence[float]:
+        """A score from 0 to 1 for each text, by the deadline. Raises InferencePaused, InferenceRefused, InferenceFailed."""
 
 
 @dataclass(frozen=True)
@@ -93,12 +98,14 @@ class VectorStoreSearch:
         *,
         rewriter: Rewriter | None = None,
         reranker: Reranker | None = None,
+        seconds: float = _SEARCH_SECONDS,
     ) -> None:
         self._database = database
         self._index = index
         self._embedder = embedder
         self._rewriter = rewriter
         self._reranker = reranker
+        self._seconds = seconds
 
     def search(
         self, caller: Caller, store_ids: Sequence[str], query: SearchQuery, *, param: str = "vector_store_id"
@@ -107,21 +114,18 @@ class VectorStoreSearch:
 
         Scores of several embedding models don't compare: the results of their stores are ranked by their places.
 
-        Raises NotFound for an unknown store, which the field `param` names, the token path's errors for the embedding of
-        the query, and Unavailable while the index does not answer.
+        Raises InvalidRequest for a filter that is too much for so many queries, NotFound for an unknown store, which the
+        field `param` names, the token path's errors for the embedding of the query, and Unavailable while the index does
+        not answer, or where all this takes too long.
         """
-        originator = Originator.of(caller)
+        check_work(query)
+        originator, deadline = Originator.of(caller), time.monotonic() + self._seconds
         with self._database.read() as session:
             stores = load_stores(session, originator.project_id, store_ids, param)
         try:
-            embedded = query.texts
-            if query.rewrite and self._rewriter is None:
-                query = replace(query, texts=tuple(keywords(text) for text in query.texts))
-            elif query.rewrite and self._rewriter is not None:
-                embedded = tuple(self._rewriter(text, originator) for text in query.texts)
-                query = replace(query, texts=embedded)
+            query, embedded = self._rewritten(originator, query, deadline)
             live = [store for store in stores if not is_expired(store)]
-            results = self._results(originator, live, query, embedded)
+            results = self._results(originator, live, query, embedded, deadline)
         except (InferencePaused, InferenceRefused, InferenceFailed) as error:
             raise _platform_error(error) from error
         except VectorIndexUnavailable as error:
@@ -131,23 +135,41 @@ class VectorStoreSearch:
         record_activity(self._database, originator.project_id, [store.id for store in stores])
         return SearchPage(query.texts, results)
 
+    def _rewritten(
+        self, originator: Originator, query: SearchQuery, deadline: float
+    ) -> tuple[SearchQuery, Sequence[str]]:
+        """The query as it is searched by words, and the texts to embed."""
+        if not query.rewrite:
+            return query, query.texts
+        if self._rewriter is None:
+            return replace(query, texts=tuple(keywords(text) for text in query.texts)), query.texts
+        texts = tuple(self._rewriter(text, originator, deadline) for text in query.texts)
+        return replace(query, texts=texts), texts
+
     def _results(
-        self, originator: Originator, stores: Sequence[Row[Any]], query: SearchQuery, embedded: Sequence[str]
+        self,
+        originator: Originator,
+        stores: Sequence[Row[Any]],
+        query: SearchQuery,
+        embedded: Sequence[str],
+        deadline: float,
     ) -> list[SearchResult]:
         best: dict[str, FusedHit] = {}
         by_collection = _by_collection(stores)
-        by_model = self._vectors(by_collection, originator, query, embedded)
+        by_model = self._vectors(by_collection, originator, query, embedded, deadline)
         for collection, store_ids in by_collection.items():
             vectors = by_model[collection.model]
             for text, vector in zip(query.texts, vectors, strict=True):
-                for found in self._fused(collection, originator.project_id, store_ids, query, text, vector):
+                where = (collection, originator.project_id, store_ids)
+                for found in self._fused(*where, query, text, vector, deadline):
                     if found.hit.id not in best or found.score > best[found.hit.id].score:
                         best[found.hit.id] = found
         ranked = sorted(best.values(), key=lambda each: (-each.score, each.hit.id))
         with self._database.read() as session:
             results = _hydrated(session, originator.project_id, [store.id for store in stores], ranked)
         if self._reranker is not None and query.ranker != "none":
-            results = self._reranked(self._reranker, originator, query, results[: 2 * query.max_results])
+            candidates = results[: 2 * query.max_results]
+            results = self._reranked(self._reranker, originator, query, candidates, deadline)
         return [each for each in results if each.score >= query.score_threshold][: query.max_results]
 
     def _vectors(
@@ -156,6 +178,7 @@ class VectorStoreSearch:
         originator: Originator,
         query: SearchQuery,
         embedded: Sequence[str],
+        deadline: float,
     ) -> Mapping[str, Sequence[Sequence[float] | None]]:
         """The vectors of the texts by model, each of which embeds them once; None where words alone are searched."""
         if query.vector_weight <= 0 and query.ranker != "none":
@@ -164,7 +187,9 @@ class VectorStoreSearch:
         for collection, store_ids in collections.items():
             model = collection.model
             if model not in found:
-                found[model] = self._embedder.embed(model, originator, embedded, wait_seconds=_WAIT_SECONDS)
+                found[model] = self._embedder.embed(
+                    model, originator, embedded, wait_seconds=_WAIT_SECONDS, deadline=deadline
+                )
             if len(found[model][0]) != collection.dimension:
                 raise InferenceRefused(
                     f"The model '{model}' returns vectors of {len(found[model][0])} dimensions now, and the vector store "
@@ -180,13 +205,16 @@ class VectorStoreSearch:
         query: SearchQuery,
         text: str,
         vector: Sequence[float] | None,
+        deadline: float,
     ) -> list[FusedHit]:
-        limit = max(_MIN_CANDIDATES, _CANDIDATES_PER_RESULT * query.max_results)
+        options: dict[str, Any] = {
+            "limit": max(_MIN_CANDIDATES, _CANDIDATES_PER_RESULT * query.max_results),
+            "filters": query.filters,
+            "deadline": deadline,
+        }
         by_vector: list[Hit] = []
         if vector is not None:
-            by_vector = self._index.search_vectors(
-                collection, tenant, store_ids, vector, limit=limit, filters=query.filters
-            )
+            by_vector = self._index.search_vectors(collection, tenant, store_ids, vector, **options)
         if query.ranker == "none":
             return [
                 FusedHit(hit, min(max(hit.score, 0.0), 1.0), Ranked(rank, hit.score), None)
@@ -194,15 +222,20 @@ class VectorStoreSearch:
             ]
         by_text: list[Hit] = []
         if query.text_weight > 0:
-            by_text = self._index.search_text(collection, tenant, store_ids, text, limit=limit, filters=query.filters)
+            by_text = self._index.search_text(collection, tenant, store_ids, text, **options)
         return fuse(by_vector, by_text, vector_weight=query.vector_weight, text_weight=query.text_weight)
 
     def _reranked(
-        self, reranker: Reranker, originator: Originator, query: SearchQuery, results: list[SearchResult]
+        self,
+        reranker: Reranker,
+        originator: Originator,
+        query: SearchQuery,
+        results: list[SearchResult],
+        deadline: float,
     ) -> list[SearchResult]:
         if not results:
             return results
-        scores = reranker.scores(" ".join(query.texts), [each.content for each in results], originator)
+        scores = reranker.scores(" ".join(query.texts), [each.content for each in results], originator, deadline)
         scored = [replace(each, score=score) for each, score in zip(results, scores, strict=True)]
         return sorted(scored, key=lambda each: (-each.score, each.chunk_id))
 

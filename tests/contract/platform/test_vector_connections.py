@@ -130,14 +130,14 @@ def settings_of(uri: str, authority: Authority) -> VectorSettings:
 
 
 def assert_answers(settings: VectorSettings) -> None:
-    index = MilvusIndex(lambda: settings)
+    index = MilvusIndex(lambda _seconds: settings)
     index.upsert(COLLECTION, TENANT, [chunk("here", id_="vsf_1-0")])
     assert index.chunk_counts(COLLECTION, TENANT, STORE) == {"file-1": 1}
     index.close()
 
 
 def assert_unavailable(settings: VectorSettings) -> str:
-    index = MilvusIndex(lambda: replace(settings, seconds=1))
+    index = MilvusIndex(lambda _seconds: replace(settings, seconds=1))
     with pytest.raises(VectorIndexUnavailable) as raised:
         index.ensure(COLLECTION)
     index.close()
@@ -205,7 +205,7 @@ def test_callers_of_a_silent_server_do_not_wait_one_after_the_other() -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen(64)
-        index = MilvusIndex(lambda: VectorSettings(f"http://127.0.0.1:{silent.getsockname()[1]}", seconds=1))
+        index = MilvusIndex(lambda _seconds: VectorSettings(f"http://127.0.0.1:{silent.getsockname()[1]}", seconds=1))
         outcomes: list[str] = []
 
         def call() -> None:
@@ -224,11 +224,43 @@ def test_callers_of_a_silent_server_do_not_wait_one_after_the_other() -> None:
         assert time.monotonic() - began < 8
 
 
+def test_a_search_of_a_silent_server_ends_at_its_deadline() -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(64)
+        settings = VectorSettings(f"http://127.0.0.1:{silent.getsockname()[1]}", seconds=60)
+        index = MilvusIndex(lambda _seconds: settings)
+        began = time.monotonic()
+        for deadline in (began - 1, began + 0.3):
+            with pytest.raises(VectorIndexUnavailable):
+                index.search_text(COLLECTION, TENANT, [STORE], "here", limit=1, deadline=deadline)
+            with pytest.raises(VectorIndexUnavailable):
+                index.search_vectors(COLLECTION, TENANT, [STORE], [1.0] * 8, limit=1, deadline=deadline)
+        assert time.monotonic() - began < 20
+
+
+def test_a_search_waits_no_longer_for_another_threads_connection_or_collection(
+    serve: Callable[..., str], authority: Authority
+) -> None:
+    settings = settings_of(serve(), authority)
+    index = MilvusIndex(lambda _seconds: settings)
+    index.upsert(COLLECTION, TENANT, [chunk("here", id_="vsf_1-0")])
+    connection = index._connections.current(None)
+    for lock in (index._connections._lock, connection._lock):
+        connection.forget(next(iter(connection._prepared), ""))
+        with lock, pytest.raises(VectorIndexUnavailable):
+            index.search_text(COLLECTION, TENANT, [STORE], "here", limit=1, deadline=time.monotonic() + 0.05)
+    soon = time.monotonic() + 60
+    found = index.search_text(COLLECTION, TENANT, [STORE], "here", limit=1, deadline=soon)
+    assert [hit.text for hit in found] == ["here"]
+    index.close()
+
+
 def test_collection_dropped_or_released_by_an_operator_is_prepared_again(
     serve: Callable[..., str], authority: Authority, lite: MilvusLite
 ) -> None:
     settings = settings_of(serve(), authority)
-    index = MilvusIndex(lambda: settings)
+    index = MilvusIndex(lambda _seconds: settings)
     index.upsert(COLLECTION, TENANT, [chunk("here", id_="vsf_1-0")])
     (name,) = lite.list_collections()
 
@@ -247,7 +279,7 @@ def test_collection_left_half_made_is_completed(
 ) -> None:
     """A process may be killed between the creation of a collection and that of its indexes."""
     settings = settings_of(serve(), authority)
-    index = MilvusIndex(lambda: settings)
+    index = MilvusIndex(lambda _seconds: settings)
     index.ensure(COLLECTION)
     (name,) = lite.list_collections()
     collection = lite.get_collection(name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -227,9 +229,33 @@ def test_an_index_that_is_away_is_unavailable(
         ask(search, ingestion, store_id, "pump")
 
 
+def test_a_search_ends_at_its_deadline_wherever_it_is(ingestion: Ingestion, store_id: str) -> None:
+    release = threading.Event()
+
+    def search(seconds: float, **fields: Any) -> SearchPage:
+        made = VectorStoreSearch(
+            ingestion.database, ingestion.index, Embedder(ingestion.token_path.client), seconds=seconds
+        )
+        return ask(made, ingestion, store_id, "pump", **fields)
+
+    assert search(60).results
+    for fields in ({}, {"vector_weight": 0}):
+        with pytest.raises(Unavailable) as ended:
+            search(0, **fields)
+        assert int(ended.value.headers["retry-after"]) > 0
+
+    def hang(_body: Any) -> None:
+        release.wait(20)
+
+    ingestion.token_path.before = hang
+    with pytest.raises(Unavailable):
+        search(0.2)
+    release.set()
+
+
 def test_a_reranker_decides_the_order(ingestion: Ingestion, store_id: str) -> None:
     class ByCats:
-        def scores(self, query: str, texts: Sequence[str], originator: Originator) -> list[float]:
+        def scores(self, query: str, texts: Sequence[str], originator: Originator, deadline: float) -> list[float]:
             assert originator.project_id == ingestion.shelf.project_id
             return [0.9 if "Cats" in text else 0.1 for text in texts]
 
@@ -267,7 +293,10 @@ def test_a_query_of_words_is_shown_and_searched_by_words_while_the_question_is_e
 def test_a_query_that_a_model_rewrote_is_embedded(ingestion: Ingestion, store_id: str) -> None:
     embedder = Embedder(ingestion.token_path.client)
     search = VectorStoreSearch(
-        ingestion.database, ingestion.index, embedder, rewriter=lambda text, originator: f"{text} {originator.user_id}"
+        ingestion.database,
+        ingestion.index,
+        embedder,
+        rewriter=lambda text, originator, _: f"{text} {originator.user_id}",
     )
     page = ask(search, ingestion, store_id, "pump", rewrite=True)
     assert page.queries == (f"pump {Originator.of(ingestion.shelf.caller).user_id}",)
@@ -288,5 +317,5 @@ def test_a_model_rewrites_a_query_and_an_unusable_answer_is_none(
 ) -> None:
     token_path.raw = answer
     rewriter = ModelRewriter(token_path.client, "chat", wait_seconds=1)
-    assert rewriter("What is the pump for?", Originator("user_1", "proj_1", "org_1")) == expected
+    assert rewriter("What is the pump for?", Originator("user_1", "proj_1", "org_1"), math.inf) == expected
     assert token_path.requests[0][0] == "/v1/chat/completions"

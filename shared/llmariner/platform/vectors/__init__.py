@@ -92,6 +92,8 @@ class Hit:
 class VectorIndex(Protocol):
     """All methods block, are safe in any thread, and raise VectorIndexUnavailable. Returned writes are durable.
 
+    A search ends at its `deadline`, a time of `time.monotonic()`; None: after the time that the adapter's settings give it.
+
     ValueError: an id that is not of A-Z a-z 0-9 _ . : -, a text, vector, attribute, filter or limit out of bounds.
     """
 
@@ -129,6 +131,7 @@ class VectorIndex(Protocol):
         *,
         limit: int,
         filters: Filter | None = None,
+        deadline: float | None = None,
     ) -> list[Hit]:
         """The chunks most similar to a vector, best first."""
 
@@ -141,6 +144,7 @@ class VectorIndex(Protocol):
         *,
         limit: int,
         filters: Filter | None = None,
+        deadline: float | None = None,
     ) -> list[Hit]:
         """The chunks that match the words of a query best (BM25), best first."""
 

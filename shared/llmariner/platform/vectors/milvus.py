@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import logging
 import math
-import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llmariner.platform.vectors import AttributeValue, Chunk, Collection, Filter, Hit, VectorIndexUnavailable
+from llmariner.platform.vectors.connections import Connections, SettingsSource
 from llmariner.platform.vectors.expressions import encoded_attributes, ids_in, where
-from llmariner.platform.vectors.schema import INDEXED_FIELDS, index_parameters, schema
 
 if TYPE_CHECKING:
-    from llmariner.vector_settings import VectorSettings
+    pass
 
 __all__ = ["MilvusIndex", "collection_name"]
 
@@ -38,20 +35,14 @@ _COLLECTION_NOT_FOUND = 100
 _STALE = frozenset({_COLLECTION_NOT_FOUND, 101, 103})
 """Codes of Milvus for a collection that is not there, not loaded, not loaded fully: this client's knowledge is old."""
 _INVALID_REQUEST = frozenset({1100, 1101, 1102})
-_CONNECT_SECONDS = 5.0
-_EXIT_SECONDS = 0.1
-"""Between the end of a killed server's connections and of its process."""
 _HIT_FIELDS = ["vector_store_id", "file_id", "text"]
 
 
 class MilvusIndex:
-    """See the port. `settings` is called before every operation, and may start the server or name a new address of it."""
+    """See the port."""
 
-    def __init__(self, settings: Callable[[], VectorSettings]) -> None:
-        self._settings = settings
-        self._lock = threading.Lock()
-        self._connection: _Connection | None = None
-        self._failed_at = -math.inf
+    def __init__(self, settings: SettingsSource) -> None:
+        self._connections = Connections(settings)
 
     def ensure(self, collection: Collection) -> None:
         """See the port."""
@@ -99,11 +90,12 @@ class MilvusIndex:
         *,
         limit: int,
         filters: Filter | None = None,
+        deadline: float | None = None,
     ) -> list[Hit]:
         """See the port. Raises ValueError for an invalid vector, limit, id or filter."""
         query = _checked_vector(collection, vector)
         expression = _search_expression(tenant, vector_store_ids, filters, limit)
-        found = self._search(collection, expression, "vector", [query], limit)
+        found = self._search(collection, expression, "vector", [query], limit, deadline)
         return [_hit(row, row["distance"]) for row in found]
 
     def search_text(
@@ -115,6 +107,7 @@ class MilvusIndex:
         *,
         limit: int,
         filters: Filter | None = None,
+        deadline: float | None = None,
     ) -> list[Hit]:
         """See the port. Raises ValueError for an invalid query, limit, id or filter."""
         if len(query.encode()) > _MAX_TEXT_BYTES:
@@ -122,7 +115,7 @@ class MilvusIndex:
         expression = _search_expression(tenant, vector_store_ids, filters, limit)
         if not query.strip():
             return []
-        found = self._search(collection, expression, "words", [query], limit)
+        found = self._search(collection, expression, "words", [query], limit, deadline)
         # Milvus Lite gives BM25 scores as negative distances.
         return [_hit(row, abs(row["distance"])) for row in found if row["distance"]]
 
@@ -138,10 +131,7 @@ class MilvusIndex:
 
     def close(self) -> None:
         """Close the connection. Later calls open another."""
-        with self._lock:
-            connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
+        self._connections.close()
 
     def _upsert(self, collection: Collection, rows: list[dict[str, Any]]) -> None:
         self._run(
@@ -167,7 +157,13 @@ class MilvusIndex:
         return self._run(collection, read, otherwise=[])
 
     def _search(
-        self, collection: Collection, expression: str | None, field: str, data: list[Any], limit: int
+        self,
+        collection: Collection,
+        expression: str | None,
+        field: str,
+        data: list[Any],
+        limit: int,
+        deadline: float | None,
     ) -> list[dict[str, Any]]:
         if expression is None:
             return []
@@ -184,6 +180,7 @@ class MilvusIndex:
                 timeout=seconds,
             ),
             otherwise=[[]],
+            deadline=deadline,
         )
         return list(found[0])
 
@@ -194,6 +191,7 @@ class MilvusIndex:
         *,
         otherwise: T,
         create: bool = False,
+        deadline: float | None = None,
     ) -> T:
         """Call Milvus with client, name of the collection and seconds; `otherwise` if there is no such collection.
 
@@ -205,117 +203,19 @@ class MilvusIndex:
 
         name = collection_name(collection)
         for last in (False, True):
-            connection = self._connect()
+            connection = self._connections.current(deadline)
             try:
-                if not connection.open(name, collection, create=create):
+                if not connection.open(name, collection, create=create, deadline=deadline):
                     return otherwise
-                return operation(connection.client, name, connection.seconds)
+                return operation(connection.client, name, connection.seconds(deadline))
             except (MilvusException, RpcError, ValueError) as error:
                 connection.forget(name)
                 if not connection.closed and (isinstance(error, ValueError) or _code(error) in _INVALID_REQUEST):
                     raise
-                if not last and (_code(error) in _STALE or self._has_moved(connection)):
+                if not last and (_code(error) in _STALE or self._connections.has_moved(connection, deadline)):
                     continue
                 raise VectorIndexUnavailable(f"The vector index did not answer: {error}") from error
         raise AssertionError("unreachable")
-
-    def _has_moved(self, connection: _Connection) -> bool:
-        if not connection.closed:
-            time.sleep(_EXIT_SECONDS)
-        return connection.closed or self._settings() != connection.settings
-
-    def _connect(self) -> _Connection:
-        began = time.monotonic()
-        settings = self._settings()
-        with self._lock:
-            connection = self._connection
-            if connection is not None and connection.settings == settings:
-                return connection
-            if self._failed_at > began:
-                # The threads that waited for this attempt would each try for as long again, one after the other.
-                raise VectorIndexUnavailable("The vector index can't be reached.")
-            self._connection = None
-            if connection is not None:
-                connection.close()
-            try:
-                self._connection = _Connection(settings)
-            except VectorIndexUnavailable:
-                self._failed_at = time.monotonic()
-                raise
-            return self._connection
-
-
-class _Connection:
-    """A client, and which collections it has prepared. Raises VectorIndexUnavailable if the server does not answer."""
-
-    def __init__(self, settings: VectorSettings) -> None:
-        from pymilvus import MilvusClient
-        from pymilvus.exceptions import MilvusException
-
-        # It logs every error with its trace, and a warning per iterator; errors are raised to the caller too.
-        logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
-        self.settings = settings
-        self.seconds = settings.seconds
-        self.closed = False
-        self._prepared: set[str] = set()
-        self._lock = threading.Lock()
-        try:
-            self.client = MilvusClient(
-                settings.uri,
-                token=settings.token.reveal(),
-                db_name=settings.database,
-                timeout=min(settings.seconds, _CONNECT_SECONDS),
-                dedicated=True,
-                **_tls(settings),
-            )
-        except MilvusException as error:
-            raise VectorIndexUnavailable(f"The vector index can't be reached: {error.message}") from error
-
-    def open(self, name: str, collection: Collection, *, create: bool) -> bool:
-        """Prepare a collection: create it where asked, complete its indexes, load it. False if there is none."""
-        if name in self._prepared:
-            return True
-        with self._lock:
-            if name in self._prepared:
-                return True
-            if not self.client.has_collection(name, timeout=self.seconds):
-                if not create:
-                    return False
-                self._create(name, collection)
-            self._complete(name)
-            # Milvus Lite releases all collections when it starts.
-            self.client.load_collection(name, timeout=self.seconds)
-            self._prepared.add(name)
-            return True
-
-    def forget(self, name: str) -> None:
-        """Prepare the collection again at its next use."""
-        self._prepared.discard(name)
-
-    def close(self) -> None:
-        """Close the client. Calls of other threads that use it raise ValueError or MilvusException."""
-        self.closed = True
-        self.client.close()
-
-    def _create(self, name: str, collection: Collection) -> None:
-        from pymilvus.exceptions import MilvusException
-
-        try:
-            self.client.create_collection(
-                name, schema=schema(collection), consistency_level="Strong", timeout=self.seconds
-            )
-        except MilvusException:
-            # Another process may have created it in the meantime.
-            if not self.client.has_collection(name, timeout=self.seconds):
-                raise
-
-    def _complete(self, name: str) -> None:
-        """Create the indexes that are missing: a process may have been killed after it created the collection."""
-        present = set(self.client.list_indexes(name))
-        for field in INDEXED_FIELDS:
-            if field not in present:
-                parameters = index_parameters(field, self.settings.index_type)
-                self.client.create_index(name, parameters, timeout=self.seconds)
 
 
 def collection_name(collection: Collection) -> str:
@@ -337,20 +237,6 @@ def _code(error: Exception) -> int | None:
     """Milvus' code of an error; None for one of gRPC or of an argument."""
     code = getattr(error, "code", None)
     return code if isinstance(code, int) else None
-
-
-def _tls(settings: VectorSettings) -> dict[str, Any]:
-    if not settings.uri.startswith("https:"):
-        return {}
-    options: dict[str, Any] = {"secure": True, "server_name": settings.server_name}
-    if settings.client_certificate_file:
-        return {
-            **options,
-            "ca_pem_path": settings.ca_file,
-            "client_pem_path": settings.client_certificate_file,
-            "client_key_path": settings.client_key_file,
-        }
-    return {**options, "server_pem_path": settings.ca_file}
 
 
 def _row(collection: Collection, tenant: str, chunk: Chunk) -> dict[str, Any]:

@@ -93,7 +93,9 @@ class Gate(grpc.ServerInterceptor):  # type: ignore[misc] # grpc has no types
             try:
                 return run(handler.unary_unary, request, context)
             except Busy:
-                context.abort(grpc.StatusCode.UNAVAILABLE, "other requests did not end in time")
+                # pymilvus repeats a request that is UNAVAILABLE, each time for as long as the first.
+                code = grpc.StatusCode.UNAVAILABLE if _seconds(context) > 1 else grpc.StatusCode.DEADLINE_EXCEEDED
+                context.abort(code, "other requests did not end in time")
 
         return grpc.unary_unary_rpc_method_handler(
             handle,

@@ -11,6 +11,8 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import Future, wait
+from concurrent.futures import TimeoutError as FutureTimeout
 from pathlib import Path
 
 from llmariner.environment import Secret, environment
@@ -38,6 +40,7 @@ class MilvusLiteProcess:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._settings: VectorSettings | None = None
+        self._starting: Future[VectorSettings] | None = None
         self._failures = 0
         self._failed_at = 0.0
         self._closed = False
@@ -48,30 +51,56 @@ class MilvusLiteProcess:
         process = self._process
         return process.pid if process is not None and process.poll() is None else None
 
-    def settings(self) -> VectorSettings:
-        """Address and token of the running server, which is started if there is none. Raises VectorIndexUnavailable."""
+    def settings(self, seconds: float | None = None) -> VectorSettings:
+        """Address and token of the running server, which is started if there is none. Raises VectorIndexUnavailable.
+
+        Waits for a start no longer than `seconds` (None: as long as it may take); it continues without the caller.
+        """
         with self._lock:
             if self._settings is not None and self.pid is not None:
                 return self._settings
             if self._closed:
                 raise VectorIndexUnavailable("The platform is stopping.")
-            self._check_backoff()
-            try:
-                port = self._start()
-            except (OSError, ValueError, KeyError) as error:
-                self._failures += 1
-                self._failed_at = time.monotonic()
-                self._end(0)
-                raise VectorIndexUnavailable(f"The vector index did not start: {error}. See {self._log}.") from error
-            self._failures = 0
-            self._settings = VectorSettings(f"http://127.0.0.1:{port}", token=self._token, index_type="FLAT")
-            return self._settings
+            starting = self._starting
+            if starting is None:
+                self._check_backoff()
+                starting = self._starting = Future()
+                threading.Thread(target=self._run_start, args=(starting,), name="milvus-lite", daemon=True).start()
+        try:
+            return starting.result(seconds)
+        except FutureTimeout:
+            raise VectorIndexUnavailable("The vector index is starting.") from None
 
     def close(self) -> None:
         """End the server in order. No call starts another."""
         with self._lock:
             self._closed = True
+            starting, process = self._starting, self._process
+        if starting is not None:
+            if process is not None:
+                process.kill()
+            wait([starting], _STOP_SECONDS)
+        with self._lock:
             self._end(_STOP_SECONDS)
+
+    def _run_start(self, starting: Future[VectorSettings]) -> None:
+        try:
+            port = self._start()
+        except Exception as error:  # whatever it is, those that wait for the start must learn of it
+            with self._lock:
+                self._failures += 1
+                self._failed_at = time.monotonic()
+                self._end(0)
+                self._starting = None
+            failure = VectorIndexUnavailable(f"The vector index did not start: {error}. See {self._log}.")
+            failure.__cause__ = error
+            starting.set_exception(failure)
+            return
+        settings = VectorSettings(f"http://127.0.0.1:{port}", token=self._token, index_type="FLAT")
+        with self._lock:
+            self._failures = 0
+            self._settings, self._starting = settings, None
+        starting.set_result(settings)
 
     def _check_backoff(self) -> None:
         if self._failures:
@@ -93,6 +122,8 @@ class MilvusLiteProcess:
                 env=inherited,
                 start_new_session=True,
             )
+        if self._closed:
+            raise OSError("the platform is stopping")
         assert self._process.stdin is not None
         self._process.stdin.write(self._token.reveal().encode() + b"\n")
         self._process.stdin.flush()
