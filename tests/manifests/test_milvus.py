@@ -63,7 +63,11 @@ def test_settings_of_the_overlay_are_valid_once_they_are_uncommented(tmp_path: P
     assert loaded.ca_file == "/var/run/llmariner/milvus/ca.crt"
 
 
-def test_functions_reach_milvus_with_network_policy(indexed: Rendered) -> None:
+def test_workloads_with_the_extra_reach_milvus_with_network_policy_and_no_other_does(indexed: Rendered) -> None:
     policies = {each["metadata"]["name"]: each for each in indexed.objects_of("networking.k8s.io", "NetworkPolicy")}
+    (chosen,) = policies["functions-to-milvus"]["spec"]["podSelector"]["matchExpressions"]
+    assert (chosen["key"], chosen["operator"]) == ("serving.knative.dev/service", "In")
+    workloads = [each for kind in read_declarations(CHECKOUT) for each in kind]
+    assert set(chosen["values"]) == {each.name for each in workloads if "vectors" in each.extras} != set()
     (egress,) = policies["functions-to-milvus"]["spec"]["egress"]
     assert egress["ports"] == [{"port": 19530, "protocol": "TCP"}]

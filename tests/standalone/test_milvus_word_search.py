@@ -11,7 +11,7 @@ import pytest
 from milvus_lite.db import MilvusLite
 from milvus_lite.engine.collection import Collection as LiteCollection
 
-from llmariner.platform.vectors import Chunk, Collection, Hit
+from llmariner.platform.vectors import Chunk, Collection, Comparison, Hit
 from llmariner.platform.vectors.milvus import MilvusIndex, collection_name
 from llmariner.settings import Secret, VectorSettings
 from llmariner.standalone.milvus_lite import word_search
@@ -170,3 +170,18 @@ def test_equal_scores_are_in_the_order_of_ids(index: Index) -> None:
         index.write([f"lamp {first}"], first=first)
         index.flush()
     assert [text for text, _ in index.search("lamp")] == ["lamp 0", "lamp 1", "lamp 2"]
+
+
+def test_a_filter_means_the_same_in_memory_and_in_a_file(index: Index) -> None:
+    for number in range(3):
+        chunk = Chunk(f"{index.store}-{number}", index.store, "f", f"lamp {number}", [1, 0, 0, 0], {"n": number})
+        index.client.upsert(COLLECTION, TENANT, [chunk])
+    for _ in range(2):
+        for filters, expected in (
+            (Comparison("n", "nin", [0, 2, "1"]), ["lamp 1"]),
+            (Comparison("n", "gte", 1), ["lamp 1", "lamp 2"]),
+            (Comparison("m", "eq", 1), []),
+        ):
+            hits = index.client.search_text(COLLECTION, TENANT, [index.store], "lamp", limit=9, filters=filters)
+            assert [hit.text for hit in hits] == expected
+        index.flush()

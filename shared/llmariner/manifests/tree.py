@@ -13,7 +13,7 @@ from llmariner.manifests.declarations import Consumer, Function, Workload, read_
 from llmariner.manifests.event_identity import event_identity, event_policy
 from llmariner.manifests.events import DEAD_LETTERS, broker, kubernetes_changes, ping_source, trigger
 from llmariner.manifests.installation import Object
-from llmariner.manifests.milvus import milvus
+from llmariner.manifests.milvus import milvus, milvus_policy
 from llmariner.manifests.object_store import object_store, object_store_policy, object_store_settings
 from llmariner.manifests.path_matches import path_matches
 from llmariner.manifests.prerequisites import config_defaults, config_features
@@ -65,8 +65,9 @@ def generate_files(checkout: Path) -> Tree:
         "prerequisites/config-features.yaml": _file("", config_features()),
         "components/event-identity/kustomization.yaml": _file("", event_identity(workloads)),
         "components/event-identity/event-policy.yaml": _file("", event_policy()),
-        # The rest of that component is written by hand.
         "components/milvus/kustomization.yaml": _file("", milvus(workloads)),
+        "components/milvus/network-policy/kustomization.yaml": _file("", _component("policy.yaml")),
+        "components/milvus/network-policy/policy.yaml": _file("", milvus_policy(workloads)),
         "components/local-images/kustomization.yaml": _file("", _local_images(workloads)),
         "components/object-store/kustomization.yaml": _file("", object_store(workloads)),
         "components/object-store/settings.yaml": _file("", object_store_settings()),

@@ -14,12 +14,13 @@ from itertools import compress
 from typing import Any
 
 import numpy as np
+import pyarrow as pa  # type: ignore[import-untyped]
 from milvus_lite.analyzer.sparse import bytes_to_sparse
 from milvus_lite.constants import ALL_PARTITIONS
 from milvus_lite.engine.collection import Collection
 from milvus_lite.engine.projection import build_projection_plan, project_record
 from milvus_lite.index.sparse_factory import create_sparse_index, sparse_index_matches
-from milvus_lite.search.filter.eval.python_backend import _eval_row
+from milvus_lite.search import filter as milvus_filters
 from milvus_lite.search.indexed_filter import evaluate_segment_filter
 
 __all__ = ["install"]
@@ -99,10 +100,11 @@ class _Search:
         rows = [
             (id_, record)
             for id_, sequence, record in self.collection._memtable.active_record_snapshots(partition_names=partitions)
-            if newest.get(id_, -1) <= sequence
-            and not deletions.is_deleted(id_, sequence)
-            and (compiled is None or _eval_row(compiled.ast, record))
+            if newest.get(id_, -1) <= sequence and not deletions.is_deleted(id_, sequence)
         ]
+        if rows and compiled is not None:
+            read = pa.Table.from_pylist([{name: record.get(name) for name in compiled.fields} for _, record in rows])
+            rows = list(compress(rows, milvus_filters.evaluate_mask(compiled, read)))
         if rows:
             index = create_sparse_index("BM25", self.parameters)
             index.build([_words(record.get(self.field)) for _, record in rows])
