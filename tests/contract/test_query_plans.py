@@ -5,11 +5,14 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from sqlalchemy import update
+
 from llmariner.files import garbage
 from llmariner.files.purposes import Purpose
 from llmariner.platform.database import Database
 from llmariner.platform.vectors import AttributeValue, VectorIndex
 from llmariner.tenancy.principal import KeyOwner
+from llmariner.tenancy.tables import projects
 from llmariner.vector_stores.embedder import Embedder
 from llmariner.vector_stores.ingest.attributes_step import apply_attributes, continue_attributes
 from llmariner.vector_stores.ingest.claims import continue_later
@@ -112,6 +115,9 @@ def sweep_vector_stores(ingestion: Ingestion) -> None:
     continue_rebuilds(database, until=time.monotonic() + 5)
     assert purge(database, index, until=time.monotonic() + 5) > 0
     repair_some(database, index, until=time.monotonic() + 5)
+    with database.write() as session:
+        session.run(update(projects).where(projects.c.id == shelf.project_id).values(archived_at=1))
+    assert shelf.stores.delete_orphans(archived_days=30) > 0
 
 
 def check_plans(database: Database, work: object, on: Desk | Ingestion, *, at_least: int) -> None:

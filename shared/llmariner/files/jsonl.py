@@ -17,6 +17,7 @@ __all__ = [
     "MAX_LINES",
     "MAX_LINE_BYTES",
     "MAX_LINE_CONTAINERS",
+    "MAX_LINE_KEYS",
     "JsonlCheck",
     "check_batch_line",
     "check_training_line",
@@ -32,6 +33,9 @@ MAX_LINES = 5_000_000
 
 MAX_LINE_CONTAINERS = 300_000
 """Lists and objects of one line. The parser holds the interpreter for 0.1 s for as many, for 0.7 s for 8 MiB of them."""
+
+MAX_LINE_KEYS = 300_000
+"""Keys of all objects of one line. The parser takes 0.07 s for as many, and 0.26 s for 8 MiB of them."""
 
 _LARGE_LINE_BYTES = 256 * 1024
 _COUNTED_AT_ONCE = 64 * 1024
@@ -89,10 +93,9 @@ class JsonlCheck:
             raise _invalid("The file begins with a byte order mark: save it as UTF-8 without one.")
         if not line.strip():
             return
-        if _has_too_many_containers(line):
-            raise _invalid(
-                f"Line {self._number} has more than {MAX_LINE_CONTAINERS} lists and objects: split it into several lines."
-            )
+        for marks, limit, what in ((b"[{", MAX_LINE_CONTAINERS, "lists and objects"), (b":", MAX_LINE_KEYS, "keys")):
+            if _has_more_marks(line, marks, limit):
+                raise _invalid(f"Line {self._number} has more than {limit} {what}: split it into several lines.")
         with _large_lines if len(line) > _LARGE_LINE_BYTES else nullcontext():
             self._check_object(line)
 
@@ -170,16 +173,19 @@ def _invalid(message: str) -> InvalidRequest:
     return InvalidRequest(message, param="file", code="invalid_jsonl")
 
 
-def _has_too_many_containers(line: bytes) -> bool:
-    """Whether too many lists and objects begin in a line; brackets in texts do not count. The loop yields to threads."""
-    if line.count(b"[") + line.count(b"{") <= MAX_LINE_CONTAINERS:
+def _has_more_marks(line: bytes, marks: bytes, limit: int) -> bool:
+    """Whether a line has more than `limit` of these characters; those in texts do not count. The loop yields to threads."""
+    if _count(line, marks) <= limit:
         return False
     text = line.replace(rb"\\", b"").replace(rb"\"", b"")
     found, is_in_text = 0, 0
     for begin in range(0, len(text), _COUNTED_AT_ONCE):
         # Every other piece between quotation marks is outside of texts.
         pieces = text[begin : begin + _COUNTED_AT_ONCE].split(b'"')
-        outside = b"".join(pieces[is_in_text::2])
-        found += outside.count(b"[") + outside.count(b"{")
+        found += _count(b"".join(pieces[is_in_text::2]), marks)
         is_in_text ^= (len(pieces) - 1) & 1
-    return found > MAX_LINE_CONTAINERS
+    return found > limit
+
+
+def _count(text: bytes, marks: bytes) -> int:
+    return sum(map(text.count, marks))

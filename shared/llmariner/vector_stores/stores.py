@@ -34,6 +34,7 @@ _MAX_DAYS = 365
 # An activity within it is not written again: every search is one.
 _ACTIVITY_SECONDS = 60
 _SWEEP_BATCH = 100
+_PROJECTS_AT_ONCE = 1000
 
 _c = vector_stores.c
 
@@ -156,18 +157,20 @@ class VectorStores:
         Each is in the audit log. It ends as `expire`.
         """
         deleted, until = 0, time.monotonic() + seconds
-        while True:
+        with self._database.read() as session:
+            before = session.now() - archived_days * 86400
+            # Other ones each time: archived projects remain for ever, and most have no stores any more.
+            archived = select(projects.c.id).where(projects.c.archived_at <= before).order_by(func.random())
+            ids = [row.id for row in session.rows(archived.limit(_PROJECTS_AT_ONCE))]
+        for project_id in ids:
+            query = select(_c.id).where(_c.project_id == project_id, _c.deleted_at.is_(None)).order_by(_c.id)
             with self._database.read() as session:
-                before = session.now() - archived_days * 86400
-                query = select(_c.id).join(projects, projects.c.id == _c.project_id)
-                query = query.where(projects.c.archived_at <= before, _c.deleted_at.is_(None))
-                ids = [row.id for row in session.rows(query.order_by(_c.id).limit(_SWEEP_BATCH))]
-            for store_id in ids:
+                stores = [row.id for row in session.rows(query)]
+            for store_id in stores:
                 deleted += self._database.transact(partial(_delete_orphan, store_id=store_id, archived_before=before))
                 if time.monotonic() > until:
                     return deleted
-            if len(ids) < _SWEEP_BATCH:
-                return deleted
+        return deleted
 
     def _transact(self, work: Callable[[WriteSession], VectorStore], name: str) -> VectorStore:
         try:

@@ -135,14 +135,18 @@ def test_a_file_has_a_maximum_of_lines(monkeypatch: pytest.MonkeyPatch) -> None:
         ([{"a": 1}] * 8, "Line 1 has more than 10 lists and objects"),
         (["[{" * 20, "{", '"[{', "\\\\", '\\"[[[[[[[[[[[['], None),
         (['\\"[[', *[[]] * 8], "Line 1 has more than 10 lists and objects"),
+        ({str(n): n for n in range(5)}, None),
+        ({str(n): n for n in range(6)}, "Line 1 has more than 10 keys"),
+        ({"::::::::": '":":":":"::', "\\": "::::"}, None),
         ([1] * 100, None),
     ],
 )
-def test_a_line_has_a_maximum_of_lists_and_objects(
-    value: list[Any], error: str | None, monkeypatch: pytest.MonkeyPatch
+def test_a_line_has_a_maximum_of_lists_and_objects_and_of_keys(
+    value: Any, error: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The request is one object, its body another, and the value a list."""
+    """The request is one object with four keys, its body another with one, and the value a list or an object."""
     monkeypatch.setattr(jsonl, "MAX_LINE_CONTAINERS", 10)
+    monkeypatch.setattr(jsonl, "MAX_LINE_KEYS", 10)
     monkeypatch.setattr(jsonl, "_COUNTED_AT_ONCE", 7)
     data = lines({**REQUEST, "body": {"x": value}})
     if error is None:
@@ -151,12 +155,12 @@ def test_a_line_has_a_maximum_of_lists_and_objects(
         assert error in batch_error(data)
 
 
-@pytest.mark.parametrize("unit", [b"[],", b'"",[],', b'{"a":1},'])
+@pytest.mark.parametrize("unit", [b"[],", b'"",[],', b'{"a":1},', b'{"":1,"":1,"":1,"":1},'])
 def test_the_densest_lines_are_refused_before_they_are_parsed(unit: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     """The parser would hold the interpreter for 0.7 s for 8 MiB of empty lists."""
     monkeypatch.delattr(JsonlCheck, "_check_object")
     data = b'{"a":[' + unit * ((jsonl.MAX_LINE_BYTES - 100) // len(unit)) + b"1]}\n"
-    with pytest.raises(InvalidRequest, match="more than 300000 lists and objects"):
+    with pytest.raises(InvalidRequest, match=r"more than 300000 (lists and objects|keys)"):
         run(JsonlCheck(check_training_line), data)
 
 
