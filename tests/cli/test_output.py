@@ -212,6 +212,11 @@ def test_times_are_accepted_as_seconds_or_iso_text(home: object) -> None:
 def test_control_characters_are_removed_and_line_breaks_kept() -> None:
     assert strip_control_characters("a\x1b[31m\x00\x07b\r\n\tc\x7f\x80\x9b\x9f\u2028") == "a[31mb\n\tc\u2028"
     assert strip_control_characters(" ~\xa0") == " ~\xa0"
+    assert (
+        strip_control_characters("invoice\u202efdp.\u202cexe \u2066a\u2067b\u2068c\u2069 \u202a\u202b\u202d")
+        == "invoicefdp.exe abc "
+    )
+    assert strip_control_characters("\u200eא\u200f") == "\u200eא\u200f"
 
 
 def test_a_column_has_its_fields_title() -> None:

@@ -105,11 +105,14 @@ def test_a_folder_of_other_sources_is_not_used(tmp_path: Path) -> None:
     assert "incomplete" in unusable(folder)
 
 
-@pytest.mark.parametrize("change", ["shorter", "missing"])
+@pytest.mark.parametrize("change", ["shorter", "missing", "unlisted"])
 def test_an_incomplete_folder_is_not_used(tmp_path: Path, change: str) -> None:
     file = made(tmp_path / "compiled") / "llmariner/server.so"
     if change == "shorter":
         os.truncate(file, 1)
+    elif change == "unlisted":
+        manifest = tmp_path / "compiled" / MANIFEST
+        manifest.write_text(manifest.read_text().partition("\n")[0] + "\n")
     else:
         file.unlink()
     assert "incomplete" in unusable(tmp_path / "compiled")

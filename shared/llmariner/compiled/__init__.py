@@ -22,7 +22,7 @@ __all__ = ["MANIFEST", "MODULES", "OFF", "SETTING", "activate", "is_active", "mo
 SETTING = "LLMARINER_COMPILED"
 OFF = "off"
 MANIFEST = "files.txt"
-"""A file of a compiled folder: the digest of the modules on its first line, then the size and path of each file."""
+"""A file of a compiled folder: the digest of the modules and the number of files, then the size and path of each file."""
 
 _OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _GATEWAY = "llmariner.gateway"
@@ -92,10 +92,12 @@ def unusable(folder: Path) -> str:
     Its files are complete, belong to these modules, and no other user but root can write or replace them.
     """
     try:
-        if (folder / MANIFEST).read_text().partition("\n")[0] != modules_digest():
+        digest, _, number = (folder / MANIFEST).read_text().partition("\n")[0].partition(" ")
+        if digest != modules_digest():
             return f"{folder} was made from other sources"
         sizes = _sizes(folder)
-        if any(file.stat().st_size != size for file, size in sizes.items()):
+        # A crash may leave the beginning of the manifest.
+        if number != str(len(sizes)) or any(file.stat().st_size != size for file, size in sizes.items()):
             return f"{folder} is incomplete"
         folders = {parent for file in sizes for parent in file.parents if parent.is_relative_to(folder)}
         # Nobody but its owner renames a file in a folder with the sticky bit.

@@ -103,7 +103,10 @@ def build(folder: Path) -> None:
 def seal(folder: Path) -> None:
     """Write the manifest of a compiled folder, and have everything on disk before the folder gets its name."""
     files = sorted(file for file in folder.rglob("*") if file.is_file())
-    lines = [modules_digest(), *(f"{file.stat().st_size} {file.relative_to(folder).as_posix()}" for file in files)]
+    lines = [
+        f"{modules_digest()} {len(files)}",
+        *(f"{file.stat().st_size} {file.relative_to(folder).as_posix()}" for file in files),
+    ]
     (folder / MANIFEST).write_text("\n".join(lines))
     for path in (folder, *folder.rglob("*")):
         path.chmod(0o644 if path.name == MANIFEST else 0o755)

@@ -1,7 +1,8 @@
 """Writes to stdout and stderr, and the status line on stderr.
 
 Text from a model or a server is untrusted: an escape sequence in it could move the cursor, rewrite earlier output or
-set the clipboard. Control characters are removed for terminals; output to files and pipes is exact.
+set the clipboard, and a directional override could let a name be read as another one. Both are removed for terminals;
+output to files and pipes is exact.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ __all__ = [
     "write_stdout",
 ]
 
-_CONTROL = {code: None for code in (*range(0x20), 0x7F, *range(0x80, 0xA0)) if chr(code) not in "\n\t"}
+# Directional embeddings, overrides and isolates; the marks, which change nothing around them, stay.
+_DIRECTIONS = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
+_CONTROL = {code: None for code in (*range(0x20), 0x7F, *range(0x80, 0xA0), *_DIRECTIONS) if chr(code) not in "\n\t"}
 
 
 def configure_streams() -> None:
@@ -52,7 +55,7 @@ def _is_utf(stream: TextIO) -> bool:
 
 
 def strip_control_characters(text: str) -> str:
-    """The text without control characters, except tabs and line breaks."""
+    """The text without control characters, except tabs and line breaks, and without what changes its direction."""
     return text.translate(_CONTROL)
 
 
