@@ -205,12 +205,14 @@ class Context:
         from llmariner.inference_settings import InferenceSettings
         from llmariner.vector_stores.embedder import Embedder
         from llmariner.vector_stores.query import ModelRewriter
+        from llmariner.vector_stores.reranker import ModelReranker
         from llmariner.vector_stores.search import VectorStoreSearch
 
         index = self.required_vectors
-        model = InferenceSettings.load(self.env).rewrite_model
-        rewriter = ModelRewriter(self.inference, model) if model else None
-        return VectorStoreSearch(self.database, index, Embedder(self.inference), rewriter=rewriter)
+        settings, client = InferenceSettings.load(self.env), self.inference
+        rewriter = ModelRewriter(client, settings.rewrite_model) if settings.rewrite_model else None
+        reranker = ModelReranker(client, settings.rerank_model) if settings.rerank_model else None
+        return VectorStoreSearch(self.database, index, Embedder(client), rewriter=rewriter, reranker=reranker)
 
     @_cached
     def limits(self) -> Limits:

@@ -21,6 +21,10 @@ class InferenceSettings:
     """`LLMARINER_REWRITE_MODEL`: the chat model that rewrites queries of vector stores. Empty: words that carry no meaning
     are removed instead."""
 
+    rerank_model: str = ""
+    """`LLMARINER_RERANK_MODEL`: the model that sorts the first results of searches in vector stores. Empty: their order is
+    that of the fusion of both halves."""
+
     @classmethod
     def load(cls, env: Environment) -> InferenceSettings:
         """Read from a mapping. Raises ValueError if the URL is not an HTTP URL."""
@@ -29,4 +33,4 @@ class InferenceSettings:
             raise ValueError(
                 "LLMARINER_INFERENCE_URL must be an http:// URL: functions call each other in the cluster."
             )
-        return cls(url, env.get("LLMARINER_REWRITE_MODEL", ""))
+        return cls(url, env.get("LLMARINER_REWRITE_MODEL", ""), env.get("LLMARINER_RERANK_MODEL", ""))

@@ -161,6 +161,7 @@ def test_a_result_says_where_it_is_and_what_found_it(search: Search, index: Inde
     index.by_vector = [hit(0.5)]
     page = search({"query": "pumps", "ranking_options": {"hybrid_search": {"text_weight": 0}}}).json
     assert (page["search_query"], page["has_more"], page["next_page"]) == (["pumps"], False, None)
+    assert page["reranking"] is None
     [found] = page["data"]
     assert found["chunk"] == {"id": "vsf_found-0", "page": 3, "start": 5, "end": 22, "headings": ["Machines"]}
     assert found["found_by"] == {"vector": {"rank": 1, "score": 0.5}, "text": None}

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 from sqlalchemy import Row, and_, or_, select
 
@@ -30,27 +30,23 @@ from llmariner.vector_stores.filters import check_work
 from llmariner.vector_stores.fusion import FusedHit, Ranked, fuse
 from llmariner.vector_stores.inference import InferenceFailed, InferencePaused, InferenceRefused
 from llmariner.vector_stores.query import Rewriter, SearchQuery, keywords
+from llmariner.vector_stores.reranker import Reranker
 from llmariner.vector_stores.rows import load_stores
 from llmariner.vector_stores.store import is_expired
 from llmariner.vector_stores.stores import record_activity
 from llmariner.vector_stores.tables import vector_store_chunks, vector_store_files
 
-__all__ = ["Reranker", "SearchPage", "SearchResult", "VectorStoreSearch"]
+__all__ = ["Reranking", "SearchPage", "SearchResult", "VectorStoreSearch"]
 
 # Of each half: more than are returned, since fusion prefers chunks that both find.
 _CANDIDATES_PER_RESULT = 4
 _MIN_CANDIDATES = 40
+# How many results are reranked at least: one that the fusion puts behind may be the best.
+_MIN_RERANKED = 20
 _WAIT_SECONDS = 60.0
 """For the embedding model to wake."""
 _SEARCH_SECONDS = 90.0
 """For a whole search, with all its models, stores and queries."""
-
-
-class Reranker(Protocol):
-    """A cross-encoder: scores texts against a query."""
-
-    def scores(self, query: str, texts: Sequence[str], originator: Originator, deadline: float) -> Sequence[float]:
-        """A score from 0 to 1 for each text, by the deadline. Raises InferencePaused, InferenceRefused, InferenceFailed."""
 
 
 @dataclass(frozen=True)
@@ -76,18 +72,27 @@ class SearchResult:
 
 
 @dataclass(frozen=True)
+class Reranking:
+    """The model that reranked results. `failure`: why it did not, for people; they are in the order of the fusion then."""
+
+    model: str
+    failure: str | None = None
+
+
+@dataclass(frozen=True)
 class SearchPage:
-    """The queries as they were searched, and the results, best first."""
+    """The queries as they were searched, and the results, best first. `reranking` None: it was not asked for."""
 
     queries: tuple[str, ...]
     results: Sequence[SearchResult]
+    reranking: Reranking | None = None
 
 
 class VectorStoreSearch:
     """Searches the vector stores of projects. Blocks; safe in any thread.
 
     `rewriter` None: a rewritten query has the words that carry meaning. Only the search by words takes it: models embed
-    a question better than its words alone.
+    a question better than its words alone. `reranker` None: results are in the order of the fusion.
     """
 
     def __init__(
@@ -125,7 +130,7 @@ class VectorStoreSearch:
         try:
             query, embedded = self._rewritten(originator, query, deadline)
             live = [store for store in stores if not is_expired(store)]
-            results = self._results(originator, live, query, embedded, deadline)
+            results, reranking = self._results(originator, live, query, embedded, deadline)
         except (InferencePaused, InferenceRefused, InferenceFailed) as error:
             raise _platform_error(error) from error
         except VectorIndexUnavailable as error:
@@ -133,7 +138,7 @@ class VectorStoreSearch:
                 "The index of vector stores does not answer. Try again.", headers={"retry-after": "2"}
             ) from error
         record_activity(self._database, originator.project_id, [store.id for store in stores])
-        return SearchPage(query.texts, results)
+        return SearchPage(query.texts, results, reranking)
 
     def _rewritten(
         self, originator: Originator, query: SearchQuery, deadline: float
@@ -153,7 +158,7 @@ class VectorStoreSearch:
         query: SearchQuery,
         embedded: Sequence[str],
         deadline: float,
-    ) -> list[SearchResult]:
+    ) -> tuple[list[SearchResult], Reranking | None]:
         best: dict[str, FusedHit] = {}
         by_collection = _by_collection(stores)
         by_model = self._vectors(by_collection, originator, query, embedded, deadline)
@@ -167,10 +172,11 @@ class VectorStoreSearch:
         ranked = sorted(best.values(), key=lambda each: (-each.score, each.hit.id))
         with self._database.read() as session:
             results = _hydrated(session, originator.project_id, [store.id for store in stores], ranked)
-        if self._reranker is not None and query.ranker != "none":
-            candidates = results[: 2 * query.max_results]
-            results = self._reranked(self._reranker, originator, query, candidates, deadline)
-        return [each for each in results if each.score >= query.score_threshold][: query.max_results]
+        reranking = None
+        if self._reranker is not None and query.ranker == "auto":
+            results = results[: max(_MIN_RERANKED, query.max_results)]
+            results, reranking = _reranked(self._reranker, originator, " ".join(embedded), results, deadline)
+        return [each for each in results if each.score >= query.score_threshold][: query.max_results], reranking
 
     def _vectors(
         self,
@@ -225,19 +231,20 @@ class VectorStoreSearch:
             by_text = self._index.search_text(collection, tenant, store_ids, text, **options)
         return fuse(by_vector, by_text, vector_weight=query.vector_weight, text_weight=query.text_weight)
 
-    def _reranked(
-        self,
-        reranker: Reranker,
-        originator: Originator,
-        query: SearchQuery,
-        results: list[SearchResult],
-        deadline: float,
-    ) -> list[SearchResult]:
-        if not results:
-            return results
-        scores = reranker.scores(" ".join(query.texts), [each.content for each in results], originator, deadline)
-        scored = [replace(each, score=score) for each, score in zip(results, scores, strict=True)]
-        return sorted(scored, key=lambda each: (-each.score, each.chunk_id))
+
+def _reranked(
+    reranker: Reranker, originator: Originator, query: str, results: list[SearchResult], deadline: float
+) -> tuple[list[SearchResult], Reranking]:
+    """The results with the reranker's scores in its order, or as they are if it fails."""
+    if not results:
+        return results, Reranking(reranker.model)
+    try:
+        scores = reranker.scores(query, [each.content for each in results], originator, deadline)
+    except (InferencePaused, InferenceRefused, InferenceFailed) as error:
+        return results, Reranking(reranker.model, str(error))
+    scored = [replace(each, score=score) for each, score in zip(results, scores, strict=True)]
+    # Of equal scores, the one that the fusion prefers is first.
+    return sorted(scored, key=lambda each: -each.score), Reranking(reranker.model)
 
 
 def _by_collection(stores: Iterable[Row[Any]]) -> dict[Collection, list[str]]:

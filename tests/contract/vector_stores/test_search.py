@@ -255,6 +255,8 @@ def test_a_search_ends_at_its_deadline_wherever_it_is(ingestion: Ingestion, stor
 
 def test_a_reranker_decides_the_order(ingestion: Ingestion, store_id: str) -> None:
     class ByCats:
+        model = "cats"
+
         def scores(self, query: str, texts: Sequence[str], originator: Originator, deadline: float) -> list[float]:
             assert originator.project_id == ingestion.shelf.project_id
             return [0.9 if "Cats" in text else 0.1 for text in texts]
@@ -263,7 +265,9 @@ def test_a_reranker_decides_the_order(ingestion: Ingestion, store_id: str) -> No
     search = VectorStoreSearch(ingestion.database, ingestion.index, embedder, reranker=ByCats())
     assert found(ask(search, ingestion, store_id, "red pump"))[0] == "cats"
     assert found(ask(search, ingestion, store_id, "red pump", score_threshold=0.5)) == ["cats"]
-    assert found(ask(search, ingestion, store_id, "red pump water", ranker="none"))[0] == "pumps"
+    for ranker in ("none", "default-2024-11-15"):
+        page = ask(search, ingestion, store_id, "red pump water", ranker=ranker)
+        assert (found(page)[0], page.reranking) == ("pumps", None)
 
 
 REWRITTEN = {

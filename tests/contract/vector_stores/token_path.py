@@ -44,6 +44,7 @@ class TokenPath:
         self.errors: list[tuple[int, str | None, str]] = []
         self.before: Callable[[Any], None] = lambda _body: None
         self.raw: bytes | None = None
+        self.rerank_answer: tuple[int, bytes] | None = None
         self.requests: list[tuple[str, dict[str, str], Any]] = []
         path = self
 
@@ -72,6 +73,9 @@ class TokenPath:
 
     def answer(self, path: str, body: Any) -> tuple[int, dict[str, str], bytes]:
         """Status, headers and body for a request."""
+        if path == "/v1/rerank":
+            status, ranks = self.rerank_answer or (200, ranked(body))
+            return status, {}, ranks
         if path == "/v1/embeddings":
             self.before(body)
         if self.errors and path == "/v1/embeddings":
@@ -96,6 +100,16 @@ class TokenPath:
     def embedded(self) -> list[str]:
         """Every text that was embedded, in order."""
         return [text for path, _, body in self.requests if path == "/v1/embeddings" for text in body["input"]]
+
+
+def ranked(body: Any) -> bytes:
+    """Texts by how many words of the query they have; those that say "dull" are negative, as cosines may be."""
+    query = set(body["query"].lower().split())
+    rows = [
+        {"index": n, "relevance_score": -0.5 if "dull" in text else len(query & set(text.lower().split())) / len(query)}
+        for n, text in enumerate(body["documents"])
+    ]
+    return json.dumps({"results": sorted(rows, key=lambda row: -row["relevance_score"])}).encode()
 
 
 def error(code: str | None) -> bytes:

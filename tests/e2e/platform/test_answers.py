@@ -175,6 +175,18 @@ def test_embeddings_of_similar_texts_are_similar(platform: Platform) -> None:
     assert row["completion_tokens"] == 0
 
 
+def test_documents_are_ranked_by_an_embedding_model(platform: Platform) -> None:
+    documents = ["The parliament passed the budget.", "A kitten naps on the couch.", "A cat. " * 1000]
+    body = {"model": EMBEDDING_MODEL, "query": "A cat sleeps on the sofa.", "documents": documents}
+    answer = platform.post("/v1/rerank", {**body, "truncate_prompt_tokens": -1})
+    scores = {row["index"]: row["relevance_score"] for row in answer["results"]}
+    assert list(scores)[-1] == 0
+    assert scores[1] > 0.5 > 0.3 > scores[0]
+    row = ledger_row(platform, answer["request_id"])
+    assert row["route"] == "rerank"
+    assert row["prompt_tokens"] == answer["usage"]["prompt_tokens"] > 20
+
+
 def test_a_text_survives_tokenization(platform: Platform) -> None:
     text = "Ship’s log: 3 knots, 42°N — all well."
     tokens = platform.post("/v1/tokenize", {"model": CHAT_MODEL, "prompt": text})["tokens"]

@@ -103,6 +103,7 @@ def search_page_object(page: SearchPage) -> dict[str, Any]:
         "data": [_result_object(result) for result in page.results],
         "has_more": False,
         "next_page": None,
+        "reranking": None if page.reranking is None else asdict(page.reranking),
     }
 
 
