@@ -108,6 +108,13 @@ ROWS = [
         body={"expires_in_seconds": 43_200},
     ),
     row(
+        "files upload-url results.jsonl --purpose user_data --max-bytes 5 --expires-in 2",
+        "POST /files:createUploadLink",
+        {**LINK, "object": "upload.link", "url": "https://platform.example/v1/files:upload?link=a.b.c"},
+        ("https://platform.example/v1/files:upload?link=a.b.c",),
+        body={"filename": "results.jsonl", "purpose": "user_data", "max_bytes": 5, "expires_in_seconds": 172_800},
+    ),
+    row(
         "files create-link --object-path s3://bucket/key --purpose fine-tune",
         "POST /files:createFromObjectPath",
         {**FILE, "object_store_path": "s3://bucket/key"},

@@ -16,7 +16,15 @@ from starlette.requests import ClientDisconnect
 from llmariner.errors import BodyTooLarge, InvalidRequest, UnsupportedMedia
 from llmariner.http.middleware.stack import CONTENT_ENCODING
 
-__all__ = ["FORM_OVERHEAD_BYTES", "FormConsumer", "FormFile", "declared_file_bytes", "read_form", "run_to_end"]
+__all__ = [
+    "FORM_OVERHEAD_BYTES",
+    "FormConsumer",
+    "FormFile",
+    "declared_file_bytes",
+    "feed_body",
+    "read_form",
+    "run_to_end",
+]
 
 FORM_OVERHEAD_BYTES = 64 * 1024
 """What a form may have besides the bytes of its file."""
@@ -86,31 +94,47 @@ async def read_form(request: Request, consumer: FormConsumer, *, max_file_bytes:
         raise _too_large(max_file_bytes, hint)
     parser = _Parser(request.headers.get("content-type", ""), consumer)
     try:
-        rest = await _feed(request, parser, max_file_bytes, hint)
+        rest = await feed_body(
+            request,
+            parser.feed,
+            max_bytes=max_file_bytes + FORM_OVERHEAD_BYTES,
+            too_large=partial(_too_large, max_file_bytes, hint),
+            ends_early=_ends_early,
+        )
         await run_to_end(partial(parser.finish, rest))
     finally:
         parser.close()
 
 
-async def _feed(request: Request, parser: _Parser, max_file_bytes: int, hint: str) -> bytes:
-    """Parse the body but its last bytes, which are returned. Raises as `read_form`."""
+async def feed_body(
+    request: Request,
+    feed: Callable[[bytes], None],
+    *,
+    max_bytes: int,
+    too_large: Callable[[], InvalidRequest],
+    ends_early: Callable[[], InvalidRequest],
+) -> bytes:
+    """Pass the body on to `feed`, in threads and one call at a time, but for its last bytes, which are returned.
+
+    Raises the error of `too_large` or `ends_early`, and what `feed` raises.
+    """
     received, buffer, running = 0, bytearray(), None
     error: BaseException | None = None
     try:
         async for part in request.stream():
             received += len(part)
-            if received > max_file_bytes + FORM_OVERHEAD_BYTES:
-                raise _too_large(max_file_bytes, hint)
+            if received > max_bytes:
+                raise too_large()
             buffer += part
             if len(buffer) >= _BUFFER_BYTES:
                 if running is not None:
-                    # A canceled caller does not cancel it: the thread would still use the parser after its close.
+                    # A canceled caller does not cancel it: the thread would still work after the caller's cleanup.
                     await asyncio.shield(running)
                 # The next part arrives while a thread works on this one.
-                running = asyncio.ensure_future(asyncio.to_thread(parser.feed, bytes(buffer)))
+                running = asyncio.ensure_future(asyncio.to_thread(feed, bytes(buffer)))
                 buffer = bytearray()
     except ClientDisconnect as disconnect:
-        raise _ends_early() from disconnect
+        raise ends_early() from disconnect
     finally:
         if running is not None:
             await asyncio.wait({running})

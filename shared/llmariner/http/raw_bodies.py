@@ -6,15 +6,12 @@ from collections.abc import Callable
 from functools import partial
 
 from fastapi import Request
-from starlette.requests import ClientDisconnect
 
 from llmariner.errors import BodyTooLarge, InvalidRequest, UnsupportedMedia
-from llmariner.http.forms import run_to_end
+from llmariner.http.forms import feed_body, run_to_end
 from llmariner.http.middleware.stack import CONTENT_ENCODING
 
 __all__ = ["declared_bytes", "read_raw_body"]
-
-_BUFFER_BYTES = 1 << 20
 
 
 def declared_bytes(request: Request) -> int | None:
@@ -24,7 +21,7 @@ def declared_bytes(request: Request) -> int | None:
 
 
 async def read_raw_body(request: Request, write: Callable[[bytes], None], *, max_bytes: int) -> None:
-    """Pass the body on to `write`, which runs in threads, one call at a time. A MiB of it is in memory.
+    """Pass the body on to `write`, which runs in threads, one call at a time. At most two MiB of it are in memory.
 
     Raises UnsupportedMedia for a compressed body, BodyTooLarge, InvalidRequest for one that ends early, and as `write`.
     """
@@ -34,24 +31,21 @@ async def read_raw_body(request: Request, write: Callable[[bytes], None], *, max
             "The body is stored as it is: send it without 'content-encoding'. The file may be a compressed one.",
             headers={"accept-encoding": "identity"},
         )
-    declared, received, buffer = declared_bytes(request), 0, bytearray()
+    received = 0
+
+    def count(data: bytes) -> None:
+        nonlocal received
+        received += len(data)
+        write(data)
+
+    declared, too_large = declared_bytes(request), partial(_too_large, max_bytes)
     if (declared or 0) > max_bytes:
-        raise _too_large(max_bytes)
-    try:
-        async for part in request.stream():
-            received += len(part)
-            if received > max_bytes:
-                raise _too_large(max_bytes)
-            buffer += part
-            if len(buffer) >= _BUFFER_BYTES:
-                await run_to_end(partial(write, bytes(buffer)))
-                buffer = bytearray()
-    except ClientDisconnect as disconnect:
-        raise _ends_early() from disconnect
-    if declared not in (None, received):
+        raise too_large()
+    rest = await feed_body(request, count, max_bytes=max_bytes, too_large=too_large, ends_early=_ends_early)
+    if declared not in (None, received + len(rest)):
         raise _ends_early()
-    if buffer:
-        await run_to_end(partial(write, bytes(buffer)))
+    if rest:
+        await run_to_end(partial(count, rest))
 
 
 def _too_large(max_bytes: int) -> BodyTooLarge:

@@ -1,4 +1,4 @@
-"""`llma storage files`: upload, list, get, download, url, delete, and create-link."""
+"""`llma storage files`: upload, list, get, download, url, upload-url, delete, and create-link."""
 
 from __future__ import annotations
 
@@ -19,6 +19,12 @@ _PAGE = 100
 """The page size limit of the API."""
 
 _UPLOAD_PURPOSES = click.Choice(["assistants", "batch", "fine-tune", "vision", "user_data", "evals"])
+_LINK_EXPIRY = click.option(
+    "--expires-in",
+    metavar="DAYS",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Days until the URL expires, at most 7. Else an hour.",
+)
 _FILE_ARGUMENT = click.argument("file", metavar="ID", shell_complete=complete_files)
 
 
@@ -127,12 +133,7 @@ def download(session: Session, file: str, path: Path, force: bool) -> None:
 
 @files.command()
 @_FILE_ARGUMENT
-@click.option(
-    "--expires-in",
-    metavar="DAYS",
-    type=click.FloatRange(min=0, min_open=True),
-    help="Days until it expires, at most 7. Else an hour.",
-)
+@_LINK_EXPIRY
 @pass_session
 def url(session: Session, file: str, expires_in: float | None) -> None:
     """Print a URL by which anybody reads the file until it expires.
@@ -141,8 +142,22 @@ def url(session: Session, file: str, expires_in: float | None) -> None:
     """
     from llmariner.cli.support.api import build_path
 
-    body = {} if expires_in is None else {"expires_in_seconds": max(1, round(expires_in * _DAY_SECONDS))}
-    document = session.api().post(build_path("files", file, "links"), body)
+    document = session.api().post(build_path("files", file, "links"), _link_expiry(expires_in))
+    session.printer.print_message(document, str(document["url"]))
+
+
+@files.command("upload-url")
+@click.argument("name", metavar="NAME")
+@click.option("--purpose", type=_UPLOAD_PURPOSES, required=True, help="What the file is for.")
+@click.option("--max-bytes", metavar="N", type=click.IntRange(min=0), help="The most bytes that the file may have.")
+@_LINK_EXPIRY
+@pass_session
+def upload_url(session: Session, name: str, purpose: str, max_bytes: int | None, expires_in: float | None) -> None:
+    """Print a URL by which anybody makes the file NAME, once: curl -T FILE URL."""
+    body = {"filename": name, "purpose": purpose, **_link_expiry(expires_in)}
+    if max_bytes is not None:
+        body["max_bytes"] = max_bytes
+    document = session.api().post("files:createUploadLink", body)
     session.printer.print_message(document, str(document["url"]))
 
 
@@ -165,6 +180,11 @@ def create_link(session: Session, object_path: str, purpose: str) -> None:
     """Make a file of an object in a bucket, without copying it."""
     document = session.api().post("files:createFromObjectPath", {"object_path": object_path, "purpose": purpose})
     session.printer.print_message(document, f"Linked {object_path} as {document['id']}.")
+
+
+def _link_expiry(days: float | None) -> dict[str, Any]:
+    """The field of a request for a link; none for the default."""
+    return {} if days is None else {"expires_in_seconds": max(1, round(days * _DAY_SECONDS))}
 
 
 def _details(file: Mapping[str, Any]) -> dict[str, str | int | None]:
