@@ -15,6 +15,7 @@ from llmariner.http.resources.vector_store_search import (
     SearchBody,
     SearchStoresBody,
     SearchThreads,
+    counted_as_request,
     search_page_object,
 )
 from llmariner.http.resources.vector_stores import (
@@ -107,16 +108,19 @@ async def search(request: Request, caller: Reader, vector_store_id: str, body: S
     """The chunks that answer a query best. Embedding the query counts to the caller."""
     context, query, project_id = context_of(request), body.to_query(), caller.key_owner.project_id
     searches: SearchThreads = request.app.state.searches
-    page = await searches.run(project_id, lambda: context.vector_store_search.search(caller, [vector_store_id], query))
+    find = context.vector_store_search.search
+    async with counted_as_request(context, caller, query):
+        page = await searches.run(project_id, lambda: find(caller, [vector_store_id], query))
     return search_page_object(page)
 
 
 async def search_stores(request: Request, caller: Reader, body: SearchStoresBody) -> dict[str, Any]:
     """The chunks of several stores that answer a query best, in one ranking."""
     context, query, project_id = context_of(request), body.to_query(), caller.key_owner.project_id
-    ids, search = body.store_ids(), context.vector_store_search.search
+    ids, find = body.store_ids(), context.vector_store_search.search
     searches: SearchThreads = request.app.state.searches
-    page = await searches.run(project_id, lambda: search(caller, ids, query, param="vector_store_ids"))
+    async with counted_as_request(context, caller, query):
+        page = await searches.run(project_id, lambda: find(caller, ids, query, param="vector_store_ids"))
     return search_page_object(page)
 
 

@@ -16,10 +16,12 @@ from llmariner.errors import RateLimited, Unavailable
 from llmariner.files.tables import files
 from llmariner.http.resources.vector_store_search import SearchThreads
 from llmariner.platform.vectors import Comparison, Hit, VectorIndex, VectorIndexUnavailable
+from llmariner.tenancy.organizations.bootstrap import create_bootstrap_key
 from llmariner.vector_stores.embedder import Embedder
 from llmariner.vector_stores.search import SearchPage, VectorStoreSearch
 from llmariner.vector_stores.tables import vector_store_chunks, vector_store_files, vector_stores
 
+from .conftest import Ask
 from .http_calls import HttpRequest, HttpResponse, InProcessClient, assert_error
 from .installation import Installation
 from .processes import CHECKOUT
@@ -62,13 +64,14 @@ def index() -> Index:
 
 
 @pytest.fixture
-def application(installation: Installation, index: Index) -> Iterator[Any]:
+def application(installation: Installation, in_process: InProcessClient, index: Index) -> Iterator[Any]:
     """The function, with that index and an embedding model."""
     context: Any = Context(installation.environment)
     context.vector_store_search = VectorStoreSearch(context.database, cast(VectorIndex, index), Embeddings())
     function: Any = load(CHECKOUT / "functions/vector_stores")
     function.use_context(context)
     yield function
+    in_process.runner.run(context.gateway.close())
     context.database.close()
 
 
@@ -135,6 +138,24 @@ def test_the_sdk_gets_results(
     in_process.runner.run(work())
     assert {(tenant, *ids) for _, tenant, ids, _ in index.asked} == {(installation.owner.project_id, store_id)}
     assert {each["filters"].filters[0] for *_, each in index.asked} == {Comparison("year", "eq", 2026)}
+
+
+def test_a_search_by_words_alone_is_a_request_within_the_callers_limits(
+    search: Search, search_several: Search, ask: Ask, admin: dict[str, str], installation: Installation, index: Index
+) -> None:
+    key, secret = create_bootstrap_key(installation.context.keys, installation.owner, "searcher")
+    bearer = {"authorization": f"Bearer {secret}"}
+    limit = {"subject": "key", "subject_id": key.id, "requests_per_minute": 3}
+    assert ask("limits", HttpRequest("POST", "/v1/limits", limit, admin)).status == 200
+    words = {"ranking_options": {"hybrid_search": {"embedding_weight": 0}}}
+    assert [search({"query": "x", **words}, **bearer).status for _ in range(3)] == [200, 200, 200]
+    refused = search({"query": "x", **words}, **bearer)
+    assert_error(refused, 429, "rate_limit_exceeded")
+    assert int(refused.headers["retry-after"]) > 0
+    assert len(index.asked) == 3
+    # The token path counts these.
+    assert search({"query": "x"}, **bearer).status == 200
+    assert search({"query": "x", **words}).status == 200
 
 
 def test_all_calls_of_a_search_have_one_deadline(search: Search, index: Index) -> None:

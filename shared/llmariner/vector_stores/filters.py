@@ -36,9 +36,7 @@ def check_work(query: SearchQuery) -> None:
     """Raise InvalidRequest for a search whose queries multiply its filter beyond MAX_WORK."""
     if query.filters is None:
         return
-    by_words = query.ranker != "none" and query.text_weight > 0
-    by_vector = query.ranker == "none" or query.vector_weight > 0
-    conditions, times = _conditions(query.filters), len(query.texts) * (by_words + by_vector)
+    conditions, times = _conditions(query.filters), len(query.texts) * (query.is_by_words + query.is_by_vector)
     if conditions * times > MAX_WORK:
         raise InvalidRequest(
             f"This search evaluates a filter of {conditions} conditions and values {times} times, once for each query and "

@@ -64,6 +64,16 @@ class SearchQuery:
     vector_weight: float = 1.0
     text_weight: float = 1.0
 
+    @property
+    def is_by_vector(self) -> bool:
+        """Whether it searches by similarity, and so has its texts embedded."""
+        return self.ranker == "none" or self.vector_weight > 0
+
+    @property
+    def is_by_words(self) -> bool:
+        """Whether it searches by words."""
+        return self.ranker != "none" and self.text_weight > 0
+
 
 class Rewriter(Protocol):
     """Rewrites a question as a query."""

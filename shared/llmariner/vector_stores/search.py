@@ -187,7 +187,7 @@ class VectorStoreSearch:
         deadline: float,
     ) -> Mapping[str, Sequence[Sequence[float] | None]]:
         """The vectors of the texts by model, each of which embeds them once; None where words alone are searched."""
-        if query.vector_weight <= 0 and query.ranker != "none":
+        if not query.is_by_vector:
             return {collection.model: [None] * len(embedded) for collection in collections}
         found: dict[str, Sequence[Sequence[float]]] = {}
         for collection, store_ids in collections.items():
@@ -227,7 +227,7 @@ class VectorStoreSearch:
                 for rank, hit in enumerate(by_vector, 1)
             ]
         by_text: list[Hit] = []
-        if query.text_weight > 0:
+        if query.is_by_words:
             by_text = self._index.search_text(collection, tenant, store_ids, text, **options)
         return fuse(by_vector, by_text, vector_weight=query.vector_weight, text_weight=query.text_weight)
 

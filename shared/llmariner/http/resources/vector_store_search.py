@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -11,14 +12,19 @@ import anyio
 import anyio.to_thread
 from pydantic import Field
 
+from llmariner.context import Context
 from llmariner.errors import InvalidRequest, RateLimited, Unavailable
+from llmariner.gateway.control_plane.port import Key
 from llmariner.http.schemas.bodies import Body
+from llmariner.tenancy.principal import Caller
 from llmariner.vector_stores.filters import parse_filter
 from llmariner.vector_stores.query import MAX_QUERIES, MAX_QUERY_LENGTH, MAX_RESULTS, MAX_STORES, Ranker, SearchQuery
 from llmariner.vector_stores.search import SearchPage, SearchResult
 
-__all__ = ["SearchBody", "SearchStoresBody", "SearchThreads", "search_page_object"]
+__all__ = ["SearchBody", "SearchStoresBody", "SearchThreads", "counted_as_request", "search_page_object"]
 
+_LIMITED_AS = "search by words"
+"""In place of a model's name: limits of single models don't count."""
 _MAX_SEARCHES, _MAX_SEARCHES_OF_PROJECT = 48, 16
 
 
@@ -127,6 +133,30 @@ def _result_object(result: SearchResult) -> dict[str, Any]:
             "text": None if result.text is None else asdict(result.text),
         },
     }
+
+
+@contextlib.asynccontextmanager
+async def counted_as_request(context: Context, caller: Caller, query: SearchQuery) -> AsyncIterator[None]:
+    """A search by words alone is a request within the caller's limits, in progress meanwhile. Raises RateLimited.
+
+    Other searches have their query embedded, which the token path counts.
+    """
+    if query.is_by_vector:
+        yield
+        return
+    owner, gateway = caller.key_owner, context.gateway
+    if not gateway.is_fresh():
+        await gateway.refresh()
+    key_id = caller.key_id or owner.user_id
+    key = Key(
+        key_id, owner.project_id, owner.organization_id, owner.user_id, caller.scopes, None, unlimited=caller.unlimited
+    )
+    request = (key, _LIMITED_AS, 0, 0)
+    reservation = gateway.limiter.try_reserve(*request) or await gateway.limiter.reserve(*request)
+    try:
+        yield
+    finally:
+        reservation.settle(0, 0)
 
 
 class SearchThreads:
