@@ -12,6 +12,8 @@ from .measures import request_cost, reuse
 from .run import engine
 from .target import Started
 
+pytestmark = pytest.mark.quiet
+
 
 @pytest.fixture(scope="module")
 def direct(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:

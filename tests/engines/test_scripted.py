@@ -249,6 +249,7 @@ def test_a_stalled_reader_stops_the_generation(tiny: Running) -> None:
     tiny.eventually(lambda: tiny.metric("vllm:num_requests_running") == 0)
 
 
+@pytest.mark.quiet
 def test_a_script_sets_pace_and_length(tiny: Running) -> None:
     begun = time.monotonic()
     script = {"delay_ms": 100, "token_interval_ms": 50, "huge_chunk_bytes": 1 << 20}

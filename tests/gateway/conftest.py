@@ -13,6 +13,16 @@ from llmariner.settings import DatabaseSettings
 
 from .running_platform import Platform, running
 
+_HERE = Path(__file__).parent
+_SHORT_TIMEOUTS = frozenset({"narrow", "hurried"})
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where a second's silence counts, nothing else may take the processor."""
+    for item in items:
+        if item.path.parent == _HERE and _SHORT_TIMEOUTS & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.quiet)
+
 
 @pytest.fixture(scope="session")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -25,6 +25,7 @@ def since(served: Platform, model: str, began: float) -> list[dict[str, Any]]:
     return [row for row in served.ledger(model) if row["admitted_at"] >= began]
 
 
+@pytest.mark.quiet
 def test_a_disconnect_from_a_stream_aborts_the_engines_request_within_a_second(served: Platform, model: str) -> None:
     engine = served.engine(model)
 
@@ -42,6 +43,7 @@ def test_a_disconnect_from_a_stream_aborts_the_engines_request_within_a_second(s
     assert row["completion_tokens"] >= 19
 
 
+@pytest.mark.quiet
 def test_a_disconnect_before_the_response_aborts_the_engines_request_within_a_second(
     served: Platform, model: str
 ) -> None:

@@ -101,6 +101,7 @@ def test_without_the_control_plane_cached_keys_work_and_nothing_is_lost(function
         revoked_within(functions.home, functions.key_id, known)
 
 
+@pytest.mark.quiet
 def test_a_hanging_control_plane_delays_no_cached_key(functions: Functions) -> None:
     known = functions.known
     with booted("internal_gateway", functions.control_port, functions.control, functions.log) as control:
@@ -119,6 +120,7 @@ def test_a_hanging_control_plane_delays_no_cached_key(functions: Functions) -> N
         assert sorted(took)[3] < 0.5, took
 
 
+@pytest.mark.quiet
 def test_after_a_pause_a_request_waits_for_revocations(
     tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,6 +202,7 @@ def test_a_rotated_secret_is_rejected_within_five_seconds_and_the_new_one_accept
     assert eventually(lambda: asyncio.run(caller.chat(model)).status == 401, what="the refusal") < 5
 
 
+@pytest.mark.quiet
 def test_an_expired_key_is_rejected_despite_caches(platform: Platform) -> None:
     model = platform.model("for-expiry")
     new = NewKey(name="two-seconds", scopes=OWNER_SCOPES, expires_in=3)

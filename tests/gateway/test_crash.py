@@ -29,6 +29,7 @@ async def stream_until_killed(platform: Platform, name: str) -> tuple[str, int]:
     return answer.headers["x-request-id"], answer.body.count(b'"content":" ')
 
 
+@pytest.mark.quiet
 def test_a_killed_platform_loses_at_most_the_usage_since_the_last_checkpoint(tmp_path: Path, database: Path) -> None:
     with running(tmp_path, database) as platform:
         name = platform.model("interrupted", "--token-interval", str(PACE))

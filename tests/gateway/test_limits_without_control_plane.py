@@ -34,6 +34,7 @@ def statuses(functions: Functions, count: int, *, limited: bool = True) -> list[
     return asyncio.run(scenario())
 
 
+@pytest.mark.quiet
 def test_a_cached_key_continues_at_the_rate_of_its_limit(functions: Functions, subject: Subject) -> None:
     functions.home.context.limits.put(None, subject, "*", {"requests_per_minute": PER_MINUTE})
     with booted("internal_gateway", functions.control_port, functions.control, functions.log):

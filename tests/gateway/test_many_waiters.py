@@ -7,8 +7,12 @@ import statistics
 import time
 from dataclasses import dataclass
 
+import pytest
+
 from .caller import Caller
 from .running_platform import Platform, resident
+
+pytestmark = pytest.mark.quiet
 
 MIB = 1 << 20
 

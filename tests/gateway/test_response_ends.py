@@ -91,6 +91,7 @@ def test_an_incomplete_response_is_an_engine_error_and_costs_nothing(platform: P
     assert (row["outcome"], row["prompt_tokens"], row["completion_tokens"]) == ("failed", 0, 0)
 
 
+@pytest.mark.quiet
 def test_a_request_that_meets_a_closed_idle_connection_succeeds_at_once(platform: Platform) -> None:
     """Else it would wait for its model's engine to be given up, and all others for that model with it."""
     name, disconnects = "closing-idle", 0

@@ -33,6 +33,7 @@ def healthy(engine: EngineProcess) -> bool:
         return False
 
 
+@pytest.mark.quiet
 def test_a_stream_opens_at_once_and_reports_progress(platform: Platform) -> None:
     name = platform.model("waking", "--ready-after", "1.2", "--tokens", "3")
 
@@ -64,6 +65,7 @@ def test_a_stream_opens_at_once_and_reports_progress(platform: Platform) -> None
     assert row["queued_seconds"] < 0.5
 
 
+@pytest.mark.quiet
 def test_a_request_waits_its_preferred_time_and_then_gets_the_progress(platform: Platform) -> None:
     name = platform.model("slow-to-wake", "--ready-after", "4")
     began = time.monotonic()
@@ -91,6 +93,7 @@ def test_a_stream_that_timed_out_ends_with_an_error_event(platform: Platform) ->
     assert event["error"].keys() >= FACTS
 
 
+@pytest.mark.quiet
 def test_a_request_that_does_not_wait_wakes_the_model(platform: Platform) -> None:
     name = platform.model("nudged", "--ready-after", "0.5")
     began = time.monotonic()
@@ -180,6 +183,7 @@ def test_the_waiting_room_is_bounded_per_tenant_and_per_model(narrow: Platform) 
     assert [answer.events()[-1] for answer in inside] == ["[DONE]"] * 6
 
 
+@pytest.mark.quiet
 def test_the_configured_default_wait_applies(narrow: Platform) -> None:
     name = narrow.model("unhurried", "--ready-after", "3")
     began = time.monotonic()

@@ -24,6 +24,7 @@ def one_byte_chunks(count: int) -> bytes:
     return b"1\r\nx\r\n" * count + b"0\r\n\r\n"
 
 
+@pytest.mark.quiet
 def test_a_body_in_chunks_of_one_byte_blocks_no_other_request() -> None:
     """With many more chunks than are allowed by default, an unrelated request is answered between any two slices."""
 
@@ -43,6 +44,7 @@ def test_a_body_in_chunks_of_one_byte_blocks_no_other_request() -> None:
     assert slowest < 2.0  # quadratic cost per chunk would take over ten times as long
 
 
+@pytest.mark.quiet
 def test_the_time_for_a_body_is_linear_in_its_length() -> None:
     async def seconds(count: int) -> float:
         async with serving(count_body, limits=ServerLimits(chunks=10**9)) as (_, port):

@@ -13,6 +13,8 @@ from llmariner.server.connection import Connection
 
 from .conftest import count_body, hello, serving, statuses, wait_until
 
+pytestmark = pytest.mark.quiet
+
 SHORT_TIMEOUTS = ServerLimits(
     head_seconds=0.2,
     idle_seconds=0.6,

@@ -22,6 +22,7 @@ def test_an_unknown_model_is_not_found(adapter: Adapter) -> None:
         adapter.driver.status("nowhere")
 
 
+@pytest.mark.quiet
 def test_a_wake_returns_at_once_and_leads_to_a_working_engine(adapter: Adapter) -> None:
     began = time.monotonic()
     adapter.driver.wake(adapter.model)

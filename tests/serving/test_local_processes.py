@@ -189,6 +189,7 @@ def test_a_killed_engine_is_detected_and_restarted_on_demand(tmp_path: Path) -> 
         assert driver.ready("a").endpoint != first.endpoint
 
 
+@pytest.mark.quiet
 def test_a_model_that_failed_and_recovered_sleeps_normally(tmp_path: Path) -> None:
     with processes(scripted_settings(tmp_path), model(tmp_path, "a")) as (driver, serving):
         for _ in range(3):

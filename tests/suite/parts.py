@@ -18,10 +18,9 @@ from llmariner.settings import StandaloneSettings, environment
 
 __all__ = ["PARTS", "main"]
 
-PARTS = ("check", "setup", "spread", "whole", "compiled")
+PARTS = ("check", "setup", "spread", "waiting", "whole", "compiled", "compiled-whole")
 ROOT = Path(__file__).resolve().parents[2]
-# Folders whose tests run in parallel, one file per process. Those of other folders measure times, or start engines that use
-# all cores.
+# Folders whose tests compute, one file per process. Those of other folders mostly wait: for processes, engines, timers.
 _COMPUTING = (
     "unit",
     "functions",
@@ -35,9 +34,16 @@ _COMPUTING = (
     "style",
 )
 SPREAD = [f"tests/{name}" for name in _COMPUTING]
-_MANY = ["--numprocesses", "auto", "--maxprocesses", "8", "--dist", "loadfile"]
 # What runs a second time with the token path compiled.
 COMPILED = ["tests/unit/gateway", "tests/server", "tests/gateway", "tests/bench/test_instructions.py"]
+# What runs while nothing else does: tests that measure, and real engines, which use all cores. Folders of SPREAD have none.
+ALONE = ("quiet", "engine", "images")
+_PROCESSES = {
+    "spread": ("--numprocesses", "auto", "--maxprocesses", "8", "--dist", "loadfile"),
+    # A process that waits needs no core.
+    "waiting": ("--numprocesses", str(min(8, 2 * (os.cpu_count() or 1))), "--dist", "loadfile"),
+}
+_PROCESSES["compiled"] = _PROCESSES["waiting"]
 _NO_TESTS = 5
 _MAX_AGAIN = 10
 
@@ -62,7 +68,7 @@ class Outcome:
         """The part's line of the summary."""
         counts = ", ".join(f"{count} {what}" for what, count in self.counts.items() if count)
         counts += f", {self.again} of the failed passed when run again" if self.again else ""
-        return f"  {self.part:8} {'ok' if self.succeeded else 'FAILED':8} {self.seconds:5.0f} s  {counts}".rstrip()
+        return f"  {self.part:14} {'ok' if self.succeeded else 'FAILED':8} {self.seconds:5.0f} s  {counts}".rstrip()
 
 
 def command(part: str, *, fast: bool, report: Path) -> list[str]:
@@ -71,27 +77,27 @@ def command(part: str, *, fast: bool, report: Path) -> list[str]:
         return ["make", "--no-print-directory", "check"]
     if part == "setup":
         return [sys.executable, "-m", "llmariner.standalone.setup"]
-    return [*pytest(fast=fast, report=report), *(_MANY if part == "spread" else []), *tests_of(part)]
+    return [*pytest(part, fast=fast, report=report), *_PROCESSES.get(part, ())]
 
 
-def pytest(*, fast: bool, report: Path) -> list[str]:
-    """The command line of pytest, without tests."""
-    marks = "not cluster and not engine" if fast else "not cluster"
-    return [sys.executable, "-m", "pytest", "-q", "-m", marks, f"--junitxml={report}"]
-
-
-def tests_of(part: str) -> list[str]:
-    """The tests of a part, as arguments of pytest."""
-    if part == "whole":
-        return [*(f"--ignore={folder}" for folder in SPREAD), "tests"]
-    return SPREAD if part == "spread" else COMPILED
+def pytest(part: str, *, fast: bool, report: Path) -> list[str]:
+    """The command line that runs a part's tests in one process."""
+    alone = " or ".join(ALONE)
+    marks = f"not cluster and ({alone})" if part.endswith("whole") else f"not cluster and not ({alone})"
+    if fast:
+        marks += " and not engine"
+    if part == "spread":
+        tests = SPREAD
+    else:
+        tests = COMPILED if part.startswith("compiled") else [*(f"--ignore={folder}" for folder in SPREAD), "tests"]
+    return [sys.executable, "-m", "pytest", "-q", "-m", marks, f"--junitxml={report}", *tests]
 
 
 def run(part: str, *, fast: bool) -> Outcome:
     """Run a part; its output is not captured. Tests that fail run once more, alone."""
     began = time.monotonic()
     # Platforms that tests start do not compile in the background.
-    env = {**os.environ, "LLMARINER_COMPILED": compiled_token_path() if part == "compiled" else "off"}
+    env = {**os.environ, "LLMARINER_COMPILED": compiled_token_path() if part.startswith("compiled") else "off"}
     with TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         code = _call(command(part, fast=fast, report=report), env)
@@ -100,7 +106,7 @@ def run(part: str, *, fast: bool) -> Outcome:
             _read(report, outcome)
         if 0 < len(outcome.failed) <= _MAX_AGAIN:
             last_failed = ["--last-failed", "--last-failed-no-failures", "none"]
-            outcome.code = _call([*pytest(fast=fast, report=report), *last_failed, *tests_of(part)], env)
+            outcome.code = _call([*pytest(part, fast=fast, report=report), *last_failed], env)
             outcome.again = len(outcome.failed) if outcome.code == 0 else 0
     outcome.seconds = time.monotonic() - began
     return outcome

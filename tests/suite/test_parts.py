@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ from . import parts
 
 TESTS = {
     "tests/first/test_first.py": "def test_good():\n    pass\n\ndef test_bad():\n    assert False\n",
-    "tests/second/test_second.py": "import pytest\n\ndef test_good(): pass\n\ndef test_other():\n    pytest.skip('x')\n",
+    "tests/second/test_second.py": "import pytest\n\ndef test_good(): pass\n\ndef test_other():\n    pytest.skip('x')\n\n"
+    "@pytest.mark.quiet\ndef test_times(): pass\n",
 }
 
 
@@ -21,33 +23,35 @@ def small_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         file = tmp_path / name
         file.parent.mkdir(parents=True)
         file.write_text(text)
-    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = cluster\n  engine\naddopts = --import-mode=importlib\n")
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = quiet\naddopts = --import-mode=importlib\n")
     (tmp_path / "Makefile").write_text("check:\n\t@test ! -e wrong\n")
     monkeypatch.setattr(parts, "ROOT", tmp_path)
     monkeypatch.setattr(parts, "SPREAD", ["tests/first"])
-    monkeypatch.setattr(parts, "_MANY", [])
+    monkeypatch.setattr(parts, "_PROCESSES", {})
     return tmp_path
 
 
 def test_every_part_runs_and_the_summary_covers_all(small_suite: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert parts.main(["check", "spread", "whole"]) == 1
+    assert parts.main(["check", "spread", "waiting", "whole"]) == 1
     out = capfd.readouterr().out
-    check, spread, failed, whole = out.rpartition("\nSummary\n")[2].splitlines()
+    check, spread, failed, waiting, whole = out.rpartition("\nSummary\n")[2].splitlines()
     assert check.split()[:2] == ["check", "ok"]
     assert spread.split()[:2] == ["spread", "FAILED"]
     assert spread.endswith("1 passed, 1 failed")
     assert "test_bad" in failed
+    assert waiting.split()[:2] == ["waiting", "ok"]
+    assert waiting.endswith("1 passed, 1 skipped")
     assert whole.split()[:2] == ["whole", "ok"]
-    assert whole.endswith("1 passed, 1 skipped")
+    assert whole.endswith("1 passed")
 
 
 def test_a_test_that_passes_the_second_time_is_reported(small_suite: Path, capfd: pytest.CaptureFixture[str]) -> None:
     flaky = "import pathlib\n\ndef test_flaky():\n    mark = pathlib.Path('ran')\n    ran = mark.exists()\n"
     (small_suite / "tests/second/test_flaky.py").write_text(flaky + "    mark.touch()\n    assert ran\n")
-    assert parts.main(["whole"]) == 0
-    whole, failed = capfd.readouterr().out.rpartition("\nSummary\n")[2].splitlines()
-    assert whole.split()[:2] == ["whole", "ok"]
-    assert whole.endswith(", 1 of the failed passed when run again")
+    assert parts.main(["waiting"]) == 0
+    waiting, failed = capfd.readouterr().out.rpartition("\nSummary\n")[2].splitlines()
+    assert waiting.split()[:2] == ["waiting", "ok"]
+    assert waiting.endswith(", 1 of the failed passed when run again")
     assert "test_flaky" in failed
 
 
@@ -55,3 +59,10 @@ def test_a_passing_suite_exits_with_0(small_suite: Path) -> None:
     assert parts.main(["whole"]) == 0
     (small_suite / "wrong").touch()
     assert parts.main(["check"]) == 1
+
+
+def test_no_test_that_runs_alone_is_in_a_folder_that_is_spread() -> None:
+    marks = re.compile(rf"mark\.({'|'.join(parts.ALONE)})\b")
+    files = [file for folder in parts.SPREAD for file in (parts.ROOT / folder).rglob("*.py")]
+    assert len(files) > 100
+    assert [str(file) for file in files if marks.search(file.read_text())] == []
