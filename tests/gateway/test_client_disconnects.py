@@ -90,6 +90,7 @@ def test_a_disconnect_within_the_body_leaves_nothing_behind(served: Platform, mo
     assert len(since(served, model, began)) == 1
 
 
+@pytest.mark.quiet
 def test_a_disconnect_at_any_time_aborts_the_engines_request_within_a_second(served: Platform, model: str) -> None:
     engine = served.engine(model)
 

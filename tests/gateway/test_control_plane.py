@@ -78,6 +78,7 @@ def functions(tmp_path: Path, database: Path) -> Iterator[Functions]:
         engine.kill()
 
 
+@pytest.mark.quiet
 def test_without_the_control_plane_cached_keys_work_and_nothing_is_lost(functions: Functions) -> None:
     known, unknown = functions.known, functions.unknown
     with booted("internal_gateway", functions.control_port, functions.control, functions.log):
@@ -186,6 +187,7 @@ def revoked_within(home: Platform, key_id: str, caller: Caller) -> None:
     assert took < 5
 
 
+@pytest.mark.quiet
 def test_a_revoked_key_is_rejected_within_five_seconds(platform: Platform) -> None:
     platform.model("static")
     key_id, caller = platform.key("short-lived")
@@ -193,6 +195,7 @@ def test_a_revoked_key_is_rejected_within_five_seconds(platform: Platform) -> No
     revoked_within(platform, key_id, caller)
 
 
+@pytest.mark.quiet
 def test_a_rotated_secret_is_rejected_within_five_seconds_and_the_new_one_accepted_at_once(platform: Platform) -> None:
     key_id, caller = platform.key("rotated")
     model = platform.model("for-rotation")

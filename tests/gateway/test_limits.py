@@ -117,6 +117,7 @@ def test_concurrency_slots_are_held_by_running_requests(platform: Platform) -> N
     assert after.status == 200
 
 
+@pytest.mark.quiet
 def test_a_changed_limit_applies_within_five_seconds(platform: Platform) -> None:
     model = platform.model("changing", "--tokens", "1")
     key_id, caller = platform.key("changing", limited=True)

@@ -25,6 +25,8 @@ from .caller import Caller, ConnectionLost
 from .running_platform import EngineProcess, Platform, eventually, free_port, listens
 from .test_control_plane import Functions, booted
 
+pytestmark = pytest.mark.quiet
+
 SIZE = 8
 PER_MINUTE = 3600
 TIMES = 10

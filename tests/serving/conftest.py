@@ -60,6 +60,16 @@ def free_port() -> int:
             return port
 
 
+async def _listens(port: int) -> None:
+    async with asyncio.timeout(60):
+        while True:
+            with contextlib.suppress(OSError):
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.close()
+                return
+            await asyncio.sleep(0.02)
+
+
 @contextmanager
 def static(_: Path) -> Iterator[Adapter]:
     port = free_port()
@@ -67,7 +77,7 @@ def static(_: Path) -> Iterator[Adapter]:
     try:
         with asyncio.Runner() as runner:
             driver = ServingDriver(runner, StaticServing(json.dumps({"small": f"http://127.0.0.1:{port}/"})))
-            driver.run_loop_for(1)
+            driver.run(_listens(port))
             yield Adapter(driver, "small", sleeps=False)
             driver.client.close()
     finally:

@@ -41,6 +41,8 @@ def environment_of(home: Path, cache: Path) -> Env:
         (engines.folder / f"rehearsed-{model.key}").touch()
     own = {name: value for name, value in os.environ.items() if not name.startswith("LLMARINER_")}
     own |= {"LLMARINER_HOME": str(home), "LLMARINER_CACHE": str(cache), "LLMARINER_PORT": str(free_port())}
+    # Each cache is another, so each platform would compile for minutes, also after its end.
+    own |= {"LLMARINER_COMPILED": "off"}
     return own | {"LLMARINER_WARM_PARENT": "0", "XDG_CONFIG_HOME": str(home / "config")}
 
 
@@ -158,7 +160,7 @@ def test_a_process_that_reuses_the_pid_of_a_killed_platform_is_not_touched(env: 
     state = Path(env["LLMARINER_HOME"]) / "platform.json"
     os.kill(json.loads(state.read_text())["pid"], signal.SIGKILL)
     until(lambda: not answers(env))
-    with subprocess.Popen(["sleep", "60"]) as other:
+    with subprocess.Popen(["sleep", "600"]) as other:
         state.write_text(json.dumps({"pid": other.pid}))
         (state.parent / "lock").write_text(str(other.pid))
         assert "not running" in llma(env, "down").stdout
