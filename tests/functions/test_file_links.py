@@ -7,6 +7,7 @@ import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -80,6 +81,15 @@ def test_a_link_is_an_object_with_a_url(create: Create, file: File) -> None:
 def test_the_url_is_that_of_the_request(headers: dict[str, str], expected: str, create: Create) -> None:
     parts = urlsplit(create(**headers).json["url"])
     assert f"{parts.scheme}://{parts.netloc}" == expected
+
+
+def test_the_url_is_that_of_the_settings(
+    create: Create, installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = installation.context.files
+    monkeypatch.setattr(files, "settings", replace(files.settings, public_url="https://api.example.org/llm"))
+    url = create(host="inside", x_forwarded_host="other.example").json["url"]
+    assert url.startswith("https://api.example.org/llm/v1/files/")
 
 
 @pytest.mark.parametrize("seconds", [0, -1, 604_801, 10**30])

@@ -148,8 +148,10 @@ def test_curl_uploads_and_what_is_cut_off_leaves_nothing(
 ) -> None:
     source = tmp_path / "data.bin"
     source.write_bytes(DATA * 500_000)
+    digest = hashlib.sha256(DATA * 500_000).hexdigest()
     with process(boot_command(CHECKOUT / "functions/files"), installation.environment, tmp_path / "log") as port:
-        url = create({**admin, "host": f"127.0.0.1:{port}"}, filename="data.bin").json["url"]
+        # The longest name makes the longest URL.
+        url = create({**admin, "host": f"127.0.0.1:{port}"}, filename="😀" * 251 + ".bin", sha256=digest).json["url"]
         before = stored(installation)
         target = url.partition("/v1")[2]
         for length in (b"content-length: 5000000", b"transfer-encoding: chunked"):
@@ -159,7 +161,7 @@ def test_curl_uploads_and_what_is_cut_off_leaves_nothing(
         sent = subprocess.run(
             ["curl", "-sS", "-T", str(source), url], capture_output=True, timeout=60, check=True
         ).stdout
-        assert json.loads(sent)["bytes"] == 5_000_000
+        assert (json.loads(sent)["bytes"], json.loads(sent)["filename"]) == (5_000_000, "😀" * 251 + ".bin")
         deadline = time.monotonic() + 30
         while stored(installation) != (before[0] + 1, before[1] + 1) and time.monotonic() < deadline:
             time.sleep(0.1)

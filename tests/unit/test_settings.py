@@ -206,10 +206,12 @@ def test_a_secret_is_read_from_a_named_file(tmp_path: Path) -> None:
 
 
 def test_a_previous_secret_is_optional_and_as_long(tmp_path: Path) -> None:
-    assert not SecretSettings.load(GOOD).previous_service
+    loaded = SecretSettings.load(GOOD)
+    assert (loaded.previous_service, loaded.of_links) == (Secret(""), (loaded.service,))
     (tmp_path / "previous").write_text("o" * 32)
     named = {"LLMARINER_PREVIOUS_SERVICE_SECRET_FILE": str(tmp_path / "previous")}
-    assert SecretSettings.load({**GOOD, **named}).previous_service.reveal() == "o" * 32
+    rotated = SecretSettings.load({**GOOD, **named})
+    assert rotated.of_links == (loaded.service, Secret("o" * 32))
     with pytest.raises(ValueError, match=r"^LLMARINER_PREVIOUS_SERVICE_SECRET "):
         SecretSettings.load({**GOOD, "LLMARINER_PREVIOUS_SERVICE_SECRET": "short"})
 

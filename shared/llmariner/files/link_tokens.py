@@ -16,7 +16,10 @@ from llmariner.tenancy.roles.current_rights import read_rights
 from llmariner.tenancy.roles.scopes import with_implied
 from llmariner.tenancy.tables import users
 
-__all__ = ["LinkTokens", "maker_claims", "read_maker"]
+__all__ = ["PARAMETER", "LinkTokens", "maker_claims", "read_maker"]
+
+PARAMETER = "link"
+"""The parameter of a URL whose value is a token."""
 
 _LONGEST = 6144
 

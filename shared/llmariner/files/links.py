@@ -14,7 +14,7 @@ from llmariner.audit import log
 from llmariner.client_networks import client_network
 from llmariner.errors import InvalidRequest, NotFound
 from llmariner.files.files import Files
-from llmariner.files.link_tokens import LinkTokens, maker_claims, read_maker
+from llmariner.files.link_tokens import PARAMETER, LinkTokens, maker_claims, read_maker
 from llmariner.files.link_uses import LinkUses
 from llmariner.files.tables import files as file_rows
 from llmariner.identifiers import new_id
@@ -36,6 +36,11 @@ class FileLink:
     created_at: int
     expires_at: int
     token: str
+
+    @property
+    def path(self) -> str:
+        """The path and query of its URL, for GET."""
+        return f"/v1/files/{self.file_id}/content?{PARAMETER}={self.token}"
 
 
 @dataclass(frozen=True)

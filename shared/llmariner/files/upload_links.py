@@ -17,7 +17,7 @@ from llmariner.audit import log
 from llmariner.errors import Conflict, InvalidRequest, TransactionConflict
 from llmariner.file_settings import FileSettings
 from llmariner.files.file import File, NewFile
-from llmariner.files.link_tokens import LinkTokens, maker_claims, read_maker
+from llmariner.files.link_tokens import PARAMETER, LinkTokens, maker_claims, read_maker
 from llmariner.files.link_uses import LinkUses
 from llmariner.files.links import check_lifetime
 from llmariner.files.purposes import Purpose
@@ -56,6 +56,11 @@ class UploadLink:
     created_at: int
     expires_at: int
     token: str
+
+    @property
+    def path(self) -> str:
+        """The path and query of its URL, for PUT."""
+        return f"/v1/files:upload?{PARAMETER}={self.token}"
 
 
 @dataclass(frozen=True)

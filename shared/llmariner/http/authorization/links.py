@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 from fastapi import Depends, Request
 
 from llmariner.audit.request_context import client_address
+from llmariner.files.link_tokens import PARAMETER
 from llmariner.files.upload_links import OpenedUploadLink
 from llmariner.http.authorization.authentication import check_client_network, context_of, require_scope
 from llmariner.tenancy.principal import Caller
 
 __all__ = [
-    "LINK",
     "ContentAccess",
     "UploadAccess",
     "hide_links_in_access_logs",
@@ -24,11 +24,8 @@ __all__ = [
     "require_scope_or_upload_link",
 ]
 
-LINK = "link"
-"""The parameter of a URL that is a link."""
-
 Opened = TypeVar("Opened")
-_TOKEN = re.compile(rf"([?&]{LINK}=)[^&\s\"]+")
+_TOKEN = re.compile(rf"([?&]{PARAMETER}=)[^&\s\"]+")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from fastapi import Request
 
 from llmariner.files.links import FileLink
 from llmariner.files.upload_links import UploadLink
-from llmariner.http.authorization.links import LINK
 
 __all__ = ["file_link_object", "upload_link_object"]
 
@@ -18,14 +17,13 @@ _HOST = re.compile(r"[A-Za-z0-9.-]+(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5}
 
 def file_link_object(request: Request, link: FileLink, public_url: str) -> dict[str, Any]:
     """The object of the API. `public_url`: the platform's for clients; empty: as the request or its proxy names it."""
-    path = f"/v1/files/{link.file_id}/content?{LINK}={link.token}"
     return {
         "id": link.id,
         "object": "file.link",
         "file_id": link.file_id,
         "created_at": link.created_at,
         "expires_at": link.expires_at,
-        "url": (public_url or _requested_url(request)) + path,
+        "url": (public_url or _requested_url(request)) + link.path,
     }
 
 
@@ -37,7 +35,7 @@ def upload_link_object(request: Request, link: UploadLink, public_url: str) -> d
         "created_at": link.created_at,
         "expires_at": link.expires_at,
         "method": "PUT",
-        "url": f"{public_url or _requested_url(request)}/v1/files:upload?{LINK}={link.token}",
+        "url": (public_url or _requested_url(request)) + link.path,
     }
 
 
