@@ -469,4 +469,5 @@ class Context:
         """The state of this gateway instance."""
         from llmariner.gateway.state import Gateway
 
-        return Gateway(self.control_plane, GatewaySettings.load(self.env), self.secrets.pepper)
+        secrets = self.secrets
+        return Gateway(self.control_plane, GatewaySettings.load(self.env), secrets.pepper, secrets.service)

@@ -1,4 +1,4 @@
-"""How functions off the token path call it for the platform's own work, such as embeddings of documents."""
+"""How functions call each other for the platform's own work, such as embeddings of documents and the tool `file_search`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class InferenceSettings:
     """The address of the token path, and the models that the platform itself uses."""
 
     url: str = ""
-    """`LLMARINER_INFERENCE_URL`: base URL of the token path. `{function}` in it becomes the name of the called function,
+    """`LLMARINER_INFERENCE_URL`: base URL of the functions. `{function}` in it becomes the name of the called function,
     since each has an address of its own on a cluster. Standalone mode sets its own address."""
 
     rewrite_model: str = ""

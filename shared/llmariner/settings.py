@@ -23,6 +23,7 @@ from llmariner.environment import (
     read_secret,
 )
 from llmariner.identity_settings import IdentitySettings
+from llmariner.inference_settings import InferenceSettings
 from llmariner.object_settings import ObjectSettings, S3Settings
 from llmariner.vector_settings import VectorSettings
 from llmariner.weight_locations import validate_locations
@@ -322,6 +323,9 @@ class GatewaySettings:
     trusted_proxies: tuple[str, ...] = ()
     """`LLMARINER_TRUSTED_PROXIES`: networks (CIDR) of proxies whose X-Forwarded-For header is trusted."""
 
+    functions_url: str = ""
+    """`LLMARINER_INFERENCE_URL`: where the tool `file_search` finds the routes of vector stores; see `InferenceSettings`."""
+
     @property
     def default_limit(self) -> dict[str, int]:
         """The limit of a key without one of its own."""
@@ -377,6 +381,7 @@ class GatewaySettings:
                 read_number(env, "LLMARINER_UNKNOWN_KEYS_PER_MINUTE", cls.unknown_keys_per_minute, minimum=1)
             ),
             trusted_proxies=read_networks(env, "LLMARINER_TRUSTED_PROXIES"),
+            functions_url=InferenceSettings.load(env).url,
         )
 
 

@@ -40,6 +40,8 @@ class Script:
     huge_chunk_bytes: int = 0
     usage: str | None = None
     """The usage object as it is to be written, whatever that is; empty: none, and none is reported after a disconnect."""
+    text: str | None = None
+    """What each answer says, a word per token; its maximum of tokens may cut it off."""
 
 
 def read_script(body: dict[str, Any]) -> Script:
@@ -114,6 +116,9 @@ class Generation:
         """The length of each answer, by the fields that vLLM reads on that route."""
         found = body.get("max_completion_tokens") if self.chat else None
         found = body.get("max_tokens") if found is None else found
+        if self.script.text is not None:
+            words = len(self.script.text.split(" "))
+            return min(words, int(found or words))
         return max(1, int(self.engine.options.tokens if found is None else found))
 
     def start(self) -> None:
@@ -172,6 +177,8 @@ class Generation:
     def _text(self, index: int) -> str:
         if index == 0 and self.script.huge_chunk_bytes:
             return "x" * self.script.huge_chunk_bytes
+        if self.script.text is not None:
+            return ("" if index == 0 else " ") + self.script.text.split(" ")[index]
         return " " + WORDS[index % len(WORDS)]
 
     def _usage(self, completed: int, *, final: bool = False) -> bytes:

@@ -2,54 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
-from typing import Any
 
-from llmariner.boot import load
 from llmariner.context import Context
-from llmariner.files.file import NewFile
-from llmariner.files.purposes import Purpose
-from llmariner.platform.events.deliveries import Deliveries
 from llmariner.platform.vectors.milvus import MilvusIndex
-from llmariner.standalone.dispatcher import Dispatcher, delivery_timeouts, subscriptions
 from llmariner.standalone.milvus_lite.process import MilvusLiteProcess
-from llmariner.standalone.platform import checkout_root
-from llmariner.tenancy.principal import Caller
 from llmariner.vector_stores.query import SearchQuery
 from llmariner.vector_stores.store import NewStoreFile, NewVectorStore
 
+from .document_library import add_file, deliver
 from .running_platform import Platform, eventually
-
-EVENTING = checkout_root() / "eventing"
-CONSUMERS = ("document_parser", "document_indexer", "vector_store_file_removal")
-
-
-def deliver(context: Context) -> None:
-    """Deliver all events to the consumers of ingestion."""
-    consumers: dict[str, Any] = {name: load(EVENTING / name) for name in CONSUMERS}
-    for consumer in consumers.values():
-        consumer.use_context(context)
-    ours = [each for each in subscriptions(EVENTING) if each.consumer in consumers]
-    deliveries = Deliveries(context.database, ours)
-    dispatcher = Dispatcher(deliveries, consumers, delivery_timeouts(EVENTING))
-
-    async def run() -> None:
-        while True:
-            await dispatcher.start_due()
-            await dispatcher.drain()
-            if not deliveries.fan_out() and not deliveries.due():
-                return
-
-    asyncio.run(run())
-
-
-def add_file(context: Context, caller: Caller, text: str) -> str:
-    """The id of a new file."""
-    owner = caller.key_owner
-    with context.files.receive(owner, purpose=Purpose.ASSISTANTS, size_bytes=0, limit_bytes=10**6) as incoming:
-        incoming.write(text.encode())
-        return context.files.save(owner, NewFile("a.md", Purpose.ASSISTANTS, "text/markdown"), incoming).id
 
 
 def test_a_file_is_found_by_its_words_and_counts_to_the_key_that_added_it(platform: Platform, tmp_path: Path) -> None:

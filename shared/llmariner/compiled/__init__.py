@@ -31,6 +31,7 @@ MODULES = (
     f"{_GATEWAY}.admission.queue",
     f"{_GATEWAY}.authentication.key_cache",
     f"{_GATEWAY}.metering.meter",
+    f"{_GATEWAY}.metering.settlement",
     f"{_GATEWAY}.metering.token_counts",
     f"{_GATEWAY}.requests.body_budget",
     f"{_GATEWAY}.requests.fields",

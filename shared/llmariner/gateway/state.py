@@ -55,12 +55,20 @@ _MAX_HEALTH_BYTES = 64 * 1024
 class Gateway:
     """The state of a gateway instance.
 
-    Not thread-safe: the first request starts its tasks, in that request's event loop.
+    Not thread-safe: the first request starts its tasks, in that request's event loop. `service_secret`: signs calls of other
+    functions; None: it calls none.
     """
 
-    def __init__(self, control_plane: ControlPlane, settings: GatewaySettings, pepper: Secret) -> None:
+    def __init__(
+        self,
+        control_plane: ControlPlane,
+        settings: GatewaySettings,
+        pepper: Secret,
+        service_secret: Secret | None = None,
+    ) -> None:
         self.control_plane = control_plane
         self.settings = settings
+        self.service_secret = service_secret
         self.engine_client = Client(write_timeout=settings.write_timeout)
         self.body_budget = BodyBudget(settings.body_buffer_bytes, settings.body_buffer_bytes_per_tenant)
         self.response_budget = BodyBudget(settings.response_buffer_bytes, settings.response_buffer_bytes * 2 // 3)
@@ -174,6 +182,17 @@ class Gateway:
     def cached_state(self, model_id: str) -> ModelState | None:
         """The last state of a model, which may be stale."""
         return self._states.get(model_id)
+
+    def waiting_status(self, model_id: str) -> dict[str, object]:
+        """What a waiting stream reports: phase, progress and estimate of its model, and how many requests wait for it."""
+        state, queue = self._states.get(model_id), self._queues.get(model_id)
+        return {
+            "phase": state.phase if state else "unknown",
+            "progress": state.progress if state else 0.0,
+            "estimate_seconds": state.estimate_seconds if state else None,
+            "message": state.message if state else "",
+            "waiting": queue.waiting if queue else 0,
+        }
 
     def invalidate(self, model_id: str) -> None:
         """Fetch the model's state before its next use. Waiting requests keep the wake loop running."""

@@ -34,7 +34,11 @@ def create_app(title: str, context: Context, *, streamed_bodies: re.Pattern[str]
     )
     app.router.route_class = JsonRoute
     app.state.context = context
-    app.add_middleware(ClientAddressMiddleware, trusted=GatewaySettings.load(context.env).trusted_proxies)
+    app.add_middleware(
+        ClientAddressMiddleware,
+        trusted=GatewaySettings.load(context.env).trusted_proxies,
+        service_secret=context.secrets.service,
+    )
     error_middleware.install_error_handling(app, body_limit=_BODY_LIMIT, streamed=streamed_bodies)
     if context.env.get("LLMARINER_BROKER_URL"):
         from llmariner.http.middleware.outbox import OutboxMiddleware

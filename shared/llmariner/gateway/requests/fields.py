@@ -17,16 +17,20 @@ __all__ = [
     "COMPLETIONS",
     "DETOKENIZE",
     "EMBEDDINGS",
+    "RAG",
     "RERANK",
     "TOKENIZE",
     "Route",
     "check_fields",
+    "is_file_search",
     "requested_max_tokens",
 ]
 
 Check = Callable[[Any, str], None]
 # Not `float`: compiled code would convert an integer, and lose digits of a large one.
 Number = int | float
+RAG = "rag"
+"""The name of LLMariner's function that searches a vector store."""
 
 
 @dataclass(frozen=True)
@@ -312,6 +316,17 @@ def _response_format(value: Any, param: str) -> None:
 def _structured_outputs(value: Any, param: str) -> None:
     _object(value, param)
     check_schema(value.get("json"), f"{param}.json")
+
+
+def is_file_search(tool: Any) -> bool:
+    """Whether a tool is OpenAI's `file_search`, or LLMariner's function `rag`, which names a store in place of a schema."""
+    if not isinstance(tool, dict):
+        return False
+    function = tool.get("function")
+    if tool.get("type") != "function" or not isinstance(function, dict) or function.get("name") != RAG:
+        return tool.get("type") == "file_search"
+    parameters = function.get("parameters")
+    return isinstance(parameters, dict) and isinstance(parameters.get("vector_store_name"), str)
 
 
 def _tools(value: Any, param: str) -> None:

@@ -9,16 +9,16 @@ import re
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from llmariner.errors import BodyTooLarge, EngineFailed, PlatformError, Unavailable, WaitingRoomFull
 from llmariner.gateway.admission.model_checks import check_model_access
 from llmariner.gateway.admission.queue import AdmissionQueue, Waiter
 from llmariner.gateway.control_plane.port import Key, ModelState
-from llmariner.gateway.limits.applicable_limits import Reservation, max_cost
-from llmariner.gateway.limits.token_bounds import max_request_tokens
+from llmariner.gateway.limits.applicable_limits import Reservation
+from llmariner.gateway.limits.budget_reservation import reserve_budget
 from llmariner.gateway.metering.meter import MeteredRequest
-from llmariner.gateway.metering.pricing import Price
+from llmariner.gateway.metering.settlement import settle
 from llmariner.gateway.metering.token_counts import TokenBounds
 from llmariner.gateway.requests.fields import Route
 from llmariner.gateway.requests.max_wait import max_wait
@@ -47,6 +47,9 @@ from llmariner.http_client import (
     ResponseTimeout,
     ResponseTooLarge,
 )
+
+if TYPE_CHECKING:
+    from llmariner.file_search.chat import FileSearch
 
 __all__ = ["RequestHandler"]
 
@@ -85,6 +88,7 @@ class RequestHandler:
     _body = b""
     _endpoint: str | None = None
     _engine_replica: str | None = None
+    _file_search: FileSearch | None = None
 
     def __init__(self, gateway: Gateway, route: Route, scope: Scope, receive: Receive, send: Send) -> None:
         self._gateway = gateway
@@ -119,10 +123,12 @@ class RequestHandler:
             self._headers.append((b"openai-organization", key.organization_id.encode()))
             self._tenant = key.project_id
             request = parse(route, request_headers.get(b"content-type", b""), await self._read_body(request_headers))
+            wait = max_wait(gateway.settings, request_headers.get(b"prefer"), stream=request.stream)
+            if request.file_search:
+                request = await self._search_files(key, request, request_headers, wait)
             self._body, self._model = request.body, gateway.registry_id(key, request.model)
             if len(request.body) > _LARGE_BODY:
                 request = request._replace(body=b"")
-            wait = max_wait(gateway.settings, request_headers.get(b"prefer"), stream=request.stream)
             quota_args = (key, request.model, *request.token_bounds)
             reservation = gateway.limiter.try_reserve(*quota_args)
             if reservation is None:
@@ -154,7 +160,7 @@ class RequestHandler:
                 await self._gateway.limiter.reserve_for_base_model(reservation, key, *quota_args)
                 self._headers[limit_headers_at:] = reservation.applicable.headers()
             if reservation.applicable.budgets:
-                await self._reserve_budget(reservation, request, state)
+                await reserve_budget(self._gateway, self._route, reservation, request, self._body, self._model, state)
         except BaseException:
             reservation.settle(0, 0)
             raise
@@ -184,34 +190,12 @@ class RequestHandler:
         finally:
             if stop_watching is not None:
                 stop_watching()
+            args = (self._gateway, self._request_id, metered, outcome, self._status, reservation, state.price)
             if (self._client_disconnected or self._response_abandoned) and self._endpoint is not None:
-                settle = partial(self._settle, metered, outcome, reservation, state.price)
-                self._gateway.usage_reconciliation.reconcile(metered, self._request_id, self._endpoint, settle)
+                on_usage = partial(settle, *args)
+                self._gateway.usage_reconciliation.reconcile(metered, self._request_id, self._endpoint, on_usage)
             else:
-                self._settle(metered, outcome, reservation, state.price)
-
-    async def _reserve_budget(self, reservation: Reservation, request: ModelRequest, state: ModelState) -> None:
-        """Reserve the cost of the longest possible completion from the budgets. Raises InsufficientQuota."""
-        if state.price is None:
-            return
-        tokens = await max_request_tokens(self._gateway, self._route, request, self._body, self._model, state)
-        money, limits = max_cost(state.price, *tokens), self._gateway.limiter
-        if money and not limits.try_reserve_money(reservation, money):
-            await limits.reserve_money(reservation, money)
-
-    def _settle(self, metered: MeteredRequest, outcome: str, reservation: Reservation, price: Price | None) -> None:
-        """Record the usage and settle the reservation. Never raises, since the response can no longer change."""
-        tokens, cost = reservation.tokens, reservation.money
-        try:
-            event = self._gateway.meter.close(metered, outcome, self._status)
-            self._gateway.metrics.observe(event)
-            tokens = event["prompt_tokens"] + event["completion_tokens"]
-            cost = price.cost(event, outcome).total if price is not None and reservation.applicable.budgets else 0
-        except Exception:
-            _log.exception(
-                "recording the usage of request %s failed: it is charged what it had reserved", self._request_id
-            )
-        reservation.settle(tokens, cost, metered.admitted_at)
+                settle(*args)
 
     def _watch_disconnect(self, task: asyncio.Task[None]) -> Callable[[], object] | None:
         """Cancel the task when the client disconnects; returns a function that stops this, if something must."""
@@ -269,10 +253,39 @@ class RequestHandler:
                 ) from error
             self._response_bytes_held = size
 
+    async def _search_files(
+        self, key: Key, request: ModelRequest, request_headers: dict[bytes, bytes], wait: float
+    ) -> ModelRequest:
+        """The request without the tool `file_search`, with the passages that it found; the response gets citations."""
+        from llmariner.file_search.chat import search_files
+
+        gateway = self._gateway
+        self._response, self._send = None, self._send_with_timeout  # the response passes through ASGI's `send`
+        client = gateway.client_ips.resolve_behind_proxy(self._scope, request_headers)
+        task = cast(asyncio.Task[None], asyncio.current_task())
+        stop_watching = self._watch_disconnect(task)
+        try:
+            request, search = await search_files(gateway, self._route, key, request, request_headers, client, wait)
+        except asyncio.CancelledError:
+            if not self._client_disconnected:
+                raise
+            task.uncancel()
+            raise ClientDisconnected from None
+        finally:
+            if stop_watching is not None:
+                stop_watching()
+        if search is not None:
+            self._file_search, self._asgi_send = search, search.annotated(self._asgi_send)
+            size = len(request.body) + search.held_bytes
+            self._reserve_body_bytes(size, size)
+        return request
+
     def _release_body(self) -> None:
         """Drop the body and return its bytes to the budget. Idempotent."""
         self._body = b""
         if self._body_bytes_held:
+            if self._file_search is not None:
+                self._file_search.release()
             self._gateway.body_budget.release(self._tenant, self._body_bytes_held)
             self._body_bytes_held = 0
 
@@ -320,6 +333,8 @@ class RequestHandler:
         if state.replica_endpoints:
             endpoint = self._engine_replica = self._gateway.engine_replicas.acquire(state.replica_endpoints)
         self._endpoint = endpoint
+        if self._file_search is not None:
+            self._body = await self._file_search.engine_body(self._model, state, endpoint)
         response: Response | None = None
         try:
             response = await self._send_to_engine(endpoint, request)
@@ -379,7 +394,7 @@ class RequestHandler:
                     )
                 if heartbeat is not None:
                     await self._start_stream()
-                    status = self._wait_status(self._model, queue)
+                    status = self._gateway.waiting_status(self._model)
                     if heartbeat.due(str(status["phase"])):
                         await self._send_part(sse.format_comment(status))
                 await asyncio.wait(
@@ -390,16 +405,6 @@ class RequestHandler:
         finally:
             if not admitted:
                 queue.cancel(waiter)
-
-    def _wait_status(self, model_id: str, queue: AdmissionQueue) -> dict[str, object]:
-        state = self._gateway.cached_state(model_id)
-        return {
-            "phase": state.phase if state else "unknown",
-            "progress": state.progress if state else 0.0,
-            "estimate_seconds": state.estimate_seconds if state else None,
-            "message": state.message if state else "",
-            "waiting": queue.waiting,
-        }
 
     async def _relay(self, response: Response, request: ModelRequest, metered: MeteredRequest) -> None:
         if response.status != 200:  # any other 2xx is unexpected, and 204 and 205 allow no body

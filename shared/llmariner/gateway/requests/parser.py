@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import orjson
 
 from llmariner.errors import InvalidRequest, UnsupportedMedia
-from llmariner.gateway.requests.fields import Route, check_fields, requested_max_tokens
+from llmariner.gateway.requests.fields import Route, check_fields, is_file_search, requested_max_tokens
 from llmariner.gateway.requests.json_structure import check_structure
 
-__all__ = ["ModelRequest", "parse"]
+__all__ = ["ModelRequest", "parse", "with_member", "without_member"]
 
 _MAX_MEMBERS = 1000
 _USAGE_OPTIONS = b'"stream_options":{"include_usage":true,"continuous_usage_stats":true}'
@@ -33,6 +33,7 @@ class ModelRequest(NamedTuple):
     audio, or a chat template of its own, or the model's template adds to each of several prompts, so that its length in
     bytes is no upper bound. `max_completion_tokens`: an upper
     bound of all choices together; None: the context length, for each. `choice_count`: the choices of all prompts.
+    `file_search`: one of the tools is `file_search`, which no engine has: `llmariner.file_search` answers it.
     """
 
     model: str
@@ -46,6 +47,7 @@ class ModelRequest(NamedTuple):
     choice_count: int = 1
     prompt_unbounded: bool = False
     tool_count: int = 0
+    file_search: bool = False
 
     @property
     def token_bounds(self) -> tuple[int, int | None, int]:
@@ -80,6 +82,7 @@ def parse(route: Route, content_type: bytes, body: bytes) -> ModelRequest:
     for name in route.choice_count_fields:
         if name in fields:
             choice_count = max(choice_count, (fields[name] or 1) * prompt_count)
+    tools: list[Any] = (fields.get("tools") or []) if is_chat else []
     return ModelRequest(
         model=fields["model"],
         stream=stream,
@@ -91,7 +94,8 @@ def parse(route: Route, content_type: bytes, body: bytes) -> ModelRequest:
         prompt_count=prompt_count,
         choice_count=choice_count,
         prompt_unbounded=_is_prompt_unbounded(fields, body) if is_chat else route.query_field is not None,
-        tool_count=len(fields.get("tools") or ()) if is_chat else 0,
+        tool_count=len(tools),
+        file_search=bool(tools) and any(is_file_search(tool) for tool in tools),
     )
 
 
@@ -155,23 +159,23 @@ def _decode(body: bytes) -> dict[str, Any]:
 def _engine_body(route: Route, fields: dict[str, Any], body: bytes, *, stream: bool, max_tokens: int | None) -> bytes:
     """The body for the engine, with `stream_options` and the maximum set where needed; otherwise the same bytes."""
     if stream:
-        body = _with_member(body, "stream_options", _USAGE_OPTIONS, replacing="stream_options" in fields)
+        body = with_member(body, "stream_options", _USAGE_OPTIONS, replacing="stream_options" in fields)
     if max_tokens is not None and route.max_tokens_fields and fields.get(route.max_tokens_fields[0]) is None:
         name = route.max_tokens_fields[0]
-        body = _with_member(body, name, b'"%b":%d' % (name.encode(), max_tokens), replacing=name in fields)
+        body = with_member(body, name, b'"%b":%d' % (name.encode(), max_tokens), replacing=name in fields)
     return body
 
 
-def _with_member(body: bytes, name: str, member: bytes, *, replacing: bool) -> bytes:
+def with_member(body: bytes, name: str, member: bytes, *, replacing: bool) -> bytes:
     """The JSON object with one member appended, all other bytes unchanged. The body must be a valid object."""
     if replacing:
-        body = _without_member(body, name)
+        body = without_member(body, name)
     head = body[: body.rindex(b"}")].rstrip()
     comma = b"" if head.endswith(b"{") else b","
     return head + comma + member + b"}"
 
 
-def _without_member(body: bytes, name: str) -> bytes:
+def without_member(body: bytes, name: str) -> bytes:
     """The JSON object without a member, all other members unchanged. The body must be a valid object."""
     text = body.decode()
     decoder = json.decoder.JSONDecoder()

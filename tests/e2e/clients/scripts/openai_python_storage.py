@@ -198,6 +198,38 @@ def search() -> None:
         assert len(ask(made.id, query="red pump water well", ranking_options=strict).data) <= 1
 
 
+def answers_from_documents() -> None:
+    """The tool `file_search` in a chat: citations of what was found, in the message and in the last chunk of a stream."""
+    with store() as made:
+        added = CLIENT.vector_stores.files.upload_and_poll(
+            vector_store_id=made.id, file=("pump.md", PUMP), poll_interval_ms=POLL_MS
+        )
+        fields: Any = {
+            "model": "smollm2-135m-instruct",
+            "messages": [{"role": "user", "content": "What does the red pump move?"}],
+            "tools": [{"type": "file_search", "vector_store_ids": [made.id], "max_num_results": 2}],
+            "max_completion_tokens": 40,
+            "temperature": 0,
+        }
+        create: Any = CLIENT.chat.completions.create
+        answer = create(**fields, extra_body={"include": ["file_search_call.results"]})
+        [result] = answer.file_search_call["results"]
+        assert (result["file_id"], result["vector_store_id"]) == (added.id, made.id)
+        _check_citations(answer.choices[0].message.annotations, added.id, result["text"])
+        *_, last = [chunk for chunk in create(**fields, stream=True) if chunk.choices]
+        assert last.file_search_call["used"] == 1
+        _check_citations(last.choices[0].delta.annotations, added.id, result["text"])
+        fields["tools"][0]["vector_store_ids"] = ["vs_unknown"]
+        assert _refused(lambda: create(**fields), openai.NotFoundError).param == "tools[0].vector_store_ids"
+
+
+def _check_citations(citations: Any, file_id: str, text: str) -> None:
+    for each in citations:
+        cited = each if isinstance(each, dict) else each.model_dump()
+        assert (cited["type"], cited["file_id"], cited["filename"]) == ("file_citation", file_id, "pump.md"), cited
+        assert cited["quote"] in text, cited
+
+
 def asynchronous() -> None:
     async def found() -> str:
         async with AsyncOpenAI(timeout=300) as client:
@@ -246,6 +278,7 @@ CAPABILITIES = (
     store_files_failed,
     batches_upload_and_poll,
     search,
+    answers_from_documents,
     asynchronous,
     unknown_ids,
 )
