@@ -25,6 +25,8 @@ class Document:
     word: str
     words: int
     was_completed: bool = False
+    version: int = 0
+    """Its attribute, as the last answered change says; negative: a change was sent."""
     is_removed: bool = False
     """The request to remove it was sent; at the end of the work it was answered."""
 
@@ -36,12 +38,16 @@ def hits(answer: Any, word: str) -> list[str]:
 
 @dataclass
 class Worker(threading.Thread):
-    """Adds files to a store, removes some, and searches for those that were reported as completed."""
+    """Adds files to a store, removes some, changes attributes, and searches for what was reported as completed.
+
+    `rebuilds`: it also asks for rebuilds of the store.
+    """
 
     client: Client
     store_id: str
     number: int
     ended: threading.Event
+    rebuilds: bool = False
     documents: list[Document] = field(default_factory=list)
     searches: int = 0
     lost: list[str] = field(default_factory=list)
@@ -58,6 +64,7 @@ class Worker(threading.Thread):
     def run(self) -> None:
         """Work until `ended` is set."""
         steps: list[Callable[[], None]] = [self.add, self.add, self._remove, self._look, self._search, self._search]
+        steps += [self._mark, *([self._rebuild] if self.rebuilds else [])]
         try:
             while not self.ended.wait(0.05):
                 self._random.choice(steps)()
@@ -92,6 +99,19 @@ class Worker(threading.Thread):
             at = self._random.choice([f"{self._path}/files", "/v1/files"])
             status, answer = self.client.until_answered("DELETE", f"{at}/{document.id}")
             assert status in (200, 404), (status, answer)
+
+    def _mark(self) -> None:
+        with contextlib.suppress(IndexError):
+            document = self._random.choice(self._live())
+            version, document.version = abs(document.version) + 1, -1
+            body = {"attributes": {"version": version}}
+            status, answer = self.client.until_answered("POST", f"{self._path}/files/{document.id}", body)
+            assert status == 200, (status, answer)
+            document.version = version
+
+    def _rebuild(self) -> None:
+        if self._random.random() < 0.05:
+            self.client.call("POST", f"{self._path}/rebuild")
 
     def _look(self) -> None:
         """Note which files are reported as completed."""

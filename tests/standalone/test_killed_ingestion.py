@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import func, or_, select, update
 
 from llmariner.files.tables import file_contents, file_usage
 from llmariner.platform.events.tables import deliveries
 from llmariner.platform.vectors import Collection
 from llmariner.usage.tables import ledger_requests
-from llmariner.vector_stores.tables import vector_store_chunks, vector_store_files
+from llmariner.vector_stores.tables import vector_store_chunks, vector_store_files, vector_stores
 
 from .killable_platform import MODEL, PARTS, KillablePlatform, eventually
 from .killed_work import Worker, hits
@@ -29,8 +29,8 @@ from .killed_work import Worker, hits
 SECONDS = float(os.environ.get("LLMARINER_KILL_SECONDS", "0"))
 DIMENSION = 8
 _SHORT_ROUND = ("consumers", "index", "functions", "all")
-# Consumers of two projects, with two files of each at a time, embed 32 chunks of 100 tokens at once.
-_EMBEDDED_AT_ONCE = 2 * 2 * 32 * 100
+# Consumers of two projects, with two files of each at a time, embed 32 chunks of 100 tokens at once, perhaps twice.
+_EMBEDDED_AT_ONCE = 2 * 2 * 32 * 100 * 2
 
 pytestmark = pytest.mark.timeout(SECONDS + 1500)
 
@@ -52,7 +52,7 @@ def make_workers(platform: KillablePlatform, ended: threading.Event) -> list[Wor
         client = platform.client(title)
         status, store = client.until_answered("POST", "/v1/vector_stores", {"name": title})
         assert status == 200, store
-        workers += [Worker(client, store["id"], len(workers) + number, ended) for number in (0, 1)]
+        workers += [Worker(client, store["id"], len(workers) + number, ended, SECONDS > 0) for number in (0, 1)]
     return workers
 
 
@@ -60,7 +60,9 @@ def kill_by_turns(platform: KillablePlatform) -> None:
     chance = random.Random(1)
     until = time.monotonic() + SECONDS
     for turn in _SHORT_ROUND if not SECONDS else iter(lambda: chance.choice(_SHORT_ROUND), None):
-        time.sleep(chance.uniform(1, 3) if not SECONDS else chance.uniform(1, 25))
+        time.sleep(chance.uniform(1, 3) if not SECONDS else chance.uniform(1, 15))
+        if not SECONDS and platform.is_idle():
+            platform.pass_time(700)
         parts = PARTS if turn == "all" else (turn,)
         for part in parts:
             platform.kill(part)
@@ -73,9 +75,11 @@ def kill_by_turns(platform: KillablePlatform) -> None:
 
 
 def settle(platform: KillablePlatform) -> float:
-    """Wait until no file is in progress. In the short run, what waits need not wait."""
-    c = vector_store_files.c
-    in_progress = select(func.count()).where(c.status == "in_progress", c.deleted_at.is_(None))
+    """Wait until no file is in progress, and no rebuild. In the short run, what waits need not wait."""
+    c, rebuilds = vector_store_files.c, vector_stores.c.rebuild_requested_at.is_not(None)
+    unfinished = or_(c.status == "in_progress", c.attributes_changed_at.is_not(None), rebuilds)
+    joined = select(func.count()).select_from(vector_store_files.join(vector_stores))
+    in_progress = joined.where(unfinished, c.deleted_at.is_(None))
     quiet = 0
 
     def is_over() -> bool:
@@ -115,6 +119,9 @@ def check_store(platform: KillablePlatform, workers: list[Worker]) -> None:
             assert hits(answer, each.word) == found, (each, answer)
             passages = [(hit["file_id"], hit["content"][0]["text"]) for hit in answer["data"]]
             assert len(set(passages)) == len(passages)
+    for each in live.values():
+        status, answer = worker.search(each.word, filters={"type": "eq", "key": "version", "value": each.version})
+        assert (status, hits(answer, each.word)) == (200, [each.id] if each.version else []), (each, answer)
     counts, sizes = chunks_of(platform, worker.store_id)
     in_index = platform.index.chunk_counts(Collection(MODEL, DIMENSION), worker.client.project_id, worker.store_id)
     assert dict(in_index) == counts
@@ -208,8 +215,9 @@ def test_what_was_acknowledged_survives_kills_of_each_process(platform: Killable
     for one in (0, 2):
         check_store(platform, workers[one : one + 2])
     check_objects(platform, workers)
-    assert needed <= sum(entries.values()) <= embedded
-    assert embedded - sum(entries.values()) <= platform.kills["functions"] * _EMBEDDED_AT_ONCE
+    assert needed <= embedded
+    # A killed process loses the entries of its last half second (docs/usage.md).
+    assert 0 <= embedded - sum(entries.values()) <= platform.kills["functions"] * _EMBEDDED_AT_ONCE
     check_removal(platform)
     with platform.context.database.read() as session:
         dead = session.rows(select(deliveries).where(deliveries.c.state == "dead"))
