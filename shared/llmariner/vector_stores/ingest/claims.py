@@ -149,8 +149,12 @@ def acquire(database: Database, row_id: str, step: str, event_retry_at: float | 
 
 
 def hand_on(session: WriteSession, row: Row[Any], type_: str, **values: Any) -> None:
-    """Change a row in progress and write the event that lets its work continue. `row`: locked by the transaction."""
-    seconds = min(_EVENT_SECONDS * 2 ** min(row.unclaimed_events or 0, 10), _LONGEST_EVENT_SECONDS)
+    """Change a row in progress and write the event that lets its work continue. `row`: locked by the transaction.
+
+    The value `unclaimed_events` (0): the events that the sweep has written for this work, with this one.
+    """
+    values.setdefault("unclaimed_events", 0)
+    seconds = min(_EVENT_SECONDS * 2 ** min(values["unclaimed_events"], 10), _LONGEST_EVENT_SECONDS)
     retry_at = session.now() + seconds + random.random()
     session.run(update(vector_store_files).where(_files.id == row.id).values(retry_at=retry_at, **values))
     said = {**row._mapping, **values}
