@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 import uuid
 from collections.abc import Sequence
 from typing import Any
@@ -173,3 +174,15 @@ def test_filter_at_its_limits_is_answered(vectors: VectorIndex, tenants: tuple[s
     assert found(vectors, tenants[0], deepest) == list(range(FILES))
     widest = Comparison("plain", "nin", [f"never {number}" for number in range(2_000)])
     assert found(vectors, tenants[0], widest) == list(range(FILES))
+
+
+def test_filter_at_its_limits_costs_little_over_many_chunks(vectors: VectorIndex) -> None:
+    """Row by row, it would take more than the time that is given here."""
+    tenant = new_tenant()
+    for start in range(0, 4_000, 1_000):
+        chunks = [chunk(str(number), vector=UNIT, attributes={"plain": "x"}) for number in range(start, start + 1_000)]
+        vectors.upsert(COLLECTION, tenant, chunks)
+    widest = Comparison("plain", "nin", [f"never {number}" for number in range(2_000)])
+    deadline = time.monotonic() + 15
+    hits = vectors.search_vectors(COLLECTION, tenant, [STORE], UNIT, limit=9, filters=widest, deadline=deadline)
+    assert len(hits) == 9
