@@ -16,7 +16,12 @@ from urllib.parse import urlsplit
 import pytest
 from sqlalchemy import func, select
 
+from llmariner.errors import AuthenticationFailed, PermissionDenied
+from llmariner.files.file import NewFile
+from llmariner.files.purposes import Purpose
 from llmariner.files.tables import files
+from llmariner.http.authorization.links import UploadAccess
+from llmariner.http.resources.raw_uploads import RawUpload
 from llmariner.tenancy.keys.store import NewKey
 
 from .conftest import Ask
@@ -131,6 +136,25 @@ def test_a_link_ends_with_its_key_and_takes_nothing_else(
     keys.revoke(owner, key.id)
     assert_error(put(url), 403, "link_revoked")
     assert_error(put(url[:-9]), 403, "invalid_link")
+
+
+@pytest.mark.parametrize("by_link", [True, False])
+def test_a_right_that_ends_while_the_body_arrives_makes_no_file(by_link: bool, installation: Installation) -> None:
+    context, owner = installation.context, installation.owner
+    key, secret = context.keys.create(owner, NewKey(f"leaving {by_link}", frozenset({"api.files.write"})))
+    caller, links = context.authenticator.authenticate(secret), context.upload_links
+    assert caller is not None
+    terms = links.terms(NewFile("a.txt", Purpose.USER_DATA, "text/plain"))
+    link = links.open(links.create(caller, terms, 60).token) if by_link else None
+    before = stored(installation)
+    upload = RawUpload(context, UploadAccess(caller, link), terms, size_bytes=0)
+    upload.begin()
+    upload.write(DATA)
+    context.keys.revoke(owner, key.id)
+    with pytest.raises(PermissionDenied if by_link else AuthenticationFailed):
+        upload.save()
+    upload.close()
+    assert stored(installation) == before
 
 
 def test_a_key_sends_a_file_as_a_plain_body(put: Put, ask: Ask, admin: dict[str, str]) -> None:
