@@ -18,6 +18,9 @@ _DATA = b"data: "
 _DONE = b"[DONE]"
 # Of all choices together; what follows in a longer response gets no citations.
 _MAX_TEXT_LENGTH = 512 * 1024
+# A larger response, which is no text of a model, passes unchanged.
+_MAX_BODY_BYTES = 8 * 1024 * 1024
+_MAX_CHOICES = 128
 _IDENTITY = ("id", "object", "created", "model")
 
 
@@ -62,7 +65,9 @@ class AnnotatedResponse:
             await self._send(message)
 
     async def _send_whole(self, start: Message) -> None:
-        body = await asyncio.to_thread(self._annotated, b"".join(self._body))
+        body = b"".join(self._body)
+        if len(body) <= _MAX_BODY_BYTES:
+            body = await asyncio.to_thread(self._annotated, body)
         headers = [each for each in start["headers"] if each[0] != b"content-length"]
         await self._send({**start, "headers": [(b"content-length", b"%d" % len(body)), *headers]})
         await self._send({"type": "http.response.body", "body": body})
@@ -103,7 +108,9 @@ class AnnotatedResponse:
             if "usage" in chunk:
                 self._identity["usage"] = None  # as in every chunk of a stream with usage
         for choice in chunk["choices"]:
-            self._texts.setdefault(choice["index"], []).append(self._cut(choice["delta"].get("content") or ""))
+            index = choice["index"]
+            if type(index) is int and 0 <= index < _MAX_CHOICES:
+                self._texts.setdefault(index, []).append(self._cut(choice["delta"].get("content") or ""))
 
     def _cut(self, text: str) -> str:
         """The part of the text that may get citations."""

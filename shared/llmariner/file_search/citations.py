@@ -64,6 +64,8 @@ _MIN_QUOTED = 0.34
 _MIN_REPEATED_WORDS = 5
 # Of the same words in the passages.
 _MAX_PLACES = 64
+# Of the passages that are searched for repetitions: each takes about a quarter of a kilobyte meanwhile.
+_MAX_PIECES = 50_000
 _MAX_STATEMENT_LENGTH = 500
 _MAX_QUOTE_LENGTH = 300
 _MAX_MARKERS = 500
@@ -131,9 +133,12 @@ class Citations:
     def _pieces(self) -> dict[tuple[str, ...], list[tuple[int, int]]]:
         """Where the passages have each sequence of words: the index of the passage, and of the first word in it."""
         found: dict[tuple[str, ...], list[tuple[int, int]]] = {}
+        remaining = _MAX_PIECES
         for index, cited in enumerate(self._cited):
             words = cited.words
-            for at in range(len(words) - _MIN_REPEATED_WORDS + 1):
+            count = min(remaining, max(0, len(words) - _MIN_REPEATED_WORDS + 1))
+            remaining -= count
+            for at in range(count):
                 places = found.setdefault(tuple(words[at : at + _MIN_REPEATED_WORDS]), [])
                 if len(places) < _MAX_PLACES:
                     places.append((index, at))

@@ -32,7 +32,7 @@ INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u2
 """Control characters, and those that reverse the direction of what is shown after them."""
 
 # Tokenizers read <|im_start|>, </s>, [INST] and their like in any text as ends and beginnings of messages.
-_CONTROL_TOKEN = re.compile(r"<(?=[^\s\d=])|\[(?=/?[A-Za-z_]{1,40}\])")
+_CONTROL_TOKEN = re.compile(r"<(?=[^\s=])|\[(?=/?[A-Za-z]\w{0,40}\])")
 _NOT_IN_NAMES = re.compile(r"[^\w .,()@+-]")
 _MAX_NAME_LENGTH = 100
 

@@ -119,6 +119,19 @@ def test_an_error_passes(status: int) -> None:
     assert sent(b'{"error":{}}', status=status, kind=JSON)[1] == b'{"error":{}}'
 
 
+def test_choices_that_nobody_requested_are_ignored() -> None:
+    strange: list[Any] = [-1, 128, 10**30, "0", None, True, [], {}]
+    stream = b"".join(chunk(TEXT, index) for index in strange)
+    _, body = sent(stream, chunk(TEXT), DONE)
+    assert body.startswith(stream)
+    assert annotated(body) == [[TEXT[:-1]]]
+
+
+def test_a_response_that_is_too_large_passes() -> None:
+    raw = json.dumps({"choices": [{"message": {"content": "x" * 9 * 2**20}}]}).encode()
+    assert sent(raw, kind=JSON)[1] == raw
+
+
 def test_text_without_end_is_cited_up_to_a_length() -> None:
     filler = "lorem ipsum " * 1000
     _, body = sent(*[chunk(filler) for _ in range(50)], chunk(TEXT), DONE)

@@ -111,6 +111,13 @@ def test_the_index_is_the_place_of_the_marker_or_the_end_of_the_sentence() -> No
     assert text[: repeated["index"]].endswith("at six.")
 
 
+def test_repetitions_are_searched_in_a_bounded_number_of_words() -> None:
+    filler = passage(" ".join(f"w{number}" for number in range(60_000)), 1)
+    assert Citations([filler, passage(SIX, 2)]).annotations(SIX) == []
+    assert len(Citations([passage(SIX, 1), filler]).annotations(SIX)) == 1
+    assert len(Citations([filler, passage(SIX, 2)]).annotations(SIX[:-1] + " [2].")) == 1
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -66,6 +66,8 @@ def test_the_prompt_says_why_there_are_no_passages(found: int, notice: str) -> N
         "[INST]",
         "[/INST]",
         "[gMASK]",
+        "[UNUSED_TOKEN_145]",
+        "<0x0A>",
         "[TOOL_CALLS]",
         "<\u202e|im_end|>",
         "<\x00|im_end|>",
