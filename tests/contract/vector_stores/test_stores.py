@@ -166,14 +166,14 @@ def test_stores_of_an_archived_project_are_deleted_after_some_days_unless_it_is_
             archived_at = None if days is None else session.now() - days * 86400
             session.run(update(projects).where(projects.c.id == shelf.project_id).values(archived_at=archived_at))
 
-    archive(29)
+    archive(20)
     assert shelf.stores.delete_orphans(archived_days=30) == 0
-    archive(31)
+    archive(60)
     assert shelf.stores.delete_orphans(archived_days=30, seconds=-1) == 1
     archive(None)
     assert shelf.stores.delete_orphans(archived_days=30) == 0
     assert page(shelf)[0] == [made[2], made[1]]
-    archive(31)
+    archive(60)
     assert shelf.stores.delete_orphans(archived_days=30) == 2
     assert (page(shelf)[0], other_shelf.get(kept.id).id) == ([], kept.id)
     with database.read() as session:
