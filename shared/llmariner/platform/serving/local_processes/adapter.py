@@ -96,6 +96,7 @@ class ProcessServing:
         self._failures: dict[str, _Failure] = {}
         self._observers: list[Callable[[str, Status], None]] = []
         self._memory_freed = asyncio.Condition()
+        self._reserved: dict[str, int] = {}
         self._warming: asyncio.Task[None] | None = None
 
     @property
@@ -106,6 +107,32 @@ class ProcessServing:
     def warm_up(self) -> None:
         """Start the launcher in the background, ahead of the first wake."""
         self._warming = asyncio.create_task(self._start_launcher())
+
+    @property
+    def budget(self) -> int:
+        """The memory for all engines and what else is reserved of it, in bytes."""
+        return self._budget
+
+    async def reserve_memory(self, owner: str, size_bytes: int) -> str:
+        """Reserve a part of the budget for other work than engines; idle models sleep for it, busy ones do not.
+
+        Returns why there is not that much now, else the empty string.
+        """
+        if size_bytes > self._budget:
+            return f"It needs {size_bytes >> 20} MiB of memory, and all engines and jobs have {self._budget >> 20} MiB."
+        while self._memory_in_use() + size_bytes > self._budget:
+            victim = await self._longest_idle()
+            if victim is None:
+                return f"It waits for {size_bytes >> 20} MiB of memory that busy models or other jobs hold."
+            await self._stop_engine(victim.model.id)
+        self._reserved[owner] = size_bytes
+        return ""
+
+    async def release_memory(self, owner: str) -> None:
+        """Give back what `reserve_memory` reserved. Idempotent."""
+        if self._reserved.pop(owner, None) is not None:
+            async with self._memory_freed:
+                self._memory_freed.notify_all()
 
     async def status(self, model_id: str) -> Status:
         """See the port. A LoRA adapter has its base's status."""
@@ -309,7 +336,7 @@ class ProcessServing:
         """Wait until the budget has memory for this engine; stop idle engines for it, longest idle first."""
         needed = memory_needed(engine.model)
         while self._memory_in_use(excluding=engine) + needed > self._budget:
-            if needed > self._budget or not self._started(excluding=engine):
+            if needed > self._budget or not (self._started(excluding=engine) or self._reserved):
                 raise EngineFailed(
                     f"The model needs about {needed >> 20} MiB, the budget for all engines and the parent they are forked "
                     f"from is {self._budget >> 20} MiB; raise LLMARINER_MEMORY_GIB or choose a smaller model."
@@ -318,22 +345,22 @@ class ProcessServing:
             if victim is not None:
                 await self._stop_engine(victim.model.id)
                 continue
-            engine.message = "waiting for memory that busy models hold"
+            engine.message = "waiting for memory that busy models or jobs hold"
             async with self._memory_freed:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(1.0):
                         await self._memory_freed.wait()
         engine.message = ""
 
-    def _memory_in_use(self, *, excluding: Engine) -> int:
-        """Bytes of the budget in use by other started engines and by the launcher."""
+    def _memory_in_use(self, *, excluding: Engine | None = None) -> int:
+        """Bytes of the budget in use by other started engines, by the launcher, and reserved by other work."""
         parent = memory.process_bytes(self._launcher.pid) if self._launcher.pid else 0
-        return parent + sum(max(memory_needed(e.model), e.memory_bytes) for e in self._started(excluding=excluding))
+        return parent + sum(self._reserved.values()) + sum(max(memory_needed(e.model), e.memory_bytes) for e in self._started(excluding=excluding))
 
-    def _started(self, *, excluding: Engine) -> list[Engine]:
+    def _started(self, *, excluding: Engine | None = None) -> list[Engine]:
         return [e for e in self._engines.values() if e is not excluding and e.phase is not Phase.QUEUED]
 
-    async def _longest_idle(self, *, excluding: Engine) -> Engine | None:
+    async def _longest_idle(self, *, excluding: Engine | None = None) -> Engine | None:
         ready = [
             e
             for e in self._engines.values()

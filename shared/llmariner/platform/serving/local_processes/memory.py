@@ -27,13 +27,20 @@ def _descendants(root: int) -> list[int]:
     found, pending = [], [root]
     while pending:
         pid = pending.pop()
-        try:
-            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        except OSError:
-            continue
-        for child in map(int, children):
+        for child in _children(pid):
             found.append(child)
             pending.append(child)
+    return found
+
+
+def _children(pid: int) -> list[int]:
+    """The children of all threads of a process: each belongs to the thread that forked it."""
+    found = []
+    for file in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            found += map(int, file.read_text().split())
+        except OSError:
+            continue
     return found
 
 

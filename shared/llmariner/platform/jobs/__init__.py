@@ -1,0 +1,113 @@
+"""The jobs port: runs commands in the background, one after another as there is room, and says what became of them.
+
+Adapter: `local_processes` (child processes of one machine). Jobs are told apart by their ids; each call is idempotent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+__all__ = ["DataFile", "Job", "JobStatus", "Jobs", "LogPart", "Phase"]
+
+
+class Phase(StrEnum):
+    """The state of a job."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELED = "canceled"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the job has ended."""
+        return self in (Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELED)
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A file of the project that the job finds as `data/<name>`."""
+
+    id: str
+    name: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job to run. `command` is a shell's; `scripts` become files of `scripts/`.
+
+    Names of `scripts`, `data_files` and `environment` are file names and names of variables: the caller has checked them.
+    """
+
+    id: str
+    project_id: str
+    command: str
+    environment: Mapping[str, str] = field(default_factory=dict)
+    scripts: Mapping[str, bytes] = field(default_factory=dict)
+    data_files: tuple[DataFile, ...] = ()
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """What a job does. `since`: when it entered the phase, in Unix seconds; `started_at`: None before it ran.
+
+    While it is queued, `place` is its place in line from 1, and `reason` why it waits. Where it failed, `code` names the
+    cause for programs and `reason` says it.
+    """
+
+    phase: Phase
+    since: float
+    started_at: float | None = None
+    place: int | None = None
+    code: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class LogPart:
+    """Output of a job from byte `start` of all its output on; `end` is where the next part begins.
+
+    `start` is later than was asked for where earlier output is not kept any more.
+    """
+
+    data: bytes
+    start: int
+    end: int
+
+
+class Jobs(Protocol):
+    """Runs jobs. All methods block briefly and are safe in any thread."""
+
+    @property
+    def environment(self) -> str:
+        """Where commands run, in words for users."""
+
+    @property
+    def problem(self) -> str:
+        """Why no job can run here, for users; empty where they can."""
+
+    def submit(self, job: Job) -> JobStatus:
+        """Queue a job; the status of a job of that id that was submitted or canceled before."""
+
+    def status(self, job_id: str) -> JobStatus | None:
+        """The status; None for an id that was never submitted, or was removed."""
+
+    def cancel(self, job_id: str) -> None:
+        """End a job, or keep a job of that id from ever starting. It ends soon afterwards, with every process it began.
+
+        No effect on one that has ended.
+        """
+
+    def remove(self, job_id: str) -> None:
+        """End a job and delete what it left, its log too."""
+
+    def log(self, job_id: str, start: int = 0) -> LogPart:
+        """Some output from byte `start` on: standard output and error, mixed. Empty where there is none yet."""
+
+    def subscribe(self, observer: Callable[[str], None]) -> None:
+        """Call `observer` with the id of each job that started or ended, in a thread of the adapter."""

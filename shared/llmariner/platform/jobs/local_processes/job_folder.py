@@ -1,0 +1,107 @@
+"""The folder of a job: what it is to run, whether it began, what became of it, its output. Readable by the platform only.
+
+A job was submitted where `job.json` is, has begun where `started` is, and has ended where `result.json` is.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmariner.platform.jobs import DataFile, Job, JobStatus, Phase
+
+__all__ = ["DATA", "LIMITS", "SCRIPTS", "TEMPORARY", "JobFolder", "write_file"]
+
+SCRIPTS, DATA, TEMPORARY = "scripts", "data", "tmp"
+LIMITS = "limits.json"
+
+
+@dataclass(frozen=True)
+class JobFolder:
+    """The folder of one job."""
+
+    path: Path
+
+    @property
+    def work(self) -> Path:
+        """The only folder that the job may write."""
+        return self.path / "work"
+
+    @property
+    def root(self) -> Path:
+        """An empty folder for the sandbox."""
+        return self.path / "root"
+
+    @property
+    def log(self) -> Path:
+        """The folder of its output."""
+        return self.path / "log"
+
+    def save(self, job: Job) -> None:
+        """Make the folder of a submitted job."""
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        scripts = {name: base64.b64encode(content).decode() for name, content in job.scripts.items()}
+        files = [[each.id, each.name, each.size_bytes] for each in job.data_files]
+        document = {
+            "id": job.id,
+            "project_id": job.project_id,
+            "command": job.command,
+            "environment": dict(job.environment),
+            "scripts": scripts,
+            "data_files": files,
+        }
+        write_file(self.path / "job.json", json.dumps(document))
+
+    def load(self) -> Job:
+        """The job. Raises OSError or ValueError where there is none."""
+        document = json.loads((self.path / "job.json").read_text())
+        return Job(
+            id=document["id"],
+            project_id=document["project_id"],
+            command=document["command"],
+            environment=document["environment"],
+            scripts={name: base64.b64decode(content) for name, content in document["scripts"].items()},
+            data_files=tuple(DataFile(*each) for each in document["data_files"]),
+        )
+
+    def mark_started(self) -> None:
+        """Note that the job begins: from now on it is not started again."""
+        write_file(self.path / "started", f"{time.time()}")
+
+    @property
+    def started_at(self) -> float | None:
+        """When the job began."""
+        with contextlib.suppress(OSError, ValueError):
+            return float((self.path / "started").read_text())
+        return None
+
+    def save_result(self, phase: Phase, code: str = "", reason: str = "") -> None:
+        """Note how the job ended, unless that is noted already."""
+        if self.result() is None:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            document = {"phase": phase.value, "at": time.time(), "code": code, "reason": reason}
+            write_file(self.path / "result.json", json.dumps(document))
+
+    def result(self) -> JobStatus | None:
+        """How the job ended; None before."""
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            found = json.loads((self.path / "result.json").read_text())
+            return JobStatus(
+                Phase(found["phase"]), found["at"], self.started_at, code=found["code"], reason=found["reason"]
+            )
+        return None
+
+
+def write_file(path: Path, text: str) -> None:
+    """Write a private file so that it is there whole or not at all, also after a crash of the machine."""
+    part = path.with_name(path.name + ".part")
+    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)

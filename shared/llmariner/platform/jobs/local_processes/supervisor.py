@@ -1,0 +1,260 @@
+"""The process that looks after one running job: keeps its output, ends it at its limits, notes how it ended.
+
+    cd FOLDER; python -m llmariner.platform.jobs.local_processes.supervisor
+
+The job may read the command line, so it names nothing. The file `limits.json` has the fields of `Limits`. The line `cancel` on standard input ends the job; the end of the input does too, since then
+the platform has stopped or crashed. A job never outlives its supervisor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import select
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmariner.platform.jobs import Job, Phase
+from llmariner.platform.jobs.local_processes import disk_usage
+from llmariner.platform.jobs.local_processes.job_folder import LIMITS, TEMPORARY, JobFolder
+from llmariner.platform.jobs.local_processes.output_log import OutputLog
+from llmariner.platform.jobs.local_processes.sandbox import Sandbox, spawn
+from llmariner.platform.serving.local_processes.memory import process_tree_bytes
+
+__all__ = ["Limits", "Supervisor", "main"]
+
+_PR_SET_CHILD_SUBREAPER = 36
+_CHECK_SECONDS = 0.5
+_DISK_SHARE = 10
+"""A check of the disk takes at most one of so many parts of the time."""
+_READ_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of a job, and what its sandbox is built of; see `ProcessJobSettings` and `Sandbox`."""
+
+    memory_bytes: int
+    disk_bytes: int
+    free_disk_bytes: int
+    seconds: float
+    path: str
+    threads: int
+    readable: tuple[str, ...]
+    hidden: tuple[str, ...]
+    user_id: int
+
+    @classmethod
+    def from_json(cls, text: str) -> Limits:
+        """Parse a JSON object of all fields."""
+        fields: dict[str, Any] = json.loads(text)
+        return cls(**{**fields, "readable": tuple(fields["readable"]), "hidden": tuple(fields["hidden"])})
+
+
+@dataclass(frozen=True)
+class _End:
+    """Why the supervisor ends the job."""
+
+    phase: Phase
+    code: str
+    reason: str
+
+
+class Supervisor:
+    """Runs the job of a folder once."""
+
+    def __init__(self, folder: JobFolder, limits: Limits) -> None:
+        self._folder = folder
+        self._limits = limits
+        self._log = OutputLog(folder.log)
+        self._disk_checked_at = 0.0
+        self._disk_check_seconds = 0.0
+        self._deadline = time.monotonic() + limits.seconds
+        self._pid = 0
+
+    def run(self, job: Job) -> None:
+        """Run the job to its end and save the result."""
+        output, output_writer = os.pipe()
+        report, report_writer = os.pipe()
+        self._pid = spawn(
+            self._sandbox(),
+            ["/bin/sh", "-c", job.command],
+            self._environment(job),
+            output=output_writer,
+            report=report_writer,
+        )
+        os.close(output_writer)
+        os.close(report_writer)
+        end = self._supervise(output)
+        self._kill()
+        self._drain(output)
+        with os.fdopen(report, "rb") as file:
+            found = end or _end_of(file.read())
+        self._folder.save_result(found.phase, found.code, found.reason)
+
+    def _sandbox(self) -> Sandbox:
+        limits = self._limits
+        return Sandbox(
+            work=str(self._folder.work),
+            root=str(self._folder.root),
+            readable=limits.readable,
+            hidden=limits.hidden,
+            user_id=limits.user_id,
+            file_bytes=limits.disk_bytes,
+            shared_memory_bytes=limits.memory_bytes // 2,
+        )
+
+    def _environment(self, job: Job) -> dict[str, str]:
+        """Nothing of the platform's own environment: that has secrets and addresses."""
+        own = {
+            "PATH": self._limits.path,
+            "HOME": "/job",
+            "USER": "job",
+            "LOGNAME": "job",
+            "TMPDIR": "/tmp",  # noqa: S108 - the sandbox's own
+            "LANG": "C.UTF-8",
+            "PYTHONUNBUFFERED": "1",
+            "OMP_NUM_THREADS": str(self._limits.threads),
+            "LLMARINER_JOB_ID": job.id,
+        }
+        return {**own, **job.environment}
+
+    def _supervise(self, output: int) -> _End | None:
+        """Keep output and check limits until the job ends by itself (None) or has to be ended."""
+        checked_at = 0.0
+        open_ends = [0, output]
+        while True:
+            readable = select.select(open_ends, [], [], _CHECK_SECONDS)[0]
+            if 0 in readable:
+                return _asked(os.read(0, 4096))
+            if output in readable:
+                if data := os.read(output, _READ_BYTES):
+                    self._log.write(data)
+                else:
+                    open_ends.remove(output)
+            if output not in open_ends and os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                return None
+            if time.monotonic() - checked_at > _CHECK_SECONDS:
+                if end := self._exceeded():
+                    return end
+                checked_at = time.monotonic()
+
+    def _exceeded(self) -> _End | None:
+        limits = self._limits
+        if time.monotonic() > self._deadline:
+            return _failed("deadline_exceeded", f"It ran longer than {limits.seconds:g} s, and was ended.")
+        used = process_tree_bytes(self._pid) + self._shared_memory_bytes()
+        if used > limits.memory_bytes:
+            return _failed(
+                "out_of_memory",
+                f"It used {used >> 20} MiB of memory, more than the {limits.memory_bytes >> 20} MiB of a job, and was ended.",
+            )
+        return self._disk_exceeded()
+
+    def _shared_memory_bytes(self) -> int:
+        """Bytes in the job's /dev/shm, which belong to no process."""
+        for process_one in Path(f"/proc/{self._pid}/task/{self._pid}/children").read_text().split():
+            try:
+                found = os.statvfs(f"/proc/{process_one}/root/dev/shm")
+            except OSError:
+                continue
+            # Before the job has its own root directory, this is the machine's.
+            if found.f_blocks * found.f_frsize <= self._limits.memory_bytes:
+                return (found.f_blocks - found.f_bfree) * found.f_frsize
+        return 0
+
+    def _disk_exceeded(self) -> _End | None:
+        limits = self._limits
+        if disk_usage.free_bytes(self._folder.work) < limits.free_disk_bytes:
+            return _failed("evicted", "The machine's disk is nearly full, and the job was ended to keep it usable.")
+        if time.monotonic() - self._disk_checked_at < max(1.0, _DISK_SHARE * self._disk_check_seconds):
+            return None
+        began = time.monotonic()
+        try:
+            used = disk_usage.used_bytes(self._folder.work)
+        except disk_usage.NotMeasurable as error:
+            return _failed("disk_limit_exceeded", f"It was ended because {error}.")
+        self._disk_checked_at = time.monotonic()
+        self._disk_check_seconds = self._disk_checked_at - began
+        if used > limits.disk_bytes:
+            limit = limits.disk_bytes >> 20
+            return _failed(
+                "disk_limit_exceeded",
+                f"Its files took {used >> 20} MiB, more than the {limit} MiB of a job, and it was ended.",
+            )
+        return None
+
+    def _kill(self) -> None:
+        """End every process of the job and wait for that: the namespace ends with its process 1, that with its parent.
+
+        Process 1 is a child of ours once its parent has ended, and cannot be waited for before all others have.
+        """
+        os.kill(self._pid, signal.SIGKILL)
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                os.waitpid(-1, 0)
+
+    def _drain(self, output: int) -> None:
+        """Keep what was written before the end. The pipe ends once the last process has."""
+        while data := os.read(output, _READ_BYTES):
+            self._log.write(data)
+        os.close(output)
+
+
+def _asked(data: bytes) -> _End:
+    if data.strip() == b"cancel":
+        return _End(Phase.CANCELED, "", "")
+    return _failed("interrupted", "The platform stopped while it ran. Create it again.")
+
+
+def _end_of(report: bytes) -> _End:
+    """How a job ended that nobody ended, from what the sandbox reported."""
+    reports = [json.loads(line) for line in report.splitlines()]
+    if errors := [each["error"] for each in reports if "error" in each]:
+        return _failed("start_failed", f"The command could not be started: {errors[0]}.")
+    if not reports:
+        return _failed("killed", "It was killed from outside, perhaps because the machine had no memory left.")
+    status = int(reports[0]["status"])
+    if os.WIFSIGNALED(status):
+        return _killed(os.WTERMSIG(status), "The command was ended by")
+    code = os.WEXITSTATUS(status)
+    if code == 0:
+        return _End(Phase.SUCCEEDED, "", "")
+    if code > 128:  # a shell's way to say that a signal ended what it ran
+        return _killed(code - 128, f"The command ended with exit code {code}, as after")
+    return _failed("exit_code", f"The command ended with exit code {code}.")
+
+
+def _killed(number: int, what: str) -> _End:
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        name = f"signal {number}"
+    if number == signal.SIGKILL:
+        return _failed("killed", f"{what} {name}, perhaps because the machine had no memory left.")
+    return _failed("exit_code" if "exit code" in what else "killed", f"{what} {name}.")
+
+
+def _failed(code: str, reason: str) -> _End:
+    return _End(Phase.FAILED, code, reason)
+
+
+def main() -> None:
+    """Run the job of the working directory."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # whoever stops the platform waits for its result
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    folder = JobFolder(Path.cwd())
+    try:
+        (folder.work / TEMPORARY).mkdir(exist_ok=True)
+        Supervisor(folder, Limits.from_json((folder.path / LIMITS).read_text())).run(folder.load())
+    finally:
+        disk_usage.delete_tree(folder.work)
+
+
+if __name__ == "__main__":
+    main()
