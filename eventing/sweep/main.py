@@ -2,7 +2,8 @@
 
 Deletes files and uploads that expired, files of projects that are gone or were archived long ago, and contents that
 no file has; publishes pending events; closes ledger entries of lost gateway instances; prunes old ledger entries,
-whose sums remain, and old deliveries; reconciles serving, which puts idle models to sleep.
+whose sums remain, and old deliveries; reconciles batch jobs with what runs them; reconciles serving, which puts idle
+models to sleep.
 """
 
 import asyncio
@@ -95,7 +96,19 @@ def _collect_garbage(context: Context) -> None:
         lease.pause(_GARBAGE_SECONDS)
 
 
-_STEPS = (_delete_files, _publish_events, _close_lost_requests, _prune_requests, _prune_events, _collect_garbage)
+def _reconcile_jobs(context: Context) -> None:
+    context.reconcile_batch_jobs(seconds=_STEP_SECONDS)
+
+
+_STEPS = (
+    _delete_files,
+    _reconcile_jobs,
+    _publish_events,
+    _close_lost_requests,
+    _prune_requests,
+    _prune_events,
+    _collect_garbage,
+)
 
 # Events of the cluster's PingSource are not in the outbox; their data is ignored.
 handle = event_function(consume, from_outbox=False)

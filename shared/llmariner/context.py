@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from llmariner.errors import Unavailable
 from llmariner.file_settings import FileSettings
+from llmariner.job_settings import JobSettings
 from llmariner.settings import (
     BrokerSettings,
     ClusterSettings,
@@ -32,6 +33,7 @@ from llmariner.settings import (
 from llmariner.vector_store_settings import VectorStoreSettings
 
 if TYPE_CHECKING:
+    from llmariner.batch_jobs.batch_jobs import BatchJobs
     from llmariner.control_plane import InProcessControlPlane
     from llmariner.files.external_objects import ExternalObjects
     from llmariner.files.files import Files
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     from llmariner.platform.database import Database
     from llmariner.platform.events.broker import Publisher
     from llmariner.platform.events.deliveries import Deliveries
+    from llmariner.platform.jobs import Jobs
     from llmariner.platform.objects import ObjectStore
     from llmariner.platform.serving import Serving
     from llmariner.platform.serving.waiting_requests import WaitingRequests
@@ -118,6 +121,7 @@ class Context:
         BrokerSettings.load(self.env)
         IdentitySettings.load(self.env)
         FileSettings.load(self.env)
+        JobSettings.load(self.env)
         ModelSettings.load(self.env)
         ObjectSettings.load(self.env)
         VectorStoreSettings.load(self.env)
@@ -325,6 +329,7 @@ class Context:
     @_cached
     def files(self) -> Files:
         """The files of projects. Raises Unavailable in an installation without a store for them."""
+        from llmariner.batch_jobs.references import BatchJobReferences
         from llmariner.files.files import Files
         from llmariner.vector_stores.removals import VectorStoreReferences
 
@@ -335,7 +340,7 @@ class Context:
                 headers={"x-should-retry": "false"},
             )
 
-        references, settings = (VectorStoreReferences(),), FileSettings.load(self.env)
+        references, settings = (VectorStoreReferences(), BatchJobReferences()), FileSettings.load(self.env)
         return Files(self.database, self.objects, settings, references, self.external_objects)
 
     @_cached
@@ -359,6 +364,41 @@ class Context:
 
         settings = self.files.settings  # an installation without a store has none
         return Uploads(self.database, self.objects, settings)
+
+    @_cached
+    def jobs(self) -> Jobs:
+        """What runs jobs; standalone mode sets its own. Raises Unavailable in an installation without it."""
+        off = JobSettings.load(self.env).adapter == "off"
+        raise Unavailable(
+            "Jobs are turned off in this installation: an operator turns them on with LLMARINER_JOBS=processes."
+            if off
+            else "This installation runs no jobs: only a platform on one machine does, which `llma up` starts.",
+            code="no_job_runner",
+            headers={"x-should-retry": "false"},
+        )
+
+    @_cached
+    def batch_jobs(self) -> BatchJobs:
+        """Batch jobs."""
+        from llmariner.batch_jobs.batch_jobs import BatchJobs
+
+        return BatchJobs(self.database, JobSettings.load(self.env), lambda: self.jobs)
+
+    def reconcile_batch_job(self, job_id: str) -> None:
+        """Make what runs jobs do what a batch job asks for, and record what became of it. Idempotent."""
+        from llmariner.batch_jobs.reconciler import reconcile
+
+        reconcile(
+            self.database, lambda: self.jobs, lambda project_id, ids: self.files.get_many(project_id, ids), job_id
+        )
+
+    def reconcile_batch_jobs(self, *, seconds: float) -> None:
+        """As `reconcile_batch_job`, for all that have not ended; for at most that many seconds."""
+        from llmariner.batch_jobs.reconciler import reconcile_all
+
+        reconcile_all(
+            self.database, lambda: self.jobs, lambda project_id, ids: self.files.get_many(project_id, ids), seconds
+        )
 
     @_cached
     def publisher(self) -> Publisher | None:

@@ -19,10 +19,13 @@ __all__ = ["create_app"]
 _BODY_LIMIT = 1024 * 1024
 
 
-def create_app(title: str, context: Context, *, streamed_bodies: re.Pattern[str] | None = None) -> FastAPI:
+def create_app(
+    title: str, context: Context, *, streamed_bodies: re.Pattern[str] | None = None, body_limit: int = _BODY_LIMIT
+) -> FastAPI:
     """An application with /health/live and /health/ready, to which the caller adds routes. Raises for invalid settings.
 
-    `streamed_bodies`: the paths whose handlers read bodies as they arrive and limit them; other bodies have at most 1 MiB.
+    `streamed_bodies`: the paths whose handlers read bodies as they arrive and limit them; other bodies have at most
+    `body_limit` bytes.
     """
     context.check_settings()
     app = FastAPI(
@@ -39,7 +42,7 @@ def create_app(title: str, context: Context, *, streamed_bodies: re.Pattern[str]
         trusted=GatewaySettings.load(context.env).trusted_proxies,
         service_secret=context.secrets.service,
     )
-    error_middleware.install_error_handling(app, body_limit=_BODY_LIMIT, streamed=streamed_bodies)
+    error_middleware.install_error_handling(app, body_limit=body_limit, streamed=streamed_bodies)
     if context.env.get("LLMARINER_BROKER_URL"):
         from llmariner.http.middleware.outbox import OutboxMiddleware
 

@@ -14,12 +14,14 @@ from urllib.parse import quote
 from llmariner.boot import load
 from llmariner.context import Context
 from llmariner.errors import PlatformError
+from llmariner.job_settings import JobSettings
 from llmariner.models.model import ActivationStatus, NewModel, SourceRepository, Task
 from llmariner.models.queries import ModelSelector
 from llmariner.models.serving_lookup import RegistryModelLookup
 from llmariner.platform.database.schema import schema_mismatch
 from llmariner.platform.events import outbox
 from llmariner.platform.events.deliveries import Deliveries
+from llmariner.platform.jobs.local_processes.adapter import ProcessJobs
 from llmariner.platform.serving.local_processes.adapter import ProcessServing, ProcessSettings
 from llmariner.platform.serving.local_processes.command_line import engine_environment
 from llmariner.platform.serving.local_processes.launcher_client import kill_orphans
@@ -30,6 +32,7 @@ from llmariner.settings import Environment, SecretSettings, ServingSettings, Sta
 from llmariner.standalone.dispatcher import Dispatcher, delivery_timeouts, subscriptions
 from llmariner.standalone.engine.environment import EngineEnvironment
 from llmariner.standalone.engine.packages import PACKAGED, PackagedModel
+from llmariner.standalone.jobs import make_jobs
 from llmariner.standalone.milvus_lite.process import MilvusLiteProcess
 from llmariner.standalone.router import Router
 from llmariner.standalone.weights import LocalWeights
@@ -118,6 +121,8 @@ class StandalonePlatform:
         # Background work calls the token path of this process.
         self.context = Context({**self.folder.environment(env), "LLMARINER_INFERENCE_URL": settings.base_url})
         self._serving_settings = ServingSettings.load(env)
+        self._job_settings = JobSettings.load(env)
+        self.jobs: ProcessJobs | None = None
         self._tasks: list[asyncio.Task[Any]] = []
         self._dispatcher: Dispatcher | None = None
         self.serving: ProcessServing | None = None
@@ -158,11 +163,14 @@ class StandalonePlatform:
         self.context.serving = self.serving
         self.context.weights = self._weights
         self.serving.subscribe(lambda model_id, _: self.context.gateway.invalidate(model_id))
+        self._start_jobs()
         root = checkout_root()
         router = Router(root / "functions", self.context)
         self._dispatcher = self._make_dispatcher(root / "eventing")
         self.serving.warm_up()
         self._tasks = [asyncio.create_task(self._dispatcher.run()), asyncio.create_task(self._run_timer())]
+        # Rows may say that jobs run which ended with an earlier process.
+        self._tasks.append(asyncio.create_task(asyncio.to_thread(self._reconcile_jobs)))
         await self._wake_active()
         return router
 
@@ -174,6 +182,8 @@ class StandalonePlatform:
         if self._dispatcher is not None:
             await self._dispatcher.close()
         self._weights.close()
+        if self.jobs is not None:
+            await asyncio.to_thread(self.jobs.close)
         await self.context.gateway.close()
         if self.serving is not None:
             await self.serving.close()
@@ -213,6 +223,15 @@ class StandalonePlatform:
         lookup = RegistryModelLookup(self.context.registry, self.context.ledger)
         return ProcessServing(process_settings, lookup.find, lookup.record_wake)
 
+    def _start_jobs(self) -> None:
+        if self._job_settings.adapter == "off":
+            return
+        assert self.serving is not None
+        home, python = self.folder.root, self._engines.python
+        self.jobs = make_jobs(self.context, self._job_settings, self.serving, home=home, python=python)
+        self.jobs.start()
+        self.context.jobs = self.jobs
+
     def _make_dispatcher(self, eventing: Path) -> Dispatcher:
         consumers: Any = {}
         for folder in sorted(path.parent for path in eventing.glob("*/trigger.yaml")):
@@ -228,6 +247,12 @@ class StandalonePlatform:
                 await asyncio.to_thread(self._write_tick)
             except Exception:  # no error may stop the timer
                 _log.exception("no tick")
+
+    def _reconcile_jobs(self) -> None:
+        try:
+            self.context.reconcile_batch_jobs(seconds=_TICK_SECONDS)
+        except Exception:  # the sweep does it again
+            _log.exception("batch jobs were not reconciled")
 
     def _write_tick(self) -> None:
         for name in ("platform.log", "launcher.log", _MILVUS_LOG):

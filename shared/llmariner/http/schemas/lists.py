@@ -20,6 +20,7 @@ from llmariner.http.schemas.timestamps import unit_mistake
 __all__ = [
     "AlertCursor",
     "AuditLogCursor",
+    "BatchJobCursor",
     "Cursor",
     "FileCursor",
     "GroupCursor",
@@ -66,6 +67,7 @@ Cursor = Annotated[str | None, _CursorQuery]
 """A cursor of lists whose ids have no common prefix."""
 AuditLogCursor = Annotated[str | None, _CursorQuery, AfterValidator(_id_with_prefix("audit_log"))]
 AlertCursor = Annotated[str | None, _CursorQuery, AfterValidator(_id_with_prefix("alert"))]
+BatchJobCursor = Annotated[str | None, _CursorQuery, AfterValidator(_id_with_prefix("bj", "-"))]
 FileCursor = Annotated[str | None, _CursorQuery, AfterValidator(_id_with_prefix("file", "-"))]
 GroupCursor = Annotated[str | None, _CursorQuery, AfterValidator(_id_with_prefix("group"))]
 InviteCursor = Annotated[str | None, _CursorQuery, AfterValidator(_id_with_prefix("invite"))]

@@ -171,7 +171,9 @@ class ProcessJobs:
         with self._changed:
             if waiting := self._queue.get(job_id):
                 place = self._line().index(job_id) + 1
-                reason = waiting.reason or self._problem or ("Jobs run before it." if place > 1 or self._running else "")
+                reason = (
+                    waiting.reason or self._problem or ("Jobs run before it." if place > 1 or self._running else "")
+                )
                 return JobStatus(Phase.QUEUED, _modified(folder.path / "job.json"), place=place, reason=reason)
             if (result := folder.result()) is not None:
                 return result
@@ -199,7 +201,8 @@ class ProcessJobs:
             running = self._running.get(job_id)
         if running is not None:
             self.cancel(job_id)
-            if running.thread is not None:
+            # An observer may call this in the job's own thread, and does again at its end.
+            if running.thread is not None and running.thread is not threading.current_thread():
                 running.thread.join(_STOP_SECONDS)
         with self._changed:
             self._queue.pop(job_id, None)

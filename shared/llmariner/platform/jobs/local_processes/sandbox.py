@@ -143,7 +143,7 @@ def _build_root(sandbox: Sandbox) -> None:
     _copy_resolver(root)
     for name in ("job", "tmp", "proc", ".old"):
         os.mkdir(f"{root}/{name}")
-    for target, source in (("/job", sandbox.work), ("/tmp", f"{sandbox.work}/tmp")):  # noqa: S108 - its own folder
+    for target, source in (("/job", sandbox.work), ("/tmp", f"{sandbox.work}/tmp")):
         _mount(source, root + target, flags=_MS_BIND)
         _mount("", root + target, flags=_MS_BIND | _MS_REMOUNT | _MS_NOSUID | _MS_NODEV | _locked(root + target))
     for name in ("data", "scripts"):
@@ -195,9 +195,7 @@ def _locked(path: str) -> int:
     return (found & _LOCKED) | (_MS_RELATIME if found & _ST_RELATIME else 0)
 
 
-def _execute(
-    sandbox: Sandbox, argv: Sequence[str], environment: dict[str, str], output: int, report: int
-) -> NoReturn:
+def _execute(sandbox: Sandbox, argv: Sequence[str], environment: dict[str, str], output: int, report: int) -> NoReturn:
     """Give up all rights and become the command."""
     try:
         os.setsid()

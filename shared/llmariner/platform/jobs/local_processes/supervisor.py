@@ -116,7 +116,7 @@ class Supervisor:
             "HOME": "/job",
             "USER": "job",
             "LOGNAME": "job",
-            "TMPDIR": "/tmp",  # noqa: S108 - the sandbox's own
+            "TMPDIR": "/tmp",
             "LANG": "C.UTF-8",
             "PYTHONUNBUFFERED": "1",
             "OMP_NUM_THREADS": str(self._limits.threads),
@@ -152,7 +152,7 @@ class Supervisor:
         if used > limits.memory_bytes:
             return _failed(
                 "out_of_memory",
-                f"It used {used >> 20} MiB of memory, more than the {limits.memory_bytes >> 20} MiB of a job, and was ended.",
+                f"It used {used >> 20} MiB of memory and was ended: a job may use {limits.memory_bytes >> 20} MiB.",
             )
         return self._disk_exceeded()
 

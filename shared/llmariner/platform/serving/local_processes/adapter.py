@@ -355,7 +355,8 @@ class ProcessServing:
     def _memory_in_use(self, *, excluding: Engine | None = None) -> int:
         """Bytes of the budget in use by other started engines, by the launcher, and reserved by other work."""
         parent = memory.process_bytes(self._launcher.pid) if self._launcher.pid else 0
-        return parent + sum(self._reserved.values()) + sum(max(memory_needed(e.model), e.memory_bytes) for e in self._started(excluding=excluding))
+        engines = sum(max(memory_needed(e.model), e.memory_bytes) for e in self._started(excluding=excluding))
+        return parent + sum(self._reserved.values()) + engines
 
     def _started(self, *, excluding: Engine | None = None) -> list[Engine]:
         return [e for e in self._engines.values() if e is not excluding and e.phase is not Phase.QUEUED]

@@ -1,0 +1,220 @@
+"""The batch jobs of projects: created, listed, canceled, deleted. `reconciler` makes the jobs port run them."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sqlalchemy import Row, delete, func, or_, select, update
+
+from llmariner.audit import log
+from llmariner.batch_jobs.batch_job import BatchJob, NewBatchJob
+from llmariner.batch_jobs.events import CHANGE_REQUESTED, DELETED, QUEUED, add_job_event
+from llmariner.batch_jobs.tables import batch_job_files, batch_jobs
+from llmariner.errors import Conflict, InvalidRequest, NotFound, Unavailable
+from llmariner.files.quotas import lock_usage
+from llmariner.files.tables import files
+from llmariner.identifiers import new_id
+from llmariner.job_settings import JobSettings
+from llmariner.platform.database import Database, ReadSession, WriteSession
+from llmariner.platform.jobs import Jobs, JobStatus, LogPart, Phase
+from llmariner.tenancy.principal import Caller
+
+__all__ = ["BatchJobs", "load_job"]
+
+_ACTIVE = (Phase.QUEUED.value, Phase.RUNNING.value)
+_MAX_NAME_BYTES = 255
+# Without the scripts, which may have a megabyte.
+_COLUMNS = [column for column in batch_jobs.c if column.name != "scripts"]
+
+
+class BatchJobs:
+    """The jobs of one installation. `project_id` limits a call to that project; others' jobs are NotFound.
+
+    `jobs` returns the jobs port or raises Unavailable where the installation has none. All methods block.
+    """
+
+    def __init__(self, database: Database, settings: JobSettings, jobs: Callable[[], Jobs]) -> None:
+        self._database = database
+        self._settings = settings
+        self._jobs = jobs
+
+    def create(self, caller: Caller, new: NewBatchJob) -> BatchJob:
+        """Create a job, which is queued. Raises InvalidRequest, NotFound for a file, Conflict for too many jobs.
+
+        Unavailable where nothing would run it.
+        """
+        owner = caller.key_owner
+        new.check(self._settings.images)
+        jobs = self._jobs()
+        if problem := jobs.problem:
+            raise Unavailable(
+                f"This machine cannot run jobs: {problem}", code="no_job_runner", headers={"x-should-retry": "false"}
+            )
+        job_id = new_id("bj").replace("_", "-")
+        row = _row(caller, job_id, new, jobs.environment)
+
+        def insert(session: WriteSession) -> BatchJob:
+            # Deletions of files take this lock too, so none that is found below is deleted before the job uses it.
+            lock_usage(session, owner.project_id, owner.organization_id)
+            self._check_files(session, owner.project_id, new.data_files)
+            self._check_number(session, owner.project_id)
+            session.add(batch_jobs, **row)
+            place = {"project_id": owner.project_id, "organization_id": owner.organization_id}
+            for file_id in new.data_files:
+                session.add(batch_job_files, batch_job_id=job_id, file_id=file_id, **place)
+            job = load_job(session, owner.project_id, job_id)
+            add_job_event(session, QUEUED, job)
+            add_job_event(session, CHANGE_REQUESTED, job, change="run")
+            log.append_entry(session, caller, "batch_job.created", {"id": job_id}, **place)
+            return BatchJob.from_row(job)
+
+        return self._database.transact(insert)
+
+    def page(self, project_id: str, *, after: str | None, limit: int) -> tuple[list[BatchJob], bool]:
+        """Up to `limit` jobs, newest first, and whether more follow. `after`: the id of a job that exists or existed."""
+        query = select(*_COLUMNS).where(batch_jobs.c.project_id == project_id, batch_jobs.c.deleted_at.is_(None))
+        if after is not None:
+            query = query.where(batch_jobs.c.id < after)
+        with self._database.read() as session:
+            rows = session.rows(query.order_by(batch_jobs.c.id.desc()).limit(limit + 1))
+        return [self._with_place(row) for row in rows[:limit]], len(rows) > limit
+
+    def count(self, project_id: str) -> int:
+        """The number of jobs on all pages."""
+        query = select(func.count()).select_from(batch_jobs)
+        with self._database.read() as session:
+            found = session.value(query.where(batch_jobs.c.project_id == project_id, batch_jobs.c.deleted_at.is_(None)))
+        return int(found)
+
+    def get(self, project_id: str, job_id: str) -> BatchJob:
+        """One job. NotFound."""
+        with self._database.read() as session:
+            row = load_job(session, project_id, job_id)
+        return self._with_place(row)
+
+    def cancel(self, caller: Caller, job_id: str) -> BatchJob:
+        """Ask for the end of a job, which follows soon. No effect on one that has ended. NotFound."""
+        owner = caller.key_owner
+
+        def request(session: WriteSession) -> Row[Any]:
+            job = load_job(session, owner.project_id, job_id, lock=True)
+            if job.status not in _ACTIVE or job.cancel_requested_at is not None:
+                return job
+            session.run(update(batch_jobs).where(batch_jobs.c.id == job_id).values(cancel_requested_at=time.time()))
+            add_job_event(session, CHANGE_REQUESTED, job, change="cancel")
+            canceled = load_job(session, owner.project_id, job_id)
+            place = {"project_id": owner.project_id, "organization_id": owner.organization_id}
+            log.append_entry(session, caller, "batch_job.canceled", {"id": job_id}, **place)
+            return canceled
+
+        return self._with_place(self._database.transact(request))
+
+    def delete(self, caller: Caller, job_id: str) -> BatchJob:
+        """Delete a job, which ends if it runs; returns it as it was. NotFound."""
+        owner = caller.key_owner
+
+        def remove(session: WriteSession) -> Row[Any]:
+            job = load_job(session, owner.project_id, job_id, lock=True)
+            session.run(update(batch_jobs).where(batch_jobs.c.id == job_id).values(deleted_at=time.time()))
+            session.run(delete(batch_job_files).where(batch_job_files.c.batch_job_id == job_id))
+            add_job_event(session, DELETED, job)
+            add_job_event(session, CHANGE_REQUESTED, job, change="delete")
+            place = {"project_id": owner.project_id, "organization_id": owner.organization_id}
+            log.append_entry(session, caller, "batch_job.deleted", {"id": job_id}, **place)
+            return job
+
+        return BatchJob.from_row(self._database.transact(remove))
+
+    def log(self, project_id: str, job_id: str, start: int) -> tuple[LogPart, bool]:
+        """Some output of a job from byte `start` on, and whether the job had ended before. NotFound.
+
+        Unavailable where nothing runs jobs: whatever ran it had its output.
+        """
+        ended = self.get(project_id, job_id).status.is_final
+        return self._jobs().log(job_id, start), ended
+
+    def _with_place(self, row: Row[Any]) -> BatchJob:
+        live: JobStatus | None = None
+        if row.status == Phase.QUEUED:
+            try:
+                live = self._jobs().status(row.id)
+            except Unavailable as error:
+                live = JobStatus(Phase.QUEUED, row.created_at, reason=error.message)
+        return BatchJob.from_row(row, live)
+
+    def _check_files(self, session: ReadSession, project_id: str, ids: Sequence[str]) -> None:
+        alive = or_(files.c.expires_at.is_(None), files.c.expires_at > int(time.time()))
+        query = select(files).where(files.c.id.in_(ids), files.c.project_id == project_id, alive)
+        found = {row.id: row for row in session.rows(query)} if ids else {}
+        if missing := [each for each in ids if each not in found]:
+            shown = ", ".join(f"'{each[:64]}'" for each in missing[:5])
+            raise NotFound(f"No such file: {shown}. List those of your project with GET /v1/files.", param="data_files")
+        names: set[str] = set()
+        for file in found.values():
+            if file.filename in names or len(file.filename.encode()) > _MAX_NAME_BYTES:
+                problem = "another data file has that name" if file.filename in names else "the name is too long"
+                raise InvalidRequest(
+                    f"The file '{file.id}' can't be 'data/{file.filename[:64]}': {problem}. Upload it under another name.",
+                    param="data_files",
+                )
+            names.add(file.filename)
+        size = sum(file.size_bytes for file in found.values())
+        if size > self._settings.disk_bytes:
+            raise InvalidRequest(
+                f"The data files have {size} bytes together, and a job may have {self._settings.disk_bytes} on disk.",
+                param="data_files",
+                code="data_too_large",
+            )
+
+    def _check_number(self, session: ReadSession, project_id: str) -> None:
+        active = select(func.count()).select_from(batch_jobs)
+        number = session.value(
+            active.where(
+                batch_jobs.c.project_id == project_id,
+                batch_jobs.c.status.in_(_ACTIVE),
+                batch_jobs.c.deleted_at.is_(None),
+            )
+        )
+        if number >= self._settings.project_jobs:
+            raise Conflict(
+                f"Your project has {number} jobs queued or running, as many as it may have: wait for one, or cancel one.",
+                code="too_many_jobs",
+            )
+
+
+def load_job(session: ReadSession, project_id: str, job_id: str, *, lock: bool = False) -> Row[Any]:
+    """A row without its scripts. NotFound. `lock`: until the transaction ends."""
+    query = select(*_COLUMNS).where(
+        batch_jobs.c.id == job_id, batch_jobs.c.project_id == project_id, batch_jobs.c.deleted_at.is_(None)
+    )
+    row = session.first(query.with_for_update() if lock else query)
+    if row is None:
+        raise NotFound(
+            f"No such batch job: '{job_id[:64]}'. List those of your project with GET /v1/batch/jobs.", param="id"
+        )
+    return row
+
+
+def _row(caller: Caller, job_id: str, new: NewBatchJob, environment: str) -> dict[str, Any]:
+    scripts = {name: base64.b64encode(content).decode() for name, content in new.scripts.items()}
+    return {
+        "id": job_id,
+        "organization_id": caller.key_owner.organization_id,
+        "project_id": caller.key_owner.project_id,
+        "user_id": caller.user_id,
+        "key_id": caller.key_id,
+        "image": new.image,
+        "command": new.command,
+        "envs": json.dumps(dict(new.envs)),
+        "scripts": json.dumps(scripts),
+        "script_names": json.dumps(sorted(scripts)),
+        "data_files": json.dumps(list(new.data_files)),
+        "worker_count": new.worker_count,
+        "environment": environment,
+        "status": Phase.QUEUED.value,
+        "created_at": int(time.time()),
+    }

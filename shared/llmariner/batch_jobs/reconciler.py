@@ -1,0 +1,156 @@
+"""Makes the jobs port do what the rows of batch jobs ask for, and the rows say what became of it.
+
+`reconcile` is idempotent and looks at the present state alone, so events may come late, twice or out of order; a periodic
+call for every job that has not ended makes up for those that were lost.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, Row, delete, or_, select, update
+
+from llmariner.batch_jobs.events import FINISHED, STARTED, add_job_event
+from llmariner.batch_jobs.tables import batch_job_files, batch_jobs
+from llmariner.errors import Unavailable
+from llmariner.files.file import File
+from llmariner.platform.database import Database, WriteSession
+from llmariner.platform.jobs import DataFile, Job, Jobs, JobStatus, Phase
+from llmariner.tenancy.tables import projects
+
+__all__ = ["reconcile", "reconcile_all"]
+
+_BATCH = 200
+_LOST = "The platform that ran it knows nothing of it any more. Create it again."
+
+
+def reconcile_all(
+    database: Database, jobs: Callable[[], Jobs], files: Callable[[str, Sequence[str]], dict[str, File]], seconds: float
+) -> None:
+    """Reconcile every job that has not ended or is deleted. It ends after that many seconds; the next call does the rest."""
+    until, last = time.monotonic() + seconds, ""
+    _delete_orphans(database)
+    while time.monotonic() < until:
+        pending = or_(batch_jobs.c.finished_at.is_(None), batch_jobs.c.deleted_at.is_not(None))
+        query = select(batch_jobs.c.id).where(pending, batch_jobs.c.id > last).order_by(batch_jobs.c.id).limit(_BATCH)
+        with database.read() as session:
+            ids = [row.id for row in session.rows(query)]
+        for job_id in ids:
+            if time.monotonic() > until:
+                return
+            reconcile(database, jobs, files, job_id)
+        if len(ids) < _BATCH:
+            return
+        last = ids[-1]
+
+
+def reconcile(
+    database: Database, jobs: Callable[[], Jobs], files: Callable[[str, Sequence[str]], dict[str, File]], job_id: str
+) -> None:
+    """Bring one job's row and the jobs port together. `jobs` raises Unavailable where nothing runs jobs.
+
+    `files` gives the files of a project by their ids. An id without a row is forgotten by the port.
+    """
+    with database.read() as session:
+        row = session.first(select(batch_jobs).where(batch_jobs.c.id == job_id))
+    try:
+        port = jobs()
+    except Unavailable:
+        if row is not None:
+            _reconcile_without_port(database, row)
+        return
+    if row is None or row.deleted_at is not None:
+        port.remove(job_id)
+        if row is not None:
+            _delete_row(database, job_id)
+    elif row.finished_at is None:
+        status = _converge(port, row, files)
+        _record(database, job_id, status)
+
+
+def _converge(port: Jobs, row: Row[Any], files: Callable[[str, Sequence[str]], dict[str, File]]) -> JobStatus:
+    """Let the port do what the row asks for; returns the job's status then."""
+    if row.cancel_requested_at is not None:
+        port.cancel(row.id)
+    status = port.status(row.id)
+    if status is not None:
+        return status
+    if row.status == Phase.RUNNING:
+        return JobStatus(Phase.FAILED, time.time(), row.started_at, code="interrupted", reason=_LOST)
+    ids = json.loads(row.data_files)
+    found = files(row.project_id, ids) if ids else {}
+    if missing := [each for each in ids if each not in found]:
+        reason = f"The data file '{missing[0]}' was deleted or expired before the job began."
+        return JobStatus(Phase.FAILED, time.time(), code="data_file_unavailable", reason=reason)
+    return port.submit(_job(row, [found[each] for each in ids]))
+
+
+def _reconcile_without_port(database: Database, row: Row[Any]) -> None:
+    """Nothing runs jobs in this installation any more: what ran has ended, and what is queued can be canceled."""
+    if row.deleted_at is not None:
+        _delete_row(database, row.id)
+    elif row.finished_at is None and row.cancel_requested_at is not None:
+        _record(database, row.id, JobStatus(Phase.CANCELED, time.time(), row.started_at))
+    elif row.finished_at is None and row.status == Phase.RUNNING:
+        lost = JobStatus(Phase.FAILED, time.time(), row.started_at, code="interrupted", reason=_LOST)
+        _record(database, row.id, lost)
+
+
+def _record(database: Database, job_id: str, status: JobStatus) -> None:
+    """Write what the port says into the row, unless it has ended, with the event of each change."""
+
+    def change(session: WriteSession) -> None:
+        unfinished: ColumnElement[bool] = batch_jobs.c.finished_at.is_(None)
+        row = session.first(select(batch_jobs).where(batch_jobs.c.id == job_id, unfinished).with_for_update())
+        if row is None or row.deleted_at is not None:
+            return
+        values: dict[str, Any] = {}
+        if status.started_at is not None and row.started_at is None:
+            values |= {"started_at": status.started_at, "status": Phase.RUNNING.value}
+            add_job_event(session, STARTED, row)
+        if status.phase.is_final:
+            values |= {"status": status.phase.value, "finished_at": status.since, "scripts": "{}"}
+            failed = status.phase is Phase.FAILED
+            error = {"code": status.code, "message": status.reason} if failed else None
+            if error is not None:
+                values |= {"error_code": status.code, "error_message": status.reason}
+            session.run(delete(batch_job_files).where(batch_job_files.c.batch_job_id == job_id))
+            add_job_event(session, FINISHED, row, status=status.phase.value, error=error)
+        if values:
+            session.run(update(batch_jobs).where(batch_jobs.c.id == job_id).values(**values))
+
+    database.transact(change)
+
+
+def _delete_orphans(database: Database) -> None:
+    """Delete the jobs of projects that are gone."""
+    with database.read() as session:
+        gone = select(batch_jobs.c.id).where(batch_jobs.c.project_id.not_in(select(projects.c.id)))
+        ids = [row.id for row in session.rows(gone.where(batch_jobs.c.deleted_at.is_(None)).limit(_BATCH))]
+    if ids:
+        with database.write() as session:
+            session.run(update(batch_jobs).where(batch_jobs.c.id.in_(ids)).values(deleted_at=time.time()))
+
+
+def _delete_row(database: Database, job_id: str) -> None:
+    def remove(session: WriteSession) -> None:
+        session.run(delete(batch_job_files).where(batch_job_files.c.batch_job_id == job_id))
+        session.run(delete(batch_jobs).where(batch_jobs.c.id == job_id))
+
+    database.transact(remove)
+
+
+def _job(row: Row[Any], files: Sequence[File]) -> Job:
+    scripts = {name: base64.b64decode(content) for name, content in json.loads(row.scripts).items()}
+    return Job(
+        id=row.id,
+        project_id=row.project_id,
+        command=row.command,
+        environment=json.loads(row.envs),
+        scripts=scripts,
+        data_files=tuple(DataFile(each.id, each.filename, each.size_bytes) for each in files),
+    )

@@ -1,0 +1,26 @@
+"""Files of projects that batch jobs need."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import select
+
+from llmariner.batch_jobs.tables import batch_job_files
+from llmariner.files.file import File
+from llmariner.platform.database import ReadSession, WriteSession
+
+__all__ = ["BatchJobReferences"]
+
+
+class BatchJobReferences:
+    """What jobs have to do with files of projects: those of a job that has not ended stay (`files.FileReferences`)."""
+
+    def in_use_by(self, session: ReadSession, file: File) -> Sequence[str]:
+        """The jobs that are queued or running with the file, a few of them."""
+        query = select(batch_job_files.c.batch_job_id).where(batch_job_files.c.file_id == file.id)
+        rows = session.rows(query.order_by(batch_job_files.c.batch_job_id).limit(5))
+        return [f"the batch job {row.batch_job_id}" for row in rows]
+
+    def on_file_deleted(self, session: WriteSession, file: File) -> None:
+        """Nothing: no job needs it."""

@@ -1,0 +1,68 @@
+"""Jobs of the standalone mode: commands in the engine environment, with memory of the engines' budget."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from llmariner.context import Context
+from llmariner.job_settings import JobSettings
+from llmariner.platform.jobs.local_processes.adapter import ProcessJobs, ProcessJobSettings, readable_folders
+from llmariner.platform.serving.local_processes.adapter import ProcessServing
+
+__all__ = ["make_jobs"]
+
+T = TypeVar("T")
+_FREE_DISK_BYTES = 1024**3
+_CALL_SECONDS = 120.0
+"""Ending an idle engine takes seconds, and the largest half a minute."""
+_DESCRIPTION = (
+    "The command runs as a process of the platform's machine, in the Python environment of its engines and not in the "
+    "image. It has no GPU."
+)
+
+
+def make_jobs(
+    context: Context, settings: JobSettings, serving: ProcessServing, *, home: Path, python: Path
+) -> ProcessJobs:
+    """The adapter, not started yet. `python`: the engine environment's. Called in the loop that `serving` runs in."""
+    process_settings = ProcessJobSettings(
+        folder=home / "jobs",
+        python=python,
+        description=_DESCRIPTION,
+        memory_bytes=settings.memory_bytes or serving.budget // 2,
+        disk_bytes=settings.disk_bytes,
+        free_disk_bytes=_FREE_DISK_BYTES,
+        seconds=settings.seconds,
+        readable=readable_folders(python),
+        hidden=(str(home),),
+        slots=settings.slots,
+    )
+
+    def read_file(project_id: str, file_id: str) -> Iterator[bytes]:
+        return context.files.read(context.files.get(project_id, file_id))
+
+    jobs = ProcessJobs(process_settings, read_file, _EngineMemory(serving, asyncio.get_running_loop()))
+    jobs.subscribe(context.reconcile_batch_job)
+    return jobs
+
+
+class _EngineMemory:
+    """A MemoryBudget of what the engines have; its methods are called in threads other than the loop's."""
+
+    def __init__(self, serving: ProcessServing, loop: asyncio.AbstractEventLoop) -> None:
+        self._serving = serving
+        self._loop = loop
+
+    def reserve(self, owner: str, size_bytes: int) -> str:
+        """See `MemoryBudget`."""
+        return self._call(self._serving.reserve_memory(owner, size_bytes))
+
+    def release(self, owner: str) -> None:
+        """See `MemoryBudget`."""
+        self._call(self._serving.release_memory(owner))
+
+    def _call(self, work: Coroutine[None, None, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(_CALL_SECONDS)
