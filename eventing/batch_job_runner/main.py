@@ -7,7 +7,7 @@ from llmariner.platform.events.cloudevents import Event
 
 def consume(context: Context, event: Event) -> None:
     """Idempotent: what is to be done follows from the job's present state."""
-    context.reconcile_batch_job(str(event.data["id"]))
+    context.batch_job_reconciler.reconcile(str(event.data["id"]))
 
 
 handle = event_function(consume)

@@ -97,7 +97,7 @@ def _collect_garbage(context: Context) -> None:
 
 
 def _reconcile_jobs(context: Context) -> None:
-    context.reconcile_batch_jobs(seconds=_STEP_SECONDS)
+    context.batch_job_reconciler.reconcile_all(seconds=_STEP_SECONDS)
 
 
 _STEPS = (

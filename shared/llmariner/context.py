@@ -34,6 +34,7 @@ from llmariner.vector_store_settings import VectorStoreSettings
 
 if TYPE_CHECKING:
     from llmariner.batch_jobs.batch_jobs import BatchJobs
+    from llmariner.batch_jobs.reconciler import Reconciler
     from llmariner.control_plane import InProcessControlPlane
     from llmariner.files.external_objects import ExternalObjects
     from llmariner.files.files import Files
@@ -384,21 +385,12 @@ class Context:
 
         return BatchJobs(self.database, JobSettings.load(self.env), lambda: self.jobs)
 
-    def reconcile_batch_job(self, job_id: str) -> None:
-        """Make what runs jobs do what a batch job asks for, and record what became of it. Idempotent."""
-        from llmariner.batch_jobs.reconciler import reconcile
+    @_cached
+    def batch_job_reconciler(self) -> Reconciler:
+        """Makes what runs jobs do what batch jobs ask for."""
+        from llmariner.batch_jobs.reconciler import Reconciler
 
-        reconcile(
-            self.database, lambda: self.jobs, lambda project_id, ids: self.files.get_many(project_id, ids), job_id
-        )
-
-    def reconcile_batch_jobs(self, *, seconds: float) -> None:
-        """As `reconcile_batch_job`, for all that have not ended; for at most that many seconds."""
-        from llmariner.batch_jobs.reconciler import reconcile_all
-
-        reconcile_all(
-            self.database, lambda: self.jobs, lambda project_id, ids: self.files.get_many(project_id, ids), seconds
-        )
+        return Reconciler(self.database, lambda: self.jobs, lambda: self.files)
 
     @_cached
     def publisher(self) -> Publisher | None:

@@ -22,6 +22,7 @@ from llmariner.tenancy.organizations.bootstrap import create_bootstrap_key, ensu
 from llmariner.tenancy.tables import api_keys, organization_users, organizations, project_users, projects, users
 
 from .processes import CHECKOUT
+from .queued_jobs import QueuedJobs
 
 __all__ = ["SERVICE_SECRET", "Installation", "IssuedKeys", "every_bucket"]
 
@@ -63,6 +64,7 @@ class Installation:
             "LLMARINER_SERVING_STATIC": f'{{"tiny": "{engine}", "vectors": "{engine}"}}',
         }
         self.context = Context(self.environment)
+        self.jobs = self.context.jobs = QueuedJobs()
         self.context.external_objects = every_bucket(folder / "external")
         upgrade(self.context.database)
         self.owner = ensure_first_owner(self.context.database)

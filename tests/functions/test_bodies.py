@@ -107,6 +107,10 @@ BODIES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "POST /v1/uploads/upload_1/complete": ("uploads", {"part_ids": ["part_1"]}),
     "POST /v1/prices": ("prices", {"model": "made", "prompt": 1, "completion": 1}),
+    "POST /v1/batch/jobs": (
+        "batch_jobs",
+        {"image": "pytorch-2.1", "command": "sh scripts/run.sh", "scripts": {"run.sh": "ZWNobyBoaQ=="}},
+    ),
     "POST /v1/vector_stores": ("vector_stores", {"name": "made"}),
     "POST /v1/vector_stores/vs_1": ("vector_stores", {"name": "made"}),
     "POST /v1/vector_stores/vs_1/search": ("vector_stores", {"query": "pumps"}),
@@ -117,6 +121,7 @@ BODIES: dict[str, tuple[str, dict[str, Any]]] = {
     "POST /internal/gateway/changes": ("internal_gateway", {"cursor": ""}),
 }
 LIMITS = {name: 8 * 1024 * 1024 if name in TOKEN_PATH else 1024 * 1024 for name, _ in BODIES.values()}
+LIMITS["batch_jobs"] = 2 * 1024 * 1024
 
 
 @pytest.fixture

@@ -31,6 +31,7 @@ from .outbox_events import write_event
 from .processes import CHECKOUT, boot_command, framework_command, process
 
 TYPES = {
+    "batch_job_runner": "ai.llmariner.batch_job.change_requested.v1",
     "document_indexer": "ai.llmariner.vector_store.file.parsed.v1",
     "document_parser": "ai.llmariner.vector_store.file.created.v1",
     "group_settlement": "ai.llmariner.group_role.changed.v1",
@@ -171,8 +172,8 @@ def test_group_settlement_is_idempotent(way: str, ports: dict[str, dict[str, int
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("name", [name for name in TYPES if name.startswith(("document", "vector_store"))])
-def test_consumers_of_vector_stores_skip_what_is_gone(
+@pytest.mark.parametrize("name", [name for name in TYPES if name.startswith(("batch_job", "document", "vector_store"))])
+def test_consumers_skip_what_is_gone(
     name: str, way: str, ports: dict[str, dict[str, int]], installation: Installation
 ) -> None:
     ids = {"id": "vsf_gone", "vector_store_id": "vs_gone", "file_id": "file-gone"}

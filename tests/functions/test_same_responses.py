@@ -63,6 +63,7 @@ REAL = {
         {"bytes": 1, "filename": "a.txt", "mime_type": "text/plain", "purpose": "user_data"},
     ),
     "users": HttpRequest("GET", "/v1/users:getSelf"),
+    "batch_jobs": HttpRequest("GET", "/v1/batch/jobs"),
     "vector_stores": HttpRequest("GET", "/v1/vector_stores"),
 }
 VOLATILE = {"id", "created", "created_at", "cursor", "expires_at", "last_used_at", "x_received_headers"}

@@ -104,10 +104,40 @@ def test_a_busy_engine_is_not_stopped_and_the_memory_error_names_it(tmp_path: Pa
             return f"{status.phase}: {status.message}", other
 
         said, other = driver.run(meanwhile())
-        assert said == "queued: waiting for memory that busy models hold"
+        assert said == "queued: waiting for memory that busy models or jobs hold"
         assert other is Phase.READY
         driver.wait_until(lambda status: status.phase is Phase.READY, "b")
         assert driver.status("a").phase is Phase.ASLEEP
+
+
+def test_other_work_gets_the_memory_of_idle_models_and_a_model_waits_for_it(tmp_path: Path) -> None:
+    models = [model(tmp_path, "a", "--token-interval", "10"), model(tmp_path, "b")]
+    with processes(scripted_settings(tmp_path, engines=1), *models) as (driver, serving):
+        budget, endpoint = serving.budget, driver.ready("a").endpoint
+        assert "all engines and jobs have" in driver.run(serving.reserve_memory("job", budget + 1))
+
+        async def meanwhile() -> str:
+            stream = asyncio.create_task(stream_of(driver, endpoint))
+            await asyncio.sleep(0.3)
+            reason = await serving.reserve_memory("job", budget // 2)
+            stream.cancel()
+            await asyncio.gather(stream, return_exceptions=True)
+            return reason
+
+        assert "that busy models or other jobs hold" in driver.run(meanwhile())
+        assert driver.status("a").phase is Phase.READY
+        deadline = time.monotonic() + 30
+        while driver.run(serving.reserve_memory("job", budget // 2)):
+            assert time.monotonic() < deadline
+            driver.run_loop_for(0.2)
+        assert driver.status("a").phase is Phase.ASLEEP
+        driver.wake("b")
+        driver.run_loop_for(1.0)
+        waits = driver.status("b")
+        assert (waits.phase, waits.message) == (Phase.QUEUED, "waiting for memory that busy models or jobs hold")
+        for _ in range(2):
+            driver.run(serving.release_memory("job"))
+        driver.wait_until(lambda status: status.phase is Phase.READY, "b")
 
 
 def test_an_always_on_model_is_not_stopped_for_another(tmp_path: Path) -> None:

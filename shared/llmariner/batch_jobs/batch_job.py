@@ -61,8 +61,8 @@ class NewBatchJob:
         for name in self.scripts:
             if not _SCRIPT_NAME.fullmatch(name):
                 raise InvalidRequest(
-                    f"A script is not named '{name[:100]}': a name has 1 to 100 letters, digits, '.', '_' and '-', and begins "
-                    "with a letter, a digit or '_'.",
+                    f"A script is not named '{name[:100]}': a name has 1 to 100 letters, digits, '.', '_', '-', and "
+                    "begins with a letter, a digit or '_'.",
                     param="scripts",
                 )
         if _REQUIREMENTS in self.scripts:
@@ -75,7 +75,7 @@ class NewBatchJob:
         size = sum(len(content) for content in self.scripts.values())
         if size > _MAX_SCRIPT_BYTES:
             raise InvalidRequest(
-                f"The scripts have {size} bytes together; the maximum is {_MAX_SCRIPT_BYTES}. Send data as files of the project.",
+                f"The scripts have {size} bytes together, and may have {_MAX_SCRIPT_BYTES}. Send data as files.",
                 param="scripts",
                 code="scripts_too_large",
             )
@@ -146,8 +146,8 @@ class BatchJob:
         fields = {name: row._mapping[name] for name in cls.__dataclass_fields__ if name in row._mapping}
         decoded = {name: json.loads(fields[name]) for name in ("envs", "script_names", "data_files")}
         queued = live is not None and live.phase is Phase.QUEUED and row.status == Phase.QUEUED
-        told = {"place": live.place, "reason": live.reason} if live is not None and queued else {}
-        return cls(**{**fields, **decoded, "status": Phase(row.status), **told})
+        in_line = {"place": live.place, "reason": live.reason} if live is not None and queued else {}
+        return cls(**{**fields, **decoded, "status": Phase(row.status), **in_line})
 
 
 def _check_text(text: str, param: str, limit: int) -> None:

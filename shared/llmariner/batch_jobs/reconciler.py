@@ -9,8 +9,8 @@ from __future__ import annotations
 import base64
 import json
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
 
 from sqlalchemy import ColumnElement, Row, delete, or_, select, update
 
@@ -22,71 +22,79 @@ from llmariner.platform.database import Database, WriteSession
 from llmariner.platform.jobs import DataFile, Job, Jobs, JobStatus, Phase
 from llmariner.tenancy.tables import projects
 
-__all__ = ["reconcile", "reconcile_all"]
+__all__ = ["ProjectFiles", "Reconciler"]
 
 _BATCH = 200
 _LOST = "The platform that ran it knows nothing of it any more. Create it again."
 
 
-def reconcile_all(
-    database: Database, jobs: Callable[[], Jobs], files: Callable[[str, Sequence[str]], dict[str, File]], seconds: float
-) -> None:
-    """Reconcile every job that has not ended or is deleted. It ends after that many seconds; the next call does the rest."""
-    until, last = time.monotonic() + seconds, ""
-    _delete_orphans(database)
-    while time.monotonic() < until:
+class ProjectFiles(Protocol):
+    """The part of `files.Files` that this uses."""
+
+    def get_many(self, project_id: str, file_ids: Iterable[str]) -> dict[str, File]:
+        """The files of the project with these ids, by id; others are left out."""
+
+
+class Reconciler:
+    """See the module. `jobs` and `files` raise Unavailable in an installation without them."""
+
+    def __init__(self, database: Database, jobs: Callable[[], Jobs], files: Callable[[], ProjectFiles]) -> None:
+        self._database = database
+        self._jobs = jobs
+        self._files = files
+
+    def reconcile_all(self, *, seconds: float) -> None:
+        """Reconcile every job that has not ended or is deleted, or whose project is gone. For the sweep.
+
+        It ends after that many seconds; the next call does the rest.
+        """
+        until, last = time.monotonic() + seconds, ""
+        _delete_orphans(self._database)
         pending = or_(batch_jobs.c.finished_at.is_(None), batch_jobs.c.deleted_at.is_not(None))
-        query = select(batch_jobs.c.id).where(pending, batch_jobs.c.id > last).order_by(batch_jobs.c.id).limit(_BATCH)
-        with database.read() as session:
-            ids = [row.id for row in session.rows(query)]
-        for job_id in ids:
-            if time.monotonic() > until:
+        while True:
+            query = select(batch_jobs.c.id).where(pending, batch_jobs.c.id > last)
+            with self._database.read() as session:
+                ids = [row.id for row in session.rows(query.order_by(batch_jobs.c.id).limit(_BATCH))]
+            for job_id in ids:
+                if time.monotonic() > until:
+                    return
+                self.reconcile(job_id)
+            if len(ids) < _BATCH:
                 return
-            reconcile(database, jobs, files, job_id)
-        if len(ids) < _BATCH:
+            last = ids[-1]
+
+    def reconcile(self, job_id: str) -> None:
+        """Bring one job's row and the jobs port together. The port forgets an id without a row."""
+        with self._database.read() as session:
+            row = session.first(select(batch_jobs).where(batch_jobs.c.id == job_id))
+        try:
+            port = self._jobs()
+        except Unavailable:
+            if row is not None:
+                _reconcile_without_port(self._database, row)
             return
-        last = ids[-1]
+        if row is None or row.deleted_at is not None:
+            port.remove(job_id)
+            if row is not None:
+                _delete_row(self._database, job_id)
+        elif row.finished_at is None:
+            _record(self._database, job_id, self._converge(port, row))
 
-
-def reconcile(
-    database: Database, jobs: Callable[[], Jobs], files: Callable[[str, Sequence[str]], dict[str, File]], job_id: str
-) -> None:
-    """Bring one job's row and the jobs port together. `jobs` raises Unavailable where nothing runs jobs.
-
-    `files` gives the files of a project by their ids. An id without a row is forgotten by the port.
-    """
-    with database.read() as session:
-        row = session.first(select(batch_jobs).where(batch_jobs.c.id == job_id))
-    try:
-        port = jobs()
-    except Unavailable:
-        if row is not None:
-            _reconcile_without_port(database, row)
-        return
-    if row is None or row.deleted_at is not None:
-        port.remove(job_id)
-        if row is not None:
-            _delete_row(database, job_id)
-    elif row.finished_at is None:
-        status = _converge(port, row, files)
-        _record(database, job_id, status)
-
-
-def _converge(port: Jobs, row: Row[Any], files: Callable[[str, Sequence[str]], dict[str, File]]) -> JobStatus:
-    """Let the port do what the row asks for; returns the job's status then."""
-    if row.cancel_requested_at is not None:
-        port.cancel(row.id)
-    status = port.status(row.id)
-    if status is not None:
-        return status
-    if row.status == Phase.RUNNING:
-        return JobStatus(Phase.FAILED, time.time(), row.started_at, code="interrupted", reason=_LOST)
-    ids = json.loads(row.data_files)
-    found = files(row.project_id, ids) if ids else {}
-    if missing := [each for each in ids if each not in found]:
-        reason = f"The data file '{missing[0]}' was deleted or expired before the job began."
-        return JobStatus(Phase.FAILED, time.time(), code="data_file_unavailable", reason=reason)
-    return port.submit(_job(row, [found[each] for each in ids]))
+    def _converge(self, port: Jobs, row: Row[Any]) -> JobStatus:
+        """Let the port do what the row asks for; returns the job's status then."""
+        if row.cancel_requested_at is not None:
+            port.cancel(row.id)
+        status = port.status(row.id)
+        if status is not None:
+            return status
+        if row.status == Phase.RUNNING:
+            return JobStatus(Phase.FAILED, time.time(), row.started_at, code="interrupted", reason=_LOST)
+        ids = json.loads(row.data_files)
+        found = self._files().get_many(row.project_id, ids) if ids else {}
+        if missing := [each for each in ids if each not in found]:
+            reason = f"The data file '{missing[0]}' expired before the job began."
+            return JobStatus(Phase.FAILED, time.time(), code="data_file_unavailable", reason=reason)
+        return port.submit(_job(row, [found[each] for each in ids]))
 
 
 def _reconcile_without_port(database: Database, row: Row[Any]) -> None:

@@ -1,4 +1,7 @@
-"""Tables of batch jobs. Times are seconds since 1970. Rows are the truth of what is asked for, the jobs port of what runs."""
+"""Tables of batch jobs. Times are seconds since 1970.
+
+Rows are the truth of what is asked for, the jobs port of what runs.
+"""
 
 from __future__ import annotations
 

@@ -30,6 +30,7 @@ _MEMBERS = {
     "embeddings": "llmariner.cli.inference.embeddings:embeddings",
     "tokenize": "llmariner.cli.inference.tokens:tokenize",
     "detokenize": "llmariner.cli.inference.tokens:detokenize",
+    "batch": "llmariner.cli.batch:batch",
     "storage": "llmariner.cli.storage:storage",
     "usage": "llmariner.cli.usage:usage",
     "events": "llmariner.cli.events:events",

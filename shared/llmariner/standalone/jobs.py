@@ -45,7 +45,7 @@ def make_jobs(
         return context.files.read(context.files.get(project_id, file_id))
 
     jobs = ProcessJobs(process_settings, read_file, _EngineMemory(serving, asyncio.get_running_loop()))
-    jobs.subscribe(context.reconcile_batch_job)
+    jobs.subscribe(context.batch_job_reconciler.reconcile)
     return jobs
 
 

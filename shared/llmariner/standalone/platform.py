@@ -250,7 +250,7 @@ class StandalonePlatform:
 
     def _reconcile_jobs(self) -> None:
         try:
-            self.context.reconcile_batch_jobs(seconds=_TICK_SECONDS)
+            self.context.batch_job_reconciler.reconcile_all(seconds=_TICK_SECONDS)
         except Exception:  # the sweep does it again
             _log.exception("batch jobs were not reconciled")
 

@@ -31,6 +31,7 @@ from llmariner.standalone.platform import StandalonePlatform
 from llmariner.tenancy.keys.store import KeyOwner, Keys, NewKey
 from llmariner.usage.ledger import Ledger
 
+from ..batch_jobs.scripted_jobs import emit_batch_job_events
 from ..files.upload_steps import Desk
 from ..ledgers import closing_event
 from ..stored_files import emit_vector_store_events
@@ -88,6 +89,7 @@ def emitted(
         registry.delete(name, project_id=None)
     run_every_mutation(database, owner)
     emit_vector_store_events(database, owner)
+    emit_batch_job_events(database, owner)
     handle_file(database, owner, tmp_path)
     subject = Subject(owner.organization_id, "project", owner.project_id)
     budget = Budgets(database).put(None, subject, "month", NewBudget(0))

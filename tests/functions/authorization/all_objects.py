@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from . import objects
+from .batch_job_objects import BATCH_JOB_OBJECTS
 from .files import FILES
 from .vector_store_objects import VECTOR_STORE_OBJECTS
 
 __all__ = ["OBJECTS"]
 
-OBJECTS = {**objects.OBJECTS, **FILES, **VECTOR_STORE_OBJECTS}
+OBJECTS = {**objects.OBJECTS, **FILES, **VECTOR_STORE_OBJECTS, **BATCH_JOB_OBJECTS}

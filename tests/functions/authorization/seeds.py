@@ -10,6 +10,7 @@ from llmariner.limits.budgets import NewBudget
 from llmariner.limits.rules import Subject
 from llmariner.usage.tables import prices
 
+from .batch_job_objects import batch_job
 from .files import a_file
 from .objects import an_alert, an_event, model
 from .vector_store_objects import vector_store
@@ -32,6 +33,7 @@ def seed(world: World) -> None:
         model(world, tenant)
         a_file(world, tenant)
         vector_store(world, tenant)
+        batch_job(world, tenant)
         an_event(world, tenant)
         with world.database.write() as session:
             add_audit(

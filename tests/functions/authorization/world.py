@@ -38,6 +38,7 @@ from llmariner.tenancy.tables import (
 
 from ..installation import Installation, every_bucket
 from ..processes import CHECKOUT
+from ..queued_jobs import QueuedJobs
 from .issuer import Issuer
 
 __all__ = ["CALLERS", "REDUCED_SCOPES", "Tenant", "World", "invite_token"]
@@ -103,6 +104,7 @@ class World:
         }
         self.context = Context({**installation.environment, **serving})
         self.external = FolderObjects(database.parent / "external" / "walk")
+        self.context.jobs = QueuedJobs()
         self.context.external_objects = every_bucket(database.parent / "external")
         self.database = self.context.database
         upgrade(self.database)

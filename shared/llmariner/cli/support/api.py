@@ -348,7 +348,7 @@ def build_path(*segments: str) -> str:
 
 
 def _records(document: Mapping[str, Any]) -> list[dict[str, Any]]:
-    data = document.get("data")
+    data = document.get("data", document.get("jobs"))  # LLMariner's name in lists of batch jobs
     return data if isinstance(data, list) else []
 
 

@@ -1,6 +1,6 @@
 """The jobs port: runs commands in the background, one after another as there is room, and says what became of them.
 
-Adapter: `local_processes` (child processes of one machine). Jobs are told apart by their ids; each call is idempotent.
+Adapter: `local_processes` (child processes of one machine). A job is identified by its id; each call is idempotent.
 """
 
 from __future__ import annotations

@@ -116,18 +116,15 @@ class ProcessJobs:
             folder = JobFolder(path)
             if path.name == _TRIAL:
                 continue
-            if folder.result() is not None:
-                continue
             if folder.started_at is not None:
-                folder.save_result(Phase.FAILED, "interrupted", _INTERRUPTED)
-                delete_tree(folder.work)
-                continue
-            try:
-                job = folder.load()
-            except (OSError, ValueError, KeyError, TypeError):  # cut off while it was submitted
-                delete_tree(path)
-                continue
-            self._queue[job.id] = _Waiting(job.project_id)
+                self._end_interrupted(folder)
+            elif folder.result() is None:
+                try:
+                    job = folder.load()
+                except (OSError, ValueError, KeyError, TypeError):  # cut off while it was submitted
+                    delete_tree(path)
+                    continue
+                self._queue[job.id] = _Waiting(job.project_id)
         self._scheduler.start()
 
     def close(self) -> None:
@@ -232,6 +229,17 @@ class ProcessJobs:
             turns[job_id] = (before[project], self._last_start.get(project, 0.0), job_id)
             before[project] += 1
         return sorted(turns, key=lambda job_id: turns[job_id])
+
+    def _end_interrupted(self, folder: JobFolder) -> None:
+        """Note that a job ended with an earlier platform, unless its supervisor did."""
+        if folder.result() is not None and not folder.work.exists():
+            return
+        try:
+            with folder.lock(seconds=_STOP_SECONDS):
+                folder.save_result(Phase.FAILED, "interrupted", _INTERRUPTED)
+                delete_tree(folder.work)
+        except TimeoutError as error:
+            _log.error("%s", error)
 
     def _try_sandbox(self) -> str:
         """Run a command that does nothing; returns why this machine cannot, else the empty string."""
@@ -411,7 +419,7 @@ class ProcessJobs:
         for observer in self._observers:
             try:
                 observer(job_id)
-            except Exception:  # the job goes on; a later look at its status tells the same
+            except Exception:  # the job continues; a later look at its status finds the same
                 _log.exception("the change of job %s was not recorded", job_id)
 
     def _delete_oldest(self) -> None:

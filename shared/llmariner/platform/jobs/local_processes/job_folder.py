@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import fcntl
 import json
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,6 +81,22 @@ class JobFolder:
         with contextlib.suppress(OSError, ValueError):
             return float((self.path / "started").read_text())
         return None
+
+    @contextlib.contextmanager
+    def lock(self, *, seconds: float) -> Iterator[None]:
+        """Hold the lock that the process which runs the job holds. Raises TimeoutError where another one has it so long."""
+        deadline = time.monotonic() + seconds
+        with (self.path / "lock").open("a") as file:
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError as error:
+                    if time.monotonic() > deadline:
+                        raise TimeoutError(f"another process runs the job in {self.path}") from error
+                    time.sleep(0.05)
+                else:
+                    break
+            yield
 
     def save_result(self, phase: Phase, code: str = "", reason: str = "") -> None:
         """Note how the job ended, unless that is noted already."""

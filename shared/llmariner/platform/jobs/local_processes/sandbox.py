@@ -46,8 +46,9 @@ _MAX_OPEN_FILES = 4096
 class Sandbox:
     """`work`: the only folder that it may write, its `/job`; `root`: an empty folder to build its root directory at.
 
-    `readable`: further folders that it may read, at the same paths. `hidden`: folders that it must not see even where they
-    are below those of the system. `user_id`: whom it runs as, where we are root. `shared_memory_bytes`: size of /dev/shm.
+    `readable`: further folders that it may read, at the same paths, if they exist. `hidden`: folders that it must not see
+    even where they are below those of the system. `user_id`: whom it runs as, where we are root. `shared_memory_bytes`:
+    size of /dev/shm.
     """
 
     work: str
@@ -135,17 +136,17 @@ def _build_root(sandbox: Sandbox) -> None:
     for hidden in sandbox.hidden:
         if os.path.isdir(root + hidden):
             _mount("tmpfs", root + hidden, "tmpfs", options="size=64k,mode=755")
-    for folder in sandbox.readable:
-        if not os.path.isdir(root + folder):
-            os.makedirs(root + folder)
-        _bind(folder, root + folder)
     _make_devices(root, sandbox.shared_memory_bytes)
-    _copy_resolver(root)
     for name in ("job", "tmp", "proc", ".old"):
         os.mkdir(f"{root}/{name}")
     for target, source in (("/job", sandbox.work), ("/tmp", f"{sandbox.work}/tmp")):
         _mount(source, root + target, flags=_MS_BIND)
         _mount("", root + target, flags=_MS_BIND | _MS_REMOUNT | _MS_NOSUID | _MS_NODEV | _locked(root + target))
+    for folder in sandbox.readable:  # after /tmp, where one may be
+        if os.path.isdir(folder):
+            os.makedirs(root + folder, exist_ok=True)
+            _bind(folder, root + folder)
+    _copy_resolver(root)
     for name in ("data", "scripts"):
         os.symlink(f"job/{name}", f"{root}/{name}")
     _mount("proc", f"{root}/proc", "proc", flags=_MS_NOSUID | _MS_NODEV | _MS_NOEXEC)

@@ -2,8 +2,9 @@
 
     cd FOLDER; python -m llmariner.platform.jobs.local_processes.supervisor
 
-The job may read the command line, so it names nothing. The file `limits.json` has the fields of `Limits`. The line `cancel` on standard input ends the job; the end of the input does too, since then
-the platform has stopped or crashed. A job never outlives its supervisor.
+The job may read the command line, so it names nothing. The file `limits.json` has the fields of `Limits`. The line `cancel`
+on standard input ends the job. The end of the input does too, since then the platform has stopped or crashed. A job never
+outlives its supervisor.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ __all__ = ["Limits", "Supervisor", "main"]
 
 _PR_SET_CHILD_SUBREAPER = 36
 _CHECK_SECONDS = 0.5
+_LOCK_SECONDS = 20.0
 _DISK_SHARE = 10
 """A check of the disk takes at most one of so many parts of the time."""
 _READ_BYTES = 64 * 1024
@@ -207,7 +209,7 @@ class Supervisor:
 
 
 def _asked(data: bytes) -> _End:
-    if data.strip() == b"cancel":
+    if data.startswith(b"cancel\n"):  # perhaps twice, perhaps before the end of the input
         return _End(Phase.CANCELED, "", "")
     return _failed("interrupted", "The platform stopped while it ran. Create it again.")
 
@@ -246,9 +248,17 @@ def _failed(code: str, reason: str) -> _End:
 
 def main() -> None:
     """Run the job of the working directory."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # whoever stops the platform waits for its result
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what stops the platform waits for its result
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     folder = JobFolder(Path.cwd())
+    # The sandbox's processes inherit the lock: while one of them lives, nobody else acquires it.
+    with folder.lock(seconds=_LOCK_SECONDS):
+        _run(folder)
+
+
+def _run(folder: JobFolder) -> None:
+    if folder.result() is not None:  # another platform has noted already that this one was interrupted
+        return
     try:
         (folder.work / TEMPORARY).mkdir(exist_ok=True)
         Supervisor(folder, Limits.from_json((folder.path / LIMITS).read_text())).run(folder.load())

@@ -35,7 +35,7 @@ def _descendants(root: int) -> list[int]:
 
 def _children(pid: int) -> list[int]:
     """The children of all threads of a process: each belongs to the thread that forked it."""
-    found = []
+    found: list[int] = []
     for file in Path(f"/proc/{pid}/task").glob("*/children"):
         try:
             found += map(int, file.read_text().split())

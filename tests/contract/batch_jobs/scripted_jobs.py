@@ -1,0 +1,122 @@
+"""Batch jobs on a jobs port whose jobs do what a test says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+from llmariner.batch_jobs.batch_job import NewBatchJob
+from llmariner.batch_jobs.batch_jobs import BatchJobs
+from llmariner.batch_jobs.reconciler import Reconciler
+from llmariner.errors import Unavailable
+from llmariner.files.file import File
+from llmariner.job_settings import JobSettings
+from llmariner.platform.database import Database
+from llmariner.platform.jobs import Job, Jobs, JobStatus, LogPart, Phase
+from llmariner.tenancy.principal import KeyOwner
+
+from ..stored_files import member_of
+
+__all__ = ["NEW", "BatchJobDesk", "ScriptedJobs", "emit_batch_job_events"]
+
+NEW = NewBatchJob("pytorch-2.1", "sh scripts/run.sh", {"run.sh": b"echo \xff"}, {"LR": "0.1"})
+
+
+class ScriptedJobs:
+    """See `platform.jobs.Jobs`. Tests change `statuses`; `calls` are the changes that were asked for."""
+
+    def __init__(self) -> None:
+        self.problem = ""
+        self.statuses: dict[str, JobStatus] = {}
+        self.jobs: dict[str, Job] = {}
+        self.calls: list[tuple[str, str]] = []
+
+    @property
+    def environment(self) -> str:
+        return "In a test."
+
+    def submit(self, job: Job) -> JobStatus:
+        self.calls.append(("submit", job.id))
+        self.jobs[job.id] = job
+        return self.statuses.setdefault(job.id, JobStatus(Phase.QUEUED, 1.0, place=3, reason="Jobs run before it."))
+
+    def status(self, job_id: str) -> JobStatus | None:
+        return self.statuses.get(job_id)
+
+    def cancel(self, job_id: str) -> None:
+        self.calls.append(("cancel", job_id))
+        status = self.statuses.get(job_id, JobStatus(Phase.QUEUED, 1.0))
+        if not status.phase.is_final:
+            self.statuses[job_id] = JobStatus(Phase.CANCELED, 9.0, status.started_at)
+
+    def remove(self, job_id: str) -> None:
+        self.calls.append(("remove", job_id))
+        self.statuses.pop(job_id, None)
+
+    def log(self, job_id: str, start: int = 0) -> LogPart:
+        return LogPart(b"", start, start)
+
+    def subscribe(self, observer: Callable[[str], None]) -> None:
+        """Nothing changes by itself."""
+
+    def run(self, job_id: str) -> None:
+        self.statuses[job_id] = JobStatus(Phase.RUNNING, 5.0, 5.0)
+
+    def end(self, job_id: str, phase: Phase, code: str = "", reason: str = "") -> None:
+        self.statuses[job_id] = JobStatus(phase, 7.0, 5.0, code=code, reason=reason)
+
+
+class NoFiles:
+    """See `batch_jobs.reconciler.ProjectFiles`."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, File] = {}
+
+    def get_many(self, project_id: str, file_ids: Iterable[str]) -> dict[str, File]:
+        return {each: self.found[each] for each in file_ids if each in self.found}
+
+
+class BatchJobDesk:
+    """Batch jobs of one project."""
+
+    def __init__(self, database: Database, owner: KeyOwner, **settings: Any) -> None:
+        self.database = database
+        self.caller = member_of(owner)
+        self.project_id = owner.project_id
+        self.port: Jobs | None
+        self.scripted = ScriptedJobs()
+        self.port = self.scripted
+        self.files = NoFiles()
+        self.jobs = BatchJobs(database, replace(JobSettings(), **settings), self._port)
+        self.reconciler = Reconciler(database, self._port, lambda: self.files)
+
+    def _port(self) -> Jobs:
+        if self.port is None:
+            raise Unavailable("No jobs run here.", code="no_job_runner")
+        return self.port
+
+    def create(self, **fields: Any) -> str:
+        """The id of a new job."""
+        return self.jobs.create(self.caller, replace(NEW, **fields)).id
+
+    def reconciled(self, job_id: str) -> Any:
+        """The job after a reconciliation."""
+        self.reconciler.reconcile(job_id)
+        return self.jobs.get(self.project_id, job_id)
+
+
+def emit_batch_job_events(database: Database, owner: KeyOwner) -> None:
+    """Make every event of batch jobs happen."""
+    desk = BatchJobDesk(database, owner)
+    ids = [desk.create() for _ in range(3)]
+    for job_id, phase in zip(ids, (Phase.FAILED, Phase.SUCCEEDED, Phase.CANCELED), strict=True):
+        desk.reconciler.reconcile(job_id)
+        desk.scripted.run(job_id)
+        desk.reconciler.reconcile(job_id)
+        if phase is Phase.CANCELED:
+            desk.jobs.cancel(desk.caller, job_id)
+        else:
+            desk.scripted.end(job_id, phase, "exit_code" if phase is Phase.FAILED else "", "It ended with exit code 3.")
+        desk.reconciler.reconcile(job_id)
+    desk.jobs.delete(desk.caller, ids[0])

@@ -1,0 +1,108 @@
+"""The jobs port's adapters: every test that asks for `jobs` runs on each of them."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llmariner.errors import NotFound
+from llmariner.platform.jobs import Jobs, JobStatus, LogPart
+from llmariner.platform.jobs.local_processes.adapter import ProcessJobs, ProcessJobSettings, readable_folders
+
+MIB = 1024 * 1024
+FILES = {"file-1": b"pumps\n", "file-2": b"x" * 3 * MIB}
+
+
+class Memory:
+    """A budget that is full while `reason` says so."""
+
+    def __init__(self) -> None:
+        self.reason = ""
+        self.reserved: dict[str, int] = {}
+
+    def reserve(self, owner: str, size_bytes: int) -> str:
+        if not self.reason:
+            self.reserved[owner] = size_bytes
+        return self.reason
+
+    def release(self, owner: str) -> None:
+        self.reserved.pop(owner, None)
+
+
+def read_file(project_id: str, file_id: str) -> Iterator[bytes]:
+    """The bytes of a file of FILES, which the project `proj_1` has."""
+    if project_id != "proj_1" or file_id not in FILES:
+        raise NotFound(f"No such file: {file_id}.")
+    yield FILES[file_id]
+
+
+def process_jobs(folder: Path, memory: Memory, *, slots: int = 1, seconds: float = 60.0) -> ProcessJobs:
+    """An adapter that is not started."""
+    settings = ProcessJobSettings(
+        folder=folder,
+        python=Path(sys.executable),
+        description="here",
+        memory_bytes=200 * MIB,
+        disk_bytes=24 * MIB,
+        free_disk_bytes=MIB,
+        seconds=seconds,
+        readable=readable_folders(Path(sys.executable)),
+        hidden=("/usr/share",),
+        slots=slots,
+    )
+    return ProcessJobs(settings, read_file, memory)
+
+
+@pytest.fixture
+def memory() -> Memory:
+    return Memory()
+
+
+@pytest.fixture
+def processes(tmp_path: Path, memory: Memory) -> Iterator[ProcessJobs]:
+    """Jobs as processes, two at a time."""
+    made = process_jobs(tmp_path / "jobs", memory, slots=2)
+    made.start()
+    try:
+        if made.problem:
+            pytest.skip(made.problem)
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture(params=["processes"])
+def jobs(request: pytest.FixtureRequest) -> Jobs:
+    found: Jobs = request.getfixturevalue(request.param)
+    return found
+
+
+def wait_for_end(jobs: Jobs, job_id: str, *, seconds: float = 60.0) -> JobStatus:
+    """The status of a job that has ended."""
+    deadline = time.monotonic() + seconds
+    while True:
+        status = jobs.status(job_id)
+        if status is not None and status.phase.is_final:
+            return status
+        assert time.monotonic() < deadline, status
+        time.sleep(0.05)
+
+
+def wait_for_output(jobs: Jobs, job_id: str, text: str, *, seconds: float = 60.0) -> None:
+    """Wait until a job has written a text."""
+    deadline = time.monotonic() + seconds
+    while text not in output(jobs, job_id):
+        assert time.monotonic() < deadline, output(jobs, job_id)
+        time.sleep(0.05)
+
+
+def output(jobs: Jobs, job_id: str) -> str:
+    """All that is kept of a job's output."""
+    found, part = b"", LogPart(b"", 0, 0)
+    while (part := jobs.log(job_id, part.end)).data:
+        found += part.data
+    return found.decode()

@@ -1,0 +1,91 @@
+"""Jobs whose platform or supervisor is killed: nothing outlives its job, and nothing is lost or runs twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from llmariner.platform.jobs import Job, Phase
+from llmariner.platform.jobs.local_processes.adapter import ProcessJobs
+from llmariner.platform.jobs.local_processes.job_folder import JobFolder
+from llmariner.platform.jobs.local_processes.output_log import read_log
+from llmariner.platform.jobs.local_processes.supervisor import Supervisor
+
+from .conftest import Memory, process_jobs, wait_for_end, wait_for_output
+
+DETACHED = "(setsid sh -c 'while :; do sleep {mark}; done' >/dev/null 2>&1 &); echo began; sleep {mark}"
+
+
+def processes_of(mark: str) -> list[int]:
+    """Processes with this argument, of the whole machine."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark in (folder / "cmdline").read_bytes().decode(errors="replace").split("\0"):
+                found.append(int(folder.name))
+        except OSError:
+            continue
+    return found
+
+
+def wait_until_gone(mark: str) -> None:
+    deadline = time.monotonic() + 30
+    while found := processes_of(mark):
+        assert time.monotonic() < deadline, found
+        time.sleep(0.05)
+
+
+def test_no_process_outlives_a_killed_supervisor(processes: ProcessJobs, tmp_path: Path) -> None:
+    mark = f"1000.{os.getpid()}1"
+    processes.submit(Job("bj-1", "proj_1", DETACHED.format(mark=mark)))
+    wait_for_output(processes, "bj-1", "began")
+    assert len(processes_of(mark)) >= 1
+    folder = tmp_path / "jobs" / "bj-1"
+    [supervisor] = [
+        pid
+        for pid in processes_of(Supervisor.__module__)
+        if parent(pid) == os.getpid() and Path(f"/proc/{pid}/cwd").resolve() == folder
+    ]
+    os.kill(supervisor, signal.SIGKILL)
+    wait_until_gone(mark)
+    ended = wait_for_end(processes, "bj-1")
+    assert (ended.phase, ended.code) == (Phase.FAILED, "interrupted")
+
+
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def test_a_platform_killed_again_and_again_loses_no_job_and_leaves_no_process(tmp_path: Path) -> None:
+    memory = Memory()
+    queued = process_jobs(tmp_path, memory)
+    names = [f"bj-{number}" for number in range(3)]
+    mark = f"1000.{os.getpid()}2"
+    for name in names:
+        JobFolder(tmp_path / name).save(Job(name, "proj_1", DETACHED.format(mark=mark)))
+    for round_ in range(len(names)):
+        platform = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("running_platform.py")), str(tmp_path), "1"]
+        )
+        try:
+            began = names[round_]
+            deadline = time.monotonic() + 60
+            while b"began" not in read_log(tmp_path / began / "log", 0).data:
+                assert time.monotonic() < deadline, began
+                time.sleep(0.05)
+        finally:
+            platform.kill()
+            platform.wait()
+        wait_until_gone(mark)
+    queued.start()
+    for name in names:
+        ended = queued.status(name)
+        assert ended is not None
+        assert (ended.phase, ended.code) == (Phase.FAILED, "interrupted")
+        assert read_log(tmp_path / name / "log", 0).data.count(b"began") == 1, "it ran once"
+        assert not (tmp_path / name / "work").exists()
+    queued.close()

@@ -1,0 +1,165 @@
+"""Jobs as processes of one machine: the queue, limits, isolation, and recovery."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from llmariner.platform.jobs import DataFile, Job, Phase
+from llmariner.platform.jobs.local_processes.adapter import ProcessJobs
+from llmariner.platform.jobs.local_processes.disk_usage import NotMeasurable, used_bytes
+from llmariner.platform.jobs.local_processes.output_log import OutputLog, read_log
+
+from .conftest import Memory, output, process_jobs, wait_for_end, wait_for_output
+
+SLEEP = "echo began; sleep 1000"
+
+
+def place(jobs: ProcessJobs, job_id: str) -> int | None:
+    status = jobs.status(job_id)
+    assert status is not None
+    return status.place
+
+
+def test_projects_take_turns_in_the_queue(processes: ProcessJobs) -> None:
+    for job_id in ("bj-1", "bj-2"):
+        processes.submit(Job(job_id, "proj_1", SLEEP))
+        wait_for_output(processes, job_id, "began")
+    for job_id, project in (("bj-3", "proj_1"), ("bj-4", "proj_1"), ("bj-5", "proj_2"), ("bj-6", "proj_3")):
+        processes.submit(Job(job_id, project, SLEEP))
+    assert {each: place(processes, each) for each in ("bj-5", "bj-6", "bj-3", "bj-4")} == {
+        "bj-5": 1,
+        "bj-6": 2,
+        "bj-3": 3,
+        "bj-4": 4,
+    }
+    status = processes.status("bj-5")
+    assert status is not None
+    assert status.reason == "Jobs run before it."
+    processes.cancel("bj-5")
+    assert place(processes, "bj-3") == 2
+    processes.cancel("bj-1")
+    wait_for_output(processes, "bj-6", "began")
+    assert place(processes, "bj-3") == 1
+
+
+def test_a_job_waits_for_memory_and_gives_it_back(processes: ProcessJobs, memory: Memory) -> None:
+    memory.reason = "Models are busy."
+    processes.submit(Job("bj-1", "proj_1", "true"))
+    deadline = time.monotonic() + 30
+    while (status := processes.status("bj-1")) is None or status.reason != "Models are busy.":
+        assert time.monotonic() < deadline, status
+        time.sleep(0.05)
+    assert (status.phase, status.place) == (Phase.QUEUED, 1)
+    memory.reason = ""
+    assert wait_for_end(processes, "bj-1").phase is Phase.SUCCEEDED
+    while memory.reserved:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("python3 -c 'x = bytearray(400 << 20); import time; time.sleep(1000)'", "out_of_memory"),
+        ("for i in 1 2 3 4 5 6 7; do head -c 15000000 /dev/zero > /dev/shm/$i; done; sleep 1000 & "
+         "python3 -c 'x = bytearray(120 << 20); import time; time.sleep(1000)'", "out_of_memory"),
+        ("for i in 1 2; do head -c 20000000 /dev/zero > $i; done; sleep 1000", "disk_limit_exceeded"),
+        ("d=.; for i in $(seq 70); do d=$d/d; done; mkdir -p $d; sleep 1000", "disk_limit_exceeded"),
+    ],
+)  # fmt: skip
+def test_a_job_is_ended_at_its_limits(processes: ProcessJobs, command: str, code: str) -> None:
+    processes.submit(Job("bj-1", "proj_1", command))
+    ended = wait_for_end(processes, "bj-1")
+    assert (ended.phase, ended.code) == (Phase.FAILED, code), (ended, output(processes, "bj-1"))
+
+
+def test_a_job_is_ended_at_its_deadline(tmp_path: Path, memory: Memory) -> None:
+    jobs = process_jobs(tmp_path, memory, seconds=1.0)
+    jobs.start()
+    if jobs.problem:
+        pytest.skip(jobs.problem)
+    jobs.submit(Job("bj-1", "proj_1", SLEEP))
+    assert wait_for_end(jobs, "bj-1").code == "deadline_exceeded"
+    jobs.close()
+
+
+def test_a_job_sees_nothing_of_the_machine(processes: ProcessJobs, tmp_path: Path) -> None:
+    os.environ["A_SECRET"] = "of the platform"
+    (tmp_path / "jobs" / "secret").mkdir(mode=0o755)
+    looks = [
+        "env",
+        f"ls -d {tmp_path} {Path.home()}/.ssh /run /var /root/.ssh /usr/share/*",
+        "ls /proc | grep -c '^[0-9]'",
+        "cat /proc/1/environ /proc/1/mem /proc/1/root/etc/shadow",
+        "touch /new /usr/new /etc/new data/new /tmp/new",
+        "id -u; cat /etc/shadow; kill -9 1; cat /proc/self/status | grep -E 'CapEff|NoNewPrivs'",
+        "ls /job /; cat /proc/mounts",
+    ]
+    processes.submit(Job("bj-1", "proj_1", "; ".join(looks)))
+    wait_for_end(processes, "bj-1")
+    del os.environ["A_SECRET"]
+    text = output(processes, "bj-1")
+    assert "A_SECRET" not in text
+    assert "of the platform" not in text
+    assert "CapEff:\t0000000000000000\nNoNewPrivs:\t1" in text
+    for path in (tmp_path, "/run", "/var", "/usr/share/*"):
+        assert f"cannot access '{path}'" in text
+    for path in ("/new", "/usr/new", "/etc/new"):
+        assert f"cannot touch '{path}'" in text
+    assert "cannot touch 'data/new'" not in text
+    assert text.count("Permission denied") >= 3
+    assert "root:" not in text
+    assert f"\n{os.getuid()}\n" not in text
+
+
+def test_output_beyond_a_limit_is_dropped_from_its_beginning(tmp_path: Path) -> None:
+    log = OutputLog(tmp_path / "log", segment_bytes=1000)
+    for number in range(500):
+        log.write(b"%09d\n" % number)
+    part = read_log(tmp_path / "log", 0)
+    assert part.start > 0
+    assert part.data.startswith(b"%09d\n" % (part.start // 10))
+    whole, at = b"", part.start
+    while (part := read_log(tmp_path / "log", at)).data:
+        whole, at = whole + part.data, part.end
+    assert at == 5000
+    assert whole.endswith(b"000000499\n")
+    assert 1000 <= len(whole) <= 2000
+
+
+def test_a_folder_with_too_many_files_is_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "link").symlink_to("/")
+    (tmp_path / "a" / "file").write_bytes(b"x" * 100_000)
+    assert 100_000 <= used_bytes(tmp_path) < 200_000
+    monkeypatch.setattr("llmariner.platform.jobs.local_processes.disk_usage._MAX_ENTRIES", 2)
+    with pytest.raises(NotMeasurable, match="more than 2 files"):
+        used_bytes(tmp_path)
+
+
+def test_the_queue_survives_a_restart_and_what_ran_was_interrupted(tmp_path: Path, memory: Memory) -> None:
+    first = process_jobs(tmp_path, memory)
+    first.start()
+    if first.problem:
+        pytest.skip(first.problem)
+    files = (DataFile("file-1", "pumps.txt", 6),)
+    first.submit(Job("bj-1", "proj_1", SLEEP))
+    wait_for_output(first, "bj-1", "began")
+    first.submit(Job("bj-2", "proj_1", 'echo "$A" $(cat scripts/a data/pumps.txt)', {"A": "b"}, {"a": b"c"}, files))
+    (tmp_path / "bj-3").mkdir()
+    (tmp_path / "bj-3" / "job.json.part").write_text("{")
+    first.close()
+    second = process_jobs(tmp_path, memory)
+    second.start()
+    ended = second.status("bj-1")
+    assert ended is not None
+    assert (ended.phase, ended.code) == (Phase.FAILED, "interrupted")
+    assert wait_for_end(second, "bj-2").phase is Phase.SUCCEEDED
+    assert output(second, "bj-2") == "b cpumps\n"
+    assert second.status("bj-3") is None
+    assert not (tmp_path / "bj-3").exists()
+    second.close()
