@@ -369,14 +369,9 @@ class Context:
     @_cached
     def jobs(self) -> Jobs:
         """What runs jobs; standalone mode sets its own. Raises Unavailable in an installation without it."""
-        off = JobSettings.load(self.env).adapter == "off"
-        raise Unavailable(
-            "Jobs are turned off in this installation: an operator turns them on with LLMARINER_JOBS=processes."
-            if off
-            else "This installation runs no jobs: only a platform on one machine does, which `llma up` starts.",
-            code="no_job_runner",
-            headers={"x-should-retry": "false"},
-        )
+        from llmariner.batch_jobs.batch_jobs import no_job_runner
+
+        raise no_job_runner(JobSettings.load(self.env).missing)
 
     @_cached
     def batch_jobs(self) -> BatchJobs:

@@ -38,6 +38,13 @@ class JobSettings:
     seconds: float = 86_400.0
     """`LLMARINER_JOB_SECONDS`: how long a job may run."""
 
+    @property
+    def missing(self) -> str:
+        """Why an installation has nothing that runs jobs, for users."""
+        if self.adapter == "off":
+            return "Jobs are turned off in this installation: an operator turns them on with LLMARINER_JOBS=processes."
+        return "This installation runs no jobs: only a platform on one machine does, which `llma up` starts."
+
     @classmethod
     def load(cls, env: Environment) -> JobSettings:
         """Read from a mapping. Raises ValueError for an invalid value."""

@@ -23,7 +23,7 @@ from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.platform.jobs import Jobs, JobStatus, LogPart, Phase
 from llmariner.tenancy.principal import Caller
 
-__all__ = ["BatchJobs", "load_job"]
+__all__ = ["BatchJobs", "load_job", "no_job_runner"]
 
 _ACTIVE = (Phase.QUEUED.value, Phase.RUNNING.value)
 _MAX_NAME_BYTES = 255
@@ -51,9 +51,7 @@ class BatchJobs:
         new.check(self._settings.images)
         jobs = self._jobs()
         if problem := jobs.problem:
-            raise Unavailable(
-                f"This machine cannot run jobs: {problem}", code="no_job_runner", headers={"x-should-retry": "false"}
-            )
+            raise no_job_runner(f"This machine cannot run jobs: {problem}")
         job_id = new_id("bj").replace("_", "-")
         row = _row(caller, job_id, new, jobs.environment)
 
@@ -184,6 +182,11 @@ class BatchJobs:
                 f"Your project has {number} jobs queued or running, as many as it may have: wait for one, or cancel one.",
                 code="too_many_jobs",
             )
+
+
+def no_job_runner(reason: str) -> Unavailable:
+    """The error where nothing runs jobs."""
+    return Unavailable(reason, code="no_job_runner", headers={"x-should-retry": "false"})
 
 
 def load_job(session: ReadSession, project_id: str, job_id: str, *, lock: bool = False) -> Row[Any]:
