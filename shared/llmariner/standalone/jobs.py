@@ -37,7 +37,7 @@ def make_jobs(
         free_disk_bytes=_FREE_DISK_BYTES,
         seconds=settings.seconds,
         readable=readable_folders(python),
-        hidden=(str(home),),
+        hidden=(str(home), context.env.get("LLMARINER_OBJECTS_FOLDER") or str(home)),
         slots=settings.slots,
     )
 

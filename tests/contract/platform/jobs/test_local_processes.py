@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from llmariner.platform.jobs import DataFile, Job, Phase
-from llmariner.platform.jobs.local_processes.adapter import ProcessJobs
+from llmariner.platform.jobs.local_processes.adapter import ProcessJobs, readable_folders
 from llmariner.platform.jobs.local_processes.disk_usage import NotMeasurable, used_bytes
 from llmariner.platform.jobs.local_processes.output_log import OutputLog, read_log
 
@@ -114,6 +114,15 @@ def test_a_job_sees_nothing_of_the_machine(processes: ProcessJobs, tmp_path: Pat
     assert text.count("Permission denied") >= 3
     assert "root:" not in text
     assert f"\n{os.getuid()}\n" not in text
+
+
+def test_of_an_interpreter_in_a_home_folder_only_its_own_folders_are_readable(tmp_path: Path) -> None:
+    for folder in ("bin", "venv/bin"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "bin/python3").touch()
+    (tmp_path / "venv/bin/python").symlink_to(tmp_path / "bin/python3")
+    found = readable_folders(tmp_path / "venv/bin/python")
+    assert found == tuple(str(tmp_path / name) for name in ("venv", "bin", "lib", "lib64"))
 
 
 def test_output_beyond_a_limit_is_dropped_from_its_beginning(tmp_path: Path) -> None:

@@ -451,8 +451,12 @@ class _Stopped(Exception):
 
 
 def readable_folders(python: Path) -> tuple[str, ...]:
-    """The folders that an interpreter needs: its virtual environment, and the installation it is made of."""
-    return tuple(dict.fromkeys(str(path.parent.parent) for path in (python.absolute(), python.resolve())))
+    """The folders that an interpreter needs: its virtual environment, and programs and libraries of the one it is made of.
+
+    Not all of the latter's prefix: that may be somebody's home folder.
+    """
+    prefix = python.resolve().parent.parent
+    return str(python.absolute().parent.parent), *(str(prefix / name) for name in ("bin", "lib", "lib64"))
 
 
 def _modified(path: Path) -> float:
