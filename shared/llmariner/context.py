@@ -369,9 +369,7 @@ class Context:
     @_cached
     def jobs(self) -> Jobs:
         """What runs jobs; standalone mode sets its own. Raises Unavailable in an installation without it."""
-        from llmariner.batch_jobs.batch_jobs import no_job_runner
-
-        raise no_job_runner(JobSettings.load(self.env).missing)
+        raise JobSettings.load(self.env).missing()
 
     @_cached
     def batch_jobs(self) -> BatchJobs:

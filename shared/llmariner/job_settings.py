@@ -6,8 +6,9 @@ import re
 from dataclasses import dataclass
 
 from llmariner.environment import Environment, read_number
+from llmariner.errors import Unavailable
 
-__all__ = ["JobSettings"]
+__all__ = ["JobSettings", "no_job_runner"]
 
 _GIB = 1024**3
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
@@ -38,12 +39,15 @@ class JobSettings:
     seconds: float = 86_400.0
     """`LLMARINER_JOB_SECONDS`: how long a job may run."""
 
-    @property
-    def missing(self) -> str:
-        """Why an installation has nothing that runs jobs, for users."""
+    def missing(self) -> Unavailable:
+        """The error of an installation that has nothing which runs jobs."""
         if self.adapter == "off":
-            return "Jobs are turned off in this installation: an operator turns them on with LLMARINER_JOBS=processes."
-        return "This installation runs no jobs: only a platform on one machine does, which `llma up` starts."
+            return no_job_runner(
+                "Jobs are turned off in this installation: an operator turns them on with LLMARINER_JOBS=processes."
+            )
+        return no_job_runner(
+            "This installation runs no jobs: only a platform on one machine does, which `llma up` starts."
+        )
 
     @classmethod
     def load(cls, env: Environment) -> JobSettings:
@@ -64,3 +68,8 @@ class JobSettings:
             disk_bytes=int(read_number(env, "LLMARINER_JOB_DISK_GIB", cls.disk_bytes / _GIB, minimum=0.01) * _GIB),
             seconds=read_number(env, "LLMARINER_JOB_SECONDS", cls.seconds, minimum=1),
         )
+
+
+def no_job_runner(reason: str) -> Unavailable:
+    """The error where nothing runs jobs."""
+    return Unavailable(reason, code="no_job_runner", headers={"x-should-retry": "false"})

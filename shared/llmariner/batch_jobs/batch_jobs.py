@@ -18,12 +18,12 @@ from llmariner.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from llmariner.files.quotas import lock_usage
 from llmariner.files.tables import files
 from llmariner.identifiers import new_id
-from llmariner.job_settings import JobSettings
+from llmariner.job_settings import JobSettings, no_job_runner
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.platform.jobs import Jobs, JobStatus, LogPart, Phase
 from llmariner.tenancy.principal import Caller
 
-__all__ = ["BatchJobs", "load_job", "no_job_runner"]
+__all__ = ["BatchJobs", "load_job"]
 
 _ACTIVE = (Phase.QUEUED.value, Phase.RUNNING.value)
 _MAX_NAME_BYTES = 255
@@ -182,11 +182,6 @@ class BatchJobs:
                 f"Your project has {number} jobs queued or running, as many as it may have: wait for one, or cancel one.",
                 code="too_many_jobs",
             )
-
-
-def no_job_runner(reason: str) -> Unavailable:
-    """The error where nothing runs jobs."""
-    return Unavailable(reason, code="no_job_runner", headers={"x-should-retry": "false"})
 
 
 def load_job(session: ReadSession, project_id: str, job_id: str, *, lock: bool = False) -> Row[Any]:
