@@ -114,6 +114,7 @@ def standby(upstream_schemas: tuple[Path, Schemas], tmp_path: Path) -> Iterator[
         pods.close()
 
 
+@pytest.mark.quiet
 def test_permissions_of_standby_engines_come_with_them(standby: tuple[ServingOnCluster, StandbyPods]) -> None:
     cluster, pods = standby
     workloads = [each for kind in read_declarations(CHECKOUT) for each in kind]

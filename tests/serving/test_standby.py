@@ -24,6 +24,9 @@ from .standby_pods import RUNTIME, TOKEN, StandbyPods
 if TYPE_CHECKING:
     from kubernetes_api.schemas import Schemas
 
+# Its pods are processes, which have to start in time.
+pytestmark = pytest.mark.quiet
+
 SMALL = EngineModel("org/Small:1", "pvc://models/small", "generate", 0, typical_wake_seconds=1.0)
 OTHER = replace(SMALL, id="other", folder="pvc://models/other")
 TUNED = EngineModel("ft:small:x", "pvc://models/tuned/x", "generate", 0, base=SMALL.id)
