@@ -28,7 +28,8 @@ WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"t
 
 @pytest.fixture(scope="module")
 def documents(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Iterator[Library]:
-    with library(tmp_path_factory.mktemp("library"), database, TRUSTED_PROXIES="127.0.0.0/8") as found:
+    settings = {"TRUSTED_PROXIES": "127.0.0.0/8", "TOKENS_PER_MINUTE": "20000"}
+    with library(tmp_path_factory.mktemp("library"), database, **settings) as found:
         yield found
 
 
@@ -279,6 +280,23 @@ def test_search_and_answer_are_recorded_once_each_for_the_key(documents: Library
     assert (chat["prompt_tokens"], chat["completion_tokens"]) == (usage["prompt_tokens"], usage["completion_tokens"])
     assert chat["prompt_tokens"] == len(prompt(answer).split())
     assert (embedding["prompt_tokens"], embedding["project_id"]) == (len(QUESTION.split()), chat["project_id"])
+
+
+def test_limits_reserve_no_more_than_the_context_for_passages(documents: Library, handbook: str) -> None:
+    documents.ask(QUESTION, handbook)  # the engine is awake, so that its context is known: 8192 tokens
+    text = "\n\n".join(f"# Part {part}\n\n" + f"Pump number {part} moves water. " * 160 for part in range(12))
+    caller = documents.platform.key("limited reader", limited=True)[1]
+    answer = documents.ask("What moves pump 7?", documents.store({"pumps.md": text}), caller=caller, max_tokens=20)
+    assert len(prompt(answer)) > 20_000
+    assert call(answer)["used"] > 5
+
+
+def test_a_second_attempt_gets_the_passages_too(documents: Library, handbook: str) -> None:
+    assert citations(documents.ask(QUESTION, handbook, answer=CITED))
+    documents.platform.engine(CHAT).kill()
+    answer = documents.ask(QUESTION, handbook, answer=CITED)
+    assert SENTENCE in prompt(answer)
+    assert [each["quote"] for each in citations(answer)] == [SENTENCE]
 
 
 def test_a_key_needs_the_scope_of_searches_and_to_be_valid(documents: Library, handbook: str) -> None:
