@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
-from sqlalchemy import ColumnElement, Row, delete, or_, select, update
+from sqlalchemy import ColumnElement, Row, and_, delete, or_, select, update
 
 from llmariner.batch_jobs.events import FINISHED, STARTED, add_job_event
 from llmariner.batch_jobs.tables import batch_job_files, batch_jobs
@@ -44,12 +44,13 @@ class Reconciler:
         self._files = files
 
     def reconcile_all(self, *, seconds: float) -> None:
-        """Reconcile every job that has not ended or is deleted, or whose project is gone. For the sweep.
+        """Reconcile every job that has not ended or is deleted, or whose project is gone or archived. For the sweep.
 
         It ends after that many seconds; the next call does the rest.
         """
         until, last = time.monotonic() + seconds, ""
         _delete_orphans(self._database)
+        _cancel_of_archived(self._database)
         pending = or_(batch_jobs.c.finished_at.is_(None), batch_jobs.c.deleted_at.is_not(None))
         while True:
             query = select(batch_jobs.c.id).where(pending, batch_jobs.c.id > last)
@@ -142,6 +143,21 @@ def _delete_orphans(database: Database) -> None:
     if ids:
         with database.write() as session:
             session.run(update(batch_jobs).where(batch_jobs.c.id.in_(ids)).values(deleted_at=time.time()))
+
+
+def _cancel_of_archived(database: Database) -> None:
+    """Cancel the jobs of archived projects: nobody can see them any more."""
+    archived = select(projects.c.id).where(projects.c.archived_at.is_not(None))
+    left = and_(
+        batch_jobs.c.finished_at.is_(None),
+        batch_jobs.c.cancel_requested_at.is_(None),
+        batch_jobs.c.project_id.in_(archived),
+    )
+    with database.read() as session:
+        ids = [row.id for row in session.rows(select(batch_jobs.c.id).where(left).limit(_BATCH))]
+    if ids:
+        with database.write() as session:
+            session.run(update(batch_jobs).where(batch_jobs.c.id.in_(ids)).values(cancel_requested_at=time.time()))
 
 
 def _delete_row(database: Database, job_id: str) -> None:

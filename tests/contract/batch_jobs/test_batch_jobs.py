@@ -260,6 +260,19 @@ def test_events_that_were_lost_are_made_up_for(
         assert {row.id for row in session.rows(select(batch_jobs.c.id))} == {waiting, ended}
 
 
+def test_the_jobs_of_an_archived_project_end(desk: BatchJobDesk, other_desk: BatchJobDesk, database: Database) -> None:
+    running, queued, others = desk.create(), desk.create(), other_desk.create()
+    desk.scripted.run(running)
+    with database.write() as session:
+        session.run(update(projects).where(projects.c.id == desk.project_id).values(archived_at=1))
+    for _ in range(2):
+        desk.reconciler.reconcile_all(seconds=60)
+    ended = {job.id: job.status for job in desk.jobs.page(desk.project_id, after=None, limit=9)[0]}
+    assert ended == {running: Phase.CANCELED, queued: Phase.CANCELED}
+    assert other_desk.jobs.get(other_desk.project_id, others).cancel_requested_at is None
+    assert desk.scripted.calls.count(("cancel", running)) == 1
+
+
 def test_a_job_that_ran_and_is_unknown_now_was_interrupted(desk: BatchJobDesk, database: Database) -> None:
     job_id = desk.create()
     desk.scripted.run(job_id)
