@@ -39,7 +39,7 @@ BAR = 48
 GATEWAY, ENVOY, FILTERS, LITELLM = "gateway", "envoy", "envoy filters", "litellm"
 CHAT, BARE, FRAMEWORK = "chat_completions", "bare uvicorn", "bare FastAPI"
 LIMITS = "auth and limits"
-FILES, BARE_FILES = "files", "bare ASGI"
+FILES, BARE_FILES, DURABLE_FILES = "files", "bare ASGI", "durable bare ASGI"
 WAKE, PLAIN = "wake", "plain start"
 QUIET = "quiet"
 RATIOS = (
@@ -57,6 +57,7 @@ RATIOS = (
     ("cold_start_uploads_vs_bare_fastapi", "cold_cpu_ms", "uploads", FRAMEWORK),
     ("cold_start_vector_stores_vs_bare_fastapi", "cold_cpu_ms", "vector_stores", FRAMEWORK),
     ("upload_vs_bare_asgi", "upload_bytes_per_s", FILES, BARE_FILES),
+    ("upload_vs_durable_bare_asgi", "upload_bytes_per_s", FILES, DURABLE_FILES),
     ("download_vs_bare_asgi", "download_bytes_per_s", FILES, BARE_FILES),
     ("request_during_one_byte_chunks_vs_quiet", "attacked_p50_ms", "chunks", QUIET),
     ("request_during_unread_streams_vs_quiet", "attacked_p50_ms", "readers", QUIET),

@@ -1,4 +1,4 @@
-"""The benchmark of transfers sends a file to both servers and reads it back."""
+"""The benchmark of transfers sends a file to each server and reads it back."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ from .results import Results
 from .run import Bounds
 
 
-def test_both_servers_take_and_return_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_servers_take_and_return_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transfers, "SIZE", 3_000_000)
     results = Results()
     transfers.measure_forms(results, tmp_path, Bounds(1, 0))
     assert not results.skipped
-    assert results.subjects("upload_bytes_per_s", "download_bytes_per_s") == [transfers.BARE, transfers.FILES]
+    assert results.subjects("upload_bytes_per_s", "download_bytes_per_s") == [
+        transfers.BARE,
+        transfers.DURABLE,
+        transfers.FILES,
+    ]
     assert all(0 < results.figures["peak_mib"][name][0] < 1024 for name in results.subjects("peak_mib"))

@@ -189,6 +189,12 @@ class Peer(asyncio.Transport):
     def is_closing(self) -> bool:
         return False
 
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
 
 @pytest.mark.parametrize(
     ("first", "second", "same"),
@@ -215,6 +221,33 @@ def test_an_ipv6_site_counts_as_one_address(first: str, second: str, same: bool)
 
     taken, refused = asyncio.run(run())
     assert (taken, statuses(refused)) == (b"", [429] if same else [])
+
+
+def test_a_body_with_a_length_is_passed_on_as_it_arrives_and_ends_there() -> None:
+    async def run() -> tuple[list[int], bytes]:
+        sizes: list[int] = []
+
+        async def reading(_scope: Any, receive: Any, send: Any) -> None:
+            more = True
+            while more:
+                message = await receive()
+                sizes.append(len(message["body"]))
+                more = message["more_body"]
+            await hello(None, receive, send)
+
+        server, peer = Server(reading, host="", port=0), Peer("192.0.2.1")
+        connection = Connection(server, asyncio.get_running_loop())
+        connection.connection_made(peer)
+        post = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 250000\r\n\r\n"
+        connection.data_received(post + b"x" * 100_000)
+        await wait_until(lambda: sizes)
+        connection.data_received(b"x" * 150_000 + GET)
+        await wait_until(lambda: peer.written.count(b"hello") == 2)
+        connection.connection_lost(None)
+        return sizes, peer.written
+
+    sizes, answers = asyncio.run(run())
+    assert (sizes, statuses(answers)) == ([100_000, 150_000, 0], [200, 200])
 
 
 def test_pipelined_requests_are_limited() -> None:

@@ -336,14 +336,15 @@ class Connection(asyncio.Protocol):
     def _feed_unparsed(self) -> None:
         """Parse a slice of the buffered bytes; the rest follows in later turns of the event loop."""
         self._feed_scheduled = False
-        self._feed_slice(_FEED_BYTES)
+        if self._receiving is None or self._chunked:
+            self._feed_slice(_FEED_BYTES)
         receiving = self._receiving
-        if (
-            self._unparsed
-            and receiving is not None
-            and receiving.body_parts <= _FREE_PARTS + receiving.body_size // _MIN_AVERAGE_PART
-        ):
-            self._feed_slice(_BODY_FEED_BYTES)
+        if self._unparsed and receiving is not None:
+            if not self._chunked:
+                # Without chunks, a body of any size is one call of the parser.
+                self._feed_slice(max(receiving.missing_bytes(), _FEED_BYTES))
+            elif receiving.body_parts <= _FREE_PARTS + receiving.body_size // _MIN_AVERAGE_PART:
+                self._feed_slice(_BODY_FEED_BYTES)
         if self._unparsed:
             self._pause()
         if self._receiving is None or not self._receiving.is_full(_BODY_HIGH_WATER):

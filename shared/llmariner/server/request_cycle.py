@@ -125,6 +125,10 @@ class RequestCycle:
         self._wake()
         return len(self._body)
 
+    def missing_bytes(self) -> int:
+        """How much of a body without chunks was not received yet."""
+        return int(dict(self.headers).get(b"content-length", b"0")) - self.body_size
+
     def is_full(self, high_water: int) -> bool:
         """Whether more of the body is to come, and more than `high_water` bytes wait for the application."""
         return self._more_body and len(self._body) > high_water

@@ -12,6 +12,7 @@ import math
 import os
 import secrets
 import stat
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -31,6 +32,7 @@ __all__ = ["FolderObjects"]
 
 _UNFINISHED = ".unfinished"
 _PAGE = 4096
+_SYNCED_AT_ONCE = 32 * 1024 * 1024
 _ATTEMPTS = 20
 
 
@@ -171,6 +173,29 @@ class _Reader:
         self.close()
 
 
+class _Syncing(threading.Thread):
+    """Writes what a file has so far to disk."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__(name="sync", daemon=True)
+        self._descriptor = descriptor
+        self._error: OSError | None = None
+        self.start()
+
+    def run(self) -> None:
+        """Of the thread."""
+        try:
+            os.fdatasync(self._descriptor)
+        except OSError as error:
+            self._error = error
+
+    def end(self) -> None:
+        """Wait for its end. Raises its error: the system reports one once, so that a later call would hide it."""
+        self.join()
+        if self._error is not None:
+            raise self._error
+
+
 class _Writer:
     """Writes a file beside the objects and moves it to its place."""
 
@@ -178,6 +203,8 @@ class _Writer:
         self._root = root
         self._key = key
         self._file: BinaryIO | None = None
+        self._unsynced = 0
+        self._syncing: _Syncing | None = None
 
     def __enter__(self) -> _Writer:
         with _working():
@@ -185,6 +212,8 @@ class _Writer:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._syncing is not None:
+            self._syncing.join()  # it uses the file
         if self._file is not None:
             with contextlib.suppress(OSError):
                 os.unlink(self._file.name)
@@ -201,6 +230,17 @@ class _Writer:
                 file.seek(len(data), os.SEEK_CUR)
             else:
                 file.write(data)
+        self._unsynced += len(data)
+        if self._unsynced >= _SYNCED_AT_ONCE and not (self._syncing and self._syncing.is_alive()):
+            self._sync_ahead(file)
+
+    def _sync_ahead(self, file: BinaryIO) -> None:
+        """Let the disk work while more bytes arrive: a commit waits for the last of them alone."""
+        with _working():
+            if self._syncing is not None:
+                self._syncing.end()
+            self._unsynced = 0
+            self._syncing = _Syncing(file.fileno())
 
     def commit(self) -> ObjectInfo:
         """Write the file to disk and move it to its place."""
@@ -208,6 +248,8 @@ class _Writer:
         with _working():
             file.truncate()  # to the position: a hole at the end has no byte yet
             file.flush()
+            if self._syncing is not None:
+                self._syncing.end()
             # A file server has a clock of its own; every age is reckoned by that of the platform.
             os.utime(file.fileno(), (now := time.time(), now))
             os.fsync(file.fileno())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -142,3 +143,26 @@ def test_empty_folders_are_removed_with_their_last_object(root: Path) -> None:
     store.delete(["uploads/a/part_1"])
     assert [path.name for path in root.iterdir() if not path.name.startswith(".")] == ["uploads"]
     assert [path.name for path in (root / "uploads").iterdir()] == ["b"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_large_object_is_written_to_disk_while_it_arrives(
+    root: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    synced: list[int] = []
+
+    def fdatasync(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_size)
+        if fails:
+            raise OSError(errno.EIO, "the disk is broken")
+
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    store, part = FolderObjects(root), b"x" * 2**24
+    with store.writer("files/file_1") as writer, pytest.raises(ObjectStoreUnavailable) if fails else nullcontext():
+        for _ in range(3):
+            writer.write(part)
+        writer.commit()
+    assert len(synced) == 1
+    assert synced[0] >= 2 * len(part)
+    assert len(list(keys(store))) == (0 if fails else 1)
+    assert os.listdir(root / ".unfinished") == []
