@@ -261,8 +261,8 @@ def _checked_vector(collection: Collection, vector: Sequence[float]) -> list[flo
     values = list(vector)
     if len(values) != collection.dimension:
         raise ValueError(f"A vector of {collection.model} has {collection.dimension} numbers, not {len(values)}.")
-    # Compares as false with NaN.
-    if not all(-_MAX_FLOAT32 <= value <= _MAX_FLOAT32 for value in values):
+    # A sum with NaN is NaN; the least and the greatest value may hide it.
+    if not (min(values) >= -_MAX_FLOAT32 and max(values) <= _MAX_FLOAT32 and math.isfinite(sum(values))):
         raise ValueError("A vector must have finite numbers of 32 bits.")
     return values
 

@@ -123,18 +123,27 @@ class ChunkIndexer:
         deadline, done, dimension = time.monotonic() + _SLICE_SECONDS, 0, claim.row.dimension
         position = claim.row.next_chunk
         while rows := self._next_chunks(claim, position):
-            for part in batches([len(row.text.encode()) for row in rows]):
-                chunks = rows[part]
-                vectors = self._embed(claim, originator, [row.text for row in chunks], deadline)
-                dimension = self._set_dimension(claim, len(vectors[0]))
-                self._upsert(claim, dimension, chunks, vectors)
-                position, done = chunks[-1].chunk_index + 1, done + len(chunks)
-                if position < claim.row.chunk_count and (
-                    done >= self._slice_chunks or time.monotonic() + _MIN_WAIT_SECONDS >= deadline
-                ):
-                    with self._database.write() as session:
-                        hand_on(session, claim.check(session), FILE_PARSED)
-                    return
+            vectors: list[Sequence[float]] = []
+            is_over = False
+            try:
+                for part in batches([len(row.text.encode()) for row in rows]):
+                    some = self._embed(claim, originator, [row.text for row in rows[part]], deadline)
+                    if vectors and len(some[0]) != len(vectors[0]):
+                        break  # the model has been replaced: the next round sees it
+                    vectors += some
+                    is_full = done + len(vectors) >= self._slice_chunks
+                    if is_over := is_full or time.monotonic() + _MIN_WAIT_SECONDS >= deadline:
+                        break
+            finally:
+                # One request for many chunks. They are paid for, also if the embedding of the next ones fails.
+                if vectors:
+                    dimension = self._set_dimension(claim, len(vectors[0]))
+                    self._upsert(claim, dimension, rows[: len(vectors)], vectors)
+            position, done = rows[len(vectors) - 1].chunk_index + 1, done + len(vectors)
+            if position < claim.row.chunk_count and is_over:
+                with self._database.write() as session:
+                    hand_on(session, claim.check(session), FILE_PARSED)
+                return
         complete(self._database, claim, dimension=dimension or 0)
         if claim.row.rebuild_requested_at is not None:
             hand_on_rebuild(self._database, claim.row.vector_store_id)
