@@ -19,6 +19,7 @@ from .results import Results
 from .retrieval.measure import measure_retrieval
 from .run import Bounds, measure_proxies
 from .transfers import measure_transfers
+from .vector_search import measure_vector_search
 
 
 def main() -> None:
@@ -39,6 +40,7 @@ def main() -> None:
             measure_model_wakes,
             measure_retrieval,
             measure_transfers,
+            measure_vector_search,
         ):
             place = Path(folder, measure.__name__)
             place.mkdir()

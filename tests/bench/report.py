@@ -33,6 +33,7 @@ TRANSFER_COLUMNS = (
     ("download B/s", "download_bytes_per_s", "{:,.0f}"),
     ("peak MiB", "peak_mib", "{:,.0f}"),
 )
+VECTOR_COLUMNS = (("chunks/s", "chunks_per_s", "{:,.0f}"), ("search ms", "search_ms", "{:,.1f}"))
 SEARCH_COLUMNS = (("recall@5", "recall_at_5", "{:.3f}"), ("nDCG@10", "ndcg_at_10", "{:.3f}"))
 BAR = 48
 
@@ -40,6 +41,7 @@ GATEWAY, ENVOY, FILTERS, LITELLM = "gateway", "envoy", "envoy filters", "litellm
 CHAT, BARE, FRAMEWORK = "chat_completions", "bare uvicorn", "bare FastAPI"
 LIMITS = "auth and limits"
 FILES, BARE_FILES, DURABLE_FILES = "files", "bare ASGI", "durable bare ASGI"
+STORES, BARE_MILVUS = "vector stores", "bare pymilvus"
 WAKE, PLAIN = "wake", "plain start"
 QUIET = "quiet"
 RATIOS = (
@@ -59,6 +61,8 @@ RATIOS = (
     ("upload_vs_bare_asgi", "upload_bytes_per_s", FILES, BARE_FILES),
     ("upload_vs_durable_bare_asgi", "upload_bytes_per_s", FILES, DURABLE_FILES),
     ("download_vs_bare_asgi", "download_bytes_per_s", FILES, BARE_FILES),
+    ("ingest_chunks_per_second_vs_bare_pymilvus", "chunks_per_s", STORES, BARE_MILVUS),
+    ("search_100k_vs_bare_pymilvus", "search_ms", STORES, BARE_MILVUS),
     ("request_during_one_byte_chunks_vs_quiet", "attacked_p50_ms", "chunks", QUIET),
     ("request_during_unread_streams_vs_quiet", "attacked_p50_ms", "readers", QUIET),
     ("request_during_withheld_bodies_vs_quiet", "attacked_p50_ms", "bodies", QUIET),
@@ -130,6 +134,7 @@ def render(results: Results) -> str:
         list(table(results, ATTACK_COLUMNS)),
         list(table(results, CHANGE_COLUMNS)),
         list(table(results, TRANSFER_COLUMNS)),
+        list(table(results, VECTOR_COLUMNS)),
         list(table(results, SEARCH_COLUMNS)),
         list(lines(results)),
     ]

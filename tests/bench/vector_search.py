@@ -67,10 +67,16 @@ class GivenVectors(Embedder):
         self._pool = [[self._random.gauss(0, 1) for _ in range(DIMENSION)] for _ in range(1000)]
 
     def embed(
-        self, _model: str, _originator: Originator | None, texts: Sequence[str], *, wait_seconds: float
+        self,
+        model: str,
+        originator: Originator | None,
+        texts: Sequence[str],
+        *,
+        wait_seconds: float,
+        deadline: float | None = None,
     ) -> list[Sequence[float]]:
         """Vectors that differ from text to text."""
-        del wait_seconds
+        del model, originator, wait_seconds, deadline
         return [self._vector(int(text.partition(" ")[0])) for text in texts]
 
     def _vector(self, number: int) -> Sequence[float]:
