@@ -13,7 +13,9 @@ import subprocess
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,17 +39,27 @@ def main() -> None:
 
 def measure(folder: Path, size: int) -> dict[str, float]:
     """Upload a file of that many bytes, two parts at a time."""
+    return _measure(folder, "uploads", partial(upload, size=size))
+
+
+def measure_form(folder: Path, size: int) -> dict[str, float]:
+    """Upload a file of that many bytes by one form."""
+    return _measure(folder, "files", partial(send_form, size=size))
+
+
+def _measure(folder: Path, function: str, work: Callable[[int, str], dict[str, float]]) -> dict[str, float]:
+    """What `work` returns, which gets the port of the function and a key, and the peaks."""
     installation = Installation(folder, "http://127.0.0.1:1")
     port = free_port()
     environment = {**installation.environment, "PORT": str(port), "HOST": "127.0.0.1"}
     with (folder / "log").open("wb") as log:
         child = subprocess.Popen(
-            boot_command(CHECKOUT / "functions/uploads"), env=environment, cwd=CHECKOUT, stderr=log
+            boot_command(CHECKOUT / "functions" / function), env=environment, cwd=CHECKOUT, stderr=log
         )
     try:
         wait_until_listening(child, port, folder / "log")
         with Disk(folder) as disk:
-            times = upload(port, installation.keys.admin, size)
+            times = work(port, installation.keys.admin)
         status = Path(f"/proc/{child.pid}/status").read_text()
         peak = re.search(r"VmHWM:\s+(\d+)", status)
         assert peak is not None
@@ -60,23 +72,34 @@ def measure(folder: Path, size: int) -> dict[str, float]:
 def upload(port: int, key: str, size: int) -> dict[str, float]:
     """The whole way; the seconds of the parts, and of the completion."""
     new = {"bytes": size, "filename": "zeros", "mime_type": "application/octet-stream", "purpose": "user_data"}
-    made = post(port, key, "", json.dumps(new).encode(), "application/json")
+    made = post(port, key, "/v1/uploads", json.dumps(new).encode(), "application/json")
     begin = time.monotonic()
     with ThreadPoolExecutor(2) as threads:
         sizes = [min(PART_BYTES, size - start) for start in range(0, size, PART_BYTES)]
         parts = list(threads.map(lambda part: send_part(port, key, made["id"], part), sizes))
     sent = time.monotonic()
     body = json.dumps({"part_ids": parts}).encode()
-    done = post(port, key, f"/{made['id']}/complete", body, "application/json")
+    done = post(port, key, f"/v1/uploads/{made['id']}/complete", body, "application/json")
     assert done["file"]["bytes"] == size
     return {"parts": round(sent - begin, 1), "completion": round(time.monotonic() - sent, 1)}
+
+
+def send_form(port: int, key: str, size: int) -> dict[str, float]:
+    """A file of zeros; the seconds that it takes."""
+    purpose = b'--x\r\ncontent-disposition: form-data; name="purpose"\r\n\r\nuser_data\r\n'
+    whole, rest = divmod(size, len(_ZEROS))
+    body = (purpose, _HEAD.replace(b'"data"', b'"file"'), *[_ZEROS] * whole, _ZEROS[:rest], _TAIL)
+    begin = time.monotonic()
+    file = post(port, key, "/v1/files", body, "multipart/form-data; boundary=x")
+    assert file["bytes"] == size
+    return {"form": round(time.monotonic() - begin, 1)}
 
 
 def send_part(port: int, key: str, upload_id: str, size: int) -> str:
     """Send a part of zeros; returns its id."""
     whole, rest = divmod(size, len(_ZEROS))
     body = (_HEAD, *[_ZEROS] * whole, _ZEROS[:rest], _TAIL)
-    part: str = post(port, key, f"/{upload_id}/parts", body, "multipart/form-data; boundary=x")["id"]
+    part: str = post(port, key, f"/v1/uploads/{upload_id}/parts", body, "multipart/form-data; boundary=x")["id"]
     return part
 
 
@@ -85,7 +108,7 @@ def post(port: int, key: str, path: str, body: Any, media_type: str) -> Any:
     length = len(body) if isinstance(body, bytes) else sum(map(len, body))
     headers = {"authorization": f"Bearer {key}", "content-type": media_type, "content-length": str(length)}
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=600)
-    connection.request("POST", f"/v1/uploads{path}", body, headers)
+    connection.request("POST", path, body, headers)
     response = connection.getresponse()
     answer = json.loads(response.read())
     connection.close()

@@ -24,6 +24,7 @@ from llmariner.tenancy.keys.store import NewKey
 from .conftest import Ask
 from .http_calls import HttpRequest, HttpResponse, InProcessClient, assert_error
 from .installation import Installation
+from .large_upload import measure_form
 from .test_organization_sdk import openai_client
 
 Do = Callable[[Callable[[AsyncOpenAI], Coroutine[Any, Any, Any]]], Any]
@@ -343,6 +344,12 @@ def small(installation: Installation) -> Any:
     )
     yield
     context.__dict__["files"] = files
+
+
+def test_a_form_of_the_maximum_size_takes_little_memory_and_disk(tmp_path: Path) -> None:
+    measured = measure_form(tmp_path, FileSettings().form_bytes)
+    assert measured["peak_memory"] < 160, measured
+    assert measured["peak_disk"] < 32, measured
 
 
 @pytest.mark.usefixtures("small")
