@@ -12,9 +12,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from sqlalchemy import select
-from tests.contract.stored_files import Shelf
+from sqlalchemy import select, update
 
+from llmariner.files.tables import files
+from llmariner.identifiers import new_id
 from llmariner.platform.database import Database
 from llmariner.platform.database.migrate import upgrade
 from llmariner.platform.vectors import Collection
@@ -23,11 +24,15 @@ from llmariner.settings import DatabaseSettings
 from llmariner.standalone.milvus_lite.process import MilvusLiteProcess
 from llmariner.tenancy.background_work import Originator
 from llmariner.tenancy.organizations.bootstrap import ensure_first_owner
+from llmariner.tenancy.principal import Caller
+from llmariner.vector_store_settings import VectorStoreSettings
 from llmariner.vector_stores.embedder import Embedder
 from llmariner.vector_stores.ingest.index_step import ChunkIndexer
 from llmariner.vector_stores.query import SearchQuery
 from llmariner.vector_stores.search import VectorStoreSearch
-from llmariner.vector_stores.store import NewStoreFile
+from llmariner.vector_stores.store import NewStoreFile, NewVectorStore
+from llmariner.vector_stores.store_files import StoreFiles
+from llmariner.vector_stores.stores import VectorStores as VectorStoresOfProjects
 from llmariner.vector_stores.tables import vector_store_chunks, vector_store_files
 
 from .peers.bare_milvus import BareMilvus
@@ -91,13 +96,16 @@ class VectorStores:
     def __init__(self, folder: Path, vectors: GivenVectors) -> None:
         self._database = Database(DatabaseSettings(f"sqlite:///{folder}/platform.db"))
         upgrade(self._database)
-        self._shelf = Shelf(self._database, ensure_first_owner(self._database))
+        owner = ensure_first_owner(self._database)
+        self._caller = Caller(owner.user_id, "", owner.organization_id, owner.project_id, None, "member", frozenset())
+        settings = VectorStoreSettings()
         self._server = MilvusLiteProcess(folder / "milvus", folder / "milvus.log")
         self._index = MilvusIndex(self._server.settings)
-        self._index.ensure(Collection(self._shelf.settings.embedding_model, DIMENSION))
+        self._index.ensure(Collection(settings.embedding_model, DIMENSION))
         self._indexer = ChunkIndexer(self._database, self._index, vectors)
         self._search = VectorStoreSearch(self._database, self._index, vectors)
-        self._store_id = self._shelf.store().id
+        self._files = StoreFiles(self._database, settings)
+        self._store_id = VectorStoresOfProjects(self._database, settings).create(self._caller, NewVectorStore()).id
 
     def add(self, texts: Sequence[str]) -> float:
         """One file, from its parsed chunks to `completed`."""
@@ -116,7 +124,7 @@ class VectorStores:
 
     def search(self, text: str) -> int:
         """As the route does it."""
-        return len(self._search.search(self._shelf.caller, [self._store_id], SearchQuery((text,))).results)
+        return len(self._search.search(self._caller, [self._store_id], SearchQuery((text,))).results)
 
     def close(self) -> None:
         """End the server of the index."""
@@ -126,22 +134,26 @@ class VectorStores:
 
     def _parsed_file(self, texts: Sequence[str]) -> str:
         """The id of the row of a file, as the first step of ingestion leaves it."""
-        file_id = self._shelf.file()
-        self._shelf.files.add(self._shelf.caller, self._store_id, NewStoreFile(file_id))
-        parsed = {
-            "status": "in_progress",
-            "step": "embed",
-            "next_chunk": 0,
-            "chunk_count": len(texts),
-            "usage_bytes": 0,
+        owner = self._caller.key_owner
+        place = {"organization_id": owner.organization_id, "project_id": owner.project_id}
+        file_id = new_id("file")
+        about = {
+            "filename": "a.txt",
+            "purpose": "assistants",
+            "size_bytes": 1,
+            "content_type": "text/plain",
+            "created_at": 1,
         }
-        self._shelf.ingest(self._store_id, file_id, **parsed)
-        query = select(vector_store_files).where(vector_store_files.c.file_id == file_id)
         with self._database.write() as session:
-            row = session.first(query)
+            session.add(files, **place, **about, id=file_id)
+        self._files.add(self._caller, self._store_id, NewStoreFile(file_id))
+        of_file = vector_store_files.c.file_id == file_id
+        with self._database.write() as session:
+            parsed = {"step": "embed", "next_chunk": 0, "chunk_count": len(texts)}
+            session.run(update(vector_store_files).where(of_file).values(**parsed))
+            row = session.first(select(vector_store_files).where(of_file))
             assert row is not None
-            place = {name: row._mapping[name] for name in ("organization_id", "project_id", "vector_store_id")}
-            place |= {"vector_store_file_id": row.id, "headings": "[]", "indexed": False, "page": None}
+            place |= {"vector_store_id": self._store_id, "vector_store_file_id": row.id, "headings": "[]"}
             spans = {"tokens": _WORDS_PER_CHUNK, "start_offset": 0, "end_offset": 1}
             chunks = [
                 {**place, **spans, "id": f"{row.id}-{number}", "chunk_index": number, "text": text}
