@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import pytest
 from sqlalchemy import func, select
 
-from llmariner.errors import AuthenticationFailed, PermissionDenied
+from llmariner.errors import AuthenticationFailed, PermissionDenied, RateLimited
 from llmariner.files.file import NewFile
 from llmariner.files.purposes import Purpose
 from llmariner.files.tables import files
@@ -155,6 +155,28 @@ def test_a_right_that_ends_while_the_body_arrives_makes_no_file(by_link: bool, i
         upload.save()
     upload.close()
     assert stored(installation) == before
+
+
+def test_a_link_receives_few_bodies_at_a_time(installation: Installation) -> None:
+    """Else its holder keeps the quota of the project, and the disk, with bodies that do not end."""
+    context = installation.context
+    caller, links = context.authenticator.caller_for_user(installation.owner.user_id), context.upload_links
+    terms = links.terms(NewFile("a.txt", Purpose.USER_DATA, "text/plain"))
+    token = links.create(caller, terms, 60).token
+
+    def begin(of: str) -> RawUpload:
+        upload = RawUpload(context, UploadAccess(caller, links.open(of)), terms, size_bytes=terms.max_bytes)
+        upload.begin()
+        return upload
+
+    unended = [begin(token) for _ in range(4)]
+    with pytest.raises(RateLimited) as refused:
+        begin(token)
+    assert (refused.value.code, refused.value.headers) == ("link_in_use", {"retry-after": "5"})
+    begin(links.create(caller, terms, 60).token).close()
+    for upload in unended:
+        upload.close()
+        begin(token).close()
 
 
 def test_a_key_sends_a_file_as_a_plain_body(put: Put, ask: Ask, admin: dict[str, str]) -> None:

@@ -1,10 +1,12 @@
-"""What a process remembers of links to files: how often each is used, and which uses are in the audit log."""
+"""What a process remembers of links to files: how often each is used, by how many requests now, and which uses are audited."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from llmariner.errors import RateLimited
 
@@ -12,6 +14,9 @@ __all__ = ["LinkUses"]
 
 _MAX_REMEMBERED = 10_000
 _AUDITED_SECONDS = 3600.0
+# More than one: a client that lost its connection sends again before the server knows.
+_UPLOADS_AT_ONCE = 4
+_RETRY_AFTER_SECONDS = 5
 
 
 class LinkUses:
@@ -25,6 +30,7 @@ class LinkUses:
         self._lock = threading.Lock()
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
         self._audited: OrderedDict[tuple[str, str], float] = OrderedDict()
+        self._uploads: Counter[str] = Counter()
 
     def admit(self, link_id: str) -> None:
         """Count a request. Raises RateLimited while the bucket of the link is empty."""
@@ -44,6 +50,28 @@ class LinkUses:
                 code="link_rate_limit_exceeded",
                 headers={"retry-after": str(seconds)},
             )
+
+    @contextmanager
+    def uploading(self, link_id: str) -> Iterator[None]:
+        """Count an upload by a link until the end of the context. Raises RateLimited while others of it are under way.
+
+        Each counts against the quota of the project and may fill the disk, and only one of them makes a file.
+        """
+        with self._lock:
+            if self._uploads[link_id] >= _UPLOADS_AT_ONCE:
+                raise RateLimited(
+                    f"{_UPLOADS_AT_ONCE} uploads by this link are under way. Try again in {_RETRY_AFTER_SECONDS} s.",
+                    code="link_in_use",
+                    headers={"retry-after": str(_RETRY_AFTER_SECONDS)},
+                )
+            self._uploads[link_id] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._uploads[link_id] -= 1
+                if not self._uploads[link_id]:
+                    del self._uploads[link_id]
 
     def is_first(self, link_id: str, network: str) -> bool:
         """Whether the network has not used the link for an hour, as far as this process remembers; it does from now on.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -134,6 +135,10 @@ class UploadLinks:
             _check_unused(session, claims["jti"])
         maker = self._maker(claims)
         return OpenedUploadLink(claims["jti"], claims["iat"], claims["exp"], _terms(claims), maker, claims)
+
+    def uploading(self, link: OpenedUploadLink) -> AbstractContextManager[None]:
+        """For the time in which a body arrives by the link. Raises RateLimited where many do at once."""
+        return self._uses.uploading(link.id)
 
     def check_still_allowed(self, link: OpenedUploadLink) -> None:
         """Raises PermissionDenied where the maker lost the right since the link was opened."""

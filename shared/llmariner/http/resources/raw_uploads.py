@@ -35,7 +35,9 @@ class RawUpload:
         self._opened.close()
 
     def begin(self) -> None:
-        """Begin the content, before its first byte. Raises InsufficientQuota, Unavailable."""
+        """Begin the content, before its first byte. Raises InsufficientQuota, Unavailable, as `UploadLinks.uploading`."""
+        if self._access.link is not None:
+            self._opened.enter_context(self._context.upload_links.uploading(self._access.link))
         receive = self._context.files.receive(
             self._access.caller.key_owner,
             purpose=self._terms.new.purpose,
