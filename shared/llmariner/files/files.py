@@ -26,7 +26,7 @@ from llmariner.files.tables import file_contents, file_usage, files
 from llmariner.identifiers import id_timestamp, new_id
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.platform.objects import ObjectNotFound, ObjectReader, ObjectStore, ObjectStoreUnavailable
-from llmariner.tenancy.organizations.active_projects import is_archived_since
+from llmariner.tenancy.organizations.active_projects import archival_cutoff, is_archived_since
 from llmariner.tenancy.principal import Caller, KeyOwner
 from llmariner.tenancy.tables import projects
 
@@ -265,7 +265,7 @@ class Files:
         """
         until = time.monotonic() + seconds
         with self._database.read() as session:
-            before = session.now() - self.settings.archived_days * 86400
+            before = archival_cutoff(session, self.settings.archived_days)
             kept = select(projects.c.id).where(or_(projects.c.archived_at.is_(None), projects.c.archived_at > before))
             rows = session.rows(select(file_usage.c.project_id).where(file_usage.c.project_id.not_in(kept)))
         ids = [row.project_id for row in rows]

@@ -1,4 +1,4 @@
-"""What a process remembers of links to files: how often each is used, by how many requests now, and which uses are audited."""
+"""What a process remembers of links to files: how often each is used, how many uploads arrive by it, and audited uses."""
 
 from __future__ import annotations
 

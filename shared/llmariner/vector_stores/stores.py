@@ -14,7 +14,7 @@ from llmariner.audit import log
 from llmariner.errors import Conflict, InvalidRequest
 from llmariner.identifiers import new_id
 from llmariner.platform.database import Database, Duplicate, ReadSession, WriteSession
-from llmariner.tenancy.organizations.active_projects import is_archived_since
+from llmariner.tenancy.organizations.active_projects import archival_cutoff, is_archived_since
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.tables import projects
 from llmariner.tenancy.validators import validate_title
@@ -158,7 +158,7 @@ class VectorStores:
         """
         deleted, until = 0, time.monotonic() + seconds
         with self._database.read() as session:
-            before = session.now() - archived_days * 86400
+            before = archival_cutoff(session, archived_days)
             # Other ones each time: archived projects remain for ever, and most have no stores any more.
             archived = select(projects.c.id).where(projects.c.archived_at <= before).order_by(func.random())
             ids = [row.id for row in session.rows(archived.limit(_PROJECTS_AT_ONCE))]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,6 +28,7 @@ from llmariner.platform.events.tables import events
 from llmariner.platform.objects import ObjectStoreUnavailable
 from llmariner.platform.objects.folder import FolderObjects
 from llmariner.tenancy.keys.store import KeyOwner
+from llmariner.tenancy.organizations import active_projects
 from llmariner.tenancy.tables import projects
 
 from ..team import Team
@@ -382,6 +385,24 @@ def test_a_project_that_is_restored_meanwhile_keeps_its_files(
     archive(database, owner.project_id, days=60)
     assert store.delete_orphans() == 1
     assert len(store.get_many(owner.project_id, [each.id for each in made])) == len(keys_of(objects)) == 2
+
+
+@pytest.mark.parametrize("ahead", ["database", "machine"])
+def test_one_clock_that_is_set_forward_deletes_no_files_of_an_archived_project(
+    ahead: str, store: Files, team: Team, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 2_000_000_000.0
+    clocks = {"database": now, "machine": now}
+    monkeypatch.setattr(ReadSession, "now", lambda _session: clocks["database"])
+    monkeypatch.setattr(active_projects, "time", SimpleNamespace(time=lambda: clocks["machine"]))
+    project_id = team.project()
+    put(store, replace(team.owner, project_id=project_id))
+    # By the clock of the database: the one of the machine where somebody archives may be years behind.
+    assert team.projects.archive(team.admin, project_id).archived_at == now
+    clocks[ahead] += 10 * 365 * 86400
+    assert store.delete_orphans() == 0
+    clocks.update(database=now + 30 * 86400, machine=now + 30 * 86400)
+    assert store.delete_orphans() == 1
 
 
 class Killed(BaseException):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 from sqlalchemy import select
 
 from llmariner.errors import InvalidRequest, NotFound
 from llmariner.platform.database import ReadSession
 from llmariner.tenancy.tables import projects
 
-__all__ = ["check_not_archived", "is_archived_since"]
+__all__ = ["archival_cutoff", "check_not_archived", "is_archived_since"]
 
 
 def check_not_archived(session: ReadSession, organization_id: str, project_id: str, refusal: str) -> None:
@@ -21,6 +23,14 @@ def check_not_archived(session: ReadSession, organization_id: str, project_id: s
         raise NotFound(f"No project with id '{project_id}' in the organization.", param="project_id")
     if row.archived_at is not None:
         raise InvalidRequest(f"The project is archived; {refusal}.", param="project_id")
+
+
+def archival_cutoff(session: ReadSession, days: float) -> float:
+    """The time so many days ago, in seconds since 1970, for what is deleted for good with a project archived by then.
+
+    By the earlier of two clocks, the database's and this machine's: one that is set forward deletes nothing.
+    """
+    return min(session.now(), time.time()) - days * 86400
 
 
 def is_archived_since(session: ReadSession, project_id: str, archived_before: float) -> bool:

@@ -181,7 +181,7 @@ class Projects:
         with self._database.write() as session:
             serialize_mutations(session, caller)
             _check_not_default(_live_project(session, caller, project_id), "archived")
-            _update_columns(session, project_id, archived_at=int(time.time()))
+            _update_columns(session, project_id, archived_at=int(session.now()))
             _bump_members_and_keys(session, project_id)
             _record(session, caller, "project.archived", project_id, {})
         return self.get(caller.organization_id, project_id)
@@ -198,7 +198,7 @@ class Projects:
             _check_no_models(session, project_id)
             removed = _delete_dependents(session, revision, project_id)
             removed |= delete_rules(session, project.organization_id, "project", [project_id])
-            _update_columns(session, project_id, archived_at=project.archived_at or int(time.time()))
+            _update_columns(session, project_id, archived_at=project.archived_at or int(session.now()))
             _record(session, caller, "project.deleted", project_id, {"removed": removed})
         return removed
 
