@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from itertools import islice
 from typing import Any
 
 from llmariner.file_search.passages import INVISIBLE, Passage
@@ -68,28 +67,33 @@ _MAX_PLACES = 64
 _MAX_PIECES = 50_000
 _MAX_STATEMENT_LENGTH = 500
 _MAX_QUOTE_LENGTH = 300
-_MAX_MARKERS = 500
+# Of a marker's numbers, each against its passage, in all texts of a response.
+_MAX_CHECKS = 1000
 _MAX_ANNOTATIONS = 100
 
 _Annotations = dict[tuple[int, int], dict[str, Any]]
 
 
 class Citations:
-    """Finds the citations of answers. `passages`: in the order of their numbers, which begin at 1."""
+    """Finds the citations of the answers of one response. `passages`: in the order of their numbers, which begin at 1."""
 
     def __init__(self, passages: Sequence[Passage]) -> None:
         self._cited = [_Cited(passage) for passage in passages]
+        self._checks = 0
 
     def annotations(self, text: str) -> list[dict[str, Any]]:
         """OpenAI's annotations of an answer, with page and quote. `index`: where in the text the citation belongs."""
         found: _Annotations = {}
-        for marker in islice(_MARKER.finditer(text), _MAX_MARKERS):
-            statement = _statement(text, marker.start())
-            for number in map(int, marker[1].split(",")):
-                if 1 <= number <= len(self._cited) and (marker.start(), number) not in found:
-                    quote = self._cited[number - 1].quote(statement)
-                    if quote:
-                        found[marker.start(), number] = self._annotation(number, marker.start(), quote)
+        for marker in _MARKER.finditer(text):
+            named = dict.fromkeys(map(int, marker[1].split(",")))
+            numbers = [number for number in named if 1 <= number <= len(self._cited)]
+            if len(found) >= _MAX_ANNOTATIONS or self._checks + len(numbers) > _MAX_CHECKS:
+                break
+            self._checks += len(numbers)
+            statement = _statement(text, marker.start()) if numbers else ""
+            for number in numbers:
+                if quote := self._cited[number - 1].quote(statement):
+                    found[marker.start(), number] = self._annotation(number, marker.start(), quote)
         found = found or self._repetitions(text)
         return list(found.values())[:_MAX_ANNOTATIONS]
 
@@ -108,10 +112,10 @@ class Citations:
         """The citations of sentences that repeat a passage, or have a clause that does."""
         found: _Annotations = {}
         for sentence, end in _sentences(text):
-            start = end - len(sentence)
+            start, is_denial = end - len(sentence), _denies(sentence)
             for clause, length in (sentence, len(sentence)), *_clauses(sentence):
                 number, quote = self._repeated(clause)
-                if quote and _denies(sentence) == _denies(quote):
+                if quote and is_denial == _denies(quote):
                     found[start + length, number] = self._annotation(number, start + length, quote)
                     break
             if len(found) >= _MAX_ANNOTATIONS:
@@ -150,6 +154,7 @@ class _Cited:
 
     def __init__(self, passage: Passage) -> None:
         self.passage = passage
+        self._clauses_by_sentence: dict[str, list[tuple[str, frozenset[str]]]] = {}
 
     def quote(self, statement: str) -> str:
         """The sentence of the passage that supports a statement; empty if the passage does not."""
@@ -157,14 +162,11 @@ class _Cited:
         if len(meaning & self._meaning) < max(1.0, _MIN_SUPPORT * len(meaning)):
             return ""
         sentence, words = max(self._sentences, key=lambda each: len(meaning & each[1]))
-        clauses = [clause for clause, _ in _clauses(sentence)] or [sentence]
-        clause = max(clauses, key=lambda each: _overlap(meaning, each))
-        is_supported = (
-            len(meaning & words) >= _MIN_QUOTED * len(meaning)
-            and _numbers(statement) <= _numbers(self.passage.text)
-            and _denies(clause) == _denies(statement)
-        )
-        return sentence if is_supported else ""
+        if len(meaning & words) < _MIN_QUOTED * len(meaning) or not _numbers(statement) <= self._numbers:
+            return ""
+        # Of clauses that share as many words with the statement, the shortest.
+        clause, _ = max(self._clauses(sentence), key=lambda each: (len(meaning & each[1]), -len(each[0])))
+        return sentence if _denies(clause) == _denies(statement) else ""
 
     def piece(self, at: int, words: Sequence[str]) -> str:
         """The passage's text of these words if they follow there; empty where it has invisible characters."""
@@ -189,6 +191,18 @@ class _Cited:
     @cached_property
     def _sentences(self) -> list[tuple[str, frozenset[str]]]:
         return [(sentence, _meaning(sentence)) for sentence, _ in _sentences(self.passage.text)]
+
+    @cached_property
+    def _numbers(self) -> frozenset[str]:
+        return _numbers(self.passage.text)
+
+    def _clauses(self, sentence: str) -> list[tuple[str, frozenset[str]]]:
+        """The clauses of a sentence of the passage, kept for the next statement."""
+        found = self._clauses_by_sentence.get(sentence)
+        if found is None:
+            clauses = [clause for clause, _ in _clauses(sentence)] or [sentence]
+            found = self._clauses_by_sentence[sentence] = [(clause, _meaning(clause)) for clause in clauses]
+        return found
 
 
 def _statement(text: str, end: int) -> str:
@@ -219,11 +233,6 @@ def _clauses(sentence: str) -> Iterator[tuple[str, int]]:
         start = boundary.end()
     if start:
         yield sentence[start:], len(sentence)
-
-
-def _overlap(meaning: frozenset[str], clause: str) -> tuple[int, int]:
-    """How many words they share; of clauses with the same number, the shortest."""
-    return len(meaning & _meaning(clause)), -len(clause)
 
 
 def _numbers(text: str) -> frozenset[str]:

@@ -133,6 +133,8 @@ def test_repetitions_are_searched_in_a_bounded_number_of_words() -> None:
         "the office in " * 35_000,
         "\u202e" * 500_000,
         "東" * 200_000,
+        (SIX[:-1] + ", ") * 10_000 + "not.",
+        "The office in Lyon never closes at six [" + ",".join("2" * 150_000) + "]",
     ],
 )
 def test_a_long_answer_takes_linear_time(text: str) -> None:
@@ -141,3 +143,13 @@ def test_a_long_answer_takes_linear_time(text: str) -> None:
     found = Citations(passages * 16).annotations(text)
     assert time.process_time() - began < 10
     assert len(found) <= 100
+
+
+def test_the_answers_of_a_response_share_the_limit_of_checks() -> None:
+    clauses = "The office in Lyon closes, " * 500
+    citations = Citations([passage(f"{clauses}{number}.", number) for number in range(1, 51)])
+    numbers = ",".join(map(str, range(1, 51)))
+    began = time.process_time()
+    found = [citations.annotations(f"The office in Lyon never closes [{numbers}]. " * 20) for _ in range(128)]
+    assert time.process_time() - began < 10
+    assert not any(found)
