@@ -15,6 +15,7 @@ COMPILED = Instructions(per_request=290_000, per_token=33_000)
 INTERPRETED = Instructions(per_request=405_000, per_token=46_000)
 
 
+@pytest.mark.quiet
 def test_a_request_and_a_token_keep_to_their_budgets(tmp_path: Path) -> None:
     budget = INTERPRETED if os.environ.get("LLMARINER_COMPILED") == "off" else COMPILED
     try:
