@@ -14,6 +14,7 @@ from llmariner.platform.events.tables import events
 from llmariner.platform.vectors import VectorIndexUnavailable
 from llmariner.tenancy.tables import organization_users, projects
 from llmariner.vector_stores.ingest import index_step
+from llmariner.vector_stores.ingest.attributes_step import apply_attributes
 from llmariner.vector_stores.ingest.claims import MAX_ATTEMPTS, continue_later
 from llmariner.vector_stores.ingest.index_step import ChunkIndexer
 from llmariner.vector_stores.ingest.parse_step import DocumentParser
@@ -401,3 +402,27 @@ def test_attributes_that_change_while_a_file_is_indexed_are_those_of_the_index(
     ingestion.run()
     assert upserted == [{}, {"year": 2026}]
     assert json.loads(ingestion.row(store_id).attributes) == {"year": 2026}
+
+
+def test_attributes_that_change_all_the_time_do_not_keep_the_indexer(
+    ingestion: Ingestion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf, store_id = ingestion.shelf, ingestion.store("text")
+    upserted: list[Any] = []
+    upsert = ingestion.index.upsert
+
+    def changing(collection: Any, tenant: str, chunks: Any) -> None:
+        upserted.append(dict(chunks[0].attributes))
+        upsert(collection, tenant, chunks)
+        assert len(upserted) < 20
+        year = {"year": len(upserted)}
+        shelf.files.set_attributes(shelf.caller, store_id, ingestion.row(store_id).file_id, year)
+        apply_attributes(ingestion.database, ingestion.index, ingestion.row(store_id).id)
+
+    monkeypatch.setattr(ingestion.index, "upsert", changing)
+    ingestion.run()
+    row = ingestion.row(store_id)
+    assert (upserted, row.status) == ([{}, {"year": 1}, {"year": 2}], "completed")
+    # The last change is applied by an event, though the index had it before.
+    assert row.attributes_changed_at is not None
+    assert emitted(ingestion, store_id)[-2:] == ["updated", "completed"]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import time
 from functools import partial
+from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import Row, func, select, update
 
 from llmariner.errors import RateLimited
 from llmariner.platform.database import Database, ReadSession, WriteSession
@@ -15,13 +16,22 @@ from llmariner.vector_stores.events import FILE_UPDATED, add_file_event
 from llmariner.vector_stores.rows import lock_live_file
 from llmariner.vector_stores.tables import vector_store_files
 
-__all__ = ["MAX_CHANGED_FILES", "apply_attributes", "check_changed_files", "continue_attributes"]
+__all__ = [
+    "MAX_CHANGED_FILES",
+    "ROUNDS",
+    "apply_attributes",
+    "ask_for_attributes",
+    "check_changed_files",
+    "continue_attributes",
+]
 
 MAX_CHANGED_FILES = 1000
 """Files of a project whose attributes the index may lack: their chunks are read and written again."""
 
+ROUNDS = 3
+"""How often chunks are written again because their file's attributes changed meanwhile; then an event does it."""
+
 _RETRY_AFTER_SECONDS = 5
-_ROUNDS = 3
 # After that time the sweep takes an event for lost.
 _EVENT_SECONDS = 300.0
 _AT_ONCE = 500
@@ -47,7 +57,7 @@ def apply_attributes(database: Database, index: VectorIndex, row_id: str) -> Non
 
     Where they change again and again meanwhile, an event lets another delivery continue.
     """
-    for _ in range(_ROUNDS):
+    for _ in range(ROUNDS):
         with database.read() as session:
             row = lock_live_file(session, row_id)
         if row is not None and row.dimension is not None:
@@ -78,6 +88,13 @@ def continue_attributes(database: Database, *, until: float) -> int:
     return continued
 
 
+def ask_for_attributes(session: WriteSession, row: Row[Any]) -> None:
+    """Write the event by which the index gets the attributes of a file. `row`: locked by the transaction."""
+    changed_at = {"attributes_changed_at": session.now()}
+    session.run(update(vector_store_files).where(_files.id == row.id).values(**changed_at))
+    add_file_event(session, FILE_UPDATED, row)
+
+
 def _note_applied(session: WriteSession, row_id: str, attributes: str | None) -> bool:
     """Whether the file still has those attributes, or is gone; then no event is due."""
     row = lock_live_file(session, row_id)
@@ -88,13 +105,11 @@ def _note_applied(session: WriteSession, row_id: str, attributes: str | None) ->
 
 
 def _write_event(session: WriteSession, row_id: str) -> int:
+    """Write another event; 1, unless the index has the attributes meanwhile, or the file is gone and needs none."""
     row = lock_live_file(session, row_id)
-    changed = (_files.id == row_id) & _files.attributes_changed_at.is_not(None)
-    changed_at = None if row is None else session.now()
-    if (
-        session.run(update(vector_store_files).where(changed).values(attributes_changed_at=changed_at))
-        and row is not None
-    ):
-        add_file_event(session, FILE_UPDATED, row)
+    if row is None:
+        session.run(update(vector_store_files).where(_files.id == row_id).values(attributes_changed_at=None))
+    elif row.attributes_changed_at is not None:
+        ask_for_attributes(session, row)
         return 1
     return 0

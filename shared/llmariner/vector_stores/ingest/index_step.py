@@ -17,6 +17,7 @@ from llmariner.tenancy.background_work import Originator, authorize
 from llmariner.vector_stores.embedder import Embedder, batches
 from llmariner.vector_stores.events import FILE_PARSED
 from llmariner.vector_stores.inference import InferenceFailed, InferencePaused, InferenceRefused
+from llmariner.vector_stores.ingest.attributes_step import ROUNDS, ask_for_attributes
 from llmariner.vector_stores.ingest.claims import (
     CLAIM_SECONDS,
     MAX_ATTEMPTS,
@@ -214,12 +215,12 @@ class ChunkIndexer:
     def _upsert(
         self, claim: Claim, dimension: int, rows: Sequence[Row[Any]], vectors: Sequence[Sequence[float]]
     ) -> None:
-        """Put chunks into the index, then mark their rows. Again if the file's attributes change meanwhile."""
+        """Put chunks into the index, then mark their rows. Again if the file's attributes change meanwhile, ROUNDS times."""
         collection = Collection(claim.row.embedding_model, dimension)
         with self._database.write() as session:
             attributes = claim.check(session).attributes
         self._index.ensure(collection)
-        while True:
+        for rounds_left in reversed(range(ROUNDS)):
             place = {"vector_store_id": claim.row.vector_store_id, "file_id": claim.row.id}
             chunks = [
                 Chunk(id=row.id, text=row.text, vector=vector, attributes=json.loads(attributes), **place)
@@ -228,7 +229,10 @@ class ChunkIndexer:
             self._index.upsert(collection, claim.row.project_id, chunks)
             with self._database.write() as session:
                 current = claim.check(session)
-                if current.attributes == attributes:
+                is_current = current.attributes == attributes
+                if is_current or not rounds_left:
+                    if not is_current:
+                        ask_for_attributes(session, current)
                     session.run(
                         update(vector_store_chunks).where(_chunks.id.in_([row.id for row in rows])).values(indexed=True)
                     )
