@@ -77,6 +77,22 @@ def test_a_job_is_ended_at_its_limits(processes: ProcessJobs, command: str, code
     assert (ended.phase, ended.code) == (Phase.FAILED, code), (ended, output(processes, "bj-1"))
 
 
+def test_a_job_ends_although_another_one_holds_its_output(processes: ProcessJobs) -> None:
+    receive = (
+        "s.bind(a); s.listen(); print('began', flush=True); got = socket.recv_fds(s.accept()[0], 1, 1); s.accept()"
+    )
+    send = "s.connect(a); socket.send_fds(s, [b'x'], [1]); print('sent')"
+    program = "python3 -c \"import os, socket; s = socket.socket(socket.AF_UNIX); a = '\\0job-{}'; {}\""
+    processes.submit(Job("bj-1", "proj_1", program.format(os.getpid(), receive)))
+    wait_for_output(processes, "bj-1", "began")
+    processes.submit(Job("bj-2", "proj_2", program.format(os.getpid(), send)))
+    assert wait_for_end(processes, "bj-2").phase is Phase.SUCCEEDED
+    assert output(processes, "bj-2") == "sent\n"
+    status = processes.status("bj-1")
+    assert status is not None
+    assert status.phase is Phase.RUNNING
+
+
 def test_a_job_is_ended_at_its_deadline(tmp_path: Path, memory: Memory) -> None:
     jobs = process_jobs(tmp_path, memory, seconds=1.0)
     jobs.start()
@@ -114,6 +130,38 @@ def test_a_job_sees_nothing_of_the_machine(processes: ProcessJobs, tmp_path: Pat
     assert text.count("Permission denied") >= 3
     assert "root:" not in text
     assert f"\n{os.getuid()}\n" not in text
+
+
+def test_a_job_gets_no_namespace_and_no_memory_that_is_not_measured(processes: ProcessJobs) -> None:
+    program = """import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+libc.clone.argtypes = None
+stack = ctypes.create_string_buffer(65536)
+child = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p)(lambda _: 0)
+top = ctypes.c_void_p(ctypes.addressof(stack) + 65536)
+calls = {
+    "unshare": lambda: libc.unshare(0x10000000),
+    "unshare with others": lambda: libc.unshare(0x10000000 | 0x20000),
+    "clone": lambda: libc.clone(child, top, 0x10000000 | 17, None),
+    "clone3": lambda: libc.syscall(435, None, 0),
+    "memfd": lambda: libc.memfd_create(b"x", 0),
+    "shm": lambda: libc.shmget(0, 4096, 0o1600),
+    "msg": lambda: libc.msgget(0, 0o1600),
+}
+for name, call in calls.items():
+    print(name, os.strerror(ctypes.get_errno()) if call() == -1 else "done", flush=True)
+import threading
+threading.Thread(target=print, args=("a thread",)).start()
+"""
+    processes.submit(Job("bj-1", "proj_1", "python3 scripts/try.py", scripts={"try.py": program.encode()}))
+    assert wait_for_end(processes, "bj-1").phase is Phase.SUCCEEDED
+    assert output(processes, "bj-1").splitlines() == [
+        "unshare Operation not permitted",
+        "unshare with others Operation not permitted",
+        "clone Operation not permitted",
+        *(f"{name} Function not implemented" for name in ("clone3", "memfd", "shm", "msg")),
+        "a thread",
+    ]
 
 
 def test_of_an_interpreter_in_a_home_folder_only_its_own_folders_are_readable(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ The command's process 1 is a process of ours: when it ends, the kernel ends ever
 were detached. It ends itself when its parent does. A command runs as a user without rights: as root we choose another user
 id, otherwise a user namespace gives our own id no rights outside. The network is the machine's.
 
-Only the standard library, since this runs in forks. Names of flags are those of `mount(2)` and `clone(2)`.
+Only the standard library besides, since this runs in forks. Names of flags are those of `mount(2)` and `clone(2)`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
+
+from llmariner.platform.jobs.local_processes.system_calls import forbid_system_calls
 
 __all__ = ["Sandbox", "spawn"]
 
@@ -222,6 +224,7 @@ def _execute(sandbox: Sandbox, argv: Sequence[str], environment: dict[str, str],
             os.setresgid(sandbox.user_id, sandbox.user_id, sandbox.user_id)
             os.setresuid(sandbox.user_id, sandbox.user_id, sandbox.user_id)
         _check(_libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl")
+        forbid_system_calls()
         os.umask(0o022)
         for number in range(3, 256):
             if number != report:
