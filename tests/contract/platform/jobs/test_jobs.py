@@ -46,6 +46,7 @@ def test_a_job_runs_its_command_with_scripts_files_and_variables(jobs: Jobs) -> 
     ("command", "code", "reason"),
     [
         ("exit 3", "exit_code", "The command ended with exit code 3."),
+        ("exit 255", "exit_code", "The command ended with exit code 255."),
         ("nosuchcommand", "exit_code", "The command ended with exit code 127."),
         ("kill -SEGV $$", "killed", "The command was ended by SIGSEGV."),
         (

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import json
 import os
 import select
@@ -35,6 +36,7 @@ _LOCK_SECONDS = 20.0
 _DISK_SHARE = 10
 """A check of the disk takes at most one of so many parts of the time."""
 _READ_BYTES = 64 * 1024
+_SIGNALS = frozenset(int(each) for each in signal.valid_signals())
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,8 @@ class Supervisor:
                     self._log.write(data)
                 else:
                     open_ends.remove(output)
-            if output not in open_ends and os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            # Not the output's end: a process of somebody else may hold it too, which the job has sent it to.
+            if os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
                 return None
             if time.monotonic() - checked_at > _CHECK_SECONDS:
                 if end := self._exceeded():
@@ -202,9 +205,13 @@ class Supervisor:
                 os.waitpid(-1, 0)
 
     def _drain(self, output: int) -> None:
-        """Keep what was written before the end. The pipe ends once the last process has."""
-        while data := os.read(output, _READ_BYTES):
-            self._log.write(data)
+        """Keep what the ended job left in the pipe, which may have no end while a process of somebody else holds it."""
+        os.set_blocking(output, False)
+        left = fcntl.fcntl(output, fcntl.F_GETPIPE_SZ)
+        with contextlib.suppress(BlockingIOError):
+            while left > 0 and (data := os.read(output, left)):
+                self._log.write(data)
+                left -= len(data)
         os.close(output)
 
 
@@ -227,7 +234,7 @@ def _end_of(report: bytes) -> _End:
     code = os.WEXITSTATUS(status)
     if code == 0:
         return _End(Phase.SUCCEEDED, "", "")
-    if code > 128:  # a shell's way to say that a signal ended what it ran
+    if code - 128 in _SIGNALS:  # a shell's way to say that a signal ended what it ran
         return _killed(code - 128, f"The command ended with exit code {code}, as after")
     return _failed("exit_code", f"The command ended with exit code {code}.")
 
