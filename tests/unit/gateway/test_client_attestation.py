@@ -1,4 +1,4 @@
-"""The client's address in calls between functions: signed by the platform, for a minute, and for nothing else."""
+"""The client's address in calls between functions: signed by the platform, for two minutes, and for nothing else."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from llmariner.file_search.chat import _MAX_WAIT_SECONDS, _WORK_SECONDS
 from llmariner.gateway.authentication.client_attestation import attest_client, attested_client
 from llmariner.gateway.authentication.service_tokens import ServiceTokens
-from llmariner.gateway.authentication.signed_tokens import sign
+from llmariner.gateway.authentication.signed_tokens import sign, verified_claims
 
 SECRET = "s" * 64
 
@@ -17,6 +18,11 @@ SECRET = "s" * 64
 @pytest.mark.parametrize("client", [("10.1.2.3", False), ("2001:db8::1", True), (None, False)])
 def test_an_address_comes_through(client: tuple[str | None, bool]) -> None:
     assert attested_client(attest_client(client, SECRET), SECRET) == client
+
+
+def test_an_address_holds_for_the_longest_search() -> None:
+    claims = verified_claims(attest_client(("10.1.2.3", False), SECRET).decode(), SECRET.encode())
+    assert claims["exp"] - claims["iat"] > _MAX_WAIT_SECONDS + _WORK_SECONDS
 
 
 def test_nobody_else_signs_an_address() -> None:

@@ -17,13 +17,14 @@ Client = tuple[str | None, bool]
 """An address, None: unknown; and whether it is that of an untrusted proxy, which stands for clients that are unknown."""
 
 _AUDIENCE = "client_address"
-_LIFETIME_SECONDS = 60
+# Longer than any search, whose second call carries the same header, and whose function may have to start first.
+_LIFETIME_SECONDS = 120
 # Clocks of two nodes differ.
 _LEEWAY_SECONDS = 5
 
 
 def attest_client(client: Client, secret: str) -> bytes:
-    """The value of the header, valid for a minute."""
+    """The value of the header, valid for two minutes."""
     now, (address, untrusted_proxy) = int(time.time()), client
     claims = {"aud": _AUDIENCE, "iat": now, "exp": now + _LIFETIME_SECONDS, "untrusted_proxy": untrusted_proxy}
     return sign({**claims, "address": address}, secret.encode()).encode()
