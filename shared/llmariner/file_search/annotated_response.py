@@ -8,7 +8,9 @@ from typing import Any
 
 import orjson
 
+from llmariner.errors import InvalidRequest
 from llmariner.file_search.citations import Citations
+from llmariner.gateway.requests.json_structure import check_structure
 from llmariner.gateway.responses.messages import Message, Send
 from llmariner.gateway.responses.server_sent_events import EventSplitter
 
@@ -39,7 +41,8 @@ class AnnotatedResponse:
         self._body: list[bytes] = []
         self._events: EventSplitter | None = None
         self._identity: dict[str, Any] = {}
-        self._texts: dict[int, list[str]] = {}
+        # In UTF-8: a list of tokens would take ten times the memory.
+        self._texts: dict[int, bytearray] = {}
         self._length = 0
         self._is_annotated = False
 
@@ -76,7 +79,7 @@ class AnnotatedResponse:
         """The response with citations; unchanged where an engine sent another form."""
         citations = self._citations()
         try:
-            response = orjson.loads(body)
+            response = _parsed(body)
             for choice in response["choices"]:
                 text = self._cut(choice["message"].get("content") or "")
                 choice["message"]["annotations"] = citations.annotations(text) if text else []
@@ -91,7 +94,7 @@ class AnnotatedResponse:
             return event
         data = event[len(_DATA) :].strip()
         try:
-            chunk = {} if data == _DONE else orjson.loads(data)
+            chunk = {} if data == _DONE else _parsed(data)
             if chunk.get("choices"):
                 self._add(chunk)
                 return event
@@ -110,7 +113,8 @@ class AnnotatedResponse:
         for choice in chunk["choices"]:
             index = choice["index"]
             if type(index) is int and 0 <= index < _MAX_CHOICES:
-                self._texts.setdefault(index, []).append(self._cut(choice["delta"].get("content") or ""))
+                text = self._cut(choice["delta"].get("content") or "")
+                self._texts.setdefault(index, bytearray()).extend(text.encode())
 
     def _cut(self, text: str) -> str:
         """The part of the text that may get citations."""
@@ -122,10 +126,20 @@ class AnnotatedResponse:
         """The chunk with the annotations of all choices."""
         citations = self._citations()
         choices = [
-            {"index": index, "delta": {"annotations": citations.annotations("".join(texts))}, "finish_reason": None}
-            for index, texts in sorted(self._texts.items())
+            {"index": index, "delta": {"annotations": citations.annotations(text.decode())}, "finish_reason": None}
+            for index, text in sorted(self._texts.items())
         ]
         return _DATA + orjson.dumps({**self._identity, "choices": choices, "file_search_call": self._call()}) + b"\n\n"
+
+
+def _parsed(body: bytes) -> dict[str, Any]:
+    """The JSON object of an engine. ValueError where it has more values than an event loop may wait for."""
+    try:
+        check_structure(body)
+    except InvalidRequest:
+        raise ValueError("too many values") from None
+    parsed: dict[str, Any] = orjson.loads(body)
+    return parsed
 
 
 def _complete_events(splitter: EventSplitter, message: Message) -> list[bytes]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -138,3 +140,33 @@ def test_text_without_end_is_cited_up_to_a_length() -> None:
     assert annotated(body) == [[]]
     _, body = sent(chunk(TEXT + "\n"), *[chunk(filler) for _ in range(50)], DONE)
     assert annotated(body) == [[TEXT[:-1]]]
+
+
+def test_what_no_model_sends_passes_unchanged_and_ends_no_stream() -> None:
+    many = b'data: {"choices":[' + b"{}," * 600_000 + b"{}]}\n\n"
+    parts = [chunk("It closes "), chunk(["at"]), chunk({"at": 1}), many, chunk("at six [1]."), DONE]  # type: ignore[arg-type]
+    began = time.process_time()
+    _, body = sent(*parts)
+    assert time.process_time() - began < 2
+    assert annotated(body) == [[TEXT]]
+    assert many in body
+
+
+def test_the_text_of_a_long_stream_takes_little_more_than_its_bytes() -> None:
+    async def send(message: Any) -> None:
+        pass
+
+    async def scenario() -> int:
+        response = AnnotatedResponse(send, lambda: Citations([]), lambda: CALL)
+        start = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", STREAM)]}
+        await response(start)
+        event = chunk("four")
+        tracemalloc.start()
+        try:
+            for _ in range(40_000):
+                await response({"type": "http.response.body", "body": event, "more_body": True})
+            return tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+
+    assert asyncio.run(scenario()) < 4 * 160_000
