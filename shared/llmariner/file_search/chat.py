@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -33,7 +35,9 @@ __all__ = ["FileSearch", "search_files"]
 
 _JSON = (b"content-type", b"application/json")
 _TOKENIZE_SECONDS = 10.0
-_MAX_TOKENIZED_BYTES = 64 * 1024 * 1024
+# An engine lists the number of each token: of at most one a byte, and of those of its template and of images.
+_TOKENIZED_BYTES_PER_BYTE, _MAX_MORE_BYTES = 8, 1024 * 1024
+_TOKEN_COUNT = re.compile(rb'"count"\s*:\s*([1-9]\d{0,9})\b')
 _SHORT_QUERY = 200
 # The search may wait as long for its embedding model as the request for its own, up to a minute; then it has to work.
 _MAX_WAIT_SECONDS, _WORK_SECONDS = 60.0, 30.0
@@ -87,8 +91,10 @@ async def search_files(
     )
     if tool is None:
         return request, None
-    messages = fields["messages"]
-    last_question(messages)
+    last_question(fields["messages"])
+    asked = queries(fields["messages"]), queries(fields["messages"], _SHORT_QUERY)
+    # While the search waits, the parsed request would take many times the memory that its body has reserved.
+    del fields
     search = StoreSearch(
         gateway.engine_client,
         gateway.settings.functions_url,
@@ -97,22 +103,19 @@ async def search_files(
         gateway.service_secret,
         seconds=min(wait, _MAX_WAIT_SECONDS) + _WORK_SECONDS,
     )
-    asked, results = await _results(search, tool, messages)
-    found = FileSearch(gateway, request, messages, tool, asked, [Passage.from_result(each) for each in results])
+    used, results = await _results(search, tool, *asked)
+    found = FileSearch(gateway, request, tool, used, [Passage.from_result(each) for each in results])
     return _bounded(found.whole_request(), request, await gateway.context_length(model_id, state)), found
 
 
 async def _results(
-    search: StoreSearch, tool: FileSearchTool, messages: Sequence[Mapping[str, Any]]
+    search: StoreSearch, tool: FileSearchTool, asked: list[str], shorter: list[str]
 ) -> tuple[list[str], list[dict[str, Any]]]:
     """The queries and what they found; shorter ones where the embedding model does not read so much."""
-    asked = queries(messages)
-    try:
+    with contextlib.suppress(QueryTooLong):
         return asked, await search.results(tool, asked)
-    except QueryTooLong:
-        asked = queries(messages, _SHORT_QUERY)
     try:
-        return asked, await search.results(tool, asked)
+        return shorter, await search.results(tool, shorter)
     except QueryTooLong:
         raise InvalidRequest(
             f"The embedding model of the vector store can't read the first {_SHORT_QUERY} characters of this question. "
@@ -139,7 +142,6 @@ class FileSearch:
         self,
         gateway: Gateway,
         request: ModelRequest,
-        messages: Sequence[Mapping[str, Any]],
         tool: FileSearchTool,
         asked: Sequence[str],
         found: Sequence[Passage],
@@ -147,7 +149,7 @@ class FileSearch:
         self._gateway = gateway
         self._request = request._replace(body=b"")
         self._rest = without_member(request.body, "messages")
-        self._messages = orjson.dumps(messages)
+        self._messages = orjson.dumps(orjson.loads(request.body)["messages"])
         self._include_results = tool.include_results
         self._queries = list(asked)
         self._found = list(found)
@@ -201,10 +203,12 @@ class FileSearch:
                 response = await client.request(
                     endpoint, "POST", "/tokenize", headers=[_JSON], body=body, idempotent=True
                 )
-                count = orjson.loads(await response.read(_MAX_TOKENIZED_BYTES))["count"]
-        except (ConnectionFailed, ResponseFailed, TimeoutError, ValueError, KeyError, TypeError):
+                limit = _TOKENIZED_BYTES_PER_BYTE * len(body) + _MAX_MORE_BYTES
+                found = _TOKEN_COUNT.search(await response.read(limit))
+        except (ConnectionFailed, ResponseFailed, TimeoutError):
             return None
-        return count if type(count) is int and count > 0 else None
+        # Its tokens are not parsed: millions of numbers would take far more memory than the response.
+        return int(found[1]) if found is not None and response.status == 200 else None
 
     def _call(self) -> dict[str, Any]:
         """OpenAI's object of the call, with the numbers of passages that were found and that the model got."""
