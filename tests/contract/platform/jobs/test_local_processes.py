@@ -68,6 +68,8 @@ def test_a_job_waits_for_memory_and_gives_it_back(processes: ProcessJobs, memory
         ("for i in 1 2 3 4 5 6 7; do head -c 15000000 /dev/zero > /dev/shm/$i; done; sleep 1000 & "
          "python3 -c 'x = bytearray(120 << 20); import time; time.sleep(1000)'", "out_of_memory"),
         ("for i in 1 2; do head -c 20000000 /dev/zero > $i; done; sleep 1000", "disk_limit_exceeded"),
+        ("python3 -c \"import tempfile, time; f = [tempfile.TemporaryFile() for _ in range(2)]; "
+         "[each.write(bytes(20 << 20)) for each in f]; time.sleep(1000)\"", "disk_limit_exceeded"),
         ("d=.; for i in $(seq 70); do d=$d/d; done; mkdir -p $d; sleep 1000", "disk_limit_exceeded"),
     ],
 )  # fmt: skip

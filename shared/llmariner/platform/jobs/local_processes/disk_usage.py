@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["NotMeasurable", "delete_tree", "free_bytes", "used_bytes"]
+__all__ = ["NotMeasurable", "delete_tree", "deleted_bytes", "free_bytes", "used_bytes"]
 
 _MAX_ENTRIES = 200_000
 _MAX_DEPTH = 64
@@ -25,6 +27,28 @@ def used_bytes(folder: Path) -> int:
     counted = _Count()
     _visit(root, 0, counted)
     return counted.size
+
+
+def deleted_bytes(processes: Iterable[int], device: int) -> int:
+    """Bytes on a device of deleted files that these processes have open. Raises NotMeasurable."""
+    found: dict[int, int] = {}
+    entries = 0
+    for process in processes:
+        try:
+            names = os.listdir(f"/proc/{process}/fd")
+        except OSError:  # it has ended
+            continue
+        entries += len(names)
+        if entries > _MAX_ENTRIES:
+            raise NotMeasurable(f"it had more than {_MAX_ENTRIES:,} files open")
+        for name in names:
+            try:
+                file = os.stat(f"/proc/{process}/fd/{name}")
+            except OSError:  # closed meanwhile
+                continue
+            if file.st_dev == device and file.st_nlink == 0 and stat.S_ISREG(file.st_mode):
+                found[file.st_ino] = file.st_blocks * 512
+    return sum(found.values())
 
 
 class _Count:

@@ -26,7 +26,7 @@ from llmariner.platform.jobs.local_processes import disk_usage
 from llmariner.platform.jobs.local_processes.job_folder import LIMITS, TEMPORARY, JobFolder
 from llmariner.platform.jobs.local_processes.output_log import OutputLog
 from llmariner.platform.jobs.local_processes.sandbox import Sandbox, spawn
-from llmariner.platform.serving.local_processes.memory import process_tree_bytes
+from llmariner.platform.serving.local_processes.memory import process_tree, process_tree_bytes
 
 __all__ = ["Limits", "Supervisor", "main"]
 
@@ -182,6 +182,7 @@ class Supervisor:
         began = time.monotonic()
         try:
             used = disk_usage.used_bytes(self._folder.work)
+            used += disk_usage.deleted_bytes(process_tree(self._pid), self._folder.work.stat().st_dev)
         except disk_usage.NotMeasurable as error:
             return _failed("disk_limit_exceeded", f"It was ended because {error}.")
         self._disk_checked_at = time.monotonic()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["available_bytes", "process_bytes", "process_tree_bytes"]
+__all__ = ["available_bytes", "process_bytes", "process_tree", "process_tree_bytes"]
 
 
 def available_bytes() -> int:
@@ -20,11 +20,12 @@ def available_bytes() -> int:
 
 def process_tree_bytes(root: int) -> int:
     """Proportional set size of a process and its descendants in bytes."""
-    return sum(process_bytes(pid) for pid in [root, *_descendants(root)])
+    return sum(process_bytes(pid) for pid in process_tree(root))
 
 
-def _descendants(root: int) -> list[int]:
-    found, pending = [], [root]
+def process_tree(root: int) -> list[int]:
+    """A process and its descendants."""
+    found, pending = [root], [root]
     while pending:
         pid = pending.pop()
         for child in _children(pid):
