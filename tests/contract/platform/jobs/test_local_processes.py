@@ -134,7 +134,7 @@ def test_a_job_sees_nothing_of_the_machine(processes: ProcessJobs, tmp_path: Pat
     assert f"\n{os.getuid()}\n" not in text
 
 
-def test_a_job_gets_no_namespace_and_no_memory_that_is_not_measured(processes: ProcessJobs) -> None:
+def test_a_job_gets_no_namespace_no_keys_and_no_memory_that_is_not_measured(processes: ProcessJobs) -> None:
     program = """import ctypes, os
 libc = ctypes.CDLL(None, use_errno=True)
 libc.clone.argtypes = None
@@ -149,6 +149,7 @@ calls = {
     "memfd": lambda: libc.memfd_create(b"x", 0),
     "shm": lambda: libc.shmget(0, 4096, 0o1600),
     "msg": lambda: libc.msgget(0, 0o1600),
+    "keyctl": lambda: libc.syscall(250 if os.uname().machine == "x86_64" else 219, 0, -3, 0),
 }
 for name, call in calls.items():
     print(name, os.strerror(ctypes.get_errno()) if call() == -1 else "done", flush=True)
@@ -161,7 +162,7 @@ threading.Thread(target=print, args=("a thread",)).start()
         "unshare Operation not permitted",
         "unshare with others Operation not permitted",
         "clone Operation not permitted",
-        *(f"{name} Function not implemented" for name in ("clone3", "memfd", "shm", "msg")),
+        *(f"{name} Function not implemented" for name in ("clone3", "memfd", "shm", "msg", "keyctl")),
         "a thread",
     ]
 

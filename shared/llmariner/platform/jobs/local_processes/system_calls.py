@@ -2,7 +2,8 @@
 
 A user namespace would give it rights: to mount file systems of memory, which no limit counts, and to reach parts of the
 kernel that are closed to it. Shared memory and messages of System V and anonymous memory files belong to no process or
-folder that is measured. To the command, its kernel does not have them; PyTorch and Python share memory at /dev/shm.
+folder that is measured. Keys that the kernel holds are inherited, so those of the user who started the platform
+would be the command's too. To the command, its kernel has none of these; PyTorch and Python share memory at /dev/shm.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ _NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16
 _X32 = 0x40000000
 """Numbers from this one on are those of the x32 ABI, which would be a way around the others."""
 
-# clone and unshare, then those that do not exist for the command: shmget, msgget, memfd_create, memfd_secret. `clone3`
-# does not either, since a filter cannot see its flags; the C library then uses `clone`.
-_GENERIC = ((220, 97), (194, 186, 279, 447, 435))
+# clone and unshare, then those that do not exist for the command: shmget, msgget, memfd_create, memfd_secret, add_key,
+# request_key, keyctl. `clone3` does not either, since a filter cannot see its flags; the C library then uses `clone`.
+_GENERIC = ((220, 97), (194, 186, 279, 447, 217, 218, 219, 435))
 _CALLS = {
-    "x86_64": (0xC000003E, (56, 272), (29, 68, 319, 447, 435)),
+    "x86_64": (0xC000003E, (56, 272), (29, 68, 319, 447, 248, 249, 250, 435)),
     "aarch64": (0xC00000B7, *_GENERIC),
     "riscv64": (0xC00000F3, *_GENERIC),
 }
