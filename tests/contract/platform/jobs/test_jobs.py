@@ -21,7 +21,7 @@ def test_a_job_runs_its_command_with_scripts_files_and_variables(jobs: Jobs) -> 
     job = Job(
         "bj-1",
         "proj_1",
-        "python3 scripts/train.py && cat /data/pumps.txt /scripts/note",
+        "python3 scripts/train.py && cat /data/pumps.txt /scripts/note >/dev/stdout",
         {"LR": "0.1"},
         {"train.py": script, "note": b"\xffbinary"},
         (DataFile("file-1", "pumps.txt", 6),),

@@ -220,6 +220,7 @@ def _execute(sandbox: Sandbox, argv: Sequence[str], environment: dict[str, str],
         with contextlib.suppress(OSError):  # where the machine runs out of memory, the kernel ends the command first
             Path("/proc/self/oom_score_adj").write_text("1000")
         if os.geteuid() == 0:
+            os.fchown(output, sandbox.user_id, sandbox.user_id)  # else the command can't open /dev/stdout
             os.setgroups([])
             os.setresgid(sandbox.user_id, sandbox.user_id, sandbox.user_id)
             os.setresuid(sandbox.user_id, sandbox.user_id, sandbox.user_id)
