@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from llmariner.vector_stores.embedder import Embedder
 from llmariner.vector_stores.events import FILE_UPDATED
 from llmariner.vector_stores.ingest import attributes_step, removal
 from llmariner.vector_stores.ingest.attributes_step import apply_attributes, continue_attributes
+from llmariner.vector_stores.ingest.rebuild import request_rebuild
 from llmariner.vector_stores.ingest.removal import purge, remove_file, remove_store
 from llmariner.vector_stores.ingest.repair import repair, repair_some
 from llmariner.vector_stores.pages import Paging
@@ -25,6 +28,7 @@ from llmariner.vector_stores.search import VectorStoreSearch
 from llmariner.vector_stores.tables import vector_store_chunks, vector_store_files, vector_stores
 
 from ..stored_files import Shelf
+from . import token_path
 from .ingestion import Ingestion
 from .token_path import DIMENSION, vector_of
 
@@ -170,6 +174,49 @@ def test_attributes_whose_event_was_lost_or_that_change_all_the_time_get_another
             shelf.stores.delete(shelf.caller, store_id)
         assert continue_attributes(ingestion.database, until=math.inf) == 2 * live
     assert ingestion.row(store_id).attributes_changed_at is None
+
+
+@pytest.mark.parametrize("when", ["begins and ends", "ends", "continues"])
+def test_attributes_that_are_applied_during_a_rebuild_bring_no_old_vectors_back(
+    when: str, ingestion: Ingestion, store_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index: Any = ingestion.index
+    shelf, row, upsert = ingestion.shelf, ingestion.row(store_id), index._upsert
+    written, applied, rebuilding = threading.Event(), threading.Event(), threading.Thread(target=ingestion.run)
+
+    def write(place: Collection, rows: Sequence[Any]) -> None:
+        """The consumer of the event has read chunks; before it writes them, the rebuild writes."""
+        if threading.current_thread() is rebuilding:
+            upsert(place, rows)
+            if rows[0]["file_id"] == row.id:
+                written.set()
+                assert when != "continues" or applied.wait(30)
+            return
+        if when == "begins and ends":
+            request_rebuild(ingestion.database, shelf.caller, store_id)
+        if not rebuilding.ident:
+            rebuilding.start()
+            assert written.wait(30)
+            if when != "continues":
+                rebuilding.join()
+        upsert(place, rows)
+
+    shelf.files.set_attributes(shelf.caller, store_id, row.file_id, {"year": 2026})
+    if when != "begins and ends":
+        request_rebuild(ingestion.database, shelf.caller, store_id)
+    monkeypatch.setattr(token_path, "vector_of", lambda text, size: [-each for each in vector_of(text, size)])
+    with monkeypatch.context() as slow:
+        slow.setattr(index, "_upsert", write)
+        apply_attributes(ingestion.database, ingestion.index, row.id)
+        applied.set()
+        rebuilding.join()
+    ingestion.run()
+    new = [-each for each in ANY]
+    where = (collection(ingestion), shelf.project_id, [store_id], new)
+    hits = index.search_vectors(*where, limit=9, filters=Comparison("year", "eq", 2026))
+    assert [(hit.file_id, hit.score > 0) for hit in hits] == [(row.id, True)]
+    assert [hit.score > 0 for hit in index.search_vectors(*where, limit=9)] == [True, True]
+    assert dict(shelf.get(store_id).contents.counts) == {"completed": 2}
 
 
 def test_a_file_that_the_index_lost_is_indexed_again_by_itself(ingestion: Ingestion, store_id: str) -> None:

@@ -12,7 +12,9 @@ from sqlalchemy import Row, func, select, update
 from llmariner.errors import RateLimited
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.platform.vectors import Collection, VectorIndex
-from llmariner.vector_stores.events import FILE_UPDATED, add_file_event
+from llmariner.vector_stores.events import FILE_PARSED, FILE_UPDATED, add_file_event
+from llmariner.vector_stores.ingest.claims import hand_on
+from llmariner.vector_stores.ingest.rebuild import index_again
 from llmariner.vector_stores.rows import lock_live_file
 from llmariner.vector_stores.tables import vector_store_files
 
@@ -64,11 +66,10 @@ def apply_attributes(database: Database, index: VectorIndex, row_id: str) -> Non
             place = (Collection(row.embedding_model, row.dimension), row.project_id, row.vector_store_id, row.id)
             index.set_attributes(*place, json.loads(row.attributes))
             with database.read() as session:
-                is_live = lock_live_file(session, row_id) is not None
-            if not is_live:
+                current = lock_live_file(session, row_id)
+            if current is None or current.dimension != row.dimension:
                 index.delete_file(*place)  # writing the chunks again may have brought some back
-        applied = None if row is None else row.attributes
-        if database.transact(partial(_note_applied, row_id=row_id, attributes=applied)):
+        if database.transact(partial(_note_applied, row_id=row_id, applied=row)):
             return
     database.transact(partial(_write_event, row_id=row_id))
 
@@ -95,13 +96,28 @@ def ask_for_attributes(session: WriteSession, row: Row[Any]) -> None:
     add_file_event(session, FILE_UPDATED, row)
 
 
-def _note_applied(session: WriteSession, row_id: str, attributes: str | None) -> bool:
-    """Whether the file still has those attributes, or is gone; then no event is due."""
+def _note_applied(session: WriteSession, row_id: str, applied: Row[Any] | None) -> bool:
+    """Whether the file still has the attributes of `applied`, its row before, or is gone; then no event is due."""
     row = lock_live_file(session, row_id)
-    if row is not None and row.attributes != attributes:
+    if row is not None and applied is not None:
+        _embed_again(session, applied, row)
+    if row is not None and (applied is None or row.attributes != applied.attributes):
         return False
     session.run(update(vector_store_files).where(_files.id == row_id).values(attributes_changed_at=None))
     return True
+
+
+def _embed_again(session: WriteSession, before: Row[Any], row: Row[Any]) -> None:
+    """Let a rebuild write once more what it wrote while the attributes were applied.
+
+    They are applied by writing chunks again with the vectors that they had, which may be those of before.
+    """
+    if row.status == "in_progress" and row.rebuild_at is not None:
+        is_same = before.status == "in_progress" and before.rebuild_at == row.rebuild_at
+        # Who works on the file loses the claim: its vectors may be in the index, but are not noted yet.
+        hand_on(session, row, FILE_PARSED, next_chunk=min(before.next_chunk, row.next_chunk) if is_same else 0)
+    elif row.rebuild_at is not None and (before.status == "in_progress" or before.rebuild_at != row.rebuild_at):
+        index_again(session, row.id, rebuild_at=row.rebuild_at)
 
 
 def _write_event(session: WriteSession, row_id: str) -> int:
