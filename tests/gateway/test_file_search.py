@@ -361,12 +361,13 @@ def test_a_wrong_request_is_refused_and_names_its_place(
     assert answer.error()["type"] == "invalid_request_error"
 
 
-def test_an_unknown_model_is_refused_before_the_search(documents: Library, handbook: str) -> None:
+def test_an_unsuitable_model_is_refused_before_the_search(documents: Library, handbook: str) -> None:
     assert call(documents.ask(QUESTION, handbook))["found"] == 2
     engine, tokens = documents.platform.engine(EMBEDDINGS), "vllm:prompt_tokens_total"
     before = engine.metric(tokens)
-    answer = documents.ask(QUESTION, handbook, model="unknown")
-    assert (answer.status, answer.error()["code"]) == (404, "model_not_found")
+    for model, refusal in (("unknown", (404, "model_not_found")), (EMBEDDINGS, (400, "unsupported_model"))):
+        answer = documents.ask(QUESTION, handbook, model=model)
+        assert (answer.status, answer.error()["code"]) == refusal
     assert engine.metric(tokens) == before
 
 

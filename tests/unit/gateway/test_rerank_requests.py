@@ -38,6 +38,7 @@ def parsed(**fields: Any) -> ModelRequest:
         ({"documents": ["d", 5]}, "documents[1]"),
         ({"documents": [[1, 2]]}, "documents[0]"),
         ({"documents": ["d", None]}, "documents[1]"),
+        ({"documents": ["d", {"content": [{"image_embeds": {"usage": "x"}}]}]}, "documents[1]"),
         ({"top_n": -1}, "top_n"),
         ({"top_n": 1.5}, "top_n"),
         ({"top_n": "3"}, "top_n"),
@@ -50,6 +51,11 @@ def test_what_no_engine_accepts_is_refused(fields: dict[str, Any], param: str) -
     with pytest.raises(InvalidRequest) as refused:
         parsed(**fields)
     assert refused.value.param == param
+
+
+def test_documents_may_speak_of_usage() -> None:
+    text = '"usage":{"prompt_tokens":0}'
+    assert parsed(documents=[text, {"text": text}, {"text": "usage"}]).prompt_count == 4
 
 
 def test_the_engine_gets_the_body_as_it_is() -> None:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
+
 from llmariner.errors import InvalidRequest
 from llmariner.gateway.requests.json_schema import check_schema, check_schemas
 
@@ -254,6 +256,10 @@ def _documents(value: Any, param: str) -> None:
     for index, document in enumerate(value):
         if not isinstance(document, str | dict):
             raise _type_error(f"{param}[{index}]", "a string or an object", document)
+        # Engines repeat documents after the usage, which is the last member of this name for the meter.
+        if isinstance(document, dict) and b'"usage":' in orjson.dumps(document):
+            place = f"{param}[{index}]"
+            raise InvalidRequest(f"'{place}' may have no member 'usage'.", param=place, code="unknown_parameter")
 
 
 def _stop(value: Any, param: str) -> None:
