@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
@@ -24,6 +25,7 @@ from llmariner.tenancy.tables import projects
 
 __all__ = ["ProjectFiles", "Reconciler"]
 
+_log = logging.getLogger(__name__)
 _BATCH = 200
 _LOST = "The platform that ran it knows nothing of it any more. Create it again."
 
@@ -42,13 +44,15 @@ class Reconciler:
         self._database = database
         self._jobs = jobs
         self._files = files
+        self._reconciled_to = ""
+        """The id that the last call of `reconcile_all` came to, if its time ended before the last job."""
 
     def reconcile_all(self, *, seconds: float) -> None:
         """Reconcile every job that has not ended or is deleted, or whose project is gone or archived. For the sweep.
 
-        It ends after that many seconds; the next call does the rest.
+        It ends after that many seconds; the next call does the rest. A job that fails to be reconciled holds up no other.
         """
-        until, last = time.monotonic() + seconds, ""
+        until, last = time.monotonic() + seconds, self._reconciled_to
         _delete_orphans(self._database)
         _cancel_of_archived(self._database)
         pending = or_(batch_jobs.c.finished_at.is_(None), batch_jobs.c.deleted_at.is_not(None))
@@ -59,10 +63,14 @@ class Reconciler:
             for job_id in ids:
                 if time.monotonic() > until:
                     return
-                self.reconcile(job_id)
+                try:
+                    self.reconcile(job_id)
+                except Exception:
+                    _log.exception("batch job %s was not reconciled", job_id)
+                last = self._reconciled_to = job_id
             if len(ids) < _BATCH:
+                self._reconciled_to = ""
                 return
-            last = ids[-1]
 
     def reconcile(self, job_id: str) -> None:
         """Bring one job's row and the jobs port together. The port forgets an id without a row."""

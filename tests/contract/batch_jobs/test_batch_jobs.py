@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from llmariner.files.file import file_from_row
 from llmariner.files.tables import files
 from llmariner.platform.database import Database
 from llmariner.platform.events.tables import events
-from llmariner.platform.jobs import JobStatus, Phase
+from llmariner.platform.jobs import Job, JobStatus, Phase
 from llmariner.tenancy.principal import KeyOwner
 from llmariner.tenancy.tables import projects
 
@@ -347,3 +348,27 @@ def test_a_real_job_is_recorded_without_another_event(real_desk: BatchJobDesk, d
     with pytest.raises(PlatformError):
         real_desk.jobs.log(real_desk.project_id, job_id, 0)
     assert real_desk.port.status(job_id) is None
+
+
+def test_the_sweep_comes_to_every_job_although_one_fails_and_its_time_is_short(
+    desk: BatchJobDesk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ids = sorted(desk.create() for _ in range(4))
+    submit = desk.scripted.submit
+
+    def slow_submit(job: Job) -> JobStatus:
+        time.sleep(0.06)
+        if job.id == ids[0]:
+            raise OSError("No space left on device")
+        return submit(job)
+
+    monkeypatch.setattr(desk.scripted, "submit", slow_submit)
+    deadline = time.monotonic() + 30
+    while set(desk.scripted.jobs) != set(ids[1:]):
+        assert time.monotonic() < deadline, desk.scripted.jobs
+        desk.reconciler.reconcile_all(seconds=0.05)
+    assert f"batch job {ids[0]} was not reconciled" in caplog.text
+    monkeypatch.undo()
+    while ids[0] not in desk.scripted.jobs:
+        assert time.monotonic() < deadline
+        desk.reconciler.reconcile_all(seconds=0.05)
