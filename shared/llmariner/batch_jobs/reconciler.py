@@ -88,6 +88,8 @@ class Reconciler:
                 _delete_row(self._database, job_id)
         elif row.finished_at is None:
             _record(self._database, job_id, self._converge(port, row))
+        elif (status := port.status(job_id)) is not None and not status.phase.is_final:
+            port.cancel(job_id)  # its row ended while this port was not there
 
     def _converge(self, port: Jobs, row: Row[Any]) -> JobStatus:
         """Let the port do what the row asks for; returns the job's status then."""

@@ -350,6 +350,35 @@ def test_a_real_job_is_recorded_without_another_event(real_desk: BatchJobDesk, d
     assert real_desk.port.status(job_id) is None
 
 
+def test_a_job_that_was_canceled_or_deleted_while_nothing_ran_jobs_never_starts(
+    desk: BatchJobDesk, tmp_path: Path
+) -> None:
+    canceled, deleted, kept = (desk.create(command="echo ran") for _ in range(3))
+    desk.port = earlier = process_jobs(tmp_path / "jobs", Memory())
+    for each in (canceled, deleted, kept):
+        desk.reconciler.reconcile(each)
+    earlier.close()
+    desk.port = None
+    desk.jobs.cancel(desk.caller, canceled)
+    desk.jobs.delete(desk.caller, deleted)
+    desk.reconciler.reconcile_all(seconds=60)
+    assert desk.jobs.get(desk.project_id, canceled).status is Phase.CANCELED
+    desk.port = port = process_jobs(tmp_path / "jobs", Memory())
+    port.subscribe(desk.reconciler.reconcile)
+    ran: set[str] = set()
+    port.subscribe(lambda job_id: ran.add(job_id) if (port.status(job_id) or ended).started_at else None)
+    ended = JobStatus(Phase.CANCELED, 1.0)
+    port.start()
+    try:
+        if port.problem:
+            pytest.skip(port.problem)
+        assert wait_for_end(port, kept).phase is Phase.SUCCEEDED
+        assert wait_for_end(port, canceled).phase is Phase.CANCELED
+        assert ran == {kept}
+    finally:
+        port.close()
+
+
 def test_the_sweep_comes_to_every_job_although_one_fails_and_its_time_is_short(
     desk: BatchJobDesk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -110,4 +110,7 @@ class Jobs(Protocol):
         """Some output from byte `start` on: standard output and error, mixed. Empty where there is none yet."""
 
     def subscribe(self, observer: Callable[[str], None]) -> None:
-        """Call `observer` with the id of each job that started or ended, in a thread of the adapter."""
+        """Call `observer` with the id of each job that is about to start, started, or ended, in a thread of the adapter.
+
+        One that cancels or removes the job before it starts keeps it from that.
+        """

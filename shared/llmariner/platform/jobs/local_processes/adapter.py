@@ -322,6 +322,7 @@ class ProcessJobs:
         """Run a job to its end."""
         folder = self._folder(job_id)
         waiting = None
+        self._notify(job_id)  # it may have been canceled or deleted while nothing ran jobs here
         try:
             self._prepare(folder, running)
             self._execute(folder, running)
@@ -351,6 +352,7 @@ class ProcessJobs:
 
     def _prepare(self, folder: JobFolder, running: _Running) -> None:
         """Make the job's work folder with its scripts and data files."""
+        self._check_wanted(running)
         job = folder.load()
         delete_tree(folder.work)
         for path in (folder.root, folder.work, folder.work / SCRIPTS, folder.work / DATA, folder.work / TEMPORARY):
