@@ -29,7 +29,8 @@ WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"t
 @pytest.fixture(scope="module")
 def documents(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Iterator[Library]:
     settings = {"TRUSTED_PROXIES": "127.0.0.0/8", "TOKENS_PER_MINUTE": "20000"}
-    with library(tmp_path_factory.mktemp("library"), database, **settings) as found:
+    room = {"BODY_LIMIT": "1000000", "ROOM_BYTES_PER_TENANT": "1000000", "ROOM_BYTES": "3000000"}
+    with library(tmp_path_factory.mktemp("library"), database, **settings, **room) as found:
         yield found
 
 
@@ -289,6 +290,13 @@ def test_limits_reserve_no_more_than_the_context_for_passages(documents: Library
     answer = documents.ask("What moves pump 7?", documents.store({"pumps.md": text}), caller=caller, max_tokens=20)
     assert len(prompt(answer)) > 20_000
     assert call(answer)["used"] > 5
+
+
+def test_what_a_search_holds_of_a_request_counts_as_its_bytes(documents: Library, handbook: str) -> None:
+    for length, status in ((600_000, 429), (300_000, 200), (600_000, 429)):
+        answer = documents.ask(QUESTION, handbook, user="x" * length)
+        assert answer.status == status, answer.body
+    assert "wait here" in answer.error()["message"]
 
 
 def test_a_second_attempt_gets_the_passages_too(documents: Library, handbook: str) -> None:
