@@ -368,17 +368,19 @@ def test_files_of_an_archived_project_are_deleted_after_thirty_days(
     }
 
 
+@pytest.mark.parametrize("days", [None, 0])
 def test_a_project_that_is_restored_meanwhile_keeps_its_files(
-    database: Database, objects: FolderObjects, owner: KeyOwner
+    days: float | None, database: Database, objects: FolderObjects, owner: KeyOwner
 ) -> None:
     class Restored:
-        """The project is restored with the deletion of its first file."""
+        """The project is restored with the deletion of its first file; 0 days: and archived again."""
 
         def in_use_by(self, session: ReadSession, file: File) -> Sequence[str]:
             return ()
 
         def on_file_deleted(self, session: WriteSession, file: File) -> None:
-            session.run(update(projects).where(projects.c.id == file.project_id).values(archived_at=None))
+            archived_at = None if days is None else session.now()
+            session.run(update(projects).where(projects.c.id == file.project_id).values(archived_at=archived_at))
 
     store = Files(database, objects, FileSettings(), (Restored(),))
     made = [put(store, owner, str(number).encode()) for number in range(3)]

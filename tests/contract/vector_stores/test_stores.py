@@ -156,30 +156,48 @@ def test_a_deleted_store_is_gone_and_its_files_stay(shelf: Shelf, database: Data
         assert lock_live_file(session, row_id) is None
 
 
+def archive(shelf: Shelf, days: float | None) -> None:
+    """Archive the project so many days ago; None: restore it."""
+    with shelf.database.write() as session:
+        archived_at = None if days is None else session.now() - days * 86400
+        session.run(update(projects).where(projects.c.id == shelf.project_id).values(archived_at=archived_at))
+
+
 def test_stores_of_an_archived_project_are_deleted_after_some_days_unless_it_is_restored(
     shelf: Shelf, other_shelf: Shelf, database: Database
 ) -> None:
     kept, made = other_shelf.store(), [shelf.store(shelf.file()).id for _ in range(3)]
 
-    def archive(days: float | None) -> None:
-        with database.write() as session:
-            archived_at = None if days is None else session.now() - days * 86400
-            session.run(update(projects).where(projects.c.id == shelf.project_id).values(archived_at=archived_at))
-
-    archive(20)
+    archive(shelf, 20)
     assert shelf.stores.delete_orphans(archived_days=30) == 0
-    archive(60)
+    archive(shelf, 60)
     assert shelf.stores.delete_orphans(archived_days=30, seconds=-1) == 1
-    archive(None)
+    archive(shelf, None)
     assert shelf.stores.delete_orphans(archived_days=30) == 0
     assert page(shelf)[0] == [made[2], made[1]]
-    archive(60)
+    archive(shelf, 60)
     assert shelf.stores.delete_orphans(archived_days=30) == 2
     assert (page(shelf)[0], other_shelf.get(kept.id).id) == ([], kept.id)
     with database.read() as session:
         entries = session.rows(select(audit_log).where(audit_log.c.type == "vector_store.deleted"))
     assert sorted(json.loads(entry.payload)["id"] for entry in entries) == made
     assert emitted(database).count("deleted.v1") == 3
+
+
+@pytest.mark.parametrize("days", [None, 0])
+def test_a_project_that_is_restored_meanwhile_keeps_its_stores(
+    days: float | None, shelf: Shelf, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, transact = [shelf.store().id for _ in range(2)], database.transact
+
+    def restored_before(work: Any) -> Any:
+        archive(shelf, days)
+        return transact(work)
+
+    archive(shelf, 60)
+    monkeypatch.setattr(database, "transact", restored_before)
+    assert shelf.stores.delete_orphans(archived_days=30) == 0
+    assert sorted(page(shelf)[0]) == sorted(made)
 
 
 def test_a_store_of_another_project_is_unknown(shelf: Shelf, other_shelf: Shelf) -> None:
