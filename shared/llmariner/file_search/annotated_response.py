@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import orjson
@@ -23,6 +24,8 @@ _MAX_TEXT_LENGTH = 512 * 1024
 # A larger response, which is no text of a model, passes unchanged.
 _MAX_BODY_BYTES = 8 * 1024 * 1024
 _MAX_CHOICES = 128
+# The index of the passages' words takes up to 70 MiB while citations are found, and the default pool has other work to do.
+_THREADS = ThreadPoolExecutor(2, thread_name_prefix="citations")
 _IDENTITY = ("id", "object", "created", "model")
 
 
@@ -70,7 +73,7 @@ class AnnotatedResponse:
     async def _send_whole(self, start: Message) -> None:
         body = b"".join(self._body)
         if len(body) <= _MAX_BODY_BYTES:
-            body = await asyncio.to_thread(self._annotated, body)
+            body = await asyncio.get_running_loop().run_in_executor(_THREADS, self._annotated, body)
         headers = [each for each in start["headers"] if each[0] != b"content-length"]
         await self._send({**start, "headers": [(b"content-length", b"%d" % len(body)), *headers]})
         await self._send({"type": "http.response.body", "body": body})
@@ -103,7 +106,7 @@ class AnnotatedResponse:
         if "error" in chunk or not self._identity:
             return event
         self._is_annotated = True
-        return await asyncio.to_thread(self._annotations) + event
+        return await asyncio.get_running_loop().run_in_executor(_THREADS, self._annotations) + event
 
     def _add(self, chunk: Mapping[str, Any]) -> None:
         if not self._identity:

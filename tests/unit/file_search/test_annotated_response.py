@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 import tracemalloc
 from typing import Any
@@ -170,3 +171,35 @@ def test_the_text_of_a_long_stream_takes_little_more_than_its_bytes() -> None:
             tracemalloc.stop()
 
     assert asyncio.run(scenario()) < 4 * 160_000
+
+
+def test_citations_of_two_responses_at_a_time_are_found() -> None:
+    running, most = 0, 0
+    lock = threading.Lock()
+
+    def count(change: int) -> None:
+        nonlocal running, most
+        with lock:
+            running += change
+            most = max(most, running)
+
+    def citations() -> Citations:
+        count(1)
+        time.sleep(0.01)
+        count(-1)
+        return Citations([])
+
+    async def send(message: Any) -> None:
+        pass
+
+    async def respond() -> None:
+        response = AnnotatedResponse(send, citations, lambda: CALL)
+        headers = [(b"content-type", STREAM)]
+        await response({"type": "http.response.start", "status": 200, "headers": headers})
+        await response({"type": "http.response.body", "body": chunk("x") + DONE, "more_body": True})
+
+    async def scenario() -> None:
+        await asyncio.gather(*(respond() for _ in range(20)))
+
+    asyncio.run(scenario())
+    assert most <= 2
