@@ -1,4 +1,4 @@
-"""Names and media types that callers give their files. They are shown and sent back, and never used as a path."""
+"""Names and media types that callers give their files. They are shown and sent back, and a batch job's files have them."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from pathlib import Path
 
@@ -116,10 +117,17 @@ def test_a_job_sees_nothing_of_the_machine(processes: ProcessJobs, tmp_path: Pat
         "touch /new /usr/new /etc/new data/new /tmp/new",
         "id -u; cat /etc/shadow; kill -9 1; cat /proc/self/status | grep -E 'CapEff|NoNewPrivs'",
         "ls /job /; cat /proc/mounts",
+        "for each in ipc mnt pid uts; do readlink /proc/self/ns/$each; done",
+        "grep -E '^Groups|processes|open files' /proc/self/status /proc/self/limits",
     ]
+    before = os.getgroups()
+    if os.geteuid() == 0:
+        os.setgroups([0, 4])
     processes.submit(Job("bj-1", "proj_1", "; ".join(looks)))
     wait_for_end(processes, "bj-1")
     del os.environ["A_SECRET"]
+    if os.geteuid() == 0:
+        os.setgroups(before)
     text = output(processes, "bj-1")
     assert "A_SECRET" not in text
     assert "of the platform" not in text
@@ -131,6 +139,12 @@ def test_a_job_sees_nothing_of_the_machine(processes: ProcessJobs, tmp_path: Pat
     assert "cannot touch 'data/new'" not in text
     assert text.count("Permission denied") >= 3
     assert "root:" not in text
+    for each in ("ipc", "mnt", "pid", "uts"):
+        assert f"\n{each}:[" in text
+        assert os.readlink(f"/proc/self/ns/{each}") not in text
+    assert re.search(r"Max processes +1024 +1024 ", text)
+    assert re.search(r"Max open files +4096 +4096 ", text)
+    assert os.geteuid() != 0 or re.search(r"Groups:\s*\n", text)
     assert f"\n{os.getuid()}\n" not in text
 
 
