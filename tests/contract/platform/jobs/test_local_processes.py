@@ -12,6 +12,7 @@ import pytest
 from llmariner.platform.jobs import DataFile, Job, Phase
 from llmariner.platform.jobs.local_processes.adapter import ProcessJobs, readable_folders
 from llmariner.platform.jobs.local_processes.disk_usage import NotMeasurable, used_bytes
+from llmariner.platform.jobs.local_processes.job_folder import JobFolder
 from llmariner.platform.jobs.local_processes.output_log import OutputLog, read_log
 
 from .conftest import Memory, output, process_jobs, wait_for_end, wait_for_output
@@ -237,3 +238,13 @@ def test_the_queue_survives_a_restart_and_what_ran_was_interrupted(tmp_path: Pat
     assert second.status("bj-3") is None
     assert not (tmp_path / "bj-3").exists()
     second.close()
+
+
+def test_a_job_whose_end_could_not_be_noted_runs_no_second_time(processes: ProcessJobs, tmp_path: Path) -> None:
+    job = Job("bj-1", "proj_1", "echo ran")
+    folder = JobFolder(tmp_path / "jobs" / "bj-1")
+    folder.save(job)
+    folder.mark_started()
+    for status in (processes.submit(job), processes.status("bj-1")):
+        assert status is not None
+        assert (status.phase, status.code) == (Phase.FAILED, "interrupted")

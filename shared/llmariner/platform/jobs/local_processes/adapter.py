@@ -174,9 +174,13 @@ class ProcessJobs:
                 return JobStatus(Phase.QUEUED, _modified(folder.path / "job.json"), place=place, reason=reason)
             if (result := folder.result()) is not None:
                 return result
+            started_at = folder.started_at
             if job_id not in self._running:
-                return None
-            if (started_at := folder.started_at) is None:
+                if started_at is None:
+                    return None
+                # Its end could not be noted, such as on a full disk. It must not run twice.
+                return JobStatus(Phase.FAILED, started_at, started_at, code="interrupted", reason=_INTERRUPTED)
+            if started_at is None:
                 since = _modified(folder.path / "job.json")
                 return JobStatus(Phase.QUEUED, since, place=1, reason="Its data files are copied.")
             return JobStatus(Phase.RUNNING, started_at, started_at)
