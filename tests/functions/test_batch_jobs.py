@@ -32,7 +32,9 @@ NEW: dict[str, Any] = {
 
 @pytest.fixture
 def call(ask: Ask, admin: dict[str, str], installation: Installation) -> Iterator[Any]:
-    """Send a request as the administrator: `call("GET", "/bj-1")`."""
+    """Send a request as the administrator: `call("GET", "/bj-1")`; other tests' jobs are gone."""
+    with installation.context.database.write() as session:
+        session.run(delete(batch_jobs))
     yield lambda method, path="", body=None, query="": ask(
         "batch_jobs", HttpRequest(method, f"/v1/batch/jobs{path}", body, dict(admin), query=query)
     )

@@ -68,7 +68,7 @@ def test_another_model_is_refused_and_nothing_is_created(ask: Ask, installation:
 
 def test_a_key_of_other_models_can_not_name_it(ask: Ask, installation: Installation, models: str) -> None:
     keys, owner = installation.context.keys, installation.owner
-    _, secret = keys.create(owner, NewKey("narrow", OWNER_SCOPES, allowed_models=("own-vectors",)))
+    _, secret = keys.create(owner, NewKey("only own-vectors", OWNER_SCOPES, allowed_models=("own-vectors",)))
     assert create(ask, secret, embedding_model="own-vectors").status == 200
     assert_error(create(ask, secret, embedding_model="vectors"), 403, "model_not_allowed")
 

@@ -21,7 +21,7 @@ _MEMBERS = {
 
 @click.group("jobs", cls=LazyGroup, members=_MEMBERS)
 def jobs() -> None:
-    """Run commands with scripts and files in the background, such as a training."""
+    """Commands with scripts and files that run in the background."""
 
 
 @click.group("batch", cls=LazyGroup, members={"jobs": "llmariner.cli.batch:jobs"}, aliases={"job": "jobs"})

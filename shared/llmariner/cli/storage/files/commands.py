@@ -153,7 +153,10 @@ def url(session: Session, file: str, expires_in: float | None) -> None:
 @_LINK_EXPIRY
 @pass_session
 def upload_url(session: Session, name: str, purpose: str, max_bytes: int | None, expires_in: float | None) -> None:
-    """Print a URL by which anybody makes the file NAME, once: curl -T FILE URL."""
+    """Print a URL to upload the file NAME, once.
+
+    Anybody uploads with it and without a key: curl -T FILE URL.
+    """
     body = {"filename": name, "purpose": purpose, **_link_expiry(expires_in)}
     if max_bytes is not None:
         body["max_bytes"] = max_bytes

@@ -57,7 +57,7 @@ def search(
     filters: str | None,
     rewrite_query: bool,
 ) -> None:
-    """Show the passages of a vector store, or of several, that fit QUERY."""
+    """Show the passages of vector stores that fit QUERY."""
     from llmariner.cli.support.api import build_path
 
     body: dict[str, Any] = {"query": query}
