@@ -41,6 +41,7 @@ OPEN = {
     "Answer from these sources and cite their numbers:",
     "When does the garage open?",
     "When does the office close?",
+    "What does the red pump move?",
     # Searched for in vector stores, and not said to a model.
     "What is a pump?",
     "What moves water?",
