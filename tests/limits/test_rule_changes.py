@@ -118,6 +118,25 @@ def test_running_requests_count_against_a_new_concurrency_limit(database: Databa
     asyncio.run(work())
 
 
+def test_a_wider_limit_applies_although_the_former_was_used_up_for_the_day(database: Database, owner: Key) -> None:
+    key, rules = replace(owner, unlimited=False), Rules(database)
+    subject = Subject(owner.organization_id, "organization", owner.organization_id)
+
+    async def work() -> None:
+        rules.put(None, subject, "*", {"requests_per_day": 1})
+        limits = new_limiter(database)
+        (await limits.reserve(key, "m", 1, 1)).settle(2, 0)
+        with pytest.raises(RateLimited):
+            await limits.reserve(key, "m", 1, 1)
+        rules.put(None, subject, "*", {"requests_per_day": 2})
+        await refresh(limits, key, 2)
+        (await limits.reserve(key, "m", 1, 1)).settle(2, 0)
+        with pytest.raises(RateLimited):
+            await limits.reserve(key, "m", 1, 1)
+
+    asyncio.run(work())
+
+
 def test_reported_limits_after_a_limit_lost_a_measure(database: Database, owner: Key) -> None:
     """Another key of the organization hears of the change first: what binds this one is as it was asked for."""
     caller = replace(owner, unlimited=False)

@@ -79,7 +79,7 @@ class LeasedQuota:
         self.available = NO_AMOUNTS
         self.instances = 1
         self.spent = 0
-        self.synced_at = self.blocked_until = self.exhausted_since = 0.0
+        self.synced_at = self.exhausted_since = 0.0
         self._refilled_at = [0.0, 0.0]
         self._remaining_at_sync = self._used_at_sync = self._shortage = self._minimum = self._acknowledged = NO_AMOUNTS
         self._rates: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
@@ -87,6 +87,8 @@ class LeasedQuota:
     def update_rule(self, rule: Rule) -> None:
         """Apply a changed rule. Used and leased amounts stay where they are still limited."""
         self.rule = rule
+        # What the former rule lacked for the rest of its day, this one may have.
+        self.blocked_until = 0.0
         least = [
             _minimum_of(most for name, most in rule.thresholds.items() if name.startswith(resource))
             for resource in _RESOURCES
