@@ -109,9 +109,10 @@ class JobFolder:
         """How the job ended; None before."""
         with contextlib.suppress(OSError, ValueError, KeyError):
             found = json.loads((self.path / "result.json").read_text())
-            return JobStatus(
-                Phase(found["phase"]), found["at"], self.started_at, code=found["code"], reason=found["reason"]
-            )
+            started_at = self.started_at
+            # The clock may be set back while a job runs; a job does not end before it begins.
+            since = max(found["at"], started_at or 0.0)
+            return JobStatus(Phase(found["phase"]), since, started_at, code=found["code"], reason=found["reason"])
         return None
 
 
