@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
+from llmariner.manifests.backing_services import add_operation, egress_policy, users_of
 from llmariner.manifests.declarations import Workload
-from llmariner.manifests.installation import LABELS, NAMESPACE, Object
+from llmariner.manifests.installation import Object
 
 __all__ = ["milvus", "milvus_policy"]
 
@@ -17,11 +18,11 @@ _MOUNT_PATH = "/var/run/llmariner/milvus"
 
 def milvus(workloads: Iterable[Workload]) -> Object:
     """The kustomize component that mounts the Secret into each workload with the extra `vectors`, and into no other."""
-    users = _users(workloads)
+    users = users_of(_EXTRA, workloads)
     patch = [
-        _add("volumes", {"name": "milvus", "secret": {"secretName": _SECRET, "defaultMode": 0o444}}),
-        _add("containers/0/volumeMounts", {"name": "milvus", "mountPath": _MOUNT_PATH, "readOnly": True}),
-        _add("containers/0/env", {"name": "LLMARINER_MILVUS_TOKEN_FILE", "value": f"{_MOUNT_PATH}/token"}),
+        add_operation("volumes", {"name": "milvus", "secret": {"secretName": _SECRET, "defaultMode": 0o444}}),
+        add_operation("containers/0/volumeMounts", {"name": "milvus", "mountPath": _MOUNT_PATH, "readOnly": True}),
+        add_operation("containers/0/env", {"name": "LLMARINER_MILVUS_TOKEN_FILE", "value": f"{_MOUNT_PATH}/token"}),
     ]
     target = {"group": "serving.knative.dev", "kind": "Service", "name": f"({'|'.join(users)})"}
     return {
@@ -32,34 +33,5 @@ def milvus(workloads: Iterable[Workload]) -> Object:
 
 
 def milvus_policy(workloads: Iterable[Workload]) -> Object:
-    """With components/network-policy: these workloads reach Milvus' port, inside or outside the cluster.
-
-    A policy contains no host names. The address of the cloud's metadata, which has the credentials of the node, is excepted.
-    """
-    return {
-        "apiVersion": "networking.k8s.io/v1",
-        "kind": "NetworkPolicy",
-        "metadata": {"name": "functions-to-milvus", "namespace": NAMESPACE, "labels": LABELS},
-        "spec": {
-            "podSelector": {
-                "matchExpressions": [
-                    {"key": "serving.knative.dev/service", "operator": "In", "values": _users(workloads) or ["none"]}
-                ]
-            },
-            "policyTypes": ["Egress"],
-            "egress": [
-                {
-                    "to": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.169.254/32"]}}],
-                    "ports": [{"port": 19530, "protocol": "TCP"}],
-                }
-            ],
-        },
-    }
-
-
-def _users(workloads: Iterable[Workload]) -> list[str]:
-    return sorted(each.name for each in workloads if _EXTRA in each.extras)
-
-
-def _add(where: str, value: Object) -> Object:
-    return {"op": "add", "path": f"/spec/template/spec/{where}/-", "value": value}
+    """The policy by which the workloads with the extra `vectors` reach Milvus."""
+    return egress_policy("functions-to-milvus", users_of(_EXTRA, workloads), 19530)

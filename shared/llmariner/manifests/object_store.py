@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
+from llmariner.manifests.backing_services import add_operation, egress_policy, users_of
 from llmariner.manifests.declarations import Workload
-from llmariner.manifests.installation import LABELS, NAMESPACE, SECRETS, SETTINGS, Object
+from llmariner.manifests.installation import NAMESPACE, SECRETS, SETTINGS, Object
 
 __all__ = ["object_store", "object_store_policy", "object_store_settings"]
 
 SECRET = "llmariner-object-store"
+_EXTRA = "objects"
 _MOUNT_PATH = "/var/run/llmariner/object-store"
 _PREVIOUS_SECRET = "LLMARINER_PREVIOUS_SERVICE_SECRET"
 _VARIABLES = {
@@ -29,13 +31,15 @@ def object_store(workloads: Iterable[Workload]) -> Object:
     """The kustomize component that gives functions with the objects extra the store and its credentials."""
     volume = {"name": "object-store", "secret": {"secretName": SECRET, "optional": True, "items": [_item("ca.crt")]}}
     patch = [
-        _add("volumes", volume),
-        _add("containers/0/volumeMounts", {"name": "object-store", "mountPath": _MOUNT_PATH, "readOnly": True}),
+        add_operation("volumes", volume),
+        add_operation(
+            "containers/0/volumeMounts", {"name": "object-store", "mountPath": _MOUNT_PATH, "readOnly": True}
+        ),
     ]
     for variable, (secret, key) in _VARIABLES.items():
         reference = {"name": secret, "key": key, "optional": True}
-        patch.append(_add("containers/0/env", {"name": variable, "valueFrom": {"secretKeyRef": reference}}))
-    names = _users(workloads)
+        patch.append(add_operation("containers/0/env", {"name": variable, "valueFrom": {"secretKeyRef": reference}}))
+    names = users_of(_EXTRA, workloads)
     target = {"group": "serving.knative.dev", "kind": "Service", "name": f"({'|'.join(names)})"}
     return {
         "apiVersion": "kustomize.config.k8s.io/v1alpha1",
@@ -58,38 +62,9 @@ def object_store_settings() -> Object:
 
 
 def object_store_policy(workloads: Iterable[Workload]) -> Object:
-    """With components/network-policy: these functions reach the store at port 443, inside or outside the cluster.
-
-    A policy contains no host names. The address of the cloud's metadata, which has the credentials of the node, is excepted.
-    """
-    return {
-        "apiVersion": "networking.k8s.io/v1",
-        "kind": "NetworkPolicy",
-        "metadata": {"name": "functions-to-object-store", "namespace": NAMESPACE, "labels": LABELS},
-        "spec": {
-            "podSelector": {
-                "matchExpressions": [
-                    {"key": "serving.knative.dev/service", "operator": "In", "values": _users(workloads) or ["none"]}
-                ]
-            },
-            "policyTypes": ["Egress"],
-            "egress": [
-                {
-                    "to": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": ["169.254.169.254/32"]}}],
-                    "ports": [{"port": 443, "protocol": "TCP"}],
-                }
-            ],
-        },
-    }
-
-
-def _users(workloads: Iterable[Workload]) -> list[str]:
-    return sorted(each.name for each in workloads if "objects" in each.extras)
+    """The policy by which the functions with the extra `objects` reach the store."""
+    return egress_policy("functions-to-object-store", users_of(_EXTRA, workloads), 443)
 
 
 def _item(key: str) -> Object:
     return {"key": key, "path": key}
-
-
-def _add(where: str, value: Object) -> Object:
-    return {"op": "add", "path": f"/spec/template/spec/{where}/-", "value": value}
