@@ -5,12 +5,11 @@ Imports stand inside the properties on purpose: a function pays only for what it
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING
 
+from llmariner.cached_once import cached_once
 from llmariner.errors import Unavailable
 from llmariner.file_settings import FileSettings
 from llmariner.job_settings import JobSettings
@@ -75,34 +74,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Context"]
 
-T = TypeVar("T")
-_lock = threading.RLock()
-
-
-class _cached(Generic[T]):  # noqa: N801 - used as a decorator, as functools.cached_property is
-    """A property that is computed once, also under concurrent access from threads.
-
-    functools.cached_property has no lock.
-    """
-
-    def __init__(self, make: Callable[[Context], T]) -> None:
-        self._make = make
-        self._name = make.__name__
-        self.__doc__ = make.__doc__
-
-    @overload
-    def __get__(self, context: None, owner: Any = None) -> _cached[T]: ...
-    @overload
-    def __get__(self, context: Context, owner: Any = None) -> T: ...
-    def __get__(self, context: Context | None, owner: Any = None) -> _cached[T] | T:
-        if context is None:
-            return self
-        with _lock:
-            if self._name not in context.__dict__:
-                context.__dict__[self._name] = self._make(context)
-        made: T = context.__dict__[self._name]
-        return made
-
 
 class Context:
     """The services of one process.
@@ -128,40 +99,40 @@ class Context:
         VectorStoreSettings.load(self.env)
         assert self.secrets
 
-    @_cached
+    @cached_once
     def secrets(self) -> SecretSettings:
         """The pepper and the service secret."""
         return SecretSettings.load(self.env)
 
-    @_cached
+    @cached_once
     def database(self) -> Database:
         """The database of `LLMARINER_DATABASE_URL`."""
         from llmariner.platform.database import Database
 
         return Database(DatabaseSettings.load(self.env))
 
-    @_cached
+    @cached_once
     def keys(self) -> Keys:
         """The store of API keys."""
         from llmariner.tenancy.keys.store import Keys
 
         return Keys(self.database, self.secrets.pepper)
 
-    @_cached
+    @cached_once
     def authenticator(self) -> Authenticator:
         """Authenticates callers."""
         from llmariner.tenancy.authenticator import Authenticator
 
         return Authenticator(self.database, self.secrets.pepper)
 
-    @_cached
+    @cached_once
     def secret_lookups(self) -> ThrottledLookups:
         """Limits lookups of unknown keys and tokens."""
         from llmariner.gateway.authentication.failed_attempts import ThrottledLookups
 
         return ThrottledLookups(GatewaySettings.load(self.env).unknown_keys_per_minute)
 
-    @_cached
+    @cached_once
     def identity(self) -> TokenSignIn | None:
         """Sign-in through the issuer of `LLMARINER_OIDC_ISSUER`; None if it is not set."""
         settings = IdentitySettings.load(self.env)
@@ -174,14 +145,14 @@ class Context:
             self.database, OidcTokenVerifier(settings), self.authenticator, default_role=settings.default_role
         )
 
-    @_cached
+    @cached_once
     def background_tokens(self) -> BackgroundTokens:
         """Tokens by which background work calls the token path."""
         from llmariner.tenancy.background_work import BackgroundTokens
 
         return BackgroundTokens(self.secrets.service)
 
-    @_cached
+    @cached_once
     def inference(self) -> InferenceClient:
         """A client of the platform's own token path, at `LLMARINER_INFERENCE_URL`."""
         from llmariner.inference_settings import InferenceSettings
@@ -189,14 +160,14 @@ class Context:
 
         return InferenceClient(InferenceSettings.load(self.env), self.background_tokens)
 
-    @_cached
+    @cached_once
     def document_parser(self) -> DocumentParser:
         """Parses the files of vector stores."""
         from llmariner.vector_stores.ingest.parse_step import DocumentParser
 
         return DocumentParser(self.database, self.files, self.inference)
 
-    @_cached
+    @cached_once
     def chunk_indexer(self) -> ChunkIndexer:
         """Embeds and indexes the chunks of files of vector stores."""
         from llmariner.vector_stores.embedder import Embedder
@@ -204,7 +175,7 @@ class Context:
 
         return ChunkIndexer(self.database, self.vectors, Embedder(self.inference))
 
-    @_cached
+    @cached_once
     def vector_store_search(self) -> VectorStoreSearch:
         """Searches vector stores. Raises Unavailable in an installation without an index of them."""
         from llmariner.inference_settings import InferenceSettings
@@ -219,84 +190,84 @@ class Context:
         reranker = ModelReranker(client, settings.rerank_model) if settings.rerank_model else None
         return VectorStoreSearch(self.database, index, Embedder(client), rewriter=rewriter, reranker=reranker)
 
-    @_cached
+    @cached_once
     def limits(self) -> Limits:
         """Limits on requests, tokens and concurrency."""
         from llmariner.limits.rules import Limits
 
         return Limits(self.database)
 
-    @_cached
+    @cached_once
     def budgets(self) -> Budgets:
         """Budgets."""
         from llmariner.limits.budgets import Budgets
 
         return Budgets(self.database)
 
-    @_cached
+    @cached_once
     def leases(self) -> Leases:
         """Leases of quota to gateway instances."""
         from llmariner.limits.leases import Leases
 
         return Leases(self.database, GatewaySettings.load(self.env).default_limit)
 
-    @_cached
+    @cached_once
     def prices(self) -> Prices:
         """The price list."""
         from llmariner.usage.prices import Prices
 
         return Prices(self.database)
 
-    @_cached
+    @cached_once
     def registry(self) -> ModelRegistry:
         """The model registry."""
         from llmariner.models.registry import ModelRegistry
 
         return ModelRegistry(self.database, ModelSettings.load(self.env).locations)
 
-    @_cached
+    @cached_once
     def vector_stores(self) -> VectorStores:
         """Vector stores."""
         from llmariner.vector_stores.stores import VectorStores
 
         return VectorStores(self.database, VectorStoreSettings.load(self.env))
 
-    @_cached
+    @cached_once
     def vector_store_files(self) -> StoreFiles:
         """Files of vector stores."""
         from llmariner.vector_stores.store_files import StoreFiles
 
         return StoreFiles(self.database, VectorStoreSettings.load(self.env))
 
-    @_cached
+    @cached_once
     def vector_store_file_batches(self) -> FileBatches:
         """Batches of files of vector stores."""
         from llmariner.vector_stores.file_batches import FileBatches
 
         return FileBatches(self.database, VectorStoreSettings.load(self.env))
 
-    @_cached
+    @cached_once
     def ledger(self) -> Ledger:
         """The usage ledger."""
         from llmariner.usage.ledger import Ledger
 
         return Ledger(self.database)
 
-    @_cached
+    @cached_once
     def batch_writer(self) -> BatchWriter:
         """Writes ledger events of gateway instances in batches."""
         from llmariner.usage.batch_writer import BatchWriter
 
         return BatchWriter(self.ledger.record)
 
-    @_cached
+    @cached_once
     def deliveries(self) -> Deliveries:
         """Event deliveries. No subscribers: only the dispatcher of standalone mode delivers."""
         from llmariner.platform.events.deliveries import Deliveries
 
         return Deliveries(self.database, ())
 
-    @_cached
+    @cached_once
     def objects(self) -> ObjectStore:
         """The store of `LLMARINER_OBJECTS`: the bytes of files."""
         settings = ObjectSettings.load(self.env)
@@ -312,7 +283,7 @@ class Context:
 
         return FolderObjects(Path(settings.folder))
 
-    @_cached
+    @cached_once
     def external_objects(self) -> ExternalObjects:
         """The objects outside the store that projects may make files of: in S3, where the store is."""
         from llmariner.files.external_objects import ExternalObjects, without_buckets
@@ -327,7 +298,7 @@ class Context:
         assert isinstance(store, S3Objects)
         return ExternalObjects(locations, store.other_bucket, reserved=own)
 
-    @_cached
+    @cached_once
     def files(self) -> Files:
         """The files of projects. Raises Unavailable in an installation without a store for them."""
         from llmariner.batch_jobs.references import BatchJobReferences
@@ -344,21 +315,21 @@ class Context:
         references, settings = (VectorStoreReferences(), BatchJobReferences()), FileSettings.load(self.env)
         return Files(self.database, self.objects, settings, references, self.external_objects)
 
-    @_cached
+    @cached_once
     def file_links(self) -> FileLinks:
         """Links to the contents of files. Raises Unavailable as `files`."""
         from llmariner.files.links import FileLinks
 
         return FileLinks(self.database, self.files, self.secrets.of_links)
 
-    @_cached
+    @cached_once
     def upload_links(self) -> UploadLinks:
         """Links to upload. Raises Unavailable as `files`."""
         from llmariner.files.upload_links import UploadLinks
 
         return UploadLinks(self.database, self.files.settings, self.secrets.of_links)
 
-    @_cached
+    @cached_once
     def uploads(self) -> Uploads:
         """The uploads of files in parts. Raises Unavailable as `files`."""
         from llmariner.files.uploads import Uploads
@@ -366,26 +337,26 @@ class Context:
         settings = self.files.settings  # an installation without a store has none
         return Uploads(self.database, self.objects, settings)
 
-    @_cached
+    @cached_once
     def jobs(self) -> Jobs:
         """What runs jobs; standalone mode sets its own. Raises Unavailable in an installation without it."""
         raise JobSettings.load(self.env).missing()
 
-    @_cached
+    @cached_once
     def batch_jobs(self) -> BatchJobs:
         """Batch jobs."""
         from llmariner.batch_jobs.batch_jobs import BatchJobs
 
         return BatchJobs(self.database, JobSettings.load(self.env), lambda: self.jobs)
 
-    @_cached
+    @cached_once
     def batch_job_reconciler(self) -> Reconciler:
         """Makes what runs jobs do what batch jobs ask for."""
         from llmariner.batch_jobs.reconciler import Reconciler
 
         return Reconciler(self.database, lambda: self.jobs, lambda: self.files)
 
-    @_cached
+    @cached_once
     def publisher(self) -> Publisher | None:
         """Publishes events to the Broker of `LLMARINER_BROKER_URL`; None if it is not set."""
         settings = BrokerSettings.load(self.env)
@@ -395,14 +366,14 @@ class Context:
 
         return Publisher(self.database, settings)
 
-    @_cached
+    @cached_once
     def weights(self) -> WeightFetcher:
         """Loads model weights; standalone mode sets its own."""
         from llmariner.models.weights import StorageUriFetcher
 
         return StorageUriFetcher()
 
-    @_cached
+    @cached_once
     def serving(self) -> Serving:
         """The serving adapter of `LLMARINER_SERVING`; standalone mode sets `processes`."""
         settings = ServingSettings.load(self.env)
@@ -426,7 +397,7 @@ class Context:
 
         return RemoteServing(self.http_control_plane)
 
-    @_cached
+    @cached_once
     def vectors(self) -> VectorIndex:
         """The vector index of `LLMARINER_MILVUS_URI`; standalone mode sets its own if that is not set."""
         from llmariner.platform.vectors.milvus import MilvusIndex
@@ -446,21 +417,21 @@ class Context:
                 headers={"x-should-retry": "false"},
             ) from error
 
-    @_cached
+    @cached_once
     def waiting_requests(self) -> WaitingRequests:
         """Numbers of waiting requests, as gateway instances report them."""
         from llmariner.platform.serving.waiting_requests import WaitingRequests
 
         return WaitingRequests()
 
-    @_cached
+    @cached_once
     def http_control_plane(self) -> HttpControlPlane:
         """The control plane at `LLMARINER_CONTROL_URL`."""
         from llmariner.gateway.control_plane.http_client import HttpControlPlane
 
         return HttpControlPlane(ControlPlaneSettings.load(self.env), self.secrets.service, issuer="function")
 
-    @_cached
+    @cached_once
     def in_process_control_plane(self) -> InProcessControlPlane:
         """The control plane on this process's own database and serving port."""
         from llmariner.control_plane import InProcessControlPlane
@@ -484,12 +455,12 @@ class Context:
             authorize_background=partial(authorize, self.database),
         )
 
-    @_cached
+    @cached_once
     def control_plane(self) -> ControlPlane:
         """The control plane: over HTTP if `LLMARINER_CONTROL_URL` is set, else in this process."""
         return self.http_control_plane if self.env.get("LLMARINER_CONTROL_URL") else self.in_process_control_plane
 
-    @_cached
+    @cached_once
     def gateway(self) -> Gateway:
         """The state of this gateway instance."""
         from llmariner.gateway.state import Gateway
