@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import select
 
-from llmariner.errors import PermissionDenied
+from llmariner.errors import InvalidRequest, PermissionDenied
 from llmariner.gateway.authentication.signed_tokens import NotSigned, sign, verified_claims
 from llmariner.platform.database import Database
 from llmariner.settings import Secret
@@ -16,7 +16,7 @@ from llmariner.tenancy.roles.current_rights import read_rights
 from llmariner.tenancy.roles.scopes import with_implied
 from llmariner.tenancy.tables import users
 
-__all__ = ["PARAMETER", "LinkTokens", "maker_claims", "read_maker"]
+__all__ = ["PARAMETER", "LinkTokens", "check_lifetime", "maker_claims", "read_maker"]
 
 PARAMETER = "link"
 """The parameter of a URL whose value is a token."""
@@ -58,6 +58,14 @@ class LinkTokens:
         """Raises PermissionDenied for an expired token. `now`: by the database, whose time all processes share."""
         if claims["exp"] <= now:
             raise PermissionDenied("The link has expired. Ask for another one.", code="link_expired")
+
+
+def check_lifetime(seconds: int, longest: int) -> None:
+    """Raises InvalidRequest unless a link may be valid for that time."""
+    if not 1 <= seconds <= longest:
+        raise InvalidRequest(
+            f"'expires_in_seconds' must be from 1 to {longest}.", param="expires_in_seconds", code="invalid_value"
+        )
 
 
 def maker_claims(caller: Caller) -> dict[str, str]:

@@ -12,9 +12,9 @@ from sqlalchemy import select
 
 from llmariner.audit import log
 from llmariner.client_networks import client_network
-from llmariner.errors import InvalidRequest, NotFound
+from llmariner.errors import NotFound
 from llmariner.files.files import Files
-from llmariner.files.link_tokens import PARAMETER, LinkTokens, maker_claims, read_maker
+from llmariner.files.link_tokens import PARAMETER, LinkTokens, check_lifetime, maker_claims, read_maker
 from llmariner.files.link_uses import LinkUses
 from llmariner.files.tables import files as file_rows
 from llmariner.identifiers import new_id
@@ -22,7 +22,7 @@ from llmariner.platform.database import Database, WriteSession
 from llmariner.settings import Secret
 from llmariner.tenancy.principal import Caller
 
-__all__ = ["FileLink", "FileLinks", "OpenedLink", "check_lifetime"]
+__all__ = ["FileLink", "FileLinks", "OpenedLink"]
 
 _SCOPE = "api.files.read"
 
@@ -114,11 +114,3 @@ class FileLinks:
         except BaseException:
             self._uses.forget(link.id, network)
             raise
-
-
-def check_lifetime(seconds: int, longest: int) -> None:
-    """Raises InvalidRequest unless a link may be valid for that time."""
-    if not 1 <= seconds <= longest:
-        raise InvalidRequest(
-            f"'expires_in_seconds' must be from 1 to {longest}.", param="expires_in_seconds", code="invalid_value"
-        )

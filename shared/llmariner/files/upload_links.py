@@ -18,9 +18,8 @@ from llmariner.audit import log
 from llmariner.errors import Conflict, InvalidRequest, TransactionConflict
 from llmariner.file_settings import FileSettings
 from llmariner.files.file import File, NewFile
-from llmariner.files.link_tokens import PARAMETER, LinkTokens, maker_claims, read_maker
+from llmariner.files.link_tokens import PARAMETER, LinkTokens, check_lifetime, maker_claims, read_maker
 from llmariner.files.link_uses import LinkUses
-from llmariner.files.links import check_lifetime
 from llmariner.files.purposes import Purpose
 from llmariner.files.tables import uploads
 from llmariner.files.upload import Status
