@@ -25,7 +25,7 @@ from llmariner.gateway.requests.parser import ModelRequest, with_member, without
 from llmariner.http_client import ConnectionFailed, ResponseFailed
 
 if TYPE_CHECKING:
-    from llmariner.gateway.authentication.client_attestation import Client
+    from llmariner.gateway.authentication.client_attestation import ClientAddress
     from llmariner.gateway.control_plane.port import Key, ModelState
     from llmariner.gateway.requests.fields import Route
     from llmariner.gateway.responses.messages import Send
@@ -64,7 +64,7 @@ async def search_files(
     key: Key,
     request: ModelRequest,
     headers: Mapping[bytes, bytes],
-    client: Client,
+    client: ClientAddress,
     wait: float,
 ) -> tuple[ModelRequest, FileSearch | None]:
     """Search for a request with the tool; the request without the tool, with every passage that was found.

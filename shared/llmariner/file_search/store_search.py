@@ -26,9 +26,8 @@ from llmariner.errors import (
     Unavailable,
 )
 from llmariner.file_search.tool import FileSearchTool
-from llmariner.gateway.authentication.client_attestation import CLIENT_HEADER, Client, attest_client
-from llmariner.http_client import Client as HttpClient
-from llmariner.http_client import ConnectionFailed, Response, ResponseFailed
+from llmariner.gateway.authentication.client_attestation import CLIENT_HEADER, ClientAddress, attest_client
+from llmariner.http_client import Client, ConnectionFailed, Response, ResponseFailed
 from llmariner.settings import Secret
 
 __all__ = ["QueryTooLong", "StoreSearch"]
@@ -61,10 +60,10 @@ class StoreSearch:
 
     def __init__(
         self,
-        http_client: HttpClient,
+        http_client: Client,
         url: str,
         headers: Mapping[bytes, bytes],
-        client: Client,
+        client: ClientAddress,
         service_secret: Secret | None,
         *,
         seconds: float,

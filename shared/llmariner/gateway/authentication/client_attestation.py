@@ -10,10 +10,10 @@ import time
 
 from llmariner.gateway.authentication.signed_tokens import sign, verified_claims
 
-__all__ = ["CLIENT_HEADER", "Client", "attest_client", "attested_client"]
+__all__ = ["CLIENT_HEADER", "ClientAddress", "attest_client", "attested_client"]
 
 CLIENT_HEADER = b"x-llmariner-client"
-Client = tuple[str | None, bool]
+ClientAddress = tuple[str | None, bool]
 """An address, None: unknown; and whether it is that of an untrusted proxy, which stands for clients that are unknown."""
 
 _AUDIENCE = "client_address"
@@ -23,14 +23,14 @@ _LIFETIME_SECONDS = 120
 _LEEWAY_SECONDS = 5
 
 
-def attest_client(client: Client, secret: str) -> bytes:
+def attest_client(client: ClientAddress, secret: str) -> bytes:
     """The value of the header, valid for two minutes."""
     now, (address, untrusted_proxy) = int(time.time()), client
     claims = {"aud": _AUDIENCE, "iat": now, "exp": now + _LIFETIME_SECONDS, "untrusted_proxy": untrusted_proxy}
     return sign({**claims, "address": address}, secret.encode()).encode()
 
 
-def attested_client(value: bytes, secret: str) -> Client | None:
+def attested_client(value: bytes, secret: str) -> ClientAddress | None:
     """The client that the header names; None where this platform did not sign it, or not now."""
     try:
         claims = verified_claims(value.decode("latin-1"), secret.encode())

@@ -31,8 +31,8 @@ class ModelRequest(NamedTuple):
 
     `max_prompt_tokens`: an upper bound, without what a chat template adds. `prompt_unbounded`: the prompt has images or
     audio, or a chat template of its own, or the model's template adds to each of several prompts, so that its length in
-    bytes is no upper bound. `max_completion_tokens`: an upper
-    bound of all choices together; None: the context length, for each. `choice_count`: the choices of all prompts.
+    bytes is no upper bound. `max_completion_tokens`: an upper bound of all choices together; None: the context length, for
+    each. `choice_count`: the choices of all prompts.
     `file_search`: one of the tools is `file_search`, which no engine has: `llmariner.file_search` answers it.
     """
 
