@@ -1,0 +1,1 @@
+"""Fine-tuning jobs: their rules, rows, events, and the program that trains."""

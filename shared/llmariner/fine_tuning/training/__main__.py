@@ -1,0 +1,84 @@
+"""Asks the platform what to do, and does it: counts the tokens of the files, or trains."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from llmariner.fine_tuning.training.examples import Encoder, Example, InvalidExample, read_examples
+from llmariner.fine_tuning.training.plan import Plan
+from llmariner.fine_tuning.training.platform import Platform, Stopped
+
+__all__ = ["main"]
+
+_STOPPED = 3
+"""The exit code of a job that the platform wants no more."""
+
+
+def main() -> int:
+    """See the module. Settings: `LLMARINER_TRAINING_URL`, `LLMARINER_TRAINING_TOKEN`."""
+    platform = Platform(os.environ["LLMARINER_TRAINING_URL"], os.environ.pop("LLMARINER_TRAINING_TOKEN"))
+    try:
+        return _work(platform, Path(os.environ.get("LLMARINER_TRAINING_FOLDER", "work")))
+    except Stopped as error:
+        print(f"The platform wants no more of this job: {error}", file=sys.stderr)
+        return _STOPPED
+
+
+def _work(platform: Platform, work: Path) -> int:
+    work.mkdir(exist_ok=True)
+    plan = platform.plan()
+    encoder = _encoder(plan)
+    files = {"training_file": plan.training_file, "validation_file": plan.validation_file}
+    found: dict[str, list[Example]] = {}
+    for name, url in files.items():
+        try:
+            found[name] = [] if url is None else _read(platform.fetch(url, work / f"{name}.jsonl"), encoder)
+        except InvalidExample as error:
+            record = {"type": "invalid", "file": name, "line": error.line, "message": str(error)}
+            platform.report(record, now=True)
+            return 0
+    if plan.stage == "check":
+        counts = {name: _counts(examples) for name, examples in found.items() if files[name] is not None}
+        platform.report({"type": "checked", **counts}, now=True)
+        return 0
+    # Torch takes seconds to import, and the check does without.
+    from llmariner.fine_tuning.training.trainer import Trainer
+
+    Trainer(plan, platform, found["training_file"], found["validation_file"], work).run()
+    return 0
+
+
+def _encoder(plan: Plan) -> Encoder:
+    from transformers import AutoTokenizer
+
+    folder = Path(plan.model_folder)
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    return Encoder(tokenizer, _end_tokens(folder, tokenizer), plan.context_tokens)
+
+
+def _end_tokens(folder: Path, tokenizer: Any) -> Iterable[int]:
+    """The tokens at which an engine stops by itself: vLLM reads the same two places."""
+    found = {tokenizer.eos_token_id}
+    if (folder / "generation_config.json").is_file():
+        said = json.loads((folder / "generation_config.json").read_text()).get("eos_token_id")
+        found |= set(said if isinstance(said, list) else [said])
+    return found - {None}
+
+
+def _read(path: Path, encoder: Encoder) -> list[Example]:
+    with path.open("rb") as lines:
+        return list(read_examples(lines, encoder))
+
+
+def _counts(examples: Iterable[Example]) -> dict[str, int]:
+    sizes = [example.token_count for example in examples]
+    return {"examples": len(sizes), "tokens": sum(sizes), "longest": max(sizes, default=0)}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

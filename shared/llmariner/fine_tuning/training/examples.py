@@ -1,0 +1,133 @@
+"""Training examples as tokens: rendered by the model's own chat template, with the tokens that are trained marked.
+
+The engine renders the same template, so a prompt that is trained is the prompt that is served. What is trained is each
+answer with the token that ends it: a model that never learns that token does not stop.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Encoder", "Example", "InvalidExample", "read_examples"]
+
+
+class InvalidExample(Exception):
+    """An example that can't be trained; the message is for its author."""
+
+    def __init__(self, line: int, message: str) -> None:
+        super().__init__(message)
+        self.line = line
+
+
+@dataclass(frozen=True)
+class TokenSequence:
+    """Token ids, and which of them are trained."""
+
+    tokens: tuple[int, ...]
+    trained: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One example: a conversation, or of a preference the preferred and the other answer, each with its prompt."""
+
+    sequences: tuple[TokenSequence, ...]
+
+    @property
+    def token_count(self) -> int:
+        """The number of tokens, prompts included."""
+        return sum(len(each.tokens) for each in self.sequences)
+
+
+class Encoder:
+    """Encodes examples for one model. `tokenizer`: of transformers, with a chat template."""
+
+    def __init__(self, tokenizer: Any, end_tokens: Iterable[int], context_tokens: int) -> None:
+        self._tokenizer = tokenizer
+        self._end = frozenset(end_tokens)
+        self._context_tokens = context_tokens
+
+    def encode(self, line: dict[str, Any]) -> Example:
+        """The example of a line that the platform has checked. Raises ValueError with the cause."""
+        if "messages" in line:
+            return Example((self._conversation(line["messages"], line.get("tools")),))
+        given = line["input"]
+        prompt, tools = given["messages"], given.get("tools")
+        answers = (line["preferred_output"], line["non_preferred_output"])
+        return Example(tuple(self._conversation([*prompt, *each], tools, first=len(prompt)) for each in answers))
+
+    def _conversation(self, messages: Sequence[Any], tools: Any, *, first: int = 0) -> TokenSequence:
+        """`first`: the index of the first message whose answer may be trained."""
+        whole = self._render(messages, tools)
+        spans = []
+        for index, message in enumerate(messages):
+            if message["role"] == "assistant" and index >= first and message.get("weight", 1) != 0:
+                spans.append(self._span(messages, tools, index, whole))
+        encoded = self._tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
+        tokens = tuple(encoded["input_ids"])
+        if len(tokens) > self._context_tokens:
+            raise ValueError(f"it has {len(tokens)} tokens, and the model reads {self._context_tokens} at most")
+        trained = [False] * len(tokens)
+        for begin, end in spans:
+            self._mark(trained, tokens, encoded["offset_mapping"], begin, end)
+        return TokenSequence(tokens, tuple(trained))
+
+    def _span(self, messages: Sequence[Any], tools: Any, index: int, whole: str) -> tuple[int, int]:
+        """Where in the text the answer at `index` stands, from after what the engine writes before it."""
+        before = self._render(messages[:index], tools, answers_next=True)
+        through = self._render(messages[: index + 1], tools)
+        if not through.startswith(before) or not whole.startswith(through):
+            raise ValueError(
+                f"the model's chat template renders message {index} differently within the conversation than when it answers"
+            )
+        for call in messages[index].get("tool_calls") or ():
+            if call["function"]["name"] not in through[len(before) :]:
+                raise ValueError("the model's chat template does not render the tool calls of assistants")
+        return len(before), len(through)
+
+    def _mark(
+        self, trained: list[bool], tokens: Sequence[int], offsets: Sequence[tuple[int, int]], begin: int, end: int
+    ) -> None:
+        """Mark the tokens of one answer, up to the one that ends it."""
+        for index, (start, _) in enumerate(offsets):
+            if begin <= start < end:
+                trained[index] = True
+                if tokens[index] in self._end:
+                    return
+        raise ValueError("the model's chat template does not end an answer with a token that stops the engine")
+
+    def _render(self, messages: Sequence[Any], tools: Any, *, answers_next: bool = False) -> str:
+        rendered = self._tokenizer.apply_chat_template(
+            [_for_template(each) for each in messages],
+            tools=tools or None,
+            tokenize=False,
+            add_generation_prompt=answers_next,
+        )
+        return str(rendered)
+
+
+def read_examples(lines: Iterable[bytes], encoder: Encoder) -> Iterator[Example]:
+    """The examples of a file in JSON Lines. Raises InvalidExample."""
+    for number, raw in enumerate(lines, 1):
+        if not raw.strip():
+            continue
+        try:
+            yield encoder.encode(json.loads(raw))
+        except Exception as error:  # a template is a program, which raises what it likes
+            raise InvalidExample(number, str(error)[:500]) from error
+
+
+def _for_template(message: dict[str, Any]) -> dict[str, Any]:
+    """A message as engines pass it to templates: text parts joined, arguments of calls as objects."""
+    content = message.get("content")
+    if isinstance(content, list):
+        content = "\n".join(part["text"] for part in content)
+    calls = [
+        {**call, "function": {**call["function"], "arguments": json.loads(call["function"]["arguments"])}}
+        for call in message.get("tool_calls") or ()
+    ]
+    rest = {name: value for name, value in message.items() if name not in ("content", "tool_calls", "weight")}
+    return {**rest, "content": content, **({"tool_calls": calls} if calls else {})}

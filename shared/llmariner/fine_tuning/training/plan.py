@@ -1,0 +1,40 @@
+"""What a training job is to do, as the platform tells it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Plan"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`stage`: `check` counts the tokens of the files, `train` trains. Files are URLs, read once.
+
+    `checkpoint`: the state to go on from, None at the beginning. `batch_size` is of one step, in examples. A state is saved
+    after each epoch and every `checkpoint_seconds`; `learning_rate` is the highest of the schedule, per step.
+    """
+
+    stage: str
+    model_folder: str
+    training_file: str
+    validation_file: str | None = None
+    method: str = "supervised"
+    context_tokens: int = 2048
+    seed: int = 0
+    n_epochs: int = 1
+    batch_size: int = 1
+    learning_rate: float = 2e-4
+    beta: float = 0.1
+    lora_rank: int = 16
+    lora_alpha: int = 32
+    lora_dropout: float = 0.05
+    checkpoint: str | None = None
+    checkpoint_seconds: float = 60.0
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any]) -> Plan:
+        """The plan of a JSON object; fields that this program does not know are of a later platform and an error."""
+        return cls(**document)

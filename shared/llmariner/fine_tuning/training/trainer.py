@@ -1,0 +1,174 @@
+"""Trains an adapter: steps, validation, states to go on from, and the same numbers for the same seed."""
+
+from __future__ import annotations
+
+import csv
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
+
+from llmariner.fine_tuning.training.batches import batches, steps_of
+from llmariner.fine_tuning.training.examples import Example
+from llmariner.fine_tuning.training.losses import BatchResult, evaluate, train_on
+from llmariner.fine_tuning.training.plan import Plan
+from llmariner.fine_tuning.training.platform import Platform
+from llmariner.fine_tuning.training.state import load_state, save_adapter, save_state
+
+__all__ = ["Trainer"]
+
+_WARM_UP_SHARE = 0.03
+_GRADIENT_NORM = 1.0
+_VALIDATION_BATCH = 8
+"""Examples of the validation file that a step looks at; an epoch's end looks at all."""
+_COLUMNS = ("step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy")
+
+
+class Trainer:
+    """One run of a job, from its beginning or its last state to its end or a pause. `work`: a folder for its files."""
+
+    def __init__(
+        self, plan: Plan, platform: Platform, training: Sequence[Example], validation: Sequence[Example], work: Path
+    ) -> None:
+        self._plan = plan
+        self._platform = platform
+        self._training = training
+        self._validation = validation
+        self._work = work
+        self._per_epoch = steps_of(len(training), plan.batch_size)
+        self._total = self._per_epoch * plan.n_epochs
+        torch.manual_seed(plan.seed)
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        self._model = self._make_model()
+        parameters = [each for each in self._model.parameters() if each.requires_grad]
+        self._parameters = parameters
+        self._optimizer = torch.optim.AdamW(parameters, lr=plan.learning_rate, weight_decay=0.0, foreach=False)
+        self._rows: list[list[Any]] = []
+        self._trained_tokens = 0
+        self._step = 0
+
+    def run(self) -> None:
+        """Train to the end, or until the platform asks for a pause; reports all of it."""
+        if self._plan.checkpoint is not None:
+            self._load(self._platform.fetch(self._plan.checkpoint, self._work / "state.safetensors"))
+        began = {"type": "training", "step": self._step, "total_steps": self._total}
+        self._platform.report(began, now=True)
+        plan, saved_at = self._plan, time.monotonic()
+        for step, indexes in batches(
+            len(self._training), plan.batch_size, plan.n_epochs, plan.seed, after=self._step
+        ):
+            if self._platform.pause_requested:
+                self._save_state()
+                self._platform.report({"type": "paused", "step": self._step}, now=True)
+                return
+            self._take_step(step, [self._training[index] for index in indexes])
+            if step % self._per_epoch == 0:
+                self._end_epoch()
+                saved_at = time.monotonic()
+            elif time.monotonic() - saved_at > plan.checkpoint_seconds:
+                self._save_state()
+                saved_at = time.monotonic()
+        self._finish()
+
+    def _make_model(self) -> Any:
+        plan = self._plan
+        base = AutoModelForCausalLM.from_pretrained(
+            plan.model_folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False
+        )
+        base.config.use_cache = False
+        config = LoraConfig(
+            r=plan.lora_rank,
+            lora_alpha=plan.lora_alpha,
+            # The reference of preferences is the same model without its adapter, so dropout would be noise in it.
+            lora_dropout=plan.lora_dropout if plan.method == "supervised" else 0.0,
+            target_modules="all-linear",
+            task_type="CAUSAL_LM",
+        )
+        model = get_peft_model(base, config)
+        model.train()
+        return model
+
+    def _take_step(self, step: int, batch: Sequence[Example]) -> None:
+        plan, began = self._plan, time.monotonic()
+        rate = plan.learning_rate * self._schedule(step)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        result = train_on(self._model, batch, plan.method, plan.beta)
+        torch.nn.utils.clip_grad_norm_(self._parameters, _GRADIENT_NORM)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self._step = step
+        self._trained_tokens += result.tokens
+        seconds = max(1e-6, time.monotonic() - began)
+        valid = self._validate_part(step)
+        self._rows.append([step, result.loss, result.accuracy, *((valid.loss, valid.accuracy) if valid else ("", ""))])
+        record = {
+            "type": "step",
+            "step": step,
+            "train_loss": result.loss,
+            "train_accuracy": result.accuracy,
+            "learning_rate": rate,
+            "tokens_per_second": result.tokens / seconds,
+            "trained_tokens": self._trained_tokens,
+            **({"valid_loss": valid.loss, "valid_accuracy": valid.accuracy} if valid else {}),
+        }
+        self._platform.report(record)
+
+    def _schedule(self, step: int) -> float:
+        """A linear rise, then a linear fall to zero after the last step."""
+        warm_up = max(1, round(_WARM_UP_SHARE * self._total))
+        if step <= warm_up:
+            return step / warm_up
+        return (self._total - step + 1) / max(1, self._total - warm_up + 1)
+
+    def _validate_part(self, step: int) -> BatchResult | None:
+        if not self._validation:
+            return None
+        first = (step - 1) * _VALIDATION_BATCH % len(self._validation)
+        part = [*self._validation, *self._validation][first : first + min(_VALIDATION_BATCH, len(self._validation))]
+        return evaluate(self._model, part, self._plan.method, self._plan.beta)
+
+    def _end_epoch(self) -> None:
+        """A checkpoint that can be served, and a state to go on from."""
+        adapter = self._work / "adapter_model.safetensors"
+        save_adapter(self._model, adapter)
+        full = evaluate(self._model, self._validation, self._plan.method, self._plan.beta) if self._validation else None
+        record = {
+            "type": "checkpoint",
+            "step": self._step,
+            "file_id": self._platform.upload(adapter, "adapter"),
+            **({"full_valid_loss": full.loss, "full_valid_accuracy": full.accuracy} if full else {}),
+        }
+        self._platform.report(record, now=True)
+        if self._step < self._total:
+            self._save_state()
+
+    def _save_state(self) -> None:
+        path = self._work / "state.safetensors"
+        position = {"step": self._step, "trained_tokens": self._trained_tokens, "rows": self._rows}
+        save_state(path, self._model, self._optimizer, position)
+        record = {"type": "state", "step": self._step, "file_id": self._platform.upload(path, "state")}
+        self._platform.report(record, now=True)
+
+    def _load(self, path: Path) -> None:
+        position = load_state(path, self._model, self._optimizer)
+        self._step, self._trained_tokens = position["step"], position["trained_tokens"]
+        self._rows = position["rows"]
+
+    def _finish(self) -> None:
+        metrics = self._work / "metrics.csv"
+        with metrics.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(_COLUMNS)
+            writer.writerows(self._rows)
+        record = {
+            "type": "finished",
+            "step": self._step,
+            "trained_tokens": self._trained_tokens,
+            "file_id": self._platform.upload(metrics, "metrics"),
+        }
+        self._platform.report(record, now=True)

@@ -1,0 +1,107 @@
+"""A platform that a training program talks to over HTTP: it has one plan, and keeps what is reported and uploaded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+__all__ = ["TOKEN", "ScriptedPlatform", "scripted_platform"]
+
+TOKEN = "a-token-of-one-job"
+
+
+class ScriptedPlatform:
+    """`files`: contents by path. `pause_at`: the step after whose report the job is to pause. `failures`: how many of the
+    next requests end with 503, after they were carried out where `lose` is true.
+    """
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.plan: dict[str, Any] = {}
+        self.files: dict[str, bytes] = {}
+        self.records: list[dict[str, Any]] = []
+        self.pause_at: int | None = None
+        self.status: int | None = None
+        self.failures = 0
+        self.links: dict[str, dict[str, Any]] = {}
+
+    def add_file(self, name: str, content: bytes) -> str:
+        """The URL of a file."""
+        self.files[f"/files/{name}"] = content
+        return f"{self.url}/files/{name}"
+
+    def of_type(self, type_: str) -> list[dict[str, Any]]:
+        """The records of a type."""
+        return [record for record in self.records if record["type"] == type_]
+
+    def answer(self, method: str, path: str, token: str | None, body: bytes) -> tuple[int, bytes]:
+        """The response to a request."""
+        if path.startswith("/job/"):
+            if token != f"Bearer {TOKEN}":
+                return 401, b"{}"
+        elif token is not None:
+            return 400, b"a link needs no token, and must not get one"
+        if self.status is not None:
+            return self.status, b'{"error": {"code": "job_canceled"}}'
+        if self.failures:
+            self.failures -= 1
+            return 503, b"{}"
+        if method == "GET" and path in self.files:
+            return 200, self.files[path]
+        return 200, json.dumps(self._document(method, path, body)).encode()
+
+    def _document(self, method: str, path: str, body: bytes) -> dict[str, Any]:
+        if (method, path) == ("GET", "/job/plan"):
+            return self.plan
+        if (method, path) == ("POST", "/job/reports"):
+            self.records += json.loads(body)["records"]
+            last = max((record.get("step", 0) for record in self.records), default=0)
+            return {"action": "pause" if self.pause_at is not None and last >= self.pause_at else "continue"}
+        if (method, path) == ("POST", "/job/uploads"):
+            link = f"/links/{len(self.links)}"
+            self.links[link] = json.loads(body)
+            return {"url": self.url + link}
+        terms = self.links[path]
+        assert (len(body), hashlib.sha256(body).hexdigest()) == (terms["bytes"], terms["sha256"])
+        name = f"{terms['kind']}-{path.rsplit('/', 1)[1]}"
+        self.add_file(name, body)
+        return {"id": name}
+
+
+@contextmanager
+def scripted_platform() -> Iterator[ScriptedPlatform]:
+    """A platform at a free port."""
+    platform = ScriptedPlatform()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._respond()
+
+        do_POST = do_PUT = do_GET
+
+        def _respond(self) -> None:
+            body = self.rfile.read(int(self.headers.get("content-length") or 0))
+            status, content = platform.answer(self.command, self.path, self.headers.get("authorization"), body)
+            self.send_response(status)
+            self.send_header("content-length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: Any) -> None:
+            """Nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    platform.url = f"http://127.0.0.1:{server.server_address[1]}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        yield platform
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

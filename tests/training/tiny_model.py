@@ -1,0 +1,34 @@
+"""Makes a folder with a tiny model of random weights, with the tokenizer of a real one: SOURCE TARGET."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+
+def make(source: Path, target: Path) -> None:
+    """Copy the tokenizer and its template, and write weights."""
+    target.mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
+        if (source / name).is_file():
+            shutil.copy(source / name, target / name)
+    torch.manual_seed(1)
+    config = LlamaConfig(
+        vocab_size=49_152,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(target)
+
+
+if __name__ == "__main__":
+    make(Path(sys.argv[1]), Path(sys.argv[2]))
