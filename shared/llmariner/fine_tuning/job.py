@@ -1,0 +1,212 @@
+"""A fine-tuning job, and what a caller says about a new one."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Row
+
+from llmariner.errors import InvalidRequest
+from llmariner.fine_tuning.hyperparameters import Hyperparameters, Method, RequestedHyperparameters
+from llmariner.platform.jobs import JobStatus, Phase
+
+__all__ = ["FineTuningJob", "NewFineTuningJob", "Stage", "Status"]
+
+_MAX_SEED = 2**31 - 1
+_MAX_METADATA, _MAX_METADATA_KEY, _MAX_METADATA_VALUE = 16, 64, 512
+_SUFFIX = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
+
+
+class Status(StrEnum):
+    """OpenAI's states, and `paused`."""
+
+    VALIDATING_FILES = "validating_files"
+    QUEUED = "queued"
+    RUNNING = "running"
+    PAUSED = "paused"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the job has ended."""
+        return self in (Status.SUCCEEDED, Status.FAILED, Status.CANCELLED)
+
+
+class Stage(StrEnum):
+    """What a job's process does: count the tokens of the files, or train."""
+
+    CHECK = "check"
+    TRAIN = "train"
+
+
+@dataclass(frozen=True)
+class NewFineTuningJob:
+    """A job to create. `method`: a text, since unknown ones are refused with a reason. `seed` None: a random one.
+
+    `where`: the field of the request that has the hyperparameters, for errors.
+    """
+
+    model: str
+    training_file: str
+    validation_file: str | None = None
+    method: str = Method.SUPERVISED.value
+    hyperparameters: RequestedHyperparameters = field(default_factory=RequestedHyperparameters)
+    suffix: str | None = None
+    seed: int | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    integrations: tuple[str, ...] = ()
+    gpu_count: int = 0
+    where: str = "hyperparameters"
+
+    def check(self) -> None:
+        """Raises InvalidRequest for what no job may have, or cannot be done here."""
+        if self.method == "reinforcement":
+            raise InvalidRequest(
+                "The method 'reinforcement' is not available: this installation trains 'supervised' and 'dpo'.",
+                param="method.type",
+                code="unsupported_method",
+            )
+        if self.method not in list(Method):
+            raise InvalidRequest(
+                f"'method.type' must be one of {', '.join(Method)}, not '{self.method[:64]}'.",
+                param="method.type",
+                code="invalid_value",
+            )
+        self.hyperparameters.check(self.where)
+        if self.hyperparameters.beta != "auto" and self.method != Method.DPO:
+            raise InvalidRequest(
+                "'beta' belongs to the method 'dpo'.", param=f"{self.where}.beta", code="invalid_value"
+            )
+        self._check_names()
+        self._check_metadata()
+        self._check_place()
+
+    def _check_names(self) -> None:
+        if self.suffix is not None and not _SUFFIX.fullmatch(self.suffix):
+            raise InvalidRequest(
+                "'suffix' must be 1 to 64 letters, digits, '.', '_' or '-', the first and the last a letter or a digit.",
+                param="suffix",
+                code="invalid_value",
+            )
+        if self.seed is not None and not 0 <= self.seed <= _MAX_SEED:
+            raise InvalidRequest(f"'seed' must be from 0 to {_MAX_SEED}.", param="seed", code="invalid_value")
+        if self.validation_file == self.training_file:
+            raise InvalidRequest(
+                "The validation file must be another file than the training file: a model knows what it was trained on.",
+                param="validation_file",
+                code="invalid_value",
+            )
+
+    def _check_metadata(self) -> None:
+        if len(self.metadata) > _MAX_METADATA:
+            raise InvalidRequest(
+                f"'metadata' has {_MAX_METADATA} pairs at most, not {len(self.metadata)}.", param="metadata"
+            )
+        for name, value in self.metadata.items():
+            if not 0 < len(name) <= _MAX_METADATA_KEY or len(value) > _MAX_METADATA_VALUE or "\0" in name + value:
+                raise InvalidRequest(
+                    f"A name of 'metadata' has 1 to {_MAX_METADATA_KEY} characters and a value up to "
+                    f"{_MAX_METADATA_VALUE}, without NUL.",
+                    param="metadata",
+                )
+
+    def _check_place(self) -> None:
+        if self.gpu_count < 0:
+            raise InvalidRequest("'resources.gpu_count' must not be negative.", param="resources.gpu_count")
+        if self.gpu_count > 0:
+            raise InvalidRequest(
+                "Jobs on this machine run on its processor: send 'resources.gpu_count' 0.",
+                param="resources.gpu_count",
+                code="no_gpu",
+            )
+        if self.integrations:
+            raise InvalidRequest(
+                f"The integration '{self.integrations[0][:64]}' is not available: read the metrics from the job's events "
+                "and its result file.",
+                param="integrations",
+                code="unsupported_integration",
+            )
+
+
+@dataclass(frozen=True)
+class FineTuningJob:
+    """A fine-tuning job. Times are Unix seconds. `place` and `reason`: of a queued one, its place in line and why it waits.
+
+    `hyperparameters`: None before the files are checked. `fine_tuned_model`: None before it has succeeded.
+    """
+
+    id: str
+    organization_id: str
+    project_id: str
+    organization_title: str
+    project_title: str
+    model: str
+    training_file: str
+    validation_file: str | None
+    method: Method
+    requested: RequestedHyperparameters
+    hyperparameters: Hyperparameters | None
+    seed: int
+    suffix: str | None
+    metadata: Mapping[str, str]
+    status: Status
+    error_code: str | None
+    error_param: str | None
+    error_message: str | None
+    examples: int | None
+    tokens: int | None
+    step: int
+    total_steps: int | None
+    tokens_per_second: float | None
+    output_model: str
+    result_file: str | None
+    trained_tokens: int
+    created_at: int
+    started_at: float | None
+    finished_at: float | None
+    pause_requested_at: float | None
+    place: int | None = None
+    reason: str = ""
+
+    @classmethod
+    def from_row(cls, row: Row[Any], live: JobStatus | None = None) -> FineTuningJob:
+        """The job of a row of `load_job`, with what the jobs port says of one that waits."""
+        fields = {name: row._mapping[name] for name in cls.__dataclass_fields__ if name in row._mapping}
+        decoded = {
+            "method": Method(row.method),
+            "status": Status(row.status),
+            "requested": RequestedHyperparameters.from_json(json.loads(row.requested)),
+            "hyperparameters": None
+            if row.hyperparameters is None
+            else Hyperparameters(**json.loads(row.hyperparameters)),
+            "metadata": json.loads(row.metadata),
+        }
+        waits = live is not None and live.phase is Phase.QUEUED
+        in_line = {"place": live.place, "reason": live.reason} if live is not None and waits else {}
+        return cls(**{**fields, **decoded, **in_line})
+
+    @property
+    def fine_tuned_model(self) -> str | None:
+        """The name of the result; None before the job has succeeded."""
+        return self.output_model if self.status is Status.SUCCEEDED else None
+
+    @property
+    def estimated_tokens(self) -> int | None:
+        """All tokens of all epochs; None before the files are checked."""
+        if self.tokens is None or self.hyperparameters is None:
+            return None
+        return self.tokens * self.hyperparameters.n_epochs
+
+    @property
+    def estimated_seconds(self) -> float | None:
+        """How long what is left takes at the speed that was seen; None where none was."""
+        if self.estimated_tokens is None or not self.tokens_per_second or self.status.is_final:
+            return None
+        return max(0, self.estimated_tokens - self.trained_tokens) / self.tokens_per_second

@@ -1,0 +1,332 @@
+"""The fine-tuning jobs of projects: created, listed, canceled, paused, resumed. `reconciler` has the jobs port run them."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from sqlalchemy import Row, Select, delete, func, or_, select, update
+
+from llmariner.audit import log
+from llmariner.errors import Conflict, InvalidRequest, NotFound, Unavailable
+from llmariner.files.purposes import Purpose
+from llmariner.files.quotas import lock_usage
+from llmariner.files.tables import files
+from llmariner.fine_tuning.events import CHANGE_REQUESTED, CREATED, STATUS_CHANGED, add_job_event, add_message
+from llmariner.fine_tuning.job import FineTuningJob, NewFineTuningJob, Stage, Status
+from llmariner.fine_tuning.tables import fine_tuning_files, fine_tuning_jobs
+from llmariner.identifiers import new_id
+from llmariner.job_settings import JobSettings, no_job_runner
+from llmariner.models.model import Model, SourceRepository, Task
+from llmariner.models.registry import ModelRegistry
+from llmariner.platform.database import Database, ReadSession, WriteSession
+from llmariner.platform.jobs import Jobs, JobStatus
+from llmariner.tenancy.principal import Caller, KeyOwner
+from llmariner.tenancy.tables import organizations, projects
+
+__all__ = ["FineTuningJobs", "change_status", "end_job", "load_job", "port_id", "request_change", "select_jobs"]
+
+_ACTIVE = (Status.VALIDATING_FILES, Status.QUEUED, Status.RUNNING)
+_MAX_MODEL_NAME = 200
+# Float32 weights, of which the optimizer and activations take as much again: seen at 135 million parameters.
+_MEMORY_PER_WEIGHT_BYTE = 4
+
+
+class FineTuningJobs:
+    """The jobs of one installation. `project_id` limits a call to that project; others' jobs are NotFound.
+
+    `jobs` returns the jobs port or raises Unavailable where the installation has none. All methods block.
+    """
+
+    def __init__(
+        self, database: Database, settings: JobSettings, registry: ModelRegistry, jobs: Callable[[], Jobs]
+    ) -> None:
+        self._database = database
+        self._settings = settings
+        self._registry = registry
+        self._jobs = jobs
+
+    def create(self, caller: Caller, new: NewFineTuningJob) -> FineTuningJob:
+        """Create a job, whose files are checked next.
+
+        Raises InvalidRequest, NotFound for a model or a file, Conflict for too many jobs, Unavailable where nothing runs it.
+        """
+        owner = caller.key_owner
+        new.check()
+        model = self._registry.get(new.model, project_id=owner.project_id)
+        self._check_model(model)
+        if problem := self._jobs().problem:
+            raise no_job_runner(f"This machine cannot run jobs: {problem}")
+        job_id = new_id("ftjob").replace("_", "-", 1)
+
+        def insert(session: WriteSession) -> Row[Any]:
+            # Deletions of files take this lock too, so none that is found below is deleted before the job uses it.
+            lock_usage(session, owner.project_id, owner.organization_id)
+            used = [each for each in (new.training_file, new.validation_file) if each is not None]
+            self._check_files(session, owner.project_id, new)
+            self._check_number(session, owner.project_id)
+            session.add(fine_tuning_jobs, **_row(session, caller, job_id, new, model))
+            place = {"project_id": owner.project_id, "organization_id": owner.organization_id}
+            for file_id in used:
+                session.add(fine_tuning_files, job_id=job_id, file_id=file_id, **place)
+            job = load_job(session, owner.project_id, job_id)
+            add_job_event(session, CREATED, job, model=new.model)
+            request_change(session, job)
+            add_message(session, job, f"Created fine-tuning job: {job_id}")
+            add_message(session, job, f"Validating training file: {new.training_file}")
+            log.append_entry(session, caller, "fine_tuning_job.created", {"id": job_id}, **place)
+            return job
+
+        return self._with_place(self._database.transact(insert))
+
+    def page(self, project_id: str, *, after: str | None, limit: int) -> tuple[list[FineTuningJob], bool]:
+        """Up to `limit` jobs, newest first, and whether more follow. `after`: the id of a job that exists or existed."""
+        query = select_jobs().where(fine_tuning_jobs.c.project_id == project_id)
+        if after is not None:
+            query = query.where(fine_tuning_jobs.c.id < after)
+        with self._database.read() as session:
+            rows = session.rows(query.order_by(fine_tuning_jobs.c.id.desc()).limit(limit + 1))
+        return [self._with_place(row) for row in rows[:limit]], len(rows) > limit
+
+    def count(self, project_id: str) -> int:
+        """The number of jobs on all pages."""
+        query = select(func.count()).select_from(fine_tuning_jobs).where(fine_tuning_jobs.c.project_id == project_id)
+        with self._database.read() as session:
+            return int(session.value(query))
+
+    def get(self, project_id: str, job_id: str) -> FineTuningJob:
+        """One job. NotFound."""
+        with self._database.read() as session:
+            row = load_job(session, project_id, job_id)
+        return self._with_place(row)
+
+    def cancel(self, caller: Caller, job_id: str) -> FineTuningJob:
+        """End a job: nothing that it reports counts any more, and its process ends soon. No effect on one that has ended."""
+
+        def change(session: WriteSession, job: Row[Any]) -> None:
+            if not Status(job.status).is_final:
+                end_job(session, job, Status.CANCELLED)
+                add_message(session, job, "The job was cancelled.")
+                self._audit(session, caller, job, "cancelled")
+
+        return self._change(caller, job_id, change)
+
+    def pause(self, caller: Caller, job_id: str) -> FineTuningJob:
+        """Stop a job after its present step, or at once if it waits. Conflict in another state. A paused one stays."""
+
+        def change(session: WriteSession, job: Row[Any]) -> None:
+            if job.status == Status.PAUSED or job.pause_requested_at is not None:
+                return
+            if job.status == Status.RUNNING:
+                _set(session, job, pause_requested_at=time.time())
+                add_message(session, job, "The job pauses after its present step.")
+            elif job.status == Status.QUEUED:
+                change_status(session, job, Status.PAUSED, released=False)
+                request_change(session, job)
+                add_message(session, job, "The job is paused.")
+            else:
+                raise _wrong_state(job, "paused", "queued or runs")
+            self._audit(session, caller, job, "paused")
+
+        return self._change(caller, job_id, change)
+
+    def resume(self, caller: Caller, job_id: str) -> FineTuningJob:
+        """Queue a paused job again, which goes on from its last state. Conflict for one that has ended.
+
+        A pause that has been asked for and not happened yet is taken back.
+        """
+
+        def change(session: WriteSession, job: Row[Any]) -> None:
+            if job.pause_requested_at is not None:
+                _set(session, job, pause_requested_at=None)
+            elif job.status == Status.PAUSED:
+                self._check_number(session, job.project_id)
+                # The process of the attempt before may not have ended yet.
+                change_status(session, job, Status.QUEUED, attempt=job.attempt + 1, released=False)
+                request_change(session, job)
+            elif job.status not in _ACTIVE:
+                raise _wrong_state(job, "resumed", "paused")
+            else:
+                return
+            add_message(session, job, "The job is resumed.")
+            self._audit(session, caller, job, "resumed")
+
+        return self._change(caller, job_id, change)
+
+    def _change(self, caller: Caller, job_id: str, change: Callable[[WriteSession, Row[Any]], None]) -> FineTuningJob:
+        project_id = caller.key_owner.project_id
+
+        def work(session: WriteSession) -> Row[Any]:
+            change(session, load_job(session, project_id, job_id, lock=True))
+            return load_job(session, project_id, job_id)
+
+        return self._with_place(self._database.transact(work))
+
+    @staticmethod
+    def _audit(session: WriteSession, caller: Caller, job: Row[Any], what: str) -> None:
+        place = {"project_id": job.project_id, "organization_id": job.organization_id}
+        log.append_entry(session, caller, f"fine_tuning_job.{what}", {"id": job.id}, **place)
+
+    def _with_place(self, row: Row[Any]) -> FineTuningJob:
+        live: JobStatus | None = None
+        if row.status in (Status.QUEUED, Status.VALIDATING_FILES):
+            try:
+                live = self._jobs().status(port_id(row))
+            except Unavailable:
+                live = None
+        return FineTuningJob.from_row(row, live)
+
+    def _check_model(self, model: Model) -> None:
+        problem = ""
+        if model.base_model_id is not None:
+            problem = "it is fine-tuned itself: name its base model"
+        elif not model.loaded:
+            problem = "its weights are not loaded yet"
+        elif model.task is not Task.GENERATE:
+            problem = "it does not generate text"
+        elif model.format != "HUGGING_FACE" or model.source_repository is SourceRepository.KUBERNETES:
+            problem = "its weights are not a Hugging Face folder of the platform"
+        elif why := self._registry.blocked_reason(model):
+            problem = why
+        elif 0 < self._settings.memory_bytes < _MEMORY_PER_WEIGHT_BYTE * model.size_bytes:
+            needed, limit = (_MEMORY_PER_WEIGHT_BYTE * model.size_bytes) >> 20, self._settings.memory_bytes >> 20
+            problem = f"its training needs about {needed} MiB of memory, and a job may use {limit} MiB"
+        if problem:
+            raise InvalidRequest(
+                f"The model '{model.name}' can't be fine-tuned: {problem}.", param="model", code="model_not_trainable"
+            )
+
+    @staticmethod
+    def _check_files(session: ReadSession, project_id: str, new: NewFineTuningJob) -> None:
+        alive = or_(files.c.expires_at.is_(None), files.c.expires_at > int(time.time()))
+        for param in ("training_file", "validation_file"):
+            file_id = getattr(new, param)
+            if file_id is None:
+                continue
+            row = session.first(select(files).where(files.c.id == file_id, files.c.project_id == project_id, alive))
+            if row is None:
+                raise NotFound(
+                    f"No such file: '{file_id[:64]}'. List those of your project with GET /v1/files.", param=param
+                )
+            if row.purpose != Purpose.FINE_TUNE:
+                raise InvalidRequest(
+                    f"The file '{file_id}' has the purpose '{row.purpose}': upload it with '{Purpose.FINE_TUNE}'.",
+                    param=param,
+                    code="invalid_file_purpose",
+                )
+
+    def _check_number(self, session: ReadSession, project_id: str) -> None:
+        active = select(func.count()).select_from(fine_tuning_jobs)
+        number = session.value(
+            active.where(fine_tuning_jobs.c.project_id == project_id, fine_tuning_jobs.c.status.in_(_ACTIVE))
+        )
+        if number >= self._settings.project_jobs:
+            raise Conflict(
+                f"Your project has {number} fine-tuning jobs that have not ended, as many as it may have: wait for one, or "
+                "cancel one.",
+                code="too_many_jobs",
+            )
+
+
+def select_jobs() -> Select[Any]:
+    """Rows of jobs with the titles of their project and organization."""
+    titles = (organizations.c.title.label("organization_title"), projects.c.title.label("project_title"))
+    return (
+        select(fine_tuning_jobs, *titles)
+        .join(projects, projects.c.id == fine_tuning_jobs.c.project_id)
+        .join(organizations, organizations.c.id == fine_tuning_jobs.c.organization_id)
+    )
+
+
+def load_job(session: ReadSession, project_id: str, job_id: str, *, lock: bool = False) -> Row[Any]:
+    """A row of `select_jobs`. NotFound. `lock`: until the transaction ends."""
+    query = select_jobs().where(fine_tuning_jobs.c.id == job_id, fine_tuning_jobs.c.project_id == project_id)
+    row = session.first(query.with_for_update(of=fine_tuning_jobs) if lock else query)
+    if row is None:
+        raise NotFound(
+            f"No such fine-tuning job: '{job_id[:64]}'. List those of your project with GET /v1/fine_tuning/jobs.",
+            param="fine_tuning_job_id",
+        )
+    return row
+
+
+def port_id(job: Row[Any]) -> str:
+    """The id that the jobs port has for the present attempt of a job."""
+    return f"{job.id}-{job.attempt}"
+
+
+def request_change(session: WriteSession, job: Row[Any]) -> None:
+    """Have the reconciler look at a job."""
+    add_job_event(session, CHANGE_REQUESTED, job)
+
+
+def change_status(session: WriteSession, job: Row[Any], status: Status, **values: Any) -> None:
+    """Set the status of a job that is locked, and further columns, with the event."""
+    _set(session, job, status=status.value, **values)
+    error = None
+    if status is Status.FAILED:
+        error = {name: values.get(f"error_{name}") for name in ("code", "message", "param")}
+    add_job_event(session, STATUS_CHANGED, job, status=status.value, error=error)
+
+
+def end_job(session: WriteSession, job: Row[Any], status: Status, **values: Any) -> None:
+    """As `change_status`, to a final one: the files are free, and the reconciler ends what runs."""
+    change_status(session, job, status, finished_at=time.time(), pause_requested_at=None, released=False, **values)
+    session.run(delete(fine_tuning_files).where(fine_tuning_files.c.job_id == job.id))
+    request_change(session, job)
+
+
+def _set(session: WriteSession, job: Row[Any], **values: Any) -> None:
+    session.run(update(fine_tuning_jobs).where(fine_tuning_jobs.c.id == job.id).values(**values))
+
+
+def _wrong_state(job: Row[Any], what: str, allowed: str) -> Conflict:
+    return Conflict(
+        f"The job '{job.id}' can't be {what}: its status is {job.status}. It must be one that is {allowed}.",
+        code="invalid_job_status",
+    )
+
+
+def _row(session: ReadSession, caller: Caller, job_id: str, new: NewFineTuningJob, model: Model) -> dict[str, Any]:
+    owner = caller.key_owner
+    return {
+        "id": job_id,
+        "organization_id": owner.organization_id,
+        "project_id": owner.project_id,
+        "user_id": caller.user_id,
+        "key_id": caller.key_id,
+        "model": model.name,
+        "model_id": model.id,
+        "model_created_at": model.created_at,
+        "training_file": new.training_file,
+        "validation_file": new.validation_file,
+        "method": new.method,
+        "requested": json.dumps(new.hyperparameters.to_json()),
+        "seed": secrets.randbelow(2**31) if new.seed is None else new.seed,
+        "suffix": new.suffix,
+        "metadata": json.dumps(dict(new.metadata)),
+        "status": Status.VALIDATING_FILES.value,
+        "stage": Stage.CHECK.value,
+        "output_model": _output_name(session, owner, model.name, new.suffix, job_id),
+        "created_at": int(time.time()),
+        "released": False,
+        **dict.fromkeys(("attempt", "failures", "checked_bytes", "checked_lines", "step", "trained_tokens"), 0),
+    }
+
+
+def _output_name(session: ReadSession, owner: KeyOwner, model: str, suffix: str | None, job_id: str) -> str:
+    """`ft:<base>:<organization>:<suffix>:<id>`, as OpenAI names results."""
+    title = session.value(select(organizations.c.title).where(organizations.c.id == owner.organization_id))
+    organization = re.sub(r"[^a-z0-9]+", "-", str(title).lower()).strip("-")[:32] or "org"
+    parts: Sequence[str] = ("ft", model, organization, *([suffix] if suffix else []), job_id[-8:])
+    # Names of checkpoints are longer, and are names of models too.
+    name = ":".join(parts)
+    if len(name) > _MAX_MODEL_NAME - len(":ckpt-step-1000000"):
+        raise InvalidRequest(
+            "The name of the fine-tuned model would be too long: choose a shorter suffix.", param="suffix"
+        )
+    return name

@@ -1,0 +1,93 @@
+"""The JSON of fine-tuning jobs: OpenAI's fields, upstream's, and those that say more."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from llmariner.fine_tuning.history import Checkpoint, JobEvent
+from llmariner.fine_tuning.hyperparameters import Method
+from llmariner.fine_tuning.job import FineTuningJob, Status
+
+__all__ = ["checkpoint_object", "event_object", "job_object"]
+
+
+def job_object(job: FineTuningJob) -> dict[str, Any]:
+    """The JSON object of a job. Times are whole Unix seconds."""
+    error = None
+    if job.error_code is not None:
+        error = {"code": job.error_code, "message": job.error_message, "param": job.error_param}
+    hyperparameters = _hyperparameters(job)
+    shared = {name: value for name, value in hyperparameters.items() if name != "beta"}
+    waits = job.status in (Status.QUEUED, Status.VALIDATING_FILES)
+    return {
+        "id": job.id,
+        "object": "fine_tuning.job",
+        "created_at": job.created_at,
+        "error": error,
+        "fine_tuned_model": job.fine_tuned_model,
+        "finished_at": None if job.finished_at is None else int(job.finished_at),
+        "hyperparameters": shared,
+        "model": job.model,
+        "organization_id": job.organization_id,
+        "result_files": [] if job.result_file is None else [job.result_file],
+        "seed": job.seed,
+        "status": job.status.value,
+        "trained_tokens": job.trained_tokens if job.status.is_final else None,
+        "training_file": job.training_file,
+        "validation_file": job.validation_file,
+        "estimated_finish": _estimated_finish(job),
+        "integrations": [],
+        "metadata": dict(job.metadata),
+        "method": {"type": job.method.value, job.method.value: {"hyperparameters": hyperparameters}},
+        "suffix": job.suffix,
+        "project_id": job.project_id,
+        "project_title": job.project_title,
+        "organization_title": job.organization_title,
+        "resources": {"gpu_count": 0},
+        "kubernetes_namespace": "",
+        "cluster_id": "",
+        "cluster_name": "",
+        "queue": {"place": job.place, "reason": job.reason} if waits else None,
+        "estimate": {"tokens": job.estimated_tokens, "seconds_left": job.estimated_seconds},
+        "progress": {"step": job.step, "total_steps": job.total_steps, "trained_tokens": job.trained_tokens},
+        "pause_requested": job.pause_requested_at is not None,
+    }
+
+
+def event_object(event: JobEvent) -> dict[str, Any]:
+    """The JSON object of an event."""
+    return {
+        "id": event.id,
+        "object": "fine_tuning.job.event",
+        "created_at": int(event.created_at),
+        "level": event.level,
+        "message": event.message,
+        "type": "message" if event.step is None else "metrics",
+        "data": event.data,
+    }
+
+
+def checkpoint_object(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The JSON object of a checkpoint."""
+    return {
+        "id": checkpoint.id,
+        "object": "fine_tuning.job.checkpoint",
+        "created_at": checkpoint.created_at,
+        "fine_tuned_model_checkpoint": checkpoint.model,
+        "fine_tuning_job_id": checkpoint.job_id,
+        "step_number": checkpoint.step,
+        "metrics": {"step": checkpoint.step, **checkpoint.metrics},
+    }
+
+
+def _hyperparameters(job: FineTuningJob) -> dict[str, Any]:
+    """The numbers, as soon as they are known; before, what was asked for."""
+    source = job.hyperparameters or job.requested
+    names = ("n_epochs", "batch_size", "learning_rate_multiplier", *(("beta",) if job.method is Method.DPO else ()))
+    return {name: getattr(source, name) for name in names}
+
+
+def _estimated_finish(job: FineTuningJob) -> int | None:
+    seconds = job.estimated_seconds
+    return None if seconds is None or job.status is Status.PAUSED else int(time.time() + seconds)

@@ -1,0 +1,132 @@
+"""Tables of fine-tuning jobs. Times are seconds since 1970.
+
+Rows are the truth of what is asked for and what was learned, the jobs port of what runs.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+from llmariner.platform.database import metadata
+from llmariner.platform.database.sanitized_text import SanitizedText
+
+__all__ = ["fine_tuning_checkpoints", "fine_tuning_events", "fine_tuning_files", "fine_tuning_jobs"]
+
+fine_tuning_jobs = Table(
+    "fine_tuning_jobs",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("organization_id", String(64), nullable=False),
+    Column("project_id", String(64), nullable=False),
+    # Who created it: the job may do what they may do now. NULL: a signed-in person without a key.
+    Column("user_id", String(64), nullable=False),
+    Column("key_id", String(64)),
+    # The name of the base model, and its id in the registry with its time of creation.
+    Column("model", String(256), nullable=False),
+    Column("model_id", String(256), nullable=False),
+    Column("model_created_at", BigInteger, nullable=False),
+    Column("training_file", String(64), nullable=False),
+    Column("validation_file", String(64)),
+    # supervised, dpo.
+    Column("method", String(16), nullable=False),
+    # JSON objects: as asked for, where a value may be "auto", and the numbers that follow; NULL before the check.
+    Column("requested", Text, nullable=False),
+    Column("hyperparameters", Text),
+    Column("seed", BigInteger, nullable=False),
+    Column("suffix", String(64)),
+    Column("metadata", Text, nullable=False),
+    # validating_files, queued, running, paused, succeeded, failed, cancelled.
+    Column("status", String(16), nullable=False),
+    Column("error_code", String(64)),
+    Column("error_param", String(64)),
+    Column("error_message", SanitizedText),
+    # What the process of the job is for: check, train. Each start of one is an attempt.
+    Column("stage", String(16), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("failures", Integer, nullable=False),
+    # Bytes and lines of the file that is checked, up to which its form was found good.
+    Column("checked_file", String(64)),
+    Column("checked_bytes", BigInteger, nullable=False),
+    Column("checked_lines", BigInteger, nullable=False),
+    # Of the training file: found by the check.
+    Column("examples", BigInteger),
+    Column("tokens", BigInteger),
+    Column("step", BigInteger, nullable=False),
+    Column("total_steps", BigInteger),
+    Column("tokens_per_second", Float),
+    # The file with the state from which the next attempt goes on.
+    Column("state_file", String(64)),
+    Column("state_step", BigInteger),
+    # The name of the result, chosen at creation; it exists once the job has succeeded.
+    Column("output_model", String(256), nullable=False),
+    Column("result_file", String(64)),
+    Column("trained_tokens", BigInteger, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("started_at", Float),
+    Column("finished_at", Float),
+    Column("pause_requested_at", Float),
+    # Whether the jobs port has nothing of it any more.
+    Column("released", Boolean, nullable=False),
+    Index("ix_fine_tuning_jobs_project", "project_id", "id"),
+    Index("ix_fine_tuning_jobs_status", "project_id", "status"),
+    Index("ix_fine_tuning_jobs_released", "released", "id"),
+)
+
+# The files of jobs that have not ended: they can't be deleted.
+fine_tuning_files = Table(
+    "fine_tuning_files",
+    metadata,
+    Column("job_id", String(64), ForeignKey("fine_tuning_jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("file_id", String(64), primary_key=True),
+    Column("organization_id", String(64), nullable=False),
+    Column("project_id", String(64), nullable=False),
+    Index("ix_fine_tuning_files_file_id", "file_id"),
+)
+
+fine_tuning_events = Table(
+    "fine_tuning_events",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("job_id", String(64), ForeignKey("fine_tuning_jobs.id", ondelete="CASCADE"), nullable=False),
+    Column("organization_id", String(64), nullable=False),
+    Column("project_id", String(64), nullable=False),
+    Column("created_at", Float, nullable=False),
+    # info, warn, error.
+    Column("level", String(8), nullable=False),
+    Column("message", SanitizedText, nullable=False),
+    # The step of an event of the type `metrics`, which a resumed job may report again. NULL: a message.
+    Column("step", BigInteger),
+    # A JSON object.
+    Column("data", Text, nullable=False),
+    Index("ix_fine_tuning_events_job", "job_id", "id"),
+    UniqueConstraint("job_id", "step", name="uq_fine_tuning_events_step"),
+)
+
+fine_tuning_checkpoints = Table(
+    "fine_tuning_checkpoints",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("job_id", String(64), ForeignKey("fine_tuning_jobs.id", ondelete="CASCADE"), nullable=False),
+    Column("organization_id", String(64), nullable=False),
+    Column("project_id", String(64), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("step", BigInteger, nullable=False),
+    Column("file_id", String(64), nullable=False),
+    Column("model", String(256), nullable=False),
+    # A JSON object.
+    Column("metrics", Text, nullable=False),
+    Index("ix_fine_tuning_checkpoints_job", "job_id", "id"),
+    UniqueConstraint("job_id", "step", name="uq_fine_tuning_checkpoints_step"),
+)
