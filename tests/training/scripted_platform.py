@@ -16,8 +16,9 @@ TOKEN = "a-token-of-one-job"
 
 
 class ScriptedPlatform:
-    """`files`: contents by path. `pause_at`: the step after whose report the job is to pause. `failures`: how many of the
-    next requests end with 503, after they were carried out where `lose` is true.
+    """`files`: contents by path. `pause_at`: the step after whose report the job is to pause.
+
+    `failures`: how many of the next requests end with 503. `status`: that of all answers from now on.
     """
 
     def __init__(self) -> None:
@@ -82,7 +83,11 @@ def scripted_platform() -> Iterator[ScriptedPlatform]:
         def do_GET(self) -> None:
             self._respond()
 
-        do_POST = do_PUT = do_GET
+        def do_POST(self) -> None:
+            self._respond()
+
+        def do_PUT(self) -> None:
+            self._respond()
 
         def _respond(self) -> None:
             body = self.rfile.read(int(self.headers.get("content-length") or 0))

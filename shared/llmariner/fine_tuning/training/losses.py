@@ -16,8 +16,9 @@ __all__ = ["BatchResult", "evaluate", "train_on"]
 
 @dataclass(frozen=True)
 class BatchResult:
-    """`loss`: mean over trained tokens, of preferences over pairs. `accuracy`: the share of trained tokens that the model
-    would have chosen, of preferences of pairs whose preferred answer it rewards more. `tokens`: all tokens.
+    """`loss`: mean over trained tokens; of preferences over pairs. `tokens`: all, prompts included.
+
+    `accuracy`: the share of trained tokens that the model would have chosen; of pairs whose preferred answer it rewards more.
     """
 
     loss: float

@@ -58,9 +58,7 @@ class Trainer:
         began = {"type": "training", "step": self._step, "total_steps": self._total}
         self._platform.report(began, now=True)
         plan, saved_at = self._plan, time.monotonic()
-        for step, indexes in batches(
-            len(self._training), plan.batch_size, plan.n_epochs, plan.seed, after=self._step
-        ):
+        for step, indexes in batches(len(self._training), plan.batch_size, plan.n_epochs, plan.seed, after=self._step):
             if self._platform.pause_requested:
                 self._save_state()
                 self._platform.report({"type": "paused", "step": self._step}, now=True)
