@@ -2,8 +2,8 @@
 
 Deletes files and uploads that expired, files of projects that are gone or were archived long ago, and contents that
 no file has; publishes pending events; closes ledger entries of lost gateway instances; prunes old ledger entries,
-whose sums remain, and old deliveries; reconciles batch jobs with what runs them; reconciles serving, which puts idle
-models to sleep.
+whose sums remain, and old deliveries; reconciles batch and fine-tuning jobs with what runs them; reconciles serving,
+which puts idle models to sleep.
 """
 
 import asyncio
@@ -100,9 +100,14 @@ def _reconcile_jobs(context: Context) -> None:
     context.batch_job_reconciler.reconcile_all(seconds=_STEP_SECONDS)
 
 
+def _reconcile_fine_tuning(context: Context) -> None:
+    context.fine_tuning_reconciler.reconcile_all(seconds=_STEP_SECONDS)
+
+
 _STEPS = (
     _delete_files,
     _reconcile_jobs,
+    _reconcile_fine_tuning,
     _publish_events,
     _close_lost_requests,
     _prune_requests,

@@ -40,6 +40,11 @@ if TYPE_CHECKING:
     from llmariner.files.links import FileLinks
     from llmariner.files.upload_links import UploadLinks
     from llmariner.files.uploads import Uploads
+    from llmariner.fine_tuning.history import JobHistory
+    from llmariner.fine_tuning.jobs import FineTuningJobs
+    from llmariner.fine_tuning.reconciler import FineTuningReconciler
+    from llmariner.fine_tuning.worker_tokens import WorkerTokens
+    from llmariner.fine_tuning.workers import WorkerAddresses, Workers
     from llmariner.gateway.authentication.failed_attempts import ThrottledLookups
     from llmariner.gateway.control_plane.http_client import HttpControlPlane
     from llmariner.gateway.control_plane.port import ControlPlane
@@ -303,6 +308,7 @@ class Context:
         """The files of projects. Raises Unavailable in an installation without a store for them."""
         from llmariner.batch_jobs.references import BatchJobReferences
         from llmariner.files.files import Files
+        from llmariner.fine_tuning.references import FineTuningReferences
         from llmariner.vector_stores.removals import VectorStoreReferences
 
         if not ObjectSettings.load(self.env).is_configured:
@@ -312,8 +318,8 @@ class Context:
                 headers={"x-should-retry": "false"},
             )
 
-        references, settings = (VectorStoreReferences(), BatchJobReferences()), FileSettings.load(self.env)
-        return Files(self.database, self.objects, settings, references, self.external_objects)
+        references = (VectorStoreReferences(), BatchJobReferences(), FineTuningReferences())
+        return Files(self.database, self.objects, FileSettings.load(self.env), references, self.external_objects)
 
     @cached_once
     def file_links(self) -> FileLinks:
@@ -355,6 +361,52 @@ class Context:
         from llmariner.batch_jobs.reconciler import Reconciler
 
         return Reconciler(self.database, lambda: self.jobs, lambda: self.files)
+
+    @cached_once
+    def fine_tuning_jobs(self) -> FineTuningJobs:
+        """Fine-tuning jobs."""
+        from llmariner.fine_tuning.jobs import FineTuningJobs
+
+        return FineTuningJobs(self.database, JobSettings.load(self.env), self.registry, lambda: self.jobs)
+
+    @cached_once
+    def fine_tuning_history(self) -> JobHistory:
+        """Events and checkpoints of fine-tuning jobs."""
+        from llmariner.fine_tuning.history import JobHistory
+
+        return JobHistory(self.database)
+
+    @cached_once
+    def fine_tuning_worker_tokens(self) -> WorkerTokens:
+        """Tokens of the processes of fine-tuning jobs."""
+        from llmariner.fine_tuning.worker_tokens import WorkerTokens
+
+        return WorkerTokens(self.database, self.secrets.of_links)
+
+    @cached_once
+    def fine_tuning_workers(self) -> Workers:
+        """The processes of fine-tuning jobs. Raises Unavailable as `files`."""
+        from llmariner.fine_tuning.workers import Workers
+
+        links = (self.file_links, self.upload_links)
+        return Workers(self.database, self.registry, self.files, *links, self._worker_addresses())
+
+    @cached_once
+    def fine_tuning_reconciler(self) -> FineTuningReconciler:
+        """Makes what runs jobs do what fine-tuning jobs ask for."""
+        from llmariner.fine_tuning.reconciler import FineTuningReconciler
+
+        ports = (lambda: self.jobs, lambda: self.files)
+        tokens, addresses = self.fine_tuning_worker_tokens, self._worker_addresses()
+        return FineTuningReconciler(self.database, self.registry, *ports, tokens, addresses)
+
+    def _worker_addresses(self) -> WorkerAddresses:
+        from llmariner.fine_tuning.workers import WorkerAddresses
+        from llmariner.inference_settings import InferenceSettings
+
+        url = InferenceSettings.load(self.env).url.rstrip("/")
+        workers, files = (url.replace("{function}", name) for name in ("fine-tuning-workers", "files"))
+        return WorkerAddresses(workers, files)
 
     @cached_once
     def publisher(self) -> Publisher | None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from llmariner.errors import ModelNotFound
+from llmariner.errors import ModelNotFound, NotFound
 from llmariner.models.model import ActivationStatus, LoadingStatus, Model, ModelConfig, SourceRepository, Task
 from llmariner.standalone.engine.scripts import ScriptInterrupted
 from llmariner.standalone.weights import LocalWeights
@@ -40,9 +41,14 @@ MODEL = Model(
 )
 
 
+def no_file(_project_id: str, file_id: str) -> Iterator[bytes]:
+    """No project has files."""
+    raise NotFound(f"No such file: {file_id}.")
+
+
 @pytest.fixture
 def weights(tmp_path: Path) -> LocalWeights:
-    return LocalWeights(tmp_path / "home" / "models", environment_with_hub(tmp_path))
+    return LocalWeights(tmp_path / "home" / "models", environment_with_hub(tmp_path), no_file)
 
 
 def ignore_progress(_progress: float, _message: str) -> None:

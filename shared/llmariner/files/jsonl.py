@@ -48,14 +48,20 @@ CheckLine = Callable[[dict[str, Any]], str | None]
 class JsonlCheck:
     """Checks that each line is a JSON object which `check_line` finds nothing wrong with; blank lines are skipped.
 
-    It holds one line in memory, of at most `MAX_LINE_BYTES`.
+    It holds one line in memory, of at most `MAX_LINE_BYTES`. `lines_before`: those that were checked already, of a file
+    that is checked in several parts.
     """
 
-    def __init__(self, check_line: CheckLine) -> None:
+    def __init__(self, check_line: CheckLine, lines_before: int = 0) -> None:
         self._check_line = check_line
         self._pending = bytearray()
-        self._number = 0
+        self._number = lines_before
         self._objects = 0
+
+    @property
+    def lines(self) -> int:
+        """The number of lines that were checked, those before included."""
+        return self._number
 
     def feed(self, data: bytes) -> None:
         """Check the lines that end in these bytes. Raises InvalidRequest."""

@@ -300,6 +300,7 @@ def _row(session: ReadSession, caller: Caller, job_id: str, new: NewFineTuningJo
         "user_id": caller.user_id,
         "key_id": caller.key_id,
         "model": model.name,
+        "model_bytes": model.size_bytes,
         "model_id": model.id,
         "model_created_at": model.created_at,
         "training_file": new.training_file,

@@ -33,8 +33,9 @@ fine_tuning_jobs = Table(
     # Who created it: the job may do what they may do now. NULL: a signed-in person without a key.
     Column("user_id", String(64), nullable=False),
     Column("key_id", String(64)),
-    # The name of the base model, and its id in the registry with its time of creation.
+    # The name of the base model, the size of its weights, and its id in the registry with its time of creation.
     Column("model", String(256), nullable=False),
+    Column("model_bytes", BigInteger, nullable=False),
     Column("model_id", String(256), nullable=False),
     Column("model_created_at", BigInteger, nullable=False),
     Column("training_file", String(64), nullable=False),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from llmariner.context import Context
+from llmariner.fine_tuning.reconciler import job_id_of
 from llmariner.job_settings import JobSettings
 from llmariner.platform.jobs.local_processes.adapter import ProcessJobs, ProcessJobSettings, readable_folders
 from llmariner.platform.serving.local_processes.adapter import ProcessServing
@@ -15,6 +16,7 @@ from llmariner.platform.serving.local_processes.adapter import ProcessServing
 __all__ = ["make_jobs"]
 
 T = TypeVar("T")
+_FINE_TUNING = "ftjob-"
 _FREE_DISK_BYTES = 1024**3
 _CALL_SECONDS = 120.0
 """Ending an idle engine takes seconds, and the largest half a minute."""
@@ -45,7 +47,14 @@ def make_jobs(
         return context.files.read(context.files.get(project_id, file_id))
 
     jobs = ProcessJobs(process_settings, read_file, _EngineMemory(serving, asyncio.get_running_loop()))
-    jobs.subscribe(context.batch_job_reconciler.reconcile)
+
+    def reconcile(job_id: str) -> None:
+        if job_id.startswith(_FINE_TUNING):
+            context.fine_tuning_reconciler.reconcile(job_id_of(job_id))
+        else:
+            context.batch_job_reconciler.reconcile(job_id)
+
+    jobs.subscribe(reconcile)
     return jobs
 
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,7 +127,7 @@ class StandalonePlatform:
         self._tasks: list[asyncio.Task[Any]] = []
         self._dispatcher: Dispatcher | None = None
         self.serving: ProcessServing | None = None
-        self._weights = LocalWeights(self.folder.root / "models", environment)
+        self._weights = LocalWeights(self.folder.root / "models", environment, self._read_file)
         self._milvus_lite = MilvusLiteProcess(self.folder.vectors, self.folder.logs / _MILVUS_LOG)
         if not env.get("LLMARINER_MILVUS_URI"):
             self.context.vectors = MilvusIndex(self._milvus_lite.settings)
@@ -223,6 +224,9 @@ class StandalonePlatform:
         lookup = RegistryModelLookup(self.context.registry, self.context.ledger)
         return ProcessServing(process_settings, lookup.find, lookup.record_wake)
 
+    def _read_file(self, project_id: str, file_id: str) -> Iterator[bytes]:
+        return self.context.files.read(self.context.files.get(project_id, file_id))
+
     def _start_jobs(self) -> None:
         if self._job_settings.adapter == "off":
             return
@@ -251,8 +255,9 @@ class StandalonePlatform:
     def _reconcile_jobs(self) -> None:
         try:
             self.context.batch_job_reconciler.reconcile_all(seconds=_TICK_SECONDS)
+            self.context.fine_tuning_reconciler.reconcile_all(seconds=_TICK_SECONDS)
         except Exception:  # the sweep does it again
-            _log.exception("batch jobs were not reconciled")
+            _log.exception("jobs were not reconciled")
 
     def _write_tick(self) -> None:
         for name in ("platform.log", "launcher.log", _MILVUS_LOG):

@@ -6,9 +6,11 @@ import hashlib
 import json
 import re
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from llmariner.errors import ModelNotFound
+from llmariner.errors import ModelNotFound, NotFound
+from llmariner.fine_tuning.adapter_file import InvalidAdapter, write_adapter_folder
 from llmariner.models.model import Model, SourceRepository, Task
 from llmariner.models.weights import FetchedWeights, ReportProgress, WeightsUnavailable
 from llmariner.standalone.engine.environment import EngineEnvironment
@@ -16,19 +18,23 @@ from llmariner.standalone.engine.scripts import Scripts
 
 __all__ = ["LocalWeights"]
 
+ReadFile = Callable[[str, str], Iterator[bytes]]
+_FILE_PREFIX = "file-"
 _FETCH = Path(__file__).parent / "engine" / "fetch_snapshot.py"
 
 
 class LocalWeights:
     """See `models.weights.WeightFetcher`. `folder`: contains a subfolder for each fetched model.
 
+    `read_file`: the bytes of a project's file (project id, file id), for adapters that fine-tuning jobs made.
     A subfolder's name is derived from the model's id, creation time and repository, so a model that is created again under
     the same id has another folder.
     """
 
-    def __init__(self, folder: Path, environment: EngineEnvironment) -> None:
+    def __init__(self, folder: Path, environment: EngineEnvironment, read_file: ReadFile) -> None:
         self._folder = folder
         self._scripts = Scripts(environment)
+        self._read_file = read_file
 
     def close(self) -> None:
         """Stop running downloads; the next start resumes them."""
@@ -36,6 +42,9 @@ class LocalWeights:
 
     def fetch(self, model: Model, report: ReportProgress) -> FetchedWeights:
         """See the port."""
+        location = model.model_file_location
+        if model.source_repository is SourceRepository.FINE_TUNING and location.startswith(_FILE_PREFIX):
+            return _inspected(self._adapter(model), adapter=True)
         if model.source_repository in (
             SourceRepository.LOCAL,
             SourceRepository.OBJECT_STORE,
@@ -56,9 +65,28 @@ class LocalWeights:
         if path.parent == self._folder.resolve() and path.name.startswith(_folder_prefix(model_id)):
             shutil.rmtree(path, ignore_errors=True)
 
-    def _snapshot(self, model: Model, report: ReportProgress) -> Path:
+    def _adapter(self, model: Model) -> Path:
+        """The folder of an adapter that a fine-tuning job made: its file, as the project has it."""
+        target = self._target(model)
+        if target.is_dir():
+            return target
+        try:
+            parts = self._read_file(model.project_id or "", model.model_file_location)
+            write_adapter_folder(parts, target, model.base_name or "")
+        except NotFound as error:
+            raise WeightsUnavailable(f"The file '{model.model_file_location}' of the adapter was deleted.") from error
+        except InvalidAdapter as error:
+            raise WeightsUnavailable(
+                f"'{model.model_file_location}' is no adapter that engines load: {error}."
+            ) from error
+        return target
+
+    def _target(self, model: Model) -> Path:
         registration = json.dumps([model.created_at, model.project_id, model.model_file_location])
-        target = self._folder / f"{_folder_prefix(model.id)}{_digest(registration)}"
+        return self._folder / f"{_folder_prefix(model.id)}{_digest(registration)}"
+
+    def _snapshot(self, model: Model, report: ReportProgress) -> Path:
+        target = self._target(model)
         if target.is_dir():
             return target
         self._folder.mkdir(parents=True, exist_ok=True)

@@ -27,6 +27,10 @@ def main() -> int:
     except Stopped as error:
         print(f"The platform wants no more of this job: {error}", file=sys.stderr)
         return _STOPPED
+    except Exception as error:
+        message = f"The training failed: {type(error).__name__}: {str(error)[:800]}"
+        platform.report({"type": "failed", "message": message}, now=True)
+        raise
 
 
 def _work(platform: Platform, work: Path) -> int:
@@ -58,7 +62,8 @@ def _encoder(plan: Plan) -> Encoder:
 
     folder = Path(plan.model_folder)
     tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    return Encoder(tokenizer, _end_tokens(folder, tokenizer), plan.context_tokens)
+    longest = json.loads((folder / "config.json").read_text()).get("max_position_embeddings") or plan.context_tokens
+    return Encoder(tokenizer, _end_tokens(folder, tokenizer), min(longest, plan.context_tokens))
 
 
 def _end_tokens(folder: Path, tokenizer: Any) -> Iterable[int]:

@@ -18,7 +18,7 @@ __all__ = ["BatchResult", "evaluate", "train_on"]
 class BatchResult:
     """`loss`: mean over trained tokens; of preferences over pairs. `tokens`: all, prompts included.
 
-    `accuracy`: the share of trained tokens that the model would have chosen; of pairs whose preferred answer it rewards more.
+    `accuracy`: the share of trained tokens that the model would have chosen; of pairs, those that are right.
     """
 
     loss: float

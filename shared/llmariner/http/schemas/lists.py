@@ -23,6 +23,9 @@ __all__ = [
     "BatchJobCursor",
     "Cursor",
     "FileCursor",
+    "FineTuningCheckpointCursor",
+    "FineTuningEventCursor",
+    "FineTuningJobCursor",
     "GroupCursor",
     "InviteCursor",
     "KeyCursor",
@@ -69,6 +72,9 @@ AuditLogCursor = Annotated[str | None, _CursorQuery, AfterValidator(_id_with_pre
 AlertCursor = Annotated[str | None, _CursorQuery, AfterValidator(_id_with_prefix("alert"))]
 BatchJobCursor = Annotated[str | None, _CursorQuery, AfterValidator(_id_with_prefix("bj", "-"))]
 FileCursor = Annotated[str | None, _CursorQuery, AfterValidator(_id_with_prefix("file", "-"))]
+FineTuningCheckpointCursor = Annotated[str | None, _CursorQuery, AfterValidator(_id_with_prefix("ftckpt"))]
+FineTuningEventCursor = Annotated[str | None, _CursorQuery, AfterValidator(_id_with_prefix("ftevent", "-"))]
+FineTuningJobCursor = Annotated[str | None, _CursorQuery, AfterValidator(_id_with_prefix("ftjob", "-"))]
 GroupCursor = Annotated[str | None, _CursorQuery, AfterValidator(_id_with_prefix("group"))]
 InviteCursor = Annotated[str | None, _CursorQuery, AfterValidator(_id_with_prefix("invite"))]
 KeyCursor = Annotated[str | None, _CursorQuery, AfterValidator(_id_with_prefix("key"))]

@@ -42,6 +42,7 @@ class Job:
     """A job to run. `command` is a shell's; `scripts` become files of `scripts/`.
 
     Names of `scripts`, `data_files` and `environment` are file names and names of variables: the caller has checked them.
+    `readable_folders`: absolute paths of folders that it may read besides, at the same paths; never words of a tenant.
     """
 
     id: str
@@ -50,6 +51,7 @@ class Job:
     environment: Mapping[str, str] = field(default_factory=dict)
     scripts: Mapping[str, bytes] = field(default_factory=dict)
     data_files: tuple[DataFile, ...] = ()
+    readable_folders: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,7 @@ class JobFolder:
             "environment": dict(job.environment),
             "scripts": scripts,
             "data_files": files,
+            "readable_folders": list(job.readable_folders),
         }
         write_file(self.path / "job.json", json.dumps(document))
 
@@ -69,6 +70,7 @@ class JobFolder:
             environment=document["environment"],
             scripts={name: base64.b64decode(content) for name, content in document["scripts"].items()},
             data_files=tuple(DataFile(*each) for each in document["data_files"]),
+            readable_folders=tuple(document.get("readable_folders", ())),  # absent in what the release before wrote
         )
 
     def mark_started(self) -> None:

@@ -86,7 +86,7 @@ class Supervisor:
         output, output_writer = os.pipe()
         report, report_writer = os.pipe()
         self._pid = spawn(
-            self._sandbox(),
+            self._sandbox(job),
             ["/bin/sh", "-c", job.command],
             self._environment(job),
             output=output_writer,
@@ -101,12 +101,12 @@ class Supervisor:
             found = end or _end_of(file.read())
         self._folder.save_result(found.phase, found.code, found.reason)
 
-    def _sandbox(self) -> Sandbox:
+    def _sandbox(self, job: Job) -> Sandbox:
         limits = self._limits
         return Sandbox(
             work=str(self._folder.work),
             root=str(self._folder.root),
-            readable=limits.readable,
+            readable=(*limits.readable, *job.readable_folders),
             hidden=limits.hidden,
             user_id=limits.user_id,
             file_bytes=limits.disk_bytes,

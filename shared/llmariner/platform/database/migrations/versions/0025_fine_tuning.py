@@ -18,6 +18,7 @@ def upgrade() -> None:
         sa.Column("user_id", sa.String(64), nullable=False),
         sa.Column("key_id", sa.String(64)),
         sa.Column("model", sa.String(256), nullable=False),
+        sa.Column("model_bytes", sa.BigInteger, nullable=False),
         sa.Column("model_id", sa.String(256), nullable=False),
         sa.Column("model_created_at", sa.BigInteger, nullable=False),
         sa.Column("training_file", sa.String(64), nullable=False),

@@ -1,0 +1,57 @@
+"""/v1/fine_tuning/workers: what the processes of fine-tuning jobs ask and report, each with the token of its job."""
+
+from typing import Any
+
+from fastapi import Request
+
+from llmariner.audit.request_context import client_address
+from llmariner.context import Context
+from llmariner.fine_tuning.worker_tokens import Worker
+from llmariner.http.authorization.authentication import context_of
+from llmariner.http.entrypoint import Application, http_function
+from llmariner.http.fastapi_app import create_app
+from llmariner.http.schemas.fine_tuning import UploadResult, WorkerReport
+
+_WORKER = "/v1/fine_tuning/workers/{id}"
+
+
+def build(context: Context) -> Application:
+    """The application with its routes."""
+    app = create_app("fine_tuning_workers", context)
+    app.get(f"{_WORKER}/plan")(get_plan)
+    app.post(f"{_WORKER}/reports")(report)
+    app.post(f"{_WORKER}/uploads")(create_upload)
+    return app
+
+
+def get_plan(request: Request, id: str) -> dict[str, Any]:
+    """What the process is to do."""
+    return context_of(request).fine_tuning_workers.plan(_worker(request, id))
+
+
+def report(request: Request, id: str, body: WorkerReport) -> dict[str, Any]:
+    """Record what happened."""
+    worker = _worker(request, id)
+    return {"action": context_of(request).fine_tuning_workers.report(worker, body.records)}
+
+
+def create_upload(request: Request, id: str, body: UploadResult) -> dict[str, Any]:
+    """A URL by which the process uploads one file."""
+    worker = _worker(request, id)
+    url = context_of(request).fine_tuning_workers.upload_link(worker, body.kind, body.bytes, body.sha256)
+    return {"url": url, "method": "PUT"}
+
+
+def _worker(request: Request, job_id: str) -> Worker:
+    """The process that asks. Raises AuthenticationFailed, and RateLimited after too many wrong tokens of an address."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    context, token = context_of(request), token if scheme.lower() == "bearer" else ""
+    return context.secret_lookups.look_up(
+        token,
+        lambda: context.fine_tuning_worker_tokens.open(token, job_id),
+        client_address.get(),
+        untrusted_proxy=bool(request.state.untrusted_proxy),
+    )
+
+
+handle = http_function(build)

@@ -1,0 +1,31 @@
+"""The training program as one archive, which a job gets as its script: it needs nothing of the platform installed."""
+
+from __future__ import annotations
+
+import functools
+import io
+import zipfile
+from pathlib import Path
+
+import llmariner
+
+__all__ = ["COMMAND", "archive"]
+
+_NAME = "training.zip"
+COMMAND = f"PYTHONPATH=scripts/{_NAME} exec python -m llmariner.fine_tuning.training"
+"""The command line of a job that has the archive among its scripts."""
+_TIME = (2026, 1, 1, 0, 0, 0)
+
+
+@functools.cache
+def archive() -> dict[str, bytes]:
+    """The scripts of a job: the same bytes for the same program."""
+    package = Path(llmariner.__file__).parent
+    tuning = package / "fine_tuning"
+    files = [package / "__init__.py", tuning / "__init__.py", *sorted((tuning / "training").glob("*.py"))]
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as target:
+        for file in files:
+            name = str(file.relative_to(package.parent))
+            target.writestr(zipfile.ZipInfo(name, _TIME), file.read_bytes())
+    return {_NAME: content.getvalue()}

@@ -1,0 +1,240 @@
+"""Makes the jobs port do what the rows of fine-tuning jobs ask for, and ends jobs whose processes ended.
+
+`reconcile` is idempotent and looks at the present state alone, so events may come late, twice or out of order; a periodic
+call for every job that is not released makes up for those that were lost. Where a process ended through no fault of its
+own, another attempt goes on from the last state.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import Row, and_, delete, select, update
+
+from llmariner.errors import ModelNotFound, Unavailable
+from llmariner.files.files import Files
+from llmariner.fine_tuning.events import add_message
+from llmariner.fine_tuning.form_check import FormCheck, InvalidFile
+from llmariner.fine_tuning.job import Stage, Status
+from llmariner.fine_tuning.jobs import change_status, end_job, port_id, request_change, select_jobs
+from llmariner.fine_tuning.program import COMMAND, archive
+from llmariner.fine_tuning.reports import fail_file
+from llmariner.fine_tuning.tables import fine_tuning_jobs
+from llmariner.fine_tuning.worker_tokens import WorkerTokens
+from llmariner.fine_tuning.workers import WorkerAddresses, delete_states
+from llmariner.models.model import LoadingStatus, Model
+from llmariner.models.registry import ModelRegistry
+from llmariner.platform.database import Database, WriteSession
+from llmariner.platform.jobs import Job, Jobs, JobStatus, Phase
+from llmariner.tenancy.tables import projects
+
+__all__ = ["FineTuningReconciler", "job_id_of"]
+
+_BATCH = 200
+_CHECK_SECONDS = 20.0
+_MAX_FAILURES = 3
+_RETRIED = ("interrupted", "evicted", "killed", "data_file_unavailable")
+"""Causes for which another attempt may end better."""
+_NOBODYS_FAULT = ("interrupted", "evicted")
+
+
+class FineTuningReconciler:
+    """See the module. `jobs` and `files` raise Unavailable in an installation without them."""
+
+    def __init__(
+        self,
+        database: Database,
+        registry: ModelRegistry,
+        jobs: Callable[[], Jobs],
+        files: Callable[[], Files],
+        tokens: WorkerTokens,
+        addresses: WorkerAddresses,
+    ) -> None:
+        self._database = database
+        self._registry = registry
+        self._jobs = jobs
+        self._files = files
+        self._tokens = tokens
+        self._addresses = addresses
+
+    def reconcile_all(self, *, seconds: float) -> None:
+        """Reconcile every job that is not released. For the sweep; it ends after that many seconds."""
+        until, last = time.monotonic() + seconds, ""
+        self._end_of_gone_projects()
+        while True:
+            pending = and_(fine_tuning_jobs.c.released.is_(False), fine_tuning_jobs.c.id > last)
+            query = select(fine_tuning_jobs.c.id).where(pending).order_by(fine_tuning_jobs.c.id).limit(_BATCH)
+            with self._database.read() as session:
+                ids = [row.id for row in session.rows(query)]
+            for job_id in ids:
+                if time.monotonic() > until:
+                    return
+                self.reconcile(job_id)
+            if len(ids) < _BATCH:
+                return
+            last = ids[-1]
+
+    def reconcile(self, job_id: str) -> None:
+        """Bring one job's row and the jobs port together."""
+        with self._database.read() as session:
+            job = session.first(select_jobs().where(fine_tuning_jobs.c.id == job_id))
+        if job is None or job.released:
+            return
+        try:
+            port = self._jobs()
+        except Unavailable:
+            return  # what ran has ended with its platform; the jobs wait for another
+        if Status(job.status).is_final or job.status == Status.PAUSED:
+            self._release(port, job)
+        elif job.status == Status.VALIDATING_FILES and port.status(port_id(job)) is None:
+            self._validate(port, job)
+        else:
+            self._converge(port, job)
+
+    def _release(self, port: Jobs, job: Row[Any]) -> None:
+        """End the process of a job that has ended or is paused, and delete what nobody needs any more."""
+        for attempt in (job.attempt - 1, job.attempt):
+            if attempt >= 0:
+                port.remove(f"{job.id}-{attempt}")
+        if job.status != Status.PAUSED:
+            delete_states(self._files(), job, keep=None)
+        same = and_(fine_tuning_jobs.c.id == job.id, fine_tuning_jobs.c.attempt == job.attempt)
+        unchanged = and_(same, fine_tuning_jobs.c.status == job.status)
+        with self._database.write() as session:
+            session.run(update(fine_tuning_jobs).where(unchanged).values(released=True))
+
+    def _validate(self, port: Jobs, job: Row[Any]) -> None:
+        """Check the form of the files, then have a process count their tokens."""
+        try:
+            complete = FormCheck(self._database, self._files()).run(job, seconds=_CHECK_SECONDS)
+        except InvalidFile as fault:
+            param, message = fault.param, str(fault)
+            self._change(job, lambda session, found: fail_file(session, found, param, message))
+            return
+        if complete:
+            self._submit(port, job)
+        else:
+            self._change(job, request_change)
+
+    def _submit(self, port: Jobs, job: Row[Any]) -> None:
+        model = self._registry.get_many([job.model_id]).get(job.model_id)
+        if model is None or model.created_at != job.model_created_at:
+            self._fail(job, "base_model_deleted", f"The base model '{job.model}' was deleted.")
+            return
+        if job.attempt:
+            port.remove(f"{job.id}-{job.attempt - 1}")
+        environment = {
+            "LLMARINER_TRAINING_URL": f"{self._addresses.workers}/v1/fine_tuning/workers/{job.id}",
+            "LLMARINER_TRAINING_TOKEN": self._tokens.issue(job),
+            "HF_HUB_OFFLINE": "1",
+        }
+        folders = (model.folder,) if model.folder.startswith("/") else ()
+        port.submit(Job(port_id(job), job.project_id, COMMAND, environment, archive(), readable_folders=folders))
+
+    def _converge(self, port: Jobs, job: Row[Any]) -> None:
+        status = port.status(port_id(job))
+        if job.result_file is not None and self._finish(job):
+            return
+        if status is None and job.status == Status.QUEUED:
+            self._submit(port, job)
+        elif status is None:
+            self._try_again(port, job, JobStatus(Phase.FAILED, time.time(), code="interrupted"))
+        elif status.phase.is_final and job.result_file is None:
+            self._try_again(port, job, status)
+
+    def _finish(self, job: Row[Any]) -> bool:
+        """End a job whose adapter is made, once the model is loaded; returns whether it has ended."""
+        try:
+            model: Model | None = self._registry.get(job.output_model, project_id=job.project_id)
+        except ModelNotFound:
+            model = None
+        if model is not None and model.loaded:
+            self._change(job, _succeed)
+            return True
+        if model is None or model.loading_status is LoadingStatus.FAILED:
+            why = "it was deleted" if model is None else model.loading_failure_reason
+            self._fail(job, "model_not_loaded", f"The model was trained, but can't be used: {why}")
+            return True
+        return False
+
+    def _try_again(self, port: Jobs, job: Row[Any], status: JobStatus) -> None:
+        """Queue another attempt, or end the job, after its process ended without a result."""
+        counts = 0 if status.code in _NOBODYS_FAULT else 1
+        if (status.phase is Phase.FAILED and status.code not in _RETRIED) or job.failures + counts > _MAX_FAILURES:
+            self._fail(job, status.code or "failed", status.reason or "The process ended without a result.")
+            return
+        if job.pause_requested_at is not None:
+            self._change(job, _pause)
+            return
+
+        def change(session: WriteSession, found: Row[Any]) -> None:
+            checks = found.stage == Stage.CHECK
+            again = Status.VALIDATING_FILES if checks else Status.QUEUED
+            change_status(session, found, again, attempt=found.attempt + 1, failures=found.failures + counts)
+            request_change(session, found)
+            if not checks:
+                step = found.state_step or 0
+                add_message(
+                    session, found, f"The process was ended; the job is queued to go on after step {step}", "warn"
+                )
+
+        self._change(job, change)
+
+    def _fail(self, job: Row[Any], code: str, message: str) -> None:
+        def change(session: WriteSession, found: Row[Any]) -> None:
+            end_job(session, found, Status.FAILED, error_code=code, error_message=message)
+            add_message(session, found, message, "error")
+
+        self._change(job, change)
+
+    def _change(self, job: Row[Any], change: Callable[[WriteSession, Row[Any]], None]) -> None:
+        """Change a job unless it has moved on since it was read."""
+
+        def work(session: WriteSession) -> None:
+            query = select_jobs().where(fine_tuning_jobs.c.id == job.id).with_for_update(of=fine_tuning_jobs)
+            found = session.first(query)
+            if found is not None and (found.status, found.attempt) == (job.status, job.attempt):
+                change(session, found)
+
+        self._database.transact(work)
+
+    def _end_of_gone_projects(self) -> None:
+        """Cancel the jobs of archived projects, and forget those of deleted ones: nobody can see them any more."""
+        c, active = fine_tuning_jobs.c, fine_tuning_jobs.c.finished_at.is_(None)
+        archived = select(projects.c.id).where(projects.c.archived_at.is_not(None))
+        with self._database.read() as session:
+            rows = session.rows(select_jobs().where(active, c.project_id.in_(archived)).limit(_BATCH))
+            gone = session.rows(select(c.id, c.attempt).where(c.project_id.not_in(select(projects.c.id))).limit(_BATCH))
+        for job in rows:
+            self._change(job, lambda session, found: end_job(session, found, Status.CANCELLED))
+        for job in gone:
+            self._forget(job)
+
+    def _forget(self, job: Row[Any]) -> None:
+        try:
+            port = self._jobs()
+        except Unavailable:
+            return
+        for attempt in (job.attempt - 1, job.attempt):
+            port.remove(f"{job.id}-{attempt}")
+        with self._database.write() as session:
+            session.run(delete(fine_tuning_jobs).where(fine_tuning_jobs.c.id == job.id))
+
+
+def job_id_of(port_job_id: str) -> str:
+    """The job of an id that the jobs port has."""
+    return port_job_id.rpartition("-")[0]
+
+
+def _succeed(session: WriteSession, job: Row[Any]) -> None:
+    end_job(session, job, Status.SUCCEEDED)
+    add_message(session, job, f"New fine-tuned model created: {job.output_model}")
+    add_message(session, job, "The job has successfully completed")
+
+
+def _pause(session: WriteSession, job: Row[Any]) -> None:
+    change_status(session, job, Status.PAUSED, pause_requested_at=None, released=False)
+    request_change(session, job)
+    add_message(session, job, "The job is paused.")

@@ -1,0 +1,104 @@
+"""Tokens of the processes of jobs: each is good for one attempt of one job, its data and its reports, and nothing else.
+
+A token gives no right of its own. Each use reads what the user and the API key that created the job may do now.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Row
+
+from llmariner.errors import AuthenticationFailed, Conflict
+from llmariner.files.link_tokens import maker_claims, read_maker
+from llmariner.fine_tuning.job import Status
+from llmariner.fine_tuning.jobs import select_jobs
+from llmariner.fine_tuning.tables import fine_tuning_jobs
+from llmariner.gateway.authentication.signed_tokens import NotSigned, sign, verified_claims
+from llmariner.platform.database import Database, ReadSession
+from llmariner.settings import Secret
+from llmariner.tenancy.principal import Caller
+
+__all__ = ["Worker", "WorkerTokens", "load_attempt", "maker_of"]
+
+_AUDIENCE = "fine_tuning_worker"
+_SCOPE = "api.fine_tuning.jobs.write"
+_SECONDS = 14 * 86400
+"""It waits in line with the job, for days perhaps. The attempt's end ends it before."""
+
+
+@dataclass(frozen=True)
+class Worker:
+    """The process of an attempt. `maker`: who created the job, with the right to do so and no other."""
+
+    job_id: str
+    attempt: int
+    maker: Caller
+
+
+class WorkerTokens:
+    """`secrets`: the first signs, each of them verifies."""
+
+    def __init__(self, database: Database, secrets: Sequence[Secret]) -> None:
+        self._database = database
+        self._secrets = [secret.reveal().encode() for secret in secrets]
+
+    def issue(self, job: Row[Any]) -> str:
+        """A token for the present attempt of a job, a row of `fine_tuning_jobs`."""
+        claims = {"aud": _AUDIENCE, "job": job.id, "attempt": job.attempt, "exp": int(time.time()) + _SECONDS}
+        return sign(claims, self._secrets[0])
+
+    def open(self, token: str, job_id: str) -> Worker:
+        """The process with this token.
+
+        Raises AuthenticationFailed for a text that is no token of that job, Conflict once the attempt has ended,
+        PermissionDenied where its maker may not train any more.
+        """
+        claims = self._verified(token)
+        if claims["job"] != job_id or claims["exp"] <= time.time():
+            raise _invalid()
+        with self._database.read() as session:
+            job = load_attempt(session, job_id, claims["attempt"])
+        made = maker_claims(maker_of(job))
+        place = {"organization_id": job.organization_id, "project_id": job.project_id}
+        return Worker(job_id, claims["attempt"], read_maker(self._database, made, **place, scope=_SCOPE))
+
+    def _verified(self, token: str) -> dict[str, Any]:
+        for secret in self._secrets:
+            try:
+                claims = verified_claims(token[:4096], secret)
+            except NotSigned:
+                continue
+            if claims.get("aud") == _AUDIENCE:
+                return claims
+        raise _invalid()
+
+
+def load_attempt(session: ReadSession, job_id: str, attempt: int, *, lock: bool = False) -> Row[Any]:
+    """The row of a job. Raises Conflict unless this is its present attempt, and it has not ended nor is paused."""
+    query = select_jobs().where(fine_tuning_jobs.c.id == job_id)
+    job = session.first(query.with_for_update(of=fine_tuning_jobs) if lock else query)
+    if job is None or job.attempt != attempt or Status(job.status).is_final or job.status == Status.PAUSED:
+        raise Conflict("This attempt of the job has ended: end the process.", code="attempt_ended")
+    return job
+
+
+def maker_of(job: Row[Any]) -> Caller:
+    """Who created a job, without any right."""
+    return Caller(
+        user_id=job.user_id,
+        email="",
+        organization_id=job.organization_id,
+        project_id=job.project_id,
+        organization_role=None,
+        project_role=None,
+        scopes=frozenset(),
+        key_id=job.key_id,
+    )
+
+
+def _invalid() -> AuthenticationFailed:
+    return AuthenticationFailed("The token is not one of this job.", code="invalid_token")

@@ -1,0 +1,174 @@
+"""The platform as the process of a job sees it: plan, reports, uploads. `training.platform` is the other side."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from sqlalchemy import Row, select
+
+from llmariner.errors import Conflict, InvalidRequest, ModelNotFound, NotFound
+from llmariner.files.file import File, NewFile
+from llmariner.files.files import Files
+from llmariner.files.links import FileLinks
+from llmariner.files.purposes import Purpose
+from llmariner.files.upload_links import UploadLinks
+from llmariner.fine_tuning.job import Stage
+from llmariner.fine_tuning.records import MAX_RECORDS, count_of, text_of
+from llmariner.fine_tuning.reports import apply_record, checkpoint_name
+from llmariner.fine_tuning.tables import fine_tuning_jobs
+from llmariner.fine_tuning.worker_tokens import Worker, load_attempt, maker_of
+from llmariner.models.model import Model, NewModel, SourceRepository
+from llmariner.models.registry import ModelRegistry
+from llmariner.platform.database import Database, WriteSession
+
+__all__ = ["WorkerAddresses", "Workers", "delete_states"]
+
+_LINK_SECONDS = 3600
+_FILES = {"state": "state.safetensors", "adapter": "adapter_model.safetensors", "metrics": "step_metrics.csv"}
+_CONTEXT_TOKENS = 4096
+"""The context of engines on one machine; a longer example would be one that is never asked."""
+
+
+@dataclass(frozen=True)
+class WorkerAddresses:
+    """Base URLs, as the process of a job reaches them: of the routes for workers, and of those of files."""
+
+    workers: str
+    files: str
+
+
+class Workers:
+    """The jobs' processes of one installation. All methods block, and raise Conflict once a process's attempt has ended."""
+
+    def __init__(
+        self,
+        database: Database,
+        registry: ModelRegistry,
+        files: Files,
+        links: FileLinks,
+        upload_links: UploadLinks,
+        addresses: WorkerAddresses,
+    ) -> None:
+        self._database = database
+        self._registry = registry
+        self._files = files
+        self._links = links
+        self._upload_links = upload_links
+        self._addresses = addresses
+
+    def plan(self, worker: Worker) -> dict[str, Any]:
+        """What the process is to do, as JSON of `training.plan.Plan`."""
+        with self._database.read() as session:
+            job = load_attempt(session, worker.job_id, worker.attempt)
+        model = self._model(job)
+
+        def link(file_id: str | None) -> str | None:
+            if file_id is None:
+                return None
+            return self._addresses.files + self._links.create(worker.maker, file_id, _LINK_SECONDS).path
+
+        plan = {
+            "stage": job.stage,
+            "model_folder": model.folder,
+            "method": job.method,
+            "context_tokens": _CONTEXT_TOKENS,
+            "seed": job.seed,
+            "training_file": link(job.training_file),
+            "validation_file": link(job.validation_file),
+        }
+        if job.stage == Stage.TRAIN:
+            numbers = json.loads(job.hyperparameters)
+            names = ("n_epochs", "batch_size", "learning_rate", "beta")
+            plan |= {"checkpoint": link(job.state_file), **{name: numbers[name] for name in names}}
+        return plan
+
+    def upload_link(self, worker: Worker, kind: str, size_bytes: int, sha256: str) -> str:
+        """A URL by which the process may upload one file, of this content."""
+        if kind not in _FILES:
+            raise InvalidRequest(f"'kind' must be one of {', '.join(_FILES)}.", param="kind")
+        with self._database.read() as session:
+            load_attempt(session, worker.job_id, worker.attempt)
+        new = NewFile(f"{worker.job_id}-{_FILES[kind]}", Purpose.FINE_TUNE_RESULTS, "application/octet-stream")
+        terms = self._upload_links.terms(new, size_bytes=size_bytes, sha256=sha256)
+        return self._addresses.files + self._upload_links.create(worker.maker, terms, _LINK_SECONDS).path
+
+    def report(self, worker: Worker, records: Sequence[Mapping[str, Any]]) -> str:
+        """Record what happened; returns what the process is to do: `continue` or `pause`. Idempotent."""
+        if len(records) > MAX_RECORDS:
+            raise InvalidRequest(f"A report has {MAX_RECORDS} records at most.", param="records")
+        for record in records:
+            if record.get("type") == "checkpoint":
+                self._register(worker, record)
+            self._database.transact(partial(self._apply, worker=worker, record=record))
+            if record.get("type") == "state":
+                self._delete_old_states(worker)
+        with self._database.read() as session:
+            job = session.first(select(fine_tuning_jobs).where(fine_tuning_jobs.c.id == worker.job_id))
+        return "pause" if job is not None and job.pause_requested_at is not None else "continue"
+
+    def _apply(self, session: WriteSession, worker: Worker, record: Mapping[str, Any]) -> None:
+        job = load_attempt(session, worker.job_id, worker.attempt, lock=True)
+        if "file_id" in record:
+            self._own_file(job, record)
+        apply_record(session, job, record)
+
+    def _register(self, worker: Worker, record: Mapping[str, Any]) -> None:
+        """Make a model of a checkpoint's adapter; the last one is the result. Idempotent."""
+        with self._database.read() as session:
+            job = load_attempt(session, worker.job_id, worker.attempt)
+        file, step = self._own_file(job, record), count_of(record, "step")
+        new = NewModel(
+            id=checkpoint_name(job, step),
+            source_repository=SourceRepository.FINE_TUNING,
+            model_file_location=file.id,
+            base_model_id=self._model(job).name,
+            project_id=job.project_id,
+        )
+        # A resumed job may make the same adapter again: the same step of the same seed.
+        with contextlib.suppress(Conflict):
+            self._registry.create(new)
+
+    def _model(self, job: Row[Any]) -> Model:
+        """The base model. Raises Conflict where it was deleted."""
+        try:
+            model = self._registry.get(job.model_id)
+        except ModelNotFound:
+            model = None
+        if model is None or model.created_at != job.model_created_at:
+            raise Conflict(f"The base model '{job.model}' was deleted.", code="base_model_deleted")
+        return model
+
+    def _own_file(self, job: Row[Any], record: Mapping[str, Any]) -> File:
+        """The file that a record names, which must be one that this job made. Raises InvalidRequest."""
+        file_id = text_of(record, "file_id", 64)
+        try:
+            file = self._files.get(job.project_id, file_id)
+        except NotFound:
+            file = None
+        # No caller can make files of this purpose.
+        if file is None or file.purpose is not Purpose.FINE_TUNE_RESULTS or not file.filename.startswith(f"{job.id}-"):
+            raise InvalidRequest("The file is none that this job made.", param="records.file_id")
+        return file
+
+    def _delete_old_states(self, worker: Worker) -> None:
+        """Delete the states before the last one."""
+        with self._database.read() as session:
+            job = session.first(select(fine_tuning_jobs).where(fine_tuning_jobs.c.id == worker.job_id))
+        if job is not None:
+            delete_states(self._files, job, keep=job.state_file)
+
+
+def delete_states(files: Files, job: Row[Any], keep: str | None) -> None:
+    """Delete the files with states of a job but one."""
+    found = files.page(job.project_id, purpose=Purpose.FINE_TUNE_RESULTS, after=None, limit=100, order="desc")
+    for file in found:
+        if file.filename == f"{job.id}-{_FILES['state']}" and file.id != keep:
+            try:
+                files.delete(maker_of(job), file.id)
+            except (Conflict, NotFound):
+                continue

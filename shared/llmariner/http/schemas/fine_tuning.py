@@ -1,0 +1,137 @@
+"""Fine-tuning over HTTP: the bodies of requests, in OpenAI's form with upstream's fields."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from llmariner.errors import InvalidRequest
+from llmariner.fine_tuning.hyperparameters import RequestedHyperparameters
+from llmariner.fine_tuning.job import NewFineTuningJob
+from llmariner.http.schemas.bodies import Body
+
+__all__ = ["CreateFineTuningJob", "UploadResult", "WorkerReport"]
+
+Auto = Literal["auto"]
+_GPU_METADATA = "resources.gpu"
+"""Upstream's other place for the number of GPUs, for clients that can send OpenAI's fields only."""
+
+
+class _Hyperparameters(Body):
+    """Numbers, or `auto`."""
+
+    n_epochs: int | Auto | None = None
+    batch_size: int | Auto | None = None
+    learning_rate_multiplier: float | Auto | None = None
+    beta: float | Auto | None = None
+
+    def to_requested(self) -> RequestedHyperparameters:
+        """What is not said is `auto`."""
+        said = {name: value for name, value in self.model_dump().items() if value is not None}
+        return RequestedHyperparameters(**said)
+
+
+class _MethodSettings(Body):
+    """The settings of a method."""
+
+    hyperparameters: _Hyperparameters | None = None
+
+
+class _Method(Body):
+    """How to train. `reinforcement` is read to be refused with the reason."""
+
+    type: str
+    supervised: _MethodSettings | None = None
+    dpo: _MethodSettings | None = None
+    reinforcement: dict[str, Any] | None = None
+
+
+class _Integration(Body):
+    """A service that is told about the job."""
+
+    type: str
+    wandb: dict[str, Any] | None = None
+
+
+class _Resources(Body):
+    """What the job needs."""
+
+    gpu_count: int = Field(default=0, le=1_000_000)
+
+
+class CreateFineTuningJob(Body):
+    """POST /v1/fine_tuning/jobs."""
+
+    model: str
+    training_file: str
+    validation_file: str | None = None
+    hyperparameters: _Hyperparameters | None = None
+    method: _Method | None = None
+    suffix: str | None = None
+    seed: int | None = None
+    metadata: dict[str, str] | None = None
+    integrations: list[_Integration] | None = None
+    resources: _Resources | None = None
+
+    def to_new(self) -> NewFineTuningJob:
+        """The job to create. InvalidRequest for what is said in two places."""
+        method = "supervised" if self.method is None else self.method.type
+        where, said = self._hyperparameters(method)
+        metadata = dict(self.metadata or {})
+        return NewFineTuningJob(
+            model=self.model,
+            training_file=self.training_file,
+            validation_file=self.validation_file or None,
+            method=method,
+            hyperparameters=(said or _Hyperparameters()).to_requested(),
+            suffix=self.suffix,
+            seed=self.seed,
+            gpu_count=self._gpu_count(metadata),
+            metadata=metadata,
+            integrations=tuple(each.type for each in self.integrations or ()),
+            where=where,
+        )
+
+    def _hyperparameters(self, method: str) -> tuple[str, _Hyperparameters | None]:
+        """The field that has them, and what it says."""
+        for other in ("supervised", "dpo"):
+            if self.method is not None and other != method and getattr(self.method, other) is not None:
+                raise InvalidRequest(
+                    f"'method.{other}' has the settings of another method than 'method.type'.", param=f"method.{other}"
+                )
+        settings = getattr(self.method, method, None) if method in ("supervised", "dpo") else None
+        if settings is None or settings.hyperparameters is None:
+            return "hyperparameters", self.hyperparameters
+        where = f"method.{method}.hyperparameters"
+        if self.hyperparameters is not None:
+            raise InvalidRequest(
+                f"Send the hyperparameters in '{where}' or in 'hyperparameters', not in both.", param="hyperparameters"
+            )
+        return where, settings.hyperparameters
+
+    def _gpu_count(self, metadata: dict[str, str]) -> int:
+        if (text := metadata.get(_GPU_METADATA)) is None:
+            return 0 if self.resources is None else self.resources.gpu_count
+        if self.resources is not None:
+            raise InvalidRequest(
+                f"Send the number of GPUs in 'resources' or in the metadata '{_GPU_METADATA}', not in both.",
+                param="resources",
+            )
+        if not (text.isascii() and text.isdigit() and len(text) < 8):
+            raise InvalidRequest(f"The metadata '{_GPU_METADATA}' must be a number of GPUs.", param="metadata")
+        return int(text)
+
+
+class WorkerReport(Body):
+    """POST /v1/fine_tuning/workers/{id}/reports."""
+
+    records: list[dict[str, Any]]
+
+
+class UploadResult(Body):
+    """POST /v1/fine_tuning/workers/{id}/uploads."""
+
+    kind: str
+    bytes: int
+    sha256: str
