@@ -7,7 +7,7 @@ from llmariner.platform.events.cloudevents import Event
 
 def consume(context: Context, event: Event) -> None:
     """Idempotent: what is to be done follows from the job's present state."""
-    context.fine_tuning_reconciler.reconcile(str(event.data["id"]))
+    context.fine_tuning.reconciler.reconcile(str(event.data["id"]))
 
 
 handle = event_function(consume)

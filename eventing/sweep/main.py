@@ -101,7 +101,7 @@ def _reconcile_jobs(context: Context) -> None:
 
 
 def _reconcile_fine_tuning(context: Context) -> None:
-    context.fine_tuning_reconciler.reconcile_all(seconds=_STEP_SECONDS)
+    context.fine_tuning.reconciler.reconcile_all(seconds=_STEP_SECONDS)
 
 
 _STEPS = (

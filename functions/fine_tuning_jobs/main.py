@@ -37,7 +37,7 @@ def build(context: Context) -> Application:
 
 def list_jobs(request: Request, caller: Reader, after: FineTuningJobCursor = None, limit: Limit = 20) -> dict[str, Any]:
     """The project's jobs, newest first."""
-    jobs, project_id = context_of(request).fine_tuning_jobs, caller.key_owner.project_id
+    jobs, project_id = context_of(request).fine_tuning.jobs, caller.key_owner.project_id
     found, more = jobs.page(project_id, after=after, limit=limit)
     return {**_list([job_object(job) for job in found], more), "total_items": jobs.count(project_id)}
 
@@ -45,34 +45,34 @@ def list_jobs(request: Request, caller: Reader, after: FineTuningJobCursor = Non
 def create_job(request: Request, caller: Writer, body: CreateFineTuningJob) -> dict[str, Any]:
     """Create a job; its files are checked next."""
     _check_reach(caller)
-    return job_object(context_of(request).fine_tuning_jobs.create(caller, body.to_new()))
+    return job_object(context_of(request).fine_tuning.jobs.create(caller, body.to_new()))
 
 
 def get_job(request: Request, caller: Reader, id: str) -> dict[str, Any]:
     """One job."""
-    return job_object(context_of(request).fine_tuning_jobs.get(caller.key_owner.project_id, id))
+    return job_object(context_of(request).fine_tuning.jobs.get(caller.key_owner.project_id, id))
 
 
 def cancel_job(request: Request, caller: Writer, id: str) -> dict[str, Any]:
     """End a job. One that has ended is returned as it is."""
-    return job_object(context_of(request).fine_tuning_jobs.cancel(caller, id))
+    return job_object(context_of(request).fine_tuning.jobs.cancel(caller, id))
 
 
 def pause_job(request: Request, caller: Writer, id: str) -> dict[str, Any]:
     """Pause a job."""
-    return job_object(context_of(request).fine_tuning_jobs.pause(caller, id))
+    return job_object(context_of(request).fine_tuning.jobs.pause(caller, id))
 
 
 def resume_job(request: Request, caller: Writer, id: str) -> dict[str, Any]:
     """Let a paused job go on."""
-    return job_object(context_of(request).fine_tuning_jobs.resume(caller, id))
+    return job_object(context_of(request).fine_tuning.jobs.resume(caller, id))
 
 
 def list_events(
     request: Request, caller: Reader, id: str, after: FineTuningEventCursor = None, limit: Limit = 20
 ) -> dict[str, Any]:
     """A job's events, newest first."""
-    history = context_of(request).fine_tuning_history
+    history = context_of(request).fine_tuning.history
     found, more = history.events(caller.key_owner.project_id, id, after=after, limit=limit)
     return _list([event_object(event) for event in found], more)
 
@@ -81,7 +81,7 @@ def list_checkpoints(
     request: Request, caller: Reader, id: str, after: FineTuningCheckpointCursor = None, limit: Limit = 10
 ) -> dict[str, Any]:
     """A job's checkpoints, newest first."""
-    history = context_of(request).fine_tuning_history
+    history = context_of(request).fine_tuning.history
     found, more = history.checkpoints(caller.key_owner.project_id, id, after=after, limit=limit)
     page = _list([checkpoint_object(checkpoint) for checkpoint in found], more)
     first, last = (found[0].id, found[-1].id) if found else (None, None)

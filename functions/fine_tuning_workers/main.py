@@ -26,19 +26,19 @@ def build(context: Context) -> Application:
 
 def get_plan(request: Request, id: str) -> dict[str, Any]:
     """What the process is to do."""
-    return context_of(request).fine_tuning_workers.plan(_worker(request, id))
+    return context_of(request).fine_tuning.workers.plan(_worker(request, id))
 
 
 def report(request: Request, id: str, body: WorkerReport) -> dict[str, Any]:
     """Record what happened."""
     worker = _worker(request, id)
-    return {"action": context_of(request).fine_tuning_workers.report(worker, body.records)}
+    return {"action": context_of(request).fine_tuning.workers.report(worker, body.records)}
 
 
 def create_upload(request: Request, id: str, body: UploadResult) -> dict[str, Any]:
     """A URL by which the process uploads one file."""
     worker = _worker(request, id)
-    url = context_of(request).fine_tuning_workers.upload_link(worker, body.kind, body.bytes, body.sha256)
+    url = context_of(request).fine_tuning.workers.upload_link(worker, body.kind, body.bytes, body.sha256)
     return {"url": url, "method": "PUT"}
 
 
@@ -48,7 +48,7 @@ def _worker(request: Request, job_id: str) -> Worker:
     context, token = context_of(request), token if scheme.lower() == "bearer" else ""
     return context.secret_lookups.look_up(
         token,
-        lambda: context.fine_tuning_worker_tokens.open(token, job_id),
+        lambda: context.fine_tuning.worker_tokens.open(token, job_id),
         client_address.get(),
         untrusted_proxy=bool(request.state.untrusted_proxy),
     )

@@ -40,11 +40,7 @@ if TYPE_CHECKING:
     from llmariner.files.links import FileLinks
     from llmariner.files.upload_links import UploadLinks
     from llmariner.files.uploads import Uploads
-    from llmariner.fine_tuning.history import JobHistory
-    from llmariner.fine_tuning.jobs import FineTuningJobs
-    from llmariner.fine_tuning.reconciler import FineTuningReconciler
-    from llmariner.fine_tuning.worker_tokens import WorkerTokens
-    from llmariner.fine_tuning.workers import WorkerAddresses, Workers
+    from llmariner.fine_tuning.installation import FineTuning
     from llmariner.gateway.authentication.failed_attempts import ThrottledLookups
     from llmariner.gateway.control_plane.http_client import HttpControlPlane
     from llmariner.gateway.control_plane.port import ControlPlane
@@ -363,50 +359,21 @@ class Context:
         return Reconciler(self.database, lambda: self.jobs, lambda: self.files)
 
     @cached_once
-    def fine_tuning_jobs(self) -> FineTuningJobs:
+    def fine_tuning(self) -> FineTuning:
         """Fine-tuning jobs."""
-        from llmariner.fine_tuning.jobs import FineTuningJobs
-
-        return FineTuningJobs(self.database, JobSettings.load(self.env), self.registry, lambda: self.jobs)
-
-    @cached_once
-    def fine_tuning_history(self) -> JobHistory:
-        """Events and checkpoints of fine-tuning jobs."""
-        from llmariner.fine_tuning.history import JobHistory
-
-        return JobHistory(self.database)
-
-    @cached_once
-    def fine_tuning_worker_tokens(self) -> WorkerTokens:
-        """Tokens of the processes of fine-tuning jobs."""
-        from llmariner.fine_tuning.worker_tokens import WorkerTokens
-
-        return WorkerTokens(self.database, self.secrets.of_links)
-
-    @cached_once
-    def fine_tuning_workers(self) -> Workers:
-        """The processes of fine-tuning jobs. Raises Unavailable as `files`."""
-        from llmariner.fine_tuning.workers import Workers
-
-        links = (self.file_links, self.upload_links)
-        return Workers(self.database, self.registry, self.files, *links, self._worker_addresses())
-
-    @cached_once
-    def fine_tuning_reconciler(self) -> FineTuningReconciler:
-        """Makes what runs jobs do what fine-tuning jobs ask for."""
-        from llmariner.fine_tuning.reconciler import FineTuningReconciler
-
-        ports = (lambda: self.jobs, lambda: self.files)
-        tokens, addresses = self.fine_tuning_worker_tokens, self._worker_addresses()
-        return FineTuningReconciler(self.database, self.registry, *ports, tokens, addresses)
-
-    def _worker_addresses(self) -> WorkerAddresses:
-        from llmariner.fine_tuning.workers import WorkerAddresses
+        from llmariner.fine_tuning.installation import FineTuning
         from llmariner.inference_settings import InferenceSettings
 
-        url = InferenceSettings.load(self.env).url.rstrip("/")
-        workers, files = (url.replace("{function}", name) for name in ("fine-tuning-workers", "files"))
-        return WorkerAddresses(workers, files)
+        return FineTuning(
+            self.database,
+            self.registry,
+            JobSettings.load(self.env),
+            self.secrets.of_links,
+            jobs=lambda: self.jobs,
+            files=lambda: self.files,
+            links=lambda: (self.file_links, self.upload_links),
+            url=InferenceSettings.load(self.env).url,
+        )
 
     @cached_once
     def publisher(self) -> Publisher | None:

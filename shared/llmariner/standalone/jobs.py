@@ -50,7 +50,7 @@ def make_jobs(
 
     def reconcile(job_id: str) -> None:
         if job_id.startswith(_FINE_TUNING):
-            context.fine_tuning_reconciler.reconcile(job_id_of(job_id))
+            context.fine_tuning.reconciler.reconcile(job_id_of(job_id))
         else:
             context.batch_job_reconciler.reconcile(job_id)
 

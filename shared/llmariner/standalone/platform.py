@@ -255,7 +255,7 @@ class StandalonePlatform:
     def _reconcile_jobs(self) -> None:
         try:
             self.context.batch_job_reconciler.reconcile_all(seconds=_TICK_SECONDS)
-            self.context.fine_tuning_reconciler.reconcile_all(seconds=_TICK_SECONDS)
+            self.context.fine_tuning.reconciler.reconcile_all(seconds=_TICK_SECONDS)
         except Exception:  # the sweep does it again
             _log.exception("jobs were not reconciled")
 

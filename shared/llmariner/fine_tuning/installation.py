@@ -1,0 +1,94 @@
+"""The fine-tuning of one installation, put together of its parts: a function imports those alone that it uses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from llmariner.job_settings import JobSettings
+from llmariner.models.registry import ModelRegistry
+from llmariner.platform.database import Database
+from llmariner.platform.jobs import Jobs
+from llmariner.settings import Secret
+
+if TYPE_CHECKING:
+    from llmariner.files.files import Files
+    from llmariner.files.links import FileLinks
+    from llmariner.files.upload_links import UploadLinks
+    from llmariner.fine_tuning.history import JobHistory
+    from llmariner.fine_tuning.jobs import FineTuningJobs
+    from llmariner.fine_tuning.reconciler import FineTuningReconciler
+    from llmariner.fine_tuning.worker_tokens import WorkerTokens
+    from llmariner.fine_tuning.workers import WorkerAddresses, Workers
+
+__all__ = ["FineTuning"]
+
+
+class FineTuning:
+    """`jobs` and `files` raise Unavailable in an installation without them.
+
+    `url`: of the functions, as processes of jobs reach them; `{function}` in it becomes the name of the called function.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        registry: ModelRegistry,
+        settings: JobSettings,
+        secrets: Sequence[Secret],
+        *,
+        jobs: Callable[[], Jobs],
+        files: Callable[[], Files],
+        links: Callable[[], tuple[FileLinks, UploadLinks]],
+        url: str,
+    ) -> None:
+        self._database = database
+        self._registry = registry
+        self._settings = settings
+        self._secrets = secrets
+        self._jobs = jobs
+        self._files = files
+        self._links = links
+        self._url = url.rstrip("/")
+
+    @property
+    def jobs(self) -> FineTuningJobs:
+        """The jobs of projects."""
+        from llmariner.fine_tuning.jobs import FineTuningJobs
+
+        return FineTuningJobs(self._database, self._settings, self._registry, self._jobs)
+
+    @property
+    def history(self) -> JobHistory:
+        """Events and checkpoints of jobs."""
+        from llmariner.fine_tuning.history import JobHistory
+
+        return JobHistory(self._database)
+
+    @property
+    def worker_tokens(self) -> WorkerTokens:
+        """Tokens of the processes of jobs."""
+        from llmariner.fine_tuning.worker_tokens import WorkerTokens
+
+        return WorkerTokens(self._database, self._secrets)
+
+    @property
+    def workers(self) -> Workers:
+        """The processes of jobs. Raises Unavailable as `files`."""
+        from llmariner.fine_tuning.workers import Workers
+
+        return Workers(self._database, self._registry, self._files(), *self._links(), self._addresses())
+
+    @property
+    def reconciler(self) -> FineTuningReconciler:
+        """Makes what runs jobs do what is asked for."""
+        from llmariner.fine_tuning.reconciler import FineTuningReconciler
+
+        ports = (self._jobs, self._files)
+        return FineTuningReconciler(self._database, self._registry, *ports, self.worker_tokens, self._addresses())
+
+    def _addresses(self) -> WorkerAddresses:
+        from llmariner.fine_tuning.workers import WorkerAddresses
+
+        workers, files = (self._url.replace("{function}", name) for name in ("fine-tuning-workers", "files"))
+        return WorkerAddresses(workers, files)
