@@ -164,10 +164,10 @@ class Workers:
 
 
 def delete_states(files: Files, job: Row[Any], keep: str | None) -> None:
-    """Delete the files with states of a job but one."""
+    """Delete the files with states of a job: those before `keep`, where it is given. Ids sort by time."""
     found = files.page(job.project_id, purpose=Purpose.FINE_TUNE_RESULTS, after=None, limit=100, order="desc")
     for file in found:
-        if file.filename == f"{job.id}-{_FILES['state']}" and file.id != keep:
+        if file.filename == f"{job.id}-{_FILES['state']}" and (keep is None or file.id < keep):
             try:
                 files.delete(maker_of(job), file.id)
             except (Conflict, NotFound):

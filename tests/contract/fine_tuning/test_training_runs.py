@@ -1,0 +1,376 @@
+"""What becomes of a job: checked, trained, interrupted, paused, ended; and what its process may say and do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import delete, select, update
+
+from llmariner.errors import AuthenticationFailed, Conflict, InvalidRequest, PermissionDenied
+from llmariner.files.file import NewFile
+from llmariner.files.purposes import Purpose
+from llmariner.files.tables import files
+from llmariner.fine_tuning.hyperparameters import RequestedHyperparameters
+from llmariner.fine_tuning.job import Status
+from llmariner.fine_tuning.reconciler import job_id_of
+from llmariner.fine_tuning.tables import fine_tuning_events, fine_tuning_jobs
+from llmariner.models.model import SourceRepository
+from llmariner.platform.database import Database
+from llmariner.platform.jobs import Phase
+from llmariner.tenancy.principal import KeyOwner
+from llmariner.tenancy.tables import organization_users, projects
+
+from .desk import FineTuningDesk
+from .training_desk import ROWS, TrainingDesk, jsonl, step
+
+CHECKED = {"type": "checked", "training_file": {"examples": 12, "tokens": 60, "longest": 5}}
+
+
+@pytest.fixture
+def desk(database: Database, owner: KeyOwner, tmp_path: Path) -> TrainingDesk:
+    return TrainingDesk(database, owner, tmp_path / "objects")
+
+
+def test_a_job_goes_from_its_file_to_a_model(desk: TrainingDesk) -> None:
+    job_id = desk.start(suffix="pirate")
+    sent = desk.scripted.jobs[f"{job_id}-0"]
+    assert job_id_of(sent.id) == job_id
+    assert (sent.project_id, sent.readable_folders) == (desk.project_id, ("/models/smol",))
+    assert sent.environment["LLMARINER_TRAINING_URL"] == f"http://platform/v1/fine_tuning/workers/{job_id}"
+    plan = desk.tuning.workers.plan(desk.worker(job_id, 0))
+    assert (plan["stage"], plan["model_folder"], plan["validation_file"]) == ("check", "/models/smol", None)
+    assert plan["training_file"].startswith("http://platform/v1/files/file-")
+    for _ in range(2):
+        assert desk.reconciled(job_id).status is Status.VALIDATING_FILES
+    desk.report(job_id, 0, CHECKED)
+    job = desk.get(job_id)
+    assert (job.status, job.estimated_tokens, job.total_steps) == (Status.QUEUED, 60 * 8, 3 * 8)
+    assert job.hyperparameters is not None
+    assert (job.hyperparameters.n_epochs, job.hyperparameters.batch_size) == (8, 4)
+    assert desk.reconciled(job_id).place == 3
+    assert ("remove", f"{job_id}-0") in desk.scripted.calls
+    plan = desk.tuning.workers.plan(desk.worker(job_id, 1))
+    assert (plan["stage"], plan["n_epochs"], plan["checkpoint"]) == ("train", 8, None)
+    desk.scripted.run(f"{job_id}-1")
+    desk.report(job_id, 1, {"type": "training", "step": 0, "total_steps": 24}, step(1, valid_loss=3.0))
+    assert (desk.get(job_id).status, desk.get(job_id).step) == (Status.RUNNING, 1)
+    adapter = desk.result(job_id, 1, "adapter", b"adapter")
+    desk.report(job_id, 1, step(24), {"type": "checkpoint", "step": 24, "file_id": adapter, "full_valid_loss": 2.5})
+    metrics = desk.result(job_id, 1, "metrics", b"step\n")
+    desk.report(job_id, 1, {"type": "finished", "step": 24, "trained_tokens": 480, "file_id": metrics})
+    desk.scripted.end(f"{job_id}-1", Phase.SUCCEEDED)
+    job = desk.reconciled(job_id)
+    assert (job.status, job.fine_tuned_model) == (Status.RUNNING, None), "the model is not loaded yet"
+    model = desk.registry.get(job.output_model, project_id=desk.project_id)
+    assert (model.base_model_id, model.project_id, model.approved) == ("smol", desk.project_id, True)
+    assert (model.source_repository, model.model_file_location) == (SourceRepository.FINE_TUNING, adapter)
+    desk.load(model.id)
+    job = desk.reconciled(job_id)
+    assert (job.status, job.fine_tuned_model) == (Status.SUCCEEDED, model.name)
+    assert (job.trained_tokens, job.result_file) == (480, metrics)
+    [checkpoint], _ = desk.history.checkpoints(desk.project_id, job_id, after=None, limit=9)
+    assert (checkpoint.step, checkpoint.model, checkpoint.metrics) == (24, model.name, {"full_valid_loss": 2.5})
+    for _ in range(2):
+        desk.reconciled(job_id)
+    assert desk.messages(job_id)[-1] == "The job has successfully completed"
+    statuses = desk.outbox(job_id).count("status_changed")
+    assert statuses == 3, "queued, running, succeeded"
+
+
+BAD_FILES: dict[str, tuple[bytes, str]] = {
+    "a role": (jsonl([*ROWS[:2], {"messages": [{"role": "bot", "content": "x"}]}]), "Line 3: 'messages[0].role'"),
+    "a preference": (jsonl([*ROWS, {"input": {}, "preferred_output": []}]), "Line 13: it is a preference"),
+    "blank lines count": (b"\n\n" + jsonl([{"messages": []}]) + b"\n", "Line 3: 'messages' must be a list"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_a_fault_of_a_file_is_named_by_its_line(desk: TrainingDesk, name: str) -> None:
+    content, said = BAD_FILES[name]
+    results = NewFile("train.jsonl", Purpose.FINE_TUNE, "application/jsonl")
+    good, bad = desk.upload(jsonl(ROWS)), unchecked(desk, content, results)
+    first = desk.reconciled(desk.create(training_file=bad))
+    second = desk.reconciled(desk.create(training_file=good, validation_file=bad))
+    for job, param in ((first, "training_file"), (second, "validation_file")):
+        assert job.status is Status.FAILED
+        assert (job.error_code, job.error_param) == (f"invalid_{param}", param)
+        assert job.error_message is not None
+        assert job.error_message.startswith(said)
+    assert desk.scripted.jobs == {}, "no process was started for them"
+
+
+def unchecked(desk: TrainingDesk, content: bytes, new: NewFile) -> str:
+    """The id of a file whose content was not checked when it was made, such as one outside the store."""
+    file_id = desk.upload(content, NewFile("x", Purpose.USER_DATA, "text/plain"))
+    with desk.database.write() as session:
+        session.run(update(files).where(files.c.id == file_id).values(purpose=new.purpose))
+    return file_id
+
+
+def test_a_large_file_is_checked_in_parts(desk: TrainingDesk, monkeypatch: pytest.MonkeyPatch) -> None:
+    part = 100
+    monkeypatch.setattr("llmariner.fine_tuning.form_check._PART_BYTES", part)
+    monkeypatch.setattr("llmariner.fine_tuning.reconciler._CHECK_SECONDS", 1e-9)
+    bad = jsonl([*ROWS, {"messages": [{"role": "bot"}]}, ROWS[0]])
+    job_id = desk.create(training_file=unchecked(desk, bad, NewFile("x", Purpose.FINE_TUNE, "text/plain")))
+    assert desk.reconciled(job_id).status is Status.VALIDATING_FILES
+    monkeypatch.setattr("llmariner.fine_tuning.reconciler._CHECK_SECONDS", 60.0)
+    job = desk.reconciled(job_id)
+    assert job.error_message is not None
+    assert job.error_message.startswith("Line 13: 'messages[0].role'")
+    with desk.database.read() as session:
+        row = session.first(select(fine_tuning_jobs).where(fine_tuning_jobs.c.id == job_id))
+    assert row is not None
+    assert 0 < row.checked_bytes < len(bad)
+    assert row.checked_lines < 13
+
+
+def test_what_the_tokenizer_finds_wrong_ends_the_job(desk: TrainingDesk) -> None:
+    job_id = desk.start()
+    desk.report(job_id, 0, {"type": "invalid", "file": "training_file", "line": 7, "message": "it has 9000 tokens"})
+    job = desk.get(job_id)
+    assert (job.status, job.error_message) == (Status.FAILED, "Line 7: it has 9000 tokens.")
+    few = desk.start()
+    desk.report(few, 0, {**CHECKED, "training_file": {"examples": 9, "tokens": 60}})
+    assert desk.get(few).error_message == "The file has 9 examples: it needs 10 at least."
+    with pytest.raises(Conflict) as raised:
+        desk.report(few, 0, CHECKED)
+    assert raised.value.code == "attempt_ended"
+
+
+def test_a_report_that_comes_twice_changes_nothing(desk: TrainingDesk) -> None:
+    job_id = desk.training()
+    file_id = desk.result(job_id, 1, "adapter", b"adapter")
+    for _ in range(2):
+        desk.report(
+            job_id,
+            1,
+            {"type": "training", "step": 0},
+            step(1),
+            step(2),
+            {"type": "checkpoint", "step": 2, "file_id": file_id},
+        )
+    events, _ = desk.history.events(desk.project_id, job_id, after=None, limit=100)
+    assert sorted(event.step for event in events if event.step is not None) == [1, 2]
+    assert len(desk.history.checkpoints(desk.project_id, job_id, after=None, limit=9)[0]) == 1
+    assert [each for each in desk.messages(job_id) if each.startswith("Checkpoint")] == [
+        f"Checkpoint created at step 2: {desk.get(job_id).output_model}:ckpt-step-2"
+    ]
+
+
+def test_an_interrupted_job_goes_on_from_its_last_state(desk: TrainingDesk) -> None:
+    job_id = desk.training()
+    states = [desk.result(job_id, 1, "state", content) for content in (b"state 1", b"state 2")]
+    for number, state in enumerate(states, 1):
+        desk.report(job_id, 1, step(number), {"type": "state", "step": number, "file_id": state})
+    assert list(desk.files.get_many(desk.project_id, states)) == states[1:], "the state before is not needed any more"
+    desk.report(job_id, 1, step(3))
+    for attempt in range(1, 8):  # interruptions are nobody's fault, so their number has no limit
+        desk.scripted.end(f"{job_id}-{attempt}", Phase.FAILED, "interrupted", "The platform stopped.")
+        assert desk.reconciled(job_id).status is Status.QUEUED
+        desk.reconciled(job_id)
+        with pytest.raises(Conflict):
+            desk.worker(job_id, attempt)
+        plan = desk.tuning.workers.plan(desk.worker(job_id, attempt + 1))
+        assert f"/{states[1]}/" in plan["checkpoint"]
+        desk.report(job_id, attempt + 1, {"type": "training", "step": 2}, step(3))
+    assert "Fine-tuning goes on after step 2" in desk.messages(job_id)
+    assert desk.finish(job_id, 8).status is Status.SUCCEEDED
+    desk.reconciled(job_id)
+    assert desk.files.get_many(desk.project_id, states) == {}, "an ended job leaves no state"
+
+
+def test_a_job_whose_process_is_unknown_goes_on(desk: TrainingDesk) -> None:
+    job_id = desk.training()
+    desk.scripted.statuses.clear()
+    assert desk.reconciled(job_id).status is Status.QUEUED
+    checked = desk.start()
+    desk.scripted.end(f"{checked}-0", Phase.FAILED, "interrupted")
+    assert desk.reconciled(checked).status is Status.VALIDATING_FILES
+    desk.reconciled(checked)
+    desk.report(checked, 1, CHECKED)
+    assert desk.get(checked).status is Status.QUEUED
+
+
+def test_a_process_that_fails_ends_the_job_with_the_cause(desk: TrainingDesk) -> None:
+    said, crashed, killed, empty = (desk.training() for _ in range(4))
+    desk.report(said, 1, {"type": "failed", "message": "The training failed: no memory."})
+    desk.scripted.end(f"{crashed}-1", Phase.FAILED, "out_of_memory", "It used 9 MiB.")
+    causes = {said: "training_failed", crashed: "out_of_memory", killed: "killed", empty: "failed"}
+    for attempt in range(1, 6):
+        desk.scripted.end(f"{killed}-{attempt}", Phase.FAILED, "killed", "It was killed.")
+        desk.scripted.end(f"{empty}-{attempt}", Phase.SUCCEEDED)
+        for _ in range(2):
+            for job_id in causes:
+                desk.reconciled(job_id)
+    for job_id, code in causes.items():
+        job = desk.get(job_id)
+        assert (job.status, job.error_code) == (Status.FAILED, code)
+        assert job.error_message
+    assert f"{killed}-4" in desk.scripted.jobs
+    assert f"{killed}-5" not in desk.scripted.jobs, "it is tried again three times"
+
+
+def test_a_pause_happens_after_a_step_and_is_resumed(desk: TrainingDesk) -> None:
+    job_id = desk.training()
+    assert desk.report(job_id, 1, step(1)) == "continue"
+    desk.jobs.pause(desk.caller, job_id)
+    assert desk.report(job_id, 1, step(2)) == "pause"
+    state = desk.result(job_id, 1, "state", b"state")
+    desk.report(job_id, 1, {"type": "state", "step": 2, "file_id": state}, {"type": "paused", "step": 2})
+    job = desk.get(job_id)
+    assert (job.status, job.pause_requested_at) == (Status.PAUSED, None)
+    with pytest.raises(Conflict):
+        desk.worker(job_id, 1)
+    assert desk.reconciled(job_id).status is Status.PAUSED
+    assert list(desk.files.get_many(desk.project_id, [state])) == [state]
+    assert desk.jobs.resume(desk.caller, job_id).status is Status.QUEUED
+    desk.reconciled(job_id)
+    assert f"/{state}/" in desk.tuning.workers.plan(desk.worker(job_id, 2))["checkpoint"]
+
+
+def test_a_pause_that_a_crash_overtakes_is_a_pause(desk: TrainingDesk) -> None:
+    job_id = desk.training()
+    desk.jobs.pause(desk.caller, job_id)
+    desk.scripted.end(f"{job_id}-1", Phase.FAILED, "interrupted")
+    assert desk.reconciled(job_id).status is Status.PAUSED
+
+
+def test_nothing_counts_that_a_canceled_job_says(desk: TrainingDesk) -> None:
+    job_id = desk.training()
+    worker = desk.worker(job_id, 1)
+    file_id = desk.result(job_id, 1, "adapter", b"adapter")
+    desk.jobs.cancel(desk.caller, job_id)
+    for call in (
+        lambda: desk.tuning.workers.report(worker, [step(5)]),
+        lambda: desk.tuning.workers.report(worker, [{"type": "checkpoint", "step": 6, "file_id": file_id}]),
+        lambda: desk.tuning.workers.plan(worker),
+        lambda: desk.tuning.workers.upload_link(worker, "state", 1, "0" * 64),
+        lambda: desk.worker(job_id, 1),
+    ):
+        with pytest.raises(Conflict) as raised:
+            call()
+        assert raised.value.code == "attempt_ended"
+    assert desk.get(job_id).step == 0
+    desk.reconciled(job_id)
+    assert f"{job_id}-1" not in desk.scripted.statuses
+    calls = len(desk.scripted.calls)
+    desk.reconciled(job_id)
+    assert len(desk.scripted.calls) == calls, "it is done with"
+
+
+def test_a_token_is_good_for_its_job_alone(desk: TrainingDesk) -> None:
+    first, second = desk.start(), desk.start()
+    token = desk.token(first, 0)
+    file_link = desk.links.create(desk.caller, desk.file(), 60).token
+    for wrong, job_id in ((token, second), (token[:-2], first), ("", first), (file_link, first)):
+        with pytest.raises(AuthenticationFailed):
+            desk.tuning.worker_tokens.open(wrong, job_id)
+    assert desk.tuning.worker_tokens.open(token, first).maker.scopes == {"api.fine_tuning.jobs.write"}
+
+
+def test_a_job_ends_with_the_right_of_its_maker(desk: TrainingDesk) -> None:
+    job_id = desk.start()
+    with desk.database.write() as session:
+        session.run(delete(organization_users).where(organization_users.c.user_id == desk.owner.user_id))
+    with pytest.raises(PermissionDenied):
+        desk.worker(job_id, 0)
+
+
+def test_a_process_can_name_its_own_results_only(desk: TrainingDesk) -> None:
+    job_id, other = desk.training(), desk.training()
+    foreign = desk.result(other, 1, "adapter", b"another's")
+    for file_id in (foreign, desk.upload(jsonl(ROWS)), "file-none", 7, None):
+        for type_ in ("checkpoint", "state", "finished"):
+            with pytest.raises(InvalidRequest):
+                desk.report(job_id, 1, {"type": type_, "step": 1, "trained_tokens": 1, "file_id": file_id})
+    with pytest.raises(InvalidRequest):
+        desk.tuning.workers.upload_link(desk.worker(job_id, 1), "model.bin", 1, "0" * 64)
+    assert desk.files.get(desk.project_id, foreign).id == foreign
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {},
+        {"type": "checked"},
+        {"type": ["step"]},
+        step(1, step="1"),
+        step(1, step=-1),
+        step(1, step=2**60),
+        step(1, train_loss=float("nan")),
+        step(1, train_loss=None),
+        step(1, tokens_per_second="fast"),
+        {"type": "failed", "message": ""},
+        {"type": "invalid", "file": "model", "line": 1, "message": "x"},
+    ],
+)
+def test_a_record_of_another_form_is_refused(desk: TrainingDesk, record: dict[str, Any]) -> None:
+    job_id = desk.training()
+    with pytest.raises(InvalidRequest):
+        desk.report(job_id, 1, record)
+    assert desk.get(job_id).status is Status.RUNNING
+
+
+def test_a_base_model_that_is_deleted_ends_the_job(desk: TrainingDesk) -> None:
+    job_id = desk.create(training_file=desk.upload(jsonl(ROWS)))
+    desk.registry.delete("smol", project_id=None)
+    assert desk.reconciled(job_id).error_code == "base_model_deleted"
+
+
+def test_a_model_that_cannot_be_loaded_fails_the_job(desk: TrainingDesk) -> None:
+    job_id = desk.training(hyperparameters=epochs(2))
+    adapter = desk.result(job_id, 1, "adapter", b"x")
+    metrics = desk.result(job_id, 1, "metrics", b"step\n")
+    desk.report(job_id, 1, {"type": "checkpoint", "step": 6, "file_id": adapter})
+    desk.report(job_id, 1, {"type": "finished", "step": 6, "trained_tokens": 1, "file_id": metrics})
+    desk.registry.mark_failed(desk.get(job_id).output_model, "It is no adapter.")
+    job = desk.reconciled(job_id)
+    assert (job.status, job.error_code) == (Status.FAILED, "model_not_loaded")
+    assert "It is no adapter." in str(job.error_message)
+
+
+def epochs(number: int) -> Any:
+    return RequestedHyperparameters(n_epochs=number)
+
+
+def test_the_sweep_makes_up_for_lost_events(desk: TrainingDesk, database: Database, other_owner: KeyOwner) -> None:
+    others = FineTuningDesk(database, other_owner)
+    orphan = others.create()
+    waiting = desk.create(training_file=desk.upload(jsonl(ROWS)))
+    ended = desk.training()
+    desk.jobs.cancel(desk.caller, ended)
+    desk.tuning.reconciler.reconcile_all(seconds=60)
+    assert f"{waiting}-0" in desk.scripted.jobs
+    assert f"{ended}-1" not in desk.scripted.statuses
+    with database.write() as session:
+        session.run(update(projects).where(projects.c.id == desk.project_id).values(archived_at=1))
+    desk.tuning.reconciler.reconcile_all(seconds=60)
+    assert desk.get(waiting).status is Status.CANCELLED
+    with database.write() as session:
+        session.run(delete(projects).where(projects.c.id == other_owner.project_id))
+    desk.tuning.reconciler.reconcile_all(seconds=60)
+    with database.read() as session:
+        assert session.rows(select(fine_tuning_jobs.c.id).where(fine_tuning_jobs.c.id == orphan)) == []
+        assert session.rows(select(fine_tuning_events).where(fine_tuning_events.c.job_id == orphan)) == []
+    assert ("remove", f"{orphan}-0") in desk.scripted.calls
+
+
+def test_without_a_port_jobs_wait(desk: TrainingDesk) -> None:
+    job_id = desk.training()
+    desk.port = None
+    desk.tuning.reconciler.reconcile_all(seconds=60)
+    assert desk.get(job_id).status is Status.RUNNING
+    desk.tuning.reconciler.reconcile("ftjob-none")
+
+
+def test_the_speed_of_a_job_is_the_estimate_of_the_next(desk: TrainingDesk) -> None:
+    first = desk.training()
+    desk.report(first, 1, step(1, tokens_per_second=30.0))
+    second = desk.training(hyperparameters=epochs(2))
+    job = desk.get(second)
+    assert (job.estimated_tokens, job.estimated_seconds) == (120, 4.0)
+    desk.report(second, 1, step(1, tokens_per_second=55.0))
+    assert desk.get(second).estimated_seconds == 2.0

@@ -1,0 +1,133 @@
+"""Fine-tuning jobs of one project with files that have contents, and processes that a test plays."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from llmariner.file_settings import FileSettings
+from llmariner.files.file import NewFile
+from llmariner.files.files import Files
+from llmariner.files.links import FileLinks
+from llmariner.files.purposes import Purpose
+from llmariner.files.upload_links import UploadLinks
+from llmariner.fine_tuning.hyperparameters import RequestedHyperparameters
+from llmariner.fine_tuning.installation import FineTuning
+from llmariner.fine_tuning.job import FineTuningJob
+from llmariner.fine_tuning.references import FineTuningReferences
+from llmariner.fine_tuning.worker_tokens import Worker
+from llmariner.job_settings import JobSettings
+from llmariner.models.model import Task
+from llmariner.platform.database import Database
+from llmariner.platform.objects.folder import FolderObjects
+from llmariner.settings import Secret
+from llmariner.tenancy.principal import KeyOwner
+
+from .desk import FineTuningDesk, add_base_model
+
+__all__ = ["ROWS", "TrainingDesk", "jsonl", "step"]
+
+SECRET = Secret("s" * 64)
+ROWS = [
+    {"messages": [{"role": "user", "content": f"Hello {number}"}, {"role": "assistant", "content": "Arrr!"}]}
+    for number in range(12)
+]
+_TOKEN = "LLMARINER_TRAINING_TOKEN"
+
+
+def jsonl(rows: Sequence[Any]) -> bytes:
+    """Rows in JSON Lines."""
+    return "\n".join(map(json.dumps, rows)).encode()
+
+
+def step(number: int, **fields: Any) -> dict[str, Any]:
+    """The record of a step."""
+    numbers = {"train_loss": 2.0 / number, "train_accuracy": 0.5, "learning_rate": 1e-3, "tokens_per_second": 100.0}
+    return {"type": "step", "step": number, "trained_tokens": 10 * number, **numbers, **fields}
+
+
+class TrainingDesk(FineTuningDesk):
+    """See the module. Times and places are those of a test; the base model is registered."""
+
+    def __init__(self, database: Database, owner: KeyOwner, folder: Path) -> None:
+        super().__init__(database, owner)
+        self.owner = owner
+        self.files = Files(database, FolderObjects(folder), FileSettings(), (FineTuningReferences(),))
+        self.links = FileLinks(database, self.files, [SECRET])
+        self.upload_links = UploadLinks(database, FileSettings(), [SECRET])
+        self.tuning = FineTuning(
+            database,
+            self.registry,
+            JobSettings(),
+            [SECRET],
+            jobs=self.running_jobs,
+            files=lambda: self.files,
+            links=lambda: (self.links, self.upload_links),
+            url="http://platform",
+        )
+        add_base_model(self.registry)
+
+    def upload(self, content: bytes, new: NewFile | None = None) -> str:
+        """The id of a new file."""
+        new = new or NewFile("train.jsonl", Purpose.FINE_TUNE, "application/jsonl")
+        with self.files.receive(self.owner, purpose=None, size_bytes=0, limit_bytes=2**30) as incoming:
+            incoming.write(content)
+            return self.files.save(self.owner, new, incoming).id
+
+    def start(self, rows: Sequence[Any] = ROWS, **fields: Any) -> str:
+        """The id of a new job, whose files have been checked for their form."""
+        job_id = self.create(training_file=self.upload(jsonl(rows)), **fields)
+        self.reconciled(job_id)
+        return job_id
+
+    def reconciled(self, job_id: str) -> FineTuningJob:
+        """The job after a reconciliation."""
+        self.tuning.reconciler.reconcile(job_id)
+        return self.get(job_id)
+
+    def token(self, job_id: str, attempt: int) -> str:
+        """The token that the process of an attempt has."""
+        return self.scripted.jobs[f"{job_id}-{attempt}"].environment[_TOKEN]
+
+    def worker(self, job_id: str, attempt: int) -> Worker:
+        """The process of an attempt, if its token is valid."""
+        return self.tuning.worker_tokens.open(self.token(job_id, attempt), job_id)
+
+    def report(self, job_id: str, attempt: int, *records: dict[str, Any]) -> str:
+        """What the process of an attempt is to do after a report."""
+        return self.tuning.workers.report(self.worker(job_id, attempt), records)
+
+    def training(self, **fields: Any) -> str:
+        """The id of a job that trains in its attempt 1, with 3 steps in each of 2 epochs."""
+        job_id = self.start(**{"hyperparameters": RequestedHyperparameters(n_epochs=2), **fields})
+        self.report(job_id, 0, {"type": "checked", "training_file": {"examples": 12, "tokens": 60, "longest": 5}})
+        self.reconciled(job_id)
+        self.scripted.run(f"{job_id}-1")
+        self.report(job_id, 1, {"type": "training", "step": 0, "total_steps": 6})
+        return job_id
+
+    def result(self, job_id: str, attempt: int, kind: str, content: bytes) -> str:
+        """The id of a file that a process uploaded."""
+        digest = hashlib.sha256(content).hexdigest()
+        url = self.tuning.workers.upload_link(self.worker(job_id, attempt), kind, len(content), digest)
+        link = self.upload_links.open(parse_qs(urlsplit(url).query)["link"][0])
+        with self.files.receive(self.owner, purpose=None, size_bytes=0, limit_bytes=2**20) as incoming:
+            incoming.write(content)
+            return self.files.save(self.owner, link.terms.new, incoming).id
+
+    def finish(self, job_id: str, attempt: int = 1) -> FineTuningJob:
+        """The job after its process trained to the end and its model was loaded."""
+        adapter = self.result(job_id, attempt, "adapter", f"adapter {job_id}".encode())
+        self.report(job_id, attempt, step(6), {"type": "checkpoint", "step": 6, "file_id": adapter})
+        metrics = self.result(job_id, attempt, "metrics", b"step,train_loss\n")
+        self.report(job_id, attempt, {"type": "finished", "step": 6, "trained_tokens": 60, "file_id": metrics})
+        self.load(self.get(job_id).output_model)
+        return self.reconciled(job_id)
+
+    def load(self, model: str) -> None:
+        """Load a model, as the consumer does that fetches weights."""
+        self.registry.mark_loaded(model, folder="/models/x", size_bytes=9, task=Task.GENERATE)
