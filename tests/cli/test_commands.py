@@ -13,7 +13,7 @@ import yaml
 
 from llmariner.cli.main import llma as root
 
-from . import admin_cases, batch_cases, storage_cases
+from . import admin_cases, batch_cases, fine_tuning_cases, storage_cases
 
 if TYPE_CHECKING:
     from cli.conftest import FakePlatform, Llma
@@ -343,7 +343,7 @@ CASES = [
         query={"head": "ab" * 32},
     ),
 ]
-CASES += [Case(**row) for row in (*admin_cases.ROWS, *storage_cases.ROWS, *batch_cases.ROWS)]
+CASES += [Case(**row) for row in (*admin_cases.ROWS, *storage_cases.ROWS, *batch_cases.ROWS, *fine_tuning_cases.ROWS)]
 TRANSFERS = {"storage files upload", "storage files download", "storage vector-stores add-files", "batch jobs create"}
 """They send or receive files; tested in `test_uploads`, `test_downloads`, `test_add_files` and `test_batch_jobs`."""
 STREAMED = {"admin usage export", "batch jobs logs"}

@@ -30,6 +30,7 @@ _MEMBERS = {
     "embeddings": "llmariner.cli.inference.embeddings:embeddings",
     "tokenize": "llmariner.cli.inference.tokens:tokenize",
     "detokenize": "llmariner.cli.inference.tokens:detokenize",
+    "fine-tuning": "llmariner.cli.fine_tuning:fine_tuning",
     "batch": "llmariner.cli.batch:batch",
     "storage": "llmariner.cli.storage:storage",
     "usage": "llmariner.cli.usage:usage",
@@ -47,7 +48,7 @@ _EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {code.value:>3}  {code.meaning}" f
     "llma",
     cls=LazyGroup,
     members=_MEMBERS,
-    aliases={"st": "storage"},
+    aliases={"st": "storage", "ft": "fine-tuning"},
     epilog=_EPILOG,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )

@@ -1,0 +1,207 @@
+"""`llma fine-tuning jobs`: create, list, get, events, checkpoints, pause, resume, cancel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from llmariner.cli.support.click_extensions import Command, pass_session
+from llmariner.cli.support.resolvers import complete_files
+from llmariner.cli.support.session import Session
+
+__all__ = ["cancel", "checkpoints", "create", "events", "get", "list_jobs", "pause", "resume"]
+
+_PAGE = 100
+"""The page size limit of the API."""
+_JOB_ARGUMENT = click.argument("job", metavar="ID")
+_LIMIT = click.option(
+    "--limit", metavar="N", type=click.IntRange(min=1), default=100, show_default=True, help="Newest N."
+)
+
+
+@click.command(cls=Command)
+@click.option("--model", required=True, help="Base model.")
+@click.option(
+    "--training-file-id", metavar="ID", required=True, shell_complete=complete_files, help="Uploaded file of examples."
+)
+@click.option("--validation-file-id", metavar="ID", shell_complete=complete_files, help="File to measure the loss on.")
+@click.option("--suffix", help="Part of the new model's name.")
+@click.option("--method", type=click.Choice(["supervised", "dpo"]), default="supervised", show_default=True)
+@click.option("--epochs", metavar="N", type=int, help="Epochs; else by the number of examples.")
+@click.option("--batch-size", metavar="N", type=int, help="Examples of a step; else by their number.")
+@click.option("--learning-rate-multiplier", metavar="X", type=float, help="Multiplier of the base rate; else 1.")
+@click.option("--beta", metavar="X", type=float, help="Of dpo: how close to remain to the base model; else 0.1.")
+@click.option("--seed", metavar="N", type=int, help="For the same run again; else a random one.")
+@click.option("--gpu", metavar="N", type=click.IntRange(min=0), default=0, show_default=True, help="GPUs.")
+@pass_session
+def create(session: Session, /, **said: Any) -> None:
+    """Create a job."""
+    document = session.api().post("fine_tuning/jobs", _body(said))
+    session.printer.print_message(document, f"Created {document['id']}. Its files are checked first.")
+
+
+def _body(said: Mapping[str, Any]) -> dict[str, Any]:
+    """The body of the request: what was said, and nothing else."""
+    numbers = {
+        "n_epochs": said["epochs"],
+        "batch_size": said["batch_size"],
+        "learning_rate_multiplier": said["learning_rate_multiplier"],
+        "beta": said["beta"],
+    }
+    settings = {name: value for name, value in numbers.items() if value is not None}
+    method = said["method"]
+    body = {
+        "model": said["model"],
+        "training_file": said["training_file_id"],
+        "validation_file": said["validation_file_id"],
+        "suffix": said["suffix"],
+        "seed": said["seed"],
+        "method": {"type": method, **({method: {"hyperparameters": settings}} if settings else {})},
+        "resources": {"gpu_count": said["gpu"]} if said["gpu"] else None,
+    }
+    return {name: value for name, value in body.items() if value is not None}
+
+
+@click.command("list", cls=Command)
+@_LIMIT
+@pass_session
+def list_jobs(session: Session, limit: int) -> None:
+    """List jobs, newest first."""
+    from llmariner.cli.support.output import Column, format_timestamp
+
+    document = session.api().all_pages("fine_tuning/jobs", max_records=limit, limit=min(limit, _PAGE))
+    columns = [
+        Column.of("id"),
+        Column.of("model"),
+        Column("STATUS", _status),
+        Column("STEP", _progress),
+        Column("CREATED", lambda job: format_timestamp(job.get("created_at"))),
+        Column("RESULT", lambda job: job.get("fine_tuned_model") or (job.get("error") or {}).get("message")),
+    ]
+    empty = "No jobs; `llma fine-tuning jobs create` makes one."
+    session.printer.print_records(document, document["data"], columns, empty=empty)
+
+
+@click.command(cls=Command)
+@_JOB_ARGUMENT
+@pass_session
+def get(session: Session, job: str) -> None:
+    """Show a job: state, place in line, estimate, result."""
+    from llmariner.cli.support.output import format_timestamp
+
+    document = session.api().get(_path(job))
+    queue, error = document.get("queue") or {}, document.get("error") or {}
+    estimate, numbers = document.get("estimate") or {}, document.get("hyperparameters") or {}
+    left = estimate.get("seconds_left")
+    details: dict[str, str | int | None] = {
+        "id": document.get("id"),
+        "status": document.get("status"),
+        "place in line": queue.get("place"),
+        "waits because": queue.get("reason"),
+        "error": f"{error.get('message')} ({error.get('code')})" if error else None,
+        "model": document.get("model"),
+        "result": document.get("fine_tuned_model"),
+        "method": (document.get("method") or {}).get("type"),
+        "hyperparameters": ", ".join(f"{name} {value}" for name, value in numbers.items()),
+        "seed": str(document.get("seed")),
+        "step": _progress(document),
+        "tokens to train": estimate.get("tokens"),
+        "seconds left": None if left is None else round(left),
+        "trained tokens": document.get("trained_tokens"),
+        "training file": document.get("training_file"),
+        "validation file": document.get("validation_file"),
+        "result files": ", ".join(document.get("result_files") or ()),
+        "created": format_timestamp(document.get("created_at")),
+        "finished": format_timestamp(document.get("finished_at")),
+    }
+    session.printer.print_details(document, {name: value for name, value in details.items() if value})
+
+
+@click.command(cls=Command)
+@_JOB_ARGUMENT
+@_LIMIT
+@pass_session
+def events(session: Session, job: str, limit: int) -> None:
+    """List what happened in a job, newest first."""
+    from llmariner.cli.support.output import Column, format_timestamp
+
+    document = session.api().all_pages(f"{_path(job)}/events", max_records=limit, limit=min(limit, _PAGE))
+    columns = [
+        Column("TIME", lambda event: format_timestamp(event.get("created_at"))),
+        Column.of("level"),
+        Column.of("message"),
+        Column("VALIDATION LOSS", lambda event: _rounded((event.get("data") or {}).get("valid_loss"))),
+    ]
+    session.printer.print_records(document, document["data"], columns, empty="No events.")
+
+
+@click.command(cls=Command)
+@_JOB_ARGUMENT
+@_LIMIT
+@pass_session
+def checkpoints(session: Session, job: str, limit: int) -> None:
+    """List the checkpoints of a job, newest first. Each is a model."""
+    from llmariner.cli.support.output import Column, format_timestamp
+
+    document = session.api().all_pages(f"{_path(job)}/checkpoints", max_records=limit, limit=min(limit, _PAGE))
+    columns = [
+        Column("MODEL", lambda each: each.get("fine_tuned_model_checkpoint")),
+        Column("STEP", lambda each: each.get("step_number")),
+        Column("CREATED", lambda each: format_timestamp(each.get("created_at"))),
+        Column("VALIDATION LOSS", lambda each: _rounded((each.get("metrics") or {}).get("full_valid_loss"))),
+    ]
+    session.printer.print_records(document, document["data"], columns, empty="No checkpoints.")
+
+
+@click.command(cls=Command)
+@_JOB_ARGUMENT
+@pass_session
+def pause(session: Session, job: str) -> None:
+    """Pause a job that waits or runs."""
+    document = session.api().post(f"{_path(job)}/pause")
+    said = f"{job} pauses after its present step." if document.get("pause_requested") else f"{job} is paused."
+    session.printer.print_message(document, said)
+
+
+@click.command(cls=Command)
+@_JOB_ARGUMENT
+@pass_session
+def resume(session: Session, job: str) -> None:
+    """Let a paused job go on from its last state."""
+    document = session.api().post(f"{_path(job)}/resume")
+    session.printer.print_message(document, f"{job} goes on: {document.get('status')}.")
+
+
+@click.command(cls=Command)
+@_JOB_ARGUMENT
+@pass_session
+def cancel(session: Session, job: str) -> None:
+    """End a job. Its checkpoints remain."""
+    document = session.api().post(f"{_path(job)}/cancel")
+    canceled = document.get("status") == "cancelled"
+    said = f"{job} has ended." if canceled else f"{job} had ended before: {document.get('status')}."
+    session.printer.print_message(document, said)
+
+
+def _path(job: str) -> str:
+    from llmariner.cli.support.api import build_path
+
+    return build_path("fine_tuning", "jobs", job)
+
+
+def _status(job: Mapping[str, Any]) -> str:
+    """Such as `running`, or `queued (2)` with the place in line."""
+    place = (job.get("queue") or {}).get("place")
+    return f"{job.get('status')} ({place})" if place else str(job.get("status"))
+
+
+def _progress(job: Mapping[str, Any]) -> str:
+    """Such as `12/90`; empty before the number of steps is known."""
+    progress = job.get("progress") or {}
+    return f"{progress.get('step')}/{progress['total_steps']}" if progress.get("total_steps") else ""
+
+
+def _rounded(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"

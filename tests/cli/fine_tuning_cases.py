@@ -1,0 +1,148 @@
+"""Cases of `llma fine-tuning`, as those of `storage_cases`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["ROWS"]
+
+JOB: dict[str, Any] = {
+    "id": "ftjob-1",
+    "object": "fine_tuning.job",
+    "created_at": 1_760_000_000,
+    "finished_at": None,
+    "status": "queued",
+    "queue": {"place": 2, "reason": "Jobs run before it."},
+    "error": None,
+    "model": "smol",
+    "fine_tuned_model": None,
+    "method": {"type": "supervised"},
+    "hyperparameters": {"n_epochs": 3, "batch_size": 4, "learning_rate_multiplier": 1.0},
+    "seed": 7,
+    "training_file": "file-1",
+    "validation_file": None,
+    "result_files": [],
+    "trained_tokens": None,
+    "estimate": {"tokens": 3000, "seconds_left": 61.4},
+    "progress": {"step": 12, "total_steps": 90, "trained_tokens": 400},
+    "pause_requested": False,
+}
+DONE = {**JOB, "status": "succeeded", "queue": None, "fine_tuned_model": "ft:smol:org:x", "trained_tokens": 3000}
+FAILED = {
+    **JOB,
+    "status": "failed",
+    "queue": None,
+    "error": {"code": "invalid_training_file", "message": "Line 4: it is a preference.", "param": "training_file"},
+}
+EVENT = {
+    "id": "ftevent-1",
+    "object": "fine_tuning.job.event",
+    "created_at": 1_760_000_000,
+    "level": "info",
+    "message": "Step 1/90: training loss=2.0000",
+    "type": "metrics",
+    "data": {"step": 1, "train_loss": 2.0, "valid_loss": 2.5},
+}
+CHECKPOINT = {
+    "id": "ftckpt_1",
+    "object": "fine_tuning.job.checkpoint",
+    "created_at": 1_760_000_000,
+    "fine_tuned_model_checkpoint": "ft:smol:org:x:ckpt-step-30",
+    "fine_tuning_job_id": "ftjob-1",
+    "step_number": 30,
+    "metrics": {"step": 30, "full_valid_loss": 1.25},
+}
+_OPTIONS = (
+    "--validation-file-id file-2 --suffix pirate --method dpo --epochs 3 --batch-size 4 --learning-rate-multiplier 0.5 "
+    "--beta 0.2 --seed 7 --gpu 1"
+)
+
+
+def row(line: str, route: str, answer: dict[str, Any], shows: tuple[str, ...], **more: Any) -> dict[str, Any]:
+    """The fields of a case."""
+    return {"line": f"fine-tuning {line}", "route": route, "answer": answer, "shows": shows, **more}
+
+
+def page(record: dict[str, Any]) -> dict[str, Any]:
+    """A list with one record."""
+    return {"object": "list", "data": [record], "has_more": False}
+
+
+ROWS = [
+    row(
+        "jobs create --model smol --training-file-id file-1",
+        "POST /fine_tuning/jobs",
+        JOB,
+        ("Created ftjob-1.",),
+        body={"model": "smol", "training_file": "file-1", "method": {"type": "supervised"}},
+    ),
+    row(
+        f"jobs create --model smol --training-file-id file-1 {_OPTIONS}",
+        "POST /fine_tuning/jobs",
+        JOB,
+        ("Created ftjob-1.",),
+        body={
+            "model": "smol",
+            "training_file": "file-1",
+            "validation_file": "file-2",
+            "suffix": "pirate",
+            "seed": 7,
+            "method": {
+                "type": "dpo",
+                "dpo": {
+                    "hyperparameters": {
+                        "n_epochs": 3,
+                        "batch_size": 4,
+                        "learning_rate_multiplier": 0.5,
+                        "beta": 0.2,
+                    }
+                },
+            },
+            "resources": {"gpu_count": 1},
+        },
+    ),
+    row(
+        "jobs list --limit 7",
+        "GET /fine_tuning/jobs",
+        {"object": "list", "data": [JOB, DONE, FAILED], "has_more": False, "total_items": 3},
+        ("ftjob-1", "queued (2)", "12/90", "ft:smol:org:x", "Line 4", "2025-10-09"),
+        query={"limit": "7"},
+    ),
+    row(
+        "job get ftjob-1",
+        "GET /fine_tuning/jobs/ftjob-1",
+        JOB,
+        ("queued", "Jobs run before it.", "n_epochs 3", "12/90", "3000", "61"),
+    ),
+    row("jobs get ftjob-1", "GET /fine_tuning/jobs/ftjob-1", FAILED, ("(invalid_training_file)",)),
+    row("jobs events ftjob-1", "GET /fine_tuning/jobs/ftjob-1/events", page(EVENT), ("Step 1/90", "2.5000")),
+    row(
+        "jobs checkpoints ftjob-1",
+        "GET /fine_tuning/jobs/ftjob-1/checkpoints",
+        page(CHECKPOINT),
+        ("ft:smol:org:x:ckpt-step-30", "1.2500"),
+    ),
+    row(
+        "jobs pause ftjob-1",
+        "POST /fine_tuning/jobs/ftjob-1/pause",
+        {**JOB, "status": "running", "pause_requested": True},
+        ("after its present step",),
+        body={},
+    ),
+    row(
+        "jobs pause ftjob-1",
+        "POST /fine_tuning/jobs/ftjob-1/pause",
+        {**JOB, "status": "paused"},
+        ("ftjob-1 is paused.",),
+        body={},
+    ),
+    row("jobs resume ftjob-1", "POST /fine_tuning/jobs/ftjob-1/resume", JOB, ("goes on: queued",), body={}),
+    row(
+        "jobs cancel ftjob-1",
+        "POST /fine_tuning/jobs/ftjob-1/cancel",
+        {**JOB, "status": "cancelled"},
+        ("ftjob-1 has ended.",),
+        body={},
+    ),
+    row("jobs cancel ftjob-1", "POST /fine_tuning/jobs/ftjob-1/cancel", DONE, ("before: succeeded",), body={}),
+]
