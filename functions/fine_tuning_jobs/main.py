@@ -94,6 +94,7 @@ def _list(data: list[dict[str, Any]], more: bool) -> dict[str, Any]:
 
 def _check_reach(caller: Caller) -> None:
     """Raises PermissionDenied for a key by which a job could not read its files, or write its results."""
+    assert caller.key_owner  # InvalidRequest without a project comes first
     if missing := [scope for scope in _FILE_SCOPES if scope not in caller.scopes]:
         raise PermissionDenied(
             f"A fine-tuning job reads and writes files for you, and this key lacks the scope '{missing[0]}'. Use a key "

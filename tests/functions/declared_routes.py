@@ -16,6 +16,7 @@ __all__ = [
     "ROUTES",
     "TOKEN_PATH",
     "UNAUTHENTICATED",
+    "WITH_TOKENS_OF_THEIR_OWN",
     "DeclaredRoute",
     "without_parameter_names",
 ]
@@ -74,4 +75,6 @@ FUNCTIONS = sorted(path.parent.name for path in (CHECKOUT / "functions").glob("*
 ROUTES = [route for name in FUNCTIONS for route in _routes(name)]
 UNAUTHENTICATED = frozenset({"auth", "health", "invitations"})
 """Functions without authentication."""
-AUTHENTICATED = [route for route in ROUTES if route.function not in {*UNAUTHENTICATED, "internal_gateway"}]
+WITH_TOKENS_OF_THEIR_OWN = frozenset({"internal_gateway", "fine_tuning_workers"})
+"""Functions that take neither keys nor sign-ins."""
+AUTHENTICATED = [route for route in ROUTES if route.function not in UNAUTHENTICATED | WITH_TOKENS_OF_THEIR_OWN]

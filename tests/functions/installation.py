@@ -8,11 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from llmariner.boot import load
 from llmariner.context import Context
 from llmariner.files.external_objects import ExternalObjects
+from llmariner.fine_tuning.tables import fine_tuning_jobs
 from llmariner.gateway.authentication.service_tokens import ServiceTokens
 from llmariner.models.model import NewModel, SourceRepository, Task
 from llmariner.platform.database.migrate import upgrade
@@ -23,6 +24,7 @@ from llmariner.tenancy.tables import api_keys, organization_users, organizations
 
 from .processes import CHECKOUT
 from .queued_jobs import QueuedJobs
+from .training_jobs import training_job
 
 __all__ = ["SERVICE_SECRET", "Installation", "IssuedKeys", "every_bucket"]
 
@@ -97,6 +99,21 @@ class Installation:
     def service_token(self) -> str:
         """A token of a function on the token path for the control plane, valid for at least half a minute."""
         return self._tokens.token()
+
+    def credential(self, function: str) -> str:
+        """What a function takes from a caller with every right: the administrator's key, or a token of another kind."""
+        if function == "internal_gateway":
+            return self.service_token
+        return self.worker_token if function == "fine_tuning_workers" else self.keys.admin
+
+    @cached_property
+    def worker_token(self) -> str:
+        """The token of the process of a fine-tuning job of the administrator's, `ftjob-worker`, which trains."""
+        with self.context.database.write() as session:
+            session.add(fine_tuning_jobs, **training_job("ftjob-worker", self.owner))
+            job = session.first(select(fine_tuning_jobs).where(fine_tuning_jobs.c.id == "ftjob-worker"))
+        assert job is not None
+        return self.context.fine_tuning.worker_tokens.issue(job)
 
     @cached_property
     def spare_project(self) -> str:

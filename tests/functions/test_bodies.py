@@ -111,6 +111,12 @@ BODIES: dict[str, tuple[str, dict[str, Any]]] = {
         "batch_jobs",
         {"image": "pytorch-2.1", "command": "sh scripts/run.sh", "scripts": {"run.sh": "ZWNobyBoaQ=="}},
     ),
+    "POST /v1/fine_tuning/jobs": ("fine_tuning_jobs", {"model": "tiny", "training_file": "file-1"}),
+    "POST /v1/fine_tuning/workers/ftjob-worker/reports": ("fine_tuning_workers", {"records": []}),
+    "POST /v1/fine_tuning/workers/ftjob-worker/uploads": (
+        "fine_tuning_workers",
+        {"kind": "state", "bytes": 1, "sha256": "0" * 64},
+    ),
     "POST /v1/vector_stores": ("vector_stores", {"name": "made"}),
     "POST /v1/vector_stores/vs_1": ("vector_stores", {"name": "made"}),
     "POST /v1/vector_stores/vs_1/search": ("vector_stores", {"query": "pumps"}),
@@ -131,8 +137,7 @@ def send(ask: Ask, admin: dict[str, str], installation: Installation) -> Any:
     def sent(route: str, body: Any, **headers: str) -> HttpResponse:
         name, _ = BODIES[route]
         method, path = with_ids(route, installation).split()
-        inside = {"authorization": f"Bearer {installation.service_token}"}
-        caller = inside if name == "internal_gateway" else admin
+        caller = {"authorization": f"Bearer {installation.credential(name)}"}
         said = {key.replace("_", "-"): value for key, value in headers.items()}
         return ask(name, HttpRequest(method, path, body, {**caller, **said}))
 

@@ -34,6 +34,7 @@ TYPES = {
     "batch_job_runner": "ai.llmariner.batch_job.change_requested.v1",
     "document_indexer": "ai.llmariner.vector_store.file.parsed.v1",
     "document_parser": "ai.llmariner.vector_store.file.created.v1",
+    "fine_tuning_runner": "ai.llmariner.fine_tuning_job.change_requested.v1",
     "group_settlement": "ai.llmariner.group_role.changed.v1",
     "model_loader": "ai.llmariner.model.created.v1",
     "model_retirement": "ai.llmariner.model.deleted.v1",
@@ -172,7 +173,9 @@ def test_group_settlement_is_idempotent(way: str, ports: dict[str, dict[str, int
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("name", [name for name in TYPES if name.startswith(("batch_job", "document", "vector_store"))])
+@pytest.mark.parametrize(
+    "name", [name for name in TYPES if name.startswith(("batch_job", "document", "fine_tuning", "vector_store"))]
+)
 def test_consumers_skip_what_is_gone(
     name: str, way: str, ports: dict[str, dict[str, int]], installation: Installation
 ) -> None:

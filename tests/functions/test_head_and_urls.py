@@ -19,8 +19,7 @@ NOT_TEXT = ["%ff", "%C3", "%ED%A0%80", "a%00b"]
 
 
 def caller(route: DeclaredRoute, installation: Installation) -> dict[str, str]:
-    secret = installation.service_token if route.function == "internal_gateway" else installation.keys.admin
-    return {"authorization": f"Bearer {secret}"}
+    return {"authorization": f"Bearer {installation.credential(route.function)}"}
 
 
 @pytest.mark.parametrize("route", READS, ids=str)

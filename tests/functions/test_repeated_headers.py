@@ -37,7 +37,7 @@ def test_repeated_credentials_are_rejected(
     route: DeclaredRoute, installation: Installation, in_process: InProcessClient
 ) -> None:
     """For any order of the valid and the invalid one."""
-    own = installation.service_token if route.function == "internal_gateway" else installation.keys.admin
+    own = installation.credential(route.function)
     application = installation.application(route.function)
     for first, last in ((own, "sk-unknown"), ("sk-unknown", own), (own, own)):
         http_request = HttpRequest(route.method, route.example, None, {"authorization": f"Bearer {last}"})

@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 
 from .conftest import Ask
-from .declared_routes import FUNCTIONS, ROUTES, TOKEN_PATH, UNAUTHENTICATED, DeclaredRoute, without_parameter_names
+from .declared_routes import (
+    FUNCTIONS,
+    ROUTES,
+    TOKEN_PATH,
+    UNAUTHENTICATED,
+    WITH_TOKENS_OF_THEIR_OWN,
+    DeclaredRoute,
+    without_parameter_names,
+)
 from .http_calls import HttpRequest
 from .installation import Installation
 from .processes import CHECKOUT
@@ -63,7 +71,7 @@ def test_the_documentation_has_the_required_scopes(installation: Installation) -
     for name in set(FUNCTIONS) - TOKEN_PATH:
         asked |= {(method, path): scope for method, path, scope in built(name, installation)}
     for method, path, scope, function in documented():
-        if function in {*UNAUTHENTICATED, "internal_gateway"}:
+        if function in UNAUTHENTICATED | WITH_TOKENS_OF_THEIR_OWN:
             assert "api." not in scope
         elif function in TOKEN_PATH:
             assert scope == installation.application(function).prepare().application.route.scope

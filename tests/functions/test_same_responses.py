@@ -64,6 +64,8 @@ REAL = {
     ),
     "users": HttpRequest("GET", "/v1/users:getSelf"),
     "batch_jobs": HttpRequest("GET", "/v1/batch/jobs"),
+    "fine_tuning_jobs": HttpRequest("GET", "/v1/fine_tuning/jobs"),
+    "fine_tuning_workers": HttpRequest("POST", "/v1/fine_tuning/workers/ftjob-worker/reports", {"records": []}),
     "vector_stores": HttpRequest("GET", "/v1/vector_stores"),
 }
 VOLATILE = {
@@ -103,8 +105,7 @@ def questions(name: str, installation: Installation) -> list[tuple[int, HttpRequ
     """Of each function: is it alive, a real request, the same without a key and to an unknown path."""
     real = REAL[name]
     real = replace(real, path=real.path.replace("{project}", installation.owner.project_id))
-    secret = installation.service_token if name == "internal_gateway" else installation.keys.admin
-    headers = {"authorization": f"Bearer {secret}"}
+    headers = {"authorization": f"Bearer {installation.credential(name)}"}
     asked = [
         (200, HttpRequest("GET", "/health/live")),
         # An invitation can be accepted once.

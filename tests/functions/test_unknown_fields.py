@@ -12,12 +12,12 @@ from openai.types.admin.organization import projects as of_project
 from openai.types.admin.organization.projects import service_accounts as of_account
 
 from .conftest import Ask
-from .declared_routes import TOKEN_PATH
+from .declared_routes import TOKEN_PATH, WITH_TOKENS_OF_THEIR_OWN
 from .http_calls import HttpRequest, HttpResponse, assert_error
 from .installation import Installation
 from .test_bodies import BODIES, with_ids
 
-ADMINISTRATIVE = [route for route in BODIES if BODIES[route][0] not in {*TOKEN_PATH, "internal_gateway"}]
+ADMINISTRATIVE = [route for route in BODIES if BODIES[route][0] not in TOKEN_PATH | WITH_TOKENS_OF_THEIR_OWN]
 Send = Callable[[str, Any], HttpResponse]
 
 

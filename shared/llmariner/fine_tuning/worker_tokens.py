@@ -101,4 +101,4 @@ def maker_of(job: Row[Any]) -> Caller:
 
 
 def _invalid() -> AuthenticationFailed:
-    return AuthenticationFailed("The token is not one of this job.", code="invalid_token")
+    return AuthenticationFailed("The token is not one of this job.")

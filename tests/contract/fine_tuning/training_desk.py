@@ -29,7 +29,7 @@ from llmariner.tenancy.principal import KeyOwner
 
 from .desk import FineTuningDesk, add_base_model
 
-__all__ = ["ROWS", "TrainingDesk", "jsonl", "step"]
+__all__ = ["ROWS", "TrainingDesk", "emit_fine_tuning_events", "jsonl", "step"]
 
 SECRET = Secret("s" * 64)
 ROWS = [
@@ -131,3 +131,10 @@ class TrainingDesk(FineTuningDesk):
     def load(self, model: str) -> None:
         """Load a model, as the consumer does that fetches weights."""
         self.registry.mark_loaded(model, folder="/models/x", size_bytes=9, task=Task.GENERATE)
+
+
+def emit_fine_tuning_events(database: Database, owner: KeyOwner, folder: Path) -> None:
+    """Make every event of fine-tuning jobs happen."""
+    desk = TrainingDesk(database, owner, folder)
+    job_id = desk.start()
+    desk.report(job_id, 0, {"type": "invalid", "file": "training_file", "line": 3, "message": "it has 9000 tokens"})

@@ -33,6 +33,7 @@ from llmariner.usage.ledger import Ledger
 
 from ..batch_jobs.scripted_jobs import emit_batch_job_events
 from ..files.upload_steps import Desk
+from ..fine_tuning.training_desk import emit_fine_tuning_events
 from ..ledgers import closing_event
 from ..stored_files import emit_vector_store_events
 from ..team import Team, run_every_mutation
@@ -90,6 +91,7 @@ def emitted(
     run_every_mutation(database, owner)
     emit_vector_store_events(database, owner)
     emit_batch_job_events(database, owner)
+    emit_fine_tuning_events(database, owner, tmp_path / "training")
     handle_file(database, owner, tmp_path)
     subject = Subject(owner.organization_id, "project", owner.project_id)
     budget = Budgets(database).put(None, subject, "month", NewBudget(0))

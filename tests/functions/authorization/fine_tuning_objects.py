@@ -1,0 +1,71 @@
+"""For every route of fine-tuning, a call of it, as in `objects`."""
+
+from __future__ import annotations
+
+from llmariner.files.tables import files
+from llmariner.fine_tuning.tables import fine_tuning_jobs
+from llmariner.tenancy.principal import KeyOwner
+
+from ..training_jobs import training_job
+from .objects import list_of_100, model
+from .route_calls import RouteCall
+from .world import Tenant, World
+
+__all__ = ["FINE_TUNING_OBJECTS", "fine_tuning_job"]
+
+
+def fine_tuning_job(world: World, tenant: Tenant) -> str:
+    """The id of a new job of the tenant's project, which runs."""
+    id_ = f"ftjob-{tenant.tag}-{world.number()}"
+    owner = KeyOwner(tenant.user_id, tenant.project_id, tenant.organization_id)
+    world.add(fine_tuning_jobs, **training_job(id_, owner))
+    return id_
+
+
+def a_job(world: World, tenant: Tenant) -> RouteCall:
+    """A job of the tenant."""
+    return RouteCall({"id": fine_tuning_job(world, tenant)})
+
+
+def a_new_job(world: World, tenant: Tenant) -> RouteCall:
+    """A body with a model and a file of the tenant."""
+    file_id = f"file-{tenant.tag}-{world.number()}"
+    world.add(
+        files,
+        id=file_id,
+        organization_id=tenant.organization_id,
+        project_id=tenant.project_id,
+        filename="train.jsonl",
+        purpose="fine-tune",
+        size_bytes=1,
+        content_type="application/jsonl",
+        created_at=1,
+    )
+    return RouteCall(body={"model": model(world, tenant), "training_file": file_id})
+
+
+def a_report(world: World, tenant: Tenant) -> RouteCall:
+    """A report of the process of a job."""
+    return RouteCall({"id": fine_tuning_job(world, tenant)}, {"records": []})
+
+
+def a_result(world: World, tenant: Tenant) -> RouteCall:
+    """A result of the process of a job."""
+    return RouteCall({"id": fine_tuning_job(world, tenant)}, {"kind": "state", "bytes": 1, "sha256": "0" * 64})
+
+
+_JOB = "/v1/fine_tuning/jobs/{id}"
+_WORKER = "/v1/fine_tuning/workers/{id}"
+FINE_TUNING_OBJECTS = {
+    "GET /v1/fine_tuning/jobs": list_of_100,
+    "POST /v1/fine_tuning/jobs": a_new_job,
+    f"GET {_JOB}": a_job,
+    f"POST {_JOB}/cancel": a_job,
+    f"POST {_JOB}/pause": a_job,
+    f"POST {_JOB}/resume": a_job,
+    f"GET {_JOB}/events": a_job,
+    f"GET {_JOB}/checkpoints": a_job,
+    f"GET {_WORKER}/plan": a_job,
+    f"POST {_WORKER}/reports": a_report,
+    f"POST {_WORKER}/uploads": a_result,
+}
