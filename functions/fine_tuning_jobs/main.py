@@ -64,7 +64,7 @@ def pause_job(request: Request, caller: Writer, id: str) -> dict[str, Any]:
 
 
 def resume_job(request: Request, caller: Writer, id: str) -> dict[str, Any]:
-    """Let a paused job go on."""
+    """Let a paused job continue."""
     return job_object(context_of(request).fine_tuning.jobs.resume(caller, id))
 
 

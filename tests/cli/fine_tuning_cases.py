@@ -136,7 +136,7 @@ ROWS = [
         ("ftjob-1 is paused.",),
         body={},
     ),
-    row("jobs resume ftjob-1", "POST /fine_tuning/jobs/ftjob-1/resume", JOB, ("goes on: queued",), body={}),
+    row("jobs resume ftjob-1", "POST /fine_tuning/jobs/ftjob-1/resume", JOB, ("continues: queued",), body={}),
     row(
         "jobs cancel ftjob-1",
         "POST /fine_tuning/jobs/ftjob-1/cancel",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+from llmariner.errors import NotFound
 from llmariner.standalone.engine.environment import EngineEnvironment
 
-__all__ = ["environment_with_hub"]
+__all__ = ["environment_with_hub", "no_file"]
 
 _CLIENT = """
 import os
@@ -41,3 +43,8 @@ def environment_with_hub(folder: Path) -> EngineEnvironment:
     made.python.write_text(f'#!/bin/sh\nPYTHONPATH="{modules}" exec "{sys.executable}" "$@"\n')
     made.python.chmod(0o755)
     return made
+
+
+def no_file(_project_id: str, file_id: str) -> Iterator[bytes]:
+    """No project has files."""
+    raise NotFound(f"No such file: {file_id}.")

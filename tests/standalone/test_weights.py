@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import time
@@ -13,10 +14,11 @@ import pytest
 
 from llmariner.errors import ModelNotFound, NotFound
 from llmariner.models.model import ActivationStatus, LoadingStatus, Model, ModelConfig, SourceRepository, Task
+from llmariner.models.weights import WeightsUnavailable
 from llmariner.standalone.engine.scripts import ScriptInterrupted
 from llmariner.standalone.weights import LocalWeights
 
-from .scripted_hub import environment_with_hub
+from .scripted_hub import environment_with_hub, no_file
 
 MODEL = Model(
     id="org/a",
@@ -39,11 +41,6 @@ MODEL = Model(
     revision=1,
     approved=True,
 )
-
-
-def no_file(_project_id: str, file_id: str) -> Iterator[bytes]:
-    """No project has files."""
-    raise NotFound(f"No such file: {file_id}.")
 
 
 @pytest.fixture
@@ -164,3 +161,28 @@ def test_a_download_of_a_deleted_model_stops_and_leaves_nothing(weights: LocalWe
     with pytest.raises(ModelNotFound):
         weights.fetch(ENDLESS, deleted)
     assert list((tmp_path / "home" / "models").iterdir()) == []
+
+
+def test_an_adapter_of_a_fine_tuning_job_is_made_of_its_file(tmp_path: Path) -> None:
+    header = json.dumps({"base_model.model.q_proj.lora_A.weight": {"dtype": "F32", "shape": [4, 8]}}).encode()
+    asked = []
+
+    def read_file(project_id: str, file_id: str) -> Iterator[bytes]:
+        asked.append((project_id, file_id))
+        if file_id == "file-gone":
+            raise NotFound("No such file.")
+        yield len(header).to_bytes(8, "little") + header if file_id == "file-1" else b"a pickle, perhaps"
+
+    weights = LocalWeights(tmp_path / "models", environment_with_hub(tmp_path), read_file)
+    adapter = replace(
+        MODEL, source_repository=SourceRepository.FINE_TUNING, base_model_id="org/base", project_id="proj_1"
+    )
+    for _ in range(2):
+        folder = Path(weights.fetch(replace(adapter, model_file_location="file-1"), ignore_progress).folder)
+    assert json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"] == "org/base"
+    assert asked == [("proj_1", "file-1")], "it is fetched once"
+    for file_id, said in (("file-gone", "was deleted"), ("file-2", "no adapter")):
+        with pytest.raises(WeightsUnavailable, match=said):
+            weights.fetch(replace(adapter, model_file_location=file_id), ignore_progress)
+    weights.discard(adapter.id, str(folder))
+    assert not folder.exists()

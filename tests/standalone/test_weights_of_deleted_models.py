@@ -16,7 +16,7 @@ from llmariner.platform.events.cloudevents import Event
 from llmariner.standalone.platform import checkout_root
 from llmariner.standalone.weights import LocalWeights
 
-from .scripted_hub import environment_with_hub
+from .scripted_hub import environment_with_hub, no_file
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_weights_are_stored_only_for_an_existing_model(deleted: bool, context: C
                 context.registry.delete(model.id, project_id=None)
             return fetched
 
-    context.weights = Deleting(tmp_path / "models", environment_with_hub(tmp_path))
+    context.weights = Deleting(tmp_path / "models", environment_with_hub(tmp_path), no_file)
     model = context.registry.create(NewModel("m", SourceRepository.HUGGING_FACE, "org/repository"))
     load(context, model)
     assert len(list((tmp_path / "models").iterdir())) == (0 if deleted else 1)

@@ -34,6 +34,7 @@ _NOUNS = {
     "deprovisioning",
     "rolling",
     "serving",
+    "tuning",
 }
 _ALLOWED = {"images/base.py", "shared/llmariner/tenancy/invitations/pending.py"}
 

@@ -1,7 +1,7 @@
 """Checks of lines of training files: what OpenAI's forms demand, and what a text model can be trained on.
 
 They look at the form alone. Whether the model's chat template renders an example, and how many tokens it has, is found out
-by the job's own process (`training.examples`).
+by the job's own process (`training_program.examples`).
 """
 
 from __future__ import annotations

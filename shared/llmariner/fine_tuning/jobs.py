@@ -135,7 +135,7 @@ class FineTuningJobs:
         return self._change(caller, job_id, change)
 
     def resume(self, caller: Caller, job_id: str) -> FineTuningJob:
-        """Queue a paused job again, which goes on from its last state. Conflict for one that has ended.
+        """Queue a paused job again, which continues from its last state. Conflict for one that has ended.
 
         A pause that has been asked for and not happened yet is taken back.
         """

@@ -12,7 +12,7 @@ import llmariner
 __all__ = ["COMMAND", "archive"]
 
 _NAME = "training.zip"
-COMMAND = f"PYTHONPATH=scripts/{_NAME} exec python -m llmariner.fine_tuning.training"
+COMMAND = f"PYTHONPATH=scripts/{_NAME} exec python -m llmariner.fine_tuning.training_program"
 """The command line of a job that has the archive among its scripts."""
 _TIME = (2026, 1, 1, 0, 0, 0)
 
@@ -22,7 +22,7 @@ def archive() -> dict[str, bytes]:
     """The scripts of a job: the same bytes for the same program."""
     package = Path(llmariner.__file__).parent
     tuning = package / "fine_tuning"
-    files = [package / "__init__.py", tuning / "__init__.py", *sorted((tuning / "training").glob("*.py"))]
+    files = [package / "__init__.py", tuning / "__init__.py", *sorted((tuning / "training_program").glob("*.py"))]
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as target:
         for file in files:

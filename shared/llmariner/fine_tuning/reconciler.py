@@ -2,7 +2,7 @@
 
 `reconcile` is idempotent and looks at the present state alone, so events may come late, twice or out of order; a periodic
 call for every job that is not released makes up for those that were lost. Where a process ended through no fault of its
-own, another attempt goes on from the last state.
+own, another attempt continues from the last state.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ class FineTuningReconciler:
             if not checks:
                 step = found.state_step or 0
                 add_message(
-                    session, found, f"The process was ended; the job is queued to go on after step {step}", "warn"
+                    session, found, f"The process was ended; the job is queued to continue after step {step}", "warn"
                 )
 
         self._change(job, change)

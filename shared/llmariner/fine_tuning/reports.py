@@ -101,7 +101,7 @@ def _on_training(session: WriteSession, job: Row[Any], record: Mapping[str, Any]
     started = {} if job.started_at is not None else {"started_at": session.now()}
     change_status(session, job, Status.RUNNING, **started)
     step = count_of(record, "step")
-    add_message(session, job, f"Fine-tuning goes on after step {step}" if step else "Fine-tuning job started")
+    add_message(session, job, f"Fine-tuning continues after step {step}" if step else "Fine-tuning job started")
 
 
 def _on_step(session: WriteSession, job: Row[Any], record: Mapping[str, Any]) -> None:

@@ -67,7 +67,7 @@ fine_tuning_jobs = Table(
     Column("step", BigInteger, nullable=False),
     Column("total_steps", BigInteger),
     Column("tokens_per_second", Float),
-    # The file with the state from which the next attempt goes on.
+    # The file with the state from which the next attempt continues.
     Column("state_file", String(64)),
     Column("state_step", BigInteger),
     # The name of the result, chosen at creation; it exists once the job has succeeded.

@@ -1,4 +1,4 @@
-"""The platform as the process of a job sees it: plan, reports, uploads. `training.platform` is the other side."""
+"""The platform as the process of a job sees it: plan, reports, uploads. `training_program.platform` is the other side."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Workers:
         self._addresses = addresses
 
     def plan(self, worker: Worker) -> dict[str, Any]:
-        """What the process is to do, as JSON of `training.plan.Plan`."""
+        """What the process is to do, as JSON of `training_program.plan.Plan`."""
         with self._database.read() as session:
             job = load_attempt(session, worker.job_id, worker.attempt)
         model = self._model(job)

@@ -240,7 +240,7 @@ def test_what_may_follow_what(desk: FineTuningDesk) -> None:
                     assert call(desk.caller, job_id).status is after, (before, name)
 
 
-def test_a_running_job_pauses_later_and_can_be_told_otherwise(desk: FineTuningDesk) -> None:
+def test_a_running_job_pauses_later_and_can_be_asked_to_continue(desk: FineTuningDesk) -> None:
     job_id = desk.create()
     set_status(desk, job_id, Status.RUNNING)
     assert desk.jobs.pause(desk.caller, job_id).pause_requested_at is not None

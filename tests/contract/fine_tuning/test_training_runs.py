@@ -160,7 +160,7 @@ def test_a_report_that_comes_twice_changes_nothing(desk: TrainingDesk) -> None:
     ]
 
 
-def test_an_interrupted_job_goes_on_from_its_last_state(desk: TrainingDesk) -> None:
+def test_an_interrupted_job_continues_from_its_last_state(desk: TrainingDesk) -> None:
     job_id = desk.training()
     states = [desk.result(job_id, 1, "state", content) for content in (b"state 1", b"state 2")]
     for number, state in enumerate(states, 1):
@@ -176,13 +176,13 @@ def test_an_interrupted_job_goes_on_from_its_last_state(desk: TrainingDesk) -> N
         plan = desk.tuning.workers.plan(desk.worker(job_id, attempt + 1))
         assert f"/{states[1]}/" in plan["checkpoint"]
         desk.report(job_id, attempt + 1, {"type": "training", "step": 2}, step(3))
-    assert "Fine-tuning goes on after step 2" in desk.messages(job_id)
+    assert "Fine-tuning continues after step 2" in desk.messages(job_id)
     assert desk.finish(job_id, 8).status is Status.SUCCEEDED
     desk.reconciled(job_id)
     assert desk.files.get_many(desk.project_id, states) == {}, "an ended job leaves no state"
 
 
-def test_a_job_whose_process_is_unknown_goes_on(desk: TrainingDesk) -> None:
+def test_a_job_whose_process_is_unknown_continues(desk: TrainingDesk) -> None:
     job_id = desk.training()
     desk.scripted.statuses.clear()
     assert desk.reconciled(job_id).status is Status.QUEUED

@@ -169,9 +169,9 @@ def pause(session: Session, job: str) -> None:
 @_JOB_ARGUMENT
 @pass_session
 def resume(session: Session, job: str) -> None:
-    """Let a paused job go on from its last state."""
+    """Let a paused job continue from its last state."""
     document = session.api().post(f"{_path(job)}/resume")
-    session.printer.print_message(document, f"{job} goes on: {document.get('status')}.")
+    session.printer.print_message(document, f"{job} continues: {document.get('status')}.")
 
 
 @click.command(cls=Command)

@@ -48,7 +48,7 @@ class _Method(Body):
 
 
 class _Integration(Body):
-    """A service that is told about the job."""
+    """A service that is notified of the job."""
 
     type: str
     wandb: dict[str, Any] | None = None

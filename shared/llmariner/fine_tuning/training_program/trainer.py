@@ -1,4 +1,4 @@
-"""Trains an adapter: steps, validation, states to go on from, and the same numbers for the same seed."""
+"""Trains an adapter: steps, validation, states to continue from, and the same numbers for the same seed."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from llmariner.fine_tuning.training.batches import batches, steps_of
-from llmariner.fine_tuning.training.examples import Example
-from llmariner.fine_tuning.training.losses import BatchResult, evaluate, train_on
-from llmariner.fine_tuning.training.plan import Plan
-from llmariner.fine_tuning.training.platform import Platform
-from llmariner.fine_tuning.training.state import load_state, save_adapter, save_state
+from llmariner.fine_tuning.training_program.batches import batches, steps_of
+from llmariner.fine_tuning.training_program.examples import Example
+from llmariner.fine_tuning.training_program.losses import BatchResult, evaluate, train_on
+from llmariner.fine_tuning.training_program.plan import Plan
+from llmariner.fine_tuning.training_program.platform import Platform
+from llmariner.fine_tuning.training_program.state import load_state, save_adapter, save_state
 
 __all__ = ["Trainer"]
 
@@ -131,7 +131,7 @@ class Trainer:
         return evaluate(self._model, part, self._plan.method, self._plan.beta)
 
     def _end_epoch(self) -> None:
-        """A checkpoint that can be served, and a state to go on from."""
+        """A checkpoint that can be served, and a state to continue from."""
         adapter = self._work / "adapter_model.safetensors"
         save_adapter(self._model, adapter)
         full = evaluate(self._model, self._validation, self._plan.method, self._plan.beta) if self._validation else None

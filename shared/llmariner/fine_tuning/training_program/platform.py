@@ -10,7 +10,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from llmariner.fine_tuning.training.plan import Plan
+from llmariner.fine_tuning.training_program.plan import Plan
 
 __all__ = ["Platform", "Stopped"]
 
@@ -22,7 +22,7 @@ _GONE = (401, 403, 404, 409)
 
 
 class Stopped(Exception):
-    """The platform wants no more of this job: it is canceled, deleted or started anew."""
+    """The platform wants no more of this job: it is canceled, deleted or started again."""
 
 
 class Platform:

@@ -9,9 +9,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from llmariner.fine_tuning.training.examples import Encoder, Example, InvalidExample, read_examples
-from llmariner.fine_tuning.training.plan import Plan
-from llmariner.fine_tuning.training.platform import Platform, Stopped
+from llmariner.fine_tuning.training_program.examples import Encoder, Example, InvalidExample, read_examples
+from llmariner.fine_tuning.training_program.plan import Plan
+from llmariner.fine_tuning.training_program.platform import Platform, Stopped
 
 __all__ = ["main"]
 
@@ -51,7 +51,7 @@ def _work(platform: Platform, work: Path) -> int:
         platform.report({"type": "checked", **counts}, now=True)
         return 0
     # Torch takes seconds to import, and the check does without.
-    from llmariner.fine_tuning.training.trainer import Trainer
+    from llmariner.fine_tuning.training_program.trainer import Trainer
 
     Trainer(plan, platform, found["training_file"], found["validation_file"], work).run()
     return 0

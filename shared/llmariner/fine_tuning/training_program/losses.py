@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from llmariner.fine_tuning.training.examples import Example, TokenSequence
+from llmariner.fine_tuning.training_program.examples import Example, TokenSequence
 
 __all__ = ["BatchResult", "evaluate", "train_on"]
 

@@ -1,4 +1,4 @@
-"""The order of examples: a function of the seed alone, so that a resumed job goes on with the batch that would have come."""
+"""The order of examples: a function of the seed alone, so that a resumed job continues with the batch that was due."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def save_adapter(model: Any, path: Path) -> None:
 
 
 def save_state(path: Path, model: Any, optimizer: torch.optim.Optimizer, position: Mapping[str, Any]) -> None:
-    """`position`: JSON values from which the training goes on."""
+    """`position`: JSON values from which the training continues."""
     tensors = {_ADAPTER + name: value.detach().cpu() for name, value in get_peft_model_state_dict(model).items()}
     for index, values in optimizer.state_dict()["state"].items():
         for name, value in values.items():
