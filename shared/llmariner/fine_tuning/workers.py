@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Row, select
+from sqlalchemy import Row, delete, select
 
 from llmariner.errors import Conflict, InvalidRequest, ModelNotFound, NotFound
 from llmariner.files.file import File, NewFile
@@ -20,7 +20,7 @@ from llmariner.files.upload_links import UploadLinks
 from llmariner.fine_tuning.job import Stage
 from llmariner.fine_tuning.records import MAX_RECORDS, count_of, text_of
 from llmariner.fine_tuning.reports import apply_record, checkpoint_name
-from llmariner.fine_tuning.tables import fine_tuning_jobs
+from llmariner.fine_tuning.tables import fine_tuning_checkpoints, fine_tuning_jobs
 from llmariner.fine_tuning.worker_tokens import Worker, load_attempt, maker_of
 from llmariner.models.model import Model, NewModel, SourceRepository
 from llmariner.models.registry import ModelRegistry
@@ -29,6 +29,9 @@ from llmariner.platform.database import Database, WriteSession
 __all__ = ["WorkerAddresses", "Workers", "delete_states"]
 
 _LINK_SECONDS = 3600
+_BATCH = 100
+_KEPT_CHECKPOINTS = 3
+"""As OpenAI has it: those of the last three epochs."""
 _FILES = {"state": "state.safetensors", "adapter": "adapter_model.safetensors", "metrics": "step_metrics.csv"}
 _CONTEXT_TOKENS = 4096
 """The context of engines on one machine; a longer example would be one that is never asked."""
@@ -107,6 +110,8 @@ class Workers:
             self._database.transact(partial(self._apply, worker=worker, record=record))
             if record.get("type") == "state":
                 self._delete_old_states(worker)
+            elif record.get("type") == "checkpoint":
+                self._delete_old_checkpoints(worker)
         with self._database.read() as session:
             job = session.first(select(fine_tuning_jobs).where(fine_tuning_jobs.c.id == worker.job_id))
         return "pause" if job is not None and job.pause_requested_at is not None else "continue"
@@ -161,6 +166,24 @@ class Workers:
             job = session.first(select(fine_tuning_jobs).where(fine_tuning_jobs.c.id == worker.job_id))
         if job is not None:
             delete_states(self._files, job, keep=job.state_file)
+
+    def _delete_old_checkpoints(self, worker: Worker) -> None:
+        """Delete the models of checkpoints but the last ones, unless somebody made them active."""
+        c = fine_tuning_checkpoints.c
+        old = select(fine_tuning_checkpoints).where(c.job_id == worker.job_id).order_by(c.step.desc())
+        with self._database.read() as session:
+            rows = session.rows(old.limit(_BATCH).offset(_KEPT_CHECKPOINTS))
+        for row in rows:
+            try:
+                self._registry.delete(row.model, project_id=row.project_id)
+            except ModelNotFound:
+                pass
+            except InvalidRequest:
+                continue
+            with contextlib.suppress(Conflict, NotFound):
+                self._files.delete(worker.maker, row.file_id)
+            with self._database.write() as session:
+                session.run(delete(fine_tuning_checkpoints).where(c.id == row.id))
 
 
 def delete_states(files: Files, job: Row[Any], keep: str | None) -> None:

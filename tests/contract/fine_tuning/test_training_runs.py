@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from sqlalchemy import delete, select, update
 
-from llmariner.errors import AuthenticationFailed, Conflict, InvalidRequest, PermissionDenied
+from llmariner.errors import AuthenticationFailed, Conflict, InvalidRequest, ModelNotFound, PermissionDenied
 from llmariner.files.file import NewFile
 from llmariner.files.purposes import Purpose
 from llmariner.files.tables import files
@@ -16,7 +16,7 @@ from llmariner.fine_tuning.hyperparameters import RequestedHyperparameters
 from llmariner.fine_tuning.job import Status
 from llmariner.fine_tuning.reconciler import job_id_of
 from llmariner.fine_tuning.tables import fine_tuning_events, fine_tuning_jobs
-from llmariner.models.model import SourceRepository
+from llmariner.models.model import ActivationStatus, SourceRepository
 from llmariner.platform.database import Database
 from llmariner.platform.jobs import Phase
 from llmariner.tenancy.principal import KeyOwner
@@ -158,6 +158,24 @@ def test_a_report_that_comes_twice_changes_nothing(desk: TrainingDesk) -> None:
     assert [each for each in desk.messages(job_id) if each.startswith("Checkpoint")] == [
         f"Checkpoint created at step 2: {desk.get(job_id).output_model}:ckpt-step-2"
     ]
+
+
+def test_the_last_three_checkpoints_are_kept(desk: TrainingDesk) -> None:
+    job_id = desk.training()
+    name = desk.get(job_id).output_model
+    files_ = []
+    for number in range(1, 7):
+        files_.append(desk.result(job_id, 1, "adapter", b"adapter %d" % number))
+        desk.report(job_id, 1, {"type": "checkpoint", "step": number, "file_id": files_[-1]})
+        if number == 1:
+            desk.load(f"{name}:ckpt-step-1")
+            desk.registry.activate(f"{name}:ckpt-step-1", ActivationStatus.ACTIVE, project_id=desk.project_id)
+    kept, _ = desk.history.checkpoints(desk.project_id, job_id, after=None, limit=9)
+    assert [each.step for each in kept] == [6, 5, 4, 1], "one that is active stays"
+    assert [each.model for each in kept[:2]] == [name, f"{name}:ckpt-step-5"]
+    assert sorted(desk.files.get_many(desk.project_id, files_)) == sorted([files_[0], *files_[3:]])
+    with pytest.raises(ModelNotFound):
+        desk.registry.get(f"{name}:ckpt-step-2", project_id=desk.project_id)
 
 
 def test_an_interrupted_job_continues_from_its_last_state(desk: TrainingDesk) -> None:

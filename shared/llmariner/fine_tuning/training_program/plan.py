@@ -13,8 +13,8 @@ __all__ = ["Plan"]
 class Plan:
     """`stage`: `check` counts the tokens of the files, `train` trains. Files are URLs, read once.
 
-    `checkpoint`: the state to continue from, None at the beginning. `batch_size`: examples of one step. A state is saved after
-    each epoch and every `checkpoint_seconds`; `learning_rate` is the highest of the schedule, per step.
+    `checkpoint`: the state to continue from, None at the beginning; one is saved after each epoch and `checkpoint_seconds`.
+    `batch_size`: examples of one step. `learning_rate`: the highest of the schedule, per step.
     """
 
     stage: str

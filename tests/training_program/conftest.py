@@ -1,0 +1,92 @@
+"""The training program as a job runs it: in the engine environment, with a tiny model that has a real tokenizer."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmariner.fine_tuning.program import archive
+from llmariner.settings import StandaloneSettings, environment
+from llmariner.standalone.engine.environment import EngineEnvironment, engine_lock
+from llmariner.standalone.engine.packages import PACKAGED
+
+from .scripted_platform import TOKEN, ScriptedPlatform, scripted_platform
+
+HERE = Path(__file__).parent
+
+
+class Program:
+    """Runs the program of a job. `python`: of the engine environment; `model`: a folder."""
+
+    def __init__(self, python: Path, model: Path, folder: Path) -> None:
+        self._python = python
+        self.model = model
+        self._folder = folder
+        [(name, content)] = archive().items()
+        self.archive = folder / name
+        self.archive.write_bytes(content)
+
+    def script(self, name: str, *arguments: str, stdin: str = "") -> str:
+        """The output of a script of this folder."""
+        command = [str(self._python), str(HERE / name), *arguments]
+        done = subprocess.run(
+            command, env=self._environment(), input=stdin, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def start(self, platform: ScriptedPlatform) -> subprocess.Popen[str]:
+        """The process of a job, begun."""
+        work = self._folder / f"work-{len(list(self._folder.iterdir()))}"
+        work.mkdir()
+        own = {"LLMARINER_TRAINING_URL": f"{platform.url}/job", "LLMARINER_TRAINING_TOKEN": TOKEN}
+        return subprocess.Popen(
+            [str(self._python), "-m", "llmariner.fine_tuning.training_program"],
+            cwd=work,
+            env={**self._environment(), **own},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, platform: ScriptedPlatform, **plan: Any) -> int:
+        """The exit code of a job with that plan. What it reported before is forgotten."""
+        platform.records.clear()
+        platform.plan = {"model_folder": str(self.model), **plan}
+        with self.start(platform) as process:
+            _, said = process.communicate(timeout=120)
+        print(said)
+        return process.returncode
+
+    def _environment(self) -> dict[str, str]:
+        return {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self._folder),
+            "PYTHONPATH": str(self.archive),
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+        }
+
+
+@pytest.fixture(scope="session")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Program:
+    cache = StandaloneSettings.load(environment()).cache
+    engines, packaged = EngineEnvironment(cache, engine_lock()), PACKAGED[0].folder(cache)
+    if not engines.is_installed or not packaged.is_dir():
+        pytest.skip("the engine environment is not set up: make up")
+    folder = tmp_path_factory.mktemp("training")
+    made = Program(engines.python, folder / "tiny", folder)
+    made.script("tiny_model.py", str(packaged), str(made.model))
+    assert zipfile.is_zipfile(made.archive)
+    return made
+
+
+@pytest.fixture
+def platform() -> Iterator[ScriptedPlatform]:
+    with scripted_platform() as made:
+        yield made
