@@ -21,9 +21,10 @@ from llmariner.fine_tuning.job import Stage, Status
 from llmariner.fine_tuning.jobs import change_status, end_job, port_id, request_change, select_jobs
 from llmariner.fine_tuning.program import COMMAND, archive
 from llmariner.fine_tuning.reports import fail_file
+from llmariner.fine_tuning.results import Results
 from llmariner.fine_tuning.tables import fine_tuning_jobs
 from llmariner.fine_tuning.worker_tokens import WorkerTokens
-from llmariner.fine_tuning.workers import WorkerAddresses, delete_states
+from llmariner.fine_tuning.workers import WorkerAddresses
 from llmariner.models.model import LoadingStatus, Model
 from llmariner.models.registry import ModelRegistry
 from llmariner.platform.database import Database, WriteSession
@@ -99,7 +100,7 @@ class FineTuningReconciler:
             if attempt >= 0:
                 port.remove(f"{job.id}-{attempt}")
         if job.status != Status.PAUSED:
-            delete_states(self._files(), job, keep=None)
+            Results(self._database, self._files()).delete_leftovers(job)
         same = and_(fine_tuning_jobs.c.id == job.id, fine_tuning_jobs.c.attempt == job.attempt)
         unchanged = and_(same, fine_tuning_jobs.c.status == job.status)
         with self._database.write() as session:

@@ -11,28 +11,26 @@ from typing import Any
 
 from sqlalchemy import Row, delete, select
 
-from llmariner.errors import Conflict, InvalidRequest, ModelNotFound, NotFound
-from llmariner.files.file import File, NewFile
+from llmariner.errors import Conflict, InvalidRequest, ModelNotFound
 from llmariner.files.files import Files
 from llmariner.files.links import FileLinks
-from llmariner.files.purposes import Purpose
 from llmariner.files.upload_links import UploadLinks
 from llmariner.fine_tuning.job import Stage
 from llmariner.fine_tuning.records import MAX_RECORDS, count_of, text_of
 from llmariner.fine_tuning.reports import apply_record, checkpoint_name
+from llmariner.fine_tuning.results import Results
 from llmariner.fine_tuning.tables import fine_tuning_checkpoints, fine_tuning_jobs
-from llmariner.fine_tuning.worker_tokens import Worker, load_attempt, maker_of
+from llmariner.fine_tuning.worker_tokens import Worker, load_attempt
 from llmariner.models.model import Model, NewModel, SourceRepository
 from llmariner.models.registry import ModelRegistry
 from llmariner.platform.database import Database, WriteSession
 
-__all__ = ["WorkerAddresses", "Workers", "delete_states"]
+__all__ = ["WorkerAddresses", "Workers"]
 
 _LINK_SECONDS = 3600
 _BATCH = 100
 _KEPT_CHECKPOINTS = 3
 """As OpenAI has it: those of the last three epochs."""
-_FILES = {"state": "state.safetensors", "adapter": "adapter_model.safetensors", "metrics": "step_metrics.csv"}
 _CONTEXT_TOKENS = 4096
 """The context of engines on one machine; a longer example would be one that is never asked."""
 
@@ -59,7 +57,7 @@ class Workers:
     ) -> None:
         self._database = database
         self._registry = registry
-        self._files = files
+        self._results = Results(database, files)
         self._links = links
         self._upload_links = upload_links
         self._addresses = addresses
@@ -92,11 +90,9 @@ class Workers:
 
     def upload_link(self, worker: Worker, kind: str, size_bytes: int, sha256: str) -> str:
         """A URL by which the process may upload one file, of this content."""
-        if kind not in _FILES:
-            raise InvalidRequest(f"'kind' must be one of {', '.join(_FILES)}.", param="kind")
+        new = self._results.new_file(worker.job_id, kind)
         with self._database.read() as session:
             load_attempt(session, worker.job_id, worker.attempt)
-        new = NewFile(f"{worker.job_id}-{_FILES[kind]}", Purpose.FINE_TUNE_RESULTS, "application/octet-stream")
         terms = self._upload_links.terms(new, size_bytes=size_bytes, sha256=sha256)
         return self._addresses.files + self._upload_links.create(worker.maker, terms, _LINK_SECONDS).path
 
@@ -119,14 +115,14 @@ class Workers:
     def _apply(self, session: WriteSession, worker: Worker, record: Mapping[str, Any]) -> None:
         job = load_attempt(session, worker.job_id, worker.attempt, lock=True)
         if "file_id" in record:
-            self._own_file(job, record)
+            self._results.own(job, text_of(record, "file_id", 64))
         apply_record(session, job, record)
 
     def _register(self, worker: Worker, record: Mapping[str, Any]) -> None:
         """Make a model of a checkpoint's adapter; the last one is the result. Idempotent."""
         with self._database.read() as session:
             job = load_attempt(session, worker.job_id, worker.attempt)
-        file, step = self._own_file(job, record), count_of(record, "step")
+        file, step = self._results.own(job, text_of(record, "file_id", 64)), count_of(record, "step")
         new = NewModel(
             id=checkpoint_name(job, step),
             source_repository=SourceRepository.FINE_TUNING,
@@ -148,30 +144,19 @@ class Workers:
             raise Conflict(f"The base model '{job.model}' was deleted.", code="base_model_deleted")
         return model
 
-    def _own_file(self, job: Row[Any], record: Mapping[str, Any]) -> File:
-        """The file that a record names, which must be one that this job made. Raises InvalidRequest."""
-        file_id = text_of(record, "file_id", 64)
-        try:
-            file = self._files.get(job.project_id, file_id)
-        except NotFound:
-            file = None
-        # No caller can make files of this purpose.
-        if file is None or file.purpose is not Purpose.FINE_TUNE_RESULTS or not file.filename.startswith(f"{job.id}-"):
-            raise InvalidRequest("The file is none that this job made.", param="records.file_id")
-        return file
-
     def _delete_old_states(self, worker: Worker) -> None:
         """Delete the states before the last one."""
         with self._database.read() as session:
             job = session.first(select(fine_tuning_jobs).where(fine_tuning_jobs.c.id == worker.job_id))
         if job is not None:
-            delete_states(self._files, job, keep=job.state_file)
+            self._results.delete_states(job, before=job.state_file)
 
     def _delete_old_checkpoints(self, worker: Worker) -> None:
         """Delete the models of checkpoints but the last ones, unless somebody made them active."""
         c = fine_tuning_checkpoints.c
         old = select(fine_tuning_checkpoints).where(c.job_id == worker.job_id).order_by(c.step.desc())
         with self._database.read() as session:
+            job = load_attempt(session, worker.job_id, worker.attempt)
             rows = session.rows(old.limit(_BATCH).offset(_KEPT_CHECKPOINTS))
         for row in rows:
             try:
@@ -180,18 +165,6 @@ class Workers:
                 pass
             except InvalidRequest:
                 continue
-            with contextlib.suppress(Conflict, NotFound):
-                self._files.delete(worker.maker, row.file_id)
+            self._results.delete(job, row.file_id)
             with self._database.write() as session:
                 session.run(delete(fine_tuning_checkpoints).where(c.id == row.id))
-
-
-def delete_states(files: Files, job: Row[Any], keep: str | None) -> None:
-    """Delete the files with states of a job: those before `keep`, where it is given. Ids sort by time."""
-    found = files.page(job.project_id, purpose=Purpose.FINE_TUNE_RESULTS, after=None, limit=100, order="desc")
-    for file in found:
-        if file.filename == f"{job.id}-{_FILES['state']}" and (keep is None or file.id < keep):
-            try:
-                files.delete(maker_of(job), file.id)
-            except (Conflict, NotFound):
-                continue

@@ -195,9 +195,16 @@ def test_an_interrupted_job_continues_from_its_last_state(desk: TrainingDesk) ->
         assert f"/{states[1]}/" in plan["checkpoint"]
         desk.report(job_id, attempt + 1, {"type": "training", "step": 2}, step(3))
     assert "Fine-tuning continues after step 2" in desk.messages(job_id)
+    lost = desk.result(job_id, 8, "adapter", b"an adapter that was uploaded and not reported")
     assert desk.finish(job_id, 8).status is Status.SUCCEEDED
     desk.reconciled(job_id)
-    assert desk.files.get_many(desk.project_id, states) == {}, "an ended job leaves no state"
+    assert desk.files.get_many(desk.project_id, [*states, lost]) == {}, (
+        "an ended job leaves nothing that it does not need"
+    )
+    names = [
+        file.filename for file in desk.files.page(desk.project_id, purpose=None, after=None, limit=9, order="desc")
+    ]
+    assert names == [f"{job_id}-step_metrics.csv", f"{job_id}-adapter_model.safetensors", "train.jsonl"]
 
 
 def test_a_job_whose_process_is_unknown_continues(desk: TrainingDesk) -> None:

@@ -1,0 +1,102 @@
+"""Files that jobs make: states, adapters, metrics. They are files of the project, under names of their jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Row, select
+
+from llmariner.errors import Conflict, InvalidRequest, NotFound
+from llmariner.files.file import File, NewFile
+from llmariner.files.files import Files
+from llmariner.files.purposes import Purpose
+from llmariner.files.tables import files as file_rows
+from llmariner.fine_tuning.tables import fine_tuning_checkpoints
+from llmariner.fine_tuning.worker_tokens import maker_of
+from llmariner.platform.database import Database
+
+__all__ = ["ResultKind", "Results"]
+
+_BATCH = 500
+
+
+class ResultKind(StrEnum):
+    """What a process uploads."""
+
+    STATE = "state"
+    ADAPTER = "adapter"
+    METRICS = "metrics"
+
+
+_NAMES = {
+    ResultKind.STATE: "state.safetensors",
+    ResultKind.ADAPTER: "adapter_model.safetensors",
+    ResultKind.METRICS: "step_metrics.csv",
+}
+
+
+class Results:
+    """The results of the jobs of one installation. All methods block."""
+
+    def __init__(self, database: Database, files: Files) -> None:
+        self._database = database
+        self._files = files
+
+    @staticmethod
+    def new_file(job_id: str, kind: str) -> NewFile:
+        """A file to make. Raises InvalidRequest for another kind."""
+        if kind not in list(ResultKind):
+            raise InvalidRequest(f"'kind' must be one of {', '.join(ResultKind)}.", param="kind", code="invalid_value")
+        return NewFile(_name(job_id, ResultKind(kind)), Purpose.FINE_TUNE_RESULTS, "application/octet-stream")
+
+    def own(self, job: Row[Any], file_id: str) -> File:
+        """A file that the job made. Raises InvalidRequest for any other."""
+        try:
+            file = self._files.get(job.project_id, file_id)
+        except NotFound:
+            file = None
+        # No caller can make files of this purpose.
+        if file is None or file.purpose is not Purpose.FINE_TUNE_RESULTS or not file.filename.startswith(f"{job.id}-"):
+            raise InvalidRequest("The file is none that this job made.", param="records.file_id")
+        return file
+
+    def delete_states(self, job: Row[Any], *, before: str | None = None) -> None:
+        """Delete the states of a job; those made before the file `before`, where it is given."""
+        self._delete(job, [each for each in self._ids(job, ResultKind.STATE) if before is None or each < before])
+
+    def delete_leftovers(self, job: Row[Any]) -> None:
+        """Delete what an ended job does not need: its states, and adapters that an interrupted process uploaded last."""
+        c = fine_tuning_checkpoints.c
+        with self._database.read() as session:
+            used = {row.file_id for row in session.rows(select(c.file_id).where(c.job_id == job.id))}
+        self.delete_states(job)
+        self._delete(job, [each for each in self._ids(job, ResultKind.ADAPTER) if each not in used])
+
+    def delete(self, job: Row[Any], file_id: str) -> None:
+        """Delete one file of a job. Idempotent."""
+        self._delete(job, [file_id])
+
+    def _ids(self, job: Row[Any], kind: ResultKind) -> list[str]:
+        c = file_rows.c
+        named = (c.project_id == job.project_id) & (c.purpose == Purpose.FINE_TUNE_RESULTS) & (c.id > _first_id(job))
+        query = select(c.id).where(named, c.filename == _name(job.id, kind)).order_by(c.id).limit(_BATCH)
+        with self._database.read() as session:
+            return [row.id for row in session.rows(query)]
+
+    def _delete(self, job: Row[Any], ids: Collection[str]) -> None:
+        for file_id in ids:
+            try:
+                self._files.delete(maker_of(job), file_id)
+            except (Conflict, NotFound):  # in use, or deleted by somebody else
+                continue
+
+
+def _name(job_id: str, kind: ResultKind) -> str:
+    return f"{job_id}-{_NAMES[kind]}"
+
+
+def _first_id(job: Row[Any]) -> str:
+    """A file of the job has a later id: both kinds of ids begin with their time."""
+    return f"file-{job.id.partition('-')[2]}"
