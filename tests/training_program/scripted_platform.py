@@ -48,12 +48,14 @@ class ScriptedPlatform:
         elif token is not None:
             return 400, b"a link needs no token, and must not get one"
         if self.status is not None:
-            return self.status, b'{"error": {"code": "job_canceled"}}'
+            return self.status, b'{"error": {"code": "attempt_ended"}}'
         if self.failures:
             self.failures -= 1
             return 503, b"{}"
         if method == "GET" and path in self.files:
             return 200, self.files[path]
+        if not path.startswith(("/job/", "/links/")):
+            return 404, b'{"error": {"code": "not_found", "message": "The file of this link was deleted."}}'
         return 200, json.dumps(self._document(method, path, body)).encode()
 
     def _document(self, method: str, path: str, body: bytes) -> dict[str, Any]:

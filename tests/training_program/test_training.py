@@ -176,3 +176,6 @@ def test_a_failure_is_reported_with_its_cause(program: Program, platform: Script
     assert program.run(platform, **TRAINING, training_file=file, method="other") == 1
     [record] = platform.of_type("failed")
     assert record["message"].startswith("The training failed: ")
+    assert program.run(platform, stage="check", training_file=f"{platform.url}/files/gone") == 1
+    [record] = platform.of_type("failed")
+    assert record["message"] == "The training failed: Refused: The file of this link was deleted."

@@ -83,6 +83,7 @@ fine_tuning_jobs = Table(
     Index("ix_fine_tuning_jobs_project", "project_id", "id"),
     Index("ix_fine_tuning_jobs_status", "project_id", "status"),
     Index("ix_fine_tuning_jobs_released", "released", "id"),
+    Index("ix_fine_tuning_jobs_unfinished", "finished_at", "id"),
 )
 
 # The files of jobs that have not ended: they can't be deleted.

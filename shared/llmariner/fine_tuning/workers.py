@@ -97,26 +97,32 @@ class Workers:
         return self._addresses.files + self._upload_links.create(worker.maker, terms, _LINK_SECONDS).path
 
     def report(self, worker: Worker, records: Sequence[Mapping[str, Any]]) -> str:
-        """Record what happened; returns what the process is to do: `continue` or `pause`. Idempotent."""
+        """Record what happened, all of it or nothing; returns what the process is to do: `continue` or `pause`.
+
+        Idempotent.
+        """
         if len(records) > MAX_RECORDS:
             raise InvalidRequest(f"A report has {MAX_RECORDS} records at most.", param="records")
+        kinds = {str(record.get("type")) for record in records}
         for record in records:
             if record.get("type") == "checkpoint":
                 self._register(worker, record)
-            self._database.transact(partial(self._apply, worker=worker, record=record))
-            if record.get("type") == "state":
-                self._delete_old_states(worker)
-            elif record.get("type") == "checkpoint":
-                self._delete_old_checkpoints(worker)
+        self._database.transact(partial(self._apply, worker=worker, records=records))
+        if "state" in kinds:
+            self._delete_old_states(worker)
+        if "checkpoint" in kinds:
+            self._delete_old_checkpoints(worker)
         with self._database.read() as session:
             job = session.first(select(fine_tuning_jobs).where(fine_tuning_jobs.c.id == worker.job_id))
         return "pause" if job is not None and job.pause_requested_at is not None else "continue"
 
-    def _apply(self, session: WriteSession, worker: Worker, record: Mapping[str, Any]) -> None:
-        job = load_attempt(session, worker.job_id, worker.attempt, lock=True)
-        if "file_id" in record:
-            self._results.own(job, text_of(record, "file_id", 64))
-        apply_record(session, job, record)
+    def _apply(self, session: WriteSession, worker: Worker, records: Sequence[Mapping[str, Any]]) -> None:
+        for record in records:
+            # Each record finds the job as the one before left it.
+            job = load_attempt(session, worker.job_id, worker.attempt, lock=True)
+            if "file_id" in record:
+                self._results.own(job, text_of(record, "file_id", 64))
+            apply_record(session, job, record)
 
     def _register(self, worker: Worker, record: Mapping[str, Any]) -> None:
         """Make a model of a checkpoint's adapter; the last one is the result. Idempotent."""

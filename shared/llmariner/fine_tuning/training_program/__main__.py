@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable
+from array import array
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -37,23 +38,25 @@ def _work(platform: Platform, work: Path) -> int:
     work.mkdir(exist_ok=True)
     plan = platform.plan()
     encoder = _encoder(plan)
-    files = {"training_file": plan.training_file, "validation_file": plan.validation_file}
-    found: dict[str, list[Example]] = {}
-    for name, url in files.items():
+    urls = {"training_file": plan.training_file, "validation_file": plan.validation_file}
+    files = {name: platform.fetch(url, work / f"{name}.jsonl") for name, url in urls.items() if url is not None}
+    take: Callable[[Iterable[Example]], Any] = _counts if plan.stage == "check" else list
+    found: dict[str, Any] = {}
+    for name, path in files.items():
         try:
-            found[name] = [] if url is None else _read(platform.fetch(url, work / f"{name}.jsonl"), encoder)
+            with path.open("rb") as lines:
+                found[name] = take(read_examples(lines, encoder))
         except InvalidExample as error:
             record = {"type": "invalid", "file": name, "line": error.line, "message": str(error)}
             platform.report(record, now=True)
             return 0
     if plan.stage == "check":
-        counts = {name: _counts(examples) for name, examples in found.items() if files[name] is not None}
-        platform.report({"type": "checked", **counts}, now=True)
+        platform.report({"type": "checked", **found}, now=True)
         return 0
     # Torch takes seconds to import, and the check does without.
     from llmariner.fine_tuning.training_program.trainer import Trainer
 
-    Trainer(plan, platform, found["training_file"], found["validation_file"], work).run()
+    Trainer(plan, platform, found["training_file"], found.get("validation_file", []), work).run()
     return 0
 
 
@@ -75,13 +78,8 @@ def _end_tokens(folder: Path, tokenizer: Any) -> Iterable[int]:
     return found - {None}
 
 
-def _read(path: Path, encoder: Encoder) -> list[Example]:
-    with path.open("rb") as lines:
-        return list(read_examples(lines, encoder))
-
-
 def _counts(examples: Iterable[Example]) -> dict[str, int]:
-    sizes = [example.token_count for example in examples]
+    sizes = array("I", (example.token_count for example in examples))
     return {"examples": len(sizes), "tokens": sum(sizes), "longest": max(sizes, default=0)}
 
 

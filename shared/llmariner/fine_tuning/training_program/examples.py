@@ -7,6 +7,7 @@ answer with the token that ends it: a model that never learns that token does no
 from __future__ import annotations
 
 import json
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,10 +25,10 @@ class InvalidExample(Exception):
 
 @dataclass(frozen=True)
 class TokenSequence:
-    """Token ids, and which of them are trained."""
+    """Token ids, and for each 1 where it is trained. In arrays, since a file may have a hundred million tokens."""
 
-    tokens: tuple[int, ...]
-    trained: tuple[bool, ...]
+    tokens: array[int]
+    trained: bytes
 
 
 @dataclass(frozen=True)
@@ -67,13 +68,13 @@ class Encoder:
             if message["role"] == "assistant" and index >= first and message.get("weight", 1) != 0:
                 spans.append(self._span(messages, tools, index, whole))
         encoded = self._tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
-        tokens = tuple(encoded["input_ids"])
+        tokens = array("I", encoded["input_ids"])
         if len(tokens) > self._context_tokens:
             raise ValueError(f"it has {len(tokens)} tokens, and the model reads {self._context_tokens} at most")
-        trained = [False] * len(tokens)
+        trained = bytearray(len(tokens))
         for begin, end in spans:
             self._mark(trained, tokens, encoded["offset_mapping"], begin, end)
-        return TokenSequence(tokens, tuple(trained))
+        return TokenSequence(tokens, bytes(trained))
 
     def _span(self, messages: Sequence[Any], tools: Any, index: int, whole: str) -> tuple[int, int]:
         """Where in the text the answer at `index` stands, from after what the engine writes before it."""
@@ -89,12 +90,12 @@ class Encoder:
         return len(before), len(through)
 
     def _mark(
-        self, trained: list[bool], tokens: Sequence[int], offsets: Sequence[tuple[int, int]], begin: int, end: int
+        self, trained: bytearray, tokens: Sequence[int], offsets: Sequence[tuple[int, int]], begin: int, end: int
     ) -> None:
         """Mark the tokens of one answer, up to the one that ends it."""
         for index, (start, _) in enumerate(offsets):
             if begin <= start < end:
-                trained[index] = True
+                trained[index] = 1
                 if tokens[index] in self._end:
                     return
         raise ValueError("the model's chat template does not end an answer with a token that stops the engine")

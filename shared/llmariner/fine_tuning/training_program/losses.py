@@ -83,7 +83,7 @@ def _log_probability(model: Any, sequence: TokenSequence) -> torch.Tensor:
 
 def _predictions(model: Any, sequence: TokenSequence) -> tuple[torch.Tensor, torch.Tensor]:
     """The logits that predict each trained token, and those tokens."""
-    tokens = torch.tensor([sequence.tokens], device=model.device)
+    tokens = torch.tensor([sequence.tokens.tolist()], device=model.device)
     positions = torch.tensor(
         [index - 1 for index, is_trained in enumerate(sequence.trained) if is_trained and index], device=model.device
     )

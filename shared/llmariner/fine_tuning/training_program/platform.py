@@ -7,18 +7,25 @@ import json
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
+from http.client import HTTPException
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from llmariner.fine_tuning.training_program.plan import Plan
 
-__all__ = ["Platform", "Stopped"]
+__all__ = ["Platform", "Refused", "Stopped"]
 
+Answer = TypeVar("Answer")
 _TRY_SECONDS = 600.0
 """How long a platform may be away, such as for a restart, until the job gives up."""
 _TIMEOUT_SECONDS = 60.0
 _REPORT_SECONDS = 1.0
 _GONE = (401, 403, 404, 409)
+
+
+class Refused(Exception):
+    """The platform refuses what the job asks, and would again; the message is the platform's."""
 
 
 class Stopped(Exception):
@@ -50,46 +57,71 @@ class Platform:
 
     def upload(self, path: Path, kind: str) -> str:
         """Upload a file; returns its id. `kind`: `state`, `adapter` or `metrics`."""
-        content = path.read_bytes()
-        terms = {"kind": kind, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-        link = self._ask("POST", self._url + "/uploads", terms)
-        return str(self._ask("PUT", link["url"], content)["id"])
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        terms = {"kind": kind, "bytes": path.stat().st_size, "sha256": digest}
+        url = str(self._ask("POST", self._url + "/uploads", terms)["url"])
+        headers = {"content-type": "application/octet-stream", "content-length": str(path.stat().st_size)}
+
+        def send() -> dict[str, Any]:
+            with path.open("rb") as content:
+                return _send("PUT", url, content, headers)
+
+        return str(_repeat(send)["id"])
 
     def fetch(self, url: str, target: Path) -> Path:
         """Download a file by its link."""
-        with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as source, target.open("wb") as file:
-            while part := source.read(1 << 20):
-                file.write(part)
-        return target
+        return _repeat(lambda: _download(url, target))
 
     def _ask(self, method: str, url: str, body: Any = None) -> dict[str, Any]:
-        """A request, repeated until it has an answer. An upload whose answer was lost is known by its link's id."""
-        until, pause = time.monotonic() + _TRY_SECONDS, 0.2
-        while True:
-            try:
-                return self._ask_once(method, url, body)
-            except urllib.error.HTTPError as error:
-                said = error.read()
-                if error.code == 409 and b'"link_used"' in said:
-                    return {"id": json.loads(said)["error"]["file_id"]}
-                if error.code in _GONE:
-                    raise Stopped(said.decode(errors="replace")[:500]) from error
-                if error.code < 500 and error.code != 429:
-                    raise
-                problem: Exception = error
-            except OSError as error:
-                problem = error
-            if time.monotonic() > until:
-                raise problem
-            time.sleep(pause)
-            pause = min(10.0, 2 * pause)
+        headers = {"content-type": "application/json", "authorization": f"Bearer {self._token}"}
+        data = None if body is None else json.dumps(body).encode()
+        return _repeat(lambda: _send(method, url, data, headers), gone=Stopped)
 
-    def _ask_once(self, method: str, url: str, body: Any) -> dict[str, Any]:
-        is_content = isinstance(body, bytes)
-        data = body if is_content or body is None else json.dumps(body).encode()
-        headers = {"content-type": "application/octet-stream" if is_content else "application/json"}
-        if url.startswith(self._url):  # a link is a credential of its own
-            headers["authorization"] = f"Bearer {self._token}"
-        request = urllib.request.Request(url, data=data, headers=headers, method=method)
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as answer:
-            return dict(json.load(answer))
+
+def _repeat(work: Callable[[], Answer], gone: type[Exception] = Refused) -> Answer:
+    """What a request returns, repeated until it has an answer. Raises Refused, OSError; `gone` where it has no right."""
+    until, pause = time.monotonic() + _TRY_SECONDS, 0.2
+    while True:
+        try:
+            return work()
+        except urllib.error.HTTPError as error:
+            said = _error_of(error.read())
+            if said.get("code") == "link_used":  # the answer to an earlier attempt was lost
+                return cast(Answer, {"id": said["file_id"]})
+            message = str(said.get("message") or error)[:500]
+            if error.code in _GONE:
+                raise gone(message) from error
+            if error.code < 500 and (error.code != 429 or said.get("code") == "insufficient_quota"):
+                raise Refused(message) from error
+            problem: Exception = error
+        except (OSError, HTTPException) as error:
+            problem = error
+        if time.monotonic() > until:
+            raise problem
+        time.sleep(pause)
+        pause = min(10.0, 2 * pause)
+
+
+def _send(method: str, url: str, data: Any, headers: dict[str, str]) -> dict[str, Any]:
+    request = urllib.request.Request(url, data=data, headers=headers, method=method)
+    with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as answer:
+        return dict(json.load(answer))
+
+
+def _download(url: str, target: Path) -> Path:
+    with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as source, target.open("wb") as file:
+        while part := source.read(1 << 20):
+            file.write(part)
+        expected = source.headers.get("content-length")
+    if expected is not None and target.stat().st_size != int(expected):
+        raise ConnectionError("The download was cut off.")
+    return target
+
+
+def _error_of(body: bytes) -> dict[str, Any]:
+    """The platform's error; empty for what a proxy says."""
+    try:
+        return dict(json.loads(body)["error"])
+    except (ValueError, KeyError, TypeError):
+        return {}

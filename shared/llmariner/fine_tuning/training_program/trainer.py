@@ -75,7 +75,7 @@ class Trainer:
     def _make_model(self) -> Any:
         plan = self._plan
         base = AutoModelForCausalLM.from_pretrained(
-            plan.model_folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False
+            plan.model_folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False, use_safetensors=True
         )
         base.config.use_cache = False
         config = LoraConfig(

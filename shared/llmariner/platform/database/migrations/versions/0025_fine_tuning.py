@@ -57,6 +57,7 @@ def upgrade() -> None:
         sa.Index("ix_fine_tuning_jobs_project", "project_id", "id"),
         sa.Index("ix_fine_tuning_jobs_status", "project_id", "status"),
         sa.Index("ix_fine_tuning_jobs_released", "released", "id"),
+        sa.Index("ix_fine_tuning_jobs_unfinished", "finished_at", "id"),
     )
     op.create_table(
         "fine_tuning_files",
