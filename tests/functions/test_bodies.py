@@ -112,6 +112,10 @@ BODIES: dict[str, tuple[str, dict[str, Any]]] = {
         {"image": "pytorch-2.1", "command": "sh scripts/run.sh", "scripts": {"run.sh": "ZWNobyBoaQ=="}},
     ),
     "POST /v1/fine_tuning/jobs": ("fine_tuning_jobs", {"model": "tiny", "training_file": "file-1"}),
+    "POST /v1/fine_tuning/checkpoints/ft:tiny:x/permissions": (
+        "fine_tuning_checkpoints",
+        {"project_ids": ["proj_1"]},
+    ),
     "POST /v1/fine_tuning/workers/ftjob-worker/reports": ("fine_tuning_workers", {"records": []}),
     "POST /v1/fine_tuning/workers/ftjob-worker/uploads": (
         "fine_tuning_workers",
@@ -455,7 +459,7 @@ def test_an_invalid_query_is_rejected(route: str, query: str, ask: Ask, admin: d
 
 def test_every_route_with_a_body_is_in_the_table() -> None:
     forms = {"POST /v1/files", "POST /v1/uploads/{id}/parts"}
-    without = {":activate", ":deactivate", ":replay", "/archive", "/cancel", "/rebuild"}
+    without = {":activate", ":deactivate", ":replay", "/archive", "/cancel", "/pause", "/rebuild", "/resume"}
     taking = [route for route in ROUTES if route.method in ("POST", "PATCH")]
     jsons = [route for route in taking if str(route) not in forms]
     expected = [route for route in jsons if not any(route.path.endswith(end) for end in without)]

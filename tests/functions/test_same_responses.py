@@ -64,6 +64,7 @@ REAL = {
     ),
     "users": HttpRequest("GET", "/v1/users:getSelf"),
     "batch_jobs": HttpRequest("GET", "/v1/batch/jobs"),
+    "fine_tuning_checkpoints": HttpRequest("GET", "/v1/fine_tuning/checkpoints/ft:tiny:x/permissions"),
     "fine_tuning_jobs": HttpRequest("GET", "/v1/fine_tuning/jobs"),
     "fine_tuning_workers": HttpRequest("POST", "/v1/fine_tuning/workers/ftjob-worker/reports", {"records": []}),
     "vector_stores": HttpRequest("GET", "/v1/vector_stores"),
@@ -108,8 +109,11 @@ def questions(name: str, installation: Installation) -> list[tuple[int, HttpRequ
     headers = {"authorization": f"Bearer {installation.credential(name)}"}
     asked = [
         (200, HttpRequest("GET", "/health/live")),
-        # An invitation can be accepted once.
-        (404 if name == "invitations" else 200, HttpRequest(real.method, real.path, real.body, headers, real.query)),
+        # An invitation can be accepted once, and there is no checkpoint.
+        (
+            404 if name in ("invitations", "fine_tuning_checkpoints") else 200,
+            HttpRequest(real.method, real.path, real.body, headers, real.query),
+        ),
         (404, HttpRequest("GET", real.path + "/no/such/thing", None, headers)),
     ]
     if name != "models":  # there a path below is a model's id

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from llmariner.files.upload_links import UploadLinks
     from llmariner.fine_tuning.history import JobHistory
     from llmariner.fine_tuning.jobs import FineTuningJobs
+    from llmariner.fine_tuning.permissions import CheckpointPermissions
     from llmariner.fine_tuning.reconciler import FineTuningReconciler
     from llmariner.fine_tuning.worker_tokens import WorkerTokens
     from llmariner.fine_tuning.workers import WorkerAddresses, Workers
@@ -64,6 +65,13 @@ class FineTuning:
         from llmariner.fine_tuning.history import JobHistory
 
         return JobHistory(self._database)
+
+    @property
+    def permissions(self) -> CheckpointPermissions:
+        """Permissions of projects to use checkpoints of others."""
+        from llmariner.fine_tuning.permissions import CheckpointPermissions
+
+        return CheckpointPermissions(self._database, self._registry)
 
     @property
     def worker_tokens(self) -> WorkerTokens:

@@ -22,7 +22,13 @@ from sqlalchemy import (
 from llmariner.platform.database import metadata
 from llmariner.platform.database.sanitized_text import SanitizedText
 
-__all__ = ["fine_tuning_checkpoints", "fine_tuning_events", "fine_tuning_files", "fine_tuning_jobs"]
+__all__ = [
+    "fine_tuning_checkpoints",
+    "fine_tuning_events",
+    "fine_tuning_files",
+    "fine_tuning_jobs",
+    "fine_tuning_permissions",
+]
 
 fine_tuning_jobs = Table(
     "fine_tuning_jobs",
@@ -131,4 +137,19 @@ fine_tuning_checkpoints = Table(
     Column("metrics", Text, nullable=False),
     Index("ix_fine_tuning_checkpoints_job", "job_id", "id"),
     UniqueConstraint("job_id", "step", name="uq_fine_tuning_checkpoints_step"),
+)
+
+# Other projects that may use a checkpoint, each of which has a model of that name.
+fine_tuning_permissions = Table(
+    "fine_tuning_permissions",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("organization_id", String(64), nullable=False),
+    Column("project_id", String(64), nullable=False),
+    Column("model", String(256), nullable=False),
+    # As the model of the project has it.
+    Column("location", String(1024), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Index("ix_fine_tuning_permissions_model", "organization_id", "model", "id"),
+    UniqueConstraint("model", "project_id", name="uq_fine_tuning_permissions_project"),
 )

@@ -146,9 +146,16 @@ class Workers:
             model = self._registry.get(job.model_id)
         except ModelNotFound:
             model = None
-        if model is None or model.created_at != job.model_created_at:
-            raise Conflict(f"The base model '{job.model}' was deleted.", code="base_model_deleted")
+        if model is None or model.created_at != job.model_created_at or self._is_hidden(job, model):
+            raise Conflict(
+                f"The base model '{job.model}' was deleted, or is hidden by one of that name.",
+                code="base_model_deleted",
+            )
         return model
+
+    def _is_hidden(self, job: Row[Any], model: Model) -> bool:
+        """Whether the project has made a model of the base model's name since, which an adapter would be taken to be for."""
+        return self._registry.get(model.name, project_id=job.project_id).id != model.id
 
     def _delete_old_states(self, worker: Worker) -> None:
         """Delete the states before the last one."""

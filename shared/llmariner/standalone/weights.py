@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from llmariner.errors import ModelNotFound, NotFound
-from llmariner.fine_tuning.adapter_file import InvalidAdapter, write_adapter_folder
+from llmariner.fine_tuning.adapter_file import InvalidAdapter, file_of, write_adapter_folder
 from llmariner.models.model import Model, SourceRepository, Task
 from llmariner.models.weights import FetchedWeights, ReportProgress, WeightsUnavailable
 from llmariner.standalone.engine.environment import EngineEnvironment
@@ -19,7 +19,6 @@ from llmariner.standalone.engine.scripts import Scripts
 __all__ = ["LocalWeights"]
 
 ReadFile = Callable[[str, str], Iterator[bytes]]
-_FILE_PREFIX = "file-"
 _FETCH = Path(__file__).parent / "engine" / "fetch_snapshot.py"
 
 
@@ -42,9 +41,10 @@ class LocalWeights:
 
     def fetch(self, model: Model, report: ReportProgress) -> FetchedWeights:
         """See the port."""
-        location = model.model_file_location
-        if model.source_repository is SourceRepository.FINE_TUNING and location.startswith(_FILE_PREFIX):
-            return _inspected(self._adapter(model), adapter=True)
+        file = file_of(model.model_file_location, model.project_id or "")
+        # Whom a file belongs to was decided by the platform, which approves the models that it makes of files.
+        if model.source_repository is SourceRepository.FINE_TUNING and model.approved and file is not None:
+            return _inspected(self._adapter(model, *file), adapter=True)
         if model.source_repository in (
             SourceRepository.LOCAL,
             SourceRepository.OBJECT_STORE,
@@ -65,13 +65,13 @@ class LocalWeights:
         if path.parent == self._folder.resolve() and path.name.startswith(_folder_prefix(model_id)):
             shutil.rmtree(path, ignore_errors=True)
 
-    def _adapter(self, model: Model) -> Path:
-        """The folder of an adapter that a fine-tuning job made: its file, as the project has it."""
+    def _adapter(self, model: Model, project_id: str, file_id: str) -> Path:
+        """The folder of an adapter that a fine-tuning job made: its file, as that project has it."""
         target = self._target(model)
         if target.is_dir():
             return target
         try:
-            parts = self._read_file(model.project_id or "", model.model_file_location)
+            parts = self._read_file(project_id, file_id)
             write_adapter_folder(parts, target, model.base_name or "")
         except NotFound as error:
             raise WeightsUnavailable(f"The file '{model.model_file_location}' of the adapter was deleted.") from error

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from llmariner.files.tables import files
-from llmariner.fine_tuning.tables import fine_tuning_jobs
+from llmariner.fine_tuning.tables import fine_tuning_checkpoints, fine_tuning_jobs, fine_tuning_permissions
+from llmariner.models.model import NewModel, SourceRepository
 from llmariner.tenancy.principal import KeyOwner
+from llmariner.tenancy.tables import projects
 
 from ..training_jobs import training_job
 from .objects import list_of_100, model
@@ -54,6 +56,40 @@ def a_result(world: World, tenant: Tenant) -> RouteCall:
     return RouteCall({"id": fine_tuning_job(world, tenant)}, {"kind": "state", "bytes": 1, "sha256": "0" * 64})
 
 
+def checkpoint(world: World, tenant: Tenant) -> str:
+    """The name of a new checkpoint of the tenant's project, which is a model."""
+    job_id, name = fine_tuning_job(world, tenant), f"ft:walk:{tenant.tag}-{world.number()}"
+    base = model(world, tenant, shared=True)
+    new = NewModel(name, SourceRepository.FINE_TUNING, "file-1", base, tenant.project_id)
+    world.context.registry.create(new)
+    place = {"organization_id": tenant.organization_id, "project_id": tenant.project_id}
+    row = {"id": f"ftckpt_{world.number()}", "job_id": job_id, "created_at": 1, "step": 1, "file_id": "file-1"}
+    world.add(fine_tuning_checkpoints, **row, **place, model=name, metrics="{}")
+    return name
+
+
+def a_checkpoint(world: World, tenant: Tenant) -> RouteCall:
+    """A checkpoint of the tenant."""
+    return RouteCall({"id:path": checkpoint(world, tenant)})
+
+
+def a_new_permission(world: World, tenant: Tenant) -> RouteCall:
+    """A checkpoint of the tenant, and another project of its organization."""
+    project_id = f"proj_{tenant.tag.replace('-', '_')}_{world.number()}"
+    row = {"id": project_id, "organization_id": tenant.organization_id, "title": project_id, "is_default": False}
+    world.add(projects, **row, created_at=1)
+    return RouteCall({"id:path": checkpoint(world, tenant)}, {"project_ids": [project_id]})
+
+
+def a_permission(world: World, tenant: Tenant) -> RouteCall:
+    """A permission to use a checkpoint of the tenant."""
+    name, id_ = checkpoint(world, tenant), f"cp_{world.number()}"
+    row = {"id": id_, "organization_id": tenant.organization_id, "project_id": f"proj_{world.number()}"}
+    world.add(fine_tuning_permissions, **row, model=name, location="x", created_at=1)
+    return RouteCall({"id:path": name, "permission_id": id_})
+
+
+_PERMISSIONS = "/v1/fine_tuning/checkpoints/{id:path}/permissions"
 _JOB = "/v1/fine_tuning/jobs/{id}"
 _WORKER = "/v1/fine_tuning/workers/{id}"
 FINE_TUNING_OBJECTS = {
@@ -65,6 +101,9 @@ FINE_TUNING_OBJECTS = {
     f"POST {_JOB}/resume": a_job,
     f"GET {_JOB}/events": a_job,
     f"GET {_JOB}/checkpoints": a_job,
+    f"GET {_PERMISSIONS}": a_checkpoint,
+    f"POST {_PERMISSIONS}": a_new_permission,
+    f"DELETE {_PERMISSIONS}/{{permission_id}}": a_permission,
     f"GET {_WORKER}/plan": a_job,
     f"POST {_WORKER}/reports": a_report,
     f"POST {_WORKER}/uploads": a_result,

@@ -11,7 +11,7 @@ from llmariner.fine_tuning.hyperparameters import RequestedHyperparameters
 from llmariner.fine_tuning.job import NewFineTuningJob
 from llmariner.http.schemas.bodies import Body
 
-__all__ = ["CreateFineTuningJob", "UploadResult", "WorkerReport"]
+__all__ = ["CreateCheckpointPermissions", "CreateFineTuningJob", "UploadResult", "WorkerReport"]
 
 Auto = Literal["auto"]
 _GPU_METADATA = "resources.gpu"
@@ -121,6 +121,12 @@ class CreateFineTuningJob(Body):
         if not (text.isascii() and text.isdigit() and len(text) < 8):
             raise InvalidRequest(f"The metadata '{_GPU_METADATA}' must be a number of GPUs.", param="metadata")
         return int(text)
+
+
+class CreateCheckpointPermissions(Body):
+    """POST /v1/fine_tuning/checkpoints/{id}/permissions."""
+
+    project_ids: list[str]
 
 
 class WorkerReport(Body):

@@ -21,6 +21,7 @@ __all__ = [
     "AlertCursor",
     "AuditLogCursor",
     "BatchJobCursor",
+    "CheckpointPermissionCursor",
     "Cursor",
     "FileCursor",
     "FineTuningCheckpointCursor",
@@ -71,6 +72,7 @@ Cursor = Annotated[str | None, _CursorQuery]
 AuditLogCursor = Annotated[str | None, _CursorQuery, AfterValidator(_id_with_prefix("audit_log"))]
 AlertCursor = Annotated[str | None, _CursorQuery, AfterValidator(_id_with_prefix("alert"))]
 BatchJobCursor = Annotated[str | None, _CursorQuery, AfterValidator(_id_with_prefix("bj", "-"))]
+CheckpointPermissionCursor = Annotated[str | None, _CursorQuery, AfterValidator(_id_with_prefix("cp"))]
 FileCursor = Annotated[str | None, _CursorQuery, AfterValidator(_id_with_prefix("file", "-"))]
 FineTuningCheckpointCursor = Annotated[str | None, _CursorQuery, AfterValidator(_id_with_prefix("ftckpt"))]
 FineTuningEventCursor = Annotated[str | None, _CursorQuery, AfterValidator(_id_with_prefix("ftevent", "-"))]

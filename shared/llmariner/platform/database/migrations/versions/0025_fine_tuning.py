@@ -95,9 +95,21 @@ def upgrade() -> None:
         sa.Index("ix_fine_tuning_checkpoints_job", "job_id", "id"),
         sa.UniqueConstraint("job_id", "step", name="uq_fine_tuning_checkpoints_step"),
     )
+    op.create_table(
+        "fine_tuning_permissions",
+        sa.Column("id", sa.String(64), primary_key=True),
+        sa.Column("organization_id", sa.String(64), nullable=False),
+        sa.Column("project_id", sa.String(64), nullable=False),
+        sa.Column("model", sa.String(256), nullable=False),
+        sa.Column("location", sa.String(1024), nullable=False),
+        sa.Column("created_at", sa.BigInteger, nullable=False),
+        sa.Index("ix_fine_tuning_permissions_model", "organization_id", "model", "id"),
+        sa.UniqueConstraint("model", "project_id", name="uq_fine_tuning_permissions_project"),
+    )
 
 
 def downgrade() -> None:
+    op.drop_table("fine_tuning_permissions")
     op.drop_table("fine_tuning_checkpoints")
     op.drop_table("fine_tuning_events")
     op.drop_table("fine_tuning_files")
