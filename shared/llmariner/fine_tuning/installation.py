@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from llmariner.cached_once import cached_once
 from llmariner.job_settings import JobSettings
 from llmariner.models.registry import ModelRegistry
 from llmariner.platform.database import Database
@@ -87,7 +88,7 @@ class FineTuning:
 
         return Workers(self._database, self._registry, self._files(), *self._links(), self._addresses())
 
-    @property
+    @cached_once
     def reconciler(self) -> FineTuningReconciler:
         """Makes what runs jobs do what is asked for."""
         from llmariner.fine_tuning.reconciler import FineTuningReconciler

@@ -7,6 +7,7 @@ own, another attempt continues from the last state.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -33,6 +34,7 @@ from llmariner.tenancy.tables import projects
 
 __all__ = ["FineTuningReconciler", "job_id_of"]
 
+_log = logging.getLogger(__name__)
 _BATCH = 200
 _CHECK_SECONDS = 20.0
 _MAX_FAILURES = 3
@@ -59,10 +61,15 @@ class FineTuningReconciler:
         self._files = files
         self._tokens = tokens
         self._addresses = addresses
+        self._reconciled_to = ""
+        """The id that the last call of `reconcile_all` came to, if its time ended before the last job."""
 
     def reconcile_all(self, *, seconds: float) -> None:
-        """Reconcile every job that is not released. For the sweep; it ends after that many seconds."""
-        until, last = time.monotonic() + seconds, ""
+        """Reconcile every job that is not released. For the sweep.
+
+        It ends after that many seconds; the next call does the rest. A job that fails to be reconciled holds up no other.
+        """
+        until, last = time.monotonic() + seconds, self._reconciled_to
         self._end_of_gone_projects()
         while True:
             pending = and_(fine_tuning_jobs.c.released.is_(False), fine_tuning_jobs.c.id > last)
@@ -72,10 +79,14 @@ class FineTuningReconciler:
             for job_id in ids:
                 if time.monotonic() > until:
                     return
-                self.reconcile(job_id)
+                try:
+                    self.reconcile(job_id)
+                except Exception:
+                    _log.exception("fine-tuning job %s was not reconciled", job_id)
+                last = self._reconciled_to = job_id
             if len(ids) < _BATCH:
+                self._reconciled_to = ""
                 return
-            last = ids[-1]
 
     def reconcile(self, job_id: str) -> None:
         """Bring one job's row and the jobs port together."""

@@ -18,7 +18,7 @@ from llmariner.fine_tuning.reconciler import job_id_of
 from llmariner.fine_tuning.tables import fine_tuning_events, fine_tuning_jobs
 from llmariner.models.model import ActivationStatus, SourceRepository
 from llmariner.platform.database import Database
-from llmariner.platform.jobs import Phase
+from llmariner.platform.jobs import Job, JobStatus, Phase
 from llmariner.tenancy.principal import KeyOwner
 from llmariner.tenancy.tables import organization_users, projects
 
@@ -381,6 +381,24 @@ def test_the_sweep_makes_up_for_lost_events(desk: TrainingDesk, database: Databa
         assert session.rows(select(fine_tuning_jobs.c.id).where(fine_tuning_jobs.c.id == orphan)) == []
         assert session.rows(select(fine_tuning_events).where(fine_tuning_events.c.job_id == orphan)) == []
     assert ("remove", f"{orphan}-0") in desk.scripted.calls
+
+
+def test_a_job_that_fails_to_be_reconciled_holds_up_no_other(
+    desk: TrainingDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken, other = (desk.create(training_file=desk.upload(jsonl(ROWS))) for _ in range(2))
+    submit = desk.scripted.submit
+
+    def fail(job: Job) -> JobStatus:
+        if job_id_of(job.id) == broken:
+            raise RuntimeError("a defect")
+        return submit(job)
+
+    monkeypatch.setattr(desk.scripted, "submit", fail)
+    for _ in range(2):
+        desk.tuning.reconciler.reconcile_all(seconds=60)
+    assert f"{other}-0" in desk.scripted.jobs
+    desk.tuning.reconciler.reconcile_all(seconds=-1)
 
 
 def test_without_a_port_jobs_wait(desk: TrainingDesk) -> None:
