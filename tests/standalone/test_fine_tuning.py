@@ -70,7 +70,7 @@ def client(env: Env, tmp_path: Path) -> OpenAI:
     made = OpenAI(base_url=f"http://127.0.0.1:{env['LLMARINER_PORT']}/v1", api_key=key)
     body = {"id": "tiny", "source_repository": "LOCAL", "model_file_location": str(tmp_path / "tiny")}
     made.post("/models", body=body, cast_to=object)
-    until(lambda: made.models.retrieve("tiny"))
+    until(lambda: str(made.models.retrieve("tiny").loading_status).endswith("SUCCEEDED"))  # type: ignore[attr-defined]
     return made
 
 
