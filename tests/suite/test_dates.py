@@ -55,8 +55,9 @@ def test_every_date_is_selected_in_turn() -> None:
 
 
 @pytest.mark.parametrize(("body", "status"), [("assert SEEN.exists() or SEEN.touch()", 0), ("assert False", 1)])
-def test_what_fails_while_the_clock_is_set_back_is_asked_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, status: int
+@pytest.mark.parametrize("name", ["set-back", "kiritimati"])
+def test_what_fails_runs_again_while_the_clock_is_not_set_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, status: int, name: str
 ) -> None:
     file, asked = tmp_path / "test_steps.py", list[Date]()
     file.write_text(f"from pathlib import Path\nSEEN = Path({str(tmp_path)!r}) / 'seen'\ndef test_one():\n    {body}\n")
@@ -67,5 +68,5 @@ def test_what_fails_while_the_clock_is_set_back_is_asked_again(
 
     monkeypatch.setattr(dates, "_TESTS", (str(file),))
     monkeypatch.setattr(dates, "run", run_and_record)
-    assert dates.main(["set-back"]) == status
-    assert [date.steps for date in asked] == [True, False]
+    assert dates.main([name]) == status
+    assert [date.steps for date in asked] == [DATES[name].steps, False]
