@@ -18,7 +18,7 @@ from llmariner.gateway.control_plane.serialization import (
     lease_response_from_wire,
     model_from_wire,
 )
-from llmariner.http_client import Client, ConnectionFailed, ResponseFailed
+from llmariner.http_client import Client, ConnectionFailed, Response, ResponseFailed, ResponseTimeout
 from llmariner.settings import ControlPlaneSettings, Secret
 
 __all__ = ["AUDIENCE", "HttpControlPlane"]
@@ -27,6 +27,9 @@ AUDIENCE = "internal_gateway"
 _ROOT = "/internal/gateway"
 # A cold start of the function takes some seconds. A database that hangs would block it for minutes.
 _TIMEOUT_SECONDS = 15.0
+# The network of a pod that has just started refuses connections until its policies are in place.
+_RECONNECT_SECONDS = 3.0
+_FIRST_PAUSE_SECONDS = 0.05
 
 
 class HttpControlPlane:
@@ -86,17 +89,9 @@ class HttpControlPlane:
 
         Raises InvalidRequest for status 400, which a retry would not change, and Unavailable for any other failure.
         """
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"authorization", b"Bearer " + self._tokens.token().encode()),
-        ]
-        path, body = f"{_ROOT}/{operation}", orjson.dumps(value)
         try:
             async with asyncio.timeout(_TIMEOUT_SECONDS):
-                # Every operation is idempotent.
-                response = await self._client.request(
-                    self._url, "POST", path, headers=headers, body=body, idempotent=True
-                )
+                response = await self._send(f"{_ROOT}/{operation}", orjson.dumps(value))
                 answer = await response.read()
         except (ConnectionFailed, ResponseFailed, TimeoutError) as error:
             raise Unavailable("The control function does not answer.", headers={"retry-after": "2"}) from error
@@ -106,6 +101,25 @@ class HttpControlPlane:
             raise Unavailable(f"The control function answered {response.status}.", headers={"retry-after": "2"})
         decoded: dict[str, Any] = orjson.loads(answer)
         return decoded
+
+    async def _send(self, path: str, body: bytes) -> Response:
+        """The response to a request, sent again for a while if no connection is made: each operation is idempotent."""
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"authorization", b"Bearer " + self._tokens.token().encode()),
+        ]
+        pause, waited = _FIRST_PAUSE_SECONDS, 0.0
+        while True:
+            try:
+                return await self._client.request(self._url, "POST", path, headers=headers, body=body, idempotent=True)
+            except ResponseTimeout:
+                raise
+            except ConnectionFailed:
+                if waited >= _RECONNECT_SECONDS:
+                    raise
+            await asyncio.sleep(pause)
+            waited += pause
+            pause *= 2
 
 
 def _key_or_raise(found: dict[str, Any]) -> Key | None:
