@@ -10,7 +10,8 @@ from typing import TypeVar
 from llmariner.context import Context
 from llmariner.fine_tuning.reconciler import job_id_of
 from llmariner.job_settings import JobSettings
-from llmariner.platform.jobs.local_processes.adapter import ProcessJobs, ProcessJobSettings, readable_folders
+from llmariner.platform.jobs.local_processes.adapter import ProcessJobs
+from llmariner.platform.jobs.local_processes.settings import ProcessJobSettings, readable_folders
 from llmariner.platform.serving.local_processes.adapter import ProcessServing
 
 __all__ = ["make_jobs"]

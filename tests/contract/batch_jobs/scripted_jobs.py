@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from llmariner.batch_jobs.batch_job import NewBatchJob
 from llmariner.batch_jobs.batch_jobs import BatchJobs
 from llmariner.batch_jobs.reconciler import Reconciler
-from llmariner.errors import Unavailable
+from llmariner.errors import Conflict, Unavailable
 from llmariner.files.file import File
 from llmariner.job_settings import JobSettings
 from llmariner.platform.database import Database
-from llmariner.platform.jobs import Job, Jobs, JobStatus, LogPart, Phase
+from llmariner.platform.jobs import Execution, Job, Jobs, JobStatus, LogPart, Phase
 from llmariner.tenancy.principal import KeyOwner
 
 from ..stored_files import member_of
@@ -49,6 +49,22 @@ class ScriptedJobs:
         status = self.statuses.get(job_id, JobStatus(Phase.QUEUED, 1.0))
         if not status.phase.is_final:
             self.statuses[job_id] = JobStatus(Phase.CANCELED, 9.0, status.started_at)
+
+    def pause(self, job_id: str) -> None:
+        self.calls.append(("pause", job_id))
+        status = self.statuses.get(job_id)
+        starts_once = job_id not in self.jobs or self.jobs[job_id].backoff_limit == 0
+        if status is not None and not status.phase.is_final and not (status.phase is Phase.RUNNING and starts_once):
+            self.statuses[job_id] = JobStatus(Phase.PAUSED, 8.0, restarts=status.restarts)
+
+    def resume(self, job_id: str) -> None:
+        self.calls.append(("resume", job_id))
+        status = self.statuses.get(job_id)
+        if status is not None and status.phase is Phase.PAUSED:
+            self.statuses[job_id] = JobStatus(Phase.QUEUED, 9.0, restarts=status.restarts)
+
+    def exec(self, job_id: str, argv: Sequence[str], stdin: bytes = b"") -> Execution:
+        raise Conflict(f"The job '{job_id}' does not run.", code="job_not_running")
 
     def remove(self, job_id: str) -> None:
         self.calls.append(("remove", job_id))

@@ -5,12 +5,12 @@ Adapter: `local_processes` (child processes of one machine). A job is identified
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-__all__ = ["DataFile", "Job", "JobStatus", "Jobs", "LogPart", "Phase"]
+__all__ = ["DataFile", "ExecOutput", "Execution", "Job", "JobStatus", "Jobs", "LogPart", "Phase"]
 
 
 class Phase(StrEnum):
@@ -18,6 +18,7 @@ class Phase(StrEnum):
 
     QUEUED = "queued"
     RUNNING = "running"
+    PAUSED = "paused"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELED = "canceled"
@@ -43,6 +44,8 @@ class Job:
 
     Names of `scripts`, `data_files` and `environment` are file names and names of variables: the caller has checked them.
     `readable_folders`: absolute paths of folders that it may read besides, at the same paths; never words of a tenant.
+    `backoff_limit`: how often the command is started again after it failed or was interrupted, as of Kubernetes' Jobs. It
+    begins from its start then, in a new folder. Not started again is what could not be started, or ran to its deadline.
     """
 
     id: str
@@ -52,14 +55,16 @@ class Job:
     scripts: Mapping[str, bytes] = field(default_factory=dict)
     data_files: tuple[DataFile, ...] = ()
     readable_folders: tuple[str, ...] = ()
+    backoff_limit: int = 0
 
 
 @dataclass(frozen=True)
 class JobStatus:
-    """What a job does. `since`: when it entered the phase, in Unix seconds; `started_at`: None before it ran.
+    """What a job does. `since`: when it entered the phase, in Unix seconds; `started_at`: when its command began last.
 
-    While it is queued, `place` is its place in line from 1, and `reason` why it waits. Where it failed, `code` names the
-    cause for programs and `reason` says it.
+    `started_at` is None before it ran, and while it waits to be started again. `restarts`: how often it was started again
+    after a failure, or is about to be. While it is queued, `place` is its place in line from 1, and `reason` why it waits.
+    Where it failed, or waits to be started again, `code` names the cause for programs and `reason` says it.
     """
 
     phase: Phase
@@ -68,6 +73,7 @@ class JobStatus:
     place: int | None = None
     code: str = ""
     reason: str = ""
+    restarts: int = 0
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,28 @@ class LogPart:
     data: bytes
     start: int
     end: int
+
+
+@dataclass(frozen=True)
+class ExecOutput:
+    """Output of a command in a job. `stream`: `stdout` or `stderr`. Without data where there was none in time."""
+
+    stream: str
+    data: bytes
+
+
+class Execution(Protocol):
+    """A command that was started in a running job. One thread uses it at a time, and closes it."""
+
+    def read(self, seconds: float) -> ExecOutput | None:
+        """The next output, waiting so long for it; None once it has ended and all was read."""
+
+    @property
+    def exit_code(self) -> int | None:
+        """After its end: the exit code, 128 and the signal where one ended it; None where the job ended before it."""
+
+    def close(self) -> None:
+        """End it, if it runs. Idempotent."""
 
 
 class Jobs(Protocol):
@@ -103,6 +131,22 @@ class Jobs(Protocol):
         """End a job, or keep a job of that id from ever starting. It ends soon afterwards, with every process it began.
 
         No effect on one that has ended.
+        """
+
+    def pause(self, job_id: str) -> None:
+        """Keep a queued job from starting, or end the processes of a running one, soon, which is no failure of it.
+
+        No effect on a running one whose `backoff_limit` is 0, and on one that has ended or was never submitted.
+        """
+
+    def resume(self, job_id: str) -> None:
+        """Queue a paused job again: its command begins from its start, in a new folder. No effect on another one."""
+
+    def exec(self, job_id: str, argv: Sequence[str], stdin: bytes = b"") -> Execution:
+        """Start a program beside the command of a running job: same files, processes, user, variables and limits.
+
+        It begins in the job's folder, and ends with the job. Raises Conflict where the job does not run, RateLimited
+        where too many programs run in it already.
         """
 
     def remove(self, job_id: str) -> None:

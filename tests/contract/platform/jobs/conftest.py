@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from llmariner.errors import NotFound
-from llmariner.platform.jobs import Jobs, JobStatus, LogPart
-from llmariner.platform.jobs.local_processes.adapter import ProcessJobs, ProcessJobSettings, readable_folders
+from llmariner.platform.jobs import Jobs, JobStatus, LogPart, Phase
+from llmariner.platform.jobs.local_processes.adapter import ProcessJobs
+from llmariner.platform.jobs.local_processes.settings import ProcessJobSettings, readable_folders
 
 MIB = 1024 * 1024
 FILES = {"file-1": b"pumps\n", "file-2": b"x" * 3 * MIB}
@@ -53,6 +56,7 @@ def process_jobs(folder: Path, memory: Memory, *, slots: int = 1, seconds: float
         readable=readable_folders(Path(sys.executable)),
         hidden=("/usr/share",),
         slots=slots,
+        backoff_seconds=0.1,
     )
     return ProcessJobs(settings, read_file, memory)
 
@@ -90,6 +94,34 @@ def wait_for_end(jobs: Jobs, job_id: str, *, seconds: float = 60.0) -> JobStatus
             return status
         assert time.monotonic() < deadline, status
         time.sleep(0.05)
+
+
+def wait_for_phase(jobs: Jobs, job_id: str, phase: Phase, *, seconds: float = 60.0) -> JobStatus:
+    """The status of a job in a phase."""
+    deadline = time.monotonic() + seconds
+    while (status := jobs.status(job_id)) is None or status.phase is not phase:
+        assert time.monotonic() < deadline, status
+        time.sleep(0.05)
+    return status
+
+
+class Done(NamedTuple):
+    """What became of a program in a job."""
+
+    stdout: str
+    stderr: str
+    exit_code: int | None
+
+
+def run(jobs: Jobs, job_id: str, argv: Sequence[str], stdin: bytes = b"", *, seconds: float = 60.0) -> Done:
+    """Run a program in a running job to its end."""
+    found = {"stdout": b"", "stderr": b""}
+    deadline = time.monotonic() + seconds
+    with contextlib.closing(jobs.exec(job_id, argv, stdin)) as execution:
+        while (part := execution.read(1.0)) is not None:
+            found[part.stream] += part.data
+            assert time.monotonic() < deadline, found
+        return Done(found["stdout"].decode(), found["stderr"].decode(), execution.exit_code)
 
 
 def wait_for_output(jobs: Jobs, job_id: str, text: str, *, seconds: float = 60.0) -> None:

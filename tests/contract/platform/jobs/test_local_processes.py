@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 from llmariner.platform.jobs import DataFile, Job, Phase
-from llmariner.platform.jobs.local_processes.adapter import ProcessJobs, readable_folders
+from llmariner.platform.jobs.local_processes.adapter import ProcessJobs
 from llmariner.platform.jobs.local_processes.disk_usage import NotMeasurable, used_bytes
 from llmariner.platform.jobs.local_processes.job_folder import JobFolder
 from llmariner.platform.jobs.local_processes.output_log import OutputLog, read_log
+from llmariner.platform.jobs.local_processes.settings import readable_folders
 
-from .conftest import Memory, output, process_jobs, wait_for_end, wait_for_output
+from .conftest import Memory, output, process_jobs, wait_for_end, wait_for_output, wait_for_phase
 
 SLEEP = "echo began; sleep 1000"
 
@@ -238,6 +239,29 @@ def test_the_queue_survives_a_restart_and_what_ran_was_interrupted(tmp_path: Pat
     assert second.status("bj-3") is None
     assert not (tmp_path / "bj-3").exists()
     second.close()
+
+
+def test_what_may_be_started_again_is_after_a_restart_unless_it_is_paused(tmp_path: Path, memory: Memory) -> None:
+    job = Job("bj-1", "proj_1", SLEEP, backoff_limit=1)
+    for begun in range(3):
+        jobs = process_jobs(tmp_path, memory)
+        jobs.start()
+        if jobs.problem:
+            pytest.skip(jobs.problem)
+        if begun < 2:
+            jobs.submit(job)
+            wait_for_output(jobs, "bj-1", "began\n" * (begun + 1))
+        if begun == 1:
+            assert wait_for_phase(jobs, "bj-1", Phase.RUNNING).restarts == 1
+            jobs.pause("bj-1")
+        if begun == 2:
+            assert wait_for_phase(jobs, "bj-1", Phase.PAUSED).restarts == 1
+            jobs.resume("bj-1")
+            wait_for_output(jobs, "bj-1", "began\n" * 3)
+        jobs.close()
+    ended = jobs.status("bj-1")
+    assert ended is not None
+    assert (ended.phase, ended.code, ended.restarts) == (Phase.FAILED, "interrupted", 1)
 
 
 def test_a_job_whose_end_could_not_be_noted_runs_no_second_time(processes: ProcessJobs, tmp_path: Path) -> None:

@@ -1,81 +1,50 @@
 """Jobs adapter for one machine: a supervised child process per job, a few at a time, within the memory that engines leave.
 
 The folders of jobs are the truth: a queue survives a restart. A job that ran when the platform stopped has failed as
-`interrupted`, since only its author knows whether it may run twice.
+`interrupted`, or is started again where its author allowed that with `backoff_limit`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
 
-from llmariner.errors import NotFound, PlatformError
-from llmariner.platform.jobs import Job, JobStatus, LogPart, Phase
+from llmariner.errors import Conflict, NotFound, PlatformError, RateLimited
+from llmariner.platform.jobs import Execution, Job, JobStatus, LogPart, Phase
 from llmariner.platform.jobs.local_processes.disk_usage import delete_tree, free_bytes
-from llmariner.platform.jobs.local_processes.job_folder import DATA, LIMITS, SCRIPTS, TEMPORARY, JobFolder, write_file
+from llmariner.platform.jobs.local_processes.execution import ProcessExecution
+from llmariner.platform.jobs.local_processes.job_folder import CREATE_AGAIN, DATA, LIMITS, JobFolder, write_file
 from llmariner.platform.jobs.local_processes.output_log import read_log
-from llmariner.platform.jobs.local_processes.supervisor import Limits
+from llmariner.platform.jobs.local_processes.queue import JobQueue, Waiting
+from llmariner.platform.jobs.local_processes.settings import MemoryBudget, ProcessJobSettings
+from llmariner.platform.jobs.local_processes.supervisor import Limits, start_supervisor
 
-__all__ = ["MemoryBudget", "ProcessJobSettings", "ProcessJobs", "readable_folders"]
+__all__ = ["ProcessJobs"]
 
 _log = logging.getLogger(__name__)
 _FIRST_USER_ID = 60_600
 """User ids of jobs where the platform runs as root, one per place. Distributions leave 60578 to 61183 unused."""
 _RETRY_SECONDS = 1.0
 _STOP_SECONDS = 20.0
+_MAX_EXECUTIONS = 8
+"""Programs that run in a job at a time, besides its command."""
+_MAX_BACKOFF_SECONDS = 360.0
+"""As of Kubernetes' Jobs."""
 _KEPT_RESULTS = 500
 """Ended jobs whose results and logs are kept: with 8 MiB of log each, 4 GB at most."""
 _TRIAL = "trial"
 _TRIAL_SECONDS = 10.0
-_INTERRUPTED = "The platform stopped while it ran. Create it again."
-
-
-class MemoryBudget(Protocol):
-    """The memory that jobs share with engines. Both methods may be called in any thread."""
-
-    def reserve(self, owner: str, size_bytes: int) -> str:
-        """Reserve memory; returns why there is none now, else the empty string."""
-
-    def release(self, owner: str) -> None:
-        """Give it back. Idempotent."""
-
-
-@dataclass(frozen=True)
-class ProcessJobSettings:
-    """Limits of each job, and where it runs.
-
-    `folder`: of the folders of jobs. `python`: the interpreter whose environment commands see first. `readable`, `hidden`:
-    as in `Sandbox`. `slots`: jobs that run at a time. `free_disk_bytes`: what jobs must leave free.
-    """
-
-    folder: Path
-    python: Path
-    description: str
-    memory_bytes: int
-    disk_bytes: int
-    free_disk_bytes: int
-    seconds: float
-    readable: tuple[str, ...] = ()
-    hidden: tuple[str, ...] = ()
-    slots: int = 1
-
-
-@dataclass
-class _Waiting:
-    project_id: str
-    reason: str = ""
-    not_before: float = 0.0
-    """Monotonic time."""
+_INTERRUPTED = f"The platform stopped while it ran.{CREATE_AGAIN}"
 
 
 @dataclass
@@ -84,7 +53,11 @@ class _Running:
     place: int
     thread: threading.Thread | None = None
     process: subprocess.Popen[bytes] | None = None
+    control: socket.socket | None = None
+    """The standard input of its supervisor."""
+    executions: int = 0
     cancel: bool = False
+    pause: bool = False
 
 
 class ProcessJobs:
@@ -100,9 +73,8 @@ class ProcessJobs:
         self._read_file = read_file
         self._memory = memory
         self._changed = threading.Condition(threading.RLock())
-        self._queue: dict[str, _Waiting] = {}
+        self._queue = JobQueue()
         self._running: dict[str, _Running] = {}
-        self._last_start: dict[str, float] = {}
         self._observers: list[Callable[[str], None]] = []
         self._closed = False
         self._problem = ""
@@ -118,13 +90,13 @@ class ProcessJobs:
                 continue
             if folder.started_at is not None:
                 self._end_interrupted(folder)
-            elif folder.result() is None:
+            if folder.started_at is None and folder.result() is None and folder.paused_at is None:
                 try:
                     job = folder.load()
                 except (OSError, ValueError, KeyError, TypeError):  # cut off while it was submitted
                     delete_tree(path)
                     continue
-                self._queue[job.id] = _Waiting(job.project_id)
+                self._queue.add(job.id, Waiting(job.project_id))
         self._scheduler.start()
 
     def close(self) -> None:
@@ -156,7 +128,7 @@ class ProcessJobs:
         with self._changed:
             if (found := self.status(job.id)) is None:
                 self._folder(job.id).save(job)
-                self._queue[job.id] = _Waiting(job.project_id)
+                self._queue.add(job.id, Waiting(job.project_id))
                 self._changed.notify_all()
                 found = self.status(job.id)
         assert found is not None
@@ -166,24 +138,23 @@ class ProcessJobs:
         """See the port."""
         folder = self._folder(job_id)
         with self._changed:
-            if waiting := self._queue.get(job_id):
-                place = self._line().index(job_id) + 1
-                reason = (
-                    waiting.reason or self._problem or ("Jobs run before it." if place > 1 or self._running else "")
-                )
-                return JobStatus(Phase.QUEUED, _modified(folder.path / "job.json"), place=place, reason=reason)
+            if (waiting := self._queue.get(job_id)) is not None:
+                return self._waiting_status(folder, job_id, waiting)
             if (result := folder.result()) is not None:
                 return result
-            started_at = folder.started_at
-            if job_id not in self._running:
-                if started_at is None:
-                    return None
+            started_at, restarts = folder.started_at, folder.restarts()
+            if job_id in self._running and started_at is not None:
+                return JobStatus(Phase.RUNNING, started_at, started_at, restarts=restarts.count)
+            if started_at is not None:
                 # Its end could not be noted, such as on a full disk. It must not run twice.
                 return JobStatus(Phase.FAILED, started_at, started_at, code="interrupted", reason=_INTERRUPTED)
-            if started_at is None:
-                since = _modified(folder.path / "job.json")
-                return JobStatus(Phase.QUEUED, since, place=1, reason="Its data files are copied.")
-            return JobStatus(Phase.RUNNING, started_at, started_at)
+            if folder.is_submitted and (paused_at := folder.paused_at) is not None:
+                return JobStatus(Phase.PAUSED, paused_at, restarts=restarts.count)
+            if job_id not in self._running:
+                return None
+            since = _modified(folder.path / "job.json")
+            reason = "Its data files are copied."
+            return JobStatus(Phase.QUEUED, since, place=1, code=restarts.code, reason=reason, restarts=restarts.count)
 
     def cancel(self, job_id: str) -> None:
         """See the port."""
@@ -192,9 +163,60 @@ class ProcessJobs:
                 running.cancel = True
                 self._tell(running, b"cancel\n")
                 return
-            self._queue.pop(job_id, None)
+            self._queue.remove(job_id)
             self._folder(job_id).save_result(Phase.CANCELED)
             self._changed.notify_all()
+
+    def pause(self, job_id: str) -> None:
+        """See the port."""
+        folder = self._folder(job_id)
+        with self._changed:
+            if not folder.is_submitted or folder.result() is not None:
+                return
+            running = self._running.get(job_id)
+            if running is not None and folder.started_at is not None and not folder.load().backoff_limit:
+                return
+            folder.mark_paused()
+            self._queue.remove(job_id)
+            if running is not None:
+                running.pause = True
+                self._tell(running, b"pause\n")
+            self._changed.notify_all()
+
+    def resume(self, job_id: str) -> None:
+        """See the port."""
+        folder = self._folder(job_id)
+        with self._changed:
+            if folder.paused_at is None or folder.result() is not None:
+                return
+            folder.clear_pause()
+            # One that has not ended yet is queued by its thread.
+            if job_id not in self._running and folder.started_at is None:
+                self._queue.add(job_id, Waiting(folder.load().project_id))
+                self._changed.notify_all()
+
+    def exec(self, job_id: str, argv: Sequence[str], stdin: bytes = b"") -> Execution:
+        """See the port."""
+        with self._changed:
+            running = self._running.get(job_id)
+            if running is None or running.control is None or self._folder(job_id).started_at is None:
+                raise _not_running(job_id)
+            if running.executions >= _MAX_EXECUTIONS:
+                raise RateLimited(
+                    f"{_MAX_EXECUTIONS} programs run in the job '{job_id}' already: wait for one to end.",
+                    headers={"retry-after": "5"},
+                )
+
+            def on_close() -> None:
+                with self._changed:
+                    running.executions -= 1
+
+            try:
+                execution = ProcessExecution(running.control, argv, stdin, on_close)
+            except OSError as error:
+                raise _not_running(job_id) from error
+            running.executions += 1
+            return execution
 
     def remove(self, job_id: str) -> None:
         """See the port."""
@@ -206,7 +228,7 @@ class ProcessJobs:
             if running.thread is not None and running.thread is not threading.current_thread():
                 running.thread.join(_STOP_SECONDS)
         with self._changed:
-            self._queue.pop(job_id, None)
+            self._queue.remove(job_id)
             if job_id not in self._running:
                 delete_tree(self._folder(job_id).path)
 
@@ -221,18 +243,14 @@ class ProcessJobs:
     def _folder(self, job_id: str) -> JobFolder:
         return JobFolder(self._settings.folder / job_id)
 
-    def _line(self) -> list[str]:
-        """The waiting jobs in the order of their start.
-
-        Projects take turns, those first that have not had one for longest, each with its oldest job.
-        """
-        before: Counter[str] = Counter()
-        turns = {}
-        for job_id in sorted(self._queue):
-            project = self._queue[job_id].project_id
-            turns[job_id] = (before[project], self._last_start.get(project, 0.0), job_id)
-            before[project] += 1
-        return sorted(turns, key=lambda job_id: turns[job_id])
+    def _waiting_status(self, folder: JobFolder, job_id: str, waiting: Waiting) -> JobStatus:
+        restarts = folder.restarts()
+        since = _modified(folder.path / ("restarts.json" if restarts.count else "job.json"))
+        place = self._queue.line().index(job_id) + 1
+        reason = waiting.reason or self._problem
+        if not reason and (place > 1 or self._running):
+            reason = "Jobs run before it."
+        return JobStatus(Phase.QUEUED, since, place=place, code=restarts.code, reason=reason, restarts=restarts.count)
 
     def _end_interrupted(self, folder: JobFolder) -> None:
         """Note that a job ended with an earlier platform, unless its supervisor did."""
@@ -240,7 +258,7 @@ class ProcessJobs:
             return
         try:
             with folder.lock(seconds=_STOP_SECONDS):
-                folder.save_result(Phase.FAILED, "interrupted", _INTERRUPTED)
+                folder.end_attempt(Phase.FAILED, "interrupted", _INTERRUPTED)
                 delete_tree(folder.work)
         except TimeoutError as error:
             _log.error("%s", error)
@@ -293,8 +311,7 @@ class ProcessJobs:
         """The job whose turn it is; None while no place is free or none may start yet."""
         if len(self._running) >= self._settings.slots:
             return None
-        now = time.monotonic()
-        return next((job_id for job_id in self._line() if self._queue[job_id].not_before <= now), None)
+        return self._queue.first()
 
     def _reserve(self, job_id: str) -> str:
         """Reserve what a job needs; returns why that is not there."""
@@ -311,33 +328,33 @@ class ProcessJobs:
         elif reason:
             waiting.reason, waiting.not_before = reason, time.monotonic() + _RETRY_SECONDS
         else:
-            del self._queue[job_id]
+            self._queue.note_start(job_id)
             used = {each.place for each in self._running.values()}
             place = next(number for number in range(self._settings.slots) if number not in used)
             running = _Running(waiting.project_id, place)
             self._running[job_id] = running
-            waiting_projects = {each.project_id for each in self._queue.values()}
-            self._last_start = {each: at for each, at in self._last_start.items() if each in waiting_projects}
-            self._last_start[waiting.project_id] = time.monotonic()
             running.thread = threading.Thread(target=self._run, args=(job_id, running), name=job_id, daemon=True)
             running.thread.start()
 
     def _run(self, job_id: str, running: _Running) -> None:
-        """Run a job to its end."""
+        """Run a job to its end, or until it waits again."""
         folder = self._folder(job_id)
         waiting = None
         self._notify(job_id)  # it may have been canceled or deleted while nothing ran jobs here
         try:
             self._prepare(folder, running)
             self._execute(folder, running)
+            waiting = self._waiting_again(folder, running)
         except _Canceled:
             folder.save_result(Phase.CANCELED)
+        except _Paused:
+            waiting = Waiting(running.project_id)
         except _Stopped:
             pass  # without a mark of its start, it is in the queue of the next process
         except NotFound:
             folder.save_result(Phase.FAILED, "data_file_unavailable", "A data file was deleted before the job began.")
         except PlatformError as error:
-            waiting = _Waiting(running.project_id, error.message, time.monotonic() + 10 * _RETRY_SECONDS)
+            waiting = Waiting(running.project_id, error.message, time.monotonic() + 10 * _RETRY_SECONDS)
         except Exception as error:  # the job must end in some way
             _log.exception("job %s failed to start", job_id)
             folder.save_result(Phase.FAILED, "start_failed", f"It could not be started: {type(error).__name__}.")
@@ -346,23 +363,34 @@ class ProcessJobs:
             self._memory.release(job_id)
             with self._changed:
                 self._running.pop(job_id, None)
-                if waiting is not None and not running.cancel:
-                    self._queue[job_id] = waiting
-                elif waiting is not None:
+                if waiting is not None and running.cancel:
                     folder.save_result(Phase.CANCELED)
+                elif waiting is not None and folder.paused_at is None:
+                    self._queue.add(job_id, waiting)
                 self._changed.notify_all()
             self._notify(job_id)
             self._delete_oldest()
+
+    def _waiting_again(self, folder: JobFolder, running: _Running) -> Waiting | None:
+        """The place in the queue of a job that has run and is to be started again; None for one that has ended."""
+        if folder.result() is not None or folder.started_at is not None:
+            return None
+        restarts = folder.restarts()
+        if running.pause or not restarts.count:
+            return Waiting(running.project_id)
+        seconds = min(_MAX_BACKOFF_SECONDS, self._settings.backoff_seconds * 2 ** (restarts.count - 1))
+        return Waiting(
+            running.project_id,
+            f"{restarts.reason} It is started again after {seconds:g} s.",
+            time.monotonic() + seconds,
+        )
 
     def _prepare(self, folder: JobFolder, running: _Running) -> None:
         """Make the job's work folder with its scripts and data files."""
         self._check_wanted(running)
         job = folder.load()
         delete_tree(folder.work)
-        for path in (folder.root, folder.work, folder.work / SCRIPTS, folder.work / DATA, folder.work / TEMPORARY):
-            path.mkdir(mode=0o755, exist_ok=True)
-        for name, content in job.scripts.items():
-            (folder.work / SCRIPTS / name).write_bytes(content)
+        folder.make_work(job)
         for file in job.data_files:
             with (folder.work / DATA / file.name).open("wb") as target:
                 for part in self._read_file(job.project_id, file.id):
@@ -379,17 +407,22 @@ class ProcessJobs:
             self._check_wanted(running)
             write_file(folder.path / LIMITS, self._limits(running.place))
             folder.mark_started()
-            running.process = _start_supervisor(folder)
+            running.control, control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with control:
+                running.process = start_supervisor(folder, control)
         if folder.path.name != _TRIAL:
             self._notify(folder.path.name)
         running.process.wait()
         with self._changed:
             self._tell(running, b"")
-        folder.save_result(Phase.FAILED, "interrupted", "The process that looked after it ended. Create it again.")
+        if folder.started_at is not None:
+            folder.end_attempt(Phase.FAILED, "interrupted", f"The process that looked after it ended.{CREATE_AGAIN}")
 
     def _check_wanted(self, running: _Running) -> None:
         if running.cancel:
             raise _Canceled
+        if running.pause:
+            raise _Paused
         if self._closed:
             raise _Stopped
 
@@ -410,16 +443,14 @@ class ProcessJobs:
 
     def _tell(self, running: _Running, line: bytes) -> None:
         """Write a line to the job's supervisor; the empty one closes its input. It may have ended."""
-        if running.process is None or running.process.stdin is None or running.process.stdin.closed:
+        if running.control is None:
             return
-        try:
-            if line:
-                running.process.stdin.write(line)
-                running.process.stdin.flush()
-            else:
-                running.process.stdin.close()
-        except OSError:
-            return
+        if line:
+            with contextlib.suppress(OSError):
+                running.control.send(line)
+        else:
+            running.control.close()
+            running.control = None
 
     def _notify(self, job_id: str) -> None:
         for observer in self._observers:
@@ -435,34 +466,20 @@ class ProcessJobs:
             delete_tree(path)
 
 
-def _start_supervisor(folder: JobFolder) -> subprocess.Popen[bytes]:
-    with (folder.path / "supervisor.log").open("wb") as log:
-        return subprocess.Popen(
-            [sys.executable, "-P", "-m", Limits.__module__],
-            cwd=folder.path,
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=log,
-            env={"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8"},
-            start_new_session=True,
-        )
+def _not_running(job_id: str) -> Conflict:
+    return Conflict(f"The job '{job_id}' does not run.", code="job_not_running")
 
 
 class _Canceled(Exception):
     """The job was canceled before it began."""
 
 
+class _Paused(Exception):
+    """The job was paused before it began."""
+
+
 class _Stopped(Exception):
     """The platform stopped before the job began."""
-
-
-def readable_folders(python: Path) -> tuple[str, ...]:
-    """The folders that an interpreter needs: its virtual environment, and programs and libraries of the one it is made of.
-
-    Not all of the latter's prefix: that may be somebody's home folder.
-    """
-    prefix = python.resolve().parent.parent
-    return str(python.absolute().parent.parent), *(str(prefix / name) for name in ("bin", "lib", "lib64"))
 
 
 def _modified(path: Path) -> float:

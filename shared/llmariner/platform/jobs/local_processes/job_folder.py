@@ -1,6 +1,7 @@
 """The folder of a job: what it is to run, whether it began, what became of it, its output. Readable by the platform only.
 
-A job was submitted where `job.json` is, has begun where `started` is, and has ended where `result.json` is.
+A job was submitted where `job.json` is, has begun where `started` is, is paused where `paused` is, and has ended where
+`result.json` is. `restarts.json` says how often it was started again.
 """
 
 from __future__ import annotations
@@ -12,15 +13,27 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from llmariner.platform.jobs import DataFile, Job, JobStatus, Phase
 
-__all__ = ["DATA", "LIMITS", "SCRIPTS", "TEMPORARY", "JobFolder", "write_file"]
+__all__ = ["CREATE_AGAIN", "DATA", "LIMITS", "TEMPORARY", "JobFolder", "Restarts", "write_file"]
 
 SCRIPTS, DATA, TEMPORARY = "scripts", "data", "tmp"
 LIMITS = "limits.json"
+CREATE_AGAIN = " Create it again."
+_RESTARTED = ("exit_code", "killed", "out_of_memory", "disk_limit_exceeded", "evicted", "interrupted")
+"""Causes of a failure after which a job is started again, if it may be."""
+
+
+@dataclass(frozen=True)
+class Restarts:
+    """How often a job was started again, and the cause of the last time."""
+
+    count: int = 0
+    code: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,6 +70,7 @@ class JobFolder:
             "scripts": scripts,
             "data_files": files,
             "readable_folders": list(job.readable_folders),
+            "backoff_limit": job.backoff_limit,
         }
         write_file(self.path / "job.json", json.dumps(document))
 
@@ -71,10 +85,23 @@ class JobFolder:
             scripts={name: base64.b64decode(content) for name, content in document["scripts"].items()},
             data_files=tuple(DataFile(*each) for each in document["data_files"]),
             readable_folders=tuple(document.get("readable_folders", ())),  # absent in what the release before wrote
+            backoff_limit=document.get("backoff_limit", 0),
         )
 
+    @property
+    def is_submitted(self) -> bool:
+        """Whether there is a job to run."""
+        return (self.path / "job.json").exists()
+
+    def make_work(self, job: Job) -> None:
+        """Make the folders that the job sees, with its scripts."""
+        for path in (self.root, self.work, self.work / SCRIPTS, self.work / DATA, self.work / TEMPORARY):
+            path.mkdir(mode=0o755, exist_ok=True)
+        for name, content in job.scripts.items():
+            (self.work / SCRIPTS / name).write_bytes(content)
+
     def mark_started(self) -> None:
-        """Note that the job begins: from now on it is not started again."""
+        """Note that the job begins: from now on it is not started again, unless it may be after a failure."""
         write_file(self.path / "started", f"{time.time()}")
 
     @property
@@ -83,6 +110,46 @@ class JobFolder:
         with contextlib.suppress(OSError, ValueError):
             return float((self.path / "started").read_text())
         return None
+
+    @property
+    def paused_at(self) -> float | None:
+        """Since when the job is to be paused."""
+        with contextlib.suppress(OSError):
+            return (self.path / "paused").stat().st_mtime
+        return None
+
+    def mark_paused(self) -> None:
+        """Note that the job is not to run before `clear_pause`."""
+        if self.paused_at is None:
+            write_file(self.path / "paused", "")
+
+    def clear_pause(self) -> None:
+        """Undo `mark_paused`."""
+        (self.path / "paused").unlink(missing_ok=True)
+
+    def restarts(self) -> Restarts:
+        """How often the job was started again."""
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            return Restarts(**json.loads((self.path / "restarts.json").read_text()))
+        return Restarts()
+
+    def end_attempt(self, phase: Phase, code: str = "", reason: str = "") -> None:
+        """Note how the job ended that began, or that it waits again: paused, or to be started again after a failure."""
+        if self.result() is not None:
+            return
+        if code == "interrupted" and self.paused_at is not None:
+            phase = Phase.PAUSED
+        before = self.restarts().count
+        again = phase is Phase.FAILED and code in _RESTARTED and before < self.load().backoff_limit
+        if again:
+            write_file(
+                self.path / "restarts.json",
+                json.dumps(asdict(Restarts(before + 1, code, reason.removesuffix(CREATE_AGAIN)))),
+            )
+        if again or phase is Phase.PAUSED:
+            (self.path / "started").unlink(missing_ok=True)
+        else:
+            self.save_result(phase, code, reason)
 
     @contextlib.contextmanager
     def lock(self, *, seconds: float) -> Iterator[None]:
@@ -114,7 +181,8 @@ class JobFolder:
             started_at = self.started_at
             # The clock may be set back while a job runs; a job does not end before it begins.
             since = max(found["at"], started_at or 0.0)
-            return JobStatus(Phase(found["phase"]), since, started_at, code=found["code"], reason=found["reason"])
+            phase, restarts = Phase(found["phase"]), self.restarts().count
+            return JobStatus(phase, since, started_at, code=found["code"], reason=found["reason"], restarts=restarts)
         return None
 
 

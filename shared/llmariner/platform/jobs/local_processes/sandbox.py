@@ -16,6 +16,7 @@ import os
 import resource
 import select
 import signal
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +24,11 @@ from typing import NoReturn
 
 from llmariner.platform.jobs.local_processes.system_calls import forbid_system_calls
 
-__all__ = ["Sandbox", "spawn"]
+__all__ = ["Sandbox", "join", "spawn"]
 
 _CLONE_NEWNS, _CLONE_NEWUTS, _CLONE_NEWIPC = 0x00020000, 0x04000000, 0x08000000
 _CLONE_NEWUSER, _CLONE_NEWPID = 0x10000000, 0x20000000
+_NAMESPACES = _CLONE_NEWNS | _CLONE_NEWPID | _CLONE_NEWIPC | _CLONE_NEWUTS
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REMOUNT = 1, 2, 4, 8, 32
 _MS_BIND, _MS_REC, _MS_PRIVATE, _MS_RELATIME = 4096, 16384, 1 << 18, 1 << 21
 _ST_RELATIME = 4096
@@ -42,6 +44,8 @@ _USER_ID = 1000
 """The command's user id within a user namespace."""
 _MAX_PROCESSES = 1024
 _MAX_OPEN_FILES = 4096
+_BEGIN_SECONDS = 10.0
+"""How long a program that is to join a sandbox waits for its command."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,8 @@ def _run_process_one(
         _build_root(sandbox)
         command = os.fork()
         if command == 0:
-            _execute(sandbox, argv, environment, output, report)
+            streams = (os.open(os.devnull, os.O_RDONLY), output, output)
+            _execute(sandbox, argv, environment, streams, report)
         for number in (output, 0, 1, 2):
             with contextlib.suppress(OSError):
                 os.close(number)
@@ -118,10 +123,66 @@ def _run_process_one(
     os._exit(70)
 
 
+def join(
+    sandbox: Sandbox,
+    spawned: int,
+    argv: Sequence[str],
+    environment: dict[str, str],
+    *,
+    streams: tuple[int, int, int],
+    end: int,
+) -> int:
+    """Start a program beside the command of a spawned process; returns the process to wait for, which is not in the sandbox.
+
+    `streams` as in `_execute`. `end` is a socket: it gets the line that `report` gets in `spawn`, and when its other side
+    is closed, the program ends.
+    """
+    if pid := os.fork():
+        return pid
+    try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        _join_namespaces(spawned)
+        if program := os.fork():
+            status = _wait_or_kill(program, end)
+            _tell(end, status=status)
+            os._exit(0)
+        _execute(sandbox, argv, environment, streams, end)
+    except BaseException as error:
+        _tell(end, error=f"{type(error).__name__}: {error}")
+    os._exit(70)
+
+
+def _join_namespaces(spawned: int) -> None:
+    """Enter the namespaces of a sandbox whose root directory is complete: its process 1 has begun the command."""
+    deadline = time.monotonic() + _BEGIN_SECONDS
+    while len(found := _children(spawned)) != 1 or not _children(found[0]):
+        if time.monotonic() > deadline:
+            raise TimeoutError("the job has not begun")
+        time.sleep(0.02)
+    descriptor = os.pidfd_open(found[0])
+    # Else it may be another process that has got the number: that is no child of `spawned`.
+    if _children(spawned) != found:
+        raise ProcessLookupError("the job has ended")
+    flags = _NAMESPACES if os.geteuid() == 0 else _NAMESPACES | _CLONE_NEWUSER
+    _check(_libc.setns(descriptor, flags), "setns")
+
+
+def _children(pid: int) -> list[int]:
+    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _wait_or_kill(pid: int, end: int) -> int:
+    """The wait status of a program, which is killed with its session when the other side of `end` is closed."""
+    if end in select.select([os.pidfd_open(pid), end], [], [])[0]:
+        for kill in (os.killpg, os.kill):  # it may not have its session yet
+            with contextlib.suppress(ProcessLookupError):
+                kill(pid, signal.SIGKILL)
+    return os.waitpid(pid, 0)[1]
+
+
 def _enter_namespaces() -> None:
-    flags = _CLONE_NEWNS | _CLONE_NEWPID | _CLONE_NEWIPC | _CLONE_NEWUTS
     user, group = os.geteuid(), os.getegid()
-    _check(_libc.unshare(flags if user == 0 else flags | _CLONE_NEWUSER), "unshare")
+    _check(_libc.unshare(_NAMESPACES if user == 0 else _NAMESPACES | _CLONE_NEWUSER), "unshare")
     if user != 0:
         Path("/proc/self/setgroups").write_text("deny")
         Path("/proc/self/uid_map").write_text(f"{_USER_ID} {user} 1")
@@ -198,13 +259,14 @@ def _locked(path: str) -> int:
     return (found & _LOCKED) | (_MS_RELATIME if found & _ST_RELATIME else 0)
 
 
-def _execute(sandbox: Sandbox, argv: Sequence[str], environment: dict[str, str], output: int, report: int) -> NoReturn:
-    """Give up all rights and become the command."""
+def _execute(
+    sandbox: Sandbox, argv: Sequence[str], environment: dict[str, str], streams: tuple[int, int, int], report: int
+) -> NoReturn:
+    """Give up all rights and become the command. `streams`: its standard input, output and error."""
     try:
         os.setsid()
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
+        for target, source in enumerate(streams):
+            os.dup2(source, target)
         os.set_inheritable(report, False)
         os.chdir("/job")
         for name, value in (
@@ -220,7 +282,8 @@ def _execute(sandbox: Sandbox, argv: Sequence[str], environment: dict[str, str],
         with contextlib.suppress(OSError):  # where the machine runs out of memory, the kernel ends the command first
             Path("/proc/self/oom_score_adj").write_text("1000")
         if os.geteuid() == 0:
-            os.fchown(output, sandbox.user_id, sandbox.user_id)  # else the command can't open /dev/stdout
+            for output in streams[1:]:  # else the command can't open /dev/stdout
+                os.fchown(output, sandbox.user_id, sandbox.user_id)
             os.setgroups([])
             os.setresgid(sandbox.user_id, sandbox.user_id, sandbox.user_id)
             os.setresuid(sandbox.user_id, sandbox.user_id, sandbox.user_id)

@@ -3,8 +3,8 @@
     cd FOLDER; python -m llmariner.platform.jobs.local_processes.supervisor
 
 The job may read the command line, so it names nothing. The file `limits.json` has the fields of `Limits`. The line `cancel`
-on standard input ends the job. The end of the input does too, since then the platform has stopped or crashed. A job never
-outlives its supervisor.
+or `pause` on standard input, a socket, ends the job. The end of the input does too, since then the platform has stopped or
+crashed. A job never outlives its supervisor. Other messages are those of `execution`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ import json
 import os
 import select
 import signal
+import socket
+import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +26,13 @@ from typing import Any
 
 from llmariner.platform.jobs import Job, Phase
 from llmariner.platform.jobs.local_processes import disk_usage
-from llmariner.platform.jobs.local_processes.job_folder import LIMITS, TEMPORARY, JobFolder
+from llmariner.platform.jobs.local_processes.execution import read_request
+from llmariner.platform.jobs.local_processes.job_folder import CREATE_AGAIN, LIMITS, TEMPORARY, JobFolder
 from llmariner.platform.jobs.local_processes.output_log import OutputLog
-from llmariner.platform.jobs.local_processes.sandbox import Sandbox, spawn
-from llmariner.platform.serving.local_processes.memory import process_tree, process_tree_bytes
+from llmariner.platform.jobs.local_processes.sandbox import Sandbox, join, spawn
+from llmariner.platform.serving.local_processes.memory import process_bytes, process_tree
 
-__all__ = ["Limits", "Supervisor", "main"]
+__all__ = ["Limits", "Supervisor", "main", "start_supervisor"]
 
 _PR_SET_CHILD_SUBREAPER = 36
 _CHECK_SECONDS = 0.5
@@ -80,15 +84,20 @@ class Supervisor:
         self._disk_check_seconds = 0.0
         self._deadline = time.monotonic() + limits.seconds
         self._pid = 0
+        self._control = socket.socket(fileno=0)
+        self._environment: dict[str, str] = {}
+        self._executions: set[int] = set()
 
     def run(self, job: Job) -> None:
         """Run the job to its end and save the result."""
+        self._sandbox = self._sandbox_of(job)
+        self._environment = self._environment_of(job)
         output, output_writer = os.pipe()
         report, report_writer = os.pipe()
         self._pid = spawn(
-            self._sandbox(job),
+            self._sandbox,
             ["/bin/sh", "-c", job.command],
-            self._environment(job),
+            self._environment,
             output=output_writer,
             report=report_writer,
         )
@@ -99,9 +108,9 @@ class Supervisor:
         self._drain(output)
         with os.fdopen(report, "rb") as file:
             found = end or _end_of(file.read())
-        self._folder.save_result(found.phase, found.code, found.reason)
+        self._folder.end_attempt(found.phase, found.code, found.reason)
 
-    def _sandbox(self, job: Job) -> Sandbox:
+    def _sandbox_of(self, job: Job) -> Sandbox:
         limits = self._limits
         return Sandbox(
             work=str(self._folder.work),
@@ -113,7 +122,7 @@ class Supervisor:
             shared_memory_bytes=limits.memory_bytes // 2,
         )
 
-    def _environment(self, job: Job) -> dict[str, str]:
+    def _environment_of(self, job: Job) -> dict[str, str]:
         """Nothing of the platform's own environment: that has secrets and addresses."""
         own = {
             "PATH": self._limits.path,
@@ -134,8 +143,8 @@ class Supervisor:
         open_ends = [0, output]
         while True:
             readable = select.select(open_ends, [], [], _CHECK_SECONDS)[0]
-            if 0 in readable:
-                return _asked(os.read(0, 4096))
+            if 0 in readable and (end := self._receive()) is not None:
+                return end
             if output in readable:
                 if data := os.read(output, _READ_BYTES):
                     self._log.write(data)
@@ -145,15 +154,34 @@ class Supervisor:
             if os.waitid(os.P_PID, self._pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
                 return None
             if time.monotonic() - checked_at > _CHECK_SECONDS:
+                self._executions = {pid for pid in self._executions if os.waitpid(pid, os.WNOHANG)[0] == 0}
                 if end := self._exceeded():
                     return end
                 checked_at = time.monotonic()
+
+    def _receive(self) -> _End | None:
+        """Do what the platform asks for; returns why the job is to end, if it is."""
+        message = read_request(self._control)
+        if isinstance(message, bytes):
+            return _asked(message)
+        if message is not None:
+            # The shell finds the program in the job's PATH, and says what is wrong with it.
+            argv = ["/bin/sh", "-c", 'exec "$@"', "sh", *message.argv]
+            with contextlib.suppress(OSError), contextlib.closing(message):
+                self._executions.add(
+                    join(self._sandbox, self._pid, argv, self._environment, streams=message.streams, end=message.end)
+                )
+        return None
+
+    def _processes(self) -> list[int]:
+        """All processes of the job, and some of ours."""
+        return [pid for root in (self._pid, *self._executions) for pid in process_tree(root)]
 
     def _exceeded(self) -> _End | None:
         limits = self._limits
         if time.monotonic() > self._deadline:
             return _failed("deadline_exceeded", f"It ran longer than {limits.seconds:g} s, and was ended.")
-        used = process_tree_bytes(self._pid) + self._shared_memory_bytes()
+        used = sum(map(process_bytes, self._processes())) + self._shared_memory_bytes()
         if used > limits.memory_bytes:
             return _failed(
                 "out_of_memory",
@@ -182,7 +210,7 @@ class Supervisor:
         began = time.monotonic()
         try:
             used = disk_usage.used_bytes(self._folder.work)
-            used += disk_usage.deleted_bytes(process_tree(self._pid), self._folder.work.stat().st_dev)
+            used += disk_usage.deleted_bytes(self._processes(), self._folder.work.stat().st_dev)
         except disk_usage.NotMeasurable as error:
             return _failed("disk_limit_exceeded", f"It was ended because {error}.")
         self._disk_checked_at = time.monotonic()
@@ -200,7 +228,8 @@ class Supervisor:
 
         Process 1 is a child of ours once its parent has ended, and cannot be waited for before all others have.
         """
-        os.kill(self._pid, signal.SIGKILL)
+        for pid in (self._pid, *self._executions):
+            os.kill(pid, signal.SIGKILL)
         with contextlib.suppress(ChildProcessError):
             while True:
                 os.waitpid(-1, 0)
@@ -216,10 +245,26 @@ class Supervisor:
         os.close(output)
 
 
+def start_supervisor(folder: JobFolder, control: socket.socket) -> subprocess.Popen[bytes]:
+    """Start the process for the job of a folder. `control`: its standard input."""
+    with (folder.path / "supervisor.log").open("wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-m", Limits.__module__],
+            cwd=folder.path,
+            stdin=control.fileno(),
+            stdout=log,
+            stderr=log,
+            env={"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8"},
+            start_new_session=True,
+        )
+
+
 def _asked(data: bytes) -> _End:
     if data.startswith(b"cancel\n"):  # perhaps twice, perhaps before the end of the input
         return _End(Phase.CANCELED, "", "")
-    return _failed("interrupted", "The platform stopped while it ran. Create it again.")
+    if data.startswith(b"pause\n"):
+        return _End(Phase.PAUSED, "", "")
+    return _failed("interrupted", f"The platform stopped while it ran.{CREATE_AGAIN}")
 
 
 def _end_of(report: bytes) -> _End:

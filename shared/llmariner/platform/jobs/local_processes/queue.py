@@ -1,0 +1,69 @@
+"""The queue of jobs: projects take turns. Not safe in several threads."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+
+__all__ = ["JobQueue", "Waiting"]
+
+
+@dataclass
+class Waiting:
+    """A job that waits. `reason`: why, once it is known; `not_before`: when it may start, in monotonic time."""
+
+    project_id: str
+    reason: str = ""
+    not_before: float = 0.0
+
+
+class JobQueue:
+    """Waiting jobs by id."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[str, Waiting] = {}
+        self._last_start: dict[str, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def __contains__(self, job_id: str) -> bool:
+        return job_id in self._jobs
+
+    def get(self, job_id: str) -> Waiting | None:
+        """A job that waits."""
+        return self._jobs.get(job_id)
+
+    def add(self, job_id: str, waiting: Waiting) -> None:
+        """Add a job, or replace it."""
+        self._jobs[job_id] = waiting
+
+    def remove(self, job_id: str) -> None:
+        """Remove a job, if it waits."""
+        self._jobs.pop(job_id, None)
+
+    def note_start(self, job_id: str) -> None:
+        """Remove a job that starts: its project has had its turn."""
+        project = self._jobs.pop(job_id).project_id
+        waiting = {each.project_id for each in self._jobs.values()}
+        self._last_start = {each: at for each, at in self._last_start.items() if each in waiting}
+        self._last_start[project] = time.monotonic()
+
+    def line(self) -> list[str]:
+        """The jobs in the order of their start.
+
+        Projects take turns, those first that have not had one for longest, each with its oldest job.
+        """
+        before: Counter[str] = Counter()
+        turns = {}
+        for job_id in sorted(self._jobs):
+            project = self._jobs[job_id].project_id
+            turns[job_id] = (before[project], self._last_start.get(project, 0.0), job_id)
+            before[project] += 1
+        return sorted(turns, key=lambda job_id: turns[job_id])
+
+    def first(self) -> str | None:
+        """The job whose turn it is; None where none may start yet."""
+        now = time.monotonic()
+        return next((job_id for job_id in self.line() if self._jobs[job_id].not_before <= now), None)

@@ -1,0 +1,50 @@
+"""What jobs as processes of one machine may use, and where they run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+__all__ = ["MemoryBudget", "ProcessJobSettings", "readable_folders"]
+
+
+class MemoryBudget(Protocol):
+    """The memory that jobs share with engines. Both methods may be called in any thread."""
+
+    def reserve(self, owner: str, size_bytes: int) -> str:
+        """Reserve memory; returns why there is none now, else the empty string."""
+
+    def release(self, owner: str) -> None:
+        """Give it back. Idempotent."""
+
+
+@dataclass(frozen=True)
+class ProcessJobSettings:
+    """Limits of each job, and where it runs.
+
+    `folder`: of the folders of jobs. `python`: the interpreter whose environment commands see first. `readable`, `hidden`:
+    as in `Sandbox`. `slots`: jobs that run at a time. `free_disk_bytes`: what jobs must leave free. `backoff_seconds`: what
+    a job waits after its first failure before it is started again, and twice as long after each further one.
+    """
+
+    folder: Path
+    python: Path
+    description: str
+    memory_bytes: int
+    disk_bytes: int
+    free_disk_bytes: int
+    seconds: float
+    readable: tuple[str, ...] = ()
+    hidden: tuple[str, ...] = ()
+    slots: int = 1
+    backoff_seconds: float = 10.0
+
+
+def readable_folders(python: Path) -> tuple[str, ...]:
+    """The folders that an interpreter needs: its virtual environment, and programs and libraries of the one it is made of.
+
+    Not all of the latter's prefix: that may be somebody's home folder.
+    """
+    prefix = python.resolve().parent.parent
+    return str(python.absolute().parent.parent), *(str(prefix / name) for name in ("bin", "lib", "lib64"))
