@@ -15,6 +15,7 @@ from llmariner.http.schemas.timestamps import MIN_NANOSECONDS, unit_mistake
 from llmariner.platform.database import Database
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.tables import api_keys, users
+from llmariner.usage.aggregation import TOKENS
 from llmariner.usage.prices import NANO_PER_DOLLAR
 from llmariner.usage.reports import UsageQuery, UsageReports
 
@@ -23,7 +24,7 @@ TimestampQuery = Annotated[float | None, Query(ge=0, le=1e20)]
 _DEFAULT_SPAN = 31 * 86400
 _DAY = 86400
 _GROUP_COLUMNS = {"key": "key_id", "model": "model", "user": "user_id", "project": "project_id", "day": "start"}
-_COUNTS = ("requests", "successful_requests", "prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")
+_COUNTS = ("requests", "successful_requests", *TOKENS)
 _USAGE_MEASURES = (
     "requests",
     "ended_requests",

@@ -18,7 +18,7 @@ from llmariner.usage.reports import COST_PARTS, UsageQuery, UsageReports
 
 Reader = Annotated[Caller, require_org_admin("api.api_usages.read")]
 _COLUMNS = {"project_id": "project_id", "user_id": "user_id", "api_key_id": "key_id"}
-_LINE_ITEM_MEASURES = (*COST_PARTS, "requests", "prompt_tokens", "cached_tokens", "completion_tokens")
+_LINE_ITEM_MEASURES = (*COST_PARTS, "requests", "prompt_tokens", "cached_tokens", "completion_tokens", "trained_tokens")
 
 
 def build(context: Context) -> Application:
@@ -74,11 +74,12 @@ LineItem = tuple[str | None, int, int | None, dict[str, Any]]
 def _line_items(row: dict[str, Any]) -> list[LineItem]:
     """The line items of a model's cost: name, nano-dollars, number of tokens or requests."""
     model = row["model"]
-    parts = (row["prompt_cost"], row["cached_cost"], row["completion_cost"])
+    parts = (row["prompt_cost"], row["cached_cost"], row["completion_cost"], row["training_cost"])
     lines: list[LineItem] = [
         (f"{model}, input_tokens", parts[0], row["prompt_tokens"] - row["cached_tokens"], row),
         (f"{model}, cached_input_tokens", parts[1], row["cached_tokens"], row),
         (f"{model}, output_tokens", parts[2], row["completion_tokens"], row),
+        (f"{model}, trained_tokens", parts[3], row["trained_tokens"], row),
         (f"{model}, requests", row["cost"] - sum(parts), row["requests"], row),
     ]
     return [line for line in lines if line[1]]

@@ -24,7 +24,8 @@ Dollars = Annotated[Decimal, Field(ge=0, le=10**6, allow_inf_nan=False)]
 class PriceBody(Body):
     """A price in US dollars, per million tokens and per request. `model` '*': all models without a price of their own.
 
-    `project_id`: the price of that project's own model of the name; None: that of the shared model.
+    `training`: per million trained tokens. `project_id`: the price of that project's own model of the name; None: that of
+    the shared model.
     """
 
     model_config = ConfigDict(strict=False)  # for decimals
@@ -34,6 +35,7 @@ class PriceBody(Body):
     completion: Dollars
     cached_prompt: Dollars | None = None
     request: Dollars = Decimal(0)
+    training: Dollars = Decimal(0)
     valid_from: FractionalTimestamp | None = None
     project_id: str | None = Field(default=None, min_length=1, max_length=64)
 
@@ -67,6 +69,7 @@ def set_price(request: Request, caller: Writer, body: PriceBody) -> dict[str, An
         request=nano_dollars(body.request, "request"),
         valid_from=body.valid_from,
         project_id=body.project_id,
+        training=nano_dollars(body.training, "training"),
     )
     return _serialize(Prices(context_of(request).database).set(caller, new))
 
@@ -82,6 +85,7 @@ def _serialize(price: ListedPrice) -> dict[str, Any]:
         "cached_prompt": dollars(price.cached_prompt),
         "completion": dollars(price.completion),
         "request": dollars(price.request),
+        "training": dollars(price.training),
         "valid_from": price.valid_from,
         "valid_to": price.valid_to,
         "created_at": price.created_at,

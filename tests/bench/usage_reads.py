@@ -61,8 +61,8 @@ FROM (SELECT n, {start} + n * {step} AS at, (h % 400) * (h / 400 % 400) / 400 AS
 _SUMMED = """
 INSERT INTO {table} (organization_id, start, {dimensions}, {sums})
 SELECT organization_id, {start}, {dimensions}, COUNT(*),
-  SUM(prompt_tokens), SUM(completion_tokens), SUM(cached_tokens), SUM(reasoning_tokens), SUM(cost),
-  SUM((prompt_tokens - cached_tokens) * {prompt}), SUM(cached_tokens * {cached}), SUM(completion_tokens * {completion}),
+  SUM(prompt_tokens), SUM(completion_tokens), SUM(cached_tokens), SUM(reasoning_tokens), 0, SUM(cost),
+  SUM((prompt_tokens - cached_tokens) * {prompt}), SUM(cached_tokens * {cached}), SUM(completion_tokens * {completion}), 0,
   SUM(CAST(total_seconds * 1000000 AS BIGINT)), SUM(CAST(first_token_seconds * 1000000 AS BIGINT)), COUNT(*),
   SUM(CASE outcome WHEN 'succeeded' THEN 1 ELSE 0 END), COUNT(*)
 FROM ledger_requests WHERE {span}

@@ -23,7 +23,13 @@ def event(request_id: str, sequence: int, kind: str, tokens: tuple[int, int, int
     """A ledger event as the meter makes it."""
     identity = {"organization_id": "org_1", "project_id": "proj_1", "user_id": "user_1", "key_id": "key_1"}
     said = {"model": "m", "route": "chat_completions", "adapter": None, "admitted_at": 1000.0}
-    said |= {"at": 1000.0 + min(sequence, 99), "outcome": "open", "status": 0, "reasoning_tokens": 0}
+    said |= {
+        "at": 1000.0 + min(sequence, 99),
+        "outcome": "open",
+        "status": 0,
+        "reasoning_tokens": 0,
+        "trained_tokens": 0,
+    }
     times = ("waited_seconds", "queued_seconds", "wake_seconds", "first_token_seconds", "total_seconds")
     counts = dict(zip(TOKENS, tokens, strict=True))
     known = {"request_id": request_id, "sequence": sequence, "kind": kind}
@@ -91,8 +97,8 @@ def expected_rollups(database: Database) -> Sums:
 
 def _measured(row: dict[str, Any], cost: Cost) -> list[int]:
     first, total = row["first_token_seconds"], row["total_seconds"]
-    tokens = [row[name] for name in (*TOKENS, "reasoning_tokens")]
-    money = [cost.total, cost.prompt, cost.cached, cost.completion]
+    tokens = [row[name] for name in (*TOKENS, "reasoning_tokens", "trained_tokens")]
+    money = [cost.total, cost.prompt, cost.cached, cost.completion, cost.training]
     times = [int((seconds or 0) * 1_000_000 + 0.5) for seconds in (total, first)]
     return [1, *tokens, *money, *times, first is not None, row["outcome"] == "succeeded", row["outcome"] != "open"]
 

@@ -316,6 +316,31 @@ def test_the_cost_breakdown_of_a_request(
     assert call("/v1/organization/usage/requests/req_nobody")["error"]["code"] == "not_found"
 
 
+def test_trained_tokens_are_in_usage_costs_breakdown_and_export(
+    call: Call, ask: Ask, admin: dict[str, str], installation: Installation
+) -> None:
+    price = priced(ask, admin, training=3.5)
+    assert price["training"] == 3.5
+    counts = {"prompt_tokens": 0, "completion_tokens": 0, "cached_tokens": 0, "reasoning_tokens": 0}
+    model = {"model": "ft:m:acme:x", "adapter": "ft:m:acme:x", "base_model": "m", "route": "fine_tuning"}
+    now = time.time() + 1
+    name = used(installation, admitted_at=now, trained_tokens=2_000_000, **counts, **model)
+    midnight = int(now) // DAY * DAY
+    [row] = call("/v1/api_usages", start_time=midnight, group_by="model")["data"]
+    assert (row["model"], row["trained_tokens"], row["cost_usd"]) == ("ft:m:acme:x", 2_000_000, 7.0)
+    asked = {"start_time": midnight, "end_time": midnight + DAY, "group_by": ["line_item"]}
+    [item] = call("/v1/organization/costs", **asked)["data"][0]["results"]
+    found = (item["line_item"], item["amount"]["value"], item["quantity"])
+    assert found == ("ft:m:acme:x, trained_tokens", 7.0, 2_000_000)
+    breakdown = call(f"/v1/organization/usage/requests/{name}")
+    assert breakdown["rebuilt_equals_stored"]
+    paid = {"line_item": "trained_tokens", "quantity": 2_000_000, "price_usd": 3.5, "amount_usd": 7.0}
+    assert breakdown["line_items"] == [paid]
+    answer = answered(ask, "/v1/organization/usage/requests", admin)
+    [line] = csv.DictReader(io.StringIO(answer.body.decode()))
+    assert (line["trained_tokens"], line["cost_usd"]) == ("2000000", "7.000000000")
+
+
 def test_an_export_has_one_line_per_request_oldest_first(
     ask: Ask, admin: dict[str, str], installation: Installation
 ) -> None:
@@ -376,6 +401,7 @@ def test_prices_are_listed_and_set_in_dollars(ask: Ask, admin: dict[str, str], c
         ({"prompt": 0.0000000001}, "prompt"),
         ({"completion": "much"}, "completion"),
         ({"request": 10**7}, "request"),
+        ({"training": -1}, "training"),
         ({"model": ""}, "model"),
         ({"valid_from": 1}, "valid_from"),
         ({"currency": "eur"}, "currency"),

@@ -53,9 +53,11 @@ def list_usage(session: Session, days: int, groups: tuple[str, ...]) -> None:
         "key": Column("KEY", lambda row: names.get(row["key"], row["key"])),
         "model": Column.of("model"),
     }
+    trained = ["trained_tokens"] if any(row.get("trained_tokens") for row in document["data"]) else []
+    counts = (*COUNTS, *trained)
     columns = [
         *(column for name, column in identity.items() if name in groups),
-        *(Column(field.upper().replace("_", " "), partial(_count, field), right=True) for field in COUNTS),
+        *(Column(field.upper().replace("_", " "), partial(_count, field), right=True) for field in counts),
     ]
     session.printer.print_records(document, document["data"], columns, empty="Nothing was used in that time.")
 

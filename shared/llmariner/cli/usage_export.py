@@ -16,7 +16,9 @@ from llmariner.cli.support.errors import CommandError, ExitCode
 __all__ = ["write_csv", "write_parquet"]
 
 _BATCH_ROWS = 20_000
-_INTEGER_COLUMNS = frozenset({"status", "prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens"})
+_INTEGER_COLUMNS = frozenset(
+    {"status", "prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens", "trained_tokens"}
+)
 _NANODOLLARS_PER_DOLLAR = 10**9
 
 

@@ -139,7 +139,8 @@ class NewFineTuningJob:
 class FineTuningJob:
     """A fine-tuning job. Times are Unix seconds. `place` and `reason`: of a queued one, its place in line and why it waits.
 
-    `hyperparameters`: None before the files are checked. `fine_tuned_model`: None before it has succeeded.
+    `hyperparameters`, `estimate_seconds` and `estimate_cost`: None before the files are checked. Costs are nano-dollars:
+    `cost` of the tokens trained so far, `estimate_cost` of all. `fine_tuned_model`: None before it has succeeded.
     """
 
     id: str
@@ -168,6 +169,9 @@ class FineTuningJob:
     output_model: str
     result_file: str | None
     trained_tokens: int
+    cost: int
+    estimate_seconds: float | None
+    estimate_cost: int | None
     created_at: int
     started_at: float | None
     finished_at: float | None
@@ -205,7 +209,7 @@ class FineTuningJob:
         return self.tokens * self.hyperparameters.n_epochs
 
     @property
-    def estimated_seconds(self) -> float | None:
+    def seconds_left(self) -> float | None:
         """How long what is left takes at the speed that was seen; None where none was."""
         if self.estimated_tokens is None or not self.tokens_per_second or self.status.is_final:
             return None

@@ -12,10 +12,11 @@ from typing import Any
 from sqlalchemy import Row, Select, delete, func, or_, select, update
 
 from llmariner.audit import log
-from llmariner.errors import Conflict, InvalidRequest, NotFound, Unavailable
+from llmariner.errors import Conflict, InsufficientQuota, InvalidRequest, NotFound, Unavailable
 from llmariner.files.purposes import Purpose
 from llmariner.files.quotas import lock_usage
 from llmariner.files.tables import files
+from llmariner.fine_tuning.charges import check_budgets, tokens_of_job
 from llmariner.fine_tuning.events import CHANGE_REQUESTED, CREATED, STATUS_CHANGED, add_job_event, add_message
 from llmariner.fine_tuning.job import FineTuningJob, NewFineTuningJob, Stage, Status
 from llmariner.fine_tuning.tables import fine_tuning_files, fine_tuning_jobs
@@ -145,6 +146,7 @@ class FineTuningJobs:
                 _set(session, job, pause_requested_at=None)
             elif job.status == Status.PAUSED:
                 self._check_number(session, job.project_id)
+                _check_budgets(session, job)
                 # The process of the attempt before may not have ended yet.
                 change_status(session, job, Status.QUEUED, attempt=job.attempt + 1, released=False)
                 request_change(session, job)
@@ -282,6 +284,13 @@ def end_job(session: WriteSession, job: Row[Any], status: Status, **values: Any)
 
 def _set(session: WriteSession, job: Row[Any], **values: Any) -> None:
     session.run(update(fine_tuning_jobs).where(fine_tuning_jobs.c.id == job.id).values(**values))
+
+
+def _check_budgets(session: WriteSession, job: Row[Any]) -> None:
+    """Raises InsufficientQuota where budgets do not cover what is left of the training."""
+    left = (tokens_of_job(job) or 0) - job.trained_tokens
+    if left > 0 and (problem := check_budgets(session, job, left)):
+        raise InsufficientQuota(problem)
 
 
 def _wrong_state(job: Row[Any], what: str, allowed: str) -> Conflict:

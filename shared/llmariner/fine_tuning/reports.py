@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Row, select, update
+from sqlalchemy import Row, update
 
 from llmariner.errors import InvalidRequest
+from llmariner.fine_tuning.charges import charge_tokens, check_budgets, cost_of
+from llmariner.fine_tuning.estimates import expected_speed
 from llmariner.fine_tuning.events import add_message, add_metrics
 from llmariner.fine_tuning.hyperparameters import Method, RequestedHyperparameters, resolve
 from llmariner.fine_tuning.job import Stage, Status
@@ -19,10 +21,13 @@ from llmariner.fine_tuning.tables import fine_tuning_checkpoints, fine_tuning_jo
 from llmariner.identifiers import new_id
 from llmariner.platform.database import WriteSession
 
-__all__ = ["apply_record", "checkpoint_name", "fail_file"]
+__all__ = ["apply_record", "charge_report", "checkpoint_name", "fail_file"]
 
 _MIN_EXAMPLES = 10
 """OpenAI's."""
+_NEW_SPEED_SHARE = 0.2
+"""Of a step in the speed that estimates use: steps have different lengths."""
+_WITH_TOKENS = ("step", "finished")
 
 
 def apply_record(session: WriteSession, job: Row[Any], record: Mapping[str, Any]) -> None:
@@ -32,6 +37,22 @@ def apply_record(session: WriteSession, job: Row[Any], record: Mapping[str, Any]
     if apply is None:
         raise InvalidRequest(f"No such record in this stage: '{kind[:32]}'.", param="records.type")
     apply(session, job, record)
+
+
+def charge_report(session: WriteSession, job: Row[Any], records: Sequence[Mapping[str, Any]]) -> None:
+    """Charge the tokens that the records say were trained. A job that spends the rest of a budget is to pause.
+
+    `job`: locked, as it was before the records are applied.
+    """
+    counts = [count_of(record, "trained_tokens") for record in records if record.get("type") in _WITH_TOKENS]
+    if job.stage != Stage.TRAIN or not counts:
+        return
+    spent = charge_tokens(session, job, max(counts))
+    ends = any(record.get("type") == "finished" for record in records)
+    if spent is not None and not ends and job.pause_requested_at is None:
+        _set(session, job, pause_requested_at=session.now())
+        message = f"The budget '{spent}' is spent: the job pauses. Resume it when the budget allows it."
+        add_message(session, job, message, "warn")
 
 
 def checkpoint_name(job: Row[Any], step: int) -> str:
@@ -56,9 +77,19 @@ def _on_checked(session: WriteSession, job: Row[Any], record: Mapping[str, Any])
             session, job, "training_file", f"The file has {examples} examples: it needs {_MIN_EXAMPLES} at least."
         )
         return
+    _queue_training(session, job, examples, tokens)
+
+
+def _queue_training(session: WriteSession, job: Row[Any], examples: int, tokens: int) -> None:
+    """Queue a job whose files are good, with its estimate, unless a budget does not cover that."""
     requested = RequestedHyperparameters.from_json(json.loads(job.requested))
     numbers = resolve(requested, Method(job.method), examples=examples, weight_bytes=job.model_bytes)
     total_steps = -(-examples // numbers.batch_size) * numbers.n_epochs
+    total_tokens, speed = tokens * numbers.n_epochs, expected_speed(session, job)
+    if problem := check_budgets(session, job, total_tokens):
+        end_job(session, job, Status.FAILED, error_code="insufficient_quota", error_message=problem)
+        add_message(session, job, problem, "error")
+        return
     change_status(
         session,
         job,
@@ -69,23 +100,17 @@ def _on_checked(session: WriteSession, job: Row[Any], record: Mapping[str, Any])
         examples=examples,
         tokens=tokens,
         total_steps=total_steps,
-        tokens_per_second=_known_speed(session, job),
+        tokens_per_second=speed,
+        estimate_seconds=total_tokens / speed,
+        estimate_cost=cost_of(session, job, total_tokens),
     )
     request_change(session, job)
     add_message(session, job, "Files validated, moving job to queued state")
     add_message(
         session,
         job,
-        f"{examples} examples, {tokens * numbers.n_epochs} tokens in {numbers.n_epochs} epochs, {total_steps} steps",
+        f"{examples} examples, {total_tokens} tokens in {numbers.n_epochs} epochs, {total_steps} steps",
     )
-
-
-def _known_speed(session: WriteSession, job: Row[Any]) -> float | None:
-    """Tokens per second of the latest job with this model and method; None for the first."""
-    c = fine_tuning_jobs.c
-    same = (c.model_id == job.model_id) & (c.method == job.method) & c.tokens_per_second.is_not(None) & (c.step > 0)
-    speed: float | None = session.value(select(c.tokens_per_second).where(same).order_by(c.id.desc()).limit(1))
-    return speed
 
 
 def _on_invalid(session: WriteSession, job: Row[Any], record: Mapping[str, Any]) -> None:
@@ -111,8 +136,10 @@ def _on_step(session: WriteSession, job: Row[Any], record: Mapping[str, Any]) ->
     if "train_loss" not in metrics:
         raise InvalidRequest("The loss of a step is missing.", param="records.train_loss")
     add_metrics(session, job, step, metrics, total)
-    values = {"step": step, "trained_tokens": count_of(record, "trained_tokens")}
-    _set(session, job, **values, tokens_per_second=number_of(record, "tokens_per_second"))
+    speed = number_of(record, "tokens_per_second")
+    if job.step and job.tokens_per_second:  # before the first step it is the estimate
+        speed = _NEW_SPEED_SHARE * speed + (1 - _NEW_SPEED_SHARE) * job.tokens_per_second
+    _set(session, job, step=step, tokens_per_second=speed)
 
 
 def _on_checkpoint(session: WriteSession, job: Row[Any], record: Mapping[str, Any]) -> None:
@@ -143,8 +170,7 @@ def _on_paused(session: WriteSession, job: Row[Any], record: Mapping[str, Any]) 
 
 
 def _on_finished(session: WriteSession, job: Row[Any], record: Mapping[str, Any]) -> None:
-    tokens = count_of(record, "trained_tokens")
-    _set(session, job, result_file=text_of(record, "file_id", 64), trained_tokens=tokens, pause_requested_at=None)
+    _set(session, job, result_file=text_of(record, "file_id", 64), pause_requested_at=None)
     request_change(session, job)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from llmariner.fine_tuning.history import Checkpoint, JobEvent
 from llmariner.fine_tuning.hyperparameters import Method
 from llmariner.fine_tuning.job import FineTuningJob, Status
+from llmariner.usage.prices import dollars
 
 __all__ = ["checkpoint_object", "event_object", "job_object"]
 
@@ -34,6 +35,7 @@ def job_object(job: FineTuningJob) -> dict[str, Any]:
         "seed": job.seed,
         "status": job.status.value,
         "trained_tokens": job.trained_tokens if job.status.is_final else None,
+        "cost_usd": dollars(job.cost),
         "training_file": job.training_file,
         "validation_file": job.validation_file,
         "estimated_finish": _estimated_finish(job),
@@ -49,7 +51,12 @@ def job_object(job: FineTuningJob) -> dict[str, Any]:
         "cluster_id": "",
         "cluster_name": "",
         "queue": {"place": job.place, "reason": job.reason} if waits else None,
-        "estimate": {"tokens": job.estimated_tokens, "seconds_left": job.estimated_seconds},
+        "estimate": {
+            "tokens": job.estimated_tokens,
+            "seconds": job.estimate_seconds,
+            "cost_usd": None if job.estimate_cost is None else dollars(job.estimate_cost),
+            "seconds_left": job.seconds_left,
+        },
         "progress": {"step": job.step, "total_steps": job.total_steps, "trained_tokens": job.trained_tokens},
         "pause_requested": job.pause_requested_at is not None,
     }
@@ -89,5 +96,5 @@ def _hyperparameters(job: FineTuningJob) -> dict[str, Any]:
 
 
 def _estimated_finish(job: FineTuningJob) -> int | None:
-    seconds = job.estimated_seconds
+    seconds = job.seconds_left
     return None if seconds is None or job.status is Status.PAUSED else int(time.time() + seconds)

@@ -17,6 +17,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
 from llmariner.platform.database import metadata
@@ -79,7 +80,12 @@ fine_tuning_jobs = Table(
     # The name of the result, chosen at creation; it exists once the job has succeeded.
     Column("output_model", String(256), nullable=False),
     Column("result_file", String(64)),
+    # Charged ones; `cost`: what they cost in nano-dollars.
     Column("trained_tokens", BigInteger, nullable=False),
+    Column("cost", BigInteger, nullable=False, server_default=text("0")),
+    # Of the whole job: found by the check. NULL also for jobs that a release before this checked.
+    Column("estimate_seconds", Float),
+    Column("estimate_cost", BigInteger),
     Column("created_at", BigInteger, nullable=False),
     Column("started_at", Float),
     Column("finished_at", Float),
@@ -88,6 +94,7 @@ fine_tuning_jobs = Table(
     Column("released", Boolean, nullable=False),
     Index("ix_fine_tuning_jobs_project", "project_id", "id"),
     Index("ix_fine_tuning_jobs_status", "project_id", "status"),
+    Index("ix_fine_tuning_jobs_speed", "model_id", "method", "id"),
     Index("ix_fine_tuning_jobs_released", "released", "id"),
     Index("ix_fine_tuning_jobs_unfinished", "finished_at", "id"),
 )

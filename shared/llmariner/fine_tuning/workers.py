@@ -17,7 +17,7 @@ from llmariner.files.links import FileLinks
 from llmariner.files.upload_links import UploadLinks
 from llmariner.fine_tuning.job import Stage
 from llmariner.fine_tuning.records import MAX_RECORDS, count_of, text_of
-from llmariner.fine_tuning.reports import apply_record, checkpoint_name
+from llmariner.fine_tuning.reports import apply_record, charge_report, checkpoint_name
 from llmariner.fine_tuning.results import Results
 from llmariner.fine_tuning.tables import fine_tuning_checkpoints, fine_tuning_jobs
 from llmariner.fine_tuning.worker_tokens import Worker, load_attempt
@@ -117,6 +117,7 @@ class Workers:
         return "pause" if job is not None and job.pause_requested_at is not None else "continue"
 
     def _apply(self, session: WriteSession, worker: Worker, records: Sequence[Mapping[str, Any]]) -> None:
+        charge_report(session, load_attempt(session, worker.job_id, worker.attempt, lock=True), records)
         for record in records:
             # Each record finds the job as the one before left it.
             job = load_attempt(session, worker.job_id, worker.attempt, lock=True)

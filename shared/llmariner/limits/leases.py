@@ -32,7 +32,7 @@ from llmariner.limits.tables import allowances, budgets, limits
 from llmariner.platform.database import Database, WriteSession
 from llmariner.platform.events import outbox
 
-__all__ = ["Leases", "default_limit_id"]
+__all__ = ["Leases", "default_limit_id", "lock_states", "publish_alert", "select_binding", "write_states"]
 
 _ALERT_EVENT_TYPE = "ai.llmariner.budget.alert.v1"
 _DEFAULT_PREFIX = "default_"
@@ -87,7 +87,7 @@ class Leases:
         first_reports: Mapping[str, LeaseReport],
     ) -> list[LeaseGrant]:
         grants, states = [], {}
-        rows, usage_source = _lock_states(session, [*reports, *first_reports]), LedgerUsageSource(session)
+        rows, usage_source = lock_states(session, [*reports, *first_reports]), LedgerUsageSource(session)
         now = session.now()
         for row in rows:
             state = QuotaState.load(self._stored_rule(row), row.state)
@@ -100,18 +100,18 @@ class Leases:
                 grants.append(state.grant_lease(report, request.instance, request.sent_at, now))
             if state.alert_due():
                 state.mark_alerted()
-                _publish_alert(session, state)
+                publish_alert(session, state)
             states[row.id] = state.dump()
         if states:
-            session.run(_write_back(states))
+            session.run(write_states(states))
         return grants
 
     def _load_rules(self, session: WriteSession, keys: Sequence[Key]) -> list[list[Rule]]:
         """The rules that bind each of these callers; creates the state of a default limit on its first use."""
         if not keys:
             return []
-        of_budgets = _by_subject(budget_from_row(row).rule for row in session.rows(_select_binding(budgets, keys)))
-        of_limits = _by_subject(limit_from_row(row).rule for row in session.rows(_select_binding(limits, keys)))
+        of_budgets = _by_subject(budget_from_row(row).rule for row in session.rows(select_binding(budgets, keys)))
+        of_limits = _by_subject(limit_from_row(row).rule for row in session.rows(select_binding(limits, keys)))
         rules_by_key, default_ids = [], []
         for key in keys:
             rules = [rule for subject in _subjects(key) for rule in of_budgets.get(subject, ())]
@@ -165,7 +165,7 @@ def _by_subject(rules: Iterable[Rule]) -> dict[_Subject, list[Rule]]:
     return found
 
 
-def _select_binding(table: Table, keys: Sequence[Key]) -> Select[Any]:
+def select_binding(table: Table, keys: Sequence[Key]) -> Select[Any]:
     """Select the rows of `limits` or `budgets` that bind any of these callers."""
     ids_by_kind: dict[tuple[str, str], set[str]] = {}
     for key in keys:
@@ -178,13 +178,14 @@ def _select_binding(table: Table, keys: Sequence[Key]) -> Select[Any]:
     return select(table).where(or_(*conditions))
 
 
-def _lock_states(session: WriteSession, rule_ids: Iterable[str]) -> Sequence[Row[Any]]:
+def lock_states(session: WriteSession, rule_ids: Iterable[str]) -> Sequence[Row[Any]]:
     """The states, locked until the transaction ends; always in the order of ids, which prevents deadlocks."""
     query = select(allowances).where(allowances.c.id.in_(list(rule_ids))).order_by(allowances.c.id)
     return session.rows(query.with_for_update())
 
 
-def _write_back(states: Mapping[str, str]) -> Update:
+def write_states(states: Mapping[str, str]) -> Update:
+    """The statement that stores states, by id."""
     state = case(dict(states), value=allowances.c.id, else_=allowances.c.state)
     return update(allowances).where(allowances.c.id.in_(list(states))).values(state=state)
 
@@ -203,7 +204,7 @@ def _first_report(rule: Rule, minimum: Amounts) -> LeaseReport:
     return LeaseReport(rule.id, NO_AMOUNTS, NO_AMOUNTS, requested, minimum._replace(money=0))
 
 
-def _publish_alert(session: WriteSession, state: QuotaState) -> None:
+def publish_alert(session: WriteSession, state: QuotaState) -> None:
     """Publish the event that a budget's alert threshold is reached."""
     rule = state.rule
     channel = session.value(select(budgets.c.channel).where(budgets.c.id == rule.id))

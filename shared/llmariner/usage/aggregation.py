@@ -35,7 +35,7 @@ __all__ = [
 
 OPEN = "open"
 INTERRUPTED = "interrupted"
-TOKENS = ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")
+TOKENS = ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens", "trained_tokens")
 HOUR, DAY = 3600, 86400
 # The year 9999: the last one that databases and clients can represent.
 _MAX_TIME = 253_402_300_800
@@ -46,6 +46,7 @@ _OUTCOME = ("outcome", "status", *_TIMES)
 # Defaults of fields that earlier releases do not send.
 _DEFAULTS = {
     "reasoning_tokens": 0,
+    "trained_tokens": 0,
     **dict.fromkeys(("adapter", "base_model", "queued_seconds", "wake_seconds", "total_seconds")),
     **dict.fromkeys(("model_project_id", "base_project_id")),
 }
@@ -175,8 +176,12 @@ def apply_events(
 
 
 def request_cost(request: Mapping[str, Any], price: Price | None) -> Cost:
-    """The cost of a request, by component."""
-    return price.cost(request, request["outcome"]) if price is not None else FREE
+    """The cost of a request or of a training, by component."""
+    if price is None:
+        return FREE
+    if request["trained_tokens"]:
+        return price.training_cost(request["trained_tokens"])
+    return price.cost(request, request["outcome"])
 
 
 class RollupDelta:
@@ -211,6 +216,7 @@ class RollupDelta:
             cost.prompt,
             cost.cached,
             cost.completion,
+            cost.training,
             _microseconds(request["total_seconds"]),
             _microseconds(first),
             0 if first is None else 1,

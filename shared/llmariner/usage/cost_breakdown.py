@@ -50,6 +50,7 @@ def _line_items(request: dict[str, Any], price: Price) -> list[dict[str, Any]]:
             ("cached_input_tokens", cached, price.cached_prompt, cost.cached),
             ("output_tokens", request["completion_tokens"], price.completion, cost.completion),
             ("requests", int(cost.request > 0), price.request, cost.request),
+            ("trained_tokens", request["trained_tokens"], price.training, cost.training),
         )
         if quantity
     ]

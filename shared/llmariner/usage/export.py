@@ -37,6 +37,7 @@ COLUMNS = (
     "cached_tokens",
     "completion_tokens",
     "reasoning_tokens",
+    "trained_tokens",
     "price_id",
     "cost_usd",
 )

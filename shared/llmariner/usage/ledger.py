@@ -21,7 +21,7 @@ from llmariner.usage.prices import ListedPrice, PriceList, price_filter
 from llmariner.usage.tables import SUM_COLUMNS, ledger_events, ledger_floor, ledger_hours, ledger_requests
 from llmariner.usage.tables import prices as listed
 
-__all__ = ["OPEN", "Ledger", "retention_watermark"]
+__all__ = ["OPEN", "Ledger", "record_event", "retention_watermark"]
 
 _CHUNK = 500
 _MAX_CHUNKS = 100
@@ -44,12 +44,7 @@ class Ledger:
 
         Events of an unknown request from before the retention watermark are ignored: it was counted, and purged.
         """
-        # The first of duplicate events wins, as with the table's key.
-        first_events: dict[tuple[str, int], Row] = {}
-        for event in map(aggregation.validate_event, events):
-            first_events.setdefault(_event_key(event), event)
-        batch = [first_events[key] for key in sorted(first_events)]
-        if not batch:
+        if not (batch := _valid_batch(events)):
             return 0
         return self._database.transact(lambda session: _record_batch(session, batch))
 
@@ -161,9 +156,22 @@ class Ledger:
         return total
 
 
+def record_event(session: WriteSession, event: Mapping[str, Any]) -> None:
+    """Record one event within a transaction, as `Ledger.record`."""
+    _record_batch(session, _valid_batch([event]))
+
+
 def retention_watermark(session: ReadSession) -> int:
     """Requests admitted before this time (seconds since 1970) may have been purged."""
     return int(session.value(select(ledger_floor.c.admitted_at)) or 0)
+
+
+def _valid_batch(events: Iterable[Mapping[str, Any]]) -> list[Row]:
+    """The events by request id and sequence. The first of duplicate events wins, as with the table's key."""
+    first_events: dict[tuple[str, int], Row] = {}
+    for event in map(aggregation.validate_event, events):
+        first_events.setdefault(_event_key(event), event)
+    return [first_events[key] for key in sorted(first_events)]
 
 
 def _event_key(event: Mapping[str, Any]) -> tuple[str, int]:

@@ -52,7 +52,8 @@ _BACKDATING_SECONDS = 60.0
 class NewPrice:
     """A price to set: nano-dollars per million tokens, and per request.
 
-    `cached_prompt` None: as `prompt`. `project_id`: the project that owns the model; None: a shared model.
+    `cached_prompt` None: as `prompt`. `training`: of trained tokens. `project_id`: the project that owns the model; None: a
+    shared model.
     """
 
     model: str
@@ -62,11 +63,12 @@ class NewPrice:
     request: int = 0
     valid_from: float | None = None
     project_id: str | None = None
+    training: int = 0
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.model) <= 256:
             raise InvalidRequest(f"'model' must be a model's id, or '{ALL_MODELS}' for all others.", param="model")
-        for name in ("prompt", "completion", "cached_prompt", "request"):
+        for name in ("prompt", "completion", "cached_prompt", "request", "training"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= _MAX_PRICE:
                 raise InvalidRequest(f"'{name}' must be from 0 to {_MAX_PRICE // NANO_PER_DOLLAR} dollars.", param=name)
@@ -86,11 +88,12 @@ class ListedPrice:
     request: int
     created_at: int
     project_id: str | None = None
+    training: int = 0
 
     @property
     def price(self) -> Price:
         """The value that computes costs."""
-        return Price(self.id, self.prompt, self.cached_prompt, self.completion, self.request)
+        return Price(self.id, self.prompt, self.cached_prompt, self.completion, self.request, self.training)
 
     def is_valid_at(self, at: float) -> bool:
         """Whether the price is valid at a time (seconds since 1970)."""
@@ -189,6 +192,7 @@ class Prices:
                 request=new.request,
                 created_at=int(now),
                 project_id=new.project_id,
+                training=new.training,
             )
             session.add(prices, **asdict(price))
             payload = {"id": price.id, "data": asdict(price)}

@@ -25,7 +25,7 @@ from llmariner.usage.tables import SUM_COLUMNS, ledger_requests
 __all__ = ["COST_PARTS", "DIMENSIONS", "MEASURES", "UsageQuery", "UsageReports"]
 
 DIMENSIONS = ROLLUPS[-1].dimensions
-COST_PARTS = ("prompt_cost", "cached_cost", "completion_cost")
+COST_PARTS = ("prompt_cost", "cached_cost", "completion_cost", "training_cost")
 MEASURES = tuple(name for name in SUM_COLUMNS if name not in COST_PARTS)
 
 

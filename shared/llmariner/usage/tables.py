@@ -36,11 +36,13 @@ SUM_COLUMNS = (
     "completion_tokens",
     "cached_tokens",
     "reasoning_tokens",
+    "trained_tokens",
     "cost",
-    # The parts of the cost for uncached prompt, cached prompt and output. The rest is the price per request.
+    # The parts of the cost for uncached prompt, cached prompt, output and training. The rest is the price per request.
     "prompt_cost",
     "cached_cost",
     "completion_cost",
+    "training_cost",
     "total_microseconds",
     "first_token_microseconds",
     # Requests that had a first token.
@@ -99,6 +101,7 @@ ledger_events = Table(
     Column("completion_tokens", BigInteger, nullable=False),
     Column("cached_tokens", BigInteger, nullable=False),
     _sum("reasoning_tokens"),
+    _sum("trained_tokens"),
     Column("organization_id", String(64)),
     Column("project_id", String(64)),
     Column("user_id", String(64)),
@@ -139,6 +142,7 @@ ledger_requests = Table(
     Column("completion_tokens", BigInteger, nullable=False),
     Column("cached_tokens", BigInteger, nullable=False),
     _sum("reasoning_tokens"),
+    _sum("trained_tokens"),
     Column("adapter", String(256)),
     Column("queued_seconds", Float),
     Column("wake_seconds", Float),
@@ -186,5 +190,7 @@ prices = Table(
     Column("request", BigInteger, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("project_id", String(64)),
+    # Per million trained tokens.
+    _sum("training"),
     Index("ix_prices_model", "model", "valid_from"),
 )

@@ -134,7 +134,7 @@ def test_a_new_job_says_what_was_asked_and_checks_its_files(desk: FineTuningDesk
     assert job.output_model.startswith(f"ft:{BASE}:")
     assert f":pirate:{job.id[-8:]}" in job.output_model
     assert job.fine_tuned_model is None, "it does not exist yet"
-    assert (job.estimated_tokens, job.estimated_seconds) == (None, None)
+    assert (job.estimated_tokens, job.seconds_left) == (None, None)
     assert sorted(desk.outbox(job.id)) == ["change_requested", "created"]
     assert desk.messages(job.id) == [
         f"Created fine-tuning job: {job.id}",

@@ -414,6 +414,6 @@ def test_the_speed_of_a_job_is_the_estimate_of_the_next(desk: TrainingDesk) -> N
     desk.report(first, 1, step(1, tokens_per_second=30.0))
     second = desk.training(hyperparameters=epochs(2))
     job = desk.get(second)
-    assert (job.estimated_tokens, job.estimated_seconds) == (120, 4.0)
+    assert (job.estimated_tokens, job.seconds_left) == (120, 4.0)
     desk.report(second, 1, step(1, tokens_per_second=55.0))
-    assert desk.get(second).estimated_seconds == 2.0
+    assert desk.get(second).seconds_left == 2.0

@@ -26,10 +26,11 @@ from llmariner.platform.database import Database
 from llmariner.platform.objects.folder import FolderObjects
 from llmariner.settings import Secret
 from llmariner.tenancy.principal import KeyOwner
+from llmariner.usage.tables import prices
 
 from .desk import FineTuningDesk, add_base_model
 
-__all__ = ["ROWS", "TrainingDesk", "emit_fine_tuning_events", "jsonl", "step"]
+__all__ = ["ROWS", "TrainingDesk", "emit_fine_tuning_events", "jsonl", "put_training_price", "step"]
 
 SECRET = Secret("s" * 64)
 ROWS = [
@@ -42,6 +43,13 @@ _TOKEN = "LLMARINER_TRAINING_TOKEN"
 def jsonl(rows: Sequence[Any]) -> bytes:
     """Rows in JSON Lines."""
     return "\n".join(map(json.dumps, rows)).encode()
+
+
+def put_training_price(database: Database, model: str, training: int) -> None:
+    """Set a price of trained tokens, in nano-dollars per million, from the beginning of time; all else is free."""
+    names = ("valid_from", "created_at", "prompt", "cached_prompt", "completion", "request")
+    with database.write() as session:
+        session.add(prices, id=f"price_{model}", model=model, training=training, **dict.fromkeys(names, 0))
 
 
 def step(number: int, **fields: Any) -> dict[str, Any]:

@@ -206,7 +206,7 @@ def test_every_field_of_a_metering_event_is_stored(ledger: Ledger, database: Dat
 
 
 def test_an_event_of_an_older_version_is_accepted(ledger: Ledger, database: Database) -> None:
-    newer = ("reasoning_tokens", "adapter", "queued_seconds", "wake_seconds", "total_seconds")
+    newer = ("reasoning_tokens", "trained_tokens", "adapter", "queued_seconds", "wake_seconds", "total_seconds")
     ledger.record([{name: value for name, value in one.items() if name not in newer} for one in request_events("r", 5)])
     request = ledger.request("r")
     assert request is not None

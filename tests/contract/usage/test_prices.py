@@ -13,7 +13,7 @@ from sqlalchemy import select
 
 from llmariner.audit.tables import audit_log
 from llmariner.errors import InvalidRequest, PermissionDenied
-from llmariner.gateway.metering.pricing import FREE, Price
+from llmariner.gateway.metering.pricing import FREE, Cost, Price
 from llmariner.platform.database import Database
 from llmariner.tenancy.keys.store import KeyOwner
 from llmariner.tenancy.principal import Caller
@@ -162,9 +162,15 @@ def test_an_invalid_price_is_rejected(values: dict[str, Any], param: str) -> Non
 def test_cost_components_of_a_request(tokens: tuple[int, int, int], outcome: str, expected: tuple[int, ...]) -> None:
     price = Price("price_1", 2_000_000, 500_000, 10_000_000, 7)
     cost = price.cost(dict(zip(COUNTS, tokens, strict=True)), outcome)
-    assert tuple(cost) == expected
+    assert tuple(cost) == (*expected, 0)
     assert cost.total == sum(expected)
     assert FREE.total == 0
+
+
+def test_a_training_costs_its_tokens_alone() -> None:
+    price = Price("price_1", 2_000_000, 500_000, 10_000_000, 7, 3_000_001)
+    assert price.training_cost(100_000) == Cost(training=300_000)
+    assert price.training_cost(500_000).total == 1_500_001
 
 
 @given(st.integers(0, 10**9), st.integers(0, 10**15))

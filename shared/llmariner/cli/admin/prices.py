@@ -41,6 +41,7 @@ def list_prices(session: Session, model: str | None, everything: bool) -> None:
         money("cached_prompt", "CACHED $/M"),
         money("completion", "COMPLETION $/M"),
         money("request", "REQUEST $"),
+        money("training", "TRAINING $/M"),
         Column("FROM", lambda price: format_timestamp(price.get("valid_from"))),
         Column("TO", lambda price: format_timestamp(price.get("valid_to"))),
         Column.of("id"),
@@ -56,6 +57,7 @@ def list_prices(session: Session, model: str | None, everything: bool) -> None:
 @click.option("--completion", metavar="DOLLARS", required=True, help="Per million completion tokens.")
 @click.option("--cached", metavar="DOLLARS", help="Per million cached prompt tokens; else as --prompt.")
 @click.option("--request", metavar="DOLLARS", help="Per request; else nothing.")
+@click.option("--training", metavar="DOLLARS", help="Per million trained tokens; else nothing.")
 @click.option("--in-days", metavar="N", type=click.FloatRange(min=0), help="When it begins; else now.")
 @click.option("--project", metavar="ID", help="For this project's own MODEL; else for the shared one.")
 @pass_session
@@ -66,6 +68,7 @@ def set_price(
     completion: str,
     cached: str | None,
     request: str | None,
+    training: str | None,
     in_days: float | None,
     project: str | None,
 ) -> None:
@@ -77,7 +80,7 @@ def set_price(
     from llmariner.cli.support.output import format_timestamp
 
     body: dict[str, Any] = {"model": model, "prompt": prompt, "completion": completion}
-    optional = {"cached_prompt": cached, "request": request, "project_id": project}
+    optional = {"cached_prompt": cached, "request": request, "training": training, "project_id": project}
     body |= {name: message for name, message in optional.items() if message is not None}
     if in_days is not None:
         body["valid_from"] = time.time() + in_days * DAY_SECONDS

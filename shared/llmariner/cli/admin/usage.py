@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,10 +71,10 @@ def show(session: Session, days: int = 30, by: str = "model", plot: str = "token
         maximum = max(_measure(plot, day) for day in shown)
         width = max(BAR_WIDTHS[0], min(BAR_WIDTHS[-1], session.printer.console().width - FIGURES_WIDTH))
         bars = Column("", lambda day: _bar(_measure(plot, day), maximum, width))
-        session.printer.print_records({}, shown, [Column("DAY (UTC)", _day), *_count_columns(), bars], empty="")
+        session.printer.print_records({}, shown, [Column("DAY (UTC)", _day), *_count_columns(rows), bars], empty="")
         click.echo()
     what = Column(by.upper(), lambda row: names.get(row[by], row[by]))
-    session.printer.print_records({}, rows, [what, *_count_columns()], empty="Nothing was used in that time.")
+    session.printer.print_records({}, rows, [what, *_count_columns(rows)], empty="Nothing was used in that time.")
 
 
 @usage.command()
@@ -110,7 +110,8 @@ def why(session: Session, request: str) -> None:
         Column.of("outcome"),
         *(
             Column(name.removesuffix("_tokens").upper(), partial(_count, name), right=True)
-            for name in ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens")
+            for name in ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens", "trained_tokens")
+            if name != "trained_tokens" or found.get(name)
         ),
         Column("COST SO FAR $", lambda event: format_dollars(event.get("amount_usd")), right=True),
     ]
@@ -141,10 +142,12 @@ def export(session: Session, file: Path, form: str | None, days: int) -> None:
         session.printer.print_message({"file": str(file), "requests": count}, f"Wrote {count:,} requests to {file}.")
 
 
-def _count_columns() -> list[Column]:
+def _count_columns(rows: Sequence[Record]) -> list[Column]:
+    """The columns of the counts; that of trained tokens only if there are any."""
     from llmariner.cli.support.output import Column, format_number
 
-    counts = [Column(name.upper().replace("_TOKENS", ""), partial(_count, name), right=True) for name in COUNTS]
+    shown = (*COUNTS, *(["trained_tokens"] if any(row.get("trained_tokens") for row in rows) else []))
+    counts = [Column(name.upper().replace("_TOKENS", ""), partial(_count, name), right=True) for name in shown]
     return [*counts, Column("COST $", lambda row: format_number(row.get("cost_usd"), 6), right=True)]
 
 
@@ -155,7 +158,7 @@ def _count(name: str, row: Record) -> str | None:
 
 
 def _tokens(row: Record) -> int:
-    return int(row.get("prompt_tokens", 0)) + int(row.get("completion_tokens", 0))
+    return sum(int(row.get(f"{kind}_tokens", 0)) for kind in ("prompt", "completion", "trained"))
 
 
 def _measure(plot: str, day: Record) -> float:

@@ -11,17 +11,18 @@ _MILLION = 1_000_000
 
 
 class Cost(NamedTuple):
-    """Nano-dollars for uncached prompt tokens, cached prompt tokens, completion tokens, and the request itself."""
+    """Nano-dollars for uncached prompt tokens, cached prompt tokens, completion tokens, the request, and trained tokens."""
 
     prompt: int = 0
     cached: int = 0
     completion: int = 0
     request: int = 0
+    training: int = 0
 
     @property
     def total(self) -> int:
         """The sum."""
-        return self.prompt + self.cached + self.completion + self.request
+        return self.prompt + self.cached + self.completion + self.request + self.training
 
 
 FREE = Cost()
@@ -35,6 +36,7 @@ class Price(NamedTuple):
     cached_prompt: int
     completion: int
     request: int
+    training: int = 0
 
     def cost(self, counts: Mapping[str, Any], outcome: str) -> Cost:
         """The cost of `prompt_tokens`, `cached_tokens` (a part of them) and `completion_tokens`.
@@ -50,6 +52,10 @@ class Price(NamedTuple):
             _rounded(completion * self.completion),
             self.request if is_charged else 0,
         )
+
+    def training_cost(self, tokens: int) -> Cost:
+        """The cost of trained tokens. A training is no request, and costs nothing else."""
+        return Cost(training=_rounded(tokens * self.training))
 
 
 def _rounded(per_million: int) -> int:

@@ -1,0 +1,29 @@
+"""What a training will take, before it starts: from the files' tokens, earlier jobs' speed, and the price list."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Row, select
+
+from llmariner.fine_tuning.tables import fine_tuning_jobs
+from llmariner.platform.database import ReadSession
+
+__all__ = ["expected_speed"]
+
+_FLOPS = 5e10
+"""Operations per second of a few processor cores in float32, where no job has shown how fast this machine is."""
+_OPERATIONS = 6
+"""Per parameter and token: two of the forward pass, four of the backward pass."""
+_BYTES_PER_PARAMETER = 2
+
+
+def expected_speed(session: ReadSession, job: Row[Any]) -> float:
+    """Tokens per second: of the latest job of any project with this model and method that trained, else an assumption."""
+    c = fine_tuning_jobs.c
+    same = (c.model_id == job.model_id) & (c.method == job.method) & c.tokens_per_second.is_not(None) & (c.step > 0)
+    seen = session.value(select(c.tokens_per_second).where(same).order_by(c.id.desc()).limit(1))
+    if seen:
+        return float(seen)
+    parameters = max(1, job.model_bytes / _BYTES_PER_PARAMETER)
+    return float(_FLOPS / (_OPERATIONS * parameters))
