@@ -321,8 +321,15 @@ def test_trained_tokens_are_in_usage_costs_breakdown_and_export(
 ) -> None:
     price = priced(ask, admin, training=3.5)
     assert price["training"] == 3.5
-    counts = {"prompt_tokens": 0, "completion_tokens": 0, "cached_tokens": 0, "reasoning_tokens": 0}
-    model = {"model": "ft:m:acme:x", "adapter": "ft:m:acme:x", "base_model": "m", "route": "fine_tuning"}
+    counts: dict[str, Any] = dict.fromkeys(
+        ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens"), 0
+    )
+    model: dict[str, Any] = {
+        "model": "ft:m:acme:x",
+        "adapter": "ft:m:acme:x",
+        "base_model": "m",
+        "route": "fine_tuning",
+    }
     now = time.time() + 1
     name = used(installation, admitted_at=now, trained_tokens=2_000_000, **counts, **model)
     midnight = int(now) // DAY * DAY
