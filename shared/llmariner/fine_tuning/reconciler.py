@@ -143,7 +143,10 @@ class FineTuningReconciler:
             "HF_HUB_OFFLINE": "1",
         }
         folders = (model.folder,) if model.folder.startswith("/") else ()
-        port.submit(Job(port_id(job), job.project_id, COMMAND, environment, archive(), readable_folders=folders))
+        brief = job.stage == Stage.CHECK
+        port.submit(
+            Job(port_id(job), job.project_id, COMMAND, environment, archive(), readable_folders=folders, brief=brief)
+        )
 
     def _converge(self, port: Jobs, job: Row[Any]) -> None:
         status = port.status(port_id(job))

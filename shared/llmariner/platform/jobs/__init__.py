@@ -46,6 +46,8 @@ class Job:
     `readable_folders`: absolute paths of folders that it may read besides, at the same paths; never words of a tenant.
     `backoff_limit`: how often the command is started again after it failed or was interrupted, as of Kubernetes' Jobs. It
     begins from its start then, in a new folder. Not started again is what could not be started, or ran to its deadline.
+    `brief`: a step of the platform's own that takes a minute or so and little memory, for which nobody should wait for
+    hours: it has a line of its own.
     """
 
     id: str
@@ -56,6 +58,7 @@ class Job:
     data_files: tuple[DataFile, ...] = ()
     readable_folders: tuple[str, ...] = ()
     backoff_limit: int = 0
+    brief: bool = False
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,28 @@ def test_projects_take_turns_in_the_queue(processes: ProcessJobs) -> None:
     assert place(processes, "bj-3") == 1
 
 
+def test_a_brief_job_has_a_line_and_a_place_of_its_own(
+    processes: ProcessJobs, memory: Memory, tmp_path: Path
+) -> None:
+    for job_id in ("bj-1", "bj-2"):
+        processes.submit(Job(job_id, "proj_1", SLEEP))
+        wait_for_output(processes, job_id, "began")
+    processes.submit(Job("bj-3", "proj_1", SLEEP))
+    processes.submit(Job("ftjob-1", "proj_1", SLEEP, brief=True))
+    wait_for_output(processes, "ftjob-1", "began")
+    processes.submit(Job("ftjob-2", "proj_1", SLEEP, brief=True))
+    processes.submit(Job("ftjob-3", "proj_2", "id -u", brief=True))
+    assert [place(processes, each) for each in ("bj-3", "ftjob-2", "ftjob-3")] == [1, 2, 1]
+    processes.cancel("bj-1")
+    wait_for_output(processes, "bj-3", "began")
+    assert place(processes, "ftjob-3") == 1, "it takes no other place"
+    users = {each: (tmp_path / "jobs" / each / "work").stat().st_uid for each in ("bj-2", "bj-3", "ftjob-1")}
+    assert os.geteuid() or len(set(users.values())) == 3
+    processes.cancel("ftjob-1")
+    assert wait_for_end(processes, "ftjob-3").phase is Phase.SUCCEEDED
+    assert set(memory.reserved) >= {"bj-2", "bj-3"}
+
+
 def test_a_job_waits_for_memory_and_gives_it_back(processes: ProcessJobs, memory: Memory) -> None:
     memory.reason = "Models are busy."
     processes.submit(Job("bj-1", "proj_1", "true"))

@@ -51,6 +51,7 @@ _INTERRUPTED = f"The platform stopped while it ran.{CREATE_AGAIN}"
 class _Running:
     project_id: str
     place: int
+    brief: bool = False
     thread: threading.Thread | None = None
     process: subprocess.Popen[bytes] | None = None
     control: socket.socket | None = None
@@ -96,7 +97,7 @@ class ProcessJobs:
                 except (OSError, ValueError, KeyError, TypeError):  # cut off while it was submitted
                     delete_tree(path)
                     continue
-                self._queue.add(job.id, Waiting(job.project_id))
+                self._queue.add(job.id, Waiting(job.project_id, brief=job.brief))
         self._scheduler.start()
 
     def close(self) -> None:
@@ -128,7 +129,7 @@ class ProcessJobs:
         with self._changed:
             if (found := self.status(job.id)) is None:
                 self._folder(job.id).save(job)
-                self._queue.add(job.id, Waiting(job.project_id))
+                self._queue.add(job.id, Waiting(job.project_id, brief=job.brief))
                 self._changed.notify_all()
                 found = self.status(job.id)
         assert found is not None
@@ -192,7 +193,8 @@ class ProcessJobs:
             folder.clear_pause()
             # One that has not ended yet is queued by its thread.
             if job_id not in self._running and folder.started_at is None:
-                self._queue.add(job_id, Waiting(folder.load().project_id))
+                job = folder.load()
+                self._queue.add(job_id, Waiting(job.project_id, brief=job.brief))
                 self._changed.notify_all()
 
     def exec(self, job_id: str, argv: Sequence[str], stdin: bytes = b"") -> Execution:
@@ -246,9 +248,9 @@ class ProcessJobs:
     def _waiting_status(self, folder: JobFolder, job_id: str, waiting: Waiting) -> JobStatus:
         restarts = folder.restarts()
         since = _modified(folder.path / ("restarts.json" if restarts.count else "job.json"))
-        place = self._queue.line().index(job_id) + 1
+        place = self._queue.line(brief=waiting.brief).index(job_id) + 1
         reason = waiting.reason or self._problem
-        if not reason and (place > 1 or self._running):
+        if not reason and (place > 1 or self._used_places(brief=waiting.brief)):
             reason = "Jobs run before it."
         return JobStatus(Phase.QUEUED, since, place=place, code=restarts.code, reason=reason, restarts=restarts.count)
 
@@ -309,9 +311,14 @@ class ProcessJobs:
 
     def _next(self) -> str | None:
         """The job whose turn it is; None while no place is free or none may start yet."""
-        if len(self._running) >= self._settings.slots:
-            return None
-        return self._queue.first()
+        for brief in (True, False):
+            has_place = len(self._used_places(brief=brief)) < len(self._settings.places(brief=brief))
+            if has_place and (job_id := self._queue.first(brief=brief)) is not None:
+                return job_id
+        return None
+
+    def _used_places(self, *, brief: bool) -> set[int]:
+        return {each.place for each in self._running.values() if each.brief is brief}
 
     def _reserve(self, job_id: str) -> str:
         """Reserve what a job needs; returns why that is not there."""
@@ -319,7 +326,8 @@ class ProcessJobs:
         if free_bytes(settings.folder) < settings.free_disk_bytes + settings.disk_bytes:
             needed = (settings.free_disk_bytes + settings.disk_bytes) >> 20
             return f"It waits for room on the machine's disk, which needs {needed} MiB free."
-        return self._memory.reserve(job_id, settings.memory_bytes)
+        waiting = self._queue.get(job_id)
+        return self._memory.reserve(job_id, settings.memory_of(brief=waiting is not None and waiting.brief))
 
     def _start_or_wait(self, job_id: str, reason: str) -> None:
         waiting = self._queue.get(job_id)
@@ -329,9 +337,9 @@ class ProcessJobs:
             waiting.reason, waiting.not_before = reason, time.monotonic() + _RETRY_SECONDS
         else:
             self._queue.note_start(job_id)
-            used = {each.place for each in self._running.values()}
-            place = next(number for number in range(self._settings.slots) if number not in used)
-            running = _Running(waiting.project_id, place)
+            used = self._used_places(brief=waiting.brief)
+            place = next(each for each in self._settings.places(brief=waiting.brief) if each not in used)
+            running = _Running(waiting.project_id, place, waiting.brief)
             self._running[job_id] = running
             running.thread = threading.Thread(target=self._run, args=(job_id, running), name=job_id, daemon=True)
             running.thread.start()
@@ -366,6 +374,7 @@ class ProcessJobs:
                 if waiting is not None and running.cancel:
                     folder.save_result(Phase.CANCELED)
                 elif waiting is not None and folder.paused_at is None:
+                    waiting.brief = running.brief
                     self._queue.add(job_id, waiting)
                 self._changed.notify_all()
             self._notify(job_id)
@@ -405,7 +414,7 @@ class ProcessJobs:
     def _execute(self, folder: JobFolder, running: _Running) -> None:
         with self._changed:
             self._check_wanted(running)
-            write_file(folder.path / LIMITS, self._limits(running.place))
+            write_file(folder.path / LIMITS, self._limits(running))
             folder.mark_started()
             running.control, control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with control:
@@ -426,10 +435,10 @@ class ProcessJobs:
         if self._closed:
             raise _Stopped
 
-    def _limits(self, place: int) -> str:
+    def _limits(self, running: _Running) -> str:
         settings = self._settings
         limits = Limits(
-            memory_bytes=settings.memory_bytes,
+            memory_bytes=settings.memory_of(brief=running.brief),
             disk_bytes=settings.disk_bytes,
             free_disk_bytes=settings.free_disk_bytes,
             seconds=settings.seconds,
@@ -437,7 +446,7 @@ class ProcessJobs:
             threads=max(1, len(os.sched_getaffinity(0)) // settings.slots),
             readable=settings.readable,
             hidden=settings.hidden,
-            user_id=_FIRST_USER_ID + place,
+            user_id=_FIRST_USER_ID + running.place,
         )
         return json.dumps(asdict(limits))
 

@@ -71,6 +71,7 @@ class JobFolder:
             "data_files": files,
             "readable_folders": list(job.readable_folders),
             "backoff_limit": job.backoff_limit,
+            "brief": job.brief,
         }
         write_file(self.path / "job.json", json.dumps(document))
 
@@ -86,6 +87,7 @@ class JobFolder:
             data_files=tuple(DataFile(*each) for each in document["data_files"]),
             readable_folders=tuple(document.get("readable_folders", ())),  # absent in what the release before wrote
             backoff_limit=document.get("backoff_limit", 0),
+            brief=document.get("brief", False),
         )
 
     @property

@@ -1,4 +1,7 @@
-"""The queue of jobs: projects take turns. Not safe in several threads."""
+"""The queue of jobs: brief ones and the others in two lines, in each of which projects take turns.
+
+Not safe in several threads.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ class Waiting:
     project_id: str
     reason: str = ""
     not_before: float = 0.0
+    brief: bool = False
 
 
 class JobQueue:
@@ -44,26 +48,27 @@ class JobQueue:
         self._jobs.pop(job_id, None)
 
     def note_start(self, job_id: str) -> None:
-        """Remove a job that starts: its project has had its turn."""
-        project = self._jobs.pop(job_id).project_id
+        """Remove a job that starts: its project has had its turn, unless the job is brief."""
+        started = self._jobs.pop(job_id)
         waiting = {each.project_id for each in self._jobs.values()}
         self._last_start = {each: at for each, at in self._last_start.items() if each in waiting}
-        self._last_start[project] = time.monotonic()
+        if not started.brief:
+            self._last_start[started.project_id] = time.monotonic()
 
-    def line(self) -> list[str]:
-        """The jobs in the order of their start.
+    def line(self, *, brief: bool) -> list[str]:
+        """The jobs of a line in the order of their start.
 
         Projects take turns, those first that have not had one for longest, each with its oldest job.
         """
         before: Counter[str] = Counter()
         turns = {}
-        for job_id in sorted(self._jobs):
+        for job_id in sorted(each for each, waiting in self._jobs.items() if waiting.brief is brief):
             project = self._jobs[job_id].project_id
             turns[job_id] = (before[project], self._last_start.get(project, 0.0), job_id)
             before[project] += 1
         return sorted(turns, key=lambda job_id: turns[job_id])
 
-    def first(self) -> str | None:
-        """The job whose turn it is; None where none may start yet."""
+    def first(self, *, brief: bool) -> str | None:
+        """The job of a line whose turn it is; None where none may start yet."""
         now = time.monotonic()
-        return next((job_id for job_id in self.line() if self._jobs[job_id].not_before <= now), None)
+        return next((job_id for job_id in self.line(brief=brief) if self._jobs[job_id].not_before <= now), None)

@@ -8,6 +8,9 @@ from typing import Protocol
 
 __all__ = ["MemoryBudget", "ProcessJobSettings", "readable_folders"]
 
+_BRIEF_MEMORY_BYTES = 2 * 1024**3
+"""A brief job loads the tokenizer of a model: that took 0.7 GiB with 49,000 tokens, and some have 256,000."""
+
 
 class MemoryBudget(Protocol):
     """The memory that jobs share with engines. Both methods may be called in any thread."""
@@ -24,8 +27,9 @@ class ProcessJobSettings:
     """Limits of each job, and where it runs.
 
     `folder`: of the folders of jobs. `python`: the interpreter whose environment commands see first. `readable`, `hidden`:
-    as in `Sandbox`. `slots`: jobs that run at a time. `free_disk_bytes`: what jobs must leave free. `backoff_seconds`: what
-    a job waits after its first failure before it is started again, and twice as long after each further one.
+    as in `Sandbox`. `slots`: jobs that run at a time, besides a brief one. `free_disk_bytes`: what jobs must leave free.
+    `backoff_seconds`: what a job waits after its first failure before it is started again, and twice as long after each
+    further one.
     """
 
     folder: Path
@@ -39,6 +43,14 @@ class ProcessJobSettings:
     hidden: tuple[str, ...] = ()
     slots: int = 1
     backoff_seconds: float = 10.0
+
+    def memory_of(self, *, brief: bool) -> int:
+        """The memory that a job may use."""
+        return min(_BRIEF_MEMORY_BYTES, self.memory_bytes) if brief else self.memory_bytes
+
+    def places(self, *, brief: bool) -> range:
+        """The numbers of the places where jobs run."""
+        return range(self.slots, self.slots + 1) if brief else range(self.slots)
 
 
 def readable_folders(python: Path) -> tuple[str, ...]:
