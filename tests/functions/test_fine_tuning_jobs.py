@@ -164,7 +164,7 @@ def test_a_key_by_which_a_job_could_not_work_is_refused(
     keys, owner = installation.context.keys, installation.owner
     tuning = frozenset({"api.fine_tuning.jobs.write", "api.files.read"})
     bound = NewKey("bound", tuning | {"api.files.write"}, allowed_sources=("127.0.0.0/8", "::1/128"))
-    for new, code in ((NewKey("narrow", tuning), "missing_scope"), (bound, "source_not_allowed")):
+    for new, code in ((NewKey("without files", tuning), "missing_scope"), (bound, "source_not_allowed")):
         _, secret = keys.create(owner, new)
         request = HttpRequest("POST", "/v1/fine_tuning/jobs", body, {"authorization": f"Bearer {secret}"})
         assert_error(ask("fine_tuning_jobs", request), 403, code=code)

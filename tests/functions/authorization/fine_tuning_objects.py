@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from llmariner.files.tables import files
 from llmariner.fine_tuning.tables import fine_tuning_checkpoints, fine_tuning_jobs, fine_tuning_permissions
-from llmariner.models.model import NewModel, SourceRepository
+from llmariner.models.model import NewModel, SourceRepository, Task
 from llmariner.tenancy.principal import KeyOwner
 from llmariner.tenancy.tables import projects
 
@@ -59,7 +59,10 @@ def a_result(world: World, tenant: Tenant) -> RouteCall:
 def checkpoint(world: World, tenant: Tenant) -> str:
     """The name of a new checkpoint of the tenant's project, which is a model."""
     job_id, name = fine_tuning_job(world, tenant), f"ft:walk:{tenant.tag}-{world.number()}"
-    base = model(world, tenant, shared=True)
+    # Every project sees the model, so its name names nobody.
+    base = f"walk/shared-{world.number()}"
+    world.context.registry.create(NewModel(base, SourceRepository.LOCAL, f"/weights/{base}"))
+    world.context.registry.mark_loaded(base, folder=f"/weights/{base}", size_bytes=1, task=Task.GENERATE)
     new = NewModel(name, SourceRepository.FINE_TUNING, "file-1", base, tenant.project_id)
     world.context.registry.create(new)
     place = {"organization_id": tenant.organization_id, "project_id": tenant.project_id}

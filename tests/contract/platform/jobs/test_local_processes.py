@@ -49,9 +49,7 @@ def test_projects_take_turns_in_the_queue(processes: ProcessJobs) -> None:
     assert place(processes, "bj-3") == 1
 
 
-def test_a_brief_job_has_a_line_and_a_place_of_its_own(
-    processes: ProcessJobs, memory: Memory, tmp_path: Path
-) -> None:
+def test_a_brief_job_has_a_line_and_a_place_of_its_own(processes: ProcessJobs, memory: Memory, tmp_path: Path) -> None:
     for job_id in ("bj-1", "bj-2"):
         processes.submit(Job(job_id, "proj_1", SLEEP))
         wait_for_output(processes, job_id, "began")
