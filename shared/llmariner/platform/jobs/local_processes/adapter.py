@@ -312,8 +312,8 @@ class ProcessJobs:
     def _next(self) -> str | None:
         """The job whose turn it is; None while no place is free or none may start yet."""
         for brief in (True, False):
-            has_place = len(self._used_places(brief=brief)) < len(self._settings.places(brief=brief))
-            if has_place and (job_id := self._queue.first(brief=brief)) is not None:
+            has_free_slot = len(self._used_places(brief=brief)) < len(self._settings.places(brief=brief))
+            if has_free_slot and (job_id := self._queue.first(brief=brief)) is not None:
                 return job_id
         return None
 
