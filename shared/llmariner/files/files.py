@@ -20,7 +20,7 @@ from llmariner.files.events import CREATED, DELETED, add_file_event
 from llmariner.files.external_objects import ExternalObjects, LocationNotAllowed, without_buckets
 from llmariner.files.file import File, NewFile, StoredContent, file_from_row
 from llmariner.files.names import clean_file_name, media_type
-from llmariner.files.purposes import Purpose, default_expiry_seconds
+from llmariner.files.purposes import UNLISTED, Purpose, default_expiry_seconds
 from llmariner.files.quotas import check_quota, lock_usage, release_quota, reserve_quota
 from llmariner.files.tables import file_contents, file_usage, files
 from llmariner.identifiers import id_timestamp, new_id
@@ -191,7 +191,7 @@ class Files:
         order: Literal["asc", "desc"],
     ) -> list[File]:
         """Up to `limit` files by their time of creation. `after` is the id of a file that exists or existed."""
-        conditions = [_visible(project_id)]
+        conditions = [_visible(project_id), _listed()]
         if purpose is not None:
             conditions.append(files.c.purpose == purpose)
         if after is not None:
@@ -203,7 +203,7 @@ class Files:
 
     def count(self, project_id: str, *, purpose: Purpose | None) -> int:
         """The number of files on all pages."""
-        conditions = [_visible(project_id), *([files.c.purpose == purpose] if purpose is not None else [])]
+        conditions = [_visible(project_id), _listed(), *([files.c.purpose == purpose] if purpose is not None else [])]
         with self._database.read() as session:
             return int(session.value(select(func.count()).select_from(files).where(*conditions)))
 
@@ -351,7 +351,8 @@ class Files:
             for references in self._references:
                 references.on_file_deleted(session, file)
             freed = _remove(session, file)
-            add_file_event(session, DELETED, file)
+            if file.purpose not in UNLISTED:
+                add_file_event(session, DELETED, file)
             if audited:
                 payload = {"id": file.id, "data": {"filename": file.filename, "purpose": file.purpose.value}}
                 place = {"organization_id": file.organization_id, "project_id": file.project_id}
@@ -405,7 +406,8 @@ def _new_file(owner: KeyOwner, new: NewFile, size_bytes: int) -> dict[str, Any]:
 def _insert(session: WriteSession, made: dict[str, Any]) -> File:
     session.add(files, **made)
     file = File(**made)
-    add_file_event(session, CREATED, file)
+    if file.purpose not in UNLISTED:
+        add_file_event(session, CREATED, file)
     return file
 
 
@@ -436,6 +438,10 @@ def _key_of(session: ReadSession, project_id: str, sha256: str) -> str | None:
 def _visible(project_id: str) -> ColumnElement[bool]:
     unexpired = or_(files.c.expires_at.is_(None), files.c.expires_at > int(time.time()))
     return and_(files.c.project_id == project_id, unexpired)
+
+
+def _listed() -> ColumnElement[bool]:
+    return files.c.purpose.not_in(sorted(UNLISTED))
 
 
 def _load(session: ReadSession, project_id: str, file_id: str) -> File:

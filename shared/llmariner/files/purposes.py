@@ -9,6 +9,7 @@ from llmariner.errors import InvalidRequest
 from llmariner.files.jsonl import JsonlCheck, check_batch_line, check_training_line
 
 __all__ = [
+    "UNLISTED",
     "ContentCheck",
     "Purpose",
     "content_check",
@@ -21,7 +22,7 @@ _BATCH_EXPIRY_SECONDS = 30 * 86400
 
 
 class Purpose(StrEnum):
-    """OpenAI's purposes."""
+    """OpenAI's purposes, and those of files that only the platform uses."""
 
     ASSISTANTS = "assistants"
     BATCH = "batch"
@@ -32,10 +33,14 @@ class Purpose(StrEnum):
     ASSISTANTS_OUTPUT = "assistants_output"
     BATCH_OUTPUT = "batch_output"
     FINE_TUNE_RESULTS = "fine-tune-results"
+    FINE_TUNE_STATE = "fine-tune-state"
 
 
+UNLISTED = frozenset({Purpose.FINE_TUNE_STATE})
+"""In no list of a project's files, and in no event. Their bytes count as those of the others."""
 _OUTPUT = frozenset({Purpose.ASSISTANTS_OUTPUT, Purpose.BATCH_OUTPUT, Purpose.FINE_TUNE_RESULTS})
-_UPLOADED = tuple(purpose for purpose in Purpose if purpose not in _OUTPUT)
+_LISTED = tuple(purpose for purpose in Purpose if purpose not in UNLISTED)
+_UPLOADED = tuple(purpose for purpose in _LISTED if purpose not in _OUTPUT)
 
 
 class ContentCheck(Protocol):
@@ -70,10 +75,10 @@ class _ImageCheck:
 
 
 def parse_purpose(text: str) -> Purpose:
-    """Any purpose. Raises InvalidRequest for other text."""
-    if text not in list(Purpose):
+    """Any purpose that files of lists have. Raises InvalidRequest for other text."""
+    if text not in _LISTED:
         raise InvalidRequest(
-            f"'purpose' must be one of {', '.join(Purpose)}, not '{text[:64]}'.", param="purpose", code="invalid_value"
+            f"'purpose' must be one of {', '.join(_LISTED)}, not '{text[:64]}'.", param="purpose", code="invalid_value"
         )
     return Purpose(text)
 

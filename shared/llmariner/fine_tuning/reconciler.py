@@ -38,8 +38,11 @@ _log = logging.getLogger(__name__)
 _BATCH = 200
 _CHECK_SECONDS = 20.0
 _MAX_FAILURES = 3
+"""In a row: a state that is further than the one before begins a new count."""
 _RETRIED = ("interrupted", "evicted", "killed", "data_file_unavailable")
 """Causes for which another attempt may end better."""
+_OUT_OF_TIME = "deadline_exceeded"
+"""A training has had its turn then, and continues from its last state after those that wait."""
 _NOBODYS_FAULT = ("interrupted", "evicted")
 
 
@@ -177,7 +180,8 @@ class FineTuningReconciler:
     def _try_again(self, port: Jobs, job: Row[Any], status: JobStatus) -> None:
         """Queue another attempt, or end the job, after its process ended without a result."""
         counts = 0 if status.code in _NOBODYS_FAULT else 1
-        if (status.phase is Phase.FAILED and status.code not in _RETRIED) or job.failures + counts > _MAX_FAILURES:
+        retried = status.code in _RETRIED or (status.code == _OUT_OF_TIME and job.stage == Stage.TRAIN)
+        if (status.phase is Phase.FAILED and not retried) or job.failures + counts > _MAX_FAILURES:
             self._fail(job, status.code or "failed", status.reason or "The process ended without a result.")
             return
         if job.pause_requested_at is not None:

@@ -160,7 +160,10 @@ def _on_checkpoint(session: WriteSession, job: Row[Any], record: Mapping[str, An
 
 
 def _on_state(session: WriteSession, job: Row[Any], record: Mapping[str, Any]) -> None:
-    _set(session, job, state_file=text_of(record, "file_id", 64), state_step=count_of(record, "step"))
+    step = count_of(record, "step")
+    # An attempt that came further than the one before is none of a row of failures.
+    failures = {} if step <= (job.state_step or 0) else {"failures": 0}
+    _set(session, job, state_file=text_of(record, "file_id", 64), state_step=step, **failures)
 
 
 def _on_paused(session: WriteSession, job: Row[Any], record: Mapping[str, Any]) -> None:

@@ -1,4 +1,7 @@
-"""Files that jobs make: states, adapters, metrics. They are files of the project, under names of their jobs."""
+"""Files that jobs make: states, adapters, metrics. They are files of the project, under names of their jobs.
+
+States are in no list of files, but their bytes count: a paused job keeps one for as long as it is paused.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,13 @@ from typing import Any
 from sqlalchemy import Row, select
 
 from llmariner.errors import Conflict, InvalidRequest, NotFound
-from llmariner.files.file import File, NewFile
+from llmariner.files.file import NewFile
 from llmariner.files.files import Files
 from llmariner.files.purposes import Purpose
 from llmariner.files.tables import files as file_rows
 from llmariner.fine_tuning.tables import fine_tuning_checkpoints
 from llmariner.fine_tuning.worker_tokens import maker_of
-from llmariner.platform.database import Database
+from llmariner.platform.database import Database, ReadSession
 
 __all__ = ["ResultKind", "Results"]
 
@@ -35,6 +38,7 @@ _NAMES = {
     ResultKind.ADAPTER: "adapter_model.safetensors",
     ResultKind.METRICS: "step_metrics.csv",
 }
+_PURPOSES = dict.fromkeys(ResultKind, Purpose.FINE_TUNE_RESULTS) | {ResultKind.STATE: Purpose.FINE_TUNE_STATE}
 
 
 class Results:
@@ -49,18 +53,18 @@ class Results:
         """A file to make. Raises InvalidRequest for another kind."""
         if kind not in list(ResultKind):
             raise InvalidRequest(f"'kind' must be one of {', '.join(ResultKind)}.", param="kind", code="invalid_value")
-        return NewFile(_name(job_id, ResultKind(kind)), Purpose.FINE_TUNE_RESULTS, "application/octet-stream")
+        purpose = _PURPOSES[ResultKind(kind)]
+        return NewFile(_name(job_id, ResultKind(kind)), purpose, "application/octet-stream")
 
-    def own(self, job: Row[Any], file_id: str) -> File:
-        """A file that the job made. Raises InvalidRequest for any other."""
-        try:
-            file = self._files.get(job.project_id, file_id)
-        except NotFound:
-            file = None
-        # No caller can make files of this purpose.
-        if file is None or file.purpose is not Purpose.FINE_TUNE_RESULTS or not file.filename.startswith(f"{job.id}-"):
+    @staticmethod
+    def check_own(session: ReadSession, job: Row[Any], file_id: str) -> None:
+        """Raises InvalidRequest unless the job made the file."""
+        c = file_rows.c
+        own = select(c.filename, c.purpose).where(c.id == file_id, c.project_id == job.project_id)
+        file = session.first(own)
+        # No caller can make files of these purposes.
+        if file is None or file.purpose not in _PURPOSES.values() or not file.filename.startswith(f"{job.id}-"):
             raise InvalidRequest("The file is none that this job made.", param="records.file_id")
-        return file
 
     def delete_states(self, job: Row[Any], *, before: str | None = None) -> None:
         """Delete the states of a job; those made before the file `before`, where it is given."""
@@ -80,7 +84,7 @@ class Results:
 
     def _ids(self, job: Row[Any], kind: ResultKind) -> list[str]:
         c = file_rows.c
-        named = (c.project_id == job.project_id) & (c.purpose == Purpose.FINE_TUNE_RESULTS) & (c.id > _first_id(job))
+        named = (c.project_id == job.project_id) & (c.purpose == _PURPOSES[kind]) & (c.id > _first_id(job))
         query = select(c.id).where(named, c.filename == _name(job.id, kind)).order_by(c.id).limit(_BATCH)
         with self._database.read() as session:
             return [row.id for row in session.rows(query)]

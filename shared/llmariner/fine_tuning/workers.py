@@ -122,18 +122,19 @@ class Workers:
             # Each record finds the job as the one before left it.
             job = load_attempt(session, worker.job_id, worker.attempt, lock=True)
             if "file_id" in record:
-                self._results.own(job, text_of(record, "file_id", 64))
+                self._results.check_own(session, job, text_of(record, "file_id", 64))
             apply_record(session, job, record)
 
     def _register(self, worker: Worker, record: Mapping[str, Any]) -> None:
         """Make a model of a checkpoint's adapter; the last one is the result. Idempotent."""
         with self._database.read() as session:
             job = load_attempt(session, worker.job_id, worker.attempt)
-        file, step = self._results.own(job, text_of(record, "file_id", 64)), count_of(record, "step")
+            file_id, step = text_of(record, "file_id", 64), count_of(record, "step")
+            self._results.check_own(session, job, file_id)
         new = NewModel(
             id=checkpoint_name(job, step),
             source_repository=SourceRepository.FINE_TUNING,
-            model_file_location=file.id,
+            model_file_location=file_id,
             base_model_id=self._model(job).name,
             project_id=job.project_id,
         )

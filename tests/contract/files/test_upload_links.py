@@ -115,7 +115,9 @@ def test_a_link_makes_one_file(
     assert refusal(links, link.token).code == "link_used"
     with database.read() as session:
         types = [row.type for row in session.rows(select(events).where(events.c.subject == f"uploads/{link.id}"))]
-        entries = session.rows(select(audit_log).where(audit_log.c.type.like("upload.link.%")))
+        entries = session.rows(
+            select(audit_log).where(audit_log.c.type.like("upload.link.%")).order_by(audit_log.c.sequence)
+        )
     assert types == ["ai.llmariner.upload.completed.v1"]
     assert [(row.type, json.loads(row.payload)["id"]) for row in entries] == [
         ("upload.link.created", link.id),

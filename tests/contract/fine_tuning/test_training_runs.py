@@ -184,6 +184,11 @@ def test_an_interrupted_job_continues_from_its_last_state(desk: TrainingDesk) ->
     for number, state in enumerate(states, 1):
         desk.report(job_id, 1, step(number), {"type": "state", "step": number, "file_id": state})
     assert list(desk.files.get_many(desk.project_id, states)) == states[1:], "the state before is not needed any more"
+    listed = desk.files.page(desk.project_id, purpose=None, after=None, limit=9, order="asc")
+    assert [each.filename for each in listed] == ["train.jsonl"], "states are in no list"
+    assert desk.files.count(desk.project_id, purpose=None) == 1
+    with pytest.raises(Conflict, match=f"in use by the fine-tuning job {job_id}"):
+        desk.files.delete(desk.caller, states[1])
     desk.report(job_id, 1, step(3))
     for attempt in range(1, 8):  # interruptions are nobody's fault, so their number has no limit
         desk.scripted.end(f"{job_id}-{attempt}", Phase.FAILED, "interrupted", "The platform stopped.")
@@ -236,6 +241,27 @@ def test_a_process_that_fails_ends_the_job_with_the_cause(desk: TrainingDesk) ->
         assert job.error_message
     assert f"{killed}-4" in desk.scripted.jobs
     assert f"{killed}-5" not in desk.scripted.jobs, "it is tried again three times"
+
+
+def test_a_training_continues_after_its_time_as_long_as_it_comes_further(desk: TrainingDesk) -> None:
+    out_of_time = (Phase.FAILED, "deadline_exceeded", "It ran longer than 9 s.")
+    job_id = desk.training()
+    for attempt in range(1, 7):
+        state = desk.result(job_id, attempt, "state", b"state %d" % attempt)
+        desk.report(job_id, attempt, {"type": "state", "step": attempt, "file_id": state})
+        desk.scripted.end(f"{job_id}-{attempt}", *out_of_time)
+        assert desk.reconciled(job_id).status is Status.QUEUED
+        desk.reconciled(job_id)
+    for attempt in range(7, 10):
+        state = desk.result(job_id, attempt, "state", b"state 6 again %d" % attempt)
+        desk.report(job_id, attempt, {"type": "state", "step": 6, "file_id": state})
+        desk.scripted.end(f"{job_id}-{attempt}", *out_of_time)
+        desk.reconciled(job_id)
+        job = desk.reconciled(job_id)
+    assert (job.status, job.error_code) == (Status.FAILED, "deadline_exceeded")
+    checked = desk.start()
+    desk.scripted.end(f"{checked}-0", *out_of_time)
+    assert desk.reconciled(checked).error_code == "deadline_exceeded", "another check would take as long"
 
 
 def test_a_pause_happens_after_a_step_and_is_resumed(desk: TrainingDesk) -> None:

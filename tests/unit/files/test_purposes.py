@@ -21,7 +21,7 @@ def test_the_platform_gives_these_purposes(purpose: str) -> None:
         parse_upload_purpose(purpose)
 
 
-@pytest.mark.parametrize("purpose", ["", "Batch", "batch ", "x" * 9999, "\0"])
+@pytest.mark.parametrize("purpose", ["", "Batch", "batch ", "fine-tune-state", "x" * 9999, "\0"])
 def test_another_purpose_is_refused(purpose: str) -> None:
     for parse in (parse_purpose, parse_upload_purpose):
         with pytest.raises(InvalidRequest) as error:
