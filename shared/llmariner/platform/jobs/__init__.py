@@ -1,6 +1,7 @@
 """The jobs port: runs commands in the background, one after another as there is room, and says what became of them.
 
-Adapter: `local_processes` (child processes of one machine). A job is identified by its id; each call is idempotent.
+Adapters: `local_processes` (child processes of one machine), `kubernetes` (Jobs of a cluster). A job is identified by its
+id; each call is idempotent.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ class Job:
     begins from its start then, in a new folder. Not started again is what could not be started, or ran to its deadline.
     `brief`: a step of the platform's own that takes a minute or so and little memory, for which nobody should wait for
     hours: it has a line of its own.
+    `image`: the name of an image of the installation; `gpu_count`: of each of `worker_count` workers, which begin together.
+    On one machine it runs without image and GPU, as one worker.
     """
 
     id: str
@@ -59,6 +62,9 @@ class Job:
     readable_folders: tuple[str, ...] = ()
     backoff_limit: int = 0
     brief: bool = False
+    image: str = ""
+    gpu_count: int = 0
+    worker_count: int = 1
 
 
 @dataclass(frozen=True)
@@ -148,18 +154,22 @@ class Jobs(Protocol):
     def exec(self, job_id: str, argv: Sequence[str], stdin: bytes = b"") -> Execution:
         """Start a program beside the command of a running job: same files, processes, user, variables and limits.
 
-        It begins in the job's folder, and ends with the job. Raises Conflict where the job does not run, RateLimited
-        where too many programs run in it already.
+        It begins in the job's folder, and ends with the job. Raises Conflict where the job does not run, and on a cluster;
+        RateLimited where too many programs run in it already.
         """
 
     def remove(self, job_id: str) -> None:
         """End a job and delete what it left, its log too."""
 
     def log(self, job_id: str, start: int = 0) -> LogPart:
-        """Some output from byte `start` on: standard output and error, mixed. Empty where there is none yet."""
+        """Some output from byte `start` on: standard output and error, mixed. Empty where there is none yet.
+
+        On a cluster it is that of the first worker's last pod.
+        """
 
     def subscribe(self, observer: Callable[[str], None]) -> None:
         """Call `observer` with the id of each job that is about to start, started, or ended, in a thread of the adapter.
 
-        One that cancels or removes the job before it starts keeps it from that.
+        One that cancels or removes the job before it starts keeps it from that. On a cluster it is not called: events of the
+        API server come in its place.
         """

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llmariner.platform.kube.errors import NotFound
-from llmariner.platform.kube.resources import Resource, resource_for
+from llmariner.platform.kube.errors import Invalid, NotFound
+from llmariner.platform.kube.resources import PODS, Resource, resource_for
 from llmariner.platform.kube.watch import Listing, ResourceQuery, Watch, WatchEvent
 from llmariner.settings import ClusterSettings
 
@@ -24,6 +24,8 @@ Body = dict[str, Any]
 
 _APPLY = "application/apply-patch+yaml"
 _MERGE = "application/merge-patch+json"
+_LOG_SECONDS = 35.0
+_LOG_PART = 64 * 1024
 
 
 class Cluster:
@@ -138,6 +140,24 @@ class Cluster:
         except NotFound:
             return False
         return True
+
+    def pod_log(self, namespace: str, name: str, container: str, *, skip: int, limit: int) -> bytes:
+        """Up to `limit` bytes of a container's output after the first `skip`; empty where there is none (yet).
+
+        The API can't begin in the middle: what is skipped is read, and dropped.
+        """
+        path = f"{PODS.path(namespace, name)}/log"
+        try:
+            response = self._connection.stream(path, {"container": container, "limitBytes": skip + limit}, _LOG_SECONDS)
+        except (NotFound, Invalid):  # the pod is gone, or the container has not begun
+            return b""
+        with response:
+            while skip > 0:
+                part = response.read(min(skip, _LOG_PART))
+                if not part:
+                    return b""
+                skip -= len(part)
+            return b"".join(iter(lambda: response.read(_LOG_PART), b""))
 
     def close(self) -> None:
         """Close every pooled connection."""

@@ -16,6 +16,8 @@ from llmariner.platform.jobs import Jobs, JobStatus, LogPart, Phase
 from llmariner.platform.jobs.local_processes.adapter import ProcessJobs
 from llmariner.platform.jobs.local_processes.settings import ProcessJobSettings, readable_folders
 
+from .cluster_jobs import jobs_on_cluster
+
 MIB = 1024 * 1024
 FILES = {"file-1": b"pumps\n", "file-2": b"x" * 3 * MIB}
 
@@ -79,7 +81,14 @@ def processes(tmp_path: Path, memory: Memory) -> Iterator[ProcessJobs]:
         made.close()
 
 
-@pytest.fixture(params=["processes"])
+@pytest.fixture
+def on_cluster() -> Iterator[Jobs]:
+    """Jobs as pods of the test cluster."""
+    with jobs_on_cluster(FILES) as made:
+        yield made
+
+
+@pytest.fixture(params=["processes", pytest.param("on_cluster", marks=pytest.mark.cluster)])
 def jobs(request: pytest.FixtureRequest) -> Jobs:
     found: Jobs = request.getfixturevalue(request.param)
     return found

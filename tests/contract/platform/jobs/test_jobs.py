@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import threading
 import time
 
 import pytest
@@ -15,8 +14,6 @@ from .conftest import output, run, wait_for_end, wait_for_output, wait_for_phase
 
 
 def test_a_job_runs_its_command_with_scripts_files_and_variables(jobs: Jobs) -> None:
-    seen: list[str] = []
-    jobs.subscribe(seen.append)
     script = (
         b"import os, sys\nprint(os.environ['LR'], open('data/pumps.txt').read())\nprint('warned', file=sys.stderr)\n"
     )
@@ -40,7 +37,6 @@ def test_a_job_runs_its_command_with_scripts_files_and_variables(jobs: Jobs) -> 
     assert (part.start, part.end) == (0, len(part.data))
     assert jobs.log("bj-1", 4).data == part.data[4:]
     assert jobs.log("bj-1", 10_000).data == b""
-    assert set(seen) == {"bj-1"}
     assert jobs.submit(job) == ended, "a job runs once"
 
 
@@ -117,71 +113,71 @@ def test_a_queued_job_is_paused_and_resumed(jobs: Jobs) -> None:
     assert output(jobs, "bj-3") == "ran\n"
 
 
-def test_a_running_job_is_paused_and_begins_from_its_start(jobs: Jobs) -> None:
-    jobs.submit(Job("bj-1", "proj_1", "echo began; ls; touch kept; sleep 1000", backoff_limit=1))
-    wait_for_output(jobs, "bj-1", "began")
-    jobs.pause("bj-1")
-    paused = wait_for_phase(jobs, "bj-1", Phase.PAUSED)
+def test_a_running_job_is_paused_and_begins_from_its_start(processes: Jobs) -> None:
+    processes.submit(Job("bj-1", "proj_1", "echo began; ls; touch kept; sleep 1000", backoff_limit=1))
+    wait_for_output(processes, "bj-1", "began")
+    processes.pause("bj-1")
+    paused = wait_for_phase(processes, "bj-1", Phase.PAUSED)
     assert (paused.restarts, paused.started_at) == (0, None), "a pause is no failure"
-    jobs.resume("bj-1")
-    wait_for_output(jobs, "bj-1", "began\ndata\nscripts\ntmp\nbegan\ndata\nscripts\ntmp\n")
-    jobs.pause("bj-1")
-    jobs.resume("bj-1")
-    wait_for_phase(jobs, "bj-1", Phase.RUNNING)
-    jobs.pause("bj-1")
-    wait_for_phase(jobs, "bj-1", Phase.PAUSED)
-    jobs.cancel("bj-1")
-    assert wait_for_end(jobs, "bj-1").phase is Phase.CANCELED
-    jobs.resume("bj-1")
-    assert wait_for_end(jobs, "bj-1").phase is Phase.CANCELED
+    processes.resume("bj-1")
+    wait_for_output(processes, "bj-1", "began\ndata\nscripts\ntmp\nbegan\ndata\nscripts\ntmp\n")
+    processes.pause("bj-1")
+    processes.resume("bj-1")
+    wait_for_phase(processes, "bj-1", Phase.RUNNING)
+    processes.pause("bj-1")
+    wait_for_phase(processes, "bj-1", Phase.PAUSED)
+    processes.cancel("bj-1")
+    assert wait_for_end(processes, "bj-1").phase is Phase.CANCELED
+    processes.resume("bj-1")
+    assert wait_for_end(processes, "bj-1").phase is Phase.CANCELED
 
 
-def test_a_failed_job_is_started_again_as_often_as_its_author_allows(jobs: Jobs) -> None:
+def test_a_failed_job_is_started_again_as_often_as_its_author_allows(processes: Jobs) -> None:
     seen: list[JobStatus | None] = []
-    jobs.subscribe(lambda job_id: seen.append(jobs.status(job_id)))
-    jobs.submit(Job("bj-1", "proj_1", "echo ran; exit 3", backoff_limit=2))
-    ended = wait_for_end(jobs, "bj-1")
+    processes.subscribe(lambda job_id: seen.append(processes.status(job_id)))
+    processes.submit(Job("bj-1", "proj_1", "echo ran; exit 3", backoff_limit=2))
+    ended = wait_for_end(processes, "bj-1")
     assert (ended.phase, ended.code, ended.restarts) == (Phase.FAILED, "exit_code", 2)
-    assert output(jobs, "bj-1") == "ran\n" * 3
+    assert output(processes, "bj-1") == "ran\n" * 3
     waits = [each for each in seen if each is not None and each.phase is Phase.QUEUED and "again" in each.reason]
     assert [(each.code, each.restarts) for each in waits] == [("exit_code", 1), ("exit_code", 2)]
     assert waits[0].reason.startswith("The command ended with exit code 3. It is started again after")
 
 
-def test_a_program_is_started_in_a_running_job(jobs: Jobs) -> None:
+def test_a_program_is_started_in_a_running_job(processes: Jobs) -> None:
     with pytest.raises(Conflict):
-        jobs.exec("bj-1", ["true"])
-    jobs.submit(Job("bj-1", "proj_1", "echo hi > note; echo began; sleep 1000", {"LR": "0.1"}))
-    wait_for_output(jobs, "bj-1", "began")
+        processes.exec("bj-1", ["true"])
+    processes.submit(Job("bj-1", "proj_1", "echo hi > note; echo began; sleep 1000", {"LR": "0.1"}))
+    wait_for_output(processes, "bj-1", "began")
     look = (
         'cat note -; echo "$LR $$" >&2; pwd; grep -c CapEff:.0000000000000000 /proc/self/status; touch /etc/x; exit 7'
     )
-    done = run(jobs, "bj-1", ["sh", "-c", look], b"asked\n" * 20_000)
+    done = run(processes, "bj-1", ["sh", "-c", look], b"asked\n" * 20_000)
     assert done.stdout == "hi\n" + "asked\n" * 20_000 + "/job\n1\n"
     assert re.fullmatch(r"0.1 \d+\ntouch: .*(Read-only|denied).*\n", done.stderr)
     assert done.exit_code == 7
-    assert run(jobs, "bj-1", ["nosuchprogram"]).exit_code == 127
-    assert run(jobs, "bj-1", ["sh", "-c", "kill -9 $$"]).exit_code == 137
-    assert "sleep\x001000" in run(jobs, "bj-1", ["sh", "-c", "cat /proc/[0-9]*/cmdline"]).stdout
-    assert run(jobs, "bj-1", ["sh", "-c", "sleep 1000 & echo left"]).stdout == "left\n", "what it began may stay"
-    ended = jobs.exec("bj-1", ["sleep", "2000"])
+    assert run(processes, "bj-1", ["nosuchprogram"]).exit_code == 127
+    assert run(processes, "bj-1", ["sh", "-c", "kill -9 $$"]).exit_code == 137
+    assert "sleep\x001000" in run(processes, "bj-1", ["sh", "-c", "cat /proc/[0-9]*/cmdline"]).stdout
+    assert run(processes, "bj-1", ["sh", "-c", "sleep 1000 & echo left"]).stdout == "left\n", "what it began may stay"
+    ended = processes.exec("bj-1", ["sleep", "2000"])
     ended.close()
     deadline = time.monotonic() + 60
-    while "sleep\x002000" in run(jobs, "bj-1", ["sh", "-c", "cat /proc/[0-9]*/cmdline"]).stdout:
+    while "sleep\x002000" in run(processes, "bj-1", ["sh", "-c", "cat /proc/[0-9]*/cmdline"]).stdout:
         assert time.monotonic() < deadline, "a closed one ends"
-    begun = [jobs.exec("bj-1", ["sh", "-c", "echo here; sleep 1000"]) for _ in range(8)]
+    begun = [processes.exec("bj-1", ["sh", "-c", "echo here; sleep 1000"]) for _ in range(8)]
     with pytest.raises(RateLimited):
-        jobs.exec("bj-1", ["true"])
+        processes.exec("bj-1", ["true"])
     assert begun[0].read(60) == ExecOutput("stdout", b"here\n")
-    jobs.cancel("bj-1")
-    assert wait_for_end(jobs, "bj-1").phase is Phase.CANCELED
+    processes.cancel("bj-1")
+    assert wait_for_end(processes, "bj-1").phase is Phase.CANCELED
     for each in begun:
         while each.read(60) is not None:
             pass
         assert each.exit_code in (None, 137), "it ended with its job"
         each.close()
     with pytest.raises(Conflict):
-        jobs.exec("bj-1", ["true"])
+        processes.exec("bj-1", ["true"])
 
 
 def test_a_removed_job_leaves_nothing(jobs: Jobs) -> None:
@@ -191,19 +187,3 @@ def test_a_removed_job_leaves_nothing(jobs: Jobs) -> None:
         jobs.remove("bj-1")
     assert jobs.status("bj-1") is None
     assert jobs.log("bj-1").data == b""
-
-
-def test_an_observer_may_remove_the_job(jobs: Jobs) -> None:
-    removed = threading.Event()
-
-    def remove(job_id: str) -> None:
-        jobs.remove(job_id)
-        removed.set()
-
-    jobs.subscribe(remove)
-    jobs.submit(Job("bj-1", "proj_1", "sleep 1000"))
-    assert removed.wait(60)
-    deadline = time.monotonic() + 60
-    while jobs.status("bj-1") is not None:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)

@@ -27,6 +27,20 @@ def place(jobs: ProcessJobs, job_id: str) -> int | None:
     return status.place
 
 
+def test_an_observer_hears_of_a_job_and_may_remove_it(processes: ProcessJobs) -> None:
+    seen: list[str] = []
+    processes.subscribe(seen.append)
+    processes.submit(Job("bj-1", "proj_1", "true"))
+    wait_for_end(processes, "bj-1")
+    processes.subscribe(processes.remove)
+    processes.submit(Job("bj-2", "proj_1", "sleep 1000"))
+    deadline = time.monotonic() + 60
+    while processes.status("bj-2") is not None:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert set(seen) == {"bj-1", "bj-2"}
+
+
 def test_projects_take_turns_in_the_queue(processes: ProcessJobs) -> None:
     for job_id in ("bj-1", "bj-2"):
         processes.submit(Job(job_id, "proj_1", SLEEP))

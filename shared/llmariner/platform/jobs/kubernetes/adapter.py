@@ -1,0 +1,246 @@
+"""Jobs adapter for clusters. The objects of the cluster are the truth: the adapter holds no state.
+
+A job's Job is created suspended and in no queue, then what it needs, owned by it; the annotation `SUBMITTED` and the
+queue's label come last. Who is killed in between leaves a Job that nothing starts, and `submit` goes on with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from llmariner.errors import Conflict as Rejected
+from llmariner.errors import NotFound, Unavailable
+from llmariner.platform.jobs import Execution, Job, JobStatus, LogPart, Phase
+from llmariner.platform.jobs.kubernetes.objects import (
+    CONTAINER,
+    JOB_LABEL,
+    PAUSED,
+    ClusterJobSettings,
+    DataLink,
+    ended_job,
+    job_object,
+    owned_objects,
+    submission,
+)
+from llmariner.platform.jobs.kubernetes.phases import ended_status, job_status, newest_first, waiting_reason
+from llmariner.platform.kube import Cluster
+from llmariner.platform.kube.errors import AlreadyExists, ClusterError, Conflict, Invalid
+from llmariner.platform.kube.errors import NotFound as NoSuchObject
+from llmariner.platform.kube.resources import JOBS, PODS, WORKLOADS
+from llmariner.platform.serving.kserve.objects import QUEUE_LABEL
+from llmariner.platform.serving.kserve.queues import PROJECT_ANNOTATION, ProjectQueues
+from llmariner.settings import KServeSettings
+
+__all__ = ["KubernetesJobs"]
+
+_OBJECT_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,50}[a-z0-9])?")
+_LOG_BYTES = 256 * 1024
+_VISIBILITY = "/apis/visibility.kueue.x-k8s.io/v1beta2"
+_LISTED = 1000
+"""Waiting jobs of a project whose places are looked up."""
+_WORKER_LABEL = "batch.kubernetes.io/job-completion-index"
+_JOB_UID_LABEL = "kueue.x-k8s.io/job-uid"
+_ATTEMPTS, _PAUSE_SECONDS = 30, 0.1
+
+
+class KubernetesJobs:
+    """See the module. `links` gives a URL for each data file of a job, or raises NotFound where one is gone."""
+
+    def __init__(
+        self, cluster: Cluster, settings: ClusterJobSettings, links: Callable[[Job], Sequence[DataLink]]
+    ) -> None:
+        self._cluster = cluster
+        self._settings = settings
+        self._links = links
+        self._queues = ProjectQueues(cluster, KServeSettings(namespace=settings.namespace, queue=settings.queue))
+
+    @property
+    def environment(self) -> str:
+        """See the port."""
+        return "In a container of its image, on the cluster."
+
+    @property
+    def problem(self) -> str:
+        """See the port."""
+        return ""
+
+    def submit(self, job: Job) -> JobStatus:
+        """See the port."""
+        if (found := self.status(job.id)) is not None:
+            return found
+        image = self._settings.images.get(job.image)
+        if image is None:
+            return self._end(job, "image_unavailable", f"The image '{job.image}' is not configured any more.")
+        if not _OBJECT_NAME.fullmatch(job.id):
+            raise ValueError(f"{job.id!r} is no name of a Kubernetes object.")
+        try:
+            links = self._links(job) if job.data_files else ()
+        except NotFound:
+            return self._end(job, "data_file_unavailable", "A data file was deleted before the job began.")
+        try:
+            self._create(job, image, links)
+        except Invalid as error:
+            self._delete(job.id)
+            return self._end(job, "start_failed", f"It could not be started: {error.message}")
+        except Conflict:  # it was canceled meanwhile
+            pass
+        found = self.status(job.id)
+        return found or JobStatus(Phase.QUEUED, time.time(), reason="It is about to enter its queue.")
+
+    def status(self, job_id: str) -> JobStatus | None:
+        """See the port."""
+        job = self._cluster.get(JOBS, self._settings.namespace, job_id)
+        if job is None:
+            return None
+        if (ended := ended_status(job)) is not None:
+            return ended
+        settings = self._settings
+        found = job_status(job, self._pods(job_id), memory_bytes=settings.memory_bytes, disk_bytes=settings.disk_bytes)
+        if found is None or found.phase is not Phase.QUEUED or not job["spec"].get("suspend"):
+            return found
+        workload = self._workload(job)
+        place = self._place(job, workload)
+        return replace(found, place=place, reason=waiting_reason(workload))
+
+    def cancel(self, job_id: str) -> None:
+        """See the port."""
+        for _ in range(_ATTEMPTS):
+            job = self._cluster.get(JOBS, self._settings.namespace, job_id)
+            if job is not None and ended_status(job) is not None:
+                return
+            found = None if job is None else job_status(job, (), memory_bytes=0, disk_bytes=0)
+            if found is not None and found.phase.is_final:
+                return
+            project = "" if job is None else job["metadata"]["annotations"].get(PROJECT_ANNOTATION, "")
+            if job is not None:
+                with contextlib.suppress(Conflict):
+                    self._cluster.delete(JOBS, self._settings.namespace, job_id, uid=job["metadata"]["uid"])
+            with contextlib.suppress(AlreadyExists):
+                status = JobStatus(Phase.CANCELED, time.time())
+                self._cluster.create(ended_job(job_id, project, status, self._settings))
+                return
+            time.sleep(_PAUSE_SECONDS)  # another process submits it, or a finalizer holds its Job
+
+    def pause(self, job_id: str) -> None:
+        """See the port."""
+        job = self._cluster.get(JOBS, self._settings.namespace, job_id)
+        found = None if job is None else self.status(job_id)
+        if job is None or found is None or found.phase.is_final:
+            return
+        if found.phase is Phase.RUNNING and not job["spec"].get("backoffLimit"):
+            return
+        if PAUSED not in job["metadata"]["annotations"]:
+            self._patch(job, {"metadata": {"annotations": {PAUSED: f"{time.time():.3f}"}}})
+        self._hold(job, held=True)
+
+    def resume(self, job_id: str) -> None:
+        """See the port."""
+        job = self._cluster.get(JOBS, self._settings.namespace, job_id)
+        if job is None or PAUSED not in job["metadata"].get("annotations", {}):
+            return
+        self._hold(job, held=False)
+        self._patch(job, {"metadata": {"annotations": {PAUSED: None}}})
+
+    def exec(self, job_id: str, argv: Sequence[str], stdin: bytes = b"") -> Execution:
+        """See the port. Not here: the right to start programs in pods is that to read all that they hold."""
+        raise Rejected(
+            "On a cluster no programs are started in jobs by the API: an operator can, with kubectl exec.",
+            code="exec_not_supported",
+        )
+
+    def remove(self, job_id: str) -> None:
+        """See the port."""
+        self._delete(job_id)
+
+    def log(self, job_id: str, start: int = 0) -> LogPart:
+        """See the port. The output of the first worker's last pod: an earlier pod's goes with it."""
+        gone = self._cluster.get(JOBS, self._settings.namespace, job_id) is None
+        for pod in () if gone else newest_first(self._pods(job_id)):
+            if pod["metadata"].get("labels", {}).get(_WORKER_LABEL, "0") != "0":
+                continue
+            name = pod["metadata"]["name"]
+            data = self._cluster.pod_log(self._settings.namespace, name, CONTAINER, skip=start, limit=_LOG_BYTES)
+            return LogPart(data, start, start + len(data))
+        return LogPart(b"", start, start)
+
+    def subscribe(self, observer: Callable[[str], None]) -> None:
+        """See the port. Nobody is called: the cluster sends changes of Jobs as CloudEvents."""
+
+    def _create(self, job: Job, image: str, links: Sequence[DataLink]) -> None:
+        try:
+            made = self._cluster.create(job_object(job, image, self._settings))
+        except AlreadyExists:  # who created it was killed before it submitted it
+            found = self._cluster.get(JOBS, self._settings.namespace, job.id)
+            if found is None or ended_status(found) is not None:
+                return
+            made = found
+        for each in owned_objects(job, made, links):
+            with contextlib.suppress(AlreadyExists):
+                self._cluster.create(each)
+        queue = self._queues.ensure(job.project_id)
+        patch = submission(made, queue, self._settings, time.time())
+        self._cluster.merge_patch(JOBS, self._settings.namespace, job.id, patch)
+
+    def _hold(self, job: dict[str, Any], *, held: bool) -> None:
+        """Let Kueue admit a Job or not; one that it has admitted ends its pods. Without Kueue, suspend it."""
+        if QUEUE_LABEL not in job["metadata"].get("labels", {}):
+            self._patch(job, {"spec": {"suspend": held}})
+            return
+        for _ in range(_ATTEMPTS):
+            if (workload := self._workload(job)) is not None:
+                name = workload["metadata"]["name"]
+                self._cluster.merge_patch(WORKLOADS, self._settings.namespace, name, {"spec": {"active": not held}})
+                return
+            time.sleep(_PAUSE_SECONDS)
+        raise Unavailable("The queue has not taken up the job yet. Try again shortly.", headers={"retry-after": "2"})
+
+    def _patch(self, job: dict[str, Any], patch: dict[str, Any]) -> None:
+        """Change this very Job."""
+        metadata = {**patch.get("metadata", {}), "uid": job["metadata"]["uid"]}
+        with contextlib.suppress(Conflict, NoSuchObject):
+            name = job["metadata"]["name"]
+            self._cluster.merge_patch(JOBS, self._settings.namespace, name, {**patch, "metadata": metadata})
+
+    def _end(self, job: Job, code: str, reason: str) -> JobStatus:
+        """Note that a job failed before it ran."""
+        failed = JobStatus(Phase.FAILED, time.time(), code=code, reason=reason)
+        try:
+            self._cluster.create(ended_job(job.id, job.project_id, failed, self._settings))
+        except AlreadyExists:
+            return self.status(job.id) or failed
+        return failed
+
+    def _delete(self, job_id: str) -> None:
+        self._cluster.delete(JOBS, self._settings.namespace, job_id)
+
+    def _pods(self, job_id: str) -> list[dict[str, Any]]:
+        return self._cluster.list(PODS, self._settings.namespace, labels={JOB_LABEL: job_id}).items
+
+    def _workload(self, job: dict[str, Any]) -> dict[str, Any] | None:
+        """The Workload of a Job; None where Kueue has made none yet, or there is no Kueue."""
+        labels = {_JOB_UID_LABEL: job["metadata"]["uid"]}
+        try:
+            found = self._cluster.list(WORKLOADS, self._settings.namespace, labels=labels).items
+        except NoSuchObject:
+            return None
+        return found[0] if found else None
+
+    def _place(self, job: dict[str, Any], workload: dict[str, Any] | None) -> int | None:
+        """The place in the line of the pool, which models and other projects share; None where Kueue doesn't say."""
+        queue = job["metadata"].get("labels", {}).get(QUEUE_LABEL)
+        if queue is None or workload is None:
+            return None
+        path = f"{_VISIBILITY}/namespaces/{self._settings.namespace}/localqueues/{queue}/pendingworkloads"
+        try:
+            waiting = self._cluster.get_raw(f"{path}?limit={_LISTED}").get("items") or ()
+        except ClusterError:
+            return None
+        name = workload["metadata"]["name"]
+        return next(
+            (int(each["positionInClusterQueue"]) + 1 for each in waiting if each["metadata"]["name"] == name), None
+        )

@@ -1,0 +1,336 @@
+"""A job as Kubernetes objects: a Job, the Secrets with what it gets, and a Service by which several workers meet.
+
+All are plain dicts. The Job owns the others, so that they go with it.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from llmariner.platform.jobs import Job, JobStatus
+from llmariner.platform.serving.kserve.objects import MANAGED_BY_LABELS, QUEUE_LABEL
+from llmariner.platform.serving.kserve.queues import PROJECT_ANNOTATION
+
+__all__ = [
+    "CONTAINER",
+    "ENDED",
+    "FETCH_CONTAINER",
+    "FETCH_FAILED",
+    "JOB_LABEL",
+    "PAUSED",
+    "SUBMITTED",
+    "TERMINATED",
+    "ClusterJobSettings",
+    "DataLink",
+    "ended_job",
+    "job_object",
+    "owned_objects",
+    "submission",
+]
+
+Body = dict[str, Any]
+
+SUBMITTED = "llmariner.ai/submitted"
+"""Annotation of a Job whose Secrets and Service exist: before it, nothing starts the Job. Unix seconds."""
+ENDED = "llmariner.ai/ended"
+"""Annotation of a Job without pods, which keeps the id of a job that ended before it ran. JSON of a `JobStatus`."""
+PAUSED = "llmariner.ai/paused"
+"""Annotation of a Job that is to wait until it is resumed. Unix seconds."""
+JOB_LABEL = "batch.kubernetes.io/job-name"
+"""Kubernetes' label of a Job's pods."""
+CONTAINER, FETCH_CONTAINER = "job", "data-files"
+FETCH_FAILED = 96
+"""The exit code of the container that fetches the data files where one can't be had."""
+
+TERMINATED = 243
+"""The exit code of a container that the kubelet told to end, as when its pod is deleted or preempted."""
+
+_USER = 65532
+_GRACE_SECONDS = 20
+_INDEX = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
+_RENDEZVOUS_PORT = 29_500
+"""As torchrun's default."""
+_RUN = f"""\
+ended() {{
+  trap '' TERM
+  kill -TERM "$child" 2>/dev/null
+  n=0
+  while kill -0 "$child" 2>/dev/null && [ $n -lt {_GRACE_SECONDS - 5} ]; do sleep 1; n=$((n + 1)); done
+  exit {TERMINATED}
+}}
+trap ended TERM
+/bin/sh -c "$1" 2>&1 &
+child=$!
+wait "$child"
+"""
+"""Runs the command of its first argument. The first process of a container ignores signals that it has no handler for."""
+_FETCH = f"""\
+set -u
+fetch() {{
+  n=0
+  until get "$1" "./$2"; do
+    n=$((n + 1))
+    [ $n -lt 6 ] || exit {FETCH_FAILED}
+    sleep $((n * 2))
+  done
+}}
+if command -v curl >/dev/null; then
+  get() {{ curl -fsS -o "$2" "$1"; }}
+elif command -v python3 >/dev/null; then
+  get() {{ python3 -c 'import sys, urllib.request as r; r.urlretrieve(*sys.argv[1:])' "$1" "$2"; }}
+elif command -v wget >/dev/null; then
+  get() {{ wget -q -O "$2" "$1"; }}
+else
+  echo "Data files need curl, python3 or wget in the image." >&2
+  exit 1
+fi
+cd /data
+"""
+"""Fetches with what the image has, in the order of what tells errors best."""
+
+
+@dataclass(frozen=True)
+class ClusterJobSettings:
+    """Where and with what jobs run.
+
+    `queue`: Kueue's LocalQueue of the pool, "" without Kueue. `images`: names to references. `gpu_resource`: the
+    resource of an accelerator, "" where there is none. `kept_seconds`: how long an ended job's pods and output are kept.
+    """
+
+    namespace: str = "llmariner-jobs"
+    queue: str = ""
+    images: Mapping[str, str] = field(default_factory=dict)
+    gpu_resource: str = ""
+    cpu: str = "1"
+    memory_bytes: int = 4 << 30
+    disk_bytes: int = 4 << 30
+    seconds: float = 86_400.0
+    kept_seconds: int = 86_400
+    priority: str = "llmariner-jobs"
+
+
+@dataclass(frozen=True)
+class DataLink:
+    """A URL by which a data file may be fetched without other credentials."""
+
+    name: str
+    url: str
+
+
+def job_object(job: Job, image: str, settings: ClusterJobSettings) -> Body:
+    """The Job, suspended and in no queue: `submission` releases it."""
+    several = job.worker_count > 1
+    spec: Body = {
+        "suspend": True,
+        "completions": job.worker_count,
+        "parallelism": job.worker_count,
+        "completionMode": "Indexed" if several else "NonIndexed",
+        "backoffLimit": job.backoff_limit,
+        "activeDeadlineSeconds": max(1, int(settings.seconds)),
+        "ttlSecondsAfterFinished": settings.kept_seconds,
+        # The pod of a job is not replaced while another may still run.
+        "podReplacementPolicy": "Failed",
+        "podFailurePolicy": {"rules": _failure_rules(job)},
+        "template": {
+            "metadata": {"labels": MANAGED_BY_LABELS},
+            "spec": _pod(job, image, settings),
+        },
+    }
+    return {**_job(job.id, job.project_id, settings), "spec": spec}
+
+
+def ended_job(job_id: str, project_id: str, status: JobStatus, settings: ClusterJobSettings) -> Body:
+    """A Job that runs nothing, so that a job of this id never starts. Kubernetes deletes it as one that has finished."""
+    made = _job(job_id, project_id, settings)
+    made["metadata"]["annotations"][ENDED] = json.dumps(
+        {"phase": status.phase, "since": status.since, "code": status.code, "reason": status.reason}
+    )
+    container = {"name": CONTAINER, "image": "none", "securityContext": _SECURITY}
+    made["spec"] = {
+        "completions": 0,
+        "parallelism": 0,
+        "ttlSecondsAfterFinished": settings.kept_seconds,
+        "template": {
+            "spec": {
+                "restartPolicy": "Never",
+                "automountServiceAccountToken": False,
+                "securityContext": _POD_SECURITY,
+                "containers": [container],
+            }
+        },
+    }
+    return made
+
+
+def owned_objects(job: Job, made: Body, links: Sequence[DataLink]) -> list[Body]:
+    """What the Job `made` needs, owned by it."""
+    owner = {
+        "apiVersion": made["apiVersion"],
+        "kind": made["kind"],
+        "name": made["metadata"]["name"],
+        "uid": made["metadata"]["uid"],
+    }
+    metadata = {"namespace": made["metadata"]["namespace"], "labels": MANAGED_BY_LABELS, "ownerReferences": [owner]}
+    environment = {name: value.encode() for name, value in job.environment.items()}
+    objects = [
+        _secret(f"{job.id}-environment", metadata, environment),
+        _secret(f"{job.id}-scripts", metadata, job.scripts),
+    ]
+    if links:
+        calls = "".join(f"fetch {shlex.quote(link.url)} {shlex.quote(link.name)}\n" for link in links)
+        objects.append(_secret(f"{job.id}-data", metadata, {"fetch": (_FETCH + calls).encode()}))
+    if job.worker_count > 1:
+        # Workers look each other up before they are ready.
+        spec = {"clusterIP": "None", "publishNotReadyAddresses": True, "selector": {JOB_LABEL: job.id}}
+        kind = {"apiVersion": "v1", "kind": "Service"}
+        objects.append({**kind, "metadata": {**metadata, "name": job.id}, "spec": spec})
+    return objects
+
+
+def submission(made: Body, queue: str, settings: ClusterJobSettings, now: float) -> Body:
+    """The merge patch that gives the Job `made` to its queue, or starts it where there is none."""
+    labels = {QUEUE_LABEL: queue, "kueue.x-k8s.io/priority-class": settings.priority}
+    return {
+        "metadata": {
+            "uid": made["metadata"]["uid"],
+            "annotations": {SUBMITTED: f"{now:.3f}"},
+            **({"labels": labels} if queue else {}),
+        },
+        **({} if queue else {"spec": {"suspend": False}}),
+    }
+
+
+def _failure_rules(job: Job) -> list[Body]:
+    def exits(action: str, operator: str) -> Body:
+        codes = {"containerName": CONTAINER, "operator": operator, "values": [TERMINATED]}
+        return {"action": action, "onExitCodes": codes}
+
+    return [
+        # What the cluster ended begins again: a preempted pod, one of a lost node, one that was deleted.
+        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+        exits("Ignore", "In"),
+        *([] if job.backoff_limit else [exits("FailJob", "NotIn")]),
+    ]
+
+
+_SECURITY: Body = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+# Pod Security's level "restricted". An image may have root as its user, hence the number.
+_POD_SECURITY: Body = {
+    "runAsNonRoot": True,
+    "runAsUser": _USER,
+    "runAsGroup": _USER,
+    "fsGroup": _USER,
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+
+
+def _job(job_id: str, project_id: str, settings: ClusterJobSettings) -> Body:
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": job_id,
+            "namespace": settings.namespace,
+            "labels": dict(MANAGED_BY_LABELS),
+            "annotations": {PROJECT_ANNOTATION: project_id},
+        },
+    }
+
+
+def _pod(job: Job, image: str, settings: ClusterJobSettings) -> Body:
+    resources = {"cpu": settings.cpu, "memory": str(settings.memory_bytes)}
+    if job.gpu_count:
+        resources[settings.gpu_resource] = str(job.gpu_count)
+    common: Body = {
+        "image": image,
+        "workingDir": "/job",
+        "securityContext": _SECURITY,
+        "resources": {"requests": resources, "limits": resources},
+    }
+    fixed = {"HOME": "/job", "TMPDIR": "/tmp", "LLMARINER_JOB_ID": job.id}
+    container = {
+        **common,
+        "name": CONTAINER,
+        "command": ["/bin/sh", "-c", _escaped(_RUN), "sh", _escaped(job.command)],
+        "env": [*_named(fixed), *_rendezvous(job, settings)],
+        "envFrom": [{"secretRef": {"name": f"{job.id}-environment"}}],
+        "volumeMounts": _mounts(job),
+    }
+    fetch = {
+        **common,
+        "name": FETCH_CONTAINER,
+        "command": ["/bin/sh", "/run/llmariner/fetch"],
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [
+            {"name": "work", "mountPath": "/data", "subPath": "data"},
+            {"name": "links", "mountPath": "/run/llmariner", "readOnly": True},
+        ],
+    }
+    volumes = [
+        {"name": "work", "emptyDir": {"sizeLimit": str(settings.disk_bytes)}},
+        {"name": "scripts", "secret": {"secretName": f"{job.id}-scripts"}},
+    ]
+    if job.data_files:
+        volumes.append({"name": "links", "secret": {"secretName": f"{job.id}-data"}})
+    return {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": _GRACE_SECONDS,
+        "securityContext": _POD_SECURITY,
+        **({"subdomain": job.id} if job.worker_count > 1 else {}),
+        **({"initContainers": [fetch]} if job.data_files else {}),
+        "containers": [container],
+        "volumes": volumes,
+    }
+
+
+def _mounts(job: Job) -> list[Body]:
+    mounts: list[Body] = [{"name": "work", "mountPath": path, "subPath": path[1:]} for path in ("/job", "/tmp")]
+    if job.scripts:
+        mounts += [{"name": "scripts", "mountPath": path, "readOnly": True} for path in ("/job/scripts", "/scripts")]
+    if job.data_files:
+        mounts += [{"name": "work", "mountPath": path, "subPath": "data"} for path in ("/job/data", "/data")]
+    return mounts
+
+
+def _rendezvous(job: Job, settings: ClusterJobSettings) -> list[Body]:
+    """The variables by which PyTorch's workers and torchrun (`PET_…`) find each other; none for one worker."""
+    if job.worker_count == 1:
+        return []
+    master = f"{job.id}-0.{job.id}.{settings.namespace}.svc"
+    values = {"MASTER_ADDR": master, "MASTER_PORT": str(_RENDEZVOUS_PORT), "WORLD_SIZE": str(job.worker_count)}
+    torchrun = {
+        "PET_NNODES": str(job.worker_count),
+        "PET_NPROC_PER_NODE": str(max(1, job.gpu_count)),
+        "PET_MASTER_ADDR": master,
+        "PET_MASTER_PORT": str(_RENDEZVOUS_PORT),
+    }
+    index = {"valueFrom": {"fieldRef": {"fieldPath": _INDEX}}}
+    named = _named(values | torchrun)
+    return [*named, {"name": "RANK", **index}, {"name": "PET_NODE_RANK", **index}]
+
+
+def _named(values: Mapping[str, str]) -> list[Body]:
+    return [{"name": name, "value": value} for name, value in values.items()]
+
+
+def _secret(name: str, metadata: Body, content: Mapping[str, bytes]) -> Body:
+    data = {key: base64.b64encode(value).decode() for key, value in content.items()}
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {**metadata, "name": name},
+        "immutable": True,
+        "data": data,
+    }
+
+
+def _escaped(text: str) -> str:
+    """A text for `command`, in which the kubelet expands `$(NAME)`."""
+    return text.replace("$", "$$")

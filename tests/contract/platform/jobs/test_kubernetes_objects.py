@@ -1,0 +1,190 @@
+"""Jobs against an API server without controllers: what is asked of it, and what a killed process leaves."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from llmariner.errors import NotFound
+from llmariner.platform.jobs import DataFile, Job, Phase
+from llmariner.platform.jobs.kubernetes.adapter import KubernetesJobs
+from llmariner.platform.jobs.kubernetes.objects import ClusterJobSettings, DataLink
+from llmariner.platform.kube import Cluster
+from llmariner.platform.kube.errors import Invalid
+from llmariner.platform.kube.resources import JOBS, LOCAL_QUEUES, NAMESPACES, SECRETS, SERVICES
+from llmariner.settings import ClusterSettings
+
+if TYPE_CHECKING:
+    from kubernetes_api import schemas as _schemas
+    from kubernetes_api import server as _server
+else:
+    _schemas, _server = (
+        importlib.import_module(f"....kubernetes_api.{name}", __package__) for name in ("schemas", "server")
+    )
+
+NAMESPACE = "llmariner-jobs"
+SETTINGS = ClusterJobSettings(
+    namespace=NAMESPACE, queue="cpu", images={"pytorch": "pytorch:2"}, gpu_resource="nvidia.com/gpu"
+)
+JOB = Job(
+    "bj-1",
+    "proj_1",
+    'echo "$(HOSTNAME)"',
+    {"LR": "0.1"},
+    {"train.py": b"\xff"},
+    (DataFile("file-1", "it's -o.txt", 6),),
+    image="pytorch",
+    gpu_count=2,
+    worker_count=3,
+)
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    crds = _schemas.folder()
+    with _server.ApiServer(_schemas.Schemas(crds), crds) as running:
+        made = Cluster(ClusterSettings(running.kubeconfig(tmp_path / "kubeconfig")))
+        made.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
+        queue = {"apiVersion": LOCAL_QUEUES.api_version, "kind": LOCAL_QUEUES.kind}
+        metadata = {"name": "cpu", "namespace": NAMESPACE}
+        made.create({**queue, "metadata": metadata, "spec": {"clusterQueue": "llmariner-cpu"}})
+        assert made.get(NAMESPACES, None, NAMESPACE)
+        yield made
+        made.close()
+
+
+def jobs_on(cluster: Cluster, settings: ClusterJobSettings = SETTINGS) -> KubernetesJobs:
+    def links(job: Job) -> list[DataLink]:
+        if job.project_id != "proj_1":
+            raise NotFound("No such file.")
+        return [DataLink(each.name, f"http://files/{each.id}?link=secret") for each in job.data_files]
+
+    return KubernetesJobs(cluster, settings, links)
+
+
+def found(cluster: Cluster, name: str = "bj-1") -> dict[str, Any]:
+    body = cluster.get(JOBS, NAMESPACE, name)
+    assert body is not None
+    return body
+
+
+def test_a_job_is_suspended_in_its_projects_queue_without_any_credential(cluster: Cluster) -> None:
+    status = jobs_on(cluster).submit(JOB)
+    assert (status.phase, status.reason) == (Phase.QUEUED, "It is about to enter its queue.")
+    made, pod = found(cluster), found(cluster)["spec"]["template"]["spec"]
+    (queue,) = [each for each in cluster.list(LOCAL_QUEUES, NAMESPACE).items if each["metadata"]["name"] != "cpu"]
+    assert queue["metadata"]["annotations"] == {"llmariner.ai/project": "proj_1"}
+    labels = made["metadata"]["labels"]
+    assert labels["kueue.x-k8s.io/queue-name"] == queue["metadata"]["name"]
+    assert labels["kueue.x-k8s.io/priority-class"] == "llmariner-jobs"
+    assert made["spec"]["suspend"] is True
+    assert (made["spec"]["completionMode"], made["spec"]["completions"], made["spec"]["parallelism"]) == (
+        "Indexed",
+        3,
+        3,
+    )
+    assert (pod["automountServiceAccountToken"], pod["subdomain"]) == (False, "bj-1")
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    for container in (*pod["initContainers"], *pod["containers"]):
+        assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+        assert container["resources"]["limits"] == container["resources"]["requests"]
+        assert container["resources"]["limits"]["nvidia.com/gpu"] == "2"
+    assert pod["containers"][0]["command"][-1] == 'echo "$$(HOSTNAME)"', "the kubelet expands no variables in it"
+    assert "secret" not in json.dumps(pod["containers"]).replace("secretRef", "").lower().replace("secretname", "")
+    environment = {each["name"]: each.get("value") for each in pod["containers"][0]["env"]}
+    assert environment["MASTER_ADDR"] == "bj-1-0.bj-1.llmariner-jobs.svc"
+    assert (environment["WORLD_SIZE"], environment["PET_NPROC_PER_NODE"]) == ("3", "2")
+
+
+def test_all_that_a_job_needs_goes_with_it(cluster: Cluster) -> None:
+    jobs = jobs_on(cluster)
+    jobs.submit(JOB)
+    names = {each["metadata"]["name"] for each in cluster.list(SECRETS, NAMESPACE).items}
+    assert names == {"bj-1-environment", "bj-1-scripts", "bj-1-data"}
+    assert [each["metadata"]["name"] for each in cluster.list(SERVICES, NAMESPACE).items] == ["bj-1"]
+    jobs.remove("bj-1")
+    for kind in (JOBS, SECRETS, SERVICES):
+        assert cluster.list(kind, NAMESPACE).items == []
+    jobs.submit(JOB)
+    jobs.cancel("bj-1")
+    assert [cluster.list(kind, NAMESPACE).items for kind in (SECRETS, SERVICES)] == [[], []]
+    assert jobs.submit(JOB).phase is Phase.CANCELED
+
+
+def test_who_is_killed_while_submitting_leaves_a_job_that_does_not_start_and_is_completed(cluster: Cluster) -> None:
+    class Killed(Exception):
+        pass
+
+    whole = cluster.create
+    for step in range(5):
+
+        def create(body: dict[str, Any], *, step: int = step, done: list[int] = []) -> dict[str, Any]:  # noqa: B006
+            if len(done) == step:
+                done.clear()
+                raise Killed
+            done.append(1)
+            return whole(body)
+
+        cluster.create = create  # type: ignore[method-assign,assignment]
+        with pytest.raises(Killed):
+            jobs_on(cluster).submit(JOB)
+        cluster.create = whole  # type: ignore[method-assign]
+        assert jobs_on(cluster).status("bj-1") is None
+        if step:
+            assert "kueue.x-k8s.io/queue-name" not in found(cluster)["metadata"]["labels"]
+    assert jobs_on(cluster).submit(JOB).phase is Phase.QUEUED
+    assert len(cluster.list(SECRETS, NAMESPACE).items) == 3
+
+
+def test_a_job_that_is_canceled_while_it_is_submitted_stays_canceled(cluster: Cluster) -> None:
+    jobs, whole = jobs_on(cluster), cluster.merge_patch
+
+    def cancel_first(*arguments: Any, **more: Any) -> Any:
+        jobs.cancel("bj-1")
+        return whole(*arguments, **more)
+
+    cluster.merge_patch = cancel_first  # type: ignore[method-assign]
+    assert jobs.submit(JOB).phase is Phase.CANCELED
+    assert "kueue.x-k8s.io/queue-name" not in found(cluster)["metadata"]["labels"]
+
+
+def test_without_kueue_a_job_begins_at_once(cluster: Cluster) -> None:
+    jobs = jobs_on(cluster, ClusterJobSettings(namespace=NAMESPACE, images={"pytorch": "pytorch:2"}))
+    status = jobs.submit(Job("bj-2", "proj_1", "true", image="pytorch"))
+    assert (status.phase, status.reason) == (Phase.QUEUED, "Its pod is started.")
+    assert found(cluster, "bj-2")["spec"]["suspend"] is False
+
+
+@pytest.mark.parametrize(
+    ("job", "code"),
+    [
+        (Job("bj-3", "proj_1", "true", image="gone"), "image_unavailable"),
+        (
+            Job("bj-3", "proj_2", "true", data_files=(DataFile("file-1", "a", 1),), image="pytorch"),
+            "data_file_unavailable",
+        ),
+        (Job("bj-3", "proj_1", "true", {"LARGE": "x"}, image="pytorch"), "start_failed"),
+    ],
+    ids=["image", "file", "refused"],
+)
+def test_what_can_never_start_has_failed_for_good(cluster: Cluster, job: Job, code: str) -> None:
+    jobs, whole = jobs_on(cluster), cluster.create
+
+    def refuse(body: dict[str, Any]) -> dict[str, Any]:
+        if body["kind"] == "Secret":
+            raise Invalid("Too long: may not be more than 1048576 bytes")
+        return whole(body)
+
+    cluster.create = refuse  # type: ignore[method-assign,assignment]
+    assert jobs.submit(job).code == code
+    status = jobs_on(cluster).status("bj-3")
+    assert status is not None
+    assert (status.phase, status.code) == (Phase.FAILED, code)
+    assert jobs.submit(job) == status
+    jobs.cancel("bj-3")
+    assert jobs.status("bj-3") == status
