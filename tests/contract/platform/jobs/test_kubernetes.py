@@ -91,12 +91,8 @@ def wait_until_gone(jobs: ClusterJobs, job_id: str) -> None:
         (Job("bj-memory", "proj_1", "python3 -c 'a = bytearray(400 << 20)'"), "out_of_memory"),
         (Job("bj-deadline", "proj_1", "sleep 1000"), "deadline_exceeded"),
         (Job("bj-variables", "proj_1", "true", {"LARGE": "x" * 2_000_000}), "start_failed"),
-        (
-            Job("bj-disk", "proj_1", 'python3 -c \'open("a", "wb").write(bytes(60 << 20))\'; sleep 60'),
-            "disk_limit_exceeded",
-        ),
     ],
-    ids=["memory", "deadline", "variables", "disk"],
+    ids=["memory", "deadline", "variables"],
 )
 def test_a_limit_ends_a_job_with_its_cause(jobs: ClusterJobs, job: Job, code: str) -> None:
     with changed(jobs, seconds=15 if code == "deadline_exceeded" else 300):

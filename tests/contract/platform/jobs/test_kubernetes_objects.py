@@ -92,7 +92,9 @@ def test_a_job_is_suspended_in_its_projects_queue_without_any_credential(cluster
     assert pod["securityContext"]["runAsNonRoot"] is True
     for container in (*pod["initContainers"], *pod["containers"]):
         assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
-        assert container["resources"]["limits"] == container["resources"]["requests"]
+        limits, requests = (dict(container["resources"][each]) for each in ("limits", "requests"))
+        assert (limits.pop("ephemeral-storage"), requests.pop("ephemeral-storage")) == (str(4 << 30), "0")
+        assert limits == requests
         assert container["resources"]["limits"]["nvidia.com/gpu"] == "2"
     assert pod["containers"][0]["command"][-1] == 'echo "$$(HOSTNAME)"', "the kubelet expands no variables in it"
     assert "secret" not in json.dumps(pod["containers"]).replace("secretRef", "").lower().replace("secretname", "")

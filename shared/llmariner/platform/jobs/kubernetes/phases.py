@@ -152,7 +152,7 @@ def _pod_failure(pod: Body, memory_bytes: int, disk_bytes: int) -> tuple[str, st
     status = pod.get("status", {})
     if status.get("reason") == "Evicted":
         message = str(status.get("message", ""))
-        if "emptydir" in message.lower() or "ephemeral local storage" in message:
+        if not message.startswith("The node was low"):
             return "disk_limit_exceeded", f"Its files took more than the {disk_bytes // _MIB} MiB of a job: {message}"
         return "evicted", f"Its node ended it: {message}"
     fetched = _container(pod, FETCH_CONTAINER, "initContainerStatuses").get("terminated") or {}
