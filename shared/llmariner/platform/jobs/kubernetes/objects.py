@@ -250,7 +250,7 @@ def _pod(job: Job, image: str, settings: ClusterJobSettings) -> Body:
         "image": image,
         "workingDir": "/job",
         "securityContext": _SECURITY,
-        # Requested, it would need a quota of its own: Kueue admits no workload with a resource that its queue does not cover.
+        # Not requested: Kueue admits no workload with a resource that its queue does not cover.
         "resources": {
             "requests": {**resources, "ephemeral-storage": "0"},
             "limits": {**resources, "ephemeral-storage": str(settings.disk_bytes)},
