@@ -1,7 +1,7 @@
 """Jobs adapter for clusters. The objects of the cluster are the truth: the adapter holds no state.
 
 A job's Job is created suspended and in no queue, then what it needs, owned by it; the annotation `SUBMITTED` and the
-queue's label come last. Who is killed in between leaves a Job that nothing starts, and `submit` goes on with it.
+queue's label come last. Who is killed in between leaves a Job that nothing starts, and `submit` completes it.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ FETCH_FAILED = 96
 """The exit code of the container that fetches the data files where one can't be had."""
 
 TERMINATED = 243
-"""The exit code of a container that the kubelet told to end, as when its pod is deleted or preempted."""
+"""The exit code of a container that the kubelet ended from outside, as when its pod is deleted or preempted."""
 
 _USER = 65532
 _GRACE_SECONDS = 20
