@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from sqlalchemy import delete, update
 
+from llmariner.errors import PermissionDenied
 from llmariner.files.file import NewFile
 from llmariner.files.purposes import Purpose
 from llmariner.fine_tuning.tables import fine_tuning_jobs
+from llmariner.http.event_streams import event_stream
 from llmariner.models.model import NewModel, SourceRepository, Task
 from llmariner.tenancy.keys.store import NewKey
 
@@ -202,3 +205,83 @@ def test_the_process_of_a_job_asks_and_reports(
     assert job["hyperparameters"] == {"n_epochs": 8, "batch_size": 4, "learning_rate_multiplier": 1.0}
     with installation.context.database.write() as session:
         session.run(update(fine_tuning_jobs).where(fine_tuning_jobs.c.id == job_id).values(released=True))
+
+
+def test_events_are_streamed_oldest_first_until_the_job_ends(call: Any, training_file: str) -> None:
+    job_id = call("POST", body={"model": "tiny", "training_file": training_file}).json["id"]
+    call("POST", f"/{job_id}/cancel")
+    listed = call("GET", f"/{job_id}/events").json["data"][::-1]
+    answer = call("GET", f"/{job_id}/events", query="stream=true")
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert _streamed(answer.body) == [*((event["id"], event) for event in listed), (None, "[DONE]")]
+    rest = call("GET", f"/{job_id}/events", query=f"stream=true&after={listed[0]['id']}")
+    assert _streamed(rest.body) == [*((event["id"], event) for event in listed[1:]), (None, "[DONE]")]
+    assert_error(call("GET", "/ftjob-none/events", query="stream=true"), 404, code="not_found")
+    for query in ("stream=maybe", "stream=true&after=file-1"):
+        assert call("GET", f"/{job_id}/events", query=query).status == 400
+
+
+def _streamed(body: bytes) -> list[tuple[str | None, Any]]:
+    """(Id, object) of each event of a stream; its comments are left out."""
+    found = []
+    for block in body.decode().split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith(":"))
+        if fields:
+            found.append(
+                (fields.get("id"), fields["data"] if fields["data"] == "[DONE]" else json.loads(fields["data"]))
+            )
+    return found
+
+
+def test_a_stream_tells_that_it_lives_and_why_it_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llmariner.http.event_streams._CHECK_SECONDS", -1.0)
+    answers = iter([None, None, PermissionDenied("You lost the right.")])
+
+    def allowed() -> None:
+        if (error := next(answers)) is not None:
+            raise error
+
+    async def parts() -> AsyncGenerator[list[dict[str, Any]]]:
+        yield [{"id": "ftevent-1"}, {"id": "ftevent-2"}]
+        yield []
+        yield [{"id": "ftevent-3"}]
+
+    async def read() -> list[str]:
+        return [str(text) async for text in event_stream(parts(), allowed).body_iterator]
+
+    head, first, heartbeat, last = asyncio.run(read())
+    assert (head, heartbeat) == (": open\n\n", ": heartbeat\n\n")
+    assert first == 'id: ftevent-1\ndata: {"id": "ftevent-1"}\n\nid: ftevent-2\ndata: {"id": "ftevent-2"}\n\n'
+    assert json.loads(last.removeprefix("data: "))["error"]["message"] == "You lost the right."
+
+
+def test_jobs_are_listed_by_their_metadata(call: Any, training_file: str) -> None:
+    made = [
+        call("POST", body={"model": "tiny", "training_file": training_file, "metadata": metadata}).json["id"]
+        for metadata in ({"team": "a", "run": "1"}, {"team": "a"}, {"team": "b"}, None)
+    ]
+    for query, expected in {
+        "metadata[team]=a": made[1::-1],
+        "metadata%5Bteam%5D=a&metadata%5Brun%5D=1": made[:1],
+        "metadata[run]=2": [],
+        "metadata[TEAM]=a": [],
+        "metadata[team]=A": [],
+        "metadata[team]=a%25": [],
+        "metadata[team]=a&limit=1": made[1:2],
+        f"metadata[team]=a&after={made[1]}": made[:1],
+        "metadata=null": made[3:],
+    }.items():
+        found = call("GET", query=query).json
+        assert [job["id"] for job in found["data"]] == expected, query
+        assert found["has_more"] == ("limit=1" in query)
+    assert call("GET", query="metadata[team]=a&limit=1").json["total_items"] == 2
+    many = "&".join(f"metadata[k{number}]=v" for number in range(17))
+    for query in (
+        "metadata=team",
+        "metadata=null&metadata[team]=a",
+        "metadata[team]=a&metadata[team]=b",
+        many,
+    ):
+        refused = call("GET", query=query)
+        assert_error(refused, 400, code="invalid_value")
+        assert refused.error["param"] == "metadata"

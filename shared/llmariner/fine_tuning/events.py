@@ -14,10 +14,11 @@ from llmariner.identifiers import new_id
 from llmariner.platform.database import WriteSession
 from llmariner.platform.events import outbox
 
-__all__ = ["CHANGE_REQUESTED", "CREATED", "STATUS_CHANGED", "add_job_event", "add_message", "add_metrics"]
+__all__ = ["CHANGE_REQUESTED", "CREATED", "PROGRESSED", "STATUS_CHANGED", "add_job_event", "add_message", "add_metrics"]
 
 CREATED = "ai.llmariner.fine_tuning_job.created.v1"
 STATUS_CHANGED = "ai.llmariner.fine_tuning_job.status_changed.v1"
+PROGRESSED = "ai.llmariner.fine_tuning_job.progressed.v1"
 CHANGE_REQUESTED = "ai.llmariner.fine_tuning_job.change_requested.v1"
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from llmariner.files.files import Files
     from llmariner.files.links import FileLinks
     from llmariner.files.upload_links import UploadLinks
+    from llmariner.fine_tuning.event_feed import EventFeed
     from llmariner.fine_tuning.history import JobHistory
     from llmariner.fine_tuning.jobs import FineTuningJobs
     from llmariner.fine_tuning.permissions import CheckpointPermissions
@@ -66,6 +67,13 @@ class FineTuning:
         from llmariner.fine_tuning.history import JobHistory
 
         return JobHistory(self._database)
+
+    @cached_once
+    def event_feed(self) -> EventFeed:
+        """New events of jobs, for the followers of this process."""
+        from llmariner.fine_tuning.event_feed import EventFeed
+
+        return EventFeed(self.history)
 
     @property
     def permissions(self) -> CheckpointPermissions:

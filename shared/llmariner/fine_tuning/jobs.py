@@ -6,10 +6,10 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Row, Select, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, Row, Select, delete, func, or_, select, update
 
 from llmariner.audit import log
 from llmariner.errors import Conflict, InsufficientQuota, InvalidRequest, NotFound, Unavailable
@@ -19,7 +19,7 @@ from llmariner.files.tables import files
 from llmariner.fine_tuning.charges import check_budgets, tokens_of_job
 from llmariner.fine_tuning.events import CHANGE_REQUESTED, CREATED, STATUS_CHANGED, add_job_event, add_message
 from llmariner.fine_tuning.job import FineTuningJob, NewFineTuningJob, Stage, Status
-from llmariner.fine_tuning.tables import fine_tuning_files, fine_tuning_jobs
+from llmariner.fine_tuning.tables import fine_tuning_files, fine_tuning_jobs, fine_tuning_metadata
 from llmariner.identifiers import new_id
 from llmariner.job_settings import JobSettings, no_job_runner
 from llmariner.models.model import Model, SourceRepository, Task
@@ -74,6 +74,8 @@ class FineTuningJobs:
             place = {"project_id": owner.project_id, "organization_id": owner.organization_id}
             for file_id in used:
                 session.add(fine_tuning_files, job_id=job_id, file_id=file_id, **place)
+            for name, value in new.metadata.items():
+                session.add(fine_tuning_metadata, job_id=job_id, name=name, value=value, **place)
             job = load_job(session, owner.project_id, job_id)
             add_job_event(session, CREATED, job, model=new.model)
             request_change(session, job)
@@ -84,18 +86,23 @@ class FineTuningJobs:
 
         return self._with_place(self._database.transact(insert))
 
-    def page(self, project_id: str, *, after: str | None, limit: int) -> tuple[list[FineTuningJob], bool]:
-        """Up to `limit` jobs, newest first, and whether more follow. `after`: the id of a job that exists or existed."""
-        query = select_jobs().where(fine_tuning_jobs.c.project_id == project_id)
+    def page(
+        self, project_id: str, *, after: str | None, limit: int, metadata: Mapping[str, str] | None = None
+    ) -> tuple[list[FineTuningJob], bool]:
+        """Up to `limit` jobs, newest first, and whether more follow. `after`: the id of a job that exists or existed.
+
+        `metadata`: jobs that have all these pairs; empty: those without any; None: all.
+        """
+        query = select_jobs().where(*_listed(project_id, metadata))
         if after is not None:
             query = query.where(fine_tuning_jobs.c.id < after)
         with self._database.read() as session:
             rows = session.rows(query.order_by(fine_tuning_jobs.c.id.desc()).limit(limit + 1))
         return [self._with_place(row) for row in rows[:limit]], len(rows) > limit
 
-    def count(self, project_id: str) -> int:
+    def count(self, project_id: str, metadata: Mapping[str, str] | None = None) -> int:
         """The number of jobs on all pages."""
-        query = select(func.count()).select_from(fine_tuning_jobs).where(fine_tuning_jobs.c.project_id == project_id)
+        query = select(func.count()).select_from(fine_tuning_jobs).where(*_listed(project_id, metadata))
         with self._database.read() as session:
             return int(session.value(query))
 
@@ -242,6 +249,18 @@ def select_jobs() -> Select[Any]:
         .join(projects, projects.c.id == fine_tuning_jobs.c.project_id)
         .join(organizations, organizations.c.id == fine_tuning_jobs.c.organization_id)
     )
+
+
+def _listed(project_id: str, metadata: Mapping[str, str] | None) -> list[ColumnElement[bool]]:
+    """The conditions on the jobs of a list."""
+    conditions = [fine_tuning_jobs.c.project_id == project_id]
+    if metadata == {}:
+        conditions.append(fine_tuning_jobs.c.metadata == "{}")
+    c = fine_tuning_metadata.c
+    for name, value in (metadata or {}).items():
+        having = select(c.job_id).where(c.project_id == project_id, c.name == name, c.value == value)
+        conditions.append(fine_tuning_jobs.c.id.in_(having))
+    return conditions
 
 
 def load_job(session: ReadSession, project_id: str, job_id: str, *, lock: bool = False) -> Row[Any]:

@@ -12,7 +12,7 @@ from sqlalchemy import Row, update
 from llmariner.errors import InvalidRequest
 from llmariner.fine_tuning.charges import charge_tokens, check_budgets, cost_of
 from llmariner.fine_tuning.estimates import expected_speed
-from llmariner.fine_tuning.events import add_message, add_metrics
+from llmariner.fine_tuning.events import PROGRESSED, add_job_event, add_message, add_metrics
 from llmariner.fine_tuning.hyperparameters import Method, RequestedHyperparameters, resolve
 from llmariner.fine_tuning.job import Stage, Status
 from llmariner.fine_tuning.jobs import change_status, end_job, request_change
@@ -21,12 +21,14 @@ from llmariner.fine_tuning.tables import fine_tuning_checkpoints, fine_tuning_jo
 from llmariner.identifiers import new_id
 from llmariner.platform.database import WriteSession
 
-__all__ = ["apply_record", "charge_report", "checkpoint_name", "fail_file"]
+__all__ = ["apply_record", "charge_report", "checkpoint_name", "fail_file", "tell_progress"]
 
 _MIN_EXAMPLES = 10
 """OpenAI's."""
 _NEW_SPEED_SHARE = 0.2
 """Of a step in the speed that estimates use: steps have different lengths."""
+_PROGRESS_SECONDS = 10.0
+"""Between two events of steps: the list of events has every step."""
 _WITH_TOKENS = ("step", "finished")
 
 
@@ -53,6 +55,18 @@ def charge_report(session: WriteSession, job: Row[Any], records: Sequence[Mappin
         _set(session, job, pause_requested_at=session.now())
         message = f"The budget '{spent}' is spent: the job pauses. Resume it when the budget allows it."
         add_message(session, job, message, "warn")
+
+
+def tell_progress(session: WriteSession, job: Row[Any], records: Sequence[Mapping[str, Any]]) -> None:
+    """Tell subscribers of the last step of some records, unless they were notified of one a moment ago."""
+    steps = [record for record in records if record.get("type") == "step"]
+    now = session.now()
+    if not steps or now - (job.progress_event_at or 0.0) < _PROGRESS_SECONDS:
+        return
+    last = steps[-1]
+    fields = {"step": count_of(last, "step"), "total_steps": job.total_steps, "metrics": metrics_of(last)}
+    add_job_event(session, PROGRESSED, job, **fields, trained_tokens=count_of(last, "trained_tokens"))
+    _set(session, job, progress_event_at=now)
 
 
 def checkpoint_name(job: Row[Any], step: int) -> str:

@@ -28,6 +28,7 @@ __all__ = [
     "fine_tuning_events",
     "fine_tuning_files",
     "fine_tuning_jobs",
+    "fine_tuning_metadata",
     "fine_tuning_permissions",
 ]
 
@@ -90,6 +91,8 @@ fine_tuning_jobs = Table(
     Column("started_at", Float),
     Column("finished_at", Float),
     Column("pause_requested_at", Float),
+    # When subscribers were last notified of its steps.
+    Column("progress_event_at", Float),
     # Whether the jobs port has nothing of it any more.
     Column("released", Boolean, nullable=False),
     Index("ix_fine_tuning_jobs_project", "project_id", "id"),
@@ -108,6 +111,18 @@ fine_tuning_files = Table(
     Column("organization_id", String(64), nullable=False),
     Column("project_id", String(64), nullable=False),
     Index("ix_fine_tuning_files_file_id", "file_id"),
+)
+
+# The metadata of jobs again, by which they are listed.
+fine_tuning_metadata = Table(
+    "fine_tuning_metadata",
+    metadata,
+    Column("job_id", String(64), ForeignKey("fine_tuning_jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("name", String(64), primary_key=True),
+    Column("organization_id", String(64), nullable=False),
+    Column("project_id", String(64), nullable=False),
+    Column("value", String(512), nullable=False),
+    Index("ix_fine_tuning_metadata_value", "project_id", "name", "value", "job_id"),
 )
 
 fine_tuning_events = Table(

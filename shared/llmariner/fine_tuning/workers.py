@@ -17,7 +17,7 @@ from llmariner.files.links import FileLinks
 from llmariner.files.upload_links import UploadLinks
 from llmariner.fine_tuning.job import Stage
 from llmariner.fine_tuning.records import MAX_RECORDS, count_of, text_of
-from llmariner.fine_tuning.reports import apply_record, charge_report, checkpoint_name
+from llmariner.fine_tuning.reports import apply_record, charge_report, checkpoint_name, tell_progress
 from llmariner.fine_tuning.results import Results
 from llmariner.fine_tuning.tables import fine_tuning_checkpoints, fine_tuning_jobs
 from llmariner.fine_tuning.worker_tokens import Worker, load_attempt
@@ -117,13 +117,15 @@ class Workers:
         return "pause" if job is not None and job.pause_requested_at is not None else "continue"
 
     def _apply(self, session: WriteSession, worker: Worker, records: Sequence[Mapping[str, Any]]) -> None:
-        charge_report(session, load_attempt(session, worker.job_id, worker.attempt, lock=True), records)
+        before = load_attempt(session, worker.job_id, worker.attempt, lock=True)
+        charge_report(session, before, records)
         for record in records:
             # Each record finds the job as the one before left it.
             job = load_attempt(session, worker.job_id, worker.attempt, lock=True)
             if "file_id" in record:
                 self._results.check_own(session, job, text_of(record, "file_id", 64))
             apply_record(session, job, record)
+        tell_progress(session, before, records)
 
     def _register(self, worker: Worker, record: Mapping[str, Any]) -> None:
         """Make a model of a checkpoint's adapter; the last one is the result. Idempotent."""

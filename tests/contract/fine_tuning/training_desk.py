@@ -145,4 +145,5 @@ def emit_fine_tuning_events(database: Database, owner: KeyOwner, folder: Path) -
     """Make every event of fine-tuning jobs happen."""
     desk = TrainingDesk(database, owner, folder)
     job_id = desk.start()
+    desk.report(desk.training(), 1, step(1))
     desk.report(job_id, 0, {"type": "invalid", "file": "training_file", "line": 3, "message": "it has 9000 tokens"})

@@ -40,11 +40,13 @@ __all__ = [
     "filter_values",
     "list_response",
     "list_response_with_next",
+    "metadata_filter",
     "paginate",
     "paginate_with_next",
     "range_filter",
 ]
 
+_MAX_METADATA = 16
 _DEFAULT_LIMIT, _DEFAULT_LONG_LIMIT, _MAX_LIMIT = 20, 100, 1000
 # Zero means the default, since protobuf's JSON omits zeros. Bounds and defaults are those of OpenAI's lists.
 Limit = Annotated[int, Query(ge=0, le=100), AfterValidator(lambda limit: limit or _DEFAULT_LIMIT)]
@@ -152,6 +154,33 @@ def filter_values(request: Request, name: str) -> tuple[str, ...]:
     """All values of a query filter, which clients send as `name[]=a&name[]=b` or `name=a&name=b`."""
     query = request.query_params
     return tuple(query.getlist(f"{name}[]") + query.getlist(name))
+
+
+def metadata_filter(request: Request) -> dict[str, str] | None:
+    """The pairs of `metadata[name]=value`, as OpenAI has it; empty for `metadata=null`; None without a filter."""
+    query = request.query_params
+    plain = query.get("metadata")
+    if plain is not None and plain != "null":
+        raise InvalidRequest(
+            "Filter by 'metadata[name]=value', or by 'metadata=null' for what has no metadata.",
+            param="metadata",
+            code="invalid_value",
+        )
+    names = [key for key in query if key.startswith("metadata[") and key.endswith("]")]
+    if plain is not None and names:
+        raise InvalidRequest(
+            "Nothing has both metadata and none: leave one filter out.", param="metadata", code="invalid_value"
+        )
+    if len(names) > _MAX_METADATA:
+        raise InvalidRequest(
+            f"Filter by {_MAX_METADATA} pairs of metadata at most.", param="metadata", code="invalid_value"
+        )
+    for name in names:
+        if len(query.getlist(name)) > 1:
+            raise InvalidRequest(f"'{name[:80]}' must have one value.", param="metadata", code="invalid_value")
+    if plain is not None:
+        return {}
+    return {name[len("metadata[") : -1]: query[name] for name in names} or None
 
 
 def range_filter(request: Request, name: str) -> dict[str, float]:
