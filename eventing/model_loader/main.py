@@ -20,9 +20,8 @@ def consume(context: Context, event: Event) -> None:
         if reason := context.registry.blocked_reason(model):
             raise WeightsUnavailable(reason)
         # Ids are reused: `created` keeps the weights of a deleted model from becoming those of its successor.
-        update_progress = partial(context.registry.update_progress, model_id, created=model.created_at)
         fetched = context.weights.fetch(
-            model, lambda progress, message: update_progress(progress=progress, message=message)
+            model, partial(context.registry.update_progress, model_id, created=model.created_at)
         )
         try:
             context.registry.mark_loaded(
@@ -30,6 +29,7 @@ def consume(context: Context, event: Event) -> None:
                 folder=fetched.folder,
                 size_bytes=fetched.size_bytes,
                 task=fetched.task or model.task,
+                traits=fetched.traits,
                 created=model.created_at,
             )
         except ModelNotFound:  # deleted since, when the registry had no folder to remove

@@ -24,9 +24,9 @@ from llmariner.environment import (
 )
 from llmariner.identity_settings import IdentitySettings
 from llmariner.inference_settings import InferenceSettings
+from llmariner.model_settings import ModelSettings
 from llmariner.object_settings import ObjectSettings, S3Settings
 from llmariner.vector_settings import VectorSettings
-from llmariner.weight_locations import validate_locations
 
 __all__ = [
     "BrokerSettings",
@@ -233,26 +233,6 @@ class ClusterSettings:
                 f"LLMARINER_NAMESPACE must be the name of a namespace (a-z, 0-9, -; at most 63), not {namespace!r}."
             )
         return cls(kubeconfig, namespace)
-
-
-@dataclass(frozen=True)
-class ModelSettings:
-    """What projects may do with models without an administrator."""
-
-    locations: tuple[str, ...] = ("hf://",)
-    """`LLMARINER_MODEL_LOCATIONS`: prefixes of allowed weight locations, separated by commas; `${project_id}` is
-    the project's id."""
-
-    @classmethod
-    def load(cls, env: Environment) -> ModelSettings:
-        """Read from a mapping. Raises ValueError for an invalid entry."""
-        value = env.get("LLMARINER_MODEL_LOCATIONS")
-        if value is None:
-            return cls()
-        try:
-            return cls(validate_locations([each.strip() for each in value.split(",") if each.strip()]))
-        except ValueError as error:
-            raise ValueError(f"LLMARINER_MODEL_LOCATIONS: {error}") from error
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,9 @@ _LOCATION = re.compile(r"[a-z][a-z0-9]*://(?:/)?[A-Za-z0-9._~:+=-]+(?:/[A-Za-z0-
 # A container image is executed, not read; plain HTTP can reach any service inside the cluster.
 _FORBIDDEN_SCHEMES = frozenset({"oci", "oci+native", "oci+fetch", "http"})
 
+# Repositories of the public: a prefix without a place opens them all.
+_PUBLIC_SCHEMES = frozenset({"hf", "ollama"})
+
 
 def validate_locations(allowed: Sequence[str]) -> tuple[str, ...]:
     """The entries as a tuple. Raises ValueError for a scheme that is never open to projects and for an invalid location."""
@@ -29,7 +32,7 @@ def validate_locations(allowed: Sequence[str]) -> tuple[str, ...]:
             raise ValueError(
                 f"{entry!r} must be a prefix such as hf://, s3://bucket/models/ or s3://bucket/{_PROJECT_PLACEHOLDER}/."
             )
-        if not place and scheme != "hf":
+        if not place and scheme not in _PUBLIC_SCHEMES:
             raise ValueError(f"{entry!r} would open every {scheme}:// location; name the bucket, claim or host.")
     return tuple(allowed)
 

@@ -13,15 +13,15 @@ import pytest
 
 from llmariner.standalone.engine.scripts import Scripts
 
-from .scripted_hub import environment_with_hub
+from .script_environment import script_environment
 
 _STARTER = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from standalone.scripted_hub import environment_with_hub
+from standalone.script_environment import script_environment
 from llmariner.standalone.engine.scripts import Scripts
-Scripts(environment_with_hub(Path(sys.argv[2]))).run(Path(sys.argv[3]), [], lambda said: print(said["pid"], flush=True))
+Scripts(script_environment(Path(sys.argv[2]))).run(Path(sys.argv[3]), [], lambda said: print(said["pid"], flush=True))
 """
 
 
@@ -42,19 +42,19 @@ def runs(pid: int) -> bool:
 def test_a_script_reports_its_progress_and_gets_its_arguments(tmp_path: Path) -> None:
     reported: list[dict[str, Any]] = []
     text = "import json, sys\nprint('no JSON')\nprint(json.dumps({'arguments': sys.argv[1:]}))\n"
-    Scripts(environment_with_hub(tmp_path)).run(script(tmp_path, text), ["ä b", "c"], reported.append)
+    Scripts(script_environment(tmp_path)).run(script(tmp_path, text), ["ä b", "c"], reported.append)
     assert reported == [{"arguments": ["ä b", "c"]}]
 
 
 def test_a_failed_script_has_a_reason(tmp_path: Path) -> None:
-    scripts = Scripts(environment_with_hub(tmp_path))
+    scripts = Scripts(script_environment(tmp_path))
     with pytest.raises(OSError, match="no space left"):
         scripts.run(script(tmp_path, "raise SystemExit('no space left')"), [], print)
 
 
 def test_a_hanging_script_is_terminated_and_one_with_progress_is_not(tmp_path: Path) -> None:
     reported: list[dict[str, Any]] = []
-    scripts = Scripts(environment_with_hub(tmp_path), silence_timeout=2)
+    scripts = Scripts(script_environment(tmp_path), silence_timeout=2)
     text = "import time\nfor _ in range(8):\n    time.sleep(0.4)\n    print('{}', flush=True)\n"
     scripts.run(script(tmp_path, text), [], reported.append)
     assert len(reported) == 8

@@ -17,7 +17,7 @@ from llmariner.standalone.engine.environment import EngineEnvironment
 from llmariner.standalone.engine.packages import PACKAGED, PackagedModel, install_model
 from llmariner.standalone.warmup import answer_mismatch, warm_up
 
-from .scripted_hub import environment_with_hub
+from .script_environment import script_environment
 
 CHAT, EMBEDDINGS = PACKAGED
 assert isinstance(CHAT.expected, ExpectedText)
@@ -59,7 +59,7 @@ def scripted() -> Iterator[tuple[type[Scripted], str]]:
 
 @pytest.fixture
 def engines(tmp_path: Path) -> EngineEnvironment:
-    return environment_with_hub(tmp_path)
+    return script_environment(tmp_path)
 
 
 def test_models_with_the_expected_answers_are_checked_once(

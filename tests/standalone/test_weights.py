@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +11,16 @@ import pytest
 
 from llmariner.errors import ModelNotFound, NotFound
 from llmariner.models.model import ActivationStatus, LoadingStatus, Model, ModelConfig, SourceRepository, Task
-from llmariner.models.weights import WeightsUnavailable
+from llmariner.models.traits import ModelTraits
+from llmariner.models.weights import LoadingProgress, WeightsUnavailable
+from llmariner.settings import ModelSettings
+from llmariner.standalone.engine.environment import EngineEnvironment
 from llmariner.standalone.engine.scripts import ScriptInterrupted
 from llmariner.standalone.weights import LocalWeights
 
-from .scripted_hub import environment_with_hub, no_file
+from ..model_sources.model_server import COMMIT, ModelServer, running_server
+from ..model_sources.tiny_files import CONFIG, gguf, safetensors
+from .script_environment import no_file, script_environment
 
 MODEL = Model(
     id="org/a",
@@ -43,12 +45,23 @@ MODEL = Model(
 )
 
 
+FILES = {"config.json": CONFIG, "model.safetensors": safetensors()}
+
+
 @pytest.fixture
-def weights(tmp_path: Path) -> LocalWeights:
-    return LocalWeights(tmp_path / "home" / "models", environment_with_hub(tmp_path), no_file)
+def server() -> Iterator[ModelServer]:
+    with running_server() as server:
+        server.repositories["org/repository"] = dict(FILES)
+        yield server
 
 
-def ignore_progress(_progress: float, _message: str) -> None:
+@pytest.fixture
+def weights(tmp_path: Path, server: ModelServer) -> LocalWeights:
+    settings = ModelSettings(hub=server.url, ollama_registry=server.url)
+    return LocalWeights(tmp_path / "home" / "models", script_environment(tmp_path), no_file, settings)
+
+
+def ignore_progress(_progress: LoadingProgress) -> None:
     """Ignore the progress."""
 
 
@@ -110,61 +123,135 @@ def test_a_local_model_inside_a_downloaded_folder_removes_nothing(weights: Local
     assert folder.is_dir()
 
 
-ENDLESS = replace(MODEL, model_file_location="endless/model")
+def test_a_download_stops_with_the_platform_and_resumes(weights: LocalWeights, server: ModelServer) -> None:
+    server.fault = lambda *_: "stall"
+
+    def stop(progress: LoadingProgress) -> None:
+        if progress.total_bytes:
+            weights.close()
+
+    for _ in range(2):
+        with pytest.raises(ScriptInterrupted):
+            weights.fetch(MODEL, stop)
 
 
-def started(folder: Path) -> int:
-    """The process id of the one download under way."""
-    deadline = time.monotonic() + 20
-    while not (found := [text for file in folder.glob("*.part/pid") if (text := file.read_text())]):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return int(found[0])
+def test_a_download_of_a_deleted_model_stops_and_leaves_nothing(
+    weights: LocalWeights, server: ModelServer, tmp_path: Path
+) -> None:
+    server.fault = lambda path, *_: "" if path == "config.json" else "stall"
 
-
-def gone(pid: int) -> bool:
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return True
-        time.sleep(0.02)
-    return False
-
-
-def test_a_download_stops_with_the_platform_and_resumes(weights: LocalWeights, tmp_path: Path) -> None:
-    raised: list[BaseException] = []
-
-    def fetch() -> None:
-        try:
-            weights.fetch(ENDLESS, ignore_progress)
-        except BaseException as error:
-            raised.append(error)
-
-    thread = threading.Thread(target=fetch)
-    thread.start()
-    pid = started(tmp_path / "home" / "models")
-    weights.close()
-    thread.join(20)
-    assert [type(error) for error in raised] == [ScriptInterrupted]
-    assert gone(pid)
-    assert list((tmp_path / "home" / "models").glob("*.part"))
-    with pytest.raises(ScriptInterrupted):
-        weights.fetch(replace(MODEL, id="another"), ignore_progress)
-
-
-def test_a_download_of_a_deleted_model_stops_and_leaves_nothing(weights: LocalWeights, tmp_path: Path) -> None:
-    def deleted(_progress: float, _message: str) -> None:
-        raise ModelNotFound(MODEL.id)
+    def deleted(progress: LoadingProgress) -> None:
+        if progress.done_bytes >= len(CONFIG):
+            raise ModelNotFound(MODEL.id)
 
     with pytest.raises(ModelNotFound):
-        weights.fetch(ENDLESS, deleted)
-    assert list((tmp_path / "home" / "models").iterdir()) == []
+        weights.fetch(MODEL, deleted)
+    assert [path.name for path in (tmp_path / "home" / "models").iterdir()] == ["blobs"]
+
+
+def test_what_the_files_say_is_reported(weights: LocalWeights, server: ModelServer) -> None:
+    template = json.dumps({"chat_template": "{{ tools }}<tool_call>[TOOL_CALLS]"}).encode()
+    server.repositories["org/repository"] |= {"tokenizer_config.json": template, "README.md": b"x" * 1000}
+    seen: list[LoadingProgress] = []
+    found = weights.fetch(MODEL, seen.append)
+    assert (found.task, found.size_bytes) == (Task.GENERATE, len(FILES["model.safetensors"]))
+    assert found.traits == ModelTraits(
+        architecture="LlamaForCausalLM",
+        context_length=2048,
+        revision=COMMIT,
+        chat_template="tokenizer_config.json",
+        tool_parser="mistral",
+    )
+    total = sum(map(len, FILES.values())) + len(template)
+    assert (seen[0].message, seen[-1].done_bytes, seen[-1].total_bytes) == ("listing the files", total, total)
+    assert weights.fetch(MODEL, ignore_progress) == found, "from the folder"
+
+
+def test_weights_that_no_engine_serves_are_refused(weights: LocalWeights, server: ModelServer, tmp_path: Path) -> None:
+    pickles = {"config.json": CONFIG, "pytorch_model.bin": b"\x80\x04."}
+    cases: list[tuple[dict[str, bytes], str]] = [
+        (pickles, "pickles.*LLMARINER_MODEL_PICKLES"),
+        ({"README.md": b"x"}, "no weights"),
+        ({"config.json": CONFIG, "model.safetensors": b"\x80\x04pickle"}, "its content is none"),
+        ({"config.json": CONFIG, "model.safetensors": (1 << 60).to_bytes(8, "little") + b"{}"}, "its content is none"),
+        ({"config.json": b"[]", "model.safetensors": safetensors()}, "no JSON object"),
+        ({"model.safetensors": safetensors()}, "no config.json"),
+        ({"a.gguf": gguf(), "b.gguf": gguf()}, "Name one file.*a.gguf, b.gguf"),
+        ({"a.gguf": gguf("qwen2")}, "architecture 'qwen2' can't be converted"),
+        ({"a.gguf": b"\x80\x04" * 20}, "its content is none"),
+        ({"m/config.pbtxt": b"x", "m/1/model.onnx": b"x"}, "NVIDIA_TRITON"),
+    ]
+    for number, (files, said) in enumerate(cases):
+        server.repositories["org/repository"] = files
+        with pytest.raises(WeightsUnavailable, match=said):
+            weights.fetch(replace(MODEL, created_at=number), ignore_progress)
+    settings = ModelSettings(hub=server.url, pickles=True)
+    allowing = LocalWeights(
+        tmp_path / "other", EngineEnvironment(tmp_path, tmp_path / "engine.lock"), no_file, settings
+    )
+    server.repositories["org/repository"] = pickles
+    assert allowing.fetch(MODEL, ignore_progress).size_bytes == 3
+
+
+CONVERTER = """
+import json, os, sys
+from pathlib import Path
+source, target = Path(sys.argv[1]), Path(sys.argv[2])
+assert source.read_bytes()[:4] == b"GGUF"
+print(json.dumps({"done": 1, "total": 4, "what": "reading"}), flush=True)
+part = target.with_name(target.name + ".converting.part")
+part.mkdir()
+(part / "config.json").write_bytes(%r)
+(part / "model.safetensors").write_bytes(%r)
+os.replace(part, target)
+"""
+
+
+def test_a_gguf_file_becomes_a_folder_that_the_engine_reads(server: ModelServer, tmp_path: Path) -> None:
+    """The conversion itself needs the engine's environment; here the script is another."""
+    script = tmp_path / "convert.py"
+    script.write_text(CONVERTER % (CONFIG, FILES["model.safetensors"]))
+    settings = ModelSettings(hub=server.url, ollama_registry=server.url)
+    weights = LocalWeights(tmp_path / "models", script_environment(tmp_path), no_file, settings, gguf_converter=script)
+    server.repositories |= {
+        "org/gguf": {"a.gguf": gguf(), "b.gguf": gguf("qwen2")},
+        "tiny:latest": {"application/vnd.ollama.image.model": gguf()},
+    }
+    local = tmp_path / "local"
+    local.mkdir()
+    (local / "x.gguf").write_bytes(gguf())
+    for source, location in (
+        (SourceRepository.HUGGING_FACE, "org/gguf/a.gguf"),
+        (SourceRepository.OLLAMA, "tiny"),
+        (SourceRepository.LOCAL, str(local)),
+    ):
+        model = replace(MODEL, source_repository=source, model_file_location=location)
+        found = weights.fetch(model, ignore_progress)
+        assert (found.traits.converted_from, found.traits.architecture) == ("GGUF", "LlamaForCausalLM")
+        weights.discard(model.id, found.folder)
+    assert sorted(path.name for path in tmp_path.glob("models/**/*")) == ["blobs", "lock"]
+
+
+def test_local_folders_of_projects_have_no_links_out_of_them(weights: LocalWeights, tmp_path: Path) -> None:
+    mine, others = tmp_path / "mine", tmp_path / "others"
+    for folder in (mine, others):
+        folder.mkdir()
+        (folder / "config.json").write_bytes(CONFIG)
+    (others / "model.safetensors").write_bytes(safetensors())
+    (mine / "model.safetensors").symlink_to(others / "model.safetensors")
+    model = replace(MODEL, source_repository=SourceRepository.LOCAL, model_file_location=str(mine), approved=False)
+    with pytest.raises(WeightsUnavailable, match="a link that leads out of it"):
+        weights.fetch(model, ignore_progress)
+    assert weights.fetch(replace(model, approved=True), ignore_progress).folder == str(mine)
+    for location, said in (("relative", "absolute path"), (f"{tmp_path}/gone", "no folder"), ("pvc://x/y", "not here")):
+        with pytest.raises(WeightsUnavailable, match=said):
+            weights.fetch(replace(model, model_file_location=location), ignore_progress)
 
 
 def test_an_adapter_of_a_fine_tuning_job_is_made_of_its_file(tmp_path: Path) -> None:
-    header = json.dumps({"base_model.model.q_proj.lora_A.weight": {"dtype": "F32", "shape": [4, 8]}}).encode()
+    header = json.dumps(
+        {"base_model.model.q_proj.lora_A.weight": {"dtype": "F32", "shape": [4, 8], "data_offsets": [0, 0]}}
+    ).encode()
     asked = []
 
     def read_file(project_id: str, file_id: str) -> Iterator[bytes]:
@@ -173,7 +260,7 @@ def test_an_adapter_of_a_fine_tuning_job_is_made_of_its_file(tmp_path: Path) -> 
             raise NotFound("No such file.")
         yield len(header).to_bytes(8, "little") + header if file_id == "file-1" else b"a pickle, perhaps"
 
-    weights = LocalWeights(tmp_path / "models", environment_with_hub(tmp_path), read_file)
+    weights = LocalWeights(tmp_path / "models", script_environment(tmp_path), read_file)
     adapter = replace(
         MODEL, source_repository=SourceRepository.FINE_TUNING, base_model_id="org/base", project_id="proj_1"
     )

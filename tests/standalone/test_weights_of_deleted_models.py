@@ -13,10 +13,13 @@ from llmariner.models.model import Model, NewModel, SourceRepository
 from llmariner.models.weights import FetchedWeights, ReportProgress
 from llmariner.platform.database.migrate import upgrade
 from llmariner.platform.events.cloudevents import Event
+from llmariner.settings import ModelSettings
 from llmariner.standalone.platform import checkout_root
 from llmariner.standalone.weights import LocalWeights
 
-from .scripted_hub import environment_with_hub, no_file
+from ..model_sources.model_server import running_server
+from ..model_sources.tiny_files import CONFIG, safetensors
+from .script_environment import no_file, script_environment
 
 
 @pytest.fixture
@@ -47,9 +50,13 @@ def test_weights_are_stored_only_for_an_existing_model(deleted: bool, context: C
                 context.registry.delete(model.id, project_id=None)
             return fetched
 
-    context.weights = Deleting(tmp_path / "models", environment_with_hub(tmp_path), no_file)
-    model = context.registry.create(NewModel("m", SourceRepository.HUGGING_FACE, "org/repository"))
-    load(context, model)
-    assert len(list((tmp_path / "models").iterdir())) == (0 if deleted else 1)
+    with running_server() as server:
+        server.repositories["org/repository"] = {"config.json": CONFIG, "model.safetensors": safetensors()}
+        settings = ModelSettings(hub=server.url)
+        context.weights = Deleting(tmp_path / "models", script_environment(tmp_path), no_file, settings)
+        model = context.registry.create(NewModel("m", SourceRepository.HUGGING_FACE, "org/repository"))
+        load(context, model)
+    assert len(list((tmp_path / "models").glob("m-*"))) == (0 if deleted else 1)
+    assert len(list((tmp_path / "models" / "blobs").glob("sha256-*"))) == (0 if deleted else 2)
     if not deleted:
         assert context.registry.get("m").loaded

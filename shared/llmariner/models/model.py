@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from llmariner.errors import InvalidRequest
+from llmariner.models.traits import ModelTraits
 from llmariner.platform.serving import served_name
 
 __all__ = [
@@ -235,6 +236,11 @@ class Model:
     revision: int
     approved: bool
     """An administrator or the platform itself chose its location and engine arguments: no allow-list applies to them."""
+    loaded_bytes: int = 0
+    total_bytes: int = 0
+    loading_seconds_left: float | None = None
+    """Until the weights are fetched, by the rate of the last half minute; None where nobody can say."""
+    traits: ModelTraits = field(default_factory=ModelTraits)
 
     @property
     def name(self) -> str:

@@ -32,6 +32,8 @@ from llmariner.models.restrictions import (
     is_model_admin,
 )
 from llmariner.models.tables import model_wakes, models
+from llmariner.models.traits import ModelTraits
+from llmariner.models.weights import LoadingProgress
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.platform.database.revisions import next_revision
 from llmariner.platform.serving import served_name
@@ -183,8 +185,8 @@ class ModelRegistry:
         """Why the engine of a model must not start; empty where it may."""
         return blocked_reason(model, self._locations)
 
-    def update_progress(self, model_id: str, *, progress: float, message: str, created: int | None = None) -> None:
-        """Record the progress of fetching weights, from 0 to 1; no effect on a model that is loaded.
+    def update_progress(self, model_id: str, progress: LoadingProgress, *, created: int | None = None) -> None:
+        """Record the progress of fetching weights; no effect on a model that is loaded.
 
         `created` identifies the model among those that had this id one after another; ModelNotFound for one that is gone.
         The revision does not change: readers of revisions read models that are not loaded again anyway.
@@ -195,11 +197,25 @@ class ModelRegistry:
             session.run(
                 update(models)
                 .where(same, models.c.loading_status != LoadingStatus.SUCCEEDED)
-                .values(loading_status=LoadingStatus.LOADING, loading_progress=progress, loading_message=message)
+                .values(
+                    loading_status=LoadingStatus.LOADING,
+                    loading_progress=progress.fraction,
+                    loading_message=progress.message,
+                    loaded_bytes=progress.done_bytes,
+                    total_bytes=progress.total_bytes,
+                    loading_seconds_left=progress.estimate_seconds,
+                )
             )
 
     def mark_loaded(
-        self, model_id: str, *, folder: str, size_bytes: int, task: Task, created: int | None = None
+        self,
+        model_id: str,
+        *,
+        folder: str,
+        size_bytes: int,
+        task: Task,
+        traits: ModelTraits = ModelTraits(),  # noqa: B008
+        created: int | None = None,
     ) -> None:
         """Record that the weights are fetched; `created` as in `update_progress`."""
         with self._database.write() as session:
@@ -215,6 +231,8 @@ class ModelRegistry:
                 folder=folder,
                 size_bytes=size_bytes,
                 task=task,
+                loading_seconds_left=None,
+                traits=traits.to_json(),
             )
             add_model_event(session, LOADED, model.id, model.project_id)
 
@@ -225,7 +243,13 @@ class ModelRegistry:
             model = _get_created_at(session, model_id, created)
             if model.loaded:
                 return
-            _update(session, model, loading_status=LoadingStatus.FAILED, loading_failure_reason=reason)
+            _update(
+                session,
+                model,
+                loading_status=LoadingStatus.FAILED,
+                loading_failure_reason=reason,
+                loading_seconds_left=None,
+            )
             add_model_event(session, FAILED, model.id, model.project_id, reason=redact_paths(reason))
 
     def record_wake(self, model_id: str, seconds: float) -> None:
@@ -358,6 +382,7 @@ def _model(row: Row[Any]) -> Model:
         loading_status=LoadingStatus(row.loading_status),
         activation_status=ActivationStatus(row.activation_status),
         config=ModelConfig.from_api(json.loads(row.config)),
+        traits=ModelTraits.from_json(row.traits),
     )
     return Model(**values)
 

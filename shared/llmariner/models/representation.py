@@ -7,6 +7,7 @@ from typing import Any
 
 from llmariner.errors import InvalidRequest
 from llmariner.models.model import CONFIG_PATHS, Model
+from llmariner.models.traits import configured_argument
 from llmariner.platform.serving import Status, served_name
 from llmariner.platform.serving.redaction import redact_paths
 
@@ -35,11 +36,15 @@ def model_object(
         "loading_status": f"MODEL_LOADING_STATUS_{model.loading_status}",
         "loading_progress": model.loading_progress,
         "loading_status_message": model.loading_message,
+        "loaded_bytes": model.loaded_bytes,
+        "total_bytes": model.total_bytes,
+        "loading_seconds_left": model.loading_seconds_left,
         "loading_failure_reason": reason if with_diagnostics else redact_paths(reason),
         "source_repository": f"SOURCE_REPOSITORY_{model.source_repository}",
         "formats": [f"MODEL_FORMAT_{model.format}"],
         "task": model.task,
         "size_bytes": model.size_bytes,
+        "traits": _traits(model),
         "is_base_model": model.base_model_id is None,
         "base_model_id": served_name(model.base_model_id or ""),
         "parent": served_name(model.base_model_id or "") or None,
@@ -83,6 +88,22 @@ def sets_extra_args(config: Mapping[str, Any], paths: frozenset[str] | None) -> 
     covered = paths is None or not paths.isdisjoint(("runtime_config", "runtime_config.extra_args"))
     runtime = config.get("runtime_config")
     return covered and isinstance(runtime, Mapping) and "extra_args" in runtime
+
+
+def _traits(model: Model) -> dict[str, Any]:
+    """What the model's files say; engine arguments of its configuration count before them."""
+    traits, arguments = model.traits, model.config.extra_args
+    return {
+        "runtime": "vllm",
+        "architecture": traits.architecture or None,
+        "context_length": traits.context_length or None,
+        "quantization": traits.quantization or None,
+        "revision": traits.revision or None,
+        "converted_from": traits.converted_from or None,
+        "chat_template": traits.chat_template or None,
+        "tool_call_parser": configured_argument(arguments, "--tool-call-parser") or traits.tool_parser or None,
+        "reasoning_parser": configured_argument(arguments, "--reasoning-parser") or traits.reasoning_parser or None,
+    }
 
 
 def _quantile(ordered: list[float] | None, share: float) -> float | None:

@@ -91,6 +91,8 @@ def weight_uri(source: SourceRepository, location: str) -> str:
         return f"{IMPORTED_SCHEME}{location}"
     if "://" in location:
         return location
-    if source in (SourceRepository.HUGGING_FACE, SourceRepository.OLLAMA):
+    if source is SourceRepository.HUGGING_FACE:
         return f"hf://{location}"
+    if source is SourceRepository.OLLAMA:
+        return f"ollama://{location}"
     return f"file://{location}"

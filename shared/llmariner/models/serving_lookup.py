@@ -151,4 +151,6 @@ class RegistryModelLookup:
             blocked=self._registry.blocked_reason(model),
             trusted=model.approved,
             created=model.created_at,
+            tool_parser=model.traits.tool_parser,
+            reasoning_parser=model.traits.reasoning_parser,
         )

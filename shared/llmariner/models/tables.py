@@ -34,6 +34,12 @@ models = Table(
     # As in `Model`. False for models of the previous release, which did not check.
     Column("approved", Boolean, nullable=False, server_default=false()),
     Column("revision", BigInteger, nullable=False, index=True),
+    # Of a loading that is under way: bytes, and seconds until it is done, where that is known.
+    Column("loaded_bytes", BigInteger, nullable=False, server_default="0"),
+    Column("total_bytes", BigInteger, nullable=False, server_default="0"),
+    Column("loading_seconds_left", Float),
+    # As JSON of `models.traits.ModelTraits`; empty for models of the previous release.
+    Column("traits", Text, nullable=False, server_default=""),
 )
 
 model_wakes = Table(

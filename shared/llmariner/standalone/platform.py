@@ -29,7 +29,14 @@ from llmariner.platform.serving.local_processes.launcher_client import kill_orph
 from llmariner.platform.serving.local_processes.sockets import remove_stale_folders
 from llmariner.platform.serving.log_files import rotate
 from llmariner.platform.vectors.milvus import MilvusIndex
-from llmariner.settings import Environment, SecretSettings, ServingSettings, StandaloneSettings
+from llmariner.settings import (
+    Environment,
+    ModelSettings,
+    S3Settings,
+    SecretSettings,
+    ServingSettings,
+    StandaloneSettings,
+)
 from llmariner.standalone.dispatcher import Dispatcher, delivery_timeouts, subscriptions
 from llmariner.standalone.engine.environment import EngineEnvironment
 from llmariner.standalone.engine.packages import PACKAGED, PackagedModel
@@ -127,7 +134,9 @@ class StandalonePlatform:
         self._tasks: list[asyncio.Task[Any]] = []
         self._dispatcher: Dispatcher | None = None
         self.serving: ProcessServing | None = None
-        self._weights = LocalWeights(self.folder.root / "models", environment, self._read_file)
+        self._weights = LocalWeights(
+            self.folder.root / "models", environment, self._read_file, ModelSettings.load(env), S3Settings.load(env)
+        )
         self._milvus_lite = MilvusLiteProcess(self.folder.vectors, self.folder.logs / _MILVUS_LOG)
         if not env.get("LLMARINER_MILVUS_URI"):
             self.context.vectors = MilvusIndex(self._milvus_lite.settings)

@@ -1,69 +1,109 @@
-"""Weights in standalone mode: local folders, and snapshots of a Hugging Face hub."""
+"""Weights in standalone mode: local folders, and folders fetched from repositories."""
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import hashlib
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from llmariner.errors import ModelNotFound, NotFound
 from llmariner.fine_tuning.adapter_file import InvalidAdapter, file_of, write_adapter_folder
-from llmariner.models.model import Model, SourceRepository, Task
-from llmariner.models.weights import FetchedWeights, ReportProgress, WeightsUnavailable
+from llmariner.models.formats import (
+    GGUF_HEADER_BYTES,
+    Format,
+    choose_files,
+    folder_format,
+    gguf_architecture,
+    read_json,
+    weight_files,
+)
+from llmariner.models.inspection import folder_task, folder_traits
+from llmariner.models.model import Model, SourceRepository
+from llmariner.models.weights import FetchedWeights, LoadingProgress, ReportProgress, WeightsUnavailable
+from llmariner.platform.model_files import FilesUnavailable, ModelSource, RemoteFile, TransferInterrupted
+from llmariner.platform.model_files.blobs import BlobStore
+from llmariner.platform.model_files.fetch import FetchProgress, fetch_files
+from llmariner.platform.model_files.ranges import TransferLimits
+from llmariner.settings import ModelSettings, S3Settings
 from llmariner.standalone.engine.environment import EngineEnvironment
-from llmariner.standalone.engine.scripts import Scripts
+from llmariner.standalone.engine.scripts import ScriptInterrupted, Scripts
+from llmariner.standalone.model_sources import open_source
 
 __all__ = ["LocalWeights"]
 
 ReadFile = Callable[[str, str], Iterator[bytes]]
-_FETCH = Path(__file__).parent / "engine" / "fetch_snapshot.py"
+_CONVERTER = Path(__file__).parent / "engine" / "load_gguf.py"
+_GGUF_SUFFIX = ".gguf-files"
+_ORIGIN = ".origin.json"
+_CONVERTED_ARCHITECTURES = frozenset({"llama"})
+_BLOBS = "blobs"
 
 
 class LocalWeights:
-    """See `models.weights.WeightFetcher`. `folder`: contains a subfolder for each fetched model.
+    """See `models.weights.WeightFetcher`. `folder`: contains a subfolder for each fetched model, and the files' contents.
 
     `read_file`: the bytes of a project's file (project id, file id), for adapters that fine-tuning jobs made.
     A subfolder's name is derived from the model's id, creation time and repository, so a model that is created again under
     the same id has another folder.
     """
 
-    def __init__(self, folder: Path, environment: EngineEnvironment, read_file: ReadFile) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        environment: EngineEnvironment,
+        read_file: ReadFile,
+        settings: ModelSettings = ModelSettings(),  # noqa: B008
+        s3: S3Settings = S3Settings(),  # noqa: B008
+        *,
+        limits: TransferLimits = TransferLimits(),  # noqa: B008
+        gguf_converter: Path = _CONVERTER,
+    ) -> None:
         self._folder = folder
+        self._blobs = BlobStore(folder / _BLOBS)
         self._scripts = Scripts(environment)
         self._read_file = read_file
+        self._settings = settings
+        self._s3 = s3
+        self._limits = limits
+        self._gguf_converter = gguf_converter
+        self._closed = threading.Event()
 
     def close(self) -> None:
         """Stop running downloads; the next start resumes them."""
+        self._closed.set()
         self._scripts.close()
 
     def fetch(self, model: Model, report: ReportProgress) -> FetchedWeights:
         """See the port."""
         file = file_of(model.model_file_location, model.project_id or "")
-        # Whom a file belongs to was decided by the platform, which approves the models that it makes of files.
-        if model.source_repository is SourceRepository.FINE_TUNING and model.approved and file is not None:
-            return _inspected(self._adapter(model, *file), adapter=True)
-        if model.source_repository in (
-            SourceRepository.LOCAL,
-            SourceRepository.OBJECT_STORE,
-            SourceRepository.FINE_TUNING,
-        ):
-            return _inspected(_local_folder(model), adapter=model.base_model_id is not None)
-        if model.source_repository is SourceRepository.HUGGING_FACE:
-            return _inspected(self._snapshot(model, report), adapter=model.base_model_id is not None)
-        raise WeightsUnavailable(
-            "Ollama models need an Ollama runtime, which a single machine does not run; use HUGGING_FACE."
-        )
+        try:
+            # Whom a file belongs to was decided by the platform, which approves the models that it makes of files.
+            if file is not None and model.source_repository is SourceRepository.FINE_TUNING and model.approved:
+                return self._inspected(self._adapter(model, *file), model)
+            with open_source(model, self._settings, self._s3) as source:
+                return self._local(model, report) if source is None else self._fetched(model, source, report)
+        except FilesUnavailable as error:
+            raise WeightsUnavailable(str(error)) from error
+        except TransferInterrupted as error:
+            raise WeightsUnavailable(
+                f"{error} What is here already is kept for a week: create the model again when the network works."
+            ) from error
 
     def discard(self, model_id: str, folder: str) -> None:
-        """See the port. Removes `folder` only if it was fetched for this model."""
+        """See the port. Removes `folder` only if it was fetched for this model, and files that no other model uses."""
         if not folder:
             return
         path = Path(folder).resolve()
         if path.parent == self._folder.resolve() and path.name.startswith(_folder_prefix(model_id)):
             shutil.rmtree(path, ignore_errors=True)
+            self._blobs.free_unused()
 
     def _adapter(self, model: Model, project_id: str, file_id: str) -> Path:
         """The folder of an adapter that a fine-tuning job made: its file, as that project has it."""
@@ -85,27 +125,100 @@ class LocalWeights:
         registration = json.dumps([model.created_at, model.project_id, model.model_file_location])
         return self._folder / f"{_folder_prefix(model.id)}{_digest(registration)}"
 
-    def _snapshot(self, model: Model, report: ReportProgress) -> Path:
+    def _fetched(self, model: Model, source: ModelSource, report: ReportProgress) -> FetchedWeights:
         target = self._target(model)
         if target.is_dir():
-            return target
+            return self._inspected(target, model)
         self._folder.mkdir(parents=True, exist_ok=True)
+        with self._removed_if_deleted(target):
+            self._report(report, LoadingProgress(0.0, "listing the files"))
+            listing = source.list_files()
+            files = choose_files(listing.files, source.only, pickles_allowed=self._settings.pickles)
+            gguf = _convertible_gguf(source, files) if any(file.path.endswith(".gguf") for file in files) else None
+            place = target if gguf is None else target.with_name(target.name + _GGUF_SUFFIX)
+            fetch_files(source, files, place, self._blobs, self._on_progress(report), self._limits)
+            if gguf is not None:
+                self._convert(place / gguf, target, report)
+                shutil.rmtree(place, ignore_errors=True)
+                self._blobs.free_unused()
+            origin = {"revision": listing.revision, "converted_from": "" if gguf is None else Format.GGUF}
+            (target / _ORIGIN).write_text(json.dumps(origin))
+        return self._inspected(target, model)
 
-        def on_progress(progress: dict[str, object]) -> None:
-            done, total = int(str(progress["done"])), max(1, int(str(progress["total"])))
-            report(min(0.99, done / total), f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB")
+    def _local(self, model: Model, report: ReportProgress) -> FetchedWeights:
+        folder, target = _local_folder(model), self._target(model)
+        if target.is_dir():
+            return self._inspected(target, model)
+        if model.base_model_id is None and folder_format(folder, pickles_allowed=self._settings.pickles) is Format.GGUF:
+            files = sorted(folder.glob("*.gguf"))
+            with files[0].open("rb") as file:
+                _check_architecture(gguf_architecture(file.read(GGUF_HEADER_BYTES)), [path.name for path in files])
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with self._removed_if_deleted(target):
+                self._convert(files[0], target, report)
+            (target / _ORIGIN).write_text(json.dumps({"converted_from": Format.GGUF}))
+            return self._inspected(target, model)
+        return self._inspected(folder, model)
+
+    def _report(self, report: ReportProgress, progress: LoadingProgress) -> None:
+        if self._closed.is_set():
+            raise ScriptInterrupted("the download")
+        report(progress)
+
+    def _on_progress(self, report: ReportProgress) -> Callable[[FetchProgress], None]:
+        def on_progress(found: FetchProgress) -> None:
+            done, total = found.done_bytes, found.total_bytes
+            message = f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB"
+            fraction = min(0.99, done / max(1, total))
+            self._report(report, LoadingProgress(fraction, message, done, total, found.estimate_seconds))
+
+        return on_progress
+
+    def _convert(self, file: Path, target: Path, report: ReportProgress) -> None:
+        def on_progress(said: dict[str, object]) -> None:
+            self._report(report, LoadingProgress(0.99, f"converting: {said['what']}"))
 
         try:
-            self._scripts.run(_FETCH, [model.model_file_location, str(target)], on_progress)
-        except ModelNotFound:  # the model was deleted meanwhile
-            shutil.rmtree(target.with_name(target.name + ".part"), ignore_errors=True)
-            raise
+            self._scripts.run(self._gguf_converter, [str(file), str(target)], on_progress)
         except OSError as error:
-            raise WeightsUnavailable(
-                f"{model.model_file_location} could not be fetched from the hub. Check the name and the network, "
-                f"then delete the model and create it again. {str(error)[-600:]}"
+            raise FilesUnavailable(
+                f"The GGUF file can't be converted for the engine: {str(error)[-600:]} Use a Hugging Face repository of the "
+                "same model."
             ) from error
-        return target
+
+    @contextlib.contextmanager
+    def _removed_if_deleted(self, target: Path) -> Iterator[None]:
+        """Remove what is fetched of a model that is deleted meanwhile."""
+        try:
+            yield
+        except ModelNotFound:
+            named = glob.escape(target.name)
+            for path in target.parent.glob(f"{named}*"):
+                shutil.rmtree(path, ignore_errors=True)
+            self._blobs.free_unused()
+            raise
+
+    def _inspected(self, folder: Path, model: Model) -> FetchedWeights:
+        """Size, format, task and traits of the weights in a folder. FilesUnavailable if no engine here can serve them."""
+        format_found = folder_format(folder, pickles_allowed=self._settings.pickles)
+        if format_found is not Format.HUGGING_FACE:
+            raise FilesUnavailable(
+                f"The model's format is {format_found}, and the engine of a single machine reads Hugging Face folders."
+            )
+        adapter = model.base_model_id is not None
+        name = "adapter_config.json" if adapter else "config.json"
+        if not (folder / name).is_file():
+            raise FilesUnavailable(f"No readable {name} in {folder}: it must be a Hugging Face model folder.")
+        config = read_json(folder / name)
+        size = sum(path.stat().st_size for path in weight_files(folder))
+        if adapter:
+            return FetchedWeights(str(folder), size, None)
+        origin = read_json(folder / _ORIGIN)
+        found = folder_traits(folder, config)
+        traits = replace(
+            found, revision=str(origin.get("revision", "")), converted_from=str(origin.get("converted_from", ""))
+        )
+        return FetchedWeights(str(folder), size, folder_task(folder, traits), traits=traits)
 
 
 def _folder_prefix(model_id: str) -> str:
@@ -121,23 +234,43 @@ def _local_folder(model: Model) -> Path:
     location = model.model_file_location.removeprefix("file://")
     path = Path(location).expanduser()
     if "://" in location or not path.is_absolute():
-        raise WeightsUnavailable(
-            f"'{location}' is not here: a single machine takes the absolute path of a local folder."
-        )
+        raise FilesUnavailable(f"'{location}' is not here: a single machine takes the absolute path of a local folder.")
+    if not path.is_dir():
+        raise FilesUnavailable(f"There is no folder {path} on this machine.")
+    if not model.approved:
+        _check_links(path)
     return path
 
 
-def _inspected(folder: Path, *, adapter: bool) -> FetchedWeights:
-    """Size and task of the weights in a folder. Raises WeightsUnavailable if no engine can serve them."""
-    name = "adapter_config.json" if adapter else "config.json"
-    try:
-        config = json.loads((folder / name).read_text())
-        sizes = [path.stat().st_size for path in folder.glob("*.safetensors")]
-    except (OSError, ValueError) as error:
-        raise WeightsUnavailable(f"No readable {name} in {folder}: it must be a Hugging Face model folder.") from error
-    if not sizes:
-        raise WeightsUnavailable(f"No .safetensors file in {folder}; other formats are not served.")
-    architectures = config.get("architectures") or []
-    embeds = any(word in name for name in architectures for word in ("Bert", "Embedding", "SentenceTransformer"))
-    task = None if adapter else Task.EMBED if embeds or (folder / "modules.json").is_file() else Task.GENERATE
-    return FetchedWeights(str(folder), sum(sizes), task)
+def _check_links(folder: Path) -> None:
+    """FilesUnavailable for links that lead out of a folder: who may write there could name another project's weights."""
+    whole = folder.resolve()
+    for path in folder.rglob("*"):
+        if path.is_symlink() and not path.resolve().is_relative_to(whole):
+            raise FilesUnavailable(f"{path.name} in the folder is a link that leads out of it.")
+
+
+def _convertible_gguf(source: ModelSource, files: Sequence[RemoteFile]) -> str:
+    """The name of the one GGUF file, after a look at its beginning. FilesUnavailable if it can't be converted."""
+    names = [file.path for file in files if file.path.endswith(".gguf")]
+    first = next(file for file in files if file.path == names[0])
+    length = min(first.size, GGUF_HEADER_BYTES)
+    beginning = b""
+    with source.open_range(first, 0, length) as stream:
+        while len(beginning) < length and (block := stream.read(length - len(beginning))):
+            beginning += block
+    _check_architecture(gguf_architecture(beginning), names)
+    return first.path
+
+
+def _check_architecture(architecture: str | None, names: Sequence[str]) -> None:
+    if len(names) > 1:
+        raise FilesUnavailable(
+            f"The model has several GGUF files ({', '.join(names)[:300]}), and one is converted. Use a Hugging Face "
+            "repository of the same model."
+        )
+    if architecture not in _CONVERTED_ARCHITECTURES:
+        raise FilesUnavailable(
+            f"A GGUF file of the architecture '{architecture or 'unknown'}' can't be converted for the engine, which reads "
+            "Hugging Face folders; those of 'llama' can. Use a Hugging Face repository of the same model."
+        )

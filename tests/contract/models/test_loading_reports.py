@@ -8,6 +8,7 @@ from sqlalchemy import func, select
 from llmariner.errors import ModelNotFound
 from llmariner.models.model import LoadingStatus, NewModel, SourceRepository, Task
 from llmariner.models.registry import ModelRegistry
+from llmariner.models.weights import LoadingProgress
 from llmariner.platform.database import Database
 from llmariner.platform.events.tables import events
 
@@ -23,7 +24,7 @@ def test_a_loaded_model_stays_loaded_during_other_downloads(
     registry.mark_loaded(model, folder="/weights", size_bytes=1, task=Task.GENERATE)
     with database.read() as session:
         before = session.value(select(func.count()).select_from(events))
-    registry.update_progress(model, progress=0.5, message="half")
+    registry.update_progress(model, LoadingProgress(0.5, "half"))
     registry.mark_failed(model, "no space left")
     found = registry.get(model)
     assert (found.loading_status, found.loading_progress) == (LoadingStatus.SUCCEEDED, 1.0)
@@ -34,7 +35,7 @@ def test_a_loaded_model_stays_loaded_during_other_downloads(
 
 def test_progress_reports_change_no_revision(registry: ModelRegistry, model: str) -> None:
     revision, _ = registry.changed_since(0)
-    registry.update_progress(model, progress=0.5, message="half")
+    registry.update_progress(model, LoadingProgress(0.5, "half"))
     assert registry.get(model).loading_progress == 0.5
     assert registry.changed_since(revision) == (revision, [])
     registry.mark_loaded(model, folder="/weights", size_bytes=1, task=Task.GENERATE)
@@ -45,8 +46,8 @@ def test_progress_applies_only_to_the_model_it_was_reported_for(registry: ModelR
     created = registry.get(model).created_at
     registry.delete(model, project_id="proj_a")
     with pytest.raises(ModelNotFound):
-        registry.update_progress(model, progress=0.5, message="half", created=created)
+        registry.update_progress(model, LoadingProgress(0.5, "half"), created=created)
     registry.create(NewModel("m", SourceRepository.HUGGING_FACE, "org/other", project_id="proj_a"))
     with pytest.raises(ModelNotFound):
-        registry.update_progress(model, progress=0.5, message="half", created=created)
+        registry.update_progress(model, LoadingProgress(0.5, "half"), created=created)
     assert registry.get(model).loading_progress == 0.0

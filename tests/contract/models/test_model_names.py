@@ -12,6 +12,7 @@ from llmariner.limits.restrictions import Restriction
 from llmariner.models.model import NewModel, SourceRepository, Task
 from llmariner.models.queries import ModelSelector
 from llmariner.models.registry import ModelRegistry
+from llmariner.models.weights import LoadingProgress
 from llmariner.platform.database import Database
 from llmariner.platform.events.tables import events
 
@@ -70,7 +71,7 @@ def test_pending_work_of_one_model_does_not_apply_to_another_of_its_name(
     of = before.created_at
     reports: list[Callable[[], object]] = [
         lambda: registry.mark_loaded("gpt-4", folder="hf://evil/x", size_bytes=1, task=Task.GENERATE, created=of),
-        lambda: registry.update_progress("gpt-4", progress=0.5, message="", created=of),
+        lambda: registry.update_progress("gpt-4", LoadingProgress(0.5, ""), created=of),
         lambda: registry.mark_failed("gpt-4", "broken", created=of),
     ]
     for report in reports:

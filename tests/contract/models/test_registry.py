@@ -16,6 +16,7 @@ from llmariner.models.model import ActivationStatus, LoadingStatus, Model, Model
 from llmariner.models.queries import ModelSelector
 from llmariner.models.registry import ModelRegistry
 from llmariner.models.tables import model_wakes, models
+from llmariner.models.weights import LoadingProgress
 from llmariner.platform.database import Database
 from llmariner.platform.database.revisions import next_revision
 from llmariner.platform.events.tables import events
@@ -205,7 +206,7 @@ def test_a_configuration_is_stored_completely(registry: ModelRegistry, database:
 
 def test_a_model_is_not_activated_before_its_weights_are_loaded(registry: ModelRegistry) -> None:
     registry.create(new())
-    registry.update_progress("org/model", progress=0.5, message="half")
+    registry.update_progress("org/model", LoadingProgress(0.5, "half"))
     with pytest.raises(ModelNotFound):
         registry.activate("org/model", ACTIVE, project_id=None)
     registry.mark_loaded("org/model", folder="/weights", size_bytes=10, task=Task.GENERATE)
@@ -215,7 +216,7 @@ def test_a_model_is_not_activated_before_its_weights_are_loaded(registry: ModelR
 
 def test_loading_goes_through_its_states(registry: ModelRegistry, database: Database) -> None:
     registry.create(new())
-    registry.update_progress("org/model", progress=0.25, message="a quarter")
+    registry.update_progress("org/model", LoadingProgress(0.25, "a quarter"))
     model = registry.get("org/model")
     assert (model.loading_status, model.loading_progress) == (LoadingStatus.LOADING, 0.25)
     registry.mark_failed("org/model", "no space\0left")

@@ -11,10 +11,13 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
-__all__ = ["IMPORTED_SCHEME", "EngineModel", "Phase", "Serving", "Status", "served_name"]
+__all__ = ["DEFAULT_TOOL_PARSER", "IMPORTED_SCHEME", "EngineModel", "Phase", "Serving", "Status", "served_name"]
 
 IMPORTED_SCHEME = "kserve://"
 """Prefix of `EngineModel.folder` for a model whose InferenceService the platform did not create; its name follows."""
+
+DEFAULT_TOOL_PARSER = "hermes"
+"""vLLM's parser of tool calls for a model whose files name none."""
 
 
 def served_name(model_id: str) -> str:
@@ -61,6 +64,10 @@ class EngineModel:
     created: int = 0
     adapters_of: str | None = None
     """The project whose adapters this engine serves, separately from the engine of the shared base model."""
+    tool_parser: str = ""
+    """vLLM's parser of tool calls; empty: `DEFAULT_TOOL_PARSER`."""
+    reasoning_parser: str = ""
+    """vLLM's parser of reasoning; empty: none."""
 
     @property
     def name(self) -> str:

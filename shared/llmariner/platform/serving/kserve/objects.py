@@ -11,8 +11,8 @@ from typing import Any
 from llmariner.platform.serving import IMPORTED_SCHEME, EngineModel
 from llmariner.platform.serving.local_processes.command_line import (
     ANSWER_CHECK_MIDDLEWARE,
-    FEATURE_ARGUMENTS,
     USAGE_MIDDLEWARE,
+    feature_arguments,
     remote_code_arguments,
 )
 from llmariner.settings import KServeSettings
@@ -203,7 +203,7 @@ def _predictor(model: EngineModel, adapters: tuple[EngineModel, ...], settings: 
 def _arguments(model: EngineModel, adapters: Sequence[EngineModel], settings: KServeSettings) -> list[str]:
     """Arguments after the runtime's. vLLM uses the last of each, so mandatory ones follow the model's."""
     arguments = [f"--max-num-seqs={capacity(settings)}"]
-    arguments += ["--runner=pooling", "--dtype=float32"] if model.task == "embed" else FEATURE_ARGUMENTS
+    arguments += ["--runner=pooling", "--dtype=float32"] if model.task == "embed" else feature_arguments(model)
     arguments += model.extra_args
     arguments += [f"--served-model-name={model.name}", f"--middleware={USAGE_MIDDLEWARE}"]
     arguments += [f"--middleware={ANSWER_CHECK_MIDDLEWARE}"] if _hardware(model, settings) == "cpu" else []

@@ -11,15 +11,15 @@ import os
 from pathlib import Path
 from typing import Any
 
-from llmariner.platform.serving import EngineModel
+from llmariner.platform.serving import DEFAULT_TOOL_PARSER, EngineModel
 
 __all__ = [
     "ANSWER_CHECK_MIDDLEWARE",
     "CAPACITY",
-    "FEATURE_ARGUMENTS",
     "USAGE_MIDDLEWARE",
     "engine_arguments",
     "engine_environment",
+    "feature_arguments",
     "memory_needed",
     "remote_code_arguments",
 ]
@@ -36,11 +36,14 @@ _LORA_ARGUMENTS = ("--enable-lora", "--max-lora-rank", "16", "--max-loras", "2")
 _STRUCTURED_OUTPUTS = json.dumps({"backend": "xgrammar", "disable_any_whitespace": True})
 
 
-FEATURE_ARGUMENTS = (
-    *("--enable-auto-tool-choice", "--tool-call-parser", "hermes", "--exclude-tools-when-tool-choice-none"),
-    *("--structured-outputs-config", _STRUCTURED_OUTPUTS),
-)
-"""Arguments of every generating engine, standalone and on clusters."""
+def feature_arguments(model: EngineModel) -> tuple[str, ...]:
+    """Arguments of a generating engine, standalone and on clusters; the parsers are those that suit the model."""
+    parser = model.tool_parser or DEFAULT_TOOL_PARSER
+    return (
+        *("--enable-auto-tool-choice", "--tool-call-parser", parser, "--exclude-tools-when-tool-choice-none"),
+        *("--structured-outputs-config", _STRUCTURED_OUTPUTS),
+        *(("--reasoning-parser", model.reasoning_parser) if model.reasoning_parser else ()),
+    )
 
 
 USAGE_MIDDLEWARE = "request_usage.RequestUsage"
@@ -82,7 +85,7 @@ def engine_arguments(model: EngineModel, address: Path | int) -> list[str]:
             str(_context_length(model.folder)),
             *_lora_arguments(model.folder),
         ]
-        arguments += FEATURE_ARGUMENTS
+        arguments += feature_arguments(model)
     return [
         *arguments,
         *model.extra_args,

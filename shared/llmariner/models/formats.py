@@ -1,0 +1,256 @@
+"""Formats of weights, told from the content of files: which files of a location a model needs, and what a folder holds.
+
+Names and contents are untrusted. Pickles run code when they are loaded, so they are refused unless the operator allows them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from collections.abc import Sequence
+from enum import StrEnum
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from llmariner.platform.model_files import FilesUnavailable, RemoteFile
+
+__all__ = [
+    "GGUF_HEADER_BYTES",
+    "Format",
+    "choose_files",
+    "folder_format",
+    "gguf_architecture",
+    "read_json",
+    "weight_files",
+]
+
+_KEPT = ("*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken", "*tokenizer*")
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+_GGUF_PART = re.compile(r"(.+)-\d{5}-of-(\d{5})\.gguf", re.ASCII)
+_MAX_HEADER_BYTES = 100 << 20
+_MAX_JSON_BYTES = 64 << 20
+GGUF_HEADER_BYTES = 64 << 10
+"""The beginning of a GGUF file in which its architecture is looked for; it is the first entry as a rule."""
+# https://github.com/ggml-org/ggml/blob/master/docs/gguf.md: type of a value → its size in bytes.
+_GGUF_SCALARS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+_GGUF_STRING, _GGUF_ARRAY = 8, 9
+
+
+class Format(StrEnum):
+    """LLMariner's names of formats."""
+
+    HUGGING_FACE = "HUGGING_FACE"
+    GGUF = "GGUF"
+    NVIDIA_TRITON = "NVIDIA_TRITON"
+    OLLAMA = "OLLAMA"
+
+
+def choose_files(files: Sequence[RemoteFile], only: str, *, pickles_allowed: bool) -> list[RemoteFile]:
+    """The files that an engine needs of a location. `only`: the one weights file that is wanted; empty: the model's.
+
+    FilesUnavailable where there are no weights, several models, or pickles only.
+    """
+    if only:
+        return _single(files, only, pickles_allowed)
+    safetensors = [file for file in files if file.path.endswith(".safetensors")]
+    if safetensors:
+        return _hugging_face(files, _without_duplicates(safetensors))
+    if gguf := [file for file in files if file.path.endswith(".gguf")]:
+        return _one_gguf(gguf)
+    if any(file.path.rpartition("/")[2] == "config.pbtxt" for file in files):
+        return list(files)
+    pickles = [file for file in files if file.path.endswith(_PICKLES)]
+    if pickles and pickles_allowed:
+        return _hugging_face(files, pickles)
+    raise FilesUnavailable(_no_weights(pickles))
+
+
+def folder_format(folder: Path, *, pickles_allowed: bool) -> Format:
+    """The format of a folder, from the content of its files. FilesUnavailable for none, and for damaged files."""
+    names = [path for path in folder.rglob("*") if path.is_file()]
+    safetensors = [path for path in names if path.suffix == ".safetensors"]
+    for path in safetensors:
+        _check_safetensors(path)
+    if safetensors:
+        return Format.HUGGING_FACE
+    if gguf := [path for path in names if path.suffix == ".gguf"]:
+        for path in gguf:
+            _check_gguf(path)
+        return Format.OLLAMA if (folder / "ollama_template.txt").is_file() else Format.GGUF
+    if any(path.name == "config.pbtxt" for path in names):
+        return Format.NVIDIA_TRITON
+    pickles = [path for path in names if path.suffix in _PICKLES]
+    if pickles and pickles_allowed:
+        return Format.HUGGING_FACE
+    raise FilesUnavailable(_no_weights(pickles))
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files with weights in a folder."""
+    return [
+        path for path in folder.rglob("*") if path.suffix in (".safetensors", ".gguf", *_PICKLES) and path.is_file()
+    ]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty if there is no such file. FilesUnavailable for anything else."""
+    if not path.is_file():
+        return {}
+    try:
+        if path.stat().st_size > _MAX_JSON_BYTES:
+            raise FilesUnavailable(f"{path.name} is over {_MAX_JSON_BYTES >> 20} MiB.")
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise FilesUnavailable(f"{path.name} is no readable JSON.") from error
+    if not isinstance(value, dict):
+        raise FilesUnavailable(f"{path.name} is no JSON object.")
+    return value
+
+
+def gguf_architecture(beginning: bytes) -> str | None:
+    """`general.architecture` of a GGUF file, from its first bytes; None if it is not among them.
+
+    FilesUnavailable for a file that is no GGUF.
+    """
+    if beginning[:4] != b"GGUF" or len(beginning) < 24:
+        raise FilesUnavailable("The file is named .gguf, and its content is none.")
+    try:
+        return _Entries(beginning).find("general.architecture")
+    except (struct.error, ValueError, OverflowError):
+        return None
+
+
+def _single(files: Sequence[RemoteFile], only: str, pickles_allowed: bool) -> list[RemoteFile]:
+    found = next((file for file in files if file.path == only), None)
+    if found is None:
+        names = ", ".join(file.path for file in files if file.path.endswith((".gguf", ".safetensors")))
+        raise FilesUnavailable(
+            f"There is no file '{only[:200]}' at the location. Its weights: {names[:600] or 'none'}."
+        )
+    if only.endswith(".gguf"):
+        return _one_gguf([file for file in files if file.path == only or _gguf_name(file.path) == _gguf_name(only)])
+    if only.endswith(".safetensors") or (pickles_allowed and only.endswith(_PICKLES)):
+        return _hugging_face(files, [found])
+    raise FilesUnavailable(_no_weights([only] if only.endswith(_PICKLES) else []))
+
+
+def _hugging_face(files: Sequence[RemoteFile], weights: Sequence[RemoteFile]) -> list[RemoteFile]:
+    names = {file.path for file in weights}
+    unwanted = (".safetensors", ".gguf", *_PICKLES)
+    kept = [
+        file
+        for file in files
+        if file.path in names or (not file.path.endswith(unwanted) and any(fnmatch(file.path, kind) for kind in _KEPT))
+    ]
+    if not any(file.path in ("config.json", "adapter_config.json") for file in kept):
+        raise FilesUnavailable(
+            "The location has no config.json beside its weights: it must be a Hugging Face model folder."
+        )
+    return kept
+
+
+def _without_duplicates(safetensors: Sequence[RemoteFile]) -> list[RemoteFile]:
+    """Without the copies that some publishers add in their own layout."""
+    copies = [file for file in safetensors if file.path.startswith(("consolidated", "original/"))]
+    others = [file for file in safetensors if file not in copies]
+    return others or copies
+
+
+def _one_gguf(gguf: Sequence[RemoteFile]) -> list[RemoteFile]:
+    models = sorted({_gguf_name(file.path) for file in gguf})
+    main = [file for file in gguf if file.path == "model.gguf"]
+    if len(models) > 1 and not main:
+        raise FilesUnavailable(
+            f"The location has {len(models)} models in GGUF. Name one file as the location, as owner/name/file: "
+            f"{', '.join(models)[:600]}."
+        )
+    return list(gguf)
+
+
+def _gguf_name(path: str) -> str:
+    """The name that all parts of a divided file have in common."""
+    found = _GGUF_PART.fullmatch(path)
+    return f"{found[1]}.gguf" if found else path
+
+
+def _no_weights(pickles: Sequence[object]) -> str:
+    if pickles:
+        return (
+            "The weights are pickles, which run code when they are loaded. Use a repository with .safetensors files; the "
+            "operator allows pickles with LLMARINER_MODEL_PICKLES=1."
+        )
+    return "There are no weights: neither .safetensors, .gguf nor a Triton model repository."
+
+
+def _check_safetensors(path: Path) -> None:
+    """https://huggingface.co/docs/safetensors: a length of 8 bytes, a JSON header, the tensors."""
+    try:
+        with path.open("rb") as file:
+            _check_header(file, path.stat().st_size)
+    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
+        raise FilesUnavailable(
+            f"{path.name} is named .safetensors, and its content is none. Fetch the model again, or ask who published it."
+        ) from error
+
+
+def _check_header(file: BinaryIO, size: int) -> None:
+    length = int.from_bytes(file.read(8), "little")
+    if not 2 <= length <= min(_MAX_HEADER_BYTES, size - 8):
+        raise ValueError("length")
+    header = json.loads(file.read(length))
+    for name, tensor in header.items():
+        if name == "__metadata__":
+            continue
+        begin, end = tensor["data_offsets"]
+        if not 0 <= begin <= end <= size - 8 - length:
+            raise ValueError(name)
+
+
+def _check_gguf(path: Path) -> None:
+    with path.open("rb") as file:
+        gguf_architecture(file.read(24))
+
+
+class _Entries:
+    """The key-value entries at the beginning of a GGUF file."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+        self._position = 24  # after magic, version and two counts
+
+    def find(self, wanted: str) -> str | None:
+        """The text under a key; None if it is no text. struct.error past the end of the content."""
+        (count,) = struct.unpack_from("<Q", self._content, 16)
+        for _ in range(min(count, 4096)):
+            key, kind = self._text(), self._number("<I")
+            if key == wanted:
+                return self._text() if kind == _GGUF_STRING else None
+            self._skip(kind)
+        return None
+
+    def _number(self, form: str) -> int:
+        (value,) = struct.unpack_from(form, self._content, self._position)
+        self._position += struct.calcsize(form)
+        return int(value)
+
+    def _text(self) -> str:
+        length = self._number("<Q")
+        if self._position + length > len(self._content):
+            raise ValueError("past the end")
+        self._position += length
+        return self._content[self._position - length : self._position].decode()
+
+    def _skip(self, kind: int) -> None:
+        if kind == _GGUF_STRING:
+            self._text()
+        elif kind == _GGUF_ARRAY:
+            inner, count = self._number("<I"), self._number("<Q")
+            if inner in _GGUF_SCALARS:
+                self._position += _GGUF_SCALARS[inner] * count
+            else:
+                for _ in range(count):
+                    self._skip(inner)
+        else:
+            self._position += _GGUF_SCALARS.get(kind, len(self._content))

@@ -1,0 +1,127 @@
+"""What a model's own files say about how to serve it: architecture, context, chat template, parsers of vLLM.
+
+Texts of the files choose among names in this module; none of them reaches a command line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from llmariner.models.formats import read_json
+from llmariner.models.model import Task
+from llmariner.models.traits import ModelTraits
+from llmariner.platform.serving import DEFAULT_TOOL_PARSER
+
+__all__ = ["folder_task", "folder_traits"]
+
+_MAX_TEMPLATE_BYTES = 1 << 20
+
+# The first entry whose text is in the chat template names the parser, as vLLM 0.32 calls it.
+_TOOL_MARKS = (
+    ("<|tool_calls_section_begin|>", "kimi_k2"),
+    ("<｜tool▁calls▁begin｜>", "deepseek_v3"),
+    ("<minimax:tool_call>", "minimax_m2"),
+    ("<start_function_call>", "functiongemma"),
+    ("<|tool_call>", "gemma4"),
+    ("<arg_key>", "glm45"),
+    ("<seed:tool_call>", "seed_oss"),
+    ("[TOOL_CALLS]", "mistral"),
+    ("<function=", "qwen3_coder"),
+    ("<|python_tag|>", "llama3_json"),
+    ("<|action_start|>", "internlm"),
+    ("<tool_calls>", "jamba"),
+    ("functools[", "phi4_mini_json"),
+)
+_TOOL_ARCHITECTURES = {
+    "GptOssForCausalLM": "openai",
+    "GraniteForCausalLM": "granite",
+    "GraniteMoeHybridForCausalLM": "granite4",
+    "Llama4ForConditionalGeneration": "llama4_pythonic",
+    "Olmo3ForCausalLM": "olmo3",
+}
+_REASONING_ARCHITECTURES = {
+    "GptOssForCausalLM": "openai_gptoss",
+    "Qwen3ForCausalLM": "qwen3",
+    "Qwen3MoeForCausalLM": "qwen3",
+    "Qwen3NextForCausalLM": "qwen3",
+    "DeepseekV3ForCausalLM": "deepseek_r1",
+    "Glm4MoeForCausalLM": "glm45",
+    "MiniMaxM2ForCausalLM": "minimax_m2",
+    "SeedOssForCausalLM": "seed_oss",
+    "Olmo3ForCausalLM": "olmo3",
+}
+_REASONING_MARKS = ("<think>", "</think>", "<seed:think>")
+_ALWAYS_REASONING = frozenset({"GptOssForCausalLM"})
+_EMBEDDING_WORDS = ("Bert", "Embedding", "SentenceTransformer")
+
+
+def folder_traits(folder: Path, config: Mapping[str, Any]) -> ModelTraits:
+    """The traits of a Hugging Face folder; `config`: of its config.json. FilesUnavailable for other files without JSON."""
+    architecture = _first_text(config.get("architectures"))
+    file, template = _chat_template(folder)
+    return ModelTraits(
+        architecture=architecture,
+        context_length=_context_length(config),
+        quantization=_text(_mapping(config.get("quantization_config")).get("quant_method")),
+        chat_template=file,
+        tool_parser=_tool_parser(architecture, template),
+        reasoning_parser=_reasoning_parser(architecture, template),
+    )
+
+
+def folder_task(folder: Path, traits: ModelTraits) -> Task:
+    """The task that the model of a Hugging Face folder is for."""
+    embeds = any(word in traits.architecture for word in _EMBEDDING_WORDS) or (folder / "modules.json").is_file()
+    return Task.EMBED if embeds else Task.GENERATE
+
+
+def _chat_template(folder: Path) -> tuple[str, str]:
+    """The file with the chat template, and the template."""
+    path = folder / "chat_template.jinja"
+    if path.is_file() and path.stat().st_size <= _MAX_TEMPLATE_BYTES:
+        return path.name, path.read_text(errors="replace")
+    for name in ("chat_template.json", "tokenizer_config.json"):
+        template = read_json(folder / name).get("chat_template")
+        if isinstance(template, list):  # several named ones; tool calls may have their own
+            template = "\n".join(str(_mapping(each).get("template", "")) for each in template)
+        if template and isinstance(template, str):
+            return name, template[:_MAX_TEMPLATE_BYTES]
+    return "", ""
+
+
+def _tool_parser(architecture: str, template: str) -> str:
+    if not template:
+        return ""
+    if architecture in _TOOL_ARCHITECTURES:
+        return _TOOL_ARCHITECTURES[architecture]
+    return next((parser for mark, parser in _TOOL_MARKS if mark in template), DEFAULT_TOOL_PARSER)
+
+
+def _reasoning_parser(architecture: str, template: str) -> str:
+    parser = _REASONING_ARCHITECTURES.get(architecture, "")
+    if architecture in _ALWAYS_REASONING or any(mark in template for mark in _REASONING_MARKS):
+        # A model whose weights were tuned on DeepSeek R1's answers has its template and another architecture.
+        return parser or ("deepseek_r1" if "</think>" in template and "<｜Assistant｜>" in template else "")
+    return ""
+
+
+def _context_length(config: Mapping[str, Any]) -> int:
+    for holder in (config, _mapping(config.get("text_config"))):
+        found = holder.get("max_position_embeddings")
+        if isinstance(found, int) and not isinstance(found, bool) and 0 < found < 1 << 40:
+            return found
+    return 0
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _text(value: Any) -> str:
+    return value[:80] if isinstance(value, str) and value[:80].isprintable() else ""
+
+
+def _first_text(value: Any) -> str:
+    return _text(value[0]) if isinstance(value, list) and value else ""
