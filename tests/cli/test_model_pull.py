@@ -30,6 +30,8 @@ def test_a_missing_model_is_registered_and_followed(llma: Llma, platform: FakePl
     platform.respond_next(
         GET,
         model("LOADING", "downloading", 0.25),
+        model("LOADING", "downloading", 0.5, loading_seconds_left=3700.5),
+        model("LOADING", "downloading", 0.65, loading_seconds_left=63.2),
         model("LOADING", "downloading", 0.75),
         model("LOADING", "downloading", 0.79),
         model("SUCCEEDED"),
@@ -41,6 +43,8 @@ def test_a_missing_model_is_registered_and_followed(llma: Llma, platform: FakePl
     assert result.err.splitlines() == [
         "a/b: requested",
         "a/b: loading, downloading, 25%",
+        "a/b: loading, downloading, about 1 h 1 min left, 50%",
+        "a/b: loading, downloading, about 1 min 3 s left, 65%",
         "a/b: loading, downloading, 75%",
         "a/b: succeeded",
     ]

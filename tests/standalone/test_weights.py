@@ -18,9 +18,9 @@ from llmariner.standalone.engine.environment import EngineEnvironment
 from llmariner.standalone.engine.scripts import ScriptInterrupted
 from llmariner.standalone.weights import LocalWeights
 
-from ..model_sources.model_server import COMMIT, ModelServer, running_server
-from ..model_sources.tiny_files import CONFIG, gguf, safetensors
+from .model_server import COMMIT, ModelServer, running_server
 from .script_environment import no_file, script_environment
+from .tiny_model_files import CONFIG, gguf, safetensors
 
 MODEL = Model(
     id="org/a",

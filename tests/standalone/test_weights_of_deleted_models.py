@@ -17,9 +17,9 @@ from llmariner.settings import ModelSettings
 from llmariner.standalone.platform import checkout_root
 from llmariner.standalone.weights import LocalWeights
 
-from ..model_sources.model_server import running_server
-from ..model_sources.tiny_files import CONFIG, safetensors
+from .model_server import running_server
 from .script_environment import no_file, script_environment
+from .tiny_model_files import CONFIG, safetensors
 
 
 @pytest.fixture

@@ -70,7 +70,7 @@ def test_a_projects_location_is_not_allowed_for_shared_models() -> None:
 
 
 def test_the_list_is_configurable() -> None:
-    assert ModelSettings.load({}).locations == ("hf://",)
+    assert ModelSettings.load({}).locations == ("hf://", "ollama://")
     assert ModelSettings.load({"LLMARINER_MODEL_LOCATIONS": ""}).locations == ()
     said = {"LLMARINER_MODEL_LOCATIONS": "hf://Qwen/, s3://bucket/${project_id}/"}
     assert ModelSettings.load(said).locations == ("hf://Qwen/", "s3://bucket/${project_id}/")

@@ -1,4 +1,4 @@
-"""Formats of weights, told from the content of files: which files of a location a model needs, and what a folder holds.
+"""Formats of weights, recognized by the content of files: which files of a location a model needs, and what a folder holds.
 
 Names and contents are untrusted. Pickles run code when they are loaded, so they are refused unless the operator allows them.
 """

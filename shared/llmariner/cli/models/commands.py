@@ -108,11 +108,16 @@ def _identity(model: Mapping[str, Any]) -> dict[str, str | None]:
         "base model": model.get("base_model_id"),
         "source": _display_name(model.get("source_repository")),
         "formats": ", ".join(_display_name(name) or "" for name in model.get("formats") or []),
+        **_traits(model.get("traits") or {}),
         "loading": _display_name(model.get("loading_status")),
         "loading message": model.get("loading_status_message"),
         "loading failure": model.get("loading_failure_reason"),
         "status": _display_name(model.get("activation_status")),
     }
+
+
+def _traits(traits: Mapping[str, Any]) -> dict[str, str | None]:
+    return {name.replace("_", " "): None if value is None else str(value) for name, value in traits.items()}
 
 
 def _configuration(model: Mapping[str, Any]) -> dict[str, str | int | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -15,6 +16,20 @@ __all__ = ["SOURCES", "create", "create_base", "update"]
 SOURCES = click.Choice(["hugging-face", "object-store", "ollama", "local"], case_sensitive=False)
 
 
+def _serving_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options of a new model's configuration, and the session."""
+    for option in (
+        pass_session,
+        click.option(
+            "--disable-on-demand-allocation", is_flag=True, help="Serve only while active: no request wakes it."
+        ),
+        click.option("--replicas", metavar="N", type=click.IntRange(min=1), help="Replicas."),
+        click.option("--gpu", metavar="N", type=click.IntRange(min=0), help="GPUs of a replica."),
+    ):
+        command = option(command)
+    return command
+
+
 @click.group(cls=Group)
 def create() -> None:
     """Register a model."""
@@ -24,24 +39,25 @@ def create() -> None:
 @click.argument("model", metavar="ID")
 @click.option("--source-repository", type=SOURCES, required=True, help="Source of the weights.")
 @click.option("--model-file-location", help="Path or URL of the weights, if the id does not imply it.")
-@click.option("--gpu", metavar="N", type=click.IntRange(min=0), help="GPUs of a replica.")
-@click.option("--replicas", metavar="N", type=click.IntRange(min=1), help="Replicas.")
-@click.option("--disable-on-demand-allocation", is_flag=True, help="Serve only while active: no request wakes it.")
-@pass_session
+@click.option("--global-scoped", is_flag=True, help="For all projects, which administrators may do; the default.")
+@click.option("--project-scoped", is_flag=True, help="For the project of the context only.")
+@_serving_options
 def create_base(
     session: Session,
     model: str,
     source_repository: str,
     model_file_location: str | None,
-    gpu: int | None,
-    replicas: int | None,
-    disable_on_demand_allocation: bool,
+    global_scoped: bool,
+    project_scoped: bool,
+    **serving: Any,
 ) -> None:
     """Register base model ID and begin to load it."""
+    if global_scoped and project_scoped:
+        raise click.UsageError("--global-scoped and --project-scoped exclude each other.")
     body = base_model(model, source_repository, model_file_location)
-    if config := _config(gpu=gpu, replicas=replicas, on_demand=False if disable_on_demand_allocation else None):
-        body["config"] = config
-    _create(session, body)
+    if project_scoped:
+        body["is_project_scoped"] = True
+    _create(session, body | _new_config(**serving))
 
 
 @create.command("fine-tuned")
@@ -49,9 +65,14 @@ def create_base(
 @click.option("--suffix", required=True, help="Last part of the new model's id, at most 18 characters.")
 @click.option("--source-repository", type=SOURCES, required=True, help="Source of the weights.")
 @click.option("--model-file-location", required=True, help="Path or URL of the adapter's weights.")
-@pass_session
+@_serving_options
 def create_fine_tuned(
-    session: Session, base_model_id: str, suffix: str, source_repository: str, model_file_location: str
+    session: Session,
+    base_model_id: str,
+    suffix: str,
+    source_repository: str,
+    model_file_location: str,
+    **serving: Any,
 ) -> None:
     """Register a fine-tuned model and begin to load it."""
     _create(
@@ -62,7 +83,8 @@ def create_fine_tuned(
             "suffix": suffix,
             "source_repository": api_name(source_repository),
             "model_file_location": model_file_location,
-        },
+        }
+        | _new_config(**serving),
     )
 
 
@@ -137,6 +159,12 @@ def _create(session: Session, body: dict[str, Any]) -> None:
     answer = session.api().post("models", body)
     model = answer.get("id")
     session.printer.print_message(answer, f"Registered {model}. `llma models pull {model}` follows its loading.")
+
+
+def _new_config(*, gpu: int | None, replicas: int | None, disable_on_demand_allocation: bool) -> dict[str, Any]:
+    """The part of a request with the configuration of a new model; empty where no option is given."""
+    config = _config(gpu=gpu, replicas=replicas, on_demand=False if disable_on_demand_allocation else None)
+    return {"config": config} if config else {}
 
 
 def _config(

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["pull"]
 
 POLL_SECONDS = 0.5
+_LONGEST_ESTIMATE = 100 * 3600
 
 
 @click.command(cls=Command)
@@ -142,7 +143,15 @@ def _fraction(model: Mapping[str, Any]) -> float | None:
 def _stage(model: Mapping[str, Any]) -> str:
     status = _status(model).lower()
     message = model.get("loading_status_message")
-    return ": ".join((str(model.get("id")), ", ".join(part for part in (status, message) if part)))
+    return ": ".join((str(model.get("id")), ", ".join(part for part in (status, message, _time_left(model)) if part)))
+
+
+def _time_left(model: Mapping[str, Any]) -> str:
+    seconds = model.get("loading_seconds_left")
+    if not isinstance(seconds, int | float) or _is_finished(model) or not 0 <= seconds < _LONGEST_ESTIMATE:
+        return ""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"about {minutes // 60} h {minutes % 60} min left" if minutes >= 60 else f"about {minutes} min {rest} s left"
 
 
 def _status(model: Mapping[str, Any]) -> str:

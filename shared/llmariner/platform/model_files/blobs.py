@@ -98,7 +98,7 @@ class BlobStore:
 def locked(path: Path, flags: int, check: Callable[[], None]) -> Iterator[None]:
     """Lock the file or folder that is at `path`, opened with `flags`; the lock of a process that dies ends with it.
 
-    Waits for whoever has it, and calls `check` meanwhile.
+    Waits for its holder, and calls `check` meanwhile.
     """
     while True:
         descriptor = os.open(path, flags | os.O_CLOEXEC, 0o644)
@@ -109,7 +109,7 @@ def locked(path: Path, flags: int, check: Callable[[], None]) -> Iterator[None]:
                 check()
                 time.sleep(_LOCK_POLL_SECONDS)
                 continue
-            if _is_at(descriptor, path):  # else whoever had the lock finished, and moved it
+            if _is_at(descriptor, path):  # else its last holder finished, and moved it
                 yield
                 return
         finally:

