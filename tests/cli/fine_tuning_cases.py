@@ -54,7 +54,7 @@ CHECKPOINT = {
 }
 _OPTIONS = (
     "--validation-file-id file-2 --suffix pirate --method dpo --epochs 3 --batch-size 4 --learning-rate-multiplier 0.5 "
-    "--beta 0.2 --seed 7 --gpu 1"
+    "--early-stopping-patience 2 --beta 0.2 --seed 7 --gpu 1"
 )
 
 
@@ -95,6 +95,7 @@ ROWS = [
                         "batch_size": 4,
                         "learning_rate_multiplier": 0.5,
                         "beta": 0.2,
+                        "early_stopping_patience": 2,
                     }
                 },
             },

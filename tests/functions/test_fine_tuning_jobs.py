@@ -130,6 +130,9 @@ def test_a_job_has_openais_and_upstreams_fields(call: Any, installation: Install
         ({"hyperparameters": {"n_epochs": True}}, "hyperparameters.n_epochs"),
         ({"hyperparameters": {"n_epochs": 10**30}}, "hyperparameters.n_epochs"),
         ({"hyperparameters": {"epochs": 2}}, "hyperparameters.epochs"),
+        ({"hyperparameters": {"early_stopping_patience": 2}}, "hyperparameters.early_stopping_patience"),
+        ({"hyperparameters": {"early_stopping_patience": 0}}, "hyperparameters.early_stopping_patience"),
+        ({"hyperparameters": {"early_stopping_patience": "auto"}}, "hyperparameters.early_stopping_patience"),
         ({"hyperparameters": {"learning_rate_multiplier": -1}}, "hyperparameters.learning_rate_multiplier"),
         (
             {"method": {"type": "dpo", "dpo": {"hyperparameters": {"beta": 0}}}},

@@ -41,11 +41,12 @@ class Program:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def start(self, platform: ScriptedPlatform) -> subprocess.Popen[str]:
+    def start(self, platform: ScriptedPlatform, workers: int = 1) -> subprocess.Popen[str]:
         """The process of a job, begun."""
         work = self._folder / f"work-{len(list(self._folder.iterdir()))}"
         work.mkdir()
         own = {"LLMARINER_TRAINING_URL": f"{platform.url}/job", "LLMARINER_TRAINING_TOKEN": TOKEN}
+        own["LLMARINER_TRAINING_WORKERS"] = str(workers)
         return subprocess.Popen(
             [str(self._python), "-m", "llmariner.fine_tuning.training_program"],
             cwd=work,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -18,6 +19,7 @@ TOKEN = "a-token-of-one-job"
 class ScriptedPlatform:
     """`files`: contents by path. `pause_at`: the step after whose report the job is to pause.
 
+    `continues`: whether a process that asks again gets the last state to continue from. `hold`: answer nothing for now.
     `failures`: how many of the next requests end with 503. `status`: that of all answers from now on.
     """
 
@@ -29,6 +31,8 @@ class ScriptedPlatform:
         self.pause_at: int | None = None
         self.status: int | None = None
         self.failures = 0
+        self.continues = False
+        self.hold = False
         self.links: dict[str, dict[str, Any]] = {}
 
     def add_file(self, name: str, content: bytes) -> str:
@@ -42,6 +46,8 @@ class ScriptedPlatform:
 
     def answer(self, method: str, path: str, token: str | None, body: bytes) -> tuple[int, bytes]:
         """The response to a request."""
+        while self.hold:
+            time.sleep(0.01)
         if path.startswith("/job/"):
             if token != f"Bearer {TOKEN}":
                 return 401, b"{}"
@@ -60,7 +66,8 @@ class ScriptedPlatform:
 
     def _document(self, method: str, path: str, body: bytes) -> dict[str, Any]:
         if (method, path) == ("GET", "/job/plan"):
-            return self.plan
+            states = self.of_type("state") if self.continues else []
+            return {**self.plan, **({"checkpoint": f"{self.url}/files/{states[-1]['file_id']}"} if states else {})}
         if (method, path) == ("POST", "/job/reports"):
             self.records += json.loads(body)["records"]
             last = max((record.get("step", 0) for record in self.records), default=0)

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 import struct
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from .conftest import Program
-from .scripted_platform import ScriptedPlatform
+from .scripted_platform import ScriptedPlatform, scripted_platform
 
 pytestmark = pytest.mark.engine
 
@@ -99,22 +104,39 @@ def losses(platform: ScriptedPlatform) -> dict[int, float]:
     return found
 
 
-def test_a_killed_job_continues_with_the_same_losses(program: Program, platform: ScriptedPlatform) -> None:
-    files = {name: platform.add_file(name, jsonl(CONVERSATIONS)) for name in ("training_file", "validation_file")}
-    plan = {**TRAINING, **files, "n_epochs": 8}
-    assert program.run(platform, **plan) == 0
-    whole, [finished] = losses(platform), platform.of_type("finished")
-    checkpoints = platform.of_type("checkpoint")
-    assert sorted(whole) == list(range(1, 25))
-    assert [each["step"] for each in checkpoints] == list(range(3, 25, 3))
-    assert (
-        checkpoints[-1]["full_valid_loss"]
-        < checkpoints[0]["full_valid_loss"]
-        < platform.of_type("step")[0]["valid_loss"]
-    )
-    assert platform.files[f"/files/{finished['file_id']}"].count(b"\n") == 25
-    header_of(platform, checkpoints[-1]["file_id"])
+@dataclass(frozen=True)
+class Run:
+    """What a whole run reported."""
 
+    plan: dict[str, Any]
+    losses: dict[int, float]
+    checkpoints: list[dict[str, Any]]
+    finished: dict[str, Any]
+
+
+def files_for(platform: ScriptedPlatform) -> dict[str, Any]:
+    return {name: platform.add_file(name, jsonl(CONVERSATIONS)) for name in ("training_file", "validation_file")}
+
+
+@pytest.fixture(scope="module")
+def whole(program: Program) -> Run:
+    """A run of one worker that nothing interrupts, with its steps in order."""
+    plan = {**TRAINING, "n_epochs": 8}
+    with scripted_platform() as platform:
+        assert program.run(platform, **plan, **files_for(platform)) == 0
+        [finished], checkpoints = platform.of_type("finished"), platform.of_type("checkpoint")
+        assert platform.files[f"/files/{finished['file_id']}"].count(b"\n") == 25
+        header_of(platform, checkpoints[-1]["file_id"])
+        first = platform.of_type("step")[0]
+        found = losses(platform)
+    assert sorted(found) == list(range(1, 25))
+    assert [each["step"] for each in checkpoints] == list(range(3, 25, 3))
+    assert checkpoints[-1]["full_valid_loss"] < checkpoints[0]["full_valid_loss"] < first["valid_loss"]
+    return Run(plan, found, checkpoints, finished)
+
+
+def test_a_killed_job_continues_with_the_same_losses(program: Program, platform: ScriptedPlatform, whole: Run) -> None:
+    plan = {**whole.plan, **files_for(platform)}
     platform.records.clear()
     platform.plan = {"model_folder": str(program.model), **plan, "checkpoint_seconds": 0.0}
     with program.start(platform) as process:
@@ -132,10 +154,75 @@ def test_a_killed_job_continues_with_the_same_losses(program: Program, platform:
     assert program.run(platform, **plan, checkpoint=checkpoint) == 0
     after = losses(platform)
     assert min(after) == state["step"] + 1
-    assert {**before, **after} == pytest.approx(whole, abs=1e-6)
+    assert {**before, **after} == pytest.approx(whole.losses, abs=1e-6)
     [resumed] = platform.of_type("finished")
-    assert resumed["trained_tokens"] == finished["trained_tokens"]
+    assert resumed["trained_tokens"] == whole.finished["trained_tokens"]
     assert platform.files[f"/files/{resumed['file_id']}"].count(b"\n") == 25, "the metrics of all steps"
+
+
+def test_workers_train_as_one_would_and_survive_each_others_deaths(
+    program: Program, platform: ScriptedPlatform, whole: Run
+) -> None:
+    # Five examples in batches of two: the last batch of each epoch has nothing for the second worker.
+    plan = {**whole.plan, **files_for(platform)}
+    platform.plan = {"model_folder": str(program.model), **plan, "checkpoint_seconds": 0.0}
+    platform.continues = True
+    with program.start(platform, workers=2) as process:
+        for step, rank in ((3, 1), (7, 0)):
+            until(lambda step=step: any(each["step"] >= step for each in platform.of_type("state")))  # type: ignore[misc]
+            platform.hold = True
+            os.kill(until(lambda rank=rank: worker_of(process.pid, rank)), signal.SIGKILL)  # type: ignore[misc]
+            platform.hold = False
+        _, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    assert [each["step"] > 0 for each in platform.of_type("training")] == [False, True, True]
+    assert losses(platform) == pytest.approx(whole.losses, abs=1e-5)
+    [finished] = platform.of_type("finished")
+    assert finished["trained_tokens"] == whole.finished["trained_tokens"]
+    expected = [each["full_valid_loss"] for each in whole.checkpoints]
+    assert [each["full_valid_loss"] for each in platform.of_type("checkpoint")] == pytest.approx(expected, abs=1e-5)
+
+
+def until(fact: Callable[[], Any], seconds: float = 120) -> Any:
+    """What `fact` returns once that is true."""
+    deadline = time.monotonic() + seconds
+    while not (found := fact()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return found
+
+
+def worker_of(parent: int, rank: int) -> int | None:
+    """The process that has this rank among the children of the job."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            own = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if own == parent and f"RANK={rank}".encode() in (folder / "environ").read_bytes().split(b"\0"):
+                return int(folder.name)
+        except (OSError, ValueError):  # it ended
+            continue
+    return None
+
+
+def test_a_job_stops_early_and_names_its_best_checkpoint(program: Program, platform: ScriptedPlatform) -> None:
+    others = [[ASKED[country], {"role": "assistant", "content": "No idea."}] for country in ("Spain", "Peru")]
+    files = {
+        "training_file": platform.add_file("training_file", jsonl(CONVERSATIONS)),
+        "validation_file": platform.add_file("validation_file", jsonl([{"messages": each} for each in others])),
+    }
+    plan = {**TRAINING, **files, "n_epochs": 30, "learning_rate": 0.02, "early_stopping_patience": 2}
+    assert program.run(platform, **plan) == 0
+    checkpoints, [finished] = platform.of_type("checkpoint"), platform.of_type("finished")
+    found = {each["step"]: each["full_valid_loss"] for each in checkpoints}
+    best = min(found, key=lambda step: (found[step], step))
+    assert finished["best_step"] == best
+    assert finished["step"] == best + 2 * 3 == max(found) < 90, "two epochs of three steps were no better"
+    assert checkpoints[0]["full_valid_accuracy"] <= 1.0
+    last = platform.of_type("state")[-1]
+    assert last["step"] == finished["step"], "one that is killed now knows that it is at its end"
+    assert program.run(platform, **plan, checkpoint=f"{platform.url}/files/{last['file_id']}") == 0
+    [again] = platform.of_type("finished")
+    assert ([each["type"] for each in platform.records], again["best_step"]) == (["training", "finished"], best)
 
 
 def header_of(platform: ScriptedPlatform, file_id: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ Auto = Literal["auto"]
 _BYTES_PER_PARAMETER = 2
 _MAX_EPOCHS, _MAX_BATCH = 50, 256
 _MAX_MULTIPLIER, _MAX_BETA = 10.0, 2.0
+_MAX_PATIENCE = 50
 _AUTO_EPOCHS, _AUTO_MAX_EPOCHS = 3, 25
 _AUTO_MIN_EXAMPLES, _AUTO_MAX_EXAMPLES = 100, 25_000
 _AUTO_BETA = 0.1
@@ -37,12 +38,16 @@ class Method(StrEnum):
 
 @dataclass(frozen=True)
 class RequestedHyperparameters:
-    """As a caller says them. `beta`: of preferences only. InvalidRequest for a value that is out of range."""
+    """As a caller says them. `beta`: of preferences only. InvalidRequest for a value that is out of range.
+
+    `early_stopping_patience`: ours; epochs in a row without a lower validation loss, after which the job stops. None: none.
+    """
 
     n_epochs: int | Auto = "auto"
     batch_size: int | Auto = "auto"
     learning_rate_multiplier: float | Auto = "auto"
     beta: float | Auto = "auto"
+    early_stopping_patience: int | None = None
 
     def check(self, where: str) -> None:
         """`where`: the field that they are in, for errors."""
@@ -50,6 +55,8 @@ class RequestedHyperparameters:
         _check_number(self.batch_size, 1, _MAX_BATCH, f"{where}.batch_size")
         _check_number(self.learning_rate_multiplier, 0.0, _MAX_MULTIPLIER, f"{where}.learning_rate_multiplier")
         _check_number(self.beta, 0.0, _MAX_BETA, f"{where}.beta")
+        if self.early_stopping_patience is not None:
+            _check_number(self.early_stopping_patience, 1, _MAX_PATIENCE, f"{where}.early_stopping_patience")
 
     def to_json(self) -> dict[str, object]:
         """A JSON object that `from_json` reads."""
@@ -70,6 +77,7 @@ class Hyperparameters:
     learning_rate_multiplier: float
     learning_rate: float
     beta: float
+    early_stopping_patience: int | None = None
 
 
 def base_learning_rate(method: Method, weight_bytes: int) -> float:
@@ -90,6 +98,7 @@ def resolve(
         learning_rate_multiplier=multiplier,
         learning_rate=multiplier * base_learning_rate(method, weight_bytes),
         beta=_number(requested.beta, _AUTO_BETA),
+        early_stopping_patience=requested.early_stopping_patience,
     )
 
 

@@ -84,6 +84,12 @@ class NewFineTuningJob:
             raise InvalidRequest(
                 "'beta' belongs to the method 'dpo'.", param=f"{self.where}.beta", code="invalid_value"
             )
+        if self.hyperparameters.early_stopping_patience is not None and self.validation_file is None:
+            raise InvalidRequest(
+                "'early_stopping_patience' needs a 'validation_file', whose loss says when to stop.",
+                param=f"{self.where}.early_stopping_patience",
+                code="invalid_value",
+            )
         self._check_names()
         self._check_metadata()
         self._check_place()

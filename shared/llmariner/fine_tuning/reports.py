@@ -21,7 +21,7 @@ from llmariner.fine_tuning.tables import fine_tuning_checkpoints, fine_tuning_jo
 from llmariner.identifiers import new_id
 from llmariner.platform.database import WriteSession
 
-__all__ = ["apply_record", "charge_report", "checkpoint_name", "fail_file", "tell_progress"]
+__all__ = ["apply_record", "charge_report", "checkpoint_name", "fail_file", "stops_early", "tell_progress"]
 
 _MIN_EXAMPLES = 10
 """OpenAI's."""
@@ -70,8 +70,14 @@ def tell_progress(session: WriteSession, job: Row[Any], records: Sequence[Mappin
 
 
 def checkpoint_name(job: Row[Any], step: int) -> str:
-    """The name of a checkpoint; that of the last step is the result."""
-    return str(job.output_model) if step == job.total_steps else f"{job.output_model}:ckpt-step-{step}"
+    """The name of a checkpoint; that of the last step is the result, unless the best one is."""
+    is_result = step == job.total_steps and not stops_early(job)
+    return str(job.output_model) if is_result else f"{job.output_model}:ckpt-step-{step}"
+
+
+def stops_early(job: Row[Any]) -> bool:
+    """Whether the job may end before its last epoch, and its result is the best checkpoint."""
+    return bool(json.loads(job.hyperparameters).get("early_stopping_patience"))
 
 
 def fail_file(session: WriteSession, job: Row[Any], param: str, message: str) -> None:
@@ -189,6 +195,10 @@ def _on_paused(session: WriteSession, job: Row[Any], record: Mapping[str, Any]) 
 def _on_finished(session: WriteSession, job: Row[Any], record: Mapping[str, Any]) -> None:
     _set(session, job, result_file=text_of(record, "file_id", 64), pause_requested_at=None)
     request_change(session, job)
+    if stops_early(job) and job.result_file is None:
+        best, step = count_of(record, "best_step"), count_of(record, "step")
+        early = "" if step == job.total_steps else f"Training stopped early after step {step}. "
+        add_message(session, job, f"{early}The checkpoint with the lowest validation loss is the result: step {best}")
 
 
 def _on_failed(session: WriteSession, job: Row[Any], record: Mapping[str, Any]) -> None:

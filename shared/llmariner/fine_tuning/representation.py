@@ -92,7 +92,10 @@ def _hyperparameters(job: FineTuningJob) -> dict[str, Any]:
     """The numbers, as soon as they are known; before, what was asked for."""
     source = job.hyperparameters or job.requested
     names = ("n_epochs", "batch_size", "learning_rate_multiplier", *(("beta",) if job.method is Method.DPO else ()))
-    return {name: getattr(source, name) for name in names}
+    patience = (
+        {} if source.early_stopping_patience is None else {"early_stopping_patience": source.early_stopping_patience}
+    )
+    return {**{name: getattr(source, name) for name in names}, **patience}
 
 
 def _estimated_finish(job: FineTuningJob) -> int | None:

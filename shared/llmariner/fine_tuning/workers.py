@@ -17,7 +17,7 @@ from llmariner.files.links import FileLinks
 from llmariner.files.upload_links import UploadLinks
 from llmariner.fine_tuning.job import Stage
 from llmariner.fine_tuning.records import MAX_RECORDS, count_of, text_of
-from llmariner.fine_tuning.reports import apply_record, charge_report, checkpoint_name, tell_progress
+from llmariner.fine_tuning.reports import apply_record, charge_report, checkpoint_name, stops_early, tell_progress
 from llmariner.fine_tuning.results import Results
 from llmariner.fine_tuning.tables import fine_tuning_checkpoints, fine_tuning_jobs
 from llmariner.fine_tuning.worker_tokens import Worker, load_attempt
@@ -84,8 +84,8 @@ class Workers:
         }
         if job.stage == Stage.TRAIN:
             numbers = json.loads(job.hyperparameters)
-            names = ("n_epochs", "batch_size", "learning_rate", "beta")
-            plan |= {"checkpoint": link(job.state_file), **{name: numbers[name] for name in names}}
+            names = ("n_epochs", "batch_size", "learning_rate", "beta", "early_stopping_patience")
+            plan |= {"checkpoint": link(job.state_file), **{name: numbers[name] for name in names if name in numbers}}
         return plan
 
     def upload_link(self, worker: Worker, kind: str, size_bytes: int, sha256: str) -> str:
@@ -107,6 +107,8 @@ class Workers:
         for record in records:
             if record.get("type") == "checkpoint":
                 self._register(worker, record)
+            elif record.get("type") == "finished" and record.get("best_step") is not None:
+                self._register_best(worker, count_of(record, "best_step"))
         self._database.transact(partial(self._apply, worker=worker, records=records))
         if "state" in kinds:
             self._delete_old_states(worker)
@@ -133,8 +135,22 @@ class Workers:
             job = load_attempt(session, worker.job_id, worker.attempt)
             file_id, step = text_of(record, "file_id", 64), count_of(record, "step")
             self._results.check_own(session, job, file_id)
+        self._create_model(job, checkpoint_name(job, step), file_id)
+
+    def _register_best(self, worker: Worker, step: int) -> None:
+        """Make the result of the file of the best checkpoint. Idempotent."""
+        c = fine_tuning_checkpoints.c
+        best = select(fine_tuning_checkpoints).where(c.job_id == worker.job_id, c.step == step)
+        with self._database.read() as session:
+            job = load_attempt(session, worker.job_id, worker.attempt)
+            row = session.first(best)
+        if row is None or not stops_early(job):
+            raise InvalidRequest("The job has no such checkpoint.", param="records.best_step")
+        self._create_model(job, str(job.output_model), row.file_id)
+
+    def _create_model(self, job: Row[Any], name: str, file_id: str) -> None:
         new = NewModel(
-            id=checkpoint_name(job, step),
+            id=name,
             source_repository=SourceRepository.FINE_TUNING,
             model_file_location=file_id,
             base_model_id=self._model(job).name,
@@ -169,13 +185,17 @@ class Workers:
             self._results.delete_states(job, before=job.state_file)
 
     def _delete_old_checkpoints(self, worker: Worker) -> None:
-        """Delete the models of checkpoints but the last ones, unless somebody made them active."""
+        """Delete the models of checkpoints but the last ones and the best, unless somebody made them active."""
         c = fine_tuning_checkpoints.c
         old = select(fine_tuning_checkpoints).where(c.job_id == worker.job_id).order_by(c.step.desc())
         with self._database.read() as session:
             job = load_attempt(session, worker.job_id, worker.attempt)
-            rows = session.rows(old.limit(_BATCH).offset(_KEPT_CHECKPOINTS))
-        for row in rows:
+            rows = session.rows(old.limit(_BATCH))
+        losses = [(_validation_loss(row), row.step) for row in rows]
+        best = min(((loss, step) for loss, step in losses if loss is not None), default=(0.0, -1))[1]
+        for row in rows[_KEPT_CHECKPOINTS:]:
+            if row.step == best:
+                continue
             try:
                 self._registry.delete(row.model, project_id=row.project_id)
             except ModelNotFound:
@@ -185,3 +205,9 @@ class Workers:
             self._results.delete(job, row.file_id)
             with self._database.write() as session:
                 session.run(delete(fine_tuning_checkpoints).where(c.id == row.id))
+
+
+def _validation_loss(checkpoint: Row[Any]) -> float | None:
+    """The loss on the whole validation file; None without one."""
+    loss: float | None = json.loads(checkpoint.metrics).get("full_valid_loss")
+    return loss

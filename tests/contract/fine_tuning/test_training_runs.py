@@ -178,6 +178,34 @@ def test_the_last_three_checkpoints_are_kept(desk: TrainingDesk) -> None:
         desk.registry.get(f"{name}:ckpt-step-2", project_id=desk.project_id)
 
 
+def test_the_result_of_a_job_that_stops_early_is_its_best_checkpoint(desk: TrainingDesk) -> None:
+    numbers = RequestedHyperparameters(n_epochs=9, early_stopping_patience=4)
+    validation = desk.upload(jsonl(ROWS[:3]))
+    job_id = desk.training(hyperparameters=numbers, validation_file=validation)
+    assert desk.tuning.workers.plan(desk.worker(job_id, 1))["early_stopping_patience"] == 4
+    name = desk.get(job_id).output_model
+    adapters = {}
+    for number, loss in enumerate((2.0, 1.5, 1.5, 1.7, 1.8, 1.9), 1):
+        adapters[3 * number] = desk.result(job_id, 1, "adapter", b"adapter %d" % number)
+        record = {"type": "checkpoint", "step": 3 * number, "file_id": adapters[3 * number], "full_valid_loss": loss}
+        desk.report(job_id, 1, step(3 * number), record)
+    kept, _ = desk.history.checkpoints(desk.project_id, job_id, after=None, limit=9)
+    assert [each.model for each in kept] == [f"{name}:ckpt-step-{number}" for number in (18, 15, 12, 6)]
+    finished = {"type": "finished", "step": 18, "trained_tokens": 60}
+    finished["file_id"] = desk.result(job_id, 1, "metrics", b"step\n")
+    for wrong in (3, 7, -1, "6", None):
+        with pytest.raises(InvalidRequest):
+            desk.report(job_id, 1, {**finished, "best_step": wrong})
+    for _ in range(2):
+        desk.report(job_id, 1, {**finished, "best_step": 6})
+    assert desk.registry.get(name, project_id=desk.project_id).model_file_location == adapters[6]
+    desk.load(name)
+    assert desk.reconciled(job_id).fine_tuned_model == name
+    assert desk.get(job_id).step == 18
+    said = "Training stopped early after step 18. The checkpoint with the lowest validation loss is the result: step 6"
+    assert desk.messages(job_id).count(said) == 1
+
+
 def test_an_interrupted_job_continues_from_its_last_state(desk: TrainingDesk) -> None:
     job_id = desk.training()
     states = [desk.result(job_id, 1, "state", content) for content in (b"state 1", b"state 2")]

@@ -32,6 +32,12 @@ _LIMIT = click.option(
 @click.option("--epochs", metavar="N", type=int, help="Epochs; else by the number of examples.")
 @click.option("--batch-size", metavar="N", type=int, help="Examples of a step; else by their number.")
 @click.option("--learning-rate-multiplier", metavar="X", type=float, help="Multiplier of the base rate; else 1.")
+@click.option(
+    "--early-stopping-patience",
+    metavar="N",
+    type=int,
+    help="Stop after N epochs without a lower validation loss; the result is the best checkpoint.",
+)
 @click.option("--beta", metavar="X", type=float, help="Of dpo: how close to remain to the base model; else 0.1.")
 @click.option("--seed", metavar="N", type=int, help="For the same run again; else a random one.")
 @click.option("--gpu", metavar="N", type=click.IntRange(min=0), default=0, show_default=True, help="GPUs.")
@@ -49,6 +55,7 @@ def _body(said: Mapping[str, Any]) -> dict[str, Any]:
         "batch_size": said["batch_size"],
         "learning_rate_multiplier": said["learning_rate_multiplier"],
         "beta": said["beta"],
+        "early_stopping_patience": said["early_stopping_patience"],
     }
     settings = {name: value for name, value in numbers.items() if value is not None}
     method = said["method"]

@@ -7,27 +7,36 @@ import os
 import sys
 from array import array
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from llmariner.fine_tuning.training_program.examples import Encoder, Example, InvalidExample, read_examples
+from llmariner.fine_tuning.training_program.local_workers import run_workers
 from llmariner.fine_tuning.training_program.plan import Plan
 from llmariner.fine_tuning.training_program.platform import Platform, Stopped
+from llmariner.fine_tuning.training_program.worker_group import WorkerGroup, WorkerLost
 
 __all__ = ["main"]
 
-_STOPPED = 3
-"""The exit code of a job that the platform wants no more."""
+_FAILED, _STOPPED, _WORKER_LOST = 1, 3, 4
+"""Exit codes: Python's own of an error, of a job that the platform wants no more, of a worker that has lost another."""
 
 
 def main() -> int:
-    """See the module. Settings: `LLMARINER_TRAINING_URL`, `LLMARINER_TRAINING_TOKEN`."""
+    """See the module. Settings: `LLMARINER_TRAINING_URL`, `LLMARINER_TRAINING_TOKEN`, `LLMARINER_TRAINING_WORKERS`."""
+    workers = int(os.environ.get("LLMARINER_TRAINING_WORKERS", "1"))
+    if workers > 1 and "WORLD_SIZE" not in os.environ:
+        return run_workers(workers, final=(_FAILED, _STOPPED))
     platform = Platform(os.environ["LLMARINER_TRAINING_URL"], os.environ.pop("LLMARINER_TRAINING_TOKEN"))
     try:
         return _work(platform, Path(os.environ.get("LLMARINER_TRAINING_FOLDER", "work")))
     except Stopped as error:
         print(f"The platform wants no more of this job: {error}", file=sys.stderr)
         return _STOPPED
+    except WorkerLost as error:
+        print(f"Another worker of the job ended: {error}", file=sys.stderr)
+        return _WORKER_LOST
     except Exception as error:
         message = f"The training failed: {type(error).__name__}: {str(error)[:800]}"
         platform.report({"type": "failed", "message": message}, now=True)
@@ -35,8 +44,27 @@ def main() -> int:
 
 
 def _work(platform: Platform, work: Path) -> int:
-    work.mkdir(exist_ok=True)
-    plan = platform.plan()
+    group = WorkerGroup.join()
+    # The first worker's plan is everybody's: a state that is newer than it may be there for one that asks later.
+    plan = Plan.from_json(group.share_document(asdict(platform.plan()) if group.is_first else None))
+    work = work / f"worker-{group.rank}"
+    work.mkdir(parents=True, exist_ok=True)
+    found = _read_files(platform, plan, group, work)
+    if found is None:
+        return 0
+    if plan.stage == "check":
+        platform.report({"type": "checked", **found}, now=True)
+        return 0
+    # Torch takes seconds to import, and the check does without.
+    from llmariner.fine_tuning.training_program.trainer import Trainer
+
+    Trainer(plan, platform, found["training_file"], found.get("validation_file", []), work, group).run()
+    group.leave()
+    return 0
+
+
+def _read_files(platform: Platform, plan: Plan, group: WorkerGroup, work: Path) -> dict[str, Any] | None:
+    """What the plan needs of each file; None where one is invalid, which is reported."""
     encoder = _encoder(plan)
     urls = {"training_file": plan.training_file, "validation_file": plan.validation_file}
     files = {name: platform.fetch(url, work / f"{name}.jsonl") for name, url in urls.items() if url is not None}
@@ -47,17 +75,11 @@ def _work(platform: Platform, work: Path) -> int:
             with path.open("rb") as lines:
                 found[name] = take(read_examples(lines, encoder))
         except InvalidExample as error:
-            record = {"type": "invalid", "file": name, "line": error.line, "message": str(error)}
-            platform.report(record, now=True)
-            return 0
-    if plan.stage == "check":
-        platform.report({"type": "checked", **found}, now=True)
-        return 0
-    # Torch takes seconds to import, and the check does without.
-    from llmariner.fine_tuning.training_program.trainer import Trainer
-
-    Trainer(plan, platform, found["training_file"], found.get("validation_file", []), work).run()
-    return 0
+            if group.is_first:
+                record = {"type": "invalid", "file": name, "line": error.line, "message": str(error)}
+                platform.report(record, now=True)
+            return None
+    return found
 
 
 def _encoder(plan: Plan) -> Encoder:

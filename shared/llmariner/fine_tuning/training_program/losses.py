@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +10,9 @@ import torch
 from torch.nn import functional
 
 from llmariner.fine_tuning.training_program.examples import Example, TokenSequence
+from llmariner.fine_tuning.training_program.worker_group import WorkerGroup
 
-__all__ = ["BatchResult", "evaluate", "train_on"]
+__all__ = ["BatchResult", "Objective"]
 
 
 @dataclass(frozen=True)
@@ -26,34 +27,62 @@ class BatchResult:
     tokens: int
 
 
-def train_on(model: Any, batch: Sequence[Example], method: str, beta: float) -> BatchResult:
-    """Add the gradients of a batch; one example at a time bounds the memory by the longest of them."""
-    return _run(model, batch, method, beta, learns=True)
+class Objective:
+    """What a method makes smaller. `seed`: of the job, from which the dropout of each example follows."""
 
+    def __init__(self, method: str, beta: float, seed: int, group: WorkerGroup) -> None:
+        self._method = method
+        self._beta = beta
+        self._seed = seed
+        self._group = group
 
-def evaluate(model: Any, examples: Sequence[Example], method: str, beta: float) -> BatchResult:
-    """The result on examples, without learning from them."""
-    was_training = model.training
-    model.eval()
-    with torch.no_grad():
-        result = _run(model, examples, method, beta, learns=False)
-    model.train(was_training)
-    return result
+    def learn(self, model: Any, batch: Sequence[Example], step: int) -> BatchResult:
+        """Give the model's parameters the gradients of a batch, of all workers together.
 
+        One example at a time bounds the memory by the longest of them. Its dropout depends on the seed, the step and its
+        place in the batch alone, so neither a restart nor the number of workers changes what is learned.
+        """
+        weight = self._weight(batch)
 
-def _run(model: Any, batch: Sequence[Example], method: str, beta: float, *, learns: bool) -> BatchResult:
-    weights = sum(_targets(each) for each in batch) if method == "supervised" else len(batch)
-    loss, right = 0.0, 0.0
-    for example in batch:
-        if method == "supervised":
-            part, correct = _supervised(model, example.sequences[0])
-        else:
-            part, correct = _preference(model, example, beta)
-        if learns:
-            (part / max(1, weights)).backward()
-        loss += float(part.detach())
-        right += correct
-    return BatchResult(loss / max(1, weights), right / max(1, weights), sum(each.token_count for each in batch))
+        def part(index: int, example: Example) -> tuple[float, float]:
+            torch.manual_seed(((self._seed * 1_000_003 + step) * 1_009 + index) % 2**63)
+            loss, right = self._loss(model, example)
+            (loss / weight).backward()
+            return float(loss.detach()), right
+
+        result = self._run(batch, part)
+        self._group.add_gradients([each for each in model.parameters() if each.requires_grad])
+        return result
+
+    def evaluate(self, model: Any, examples: Sequence[Example]) -> BatchResult:
+        """The result on examples, without learning from them."""
+
+        def part(_: int, example: Example) -> tuple[float, float]:
+            loss, right = self._loss(model, example)
+            return float(loss), right
+
+        was_training = model.training
+        model.eval()
+        with torch.no_grad():
+            result = self._run(examples, part)
+        model.train(was_training)
+        return result
+
+    def _run(self, batch: Sequence[Example], part: Callable[[int, Example], tuple[float, float]]) -> BatchResult:
+        """The means of what `part` returns for each example, over the examples of all workers."""
+        found = [part(index, example) for index, example in self._group.share(batch)]
+        loss, right = self._group.sum([sum(loss for loss, _ in found), sum(right for _, right in found)])
+        weight = self._weight(batch)
+        return BatchResult(loss / weight, right / weight, sum(each.token_count for each in batch))
+
+    def _weight(self, batch: Sequence[Example]) -> int:
+        return max(1, sum(_targets(each) for each in batch) if self._method == "supervised" else len(batch))
+
+    def _loss(self, model: Any, example: Example) -> tuple[torch.Tensor, float]:
+        """The loss of an example, to be divided by the weight of its batch, and how much of it is right."""
+        if self._method == "supervised":
+            return _supervised(model, example.sequences[0])
+        return _preference(model, example, self._beta)
 
 
 def _targets(example: Example) -> int:

@@ -14,6 +14,7 @@ class Plan:
     """`stage`: `check` counts the tokens of the files, `train` trains. Files are URLs, read once.
 
     `checkpoint`: the state to continue from, None at the beginning; one is saved after each epoch and `checkpoint_seconds`.
+    `early_stopping_patience`: epochs in a row without a lower validation loss, after which it stops; None: it never does.
     `batch_size`: examples of one step. `learning_rate`: the highest of the schedule, per step.
     """
 
@@ -28,6 +29,7 @@ class Plan:
     batch_size: int = 1
     learning_rate: float = 2e-4
     beta: float = 0.1
+    early_stopping_patience: int | None = None
     lora_rank: int = 16
     lora_alpha: int = 32
     lora_dropout: float = 0.05

@@ -14,10 +14,12 @@ from transformers import AutoModelForCausalLM
 
 from llmariner.fine_tuning.training_program.batches import batches, steps_of
 from llmariner.fine_tuning.training_program.examples import Example
-from llmariner.fine_tuning.training_program.losses import BatchResult, evaluate, train_on
+from llmariner.fine_tuning.training_program.losses import BatchResult, Objective
 from llmariner.fine_tuning.training_program.plan import Plan
 from llmariner.fine_tuning.training_program.platform import Platform
 from llmariner.fine_tuning.training_program.state import load_state, save_adapter, save_state
+from llmariner.fine_tuning.training_program.stopping_rule import EarlyStopping
+from llmariner.fine_tuning.training_program.worker_group import WorkerGroup
 
 __all__ = ["Trainer"]
 
@@ -29,16 +31,29 @@ _COLUMNS = ("step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_to
 
 
 class Trainer:
-    """One run of a job, from its beginning or its last state to its end or a pause. `work`: a folder for its files."""
+    """One run of a job, from its beginning or its last state to its end or a pause. `work`: a folder for its files.
+
+    Every worker of the group runs one with the same arguments. The first one alone reports, and what it uploads is what all
+    of them have.
+    """
 
     def __init__(
-        self, plan: Plan, platform: Platform, training: Sequence[Example], validation: Sequence[Example], work: Path
+        self,
+        plan: Plan,
+        platform: Platform,
+        training: Sequence[Example],
+        validation: Sequence[Example],
+        work: Path,
+        group: WorkerGroup,
     ) -> None:
         self._plan = plan
         self._platform = platform
         self._training = training
         self._validation = validation
         self._work = work
+        self._group = group
+        self._objective = Objective(plan.method, plan.beta, plan.seed, group)
+        self._early_stopping = EarlyStopping(plan.early_stopping_patience)
         self._per_epoch = steps_of(len(training), plan.batch_size)
         self._total = self._per_epoch * plan.n_epochs
         torch.manual_seed(plan.seed)
@@ -55,13 +70,14 @@ class Trainer:
         """Train to the end, or until the platform asks for a pause; reports all of it."""
         if self._plan.checkpoint is not None:
             self._load(self._platform.fetch(self._plan.checkpoint, self._work / "state.safetensors"))
-        began = {"type": "training", "step": self._step, "total_steps": self._total}
-        self._platform.report(began, now=True)
+        self._report({"type": "training", "step": self._step, "total_steps": self._total}, now=True)
         plan, saved_at = self._plan, time.monotonic()
         for step, indexes in batches(len(self._training), plan.batch_size, plan.n_epochs, plan.seed, after=self._step):
-            if self._platform.pause_requested:
+            if self._early_stopping.is_due:
+                break
+            if self._group.any(self._platform.pause_requested):
                 self._save_state()
-                self._platform.report({"type": "paused", "step": self._step}, now=True)
+                self._report({"type": "paused", "step": self._step}, now=True)
                 return
             self._take_step(step, [self._training[index] for index in indexes])
             if step % self._per_epoch == 0:
@@ -71,6 +87,10 @@ class Trainer:
                 self._save_state()
                 saved_at = time.monotonic()
         self._finish()
+
+    def _report(self, record: dict[str, Any], *, now: bool = False) -> None:
+        if self._group.is_first:
+            self._platform.report(record, now=now)
 
     def _make_model(self) -> Any:
         plan = self._plan
@@ -95,7 +115,7 @@ class Trainer:
         rate = plan.learning_rate * self._schedule(step)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
-        result = train_on(self._model, batch, plan.method, plan.beta)
+        result = self._objective.learn(self._model, batch, step)
         torch.nn.utils.clip_grad_norm_(self._parameters, _GRADIENT_NORM)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
@@ -114,7 +134,7 @@ class Trainer:
             "trained_tokens": self._trained_tokens,
             **({"valid_loss": valid.loss, "valid_accuracy": valid.accuracy} if valid else {}),
         }
-        self._platform.report(record)
+        self._report(record)
 
     def _schedule(self, step: int) -> float:
         """A linear rise, then a linear fall to zero after the last step."""
@@ -128,45 +148,60 @@ class Trainer:
             return None
         first = (step - 1) * _VALIDATION_BATCH % len(self._validation)
         part = [*self._validation, *self._validation][first : first + min(_VALIDATION_BATCH, len(self._validation))]
-        return evaluate(self._model, part, self._plan.method, self._plan.beta)
+        return self._objective.evaluate(self._model, part)
 
     def _end_epoch(self) -> None:
         """A checkpoint that can be served, and a state to continue from."""
+        full = self._objective.evaluate(self._model, self._validation) if self._validation else None
+        if full is not None:
+            self._early_stopping.note(self._step, full.loss)
+        if not self._group.is_first:
+            return
         adapter = self._work / "adapter_model.safetensors"
         save_adapter(self._model, adapter)
-        full = evaluate(self._model, self._validation, self._plan.method, self._plan.beta) if self._validation else None
         record = {
             "type": "checkpoint",
             "step": self._step,
             "file_id": self._platform.upload(adapter, "adapter"),
             **({"full_valid_loss": full.loss, "full_valid_accuracy": full.accuracy} if full else {}),
         }
-        self._platform.report(record, now=True)
+        self._report(record, now=True)
         if self._step < self._total:
             self._save_state()
 
     def _save_state(self) -> None:
+        if not self._group.is_first:
+            return
         path = self._work / "state.safetensors"
-        position = {"step": self._step, "trained_tokens": self._trained_tokens, "rows": self._rows}
+        position = {
+            "step": self._step,
+            "trained_tokens": self._trained_tokens,
+            "rows": self._rows,
+            "early_stopping": self._early_stopping.to_json(),
+        }
         save_state(path, self._model, self._optimizer, position)
         record = {"type": "state", "step": self._step, "file_id": self._platform.upload(path, "state")}
-        self._platform.report(record, now=True)
+        self._report(record, now=True)
 
     def _load(self, path: Path) -> None:
         position = load_state(path, self._model, self._optimizer)
         self._step, self._trained_tokens = position["step"], position["trained_tokens"]
-        self._rows = position["rows"]
+        self._rows, self._early_stopping = position["rows"], EarlyStopping(**position["early_stopping"])
 
     def _finish(self) -> None:
+        if not self._group.is_first:
+            return
         metrics = self._work / "metrics.csv"
         with metrics.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(_COLUMNS)
             writer.writerows(self._rows)
+        chooses = self._plan.early_stopping_patience is not None
         record = {
             "type": "finished",
             "step": self._step,
             "trained_tokens": self._trained_tokens,
             "file_id": self._platform.upload(metrics, "metrics"),
+            **({"best_step": self._early_stopping.best_step} if chooses else {}),
         }
-        self._platform.report(record, now=True)
+        self._report(record, now=True)

@@ -19,12 +19,13 @@ _GPU_METADATA = "resources.gpu"
 
 
 class _Hyperparameters(Body):
-    """Numbers, or `auto`."""
+    """Numbers, or `auto`. `early_stopping_patience` is ours."""
 
     n_epochs: int | Auto | None = None
     batch_size: int | Auto | None = None
     learning_rate_multiplier: float | Auto | None = None
     beta: float | Auto | None = None
+    early_stopping_patience: int | None = None
 
     def to_requested(self) -> RequestedHyperparameters:
         """What is not said is `auto`."""
