@@ -23,7 +23,8 @@ JOB: dict[str, Any] = {
     "validation_file": None,
     "result_files": [],
     "trained_tokens": None,
-    "estimate": {"tokens": 3000, "seconds_left": 61.4},
+    "estimate": {"tokens": 3000, "seconds": 75.0, "cost_usd": 0.009, "seconds_left": 61.4},
+    "cost_usd": 0.0012,
     "progress": {"step": 12, "total_steps": 90, "trained_tokens": 400},
     "pause_requested": False,
 }
@@ -113,7 +114,7 @@ ROWS = [
         "job get ftjob-1",
         "GET /fine_tuning/jobs/ftjob-1",
         JOB,
-        ("queued", "Jobs run before it.", "n_epochs 3", "12/90", "3000", "61"),
+        ("queued", "Jobs run before it.", "n_epochs 3", "12/90", "3000", "61", "0.009", "0.0012"),
     ),
     row("jobs get ftjob-1", "GET /fine_tuning/jobs/ftjob-1", FAILED, ("(invalid_training_file)",)),
     row("jobs events ftjob-1", "GET /fine_tuning/jobs/ftjob-1/events", page(EVENT), ("Step 1/90", "2.5000")),

@@ -14,6 +14,8 @@ _MEMBERS = {
     "list": f"{_JOBS}:list_jobs",
     "get": f"{_JOBS}:get",
     "events": f"{_JOBS}:events",
+    "logs": "llmariner.cli.fine_tuning.follow:logs",
+    "watch": "llmariner.cli.fine_tuning.follow:watch",
     "checkpoints": f"{_JOBS}:checkpoints",
     "pause": f"{_JOBS}:pause",
     "resume": f"{_JOBS}:resume",

@@ -96,7 +96,7 @@ def list_jobs(session: Session, limit: int) -> None:
 @pass_session
 def get(session: Session, job: str) -> None:
     """Show a job: state, place in line, estimate, result."""
-    from llmariner.cli.support.output import format_timestamp
+    from llmariner.cli.support.output import format_dollars, format_timestamp
 
     document = session.api().get(_path(job))
     queue, error = document.get("queue") or {}, document.get("error") or {}
@@ -115,8 +115,10 @@ def get(session: Session, job: str) -> None:
         "seed": str(document.get("seed")),
         "step": _progress(document),
         "tokens to train": estimate.get("tokens"),
+        "estimated cost $": format_dollars(estimate.get("cost_usd") or None),
         "seconds left": None if left is None else round(left),
         "trained tokens": document.get("trained_tokens"),
+        "cost $": format_dollars(document.get("cost_usd") or None),
         "training file": document.get("training_file"),
         "validation file": document.get("validation_file"),
         "result files": ", ".join(document.get("result_files") or ()),

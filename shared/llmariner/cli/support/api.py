@@ -178,6 +178,14 @@ class ApiClient:
             raise
 
     @contextmanager
+    def event_stream(self, path: str, stalled_seconds: float, **query: QueryValue) -> Iterator[Iterator[Frame]]:
+        """Yields the frames of an event stream of GET. Raises CommandError when none arrives for `stalled_seconds`."""
+        accept = {"accept": "text/event-stream"}
+        with self._get_stream(path, accept, query, timeout_seconds=stalled_seconds) as response:
+            self._check_stream(response)
+            yield parse_frames(response.iter_bytes())
+
+    @contextmanager
     def download(self, path: str, **query: QueryValue) -> Iterator[Iterator[bytes]]:
         """Yields the chunks of the response to GET, for responses of any length."""
         with self._get_stream(path, {}, query) as response:
