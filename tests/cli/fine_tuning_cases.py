@@ -55,7 +55,7 @@ CHECKPOINT = {
 }
 _OPTIONS = (
     "--validation-file-id file-2 --suffix pirate --method dpo --epochs 3 --batch-size 4 --learning-rate-multiplier 0.5 "
-    "--early-stopping-patience 2 --beta 0.2 --seed 7 --gpu 1"
+    "--early-stopping-patience 2 --beta 0.2 --seed 7 --gpu 1 --workers 2"
 )
 
 
@@ -100,7 +100,7 @@ ROWS = [
                     }
                 },
             },
-            "resources": {"gpu_count": 1},
+            "resources": {"gpu_count": 1, "worker_count": 2},
         },
     ),
     row(

@@ -19,6 +19,11 @@ __all__ = ["FineTuningJob", "NewFineTuningJob", "Stage", "Status"]
 
 _MAX_SEED = 2**31 - 1
 _MAX_METADATA, _MAX_METADATA_KEY, _MAX_METADATA_VALUE = 16, 64, 512
+_MAX_WORKERS = 8
+_REFUSED_TYPES = {
+    "full": "its result would have weights of its own, and jobs here return adapters alone",
+    "qlora": "it needs a GPU with 4-bit arithmetic, and jobs here run on the processor",
+}
 _SUFFIX = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
 
 
@@ -50,7 +55,7 @@ class Stage(StrEnum):
 class NewFineTuningJob:
     """A job to create. `method`: a text, since unknown ones are refused with a reason. `seed` None: a random one.
 
-    `where`: the field of the request that has the hyperparameters, for errors.
+    `where`: the field of the request that has the hyperparameters, for errors. `training_type`: what of a model is trained.
     """
 
     model: str
@@ -63,6 +68,8 @@ class NewFineTuningJob:
     metadata: Mapping[str, str] = field(default_factory=dict)
     integrations: tuple[str, ...] = ()
     gpu_count: int = 0
+    worker_count: int = 1
+    training_type: str = "lora"
     where: str = "hyperparameters"
 
     def check(self) -> None:
@@ -92,6 +99,7 @@ class NewFineTuningJob:
             )
         self._check_names()
         self._check_metadata()
+        self._check_training_type()
         self._check_place()
 
     def _check_names(self) -> None:
@@ -123,7 +131,28 @@ class NewFineTuningJob:
                     param="metadata",
                 )
 
+    def _check_training_type(self) -> None:
+        if self.training_type == "lora":
+            return
+        if self.training_type not in _REFUSED_TYPES:
+            raise InvalidRequest(
+                f"'training_type.type' must be 'lora', not '{self.training_type[:64]}'.",
+                param="training_type.type",
+                code="invalid_value",
+            )
+        raise InvalidRequest(
+            f"The training type '{self.training_type}' is not available: {_REFUSED_TYPES[self.training_type]}. Send 'lora'.",
+            param="training_type.type",
+            code="unsupported_training_type",
+        )
+
     def _check_place(self) -> None:
+        if not 1 <= self.worker_count <= _MAX_WORKERS:
+            raise InvalidRequest(
+                f"'resources.worker_count' must be from 1 to {_MAX_WORKERS}.",
+                param="resources.worker_count",
+                code="invalid_value",
+            )
         if self.gpu_count < 0:
             raise InvalidRequest("'resources.gpu_count' must not be negative.", param="resources.gpu_count")
         if self.gpu_count > 0:
@@ -182,6 +211,7 @@ class FineTuningJob:
     started_at: float | None
     finished_at: float | None
     pause_requested_at: float | None
+    worker_count: int
     place: int | None = None
     reason: str = ""
 
@@ -197,6 +227,7 @@ class FineTuningJob:
             if row.hyperparameters is None
             else Hyperparameters(**json.loads(row.hyperparameters)),
             "metadata": json.loads(row.metadata),
+            "worker_count": row.worker_count or 1,
         }
         waits = live is not None and live.phase is Phase.QUEUED
         in_line = {"place": live.place, "reason": live.reason} if live is not None and waits else {}

@@ -59,7 +59,7 @@ class FineTuningJobs:
         owner = caller.key_owner
         new.check()
         model = self._registry.get(new.model, project_id=owner.project_id)
-        self._check_model(model)
+        self._check_model(model, new.worker_count)
         if problem := self._jobs().problem:
             raise no_job_runner(f"This machine cannot run jobs: {problem}")
         job_id = new_id("ftjob").replace("_", "-", 1)
@@ -189,8 +189,8 @@ class FineTuningJobs:
                 live = None
         return FineTuningJob.from_row(row, live)
 
-    def _check_model(self, model: Model) -> None:
-        problem = ""
+    def _check_model(self, model: Model, worker_count: int) -> None:
+        problem, needed = "", _MEMORY_PER_WEIGHT_BYTE * model.size_bytes * worker_count
         if model.base_model_id is not None:
             problem = "it is fine-tuned itself: name its base model"
         elif not model.loaded:
@@ -201,9 +201,10 @@ class FineTuningJobs:
             problem = "its weights are not a Hugging Face folder of the platform"
         elif why := self._registry.blocked_reason(model):
             problem = why
-        elif 0 < self._settings.memory_bytes < _MEMORY_PER_WEIGHT_BYTE * model.size_bytes:
-            needed, limit = (_MEMORY_PER_WEIGHT_BYTE * model.size_bytes) >> 20, self._settings.memory_bytes >> 20
-            problem = f"its training needs about {needed} MiB of memory, and a job may use {limit} MiB"
+        elif 0 < self._settings.memory_bytes < needed:
+            workers = "" if worker_count == 1 else f" by {worker_count} workers"
+            limit = self._settings.memory_bytes >> 20
+            problem = f"its training{workers} needs about {needed >> 20} MiB of memory, and a job may use {limit} MiB"
         if problem:
             raise InvalidRequest(
                 f"The model '{model.name}' can't be fine-tuned: {problem}.", param="model", code="model_not_trainable"
@@ -337,6 +338,7 @@ def _row(session: ReadSession, caller: Caller, job_id: str, new: NewFineTuningJo
         "requested": json.dumps(new.hyperparameters.to_json()),
         "seed": secrets.randbelow(2**31) if new.seed is None else new.seed,
         "suffix": new.suffix,
+        "worker_count": new.worker_count,
         "metadata": json.dumps(dict(new.metadata)),
         "status": Status.VALIDATING_FILES.value,
         "stage": Stage.CHECK.value,

@@ -145,11 +145,13 @@ class FineTuningReconciler:
             "LLMARINER_TRAINING_TOKEN": self._tokens.issue(job),
             "HF_HUB_OFFLINE": "1",
         }
-        folders = (model.folder,) if model.folder.startswith("/") else ()
         brief = job.stage == Stage.CHECK
-        port.submit(
-            Job(port_id(job), job.project_id, COMMAND, environment, archive(), readable_folders=folders, brief=brief)
-        )
+        workers = 1 if brief else job.worker_count or 1
+        if workers > 1:
+            environment["LLMARINER_TRAINING_WORKERS"] = str(workers)
+        folders = (model.folder,) if model.folder.startswith("/") else ()
+        what = {"readable_folders": folders, "brief": brief, "worker_count": workers}
+        port.submit(Job(port_id(job), job.project_id, COMMAND, environment, archive(), **what))
 
     def _converge(self, port: Jobs, job: Row[Any]) -> None:
         status = port.status(port_id(job))

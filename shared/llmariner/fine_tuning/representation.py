@@ -46,7 +46,7 @@ def job_object(job: FineTuningJob) -> dict[str, Any]:
         "project_id": job.project_id,
         "project_title": job.project_title,
         "organization_title": job.organization_title,
-        "resources": {"gpu_count": 0},
+        "resources": {"gpu_count": 0, "worker_count": job.worker_count},
         "kubernetes_namespace": "",
         "cluster_id": "",
         "cluster_name": "",

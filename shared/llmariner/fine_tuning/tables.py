@@ -91,6 +91,8 @@ fine_tuning_jobs = Table(
     Column("started_at", Float),
     Column("finished_at", Float),
     Column("pause_requested_at", Float),
+    # NULL, by the release before: 1.
+    Column("worker_count", Integer),
     # When subscribers were last notified of its steps.
     Column("progress_event_at", Float),
     # Whether the jobs port has nothing of it any more.

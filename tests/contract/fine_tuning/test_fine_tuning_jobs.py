@@ -93,6 +93,10 @@ def test_a_model_that_cannot_be_trained_is_refused_with_the_reason(desk: FineTun
     small = FineTuningDesk(desk.database, owner, memory_bytes=2**20)
     with pytest.raises(InvalidRequest, match="a job may use 1 MiB"):
         small.create()
+    enough = FineTuningDesk(desk.database, owner, memory_bytes=4 * 270_000_000)
+    with pytest.raises(InvalidRequest, match="by 2 workers needs about 2059 MiB of memory, and a job may use 1029 MiB"):
+        enough.create(worker_count=2)
+    enough.create()
 
 
 def test_files_are_the_projects_and_for_this_purpose(desk: FineTuningDesk, other_desk: FineTuningDesk) -> None:

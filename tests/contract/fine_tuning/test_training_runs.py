@@ -206,6 +206,17 @@ def test_the_result_of_a_job_that_stops_early_is_its_best_checkpoint(desk: Train
     assert desk.messages(job_id).count(said) == 1
 
 
+def test_a_job_trains_with_its_workers_and_checks_with_one(desk: TrainingDesk) -> None:
+    job_id, alone = desk.training(worker_count=2), desk.training()
+    assert desk.get(job_id).worker_count == 2
+    found = [desk.scripted.jobs[name] for name in (f"{job_id}-0", f"{job_id}-1", f"{alone}-1")]
+    sent = [each.environment.get("LLMARINER_TRAINING_WORKERS") for each in found]
+    assert ([each.worker_count for each in found], sent) == ([1, 2, 1], [None, "2", None])
+    with desk.database.write() as session:  # as a process of the release before leaves it
+        session.run(update(fine_tuning_jobs).where(fine_tuning_jobs.c.id == alone).values(worker_count=None))
+    assert desk.get(alone).worker_count == 1
+
+
 def test_an_interrupted_job_continues_from_its_last_state(desk: TrainingDesk) -> None:
     job_id = desk.training()
     states = [desk.result(job_id, 1, "state", content) for content in (b"state 1", b"state 2")]

@@ -41,6 +41,7 @@ _LIMIT = click.option(
 @click.option("--beta", metavar="X", type=float, help="Of dpo: how close to remain to the base model; else 0.1.")
 @click.option("--seed", metavar="N", type=int, help="For the same run again; else a random one.")
 @click.option("--gpu", metavar="N", type=click.IntRange(min=0), default=0, show_default=True, help="GPUs.")
+@click.option("--workers", metavar="N", type=click.IntRange(min=1), default=1, show_default=True, help="Workers.")
 @pass_session
 def create(session: Session, /, **said: Any) -> None:
     """Create a job."""
@@ -66,9 +67,14 @@ def _body(said: Mapping[str, Any]) -> dict[str, Any]:
         "suffix": said["suffix"],
         "seed": said["seed"],
         "method": {"type": method, **({method: {"hyperparameters": settings}} if settings else {})},
-        "resources": {"gpu_count": said["gpu"]} if said["gpu"] else None,
+        "resources": _resources(said["gpu"], said["workers"]),
     }
     return {name: value for name, value in body.items() if value is not None}
+
+
+def _resources(gpus: int, workers: int) -> dict[str, int] | None:
+    said = {"gpu_count": gpus, **({"worker_count": workers} if workers > 1 else {})}
+    return said if any(said.values()) else None
 
 
 @click.command("list", cls=Command)

@@ -59,6 +59,13 @@ class _Resources(Body):
     """What the job needs."""
 
     gpu_count: int = Field(default=0, le=1_000_000)
+    worker_count: int = 1
+
+
+class _TrainingType(Body):
+    """What of the model is trained: `lora`. The others are read to be refused with the reason."""
+
+    type: str
 
 
 class CreateFineTuningJob(Body):
@@ -74,6 +81,7 @@ class CreateFineTuningJob(Body):
     metadata: dict[str, str] | None = None
     integrations: list[_Integration] | None = None
     resources: _Resources | None = None
+    training_type: _TrainingType | None = None
 
     def to_new(self) -> NewFineTuningJob:
         """The job to create. InvalidRequest for what is said in two places."""
@@ -89,6 +97,8 @@ class CreateFineTuningJob(Body):
             suffix=self.suffix,
             seed=self.seed,
             gpu_count=self._gpu_count(metadata),
+            worker_count=1 if self.resources is None else self.resources.worker_count,
+            training_type="lora" if self.training_type is None else self.training_type.type.lower(),
             metadata=metadata,
             integrations=tuple(each.type for each in self.integrations or ()),
             where=where,
