@@ -63,8 +63,10 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         at, path = self.server.state, unquote(urlsplit(self.path).path)
         at.requests.append((path, self.headers.get("Range", ""), self.headers.get("Authorization", "")))
-        if found := re.fullmatch(r"/api/models/(.+)/revision/([^/]+)", path):
-            self._list(at, found[1], found[2])
+        if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/([^/]+))?", path):
+            self._list(at, found[1], found[2] or "main")
+        elif found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/([^/]+)", path):
+            self._tree(at, found[1])
         elif found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             self._resolve(at, *found.groups())
         elif found := re.fullmatch(r"/v2/(.+)/manifests/(.+)", path):
@@ -92,12 +94,22 @@ class _Handler(BaseHTTPRequestHandler):
             siblings = [_sibling(path, content) for path, content in at.repositories[name].items()]
             self._json({"id": name, "sha": at.commit, "private": False, "siblings": siblings}, "application/json")
 
+    def _tree(self, at: ModelServer, name: str) -> None:
+        """Another form of the listing, which the client of the Hub asks for before a snapshot."""
+        found = []
+        for path, content in at.repositories[name].items():
+            entry: dict[str, object] = {"type": "file", "path": path, "size": len(content), "oid": _git_sha1(content)}
+            if path.endswith(_LFS):
+                digest = hashlib.sha256(content).hexdigest()
+                entry["lfs"] = {"oid": digest, "size": len(content), "pointerSize": 134}
+            found.append(entry)
+        self._json(found, "application/json")
+
     def _resolve(self, at: ModelServer, name: str, revision: str, path: str) -> None:
         content = at.repositories.get(name, {}).get(path)
         if content is None or revision not in (at.commit, "main"):
             self._refuse(404, "EntryNotFound")
             return
-        self._commit = at.commit
         if path.endswith(_LFS):
             self._redirect(at, hashlib.sha256(content).hexdigest(), size=len(content))
         else:

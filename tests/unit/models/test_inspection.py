@@ -1,0 +1,98 @@
+"""What a model's files say: parsers of tool calls and of reasoning, template, context, task."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmariner.models.formats import gguf_architecture
+from llmariner.models.inspection import folder_task, folder_traits
+from llmariner.models.model import Task
+from llmariner.models.traits import ModelTraits, configured_argument
+from llmariner.platform.model_files import FilesUnavailable
+
+QWEN3 = "{% if tools %}<tools></tools><tool_call>{% endif %}<think>\n\n</think>"
+R1 = "<｜User｜>{{ x }}<｜Assistant｜>{% if '</think>' in x %}{% endif %}<｜tool▁calls▁begin｜>"
+
+
+@pytest.mark.parametrize(
+    ("architecture", "template", "tools", "reasoning"),
+    [
+        ("Qwen2ForCausalLM", "<tool_call>", "hermes", ""),
+        ("Qwen3ForCausalLM", QWEN3, "hermes", "qwen3"),
+        ("Qwen3ForCausalLM", "<tool_call>", "hermes", ""),
+        ("Qwen3MoeForCausalLM", "<tool_call>\n<function=name>", "qwen3_coder", ""),
+        ("LlamaForCausalLM", "<|python_tag|>", "llama3_json", ""),
+        ("LlamaForCausalLM", R1, "deepseek_v3", "deepseek_r1"),
+        ("DeepseekV3ForCausalLM", R1, "deepseek_v3", "deepseek_r1"),
+        ("MistralForCausalLM", "[AVAILABLE_TOOLS][TOOL_CALLS]", "mistral", ""),
+        ("GptOssForCausalLM", "<|channel|>analysis", "openai", "openai_gptoss"),
+        ("GraniteForCausalLM", "<|tool_call|>", "granite", ""),
+        ("Glm4MoeForCausalLM", "<think></think><tool_call><arg_key>", "glm45", "glm45"),
+        ("UnknownForCausalLM", "{{ messages }}", "hermes", ""),
+        ("LlamaForCausalLM", "", "", ""),
+    ],
+)
+def test_parsers_follow_the_models_own_files(
+    architecture: str, template: str, tools: str, reasoning: str, tmp_path: Path
+) -> None:
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": template or None}))
+    found = folder_traits(tmp_path, {"architectures": [architecture]})
+    assert (found.tool_parser, found.reasoning_parser) == (tools, reasoning)
+    assert found.chat_template == ("tokenizer_config.json" if template else "")
+
+
+def test_a_template_may_be_a_file_or_a_list(tmp_path: Path) -> None:
+    named = [{"name": "default", "template": "x"}, {"name": "tool_use", "template": "[TOOL_CALLS]"}]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": named}))
+    assert folder_traits(tmp_path, {}).tool_parser == "mistral"
+    (tmp_path / "chat_template.jinja").write_text("<tool_call>")
+    found = folder_traits(tmp_path, {})
+    assert (found.chat_template, found.tool_parser) == ("chat_template.jinja", "hermes")
+
+
+HOSTILE: list[dict[str, Any]] = [
+    {"architectures": None, "max_position_embeddings": True, "quantization_config": []},
+    {"architectures": [5], "max_position_embeddings": -1, "quantization_config": {"quant_method": {}}},
+    {"architectures": "Llama", "max_position_embeddings": 10**30, "quantization_config": {"quant_method": "a\nb"}},
+    {"architectures": {}, "max_position_embeddings": "x", "text_config": []},
+]
+
+
+@pytest.mark.parametrize("config", HOSTILE)
+def test_hostile_configurations_say_nothing(config: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "tokenizer_config.json").write_text('{"chat_template": [1, {"template": 5}, null]}')
+    found = folder_traits(tmp_path, config)
+    assert (found.architecture, found.context_length, found.quantization) == ("", 0, "")
+
+
+def test_texts_that_are_no_objects_are_refused(tmp_path: Path) -> None:
+    for text in ("[]", "{", "[" * 100_000, "\0"):
+        (tmp_path / "tokenizer_config.json").write_text(text)
+        with pytest.raises(FilesUnavailable, match="no "):
+            folder_traits(tmp_path, {})
+
+
+def test_other_facts_are_read(tmp_path: Path) -> None:
+    config = {"text_config": {"max_position_embeddings": 4096}, "quantization_config": {"quant_method": "awq"}}
+    found = folder_traits(tmp_path, {**config, "architectures": ["BertModel"]})
+    assert (found.context_length, found.quantization, folder_task(tmp_path, found)) == (4096, "awq", Task.EMBED)
+    assert folder_task(tmp_path, ModelTraits("LlamaForCausalLM")) is Task.GENERATE
+    assert ModelTraits.from_json(found.to_json()) == found
+    assert ModelTraits.from_json("") == ModelTraits()
+    assert ModelTraits.from_json('{"later": 1, "revision": "x"}').revision == "x"
+
+
+def test_a_configured_argument_is_the_last_of_its_flag() -> None:
+    flag = "--tool-call-parser"
+    assert configured_argument([], flag) is None
+    assert configured_argument([flag, "a", f"{flag}=b", "--seed", "1"], flag) == "b"
+    assert configured_argument([f"{flag}=a", flag], flag) == ""
+
+
+@pytest.mark.parametrize("beginning", [b"GGUF" + b"\xff" * 100, b"GGUF" + b"\0" * 20, b"GGUF" + b"\x01" * 60])
+def test_a_damaged_gguf_has_no_architecture(beginning: bytes) -> None:
+    assert gguf_architecture(beginning) is None
