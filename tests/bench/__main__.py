@@ -13,6 +13,7 @@ from .cold_starts import measure_cold_starts
 from .environments import cache
 from .instructions import measure_instructions
 from .limit_changes import measure_limit_changes
+from .model_fetches import measure_model_fetches
 from .model_wakes import measure_model_wakes
 from .report import render
 from .results import Results
@@ -40,6 +41,7 @@ def main() -> None:
             measure_model_wakes,
             measure_retrieval,
             measure_transfers,
+            measure_model_fetches,
             measure_vector_search,
         ):
             place = Path(folder, measure.__name__)

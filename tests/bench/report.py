@@ -33,6 +33,10 @@ TRANSFER_COLUMNS = (
     ("download B/s", "download_bytes_per_s", "{:,.0f}"),
     ("peak MiB", "peak_mib", "{:,.0f}"),
 )
+FETCH_COLUMNS = (
+    ("far B/s", "model_fetch_slow_bytes_per_s", "{:,.0f}"),
+    ("loopback B/s", "model_fetch_fast_bytes_per_s", "{:,.0f}"),
+)
 VECTOR_COLUMNS = (("chunks/s", "chunks_per_s", "{:,.0f}"), ("search ms", "search_ms", "{:,.1f}"))
 SEARCH_COLUMNS = (("recall@5", "recall_at_5", "{:.3f}"), ("nDCG@10", "ndcg_at_10", "{:.3f}"))
 BAR = 48
@@ -68,6 +72,9 @@ RATIOS = (
     ("request_during_withheld_bodies_vs_quiet", "attacked_p50_ms", "bodies", QUIET),
     ("request_during_nested_bodies_vs_quiet", "attacked_p50_ms", "brackets", QUIET),
     ("model_wake_vs_engine_start", "model_seconds", WAKE, PLAIN),
+    ("model_fetch_vs_curl", "model_fetch_slow_bytes_per_s", "fetch", "curl"),
+    ("model_fetch_vs_curl_on_loopback", "model_fetch_fast_bytes_per_s", "fetch", "curl"),
+    ("model_fetch_vs_curl_and_sha256sum_on_loopback", "model_fetch_fast_bytes_per_s", "fetch", "curl and sha256sum"),
 )
 
 

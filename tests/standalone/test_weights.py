@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -147,6 +148,30 @@ def test_a_download_of_a_deleted_model_stops_and_leaves_nothing(
     with pytest.raises(ModelNotFound):
         weights.fetch(MODEL, deleted)
     assert [path.name for path in (tmp_path / "home" / "models").iterdir()] == ["blobs"]
+
+
+def test_what_a_failed_download_left_goes_with_its_model(
+    weights: LocalWeights, server: ModelServer, tmp_path: Path
+) -> None:
+    server.fault = lambda path, *_: "" if path == "config.json" else "lie"
+    home = tmp_path / "home" / "models"
+    other = replace(MODEL, id="org/other", model_file_location="org/repository:main")
+    for model in (MODEL, other):
+        with pytest.raises(WeightsUnavailable, match="differs"):
+            weights.fetch(model, ignore_progress)
+    config = hashlib.sha256(CONFIG).hexdigest()
+    for model_id, left in ((MODEL.id, 1), (other.id, 0)):
+        weights.discard(model_id, "")
+        assert len(list(home.glob("*.part"))) == left
+        assert (home / "blobs" / f"sha256-{config}").exists() == (left > 0)
+
+
+def test_a_disk_that_refuses_is_a_reason_of_the_failure(tmp_path: Path, server: ModelServer) -> None:
+    (tmp_path / "models").write_text("no folder")
+    settings = ModelSettings(hub=server.url)
+    weights = LocalWeights(tmp_path / "models", script_environment(tmp_path), no_file, settings)
+    with pytest.raises(WeightsUnavailable, match=r"can't be stored: File exists.*create the model again"):
+        weights.fetch(MODEL, ignore_progress)
 
 
 def test_what_the_files_say_is_reported(weights: LocalWeights, server: ModelServer) -> None:

@@ -16,9 +16,12 @@ from llmariner.boot import load
 from llmariner.context import Context
 from llmariner.errors import PlatformError
 from llmariner.job_settings import JobSettings
+from llmariner.models.formats import read_json
+from llmariner.models.inspection import folder_traits
 from llmariner.models.model import ActivationStatus, NewModel, SourceRepository, Task
 from llmariner.models.queries import ModelSelector
 from llmariner.models.serving_lookup import RegistryModelLookup
+from llmariner.models.traits import ModelTraits
 from llmariner.platform.database.schema import schema_mismatch
 from llmariner.platform.events import outbox
 from llmariner.platform.events.deliveries import Deliveries
@@ -216,8 +219,10 @@ class StandalonePlatform:
         found = registry.get(packaged.id)
         if not found.approved and found.model_file_location == str(folder) and not found.config.extra_args:
             registry.approve(packaged.id)  # an earlier release created it
-        if found.folder != str(folder):
-            registry.mark_loaded(packaged.id, folder=str(folder), size_bytes=size, task=Task(packaged.task))
+        if found.folder != str(folder) or found.traits == ModelTraits():
+            traits = folder_traits(folder, read_json(folder / "config.json"))
+            task = Task(packaged.task)
+            registry.mark_loaded(packaged.id, folder=str(folder), size_bytes=size, task=task, traits=traits)
 
     def _process_serving(self) -> ProcessServing:
         settings = self._serving_settings

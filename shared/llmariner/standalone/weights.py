@@ -28,8 +28,8 @@ from llmariner.models.inspection import folder_task, folder_traits
 from llmariner.models.model import Model, SourceRepository
 from llmariner.models.weights import FetchedWeights, LoadingProgress, ReportProgress, WeightsUnavailable
 from llmariner.platform.model_files import FilesUnavailable, ModelSource, RemoteFile, TransferInterrupted
-from llmariner.platform.model_files.blobs import BlobStore
-from llmariner.platform.model_files.fetch import FetchProgress, fetch_files
+from llmariner.platform.model_files.blobs import BlobStore, remove_unlocked
+from llmariner.platform.model_files.fetch import PART, FetchProgress, fetch_files
 from llmariner.platform.model_files.ranges import TransferLimits
 from llmariner.settings import ModelSettings, S3Settings
 from llmariner.standalone.engine.environment import EngineEnvironment
@@ -91,6 +91,11 @@ class LocalWeights:
                 return self._local(model, report) if source is None else self._fetched(model, source, report)
         except FilesUnavailable as error:
             raise WeightsUnavailable(str(error)) from error
+        except OSError as error:
+            raise WeightsUnavailable(
+                f"The weights can't be stored: {error.strerror or type(error).__name__}. Look after the disk of this "
+                "machine, then create the model again."
+            ) from error
         except TransferInterrupted as error:
             raise WeightsUnavailable(
                 f"{error} What is here already is kept for a week: create the model again when the network works."
@@ -99,11 +104,18 @@ class LocalWeights:
     def discard(self, model_id: str, folder: str) -> None:
         """See the port. Removes `folder` only if it was fetched for this model, and files that no other model uses."""
         if not folder:
+            self._discard_unfinished(model_id)
             return
         path = Path(folder).resolve()
         if path.parent == self._folder.resolve() and path.name.startswith(_folder_prefix(model_id)):
             shutil.rmtree(path, ignore_errors=True)
             self._blobs.free_unused()
+
+    def _discard_unfinished(self, model_id: str) -> None:
+        """Remove what a fetch that failed left; a fetch that is under way, of a later model of that id, keeps its own."""
+        for path in self._folder.glob(f"{glob.escape(_folder_prefix(model_id))}*{PART}"):
+            remove_unlocked(path)
+        self._blobs.free_unused()
 
     def _adapter(self, model: Model, project_id: str, file_id: str) -> Path:
         """The folder of an adapter that a fine-tuning job made: its file, as that project has it."""

@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-__all__ = ["BlobStore", "locked"]
+__all__ = ["BlobStore", "locked", "remove_unlocked"]
 
 _PART, _RANGES = ".part", ".ranges"
 _ABANDONED_SECONDS = 7 * 86_400.0
@@ -112,6 +113,19 @@ def locked(path: Path, flags: int, check: Callable[[], None]) -> Iterator[None]:
             if _is_at(descriptor, path):  # else its last holder finished, and moved it
                 yield
                 return
+        finally:
+            os.close(descriptor)
+
+
+def remove_unlocked(folder: Path) -> None:
+    """Remove a folder, unless another process or thread has it locked."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+        except BlockingIOError:
+            return
         finally:
             os.close(descriptor)
 
