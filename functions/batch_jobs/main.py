@@ -1,21 +1,21 @@
 """/v1/batch/jobs: general training jobs of a project, in LLMariner's format. OpenAI's batches are another API."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable
 from functools import partial
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any
 
 from fastapi import Query, Request
 from fastapi.responses import StreamingResponse
 
 from llmariner.batch_jobs.representation import batch_job_object
 from llmariner.context import Context
-from llmariner.errors import PlatformError
 from llmariner.http.authorization.authentication import context_of, require_scope
 from llmariner.http.entrypoint import Application, http_function
 from llmariner.http.fastapi_app import create_app
-from llmariner.http.schemas.batch_jobs import CreateBatchJob
+from llmariner.http.resources.batch_job_output import OutputWatches
+from llmariner.http.resources.batch_job_programs import ProgramStreams
+from llmariner.http.schemas.batch_jobs import CreateBatchJob, ExecInBatchJob
 from llmariner.http.schemas.lists import BatchJobCursor, Limit
 from llmariner.platform.jobs import LogPart
 from llmariner.tenancy.long_requests import check_still_allowed
@@ -23,15 +23,11 @@ from llmariner.tenancy.principal import Caller
 
 Reader = Annotated[Caller, require_scope("api.batch.jobs.read")]
 Writer = Annotated[Caller, require_scope("api.batch.jobs.write")]
-Output: TypeAlias = tuple[LogPart, bool]
-"""Output, and whether the job had ended before it was read."""
+EXEC = "api.batch.jobs.exec"
+Executor = Annotated[Caller, require_scope(EXEC)]
 _JOB = "/v1/batch/jobs/{id}"
 _BODY_BYTES = 2 * 1024 * 1024
 """A megabyte of scripts in Base64, and what stands beside them."""
-_FOLLOW_SECONDS = 0.5
-_MAX_FOLLOW_SECONDS = 3500.0
-_CHECK_SECONDS = 10.0
-"""How often a caller who follows an output must still be allowed to."""
 
 
 def build(context: Context) -> Application:
@@ -42,7 +38,12 @@ def build(context: Context) -> Application:
     app.get(_JOB)(get_job)
     app.delete(_JOB)(delete_job)
     app.post(f"{_JOB}/cancel")(cancel_job)
+    app.post(f"{_JOB}/pause")(pause_job)
+    app.post(f"{_JOB}/resume")(resume_job)
+    app.post(f"{_JOB}/exec")(exec_in_job)
     app.get(f"{_JOB}/logs")(get_logs)
+    app.state.watches = OutputWatches(lambda: context.batch_jobs)
+    app.state.programs = ProgramStreams()
     return app
 
 
@@ -73,9 +74,28 @@ def cancel_job(request: Request, caller: Writer, id: str) -> dict[str, Any]:
     return batch_job_object(context_of(request).batch_jobs.cancel(caller, id))
 
 
+def pause_job(request: Request, caller: Writer, id: str) -> dict[str, Any]:
+    """Keep a job from running until it is resumed."""
+    return batch_job_object(context_of(request).batch_jobs.pause(caller, id))
+
+
+def resume_job(request: Request, caller: Writer, id: str) -> dict[str, Any]:
+    """Queue a paused job again."""
+    return batch_job_object(context_of(request).batch_jobs.resume(caller, id))
+
+
 def delete_job(request: Request, caller: Writer, id: str) -> dict[str, Any]:
     """Delete a job and its log; it ends if it runs."""
     return batch_job_object(context_of(request).batch_jobs.delete(caller, id))
+
+
+async def exec_in_job(request: Request, caller: Executor, id: str, body: ExecInBatchJob) -> StreamingResponse:
+    """Start a program in a running job: its output as server-sent events, and its exit code."""
+    context, programs = context_of(request), request.app.state.programs
+    begin = partial(context.batch_jobs.exec, caller, id, body.command, body.input())
+    allowed = partial(check_still_allowed, context.database, caller, EXEC)
+    events = await programs.start(begin, allowed)
+    return StreamingResponse(events, media_type="text/event-stream", headers={"cache-control": "no-cache"})
 
 
 async def get_logs(
@@ -87,40 +107,23 @@ async def get_logs(
 ) -> StreamingResponse:
     """A job's output as text, from byte `start` of all output on. `follow`: until the job ends."""
     context, project_id = context_of(request), caller.key_owner.project_id
+    watches: OutputWatches = request.app.state.watches
     first = await asyncio.to_thread(context.batch_jobs.log, project_id, id, start)
-    allowed = partial(check_still_allowed, context.database, caller, "api.batch.jobs.read")
-    read = partial(context.batch_jobs.log, project_id, id)
-    headers = {"x-log-start": str(first[0].start), "x-content-type-options": "nosniff"}
-    parts = _follow(first, read, allowed) if follow else _read_on(first, read)
+    headers = {"x-log-start": str(first.start), "x-content-type-options": "nosniff"}
+    if follow:
+        watches.check_room()
+        allowed = partial(check_still_allowed, context.database, caller, "api.batch.jobs.read")
+        parts = watches.follow(project_id, id, first.start, allowed)
+    else:
+        parts = _read_on(first, partial(context.batch_jobs.output, id))
     return StreamingResponse(parts, media_type="text/plain; charset=utf-8", headers=headers)
 
 
-async def _read_on(first: Output, read: Callable[[int], Output]) -> AsyncIterator[bytes]:
+async def _read_on(part: LogPart, read: Callable[[int], LogPart]) -> AsyncIterator[bytes]:
     """The output that there is now."""
-    part, _ = first
     while part.data:
         yield part.data
-        part, _ = await asyncio.to_thread(read, part.end)
-
-
-async def _follow(first: Output, read: Callable[[int], Output], allowed: Callable[[], None]) -> AsyncIterator[bytes]:
-    """The output until the job ends or is deleted, or the caller may not read it any more: the response has begun."""
-    part, has_ended = first
-    began = checked = time.monotonic()
-    while part.data or not has_ended:
-        if part.data:
-            yield part.data
-        else:
-            await asyncio.sleep(_FOLLOW_SECONDS)
-        if (now := time.monotonic()) - began > _MAX_FOLLOW_SECONDS:
-            return
-        try:
-            if now - checked > _CHECK_SECONDS:
-                await asyncio.to_thread(allowed)
-                checked = now
-            part, has_ended = await asyncio.to_thread(read, part.end)
-        except PlatformError:
-            return
+        part = await asyncio.to_thread(read, part.end)
 
 
 handle = http_function(build)

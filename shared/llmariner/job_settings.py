@@ -25,7 +25,7 @@ class JobSettings:
     """`LLMARINER_JOB_IMAGES`: names of images that a job may ask for, separated by commas."""
 
     project_jobs: int = 100
-    """`LLMARINER_PROJECT_JOBS`: jobs of one project that are queued or running."""
+    """`LLMARINER_PROJECT_JOBS`: jobs of one project that have not ended."""
 
     slots: int = 1
     """`LLMARINER_JOB_SLOTS`: jobs that run on this machine at a time."""

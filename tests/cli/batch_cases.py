@@ -47,6 +47,10 @@ ROWS = [
     ),
     row("job get bj-1", "GET /batch/jobs/bj-1", JOB, ("bj-1", "queued", "2", "Jobs run before it.", "A process here.")),
     row("jobs get bj-1", "GET /batch/jobs/bj-1", FAILED, ("The command ended with exit code 3. (exit_code)",)),
+    row("jobs pause bj-1", "POST /batch/jobs/bj-1/pause", JOB, ("bj-1 pauses.",), body={}),
+    row("jobs pause bj-1", "POST /batch/jobs/bj-1/pause", {**JOB, "status": "paused"}, ("bj-1 is paused.",), body={}),
+    row("jobs resume bj-1", "POST /batch/jobs/bj-1/resume", JOB, ("bj-1 continues: queued.",), body={}),
+    row("jobs get bj-1", "GET /batch/jobs/bj-1", {**JOB, "backoff_limit": 3, "restarts": 1}, ("1 of 3 times",)),
     row(
         "jobs cancel bj-1",
         "POST /batch/jobs/bj-1/cancel",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +19,7 @@ def test_a_new_job_has_all_that_was_said(llma: Llma, platform: FakePlatform, tmp
     (tmp_path / "train.py").write_bytes(b"print(1)\xff")
     platform.respond("POST /batch/jobs", JOB)
     options = ["--env", "LR=0.1", "--env", "A=b=c", "--file-id", "file-1", "--gpu", "2", "--workers", "3"]
+    options += ["--backoff-limit", "4"]
     done = llma(*NEW, "--from-file", str(tmp_path / "train.py"), *options)
     assert done.code == 0, done.err
     assert "Queued bj-1. A process here." in done.out
@@ -28,6 +31,7 @@ def test_a_new_job_has_all_that_was_said(llma: Llma, platform: FakePlatform, tmp
         "data_files": ["file-1"],
         "resources": {"gpu_count": 2},
         "kind": {"pytorch": {"worker_count": 3}},
+        "backoff_limit": 4,
     }
 
 
@@ -55,6 +59,32 @@ def test_output_is_printed_as_it_is(llma: Llma, platform: FakePlatform, follow: 
     done = llma("batch", "jobs", "logs", "bj-1", *(["-f"] if follow else []))
     assert (done.code, done.out) == (0, "step 1\nstep 2\n")
     assert platform.requests[-1].query == ({"follow": "true"} if follow else {})
+
+
+def event(**fields: Any) -> bytes:
+    return b"data: " + json.dumps(fields).encode() + b"\n\n"
+
+
+def test_a_program_in_a_job_writes_here_and_gives_its_exit_code(llma: Llma, platform: FakePlatform) -> None:
+    path, headers = "POST /batch/jobs/bj-1/exec", {"content-type": "text/event-stream"}
+    written = [
+        event(type="output", stream=name, data=base64.b64encode(data).decode())
+        for name, data in (("stdout", b"out\n"), ("stderr", b"err\n"))
+    ]
+    ends: dict[bytes, tuple[int, str]] = {
+        event(type="exit", exit_code=3): (3, ""),
+        event(type="exit", exit_code=0): (0, ""),
+        event(type="exit", exit_code=None): (1, "the job ended before the program"),
+        event(type="error", message="Your key was revoked."): (1, "Your key was revoked."),
+        b"": (5, "ended before the program"),
+    }
+    for end, (code, said) in ends.items():
+        platform.respond_with(path, raw=written[0] + b": running\n\n" + written[1] + end, headers=headers)
+        done = llma("batch", "jobs", "exec", "bj-1", "--", "ls", "-l", "--all")
+        assert (done.code, done.out) == (code, "out\n"), done.err
+        assert done.err.startswith("err\n")
+        assert said in done.err
+    assert platform.requests[-1].body == {"command": ["ls", "-l", "--all"]}
 
 
 def test_a_list_as_json_has_the_jobs_of_all_pages(llma: Llma, platform: FakePlatform) -> None:

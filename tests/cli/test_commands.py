@@ -346,7 +346,13 @@ CASES = [
 CASES += [Case(**row) for row in (*admin_cases.ROWS, *storage_cases.ROWS, *batch_cases.ROWS, *fine_tuning_cases.ROWS)]
 TRANSFERS = {"storage files upload", "storage files download", "storage vector-stores add-files", "batch jobs create"}
 """They send or receive files; tested in `test_uploads`, `test_downloads`, `test_add_files` and `test_batch_jobs`."""
-STREAMED = {"fine-tuning jobs logs", "fine-tuning jobs watch", "admin usage export", "batch jobs logs"}
+STREAMED = {
+    "fine-tuning jobs logs",
+    "fine-tuning jobs watch",
+    "admin usage export",
+    "batch jobs exec",
+    "batch jobs logs",
+}
 """What they ask is no document; tested in `test_admin_usage` and `test_batch_jobs`."""
 SHOWN_FROM_A_LIST = {"admin organizations get", "admin projects get", "admin roles get"}
 """They show one of what the API lists; tested in `test_admin`."""

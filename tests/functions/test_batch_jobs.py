@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import delete
+from sqlalchemy import delete, select, update
 
+from llmariner.audit.tables import audit_log
 from llmariner.batch_jobs.tables import batch_jobs
 from llmariner.context import Context
 from llmariner.errors import Unavailable
@@ -27,6 +29,7 @@ NEW: dict[str, Any] = {
     "envs": {"LR": "0.1"},
     "data_files": [],
     "kind": {"pytorch": {"worker_count": 1}},
+    "backoff_limit": 2,
 }
 
 
@@ -54,9 +57,12 @@ def test_a_job_has_upstreams_fields_and_more(call: Any, installation: Installati
         "started_at": 0,
         "finished_at": 0,
         "cancel_requested_at": 0,
+        "pause_requested_at": 0,
         "status": "queued",
         "queue": {"place": None, "reason": ""},
         "error": None,
+        "backoff_limit": 2,
+        "restarts": 0,
         "image": "pytorch-2.1",
         "command": "sh scripts/run.sh",
         "scripts": ["run.sh"],
@@ -81,8 +87,10 @@ def test_a_job_has_upstreams_fields_and_more(call: Any, installation: Installati
     installation.context.batch_job_reconciler.reconcile(job["id"])
     assert call("GET", f"/{job['id']}").json["status"] == "canceled"
     assert call("DELETE", f"/{job['id']}").json["id"] == job["id"]
-    for method, path in (("GET", ""), ("DELETE", ""), ("POST", "/cancel"), ("GET", "/logs")):
+    operations = ("/cancel", "/pause", "/resume")
+    for method, path in (("GET", ""), ("DELETE", ""), ("GET", "/logs"), *(("POST", each) for each in operations)):
         assert_error(call(method, f"/{job['id']}{path}"), 404, code="not_found")
+    assert_error(call("POST", f"/{job['id']}/exec", {"command": ["ls"]}), 404, code="not_found")
 
 
 @pytest.mark.parametrize(
@@ -97,6 +105,9 @@ def test_a_job_has_upstreams_fields_and_more(call: Any, installation: Installati
         ({"kind": {"mpi": {}}}, "kind.mpi"),
         ({"data_files": ["file-none"]}, "data_files"),
         ({"image": None}, "image"),
+        ({"backoff_limit": -1}, "backoff_limit"),
+        ({"backoff_limit": 11}, "backoff_limit"),
+        ({"backoff_limit": 1.5}, "backoff_limit"),
     ],
 )
 def test_a_wrong_field_is_named(call: Any, change: dict[str, Any], param: str) -> None:
@@ -129,6 +140,54 @@ def test_output_is_text_from_a_byte_on(call: Any, installation: Installation) ->
     assert call("GET", f"/{job_id}/logs", query="follow=true").body == b"step 1\nstep 2\n\xff", (
         "a job that has ended ends it"
     )
+
+
+def test_a_job_is_paused_and_resumed(call: Any, installation: Installation) -> None:
+    job_id = call("POST", body=NEW).json["id"]
+    paused = call("POST", f"/{job_id}/pause").json
+    assert (paused["status"], paused["pause_requested_at"] > 0) == ("queued", True)
+    installation.context.batch_job_reconciler.reconcile(job_id)
+    assert call("GET", f"/{job_id}").json["status"] == "paused"
+    resumed = call("POST", f"/{job_id}/resume").json
+    assert (resumed["status"], resumed["pause_requested_at"]) == ("queued", 0)
+    call("POST", f"/{job_id}/cancel")
+    for path in ("/pause", "/resume"):
+        assert_error(call("POST", f"/{job_id}{path}"), 409, code="invalid_job_status")
+
+
+def test_a_program_runs_in_a_job(call: Any, installation: Installation) -> None:
+    job_id = call("POST", body=NEW).json["id"]
+    assert_error(call("POST", f"/{job_id}/exec", {"command": ["ls"]}), 409, code="job_not_running")
+    with installation.context.database.write() as session:
+        session.run(update(batch_jobs).values(status="running"))
+    assert_error(call("POST", f"/{job_id}/exec", {"command": ["ls"]}), 409, code="job_not_running")
+    installation.jobs.running.add(job_id)
+    for body, param in (
+        ({"command": []}, "command"),
+        ({"command": [""]}, "command"),
+        ({"command": ["a\0"]}, "command"),
+        ({"command": ["x"] * 1001}, "command"),
+        ({"command": ["x" * 20_000]}, "command"),
+        ({"command": "ls"}, "command"),
+        ({"command": ["ls"], "stdin": "ä"}, "stdin"),
+        ({"command": ["ls"], "stdin": base64.b64encode(bytes(1_000_001)).decode()}, "stdin"),
+    ):
+        answer = call("POST", f"/{job_id}/exec", body)
+        assert (answer.status, answer.error["param"]) == (400, param)
+    stdin = base64.b64encode(b"in").decode()
+    for _ in range(20):  # more than may run at a time: each gives its place back
+        done = call("POST", f"/{job_id}/exec", {"command": ["ls", "-l"], "stdin": stdin})
+        assert done.status == 200, done.body
+    assert done.headers["content-type"] == "text/event-stream; charset=utf-8"
+    events = [json.loads(line.removeprefix(b"data: ")) for line in done.body.split(b"\n\n") if line]
+    assert events == [
+        {"type": "output", "stream": "stdout", "data": base64.b64encode(b"ls -l").decode()},
+        {"type": "output", "stream": "stderr", "data": stdin},
+        {"type": "exit", "exit_code": 3},
+    ]
+    with installation.context.database.read() as session:
+        entry = session.rows(select(audit_log).order_by(audit_log.c.sequence.desc()).limit(1))[0]
+    assert (entry.type, json.loads(entry.payload)["command"]) == ("batch_job.program_started", "ls -l")
 
 
 def test_a_place_that_runs_no_jobs_says_so(call: Any, installation: Installation) -> None:

@@ -25,12 +25,13 @@ _MAX_DATA_FILES = 100
 _SCRIPT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _RESERVED_ENV = "LLMARINER_"
+_MAX_BACKOFF_LIMIT = 10
 _REQUIREMENTS = "requirements.txt"
 
 
 @dataclass(frozen=True)
 class NewBatchJob:
-    """A job to create. `worker_count`: of a PyTorch job, None for another one."""
+    """A job to create. `worker_count`: of a PyTorch job, None for another one. `backoff_limit`: as in `jobs.Job`."""
 
     image: str
     command: str
@@ -39,6 +40,7 @@ class NewBatchJob:
     data_files: Sequence[str] = ()
     gpu_count: int = 0
     worker_count: int | None = None
+    backoff_limit: int = 0
 
     def check(self, images: Sequence[str]) -> None:
         """Raises InvalidRequest for what no job may have, or this machine has not."""
@@ -114,6 +116,11 @@ class NewBatchJob:
         if self.worker_count is not None and self.worker_count != 1:
             problem = "must be positive" if self.worker_count < 1 else "must be 1: jobs on this machine have one worker"
             raise InvalidRequest(f"'kind.pytorch.worker_count' {problem}.", param="kind.pytorch.worker_count")
+        if not 0 <= self.backoff_limit <= _MAX_BACKOFF_LIMIT:
+            raise InvalidRequest(
+                f"'backoff_limit' must be from 0 to {_MAX_BACKOFF_LIMIT}: how often the command is started again.",
+                param="backoff_limit",
+            )
 
 
 @dataclass(frozen=True)
@@ -137,6 +144,9 @@ class BatchJob:
     started_at: float | None
     finished_at: float | None
     cancel_requested_at: float | None
+    pause_requested_at: float | None
+    backoff_limit: int
+    restarts: int
     place: int | None = None
     reason: str = ""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,7 +13,7 @@ from sqlalchemy import Row, delete, func, or_, select, update
 
 from llmariner.audit import log
 from llmariner.batch_jobs.batch_job import BatchJob, NewBatchJob
-from llmariner.batch_jobs.events import CHANGE_REQUESTED, DELETED, QUEUED, add_job_event
+from llmariner.batch_jobs.events import CHANGE_REQUESTED, DELETED, QUEUED, RESUMED, add_job_event
 from llmariner.batch_jobs.tables import batch_job_files, batch_jobs
 from llmariner.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from llmariner.files.quotas import lock_usage
@@ -20,13 +21,17 @@ from llmariner.files.tables import files
 from llmariner.identifiers import new_id
 from llmariner.job_settings import JobSettings, no_job_runner
 from llmariner.platform.database import Database, ReadSession, WriteSession
-from llmariner.platform.jobs import Jobs, JobStatus, LogPart, Phase
+from llmariner.platform.jobs import Execution, Jobs, JobStatus, LogPart, Phase
 from llmariner.tenancy.principal import Caller
 
 __all__ = ["BatchJobs", "load_job"]
 
-_ACTIVE = (Phase.QUEUED.value, Phase.RUNNING.value)
+_ACTIVE = (Phase.QUEUED.value, Phase.RUNNING.value, Phase.PAUSED.value)
 _MAX_NAME_BYTES = 255
+_MAX_PROGRAM_BYTES = 16_384
+_MAX_PROGRAM_ARGUMENTS = 1000
+_MAX_STDIN_BYTES = 1_000_000
+_MAX_LOGGED = 1000
 # Without the scripts, which may have a megabyte.
 _COLUMNS = [column for column in batch_jobs.c if column.name != "scripts"]
 
@@ -111,6 +116,72 @@ class BatchJobs:
 
         return self._with_place(self._database.transact(request))
 
+    def pause(self, caller: Caller, job_id: str) -> BatchJob:
+        """Ask that a job does not run until it is resumed. Conflict for one that ended, or runs and may not run again."""
+        owner = caller.key_owner
+
+        def request(session: WriteSession) -> Row[Any]:
+            job = load_job(session, owner.project_id, job_id, lock=True)
+            if job.status not in _ACTIVE or job.cancel_requested_at is not None:
+                raise _wrong_state(job, "paused")
+            if job.pause_requested_at is not None:
+                return job
+            if job.status == Phase.RUNNING and job.backoff_limit == 0:
+                raise Conflict(
+                    f"The job '{job_id}' runs, and a pause would end its command: only one whose 'backoff_limit' allows "
+                    "that it is started again can be paused then. Cancel it, or wait.",
+                    code="not_restartable",
+                )
+            return self._set_pause(session, caller, job, time.time())
+
+        return self._with_place(self._database.transact(request))
+
+    def resume(self, caller: Caller, job_id: str) -> BatchJob:
+        """Queue a paused job again, whose command then begins from its start. Conflict for one that ended."""
+        owner = caller.key_owner
+
+        def request(session: WriteSession) -> Row[Any]:
+            job = load_job(session, owner.project_id, job_id, lock=True)
+            if job.status not in _ACTIVE or job.cancel_requested_at is not None:
+                raise _wrong_state(job, "resumed")
+            if job.pause_requested_at is None:
+                return job
+            return self._set_pause(session, caller, job, None)
+
+        return self._with_place(self._database.transact(request))
+
+    @staticmethod
+    def _set_pause(session: WriteSession, caller: Caller, job: Row[Any], at: float | None) -> Row[Any]:
+        """Ask for a pause or its end; returns the changed row."""
+        values: dict[str, Any] = {"pause_requested_at": at}
+        if at is None and job.status == Phase.PAUSED:
+            values["status"] = Phase.QUEUED.value
+        if at is None:
+            add_job_event(session, RESUMED, job)
+        session.run(update(batch_jobs).where(batch_jobs.c.id == job.id).values(**values))
+        add_job_event(session, CHANGE_REQUESTED, job, change="resume" if at is None else "pause")
+        place = {"project_id": job.project_id, "organization_id": job.organization_id}
+        what = "batch_job.resumed" if at is None else "batch_job.paused"
+        log.append_entry(session, caller, what, {"id": job.id}, **place)
+        return load_job(session, job.project_id, job.id)
+
+    def exec(self, caller: Caller, job_id: str, argv: Sequence[str], stdin: bytes) -> Execution:
+        """Start a program in a running job; the caller closes it. InvalidRequest, NotFound, Conflict, RateLimited."""
+        owner = caller.key_owner
+        _check_program(argv, stdin)
+
+        def note(session: WriteSession) -> None:
+            job = load_job(session, owner.project_id, job_id)
+            if job.status != Phase.RUNNING:
+                raise Conflict(f"The job '{job_id}' does not run: its status is {job.status}.", code="job_not_running")
+            place = {"project_id": owner.project_id, "organization_id": owner.organization_id}
+            entry = {"id": job_id, "command": shlex.join(argv)[:_MAX_LOGGED]}
+            log.append_entry(session, caller, "batch_job.program_started", entry, **place)
+
+        jobs = self._jobs()
+        self._database.transact(note)
+        return jobs.exec(job_id, argv, stdin)
+
     def delete(self, caller: Caller, job_id: str) -> BatchJob:
         """Delete a job, which ends if it runs; returns it as it was. NotFound."""
         owner = caller.key_owner
@@ -127,13 +198,26 @@ class BatchJobs:
 
         return BatchJob.from_row(self._database.transact(remove))
 
-    def log(self, project_id: str, job_id: str, start: int) -> tuple[LogPart, bool]:
-        """Some output of a job from byte `start` on, and whether the job had ended before. NotFound.
+    def log(self, project_id: str, job_id: str, start: int) -> LogPart:
+        """Some output of a job from byte `start` on. NotFound.
 
         Unavailable where nothing runs jobs: whatever ran it had its output.
         """
-        ended = self.get(project_id, job_id).status.is_final
-        return self._jobs().log(job_id, start), ended
+        with self._database.read() as session:
+            load_job(session, project_id, job_id)
+        return self.output(job_id, start)
+
+    def output(self, job_id: str, start: int) -> LogPart:
+        """As `log`, without a look at the database: for a caller who may read it."""
+        return self._jobs().log(job_id, start)
+
+    def output_has_ended(self, project_id: str, job_id: str) -> bool:
+        """Whether a job writes no more. Asks the database only where what runs jobs does not know. NotFound."""
+        status = self._jobs().status(job_id)
+        if status is not None:
+            return status.phase.is_final
+        with self._database.read() as session:
+            return Phase(load_job(session, project_id, job_id).status).is_final
 
     def _with_place(self, row: Row[Any]) -> BatchJob:
         live: JobStatus | None = None
@@ -179,7 +263,7 @@ class BatchJobs:
         )
         if number >= self._settings.project_jobs:
             raise Conflict(
-                f"Your project has {number} jobs queued or running, as many as it may have: wait for one, or cancel one.",
+                f"Your project has {number} jobs that have not ended, as many as it may have: wait for one, or cancel one.",
                 code="too_many_jobs",
             )
 
@@ -197,6 +281,30 @@ def load_job(session: ReadSession, project_id: str, job_id: str, *, lock: bool =
     return row
 
 
+def _wrong_state(job: Row[Any], what: str) -> Conflict:
+    state = "it is being canceled" if job.cancel_requested_at is not None else f"its status is {job.status}"
+    return Conflict(f"The job '{job.id}' can't be {what}: {state}.", code="invalid_job_status")
+
+
+def _check_program(argv: Sequence[str], stdin: bytes) -> None:
+    if not argv or not argv[0]:
+        raise InvalidRequest('\'command\' must name a program: send a list such as ["ls", "-l"].', param="command")
+    try:
+        size = sum(len(each.encode()) for each in argv)
+    except UnicodeEncodeError as error:
+        raise InvalidRequest("'command' must be valid Unicode.", param="command") from error
+    if size > _MAX_PROGRAM_BYTES or len(argv) > _MAX_PROGRAM_ARGUMENTS:
+        raise InvalidRequest(
+            f"'command' may have {_MAX_PROGRAM_BYTES} bytes and {_MAX_PROGRAM_ARGUMENTS} arguments, not {size} and "
+            f"{len(argv)}.",
+            param="command",
+        )
+    if any("\0" in each for each in argv):
+        raise InvalidRequest("'command' must not contain a NUL character.", param="command")
+    if len(stdin) > _MAX_STDIN_BYTES:
+        raise InvalidRequest(f"'stdin' may have {_MAX_STDIN_BYTES} bytes, not {len(stdin)}.", param="stdin")
+
+
 def _row(caller: Caller, job_id: str, new: NewBatchJob, environment: str) -> dict[str, Any]:
     scripts = {name: base64.b64encode(content).decode() for name, content in new.scripts.items()}
     return {
@@ -212,6 +320,7 @@ def _row(caller: Caller, job_id: str, new: NewBatchJob, environment: str) -> dic
         "script_names": json.dumps(sorted(scripts)),
         "data_files": json.dumps(list(new.data_files)),
         "worker_count": new.worker_count,
+        "backoff_limit": new.backoff_limit,
         "environment": environment,
         "status": Phase.QUEUED.value,
         "created_at": int(time.time()),

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from sqlalchemy import ColumnElement, Row, and_, delete, or_, select, update
 
-from llmariner.batch_jobs.events import FINISHED, STARTED, add_job_event
+from llmariner.batch_jobs.events import FINISHED, PAUSED, REQUEUED, STARTED, add_job_event
 from llmariner.batch_jobs.tables import batch_job_files, batch_jobs
 from llmariner.errors import Unavailable
 from llmariner.files.file import File
@@ -95,11 +95,17 @@ class Reconciler:
         """Let the port do what the row asks for; returns the job's status then."""
         if row.cancel_requested_at is not None:
             port.cancel(row.id)
+        elif row.pause_requested_at is not None:
+            port.pause(row.id)
+        else:
+            port.resume(row.id)
         status = port.status(row.id)
         if status is not None:
             return status
         if row.status == Phase.RUNNING:
             return JobStatus(Phase.FAILED, time.time(), row.started_at, code="interrupted", reason=_LOST)
+        if row.pause_requested_at is not None and row.cancel_requested_at is None:
+            return JobStatus(Phase.PAUSED, time.time())
         ids = json.loads(row.data_files)
         found = self._files().get_many(row.project_id, ids) if ids else {}
         if missing := [each for each in ids if each not in found]:
@@ -128,21 +134,49 @@ def _record(database: Database, job_id: str, status: JobStatus) -> None:
         if row is None or row.deleted_at is not None:
             return
         values: dict[str, Any] = {}
-        if status.started_at is not None and row.started_at is None:
-            values |= {"started_at": status.started_at, "status": Phase.RUNNING.value}
-            add_job_event(session, STARTED, row)
+        if status.restarts > row.restarts:
+            values["restarts"] = status.restarts
+            cause = {"code": status.code, "message": status.reason} if status.phase is Phase.QUEUED else None
+            add_job_event(session, REQUEUED, row, restarts=status.restarts, error=cause)
         if status.phase.is_final:
-            values |= {"status": status.phase.value, "finished_at": status.since, "scripts": "{}"}
-            failed = status.phase is Phase.FAILED
-            error = {"code": status.code, "message": status.reason} if failed else None
-            if error is not None:
-                values |= {"error_code": status.code, "error_message": status.reason}
-            session.run(delete(batch_job_files).where(batch_job_files.c.batch_job_id == job_id))
-            add_job_event(session, FINISHED, row, status=status.phase.value, error=error)
+            values |= _end(session, row, status)
+        elif status.phase is not Phase(row.status):
+            values |= _changed_phase(session, row, status)
+        elif status.phase is Phase.RUNNING and row.pause_requested_at is not None and not row.backoff_limit:
+            values["pause_requested_at"] = None  # it began before the pause reached it
         if values:
             session.run(update(batch_jobs).where(batch_jobs.c.id == job_id).values(**values))
 
     database.transact(change)
+
+
+def _changed_phase(session: WriteSession, row: Row[Any], status: JobStatus) -> dict[str, Any]:
+    """The columns of a job that has not ended and is in another phase now."""
+    if status.phase is Phase.PAUSED:
+        if row.pause_requested_at is None:  # it was resumed meanwhile, which has an event of its own
+            return {}
+        add_job_event(session, PAUSED, row)
+    elif status.phase is Phase.RUNNING:
+        add_job_event(session, STARTED, row)
+        return {"status": Phase.RUNNING.value, "started_at": row.started_at or status.started_at}
+    elif row.started_at is not None and status.since < row.started_at:  # what was true before it began
+        return {}
+    return {"status": status.phase.value}
+
+
+def _end(session: WriteSession, row: Row[Any], status: JobStatus) -> dict[str, Any]:
+    """The columns of a job that ended."""
+    values: dict[str, Any] = {"status": status.phase.value, "finished_at": status.since, "scripts": "{}"}
+    if status.started_at is not None and row.started_at is None:
+        values["started_at"] = status.started_at
+        add_job_event(session, STARTED, row)
+    error = None
+    if status.phase is Phase.FAILED:
+        error = {"code": status.code, "message": status.reason}
+        values |= {"error_code": status.code, "error_message": status.reason}
+    session.run(delete(batch_job_files).where(batch_job_files.c.batch_job_id == row.id))
+    add_job_event(session, FINISHED, row, status=status.phase.value, error=error)
+    return values
 
 
 def _delete_orphans(database: Database) -> None:
@@ -187,4 +221,5 @@ def _job(row: Row[Any], files: Sequence[File]) -> Job:
         environment=json.loads(row.envs),
         scripts=scripts,
         data_files=tuple(DataFile(each.id, each.filename, each.size_bytes) for each in files),
+        backoff_limit=row.backoff_limit,
     )

@@ -34,7 +34,7 @@ batch_jobs = Table(
     Column("worker_count", Integer),
     # Where the command runs, in words; that of the adapter which took the job.
     Column("environment", Text, nullable=False),
-    # queued, running, succeeded, failed, canceled.
+    # queued, running, paused, succeeded, failed, canceled.
     Column("status", String(16), nullable=False),
     Column("error_code", String(64)),
     Column("error_message", SanitizedText),
@@ -42,6 +42,11 @@ batch_jobs = Table(
     Column("started_at", Float),
     Column("finished_at", Float),
     Column("cancel_requested_at", Float),
+    # It is not to run. NULL again once it is resumed.
+    Column("pause_requested_at", Float),
+    # How often the command may be started again after a failure, and was.
+    Column("backoff_limit", Integer, nullable=False, server_default="0"),
+    Column("restarts", Integer, nullable=False, server_default="0"),
     # It is gone for every caller; a consumer ends it and deletes the row.
     Column("deleted_at", Float),
     Index("ix_batch_jobs_project", "project_id", "id"),

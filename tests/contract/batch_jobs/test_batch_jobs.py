@@ -70,6 +70,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "many files": ({"data_files": [f"file-{number}" for number in range(101)]}, "data_files"),
     "negative GPUs": ({"gpu_count": -1}, "resources.gpu_count"),
     "a GPU": ({"gpu_count": 1}, "resources.gpu_count"),
+    "a negative number of restarts": ({"backoff_limit": -1}, "backoff_limit"),
+    "many restarts": ({"backoff_limit": 11}, "backoff_limit"),
     "no worker": ({"worker_count": 0}, "kind.pytorch.worker_count"),
     "two workers": ({"worker_count": 2}, "kind.pytorch.worker_count"),
 }
@@ -149,6 +151,9 @@ def test_a_job_of_another_project_is_unknown(desk: BatchJobDesk, other_desk: Bat
             lambda each=each: other_desk.jobs.cancel(other_desk.caller, each),
             lambda each=each: other_desk.jobs.delete(other_desk.caller, each),
             lambda each=each: other_desk.jobs.log(other_desk.project_id, each, 0),
+            lambda each=each: other_desk.jobs.pause(other_desk.caller, each),
+            lambda each=each: other_desk.jobs.resume(other_desk.caller, each),
+            lambda each=each: other_desk.jobs.exec(other_desk.caller, each, ["ls"], b""),
         ):
             with pytest.raises(NotFound) as raised:
                 call()
@@ -176,6 +181,78 @@ def test_a_list_is_paged_newest_first(desk: BatchJobDesk) -> None:
     page, more = desk.jobs.page(desk.project_id, after=ids[1], limit=2)
     assert ([job.id for job in page], more) == (ids[2:], False)
     assert desk.jobs.count(desk.project_id) == 2
+
+
+def test_a_queued_job_is_paused_whether_it_was_submitted_or_not(desk: BatchJobDesk, database: Database) -> None:
+    submitted, kept = desk.create(), desk.create()
+    desk.reconciler.reconcile(submitted)
+    for job_id in (submitted, kept):
+        for _ in range(2):
+            assert desk.jobs.pause(desk.caller, job_id).status is Phase.QUEUED
+        for _ in range(2):
+            assert desk.reconciled(job_id).status is Phase.PAUSED
+        assert desk.jobs.pause(desk.caller, job_id).status is Phase.PAUSED
+    assert kept not in desk.scripted.jobs
+    for job_id in (submitted, kept):
+        for _ in range(2):
+            assert desk.jobs.resume(desk.caller, job_id).status is Phase.QUEUED
+        assert desk.reconciled(job_id).status is Phase.QUEUED
+        assert types_of(database, job_id) == [
+            "queued",
+            "change_requested",
+            "change_requested",
+            "paused",
+            "resumed",
+            "change_requested",
+        ]
+    desk.jobs.pause(desk.caller, kept)
+    desk.reconciler.reconcile(kept)
+    desk.jobs.cancel(desk.caller, kept)
+    assert desk.reconciled(kept).status is Phase.CANCELED
+    for change in (desk.jobs.pause, desk.jobs.resume):
+        with pytest.raises(Conflict) as raised:
+            change(desk.caller, kept)
+        assert raised.value.code == "invalid_job_status"
+
+
+def test_only_a_running_job_that_may_run_again_is_paused(desk: BatchJobDesk) -> None:
+    once, again, began = desk.create(), desk.create(backoff_limit=1), desk.create()
+    for job_id in (once, again):
+        desk.reconciler.reconcile(job_id)
+        desk.scripted.run(job_id)
+        desk.reconciler.reconcile(job_id)
+    with pytest.raises(Conflict) as raised:
+        desk.jobs.pause(desk.caller, once)
+    assert raised.value.code == "not_restartable"
+    desk.jobs.pause(desk.caller, again)
+    assert desk.reconciled(again).status is Phase.PAUSED
+    desk.jobs.resume(desk.caller, again)
+    assert desk.reconciled(again).status is Phase.QUEUED
+    desk.scripted.run(again)
+    job = desk.reconciled(again)
+    assert (job.status, job.started_at, job.restarts) == (Phase.RUNNING, 5.0, 0)
+    desk.reconciler.reconcile(began)
+    desk.jobs.pause(desk.caller, began)
+    desk.scripted.run(began)
+    job = desk.reconciled(began)
+    assert (job.status, job.pause_requested_at) == (Phase.RUNNING, None), "the pause came too late, and is forgotten"
+
+
+def test_a_job_that_is_started_again_has_an_event_of_each_time(desk: BatchJobDesk, database: Database) -> None:
+    job_id = desk.create(backoff_limit=2)
+    desk.reconciler.reconcile(job_id)
+    assert desk.scripted.jobs[job_id].backoff_limit == 2
+    desk.scripted.run(job_id)
+    desk.reconciler.reconcile(job_id)
+    waits = JobStatus(Phase.QUEUED, 6.0, place=1, code="exit_code", reason="It is started again.", restarts=1)
+    desk.scripted.statuses[job_id] = waits
+    for _ in range(2):
+        job = desk.reconciled(job_id)
+    assert (job.status, job.restarts, job.place, job.reason) == (Phase.QUEUED, 1, 1, "It is started again.")
+    desk.scripted.statuses[job_id] = JobStatus(Phase.FAILED, 9.0, 8.0, code="exit_code", reason="Again.", restarts=2)
+    job = desk.reconciled(job_id)
+    assert (job.status, job.restarts, job.error_message) == (Phase.FAILED, 2, "Again.")
+    assert types_of(database, job_id)[2:] == ["started", "requeued", "requeued", "finished"]
 
 
 def test_a_job_goes_through_its_states_once(desk: BatchJobDesk, database: Database) -> None:
@@ -337,8 +414,7 @@ def test_a_real_job_is_recorded_without_another_event(real_desk: BatchJobDesk, d
     real_desk.reconciler.reconcile(job_id)
     assert real_desk.port is not None
     wait_for_end(real_desk.port, job_id)
-    part, _ = real_desk.jobs.log(real_desk.project_id, job_id, 0)
-    assert part.data == b"from the script\n0.1\n"
+    assert real_desk.jobs.log(real_desk.project_id, job_id, 0).data == b"from the script\n0.1\n"
     real_desk.reconciler.reconcile(job_id)  # the observer may be at it
     job = real_desk.jobs.get(real_desk.project_id, job_id)
     assert (job.status, job.error_code) == (Phase.FAILED, "exit_code")

@@ -40,6 +40,11 @@ def a_job(world: World, tenant: Tenant) -> RouteCall:
     return RouteCall({"id": batch_job(world, tenant)})
 
 
+def a_program(world: World, tenant: Tenant) -> RouteCall:
+    """A program in a job of the tenant; it is queued, so the program is refused to those who may start one."""
+    return RouteCall({"id": batch_job(world, tenant)}, {"command": ["ls"]})
+
+
 _JOB = "/v1/batch/jobs/{id}"
 BATCH_JOB_OBJECTS = {
     "GET /v1/batch/jobs": list_of_100,
@@ -47,5 +52,8 @@ BATCH_JOB_OBJECTS = {
     f"GET {_JOB}": a_job,
     f"DELETE {_JOB}": a_job,
     f"POST {_JOB}/cancel": a_job,
+    f"POST {_JOB}/pause": a_job,
+    f"POST {_JOB}/resume": a_job,
+    f"POST {_JOB}/exec": a_program,
     f"GET {_JOB}/logs": a_job,
 }

@@ -14,6 +14,9 @@ _MEMBERS = {
     "list": f"{_JOBS}:list_jobs",
     "get": f"{_JOBS}:get",
     "logs": f"{_JOBS}:logs",
+    "exec": "llmariner.cli.batch.programs:exec_in_job",
+    "pause": f"{_JOBS}:pause",
+    "resume": f"{_JOBS}:resume",
     "cancel": f"{_JOBS}:cancel",
     "delete": f"{_JOBS}:delete",
 }

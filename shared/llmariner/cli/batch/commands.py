@@ -1,4 +1,4 @@
-"""`llma batch jobs`: create, list, get, logs, cancel, delete."""
+"""`llma batch jobs`: create, list, get, logs, pause, resume, cancel, delete."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llmariner.cli.support.click_extensions import Command, pass_session
 from llmariner.cli.support.resolvers import complete_files
 from llmariner.cli.support.session import Session
 
-__all__ = ["cancel", "create", "delete", "get", "list_jobs", "logs"]
+__all__ = ["cancel", "create", "delete", "get", "list_jobs", "logs", "pause", "resume"]
 
 _PAGE = 100
 """The page size limit of the API."""
@@ -44,6 +44,13 @@ _JOB_ARGUMENT = click.argument("job", metavar="ID")
 )
 @click.option("--gpu", metavar="N", type=click.IntRange(min=0), default=0, show_default=True, help="GPUs.")
 @click.option("--workers", metavar="N", type=click.IntRange(min=0), default=0, help="Workers of a PyTorch job.")
+@click.option(
+    "--backoff-limit",
+    metavar="N",
+    type=click.IntRange(min=0),
+    default=0,
+    help="How often it is started again after it failed or was interrupted.",
+)
 @pass_session
 def create(
     session: Session,
@@ -54,6 +61,7 @@ def create(
     file_ids: tuple[str, ...],
     gpu: int,
     workers: int,
+    backoff_limit: int,
 ) -> None:
     """Queue a job."""
     names = [path.name for path in scripts]
@@ -69,6 +77,8 @@ def create(
         body["resources"] = {"gpu_count": gpu}
     if workers:
         body["kind"] = {"pytorch": {"worker_count": workers}}
+    if backoff_limit:
+        body["backoff_limit"] = backoff_limit
     document = session.api().post("batch/jobs", body)
     session.printer.print_message(document, f"Queued {document['id']}. {document.get('environment') or ''}".rstrip())
 
@@ -103,12 +113,14 @@ def get(session: Session, job: str) -> None:
 
     document = session.api().get(_path(job))
     queue, error = document.get("queue") or {}, document.get("error") or {}
+    backoff_limit = document.get("backoff_limit")
     details: dict[str, str | int | None] = {
         "id": document.get("id"),
         "status": document.get("status"),
         "place in line": queue.get("place"),
         "waits because": queue.get("reason"),
         "error": f"{error.get('message')} ({error.get('code')})" if error else None,
+        "started again": f"{document.get('restarts', 0)} of {backoff_limit} times" if backoff_limit else None,
         "created": format_timestamp(document.get("created_at")),
         "started": format_timestamp(document.get("started_at")),
         "finished": format_timestamp(document.get("finished_at")),
@@ -135,6 +147,25 @@ def logs(session: Session, job: str, follow: bool) -> None:
         for part in parts:
             sys.stdout.buffer.write(part)
             sys.stdout.buffer.flush()
+
+
+@click.command(cls=Command)
+@_JOB_ARGUMENT
+@pass_session
+def pause(session: Session, job: str) -> None:
+    """Keep a job from running until it is resumed; one that runs begins from its start then."""
+    document = session.api().post(f"{_path(job)}/pause")
+    said = f"{job} is paused." if document.get("status") == "paused" else f"{job} pauses."
+    session.printer.print_message(document, said)
+
+
+@click.command(cls=Command)
+@_JOB_ARGUMENT
+@pass_session
+def resume(session: Session, job: str) -> None:
+    """Queue a paused job again."""
+    document = session.api().post(f"{_path(job)}/resume")
+    session.printer.print_message(document, f"{job} continues: {document.get('status')}.")
 
 
 @click.command(cls=Command)

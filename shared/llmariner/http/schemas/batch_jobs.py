@@ -12,7 +12,7 @@ from llmariner.batch_jobs.batch_job import NewBatchJob
 from llmariner.errors import InvalidRequest
 from llmariner.http.schemas.bodies import Body
 
-__all__ = ["CreateBatchJob"]
+__all__ = ["CreateBatchJob", "ExecInBatchJob"]
 
 
 class _Resources(Body):
@@ -43,6 +43,7 @@ class CreateBatchJob(Body):
     envs: dict[str, str] | None = None
     data_files: list[str] | None = None
     kind: _Kind | None = None
+    backoff_limit: int = Field(default=0, ge=0, le=1_000_000)
 
     def to_new(self) -> NewBatchJob:
         """The job to create. InvalidRequest for a script that is not in Base64."""
@@ -55,7 +56,22 @@ class CreateBatchJob(Body):
             data_files=self.data_files or (),
             gpu_count=0 if self.resources is None else self.resources.gpu_count,
             worker_count=None if pytorch is None else pytorch.worker_count,
+            backoff_limit=self.backoff_limit,
         )
+
+
+class ExecInBatchJob(Body):
+    """POST /v1/batch/jobs/{id}/exec. `command`: a program and its arguments; `stdin`: in Base64."""
+
+    command: list[str]
+    stdin: str = ""
+
+    def input(self) -> bytes:
+        """The decoded standard input. InvalidRequest for one that is not in Base64."""
+        try:
+            return base64.b64decode(self.stdin, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise InvalidRequest("'stdin' must be in Base64.", param="stdin") from error
 
 
 def _decoded(name: str, content: Any) -> bytes:

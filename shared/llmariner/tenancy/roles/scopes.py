@@ -38,7 +38,7 @@ _WORK = _read_and_write(
     "api.api_usages",
     "api.organizations.projects.api_keys",
     "api.events",
-) | {"api.inference.write"}
+) | {"api.inference.write", "api.batch.jobs.exec"}
 # What the owner of a project administers in it.
 _PROJECT_ADMIN = _read_and_write(
     "api.organizations.projects", "api.organizations.projects.users", "api.limits", "api.budgets"

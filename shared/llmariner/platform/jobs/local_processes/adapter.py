@@ -97,7 +97,8 @@ class ProcessJobs:
                 except (OSError, ValueError, KeyError, TypeError):  # cut off while it was submitted
                     delete_tree(path)
                     continue
-                self._queue.add(job.id, Waiting(job.project_id, brief=job.brief))
+                since = time.time() if folder.restarts().count else _modified(path / "job.json")
+                self._queue.add(job.id, Waiting(job.project_id, since, brief=job.brief))
         self._scheduler.start()
 
     def close(self) -> None:
@@ -247,12 +248,13 @@ class ProcessJobs:
 
     def _waiting_status(self, folder: JobFolder, job_id: str, waiting: Waiting) -> JobStatus:
         restarts = folder.restarts()
-        since = _modified(folder.path / ("restarts.json" if restarts.count else "job.json"))
         place = self._queue.line(brief=waiting.brief).index(job_id) + 1
         reason = waiting.reason or self._problem
         if not reason and (place > 1 or self._used_places(brief=waiting.brief)):
             reason = "Jobs run before it."
-        return JobStatus(Phase.QUEUED, since, place=place, code=restarts.code, reason=reason, restarts=restarts.count)
+        return JobStatus(
+            Phase.QUEUED, waiting.since, place=place, code=restarts.code, reason=reason, restarts=restarts.count
+        )
 
     def _end_interrupted(self, folder: JobFolder) -> None:
         """Note that a job ended with an earlier platform, unless its supervisor did."""
@@ -362,7 +364,9 @@ class ProcessJobs:
         except NotFound:
             folder.save_result(Phase.FAILED, "data_file_unavailable", "A data file was deleted before the job began.")
         except PlatformError as error:
-            waiting = Waiting(running.project_id, error.message, time.monotonic() + 10 * _RETRY_SECONDS)
+            waiting = Waiting(
+                running.project_id, reason=error.message, not_before=time.monotonic() + 10 * _RETRY_SECONDS
+            )
         except Exception as error:  # the job must end in some way
             _log.exception("job %s failed to start", job_id)
             folder.save_result(Phase.FAILED, "start_failed", f"It could not be started: {type(error).__name__}.")
@@ -390,8 +394,8 @@ class ProcessJobs:
         seconds = min(_MAX_BACKOFF_SECONDS, self._settings.backoff_seconds * 2 ** (restarts.count - 1))
         return Waiting(
             running.project_id,
-            f"{restarts.reason} It is started again after {seconds:g} s.",
-            time.monotonic() + seconds,
+            reason=f"{restarts.reason} It is started again after {seconds:g} s.",
+            not_before=time.monotonic() + seconds,
         )
 
     def _prepare(self, folder: JobFolder, running: _Running) -> None:

@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 __all__ = ["JobQueue", "Waiting"]
 
 
 @dataclass
 class Waiting:
-    """A job that waits. `reason`: why, once it is known; `not_before`: when it may start, in monotonic time."""
+    """A job that waits. `since`: in Unix seconds. `reason`: why, once it is known.
+
+    `not_before`: when it may start, in monotonic time.
+    """
 
     project_id: str
+    since: float = field(default_factory=time.time)
     reason: str = ""
     not_before: float = 0.0
     brief: bool = False
