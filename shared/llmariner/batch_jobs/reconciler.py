@@ -97,9 +97,10 @@ class Reconciler:
             port.cancel(row.id)
         elif row.pause_requested_at is not None:
             port.pause(row.id)
-        else:
-            port.resume(row.id)
         status = port.status(row.id)
+        if status is not None and status.phase is Phase.PAUSED and row.pause_requested_at is None:
+            port.resume(row.id)
+            status = port.status(row.id)
         if status is not None:
             return status
         if row.status == Phase.RUNNING:
@@ -142,7 +143,7 @@ def _record(database: Database, job_id: str, status: JobStatus) -> None:
             values |= _end(session, row, status)
         elif status.phase is not Phase(row.status):
             values |= _changed_phase(session, row, status)
-        elif status.phase is Phase.RUNNING and row.pause_requested_at is not None and not row.backoff_limit:
+        if status.phase is Phase.RUNNING and row.pause_requested_at is not None and not row.backoff_limit:
             values["pause_requested_at"] = None  # it began before the pause reached it
         if values:
             session.run(update(batch_jobs).where(batch_jobs.c.id == job_id).values(**values))
