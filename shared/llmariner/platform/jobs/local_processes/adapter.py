@@ -25,7 +25,7 @@ from llmariner.platform.jobs.local_processes.disk_usage import delete_tree, free
 from llmariner.platform.jobs.local_processes.execution import ProcessExecution
 from llmariner.platform.jobs.local_processes.job_folder import CREATE_AGAIN, DATA, LIMITS, JobFolder, write_file
 from llmariner.platform.jobs.local_processes.output_log import read_log
-from llmariner.platform.jobs.local_processes.queue import JobQueue, Waiting
+from llmariner.platform.jobs.local_processes.queue import JobQueue, Waiting, waiting_after
 from llmariner.platform.jobs.local_processes.settings import MemoryBudget, ProcessJobSettings
 from llmariner.platform.jobs.local_processes.supervisor import Limits, start_supervisor
 
@@ -38,8 +38,6 @@ _RETRY_SECONDS = 1.0
 _STOP_SECONDS = 20.0
 _MAX_EXECUTIONS = 8
 """Programs that run in a job at a time, besides its command."""
-_MAX_BACKOFF_SECONDS = 360.0
-"""As of Kubernetes' Jobs."""
 _KEPT_RESULTS = 500
 """Ended jobs whose results and logs are kept: with 8 MiB of log each, 4 GB at most."""
 _TRIAL = "trial"
@@ -391,12 +389,7 @@ class ProcessJobs:
         restarts = folder.restarts()
         if running.pause or not restarts.count:
             return Waiting(running.project_id)
-        seconds = min(_MAX_BACKOFF_SECONDS, self._settings.backoff_seconds * 2 ** (restarts.count - 1))
-        return Waiting(
-            running.project_id,
-            reason=f"{restarts.reason} It is started again after {seconds:g} s.",
-            not_before=time.monotonic() + seconds,
-        )
+        return waiting_after(restarts, running.project_id, backoff_seconds=self._settings.backoff_seconds)
 
     def _prepare(self, folder: JobFolder, running: _Running) -> None:
         """Make the job's work folder with its scripts and data files."""

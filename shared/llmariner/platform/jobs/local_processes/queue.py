@@ -9,7 +9,12 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
-__all__ = ["JobQueue", "Waiting"]
+from llmariner.platform.jobs.local_processes.job_folder import Restarts
+
+__all__ = ["JobQueue", "Waiting", "waiting_after"]
+
+_MAX_BACKOFF_SECONDS = 360.0
+"""As of Kubernetes' Jobs."""
 
 
 @dataclass
@@ -76,3 +81,10 @@ class JobQueue:
         """The job of a line whose turn it is; None where none may start yet."""
         now = time.monotonic()
         return next((job_id for job_id in self.line(brief=brief) if self._jobs[job_id].not_before <= now), None)
+
+
+def waiting_after(restarts: Restarts, project_id: str, *, backoff_seconds: float) -> Waiting:
+    """A job that failed and waits to be started again: so long after its first failure, and twice as long after each other."""
+    seconds = min(_MAX_BACKOFF_SECONDS, backoff_seconds * 2 ** (restarts.count - 1))
+    reason = f"{restarts.reason} It is started again after {seconds:g} s."
+    return Waiting(project_id, reason=reason, not_before=time.monotonic() + seconds)
