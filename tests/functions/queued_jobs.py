@@ -28,14 +28,14 @@ class EchoExecution:
 
 
 class QueuedJobs:
-    """See `platform.jobs.Jobs`. `problem` may be set; `logs` has the output by id; in those of `running`, programs start."""
+    """See `platform.jobs.Jobs`. `problem` may be set; `logs` has the output by id. Programs start in all but those of `stopped`."""
 
     def __init__(self) -> None:
         self.problem = ""
         self.submitted: dict[str, Job] = {}
         self.canceled: set[str] = set()
         self.paused: set[str] = set()
-        self.running: set[str] = set()
+        self.stopped: set[str] = set()
         self.logs: dict[str, bytes] = {}
 
     @property
@@ -67,7 +67,7 @@ class QueuedJobs:
         self.paused.discard(job_id)
 
     def exec(self, job_id: str, argv: Sequence[str], stdin: bytes = b"") -> Execution:
-        if job_id not in self.running:
+        if job_id in self.stopped:
             raise Conflict(f"The job '{job_id}' does not run.", code="job_not_running")
         return EchoExecution(argv, stdin)
 

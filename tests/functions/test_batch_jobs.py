@@ -160,8 +160,9 @@ def test_a_program_runs_in_a_job(call: Any, installation: Installation) -> None:
     assert_error(call("POST", f"/{job_id}/exec", {"command": ["ls"]}), 409, code="job_not_running")
     with installation.context.database.write() as session:
         session.run(update(batch_jobs).values(status="running"))
+    installation.jobs.stopped.add(job_id)
     assert_error(call("POST", f"/{job_id}/exec", {"command": ["ls"]}), 409, code="job_not_running")
-    installation.jobs.running.add(job_id)
+    installation.jobs.stopped.remove(job_id)
     for body, param in (
         ({"command": []}, "command"),
         ({"command": [""]}, "command"),

@@ -13,8 +13,8 @@ __all__ = ["BATCH_JOB_OBJECTS", "NEW_JOB", "batch_job"]
 NEW_JOB = {"image": "pytorch-2.1", "command": "sh scripts/run.sh", "scripts": {"run.sh": "ZWNobyBoaQ=="}}
 
 
-def batch_job(world: World, tenant: Tenant) -> str:
-    """The id of a new job of the tenant's project, which is queued."""
+def batch_job(world: World, tenant: Tenant, status: str = "queued") -> str:
+    """The id of a new job of the tenant's project."""
     id_ = f"bj-{tenant.tag}-{world.number()}"
     lists = dict.fromkeys(("script_names", "data_files"), "[]")
     world.add(
@@ -29,7 +29,7 @@ def batch_job(world: World, tenant: Tenant) -> str:
         scripts="{}",
         **lists,
         environment="Nowhere.",
-        status="queued",
+        status=status,
         created_at=1,
     )
     return id_
@@ -41,8 +41,8 @@ def a_job(world: World, tenant: Tenant) -> RouteCall:
 
 
 def a_program(world: World, tenant: Tenant) -> RouteCall:
-    """A program in a job of the tenant; it is queued, so the program is refused to those who may start one."""
-    return RouteCall({"id": batch_job(world, tenant)}, {"command": ["ls"]})
+    """A program in a running job of the tenant."""
+    return RouteCall({"id": batch_job(world, tenant, status="running")}, {"command": ["ls"]})
 
 
 _JOB = "/v1/batch/jobs/{id}"

@@ -84,7 +84,7 @@ class JobQueue:
 
 
 def waiting_after(restarts: Restarts, project_id: str, *, backoff_seconds: float) -> Waiting:
-    """A job that failed and waits to be started again: so long after its first failure, and twice as long after each other."""
+    """A job that failed and waits to be started again: so long after one failure, twice as long after each further one."""
     seconds = min(_MAX_BACKOFF_SECONDS, backoff_seconds * 2 ** (restarts.count - 1))
     reason = f"{restarts.reason} It is started again after {seconds:g} s."
     return Waiting(project_id, reason=reason, not_before=time.monotonic() + seconds)
