@@ -28,7 +28,7 @@ class EchoExecution:
 
 
 class QueuedJobs:
-    """See `platform.jobs.Jobs`. `problem` may be set; `logs` has the output by id. Programs start in all but those of `stopped`."""
+    """See `platform.jobs.Jobs`. `problem` may be set; `logs` has the output by id. Programs start in all but `stopped`."""
 
     def __init__(self) -> None:
         self.problem = ""
