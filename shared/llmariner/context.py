@@ -388,6 +388,11 @@ class Context:
     @cached_once
     def weights(self) -> WeightFetcher:
         """Loads model weights; standalone mode sets its own."""
+        settings = ModelSettings.load(self.env)
+        if settings.inspection:
+            from llmariner.models.hub_inspection import InspectingUriFetcher
+
+            return InspectingUriFetcher(settings)
         from llmariner.models.weights import StorageUriFetcher
 
         return StorageUriFetcher()

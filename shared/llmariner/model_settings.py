@@ -30,6 +30,10 @@ class ModelSettings:
     private_addresses: bool = False
     """`LLMARINER_MODEL_PRIVATE_ADDRESSES`: 1: repositories may redirect to private addresses."""
 
+    inspection: bool = False
+    """`LLMARINER_MODEL_INSPECTION`: 1: on a cluster, `model_loader` looks at repositories of the hub before engines
+    fetch them."""
+
     pickles: bool = False
     """`LLMARINER_MODEL_PICKLES`: 1: weights may be pickles, which run code when an engine loads them."""
 
@@ -42,6 +46,7 @@ class ModelSettings:
             hub_token=read_secret(env, "HF_TOKEN"),
             ollama_registry=read_http_url(env, "LLMARINER_OLLAMA_REGISTRY") or cls.ollama_registry,
             private_addresses=env.get("LLMARINER_MODEL_PRIVATE_ADDRESSES", "0") == "1",
+            inspection=env.get("LLMARINER_MODEL_INSPECTION", "0") == "1",
             pickles=env.get("LLMARINER_MODEL_PICKLES", "0") == "1",
         )
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from sqlalchemy import func, select
 
 from llmariner.errors import ModelNotFound
-from llmariner.models.model import LoadingStatus, NewModel, SourceRepository, Task
+from llmariner.models.model import LoadingStatus, ModelConfig, NewModel, SourceRepository, Task
 from llmariner.models.registry import ModelRegistry
+from llmariner.models.representation import model_object
+from llmariner.models.traits import ModelTraits
 from llmariner.models.weights import LoadingProgress
 from llmariner.platform.database import Database
 from llmariner.platform.events.tables import events
+from llmariner.platform.serving import EngineModel, Status
+from llmariner.platform.serving.local_processes.command_line import feature_arguments
 
 
 @pytest.fixture
@@ -51,3 +57,27 @@ def test_progress_applies_only_to_the_model_it_was_reported_for(registry: ModelR
     with pytest.raises(ModelNotFound):
         registry.update_progress(model, LoadingProgress(0.5, "half"), created=created)
     assert registry.get(model).loading_progress == 0.0
+
+
+def test_bytes_estimate_and_traits_are_stored(registry: ModelRegistry, model: str) -> None:
+    registry.update_progress(model, LoadingProgress(0.5, "half", 2**41, 2**42, 12.5))
+    found = registry.get(model)
+    assert (found.loaded_bytes, found.total_bytes, found.loading_seconds_left) == (2**41, 2**42, 12.5)
+    registry.mark_failed(model, "no space left")
+    assert (registry.get(model).loaded_bytes, registry.get(model).loading_seconds_left) == (2**41, None)
+    traits = ModelTraits("LlamaForCausalLM", 4096, tool_parser="mistral", reasoning_parser="qwen3")
+    registry.mark_loaded(model, folder="/weights", size_bytes=1, task=Task.GENERATE, traits=traits)
+    loaded = registry.get(model)
+    assert (loaded.traits, loaded.loading_seconds_left) == (traits, None)
+    shown = model_object(loaded, Status())["traits"]
+    assert (shown["tool_call_parser"], shown["reasoning_parser"], shown["quantization"]) == ("mistral", "qwen3", None)
+    configured = replace(loaded, config=ModelConfig(extra_args=("--tool-call-parser=hermes",)))
+    assert model_object(configured, Status())["traits"]["tool_call_parser"] == "hermes"
+
+
+def test_the_engine_gets_the_parsers_of_its_model() -> None:
+    model = EngineModel("m", "/weights", "generate", 1, tool_parser="mistral", reasoning_parser="qwen3")
+    assert " ".join(feature_arguments(model)).startswith("--enable-auto-tool-choice --tool-call-parser mistral ")
+    assert feature_arguments(model)[-2:] == ("--reasoning-parser", "qwen3")
+    unknown = feature_arguments(replace(model, tool_parser="", reasoning_parser=""))
+    assert (unknown[2], "--reasoning-parser" in unknown) == ("hermes", False)

@@ -52,6 +52,7 @@ class HuggingFaceSource:
     def __init__(self, location: str, *, endpoint: str, token: str = "", private_allowed: bool = False) -> None:
         self._location = _Location.parse(location)
         self.only = self._location.file
+        self.repository = self._location.repository
         self._endpoint = endpoint.rstrip("/")
         self._has_token = bool(token)
         headers = {"User-Agent": "llmariner"} | ({"Authorization": f"Bearer {token}"} if token else {})
