@@ -1,9 +1,9 @@
-"""Tables of files and vector stores with many rows, so that a plan shows whether a query reads all of them."""
+"""Tables of files, vector stores and jobs with many rows, so that a plan shows whether a query reads all of them."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from sqlalchemy import text
 
@@ -11,7 +11,16 @@ from llmariner.platform.database import Database
 
 from .query_plans import numbers
 
-__all__ = ["GROWING", "empty_tables", "fill_files", "fill_vector_stores", "row_id"]
+__all__ = [
+    "GROWING",
+    "JOB_TABLES",
+    "empty_tables",
+    "fill_batch_jobs",
+    "fill_files",
+    "fill_fine_tuning",
+    "fill_vector_stores",
+    "row_id",
+]
 
 GROWING = (
     "file_contents",
@@ -24,6 +33,17 @@ GROWING = (
     "vector_store_chunks",
 )
 """The tables that grow with use. `file_usage` has one row for each project."""
+JOB_TABLES = (
+    "batch_jobs",
+    "batch_job_files",
+    "fine_tuning_jobs",
+    "fine_tuning_files",
+    "fine_tuning_metadata",
+    "fine_tuning_events",
+    "fine_tuning_checkpoints",
+    "fine_tuning_permissions",
+)
+"""Those that grow with jobs."""
 
 _PROJECTS, _FIRST = 100, 10_000_000
 _PLACE = {"organization_id": "'org_1'", "project_id": f"'proj_' || (n % {_PROJECTS})"}
@@ -103,13 +123,44 @@ def fill_vector_stores(database: Database, rows: int) -> None:
     _fill(database, "vector_store_chunks", rows, {**place, **spans, "id": _id("vsf_") + " || '-0'"})
 
 
-def empty_tables(database: Database) -> None:
-    """Delete all rows of them."""
+def fill_batch_jobs(database: Database, rows: int) -> None:
+    """Jobs of 100 projects that have ended, but for a few, each with a file."""
+    words = dict.fromkeys(("user_id", "image", "command"), "'x'")
+    words |= {"envs": "'{}'", "scripts": "'{}'", "script_names": "'[]'", "data_files": "'[]'"}
+    ends = {"status": _few("'queued'", "'succeeded'"), "finished_at": _few("NULL", "1")}
+    columns = {**_PLACE, **words, **ends, "environment": "'x'", "created_at": "1", "deleted_at": "NULL"}
+    _fill(database, "batch_jobs", rows, {**columns, "id": _id("bj-")})
+    _fill(database, "batch_job_files", rows, {**_PLACE, "batch_job_id": _id("bj-"), "file_id": _id("file-")})
+
+
+def fill_fine_tuning(database: Database, rows: int) -> None:
+    """Jobs of 100 projects that have ended, but for a few, each with a row of every other table."""
+    words = dict.fromkeys(("user_id", "model", "training_file", "requested", "metadata"), "'x'")
+    kind = {"model_id": "'model_' || (n % 10)", "method": "'supervised'", "stage": "'train'"}
+    counts = ("model_bytes", "model_created_at", "seed", "attempt", "failures", "checked_bytes", "checked_lines")
+    numbers_ = dict.fromkeys((*counts, "step", "trained_tokens", "created_at"), "1")
+    ends = {"status": _few("'queued'", "'succeeded'"), "finished_at": _few("NULL", "1")}
+    ends["released"] = _few("FALSE", "TRUE")
+    columns = {**_PLACE, **words, **kind, **numbers_, **ends, "output_model": _id("ft:x:"), "id": _id("ftjob-")}
+    _fill(database, "fine_tuning_jobs", rows, columns)
+    of_job = {**_PLACE, "job_id": _id("ftjob-")}
+    _fill(database, "fine_tuning_files", rows, {**of_job, "file_id": _id("file-")})
+    _fill(database, "fine_tuning_metadata", rows, {**of_job, "name": "'team'", "value": "'t' || (n % 50)"})
+    event = {"created_at": "1", "level": "'info'", "message": "'x'", "step": "n", "data": "'{}'"}
+    _fill(database, "fine_tuning_events", rows, {**of_job, **event, "id": _id("ftevent-")})
+    made = {"created_at": "1", "step": "n", "file_id": _id("file-"), "model": _id("ft:x:"), "metrics": "'{}'"}
+    _fill(database, "fine_tuning_checkpoints", rows, {**of_job, **made, "id": _id("ftckpt_")})
+    given = {**_PLACE, "model": _id("ft:x:"), "location": "'x'", "created_at": "1", "id": _id("cp_")}
+    _fill(database, "fine_tuning_permissions", rows, given)
+
+
+def empty_tables(database: Database, tables: Sequence[str] = GROWING) -> None:
+    """Delete all rows of them, given with those before that others refer to."""
     with database.write() as session:
         if database.engine.dialect.name == "postgresql":
-            session.run(text(f"TRUNCATE {', '.join(GROWING)}"))
+            session.run(text(f"TRUNCATE {', '.join(tables)}"))
         else:
-            for table in reversed(GROWING):
+            for table in reversed(tables):
                 session.run(text(f"DELETE FROM {table}"))
 
 

@@ -21,6 +21,7 @@ from llmariner.errors import Unavailable
 from llmariner.files.file import File
 from llmariner.platform.database import Database, WriteSession
 from llmariner.platform.jobs import DataFile, Job, Jobs, JobStatus, Phase
+from llmariner.tenancy.gone_projects import gone_projects
 from llmariner.tenancy.tables import projects
 
 __all__ = ["ProjectFiles", "Reconciler"]
@@ -183,8 +184,9 @@ def _end(session: WriteSession, row: Row[Any], status: JobStatus) -> dict[str, A
 def _delete_orphans(database: Database) -> None:
     """Delete the jobs of projects that are gone."""
     with database.read() as session:
-        gone = select(batch_jobs.c.id).where(batch_jobs.c.project_id.not_in(select(projects.c.id)))
-        ids = [row.id for row in session.rows(gone.where(batch_jobs.c.deleted_at.is_(None)).limit(_BATCH))]
+        gone = gone_projects(session, batch_jobs.c.project_id, _BATCH)
+        of_them = select(batch_jobs.c.id).where(batch_jobs.c.project_id.in_(gone), batch_jobs.c.deleted_at.is_(None))
+        ids = [row.id for row in session.rows(of_them.limit(_BATCH))] if gone else []
     if ids:
         with database.write() as session:
             session.run(update(batch_jobs).where(batch_jobs.c.id.in_(ids)).values(deleted_at=time.time()))

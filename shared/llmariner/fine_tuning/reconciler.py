@@ -30,6 +30,7 @@ from llmariner.models.model import LoadingStatus, Model
 from llmariner.models.registry import ModelRegistry
 from llmariner.platform.database import Database, WriteSession
 from llmariner.platform.jobs import Job, Jobs, JobStatus, Phase
+from llmariner.tenancy.gone_projects import gone_projects
 from llmariner.tenancy.tables import projects
 
 __all__ = ["FineTuningReconciler", "job_id_of"]
@@ -227,7 +228,8 @@ class FineTuningReconciler:
         archived = select(projects.c.id).where(projects.c.archived_at.is_not(None))
         with self._database.read() as session:
             rows = session.rows(select_jobs().where(active, c.project_id.in_(archived)).limit(_BATCH))
-            gone = session.rows(select(c.id, c.attempt).where(c.project_id.not_in(select(projects.c.id))).limit(_BATCH))
+            named = gone_projects(session, c.project_id, _BATCH)
+            gone = session.rows(select(c.id, c.attempt).where(c.project_id.in_(named)).limit(_BATCH)) if named else []
         for job in rows:
             self._change(job, lambda session, found: end_job(session, found, Status.CANCELLED))
         for job in gone:

@@ -160,6 +160,7 @@ fine_tuning_checkpoints = Table(
     # A JSON object.
     Column("metrics", Text, nullable=False),
     Index("ix_fine_tuning_checkpoints_job", "job_id", "id"),
+    Index("ix_fine_tuning_checkpoints_model", "model", "id"),
     UniqueConstraint("job_id", "step", name="uq_fine_tuning_checkpoints_step"),
 )
 
