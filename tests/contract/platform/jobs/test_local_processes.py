@@ -71,7 +71,7 @@ def test_a_brief_job_has_a_line_and_a_place_of_its_own(processes: ProcessJobs, m
     processes.submit(Job("ftjob-1", "proj_1", SLEEP, brief=True))
     wait_for_output(processes, "ftjob-1", "began")
     processes.submit(Job("ftjob-2", "proj_1", SLEEP, brief=True))
-    processes.submit(Job("ftjob-3", "proj_2", "id -u", brief=True))
+    processes.submit(Job("ftjob-3", "proj_2", "echo $OMP_WAIT_POLICY", brief=True))
     assert [place(processes, each) for each in ("bj-3", "ftjob-2", "ftjob-3")] == [1, 2, 1]
     processes.cancel("bj-1")
     wait_for_output(processes, "bj-3", "began")
@@ -80,6 +80,7 @@ def test_a_brief_job_has_a_line_and_a_place_of_its_own(processes: ProcessJobs, m
     assert os.geteuid() or len(set(users.values())) == 3
     processes.cancel("ftjob-1")
     assert wait_for_end(processes, "ftjob-3").phase is Phase.SUCCEEDED
+    assert output(processes, "ftjob-3") == "PASSIVE\n", "threads that wait for each other leave the cores to engines"
     assert set(memory.reserved) >= {"bj-2", "bj-3"}
 
 

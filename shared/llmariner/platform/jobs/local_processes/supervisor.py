@@ -133,6 +133,8 @@ class Supervisor:
             "LANG": "C.UTF-8",
             "PYTHONUNBUFFERED": "1",
             "OMP_NUM_THREADS": str(self._limits.threads),
+            # Threads that spin while they wait for each other made trainings four times slower on busy cores.
+            "OMP_WAIT_POLICY": "PASSIVE",
             "LLMARINER_JOB_ID": job.id,
         }
         return {**own, **job.environment}
