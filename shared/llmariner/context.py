@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from llmariner.limits.rules import Limits
     from llmariner.models.registry import ModelRegistry
     from llmariner.models.weights import WeightFetcher
+    from llmariner.platform.capacity import Capacity
     from llmariner.platform.database import Database
     from llmariner.platform.events.broker import Publisher
     from llmariner.platform.events.deliveries import Deliveries
@@ -357,6 +358,13 @@ class Context:
         from llmariner.batch_jobs.reconciler import Reconciler
 
         return Reconciler(self.database, lambda: self.jobs, lambda: self.files)
+
+    @cached_once
+    def capacity(self) -> Capacity:
+        """What capacity is used for; standalone mode sets its own. Raises Unavailable in an installation without it."""
+        from llmariner.quotas.installation import cluster_capacity
+
+        return cluster_capacity(self.env)
 
     @cached_once
     def fine_tuning(self) -> FineTuning:

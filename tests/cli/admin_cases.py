@@ -45,6 +45,14 @@ LIMIT = {"id": "limit_1", "subject": "project", "subject_id": "proj_1", "model":
 LIMIT |= {"tokens_per_day": 1000, "used": {"requests_per_minute": 7}}
 BUDGET = {"id": "budget_1", "subject": "user", "subject_id": "user_1", "period": "month", "amount": 25.5, "spent": 1e-6}
 BUDGET |= {"alert_ratio": 0.8, "hard": True}
+HELD = {"used": 0, "borrowed": 0, "waiting": 0}
+GPUS = {"nominal": 4, "borrowing_limit": 2, "used": 5, "borrowed": 1, "waiting": 2}
+MEMORY = {"nominal": 8 * 2**30, "borrowing_limit": None, "used": 16 * 2**30, "borrowed": 8 * 2**30, "waiting": 0}
+KINDS = {"gpu": {"used": 4}, "cpu": {"used": 0.5}, "memory": {"used": 0}}
+QUOTA: dict[str, Any] = {"id": "proj_1", "subject": "project", "name": "Vision", "gpu": GPUS, "memory": MEMORY}
+QUOTA |= {"cpu": {"nominal": None, "borrowing_limit": None, **HELD, "used": 0.5}, "kinds": {"models": KINDS}}
+POOL: dict[str, Any] = {"gpu": {"total": 8, **HELD}, "cpu": {"total": 64, **HELD}, "memory": {"total": 0, **HELD}}
+POOL |= {"kinds": {"models": KINDS}}
 
 ORGANIZATION_LOOKUP: dict[str, Any] = {"GET /organizations": ORGANIZATIONS}
 PROJECT_LOOKUP: dict[str, Any] = {**ORGANIZATION_LOOKUP, "GET /organizations/org_1/projects": PROJECTS}
@@ -380,5 +388,39 @@ ROWS = [
         "DELETE /budgets/budget_1",
         {"deleted": True},
         ("Took the budget budget_1 away.",),
+    ),
+    row(
+        "admin quota list",
+        "GET /organization/quotas",
+        {"data": [QUOTA], "pool": POOL, "has_more": False},
+        ("PROJECT", "NOTEBOOKS", "4 + 2", "16.0 GiB", "0.5", "8.0 GiB + any", "(all)", "64"),
+        query={"limit": "100"},
+    ),
+    row(
+        "admin quota set --project Vision --gpu 4 --borrow-gpu 2 --memory 8GiB --borrow-memory any --cpu none",
+        "POST /organization/quotas/proj_1",
+        QUOTA,
+        ("The project Vision may use 4 GPUs and 2 borrowed, any cores, 8.0 GiB of memory and all that is free.",),
+        {
+            "gpu": {"nominal": 4, "borrowing_limit": 2},
+            "cpu": None,
+            "memory": {"nominal": 8 * 2**30, "borrowing_limit": None},
+        },
+        before=PROJECT_LOOKUP,
+    ),
+    row(
+        "admin quota set --cpu 1.5",
+        "POST /organization/quotas/org_1",
+        {**QUOTA, "subject": "organization", "name": "Acme"},
+        ("The organization Acme may use 4 GPUs",),
+        {"cpu": {"nominal": 1.5, "borrowing_limit": 0}},
+        before=ORGANIZATION_LOOKUP,
+    ),
+    row(
+        "admin quotas delete --project Vision",
+        "DELETE /organization/quotas/proj_1",
+        {"deleted": True},
+        ("Took the quota of proj_1 away.",),
+        before=PROJECT_LOOKUP,
     ),
 ]

@@ -49,6 +49,7 @@ BODIES: dict[str, tuple[str, dict[str, Any]]] = {
         "organization_projects_spend_limit",
         {"currency": "USD", "interval": "month", "threshold_amount": 10**9},
     ),
+    "POST /v1/organization/quotas/SPARE": ("organization_quotas", {"gpu": {"nominal": 4, "borrowing_limit": None}}),
     "POST /v1/organization/spend_limit": (
         "organization_spend_limit",
         {"currency": "USD", "interval": "month", "threshold_amount": 10**9},

@@ -26,6 +26,7 @@ REAL = {
     "chat_completions": HttpRequest("POST", "/v1/chat/completions", CHAT),
     "completions": HttpRequest("POST", "/v1/completions", {"model": "tiny", "prompt": "say it", "max_tokens": 3}),
     "detokenize": HttpRequest("POST", "/v1/detokenize", {"model": "tiny", "tokens": []}),
+    "organization_quotas": HttpRequest("GET", "/v1/organization/quotas/proj_unknown"),
     "rerank": HttpRequest("POST", "/v1/rerank", {"model": "vectors", "query": "a", "documents": ["a text"]}),
     "embeddings": HttpRequest("POST", "/v1/embeddings", {"model": "vectors", "input": "a text"}),
     "events": HttpRequest("GET", "/v1/events"),
@@ -109,9 +110,9 @@ def questions(name: str, installation: Installation) -> list[tuple[int, HttpRequ
     headers = {"authorization": f"Bearer {installation.credential(name)}"}
     asked = [
         (200, HttpRequest("GET", "/health/live")),
-        # An invitation can be accepted once, and there is no checkpoint.
+        # An invitation can be accepted once, there is no checkpoint, and only `llma up` and clusters have quotas.
         (
-            404 if name in ("invitations", "fine_tuning_checkpoints") else 200,
+            404 if name in ("invitations", "fine_tuning_checkpoints", "organization_quotas") else 200,
             HttpRequest(real.method, real.path, real.body, headers, real.query),
         ),
         (404, HttpRequest("GET", real.path + "/no/such/thing", None, headers)),

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from llmariner.errors import ModelNotFound
 from llmariner.http_client import Client
+from llmariner.platform.capacity import QuotaRule
 from llmariner.platform.serving import EngineModel, Phase, Serving, Status
 from llmariner.platform.serving.local_processes.adapter import ProcessServing, ProcessSettings
 
@@ -96,7 +97,10 @@ class ServingDriver:
 
 @contextmanager
 def processes(
-    settings: ProcessSettings, *models: EngineModel, wakes: list[float] | None = None
+    settings: ProcessSettings,
+    *models: EngineModel,
+    wakes: list[float] | None = None,
+    quota_rules: Callable[[str], Sequence[QuotaRule]] = lambda _: (),
 ) -> Iterator[tuple[ServingDriver, ProcessServing]]:
     """Yield the process adapter with these models; its engines are stopped at exit."""
     known = {model.id: model for model in models}
@@ -113,7 +117,7 @@ def processes(
     with asyncio.Runner() as runner:
 
         async def make() -> ProcessServing:
-            return ProcessServing(settings, find, record_wake)
+            return ProcessServing(settings, find, record_wake, quota_rules)
 
         serving = runner.run(make())
         driver = ServingDriver(runner, serving)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -10,11 +11,12 @@ from typing import TypeVar
 from llmariner.context import Context
 from llmariner.fine_tuning.reconciler import job_id_of
 from llmariner.job_settings import JobSettings
+from llmariner.platform.capacity import Amounts
 from llmariner.platform.jobs.local_processes.adapter import ProcessJobs
 from llmariner.platform.jobs.local_processes.settings import ProcessJobSettings, readable_folders
 from llmariner.platform.serving.local_processes.adapter import ProcessServing
 
-__all__ = ["make_jobs"]
+__all__ = ["job_amounts", "make_jobs"]
 
 T = TypeVar("T")
 _FINE_TUNING = "ftjob-"
@@ -27,15 +29,22 @@ _DESCRIPTION = (
 )
 
 
+def job_amounts(settings: JobSettings, serving: ProcessServing) -> Amounts:
+    """What each job holds while it runs: its memory, and the cores that its program uses by default."""
+    cores = max(1, len(os.sched_getaffinity(0)) // settings.slots)
+    return {"memory": settings.memory_bytes or serving.budget // 2, "cpu": 1000 * cores}
+
+
 def make_jobs(
     context: Context, settings: JobSettings, serving: ProcessServing, *, home: Path, python: Path
 ) -> ProcessJobs:
     """The adapter, not started yet. `python`: the engine environment's. Called in the loop that `serving` runs in."""
+    amounts = job_amounts(settings, serving)
     process_settings = ProcessJobSettings(
         folder=home / "jobs",
         python=python,
         description=_DESCRIPTION,
-        memory_bytes=settings.memory_bytes or serving.budget // 2,
+        memory_bytes=amounts["memory"],
         disk_bytes=settings.disk_bytes,
         free_disk_bytes=_FREE_DISK_BYTES,
         seconds=settings.seconds,
@@ -47,7 +56,7 @@ def make_jobs(
     def read_file(project_id: str, file_id: str) -> Iterator[bytes]:
         return context.files.read(context.files.get(project_id, file_id))
 
-    jobs = ProcessJobs(process_settings, read_file, _EngineMemory(serving, asyncio.get_running_loop()))
+    jobs = ProcessJobs(process_settings, read_file, _EngineMemory(serving, asyncio.get_running_loop(), amounts["cpu"]))
 
     def reconcile(job_id: str) -> None:
         if job_id.startswith(_FINE_TUNING):
@@ -62,13 +71,15 @@ def make_jobs(
 class _EngineMemory:
     """A MemoryBudget of what the engines have; its methods are called in threads other than the loop's."""
 
-    def __init__(self, serving: ProcessServing, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, serving: ProcessServing, loop: asyncio.AbstractEventLoop, millicores: int) -> None:
         self._serving = serving
         self._loop = loop
+        self._millicores = millicores
 
-    def reserve(self, owner: str, size_bytes: int) -> str:
+    def reserve(self, owner: str, project_id: str, size_bytes: int) -> str:
         """See `MemoryBudget`."""
-        return self._call(self._serving.reserve_memory(owner, size_bytes))
+        needed = self._serving.reserve_memory(owner, size_bytes, project=project_id, millicores=self._millicores)
+        return self._call(needed)
 
     def release(self, owner: str) -> None:
         """See `MemoryBudget`."""

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from llmariner.platform.serving.local_processes.launcher_client import kill_orph
 from llmariner.platform.serving.local_processes.sockets import remove_stale_folders
 from llmariner.platform.serving.log_files import rotate
 from llmariner.platform.vectors.milvus import MilvusIndex
+from llmariner.quotas.rules import ProjectRules
 from llmariner.settings import (
     Environment,
     ModelSettings,
@@ -40,10 +41,11 @@ from llmariner.settings import (
     ServingSettings,
     StandaloneSettings,
 )
+from llmariner.standalone.capacity import MachineCapacity
 from llmariner.standalone.dispatcher import Dispatcher, delivery_timeouts, subscriptions
 from llmariner.standalone.engine.environment import EngineEnvironment
 from llmariner.standalone.engine.packages import PACKAGED, PackagedModel
-from llmariner.standalone.jobs import make_jobs
+from llmariner.standalone.jobs import job_amounts, make_jobs
 from llmariner.standalone.milvus_lite.process import MilvusLiteProcess
 from llmariner.standalone.router import Router
 from llmariner.standalone.weights import LocalWeights
@@ -236,19 +238,25 @@ class StandalonePlatform:
             warm=settings.warm,
         )
         lookup = RegistryModelLookup(self.context.registry, self.context.ledger)
-        return ProcessServing(process_settings, lookup.find, lookup.record_wake)
+        rules = ProjectRules(self.context.database)
+        return ProcessServing(process_settings, lookup.find, lookup.record_wake, rules.of)
 
     def _read_file(self, project_id: str, file_id: str) -> Iterator[bytes]:
         return self.context.files.read(self.context.files.get(project_id, file_id))
 
     def _start_jobs(self) -> None:
+        assert self.serving is not None
+        amounts, loop = job_amounts(self._job_settings, self.serving), asyncio.get_running_loop()
+        self.context.capacity = MachineCapacity(self.serving, loop, self._waiting_jobs, amounts)
         if self._job_settings.adapter == "off":
             return
-        assert self.serving is not None
         home, python = self.folder.root, self._engines.python
         self.jobs = make_jobs(self.context, self._job_settings, self.serving, home=home, python=python)
         self.jobs.start()
         self.context.jobs = self.jobs
+
+    def _waiting_jobs(self) -> Mapping[str, int]:
+        return {} if self.jobs is None else self.jobs.waiting_by_project()
 
     def _make_dispatcher(self, eventing: Path) -> Dispatcher:
         consumers: Any = {}

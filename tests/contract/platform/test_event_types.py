@@ -35,6 +35,7 @@ from ..batch_jobs.scripted_jobs import emit_batch_job_events
 from ..files.upload_steps import Desk
 from ..fine_tuning.training_desk import emit_fine_tuning_events
 from ..ledgers import closing_event
+from ..quotas.steps import emit_quota_events
 from ..stored_files import emit_vector_store_events
 from ..team import Team, run_every_mutation
 
@@ -92,6 +93,7 @@ def emitted(
     emit_vector_store_events(database, owner)
     emit_batch_job_events(database, owner)
     emit_fine_tuning_events(database, owner, tmp_path / "training")
+    emit_quota_events(database, owner)
     handle_file(database, owner, tmp_path)
     subject = Subject(owner.organization_id, "project", owner.project_id)
     budget = Budgets(database).put(None, subject, "month", NewBudget(0))

@@ -6,8 +6,16 @@ from . import objects
 from .batch_job_objects import BATCH_JOB_OBJECTS
 from .files import FILES
 from .fine_tuning_objects import FINE_TUNING_OBJECTS
+from .quota_objects import QUOTA_OBJECTS
 from .vector_store_objects import VECTOR_STORE_OBJECTS
 
 __all__ = ["OBJECTS"]
 
-OBJECTS = {**objects.OBJECTS, **FILES, **VECTOR_STORE_OBJECTS, **BATCH_JOB_OBJECTS, **FINE_TUNING_OBJECTS}
+OBJECTS = {
+    **objects.OBJECTS,
+    **FILES,
+    **VECTOR_STORE_OBJECTS,
+    **BATCH_JOB_OBJECTS,
+    **FINE_TUNING_OBJECTS,
+    **QUOTA_OBJECTS,
+}

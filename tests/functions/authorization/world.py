@@ -37,6 +37,7 @@ from llmariner.tenancy.tables import (
 )
 
 from ..installation import Installation, every_bucket
+from ..planned_capacity import PlannedCapacity
 from ..processes import CHECKOUT
 from ..queued_jobs import QueuedJobs
 from .issuer import Issuer
@@ -105,6 +106,7 @@ class World:
         self.context = Context({**installation.environment, **serving})
         self.external = FolderObjects(database.parent / "external" / "walk")
         self.context.jobs = QueuedJobs()
+        self.context.capacity = PlannedCapacity()
         self.context.external_objects = every_bucket(database.parent / "external")
         self.database = self.context.database
         upgrade(self.database)

@@ -18,6 +18,7 @@ _MEMBERS = {
     "keys": "llmariner.cli.admin.keys:keys",
     "limits": "llmariner.cli.admin.limits:limits",
     "budgets": "llmariner.cli.admin.budgets:budgets",
+    "quota": "llmariner.cli.admin.quota:quota",
     "usage": "llmariner.cli.admin.usage:usage",
     "prices": "llmariner.cli.admin.prices:prices",
     "audit": "llmariner.cli.admin.audit:audit",
@@ -34,10 +35,11 @@ _ALIASES = {
     "key": "keys",
     "limit": "limits",
     "budget": "budgets",
+    "quotas": "quota",
     "price": "prices",
 }
 
 
 @click.group(cls=LazyGroup, members=_MEMBERS, aliases=_ALIASES)
 def admin() -> None:
-    """Administer organizations, projects, users, keys and limits."""
+    """Administer organizations, projects, users, keys, limits and quotas."""

@@ -29,7 +29,7 @@ class Memory:
         self.reason = ""
         self.reserved: dict[str, int] = {}
 
-    def reserve(self, owner: str, size_bytes: int) -> str:
+    def reserve(self, owner: str, project_id: str, size_bytes: int) -> str:
         if not self.reason:
             self.reserved[owner] = size_bytes
         return self.reason

@@ -73,6 +73,7 @@ class ProcessJobs:
         self._memory = memory
         self._changed = threading.Condition(threading.RLock())
         self._queue = JobQueue()
+        self.waiting_by_project = self._queue.by_project
         self._running: dict[str, _Running] = {}
         self._observers: list[Callable[[str], None]] = []
         self._closed = False
@@ -326,8 +327,8 @@ class ProcessJobs:
         if free_bytes(settings.folder) < settings.free_disk_bytes + settings.disk_bytes:
             needed = (settings.free_disk_bytes + settings.disk_bytes) >> 20
             return f"It waits for room on the machine's disk, which needs {needed} MiB free."
-        waiting = self._queue.get(job_id)
-        return self._memory.reserve(job_id, settings.memory_of(brief=waiting is not None and waiting.brief))
+        waiting = self._queue.get(job_id) or Waiting("")  # canceled meanwhile
+        return self._memory.reserve(job_id, waiting.project_id, settings.memory_of(brief=waiting.brief))
 
     def _start_or_wait(self, job_id: str, reason: str) -> None:
         waiting = self._queue.get(job_id)

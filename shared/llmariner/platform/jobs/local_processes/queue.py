@@ -56,6 +56,10 @@ class JobQueue:
         """Remove a job, if it waits."""
         self._jobs.pop(job_id, None)
 
+    def by_project(self) -> Counter[str]:
+        """The number of waiting jobs of each project. Safe in any thread: the list is copied in one step."""
+        return Counter(each.project_id for each in list(self._jobs.values()))
+
     def note_start(self, job_id: str) -> None:
         """Remove a job that starts: its project has had its turn, unless the job is brief."""
         started = self._jobs.pop(job_id)

@@ -15,8 +15,8 @@ _BRIEF_MEMORY_BYTES = 2 * 1024**3
 class MemoryBudget(Protocol):
     """The memory that jobs share with engines. Both methods may be called in any thread."""
 
-    def reserve(self, owner: str, size_bytes: int) -> str:
-        """Reserve memory; returns why there is none now, else the empty string."""
+    def reserve(self, owner: str, project_id: str, size_bytes: int) -> str:
+        """Reserve memory for a job; returns why there is none now for its project, else the empty string."""
 
     def release(self, owner: str) -> None:
         """Give it back. Idempotent."""

@@ -1,8 +1,8 @@
 """Serving adapter for one machine: an engine per base model, forked from a warm parent, within a memory budget.
 
 One writer per engine: a task starts, monitors and stops it; `wake` and `sleep` only request that. To free memory, the
-engine that is idle longest is stopped, if it has no request in flight. An engine that fails is not restarted by itself: the
-next request starts it, after a backoff that doubles with each consecutive failure.
+engine that is idle longest is stopped, if it has no request in flight, and for a quota one that counts in it. An engine that
+fails is not restarted by itself: the next request starts it, after a backoff that doubles with each consecutive failure.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from llmariner.errors import ModelNotFound
 from llmariner.http_client import Client, ConnectionFailed, ResponseFailed
+from llmariner.platform.capacity import Amounts, Claim, Excess, Kind, QuotaRule
 from llmariner.platform.serving import EngineModel, Phase, Status, served_name
 from llmariner.platform.serving.engine_metrics import TIMEOUT_SECONDS, read_metrics
 from llmariner.platform.serving.local_processes import memory
@@ -72,17 +73,22 @@ class _Crashes(NamedTuple):
 
 
 class ProcessServing:
-    """See the module. `find` returns a model or raises ModelNotFound; `record_wake` gets the seconds of each wake."""
+    """See the module. `find` returns a model or raises ModelNotFound; `record_wake` gets the seconds of each wake.
+
+    `quota_rules` returns the quotas that hold for a project; it may block, and is called in threads.
+    """
 
     def __init__(
         self,
         settings: ProcessSettings,
         find: Callable[[str], Awaitable[EngineModel]],
         record_wake: Callable[[str, float], Awaitable[None]],
+        quota_rules: Callable[[str], Sequence[QuotaRule]] = lambda _: (),
     ) -> None:
         self._settings = settings
         self._find = find
         self._record_wake = record_wake
+        self._quota_rules = quota_rules
         self._client = Client()
         self._launcher = LauncherClient(
             settings.python, settings.environment, settings.logs, self._on_exit, warm=settings.warm
@@ -96,7 +102,8 @@ class ProcessServing:
         self._failures: dict[str, _Failure] = {}
         self._observers: list[Callable[[str, Status], None]] = []
         self._memory_freed = asyncio.Condition()
-        self._reserved: dict[str, int] = {}
+        self._reserved: dict[str, Claim] = {}
+        self._engine_millicores = 1000 * int(settings.environment.get("OMP_NUM_THREADS") or 1)
         self._warming: asyncio.Task[None] | None = None
 
     @property
@@ -113,20 +120,31 @@ class ProcessServing:
         """The memory for all engines and what else is reserved of it, in bytes."""
         return self._budget
 
-    async def reserve_memory(self, owner: str, size_bytes: int) -> str:
-        """Reserve a part of the budget for other work than engines; idle models sleep for it, busy ones do not.
+    def claims(self) -> list[Claim]:
+        """What engines and other work hold of the machine, and what engines wait for."""
+        return [*self._reserved.values(), *map(self._claim, self._engines.values())]
 
-        Returns why there is not that much now, else the empty string.
+    async def reserve_memory(
+        self, owner: str, size_bytes: int, *, project: str | None = None, millicores: int = 0
+    ) -> str:
+        """Reserve a part of the budget for a job of a project; idle models sleep for it, busy ones do not.
+
+        Returns why there is not that much now, or why the project may not have it, else the empty string.
         """
         if size_bytes > self._budget:
             return f"It needs {size_bytes >> 20} MiB of memory, and all engines and jobs have {self._budget >> 20} MiB."
-        while self._memory_in_use() + size_bytes > self._budget:
-            victim = await self._longest_idle()
+        claim = Claim(project, Kind.JOBS, {"memory": size_bytes, "cpu": millicores})
+        while True:
+            # Nothing may run between the last check and the reservation: the rules are read first.
+            excess = self._excess(await self._rules_of(project), claim.amounts)
+            if excess is None and self._memory_in_use() + size_bytes <= self._budget:
+                self._reserved[owner] = claim
+                return ""
+            victim = await self._longest_idle(excess=excess)
             if victim is None:
-                return f"It waits for {size_bytes >> 20} MiB of memory that busy models or other jobs hold."
+                waits = f"It waits for {size_bytes >> 20} MiB of memory that busy models or other jobs hold."
+                return waits if excess is None else str(excess)
             await self._stop_engine(victim.model.id)
-        self._reserved[owner] = size_bytes
-        return ""
 
     async def release_memory(self, owner: str) -> None:
         """Give back what `reserve_memory` reserved. Idempotent."""
@@ -239,8 +257,8 @@ class ProcessServing:
         name = engine.model.id
         socket: Path | None = None
         try:
-            await self._reserve_memory(engine)
             await self._back_off(engine)
+            await self._reserve_memory(engine)
             socket = self._sockets.new()
             seconds = await engine.start(self._launcher, self._client, socket, lambda: self._on_change(engine))
             self._failures.pop(name, None)
@@ -333,19 +351,25 @@ class ProcessServing:
         await asyncio.wait({task})
 
     async def _reserve_memory(self, engine: Engine) -> None:
-        """Wait until the budget has memory for this engine; stop idle engines for it, longest idle first."""
-        needed = memory_needed(engine.model)
-        while self._memory_in_use(excluding=engine) + needed > self._budget:
-            if needed > self._budget or not (self._started(excluding=engine) or self._reserved):
+        """Wait until budget and quotas have room for this engine; stop idle engines for it, longest idle first."""
+        amounts = self._claim(engine).amounts
+        needed = amounts["memory"]
+        while True:
+            excess = self._excess(await self._rules_of(engine.model.project), amounts, excluding=engine)
+            if excess is None and self._memory_in_use(excluding=engine) + needed <= self._budget:
+                break
+            if excess is not None and excess.never_fits:
+                raise EngineFailed(f"{excess}. An administrator can raise it, or choose a smaller model.")
+            if needed > self._budget or not (excess or self._started(excluding=engine) or self._reserved):
                 raise EngineFailed(
                     f"The model needs about {needed >> 20} MiB, the budget for all engines and the parent they are forked "
                     f"from is {self._budget >> 20} MiB; raise LLMARINER_MEMORY_GIB or choose a smaller model."
                 )
-            victim = await self._longest_idle(excluding=engine)
+            victim = await self._longest_idle(excluding=engine, excess=excess)
             if victim is not None:
                 await self._stop_engine(victim.model.id)
                 continue
-            engine.message = "waiting for memory that busy models or jobs hold"
+            engine.message = str(excess) if excess else "waiting for memory that busy models or jobs hold"
             async with self._memory_freed:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(1.0):
@@ -355,17 +379,40 @@ class ProcessServing:
     def _memory_in_use(self, *, excluding: Engine | None = None) -> int:
         """Bytes of the budget in use by other started engines, by the launcher, and reserved by other work."""
         parent = memory.process_bytes(self._launcher.pid) if self._launcher.pid else 0
-        engines = sum(max(memory_needed(e.model), e.memory_bytes) for e in self._started(excluding=excluding))
-        return parent + sum(self._reserved.values()) + engines
+        return parent + sum(each.amounts["memory"] for each in self._held(excluding=excluding))
+
+    def _held(self, *, excluding: Engine | None = None) -> list[Claim]:
+        return [*self._reserved.values(), *map(self._claim, self._started(excluding=excluding))]
+
+    def _claim(self, engine: Engine) -> Claim:
+        size = max(memory_needed(engine.model), engine.memory_bytes)
+        amounts = {"memory": size, "cpu": self._engine_millicores}
+        return Claim(engine.model.project, Kind.MODELS, amounts, waits=engine.phase is Phase.QUEUED)
+
+    async def _rules_of(self, project: str | None) -> Sequence[QuotaRule]:
+        return () if project is None else await asyncio.to_thread(self._quota_rules, project)
+
+    def _excess(
+        self, rules: Sequence[QuotaRule], amounts: Amounts, *, excluding: Engine | None = None
+    ) -> Excess | None:
+        """The first quota that has no room for these amounts."""
+        held = self._held(excluding=excluding)
+        return next((found for rule in rules if (found := rule.excess(held, amounts)) is not None), None)
 
     def _started(self, *, excluding: Engine | None = None) -> list[Engine]:
         return [e for e in self._engines.values() if e is not excluding and e.phase is not Phase.QUEUED]
 
-    async def _longest_idle(self, *, excluding: Engine | None = None) -> Engine | None:
+    async def _longest_idle(self, *, excluding: Engine | None = None, excess: Excess | None = None) -> Engine | None:
+        """The engine that may stop first; with `excess`, one whose end makes room in that quota."""
+        if excess is not None and excess.never_fits:
+            return None
         ready = [
             e
             for e in self._engines.values()
-            if e is not excluding and e.phase is Phase.READY and not e.model.keep_awake
+            if e is not excluding
+            and e.phase is Phase.READY
+            and not e.model.keep_awake
+            and (excess is None or e.model.project in excess.rule.projects)
         ]
         for engine in sorted(ready, key=lambda e: e.last_busy_at):
             metrics = await read_metrics(self._client, engine.endpoint)

@@ -1,0 +1,154 @@
+"""The capacity port: what models, jobs and notebooks hold and wait for, of GPUs, CPU and memory, and what holds them back.
+
+Adapters: `standalone.capacity` (the budget of one machine), `kueue` (the ClusterQueues of a cluster). Amounts are whole
+numbers: GPUs, thousandths of a core, bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+__all__ = [
+    "RESOURCES",
+    "Amounts",
+    "Capacity",
+    "Claim",
+    "Excess",
+    "Kind",
+    "QuotaLimit",
+    "QuotaRule",
+    "QuotaSubject",
+    "Use",
+    "total",
+]
+
+RESOURCES = ("gpu", "cpu", "memory")
+
+Amounts = Mapping[str, int]
+"""Resource → amount; an absent one is 0."""
+
+
+class Kind(StrEnum):
+    """What holds capacity."""
+
+    MODELS = "models"
+    JOBS = "jobs"
+    NOTEBOOKS = "notebooks"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One workload that holds capacity or waits for it. `project_id` None: it belongs to all projects."""
+
+    project_id: str | None
+    kind: Kind
+    amounts: Amounts
+    waits: bool = False
+
+
+@dataclass(frozen=True)
+class Use:
+    """The claims of a moment. `pool`: what there is for all projects together."""
+
+    pool: Amounts
+    claims: Sequence[Claim] = ()
+
+
+@dataclass(frozen=True)
+class QuotaLimit:
+    """Of one resource: what is a project's own, and how much more it may borrow of the pool (None: all that is free)."""
+
+    nominal: int
+    borrowing: int | None = 0
+
+    @property
+    def most(self) -> int | None:
+        """What may be in use at a time; None: no limit."""
+        return None if self.borrowing is None else self.nominal + self.borrowing
+
+
+@dataclass(frozen=True)
+class QuotaRule:
+    """A quota that holds for some projects together. `name`: "its project" or "its organization"."""
+
+    name: str
+    projects: frozenset[str]
+    limits: Mapping[str, QuotaLimit] = field(default_factory=dict)
+
+    def excess(self, claims: Sequence[Claim], needed: Amounts) -> Excess | None:
+        """What keeps a claim of these projects from being admitted beside others that hold capacity; None: nothing."""
+        used = total(each for each in claims if each.project_id in self.projects and not each.waits)
+        for resource, limit in self.limits.items():
+            more = needed.get(resource, 0)
+            if more and limit.most is not None and used[resource] + more > limit.most:
+                return Excess(self, resource, used[resource], more, limit.most)
+        return None
+
+
+@dataclass(frozen=True)
+class Excess:
+    """A claim that does not fit a quota."""
+
+    rule: QuotaRule
+    resource: str
+    used: int
+    needed: int
+    most: int
+
+    @property
+    def never_fits(self) -> bool:
+        """Whether it needs more than the whole quota."""
+        return self.needed > self.most
+
+    def __str__(self) -> str:
+        needed, most = _amount(self.resource, self.needed), _amount(self.resource, self.most)
+        if self.never_fits:
+            return f"It needs {needed}, and the quota of {self.rule.name} is {most}."
+        used = _amount(self.resource, self.used)
+        return f"It waits for quota: {self.rule.name} uses {used} of {most}, and this needs {needed}."
+
+
+class QuotaSubject(Protocol):
+    """Whose quota it is: a project, or (`project_id` None) all projects of an organization."""
+
+    @property
+    def organization_id(self) -> str:
+        """The organization."""
+
+    @property
+    def project_id(self) -> str | None:
+        """The project."""
+
+
+class Capacity(Protocol):
+    """Tells what capacity is used for, and puts quotas into effect. Methods block and are safe in any thread."""
+
+    def use(self) -> Use:
+        """What all projects use and wait for now. Raises Unavailable."""
+
+    def check(self, subject: QuotaSubject, limits: Mapping[str, QuotaLimit]) -> None:
+        """Raises InvalidRequest or Conflict for limits that can't take effect, Unavailable. Changes nothing."""
+
+    def apply(self, subject: QuotaSubject, limits: Mapping[str, QuotaLimit] | None) -> None:
+        """Let limits take effect; None: there are none any more. Idempotent. Ends no workload.
+
+        Raises as `check`.
+        """
+
+
+def total(claims: Iterable[Claim]) -> dict[str, int]:
+    """The sum of claims by resource."""
+    amounts = dict.fromkeys(RESOURCES, 0)
+    for claim in claims:
+        for resource in RESOURCES:
+            amounts[resource] += claim.amounts.get(resource, 0)
+    return amounts
+
+
+def _amount(resource: str, amount: int) -> str:
+    if resource == "memory":
+        return f"{amount >> 20} MiB of memory"
+    return f"{amount / 1000:g} cores" if resource == "cpu" else f"{amount} GPUs"

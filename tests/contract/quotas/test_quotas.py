@@ -1,0 +1,153 @@
+"""The rules of quotas: what is stored, who may share out what, and which rules hold for a project."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+from sqlalchemy import select, update
+
+from llmariner.audit.tables import audit_log
+from llmariner.errors import Conflict, InvalidRequest, NotFound, PermissionDenied
+from llmariner.platform.capacity import Claim, Kind, QuotaLimit
+from llmariner.platform.database import Database
+from llmariner.quotas.quota import Quota, Subject
+from llmariner.quotas.quotas import Quotas
+from llmariner.quotas.rules import ProjectRules
+from llmariner.tenancy.principal import KeyOwner
+from llmariner.tenancy.tables import projects
+
+from ..team import Team
+from .steps import NotedCapacity
+
+GIB = 2**30
+
+
+@pytest.fixture
+def capacity() -> NotedCapacity:
+    return NotedCapacity()
+
+
+@pytest.fixture
+def quotas(database: Database, capacity: NotedCapacity) -> Quotas:
+    return Quotas(database, lambda: capacity)
+
+
+def audited(database: Database) -> list[tuple[str, dict[str, Any]]]:
+    query = select(audit_log).where(audit_log.c.type.like("quota.%")).order_by(audit_log.c.sequence)
+    with database.read() as session:
+        return [(row.type, json.loads(row.payload)) for row in session.rows(query)]
+
+
+def test_a_quota_is_set_resource_by_resource_and_deleted(
+    database: Database, owner: KeyOwner, quotas: Quotas, capacity: NotedCapacity
+) -> None:
+    admin, subject = Team(database, owner).admin, Subject(owner.organization_id, owner.project_id)
+    assert quotas.find(subject) is None
+    gpus, memory = QuotaLimit(4, 2), QuotaLimit(8 * GIB, None)
+    quotas.put(admin, subject, {"gpu": gpus}, operator=True)
+    quotas.put(admin, subject, {"memory": memory, "cpu": QuotaLimit(0, 500)}, operator=True)
+    found = quotas.put(admin, subject, {"cpu": None}, operator=True)
+    assert found.limits == {"gpu": gpus, "memory": memory}
+    assert quotas.of_projects([owner.project_id, "proj_x"]) == {owner.project_id: found}
+    quotas.remove(admin, subject)
+    assert capacity.applied[-2:] == [(owner.project_id, found.limits), (owner.project_id, None)]
+    assert quotas.find(subject) is None
+    with pytest.raises(NotFound):
+        quotas.remove(admin, subject)
+    entries = audited(database)
+    assert [type_ for type_, _ in entries] == ["quota.updated"] * 3 + ["quota.deleted"]
+    assert entries[0][1] == {
+        "id": owner.project_id,
+        "subject": "project",
+        "limits": {"gpu": {"nominal": 4, "borrowing_limit": 2}},
+    }
+
+
+def test_what_cannot_take_effect_is_not_stored_and_what_failed_half_way_may_be_sent_again(
+    database: Database, owner: KeyOwner, quotas: Quotas, capacity: NotedCapacity
+) -> None:
+    admin, subject = Team(database, owner).admin, Subject(owner.organization_id, owner.project_id)
+    for changes, param in (
+        ({}, "gpu"),
+        ({"gpu": QuotaLimit(-1)}, "gpu.nominal"),
+        ({"gpu": QuotaLimit(1, -1)}, "gpu.borrowing_limit"),
+        ({"memory": QuotaLimit(2**70)}, "memory.nominal"),
+    ):
+        with pytest.raises(InvalidRequest) as raised:
+            quotas.put(admin, subject, changes, operator=True)
+        assert raised.value.param == param
+    capacity.conflict = "another manager owns it"
+    with pytest.raises(Conflict):
+        quotas.put(admin, subject, {"gpu": QuotaLimit(4)}, operator=True)
+    assert quotas.find(subject) is None
+    capacity.conflict, capacity.broken = "", "the API server went away"
+    for _ in range(2):
+        with pytest.raises(Conflict):
+            quotas.put(admin, subject, {"gpu": QuotaLimit(4)}, operator=True)
+    capacity.broken = ""
+    quotas.put(admin, subject, {"gpu": QuotaLimit(4)}, operator=True)
+    assert capacity.applied == [(owner.project_id, {"gpu": QuotaLimit(4)})]
+    capacity.broken = "the API server went away"
+    with pytest.raises(Conflict):
+        quotas.remove(admin, subject)
+    assert quotas.find(subject) is not None
+
+
+def test_owners_of_an_organization_share_out_what_its_quota_has(
+    database: Database, owner: KeyOwner, quotas: Quotas
+) -> None:
+    team = Team(database, owner)
+    second = team.project()
+    one, two = Subject(owner.organization_id, owner.project_id), Subject(owner.organization_id, second)
+
+    def share(subject: Subject, **limits: QuotaLimit) -> Quota:
+        return quotas.put(team.admin, subject, limits, operator=False)
+
+    share(one, gpu=QuotaLimit(0, 3))  # it only holds back
+    with pytest.raises(PermissionDenied):
+        share(one, gpu=QuotaLimit(1))
+    quotas.put(team.admin, Subject(owner.organization_id), {"gpu": QuotaLimit(4)}, operator=True)
+    share(one, gpu=QuotaLimit(3))
+    share(one, gpu=QuotaLimit(3, None))
+    with pytest.raises(PermissionDenied) as raised:
+        share(two, gpu=QuotaLimit(2))
+    assert raised.value.param == "gpu.nominal"
+    share(two, gpu=QuotaLimit(1))
+    with database.write() as session:
+        session.run(update(projects).where(projects.c.id == second).values(archived_at=1))
+    share(one, gpu=QuotaLimit(4))
+
+
+def test_the_quotas_of_its_project_and_organization_hold_for_a_claim(
+    database: Database, owner: KeyOwner, quotas: Quotas
+) -> None:
+    team = Team(database, owner)
+    second, rules = team.project(), ProjectRules(database)
+    assert rules.of(None) == rules.of(owner.project_id) == ()
+    quotas.put(team.admin, Subject(owner.organization_id, second), {"memory": QuotaLimit(GIB, GIB)}, operator=True)
+    quotas.put(team.admin, Subject(owner.organization_id), {"memory": QuotaLimit(3 * GIB)}, operator=True)
+    deadline = time.monotonic() + 30
+    while len(rules.of(second)) < 2:  # within about a second
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+    def claim(project: str | None, gib: int, *, waits: bool = False) -> Claim:
+        return Claim(project, Kind.JOBS, {"memory": gib * GIB}, waits)
+
+    def refusals(project: str, gib: int, *held: Claim) -> list[str]:
+        needed = {"memory": gib * GIB}
+        return [str(found) for rule in rules.of(project) if (found := rule.excess(held, needed)) is not None]
+
+    assert refusals(second, 2, claim(second, 9, waits=True), claim(None, 9)) == []
+    assert refusals(second, 1, claim(second, 2)) == [
+        "It waits for quota: its project uses 2048 MiB of memory of 2048 MiB of memory, and this needs 1024 MiB of memory."
+    ]
+    assert refusals(second, 2, claim(owner.project_id, 2)) == [
+        "It waits for quota: its organization uses 2048 MiB of memory of 3072 MiB of memory, "
+        "and this needs 2048 MiB of memory."
+    ]
+    assert refusals(second, 3) == ["It needs 3072 MiB of memory, and the quota of its project is 2048 MiB of memory."]
+    assert refusals(owner.project_id, 3) == []
