@@ -30,6 +30,7 @@ _NEW_SPEED_SHARE = 0.2
 _PROGRESS_SECONDS = 10.0
 """Between two events of steps: the list of events has every step."""
 _WITH_TOKENS = ("step", "finished")
+_ENDING = ("finished", "failed", "paused")
 
 
 def apply_record(session: WriteSession, job: Row[Any], record: Mapping[str, Any]) -> None:
@@ -44,13 +45,13 @@ def apply_record(session: WriteSession, job: Row[Any], record: Mapping[str, Any]
 def charge_report(session: WriteSession, job: Row[Any], records: Sequence[Mapping[str, Any]]) -> None:
     """Charge the tokens that the records say were trained. A job that spends the rest of a budget is to pause.
 
-    `job`: locked, as it was before the records are applied.
+    `job`: locked, as it was before the records were applied.
     """
     counts = [count_of(record, "trained_tokens") for record in records if record.get("type") in _WITH_TOKENS]
     if job.stage != Stage.TRAIN or not counts:
         return
     spent = charge_tokens(session, job, max(counts))
-    ends = any(record.get("type") == "finished" for record in records)
+    ends = any(record.get("type") in _ENDING for record in records)
     if spent is not None and not ends and job.pause_requested_at is None:
         _set(session, job, pause_requested_at=session.now())
         message = f"The budget '{spent}' is spent: the job pauses. Resume it when the budget allows it."

@@ -120,7 +120,6 @@ class Workers:
 
     def _apply(self, session: WriteSession, worker: Worker, records: Sequence[Mapping[str, Any]]) -> None:
         before = load_attempt(session, worker.job_id, worker.attempt, lock=True)
-        charge_report(session, before, records)
         for record in records:
             # Each record finds the job as the one before left it.
             job = load_attempt(session, worker.job_id, worker.attempt, lock=True)
@@ -128,6 +127,7 @@ class Workers:
                 self._results.check_own(session, job, text_of(record, "file_id", 64))
             apply_record(session, job, record)
         tell_progress(session, before, records)
+        charge_report(session, before, records)  # last, since it locks budgets, for which gateways wait
 
     def _register(self, worker: Worker, record: Mapping[str, Any]) -> None:
         """Make a model of a checkpoint's adapter; the last one is the result. Idempotent."""

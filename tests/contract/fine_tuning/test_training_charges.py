@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from sqlalchemy import func, select
 
-from llmariner.errors import InsufficientQuota, InvalidRequest
+from llmariner.errors import InsufficientQuota, InvalidRequest, TransactionConflict
 from llmariner.fine_tuning.hyperparameters import RequestedHyperparameters
 from llmariner.fine_tuning.job import Status
 from llmariner.fine_tuning.representation import job_object
@@ -93,6 +94,33 @@ def test_tokens_are_charged_once_however_they_are_reported(desk: TrainingDesk) -
     assert Ledger(desk.database).interrupt(unseen_for=0) == 0
 
 
+def test_a_report_that_is_sent_by_many_at_once_is_charged_once(desk: TrainingDesk) -> None:
+    put_training_price(desk.database, "*", PRICE)
+    counted = budget(desk, "project", 10**9)
+    job_id = desk.training()
+    worker = desk.worker(job_id, 1)
+    with ThreadPoolExecutor(8) as pool:
+        reports = [
+            pool.submit(desk.tuning.workers.report, worker, [step(number)]) for number in (1, 3, 2, 3, 3, 2, 1, 3)
+        ]
+    failures = [type(each.exception()) for each in reports if each.exception() is not None]
+    assert set(failures) <= {TransactionConflict}, "which a process repeats"
+    desk.report(job_id, 1, step(3))
+    assert ([entry[1:] for entry in entries(desk)], desk.get(job_id).trained_tokens) == ([(30, 90)], 30)
+    assert spent(desk, counted) == 90
+
+
+def test_a_budget_that_the_last_step_before_a_pause_spends_leaves_the_job_resumable(desk: TrainingDesk) -> None:
+    put_training_price(desk.database, "smol", PRICE)
+    budget(desk, "project", 360)
+    job_id = desk.training()
+    budget(desk, "project", 30)
+    desk.report(job_id, 1, step(1), {"type": "paused", "step": 1})
+    budget(desk, "project", 1000)
+    desk.jobs.resume(desk.caller, job_id)
+    assert desk.get(job_id).status is Status.QUEUED
+
+
 @pytest.mark.parametrize("tokens", [-1, 121, 2**60, "9", None, 1.5, True])
 def test_false_counts_charge_nothing(desk: TrainingDesk, tokens: object) -> None:
     put_training_price(desk.database, "smol", PRICE)
@@ -158,7 +186,7 @@ def test_a_job_pauses_when_a_budget_is_spent_and_resumes_when_it_allows_it(desk:
     assert desk.report(job_id, 1, step(6, trained_tokens=100)) == "continue"
     assert desk.report(other, 1, step(3, trained_tokens=40)) == "pause"
     assert (
-        desk.messages(other)[-2]
+        desk.messages(other)[-1]
         == f"The budget '{small}' is spent: the job pauses. Resume it when the budget allows it."
     )
     desk.report(other, 1, {"type": "paused", "step": 3})
