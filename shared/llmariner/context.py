@@ -343,7 +343,18 @@ class Context:
     @cached_once
     def jobs(self) -> Jobs:
         """What runs jobs; standalone mode sets its own. Raises Unavailable in an installation without it."""
-        raise JobSettings.load(self.env).missing()
+        settings = JobSettings.load(self.env)
+        if settings.adapter != "kubernetes":
+            raise settings.missing()
+        from llmariner.batch_jobs.data_links import DataLinks
+        from llmariner.inference_settings import InferenceSettings
+        from llmariner.platform.jobs.kubernetes.adapter import KubernetesJobs
+        from llmariner.platform.jobs.kubernetes.settings import load_cluster_settings
+        from llmariner.platform.kube import Cluster
+
+        cluster, url = Cluster(ClusterSettings.load(self.env)), InferenceSettings.load(self.env).url
+        links = DataLinks(self.database, lambda: self.file_links, url.replace("{function}", "files"))
+        return KubernetesJobs(cluster, load_cluster_settings(self.env, settings), links)
 
     @cached_once
     def batch_jobs(self) -> BatchJobs:
@@ -358,6 +369,17 @@ class Context:
         from llmariner.batch_jobs.reconciler import Reconciler
 
         return Reconciler(self.database, lambda: self.jobs, lambda: self.files)
+
+    @property
+    def fine_tuning_processes(self) -> Jobs:
+        """What runs fine-tuning jobs, whose base models are folders. Raises Unavailable in an installation without it."""
+        if JobSettings.load(self.env).adapter == "kubernetes":
+            from llmariner.job_settings import no_job_runner
+
+            raise no_job_runner(
+                "This installation runs no fine-tuning: a platform on one machine does, which `llma up` starts."
+            )
+        return self.jobs
 
     @cached_once
     def capacity(self) -> Capacity:
@@ -377,7 +399,7 @@ class Context:
             self.registry,
             JobSettings.load(self.env),
             self.secrets.of_links,
-            jobs=lambda: self.jobs,
+            jobs=lambda: self.fine_tuning_processes,
             files=lambda: self.files,
             links=lambda: (self.file_links, self.upload_links),
             url=InferenceSettings.load(self.env).url,

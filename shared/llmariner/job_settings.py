@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from llmariner.environment import Environment, read_number
 from llmariner.errors import Unavailable
@@ -12,6 +13,8 @@ __all__ = ["JobSettings", "no_job_runner"]
 
 _GIB = 1024**3
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,254}")
+_CPU = re.compile(r"[0-9]+m?|[0-9]+\.[0-9]+")
 
 
 @dataclass(frozen=True)
@@ -19,10 +22,21 @@ class JobSettings:
     """Whether and how commands of projects run as jobs."""
 
     adapter: str = "processes"
-    """`LLMARINER_JOBS`: `processes`: `llma up` runs the commands of jobs on this machine; `off`: nothing does."""
+    """`LLMARINER_JOBS`: `processes`: `llma up` runs the commands of jobs on this machine; `kubernetes`: pods of the cluster
+    do; `off`: nothing does."""
 
     images: tuple[str, ...] = ("pytorch-2.1",)
-    """`LLMARINER_JOB_IMAGES`: names of images that a job may ask for, separated by commas."""
+    """`LLMARINER_JOB_IMAGES`: names of images that a job may ask for, separated by commas. On a cluster each has the image's
+    reference after a `=`, and those without one are left out."""
+
+    references: Mapping[str, str] = field(default_factory=dict)
+    """The references in `LLMARINER_JOB_IMAGES`, by name."""
+
+    namespace: str = "llmariner-jobs"
+    """`LLMARINER_JOBS_NAMESPACE`: the namespace of jobs on a cluster."""
+
+    cpu: str = "1"
+    """`LLMARINER_JOB_CPU`: CPU of each worker of a job on a cluster."""
 
     project_jobs: int = 100
     """`LLMARINER_PROJECT_JOBS`: jobs of one project that have not ended."""
@@ -31,13 +45,17 @@ class JobSettings:
     """`LLMARINER_JOB_SLOTS`: jobs that run on this machine at a time."""
 
     memory_bytes: int = 0
-    """`LLMARINER_JOB_MEMORY_GIB`: memory of a job; 0: half of the memory for engines, which jobs share."""
+    """`LLMARINER_JOB_MEMORY_GIB`: memory of a job; 0: half of the memory for engines, which jobs share, and 4 GiB on a
+    cluster."""
 
     disk_bytes: int = 4 * _GIB
     """`LLMARINER_JOB_DISK_GIB`: size of all files of a job."""
 
     seconds: float = 86_400.0
     """`LLMARINER_JOB_SECONDS`: how long a job may run."""
+
+    has_gpus: bool = False
+    """Whether `LLMARINER_ACCELERATOR` names GPUs."""
 
     def missing(self) -> Unavailable:
         """The error of an installation that has nothing which runs jobs."""
@@ -53,21 +71,41 @@ class JobSettings:
     def load(cls, env: Environment) -> JobSettings:
         """Read from a mapping. Raises ValueError for an invalid value."""
         adapter = env.get("LLMARINER_JOBS", "") or cls.adapter
-        if adapter not in ("processes", "off"):
-            raise ValueError(f"LLMARINER_JOBS must be processes or off, not {adapter!r}.")
-        names = env.get("LLMARINER_JOB_IMAGES", "") or ",".join(cls.images)
-        images = tuple(name.strip() for name in names.split(",") if name.strip())
-        if wrong := [name for name in images if not _IMAGE.fullmatch(name)]:
-            raise ValueError(f"LLMARINER_JOB_IMAGES: {wrong[0]!r} must be a name such as pytorch-2.1.")
+        if adapter not in ("processes", "kubernetes", "off"):
+            raise ValueError(f"LLMARINER_JOBS must be processes, kubernetes or off, not {adapter!r}.")
+        images = _read_images(env.get("LLMARINER_JOB_IMAGES", "") or ",".join(cls.images))
+        references = {name: reference for name, reference in images.items() if reference}
+        cpu = env.get("LLMARINER_JOB_CPU") or cls.cpu
+        if not _CPU.fullmatch(cpu):
+            raise ValueError(f"LLMARINER_JOB_CPU must be a number of cores such as 2 or 500m, not {cpu!r}.")
         return cls(
             adapter=adapter,
-            images=images,
+            images=tuple(references if adapter == "kubernetes" else images),
+            references=references,
+            namespace=env.get("LLMARINER_JOBS_NAMESPACE") or cls.namespace,
+            cpu=cpu,
+            has_gpus=env.get("LLMARINER_ACCELERATOR", "") not in ("", "cpu"),
             project_jobs=int(read_number(env, "LLMARINER_PROJECT_JOBS", cls.project_jobs, minimum=1)),
             slots=int(read_number(env, "LLMARINER_JOB_SLOTS", cls.slots, minimum=1)),
             memory_bytes=int(read_number(env, "LLMARINER_JOB_MEMORY_GIB", 0) * _GIB),
             disk_bytes=int(read_number(env, "LLMARINER_JOB_DISK_GIB", cls.disk_bytes / _GIB, minimum=0.01) * _GIB),
             seconds=read_number(env, "LLMARINER_JOB_SECONDS", cls.seconds, minimum=1),
         )
+
+
+def _read_images(text: str) -> dict[str, str]:
+    """Names and the references after them, "" where there is none. Raises ValueError for others."""
+    images = {}
+    for entry in (each.strip() for each in text.split(",") if each.strip()):
+        name, separator, reference = (part.strip() for part in entry.partition("="))
+        if not _IMAGE.fullmatch(name):
+            raise ValueError(f"LLMARINER_JOB_IMAGES: {name!r} must be a name such as pytorch-2.1.")
+        if separator and not _REFERENCE.fullmatch(reference):
+            raise ValueError(
+                f"LLMARINER_JOB_IMAGES: {reference!r} must be the reference of an image, such as pytorch:2.1."
+            )
+        images[name] = reference
+    return images
 
 
 def no_job_runner(reason: str) -> Unavailable:

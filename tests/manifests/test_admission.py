@@ -33,7 +33,7 @@ def kubeconfig() -> str:
 def places(kubeconfig: str) -> Iterator[dict[str, str]]:
     """Namespaces of the test in place of the platform's."""
     unique = uuid.uuid4().hex[:8]
-    ours = ("llmariner", "llmariner-models", "llmariner-gateway")
+    ours = ("llmariner", "llmariner-models", "llmariner-jobs", "llmariner-gateway")
     made = {name: name.replace("llmariner", f"admission-{unique}") for name in ours}
     yield made
     kubectl(kubeconfig, "delete", "namespace", "--ignore-not-found", "--wait=false", *made.values())

@@ -17,6 +17,7 @@ CHECKOUT = Path(__file__).parents[2]
 THIRD_PARTY_PODS: list[tuple[str, dict[str, str]]] = [
     ("llmariner", {"eventing.knative.dev/sourceName": "kubernetes-changes"}),
     ("llmariner-models", {"serving.kserve.io/inferenceservice": "tiny"}),
+    ("llmariner-jobs", {"batch.kubernetes.io/job-name": "bj-1"}),
 ]
 OTHER_NAMESPACES = {"knative-serving", "knative-eventing", "kourier-system", "kube-system"}
 
@@ -119,6 +120,10 @@ CONNECTIONS: dict[str, tuple[Any, Any, int, bool]] = {
         8080,
         False,
     ),
+    "a function to a job": (FUNCTION, ("llmariner-jobs", {}), 8080, False),
+    "a job to another": (("llmariner-jobs", {}), ("llmariner-jobs", {}), 8080, False),
+    "a job to a model": (("llmariner-jobs", {}), ("llmariner-models", {}), 8080, False),
+    "a job to a function": (("llmariner-jobs", {}), FUNCTION, 8012, False),
     "a function to PgBouncer": (FUNCTION, ("llmariner", {"app.kubernetes.io/name": "pgbouncer"}), 6432, True),
     "migrations to PgBouncer": (
         ("llmariner", {"app.kubernetes.io/name": "migrations"}),
@@ -171,7 +176,7 @@ def test_only_permitted_functions_and_the_secrets_job_reach_the_api_server(produ
                     reaching.add(
                         labels.get("llmariner.ai/kubernetes") or labels.get("app.kubernetes.io/name") or "source"
                     )
-    assert reaching == {"serving", "secrets", "source"}
+    assert reaching == {"serving", "jobs", "jobs-reader", "secrets", "source"}
 
 
 def test_an_engine_cannot_reach_its_nodes_metadata_server(production: Rendered) -> None:
@@ -179,6 +184,12 @@ def test_an_engine_cannot_reach_its_nodes_metadata_server(production: Rendered) 
     blocks = [peer["ipBlock"] for peer, _ in peers(policy, "egress") if "ipBlock" in peer]
     assert blocks
     assert all("169.254.169.254/32" in block["except"] for block in blocks)
+
+
+def test_a_job_reaches_no_address_inside(production: Rendered) -> None:
+    (policy,) = [p for p in policies(production) if p["metadata"]["name"] == "jobs"]
+    (block,) = [peer["ipBlock"] for peer, _ in peers(policy, "egress") if "ipBlock" in peer]
+    assert {"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16"} <= set(block["except"])
 
 
 def open_ports(rendered: Rendered, pod: tuple[str, dict[str, str]]) -> set[int | str]:
@@ -196,6 +207,7 @@ def open_ports(rendered: Rendered, pod: tuple[str, dict[str, str]]) -> set[int |
     ("pod", "ports"),
     [
         (("llmariner-models", {}), {443}),
+        (("llmariner-jobs", {}), {443}),
         (("llmariner", {"app.kubernetes.io/name": "pgbouncer"}), {5432}),
         (("llmariner", {"app.kubernetes.io/name": "postgres"}), set()),
         (("llmariner", {"app.kubernetes.io/name": "migrations"}), set()),
@@ -203,7 +215,7 @@ def open_ports(rendered: Rendered, pod: tuple[str, dict[str, str]]) -> set[int |
         (FUNCTION, set()),
         (("llmariner", {"llmariner.ai/kubernetes": "serving"}), {443, 6443}),
     ],
-    ids=["engine", "pgbouncer", "postgres", "migrations", "secrets", "function", "internal-gateway"],
+    ids=["engine", "job", "pgbouncer", "postgres", "migrations", "secrets", "function", "internal-gateway"],
 )
 def test_other_connections_are_limited_to_few_ports(
     pod: tuple[str, dict[str, str]], ports: set[int], production: Rendered

@@ -42,13 +42,14 @@ def test_a_pool_has_the_configured_quota(production: Rendered) -> None:
 @pytest.mark.parametrize("pool", ["cpu", "nvidia", "amd", "intel-gaudi"])
 def test_a_pool_is_consistent(pool: str, schemas: Any) -> None:
     folder = CHECKOUT / "manifests/components/kueue" / pool
-    flavor, queue, local = yaml.safe_load_all((folder / "pool.yaml").read_text())
-    assert [schemas.faults(each) for each in (flavor, queue, local)] == [[], [], []]
+    flavor, queue, local, of_jobs = yaml.safe_load_all((folder / "pool.yaml").read_text())
+    assert [schemas.faults(each) for each in (flavor, queue, local, of_jobs)] == [[]] * 4
     (group,) = queue["spec"]["resourceGroups"]
     (of_flavor,) = group["flavors"]
     assert of_flavor["name"] == flavor["metadata"]["name"]
     assert [each["name"] for each in of_flavor["resources"]] == group["coveredResources"]
-    assert (local["metadata"]["name"], local["spec"]["clusterQueue"]) == (pool, queue["metadata"]["name"])
+    for each in (local, of_jobs):
+        assert (each["metadata"]["name"], each["spec"]["clusterQueue"]) == (pool, queue["metadata"]["name"])
     settings = [
         each["source"]["fieldPath"]
         for each in yaml.safe_load((folder / "kustomization.yaml").read_text())["replacements"]
@@ -59,13 +60,16 @@ def test_a_pool_is_consistent(pool: str, schemas: Any) -> None:
     assert asked == set(group["coveredResources"])
 
 
-def test_queues_are_in_the_models_namespace_and_admit_its_models(production: Rendered) -> None:
+def test_queues_admit_models_and_jobs_of_their_namespaces(production: Rendered) -> None:
     labels = {o["metadata"]["name"]: o["metadata"]["labels"] for o in production.objects_of("", "Namespace")}
-    for queue in production.objects_of(KUEUE, "LocalQueue"):
-        assert queue["metadata"]["namespace"] == "llmariner-models"
+    queues = [each["metadata"] for each in production.objects_of(KUEUE, "LocalQueue")]
+    for name in {each["name"] for each in queues}:
+        found = {each["namespace"] for each in queues if each["name"] == name}
+        assert found == {"llmariner-models", "llmariner-jobs"}
     for queue in production.objects_of(KUEUE, "ClusterQueue"):
         wanted = queue["spec"]["namespaceSelector"]["matchLabels"]
-        assert wanted.items() <= labels["llmariner-models"].items()
+        for namespace in ("llmariner-models", "llmariner-jobs"):
+            assert wanted.items() <= labels[namespace].items()
 
 
 @pytest.mark.parametrize("overlay", ["playground", "production", "test"])

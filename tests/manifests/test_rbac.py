@@ -15,7 +15,7 @@ from .kustomize import Object, Rendered, names
 Declare = Callable[..., None]
 CHECKOUT = Path(__file__).parents[2]
 RBAC = "rbac.authorization.k8s.io"
-MODELS = "llmariner-models"
+MODELS, JOBS = "llmariner-models", "llmariner-jobs"
 
 
 @pytest.fixture(scope="module", params=["playground", "production", "test"])
@@ -78,9 +78,10 @@ def test_a_pod_has_a_token_if_its_account_has_permissions(installed: Rendered) -
         assert mounted is bool(rules(installed, account)), owner["metadata"]["name"]
 
 
-def test_permissions_of_functions_are_limited_to_the_models_namespace(installed: Rendered) -> None:
+def test_permissions_of_functions_are_limited_to_one_namespace(installed: Rendered) -> None:
     for each in [each for kind in read_declarations(CHECKOUT) for each in kind if each.kubernetes_role]:
-        assert {place for place, _ in rules(installed, each.name)} == {MODELS}
+        expected = MODELS if each.kubernetes_role == "serving" else JOBS
+        assert {place for place, _ in rules(installed, each.name)} == {expected}
     assert installed.objects_of(RBAC, "ClusterRole") == []
 
 
@@ -96,10 +97,24 @@ def test_the_serving_function_may_wake_sleep_and_delete(installed: Rendered) -> 
     assert {"create", "patch", "delete"} <= given[MODELS, "serving.kserve.io/inferenceservices"]
 
 
-def test_one_function_uses_kubernetes_for_all_others(installed: Rendered) -> None:
-    assert [each.name for kind in read_declarations(CHECKOUT) for each in kind if each.kubernetes_role] == [
-        "internal-gateway"
-    ]
+def test_a_function_that_shows_jobs_changes_nothing(installed: Rendered) -> None:
+    assert {verb for verbs in rules(installed, "batch-jobs").values() for verb in verbs} == {"get", "list"}
+    for name in ("batch-job-runner", "batch-job-changes", "sweep"):
+        given = rules(installed, name)
+        assert (JOBS, "/pods/log") not in given
+        assert given[JOBS, "/secrets"] == {"create"}
+
+
+def test_one_function_uses_kubernetes_for_all_others_and_few_for_jobs(installed: Rendered) -> None:
+    roles = {each.name: each.kubernetes_role for kind in read_declarations(CHECKOUT) for each in kind}
+    assert {name: role for name, role in roles.items() if role} == {
+        "internal-gateway": "serving",
+        "batch-jobs": "jobs-reader",
+        "batch-job-runner": "jobs",
+        "batch-job-changes": "jobs",
+        "sweep": "jobs",
+    }
+    assert installed.settings()["LLMARINER_JOBS"] == "kubernetes"
     assert installed.settings()["LLMARINER_SERVING"] == "remote"
     (service,) = [each for each in installed.services() if each["metadata"]["name"] == "internal-gateway"]
     (container,) = service["spec"]["template"]["spec"]["containers"]
@@ -112,7 +127,7 @@ def test_no_permission_covers_secrets_or_wildcards(installed: Rendered) -> None:
             assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
             assert "pods/exec" not in rule["resources"]
             if "secrets" in rule["resources"]:
-                assert role["metadata"]["name"] == "secrets"
+                assert role["metadata"]["name"] in ("secrets", "jobs")
                 assert rule["verbs"] == ["create"] or rule["resourceNames"]
 
 
@@ -121,19 +136,26 @@ def test_the_api_server_source_may_watch_its_resources(installed: Rendered) -> N
     given = rules(installed, source["spec"]["serviceAccountName"])
     for each in source["spec"]["resources"]:
         kind = resource_for(each)
-        assert given[MODELS, f"{kind.api_version.rpartition('/')[0]}/{kind.plural}"] == {"get", "list", "watch"}
-    assert source["spec"]["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": MODELS}
+        for place in (MODELS, JOBS):
+            assert given[place, f"{kind.api_version.rpartition('/')[0]}/{kind.plural}"] == {"get", "list", "watch"}
+    (namespaces,) = source["spec"]["namespaceSelector"]["matchExpressions"]
+    assert (namespaces["operator"], namespaces["values"]) == ("In", [MODELS, JOBS])
 
 
 def test_an_unknown_permission_is_rejected(checkout: Path, function: Declare) -> None:
     function("models", "GET /v1/models", kubernetes="admin")
-    with pytest.raises(DeclarationError, match="must be one of serving, not 'admin'"):
+    with pytest.raises(DeclarationError, match="must be one of jobs, jobs-reader, serving, not 'admin'"):
         read_declarations(checkout)
 
 
 def test_pods_of_all_namespaces_have_a_security_standard(installed: Rendered) -> None:
     levels = {o["metadata"]["name"]: enforced(o) for o in installed.objects_of("", "Namespace")}
-    assert levels == {"llmariner": "restricted", MODELS: "baseline", "llmariner-gateway": "baseline"}
+    assert levels == {
+        "llmariner": "restricted",
+        MODELS: "baseline",
+        JOBS: "restricted",
+        "llmariner-gateway": "baseline",
+    }
 
 
 def enforced(namespace: Object) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Row
 
 from llmariner.errors import InvalidRequest
+from llmariner.job_settings import JobSettings
 from llmariner.platform.jobs import JobStatus, Phase
 
 __all__ = ["BatchJob", "NewBatchJob"]
@@ -22,6 +23,8 @@ _MAX_SCRIPTS = 64
 _MAX_ENVS = 128
 _MAX_ENV_VALUE = 8192
 _MAX_DATA_FILES = 100
+_MAX_GPUS = 16
+_MAX_WORKERS = 64
 _SCRIPT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _RESERVED_ENV = "LLMARINER_"
@@ -42,10 +45,10 @@ class NewBatchJob:
     worker_count: int | None = None
     backoff_limit: int = 0
 
-    def check(self, images: Sequence[str]) -> None:
-        """Raises InvalidRequest for what no job may have, or this machine has not."""
-        if self.image not in images:
-            known = ", ".join(f"'{each}'" for each in images) or "none"
+    def check(self, settings: JobSettings) -> None:
+        """Raises InvalidRequest for what no job may have, or this installation has not."""
+        if self.image not in settings.images:
+            known = ", ".join(f"'{each}'" for each in settings.images) or "none"
             raise InvalidRequest(f"Unknown image '{self.image[:64]}'. This installation has {known}.", param="image")
         _check_text(self.command, "command", _MAX_COMMAND)
         if not self.command.strip():
@@ -53,7 +56,10 @@ class NewBatchJob:
         self._check_scripts()
         self._check_envs()
         self._check_data_files()
-        self._check_resources()
+        if settings.adapter == "kubernetes":
+            self._check_cluster_resources(settings)
+        else:
+            self._check_resources()
 
     def _check_scripts(self) -> None:
         if not self.scripts:
@@ -104,6 +110,23 @@ class NewBatchJob:
         if len(set(self.data_files)) < len(self.data_files):
             raise InvalidRequest("'data_files' names a file twice: name each once.", param="data_files")
 
+    def _check_cluster_resources(self, settings: JobSettings) -> None:
+        if not 0 <= self.gpu_count <= _MAX_GPUS:
+            raise InvalidRequest(
+                f"'resources.gpu_count' must be from 0 to {_MAX_GPUS}: GPUs of each worker.",
+                param="resources.gpu_count",
+            )
+        if self.gpu_count and not settings.has_gpus:
+            raise InvalidRequest(
+                "Jobs of this installation run on processors: send 'resources.gpu_count' 0.",
+                param="resources.gpu_count",
+                code="no_gpu",
+            )
+        if self.worker_count is not None and not 1 <= self.worker_count <= _MAX_WORKERS:
+            raise InvalidRequest(
+                f"'kind.pytorch.worker_count' must be from 1 to {_MAX_WORKERS}.", param="kind.pytorch.worker_count"
+            )
+
     def _check_resources(self) -> None:
         if self.gpu_count < 0:
             raise InvalidRequest("'resources.gpu_count' must not be negative.", param="resources.gpu_count")
@@ -135,6 +158,7 @@ class BatchJob:
     envs: Mapping[str, str]
     script_names: Sequence[str]
     data_files: Sequence[str]
+    gpu_count: int
     worker_count: int | None
     environment: str
     status: Phase

@@ -53,7 +53,7 @@ class BatchJobs:
         Unavailable where nothing would run it.
         """
         owner = caller.key_owner
-        new.check(self._settings.images)
+        new.check(self._settings)
         jobs = self._jobs()
         if problem := jobs.problem:
             raise no_job_runner(f"This machine cannot run jobs: {problem}")
@@ -319,6 +319,7 @@ def _row(caller: Caller, job_id: str, new: NewBatchJob, environment: str) -> dic
         "scripts": json.dumps(scripts),
         "script_names": json.dumps(sorted(scripts)),
         "data_files": json.dumps(list(new.data_files)),
+        "gpu_count": new.gpu_count,
         "worker_count": new.worker_count,
         "backoff_limit": new.backoff_limit,
         "environment": environment,

@@ -103,6 +103,8 @@ class Reconciler:
             port.resume(row.id)
             status = port.status(row.id)
         if status is not None:
+            if status.phase is Phase.FAILED:
+                port.cancel(row.id)  # what can't start may still wait for it, and hold its quota
             return status
         if row.status == Phase.RUNNING:
             return JobStatus(Phase.FAILED, time.time(), row.started_at, code="interrupted", reason=_LOST)
@@ -219,6 +221,9 @@ def _job(row: Row[Any], files: Sequence[File]) -> Job:
     scripts = {name: base64.b64decode(content) for name, content in json.loads(row.scripts).items()}
     return Job(
         id=row.id,
+        image=row.image,
+        gpu_count=row.gpu_count,
+        worker_count=row.worker_count or 1,
         project_id=row.project_id,
         command=row.command,
         environment=json.loads(row.envs),

@@ -31,7 +31,7 @@ def batch_job_object(job: BatchJob) -> dict[str, Any]:
         "scripts": list(job.script_names),
         "envs": dict(job.envs),
         "data_files": list(job.data_files),
-        "resources": {"gpu_count": 0},
+        "resources": {"gpu_count": job.gpu_count},
         "kind": None if job.worker_count is None else {"pytorch": {"worker_count": job.worker_count}},
         "environment": job.environment,
         "project_id": job.project_id,

@@ -30,6 +30,8 @@ batch_jobs = Table(
     # JSON lists: names of scripts, ids of files.
     Column("script_names", Text, nullable=False),
     Column("data_files", Text, nullable=False),
+    # Of each worker.
+    Column("gpu_count", Integer, nullable=False, server_default="0"),
     # NULL: it is no job of several workers.
     Column("worker_count", Integer),
     # Where the command runs, in words; that of the adapter which took the job.

@@ -61,6 +61,11 @@ class FileLinks:
         self._tokens = LinkTokens(secrets, "file_download")
         self._uses = LinkUses(files.settings.link_requests_per_minute)
 
+    @property
+    def longest_seconds(self) -> int:
+        """The longest time for which a link may be valid."""
+        return self._files.settings.link_seconds
+
     def create(self, caller: Caller, file_id: str, seconds: int) -> FileLink:
         """A link that is valid for that time. Raises NotFound, InvalidRequest for a time beyond the limit."""
         check_lifetime(seconds, self._files.settings.link_seconds)

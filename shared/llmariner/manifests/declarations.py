@@ -27,8 +27,9 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 NAME_MAX_LENGTH = 63 - len("-00001")
 
-# Roles on the Kubernetes API that a function may declare; `serving` starts and stops models.
-KUBERNETES_ROLES = frozenset({"serving"})
+# Roles on the Kubernetes API that a function may declare: `serving` starts and stops models, `jobs` jobs; `jobs-reader`
+# reads jobs and their output.
+KUBERNETES_ROLES = frozenset({"serving", "jobs", "jobs-reader"})
 
 # Defaults for one Python process that mostly waits for I/O.
 DEFAULT_REQUESTS = {"cpu": "50m", "memory": "128Mi"}
@@ -75,7 +76,7 @@ class Workload:
     concurrency: int = 100
     """Concurrent requests per pod."""
     kubernetes_role: str | None = None
-    """One of KUBERNETES_ROLES, in the models' namespace; None: no access to the Kubernetes API."""
+    """One of KUBERNETES_ROLES, each in one namespace; None: no access to the Kubernetes API."""
     requests: Mapping[str, str] = field(default_factory=lambda: DEFAULT_REQUESTS)
     limits: Mapping[str, str] = field(default_factory=lambda: DEFAULT_LIMITS)
     variables: tuple[Variable, ...] = ()

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 
 from llmariner.manifests.declarations import Consumer, DeclarationError
-from llmariner.manifests.installation import BROKER, LABELS, MODELS_NAMESPACE, NAMESPACE, Object
+from llmariner.manifests.installation import BROKER, JOBS_NAMESPACE, LABELS, MODELS_NAMESPACE, NAMESPACE, Object
 
 __all__ = ["DEAD_LETTERS", "TICK_EVENT_TYPE", "broker", "kubernetes_changes", "ping_source", "trigger"]
 
@@ -17,6 +17,8 @@ TICK_EVENT_TYPE = "ai.llmariner.platform.tick.v1"
 """The type of the periodic event (eventing/events.md)."""
 
 _TO_BROKER: Object = {"ref": {"apiVersion": "eventing.knative.dev/v1", "kind": "Broker", "name": BROKER}}
+
+_WATCHED_NAMESPACES = (MODELS_NAMESPACE, JOBS_NAMESPACE)
 
 PING_EVENT_TYPE = "dev.knative.sources.ping"
 """The type of every event of a PingSource; it is not configurable."""
@@ -98,34 +100,37 @@ def kubernetes_changes() -> list[Object]:
     name = "kubernetes-changes"
     group = "rbac.authorization.k8s.io"
     labels = {**LABELS, "app.kubernetes.io/name": name}
-    platform_metadata, models_metadata = (
-        {"name": name, "namespace": namespace, "labels": labels} for namespace in (NAMESPACE, MODELS_NAMESPACE)
-    )
+    metadata: Object = {"name": name, "namespace": NAMESPACE, "labels": labels}
     resources = (("serving.kserve.io/v1beta1", "InferenceService"), ("batch/v1", "Job"))
     read_verbs = ["get", "list", "watch"]
+    # The source asks for all its kinds in all its namespaces.
     rules = [
         {"apiGroups": ["serving.kserve.io"], "resources": ["inferenceservices"], "verbs": read_verbs},
         {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": read_verbs},
     ]
-    subject = {"kind": "ServiceAccount", "name": name, "namespace": NAMESPACE}
+    binding: Object = {
+        "kind": "RoleBinding",
+        "roleRef": {"apiGroup": group, "kind": "Role", "name": name},
+        "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": NAMESPACE}],
+    }
+    role: Object = {"kind": "Role", "rules": rules}
+    rights = [
+        {"apiVersion": f"{group}/v1", "metadata": {**metadata, "namespace": namespace}, **body}
+        for namespace in _WATCHED_NAMESPACES
+        for body in (role, binding)
+    ]
+    namespaces = {"key": "kubernetes.io/metadata.name", "operator": "In", "values": list(_WATCHED_NAMESPACES)}
     return [
-        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": platform_metadata},
-        {"apiVersion": f"{group}/v1", "kind": "Role", "metadata": models_metadata, "rules": rules},
-        {
-            "apiVersion": f"{group}/v1",
-            "kind": "RoleBinding",
-            "metadata": models_metadata,
-            "roleRef": {"apiGroup": group, "kind": "Role", "name": name},
-            "subjects": [subject],
-        },
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata},
+        *rights,
         {
             "apiVersion": "sources.knative.dev/v1",
             "kind": "ApiServerSource",
-            "metadata": platform_metadata,
+            "metadata": metadata,
             "spec": {
                 "serviceAccountName": name,
                 "mode": "Reference",
-                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": MODELS_NAMESPACE}},
+                "namespaceSelector": {"matchExpressions": [namespaces]},
                 "resources": [{"apiVersion": version, "kind": kind} for version, kind in resources],
                 "sink": _TO_BROKER,
             },

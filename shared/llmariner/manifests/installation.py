@@ -16,6 +16,7 @@ __all__ = [
     "GATEWAY_NAMESPACE",
     "HOST",
     "INSTALLATION_SECONDS",
+    "JOBS_NAMESPACE",
     "LABELS",
     "LOCAL_GATEWAY",
     "MODELS_NAMESPACE",
@@ -38,6 +39,8 @@ Object = dict[str, Any]
 NAMESPACE = "llmariner"
 MODELS_NAMESPACE = "llmariner-models"
 """Where models run (docs/decisions/0007-a-namespace-for-models.md)."""
+JOBS_NAMESPACE = "llmariner-jobs"
+"""Where the commands of jobs run (docs/decisions/0026-jobs-as-plain-kubernetes-jobs.md)."""
 SETTINGS = "llmariner-settings"
 """ConfigMap of settings; its keys are the names of environment variables."""
 SECRETS = "llmariner-secrets"
@@ -67,10 +70,11 @@ CONTROL_PLANE = "internal-gateway"
 
 
 def namespaces() -> list[Object]:
-    """The namespaces: pod security `restricted` for functions, `baseline` for those that run third-party images."""
+    """The namespaces: pod security `restricted` for functions and jobs, `baseline` for third-party programs."""
     return [
         _namespace(NAMESPACE, enforce="restricted"),
         _namespace(MODELS_NAMESPACE, enforce="baseline", warn="restricted"),
+        _namespace(JOBS_NAMESPACE, enforce="restricted"),
         _namespace(GATEWAY_NAMESPACE, enforce="baseline"),
     ]
 
@@ -113,6 +117,8 @@ def settings() -> Object:
             # The control plane function overrides this.
             "LLMARINER_SERVING": "remote",
             "LLMARINER_MODELS_NAMESPACE": MODELS_NAMESPACE,
+            "LLMARINER_JOBS": "kubernetes",
+            "LLMARINER_JOBS_NAMESPACE": JOBS_NAMESPACE,
             # Where Prometheus runs: components/network-policy admits it from this namespace only.
             "PROMETHEUS_NAMESPACE": "monitoring",
         },

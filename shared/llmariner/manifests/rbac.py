@@ -1,6 +1,6 @@
-"""The Kubernetes roles of functions: only the function that serves models has one.
+"""The Kubernetes roles of functions: the function that serves models has one, and those that run or show jobs.
 
-The role is limited to the models' namespace. It includes no Secrets and no objects of the platform itself.
+Each is limited to the namespace of models or jobs. None reads Secrets, nor objects of the platform itself.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from llmariner.manifests.declarations import Workload
-from llmariner.manifests.installation import LABELS, MODELS_NAMESPACE, NAMESPACE, Object
+from llmariner.manifests.installation import JOBS_NAMESPACE, LABELS, MODELS_NAMESPACE, NAMESPACE, Object
 
 __all__ = ["binding", "roles", "standby_roles"]
 
@@ -39,6 +39,26 @@ _SERVING_RULES = (
     _rule("keda.sh", ["scaledobjects"], "create", "patch", "delete"),
     _rule("autoscaling", ["horizontalpodautoscalers"], "create", "patch", "delete"),
 )
+# What `status` and `log` of the jobs adapter ask (tests/contract/platform/jobs/test_least_privilege.py).
+_JOB_READING_RULES = (
+    _rule("batch", ["jobs"], "get"),
+    _rule("", ["pods"], "list"),
+    _rule("", ["pods/log"], "get"),
+    _rule("kueue.x-k8s.io", ["workloads"], "list"),
+    _rule("visibility.kueue.x-k8s.io", ["localqueues/pendingworkloads"], "get"),
+)
+_JOB_RULES = (
+    _rule("batch", ["jobs"], "get", "create", "patch", "delete"),
+    *_JOB_READING_RULES[1:2],
+    *_JOB_READING_RULES[4:],
+    # A job's Secrets can be made, and not read.
+    _rule("", ["secrets"], "create"),
+    _rule("", ["services"], "create"),
+    _rule("networking.k8s.io", ["networkpolicies"], "create"),
+    _rule("kueue.x-k8s.io", ["workloads"], "list", "patch"),
+    _rule("kueue.x-k8s.io", ["localqueues"], "get", "create", "patch"),
+)
+_NAMESPACES = {"serving": MODELS_NAMESPACE, "jobs": JOBS_NAMESPACE, "jobs-reader": JOBS_NAMESPACE}
 # Assigning a model to a standby pod changes its labels, so that the model's Deployment adopts it. Patching pods includes
 # changing their images, so this role exists only in installations with standby engines.
 _STANDBY_RULES = (
@@ -48,14 +68,16 @@ _STANDBY_RULES = (
 
 
 def roles() -> Iterator[Object]:
-    """The role in the models' namespace."""
-    yield _role("Role", {"name": "serving", "namespace": MODELS_NAMESPACE, "labels": LABELS}, _SERVING_RULES)
+    """The roles that functions may declare."""
+    rules = {"serving": _SERVING_RULES, "jobs": _JOB_RULES, "jobs-reader": _JOB_READING_RULES}
+    for name, namespace in _NAMESPACES.items():
+        yield _role("Role", {"name": name, "namespace": namespace, "labels": LABELS}, rules[name])
 
 
 def standby_roles(workloads: Sequence[Workload]) -> Iterator[Object]:
     """The additional roles for standby engines: patch pods, and read ClusterServingRuntimes."""
     labels = {**LABELS, "app.kubernetes.io/name": "standby-engine"}
-    subjects = [_subject(workload) for workload in workloads if workload.kubernetes_role]
+    subjects = [_subject(workload) for workload in workloads if workload.kubernetes_role == "serving"]
     namespaced = {"name": STANDBY, "namespace": MODELS_NAMESPACE, "labels": labels}
     yield _role("Role", namespaced, _STANDBY_RULES)
     yield _role_binding("Role", namespaced, STANDBY, subjects)
@@ -68,7 +90,7 @@ def binding(workload: Workload) -> Iterator[Object]:
     """The RoleBinding of a workload to the role that it declares; nothing for one that declares none."""
     if workload.kubernetes_role:
         labels = {**LABELS, "app.kubernetes.io/name": workload.name}
-        metadata = {"name": workload.name, "namespace": MODELS_NAMESPACE, "labels": labels}
+        metadata = {"name": workload.name, "namespace": _NAMESPACES[workload.kubernetes_role], "labels": labels}
         yield _role_binding("Role", metadata, workload.kubernetes_role, [_subject(workload)])
 
 

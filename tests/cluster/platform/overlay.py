@@ -40,6 +40,10 @@ def write(folder: Path) -> Path:
                     "LLMARINER_ENGINE_CPU=700m",
                     "LLMARINER_ENGINE_MEMORY=4Gi",
                     "LLMARINER_IDLE_SECONDS=60",
+                    # Two jobs fill the pool.
+                    f"LLMARINER_JOB_IMAGES=python=dev.local/llmariner/engine:{__version__}",
+                    "LLMARINER_JOB_MEMORY_GIB=3.5",
+                    "LLMARINER_JOB_CPU=50m",
                 ],
                 "options": {"disableNameSuffixHash": True},
             }

@@ -1,4 +1,4 @@
-"""A job as Kubernetes objects: a Job, the Secrets with what it gets, and a Service by which several workers meet.
+"""A job as Kubernetes objects: a Job, the Secrets with what it gets, a Service and a policy by which several workers meet.
 
 All are plain dicts. The Job owns the others, so that they go with it.
 """
@@ -80,7 +80,7 @@ fetch() {{
   done
 }}
 if command -v curl >/dev/null; then
-  get() {{ curl -fsS -o "$2" "$1"; }}
+  get() {{ curl -fsSL -o "$2" "$1"; }}
 elif command -v python3 >/dev/null; then
   get() {{ python3 -c 'import sys, urllib.request as r; r.urlretrieve(*sys.argv[1:])' "$1" "$2"; }}
 elif command -v wget >/dev/null; then
@@ -186,9 +186,11 @@ def owned_objects(job: Job, made: Body, links: Sequence[DataLink]) -> list[Body]
         objects.append(_secret(f"{job.id}-data", metadata, {"fetch": (_FETCH + calls).encode()}))
     if job.worker_count > 1:
         # Workers look each other up before they are ready.
-        spec = {"clusterIP": "None", "publishNotReadyAddresses": True, "selector": {JOB_LABEL: job.id}}
+        workers = {JOB_LABEL: job.id}
+        spec = {"clusterIP": "None", "publishNotReadyAddresses": True, "selector": workers}
         kind = {"apiVersion": "v1", "kind": "Service"}
         objects.append({**kind, "metadata": {**metadata, "name": job.id}, "spec": spec})
+        objects.append(_policy(workers, {**metadata, "name": job.id}))
     return objects
 
 
@@ -318,6 +320,18 @@ def _rendezvous(job: Job, settings: ClusterJobSettings) -> list[Body]:
     index = {"valueFrom": {"fieldRef": {"fieldPath": _INDEX}}}
     named = _named(values | torchrun)
     return [*named, {"name": "RANK", **index}, {"name": "PET_NODE_RANK", **index}]
+
+
+def _policy(workers: Body, metadata: Body) -> Body:
+    """Workers of one job reach each other, and nobody else them."""
+    peers = [{"podSelector": {"matchLabels": workers}}]
+    spec = {
+        "podSelector": {"matchLabels": workers},
+        "policyTypes": ["Ingress", "Egress"],
+        "ingress": [{"from": peers}],
+        "egress": [{"to": peers}],
+    }
+    return {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": metadata, "spec": spec}
 
 
 def _named(values: Mapping[str, str]) -> list[Body]:

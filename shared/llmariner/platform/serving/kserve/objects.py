@@ -20,6 +20,7 @@ from llmariner.settings import KServeSettings
 __all__ = [
     "CREATED_ANNOTATION",
     "ENGINE_CONTAINER",
+    "GPU_RESOURCES",
     "INFERENCE_SERVICE_LABEL",
     "MANAGED_BY_LABELS",
     "MODEL_ANNOTATION",
@@ -58,7 +59,8 @@ QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 PRIORITY_LABELS = {"kueue.x-k8s.io/priority-class": "llmariner-serving"}
 """The label that gives serving models priority over jobs and standby engines."""
 
-_GPU_RESOURCES = {"nvidia": "nvidia.com/gpu", "amd": "amd.com/gpu", "intel-gaudi": "habana.ai/gaudi"}
+GPU_RESOURCES = {"nvidia": "nvidia.com/gpu", "amd": "amd.com/gpu", "intel-gaudi": "habana.ai/gaudi"}
+"""The resource of an accelerator; one without entry has no GPUs."""
 _RUNTIMES = {"cpu": "vllm-cpu", "nvidia": "vllm-nvidia", "amd": "vllm-amd", "intel-gaudi": "vllm-gaudi"}
 _NAME_LIMIT = 40
 _GIB = 1 << 30
@@ -234,8 +236,8 @@ def _resources(model: EngineModel, settings: KServeSettings) -> dict[str, str]:
     needed = model.size_bytes * 1.3 + 3 * _GIB if model.size_bytes else 0.0
     memory = f"{-int(-needed // _GIB)}Gi" if needed else settings.memory
     resources = {"cpu": settings.cpu, "memory": memory}
-    if model.gpus and settings.accelerator in _GPU_RESOURCES:
-        resources[_GPU_RESOURCES[settings.accelerator]] = str(model.gpus)
+    if model.gpus and settings.accelerator in GPU_RESOURCES:
+        resources[GPU_RESOURCES[settings.accelerator]] = str(model.gpus)
     return resources
 
 
