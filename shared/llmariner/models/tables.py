@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, Float, Index, String, Table, Text, false
+from sqlalchemy import BigInteger, Boolean, Column, Float, Index, String, Table, Text, false, text
 
 from llmariner.platform.database import metadata
 from llmariner.platform.database.sanitized_text import SanitizedText
@@ -39,7 +39,7 @@ models = Table(
     Column("total_bytes", BigInteger, nullable=False, server_default="0"),
     Column("loading_seconds_left", Float),
     # As JSON of `models.traits.ModelTraits`; empty for models of the previous release.
-    Column("traits", Text, nullable=False, server_default=""),
+    Column("traits", Text, nullable=False, server_default=text("''")),
 )
 
 model_wakes = Table(
