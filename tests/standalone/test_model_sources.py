@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import socket
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from llmariner.platform.model_files import FilesUnavailable, RemoteFile, check_files
+from llmariner.platform.model_files import FilesUnavailable, RemoteFile, TransferInterrupted, check_files
 from llmariner.platform.model_files.http_reader import HttpReader
 from llmariner.platform.model_files.hugging_face import HuggingFaceSource
 from llmariner.platform.model_files.ollama import OllamaSource
@@ -93,6 +95,42 @@ def test_a_redirect_to_a_private_address_is_refused(place: str, server: ModelSer
     (file,) = source.list_files().files
     with pytest.raises(FilesUnavailable, match=r"private address.*LLMARINER_MODEL_PRIVATE_ADDRESSES"):
         content(source, file)
+
+
+def test_a_proxy_of_the_environment_is_used(server: ModelServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server is the proxy: it answers for a host that nobody resolves."""
+    monkeypatch.setenv("http_proxy", server.url)
+    monkeypatch.setenv("no_proxy", "direct.invalid")
+    server.repositories["org/model"] = {"model.safetensors": safetensors()}
+    server.redirect_to = "http://network.invalid"
+    source = HuggingFaceSource("org/model", endpoint="http://hub.invalid", token="hf_secret")
+    (file,) = source.list_files().files
+    assert content(source, file) == safetensors()
+    assert {said for path, _, said in server.requests if path.startswith("/cdn/")} == {""}
+    server.redirect_to = "http://10.0.0.1"
+    with pytest.raises(FilesUnavailable, match="private address"):
+        content(source, file)
+    with pytest.raises(TransferInterrupted, match="does not answer"):
+        HuggingFaceSource("org/model", endpoint="http://direct.invalid").list_files()
+
+
+def test_an_encrypted_hub_is_reached_through_a_tunnel(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = []
+
+    def proxy(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            lines.append(connection.recv(4096).split(b"\r\n")[0])
+            connection.sendall(b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{listener.getsockname()[1]}")
+        thread = threading.Thread(target=proxy, args=(listener,))
+        thread.start()
+        with pytest.raises(TransferInterrupted, match=r"hub\.invalid does not answer"):
+            HuggingFaceSource("org/model", endpoint="https://hub.invalid").list_files()
+        thread.join(10)
+    assert [line.rpartition(b" ")[0] for line in lines] == [b"CONNECT hub.invalid:443"]
 
 
 def test_redirects_are_bounded_and_stay_encrypted(server: ModelServer) -> None:

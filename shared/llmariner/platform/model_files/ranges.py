@@ -129,16 +129,14 @@ class RangeTransfer:
                 thread.join(max(0.0, until - time.monotonic()))
 
     def _work(self, tasks: queue.SimpleQueue[int], results: queue.SimpleQueue[Exception | None]) -> None:
-        # With descriptors of its own: those of `run` may be closed, and their numbers be another file's, while it waits.
-        with self.part.open("r+b") as part, self.ranges.open("r+b") as record, contextlib.suppress(queue.Empty):
-            while not self._stopped.is_set():
-                index = tasks.get_nowait()
-                try:
-                    self._fetch_range(index, part.fileno(), record.fileno())
-                except Exception as error:  # raised again by the thread that waits
-                    results.put(error)
-                    return
-                results.put(None)
+        try:
+            # With descriptors of its own: those of `run` may be closed, and their numbers another file's, while it waits.
+            with self.part.open("r+b") as part, self.ranges.open("r+b") as record, contextlib.suppress(queue.Empty):
+                while not self._stopped.is_set():
+                    self._fetch_range(tasks.get_nowait(), part.fileno(), record.fileno())
+                    results.put(None)
+        except Exception as error:  # raised again by the thread that waits
+            results.put(error)
 
     def _contiguous(self) -> int:
         index = 0
