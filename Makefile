@@ -13,6 +13,11 @@ API_SERVER_TESTS := tests/kubernetes_api tests/manifests/test_admission.py
 ON_API_SERVER = LLMARINER_TEST_KUBECONFIG=$$($(BIN)/python -c "from tests.cluster.lab.places import Lab; print(Lab().kubeconfig)") \
   $(BIN)/python
 
+# What MLflow installs and its server, as the tests start it, does not import: more than half of it.
+NOT_SERVED := aiohttp aiohappyeyeballs aiosignal contourpy cycler docker fonttools frozenlist google-auth gunicorn huey joblib \
+  kiwisolver matplotlib multidict narwhals numpy pandas pillow prettytable propcache pyarrow pyasn1 pyasn1-modules pyparsing \
+  python-dateutil pywin32 scikit-learn scipy six skops threadpoolctl tzdata waitress wcwidth yarl
+
 .PHONY: help up down test test-fast test-dates check lock manifests images cluster cluster-down e2e-api-server e2e-cluster e2e-cluster-again bench e2e clean
 
 help:  ## this list
@@ -77,11 +82,13 @@ bench: $(STAMP)  ## measure against nginx, Envoy, LiteLLM and a bare server; pri
 	@$(BIN)/python -m tests.bench
 
 lock: $(STAMP)  ## remake the locks from their inputs
-	@rm -f locks/platform.lock locks/engine.lock
+	@rm -f locks/platform.lock locks/engine.lock locks/mlflow.lock
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --generate-hashes \
 	  --extra dev -o locks/platform.lock pyproject.toml
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --generate-hashes \
 	  --override locks/engine-overrides.txt -o locks/engine.lock locks/engine.in
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --generate-hashes \
+	  $(patsubst %,--no-emit-package %,$(NOT_SERVED)) -o locks/mlflow.lock locks/mlflow.in
 
 clean:  ## remove what was made in this folder (not the caches, not the platform's data)
 	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -2,8 +2,8 @@
 
 Deletes files and uploads that expired, files of projects that are gone or were archived long ago, and contents that
 no file has; publishes pending events; closes ledger entries of lost gateway instances; prunes old ledger entries,
-whose sums remain, and old deliveries; reconciles batch and fine-tuning jobs with what runs them; reconciles serving,
-which puts idle models to sleep.
+whose sums remain, and old deliveries; reconciles batch and fine-tuning jobs with what runs them; has metrics of
+fine-tuning jobs sent again that were not; reconciles serving, which puts idle models to sleep.
 """
 
 import asyncio
@@ -104,10 +104,16 @@ def _reconcile_fine_tuning(context: Context) -> None:
     context.fine_tuning.reconciler.reconcile_all(seconds=_STEP_SECONDS)
 
 
+def _track_fine_tuning(context: Context) -> None:
+    context.fine_tuning.tracked_runs.wake()
+    context.fine_tuning.credentials.delete_orphans()
+
+
 _STEPS = (
     _delete_files,
     _reconcile_jobs,
     _reconcile_fine_tuning,
+    _track_fine_tuning,
     _publish_events,
     _close_lost_requests,
     _prune_requests,

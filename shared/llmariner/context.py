@@ -29,6 +29,7 @@ from llmariner.settings import (
     VectorSettings,
     environment,
 )
+from llmariner.tracking_settings import TrackingSettings
 from llmariner.vector_store_settings import VectorStoreSettings
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ class Context:
         JobSettings.load(self.env)
         ModelSettings.load(self.env)
         ObjectSettings.load(self.env)
+        TrackingSettings.load(self.env)
         VectorStoreSettings.load(self.env)
         assert self.secrets
 
@@ -403,6 +405,7 @@ class Context:
             files=lambda: self.files,
             links=lambda: (self.file_links, self.upload_links),
             url=InferenceSettings.load(self.env).url,
+            tracking=TrackingSettings.load(self.env),
         )
 
     @cached_once

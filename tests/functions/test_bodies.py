@@ -114,6 +114,7 @@ BODIES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "POST /v1/batch/jobs/bj-1/exec": ("batch_jobs", {"command": ["ls"]}),
     "POST /v1/fine_tuning/jobs": ("fine_tuning_jobs", {"model": "tiny", "training_file": "file-1"}),
+    "POST /v1/fine_tuning/credentials": ("fine_tuning_credentials", {"type": "mlflow", "secret": "s"}),
     "POST /v1/fine_tuning/checkpoints/ft:tiny:x/permissions": (
         "fine_tuning_checkpoints",
         {"project_ids": ["proj_1"]},

@@ -35,6 +35,7 @@ TYPES = {
     "document_indexer": "ai.llmariner.vector_store.file.parsed.v1",
     "document_parser": "ai.llmariner.vector_store.file.created.v1",
     "fine_tuning_runner": "ai.llmariner.fine_tuning_job.change_requested.v1",
+    "fine_tuning_tracker": "ai.llmariner.fine_tuning_job.tracking_requested.v1",
     "group_settlement": "ai.llmariner.group_role.changed.v1",
     "model_loader": "ai.llmariner.model.created.v1",
     "model_retirement": "ai.llmariner.model.deleted.v1",

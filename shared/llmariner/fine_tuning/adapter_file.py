@@ -11,12 +11,14 @@ import re
 import shutil
 import struct
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-__all__ = ["InvalidAdapter", "file_of", "shared_location", "write_adapter_folder"]
+__all__ = ["InvalidAdapter", "adapter_configuration", "file_of", "shared_location", "write_adapter_folder"]
 
 _MAX_HEADER_BYTES = 4 * 1024 * 1024
+_BLOCK_BYTES = 65_536
 _MAX_RANK = 16
 """Of engines: they refuse a larger one."""
 _ALPHA_PER_RANK = 2
@@ -56,28 +58,46 @@ def write_adapter_folder(parts: Iterator[bytes], folder: Path, base_model: str) 
                 file.write(part)
             file.flush()
             os.fsync(file.fileno())
-        config = _configuration(_header(weights), base_model)
-        (work / "adapter_config.json").write_text(json.dumps(config, indent=2))
+        with weights.open("rb") as file:
+            config = adapter_configuration(iter(partial(file.read, _BLOCK_BYTES), b""), base_model)
+        (work / "adapter_config.json").write_bytes(config)
         os.replace(work, folder)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _header(path: Path) -> dict[str, Any]:
+def adapter_configuration(parts: Iterator[bytes], base_model: str) -> bytes:
+    """The `adapter_config.json` of an adapter's file, of which the beginning is read. Raises InvalidAdapter."""
+    return _written(_configuration(_header(_beginning(parts)), base_model))
+
+
+def _beginning(parts: Iterator[bytes]) -> bytes:
+    """The length of the header in 8 bytes, and the header, or what there is of it."""
+    beginning = bytearray()
+    for part in parts:
+        beginning += part
+        if len(beginning) >= 8 and len(beginning) >= 8 + min(_MAX_HEADER_BYTES, struct.unpack("<Q", beginning[:8])[0]):
+            break
+    return bytes(beginning)
+
+
+def _header(beginning: bytes) -> dict[str, Any]:
     """The header of a safetensors file: its length in 8 bytes, then JSON."""
-    with path.open("rb") as file:
-        start = file.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if not 0 < length <= _MAX_HEADER_BYTES:
-            raise InvalidAdapter("it is no safetensors file")
-        try:
-            header = json.loads(file.read(length))
-        except (ValueError, RecursionError) as error:
-            raise InvalidAdapter("its header is no JSON") from error
+    length = struct.unpack("<Q", beginning[:8])[0] if len(beginning) >= 8 else 0
+    if not 0 < length <= _MAX_HEADER_BYTES:
+        raise InvalidAdapter("it is no safetensors file")
+    try:
+        header = json.loads(beginning[8 : 8 + length])
+    except (ValueError, RecursionError) as error:
+        raise InvalidAdapter("its header is no JSON") from error
     if not isinstance(header, dict):
         raise InvalidAdapter("its header is no JSON object")
     header.pop("__metadata__", None)
     return header
+
+
+def _written(configuration: dict[str, Any]) -> bytes:
+    return json.dumps(configuration, indent=2).encode()
 
 
 def _configuration(header: dict[str, Any], base_model: str) -> dict[str, Any]:

@@ -14,12 +14,22 @@ from llmariner.identifiers import new_id
 from llmariner.platform.database import WriteSession
 from llmariner.platform.events import outbox
 
-__all__ = ["CHANGE_REQUESTED", "CREATED", "PROGRESSED", "STATUS_CHANGED", "add_job_event", "add_message", "add_metrics"]
+__all__ = [
+    "CHANGE_REQUESTED",
+    "CREATED",
+    "PROGRESSED",
+    "STATUS_CHANGED",
+    "TRACKING_REQUESTED",
+    "add_job_event",
+    "add_message",
+    "add_metrics",
+]
 
 CREATED = "ai.llmariner.fine_tuning_job.created.v1"
 STATUS_CHANGED = "ai.llmariner.fine_tuning_job.status_changed.v1"
 PROGRESSED = "ai.llmariner.fine_tuning_job.progressed.v1"
 CHANGE_REQUESTED = "ai.llmariner.fine_tuning_job.change_requested.v1"
+TRACKING_REQUESTED = "ai.llmariner.fine_tuning_job.tracking_requested.v1"
 
 
 def add_job_event(session: WriteSession, type_: str, job: Row[Any], **fields: Any) -> None:
@@ -28,9 +38,12 @@ def add_job_event(session: WriteSession, type_: str, job: Row[Any], **fields: An
     outbox.add(session, type_, f"fine_tuning_jobs/{job.id}", {"id": job.id, **fields, **owner})
 
 
-def add_message(session: WriteSession, job: Row[Any], message: str, level: str = "info") -> None:
+def add_message(
+    session: WriteSession, job: Row[Any], message: str, level: str = "info", data: Mapping[str, str] | None = None
+) -> None:
     """Add a message to the job's list of events."""
-    session.add(fine_tuning_events, **_place(job), level=level, message=message, step=None, data="{}")
+    said = json.dumps(dict(data or {}))
+    session.add(fine_tuning_events, **_place(job), level=level, message=message, step=None, data=said)
 
 
 def add_metrics(session: WriteSession, job: Row[Any], step: int, metrics: Mapping[str, float], total: int) -> None:

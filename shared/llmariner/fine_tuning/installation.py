@@ -11,16 +11,19 @@ from llmariner.models.registry import ModelRegistry
 from llmariner.platform.database import Database
 from llmariner.platform.jobs import Jobs
 from llmariner.settings import Secret
+from llmariner.tracking_settings import TrackingSettings
 
 if TYPE_CHECKING:
     from llmariner.files.files import Files
     from llmariner.files.links import FileLinks
     from llmariner.files.upload_links import UploadLinks
+    from llmariner.fine_tuning.credentials import Credentials
     from llmariner.fine_tuning.event_feed import EventFeed
     from llmariner.fine_tuning.history import JobHistory
     from llmariner.fine_tuning.jobs import FineTuningJobs
     from llmariner.fine_tuning.permissions import CheckpointPermissions
     from llmariner.fine_tuning.reconciler import FineTuningReconciler
+    from llmariner.fine_tuning.tracked_runs import TrackedRuns
     from llmariner.fine_tuning.worker_tokens import WorkerTokens
     from llmariner.fine_tuning.workers import WorkerAddresses, Workers
 
@@ -44,6 +47,7 @@ class FineTuning:
         files: Callable[[], Files],
         links: Callable[[], tuple[FileLinks, UploadLinks]],
         url: str,
+        tracking: TrackingSettings,
     ) -> None:
         self._database = database
         self._registry = registry
@@ -53,13 +57,14 @@ class FineTuning:
         self._files = files
         self._links = links
         self._url = url.rstrip("/")
+        self._tracking = tracking
 
     @property
     def jobs(self) -> FineTuningJobs:
         """The jobs of projects."""
         from llmariner.fine_tuning.jobs import FineTuningJobs
 
-        return FineTuningJobs(self._database, self._settings, self._registry, self._jobs)
+        return FineTuningJobs(self._database, self._settings, self._registry, self._jobs, self._tracking)
 
     @property
     def history(self) -> JobHistory:
@@ -81,6 +86,21 @@ class FineTuning:
         from llmariner.fine_tuning.permissions import CheckpointPermissions
 
         return CheckpointPermissions(self._database, self._registry)
+
+    @property
+    def credentials(self) -> Credentials:
+        """Credentials of projects for tracking servers."""
+        from llmariner.fine_tuning.credentials import Credentials
+
+        return Credentials(self._database, self._tracking, self._secrets)
+
+    @property
+    def tracked_runs(self) -> TrackedRuns:
+        """Sends the metrics of jobs to their integrations."""
+        from llmariner.fine_tuning.tracked_runs import TrackedRuns
+        from llmariner.platform.trackers.adapters import make_tracker
+
+        return TrackedRuns(self._database, self._registry, self._files, self.credentials, self._tracking, make_tracker)
 
     @property
     def worker_tokens(self) -> WorkerTokens:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -13,6 +13,7 @@ from sqlalchemy import Row
 
 from llmariner.errors import InvalidRequest
 from llmariner.fine_tuning.hyperparameters import Hyperparameters, Method, RequestedHyperparameters
+from llmariner.fine_tuning.integrations import Integration
 from llmariner.platform.jobs import JobStatus, Phase
 
 __all__ = ["FineTuningJob", "NewFineTuningJob", "Stage", "Status"]
@@ -66,7 +67,7 @@ class NewFineTuningJob:
     suffix: str | None = None
     seed: int | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
-    integrations: tuple[str, ...] = ()
+    integrations: tuple[Integration, ...] = ()
     gpu_count: int = 0
     worker_count: int = 1
     training_type: str = "lora"
@@ -161,13 +162,6 @@ class NewFineTuningJob:
                 param="resources.gpu_count",
                 code="no_gpu",
             )
-        if self.integrations:
-            raise InvalidRequest(
-                f"The integration '{self.integrations[0][:64]}' is not available: read the metrics from the job's events "
-                "and its result file.",
-                param="integrations",
-                code="unsupported_integration",
-            )
 
 
 @dataclass(frozen=True)
@@ -192,6 +186,7 @@ class FineTuningJob:
     seed: int
     suffix: str | None
     metadata: Mapping[str, str]
+    integrations: Sequence[Integration]
     status: Status
     error_code: str | None
     error_param: str | None
@@ -228,6 +223,7 @@ class FineTuningJob:
             else Hyperparameters(**json.loads(row.hyperparameters)),
             "metadata": json.loads(row.metadata),
             "worker_count": row.worker_count or 1,
+            "integrations": [Integration(**each) for each in json.loads(row.integrations or "[]")],
         }
         waits = live is not None and live.phase is Phase.QUEUED
         in_line = {"place": live.place, "reason": live.reason} if live is not None and waits else {}

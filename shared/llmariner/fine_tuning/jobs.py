@@ -7,6 +7,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, Select, delete, func, or_, select, update
@@ -18,6 +19,7 @@ from llmariner.files.quotas import lock_usage
 from llmariner.files.tables import files
 from llmariner.fine_tuning.charges import check_budgets, tokens_of_job
 from llmariner.fine_tuning.events import CHANGE_REQUESTED, CREATED, STATUS_CHANGED, add_job_event, add_message
+from llmariner.fine_tuning.integrations import add_runs, check_integrations, request_tracking
 from llmariner.fine_tuning.job import FineTuningJob, NewFineTuningJob, Stage, Status
 from llmariner.fine_tuning.tables import fine_tuning_files, fine_tuning_jobs, fine_tuning_metadata
 from llmariner.identifiers import new_id
@@ -28,6 +30,7 @@ from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.platform.jobs import Jobs, JobStatus
 from llmariner.tenancy.principal import Caller, KeyOwner
 from llmariner.tenancy.tables import organizations, projects
+from llmariner.tracking_settings import TrackingSettings
 
 __all__ = ["FineTuningJobs", "change_status", "end_job", "load_job", "port_id", "request_change", "select_jobs"]
 
@@ -44,12 +47,18 @@ class FineTuningJobs:
     """
 
     def __init__(
-        self, database: Database, settings: JobSettings, registry: ModelRegistry, jobs: Callable[[], Jobs]
+        self,
+        database: Database,
+        settings: JobSettings,
+        registry: ModelRegistry,
+        jobs: Callable[[], Jobs],
+        tracking: TrackingSettings,
     ) -> None:
         self._database = database
         self._settings = settings
         self._registry = registry
         self._jobs = jobs
+        self._tracking = tracking
 
     def create(self, caller: Caller, new: NewFineTuningJob) -> FineTuningJob:
         """Create a job, whose files are checked next.
@@ -70,6 +79,7 @@ class FineTuningJobs:
             used = [each for each in (new.training_file, new.validation_file) if each is not None]
             self._check_files(session, owner.project_id, new)
             self._check_number(session, owner.project_id)
+            check_integrations(session, owner.project_id, new.integrations, self._tracking)
             session.add(fine_tuning_jobs, **_row(session, caller, job_id, new, model))
             place = {"project_id": owner.project_id, "organization_id": owner.organization_id}
             for file_id in used:
@@ -77,6 +87,7 @@ class FineTuningJobs:
             for name, value in new.metadata.items():
                 session.add(fine_tuning_metadata, job_id=job_id, name=name, value=value, **place)
             job = load_job(session, owner.project_id, job_id)
+            add_runs(session, job, self._tracking)
             add_job_event(session, CREATED, job, model=new.model)
             request_change(session, job)
             add_message(session, job, f"Created fine-tuning job: {job_id}")
@@ -293,6 +304,7 @@ def change_status(session: WriteSession, job: Row[Any], status: Status, **values
     if status is Status.FAILED:
         error = {name: values.get(f"error_{name}") for name in ("code", "message", "param")}
     add_job_event(session, STATUS_CHANGED, job, status=status.value, error=error)
+    request_tracking(session, job)
 
 
 def end_job(session: WriteSession, job: Row[Any], status: Status, **values: Any) -> None:
@@ -340,6 +352,7 @@ def _row(session: ReadSession, caller: Caller, job_id: str, new: NewFineTuningJo
         "suffix": new.suffix,
         "worker_count": new.worker_count,
         "metadata": json.dumps(dict(new.metadata)),
+        "integrations": json.dumps([asdict(each) for each in new.integrations]) if new.integrations else None,
         "status": Status.VALIDATING_FILES.value,
         "stage": Stage.CHECK.value,
         "output_model": _output_name(session, owner, model.name, new.suffix, job_id),

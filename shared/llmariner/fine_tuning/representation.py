@@ -39,7 +39,7 @@ def job_object(job: FineTuningJob) -> dict[str, Any]:
         "training_file": job.training_file,
         "validation_file": job.validation_file,
         "estimated_finish": _estimated_finish(job),
-        "integrations": [],
+        "integrations": [each.to_json() for each in job.integrations],
         "metadata": dict(job.metadata),
         "method": {"type": job.method.value, job.method.value: {"hyperparameters": hyperparameters}},
         "suffix": job.suffix,

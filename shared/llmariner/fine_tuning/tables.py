@@ -25,11 +25,13 @@ from llmariner.platform.database.sanitized_text import SanitizedText
 
 __all__ = [
     "fine_tuning_checkpoints",
+    "fine_tuning_credentials",
     "fine_tuning_events",
     "fine_tuning_files",
     "fine_tuning_jobs",
     "fine_tuning_metadata",
     "fine_tuning_permissions",
+    "fine_tuning_runs",
 ]
 
 fine_tuning_jobs = Table(
@@ -56,6 +58,8 @@ fine_tuning_jobs = Table(
     Column("seed", BigInteger, nullable=False),
     Column("suffix", String(64)),
     Column("metadata", Text, nullable=False),
+    # A JSON list of types and settings. NULL: none.
+    Column("integrations", Text),
     # validating_files, queued, running, paused, succeeded, failed, cancelled.
     Column("status", String(16), nullable=False),
     Column("error_code", String(64)),
@@ -177,4 +181,55 @@ fine_tuning_permissions = Table(
     Column("created_at", BigInteger, nullable=False),
     Index("ix_fine_tuning_permissions_model", "organization_id", "model", "id"),
     UniqueConstraint("model", "project_id", name="uq_fine_tuning_permissions_project"),
+)
+
+# The run of each integration of a job, at a tracking server.
+fine_tuning_runs = Table(
+    "fine_tuning_runs",
+    metadata,
+    Column("job_id", String(64), ForeignKey("fine_tuning_jobs.id", ondelete="CASCADE"), primary_key=True),
+    # The place of the integration in the job's list.
+    Column("number", Integer, primary_key=True),
+    Column("organization_id", String(64), nullable=False),
+    Column("project_id", String(64), nullable=False),
+    Column("type", String(16), nullable=False),
+    Column("server", String(256), nullable=False),
+    # active, ended, failed.
+    Column("state", String(16), nullable=False),
+    # As the server has it. NULL: it has not begun.
+    Column("run_id", String(256)),
+    Column("run_url", String(1024)),
+    Column("run_place", String(1024)),
+    # The last step that was sent, and how many were.
+    Column("sent_step", BigInteger, nullable=False),
+    Column("sent_points", BigInteger, nullable=False),
+    # Requests to send what happened, and how many of them were served.
+    Column("requested", BigInteger, nullable=False),
+    Column("served", BigInteger, nullable=False),
+    # When the last request was sent; until when a process serves it.
+    Column("asked_at", Float, nullable=False),
+    Column("leased_until", Float, nullable=False),
+    # The next attempt after a failed one; failed attempts in a row, and since when.
+    Column("retry_at", Float, nullable=False),
+    Column("failures", Integer, nullable=False),
+    Column("failing_since", Float),
+    Index("ix_fine_tuning_runs_state", "state", "retry_at"),
+)
+
+fine_tuning_credentials = Table(
+    "fine_tuning_credentials",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("organization_id", String(64), nullable=False),
+    Column("project_id", String(64), nullable=False),
+    Column("type", String(16), nullable=False),
+    Column("server", String(256), nullable=False),
+    Column("username", String(256)),
+    # Encrypted; and which of the installation's keys encrypted it.
+    Column("sealed", Text, nullable=False),
+    Column("key_id", String(16), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Index("ix_fine_tuning_credentials_key_id", "key_id"),
+    UniqueConstraint("project_id", "type", "server", name="uq_fine_tuning_credentials_server"),
 )

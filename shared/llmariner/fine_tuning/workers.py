@@ -15,6 +15,7 @@ from llmariner.errors import Conflict, InvalidRequest, ModelNotFound
 from llmariner.files.files import Files
 from llmariner.files.links import FileLinks
 from llmariner.files.upload_links import UploadLinks
+from llmariner.fine_tuning.integrations import request_tracking
 from llmariner.fine_tuning.job import Stage
 from llmariner.fine_tuning.records import MAX_RECORDS, count_of, text_of
 from llmariner.fine_tuning.reports import apply_record, charge_report, checkpoint_name, stops_early, tell_progress
@@ -127,6 +128,7 @@ class Workers:
                 self._results.check_own(session, job, text_of(record, "file_id", 64))
             apply_record(session, job, record)
         tell_progress(session, before, records)
+        request_tracking(session, before)
         charge_report(session, before, records)  # last, since it locks budgets, for which gateways wait
 
     def _register(self, worker: Worker, record: Mapping[str, Any]) -> None:

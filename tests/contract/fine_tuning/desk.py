@@ -18,13 +18,15 @@ from llmariner.platform.database import Database
 from llmariner.platform.events.tables import events
 from llmariner.platform.jobs import Jobs
 from llmariner.tenancy.principal import KeyOwner
+from llmariner.tracking_settings import TrackingSettings
 
 from ..batch_jobs.scripted_jobs import ScriptedJobs
 from ..stored_files import Shelf
 
-__all__ = ["BASE", "FineTuningDesk", "add_base_model"]
+__all__ = ["BASE", "NO_TRACKING", "FineTuningDesk", "add_base_model"]
 
 BASE = "smol"
+NO_TRACKING = TrackingSettings()
 
 
 def add_base_model(registry: ModelRegistry, model_id: str = BASE, **fields: Any) -> None:
@@ -36,7 +38,9 @@ def add_base_model(registry: ModelRegistry, model_id: str = BASE, **fields: Any)
 class FineTuningDesk:
     """See the module. `model` must be registered by the test."""
 
-    def __init__(self, database: Database, owner: KeyOwner, **settings: Any) -> None:
+    def __init__(
+        self, database: Database, owner: KeyOwner, tracking: TrackingSettings = NO_TRACKING, **settings: Any
+    ) -> None:
         self.database = database
         self.shelf = Shelf(database, owner)
         self.caller = self.shelf.caller
@@ -44,7 +48,10 @@ class FineTuningDesk:
         self.registry = ModelRegistry(database)
         self.scripted = ScriptedJobs()
         self.port: Jobs | None = self.scripted
-        self.jobs = FineTuningJobs(database, replace(JobSettings(), **settings), self.registry, self.running_jobs)
+        self.tracking = tracking
+        self.jobs = FineTuningJobs(
+            database, replace(JobSettings(), **settings), self.registry, self.running_jobs, self.tracking
+        )
         self.history = JobHistory(database)
 
     def running_jobs(self) -> Jobs:

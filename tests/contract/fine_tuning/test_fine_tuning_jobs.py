@@ -11,6 +11,7 @@ from llmariner.errors import Conflict, InvalidRequest, ModelNotFound, NotFound, 
 from llmariner.files.file import file_from_row
 from llmariner.files.tables import files
 from llmariner.fine_tuning.hyperparameters import RequestedHyperparameters
+from llmariner.fine_tuning.integrations import Integration
 from llmariner.fine_tuning.job import Status
 from llmariner.fine_tuning.references import FineTuningReferences
 from llmariner.fine_tuning.tables import fine_tuning_jobs
@@ -63,7 +64,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str | None]] = {
     "a NUL in a value": ({"metadata": {"k": "\0"}}, "metadata", None),
     "a GPU": ({"gpu_count": 1}, "resources.gpu_count", "no_gpu"),
     "negative GPUs": ({"gpu_count": -1}, "resources.gpu_count", None),
-    "an integration": ({"integrations": ("wandb",)}, "integrations", "unsupported_integration"),
+    "an integration": (
+        {"integrations": (Integration("wandb", {"project": "p"}),)},
+        "integrations",
+        "unsupported_integration",
+    ),
 }
 
 

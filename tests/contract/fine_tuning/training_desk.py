@@ -17,6 +17,7 @@ from llmariner.files.purposes import Purpose
 from llmariner.files.upload_links import UploadLinks
 from llmariner.fine_tuning.hyperparameters import RequestedHyperparameters
 from llmariner.fine_tuning.installation import FineTuning
+from llmariner.fine_tuning.integrations import Integration
 from llmariner.fine_tuning.job import FineTuningJob
 from llmariner.fine_tuning.references import FineTuningReferences
 from llmariner.fine_tuning.worker_tokens import Worker
@@ -26,9 +27,10 @@ from llmariner.platform.database import Database
 from llmariner.platform.objects.folder import FolderObjects
 from llmariner.settings import Secret
 from llmariner.tenancy.principal import KeyOwner
+from llmariner.tracking_settings import TrackingSettings
 from llmariner.usage.tables import prices
 
-from .desk import FineTuningDesk, add_base_model
+from .desk import NO_TRACKING, FineTuningDesk, add_base_model
 
 __all__ = ["ROWS", "TrainingDesk", "emit_fine_tuning_events", "jsonl", "put_training_price", "step"]
 
@@ -61,8 +63,10 @@ def step(number: int, **fields: Any) -> dict[str, Any]:
 class TrainingDesk(FineTuningDesk):
     """See the module. Times and places are those of a test; the base model is registered."""
 
-    def __init__(self, database: Database, owner: KeyOwner, folder: Path) -> None:
-        super().__init__(database, owner)
+    def __init__(
+        self, database: Database, owner: KeyOwner, folder: Path, tracking: TrackingSettings = NO_TRACKING
+    ) -> None:
+        super().__init__(database, owner, tracking)
         self.owner = owner
         self.files = Files(database, FolderObjects(folder), FileSettings(), (FineTuningReferences(),))
         self.links = FileLinks(database, self.files, [SECRET])
@@ -76,6 +80,7 @@ class TrainingDesk(FineTuningDesk):
             files=lambda: self.files,
             links=lambda: (self.links, self.upload_links),
             url="http://platform",
+            tracking=tracking,
         )
         add_base_model(self.registry)
 
@@ -127,9 +132,9 @@ class TrainingDesk(FineTuningDesk):
             incoming.write(content)
             return self.files.save(self.owner, link.terms.new, incoming).id
 
-    def finish(self, job_id: str, attempt: int = 1) -> FineTuningJob:
+    def finish(self, job_id: str, attempt: int = 1, *, adapter_content: bytes = b"") -> FineTuningJob:
         """The job after its process trained to the end and its model was loaded."""
-        adapter = self.result(job_id, attempt, "adapter", f"adapter {job_id}".encode())
+        adapter = self.result(job_id, attempt, "adapter", adapter_content or f"adapter {job_id}".encode())
         self.report(job_id, attempt, step(6), {"type": "checkpoint", "step": 6, "file_id": adapter})
         metrics = self.result(job_id, attempt, "metrics", b"step,train_loss\n")
         self.report(job_id, attempt, {"type": "finished", "step": 6, "trained_tokens": 60, "file_id": metrics})
@@ -143,7 +148,7 @@ class TrainingDesk(FineTuningDesk):
 
 def emit_fine_tuning_events(database: Database, owner: KeyOwner, folder: Path) -> None:
     """Make every event of fine-tuning jobs happen."""
-    desk = TrainingDesk(database, owner, folder)
-    job_id = desk.start()
+    desk = TrainingDesk(database, owner, folder, TrackingSettings(mlflow_servers=("http://127.0.0.1:9",)))
+    job_id = desk.start(integrations=(Integration("mlflow", {"experiment": "e"}),))
     desk.report(desk.training(), 1, step(1))
     desk.report(job_id, 0, {"type": "invalid", "file": "training_file", "line": 3, "message": "it has 9000 tokens"})

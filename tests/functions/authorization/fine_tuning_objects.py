@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from llmariner.files.tables import files
-from llmariner.fine_tuning.tables import fine_tuning_checkpoints, fine_tuning_jobs, fine_tuning_permissions
+from llmariner.fine_tuning.tables import (
+    fine_tuning_checkpoints,
+    fine_tuning_credentials,
+    fine_tuning_jobs,
+    fine_tuning_permissions,
+)
 from llmariner.models.model import NewModel, SourceRepository, Task
 from llmariner.tenancy.principal import KeyOwner
 from llmariner.tenancy.tables import projects
@@ -13,7 +18,7 @@ from .objects import list_of_100, model
 from .route_calls import RouteCall
 from .world import Tenant, World
 
-__all__ = ["FINE_TUNING_OBJECTS", "fine_tuning_job"]
+__all__ = ["FINE_TUNING_OBJECTS", "fine_tuning_credential", "fine_tuning_job"]
 
 
 def fine_tuning_job(world: World, tenant: Tenant) -> str:
@@ -92,9 +97,29 @@ def a_permission(world: World, tenant: Tenant) -> RouteCall:
     return RouteCall({"id:path": name, "permission_id": id_})
 
 
+def a_new_credential(world: World, tenant: Tenant) -> RouteCall:
+    """A credential for the server of the installation."""
+    return RouteCall(body={"type": "mlflow", "secret": "s"})
+
+
+def fine_tuning_credential(world: World, tenant: Tenant) -> str:
+    """The id of a new credential of the tenant's project."""
+    id_ = f"ftcred_{tenant.tag}-{world.number()}"
+    place = {"organization_id": tenant.organization_id, "project_id": tenant.project_id}
+    row = {"id": id_, "type": "mlflow", "server": f"http://{id_}", "sealed": "", "key_id": "", "username": None}
+    world.add(fine_tuning_credentials, **row, **place, created_at=1, updated_at=1)
+    return id_
+
+
+def a_credential(world: World, tenant: Tenant) -> RouteCall:
+    """A credential of the tenant's project."""
+    return RouteCall({"id": fine_tuning_credential(world, tenant)})
+
+
 _PERMISSIONS = "/v1/fine_tuning/checkpoints/{id:path}/permissions"
 _JOB = "/v1/fine_tuning/jobs/{id}"
 _WORKER = "/v1/fine_tuning/workers/{id}"
+_CREDENTIALS = "/v1/fine_tuning/credentials"
 FINE_TUNING_OBJECTS = {
     "GET /v1/fine_tuning/jobs": list_of_100,
     "POST /v1/fine_tuning/jobs": a_new_job,
@@ -107,6 +132,9 @@ FINE_TUNING_OBJECTS = {
     f"GET {_PERMISSIONS}": a_checkpoint,
     f"POST {_PERMISSIONS}": a_new_permission,
     f"DELETE {_PERMISSIONS}/{{permission_id}}": a_permission,
+    f"GET {_CREDENTIALS}": list_of_100,
+    f"POST {_CREDENTIALS}": a_new_credential,
+    f"DELETE {_CREDENTIALS}/{{id}}": a_credential,
     f"GET {_WORKER}/plan": a_job,
     f"POST {_WORKER}/reports": a_report,
     f"POST {_WORKER}/uploads": a_result,

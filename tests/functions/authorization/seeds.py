@@ -12,7 +12,7 @@ from llmariner.usage.tables import prices
 
 from .batch_job_objects import batch_job
 from .files import a_file
-from .fine_tuning_objects import fine_tuning_job
+from .fine_tuning_objects import fine_tuning_credential, fine_tuning_job
 from .objects import an_alert, an_event, model
 from .vector_store_objects import vector_store
 from .world import Tenant, World
@@ -36,6 +36,7 @@ def seed(world: World) -> None:
         vector_store(world, tenant)
         batch_job(world, tenant)
         fine_tuning_job(world, tenant)
+        fine_tuning_credential(world, tenant)
         an_event(world, tenant)
         with world.database.write() as session:
             add_audit(

@@ -7,11 +7,14 @@ from typing import Any, Literal
 from pydantic import Field
 
 from llmariner.errors import InvalidRequest
+from llmariner.fine_tuning.credentials import NewCredential
 from llmariner.fine_tuning.hyperparameters import RequestedHyperparameters
+from llmariner.fine_tuning.integrations import Integration
 from llmariner.fine_tuning.job import NewFineTuningJob
 from llmariner.http.schemas.bodies import Body
+from llmariner.settings import Secret
 
-__all__ = ["CreateCheckpointPermissions", "CreateFineTuningJob", "UploadResult", "WorkerReport"]
+__all__ = ["CreateCheckpointPermissions", "CreateFineTuningJob", "PutCredential", "UploadResult", "WorkerReport"]
 
 Auto = Literal["auto"]
 _GPU_METADATA = "resources.gpu"
@@ -48,11 +51,42 @@ class _Method(Body):
     reinforcement: dict[str, Any] | None = None
 
 
+class _Wandb(Body):
+    """Weights & Biases, as OpenAI has it."""
+
+    project: str
+    name: str | None = None
+    entity: str | None = None
+    tags: list[str] | None = None
+
+
+class _Mlflow(Body):
+    """MLflow. `tracking_uri`: one of the installation's servers; None: its first."""
+
+    experiment: str
+    run_name: str | None = None
+    tags: dict[str, str] | None = None
+    tracking_uri: str | None = None
+
+
 class _Integration(Body):
-    """A service that is notified of the job."""
+    """A service that gets the metrics of the job."""
 
     type: str
-    wandb: dict[str, Any] | None = None
+    wandb: _Wandb | None = None
+    mlflow: _Mlflow | None = None
+
+    def to_integration(self, where: str) -> Integration:
+        """The integration. InvalidRequest unless exactly the settings of its type are there. `where`: its field."""
+        said = {name: value for name in ("wandb", "mlflow") if (value := getattr(self, name)) is not None}
+        if self.type in ("wandb", "mlflow") and list(said) != [self.type]:
+            raise InvalidRequest(
+                f"An integration of the type '{self.type}' has its settings in '{self.type}', and no others.",
+                param=f"{where}.{self.type}",
+                code="invalid_value",
+            )
+        settings = {} if self.type not in said else said[self.type].model_dump(exclude_none=True)
+        return Integration(self.type, settings)
 
 
 class _Resources(Body):
@@ -100,7 +134,9 @@ class CreateFineTuningJob(Body):
             worker_count=1 if self.resources is None else self.resources.worker_count,
             training_type="lora" if self.training_type is None else self.training_type.type.lower(),
             metadata=metadata,
-            integrations=tuple(each.type for each in self.integrations or ()),
+            integrations=tuple(
+                each.to_integration(f"integrations[{number}]") for number, each in enumerate(self.integrations or ())
+            ),
             where=where,
         )
 
@@ -132,6 +168,19 @@ class CreateFineTuningJob(Body):
         if not (text.isascii() and text.isdigit() and len(text) < 8):
             raise InvalidRequest(f"The metadata '{_GPU_METADATA}' must be a number of GPUs.", param="metadata")
         return int(text)
+
+
+class PutCredential(Body):
+    """POST /v1/fine_tuning/credentials."""
+
+    type: str
+    secret: str
+    server: str | None = None
+    username: str | None = None
+
+    def to_new(self) -> NewCredential:
+        """The credential to set."""
+        return NewCredential(self.type, Secret(self.secret), self.server, self.username)
 
 
 class CreateCheckpointPermissions(Body):
