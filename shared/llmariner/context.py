@@ -370,7 +370,8 @@ class Context:
         """Makes what runs jobs do what batch jobs ask for."""
         from llmariner.batch_jobs.reconciler import Reconciler
 
-        return Reconciler(self.database, lambda: self.jobs, lambda: self.files)
+        network = JobSettings.load(self.env).network
+        return Reconciler(self.database, lambda: self.jobs, lambda: self.files, network=network)
 
     @property
     def fine_tuning_processes(self) -> Jobs:

@@ -51,6 +51,9 @@ class JobSettings:
     disk_bytes: int = 4 * _GIB
     """`LLMARINER_JOB_DISK_GIB`: size of all files of a job."""
 
+    network: bool = True
+    """`LLMARINER_JOB_NETWORK`: `machine`: commands of batch jobs reach what it reaches; `none`: only themselves."""
+
     seconds: float = 86_400.0
     """`LLMARINER_JOB_SECONDS`: how long a job may run."""
 
@@ -78,7 +81,11 @@ class JobSettings:
         cpu = env.get("LLMARINER_JOB_CPU") or cls.cpu
         if not _CPU.fullmatch(cpu):
             raise ValueError(f"LLMARINER_JOB_CPU must be a number of cores such as 2 or 500m, not {cpu!r}.")
+        network = env.get("LLMARINER_JOB_NETWORK", "") or "machine"
+        if network not in ("machine", "none"):
+            raise ValueError(f"LLMARINER_JOB_NETWORK must be machine or none, not {network!r}.")
         return cls(
+            network=network == "machine",
             adapter=adapter,
             images=tuple(references if adapter == "kubernetes" else images),
             references=references,

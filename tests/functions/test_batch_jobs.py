@@ -218,6 +218,7 @@ def test_an_installation_without_jobs_says_what_starts_them(
         ("LLMARINER_JOB_IMAGES", "a,b/c"),
         ("LLMARINER_JOB_SLOTS", "0"),
         ("LLMARINER_JOB_SECONDS", "soon"),
+        ("LLMARINER_JOB_NETWORK", "some"),
         ("LLMARINER_JOB_DISK_GIB", "-1"),
     ],
 )

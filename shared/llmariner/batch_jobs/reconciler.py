@@ -39,10 +39,13 @@ class ProjectFiles(Protocol):
 
 
 class Reconciler:
-    """See the module. `jobs` and `files` raise Unavailable in an installation without them."""
+    """See the module. `jobs` and `files` raise Unavailable in an installation without them. `network`: as of `Job`."""
 
-    def __init__(self, database: Database, jobs: Callable[[], Jobs], files: Callable[[], ProjectFiles]) -> None:
+    def __init__(
+        self, database: Database, jobs: Callable[[], Jobs], files: Callable[[], ProjectFiles], *, network: bool = True
+    ) -> None:
         self._database = database
+        self._network = network
         self._jobs = jobs
         self._files = files
         self._reconciled_to = ""
@@ -115,7 +118,7 @@ class Reconciler:
         if missing := [each for each in ids if each not in found]:
             reason = f"The data file '{missing[0]}' expired before the job began."
             return JobStatus(Phase.FAILED, time.time(), code="data_file_unavailable", reason=reason)
-        return port.submit(_job(row, [found[each] for each in ids]))
+        return port.submit(_job(row, [found[each] for each in ids], network=self._network))
 
 
 def _reconcile_without_port(database: Database, row: Row[Any]) -> None:
@@ -217,7 +220,7 @@ def _delete_row(database: Database, job_id: str) -> None:
     database.transact(remove)
 
 
-def _job(row: Row[Any], files: Sequence[File]) -> Job:
+def _job(row: Row[Any], files: Sequence[File], *, network: bool) -> Job:
     scripts = {name: base64.b64decode(content) for name, content in json.loads(row.scripts).items()}
     return Job(
         id=row.id,
@@ -230,4 +233,5 @@ def _job(row: Row[Any], files: Sequence[File]) -> Job:
         scripts=scripts,
         data_files=tuple(DataFile(each.id, each.filename, each.size_bytes) for each in files),
         backoff_limit=row.backoff_limit,
+        network=network,
     )

@@ -50,7 +50,8 @@ class Job:
     `brief`: a step of the platform's own that takes a minute or so and little memory, for which nobody should wait for
     hours: it has a line of its own.
     `image`: the name of an image of the installation; `gpu_count`: of each of `worker_count` workers, which begin together.
-    On one machine it runs without image and GPU, as one worker.
+    On one machine it runs without image and GPU, as one worker. `network`: False where it may reach only itself, which
+    holds on one machine.
     """
 
     id: str
@@ -65,6 +66,7 @@ class Job:
     image: str = ""
     gpu_count: int = 0
     worker_count: int = 1
+    network: bool = True
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import time
 from pathlib import Path
 
@@ -15,8 +16,9 @@ from llmariner.platform.jobs.local_processes.disk_usage import NotMeasurable, us
 from llmariner.platform.jobs.local_processes.job_folder import JobFolder
 from llmariner.platform.jobs.local_processes.output_log import OutputLog, read_log
 from llmariner.platform.jobs.local_processes.settings import readable_folders
+from llmariner.platform.jobs.local_processes.socket_scope import has_socket_scopes
 
-from .conftest import Memory, output, process_jobs, wait_for_end, wait_for_output, wait_for_phase
+from .conftest import Memory, output, process_jobs, run, wait_for_end, wait_for_output, wait_for_phase
 
 SLEEP = "echo began; sleep 1000"
 
@@ -216,6 +218,51 @@ threading.Thread(target=print, args=("a thread",)).start()
         *(f"{name} Function not implemented" for name in ("clone3", "memfd", "shm", "msg", "keyctl")),
         "a thread",
     ]
+
+
+_SOCKETS = """import socket, sys
+def attempt(what, family, address, kind):
+    with socket.socket(family, kind) as each:
+        try:
+            print(what, each.connect(address) or "reached", flush=True)
+        except OSError as error:
+            print(what, error.strerror, flush=True)
+def serve(family, address):
+    server = socket.socket(family)
+    server.bind(address)
+    server.listen()
+    return server
+own = serve(socket.AF_UNIX, "\\0job-own"), serve(socket.AF_INET, ("127.0.0.1", 0))
+attempt("own abstract", socket.AF_UNIX, "\\0job-own", socket.SOCK_STREAM)
+attempt("own port", socket.AF_INET, own[1].getsockname(), socket.SOCK_STREAM)
+attempt("abstract", socket.AF_UNIX, "\\0" + sys.argv[1], socket.SOCK_STREAM)
+attempt("port", socket.AF_INET, ("127.0.0.1", int(sys.argv[2])), socket.SOCK_STREAM)
+"""
+
+
+@pytest.mark.parametrize("network", [True, False])
+def test_a_job_reaches_no_sockets_of_the_machine_that_it_must_not(processes: ProcessJobs, network: bool) -> None:
+    name = f"of-the-machine-{os.getpid()}-{network}"
+    with socket.socket(socket.AF_UNIX) as abstract, socket.socket(socket.AF_INET) as port:
+        abstract.bind(f"\0{name}")
+        port.bind(("127.0.0.1", 0))
+        abstract.listen()
+        port.listen()
+        program = f"python3 scripts/try.py {name} {port.getsockname()[1]}"
+        scripts = {"try.py": _SOCKETS.encode()}
+        command = f"{program}; echo begun; sleep 1000"
+        processes.submit(Job("bj-1", "proj_1", command, scripts=scripts, network=network))
+        wait_for_output(processes, "bj-1", "begun")
+        expected = ["own abstract reached", "own port reached"]
+        if network and not has_socket_scopes():
+            expected.append("abstract reached")
+        else:
+            expected.append(
+                "abstract Operation not permitted" if has_socket_scopes() else "abstract Connection refused"
+            )
+        expected.append("port reached" if network else "port Connection refused")
+        assert output(processes, "bj-1").splitlines()[:4] == expected
+        assert run(processes, "bj-1", program.split()).stdout.splitlines()[2:] == expected[2:]
 
 
 def test_of_an_interpreter_in_a_home_folder_only_its_own_folders_are_readable(tmp_path: Path) -> None:

@@ -72,6 +72,7 @@ class JobFolder:
             "readable_folders": list(job.readable_folders),
             "backoff_limit": job.backoff_limit,
             "brief": job.brief,
+            "network": job.network,
         }
         write_file(self.path / "job.json", json.dumps(document))
 
@@ -88,6 +89,7 @@ class JobFolder:
             readable_folders=tuple(document.get("readable_folders", ())),  # absent in what the release before wrote
             backoff_limit=document.get("backoff_limit", 0),
             brief=document.get("brief", False),
+            network=document.get("network", True),
         )
 
     @property

@@ -2,7 +2,7 @@
 
 The command's process 1 is a process of ours: when it ends, the kernel ends every process of the namespace, also those that
 were detached. It ends itself when its parent does. A command runs as a user without rights: as root we choose another user
-id, otherwise a user namespace gives our own id no rights outside. The network is the machine's.
+id, otherwise a user namespace gives our own id no rights outside.
 
 Only the standard library besides, since this runs in forks. Names of flags are those of `mount(2)` and `clone(2)`.
 """
@@ -11,24 +11,29 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import json
 import os
 import resource
 import select
 import signal
+import socket
+import struct
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from llmariner.platform.jobs.local_processes.socket_scope import enter_socket_scope
 from llmariner.platform.jobs.local_processes.system_calls import forbid_system_calls
 
 __all__ = ["Sandbox", "join", "spawn"]
 
 _CLONE_NEWNS, _CLONE_NEWUTS, _CLONE_NEWIPC = 0x00020000, 0x04000000, 0x08000000
 _CLONE_NEWUSER, _CLONE_NEWPID = 0x10000000, 0x20000000
-_NAMESPACES = _CLONE_NEWNS | _CLONE_NEWPID | _CLONE_NEWIPC | _CLONE_NEWUTS
+_CLONE_NEWNET = 0x40000000
+_SIOCSIFFLAGS, _IFF_UP = 0x8914, 1
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REMOUNT = 1, 2, 4, 8, 32
 _MS_BIND, _MS_REC, _MS_PRIVATE, _MS_RELATIME = 4096, 16384, 1 << 18, 1 << 21
 _ST_RELATIME = 4096
@@ -54,7 +59,7 @@ class Sandbox:
 
     `readable`: further folders that it may read, at the same paths, if they exist. `hidden`: folders that it must not see
     even where they are below those of the system. `user_id`: whom it runs as, where we are root. `shared_memory_bytes`:
-    size of /dev/shm.
+    size of /dev/shm. `network`: whether it has the machine's network, else one of its own that leads nowhere.
     """
 
     work: str
@@ -64,6 +69,7 @@ class Sandbox:
     user_id: int
     file_bytes: int
     shared_memory_bytes: int
+    network: bool
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -81,7 +87,7 @@ def spawn(sandbox: Sandbox, argv: Sequence[str], environment: dict[str, str], *,
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
-        _enter_namespaces()
+        _enter_namespaces(sandbox)
         _die_with_parent()
         if os.getppid() != parent:
             os._exit(1)
@@ -106,6 +112,9 @@ def _run_process_one(
         if select.select([reader], [], [], 0)[0]:  # the parent has ended before the call above
             os._exit(1)
         _build_root(sandbox)
+        if not sandbox.network:
+            _start_loopback()
+        enter_socket_scope()
         command = os.fork()
         if command == 0:
             streams = (os.open(os.devnull, os.O_RDONLY), output, output)
@@ -141,18 +150,19 @@ def join(
         return pid
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        _join_namespaces(spawned)
+        _join_namespaces(sandbox, spawned)
         if program := os.fork():
             status = _wait_or_kill(program, end)
             _tell(end, status=status)
             os._exit(0)
+        enter_socket_scope()
         _execute(sandbox, argv, environment, streams, end)
     except BaseException as error:
         _tell(end, error=f"{type(error).__name__}: {error}")
     os._exit(70)
 
 
-def _join_namespaces(spawned: int) -> None:
+def _join_namespaces(sandbox: Sandbox, spawned: int) -> None:
     """Enter the namespaces of a sandbox whose root directory is complete: its process 1 has begun the command."""
     deadline = time.monotonic() + _BEGIN_SECONDS
     while len(found := _children(spawned)) != 1 or not _children(found[0]):
@@ -163,8 +173,7 @@ def _join_namespaces(spawned: int) -> None:
     # Else it may be another process that has got the number: that is no child of `spawned`.
     if _children(spawned) != found:
         raise ProcessLookupError("the job has ended")
-    flags = _NAMESPACES if os.geteuid() == 0 else _NAMESPACES | _CLONE_NEWUSER
-    _check(_libc.setns(descriptor, flags), "setns")
+    _check(_libc.setns(descriptor, _namespaces(sandbox)), "setns")
 
 
 def _children(pid: int) -> list[int]:
@@ -180,9 +189,23 @@ def _wait_or_kill(pid: int, end: int) -> int:
     return os.waitpid(pid, 0)[1]
 
 
-def _enter_namespaces() -> None:
+def _namespaces(sandbox: Sandbox) -> int:
+    """The flags of the namespaces that a sandbox has of its own."""
+    flags = _CLONE_NEWNS | _CLONE_NEWPID | _CLONE_NEWIPC | _CLONE_NEWUTS
+    if os.geteuid() != 0:
+        flags |= _CLONE_NEWUSER
+    return flags if sandbox.network else flags | _CLONE_NEWNET
+
+
+def _start_loopback() -> None:
+    """Let processes of a new network reach each other at 127.0.0.1."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as each:
+        fcntl.ioctl(each, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _IFF_UP))
+
+
+def _enter_namespaces(sandbox: Sandbox) -> None:
     user, group = os.geteuid(), os.getegid()
-    _check(_libc.unshare(_NAMESPACES if user == 0 else _NAMESPACES | _CLONE_NEWUSER), "unshare")
+    _check(_libc.unshare(_namespaces(sandbox)), "unshare")
     if user != 0:
         Path("/proc/self/setgroups").write_text("deny")
         Path("/proc/self/uid_map").write_text(f"{_USER_ID} {user} 1")

@@ -120,6 +120,7 @@ class Supervisor:
             user_id=limits.user_id,
             file_bytes=limits.disk_bytes,
             shared_memory_bytes=limits.memory_bytes // 2,
+            network=job.network,
         )
 
     def _environment_of(self, job: Job) -> dict[str, str]:
