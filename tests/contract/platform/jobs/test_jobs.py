@@ -114,13 +114,13 @@ def test_a_queued_job_is_paused_and_resumed(jobs: Jobs) -> None:
 
 
 def test_a_running_job_is_paused_and_begins_from_its_start(processes: Jobs) -> None:
-    processes.submit(Job("bj-1", "proj_1", "echo began; ls; touch kept; sleep 1000", backoff_limit=1))
+    processes.submit(Job("bj-1", "proj_1", "ls; touch kept; echo began; sleep 1000", backoff_limit=1))
     wait_for_output(processes, "bj-1", "began")
     processes.pause("bj-1")
     paused = wait_for_phase(processes, "bj-1", Phase.PAUSED)
     assert (paused.restarts, paused.started_at) == (0, None), "a pause is no failure"
     processes.resume("bj-1")
-    wait_for_output(processes, "bj-1", "began\ndata\nscripts\ntmp\nbegan\ndata\nscripts\ntmp\n")
+    wait_for_output(processes, "bj-1", "data\nscripts\ntmp\nbegan\ndata\nscripts\ntmp\nbegan\n")
     processes.pause("bj-1")
     processes.resume("bj-1")
     wait_for_phase(processes, "bj-1", Phase.RUNNING)
