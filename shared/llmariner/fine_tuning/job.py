@@ -52,6 +52,13 @@ class Stage(StrEnum):
     TRAIN = "train"
 
 
+_STARTED: dict[Stage, str] = {
+    Stage.CHECK: "The tokens of its files are counted.",
+    Stage.TRAIN: "It has its turn, and loads its files and its model.",
+}
+"""Why a job waits whose process runs already."""
+
+
 @dataclass(frozen=True)
 class NewFineTuningJob:
     """A job to create. `method`: a text, since unknown ones are refused with a reason. `seed` None: a random one.
@@ -225,8 +232,11 @@ class FineTuningJob:
             "worker_count": row.worker_count or 1,
             "integrations": [Integration(**each) for each in json.loads(row.integrations or "[]")],
         }
-        waits = live is not None and live.phase is Phase.QUEUED
-        in_line = {"place": live.place, "reason": live.reason} if live is not None and waits else {}
+        in_line: dict[str, Any] = {}
+        if live is not None and live.phase is Phase.QUEUED:
+            in_line = {"place": live.place, "reason": live.reason}
+        elif live is not None and live.phase is Phase.RUNNING:
+            in_line = {"reason": _STARTED[Stage(row.stage)]}
         return cls(**{**fields, **decoded, **in_line})
 
     @property

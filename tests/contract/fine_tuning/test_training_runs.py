@@ -54,6 +54,7 @@ def test_a_job_goes_from_its_file_to_a_model(desk: TrainingDesk) -> None:
     plan = desk.tuning.workers.plan(desk.worker(job_id, 1))
     assert (plan["stage"], plan["n_epochs"], plan["checkpoint"]) == ("train", 8, None)
     desk.scripted.run(f"{job_id}-1")
+    assert (desk.get(job_id).place, desk.get(job_id).reason[:19]) == (None, "It has its turn, an")
     desk.report(job_id, 1, {"type": "training", "step": 0, "total_steps": 24}, step(1, valid_loss=3.0))
     assert (desk.get(job_id).status, desk.get(job_id).step) == (Status.RUNNING, 1)
     adapter = desk.result(job_id, 1, "adapter", b"adapter")
