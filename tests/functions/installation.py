@@ -63,6 +63,7 @@ class Installation:
             # Nothing listens there.
             "LLMARINER_MILVUS_URI": "http://127.0.0.1:9",
             "LLMARINER_MLFLOW_SERVERS": "http://127.0.0.1:9",
+            "LLMARINER_WANDB_SERVER": "http://127.0.0.1:9",
             # The tests use many invalid keys from one address.
             "LLMARINER_UNKNOWN_KEYS_PER_MINUTE": "1000000",
             "LLMARINER_SERVING_STATIC": f'{{"tiny": "{engine}", "vectors": "{engine}"}}',

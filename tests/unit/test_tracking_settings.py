@@ -14,6 +14,11 @@ def test_servers_are_urls_without_a_slash_at_the_end() -> None:
     loaded = TrackingSettings.load({NAME: "https://a.example/, http://b:5000/mlflow ,https://a.example"})
     assert loaded.servers("mlflow") == ("https://a.example", "http://b:5000/mlflow")
     assert loaded.servers("comet") == ()
+    assert loaded.servers("wandb") == ("https://api.wandb.ai",)
+    assert TrackingSettings.load({"LLMARINER_WANDB_SERVER": "https://w.example/"}).servers("wandb") == (
+        "https://w.example",
+    )
+    assert TrackingSettings.load({"LLMARINER_WANDB_SERVER": "off"}).servers("wandb") == ()
 
 
 @pytest.mark.parametrize(
@@ -28,6 +33,7 @@ def test_servers_are_urls_without_a_slash_at_the_end() -> None:
         "https://a:0",
         "https://a:x",
         "https://a/b c",
+        f"https://{'a' * 200}",
     ],
 )
 def test_anything_else_is_refused_by_name(url: str) -> None:

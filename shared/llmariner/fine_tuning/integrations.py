@@ -83,7 +83,7 @@ class Integration:
         if not servers:
             raise InvalidRequest(
                 f"This installation sends nothing to '{self.type}': read the metrics from the job's events and its result "
-                "file. An operator names servers with LLMARINER_MLFLOW_SERVERS.",
+                "file. An operator names servers with LLMARINER_MLFLOW_SERVERS or LLMARINER_WANDB_SERVER.",
                 param="integrations",
                 code="unsupported_integration",
             )

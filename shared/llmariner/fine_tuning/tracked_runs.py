@@ -129,7 +129,7 @@ class TrackedRuns:
             if time.monotonic() > until:
                 return False
         if job.status.is_final:
-            if job.status is Status.SUCCEEDED:
+            if job.status is Status.SUCCEEDED and tracker.takes_files:
                 self._upload(tracker, begun, job, run)
             tracker.end(begun, _OUTCOMES[job.status], job.finished_at or time.time(), sent)
             self._end(run, job)

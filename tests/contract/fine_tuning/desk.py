@@ -26,7 +26,7 @@ from ..stored_files import Shelf
 __all__ = ["BASE", "NO_TRACKING", "FineTuningDesk", "add_base_model"]
 
 BASE = "smol"
-NO_TRACKING = TrackingSettings()
+NO_TRACKING = TrackingSettings(wandb_server="")
 
 
 def add_base_model(registry: ModelRegistry, model_id: str = BASE, **fields: Any) -> None:

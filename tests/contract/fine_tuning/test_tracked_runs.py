@@ -47,6 +47,7 @@ class RecordingTracker:
     """A server that keeps what it gets. `fault` is raised by every call, or by those of one method."""
 
     max_points = 2
+    takes_files = True
 
     def __init__(self) -> None:
         self.credentials: list[tuple[str, Credential | None]] = []

@@ -68,6 +68,7 @@ REFUSED = {
         (400, {}, message("a\x1b[31m run\n was deleted" + "x" * 1000)),
         "it answers 400: a [31m run  was deleted",
     ),
+    "graphql": ((409, {}, b'{"errors": [{"message": "run was deleted"}]}'), "it answers 409: run was deleted"),
     "gone": ((404, {}, b"\xff" * 1000), "it answers 404"),
 }
 

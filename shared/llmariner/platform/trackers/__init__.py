@@ -97,6 +97,9 @@ class Tracker(Protocol):
     max_points: int
     """Points that one call of `log` may have."""
 
+    takes_files: bool
+    """Whether `upload` is offered."""
+
     def begin(self, run: NewRun) -> Run:
         """Begin a run with its parameters, or find the one that a call before began."""
 

@@ -13,4 +13,8 @@ def make_tracker(type_: str, url: str, credential: Credential | None) -> Tracker
         from llmariner.platform.trackers.mlflow import Mlflow
 
         return Mlflow(url, credential)
+    if type_ == "wandb":
+        from llmariner.platform.trackers.wandb import Wandb
+
+        return Wandb(url, credential)
     raise TrackingRefused(f"the platform has no adapter for '{type_}'")

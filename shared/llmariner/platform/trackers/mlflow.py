@@ -32,6 +32,7 @@ class Mlflow:
     """See the port."""
 
     max_points = _MAX_METRICS // _METRICS_PER_POINT
+    takes_files = True
 
     def __init__(self, url: str, credential: Credential | None) -> None:
         self._url = url

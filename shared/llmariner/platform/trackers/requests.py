@@ -145,6 +145,9 @@ def _document(body: bytes) -> Any:
 def _message(body: bytes) -> str:
     document = _document(body)
     message = document.get("message") if isinstance(document, dict) else None
+    errors = document.get("errors") if isinstance(document, dict) else None
+    if isinstance(errors, list) and errors and isinstance(errors[0], dict):  # GraphQL's
+        message = errors[0].get("message")
     return message if isinstance(message, str) else body[:200].decode(errors="replace")
 
 
