@@ -29,6 +29,7 @@ _SCRIPT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _RESERVED_ENV = "LLMARINER_"
 _MAX_BACKOFF_LIMIT = 10
+_MAX_LOCAL_WORKERS = 8
 _REQUIREMENTS = "requirements.txt"
 
 
@@ -56,6 +57,7 @@ class NewBatchJob:
         self._check_scripts()
         self._check_envs()
         self._check_data_files()
+        self._check_backoff_limit()
         if settings.adapter == "kubernetes":
             self._check_cluster_resources(settings)
         else:
@@ -136,9 +138,13 @@ class NewBatchJob:
                 param="resources.gpu_count",
                 code="no_gpu",
             )
-        if self.worker_count is not None and self.worker_count != 1:
-            problem = "must be positive" if self.worker_count < 1 else "must be 1: jobs on this machine have one worker"
-            raise InvalidRequest(f"'kind.pytorch.worker_count' {problem}.", param="kind.pytorch.worker_count")
+        if self.worker_count is not None and not 1 <= self.worker_count <= _MAX_LOCAL_WORKERS:
+            raise InvalidRequest(
+                f"'kind.pytorch.worker_count' must be from 1 to {_MAX_LOCAL_WORKERS} on one machine.",
+                param="kind.pytorch.worker_count",
+            )
+
+    def _check_backoff_limit(self) -> None:
         if not 0 <= self.backoff_limit <= _MAX_BACKOFF_LIMIT:
             raise InvalidRequest(
                 f"'backoff_limit' must be from 0 to {_MAX_BACKOFF_LIMIT}: how often the command is started again.",

@@ -151,7 +151,7 @@ class FineTuningReconciler:
         if workers > 1:
             environment["LLMARINER_TRAINING_WORKERS"] = str(workers)
         folders = (model.folder,) if model.folder.startswith("/") else ()
-        what = {"readable_folders": folders, "brief": brief, "worker_count": workers}
+        what = {"readable_folders": folders, "brief": brief, "worker_count": workers, "starts_workers": True}
         port.submit(Job(port_id(job), job.project_id, COMMAND, environment, archive(), **what))
 
     def _converge(self, port: Jobs, job: Row[Any]) -> None:

@@ -73,7 +73,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a negative number of restarts": ({"backoff_limit": -1}, "backoff_limit"),
     "many restarts": ({"backoff_limit": 11}, "backoff_limit"),
     "no worker": ({"worker_count": 0}, "kind.pytorch.worker_count"),
-    "two workers": ({"worker_count": 2}, "kind.pytorch.worker_count"),
+    "many workers": ({"worker_count": 9}, "kind.pytorch.worker_count"),
 }
 
 

@@ -50,8 +50,9 @@ class Job:
     `brief`: a step of the platform's own that takes a minute or so and little memory, for which nobody should wait for
     hours: it has a line of its own.
     `image`: the name of an image of the installation; `gpu_count`: of each of `worker_count` workers, which begin together.
-    On one machine it runs without image and GPU, as one worker. `network`: False where it may reach only itself, which
-    holds on one machine.
+    On one machine it runs without image and GPU, and its workers are processes that share its limits; it has one if
+    `starts_workers`: then its command starts the others there. `network`: False where it may reach only itself, which holds
+    on one machine.
     """
 
     id: str
@@ -66,6 +67,7 @@ class Job:
     image: str = ""
     gpu_count: int = 0
     worker_count: int = 1
+    starts_workers: bool = False
     network: bool = True
 
 

@@ -264,6 +264,40 @@ def test_a_job_reaches_no_sockets_of_the_machine_that_it_must_not(processes: Pro
         assert run(processes, "bj-1", program.split()).stdout.splitlines()[2:] == others
 
 
+_WORKER = """import os, socket, time
+rank, address = int(os.environ["RANK"]), (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
+assert (os.environ["WORLD_SIZE"], os.environ["PET_NODE_RANK"]) == ("3", str(rank))
+if rank == 0:
+    with socket.create_server(address) as server:
+        found = sorted(server.accept()[0].recv(1) for _ in range(2))
+    print("met", *found, flush=True)
+else:
+    for attempt in range(600):
+        try:
+            socket.create_connection(address).sendall(str(rank).encode())
+            break
+        except OSError:
+            time.sleep(0.1)
+"""
+
+
+def test_workers_meet_and_the_first_that_fails_ends_the_others(processes: ProcessJobs) -> None:
+    scripts = {"work.py": _WORKER.encode()}
+    processes.submit(Job("bj-1", "proj_1", "python3 scripts/work.py", scripts=scripts, worker_count=3))
+    assert wait_for_end(processes, "bj-1").phase is Phase.SUCCEEDED, output(processes, "bj-1")
+    assert output(processes, "bj-1") == "met b'1' b'2'\n"
+    processes.submit(Job("bj-0", "proj_1", "echo once", worker_count=3, starts_workers=True))
+    wait_for_end(processes, "bj-0")
+    assert output(processes, "bj-0") == "once\n", "its command starts the others"
+    processes.submit(Job("bj-2", "proj_1", 'test "$RANK" = 1 && exit 3; sleep 1000', worker_count=3))
+    ended = wait_for_end(processes, "bj-2")
+    assert (ended.phase, ended.code, ended.reason) == (
+        Phase.FAILED,
+        "exit_code",
+        "The command ended with exit code 3.",
+    )
+
+
 def test_of_an_interpreter_in_a_home_folder_only_its_own_folders_are_readable(tmp_path: Path) -> None:
     for folder in ("bin", "venv/bin"):
         (tmp_path / folder).mkdir(parents=True)

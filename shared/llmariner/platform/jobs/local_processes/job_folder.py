@@ -73,6 +73,7 @@ class JobFolder:
             "backoff_limit": job.backoff_limit,
             "brief": job.brief,
             "network": job.network,
+            "worker_count": 1 if job.starts_workers else job.worker_count,
         }
         write_file(self.path / "job.json", json.dumps(document))
 
@@ -90,6 +91,7 @@ class JobFolder:
             backoff_limit=document.get("backoff_limit", 0),
             brief=document.get("brief", False),
             network=document.get("network", True),
+            worker_count=document.get("worker_count", 1),
         )
 
     @property

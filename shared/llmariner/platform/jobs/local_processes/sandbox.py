@@ -75,10 +75,13 @@ class Sandbox:
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def spawn(sandbox: Sandbox, argv: Sequence[str], environment: dict[str, str], *, output: int, report: int) -> int:
-    """Start a command; returns the process to wait for, which ends after all others.
+def spawn(
+    sandbox: Sandbox, argv: Sequence[str], environments: Sequence[dict[str, str]], *, output: int, report: int
+) -> int:
+    """Start a command, once with each environment; returns the process to wait for, which ends after all others.
 
-    `output` is where it writes. `report` gets one JSON line: {"status": wait status} or {"error": why it did not start}.
+    `output` is where it writes. `report` gets one JSON line: {"status": wait status} or {"error": why it did not start}. The
+    status is that of the last process, or of the first that fails, which ends the others.
     """
     parent = os.getpid()
     if pid := os.fork():
@@ -91,14 +94,14 @@ def spawn(sandbox: Sandbox, argv: Sequence[str], environment: dict[str, str], *,
         _die_with_parent()
         if os.getppid() != parent:
             os._exit(1)
-        _run_process_one(sandbox, argv, environment, output, report)
+        _run_process_one(sandbox, argv, environments, output, report)
     except BaseException as error:
         _tell(report, error=f"{type(error).__name__}: {error}")
     os._exit(70)
 
 
 def _run_process_one(
-    sandbox: Sandbox, argv: Sequence[str], environment: dict[str, str], output: int, report: int
+    sandbox: Sandbox, argv: Sequence[str], environments: Sequence[dict[str, str]], output: int, report: int
 ) -> NoReturn:
     """Fork process 1 of the namespace and wait for it."""
     reader, writer = os.pipe()
@@ -115,16 +118,21 @@ def _run_process_one(
         if not sandbox.network:
             _start_loopback()
         enter_socket_scope()
-        command = os.fork()
-        if command == 0:
-            streams = (os.open(os.devnull, os.O_RDONLY), output, output)
-            _execute(sandbox, argv, environment, streams, report)
+        commands = set()
+        for environment in environments:
+            if (command := os.fork()) == 0:
+                streams = (os.open(os.devnull, os.O_RDONLY), output, output)
+                _execute(sandbox, argv, environment, streams, report)
+            commands.add(command)
         for number in (output, 0, 1, 2):
             with contextlib.suppress(OSError):
                 os.close(number)
         while True:
             pid, status = os.waitpid(-1, 0)
-            if pid == command:
+            if pid not in commands:
+                continue
+            commands.remove(pid)
+            if status != 0 or not commands:
                 _tell(report, status=status)
                 os._exit(0)
     except BaseException as error:
