@@ -39,7 +39,7 @@ class ModelServer:
     serves_ranges: bool = True
     bytes_per_second: float = 0.0
     fault: Callable[[str, int, int], str] = lambda path, start, count: ""
-    """Gets path, start and the number of requests so far; returns `drop`, `stall`, `503`, `lie`, or nothing."""
+    """Gets path, start and the number of requests so far; returns `drop`, `drip`, `stall`, `503`, `lie`, or nothing."""
     sent: dict[str, int] = field(default_factory=dict)
     requests: list[tuple[str, str, str]] = field(default_factory=list)
     """Path, Range, Authorization of each request."""
@@ -163,6 +163,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(at, name, body, fault)
 
     def _send(self, at: ModelServer, name: str, body: bytes, fault: str) -> None:
+        if fault == "drip":
+            self._drip(at, body)
+            return
         stop = len(body) // 2 if fault in ("drop", "stall") else len(body)
         for position in range(0, stop, _BLOCK):
             block = body[position : min(stop, position + _BLOCK)]
@@ -174,6 +177,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.flush()
             at.released.wait(60)
         self.close_connection = stop < len(body)
+
+    def _drip(self, at: ModelServer, body: bytes) -> None:
+        for position in range(len(body)):
+            self.wfile.write(body[position : position + 1])
+            if at.released.wait(0.05):
+                return
 
     def _json(self, value: object, kind: str) -> None:
         answer = self.server.state.answer

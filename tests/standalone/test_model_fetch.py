@@ -113,6 +113,13 @@ def test_a_source_that_stays_silent_is_given_up_and_resumed(
     assert server.total_sent() < len(BIG) + (8 << 20), "a finished range is not fetched again"
 
 
+def test_a_source_that_sends_byte_by_byte_is_given_up(server: ModelServer, target: Path, blobs: BlobStore) -> None:
+    server.repositories[REPOSITORY] = {"model.safetensors": BIG}
+    server.fault = lambda *_: "drip"
+    with pytest.raises(FilesUnavailable, match=r"too slow.*less than 1 MiB in 1 s"):
+        fetch(server, target, blobs, limits=TransferLimits(patience=1))
+
+
 def test_content_that_is_not_what_the_source_said_is_refused(
     server: ModelServer, target: Path, blobs: BlobStore
 ) -> None:

@@ -13,6 +13,7 @@ import json
 import re
 import socket
 import ssl
+import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -24,6 +25,7 @@ __all__ = ["HttpReader", "HttpStatus"]
 
 _CONNECT_SECONDS = 15
 _READ_SECONDS = 60
+_DOCUMENT_SECONDS = 120
 _MAX_REDIRECTS = 5
 _MAX_DOCUMENT_BYTES = 32 << 20
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -55,10 +57,7 @@ class HttpReader:
     def document(self, url: str, accept: str = "application/json") -> tuple[Any, bytes]:
         """The JSON of a URL, and its bytes. HttpStatus, FilesUnavailable, TransferInterrupted."""
         with self._open(url, {"Accept": accept}) as response:
-            try:
-                content = response.read(_MAX_DOCUMENT_BYTES + 1)
-            except (OSError, http.client.HTTPException) as error:
-                raise _interrupted(url, error) from error
+            content = _read_document(response, url)
         if len(content) > _MAX_DOCUMENT_BYTES:
             raise FilesUnavailable(f"{urlsplit(url).hostname} sends a list of over {_MAX_DOCUMENT_BYTES >> 20} MiB.")
         try:
@@ -149,13 +148,28 @@ class _Body:
     def read(self, size: int) -> bytes:
         """See `ByteStream`."""
         try:
-            found = self._response.read(min(size, self._left))
+            # One call of the socket: `read` would wait for all of `size`, however slowly it comes.
+            found = self._response.read1(min(size, self._left))
         except (OSError, http.client.HTTPException) as error:
             raise _interrupted(self._url, error) from error
         if not found and self._left:
             raise TransferInterrupted(f"{urlsplit(self._url).hostname} ended the transfer early.")
         self._left -= len(found)
         return found
+
+
+def _read_document(response: http.client.HTTPResponse, url: str) -> bytes:
+    """The body, up to a byte over the limit of its size, within the limit of its time."""
+    content = bytearray()
+    deadline = time.monotonic() + _DOCUMENT_SECONDS
+    try:
+        while len(content) <= _MAX_DOCUMENT_BYTES and (block := response.read1(_MAX_DOCUMENT_BYTES + 1 - len(content))):
+            content += block
+            if time.monotonic() > deadline:
+                raise TimeoutError
+    except (OSError, http.client.HTTPException) as error:
+        raise _interrupted(url, error) from error
+    return bytes(content)
 
 
 def _check_status(response: http.client.HTTPResponse, url: str) -> None:

@@ -31,7 +31,7 @@ _JOIN_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class TransferLimits:
-    """`workers`: parallel ranges. `patience`: seconds without one new byte after which a transfer is given up."""
+    """`workers`: parallel ranges. `patience`: seconds without a new MiB after which a transfer is given up."""
 
     workers: int = 4
     patience: float = 600.0
@@ -70,11 +70,12 @@ class RangeTransfer:
     check: Callable[[], None]
     _stopped: threading.Event = field(default_factory=threading.Event)
     _finished: set[int] = field(default_factory=set)
-    _last_byte: float = 0.0
+    _marked_at: float = 0.0
+    _since_mark: int = 0
 
     def run(self) -> Digests:
         """Fetch what is missing and return the digests of the whole. FilesUnavailable, and what `check` raises."""
-        self._last_byte = time.monotonic()
+        self._marked_at = time.monotonic()
         count = -(-self.file.size // self._range_bytes)
         with self.part.open("r+b") as part, _open_record(self.ranges) as record:
             self._resume(part.fileno(), record.fileno(), count)
@@ -157,13 +158,15 @@ class RangeTransfer:
                             raise TransferInterrupted("The source ended the transfer early.")
                         if self._stopped.is_set():
                             return
+                        if self._is_overdue():
+                            raise TransferInterrupted("The source is too slow.")
                         position += _write(part, block, position)
-                        self._last_byte = time.monotonic()
+                        self._count(len(block))
                         self.on_bytes(len(block))
             except TransferInterrupted as error:
-                if time.monotonic() - self._last_byte > self.limits.patience:
+                if self._is_overdue():
                     raise FilesUnavailable(
-                        f"{error} It sent nothing for {self.limits.patience:.0f} s; what is here already is kept for "
+                        f"{error} It sent less than 1 MiB in {self.limits.patience:.0f} s; what is here already is kept for "
                         "a week. Create the model again when the source answers."
                     ) from error
                 pause = self.limits.first_pause if position > before else min(30.0, pause * 2)
@@ -171,8 +174,18 @@ class RangeTransfer:
                 self._stopped.wait(pause * random.uniform(0.5, 1.0))
             if self._stopped.is_set():
                 return
+        self._count(_BLOCK_BYTES)
         os.pwrite(record, b"\1", index)
         self._finished.add(index)
+
+    def _count(self, size: int) -> None:
+        """Count bytes towards the next MiB; the patience begins again with each."""
+        self._since_mark += size
+        if self._since_mark >= _BLOCK_BYTES:
+            self._since_mark, self._marked_at = 0, time.monotonic()
+
+    def _is_overdue(self) -> bool:
+        return time.monotonic() - self._marked_at > self.limits.patience
 
 
 def _open_record(path: Path) -> BinaryIO:
