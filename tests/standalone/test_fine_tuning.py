@@ -118,8 +118,13 @@ def test_a_file_becomes_a_model_through_pauses_and_deaths(client: OpenAI, env: E
     content = "\n".join(map(json.dumps, ROWS)).encode()
     file = client.files.create(file=("train.jsonl", io.BytesIO(content)), purpose="fine-tune")
     jobs = client.fine_tuning.jobs
-    whole = ended(client, jobs.create(training_file=file.id, **NEW).id)
+    first = jobs.create(training_file=file.id, **NEW).id
+    watched = llma(env, "fine-tuning", "jobs", "watch", first)
+    whole = ended(client, first)
     assert whole.status == "succeeded", whole.error
+    assert watched.returncode == 0, watched.stderr
+    assert f"Step {STEPS}/{STEPS}: training loss=" in watched.stdout
+    assert watched.stdout.splitlines()[-1] == f"succeeded: {whole.fine_tuned_model}"
     expected = losses(client, whole.id)
     assert sorted(expected) == list(range(1, STEPS + 1))
     assert expected[STEPS] < expected[1]
@@ -147,6 +152,10 @@ def test_a_file_becomes_a_model_through_pauses_and_deaths(client: OpenAI, env: E
     canceled = jobs.create(training_file=file.id, **NEW).id
     until(lambda: step_of(client, canceled) >= 5)
     assert jobs.cancel(canceled).status == "cancelled"
+    some: Any = jobs.retrieve(canceled)
+    used: Any = client.get("/api_usages?group_by=model", cast_to=object)
+    charged = sorted(row["trained_tokens"] for row in used["data"] if row["trained_tokens"])
+    assert charged == sorted([some.trained_tokens, *[whole.trained_tokens] * 2]), "once, through pauses and deaths"
     home = Path(env["LLMARINER_HOME"])
     until(lambda: not [path for path in (home / "jobs").iterdir() if path.name.startswith("ftjob-")])
     states = [each for each in client.files.list() if each.filename.endswith("state.safetensors")]

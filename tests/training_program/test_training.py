@@ -157,7 +157,9 @@ def test_a_killed_job_continues_with_the_same_losses(program: Program, platform:
     assert {**before, **after} == pytest.approx(whole.losses, abs=1e-6)
     [resumed] = platform.of_type("finished")
     assert resumed["trained_tokens"] == whole.finished["trained_tokens"]
-    assert platform.files[f"/files/{resumed['file_id']}"].count(b"\n") == 25, "the metrics of all steps"
+    metrics = platform.files[f"/files/{resumed['file_id']}"]
+    assert metrics.count(b"\n") == 25, "the metrics of all steps"
+    assert metrics.split()[0] == b"step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy", "OpenAI's"
 
 
 def test_workers_train_as_one_would_and_survive_each_others_deaths(
