@@ -27,6 +27,8 @@ _MIN_EXAMPLES = 10
 """OpenAI's."""
 _NEW_SPEED_SHARE = 0.2
 """Of a step in the speed that estimates use: steps have different lengths."""
+_MIN_SPEED, _MAX_SPEED = 1e-3, 1e9
+"""Tokens per second. Estimates divide by it, those of other projects' jobs too, and a process may say what it likes."""
 _PROGRESS_SECONDS = 10.0
 """Between two events of steps: the list of events has every step."""
 _WITH_TOKENS = ("step", "finished")
@@ -157,7 +159,7 @@ def _on_step(session: WriteSession, job: Row[Any], record: Mapping[str, Any]) ->
     if "train_loss" not in metrics:
         raise InvalidRequest("The loss of a step is missing.", param="records.train_loss")
     add_metrics(session, job, step, metrics, total)
-    speed = number_of(record, "tokens_per_second")
+    speed = min(_MAX_SPEED, max(_MIN_SPEED, number_of(record, "tokens_per_second")))
     if job.step and job.tokens_per_second:  # before the first step it is the estimate
         speed = _NEW_SPEED_SHARE * speed + (1 - _NEW_SPEED_SHARE) * job.tokens_per_second
     _set(session, job, step=step, tokens_per_second=speed)

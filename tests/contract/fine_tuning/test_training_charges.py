@@ -163,6 +163,17 @@ def test_the_estimate_is_in_the_job_before_it_trains(desk: TrainingDesk) -> None
     assert desk.get(second).estimate_cost == 1440
 
 
+@pytest.mark.parametrize("speed", [0.0, -5.0, 5e-324, 1e308])
+def test_a_false_speed_breaks_no_estimate(desk: TrainingDesk, speed: float) -> None:
+    job_id = desk.training()
+    desk.report(job_id, 1, step(1, tokens_per_second=speed))
+    second = desk.start()
+    desk.report(second, 0, CHECKED)
+    for found in (job_object(desk.get(job_id)), job_object(desk.get(second))):
+        assert 0 <= found["estimate"]["seconds_left"] <= 480_000
+        assert found["estimated_finish"] is not None
+
+
 def test_a_budget_that_does_not_cover_the_estimate_ends_the_job_before_it_costs(desk: TrainingDesk) -> None:
     short = budget(desk, "key", 359)
     free = desk.training()
