@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 __all__ = ["ROWS"]
@@ -53,6 +54,16 @@ CHECKPOINT = {
     "step_number": 30,
     "metrics": {"step": 30, "full_valid_loss": 1.25},
 }
+CREDENTIAL = {
+    "id": "ftcred_1",
+    "object": "fine_tuning.credential",
+    "type": "mlflow",
+    "server": "https://mlflow.example",
+    "username": "ann",
+    "created_at": 1_760_000_000,
+    "updated_at": 1_760_000_000,
+}
+_SECRET = Path(__file__).with_name("tracking_secret.txt")
 _OPTIONS = (
     "--validation-file-id file-2 --suffix pirate --method dpo --epochs 3 --batch-size 4 --learning-rate-multiplier 0.5 "
     "--early-stopping-patience 2 --beta 0.2 --seed 7 --gpu 1 --workers 2"
@@ -102,6 +113,35 @@ ROWS = [
             },
             "resources": {"gpu_count": 1, "worker_count": 2},
         },
+    ),
+    row(
+        "jobs create --model smol --training-file-id f --wandb-project pirates --mlflow-experiment e --run-name first",
+        "POST /fine_tuning/jobs",
+        JOB,
+        ("Created ftjob-1.",),
+        body={
+            "model": "smol",
+            "training_file": "f",
+            "method": {"type": "supervised"},
+            "integrations": [
+                {"type": "wandb", "wandb": {"project": "pirates", "name": "first"}},
+                {"type": "mlflow", "mlflow": {"experiment": "e", "run_name": "first"}},
+            ],
+        },
+    ),
+    row(
+        f"credentials set mlflow --username ann --server https://mlflow.example --secret-file {_SECRET}",
+        "POST /fine_tuning/credentials",
+        CREDENTIAL,
+        ("Set ftcred_1 for https://mlflow.example.",),
+        body={"type": "mlflow", "secret": "s3cret", "username": "ann", "server": "https://mlflow.example"},
+    ),
+    row("credentials list", "GET /fine_tuning/credentials", page(CREDENTIAL), ("ftcred_1", "ann", "2025-10-09")),
+    row(
+        "credentials delete ftcred_1",
+        "DELETE /fine_tuning/credentials/ftcred_1",
+        {"id": "ftcred_1", "object": "fine_tuning.credential.deleted", "deleted": True},
+        ("Deleted ftcred_1.",),
     ),
     row(
         "jobs list --limit 7",

@@ -28,6 +28,12 @@ def jobs() -> None:
     """Train models on files of examples."""
 
 
-@click.group("fine-tuning", cls=LazyGroup, members={"jobs": "llmariner.cli.fine_tuning:jobs"}, aliases={"job": "jobs"})
+_GROUPS = {
+    "jobs": "llmariner.cli.fine_tuning:jobs",
+    "credentials": "llmariner.cli.fine_tuning.credentials:credentials",
+}
+
+
+@click.group("fine-tuning", cls=LazyGroup, members=_GROUPS, aliases={"job": "jobs"})
 def fine_tuning() -> None:
     """Fine-tune models."""

@@ -42,6 +42,9 @@ _LIMIT = click.option(
 @click.option("--seed", metavar="N", type=int, help="For the same run again; else a random one.")
 @click.option("--gpu", metavar="N", type=click.IntRange(min=0), default=0, show_default=True, help="GPUs.")
 @click.option("--workers", metavar="N", type=click.IntRange(min=1), default=1, show_default=True, help="Workers.")
+@click.option("--wandb-project", metavar="NAME", help="Send the metrics to this project of Weights & Biases.")
+@click.option("--mlflow-experiment", metavar="NAME", help="Send the metrics to this experiment of MLflow.")
+@click.option("--run-name", metavar="NAME", help="Name of the run there; else the suffix, or the job's id.")
 @pass_session
 def create(session: Session, /, **said: Any) -> None:
     """Create a job."""
@@ -60,7 +63,18 @@ def _body(said: Mapping[str, Any]) -> dict[str, Any]:
     }
     settings = {name: value for name, value in numbers.items() if value is not None}
     method = said["method"]
+    integrations = [
+        {"type": type_, type_: {field: project, **({run_name: said["run_name"]} if said["run_name"] else {})}}
+        for type_, field, run_name, project in (
+            ("wandb", "project", "name", said["wandb_project"]),
+            ("mlflow", "experiment", "run_name", said["mlflow_experiment"]),
+        )
+        if project is not None
+    ]
+    if said["run_name"] and not integrations:
+        raise click.UsageError("--run-name goes with --wandb-project or --mlflow-experiment.")
     body = {
+        "integrations": integrations or None,
         "model": said["model"],
         "training_file": said["training_file_id"],
         "validation_file": said["validation_file_id"],
