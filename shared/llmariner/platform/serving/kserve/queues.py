@@ -18,10 +18,13 @@ from llmariner.platform.kube.resources import LOCAL_QUEUES, WORKLOADS
 from llmariner.platform.serving.kserve.objects import MANAGED_BY_LABELS, QUEUE_LABEL
 from llmariner.settings import KServeSettings
 
-__all__ = ["PROJECT_ANNOTATION", "PoolWorkloads", "ProjectQueues", "queue_name", "queue_of"]
+__all__ = ["PROJECT_ANNOTATION", "QUOTA_ANNOTATION", "PoolWorkloads", "ProjectQueues", "queue_name", "queue_of"]
 
 PROJECT_ANNOTATION = "llmariner.ai/project"
 """The annotation that holds a project's id."""
+
+QUOTA_ANNOTATION = "llmariner.ai/quota"
+"""Marks the LocalQueue of a project that has a quota: it leads to the project's own ClusterQueue (`capacity.kueue`)."""
 
 _log = logging.getLogger(__name__)
 _SLUG_LIMIT = 36
@@ -55,6 +58,9 @@ class ProjectQueues:
         if pool is None:
             return self._pool
         name = queue_name(self._pool, project)
+        found = self._cluster.get(LOCAL_QUEUES, self._namespace, name)
+        if found is not None and _has_quota(found):
+            return name
         metadata = {
             "name": name,
             "namespace": self._namespace,
@@ -93,7 +99,8 @@ class ProjectQueues:
             found = self._cluster.list(LOCAL_QUEUES, self._namespace, labels=MANAGED_BY_LABELS).items
         except NotFound:
             return []
-        return [each for each in found if PROJECT_ANNOTATION in each["metadata"].get("annotations", {})]
+        ours = [each for each in found if PROJECT_ANNOTATION in each["metadata"].get("annotations", {})]
+        return [each for each in ours if not _has_quota(each)]
 
     def _delete(self, queue: Body) -> None:
         name, uid = queue["metadata"]["name"], queue["metadata"]["uid"]
@@ -126,6 +133,10 @@ class PoolWorkloads:
 def queue_of(pod: Body) -> str:
     """The name of a pod's LocalQueue; "" for none."""
     return str(pod["metadata"].get("labels", {}).get(QUEUE_LABEL, ""))
+
+
+def _has_quota(queue: Body) -> bool:
+    return QUOTA_ANNOTATION in queue["metadata"].get("annotations", {})
 
 
 def _project(queue: Body) -> str:

@@ -1,0 +1,201 @@
+"""Quotas on a cluster: a project's ClusterQueue in the pool's cohort, what workloads use, and fields of other managers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmariner.errors import Conflict, InvalidRequest, Unavailable
+from llmariner.platform.capacity import Kind, QuotaLimit, total
+from llmariner.platform.capacity.kueue import QUOTA_MANAGER, KueueCapacity, cluster_queue_name
+from llmariner.platform.kube import Cluster
+from llmariner.platform.kube.resources import CLUSTER_QUEUES, LOCAL_QUEUES, NAMESPACES, WORKLOADS, Resource
+from llmariner.platform.serving.kserve.queues import PROJECT_ANNOTATION, ProjectQueues, queue_name
+from llmariner.quotas.quota import Subject
+from llmariner.settings import ClusterSettings, KServeSettings
+
+from .caller import Caller
+from .server import ApiServer
+
+MODELS, JOBS, POOL = "llmariner-models", "llmariner-jobs", "nvidia"
+ONE = Subject("org_1", "proj_1")
+OWN, QUEUE = cluster_queue_name(POOL, "proj_1"), queue_name(POOL, "proj_1")
+GIB = 2**30
+Body = dict[str, Any]
+
+
+def body(resource: Resource, name: str, namespace: str = "", **fields: Any) -> Body:
+    place = {"namespace": namespace} if namespace else {}
+    kind = {"apiVersion": resource.api_version, "kind": resource.kind}
+    return {**kind, "metadata": {"name": name, **place}, **fields}
+
+
+def pool_spec(**fields: Any) -> Body:
+    quotas = [{"name": "cpu", "nominalQuota": "16"}, {"name": "memory", "nominalQuota": "64Gi"}]
+    quotas.append({"name": "nvidia.com/gpu", "nominalQuota": "8"})
+    flavors = [{"name": "a100", "resources": quotas}]
+    return {
+        "namespaceSelector": {"matchLabels": {"app.kubernetes.io/part-of": "llmariner"}},
+        "queueingStrategy": "BestEffortFIFO",
+        "preemption": {"withinClusterQueue": "LowerPriority"},
+        "resourceGroups": [{"coveredResources": [each["name"] for each in quotas], "flavors": flavors}],
+        **fields,
+    }
+
+
+@pytest.fixture
+def api(server: ApiServer, tmp_path: Path) -> Caller:
+    api = Caller(server.kubeconfig(tmp_path / "kubeconfig"))
+    api.make(CLUSTER_QUEUES, body(CLUSTER_QUEUES, "pool", spec=pool_spec(cohortName="pool")))
+    for namespace in (MODELS, JOBS):
+        api.make(NAMESPACES, body(NAMESPACES, namespace))
+        api.make(LOCAL_QUEUES, body(LOCAL_QUEUES, POOL, namespace, spec={"clusterQueue": "pool"}))
+    return api
+
+
+@pytest.fixture
+def cluster(api: Caller, tmp_path: Path) -> Iterator[Cluster]:
+    cluster = Cluster(ClusterSettings(tmp_path / "kubeconfig"))
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture
+def capacity(cluster: Cluster) -> KueueCapacity:
+    return KueueCapacity(cluster, (MODELS, JOBS, "llmariner-missing"), POOL)
+
+
+def quotas(cluster: Cluster, name: str = OWN) -> dict[str, tuple[str, str | None]]:
+    """Of a ClusterQueue: resource → nominal quota and borrowing limit."""
+    found = cluster.get(CLUSTER_QUEUES, None, name)
+    assert found is not None
+    ((flavor,),) = (each["flavors"] for each in found["spec"]["resourceGroups"])
+    return {each["name"]: (each["nominalQuota"], each.get("borrowingLimit")) for each in flavor["resources"]}
+
+
+def targets(cluster: Cluster) -> list[str | None]:
+    """Where the project's LocalQueues lead to."""
+    found = (cluster.get(LOCAL_QUEUES, namespace, QUEUE) for namespace in (MODELS, JOBS))
+    return [each["spec"]["clusterQueue"] if each else None for each in found]
+
+
+def test_a_quota_is_the_projects_own_cluster_queue_in_the_cohort_of_the_pool(
+    cluster: Cluster, capacity: KueueCapacity
+) -> None:
+    models = ProjectQueues(cluster, KServeSettings(namespace=MODELS, queue=POOL))
+    assert models.ensure("proj_1") == QUEUE  # a model woke before
+    limits = {"gpu": QuotaLimit(4, 2), "cpu": QuotaLimit(2500, None)}
+    capacity.check(ONE, limits)
+    assert cluster.get(CLUSTER_QUEUES, None, OWN) is None
+    for _ in range(2):
+        capacity.apply(ONE, limits)
+    assert quotas(cluster) == {"cpu": ("2500m", None), "memory": ("0", None), "nvidia.com/gpu": ("4", "2")}
+    made = cluster.get(CLUSTER_QUEUES, None, OWN)
+    assert made is not None
+    assert made["metadata"]["annotations"][PROJECT_ANNOTATION] == "proj_1"
+    assert made["spec"]["cohortName"] == "pool"
+    assert made["spec"]["namespaceSelector"] == pool_spec()["namespaceSelector"]
+    # A quota ends nothing: no preemption in the cohort.
+    assert made["spec"]["preemption"].get("reclaimWithinCohort", "Never") == "Never"
+    assert targets(cluster) == [OWN, OWN]
+    assert models.ensure("proj_1") == QUEUE
+    assert targets(cluster) == [OWN, OWN]
+    capacity.apply(ONE, {"gpu": QuotaLimit(1)})
+    assert quotas(cluster) == {"cpu": ("0", None), "memory": ("0", None), "nvidia.com/gpu": ("1", "0")}
+    for _ in range(2):
+        capacity.apply(ONE, None)
+    assert (cluster.get(CLUSTER_QUEUES, None, OWN), targets(cluster)) == (None, ["pool", "pool"])
+    assert models.ensure("proj_1") == QUEUE
+
+
+def workload(name: str, namespace: str, queue: str, owner: str, requests: Mapping[str, str], count: int = 1) -> Body:
+    container = {"name": "main", "image": "x", "resources": {"requests": dict(requests)}}
+    pods = {"name": "main", "count": count, "template": {"spec": {"containers": [container]}}}
+    made = body(WORKLOADS, name, namespace, spec={"queueName": queue, "podSets": [pods]})
+    reference = {"apiVersion": "batch/v1", "kind": owner, "name": name, "uid": "0"}
+    return {**made, "metadata": {**made["metadata"], "ownerReferences": [reference]}}
+
+
+def admit(api: Caller, name: str, namespace: str, usage: Mapping[str, str], *conditions: str) -> None:
+    """Write what Kueue does into the status of a workload."""
+    at = "2026-01-01T00:00:00Z"
+    said = [
+        {"type": each, "status": "True", "reason": each, "message": "", "lastTransitionTime": at}
+        for each in ("QuotaReserved", *conditions)
+    ]
+    assigned = [{"name": "main", "resourceUsage": dict(usage), "count": 1}]
+    status = {"conditions": said, "admission": {"clusterQueue": OWN, "podSetAssignments": assigned}}
+    api.set_status(WORKLOADS, namespace, name, status)
+
+
+def test_use_is_what_workloads_hold_and_wait_for_by_project_and_kind(
+    api: Caller, cluster: Cluster, capacity: KueueCapacity
+) -> None:
+    capacity.apply(ONE, {"gpu": QuotaLimit(2, 0)})
+    gpu = {"nvidia.com/gpu": "1", "cpu": "1500m", "memory": "2Gi"}
+    for name, namespace, queue, owner, count in (
+        ("model", MODELS, QUEUE, "Pod", 1),
+        ("shared", MODELS, POOL, "Pod", 1),
+        ("waiting", JOBS, QUEUE, "Job", 2),
+        ("ended", JOBS, QUEUE, "Job", 1),
+        ("book", JOBS, QUEUE, "StatefulSet", 1),
+        ("elsewhere", MODELS, "theirs", "Pod", 1),
+    ):
+        api.make(WORKLOADS, workload(name, namespace, queue, owner, gpu, count))
+    for name, namespace, *conditions in (
+        ("model", MODELS),
+        ("shared", MODELS),
+        ("ended", JOBS, "Finished"),
+        ("book", JOBS),
+    ):
+        admit(api, name, namespace, gpu, *conditions)
+    use = capacity.use()
+    assert use.pool == {"gpu": 10, "cpu": 16_000, "memory": 64 * GIB}  # with what is the project's own
+    found = {(each.project_id, each.kind, each.waits): total([each]) for each in use.claims}
+    one = {"gpu": 1, "cpu": 1500, "memory": 2 * GIB}
+    assert found == {
+        ("proj_1", Kind.MODELS, False): one,
+        (None, Kind.MODELS, False): one,
+        ("proj_1", Kind.JOBS, True): {"gpu": 2, "cpu": 3000, "memory": 4 * GIB},
+        ("proj_1", Kind.NOTEBOOKS, False): one,
+    }
+
+
+def test_what_another_manager_set_is_reported_and_stays(api: Caller, cluster: Cluster, capacity: KueueCapacity) -> None:
+    theirs = body(CLUSTER_QUEUES, OWN, spec=pool_spec(cohortName="pool"))
+    cluster.apply(theirs, manager="argocd")
+    for change in (capacity.check, capacity.apply):
+        with pytest.raises(Conflict) as raised:
+            change(ONE, {"gpu": QuotaLimit(4)})
+        assert raised.value.code == "quota_managed_elsewhere"
+        assert "'spec.resourceGroups' by 'argocd'" in raised.value.message
+    assert quotas(cluster)["nvidia.com/gpu"] == ("8", None)
+    assert targets(cluster) == [None, None]
+    capacity.apply(ONE, None)  # what is not the platform's is not deleted
+    assert cluster.get(CLUSTER_QUEUES, None, OWN) is not None
+    owners = {each["manager"] for each in api.get(CLUSTER_QUEUES, None, OWN)["metadata"]["managedFields"]}
+    assert QUOTA_MANAGER not in owners
+
+
+def test_what_a_pool_can_not_hold_is_refused(api: Caller, cluster: Cluster, capacity: KueueCapacity) -> None:
+    with pytest.raises(InvalidRequest, match="of projects"):
+        capacity.check(Subject("org_1"), {"gpu": QuotaLimit(1)})
+    no_gpu = pool_spec(cohortName="pool")
+    (group,) = no_gpu["resourceGroups"]
+    group["coveredResources"].pop()
+    group["flavors"][0]["resources"].pop()
+    cluster.apply(body(CLUSTER_QUEUES, "pool", spec=no_gpu), force=True)
+    with pytest.raises(InvalidRequest) as raised:
+        capacity.check(ONE, {"gpu": QuotaLimit(1)})
+    assert raised.value.param == "gpu"
+    cluster.merge_patch(CLUSTER_QUEUES, None, "pool", {"spec": {"cohortName": None}})
+    with pytest.raises(Conflict) as no_cohort:
+        capacity.check(ONE, {"cpu": QuotaLimit(1)})
+    assert no_cohort.value.code == "no_cohort"
+    cluster.delete(LOCAL_QUEUES, MODELS, POOL)
+    with pytest.raises(Unavailable):
+        capacity.apply(ONE, {"cpu": QuotaLimit(1)})
+    assert capacity.use().pool == {"gpu": 0, "cpu": 0, "memory": 0}
