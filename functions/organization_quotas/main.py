@@ -97,8 +97,8 @@ def set_quota(request: Request, caller: Writer, id: str, body: QuotaBody) -> dic
 
 
 def delete_quota(request: Request, caller: Writer, id: str) -> dict[str, Any]:
-    """Delete the quota of a project; of an organization, for owners of the installation."""
-    subject, _, _ = _writable(request, caller, id)
+    """Delete the quota of a project; of an organization or an archived project, for owners of the installation."""
+    subject, _, _ = _writable(request, caller, id, include_archived=True)
     _quotas(context_of(request)).remove(caller, subject)
     return {"id": id, "object": "organization.quota.deleted", "deleted": True}
 
@@ -107,11 +107,16 @@ def _quotas(context: Context) -> Quotas:
     return Quotas(context.database, lambda: context.capacity)
 
 
-def _writable(request: Request, caller: Caller, id: str) -> tuple[Subject, str, bool]:
-    """The subject, its name, and whether the caller runs the installation."""
+def _writable(
+    request: Request, caller: Caller, id: str, *, include_archived: bool = False
+) -> tuple[Subject, str, bool]:
+    """The subject, its name, and whether the caller runs the installation, who also finds archived projects."""
     operator = is_installation_owner(request, caller)
     subjects = QuotaSubjects(context_of(request).database)
-    subject, name = subjects.find_any(id) if operator else subjects.find(caller, id, WRITE)
+    if operator:
+        subject, name = subjects.find_any(id, include_archived=include_archived)
+    else:
+        subject, name = subjects.find(caller, id, WRITE)
     if subject.project_id is None and not operator:
         raise PermissionDenied(
             "Only an owner of the default organization, who runs the installation, sets the quota of an organization."

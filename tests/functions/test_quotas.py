@@ -117,3 +117,16 @@ def test_an_organizations_owner_holds_back_projects_and_shares_out_what_it_was_g
     for name in ("outsider", "sam"):
         assert company.ask(path, {"gpu": {"nominal": 1}}, by=name).status in (403, 404)
         assert company.ask("GET /v1/organization/quotas/VISION", by=name).status == 404
+
+
+def test_the_quota_of_an_archived_project_can_only_be_deleted(company: Company, capacity: PlannedCapacity) -> None:
+    project = company.project("Archived")
+    path = f"/v1/organization/quotas/{project}"
+    company.ask(f"POST {path}", {"gpu": {"nominal": 2}}, by="admin")
+    company.ask(f"POST /v1/organization/projects/{project}/archive")
+    for by in ("boss", "admin"):
+        assert company.ask(f"POST {path}", {"gpu": {"nominal": 2}}, by=by).status == 404
+        assert company.ask(f"GET {path}", by=by).status == 404
+    assert company.ask(f"DELETE {path}").status == 404
+    assert company.ask(f"DELETE {path}", by="admin").status == 200
+    assert capacity.applied[project] is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from llmariner.errors import Conflict, InvalidRequest, Unavailable
+from llmariner.manifests.rbac import roles
 from llmariner.platform.capacity import Kind, QuotaLimit, total
 from llmariner.platform.capacity.kueue import QUOTA_MANAGER, KueueCapacity, cluster_queue_name
 from llmariner.platform.kube import Cluster
@@ -24,6 +26,7 @@ MODELS, JOBS, POOL = "llmariner-models", "llmariner-jobs", "nvidia"
 ONE = Subject("org_1", "proj_1")
 OWN, QUEUE = cluster_queue_name(POOL, "proj_1"), queue_name(POOL, "proj_1")
 GIB = 2**30
+_ASKED = re.compile(r"/apis/kueue\.x-k8s\.io/v1beta2/(?:namespaces/[^/]+/)?([a-z]+)(?:/([^/]+))?")
 Body = dict[str, Any]
 
 
@@ -109,6 +112,26 @@ def test_a_quota_is_the_projects_own_cluster_queue_in_the_cohort_of_the_pool(
         capacity.apply(ONE, None)
     assert (cluster.get(CLUSTER_QUEUES, None, OWN), targets(cluster)) == (None, ["pool", "pool"])
     assert models.ensure("proj_1") == QUEUE
+
+
+def test_the_role_of_quotas_has_the_verbs_that_are_used_and_no_others(
+    server: ApiServer, cluster: Cluster, capacity: KueueCapacity
+) -> None:
+    ProjectQueues(cluster, KServeSettings(namespace=MODELS, queue=POOL)).ensure("proj_1")
+    server.answered.clear()
+    capacity.use()
+    capacity.apply(ONE, {"gpu": QuotaLimit(1)})
+    capacity.apply(ONE, None)
+    used: set[tuple[str, str]] = set()
+    for agent, method, path in server.answered:
+        asked = _ASKED.fullmatch(path)
+        if agent == "llmariner" and asked is not None:
+            # An object is made by server-side apply, which needs both.
+            verbs = {"PATCH": {"patch", "create"}, "DELETE": {"delete"}}.get(method) or {"get" if asked[2] else "list"}
+            used |= {(asked[1], verb) for verb in verbs}
+    rules = [rule for role in roles() if "quotas" in role["metadata"]["name"] for rule in role["rules"]]
+    granted = {(kind, verb) for rule in rules for kind in rule["resources"] for verb in rule["verbs"]}
+    assert used == granted
 
 
 def workload(name: str, namespace: str, queue: str, owner: str, requests: Mapping[str, str], count: int = 1) -> Body:

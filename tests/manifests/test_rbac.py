@@ -1,4 +1,4 @@
-"""Kubernetes roles: only declared ones exist, and they are limited to the models' namespace."""
+"""Kubernetes roles: only declared ones exist, and they are limited to the models' namespace and to ClusterQueues."""
 
 from __future__ import annotations
 
@@ -78,11 +78,14 @@ def test_a_pod_has_a_token_if_its_account_has_permissions(installed: Rendered) -
         assert mounted is bool(rules(installed, account)), owner["metadata"]["name"]
 
 
-def test_permissions_of_functions_are_limited_to_one_namespace(installed: Rendered) -> None:
+def test_permissions_of_functions_are_limited_to_the_namespaces_of_their_role(installed: Rendered) -> None:
     for each in [each for kind in read_declarations(CHECKOUT) for each in kind if each.kubernetes_role]:
-        expected = MODELS if each.kubernetes_role == "serving" else JOBS
-        assert {place for place, _ in rules(installed, each.name)} == {expected}
-    assert installed.objects_of(RBAC, "ClusterRole") == []
+        expected = {"serving": {MODELS}, "quotas": {MODELS, JOBS}}.get(str(each.kubernetes_role), {JOBS})
+        given = rules(installed, each.name)
+        cluster_wide = {resource for place, resource in given if place == ""}
+        assert {place for place, _ in given} - {""} == expected
+        assert cluster_wide == ({"kueue.x-k8s.io/clusterqueues"} if each.name == "organization-quotas" else set())
+    assert names(installed.objects_of(RBAC, "ClusterRole")) == {"llmariner-quotas"}
 
 
 def test_the_serving_function_changes_pods_only_with_standby_engines(installed: Rendered) -> None:
@@ -113,6 +116,7 @@ def test_one_function_uses_kubernetes_for_all_others_and_few_for_jobs(installed:
         "batch-job-runner": "jobs",
         "batch-job-changes": "jobs",
         "sweep": "jobs",
+        "organization-quotas": "quotas",
     }
     assert installed.settings()["LLMARINER_JOBS"] == "kubernetes"
     assert installed.settings()["LLMARINER_SERVING"] == "remote"
@@ -144,7 +148,7 @@ def test_the_api_server_source_may_watch_its_resources(installed: Rendered) -> N
 
 def test_an_unknown_permission_is_rejected(checkout: Path, function: Declare) -> None:
     function("models", "GET /v1/models", kubernetes="admin")
-    with pytest.raises(DeclarationError, match="must be one of jobs, jobs-reader, serving, not 'admin'"):
+    with pytest.raises(DeclarationError, match="must be one of jobs, jobs-reader, quotas, serving, not 'admin'"):
         read_declarations(checkout)
 
 

@@ -1,6 +1,7 @@
-"""The Kubernetes roles of functions: the function that serves models has one, and those that run or show jobs.
+"""The Kubernetes roles of functions: of the one that serves models, those that run or show jobs, the one that sets quotas.
 
-Each is limited to the namespace of models or jobs. None reads Secrets, nor objects of the platform itself.
+Each is limited to the namespaces of models and jobs, but for ClusterQueues, which are in none. None reads Secrets, nor
+objects of the platform itself.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ __all__ = ["binding", "roles", "standby_roles"]
 RBAC_GROUP = "rbac.authorization.k8s.io"
 STANDBY = "standby"
 RUNTIMES = "llmariner-serving-runtimes"
+CLUSTER_QUOTAS = "llmariner-quotas"
 
 _READ_VERBS = ("get", "list")
 
@@ -58,7 +60,12 @@ _JOB_RULES = (
     _rule("kueue.x-k8s.io", ["workloads"], "list", "patch"),
     _rule("kueue.x-k8s.io", ["localqueues"], "get", "create", "patch"),
 )
-_NAMESPACES = {"serving": MODELS_NAMESPACE, "jobs": JOBS_NAMESPACE, "jobs-reader": JOBS_NAMESPACE}
+_NAMESPACES = {
+    "serving": (MODELS_NAMESPACE,),
+    "jobs": (JOBS_NAMESPACE,),
+    "jobs-reader": (JOBS_NAMESPACE,),
+    "quotas": (MODELS_NAMESPACE, JOBS_NAMESPACE),
+}
 # Assigning a model to a standby pod changes its labels, so that the model's Deployment adopts it. Patching pods includes
 # changing their images, so this role exists only in installations with standby engines.
 _STANDBY_RULES = (
@@ -67,11 +74,21 @@ _STANDBY_RULES = (
 )
 
 
+# Exactly the verbs of the capacity adapter (tests/kubernetes_api/test_kueue_capacity.py).
+_QUOTA_RULES = (
+    _rule("kueue.x-k8s.io", ["workloads"], "list"),
+    _rule("kueue.x-k8s.io", ["localqueues"], *_READ_VERBS, "create", "patch", "delete"),
+)
+_CLUSTER_QUOTA_RULES = (_rule("kueue.x-k8s.io", ["clusterqueues"], *_READ_VERBS, "create", "patch", "delete"),)
+
+
 def roles() -> Iterator[Object]:
     """The roles that functions may declare."""
-    rules = {"serving": _SERVING_RULES, "jobs": _JOB_RULES, "jobs-reader": _JOB_READING_RULES}
-    for name, namespace in _NAMESPACES.items():
-        yield _role("Role", {"name": name, "namespace": namespace, "labels": LABELS}, rules[name])
+    rules = {"serving": _SERVING_RULES, "jobs": _JOB_RULES, "jobs-reader": _JOB_READING_RULES, "quotas": _QUOTA_RULES}
+    for name, namespaces in _NAMESPACES.items():
+        for namespace in namespaces:
+            yield _role("Role", {"name": name, "namespace": namespace, "labels": LABELS}, rules[name])
+    yield _role("ClusterRole", {"name": CLUSTER_QUOTAS, "labels": LABELS}, _CLUSTER_QUOTA_RULES)
 
 
 def standby_roles(workloads: Sequence[Workload]) -> Iterator[Object]:
@@ -87,11 +104,15 @@ def standby_roles(workloads: Sequence[Workload]) -> Iterator[Object]:
 
 
 def binding(workload: Workload) -> Iterator[Object]:
-    """The RoleBinding of a workload to the role that it declares; nothing for one that declares none."""
+    """The bindings of a workload to the role that it declares; nothing for one that declares none."""
     if workload.kubernetes_role:
         labels = {**LABELS, "app.kubernetes.io/name": workload.name}
-        metadata = {"name": workload.name, "namespace": _NAMESPACES[workload.kubernetes_role], "labels": labels}
-        yield _role_binding("Role", metadata, workload.kubernetes_role, [_subject(workload)])
+        for namespace in _NAMESPACES[workload.kubernetes_role]:
+            metadata = {"name": workload.name, "namespace": namespace, "labels": labels}
+            yield _role_binding("Role", metadata, workload.kubernetes_role, [_subject(workload)])
+        if workload.kubernetes_role == "quotas":
+            cluster_wide = {"name": CLUSTER_QUOTAS, "labels": labels}
+            yield _role_binding("ClusterRole", cluster_wide, CLUSTER_QUOTAS, [_subject(workload)])
 
 
 def _role(kind: str, metadata: Object, rules: Sequence[Object]) -> Object:

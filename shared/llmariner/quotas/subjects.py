@@ -31,9 +31,11 @@ class QuotaSubjects:
             caller_in_project(self._database, caller, caller.organization_id, id_, scope)
         return self.find_any(id_)
 
-    def find_any(self, id_: str) -> tuple[Subject, str]:
-        """Any organization, or project that is not archived, of the installation, and its title. NotFound."""
-        project = select(projects).where(projects.c.id == id_, projects.c.archived_at.is_(None))
+    def find_any(self, id_: str, *, include_archived: bool = False) -> tuple[Subject, str]:
+        """Any organization or project of the installation, and its title. NotFound."""
+        project = select(projects).where(projects.c.id == id_)
+        if not include_archived:
+            project = project.where(projects.c.archived_at.is_(None))
         with self._database.read() as session:
             if (row := session.first(project)) is not None:
                 return Subject(row.organization_id, row.id), str(row.title)

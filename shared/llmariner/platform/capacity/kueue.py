@@ -7,6 +7,8 @@ controller, are a conflict and stay as they are.
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -27,6 +29,7 @@ QUOTA_MANAGER = "llmariner-quota"
 """The field manager of ClusterQueues and of the LocalQueues that lead to them."""
 
 _ATTEMPTS = 3
+_USE_SECONDS = 1.0
 _KIND_OF_OWNER = {"Job": Kind.JOBS, "JobSet": Kind.JOBS, "TrainJob": Kind.JOBS, "StatefulSet": Kind.NOTEBOOKS}
 _COPIED = ("namespaceSelector", "queueingStrategy", "preemption", "flavorFungibility")
 
@@ -45,9 +48,19 @@ class KueueCapacity:
         self._cluster = cluster
         self._namespaces = namespaces
         self._queue = queue
+        self._lock = threading.Lock()
+        self._read_at: float | None = None
+        self._use = Use({})
 
     def use(self) -> Use:
-        """See the port."""
+        """See the port. At most a second old: many callers cause one read."""
+        with self._lock:
+            now = time.monotonic()
+            if self._read_at is None or now - self._read_at >= _USE_SECONDS:
+                self._use, self._read_at = self._read(), now
+            return self._use
+
+    def _read(self) -> Use:
         try:
             queues = {
                 cluster_queue["metadata"]["name"]: cluster_queue
