@@ -89,7 +89,7 @@ def test_a_quota_is_the_projects_own_cluster_queue_in_the_cohort_of_the_pool(
     cluster: Cluster, capacity: KueueCapacity
 ) -> None:
     models = ProjectQueues(cluster, KServeSettings(namespace=MODELS, queue=POOL))
-    assert models.ensure("proj_1") == QUEUE  # a model woke before
+    assert models.ensure("proj_1") == QUEUE  # as when a model wakes
     limits = {"gpu": QuotaLimit(4, 2), "cpu": QuotaLimit(2500, None)}
     capacity.check(ONE, limits)
     assert cluster.get(CLUSTER_QUEUES, None, OWN) is None
@@ -164,7 +164,7 @@ def test_use_is_what_workloads_hold_and_wait_for_by_project_and_kind(
         ("shared", MODELS, POOL, "Pod", 1),
         ("waiting", JOBS, QUEUE, "Job", 2),
         ("ended", JOBS, QUEUE, "Job", 1),
-        ("book", JOBS, QUEUE, "StatefulSet", 1),
+        ("notebook", JOBS, QUEUE, "StatefulSet", 1),
         ("elsewhere", MODELS, "theirs", "Pod", 1),
     ):
         api.make(WORKLOADS, workload(name, namespace, queue, owner, gpu, count))
@@ -172,7 +172,7 @@ def test_use_is_what_workloads_hold_and_wait_for_by_project_and_kind(
         ("model", MODELS),
         ("shared", MODELS),
         ("ended", JOBS, "Finished"),
-        ("book", JOBS),
+        ("notebook", JOBS),
     ):
         admit(api, name, namespace, gpu, *conditions)
     use = capacity.use()
