@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -67,6 +68,10 @@ def test_jobs_run_and_those_of_a_killed_platform_are_interrupted(env: Env, tmp_p
         assert time.monotonic() < deadline, output
         time.sleep(0.1)
     assert f"cannot access '{tmp_path / 'home'}'" in output
+    program = call(env, "POST", f"/{made['id']}/exec", {"command": ["sh", "-c", "ls scripts; exit 4"]})
+    events = [json.loads(line.removeprefix("data: ")) for line in program.splitlines() if line.startswith("data: ")]
+    assert base64.b64decode(events[0]["data"]) == b"run.sh\n"
+    assert events[-1] == {"type": "exit", "exit_code": 4}
     os.kill(json.loads((Path(env["LLMARINER_HOME"]) / "platform.json").read_text())["pid"], signal.SIGKILL)
     assert llma(env, "up").returncode == 0
     ended = wait_for(env, made["id"], "failed")
