@@ -39,6 +39,22 @@ def call(env: Env, method: str, path: str, body: Any = None) -> Any:
     return json.loads(text) if "json" in response.headers["content-type"] else text
 
 
+def start(env: Env, job_id: str, command: str) -> Any:
+    """The response to the start of a program in a job."""
+    key = (Path(env["LLMARINER_HOME"]) / "admin.key").read_text()
+    url = f"http://127.0.0.1:{env['LLMARINER_PORT']}/v1/batch/jobs/{job_id}/exec"
+    headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
+    body = json.dumps({"command": ["sh", "-c", command]}).encode()
+    return urllib.request.urlopen(urllib.request.Request(url, body, headers), timeout=60)
+
+
+def run(env: Env, job_id: str, command: str) -> tuple[bytes, int]:
+    """The output and exit code of a program in a job."""
+    with start(env, job_id, command) as response:
+        events = [json.loads(line.removeprefix(b"data: ")) for line in response if line.startswith(b"data: ")]
+    return b"".join(base64.b64decode(each["data"]) for each in events[:-1]), events[-1]["exit_code"]
+
+
 def wait_for(env: Env, job_id: str, *statuses: str) -> Any:
     deadline = time.monotonic() + 90
     while (job := call(env, "GET", f"/{job_id}"))["status"] not in statuses:
@@ -68,10 +84,12 @@ def test_jobs_run_and_those_of_a_killed_platform_are_interrupted(env: Env, tmp_p
         assert time.monotonic() < deadline, output
         time.sleep(0.1)
     assert f"cannot access '{tmp_path / 'home'}'" in output
-    program = call(env, "POST", f"/{made['id']}/exec", {"command": ["sh", "-c", "ls scripts; exit 4"]})
-    events = [json.loads(line.removeprefix("data: ")) for line in program.splitlines() if line.startswith("data: ")]
-    assert base64.b64decode(events[0]["data"]) == b"run.sh\n"
-    assert events[-1] == {"type": "exit", "exit_code": 4}
+    assert run(env, made["id"], "ls scripts; exit 4") == (b"run.sh\n", 4)
+    with start(env, made["id"], "echo begun; sleep 4321") as program:
+        assert b"data" in program.readline()
+    while b"sleep\x004321" in run(env, made["id"], "cat /proc/[0-9]*/cmdline")[0]:  # it ends when its caller leaves
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
     os.kill(json.loads((Path(env["LLMARINER_HOME"]) / "platform.json").read_text())["pid"], signal.SIGKILL)
     assert llma(env, "up").returncode == 0
     ended = wait_for(env, made["id"], "failed")
