@@ -66,6 +66,7 @@ REAL = {
     "users": HttpRequest("GET", "/v1/users:getSelf"),
     "batch_jobs": HttpRequest("GET", "/v1/batch/jobs"),
     "fine_tuning_checkpoints": HttpRequest("GET", "/v1/fine_tuning/checkpoints/ft:tiny:x/permissions"),
+    "fine_tuning_credentials": HttpRequest("GET", "/v1/fine_tuning/credentials"),
     "fine_tuning_jobs": HttpRequest("GET", "/v1/fine_tuning/jobs"),
     "fine_tuning_workers": HttpRequest("POST", "/v1/fine_tuning/workers/ftjob-worker/reports", {"records": []}),
     "vector_stores": HttpRequest("GET", "/v1/vector_stores"),
