@@ -11,6 +11,7 @@ from pathlib import Path
 from .attacks import measure_attacks
 from .cold_starts import measure_cold_starts
 from .environments import cache
+from .fine_tuning import measure_fine_tuning
 from .instructions import measure_instructions
 from .limit_changes import measure_limit_changes
 from .model_fetches import measure_model_fetches
@@ -43,6 +44,7 @@ def main() -> None:
             measure_transfers,
             measure_model_fetches,
             measure_vector_search,
+            measure_fine_tuning,
         ):
             place = Path(folder, measure.__name__)
             place.mkdir()

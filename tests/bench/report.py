@@ -39,6 +39,7 @@ FETCH_COLUMNS = (
 )
 VECTOR_COLUMNS = (("chunks/s", "chunks_per_s", "{:,.0f}"), ("search ms", "search_ms", "{:,.1f}"))
 SEARCH_COLUMNS = (("recall@5", "recall_at_5", "{:.3f}"), ("nDCG@10", "ndcg_at_10", "{:.3f}"))
+TRAINING_COLUMNS = (("steps/CPU s", "steps_per_s", "{:.3f}"), ("seconds", "job_seconds", "{:,.1f}"))
 BAR = 48
 
 GATEWAY, ENVOY, FILTERS, LITELLM = "gateway", "envoy", "envoy filters", "litellm"
@@ -47,6 +48,7 @@ LIMITS = "auth and limits"
 FILES, BARE_FILES, DURABLE_FILES = "files", "bare ASGI", "durable bare ASGI"
 STORES, BARE_MILVUS = "vector stores", "bare pymilvus"
 WAKE, PLAIN = "wake", "plain start"
+JOB, BARE_TRL = "fine-tuning job", "bare TRL"
 QUIET = "quiet"
 RATIOS = (
     ("gateway_cpu_per_request_vs_envoy", "request_cpu_us", GATEWAY, ENVOY),
@@ -71,6 +73,8 @@ RATIOS = (
     ("request_during_unread_streams_vs_quiet", "attacked_p50_ms", "readers", QUIET),
     ("request_during_withheld_bodies_vs_quiet", "attacked_p50_ms", "bodies", QUIET),
     ("request_during_nested_bodies_vs_quiet", "attacked_p50_ms", "brackets", QUIET),
+    ("job_steps_per_second_vs_bare_trl", "steps_per_s", JOB, BARE_TRL),
+    ("resume_overhead_vs_uninterrupted", "job_seconds", "killed job", "whole job"),
     ("model_wake_vs_engine_start", "model_seconds", WAKE, PLAIN),
     ("model_fetch_vs_curl", "model_fetch_slow_bytes_per_s", "fetch", "curl"),
     ("model_fetch_vs_curl_on_loopback", "model_fetch_fast_bytes_per_s", "fetch", "curl"),
@@ -143,6 +147,7 @@ def render(results: Results) -> str:
         list(table(results, TRANSFER_COLUMNS)),
         list(table(results, VECTOR_COLUMNS)),
         list(table(results, SEARCH_COLUMNS)),
+        list(table(results, TRAINING_COLUMNS)),
         list(lines(results)),
     ]
     return "\n\n".join("\n".join(part) for part in parts if part)
