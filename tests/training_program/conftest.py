@@ -41,6 +41,13 @@ class Program:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
+    def popen(self, *command: str) -> subprocess.Popen[str]:
+        """The process of a script, begun, with its output to read."""
+        pipe = subprocess.PIPE
+        return subprocess.Popen(
+            [str(self._python), *command], env=self._environment(), stdout=pipe, stderr=pipe, text=True
+        )
+
     def start(self, platform: ScriptedPlatform, workers: int = 1) -> subprocess.Popen[str]:
         """The process of a job, begun."""
         work = self._folder / f"work-{len(list(self._folder.iterdir()))}"

@@ -16,7 +16,7 @@ from llmariner.platform.jobs.local_processes.adapter import ProcessJobs
 from llmariner.platform.jobs.local_processes.settings import ProcessJobSettings, readable_folders
 from llmariner.platform.serving.local_processes.adapter import ProcessServing
 
-__all__ = ["job_amounts", "make_jobs"]
+__all__ = ["EngineMemory", "job_amounts", "make_jobs"]
 
 T = TypeVar("T")
 _FINE_TUNING = "ftjob-"
@@ -56,7 +56,7 @@ def make_jobs(
     def read_file(project_id: str, file_id: str) -> Iterator[bytes]:
         return context.files.read(context.files.get(project_id, file_id))
 
-    jobs = ProcessJobs(process_settings, read_file, _EngineMemory(serving, asyncio.get_running_loop(), amounts["cpu"]))
+    jobs = ProcessJobs(process_settings, read_file, EngineMemory(serving, asyncio.get_running_loop(), amounts["cpu"]))
 
     def reconcile(job_id: str) -> None:
         if job_id.startswith(_FINE_TUNING):
@@ -68,7 +68,7 @@ def make_jobs(
     return jobs
 
 
-class _EngineMemory:
+class EngineMemory:
     """A MemoryBudget of what the engines have; its methods are called in threads other than the loop's."""
 
     def __init__(self, serving: ProcessServing, loop: asyncio.AbstractEventLoop, millicores: int) -> None:

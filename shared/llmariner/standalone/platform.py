@@ -45,7 +45,8 @@ from llmariner.standalone.capacity import MachineCapacity
 from llmariner.standalone.dispatcher import Dispatcher, delivery_timeouts, subscriptions
 from llmariner.standalone.engine.environment import EngineEnvironment
 from llmariner.standalone.engine.packages import PACKAGED, PackagedModel
-from llmariner.standalone.jobs import job_amounts, make_jobs
+from llmariner.standalone.engine.tool_model import TRAINING_MILLICORES
+from llmariner.standalone.jobs import EngineMemory, job_amounts, make_jobs
 from llmariner.standalone.milvus_lite.process import MilvusLiteProcess
 from llmariner.standalone.router import Router
 from llmariner.standalone.weights import LocalWeights
@@ -177,6 +178,7 @@ class StandalonePlatform:
         self.serving = self._process_serving()
         self.context.serving = self.serving
         self.context.weights = self._weights
+        self._weights.memory = EngineMemory(self.serving, asyncio.get_running_loop(), TRAINING_MILLICORES)
         self.serving.subscribe(lambda model_id, _: self.context.gateway.invalidate(model_id))
         self._start_jobs()
         root = checkout_root()

@@ -27,6 +27,7 @@ from llmariner.models.formats import (
 from llmariner.models.inspection import folder_task, folder_traits
 from llmariner.models.model import Model, SourceRepository
 from llmariner.models.weights import FetchedWeights, LoadingProgress, ReportProgress, WeightsUnavailable
+from llmariner.platform.jobs.local_processes.settings import MemoryBudget
 from llmariner.platform.model_files import FilesUnavailable, ModelSource, RemoteFile, TransferInterrupted
 from llmariner.platform.model_files.blobs import BlobStore, remove_unlocked
 from llmariner.platform.model_files.fetch import PART, FetchProgress, fetch_files
@@ -34,6 +35,7 @@ from llmariner.platform.model_files.ranges import TransferLimits
 from llmariner.settings import ModelSettings, S3Settings
 from llmariner.standalone.engine.environment import EngineEnvironment
 from llmariner.standalone.engine.scripts import ScriptInterrupted, Scripts
+from llmariner.standalone.engine.tool_model import TOOL_MODEL, TRAINING_BYTES, make_tool_model
 from llmariner.standalone.model_sources import open_source
 
 __all__ = ["LocalWeights"]
@@ -44,6 +46,7 @@ _GGUF_SUFFIX = ".gguf-files"
 _ORIGIN = ".origin.json"
 _CONVERTED_ARCHITECTURES = frozenset({"llama"})
 _BLOBS = "blobs"
+_MEMORY_POLL_SECONDS = 2.0
 
 
 class LocalWeights:
@@ -73,7 +76,10 @@ class LocalWeights:
         self._s3 = s3
         self._limits = limits
         self._gguf_converter = gguf_converter
+        self._cache = environment.cache
         self._closed = threading.Event()
+        self.memory: MemoryBudget | None = None
+        """Of engines and jobs, once they run: what is trained here takes memory too."""
 
     def close(self) -> None:
         """Stop running downloads; the next start resumes them."""
@@ -87,6 +93,8 @@ class LocalWeights:
             # Whom a file belongs to was decided by the platform, which approves the models that it makes of files.
             if file is not None and model.source_repository is SourceRepository.FINE_TUNING and model.approved:
                 return self._inspected(self._adapter(model, *file), model)
+            if model.source_repository is SourceRepository.HUGGING_FACE and model.model_file_location == TOOL_MODEL:
+                return self._inspected(self._tool_model(model, report), model)
             with open_source(model, self._settings, self._s3) as source:
                 return self._local(model, report) if source is None else self._fetched(model, source, report)
         except FilesUnavailable as error:
@@ -156,6 +164,35 @@ class LocalWeights:
             origin = {"revision": listing.revision, "converted_from": "" if gguf is None else Format.GGUF}
             (target / _ORIGIN).write_text(json.dumps(origin))
         return self._inspected(target, model)
+
+    def _tool_model(self, model: Model, report: ReportProgress) -> Path:
+        """The folder of the packaged model that is made on this machine."""
+        target = self._target(model)
+        if target.is_dir():
+            return target
+
+        def on_progress(fraction: float, what: str) -> None:
+            self._report(report, LoadingProgress(min(0.99, fraction), what))
+
+        with self._removed_if_deleted(target), self._reserved_memory(model, report):
+            try:
+                make_tool_model(self._scripts, self._cache, target, on_progress)
+            except OSError as error:
+                raise FilesUnavailable(f"The model could not be made: {str(error)[-600:]}") from error
+        return target
+
+    @contextlib.contextmanager
+    def _reserved_memory(self, model: Model, report: ReportProgress) -> Iterator[None]:
+        """Wait for the memory of a training, which is of the engines' budget."""
+        owner, project_id = f"model {model.id}", model.project_id or ""
+        while reason := self.memory.reserve(owner, project_id, TRAINING_BYTES) if self.memory else "":
+            self._report(report, LoadingProgress(0.0, reason))
+            self._closed.wait(_MEMORY_POLL_SECONDS)
+        try:
+            yield
+        finally:
+            if self.memory:
+                self.memory.release(owner)
 
     def _local(self, model: Model, report: ReportProgress) -> FetchedWeights:
         folder, target = _local_folder(model), self._target(model)

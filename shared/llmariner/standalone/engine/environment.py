@@ -43,6 +43,7 @@ class EngineEnvironment:
 
     def __init__(self, cache: Path, lock: Path) -> None:
         self._lock = lock
+        self.cache = cache
         pins = lock.read_bytes() + f"{sys.version_info[:2]}".encode()
         self.folder = cache / f"engine-{hashlib.sha256(pins).hexdigest()[:16]}"
         self.python = self.folder / "venv" / "bin" / "python"

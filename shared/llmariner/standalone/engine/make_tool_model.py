@@ -16,18 +16,16 @@ EPOCHS, BATCH, RATE, SEED = 3, 4, 8e-4, 7
 
 
 class Recorder:
-    """The platform of a training that nobody asked for over the API: reports are progress, and uploads stay in the folder."""
-
-    pause_requested = False
+    """The platform of a training that no job is for: reports are progress, and what is uploaded stays in the folder."""
 
     def __init__(self, work: Path, steps: int) -> None:
+        self.pause_requested = False
         self._work = work
         self._steps = steps
 
     def report(self, record: dict[str, Any], *, now: bool = False) -> None:
-        if "step" in record:
-            what = f"training, loss {record['train_loss']:.3f}" if record["type"] == "step" else "training"
-            say(record["step"], self._steps, what)
+        if record["type"] in ("training", "step"):
+            say(record["step"], self._steps, "training")
 
     def upload(self, path: Path, kind: str) -> str:
         kept = self._work / f"{kind}.kept"
@@ -46,10 +44,12 @@ def say(done: int, total: int, what: str) -> None:
 
 def make(base: Path, files: Path, target: Path) -> None:
     say(0, 1, "importing torch and transformers")
+    from transformers import AutoTokenizer
+
     from llmariner.fine_tuning.training_program.examples import Encoder, read_examples
     from llmariner.fine_tuning.training_program.plan import Plan
     from llmariner.fine_tuning.training_program.trainer import Trainer
-    from transformers import AutoTokenizer
+    from llmariner.fine_tuning.training_program.worker_group import WorkerGroup
 
     tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
     tokenizer.chat_template = (files / "chat_template.jinja").read_text()
@@ -68,7 +68,8 @@ def make(base: Path, files: Path, target: Path) -> None:
         learning_rate=RATE,
         checkpoint=str(state) if state.is_file() else None,
     )
-    Trainer(plan, Recorder(work, -(-len(examples) // BATCH) * EPOCHS), examples, [], work).run()
+    recorder: Any = Recorder(work, -(-len(examples) // BATCH) * EPOCHS)
+    Trainer(plan, recorder, examples, [], work, WorkerGroup()).run()
     save(base, tokenizer, work / "adapter.kept", target)
     shutil.rmtree(work)
 
@@ -94,5 +95,8 @@ def save(base: Path, tokenizer: Any, adapter: Path, target: Path) -> None:
 
 
 if __name__ == "__main__":
+    # Engines answer meanwhile.
+    os.nice(10)
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // 2))
     sys.path.insert(0, sys.argv[2])
     make(Path(sys.argv[1]), Path(sys.argv[3]), Path(sys.argv[4]))
