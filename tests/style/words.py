@@ -23,6 +23,7 @@ _EXCLUDED = (
     "tests/contract/platform/previous_release.py",
     "tests/e2e/clients/pins/*",
     "tests/functions/recordings/*",
+    "shared/llmariner/standalone/engine/tool_model_files/examples.jsonl",
     "tests/identity/oidc-provider/package-lock.json",
     "tests/style/*",
 )
