@@ -167,7 +167,7 @@ def _function_names(line: dict[str, Any], where: str = "") -> frozenset[str]:
         return frozenset()
     if not isinstance(tools, list):
         raise _Fault(f"'{where}tools' must be a list")
-    names: list[str] = []
+    names: set[str] = set()
     for number, tool in enumerate(tools):
         place = f"{where}tools[{number}]"
         function = tool.get("function") if isinstance(tool, dict) and tool.get("type") == "function" else None
@@ -180,7 +180,7 @@ def _function_names(line: dict[str, Any], where: str = "") -> frozenset[str]:
             raise _Fault(f"'{place}.function.name' stands before: each function has a name of its own")
         if not isinstance(function.get("parameters", {}), dict):
             raise _Fault(f"'{place}.function.parameters' must be a JSON schema")
-        names.append(name)
+        names.add(name)
     return frozenset(names)
 
 

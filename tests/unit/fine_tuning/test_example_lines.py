@@ -126,3 +126,21 @@ def test_a_fault_of_a_preference_is_named(path: str, value: Any, said: str) -> N
     cause = check_line(Method.DPO)(with_change(PREFERENCE, path, value))
     assert cause is not None
     assert said in cause
+
+
+def test_many_functions_take_a_time_that_grows_with_their_number() -> None:
+    class Name(str):
+        """A name that counts how often it is compared."""
+
+        __slots__ = ()
+        compared = 0
+
+        def __eq__(self, other: object) -> bool:
+            Name.compared += 1
+            return str.__eq__(self, other)
+
+        __hash__ = str.__hash__
+
+    tools = [{"type": "function", "function": {"name": Name(f"f{number}")}} for number in range(1000)]
+    assert check_line(Method.SUPERVISED)({**CONVERSATION, "tools": [*TOOLS, *tools]}) is None
+    assert Name.compared < 5000

@@ -63,14 +63,15 @@ class Encoder:
     def _conversation(self, messages: Sequence[Any], tools: Any, *, first: int = 0) -> TokenSequence:
         """`first`: the index of the first message whose answer may be trained."""
         whole = self._render(messages, tools)
+        encoded = self._tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
+        tokens = array("I", encoded["input_ids"])
+        # First, since each answer is rendered with all that stands before it: of 100,000 answers that would take days.
+        if len(tokens) > self._context_tokens:
+            raise ValueError(f"it has {len(tokens)} tokens, and the model reads {self._context_tokens} at most")
         spans = []
         for index, message in enumerate(messages):
             if message["role"] == "assistant" and index >= first and message.get("weight", 1) != 0:
                 spans.append(self._span(messages, tools, index, whole))
-        encoded = self._tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True)
-        tokens = array("I", encoded["input_ids"])
-        if len(tokens) > self._context_tokens:
-            raise ValueError(f"it has {len(tokens)} tokens, and the model reads {self._context_tokens} at most")
         trained = bytearray(len(tokens))
         for begin, end in spans:
             self._mark(trained, tokens, encoded["offset_mapping"], begin, end)
