@@ -106,12 +106,12 @@ def _configuration(header: dict[str, Any], base_model: str) -> dict[str, Any]:
         matched = _TENSOR.fullmatch(name)
         if matched is None:
             raise InvalidAdapter(f"its tensor '{name[:100]}' is none of an adapter")
-        shape = tensor.get("shape") if isinstance(tensor, dict) else None
-        if not isinstance(shape, list) or len(shape) != 2 or tensor.get("dtype") not in _TYPES:
+        shape, type_ = (tensor.get("shape"), tensor.get("dtype")) if isinstance(tensor, dict) else (None, None)
+        if not isinstance(shape, list) or [type(each) for each in shape] != [int, int] or str(type_) not in _TYPES:
             raise InvalidAdapter(f"its tensor '{name[:100]}' has no shape of an adapter")
         ranks.add(shape[0 if matched[2] == "A" else 1])
         modules.add(matched[1])
-    if len(ranks) != 1 or not isinstance(rank := ranks.pop(), int) or not 0 < rank <= _MAX_RANK:
+    if len(ranks) != 1 or not 0 < (rank := ranks.pop()) <= _MAX_RANK:
         raise InvalidAdapter("its rank is none that engines load")
     return {
         "peft_type": "LORA",

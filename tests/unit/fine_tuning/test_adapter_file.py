@@ -59,6 +59,9 @@ REFUSED = {
     "another type": safetensors({NAME: {"dtype": "I8", "shape": [8, 64]}}),
     "a rank that engines refuse": safetensors({NAME: {"dtype": "F32", "shape": [32, 64]}}),
     "a rank that is no number": safetensors({NAME: {"dtype": "F32", "shape": ["8", 64]}}),
+    "ranks that are lists": safetensors({NAME: {"dtype": "F32", "shape": [[8], 64]}}),
+    "a rank that is true": safetensors({NAME: {"dtype": "F32", "shape": [True, 64]}}),
+    "a type that is a list": safetensors({NAME: {"dtype": ["F32"], "shape": [8, 64]}}),
     "two ranks": safetensors({**TENSORS, NAME: {"dtype": "F32", "shape": [4, 64]}}),
 }
 
