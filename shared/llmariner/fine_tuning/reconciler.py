@@ -75,6 +75,7 @@ class FineTuningReconciler:
         """
         until, last = time.monotonic() + seconds, self._reconciled_to
         self._end_of_gone_projects()
+        self._delete_late_states()
         while True:
             pending = and_(fine_tuning_jobs.c.released.is_(False), fine_tuning_jobs.c.id > last)
             query = select(fine_tuning_jobs.c.id).where(pending).order_by(fine_tuning_jobs.c.id).limit(_BATCH)
@@ -111,9 +112,7 @@ class FineTuningReconciler:
 
     def _release(self, port: Jobs, job: Row[Any]) -> None:
         """End the process of a job that has ended or is paused, and delete what nobody needs any more."""
-        for attempt in (job.attempt - 1, job.attempt):
-            if attempt >= 0:
-                port.remove(f"{job.id}-{attempt}")
+        _remove_attempts(port, job, job.attempt)
         if job.status != Status.PAUSED:
             Results(self._database, self._files()).delete_leftovers(job)
         same = and_(fine_tuning_jobs.c.id == job.id, fine_tuning_jobs.c.attempt == job.attempt)
@@ -139,8 +138,7 @@ class FineTuningReconciler:
         if model is None or model.created_at != job.model_created_at:
             self._fail(job, "base_model_deleted", f"The base model '{job.model}' was deleted.")
             return
-        if job.attempt:
-            port.remove(f"{job.id}-{job.attempt - 1}")
+        _remove_attempts(port, job, job.attempt - 1)
         environment = {
             "LLMARINER_TRAINING_URL": f"{self._addresses.workers}/v1/fine_tuning/workers/{job.id}",
             "LLMARINER_TRAINING_TOKEN": self._tokens.issue(job),
@@ -222,6 +220,13 @@ class FineTuningReconciler:
 
         self._database.transact(work)
 
+    def _delete_late_states(self) -> None:
+        try:
+            files = self._files()
+        except Unavailable:
+            return
+        Results(self._database, files).delete_late_states()
+
     def _end_of_gone_projects(self) -> None:
         """Cancel the jobs of archived projects, and forget those of deleted ones: nobody can see them any more."""
         c, active = fine_tuning_jobs.c, fine_tuning_jobs.c.finished_at.is_(None)
@@ -240,10 +245,21 @@ class FineTuningReconciler:
             port = self._jobs()
         except Unavailable:
             return
-        for attempt in (job.attempt - 1, job.attempt):
-            port.remove(f"{job.id}-{attempt}")
+        _remove_attempts(port, job, job.attempt)
         with self._database.write() as session:
             session.run(delete(fine_tuning_jobs).where(fine_tuning_jobs.c.id == job.id))
+
+
+def _remove_attempts(port: Jobs, job: Row[Any], last: int) -> None:
+    """End the processes of the attempts up to one.
+
+    A job that was paused and resumed several times since it was reconciled has attempts that never began, and one before
+    them that did.
+    """
+    for attempt in range(last + 1):
+        named = f"{job.id}-{attempt}"
+        if attempt >= last - 1 or port.status(named) is not None:
+            port.remove(named)
 
 
 def job_id_of(port_job_id: str) -> str:

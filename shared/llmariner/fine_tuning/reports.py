@@ -21,7 +21,7 @@ from llmariner.fine_tuning.tables import fine_tuning_checkpoints, fine_tuning_jo
 from llmariner.identifiers import new_id
 from llmariner.platform.database import WriteSession
 
-__all__ = ["apply_record", "charge_report", "checkpoint_name", "fail_file", "stops_early", "tell_progress"]
+__all__ = ["apply_record", "charge_report", "fail_file", "stops_early", "tell_progress"]
 
 _MIN_EXAMPLES = 10
 """OpenAI's."""
@@ -31,7 +31,7 @@ _MIN_SPEED, _MAX_SPEED = 1e-3, 1e9
 """Tokens per second. Estimates divide by it, those of other projects' jobs too, and a process may say what it likes."""
 _PROGRESS_SECONDS = 10.0
 """Between two events of steps: the list of events has every step."""
-_WITH_TOKENS = ("step", "finished")
+_WITH_TOKENS = ("step", "checkpoint", "finished")
 _ENDING = ("finished", "failed", "paused")
 
 
@@ -49,7 +49,7 @@ def charge_report(session: WriteSession, job: Row[Any], records: Sequence[Mappin
 
     `job`: locked, as it was before the records were applied.
     """
-    counts = [count_of(record, "trained_tokens") for record in records if record.get("type") in _WITH_TOKENS]
+    counts = [_trained_tokens(job, record) for record in records if record.get("type") in _WITH_TOKENS]
     if job.stage != Stage.TRAIN or not counts:
         return
     spent = charge_tokens(session, job, max(counts))
@@ -58,6 +58,13 @@ def charge_report(session: WriteSession, job: Row[Any], records: Sequence[Mappin
         _set(session, job, pause_requested_at=session.now())
         message = f"The budget '{spent}' is spent: the job pauses. Resume it when the budget allows it."
         add_message(session, job, message, "warn")
+
+
+def _trained_tokens(job: Row[Any], record: Mapping[str, Any]) -> int:
+    """How many were trained by then; those of a checkpoint follow from its epochs, since it is a model that answers."""
+    if record.get("type") == "checkpoint":
+        return int(job.tokens) * _epochs_at(job, count_of(record, "step"))
+    return count_of(record, "trained_tokens")
 
 
 def tell_progress(session: WriteSession, job: Row[Any], records: Sequence[Mapping[str, Any]]) -> None:
@@ -72,10 +79,24 @@ def tell_progress(session: WriteSession, job: Row[Any], records: Sequence[Mappin
     _set(session, job, progress_event_at=now)
 
 
-def checkpoint_name(job: Row[Any], step: int) -> str:
+def _checkpoint_name(job: Row[Any], step: int) -> str:
     """The name of a checkpoint; that of the last step is the result, unless the best one is."""
     is_result = step == job.total_steps and not stops_early(job)
     return str(job.output_model) if is_result else f"{job.output_model}:ckpt-step-{step}"
+
+
+def _epochs_at(job: Row[Any], step: int) -> int:
+    """The number of epochs that are complete after a step with which one ends. Raises InvalidRequest for another step."""
+    epochs = int(json.loads(job.hyperparameters)["n_epochs"])
+    found, rest = divmod(step * epochs, int(job.total_steps))
+    if rest or not 0 < found <= epochs:
+        raise InvalidRequest("No epoch of the job ends with that step.", param="records.step")
+    return found
+
+
+def _step_of(job: Row[Any], record: Mapping[str, Any]) -> int:
+    """A step of the job, 0 before the first. Raises InvalidRequest."""
+    return count_of(record, "step", int(job.total_steps))
 
 
 def stops_early(job: Row[Any]) -> bool:
@@ -148,13 +169,12 @@ def _on_training(session: WriteSession, job: Row[Any], record: Mapping[str, Any]
         return
     started = {} if job.started_at is not None else {"started_at": session.now()}
     change_status(session, job, Status.RUNNING, **started)
-    step = count_of(record, "step")
+    step = _step_of(job, record)
     add_message(session, job, f"Fine-tuning continues after step {step}" if step else "Fine-tuning job started")
 
 
 def _on_step(session: WriteSession, job: Row[Any], record: Mapping[str, Any]) -> None:
-    step = count_of(record, "step")
-    total = int(job.total_steps or step)
+    step, total = _step_of(job, record), int(job.total_steps)
     metrics = {"step": step, "total_steps": total, **metrics_of(record)}
     if "train_loss" not in metrics:
         raise InvalidRequest("The loss of a step is missing.", param="records.train_loss")
@@ -167,6 +187,7 @@ def _on_step(session: WriteSession, job: Row[Any], record: Mapping[str, Any]) ->
 
 def _on_checkpoint(session: WriteSession, job: Row[Any], record: Mapping[str, Any]) -> None:
     step = count_of(record, "step")
+    _epochs_at(job, step)  # so a job has as many checkpoints as epochs
     row = {
         "id": new_id("ftckpt"),
         "job_id": job.id,
@@ -175,7 +196,7 @@ def _on_checkpoint(session: WriteSession, job: Row[Any], record: Mapping[str, An
         "created_at": int(session.now()),
         "step": step,
         "file_id": text_of(record, "file_id", 64),
-        "model": checkpoint_name(job, step),
+        "model": _checkpoint_name(job, step),
         "metrics": json.dumps(metrics_of(record)),
     }
     if session.insert_if_absent(fine_tuning_checkpoints, [row]):
@@ -183,7 +204,7 @@ def _on_checkpoint(session: WriteSession, job: Row[Any], record: Mapping[str, An
 
 
 def _on_state(session: WriteSession, job: Row[Any], record: Mapping[str, Any]) -> None:
-    step = count_of(record, "step")
+    step = _step_of(job, record)
     # An attempt that came further than the one before is none of a row of failures.
     failures = {} if step <= (job.state_step or 0) else {"failures": 0}
     _set(session, job, state_file=text_of(record, "file_id", 64), state_step=step, **failures)
@@ -192,14 +213,16 @@ def _on_state(session: WriteSession, job: Row[Any], record: Mapping[str, Any]) -
 def _on_paused(session: WriteSession, job: Row[Any], record: Mapping[str, Any]) -> None:
     change_status(session, job, Status.PAUSED, pause_requested_at=None, released=False)
     request_change(session, job)
-    add_message(session, job, f"The job is paused after step {count_of(record, 'step')}.")
+    add_message(session, job, f"The job is paused after step {_step_of(job, record)}.")
 
 
 def _on_finished(session: WriteSession, job: Row[Any], record: Mapping[str, Any]) -> None:
+    if job.result_file is not None:  # the answer to an earlier report was lost
+        return
     _set(session, job, result_file=text_of(record, "file_id", 64), pause_requested_at=None)
     request_change(session, job)
-    if stops_early(job) and job.result_file is None:
-        best, step = count_of(record, "best_step"), count_of(record, "step")
+    if stops_early(job):
+        best, step = count_of(record, "best_step"), _step_of(job, record)
         early = "" if step == job.total_steps else f"Training stopped early after step {step}. "
         add_message(session, job, f"{early}The checkpoint with the lowest validation loss is the result: step {best}")
 

@@ -5,6 +5,7 @@ States are in no list of files, but their bytes count: a paused job keeps one fo
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection
 from enum import StrEnum
 from typing import Any
@@ -16,13 +17,15 @@ from llmariner.files.file import NewFile
 from llmariner.files.files import Files
 from llmariner.files.purposes import Purpose
 from llmariner.files.tables import files as file_rows
-from llmariner.fine_tuning.tables import fine_tuning_checkpoints
+from llmariner.fine_tuning.tables import fine_tuning_checkpoints, fine_tuning_jobs
 from llmariner.fine_tuning.worker_tokens import maker_of
 from llmariner.platform.database import Database, ReadSession
 
 __all__ = ["ResultKind", "Results"]
 
 _BATCH = 500
+_LATE_SECONDS = 86400.0
+"""A link to upload is valid for an hour, and an upload takes a while."""
 
 
 class ResultKind(StrEnum):
@@ -77,6 +80,18 @@ class Results:
             used = {row.file_id for row in session.rows(select(c.file_id).where(c.job_id == job.id))}
         self.delete_states(job)
         self._delete(job, [each for each in self._ids(job, ResultKind.ADAPTER) if each not in used])
+
+    def delete_late_states(self) -> None:
+        """Delete states that were uploaded after the ends of their jobs, by links from before. For the sweep."""
+        c, job = file_rows.c, fine_tuning_jobs.c
+        name = job.id + _name("", ResultKind.STATE)
+        of_job = (c.project_id == job.project_id) & (c.purpose == _PURPOSES[ResultKind.STATE]) & (c.filename == name)
+        ended = job.released.is_(True) & (job.finished_at > time.time() - _LATE_SECONDS)
+        query = select(fine_tuning_jobs, c.id.label("late_file")).join(file_rows, of_job).where(ended).limit(_BATCH)
+        with self._database.read() as session:
+            late = session.rows(query)
+        for row in late:
+            self._delete(row, [row.late_file])
 
     def delete(self, job: Row[Any], file_id: str) -> None:
         """Delete one file of a job. Idempotent."""

@@ -18,13 +18,13 @@ from llmariner.files.upload_links import UploadLinks
 from llmariner.fine_tuning.integrations import request_tracking
 from llmariner.fine_tuning.job import Stage
 from llmariner.fine_tuning.records import MAX_RECORDS, count_of, text_of
-from llmariner.fine_tuning.reports import apply_record, charge_report, checkpoint_name, stops_early, tell_progress
+from llmariner.fine_tuning.reports import apply_record, charge_report, stops_early, tell_progress
 from llmariner.fine_tuning.results import Results
 from llmariner.fine_tuning.tables import fine_tuning_checkpoints, fine_tuning_jobs
 from llmariner.fine_tuning.worker_tokens import Worker, load_attempt
 from llmariner.models.model import Model, NewModel, SourceRepository
 from llmariner.models.registry import ModelRegistry
-from llmariner.platform.database import Database, WriteSession
+from llmariner.platform.database import Database, ReadSession, WriteSession
 
 __all__ = ["WorkerAddresses", "Workers"]
 
@@ -105,12 +105,17 @@ class Workers:
         if len(records) > MAX_RECORDS:
             raise InvalidRequest(f"A report has {MAX_RECORDS} records at most.", param="records")
         kinds = {str(record.get("type")) for record in records}
+        if "checkpoint" in kinds:
+            with self._database.read() as session:
+                self._model(load_attempt(session, worker.job_id, worker.attempt))
         for record in records:
-            if record.get("type") == "checkpoint":
-                self._register(worker, record)
-            elif record.get("type") == "finished" and record.get("best_step") is not None:
+            if record.get("type") == "finished" and record.get("best_step") is not None:
                 self._register_best(worker, count_of(record, "best_step"))
         self._database.transact(partial(self._apply, worker=worker, records=records))
+        # Last, since a report that is refused makes no model.
+        for record in records:
+            if record.get("type") == "checkpoint":
+                self._register(worker, count_of(record, "step"))
         if "state" in kinds:
             self._delete_old_states(worker)
         if "checkpoint" in kinds:
@@ -131,21 +136,17 @@ class Workers:
         request_tracking(session, before)
         charge_report(session, before, records)  # last, since it locks budgets, for which gateways wait
 
-    def _register(self, worker: Worker, record: Mapping[str, Any]) -> None:
+    def _register(self, worker: Worker, step: int) -> None:
         """Make a model of a checkpoint's adapter; the last one is the result. Idempotent."""
         with self._database.read() as session:
-            job = load_attempt(session, worker.job_id, worker.attempt)
-            file_id, step = text_of(record, "file_id", 64), count_of(record, "step")
-            self._results.check_own(session, job, file_id)
-        self._create_model(job, checkpoint_name(job, step), file_id)
+            job, row = load_attempt(session, worker.job_id, worker.attempt), _checkpoint(session, worker.job_id, step)
+        if row is not None:
+            self._create_model(job, row.model, row.file_id)
 
     def _register_best(self, worker: Worker, step: int) -> None:
         """Make the result of the file of the best checkpoint. Idempotent."""
-        c = fine_tuning_checkpoints.c
-        best = select(fine_tuning_checkpoints).where(c.job_id == worker.job_id, c.step == step)
         with self._database.read() as session:
-            job = load_attempt(session, worker.job_id, worker.attempt)
-            row = session.first(best)
+            job, row = load_attempt(session, worker.job_id, worker.attempt), _checkpoint(session, worker.job_id, step)
         if row is None or not stops_early(job):
             raise InvalidRequest("The job has no such checkpoint.", param="records.best_step")
         self._create_model(job, str(job.output_model), row.file_id)
@@ -207,6 +208,11 @@ class Workers:
             self._results.delete(job, row.file_id)
             with self._database.write() as session:
                 session.run(delete(fine_tuning_checkpoints).where(c.id == row.id))
+
+
+def _checkpoint(session: ReadSession, job_id: str, step: int) -> Row[Any] | None:
+    c = fine_tuning_checkpoints.c
+    return session.first(select(fine_tuning_checkpoints).where(c.job_id == job_id, c.step == step))
 
 
 def _validation_loss(checkpoint: Row[Any]) -> float | None:

@@ -87,10 +87,10 @@ def test_tokens_are_charged_once_however_they_are_reported(desk: TrainingDesk) -
     assert entries(desk) == [(model, 50, 150)]
     job = desk.finish(job_id, 2)
     assert job.status is Status.SUCCEEDED
-    assert (job.trained_tokens, job.cost, entries(desk)) == (60, 180, [(model, 60, 180)])
-    assert spent(desk, counted) == 180
+    assert (job.trained_tokens, job.cost, entries(desk)) == (120, 360, [(model, 120, 360)])
+    assert spent(desk, counted) == 360
     assert stored_rollups(desk.database) == expected_rollups(desk.database)
-    assert (job_object(job)["trained_tokens"], job_object(job)["cost_usd"]) == (60, 1.8e-7)
+    assert (job_object(job)["trained_tokens"], job_object(job)["cost_usd"]) == (120, 3.6e-7)
     assert Ledger(desk.database).interrupt(unseen_for=0) == 0
 
 
@@ -213,7 +213,7 @@ def test_a_job_pauses_when_a_budget_is_spent_and_resumes_when_it_allows_it(desk:
     desk.jobs.resume(desk.caller, other)
     assert desk.get(other).status is Status.QUEUED
     job = desk.finish(job_id)
-    assert (job.status, job.trained_tokens) == (Status.SUCCEEDED, 100)
+    assert (job.status, job.trained_tokens) == (Status.SUCCEEDED, 120)
 
 
 def test_a_training_over_midnight_counts_in_both_days(desk: TrainingDesk, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -150,33 +150,33 @@ def test_a_report_that_comes_twice_changes_nothing(desk: TrainingDesk) -> None:
             1,
             {"type": "training", "step": 0},
             step(1),
-            step(2),
-            {"type": "checkpoint", "step": 2, "file_id": file_id},
+            step(3),
+            {"type": "checkpoint", "step": 3, "file_id": file_id},
         )
     events, _ = desk.history.events(desk.project_id, job_id, after=None, limit=100)
-    assert sorted(event.step for event in events if event.step is not None) == [1, 2]
+    assert sorted(event.step for event in events if event.step is not None) == [1, 3]
     assert len(desk.history.checkpoints(desk.project_id, job_id, after=None, limit=9)[0]) == 1
     assert [each for each in desk.messages(job_id) if each.startswith("Checkpoint")] == [
-        f"Checkpoint created at step 2: {desk.get(job_id).output_model}:ckpt-step-2"
+        f"Checkpoint created at step 3: {desk.get(job_id).output_model}:ckpt-step-3"
     ]
 
 
 def test_the_last_three_checkpoints_are_kept(desk: TrainingDesk) -> None:
-    job_id = desk.training()
+    job_id = desk.training(hyperparameters=epochs(6))
     name = desk.get(job_id).output_model
     files_ = []
     for number in range(1, 7):
         files_.append(desk.result(job_id, 1, "adapter", b"adapter %d" % number))
-        desk.report(job_id, 1, {"type": "checkpoint", "step": number, "file_id": files_[-1]})
+        desk.report(job_id, 1, {"type": "checkpoint", "step": 3 * number, "file_id": files_[-1]})
         if number == 1:
-            desk.load(f"{name}:ckpt-step-1")
-            desk.registry.activate(f"{name}:ckpt-step-1", ActivationStatus.ACTIVE, project_id=desk.project_id)
+            desk.load(f"{name}:ckpt-step-3")
+            desk.registry.activate(f"{name}:ckpt-step-3", ActivationStatus.ACTIVE, project_id=desk.project_id)
     kept, _ = desk.history.checkpoints(desk.project_id, job_id, after=None, limit=9)
-    assert [each.step for each in kept] == [6, 5, 4, 1], "one that is active stays"
-    assert [each.model for each in kept[:2]] == [name, f"{name}:ckpt-step-5"]
+    assert [each.step for each in kept] == [18, 15, 12, 3], "one that is active stays"
+    assert [each.model for each in kept[:2]] == [name, f"{name}:ckpt-step-15"]
     assert sorted(desk.files.get_many(desk.project_id, files_)) == sorted([files_[0], *files_[3:]])
     with pytest.raises(ModelNotFound):
-        desk.registry.get(f"{name}:ckpt-step-2", project_id=desk.project_id)
+        desk.registry.get(f"{name}:ckpt-step-6", project_id=desk.project_id)
 
 
 def test_the_result_of_a_job_that_stops_early_is_its_best_checkpoint(desk: TrainingDesk) -> None:

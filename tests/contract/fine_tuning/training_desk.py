@@ -135,9 +135,9 @@ class TrainingDesk(FineTuningDesk):
     def finish(self, job_id: str, attempt: int = 1, *, adapter_content: bytes = b"") -> FineTuningJob:
         """The job after its process trained to the end and its model was loaded."""
         adapter = self.result(job_id, attempt, "adapter", adapter_content or f"adapter {job_id}".encode())
-        self.report(job_id, attempt, step(6), {"type": "checkpoint", "step": 6, "file_id": adapter})
+        self.report(job_id, attempt, step(6, trained_tokens=120), {"type": "checkpoint", "step": 6, "file_id": adapter})
         metrics = self.result(job_id, attempt, "metrics", b"step,train_loss\n")
-        self.report(job_id, attempt, {"type": "finished", "step": 6, "trained_tokens": 60, "file_id": metrics})
+        self.report(job_id, attempt, {"type": "finished", "step": 6, "trained_tokens": 120, "file_id": metrics})
         self.load(self.get(job_id).output_model)
         return self.reconciled(job_id)
 

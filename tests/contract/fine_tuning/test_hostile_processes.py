@@ -1,0 +1,116 @@
+"""What the process of a job can do that somebody else has taken over: it makes no model for free, and leaves nothing."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from sqlalchemy import func, select
+
+from llmariner.errors import InvalidRequest
+from llmariner.fine_tuning.tables import fine_tuning_events
+from llmariner.models.tables import models
+from llmariner.platform.database import Database
+from llmariner.tenancy.principal import KeyOwner
+
+from .training_desk import ROWS, TrainingDesk, jsonl, put_training_price, step
+
+
+@pytest.fixture
+def desk(database: Database, owner: KeyOwner, tmp_path: Path) -> TrainingDesk:
+    return TrainingDesk(database, owner, tmp_path / "objects")
+
+
+def models_of_project(desk: TrainingDesk) -> int:
+    with desk.database.read() as session:
+        query = select(func.count()).select_from(models).where(models.c.project_id == desk.project_id)
+        return int(session.value(query))
+
+
+def checkpoint(number: int, file_id: str) -> dict[str, Any]:
+    return {"type": "checkpoint", "step": number, "file_id": file_id}
+
+
+def test_a_check_makes_no_model(desk: TrainingDesk) -> None:
+    job_id = desk.start()
+    adapter = desk.result(job_id, 0, "adapter", b"an adapter that was never trained")
+    with pytest.raises(InvalidRequest):
+        desk.report(job_id, 0, checkpoint(6, adapter))
+    assert models_of_project(desk) == 0
+
+
+def test_a_job_has_the_steps_and_checkpoints_of_its_file_and_no_others(desk: TrainingDesk) -> None:
+    job_id = desk.training()
+    file_id = desk.result(job_id, 1, "adapter", b"adapter")
+    records = [checkpoint(number, file_id) for number in (0, 1, 2, 4, 7, 9, 2**52)]
+    records += [step(1, step=number, trained_tokens=0) for number in (7, 2**52)]
+    records += [{"type": type_, "step": 7, "file_id": file_id} for type_ in ("state", "paused")]
+    for record in records:
+        with pytest.raises(InvalidRequest) as raised:
+            desk.report(job_id, 1, record)
+        assert raised.value.param == "records.step"
+    assert models_of_project(desk) == 0
+    c = fine_tuning_events.c
+    with desk.database.read() as session:
+        assert session.rows(select(c.id).where(c.job_id == job_id, c.step.is_not(None))) == []
+    desk.report(job_id, 1, checkpoint(3, file_id), checkpoint(6, file_id))
+    assert models_of_project(desk) == 2
+
+
+def test_a_model_costs_the_epochs_that_made_it_whatever_its_process_counts(desk: TrainingDesk) -> None:
+    put_training_price(desk.database, "*", 3_000_000)
+    job_id = desk.training()
+    file_id = desk.result(job_id, 1, "adapter", b"adapter")
+    for number, cost in ((3, 180), (6, 360), (3, 360)):
+        desk.report(job_id, 1, step(number, trained_tokens=0), checkpoint(number, file_id))
+        assert (desk.get(job_id).trained_tokens, desk.get(job_id).cost) == (cost // 3, cost)
+
+
+def test_an_end_that_is_reported_again_wakes_nobody(desk: TrainingDesk) -> None:
+    job_id = desk.training()
+    metrics = desk.result(job_id, 1, "metrics", b"step\n")
+    before = desk.outbox(job_id)
+    desk.report(job_id, 1, *[{"type": "finished", "step": 6, "trained_tokens": 120, "file_id": metrics}] * 100)
+    assert len(desk.outbox(job_id)) == len(before) + 1
+
+
+def test_a_report_that_is_refused_makes_no_model(desk: TrainingDesk) -> None:
+    job_id = desk.training()
+    adapter = desk.result(job_id, 1, "adapter", b"adapter")
+    with pytest.raises(InvalidRequest):
+        desk.report(job_id, 1, checkpoint(3, adapter), {"type": "none"})
+    assert (models_of_project(desk), desk.get(job_id).trained_tokens) == (0, 0)
+
+
+def test_no_process_outlives_pauses_that_nobody_saw(desk: TrainingDesk) -> None:
+    job_id = desk.start()
+    desk.report(job_id, 0, {"type": "checked", "training_file": {"examples": 12, "tokens": 60}})
+    desk.reconciled(job_id)
+    desk.scripted.run(f"{job_id}-1")
+    for end in (desk.jobs.resume, desk.jobs.cancel):
+        for _ in range(3):
+            desk.jobs.pause(desk.caller, job_id)
+            desk.jobs.resume(desk.caller, job_id)
+        desk.jobs.pause(desk.caller, job_id)
+        end(desk.caller, job_id)
+        desk.reconciled(job_id)
+        left = [name for name in desk.scripted.statuses if name.startswith(job_id)]
+        assert left == ([f"{job_id}-5"] if end == desk.jobs.resume else [])
+
+
+def test_a_state_that_arrives_after_the_end_is_deleted(desk: TrainingDesk) -> None:
+    job_id, content = desk.training(), b"late"
+    digest = hashlib.sha256(content).hexdigest()
+    url = desk.tuning.workers.upload_link(desk.worker(job_id, 1), "state", len(content), digest)
+    desk.jobs.cancel(desk.caller, job_id)
+    desk.reconciled(job_id)
+    link = desk.upload_links.open(parse_qs(urlsplit(url).query)["link"][0])
+    kept = [desk.upload(jsonl(ROWS[:11])), desk.result(desk.training(), 1, "state", b"of a job that runs")]
+    with desk.files.receive(desk.owner, purpose=None, size_bytes=0, limit_bytes=2**20) as incoming:
+        incoming.write(content)
+        late = desk.files.save(desk.owner, link.terms.new, incoming).id
+    desk.tuning.reconciler.reconcile_all(seconds=60)
+    assert sorted(desk.files.get_many(desk.project_id, [late, *kept])) == sorted(kept)
