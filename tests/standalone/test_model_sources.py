@@ -190,6 +190,7 @@ def test_listings_are_bounded() -> None:
         ([RemoteFile("a", 1 << 60, "u")], "size of"),
         ([RemoteFile("a", 1, "u"), RemoteFile("a", 2, "u")], "two files"),
         ([RemoteFile("a", 1, "u"), RemoteFile("a/b", 2, "u")], "two files"),
+        ([RemoteFile("a/b", 1, "u"), RemoteFile("a", 2, "u")], "two files"),
     ):
         with pytest.raises(FilesUnavailable, match=said):
             check_files(files)

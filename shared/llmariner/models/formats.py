@@ -29,8 +29,8 @@ __all__ = [
 _KEPT = ("*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken", "*tokenizer*")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _GGUF_PART = re.compile(r"(.+)-\d{5}-of-(\d{5})\.gguf", re.ASCII)
-_MAX_HEADER_BYTES = 100 << 20
-_MAX_JSON_BYTES = 64 << 20
+# As objects of Python, JSON may be 25 times as large.
+_MAX_HEADER_BYTES = _MAX_JSON_BYTES = 16 << 20
 GGUF_HEADER_BYTES = 64 << 10
 """The beginning of a GGUF file in which its architecture is looked for; it is the first entry as a rule."""
 # https://github.com/ggml-org/ggml/blob/master/docs/gguf.md: type of a value → its size in bytes.
@@ -118,7 +118,7 @@ def gguf_architecture(beginning: bytes) -> str | None:
         raise FilesUnavailable("The file is named .gguf, and its content is none.")
     try:
         return _Entries(beginning).find("general.architecture")
-    except (struct.error, ValueError, OverflowError):
+    except (struct.error, ValueError, OverflowError, RecursionError):
         return None
 
 
@@ -153,9 +153,8 @@ def _hugging_face(files: Sequence[RemoteFile], weights: Sequence[RemoteFile]) ->
 
 def _without_duplicates(safetensors: Sequence[RemoteFile]) -> list[RemoteFile]:
     """Without the copies that some publishers add in their own layout."""
-    copies = [file for file in safetensors if file.path.startswith(("consolidated", "original/"))]
-    others = [file for file in safetensors if file not in copies]
-    return others or copies
+    others = [file for file in safetensors if not file.path.startswith(("consolidated", "original/"))]
+    return others or list(safetensors)
 
 
 def _one_gguf(gguf: Sequence[RemoteFile]) -> list[RemoteFile]:
@@ -200,6 +199,8 @@ def _check_header(file: BinaryIO, size: int) -> None:
     if not 2 <= length <= min(_MAX_HEADER_BYTES, size - 8):
         raise ValueError("length")
     header = json.loads(file.read(length))
+    if not isinstance(header, dict):
+        raise TypeError("header")
     for name, tensor in header.items():
         if name == "__metadata__":
             continue
@@ -252,5 +253,7 @@ class _Entries:
             else:
                 for _ in range(count):
                     self._skip(inner)
-        else:
-            self._position += _GGUF_SCALARS.get(kind, len(self._content))
+        elif kind in _GGUF_SCALARS:
+            self._position += _GGUF_SCALARS[kind]
+        else:  # nothing else ends an array of 2^64 of them
+            raise ValueError("unknown type")

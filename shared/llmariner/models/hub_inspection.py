@@ -21,7 +21,7 @@ from llmariner.models.weights import (
     StorageUriFetcher,
     WeightsUnavailable,
 )
-from llmariner.platform.model_files import FilesUnavailable, Listing, RemoteFile, TransferInterrupted
+from llmariner.platform.model_files import FilesUnavailable, Listing, RemoteFile, TransferInterrupted, check_files
 from llmariner.platform.model_files.blobs import BlobStore
 from llmariner.platform.model_files.fetch import fetch_files
 from llmariner.platform.model_files.hugging_face import HuggingFaceSource
@@ -40,7 +40,8 @@ _SMALL_FILES = frozenset(
         "tokenizer_config.json",
     }
 )
-_MAX_SMALL_BYTES = 16 << 20
+# As objects of Python, JSON may be 25 times as large, and a function has 256 MiB.
+_MAX_SMALL_BYTES = 4 << 20
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
 _ATTEMPTS = 3
 _PAUSE_SECONDS = 1.0
@@ -79,6 +80,7 @@ class InspectingUriFetcher(StorageUriFetcher):
             )
         listing = _listed(source)
         files = choose_files(listing.files, "", pickles_allowed=settings.pickles)
+        check_files(files)
         size = sum(file.size for file in files if file.path.endswith(_WEIGHTS))
         if not size:
             raise FilesUnavailable(

@@ -28,7 +28,7 @@ from llmariner.models.inspection import folder_task, folder_traits
 from llmariner.models.model import Model, SourceRepository
 from llmariner.models.weights import FetchedWeights, LoadingProgress, ReportProgress, WeightsUnavailable
 from llmariner.platform.jobs.local_processes.settings import MemoryBudget
-from llmariner.platform.model_files import FilesUnavailable, ModelSource, RemoteFile, TransferInterrupted
+from llmariner.platform.model_files import FilesUnavailable, ModelSource, RemoteFile, TransferInterrupted, check_files
 from llmariner.platform.model_files.blobs import BlobStore, remove_unlocked
 from llmariner.platform.model_files.fetch import PART, FetchProgress, fetch_files
 from llmariner.platform.model_files.ranges import TransferLimits
@@ -154,6 +154,7 @@ class LocalWeights:
             self._report(report, LoadingProgress(0.0, "listing the files"))
             listing = source.list_files()
             files = choose_files(listing.files, source.only, pickles_allowed=self._settings.pickles)
+            check_files(files)
             gguf = _convertible_gguf(source, files) if any(file.path.endswith(".gguf") for file in files) else None
             place = target if gguf is None else target.with_name(target.name + _GGUF_SUFFIX)
             fetch_files(source, files, place, self._blobs, self._on_progress(report), self._limits)

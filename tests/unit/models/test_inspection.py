@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from llmariner.models.formats import gguf_architecture
+from llmariner.models.formats import folder_format, gguf_architecture
 from llmariner.models.inspection import folder_task, folder_traits
 from llmariner.models.model import Task
 from llmariner.models.traits import ModelTraits, configured_argument
@@ -93,6 +94,27 @@ def test_a_configured_argument_is_the_last_of_its_flag() -> None:
     assert configured_argument([f"{flag}=a", flag], flag) == ""
 
 
-@pytest.mark.parametrize("beginning", [b"GGUF" + b"\xff" * 100, b"GGUF" + b"\0" * 20, b"GGUF" + b"\x01" * 60])
+FIRST_KEY = b"GGUF" + struct.pack("<IQQQ", 3, 1, 1, 1) + b"a"
+ENDLESS_ARRAY = struct.pack("<IIQ", 9, 99, 1 << 62)
+DEEP_ARRAY = struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 5000
+
+
+@pytest.mark.parametrize(
+    "beginning",
+    [
+        b"GGUF" + b"\xff" * 100,
+        b"GGUF" + b"\0" * 20,
+        b"GGUF" + b"\x01" * 60,
+        FIRST_KEY + ENDLESS_ARRAY,
+        FIRST_KEY + DEEP_ARRAY,
+    ],
+)
 def test_a_damaged_gguf_has_no_architecture(beginning: bytes) -> None:
     assert gguf_architecture(beginning) is None
+
+
+@pytest.mark.parametrize("header", ["[]", '"text"', '{"a": []}', '{"a": {"data_offsets": [0, 1e999]}}', "[" * 10_000])
+def test_a_header_of_safetensors_that_is_no_object_is_refused(header: str, tmp_path: Path) -> None:
+    (tmp_path / "m.safetensors").write_bytes(len(header).to_bytes(8, "little") + header.encode() + b"\0" * 8)
+    with pytest.raises(FilesUnavailable, match="content is none"):
+        folder_format(tmp_path, pickles_allowed=False)

@@ -99,6 +99,7 @@ def check_files(files: Sequence[RemoteFile]) -> None:
     if len(files) > _MAX_FILES:
         raise FilesUnavailable(f"The location has {len(files):,} files, over the limit of {_MAX_FILES:,}.")
     names: set[str] = set()
+    folders: set[str] = set()
     for file in files:
         segments = file.path.split("/")
         plain = all(map(_SEGMENT.fullmatch, segments)) and len(segments) <= _MAX_DEPTH
@@ -107,8 +108,10 @@ def check_files(files: Sequence[RemoteFile]) -> None:
                 f"The source has a file named {file.path[:80]!r}; a name is of letters, digits and simple punctuation, "
                 "and begins with no dot."
             )
-        if file.path in names or any("/".join(segments[:count]) in names for count in range(1, len(segments))):
+        above = {"/".join(segments[:count]) for count in range(1, len(segments))}
+        if file.path in names or file.path in folders or above & names:
             raise FilesUnavailable(f"The source has two files at {file.path[:80]!r}.")
         if not 0 <= file.size <= _MAX_FILE_BYTES:
             raise FilesUnavailable(f"The source gives the file {file.path[:80]!r} a size of {file.size} bytes.")
         names.add(file.path)
+        folders |= above

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import io
 import ipaddress
 import json
 import re
@@ -27,8 +28,10 @@ _CONNECT_SECONDS = 15
 _READ_SECONDS = 60
 _DOCUMENT_SECONDS = 120
 _MAX_REDIRECTS = 5
-_MAX_DOCUMENT_BYTES = 32 << 20
+_MAX_DOCUMENT_BYTES = 4 << 20  # as objects, it may be 25 times that; a function has 256 MiB
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+# Mapped, compatible, translated (RFC 6052) and, of the two forms of RFC 2765, the second.
+_ENDING_IN_IPV4 = tuple(map(ipaddress.ip_network, ("::ffff:0:0/96", "::/96", "64:ff9b::/96", "::ffff:0:0:0/96")))
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(?:\d{1,19}|\*)", re.ASCII)
 
 
@@ -80,7 +83,7 @@ class HttpReader:
             yield _Body(response, end - start, url)
 
     @contextlib.contextmanager
-    def _open(self, url: str, headers: Mapping[str, str]) -> Iterator[http.client.HTTPResponse]:
+    def _open(self, url: str, headers: Mapping[str, str]) -> Iterator[_Response]:
         for _ in range(_MAX_REDIRECTS):
             connection, response = self._send(url, headers)
             with contextlib.closing(connection):
@@ -89,19 +92,29 @@ class HttpReader:
                     _check_status(response, url)
                     yield response
                     return
-            url = urljoin(url, location)
+            url = self._redirected(url, location)
         raise FilesUnavailable(f"{self._endpoint.hostname} redirects more than {_MAX_REDIRECTS} times.")
 
-    def _send(
-        self, url: str, headers: Mapping[str, str]
-    ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
+    def _redirected(self, url: str, location: str) -> str:
+        try:
+            found = urljoin(url, location)
+            self._check_address(urlsplit(found))
+        except ValueError as error:
+            raise FilesUnavailable(
+                f"{self._endpoint.hostname} redirects to an address that is none: refused."
+            ) from error
+        return found
+
+    def _send(self, url: str, headers: Mapping[str, str]) -> tuple[http.client.HTTPConnection, _Response]:
         parts = urlsplit(url)
-        self._check_scheme(parts)
+        self._check_address(parts)
         own = (parts.scheme, parts.netloc) == (self._endpoint.scheme, self._endpoint.netloc)
         connection, target = self._connection(parts, own=own)
         try:
             connection.request("GET", target, headers={**headers, **(self._headers if own else {})})
-            return connection, connection.getresponse()
+            response = connection.getresponse()
+            assert isinstance(response, _Response)
+            return connection, response
         except FilesUnavailable:
             connection.close()
             raise
@@ -109,12 +122,13 @@ class HttpReader:
             connection.close()
             raise _interrupted(url, error) from error
 
-    def _check_scheme(self, parts: SplitResult) -> None:
+    def _check_address(self, parts: SplitResult) -> None:
+        """FilesUnavailable, and ValueError for a port that is no number."""
         if parts.scheme != "https" and (parts.scheme, self._endpoint.scheme) != ("http", "http"):
             raise FilesUnavailable(
                 f"{self._endpoint.hostname} redirects to {parts.scheme[:10]}://, which is not encrypted: refused."
             )
-        if not parts.hostname or parts.username is not None:
+        if not parts.hostname or parts.username is not None or parts.port == 0:
             raise FilesUnavailable(f"{self._endpoint.hostname} redirects to an address without a host: refused.")
 
     def _connection(self, parts: SplitResult, *, own: bool) -> tuple[http.client.HTTPConnection, str]:
@@ -132,15 +146,61 @@ class HttpReader:
             connection = http.client.HTTPSConnection(host, port, timeout=_READ_SECONDS, context=self._tls)
         else:
             connection = http.client.HTTPConnection(host, port, timeout=_READ_SECONDS)
+        connection.response_class = _Response
         # The hook that the class itself calls to connect; TLS still checks the certificate against the name.
         connection._create_connection = _connector(check_private)  # type: ignore[attr-defined]
         return connection, target
 
 
+class _Response(http.client.HTTPResponse):
+    """A response that ends with TimeoutError if its status and headers, or what `allow` allows, take too long in all.
+
+    The timeout of a socket begins again with each byte, and headers and the lines between chunks have no bound of bytes.
+    """
+
+    fp: io.BufferedReader
+
+    def __init__(self, sock: socket.socket, debuglevel: int = 0, method: str | None = None, url: str | None = None):
+        super().__init__(sock, debuglevel, method, url)
+        self._timed = _TimedReader(self.fp.detach(), sock)
+        self.fp = io.BufferedReader(self._timed)
+        self.allow(_READ_SECONDS)
+
+    def allow(self, seconds: float) -> None:
+        """Allow reading for so long from now on."""
+        self._timed.deadline = time.monotonic() + seconds
+
+
+class _TimedReader(io.RawIOBase):
+    """What a socket receives until a deadline."""
+
+    def __init__(self, received: io.RawIOBase, connection: socket.socket) -> None:
+        self._received = received
+        self._connection = connection
+        self.deadline = 0.0
+
+    def readable(self) -> bool:
+        """See the base."""
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        """See the base. TimeoutError."""
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._connection.settimeout(left)
+        return self._received.readinto(buffer)
+
+    def close(self) -> None:
+        """See the base."""
+        self._received.close()
+        super().close()
+
+
 class _Body:
     """The bytes of a response, exactly as many as were asked for."""
 
-    def __init__(self, response: http.client.HTTPResponse, size: int, url: str) -> None:
+    def __init__(self, response: _Response, size: int, url: str) -> None:
         self._response = response
         self._left = size
         self._url = url
@@ -149,6 +209,7 @@ class _Body:
         """See `ByteStream`."""
         try:
             # One call of the socket: `read` would wait for all of `size`, however slowly it comes.
+            self._response.allow(_READ_SECONDS)
             found = self._response.read1(min(size, self._left))
         except (OSError, http.client.HTTPException) as error:
             raise _interrupted(self._url, error) from error
@@ -158,15 +219,13 @@ class _Body:
         return found
 
 
-def _read_document(response: http.client.HTTPResponse, url: str) -> bytes:
+def _read_document(response: _Response, url: str) -> bytes:
     """The body, up to a byte over the limit of its size, within the limit of its time."""
     content = bytearray()
-    deadline = time.monotonic() + _DOCUMENT_SECONDS
+    response.allow(_DOCUMENT_SECONDS)
     try:
         while len(content) <= _MAX_DOCUMENT_BYTES and (block := response.read1(_MAX_DOCUMENT_BYTES + 1 - len(content))):
             content += block
-            if time.monotonic() > deadline:
-                raise TimeoutError
     except (OSError, http.client.HTTPException) as error:
         raise _interrupted(url, error) from error
     return bytes(content)
@@ -192,10 +251,14 @@ def _proxied(
     proxy: str, host: str, port: int, url: str, target: str, tls: ssl.SSLContext | None
 ) -> tuple[http.client.HTTPConnection, str]:
     parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    through, connection = str(parts.hostname), None
     if tls is None:
-        return http.client.HTTPConnection(str(parts.hostname), parts.port or 80, timeout=_READ_SECONDS), url
-    connection = http.client.HTTPSConnection(str(parts.hostname), parts.port or 80, timeout=_READ_SECONDS, context=tls)
-    connection.set_tunnel(host, port)
+        connection = http.client.HTTPConnection(through, parts.port or 80, timeout=_READ_SECONDS)
+        target = url
+    else:
+        connection = http.client.HTTPSConnection(through, parts.port or 80, timeout=_READ_SECONDS, context=tls)
+        connection.set_tunnel(host, port)
+    connection.response_class = _Response
     return connection, target
 
 
@@ -222,15 +285,24 @@ def _connector(check_private: bool) -> Any:
 
 def _is_private(address: str) -> bool:
     parsed = ipaddress.ip_address(address)
-    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
-    return not (mapped or parsed).is_global
+    if isinstance(parsed, ipaddress.IPv6Address):
+        if parsed.sixtofour:
+            parsed = parsed.sixtofour
+        elif any(parsed in network for network in _ENDING_IN_IPV4):
+            parsed = ipaddress.IPv4Address(int(parsed) & 0xFFFFFFFF)
+    return not parsed.is_global
 
 
 def _is_private_literal(host: str) -> bool:
-    try:
-        return _is_private(host)
-    except ValueError:
-        return host == "localhost"
+    """Whether a proxy would take a host for a private address; what it resolves other names to, it alone knows."""
+    name = host.rstrip(".").partition("%")[0]
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    with contextlib.suppress(ValueError):
+        return _is_private(name)
+    with contextlib.suppress(OSError, ValueError):
+        return _is_private(socket.inet_ntoa(socket.inet_aton(name)))  # also of forms such as 127.1 and 0x7f000001
+    return False
 
 
 def _refused(host: str) -> FilesUnavailable:

@@ -80,10 +80,10 @@ class HuggingFaceSource:
         lfs = lfs if isinstance(lfs, dict) else {}
         try:
             path, size = str(sibling["rfilename"]), int(lfs.get("size", sibling.get("size")))
-        except (KeyError, TypeError, ValueError) as error:
+            url = f"{self._endpoint}/{self._location.repository}/resolve/{commit}/{quote(path)}"
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise FilesUnavailable("The hub lists a file without a name or a size.") from error
         sha256, blob = str(lfs.get("sha256", "")), str(sibling.get("blobId", ""))
-        url = f"{self._endpoint}/{self._location.repository}/resolve/{commit}/{quote(path)}"
         if lfs:
             if not _SHA256.fullmatch(sha256):
                 raise FilesUnavailable(f"The hub lists {path[:80]!r} without its SHA-256.")

@@ -117,10 +117,14 @@ class RangeTransfer:
         try:
             left = len(missing)
             while left:
-                with contextlib.suppress(queue.Empty):
+                try:
                     if error := results.get(timeout=_POLL_SECONDS):
                         raise error
                     left -= 1
+                except queue.Empty:
+                    # A thread may wait for longer than the patience: for headers, or for a store that sends byte by byte.
+                    if self._is_overdue():
+                        raise self._given_up("The source is too slow.") from None
                 self.check()
                 hashes.read_to(self._contiguous(), self.check)
         finally:
@@ -165,10 +169,7 @@ class RangeTransfer:
                         self.on_bytes(len(block))
             except TransferInterrupted as error:
                 if self._is_overdue():
-                    raise FilesUnavailable(
-                        f"{error} It sent less than 1 MiB in {self.limits.patience:.0f} s; what is here already is kept for "
-                        "a week. Create the model again when the source answers."
-                    ) from error
+                    raise self._given_up(str(error)) from error
                 pause = self.limits.first_pause if position > before else min(30.0, pause * 2)
                 # Random, so that the ranges of many transfers don't return to a source that recovers all at once.
                 self._stopped.wait(pause * random.uniform(0.5, 1.0))
@@ -177,6 +178,12 @@ class RangeTransfer:
         self._count(_BLOCK_BYTES)
         os.pwrite(record, b"\1", index)
         self._finished.add(index)
+
+    def _given_up(self, why: str) -> FilesUnavailable:
+        return FilesUnavailable(
+            f"{why} It sent less than 1 MiB in {self.limits.patience:.0f} s; what is here already is kept for a week. "
+            "Create the model again when the source answers."
+        )
 
     def _count(self, size: int) -> None:
         """Count bytes towards the next MiB; the patience begins again with each."""
