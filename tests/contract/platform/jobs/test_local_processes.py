@@ -310,6 +310,8 @@ def test_of_an_interpreter_in_a_home_folder_only_its_own_folders_are_readable(tm
 def test_output_beyond_a_limit_is_dropped_from_its_beginning(tmp_path: Path) -> None:
     log = OutputLog(tmp_path / "log", segment_bytes=1000)
     for number in range(500):
+        if number in (50, 450):  # the job is started again
+            log = OutputLog(tmp_path / "log", segment_bytes=1000)
         log.write(b"%09d\n" % number)
     part = read_log(tmp_path / "log", 0)
     assert part.start > 0

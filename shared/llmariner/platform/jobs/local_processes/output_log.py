@@ -18,14 +18,15 @@ _PART_BYTES = 64 * 1024
 
 
 class OutputLog:
-    """Writes to a folder. A file's name is the number of its first byte."""
+    """Writes to a folder, after what an earlier writer wrote there. A file's name is the number of its first byte."""
 
     def __init__(self, folder: Path, segment_bytes: int = _SEGMENT_BYTES) -> None:
         folder.mkdir(exist_ok=True)
         self._folder = folder
         self._segment_bytes = segment_bytes
-        self._begin = 0
-        self._size = 0
+        last = next(reversed(_segments(folder)), None)
+        self._begin = int(last.name) if last else 0
+        self._size = last.stat().st_size if last else 0
 
     def write(self, data: bytes) -> None:
         """Append output. What a full disk does not take is lost."""
