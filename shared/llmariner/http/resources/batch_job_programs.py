@@ -14,7 +14,7 @@ import threading
 import time
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from llmariner.errors import PlatformError, RateLimited
 from llmariner.platform.jobs import ExecOutput, Execution
@@ -48,7 +48,11 @@ class ProgramStreams:
                 headers={"retry-after": "5"},
             )
         starting = self._threads.submit(_Program, begin, self._places, self._threads)
-        program = await asyncio.shield(asyncio.wrap_future(starting))
+        try:
+            program = await asyncio.shield(asyncio.wrap_future(starting))
+        except asyncio.CancelledError:
+            starting.add_done_callback(_close_unwanted)
+            raise
         events = _events(program, allowed, self._threads)
         # A response that is never sent closes no generator.
         weakref.finalize(events, program.close).atexit = False
@@ -85,6 +89,12 @@ class _Program:
         with self._lock:
             self.execution.close()
         self._places.release()
+
+
+def _close_unwanted(starting: Future[_Program]) -> None:
+    """End a program whose caller left while it was started."""
+    if starting.exception() is None:
+        starting.result().close()
 
 
 async def _events(
