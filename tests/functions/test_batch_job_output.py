@@ -78,6 +78,29 @@ def test_followers_share_one_watch_and_get_all(watches: OutputWatches, outputs: 
     asyncio.run(run())
 
 
+def test_who_waits_for_later_bytes_delays_nobody(
+    watches: OutputWatches, outputs: Outputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_job_output, "_CHECK_SECONDS", 1000.0)
+
+    async def run() -> None:
+        outputs.written = b"step 1\n"
+        early = asyncio.create_task(collect(watches, 1_000_000))
+        await until(lambda: outputs.looks > 3)
+        parts = watches.follow("proj_1", "bj-1", 0, allow)
+        async with asyncio.timeout(60):
+            assert await anext(parts) + await anext(parts) == b"step 1\n"
+            following = asyncio.ensure_future(anext(parts))
+            looks = outputs.looks
+            await until(lambda: outputs.looks > looks + 3)
+            outputs.written += b"step 2\n"
+            assert await following == b"step"
+            outputs.has_ended = True
+            assert (await early, b"".join([part async for part in parts])) == (b"", b" 2\n")
+
+    asyncio.run(run())
+
+
 def test_a_deleted_job_and_a_lost_right_end_a_follower(
     watches: OutputWatches, outputs: Outputs, monkeypatch: pytest.MonkeyPatch
 ) -> None:

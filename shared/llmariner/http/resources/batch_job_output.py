@@ -93,6 +93,8 @@ class OutputWatches:
         if (watch := self._watches.get(key)) is None:
             watch = self._watches[key] = _Watch(start)
             watch.task = asyncio.create_task(self._look(key, watch))
+        # An earlier follower may wait for bytes that are not written yet: the watch tells of those before them too.
+        watch.end = min(watch.end, start)
         watch.followers += 1
         return watch
 
@@ -107,9 +109,12 @@ class OutputWatches:
         try:
             while not watch.has_ended:
                 ended = await asyncio.to_thread(self._jobs().output_has_ended, *key)
-                part = await asyncio.to_thread(self._jobs().output, key[1], watch.end)
-                if part.end != watch.end or ended:
-                    watch.end, watch.has_ended = part.end, ended
+                begin = watch.end
+                part = await asyncio.to_thread(self._jobs().output, key[1], begin)
+                if part.end != begin or ended:
+                    watch.has_ended = ended
+                    if watch.end == begin:  # else somebody joined meanwhile who reads from an earlier byte on
+                        watch.end = part.end
                     watch.changed.set()
                     watch.changed = asyncio.Event()
                 if not part.data:
