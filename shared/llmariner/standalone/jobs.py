@@ -79,7 +79,14 @@ class EngineMemory:
     def reserve(self, owner: str, project_id: str, size_bytes: int) -> str:
         """See `MemoryBudget`."""
         needed = self._serving.reserve_memory(owner, size_bytes, project=project_id, millicores=self._millicores)
-        return self._call(needed)
+        reserving = asyncio.run_coroutine_threadsafe(needed, self._loop)
+        try:
+            return reserving.result(_CALL_SECONDS)
+        except TimeoutError:
+            # Else it reserves later, for a job that may be gone by then or waits for that very memory.
+            reserving.cancel()
+            self.release(owner)
+            return "It waits for idle models to end."
 
     def release(self, owner: str) -> None:
         """See `MemoryBudget`."""

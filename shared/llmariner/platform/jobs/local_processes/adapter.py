@@ -308,7 +308,9 @@ class ProcessJobs:
                 _log.exception("job %s waits", job_id)
                 reason = f"The platform could not start it: {type(error).__name__}."
             with self._changed:
-                self._start_or_wait(job_id, reason)
+                is_wanted = self._start_or_wait(job_id, reason)
+            if not is_wanted:
+                self._release(job_id)
 
     def _next(self) -> str | None:
         """The job whose turn it is; None while no place is free or none may start yet."""
@@ -330,12 +332,13 @@ class ProcessJobs:
         waiting = self._queue.get(job_id) or Waiting("")  # canceled meanwhile
         return self._memory.reserve(job_id, waiting.project_id, settings.memory_of(brief=waiting.brief))
 
-    def _start_or_wait(self, job_id: str, reason: str) -> None:
+    def _start_or_wait(self, job_id: str, reason: str) -> bool:
+        """Start a job, or let it wait for a reason; returns False for one that was canceled or paused meanwhile."""
         waiting = self._queue.get(job_id)
-        if waiting is None or self._closed:  # canceled meanwhile
-            self._memory.release(job_id)
-        elif reason:
-            waiting.reason, waiting.not_before = reason, time.monotonic() + _RETRY_SECONDS
+        if waiting is None or self._closed:
+            return False
+        if reason:
+            self._queue.hold_back(job_id, reason, seconds=_RETRY_SECONDS)
         else:
             self._queue.note_start(job_id)
             used = self._used_places(brief=waiting.brief)
@@ -344,6 +347,18 @@ class ProcessJobs:
             self._running[job_id] = running
             running.thread = threading.Thread(target=self._run, args=(job_id, running), name=job_id, daemon=True)
             running.thread.start()
+        return True
+
+    def _release(self, job_id: str) -> None:
+        """Delete what a job wrote and give its memory back. A failure is logged: it must not hold up other jobs."""
+        try:
+            delete_tree(self._folder(job_id).work)
+        except OSError:
+            _log.exception("the files of job %s were not deleted", job_id)
+        try:
+            self._memory.release(job_id)
+        except Exception:
+            _log.exception("the memory of job %s was not given back", job_id)
 
     def _run(self, job_id: str, running: _Running) -> None:
         """Run a job to its end, or until it waits again."""
@@ -370,8 +385,7 @@ class ProcessJobs:
             _log.exception("job %s failed to start", job_id)
             folder.save_result(Phase.FAILED, "start_failed", f"It could not be started: {type(error).__name__}.")
         finally:
-            delete_tree(folder.work)
-            self._memory.release(job_id)
+            self._release(job_id)
             with self._changed:
                 self._running.pop(job_id, None)
                 if waiting is not None and running.cancel:

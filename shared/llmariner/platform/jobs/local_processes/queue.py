@@ -36,7 +36,8 @@ class JobQueue:
 
     def __init__(self) -> None:
         self._jobs: dict[str, Waiting] = {}
-        self._last_start: dict[str, float] = {}
+        self._last_start: dict[tuple[str, bool], float] = {}
+        """When a project had its last turn in a line: (project id, whether of brief jobs), in monotonic time."""
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -61,12 +62,21 @@ class JobQueue:
         return Counter(each.project_id for each in list(self._jobs.values()))
 
     def note_start(self, job_id: str) -> None:
-        """Remove a job that starts: its project has had its turn, unless the job is brief."""
+        """Remove a job that starts: its project has had its turn in that line."""
         started = self._jobs.pop(job_id)
-        waiting = {each.project_id for each in self._jobs.values()}
+        waiting = {(each.project_id, each.brief) for each in self._jobs.values()}
         self._last_start = {each: at for each, at in self._last_start.items() if each in waiting}
-        if not started.brief:
-            self._last_start[started.project_id] = time.monotonic()
+        self._last_start[started.project_id, started.brief] = time.monotonic()
+
+    def hold_back(self, job_id: str, reason: str, *, seconds: float) -> None:
+        """Let a job wait so long, and those of its project in the same line, which need as much as it does.
+
+        Trying each would take time with their number.
+        """
+        held, now = self._jobs[job_id], time.monotonic()
+        for each in self._jobs.values():
+            if (each.project_id, each.brief) == (held.project_id, held.brief) and each.not_before <= now:
+                each.reason, each.not_before = reason, now + seconds
 
     def line(self, *, brief: bool) -> list[str]:
         """The jobs of a line in the order of their start.
@@ -77,7 +87,7 @@ class JobQueue:
         turns = {}
         for job_id in sorted(each for each, waiting in self._jobs.items() if waiting.brief is brief):
             project = self._jobs[job_id].project_id
-            turns[job_id] = (before[project], self._last_start.get(project, 0.0), job_id)
+            turns[job_id] = (before[project], self._last_start.get((project, brief), 0.0), job_id)
             before[project] += 1
         return sorted(turns, key=lambda job_id: turns[job_id])
 

@@ -16,7 +16,10 @@ class MemoryBudget(Protocol):
     """The memory that jobs share with engines. Both methods may be called in any thread."""
 
     def reserve(self, owner: str, project_id: str, size_bytes: int) -> str:
-        """Reserve memory for a job; returns why there is none now for its project, else the empty string."""
+        """Reserve memory for a job; returns why there is none now for its project, else the empty string.
+
+        An error reserves nothing.
+        """
 
     def release(self, owner: str) -> None:
         """Give it back. Idempotent."""
