@@ -17,6 +17,8 @@ from llmariner.platform.jobs.local_processes.supervisor import Supervisor
 
 from .conftest import Memory, process_jobs, wait_for_end, wait_for_output
 
+_ROOT = Path(__file__).parents[4]
+_PLATFORM = "tests.contract.platform.jobs.running_platform"
 DETACHED = "(setsid sh -c 'while :; do sleep {mark}; done' >/dev/null 2>&1 &); echo began; sleep {mark}"
 
 
@@ -69,13 +71,12 @@ def test_a_platform_killed_again_and_again_loses_no_job_and_leaves_no_process(tm
     for name in names:
         JobFolder(tmp_path / name).save(Job(name, "proj_1", DETACHED.format(mark=mark)))
     for round_ in range(len(names)):
-        platform = subprocess.Popen(
-            [sys.executable, str(Path(__file__).with_name("running_platform.py")), str(tmp_path), "1"]
-        )
+        platform = subprocess.Popen([sys.executable, "-m", _PLATFORM, str(tmp_path), "1"], cwd=_ROOT)
         try:
             began = names[round_]
             deadline = time.monotonic() + 60
             while b"began" not in read_log(tmp_path / began / "log", 0).data:
+                assert platform.poll() is None, "it ended by itself"
                 assert time.monotonic() < deadline, began
                 time.sleep(0.05)
         finally:
