@@ -161,6 +161,7 @@ class FineTuningJobs:
 
         def change(session: WriteSession, job: Row[Any]) -> None:
             if job.pause_requested_at is not None:
+                _check_budgets(session, job)  # a spent one may have asked for the pause
                 _set(session, job, pause_requested_at=None)
             elif job.status == Status.PAUSED:
                 self._check_number(session, job.project_id)

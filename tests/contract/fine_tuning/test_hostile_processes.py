@@ -114,3 +114,18 @@ def test_a_state_that_arrives_after_the_end_is_deleted(desk: TrainingDesk) -> No
         late = desk.files.save(desk.owner, link.terms.new, incoming).id
     desk.tuning.reconciler.reconcile_all(seconds=60)
     assert sorted(desk.files.get_many(desk.project_id, [late, *kept])) == sorted(kept)
+
+
+def test_a_model_that_a_crash_prevented_is_made_of_the_file_of_its_checkpoint(
+    desk: TrainingDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = desk.training()
+    first, second = (desk.result(job_id, 1, "adapter", content) for content in (b"one", b"the same again"))
+    with monkeypatch.context() as patched:
+        patched.setattr("llmariner.models.registry.ModelRegistry.create", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            desk.report(job_id, 1, checkpoint(3, first))
+    assert models_of_project(desk) == 0
+    desk.report(job_id, 1, checkpoint(3, second))
+    [found], _ = desk.history.checkpoints(desk.project_id, job_id, after=None, limit=9)
+    assert desk.registry.get(found.model, project_id=desk.project_id).model_file_location == first

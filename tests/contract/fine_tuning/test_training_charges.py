@@ -200,6 +200,9 @@ def test_a_job_pauses_when_a_budget_is_spent_and_resumes_when_it_allows_it(desk:
         desk.messages(other)[-1]
         == f"The budget '{small}' is spent: the job pauses. Resume it when the budget allows it."
     )
+    with pytest.raises(InsufficientQuota, match=small):
+        desk.jobs.resume(desk.caller, other)
+    assert desk.report(other, 1, step(3, trained_tokens=40)) == "pause", "the pause is not taken back"
     desk.report(other, 1, {"type": "paused", "step": 3})
     assert desk.get(other).status is Status.PAUSED
     with pytest.raises(InsufficientQuota, match=small):
