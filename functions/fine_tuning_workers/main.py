@@ -43,9 +43,14 @@ def create_upload(request: Request, id: str, body: UploadResult) -> dict[str, An
 
 
 def _worker(request: Request, job_id: str) -> Worker:
-    """The process that asks. Raises AuthenticationFailed, and RateLimited after too many wrong tokens of an address."""
+    """The process that asks. Raises AuthenticationFailed, and RateLimited after too many wrong tokens of an address.
+
+    A token that the installation signed is no guess, and all processes of a machine have one address.
+    """
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     context, token = context_of(request), token if scheme.lower() == "bearer" else ""
+    if context.fine_tuning.worker_tokens.is_signed(token):
+        return context.fine_tuning.worker_tokens.open(token, job_id)
     return context.secret_lookups.look_up(
         token,
         lambda: context.fine_tuning.worker_tokens.open(token, job_id),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import replace
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from sqlalchemy import delete, update
@@ -14,13 +16,15 @@ from sqlalchemy import delete, update
 from llmariner.errors import PermissionDenied
 from llmariner.files.file import NewFile
 from llmariner.files.purposes import Purpose
+from llmariner.fine_tuning.jobs import load_job
 from llmariner.fine_tuning.tables import fine_tuning_jobs
+from llmariner.gateway.authentication.failed_attempts import FailedAttemptLimiter
 from llmariner.http.event_streams import event_stream
 from llmariner.models.model import NewModel, SourceRepository, Task
 from llmariner.tenancy.keys.store import NewKey
 
 from .conftest import Ask
-from .http_calls import HttpRequest, assert_error
+from .http_calls import HttpRequest, HttpResponse, assert_error
 from .installation import Installation
 
 ROW = {"messages": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Arrr!"}]}
@@ -214,6 +218,31 @@ def test_the_process_of_a_job_asks_and_reports(
     assert job["hyperparameters"] == {"n_epochs": 8, "batch_size": 4, "learning_rate_multiplier": 1.0}
     with installation.context.database.write() as session:
         session.run(update(fine_tuning_jobs).where(fine_tuning_jobs.c.id == job_id).values(released=True))
+
+
+def test_guesses_from_a_machine_hold_up_none_of_its_new_processes(
+    ask: Ask, call: Any, installation: Installation, training_file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(installation.context.secret_lookups, "_failed_attempts", FailedAttemptLimiter(3))
+    job_id = call("POST", body={"model": "tiny", "training_file": training_file}).json["id"]
+    with installation.context.database.read() as session:
+        job = load_job(session, installation.owner.project_id, job_id)
+    token = installation.context.fine_tuning.worker_tokens.issue(job)
+    path = f"/v1/fine_tuning/workers/{job_id}/plan"
+
+    def plan(said: str) -> HttpResponse:
+        return ask("fine_tuning_workers", HttpRequest("GET", path, None, {"authorization": f"Bearer {said}"}))
+
+    assert [plan(f"guess-{number}").status for number in range(5)] == [401, 401, 401, 429, 429]
+    mine = plan(token)
+    assert mine.status == 200, mine.body
+    link = urlsplit(mine.json["training_file"])
+    assert ask("files", HttpRequest("GET", link.path, query=link.query)).status == 200
+    upload = {"kind": "metrics", "bytes": 3, "sha256": hashlib.sha256(b"abc").hexdigest()}
+    headers = {"authorization": f"Bearer {token}"}
+    asked = ask("fine_tuning_workers", HttpRequest("POST", path.replace("plan", "uploads"), upload, headers))
+    link = urlsplit(asked.json["url"])
+    assert ask("files", HttpRequest("PUT", link.path, b"abc", query=link.query)).status == 200
 
 
 def test_events_are_streamed_oldest_first_until_the_job_ends(call: Any, training_file: str) -> None:

@@ -46,6 +46,14 @@ class LinkTokens:
                 return claims
         raise self.invalid()
 
+    def is_signed(self, token: str) -> bool:
+        """Whether the installation made a token, so that it is no guess."""
+        try:
+            self.verified(token)
+        except PermissionDenied:
+            return False
+        return True
+
     @staticmethod
     def invalid() -> PermissionDenied:
         """The error for whatever is no link to what is asked for."""

@@ -82,6 +82,10 @@ class FileLinks:
         claims = {"exp": now + seconds, "file": file.id, "jti": link_id, **maker_claims(caller)}
         return FileLink(link_id, file.id, now, now + seconds, self._tokens.sign(claims))
 
+    def is_signed(self, token: str) -> bool:
+        """See `LinkTokens`."""
+        return self._tokens.is_signed(token)
+
     def open(self, token: str, file_id: str) -> OpenedLink:
         """The link to that file with this token.
 

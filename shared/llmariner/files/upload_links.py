@@ -121,6 +121,10 @@ class UploadLinks:
         token = self._tokens.sign({**claims, **_terms_claims(terms)})
         return UploadLink(link_id, now, now + seconds, token)
 
+    def is_signed(self, token: str) -> bool:
+        """See `LinkTokens`."""
+        return self._tokens.is_signed(token)
+
     def open(self, token: str) -> OpenedUploadLink:
         """The link with this token.
 

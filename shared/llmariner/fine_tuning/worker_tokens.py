@@ -51,6 +51,14 @@ class WorkerTokens:
         claims = {"aud": _AUDIENCE, "job": job.id, "attempt": job.attempt, "exp": int(time.time()) + _SECONDS}
         return sign(claims, self._secrets[0])
 
+    def is_signed(self, token: str) -> bool:
+        """Whether the installation made a token, so that it is no guess."""
+        try:
+            self._verified(token)
+        except AuthenticationFailed:
+            return False
+        return True
+
     def open(self, token: str, job_id: str) -> Worker:
         """The process with this token.
 
