@@ -92,13 +92,15 @@ class LocalWeights:
         try:
             # Whom a file belongs to was decided by the platform, which approves the models that it makes of files.
             if file is not None and model.source_repository is SourceRepository.FINE_TUNING and model.approved:
-                return self._inspected(self._adapter(model, *file), model)
+                return self._inspected_own(self._adapter(model, *file), model)
             if model.source_repository is SourceRepository.HUGGING_FACE and model.model_file_location == TOOL_MODEL:
-                return self._inspected(self._tool_model(model, report), model)
+                return self._inspected_own(self._tool_model(model, report), model)
             with open_source(model, self._settings, self._s3) as source:
                 return self._local(model, report) if source is None else self._fetched(model, source, report)
         except FilesUnavailable as error:
             raise WeightsUnavailable(str(error)) from error
+        except TimeoutError:  # an OSError, and no fault of the disk
+            raise
         except OSError as error:
             raise WeightsUnavailable(
                 f"The weights can't be stored: {error.strerror or type(error).__name__}. Look after the disk of this "
@@ -147,24 +149,27 @@ class LocalWeights:
 
     def _fetched(self, model: Model, source: ModelSource, report: ReportProgress) -> FetchedWeights:
         target = self._target(model)
-        if target.is_dir():
-            return self._inspected(target, model)
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with self._removed_if_deleted(target):
-            self._report(report, LoadingProgress(0.0, "listing the files"))
-            listing = source.list_files()
-            files = choose_files(listing.files, source.only, pickles_allowed=self._settings.pickles)
-            check_files(files)
-            gguf = _convertible_gguf(source, files) if any(file.path.endswith(".gguf") for file in files) else None
-            place = target if gguf is None else target.with_name(target.name + _GGUF_SUFFIX)
-            fetch_files(source, files, place, self._blobs, self._on_progress(report), self._limits)
-            if gguf is not None:
+        if not target.is_dir():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with self._removed_after(ModelNotFound, target=target):
+                self._fetch_into(target, source, report)
+        return self._inspected_own(target, model)
+
+    def _fetch_into(self, target: Path, source: ModelSource, report: ReportProgress) -> None:
+        self._report(report, LoadingProgress(0.0, "listing the files"))
+        listing = source.list_files()
+        files = choose_files(listing.files, source.only, pickles_allowed=self._settings.pickles)
+        check_files(files)
+        gguf = _convertible_gguf(source, files) if any(file.path.endswith(".gguf") for file in files) else None
+        place = target if gguf is None else target.with_name(target.name + _GGUF_SUFFIX)
+        fetch_files(source, files, place, self._blobs, self._on_progress(report), self._limits)
+        if gguf is not None:
+            with self._removed_after(FilesUnavailable, target=target):
                 self._convert(place / gguf, target, report)
-                shutil.rmtree(place, ignore_errors=True)
-                self._blobs.free_unused()
-            origin = {"revision": listing.revision, "converted_from": "" if gguf is None else Format.GGUF}
-            (target / _ORIGIN).write_text(json.dumps(origin))
-        return self._inspected(target, model)
+            shutil.rmtree(place, ignore_errors=True)
+            self._blobs.free_unused()
+        origin = {"revision": listing.revision, "converted_from": "" if gguf is None else Format.GGUF}
+        (target / _ORIGIN).write_text(json.dumps(origin))
 
     def _tool_model(self, model: Model, report: ReportProgress) -> Path:
         """The folder of the packaged model that is made on this machine."""
@@ -175,7 +180,7 @@ class LocalWeights:
         def on_progress(fraction: float, what: str) -> None:
             self._report(report, LoadingProgress(min(0.99, fraction), what))
 
-        with self._removed_if_deleted(target), self._reserved_memory(model, report):
+        with self._removed_after(ModelNotFound, FilesUnavailable, target=target), self._reserved_memory(model, report):
             try:
                 make_tool_model(self._scripts, self._cache, target, on_progress)
             except OSError as error:
@@ -185,11 +190,12 @@ class LocalWeights:
     @contextlib.contextmanager
     def _reserved_memory(self, model: Model, report: ReportProgress) -> Iterator[None]:
         """Wait for the memory of a training, which is of the engines' budget."""
-        owner, project_id = f"model {model.id}", model.project_id or ""
-        while reason := self.memory.reserve(owner, project_id, TRAINING_BYTES) if self.memory else "":
-            self._report(report, LoadingProgress(0.0, reason))
-            self._closed.wait(_MEMORY_POLL_SECONDS)
+        # A model that is created again under an id waits while the training of the deleted one ends.
+        owner, project_id = f"model {self._target(model).name}", model.project_id or ""
         try:
+            while reason := self.memory.reserve(owner, project_id, TRAINING_BYTES) if self.memory else "":
+                self._report(report, LoadingProgress(0.0, reason))
+                self._closed.wait(_MEMORY_POLL_SECONDS)
             yield
         finally:
             if self.memory:
@@ -198,16 +204,16 @@ class LocalWeights:
     def _local(self, model: Model, report: ReportProgress) -> FetchedWeights:
         folder, target = _local_folder(model), self._target(model)
         if target.is_dir():
-            return self._inspected(target, model)
+            return self._inspected_own(target, model)
         if model.base_model_id is None and folder_format(folder, pickles_allowed=self._settings.pickles) is Format.GGUF:
             files = sorted(folder.glob("*.gguf"))
             with files[0].open("rb") as file:
                 _check_architecture(gguf_architecture(file.read(GGUF_HEADER_BYTES)), [path.name for path in files])
             self._folder.mkdir(parents=True, exist_ok=True)
-            with self._removed_if_deleted(target):
+            with self._removed_after(ModelNotFound, FilesUnavailable, target=target):
                 self._convert(files[0], target, report)
             (target / _ORIGIN).write_text(json.dumps({"converted_from": Format.GGUF}))
-            return self._inspected(target, model)
+            return self._inspected_own(target, model)
         return self._inspected(folder, model)
 
     def _report(self, report: ReportProgress, progress: LoadingProgress) -> None:
@@ -237,16 +243,23 @@ class LocalWeights:
             ) from error
 
     @contextlib.contextmanager
-    def _removed_if_deleted(self, target: Path) -> Iterator[None]:
-        """Remove what is fetched of a model that is deleted meanwhile."""
+    def _removed_after(self, *errors: type[Exception], target: Path) -> Iterator[None]:
+        """After these errors, remove the folder of a model and what was made beside it: nothing names them any more."""
         try:
             yield
-        except ModelNotFound:
-            named = glob.escape(target.name)
-            for path in target.parent.glob(f"{named}*"):
-                shutil.rmtree(path, ignore_errors=True)
+        except errors:
+            for path in target.parent.glob(f"{glob.escape(target.name)}*"):
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
             self._blobs.free_unused()
             raise
+
+    def _inspected_own(self, target: Path, model: Model) -> FetchedWeights:
+        """As `_inspected`, of a folder of the platform's own, which is removed if no engine can serve it."""
+        with self._removed_after(FilesUnavailable, target=target):
+            return self._inspected(target, model)
 
     def _inspected(self, folder: Path, model: Model) -> FetchedWeights:
         """Size, format, task and traits of the weights in a folder. FilesUnavailable if no engine here can serve them."""

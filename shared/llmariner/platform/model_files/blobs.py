@@ -11,7 +11,7 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 __all__ = ["BlobStore", "locked", "remove_unlocked"]
@@ -64,8 +64,23 @@ class BlobStore:
             ranges.unlink(missing_ok=True)
             _link(blob, target)
 
-    def free_unused(self) -> int:
-        """Remove files that no model uses, and partial files that no transfer continued for a week; returns their bytes."""
+    def partial_bytes(self, key: str) -> int:
+        """The bytes on the disk of the partial file of a transfer."""
+        try:
+            return (self._folder / f"{key}{_PART}").stat().st_blocks * 512
+        except FileNotFoundError:
+            return 0
+
+    def free_bytes(self) -> int:
+        """Free bytes of the disk."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return shutil.disk_usage(self._folder).free
+
+    def free_unused(self, *, room_for: Collection[str] | None = None) -> int:
+        """Remove files that no model uses, and partial files that no transfer continued for a week; returns their bytes.
+
+        `room_for`: room is short for the transfers of these keys: all partial files but theirs that no transfer has open.
+        """
         freed = 0
         if not self._folder.is_dir():
             return 0
@@ -76,9 +91,14 @@ class BlobStore:
                     if path.name.startswith("sha256-") and not path.suffix and found.st_nlink == 1:
                         path.unlink()
                         freed += found.st_size
-                    elif path.suffix == _PART and time.time() - found.st_mtime > _ABANDONED_SECONDS:
+                    elif path.suffix == _PART and self._is_abandoned(path, found, room_for):
                         freed += _remove_abandoned(path)
         return freed
+
+    def _is_abandoned(self, part: Path, found: os.stat_result, room_for: Collection[str] | None) -> bool:
+        if room_for is not None:
+            return part.stem not in room_for
+        return time.time() - found.st_mtime > _ABANDONED_SECONDS
 
     def _blob(self, sha256: str) -> Path:
         return self._folder / f"sha256-{sha256}"

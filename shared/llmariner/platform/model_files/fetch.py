@@ -77,6 +77,7 @@ def _fill(
     meter: _Meter,
     limits: TransferLimits,
 ) -> None:
+    _check_room(blobs, [file for file in files if not (part / file.path).is_file()])
     for file in files:
         if (part / file.path).is_file():  # a link, made when the file was complete
             meter.add(file.size)
@@ -102,7 +103,7 @@ def _fetch_file(
                 part.unlink()
                 meter.add(file.size)
                 return
-            _check_room(part, file)
+            _check_room(blobs, [file])
             before = meter.done
             transfer = RangeTransfer(source, file, part, ranges, limits, meter.add, meter.report)
             digests = transfer.run()
@@ -136,13 +137,19 @@ def _linked(source: ModelSource, file: RemoteFile, place: Path, blobs: BlobStore
     return blobs.link(file.sha256, file.size, place)
 
 
-def _check_room(part: Path, file: RemoteFile) -> None:
-    needed = file.size - part.stat().st_blocks * 512 + _SPARE_BYTES
-    free = shutil.disk_usage(part.parent).free
-    if needed > free:
+def _check_room(blobs: BlobStore, files: Sequence[RemoteFile]) -> None:
+    """FilesUnavailable where what is missing of files does not fit, not even after other models' partial files went."""
+    missing = {file.key: file for file in files if not blobs.has(file.sha256, file.size)}
+    if not missing:
+        return
+    needed = sum(file.size - blobs.partial_bytes(key) for key, file in missing.items()) + _SPARE_BYTES
+    if needed > blobs.free_bytes():
+        blobs.free_unused(room_for=missing.keys())
+    if needed > (free := blobs.free_bytes()):
+        what = f"'{files[0].path}' needs" if len(files) == 1 else f"'{files[0].path}' and the other files together need"
         raise FilesUnavailable(
-            f"'{file.path}' needs {needed / 1e9:,.1f} GB on the disk, and {free / 1e9:,.1f} GB are free. Delete models that "
-            "are not needed, then create this one again."
+            f"{what} {needed / 1e9:,.1f} GB on the disk, and {free / 1e9:,.1f} GB are free. Delete models that are not "
+            "needed, then create this one again."
         )
 
 
