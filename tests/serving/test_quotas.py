@@ -64,3 +64,28 @@ def test_a_quota_holds_back_models_and_jobs_of_its_project_and_ends_none_in_use(
         assert all(each.kind is Kind.MODELS for each in serving.claims())
         for stream in streams:
             stream.cancel()
+
+
+def test_an_idle_model_does_not_sleep_where_that_would_not_make_enough_room(tmp_path: Path) -> None:
+    models = [replace(model(tmp_path, name), project=f"proj_{name}") for name in ("a", "b")]
+    rules = {"proj_a": [QuotaRule("its project", frozenset({"proj_a"}), {"memory": QuotaLimit(3 * MEMORY)})]}
+    settings = scripted_settings(tmp_path)
+    with processes(settings, *models, quota_rules=lambda each: rules.get(each, ())) as (driver, serving):
+
+        def reserve(owner: str, size_bytes: int, project: str) -> str:
+            return driver.run(serving.reserve_memory(owner, size_bytes, project=project))
+
+        def awake() -> list[bool]:
+            return [driver.status(each).phase is Phase.READY for each in ("a", "b")]
+
+        for each in ("a", "b"):
+            driver.ready(each)
+        assert reserve("job-1", MEMORY * 3 // 2, "proj_a") == ""
+        assert reserve("job-2", 2 * MEMORY, "proj_a").startswith("It waits for quota"), "job-1 has what is missing"
+        assert awake() == [True, True]
+        assert reserve("job-2", MEMORY, "proj_a") == ""
+        assert awake() == [False, True]
+        driver.run(serving.release_memory("job-1"))
+        assert reserve("job-3", settings.budget - 3 * MEMORY, "proj_c") == ""
+        assert "that busy models or other jobs hold" in reserve("job-4", 2 * MEMORY, "proj_c")
+        assert awake() == [False, True]

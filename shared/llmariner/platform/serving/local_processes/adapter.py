@@ -1,8 +1,9 @@
 """Serving adapter for one machine: an engine per base model, forked from a warm parent, within a memory budget.
 
 One writer per engine: a task starts, monitors and stops it; `wake` and `sleep` only request that. To free memory, the
-engine that is idle longest is stopped, if it has no request in flight, and for a quota one that counts in it. An engine that
-fails is not restarted by itself: the next request starts it, after a backoff that doubles with each consecutive failure.
+engine that is idle longest is stopped, if it has no request in flight, and for a quota one that counts in it; none is where
+the end of all idle ones would not make enough room. An engine that fails is not restarted by itself: the next request starts
+it, after a backoff that doubles with each consecutive failure.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 from llmariner.errors import ModelNotFound
 from llmariner.http_client import Client, ConnectionFailed, ResponseFailed
@@ -25,6 +25,7 @@ from llmariner.platform.serving.engine_metrics import TIMEOUT_SECONDS, read_metr
 from llmariner.platform.serving.local_processes import memory
 from llmariner.platform.serving.local_processes.command_line import memory_needed
 from llmariner.platform.serving.local_processes.engine import Engine, EngineFailed, log_name
+from llmariner.platform.serving.local_processes.failures import Crashes, Failure
 from llmariner.platform.serving.local_processes.launcher_client import LauncherClient, LauncherExited
 from llmariner.platform.serving.local_processes.sockets import EngineSockets
 from llmariner.platform.serving.log_files import rotate
@@ -56,22 +57,6 @@ class ProcessSettings:
     unresponsive_seconds: float = 120.0
 
 
-class _Failure(NamedTuple):
-    """Why a model has no engine, for `Status`. `created`: see `EngineModel`."""
-
-    created: int
-    message: str
-    detail: str = ""
-
-
-class _Crashes(NamedTuple):
-    """The number of consecutive failed starts and the monotonic time of the last. `created`: see `EngineModel`."""
-
-    created: int
-    starts: int = 0
-    last: float = 0.0
-
-
 class ProcessServing:
     """See the module. `find` returns a model or raises ModelNotFound; `record_wake` gets the seconds of each wake.
 
@@ -98,8 +83,8 @@ class ProcessServing:
         self._engines: dict[str, Engine] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._sleep_requested: set[str] = set()
-        self._crashes: dict[str, _Crashes] = {}
-        self._failures: dict[str, _Failure] = {}
+        self._crashes: dict[str, Crashes] = {}
+        self._failures: dict[str, Failure] = {}
         self._observers: list[Callable[[str, Status], None]] = []
         self._memory_freed = asyncio.Condition()
         self._reserved: dict[str, Claim] = {}
@@ -137,10 +122,11 @@ class ProcessServing:
         while True:
             # Nothing may run between the last check and the reservation: the rules are read first.
             excess = self._excess(await self._rules_of(project), claim.amounts)
-            if excess is None and self._memory_in_use() + size_bytes <= self._budget:
+            missing = self._memory_in_use() + size_bytes - self._budget
+            if excess is None and missing <= 0:
                 self._reserved[owner] = claim
                 return ""
-            victim = await self._longest_idle(excess=excess)
+            victim = await self._longest_idle(missing, excess=excess)
             if victim is None:
                 waits = f"It waits for {size_bytes >> 20} MiB of memory that busy models or other jobs hold."
                 return waits if excess is None else str(excess)
@@ -181,7 +167,7 @@ class ProcessServing:
         model = await self._find(model_id)
         name = model.base or model.id
         if model.blocked:
-            self._failures[model.id] = _Failure(model.created, model.blocked)
+            self._failures[model.id] = Failure(model.created, model.blocked)
             return
         engine = self._engines.get(name)
         if model.base is None and engine is not None and engine.model.created != model.created:
@@ -189,7 +175,7 @@ class ProcessServing:
         if name not in self._tasks:
             base = await self._find(name) if model.base else model
             if base.blocked:
-                self._failures[name] = _Failure(base.created, base.blocked)
+                self._failures[name] = Failure(base.created, base.blocked)
                 return
             if name not in self._tasks:  # a concurrent call may have started it
                 self._sleep_requested.discard(name)
@@ -303,14 +289,14 @@ class ProcessServing:
             _log.exception("the wake of %s could not be recorded", name)
 
     def _record_failure(self, model: EngineModel, reason: str, detail: str) -> None:
-        self._crashes[model.id] = _Crashes(model.created, self._crashes_of(model).starts + 1, time.monotonic())
-        self._failures[model.id] = _Failure(model.created, reason, detail)
+        self._crashes[model.id] = Crashes(model.created, self._crashes_of(model).starts + 1, time.monotonic())
+        self._failures[model.id] = Failure(model.created, reason, detail)
 
-    def _crashes_of(self, model: EngineModel) -> _Crashes:
+    def _crashes_of(self, model: EngineModel) -> Crashes:
         found = self._crashes.get(model.id)
-        return found if found is not None and found.created == model.created else _Crashes(model.created)
+        return found if found is not None and found.created == model.created else Crashes(model.created)
 
-    def _failure(self, model: EngineModel) -> _Failure | None:
+    def _failure(self, model: EngineModel) -> Failure | None:
         found = self._failures.get(model.id)
         return found if found is not None and found.created == model.created else None
 
@@ -356,7 +342,8 @@ class ProcessServing:
         needed = amounts["memory"]
         while True:
             excess = self._excess(await self._rules_of(engine.model.project), amounts, excluding=engine)
-            if excess is None and self._memory_in_use(excluding=engine) + needed <= self._budget:
+            missing = self._memory_in_use(excluding=engine) + needed - self._budget
+            if excess is None and missing <= 0:
                 break
             if excess is not None and excess.never_fits:
                 raise EngineFailed(f"{excess}. An administrator can raise it, or choose a smaller model.")
@@ -365,7 +352,7 @@ class ProcessServing:
                     f"The model needs about {needed >> 20} MiB, the budget for all engines and the parent they are forked "
                     f"from is {self._budget >> 20} MiB; raise LLMARINER_MEMORY_GIB or choose a smaller model."
                 )
-            victim = await self._longest_idle(excluding=engine, excess=excess)
+            victim = await self._longest_idle(missing, excluding=engine, excess=excess)
             if victim is not None:
                 await self._stop_engine(victim.model.id)
                 continue
@@ -402,10 +389,18 @@ class ProcessServing:
     def _started(self, *, excluding: Engine | None = None) -> list[Engine]:
         return [e for e in self._engines.values() if e is not excluding and e.phase is not Phase.QUEUED]
 
-    async def _longest_idle(self, *, excluding: Engine | None = None, excess: Excess | None = None) -> Engine | None:
-        """The engine that may stop first; with `excess`, one whose end makes room in that quota."""
+    async def _longest_idle(
+        self, missing: int, *, excluding: Engine | None = None, excess: Excess | None = None
+    ) -> Engine | None:
+        """The engine that may stop first; with `excess`, one whose end makes room in that quota.
+
+        None where all idle ones together don't hold what is missing, of the quota or else `missing` bytes: they would sleep
+        for nothing, and again after each request.
+        """
         if excess is not None and excess.never_fits:
             return None
+        resource = "memory" if excess is None else excess.resource
+        missing = missing if excess is None else excess.used + excess.needed - excess.most
         ready = [
             e
             for e in self._engines.values()
@@ -414,10 +409,15 @@ class ProcessServing:
             and not e.model.keep_awake
             and (excess is None or e.model.project in excess.rule.projects)
         ]
+        first = None
         for engine in sorted(ready, key=lambda e: e.last_busy_at):
             metrics = await read_metrics(self._client, engine.endpoint)
-            if metrics is not None and not metrics.busy:
-                return engine
+            if metrics is None or metrics.busy:
+                continue
+            first = first or engine
+            missing -= self._claim(engine).amounts.get(resource, 0)
+            if missing <= 0:
+                return first
         return None
 
     async def _back_off(self, engine: Engine) -> None:
@@ -444,7 +444,7 @@ class ProcessServing:
             else:
                 error = await self._replace_adapter(engine, model)
             if error:
-                self._failures[model.id] = _Failure(model.created, redact_paths(error), error)
+                self._failures[model.id] = Failure(model.created, redact_paths(error), error)
             else:
                 engine.adapters[model.id] = model.created
 
@@ -480,7 +480,7 @@ class ProcessServing:
         # For a LoRA adapter the failure of its base counts, whichever model of that id failed.
         failure = (self._failures.get(name) if name != model.id else None) or self._failure(model)
         if model.blocked:
-            failure = _Failure(model.created, model.blocked)
+            failure = Failure(model.created, model.blocked)
         if failure is None:
             return Status(estimate_seconds=model.typical_wake_seconds)
         return Status(Phase.FAILED, message=failure.message, detail=failure.detail)
