@@ -100,6 +100,7 @@ def test_the_contexts_organization_is_selected_by_title(llma: Llma, platform: Fa
         ("admin quota set --gpu 0.5", "whole number"),
         ("admin quota set --gpu 4GiB", "'none'"),
         ("admin quota set --memory -1", "32GiB"),
+        (f"admin quota set --memory {'9' * 400}", "32GiB"),
         ("auth api-keys create x --service-account", "--role"),
         ("auth api-keys create x --role owner", "--service-account"),
         ("auth api-keys list -o Acme", "--project-title"),

@@ -17,7 +17,7 @@ __all__ = ["quota"]
 _RESOURCES = ("gpu", "cpu", "memory")
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _UNITS |= {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]i?|)b?", re.IGNORECASE)
+_SIZE = re.compile(r"(\d{1,18}(?:\.\d{1,18})?)\s*([kmgt]i?|)b?", re.IGNORECASE)
 
 
 class _Amount(click.ParamType[Any]):
