@@ -417,7 +417,7 @@ ROWS = [
         before=ORGANIZATION_LOOKUP,
     ),
     row(
-        "admin quotas delete --project Vision",
+        "admin quota delete --project Vision",
         "DELETE /organization/quotas/proj_1",
         {"deleted": True},
         ("Took the quota of proj_1 away.",),

@@ -42,6 +42,7 @@ JOB_TABLES = (
     "fine_tuning_events",
     "fine_tuning_checkpoints",
     "fine_tuning_permissions",
+    "fine_tuning_runs",
 )
 """Those that grow with jobs."""
 

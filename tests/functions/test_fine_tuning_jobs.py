@@ -310,7 +310,8 @@ def test_jobs_are_listed_by_their_metadata(call: Any, training_file: str) -> Non
         "metadata=null": made[3:],
     }.items():
         found = call("GET", query=query).json
-        assert [job["id"] for job in found["data"]] == expected, query
+        # Jobs of other tests have none.
+        assert [job["id"] for job in found["data"] if job["id"] in made] == expected, query
         assert found["has_more"] == ("limit=1" in query)
     assert call("GET", query="metadata[team]=a&limit=1").json["total_items"] == 2
     many = "&".join(f"metadata[k{number}]=v" for number in range(17))

@@ -42,4 +42,4 @@ _ALIASES = {
 
 @click.group(cls=LazyGroup, members=_MEMBERS, aliases=_ALIASES)
 def admin() -> None:
-    """Administer organizations, projects, users, keys, limits and quotas."""
+    """Administer organizations, users, keys, limits and quotas."""

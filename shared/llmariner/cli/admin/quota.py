@@ -51,7 +51,7 @@ def quota() -> None:
 @quota.command("list")
 @pass_session
 def list_quotas(session: Session) -> None:
-    """List the quotas of the projects that you may see, with what they use and wait for."""
+    """List quotas of projects, and what is used of them."""
     from llmariner.cli.support.output import Column
 
     document = _all_pages(session)

@@ -153,7 +153,10 @@ def logs(session: Session, job: str, follow: bool) -> None:
 @_JOB_ARGUMENT
 @pass_session
 def pause(session: Session, job: str) -> None:
-    """Keep a job from running until it is resumed; one that runs begins from its start then."""
+    """Keep a job from running until it is resumed.
+
+    One that runs is ended, and begins from its start when it is resumed.
+    """
     document = session.api().post(f"{_path(job)}/pause")
     said = f"{job} is paused." if document.get("status") == "paused" else f"{job} pauses."
     session.printer.print_message(document, said)

@@ -21,7 +21,10 @@ __all__ = ["exec_in_job"]
 @click.option("-i", "--stdin", "has_input", is_flag=True, help="Give it what stands on standard input, up to 1 MB.")
 @pass_session
 def exec_in_job(session: Session, job: str, command: tuple[str, ...], has_input: bool) -> None:
-    """Run a program in a running job, such as `exec ID -- nvidia-smi`; ends with its exit code."""
+    """Run a program in a running job.
+
+    `llma batch jobs exec ID -- nvidia-smi` is an example. The command ends with the exit code of the program.
+    """
     from llmariner.cli.support.api import build_path
     from llmariner.cli.support.errors import CommandError, ExitCode
     from llmariner.cli.support.server_sent_events import Event

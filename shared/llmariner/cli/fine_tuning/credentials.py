@@ -14,7 +14,7 @@ __all__ = ["credentials"]
 
 @click.group("credentials", cls=Group)
 def credentials() -> None:
-    """Credentials by which metrics of jobs are sent to MLflow and Weights & Biases."""
+    """Credentials for MLflow and Weights & Biases."""
 
 
 @credentials.command("set")
