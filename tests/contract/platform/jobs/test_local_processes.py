@@ -87,6 +87,15 @@ def test_a_brief_job_has_a_line_and_a_place_of_its_own(processes: ProcessJobs, m
     assert set(memory.reserved) >= {"bj-2", "bj-3"}
 
 
+def test_a_brief_job_that_has_no_end_is_ended(processes: ProcessJobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llmariner.platform.jobs.local_processes.settings._BRIEF_SECONDS", 0.5)
+    processes.submit(Job("ftjob-1", "proj_1", SLEEP, brief=True))
+    processes.submit(Job("bj-1", "proj_1", SLEEP))
+    ended = wait_for_end(processes, "ftjob-1")
+    assert (ended.phase, ended.code) == (Phase.FAILED, "deadline_exceeded")
+    wait_for_output(processes, "bj-1", "began")
+
+
 def test_a_job_waits_for_memory_and_gives_it_back(processes: ProcessJobs, memory: Memory) -> None:
     memory.reason = "Models are busy."
     processes.submit(Job("bj-1", "proj_1", "true"))

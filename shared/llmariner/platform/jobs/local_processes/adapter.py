@@ -453,7 +453,7 @@ class ProcessJobs:
             memory_bytes=settings.memory_of(brief=running.brief),
             disk_bytes=settings.disk_bytes,
             free_disk_bytes=settings.free_disk_bytes,
-            seconds=settings.seconds,
+            seconds=settings.seconds_of(brief=running.brief),
             path=f"{settings.python.parent}:/usr/local/bin:/usr/bin:/bin",
             threads=max(1, len(os.sched_getaffinity(0)) // settings.slots),
             readable=settings.readable,

@@ -25,6 +25,10 @@ class MemoryBudget(Protocol):
         """Give it back. Idempotent."""
 
 
+_BRIEF_SECONDS = 3600.0
+"""Many times what the largest file takes. A model's chat template is a program, which may have no end."""
+
+
 @dataclass(frozen=True)
 class ProcessJobSettings:
     """Limits of each job, and where it runs.
@@ -50,6 +54,10 @@ class ProcessJobSettings:
     def memory_of(self, *, brief: bool) -> int:
         """The memory that a job may use."""
         return min(_BRIEF_MEMORY_BYTES, self.memory_bytes) if brief else self.memory_bytes
+
+    def seconds_of(self, *, brief: bool) -> float:
+        """How long a job may run."""
+        return min(_BRIEF_SECONDS, self.seconds) if brief else self.seconds
 
     def places(self, *, brief: bool) -> range:
         """The numbers of the places where jobs run."""
