@@ -280,7 +280,7 @@ def _failed_values(run: Row[Any], error: TrackingUnavailable) -> dict[str, Any]:
     since = run.failing_since if run.failures else now
     if now - since > _GIVE_UP_SECONDS:
         return {"state": "failed"}
-    wait = max(error.retry_after, min(_LONGEST_WAIT_SECONDS, _FIRST_WAIT_SECONDS * 2**run.failures))
+    wait = max(error.retry_after, min(_LONGEST_WAIT_SECONDS, _FIRST_WAIT_SECONDS * 2 ** min(run.failures, 9)))
     return {"failures": run.failures + 1, "failing_since": since, "retry_at": now + wait}
 
 

@@ -207,6 +207,10 @@ def test_a_server_that_is_away_holds_up_nothing_and_loses_nothing(desk: Tracking
     desk.tracker.fault = TrackingUnavailable("MLflow is busy", 3000.0)
     desk.sender.send(job_id)
     assert desk.run(job_id).retry_at > time.time() + 2000
+    # Its credential was set again and again, and each time it is tried at once.
+    desk.change(job_id, retry_at=1.0, failures=5000)
+    desk.sender.send(job_id)
+    assert desk.run(job_id).failures == 5001
     # For three days it was away.
     desk.change(job_id, retry_at=1.0, failing_since=time.time() - 3 * 86_400 - 60)
     desk.sender.send(job_id)

@@ -182,6 +182,8 @@ def test_wrong_answers_are_refused(endpoint: Endpoint) -> None:
         {"project": {"name": "p"}},
         {"project": {"name": "..", "entity": {"name": "e"}}},
         {"project": long},
+        {"project": {"name": "p", "entity": {"name": "\ud800"}}},
+        {"project": {"name": "p\0", "entity": {"name": "e"}}},
     ):
         endpoint.bucket = bucket
         with pytest.raises(TrackingRefused, match="its answer has"):

@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-from llmariner.platform.trackers import TrackingRefused, TrackingUnavailable
+from llmariner.platform.trackers import NewRun, TrackingRefused, TrackingUnavailable
+from llmariner.platform.trackers.mlflow import Mlflow
 from llmariner.platform.trackers.requests import Server
 
 
@@ -32,7 +33,7 @@ class Answering(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    do_PUT = do_POST  # noqa: N815 - the name that the base class calls
+    do_PUT = do_GET = do_POST  # noqa: N815 - the names that the base class calls
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
@@ -127,3 +128,23 @@ def test_a_server_that_does_not_end_is_left() -> None:
         server.server_close()
     with pytest.raises(TrackingUnavailable, match="does not answer"):
         Server("MLflow", f"http://127.0.0.1:{server.server_port}", None).ask("GET", "/")
+
+
+@pytest.mark.parametrize("place", ["mlflow-artifacts:/\ud800/x", "mlflow-artifacts:/\0", "mlflow-artifacts://[/x", 7])
+def test_a_place_of_artifacts_that_is_none_ends_no_run(url: str, place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = {
+        "get-by-name?experiment_name=p": {"experiment": {"experiment_id": "1"}},
+        "search": {"runs": []},
+        "create": {"run": {"info": {"run_id": "r", "artifact_uri": place}}},
+        "log-batch": {},
+    }
+    table: dict[str, tuple[int, dict[str, str], bytes]] = {
+        name: (200, {}, json.dumps(answer).encode()) for name, answer in answers.items()
+    }
+    monkeypatch.setattr(Answering, "table", table)
+    mlflow = Mlflow(url, None)
+    run = mlflow.begin(NewRun("k", "p", "n", 1.0))
+    run.place.encode()
+    assert "\0" not in run.place
+    with pytest.raises(TrackingRefused, match="keeps artifacts at"):
+        mlflow.upload(run, "adapter/x", 1, [b"x"])

@@ -49,8 +49,10 @@ class Mlflow:
         run_id = self._id(info, "run_id")
         parameters = [{"key": name, "value": str(value)} for name, value in run.parameters.items()]
         self._server.ask("POST", f"{_API}/runs/log-batch", {"run_id": run_id, "params": parameters})
+        place = str(info.get("artifact_uri"))[:1000]
+        # What is not printable no database stores, such as half a surrogate pair.
         return Run(
-            run_id, f"{self._url}/#/experiments/{experiment}/runs/{run_id}", str(info.get("artifact_uri"))[:1000]
+            run_id, f"{self._url}/#/experiments/{experiment}/runs/{run_id}", place if place.isprintable() else ""
         )
 
     def log(self, run: Run, points: Sequence[Point]) -> None:
@@ -64,7 +66,10 @@ class Mlflow:
 
     def upload(self, run: Run, name: str, size_bytes: int, parts: Iterable[bytes]) -> None:
         """See the port."""
-        place = urlsplit(run.place)
+        try:
+            place = urlsplit(run.place)
+        except ValueError:
+            place = urlsplit("")
         folders = [part for part in place.path.split("/") if part]
         if place.scheme != "mlflow-artifacts" or ".." in folders:
             raise TrackingRefused(

@@ -96,6 +96,11 @@ class Wandb:
 
     def _name(self, answer: Any, *names: str) -> str:
         found = self._at(answer, *names)
-        if not isinstance(found, str) or not 0 < len(found) <= _MAX_NAME or found in (".", ".."):
+        if (
+            not isinstance(found, str)
+            or not 0 < len(found) <= _MAX_NAME
+            or found in (".", "..")
+            or not found.isprintable()
+        ):
             raise self._server.refusal(f"its answer has a wrong {names[0]}")
         return found
