@@ -111,7 +111,7 @@ async def get_logs(
     first = await asyncio.to_thread(context.batch_jobs.log, project_id, id, start)
     headers = {"x-log-start": str(first.start), "x-content-type-options": "nosniff"}
     if follow:
-        watches.check_room()
+        watches.check_room(project_id)
         allowed = partial(check_still_allowed, context.database, caller, "api.batch.jobs.read")
         parts = watches.follow(project_id, id, first.start, allowed)
     else:

@@ -125,17 +125,21 @@ def test_a_deleted_job_and_a_lost_right_end_a_follower(
 def test_followers_are_limited_and_leave_nothing(
     watches: OutputWatches, outputs: Outputs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batch_job_output, "_MAX_FOLLOWERS", 2)
+    monkeypatch.setattr(batch_job_output, "_MAX_FOLLOWERS_OF_PROJECT", 2)
 
     async def run() -> None:
         followers = [asyncio.create_task(collect(watches)) for _ in range(2)]
         await until(lambda: outputs.looks > 3)
         with pytest.raises(RateLimited):
-            watches.check_room()
+            watches.check_room("proj_1")
+        watches.check_room("proj_2")
+        monkeypatch.setattr(batch_job_output, "_MAX_FOLLOWERS", 2)
+        with pytest.raises(RateLimited):
+            watches.check_room("proj_2")
         for each in followers:
             each.cancel()
         await asyncio.gather(*followers, return_exceptions=True)
-        watches.check_room()
+        watches.check_room("proj_1")
         looks = outputs.looks
         await asyncio.sleep(0.1)
         assert outputs.looks <= looks + 1, "nobody watches any more"

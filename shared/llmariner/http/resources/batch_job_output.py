@@ -19,6 +19,8 @@ __all__ = ["JobOutputs", "OutputWatches"]
 
 _MAX_FOLLOWERS = 100
 """In one process; each holds a connection."""
+_MAX_FOLLOWERS_OF_PROJECT = 25
+"""Else one project could keep all others from following theirs."""
 _LOOK_SECONDS = 0.5
 _MAX_FOLLOW_SECONDS = 3500.0
 """Less than the time limit of the function."""
@@ -54,11 +56,14 @@ class OutputWatches:
         self._jobs = jobs
         self._watches: dict[tuple[str, str], _Watch] = {}
 
-    def check_room(self) -> None:
-        """Raises RateLimited where as many callers follow outputs as may."""
-        if sum(each.followers for each in self._watches.values()) >= _MAX_FOLLOWERS:
+    def check_room(self, project_id: str) -> None:
+        """Raises RateLimited where as many callers follow outputs as may, in all or of a project."""
+        followers = {key: each.followers for key, each in self._watches.items()}
+        own = sum(number for (project, _), number in followers.items() if project == project_id)
+        if own >= _MAX_FOLLOWERS_OF_PROJECT or sum(followers.values()) >= _MAX_FOLLOWERS:
             raise RateLimited(
-                f"{_MAX_FOLLOWERS} callers follow outputs of jobs here already. Read it without 'follow', or try later.",
+                f"{_MAX_FOLLOWERS} callers follow outputs of jobs here already, or {_MAX_FOLLOWERS_OF_PROJECT} those of "
+                "your project. Read it without 'follow', or try later.",
                 headers={"retry-after": "30"},
             )
 
