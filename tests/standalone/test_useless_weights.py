@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +32,20 @@ for suffix in (".part", ".work"):
     pathlib.Path(target + suffix).mkdir()
     pathlib.Path(target + suffix, "file").write_text("x")
 raise SystemExit("it fails")
+"""
+MADE_ONCE = """
+import json, pathlib, shutil, sys, time
+target, ready = pathlib.Path(sys.argv[-1]), pathlib.Path(__file__).with_name("ready")
+with pathlib.Path(__file__).with_name("runs").open("a") as runs:
+    runs.write("run\\n")
+part = target.with_name(target.name + ".part")
+part.mkdir()
+print(json.dumps({"done": 0, "total": 1, "what": "making"}), flush=True)
+until = time.monotonic() + 90
+while not ready.exists() and time.monotonic() < until:
+    time.sleep(0.05)
+shutil.copytree(ready, part, dirs_exist_ok=True)
+part.replace(target)
 """
 ENDLESS = """
 import json, time
@@ -166,3 +182,29 @@ def test_partial_files_that_nobody_continues_make_room(
     server.repositories["org/repository"] = {"config.json": CONFIG, "model.safetensors": safetensors()}
     assert weights.fetch(MODEL, ignore_progress).size_bytes > 0
     assert not abandoned.exists()
+
+
+def test_a_model_that_is_delivered_twice_at_once_is_made_once(
+    server: ModelServer, weights: LocalWeights, script: Path, tmp_path: Path
+) -> None:
+    script.write_text(MADE_ONCE)
+    server.repositories["org/repository"] = {"model.gguf": gguf()}
+    for model in (TOOLS, MODEL):
+        (tmp_path / "runs").unlink(missing_ok=True)
+        shutil.rmtree(tmp_path / "ready", ignore_errors=True)
+        waits = threading.Event()
+
+        def on_progress(progress: LoadingProgress, waits: threading.Event = waits) -> None:
+            if "under way" in progress.message:
+                waits.set()
+
+        with ThreadPoolExecutor(2) as pool:
+            both = [pool.submit(weights.fetch, model, on_progress) for _ in range(2)]
+            assert waits.wait(60)
+            (tmp_path / "new").mkdir()
+            (tmp_path / "new" / "config.json").write_bytes(CONFIG)
+            (tmp_path / "new" / "model.safetensors").write_bytes(safetensors())
+            (tmp_path / "new").rename(tmp_path / "ready")
+            assert both[0].result(60) == both[1].result(60)
+        assert (tmp_path / "runs").read_text() == "run\n"
+    assert not list((tmp_path / "models").glob("*.lock"))

@@ -6,6 +6,7 @@ import contextlib
 import glob
 import hashlib
 import json
+import os
 import re
 import shutil
 import threading
@@ -29,7 +30,7 @@ from llmariner.models.model import Model, SourceRepository
 from llmariner.models.weights import FetchedWeights, LoadingProgress, ReportProgress, WeightsUnavailable
 from llmariner.platform.jobs.local_processes.settings import MemoryBudget
 from llmariner.platform.model_files import FilesUnavailable, ModelSource, RemoteFile, TransferInterrupted, check_files
-from llmariner.platform.model_files.blobs import BlobStore, remove_unlocked
+from llmariner.platform.model_files.blobs import BlobStore, locked, remove_unlocked
 from llmariner.platform.model_files.fetch import PART, FetchProgress, fetch_files
 from llmariner.platform.model_files.ranges import TransferLimits
 from llmariner.settings import ModelSettings, S3Settings
@@ -149,9 +150,8 @@ class LocalWeights:
 
     def _fetched(self, model: Model, source: ModelSource, report: ReportProgress) -> FetchedWeights:
         target = self._target(model)
-        if not target.is_dir():
-            self._folder.mkdir(parents=True, exist_ok=True)
-            with self._removed_after(ModelNotFound, target=target):
+        with self._turn(target, report), self._removed_after(ModelNotFound, target=target):
+            if not target.is_dir():
                 self._fetch_into(target, source, report)
         return self._inspected_own(target, model)
 
@@ -174,18 +174,21 @@ class LocalWeights:
     def _tool_model(self, model: Model, report: ReportProgress) -> Path:
         """The folder of the packaged model that is made on this machine."""
         target = self._target(model)
-        if target.is_dir():
-            return target
 
         def on_progress(fraction: float, what: str) -> None:
             self._report(report, LoadingProgress(min(0.99, fraction), what))
 
-        with self._removed_after(ModelNotFound, FilesUnavailable, target=target), self._reserved_memory(model, report):
-            try:
-                make_tool_model(self._scripts, self._cache, target, on_progress)
-            except OSError as error:
-                raise FilesUnavailable(f"The model could not be made: {str(error)[-600:]}") from error
+        with self._turn(target, report), self._removed_after(ModelNotFound, FilesUnavailable, target=target):
+            if not target.is_dir():
+                with self._reserved_memory(model, report):
+                    self._make_tool_model(target, on_progress)
         return target
+
+    def _make_tool_model(self, target: Path, on_progress: Callable[[float, str], None]) -> None:
+        try:
+            make_tool_model(self._scripts, self._cache, target, on_progress)
+        except OSError as error:
+            raise FilesUnavailable(f"The model could not be made: {str(error)[-600:]}") from error
 
     @contextlib.contextmanager
     def _reserved_memory(self, model: Model, report: ReportProgress) -> Iterator[None]:
@@ -209,10 +212,10 @@ class LocalWeights:
             files = sorted(folder.glob("*.gguf"))
             with files[0].open("rb") as file:
                 _check_architecture(gguf_architecture(file.read(GGUF_HEADER_BYTES)), [path.name for path in files])
-            self._folder.mkdir(parents=True, exist_ok=True)
-            with self._removed_after(ModelNotFound, FilesUnavailable, target=target):
-                self._convert(files[0], target, report)
-            (target / _ORIGIN).write_text(json.dumps({"converted_from": Format.GGUF}))
+            with self._turn(target, report), self._removed_after(ModelNotFound, FilesUnavailable, target=target):
+                if not target.is_dir():
+                    self._convert(files[0], target, report)
+                    (target / _ORIGIN).write_text(json.dumps({"converted_from": Format.GGUF}))
             return self._inspected_own(target, model)
         return self._inspected(folder, model)
 
@@ -241,6 +244,21 @@ class LocalWeights:
                 f"The GGUF file can't be converted for the engine: {str(error)[-600:]} Use a Hugging Face repository of the "
                 "same model."
             ) from error
+
+    @contextlib.contextmanager
+    def _turn(self, target: Path, report: ReportProgress) -> Iterator[None]:
+        """Wait while another delivery makes a folder: of the event again, or of a model of the same id and second."""
+        if target.is_dir():
+            yield
+            return
+        self._folder.mkdir(parents=True, exist_ok=True)
+        lock = target.with_name(f"{target.name}.lock")
+        waits = LoadingProgress(0.0, "another delivery of this model is under way")
+        with locked(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, lambda: self._report(report, waits)):
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def _removed_after(self, *errors: type[Exception], target: Path) -> Iterator[None]:
