@@ -38,6 +38,8 @@ __all__ = ["FineTuningReconciler", "job_id_of"]
 _log = logging.getLogger(__name__)
 _BATCH = 200
 _CHECK_SECONDS = 20.0
+_PAUSE_SECONDS = 900.0
+"""For the present step and a state. A process that has not paused by then is ended: a budget may be spent."""
 _MAX_FAILURES = 3
 """In a row: a state that is further than the one before begins a new count."""
 _RETRIED = ("interrupted", "evicted", "killed", "data_file_unavailable")
@@ -160,8 +162,12 @@ class FineTuningReconciler:
             self._submit(port, job)
         elif status is None:
             self._try_again(port, job, JobStatus(Phase.FAILED, time.time(), code="interrupted"))
-        elif status.phase.is_final and job.result_file is None:
+        elif job.result_file is not None:
+            return
+        elif status.phase.is_final:
             self._try_again(port, job, status)
+        elif job.pause_requested_at is not None and time.time() - job.pause_requested_at > _PAUSE_SECONDS:
+            self._change(job, _pause)
 
     def _finish(self, job: Row[Any]) -> bool:
         """End a job whose adapter is made, once the model is loaded; returns whether it has ended."""

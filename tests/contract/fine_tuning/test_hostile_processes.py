@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 
-from llmariner.errors import InvalidRequest
-from llmariner.fine_tuning.tables import fine_tuning_events
+from llmariner.errors import Conflict, InvalidRequest
+from llmariner.fine_tuning.job import Status
+from llmariner.fine_tuning.tables import fine_tuning_events, fine_tuning_jobs
 from llmariner.models.tables import models
 from llmariner.platform.database import Database
 from llmariner.tenancy.principal import KeyOwner
@@ -129,3 +131,23 @@ def test_a_model_that_a_crash_prevented_is_made_of_the_file_of_its_checkpoint(
     desk.report(job_id, 1, checkpoint(3, second))
     [found], _ = desk.history.checkpoints(desk.project_id, job_id, after=None, limit=9)
     assert desk.registry.get(found.model, project_id=desk.project_id).model_file_location == first
+
+
+def test_a_process_that_does_not_pause_is_ended(desk: TrainingDesk) -> None:
+    job_id = desk.training()
+    state = desk.result(job_id, 1, "state", b"of step 1")
+    desk.report(job_id, 1, step(1), {"type": "state", "step": 1, "file_id": state})
+    desk.jobs.pause(desk.caller, job_id)
+    assert desk.reconciled(job_id).status is Status.RUNNING, "it has time for its present step"
+    with desk.database.write() as session:
+        this = update(fine_tuning_jobs).where(fine_tuning_jobs.c.id == job_id)
+        session.run(this.values(pause_requested_at=time.time() - 1000))
+    assert desk.report(job_id, 1, step(2)) == "pause"
+    assert desk.reconciled(job_id).status is Status.PAUSED
+    with pytest.raises(Conflict):
+        desk.worker(job_id, 1)
+    desk.reconciled(job_id)
+    assert f"{job_id}-1" not in desk.scripted.statuses
+    desk.jobs.resume(desk.caller, job_id)
+    desk.reconciled(job_id)
+    assert f"/{state}/" in desk.tuning.workers.plan(desk.worker(job_id, 2))["checkpoint"]
