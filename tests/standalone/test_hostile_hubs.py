@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import socket
 import threading
 import time
@@ -171,3 +173,35 @@ def test_other_copies_of_the_weights_are_left_out() -> None:
     assert chosen == ["config.json", "a.safetensors"]
     only_copies = choose_files([files[0], *files[2:]], "", pickles_allowed=False)
     assert [file.path for file in only_copies] == ["config.json", "consolidated.safetensors", "original/a.safetensors"]
+
+
+class Sevens:
+    """A source of files of sevens."""
+
+    only = ""
+
+    def list_files(self) -> Listing:
+        raise NotImplementedError
+
+    @contextmanager
+    def open_range(self, file: RemoteFile, start: int, end: int) -> Iterator[ByteStream]:
+        yield io.BytesIO(b"7" * (end - start))
+
+
+def test_a_range_without_a_digest_is_on_the_disk_before_its_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power failure, only a digest would find a range that is recorded and was not written."""
+    part, record, done = tmp_path / "part", tmp_path / "ranges", []
+
+    def fsync(number: int) -> None:
+        done.append((os.fstat(number).st_ino == part.stat().st_ino, record.read_bytes()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    for file, expected in ((RemoteFile("m", 9, "u"), b""), (RemoteFile("m", 9, "u", md5="0" * 32), b"\1")):
+        part.write_bytes(b"")
+        record.write_bytes(b"")
+        done.clear()
+        RangeTransfer(Sevens(), file, part, record, TransferLimits(workers=1), lambda _count: None, lambda: None).run()
+        assert done[0] == (True, expected)
+        assert part.read_bytes() == b"7" * 9

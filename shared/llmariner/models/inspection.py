@@ -81,7 +81,7 @@ def _chat_template(folder: Path) -> tuple[str, str]:
     """The file with the chat template, and the template."""
     path = folder / "chat_template.jinja"
     if path.is_file() and path.stat().st_size <= _MAX_TEMPLATE_BYTES:
-        return path.name, path.read_text(errors="replace")
+        return path.name, path.read_text("utf-8", errors="replace")
     for name in ("chat_template.json", "tokenizer_config.json"):
         template = read_json(folder / name).get("chat_template")
         if isinstance(template, list):  # several named ones; tool calls may have their own

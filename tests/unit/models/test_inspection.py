@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +56,17 @@ def test_a_template_may_be_a_file_or_a_list(tmp_path: Path) -> None:
     (tmp_path / "chat_template.jinja").write_text("<tool_call>")
     found = folder_traits(tmp_path, {})
     assert (found.chat_template, found.tool_parser) == ("chat_template.jinja", "hermes")
+
+
+def test_a_template_is_utf8_in_any_locale(tmp_path: Path) -> None:
+    (tmp_path / "chat_template.jinja").write_bytes(R1.encode())
+    program = (
+        "import sys, pathlib; from llmariner.models.inspection import folder_traits; "
+        "print(folder_traits(pathlib.Path(sys.argv[1]), {}).tool_parser)"
+    )
+    env = {**os.environ, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-X", "utf8=0", "-c", program, str(tmp_path)]
+    assert subprocess.run(command, env=env, capture_output=True, check=True).stdout == b"deepseek_v3\n"
 
 
 HOSTILE: list[dict[str, Any]] = [

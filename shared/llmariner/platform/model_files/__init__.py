@@ -63,6 +63,11 @@ class RemoteFile:
     version: str = ""
 
     @property
+    def has_digest(self) -> bool:
+        """Whether the content can be compared with what its source says of it."""
+        return bool(self.sha256 or self.git_sha1 or self.md5)
+
+    @property
     def key(self) -> str:
         """Identifies the content, for resuming: equal for two files only if their source says that they are the same."""
         if self.sha256:

@@ -1,7 +1,8 @@
 """The transfer of one file by parallel ranges into a partial file, with a record of the ranges that are there.
 
 After an interruption at any byte, finished ranges are not fetched again; the digest of the whole file is checked at the
-end in any case, so a record that is wrong costs a new transfer, never a wrong file.
+end, so a record that is wrong costs a new transfer, never a wrong file. Of a file without a digest, a range is on the disk
+before the record says so.
 """
 
 from __future__ import annotations
@@ -176,6 +177,8 @@ class RangeTransfer:
             if self._stopped.is_set():
                 return
         self._count(_BLOCK_BYTES)
+        if not self.file.has_digest:
+            os.fsync(part)
         os.pwrite(record, b"\1", index)
         self._finished.add(index)
 

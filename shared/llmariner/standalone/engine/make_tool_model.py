@@ -52,7 +52,7 @@ def make(base: Path, files: Path, target: Path) -> None:
     from llmariner.fine_tuning.training_program.worker_group import WorkerGroup
 
     tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
-    tokenizer.chat_template = (files / "chat_template.jinja").read_text()
+    tokenizer.chat_template = (files / "chat_template.jinja").read_text("utf-8")
     with (files / "examples.jsonl").open("rb") as lines:
         examples = list(read_examples(lines, Encoder(tokenizer, [tokenizer.eos_token_id], 4096)))
     work = target.with_name(target.name + ".work")
