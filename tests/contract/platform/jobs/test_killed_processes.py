@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from llmariner.platform.jobs import Job, Phase
 from llmariner.platform.jobs.local_processes.adapter import ProcessJobs
 from llmariner.platform.jobs.local_processes.job_folder import JobFolder
@@ -91,3 +93,22 @@ def test_a_platform_killed_again_and_again_loses_no_job_and_leaves_no_process(tm
         assert read_log(tmp_path / name / "log", 0).data.count(b"began") == 1, "it ran once"
         assert not (tmp_path / name / "work").exists()
     queued.close()
+
+
+def test_a_folder_that_is_not_whole_keeps_no_platform_from_starting(tmp_path: Path) -> None:
+    for name, job in (("bj-1", None), ("bj-2", "{}"), ("bj-3", "[")):  # the first was killed while it was deleted
+        (tmp_path / name).mkdir()
+        JobFolder(tmp_path / name).mark_started()
+        if job is not None:
+            (tmp_path / name / "job.json").write_text(job)
+    jobs = process_jobs(tmp_path, Memory())
+    jobs.start()
+    try:
+        found = [jobs.status(name) for name in ("bj-1", "bj-2", "bj-3")]
+        assert [each and each.code for each in found] == [None, "interrupted", "interrupted"]
+        if jobs.problem:
+            pytest.skip(jobs.problem)
+        jobs.submit(Job("bj-4", "proj_1", "true"))
+        assert wait_for_end(jobs, "bj-4").phase is Phase.SUCCEEDED
+    finally:
+        jobs.close()

@@ -88,12 +88,15 @@ class ProcessJobs:
             folder = JobFolder(path)
             if path.name == _TRIAL:
                 continue
+            if folder.result() is None and not folder.is_submitted:  # killed while it was submitted or deleted
+                delete_tree(path)
+                continue
             if folder.started_at is not None:
                 self._end_interrupted(folder)
             if folder.started_at is None and folder.result() is None and folder.paused_at is None:
                 try:
                     job = folder.load()
-                except (OSError, ValueError, KeyError, TypeError):  # cut off while it was submitted
+                except (OSError, ValueError, KeyError, TypeError):
                     delete_tree(path)
                     continue
                 since = time.time() if folder.restarts().count else _modified(path / "job.json")
@@ -263,8 +266,10 @@ class ProcessJobs:
             with folder.lock(seconds=_STOP_SECONDS):
                 folder.end_attempt(Phase.FAILED, "interrupted", _INTERRUPTED)
                 delete_tree(folder.work)
-        except TimeoutError as error:
-            _log.error("%s", error)
+        except (
+            Exception
+        ):  # it must not keep the platform from starting; its status is that of one whose end is not noted
+            _log.exception("the end of job %s was not noted", folder.path.name)
 
     def _try_sandbox(self) -> str:
         """Run a command that does nothing; returns why this machine cannot, else the empty string."""
