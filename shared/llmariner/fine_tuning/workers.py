@@ -20,7 +20,7 @@ from llmariner.fine_tuning.job import Stage
 from llmariner.fine_tuning.records import MAX_RECORDS, count_of, text_of
 from llmariner.fine_tuning.reports import apply_record, charge_report, stops_early, tell_progress
 from llmariner.fine_tuning.results import Results
-from llmariner.fine_tuning.tables import fine_tuning_checkpoints, fine_tuning_jobs
+from llmariner.fine_tuning.tables import fine_tuning_checkpoints, fine_tuning_jobs, fine_tuning_permissions
 from llmariner.fine_tuning.worker_tokens import Worker, load_attempt
 from llmariner.models.model import Model, NewModel, SourceRepository
 from llmariner.models.registry import ModelRegistry
@@ -188,16 +188,17 @@ class Workers:
             self._results.delete_states(job, before=job.state_file)
 
     def _delete_old_checkpoints(self, worker: Worker) -> None:
-        """Delete the models of checkpoints but the last ones and the best, unless somebody made them active."""
+        """Delete the models of checkpoints but the last ones and the best, unless they are active or other projects' too."""
         c = fine_tuning_checkpoints.c
         old = select(fine_tuning_checkpoints).where(c.job_id == worker.job_id).order_by(c.step.desc())
         with self._database.read() as session:
             job = load_attempt(session, worker.job_id, worker.attempt)
             rows = session.rows(old.limit(_BATCH))
+            shared = _shared_models(session, job, [row.model for row in rows])
         losses = [(_validation_loss(row), row.step) for row in rows]
         best = min(((loss, step) for loss, step in losses if loss is not None), default=(0.0, -1))[1]
         for row in rows[_KEPT_CHECKPOINTS:]:
-            if row.step == best:
+            if row.step == best or row.model in shared:
                 continue
             try:
                 self._registry.delete(row.model, project_id=row.project_id)
@@ -213,6 +214,13 @@ class Workers:
 def _checkpoint(session: ReadSession, job_id: str, step: int) -> Row[Any] | None:
     c = fine_tuning_checkpoints.c
     return session.first(select(fine_tuning_checkpoints).where(c.job_id == job_id, c.step == step))
+
+
+def _shared_models(session: ReadSession, job: Row[Any], models: Sequence[str]) -> set[str]:
+    """Those of a job's models whose files other projects use."""
+    c = fine_tuning_permissions.c
+    used = select(c.model).where(c.organization_id == job.organization_id, c.model.in_(models))
+    return {row.model for row in session.rows(used)}
 
 
 def _validation_loss(checkpoint: Row[Any]) -> float | None:

@@ -10,6 +10,7 @@ from sqlalchemy import select
 from llmariner.audit.tables import audit_log
 from llmariner.errors import Conflict, InvalidRequest, ModelNotFound, NotFound
 from llmariner.fine_tuning.adapter_file import file_of
+from llmariner.fine_tuning.hyperparameters import RequestedHyperparameters
 from llmariner.fine_tuning.permissions import CheckpointPermissions
 from llmariner.models.model import ActivationStatus, NewModel, SourceRepository
 from llmariner.platform.database import Database
@@ -17,7 +18,7 @@ from llmariner.tenancy.principal import KeyOwner
 from llmariner.tenancy.tables import projects
 
 from ..stored_files import member_of
-from .training_desk import TrainingDesk
+from .training_desk import TrainingDesk, step
 
 
 @pytest.fixture
@@ -143,3 +144,24 @@ def test_a_base_model_of_a_project_is_not_shared_with_its_checkpoints(
 )
 def test_other_locations_are_no_files_of_projects(location: str) -> None:
     assert file_of(location, "proj_a") is None
+
+
+def test_a_checkpoint_that_another_project_uses_stays_until_it_may_not(
+    desk: TrainingDesk, permissions: CheckpointPermissions
+) -> None:
+    job_id = desk.training(hyperparameters=RequestedHyperparameters(n_epochs=7))
+    used, files = f"{desk.get(job_id).output_model}:ckpt-step-3", []
+    for epoch in range(1, 7):
+        files.append(desk.result(job_id, 1, "adapter", b"adapter %d" % epoch))
+        record = {"type": "checkpoint", "step": 3 * epoch, "file_id": files[-1]}
+        desk.report(job_id, 1, step(3 * epoch, trained_tokens=60 * epoch), record)
+        if epoch == 1:
+            [given] = permissions.create(desk.caller, used, ["proj_b"])
+    assert page(permissions, desk, used) == ["proj_b"]
+    place = file_of(desk.registry.get(used, project_id="proj_b").model_file_location, "proj_b")
+    assert place == (desk.project_id, files[0])
+    assert sorted(desk.files.get_many(desk.project_id, files)) == sorted([files[0], *files[3:]])
+    permissions.delete(desk.caller, used, given.id)
+    last = desk.result(job_id, 1, "adapter", b"adapter 7")
+    desk.report(job_id, 1, {"type": "checkpoint", "step": 21, "file_id": last})
+    assert sorted(desk.files.get_many(desk.project_id, [*files, last])) == sorted([*files[4:], last])
