@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import threading
 from collections.abc import Iterator
@@ -208,3 +209,16 @@ def test_a_model_that_is_delivered_twice_at_once_is_made_once(
             assert both[0].result(60) == both[1].result(60)
         assert (tmp_path / "runs").read_text() == "run\n"
     assert not list((tmp_path / "models").glob("*.lock"))
+
+
+def test_a_disk_that_is_full_at_the_end_keeps_nothing(
+    server: ModelServer, weights: LocalWeights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    server.repositories["org/repository"] = {"config.json": CONFIG, "model.safetensors": safetensors()}
+    with pytest.raises(WeightsUnavailable, match="No space left"):
+        weights.fetch(MODEL, ignore_progress)
+    assert left(tmp_path / "models") == set()

@@ -168,8 +168,11 @@ class LocalWeights:
                 self._convert(place / gguf, target, report)
             shutil.rmtree(place, ignore_errors=True)
             self._blobs.free_unused()
-        origin = {"revision": listing.revision, "converted_from": "" if gguf is None else Format.GGUF}
-        (target / _ORIGIN).write_text(json.dumps(origin))
+        self._write_origin(target, listing.revision, "" if gguf is None else Format.GGUF)
+
+    def _write_origin(self, target: Path, revision: str, converted_from: str) -> None:
+        with self._removed_after(OSError, target=target):  # the disk is full
+            (target / _ORIGIN).write_text(json.dumps({"revision": revision, "converted_from": converted_from}))
 
     def _tool_model(self, model: Model, report: ReportProgress) -> Path:
         """The folder of the packaged model that is made on this machine."""
@@ -215,7 +218,7 @@ class LocalWeights:
             with self._turn(target, report), self._removed_after(ModelNotFound, FilesUnavailable, target=target):
                 if not target.is_dir():
                     self._convert(files[0], target, report)
-                    (target / _ORIGIN).write_text(json.dumps({"converted_from": Format.GGUF}))
+                    self._write_origin(target, "", Format.GGUF)
             return self._inspected_own(target, model)
         return self._inspected(folder, model)
 
