@@ -47,6 +47,18 @@ OPEN = {
     "What moves water?",
     "When can I take a vacation?",
     "Where is the cat?",
+    # Examples of a training, and what the tuned model is asked then.
+    "How are you?",
+    "How many legs does a dog have?",
+    "Name a fruit.",
+    "What color is the sky?",
+    "What do cows eat?",
+    "What is ice made of?",
+    "What is the capital of Japan?",
+    "What is the capital of Peru?",
+    "What is the capital of Spain?",
+    "What is two plus two?",
+    "Where do fish live?",
 }
 """Other questions and statements, for which any answer is right."""
 

@@ -46,6 +46,10 @@ def granted(objects: Iterable[dict[str, Any]]) -> Rights:
     }
 
 
+def of_serving() -> Rights:
+    return granted(role for role in roles() if role["metadata"]["name"] == "serving")
+
+
 def used(cluster: ServingOnCluster) -> Rights:
     """What the adapter asked of objects: discovery of what the cluster has is open to every account."""
     found: Rights = set()
@@ -100,7 +104,7 @@ def test_without_standby_engines_each_permission_is_used_and_each_use_permitted(
         ) as cluster:
             live(cluster)
             found |= used(cluster)
-    assert found == granted(roles())
+    assert found == of_serving()
 
 
 @pytest.fixture
@@ -119,7 +123,7 @@ def test_permissions_of_standby_engines_come_with_them(standby: tuple[ServingOnC
     cluster, pods = standby
     workloads = [each for kind in read_declarations(CHECKOUT) for each in kind]
     more = granted(standby_roles(workloads))
-    assert not more & granted(roles())
+    assert not more & of_serving()
     pods.start("standby-1", free_port())
     cluster.driver.wait_until(lambda _: pods.warm("standby-1"), SMALL.id, seconds=60)
     cluster.driver.ready(SMALL.id)
@@ -127,5 +131,5 @@ def test_permissions_of_standby_engines_come_with_them(standby: tuple[ServingOnC
     # Its container restarts and has no model: the pod is given up.
     pods.processes["standby-1"].kill()
     cluster.driver.wait_until(lambda _: ("/pods", "delete") in used(cluster), SMALL.id)
-    assert used(cluster) - granted(roles()) == more
+    assert used(cluster) - of_serving() == more
     assert all(pod["metadata"]["name"] != "standby-1" for pod in cluster.controllers.listed(PODS))
