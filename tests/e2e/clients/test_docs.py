@@ -51,8 +51,10 @@ def snippets(page: Path) -> Iterator[Snippet]:
 
 
 PAGES = [
-    *(CHECKOUT / each for each in ("README.md", "docs/knowledge.md", "docs/fine-tuning.md")),
+    *(CHECKOUT / each for each in ("README.md", "docs/knowledge.md")),
     *sorted((CHECKOUT / "docs/clients").glob("*.md")),
+    # Last: it leaves models behind, and others list those that there are.
+    CHECKOUT / "docs/fine-tuning.md",
 ]
 # A cluster need not have a store of files and an index of vectors.
 STORAGE = re.compile(r"llma storage|/files\b|vector_stores|vectorStores|fine_tuning")
