@@ -78,6 +78,8 @@ class Program:
             "PYTHONPATH": str(self.archive),
             "OMP_NUM_THREADS": "1",
             "HF_HUB_OFFLINE": "1",
+            # A platform's scripts inherit it, and the program has no compiled part.
+            "LLMARINER_COMPILED": str(self._folder / "compiled"),
         }
 
 

@@ -22,9 +22,11 @@ def archive() -> dict[str, bytes]:
     """The scripts of a job: the same bytes for the same program."""
     package = Path(llmariner.__file__).parent
     tuning = package / "fine_tuning"
-    files = [package / "__init__.py", tuning / "__init__.py", *sorted((tuning / "training_program").glob("*.py"))]
+    files = [tuning / "__init__.py", *sorted((tuning / "training_program").glob("*.py"))]
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as target:
+        # The package's own activates the compiled token path, which is not here.
+        target.writestr(zipfile.ZipInfo(f"{package.name}/__init__.py", _TIME), b"")
         for file in files:
             name = str(file.relative_to(package.parent))
             target.writestr(zipfile.ZipInfo(name, _TIME), file.read_bytes())
