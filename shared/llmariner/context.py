@@ -6,7 +6,6 @@ Imports stand inside the properties on purpose: a function pays only for what it
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmariner.cached_once import cached_once
@@ -15,13 +14,11 @@ from llmariner.file_settings import FileSettings
 from llmariner.job_settings import JobSettings
 from llmariner.settings import (
     BrokerSettings,
-    ClusterSettings,
     ControlPlaneSettings,
     DatabaseSettings,
     Environment,
     GatewaySettings,
     IdentitySettings,
-    KServeSettings,
     ModelSettings,
     ObjectSettings,
     SecretSettings,
@@ -182,17 +179,9 @@ class Context:
     @cached_once
     def vector_store_search(self) -> VectorStoreSearch:
         """Searches vector stores. Raises Unavailable in an installation without an index of them."""
-        from llmariner.inference_settings import InferenceSettings
-        from llmariner.vector_stores.embedder import Embedder
-        from llmariner.vector_stores.query import ModelRewriter
-        from llmariner.vector_stores.reranker import ModelReranker
-        from llmariner.vector_stores.search import VectorStoreSearch
+        from llmariner.vector_stores.installation import vector_store_search
 
-        index = self.required_vectors
-        settings, client = InferenceSettings.load(self.env), self.inference
-        rewriter = ModelRewriter(client, settings.rewrite_model) if settings.rewrite_model else None
-        reranker = ModelReranker(client, settings.rerank_model) if settings.rerank_model else None
-        return VectorStoreSearch(self.database, index, Embedder(client), rewriter=rewriter, reranker=reranker)
+        return vector_store_search(self.env, self.database, self.required_vectors, self.inference)
 
     @cached_once
     def limits(self) -> Limits:
@@ -274,33 +263,16 @@ class Context:
     @cached_once
     def objects(self) -> ObjectStore:
         """The store of `LLMARINER_OBJECTS`: the bytes of files."""
-        settings = ObjectSettings.load(self.env)
-        if settings.adapter == "s3":
-            from llmariner.platform.objects.s3 import S3Objects
+        from llmariner.files.installation import object_store
 
-            return S3Objects(settings.s3)
-        if not settings.folder:
-            raise ValueError(
-                "Files need a store: set LLMARINER_OBJECTS=s3 and its bucket, or LLMARINER_OBJECTS_FOLDER."
-            )
-        from llmariner.platform.objects.folder import FolderObjects
-
-        return FolderObjects(Path(settings.folder))
+        return object_store(self.env)
 
     @cached_once
     def external_objects(self) -> ExternalObjects:
         """The objects outside the store that projects may make files of: in S3, where the store is."""
-        from llmariner.files.external_objects import ExternalObjects, without_buckets
+        from llmariner.files.installation import external_objects
 
-        locations, settings = FileSettings.load(self.env).locations, ObjectSettings.load(self.env)
-        if settings.adapter != "s3" or not locations:
-            return ExternalObjects(locations, without_buckets)
-        from llmariner.platform.objects.s3 import S3Objects
-
-        own = f"s3://{settings.s3.bucket}/{settings.s3.prefix}"
-        store = self.objects
-        assert isinstance(store, S3Objects)
-        return ExternalObjects(locations, store.other_bucket, reserved=own)
+        return external_objects(self.env, lambda: self.objects)
 
     @cached_once
     def files(self) -> Files:
@@ -345,18 +317,9 @@ class Context:
     @cached_once
     def jobs(self) -> Jobs:
         """What runs jobs; standalone mode sets its own. Raises Unavailable in an installation without it."""
-        settings = JobSettings.load(self.env)
-        if settings.adapter != "kubernetes":
-            raise settings.missing()
-        from llmariner.batch_jobs.data_links import DataLinks
-        from llmariner.inference_settings import InferenceSettings
-        from llmariner.platform.jobs.kubernetes.adapter import KubernetesJobs
-        from llmariner.platform.jobs.kubernetes.settings import load_cluster_settings
-        from llmariner.platform.kube import Cluster
+        from llmariner.batch_jobs.installation import cluster_jobs
 
-        cluster, url = Cluster(ClusterSettings.load(self.env)), InferenceSettings.load(self.env).url
-        links = DataLinks(self.database, lambda: self.file_links, url.replace("{function}", "files"))
-        return KubernetesJobs(cluster, load_cluster_settings(self.env, settings), links)
+        return cluster_jobs(self.env, self.database, lambda: self.file_links)
 
     @cached_once
     def batch_jobs(self) -> BatchJobs:
@@ -444,13 +407,9 @@ class Context:
                 "LLMARINER_SERVING=processes is for `llma up`; a function on its own uses remote or static."
             )
         if settings.adapter == "kserve":
-            from llmariner.models.serving_lookup import RegistryModelLookup
-            from llmariner.platform.kube import Cluster
-            from llmariner.platform.serving.kserve.adapter import KServeServing
+            from llmariner.models.installation import kserve_serving
 
-            cluster = Cluster(ClusterSettings.load(self.env))
-            lookup = RegistryModelLookup(self.registry, self.ledger, self.batch_writer.pending_models)
-            return KServeServing(cluster, KServeSettings.load(self.env), lookup)
+            return kserve_serving(self.env, self.registry, self.ledger, self.batch_writer)
         from llmariner.platform.serving.remote import RemoteServing
 
         return RemoteServing(self.http_control_plane)

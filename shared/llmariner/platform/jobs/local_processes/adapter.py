@@ -6,57 +6,34 @@ The folders of jobs are the truth: a queue survives a restart. A job that ran wh
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
-import os
-import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from llmariner.errors import Conflict, NotFound, PlatformError, RateLimited
 from llmariner.platform.jobs import Execution, Job, JobStatus, LogPart, Phase
 from llmariner.platform.jobs.local_processes.disk_usage import delete_tree, free_bytes
 from llmariner.platform.jobs.local_processes.execution import ProcessExecution
-from llmariner.platform.jobs.local_processes.job_folder import CREATE_AGAIN, DATA, LIMITS, JobFolder, write_file
+from llmariner.platform.jobs.local_processes.job_folder import CREATE_AGAIN, JobFolder
+from llmariner.platform.jobs.local_processes.job_run import Canceled, JobRun, JobRunner, Paused, Stopped
 from llmariner.platform.jobs.local_processes.output_log import read_log
 from llmariner.platform.jobs.local_processes.queue import JobQueue, Waiting, waiting_after
+from llmariner.platform.jobs.local_processes.sandbox_trial import TRIAL, try_sandbox
 from llmariner.platform.jobs.local_processes.settings import MemoryBudget, ProcessJobSettings
-from llmariner.platform.jobs.local_processes.supervisor import Limits, start_supervisor
 
 __all__ = ["ProcessJobs"]
 
 _log = logging.getLogger(__name__)
-_FIRST_USER_ID = 60_600
-"""User ids of jobs where the platform runs as root, one per place. Distributions leave 60578 to 61183 unused."""
 _RETRY_SECONDS = 1.0
 _STOP_SECONDS = 20.0
 _MAX_EXECUTIONS = 8
 """Programs that run in a job at a time, besides its command."""
 _KEPT_RESULTS = 500
 """Ended jobs whose results and logs are kept: with 8 MiB of log each, 4 GB at most."""
-_TRIAL = "trial"
 _TRIAL_SECONDS = 10.0
 _INTERRUPTED = f"The platform stopped while it ran.{CREATE_AGAIN}"
-
-
-@dataclass
-class _Running:
-    project_id: str
-    place: int
-    brief: bool = False
-    thread: threading.Thread | None = None
-    process: subprocess.Popen[bytes] | None = None
-    control: socket.socket | None = None
-    """The standard input of its supervisor."""
-    executions: int = 0
-    cancel: bool = False
-    pause: bool = False
 
 
 class ProcessJobs:
@@ -69,12 +46,12 @@ class ProcessJobs:
         memory: MemoryBudget,
     ) -> None:
         self._settings = settings
-        self._read_file = read_file
         self._memory = memory
         self._changed = threading.Condition(threading.RLock())
+        self._runner = JobRunner(settings, read_file, self._changed, is_closed=lambda: self._closed)
         self._queue = JobQueue()
         self.waiting_by_project = self._queue.by_project
-        self._running: dict[str, _Running] = {}
+        self._running: dict[str, JobRun] = {}
         self._observers: list[Callable[[str], None]] = []
         self._closed = False
         self._problem = ""
@@ -86,7 +63,7 @@ class ProcessJobs:
         self._settings.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for path in sorted(self._settings.folder.iterdir()):
             folder = JobFolder(path)
-            if path.name == _TRIAL:
+            if path.name == TRIAL:
                 continue
             if folder.result() is None and not folder.is_submitted:  # killed while it was submitted or deleted
                 delete_tree(path)
@@ -110,7 +87,7 @@ class ProcessJobs:
             self._changed.notify_all()
             running = list(self._running.values())
         for each in running:
-            self._tell(each, b"")
+            each.tell(b"")
         for each in running:
             if each.thread is not None:
                 each.thread.join(_STOP_SECONDS)
@@ -165,7 +142,7 @@ class ProcessJobs:
         with self._changed:
             if (running := self._running.get(job_id)) is not None:
                 running.cancel = True
-                self._tell(running, b"cancel\n")
+                running.tell(b"cancel\n")
                 return
             self._queue.remove(job_id)
             self._folder(job_id).save_result(Phase.CANCELED)
@@ -184,7 +161,7 @@ class ProcessJobs:
             self._queue.remove(job_id)
             if running is not None:
                 running.pause = True
-                self._tell(running, b"pause\n")
+                running.tell(b"pause\n")
             self._changed.notify_all()
 
     def resume(self, job_id: str) -> None:
@@ -271,30 +248,8 @@ class ProcessJobs:
         ):  # it must not keep the platform from starting; its status is that of one whose end is not noted
             _log.exception("the end of job %s was not noted", folder.path.name)
 
-    def _try_sandbox(self) -> str:
-        """Run a command that does nothing; returns why this machine cannot, else the empty string."""
-        if not sys.platform.startswith("linux"):
-            return "jobs on one machine need Linux."
-        folder = self._folder(_TRIAL)
-        delete_tree(folder.path)
-        try:
-            folder.save(Job(_TRIAL, "", ":"))
-            running = _Running("", 0)
-            self._prepare(folder, running)
-            self._execute(folder, running)
-            result = folder.result()
-            if result is None or result.phase is not Phase.SUCCEEDED:
-                return (result.reason if result else "") or "the trial was interrupted."
-        except _Stopped:
-            return "the platform stops."
-        except OSError as error:
-            return f"{error}."
-        finally:
-            delete_tree(folder.path)
-        return ""
-
     def _schedule(self) -> None:
-        self._problem = self._try_sandbox()
+        self._problem = try_sandbox(self._runner, self._folder(TRIAL))
         self._tried.set()
         if self._problem:
             _log.warning("jobs can't run on this machine: %s", self._problem)
@@ -348,7 +303,7 @@ class ProcessJobs:
             self._queue.note_start(job_id)
             used = self._used_places(brief=waiting.brief)
             place = next(each for each in self._settings.places(brief=waiting.brief) if each not in used)
-            running = _Running(waiting.project_id, place, waiting.brief)
+            running = JobRun(waiting.project_id, place, waiting.brief)
             self._running[job_id] = running
             running.thread = threading.Thread(target=self._run, args=(job_id, running), name=job_id, daemon=True)
             running.thread.start()
@@ -365,20 +320,20 @@ class ProcessJobs:
         except Exception:
             _log.exception("the memory of job %s was not given back", job_id)
 
-    def _run(self, job_id: str, running: _Running) -> None:
+    def _run(self, job_id: str, running: JobRun) -> None:
         """Run a job to its end, or until it waits again."""
         folder = self._folder(job_id)
         waiting = None
         self._notify(job_id)  # it may have been canceled or deleted while nothing ran jobs here
         try:
-            self._prepare(folder, running)
-            self._execute(folder, running)
+            self._runner.prepare(folder, running)
+            self._runner.execute(folder, running, lambda: self._notify(job_id))
             waiting = self._waiting_again(folder, running)
-        except _Canceled:
+        except Canceled:
             folder.save_result(Phase.CANCELED)
-        except _Paused:
+        except Paused:
             waiting = Waiting(running.project_id)
-        except _Stopped:
+        except Stopped:
             pass  # without a mark of its start, it is in the queue of the next process
         except NotFound:
             folder.save_result(Phase.FAILED, "data_file_unavailable", "A data file was deleted before the job began.")
@@ -402,7 +357,7 @@ class ProcessJobs:
             self._notify(job_id)
             self._delete_oldest()
 
-    def _waiting_again(self, folder: JobFolder, running: _Running) -> Waiting | None:
+    def _waiting_again(self, folder: JobFolder, running: JobRun) -> Waiting | None:
         """The place in the queue of a job that has run and is to be started again; None for one that has ended."""
         if folder.result() is not None or folder.started_at is not None:
             return None
@@ -410,73 +365,6 @@ class ProcessJobs:
         if running.pause or not restarts.count:
             return Waiting(running.project_id)
         return waiting_after(restarts, running.project_id, backoff_seconds=self._settings.backoff_seconds)
-
-    def _prepare(self, folder: JobFolder, running: _Running) -> None:
-        """Make the job's work folder with its scripts and data files."""
-        self._check_wanted(running)
-        job = folder.load()
-        delete_tree(folder.work)
-        folder.make_work(job)
-        for file in job.data_files:
-            with (folder.work / DATA / file.name).open("wb") as target:
-                for part in self._read_file(job.project_id, file.id):
-                    target.write(part)
-                    self._check_wanted(running)
-        if os.geteuid() == 0:
-            user = _FIRST_USER_ID + running.place
-            for parent, folders, files in os.walk(folder.work):
-                for name in (parent, *(os.path.join(parent, each) for each in (*folders, *files))):
-                    os.chown(name, user, user)
-
-    def _execute(self, folder: JobFolder, running: _Running) -> None:
-        with self._changed:
-            self._check_wanted(running)
-            write_file(folder.path / LIMITS, self._limits(running))
-            folder.mark_started()
-            running.control, control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            with control:
-                running.process = start_supervisor(folder, control)
-        if folder.path.name != _TRIAL:
-            self._notify(folder.path.name)
-        running.process.wait()
-        with self._changed:
-            self._tell(running, b"")
-        if folder.started_at is not None:
-            folder.end_attempt(Phase.FAILED, "interrupted", f"The process that looked after it ended.{CREATE_AGAIN}")
-
-    def _check_wanted(self, running: _Running) -> None:
-        if running.cancel:
-            raise _Canceled
-        if running.pause:
-            raise _Paused
-        if self._closed:
-            raise _Stopped
-
-    def _limits(self, running: _Running) -> str:
-        settings = self._settings
-        limits = Limits(
-            memory_bytes=settings.memory_of(brief=running.brief),
-            disk_bytes=settings.disk_bytes,
-            free_disk_bytes=settings.free_disk_bytes,
-            seconds=settings.seconds_of(brief=running.brief),
-            path=f"{settings.python.parent}:/usr/local/bin:/usr/bin:/bin",
-            threads=max(1, len(os.sched_getaffinity(0)) // settings.slots),
-            readable=settings.readable,
-            hidden=settings.hidden,
-            user_id=_FIRST_USER_ID + running.place,
-        )
-        return json.dumps(asdict(limits))
-
-    def _tell(self, running: _Running, line: bytes) -> None:
-        """Write a line to the job's supervisor; the empty one closes its input. It may have ended."""
-        if running.control is None:
-            return
-        if line:
-            with contextlib.suppress(OSError):
-                running.control.send(line)
-        else:
-            running.control.close()
-            running.control = None
 
     def _notify(self, job_id: str) -> None:
         for observer in self._observers:
@@ -494,18 +382,6 @@ class ProcessJobs:
 
 def _not_running(job_id: str) -> Conflict:
     return Conflict(f"The job '{job_id}' does not run.", code="job_not_running")
-
-
-class _Canceled(Exception):
-    """The job was canceled before it began."""
-
-
-class _Paused(Exception):
-    """The job was paused before it began."""
-
-
-class _Stopped(Exception):
-    """The platform stopped before the job began."""
 
 
 def _modified(path: Path) -> float:

@@ -1,0 +1,37 @@
+"""Finds out whether this machine can run jobs: some containers and distributions allow no namespaces."""
+
+from __future__ import annotations
+
+import sys
+
+from llmariner.platform.jobs import Job, Phase
+from llmariner.platform.jobs.local_processes.disk_usage import delete_tree
+from llmariner.platform.jobs.local_processes.job_folder import JobFolder
+from llmariner.platform.jobs.local_processes.job_run import JobRun, JobRunner, Stopped
+
+__all__ = ["TRIAL", "try_sandbox"]
+
+TRIAL = "trial"
+"""The name of the trial's folder among those of jobs."""
+
+
+def try_sandbox(runner: JobRunner, folder: JobFolder) -> str:
+    """Run a command that does nothing; returns why this machine cannot, for users, else the empty string."""
+    if not sys.platform.startswith("linux"):
+        return "jobs on one machine need Linux."
+    delete_tree(folder.path)
+    try:
+        folder.save(Job(folder.path.name, "", ":"))
+        run = JobRun("", 0)
+        runner.prepare(folder, run)
+        runner.execute(folder, run, lambda: None)
+        result = folder.result()
+        if result is None or result.phase is not Phase.SUCCEEDED:
+            return (result.reason if result else "") or "the trial was interrupted."
+    except Stopped:
+        return "the platform stops."
+    except OSError as error:
+        return f"{error}."
+    finally:
+        delete_tree(folder.path)
+    return ""
