@@ -32,6 +32,8 @@ from llmariner.vector_store_settings import VectorStoreSettings
 if TYPE_CHECKING:
     from llmariner.batch_jobs.batch_jobs import BatchJobs
     from llmariner.batch_jobs.reconciler import Reconciler
+    from llmariner.clusters.clusters import Clusters
+    from llmariner.clusters.registration_keys import RegistrationKeys
     from llmariner.control_plane import InProcessControlPlane
     from llmariner.files.external_objects import ExternalObjects
     from llmariner.files.files import Files
@@ -118,6 +120,20 @@ class Context:
         from llmariner.tenancy.keys.store import Keys
 
         return Keys(self.database, self.secrets.pepper)
+
+    @cached_once
+    def clusters(self) -> Clusters:
+        """The clusters."""
+        from llmariner.clusters.clusters import Clusters
+
+        return Clusters(self.database, self.secrets.pepper)
+
+    @cached_once
+    def registration_keys(self) -> RegistrationKeys:
+        """Looks up clusters by the keys of their agents."""
+        from llmariner.clusters.registration_keys import RegistrationKeys
+
+        return RegistrationKeys(self.database, self.secrets.pepper)
 
     @cached_once
     def authenticator(self) -> Authenticator:

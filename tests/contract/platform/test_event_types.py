@@ -32,6 +32,7 @@ from llmariner.tenancy.keys.store import KeyOwner, Keys, NewKey
 from llmariner.usage.ledger import Ledger
 
 from ..batch_jobs.scripted_jobs import emit_batch_job_events
+from ..clusters.steps import emit_cluster_events
 from ..files.upload_steps import Desk
 from ..fine_tuning.training_desk import emit_fine_tuning_events
 from ..ledgers import closing_event
@@ -94,6 +95,7 @@ def emitted(
     emit_batch_job_events(database, owner)
     emit_fine_tuning_events(database, owner, tmp_path / "training")
     emit_quota_events(database, owner)
+    emit_cluster_events(database, owner)
     handle_file(database, owner, tmp_path)
     subject = Subject(owner.organization_id, "project", owner.project_id)
     budget = Budgets(database).put(None, subject, "month", NewBudget(0))

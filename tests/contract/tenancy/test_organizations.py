@@ -98,6 +98,7 @@ def test_a_deleted_organization_has_no_members(team: Team) -> None:
         "roles": [role.id],
         "invites": [invite.id],
         "group_roles": [],
+        "clusters": [],
         "groups": [],
         "limits": [],
         "budgets": [],

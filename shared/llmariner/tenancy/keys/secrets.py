@@ -1,4 +1,4 @@
-"""Secrets of API keys and invitations: random, returned once, stored only as a keyed hash."""
+"""Secrets of API keys, invitations and clusters: random, returned once, stored only as a keyed hash."""
 
 from __future__ import annotations
 
@@ -9,7 +9,17 @@ import string
 
 from llmariner.settings import Secret
 
-__all__ = ["digest", "mask", "new_admin_secret", "new_secret", "new_token"]
+__all__ = [
+    "REGISTRATION_KEY_PREFIX",
+    "digest",
+    "mask",
+    "new_admin_secret",
+    "new_registration_key",
+    "new_secret",
+    "new_token",
+]
+
+REGISTRATION_KEY_PREFIX = "clusterkey-"
 
 _ALPHABET = string.ascii_letters + string.digits
 _LENGTH = 48
@@ -29,6 +39,11 @@ def new_admin_secret() -> str:
 def new_token() -> str:
     """Of an invitation: `inv-` and 48 random characters."""
     return "inv-" + _random()
+
+
+def new_registration_key() -> str:
+    """Of a cluster: `clusterkey-` and 48 random characters."""
+    return REGISTRATION_KEY_PREFIX + _random()
 
 
 def digest(pepper: Secret, secret: str) -> str:

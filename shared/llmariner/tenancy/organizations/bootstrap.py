@@ -1,4 +1,4 @@
-"""The first organization, project, administrator and key of a new installation."""
+"""The first organization, project, administrator, cluster and key of a new installation."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import time
 
 from sqlalchemy import select
 
+from llmariner.clusters.cluster import LOCAL_CLUSTER_ID, LOCAL_CLUSTER_NAME
+from llmariner.clusters.tables import clusters
 from llmariner.identifiers import new_id
 from llmariner.platform.database import Database
 from llmariner.tenancy.keys.store import ApiKey, KeyOwner, Keys, NewKey
@@ -18,9 +20,14 @@ _ADMIN = "admin@localhost"
 
 
 def ensure_first_owner(database: Database) -> KeyOwner:
-    """The administrator with the default organization and project; creates what is missing. Idempotent."""
+    """The administrator with the default organization and project; creates what is missing. Idempotent.
+
+    Creates the row of the control plane's own cluster or machine, too.
+    """
     now = int(time.time())
+    local = {"id": LOCAL_CLUSTER_ID, "name": LOCAL_CLUSTER_NAME, "created_at": now}
     with database.write() as session:
+        session.insert_if_absent(clusters, [local])
         organization = session.value(select(organizations.c.id).where(organizations.c.is_default))
         if organization is None:
             organization = new_id("org")

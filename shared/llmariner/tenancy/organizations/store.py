@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import Row, delete, func, select, update
 
+from llmariner.clusters.tables import clusters
 from llmariner.errors import Conflict, InvalidRequest, NotFound, PermissionDenied
 from llmariner.identifiers import new_id
 from llmariner.limits.cascade_delete import delete_rules
@@ -199,7 +200,12 @@ def _delete_dependents(session: WriteSession, revision: int, organization_id: st
     revoked_invites = [row.id for row in session.rows(select(invites.c.id).where(*pending))]
     session.run(update(invites).where(*pending).values(revoked_at=int(time.time())))
     removed = {"users": [row.email for row in members], "api_keys": revoked_keys, "invites": revoked_invites}
-    for kind, table in (("roles", custom_roles), ("group_roles", group_roles), ("groups", groups)):
+    for kind, table in (
+        ("roles", custom_roles),
+        ("group_roles", group_roles),
+        ("groups", groups),
+        ("clusters", clusters),
+    ):
         condition = table.c.organization_id == organization_id
         removed[kind] = [row.id for row in session.rows(select(table.c.id).where(condition).order_by(table.c.id))]
         session.run(delete(table).where(condition))

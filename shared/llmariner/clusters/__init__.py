@@ -1,0 +1,1 @@
+"""Domain package of clusters: the Kubernetes clusters on which an installation runs its work, and their agents."""
