@@ -108,6 +108,10 @@ def test_a_job_has_upstreams_fields_and_more(call: Any, installation: Installati
         ({"backoff_limit": -1}, "backoff_limit"),
         ({"backoff_limit": 11}, "backoff_limit"),
         ({"backoff_limit": 1.5}, "backoff_limit"),
+        ({"command": "echo \ud800"}, "command"),
+        ({"envs": {"NAME": "\udfff"}}, "envs"),
+        ({"command": "\U0001f600" * 32_768}, "command"),
+        ({"envs": {f"V{number}": "x" * 8192 for number in range(120)}}, "envs"),
     ],
 )
 def test_a_wrong_field_is_named(call: Any, change: dict[str, Any], param: str) -> None:

@@ -17,11 +17,15 @@ from llmariner.platform.jobs import JobStatus, Phase
 __all__ = ["BatchJob", "NewBatchJob"]
 
 _MAX_COMMAND = 32_768
+_MAX_COMMAND_BYTES = 100_000
+"""Linux starts no program with an argument of 131,072 bytes."""
 _MAX_SCRIPT_BYTES = 1_000_000
 """Of all scripts together, as upstream's limit of 1 MB."""
 _MAX_SCRIPTS = 64
 _MAX_ENVS = 128
 _MAX_ENV_VALUE = 8192
+_MAX_ENVS_BYTES = 900_000
+"""Of all names and values. A Secret of Kubernetes has at most a MiB, and a program at most two MiB of variables."""
 _MAX_DATA_FILES = 100
 _MAX_GPUS = 16
 _MAX_WORKERS = 64
@@ -54,6 +58,11 @@ class NewBatchJob:
         _check_text(self.command, "command", _MAX_COMMAND)
         if not self.command.strip():
             raise InvalidRequest("'command' must not be empty: say what the job runs.", param="command")
+        if (size := len(self.command.encode())) > _MAX_COMMAND_BYTES:
+            raise InvalidRequest(
+                f"'command' may have {_MAX_COMMAND_BYTES} bytes at most, not {size}. Send what it runs as a script.",
+                param="command",
+            )
         self._check_scripts()
         self._check_envs()
         self._check_data_files()
@@ -103,6 +112,12 @@ class NewBatchJob:
                     f"Variables that begin with {_RESERVED_ENV} are the platform's: choose another name.", param="envs"
                 )
             _check_text(value, f"envs.{name}", _MAX_ENV_VALUE)
+        size = sum(len(name) + len(value.encode()) for name, value in self.envs.items())
+        if size > _MAX_ENVS_BYTES:
+            raise InvalidRequest(
+                f"The variables have {size} bytes together, and may have {_MAX_ENVS_BYTES}. Send data as files.",
+                param="envs",
+            )
 
     def _check_data_files(self) -> None:
         if len(self.data_files) > _MAX_DATA_FILES:

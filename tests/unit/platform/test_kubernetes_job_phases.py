@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Any
 
@@ -133,9 +134,19 @@ def test_an_image_that_stays_missing_fails_the_job_and_one_that_may_come_does_no
 
 def test_a_workload_says_why_its_job_waits() -> None:
     full = {"type": "QuotaReserved", "status": "False", "message": "insufficient unused quota for memory"}
-    evicted = condition("Evicted", reason="Preempted", message="Preempted to accommodate a workload")
+    said = (
+        "Preempted to accommodate a workload (UID: 1f, JobUID: 2e) due to prioritization in the ClusterQueue; "
+        "preemptor path: /llmariner/project-other; preemptee path: /llmariner/project-own"
+    )
+    evicted = condition("Evicted", reason="Preempted", message=said)
     assert waiting_reason(None) == "It is about to enter its queue."
     assert waiting_reason({"status": {"conditions": [full]}}) == full["message"]
     again = waiting_reason({"status": {"conditions": [full, evicted]}})
-    assert again.startswith("It was preempted, and begins again: Preempted to accommodate")
-    assert again.endswith(full["message"])
+    assert again == (
+        "It was preempted, and begins again: Preempted for other work due to prioritization in the ClusterQueue. "
+        "insufficient unused quota for memory"
+    )
+    previous = {**full, "message": f"Previously: {said}"}
+    for each in ([previous], [previous, evicted], [condition("Evicted", reason="Preempted", message=said[:60])]):
+        shown = waiting_reason({"status": {"conditions": each}})
+        assert not re.search("path|UID|project", shown), "a tenant reads nothing of the work of others"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import importlib
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,10 +16,17 @@ import pytest
 from llmariner.errors import NotFound
 from llmariner.platform.jobs import DataFile, Job, Phase
 from llmariner.platform.jobs.kubernetes.adapter import KubernetesJobs
-from llmariner.platform.jobs.kubernetes.objects import ClusterJobSettings, DataLink
+from llmariner.platform.jobs.kubernetes.objects import (
+    JOB_LABEL,
+    TERMINATED,
+    ClusterJobSettings,
+    DataLink,
+    job_object,
+    owned_objects,
+)
 from llmariner.platform.kube import Cluster
 from llmariner.platform.kube.errors import Invalid
-from llmariner.platform.kube.resources import JOBS, LOCAL_QUEUES, NAMESPACES, SECRETS, SERVICES
+from llmariner.platform.kube.resources import JOBS, LOCAL_QUEUES, NAMESPACES, NETWORK_POLICIES, PODS, SECRETS, SERVICES
 from llmariner.settings import ClusterSettings
 
 if TYPE_CHECKING:
@@ -90,6 +100,7 @@ def test_a_job_is_suspended_in_its_projects_queue_without_any_credential(cluster
     )
     assert (pod["automountServiceAccountToken"], pod["subdomain"]) == (False, "bj-1")
     assert pod["securityContext"]["runAsNonRoot"] is True
+    assert {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": str(2 << 30)}} in pod["volumes"]
     for container in (*pod["initContainers"], *pod["containers"]):
         assert container["securityContext"] == {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
         limits, requests = (dict(container["resources"][each]) for each in ("limits", "requests"))
@@ -109,6 +120,8 @@ def test_all_that_a_job_needs_goes_with_it(cluster: Cluster) -> None:
     names = {each["metadata"]["name"] for each in cluster.list(SECRETS, NAMESPACE).items}
     assert names == {"bj-1-environment", "bj-1-scripts", "bj-1-data"}
     assert [each["metadata"]["name"] for each in cluster.list(SERVICES, NAMESPACE).items] == ["bj-1"]
+    (policy,) = cluster.list(NETWORK_POLICIES, NAMESPACE).items
+    assert policy["spec"]["policyTypes"] == ["Ingress"], "without another policy it takes no names from workers"
     jobs.remove("bj-1")
     for kind in (JOBS, SECRETS, SERVICES):
         assert cluster.list(kind, NAMESPACE).items == []
@@ -190,3 +203,53 @@ def test_what_can_never_start_has_failed_for_good(cluster: Cluster, job: Job, co
     assert jobs.submit(job) == status
     jobs.cancel("bj-3")
     assert jobs.status("bj-3") == status
+
+
+def test_a_job_that_can_not_start_stays_a_failure_when_its_job_is_deleted(cluster: Cluster) -> None:
+    jobs = jobs_on(cluster, ClusterJobSettings(namespace=NAMESPACE, images={"pytorch": "pytorch:2"}))
+    jobs.submit(Job("bj-4", "proj_1", "true", image="pytorch"))
+    waiting = {"waiting": {"reason": "InvalidImageName", "message": "no such name"}}
+    container = {"name": "job", "ready": False, "restartCount": 0, "image": "pytorch:2", "imageID": ""}
+    status = {"containerStatuses": [{**container, "state": waiting}], "startTime": "2026-01-01T00:00:00Z"}
+    metadata = {"namespace": NAMESPACE, "name": "bj-4-x", "labels": {JOB_LABEL: "bj-4"}}
+    cluster.create({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"containers": []}})
+    path = f"{PODS.path(NAMESPACE, 'bj-4-x')}/status"
+    cluster._connection.request("PATCH", path, None, {"status": status}, "application/merge-patch+json")
+    before = jobs.status("bj-4")
+    assert before is not None
+    assert (before.phase, before.code) == (Phase.FAILED, "image_unavailable")
+    jobs.cancel("bj-4")
+    jobs.cancel("bj-4")
+    after = jobs.status("bj-4")
+    assert after is not None
+    assert (after.phase, after.code, after.reason) == (before.phase, before.code, before.reason)
+    assert found(cluster, "bj-4")["spec"]["completions"] == 0, "nothing waits for the image any more"
+
+
+def run_as_pod(command: str) -> int:
+    """The exit code of what a pod's container runs, here."""
+    settings = ClusterJobSettings(images={"pytorch": "pytorch:2"})
+    made = job_object(Job("bj-5", "proj_1", command, image="pytorch"), "pytorch:2", settings)
+    argv = [each.replace("$$", "$") for each in made["spec"]["template"]["spec"]["containers"][0]["command"]]
+    return subprocess.run(argv, env={"PATH": "/usr/bin:/bin"}, check=False, timeout=60).returncode
+
+
+@pytest.mark.parametrize(("command", "code"), [("exit 7", 7), ("true", 0), (f"exit {TERMINATED}", 1)])
+def test_a_command_can_not_end_like_one_that_the_cluster_ended(command: str, code: int) -> None:
+    assert run_as_pod(command) == code
+
+
+def test_no_data_file_is_a_module_of_what_fetches_it(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.write_text("pumps")
+    links = [DataLink(name, source.as_uri()) for name in ("random.py", "socket.py", "urllib.py", "pumps")]
+    made = job_object(JOB, "pytorch:2", SETTINGS)
+    made["metadata"]["uid"] = "1"
+    (secret,) = [each for each in owned_objects(JOB, made, links) if each["metadata"]["name"] == "bj-1-data"]
+    script = base64.b64decode(secret["data"]["fetch"]).decode().replace("cd /data", f"cd {tmp_path}")
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "python3").symlink_to(sys.executable)
+    done = subprocess.run(["/bin/sh", "-c", script], env={"PATH": str(programs)}, check=False, timeout=60)
+    assert done.returncode == 0
+    assert (tmp_path / "pumps").read_text() == "pumps"

@@ -27,7 +27,13 @@ from llmariner.platform.jobs.kubernetes.objects import (
     owned_objects,
     submission,
 )
-from llmariner.platform.jobs.kubernetes.phases import ended_status, job_status, newest_first, waiting_reason
+from llmariner.platform.jobs.kubernetes.phases import (
+    ended_status,
+    is_finished,
+    job_status,
+    newest_first,
+    waiting_reason,
+)
 from llmariner.platform.kube import Cluster
 from llmariner.platform.kube.errors import AlreadyExists, ClusterError, Conflict, Invalid
 from llmariner.platform.kube.errors import NotFound as NoSuchObject
@@ -99,8 +105,7 @@ class KubernetesJobs:
             return None
         if (ended := ended_status(job)) is not None:
             return ended
-        settings = self._settings
-        found = job_status(job, self._pods(job_id), memory_bytes=settings.memory_bytes, disk_bytes=settings.disk_bytes)
+        found = self._status_by_pods(job)
         if found is None or found.phase is not Phase.QUEUED or not job["spec"].get("suspend"):
             return found
         workload = self._workload(job)
@@ -109,19 +114,20 @@ class KubernetesJobs:
 
     def cancel(self, job_id: str) -> None:
         """See the port."""
+        end = None
         for _ in range(_ATTEMPTS):
             job = self._cluster.get(JOBS, self._settings.namespace, job_id)
-            if job is not None and ended_status(job) is not None:
+            if job is not None and (ended_status(job) is not None or is_finished(job)):
                 return
-            found = None if job is None else job_status(job, (), memory_bytes=0, disk_bytes=0)
-            if found is not None and found.phase.is_final:
-                return
+            found = None if job is None else self._status_by_pods(job)
+            if found is not None and found.phase is Phase.FAILED:
+                end = found  # its Job waits for what will never come: it stays a failure
             project = "" if job is None else job["metadata"]["annotations"].get(PROJECT_ANNOTATION, "")
             if job is not None:
                 with contextlib.suppress(Conflict):
                     self._cluster.delete(JOBS, self._settings.namespace, job_id, uid=job["metadata"]["uid"])
+            status = end or JobStatus(Phase.CANCELED, time.time())
             with contextlib.suppress(AlreadyExists):
-                status = JobStatus(Phase.CANCELED, time.time())
                 self._cluster.create(ended_job(job_id, project, status, self._settings))
                 return
             time.sleep(_PAUSE_SECONDS)  # another process submits it, or a finalizer holds its Job
@@ -217,6 +223,10 @@ class KubernetesJobs:
 
     def _delete(self, job_id: str) -> None:
         self._cluster.delete(JOBS, self._settings.namespace, job_id)
+
+    def _status_by_pods(self, job: dict[str, Any]) -> JobStatus | None:
+        settings, pods = self._settings, self._pods(job["metadata"]["name"])
+        return job_status(job, pods, memory_bytes=settings.memory_bytes, disk_bytes=settings.disk_bytes)
 
     def _pods(self, job_id: str) -> list[dict[str, Any]]:
         return self._cluster.list(PODS, self._settings.namespace, labels={JOB_LABEL: job_id}).items

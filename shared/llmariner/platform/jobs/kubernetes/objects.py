@@ -67,8 +67,14 @@ trap ended TERM
 /bin/sh -c "$1" 2>&1 &
 child=$!
 wait "$child"
+code=$?
+[ $code -ne {TERMINATED} ] || code=1
+exit $code
 """
-"""Runs the command of its first argument. The first process of a container ignores signals that it has no handler for."""
+"""Runs the command of its first argument. The first process of a container ignores signals that it has no handler for.
+
+A command that ends with the code `TERMINATED` by itself has failed: the platform would begin it again without end.
+"""
 _FETCH = f"""\
 set -u
 fetch() {{
@@ -82,7 +88,7 @@ fetch() {{
 if command -v curl >/dev/null; then
   get() {{ curl -fsSL -o "$2" "$1"; }}
 elif command -v python3 >/dev/null; then
-  get() {{ python3 -c 'import sys, urllib.request as r; r.urlretrieve(*sys.argv[1:])' "$1" "$2"; }}
+  get() {{ python3 -I -c 'import sys, urllib.request as r; r.urlretrieve(*sys.argv[1:])' "$1" "$2"; }}
 elif command -v wget >/dev/null; then
   get() {{ wget -q -O "$2" "$1"; }}
 else
@@ -280,6 +286,8 @@ def _pod(job: Job, image: str, settings: ClusterJobSettings) -> Body:
     volumes = [
         {"name": "work", "emptyDir": {"sizeLimit": str(settings.disk_bytes)}},
         {"name": "scripts", "secret": {"secretName": f"{job.id}-scripts"}},
+        # A container has 64 MiB by default: too few for the loaders of data and the collective operations of PyTorch.
+        {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": str(settings.memory_bytes // 2)}},
     ]
     if job.data_files:
         volumes.append({"name": "links", "secret": {"secretName": f"{job.id}-data"}})
@@ -298,6 +306,7 @@ def _pod(job: Job, image: str, settings: ClusterJobSettings) -> Body:
 
 def _mounts(job: Job) -> list[Body]:
     mounts: list[Body] = [{"name": "work", "mountPath": path, "subPath": path[1:]} for path in ("/job", "/tmp")]
+    mounts.append({"name": "shared-memory", "mountPath": "/dev/shm"})
     if job.scripts:
         mounts += [{"name": "scripts", "mountPath": path, "readOnly": True} for path in ("/job/scripts", "/scripts")]
     if job.data_files:
@@ -323,14 +332,12 @@ def _rendezvous(job: Job, settings: ClusterJobSettings) -> list[Body]:
 
 
 def _policy(workers: Body, metadata: Body) -> Body:
-    """Workers of one job reach each other, and nobody else them."""
-    peers = [{"podSelector": {"matchLabels": workers}}]
-    spec = {
-        "podSelector": {"matchLabels": workers},
-        "policyTypes": ["Ingress", "Egress"],
-        "ingress": [{"from": peers}],
-        "egress": [{"to": peers}],
-    }
+    """Workers of one job reach each other, and nobody else them.
+
+    It says nothing of what they reach: where no other policy does, that would take names and data files from them.
+    """
+    selector = {"podSelector": {"matchLabels": workers}}
+    spec = {**selector, "policyTypes": ["Ingress"], "ingress": [{"from": [selector]}]}
     return {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": metadata, "spec": spec}
 
 

@@ -20,8 +20,9 @@ from llmariner.platform.jobs.kubernetes.objects import (
     SUBMITTED,
     TERMINATED,
 )
+from llmariner.platform.kube.queue_messages import public_message
 
-__all__ = ["condition", "ended_status", "job_status", "newest_first", "waiting_reason"]
+__all__ = ["condition", "ended_status", "is_finished", "job_status", "newest_first", "waiting_reason"]
 
 Body = Mapping[str, Any]
 
@@ -74,17 +75,23 @@ def job_status(job: Body, pods: Sequence[Body], *, memory_bytes: int, disk_bytes
     return _starting(job, pods, float(submitted), restarts, (memory_bytes, disk_bytes))
 
 
+def is_finished(job: Body) -> bool:
+    """Whether a Job has come to its end, as Kubernetes says."""
+    return any(condition(job, kind) is not None for kind in ("Complete", "Failed"))
+
+
 def waiting_reason(workload: Body | None) -> str:
     """Why a job waits in its queue, by its Workload; None: it has none yet."""
     if workload is None:
         return "It is about to enter its queue."
     quota = condition(workload, "QuotaReserved", status="False")
-    message = str(quota["message"]) if quota else ""
+    message = public_message(str(quota["message"])) if quota else ""
     evicted = condition(workload, "Evicted")
     if evicted is None:
         return message or "It waits for room in its pool."
     cause = "It was preempted" if evicted.get("reason") == "Preempted" else "It was evicted"
-    return f"{cause}, and begins again: {evicted.get('message') or evicted.get('reason')} {message}".strip()
+    said = public_message(str(evicted.get("message") or evicted.get("reason")))
+    return f"{cause}, and begins again: {said} {'' if message == said else message}".strip()
 
 
 def condition(body: Body, kind: str, *, status: str = "True") -> Body | None:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from llmariner.platform.kube.queue_messages import public_message
 from llmariner.platform.serving import EngineModel, Phase, Status
 
 __all__ = [
@@ -166,7 +167,7 @@ def _queue_position(pod: Body, workloads: Sequence[Body]) -> str:
         if any(
             owner.get("uid") == pod["metadata"].get("uid") for owner in workload["metadata"].get("ownerReferences", ())
         ):
-            message = _condition_message(workload, "QuotaReserved")
+            message = public_message(_condition_message(workload, "QuotaReserved"))
             reason = f": {message}" if message else ""
             return f"waiting for quota, number {position} of {len(waiting)} in the queue{reason}"
     return "waiting for quota"
