@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -37,6 +38,9 @@ class JobSettings:
 
     cpu: str = "1"
     """`LLMARINER_JOB_CPU`: CPU of each worker of a job on a cluster."""
+
+    cores: int = 0
+    """`LLMARINER_JOB_CPU` on one machine: the processors that a job may use, rounded up; 0: its share of them."""
 
     project_jobs: int = 100
     """`LLMARINER_PROJECT_JOBS`: jobs of one project that have not ended."""
@@ -91,6 +95,7 @@ class JobSettings:
             references=references,
             namespace=env.get("LLMARINER_JOBS_NAMESPACE") or cls.namespace,
             cpu=cpu,
+            cores=_whole_cores(cpu) if env.get("LLMARINER_JOB_CPU") else cls.cores,
             has_gpus=env.get("LLMARINER_ACCELERATOR", "") not in ("", "cpu"),
             project_jobs=int(read_number(env, "LLMARINER_PROJECT_JOBS", cls.project_jobs, minimum=1)),
             slots=int(read_number(env, "LLMARINER_JOB_SLOTS", cls.slots, minimum=1)),
@@ -98,6 +103,12 @@ class JobSettings:
             disk_bytes=int(read_number(env, "LLMARINER_JOB_DISK_GIB", cls.disk_bytes / _GIB, minimum=0.01) * _GIB),
             seconds=read_number(env, "LLMARINER_JOB_SECONDS", cls.seconds, minimum=1),
         )
+
+
+def _whole_cores(cpu: str) -> int:
+    """An amount of cores such as `2` or `500m`, rounded up to at least one."""
+    cores = float(cpu.removesuffix("m")) / (1000 if cpu.endswith("m") else 1)
+    return max(1, math.ceil(cores))
 
 
 def _read_images(text: str) -> dict[str, str]:

@@ -25,13 +25,15 @@ _CALL_SECONDS = 120.0
 """Ending an idle engine takes seconds, and the largest half a minute."""
 _DESCRIPTION = (
     "The command runs as a process of the platform's machine, in the Python environment of its engines and not in the "
-    "image. It has no GPU."
+    "image. It has no GPU. The kernel keeps it on {cores} of the machine's {all_cores} cores, and it is ended where it is "
+    "measured to use more than {memory:.1f} GiB of memory."
 )
 
 
 def job_amounts(settings: JobSettings, serving: ProcessServing) -> Amounts:
-    """What each job holds while it runs: its memory, and the cores that its program uses by default."""
-    cores = max(1, len(os.sched_getaffinity(0)) // settings.slots)
+    """What each job holds while it runs: its memory, and the cores that it may use."""
+    found = len(os.sched_getaffinity(0))
+    cores = min(settings.cores or max(1, found // settings.slots), found)
     return {"memory": settings.memory_bytes or serving.budget // 2, "cpu": 1000 * cores}
 
 
@@ -43,7 +45,9 @@ def make_jobs(
     process_settings = ProcessJobSettings(
         folder=home / "jobs",
         python=python,
-        description=_DESCRIPTION,
+        description=_DESCRIPTION.format(
+            cores=amounts["cpu"] // 1000, all_cores=len(os.sched_getaffinity(0)), memory=amounts["memory"] / 1024**3
+        ),
         memory_bytes=amounts["memory"],
         disk_bytes=settings.disk_bytes,
         free_disk_bytes=_FREE_DISK_BYTES,
@@ -51,6 +55,7 @@ def make_jobs(
         readable=readable_folders(python),
         hidden=(str(home), context.env.get("LLMARINER_OBJECTS_FOLDER") or str(home)),
         slots=settings.slots,
+        cores=settings.cores,
     )
 
     def read_file(project_id: str, file_id: str) -> Iterator[bytes]:

@@ -45,7 +45,7 @@ def read_file(project_id: str, file_id: str) -> Iterator[bytes]:
     yield FILES[file_id]
 
 
-def process_jobs(folder: Path, memory: Memory, *, slots: int = 1, seconds: float = 60.0) -> ProcessJobs:
+def process_jobs(folder: Path, memory: Memory, *, slots: int = 1, seconds: float = 60.0, cores: int = 0) -> ProcessJobs:
     """An adapter that is not started."""
     settings = ProcessJobSettings(
         folder=folder,
@@ -59,6 +59,7 @@ def process_jobs(folder: Path, memory: Memory, *, slots: int = 1, seconds: float
         hidden=("/usr/share",),
         slots=slots,
         backoff_seconds=0.1,
+        cores=cores,
     )
     return ProcessJobs(settings, read_file, memory)
 

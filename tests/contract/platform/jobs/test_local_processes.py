@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import socket
+import sys
 import time
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from llmariner.platform.jobs.local_processes.adapter import ProcessJobs
 from llmariner.platform.jobs.local_processes.disk_usage import NotMeasurable, used_bytes
 from llmariner.platform.jobs.local_processes.job_folder import JobFolder
 from llmariner.platform.jobs.local_processes.output_log import OutputLog, read_log
-from llmariner.platform.jobs.local_processes.settings import readable_folders
+from llmariner.platform.jobs.local_processes.settings import ProcessJobSettings, readable_folders
 from llmariner.platform.jobs.local_processes.socket_scope import has_socket_scopes
 
 from .conftest import Memory, output, process_jobs, run, wait_for_end, wait_for_output, wait_for_phase
@@ -405,3 +406,44 @@ def test_a_job_whose_end_could_not_be_noted_runs_no_second_time(processes: Proce
     for status in (processes.submit(job), processes.status("bj-1")):
         assert status is not None
         assert (status.phase, status.code) == (Phase.FAILED, "interrupted")
+
+
+ESCAPE = """\
+import os
+mine = os.sched_getaffinity(0)
+try:
+    os.sched_setaffinity(0, range(os.cpu_count()))
+except PermissionError:
+    pass
+print(len(mine), os.sched_getaffinity(0) == mine, os.environ["OMP_NUM_THREADS"])
+"""
+
+
+def test_a_job_stays_on_its_cores(tmp_path: Path, memory: Memory) -> None:
+    jobs = process_jobs(tmp_path / "jobs", memory, cores=1)
+    jobs.start()
+    try:
+        if jobs.problem:
+            pytest.skip(jobs.problem)
+        scripts = {"escape.py": ESCAPE.encode()}
+        jobs.submit(Job("bj-1", "proj_1", "python3 scripts/escape.py; echo began; sleep 1000", scripts=scripts))
+        wait_for_output(jobs, "bj-1", "began")
+        assert output(jobs, "bj-1").startswith("1 True 1\n")
+        assert run(jobs, "bj-1", ["python3", "scripts/escape.py"]).stdout == "1 True 1\n", "what exec starts too"
+    finally:
+        jobs.close()
+
+
+def test_jobs_share_a_core_only_where_there_are_too_few(tmp_path: Path) -> None:
+    platform = sorted(os.sched_getaffinity(0))
+
+    def processors(slots: int, cores: int = 0) -> list[tuple[int, ...]]:
+        settings = ProcessJobSettings(tmp_path, Path(sys.executable), "here", 1, 1, 1, 1.0, slots=slots, cores=cores)
+        return [settings.processors(each) for each in settings.places(brief=False)]
+
+    assert processors(1) == [tuple(platform)]
+    assert processors(1, cores=1000) == [tuple(platform)]
+    assert [len(each) for each in processors(2, cores=1)] == [1, 1]
+    each_their_own = processors(len(platform))
+    assert sorted(each_their_own) == [(each,) for each in platform]
+    assert len(processors(len(platform) + 1)[-1]) == 1

@@ -118,7 +118,7 @@ class JobRunner:
             free_disk_bytes=settings.free_disk_bytes,
             seconds=settings.seconds_of(brief=run.brief),
             path=f"{settings.python.parent}:/usr/local/bin:/usr/bin:/bin",
-            threads=max(1, len(os.sched_getaffinity(0)) // settings.slots),
+            processors=settings.processors(run.place),
             readable=settings.readable,
             hidden=settings.hidden,
             user_id=_FIRST_USER_ID + run.place,

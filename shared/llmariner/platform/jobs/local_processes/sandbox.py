@@ -58,8 +58,9 @@ class Sandbox:
     """`work`: the only folder that it may write, its `/job`; `root`: an empty folder to build its root directory at.
 
     `readable`: further folders that it may read, at the same paths, if they exist. `hidden`: folders that it must not see
-    even where they are below those of the system. `user_id`: whom it runs as, where we are root. `shared_memory_bytes`:
-    size of /dev/shm. `network`: whether it has the machine's network, else one of its own that leads nowhere.
+    even where they are below those of the system. `user_id`: whom it runs as, where we are root. `processors`: the numbers
+    of those that it may use. `shared_memory_bytes`: size of /dev/shm. `network`: whether it has the machine's network, else
+    one of its own that leads nowhere.
     """
 
     work: str
@@ -67,6 +68,7 @@ class Sandbox:
     readable: tuple[str, ...]
     hidden: tuple[str, ...]
     user_id: int
+    processors: tuple[int, ...]
     file_bytes: int
     shared_memory_bytes: int
     network: bool
@@ -310,6 +312,8 @@ def _execute(
             limit = value if hard == resource.RLIM_INFINITY else min(value, hard)
             resource.setrlimit(name, (limit, limit))
         os.nice(10)
+        with contextlib.suppress(OSError):  # a processor may have gone offline
+            os.sched_setaffinity(0, sandbox.processors)
         with contextlib.suppress(OSError):  # where the machine runs out of memory, the kernel ends the command first
             Path("/proc/self/oom_score_adj").write_text("1000")
         if os.geteuid() == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -36,7 +37,7 @@ class ProcessJobSettings:
     `folder`: of the folders of jobs. `python`: the interpreter whose environment commands see first. `readable`, `hidden`:
     as in `Sandbox`. `slots`: jobs that run at a time, besides a brief one. `free_disk_bytes`: what jobs must leave free.
     `backoff_seconds`: what a job waits after its first failure before it is started again, and twice as long after each
-    further one.
+    further one. `cores`: that a job may use, 0 for its share of those that the platform has.
     """
 
     folder: Path
@@ -50,6 +51,13 @@ class ProcessJobSettings:
     hidden: tuple[str, ...] = ()
     slots: int = 1
     backoff_seconds: float = 10.0
+    cores: int = 0
+
+    def processors(self, place: int) -> tuple[int, ...]:
+        """The numbers of the processors that the job at a place may use. Jobs share one only where there are too few."""
+        found = sorted(os.sched_getaffinity(0))
+        number = min(self.cores or max(1, len(found) // self.slots), len(found))
+        return tuple(found[(place * number + each) % len(found)] for each in range(number))
 
     def memory_of(self, *, brief: bool) -> int:
         """The memory that a job may use."""

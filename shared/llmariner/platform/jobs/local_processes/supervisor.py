@@ -52,7 +52,7 @@ class Limits:
     free_disk_bytes: int
     seconds: float
     path: str
-    threads: int
+    processors: tuple[int, ...]
     readable: tuple[str, ...]
     hidden: tuple[str, ...]
     user_id: int
@@ -61,7 +61,8 @@ class Limits:
     def from_json(cls, text: str) -> Limits:
         """Parse a JSON object of all fields."""
         fields: dict[str, Any] = json.loads(text)
-        return cls(**{**fields, "readable": tuple(fields["readable"]), "hidden": tuple(fields["hidden"])})
+        lists = {name: tuple(fields[name]) for name in ("processors", "readable", "hidden")}
+        return cls(**{**fields, **lists})
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,7 @@ class Supervisor:
             readable=(*limits.readable, *job.readable_folders),
             hidden=limits.hidden,
             user_id=limits.user_id,
+            processors=limits.processors,
             file_bytes=limits.disk_bytes,
             shared_memory_bytes=limits.memory_bytes // 2,
             network=job.network,
@@ -133,7 +135,7 @@ class Supervisor:
             "TMPDIR": "/tmp",
             "LANG": "C.UTF-8",
             "PYTHONUNBUFFERED": "1",
-            "OMP_NUM_THREADS": str(max(1, self._limits.threads // job.worker_count)),
+            "OMP_NUM_THREADS": str(max(1, len(self._limits.processors) // job.worker_count)),
             # Threads that spin while they wait for each other made trainings four times slower on busy cores.
             "OMP_WAIT_POLICY": "PASSIVE",
             "LLMARINER_JOB_ID": job.id,

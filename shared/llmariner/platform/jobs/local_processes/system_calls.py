@@ -4,6 +4,7 @@ A user namespace would give it rights: to mount file systems of memory, which no
 kernel that are closed to it. Shared memory and messages of System V and anonymous memory files belong to no process or
 folder that is measured. Keys that the kernel holds are inherited, so those of the user who started the platform
 would be the command's too. To the command, its kernel has none of these; PyTorch and Python share memory at /dev/shm.
+The processors that it may use are its limit of CPU, so it must not choose others.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ _X32 = 0x40000000
 """Numbers from this one on are those of the x32 ABI, which would be a way around the others."""
 
 # clone and unshare, then those that do not exist for the command: shmget, msgget, memfd_create, memfd_secret, add_key,
-# request_key, keyctl. `clone3` does not either, since a filter cannot see its flags; the C library then uses `clone`.
-_GENERIC = ((220, 97), (194, 186, 279, 447, 217, 218, 219, 435))
+# request_key, keyctl. `clone3` does not either, since a filter cannot see its flags; the C library then uses `clone`. Last
+# `sched_setaffinity`, which is denied.
+_GENERIC = ((220, 97), (194, 186, 279, 447, 217, 218, 219, 435), 122)
 _CALLS = {
-    "x86_64": (0xC000003E, (56, 272), (29, 68, 319, 447, 248, 249, 250, 435)),
+    "x86_64": (0xC000003E, (56, 272), (29, 68, 319, 447, 248, 249, 250, 435), 203),
     "aarch64": (0xC00000B7, *_GENERIC),
     "riscv64": (0xC00000F3, *_GENERIC),
 }
@@ -59,7 +61,7 @@ def forbid_system_calls() -> None:
 
 def _instructions(machine: str) -> list[tuple[int, int, int, int]]:
     """The filter. A jump's two numbers are how many instructions it skips where its condition holds, and where not."""
-    architecture, creators, absent = _CALLS[machine]
+    architecture, creators, absent, affinity = _CALLS[machine]
     missing, denied = _ERROR | errno.ENOSYS, _ERROR | errno.EPERM
     program = [
         (_LOAD, 0, 0, _ARCHITECTURE),
@@ -71,6 +73,7 @@ def _instructions(machine: str) -> list[tuple[int, int, int, int]]:
         program += [(_IF_AT_LEAST, 0, 1, _X32), (_RETURN, 0, 0, missing)]
     for number in absent:
         program += [(_IF_EQUAL, 0, 1, number), (_RETURN, 0, 0, missing)]
+    program += [(_IF_EQUAL, 0, 1, affinity), (_RETURN, 0, 0, denied)]
     for number in creators:
         program += [
             (_IF_EQUAL, 0, 4, number),
