@@ -265,7 +265,9 @@ def test_pipelined_requests_are_limited() -> None:
             for size in (1,) * 300 + (10_000,) * 2:  # one read per part, then many at once
                 writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n" * size)
                 await asyncio.sleep(0.001)
-                counts.append(len(next(iter(server.connections))._queue))
+                connection = next(iter(server.connections))
+                assert isinstance(connection, Connection)
+                counts.append(len(connection._queue))
             gate.set()
             answers = await reader.readuntil(b"hello")
             writer.transport.abort()

@@ -210,7 +210,9 @@ def test_the_kernel_closes_connections_without_acknowledgments(seconds: int, pro
         async with serving(hello, limits=ServerLimits(write_seconds=seconds)) as (server, port):
             _, writer = await asyncio.open_connection("127.0.0.1", port)
             await wait_until(lambda: server.connections)
-            connection = next(iter(server.connections)).transport.get_extra_info("socket")
+            accepted = next(iter(server.connections))
+            assert isinstance(accepted, Connection)
+            connection = accepted.transport.get_extra_info("socket")
             found = [connection.getsockopt(socket.IPPROTO_TCP, each) for each in options]
             writer.close()
             # Without keepalive a client that waits for its response is never probed.

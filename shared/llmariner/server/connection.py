@@ -6,7 +6,7 @@ import asyncio
 import logging
 import select
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import httptools
@@ -15,6 +15,7 @@ from llmariner.client_networks import client_network
 from llmariner.server.request_cycle import Message, RequestCycle
 from llmariner.server.request_head import RequestRejected, parse_head, split_target
 from llmariner.server.responses import error_response
+from llmariner.server.upgraded_connection import UpgradedConnection
 
 if TYPE_CHECKING:
     from llmariner.server.server import Server
@@ -273,6 +274,16 @@ class Connection(asyncio.Protocol):
             self._send_and_close(response)
         else:
             self._pending_rejection = response
+
+    def upgrade(self, head: bytes, protocol: asyncio.Protocol, on_shutdown: Callable[[], None]) -> bool:
+        """See `RequestCycle.upgrade`."""
+        busy = self._no_more_requests or self._queue or self._receiving is not None or self.drained is not None
+        if busy or self._unparsed or self._head_bytes or self.transport.is_closing():
+            return False
+        self._no_more_requests, self.current = True, None
+        self.transport.write(head)
+        UpgradedConnection(self._server, self, protocol, on_shutdown)
+        return True
 
     def abort(self) -> None:
         """Close immediately, without sending what is buffered."""

@@ -206,6 +206,23 @@ class RequestCycle:
             self._write_body(body, more=False)
         return self._connection.drained
 
+    def upgrade(
+        self, headers: list[tuple[bytes, bytes]], protocol: asyncio.Protocol, on_shutdown: Callable[[], None]
+    ) -> bool:
+        """Respond with 101 and these fields; `protocol` gets the connection from then on, and the request has no response.
+
+        False, and nothing is written, when the request has a body or bytes follow it already: a client that waits for the
+        response sends none, and they must not be read as another protocol's. `on_shutdown` is called when the server
+        begins to shut down.
+        """
+        if self._disconnected or self.response_started or self._more_body or self.body_size:
+            return False
+        head = b"%b%b\r\n" % (status_line(101), field_lines([(b"connection", b"Upgrade"), *headers]))
+        if not self._connection.upgrade(head, protocol, on_shutdown):
+            return False
+        self.response_started = self.response_complete = self._disconnected = True
+        return True
+
     def _write_head(self, status: int, headers: list[tuple[bytes, bytes]], length: int | None) -> None:
         if self.response_started:
             # A second head would be read as the response to the next request, which may be another client's.

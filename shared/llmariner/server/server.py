@@ -15,6 +15,7 @@ from email.utils import formatdate
 from llmariner.server.connection import Connection
 from llmariner.server.limits import ServerLimits
 from llmariner.server.request_cycle import Application
+from llmariner.server.upgraded_connection import UpgradedConnection
 
 __all__ = ["Server"]
 
@@ -36,7 +37,7 @@ class Server:
     ) -> None:
         self.application = application
         self.limits = limits
-        self.connections: set[Connection] = set()
+        self.connections: set[Connection | UpgradedConnection] = set()
         self.connections_per_network: Counter[str] = Counter()
         self.shutting_down = False
         self.date = b""

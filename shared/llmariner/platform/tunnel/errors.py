@@ -14,7 +14,7 @@ class TunnelClosed(TunnelError):
 
 
 class StreamReset(TunnelError):
-    """One side ended a stream before its end; other streams go on. `code`: an error code of HTTP/2 (RFC 9113, 7)."""
+    """One side ended a stream before its end; other streams continue. `code`: an error code of HTTP/2 (RFC 9113, 7)."""
 
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(reason)

@@ -274,7 +274,7 @@ class Http2Connection:
                 return
 
     def _wake_writers(self, count: int) -> None:
-        """Let the writers that waited longest go on."""
+        """Let the writers that waited longest continue."""
         while self._waiting and count:
             waiter = self._waiting.popleft()
             if not waiter.done():

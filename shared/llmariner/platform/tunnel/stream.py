@@ -117,7 +117,7 @@ class Stream:
             self._connection.send_data(self, bytes(rest[:size]))
             rest = rest[size:]
             if rest:
-                await asyncio.sleep(0)  # whoever waits for a turn gets it
+                await asyncio.sleep(0)  # a stream that waits for its turn gets it
         if end:
             self.end()
 
