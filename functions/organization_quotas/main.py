@@ -6,7 +6,7 @@ from fastapi import Request
 from pydantic import Field
 
 from llmariner.context import Context
-from llmariner.errors import PermissionDenied
+from llmariner.errors import InvalidRequest, PermissionDenied
 from llmariner.http.authorization.authentication import context_of, require_scope
 from llmariner.http.authorization.organization_admins import check_org_admin, is_installation_owner, require_org_admin
 from llmariner.http.entrypoint import Application, http_function
@@ -64,7 +64,8 @@ def build(context: Context) -> Application:
 def list_quotas(request: Request, caller: Reader, after: ProjectCursor = None, limit: Limit = 20) -> dict[str, Any]:
     """The caller's projects with their quotas and use, oldest first, those without a quota too.
 
-    `pool`: what there is for all projects and organizations together, for owners of the installation; else null.
+    `organization`: its own quota with the use of all its projects, for who sees all of them; `pool`: what there is for all
+    organizations together, for owners of the installation; else null.
     """
     context = context_of(request)
     own = None if can_view_all_projects(caller) else caller.project_id or ""
@@ -72,7 +73,8 @@ def list_quotas(request: Request, caller: Reader, after: ProjectCursor = None, l
     use, found = context.capacity.use(), _quotas(context).of_projects([row.id for row in rows])
     shown = [_project(caller.organization_id, row.id, row.title, found.get(row.id), use) for row in rows[:limit]]
     pool = pool_object(use.pool, use.claims) if is_installation_owner(request, caller) else None
-    return {**list_response(shown, has_more=len(rows) > limit), "pool": pool}
+    organization = _organization(context, caller.organization_id, use) if own is None else None
+    return {**list_response(shown, has_more=len(rows) > limit), "organization": organization, "pool": pool}
 
 
 def get_quota(request: Request, caller: Reader, id: str) -> dict[str, Any]:
@@ -98,8 +100,8 @@ def set_quota(request: Request, caller: Writer, id: str, body: QuotaBody) -> dic
 
 def delete_quota(request: Request, caller: Writer, id: str) -> dict[str, Any]:
     """Delete the quota of a project; of an organization or an archived project, for owners of the installation."""
-    subject, _, _ = _writable(request, caller, id, include_archived=True)
-    _quotas(context_of(request)).remove(caller, subject)
+    subject, _, operator = _writable(request, caller, id, include_archived=True)
+    _quotas(context_of(request)).remove(caller, subject, operator=operator)
     return {"id": id, "object": "organization.quota.deleted", "deleted": True}
 
 
@@ -127,9 +129,21 @@ def _writable(
 def _limit(resource: str, amounts: WholeAmounts | CoreAmounts | None) -> QuotaLimit | None:
     if amounts is None:
         return None
-    unit = 1000 if resource == "cpu" else 1
-    borrowing = None if amounts.borrowing_limit is None else round(unit * amounts.borrowing_limit)
-    return QuotaLimit(round(unit * amounts.nominal), borrowing)
+    nominal = _whole(resource, "nominal", amounts.nominal)
+    borrowing = amounts.borrowing_limit
+    return QuotaLimit(nominal, None if borrowing is None else _whole(resource, "borrowing_limit", borrowing))
+
+
+def _whole(resource: str, name: str, amount: float) -> int:
+    """An amount in the smallest unit. InvalidRequest for a part of it, which would be rounded away."""
+    exact = amount * (1000 if resource == "cpu" else 1)
+    if abs(exact - round(exact)) > 1e-4 or (amount and not round(exact)):
+        raise InvalidRequest(
+            f"'{resource}.{name}' has more than three decimals: a thousandth of a core is the least.",
+            param=f"{resource}.{name}",
+            code="out_of_range",
+        )
+    return round(exact)
 
 
 def _project(organization_id: str, project_id: str, name: str, quota: Quota | None, use: Use) -> dict[str, Any]:
@@ -137,12 +151,21 @@ def _project(organization_id: str, project_id: str, name: str, quota: Quota | No
     return quota_object(Subject(organization_id, project_id), name, quota, claims)
 
 
+def _organization(context: Context, organization_id: str, use: Use) -> dict[str, Any]:
+    subject, name = QuotaSubjects(context.database).find_any(organization_id)
+    return _of_organization(context, subject, name, _quotas(context).find(subject), use)
+
+
+def _of_organization(context: Context, subject: Subject, name: str, quota: Quota | None, use: Use) -> dict[str, Any]:
+    own = QuotaSubjects(context.database).projects_of(subject.organization_id)
+    return quota_object(subject, name, quota, [each for each in use.claims if each.project_id in own])
+
+
 def _serialize(context: Context, subject: Subject, name: str, quota: Quota | None) -> dict[str, Any]:
     use = context.capacity.use()
     if subject.project_id is not None:
         return _project(subject.organization_id, subject.project_id, name, quota, use)
-    own = QuotaSubjects(context.database).projects_of(subject.organization_id)
-    return quota_object(subject, name, quota, [each for each in use.claims if each.project_id in own])
+    return _of_organization(context, subject, name, quota, use)
 
 
 handle = http_function(build)

@@ -50,7 +50,11 @@ GPUS = {"nominal": 4, "borrowing_limit": 2, "used": 5, "borrowed": 1, "waiting":
 MEMORY = {"nominal": 8 * 2**30, "borrowing_limit": None, "used": 16 * 2**30, "borrowed": 8 * 2**30, "waiting": 0}
 KINDS = {"gpu": {"used": 4}, "cpu": {"used": 0.5}, "memory": {"used": 0}}
 QUOTA: dict[str, Any] = {"id": "proj_1", "subject": "project", "name": "Vision", "gpu": GPUS, "memory": MEMORY}
-QUOTA |= {"cpu": {"nominal": None, "borrowing_limit": None, **HELD, "used": 0.5}, "kinds": {"models": KINDS}}
+QUOTA |= {
+    "cpu": {"nominal": None, "borrowing_limit": None, **HELD, "used": 0.5},
+    "kinds": {"models": KINDS, "reviews": KINDS},
+}
+QUOTA |= {"set_by": "operator", "created_at": 1}
 POOL: dict[str, Any] = {"gpu": {"total": 8, **HELD}, "cpu": {"total": 64, **HELD}, "memory": {"total": 0, **HELD}}
 POOL |= {"kinds": {"models": KINDS}}
 
@@ -392,8 +396,19 @@ ROWS = [
     row(
         "admin quota list",
         "GET /organization/quotas",
-        {"data": [QUOTA], "pool": POOL, "has_more": False},
-        ("PROJECT", "NOTEBOOKS", "4 + 2", "16.0 GiB", "0.5", "8.0 GiB + any", "(all)", "64"),
+        {"data": [QUOTA], "organization": QUOTA, "pool": POOL, "has_more": False},
+        (
+            "PROJECT",
+            "REVIEWS",
+            "operator",
+            "(organization)",
+            "4 + 2",
+            "16.0 GiB",
+            "0.5",
+            "8.0 GiB + any",
+            "(all)",
+            "64",
+        ),
         query={"limit": "100"},
     ),
     row(

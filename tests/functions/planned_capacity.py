@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection
 
 from llmariner.errors import Conflict
-from llmariner.platform.capacity import Claim, QuotaLimit, QuotaSubject, Use
+from llmariner.platform.capacity import Claim, OrganizationLimits, Use
 
 __all__ = ["PlannedCapacity"]
 
@@ -16,15 +16,16 @@ class PlannedCapacity:
     def __init__(self) -> None:
         self.claims: list[Claim] = []
         self.conflict = ""
-        self.applied: dict[str, Mapping[str, QuotaLimit] | None] = {}
+        self.applied: dict[str, OrganizationLimits] = {}
+        """By organization, what was applied last."""
 
     def use(self) -> Use:
         return Use({"gpu": 8, "cpu": 64_000, "memory": 2**38}, self.claims)
 
-    def check(self, subject: QuotaSubject, limits: Mapping[str, QuotaLimit]) -> None:
+    def check(self, quotas: OrganizationLimits, changed: Collection[str]) -> None:
         if self.conflict:
             raise Conflict(self.conflict)
 
-    def apply(self, subject: QuotaSubject, limits: Mapping[str, QuotaLimit] | None) -> None:
-        self.check(subject, {})
-        self.applied[subject.project_id or subject.organization_id] = limits
+    def apply(self, quotas: OrganizationLimits) -> None:
+        self.check(quotas, ())
+        self.applied[quotas.organization_id] = quotas

@@ -66,6 +66,7 @@ def test_a_quota_shows_nominal_borrowed_used_and_waiting_by_kind(company: Compan
     whole = company.ask("POST /v1/organization/quotas/HERE", {"gpu": {"nominal": 6}}, by="admin").json
     assert (whole["subject"], whole["gpu"]["used"], whole["gpu"]["waiting"]) == ("organization", 6, 2)
     assert company.ask("GET /v1/organization/quotas/HERE").json == whole
+    assert company.ask("GET /v1/organization/quotas").json["organization"] == whole
     for id_ in ("HERE", "VISION"):
         assert company.ask(f"DELETE /v1/organization/quotas/{id_}", by="admin").json["deleted"]
         assert_error(company.ask(f"DELETE /v1/organization/quotas/{id_}", by="admin"), 404, "not_found")
@@ -76,6 +77,7 @@ def test_a_member_sees_the_quota_of_its_project_alone(company: Company, capacity
     for name in ("mia", "vic", "lead"):
         listed = company.ask("GET /v1/organization/quotas", by=name).json
         assert ([each["id"] for each in listed["data"]], listed["pool"]) == ([company.vision], None)
+        assert listed["organization"] is None
         for other in ("SPEECH", "proj_unknown"):
             assert_error(company.ask(f"GET /v1/organization/quotas/{other}", by=name), 404, "not_found")
         assert company.ask("GET /v1/organization/quotas/HERE", by=name).status == 403
@@ -88,6 +90,17 @@ def test_what_can_not_be_a_quota_is_refused(company: Company, capacity: PlannedC
     path = "POST /v1/organization/quotas/VISION"
     for body, param in (
         ({}, "gpu"),
+        ({"cpu": {"nominal": 0.0004}}, "cpu.nominal"),
+        ({"cpu": {"nominal": 1, "borrowing_limit": 1e-300}}, "cpu.borrowing_limit"),
+        ({"cpu": {"nominal": 1e300}}, "cpu.nominal"),
+        ({"cpu": {"nominal": True}}, "cpu.nominal"),
+        ({"memory": {"nominal": "1Gi"}}, "memory.nominal"),
+        ({"memory": {"nominal": 1e3}}, "memory.nominal"),
+        ({"gpu": {"nominal": [1]}}, "gpu.nominal"),
+        ({"gpu": {"nominal": None}}, "gpu.nominal"),
+        ({"gpu": 4}, "gpu"),
+        ({"notebooks": {"nominal": 1}}, "notebooks"),
+        ({"nvidia.com/gpu": {"nominal": 1}}, "nvidia.com/gpu"),
         ({"gpu": {}}, "gpu.nominal"),
         ({"gpu": {"nominal": -1}}, "gpu.nominal"),
         ({"gpu": {"nominal": 0.5}}, "gpu.nominal"),
@@ -114,6 +127,15 @@ def test_an_organizations_owner_holds_back_projects_and_shares_out_what_it_was_g
     assert_error(company.ask(path, {"gpu": {"nominal": 1}}), 403, "organization_quota_exceeded")
     company.ask("POST /v1/organization/quotas/HERE", {"gpu": {"nominal": 2}}, by="admin")
     assert company.ask(path, {"gpu": {"nominal": 2}}).status == 200
+    # What the operator has set stays: the error says who can change it.
+    company.ask(path, {"memory": {"nominal": 0, "borrowing_limit": GIB}}, by="admin")
+    for call, body in ((path, {"gpu": {"nominal": 1}}), ("DELETE /v1/organization/quotas/VISION", None)):
+        refused = company.ask(call, body)
+        assert_error(refused, 403, "quota_set_by_operator")
+        assert "owner of the default organization" in refused.json["error"]["message"]
+    assert company.ask("GET /v1/organization/quotas/VISION").json["set_by"] == "operator"
+    assert company.ask("DELETE /v1/organization/quotas/VISION", by="admin").status == 200
+    assert company.ask(path, {"gpu": {"nominal": 1}}).json["set_by"] == "organization"
     for name in ("outsider", "sam"):
         assert company.ask(path, {"gpu": {"nominal": 1}}, by=name).status in (403, 404)
         assert company.ask("GET /v1/organization/quotas/VISION", by=name).status == 404
@@ -129,4 +151,4 @@ def test_the_quota_of_an_archived_project_can_only_be_deleted(company: Company, 
         assert company.ask(f"GET {path}", by=by).status == 404
     assert company.ask(f"DELETE {path}").status == 404
     assert company.ask(f"DELETE {path}", by="admin").status == 200
-    assert capacity.applied[project] is None
+    assert capacity.applied[company.id].projects.keys().isdisjoint({project})

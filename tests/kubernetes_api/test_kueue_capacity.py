@@ -11,23 +11,29 @@ import pytest
 
 from llmariner.errors import Conflict, InvalidRequest, Unavailable
 from llmariner.manifests.rbac import roles
-from llmariner.platform.capacity import Kind, QuotaLimit, total
-from llmariner.platform.capacity.kueue import QUOTA_MANAGER, KueueCapacity, cluster_queue_name
+from llmariner.platform.capacity import Kind, OrganizationLimits, QuotaLimit, total
+from llmariner.platform.capacity.kueue import QUOTA_MANAGER, KueueCapacity
+from llmariner.platform.capacity.kueue_objects import cluster_queue_name
 from llmariner.platform.kube import Cluster
-from llmariner.platform.kube.resources import CLUSTER_QUEUES, LOCAL_QUEUES, NAMESPACES, WORKLOADS, Resource
+from llmariner.platform.kube.resources import CLUSTER_QUEUES, COHORTS, LOCAL_QUEUES, NAMESPACES, WORKLOADS, Resource
 from llmariner.platform.serving.kserve.queues import PROJECT_ANNOTATION, ProjectQueues, queue_name
-from llmariner.quotas.quota import Subject
 from llmariner.settings import ClusterSettings, KServeSettings
 
 from .caller import Caller
 from .server import ApiServer
 
 MODELS, JOBS, POOL = "llmariner-models", "llmariner-jobs", "nvidia"
-ONE = Subject("org_1", "proj_1")
 OWN, QUEUE = cluster_queue_name(POOL, "proj_1"), queue_name(POOL, "proj_1")
+ORGANIZATION = cluster_queue_name(POOL, "org_1")
 GIB = 2**30
 _ASKED = re.compile(r"/apis/kueue\.x-k8s\.io/v1beta2/(?:namespaces/[^/]+/)?([a-z]+)(?:/([^/]+))?")
 Body = dict[str, Any]
+Limits = Mapping[str, QuotaLimit]
+
+
+def plan(revision: int = 1, *, own: Limits | None = None, **projects: Limits) -> OrganizationLimits:
+    """Quotas of an organization that has the projects proj_1 to proj_3."""
+    return OrganizationLimits("org_1", revision, own or {}, projects, frozenset({"proj_1", "proj_2", "proj_3"}))
 
 
 def body(resource: Resource, name: str, namespace: str = "", **fields: Any) -> Body:
@@ -79,9 +85,10 @@ def quotas(cluster: Cluster, name: str = OWN) -> dict[str, tuple[str, str | None
     return {each["name"]: (each["nominalQuota"], each.get("borrowingLimit")) for each in flavor["resources"]}
 
 
-def targets(cluster: Cluster) -> list[str | None]:
-    """Where the project's LocalQueues lead to."""
-    found = (cluster.get(LOCAL_QUEUES, namespace, QUEUE) for namespace in (MODELS, JOBS))
+def targets(cluster: Cluster, owner: str = "proj_1") -> list[str | None]:
+    """Where the LocalQueues of a project or an organization lead to."""
+    name = queue_name(POOL, owner)
+    found = (cluster.get(LOCAL_QUEUES, namespace, name) for namespace in (MODELS, JOBS))
     return [each["spec"]["clusterQueue"] if each else None for each in found]
 
 
@@ -91,10 +98,10 @@ def test_a_quota_is_the_projects_own_cluster_queue_in_the_cohort_of_the_pool(
     models = ProjectQueues(cluster, KServeSettings(namespace=MODELS, queue=POOL))
     assert models.ensure("proj_1") == QUEUE  # as when a model wakes
     limits = {"gpu": QuotaLimit(4, 2), "cpu": QuotaLimit(2500, None)}
-    capacity.check(ONE, limits)
+    capacity.check(plan(proj_1=limits), limits)
     assert cluster.get(CLUSTER_QUEUES, None, OWN) is None
     for _ in range(2):
-        capacity.apply(ONE, limits)
+        capacity.apply(plan(proj_1=limits))
     assert quotas(cluster) == {"cpu": ("2500m", None), "memory": ("0", None), "nvidia.com/gpu": ("4", "2")}
     made = cluster.get(CLUSTER_QUEUES, None, OWN)
     assert made is not None
@@ -106,12 +113,106 @@ def test_a_quota_is_the_projects_own_cluster_queue_in_the_cohort_of_the_pool(
     assert targets(cluster) == [OWN, OWN]
     assert models.ensure("proj_1") == QUEUE
     assert targets(cluster) == [OWN, OWN]
-    capacity.apply(ONE, {"gpu": QuotaLimit(1)})
+    capacity.apply(plan(2, proj_1={"gpu": QuotaLimit(1)}))
     assert quotas(cluster) == {"cpu": ("0", None), "memory": ("0", None), "nvidia.com/gpu": ("1", "0")}
     for _ in range(2):
-        capacity.apply(ONE, None)
+        capacity.apply(plan(3))
     assert (cluster.get(CLUSTER_QUEUES, None, OWN), targets(cluster)) == (None, ["pool", "pool"])
     assert models.ensure("proj_1") == QUEUE
+
+
+def cohort_quotas(cluster: Cluster) -> dict[str, tuple[str, str | None]]:
+    """Of the organization's Cohort: resource → nominal quota and borrowing limit."""
+    found = cluster.get(COHORTS, None, ORGANIZATION)
+    assert found is not None
+    assert found["spec"]["parentName"] == "pool"
+    ((flavor,),) = (each["flavors"] for each in found["spec"]["resourceGroups"])
+    return {each["name"]: (each["nominalQuota"], each.get("borrowingLimit")) for each in flavor["resources"]}
+
+
+def cohorts(cluster: Cluster) -> dict[str, str]:
+    """The cohort of each ClusterQueue."""
+    return {each["metadata"]["name"]: each["spec"]["cohortName"] for each in cluster.list(CLUSTER_QUEUES, None).items}
+
+
+def test_the_quota_of_an_organization_is_a_cohort_that_all_its_projects_are_in(
+    cluster: Cluster, capacity: KueueCapacity
+) -> None:
+    models = ProjectQueues(cluster, KServeSettings(namespace=MODELS, queue=POOL))
+    theirs = ProjectQueues(cluster, KServeSettings(namespace=JOBS, queue=POOL))
+    models.ensure("proj_2", "org_1")
+    theirs.ensure("proj_9", "org_9")
+    own, limits = {"gpu": QuotaLimit(6, 1)}, {"gpu": QuotaLimit(4, None)}
+    capacity.check(plan(own=own), own)
+    assert cluster.get(COHORTS, None, ORGANIZATION) is None
+    capacity.apply(plan(1, own=own))
+    assert cohort_quotas(cluster) == {"cpu": ("0", None), "memory": ("0", None), "nvidia.com/gpu": ("6", "1")}
+    assert quotas(cluster, ORGANIZATION) == dict.fromkeys(("cpu", "memory", "nvidia.com/gpu"), ("0", None))
+    assert targets(cluster, "org_1") == [ORGANIZATION, ORGANIZATION]
+    assert targets(cluster, "proj_2") == [ORGANIZATION, None]
+    assert targets(cluster, "proj_9") == [None, "pool"]
+    # A project whose first workload comes later.
+    assert theirs.ensure("proj_3", "org_1") == queue_name(POOL, "proj_3")
+    assert targets(cluster, "proj_3") == [None, ORGANIZATION]
+    # What a project has is a part of the organization's.
+    for _ in range(2):
+        capacity.apply(plan(2, own=own, proj_1=limits))
+    assert cohort_quotas(cluster)["nvidia.com/gpu"] == ("2", "1")
+    assert quotas(cluster)["nvidia.com/gpu"] == ("4", None)
+    assert cohorts(cluster) == {"pool": "pool", OWN: ORGANIZATION, ORGANIZATION: ORGANIZATION}
+    assert capacity.use().pool["gpu"] == 8 + 6
+    # Where projects have more than it, they borrow it from each other, and it still holds.
+    capacity.apply(plan(3, own=own, proj_1=limits, proj_2={"gpu": QuotaLimit(3, 2)}))
+    assert cohort_quotas(cluster)["nvidia.com/gpu"] == ("6", "1")
+    assert quotas(cluster)["nvidia.com/gpu"] == ("0", None)
+    assert quotas(cluster, cluster_queue_name(POOL, "proj_2"))["nvidia.com/gpu"] == ("0", "5")
+    capacity.apply(plan(4, proj_1=limits))
+    assert (cluster.get(COHORTS, None, ORGANIZATION), cohorts(cluster)) == (None, {"pool": "pool", OWN: "pool"})
+    assert quotas(cluster)["nvidia.com/gpu"] == ("4", None)
+    assert [targets(cluster, each) for each in ("org_1", "proj_1", "proj_2", "proj_3")] == [
+        [None, None],
+        [OWN, OWN],
+        ["pool", "pool"],
+        [None, "pool"],
+    ]
+    capacity.apply(plan(5))
+    assert cohorts(cluster) == {"pool": "pool"}
+    assert models.ensure("proj_3", "org_1") == queue_name(POOL, "proj_3")
+    assert targets(cluster, "proj_3") == ["pool", "pool"]
+
+
+def test_an_older_revision_changes_nothing_and_the_same_quotas_are_not_written_again(
+    server: ApiServer, cluster: Cluster, capacity: KueueCapacity
+) -> None:
+    newest = plan(7, own={"gpu": QuotaLimit(5)}, proj_1={"gpu": QuotaLimit(3, 1)})
+    capacity.apply(newest)
+    server.answered.clear()
+    capacity.apply(newest)
+    capacity.apply(plan(8, own=newest.limits, **newest.projects))
+    assert {method for _, method, path in server.answered if "missing" not in path} == {"GET"}
+    capacity.apply(plan(6, own={"gpu": QuotaLimit(9)}, proj_1={"gpu": QuotaLimit(1)}))
+    assert (quotas(cluster)["nvidia.com/gpu"], cohort_quotas(cluster)["nvidia.com/gpu"]) == (("3", "1"), ("2", "0"))
+    # Changed by a process that has read it before.
+    capacity.apply(plan(9, proj_1={"gpu": QuotaLimit(3, None)}))
+    assert quotas(cluster)["nvidia.com/gpu"] == ("3", None)
+
+
+def test_a_quota_that_is_deleted_while_its_workloads_run_is_taken_away_and_may_be_set_again(
+    api: Caller, cluster: Cluster, capacity: KueueCapacity
+) -> None:
+    limits = {"gpu": QuotaLimit(3, 0)}
+    capacity.apply(plan(1, proj_1=limits))
+    api.set_status(CLUSTER_QUEUES, None, OWN, {"reservingWorkloads": 1})
+    capacity.apply(plan(2))
+    # Kueue would let it go with its last workload, even if it had a quota again by then.
+    assert quotas(cluster) == dict.fromkeys(("cpu", "memory", "nvidia.com/gpu"), ("0", None))
+    assert targets(cluster) == ["pool", "pool"]
+    capacity.apply(plan(3, proj_1=limits))
+    assert (quotas(cluster)["nvidia.com/gpu"], targets(cluster)) == (("3", "0"), [OWN, OWN])
+    capacity.apply(plan(4))
+    api.set_status(CLUSTER_QUEUES, None, OWN, {"reservingWorkloads": 0})
+    capacity.apply(plan(5, proj_2=limits))
+    assert cluster.get(CLUSTER_QUEUES, None, OWN) is None
 
 
 def test_the_role_of_quotas_has_the_verbs_that_are_used_and_no_others(
@@ -120,8 +221,9 @@ def test_the_role_of_quotas_has_the_verbs_that_are_used_and_no_others(
     ProjectQueues(cluster, KServeSettings(namespace=MODELS, queue=POOL)).ensure("proj_1")
     server.answered.clear()
     capacity.use()
-    capacity.apply(ONE, {"gpu": QuotaLimit(1)})
-    capacity.apply(ONE, None)
+    capacity.apply(plan(1, own={"gpu": QuotaLimit(4)}, proj_1={"gpu": QuotaLimit(1)}))
+    capacity.apply(plan(2, proj_1={"gpu": QuotaLimit(1)}))
+    capacity.apply(plan(3))
     used: set[tuple[str, str]] = set()
     for agent, method, path in server.answered:
         asked = _ASKED.fullmatch(path)
@@ -157,7 +259,7 @@ def admit(api: Caller, name: str, namespace: str, usage: Mapping[str, str], *con
 def test_use_is_what_workloads_hold_and_wait_for_by_project_and_kind(
     api: Caller, cluster: Cluster, capacity: KueueCapacity
 ) -> None:
-    capacity.apply(ONE, {"gpu": QuotaLimit(2, 0)})
+    capacity.apply(plan(proj_1={"gpu": QuotaLimit(2, 0)}))
     gpu = {"nvidia.com/gpu": "1", "cpu": "1500m", "memory": "2Gi"}
     for name, namespace, queue, owner, count in (
         ("model", MODELS, QUEUE, "Pod", 1),
@@ -190,35 +292,34 @@ def test_use_is_what_workloads_hold_and_wait_for_by_project_and_kind(
 def test_what_another_manager_set_is_reported_and_stays(api: Caller, cluster: Cluster, capacity: KueueCapacity) -> None:
     theirs = body(CLUSTER_QUEUES, OWN, spec=pool_spec(cohortName="pool"))
     cluster.apply(theirs, manager="argocd")
-    for change in (capacity.check, capacity.apply):
+    ours = plan(proj_1={"gpu": QuotaLimit(4)})
+    for is_check in (True, False):
         with pytest.raises(Conflict) as raised:
-            change(ONE, {"gpu": QuotaLimit(4)})
+            capacity.check(ours, ["gpu"]) if is_check else capacity.apply(ours)
         assert raised.value.code == "quota_managed_elsewhere"
         assert "'spec.resourceGroups' by 'argocd'" in raised.value.message
     assert quotas(cluster)["nvidia.com/gpu"] == ("8", None)
     assert targets(cluster) == [None, None]
-    capacity.apply(ONE, None)  # what is not the platform's is not deleted
+    capacity.apply(plan(3))  # what is not the platform's is not deleted
     assert cluster.get(CLUSTER_QUEUES, None, OWN) is not None
     owners = {each["manager"] for each in api.get(CLUSTER_QUEUES, None, OWN)["metadata"]["managedFields"]}
     assert QUOTA_MANAGER not in owners
 
 
 def test_what_a_pool_can_not_hold_is_refused(api: Caller, cluster: Cluster, capacity: KueueCapacity) -> None:
-    with pytest.raises(InvalidRequest, match="of projects"):
-        capacity.check(Subject("org_1"), {"gpu": QuotaLimit(1)})
     no_gpu = pool_spec(cohortName="pool")
     (group,) = no_gpu["resourceGroups"]
     group["coveredResources"].pop()
     group["flavors"][0]["resources"].pop()
     cluster.apply(body(CLUSTER_QUEUES, "pool", spec=no_gpu), force=True)
     with pytest.raises(InvalidRequest) as raised:
-        capacity.check(ONE, {"gpu": QuotaLimit(1)})
+        capacity.check(plan(proj_1={"gpu": QuotaLimit(1)}), ["gpu"])
     assert raised.value.param == "gpu"
     cluster.merge_patch(CLUSTER_QUEUES, None, "pool", {"spec": {"cohortName": None}})
     with pytest.raises(Conflict) as no_cohort:
-        capacity.check(ONE, {"cpu": QuotaLimit(1)})
+        capacity.check(plan(proj_1={"cpu": QuotaLimit(1), "gpu": QuotaLimit(1)}), ["cpu"])
     assert no_cohort.value.code == "no_cohort"
     cluster.delete(LOCAL_QUEUES, MODELS, POOL)
     with pytest.raises(Unavailable):
-        capacity.apply(ONE, {"cpu": QuotaLimit(1)})
+        capacity.apply(plan(proj_1={"cpu": QuotaLimit(1)}))
     assert capacity.use().pool == {"gpu": 0, "cpu": 0, "memory": 0}

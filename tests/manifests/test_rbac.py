@@ -84,7 +84,8 @@ def test_permissions_of_functions_are_limited_to_the_namespaces_of_their_role(in
         given = rules(installed, each.name)
         cluster_wide = {resource for place, resource in given if place == ""}
         assert {place for place, _ in given} - {""} == expected
-        assert cluster_wide == ({"kueue.x-k8s.io/clusterqueues"} if each.name == "organization-quotas" else set())
+        of_quotas = {"kueue.x-k8s.io/clusterqueues", "kueue.x-k8s.io/cohorts"}
+        assert cluster_wide == (of_quotas if each.name == "organization-quotas" else set())
     assert names(installed.objects_of(RBAC, "ClusterRole")) == {"llmariner-quotas"}
 
 

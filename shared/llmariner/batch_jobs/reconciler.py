@@ -228,6 +228,7 @@ def _job(row: Row[Any], files: Sequence[File], *, network: bool) -> Job:
         gpu_count=row.gpu_count,
         worker_count=row.worker_count or 1,
         project_id=row.project_id,
+        organization_id=row.organization_id,
         command=row.command,
         environment=json.loads(row.envs),
         scripts=scripts,

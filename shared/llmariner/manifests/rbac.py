@@ -79,7 +79,9 @@ _QUOTA_RULES = (
     _rule("kueue.x-k8s.io", ["workloads"], "list"),
     _rule("kueue.x-k8s.io", ["localqueues"], *_READ_VERBS, "create", "patch", "delete"),
 )
-_CLUSTER_QUOTA_RULES = (_rule("kueue.x-k8s.io", ["clusterqueues"], *_READ_VERBS, "create", "patch", "delete"),)
+_CLUSTER_QUOTA_RULES = (
+    _rule("kueue.x-k8s.io", ["clusterqueues", "cohorts"], *_READ_VERBS, "create", "patch", "delete"),
+)
 
 
 def roles() -> Iterator[Object]:

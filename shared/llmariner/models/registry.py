@@ -40,6 +40,7 @@ from llmariner.platform.serving import served_name
 from llmariner.platform.serving.redaction import redact_paths
 from llmariner.settings import ModelSettings
 from llmariner.tenancy.principal import Caller
+from llmariner.tenancy.tables import projects
 
 __all__ = ["ModelRegistry"]
 
@@ -302,6 +303,12 @@ class ModelRegistry:
         query = select(models.c.project_id).where(models.c.project_id.is_not(None), models.c.deleted.is_(False))
         with self._database.read() as session:
             return {row.project_id for row in session.rows(query.distinct())}
+
+    def organization_of(self, project_id: str) -> str | None:
+        """The organization of a project."""
+        with self._database.read() as session:
+            found = session.value(select(projects.c.organization_id).where(projects.c.id == project_id))
+        return None if found is None else str(found)
 
     def qualified_names(self, project_id: str) -> frozenset[str]:
         """The names of a project's models whose ids are qualified: other projects use these names for other models."""

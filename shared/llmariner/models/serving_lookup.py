@@ -18,6 +18,8 @@ from llmariner.usage.ledger import Ledger
 __all__ = ["RegistryModelLookup"]
 
 _log = logging.getLogger(__name__)
+_PROJECTS = 10_000
+"""Projects whose organizations are remembered."""
 
 
 class RegistryModelLookup:
@@ -32,6 +34,7 @@ class RegistryModelLookup:
         self._registry = registry
         self._ledger = ledger
         self._pending = pending
+        self._organizations: dict[str, str | None] = {}
 
     async def find(self, model_id: str) -> EngineModel:
         """A model as an engine needs it. ModelNotFound."""
@@ -112,9 +115,8 @@ class RegistryModelLookup:
         kept = any(adapter.keep_awake for adapter in adapters)
         if separate_project is None:
             return ServedEngine(replace(engine, keep_awake=engine.keep_awake or kept), adapters)
-        return ServedEngine(
-            replace(engine, keep_awake=kept, project=separate_project, adapters_of=separate_project), adapters
-        )
+        owned = replace(engine, project=separate_project, organization=self._organization_of(separate_project))
+        return ServedEngine(replace(owned, keep_awake=kept, adapters_of=separate_project), adapters)
 
     def _import_existing(self, services: Mapping[str, str], only: str | None) -> None:
         registered = {
@@ -148,9 +150,20 @@ class RegistryModelLookup:
             replicas=model.config.replicas,
             max_replicas=model.config.max_replicas,
             project=model.project_id,
+            organization=self._organization_of(model.project_id),
             blocked=self._registry.blocked_reason(model),
             trusted=model.approved,
             created=model.created_at,
             tool_parser=model.traits.tool_parser,
             reasoning_parser=model.traits.reasoning_parser,
         )
+
+    def _organization_of(self, project_id: str | None) -> str | None:
+        """The organization of a project, which never changes."""
+        if project_id is None:
+            return None
+        if project_id not in self._organizations:
+            if len(self._organizations) >= _PROJECTS:
+                self._organizations.clear()
+            self._organizations[project_id] = self._registry.organization_of(project_id)
+        return self._organizations[project_id]

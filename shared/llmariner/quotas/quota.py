@@ -11,7 +11,10 @@ from sqlalchemy import Row
 from llmariner.errors import InvalidRequest
 from llmariner.platform.capacity import RESOURCES, QuotaLimit
 
-__all__ = ["Quota", "Subject", "check_limits", "limit_columns"]
+__all__ = ["OPERATOR", "ORGANIZATION", "Quota", "Subject", "check_limits", "limit_columns"]
+
+OPERATOR, ORGANIZATION = "operator", "organization"
+"""Who set a quota: an owner of the default organization, who runs the installation, or one of the organization."""
 
 _MAX_AMOUNTS = {"gpu": 1_000_000, "cpu": 1_000_000_000, "memory": 2**60}
 
@@ -36,12 +39,16 @@ class Subject:
 
 @dataclass(frozen=True)
 class Quota:
-    """A stored quota. `limits`: by resource; one without a limit is absent. Times are Unix seconds."""
+    """A stored quota. `limits`: by resource; one without a limit is absent. Times are Unix seconds.
+
+    `by_operator`: who runs the installation has set it, so that owners of the organization can't change it.
+    """
 
     subject: Subject
     limits: Mapping[str, QuotaLimit]
     created_at: int
     updated_at: int
+    by_operator: bool = True
 
     @classmethod
     def from_row(cls, row: Row[Any]) -> Quota:
@@ -52,7 +59,9 @@ class Quota:
             for resource in RESOURCES
             if columns[f"{resource}_nominal"] is not None
         }
-        return cls(Subject(row.organization_id, row.project_id), limits, row.created_at, row.updated_at)
+        # Rows of a release that did not note it may be the operator's.
+        by_operator = row.set_by != ORGANIZATION
+        return cls(Subject(row.organization_id, row.project_id), limits, row.created_at, row.updated_at, by_operator)
 
 
 def check_limits(limits: Mapping[str, QuotaLimit | None]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from llmariner.platform.capacity import RESOURCES, Amounts, Claim, Kind, QuotaLimit, total
-from llmariner.quotas.quota import Quota, Subject
+from llmariner.quotas.quota import OPERATOR, ORGANIZATION, Quota, Subject
 
 __all__ = ["pool_object", "quota_object"]
 
@@ -23,6 +23,7 @@ def quota_object(subject: Subject, name: str, quota: Quota | None, claims: Seque
         "organization_id": subject.organization_id,
         **{each: _resource(each, limits.get(each), held[each], waiting[each]) for each in RESOURCES},
         "kinds": _kinds(claims),
+        "set_by": _set_by(quota),
         "created_at": None if quota is None else quota.created_at,
         "updated_at": None if quota is None else quota.updated_at,
     }
@@ -40,6 +41,12 @@ def pool_object(pool: Amounts, claims: Sequence[Claim]) -> dict[str, Any]:
         for each in RESOURCES
     }
     return {"object": "organization.quota.pool", **resources, "kinds": _kinds(claims)}
+
+
+def _set_by(quota: Quota | None) -> str | None:
+    if quota is None or not quota.limits:
+        return None
+    return OPERATOR if quota.by_operator else ORGANIZATION
 
 
 def _resource(resource: str, limit: QuotaLimit | None, used: int, waiting: int) -> dict[str, Any]:

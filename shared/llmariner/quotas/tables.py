@@ -6,7 +6,7 @@ from sqlalchemy import BigInteger, Column, ForeignKey, Index, String, Table
 
 from llmariner.platform.database import metadata
 
-__all__ = ["quotas"]
+__all__ = ["quota_revisions", "quotas"]
 
 quotas = Table(
     "quotas",
@@ -26,5 +26,15 @@ quotas = Table(
     Column("memory_borrowing", BigInteger),
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
+    # NULL: a release that did not note it; otherwise `quota.OPERATOR` or `quota.ORGANIZATION`.
+    Column("set_by", String(16)),
     Index("ix_quotas_organization", "organization_id", "subject_id"),
+)
+
+# Grows with each change of a quota in an organization, and makes changes wait for each other.
+quota_revisions = Table(
+    "quota_revisions",
+    metadata,
+    Column("organization_id", String(64), ForeignKey("organizations.id"), primary_key=True),
+    Column("revision", BigInteger, nullable=False),
 )

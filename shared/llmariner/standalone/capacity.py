@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Protocol
 
-from llmariner.platform.capacity import Claim, Kind, QuotaLimit, QuotaSubject, Use
+from llmariner.platform.capacity import Claim, Kind, OrganizationLimits, Use
 
 __all__ = ["MachineCapacity"]
 
@@ -50,10 +50,10 @@ class MachineCapacity:
         pool = {"gpu": 0, "cpu": 1000 * len(os.sched_getaffinity(0)), "memory": self._engines.budget}
         return Use(pool, [*held, *waiting])
 
-    def check(self, subject: QuotaSubject, limits: Mapping[str, QuotaLimit]) -> None:
+    def check(self, quotas: OrganizationLimits, changed: Collection[str]) -> None:
         """See the port: every limit can take effect."""
 
-    def apply(self, subject: QuotaSubject, limits: Mapping[str, QuotaLimit] | None) -> None:
+    def apply(self, quotas: OrganizationLimits) -> None:
         """See the port: no effect, it holds already."""
 
     async def _claims(self) -> list[Claim]:

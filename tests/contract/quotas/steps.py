@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection
 
 from llmariner.errors import Conflict
-from llmariner.platform.capacity import Claim, QuotaLimit, QuotaSubject, Use
+from llmariner.platform.capacity import Claim, OrganizationLimits, QuotaLimit, Use
 from llmariner.platform.database import Database
 from llmariner.quotas.quota import Subject
 from llmariner.quotas.quotas import Quotas
@@ -17,24 +17,31 @@ __all__ = ["NotedCapacity", "emit_quota_events"]
 
 
 class NotedCapacity:
-    """See `platform.capacity.Capacity`. `conflict`: what `check` raises, `broken`: what `apply` raises, if set."""
+    """See `platform.capacity.Capacity`. `conflict`: what `check` raises, `broken`: what `apply` raises, if set.
+
+    `meanwhile`: what somebody else does once, before the next `apply` ends.
+    """
 
     def __init__(self) -> None:
         self.conflict = self.broken = ""
         self.claims: list[Claim] = []
-        self.applied: list[tuple[str | None, Mapping[str, QuotaLimit] | None]] = []
+        self.applied: list[OrganizationLimits] = []
+        self.meanwhile: Callable[[], None] | None = None
 
     def use(self) -> Use:
         return Use({}, self.claims)
 
-    def check(self, subject: QuotaSubject, limits: Mapping[str, QuotaLimit]) -> None:
+    def check(self, quotas: OrganizationLimits, changed: Collection[str]) -> None:
         if self.conflict:
             raise Conflict(self.conflict)
 
-    def apply(self, subject: QuotaSubject, limits: Mapping[str, QuotaLimit] | None) -> None:
+    def apply(self, quotas: OrganizationLimits) -> None:
         if self.broken:
             raise Conflict(self.broken)
-        self.applied.append((subject.project_id, limits))
+        if self.meanwhile is not None:
+            meanwhile, self.meanwhile = self.meanwhile, None
+            meanwhile()
+        self.applied.append(quotas)
 
 
 def emit_quota_events(database: Database, owner: KeyOwner) -> None:
@@ -42,4 +49,4 @@ def emit_quota_events(database: Database, owner: KeyOwner) -> None:
     quotas, subject = Quotas(database, NotedCapacity), Subject(owner.organization_id, owner.project_id)
     admin = Team(database, owner).admin
     quotas.put(admin, subject, {"gpu": QuotaLimit(4, 2)}, operator=True)
-    quotas.remove(admin, subject)
+    quotas.remove(admin, subject, operator=True)

@@ -16,6 +16,7 @@ from llmariner.platform.database import Database
 from llmariner.quotas.quota import Quota, Subject
 from llmariner.quotas.quotas import Quotas
 from llmariner.quotas.rules import ProjectRules
+from llmariner.quotas.tables import quotas as quotas_table
 from llmariner.tenancy.principal import KeyOwner
 from llmariner.tenancy.tables import projects
 
@@ -52,11 +53,12 @@ def test_a_quota_is_set_resource_by_resource_and_deleted(
     found = quotas.put(admin, subject, {"cpu": None}, operator=True)
     assert found.limits == {"gpu": gpus, "memory": memory}
     assert quotas.of_projects([owner.project_id, "proj_x"]) == {owner.project_id: found}
-    quotas.remove(admin, subject)
-    assert capacity.applied[-2:] == [(owner.project_id, found.limits), (owner.project_id, None)]
+    quotas.remove(admin, subject, operator=True)
+    assert [each.projects for each in capacity.applied[-2:]] == [{owner.project_id: found.limits}, {}]
+    assert [each.revision for each in capacity.applied] == [1, 2, 3, 4]
     assert quotas.find(subject) is None
     with pytest.raises(NotFound):
-        quotas.remove(admin, subject)
+        quotas.remove(admin, subject, operator=True)
     entries = audited(database)
     assert [type_ for type_, _ in entries] == ["quota.updated"] * 3 + ["quota.deleted"]
     assert entries[0][1] == {
@@ -89,15 +91,69 @@ def test_what_cannot_take_effect_is_not_stored_and_what_failed_half_way_may_be_s
             quotas.put(admin, subject, {"gpu": QuotaLimit(4)}, operator=True)
     capacity.broken = ""
     quotas.put(admin, subject, {"gpu": QuotaLimit(4)}, operator=True)
-    assert capacity.applied == [(owner.project_id, {"gpu": QuotaLimit(4)})]
+    assert [each.projects for each in capacity.applied] == [{owner.project_id: {"gpu": QuotaLimit(4)}}]
     capacity.broken = "the API server went away"
     with pytest.raises(Conflict):
-        quotas.remove(admin, subject)
+        quotas.remove(admin, subject, operator=True)
     assert quotas.find(subject) is not None
+    capacity.broken = ""
+    quotas.remove(admin, subject, operator=True)
+    assert (quotas.find(subject), capacity.applied[-1].projects) == (None, {})
+    assert [type_ for type_, _ in audited(database)] == ["quota.updated"] * 3 + ["quota.deleted"]
+
+
+def test_of_two_changes_at_a_time_the_last_one_holds(
+    database: Database, owner: KeyOwner, quotas: Quotas, capacity: NotedCapacity
+) -> None:
+    team = Team(database, owner)
+    one, two = Subject(owner.organization_id, owner.project_id), Subject(owner.organization_id, team.project())
+
+    def other() -> None:
+        quotas.put(team.admin, one, {"gpu": QuotaLimit(7)}, operator=True)
+        quotas.put(team.admin, two, {"gpu": QuotaLimit(1)}, operator=True)
+
+    capacity.meanwhile = other
+    quotas.put(team.admin, one, {"gpu": QuotaLimit(2)}, operator=True)
+    gpus = [{id_: limits["gpu"].nominal for id_, limits in each.projects.items()} for each in capacity.applied]
+    last = {owner.project_id: 7, two.project_id: 1}
+    assert gpus == [{owner.project_id: 7}, last, {owner.project_id: 2}, last]
+    capacity.meanwhile = other
+    quotas.remove(team.admin, one, operator=True)
+    found = quotas.find(one)
+    assert found is not None
+    assert (found.limits, capacity.applied[-1].projects[one.id]) == ({"gpu": QuotaLimit(7)}, {"gpu": QuotaLimit(7)})
+
+
+def test_what_the_operator_set_is_changed_by_the_operator_alone(
+    database: Database, owner: KeyOwner, quotas: Quotas, capacity: NotedCapacity
+) -> None:
+    team = Team(database, owner)
+    subject = Subject(owner.organization_id, owner.project_id)
+    quotas.put(team.admin, subject, {"cpu": QuotaLimit(0, 2000)}, operator=False)
+    set_by_owner = quotas.put(team.admin, subject, {"cpu": QuotaLimit(0, 3000)}, operator=False)
+    assert not set_by_owner.by_operator
+    quotas.put(team.admin, subject, {"gpu": QuotaLimit(0, 2)}, operator=True)
+    applied = len(capacity.applied)
+    for change in (
+        lambda: quotas.put(team.admin, subject, {"gpu": QuotaLimit(0, 3)}, operator=False),
+        lambda: quotas.put(team.admin, subject, {"cpu": None}, operator=False),
+        lambda: quotas.remove(team.admin, subject, operator=False),
+    ):
+        with pytest.raises(PermissionDenied, match="who runs the installation") as raised:
+            change()
+        assert raised.value.code == "quota_set_by_operator"
+    assert len(capacity.applied) == applied
+    with database.write() as session:  # as a release before this one wrote it
+        session.run(update(quotas_table).values(set_by=None))
+    with pytest.raises(PermissionDenied):
+        quotas.remove(team.admin, subject, operator=False)
+    quotas.remove(team.admin, subject, operator=True)
+    quotas.put(team.admin, subject, {"cpu": QuotaLimit(0, 3000)}, operator=False)
+    quotas.remove(team.admin, subject, operator=False)
 
 
 def test_owners_of_an_organization_share_out_what_its_quota_has(
-    database: Database, owner: KeyOwner, quotas: Quotas
+    database: Database, owner: KeyOwner, quotas: Quotas, capacity: NotedCapacity
 ) -> None:
     team = Team(database, owner)
     second = team.project()
@@ -119,6 +175,9 @@ def test_owners_of_an_organization_share_out_what_its_quota_has(
     with database.write() as session:
         session.run(update(projects).where(projects.c.id == second).values(archived_at=1))
     share(one, gpu=QuotaLimit(4))
+    # What an archived project had is no longer in effect.
+    assert capacity.applied[-1].projects.keys() == {owner.project_id}
+    assert capacity.applied[-1].members == {owner.project_id, second}
 
 
 def test_the_quotas_of_its_project_and_organization_hold_for_a_claim(

@@ -62,9 +62,12 @@ def list_quotas(session: Session) -> None:
         Column("QUOTA", lambda row: row["quota"], True),
         Column("BORROWED", lambda row: row["borrowed"], True),
         Column("WAITING", lambda row: row["waiting"], True),
-        *(Column(kind.upper(), _cell(kind), True) for kind in ("models", "jobs", "notebooks")),
+        *(Column(kind.upper(), _cell(kind), True) for kind in _kinds(document)),
+        Column("SET BY", lambda row: row.get("set_by")),
     ]
     rows = [row for each in document["data"] for row in _rows(each, each["name"])]
+    if (whole := document.get("organization")) is not None and whole["created_at"] is not None:
+        rows += _rows(whole, "(organization)")
     rows += _pool_rows(document.get("pool"))
     session.printer.print_records(document, rows, columns, empty="No project has a quota or uses anything.")
 
@@ -149,6 +152,7 @@ def _rows(record: dict[str, Any], project: str) -> Iterator[dict[str, Any]]:
             "used": _show(resource, each["used"]),
             "borrowed": _show(resource, each["borrowed"]) if each["borrowed"] else None,
             "waiting": _show(resource, each["waiting"]) if each["waiting"] else None,
+            "set_by": None if limit is None else record.get("set_by"),
             **{kind: _show(resource, used[resource]["used"]) for kind, used in kinds if used[resource]["used"]},
         }
 
@@ -160,6 +164,12 @@ def _pool_rows(pool: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
         blank = {"borrowing_limit": 0, "borrowed": 0}
         record = {each: {**values, **blank} for each, values in whole.items()}
         yield from _rows({**record, "kinds": pool["kinds"]}, "(all)")
+
+
+def _kinds(document: dict[str, Any]) -> list[str]:
+    """The kinds of workloads that a server tells apart, in its order."""
+    records = [*document["data"], document.get("organization"), document.get("pool")]
+    return list(dict.fromkeys(kind for each in records if each is not None for kind in each["kinds"]))
 
 
 def _cell(kind: str) -> Any:

@@ -175,6 +175,8 @@ _NEXT_STEPS_BY_CODE = {
     "account_unlinked": "sign in again with `llma auth login`.",
     "email_not_verified": "once that is done, sign in again with `llma auth login`.",
     "storage_quota_exceeded": "delete files that nobody needs (`llma storage files list`), or ask an operator for more.",
+    "quota_set_by_operator": "ask an owner of the default organization, who runs the installation.",
+    "organization_quota_exceeded": "`llma admin quota list` shows what the organization has.",
     "upload_in_progress": "run the same command again in a minute.",
     "insufficient_quota": "`llma usage list` shows what used it up; an administrator can raise the budget.",
 }

@@ -6,7 +6,7 @@ numbers: GPUs, thousandths of a core, bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -18,9 +18,9 @@ __all__ = [
     "Claim",
     "Excess",
     "Kind",
+    "OrganizationLimits",
     "QuotaLimit",
     "QuotaRule",
-    "QuotaSubject",
     "Use",
     "total",
 ]
@@ -111,16 +111,23 @@ class Excess:
         return f"It waits for quota: {self.rule.name} uses {used} of {most}, and this needs {needed}."
 
 
-class QuotaSubject(Protocol):
-    """Whose quota it is: a project, or (`project_id` None) all projects of an organization."""
+@dataclass(frozen=True)
+class OrganizationLimits:
+    """All quotas in an organization as they are at a `revision`, which grows with each change of one of them.
 
-    @property
-    def organization_id(self) -> str:
-        """The organization."""
+    `limits`: of all its projects together, `projects`: of each project that has a quota; by resource, and one without a
+    limit is absent. `members`: the ids of all its projects.
+    """
 
-    @property
-    def project_id(self) -> str | None:
-        """The project."""
+    organization_id: str
+    revision: int = 0
+    limits: Mapping[str, QuotaLimit] = field(default_factory=dict)
+    projects: Mapping[str, Mapping[str, QuotaLimit]] = field(default_factory=dict)
+    members: frozenset[str] = frozenset()
+
+    def nominal_of_projects(self, resource: str) -> int:
+        """What all projects together have as nominal."""
+        return sum(limits[resource].nominal for limits in self.projects.values() if resource in limits)
 
 
 class Capacity(Protocol):
@@ -129,13 +136,16 @@ class Capacity(Protocol):
     def use(self) -> Use:
         """What all projects use and wait for now. Raises Unavailable."""
 
-    def check(self, subject: QuotaSubject, limits: Mapping[str, QuotaLimit]) -> None:
-        """Raises InvalidRequest or Conflict for limits that can't take effect, Unavailable. Changes nothing."""
+    def check(self, quotas: OrganizationLimits, changed: Collection[str]) -> None:
+        """Raises InvalidRequest or Conflict for quotas that can't take effect, Unavailable. Changes nothing.
 
-    def apply(self, subject: QuotaSubject, limits: Mapping[str, QuotaLimit] | None) -> None:
-        """Let limits take effect; None: there are none any more. Idempotent. Ends no workload.
+        `changed`: the resources whose limits are new.
+        """
 
-        Raises as `check`.
+    def apply(self, quotas: OrganizationLimits) -> None:
+        """Let these quotas of an organization take effect, and no others of it. Idempotent. Ends no workload.
+
+        What a later revision has put into effect stays. Raises as `check`.
         """
 
 

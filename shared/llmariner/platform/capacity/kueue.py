@@ -1,44 +1,47 @@
-"""The capacity port on a cluster: Kueue's ClusterQueues, LocalQueues and Workloads.
+"""The capacity port on a cluster: Kueue's ClusterQueues, Cohorts, LocalQueues and Workloads.
 
-The pool is the ClusterQueue of the pool's LocalQueue. A project with a quota has a ClusterQueue of its own in the pool's
-cohort, where it borrows; without one its LocalQueues lead to the pool. Fields that another manager set, such as a GitOps
-controller, are a conflict and stay as they are.
+The pool is the ClusterQueue of the pool's LocalQueue; quotas are in its cohort (`kueue_objects`). What differs from the
+quotas is written, and nothing else. Fields that another manager set, such as a GitOps controller, are a conflict and stay
+as they are.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
-from llmariner.errors import Conflict, InvalidRequest, Unavailable
-from llmariner.platform.capacity import RESOURCES, Claim, Kind, QuotaLimit, QuotaSubject, Use
+from llmariner.errors import Conflict, Unavailable
+from llmariner.platform.capacity import Claim, OrganizationLimits, Use
+from llmariner.platform.capacity.kueue_claims import claim_of, has_condition, nominal_amounts
+from llmariner.platform.capacity.kueue_objects import (
+    ORGANIZATION_ANNOTATION,
+    REVISION_ANNOTATION,
+    check_pool,
+    cluster_queue_name,
+    cohort_of,
+    emptied,
+    local_queue,
+    quota_objects,
+)
 from llmariner.platform.kube import Cluster
 from llmariner.platform.kube.errors import ClusterError
 from llmariner.platform.kube.errors import Conflict as OwnedByOthers
 from llmariner.platform.kube.errors import NotFound as MissingResource
-from llmariner.platform.kube.quantities import parse_quantity
-from llmariner.platform.kube.resources import CLUSTER_QUEUES, LOCAL_QUEUES, WORKLOADS
+from llmariner.platform.kube.resources import CLUSTER_QUEUES, COHORTS, LOCAL_QUEUES, WORKLOADS, Resource, resource_for
 from llmariner.platform.serving.kserve.objects import MANAGED_BY_LABELS
 from llmariner.platform.serving.kserve.queues import PROJECT_ANNOTATION, QUOTA_ANNOTATION, queue_name
 
-__all__ = ["QUOTA_MANAGER", "KueueCapacity", "cluster_queue_name"]
+__all__ = ["QUOTA_MANAGER", "KueueCapacity"]
 
 QUOTA_MANAGER = "llmariner-quota"
-"""The field manager of ClusterQueues and of the LocalQueues that lead to them."""
+"""The field manager of ClusterQueues, Cohorts and the LocalQueues that lead to them."""
 
 _ATTEMPTS = 3
 _USE_SECONDS = 1.0
-_KIND_OF_OWNER = {"Job": Kind.JOBS, "JobSet": Kind.JOBS, "TrainJob": Kind.JOBS, "StatefulSet": Kind.NOTEBOOKS}
-_COPIED = ("namespaceSelector", "queueingStrategy", "preemption", "flavorFungibility")
 
 Body = dict[str, Any]
-
-
-def cluster_queue_name(pool: str, project_id: str) -> str:
-    """The name of a project's ClusterQueue; `pool`: the name of the pool's LocalQueue."""
-    return f"llmariner-{queue_name(pool, project_id)}"
 
 
 class KueueCapacity:
@@ -62,212 +65,193 @@ class KueueCapacity:
 
     def _read(self) -> Use:
         try:
-            queues = {
-                cluster_queue["metadata"]["name"]: cluster_queue
-                for cluster_queue in self._cluster.list(CLUSTER_QUEUES, None).items
-            }
+            queues, cohorts = self._stored(CLUSTER_QUEUES), self._stored(COHORTS)
             pool = queues.get(self._pool_name())
             claims = [claim for namespace in self._namespaces for claim in self._claims(namespace)]
         except ClusterError as error:
             raise _unavailable(error) from error
-        cohort = _cohort(pool) if pool else ""
-        members = [each for each in queues.values() if each is pool or (cohort and _cohort(each) == cohort)]
-        return Use(_nominal(members), claims)
+        if pool is None:
+            return Use(nominal_amounts(()), claims)
+        root = cohort_of(pool)
+        below = {name for name, each in cohorts.items() if root and each.get("spec", {}).get("parentName") == root}
+        inside = {root, *below} - {""}
+        members = [each for each in queues.values() if each is pool or cohort_of(each) in inside]
+        return Use(nominal_amounts([*members, *(cohorts[each] for each in inside & cohorts.keys())]), claims)
 
-    def check(self, subject: QuotaSubject, limits: Mapping[str, QuotaLimit]) -> None:
+    def check(self, quotas: OrganizationLimits, changed: Collection[str]) -> None:
         """See the port."""
-        self._apply_cluster_queue(_project(subject), limits, dry_run=True)
+        self._in_cluster(lambda: self._write(quotas, self._pool(changed), dry_run=True))
 
-    def apply(self, subject: QuotaSubject, limits: Mapping[str, QuotaLimit] | None) -> None:
-        """See the port. The LocalQueues of a project lead to its ClusterQueue once that is there."""
-        project_id = _project(subject)
-        if limits is not None:
-            self._apply_cluster_queue(project_id, limits, dry_run=False)
-        try:
-            if limits is not None:
-                self._lead_to(project_id, cluster_queue_name(self._queue, project_id), has_quota=True)
+    def apply(self, quotas: OrganizationLimits) -> None:
+        """See the port. LocalQueues lead to a ClusterQueue once that is there."""
+        self._in_cluster(lambda: self._apply(quotas))
+
+    def _apply(self, quotas: OrganizationLimits) -> None:
+        wanted: dict[str, str] = {}
+        if quotas.limits or quotas.projects:
+            self._write(quotas, self._pool(()), dry_run=False)
+            wanted = {each: cluster_queue_name(self._queue, each) for each in quotas.projects}
+        own = cluster_queue_name(self._queue, quotas.organization_id) if quotas.limits else ""
+        rest = own or self._pool_name()
+        if rest:
+            self._lead(quotas, wanted, own, rest)
+        self._remove_others(quotas, wanted, keeps_own=bool(quotas.limits))
+
+    def _write(self, quotas: OrganizationLimits, pool: Body, *, dry_run: bool) -> None:
+        """Write what differs; what a later revision wrote stays."""
+        for attempt in range(_ATTEMPTS):
+            stored = {CLUSTER_QUEUES: self._stored(CLUSTER_QUEUES), COHORTS: self._stored(COHORTS)}
+            try:
+                for body in quota_objects(self._queue, quotas, pool):
+                    found = stored[resource_for(body)].get(body["metadata"]["name"])
+                    self._write_one(body, found, quotas.revision, dry_run=dry_run)
                 return
-            self._lead_to(project_id, self._pool_name(), has_quota=False)
-            self._delete_cluster_queue(cluster_queue_name(self._queue, project_id))
-        except OwnedByOthers as error:
-            raise _conflict(error) from error
-        except ClusterError as error:
-            raise _unavailable(error) from error
+            except OwnedByOthers as error:
+                # Without causes it was changed since it was read.
+                if error.causes or attempt == _ATTEMPTS - 1:
+                    raise
 
-    def _apply_cluster_queue(self, project_id: str, limits: Mapping[str, QuotaLimit], *, dry_run: bool) -> None:
-        try:
-            name = self._pool_name()
-            pool = self._cluster.get(CLUSTER_QUEUES, None, name) if name else None
-            body = _cluster_queue(self._queue, project_id, pool, limits)
-            self._cluster.apply(body, manager=QUOTA_MANAGER, dry_run=dry_run)
-        except OwnedByOthers as error:
-            raise _conflict(error) from error
-        except ClusterError as error:
-            raise _unavailable(error) from error
+    def _write_one(self, body: Body, found: Body | None, revision: int, *, dry_run: bool) -> None:
+        if found is not None:
+            if "deletionTimestamp" in found["metadata"]:
+                raise Unavailable(
+                    "What the last quota admitted is still ending. Set the quota when it has ended.",
+                    code="quota_ending",
+                )
+            if _revision(found) > revision or _is_same(body["spec"], found["spec"]):
+                return
+            body = {**body, "metadata": {**body["metadata"], "resourceVersion": found["metadata"]["resourceVersion"]}}
+        self._cluster.apply(body, manager=QUOTA_MANAGER, dry_run=dry_run)
+
+    def _pool(self, changed: Collection[str]) -> Body:
+        name = self._pool_name()
+        return check_pool(self._queue, self._cluster.get(CLUSTER_QUEUES, None, name) if name else None, changed)
 
     def _pool_name(self) -> str:
         found = self._cluster.get(LOCAL_QUEUES, self._namespaces[0], self._queue)
         return str(found["spec"]["clusterQueue"]) if found else ""
 
+    def _stored(self, resource: Resource, namespace: str | None = None) -> dict[str, Body]:
+        """Objects by name; none of a kind or in a namespace that the cluster does not have."""
+        try:
+            return {each["metadata"]["name"]: each for each in self._cluster.list(resource, namespace).items}
+        except MissingResource:
+            return {}
+
     def _claims(self, namespace: str) -> Iterator[Claim]:
         owners = {
-            each["metadata"]["name"]: each["metadata"].get("annotations", {}).get(PROJECT_ANNOTATION)
-            for each in self._cluster.list(LOCAL_QUEUES, namespace).items
+            name: each["metadata"].get("annotations", {}).get(PROJECT_ANNOTATION)
+            for name, each in self._stored(LOCAL_QUEUES, namespace).items()
         }
         for workload in self._cluster.list(WORKLOADS, namespace).items:
             queue = workload["spec"].get("queueName", "")
-            if queue in owners and workload["spec"].get("active", True) and not _has_condition(workload, "Finished"):
-                yield _claim(workload, owners[queue])
+            if queue in owners and workload["spec"].get("active", True) and not has_condition(workload, "Finished"):
+                yield claim_of(workload, owners[queue])
 
-    def _lead_to(self, project_id: str, target: str, *, has_quota: bool) -> None:
-        """Let the project's LocalQueues lead to a ClusterQueue: that can't be changed, so they are made again.
+    def _lead(self, quotas: OrganizationLimits, wanted: Mapping[str, str], own: str, rest: str) -> None:
+        """Let LocalQueues lead to the ClusterQueues of quotas, and those of other projects to `rest`.
+
+        Projects with a quota, and the organization with `own`, get one; other projects get theirs with their first workload.
+        """
+        organization = queue_name(self._queue, quotas.organization_id)
+        members = {queue_name(self._queue, each): each for each in quotas.members}
+        for namespace in self._namespaces:
+            found = self._stored(LOCAL_QUEUES, namespace)
+            if own:
+                owner = {ORGANIZATION_ANNOTATION: quotas.organization_id}
+                body = local_queue(namespace, organization, owner, own, has_quota=True)
+                self._lead_one(body, found.get(organization))
+            elif organization in found:
+                self._cluster.delete(LOCAL_QUEUES, namespace, organization, uid=found[organization]["metadata"]["uid"])
+            for name, project_id in members.items():
+                target = wanted.get(project_id)
+                if target is None and not (name in found and _is_ours(found[name])):
+                    continue
+                owner = {PROJECT_ANNOTATION: project_id}
+                has_quota = bool(target or own)
+                self._lead_one(
+                    local_queue(namespace, name, owner, target or rest, has_quota=has_quota), found.get(name)
+                )
+
+    def _lead_one(self, body: Body, found: Body | None) -> None:
+        """Where a LocalQueue leads to can't be changed, so it is made again.
 
         What was admitted stays so; what waits is taken over by the new one.
         """
-        name = queue_name(self._queue, project_id)
-        for namespace in self._namespaces:
-            found = self._cluster.get(LOCAL_QUEUES, namespace, name)
-            if not has_quota and (found is None or not target):
-                continue
-            body = _local_queue(namespace, name, project_id, target, has_quota=has_quota)
-            for attempt in range(_ATTEMPTS):
-                if found is not None and found["spec"].get("clusterQueue") != target:
-                    self._cluster.delete(LOCAL_QUEUES, namespace, name, uid=found["metadata"]["uid"])
-                try:
-                    self._cluster.apply(body, manager=QUOTA_MANAGER)
-                    break
-                except MissingResource:  # no such namespace in this installation
-                    break
-                except ClusterError:  # a waking model made the queue again in between
-                    found = self._cluster.get(LOCAL_QUEUES, namespace, name)
-                    if attempt == _ATTEMPTS - 1:
-                        raise
+        namespace, name = body["metadata"]["namespace"], body["metadata"]["name"]
+        target = body["spec"]["clusterQueue"]
+        for attempt in range(_ATTEMPTS):
+            leads = found is not None and found["spec"].get("clusterQueue") == target
+            if found is not None and leads and _has_quota(found) == _has_quota(body):
+                return
+            if found is not None and not (leads and _has_quota(body)):
+                self._cluster.delete(LOCAL_QUEUES, namespace, name, uid=found["metadata"]["uid"])
+            try:
+                self._cluster.apply(body, manager=QUOTA_MANAGER)
+                return
+            except MissingResource:  # no such namespace in this installation
+                return
+            except ClusterError:  # a waking model made the queue again in between
+                found = self._cluster.get(LOCAL_QUEUES, namespace, name)
+                if attempt == _ATTEMPTS - 1:
+                    raise
 
-    def _delete_cluster_queue(self, name: str) -> None:
-        found = self._cluster.get(CLUSTER_QUEUES, None, name)
-        labels = found["metadata"].get("labels", {}) if found else {}
-        if found is not None and MANAGED_BY_LABELS.items() <= labels.items():
+    def _remove_others(self, quotas: OrganizationLimits, wanted: Mapping[str, str], *, keeps_own: bool) -> None:
+        """Delete what quotas that are gone left behind."""
+        gone = {cluster_queue_name(self._queue, each) for each in quotas.members - wanted.keys()}
+        own = cluster_queue_name(self._queue, quotas.organization_id)
+        stored = self._stored(CLUSTER_QUEUES)
+        for name in sorted((gone | (set() if keeps_own else {own})) & stored.keys()):
+            self._remove(stored[name], quotas.revision, cohort=own if keeps_own else "")
+        if not keeps_own and (cohort := self._cluster.get(COHORTS, None, own)) is not None and _is_ours(cohort):
+            self._cluster.delete(COHORTS, None, own, uid=cohort["metadata"]["uid"])
+
+    def _remove(self, found: Body, revision: int, *, cohort: str) -> None:
+        """Delete a ClusterQueue, or take its quota away while what it admitted runs."""
+        metadata = found["metadata"]
+        if not _is_ours(found) or _revision(found) > revision:
+            return
+        if not found.get("status", {}).get("reservingWorkloads", 0):
             # Kueue keeps it until the last workload that it admitted has ended.
-            self._cluster.delete(CLUSTER_QUEUES, None, name, uid=found["metadata"]["uid"])
+            self._cluster.delete(CLUSTER_QUEUES, None, metadata["name"], uid=metadata["uid"])
+        elif "deletionTimestamp" not in metadata:
+            pool = self._cluster.get(CLUSTER_QUEUES, None, self._pool_name())
+            if pool is not None:
+                self._cluster.apply(emptied(found, pool, cohort or cohort_of(pool), revision), manager=QUOTA_MANAGER)
+
+    def _in_cluster(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except OwnedByOthers as error:
+            raise _conflict(error) from error
+        except ClusterError as error:
+            raise _unavailable(error) from error
 
 
-def _project(subject: QuotaSubject) -> str:
-    if subject.project_id is None:
-        raise InvalidRequest(
-            "On a cluster quotas are of projects: name a project.", param="id", code="organization_quota_unsupported"
-        )
-    return subject.project_id
+def _is_same(wanted: Body, found: Body) -> bool:
+    """Whether a stored spec has the quotas that are wanted, and the other fields, which may have defaults besides."""
+    if wanted["resourceGroups"] != found.get("resourceGroups"):
+        return False
+    return all(_is_within(each, found.get(key)) for key, each in wanted.items())
 
 
-def _cluster_queue(queue: str, project_id: str, pool: Body | None, limits: Mapping[str, QuotaLimit]) -> Body:
-    """A project's ClusterQueue. A resource without a limit has nothing of its own and borrows what is free."""
-    if pool is None:
-        raise Unavailable(f"The pool's LocalQueue '{queue}' or its ClusterQueue is missing: ask an operator.")
-    cohort = _cohort(pool)
-    if not cohort:
-        raise Conflict(
-            f"The ClusterQueue '{pool['metadata']['name']}' is in no cohort, so no project can have a part of it: "
-            "an operator sets its 'spec.cohortName'.",
-            code="no_cohort",
-        )
-    groups = pool["spec"].get("resourceGroups", [])
-    covered = {_resource_of(name) for group in groups for name in group["coveredResources"]}
-    for resource in limits:
-        if resource not in covered:
-            raise InvalidRequest(f"The pool has no '{resource}': leave it out.", param=resource, code="not_in_pool")
-    metadata = {
-        "name": cluster_queue_name(queue, project_id),
-        "labels": MANAGED_BY_LABELS,
-        "annotations": {PROJECT_ANNOTATION: project_id},
-    }
-    spec = {name: pool["spec"][name] for name in _COPIED if name in pool["spec"]}
-    spec |= {"cohortName": cohort, "resourceGroups": [_resource_group(group, limits) for group in groups]}
-    kind = {"apiVersion": CLUSTER_QUEUES.api_version, "kind": CLUSTER_QUEUES.kind}
-    return {**kind, "metadata": metadata, "spec": spec}
+def _is_within(wanted: Any, found: Any) -> bool:
+    if isinstance(wanted, Mapping) and isinstance(found, Mapping):
+        return all(_is_within(each, found.get(key)) for key, each in wanted.items())
+    return bool(wanted == found)
 
 
-def _resource_group(group: Body, limits: Mapping[str, QuotaLimit]) -> Body:
-    """The pool's resources with the project's limits; the first flavor has them, of the others nothing may be borrowed."""
-    flavors = []
-    for number, flavor in enumerate(group["flavors"]):
-        resources = []
-        for name in group["coveredResources"]:
-            limit = limits.get(_resource_of(name))
-            if limit is not None and number > 0:
-                limit = QuotaLimit(0, 0)
-            resources.append(_quota(name, limit or QuotaLimit(0, None)))
-        flavors.append({"name": flavor["name"], "resources": resources})
-    return {"coveredResources": group["coveredResources"], "flavors": flavors}
+def _revision(body: Body) -> int:
+    text = body["metadata"].get("annotations", {}).get(REVISION_ANNOTATION, "0")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else 0
 
 
-def _quota(name: str, limit: QuotaLimit) -> Body:
-    borrowing = {} if limit.borrowing is None else {"borrowingLimit": _quantity(name, limit.borrowing)}
-    return {"name": name, "nominalQuota": _quantity(name, limit.nominal), **borrowing}
+def _is_ours(body: Body) -> bool:
+    return bool(MANAGED_BY_LABELS.items() <= body["metadata"].get("labels", {}).items())
 
 
-def _quantity(name: str, amount: int) -> str:
-    """The canonical form, which the API server returns: an apply of the same again changes nothing."""
-    if name != "cpu":
-        return str(amount)
-    return f"{amount}m" if amount % 1000 else str(amount // 1000)
-
-
-def _local_queue(namespace: str, name: str, project_id: str, target: str, *, has_quota: bool) -> Body:
-    kind = {"apiVersion": LOCAL_QUEUES.api_version, "kind": LOCAL_QUEUES.kind}
-    annotations = {PROJECT_ANNOTATION: project_id, **({QUOTA_ANNOTATION: "true"} if has_quota else {})}
-    metadata = {"name": name, "namespace": namespace, "labels": MANAGED_BY_LABELS, "annotations": annotations}
-    return {**kind, "metadata": metadata, "spec": {"clusterQueue": target}}
-
-
-def _claim(workload: Body, project_id: str | None) -> Claim:
-    holds = _has_condition(workload, "QuotaReserved")
-    owners = workload["metadata"].get("ownerReferences") or [{}]
-    kind = _KIND_OF_OWNER.get(str(owners[0].get("kind", "")), Kind.MODELS)
-    amounts = dict.fromkeys(RESOURCES, 0)
-    for name, quantity in _admitted(workload) if holds else _requested(workload):
-        if (resource := _resource_of(name)) in amounts:
-            amounts[resource] += (
-                round(parse_quantity(quantity) * 1000) if name == "cpu" else int(parse_quantity(quantity))
-            )
-    return Claim(project_id, kind, amounts, waits=not holds)
-
-
-def _admitted(workload: Body) -> Iterator[tuple[str, object]]:
-    for assignment in workload["status"].get("admission", {}).get("podSetAssignments", ()):
-        yield from assignment.get("resourceUsage", {}).items()
-
-
-def _requested(workload: Body) -> Iterator[tuple[str, object]]:
-    for pods in workload["spec"].get("podSets", ()):
-        for container in pods["template"]["spec"].get("containers", ()):
-            for name, quantity in container.get("resources", {}).get("requests", {}).items():
-                for _ in range(pods.get("count", 1)):
-                    yield name, quantity
-
-
-def _has_condition(body: Body, kind: str) -> bool:
-    conditions = body.get("status", {}).get("conditions", ())
-    return any((each["type"], each["status"]) == (kind, "True") for each in conditions)
-
-
-def _nominal(queues: list[Body]) -> dict[str, int]:
-    amounts = dict.fromkeys(RESOURCES, 0)
-    for queue in queues:
-        for group in queue["spec"].get("resourceGroups", ()):
-            for quota in (each for flavor in group["flavors"] for each in flavor["resources"]):
-                if (resource := _resource_of(quota["name"])) in amounts:
-                    unit = 1000 if quota["name"] == "cpu" else 1
-                    amounts[resource] += round(parse_quantity(quota["nominalQuota"]) * unit)
-    return amounts
-
-
-def _resource_of(name: str) -> str:
-    """`gpu` for a device such as `nvidia.com/gpu`."""
-    return "gpu" if "/" in name else name
-
-
-def _cohort(queue: Body) -> str:
-    return str(queue["spec"].get("cohortName") or "")
+def _has_quota(queue: Body) -> bool:
+    return QUOTA_ANNOTATION in queue["metadata"].get("annotations", {})
 
 
 def _conflict(error: ClusterError) -> Conflict:

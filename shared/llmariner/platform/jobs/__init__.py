@@ -52,7 +52,7 @@ class Job:
     `image`: the name of an image of the installation; `gpu_count`: of each of `worker_count` workers, which begin together.
     On one machine it runs without image and GPU, and its workers are processes that share its limits; it has one if
     `starts_workers`: then its command starts the others there. `network`: False where it may reach only itself, which holds
-    on one machine.
+    on one machine. `organization_id`: the project's; on a cluster its quota holds for the job, too.
     """
 
     id: str
@@ -69,6 +69,7 @@ class Job:
     worker_count: int = 1
     starts_workers: bool = False
     network: bool = True
+    organization_id: str = ""
 
 
 @dataclass(frozen=True)

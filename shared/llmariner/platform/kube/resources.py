@@ -73,6 +73,7 @@ LEASES = Resource("coordination.k8s.io/v1", "Lease", "leases")
 HORIZONTAL_POD_AUTOSCALERS = Resource("autoscaling/v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers")
 SCALED_OBJECTS = Resource("keda.sh/v1alpha1", "ScaledObject", "scaledobjects")
 CLUSTER_QUEUES = Resource(_KUEUE, "ClusterQueue", "clusterqueues", False)
+COHORTS = Resource(_KUEUE, "Cohort", "cohorts", False)
 LOCAL_QUEUES = Resource(_KUEUE, "LocalQueue", "localqueues")
 WORKLOADS = Resource(_KUEUE, "Workload", "workloads")
 

@@ -42,9 +42,10 @@ class EngineModel:
     """What a serving adapter needs of a model. The engine of the `base` model serves a LoRA adapter.
 
     `folder`: a path, or on a cluster a storage URI. Clusters only: `gpus`; `replicas` while awake, and the most that an
-    autoscaler may make of them (`max_replicas`); `project`, None for a model of all projects. `blocked`: why no engine may
-    start, empty if one may. `trusted`: an administrator chose its arguments, so `--trust-remote-code` is effective.
-    `created`: Unix time in seconds; distinguishes models that had the same id one after another.
+    autoscaler may make of them (`max_replicas`); `project`, None for a model of all projects, and its `organization`.
+    `blocked`: why no engine may start, empty if one may. `trusted`: an administrator chose its arguments, so
+    `--trust-remote-code` is effective. `created`: Unix time in seconds; distinguishes models that had the same id one after
+    another.
     """
 
     id: str
@@ -59,6 +60,7 @@ class EngineModel:
     replicas: int = 1
     max_replicas: int = 0
     project: str | None = None
+    organization: str | None = None
     blocked: str = ""
     trusted: bool = False
     created: int = 0

@@ -188,7 +188,7 @@ class KubernetesJobs:
         for each in owned_objects(job, made, links):
             with contextlib.suppress(AlreadyExists):
                 self._cluster.create(each)
-        queue = self._queues.ensure(job.project_id)
+        queue = self._queues.ensure(job.project_id, job.organization_id)
         patch = submission(made, queue, self._settings, time.time())
         self._cluster.merge_patch(JOBS, self._settings.namespace, job.id, patch)
 

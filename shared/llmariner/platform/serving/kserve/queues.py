@@ -24,7 +24,8 @@ PROJECT_ANNOTATION = "llmariner.ai/project"
 """The annotation that holds a project's id."""
 
 QUOTA_ANNOTATION = "llmariner.ai/quota"
-"""Marks the LocalQueue of a project that has a quota: it leads to the project's own ClusterQueue (`capacity.kueue`)."""
+"""Marks a LocalQueue that leads to a ClusterQueue of the project or of its organization, which has a quota
+(`capacity.kueue`)."""
 
 _log = logging.getLogger(__name__)
 _SLUG_LIMIT = 36
@@ -46,30 +47,40 @@ class ProjectQueues:
         self._namespace = settings.namespace
         self._pool = settings.queue
 
-    def ensure(self, project: str | None) -> str:
+    def ensure(self, project: str | None, organization: str | None = None) -> str:
         """Create the queue of a project's models if needed and return its name; "" without Kueue.
 
-        If the pool's own queue is missing, its name is returned, and Kueue reports the error on the workload.
-        Raises ClusterError if the project's queue can't be created.
+        It leads to the pool, or to what the quota of its organization has. If the pool's own queue is missing, its name is
+        returned, and Kueue reports the error on the workload. Raises ClusterError if the project's queue can't be created.
         """
         if not self._pool or project is None:
             return self._pool
-        pool = self._cluster.get(LOCAL_QUEUES, self._namespace, self._pool)
+        pool = self._find(self._pool)
         if pool is None:
             return self._pool
         name = queue_name(self._pool, project)
-        found = self._cluster.get(LOCAL_QUEUES, self._namespace, name)
+        found = self._find(name)
         if found is not None and _has_quota(found):
             return name
+        limited = self._find(queue_name(self._pool, organization)) if organization else None
+        if limited is not None and not _has_quota(limited):
+            limited = None
+        target = (limited or pool)["spec"]["clusterQueue"]
+        if found is not None and limited is not None and found["spec"]["clusterQueue"] != target:
+            return name  # the process that sets the quota is about to change where it leads
+        marks = {QUOTA_ANNOTATION: "true"} if limited is not None else {}
         metadata = {
             "name": name,
             "namespace": self._namespace,
             "labels": MANAGED_BY_LABELS,
-            "annotations": {PROJECT_ANNOTATION: project},
+            "annotations": {PROJECT_ANNOTATION: project, **marks},
         }
         kind = {"apiVersion": LOCAL_QUEUES.api_version, "kind": LOCAL_QUEUES.kind}
-        self._cluster.apply({**kind, "metadata": metadata, "spec": {"clusterQueue": pool["spec"]["clusterQueue"]}})
+        self._cluster.apply({**kind, "metadata": metadata, "spec": {"clusterQueue": target}})
         return name
+
+    def _find(self, name: str) -> Body | None:
+        return self._cluster.get(LOCAL_QUEUES, self._namespace, name)
 
     async def delete_unused(
         self, in_thread: Callable[..., Awaitable[Any]], used: Callable[[], Awaitable[set[str]]]

@@ -90,7 +90,7 @@ class Transitions:
         name, namespace = object_name(model), self._settings.namespace
         service = observed.service
         if not model.folder.startswith(IMPORTED_SCHEME):
-            queue = self._queues.ensure(model.project)
+            queue = self._queues.ensure(model.project, model.organization)
             service = self._cluster.apply(inference_service(model, served.adapters, self._settings, queue))
         elif service is None:
             raise NotFound(f"The InferenceService {namespace}/{name} is gone.")
