@@ -3,7 +3,8 @@
 Deletes files and uploads that expired, files of projects that are gone or were archived long ago, and contents that
 no file has; publishes pending events; closes ledger entries of lost gateway instances; prunes old ledger entries,
 whose sums remain, and old deliveries; reconciles batch and fine-tuning jobs with what runs them; has metrics of
-fine-tuning jobs sent again that were not; reconciles serving, which puts idle models to sleep.
+fine-tuning jobs sent again that were not; charges budgets for compute; reconciles serving, which puts idle models to
+sleep.
 """
 
 import asyncio
@@ -109,6 +110,12 @@ def _track_fine_tuning(context: Context) -> None:
     context.fine_tuning.credentials.delete_orphans()
 
 
+def _charge_compute(context: Context) -> None:
+    from llmariner.showback.charges import charge_budgets
+
+    charge_budgets(context.database, seconds=_STEP_SECONDS)
+
+
 _STEPS = (
     _delete_files,
     _reconcile_jobs,
@@ -116,6 +123,7 @@ _STEPS = (
     _track_fine_tuning,
     _publish_events,
     _close_lost_requests,
+    _charge_compute,
     _prune_requests,
     _prune_events,
     _collect_garbage,

@@ -1,5 +1,6 @@
 """/v1/organization/usage: the organization's usage in time buckets, in OpenAI's format, and its single requests."""
 
+import time
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
@@ -7,13 +8,16 @@ from fastapi import Query, Request
 from fastapi.responses import StreamingResponse
 
 from llmariner.context import Context
-from llmariner.errors import NotFound
+from llmariner.errors import NotFound, PermissionDenied
 from llmariner.http.authorization.authentication import context_of, require_scope
-from llmariner.http.authorization.organization_admins import require_org_admin
+from llmariner.http.authorization.organization_admins import is_installation_owner, require_org_admin
 from llmariner.http.entrypoint import Application, http_function
 from llmariner.http.fastapi_app import create_app
 from llmariner.http.schemas.lists import filter_values
 from llmariner.http.schemas.timestamps import Timestamp
+from llmariner.showback import export as compute_export
+from llmariner.showback.reports import DIMENSIONS, ComputeQuery, compute_sums
+from llmariner.showback.representation import compute_result
 from llmariner.tenancy.principal import Caller
 from llmariner.usage import export
 from llmariner.usage.aggregation import TOKENS
@@ -38,6 +42,8 @@ def build(context: Context) -> Application:
     """The application with its routes."""
     app = create_app("organization_usage", context)
     app.get("/v1/organization/usage/completions")(list_completions)
+    app.get("/v1/organization/usage/compute")(list_compute)
+    app.get("/v1/organization/usage/compute/allocations")(export_allocations)
     app.get("/v1/organization/usage/embeddings")(list_embeddings)
     app.get("/v1/organization/usage/requests")(export_requests)
     app.get("/v1/organization/usage/requests/{request_id}")(get_request)
@@ -73,6 +79,45 @@ def list_completions(
         }
 
     return _page(request, caller, start_time, end_time, bucket_width, limit, page, groups, routes, result)
+
+
+def list_compute(
+    request: Request,
+    caller: Admin,
+    start_time: Timestamp,
+    end_time: Timestamp | None = None,
+    bucket_width: Literal["1h", "1d"] = "1d",
+    limit: Annotated[int | None, Query(ge=0)] = None,
+    page: PageCursor = None,
+    installation: bool = False,
+) -> dict[str, Any]:
+    """A page of buckets of GPUs, cores and memory that workloads held, with their cost.
+
+    `installation`: of all organizations, for owners of the installation. Filters: project_ids, user_ids, kinds,
+    workload_ids, devices, cluster_ids.
+    """
+    if installation and not is_installation_owner(request, caller):
+        raise PermissionDenied("Only an owner of the default organization, who runs the installation, sees all of it.")
+    groups = validate_group_by(filter_values(request, "group_by"), DIMENSIONS)
+    where = {name: asked for name in DIMENSIONS if (asked := filter_values(request, f"{name}s"))}
+    default, maximum = _BUCKET_LIMITS[bucket_width]
+    current = bucket_page(
+        start=start_time, end=end_time, width=bucket_width, limit=min(limit or default, maximum), page=page
+    )
+    organization_id = None if installation else caller.organization_id
+    query = ComputeQuery(organization_id, current.start, current.end, current.width, time.time(), groups, where)
+    rows = compute_sums(context_of(request).database, query)
+    return current.render(rows, lambda of_bucket: [compute_result(row, groups) for row in of_bucket])
+
+
+def export_allocations(
+    request: Request, caller: Admin, start_time: Timestamp = 0, end_time: Timestamp | None = None
+) -> StreamingResponse:
+    """What workloads of the organization held in [start_time, end_time), streamed as CSV, one line from start to end."""
+    end = time.time() if end_time is None else end_time
+    text = compute_export.csv_lines(context_of(request).database, caller.organization_id, start_time, end)
+    headers = {"content-disposition": 'attachment; filename="allocations.csv"'}
+    return StreamingResponse(text, media_type="text/csv; charset=utf-8", headers=headers)
 
 
 def list_embeddings(

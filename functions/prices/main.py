@@ -1,4 +1,4 @@
-"""/v1/prices: prices of each model's tokens and requests, with their periods of validity."""
+"""/v1/prices: prices of each model's tokens and requests, and of compute, with their periods of validity."""
 
 from decimal import Decimal
 from typing import Annotated, Any
@@ -12,7 +12,10 @@ from llmariner.http.authorization.organization_admins import require_org_admin
 from llmariner.http.entrypoint import Application, http_function
 from llmariner.http.fastapi_app import create_app
 from llmariner.http.schemas.bodies import Body
+from llmariner.http.schemas.lists import Cursor, Limit, list_response
 from llmariner.http.schemas.timestamps import FractionalTimestamp
+from llmariner.showback.prices import ComputePrices
+from llmariner.showback.representation import compute_price_object
 from llmariner.tenancy.principal import Caller
 from llmariner.usage.prices import ListedPrice, NewPrice, Prices, dollars, nano_dollars
 
@@ -40,11 +43,28 @@ class PriceBody(Body):
     project_id: str | None = Field(default=None, min_length=1, max_length=64)
 
 
+class ComputePriceBody(Body):
+    """A price in US dollars of an hour of a GPU, a core, a GiB of memory. `device`: the kind of GPU.
+
+    '*': all without a price of their own; '': workloads without a GPU.
+    """
+
+    model_config = ConfigDict(strict=False)  # for decimals
+
+    device: str = Field(max_length=128)
+    gpu_hour: Dollars = Decimal(0)
+    core_hour: Dollars = Decimal(0)
+    gib_hour: Dollars = Decimal(0)
+    valid_from: FractionalTimestamp | None = None
+
+
 def build(context: Context) -> Application:
     """The application with its routes."""
     app = create_app("prices", context)
     app.get("/v1/prices")(list_prices)
     app.post("/v1/prices")(set_price)
+    app.get("/v1/prices/compute")(list_compute_prices)
+    app.post("/v1/prices/compute")(set_compute_price)
     return app
 
 
@@ -72,6 +92,31 @@ def set_price(request: Request, caller: Writer, body: PriceBody) -> dict[str, An
         training=nano_dollars(body.training, "training"),
     )
     return _serialize(Prices(context_of(request).database).set(caller, new))
+
+
+def list_compute_prices(
+    request: Request,
+    caller: Reader,
+    device: Annotated[str | None, Query(max_length=128)] = None,
+    after: Cursor = None,
+    limit: Limit = 20,
+) -> dict[str, Any]:
+    """Past, present and future prices of compute; filter: `device`."""
+    found = ComputePrices(context_of(request).database).page(device=device, after=after, limit=limit + 1)
+    return list_response([compute_price_object(each) for each in found[:limit]], has_more=len(found) > limit)
+
+
+def set_compute_price(request: Request, caller: Writer, body: ComputePriceBody) -> dict[str, Any]:
+    """Set a price of compute from now or a later time on; it ends the previous price of the device."""
+    price = ComputePrices(context_of(request).database).set(
+        caller,
+        body.device,
+        gpu_hour=nano_dollars(body.gpu_hour, "gpu_hour"),
+        core_hour=nano_dollars(body.core_hour, "core_hour"),
+        gib_hour=nano_dollars(body.gib_hour, "gib_hour"),
+        valid_from=body.valid_from,
+    )
+    return compute_price_object(price)
 
 
 def _serialize(price: ListedPrice) -> dict[str, Any]:

@@ -139,6 +139,25 @@ EXPLAINED = {
 PRICES: dict[str, Any] = {
     "data": [{"id": "price_1", "model": "a/b", "prompt": 2.5, "cached_prompt": 0.125, "valid_from": 1_760_000_000}]
 }
+COMPUTE_PRICES: dict[str, Any] = {
+    "data": [
+        {"id": "price_1", "device": "a100", "gpu_hour": 3.5, "core_hour": 0.05, "valid_from": 1_760_000_000},
+        {"id": "price_2", "device": "", "gpu_hour": 0, "core_hour": 0.05, "valid_from": 1_760_000_000},
+    ],
+    "has_more": False,
+}
+HELD_TODAY = {
+    "start_time": int(TODAY.timestamp()),
+    "results": [
+        {
+            "kind": "batch_job",
+            "gpu_seconds": 7200,
+            "core_seconds": 0,
+            "memory_gib_seconds": 0,
+            "amount": {"value": 7.0, "currency": "usd"},
+        }
+    ],
+}
 
 CASES = [
     Case("status", "GET /inference/status", STATUS, ("tiny", "this machine", "ready", "4", "7", "1,234.6", "3.0 GiB")),
@@ -328,6 +347,26 @@ CASES = [
         body={"model": "a/b", "prompt": "2.5", "completion": "10", "cached_prompt": "0.125"},
     ),
     Case(
+        "admin showback prices",
+        "GET /prices/compute",
+        COMPUTE_PRICES,
+        ("a100", "(no GPU)", "3.50", "0.05", "2025-10-09"),
+    ),
+    Case(
+        "admin showback set-price a100 --gpu-hour 3.5 --core-hour 0.05",
+        "POST /prices/compute",
+        COMPUTE_PRICES["data"][0],
+        ("a100", "2025-10-09"),
+        body={"device": "a100", "gpu_hour": "3.5", "core_hour": "0.05"},
+    ),
+    Case(
+        "admin showback show --days 1 --by kind",
+        "GET /organization/usage/compute",
+        {"data": [HELD_TODAY], "has_more": False},
+        ("batch_job", "2.000", "COST $", f"{TODAY:%Y-%m-%d}"),
+        query={"group_by": "kind"},
+    ),
+    Case(
         "admin audit list --type project.archived --actor ada@x.org --actor user_1 --resource proj_9 --project proj_9",
         "GET /organization/audit_logs",
         ACTS,
@@ -350,6 +389,7 @@ STREAMED = {
     "fine-tuning jobs logs",
     "fine-tuning jobs watch",
     "admin usage export",
+    "admin showback export",
     "batch jobs exec",
     "batch jobs logs",
 }

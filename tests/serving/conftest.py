@@ -23,7 +23,8 @@ from llmariner.boot import load
 from llmariner.context import Context
 from llmariner.gateway.control_plane.http_client import HttpControlPlane
 from llmariner.platform.serving import EngineModel
-from llmariner.platform.serving.local_processes.adapter import ProcessServing, ProcessSettings
+from llmariner.platform.serving.local_processes.adapter import ProcessServing
+from llmariner.platform.serving.local_processes.settings import ProcessSettings
 from llmariner.platform.serving.remote import RemoteServing
 from llmariner.platform.serving.static import StaticServing
 from llmariner.settings import ControlPlaneSettings, Secret

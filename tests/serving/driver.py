@@ -13,7 +13,8 @@ from llmariner.errors import ModelNotFound
 from llmariner.http_client import Client
 from llmariner.platform.capacity import QuotaRule
 from llmariner.platform.serving import EngineModel, Phase, Serving, Status
-from llmariner.platform.serving.local_processes.adapter import ProcessServing, ProcessSettings
+from llmariner.platform.serving.local_processes.adapter import ProcessServing
+from llmariner.platform.serving.local_processes.settings import ProcessSettings
 
 __all__ = ["ServingDriver", "processes"]
 

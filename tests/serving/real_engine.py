@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from llmariner.platform.serving import EngineModel
-from llmariner.platform.serving.local_processes.adapter import ProcessSettings
 from llmariner.platform.serving.local_processes.command_line import engine_environment
 from llmariner.platform.serving.local_processes.memory import available_bytes
+from llmariner.platform.serving.local_processes.settings import ProcessSettings
 from llmariner.settings import StandaloneSettings, environment
 from llmariner.standalone.engine.environment import EngineEnvironment
 from llmariner.standalone.engine.packages import PACKAGED

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from llmariner.platform.serving import EngineModel
-from llmariner.platform.serving.local_processes.adapter import ProcessSettings
+from llmariner.platform.serving.local_processes.settings import ProcessSettings
 
 __all__ = ["MEMORY", "PARENT", "model", "processes_with", "scripted_settings"]
 

@@ -13,9 +13,10 @@ import pytest
 
 from llmariner.platform.serving import EngineModel
 from llmariner.platform.serving.engine_plugins.expected_answer import FILE
-from llmariner.platform.serving.local_processes.adapter import ProcessServing, ProcessSettings
+from llmariner.platform.serving.local_processes.adapter import ProcessServing
 from llmariner.platform.serving.local_processes.command_line import ANSWER_CHECK_MIDDLEWARE
 from llmariner.platform.serving.local_processes.engine import log_name
+from llmariner.platform.serving.local_processes.settings import ProcessSettings
 from llmariner.settings import StandaloneSettings, environment
 from llmariner.standalone.engine.packages import PACKAGED, PackagedModel
 

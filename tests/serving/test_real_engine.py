@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from llmariner.platform.serving import EngineModel, Phase
-from llmariner.platform.serving.local_processes.adapter import ProcessServing, ProcessSettings
+from llmariner.platform.serving.local_processes.adapter import ProcessServing
+from llmariner.platform.serving.local_processes.settings import ProcessSettings
 
 from .driver import ServingDriver, processes
 from .real_engine import BASE, TIMEOUT_SECONDS

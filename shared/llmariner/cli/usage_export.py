@@ -17,7 +17,17 @@ __all__ = ["write_csv", "write_parquet"]
 
 _BATCH_ROWS = 20_000
 _INTEGER_COLUMNS = frozenset(
-    {"status", "prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens", "trained_tokens"}
+    {
+        "status",
+        "prompt_tokens",
+        "cached_tokens",
+        "completion_tokens",
+        "reasoning_tokens",
+        "trained_tokens",
+        "gpu_count",
+        "millicores",
+        "memory_mib",
+    }
 )
 _NANODOLLARS_PER_DOLLAR = 10**9
 

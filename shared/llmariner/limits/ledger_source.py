@@ -9,6 +9,7 @@ from sqlalchemy import ColumnElement, Table, and_, case, func, or_, select
 from llmariner.gateway.control_plane.port import Amounts, Rule
 from llmariner.limits.rules import ALL_MODELS
 from llmariner.platform.database import ReadSession
+from llmariner.showback.tables import compute_charges
 from llmariner.usage.aggregation import INTERRUPTED, OPEN
 from llmariner.usage.tables import instance_of, ledger_days, ledger_project_days, ledger_requests
 
@@ -45,9 +46,21 @@ class LedgerUsageSource:
         return Amounts(requests, used, 0, cost if rule.period else 0)
 
     def spent_since(self, rule: Rule, since: float) -> int:
-        """Nano-dollars of the requests that a budget counts, admitted since `since`, the start of a day (UTC)."""
+        """Nano-dollars of what a budget counts since `since`, the start of a day (UTC): requests and compute."""
         sums = ledger_project_days if rule.subject in ("organization", "project") else ledger_days
         query = select(func.sum(sums.c.cost)).where(_counted_by(rule, sums), sums.c.start >= since)
+        return int(self._session.value(query) or 0) + self._compute_since(rule, since)
+
+    def _compute_since(self, rule: Rule, since: float) -> int:
+        """Nano-dollars that the budget was charged for GPUs, cores and memory; those of one model or key count none."""
+        if rule.model != ALL_MODELS or rule.subject == "key":
+            return 0
+        charges = compute_charges.c
+        query = select(func.sum(charges.cost)).where(
+            charges[f"{rule.subject}_id"] == rule.subject_id, charges.start >= since
+        )
+        if rule.organization_id:
+            query = query.where(charges.organization_id == rule.organization_id)
         return int(self._session.value(query) or 0)
 
 

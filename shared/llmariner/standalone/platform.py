@@ -26,9 +26,10 @@ from llmariner.platform.database.schema import schema_mismatch
 from llmariner.platform.events import outbox
 from llmariner.platform.events.deliveries import Deliveries
 from llmariner.platform.jobs.local_processes.adapter import ProcessJobs
-from llmariner.platform.serving.local_processes.adapter import ProcessServing, ProcessSettings
+from llmariner.platform.serving.local_processes.adapter import ProcessServing
 from llmariner.platform.serving.local_processes.command_line import engine_environment
 from llmariner.platform.serving.local_processes.launcher_client import kill_orphans
+from llmariner.platform.serving.local_processes.settings import ProcessSettings
 from llmariner.platform.serving.local_processes.sockets import remove_stale_folders
 from llmariner.platform.serving.log_files import rotate
 from llmariner.platform.vectors.milvus import MilvusIndex
@@ -41,6 +42,8 @@ from llmariner.settings import (
     ServingSettings,
     StandaloneSettings,
 )
+from llmariner.showback.allocations import Allocations
+from llmariner.showback.recorder import AllocationRecorder
 from llmariner.standalone.capacity import MachineCapacity
 from llmariner.standalone.dispatcher import Dispatcher, delivery_timeouts, subscriptions
 from llmariner.standalone.engine.environment import EngineEnvironment
@@ -140,6 +143,7 @@ class StandalonePlatform:
         self._tasks: list[asyncio.Task[Any]] = []
         self._dispatcher: Dispatcher | None = None
         self.serving: ProcessServing | None = None
+        self._allocations: AllocationRecorder | None = None
         self._weights = LocalWeights(
             self.folder.root / "models", environment, self._read_file, ModelSettings.load(env), S3Settings.load(env)
         )
@@ -204,6 +208,8 @@ class StandalonePlatform:
         await self.context.gateway.close()
         if self.serving is not None:
             await self.serving.close()
+        if self._allocations is not None:
+            await asyncio.to_thread(self._allocations.close)
         await asyncio.to_thread(self._milvus_lite.close)
         self.context.database.close()
 
@@ -241,7 +247,8 @@ class StandalonePlatform:
         )
         lookup = RegistryModelLookup(self.context.registry, self.context.ledger)
         rules = ProjectRules(self.context.database)
-        return ProcessServing(process_settings, lookup.find, lookup.record_wake, rules.of)
+        recorder = self._allocations = AllocationRecorder(Allocations(self.context.database))
+        return ProcessServing(process_settings, lookup.find, lookup.record_wake, rules.of, recorder.record)
 
     def _read_file(self, project_id: str, file_id: str) -> Iterator[bytes]:
         return self.context.files.read(self.context.files.get(project_id, file_id))

@@ -37,6 +37,7 @@ from ..files.upload_steps import Desk
 from ..fine_tuning.training_desk import emit_fine_tuning_events
 from ..ledgers import closing_event
 from ..quotas.steps import emit_quota_events
+from ..showback.steps import emit_allocation_events
 from ..stored_files import emit_vector_store_events
 from ..team import Team, run_every_mutation
 
@@ -96,6 +97,7 @@ def emitted(
     emit_fine_tuning_events(database, owner, tmp_path / "training")
     emit_quota_events(database, owner)
     emit_cluster_events(database, owner)
+    emit_allocation_events(database, owner)
     handle_file(database, owner, tmp_path)
     subject = Subject(owner.organization_id, "project", owner.project_id)
     budget = Budgets(database).put(None, subject, "month", NewBudget(0))

@@ -20,6 +20,7 @@ _MEMBERS = {
     "budgets": "llmariner.cli.admin.budgets:budgets",
     "quota": "llmariner.cli.admin.quota:quota",
     "usage": "llmariner.cli.admin.usage:usage",
+    "showback": "llmariner.cli.admin.showback:showback",
     "prices": "llmariner.cli.admin.prices:prices",
     "audit": "llmariner.cli.admin.audit:audit",
 }

@@ -25,7 +25,6 @@ BAR_WIDTHS = range(8, 41)
 
 FIGURES_WIDTH = 76
 
-EIGHTHS = " ▏▎▍▌▋▊▉"
 MEASURES = {"cost": "cost_usd", "requests": "requests", "tokens": ""}
 
 Record = Mapping[str, Any]
@@ -54,6 +53,7 @@ def show(session: Session, days: int = 30, by: str = "model", plot: str = "token
 
     Owners see the whole organization, others their project.
     """
+    from llmariner.cli.support.bars import bar
     from llmariner.cli.support.output import Column
     from llmariner.cli.support.subjects import display_names
 
@@ -70,7 +70,7 @@ def show(session: Session, days: int = 30, by: str = "model", plot: str = "token
     if rows:
         maximum = max(_measure(plot, day) for day in shown)
         width = max(BAR_WIDTHS[0], min(BAR_WIDTHS[-1], session.printer.console().width - FIGURES_WIDTH))
-        bars = Column("", lambda day: _bar(_measure(plot, day), maximum, width))
+        bars = Column("", lambda day: bar(_measure(plot, day), maximum, width))
         session.printer.print_records({}, shown, [Column("DAY (UTC)", _day), *_count_columns(rows), bars], empty="")
         click.echo()
     what = Column(by.upper(), lambda row: names.get(row[by], row[by]))
@@ -163,14 +163,6 @@ def _tokens(row: Record) -> int:
 
 def _measure(plot: str, day: Record) -> float:
     return float(day.get(MEASURES[plot], 0)) if MEASURES[plot] else float(_tokens(day))
-
-
-def _bar(value: float, maximum: float, width: int) -> str:
-    """A bar proportional to the maximum, in eighths of a character; any value above 0 is visible."""
-    if not value or not maximum:
-        return " "
-    eighths = max(1, round(value / maximum * width * 8))
-    return ("█" * (eighths // 8) + EIGHTHS[eighths % 8]).rstrip()
 
 
 def _day(row: Record) -> str:

@@ -14,7 +14,7 @@ import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from llmariner.errors import ModelNotFound
@@ -27,11 +27,12 @@ from llmariner.platform.serving.local_processes.command_line import memory_neede
 from llmariner.platform.serving.local_processes.engine import Engine, EngineFailed, log_name
 from llmariner.platform.serving.local_processes.failures import Crashes, Failure
 from llmariner.platform.serving.local_processes.launcher_client import LauncherClient, LauncherExited
+from llmariner.platform.serving.local_processes.settings import ProcessSettings
 from llmariner.platform.serving.local_processes.sockets import EngineSockets
 from llmariner.platform.serving.log_files import rotate
 from llmariner.platform.serving.redaction import redact_paths
 
-__all__ = ["ProcessServing", "ProcessSettings"]
+__all__ = ["ProcessServing"]
 
 _log = logging.getLogger(__name__)
 _MONITOR_SECONDS = 2.0
@@ -40,27 +41,11 @@ _MAX_BACKOFF_SECONDS = 120.0
 _BUDGET_SHARE = 0.75
 
 
-@dataclass(frozen=True)
-class ProcessSettings:
-    """`budget`: memory for all engines in bytes; 0: three quarters of what is available at start.
-
-    `idle_seconds`: until a model sleeps; 0: never. `warm`: fork engines from a parent that has imported vLLM.
-    `unresponsive_seconds`: an engine that does not answer for this long is killed.
-    """
-
-    python: Path
-    logs: Path
-    environment: dict[str, str]
-    budget: int = 0
-    idle_seconds: float = 300.0
-    warm: bool = True
-    unresponsive_seconds: float = 120.0
-
-
 class ProcessServing:
     """See the module. `find` returns a model or raises ModelNotFound; `record_wake` gets the seconds of each wake.
 
-    `quota_rules` returns the quotas that hold for a project; it may block, and is called in threads.
+    `quota_rules` returns the quotas that hold for a project; it may block, and is called in threads. `on_allocation` is
+    called with what an engine or a job holds from now on, and None when it holds it no more; it must not block.
     """
 
     def __init__(
@@ -69,11 +54,13 @@ class ProcessServing:
         find: Callable[[str], Awaitable[EngineModel]],
         record_wake: Callable[[str, float], Awaitable[None]],
         quota_rules: Callable[[str], Sequence[QuotaRule]] = lambda _: (),
+        on_allocation: Callable[[str, Claim | None], None] = lambda _id, _claim: None,
     ) -> None:
         self._settings = settings
         self._find = find
         self._record_wake = record_wake
         self._quota_rules = quota_rules
+        self._on_allocation = on_allocation
         self._client = Client()
         self._launcher = LauncherClient(
             settings.python, settings.environment, settings.logs, self._on_exit, warm=settings.warm
@@ -125,6 +112,7 @@ class ProcessServing:
             missing = self._memory_in_use() + size_bytes - self._budget
             if excess is None and missing <= 0:
                 self._reserved[owner] = claim
+                self._on_allocation(owner, claim)
                 return ""
             victim = await self._longest_idle(missing, excess=excess)
             if victim is None:
@@ -135,6 +123,7 @@ class ProcessServing:
     async def release_memory(self, owner: str) -> None:
         """Give back what `reserve_memory` reserved. Idempotent."""
         if self._reserved.pop(owner, None) is not None:
+            self._on_allocation(owner, None)
             async with self._memory_freed:
                 self._memory_freed.notify_all()
 
@@ -245,6 +234,7 @@ class ProcessServing:
         try:
             await self._back_off(engine)
             await self._reserve_memory(engine)
+            self._on_allocation(name, replace(self._claim(engine), waits=False))
             socket = self._sockets.new()
             seconds = await engine.start(self._launcher, self._client, socket, lambda: self._on_change(engine))
             self._failures.pop(name, None)
@@ -272,6 +262,7 @@ class ProcessServing:
 
     async def _remove_engine(self, engine: Engine, socket: Path | None) -> None:
         name = engine.model.id
+        self._on_allocation(name, None)
         if socket is not None:
             self._sockets.remove(socket)
         self._engines.pop(name, None)

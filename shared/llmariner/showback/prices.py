@@ -1,0 +1,141 @@
+"""The price list of compute: what an hour of a GPU, a core and a GiB of memory costs, by kind of device and time.
+
+A price that was valid never changes: a new one starts now or later, and ends the previous one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from typing import Any
+
+from sqlalchemy import Row, and_, or_, select, update
+
+from llmariner.audit import log as audit
+from llmariner.errors import InvalidRequest
+from llmariner.identifiers import new_id
+from llmariner.platform.database import Database, ReadSession
+from llmariner.platform.database.revisions import next_revision
+from llmariner.showback.tables import compute_prices
+from llmariner.tenancy.principal import Caller
+from llmariner.usage.prices import NANO_PER_DOLLAR
+
+__all__ = ["ALL_DEVICES", "Amounts", "ComputePrice", "ComputePriceList", "ComputePrices"]
+
+ALL_DEVICES = "*"
+_BACKDATING_SECONDS = 60.0
+_MAX_PRICE = 10**6 * NANO_PER_DOLLAR
+_HOUR_MS = 3_600_000
+_c = compute_prices.c
+
+
+@dataclass(frozen=True)
+class Amounts:
+    """What was held for how long, in milliseconds of a GPU, of a thousandth of a core, and of a MiB."""
+
+    gpu_ms: int
+    millicore_ms: int
+    mib_ms: int
+
+
+@dataclass(frozen=True)
+class ComputePrice:
+    """Nano-dollars for an hour of a GPU, a core, a GiB. `valid_to` None: no end. Times are Unix seconds."""
+
+    id: str
+    device: str
+    valid_from: float
+    valid_to: float | None
+    gpu_hour: int
+    core_hour: int
+    gib_hour: int
+    created_at: int
+
+    def cost(self, used: Amounts) -> Fraction:
+        """What that costs, in nano-dollars."""
+        gpus = Fraction(used.gpu_ms * self.gpu_hour, _HOUR_MS)
+        cores = Fraction(used.millicore_ms * self.core_hour, 1000 * _HOUR_MS)
+        return gpus + cores + Fraction(used.mib_ms * self.gib_hour, 1024 * _HOUR_MS)
+
+
+class ComputePriceList:
+    """All prices that are valid somewhere in a span of time."""
+
+    def __init__(self, listed: Sequence[ComputePrice]) -> None:
+        self._listed = listed
+
+    @classmethod
+    def of_span(cls, session: ReadSession, start: float, end: float) -> ComputePriceList:
+        """The prices of a span, in Unix seconds."""
+        valid = and_(_c.valid_from < end, or_(_c.valid_to.is_(None), _c.valid_to > start))
+        return cls([_from_row(row) for row in session.rows(select(compute_prices).where(valid))])
+
+    def changes_ms(self, start_ms: int, end_ms: int) -> list[int]:
+        """When prices change strictly inside a span, in milliseconds, each once and in order."""
+        times = {each.valid_from for each in self._listed} | {each.valid_to for each in self._listed if each.valid_to}
+        return sorted({ms for at in times if start_ms < (ms := round(at * 1000)) < end_ms})
+
+    def at(self, device: str, at_ms: int) -> ComputePrice | None:
+        """The price of a device at a time: its own, else that of `ALL_DEVICES`; None: it is free."""
+        for name in (device, ALL_DEVICES):
+            for each in self._listed:
+                ends = None if each.valid_to is None else round(each.valid_to * 1000)
+                if each.device == name and round(each.valid_from * 1000) <= at_ms and (ends is None or at_ms < ends):
+                    return each
+        return None
+
+
+class ComputePrices:
+    """The compute prices of one installation."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def set(
+        self, actor: Caller, device: str, *, gpu_hour: int, core_hour: int, gib_hour: int, valid_from: float | None
+    ) -> ComputePrice:
+        """Set a price from now or a later time on. The caller has checked that the actor runs the installation."""
+        amounts = {"gpu_hour": gpu_hour, "core_hour": core_hour, "gib_hour": gib_hour}
+        for name, amount in amounts.items():
+            if not 0 <= amount <= _MAX_PRICE:
+                raise InvalidRequest(f"'{name}' must be from 0 to {_MAX_PRICE // NANO_PER_DOLLAR} dollars.", param=name)
+        with self._database.write() as session:
+            now = session.now()
+            start = now if valid_from is None else valid_from
+            if start < now - _BACKDATING_SECONDS:
+                raise InvalidRequest(
+                    "'valid_from' is in the past. What compute cost then is settled; leave it out to begin now.",
+                    param="valid_from",
+                )
+            next_revision(session, "prices")  # locks the row: concurrent changes wait, and then see this price
+            of_device = _c.device == device
+            later = session.value(select(_c.valid_from).where(of_device, _c.valid_from > start).order_by("valid_from"))
+            covers = (_c.valid_from <= start) & or_(_c.valid_to.is_(None), _c.valid_to > start)
+            session.run(update(compute_prices).where(of_device, covers).values(valid_to=start))
+            price = ComputePrice(new_id("price"), device, start, later, **amounts, created_at=int(now))
+            session.add(compute_prices, **asdict(price))
+            payload = {"id": price.id, "data": asdict(price)}
+            audit.append_entry(session, actor, "compute_price.created", payload, organization_id=actor.organization_id)
+            return price
+
+    def page(self, *, device: str | None, after: str | None, limit: int) -> Sequence[ComputePrice]:
+        """Prices by id from `after` on; `device`: of that kind only."""
+        query = select(compute_prices)
+        if device is not None:
+            query = query.where(_c.device == device)
+        if after is not None:
+            query = query.where(_c.id > after)
+        with self._database.read() as session:
+            return [_from_row(row) for row in session.rows(query.order_by(_c.id).limit(limit))]
+
+    def is_any(self) -> bool:
+        """Whether anything has a price now or later."""
+        with self._database.read() as session:
+            query = select(_c.id).where(or_(_c.valid_to.is_(None), _c.valid_to > time.time() - 86400)).limit(1)
+            return session.first(query) is not None
+
+
+def _from_row(row: Row[Any]) -> ComputePrice:
+    return ComputePrice(**row._mapping)

@@ -1,0 +1,85 @@
+"""Records the allocations of one machine as they begin and end, without making who reports them wait."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+
+from llmariner.errors import PlatformError
+from llmariner.platform.capacity import Claim, Kind
+from llmariner.showback.allocations import Allocation, Allocations
+from llmariner.showback.workloads import kind_of_job
+
+__all__ = ["AllocationRecorder"]
+
+_log = logging.getLogger(__name__)
+_SEEN_SECONDS = 10.0
+_RETRY_SECONDS = 1.0
+_CLOSE_SECONDS = 10.0
+
+
+class AllocationRecorder:
+    """Writes in a thread of its own, in order, and again after a failure of the database. Safe in any thread."""
+
+    def __init__(self, store: Allocations, clock: Callable[[], float] = time.time) -> None:
+        self._store = store
+        self._clock = clock
+        self._ids: dict[str, str] = {}
+        self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._closing = threading.Event()
+        # What an earlier process of this machine held ended with it.
+        self._queue.put(partial(store.end_unseen, ""))
+        self._thread = threading.Thread(target=self._run, name="allocations", daemon=True)
+        self._thread.start()
+
+    def record(self, workload_id: str, claim: Claim | None) -> None:
+        """A workload got what it claims, or (None) gave it back. The time of the call is the time that counts."""
+        now = round(self._clock() * 1000)
+        if claim is None:
+            if (ended := self._ids.pop(workload_id, None)) is not None:
+                self._queue.put(partial(self._store.end, ended, now))
+            return
+        kind = "model" if claim.kind is Kind.MODELS else kind_of_job(workload_id)
+        id_ = self._ids[workload_id] = f"{kind}/{workload_id}/{now}"
+        new = Allocation(id_, kind, workload_id, claim.project_id, dict(claim.amounts), now)
+        self._queue.put(partial(self._store.begin, new))
+
+    def close(self) -> None:
+        """End what is open, and wait until it is written, for a while."""
+        for workload_id in list(self._ids):
+            self.record(workload_id, None)
+        self._queue.put(None)
+        self._closing.set()
+        self._thread.join(_CLOSE_SECONDS)
+
+    def _run(self) -> None:
+        seen = time.monotonic()
+        while True:
+            with contextlib.suppress(queue.Empty):
+                if (write := self._queue.get(timeout=_SEEN_SECONDS)) is None:
+                    return
+                self._write(write)
+            if time.monotonic() - seen >= _SEEN_SECONDS:
+                self._write(self._see)
+                seen = time.monotonic()
+
+    def _see(self) -> None:
+        self._store.see("", round(self._clock() * 1000))
+
+    def _write(self, write: Callable[[], None]) -> None:
+        while True:
+            try:
+                write()
+                return
+            except PlatformError as error:
+                _log.warning("an allocation could not be recorded yet: %s", error)
+                if self._closing.wait(_RETRY_SECONDS):
+                    return
+            except Exception:  # one that can't be written must not hold up those after it
+                _log.exception("an allocation could not be recorded")
+                return

@@ -1,0 +1,46 @@
+"""Whose a workload is: the owner of an allocation, read from the rows of jobs and models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import select
+
+from llmariner.batch_jobs.tables import batch_jobs
+from llmariner.fine_tuning.tables import fine_tuning_jobs
+from llmariner.models.tables import models
+from llmariner.platform.database import ReadSession
+from llmariner.tenancy.tables import projects
+
+__all__ = ["KINDS", "Owner", "kind_of_job", "owner_of"]
+
+KINDS = ("model", "batch_job", "fine_tuning_job", "notebook")
+_JOBS = {"batch_job": batch_jobs, "fine_tuning_job": fine_tuning_jobs}
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who is shown what a workload held. All empty: a model that all projects share."""
+
+    organization_id: str = ""
+    project_id: str = ""
+    user_id: str = ""
+
+
+def kind_of_job(job_id: str) -> str:
+    """The kind of a job by its id."""
+    return "fine_tuning_job" if job_id.startswith("ftjob-") else "batch_job"
+
+
+def owner_of(session: ReadSession, kind: str, workload_id: str, project_id: str | None) -> Owner:
+    """The owner of a workload; of its project where no row has it any more."""
+    if (jobs := _JOBS.get(kind)) is not None:
+        query = select(jobs.c.organization_id, jobs.c.project_id, jobs.c.user_id).where(jobs.c.id == workload_id)
+        if (row := session.first(query)) is not None:
+            return Owner(*row)
+    if kind == "model" and project_id is None:
+        project_id = session.value(select(models.c.project_id).where(models.c.id == workload_id))
+    if not project_id:
+        return Owner()
+    organization_id = session.value(select(projects.c.organization_id).where(projects.c.id == project_id))
+    return Owner(organization_id or "", project_id)
