@@ -3,8 +3,8 @@
 Deletes files and uploads that expired, files of projects that are gone or were archived long ago, and contents that
 no file has; publishes pending events; closes ledger entries of lost gateway instances; prunes old ledger entries,
 whose sums remain, and old deliveries; reconciles batch and fine-tuning jobs with what runs them; has metrics of
-fine-tuning jobs sent again that were not; charges budgets for compute; reconciles serving, which puts idle models to
-sleep.
+fine-tuning jobs sent again that were not; charges budgets for compute; deletes clusters that are drained, and old
+telemetry of clusters; reconciles serving, which puts idle models to sleep.
 """
 
 import asyncio
@@ -105,6 +105,16 @@ def _reconcile_fine_tuning(context: Context) -> None:
     context.fine_tuning.reconciler.reconcile_all(seconds=_STEP_SECONDS)
 
 
+def _maintain_clusters(context: Context) -> None:
+    from llmariner.clusters.machine import machine_heartbeat
+
+    clusters = context.clusters
+    clusters.store.finish_deletions()
+    clusters.snapshots.prune(older_than=clusters.settings.telemetry_days * 86400)
+    if clusters.machine is not None:
+        clusters.heartbeats.record_local(machine_heartbeat(clusters.machine()))
+
+
 def _track_fine_tuning(context: Context) -> None:
     context.fine_tuning.tracked_runs.wake()
     context.fine_tuning.credentials.delete_orphans()
@@ -121,6 +131,7 @@ _STEPS = (
     _reconcile_jobs,
     _reconcile_fine_tuning,
     _track_fine_tuning,
+    _maintain_clusters,
     _publish_events,
     _close_lost_requests,
     _charge_compute,

@@ -32,8 +32,7 @@ from llmariner.vector_store_settings import VectorStoreSettings
 if TYPE_CHECKING:
     from llmariner.batch_jobs.batch_jobs import BatchJobs
     from llmariner.batch_jobs.reconciler import Reconciler
-    from llmariner.clusters.clusters import Clusters
-    from llmariner.clusters.registration_keys import RegistrationKeys
+    from llmariner.clusters.installation import ClusterInstallation
     from llmariner.control_plane import InProcessControlPlane
     from llmariner.files.external_objects import ExternalObjects
     from llmariner.files.files import Files
@@ -122,18 +121,11 @@ class Context:
         return Keys(self.database, self.secrets.pepper)
 
     @cached_once
-    def clusters(self) -> Clusters:
-        """The clusters."""
-        from llmariner.clusters.clusters import Clusters
+    def clusters(self) -> ClusterInstallation:
+        """The clusters on which work runs."""
+        from llmariner.clusters.installation import ClusterInstallation
 
-        return Clusters(self.database, self.secrets.pepper)
-
-    @cached_once
-    def registration_keys(self) -> RegistrationKeys:
-        """Looks up clusters by the keys of their agents."""
-        from llmariner.clusters.registration_keys import RegistrationKeys
-
-        return RegistrationKeys(self.database, self.secrets.pepper)
+        return ClusterInstallation(self.database, self.secrets.pepper, self.env)
 
     @cached_once
     def authenticator(self) -> Authenticator:

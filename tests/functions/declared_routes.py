@@ -75,6 +75,6 @@ FUNCTIONS = sorted(path.parent.name for path in (CHECKOUT / "functions").glob("*
 ROUTES = [route for name in FUNCTIONS for route in _routes(name)]
 UNAUTHENTICATED = frozenset({"auth", "health", "invitations"})
 """Functions without authentication."""
-WITH_TOKENS_OF_THEIR_OWN = frozenset({"internal_gateway", "fine_tuning_workers"})
+WITH_TOKENS_OF_THEIR_OWN = frozenset({"internal_gateway", "fine_tuning_workers", "clusters_agent"})
 """Functions that take neither keys nor sign-ins."""
 AUTHENTICATED = [route for route in ROUTES if route.function not in UNAUTHENTICATED | WITH_TOKENS_OF_THEIR_OWN]

@@ -108,7 +108,16 @@ class Installation:
         """What a function takes from a caller with every right: the administrator's key, or a token of another kind."""
         if function == "internal_gateway":
             return self.service_token
+        if function == "clusters_agent":
+            return self.registration_key
         return self.worker_token if function == "fine_tuning_workers" else self.keys.admin
+
+    @cached_property
+    def registration_key(self) -> str:
+        """The key of the agent of a cluster of the administrator's."""
+        admin = self.context.authenticator.authenticate(self.keys.admin)
+        assert admin is not None
+        return self.context.clusters.store.register(admin, "walked")[1]
 
     @cached_property
     def worker_token(self) -> str:

@@ -125,6 +125,14 @@ BODIES: dict[str, tuple[str, dict[str, Any]]] = {
         "fine_tuning_workers",
         {"kind": "state", "bytes": 1, "sha256": "0" * 64},
     ),
+    "POST /v1/clusters": ("clusters", {"name": "made"}),
+    "POST /v1/clusters/cluster-1:rotateKey": ("clusters", {}),
+    "POST /v1/clusters/cluster-1/config": ("clusters", {"device_plugin_config": {"time_slicing": {"gpus": 4}}}),
+    "PATCH /v1/clusters/cluster-1/config": ("clusters", {"device_plugin_config": {"mps": {"gpus": 4}}}),
+    "POST /v1/clusters/agent/heartbeats": (
+        "clusters_agent",
+        {"protocol_version": 1, "agent_version": "0.4.0", "sent_at": 1.5},
+    ),
     "POST /v1/vector_stores": ("vector_stores", {"name": "made"}),
     "POST /v1/vector_stores/vs_1": ("vector_stores", {"name": "made"}),
     "POST /v1/vector_stores/vs_1/search": ("vector_stores", {"query": "pumps"}),
@@ -135,7 +143,7 @@ BODIES: dict[str, tuple[str, dict[str, Any]]] = {
     "POST /internal/gateway/changes": ("internal_gateway", {"cursor": ""}),
 }
 LIMITS = {name: 8 * 1024 * 1024 if name in TOKEN_PATH else 1024 * 1024 for name, _ in BODIES.values()}
-LIMITS["batch_jobs"] = 2 * 1024 * 1024
+LIMITS["batch_jobs"] = LIMITS["clusters_agent"] = 2 * 1024 * 1024
 
 
 @pytest.fixture
@@ -463,7 +471,18 @@ def test_an_invalid_query_is_rejected(route: str, query: str, ask: Ask, admin: d
 
 def test_every_route_with_a_body_is_in_the_table() -> None:
     forms = {"POST /v1/files", "POST /v1/uploads/{id}/parts"}
-    without = {":activate", ":deactivate", ":replay", "/archive", "/cancel", "/pause", "/rebuild", "/resume"}
+    without = {
+        ":activate",
+        ":deactivate",
+        ":replay",
+        ":revokeKey",
+        "drain",
+        "/archive",
+        "/cancel",
+        "/pause",
+        "/rebuild",
+        "/resume",
+    }
     taking = [route for route in ROUTES if route.method in ("POST", "PATCH")]
     jsons = [route for route in taking if str(route) not in forms]
     expected = [route for route in jsons if not any(route.path.endswith(end) for end in without)]

@@ -17,6 +17,7 @@ from .processes import CHECKOUT, boot_command, framework_command, process
 
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "say it"}], "max_tokens": 3}
 SPENDING = {"currency": "USD", "interval": "month", "threshold_amount": 10**9}
+HEARTBEAT = {"protocol_version": 1, "agent_version": "0.4.0", "sent_at": 1.5}
 REAL = {
     "api_keys": HttpRequest("GET", "/v1/api_keys"),
     "api_usage": HttpRequest("GET", "/v1/api-usage/model-usage-summaries"),
@@ -24,6 +25,8 @@ REAL = {
     "auth": HttpRequest("GET", "/v1/auth/configuration"),
     "budgets": HttpRequest("GET", "/v1/budgets"),
     "chat_completions": HttpRequest("POST", "/v1/chat/completions", CHAT),
+    "clusters": HttpRequest("GET", "/v1/clusters"),
+    "clusters_agent": HttpRequest("POST", "/v1/clusters/agent/heartbeats", HEARTBEAT),
     "completions": HttpRequest("POST", "/v1/completions", {"model": "tiny", "prompt": "say it", "max_tokens": 3}),
     "detokenize": HttpRequest("POST", "/v1/detokenize", {"model": "tiny", "tokens": []}),
     "organization_quotas": HttpRequest("GET", "/v1/organization/quotas/proj_unknown"),
@@ -75,6 +78,7 @@ VOLATILE = {
     *("id", "created", "created_at", "cursor", "expires_at", "last_used_at", "x_received_headers"),
     # What the runner of jobs says, which the processes of these tests lack.
     *("environment", "queue"),
+    "server_time",
 }
 OF_THE_SERVER = {"connection", "content-length", "date", "keep-alive", "server", "transfer-encoding"}
 

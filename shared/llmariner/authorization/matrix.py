@@ -57,6 +57,8 @@ class ObjectScope(StrEnum):
     """Organizations and projects that the caller is a member of; for an owner all of its organization."""
     KEYS = "keys"
     """The caller's own keys; those of the project for callers that manage its users; all for an owner."""
+    CLUSTERS = "clusters"
+    """The clusters of the caller's organization, and the one of the control plane, which all organizations share."""
     ORGANIZATION = "organization"
     """All objects of the caller's organization, for its administrators."""
     INSTALLATION = "installation"
@@ -173,7 +175,7 @@ def _accessible(access: RouteAccess, caller: Subject) -> set[Ownership]:
         {Ownership.OWN, Ownership.SAME_PROJECT, Ownership.SIBLING_PROJECT},
         {Ownership.OWN, Ownership.SAME_PROJECT},
     )
-    if access.objects is ObjectScope.ORGANIZATION:
+    if access.objects in (ObjectScope.ORGANIZATION, ObjectScope.CLUSTERS):
         return organization
     if access.objects is ObjectScope.SELF:
         return {Ownership.OWN}
@@ -212,6 +214,7 @@ _RULES_BY_FUNCTION: dict[str, Rule] = {
     "health": (None, ObjectScope.PUBLIC),
     "internal_gateway": (None, ObjectScope.FUNCTIONS),
     "fine_tuning_workers": (None, ObjectScope.FUNCTIONS),
+    "clusters_agent": (None, ObjectScope.FUNCTIONS),
 }
 
 

@@ -26,7 +26,7 @@ class Cluster:
     """A registered cluster. Times are Unix seconds; `organization_id` None: the control plane's own, shared by all.
 
     `key_prefix`: the masked registration key, None where no key is valid. `previous_key_expires_at`: until when the key
-    before it is valid, too; None: it is not.
+    before it is valid, too; None: it is not. `delete_requested_at`: it is deleted once no work runs there.
     """
 
     id: str
@@ -37,6 +37,7 @@ class Cluster:
     key_created_at: int | None
     previous_key_expires_at: float | None
     drain_requested_at: int | None
+    delete_requested_at: int | None
 
     @property
     def is_local(self) -> bool:
@@ -55,6 +56,7 @@ def cluster_from_row(row: Row[Any]) -> Cluster:
         key_created_at=row.key_created_at,
         previous_key_expires_at=row.previous_expires_at,
         drain_requested_at=row.drain_requested_at,
+        delete_requested_at=row.delete_requested_at,
     )
 
 

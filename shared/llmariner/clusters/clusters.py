@@ -1,32 +1,35 @@
 """The store of clusters: registered, listed, drained, deleted, and their keys rotated and revoked.
 
-A cluster is an organization's, but for the one of the control plane, which all organizations see and only the owners of the
-default organization change.
+A cluster on which work runs is deleted only with `drain`: it gets no new work from then on, and is deleted once its agent
+reports that none is left, or is gone for good.
 """
 
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, or_, select, update
+from sqlalchemy import Row, delete, func, select, update
 
-from llmariner.audit import log
 from llmariner.clusters.cluster import Cluster, cluster_from_row, new_cluster_id, validate_name
 from llmariner.clusters.events import CREATED, DELETED, UPDATED
-from llmariner.clusters.tables import clusters
-from llmariner.errors import Conflict, InvalidRequest, NotFound, PermissionDenied
+from llmariner.clusters.stored import is_visible, lock_changeable, record_change, visible_cluster
+from llmariner.clusters.tables import cluster_configs, cluster_statuses, clusters
+from llmariner.errors import Conflict, InvalidRequest
 from llmariner.platform.database import Database, Duplicate, ReadSession, WriteSession
-from llmariner.platform.events import outbox
 from llmariner.settings import Secret
 from llmariner.tenancy.keys.secrets import digest, mask, new_registration_key
 from llmariner.tenancy.principal import Caller
 
-__all__ = ["DEFAULT_OVERLAP_SECONDS", "MAX_OVERLAP_SECONDS", "Clusters"]
+__all__ = ["DEFAULT_OVERLAP_SECONDS", "MAX_OVERLAP_SECONDS", "Clusters", "delete_rows", "runs_work"]
 
 _MAX_CLUSTERS = 1000
 DEFAULT_OVERLAP_SECONDS = 3600
 MAX_OVERLAP_SECONDS = 30 * 86400
+# An agent that is away for longer takes its work with it.
+_GONE_SECONDS = 1800.0
+_BATCH = 100
 
 
 class Clusters:
@@ -53,19 +56,19 @@ class Clusters:
             except Duplicate as error:
                 raise Conflict(
                     f"A cluster named '{name}' is registered already; choose another name, or make a new key for it with "
-                    f"POST /v1/clusters/{{id}}:rotateKey.",
+                    "POST /v1/clusters/{id}:rotateKey.",
                     param="name",
                     code="cluster_exists",
                 ) from error
-            found = _load(session, clusters.c.id == row["id"], str(row["id"]))
-            _record(session, actor, found, CREATED, {"data": {"name": name}})
+            found = visible_cluster(session, actor.organization_id, str(row["id"]))
+            record_change(session, actor, found, CREATED, {"data": {"name": name}})
             return found
 
         return self._database.transact(store), key
 
     def page(self, organization_id: str, *, after: str | None, limit: int) -> tuple[list[Cluster], bool]:
         """The clusters that an organization sees, oldest first and the control plane's last, and whether more follow."""
-        query = select(clusters).where(_visible(organization_id))
+        query = select(clusters).where(is_visible(organization_id))
         if after is not None:
             query = query.where(clusters.c.id > after)
         with self._database.read() as session:
@@ -75,7 +78,7 @@ class Clusters:
     def get(self, organization_id: str, cluster_id: str) -> Cluster:
         """A cluster that an organization sees. NotFound otherwise."""
         with self._database.read() as session:
-            return _load(session, _visible(organization_id), cluster_id)
+            return visible_cluster(session, organization_id, cluster_id)
 
     def rotate_key(self, actor: Caller, cluster_id: str, *, overlap: int, operator: bool) -> tuple[Cluster, str]:
         """Give a cluster a new registration key, which is returned only here; the old one works `overlap` more seconds."""
@@ -86,104 +89,109 @@ class Clusters:
         key = new_registration_key()
 
         def store(session: WriteSession) -> Cluster:
-            row = _lock(session, actor, cluster_id, operator)
-            now = time.time()
-            values = self._key_columns(key, int(now))
-            kept = overlap > 0 and row.digest is not None
-            values |= {
-                "previous_digest": row.digest if kept else None,
+            cluster = lock_changeable(session, actor, cluster_id, operator=operator)
+            current, now = session.value(select(clusters.c.digest).where(clusters.c.id == cluster_id)), time.time()
+            kept = overlap > 0 and current is not None
+            values = self._key_columns(key, int(now)) | {
+                "previous_digest": current if kept else None,
                 "previous_expires_at": now + overlap if kept else None,
             }
-            details = {"changes_requested": {"registration_key": "rotated", "overlap_seconds": overlap}}
-            return _update(session, actor, row.id, values, details)
+            return _change(session, actor, cluster, values, registration_key="rotated", overlap_seconds=overlap)
 
         return self._database.transact(store), key
 
     def revoke_key(self, actor: Caller, cluster_id: str, *, operator: bool) -> Cluster:
         """Make every registration key of a cluster invalid: its agent is out within seconds. Idempotent."""
+        names = ("digest", "previous_digest", "previous_expires_at", "key_prefix", "key_created_at")
 
         def store(session: WriteSession) -> Cluster:
-            row = _lock(session, actor, cluster_id, operator)
-            names = ("digest", "previous_digest", "previous_expires_at", "key_prefix", "key_created_at")
-            details = {"changes_requested": {"registration_key": "revoked"}}
-            return _update(session, actor, row.id, dict.fromkeys(names), details)
+            cluster = lock_changeable(session, actor, cluster_id, operator=operator)
+            return _change(session, actor, cluster, dict.fromkeys(names), registration_key="revoked")
 
         return self._database.transact(store)
 
     def set_drain(self, actor: Caller, cluster_id: str, *, drain: bool, operator: bool) -> Cluster:
-        """Place no new work on a cluster, or (`drain` False) place it there again. Idempotent."""
+        """Place no new work on a cluster, or (`drain` False) place it there again. Idempotent.
+
+        The latter takes a request to delete it back, too.
+        """
 
         def store(session: WriteSession) -> Cluster:
-            row = _lock(session, actor, cluster_id, operator)
-            since = (row.drain_requested_at or int(time.time())) if drain else None
-            return _update(
-                session, actor, row.id, {"drain_requested_at": since}, {"changes_requested": {"drain": drain}}
-            )
+            cluster = lock_changeable(session, actor, cluster_id, operator=operator)
+            since = (cluster.drain_requested_at or int(time.time())) if drain else None
+            values = {"drain_requested_at": since} | ({} if drain else {"delete_requested_at": None})
+            return _change(session, actor, cluster, values, drain=drain)
 
         return self._database.transact(store)
 
-    def delete(self, actor: Caller, cluster_id: str, *, operator: bool) -> None:
-        """Unregister a cluster; its agent is out within seconds. Conflict for the control plane's own."""
+    def delete(self, actor: Caller, cluster_id: str, *, drain: bool, operator: bool) -> Cluster | None:
+        """Unregister a cluster; its agent is out within seconds. Returns it where it is drained first, else None.
 
-        def remove(session: WriteSession) -> None:
-            row = _lock(session, actor, cluster_id, operator)
-            found = cluster_from_row(row)
-            if found.is_local:
+        Conflict for the control plane's own, and, without `drain`, while work runs there.
+        """
+
+        def remove(session: WriteSession) -> Cluster | None:
+            cluster = lock_changeable(session, actor, cluster_id, operator=operator)
+            if cluster.is_local:
                 raise Conflict(
                     "The control plane runs on this cluster, which therefore can't be unregistered.",
                     code="local_cluster",
                 )
-            session.run(clusters.delete().where(clusters.c.id == cluster_id))
-            _record(session, actor, found, DELETED, {})
+            if not (running := runs_work(session, cluster_id)):
+                delete_rows(session, cluster_id)
+                record_change(session, actor, cluster, DELETED, {})
+                return None
+            if not drain:
+                raise Conflict(
+                    f"{running} pods of the platform's work run on this cluster: end them, or drain the cluster first "
+                    "(`?drain=true`), which unregisters it once they have ended.",
+                    code="cluster_in_use",
+                )
+            now = int(time.time())
+            values = {"drain_requested_at": cluster.drain_requested_at or now, "delete_requested_at": now}
+            return _change(session, actor, cluster, values, drain=True, delete=True)
 
-        self._database.transact(remove)
+        return self._database.transact(remove)
+
+    def finish_deletions(self) -> int:
+        """Delete clusters that were to be drained first and run nothing any more; returns how many. Idempotent."""
+        due = select(clusters).where(clusters.c.delete_requested_at.is_not(None)).limit(_BATCH)
+        with self._database.read() as session:
+            waiting = [row.id for row in session.rows(due.order_by(clusters.c.delete_requested_at))]
+        return sum(self._database.transact(partial(_finish, cluster_id=each)) for each in waiting)
 
     def _key_columns(self, key: str, now: int) -> dict[str, Any]:
         return {"digest": digest(self._pepper, key), "key_prefix": mask(key), "key_created_at": now}
 
 
-def _visible(organization_id: str) -> ColumnElement[bool]:
-    return or_(clusters.c.organization_id == organization_id, clusters.c.organization_id.is_(None))
+def runs_work(session: ReadSession, cluster_id: str) -> int:
+    """How many pods of the platform's work run on a cluster, as its agent has reported within half an hour."""
+    c = cluster_statuses.c
+    fresh = select(c.workloads).where(c.cluster_id == cluster_id, c.heartbeat_at > time.time() - _GONE_SECONDS)
+    return int(session.value(fresh) or 0)
 
 
-def _not_found(cluster_id: str) -> NotFound:
-    return NotFound(f"No cluster with id '{cluster_id[:64]}'. List yours with GET /v1/clusters.", param="id")
+def delete_rows(session: WriteSession, cluster_id: str) -> None:
+    """Delete a cluster with what its agent reported. Telemetry stays."""
+    for table in (cluster_statuses, cluster_configs):
+        session.run(delete(table).where(table.c.cluster_id == cluster_id))
+    session.run(delete(clusters).where(clusters.c.id == cluster_id))
 
 
-def _load(session: ReadSession, condition: ColumnElement[bool], cluster_id: str) -> Cluster:
-    row = session.first(select(clusters).where(clusters.c.id == cluster_id, condition))
-    if row is None:
-        raise _not_found(cluster_id)
-    return cluster_from_row(row)
+def _finish(session: WriteSession, cluster_id: str) -> int:
+    requested = select(clusters).where(clusters.c.id == cluster_id, clusters.c.delete_requested_at.is_not(None))
+    row: Row[Any] | None = session.first(requested.with_for_update())
+    if row is None or runs_work(session, cluster_id):
+        return 0
+    delete_rows(session, cluster_id)
+    record_change(session, None, cluster_from_row(row), DELETED, {})
+    return 1
 
 
-def _lock(session: WriteSession, actor: Caller, cluster_id: str, operator: bool) -> Any:
-    """The row of a cluster that the actor may change, locked until the transaction ends. NotFound, PermissionDenied."""
-    mine = select(clusters).where(clusters.c.id == cluster_id, _visible(actor.organization_id))
-    row = session.first(mine.with_for_update())
-    if row is None:
-        raise _not_found(cluster_id)
-    if row.organization_id is None and not operator:
-        raise PermissionDenied(
-            "Only an owner of the default organization, who runs the installation, changes the cluster that the control "
-            "plane runs on."
-        )
-    return row
-
-
-def _update(
-    session: WriteSession, actor: Caller, cluster_id: str, values: dict[str, Any], details: dict[str, Any]
+def _change(
+    session: WriteSession, actor: Caller, cluster: Cluster, values: dict[str, Any], **requested: Any
 ) -> Cluster:
-    session.run(update(clusters).where(clusters.c.id == cluster_id).values(**values))
-    found = _load(session, _visible(actor.organization_id), cluster_id)
-    _record(session, actor, found, UPDATED, details)
+    session.run(update(clusters).where(clusters.c.id == cluster.id).values(**values))
+    found = visible_cluster(session, actor.organization_id, cluster.id)
+    record_change(session, actor, found, UPDATED, {"changes_requested": requested})
     return found
-
-
-def _record(session: WriteSession, actor: Caller, cluster: Cluster, event: str, details: dict[str, Any]) -> None:
-    """Write the event and the audit entry, last of all. Those of the control plane's cluster are its operators'."""
-    organization_id = cluster.organization_id or actor.organization_id
-    data = {"id": cluster.id, "name": cluster.name, "organization_id": organization_id, "project_id": None}
-    outbox.add(session, event, f"clusters/{cluster.id}", data)
-    type_ = {CREATED: "cluster.created", UPDATED: "cluster.updated", DELETED: "cluster.deleted"}[event]
-    log.append_entry(session, actor, type_, {"id": cluster.id, **details}, organization_id=organization_id)

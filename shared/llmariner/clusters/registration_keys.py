@@ -18,7 +18,7 @@ from llmariner.platform.database import Database
 from llmariner.settings import Secret
 from llmariner.tenancy.keys.secrets import REGISTRATION_KEY_PREFIX, digest
 
-__all__ = ["RegisteredAgent", "RegistrationKeys"]
+__all__ = ["RegisteredAgent", "RegistrationKeys", "has_digest", "invalid_registration_key"]
 
 _MAX_BATCH = 500
 
@@ -43,14 +43,10 @@ class RegistrationKeys:
         if key.startswith(REGISTRATION_KEY_PREFIX):
             hashed = digest(self._pepper, key)
             with self._database.read() as session:
-                row = session.first(select(clusters).where(_has_digest([hashed])))
+                row = session.first(select(clusters).where(has_digest([hashed])))
             if row is not None:
                 return RegisteredAgent(cluster_from_row(row), hashed)
-        raise AuthenticationFailed(
-            "This registration key is unknown, or was replaced or revoked. An owner of the organization makes a new one "
-            "with `llma admin clusters rotate-key NAME`.",
-            code="invalid_registration_key",
-        )
+        raise invalid_registration_key()
 
     def valid(self, digests: Collection[str]) -> frozenset[str]:
         """Those of the digests whose keys are still valid. A process that keeps a connection open asks every few seconds."""
@@ -60,13 +56,23 @@ class RegistrationKeys:
                 batch = wanted[first : first + _MAX_BATCH]
                 query = select(clusters.c.digest, clusters.c.previous_digest, clusters.c.previous_expires_at)
                 now = time.time()
-                for row in session.rows(query.where(_has_digest(batch))):
+                for row in session.rows(query.where(has_digest(batch))):
                     found.add(row.digest)
                     if row.previous_digest is not None and row.previous_expires_at > now:
                         found.add(row.previous_digest)
         return frozenset(found & set(wanted))
 
 
-def _has_digest(digests: Collection[str]) -> ColumnElement[bool]:
+def invalid_registration_key() -> AuthenticationFailed:
+    """The error for a key that opens nothing."""
+    return AuthenticationFailed(
+        "This registration key is unknown, or was replaced or revoked. An owner of the organization makes a new one "
+        "with `llma admin clusters rotate-key NAME`.",
+        code="invalid_registration_key",
+    )
+
+
+def has_digest(digests: Collection[str]) -> ColumnElement[bool]:
+    """The condition on rows of `clusters` with a valid key of one of the digests."""
     previous = and_(clusters.c.previous_digest.in_(digests), clusters.c.previous_expires_at > time.time())
     return or_(clusters.c.digest.in_(digests), previous)

@@ -8,11 +8,13 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from llmariner.boot import load
+from llmariner.clusters.machine import machine_inventory
 from llmariner.context import Context
 from llmariner.errors import PlatformError
 from llmariner.job_settings import JobSettings
@@ -257,6 +259,7 @@ class StandalonePlatform:
         assert self.serving is not None
         amounts, loop = job_amounts(self._job_settings, self.serving), asyncio.get_running_loop()
         self.context.capacity = MachineCapacity(self.serving, loop, self._waiting_jobs, amounts)
+        self.context.clusters.machine = partial(machine_inventory, self.context.capacity)
         if self._job_settings.adapter == "off":
             return
         home, python = self.folder.root, self._engines.python

@@ -18,4 +18,4 @@ def emit_cluster_events(database: Database, owner: KeyOwner) -> None:
     clusters.rotate_key(admin, cluster.id, overlap=60, operator=True)
     clusters.revoke_key(admin, cluster.id, operator=True)
     clusters.set_drain(admin, cluster.id, drain=True, operator=True)
-    clusters.delete(admin, cluster.id, operator=True)
+    clusters.delete(admin, cluster.id, drain=False, operator=True)

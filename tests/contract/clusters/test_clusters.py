@@ -92,7 +92,7 @@ def test_a_revoked_key_is_out_with_the_one_before_it(clusters: Clusters, keys: R
     assert not is_valid(keys, second)
     _, third = clusters.rotate_key(admin, cluster.id, overlap=60, operator=False)
     assert is_valid(keys, third)
-    clusters.delete(admin, cluster.id, operator=False)
+    clusters.delete(admin, cluster.id, drain=False, operator=False)
     assert not is_valid(keys, third)
 
 
@@ -128,7 +128,7 @@ def test_a_cluster_is_unknown_to_other_organizations(clusters: Clusters, admin: 
         lambda: clusters.rotate_key(outsider, cluster.id, overlap=0, operator=True),
         lambda: clusters.revoke_key(outsider, cluster.id, operator=True),
         lambda: clusters.set_drain(outsider, cluster.id, drain=True, operator=True),
-        lambda: clusters.delete(outsider, cluster.id, operator=True),
+        lambda: clusters.delete(outsider, cluster.id, drain=False, operator=True),
     ):
         with pytest.raises(NotFound):
             change()
@@ -142,7 +142,7 @@ def test_the_cluster_of_the_control_plane_is_everybodys_and_its_operators_to_cha
         clusters.set_drain(admin, LOCAL_CLUSTER_ID, drain=True, operator=False)
     assert clusters.set_drain(admin, LOCAL_CLUSTER_ID, drain=True, operator=True).drain_requested_at is not None
     with pytest.raises(Conflict):
-        clusters.delete(admin, LOCAL_CLUSTER_ID, operator=True)
+        clusters.delete(admin, LOCAL_CLUSTER_ID, drain=False, operator=True)
     _, key = clusters.rotate_key(admin, LOCAL_CLUSTER_ID, overlap=60, operator=True)
     assert keys.authenticate(key).cluster.is_local
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from . import objects
 from .batch_job_objects import BATCH_JOB_OBJECTS
+from .cluster_objects import CLUSTER_OBJECTS
 from .files import FILES
 from .fine_tuning_objects import FINE_TUNING_OBJECTS
 from .quota_objects import QUOTA_OBJECTS
@@ -18,4 +19,5 @@ OBJECTS = {
     **BATCH_JOB_OBJECTS,
     **FINE_TUNING_OBJECTS,
     **QUOTA_OBJECTS,
+    **CLUSTER_OBJECTS,
 }

@@ -11,6 +11,7 @@ from llmariner.limits.rules import Subject
 from llmariner.usage.tables import prices
 
 from .batch_job_objects import batch_job
+from .cluster_objects import cluster
 from .files import a_file
 from .fine_tuning_objects import fine_tuning_credential, fine_tuning_job
 from .objects import an_alert, an_event, model
@@ -35,6 +36,7 @@ def seed(world: World) -> None:
         a_file(world, tenant)
         vector_store(world, tenant)
         batch_job(world, tenant)
+        cluster(world, tenant)
         fine_tuning_job(world, tenant)
         fine_tuning_credential(world, tenant)
         an_event(world, tenant)

@@ -22,6 +22,7 @@ __all__ = [
     "AuditLogCursor",
     "BatchJobCursor",
     "CheckpointPermissionCursor",
+    "ClusterCursor",
     "Cursor",
     "FileCursor",
     "FineTuningCheckpointCursor",
@@ -75,6 +76,7 @@ AuditLogCursor = Annotated[str | None, _CursorQuery, AfterValidator(_id_with_pre
 AlertCursor = Annotated[str | None, _CursorQuery, AfterValidator(_id_with_prefix("alert"))]
 BatchJobCursor = Annotated[str | None, _CursorQuery, AfterValidator(_id_with_prefix("bj", "-"))]
 CheckpointPermissionCursor = Annotated[str | None, _CursorQuery, AfterValidator(_id_with_prefix("cp"))]
+ClusterCursor = Annotated[str | None, _CursorQuery, AfterValidator(_id_with_prefix("cluster", "-"))]
 FileCursor = Annotated[str | None, _CursorQuery, AfterValidator(_id_with_prefix("file", "-"))]
 FineTuningCheckpointCursor = Annotated[str | None, _CursorQuery, AfterValidator(_id_with_prefix("ftckpt"))]
 FineTuningEventCursor = Annotated[str | None, _CursorQuery, AfterValidator(_id_with_prefix("ftevent", "-"))]

@@ -1,0 +1,43 @@
+"""Settings of worker clusters: how often their agents report, and how long telemetry is kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llmariner.environment import Environment, read_number
+
+__all__ = ["WorkerClusterSettings"]
+
+_MISSED = 4
+
+
+@dataclass(frozen=True)
+class WorkerClusterSettings:
+    """The intervals that agents follow, and when a cluster counts as disconnected. Times are in seconds."""
+
+    heartbeat_seconds: float = 15.0
+    """`LLMARINER_CLUSTER_HEARTBEAT_SECONDS`: time between two heartbeats of an agent."""
+
+    inventory_seconds: float = 60.0
+    """`LLMARINER_CLUSTER_INVENTORY_SECONDS`: time between two inventories of a cluster."""
+
+    telemetry_days: float = 400.0
+    """`LLMARINER_CLUSTER_TELEMETRY_DAYS`: days for which the hourly telemetry of clusters is kept."""
+
+    @property
+    def stale_seconds(self) -> float:
+        """After this long without a heartbeat a cluster is disconnected: four were missed."""
+        return _MISSED * self.heartbeat_seconds
+
+    @property
+    def least_seconds(self) -> float:
+        """A heartbeat that follows the one before sooner is answered and not recorded."""
+        return self.heartbeat_seconds / 30
+
+    @classmethod
+    def load(cls, env: Environment) -> WorkerClusterSettings:
+        """Read from a mapping. Raises ValueError for numbers that are too small."""
+        heartbeat = read_number(env, "LLMARINER_CLUSTER_HEARTBEAT_SECONDS", cls.heartbeat_seconds, minimum=1)
+        inventory = read_number(env, "LLMARINER_CLUSTER_INVENTORY_SECONDS", cls.inventory_seconds, minimum=1)
+        days = read_number(env, "LLMARINER_CLUSTER_TELEMETRY_DAYS", cls.telemetry_days, minimum=1)
+        return cls(heartbeat, inventory, days)

@@ -1,0 +1,77 @@
+"""The clusters of one installation, put together of their parts: a function imports those alone that it uses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from llmariner.cluster_settings import WorkerClusterSettings
+from llmariner.environment import Environment
+from llmariner.platform.database import Database
+from llmariner.settings import Secret
+
+if TYPE_CHECKING:
+    from llmariner.clusters.clusters import Clusters
+    from llmariner.clusters.configs import ClusterConfigs
+    from llmariner.clusters.heartbeats import Heartbeats
+    from llmariner.clusters.inventory import Inventory
+    from llmariner.clusters.registration_keys import RegistrationKeys
+    from llmariner.clusters.snapshots import Snapshots
+    from llmariner.clusters.status import ClusterStatuses
+
+__all__ = ["ClusterInstallation"]
+
+
+class ClusterInstallation:
+    """`machine`: what the machine of the control plane has; standalone mode sets it. On a cluster an agent reports it.
+
+    Raises ValueError for wrong settings.
+    """
+
+    def __init__(self, database: Database, pepper: Secret, env: Environment) -> None:
+        self._database = database
+        self._pepper = pepper
+        self.settings = WorkerClusterSettings.load(env)
+        self.machine: Callable[[], Inventory] | None = None
+
+    @property
+    def store(self) -> Clusters:
+        """The registered clusters."""
+        from llmariner.clusters.clusters import Clusters
+
+        return Clusters(self._database, self._pepper)
+
+    @property
+    def registration_keys(self) -> RegistrationKeys:
+        """Looks up clusters by the keys of their agents."""
+        from llmariner.clusters.registration_keys import RegistrationKeys
+
+        return RegistrationKeys(self._database, self._pepper)
+
+    @property
+    def configs(self) -> ClusterConfigs:
+        """How the GPUs of clusters are shared."""
+        from llmariner.clusters.configs import ClusterConfigs
+
+        return ClusterConfigs(self._database)
+
+    @property
+    def statuses(self) -> ClusterStatuses:
+        """What the agents of clusters reported last."""
+        from llmariner.clusters.status import ClusterStatuses
+
+        return ClusterStatuses(self._database, self.settings, self.machine)
+
+    @property
+    def heartbeats(self) -> Heartbeats:
+        """Records the heartbeats of agents."""
+        from llmariner.clusters.heartbeats import Heartbeats
+
+        return Heartbeats(self._database, self.settings)
+
+    @property
+    def snapshots(self) -> Snapshots:
+        """The telemetry of clusters."""
+        from llmariner.clusters.snapshots import Snapshots
+
+        return Snapshots(self._database)

@@ -1,0 +1,53 @@
+"""Calls of the routes of clusters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmariner.clusters.tables import cluster_configs, clusters
+
+from .route_calls import CallFactory, RouteCall, no_object
+from .world import Tenant, World
+
+__all__ = ["CLUSTER_OBJECTS", "cluster"]
+
+HEARTBEAT = {"protocol_version": 1, "agent_version": "0.4.0", "sent_at": 1.5}
+SHARING = {"device_plugin_config": {"time_slicing": {"gpus": 2}}}
+
+
+def cluster(world: World, tenant: Tenant, *, configured: bool = False) -> str:
+    """The id of a new cluster of the tenant's organization."""
+    id_ = f"cluster-{tenant.tag}-{world.number()}"
+    world.add(clusters, id=id_, organization_id=tenant.organization_id, name=id_, created_at=1)
+    if configured:
+        text = '{"time_slicing": {"gpus": 2}}'
+        world.add(cluster_configs, cluster_id=id_, generation=1, device_plugin=text, created_at=1, updated_at=1)
+    return id_
+
+
+def a_cluster(body: Any = None, *, configured: bool = False) -> CallFactory:
+    """A cluster of the tenant's organization."""
+    return lambda world, tenant: RouteCall({"id": cluster(world, tenant, configured=configured)}, body)
+
+
+def a_new_cluster(world: World, _tenant: Tenant) -> RouteCall:
+    """A body with a name that is not taken."""
+    return RouteCall(body={"name": f"walked {world.number()}"})
+
+
+_CLUSTER = "/v1/clusters/{id}"
+CLUSTER_OBJECTS: dict[str, CallFactory] = {
+    "GET /v1/clusters": no_object,
+    "POST /v1/clusters": a_new_cluster,
+    f"GET {_CLUSTER}": a_cluster(),
+    f"DELETE {_CLUSTER}": a_cluster(),
+    f"POST {_CLUSTER}:rotateKey": a_cluster({}),
+    f"POST {_CLUSTER}:revokeKey": a_cluster(),
+    f"POST {_CLUSTER}:drain": a_cluster(),
+    f"POST {_CLUSTER}:undrain": a_cluster(),
+    f"GET {_CLUSTER}/config": a_cluster(configured=True),
+    f"POST {_CLUSTER}/config": a_cluster(SHARING),
+    f"PATCH {_CLUSTER}/config": a_cluster(SHARING, configured=True),
+    f"DELETE {_CLUSTER}/config": a_cluster(configured=True),
+    "POST /v1/clusters/agent/heartbeats": lambda _world, _tenant: RouteCall(body=HEARTBEAT),
+}
