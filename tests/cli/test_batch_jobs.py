@@ -93,3 +93,22 @@ def test_a_list_as_json_has_the_jobs_of_all_pages(llma: Llma, platform: FakePlat
     done = llma("batch", "jobs", "list", "-o", "json")
     assert [job["id"] for job in done.json["jobs"]] == ["bj-2", "bj-1"]
     assert platform.requests[-1].query["after"] == "bj-2"
+
+
+def test_result_files_are_downloaded_below_a_folder_and_nowhere_else(
+    llma: Llma, platform: FakePlatform, tmp_path: Path
+) -> None:
+    left = [{"id": "file-2", "name": "model/loss.csv", "bytes": 3}]
+    platform.respond("GET /batch/jobs/bj-1", {**JOB, "result_files": left, "results_error": "Not kept: 'pipe'."})
+    platform.respond("GET /files/file-2", {"id": "file-2", "filename": "loss.csv", "bytes": 3})
+    platform.respond_with("GET /files/file-2/content", raw=b"0.1", headers={"content-type": "text/csv"})
+    done = llma("batch", "jobs", "output", "download", "bj-1", "--folder", str(tmp_path / "here"))
+    assert (done.code, "Not kept: 'pipe'." in done.err) == (0, True), done.err
+    assert (tmp_path / "here/model/loss.csv").read_bytes() == b"0.1"
+    again = llma("batch", "jobs", "output", "download", "bj-1", "--folder", str(tmp_path / "here"))
+    assert again.code == 2, "it replaces nothing by itself"
+    for name in ("../x", "/etc/x", "a//b", "a/../../x"):
+        platform.respond("GET /batch/jobs/bj-1", {**JOB, "result_files": [{"id": "file-2", "name": name, "bytes": 3}]})
+        refused = llma("batch", "jobs", "output", "download", "bj-1", "--folder", str(tmp_path / "there"))
+        assert (refused.code, "leads out of the folder" in refused.err) == (2, True), name
+    assert not (tmp_path / "there").exists()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from llmariner.errors import Conflict
-from llmariner.platform.jobs import ExecOutput, Execution, Job, JobStatus, LogPart, Phase
+from llmariner.platform.jobs import ExecOutput, Execution, Job, JobStatus, LogPart, Phase, Results
 
 __all__ = ["QueuedJobs"]
 
@@ -78,6 +78,15 @@ class QueuedJobs:
     def log(self, job_id: str, start: int = 0) -> LogPart:
         data = self.logs.get(job_id, b"")[start : start + 4]
         return LogPart(data, start, start + len(data))
+
+    def results(self, job_id: str) -> Results:
+        return Results()
+
+    def read_result(self, job_id: str, name: str) -> Iterator[bytes]:
+        raise FileNotFoundError(name)
+
+    def delete_results(self, job_id: str) -> None:
+        """There are none."""
 
     def subscribe(self, observer: Callable[[str], None]) -> None:
         """Nothing changes by itself."""

@@ -68,6 +68,8 @@ def test_a_job_has_upstreams_fields_and_more(call: Any, installation: Installati
         "scripts": ["run.sh"],
         "envs": {"LR": "0.1"},
         "data_files": [],
+        "result_files": [],
+        "results_error": None,
         "resources": {"gpu_count": 0},
         "kind": {"pytorch": {"worker_count": 1}},
         "environment": "Nowhere.",

@@ -14,7 +14,7 @@ from llmariner.errors import InvalidRequest
 from llmariner.job_settings import JobSettings
 from llmariner.platform.jobs import JobStatus, Phase
 
-__all__ = ["BatchJob", "NewBatchJob"]
+__all__ = ["BatchJob", "BatchJobResult", "NewBatchJob"]
 
 _MAX_COMMAND = 32_768
 _MAX_COMMAND_BYTES = 100_000
@@ -168,6 +168,15 @@ class NewBatchJob:
 
 
 @dataclass(frozen=True)
+class BatchJobResult:
+    """A file of the project that a job left. `name`: below the job's folder `output`, with slashes."""
+
+    file_id: str
+    name: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
 class BatchJob:
     """A batch job. Times are Unix seconds. `place` and `reason`: of a queued one, its place in line and why it waits."""
 
@@ -192,17 +201,19 @@ class BatchJob:
     pause_requested_at: float | None
     backoff_limit: int
     restarts: int
+    results_error: str | None
+    results: Sequence[BatchJobResult] = ()
     place: int | None = None
     reason: str = ""
 
     @classmethod
-    def from_row(cls, row: Row[Any], live: JobStatus | None = None) -> BatchJob:
+    def from_row(cls, row: Row[Any], live: JobStatus | None = None, results: Sequence[BatchJobResult] = ()) -> BatchJob:
         """The job of a row of `batch_jobs`, with what the jobs port says of one that is queued."""
         fields = {name: row._mapping[name] for name in cls.__dataclass_fields__ if name in row._mapping}
         decoded = {name: json.loads(fields[name]) for name in ("envs", "script_names", "data_files")}
         queued = live is not None and live.phase is Phase.QUEUED and row.status == Phase.QUEUED
         in_line = {"place": live.place, "reason": live.reason} if live is not None and queued else {}
-        return cls(**{**fields, **decoded, "status": Phase(row.status), **in_line})
+        return cls(**{**fields, **decoded, "status": Phase(row.status), "results": results, **in_line})
 
 
 def _check_text(text: str, param: str, limit: int) -> None:

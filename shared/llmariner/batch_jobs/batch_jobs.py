@@ -12,8 +12,9 @@ from typing import Any
 from sqlalchemy import Row, delete, func, or_, select, update
 
 from llmariner.audit import log
-from llmariner.batch_jobs.batch_job import BatchJob, NewBatchJob
+from llmariner.batch_jobs.batch_job import BatchJob, BatchJobResult, NewBatchJob
 from llmariner.batch_jobs.events import CHANGE_REQUESTED, DELETED, QUEUED, RESUMED, add_job_event
+from llmariner.batch_jobs.result_files import results_of
 from llmariner.batch_jobs.tables import batch_job_files, batch_jobs
 from llmariner.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from llmariner.files.quotas import lock_usage
@@ -84,7 +85,8 @@ class BatchJobs:
             query = query.where(batch_jobs.c.id < after)
         with self._database.read() as session:
             rows = session.rows(query.order_by(batch_jobs.c.id.desc()).limit(limit + 1))
-        return [self._with_place(row) for row in rows[:limit]], len(rows) > limit
+            results = _results(session, rows[:limit])
+        return [self._with_place(row, results[row.id]) for row in rows[:limit]], len(rows) > limit
 
     def count(self, project_id: str) -> int:
         """The number of jobs on all pages."""
@@ -97,7 +99,8 @@ class BatchJobs:
         """One job. NotFound."""
         with self._database.read() as session:
             row = load_job(session, project_id, job_id)
-        return self._with_place(row)
+            results = _results(session, [row])
+        return self._with_place(row, results[row.id])
 
     def cancel(self, caller: Caller, job_id: str) -> BatchJob:
         """Ask for the end of a job, which follows soon. No effect on one that has ended. NotFound."""
@@ -114,7 +117,7 @@ class BatchJobs:
             log.append_entry(session, caller, "batch_job.canceled", {"id": job_id}, **place)
             return canceled
 
-        return self._with_place(self._database.transact(request))
+        return self._with_results(self._database.transact(request))
 
     def pause(self, caller: Caller, job_id: str) -> BatchJob:
         """Ask that a job does not run until it is resumed. Conflict for one that ended, or runs and may not run again."""
@@ -219,14 +222,19 @@ class BatchJobs:
         with self._database.read() as session:
             return Phase(load_job(session, project_id, job_id).status).is_final
 
-    def _with_place(self, row: Row[Any]) -> BatchJob:
+    def _with_place(self, row: Row[Any], results: Sequence[BatchJobResult] = ()) -> BatchJob:
         live: JobStatus | None = None
         if row.status == Phase.QUEUED:
             try:
                 live = self._jobs().status(row.id)
             except Unavailable as error:
                 live = JobStatus(Phase.QUEUED, row.created_at, reason=error.message)
-        return BatchJob.from_row(row, live)
+        return BatchJob.from_row(row, live, results)
+
+    def _with_results(self, row: Row[Any]) -> BatchJob:
+        with self._database.read() as session:
+            results = _results(session, [row])
+        return self._with_place(row, results[row.id])
 
     def _check_files(self, session: ReadSession, project_id: str, ids: Sequence[str]) -> None:
         alive = or_(files.c.expires_at.is_(None), files.c.expires_at > int(time.time()))
@@ -279,6 +287,14 @@ def load_job(session: ReadSession, project_id: str, job_id: str, *, lock: bool =
             f"No such batch job: '{job_id[:64]}'. List those of your project with GET /v1/batch/jobs.", param="id"
         )
     return row
+
+
+def _results(session: ReadSession, rows: Sequence[Row[Any]]) -> dict[str, list[BatchJobResult]]:
+    """The result files of each of these jobs, by its id."""
+    found: dict[str, list[BatchJobResult]] = {row.id: [] for row in rows}
+    for each in results_of(session, [row.id for row in rows if row.finished_at is not None]):
+        found[each.batch_job_id].append(BatchJobResult(each.file_id, each.name, each.size_bytes))
+    return found
 
 
 def _wrong_state(job: Row[Any], what: str) -> Conflict:

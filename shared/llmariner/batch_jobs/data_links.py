@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from sqlalchemy import Row, select
+from sqlalchemy import select
 
+from llmariner.batch_jobs.result_files import maker_of
 from llmariner.batch_jobs.tables import batch_jobs
 from llmariner.errors import NotFound
 from llmariner.files.links import FileLinks
 from llmariner.platform.database import Database
 from llmariner.platform.jobs import Job
 from llmariner.platform.jobs.kubernetes.objects import DataLink
-from llmariner.tenancy.principal import Caller
 
 __all__ = ["DataLinks"]
 
@@ -34,21 +34,7 @@ class DataLinks:
             row = session.first(select(batch_jobs).where(batch_jobs.c.id == job.id))
         if row is None:
             raise NotFound(f"No such batch job: {job.id}.")
-        links, maker = self._links(), _maker(row)
+        links, maker = self._links(), maker_of(row)
         seconds = min(_SECONDS, links.longest_seconds)
         made = [(file.name, links.create(maker, file.id, seconds)) for file in job.data_files]
         return [DataLink(name, self._url + link.path) for name, link in made]
-
-
-def _maker(row: Row[object]) -> Caller:
-    """Who created a job, without any right."""
-    return Caller(
-        user_id=row.user_id,
-        email="",
-        organization_id=row.organization_id,
-        project_id=row.project_id,
-        organization_role=None,
-        project_role=None,
-        scopes=frozenset(),
-        key_id=row.key_id,
-    )

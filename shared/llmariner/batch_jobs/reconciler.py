@@ -16,7 +16,8 @@ from typing import Any, Protocol
 from sqlalchemy import ColumnElement, Row, and_, delete, or_, select, update
 
 from llmariner.batch_jobs.events import FINISHED, PAUSED, REQUEUED, STARTED, add_job_event
-from llmariner.batch_jobs.tables import batch_job_files, batch_jobs
+from llmariner.batch_jobs.result_files import ResultStore, ResultWriter
+from llmariner.batch_jobs.tables import batch_job_files, batch_job_results, batch_jobs
 from llmariner.errors import Unavailable
 from llmariner.files.file import File
 from llmariner.platform.database import Database, WriteSession
@@ -31,7 +32,7 @@ _BATCH = 200
 _LOST = "The platform that ran it knows nothing of it any more. Create it again."
 
 
-class ProjectFiles(Protocol):
+class ProjectFiles(ResultStore, Protocol):
     """The part of `files.Files` that this uses."""
 
     def get_many(self, project_id: str, file_ids: Iterable[str]) -> dict[str, File]:
@@ -48,6 +49,7 @@ class Reconciler:
         self._network = network
         self._jobs = jobs
         self._files = files
+        self._results = ResultWriter(database, files)
         self._reconciled_to = ""
         """The id that the last call of `reconcile_all` came to, if its time ended before the last job."""
 
@@ -91,7 +93,11 @@ class Reconciler:
             if row is not None:
                 _delete_row(self._database, job_id)
         elif row.finished_at is None:
-            _record(self._database, job_id, self._converge(port, row))
+            found = self._converge(port, row)
+            problem = self._results.keep(port, row) if found.phase.is_final else ""
+            _record(self._database, job_id, found, problem)
+            if found.phase.is_final:
+                port.delete_results(job_id)
         elif (status := port.status(job_id)) is not None and not status.phase.is_final:
             port.cancel(job_id)  # its row ended while this port was not there
 
@@ -132,7 +138,7 @@ def _reconcile_without_port(database: Database, row: Row[Any]) -> None:
         _record(database, row.id, lost)
 
 
-def _record(database: Database, job_id: str, status: JobStatus) -> None:
+def _record(database: Database, job_id: str, status: JobStatus, results_error: str = "") -> None:
     """Write what the port says into the row, unless it has ended, with the event of each change."""
 
     def change(session: WriteSession) -> None:
@@ -146,7 +152,7 @@ def _record(database: Database, job_id: str, status: JobStatus) -> None:
             cause = {"code": status.code, "message": status.reason} if status.phase is Phase.QUEUED else None
             add_job_event(session, REQUEUED, row, restarts=status.restarts, error=cause)
         if status.phase.is_final:
-            values |= _end(session, row, status)
+            values |= {**_end(session, row, status), "results_error": results_error or None}
         elif status.phase is not Phase(row.status):
             values |= _changed_phase(session, row, status)
         if status.phase is Phase.RUNNING and row.pause_requested_at is not None and not row.backoff_limit:
@@ -214,7 +220,8 @@ def _cancel_of_archived(database: Database) -> None:
 
 def _delete_row(database: Database, job_id: str) -> None:
     def remove(session: WriteSession) -> None:
-        session.run(delete(batch_job_files).where(batch_job_files.c.batch_job_id == job_id))
+        for table in (batch_job_files, batch_job_results):
+            session.run(delete(table).where(table.c.batch_job_id == job_id))
         session.run(delete(batch_jobs).where(batch_jobs.c.id == job_id))
 
     database.transact(remove)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
-from llmariner.batch_jobs.tables import batch_job_files
+from llmariner.batch_jobs.tables import batch_job_files, batch_job_results
 from llmariner.files.file import File
 from llmariner.platform.database import ReadSession, WriteSession
 
@@ -23,4 +23,5 @@ class BatchJobReferences:
         return [f"the batch job {row.batch_job_id}" for row in rows]
 
     def on_file_deleted(self, session: WriteSession, file: File) -> None:
-        """Nothing: no job needs it."""
+        """It is no result of a job any more."""
+        session.run(delete(batch_job_results).where(batch_job_results.c.file_id == file.id))

@@ -31,6 +31,8 @@ def batch_job_object(job: BatchJob) -> dict[str, Any]:
         "scripts": list(job.script_names),
         "envs": dict(job.envs),
         "data_files": list(job.data_files),
+        "result_files": [{"id": each.file_id, "name": each.name, "bytes": each.size_bytes} for each in job.results],
+        "results_error": job.results_error,
         "resources": {"gpu_count": job.gpu_count},
         "kind": None if job.worker_count is None else {"pytorch": {"worker_count": job.worker_count}},
         "environment": job.environment,

@@ -10,7 +10,7 @@ from sqlalchemy import BigInteger, Column, Float, ForeignKey, Index, Integer, St
 from llmariner.platform.database import metadata
 from llmariner.platform.database.sanitized_text import SanitizedText
 
-__all__ = ["batch_job_files", "batch_jobs"]
+__all__ = ["batch_job_files", "batch_job_results", "batch_jobs"]
 
 batch_jobs = Table(
     "batch_jobs",
@@ -49,6 +49,8 @@ batch_jobs = Table(
     # How often the command may be started again after a failure, and was.
     Column("backoff_limit", Integer, nullable=False, server_default="0"),
     Column("restarts", Integer, nullable=False, server_default="0"),
+    # Why files that it left are not among its results.
+    Column("results_error", SanitizedText),
     # It is gone for every caller; a consumer ends it and deletes the row.
     Column("deleted_at", Float),
     Index("ix_batch_jobs_project", "project_id", "id"),
@@ -66,4 +68,17 @@ batch_job_files = Table(
     Column("organization_id", String(64), nullable=False),
     Column("project_id", String(64), nullable=False),
     Index("ix_batch_job_files_file_id", "file_id"),
+)
+
+# The files that jobs left, which are files of their projects. `name`: below the job's folder, with slashes.
+batch_job_results = Table(
+    "batch_job_results",
+    metadata,
+    Column("batch_job_id", String(64), ForeignKey("batch_jobs.id", ondelete="CASCADE"), primary_key=True),
+    Column("name", String(256), primary_key=True),
+    Column("file_id", String(64), nullable=False),
+    Column("size_bytes", BigInteger, nullable=False),
+    Column("organization_id", String(64), nullable=False),
+    Column("project_id", String(64), nullable=False),
+    Index("ix_batch_job_results_file_id", "file_id"),
 )

@@ -32,13 +32,16 @@ class Purpose(StrEnum):
     EVALS = "evals"
     ASSISTANTS_OUTPUT = "assistants_output"
     BATCH_OUTPUT = "batch_output"
+    BATCH_JOB_OUTPUT = "batch_job_output"
     FINE_TUNE_RESULTS = "fine-tune-results"
     FINE_TUNE_STATE = "fine-tune-state"
 
 
 UNLISTED = frozenset({Purpose.FINE_TUNE_STATE})
 """In no list of a project's files, and in no event. Their bytes count as those of the others."""
-_OUTPUT = frozenset({Purpose.ASSISTANTS_OUTPUT, Purpose.BATCH_OUTPUT, Purpose.FINE_TUNE_RESULTS})
+_OUTPUT = frozenset(
+    {Purpose.ASSISTANTS_OUTPUT, Purpose.BATCH_OUTPUT, Purpose.BATCH_JOB_OUTPUT, Purpose.FINE_TUNE_RESULTS}
+)
 _LISTED = tuple(purpose for purpose in Purpose if purpose not in UNLISTED)
 _UPLOADED = tuple(purpose for purpose in _LISTED if purpose not in _OUTPUT)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,10 +10,13 @@ from llmariner.batch_jobs.batch_job import NewBatchJob
 from llmariner.batch_jobs.batch_jobs import BatchJobs
 from llmariner.batch_jobs.reconciler import Reconciler
 from llmariner.errors import Conflict, Unavailable
-from llmariner.files.file import File
+from llmariner.files.content import IncomingContent
+from llmariner.files.file import File, NewFile
+from llmariner.files.files import Files, Finish
+from llmariner.files.purposes import Purpose
 from llmariner.job_settings import JobSettings
 from llmariner.platform.database import Database
-from llmariner.platform.jobs import Execution, Job, Jobs, JobStatus, LogPart, Phase
+from llmariner.platform.jobs import Execution, Job, Jobs, JobStatus, LogPart, Phase, ResultFile, Results
 from llmariner.tenancy.principal import KeyOwner
 
 from ..stored_files import member_of
@@ -24,13 +27,18 @@ NEW = NewBatchJob("pytorch-2.1", "sh scripts/run.sh", {"run.sh": b"echo \xff"}, 
 
 
 class ScriptedJobs:
-    """See `platform.jobs.Jobs`. Tests change `statuses`; `calls` are the changes that were asked for."""
+    """See `platform.jobs.Jobs`. Tests change `statuses` and `left`, the contents of results.
+
+    `calls` are the changes that were asked for.
+    """
 
     def __init__(self) -> None:
         self.problem = ""
         self.statuses: dict[str, JobStatus] = {}
         self.jobs: dict[str, Job] = {}
         self.calls: list[tuple[str, str]] = []
+        self.left: dict[str, dict[str, bytes]] = {}
+        self.left_out = ""
 
     @property
     def environment(self) -> str:
@@ -73,6 +81,16 @@ class ScriptedJobs:
     def log(self, job_id: str, start: int = 0) -> LogPart:
         return LogPart(b"", start, start)
 
+    def results(self, job_id: str) -> Results:
+        files = tuple(ResultFile(name, len(data)) for name, data in sorted(self.left.get(job_id, {}).items()))
+        return Results(files, self.left_out)
+
+    def read_result(self, job_id: str, name: str) -> Iterator[bytes]:
+        yield self.left[job_id][name]
+
+    def delete_results(self, job_id: str) -> None:
+        self.left.pop(job_id, None)
+
     def subscribe(self, observer: Callable[[str], None]) -> None:
         """Nothing changes by itself."""
 
@@ -83,14 +101,25 @@ class ScriptedJobs:
         self.statuses[job_id] = JobStatus(phase, 7.0, 5.0, code=code, reason=reason)
 
 
-class NoFiles:
-    """See `batch_jobs.reconciler.ProjectFiles`."""
+class FilesOfTests:
+    """See `batch_jobs.reconciler.ProjectFiles`. Tests put files into `found`, and set the `store` of results."""
 
     def __init__(self) -> None:
         self.found: dict[str, File] = {}
+        self.store: Files | None = None
 
     def get_many(self, project_id: str, file_ids: Iterable[str]) -> dict[str, File]:
         return {each: self.found[each] for each in file_ids if each in self.found}
+
+    def receive(
+        self, owner: KeyOwner, *, purpose: Purpose | None, size_bytes: int, limit_bytes: int
+    ) -> IncomingContent:
+        assert self.store is not None
+        return self.store.receive(owner, purpose=purpose, size_bytes=size_bytes, limit_bytes=limit_bytes)
+
+    def save(self, owner: KeyOwner, new: NewFile, content: IncomingContent, finish: Finish) -> File:
+        assert self.store is not None
+        return self.store.save(owner, new, content, finish)
 
 
 class BatchJobDesk:
@@ -103,7 +132,7 @@ class BatchJobDesk:
         self.port: Jobs | None
         self.scripted = ScriptedJobs()
         self.port = self.scripted
-        self.files = NoFiles()
+        self.files = FilesOfTests()
         self.jobs = BatchJobs(database, replace(JobSettings(), **settings), self._port)
         self.reconciler = Reconciler(database, self._port, lambda: self.files)
 

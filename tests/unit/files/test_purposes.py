@@ -14,7 +14,7 @@ def test_a_caller_may_give_these_purposes(purpose: str) -> None:
     assert parse_upload_purpose(purpose).value == purpose
 
 
-@pytest.mark.parametrize("purpose", ["assistants_output", "batch_output", "fine-tune-results"])
+@pytest.mark.parametrize("purpose", ["assistants_output", "batch_output", "batch_job_output", "fine-tune-results"])
 def test_the_platform_gives_these_purposes(purpose: str) -> None:
     assert parse_purpose(purpose).value == purpose
     with pytest.raises(InvalidRequest, match="files that it makes itself"):

@@ -14,6 +14,7 @@ _MEMBERS = {
     "list": f"{_JOBS}:list_jobs",
     "get": f"{_JOBS}:get",
     "logs": f"{_JOBS}:logs",
+    "output": "llmariner.cli.batch.output:output",
     "exec": "llmariner.cli.batch.programs:exec_in_job",
     "pause": f"{_JOBS}:pause",
     "resume": f"{_JOBS}:resume",

@@ -129,6 +129,8 @@ def get(session: Session, job: str) -> None:
         "runs where": document.get("environment"),
         "scripts": ", ".join(document.get("scripts") or ()),
         "data files": ", ".join(document.get("data_files") or ()),
+        "result files": ", ".join(each["name"] for each in document.get("result_files") or ()),
+        "not kept": document.get("results_error"),
         "variables": ", ".join(document.get("envs") or {}),
     }
     session.printer.print_details(document, {name: value for name, value in details.items() if value})

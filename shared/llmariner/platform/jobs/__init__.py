@@ -6,12 +6,29 @@ id; each call is idempotent.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-__all__ = ["DataFile", "ExecOutput", "Execution", "Job", "JobStatus", "Jobs", "LogPart", "Phase"]
+__all__ = [
+    "MAX_RESULT_FILES",
+    "MAX_RESULT_NAME",
+    "DataFile",
+    "ExecOutput",
+    "Execution",
+    "Job",
+    "JobStatus",
+    "Jobs",
+    "LogPart",
+    "Phase",
+    "ResultFile",
+    "Results",
+]
+
+MAX_RESULT_FILES = 100
+MAX_RESULT_NAME = 255
+"""Characters of the name of a result file, with its folders."""
 
 
 class Phase(StrEnum):
@@ -103,6 +120,22 @@ class LogPart:
 
 
 @dataclass(frozen=True)
+class ResultFile:
+    """A file that a job left in its folder `output`. `name`: below that folder, with slashes, printable."""
+
+    name: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Results:
+    """The first `MAX_RESULT_FILES` files that a job left. `left_out`: what is not among them and why, for users."""
+
+    files: tuple[ResultFile, ...] = ()
+    left_out: str = ""
+
+
+@dataclass(frozen=True)
 class ExecOutput:
     """Output of a command in a job. `stream`: `stdout` or `stderr`. Without data where there was none in time."""
 
@@ -171,6 +204,15 @@ class Jobs(Protocol):
 
         On a cluster it is that of the first worker's last pod.
         """
+
+    def results(self, job_id: str) -> Results:
+        """What a job that ended, and was not canceled, left in its folder `output`; until `delete_results`."""
+
+    def read_result(self, job_id: str, name: str) -> Iterator[bytes]:
+        """The bytes of one of its `results`. Raises OSError where it is gone."""
+
+    def delete_results(self, job_id: str) -> None:
+        """Delete its `results`. Idempotent."""
 
     def subscribe(self, observer: Callable[[str], None]) -> None:
         """Call `observer` with the id of each job that is about to start, started, or ended, in a thread of the adapter.

@@ -120,7 +120,7 @@ def test_a_running_job_is_paused_and_begins_from_its_start(processes: Jobs) -> N
     paused = wait_for_phase(processes, "bj-1", Phase.PAUSED)
     assert (paused.restarts, paused.started_at) == (0, None), "a pause is no failure"
     processes.resume("bj-1")
-    wait_for_output(processes, "bj-1", "data\nscripts\ntmp\nbegan\ndata\nscripts\ntmp\nbegan\n")
+    wait_for_output(processes, "bj-1", "data\noutput\nscripts\ntmp\nbegan\ndata\noutput\nscripts\ntmp\nbegan\n")
     processes.pause("bj-1")
     processes.resume("bj-1")
     wait_for_phase(processes, "bj-1", Phase.RUNNING)

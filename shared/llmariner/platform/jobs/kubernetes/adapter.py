@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from llmariner.errors import Conflict as Rejected
 from llmariner.errors import NotFound, Unavailable
-from llmariner.platform.jobs import Execution, Job, JobStatus, LogPart, Phase
+from llmariner.platform.jobs import Execution, Job, JobStatus, LogPart, Phase, Results
 from llmariner.platform.jobs.kubernetes.objects import (
     CONTAINER,
     JOB_LABEL,
@@ -173,6 +173,17 @@ class KubernetesJobs:
             data = self._cluster.pod_log(self._settings.namespace, name, CONTAINER, skip=start, limit=_LOG_BYTES)
             return LogPart(data, start, start + len(data))
         return LogPart(b"", start, start)
+
+    def results(self, job_id: str) -> Results:
+        """See the port. None: a pod's files go with it."""
+        return Results()
+
+    def read_result(self, job_id: str, name: str) -> Iterator[bytes]:
+        """See the port."""
+        raise FileNotFoundError(name)
+
+    def delete_results(self, job_id: str) -> None:
+        """See the port. There are none."""
 
     def subscribe(self, observer: Callable[[str], None]) -> None:
         """See the port. Nobody is called: the cluster sends changes of Jobs as CloudEvents."""

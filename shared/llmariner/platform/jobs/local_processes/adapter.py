@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from llmariner.errors import Conflict, NotFound, PlatformError, RateLimited
-from llmariner.platform.jobs import Execution, Job, JobStatus, LogPart, Phase
+from llmariner.platform.jobs import Execution, Job, JobStatus, LogPart, Phase, Results
 from llmariner.platform.jobs.local_processes.disk_usage import delete_tree, free_bytes
 from llmariner.platform.jobs.local_processes.execution import ProcessExecution
 from llmariner.platform.jobs.local_processes.job_folder import CREATE_AGAIN, JobFolder
 from llmariner.platform.jobs.local_processes.job_run import Canceled, JobRun, JobRunner, Paused, Stopped
 from llmariner.platform.jobs.local_processes.output_log import read_log
 from llmariner.platform.jobs.local_processes.queue import JobQueue, Waiting, waiting_after
+from llmariner.platform.jobs.local_processes.result_folder import list_results, read_result
 from llmariner.platform.jobs.local_processes.sandbox_trial import TRIAL, try_sandbox
 from llmariner.platform.jobs.local_processes.settings import MemoryBudget, ProcessJobSettings
 
@@ -217,6 +218,20 @@ class ProcessJobs:
     def log(self, job_id: str, start: int = 0) -> LogPart:
         """See the port."""
         return read_log(self._folder(job_id).log, start)
+
+    def results(self, job_id: str) -> Results:
+        """See the port."""
+        folder = self._folder(job_id)
+        found = list_results(folder.results, max_bytes=self._settings.disk_bytes)
+        return found if folder.result() is not None else Results()
+
+    def read_result(self, job_id: str, name: str) -> Iterator[bytes]:
+        """See the port."""
+        return read_result(self._folder(job_id).results, name)
+
+    def delete_results(self, job_id: str) -> None:
+        """See the port."""
+        delete_tree(self._folder(job_id).results)
 
     def subscribe(self, observer: Callable[[str], None]) -> None:
         """See the port."""

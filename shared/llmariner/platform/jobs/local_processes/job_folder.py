@@ -18,9 +18,9 @@ from pathlib import Path
 
 from llmariner.platform.jobs import DataFile, Job, JobStatus, Phase
 
-__all__ = ["CREATE_AGAIN", "DATA", "LIMITS", "TEMPORARY", "JobFolder", "Restarts", "write_file"]
+__all__ = ["CREATE_AGAIN", "DATA", "LIMITS", "OUTPUT", "TEMPORARY", "JobFolder", "Restarts", "write_file"]
 
-SCRIPTS, DATA, TEMPORARY = "scripts", "data", "tmp"
+SCRIPTS, DATA, TEMPORARY, OUTPUT = "scripts", "data", "tmp", "output"
 LIMITS = "limits.json"
 CREATE_AGAIN = " Create it again."
 _RESTARTED = ("exit_code", "killed", "out_of_memory", "disk_limit_exceeded", "evicted", "interrupted")
@@ -51,6 +51,11 @@ class JobFolder:
     def root(self) -> Path:
         """An empty folder for the sandbox."""
         return self.path / "root"
+
+    @property
+    def results(self) -> Path:
+        """The folder of the files that it left."""
+        return self.path / "results"
 
     @property
     def log(self) -> Path:
@@ -101,7 +106,7 @@ class JobFolder:
 
     def make_work(self, job: Job) -> None:
         """Make the folders that the job sees, with its scripts."""
-        for path in (self.root, self.work, self.work / SCRIPTS, self.work / DATA, self.work / TEMPORARY):
+        for path in (self.root, self.work, *(self.work / each for each in (SCRIPTS, DATA, TEMPORARY, OUTPUT))):
             path.mkdir(mode=0o755, exist_ok=True)
         for name, content in job.scripts.items():
             (self.work / SCRIPTS / name).write_bytes(content)

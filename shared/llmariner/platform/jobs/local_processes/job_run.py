@@ -74,6 +74,7 @@ class JobRunner:
         self._check_wanted(run)
         job = folder.load()
         delete_tree(folder.work)
+        delete_tree(folder.results)  # of an attempt whose end was not noted
         folder.make_work(job)
         for file in job.data_files:
             with (folder.work / DATA / file.name).open("wb") as target:

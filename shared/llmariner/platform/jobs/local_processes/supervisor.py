@@ -27,8 +27,9 @@ from typing import Any
 from llmariner.platform.jobs import Job, Phase
 from llmariner.platform.jobs.local_processes import disk_usage
 from llmariner.platform.jobs.local_processes.execution import read_request
-from llmariner.platform.jobs.local_processes.job_folder import CREATE_AGAIN, LIMITS, TEMPORARY, JobFolder
+from llmariner.platform.jobs.local_processes.job_folder import CREATE_AGAIN, LIMITS, OUTPUT, TEMPORARY, JobFolder
 from llmariner.platform.jobs.local_processes.output_log import OutputLog
+from llmariner.platform.jobs.local_processes.result_folder import keep_results
 from llmariner.platform.jobs.local_processes.sandbox import Sandbox, join, spawn
 from llmariner.platform.serving.local_processes.memory import process_bytes, process_tree
 
@@ -109,6 +110,8 @@ class Supervisor:
         self._drain(output)
         with os.fdopen(report, "rb") as file:
             found = end or _end_of(file.read())
+        if found.phase in (Phase.SUCCEEDED, Phase.FAILED) and found.code != "interrupted":
+            keep_results(self._folder.work / OUTPUT, self._folder.results)
         self._folder.end_attempt(found.phase, found.code, found.reason)
 
     def _sandbox_of(self, job: Job) -> Sandbox:
