@@ -1,44 +1,17 @@
-"""Fetches the weights of a registered model."""
-
-import contextlib
-from functools import partial
+"""Fetches the weights of a registered model, or the first piece of them."""
 
 from llmariner.context import Context
-from llmariner.errors import ModelNotFound
 from llmariner.http.entrypoint import event_function
-from llmariner.models.weights import WeightsUnavailable
+from llmariner.models.weight_loads import load_weights
 from llmariner.platform.events.cloudevents import Event
+
+# A download of one machine may take hours, and a project has two at once: slow sources of some must not hold up others.
+_THREADS = 64
 
 
 def consume(context: Context, event: Event) -> None:
     """Idempotent: loaded models and models that were deleted meanwhile are skipped."""
-    model_id = str(event.data.get("registry_id", event.data["id"]))
-    try:
-        model = context.registry.get(model_id)
-        if model.loaded:
-            return
-        if reason := context.registry.blocked_reason(model):
-            raise WeightsUnavailable(reason)
-        # Ids are reused: `created` keeps the weights of a deleted model from becoming those of its successor.
-        fetched = context.weights.fetch(
-            model, partial(context.registry.update_progress, model_id, created=model.created_at)
-        )
-        try:
-            context.registry.mark_loaded(
-                model_id,
-                folder=fetched.folder,
-                size_bytes=fetched.size_bytes,
-                task=fetched.task or model.task,
-                traits=fetched.traits,
-                created=model.created_at,
-            )
-        except ModelNotFound:  # deleted since, when the registry had no folder to remove
-            context.weights.discard(model_id, fetched.folder)
-    except ModelNotFound:
-        return
-    except WeightsUnavailable as error:
-        with contextlib.suppress(ModelNotFound):  # deleted since
-            context.registry.mark_failed(model_id, str(error), created=model.created_at)
+    load_weights(context.registry, context.weights, event)
 
 
-handle = event_function(consume)
+handle = event_function(consume, threads=_THREADS)

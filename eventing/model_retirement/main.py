@@ -4,6 +4,7 @@ An event may be duplicate or late, and its id may belong to another model by the
 """
 
 import asyncio
+import contextlib
 
 from llmariner.context import Context
 from llmariner.errors import ModelNotFound
@@ -19,12 +20,11 @@ async def consume(context: Context, event: Event) -> None:
 
 
 def _discard(context: Context, model_id: str, folder: str) -> None:
-    try:
-        if context.registry.get(model_id).folder == folder:
-            return
-    except ModelNotFound:
-        pass
-    context.weights.discard(model_id, folder)
+    successor = None
+    with contextlib.suppress(ModelNotFound):
+        successor = context.registry.get(model_id)
+    if successor is None or not folder or successor.folder != folder:
+        context.weights.discard(model_id, folder, successor)
 
 
 handle = event_function(consume)

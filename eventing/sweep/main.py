@@ -3,8 +3,9 @@
 Deletes files and uploads that expired, files of projects that are gone or were archived long ago, and contents that
 no file has; publishes pending events; closes ledger entries of lost gateway instances; prunes old ledger entries,
 whose sums remain, and old deliveries; reconciles batch and fine-tuning jobs with what runs them; has metrics of
-fine-tuning jobs sent again that were not; charges budgets for compute; deletes clusters that are drained, and old
-telemetry of clusters; reconciles serving, which puts idle models to sleep.
+fine-tuning jobs sent again that were not; has copies of models continue that stalled, and removes unused ones; charges
+budgets for compute; deletes clusters that are drained, and old telemetry of clusters; reconciles serving, which puts idle
+models to sleep.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ import secrets
 from llmariner.context import Context
 from llmariner.errors import PlatformError
 from llmariner.http.entrypoint import event_function
+from llmariner.models.weight_loads import continue_stalled
 from llmariner.platform.database.work_leases import WorkLease
 from llmariner.platform.events.cloudevents import Event
 from llmariner.settings import ObjectSettings, UsageSettings
@@ -94,6 +96,7 @@ def _collect_garbage(context: Context) -> None:
     if lease.acquire(_LEASE_SECONDS) is not None:
         collect_garbage(context.files, context.objects, seconds=_STEP_SECONDS)
         collect_parts(context.uploads, context.objects, seconds=_STEP_SECONDS)
+        context.weights.collect_garbage(seconds=_STEP_SECONDS)
         lease.pause(_GARBAGE_SECONDS)
 
 
@@ -126,8 +129,14 @@ def _charge_compute(context: Context) -> None:
     charge_budgets(context.database, seconds=_STEP_SECONDS)
 
 
+def _maintain_model_copies(context: Context) -> None:
+    continue_stalled(context.registry, context.weights)
+    context.weights.remove_unused(seconds=_STEP_SECONDS)
+
+
 _STEPS = (
     _delete_files,
+    _maintain_model_copies,
     _reconcile_jobs,
     _reconcile_fine_tuning,
     _track_fine_tuning,

@@ -47,6 +47,7 @@ def build(context: Context) -> Application:
     app.post("/v1/models")(create_model)
     app.post("/v1/models/{model_id:path}:activate")(activate_model)
     app.post("/v1/models/{model_id:path}:deactivate")(deactivate_model)
+    app.post("/v1/models/{model_id:path}:retry")(retry_model)
     app.get("/v1/models/{model_id:path}")(get_model)
     app.patch("/v1/models/{model_id:path}")(update_model)
     app.delete("/v1/models/{model_id:path}")(delete_model)
@@ -156,6 +157,13 @@ def delete_model(request: Request, caller: Writer, model_id: str) -> dict[str, A
     context = context_of(request)
     context.registry.delete(model_id, project_id=caller.key_owner.project_id, actor=caller)
     return {"id": model_id, "object": "model", "deleted": True}
+
+
+def retry_model(request: Request, caller: Writer, model_id: str) -> dict[str, Any]:
+    """Fetch the weights of a model again whose loading failed; what was fetched is kept."""
+    context = context_of(request)
+    model = context.registry.retry(model_id, project_id=caller.key_owner.project_id, actor=caller)
+    return model_object(model, Status(), with_diagnostics=is_model_admin(caller))
 
 
 async def activate_model(request: Request, caller: Writer, model_id: str) -> dict[str, Any]:

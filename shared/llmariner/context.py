@@ -393,14 +393,9 @@ class Context:
     @cached_once
     def weights(self) -> WeightFetcher:
         """Loads model weights; standalone mode sets its own."""
-        settings = ModelSettings.load(self.env)
-        if settings.inspection:
-            from llmariner.models.hub_inspection import InspectingUriFetcher
+        from llmariner.models.cluster_weights import cluster_weights
 
-            return InspectingUriFetcher(settings)
-        from llmariner.models.weights import StorageUriFetcher
-
-        return StorageUriFetcher()
+        return cluster_weights(self.env, lambda: self.database, lambda: self.objects)
 
     @cached_once
     def serving(self) -> Serving:

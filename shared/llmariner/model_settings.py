@@ -34,6 +34,10 @@ class ModelSettings:
     """`LLMARINER_MODEL_INSPECTION`: 1: on a cluster, `model_loader` looks at repositories of the hub before engines
     fetch them."""
 
+    copies: bool = False
+    """`LLMARINER_MODEL_COPIES`: 1: on a cluster, models of hubs and buckets are copied into the object store, which engines
+    then read."""
+
     pickles: bool = False
     """`LLMARINER_MODEL_PICKLES`: 1: weights may be pickles, which run code when an engine loads them."""
 
@@ -47,6 +51,7 @@ class ModelSettings:
             ollama_registry=read_http_url(env, "LLMARINER_OLLAMA_REGISTRY") or cls.ollama_registry,
             private_addresses=env.get("LLMARINER_MODEL_PRIVATE_ADDRESSES", "0") == "1",
             inspection=env.get("LLMARINER_MODEL_INSPECTION", "0") == "1",
+            copies=env.get("LLMARINER_MODEL_COPIES", "0") == "1",
             pickles=env.get("LLMARINER_MODEL_PICKLES", "0") == "1",
         )
 

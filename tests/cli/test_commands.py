@@ -178,6 +178,7 @@ CASES = [
     Case("models delete a/b", "DELETE /models/a/b", {"id": "a/b", "deleted": True}, ("Deleted a/b.",)),
     Case("models activate a/b", "POST /models/a/b:activate", {}, ("Activated a/b.",), body={}),
     Case("models deactivate a/b", "POST /models/a/b:deactivate", {}, ("Deactivated a/b.",), body={}),
+    Case("models retry a/b", "POST /models/a/b:retry", {}, ("Retrying a/b.",), body={}),
     Case(
         "models create base a/b --source-repository hugging-face --gpu 0 --disable-on-demand-allocation",
         "POST /models",

@@ -74,7 +74,7 @@ def test_a_failed_load_is_an_error_with_its_reason(llma: Llma, platform: FakePla
     result = llma("models", "pull", "a/b")
     assert (result.code, result.out) == (5, "")
     assert "loading a/b failed: disk full." in result.err
-    assert "llma models delete a/b" in result.err
+    assert "llma models retry a/b" in result.err
 
 
 def test_an_error_other_than_not_found_registers_nothing(llma: Llma, platform: FakePlatform) -> None:

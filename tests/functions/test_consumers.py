@@ -38,6 +38,7 @@ TYPES = {
     "fine_tuning_tracker": "ai.llmariner.fine_tuning_job.tracking_requested.v1",
     "group_settlement": "ai.llmariner.group_role.changed.v1",
     "model_loader": "ai.llmariner.model.created.v1",
+    "model_load_continuation": "ai.llmariner.model.loading_requested.v1",
     "model_retirement": "ai.llmariner.model.deleted.v1",
     "sweep": "ai.llmariner.platform.tick.v1",
     "vector_store_attributes": "ai.llmariner.vector_store.file.updated.v1",
@@ -142,7 +143,7 @@ def test_retirement_keeps_a_registered_models_weights(installation: Installation
     discarded: list[str] = []
 
     class Recording(StorageUriFetcher):
-        def discard(self, model_id: str, folder: str) -> None:
+        def discard(self, model_id: str, folder: str, successor: Model | None = None) -> None:
             discarded.append(folder)
 
     context = Context(installation.environment)

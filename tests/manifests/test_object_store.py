@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from llmariner.manifests.declarations import read_declarations
+from llmariner.platform.model_files.copy_scheme import COPY_SCHEME
 from llmariner.settings import ObjectSettings
 
 from .kustomize import Rendered
@@ -29,6 +30,8 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Rendered:
     overlay = place / "manifests/overlays/production/kustomization.yaml"
     body = yaml.safe_load(overlay.read_text())
     body["components"] += ["../../components/object-store", "../../components/object-store/network-policy"]
+    # Before the component that prefixes the names of images.
+    body["components"].insert(0, "../../components/model-copies")
     overlay.write_text(yaml.safe_dump(body))
     settings = overlay.with_name("settings.env")
     settings.write_text(settings.read_text().replace("#LLMARINER_S3_", "LLMARINER_S3_"))
@@ -99,3 +102,16 @@ def test_without_the_component_there_is_no_store() -> None:
     production = Rendered(CHECKOUT / "manifests/overlays/production")
     assert not ObjectSettings.load(production.settings()).is_configured
     assert "llmariner-object-store" not in str(production.objects)
+
+
+def test_copies_of_models_are_fetched_by_the_platforms_image(stored: Rendered) -> None:
+    """In place of KServe's own container, which does not know their URIs."""
+    (container,) = stored.objects_of("serving.kserve.io", "ClusterStorageContainer")
+    loader = next(each for each in stored.services() if each["metadata"]["name"] == "model-loader")
+    image = loader["spec"]["template"]["spec"]["containers"][0]["image"]
+    assert container["spec"]["container"]["image"] == image
+    assert not image.startswith("llmariner/")
+    assert container["spec"]["supportedUriFormats"] == [{"prefix": COPY_SCHEME}]
+    # It has credentials of its own, in the models' namespace: those of functions may write.
+    assert container["spec"]["container"]["envFrom"] == [{"secretRef": {"name": "llmariner-model-store"}}]
+    assert stored.settings()["LLMARINER_MODEL_COPIES"] == "1"

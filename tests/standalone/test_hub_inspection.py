@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from llmariner.context import Context
+from llmariner.models.copies.fetcher import CopyingFetcher
 from llmariner.models.hub_inspection import InspectingUriFetcher
 from llmariner.models.model import SourceRepository, Task
 from llmariner.models.weights import StorageUriFetcher, WeightsUnavailable
@@ -80,3 +81,5 @@ def test_other_locations_are_as_before(weights: InspectingUriFetcher) -> None:
 def test_it_is_chosen_by_a_setting() -> None:
     assert type(Context({}).weights) is StorageUriFetcher
     assert type(Context({"LLMARINER_MODEL_INSPECTION": "1"}).weights) is InspectingUriFetcher
+    copying = Context({"LLMARINER_MODEL_COPIES": "1", "LLMARINER_DATABASE_URL": "sqlite:///unused.db"})
+    assert type(copying.weights) is CopyingFetcher

@@ -170,7 +170,7 @@ def test_a_disk_that_refuses_is_a_reason_of_the_failure(tmp_path: Path, server: 
     (tmp_path / "models").write_text("no folder")
     settings = ModelSettings(hub=server.url)
     weights = LocalWeights(tmp_path / "models", script_environment(tmp_path), no_file, settings)
-    with pytest.raises(WeightsUnavailable, match=r"can't be stored: File exists.*create the model again"):
+    with pytest.raises(WeightsUnavailable, match=r"can't be stored: File exists.*retry the model"):
         weights.fetch(MODEL, ignore_progress)
 
 

@@ -88,10 +88,12 @@ def http_function(build: Build) -> Callable[[Any], Awaitable[Any]]:
     return handle
 
 
-def event_function(consume: Consume, *, from_outbox: bool = True) -> Callable[[Any], Awaitable[None]]:
+def event_function(
+    consume: Consume, *, from_outbox: bool = True, threads: int = _THREADS
+) -> Callable[[Any], Awaitable[None]]:
     """The functions-framework target of an event consumer: `consume` takes the context and an `Event`.
 
-    A plain function runs in one of `_THREADS` threads of the consumer's own, since it may take minutes. A coroutine
+    A plain function runs in one of `threads` threads of the consumer's own, since it may take minutes. A coroutine
     function runs in the event loop; consumers that call the serving port are coroutines.
 
     `consume` raises MalformedEvent when a retry would not help (400, dead letter); any other exception asks for a retry.
@@ -103,7 +105,7 @@ def event_function(consume: Consume, *, from_outbox: bool = True) -> Callable[[A
     # Imported here, since HTTP functions start without a thread pool.
     from concurrent.futures import ThreadPoolExecutor
 
-    threads = ThreadPoolExecutor(_THREADS, "consumer")
+    pool = ThreadPoolExecutor(threads, "consumer")
 
     async def deliver(context: Context, event: Any) -> None:
         if from_outbox:
@@ -111,7 +113,7 @@ def event_function(consume: Consume, *, from_outbox: bool = True) -> Callable[[A
         if asyncio.iscoroutinefunction(consume):
             await consume(context, event)
         else:
-            await asyncio.get_running_loop().run_in_executor(threads, consume, context, event)
+            await asyncio.get_running_loop().run_in_executor(pool, consume, context, event)
 
     lazy = LazyApplication(lambda context: _event_application(context, deliver))
 

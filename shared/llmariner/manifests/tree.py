@@ -14,6 +14,7 @@ from llmariner.manifests.event_identity import event_identity, event_policy
 from llmariner.manifests.events import DEAD_LETTERS, broker, kubernetes_changes, ping_source, trigger
 from llmariner.manifests.installation import Object
 from llmariner.manifests.milvus import milvus, milvus_policy
+from llmariner.manifests.model_copies import model_copies_settings, storage_container
 from llmariner.manifests.object_store import object_store, object_store_policy, object_store_settings
 from llmariner.manifests.path_matches import path_matches
 from llmariner.manifests.prerequisites import config_defaults, config_features
@@ -32,10 +33,15 @@ GENERATED_FOLDERS = (
     "components/event-identity",
     "components/local-images",
     "components/migrations",
+    "components/model-copies",
     "components/object-store",
     "components/secrets",
     "prerequisites",
 )
+
+
+# Where images are beside the fields that kustomize knows.
+_IMAGE_FIELDS: Object = {"images": [{"kind": "ClusterStorageContainer", "path": "spec/container/image"}]}
 
 
 class _Dumper(yaml.SafeDumper):
@@ -69,11 +75,16 @@ def generate_files(checkout: Path) -> Tree:
         "components/milvus/network-policy/kustomization.yaml": _file("", _component("policy.yaml")),
         "components/milvus/network-policy/policy.yaml": _file("", milvus_policy(workloads)),
         "components/local-images/kustomization.yaml": _file("", _local_images(workloads)),
+        "components/local-images/image-fields.yaml": _file("", _IMAGE_FIELDS),
         "components/object-store/kustomization.yaml": _file("", object_store(workloads)),
         "components/object-store/settings.yaml": _file("", object_store_settings()),
         "components/object-store/network-policy/kustomization.yaml": _file("", _component("policy.yaml")),
         "components/object-store/network-policy/policy.yaml": _file("", object_store_policy(workloads)),
     }
+    copies = {**_component("storage-container.yaml"), "patches": [{"path": "settings.yaml"}]}
+    files["components/model-copies/kustomization.yaml"] = _file("", copies)
+    files["components/model-copies/settings.yaml"] = _file("", model_copies_settings())
+    files["components/model-copies/storage-container.yaml"] = _file("", storage_container())
     for name, objects in (("secrets", jobs.secrets()), ("migrations", jobs.migrations())):
         files[f"components/{name}/{name}.yaml"] = _file("", *objects)
         files[f"components/{name}/kustomization.yaml"] = _file("", _component(f"{name}.yaml"))
@@ -153,5 +164,6 @@ def _local_images(workloads: list[Workload]) -> Object:
     return {
         "apiVersion": "kustomize.config.k8s.io/v1alpha1",
         "kind": "Component",
+        "configurations": ["image-fields.yaml"],
         "images": [{"name": name, "newName": f"dev.local/{name}"} for name in names],
     }

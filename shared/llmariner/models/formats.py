@@ -18,10 +18,13 @@ from llmariner.platform.model_files import FilesUnavailable, RemoteFile
 
 __all__ = [
     "GGUF_HEADER_BYTES",
+    "MAX_HEADER_BYTES",
     "Format",
+    "check_safetensors",
     "choose_files",
     "folder_format",
     "gguf_architecture",
+    "is_weights",
     "read_json",
     "weight_files",
 ]
@@ -30,7 +33,7 @@ _KEPT = ("*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken", "*tokenizer*")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _GGUF_PART = re.compile(r"(.+)-\d{5}-of-(\d{5})\.gguf", re.ASCII)
 # As objects of Python, JSON may be 25 times as large.
-_MAX_HEADER_BYTES = _MAX_JSON_BYTES = 16 << 20
+MAX_HEADER_BYTES = _MAX_JSON_BYTES = 16 << 20
 GGUF_HEADER_BYTES = 64 << 10
 """The beginning of a GGUF file in which its architecture is looked for; it is the first entry as a rule."""
 # https://github.com/ggml-org/ggml/blob/master/docs/gguf.md: type of a value → its size in bytes.
@@ -72,7 +75,8 @@ def folder_format(folder: Path, *, pickles_allowed: bool) -> Format:
     names = [path for path in folder.rglob("*") if path.is_file()]
     safetensors = [path for path in names if path.suffix == ".safetensors"]
     for path in safetensors:
-        _check_safetensors(path)
+        with path.open("rb") as file:
+            check_safetensors(path.name, file, path.stat().st_size)
     if safetensors:
         return Format.HUGGING_FACE
     if gguf := [path for path in names if path.suffix == ".gguf"]:
@@ -87,11 +91,27 @@ def folder_format(folder: Path, *, pickles_allowed: bool) -> Format:
     raise FilesUnavailable(_no_weights(pickles))
 
 
+def check_safetensors(name: str, file: BinaryIO, size: int) -> None:
+    """FilesUnavailable unless the beginning of a file of `size` bytes is that of tensors.
+
+    https://huggingface.co/docs/safetensors: a length of 8 bytes, a JSON header, the tensors.
+    """
+    try:
+        _check_header(file, size)
+    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
+        raise FilesUnavailable(
+            f"{name} is named .safetensors, and its content is none. Fetch the model again, or ask who published it."
+        ) from error
+
+
 def weight_files(folder: Path) -> list[Path]:
     """The files with weights in a folder."""
-    return [
-        path for path in folder.rglob("*") if path.suffix in (".safetensors", ".gguf", *_PICKLES) and path.is_file()
-    ]
+    return [path for path in folder.rglob("*") if is_weights(path.name) and path.is_file()]
+
+
+def is_weights(name: str) -> bool:
+    """Whether a file has weights, by its name."""
+    return name.endswith((".safetensors", ".gguf", *_PICKLES))
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -183,20 +203,9 @@ def _no_weights(pickles: Sequence[object]) -> str:
     return "There are no weights: neither .safetensors, .gguf nor a Triton model repository."
 
 
-def _check_safetensors(path: Path) -> None:
-    """https://huggingface.co/docs/safetensors: a length of 8 bytes, a JSON header, the tensors."""
-    try:
-        with path.open("rb") as file:
-            _check_header(file, path.stat().st_size)
-    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
-        raise FilesUnavailable(
-            f"{path.name} is named .safetensors, and its content is none. Fetch the model again, or ask who published it."
-        ) from error
-
-
 def _check_header(file: BinaryIO, size: int) -> None:
     length = int.from_bytes(file.read(8), "little")
-    if not 2 <= length <= min(_MAX_HEADER_BYTES, size - 8):
+    if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
         raise ValueError("length")
     header = json.loads(file.read(length))
     if not isinstance(header, dict):

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from llmariner.models.formats import choose_files, read_json
-from llmariner.models.inspection import folder_task, folder_traits
+from llmariner.models.inspection import SMALL_FILES, folder_task, folder_traits
 from llmariner.models.model import Model
 from llmariner.models.weights import (
     FetchedWeights,
@@ -30,16 +30,6 @@ from llmariner.settings import ModelSettings
 
 __all__ = ["InspectingUriFetcher"]
 
-_SMALL_FILES = frozenset(
-    {
-        "adapter_config.json",
-        "chat_template.jinja",
-        "chat_template.json",
-        "config.json",
-        "modules.json",
-        "tokenizer_config.json",
-    }
-)
 # As objects of Python, JSON may be 25 times as large, and a function has 256 MiB.
 _MAX_SMALL_BYTES = 4 << 20
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
@@ -109,7 +99,7 @@ def _with_small_files(
     fetched: FetchedWeights, source: HuggingFaceSource, files: Sequence[RemoteFile], model: Model
 ) -> FetchedWeights:
     """The task and the traits of a base model."""
-    small = [file for file in files if file.path in _SMALL_FILES and file.size <= _MAX_SMALL_BYTES]
+    small = [file for file in files if file.path in SMALL_FILES and file.size <= _MAX_SMALL_BYTES]
     wanted = "config.json" if model.base_model_id is None else "adapter_config.json"
     if wanted not in {file.path for file in small}:
         raise FilesUnavailable(f"The repository has no {wanted} beside its weights.")

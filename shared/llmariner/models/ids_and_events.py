@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import Row, delete, select, update
 
 from llmariner.errors import Conflict
+from llmariner.models.copies.tables import model_copies
 from llmariner.models.model import LoadingStatus, NewModel, qualified_id
 from llmariner.models.tables import model_wakes, models
 from llmariner.platform.database import WriteSession
@@ -19,13 +20,23 @@ from llmariner.platform.database.revisions import next_revision
 from llmariner.platform.events import outbox
 from llmariner.platform.serving import served_name
 
-__all__ = ["CREATED", "DELETED", "FAILED", "LOADED", "UPDATED", "add_model_event", "allocate_id"]
+__all__ = [
+    "CREATED",
+    "DELETED",
+    "FAILED",
+    "LOADED",
+    "LOADING_REQUESTED",
+    "UPDATED",
+    "add_model_event",
+    "allocate_id",
+]
 
 CREATED = "ai.llmariner.model.created.v1"
 LOADED = "ai.llmariner.model.loaded.v1"
 FAILED = "ai.llmariner.model.failed.v1"
 UPDATED = "ai.llmariner.model.updated.v1"
 DELETED = "ai.llmariner.model.deleted.v1"
+LOADING_REQUESTED = "ai.llmariner.model.loading_requested.v1"
 
 
 def allocate_id(session: WriteSession, new: NewModel) -> tuple[str, int]:
@@ -64,6 +75,8 @@ def _qualify_existing(session: WriteSession, row: Row[Any]) -> int:
     )
     session.run(update(models).where(models.c.base_model_id == row.id).values(base_model_id=new_id))
     session.run(update(model_wakes).where(model_wakes.c.model_id == row.id).values(model_id=new_id))
+    copies = update(model_copies).where(model_copies.c.model_id == row.id)
+    session.run(copies.where(model_copies.c.model_created_at == row.created_at).values(model_id=new_id))
     if row.loading_status in (LoadingStatus.REQUESTED, LoadingStatus.LOADING):
         # A fetch that is under way does not find the model by its previous id any more: this event starts another.
         add_model_event(session, CREATED, new_id, row.project_id)

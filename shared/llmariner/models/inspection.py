@@ -14,7 +14,19 @@ from llmariner.models.model import Task
 from llmariner.models.traits import ModelTraits
 from llmariner.platform.serving import DEFAULT_TOOL_PARSER
 
-__all__ = ["folder_task", "folder_traits"]
+__all__ = ["SMALL_FILES", "folder_task", "folder_traits"]
+
+SMALL_FILES = frozenset(
+    {
+        "adapter_config.json",
+        "chat_template.jinja",
+        "chat_template.json",
+        "config.json",
+        "modules.json",
+        "tokenizer_config.json",
+    }
+)
+"""The files of a model that are looked at, besides its weights."""
 
 _MAX_TEMPLATE_BYTES = 1 << 20
 

@@ -12,7 +12,17 @@ from sqlalchemy import Row, delete, func, select, tuple_, update
 
 from llmariner.audit import log
 from llmariner.errors import Conflict, InvalidRequest, ModelNotFound, PermissionDenied
-from llmariner.models.ids_and_events import CREATED, DELETED, FAILED, LOADED, UPDATED, add_model_event, allocate_id
+from llmariner.models.copies.tables import model_copies
+from llmariner.models.ids_and_events import (
+    CREATED,
+    DELETED,
+    FAILED,
+    LOADED,
+    LOADING_REQUESTED,
+    UPDATED,
+    add_model_event,
+    allocate_id,
+)
 from llmariner.models.model import (
     ActivationStatus,
     LoadingStatus,
@@ -36,6 +46,7 @@ from llmariner.models.traits import ModelTraits
 from llmariner.models.weights import LoadingProgress
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.platform.database.revisions import next_revision
+from llmariner.platform.events import outbox
 from llmariner.platform.serving import served_name
 from llmariner.platform.serving.redaction import redact_paths
 from llmariner.settings import ModelSettings
@@ -45,6 +56,7 @@ from llmariner.tenancy.tables import projects
 __all__ = ["ModelRegistry"]
 
 _MAX_WAKES = 50
+_UNFINISHED = frozenset({LoadingStatus.REQUESTED, LoadingStatus.LOADING})
 
 
 class ModelRegistry:
@@ -177,6 +189,25 @@ class ModelRegistry:
             add_model_event(session, DELETED, model.id, model.project_id, folder=model.folder)
             _audit(session, actor, "deleted", model.name, model.project_id, {})
 
+    def retry(self, model_id: str, *, project_id: str | None, actor: Caller | None = None) -> Model:
+        """Have the weights of a model fetched that failed; what was fetched is used. Conflict in any other state."""
+        with self._database.write() as session:
+            next_revision(session, "models")  # as in `create`: of two at once, the second finds it requested
+            model = self._get_changeable(session, model_id, project_id, actor)
+            if model.loading_status is not LoadingStatus.FAILED:
+                state = "loaded" if model.loaded else "loading: GET /v1/models/{id} shows how far it is"
+                raise Conflict(
+                    f"Model '{model.name}' did not fail, so there is nothing to retry. It is {state}.", param="id"
+                )
+            blank = {"loading_failure_reason": "", "loading_message": "", "loading_progress": 0.0}
+            _update(session, model, loading_status=LoadingStatus.REQUESTED, **blank)
+            # The source may have other files by now.
+            same = (model_copies.c.model_id == model.id) & (model_copies.c.model_created_at == model.created_at)
+            session.run(update(model_copies).where(same).values(revision=None, progressed_at=session.now()))
+            add_model_event(session, LOADING_REQUESTED, model.id, model.project_id)
+            _audit(session, actor, "loading_retried", model.name, model.project_id, {})
+        return self.get(model.id)
+
     def approve(self, model_id: str) -> None:
         """Approve the current location and engine arguments, for the platform itself."""
         with self._database.write() as session:
@@ -252,6 +283,18 @@ class ModelRegistry:
                 loading_seconds_left=None,
             )
             add_model_event(session, FAILED, model.id, model.project_id, reason=redact_paths(reason))
+
+    def request_loading(self, model_id: str, created: int, *, after_event: str = "") -> None:
+        """Have the loading of a model continue, which nobody works on; no effect on one that is gone, loaded or failed.
+
+        `after_event`: the id of the event that was handled; one that is delivered twice asks once.
+        """
+        with self._database.write() as session:
+            if after_event and not outbox.mark_consumed(session, "model_load_continuation", after_event):
+                return
+            row = session.first(select(models).where(models.c.id == model_id, models.c.created_at == created))
+            if row is not None and not row.deleted and row.loading_status in _UNFINISHED:
+                add_model_event(session, LOADING_REQUESTED, model_id, row.project_id)
 
     def record_wake(self, model_id: str, seconds: float) -> None:
         """Record the duration of a wake in seconds; the latest fifty are kept."""

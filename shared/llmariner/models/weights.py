@@ -12,7 +12,9 @@ from llmariner.models.traits import ModelTraits
 
 __all__ = [
     "FetchedWeights",
+    "LoadingDeferred",
     "LoadingProgress",
+    "LoadingUnfinished",
     "ReportProgress",
     "StorageUriFetcher",
     "WeightFetcher",
@@ -38,6 +40,14 @@ class WeightsUnavailable(Exception):
     """The weights can't be fetched and a retry would not help; the message says why and what to do."""
 
 
+class LoadingUnfinished(Exception):
+    """A bounded piece of the work is done; another call of `fetch` continues."""
+
+
+class LoadingDeferred(Exception):
+    """Nothing was done: others work on it, or are before it, and have it continue (`next_waiting`)."""
+
+
 @dataclass(frozen=True)
 class FetchedWeights:
     """Where the weights are, their size, and what their files say: the task, where they name one, and the traits."""
@@ -49,16 +59,32 @@ class FetchedWeights:
 
 
 class WeightFetcher(Protocol):
-    """Adapters: `standalone.weights` (folders of this machine), `StorageUriFetcher` (a cluster)."""
+    """Adapters: `standalone.weights` (folders of this machine), `StorageUriFetcher` and `copies.fetcher` (a cluster)."""
 
     def fetch(self, model: Model, report: ReportProgress) -> FetchedWeights:
         """Fetch the weights. `report` gets the progress; what it raises ends the fetch.
 
-        WeightsUnavailable where a retry would not help; the caller retries after any other exception.
+        WeightsUnavailable where a retry would not help; LoadingUnfinished and LoadingDeferred where `fetch` works in
+        pieces; the caller retries after any other exception.
         """
 
-    def discard(self, model_id: str, folder: str) -> None:
-        """Remove what `fetch` fetched; other folders are not touched. Idempotent."""
+    def discard(self, model_id: str, folder: str, successor: Model | None = None) -> None:
+        """Remove what `fetch` fetched; other folders are not touched. Idempotent.
+
+        `folder` empty: whatever it left for models of that id. `successor`: the present model of that id keeps its own.
+        """
+
+    def next_waiting(self, project_id: str | None) -> tuple[str, int] | None:
+        """The model of the project (id, time of creation) whose loading is to continue next; None where none waits."""
+
+    def stalled(self) -> list[tuple[str, int]]:
+        """Models whose loading was begun and that nobody works on any more."""
+
+    def remove_unused(self, *, seconds: float) -> None:
+        """Remove what deleted models left. Returns after about so long; the next call continues."""
+
+    def collect_garbage(self, *, seconds: float) -> None:
+        """Remove what killed processes left, which takes a look at everything. Returns after about so long."""
 
 
 class StorageUriFetcher:
@@ -75,5 +101,19 @@ class StorageUriFetcher:
         uri = weight_uri(model.source_repository, model.model_file_location)
         return FetchedWeights(uri, model.size_bytes, None)
 
-    def discard(self, model_id: str, folder: str) -> None:
+    def discard(self, model_id: str, folder: str, successor: Model | None = None) -> None:
+        """Nothing was fetched."""
+
+    def next_waiting(self, project_id: str | None) -> tuple[str, int] | None:
+        """None: `fetch` does all at once."""
+        return None
+
+    def stalled(self) -> list[tuple[str, int]]:
+        """None, as for `next_waiting`."""
+        return []
+
+    def remove_unused(self, *, seconds: float) -> None:
+        """Nothing was fetched."""
+
+    def collect_garbage(self, *, seconds: float) -> None:
         """Nothing was fetched."""

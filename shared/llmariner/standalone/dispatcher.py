@@ -28,7 +28,7 @@ _MAX_PER_PROJECT = 2
 """Concurrent deliveries per consumer and project: a project's downloads of hours must not block other projects."""
 _DEFAULT_TIMEOUT_SECONDS = 60.0
 _DOWNLOAD_TIMEOUT_SECONDS = 86_400.0
-"""For model weights, which standalone mode downloads in the delivery, a cluster when the engine starts."""
+"""For model weights, which standalone mode downloads in the delivery, and a cluster in pieces or when the engine starts."""
 Consumers = dict[str, Callable[[Any, Any, Any], Awaitable[None]]]
 
 
@@ -48,7 +48,7 @@ def delivery_timeouts(eventing: Path) -> dict[str, float]:
     for file in sorted(eventing.glob("*/trigger.yaml")):
         annotations = yaml.safe_load(file.read_text())["metadata"].get("annotations", {})
         found[file.parent.name] = float(annotations.get("llmariner.ai/timeout-seconds", _DEFAULT_TIMEOUT_SECONDS))
-    return found | {"model_loader": _DOWNLOAD_TIMEOUT_SECONDS}
+    return found | dict.fromkeys(("model_loader", "model_load_continuation"), _DOWNLOAD_TIMEOUT_SECONDS)
 
 
 class Dispatcher:

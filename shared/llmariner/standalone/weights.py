@@ -27,6 +27,7 @@ from llmariner.models.formats import (
 )
 from llmariner.models.inspection import folder_task, folder_traits
 from llmariner.models.model import Model, SourceRepository
+from llmariner.models.sources import open_source
 from llmariner.models.weights import FetchedWeights, LoadingProgress, ReportProgress, WeightsUnavailable
 from llmariner.platform.jobs.local_processes.settings import MemoryBudget
 from llmariner.platform.model_files import FilesUnavailable, ModelSource, RemoteFile, TransferInterrupted, check_files
@@ -37,7 +38,6 @@ from llmariner.settings import ModelSettings, S3Settings
 from llmariner.standalone.engine.environment import EngineEnvironment
 from llmariner.standalone.engine.scripts import ScriptInterrupted, Scripts
 from llmariner.standalone.engine.tool_model import TOOL_MODEL, TRAINING_BYTES, make_tool_model
-from llmariner.standalone.model_sources import open_source
 
 __all__ = ["LocalWeights"]
 
@@ -105,27 +105,49 @@ class LocalWeights:
         except OSError as error:
             raise WeightsUnavailable(
                 f"The weights can't be stored: {error.strerror or type(error).__name__}. Look after the disk of this "
-                "machine, then create the model again."
+                "machine, then retry the model."
             ) from error
         except TransferInterrupted as error:
             raise WeightsUnavailable(
-                f"{error} What is here already is kept for a week: create the model again when the network works."
+                f"{error} What is here already is kept for a week: retry the model when the network works."
             ) from error
 
-    def discard(self, model_id: str, folder: str) -> None:
+    def discard(self, model_id: str, folder: str, successor: Model | None = None) -> None:
         """See the port. Removes `folder` only if it was fetched for this model, and files that no other model uses."""
         if not folder:
-            self._discard_unfinished(model_id)
+            self._discard_unrecorded(model_id, successor)
             return
         path = Path(folder).resolve()
         if path.parent == self._folder.resolve() and path.name.startswith(_folder_prefix(model_id)):
             shutil.rmtree(path, ignore_errors=True)
             self._blobs.free_unused()
 
-    def _discard_unfinished(self, model_id: str) -> None:
-        """Remove what a fetch that failed left; a fetch that is under way, of a later model of that id, keeps its own."""
-        for path in self._folder.glob(f"{glob.escape(_folder_prefix(model_id))}*{PART}"):
-            remove_unlocked(path)
+    def next_waiting(self, project_id: str | None) -> tuple[str, int] | None:
+        """None: `fetch` does all at once."""
+        return None
+
+    def stalled(self) -> list[tuple[str, int]]:
+        """None: a delivery is repeated until it is done."""
+        return []
+
+    def remove_unused(self, *, seconds: float) -> None:
+        """Remove contents that no model uses."""
+        self._blobs.free_unused()
+
+    def collect_garbage(self, *, seconds: float) -> None:
+        """Nothing more than `remove_unused` does."""
+
+    def _discard_unrecorded(self, model_id: str, successor: Model | None) -> None:
+        """Remove what fetches left that failed, or that were killed before the registry had their folder.
+
+        A fetch that is under way, of a later model of that id, keeps its own.
+        """
+        kept = set() if successor is None else {successor.folder, str(self._target(successor))}
+        for path in self._folder.glob(f"{glob.escape(_folder_prefix(model_id))}*"):
+            if path.name.endswith(PART):
+                remove_unlocked(path)
+            elif path.is_dir() and str(path) not in kept and not path.name.endswith(_GGUF_SUFFIX):
+                shutil.rmtree(path, ignore_errors=True)
         self._blobs.free_unused()
 
     def _adapter(self, model: Model, project_id: str, file_id: str) -> Path:

@@ -87,6 +87,7 @@ def emitted(
         name = f"org/{'everybodys' if project is None else 'mine'}"
         registry.create(NewModel(name, SourceRepository.LOCAL, "/models/x", project_id=project))
         registry.mark_failed(name, "No config.json in /models/x.")
+        registry.retry(name, project_id=project)
         registry.mark_loaded(name, folder="/models/x", size_bytes=1, task=Task.GENERATE)
         registry.configure(name, lambda config: config, project_id=None)
         registry.activate(name, ActivationStatus.INACTIVE, project_id=None)

@@ -155,6 +155,14 @@ def a_model(body: Any = None) -> CallFactory:
     return lambda world, tenant: RouteCall({"id:path": model(world, tenant)}, body)
 
 
+def a_failed_model(world: World, tenant: Tenant) -> RouteCall:
+    """A model of the tenant's project whose weights could not be fetched."""
+    registry, name = world.context.registry, world.model_name(tenant)
+    registry.create(NewModel(name, SourceRepository.LOCAL, "/nowhere", project_id=tenant.project_id))
+    registry.mark_failed(name, "There is no folder.")
+    return RouteCall({"id:path": name})
+
+
 def inference(task: Task = Task.GENERATE, **fields: Any) -> CallFactory:
     """A request to a model of the tenant's project."""
     return lambda world, tenant: RouteCall(body={"model": model(world, tenant, task), **fields})
@@ -355,6 +363,7 @@ OBJECTS: dict[str, CallFactory] = {
     "DELETE /v1/models/{id:path}": a_model(),
     "POST /v1/models/{id:path}:activate": a_model(),
     "POST /v1/models/{id:path}:deactivate": a_model(),
+    "POST /v1/models/{id:path}:retry": a_failed_model,
     "GET /v1/auth/configuration": no_object,
     "GET /v1/organization/admin_api_keys": list_of_100,
     "POST /v1/organization/admin_api_keys": new(name="walked admin"),

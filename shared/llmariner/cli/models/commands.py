@@ -86,6 +86,17 @@ def deactivate(session: Session, model: str) -> None:
     _set_activation(session, model, "deactivate", "Deactivated")
 
 
+@models.command()
+@click.argument("model", metavar="ID")
+@pass_session
+def retry(session: Session, model: str) -> None:
+    """Load a model again whose loading failed; what was fetched is kept."""
+    from llmariner.cli.support.api import build_path
+
+    answer = session.api().post(f"{build_path('models', model)}:retry")
+    session.printer.print_message(answer, f"Retrying {model}. `llma models pull {model}` follows its loading.")
+
+
 models.add_command(create)
 models.add_command(update)
 models.add_command(pull)

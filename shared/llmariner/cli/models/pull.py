@@ -56,7 +56,7 @@ def pull(session: Session, model: str, source_repository: str, model_file_locati
         raise CommandError(
             ExitCode.SERVER_ERROR,
             f"loading {model} failed: {reason}.",
-            next_step=f"mend the cause, then `llma models delete {model}` and pull it again.",
+            next_step=f"mend the cause, then `llma models retry {model}`.",
         )
     session.printer.print_message(document, f"{model} is loaded.")
 

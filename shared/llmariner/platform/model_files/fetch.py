@@ -149,7 +149,7 @@ def _check_room(blobs: BlobStore, files: Sequence[RemoteFile]) -> None:
         what = f"'{files[0].path}' needs" if len(files) == 1 else f"'{files[0].path}' and the other files together need"
         raise FilesUnavailable(
             f"{what} {needed / 1e9:,.1f} GB on the disk, and {free / 1e9:,.1f} GB are free. Delete models that are not "
-            "needed, then create this one again."
+            "needed, then retry this one."
         )
 
 

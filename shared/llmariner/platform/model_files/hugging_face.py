@@ -105,7 +105,7 @@ class HuggingFaceSource:
         if error.code == "GatedRepo" or error.status == 403:
             return (
                 f"The repository '{name}' is gated. Accept its terms on the hub with the account whose token the platform "
-                "has in HF_TOKEN, then create the model again."
+                "has in HF_TOKEN, then retry the model."
             )
         if error.status in (401, 404):
             token = "the token in HF_TOKEN may not read it" if self._has_token else "it is private: set HF_TOKEN"

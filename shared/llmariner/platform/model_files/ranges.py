@@ -185,7 +185,7 @@ class RangeTransfer:
     def _given_up(self, why: str) -> FilesUnavailable:
         return FilesUnavailable(
             f"{why} It sent less than 1 MiB in {self.limits.patience:.0f} s; what is here already is kept for a week. "
-            "Create the model again when the source answers."
+            "Retry the model when the source answers."
         )
 
     def _count(self, size: int) -> None:
@@ -210,7 +210,7 @@ def _write(part: int, block: bytes, position: int) -> int:
             written += os.pwrite(part, block[written:] if written else block, position + written)
     except OSError as error:
         raise FilesUnavailable(
-            f"The file can't be written: {error.strerror}. Free some room and create the model again."
+            f"The file can't be written: {error.strerror}. Free some room and retry the model."
         ) from error
     return written
 

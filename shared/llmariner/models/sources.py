@@ -1,4 +1,4 @@
-"""The source of a model's files on one machine."""
+"""The source of a model's files, by its repository and location."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ __all__ = ["open_source"]
 
 @contextlib.contextmanager
 def open_source(model: Model, settings: ModelSettings, s3: S3Settings) -> Iterator[ModelSource | None]:
-    """The source that the model's repository and location name; None for a folder of this machine. FilesUnavailable."""
+    """The source that the model's repository and location name; None for any other place, such as a folder of this machine.
+
+    FilesUnavailable.
+    """
     location, private = model.model_file_location, settings.private_addresses
     if model.source_repository is SourceRepository.OLLAMA:
         yield OllamaSource(location, endpoint=settings.ollama_registry, private_allowed=private)
