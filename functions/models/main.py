@@ -67,18 +67,32 @@ async def list_models(
     statuses = context.waiting_requests.add_to_all(await context.serving.statuses())
     wanted = page[: limit or 100]
     data = [
-        model_object(model, statuses.get(model.id, Status()), with_diagnostics=is_model_admin(caller))
-        for model in wanted
+        model_object(model, statuses.get(model.id, Status()), alias=alias, with_diagnostics=is_model_admin(caller))
+        for alias, model in wanted
     ]
     return {"object": "list", "data": data, "has_more": len(page) > len(wanted), "total_items": total}
 
 
 def _page(
     context: Context, caller: Caller, include_loading: bool, after: str | None, limit: int
-) -> tuple[list[Model], int]:
-    """A page of up to `limit` + 1 models, and the total number of models."""
-    selector = ModelSelector(caller.key_owner.project_id, include_loading, caller_restriction(context.database, caller))
-    return context.registry.page(selector, after=after, limit=limit + 1), context.registry.count(selector)
+) -> tuple[list[tuple[str | None, Model]], int]:
+    """A page of up to `limit` + 1 models, then aliases with what they point at; and the number of all."""
+    project_id, restriction = caller.key_owner.project_id, caller_restriction(context.database, caller)
+    selector = ModelSelector(project_id, include_loading, restriction)
+    targets = context.model_aliases.targets(project_id)
+    named = context.registry.named(frozenset(targets.values()), project_id) if targets else {}
+    shown = {
+        alias: named[model]
+        for alias, model in sorted(targets.items())
+        if model in named and restriction.allows(model, named[model].base_name)
+    }
+    total = context.registry.count(selector) + len(shown)
+    entries: list[tuple[str | None, Model]] = []
+    after_alias = after is not None and context.model_aliases.is_known(project_id, after)
+    if not after_alias:
+        entries += [(None, model) for model in context.registry.page(selector, after=after, limit=limit + 1)]
+    entries += [(alias, model) for alias, model in shown.items() if not after_alias or alias > (after or "")]
+    return entries[: limit + 1], total
 
 
 def create_model(request: Request, caller: Writer, body: CreateModel) -> dict[str, Any]:
@@ -116,23 +130,33 @@ async def get_model(
 ) -> dict[str, Any]:
     """One model, with its serving state, measured wake times and last request."""
     context = context_of(request)
-    model = await asyncio.to_thread(_get_usable, context, caller, model_id)
+    alias, model = await asyncio.to_thread(_get_usable, context, caller, model_id)
     # By the registry's id, since models of other projects and shared models may have the same name.
     status = await context.serving.status(model.id) if model.loaded else Status()
     status = context.waiting_requests.add_to(model.id, status)
     wake_durations = await asyncio.to_thread(context.registry.wake_durations, model.base_model_id or model.id)
     last = await asyncio.to_thread(context.ledger.last_request, model.name, model.project_id)
     return model_object(
-        model, status, with_diagnostics=is_model_admin(caller), wake_durations=wake_durations, last_request_at=last
+        model,
+        status,
+        alias=alias,
+        with_diagnostics=is_model_admin(caller),
+        wake_durations=wake_durations,
+        last_request_at=last,
     )
 
 
-def _get_usable(context: Context, caller: Caller, model_id: str) -> Model:
-    """A model that the caller may use. Raises ModelNotFound, or PermissionDenied for a model that the caller sees only."""
-    model = context.registry.get(model_id, project_id=caller.key_owner.project_id)
+def _get_usable(context: Context, caller: Caller, model_id: str) -> tuple[str | None, Model]:
+    """A model that the caller may use, and the alias by which it was named.
+
+    Raises ModelNotFound, or PermissionDenied for a model that the caller sees only.
+    """
+    project_id = caller.key_owner.project_id
+    target = context.model_aliases.targets(project_id).get(model_id)
+    model = context.registry.get(target or model_id, project_id=project_id)
     if not caller_restriction(context.database, caller).allows(model.name, model.base_name):
         raise model_not_allowed(model.name)
-    return model
+    return (model_id if target else None), model
 
 
 def update_model(

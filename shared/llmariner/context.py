@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from llmariner.limits.budgets import Budgets
     from llmariner.limits.leases import Leases
     from llmariner.limits.rules import Limits
+    from llmariner.models.aliases import ModelAliases
     from llmariner.models.registry import ModelRegistry
     from llmariner.models.weights import WeightFetcher
     from llmariner.platform.capacity import Capacity
@@ -225,6 +226,13 @@ class Context:
         from llmariner.models.registry import ModelRegistry
 
         return ModelRegistry(self.database, ModelSettings.load(self.env).locations)
+
+    @cached_once
+    def model_aliases(self) -> ModelAliases:
+        """Aliases of models."""
+        from llmariner.models.aliases import ModelAliases
+
+        return ModelAliases(self.database)
 
     @cached_once
     def vector_stores(self) -> VectorStores:
@@ -468,6 +476,7 @@ class Context:
             revisions=Revisions(self.database),
             prices=self.prices,
             registry=self.registry,
+            aliases=self.model_aliases,
             serving=self.serving,
             waiting_requests=self.waiting_requests,
             ledger=self.ledger,

@@ -17,6 +17,7 @@ from llmariner.gateway.metering.pricing import Price
 from llmariner.limits.leases import Leases
 from llmariner.limits.restrictions import Restriction, key_restriction
 from llmariner.limits.revisions import Revisions
+from llmariner.models.aliases import ModelAliases
 from llmariner.models.model import ActivationStatus, Model
 from llmariner.models.registry import ModelRegistry
 from llmariner.platform.serving import Phase, Serving, Status
@@ -56,6 +57,7 @@ class InProcessControlPlane:
         revisions: Revisions,
         prices: Prices,
         registry: ModelRegistry,
+        aliases: ModelAliases,
         serving: Serving,
         waiting_requests: WaitingRequests,
         ledger: Ledger,
@@ -70,6 +72,7 @@ class InProcessControlPlane:
         self._revisions = revisions
         self._prices = prices
         self._registry = registry
+        self._aliases = aliases
         self._serving = serving
         self._waiting_requests = waiting_requests
         self._background_tokens = background_tokens
@@ -144,6 +147,7 @@ class InProcessControlPlane:
         if cursor and latest.models > since.models:
             models.update((await self._in_thread(self._registry.changed_since, since.models))[1])
             keys += {model_id.partition("@")[2] for model_id in models if "@" in model_id}
+            keys += await self._in_thread(self._aliases.projects_changed_since, since.models)
         # Where no background task observes the engines, this read detects changes of their phases.
         running = await self._serving.statuses()
         position = since.phases.pop(self._instance, None)
@@ -188,7 +192,8 @@ class InProcessControlPlane:
         key, caller = found
         if key.project_id is None:
             return None  # admin keys belong to no project, and so cannot use models
-        restricted = key_restriction(key)
+        aliases = self._aliases.targets(key.project_id)
+        restricted = key_restriction(key, aliases)
         return Key(
             id=key.id,
             project_id=key.project_id,
@@ -201,6 +206,7 @@ class InProcessControlPlane:
             denied_models=restricted.refused_models,
             allowed_networks=restricted.sources,
             own_models=self._registry.qualified_names(key.project_id),
+            aliases=aliases,
         )
 
     def _priced(self, model: Model) -> tuple[Price | None, str | None]:
@@ -229,12 +235,14 @@ class InProcessControlPlane:
             models=restricted.models,
             denied_models=restricted.refused_models,
             own_models=self._registry.qualified_names(owner.project_id),
+            aliases=self._aliases.targets(owner.project_id),
         )
 
     def _find_originator(self, originator: Originator, expires_at: float) -> Key:
         """The caller of background work: its API key or user, with the right to use models in one project."""
         key, scopes = self._authorize_background(originator)
-        restricted = self._restriction_of(originator.project_id) if key is None else key_restriction(key)
+        aliases = self._aliases.targets(originator.project_id)
+        restricted = self._restriction_of(originator.project_id) if key is None else key_restriction(key, aliases)
         return Key(
             id=originator.user_id if key is None else key.id,
             project_id=originator.project_id,
@@ -246,6 +254,7 @@ class InProcessControlPlane:
             models=restricted.models,
             denied_models=restricted.refused_models,
             own_models=self._registry.qualified_names(originator.project_id),
+            aliases=aliases,
         )
 
     def _on_phase_change(self, model_id: str, status: Status) -> None:

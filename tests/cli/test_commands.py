@@ -159,6 +159,26 @@ HELD_TODAY = {
     ],
 }
 
+ALIAS = {
+    "id": "bot",
+    "object": "model_alias",
+    "model": "a/b",
+    "revision": 3,
+    "created_at": 1_790_000_000,
+    "updated_at": 1_790_000_001,
+}
+ALIAS_REVISION = {
+    "object": "model_alias.revision",
+    "revision": 3,
+    "model": "a/b",
+    "previous_model": "c/d",
+    "created_at": 1_790_000_001,
+    "cause": "rolled_back",
+    "reason": "worse",
+    "user_id": "user_1",
+    "key_id": None,
+    "fine_tuning_job_id": None,
+}
 CASES = [
     Case("status", "GET /inference/status", STATUS, ("tiny", "this machine", "ready", "4", "7", "1,234.6", "3.0 GiB")),
     Case(
@@ -175,6 +195,41 @@ CASES = [
         ("loading, 40%, about 12 s left", "p50 8.2 s, p95 14.0 s", "--max-model-len=4096", "active"),
         query={"include_loading_model": "true"},
     ),
+    Case(
+        "models aliases list",
+        "GET /model_aliases",
+        {"object": "list", "data": [ALIAS], "has_more": False},
+        ("bot", "a/b", "3"),
+    ),
+    Case("models aliases get bot", "GET /model_aliases/bot", ALIAS, ("bot", "a/b")),
+    Case(
+        "models aliases create bot a/b --reason first",
+        "POST /model_aliases",
+        ALIAS,
+        ("bot points at a/b by revision 3.",),
+        body={"alias": "bot", "model": "a/b", "reason": "first"},
+    ),
+    Case(
+        "models aliases set bot a/b --expected-revision 2",
+        "PATCH /model_aliases/bot",
+        ALIAS,
+        ("bot points at a/b by revision 3.",),
+        body={"model": "a/b", "reason": "", "expected_revision": 2},
+    ),
+    Case(
+        "models aliases rollback bot --to-revision 1 --reason worse",
+        "POST /model_aliases/bot/rollback",
+        ALIAS,
+        ("bot points at a/b by revision 3.",),
+        body={"reason": "worse", "revision": 1},
+    ),
+    Case(
+        "models aliases history bot",
+        "GET /model_aliases/bot/revisions",
+        {"object": "list", "data": [ALIAS_REVISION], "has_more": False},
+        ("rolled_back", "a/b", "c/d", "worse", "user_1"),
+    ),
+    Case("models aliases delete bot", "DELETE /model_aliases/bot", {"id": "bot", "deleted": True}, ("Deleted bot.",)),
     Case("models delete a/b", "DELETE /models/a/b", {"id": "a/b", "deleted": True}, ("Deleted a/b.",)),
     Case("models activate a/b", "POST /models/a/b:activate", {}, ("Activated a/b.",), body={}),
     Case("models deactivate a/b", "POST /models/a/b:deactivate", {}, ("Deactivated a/b.",), body={}),

@@ -64,3 +64,44 @@ def test_a_project_sees_its_permitted_models(company: Company, mode: str) -> Non
     for by in ("mia", key(company)):
         assert shown(company, by) == [here]
         assert_error(company.ask(f"GET /v1/models/{there}", by=by), 403, "model_not_allowed")
+
+
+def test_aliases_are_listed_after_the_models_with_what_they_point_at(company: Company) -> None:
+    here, there = f"here-{company.number}", f"there-{company.number}"
+    for alias, model in (("bot-1", here), ("bot-2", there)):
+        assert company.ask("POST /v1/model_aliases", {"alias": alias, "model": model}, by="mia").status == 200
+
+    def page(by: str, query: str) -> tuple[list[tuple[str, str | None]], bool, int]:
+        listed = company.ask("GET /v1/models", by=by, query=query).json
+        shown_models = [(each["id"], each.get("alias_of")) for each in listed["data"]]
+        return shown_models, listed["has_more"], listed["total_items"]
+
+    whole, more, total = page("mia", "limit=500")
+    assert whole[-2:] == [("bot-1", here), ("bot-2", there)]
+    assert (more, total) == (False, len(whole))
+    walked: list[tuple[str, str | None]] = []
+    while more or not walked:
+        part, more, _ = page("mia", "limit=1" + (f"&after={walked[-1][0]}" if walked else ""))
+        walked += part
+    assert walked == whole
+    assert page(key(company, allowed_models=(here,)), "limit=500")[0] == [(here, None), ("bot-1", here)]
+    # The static adapter serves this one alone.
+    assert company.ask("POST /v1/model_aliases", {"alias": "bot-3", "model": "tiny"}, by="mia").status == 200
+    found = company.ask("GET /v1/models/bot-3", by="mia").json
+    assert (found["id"], found["alias_of"]) == ("bot-3", "tiny")
+    assert "alias_of" not in company.ask("GET /v1/models/tiny", by="mia").json
+    assert_error(company.ask("GET /v1/models/bot-2", by="bound"), 403, "model_not_allowed")
+    assert_error(company.ask("GET /v1/models/bot-2", by="sam"), 404, "model_not_found")
+    assert company.ask(f"DELETE /v1/models/{there}", by="mia").status == 400
+    moved = company.ask("PATCH /v1/model_aliases/bot-2", {"model": here, "expected_revision": 1}, by="mia")
+    assert (moved.status, moved.json["revision"]) == (200, 2)
+    assert_error(
+        company.ask("PATCH /v1/model_aliases/bot-2", {"model": there, "expected_revision": 1}, by="mia"),
+        409,
+        "alias_changed",
+    )
+    assert company.ask("POST /v1/model_aliases/bot-2/rollback", {}, by="mia").json["model"] == there
+    assert company.ask("DELETE /v1/model_aliases/bot-1", by="mia").json["deleted"] is True
+    assert page("mia", "limit=1&after=bot-1")[0] == [("bot-2", there)]
+    revisions = company.ask("GET /v1/model_aliases/bot-2/revisions", by="vic").json["data"]
+    assert [each["cause"] for each in revisions] == ["rolled_back", "moved", "created"]

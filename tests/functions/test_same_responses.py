@@ -40,6 +40,7 @@ REAL = {
     "invitations": HttpRequest("POST", "/v1/invitations:accept", {"token": "inv-unknown"}),
     "limits": HttpRequest("GET", "/v1/limits"),
     "models": HttpRequest("GET", "/v1/models"),
+    "model_aliases": HttpRequest("GET", "/v1/model_aliases"),
     "organization_audit_logs": HttpRequest("GET", "/v1/organization/audit_logs", query="limit=0"),
     "organization_costs": HttpRequest("GET", "/v1/organization/costs", query="start_time=86400&end_time=86401"),
     "organization_sign_in": HttpRequest("GET", "/v1/organization/sign_in/group_roles"),

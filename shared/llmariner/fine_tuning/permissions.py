@@ -120,7 +120,7 @@ class CheckpointPermissions:
             if model.project_id == row.project_id and model.model_file_location == row.location:
                 if model.activation_status is ActivationStatus.ACTIVE:
                     self._registry.activate(model.name, ActivationStatus.INACTIVE, project_id=row.project_id)
-                self._registry.delete(model.name, project_id=row.project_id)
+                self._registry.delete(model.name, project_id=row.project_id, even_if_aliased=True)
 
     @staticmethod
     def _checkpoint(session: ReadSession, caller: Caller, checkpoint: str) -> Row[Any]:

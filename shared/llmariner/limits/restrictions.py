@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sqlalchemy import select
 
+from llmariner.models.alias_targets import alias_targets
 from llmariner.platform.database import Database
 from llmariner.tenancy.keys.key import KEYS, ApiKey, key_from_row
 from llmariner.tenancy.principal import Caller
@@ -29,11 +31,15 @@ class Restriction:
         return not refused and (self.models is None or name in self.models)
 
 
-def key_restriction(key: ApiKey) -> Restriction:
-    """The restriction of a key, combined with its project's."""
+def key_restriction(key: ApiKey, aliases: Mapping[str, str]) -> Restriction:
+    """The restriction of a key, combined with its project's. `aliases`: those of its project, with their models.
+
+    An alias in the list of a key stands for the model that it points at. One in the list of a project stands for nothing,
+    since members of the project move aliases, and may not change that list.
+    """
     models, refused = _split_models(*(key.project_models or (None, frozenset())))
     if key.allowed_models is not None:
-        own = frozenset(key.allowed_models)
+        own = frozenset(key.allowed_models) | {aliases[name] for name in key.allowed_models if name in aliases}
         models = own if models is None else models & own
     return Restriction(models, refused, key.allowed_sources)
 
@@ -44,7 +50,12 @@ def caller_restriction(database: Database, caller: Caller) -> Restriction:
         return project_restriction(database, caller.key_owner.project_id)
     with database.read() as session:
         row = session.first(KEYS.where(api_keys.c.id == caller.key_id))
-    return Restriction() if row is None else key_restriction(key_from_row(row))
+        if row is None:
+            return Restriction()
+        key = key_from_row(row)
+        if key.allowed_models is None or key.project_id is None:
+            return key_restriction(key, {})
+        return key_restriction(key, alias_targets(session, key.project_id))
 
 
 def project_restriction(database: Database, project_id: str) -> Restriction:

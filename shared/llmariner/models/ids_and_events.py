@@ -14,7 +14,7 @@ from sqlalchemy import Row, delete, select, update
 from llmariner.errors import Conflict
 from llmariner.models.copies.tables import model_copies
 from llmariner.models.model import LoadingStatus, NewModel, qualified_id
-from llmariner.models.tables import model_wakes, models
+from llmariner.models.tables import model_aliases, model_wakes, models
 from llmariner.platform.database import WriteSession
 from llmariner.platform.database.revisions import next_revision
 from llmariner.platform.events import outbox
@@ -50,6 +50,9 @@ def allocate_id(session: WriteSession, new: NewModel) -> tuple[str, int]:
     own = session.first(select(models.c.id).where(models.c.id == own_id, models.c.deleted.is_(False)))
     if own is not None or (taken is not None and taken.project_id in (None, new.project_id)):
         raise Conflict(f"A model with id '{new.id}' exists already.", param="id")
+    alias = (model_aliases.c.project_id == new.project_id) & (model_aliases.c.name == new.id)
+    if session.first(select(model_aliases.c.model).where(alias, model_aliases.c.model.is_not(None))) is not None:
+        raise Conflict(f"'{new.id}' is an alias in your project: choose another id, or delete the alias.", param="id")
     if taken is None or own_id is None:
         before = 0 if taken is None else _qualify_existing(session, taken)
         return new.id, max(before + 1, _purge_deleted(session, new.id))

@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Row, Select, and_, case, func, not_, or_, 
 from llmariner.errors import InvalidRequest
 from llmariner.limits.restrictions import Restriction
 from llmariner.models.model import ActivationStatus, LoadingStatus, Task, qualified_id
-from llmariner.models.tables import models
+from llmariner.models.tables import model_aliases, models
 from llmariner.platform.database import ReadSession
 
 __all__ = ["ModelSelector", "after_cursor", "matches_name", "ordered_query", "visible_to"]
@@ -85,12 +85,14 @@ def after_cursor(session: ReadSession, selector: ModelSelector, model_id: str) -
 
 
 def _not_shadowed(project_id: str | None) -> ColumnElement[bool]:
-    """Not the shared models whose names the project's own models have: within the project, a name means its own model."""
+    """Not the shared models whose names the project's own models or aliases have: within the project, it means these."""
     if project_id is None:
         return true()
     own = models.alias()
     same = select(own.c.id).where(own.c.id == models.c.id.concat(f"@{project_id}"), own.c.deleted.is_(False))
-    return or_(models.c.project_id.is_not(None), not_(same.exists()))
+    c = model_aliases.c
+    named = select(c.name).where(c.project_id == project_id, c.name == models.c.id, c.model.is_not(None))
+    return or_(models.c.project_id.is_not(None), and_(not_(same.exists()), not_(named.exists())))
 
 
 def _in_scope(project_id: str | None) -> ColumnElement[bool]:

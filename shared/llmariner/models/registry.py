@@ -31,6 +31,7 @@ from llmariner.models.model import (
     NewModel,
     SourceRepository,
     Task,
+    qualified_id,
 )
 from llmariner.models.queries import ModelSelector, after_cursor, matches_name, ordered_query, visible_to
 from llmariner.models.restrictions import (
@@ -41,7 +42,7 @@ from llmariner.models.restrictions import (
     check_names_created,
     is_model_admin,
 )
-from llmariner.models.tables import model_wakes, models
+from llmariner.models.tables import model_aliases, model_wakes, models
 from llmariner.models.traits import ModelTraits
 from llmariner.models.weights import LoadingProgress
 from llmariner.platform.database import Database, ReadSession, WriteSession
@@ -53,7 +54,7 @@ from llmariner.settings import ModelSettings
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.tables import projects
 
-__all__ = ["ModelRegistry"]
+__all__ = ["ModelRegistry", "load_model"]
 
 _MAX_WAKES = 50
 _UNFINISHED = frozenset({LoadingStatus.REQUESTED, LoadingStatus.LOADING})
@@ -92,7 +93,7 @@ class ModelRegistry:
     def get(self, model_id: str, *, project_id: str | None = None) -> Model:
         """One model. ModelNotFound for an unknown id and for the id of another project's model."""
         with self._database.read() as session:
-            return _get(session, model_id, project_id)
+            return load_model(session, model_id, project_id)
 
     def page(self, selector: ModelSelector, *, after: str | None, limit: int) -> list[Model]:
         """Models in LLMariner's order: active first, base before fine-tuned, then by age and id."""
@@ -167,8 +168,13 @@ class ModelRegistry:
             _audit(session, actor, "updated", model.name, model.project_id, details)
         return self.get(model.id)
 
-    def delete(self, model_id: str, *, project_id: str | None, actor: Caller | None = None) -> None:
-        """Delete a model. InvalidRequest while it is active or the base of another."""
+    def delete(
+        self, model_id: str, *, project_id: str | None, actor: Caller | None = None, even_if_aliased: bool = False
+    ) -> None:
+        """Delete a model. InvalidRequest while it is active or the base of another, or an alias of its project names it.
+
+        `even_if_aliased`: for a project that loses the right to a model. Its alias then points at nothing.
+        """
         with self._database.write() as session:
             next_revision(session, "models")  # as in `create`
             model = self._get_changeable(session, model_id, project_id, actor)
@@ -185,6 +191,8 @@ class ModelRegistry:
                     f"Model '{model.name}' is the base of '{served_name(adapter.id)}'; delete that first.",
                     param="model",
                 )
+            if not even_if_aliased:
+                _check_no_alias(session, model)
             _update(session, model, deleted=True)
             add_model_event(session, DELETED, model.id, model.project_id, folder=model.folder)
             _audit(session, actor, "deleted", model.name, model.project_id, {})
@@ -211,7 +219,7 @@ class ModelRegistry:
     def approve(self, model_id: str) -> None:
         """Approve the current location and engine arguments, for the platform itself."""
         with self._database.write() as session:
-            _update(session, _get(session, model_id, None), approved=True)
+            _update(session, load_model(session, model_id, None), approved=True)
 
     def blocked_reason(self, model: Model) -> str:
         """Why the engine of a model must not start; empty where it may."""
@@ -320,6 +328,15 @@ class ModelRegistry:
         with self._database.read() as session:
             return {row.id: _model(row) for row in session.rows(query)}
 
+    def named(self, names: Collection[str], project_id: str) -> dict[str, Model]:
+        """The models that a project refers to by these names; unknown names are left out."""
+        ids = sorted({*names, *(qualified_id(name, project_id) for name in names)})
+        query = select(models).where(models.c.id.in_(ids), visible_to(project_id))
+        with self._database.read() as session:
+            # A model of its own, whose id is qualified, comes after a shared one of its name.
+            rows = session.rows(query.order_by(models.c.project_id.is_not(None)))
+        return {model.name: model for model in map(_model, rows)}
+
     def adapters_of(self, bases: Collection[tuple[str, str | None]]) -> dict[tuple[str, str | None], list[Model]]:
         """The adapters of each pair (base model id, project id), ordered by id; pairs without adapters are left out."""
         if not bases:
@@ -370,18 +387,18 @@ class ModelRegistry:
     def _get_changeable(
         self, session: ReadSession, model_id: str, project_id: str | None, actor: Caller | None
     ) -> Model:
-        model = _get(session, model_id, project_id)
+        model = load_model(session, model_id, project_id)
         check_may_change_shared(actor, model.project_id, "ask who runs this platform")
         return model
 
     def _base(self, session: ReadSession, new: NewModel) -> Model:
-        base = _get(session, new.base_model_id or "", new.project_id)
+        base = load_model(session, new.base_model_id or "", new.project_id)
         if base.base_model_id is not None:
             raise InvalidRequest(f"'{base.name}' is fine-tuned itself; name its base model.", param="base_model_id")
         return base
 
 
-def _get(session: ReadSession, model_id: str, project_id: str | None) -> Model:
+def load_model(session: ReadSession, model_id: str, project_id: str | None) -> Model:
     """The model with that registry id; within a project the one with that name, its own before a shared one."""
     query = select(models).where(matches_name(model_id, project_id), visible_to(project_id))
     row = session.first(query.order_by(models.c.project_id.is_(None)).limit(1))
@@ -390,8 +407,19 @@ def _get(session: ReadSession, model_id: str, project_id: str | None) -> Model:
     return _model(row)
 
 
+def _check_no_alias(session: ReadSession, model: Model) -> None:
+    """InvalidRequest for a model that an alias of its project names; those of others never hold up a shared model."""
+    c = model_aliases.c
+    named = select(c.name).where(c.project_id == model.project_id, c.model == model.name).order_by(c.name)
+    if (alias := session.value(named.limit(1))) is not None:
+        raise InvalidRequest(
+            f"The alias '{alias}' points at model '{model.name}'. Move it first: PATCH /v1/model_aliases/{alias}.",
+            param="model",
+        )
+
+
 def _get_created_at(session: ReadSession, model_id: str, created: int | None) -> Model:
-    model = _get(session, model_id, None)
+    model = load_model(session, model_id, None)
     if created is not None and model.created_at != created:
         raise ModelNotFound(model.name)  # another model has its id now
     return model

@@ -18,19 +18,22 @@ def model_object(
     model: Model,
     status: Status,
     *,
+    alias: str | None = None,
     with_diagnostics: bool = False,
     wake_durations: list[float] | None = None,
     last_request_at: float | None = None,
 ) -> dict[str, Any]:
     """The model object; enumerations have the names that LLMariner's clients read.
 
+    `alias`: the name by which it is listed, in place of its own, which is `alias_of` then.
     `with_diagnostics` adds the output of engines and downloads, with its file paths: for operators only.
     `wake_durations` are those of the latest wakes in seconds, in ascending order.
     """
     reason = model.loading_failure_reason
     return {
-        "id": model.name,
+        "id": alias or model.name,
         "object": "model",
+        **({"alias_of": model.name} if alias else {}),
         "created": model.created_at,
         "owned_by": model.owned_by,
         "loading_status": f"MODEL_LOADING_STATUS_{model.loading_status}",

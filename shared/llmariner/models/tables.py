@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, Float, Index, String, Table, Text, false, text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    String,
+    Table,
+    Text,
+    false,
+    text,
+)
 
 from llmariner.platform.database import metadata
 from llmariner.platform.database.sanitized_text import SanitizedText
 
-__all__ = ["model_wakes", "models"]
+__all__ = ["model_alias_revisions", "model_aliases", "model_wakes", "models"]
 
 models = Table(
     "models",
@@ -49,4 +63,49 @@ model_wakes = Table(
     Column("at", Float, primary_key=True),
     Column("seconds", Float, nullable=False),
     Index("ix_model_wakes_recent", "model_id", "at"),
+)
+
+# Names by which a project refers to models. A deleted one keeps its row for a while, so that gateways learn of it.
+model_aliases = Table(
+    "model_aliases",
+    metadata,
+    Column("project_id", String(64), ForeignKey("projects.id", ondelete="CASCADE"), primary_key=True),
+    Column("name", String(128), primary_key=True),
+    Column("organization_id", String(64), nullable=False),
+    # The name of the model, which means the same model within the project until that is deleted. NULL: it is deleted.
+    Column("model", String(256)),
+    # The number of its last revision.
+    Column("number", Integer, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", Float, nullable=False),
+    # The revision of the registry that changed it.
+    Column("revision", BigInteger, nullable=False, index=True),
+    Index("ix_model_aliases_model", "model"),
+)
+
+# Where an alias pointed: each change is a row.
+model_alias_revisions = Table(
+    "model_alias_revisions",
+    metadata,
+    Column("project_id", String(64), primary_key=True),
+    Column("name", String(128), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("organization_id", String(64), nullable=False),
+    Column("model", String(256)),
+    Column("previous_model", String(256)),
+    Column("at", Float, nullable=False),
+    # created, moved, rolled_back, promoted, deleted.
+    Column("cause", String(16), nullable=False),
+    Column("reason", SanitizedText, nullable=False),
+    # Who changed it. NULL key: a signed-in person.
+    Column("user_id", String(64), nullable=False),
+    Column("key_id", String(64)),
+    # The fine-tuning job that promoted its result.
+    Column("fine_tuning_job_id", String(64)),
+    ForeignKeyConstraint(
+        ["project_id", "name"],
+        ["model_aliases.project_id", "model_aliases.name"],
+        ondelete="CASCADE",
+        name="fk_model_alias_revisions_alias",
+    ),
 )

@@ -19,6 +19,7 @@ from llmariner.gateway.control_plane.port import NO_AMOUNTS, LeaseReport, LeaseR
 from llmariner.limits.budgets import Budgets, NewBudget
 from llmariner.limits.leases import Leases
 from llmariner.limits.rules import Subject
+from llmariner.models.aliases import ModelAliases
 from llmariner.models.model import ActivationStatus, NewModel, SourceRepository, Task
 from llmariner.models.registry import ModelRegistry
 from llmariner.platform.database import Database
@@ -74,6 +75,17 @@ def handle_file(database: Database, owner: KeyOwner, folder: Path) -> None:
     store.delete(Team(database, owner).admin, file.id)
 
 
+def move_alias(database: Database, owner: KeyOwner, registry: ModelRegistry) -> None:
+    """Create an alias, move it, and delete it."""
+    aliases, admin = ModelAliases(database), Team(database, owner).admin
+    for name in ("org/first", "org/second"):
+        registry.create(NewModel(name, SourceRepository.LOCAL, "/models/x"))
+        registry.mark_loaded(name, folder="/models/x", size_bytes=1, task=Task.GENERATE)
+    aliases.create(admin, "bot", "org/first", "")
+    aliases.move(admin, "bot", "org/second", "better answers")
+    aliases.delete(admin, "bot")
+
+
 @pytest.fixture
 def emitted(
     database: Database, keys: Keys, registry: ModelRegistry, owner: KeyOwner, tmp_path: Path
@@ -92,6 +104,7 @@ def emitted(
         registry.configure(name, lambda config: config, project_id=None)
         registry.activate(name, ActivationStatus.INACTIVE, project_id=None)
         registry.delete(name, project_id=None)
+    move_alias(database, owner, registry)
     run_every_mutation(database, owner)
     emit_vector_store_events(database, owner)
     emit_batch_job_events(database, owner)

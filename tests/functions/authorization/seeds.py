@@ -14,7 +14,7 @@ from .batch_job_objects import batch_job
 from .cluster_objects import cluster
 from .files import a_file
 from .fine_tuning_objects import fine_tuning_credential, fine_tuning_job
-from .objects import an_alert, an_event, model
+from .objects import an_alert, an_alias, an_event, model
 from .vector_store_objects import vector_store
 from .world import Tenant, World
 
@@ -33,6 +33,7 @@ def seed(world: World) -> None:
         world.group(tenant)
         an_alert(organization=True)(world, tenant)
         model(world, tenant)
+        an_alias()(world, tenant)
         a_file(world, tenant)
         vector_store(world, tenant)
         batch_job(world, tenant)

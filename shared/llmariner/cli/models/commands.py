@@ -1,6 +1,6 @@
 """`llma models`: list, get, delete, activate and deactivate.
 
-Creating and updating are in `create_and_update.py`, pulling in `pull.py`.
+Creating and updating are in `create_and_update.py`, pulling in `pull.py`, aliases in `aliases.py`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from llmariner.cli.models.aliases import aliases
 from llmariner.cli.models.create_and_update import create, update
 from llmariner.cli.models.pull import pull
 from llmariner.cli.support.click_extensions import Group, pass_session
@@ -40,6 +41,8 @@ def list_models(session: Session) -> None:
         Column.of("owned_by"),
         Column("CREATED", lambda model: format_timestamp(model.get("created"))),
     ]
+    if any(model.get("alias_of") for model in document["data"]):
+        columns.insert(1, Column.of("alias_of"))
     session.printer.print_records(
         document, document["data"], columns, empty="No models; `llma models pull ID` adds one."
     )
@@ -97,6 +100,7 @@ def retry(session: Session, model: str) -> None:
     session.printer.print_message(answer, f"Retrying {model}. `llma models pull {model}` follows its loading.")
 
 
+models.add_command(aliases)
 models.add_command(create)
 models.add_command(update)
 models.add_command(pull)
@@ -114,6 +118,7 @@ def _identity(model: Mapping[str, Any]) -> dict[str, str | None]:
 
     return {
         "id": model.get("id"),
+        "alias of": model.get("alias_of"),
         "owned by": model.get("owned_by"),
         "created": format_timestamp(model.get("created")),
         "base model": model.get("base_model_id"),

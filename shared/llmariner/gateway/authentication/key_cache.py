@@ -192,6 +192,7 @@ class KeyCache:
 def _estimated_size(credentials: bytes, key: Key) -> int:
     """The approximate number of bytes of an entry: a key that lists a thousand models takes a hundred times another's."""
     names = len(key.models or ()) + len(key.denied_models) + len(key.own_models) + len(key.allowed_networks or ())
+    names += 2 * len(key.aliases)
     return len(credentials) + _KEY_BYTES + names * _NAME_BYTES
 
 

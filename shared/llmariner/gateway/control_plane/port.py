@@ -8,7 +8,7 @@ instance keeps serving for a bounded time while the control plane is unavailable
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from llmariner.gateway.metering.pricing import Price
@@ -35,7 +35,8 @@ class Key:
 
     `expires_at`: Unix seconds, of the secret or token that the request carries. `models` None: all; `denied_models`:
     those of them that the project's list denies. `allowed_networks`: CIDR, None: all. `own_models`: names that refer to
-    models of its own project, where other projects refer to other models by them.
+    models of its own project, where other projects refer to other models by them. `aliases`: the project's aliases, with
+    the names of the models that they point at.
     """
 
     id: str
@@ -49,6 +50,7 @@ class Key:
     denied_models: frozenset[str] = frozenset()
     allowed_networks: tuple[str, ...] | None = None
     own_models: frozenset[str] = frozenset()
+    aliases: dict[str, str] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,8 @@ def key_to_wire(key: Key) -> dict[str, Any]:
     value = {_KEY_NAMES.get(name, name): getattr(key, name) for name in Key.__slots__}
     models = None if key.models is None else sorted(key.models)
     sets = {"refused_models": sorted(key.denied_models), "own_models": sorted(key.own_models)}
-    return {**value, "scopes": sorted(key.scopes), "models": models, **sets}
+    aliases = [[name, model] for name, model in key.aliases.items()]
+    return {**value, "scopes": sorted(key.scopes), "models": models, "aliases": aliases, **sets}
 
 
 def key_from_wire(value: dict[str, Any]) -> Key:
@@ -62,6 +63,8 @@ def key_from_wire(value: dict[str, Any]) -> Key:
             found[name] = frozenset(found[name])
     if found.get("allowed_networks") is not None:
         found["allowed_networks"] = tuple(found["allowed_networks"])
+    if "aliases" in found:
+        found["aliases"] = {name: model for name, model, *_ in found["aliases"]}
     return Key(**found)
 
 

@@ -324,7 +324,9 @@ class LeaseClient:
 
 def _without_model_lists(key: Key) -> Key:
     """The key without its lists, which may have thousands of entries and do not determine its rules."""
-    return replace(key, models=None, denied_models=frozenset(), own_models=frozenset(), allowed_networks=None)
+    return replace(
+        key, models=None, denied_models=frozenset(), own_models=frozenset(), aliases={}, allowed_networks=None
+    )
 
 
 def _lease_request(instance: str, reports: Sequence[LeaseReport], queries: Sequence[RulesQuery]) -> LeaseRequest:

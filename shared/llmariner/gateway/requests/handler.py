@@ -22,7 +22,7 @@ from llmariner.gateway.metering.settlement import settle
 from llmariner.gateway.metering.token_counts import TokenBounds
 from llmariner.gateway.requests.fields import Route
 from llmariner.gateway.requests.max_wait import max_wait
-from llmariner.gateway.requests.parser import ModelRequest, parse
+from llmariner.gateway.requests.parser import ModelRequest, parse, with_model
 from llmariner.gateway.requests.request_ids import new_request_id
 from llmariner.gateway.responses import server_sent_events as sse
 from llmariner.gateway.responses.engine_errors import engine_error
@@ -123,6 +123,8 @@ class RequestHandler:
             self._headers.append((b"openai-organization", key.organization_id.encode()))
             self._tenant = key.project_id
             request = parse(route, request_headers.get(b"content-type", b""), await self._read_body(request_headers))
+            if (target := key.aliases.get(request.model)) is not None:
+                request = with_model(request, target)
             wait = max_wait(gateway.settings, request_headers.get(b"prefer"), stream=request.stream)
             if request.file_search:
                 request = await self._search_files(key, request, request_headers, wait)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import json.decoder
+import re
 from typing import Any, NamedTuple
 
 import orjson
@@ -17,7 +18,7 @@ from llmariner.errors import InvalidRequest, UnsupportedMedia
 from llmariner.gateway.requests.fields import Route, check_fields, is_file_search, requested_max_tokens
 from llmariner.gateway.requests.json_structure import check_structure
 
-__all__ = ["ModelRequest", "parse", "with_member", "without_member"]
+__all__ = ["ModelRequest", "parse", "with_member", "with_model", "without_member"]
 
 _MAX_MEMBERS = 1000
 _USAGE_OPTIONS = b'"stream_options":{"include_usage":true,"continuous_usage_stats":true}'
@@ -164,6 +165,19 @@ def _engine_body(route: Route, fields: dict[str, Any], body: bytes, *, stream: b
         name = route.max_tokens_fields[0]
         body = with_member(body, name, b'"%b":%d' % (name.encode(), max_tokens), replacing=name in fields)
     return body
+
+
+def with_model(request: ModelRequest, model: str) -> ModelRequest:
+    """The request for another model: engines know models by their own names, not by aliases."""
+    body, member = request.body, b'"model":' + orjson.dumps(model)
+    asked = re.compile(rb'"model"\s*:\s*' + re.escape(orjson.dumps(request.model)))
+    # Nearly always the only place is the field itself. Reading the result again is several times as fast as finding the
+    # field among the others, and shows whether it was.
+    if body.count(b'"model"') == 1:
+        replaced = asked.sub(lambda _: member, body)
+        if orjson.loads(replaced)["model"] == model:
+            return request._replace(model=model, body=replaced)
+    return request._replace(model=model, body=with_member(body, "model", member, replacing=True))
 
 
 def with_member(body: bytes, name: str, member: bytes, *, replacing: bool) -> bytes:

@@ -11,10 +11,21 @@ from pydantic import BeforeValidator, Field
 from llmariner.errors import InvalidRequest
 from llmariner.http.schemas.bodies import Body
 from llmariner.http.schemas.field_masks import merge_masks, parse_mask, unwrap_resource
+from llmariner.models.alias import MAX_REASON
 from llmariner.models.model import SourceRepository
 from llmariner.models.representation import config_paths
 
-__all__ = ["ConfigBody", "UpdateModel", "new_model_config", "parse_source_repository"]
+__all__ = [
+    "ConfigBody",
+    "CreateAlias",
+    "MoveAlias",
+    "RollBackAlias",
+    "UpdateModel",
+    "new_model_config",
+    "parse_source_repository",
+]
+
+_Revision = Annotated[int | None, Field(ge=1, le=2**31 - 1)]
 
 
 class ResourcesBody(Body):
@@ -159,3 +170,30 @@ def _with_zero_values(config: Mapping[str, Any], covered: frozenset[str] | None)
         else:
             holder.setdefault(leaf[-1], deepcopy(zero))
     return filled
+
+
+class _AliasChange(Body):
+    """Why an alias changes, for its history."""
+
+    reason: str = Field(default="", max_length=MAX_REASON)
+
+
+class CreateAlias(_AliasChange):
+    """POST /v1/model_aliases."""
+
+    alias: str
+    model: str = Field(max_length=256)
+
+
+class MoveAlias(_AliasChange):
+    """PATCH /v1/model_aliases/{alias}. `expected_revision`: the last one that the caller saw."""
+
+    model: str = Field(max_length=256)
+    expected_revision: _Revision = None
+
+
+class RollBackAlias(_AliasChange):
+    """POST /v1/model_aliases/{alias}/rollback. `revision`: to which; absent: to the model before this one."""
+
+    revision: _Revision = None
+    expected_revision: _Revision = None
