@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 
 from sqlalchemy import select
 
-from llmariner.batch_jobs.result_files import maker_of
 from llmariner.batch_jobs.tables import batch_jobs
 from llmariner.errors import NotFound
 from llmariner.files.links import FileLinks
 from llmariner.platform.database import Database
 from llmariner.platform.jobs import Job
 from llmariner.platform.jobs.kubernetes.objects import DataLink
+from llmariner.tenancy.principal import maker_of
 
 __all__ = ["DataLinks"]
 

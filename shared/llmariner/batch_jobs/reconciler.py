@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import json
-import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
@@ -21,13 +20,13 @@ from llmariner.batch_jobs.tables import batch_job_files, batch_job_results, batc
 from llmariner.errors import Unavailable
 from llmariner.files.file import File
 from llmariner.platform.database import Database, WriteSession
+from llmariner.platform.database.keyed_walk import KeyedWalk
 from llmariner.platform.jobs import DataFile, Job, Jobs, JobStatus, Phase
 from llmariner.tenancy.gone_projects import gone_projects
 from llmariner.tenancy.tables import projects
 
 __all__ = ["ProjectFiles", "Reconciler"]
 
-_log = logging.getLogger(__name__)
 _BATCH = 200
 _LOST = "The platform that ran it knows nothing of it any more. Create it again."
 
@@ -50,33 +49,17 @@ class Reconciler:
         self._jobs = jobs
         self._files = files
         self._results = ResultWriter(database, files)
-        self._reconciled_to = ""
-        """The id that the last call of `reconcile_all` came to, if its time ended before the last job."""
+        pending = or_(batch_jobs.c.finished_at.is_(None), batch_jobs.c.deleted_at.is_not(None))
+        self._walk = KeyedWalk(database, batch_jobs.c.id, pending, "batch job")
 
     def reconcile_all(self, *, seconds: float) -> None:
         """Reconcile every job that has not ended or is deleted, or whose project is gone or archived. For the sweep.
 
         It ends after that many seconds; the next call does the rest. A job that fails to be reconciled holds up no other.
         """
-        until, last = time.monotonic() + seconds, self._reconciled_to
         _delete_orphans(self._database)
         _cancel_of_archived(self._database)
-        pending = or_(batch_jobs.c.finished_at.is_(None), batch_jobs.c.deleted_at.is_not(None))
-        while True:
-            query = select(batch_jobs.c.id).where(pending, batch_jobs.c.id > last)
-            with self._database.read() as session:
-                ids = [row.id for row in session.rows(query.order_by(batch_jobs.c.id).limit(_BATCH))]
-            for job_id in ids:
-                if time.monotonic() > until:
-                    return
-                try:
-                    self.reconcile(job_id)
-                except Exception:
-                    _log.exception("batch job %s was not reconciled", job_id)
-                last = self._reconciled_to = job_id
-            if len(ids) < _BATCH:
-                self._reconciled_to = ""
-                return
+        self._walk.reconcile_each(self.reconcile, seconds=seconds)
 
     def reconcile(self, job_id: str) -> None:
         """Bring one job's row and the jobs port together. The port forgets an id without a row."""

@@ -17,9 +17,9 @@ from llmariner.files.names import clean_file_name, media_type
 from llmariner.files.purposes import Purpose
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.platform.jobs import Jobs, ResultFile
-from llmariner.tenancy.principal import Caller, KeyOwner
+from llmariner.tenancy.principal import KeyOwner, maker_of
 
-__all__ = ["ResultStore", "ResultWriter", "maker_of", "results_of"]
+__all__ = ["ResultStore", "ResultWriter", "results_of"]
 
 _SCOPE = "api.files.write"
 _MAX_PROBLEMS = 5
@@ -107,17 +107,3 @@ def results_of(session: ReadSession, job_ids: Sequence[str]) -> Sequence[Row[Any
     """The rows of the results of jobs, by name."""
     c = batch_job_results.c
     return session.rows(select(batch_job_results).where(c.batch_job_id.in_(job_ids)).order_by(c.batch_job_id, c.name))
-
-
-def maker_of(job: Row[Any]) -> Caller:
-    """Who created a job, without any right."""
-    return Caller(
-        user_id=job.user_id,
-        email="",
-        organization_id=job.organization_id,
-        project_id=job.project_id,
-        organization_role=None,
-        project_role=None,
-        scopes=frozenset(),
-        key_id=job.key_id,
-    )

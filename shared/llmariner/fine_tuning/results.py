@@ -18,8 +18,8 @@ from llmariner.files.files import Files
 from llmariner.files.purposes import Purpose
 from llmariner.files.tables import files as file_rows
 from llmariner.fine_tuning.tables import fine_tuning_checkpoints, fine_tuning_jobs
-from llmariner.fine_tuning.worker_tokens import maker_of
 from llmariner.platform.database import Database, ReadSession
+from llmariner.tenancy.principal import maker_of
 
 __all__ = ["ResultKind", "Results"]
 

@@ -20,9 +20,9 @@ from llmariner.fine_tuning.tables import fine_tuning_jobs
 from llmariner.gateway.authentication.signed_tokens import NotSigned, sign, verified_claims
 from llmariner.platform.database import Database, ReadSession
 from llmariner.settings import Secret
-from llmariner.tenancy.principal import Caller
+from llmariner.tenancy.principal import Caller, maker_of
 
-__all__ = ["Worker", "WorkerTokens", "load_attempt", "maker_of"]
+__all__ = ["Worker", "WorkerTokens", "load_attempt"]
 
 _AUDIENCE = "fine_tuning_worker"
 _SCOPE = "api.fine_tuning.jobs.write"
@@ -92,20 +92,6 @@ def load_attempt(session: ReadSession, job_id: str, attempt: int, *, lock: bool 
     if job is None or job.attempt != attempt or Status(job.status).is_final or job.status == Status.PAUSED:
         raise Conflict("This attempt of the job has ended: end the process.", code="attempt_ended")
     return job
-
-
-def maker_of(job: Row[Any]) -> Caller:
-    """Who created a job, without any right."""
-    return Caller(
-        user_id=job.user_id,
-        email="",
-        organization_id=job.organization_id,
-        project_id=job.project_id,
-        organization_role=None,
-        project_role=None,
-        scopes=frozenset(),
-        key_id=job.key_id,
-    )
 
 
 def _invalid() -> AuthenticationFailed:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from llmariner.errors import InvalidRequest
 
-__all__ = ["Caller", "KeyOwner"]
+__all__ = ["Caller", "KeyOwner", "maker_of"]
 
 
 @dataclass(frozen=True)
@@ -53,3 +54,17 @@ class Caller:
                 code="project_required",
             )
         return KeyOwner(self.user_id, self.project_id, self.organization_id)
+
+
+def maker_of(row: Any) -> Caller:
+    """Who made an object, without any right. `row`: has `user_id`, `key_id`, `organization_id` and `project_id`."""
+    return Caller(
+        user_id=row.user_id,
+        email="",
+        organization_id=row.organization_id,
+        project_id=row.project_id,
+        organization_role=None,
+        project_role=None,
+        scopes=frozenset(),
+        key_id=row.key_id,
+    )
