@@ -95,15 +95,16 @@ def _bases(image_store: Store, chosen: str | None, builder: str | None) -> tuple
 
 def _engines(image_store: Store, vllm: str | None) -> list[str]:
     """Build the engine image, on an image of this machine's engine environment unless `vllm` names another."""
-    built = []
+    built, arguments = [], {}
     if vllm is None:
+        arguments["PEFT"] = ""  # the environment has it
         base.build_base(base.ENGINE, image_store)
         folder = CHECKOUT / "images/engine-local"
         vllm = PREFIX + ENGINE_LOCAL
         engine = EngineEnvironment(_cache(), engine_lock()).folder
         image_store.build(vllm, folder / "Dockerfile", folder, {"BASE": base.ENGINE.tag, "ENGINE": str(engine)})
         built.append(vllm)
-    image_store.build(PREFIX + ENGINE, CHECKOUT / "images/engine/Dockerfile", CHECKOUT, {"BASE": vllm})
+    image_store.build(PREFIX + ENGINE, CHECKOUT / "images/engine/Dockerfile", CHECKOUT, {"BASE": vllm, **arguments})
     return [*built, PREFIX + ENGINE]
 
 

@@ -1,4 +1,4 @@
-"""Records what became of a batch job whose Job changed on the cluster.
+"""Records what became of a job whose Job (`batch/v1`) changed on the cluster: a batch job, or a fine-tuning job's process.
 
 The state is read from the cluster and not from the event, so events may be late, duplicate or out of order. The periodic
 sweep makes up for lost events.
@@ -8,16 +8,18 @@ from llmariner.context import Context
 from llmariner.http.entrypoint import event_function
 from llmariner.platform.events.cloudevents import Event, MalformedEvent
 
-_PREFIX = "bj-"
+_BATCH_JOB, _FINE_TUNING_JOB = "bj-", "ftjob-"
 
 
 def consume(context: Context, event: Event) -> None:
-    """Idempotent. The data is a reference to the Job, as an ApiServerSource writes it; its name is the job's id."""
+    """Idempotent. The data is a reference to the Job, as an ApiServerSource writes it; its name is the id of the port."""
     name = event.data.get("name")
     if not isinstance(name, str) or not name:
         raise MalformedEvent("The data must be a reference to a Job, with its name.")
-    if name.startswith(_PREFIX):
+    if name.startswith(_BATCH_JOB):
         context.batch_job_reconciler.reconcile(name)
+    elif name.startswith(_FINE_TUNING_JOB):
+        context.fine_tuning.reconciler.reconcile(name.rpartition("-")[0])
 
 
 # Events of Kubernetes are not in the outbox; only the name is taken from one.

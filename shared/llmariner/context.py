@@ -354,13 +354,8 @@ class Context:
 
     @property
     def fine_tuning_processes(self) -> Jobs:
-        """What runs fine-tuning jobs, whose base models are folders. Raises Unavailable in an installation without it."""
-        if JobSettings.load(self.env).adapter == "kubernetes":
-            from llmariner.job_settings import no_job_runner
-
-            raise no_job_runner(
-                "This installation runs no fine-tuning: a platform on one machine does, which `llma up` starts."
-            )
+        """What runs fine-tuning jobs. Raises Unavailable in an installation without it."""
+        JobSettings.load(self.env).check_training()
         return self.jobs
 
     @cached_once
@@ -420,7 +415,8 @@ class Context:
         if settings.adapter == "kserve":
             from llmariner.models.installation import kserve_serving
 
-            return kserve_serving(self.env, self.registry, self.ledger, self.batch_writer)
+            secret = self.secrets.of_links[0]
+            return kserve_serving(self.env, self.registry, self.ledger, self.batch_writer, secret)
         from llmariner.platform.serving.remote import RemoteServing
 
         return RemoteServing(self.http_control_plane)

@@ -15,6 +15,8 @@ __all__ = ["JobSettings", "no_job_runner"]
 _GIB = 1024**3
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,254}")
+_CLAIM = re.compile(r"[a-z0-9]([a-z0-9-]{0,51}[a-z0-9])?")
+_PATH = re.compile(r"(/[A-Za-z0-9._-]+)+")
 _CPU = re.compile(r"[0-9]+m?|[0-9]+\.[0-9]+")
 
 
@@ -41,6 +43,14 @@ class JobSettings:
 
     cores: int = 0
     """`LLMARINER_JOB_CPU` on one machine: the processors that a job may use, rounded up; 0: its share of them."""
+
+    training_image: str = ""
+    """`LLMARINER_TRAINING_IMAGE`: the image of fine-tuning on a cluster, with PyTorch, Transformers and PEFT, such as the
+    platform's own `llmariner/engine`. Empty: none is done there."""
+
+    training_volumes: Mapping[str, str] = field(default_factory=dict)
+    """`LLMARINER_TRAINING_VOLUMES`: claims in the namespace of jobs that pods of fine-tuning mount read-only, each with the
+    path after a `=`, separated by commas: what the image lacks, such as a Python environment."""
 
     project_jobs: int = 100
     """`LLMARINER_PROJECT_JOBS`: jobs of one project that have not ended."""
@@ -74,6 +84,13 @@ class JobSettings:
             "This installation runs no jobs: only a platform on one machine does, which `llma up` starts."
         )
 
+    def check_training(self) -> None:
+        """Raises Unavailable where jobs run on a cluster, and nothing is said of an image for fine-tuning."""
+        if self.adapter == "kubernetes" and not self.training_image:
+            raise no_job_runner(
+                "This installation has no image for fine-tuning: an operator names one with LLMARINER_TRAINING_IMAGE."
+            )
+
     @classmethod
     def load(cls, env: Environment) -> JobSettings:
         """Read from a mapping. Raises ValueError for an invalid value."""
@@ -85,6 +102,9 @@ class JobSettings:
         cpu = env.get("LLMARINER_JOB_CPU") or cls.cpu
         if not _CPU.fullmatch(cpu):
             raise ValueError(f"LLMARINER_JOB_CPU must be a number of cores such as 2 or 500m, not {cpu!r}.")
+        training_image = env.get("LLMARINER_TRAINING_IMAGE", "")
+        if training_image and not _REFERENCE.fullmatch(training_image):
+            raise ValueError(f"LLMARINER_TRAINING_IMAGE must be the reference of an image, not {training_image!r}.")
         network = env.get("LLMARINER_JOB_NETWORK", "") or "machine"
         if network not in ("machine", "none"):
             raise ValueError(f"LLMARINER_JOB_NETWORK must be machine or none, not {network!r}.")
@@ -96,6 +116,8 @@ class JobSettings:
             namespace=env.get("LLMARINER_JOBS_NAMESPACE") or cls.namespace,
             cpu=cpu,
             cores=_whole_cores(cpu) if env.get("LLMARINER_JOB_CPU") else cls.cores,
+            training_image=training_image,
+            training_volumes=_read_volumes(env.get("LLMARINER_TRAINING_VOLUMES", "")),
             has_gpus=env.get("LLMARINER_ACCELERATOR", "") not in ("", "cpu"),
             project_jobs=int(read_number(env, "LLMARINER_PROJECT_JOBS", cls.project_jobs, minimum=1)),
             slots=int(read_number(env, "LLMARINER_JOB_SLOTS", cls.slots, minimum=1)),
@@ -124,6 +146,19 @@ def _read_images(text: str) -> dict[str, str]:
             )
         images[name] = reference
     return images
+
+
+def _read_volumes(text: str) -> dict[str, str]:
+    """Claims and the paths after them. Raises ValueError."""
+    volumes = {}
+    for entry in (each.strip() for each in text.split(",") if each.strip()):
+        claim, _, path = entry.partition("=")
+        if not _CLAIM.fullmatch(claim) or not _PATH.fullmatch(path):
+            raise ValueError(
+                f"LLMARINER_TRAINING_VOLUMES: {entry!r} must be a claim and a path, such as wheels=/opt/wheels."
+            )
+        volumes[claim] = path
+    return volumes
 
 
 def no_job_runner(reason: str) -> Unavailable:

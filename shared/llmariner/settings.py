@@ -435,6 +435,10 @@ class KServeSettings:
     idle_seconds: float = 300.0
     """`LLMARINER_IDLE_SECONDS`, as in `ServingSettings`."""
 
+    adapter_image: str = ""
+    adapter_url: str = ""
+    """An image with Python, which fetches tuned adapters for engines, and from where (`models.installation`)."""
+
     @classmethod
     def load(cls, env: Environment) -> KServeSettings:
         """Read from a mapping. Raises ValueError that names the invalid variable."""

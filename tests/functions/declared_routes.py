@@ -12,6 +12,7 @@ from .processes import CHECKOUT
 
 __all__ = [
     "AUTHENTICATED",
+    "CLUSTER_LOCAL",
     "FUNCTIONS",
     "ROUTES",
     "TOKEN_PATH",
@@ -73,8 +74,14 @@ def _routes(name: str) -> list[DeclaredRoute]:
 
 FUNCTIONS = sorted(path.parent.name for path in (CHECKOUT / "functions").glob("*/func.yaml"))
 ROUTES = [route for name in FUNCTIONS for route in _routes(name)]
+CLUSTER_LOCAL = frozenset(
+    name for name in FUNCTIONS if _annotations(name).get("llmariner.ai/visibility") == "cluster-local"
+)
+"""Functions that the router of the standalone mode does not serve."""
 UNAUTHENTICATED = frozenset({"auth", "health", "invitations"})
 """Functions without authentication."""
-WITH_TOKENS_OF_THEIR_OWN = frozenset({"internal_gateway", "fine_tuning_workers", "clusters_agent"})
+WITH_TOKENS_OF_THEIR_OWN = frozenset(
+    {"internal_gateway", "fine_tuning_adapters", "fine_tuning_workers", "clusters_agent"}
+)
 """Functions that take neither keys nor sign-ins."""
 AUTHENTICATED = [route for route in ROUTES if route.function not in UNAUTHENTICATED | WITH_TOKENS_OF_THEIR_OWN]

@@ -26,6 +26,7 @@ from .planned_capacity import PlannedCapacity
 from .processes import CHECKOUT
 from .queued_jobs import QueuedJobs
 from .training_jobs import training_job
+from .tuned_models import token_of, tuned_model
 
 __all__ = ["SERVICE_SECRET", "Installation", "IssuedKeys", "every_bucket"]
 
@@ -108,6 +109,8 @@ class Installation:
         """What a function takes from a caller with every right: the administrator's key, or a token of another kind."""
         if function == "internal_gateway":
             return self.service_token
+        if function == "fine_tuning_adapters":
+            return self.adapter_token
         if function == "clusters_agent":
             return self.registration_key
         return self.worker_token if function == "fine_tuning_workers" else self.keys.admin
@@ -118,6 +121,13 @@ class Installation:
         admin = self.context.authenticator.authenticate(self.keys.admin)
         assert admin is not None
         return self.context.clusters.store.register(admin, "walked")[1]
+
+    @cached_property
+    def adapter_token(self) -> str:
+        """The token of the engine of a tuned model of the administrator's project."""
+        self.register("tuned-base")
+        model = tuned_model(self.context, self.owner, "ft:tuned-base:x", "tuned-base")
+        return token_of(self.context, model)
 
     @cached_property
     def worker_token(self) -> str:

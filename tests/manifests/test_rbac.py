@@ -102,8 +102,10 @@ def test_the_serving_function_may_wake_sleep_and_delete(installed: Rendered) -> 
 
 
 def test_a_function_that_shows_jobs_changes_nothing(installed: Rendered) -> None:
-    assert {verb for verbs in rules(installed, "batch-jobs").values() for verb in verbs} == {"get", "list"}
-    for name in ("batch-job-runner", "batch-job-changes", "sweep"):
+    for name in ("batch-jobs", "fine-tuning-jobs"):
+        assert {verb for verbs in rules(installed, name).values() for verb in verbs} == {"get", "list"}
+    assert (JOBS, "/pods/log") not in rules(installed, "fine-tuning-jobs")
+    for name in ("batch-job-runner", "batch-job-changes", "fine-tuning-runner", "sweep"):
         given = rules(installed, name)
         assert (JOBS, "/pods/log") not in given
         assert given[JOBS, "/secrets"] == {"create"}
@@ -116,6 +118,8 @@ def test_one_function_uses_kubernetes_for_all_others_and_few_for_jobs(installed:
         "batch-jobs": "jobs-reader",
         "batch-job-runner": "jobs",
         "batch-job-changes": "jobs",
+        "fine-tuning-jobs": "jobs-status",
+        "fine-tuning-runner": "jobs",
         "sweep": "jobs",
         "organization-quotas": "quotas",
     }
@@ -149,7 +153,9 @@ def test_the_api_server_source_may_watch_its_resources(installed: Rendered) -> N
 
 def test_an_unknown_permission_is_rejected(checkout: Path, function: Declare) -> None:
     function("models", "GET /v1/models", kubernetes="admin")
-    with pytest.raises(DeclarationError, match="must be one of jobs, jobs-reader, quotas, serving, not 'admin'"):
+    with pytest.raises(
+        DeclarationError, match="must be one of jobs, jobs-reader, jobs-status, quotas, serving, not 'admin'"
+    ):
         read_declarations(checkout)
 
 

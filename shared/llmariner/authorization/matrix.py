@@ -213,6 +213,7 @@ _RULES_BY_FUNCTION: dict[str, Rule] = {
     "invitations": (None, ObjectScope.PUBLIC),
     "health": (None, ObjectScope.PUBLIC),
     "internal_gateway": (None, ObjectScope.FUNCTIONS),
+    "fine_tuning_adapters": (None, ObjectScope.FUNCTIONS),
     "fine_tuning_workers": (None, ObjectScope.FUNCTIONS),
     "clusters_agent": (None, ObjectScope.FUNCTIONS),
 }

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from llmariner.files.files import Files
     from llmariner.files.links import FileLinks
     from llmariner.files.upload_links import UploadLinks
+    from llmariner.fine_tuning.adapter_weights import AdapterWeights
     from llmariner.fine_tuning.credentials import Credentials
     from llmariner.fine_tuning.event_feed import EventFeed
     from llmariner.fine_tuning.history import JobHistory
@@ -108,6 +109,13 @@ class FineTuning:
         from llmariner.fine_tuning.worker_tokens import WorkerTokens
 
         return WorkerTokens(self._database, self._secrets)
+
+    @property
+    def adapter_weights(self) -> AdapterWeights:
+        """What engines of a cluster fetch of tuned models."""
+        from llmariner.fine_tuning.adapter_weights import AdapterWeights
+
+        return AdapterWeights(self._registry, self._files, self._secrets)
 
     @property
     def workers(self) -> Workers:

@@ -27,7 +27,7 @@ from llmariner.job_settings import JobSettings, no_job_runner
 from llmariner.models.model import Model, SourceRepository, Task
 from llmariner.models.registry import ModelRegistry
 from llmariner.platform.database import Database, ReadSession, WriteSession
-from llmariner.platform.jobs import Jobs, JobStatus
+from llmariner.platform.jobs import READABLE_WEIGHTS, Jobs, JobStatus
 from llmariner.tenancy.principal import Caller, KeyOwner
 from llmariner.tenancy.tables import organizations, projects
 from llmariner.tracking_settings import TrackingSettings
@@ -211,6 +211,8 @@ class FineTuningJobs:
             problem = "it does not generate text"
         elif model.format != "HUGGING_FACE" or model.source_repository is SourceRepository.KUBERNETES:
             problem = "its weights are not a Hugging Face folder of the platform"
+        elif self._settings.adapter == "kubernetes" and not model.folder.startswith(READABLE_WEIGHTS):
+            problem = f"jobs here read weights at {' and '.join(READABLE_WEIGHTS)} alone, without credentials"
         elif why := self._registry.blocked_reason(model):
             problem = why
         elif 0 < self._settings.memory_bytes < needed:

@@ -12,7 +12,7 @@ import llmariner
 __all__ = ["COMMAND", "archive"]
 
 _NAME = "training.zip"
-COMMAND = f"PYTHONPATH=scripts/{_NAME} exec python -m llmariner.fine_tuning.training_program"
+COMMAND = f"PYTHONPATH=scripts/{_NAME} exec python3 -m llmariner.fine_tuning.training_program"
 """The command line of a job that has the archive among its scripts."""
 _TIME = (2026, 1, 1, 0, 0, 0)
 

@@ -7,7 +7,6 @@ own, another attempt continues from the last state.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from typing import Any
@@ -29,20 +28,20 @@ from llmariner.fine_tuning.workers import WorkerAddresses
 from llmariner.models.model import LoadingStatus, Model
 from llmariner.models.registry import ModelRegistry
 from llmariner.platform.database import Database, WriteSession
+from llmariner.platform.database.keyed_walk import KeyedWalk
 from llmariner.platform.jobs import Job, Jobs, JobStatus, Phase
 from llmariner.tenancy.gone_projects import gone_projects
 from llmariner.tenancy.tables import projects
 
 __all__ = ["FineTuningReconciler", "job_id_of"]
 
-_log = logging.getLogger(__name__)
 _BATCH = 200
 _CHECK_SECONDS = 20.0
 _PAUSE_SECONDS = 900.0
 """For the present step and a state. A process that has not paused by then is ended: a budget may be spent."""
 _MAX_FAILURES = 3
 """In a row: a state that is further than the one before begins a new count."""
-_RETRIED = ("interrupted", "evicted", "killed", "data_file_unavailable")
+_RETRIED = ("interrupted", "evicted", "killed", "data_file_unavailable", "weights_unavailable")
 """Causes for which another attempt may end better."""
 _OUT_OF_TIME = "deadline_exceeded"
 """A training has had its turn then, and continues from its last state after those that wait."""
@@ -67,33 +66,18 @@ class FineTuningReconciler:
         self._files = files
         self._tokens = tokens
         self._addresses = addresses
-        self._reconciled_to = ""
-        """The id that the last call of `reconcile_all` came to, if its time ended before the last job."""
+        self._walk = KeyedWalk(
+            database, fine_tuning_jobs.c.id, fine_tuning_jobs.c.released.is_(False), "fine-tuning job"
+        )
 
     def reconcile_all(self, *, seconds: float) -> None:
         """Reconcile every job that is not released. For the sweep.
 
         It ends after that many seconds; the next call does the rest. A job that fails to be reconciled holds up no other.
         """
-        until, last = time.monotonic() + seconds, self._reconciled_to
         self._end_of_gone_projects()
         self._delete_late_states()
-        while True:
-            pending = and_(fine_tuning_jobs.c.released.is_(False), fine_tuning_jobs.c.id > last)
-            query = select(fine_tuning_jobs.c.id).where(pending).order_by(fine_tuning_jobs.c.id).limit(_BATCH)
-            with self._database.read() as session:
-                ids = [row.id for row in session.rows(query)]
-            for job_id in ids:
-                if time.monotonic() > until:
-                    return
-                try:
-                    self.reconcile(job_id)
-                except Exception:
-                    _log.exception("fine-tuning job %s was not reconciled", job_id)
-                last = self._reconciled_to = job_id
-            if len(ids) < _BATCH:
-                self._reconciled_to = ""
-                return
+        self._walk.reconcile_each(self.reconcile, seconds=seconds)
 
     def reconcile(self, job_id: str) -> None:
         """Bring one job's row and the jobs port together."""
@@ -150,8 +134,15 @@ class FineTuningReconciler:
         workers = 1 if brief else job.worker_count or 1
         if workers > 1:
             environment["LLMARINER_TRAINING_WORKERS"] = str(workers)
-        folders = (model.folder,) if model.folder.startswith("/") else ()
-        what = {"readable_folders": folders, "brief": brief, "worker_count": workers, "starts_workers": True}
+        what: dict[str, Any] = {"weights": model.folder, "weights_bytes": model.size_bytes}
+        if model.folder.startswith("/"):
+            what = {"readable_folders": (model.folder,)}
+        what |= {
+            "organization_id": job.organization_id,
+            "brief": brief,
+            "worker_count": workers,
+            "starts_workers": True,
+        }
         port.submit(Job(port_id(job), job.project_id, COMMAND, environment, archive(), **what))
 
     def _converge(self, port: Jobs, job: Row[Any]) -> None:
@@ -166,6 +157,9 @@ class FineTuningReconciler:
             return
         elif status.phase.is_final:
             self._try_again(port, job, status)
+        elif status.phase is Phase.QUEUED and job.status == Status.RUNNING:
+            reason = status.reason
+            self._change(job, lambda session, found: _wait_again(session, found, reason))
         elif job.pause_requested_at is not None and time.time() - job.pause_requested_at > _PAUSE_SECONDS:
             self._change(job, _pause)
 
@@ -277,6 +271,16 @@ def _succeed(session: WriteSession, job: Row[Any]) -> None:
     end_job(session, job, Status.SUCCEEDED)
     add_message(session, job, f"New fine-tuned model created: {job.output_model}")
     add_message(session, job, "The job has successfully completed")
+
+
+def _wait_again(session: WriteSession, job: Row[Any], reason: str) -> None:
+    """Note that a job's pods were ended, whose successors continue as the same attempt."""
+    if job.pause_requested_at is not None:
+        _pause(session, job)
+        return
+    change_status(session, job, Status.QUEUED)
+    step = job.state_step or 0
+    add_message(session, job, f"The job was interrupted, and continues after step {step}. {reason}", "warn")
 
 
 def _pause(session: WriteSession, job: Row[Any]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from sqlalchemy import Row, update
+from sqlalchemy import Row, select, update
 
 from llmariner.errors import InvalidRequest
 from llmariner.fine_tuning.charges import charge_tokens, check_budgets, cost_of
@@ -15,9 +15,9 @@ from llmariner.fine_tuning.estimates import expected_speed
 from llmariner.fine_tuning.events import PROGRESSED, add_job_event, add_message, add_metrics
 from llmariner.fine_tuning.hyperparameters import Method, RequestedHyperparameters, resolve
 from llmariner.fine_tuning.job import Stage, Status
-from llmariner.fine_tuning.jobs import change_status, end_job, request_change
+from llmariner.fine_tuning.jobs import change_status, end_job, request_change, select_jobs
 from llmariner.fine_tuning.records import count_of, metrics_of, number_of, text_of
-from llmariner.fine_tuning.tables import fine_tuning_checkpoints, fine_tuning_jobs
+from llmariner.fine_tuning.tables import fine_tuning_checkpoints, fine_tuning_events, fine_tuning_jobs
 from llmariner.identifiers import new_id
 from llmariner.platform.database import WriteSession
 
@@ -121,6 +121,9 @@ def _on_checked(session: WriteSession, job: Row[Any], record: Mapping[str, Any])
             session, job, "training_file", f"The file has {examples} examples: it needs {_MIN_EXAMPLES} at least."
         )
         return
+    if not job.model_bytes and "weight_bytes" in record:  # nobody knew the size of the model
+        _set(session, job, model_bytes=count_of(record, "weight_bytes", 2**50))
+        job = session.rows(select_jobs().where(fine_tuning_jobs.c.id == job.id))[0]
     _queue_training(session, job, examples, tokens)
 
 
@@ -165,12 +168,22 @@ def _on_invalid(session: WriteSession, job: Row[Any], record: Mapping[str, Any])
 
 
 def _on_training(session: WriteSession, job: Row[Any], record: Mapping[str, Any]) -> None:
-    if job.status != Status.QUEUED:
-        return
-    started = {} if job.started_at is not None else {"started_at": session.now()}
-    change_status(session, job, Status.RUNNING, **started)
     step = _step_of(job, record)
-    add_message(session, job, f"Fine-tuning continues after step {step}" if step else "Fine-tuning job started")
+    if job.status == Status.QUEUED:
+        started = {} if job.started_at is not None else {"started_at": session.now()}
+        change_status(session, job, Status.RUNNING, **started)
+    elif job.step <= step:
+        return
+    message = f"Fine-tuning continues after step {step}" if step or job.step else "Fine-tuning job started"
+    if message != _last_message(session, job):  # it may be reported again
+        add_message(session, job, message)
+
+
+def _last_message(session: WriteSession, job: Row[Any]) -> str | None:
+    c = fine_tuning_events.c
+    query = select(c.message).where(c.job_id == job.id, c.step.is_(None)).order_by(c.id.desc()).limit(1)
+    found: str | None = session.value(query)
+    return found
 
 
 def _on_step(session: WriteSession, job: Row[Any], record: Mapping[str, Any]) -> None:
@@ -182,6 +195,8 @@ def _on_step(session: WriteSession, job: Row[Any], record: Mapping[str, Any]) ->
     speed = min(_MAX_SPEED, max(_MIN_SPEED, number_of(record, "tokens_per_second")))
     if job.step and job.tokens_per_second:  # before the first step it is the estimate
         speed = _NEW_SPEED_SHARE * speed + (1 - _NEW_SPEED_SHARE) * job.tokens_per_second
+    if job.status == Status.QUEUED:  # it was noted as interrupted after its successor had begun
+        change_status(session, job, Status.RUNNING)
     _set(session, job, step=step, tokens_per_second=speed)
 
 

@@ -25,6 +25,7 @@ from llmariner.fine_tuning.worker_tokens import Worker, load_attempt
 from llmariner.models.model import Model, NewModel, SourceRepository
 from llmariner.models.registry import ModelRegistry
 from llmariner.platform.database import Database, ReadSession, WriteSession
+from llmariner.platform.jobs import WEIGHTS_FOLDER
 
 __all__ = ["WorkerAddresses", "Workers"]
 
@@ -76,7 +77,7 @@ class Workers:
 
         plan = {
             "stage": job.stage,
-            "model_folder": model.folder,
+            "model_folder": model.folder if model.folder.startswith("/") else WEIGHTS_FOLDER,
             "method": job.method,
             "context_tokens": _CONTEXT_TOKENS,
             "seed": job.seed,

@@ -29,7 +29,7 @@ NAME_MAX_LENGTH = 63 - len("-00001")
 
 # Roles on the Kubernetes API that a function may declare: `serving` starts and stops models, `jobs` jobs; `jobs-reader`
 # reads jobs and their output; `quotas` changes queues.
-KUBERNETES_ROLES = frozenset({"serving", "jobs", "jobs-reader", "quotas"})
+KUBERNETES_ROLES = frozenset({"serving", "jobs", "jobs-reader", "jobs-status", "quotas"})
 
 # Defaults for one Python process that mostly waits for I/O.
 DEFAULT_REQUESTS = {"cpu": "50m", "memory": "128Mi"}

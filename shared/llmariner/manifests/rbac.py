@@ -42,17 +42,19 @@ _SERVING_RULES = (
     _rule("autoscaling", ["horizontalpodautoscalers"], "create", "patch", "delete"),
 )
 # What `status` and `log` of the jobs adapter ask (tests/contract/platform/jobs/test_least_privilege.py).
-_JOB_READING_RULES = (
+_JOB_PODS = _rule("", ["pods"], "list")
+_JOB_PLACES = _rule("visibility.kueue.x-k8s.io", ["localqueues/pendingworkloads"], "get")
+_JOB_STATUS_RULES = (
     _rule("batch", ["jobs"], "get"),
-    _rule("", ["pods"], "list"),
-    _rule("", ["pods/log"], "get"),
+    _JOB_PODS,
     _rule("kueue.x-k8s.io", ["workloads"], "list"),
-    _rule("visibility.kueue.x-k8s.io", ["localqueues/pendingworkloads"], "get"),
+    _JOB_PLACES,
 )
+_JOB_READING_RULES = (*_JOB_STATUS_RULES, _rule("", ["pods/log"], "get"))
 _JOB_RULES = (
     _rule("batch", ["jobs"], "get", "create", "patch", "delete"),
-    *_JOB_READING_RULES[1:2],
-    *_JOB_READING_RULES[4:],
+    _JOB_PODS,
+    _JOB_PLACES,
     # A job's Secrets can be made, and not read.
     _rule("", ["secrets"], "create"),
     _rule("", ["services"], "create"),
@@ -64,6 +66,7 @@ _NAMESPACES = {
     "serving": (MODELS_NAMESPACE,),
     "jobs": (JOBS_NAMESPACE,),
     "jobs-reader": (JOBS_NAMESPACE,),
+    "jobs-status": (JOBS_NAMESPACE,),
     "quotas": (MODELS_NAMESPACE, JOBS_NAMESPACE),
 }
 # Assigning a model to a standby pod changes its labels, so that the model's Deployment adopts it. Patching pods includes
@@ -86,7 +89,13 @@ _CLUSTER_QUOTA_RULES = (
 
 def roles() -> Iterator[Object]:
     """The roles that functions may declare."""
-    rules = {"serving": _SERVING_RULES, "jobs": _JOB_RULES, "jobs-reader": _JOB_READING_RULES, "quotas": _QUOTA_RULES}
+    rules = {
+        "serving": _SERVING_RULES,
+        "jobs": _JOB_RULES,
+        "jobs-reader": _JOB_READING_RULES,
+        "jobs-status": _JOB_STATUS_RULES,
+        "quotas": _QUOTA_RULES,
+    }
     for name, namespaces in _NAMESPACES.items():
         for namespace in namespaces:
             yield _role("Role", {"name": name, "namespace": namespace, "labels": LABELS}, rules[name])

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from llmariner.errors import InvalidRequest, PermissionDenied
 from llmariner.models.engine_arguments import first_disallowed_argument
 from llmariner.models.model import Model, NewModel, SourceRepository
-from llmariner.platform.serving import IMPORTED_SCHEME
+from llmariner.platform.serving import IMPORTED_SCHEME, OWN_FILE_SCHEME
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.scopes import MODEL_ADMIN
 from llmariner.weight_locations import location_error
@@ -91,6 +91,8 @@ def weight_uri(source: SourceRepository, location: str) -> str:
         return f"{IMPORTED_SCHEME}{location}"
     if "://" in location:
         return location
+    if source is SourceRepository.FINE_TUNING:
+        return f"{OWN_FILE_SCHEME}{location}"
     if source is SourceRepository.HUGGING_FACE:
         return f"hf://{location}"
     if source is SourceRepository.OLLAMA:

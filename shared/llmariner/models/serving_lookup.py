@@ -26,15 +26,21 @@ class RegistryModelLookup:
     """Implements `kserve.model_lookup.Directory`; database work runs in threads, not on the loop that relays tokens.
 
     `pending` returns the models, with the projects of their callers, whose usage this process has not written to the ledger.
+    `tokens` makes a model's `EngineModel.weights_token`.
     """
 
     def __init__(
-        self, registry: ModelRegistry, ledger: Ledger, pending: Callable[[], Set[tuple[str, str | None]]] = frozenset
+        self,
+        registry: ModelRegistry,
+        ledger: Ledger,
+        pending: Callable[[], Set[tuple[str, str | None]]] = frozenset,
+        tokens: Callable[[Model], str] = lambda _model: "",
     ) -> None:
         self._registry = registry
         self._ledger = ledger
         self._pending = pending
         self._organizations: dict[str, str | None] = {}
+        self._tokens = tokens
 
     async def find(self, model_id: str) -> EngineModel:
         """A model as an engine needs it. ModelNotFound."""
@@ -156,6 +162,7 @@ class RegistryModelLookup:
             created=model.created_at,
             tool_parser=model.traits.tool_parser,
             reasoning_parser=model.traits.reasoning_parser,
+            weights_token=self._tokens(model),
         )
 
     def _organization_of(self, project_id: str | None) -> str | None:

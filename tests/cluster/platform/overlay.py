@@ -15,12 +15,13 @@ __all__ = ["CHECKOUT", "MODELS", "over", "write"]
 
 CHECKOUT = Path(__file__).parents[3]
 MODELS = "models"
-"""The volume claim in the models' namespace that holds this machine's models."""
+"""The volume claim, in the namespaces of models and of jobs, that holds this machine's models."""
 
 Body = dict[str, Any]
 
-_NAMESPACE = "llmariner-models"
+_NAMESPACES = ("llmariner-models", "llmariner-jobs")
 _ENGINE = f"dev.local/llmariner/vllm-cpu-local:{__version__}"
+_STANDBY_ENGINE = f"dev.local/llmariner/engine:{__version__}"
 
 
 def write(folder: Path) -> Path:
@@ -41,9 +42,11 @@ def write(folder: Path) -> Path:
                     "LLMARINER_ENGINE_MEMORY=4Gi",
                     "LLMARINER_IDLE_SECONDS=60",
                     # Two jobs fill the pool.
-                    f"LLMARINER_JOB_IMAGES=python=dev.local/llmariner/engine:{__version__}",
+                    f"LLMARINER_JOB_IMAGES=python={_STANDBY_ENGINE}",
                     "LLMARINER_JOB_MEMORY_GIB=3.5",
-                    "LLMARINER_JOB_CPU=50m",
+                    "LLMARINER_JOB_CPU=700m",
+                    f"LLMARINER_TRAINING_IMAGE={_STANDBY_ENGINE}",
+                    f"LLMARINER_TRAINING_VOLUMES={_mounts()}",
                 ],
                 "options": {"disableNameSuffixHash": True},
             }
@@ -97,6 +100,11 @@ def _engine_of_this_machine() -> list[Body]:
     return changes
 
 
+def _mounts() -> str:
+    """The engine environment at its own path in pods that train."""
+    return ",".join(f"{name}={folder}" for name, folder in _folders().items() if name != MODELS)
+
+
 def _folders() -> dict[str, Path]:
     """What engines need of this machine. As volumes, not as paths of the node, which the namespace's pods may not name."""
     settings = StandaloneSettings.load(environment())
@@ -111,10 +119,16 @@ def _folders() -> dict[str, Path]:
 
 def _volumes() -> list[Body]:
     """Each folder as a volume that is there already, and the claim on it."""
-    return [each for name, folder in _folders().items() for each in _volume(name, folder)]
+    return [
+        each
+        for namespace in _NAMESPACES
+        for name, folder in _folders().items()
+        for each in _volume(name, folder, namespace)
+    ]
 
 
-def _volume(name: str, folder: Path) -> list[Body]:
+def _volume(name: str, folder: Path, namespace: str) -> list[Body]:
+    volume = f"lab-{namespace.removeprefix('llmariner-')}-{name}"
     size = {"storage": "10Gi"}
     common: Body = {"accessModes": ["ReadOnlyMany"], "storageClassName": ""}
     path = {"path": str(folder), "type": "Directory"}
@@ -122,14 +136,14 @@ def _volume(name: str, folder: Path) -> list[Body]:
         {
             "apiVersion": "v1",
             "kind": "PersistentVolume",
-            "metadata": {"name": f"lab-{name}"},
+            "metadata": {"name": volume},
             "spec": {**common, "capacity": size, "hostPath": path},
         },
         {
             "apiVersion": "v1",
             "kind": "PersistentVolumeClaim",
-            "metadata": {"name": name, "namespace": _NAMESPACE},
-            "spec": {**common, "volumeName": f"lab-{name}", "resources": {"requests": size}},
+            "metadata": {"name": name, "namespace": namespace},
+            "spec": {**common, "volumeName": volume, "resources": {"requests": size}},
         },
     ]
 

@@ -116,6 +116,11 @@ def a_credential(world: World, tenant: Tenant) -> RouteCall:
     return RouteCall({"id": fine_tuning_credential(world, tenant)})
 
 
+def an_adapter(_world: World, _tenant: Tenant) -> RouteCall:
+    """A file of the adapter that the token names: no key does."""
+    return RouteCall({"name": "adapter_config.json"})
+
+
 _PERMISSIONS = "/v1/fine_tuning/checkpoints/{id:path}/permissions"
 _JOB = "/v1/fine_tuning/jobs/{id}"
 _WORKER = "/v1/fine_tuning/workers/{id}"
@@ -135,6 +140,7 @@ FINE_TUNING_OBJECTS = {
     f"GET {_CREDENTIALS}": list_of_100,
     f"POST {_CREDENTIALS}": a_new_credential,
     f"DELETE {_CREDENTIALS}/{{id}}": a_credential,
+    "GET /v1/fine_tuning/adapters/{name}": an_adapter,
     f"GET {_WORKER}/plan": a_job,
     f"POST {_WORKER}/reports": a_report,
     f"POST {_WORKER}/uploads": a_result,

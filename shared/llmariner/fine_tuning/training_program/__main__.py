@@ -19,8 +19,11 @@ from llmariner.fine_tuning.training_program.worker_group import WorkerGroup, Wor
 
 __all__ = ["main"]
 
-_FAILED, _STOPPED, _WORKER_LOST = 1, 3, 4
-"""Exit codes: Python's own of an error, of a job that the platform wants no more, of a worker that has lost another."""
+_FAILED, _STOPPED, _WORKER_LOST = 1, 3, 243
+"""Exit codes: Python's own of an error, of a job that the platform wants no more, of a worker that has lost another.
+
+The last one is that of a pod which was ended from outside, so that a cluster has all workers begin again.
+"""
 
 
 def main() -> int:
@@ -53,7 +56,8 @@ def _work(platform: Platform, work: Path) -> int:
     if found is None:
         return 0
     if plan.stage == "check":
-        platform.report({"type": "checked", **found}, now=True)
+        weights = sum(each.stat().st_size for each in Path(plan.model_folder).glob("*.safetensors"))
+        platform.report({"type": "checked", **found, "weight_bytes": weights}, now=True)
         return 0
     # Torch takes seconds to import, and the check does without.
     from llmariner.fine_tuning.training_program.trainer import Trainer

@@ -14,6 +14,8 @@ from typing import Protocol
 __all__ = [
     "MAX_RESULT_FILES",
     "MAX_RESULT_NAME",
+    "READABLE_WEIGHTS",
+    "WEIGHTS_FOLDER",
     "DataFile",
     "ExecOutput",
     "Execution",
@@ -29,6 +31,10 @@ __all__ = [
 MAX_RESULT_FILES = 100
 MAX_RESULT_NAME = 255
 """Characters of the name of a result file, with its folders."""
+READABLE_WEIGHTS = ("hf://", "pvc://")
+"""The storage URIs of `weights` that jobs of a cluster read: those that need no credential."""
+WEIGHTS_FOLDER = "/mnt/models"
+"""Where a job of a cluster finds its `weights`, as engines do."""
 
 
 class Phase(StrEnum):
@@ -66,10 +72,12 @@ class Job:
     begins from its start then, in a new folder. Not started again is what could not be started, or ran to its deadline.
     `brief`: a step of the platform's own that takes a minute or so and little memory, for which nobody should wait for
     hours: it has a line of its own.
-    `image`: the name of an image of the installation; `gpu_count`: of each of `worker_count` workers, which begin together.
+    `image`: the name of an image of the installation, empty for a program of the platform's own, which needs PyTorch,
+    Transformers and PEFT; `gpu_count`: of each of `worker_count` workers, which begin together.
     On one machine it runs without image and GPU, and its workers are processes that share its limits; it has one if
     `starts_workers`: then its command starts the others there. `network`: False where it may reach only itself, which holds
     on one machine. `organization_id`: the project's; on a cluster its quota holds for the job, too.
+    `weights`: the storage URI of a model, on a cluster; `weights_bytes`: their size, 0 if it is unknown.
     """
 
     id: str
@@ -87,6 +95,8 @@ class Job:
     starts_workers: bool = False
     network: bool = True
     organization_id: str = ""
+    weights: str = ""
+    weights_bytes: int = 0
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,22 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
-__all__ = ["DEFAULT_TOOL_PARSER", "IMPORTED_SCHEME", "EngineModel", "Phase", "Serving", "Status", "served_name"]
+__all__ = [
+    "DEFAULT_TOOL_PARSER",
+    "IMPORTED_SCHEME",
+    "OWN_FILE_SCHEME",
+    "EngineModel",
+    "Phase",
+    "Serving",
+    "Status",
+    "served_name",
+]
 
 IMPORTED_SCHEME = "kserve://"
 """Prefix of `EngineModel.folder` for a model whose InferenceService the platform did not create; its name follows."""
+
+OWN_FILE_SCHEME = "llmariner-file://"
+"""Prefix of `EngineModel.folder` for an adapter on a cluster that is a file of the platform, made by a job."""
 
 DEFAULT_TOOL_PARSER = "hermes"
 """vLLM's parser of tool calls for a model whose files name none."""
@@ -70,6 +82,8 @@ class EngineModel:
     """vLLM's parser of tool calls; empty: `DEFAULT_TOOL_PARSER`."""
     reasoning_parser: str = ""
     """vLLM's parser of reasoning; empty: none."""
+    weights_token: str = ""
+    """With which the engine's pod fetches an adapter that is a file of the platform."""
 
     @property
     def name(self) -> str:

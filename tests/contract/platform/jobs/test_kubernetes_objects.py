@@ -226,10 +226,10 @@ def test_a_job_that_can_not_start_stays_a_failure_when_its_job_is_deleted(cluste
     assert found(cluster, "bj-4")["spec"]["completions"] == 0, "nothing waits for the image any more"
 
 
-def run_as_pod(command: str) -> int:
+def run_as_pod(command: str, image: str = "pytorch") -> int:
     """The exit code of what a pod's container runs, here."""
     settings = ClusterJobSettings(images={"pytorch": "pytorch:2"})
-    made = job_object(Job("bj-5", "proj_1", command, image="pytorch"), "pytorch:2", settings)
+    made = job_object(Job("bj-5", "proj_1", command, image=image), "pytorch:2", settings)
     argv = [each.replace("$$", "$") for each in made["spec"]["template"]["spec"]["containers"][0]["command"]]
     return subprocess.run(argv, env={"PATH": "/usr/bin:/bin"}, check=False, timeout=60).returncode
 
@@ -237,6 +237,11 @@ def run_as_pod(command: str) -> int:
 @pytest.mark.parametrize(("command", "code"), [("exit 7", 7), ("true", 0), (f"exit {TERMINATED}", 1)])
 def test_a_command_can_not_end_like_one_that_the_cluster_ended(command: str, code: int) -> None:
     assert run_as_pod(command) == code
+
+
+def test_a_program_of_the_platform_that_lost_another_worker_ends_like_one_that_the_cluster_ended() -> None:
+    assert run_as_pod(f"exit {TERMINATED}", image="") == TERMINATED
+    assert run_as_pod("exit 7", image="") == 7
 
 
 def test_no_data_file_is_a_module_of_what_fetches_it(tmp_path: Path) -> None:
@@ -253,3 +258,62 @@ def test_no_data_file_is_a_module_of_what_fetches_it(tmp_path: Path) -> None:
     done = subprocess.run(["/bin/sh", "-c", script], env={"PATH": str(programs)}, check=False, timeout=60)
     assert done.returncode == 0
     assert (tmp_path / "pumps").read_text() == "pumps"
+
+
+PROGRAMS = ClusterJobSettings(
+    namespace=NAMESPACE,
+    queue="cpu",
+    program_image="llmariner/engine:1",
+    program_volumes={"engine": "/opt/engine"},
+    hub="https://hub.example",
+)
+
+
+@pytest.mark.parametrize(
+    ("weights", "brief", "fetched"),
+    [
+        ("pvc://models/smol", False, None),
+        ("hf://org/smol:abc", False, ["hf://org/smol:abc", "/mnt/models", "*.safetensors"]),
+        ("hf://org/$(HOME)", True, ["hf://org/$$(HOME)", "/mnt/models"]),
+    ],
+)
+def test_a_program_of_the_platform_finds_a_models_weights_and_holds_no_credential(
+    cluster: Cluster, weights: str, brief: bool, fetched: list[str] | None
+) -> None:
+    job = Job("ftjob-1-0", "proj_1", "true", weights=weights, weights_bytes=1 << 30, brief=brief, worker_count=2)
+    assert jobs_on(cluster, PROGRAMS).submit(job).phase is Phase.QUEUED
+    spec = found(cluster, job.id)["spec"]
+    pod = spec["template"]["spec"]
+    (container,) = pod["containers"]
+    volumes = {each["name"]: each for each in pod["volumes"]}
+    mounts = {each["mountPath"]: each for each in container["volumeMounts"]}
+    assert container["image"] == "llmariner/engine:1"
+    assert volumes["claim-engine"]["persistentVolumeClaim"] == {"claimName": "engine", "readOnly": True}
+    assert mounts["/opt/engine"]["readOnly"] is mounts["/mnt/models"]["readOnly"] is True
+    assert "OMP_NUM_THREADS" in {each["name"] for each in container["env"]}
+    limits = container["resources"]["limits"]
+    assert (int(limits["memory"]) >> 30, spec["activeDeadlineSeconds"]) == ((1, 3600) if brief else (4, 86_400))
+    if fetched is None:
+        assert volumes["weights"]["persistentVolumeClaim"] == {"claimName": "models", "readOnly": True}
+        assert mounts["/mnt/models"]["subPath"] == "smol"
+        assert "initContainers" not in pod
+        return
+    (first,) = pod["initContainers"]
+    assert first["command"][3:] == fetched
+    assert {each["name"]: each["value"] for each in first["env"]} == {
+        "HOME": "/tmp",
+        "HF_ENDPOINT": "https://hub.example",
+    }
+    assert first["securityContext"] == container["securityContext"]
+    assert int(volumes["weights"]["emptyDir"]["sizeLimit"]) == (
+        256 << 20 if brief else (1 << 30) * 5 // 4 + (256 << 20)
+    )
+    assert int(limits["ephemeral-storage"]) > 4 << 30
+
+
+def test_without_its_image_a_program_of_the_platform_has_failed(cluster: Cluster) -> None:
+    status = jobs_on(cluster).submit(Job("ftjob-2-0", "proj_1", "true"))
+    assert (status.code, status.reason) == (
+        "image_unavailable",
+        "The image of fine-tuning is not configured any more.",
+    )

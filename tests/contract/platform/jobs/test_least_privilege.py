@@ -87,11 +87,12 @@ def test_each_permission_is_used_and_each_use_permitted(tmp_path: Path) -> None:
         queue = {"apiVersion": LOCAL_QUEUES.api_version, "kind": LOCAL_QUEUES.kind}
         pool = {"name": "cpu", "namespace": NAMESPACE}
         other.create({**queue, "metadata": pool, "spec": {"clusterQueue": "llmariner-cpu"}})
-        jobs, reading = jobs_on(cluster), []
+        jobs, reading, looking = jobs_on(cluster), [], []
 
         def look() -> None:
             before = len(server.answered)
             jobs.status("bj-1")
+            looking.extend(server.answered[before:])
             jobs.log("bj-1")
             reading.extend(server.answered[before:])
 
@@ -101,5 +102,6 @@ def test_each_permission_is_used_and_each_use_permitted(tmp_path: Path) -> None:
         made_by_the_test = {("/pods", "create"), ("kueue.x-k8s.io/workloads", "create")}
         assert used(asked) - made_by_the_test == granted("jobs")
         assert used(reading) == granted("jobs-reader")
+        assert used(looking) == granted("jobs-status")
         cluster.close()
         other.close()

@@ -79,9 +79,10 @@ class KubernetesJobs:
         """See the port."""
         if (found := self.status(job.id)) is not None:
             return found
-        image = self._settings.images.get(job.image)
-        if image is None:
-            return self._end(job, "image_unavailable", f"The image '{job.image}' is not configured any more.")
+        image = self._settings.images.get(job.image) if job.image else self._settings.program_image
+        if not image:
+            missing = f"The image '{job.image}'" if job.image else "The image of fine-tuning"
+            return self._end(job, "image_unavailable", f"{missing} is not configured any more.")
         if not _OBJECT_NAME.fullmatch(job.id):
             raise ValueError(f"{job.id!r} is no name of a Kubernetes object.")
         try:

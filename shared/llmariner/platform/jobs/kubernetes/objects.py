@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llmariner.platform.jobs import Job, JobStatus
+from llmariner.platform.jobs.kubernetes.weights import weights_disk_bytes, weights_mount, weights_parts
 from llmariner.platform.serving.kserve.objects import MANAGED_BY_LABELS, QUEUE_LABEL
 from llmariner.platform.serving.kserve.queues import PROJECT_ANNOTATION
 
@@ -50,6 +51,8 @@ FETCH_FAILED = 96
 TERMINATED = 243
 """The exit code of a container that the kubelet ended from outside, as when its pod is deleted or preempted."""
 
+_BRIEF_SECONDS, _BRIEF_MEMORY_BYTES = 3600, 1 << 30
+"""Of a brief job: with less memory it finds room where a longer one does not."""
 _USER = 65532
 _GRACE_SECONDS = 20
 _INDEX = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
@@ -68,12 +71,13 @@ trap ended TERM
 child=$!
 wait "$child"
 code=$?
-[ $code -ne {TERMINATED} ] || code=1
+[ $code -ne {TERMINATED} ] || [ $# -gt 1 ] || code=1
 exit $code
 """
 """Runs the command of its first argument. The first process of a container ignores signals that it has no handler for.
 
-A command that ends with the code `TERMINATED` by itself has failed: the platform would begin it again without end.
+A command that ends with the code `TERMINATED` by itself has failed: the platform would begin it again without end. A second
+argument is that of a program of the platform's own, which says by this code that it lost another worker.
 """
 _FETCH = f"""\
 set -u
@@ -106,6 +110,8 @@ class ClusterJobSettings:
 
     `queue`: Kueue's LocalQueue of the pool, "" without Kueue. `images`: names to references. `gpu_resource`: the
     resource of an accelerator, "" where there is none. `kept_seconds`: how long an ended job's pods and output are kept.
+    `program_image`: of programs of the platform's own, whose pods mount the claims of `program_volumes` at these paths.
+    `hub`: from where they fetch weights; "": the Hugging Face Hub.
     """
 
     namespace: str = "llmariner-jobs"
@@ -118,6 +124,9 @@ class ClusterJobSettings:
     seconds: float = 86_400.0
     kept_seconds: int = 86_400
     priority: str = "llmariner-jobs"
+    program_image: str = ""
+    program_volumes: Mapping[str, str] = field(default_factory=dict)
+    hub: str = ""
 
 
 @dataclass(frozen=True)
@@ -137,7 +146,7 @@ def job_object(job: Job, image: str, settings: ClusterJobSettings) -> Body:
         "parallelism": job.worker_count,
         "completionMode": "Indexed" if several else "NonIndexed",
         "backoffLimit": job.backoff_limit,
-        "activeDeadlineSeconds": max(1, int(settings.seconds)),
+        "activeDeadlineSeconds": max(1, int(min(settings.seconds, _BRIEF_SECONDS if job.brief else settings.seconds))),
         "ttlSecondsAfterFinished": settings.kept_seconds,
         # The pod of a job is not replaced while another may still run.
         "podReplacementPolicy": "Failed",
@@ -250,28 +259,39 @@ def _job(job_id: str, project_id: str, settings: ClusterJobSettings) -> Body:
     }
 
 
-def _pod(job: Job, image: str, settings: ClusterJobSettings) -> Body:
-    resources = {"cpu": settings.cpu, "memory": str(settings.memory_bytes)}
+def _resources(job: Job, settings: ClusterJobSettings) -> Body:
+    memory = min(settings.memory_bytes, _BRIEF_MEMORY_BYTES) if job.brief else settings.memory_bytes
+    resources = {"cpu": settings.cpu, "memory": str(memory)}
     if job.gpu_count:
         resources[settings.gpu_resource] = str(job.gpu_count)
+    disk = settings.disk_bytes + weights_disk_bytes(job)
+    # Not requested: Kueue admits no workload with a resource that its queue does not cover.
+    return {
+        "requests": {**resources, "ephemeral-storage": "0"},
+        "limits": {**resources, "ephemeral-storage": str(disk)},
+    }
+
+
+def _pod(job: Job, image: str, settings: ClusterJobSettings) -> Body:
     common: Body = {
         "image": image,
         "workingDir": "/job",
         "securityContext": _SECURITY,
-        # Not requested: Kueue admits no workload with a resource that its queue does not cover.
-        "resources": {
-            "requests": {**resources, "ephemeral-storage": "0"},
-            "limits": {**resources, "ephemeral-storage": str(settings.disk_bytes)},
-        },
+        "resources": _resources(job, settings),
     }
     fixed = {"HOME": "/job", "TMPDIR": "/tmp", "LLMARINER_JOB_ID": job.id}
+    claims = {} if job.image else settings.program_volumes
+    weights = weights_parts(job, settings.hub)
     container = {
         **common,
         "name": CONTAINER,
-        "command": ["/bin/sh", "-c", _escaped(_RUN), "sh", _escaped(job.command)],
-        "env": [*_named(fixed), *_rendezvous(job, settings)],
+        "command": [
+            *("/bin/sh", "-c", _escaped(_RUN), "sh", _escaped(job.command)),
+            *(() if job.image else ("own",)),
+        ],
+        "env": [*_named(fixed), *_threads(job), *_rendezvous(job, settings)],
         "envFrom": [{"secretRef": {"name": f"{job.id}-environment"}}],
-        "volumeMounts": _mounts(job),
+        "volumeMounts": [*_mounts(job), *weights_mount(job), *_claim_mounts(claims)],
     }
     fetch = {
         **common,
@@ -291,6 +311,11 @@ def _pod(job: Job, image: str, settings: ClusterJobSettings) -> Body:
     ]
     if job.data_files:
         volumes.append({"name": "links", "secret": {"secretName": f"{job.id}-data"}})
+    volumes += weights.volumes
+    volumes += [
+        {"name": f"claim-{name}", "persistentVolumeClaim": {"claimName": name, "readOnly": True}} for name in claims
+    ]
+    fetching = [*([fetch] if job.data_files else []), *({**common, **each} for each in weights.containers)]
     return {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
@@ -298,7 +323,7 @@ def _pod(job: Job, image: str, settings: ClusterJobSettings) -> Body:
         "terminationGracePeriodSeconds": _GRACE_SECONDS,
         "securityContext": _POD_SECURITY,
         **({"subdomain": job.id} if job.worker_count > 1 else {}),
-        **({"initContainers": [fetch]} if job.data_files else {}),
+        **({"initContainers": fetching} if fetching else {}),
         "containers": [container],
         "volumes": volumes,
     }
@@ -312,6 +337,16 @@ def _mounts(job: Job) -> list[Body]:
     if job.data_files:
         mounts += [{"name": "work", "mountPath": path, "subPath": "data"} for path in ("/job/data", "/data")]
     return mounts
+
+
+def _claim_mounts(claims: Mapping[str, str]) -> list[Body]:
+    return [{"name": f"claim-{name}", "mountPath": path, "readOnly": True} for name, path in claims.items()]
+
+
+def _threads(job: Job) -> list[Body]:
+    """As many threads as the container has cores: the platform's own program would take as many as the node has."""
+    limit = {"valueFrom": {"resourceFieldRef": {"containerName": CONTAINER, "resource": "limits.cpu"}}}
+    return [] if job.image else [{"name": "OMP_NUM_THREADS", **limit}]
 
 
 def _rendezvous(job: Job, settings: ClusterJobSettings) -> list[Body]:

@@ -20,6 +20,7 @@ from llmariner.platform.jobs.kubernetes.objects import (
     SUBMITTED,
     TERMINATED,
 )
+from llmariner.platform.jobs.kubernetes.weights import WEIGHTS_CONTAINER
 from llmariner.platform.kube.queue_messages import public_message
 
 __all__ = ["condition", "ended_status", "is_finished", "job_status", "newest_first", "waiting_reason"]
@@ -32,6 +33,7 @@ _START_SECONDS = 300.0
 """How long a problem with an image or a container may last: some pass by themselves."""
 _EXIT_CODE = re.compile(r"Container (\S+) for pod \S+ failed with exit code (\d+)")
 _MIB = 1 << 20
+_FIRST = "initContainerStatuses"
 
 
 def ended_status(job: Body) -> JobStatus | None:
@@ -162,12 +164,15 @@ def _pod_failure(pod: Body, memory_bytes: int, disk_bytes: int) -> tuple[str, st
         if not message.startswith("The node was low"):
             return "disk_limit_exceeded", f"Its files took more than the {disk_bytes // _MIB} MiB of a job: {message}"
         return "evicted", f"Its node ended it: {message}"
-    fetched = _container(pod, FETCH_CONTAINER, "initContainerStatuses").get("terminated") or {}
+    fetched = _container(pod, FETCH_CONTAINER, _FIRST).get("terminated") or {}
     if code := fetched.get("exitCode"):
         said = str(fetched.get("message") or "").strip()
         if code == FETCH_FAILED:
             return "data_file_unavailable", f"A data file could not be fetched. {said}".strip()
         return "start_failed", f"Its data files were not fetched: {said or f'exit code {code}'}"
+    fetched = _container(pod, WEIGHTS_CONTAINER, _FIRST).get("terminated") or {}
+    if fetched.get("exitCode"):
+        return "weights_unavailable", f"The model's weights were not fetched. {fetched.get('message') or ''}".strip()
     ended = _container(pod).get("terminated") or {}
     if ended.get("reason") == "OOMKilled":
         limit = f"a job may use {memory_bytes // _MIB} MiB."
@@ -192,7 +197,7 @@ def _exit(code: int) -> tuple[str, str]:
 def _start_problem(pods: Sequence[Body]) -> tuple[str, str]:
     """Why a pod does not start, and the code of a failure where that will not pass."""
     for pod in newest_first(pods):
-        states = [_container(pod), _container(pod, FETCH_CONTAINER, "initContainerStatuses")]
+        states = [_container(pod), *(_container(pod, each, _FIRST) for each in (FETCH_CONTAINER, WEIGHTS_CONTAINER))]
         for waiting in (state.get("waiting") or {} for state in states):
             reason, message = waiting.get("reason", ""), str(waiting.get("message", ""))
             if reason not in (*_IMAGE_PROBLEMS, *_START_PROBLEMS):

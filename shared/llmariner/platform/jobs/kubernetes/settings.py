@@ -27,4 +27,7 @@ def load_cluster_settings(env: Environment, settings: JobSettings) -> ClusterJob
         memory_bytes=settings.memory_bytes or defaults.memory_bytes,
         disk_bytes=settings.disk_bytes,
         seconds=settings.seconds,
+        program_image=settings.training_image,
+        program_volumes=settings.training_volumes,
+        hub=env.get("HF_ENDPOINT", ""),
     )

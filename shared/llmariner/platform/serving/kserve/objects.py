@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmariner.platform.serving import IMPORTED_SCHEME, EngineModel
+from llmariner.platform.serving.kserve.adapter_fetch import adapter_parts, adapter_path, is_own_file
 from llmariner.platform.serving.local_processes.command_line import (
     ANSWER_CHECK_MIDDLEWARE,
     USAGE_MIDDLEWARE,
@@ -28,7 +29,6 @@ __all__ = [
     "PRIORITY_LABELS",
     "QUEUE_LABEL",
     "EngineSpec",
-    "adapter_path",
     "belongs_to_other_model",
     "capacity",
     "deployment_name",
@@ -68,7 +68,7 @@ _GIB = 1 << 30
 _CAPACITY = {"cpu": 32}
 _GPU_CAPACITY = 256
 _PLUGINS_PATH = "/opt/llmariner"
-_BASE_PATH, _ADAPTER_PATH = "/mnt/models", "/mnt/adapters"
+_BASE_PATH = "/mnt/models"
 
 
 def object_name(model: EngineModel) -> str:
@@ -173,7 +173,7 @@ def engine_spec(model: EngineModel, adapters: Sequence[EngineModel], settings: K
 
 
 def _predictor(model: EngineModel, adapters: tuple[EngineModel, ...], settings: KServeSettings) -> dict[str, Any]:
-    engine = engine_spec(model, adapters, settings)
+    engine, own = engine_spec(model, adapters, settings), adapter_parts(adapters, settings)
     predictor: dict[str, Any] = {
         "minReplicas": max(1, model.replicas),
         "maxReplicas": max(1, model.replicas, model.max_replicas),
@@ -182,20 +182,21 @@ def _predictor(model: EngineModel, adapters: tuple[EngineModel, ...], settings: 
         "automountServiceAccountToken": False,
         # Longer than the runtime's --shutdown-timeout, so that active streams can finish.
         "terminationGracePeriodSeconds": 75,
-        "volumes": [{"name": "plugins", "configMap": {"name": PLUGINS_CONFIG_MAP}}],
+        "volumes": [{"name": "plugins", "configMap": {"name": PLUGINS_CONFIG_MAP}}, *own.volumes],
+        **own.fields,
         "model": {
             "runtime": engine.runtime,
             "modelFormat": {"name": "vLLM", "version": "1"},
             "args": [_escaped(argument) for argument in engine.arguments],
             # The runtimes start vLLM with `python -m`, which imports from the working directory; KServe takes no PYTHONPATH.
             "workingDir": _PLUGINS_PATH,
-            "volumeMounts": [{"name": "plugins", "mountPath": _PLUGINS_PATH, "readOnly": True}],
+            "volumeMounts": [{"name": "plugins", "mountPath": _PLUGINS_PATH, "readOnly": True}, *own.mounts],
             "resources": {"requests": engine.resources, "limits": engine.resources},
         },
     }
-    if adapters:
+    if fetched := [each for each in adapters if not is_own_file(each)]:
         uris = [{"uri": model.folder, "mountPath": _BASE_PATH}]
-        uris += [{"uri": each.folder, "mountPath": adapter_path(each)} for each in adapters]
+        uris += [{"uri": each.folder, "mountPath": adapter_path(each)} for each in fetched]
         predictor["storageUris"] = uris
     else:
         predictor["model"]["storageUri"] = model.folder
@@ -239,8 +240,3 @@ def _resources(model: EngineModel, settings: KServeSettings) -> dict[str, str]:
     if model.gpus and settings.accelerator in GPU_RESOURCES:
         resources[GPU_RESOURCES[settings.accelerator]] = str(model.gpus)
     return resources
-
-
-def adapter_path(adapter: EngineModel) -> str:
-    """The path of a LoRA adapter in a pod whose weights KServe mounts."""
-    return f"{_ADAPTER_PATH}/{hashlib.sha256(adapter.id.encode()).hexdigest()[:12]}"

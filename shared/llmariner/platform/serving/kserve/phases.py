@@ -12,6 +12,7 @@ from typing import Any
 
 from llmariner.platform.kube.queue_messages import public_message
 from llmariner.platform.serving import EngineModel, Phase, Status
+from llmariner.platform.serving.kserve.adapter_fetch import FETCH_CONTAINER
 
 __all__ = [
     "RESERVED",
@@ -43,7 +44,7 @@ _IMAGE_FAILURES = (
     "ErrImageNeverPull",
     "CreateContainerConfigError",
 )
-_WEIGHTS_CONTAINER = "storage-initializer"
+_WEIGHTS_CONTAINERS = ("storage-initializer", FETCH_CONTAINER)
 # Shorter waits are normal while nodes start.
 _LONG_UNSCHEDULABLE_SECONDS = 600.0
 
@@ -118,7 +119,7 @@ def _pod_status(pod: Body, workloads: Sequence[Body], now: float) -> Status:
     status = pod.get("status", {})
     for container in status.get("initContainerStatuses", ()):
         if failure := _container_failure(container):
-            is_weights = container["name"] == _WEIGHTS_CONTAINER
+            is_weights = container["name"] in _WEIGHTS_CONTAINERS
             step = "The weights could not be fetched" if is_weights else "A preparation failed"
             return Status(Phase.FAILED, message=f"{step}: {failure}")
         if "terminated" not in container.get("state", {}):
@@ -137,7 +138,7 @@ def is_gated(pod: Body) -> bool:
 
 
 def _init_container_message(container: Body) -> str:
-    if "running" in container.get("state", {}) and container["name"] == _WEIGHTS_CONTAINER:
+    if "running" in container.get("state", {}) and container["name"] in _WEIGHTS_CONTAINERS:
         return "the weights are being fetched"
     return "the node pulls the image"
 

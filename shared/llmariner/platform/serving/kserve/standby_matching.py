@@ -8,11 +8,11 @@ from typing import Any
 
 from llmariner.platform.kube.quantities import parse_quantity
 from llmariner.platform.serving import EngineModel
+from llmariner.platform.serving.kserve.adapter_fetch import adapter_path
 from llmariner.platform.serving.kserve.objects import (
     ENGINE_CONTAINER,
     INFERENCE_SERVICE_LABEL,
     EngineSpec,
-    adapter_path,
     object_name,
 )
 from llmariner.platform.serving.kserve.phases import is_terminating
