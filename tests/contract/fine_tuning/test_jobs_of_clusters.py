@@ -40,7 +40,7 @@ def add_model(desk: FineTuningDesk, location: str, name: str = "large") -> None:
     desk.registry.mark_loaded(name, folder=location, size_bytes=0, task=Task.GENERATE)
 
 
-def test_a_job_whose_pods_were_ended_waits_again_with_the_cause_and_goes_on(desk: TrainingDesk) -> None:
+def test_a_job_whose_pods_were_ended_waits_again_with_the_cause_and_continues(desk: TrainingDesk) -> None:
     job_id = desk.training()
     waiting = end_pods(desk, job_id)
     assert (waiting.status, waiting.place, waiting.reason) == ("queued", 2, PREEMPTED)
@@ -48,7 +48,7 @@ def test_a_job_whose_pods_were_ended_waits_again_with_the_cause_and_goes_on(desk
     assert desk.outbox(job_id)[-1] == "status_changed"
     before = len(desk.outbox(job_id))
     desk.reconciled(job_id)
-    assert len(desk.outbox(job_id)) == before, "it is told once"
+    assert len(desk.outbox(job_id)) == before, "it is reported once"
     desk.scripted.run(f"{job_id}-1")
     desk.report(job_id, 1, {"type": "training", "step": 0, "total_steps": 6})
     assert desk.reconciled(job_id).status == "running"

@@ -22,7 +22,7 @@ class KeyedWalk:
 
     `key`: the id, a text; `noun`: what a row is, for logs.
 
-    A walk whose time ended before the last row goes on there with the next call.
+    A walk whose time ended before the last row continues there with the next call.
     """
 
     def __init__(self, database: Database, key: Column[Any], pending: ColumnElement[bool], noun: str) -> None:
