@@ -3,9 +3,9 @@
 Deletes files and uploads that expired, files of projects that are gone or were archived long ago, and contents that
 no file has; publishes pending events; closes ledger entries of lost gateway instances; prunes old ledger entries,
 whose sums remain, and old deliveries; reconciles batch and fine-tuning jobs with what runs them; has metrics of
-fine-tuning jobs sent again that were not; has copies of models continue that stalled, and removes unused ones; charges
-budgets for compute; deletes clusters that are drained, and old telemetry of clusters; reconciles serving, which puts idle
-models to sleep.
+fine-tuning jobs sent again that were not; has copies of models continue that stalled, and removes unused ones; has
+Kueue's Workloads compared with the recorded allocations; charges budgets for compute; deletes clusters that are drained,
+and old telemetry of clusters; reconciles serving, which puts idle models to sleep.
 """
 
 import asyncio
@@ -123,6 +123,12 @@ def _track_fine_tuning(context: Context) -> None:
     context.fine_tuning.credentials.delete_orphans()
 
 
+def _check_allocations(context: Context) -> None:
+    from llmariner.showback.installation import request_check
+
+    request_check(context.env, context.database)
+
+
 def _charge_compute(context: Context) -> None:
     from llmariner.showback.charges import charge_budgets
 
@@ -141,6 +147,7 @@ _STEPS = (
     _reconcile_fine_tuning,
     _track_fine_tuning,
     _maintain_clusters,
+    _check_allocations,
     _publish_events,
     _close_lost_requests,
     _charge_compute,

@@ -80,7 +80,8 @@ def test_a_pod_has_a_token_if_its_account_has_permissions(installed: Rendered) -
 
 def test_permissions_of_functions_are_limited_to_the_namespaces_of_their_role(installed: Rendered) -> None:
     for each in [each for kind in read_declarations(CHECKOUT) for each in kind if each.kubernetes_role]:
-        expected = {"serving": {MODELS}, "quotas": {MODELS, JOBS}}.get(str(each.kubernetes_role), {JOBS})
+        both = {MODELS, JOBS}
+        expected = {"serving": {MODELS}, "quotas": both, "allocations": both}.get(str(each.kubernetes_role), {JOBS})
         given = rules(installed, each.name)
         cluster_wide = {resource for place, resource in given if place == ""}
         assert {place for place, _ in given} - {""} == expected
@@ -122,6 +123,7 @@ def test_one_function_uses_kubernetes_for_all_others_and_few_for_jobs(installed:
         "fine-tuning-runner": "jobs",
         "sweep": "jobs",
         "organization-quotas": "quotas",
+        "allocation-changes": "allocations",
     }
     assert installed.settings()["LLMARINER_JOBS"] == "kubernetes"
     assert installed.settings()["LLMARINER_SERVING"] == "remote"
@@ -140,21 +142,25 @@ def test_no_permission_covers_secrets_or_wildcards(installed: Rendered) -> None:
                 assert rule["verbs"] == ["create"] or rule["resourceNames"]
 
 
-def test_the_api_server_source_may_watch_its_resources(installed: Rendered) -> None:
-    (source,) = installed.objects_of("sources.knative.dev", "ApiServerSource")
-    given = rules(installed, source["spec"]["serviceAccountName"])
-    for each in source["spec"]["resources"]:
-        kind = resource_for(each)
-        for place in (MODELS, JOBS):
-            assert given[place, f"{kind.api_version.rpartition('/')[0]}/{kind.plural}"] == {"get", "list", "watch"}
-    (namespaces,) = source["spec"]["namespaceSelector"]["matchExpressions"]
-    assert (namespaces["operator"], namespaces["values"]) == ("In", [MODELS, JOBS])
+def test_an_api_server_source_may_watch_its_resources(installed: Rendered) -> None:
+    watched: set[str] = set()
+    for source in installed.objects_of("sources.knative.dev", "ApiServerSource"):
+        given = rules(installed, source["spec"]["serviceAccountName"])
+        for each in source["spec"]["resources"]:
+            kind = resource_for(each)
+            watched.add(kind.kind)
+            for place in (MODELS, JOBS):
+                assert given[place, f"{kind.api_version.rpartition('/')[0]}/{kind.plural}"] == {"get", "list", "watch"}
+        (namespaces,) = source["spec"]["namespaceSelector"]["matchExpressions"]
+        assert (namespaces["operator"], namespaces["values"]) == ("In", [MODELS, JOBS])
+    assert watched == {"InferenceService", "Job", "Workload"}
 
 
 def test_an_unknown_permission_is_rejected(checkout: Path, function: Declare) -> None:
     function("models", "GET /v1/models", kubernetes="admin")
     with pytest.raises(
-        DeclarationError, match="must be one of jobs, jobs-reader, jobs-status, quotas, serving, not 'admin'"
+        DeclarationError,
+        match="must be one of allocations, jobs, jobs-reader, jobs-status, quotas, serving, not 'admin'",
     ):
         read_declarations(checkout)
 

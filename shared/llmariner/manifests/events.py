@@ -1,14 +1,22 @@
-"""The Broker, the Triggers, and the event sources: PingSources, and the ApiServerSource of Kubernetes objects."""
+"""The Broker, the Triggers, and the event sources: PingSources, and ApiServerSources of Kubernetes objects."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from llmariner.manifests.declarations import Consumer, DeclarationError
 from llmariner.manifests.installation import BROKER, JOBS_NAMESPACE, LABELS, MODELS_NAMESPACE, NAMESPACE, Object
 
-__all__ = ["DEAD_LETTERS", "TICK_EVENT_TYPE", "broker", "kubernetes_changes", "ping_source", "trigger"]
+__all__ = [
+    "DEAD_LETTERS",
+    "TICK_EVENT_TYPE",
+    "broker",
+    "kubernetes_changes",
+    "ping_source",
+    "trigger",
+    "workload_changes",
+]
 
 DEAD_LETTERS = "dead-letters"
 """The function that stores events whose delivery failed finally."""
@@ -96,17 +104,29 @@ def ping_source(consumer: Consumer) -> Iterable[Object]:
 
 
 def kubernetes_changes() -> list[Object]:
-    """The ApiServerSource that sends changes of InferenceServices and Jobs by reference, with its account and role."""
-    name = "kubernetes-changes"
+    """The source of changes of InferenceServices and Jobs, with its account and roles."""
+    resources = (("serving.kserve.io/v1beta1", "InferenceService"), ("batch/v1", "Job"))
+    return _changes("kubernetes-changes", resources)
+
+
+def workload_changes() -> list[Object]:
+    """The source of changes of Kueue's Workloads, for installations with Kueue, with its account and roles."""
+    return _changes("workload-changes", (("kueue.x-k8s.io/v1beta2", "Workload"),))
+
+
+def _changes(name: str, resources: Sequence[tuple[str, str]]) -> list[Object]:
+    """An ApiServerSource that sends changes of kinds by reference."""
     group = "rbac.authorization.k8s.io"
     labels = {**LABELS, "app.kubernetes.io/name": name}
     metadata: Object = {"name": name, "namespace": NAMESPACE, "labels": labels}
-    resources = (("serving.kserve.io/v1beta1", "InferenceService"), ("batch/v1", "Job"))
-    read_verbs = ["get", "list", "watch"]
     # The source asks for all its kinds in all its namespaces.
     rules = [
-        {"apiGroups": ["serving.kserve.io"], "resources": ["inferenceservices"], "verbs": read_verbs},
-        {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": read_verbs},
+        {
+            "apiGroups": [version.rpartition("/")[0]],
+            "resources": [f"{kind.lower()}s"],
+            "verbs": ["get", "list", "watch"],
+        }
+        for version, kind in resources
     ]
     binding: Object = {
         "kind": "RoleBinding",

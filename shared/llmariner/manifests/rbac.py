@@ -1,4 +1,4 @@
-"""The Kubernetes roles of functions: of the one that serves models, those that run or show jobs, the one that sets quotas.
+"""The Kubernetes roles of functions: to serve models, to run or show jobs, to set quotas, to read what Kueue admitted.
 
 Each is limited to the namespaces of models and jobs, but for ClusterQueues, which are in none. None reads Secrets, nor
 objects of the platform itself.
@@ -68,6 +68,7 @@ _NAMESPACES = {
     "jobs-reader": (JOBS_NAMESPACE,),
     "jobs-status": (JOBS_NAMESPACE,),
     "quotas": (MODELS_NAMESPACE, JOBS_NAMESPACE),
+    "allocations": (MODELS_NAMESPACE, JOBS_NAMESPACE),
 }
 # Assigning a model to a standby pod changes its labels, so that the model's Deployment adopts it. Patching pods includes
 # changing their images, so this role exists only in installations with standby engines.
@@ -85,6 +86,12 @@ _QUOTA_RULES = (
 _CLUSTER_QUOTA_RULES = (
     _rule("kueue.x-k8s.io", ["clusterqueues", "cohorts"], *_READ_VERBS, "create", "patch", "delete"),
 )
+# What `capacity.kueue_workloads` reads. A model's pod has the model's id.
+_ALLOCATION_RULES = (
+    _rule("kueue.x-k8s.io", ["workloads"], *_READ_VERBS),
+    _rule("kueue.x-k8s.io", ["localqueues"], "list"),
+    _rule("", ["pods"], "get"),
+)
 
 
 def roles() -> Iterator[Object]:
@@ -95,6 +102,7 @@ def roles() -> Iterator[Object]:
         "jobs-reader": _JOB_READING_RULES,
         "jobs-status": _JOB_STATUS_RULES,
         "quotas": _QUOTA_RULES,
+        "allocations": _ALLOCATION_RULES,
     }
     for name, namespaces in _NAMESPACES.items():
         for namespace in namespaces:

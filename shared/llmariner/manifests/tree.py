@@ -11,7 +11,7 @@ import yaml
 from llmariner.manifests import installation, jobs
 from llmariner.manifests.declarations import Consumer, Function, Workload, read_declarations
 from llmariner.manifests.event_identity import event_identity, event_policy
-from llmariner.manifests.events import DEAD_LETTERS, broker, kubernetes_changes, ping_source, trigger
+from llmariner.manifests.events import DEAD_LETTERS, broker, kubernetes_changes, ping_source, trigger, workload_changes
 from llmariner.manifests.installation import Object
 from llmariner.manifests.milvus import milvus, milvus_policy
 from llmariner.manifests.model_copies import model_copies_settings, storage_container
@@ -31,6 +31,7 @@ Tree = dict[str, str]
 GENERATED_FOLDERS = (
     "base",
     "components/event-identity",
+    "components/kueue/workload-changes",
     "components/local-images",
     "components/migrations",
     "components/model-copies",
@@ -71,6 +72,8 @@ def generate_files(checkout: Path) -> Tree:
         "prerequisites/config-features.yaml": _file("", config_features()),
         "components/event-identity/kustomization.yaml": _file("", event_identity(workloads)),
         "components/event-identity/event-policy.yaml": _file("", event_policy()),
+        "components/kueue/workload-changes/kustomization.yaml": _file("", _component("source.yaml")),
+        "components/kueue/workload-changes/source.yaml": _file("", *workload_changes()),
         "components/milvus/kustomization.yaml": _file("", milvus(workloads)),
         "components/milvus/network-policy/kustomization.yaml": _file("", _component("policy.yaml")),
         "components/milvus/network-policy/policy.yaml": _file("", milvus_policy(workloads)),

@@ -67,11 +67,11 @@ class Allocations:
         other = _c.id != kept if kept is not None else _c.id.is_not(None)
         self._end_where((_c.cluster_id == cluster_id) & _c.id.startswith(prefix, autoescape=True) & other, at_ms)
 
-    def end_unseen(self, cluster_id: str, seen: Collection[str] = ()) -> None:
-        """End the open allocations of a cluster that are not among `seen`: each when it was last seen."""
-        unknown = [row.id for row in self.open(cluster_id) if row.id not in seen]
-        for id_ in unknown:
-            self._end_where(_c.id == id_, None)
+    def end_when_last_seen(self, cluster_id: str, ids: Collection[str] | None = None) -> None:
+        """End open allocations of a cluster, those of `ids` or else all, each when it was last seen."""
+        for row in self.open(cluster_id):
+            if ids is None or row.id in ids:
+                self._end_where(_c.id == row.id, None)
 
     def see(self, cluster_id: str, at_ms: int) -> None:
         """Record that the open allocations of a cluster still last."""

@@ -13,7 +13,7 @@ from functools import partial
 from llmariner.errors import PlatformError
 from llmariner.platform.capacity import Claim, Kind
 from llmariner.showback.allocations import Allocation, Allocations
-from llmariner.showback.workloads import kind_of_job
+from llmariner.showback.workloads import job_of
 
 __all__ = ["AllocationRecorder"]
 
@@ -33,7 +33,7 @@ class AllocationRecorder:
         self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._closing = threading.Event()
         # What an earlier process of this machine held ended with it.
-        self._queue.put(partial(store.end_unseen, ""))
+        self._queue.put(partial(store.end_when_last_seen, ""))
         self._thread = threading.Thread(target=self._run, name="allocations", daemon=True)
         self._thread.start()
 
@@ -44,9 +44,9 @@ class AllocationRecorder:
             if (ended := self._ids.pop(workload_id, None)) is not None:
                 self._queue.put(partial(self._store.end, ended, now))
             return
-        kind = "model" if claim.kind is Kind.MODELS else kind_of_job(workload_id)
+        kind, name = ("model", workload_id) if claim.kind is Kind.MODELS else job_of(workload_id)
         id_ = self._ids[workload_id] = f"{kind}/{workload_id}/{now}"
-        new = Allocation(id_, kind, workload_id, claim.project_id, dict(claim.amounts), now)
+        new = Allocation(id_, kind, name, claim.project_id, dict(claim.amounts), now)
         self._queue.put(partial(self._store.begin, new))
 
     def close(self) -> None:

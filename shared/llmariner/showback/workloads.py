@@ -12,7 +12,7 @@ from llmariner.models.tables import models
 from llmariner.platform.database import ReadSession
 from llmariner.tenancy.tables import projects
 
-__all__ = ["KINDS", "Owner", "kind_of_job", "owner_of"]
+__all__ = ["KINDS", "Owner", "job_of", "owner_of"]
 
 KINDS = ("model", "batch_job", "fine_tuning_job", "notebook")
 _JOBS = {"batch_job": batch_jobs, "fine_tuning_job": fine_tuning_jobs}
@@ -27,9 +27,11 @@ class Owner:
     user_id: str = ""
 
 
-def kind_of_job(job_id: str) -> str:
-    """The kind of a job by its id."""
-    return "fine_tuning_job" if job_id.startswith("ftjob-") else "batch_job"
+def job_of(port_id: str) -> tuple[str, str]:
+    """The kind and the id of a job by the id that the jobs port has: of a fine-tuning job that of one of its runs."""
+    if port_id.startswith("ftjob-"):
+        return "fine_tuning_job", port_id.rpartition("-")[0]
+    return "batch_job", port_id
 
 
 def owner_of(session: ReadSession, kind: str, workload_id: str, project_id: str | None) -> Owner:

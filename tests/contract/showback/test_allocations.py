@@ -107,7 +107,7 @@ def test_what_a_killed_platform_held_ends_when_it_was_last_seen(
     for id_, cluster in (("a", ""), ("b", ""), ("c", "other")):
         store.begin(allocation(owner, id_, NOON, cluster_id=cluster))
     store.see("", round((NOON + 9) * 1000))
-    store.end_unseen("", seen=["b"])
+    store.end_when_last_seen("", ids=["a", "c"])
     with database.read() as session:
         ends = {row.id: row.ended_ms for row in session.rows(select(allocations.c.id, allocations.c.ended_ms))}
     assert ends == {"a": round((NOON + 9) * 1000), "b": NOT_ENDED, "c": NOT_ENDED}
@@ -119,10 +119,10 @@ def test_the_recorder_writes_in_order_and_ends_all_when_it_is_closed(
     now = [NOON]
     recorder = AllocationRecorder(store, lambda: now[0])
     claim = Claim(owner.project_id, Kind.JOBS, {"memory": GIB, "cpu": 2000})
-    recorder.record("ftjob-1", claim)
+    recorder.record("ftjob-1-1", claim)
     now[0] += 2
-    recorder.record("ftjob-1", None)
-    recorder.record("ftjob-1", claim)
+    recorder.record("ftjob-1-1", None)
+    recorder.record("ftjob-1-1", claim)
     recorder.record("m", Claim(None, Kind.MODELS, {"memory": GIB}))
     now[0] += 3
     recorder.record("bj-unknown", None)

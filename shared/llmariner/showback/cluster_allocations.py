@@ -1,0 +1,60 @@
+"""Allocations of a cluster: what Kueue's Workloads hold, by the times that Kueue writes into them.
+
+The state is read from the cluster and not from events, so events may be late, duplicate, false or lost: times are exact to
+the second as long as one is read before its Workload is deleted; else an allocation ends when it was last seen.
+"""
+
+from __future__ import annotations
+
+import time
+
+from llmariner.platform.capacity.kueue_workloads import HeldWorkload, KueueWorkloads, workload_key
+from llmariner.showback.allocations import Allocation, Allocations
+from llmariner.showback.workloads import job_of
+
+__all__ = ["ClusterAllocations"]
+
+_CLUSTER = ""
+
+
+class ClusterAllocations:
+    """Records the Workloads of the platform's own cluster. Methods block, are idempotent, and raise ClusterError."""
+
+    def __init__(self, store: Allocations, workloads: KueueWorkloads) -> None:
+        self._store = store
+        self._workloads = workloads
+
+    def reconcile(self, namespace: str, name: str) -> None:
+        """Record what a Workload holds now. One that is gone, or was made again, has given back what it held."""
+        now = _now_ms()
+        found = self._workloads.find(namespace, name)
+        kept = None if found is None else self._record(found)
+        self._store.end_others(_CLUSTER, workload_key(namespace, name), kept, now)
+
+    def reconcile_all(self) -> None:
+        """Record what all Workloads hold; end the allocations of those that are gone."""
+        now = _now_ms()
+        before = {row.id for row in self._store.open(_CLUSTER)}
+        held = {id_ for each in self._workloads.all() if (id_ := self._record(each)) is not None}
+        # Those that began meanwhile are in neither set.
+        self._store.end_when_last_seen(_CLUSTER, before - held)
+        self._store.see(_CLUSTER, now)
+
+    def _record(self, found: HeldWorkload) -> str | None:
+        prefix = f"{found.key}/"
+        if found.held_ms is None:
+            if found.released_ms is not None:
+                self._store.end_others(_CLUSTER, prefix, None, found.released_ms)
+            return None
+        id_ = f"{prefix}{found.held_ms}"
+        # An eviction that nobody saw ended by the new admission at the latest.
+        self._store.end_others(_CLUSTER, prefix, id_, found.held_ms)
+        kind, name = (found.kind, found.workload_id) if found.kind else job_of(found.workload_id)
+        self._store.begin(
+            Allocation(id_, kind, name, found.project_id, found.amounts, found.held_ms, found.device, _CLUSTER)
+        )
+        return id_
+
+
+def _now_ms() -> int:
+    return round(time.time() * 1000)
