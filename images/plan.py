@@ -10,10 +10,11 @@ from llmariner import __version__
 from llmariner.manifests.declarations import Workload, read_declarations
 from llmariner.manifests.services import workload_image
 
-__all__ = ["CHECKOUT", "ENGINE", "ENGINE_LOCAL", "TOOLS", "ImageSpec", "image_specs", "sources_digest"]
+__all__ = ["AGENT", "CHECKOUT", "ENGINE", "ENGINE_LOCAL", "TOOLS", "ImageSpec", "image_specs", "sources_digest"]
 
 CHECKOUT = Path(__file__).parents[1]
 
+AGENT = f"llmariner/agent:{__version__}"
 TOOLS = f"llmariner/tools:{__version__}"
 ENGINE = f"llmariner/engine:{__version__}"
 ENGINE_LOCAL = f"llmariner/vllm-cpu-local:{__version__}"
@@ -22,6 +23,9 @@ _SOURCES = ("Dockerfile", "pyproject.toml", "locks", "images", "shared", "functi
 
 # The CLI and database migrations, for administrators and Jobs inside a cluster.
 _TOOLS_EXTRAS = ("cli", "database", "identity")
+
+# The agent of a worker cluster: its API server's client, and the connections to the control plane.
+_AGENT_EXTRAS = ("cluster", "tunnel")
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class ImageSpec:
 
 
 def image_specs(checkout: Path = CHECKOUT) -> list[ImageSpec]:
-    """One image per set of extras, then the tools. Raises DeclarationError."""
+    """One image per set of extras, then the agent of worker clusters and the tools. Raises DeclarationError."""
     functions, consumers = read_declarations(checkout)
     workloads: list[Workload] = [*functions, *consumers]
     groups: dict[str, list[Workload]] = {}
@@ -50,7 +54,8 @@ def image_specs(checkout: Path = CHECKOUT) -> list[ImageSpec]:
     function_images = [
         ImageSpec(name, group[0].extras, tuple(each.folder for each in group)) for name, group in groups.items()
     ]
-    return [*sorted(function_images, key=lambda each: each.name), ImageSpec(TOOLS, _TOOLS_EXTRAS)]
+    others = [ImageSpec(AGENT, _AGENT_EXTRAS), ImageSpec(TOOLS, _TOOLS_EXTRAS)]
+    return [*sorted(function_images, key=lambda each: each.name), *others]
 
 
 def sources_digest(checkout: Path = CHECKOUT) -> str:

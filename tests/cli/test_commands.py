@@ -13,7 +13,7 @@ import yaml
 
 from llmariner.cli.main import llma as root
 
-from . import admin_cases, batch_cases, fine_tuning_cases, storage_cases
+from . import admin_cases, batch_cases, cluster_cases, fine_tuning_cases, storage_cases
 
 if TYPE_CHECKING:
     from cli.conftest import FakePlatform, Llma
@@ -438,7 +438,8 @@ CASES = [
         query={"head": "ab" * 32},
     ),
 ]
-CASES += [Case(**row) for row in (*admin_cases.ROWS, *storage_cases.ROWS, *batch_cases.ROWS, *fine_tuning_cases.ROWS)]
+_MODULES = (admin_cases, storage_cases, batch_cases, fine_tuning_cases, cluster_cases)
+CASES += [Case(**row) for module in _MODULES for row in module.ROWS]
 TRANSFERS = {"storage files upload", "storage files download", "storage vector-stores add-files", "batch jobs create"}
 """They send or receive files; tested in `test_uploads`, `test_downloads`, `test_add_files` and `test_batch_jobs`."""
 STREAMED = {
@@ -450,8 +451,10 @@ STREAMED = {
     "batch jobs logs",
 }
 """What they ask is no document; tested in `test_admin_usage` and `test_batch_jobs`."""
-SHOWN_FROM_A_LIST = {"admin organizations get", "admin projects get", "admin roles get"}
-"""They show one of what the API lists; tested in `test_admin`."""
+SHOWN_FROM_A_LIST = {"admin organizations get", "admin projects get", "admin roles get", "admin clusters get"}
+"""They show one of what the API lists; tested in `test_admin` and `test_join_cluster`."""
+MANIFESTS = {"admin clusters join"}
+"""They print what kubectl applies; tested in `test_join_cluster`."""
 OFFLINE = {
     "cluster check",
     "cluster status",
@@ -517,7 +520,7 @@ def test_the_table_has_every_command_that_uses_the_api() -> None:
     tested = {
         path for path, _ in leaves(root) if any(case.line.startswith(path + " ") or case.line == path for case in CASES)
     }
-    assert {path for path, _ in leaves(root)} - tested == OFFLINE | SHOWN_FROM_A_LIST | STREAMED | TRANSFERS
+    assert {path for path, _ in leaves(root)} - tested == OFFLINE | SHOWN_FROM_A_LIST | STREAMED | TRANSFERS | MANIFESTS
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.line[:60])

@@ -21,6 +21,7 @@ _MEMBERS = {
     "quota": "llmariner.cli.admin.quota:quota",
     "usage": "llmariner.cli.admin.usage:usage",
     "showback": "llmariner.cli.admin.showback:showback",
+    "clusters": "llmariner.cli.admin.clusters:clusters",
     "prices": "llmariner.cli.admin.prices:prices",
     "audit": "llmariner.cli.admin.audit:audit",
 }
@@ -38,9 +39,10 @@ _ALIASES = {
     "budget": "budgets",
     "quotas": "quota",
     "price": "prices",
+    "cluster": "clusters",
 }
 
 
 @click.group(cls=LazyGroup, members=_MEMBERS, aliases=_ALIASES)
 def admin() -> None:
-    """Administer organizations, users, keys, limits and quotas."""
+    """Administer organizations, users, keys, limits, quotas and clusters."""

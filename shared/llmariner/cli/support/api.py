@@ -133,9 +133,9 @@ class ApiClient:
         """The response document of PATCH."""
         return self._send("PATCH", path, body=body)
 
-    def delete(self, path: str) -> dict[str, Any]:
-        """The response document of DELETE."""
-        return self._send("DELETE", path)
+    def delete(self, path: str, **query: QueryValue) -> dict[str, Any]:
+        """The response document of DELETE; query parameters of None are not sent."""
+        return self._send("DELETE", path, query=query)
 
     def generate(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """The response document of a POST for inference, which may first start a model.

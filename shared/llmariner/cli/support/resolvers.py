@@ -19,6 +19,7 @@ __all__ = [
     "complete_admin_keys",
     "complete_assignable_roles",
     "complete_budgets",
+    "complete_clusters",
     "complete_emails",
     "complete_files",
     "complete_groups",
@@ -32,6 +33,7 @@ __all__ = [
     "complete_vector_stores",
     "find_record",
     "organization_option",
+    "resolve_cluster",
     "resolve_organization",
     "resolve_project",
     "resolve_role",
@@ -92,6 +94,12 @@ def find_record(kind: str, records: Iterable[Record], name_or_id: str, *, listin
             ExitCode.USAGE, f"{len(by_name)} are called {name_or_id!r}.", next_step=f"give the id: {ids}."
         )
     return dict(by_name[0])
+
+
+def resolve_cluster(api: ApiClient, name_or_id: str) -> Record:
+    """The organization's cluster with that id or name. CommandError."""
+    found = api.all_pages("clusters", limit=100)["data"]
+    return find_record("cluster", found, name_or_id, listing="llma admin clusters list")
 
 
 def resolve_role(api: ApiClient, name_or_id: str) -> str:
@@ -199,6 +207,10 @@ def _files(_session: Session, api: ApiClient, _context: click.Context) -> Iterab
     return [(each["id"], each["filename"]) for each in api.get("files", limit=100)["data"]]
 
 
+def _clusters(_session: Session, api: ApiClient, _context: click.Context) -> Iterable[tuple[str, str]]:
+    return [(each["name"], each["id"]) for each in api.get("clusters", limit=100)["data"]]
+
+
 def _vector_stores(_session: Session, api: ApiClient, _context: click.Context) -> Iterable[tuple[str, str]]:
     return [(each["name"] or each["id"], each["id"]) for each in api.get("vector_stores", limit=100)["data"]]
 
@@ -213,6 +225,7 @@ complete_admin_keys = _completer(_admin_keys)
 complete_invites = _completer(_invites)
 complete_groups = _completer(_groups)
 complete_limits = _completer(_ids("limits"))
+complete_clusters = _completer(_clusters)
 complete_budgets = _completer(_ids("budgets"))
 complete_organizations = _completer(_organizations)
 complete_projects = _completer(_projects)
