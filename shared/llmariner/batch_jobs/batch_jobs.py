@@ -23,6 +23,7 @@ from llmariner.identifiers import new_id
 from llmariner.job_settings import JobSettings, no_job_runner
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.platform.jobs import Execution, Jobs, JobStatus, LogPart, Phase
+from llmariner.showback.budgets import check_compute_budgets
 from llmariner.tenancy.principal import Caller
 
 __all__ = ["BatchJobs", "load_job"]
@@ -51,7 +52,7 @@ class BatchJobs:
     def create(self, caller: Caller, new: NewBatchJob) -> BatchJob:
         """Create a job, which is queued. Raises InvalidRequest, NotFound for a file, Conflict for too many jobs.
 
-        Unavailable where nothing would run it.
+        InsufficientQuota where a budget is spent that compute counts in, Unavailable where nothing would run it.
         """
         owner = caller.key_owner
         new.check(self._settings)
@@ -66,6 +67,7 @@ class BatchJobs:
             lock_usage(session, owner.project_id, owner.organization_id)
             self._check_files(session, owner.project_id, new.data_files)
             self._check_number(session, owner.project_id)
+            check_compute_budgets(session, owner)
             session.add(batch_jobs, **row)
             place = {"project_id": owner.project_id, "organization_id": owner.organization_id}
             for file_id in new.data_files:

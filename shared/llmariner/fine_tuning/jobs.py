@@ -28,6 +28,7 @@ from llmariner.models.model import Model, SourceRepository, Task
 from llmariner.models.registry import ModelRegistry
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.platform.jobs import READABLE_WEIGHTS, Jobs, JobStatus
+from llmariner.showback.budgets import check_compute_budgets
 from llmariner.tenancy.principal import Caller, KeyOwner
 from llmariner.tenancy.tables import organizations, projects
 from llmariner.tracking_settings import TrackingSettings
@@ -63,7 +64,8 @@ class FineTuningJobs:
     def create(self, caller: Caller, new: NewFineTuningJob) -> FineTuningJob:
         """Create a job, whose files are checked next.
 
-        Raises InvalidRequest, NotFound for a model or a file, Conflict for too many jobs, Unavailable where nothing runs it.
+        Raises InvalidRequest, NotFound for a model or a file, Conflict for too many jobs, Unavailable where nothing runs it,
+        InsufficientQuota where a budget is spent that compute counts in.
         """
         owner = caller.key_owner
         new.check()
@@ -79,6 +81,7 @@ class FineTuningJobs:
             used = [each for each in (new.training_file, new.validation_file) if each is not None]
             self._check_files(session, owner.project_id, new)
             self._check_number(session, owner.project_id)
+            check_compute_budgets(session, owner)
             check_integrations(session, owner.project_id, new.integrations, self._tracking)
             session.add(fine_tuning_jobs, **_row(session, caller, job_id, new, model))
             place = {"project_id": owner.project_id, "organization_id": owner.organization_id}

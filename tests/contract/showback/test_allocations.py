@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import select
 
+from llmariner.errors import InsufficientQuota
 from llmariner.limits.budgets import Budgets, NewBudget
 from llmariner.limits.leases import Leases
 from llmariner.limits.rules import Subject
@@ -19,6 +20,7 @@ from llmariner.platform.capacity import Claim, Kind
 from llmariner.platform.database import Database, ReadSession
 from llmariner.platform.events.tables import events
 from llmariner.showback.allocations import Allocation, Allocations
+from llmariner.showback.budgets import check_compute_budgets
 from llmariner.showback.charges import charge_budgets
 from llmariner.showback.prices import Amounts, ComputePrices
 from llmariner.showback.recorder import AllocationRecorder
@@ -179,6 +181,24 @@ def test_budgets_are_charged_once_while_it_lasts_and_at_its_end(
     with database.read() as session:
         assert [row.cost for row in session.rows(select(compute_charges.c.cost))] == [int(expected)]
     assert Leases(database, {}).quota_states([budget.id])[budget.id].spent == int(expected)
+
+
+def test_a_spent_budget_refuses_new_jobs_once_compute_costs(
+    database: Database, owner: KeyOwner, caller: Caller
+) -> None:
+    subject = Subject(owner.organization_id, "project", owner.project_id)
+    budget = Budgets(database).put(None, subject, "day", NewBudget(0))
+    with database.write() as session:
+        check_compute_budgets(session, owner)
+    prices = ComputePrices(database)
+    prices.set(caller, "*", gpu_hour=1, core_hour=0, gib_hour=0, valid_from=time.time() + 1000)
+    with database.write() as session:
+        check_compute_budgets(session, owner)
+    prices.set(caller, "*", gpu_hour=1, core_hour=0, gib_hour=0, valid_from=None)
+    with database.write() as session, pytest.raises(InsufficientQuota, match=budget.id):
+        check_compute_budgets(session, owner)
+    with database.write() as session:
+        check_compute_budgets(session, KeyOwner(owner.user_id, "proj_other", owner.organization_id))
 
 
 def test_a_new_budget_begins_with_what_compute_has_cost(
