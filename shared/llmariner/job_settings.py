@@ -65,8 +65,9 @@ class JobSettings:
     disk_bytes: int = 4 * _GIB
     """`LLMARINER_JOB_DISK_GIB`: size of all files of a job."""
 
-    network: bool = True
-    """`LLMARINER_JOB_NETWORK`: `machine`: commands of batch jobs reach what it reaches; `none`: only themselves."""
+    network: str = "internet"
+    """`LLMARINER_JOB_NETWORK`: what commands of batch jobs reach: `internet`: port 443 of public addresses, through a proxy;
+    `machine`: all that the machine reaches; `none`: only themselves."""
 
     seconds: float = 86_400.0
     """`LLMARINER_JOB_SECONDS`: how long a job may run."""
@@ -105,11 +106,11 @@ class JobSettings:
         training_image = env.get("LLMARINER_TRAINING_IMAGE", "")
         if training_image and not _REFERENCE.fullmatch(training_image):
             raise ValueError(f"LLMARINER_TRAINING_IMAGE must be the reference of an image, not {training_image!r}.")
-        network = env.get("LLMARINER_JOB_NETWORK", "") or "machine"
-        if network not in ("machine", "none"):
-            raise ValueError(f"LLMARINER_JOB_NETWORK must be machine or none, not {network!r}.")
+        network = env.get("LLMARINER_JOB_NETWORK", "") or cls.network
+        if network not in ("internet", "machine", "none"):
+            raise ValueError(f"LLMARINER_JOB_NETWORK must be internet, machine or none, not {network!r}.")
         return cls(
-            network=network == "machine",
+            network=network,
             adapter=adapter,
             images=tuple(references if adapter == "kubernetes" else images),
             references=references,

@@ -21,7 +21,7 @@ from llmariner.errors import Unavailable
 from llmariner.files.file import File
 from llmariner.platform.database import Database, WriteSession
 from llmariner.platform.database.keyed_walk import KeyedWalk
-from llmariner.platform.jobs import DataFile, Job, Jobs, JobStatus, Phase
+from llmariner.platform.jobs import DataFile, Job, Jobs, JobStatus, Network, Phase
 from llmariner.tenancy.gone_projects import gone_projects
 from llmariner.tenancy.tables import projects
 
@@ -42,10 +42,15 @@ class Reconciler:
     """See the module. `jobs` and `files` raise Unavailable in an installation without them. `network`: as of `Job`."""
 
     def __init__(
-        self, database: Database, jobs: Callable[[], Jobs], files: Callable[[], ProjectFiles], *, network: bool = True
+        self,
+        database: Database,
+        jobs: Callable[[], Jobs],
+        files: Callable[[], ProjectFiles],
+        *,
+        network: str = Network.MACHINE,
     ) -> None:
         self._database = database
-        self._network = network
+        self._network = Network(network)
         self._jobs = jobs
         self._files = files
         self._results = ResultWriter(database, files)
@@ -210,7 +215,7 @@ def _delete_row(database: Database, job_id: str) -> None:
     database.transact(remove)
 
 
-def _job(row: Row[Any], files: Sequence[File], *, network: bool) -> Job:
+def _job(row: Row[Any], files: Sequence[File], *, network: Network) -> Job:
     scripts = {name: base64.b64decode(content) for name, content in json.loads(row.scripts).items()}
     return Job(
         id=row.id,

@@ -12,6 +12,7 @@ from llmariner.context import Context
 from llmariner.fine_tuning.reconciler import job_id_of
 from llmariner.job_settings import JobSettings
 from llmariner.platform.capacity import Amounts
+from llmariner.platform.jobs import Network
 from llmariner.platform.jobs.local_processes.adapter import ProcessJobs
 from llmariner.platform.jobs.local_processes.settings import ProcessJobSettings, readable_folders
 from llmariner.platform.serving.local_processes.adapter import ProcessServing
@@ -56,6 +57,7 @@ def make_jobs(
         hidden=(str(home), context.env.get("LLMARINER_OBJECTS_FOLDER") or str(home)),
         slots=settings.slots,
         cores=settings.cores,
+        network=Network(settings.network),
     )
 
     def read_file(project_id: str, file_id: str) -> Iterator[bytes]:

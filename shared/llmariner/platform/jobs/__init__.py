@@ -23,6 +23,7 @@ __all__ = [
     "JobStatus",
     "Jobs",
     "LogPart",
+    "Network",
     "Phase",
     "ResultFile",
     "Results",
@@ -53,6 +54,17 @@ class Phase(StrEnum):
         return self in (Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELED)
 
 
+class Network(StrEnum):
+    """What a job on one machine may reach."""
+
+    MACHINE = "machine"
+    """All that the machine reaches, services on its loopback addresses included."""
+    INTERNET = "internet"
+    """Port 443 of public addresses, through a proxy, and itself."""
+    NONE = "none"
+    """Itself alone."""
+
+
 @dataclass(frozen=True)
 class DataFile:
     """A file of the project that the job finds as `data/<name>`."""
@@ -75,7 +87,7 @@ class Job:
     `image`: the name of an image of the installation, empty for a program of the platform's own, which needs PyTorch,
     Transformers and PEFT; `gpu_count`: of each of `worker_count` workers, which begin together.
     On one machine it runs without image and GPU, and its workers are processes that share its limits; it has one if
-    `starts_workers`: then its command starts the others there. `network`: False where it may reach only itself, which holds
+    `starts_workers`: then its command starts the others there. `network`: what it may reach, which holds
     on one machine. `organization_id`: the project's; on a cluster its quota holds for the job, too.
     `weights`: the storage URI of a model, on a cluster; `weights_bytes`: their size, 0 if it is unknown.
     """
@@ -93,7 +105,7 @@ class Job:
     gpu_count: int = 0
     worker_count: int = 1
     starts_workers: bool = False
-    network: bool = True
+    network: Network = Network.MACHINE
     organization_id: str = ""
     weights: str = ""
     weights_bytes: int = 0

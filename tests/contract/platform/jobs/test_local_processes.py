@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from llmariner.platform.jobs import DataFile, Job, Phase
+from llmariner.platform.jobs import DataFile, Job, Network, Phase
 from llmariner.platform.jobs.local_processes.adapter import ProcessJobs
 from llmariner.platform.jobs.local_processes.disk_usage import NotMeasurable, used_bytes
 from llmariner.platform.jobs.local_processes.job_folder import JobFolder
@@ -257,8 +257,8 @@ attempt("port", socket.AF_INET, ("127.0.0.1", int(sys.argv[2])), socket.SOCK_STR
 """
 
 
-@pytest.mark.parametrize("network", [True, False])
-def test_a_job_reaches_no_sockets_of_the_machine_that_it_must_not(processes: ProcessJobs, network: bool) -> None:
+@pytest.mark.parametrize("network", Network)
+def test_a_job_reaches_no_sockets_of_the_machine_that_it_must_not(processes: ProcessJobs, network: Network) -> None:
     name = f"of-the-machine-{os.getpid()}-{network}"
     with socket.socket(socket.AF_UNIX) as abstract, socket.socket(socket.AF_INET) as port:
         abstract.bind(f"\0{name}")
@@ -273,7 +273,7 @@ def test_a_job_reaches_no_sockets_of_the_machine_that_it_must_not(processes: Pro
         seen = "Operation not permitted" if has_socket_scopes() else "reached"
         others = (
             [f"abstract {seen}", "port reached"]
-            if network
+            if network is Network.MACHINE
             else [f"{each} Connection refused" for each in ("abstract", "port")]
         )
         expected = ["own abstract reached", "own port reached", *others]
@@ -447,3 +447,33 @@ def test_jobs_share_a_core_only_where_there_are_too_few(tmp_path: Path) -> None:
     each_their_own = processors(len(platform))
     assert sorted(each_their_own) == [(each,) for each in platform]
     assert len(processors(len(platform) + 1)[-1]) == 1
+
+
+_ASK_PROXY = """\
+import os, sys, urllib.error, urllib.request
+try:
+    urllib.request.urlopen(sys.argv[1], timeout=60)
+except OSError as error:
+    print(error, flush=True)
+"""
+
+
+def test_the_proxy_of_a_job_leads_to_no_service_of_the_machine(processes: ProcessJobs) -> None:
+    scripts = {"ask.py": _ASK_PROXY.encode()}
+    with socket.socket() as port:
+        port.bind(("127.0.0.1", 0))
+        port.listen()
+        urls = [
+            "https://127.0.0.2/",
+            "https://169.254.169.254/",
+            f"https://localhost.:{port.getsockname()[1]}/",
+            "http://192.0.2.1/",
+        ]
+        asked = "; ".join(f"python3 scripts/ask.py {url}" for url in urls)
+        processes.submit(Job("bj-1", "proj_1", asked, scripts=scripts, network=Network.INTERNET))
+        assert wait_for_end(processes, "bj-1").phase is Phase.SUCCEEDED
+        port.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            port.accept()
+    lines = output(processes, "bj-1").splitlines()
+    assert [("403" in each) for each in lines] == [True] * 4, lines

@@ -264,7 +264,7 @@ class ProcessJobs:
             _log.exception("the end of job %s was not noted", folder.path.name)
 
     def _schedule(self) -> None:
-        self._problem = try_sandbox(self._runner, self._folder(TRIAL))
+        self._problem = try_sandbox(self._runner, self._folder(TRIAL), self._settings.network)
         self._tried.set()
         if self._problem:
             _log.warning("jobs can't run on this machine: %s", self._problem)

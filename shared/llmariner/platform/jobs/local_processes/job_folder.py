@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from llmariner.platform.jobs import DataFile, Job, JobStatus, Phase
+from llmariner.platform.jobs import DataFile, Job, JobStatus, Network, Phase
 
 __all__ = ["CREATE_AGAIN", "DATA", "LIMITS", "OUTPUT", "TEMPORARY", "JobFolder", "Restarts", "write_file"]
 
@@ -95,7 +95,7 @@ class JobFolder:
             readable_folders=tuple(document.get("readable_folders", ())),  # absent in what the release before wrote
             backoff_limit=document.get("backoff_limit", 0),
             brief=document.get("brief", False),
-            network=document.get("network", True),
+            network=_network(document.get("network", True)),
             worker_count=document.get("worker_count", 1),
         )
 
@@ -195,6 +195,13 @@ class JobFolder:
             phase, restarts = Phase(found["phase"]), self.restarts().count
             return JobStatus(phase, since, started_at, code=found["code"], reason=found["reason"], restarts=restarts)
         return None
+
+
+def _network(value: str | bool) -> Network:
+    """What a job may reach. A boolean is what the release before wrote."""
+    if isinstance(value, bool):
+        return Network.MACHINE if value else Network.NONE
+    return Network(value)
 
 
 def write_file(path: Path, text: str) -> None:

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from llmariner.platform.jobs.local_processes.proxy_process import PROXY_PORT
 from llmariner.platform.jobs.local_processes.socket_scope import enter_socket_scope
 from llmariner.platform.jobs.local_processes.system_calls import forbid_system_calls
 
@@ -78,12 +79,19 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def spawn(
-    sandbox: Sandbox, argv: Sequence[str], environments: Sequence[dict[str, str]], *, output: int, report: int
+    sandbox: Sandbox,
+    argv: Sequence[str],
+    environments: Sequence[dict[str, str]],
+    *,
+    output: int,
+    report: int,
+    proxy: socket.socket | None = None,
 ) -> int:
     """Start a command, once with each environment; returns the process to wait for, which ends after all others.
 
-    `output` is where it writes. `report` gets one JSON line: {"status": wait status} or {"error": why it did not start}. The
-    status is that of the last process, or of the first that fails, which ends the others.
+    `proxy` gets the socket that a proxy listens on in the sandbox's network, where it has one. `output` is where it writes.
+    `report` gets one JSON line: {"status": wait status} or {"error": why it did not start}. The status is that of the last
+    process, or of the first that fails, which ends the others.
     """
     parent = os.getpid()
     if pid := os.fork():
@@ -96,14 +104,19 @@ def spawn(
         _die_with_parent()
         if os.getppid() != parent:
             os._exit(1)
-        _run_process_one(sandbox, argv, environments, output, report)
+        _run_process_one(sandbox, argv, environments, output, report, proxy)
     except BaseException as error:
         _tell(report, error=f"{type(error).__name__}: {error}")
     os._exit(70)
 
 
 def _run_process_one(
-    sandbox: Sandbox, argv: Sequence[str], environments: Sequence[dict[str, str]], output: int, report: int
+    sandbox: Sandbox,
+    argv: Sequence[str],
+    environments: Sequence[dict[str, str]],
+    output: int,
+    report: int,
+    proxy: socket.socket | None,
 ) -> NoReturn:
     """Fork process 1 of the namespace and wait for it."""
     reader, writer = os.pipe()
@@ -119,6 +132,10 @@ def _run_process_one(
         _build_root(sandbox)
         if not sandbox.network:
             _start_loopback()
+        if proxy is not None:
+            with socket.create_server(("127.0.0.1", PROXY_PORT), backlog=64) as listener:
+                socket.send_fds(proxy, [b"1"], [listener.fileno()])
+            proxy.close()
         enter_socket_scope()
         commands = set()
         for environment in environments:

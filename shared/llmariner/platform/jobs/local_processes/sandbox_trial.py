@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from llmariner.platform.jobs import Job, Phase
+from llmariner.platform.jobs import Job, Network, Phase
 from llmariner.platform.jobs.local_processes.disk_usage import delete_tree
 from llmariner.platform.jobs.local_processes.job_folder import JobFolder
 from llmariner.platform.jobs.local_processes.job_run import JobRun, JobRunner, Stopped
@@ -15,13 +15,13 @@ TRIAL = "trial"
 """The name of the trial's folder among those of jobs."""
 
 
-def try_sandbox(runner: JobRunner, folder: JobFolder) -> str:
-    """Run a command that does nothing; returns why this machine cannot, for users, else the empty string."""
+def try_sandbox(runner: JobRunner, folder: JobFolder, network: Network) -> str:
+    """Run a command that does nothing in such a network; returns why this machine cannot, for users, else ""."""
     if not sys.platform.startswith("linux"):
         return "jobs on one machine need Linux."
     delete_tree(folder.path)
     try:
-        folder.save(Job(folder.path.name, "", ":"))
+        folder.save(Job(folder.path.name, "", ":", network=network))
         run = JobRun("", 0)
         runner.prepare(folder, run)
         runner.execute(folder, run, lambda: None)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from llmariner.platform.jobs import Network
+
 __all__ = ["MemoryBudget", "ProcessJobSettings", "readable_folders"]
 
 _BRIEF_MEMORY_BYTES = 2 * 1024**3
@@ -38,6 +40,7 @@ class ProcessJobSettings:
     as in `Sandbox`. `slots`: jobs that run at a time, besides a brief one. `free_disk_bytes`: what jobs must leave free.
     `backoff_seconds`: what a job waits after its first failure before it is started again, and twice as long after each
     further one. `cores`: that a job may use, 0 for its share of those that the platform has.
+    `network`: of the trial whether jobs can run: that of the jobs of projects.
     """
 
     folder: Path
@@ -52,6 +55,7 @@ class ProcessJobSettings:
     slots: int = 1
     backoff_seconds: float = 10.0
     cores: int = 0
+    network: Network = Network.MACHINE
 
     def processors(self, place: int) -> tuple[int, ...]:
         """The numbers of the processors that the job at a place may use. Jobs share one only where there are too few."""

@@ -24,11 +24,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmariner.platform.jobs import Job, Phase
+from llmariner.platform.jobs import Job, Network, Phase
 from llmariner.platform.jobs.local_processes import disk_usage
 from llmariner.platform.jobs.local_processes.execution import read_request
 from llmariner.platform.jobs.local_processes.job_folder import CREATE_AGAIN, LIMITS, OUTPUT, TEMPORARY, JobFolder
 from llmariner.platform.jobs.local_processes.output_log import OutputLog
+from llmariner.platform.jobs.local_processes.proxy_process import proxy_environment, start_proxy
 from llmariner.platform.jobs.local_processes.result_folder import keep_results
 from llmariner.platform.jobs.local_processes.sandbox import Sandbox, join, spawn
 from llmariner.platform.serving.local_processes.memory import process_bytes, process_tree
@@ -89,6 +90,7 @@ class Supervisor:
         self._control = socket.socket(fileno=0)
         self._environment: dict[str, str] = {}
         self._executions: set[int] = set()
+        self._proxies: list[int] = []
 
     def run(self, job: Job) -> None:
         """Run the job to its end and save the result."""
@@ -96,13 +98,17 @@ class Supervisor:
         self._environment = self._environment_of(job)
         output, output_writer = os.pipe()
         report, report_writer = os.pipe()
+        proxy = self._start_proxy() if job.network is Network.INTERNET else None
         self._pid = spawn(
             self._sandbox,
             ["/bin/sh", "-c", job.command],
             [{**self._environment, **each} for each in _workers(job)],
             output=output_writer,
             report=report_writer,
+            proxy=proxy,
         )
+        if proxy is not None:
+            proxy.close()
         os.close(output_writer)
         os.close(report_writer)
         end = self._supervise(output)
@@ -113,6 +119,13 @@ class Supervisor:
         if found.phase in (Phase.SUCCEEDED, Phase.FAILED) and found.code != "interrupted":
             keep_results(self._folder.work / OUTPUT, self._folder.results)
         self._folder.end_attempt(found.phase, found.code, found.reason)
+
+    def _start_proxy(self) -> socket.socket:
+        """Start the job's proxy, which waits for the socket to listen on."""
+        process, sender = start_proxy(self._limits.user_id)
+        self._proxies.append(process.pid)
+        self._environment = {**proxy_environment(), **self._environment}
+        return sender
 
     def _sandbox_of(self, job: Job) -> Sandbox:
         limits = self._limits
@@ -125,7 +138,7 @@ class Supervisor:
             processors=limits.processors,
             file_bytes=limits.disk_bytes,
             shared_memory_bytes=limits.memory_bytes // 2,
-            network=job.network,
+            network=job.network is Network.MACHINE,
         )
 
     def _environment_of(self, job: Job) -> dict[str, str]:
@@ -236,7 +249,7 @@ class Supervisor:
 
         Process 1 is a child of ours once its parent has ended, and cannot be waited for before all others have.
         """
-        for pid in (self._pid, *self._executions):
+        for pid in (self._pid, *self._executions, *self._proxies):
             os.kill(pid, signal.SIGKILL)
         with contextlib.suppress(ChildProcessError):
             while True:
