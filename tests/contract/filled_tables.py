@@ -36,6 +36,7 @@ GROWING = (
 JOB_TABLES = (
     "batch_jobs",
     "batch_job_files",
+    "batch_job_results",
     "fine_tuning_jobs",
     "fine_tuning_files",
     "fine_tuning_metadata",
@@ -125,13 +126,15 @@ def fill_vector_stores(database: Database, rows: int) -> None:
 
 
 def fill_batch_jobs(database: Database, rows: int) -> None:
-    """Jobs of 100 projects that have ended, but for a few, each with a file."""
+    """Jobs of 100 projects that have ended, but for a few, each with a file and a result."""
     words = dict.fromkeys(("user_id", "image", "command"), "'x'")
     words |= {"envs": "'{}'", "scripts": "'{}'", "script_names": "'[]'", "data_files": "'[]'"}
     ends = {"status": _few("'queued'", "'succeeded'"), "finished_at": _few("NULL", "1")}
     columns = {**_PLACE, **words, **ends, "environment": "'x'", "created_at": "1", "deleted_at": "NULL"}
     _fill(database, "batch_jobs", rows, {**columns, "id": _id("bj-")})
-    _fill(database, "batch_job_files", rows, {**_PLACE, "batch_job_id": _id("bj-"), "file_id": _id("file-")})
+    of_job = {**_PLACE, "batch_job_id": _id("bj-"), "file_id": _id("file-")}
+    _fill(database, "batch_job_files", rows, of_job)
+    _fill(database, "batch_job_results", rows, {**of_job, "name": "'model.bin'", "size_bytes": "1"})
 
 
 def fill_fine_tuning(database: Database, rows: int) -> None:

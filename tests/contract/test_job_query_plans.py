@@ -33,6 +33,7 @@ def use_batch_jobs(desk: BatchJobDesk) -> None:
     desk.reconciler.reconcile_all(seconds=10)
     desk.scripted.end(first, Phase.SUCCEEDED)
     desk.reconciler.reconcile_all(seconds=10)
+    assert desk.jobs.get(desk.project_id, first).results == []
 
 
 def use_fine_tuning(desk: TrainingDesk) -> None:
