@@ -22,7 +22,9 @@ def main() -> int:
     parser.add_argument("--number", type=int, choices=(0, 1), default=0, help="which of two clusters (default 0)")
     commands = parser.add_subparsers(dest="command", required=True)
     up = commands.add_parser("up", help="build what is missing and start the cluster")
-    up.add_argument("--rung", type=int, choices=(1, 3), default=3, help="1: API server alone; 3: all, with pods")
+    up.add_argument(
+        "--rung", type=int, choices=(1, 2, 3), default=3, help="1: API server alone; 2: with Kueue; 3: all, with pods"
+    )
     commands.add_parser("down", help="end the cluster; nothing is left behind but caches")
     commands.add_parser("status", help="what runs, where the kubeconfig is, how to reach the ingress")
     only = commands.add_parser("build", help="build the programs")

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from . import control_plane, ingress, network, node
 from .installer import install, install_kinds
+from .kueue import start_kueue
 from .places import Lab
-from .processes import running, start, stop
+from .processes import alive, running, start, stop
 from .program_builds import build
 from .wait import LabError
 
@@ -18,15 +19,19 @@ __all__ = ["bring_down", "bring_up", "status"]
 
 
 def bring_up(lab: Lab, *, rung: int) -> None:
-    """Bring the cluster to a rung: 1 is the API server with every CRD, 3 is all."""
+    """Bring the cluster to a rung: 1 is the API server with every CRD, 2 has Kueue besides, 3 is all."""
     if os.geteuid() != 0:
         raise LabError("The test cluster makes network namespaces and control groups: start it as root")
-    build(*(() if rung == 3 else ("kubernetes",)))
+    if rung == 3 and alive(lab, "kueue"):
+        raise LabError("Kueue runs as a process of this cluster: stop it first (`down`), then start it with pods")
+    build(*{1: ("kubernetes",), 2: ("kubernetes", "kueue"), 3: ()}[rung])
     lab.folder.mkdir(parents=True, exist_ok=True)
     network.make(lab)
     control_plane.start_server(lab)
-    if rung == 1:
+    if rung < 3:
         install_kinds(lab)
+        if rung == 2:
+            start_kueue(lab)
         return
     control_plane.start_controllers(lab)
     node.start_runtime(lab)
