@@ -8,6 +8,7 @@ from .cluster_objects import CLUSTER_OBJECTS
 from .files import FILES
 from .fine_tuning_objects import FINE_TUNING_OBJECTS
 from .quota_objects import QUOTA_OBJECTS
+from .session_objects import SESSION_OBJECTS
 from .vector_store_objects import VECTOR_STORE_OBJECTS
 
 __all__ = ["OBJECTS"]
@@ -20,4 +21,5 @@ OBJECTS = {
     **FINE_TUNING_OBJECTS,
     **QUOTA_OBJECTS,
     **CLUSTER_OBJECTS,
+    **SESSION_OBJECTS,
 }

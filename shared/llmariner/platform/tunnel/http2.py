@@ -99,6 +99,7 @@ class Http2Connection:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._idle: list[asyncio.Future[None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self._running: asyncio.Task[None] | None = None
         self._slice_bytes = _SLICE_BYTES
         self._http2 = _Http2(H2Configuration(client_side=handler is None, header_encoding=None))
         self._http2.local_settings = Settings(client=handler is None, initial_values=self._settings())
@@ -123,7 +124,7 @@ class Http2Connection:
     async def run(self) -> None:
         """Read and write until the websocket ends or either side violates the protocol. Every stream fails then."""
         flusher = asyncio.create_task(self._flush())
-        reader = asyncio.create_task(self._read())
+        reader = self._running = asyncio.create_task(self._read())
         try:
             await asyncio.wait((flusher, reader), return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -161,6 +162,11 @@ class Http2Connection:
         stream = self.streams[number] = Stream(self, number, headers, self.limits.stream_window, local_ended=end)
         self._collect()
         return stream
+
+    def close(self) -> None:
+        """End the connection, and every stream of it. Idempotent."""
+        if self._running is not None:
+            self._running.cancel()
 
     async def idle(self) -> None:
         """Wait until no stream is open, or the connection has ended."""

@@ -8,7 +8,7 @@ import binascii
 import hashlib
 import ssl
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.connection import Connection
@@ -53,9 +53,14 @@ class _WithoutRedirects(connect):
 
 
 async def open_websocket(
-    url: str, headers: Mapping[str, str], limits: TunnelLimits, *, tls: ssl.SSLContext | None = None
+    url: str,
+    headers: Mapping[str, str],
+    limits: TunnelLimits,
+    *,
+    tls: ssl.SSLContext | None = None,
+    proxy: Literal[True] | None = True,
 ) -> ClientConnection:
-    """Open a websocket at `ws://` or `wss://…`, through the proxy of `HTTPS_PROXY` if that is set.
+    """Open a websocket at `ws://` or `wss://…`. `proxy` True: through the one that `HTTPS_PROXY` names, if it is set.
 
     Raises OSError, TimeoutError, or websockets' exceptions; InvalidStatus holds the refusal's response.
     """
@@ -64,6 +69,7 @@ async def open_websocket(
         url,
         additional_headers=dict(headers),
         compression=None,
+        proxy=proxy,
         max_size=2 * limits.message_bytes,
         max_queue=_QUEUED_MESSAGES,
         write_limit=limits.message_bytes,

@@ -1,0 +1,195 @@
+"""/v1/sessions: the Kubernetes API of a cluster for people, through the connections that its agent opens."""
+
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+from starlette.responses import Response
+
+from llmariner.audit import log
+from llmariner.audit.request_context import client_address
+from llmariner.clusters.clusters import Clusters
+from llmariner.clusters.registration_keys import RegisteredAgent, RegistrationKeys
+from llmariner.context import Context
+from llmariner.errors import InvalidRequest, PlatformError
+from llmariner.gateway.authentication.key_cache import bearer_token
+from llmariner.http.authorization.authentication import context_of, require_scope
+from llmariner.http.authorization.service_calls import verify_service_token
+from llmariner.http.entrypoint import Application, http_function
+from llmariner.http.fastapi_app import create_app
+from llmariner.http.tunneled_responses import (
+    TunneledResponse,
+    UpgradedResponse,
+    WebsocketResponse,
+    offered_protocol,
+)
+from llmariner.platform.tunnel import Stream
+from llmariner.sessions.access import CONNECT_SCOPE, READ_SCOPE, Identity, authorize, namespaces_of
+from llmariner.sessions.installation import PEER_AUDIENCE, build_tunnels
+from llmariner.sessions.kubernetes_errors import status_body
+from llmariner.sessions.kubernetes_requests import KubernetesRequest, parse_request
+from llmariner.sessions.tunnels import Tunnels
+from llmariner.tenancy.principal import Caller
+
+Reader = Annotated[Caller, require_scope(READ_SCOPE)]
+Member = Annotated[Caller, require_scope(CONNECT_SCOPE)]
+# What a client may say to an API server. Everything else stays here: its token, cookies, who else it wants to be.
+_PASSED = ("accept", "content-type", "user-agent", "sec-websocket-protocol", "x-stream-protocol-version")
+_SESSION = "/v1/sessions/{cluster_id}"
+# An agent connects again after half the time that Knative gives a request, so a stream on it lives as long as any request.
+_RECONNECT_SECONDS = 1800
+_MAX_FIELD = 4096
+
+
+def build(context: Context) -> Application:
+    """The application with its routes."""
+    app = create_app("sessions", context, streamed_bodies=re.compile(r"/v1/sessions/.+"))
+    app.state.tunnels = build_tunnels(context)
+    app.get("/v1/sessions/agent")(connect_agent)
+    app.get("/v1/sessions/peers")(connect_peer)
+    for root in ("api", "apis"):
+        for path in (f"{_SESSION}/{root}", f"{_SESSION}/{root}/{{path:path}}"):
+            app.get(path)(call_kubernetes)
+    app.post(f"{_SESSION}/api/{{path:path}}")(open_connection)
+    return app
+
+
+def _agent(request: Request) -> RegisteredAgent:
+    """The cluster whose agent calls. Raises AuthenticationFailed, or RateLimited after many wrong keys of an address."""
+    authorization = request.headers.get("authorization")
+    key = bearer_token(authorization.encode("latin-1") if authorization else None)
+    context = context_of(request)
+    return context.secret_lookups.look_up(
+        key,
+        lambda: RegistrationKeys(context.database, context.secrets.pepper).authenticate(key),
+        client_address.get(),
+        untrusted_proxy=bool(request.state.untrusted_proxy),
+    )
+
+
+def _peer(request: Request) -> str:
+    """The replica that calls. Raises AuthenticationFailed."""
+    return verify_service_token(request, context_of(request).secrets.service, audience=PEER_AUDIENCE)
+
+
+def _of_functions(dependency: Any) -> Any:
+    """A dependency of routes that people can't call: the holder of a key or token of their own kind can."""
+    dependency.scope, dependency.objects = None, "functions"
+    return Depends(dependency)
+
+
+async def connect_agent(request: Request, agent: Annotated[RegisteredAgent, _of_functions(_agent)]) -> Response:
+    """Accept a connection of an agent, on which requests to its cluster are sent."""
+    tunnels = _tunnels(request)
+    fields = [
+        (b"x-llmariner-replica", tunnels.replica_url.encode()),
+        (b"x-llmariner-cluster", agent.cluster.id.encode()),
+        (b"x-llmariner-reconnect-seconds", b"%d" % _RECONNECT_SECONDS),
+    ]
+    return WebsocketResponse(
+        tunnels.limits, fields, lambda socket, on_shutdown: tunnels.serve_agent(agent, socket, on_shutdown)
+    )
+
+
+async def connect_peer(request: Request, _: Annotated[str, _of_functions(_peer)]) -> Response:
+    """Accept a connection of another replica, on which it sends requests to the clusters that are connected here."""
+    tunnels = _tunnels(request)
+    return WebsocketResponse(tunnels.limits, [], lambda socket, _on_shutdown: tunnels.serve_peer(socket))
+
+
+def call_kubernetes(request: Request, caller: Reader, cluster_id: str) -> Response:
+    """Pass a request of Kubernetes' API on to a cluster, as the caller and with the caller's rights there."""
+    return _pass_on(request, caller, cluster_id)
+
+
+def open_connection(request: Request, caller: Member, cluster_id: str) -> Response:
+    """Exec, attach or forward ports, as clients of SPDY ask for it."""
+    return _pass_on(request, caller, cluster_id)
+
+
+def _pass_on(request: Request, caller: Caller, cluster_id: str) -> Response:
+    try:
+        parsed = parse_request(request.method, request.scope["raw_path"], request.scope["query_string"])
+        protocol = _protocol(request, parsed)
+        context = context_of(request)
+        Clusters(context.database, context.secrets.pepper).get(caller.organization_id, cluster_id)
+        with context.database.read() as session:
+            namespaces = namespaces_of(session, caller.key_owner.project_id, cluster_id)
+        identity = authorize(caller, parsed, namespaces)
+        fields = _fields(request, parsed, protocol, identity)
+        if parsed.resource:
+            _record(context, caller, cluster_id, parsed)
+    except PlatformError as error:
+        return Response(status_body(error), error.status, error.headers, "application/json")
+    tunnels = _tunnels(request)
+
+    async def open_stream(fields: Sequence[tuple[bytes, bytes]], end: bool) -> Stream:
+        return await tunnels.request(cluster_id, fields, end=end)
+
+    if protocol is not None:
+        return UpgradedResponse(open_stream, fields, protocol)
+    return TunneledResponse(open_stream, fields)
+
+
+def _tunnels(request: Request) -> Tunnels:
+    tunnels = request.app.state.tunnels
+    assert isinstance(tunnels, Tunnels)
+    return tunnels
+
+
+def _protocol(request: Request, parsed: KubernetesRequest) -> str | None:
+    """The protocol that the request changes to: for exec, attach and port-forward always one, otherwise none."""
+    protocol = offered_protocol(request.scope["headers"])
+    if (protocol is not None) != (parsed.verb == "connect"):
+        raise InvalidRequest(
+            "exec, attach and portforward change the protocol of their connection to a websocket or SPDY/3.1, and nothing "
+            "else does.",
+            code="invalid_upgrade",
+        )
+    return protocol
+
+
+def _fields(
+    request: Request, parsed: KubernetesRequest, protocol: str | None, identity: Identity
+) -> list[tuple[bytes, bytes]]:
+    fields = [
+        (b":method", b"CONNECT" if protocol else parsed.method.encode()),
+        (b":scheme", b"https"),
+        (b":authority", b"kubernetes"),
+        (b":path", parsed.target),
+    ]
+    if protocol:
+        fields += [(b":protocol", protocol.encode()), (b"llmariner-method", parsed.method.encode())]
+    for name, value in request.scope["headers"]:
+        if name.decode("latin-1") in _PASSED:
+            if len(value) > _MAX_FIELD:
+                raise InvalidRequest(f"The header '{name.decode('latin-1')}' is over {_MAX_FIELD} bytes.")
+            fields.append((name, value.strip()))
+    return [*fields, *identity.headers()]
+
+
+def _record(context: Context, caller: Caller, cluster_id: str, parsed: KubernetesRequest) -> None:
+    """Write to the audit log who does what, and where."""
+    payload: dict[str, Any] = {
+        "id": cluster_id,
+        "data": {
+            "verb": parsed.verb,
+            "namespace": parsed.namespace,
+            "resource": "/".join(filter(None, (parsed.group, parsed.resource, parsed.subresource))),
+            "name": parsed.name,
+        },
+    }
+    context.database.transact(
+        lambda session: log.append_entry(
+            session,
+            caller,
+            "cluster.accessed",
+            payload,
+            organization_id=caller.organization_id,
+            project_id=caller.project_id,
+        )
+    )
+
+
+handle = http_function(build)

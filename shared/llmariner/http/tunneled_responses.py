@@ -1,0 +1,212 @@
+"""Responses of functions that come out of a tunnel: a request passed on as it arrives, and changes of protocol."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from starlette.responses import Response
+
+from llmariner.errors import InvalidRequest, PlatformError, Unavailable
+from llmariner.gateway.responses.messages import default_headers
+from llmariner.platform.tunnel import Stream, StreamReset, TunnelClosed, TunnelError, TunnelLimits
+from llmariner.platform.tunnel.websocket import AcceptedWebsocket, accept_value, is_key
+from llmariner.sessions.kubernetes_errors import status_body
+from llmariner.sessions.stream_copy import copy_with_socket
+
+__all__ = ["TunneledResponse", "UpgradedResponse", "WebsocketResponse", "offered_protocol"]
+
+Fields = list[tuple[bytes, bytes]]
+OpenStream = Callable[[Sequence[tuple[bytes, bytes]], bool], Awaitable[Stream]]
+_EXTENSION = "llmariner.response"
+# What the other side may say about its response; everything about the connection is between it and its agent.
+_RESPONSE_FIELDS = frozenset(
+    {b"content-type", b"content-length", b"content-encoding", b"cache-control", b"warning", b"retry-after", b"audit-id"}
+)
+_READER_BYTES = 128 * 1024
+
+
+class TunneledResponse(Response):
+    """Passes a GET on and its response back. `open_stream` sends its head; `fields` begin with the pseudo-fields."""
+
+    def __init__(self, open_stream: OpenStream, fields: Fields) -> None:
+        super().__init__()
+        self._open_stream = open_stream
+        self._fields = fields
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            stream, watcher, status, headers = await self._begin(receive)
+        except PlatformError as error:
+            await send_status(send, error)
+            return
+        try:
+            await _send_response(stream, status, headers, send)
+        finally:
+            watcher.cancel()
+
+    async def _begin(self, receive: Any) -> tuple[Stream, asyncio.Task[None], int, Fields]:
+        """The stream and the head of its response. The request is sent once more when its connection ends before that."""
+        for last in (False, True):
+            stream = await self._open_stream(self._fields, True)
+            watcher = asyncio.create_task(_reset_on_disconnect(stream, receive))
+            try:
+                status, headers = await stream.response()
+                if status == 503 and (b"llmariner-tunnel", b"no-connection") in headers:
+                    raise TunnelClosed("the other replica's connection ended")
+                return stream, watcher, status, list(headers)
+            except TunnelError as error:
+                watcher.cancel()
+                stream.reset()
+                if last or isinstance(error, StreamReset):
+                    raise _broken_off(error) from error
+        raise AssertionError
+
+
+class UpgradedResponse(Response):
+    """Passes on a request that changes its protocol, then the bytes of both directions, whatever they mean."""
+
+    def __init__(self, open_stream: OpenStream, fields: Fields, protocol: str) -> None:
+        super().__init__()
+        self._open_stream = open_stream
+        self._fields = fields
+        self._protocol = protocol
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        cycle = scope["extensions"].get(_EXTENSION) if "extensions" in scope else None
+        try:
+            if cycle is None or not hasattr(cycle, "upgrade"):
+                raise no_upgrades()
+            stream = await self._open_stream(self._fields, False)
+            cycle.add_disconnect_callback(stream.reset)
+            status, headers = await self._head(stream)
+        except PlatformError as error:
+            await send_status(send, error)
+            return
+        if status != 200:
+            await _send_response(stream, status, headers, send)
+            return
+        reader = asyncio.StreamReader(limit=_READER_BYTES)
+        protocol = asyncio.StreamReaderProtocol(reader)
+        if not cycle.upgrade(self._answer_fields(dict(scope["headers"]), headers), protocol, lambda: None):
+            stream.reset()
+            await send_status(
+                send, InvalidRequest("A request that changes the protocol has no body and nothing behind it.")
+            )
+            return
+        writer = asyncio.StreamWriter(protocol._transport, protocol, reader, asyncio.get_running_loop())  # type: ignore[attr-defined]
+        await copy_with_socket(stream, reader, writer)
+
+    async def _head(self, stream: Stream) -> tuple[int, Fields]:
+        try:
+            status, headers = await stream.response()
+        except TunnelError as error:
+            raise _broken_off(error) from error
+        return status, list(headers)
+
+    def _answer_fields(self, request: dict[bytes, bytes], response: Fields) -> Fields:
+        fields = [(b"upgrade", self._protocol.encode())]
+        if self._protocol == "websocket":
+            fields.append((b"sec-websocket-accept", accept_value(request[b"sec-websocket-key"])))
+        passed = (b"sec-websocket-protocol", b"x-stream-protocol-version")
+        return [*fields, *(each for each in response if each[0] in passed)]
+
+
+class WebsocketResponse(Response):
+    """Accepts a websocket of the tunnel. `serve` uses it until it ends; its second argument adds a shutdown callback."""
+
+    def __init__(
+        self,
+        limits: TunnelLimits,
+        fields: Fields,
+        serve: Callable[[AcceptedWebsocket, Callable[[Callable[[], None]], None]], Awaitable[None]],
+    ) -> None:
+        super().__init__()
+        self._limits = limits
+        self._fields = fields
+        self._serve = serve
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        cycle = scope["extensions"].get(_EXTENSION) if "extensions" in scope else None
+        headers, callbacks = dict(scope["headers"]), list[Callable[[], None]]()
+        try:
+            if cycle is None or not hasattr(cycle, "upgrade"):
+                raise no_upgrades()
+            if offered_protocol(scope["headers"]) != "websocket":
+                raise InvalidRequest("Open a websocket here.", code="websocket_required")
+            socket = AcceptedWebsocket(self._limits)
+            accept = (b"sec-websocket-accept", accept_value(headers[b"sec-websocket-key"]))
+            fields = [(b"upgrade", b"websocket"), accept, *self._fields]
+            if not cycle.upgrade(fields, socket, lambda: [each() for each in callbacks]):
+                raise InvalidRequest("A request for a websocket has no body and nothing behind it.")
+        except PlatformError as error:
+            await send_status(send, error)
+            return
+        await self._serve(socket, callbacks.append)
+
+
+def offered_protocol(headers: Sequence[tuple[bytes, bytes]]) -> str | None:
+    """`websocket` or `SPDY/3.1`, if the request offers it as RFC 9110 and 6455 say; None without an offer.
+
+    InvalidRequest for another protocol, more than one, or a handshake that is not whole.
+    """
+    values = [value for name, value in headers if name == b"upgrade"]
+    if not values:
+        return None
+    connection = b",".join(value for name, value in headers if name == b"connection").lower()
+    offered = values[0].strip().lower()
+    if len(values) > 1 or b"upgrade" not in [each.strip() for each in connection.split(b",")]:
+        raise InvalidRequest("The headers 'Upgrade' and 'Connection' don't belong together.", code="invalid_upgrade")
+    if offered == b"spdy/3.1":
+        return "SPDY/3.1"
+    keys = [value for name, value in headers if name == b"sec-websocket-key"]
+    version = [value for name, value in headers if name == b"sec-websocket-version"]
+    if offered != b"websocket" or len(keys) != 1 or not is_key(keys[0]) or version != [b"13"]:
+        raise InvalidRequest("Offer 'websocket' in version 13, with a key, or 'SPDY/3.1'.", code="invalid_upgrade")
+    return "websocket"
+
+
+def no_upgrades() -> PlatformError:
+    """For a server that can't give a connection to another protocol."""
+    return Unavailable(
+        "This server can't change the protocol of a connection: start the function with `python -m llmariner.boot`.",
+        code="upgrade_not_supported",
+        headers={"x-should-retry": "false"},
+    )
+
+
+async def send_status(send: Any, error: PlatformError) -> None:
+    """Send an error that OpenAI's clients and kubectl both understand."""
+    body = status_body(error)
+    fields = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), *default_headers()]
+    fields += [(name.encode(), value.encode()) for name, value in error.headers.items()]
+    await send({"type": "http.response.start", "status": error.status, "headers": fields})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _send_response(stream: Stream, status: int, headers: Fields, send: Any) -> None:
+    try:
+        kept = [each for each in headers if each[0] in _RESPONSE_FIELDS]
+        await send({"type": "http.response.start", "status": status, "headers": kept})
+        while data := await stream.read():
+            await send({"type": "http.response.body", "body": data, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+    except TunnelError:
+        pass  # the response stays without its end, so the server breaks the connection off
+    finally:
+        stream.reset()
+
+
+async def _reset_on_disconnect(stream: Stream, receive: Any) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass  # a body of a GET means nothing, and goes no further
+    stream.reset()
+
+
+def _broken_off(error: TunnelError) -> PlatformError:
+    return Unavailable(
+        f"The connection to the cluster broke off before it responded ({error}). Send the request again.",
+        code="tunnel_closed",
+        headers={"retry-after": "1"},
+    )

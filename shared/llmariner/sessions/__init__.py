@@ -1,0 +1,1 @@
+"""Requests of people to the Kubernetes API of a cluster, through the connections of its agent."""
