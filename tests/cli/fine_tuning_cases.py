@@ -29,7 +29,15 @@ JOB: dict[str, Any] = {
     "progress": {"step": 12, "total_steps": 90, "trained_tokens": 400},
     "pause_requested": False,
 }
-DONE = {**JOB, "status": "succeeded", "queue": None, "fine_tuned_model": "ft:smol:org:x", "trained_tokens": 3000}
+REJECTED = {"alias": "bot", "gate": None, "result": {"status": "rejected", "reason": "its loss is high"}}
+DONE = {
+    **JOB,
+    "promotion": REJECTED,
+    "status": "succeeded",
+    "queue": None,
+    "fine_tuned_model": "ft:smol:org:x",
+    "trained_tokens": 3000,
+}
 FAILED = {
     **JOB,
     "status": "failed",
@@ -112,6 +120,23 @@ ROWS = [
                 },
             },
             "resources": {"gpu_count": 1, "worker_count": 2},
+        },
+    ),
+    row(
+        "jobs create --model smol --training-file-id f --validation-file-id v --alias bot --gate-max-loss 1.5"
+        " --gate-better-than-base",
+        "POST /fine_tuning/jobs",
+        JOB,
+        ("Created ftjob-1.",),
+        body={
+            "model": "smol",
+            "training_file": "f",
+            "validation_file": "v",
+            "method": {"type": "supervised"},
+            "promotion": {
+                "alias": "bot",
+                "gate": {"type": "validation_loss", "maximum": 1.5, "better_than": "base"},
+            },
         },
     ),
     row(

@@ -213,6 +213,7 @@ def test_a_job_stops_early_and_names_its_best_checkpoint(program: Program, platf
         "validation_file": platform.add_file("validation_file", jsonl([{"messages": each} for each in others])),
     }
     plan = {**TRAINING, **files, "n_epochs": 30, "learning_rate": 0.02, "early_stopping_patience": 2}
+    plan["measures_base"] = True
     assert program.run(platform, **plan) == 0
     checkpoints, [finished] = platform.of_type("checkpoint"), platform.of_type("finished")
     found = {each["step"]: each["full_valid_loss"] for each in checkpoints}
@@ -225,6 +226,9 @@ def test_a_job_stops_early_and_names_its_best_checkpoint(program: Program, platf
     assert program.run(platform, **plan, checkpoint=f"{platform.url}/files/{last['file_id']}") == 0
     [again] = platform.of_type("finished")
     assert ([each["type"] for each in platform.records], again["best_step"]) == (["training", "finished"], best)
+    base = finished["base_valid_loss"]
+    assert base == again["base_valid_loss"], "the model without its adapter, measured once"
+    assert base not in found.values()
 
 
 def header_of(platform: ScriptedPlatform, file_id: str) -> dict[str, Any]:

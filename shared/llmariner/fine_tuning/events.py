@@ -18,6 +18,7 @@ __all__ = [
     "CHANGE_REQUESTED",
     "CREATED",
     "PROGRESSED",
+    "PROMOTION_DECIDED",
     "STATUS_CHANGED",
     "TRACKING_REQUESTED",
     "add_job_event",
@@ -28,6 +29,7 @@ __all__ = [
 CREATED = "ai.llmariner.fine_tuning_job.created.v1"
 STATUS_CHANGED = "ai.llmariner.fine_tuning_job.status_changed.v1"
 PROGRESSED = "ai.llmariner.fine_tuning_job.progressed.v1"
+PROMOTION_DECIDED = "ai.llmariner.fine_tuning_job.promotion_decided.v1"
 CHANGE_REQUESTED = "ai.llmariner.fine_tuning_job.change_requested.v1"
 TRACKING_REQUESTED = "ai.llmariner.fine_tuning_job.tracking_requested.v1"
 

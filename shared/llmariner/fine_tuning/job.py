@@ -14,6 +14,7 @@ from sqlalchemy import Row
 from llmariner.errors import InvalidRequest
 from llmariner.fine_tuning.hyperparameters import Hyperparameters, Method, RequestedHyperparameters
 from llmariner.fine_tuning.integrations import Integration
+from llmariner.fine_tuning.promotion import Promotion
 from llmariner.platform.jobs import JobStatus, Phase
 
 __all__ = ["FineTuningJob", "NewFineTuningJob", "Stage", "Status"]
@@ -75,6 +76,7 @@ class NewFineTuningJob:
     seed: int | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     integrations: tuple[Integration, ...] = ()
+    promotion: Promotion | None = None
     gpu_count: int = 0
     worker_count: int = 1
     training_type: str = "lora"
@@ -105,6 +107,8 @@ class NewFineTuningJob:
                 param=f"{self.where}.early_stopping_patience",
                 code="invalid_value",
             )
+        if self.promotion is not None:
+            self.promotion.check(self.validation_file)
         self._check_names()
         self._check_metadata()
         self._check_training_type()
@@ -214,6 +218,8 @@ class FineTuningJob:
     finished_at: float | None
     pause_requested_at: float | None
     worker_count: int
+    promotion: Promotion | None
+    promotion_result: Mapping[str, Any] | None
     place: int | None = None
     reason: str = ""
 
@@ -230,6 +236,8 @@ class FineTuningJob:
             else Hyperparameters(**json.loads(row.hyperparameters)),
             "metadata": json.loads(row.metadata),
             "worker_count": row.worker_count or 1,
+            "promotion": None if row.promotion is None else Promotion.from_json(json.loads(row.promotion)),
+            "promotion_result": None if row.promotion_result is None else json.loads(row.promotion_result),
             "integrations": [Integration(**each) for each in json.loads(row.integrations or "[]")],
         }
         in_line: dict[str, Any] = {}

@@ -21,6 +21,7 @@ from llmariner.fine_tuning.charges import check_budgets, tokens_of_job
 from llmariner.fine_tuning.events import CHANGE_REQUESTED, CREATED, STATUS_CHANGED, add_job_event, add_message
 from llmariner.fine_tuning.integrations import add_runs, check_integrations, request_tracking
 from llmariner.fine_tuning.job import FineTuningJob, NewFineTuningJob, Stage, Status
+from llmariner.fine_tuning.promotions import Promotions
 from llmariner.fine_tuning.tables import fine_tuning_files, fine_tuning_jobs, fine_tuning_metadata
 from llmariner.identifiers import new_id
 from llmariner.job_settings import JobSettings, no_job_runner
@@ -71,6 +72,8 @@ class FineTuningJobs:
         new.check()
         model = self._registry.get(new.model, project_id=owner.project_id)
         self._check_model(model, new.worker_count)
+        if new.promotion is not None:
+            Promotions(self._database, self._registry).check(caller, new.promotion)
         if problem := self._jobs().problem:
             raise no_job_runner(f"This machine cannot run jobs: {problem}")
         job_id = new_id("ftjob").replace("_", "-", 1)
@@ -91,11 +94,13 @@ class FineTuningJobs:
                 session.add(fine_tuning_metadata, job_id=job_id, name=name, value=value, **place)
             job = load_job(session, owner.project_id, job_id)
             add_runs(session, job, self._tracking)
-            add_job_event(session, CREATED, job, model=new.model)
+            used_files = {"training_file": new.training_file, "validation_file": new.validation_file}
+            add_job_event(session, CREATED, job, model=new.model, **used_files)
             request_change(session, job)
             add_message(session, job, f"Created fine-tuning job: {job_id}")
             add_message(session, job, f"Validating training file: {new.training_file}")
-            log.append_entry(session, caller, "fine_tuning_job.created", {"id": job_id}, **place)
+            data = {"model": new.model, "fine_tuned_model": job.output_model, **used_files}
+            log.append_entry(session, caller, "fine_tuning_job.created", {"id": job_id, "data": data}, **place)
             return job
 
         return self._with_place(self._database.transact(insert))
@@ -359,6 +364,7 @@ def _row(session: ReadSession, caller: Caller, job_id: str, new: NewFineTuningJo
         "worker_count": new.worker_count,
         "metadata": json.dumps(dict(new.metadata)),
         "integrations": json.dumps([asdict(each) for each in new.integrations]) if new.integrations else None,
+        "promotion": None if new.promotion is None else json.dumps(new.promotion.to_json()),
         "status": Status.VALIDATING_FILES.value,
         "stage": Stage.CHECK.value,
         "output_model": _output_name(session, owner, model.name, new.suffix, job_id),

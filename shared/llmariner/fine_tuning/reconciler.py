@@ -20,6 +20,7 @@ from llmariner.fine_tuning.form_check import FormCheck, InvalidFile
 from llmariner.fine_tuning.job import Stage, Status
 from llmariner.fine_tuning.jobs import change_status, end_job, port_id, request_change, select_jobs
 from llmariner.fine_tuning.program import COMMAND, archive
+from llmariner.fine_tuning.promotions import Promotions
 from llmariner.fine_tuning.reports import fail_file
 from llmariner.fine_tuning.results import Results
 from llmariner.fine_tuning.tables import fine_tuning_jobs
@@ -66,6 +67,7 @@ class FineTuningReconciler:
         self._files = files
         self._tokens = tokens
         self._addresses = addresses
+        self._promotions = Promotions(database, registry)
         self._walk = KeyedWalk(
             database, fine_tuning_jobs.c.id, fine_tuning_jobs.c.released.is_(False), "fine-tuning job"
         )
@@ -170,13 +172,25 @@ class FineTuningReconciler:
         except ModelNotFound:
             model = None
         if model is not None and model.loaded:
-            self._change(job, _succeed)
+            self._succeed(job, model)
             return True
         if model is None or model.loading_status is LoadingStatus.FAILED:
             why = "it was deleted" if model is None else model.loading_failure_reason
             self._fail(job, "model_not_loaded", f"The model was trained, but can't be used: {why}")
             return True
         return False
+
+    def _succeed(self, job: Row[Any], model: Model) -> None:
+        maker = None if job.promotion is None else self._promotions.maker(job)
+
+        def change(session: WriteSession, found: Row[Any]) -> None:
+            end_job(session, found, Status.SUCCEEDED)
+            add_message(session, found, f"New fine-tuned model created: {found.output_model}")
+            add_message(session, found, "The job has successfully completed")
+            if maker is not None:  # last, since it locks the registry and the audit log
+                self._promotions.decide(session, found, model, maker)
+
+        self._change(job, change)
 
     def _try_again(self, port: Jobs, job: Row[Any], status: JobStatus) -> None:
         """Queue another attempt, or end the job, after its process ended without a result."""
@@ -265,12 +279,6 @@ def _remove_attempts(port: Jobs, job: Row[Any], last: int) -> None:
 def job_id_of(port_job_id: str) -> str:
     """The job of an id that the jobs port has."""
     return port_job_id.rpartition("-")[0]
-
-
-def _succeed(session: WriteSession, job: Row[Any]) -> None:
-    end_job(session, job, Status.SUCCEEDED)
-    add_message(session, job, f"New fine-tuned model created: {job.output_model}")
-    add_message(session, job, "The job has successfully completed")
 
 
 def _wait_again(session: WriteSession, job: Row[Any], reason: str) -> None:

@@ -234,7 +234,8 @@ def _on_paused(session: WriteSession, job: Row[Any], record: Mapping[str, Any]) 
 def _on_finished(session: WriteSession, job: Row[Any], record: Mapping[str, Any]) -> None:
     if job.result_file is not None:  # the answer to an earlier report was lost
         return
-    _set(session, job, result_file=text_of(record, "file_id", 64), pause_requested_at=None)
+    base = {"base_valid_loss": number_of(record, "base_valid_loss")} if "base_valid_loss" in record else {}
+    _set(session, job, result_file=text_of(record, "file_id", 64), pause_requested_at=None, **base)
     request_change(session, job)
     if stops_early(job):
         best, step = count_of(record, "best_step"), _step_of(job, record)

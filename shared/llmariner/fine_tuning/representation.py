@@ -58,6 +58,12 @@ def job_object(job: FineTuningJob) -> dict[str, Any]:
             "seconds_left": job.seconds_left,
         },
         "progress": {"step": job.step, "total_steps": job.total_steps, "trained_tokens": job.trained_tokens},
+        "promotion": None
+        if job.promotion is None
+        else {
+            **job.promotion.to_json(),
+            "result": None if job.promotion_result is None else dict(job.promotion_result),
+        },
         "pause_requested": job.pause_requested_at is not None,
     }
 

@@ -60,6 +60,11 @@ fine_tuning_jobs = Table(
     Column("metadata", Text, nullable=False),
     # A JSON list of types and settings. NULL: none.
     Column("integrations", Text),
+    # A JSON object: the alias that moves to the result, and its gate. NULL: none. What the gate decided, once it has.
+    Column("promotion", Text),
+    Column("promotion_result", Text),
+    # The loss of the model without its adapter on the whole validation file, where a gate compares it.
+    Column("base_valid_loss", Float),
     # validating_files, queued, running, paused, succeeded, failed, cancelled.
     Column("status", String(16), nullable=False),
     Column("error_code", String(64)),

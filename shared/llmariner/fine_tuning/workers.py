@@ -17,6 +17,7 @@ from llmariner.files.links import FileLinks
 from llmariner.files.upload_links import UploadLinks
 from llmariner.fine_tuning.integrations import request_tracking
 from llmariner.fine_tuning.job import Stage
+from llmariner.fine_tuning.promotion import Promotion
 from llmariner.fine_tuning.records import MAX_RECORDS, count_of, text_of
 from llmariner.fine_tuning.reports import apply_record, charge_report, stops_early, tell_progress
 from llmariner.fine_tuning.results import Results
@@ -87,6 +88,8 @@ class Workers:
         if job.stage == Stage.TRAIN:
             numbers = json.loads(job.hyperparameters)
             names = ("n_epochs", "batch_size", "learning_rate", "beta", "early_stopping_patience")
+            compares = job.promotion is not None and Promotion.from_json(json.loads(job.promotion)).better_than
+            plan["measures_base"] = compares == "base"
             plan |= {"checkpoint": link(job.state_file), **{name: numbers[name] for name in names if name in numbers}}
         return plan
 
@@ -142,7 +145,7 @@ class Workers:
         with self._database.read() as session:
             job, row = load_attempt(session, worker.job_id, worker.attempt), _checkpoint(session, worker.job_id, step)
         if row is not None:
-            self._create_model(job, row.model, row.file_id)
+            self._create_model(worker, job, row.model, row.file_id)
 
     def _register_best(self, worker: Worker, step: int) -> None:
         """Make the result of the file of the best checkpoint. Idempotent."""
@@ -150,9 +153,9 @@ class Workers:
             job, row = load_attempt(session, worker.job_id, worker.attempt), _checkpoint(session, worker.job_id, step)
         if row is None or not stops_early(job):
             raise InvalidRequest("The job has no such checkpoint.", param="records.best_step")
-        self._create_model(job, str(job.output_model), row.file_id)
+        self._create_model(worker, job, str(job.output_model), row.file_id)
 
-    def _create_model(self, job: Row[Any], name: str, file_id: str) -> None:
+    def _create_model(self, worker: Worker, job: Row[Any], name: str, file_id: str) -> None:
         new = NewModel(
             id=name,
             source_repository=SourceRepository.FINE_TUNING,
@@ -162,7 +165,7 @@ class Workers:
         )
         # A resumed job may make the same adapter again: the same step of the same seed.
         with contextlib.suppress(Conflict):
-            self._registry.create(new)
+            self._registry.create(new, maker=worker.maker, fine_tuning_job_id=job.id)
 
     def _model(self, job: Row[Any]) -> Model:
         """The base model. Raises Conflict where it was deleted."""

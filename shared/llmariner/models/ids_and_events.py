@@ -82,7 +82,7 @@ def _qualify_existing(session: WriteSession, row: Row[Any]) -> int:
     session.run(copies.where(model_copies.c.model_created_at == row.created_at).values(model_id=new_id))
     if row.loading_status in (LoadingStatus.REQUESTED, LoadingStatus.LOADING):
         # A fetch that is under way does not find the model by its previous id any more: this event starts another.
-        add_model_event(session, CREATED, new_id, row.project_id)
+        add_model_event(session, CREATED, new_id, row.project_id, fine_tuning_job_id=None)
     return int(row.created_at)
 
 

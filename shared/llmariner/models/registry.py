@@ -72,8 +72,18 @@ class ModelRegistry:
         self._database = database
         self._locations = locations
 
-    def create(self, new: NewModel, *, actor: Caller | None = None) -> Model:
-        """Register a model; the consumer of its event fetches the weights. Conflict when the id is taken."""
+    def create(
+        self,
+        new: NewModel,
+        *,
+        actor: Caller | None = None,
+        maker: Caller | None = None,
+        fine_tuning_job_id: str | None = None,
+    ) -> Model:
+        """Register a model; the consumer of its event fetches the weights. Conflict when the id is taken.
+
+        `maker`: whom the audit log names for a model that the platform registers for them: the result of a job.
+        """
         check_may_change_shared(actor, new.project_id, "say 'is_project_scoped' to have one of your own project")
         if not is_model_admin(actor):
             check_location(new, self._locations)
@@ -85,9 +95,10 @@ class ModelRegistry:
             model_id, created = allocate_id(session, new)
             row = {**_new_row(new, base), "id": model_id, "created_at": created}
             session.add(models, **row, approved=is_model_admin(actor), revision=revision)
-            add_model_event(session, CREATED, model_id, new.project_id)
+            add_model_event(session, CREATED, model_id, new.project_id, fine_tuning_job_id=fine_tuning_job_id)
             source = {"source_repository": new.source_repository, "model_file_location": new.model_file_location}
-            _audit(session, actor, "created", new.id, new.project_id, {"data": source})
+            source |= {} if fine_tuning_job_id is None else {"fine_tuning_job_id": fine_tuning_job_id}
+            _audit(session, actor or maker, "created", new.id, new.project_id, {"data": source})
         return self.get(model_id)
 
     def get(self, model_id: str, *, project_id: str | None = None) -> Model:

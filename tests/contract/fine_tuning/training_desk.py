@@ -19,6 +19,7 @@ from llmariner.fine_tuning.hyperparameters import RequestedHyperparameters
 from llmariner.fine_tuning.installation import FineTuning
 from llmariner.fine_tuning.integrations import Integration
 from llmariner.fine_tuning.job import FineTuningJob
+from llmariner.fine_tuning.promotion import Promotion
 from llmariner.fine_tuning.references import FineTuningReferences
 from llmariner.fine_tuning.worker_tokens import Worker
 from llmariner.job_settings import JobSettings
@@ -30,6 +31,7 @@ from llmariner.tenancy.principal import KeyOwner
 from llmariner.tracking_settings import TrackingSettings
 from llmariner.usage.tables import prices
 
+from ..team import Team
 from .desk import NO_TRACKING, FineTuningDesk, add_base_model
 
 __all__ = ["ROWS", "TrainingDesk", "emit_fine_tuning_events", "jsonl", "put_training_price", "step"]
@@ -132,12 +134,35 @@ class TrainingDesk(FineTuningDesk):
             incoming.write(content)
             return self.files.save(self.owner, link.terms.new, incoming).id
 
-    def finish(self, job_id: str, attempt: int = 1, *, adapter_content: bytes = b"") -> FineTuningJob:
-        """The job after its process trained to the end and its model was loaded."""
+    def finish(
+        self,
+        job_id: str,
+        attempt: int = 1,
+        *,
+        adapter_content: bytes = b"",
+        loss: float | None = None,
+        base_loss: float | None = None,
+    ) -> FineTuningJob:
+        """The job after its process trained to the end and its model was loaded. Losses: on the whole validation file."""
         adapter = self.result(job_id, attempt, "adapter", adapter_content or f"adapter {job_id}".encode())
-        self.report(job_id, attempt, step(6, trained_tokens=120), {"type": "checkpoint", "step": 6, "file_id": adapter})
+        self.report(
+            job_id,
+            attempt,
+            step(6, trained_tokens=120),
+            {"type": "checkpoint", "step": 6, "file_id": adapter, **_said(full_valid_loss=loss)},
+        )
         metrics = self.result(job_id, attempt, "metrics", b"step,train_loss\n")
-        self.report(job_id, attempt, {"type": "finished", "step": 6, "trained_tokens": 120, "file_id": metrics})
+        self.report(
+            job_id,
+            attempt,
+            {
+                "type": "finished",
+                "step": 6,
+                "trained_tokens": 120,
+                "file_id": metrics,
+                **_said(base_valid_loss=base_loss),
+            },
+        )
         self.load(self.get(job_id).output_model)
         return self.reconciled(job_id)
 
@@ -146,9 +171,17 @@ class TrainingDesk(FineTuningDesk):
         self.registry.mark_loaded(model, folder="/models/x", size_bytes=9, task=Task.GENERATE)
 
 
+def _said(**fields: float | None) -> dict[str, float]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
 def emit_fine_tuning_events(database: Database, owner: KeyOwner, folder: Path) -> None:
     """Make every event of fine-tuning jobs happen."""
     desk = TrainingDesk(database, owner, folder, TrackingSettings(mlflow_servers=("http://127.0.0.1:9",)))
     job_id = desk.start(integrations=(Integration("mlflow", {"experiment": "e"}),))
     desk.report(desk.training(), 1, step(1))
+    held_out = desk.upload(jsonl(ROWS), NewFile("held_out.jsonl", Purpose.FINE_TUNE, "application/jsonl"))
+    desk.caller = Team(database, owner).admin
+    gate = Promotion("promoted", has_gate=True, maximum=1.2)
+    desk.finish(desk.training(validation_file=held_out, promotion=gate), loss=1.5, base_loss=2.1)
     desk.report(job_id, 0, {"type": "invalid", "file": "training_file", "line": 3, "message": "it has 9000 tokens"})

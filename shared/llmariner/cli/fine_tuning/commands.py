@@ -42,6 +42,9 @@ _LIMIT = click.option(
 @click.option("--seed", metavar="N", type=int, help="For the same run again; else a random one.")
 @click.option("--gpu", metavar="N", type=click.IntRange(min=0), default=0, show_default=True, help="GPUs.")
 @click.option("--workers", metavar="N", type=click.IntRange(min=1), default=1, show_default=True, help="Workers.")
+@click.option("--alias", metavar="ALIAS", help="Let this alias point at the result.")
+@click.option("--gate-max-loss", metavar="X", type=float, help="Only with a validation loss up to X.")
+@click.option("--gate-better-than-base", is_flag=True, help="Only with a lower validation loss than the base model's.")
 @click.option("--wandb-project", metavar="NAME", help="Send the metrics to this project of Weights & Biases.")
 @click.option("--mlflow-experiment", metavar="NAME", help="Send the metrics to this experiment of MLflow.")
 @click.option("--run-name", metavar="NAME", help="Name of the run there; else the suffix, or the job's id.")
@@ -82,13 +85,35 @@ def _body(said: Mapping[str, Any]) -> dict[str, Any]:
         "seed": said["seed"],
         "method": {"type": method, **({method: {"hyperparameters": settings}} if settings else {})},
         "resources": _resources(said["gpu"], said["workers"]),
+        "promotion": _promotion(said["alias"], said["gate_max_loss"], said["gate_better_than_base"]),
     }
     return {name: value for name, value in body.items() if value is not None}
+
+
+def _promotion(alias: str | None, max_loss: float | None, better_than_base: bool) -> dict[str, Any] | None:
+    gate = {
+        **({} if max_loss is None else {"maximum": max_loss}),
+        **({"better_than": "base"} if better_than_base else {}),
+    }
+    if alias is None and gate:
+        raise click.UsageError("--gate-max-loss and --gate-better-than-base go with --alias.")
+    if alias is None:
+        return None
+    return {"alias": alias, **({"gate": {"type": "validation_loss", **gate}} if gate else {})}
 
 
 def _resources(gpus: int, workers: int) -> dict[str, int] | None:
     said = {"gpu_count": gpus, **({"worker_count": workers} if workers > 1 else {})}
     return said if any(said.values()) else None
+
+
+def _decided(promotion: Mapping[str, Any] | None) -> str | None:
+    """What became of a promotion."""
+    if not promotion:
+        return None
+    result = promotion.get("result") or {"status": "not decided yet"}
+    reason = f": {result['reason']}" if result.get("reason") else ""
+    return f"{promotion.get('alias')}: {result.get('status')}{reason}"
 
 
 @click.command("list", cls=Command)
@@ -130,6 +155,7 @@ def get(session: Session, job: str) -> None:
         "error": f"{error.get('message')} ({error.get('code')})" if error else None,
         "model": document.get("model"),
         "result": document.get("fine_tuned_model"),
+        "promotion": _decided(document.get("promotion")),
         "method": (document.get("method") or {}).get("type"),
         "hyperparameters": ", ".join(f"{name} {value}" for name, value in numbers.items()),
         "seed": str(document.get("seed")),

@@ -15,6 +15,7 @@ class Plan:
 
     `checkpoint`: the state to continue from, None at the beginning; one is saved after each epoch and `checkpoint_seconds`.
     `early_stopping_patience`: epochs in a row without a lower validation loss, after which it stops; None: it never does.
+    `measures_base`: whether to report the loss of the base model on the validation file.
     `batch_size`: examples of one step. `learning_rate`: the highest of the schedule, per step.
     """
 
@@ -30,6 +31,7 @@ class Plan:
     learning_rate: float = 2e-4
     beta: float = 0.1
     early_stopping_patience: int | None = None
+    measures_base: bool = False
     lora_rank: int = 16
     lora_alpha: int = 32
     lora_dropout: float = 0.05

@@ -65,12 +65,16 @@ class Trainer:
         self._rows: list[list[Any]] = []
         self._trained_tokens = 0
         self._step = 0
+        self._base_loss: float | None = None
 
     def run(self) -> None:
         """Train to the end, or until the platform asks for a pause; reports all of it."""
         if self._plan.checkpoint is not None:
             self._load(self._platform.fetch(self._plan.checkpoint, self._work / "state.safetensors"))
         self._report({"type": "training", "step": self._step, "total_steps": self._total}, now=True)
+        if self._plan.measures_base and self._step == 0:
+            # Before the first step an adapter adds nothing, so this is the loss of the base model.
+            self._base_loss = self._objective.evaluate(self._model, self._validation).loss
         plan, saved_at = self._plan, time.monotonic()
         for step, indexes in batches(len(self._training), plan.batch_size, plan.n_epochs, plan.seed, after=self._step):
             if self._early_stopping.is_due:
@@ -177,6 +181,7 @@ class Trainer:
             "step": self._step,
             "trained_tokens": self._trained_tokens,
             "rows": self._rows,
+            "base_loss": self._base_loss,
             "early_stopping": self._early_stopping.to_json(),
         }
         save_state(path, self._model, self._optimizer, position)
@@ -187,6 +192,7 @@ class Trainer:
         position = load_state(path, self._model, self._optimizer)
         self._step, self._trained_tokens = position["step"], position["trained_tokens"]
         self._rows, self._early_stopping = position["rows"], EarlyStopping(**position["early_stopping"])
+        self._base_loss = position.get("base_loss")  # a state of the release before has none
 
     def _finish(self) -> None:
         if not self._group.is_first:
@@ -203,5 +209,6 @@ class Trainer:
             "trained_tokens": self._trained_tokens,
             "file_id": self._platform.upload(metrics, "metrics"),
             **({"best_step": self._early_stopping.best_step} if chooses else {}),
+            **({} if self._base_loss is None else {"base_valid_loss": self._base_loss}),
         }
         self._report(record, now=True)

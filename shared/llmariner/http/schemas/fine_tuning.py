@@ -11,6 +11,7 @@ from llmariner.fine_tuning.credentials import NewCredential
 from llmariner.fine_tuning.hyperparameters import RequestedHyperparameters
 from llmariner.fine_tuning.integrations import Integration
 from llmariner.fine_tuning.job import NewFineTuningJob
+from llmariner.fine_tuning.promotion import Promotion
 from llmariner.http.schemas.bodies import Body
 from llmariner.settings import Secret
 
@@ -102,6 +103,27 @@ class _TrainingType(Body):
     type: str
 
 
+class _Gate(Body):
+    """What the result must be like."""
+
+    type: Literal["validation_loss"]
+    maximum: float | None = None
+    better_than: Literal["base"] | None = None
+
+
+class _Promotion(Body):
+    """The alias that moves to the result."""
+
+    alias: str
+    gate: _Gate | None = None
+
+    def to_promotion(self) -> Promotion:
+        """The promotion."""
+        if self.gate is None:
+            return Promotion(self.alias)
+        return Promotion(self.alias, True, self.gate.maximum, self.gate.better_than)
+
+
 class CreateFineTuningJob(Body):
     """POST /v1/fine_tuning/jobs."""
 
@@ -116,6 +138,7 @@ class CreateFineTuningJob(Body):
     integrations: list[_Integration] | None = None
     resources: _Resources | None = None
     training_type: _TrainingType | None = None
+    promotion: _Promotion | None = None
 
     def to_new(self) -> NewFineTuningJob:
         """The job to create. InvalidRequest for what is said in two places."""
@@ -137,6 +160,7 @@ class CreateFineTuningJob(Body):
             integrations=tuple(
                 each.to_integration(f"integrations[{number}]") for number, each in enumerate(self.integrations or ())
             ),
+            promotion=None if self.promotion is None else self.promotion.to_promotion(),
             where=where,
         )
 
