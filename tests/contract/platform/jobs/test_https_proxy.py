@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import AsyncIterator
 
-from llmariner.platform.jobs.local_processes.https_proxy import is_public, serve
+from llmariner.platform.jobs.local_processes.https_proxy import is_own, is_public, serve
 
 PUBLIC = ["8.8.8.8", "2606:4700::1111"]
 OTHERS = [
@@ -36,6 +36,15 @@ OTHERS = [
 
 def test_addresses_of_the_machine_and_its_network_are_not_public() -> None:
     assert [each for each in PUBLIC + OTHERS if is_public(each)] == PUBLIC
+
+
+def test_the_machines_own_addresses_are_found_without_a_list_of_them() -> None:
+    assert [is_own(each) for each in ("127.0.0.1", "127.0.0.2", "192.0.2.1")] == [True, False, False]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as each:
+        with contextlib.suppress(OSError):  # no route leads outside
+            each.connect(("192.0.2.1", 443))
+        if (address := each.getsockname()[0]) != "0.0.0.0":  # noqa: S104
+            assert is_own(address)
 
 
 @contextlib.asynccontextmanager

@@ -20,7 +20,7 @@ import socket
 import sys
 from collections.abc import Callable
 
-__all__ = ["is_public", "main", "serve"]
+__all__ = ["is_outside", "is_own", "is_public", "main", "serve"]
 
 _PORT = 443
 _MAX_CONNECTIONS = 64
@@ -43,7 +43,23 @@ def is_public(address: str) -> bool:
     return ip.is_global and not ip.is_multicast
 
 
-async def serve(listener: socket.socket, *, allowed: Callable[[str], bool] = is_public, port: int = _PORT) -> None:
+def is_outside(address: str) -> bool:
+    """Whether an IP address is public and none of this machine's own, which other rules guard than those for jobs."""
+    return is_public(address) and not is_own(address)
+
+
+def is_own(address: str) -> bool:
+    """Whether an IP address is one of this machine's: from those the kernel reaches it with itself. Sends nothing."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as each:
+        try:
+            each.connect((address, _PORT))
+        except OSError:  # no route leads there
+            return False
+        return ipaddress.ip_address(each.getsockname()[0]) == ipaddress.ip_address(address)
+
+
+async def serve(listener: socket.socket, *, allowed: Callable[[str], bool] = is_outside, port: int = _PORT) -> None:
     """Serve until it is canceled. `allowed` says of an IP address whether the job may reach it."""
     connections = 0
 
