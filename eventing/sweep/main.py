@@ -138,6 +138,7 @@ def _charge_compute(context: Context) -> None:
 def _maintain_model_copies(context: Context) -> None:
     continue_stalled(context.registry, context.weights)
     context.weights.remove_unused(seconds=_STEP_SECONDS)
+    context.source_credentials.maintain()
 
 
 _STEPS = (

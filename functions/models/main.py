@@ -37,6 +37,7 @@ class CreateModel(Body):
     suffix: str = ""
     is_project_scoped: bool = False
     task: str = ""
+    credential: str = ""
     config: ConfigBody | None = None
 
 
@@ -113,14 +114,17 @@ def create_model(request: Request, caller: Writer, body: CreateModel) -> dict[st
         model_id = body.id or NewModel.fine_tuned_id(body.base_model_id, body.suffix)
     if body.task not in ("", *Task):
         raise InvalidRequest(f"'task' must be one of {', '.join(Task)}, or absent.", param="task")
+    project_id = caller.key_owner.project_id
+    credential = body.credential and context.source_credentials.id_of(project_id, body.credential, source)
     new = NewModel(
         id=model_id,
         source_repository=source,
         model_file_location=body.model_file_location or body.id,
         base_model_id=body.base_model_id if body.is_fine_tuned_model else None,
-        project_id=caller.key_owner.project_id if body.is_project_scoped or body.is_fine_tuned_model else None,
+        project_id=project_id if body.is_project_scoped or body.is_fine_tuned_model else None,
         config=ModelConfig.from_api(new_model_config(body.config)),
         task=Task(body.task) if body.task else None,
+        credential_id=credential or None,
     )
     return model_object(context.registry.create(new, actor=caller), Status(), with_diagnostics=is_model_admin(caller))
 

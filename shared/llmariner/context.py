@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from llmariner.limits.rules import Limits
     from llmariner.models.aliases import ModelAliases
     from llmariner.models.registry import ModelRegistry
+    from llmariner.models.source_credentials import SourceCredentials
     from llmariner.models.weights import WeightFetcher
     from llmariner.platform.capacity import Capacity
     from llmariner.platform.database import Database
@@ -145,15 +146,9 @@ class Context:
     @cached_once
     def identity(self) -> TokenSignIn | None:
         """Sign-in through the issuer of `LLMARINER_OIDC_ISSUER`; None if it is not set."""
-        settings = IdentitySettings.load(self.env)
-        if not settings.issuer:
-            return None
-        from llmariner.platform.identity.oidc import OidcTokenVerifier
-        from llmariner.tenancy.sign_in.token_sign_in import TokenSignIn
+        from llmariner.tenancy.sign_in.installation import token_sign_in
 
-        return TokenSignIn(
-            self.database, OidcTokenVerifier(settings), self.authenticator, default_role=settings.default_role
-        )
+        return token_sign_in(self.env, self.database, self.authenticator)
 
     @cached_once
     def background_tokens(self) -> BackgroundTokens:
@@ -394,11 +389,18 @@ class Context:
         return Publisher(self.database, settings)
 
     @cached_once
+    def source_credentials(self) -> SourceCredentials:
+        """Credentials of projects for the sources of models."""
+        from llmariner.models.source_credentials import SourceCredentials
+
+        return SourceCredentials(self.database, self.secrets.of_links)
+
+    @cached_once
     def weights(self) -> WeightFetcher:
         """Loads model weights; standalone mode sets its own."""
         from llmariner.models.cluster_weights import cluster_weights
 
-        return cluster_weights(self.env, lambda: self.database, lambda: self.objects)
+        return cluster_weights(self.env, lambda: self.database, lambda: self.objects, lambda: self.source_credentials)
 
     @cached_once
     def serving(self) -> Serving:

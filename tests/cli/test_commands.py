@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -179,6 +180,17 @@ ALIAS_REVISION = {
     "key_id": None,
     "fine_tuning_job_id": None,
 }
+MODEL_CREDENTIAL = {
+    "id": "mcred_1",
+    "object": "model_credential",
+    "name": "mine",
+    "source_repository": "SOURCE_REPOSITORY_HUGGING_FACE",
+    "username": None,
+    "created_at": 1_760_000_000,
+    "updated_at": 1_760_000_000,
+}
+_SECRET = Path(__file__).with_name("tracking_secret.txt")
+
 CASES = [
     Case("status", "GET /inference/status", STATUS, ("tiny", "this machine", "ready", "4", "7", "1,234.6", "3.0 GiB")),
     Case(
@@ -233,6 +245,25 @@ CASES = [
     Case("models delete a/b", "DELETE /models/a/b", {"id": "a/b", "deleted": True}, ("Deleted a/b.",)),
     Case("models activate a/b", "POST /models/a/b:activate", {}, ("Activated a/b.",), body={}),
     Case("models deactivate a/b", "POST /models/a/b:deactivate", {}, ("Deactivated a/b.",), body={}),
+    Case(
+        f"models credentials set mine --source-repository hugging-face --secret-file {_SECRET}",
+        "POST /model_credentials",
+        MODEL_CREDENTIAL,
+        ("Set mine.", "llma models pull ID --credential mine"),
+        body={"name": "mine", "source_repository": "HUGGING_FACE", "secret": "s3cret"},
+    ),
+    Case(
+        "models credentials list",
+        "GET /model_credentials",
+        {"object": "list", "data": [MODEL_CREDENTIAL], "has_more": False},
+        ("mcred_1", "mine", "hugging-face", "2025-10-09"),
+    ),
+    Case(
+        "models credentials delete mcred_1",
+        "DELETE /model_credentials/mcred_1",
+        {"id": "mcred_1", "object": "model_credential.deleted", "deleted": True},
+        ("Deleted mcred_1.",),
+    ),
     Case("models retry a/b", "POST /models/a/b:retry", {}, ("Retrying a/b.",), body={}),
     Case(
         "models create base a/b --source-repository hugging-face --gpu 0 --disable-on-demand-allocation",

@@ -118,6 +118,10 @@ BODIES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "POST /v1/batch/jobs/bj-1/exec": ("batch_jobs", {"command": ["ls"]}),
     "POST /v1/fine_tuning/jobs": ("fine_tuning_jobs", {"model": "tiny", "training_file": "file-1"}),
+    "POST /v1/model_credentials": (
+        "model_credentials",
+        {"name": "n", "source_repository": "HUGGING_FACE", "secret": "s"},
+    ),
     "POST /v1/fine_tuning/credentials": ("fine_tuning_credentials", {"type": "mlflow", "secret": "s"}),
     "POST /v1/fine_tuning/checkpoints/ft:tiny:x/permissions": (
         "fine_tuning_checkpoints",

@@ -72,6 +72,7 @@ REAL = {
     "fine_tuning_adapters": HttpRequest("GET", "/v1/fine_tuning/adapters/adapter_config.json"),
     "fine_tuning_checkpoints": HttpRequest("GET", "/v1/fine_tuning/checkpoints/ft:tiny:x/permissions"),
     "fine_tuning_credentials": HttpRequest("GET", "/v1/fine_tuning/credentials"),
+    "model_credentials": HttpRequest("GET", "/v1/model_credentials"),
     "fine_tuning_jobs": HttpRequest("GET", "/v1/fine_tuning/jobs"),
     "fine_tuning_workers": HttpRequest("POST", "/v1/fine_tuning/workers/ftjob-worker/reports", {"records": []}),
     "vector_stores": HttpRequest("GET", "/v1/vector_stores"),

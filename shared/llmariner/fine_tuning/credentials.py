@@ -5,8 +5,6 @@ An owner of the project sets them; nobody reads them back. They are encrypted in
 
 from __future__ import annotations
 
-import re
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,22 +14,14 @@ from sqlalchemy import ColumnElement, Row, and_, delete, select, update
 from llmariner.audit import log
 from llmariner.errors import InvalidRequest, NotFound
 from llmariner.fine_tuning.tables import fine_tuning_credentials, fine_tuning_runs
-from llmariner.identifiers import new_id
 from llmariner.platform.database import Database, ReadSession, WriteSession
-from llmariner.platform.encryption import Encryption, Undecipherable
 from llmariner.platform.trackers import Credential
 from llmariner.settings import Secret
 from llmariner.tenancy.principal import Caller
-from llmariner.tenancy.tables import projects
+from llmariner.tenancy.sealed_credentials import SealedCredentials, check_secret, check_username
 from llmariner.tracking_settings import TrackingSettings
 
 __all__ = ["Credentials", "NewCredential", "StoredCredential", "has_credential"]
-
-_BATCH = 100
-_LOST = "lost"
-"""The key of a credential that no secret of the installation decrypts."""
-_SECRET = re.compile(r"[\x21-\x7e]{1,4096}")
-_USERNAME = re.compile(r"[^:\x00-\x1f\x7f]{1,256}")
 
 
 @dataclass(frozen=True)
@@ -45,24 +35,14 @@ class NewCredential:
 
     def check(self) -> None:
         """Raises InvalidRequest for what no server takes."""
-        if not _SECRET.fullmatch(self.secret.reveal()):
-            raise InvalidRequest(
-                "'secret' must have 1 to 4096 printable ASCII characters without spaces.",
-                param="secret",
-                code="invalid_value",
-            )
+        check_secret(self.secret)
         if self.username is None:
             return
         if self.type != "mlflow":
             raise InvalidRequest(
                 f"'{self.type}' takes an API key alone: send no 'username'.", param="username", code="invalid_value"
             )
-        if not _USERNAME.fullmatch(self.username):
-            raise InvalidRequest(
-                "'username' must have 1 to 256 characters, without ':' and control characters.",
-                param="username",
-                code="invalid_value",
-            )
+        check_username(self.username)
 
 
 @dataclass(frozen=True)
@@ -86,7 +66,9 @@ class Credentials:
     def __init__(self, database: Database, settings: TrackingSettings, secrets: Sequence[Secret]) -> None:
         self._database = database
         self._settings = settings
-        self._encryption = Encryption(secrets, "credentials of tracking servers")
+        self._sealed = SealedCredentials(
+            database, fine_tuning_credentials, secrets, "credentials of tracking servers", id_prefix="ftcred"
+        )
 
     def put(self, caller: Caller, new: NewCredential) -> StoredCredential:
         """Set the credential of the caller's project for a server, in place of the one before.
@@ -96,23 +78,13 @@ class Credentials:
         owner, server = caller.key_owner, self._server(new)
         new.check()
         place = {"organization_id": owner.organization_id, "project_id": owner.project_id}
-        this = _of(owner.project_id, new.type, server)
 
         def write(session: WriteSession) -> Row[Any]:
-            now, id_ = int(time.time()), new_id("ftcred")
-            blank = {"username": None, "sealed": "", "key_id": "", "created_at": now, "updated_at": now}
-            row = {"id": id_, **place, "type": new.type, "server": server, **blank}
-            session.insert_if_absent(fine_tuning_credentials, [row])
-            found = session.first(select(fine_tuning_credentials).where(this).with_for_update())
-            assert found is not None
-            encrypted = self._encryption.encrypt(new.secret.reveal(), found.id)
-            values = {"username": new.username, "sealed": encrypted, "key_id": self._encryption.key_id}
-            session.run(update(fine_tuning_credentials).where(this).values(**values, updated_at=now))
+            identity = {"type": new.type, "server": server}
+            stored = self._sealed.put(session, owner, identity, new.secret, new.username)
             c = fine_tuning_runs.c
             waits = and_(c.project_id == owner.project_id, c.type == new.type, c.server == server, c.failures > 0)
             session.run(update(fine_tuning_runs).where(waits, c.state == "active").values(retry_at=0.0, asked_at=0.0))
-            stored = session.first(select(fine_tuning_credentials).where(this))
-            assert stored is not None
             payload = {"id": stored.id, "type": new.type, "server": server}
             log.append_entry(session, caller, "fine_tuning_credential.set", payload, **place)
             return stored
@@ -121,10 +93,7 @@ class Credentials:
 
     def all(self, project_id: str) -> list[StoredCredential]:
         """The credentials of a project: one for each server at most."""
-        query = select(fine_tuning_credentials).where(fine_tuning_credentials.c.project_id == project_id)
-        with self._database.read() as session:
-            rows = session.rows(query.order_by(fine_tuning_credentials.c.id))
-        return [_stored(row) for row in rows]
+        return [_stored(row) for row in self._sealed.all(project_id)]
 
     def delete(self, caller: Caller, credential_id: str) -> None:
         """Delete a credential of the caller's project. NotFound."""
@@ -145,37 +114,16 @@ class Credentials:
 
     def find(self, project_id: str, type_: str, server: str) -> Credential | None:
         """The credential of a project for a server. Raises Undecipherable."""
-        with self._database.read() as session:
-            row = session.first(select(fine_tuning_credentials).where(_of(project_id, type_, server)))
-        if row is None:
-            return None
-        return Credential(row.username or "", Secret(self._encryption.decrypt(row.sealed, row.id)))
+        found = self._sealed.find(_of(project_id, type_, server))
+        return None if found is None else Credential(found[0].username or "", found[1])
 
     def renew(self) -> None:
         """Encrypt again what another of the secrets encrypted, some credentials at a time."""
-        c = fine_tuning_credentials.c
-        known = (self._encryption.key_id, _LOST)
-        with self._database.read() as session:
-            old = session.rows(select(fine_tuning_credentials).where(c.key_id.not_in(known)).limit(_BATCH))
-        for row in old:
-            key_id = self._encryption.key_id
-            try:
-                renewed = self._encryption.renewed(row.sealed, row.id)
-            except Undecipherable:  # the project must set it again, which its jobs say
-                renewed, key_id = row.sealed, _LOST
-            unchanged = and_(c.id == row.id, c.sealed == row.sealed)
-            with self._database.write() as session:
-                session.run(update(fine_tuning_credentials).where(unchanged).values(sealed=renewed, key_id=key_id))
+        self._sealed.renew()
 
     def delete_orphans(self) -> None:
         """Delete what gone projects had. For the sweep."""
-        c = fine_tuning_credentials.c
-        gone = select(c.id).where(c.project_id.not_in(select(projects.c.id))).limit(_BATCH)
-        with self._database.read() as session:
-            ids = [row.id for row in session.rows(gone)]
-        if ids:
-            with self._database.write() as session:
-                session.run(delete(fine_tuning_credentials).where(c.id.in_(ids)))
+        self._sealed.delete_orphans()
 
     def _server(self, new: NewCredential) -> str:
         servers = self._settings.servers(new.type)

@@ -187,6 +187,8 @@ class NewModel:
     project_id: str | None = None
     config: ModelConfig = field(default_factory=ModelConfig)
     task: Task | None = None
+    credential_id: str | None = None
+    """Of `models.source_credentials`, by which its files are fetched; None: the installation's."""
 
     def __post_init__(self) -> None:
         if not _ID.fullmatch(self.id) or "//" in self.id or ".." in self.id:
@@ -241,6 +243,8 @@ class Model:
     loading_seconds_left: float | None = None
     """Until the weights are fetched, by the rate of the last half minute; None where nobody can say."""
     traits: ModelTraits = field(default_factory=ModelTraits)
+    credential_id: str | None = None
+    """As in `NewModel`."""
 
     @property
     def name(self) -> str:

@@ -458,6 +458,7 @@ def _new_row(new: NewModel, base: Model | None) -> dict[str, Any]:
         "folder": "",
         "size_bytes": 0,
         "config": json.dumps(new.config.to_api()),
+        "credential_id": new.credential_id,
         "deleted": False,
     }
 

@@ -14,6 +14,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    UniqueConstraint,
     false,
     text,
 )
@@ -21,7 +22,7 @@ from sqlalchemy import (
 from llmariner.platform.database import metadata
 from llmariner.platform.database.sanitized_text import SanitizedText
 
-__all__ = ["model_alias_revisions", "model_aliases", "model_wakes", "models"]
+__all__ = ["model_alias_revisions", "model_aliases", "model_credentials", "model_wakes", "models"]
 
 models = Table(
     "models",
@@ -54,6 +55,26 @@ models = Table(
     Column("loading_seconds_left", Float),
     # As JSON of `models.traits.ModelTraits`; empty for models of the previous release.
     Column("traits", Text, nullable=False, server_default=text("''")),
+    # The credential by which its files are fetched; NULL: the installation's.
+    Column("credential_id", String(64)),
+)
+
+model_credentials = Table(
+    "model_credentials",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("organization_id", String(64), nullable=False),
+    Column("project_id", String(64), nullable=False),
+    Column("name", String(64), nullable=False),
+    Column("source", String(16), nullable=False),
+    Column("username", String(256)),
+    # Encrypted; and which of the installation's keys encrypted it.
+    Column("sealed", Text, nullable=False),
+    Column("key_id", String(16), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Index("ix_model_credentials_key_id", "key_id"),
+    UniqueConstraint("project_id", "name", name="uq_model_credentials_name"),
 )
 
 model_wakes = Table(

@@ -98,6 +98,11 @@ class StorageUriFetcher:
                 "No engine of a cluster reads the models of an Ollama registry. Register the Hugging Face repository of "
                 "the same model, with 'source_repository' HUGGING_FACE."
             )
+        if model.credential_id is not None:
+            raise WeightsUnavailable(
+                "KServe fetches this model when its engine starts, and has the installation's credentials alone. A "
+                "project's credential needs copies of models (LLMARINER_MODEL_COPIES=1), and a hub or a bucket."
+            )
         uri = weight_uri(model.source_repository, model.model_file_location)
         return FetchedWeights(uri, model.size_bytes, None)
 

@@ -20,9 +20,10 @@ from llmariner.errors import PlatformError
 from llmariner.job_settings import JobSettings
 from llmariner.models.formats import read_json
 from llmariner.models.inspection import folder_traits
-from llmariner.models.model import ActivationStatus, NewModel, SourceRepository, Task
+from llmariner.models.model import ActivationStatus, Model, NewModel, SourceRepository, Task
 from llmariner.models.queries import ModelSelector
 from llmariner.models.serving_lookup import RegistryModelLookup
+from llmariner.models.source_credentials import SourceCredential
 from llmariner.models.traits import ModelTraits
 from llmariner.platform.database.schema import schema_mismatch
 from llmariner.platform.events import outbox
@@ -147,7 +148,12 @@ class StandalonePlatform:
         self.serving: ProcessServing | None = None
         self._allocations: AllocationRecorder | None = None
         self._weights = LocalWeights(
-            self.folder.root / "models", environment, self._read_file, ModelSettings.load(env), S3Settings.load(env)
+            self.folder.root / "models",
+            environment,
+            self._read_file,
+            ModelSettings.load(env),
+            S3Settings.load(env),
+            credential_of=self._credential_of,
         )
         self._milvus_lite = MilvusLiteProcess(self.folder.vectors, self.folder.logs / _MILVUS_LOG)
         if not env.get("LLMARINER_MILVUS_URI"):
@@ -254,6 +260,9 @@ class StandalonePlatform:
 
     def _read_file(self, project_id: str, file_id: str) -> Iterator[bytes]:
         return self.context.files.read(self.context.files.get(project_id, file_id))
+
+    def _credential_of(self, model: Model) -> SourceCredential | None:
+        return self.context.source_credentials.of_model(model)
 
     def _start_jobs(self) -> None:
         assert self.serving is not None

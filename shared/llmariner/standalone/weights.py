@@ -27,7 +27,7 @@ from llmariner.models.formats import (
 )
 from llmariner.models.inspection import folder_task, folder_traits
 from llmariner.models.model import Model, SourceRepository
-from llmariner.models.sources import open_source
+from llmariner.models.sources import CredentialOf, no_credential, open_source
 from llmariner.models.weights import FetchedWeights, LoadingProgress, ReportProgress, WeightsUnavailable
 from llmariner.platform.jobs.local_processes.settings import MemoryBudget
 from llmariner.platform.model_files import FilesUnavailable, ModelSource, RemoteFile, TransferInterrupted, check_files
@@ -66,6 +66,7 @@ class LocalWeights:
         settings: ModelSettings = ModelSettings(),  # noqa: B008
         s3: S3Settings = S3Settings(),  # noqa: B008
         *,
+        credential_of: CredentialOf = no_credential,
         limits: TransferLimits = TransferLimits(),  # noqa: B008
         gguf_converter: Path = _CONVERTER,
     ) -> None:
@@ -75,6 +76,7 @@ class LocalWeights:
         self._read_file = read_file
         self._settings = settings
         self._s3 = s3
+        self._credential_of = credential_of
         self._limits = limits
         self._gguf_converter = gguf_converter
         self._cache = environment.cache
@@ -96,7 +98,7 @@ class LocalWeights:
                 return self._inspected_own(self._adapter(model, *file), model)
             if model.source_repository is SourceRepository.HUGGING_FACE and model.model_file_location == TOOL_MODEL:
                 return self._inspected_own(self._tool_model(model, report), model)
-            with open_source(model, self._settings, self._s3) as source:
+            with open_source(model, self._settings, self._s3, self._credential_of) as source:
                 return self._local(model, report) if source is None else self._fetched(model, source, report)
         except FilesUnavailable as error:
             raise WeightsUnavailable(str(error)) from error

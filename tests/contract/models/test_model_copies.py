@@ -23,6 +23,7 @@ from llmariner.models.copies.tables import model_blob_chunks, model_blobs, model
 from llmariner.models.ids_and_events import LOADING_REQUESTED
 from llmariner.models.model import LoadingStatus, Model, NewModel, SourceRepository
 from llmariner.models.registry import ModelRegistry
+from llmariner.models.source_credentials import NewSourceCredential, SourceCredentials
 from llmariner.models.weight_loads import continue_stalled, load_weights
 from llmariner.models.weights import LoadingDeferred, LoadingProgress, LoadingUnfinished, StorageUriFetcher
 from llmariner.platform.database import Database
@@ -30,7 +31,9 @@ from llmariner.platform.events.cloudevents import Event
 from llmariner.platform.events.tables import events
 from llmariner.platform.model_files.object_copy import download
 from llmariner.platform.objects.folder import FolderObjects
-from llmariner.settings import ModelSettings, S3Settings
+from llmariner.settings import ModelSettings, S3Settings, Secret
+
+from ..team import Team
 
 if TYPE_CHECKING:
     from standalone.model_server import ModelServer
@@ -68,7 +71,7 @@ def new_fetcher(database: Database, hub: ModelServer, store: FolderObjects) -> N
     def make(**limits: Any) -> CopyingFetcher:
         settings = ModelSettings(hub=hub.url)
         chosen = replace(LIMITS, **limits)
-        return CopyingFetcher(database, lambda: store, settings, S3Settings(), StorageUriFetcher(), chosen)
+        return CopyingFetcher(database, lambda: store, settings, S3Settings(), StorageUriFetcher(), limits=chosen)
 
     return make
 
@@ -256,7 +259,7 @@ def test_a_project_copies_two_models_at_once_and_the_next_begins_when_one_ends(
             return super()._copied(*arguments)
 
     base = new_fetcher()
-    slow = Slow(database, base._objects, base._settings, base._s3, base._otherwise, LIMITS)
+    slow = Slow(database, base._objects, base._settings, base._s3, base._otherwise, limits=LIMITS)
     threads = [
         threading.Thread(target=deliver, args=(registry, slow, model, f"evt_{model.id}")) for model in models[:2]
     ]
@@ -370,3 +373,25 @@ def test_a_failed_copy_is_retried_with_what_was_stored(
         registry.retry(model.id, project_id="proj_a")
     with pytest.raises(ModelNotFound):
         registry.retry(model.id, project_id="proj_b")
+
+
+def test_a_private_repository_is_fetched_with_the_projects_credential(
+    registry: ModelRegistry, hub: ModelServer, database: Database, store: FolderObjects, team: Team
+) -> None:
+    hub.token, hub.gated = "hf_mine", {"org/m"}
+    credentials = SourceCredentials(database, [Secret("s" * 32)])
+    caller = team.admin
+    credential = credentials.put(caller, NewSourceCredential("mine", SourceRepository.HUGGING_FACE, Secret("hf_mine")))
+    settings = ModelSettings(hub=hub.url, hub_token=Secret("hf_installation"))
+    fetcher = CopyingFetcher(
+        database, lambda: store, settings, S3Settings(), StorageUriFetcher(), credentials.of_model, LIMITS
+    )
+    for name, credential_id in (("shared", None), ("private", credential.id)):
+        new = NewModel(name, SourceRepository.HUGGING_FACE, "org/m", None, "proj_a", credential_id=credential_id)
+        deliver(registry, fetcher, registry.create(new), f"evt_{name}")
+    assert "gated" in registry.get("shared").loading_failure_reason
+    assert registry.get("private").loaded
+    credentials.delete(caller, credential.id)
+    new = NewModel("late", SourceRepository.HUGGING_FACE, "org/m", None, "proj_a", credential_id=credential.id)
+    deliver(registry, fetcher, registry.create(new), "evt_late")
+    assert "credential was deleted" in registry.get("late").loading_failure_reason

@@ -7,6 +7,7 @@ from .batch_job_objects import BATCH_JOB_OBJECTS
 from .cluster_objects import CLUSTER_OBJECTS
 from .files import FILES
 from .fine_tuning_objects import FINE_TUNING_OBJECTS
+from .model_credential_objects import MODEL_CREDENTIAL_OBJECTS
 from .quota_objects import QUOTA_OBJECTS
 from .session_objects import SESSION_OBJECTS
 from .vector_store_objects import VECTOR_STORE_OBJECTS
@@ -19,6 +20,7 @@ OBJECTS = {
     **VECTOR_STORE_OBJECTS,
     **BATCH_JOB_OBJECTS,
     **FINE_TUNING_OBJECTS,
+    **MODEL_CREDENTIAL_OBJECTS,
     **QUOTA_OBJECTS,
     **CLUSTER_OBJECTS,
     **SESSION_OBJECTS,

@@ -14,6 +14,7 @@ from .batch_job_objects import batch_job
 from .cluster_objects import cluster
 from .files import a_file
 from .fine_tuning_objects import fine_tuning_credential, fine_tuning_job
+from .model_credential_objects import model_credential
 from .objects import an_alert, an_alias, an_event, model
 from .vector_store_objects import vector_store
 from .world import Tenant, World
@@ -40,6 +41,7 @@ def seed(world: World) -> None:
         cluster(world, tenant)
         fine_tuning_job(world, tenant)
         fine_tuning_credential(world, tenant)
+        model_credential(world, tenant)
         an_event(world, tenant)
         with world.database.write() as session:
             add_audit(

@@ -1,6 +1,7 @@
 """`llma models`: list, get, delete, activate and deactivate.
 
-Creating and updating are in `create_and_update.py`, pulling in `pull.py`, aliases in `aliases.py`.
+Creating and updating are in `create_and_update.py`, pulling in `pull.py`, aliases in `aliases.py`, and
+credentials in `credentials.py`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import click
 
 from llmariner.cli.models.aliases import aliases
 from llmariner.cli.models.create_and_update import create, update
+from llmariner.cli.models.credentials import credentials
 from llmariner.cli.models.pull import pull
 from llmariner.cli.support.click_extensions import Group, pass_session
 from llmariner.cli.support.enumerations import enum_value
@@ -102,6 +104,7 @@ def retry(session: Session, model: str) -> None:
 
 models.add_command(aliases)
 models.add_command(create)
+models.add_command(credentials)
 models.add_command(update)
 models.add_command(pull)
 

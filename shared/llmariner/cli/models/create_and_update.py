@@ -39,6 +39,7 @@ def create() -> None:
 @click.argument("model", metavar="ID")
 @click.option("--source-repository", type=SOURCES, required=True, help="Source of the weights.")
 @click.option("--model-file-location", help="Path or URL of the weights, if the id does not imply it.")
+@click.option("--credential", metavar="NAME", help="The project's credential to fetch it with.")
 @click.option("--global-scoped", is_flag=True, help="For all projects, which administrators may do; the default.")
 @click.option("--project-scoped", is_flag=True, help="For the project of the context only.")
 @_serving_options
@@ -47,6 +48,7 @@ def create_base(
     model: str,
     source_repository: str,
     model_file_location: str | None,
+    credential: str | None,
     global_scoped: bool,
     project_scoped: bool,
     **serving: Any,
@@ -54,7 +56,7 @@ def create_base(
     """Register base model ID and begin to load it."""
     if global_scoped and project_scoped:
         raise click.UsageError("--global-scoped and --project-scoped exclude each other.")
-    body = base_model(model, source_repository, model_file_location)
+    body = base_model(model, source_repository, model_file_location, credential)
     if project_scoped:
         body["is_project_scoped"] = True
     _create(session, body | _new_config(**serving))
@@ -65,6 +67,7 @@ def create_base(
 @click.option("--suffix", required=True, help="Last part of the new model's id, at most 18 characters.")
 @click.option("--source-repository", type=SOURCES, required=True, help="Source of the weights.")
 @click.option("--model-file-location", required=True, help="Path or URL of the adapter's weights.")
+@click.option("--credential", metavar="NAME", help="The project's credential to fetch it with.")
 @_serving_options
 def create_fine_tuned(
     session: Session,
@@ -72,6 +75,7 @@ def create_fine_tuned(
     suffix: str,
     source_repository: str,
     model_file_location: str,
+    credential: str | None,
     **serving: Any,
 ) -> None:
     """Register a fine-tuned model and begin to load it."""
@@ -84,6 +88,7 @@ def create_fine_tuned(
             "source_repository": api_name(source_repository),
             "model_file_location": model_file_location,
         }
+        | ({"credential": credential} if credential else {})
         | _new_config(**serving),
     )
 
@@ -140,13 +145,15 @@ def update(
     session.printer.print_message(answer, f"Updated {model}.")
 
 
-def base_model(model: str, source: str, location: str | None) -> dict[str, Any]:
+def base_model(model: str, source: str, location: str | None, credential: str | None = None) -> dict[str, Any]:
     """The request body for a base model. A local folder may be relative to the working directory."""
     body: dict[str, Any] = {"id": model, "source_repository": api_name(source)}
     if location and source == "local" and "://" not in location:
         location = os.path.abspath(os.path.expanduser(location))
     if location:
         body["model_file_location"] = location
+    if credential:
+        body["credential"] = credential
     return body
 
 

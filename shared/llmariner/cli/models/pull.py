@@ -37,14 +37,18 @@ _LONGEST_ESTIMATE = 100 * 3600
     help="Source of the weights.",
 )
 @click.option("--model-file-location", help="Path or URL of the weights, if the id does not imply it.")
+@click.option("--credential", metavar="NAME", help="The project's credential to fetch it with.")
 @pass_session
-def pull(session: Session, model: str, source_repository: str, model_file_location: str | None) -> None:
+def pull(
+    session: Session, model: str, source_repository: str, model_file_location: str | None, credential: str | None
+) -> None:
     """Add a model and show its loading until it is done.
 
     Interrupting the command does not stop the loading; run it again to continue watching.
     """
     api = session.api()
-    document = _find(api, model) or api.post("models", base_model(model, source_repository, model_file_location))
+    new = base_model(model, source_repository, model_file_location, credential)
+    document = _find(api, model) or api.post("models", new)
     with _display(session) as display:
         while not _is_finished(document):
             display.show(document)

@@ -14,11 +14,14 @@ from llmariner.http.schemas.field_masks import merge_masks, parse_mask, unwrap_r
 from llmariner.models.alias import MAX_REASON
 from llmariner.models.model import SourceRepository
 from llmariner.models.representation import config_paths
+from llmariner.models.source_credentials import NewSourceCredential
+from llmariner.settings import Secret
 
 __all__ = [
     "ConfigBody",
     "CreateAlias",
     "MoveAlias",
+    "PutModelCredential",
     "RollBackAlias",
     "UpdateModel",
     "new_model_config",
@@ -60,6 +63,20 @@ class ConfigBody(Body):
 def _parse_int64(value: Any) -> Any:
     """An int for a decimal string, as protobuf's JSON writes 64-bit integers; any other value unchanged."""
     return int(value) if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20 else value
+
+
+class PutModelCredential(Body):
+    """POST /v1/model_credentials."""
+
+    name: str
+    source_repository: str
+    secret: str
+    username: str | None = None
+
+    def to_new(self) -> NewSourceCredential:
+        """The credential to set."""
+        source = parse_source_repository(self.source_repository)
+        return NewSourceCredential(self.name, source, Secret(self.secret), self.username)
 
 
 class ModelFields(Body):

@@ -16,7 +16,7 @@ from llmariner.models.copies.contents import inspected_copy, write_manifest
 from llmariner.models.copies.records import CopyRecords, ModelCopy
 from llmariner.models.copies.slices import CopySlice, SliceLimits
 from llmariner.models.model import Model, SourceRepository
-from llmariner.models.sources import open_source
+from llmariner.models.sources import CredentialOf, no_credential, open_source
 from llmariner.models.tables import models
 from llmariner.models.weights import (
     FetchedWeights,
@@ -48,11 +48,12 @@ class CopyingFetcher:
         settings: ModelSettings,
         s3: S3Settings,
         otherwise: WeightFetcher,
+        credential_of: CredentialOf = no_credential,
         limits: SliceLimits = SliceLimits(),  # noqa: B008
     ) -> None:
         self._database, self._objects = database, objects
         self._settings, self._s3, self._otherwise = settings, s3, otherwise
-        self._limits = limits
+        self._credential_of, self._limits = credential_of, limits
 
     def fetch(self, model: Model, report: ReportProgress) -> FetchedWeights:
         """See the port. LoadingUnfinished after each slice but the last."""
@@ -101,7 +102,7 @@ class CopyingFetcher:
         self, model: Model, copy: ModelCopy, records: CopyRecords, blobs: Blobs, report: ReportProgress
     ) -> FetchedWeights:
         pickles = self._settings.pickles
-        with open_source(model, self._settings, self._s3) as source:
+        with open_source(model, self._settings, self._s3, self._credential_of) as source:
             assert source is not None  # `_is_copied` names the sources
             files = CopySlice(source, copy, records, blobs, report, self._limits, pickles).run()
         manifest = write_manifest(self._database, self._objects(), copy.id, files)

@@ -6,6 +6,7 @@ layer of type `model` is a GGUF file.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import re
@@ -34,9 +35,14 @@ _REQUIRED = frozenset({"model"})
 
 
 class OllamaSource:
-    """See `ModelSource`. Layers that no engine here reads, such as messages, are left out."""
+    """See `ModelSource`. Layers that no engine here reads, such as messages, are left out.
 
-    def __init__(self, location: str, *, endpoint: str, private_allowed: bool = False) -> None:
+    `account`: name and password; without a name, a token; both empty: none. They go to the host of `endpoint` only.
+    """
+
+    def __init__(
+        self, location: str, *, endpoint: str, private_allowed: bool = False, account: tuple[str, str] = ("", "")
+    ) -> None:
         self.only = ""
         name = location.removeprefix("ollama://")
         if not _NAME.fullmatch(name):
@@ -48,7 +54,9 @@ class OllamaSource:
         path = repository if "/" in repository else f"library/{repository}"
         self._base = f"{endpoint.rstrip('/')}/v2/{path}"
         self._tag = tag or "latest"
-        self._http = HttpReader(endpoint, {"User-Agent": "llmariner"}, private_allowed=private_allowed)
+        self._http = HttpReader(
+            endpoint, {"User-Agent": "llmariner"} | _authorization(*account), private_allowed=private_allowed
+        )
 
     def list_files(self) -> Listing:
         """See the port."""
@@ -88,6 +96,15 @@ class OllamaSource:
         except HttpStatus as error:
             if error.status in (401, 403, 404):
                 raise FilesUnavailable(
-                    f"The Ollama registry has no public model '{self._name}'. Check the name and the tag."
+                    f"The Ollama registry has no model '{self._name}', or it is private. Check the name, the tag and the "
+                    "credential."
                 ) from error
             raise FilesUnavailable(f"The Ollama registry refuses '{self._name}': {error}.") from error
+
+
+def _authorization(username: str, secret: str) -> dict[str, str]:
+    if not secret:
+        return {}
+    if not username:
+        return {"Authorization": f"Bearer {secret}"}
+    return {"Authorization": f"Basic {base64.b64encode(f'{username}:{secret}'.encode()).decode()}"}

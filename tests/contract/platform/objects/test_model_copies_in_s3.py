@@ -58,7 +58,7 @@ def test_a_model_of_a_bucket_arrives_at_the_engine(
     registry = ModelRegistry(database)
     location = f"s3://{BUCKET}/{settings.prefix}given/m"
     limits = SliceLimits(chunk_bytes=1 << 20)
-    fetcher = CopyingFetcher(database, lambda: s3, ModelSettings(), settings, StorageUriFetcher(), limits)
+    fetcher = CopyingFetcher(database, lambda: s3, ModelSettings(), settings, StorageUriFetcher(), limits=limits)
     model = registry.create(NewModel("m", SourceRepository.OBJECT_STORE, location))
     reports: list[LoadingProgress] = []
     fetched = fetcher.fetch(model, reports.append)
