@@ -412,6 +412,25 @@ def test_an_internal_operation_without_its_fields_is_rejected(
 
 QUERIES = {
     "GET /v1/models": ("models", ["limit=-1", "limit=501", "limit=x", "after=nobody", "include_loading_models=maybe"]),
+    "GET /v1/jobs/summaries": (
+        "jobs",
+        [
+            "filter.duration=1h",
+            "filter.duration=-1s",
+            "filter.start_timestamp=x",
+            "filter.start_timestamp=9&filter.end_timestamp=9",
+            "filter.start_timestamp=1&filter.end_timestamp=9999&filter.duration=1s",
+        ],
+    ),
+    "GET /v1/clustertelemetry/clustersnapshots": (
+        "clustertelemetry",
+        [
+            "group_by=COLOR",
+            "filter.end_timestamp=-1",
+            "filter.start_timestamp=7200&filter.end_timestamp=3600",
+            "filter.start_timestamp=1&filter.end_timestamp=99999999",
+        ],
+    ),
     "GET /v1/api_usages": (
         "api_usages",
         [

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from llmariner.clusters.cluster import LOCAL_CLUSTER_ID
+from llmariner.tenancy.organizations.projects import Assignment
 
 from .company import Company
 from .conftest import Ask
@@ -127,6 +128,47 @@ def test_the_cluster_of_the_control_plane_is_listed_last_and_stays(company: Comp
         True,
     )
     assert_error(company.ask(f"DELETE /v1/clusters/{LOCAL_CLUSTER_ID}", by="admin"), 409, "local_cluster")
+
+
+def test_telemetry_and_the_clusters_of_jobs(company: Company, report: Any) -> None:
+    made = company.ask("POST /v1/clusters", {"name": "measured"}).json
+    pod = {"namespace": "jobs", "name": "train-0", "gpu_resource": "nvidia.com/gpu", "gpus": 3, "node": "gpu-1"}
+    node = {**NODE, "gpu_resource": "nvidia.com/gpu"}
+    inventory = {"products": [PRODUCT], "nodes": [node], "gpu_pods": [pod], "workloads": 0}
+    assert report(made["registration_key"], inventory=inventory).status == 200
+    path = "GET /v1/clustertelemetry/clustersnapshots"
+    answer = company.ask(path, query="group_by=GROUP_BY_CLUSTER").json
+    [value] = [each for each in answer["datapoints"][-1]["values"] if each["grouping_value"] == "measured"]
+    assert (value["node_count"], value["gpu_capacity"], value["gpu_occupancy"]) == (1, 8, 3)
+    assert len(answer["datapoints"]) == 25
+    by_product = company.ask(path, query="group_by=GROUP_BY_PRODUCT").json["datapoints"][-1]["values"]
+    assert PRODUCT["product"] in [each["grouping_value"] for each in by_product]
+    assert_error(company.ask(path, query="filter.end_timestamp=9"), 404, "no_snapshots")
+    for name, pods in (("boss", 1), ("mia", 0)):
+        seen = {each["name"]: each for each in company.ask("GET /v1/jobs/clusters", by=name).json["clusters"]}
+        assert seen["measured"]["summary"] == {"gpu_capacity": 8, "gpu_allocated": 3, "gpu_pod_count": 1}
+        assert seen["measured"]["status"]["gpu_nodes"] == [{"resource_name": "nvidia.com/gpu", "allocatable_count": 8}]
+        assert len(seen["measured"]["status"]["gpu_pods"]) == pods
+    company.projects.assign(company.founder, company.speech, [Assignment("speech", cluster_id=made["id"])])
+    assert [each["id"] for each in company.ask("GET /v1/jobs/clusters", by="sam").json["clusters"]] == [made["id"]]
+
+
+def test_jobs_are_summed_up_by_the_interval_of_their_creation(company: Company, ask: Ask) -> None:
+    def on_jobs(method: str, path: str = "", body: Any = None) -> Any:
+        headers = {"authorization": f"Bearer {company.secrets['sam']}"}
+        return ask("batch_jobs", HttpRequest(method, f"/v1/batch/jobs{path}", body, headers)).json
+
+    new = {"image": "pytorch-2.1", "command": "sh scripts/run.sh", "scripts": {"run.sh": "ZWNobyBoaQ=="}}
+    jobs = [on_jobs("POST", body=new)["id"] for _ in range(3)]
+    on_jobs("DELETE", f"/{jobs[1]}")
+    [week] = company.ask("GET /v1/jobs/summaries", by="sam").json["datapoints"]
+    values = {each.pop("job_type"): each for each in week["values"]}
+    counts = {name.removeprefix("total_"): number for name, number in values["JOB_TYPE_BATCH"].items() if number}
+    assert counts == {"created": 3, "queued": 2, "deleted": 1, "unfinished": 2}
+    assert not any(values["JOB_TYPE_FINE_TUNING"].values())
+    days = company.ask("GET /v1/jobs/summaries", by="sam", query="filter.duration=86400s").json["datapoints"]
+    assert sum(each["values"][0]["total_created"] for each in days) == 3
+    assert company.ask("GET /v1/jobs/summaries", by="mia").json["datapoints"][0]["values"][0]["total_created"] == 0
 
 
 def test_members_of_projects_see_no_clusters(company: Company) -> None:

@@ -26,6 +26,7 @@ REAL = {
     "budgets": HttpRequest("GET", "/v1/budgets"),
     "chat_completions": HttpRequest("POST", "/v1/chat/completions", CHAT),
     "clusters": HttpRequest("GET", "/v1/clusters"),
+    "clustertelemetry": HttpRequest("GET", "/v1/clustertelemetry/clustersnapshots", query="filter.end_timestamp=5"),
     "clusters_agent": HttpRequest("POST", "/v1/clusters/agent/heartbeats", HEARTBEAT),
     "completions": HttpRequest("POST", "/v1/completions", {"model": "tiny", "prompt": "say it", "max_tokens": 3}),
     "detokenize": HttpRequest("POST", "/v1/detokenize", {"model": "tiny", "tokens": []}),
@@ -38,6 +39,7 @@ REAL = {
     "inference_status": HttpRequest("GET", "/v1/inference/status"),
     "internal_gateway": HttpRequest("POST", "/internal/gateway/changes", {"cursor": ""}),
     "invitations": HttpRequest("POST", "/v1/invitations:accept", {"token": "inv-unknown"}),
+    "jobs": HttpRequest("GET", "/v1/jobs/summaries", query="filter.start_timestamp=1&filter.end_timestamp=9"),
     "limits": HttpRequest("GET", "/v1/limits"),
     "models": HttpRequest("GET", "/v1/models"),
     "model_aliases": HttpRequest("GET", "/v1/model_aliases"),
@@ -120,7 +122,9 @@ def questions(name: str, installation: Installation) -> list[tuple[int, HttpRequ
         (200, HttpRequest("GET", "/health/live")),
         # An invitation can be accepted once, there is no checkpoint, and only `llma up` and clusters have quotas.
         (
-            404 if name in ("invitations", "fine_tuning_checkpoints", "organization_quotas") else 200,
+            404
+            if name in ("invitations", "fine_tuning_checkpoints", "organization_quotas", "clustertelemetry")
+            else 200,
             HttpRequest(real.method, real.path, real.body, headers, real.query),
         ),
         (404, HttpRequest("GET", real.path + "/no/such/thing", None, headers)),

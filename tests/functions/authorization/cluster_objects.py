@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llmariner.clusters.tables import cluster_configs, clusters
+from llmariner.clusters.tables import cluster_configs, cluster_snapshots, clusters
 
 from .route_calls import CallFactory, RouteCall, no_object
 from .world import Tenant, World
@@ -35,6 +35,14 @@ def a_new_cluster(world: World, _tenant: Tenant) -> RouteCall:
     return RouteCall(body={"name": f"walked {world.number()}"})
 
 
+def a_snapshot(world: World, tenant: Tenant) -> RouteCall:
+    """Telemetry of the tenant's organization."""
+    sums = dict.fromkeys(("nodes", "gpus", "allocated_gpus", "gpu_memory_mib", "pods"), 1)
+    row = {"cluster_id": f"cluster-{tenant.tag}-{world.number()}", "hour": 3600, "product": "", "samples": 1}
+    world.add(cluster_snapshots, **row, **sums, organization_id=tenant.organization_id)
+    return RouteCall(query="filter.end_timestamp=7200")
+
+
 _CLUSTER = "/v1/clusters/{id}"
 CLUSTER_OBJECTS: dict[str, CallFactory] = {
     "GET /v1/clusters": no_object,
@@ -49,5 +57,8 @@ CLUSTER_OBJECTS: dict[str, CallFactory] = {
     f"POST {_CLUSTER}/config": a_cluster(SHARING),
     f"PATCH {_CLUSTER}/config": a_cluster(SHARING, configured=True),
     f"DELETE {_CLUSTER}/config": a_cluster(configured=True),
+    "GET /v1/clustertelemetry/clustersnapshots": a_snapshot,
+    "GET /v1/jobs/clusters": no_object,
+    "GET /v1/jobs/summaries": no_object,
     "POST /v1/clusters/agent/heartbeats": lambda _world, _tenant: RouteCall(body=HEARTBEAT),
 }
