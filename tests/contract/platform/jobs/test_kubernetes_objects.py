@@ -26,7 +26,16 @@ from llmariner.platform.jobs.kubernetes.objects import (
 )
 from llmariner.platform.kube import Cluster
 from llmariner.platform.kube.errors import Invalid
-from llmariner.platform.kube.resources import JOBS, LOCAL_QUEUES, NAMESPACES, NETWORK_POLICIES, PODS, SECRETS, SERVICES
+from llmariner.platform.kube.resources import (
+    JOBS,
+    LOCAL_QUEUES,
+    NAMESPACES,
+    NETWORK_POLICIES,
+    PODS,
+    SECRETS,
+    SERVICES,
+    WORKLOADS,
+)
 from llmariner.settings import ClusterSettings
 
 if TYPE_CHECKING:
@@ -317,3 +326,37 @@ def test_without_its_image_a_program_of_the_platform_has_failed(cluster: Cluster
         "image_unavailable",
         "The image of fine-tuning is not configured any more.",
     )
+
+
+def test_a_list_of_queued_jobs_asks_for_its_line_once_and_for_no_pods(cluster: Cluster) -> None:
+    jobs, names = jobs_on(cluster), [f"bj-{number}" for number in range(4)]
+    for name in names:
+        jobs.submit(Job(name, "proj_1", "true", image="pytorch"))
+        labels = {"kueue.x-k8s.io/job-uid": found(cluster, name)["metadata"]["uid"]}
+        workload = {"apiVersion": WORKLOADS.api_version, "kind": WORKLOADS.kind}
+        spec = {"podSets": [{"name": "main", "count": 1, "template": {"spec": {"containers": []}}}]}
+        metadata = {"namespace": NAMESPACE, "name": f"job-{name}", "labels": labels}
+        cluster.create({**workload, "metadata": metadata, "spec": spec})
+    line = [{"metadata": {"name": f"job-{name}"}, "positionInClusterQueue": at} for at, name in enumerate(names)]
+    asked: list[str] = []
+    listed, kinds = cluster.list, []
+
+    def get_raw(path: str) -> dict[str, Any]:
+        asked.append(path)
+        return {"items": line}
+
+    def note(kind: Any, *arguments: Any, **more: Any) -> Any:
+        kinds.append(kind)
+        return listed(kind, *arguments, **more)
+
+    cluster.get_raw = get_raw  # type: ignore[method-assign]
+    cluster.list = note  # type: ignore[method-assign,assignment]
+    statuses = [jobs.status(name) for name in names]
+    assert [status and status.place for status in statuses] == [1, 2, 3, 4]
+    assert len(asked) == 1
+    assert set(kinds) == {WORKLOADS}
+    jobs._line = (jobs._line[0], jobs._line[1] - 1, jobs._line[2])
+    line.pop(0)
+    status = jobs.status(names[0])
+    assert status is not None
+    assert status.place is None, "the line is known for a moment alone"

@@ -13,7 +13,7 @@ from llmariner.platform.jobs import Job
 from llmariner.platform.jobs.kubernetes.adapter import KubernetesJobs
 from llmariner.platform.jobs.kubernetes.objects import JOB_LABEL
 from llmariner.platform.kube import Cluster
-from llmariner.platform.kube.resources import LOCAL_QUEUES, WORKLOADS
+from llmariner.platform.kube.resources import JOBS, LOCAL_QUEUES, WORKLOADS
 from llmariner.settings import ClusterSettings
 
 from .test_kubernetes_objects import JOB, NAMESPACE, found, jobs_on
@@ -90,11 +90,14 @@ def test_each_permission_is_used_and_each_use_permitted(tmp_path: Path) -> None:
         jobs, reading, looking = jobs_on(cluster), [], []
 
         def look() -> None:
-            before = len(server.answered)
-            jobs.status("bj-1")
-            looking.extend(server.answered[before:])
-            jobs.log("bj-1")
-            reading.extend(server.answered[before:])
+            for suspended in (True, False):  # one that waits has no pods
+                other.merge_patch(JOBS, NAMESPACE, "bj-1", {"spec": {"suspend": suspended}})
+                before = len(server.answered)
+                jobs.status("bj-1")
+                looking.extend(server.answered[before:])
+                jobs.log("bj-1")
+                reading.extend(server.answered[before:])
+            other.merge_patch(JOBS, NAMESPACE, "bj-1", {"spec": {"suspend": True}})
 
         server.answered.clear()
         live(cluster, jobs, look)

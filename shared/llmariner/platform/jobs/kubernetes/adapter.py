@@ -1,4 +1,4 @@
-"""Jobs adapter for clusters. The objects of the cluster are the truth: the adapter holds no state.
+"""Jobs adapter for clusters. The objects of the cluster are the truth: the adapter holds nothing for more than a moment.
 
 A job's Job is created suspended and in no queue, then what it needs, owned by it; the annotation `SUBMITTED` and the
 queue's label come last. Who is killed in between leaves a Job that nothing starts, and `submit` completes it.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -49,6 +49,8 @@ _LOG_BYTES = 256 * 1024
 _VISIBILITY = "/apis/visibility.kueue.x-k8s.io/v1beta2"
 _LISTED = 1000
 """Waiting jobs of a project whose places are looked up."""
+_LINE_SECONDS = 0.5
+"""How long the line of a queue is known: a list of a project's jobs asks for each that is queued."""
 _WORKER_LABEL = "batch.kubernetes.io/job-completion-index"
 _JOB_UID_LABEL = "kueue.x-k8s.io/job-uid"
 _ATTEMPTS, _PAUSE_SECONDS = 30, 0.1
@@ -63,6 +65,8 @@ class KubernetesJobs:
         self._cluster = cluster
         self._settings = settings
         self._links = links
+        self._line: tuple[str, float, Mapping[str, int]] = ("", 0.0, {})
+        """A queue, when Kueue was asked for its line, and the line. One value, so that threads see it whole."""
         self._queues = ProjectQueues(cluster, KServeSettings(namespace=settings.namespace, queue=settings.queue))
 
     @property
@@ -237,7 +241,10 @@ class KubernetesJobs:
         self._cluster.delete(JOBS, self._settings.namespace, job_id)
 
     def _status_by_pods(self, job: dict[str, Any]) -> JobStatus | None:
-        settings, pods = self._settings, self._pods(job["metadata"]["name"])
+        settings = self._settings
+        # A Job in its queue has none; a list of jobs asks for each that is queued.
+        waits = job["spec"].get("suspend") and not is_finished(job)
+        pods = [] if waits else self._pods(job["metadata"]["name"])
         return job_status(job, pods, memory_bytes=settings.memory_bytes, disk_bytes=settings.disk_bytes)
 
     def _pods(self, job_id: str) -> list[dict[str, Any]]:
@@ -257,12 +264,18 @@ class KubernetesJobs:
         queue = job["metadata"].get("labels", {}).get(QUEUE_LABEL)
         if queue is None or workload is None:
             return None
+        return self._places(queue).get(workload["metadata"]["name"])
+
+    def _places(self, queue: str) -> Mapping[str, int]:
+        """The places of a queue's workloads by their names: as Kueue says, or said a moment ago."""
+        known, at, places = self._line
+        if known == queue and time.monotonic() - at < _LINE_SECONDS:
+            return places
         path = f"{_VISIBILITY}/namespaces/{self._settings.namespace}/localqueues/{queue}/pendingworkloads"
         try:
             waiting = self._cluster.get_raw(f"{path}?limit={_LISTED}").get("items") or ()
         except ClusterError:
-            return None
-        name = workload["metadata"]["name"]
-        return next(
-            (int(each["positionInClusterQueue"]) + 1 for each in waiting if each["metadata"]["name"] == name), None
-        )
+            return {}
+        places = {each["metadata"]["name"]: int(each["positionInClusterQueue"]) + 1 for each in waiting}
+        self._line = (queue, time.monotonic(), places)
+        return places
