@@ -116,7 +116,8 @@ def test_a_local_file_whose_conversion_fails_stays_where_it_is(
 class Memory:
     """A budget with room for all, or one that does not answer."""
 
-    def __init__(self, *, silent: bool = False) -> None:
+    def __init__(self, *, silent: bool = False, small: bool = False) -> None:
+        self._small = small
         self.held: set[str] = set()
         self.owners: list[str] = []
         self._silent = silent
@@ -130,6 +131,9 @@ class Memory:
 
     def release(self, owner: str) -> None:
         self.held.discard(owner)
+
+    def refusal(self, size_bytes: int) -> str:
+        return "It needs 2560 MiB of memory." if self._small else ""
 
 
 def test_a_training_whose_model_is_deleted_gives_back_its_disk_and_its_own_memory(
@@ -153,6 +157,40 @@ def test_a_budget_that_does_not_answer_is_asked_again_later(weights: LocalWeight
     with pytest.raises(TimeoutError):
         weights.fetch(TOOLS, ignore_progress)
     assert memory.held == set()
+
+
+def test_a_training_that_never_fits_is_refused(weights: LocalWeights) -> None:
+    weights.memory = memory = Memory(small=True)
+    with pytest.raises(WeightsUnavailable, match=r"needs 2560 MiB of memory.*then retry the model"):
+        weights.fetch(TOOLS, ignore_progress)
+    assert memory.owners == []
+
+
+def test_a_conversion_that_does_not_fit_is_not_begun(
+    weights: LocalWeights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=2 << 30))
+    folder = tmp_path / "given"
+    folder.mkdir()
+    (folder / "x.gguf").write_bytes(gguf(shape=(4096, 1 << 20)))  # 8.6 GB as bfloat16
+    local = replace(MODEL, source_repository=SourceRepository.LOCAL, model_file_location=str(folder))
+    with pytest.raises(WeightsUnavailable, match=r"converted model needs 9\.1 GB on the disk, and 2\.1 GB are free"):
+        weights.fetch(local, ignore_progress)
+
+
+def test_a_fetch_that_was_killed_before_it_was_recorded_leaves_nothing_after_a_deletion(
+    server: ModelServer, weights: LocalWeights, tmp_path: Path
+) -> None:
+    server.repositories["org/repository"] = {"config.json": CONFIG, "model.safetensors": safetensors()}
+    later = replace(MODEL, created_at=MODEL.created_at + 1)
+    for model in (MODEL, later):
+        weights.fetch(model, ignore_progress)  # and the registry never heard of it
+    weights.discard(MODEL.id, "", later)
+    assert Path(weights.fetch(later, ignore_progress).folder).is_dir()
+    assert len(list((tmp_path / "models").glob("*-*"))) == 1
+    weights.discard(MODEL.id, "")
+    assert left(tmp_path / "models") == set()
 
 
 def test_what_does_not_fit_together_is_not_begun(

@@ -18,8 +18,8 @@ def safetensors(size: int = 1000, seed: int = 1) -> bytes:
     return len(header).to_bytes(8, "little") + header + random.Random(seed).randbytes(size)
 
 
-def gguf(architecture: str = "llama", size: int = 1000) -> bytes:
-    """A header with a few entries before the architecture, and noise."""
+def gguf(architecture: str = "llama", size: int = 1000, shape: tuple[int, ...] = ()) -> bytes:
+    """A header with a few entries before the architecture, and noise; with `shape`, the description of a tensor first."""
 
     def text(value: str) -> bytes:
         return struct.pack("<Q", len(value)) + value.encode()
@@ -30,4 +30,5 @@ def gguf(architecture: str = "llama", size: int = 1000) -> bytes:
         text("general.architecture") + struct.pack("<I", 8) + text(architecture),
     ]
     head = b"GGUF" + struct.pack("<IQQ", 3, 1, len(entries))
-    return head + b"".join(entries) + random.Random(2).randbytes(size)
+    tensor = text("t") + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, 2, 0) if shape else b""
+    return head + b"".join(entries) + tensor + random.Random(2).randbytes(size)

@@ -6,6 +6,8 @@ Names and contents are untrusted. Pickles run code when they are loaded, so they
 from __future__ import annotations
 
 import json
+import math
+import mmap
 import re
 import struct
 from collections.abc import Sequence
@@ -24,6 +26,7 @@ __all__ = [
     "choose_files",
     "folder_format",
     "gguf_architecture",
+    "gguf_parameters",
     "is_weights",
     "read_json",
     "weight_files",
@@ -39,6 +42,9 @@ GGUF_HEADER_BYTES = 64 << 10
 # https://github.com/ggml-org/ggml/blob/master/docs/gguf.md: type of a value → its size in bytes.
 _GGUF_SCALARS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 _GGUF_STRING, _GGUF_ARRAY = 8, 9
+_MAX_ENTRIES = 100_000
+# A vocabulary of 256,000 words takes 10 MB.
+_MAX_GGUF_HEADER_BYTES = 64 << 20
 
 
 class Format(StrEnum):
@@ -142,6 +148,16 @@ def gguf_architecture(beginning: bytes) -> str | None:
         return None
 
 
+def gguf_parameters(path: Path) -> int | None:
+    """The number of parameters in a GGUF file; None if its header does not say."""
+    length = min(path.stat().st_size, _MAX_GGUF_HEADER_BYTES)
+    with path.open("rb") as file, mmap.mmap(file.fileno(), length, access=mmap.ACCESS_READ) as content:
+        try:
+            return _Entries(content).parameters()
+        except (struct.error, ValueError, OverflowError, RecursionError):
+            return None
+
+
 def _single(files: Sequence[RemoteFile], only: str, pickles_allowed: bool) -> list[RemoteFile]:
     found = next((file for file in files if file.path == only), None)
     if found is None:
@@ -226,7 +242,7 @@ def _check_gguf(path: Path) -> None:
 class _Entries:
     """The key-value entries at the beginning of a GGUF file."""
 
-    def __init__(self, content: bytes) -> None:
+    def __init__(self, content: bytes | mmap.mmap) -> None:
         self._content = content
         self._position = 24  # after magic, version and two counts
 
@@ -239,6 +255,22 @@ class _Entries:
                 return self._text() if kind == _GGUF_STRING else None
             self._skip(kind)
         return None
+
+    def parameters(self) -> int:
+        """The number of elements of all tensors, whose descriptions follow the entries. struct.error past the end."""
+        tensors, entries = struct.unpack_from("<QQ", self._content, 8)
+        if max(tensors, entries) > _MAX_ENTRIES:
+            raise ValueError("too many")
+        for _ in range(entries):
+            self._text()
+            self._skip(self._number("<I"))
+        total = 0
+        for _ in range(tensors):
+            self._text()
+            dimensions = [self._number("<Q") for _ in range(min(self._number("<I"), 8))]
+            self._position += 12  # type and offset
+            total += math.prod(dimensions)
+        return total
 
     def _number(self, form: str) -> int:
         (value,) = struct.unpack_from(form, self._content, self._position)

@@ -99,5 +99,9 @@ class EngineMemory:
         """See `MemoryBudget`."""
         self._call(self._serving.release_memory(owner))
 
+    def refusal(self, size_bytes: int) -> str:
+        """See `MemoryBudget`."""
+        return self._serving.memory_refusal(size_bytes)
+
     def _call(self, work: Coroutine[None, None, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(_CALL_SECONDS)

@@ -22,6 +22,7 @@ from llmariner.models.formats import (
     choose_files,
     folder_format,
     gguf_architecture,
+    gguf_parameters,
     read_json,
     weight_files,
 )
@@ -46,6 +47,9 @@ _CONVERTER = Path(__file__).parent / "engine" / "load_gguf.py"
 _GGUF_SUFFIX = ".gguf-files"
 _ORIGIN = ".origin.json"
 _CONVERTED_ARCHITECTURES = frozenset({"llama"})
+_CONVERTED_BYTES = 2
+"""Of a parameter: the converter writes bfloat16."""
+_SPARE_BYTES = 512 << 20
 _BLOBS = "blobs"
 _MEMORY_POLL_SECONDS = 2.0
 
@@ -222,6 +226,11 @@ class LocalWeights:
         """Wait for the memory of a training, which is of the engines' budget."""
         # A model that is created again under an id waits while the training of the deleted one ends.
         owner, project_id = f"model {self._target(model).name}", model.project_id or ""
+        if self.memory and (refusal := self.memory.refusal(TRAINING_BYTES)):
+            raise FilesUnavailable(
+                f"The model is trained on this machine, which takes memory. {refusal} Set LLMARINER_MEMORY_GIB to "
+                "more, or use a machine with more memory; then retry the model."
+            )
         try:
             while reason := self.memory.reserve(owner, project_id, TRAINING_BYTES) if self.memory else "":
                 self._report(report, LoadingProgress(0.0, reason))
@@ -264,6 +273,13 @@ class LocalWeights:
         def on_progress(said: dict[str, object]) -> None:
             self._report(report, LoadingProgress(0.99, f"converting: {said['what']}"))
 
+        parameters = gguf_parameters(file)
+        needed = max(file.stat().st_size, _CONVERTED_BYTES * (parameters or 0)) + _SPARE_BYTES
+        if needed > (free := shutil.disk_usage(target.parent).free):
+            raise FilesUnavailable(
+                f"The converted model needs {needed / 1e9:,.1f} GB on the disk, and {free / 1e9:,.1f} GB are free. Delete "
+                "models that are not needed, then retry this one."
+            )
         try:
             self._scripts.run(self._gguf_converter, [str(file), str(target)], on_progress)
         except OSError as error:

@@ -29,6 +29,9 @@ class Memory:
         self.reason = ""
         self.reserved: dict[str, int] = {}
 
+    def refusal(self, size_bytes: int) -> str:
+        return ""
+
     def reserve(self, owner: str, project_id: str, size_bytes: int) -> str:
         if not self.reason:
             self.reserved[owner] = size_bytes

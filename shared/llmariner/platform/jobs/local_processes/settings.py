@@ -16,7 +16,7 @@ _BRIEF_MEMORY_BYTES = 2 * 1024**3
 
 
 class MemoryBudget(Protocol):
-    """The memory that jobs share with engines. Both methods may be called in any thread."""
+    """The memory that jobs share with engines. The methods may be called in any thread."""
 
     def reserve(self, owner: str, project_id: str, size_bytes: int) -> str:
         """Reserve memory for a job; returns why there is none now for its project, else the empty string.
@@ -26,6 +26,9 @@ class MemoryBudget(Protocol):
 
     def release(self, owner: str) -> None:
         """Give it back. Idempotent."""
+
+    def refusal(self, size_bytes: int) -> str:
+        """Why so much can never be reserved; empty where it can."""
 
 
 _BRIEF_SECONDS = 3600.0

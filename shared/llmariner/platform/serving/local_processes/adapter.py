@@ -103,8 +103,8 @@ class ProcessServing:
 
         Returns why there is not that much now, or why the project may not have it, else the empty string.
         """
-        if size_bytes > self._budget:
-            return f"It needs {size_bytes >> 20} MiB of memory, and all engines and jobs have {self._budget >> 20} MiB."
+        if refusal := self.memory_refusal(size_bytes):
+            return refusal
         claim = Claim(project, Kind.JOBS, {"memory": size_bytes, "cpu": millicores})
         while True:
             # Nothing may run between the last check and the reservation: the rules are read first.
@@ -119,6 +119,12 @@ class ProcessServing:
                 waits = f"It waits for {size_bytes >> 20} MiB of memory that busy models or other jobs hold."
                 return waits if excess is None else str(excess)
             await self._stop_engine(victim.model.id)
+
+    def memory_refusal(self, size_bytes: int) -> str:
+        """Why so much can never be reserved; empty where it can. In any thread."""
+        if size_bytes <= self._budget:
+            return ""
+        return f"It needs {size_bytes >> 20} MiB of memory, and all engines and jobs have {self._budget >> 20} MiB."
 
     async def release_memory(self, owner: str) -> None:
         """Give back what `reserve_memory` reserved. Idempotent."""
