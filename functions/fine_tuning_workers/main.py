@@ -10,7 +10,7 @@ from llmariner.fine_tuning.worker_tokens import Worker
 from llmariner.http.authorization.authentication import context_of
 from llmariner.http.entrypoint import Application, http_function
 from llmariner.http.fastapi_app import create_app
-from llmariner.http.schemas.fine_tuning import UploadResult, WorkerReport
+from llmariner.http.schemas.fine_tuning import GradeAnswer, UploadResult, WorkerReport
 
 _WORKER = "/v1/fine_tuning/workers/{id}"
 
@@ -21,6 +21,7 @@ def build(context: Context) -> Application:
     app.get(f"{_WORKER}/plan")(get_plan)
     app.post(f"{_WORKER}/reports")(report)
     app.post(f"{_WORKER}/uploads")(create_upload)
+    app.post(f"{_WORKER}/grades")(grade_answer)
     return app
 
 
@@ -40,6 +41,12 @@ def create_upload(request: Request, id: str, body: UploadResult) -> dict[str, An
     worker = _worker(request, id)
     url = context_of(request).fine_tuning.workers.upload_link(worker, body.kind, body.bytes, body.sha256)
     return {"url": url, "method": "PUT"}
+
+
+def grade_answer(request: Request, id: str, body: GradeAnswer) -> dict[str, Any]:
+    """The reward of an answer, by the job's grader."""
+    found = context_of(request).fine_tuning.grades.grade_of_job(_worker(request, id), body.item, body.output_text)
+    return {"reward": found.reward, "errors": dict(found.errors)}
 
 
 def _worker(request: Request, job_id: str) -> Worker:

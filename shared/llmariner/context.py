@@ -376,6 +376,7 @@ class Context:
             links=lambda: (self.file_links, self.upload_links),
             url=InferenceSettings.load(self.env).url,
             tracking=TrackingSettings.load(self.env),
+            inference=lambda: self.inference,
         )
 
     @cached_once

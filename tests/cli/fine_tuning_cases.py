@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,11 @@ EVENT = {
     "type": "metrics",
     "data": {"step": 1, "train_loss": 2.0, "valid_loss": 2.5},
 }
+REWARDED = {
+    **EVENT,
+    "message": "Step 2/90: training loss=0.0100, reward=0.7500",
+    "data": {"step": 2, "train_loss": 0.01, "train_reward_mean": 0.75, "kl_divergence": 0.2},
+}
 CHECKPOINT = {
     "id": "ftckpt_1",
     "object": "fine_tuning.job.checkpoint",
@@ -72,6 +78,7 @@ CREDENTIAL = {
     "updated_at": 1_760_000_000,
 }
 _SECRET = Path(__file__).with_name("tracking_secret.txt")
+_GRADER = Path(__file__).with_name("grader.json")
 _OPTIONS = (
     "--validation-file-id file-2 --suffix pirate --method dpo --epochs 3 --batch-size 4 --learning-rate-multiplier 0.5 "
     "--early-stopping-patience 2 --beta 0.2 --seed 7 --gpu 1 --workers 2"
@@ -155,6 +162,30 @@ ROWS = [
         },
     ),
     row(
+        f"jobs create --model smol --training-file-id f --method reinforcement --grader {_GRADER} --compute-multiplier 2 "
+        "--eval-interval 5 --eval-samples 3 --max-completion-tokens 64 --metadata team=a --metadata note=b=c",
+        "POST /fine_tuning/jobs",
+        JOB,
+        ("Created ftjob-1.",),
+        body={
+            "model": "smol",
+            "training_file": "f",
+            "method": {
+                "type": "reinforcement",
+                "reinforcement": {
+                    "hyperparameters": {
+                        "compute_multiplier": 2.0,
+                        "eval_interval": 5,
+                        "eval_samples": 3,
+                        "max_completion_tokens": 64,
+                    },
+                    "grader": json.loads(_GRADER.read_text()),
+                },
+            },
+            "metadata": {"team": "a", "note": "b=c"},
+        },
+    ),
+    row(
         f"credentials set mlflow --username ann --server https://mlflow.example --secret-file {_SECRET}",
         "POST /fine_tuning/credentials",
         CREDENTIAL,
@@ -183,6 +214,7 @@ ROWS = [
     ),
     row("jobs get ftjob-1", "GET /fine_tuning/jobs/ftjob-1", FAILED, ("(invalid_training_file)",)),
     row("jobs events ftjob-1", "GET /fine_tuning/jobs/ftjob-1/events", page(EVENT), ("Step 1/90", "2.5000")),
+    row("jobs events ftjob-1", "GET /fine_tuning/jobs/ftjob-1/events", page(REWARDED), ("Step 2/90", "0.7500")),
     row(
         "jobs checkpoints ftjob-1",
         "GET /fine_tuning/jobs/ftjob-1/checkpoints",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,7 +26,7 @@ from llmariner.tenancy.tables import api_keys, organization_users, organizations
 from .planned_capacity import PlannedCapacity
 from .processes import CHECKOUT
 from .queued_jobs import QueuedJobs
-from .training_jobs import training_job
+from .training_jobs import GRADER, training_job
 from .tuned_models import token_of, tuned_model
 
 __all__ = ["SERVICE_SECRET", "Installation", "IssuedKeys", "every_bucket"]
@@ -133,7 +134,12 @@ class Installation:
     def worker_token(self) -> str:
         """The token of the process of a fine-tuning job of the administrator's, `ftjob-worker`, which trains."""
         with self.context.database.write() as session:
-            session.add(fine_tuning_jobs, **training_job("ftjob-worker", self.owner))
+            session.add(
+                fine_tuning_jobs,
+                **training_job("ftjob-worker", self.owner),
+                grader=json.dumps(GRADER),
+                grades_left=10_000,
+            )
             job = session.first(select(fine_tuning_jobs).where(fine_tuning_jobs.c.id == "ftjob-worker"))
         assert job is not None
         return self.context.fine_tuning.worker_tokens.issue(job)

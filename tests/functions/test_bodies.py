@@ -10,6 +10,7 @@ from .conftest import Ask
 from .declared_routes import ROUTES, TOKEN_PATH
 from .http_calls import HttpRequest, HttpResponse, assert_error
 from .installation import Installation
+from .training_jobs import GRADER
 
 MESSAGES = [{"role": "user", "content": "hello"}]
 ALERT = {
@@ -140,6 +141,12 @@ BODIES: dict[str, tuple[str, dict[str, Any]]] = {
         "clusters_agent",
         {"protocol_version": 1, "agent_version": "0.4.0", "sent_at": 1.5},
     ),
+    "POST /v1/fine_tuning/workers/ftjob-worker/grades": ("fine_tuning_workers", {"item": {}, "output_text": "Arrr!"}),
+    "POST /v1/fine_tuning/alpha/graders/run": (
+        "fine_tuning_alpha_graders",
+        {"grader": GRADER, "model_sample": "Arrr!"},
+    ),
+    "POST /v1/fine_tuning/alpha/graders/validate": ("fine_tuning_alpha_graders", {"grader": GRADER}),
     "POST /v1/vector_stores": ("vector_stores", {"name": "made"}),
     "POST /v1/vector_stores/vs_1": ("vector_stores", {"name": "made"}),
     "POST /v1/vector_stores/vs_1/search": ("vector_stores", {"query": "pumps"}),

@@ -143,7 +143,8 @@ def test_a_job_has_openais_and_upstreams_fields(call: Any, installation: Install
             {"method": {"type": "dpo", "dpo": {"hyperparameters": {"beta": 0}}}},
             "method.dpo.hyperparameters.beta",
         ),
-        ({"method": {"type": "reinforcement", "reinforcement": {"grader": {}}}}, "method.type"),
+        ({"method": {"type": "reinforcement"}}, "method.reinforcement.grader"),
+        ({"method": {"type": "reinforcement", "reinforcement": {"grader": {}}}}, "method.reinforcement.grader.type"),
         ({"method": {"type": "dpo", "supervised": {"hyperparameters": {}}}}, "method.supervised"),
         (
             {

@@ -14,6 +14,7 @@ from .declared_routes import CLUSTER_LOCAL, FUNCTIONS, TOKEN_PATH, UNAUTHENTICAT
 from .http_calls import HttpRequest, HttpResponse, InProcessClient, send_over_http
 from .installation import Installation
 from .processes import CHECKOUT, boot_command, framework_command, process
+from .training_jobs import GRADER
 
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "say it"}], "max_tokens": 3}
 SPENDING = {"currency": "USD", "interval": "month", "threshold_amount": 10**9}
@@ -73,6 +74,9 @@ REAL = {
     "batch_jobs": HttpRequest("GET", "/v1/batch/jobs"),
     "fine_tuning_adapters": HttpRequest("GET", "/v1/fine_tuning/adapters/adapter_config.json"),
     "fine_tuning_checkpoints": HttpRequest("GET", "/v1/fine_tuning/checkpoints/ft:tiny:x/permissions"),
+    "fine_tuning_alpha_graders": HttpRequest(
+        "POST", "/v1/fine_tuning/alpha/graders/run", {"grader": GRADER, "model_sample": "Arrr!"}
+    ),
     "fine_tuning_credentials": HttpRequest("GET", "/v1/fine_tuning/credentials"),
     "model_credentials": HttpRequest("GET", "/v1/model_credentials"),
     "fine_tuning_jobs": HttpRequest("GET", "/v1/fine_tuning/jobs"),
@@ -84,6 +88,7 @@ VOLATILE = {
     # What the runner of jobs says, which the processes of these tests lack.
     *("environment", "queue"),
     "server_time",
+    "execution_time",
 }
 OF_THE_SERVER = {"connection", "content-length", "date", "keep-alive", "server", "transfer-encoding"}
 

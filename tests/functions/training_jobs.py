@@ -6,7 +6,15 @@ from typing import Any
 
 from llmariner.tenancy.principal import KeyOwner
 
-__all__ = ["training_job"]
+__all__ = ["GRADER", "training_job"]
+
+GRADER = {
+    "type": "string_check",
+    "name": "pirate",
+    "input": "{{ sample.output_text }}",
+    "reference": "Arrr",
+    "operation": "like",
+}
 
 
 def training_job(job_id: str, owner: KeyOwner) -> dict[str, Any]:

@@ -22,15 +22,21 @@ HERE = Path(__file__).parent
 
 
 class Program:
-    """Runs the program of a job. `python`: of the engine environment; `model`: a folder."""
+    """Runs the program of a job. `python`: of the engine environment; `packaged`: the folder of a real model."""
 
-    def __init__(self, python: Path, model: Path, folder: Path) -> None:
+    def __init__(self, python: Path, packaged: Path, folder: Path) -> None:
         self._python = python
-        self.model = model
+        self._packaged = packaged
+        self.model = folder / "tiny"
         self._folder = folder
         [(name, content)] = archive().items()
         self.archive = folder / name
         self.archive.write_bytes(content)
+
+    def make_model(self, target: Path, *spread: str) -> Path:
+        """A tiny model in a new folder."""
+        self.script("tiny_model.py", str(self._packaged), str(target), *spread)
+        return target
 
     def script(self, name: str, *arguments: str, stdin: str = "") -> str:
         """The output of a script of this folder."""
@@ -90,8 +96,8 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Program:
     if not engines.is_installed or not packaged.is_dir():
         pytest.skip("the engine environment is not set up: make up")
     folder = tmp_path_factory.mktemp("training")
-    made = Program(engines.python, folder / "tiny", folder)
-    made.script("tiny_model.py", str(packaged), str(made.model))
+    made = Program(engines.python, packaged, folder)
+    made.make_model(made.model)
     assert zipfile.is_zipfile(made.archive)
     return made
 

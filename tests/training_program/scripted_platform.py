@@ -21,6 +21,7 @@ class ScriptedPlatform:
 
     `continues`: whether a process that asks again gets the last state to continue from. `hold`: answer nothing for now.
     `failures`: how many of the next requests end with 503. `status`: that of all answers from now on.
+    `graded`: requests for grades; each second answer is right. After `grades_until_budget` of them the budget is spent.
     """
 
     def __init__(self) -> None:
@@ -33,6 +34,8 @@ class ScriptedPlatform:
         self.failures = 0
         self.continues = False
         self.hold = False
+        self.graded: list[dict[str, Any]] = []
+        self.grades_until_budget = 0
         self.links: dict[str, dict[str, Any]] = {}
 
     def add_file(self, name: str, content: bytes) -> str:
@@ -58,11 +61,19 @@ class ScriptedPlatform:
         if self.failures:
             self.failures -= 1
             return 503, b"{}"
+        if path == "/job/grades":
+            return self._grade(body)
         if method == "GET" and path in self.files:
             return 200, self.files[path]
         if not path.startswith(("/job/", "/links/")):
             return 404, b'{"error": {"code": "not_found", "message": "The file of this link was deleted."}}'
         return 200, json.dumps(self._document(method, path, body)).encode()
+
+    def _grade(self, body: bytes) -> tuple[int, bytes]:
+        self.graded.append(json.loads(body))
+        if len(self.graded) > self.grades_until_budget:
+            return 429, b'{"error": {"code": "insufficient_quota", "message": "The budget is spent."}}'
+        return 200, json.dumps({"reward": float(len(self.graded) % 2), "errors": {}}).encode()
 
     def _document(self, method: str, path: str, body: bytes) -> dict[str, Any]:
         if (method, path) == ("GET", "/job/plan"):

@@ -1,4 +1,7 @@
-"""Makes a folder with a tiny model of random weights, with the tokenizer of a real one: SOURCE TARGET."""
+"""Makes a folder with a tiny model of random weights, with the tokenizer of a real one: SOURCE TARGET [SPREAD].
+
+SPREAD: the standard deviation of its weights. With a large one some tokens are much likelier than others.
+"""
 
 import shutil
 import sys
@@ -8,7 +11,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 
-def make(source: Path, target: Path) -> None:
+def make(source: Path, target: Path, spread: float) -> None:
     """Copy the tokenizer and its template, and write weights."""
     target.mkdir()
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
@@ -26,9 +29,10 @@ def make(source: Path, target: Path) -> None:
         tie_word_embeddings=True,
         bos_token_id=1,
         eos_token_id=2,
+        initializer_range=spread,
     )
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(target)
 
 
 if __name__ == "__main__":
-    make(Path(sys.argv[1]), Path(sys.argv[2]))
+    make(Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3]) if len(sys.argv) > 3 else 0.02)

@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import Row, select
 
+from llmariner.fine_tuning.hyperparameters import Method
 from llmariner.fine_tuning.tables import fine_tuning_jobs
 from llmariner.platform.database import ReadSession
 
@@ -13,8 +14,10 @@ __all__ = ["expected_speed"]
 
 _FLOPS = 5e10
 """Operations per second of a few processor cores in float32, where no job has shown how fast this machine is."""
-_OPERATIONS = 6
-"""Per parameter and token: two of the forward pass, four of the backward pass."""
+_OPERATIONS = {Method.REINFORCEMENT: 30}
+"""Per parameter and token: two of the forward pass, four of the backward pass. An answer is read twice more, and made token
+by token, for each of which all weights are read."""
+_OTHERS_OPERATIONS = 6
 _BYTES_PER_PARAMETER = 2
 
 
@@ -26,4 +29,4 @@ def expected_speed(session: ReadSession, job: Row[Any]) -> float:
     if seen:
         return float(seen)
     parameters = max(1, job.model_bytes / _BYTES_PER_PARAMETER)
-    return float(_FLOPS / (_OPERATIONS * parameters))
+    return float(_FLOPS / (_OPERATIONS.get(Method(job.method), _OTHERS_OPERATIONS) * parameters))

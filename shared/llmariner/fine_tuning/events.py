@@ -51,7 +51,10 @@ def add_message(
 def add_metrics(session: WriteSession, job: Row[Any], step: int, metrics: Mapping[str, float], total: int) -> None:
     """Add the metrics of a step, unless they were reported before."""
     loss = metrics["train_loss"]
-    row = {"level": "info", "message": f"Step {step}/{total}: training loss={loss:.4f}", "step": step}
+    message = f"Step {step}/{total}: training loss={loss:.4f}"
+    if "train_reward_mean" in metrics:
+        message += f", reward={metrics['train_reward_mean']:.4f}"
+    row = {"level": "info", "message": message, "step": step}
     session.insert_if_absent(fine_tuning_events, [{**_place(job), **row, "data": json.dumps(dict(metrics))}])
 
 

@@ -9,8 +9,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
+from llmariner.fine_tuning.graders.grades import Grader
+from llmariner.fine_tuning.graders.templates import InvalidTemplate, render
 from llmariner.fine_tuning.hyperparameters import Method
 
 __all__ = ["check_line"]
@@ -30,9 +33,11 @@ class _Fault(Exception):
     """What is wrong with a line."""
 
 
-def check_line(method: Method) -> Callable[[dict[str, Any]], str | None]:
-    """A check that returns what is wrong with a line, None where nothing is."""
+def check_line(method: Method, grader: Grader | None = None) -> Callable[[dict[str, Any]], str | None]:
+    """A check that returns what is wrong with a line, None where nothing is. `grader`: of `reinforcement`."""
     check = _check_conversation if method is Method.SUPERVISED else _check_preference
+    if grader is not None:
+        check = partial(_check_prompt, grader=grader)
 
     def cause(line: dict[str, Any]) -> str | None:
         try:
@@ -57,6 +62,26 @@ def _check_conversation(line: dict[str, Any]) -> None:
         raise _Fault("the last message must be the assistant's: it is what the model learns")
     if all(each.get("weight", 1) == 0 for each in messages if each["role"] == "assistant"):
         raise _Fault("every answer has the weight 0, so there is nothing to learn")
+
+
+def _check_prompt(line: dict[str, Any], grader: Grader) -> None:
+    """Further fields are what the grader's templates read."""
+    if "messages" not in line:
+        raise _Fault(
+            "'messages' is missing: an example of the method 'reinforcement' is a conversation without its answer"
+        )
+    for name in ("tools", "response_format"):
+        if line.get(name) is not None:
+            raise _Fault(f"'{name}' is not available for the method 'reinforcement': its answers are plain texts")
+    messages = line["messages"]
+    _check_messages(messages, "messages", frozenset())
+    if messages[-1]["role"] == "assistant":
+        raise _Fault("the last message must not be the assistant's: its answers are made and graded by the job")
+    for template in grader.templates():
+        try:
+            render(template, line, None)
+        except InvalidTemplate as error:
+            raise _Fault(str(error)) from error
 
 
 def _check_preference(line: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from typing import Any, Protocol
@@ -12,6 +13,7 @@ from llmariner.errors import InvalidRequest, NotFound
 from llmariner.files.file import File
 from llmariner.files.jsonl import MAX_LINE_BYTES, JsonlCheck
 from llmariner.fine_tuning.example_lines import check_line
+from llmariner.fine_tuning.graders.definition import read_grader
 from llmariner.fine_tuning.hyperparameters import Method
 from llmariner.fine_tuning.tables import fine_tuning_jobs
 from llmariner.platform.database import Database
@@ -64,6 +66,7 @@ class FormCheck:
         return True
 
     def _check(self, job: Row[Any], param: str, start: int, lines: int, until: float) -> bool:
+        grader = None if job.grader is None else read_grader(json.loads(job.grader))
         try:
             file = self._files.get(job.project_id, getattr(job, param))
             while start < file.size_bytes:
@@ -71,7 +74,7 @@ class FormCheck:
                     return False
                 part = b"".join(self._files.read(file, start, _PART_BYTES))
                 end = len(part) if start + len(part) >= file.size_bytes else part.rfind(b"\n") + 1 or len(part)
-                check = JsonlCheck(check_line(Method(job.method)), lines)
+                check = JsonlCheck(check_line(Method(job.method), grader), lines)
                 check.feed(part[:end] + b"\n" if not part.endswith(b"\n", 0, end) else part[:end])
                 start, lines = start + end, check.lines
                 self._save(job, file.id, start, lines)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from llmariner.files.links import FileLinks
     from llmariner.files.upload_links import UploadLinks
     from llmariner.fine_tuning.adapter_weights import AdapterWeights
+    from llmariner.fine_tuning.answer_grades import AnswerGrades
     from llmariner.fine_tuning.credentials import Credentials
     from llmariner.fine_tuning.event_feed import EventFeed
     from llmariner.fine_tuning.history import JobHistory
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from llmariner.fine_tuning.tracked_runs import TrackedRuns
     from llmariner.fine_tuning.worker_tokens import WorkerTokens
     from llmariner.fine_tuning.workers import WorkerAddresses, Workers
+    from llmariner.vector_stores.inference import InferenceClient
 
 __all__ = ["FineTuning"]
 
@@ -49,6 +51,7 @@ class FineTuning:
         links: Callable[[], tuple[FileLinks, UploadLinks]],
         url: str,
         tracking: TrackingSettings,
+        inference: Callable[[], InferenceClient],
     ) -> None:
         self._database = database
         self._registry = registry
@@ -59,6 +62,7 @@ class FineTuning:
         self._links = links
         self._url = url.rstrip("/")
         self._tracking = tracking
+        self._inference = inference
 
     @property
     def jobs(self) -> FineTuningJobs:
@@ -123,6 +127,13 @@ class FineTuning:
         from llmariner.fine_tuning.workers import Workers
 
         return Workers(self._database, self._registry, self._files(), *self._links(), self._addresses())
+
+    @property
+    def grades(self) -> AnswerGrades:
+        """Grades of the answers that jobs and callers have."""
+        from llmariner.fine_tuning.answer_grades import AnswerGrades
+
+        return AnswerGrades(self._database, self._registry, self._inference())
 
     @cached_once
     def reconciler(self) -> FineTuningReconciler:

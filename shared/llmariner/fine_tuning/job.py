@@ -12,12 +12,14 @@ from typing import Any
 from sqlalchemy import Row
 
 from llmariner.errors import InvalidRequest
+from llmariner.fine_tuning.graders.definition import InvalidGrader, read_grader
+from llmariner.fine_tuning.graders.grades import Grader
 from llmariner.fine_tuning.hyperparameters import Hyperparameters, Method, RequestedHyperparameters
 from llmariner.fine_tuning.integrations import Integration
 from llmariner.fine_tuning.promotion import Promotion
 from llmariner.platform.jobs import JobStatus, Phase
 
-__all__ = ["FineTuningJob", "NewFineTuningJob", "Stage", "Status"]
+__all__ = ["GRADER_FIELD", "FineTuningJob", "NewFineTuningJob", "Stage", "Status"]
 
 _MAX_SEED = 2**31 - 1
 _MAX_METADATA, _MAX_METADATA_KEY, _MAX_METADATA_VALUE = 16, 64, 512
@@ -26,6 +28,8 @@ _REFUSED_TYPES = {
     "full": "its result would have weights of its own, and jobs here return adapters alone",
     "qlora": "it needs a GPU with 4-bit arithmetic, and jobs here run on the processor",
 }
+GRADER_FIELD = "method.reinforcement.grader"
+"""Of the body of a request."""
 _SUFFIX = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
 
 
@@ -65,6 +69,7 @@ class NewFineTuningJob:
     """A job to create. `method`: a text, since unknown ones are refused with a reason. `seed` None: a random one.
 
     `where`: the field of the request that has the hyperparameters, for errors. `training_type`: what of a model is trained.
+    `grader`: of the method `reinforcement`, in OpenAI's form.
     """
 
     model: str
@@ -80,16 +85,11 @@ class NewFineTuningJob:
     gpu_count: int = 0
     worker_count: int = 1
     training_type: str = "lora"
+    grader: Mapping[str, Any] | None = None
     where: str = "hyperparameters"
 
     def check(self) -> None:
         """Raises InvalidRequest for what no job may have, or cannot be done here."""
-        if self.method == "reinforcement":
-            raise InvalidRequest(
-                "The method 'reinforcement' is not available: this installation trains 'supervised' and 'dpo'.",
-                param="method.type",
-                code="unsupported_method",
-            )
         if self.method not in list(Method):
             raise InvalidRequest(
                 f"'method.type' must be one of {', '.join(Method)}, not '{self.method[:64]}'.",
@@ -97,10 +97,13 @@ class NewFineTuningJob:
                 code="invalid_value",
             )
         self.hyperparameters.check(self.where)
-        if self.hyperparameters.beta != "auto" and self.method != Method.DPO:
+        for name in self.hyperparameters.of_other_methods(Method(self.method)):
             raise InvalidRequest(
-                "'beta' belongs to the method 'dpo'.", param=f"{self.where}.beta", code="invalid_value"
+                f"'{name}' does not belong to the method '{self.method}'.",
+                param=f"{self.where}.{name}",
+                code="invalid_value",
             )
+        self.read_grader()
         if self.hyperparameters.early_stopping_patience is not None and self.validation_file is None:
             raise InvalidRequest(
                 "'early_stopping_patience' needs a 'validation_file', whose loss says when to stop.",
@@ -109,10 +112,31 @@ class NewFineTuningJob:
             )
         if self.promotion is not None:
             self.promotion.check(self.validation_file)
+            if self.promotion.has_gate and self.method == Method.REINFORCEMENT:
+                raise InvalidRequest(
+                    "A gate looks at a loss, which the method 'reinforcement' does not have: leave 'promotion.gate' out.",
+                    param="promotion.gate",
+                    code="invalid_value",
+                )
         self._check_names()
         self._check_metadata()
         self._check_training_type()
         self._check_place()
+
+    def read_grader(self) -> Grader | None:
+        """The grader; None of other methods than `reinforcement`. Raises InvalidRequest."""
+        if self.method != Method.REINFORCEMENT:
+            return None
+        if self.grader is None:
+            raise InvalidRequest(
+                "The method 'reinforcement' needs 'method.reinforcement.grader', which gives each answer a reward.",
+                param=GRADER_FIELD,
+                code="invalid_value",
+            )
+        try:
+            return read_grader(self.grader, GRADER_FIELD)
+        except InvalidGrader as error:
+            raise InvalidRequest(str(error), param=error.param, code="invalid_grader") from error
 
     def _check_names(self) -> None:
         if self.suffix is not None and not _SUFFIX.fullmatch(self.suffix):
@@ -220,6 +244,7 @@ class FineTuningJob:
     worker_count: int
     promotion: Promotion | None
     promotion_result: Mapping[str, Any] | None
+    grader: Mapping[str, Any] | None = None
     place: int | None = None
     reason: str = ""
 
@@ -238,6 +263,7 @@ class FineTuningJob:
             "worker_count": row.worker_count or 1,
             "promotion": None if row.promotion is None else Promotion.from_json(json.loads(row.promotion)),
             "promotion_result": None if row.promotion_result is None else json.loads(row.promotion_result),
+            "grader": None if row.grader is None else json.loads(row.grader),
             "integrations": [Integration(**each) for each in json.loads(row.integrations or "[]")],
         }
         in_line: dict[str, Any] = {}

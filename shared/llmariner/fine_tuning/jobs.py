@@ -13,14 +13,14 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, Select, delete, func, or_, select, update
 
 from llmariner.audit import log
-from llmariner.errors import Conflict, InsufficientQuota, InvalidRequest, NotFound, Unavailable
+from llmariner.errors import Conflict, InsufficientQuota, InvalidRequest, ModelNotFound, NotFound, Unavailable
 from llmariner.files.purposes import Purpose
 from llmariner.files.quotas import lock_usage
 from llmariner.files.tables import files
 from llmariner.fine_tuning.charges import check_budgets, tokens_of_job
 from llmariner.fine_tuning.events import CHANGE_REQUESTED, CREATED, STATUS_CHANGED, add_job_event, add_message
 from llmariner.fine_tuning.integrations import add_runs, check_integrations, request_tracking
-from llmariner.fine_tuning.job import FineTuningJob, NewFineTuningJob, Stage, Status
+from llmariner.fine_tuning.job import GRADER_FIELD, FineTuningJob, NewFineTuningJob, Stage, Status
 from llmariner.fine_tuning.promotions import Promotions
 from llmariner.fine_tuning.tables import fine_tuning_files, fine_tuning_jobs, fine_tuning_metadata
 from llmariner.identifiers import new_id
@@ -74,6 +74,7 @@ class FineTuningJobs:
         self._check_model(model, new.worker_count)
         if new.promotion is not None:
             Promotions(self._database, self._registry).check(caller, new.promotion)
+        self._check_graders(new, owner.project_id)
         if problem := self._jobs().problem:
             raise no_job_runner(f"This machine cannot run jobs: {problem}")
         job_id = new_id("ftjob").replace("_", "-", 1)
@@ -232,6 +233,21 @@ class FineTuningJobs:
                 f"The model '{model.name}' can't be fine-tuned: {problem}.", param="model", code="model_not_trainable"
             )
 
+    def _check_graders(self, new: NewFineTuningJob, project_id: str) -> None:
+        """Raises InvalidRequest unless the project has the models that the grader asks, and they generate text."""
+        grader = new.read_grader()
+        for name in sorted(grader.models) if grader is not None else ():
+            try:
+                model = self._registry.get(name, project_id=project_id)
+            except ModelNotFound as error:
+                raise InvalidRequest(error.message, param=GRADER_FIELD, code=error.code) from error
+            if model.task not in (None, Task.GENERATE):
+                raise InvalidRequest(
+                    f"The model '{name}' does not generate text, so it can't grade.",
+                    param=GRADER_FIELD,
+                    code="invalid_grader",
+                )
+
     @staticmethod
     def _check_files(session: ReadSession, project_id: str, new: NewFineTuningJob) -> None:
         alive = or_(files.c.expires_at.is_(None), files.c.expires_at > int(time.time()))
@@ -362,6 +378,7 @@ def _row(session: ReadSession, caller: Caller, job_id: str, new: NewFineTuningJo
         "seed": secrets.randbelow(2**31) if new.seed is None else new.seed,
         "suffix": new.suffix,
         "worker_count": new.worker_count,
+        "grader": None if new.grader is None else json.dumps(new.grader),
         "metadata": json.dumps(dict(new.metadata)),
         "integrations": json.dumps([asdict(each) for each in new.integrations]) if new.integrations else None,
         "promotion": None if new.promotion is None else json.dumps(new.promotion.to_json()),

@@ -14,6 +14,7 @@ __all__ = ["COMMAND", "archive"]
 _NAME = "training.zip"
 COMMAND = f"PYTHONPATH=scripts/{_NAME} exec python3 -m llmariner.fine_tuning.training_program"
 """The command line of a job that has the archive among its scripts."""
+_PARTS = ("graders", "training_program")
 _TIME = (2026, 1, 1, 0, 0, 0)
 
 
@@ -22,7 +23,7 @@ def archive() -> dict[str, bytes]:
     """The scripts of a job: the same bytes for the same program."""
     package = Path(llmariner.__file__).parent
     tuning = package / "fine_tuning"
-    files = [tuning / "__init__.py", *sorted((tuning / "training_program").glob("*.py"))]
+    files = [tuning / "__init__.py", *(file for part in _PARTS for file in sorted((tuning / part).glob("*.py")))]
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as target:
         # The package's own activates the compiled token path, which is not here.

@@ -22,6 +22,12 @@ _METRICS = {
     "full_valid_accuracy": "full_valid_mean_token_accuracy",
     "learning_rate": "learning_rate",
     "tokens_per_second": "tokens_per_second",
+    "train_reward": "train_reward_mean",
+    "valid_reward": "valid_reward_mean",
+    "full_valid_reward": "full_valid_reward_mean",
+    "kl_divergence": "kl_divergence",
+    "completion_tokens": "completion_tokens_mean",
+    "grader_errors": "grader_error_rate",
 }
 """Names in a report, and in OpenAI's API."""
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from sqlalchemy import Row, select, update
@@ -13,7 +12,7 @@ from llmariner.errors import InvalidRequest
 from llmariner.fine_tuning.charges import charge_tokens, check_budgets, cost_of
 from llmariner.fine_tuning.estimates import expected_speed
 from llmariner.fine_tuning.events import PROGRESSED, add_job_event, add_message, add_metrics
-from llmariner.fine_tuning.hyperparameters import Method, RequestedHyperparameters, resolve
+from llmariner.fine_tuning.hyperparameters import Hyperparameters, Method, RequestedHyperparameters, resolve
 from llmariner.fine_tuning.job import Stage, Status
 from llmariner.fine_tuning.jobs import change_status, end_job, request_change, select_jobs
 from llmariner.fine_tuning.records import count_of, metrics_of, number_of, text_of
@@ -31,6 +30,7 @@ _MIN_SPEED, _MAX_SPEED = 1e-3, 1e9
 """Tokens per second. Estimates divide by it, those of other projects' jobs too, and a process may say what it likes."""
 _PROGRESS_SECONDS = 10.0
 """Between two events of steps: the list of events has every step."""
+_GRADED_AGAIN = 3
 _WITH_TOKENS = ("step", "checkpoint", "finished")
 _ENDING = ("finished", "failed", "paused")
 
@@ -62,9 +62,15 @@ def charge_report(session: WriteSession, job: Row[Any], records: Sequence[Mappin
 
 def _trained_tokens(job: Row[Any], record: Mapping[str, Any]) -> int:
     """How many were trained by then; those of a checkpoint follow from its epochs, since it is a model that answers."""
-    if record.get("type") == "checkpoint":
-        return int(job.tokens) * _epochs_at(job, count_of(record, "step"))
-    return count_of(record, "trained_tokens")
+    if record.get("type") != "checkpoint":
+        return count_of(record, "trained_tokens")
+    epochs = _epochs_at(job, count_of(record, "step"))
+    if job.method != Method.REINFORCEMENT:
+        return int(job.tokens) * epochs
+    # An answer has a token at least; how many it has is what the process says in the records of steps.
+    numbers = json.loads(job.hyperparameters)
+    longer = int(numbers["group_size"]) * int(job.examples) * (int(numbers["max_completion_tokens"]) - 1)
+    return (int(job.tokens) - longer) * epochs
 
 
 def tell_progress(session: WriteSession, job: Row[Any], records: Sequence[Mapping[str, Any]]) -> None:
@@ -124,13 +130,20 @@ def _on_checked(session: WriteSession, job: Row[Any], record: Mapping[str, Any])
     if not job.model_bytes and "weight_bytes" in record:  # nobody knew the size of the model
         _set(session, job, model_bytes=count_of(record, "weight_bytes", 2**50))
         job = session.rows(select_jobs().where(fine_tuning_jobs.c.id == job.id))[0]
-    _queue_training(session, job, examples, tokens)
+    validation = record.get("validation_file")
+    held_out = count_of(validation, "examples") if isinstance(validation, Mapping) else 0
+    _queue_training(session, job, examples, tokens, held_out)
 
 
-def _queue_training(session: WriteSession, job: Row[Any], examples: int, tokens: int) -> None:
-    """Queue a job whose files are good, with its estimate, unless a budget does not cover that."""
+def _queue_training(session: WriteSession, job: Row[Any], examples: int, tokens: int, held_out: int) -> None:
+    """Queue a job whose files are good, with its estimate, unless a budget does not cover that.
+
+    `held_out`: examples of the validation file.
+    """
     requested = RequestedHyperparameters.from_json(json.loads(job.requested))
     numbers = resolve(requested, Method(job.method), examples=examples, weight_bytes=job.model_bytes)
+    if numbers.group_size is not None and numbers.max_completion_tokens is not None:
+        tokens = numbers.group_size * (tokens + examples * numbers.max_completion_tokens)
     total_steps = -(-examples // numbers.batch_size) * numbers.n_epochs
     total_tokens, speed = tokens * numbers.n_epochs, expected_speed(session, job)
     if problem := check_budgets(session, job, total_tokens):
@@ -143,21 +156,32 @@ def _queue_training(session: WriteSession, job: Row[Any], examples: int, tokens:
         Status.QUEUED,
         stage=Stage.TRAIN.value,
         attempt=job.attempt + 1,
-        hyperparameters=json.dumps(asdict(numbers)),
+        hyperparameters=json.dumps(numbers.to_json()),
         examples=examples,
         tokens=tokens,
         total_steps=total_steps,
         tokens_per_second=speed,
         estimate_seconds=total_tokens / speed,
         estimate_cost=cost_of(session, job, total_tokens),
+        grades_left=_answers(numbers, examples, held_out, total_steps),
     )
     request_change(session, job)
+    most = "" if numbers.group_size is None else "up to "
     add_message(session, job, "Files validated, moving job to queued state")
     add_message(
         session,
         job,
-        f"{examples} examples, {total_tokens} tokens in {numbers.n_epochs} epochs, {total_steps} steps",
+        f"{examples} examples, {most}{total_tokens} tokens in {numbers.n_epochs} epochs, {total_steps} steps",
     )
+
+
+def _answers(numbers: Hyperparameters, examples: int, held_out: int, total_steps: int) -> int | None:
+    """How many answers of a job may be graded: each several times, since responses are lost and steps begin again."""
+    if numbers.group_size is None or numbers.eval_samples is None:
+        return None
+    evaluations = numbers.n_epochs + total_steps // (numbers.eval_interval or total_steps)
+    trained = numbers.n_epochs * examples * numbers.group_size
+    return _GRADED_AGAIN * (trained + evaluations * held_out * numbers.eval_samples)
 
 
 def _on_invalid(session: WriteSession, job: Row[Any], record: Mapping[str, Any]) -> None:
@@ -228,7 +252,10 @@ def _on_state(session: WriteSession, job: Row[Any], record: Mapping[str, Any]) -
 def _on_paused(session: WriteSession, job: Row[Any], record: Mapping[str, Any]) -> None:
     change_status(session, job, Status.PAUSED, pause_requested_at=None, released=False)
     request_change(session, job)
-    add_message(session, job, f"The job is paused after step {_step_of(job, record)}.")
+    reason = f" {text_of(record, 'reason', 1000)}" if "reason" in record else ""
+    add_message(
+        session, job, f"The job is paused after step {_step_of(job, record)}.{reason}", "warn" if reason else "info"
+    )
 
 
 def _on_finished(session: WriteSession, job: Row[Any], record: Mapping[str, Any]) -> None:

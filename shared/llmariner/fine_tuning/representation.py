@@ -13,13 +13,22 @@ from llmariner.usage.prices import dollars
 __all__ = ["checkpoint_object", "event_object", "job_object"]
 
 
+_SHARED = ("n_epochs", "batch_size", "learning_rate_multiplier", "early_stopping_patience")
+"""What OpenAI's older field `hyperparameters` has, too."""
+_OF_METHOD = {
+    Method.DPO: ("beta",),
+    Method.REINFORCEMENT: ("compute_multiplier", "eval_interval", "eval_samples", "beta", "max_completion_tokens"),
+}
+
+
 def job_object(job: FineTuningJob) -> dict[str, Any]:
     """The JSON object of a job. Times are whole Unix seconds."""
     error = None
     if job.error_code is not None:
         error = {"code": job.error_code, "message": job.error_message, "param": job.error_param}
     hyperparameters = _hyperparameters(job)
-    shared = {name: value for name, value in hyperparameters.items() if name != "beta"}
+    shared = {name: value for name, value in hyperparameters.items() if name in _SHARED}
+    settings = {**({} if job.grader is None else {"grader": job.grader}), "hyperparameters": hyperparameters}
     waits = job.status in (Status.QUEUED, Status.VALIDATING_FILES)
     return {
         "id": job.id,
@@ -41,7 +50,7 @@ def job_object(job: FineTuningJob) -> dict[str, Any]:
         "estimated_finish": _estimated_finish(job),
         "integrations": [each.to_json() for each in job.integrations],
         "metadata": dict(job.metadata),
-        "method": {"type": job.method.value, job.method.value: {"hyperparameters": hyperparameters}},
+        "method": {"type": job.method.value, job.method.value: settings},
         "suffix": job.suffix,
         "project_id": job.project_id,
         "project_title": job.project_title,
@@ -97,11 +106,12 @@ def checkpoint_object(checkpoint: Checkpoint) -> dict[str, Any]:
 def _hyperparameters(job: FineTuningJob) -> dict[str, Any]:
     """The numbers, as soon as they are known; before, what was asked for."""
     source = job.hyperparameters or job.requested
-    names = ("n_epochs", "batch_size", "learning_rate_multiplier", *(("beta",) if job.method is Method.DPO else ()))
+    names = ("n_epochs", "batch_size", "learning_rate_multiplier", *_OF_METHOD.get(job.method, ()))
     patience = (
         {} if source.early_stopping_patience is None else {"early_stopping_patience": source.early_stopping_patience}
     )
-    return {**{name: getattr(source, name) for name in names}, **patience}
+    # A number that is not there is one that stays automatic: the interval is then an epoch.
+    return {**{name: "auto" if (value := getattr(source, name)) is None else value for name in names}, **patience}
 
 
 def _estimated_finish(job: FineTuningJob) -> int | None:

@@ -50,11 +50,14 @@ fine_tuning_jobs = Table(
     Column("model_created_at", BigInteger, nullable=False),
     Column("training_file", String(64), nullable=False),
     Column("validation_file", String(64)),
-    # supervised, dpo.
+    # supervised, dpo, reinforcement.
     Column("method", String(16), nullable=False),
     # JSON objects: as asked for, where a value may be "auto", and the numbers that follow; NULL before the check.
     Column("requested", Text, nullable=False),
     Column("hyperparameters", Text),
+    # Of reinforcement: the grader as a JSON object, and how many answers its models may still grade. Else NULL.
+    Column("grader", Text),
+    Column("grades_left", BigInteger),
     Column("seed", BigInteger, nullable=False),
     Column("suffix", String(64)),
     Column("metadata", Text, nullable=False),

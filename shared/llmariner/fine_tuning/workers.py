@@ -15,6 +15,7 @@ from llmariner.errors import Conflict, InvalidRequest, ModelNotFound
 from llmariner.files.files import Files
 from llmariner.files.links import FileLinks
 from llmariner.files.upload_links import UploadLinks
+from llmariner.fine_tuning.hyperparameters import RequestedHyperparameters, explored
 from llmariner.fine_tuning.integrations import request_tracking
 from llmariner.fine_tuning.job import Stage
 from llmariner.fine_tuning.promotion import Promotion
@@ -32,6 +33,11 @@ __all__ = ["WorkerAddresses", "Workers"]
 
 _LINK_SECONDS = 3600
 _BATCH = 100
+_NUMBERS = (
+    *("n_epochs", "batch_size", "learning_rate", "beta", "early_stopping_patience"),
+    *("group_size", "eval_interval", "eval_samples"),
+)
+"""Hyperparameters that the process of a training gets."""
 _KEPT_CHECKPOINTS = 3
 """As OpenAI has it: those of the last three epochs."""
 _CONTEXT_TOKENS = 4096
@@ -85,12 +91,17 @@ class Workers:
             "training_file": link(job.training_file),
             "validation_file": link(job.validation_file),
         }
+        if job.grader is not None:
+            _, tokens = explored(RequestedHyperparameters.from_json(json.loads(job.requested)))
+            plan |= {"grader": json.loads(job.grader), "max_completion_tokens": tokens}
         if job.stage == Stage.TRAIN:
             numbers = json.loads(job.hyperparameters)
-            names = ("n_epochs", "batch_size", "learning_rate", "beta", "early_stopping_patience")
             compares = job.promotion is not None and Promotion.from_json(json.loads(job.promotion)).better_than
             plan["measures_base"] = compares == "base"
-            plan |= {"checkpoint": link(job.state_file), **{name: numbers[name] for name in names if name in numbers}}
+            plan |= {
+                "checkpoint": link(job.state_file),
+                **{name: numbers[name] for name in _NUMBERS if name in numbers},
+            }
         return plan
 
     def upload_link(self, worker: Worker, kind: str, size_bytes: int, sha256: str) -> str:

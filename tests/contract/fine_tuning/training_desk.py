@@ -22,14 +22,17 @@ from llmariner.fine_tuning.job import FineTuningJob
 from llmariner.fine_tuning.promotion import Promotion
 from llmariner.fine_tuning.references import FineTuningReferences
 from llmariner.fine_tuning.worker_tokens import Worker
+from llmariner.inference_settings import InferenceSettings
 from llmariner.job_settings import JobSettings
 from llmariner.models.model import Task
 from llmariner.platform.database import Database
 from llmariner.platform.objects.folder import FolderObjects
 from llmariner.settings import Secret
+from llmariner.tenancy.background_work import BackgroundTokens
 from llmariner.tenancy.principal import KeyOwner
 from llmariner.tracking_settings import TrackingSettings
 from llmariner.usage.tables import prices
+from llmariner.vector_stores.inference import InferenceClient
 
 from ..team import Team
 from .desk import NO_TRACKING, FineTuningDesk, add_base_model
@@ -66,7 +69,12 @@ class TrainingDesk(FineTuningDesk):
     """See the module. Times and places are those of a test; the base model is registered."""
 
     def __init__(
-        self, database: Database, owner: KeyOwner, folder: Path, tracking: TrackingSettings = NO_TRACKING
+        self,
+        database: Database,
+        owner: KeyOwner,
+        folder: Path,
+        tracking: TrackingSettings = NO_TRACKING,
+        inference: InferenceClient | None = None,
     ) -> None:
         super().__init__(database, owner, tracking)
         self.owner = owner
@@ -83,6 +91,7 @@ class TrainingDesk(FineTuningDesk):
             links=lambda: (self.links, self.upload_links),
             url="http://platform",
             tracking=tracking,
+            inference=lambda: inference or InferenceClient(InferenceSettings(), BackgroundTokens(SECRET)),
         )
         add_base_model(self.registry)
 

@@ -16,7 +16,7 @@ from llmariner.settings import Secret
 from llmariner.tenancy.background_work import BackgroundTokens
 from llmariner.vector_stores.inference import InferenceClient
 
-__all__ = ["DIMENSION", "TOKENS", "TokenPath", "vector_of"]
+__all__ = ["DIMENSION", "TOKENS", "TokenPath", "error", "vector_of"]
 
 TOKENS = BackgroundTokens(Secret("s" * 64))
 DIMENSION = 64
@@ -33,6 +33,7 @@ def vector_of(text: str, dimension: int = DIMENSION) -> list[float]:
 class TokenPath:
     """A server on a port of its own. `errors`: status, code and Retry-After of the next answers; then it works.
 
+    `chat_answers`: status and body of answers to chats; the last one is repeated.
     `before`: called with the body of each request for embeddings. `max_words`: of an input, None: any number.
     """
 
@@ -45,6 +46,7 @@ class TokenPath:
         self.before: Callable[[Any], None] = lambda _body: None
         self.raw: bytes | None = None
         self.rerank_answer: tuple[int, bytes] | None = None
+        self.chat_answers: list[tuple[int, bytes]] = []
         self.requests: list[tuple[str, dict[str, str], Any]] = []
         path = self
 
@@ -76,6 +78,9 @@ class TokenPath:
         if path == "/v1/rerank":
             status, ranks = self.rerank_answer or (200, ranked(body))
             return status, {}, ranks
+        if path == "/v1/chat/completions":
+            status, message = self.chat_answers.pop(0) if len(self.chat_answers) > 1 else self.chat_answers[0]
+            return status, {}, message
         if path == "/v1/embeddings":
             self.before(body)
         if self.errors and path == "/v1/embeddings":

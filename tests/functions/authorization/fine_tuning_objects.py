@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from llmariner.files.tables import files
 from llmariner.fine_tuning.tables import (
     fine_tuning_checkpoints,
@@ -13,7 +15,7 @@ from llmariner.models.model import NewModel, SourceRepository, Task
 from llmariner.tenancy.principal import KeyOwner
 from llmariner.tenancy.tables import projects
 
-from ..training_jobs import training_job
+from ..training_jobs import GRADER, training_job
 from .objects import list_of_100, model
 from .route_calls import RouteCall
 from .world import Tenant, World
@@ -59,6 +61,24 @@ def a_report(world: World, tenant: Tenant) -> RouteCall:
 def a_result(world: World, tenant: Tenant) -> RouteCall:
     """A result of the process of a job."""
     return RouteCall({"id": fine_tuning_job(world, tenant)}, {"kind": "state", "bytes": 1, "sha256": "0" * 64})
+
+
+def an_answer(world: World, tenant: Tenant) -> RouteCall:
+    """An answer of the process of a job, to be graded."""
+    id_ = f"ftjob-{tenant.tag}-{world.number()}"
+    owner = KeyOwner(tenant.user_id, tenant.project_id, tenant.organization_id)
+    world.add(fine_tuning_jobs, **training_job(id_, owner), grader=json.dumps(GRADER), grades_left=1)
+    return RouteCall({"id": id_}, {"item": {}, "output_text": "Arrr!"})
+
+
+def a_grader(world: World, tenant: Tenant) -> RouteCall:
+    """A grader to check."""
+    return RouteCall(body={"grader": GRADER})
+
+
+def an_answer_to_try(world: World, tenant: Tenant) -> RouteCall:
+    """An answer for a grader."""
+    return RouteCall(body={"grader": GRADER, "model_sample": "Arrr!"})
 
 
 def checkpoint(world: World, tenant: Tenant) -> str:
@@ -121,6 +141,7 @@ def an_adapter(_world: World, _tenant: Tenant) -> RouteCall:
     return RouteCall({"name": "adapter_config.json"})
 
 
+_GRADERS = "/v1/fine_tuning/alpha/graders"
 _PERMISSIONS = "/v1/fine_tuning/checkpoints/{id:path}/permissions"
 _JOB = "/v1/fine_tuning/jobs/{id}"
 _WORKER = "/v1/fine_tuning/workers/{id}"
@@ -144,4 +165,7 @@ FINE_TUNING_OBJECTS = {
     f"GET {_WORKER}/plan": a_job,
     f"POST {_WORKER}/reports": a_report,
     f"POST {_WORKER}/uploads": a_result,
+    f"POST {_WORKER}/grades": an_answer,
+    f"POST {_GRADERS}/run": an_answer_to_try,
+    f"POST {_GRADERS}/validate": a_grader,
 }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from typing import Any
+from typing import IO, Any
 
 import click
 
 from llmariner.cli.support.click_extensions import Command, pass_session
+from llmariner.cli.support.pairs import key_and_value
 from llmariner.cli.support.resolvers import complete_files
 from llmariner.cli.support.session import Session
 
@@ -28,7 +30,9 @@ _LIMIT = click.option(
 )
 @click.option("--validation-file-id", metavar="ID", shell_complete=complete_files, help="File to measure the loss on.")
 @click.option("--suffix", help="Part of the new model's name.")
-@click.option("--method", type=click.Choice(["supervised", "dpo"]), default="supervised", show_default=True)
+@click.option(
+    "--method", type=click.Choice(["supervised", "dpo", "reinforcement"]), default="supervised", show_default=True
+)
 @click.option("--epochs", metavar="N", type=int, help="Epochs; else by the number of examples.")
 @click.option("--batch-size", metavar="N", type=int, help="Examples of a step; else by their number.")
 @click.option("--learning-rate-multiplier", metavar="X", type=float, help="Multiplier of the base rate; else 1.")
@@ -38,7 +42,20 @@ _LIMIT = click.option(
     type=int,
     help="Stop after N epochs without a lower validation loss; the result is the best checkpoint.",
 )
-@click.option("--beta", metavar="X", type=float, help="Of dpo: how close to remain to the base model; else 0.1.")
+@click.option(
+    "--beta", metavar="X", type=float, help="Of dpo and reinforcement: how close to remain to the base model."
+)
+@click.option(
+    "--grader",
+    metavar="FILE",
+    type=click.File("rb"),
+    help="Of reinforcement: the grader in JSON, which gives each answer a reward; - reads standard input.",
+)
+@click.option("--compute-multiplier", metavar="X", type=float, help="Of reinforcement: times 8 answers to each line.")
+@click.option("--eval-interval", metavar="N", type=int, help="Of reinforcement: evaluate every N steps, too.")
+@click.option("--eval-samples", metavar="N", type=int, help="Of reinforcement: answers to each line then; else 1.")
+@click.option("--max-completion-tokens", metavar="N", type=int, help="Of reinforcement: of an answer; else 256.")
+@click.option("--metadata", metavar="KEY=VALUE", multiple=True, help="A note about it; repeat for several.")
 @click.option("--seed", metavar="N", type=int, help="For the same run again; else a random one.")
 @click.option("--gpu", metavar="N", type=click.IntRange(min=0), default=0, show_default=True, help="GPUs.")
 @click.option("--workers", metavar="N", type=click.IntRange(min=1), default=1, show_default=True, help="Workers.")
@@ -63,9 +80,15 @@ def _body(said: Mapping[str, Any]) -> dict[str, Any]:
         "learning_rate_multiplier": said["learning_rate_multiplier"],
         "beta": said["beta"],
         "early_stopping_patience": said["early_stopping_patience"],
+        **{
+            name: said[name]
+            for name in ("compute_multiplier", "eval_interval", "eval_samples", "max_completion_tokens")
+        },
     }
-    settings = {name: value for name, value in numbers.items() if value is not None}
-    method = said["method"]
+    hyperparameters = {name: value for name, value in numbers.items() if value is not None}
+    method, settings = said["method"], {"hyperparameters": hyperparameters} if hyperparameters else {}
+    if said["grader"] is not None:
+        settings["grader"] = _grader(said["grader"])
     integrations = [
         {"type": type_, type_: {field: project, **({run_name: said["run_name"]} if said["run_name"] else {})}}
         for type_, field, run_name, project in (
@@ -83,7 +106,8 @@ def _body(said: Mapping[str, Any]) -> dict[str, Any]:
         "validation_file": said["validation_file_id"],
         "suffix": said["suffix"],
         "seed": said["seed"],
-        "method": {"type": method, **({method: {"hyperparameters": settings}} if settings else {})},
+        "method": {"type": method, **({method: settings} if settings else {})},
+        "metadata": dict(key_and_value(pair) for pair in said["metadata"]) or None,
         "resources": _resources(said["gpu"], said["workers"]),
         "promotion": _promotion(said["alias"], said["gate_max_loss"], said["gate_better_than_base"]),
     }
@@ -100,6 +124,13 @@ def _promotion(alias: str | None, max_loss: float | None, better_than_base: bool
     if alias is None:
         return None
     return {"alias": alias, **({"gate": {"type": "validation_loss", **gate}} if gate else {})}
+
+
+def _grader(file: IO[bytes]) -> Any:
+    try:
+        return json.loads(file.read())
+    except (ValueError, RecursionError) as error:
+        raise click.UsageError(f"--grader: {file.name} is no JSON: {error}.") from error
 
 
 def _resources(gpus: int, workers: int) -> dict[str, int] | None:
@@ -188,6 +219,7 @@ def events(session: Session, job: str, limit: int) -> None:
         Column.of("level"),
         Column.of("message"),
         Column("VALIDATION LOSS", lambda event: _rounded((event.get("data") or {}).get("valid_loss"))),
+        Column("REWARD", lambda event: _rounded((event.get("data") or {}).get("train_reward_mean"))),
     ]
     session.printer.print_records(document, document["data"], columns, empty="No events.")
 
@@ -206,6 +238,7 @@ def checkpoints(session: Session, job: str, limit: int) -> None:
         Column("STEP", lambda each: each.get("step_number")),
         Column("CREATED", lambda each: format_timestamp(each.get("created_at"))),
         Column("VALIDATION LOSS", lambda each: _rounded((each.get("metrics") or {}).get("full_valid_loss"))),
+        Column("REWARD", lambda each: _rounded((each.get("metrics") or {}).get("full_valid_reward_mean"))),
     ]
     session.printer.print_records(document, document["data"], columns, empty="No checkpoints.")
 

@@ -23,11 +23,15 @@ _STYLES = {"succeeded": "green", "failed": "red", "cancelled": "red", "running":
 
 @dataclass
 class Progress:
-    """`job`: the latest document. Losses are by step, so that a step that is reported again replaces itself."""
+    """`job`: the latest document.
+
+    Losses, or rewards by the `measure`, are by step, so that a step that is reported again replaces itself.
+    """
 
     job: Mapping[str, Any]
     training: dict[int, float] = field(default_factory=dict)
     validation: dict[int, float] = field(default_factory=dict)
+    measure: str = "loss"
     message: str = ""
     problem: str = ""
     # What is drawn live replaces stdout with an object that knows no encoding.
@@ -41,9 +45,12 @@ class Progress:
             self.message = str(event.get("message") or "")
             return
         step = data.get("step")
-        for losses, name in ((self.training, "train_loss"), (self.validation, "valid_loss")):
+        rewarded = "train_reward_mean" in data
+        self.measure = "reward" if rewarded else "loss"
+        names = ("train_reward_mean", "valid_reward_mean") if rewarded else ("train_loss", "valid_loss")
+        for values, name in zip((self.training, self.validation), names, strict=True):
             if isinstance(step, int) and isinstance(data.get(name), int | float):
-                losses[step] = float(data[name])
+                values[step] = float(data[name])
 
 
 def event_line(event: Mapping[str, Any]) -> str:
@@ -56,7 +63,12 @@ def event_line(event: Mapping[str, Any]) -> str:
     return f"{at}  {event.get('level') or '':5}  {', '.join([str(event.get('message') or ''), *shown])}"
 
 
-_MEASURED = (("valid_loss", "validation loss"), ("full_valid_loss", "full validation loss"))
+_MEASURED = (
+    ("valid_loss", "validation loss"),
+    ("full_valid_loss", "full validation loss"),
+    ("valid_reward_mean", "validation reward"),
+    ("kl_divergence", "divergence"),
+)
 
 
 def summary_line(job: Mapping[str, Any]) -> str:
@@ -159,11 +171,11 @@ def _legend(progress: Progress) -> Text:
     from rich.text import Text
 
     last = progress.training[max(progress.training)]
-    text = Text.assemble(" " * 9, (f"training loss {last:.4f}", "cyan"))
+    text = Text.assemble(" " * 9, (f"training {progress.measure} {last:.4f}", "cyan"))
     if progress.validation:
         cross = "×" if progress.unicode else "x"
         last = progress.validation[max(progress.validation)]
-        text.append_text(Text.assemble("   ", (f"{cross} validation loss {last:.4f}", "yellow")))
+        text.append_text(Text.assemble("   ", (f"{cross} validation {progress.measure} {last:.4f}", "yellow")))
     return text
 
 

@@ -11,6 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from llmariner.fine_tuning.graders.definition import read_grader
+from llmariner.fine_tuning.training_program.batch_result import Objective
 from llmariner.fine_tuning.training_program.examples import Encoder, Example, InvalidExample, read_examples
 from llmariner.fine_tuning.training_program.local_workers import run_workers
 from llmariner.fine_tuning.training_program.plan import Plan
@@ -52,7 +54,8 @@ def _work(platform: Platform, work: Path) -> int:
     plan = Plan.from_json(group.share_document(asdict(platform.plan()) if group.is_first else None))
     work = work / f"worker-{group.rank}"
     work.mkdir(parents=True, exist_ok=True)
-    found = _read_files(platform, plan, group, work)
+    encoder = _encoder(plan)
+    found = _read_files(platform, plan, group, work, encoder)
     if found is None:
         return 0
     if plan.stage == "check":
@@ -62,14 +65,27 @@ def _work(platform: Platform, work: Path) -> int:
     # Torch takes seconds to import, and the check does without.
     from llmariner.fine_tuning.training_program.trainer import Trainer
 
-    Trainer(plan, platform, found["training_file"], found.get("validation_file", []), work, group).run()
+    objective = _objective(plan, platform, encoder, group)
+    Trainer(plan, platform, objective, found["training_file"], found.get("validation_file", []), work, group).run()
     group.leave()
     return 0
 
 
-def _read_files(platform: Platform, plan: Plan, group: WorkerGroup, work: Path) -> dict[str, Any] | None:
+def _objective(plan: Plan, platform: Platform, encoder: Encoder, group: WorkerGroup) -> Objective:
+    """What the plan's method learns."""
+    if plan.grader is None:
+        from llmariner.fine_tuning.training_program.losses import LossObjective
+
+        return LossObjective(plan.method, plan.beta, plan.seed, group)
+    from llmariner.fine_tuning.training_program.reinforcement import RewardObjective
+
+    return RewardObjective(plan, read_grader(plan.grader), encoder, platform, group)
+
+
+def _read_files(
+    platform: Platform, plan: Plan, group: WorkerGroup, work: Path, encoder: Encoder
+) -> dict[str, Any] | None:
     """What the plan needs of each file; None where one is invalid, which is reported."""
-    encoder = _encoder(plan)
     urls = {"training_file": plan.training_file, "validation_file": plan.validation_file}
     files = {name: platform.fetch(url, work / f"{name}.jsonl") for name, url in urls.items() if url is not None}
     take: Callable[[Iterable[Example]], Any] = _counts if plan.stage == "check" else list
@@ -92,7 +108,8 @@ def _encoder(plan: Plan) -> Encoder:
     folder = Path(plan.model_folder)
     tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     longest = json.loads((folder / "config.json").read_text()).get("max_position_embeddings") or plan.context_tokens
-    return Encoder(tokenizer, _end_tokens(folder, tokenizer), min(longest, plan.context_tokens))
+    answer_tokens = 0 if plan.grader is None else plan.max_completion_tokens
+    return Encoder(tokenizer, _end_tokens(folder, tokenizer), min(longest, plan.context_tokens), answer_tokens)
 
 
 def _end_tokens(folder: Path, tokenizer: Any) -> Iterable[int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,9 +33,13 @@ class TokenSequence:
 
 @dataclass(frozen=True)
 class Example:
-    """One example: a conversation, or of a preference the preferred and the other answer, each with its prompt."""
+    """One example: a conversation, or of a preference the preferred and the other answer, each with its prompt.
+
+    Of reinforcement it is the prompt of the answers, and `item`, the line that graders read.
+    """
 
     sequences: tuple[TokenSequence, ...]
+    item: Mapping[str, Any] | None = None
 
     @property
     def token_count(self) -> int:
@@ -44,21 +48,42 @@ class Example:
 
 
 class Encoder:
-    """Encodes examples for one model. `tokenizer`: of transformers, with a chat template."""
+    """Encodes examples for one model. `tokenizer`: of transformers, with a chat template.
 
-    def __init__(self, tokenizer: Any, end_tokens: Iterable[int], context_tokens: int) -> None:
+    `answer_tokens`: of reinforcement, how many an answer may have; its examples are prompts. 0: of other methods.
+    """
+
+    def __init__(self, tokenizer: Any, end_tokens: Iterable[int], context_tokens: int, answer_tokens: int = 0) -> None:
         self._tokenizer = tokenizer
-        self._end = frozenset(end_tokens)
+        self.end_tokens = frozenset(end_tokens)
         self._context_tokens = context_tokens
+        self._answer_tokens = answer_tokens
 
     def encode(self, line: dict[str, Any]) -> Example:
         """The example of a line that the platform has checked. Raises ValueError with the cause."""
+        if self._answer_tokens:
+            return self._prompt(line)
         if "messages" in line:
             return Example((self._conversation(line["messages"], line.get("tools")),))
         given = line["input"]
         prompt, tools = given["messages"], given.get("tools")
         answers = (line["preferred_output"], line["non_preferred_output"])
         return Example(tuple(self._conversation([*prompt, *each], tools, first=len(prompt)) for each in answers))
+
+    def decode(self, tokens: list[int]) -> str:
+        """The text of an answer, without the tokens that are no text."""
+        return str(self._tokenizer.decode(tokens, skip_special_tokens=True))
+
+    def _prompt(self, line: dict[str, Any]) -> Example:
+        """What the engine reads before it answers."""
+        whole = self._render(line["messages"], None, answers_next=True)
+        tokens = array("I", self._tokenizer(whole, add_special_tokens=False)["input_ids"])
+        if len(tokens) + self._answer_tokens > self._context_tokens:
+            raise ValueError(
+                f"it has {len(tokens)} tokens, which with an answer of {self._answer_tokens} are more than the "
+                f"{self._context_tokens} that the model reads: set a lower 'max_completion_tokens'"
+            )
+        return Example((TokenSequence(tokens, bytes(len(tokens))),), line)
 
     def _conversation(self, messages: Sequence[Any], tools: Any, *, first: int = 0) -> TokenSequence:
         """`first`: the index of the first message whose answer may be trained."""
@@ -97,7 +122,7 @@ class Encoder:
         for index, (start, _) in enumerate(offsets):
             if begin <= start < end:
                 trained[index] = 1
-                if tokens[index] in self._end:
+                if tokens[index] in self.end_tokens:
                     return
         raise ValueError("the model's chat template does not end an answer with a token that stops the engine")
 

@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.nn import functional
 
+from llmariner.fine_tuning.training_program.batch_result import BatchResult
 from llmariner.fine_tuning.training_program.examples import Example, TokenSequence
 from llmariner.fine_tuning.training_program.worker_group import WorkerGroup
 
-__all__ = ["BatchResult", "Objective"]
+__all__ = ["LossObjective"]
 
 
-@dataclass(frozen=True)
-class BatchResult:
-    """`loss`: mean over trained tokens; of preferences over pairs. `tokens`: all, prompts included.
+class LossObjective:
+    """What a method makes smaller. `seed`: of the job, from which the dropout of each example follows.
 
-    `accuracy`: the share of trained tokens that the model would have chosen; of pairs, those that are right.
+    Measures: `loss`, the mean over trained tokens, of preferences over pairs; `accuracy`, the share of trained tokens that
+    the model would have chosen, of pairs of those that are right.
     """
-
-    loss: float
-    accuracy: float
-    tokens: int
-
-
-class Objective:
-    """What a method makes smaller. `seed`: of the job, from which the dropout of each example follows."""
 
     def __init__(self, method: str, beta: float, seed: int, group: WorkerGroup) -> None:
         self._method = method
@@ -73,7 +65,8 @@ class Objective:
         found = [part(index, example) for index, example in self._group.share(batch)]
         loss, right = self._group.sum([sum(loss for loss, _ in found), sum(right for _, right in found)])
         weight = self._weight(batch)
-        return BatchResult(loss / weight, right / weight, sum(each.token_count for each in batch))
+        tokens = sum(each.token_count for each in batch)
+        return BatchResult(tokens, {"loss": loss / weight, "accuracy": right / weight})
 
     def _weight(self, batch: Sequence[Example]) -> int:
         return max(1, sum(_targets(each) for each in batch) if self._method == "supervised" else len(batch))

@@ -17,6 +17,8 @@ class Plan:
     `early_stopping_patience`: epochs in a row without a lower validation loss, after which it stops; None: it never does.
     `measures_base`: whether to report the loss of the base model on the validation file.
     `batch_size`: examples of one step. `learning_rate`: the highest of the schedule, per step.
+    `grader`: of reinforcement, in OpenAI's form, which has `group_size` answers to each line, and evaluates at the end of
+    each epoch and after `eval_interval` steps by `eval_samples` answers to each line.
     """
 
     stage: str
@@ -32,6 +34,11 @@ class Plan:
     beta: float = 0.1
     early_stopping_patience: int | None = None
     measures_base: bool = False
+    grader: dict[str, Any] | None = None
+    group_size: int = 8
+    max_completion_tokens: int = 256
+    eval_interval: int | None = None
+    eval_samples: int = 1
     lora_rank: int = 16
     lora_alpha: int = 32
     lora_dropout: float = 0.05

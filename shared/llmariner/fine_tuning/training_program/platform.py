@@ -7,14 +7,14 @@ import json
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from llmariner.fine_tuning.training_program.plan import Plan
 
-__all__ = ["Platform", "Refused", "Stopped"]
+__all__ = ["NoGrades", "Platform", "Refused", "Stopped"]
 
 Answer = TypeVar("Answer")
 _TRY_SECONDS = 600.0
@@ -25,11 +25,19 @@ _GONE = (401, 403, 404, 409)
 
 
 class Refused(Exception):
-    """The platform refuses what the job asks, and would again; the message is the platform's."""
+    """The platform refuses what the job asks, and would again; the message and the code are the platform's."""
+
+    def __init__(self, message: str, code: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class Stopped(Exception):
     """The platform wants no more of this job: it is canceled, deleted or started again."""
+
+
+class NoGrades(Exception):
+    """Judging models can't be asked for longer than the job waits; the message is the platform's."""
 
 
 class Platform:
@@ -73,6 +81,18 @@ class Platform:
         """Download a file by its link."""
         return _repeat(lambda: _download(url, target))
 
+    def grade(self, item: Mapping[str, Any], text: str) -> tuple[float, bool]:
+        """The reward of an answer by the job's grader, and whether an error made it 0. Raises NoGrades."""
+        try:
+            found = self._ask("POST", self._url + "/grades", {"item": item, "output_text": text})
+        except urllib.error.HTTPError as error:
+            raise NoGrades(f"A model of the grader can't be asked: {error}") from error
+        except Refused as error:
+            if error.code == "insufficient_quota":
+                raise NoGrades(str(error)) from error
+            raise
+        return float(found["reward"]), bool(found["errors"])
+
     def _ask(self, method: str, url: str, body: Any = None) -> dict[str, Any]:
         headers = {"content-type": "application/json", "authorization": f"Bearer {self._token}"}
         data = None if body is None else json.dumps(body).encode()
@@ -93,7 +113,7 @@ def _repeat(work: Callable[[], Answer], gone: type[Exception] = Refused) -> Answ
             if error.code in _GONE:
                 raise gone(message) from error
             if error.code < 500 and (error.code != 429 or said.get("code") == "insufficient_quota"):
-                raise Refused(message) from error
+                raise Refused(message, said.get("code")) from error
             problem: Exception = error
         except (OSError, HTTPException) as error:
             problem = error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,11 +13,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
+from llmariner.fine_tuning.training_program.batch_result import BatchResult, Objective
 from llmariner.fine_tuning.training_program.batches import batches, steps_of
 from llmariner.fine_tuning.training_program.examples import Example
-from llmariner.fine_tuning.training_program.losses import BatchResult, Objective
 from llmariner.fine_tuning.training_program.plan import Plan
-from llmariner.fine_tuning.training_program.platform import Platform
+from llmariner.fine_tuning.training_program.platform import NoGrades, Platform
 from llmariner.fine_tuning.training_program.state import load_state, save_adapter, save_state
 from llmariner.fine_tuning.training_program.stopping_rule import EarlyStopping
 from llmariner.fine_tuning.training_program.worker_group import WorkerGroup
@@ -27,7 +28,23 @@ _WARM_UP_SHARE = 0.03
 _GRADIENT_NORM = 1.0
 _VALIDATION_BATCH = 8
 """Examples of the validation file that a step looks at; an epoch's end looks at all."""
-_COLUMNS = ("step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy")
+_LOSS_COLUMNS = {
+    "step": "step",
+    "train_loss": "train_loss",
+    "train_accuracy": "train_accuracy",
+    "valid_loss": "valid_loss",
+    "valid_accuracy": "valid_mean_token_accuracy",
+}
+"""Of the file with the metrics, by their names in reports."""
+_REWARD_COLUMNS = {
+    "step": "step",
+    "train_loss": "train_loss",
+    "train_reward": "train_reward_mean",
+    "valid_reward": "valid_reward_mean",
+    "kl_divergence": "kl_divergence",
+    "completion_tokens": "completion_tokens_mean",
+    "grader_errors": "grader_error_rate",
+}
 
 
 class Trainer:
@@ -41,6 +58,7 @@ class Trainer:
         self,
         plan: Plan,
         platform: Platform,
+        objective: Objective,
         training: Sequence[Example],
         validation: Sequence[Example],
         work: Path,
@@ -52,7 +70,8 @@ class Trainer:
         self._validation = validation
         self._work = work
         self._group = group
-        self._objective = Objective(plan.method, plan.beta, plan.seed, group)
+        self._objective = objective
+        self._columns = _LOSS_COLUMNS if plan.grader is None else _REWARD_COLUMNS
         self._early_stopping = EarlyStopping(plan.early_stopping_patience)
         self._per_epoch = steps_of(len(training), plan.batch_size)
         self._total = self._per_epoch * plan.n_epochs
@@ -66,6 +85,8 @@ class Trainer:
         self._trained_tokens = 0
         self._step = 0
         self._base_loss: float | None = None
+        self._validated: BatchResult | None = None
+        self._validated_step = 0
 
     def run(self) -> None:
         """Train to the end, or until the platform asks for a pause; reports all of it."""
@@ -74,16 +95,20 @@ class Trainer:
         self._report({"type": "training", "step": self._step, "total_steps": self._total}, now=True)
         if self._plan.measures_base and self._step == 0:
             # Before the first step an adapter adds nothing, so this is the loss of the base model.
-            self._base_loss = self._objective.evaluate(self._model, self._validation).loss
+            self._base_loss = self._objective.evaluate(self._model, self._validation).measures["loss"]
         plan, saved_at = self._plan, time.monotonic()
         for step, indexes in batches(len(self._training), plan.batch_size, plan.n_epochs, plan.seed, after=self._step):
             if self._early_stopping.is_due:
                 break
             if self._group.any(self._platform.pause_requested):
-                self._save_state()
-                self._report({"type": "paused", "step": self._step}, now=True)
+                self._pause()
                 return
-            self._take_step(step, [self._training[index] for index in indexes])
+            try:
+                self._take_step(step, [self._training[index] for index in indexes])
+            except NoGrades as error:
+                self._optimizer.zero_grad(set_to_none=True)
+                self._pause(reason=str(error))
+                return
             if step % self._per_epoch == 0:
                 self._end_epoch()
                 saved_at = time.monotonic()
@@ -91,6 +116,10 @@ class Trainer:
                 self._save_state()
                 saved_at = time.monotonic()
         self._finish()
+
+    def _pause(self, **why: str) -> None:
+        self._save_state()
+        self._report({"type": "paused", "step": self._step, **why}, now=True)
 
     def _report(self, record: dict[str, Any], *, now: bool = False) -> None:
         if self._group.is_first:
@@ -105,7 +134,7 @@ class Trainer:
         config = LoraConfig(
             r=plan.lora_rank,
             lora_alpha=plan.lora_alpha,
-            # The reference of preferences is the same model without its adapter, so dropout would be noise in it.
+            # The reference of preferences and rewards is the model without its adapter, so dropout would be noise in it.
             lora_dropout=plan.lora_dropout if plan.method == "supervised" else 0.0,
             target_modules="all-linear",
             task_type="CAUSAL_LM",
@@ -127,17 +156,17 @@ class Trainer:
         self._trained_tokens += result.tokens
         seconds = max(1e-6, time.monotonic() - began)
         valid = self._validate_part(step)
-        self._rows.append([step, result.loss, result.accuracy, *((valid.loss, valid.accuracy) if valid else ("", ""))])
         record = {
             "type": "step",
             "step": step,
-            "train_loss": result.loss,
-            "train_accuracy": result.accuracy,
+            **result.measured("train"),
+            **result.others,
             "learning_rate": rate,
             "tokens_per_second": result.tokens / seconds,
             "trained_tokens": self._trained_tokens,
-            **({"valid_loss": valid.loss, "valid_accuracy": valid.accuracy} if valid else {}),
+            **(valid.measured("valid") if valid else {}),
         }
+        self._rows.append([record.get(name, "") for name in self._columns])
         self._report(record)
 
     def _schedule(self, step: int) -> float:
@@ -150,15 +179,29 @@ class Trainer:
     def _validate_part(self, step: int) -> BatchResult | None:
         if not self._validation:
             return None
+        if self._plan.grader is not None:
+            interval = self._plan.eval_interval or self._per_epoch
+            due = step % interval == 0 or step % self._per_epoch == 0
+            return self._validate_all() if due else None
         first = (step - 1) * _VALIDATION_BATCH % len(self._validation)
         part = [*self._validation, *self._validation][first : first + min(_VALIDATION_BATCH, len(self._validation))]
         return self._objective.evaluate(self._model, part)
 
+    def _validate_all(self) -> BatchResult | None:
+        """The result on the whole validation file; None without one, or without its grades."""
+        if self._validated_step != self._step:
+            self._validated_step, self._validated = self._step, None
+            try:
+                self._validated = self._objective.evaluate(self._model, self._validation) if self._validation else None
+            except NoGrades as error:  # the step is taken, and the next one asks again
+                print(f"No validation after step {self._step}: {error}", file=sys.stderr)
+        return self._validated
+
     def _end_epoch(self) -> None:
         """A checkpoint that can be served, and a state to continue from."""
-        full = self._objective.evaluate(self._model, self._validation) if self._validation else None
-        if full is not None:
-            self._early_stopping.note(self._step, full.loss)
+        full = self._validate_all()
+        if full is not None and "loss" in full.measures:
+            self._early_stopping.note(self._step, full.measures["loss"])
         if not self._group.is_first:
             return
         adapter = self._work / "adapter_model.safetensors"
@@ -167,7 +210,7 @@ class Trainer:
             "type": "checkpoint",
             "step": self._step,
             "file_id": self._platform.upload(adapter, "adapter"),
-            **({"full_valid_loss": full.loss, "full_valid_accuracy": full.accuracy} if full else {}),
+            **(full.measured("full_valid") if full else {}),
         }
         self._report(record, now=True)
         if self._step < self._total:
@@ -200,7 +243,7 @@ class Trainer:
         metrics = self._work / "metrics.csv"
         with metrics.open("w", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(_COLUMNS)
+            writer.writerow(self._columns.values())
             writer.writerows(self._rows)
         chooses = self._plan.early_stopping_patience is not None
         record = {

@@ -15,25 +15,46 @@ from llmariner.fine_tuning.promotion import Promotion
 from llmariner.http.schemas.bodies import Body
 from llmariner.settings import Secret
 
-__all__ = ["CreateCheckpointPermissions", "CreateFineTuningJob", "PutCredential", "UploadResult", "WorkerReport"]
+__all__ = [
+    "CreateCheckpointPermissions",
+    "CreateFineTuningJob",
+    "GradeAnswer",
+    "PutCredential",
+    "RunGrader",
+    "UploadResult",
+    "ValidateGrader",
+    "WorkerReport",
+]
 
 Auto = Literal["auto"]
+_METHODS = ("supervised", "dpo", "reinforcement")
 _GPU_METADATA = "resources.gpu"
 """Upstream's other place for the number of GPUs, for clients that can send OpenAI's fields only."""
 
 
 class _Hyperparameters(Body):
-    """Numbers, or `auto`. `early_stopping_patience` is ours."""
+    """Numbers, or `auto`. `early_stopping_patience` and `max_completion_tokens` are ours."""
 
     n_epochs: int | Auto | None = None
     batch_size: int | Auto | None = None
     learning_rate_multiplier: float | Auto | None = None
     beta: float | Auto | None = None
     early_stopping_patience: int | None = None
+    compute_multiplier: float | Auto | None = None
+    eval_interval: int | Auto | None = None
+    eval_samples: int | Auto | None = None
+    max_completion_tokens: int | Auto | None = None
+    reasoning_effort: str | None = None
 
-    def to_requested(self) -> RequestedHyperparameters:
-        """What is not said is `auto`."""
+    def to_requested(self, where: str) -> RequestedHyperparameters:
+        """What is not said is `auto`. `where`: the field that has them. InvalidRequest for an effort of reasoning."""
         said = {name: value for name, value in self.model_dump().items() if value is not None}
+        if said.pop("reasoning_effort", "default") != "default":
+            raise InvalidRequest(
+                "'reasoning_effort' is not available: models are trained here as they answer by themselves. Leave it out.",
+                param=f"{where}.reasoning_effort",
+                code="unsupported_parameter",
+            )
         return RequestedHyperparameters(**said)
 
 
@@ -43,13 +64,20 @@ class _MethodSettings(Body):
     hyperparameters: _Hyperparameters | None = None
 
 
+class _ReinforcementSettings(_MethodSettings):
+    """The settings of the method `reinforcement`."""
+
+    grader: dict[str, Any] | None = None
+    response_format: dict[str, Any] | None = None
+
+
 class _Method(Body):
-    """How to train. `reinforcement` is read to be refused with the reason."""
+    """How to train."""
 
     type: str
     supervised: _MethodSettings | None = None
     dpo: _MethodSettings | None = None
-    reinforcement: dict[str, Any] | None = None
+    reinforcement: _ReinforcementSettings | None = None
 
 
 class _Wandb(Body):
@@ -150,7 +178,7 @@ class CreateFineTuningJob(Body):
             training_file=self.training_file,
             validation_file=self.validation_file or None,
             method=method,
-            hyperparameters=(said or _Hyperparameters()).to_requested(),
+            hyperparameters=(said or _Hyperparameters()).to_requested(where),
             suffix=self.suffix,
             seed=self.seed,
             gpu_count=self._gpu_count(metadata),
@@ -161,17 +189,28 @@ class CreateFineTuningJob(Body):
                 each.to_integration(f"integrations[{number}]") for number, each in enumerate(self.integrations or ())
             ),
             promotion=None if self.promotion is None else self.promotion.to_promotion(),
+            grader=self._grader(),
             where=where,
         )
 
+    def _grader(self) -> dict[str, Any] | None:
+        settings = None if self.method is None else self.method.reinforcement
+        if settings is not None and settings.response_format is not None:
+            raise InvalidRequest(
+                "'response_format' is not available for the method 'reinforcement': answers are plain texts. Leave it out.",
+                param="method.reinforcement.response_format",
+                code="unsupported_parameter",
+            )
+        return None if settings is None else settings.grader
+
     def _hyperparameters(self, method: str) -> tuple[str, _Hyperparameters | None]:
         """The field that has them, and what it says."""
-        for other in ("supervised", "dpo"):
+        for other in _METHODS:
             if self.method is not None and other != method and getattr(self.method, other) is not None:
                 raise InvalidRequest(
                     f"'method.{other}' has the settings of another method than 'method.type'.", param=f"method.{other}"
                 )
-        settings = getattr(self.method, method, None) if method in ("supervised", "dpo") else None
+        settings = getattr(self.method, method, None) if method in _METHODS else None
         if settings is None or settings.hyperparameters is None:
             return "hyperparameters", self.hyperparameters
         where = f"method.{method}.hyperparameters"
@@ -217,6 +256,26 @@ class WorkerReport(Body):
     """POST /v1/fine_tuning/workers/{id}/reports."""
 
     records: list[dict[str, Any]]
+
+
+class GradeAnswer(Body):
+    """POST /v1/fine_tuning/workers/{id}/grades."""
+
+    item: dict[str, Any]
+    output_text: str
+
+
+class ValidateGrader(Body):
+    """POST /v1/fine_tuning/alpha/graders/validate."""
+
+    grader: dict[str, Any]
+
+
+class RunGrader(ValidateGrader):
+    """POST /v1/fine_tuning/alpha/graders/run."""
+
+    model_sample: str
+    item: dict[str, Any] | None = None
 
 
 class UploadResult(Body):

@@ -47,6 +47,7 @@ def make(base: Path, files: Path, target: Path) -> None:
     from transformers import AutoTokenizer
 
     from llmariner.fine_tuning.training_program.examples import Encoder, read_examples
+    from llmariner.fine_tuning.training_program.losses import LossObjective
     from llmariner.fine_tuning.training_program.plan import Plan
     from llmariner.fine_tuning.training_program.trainer import Trainer
     from llmariner.fine_tuning.training_program.worker_group import WorkerGroup
@@ -69,7 +70,9 @@ def make(base: Path, files: Path, target: Path) -> None:
         checkpoint=str(state) if state.is_file() else None,
     )
     recorder: Any = Recorder(work, -(-len(examples) // BATCH) * EPOCHS)
-    Trainer(plan, recorder, examples, [], work, WorkerGroup()).run()
+    group = WorkerGroup()
+    objective = LossObjective(plan.method, plan.beta, plan.seed, group)
+    Trainer(plan, recorder, objective, examples, [], work, group).run()
     save(base, tokenizer, work / "adapter.kept", target)
     shutil.rmtree(work)
 

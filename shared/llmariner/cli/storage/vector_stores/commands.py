@@ -12,6 +12,7 @@ import click
 
 from llmariner.cli.storage.vector_stores.chunk_options import chunk_options, chunking_strategy
 from llmariner.cli.support.click_extensions import Command, pass_session
+from llmariner.cli.support.pairs import key_and_value
 from llmariner.cli.support.resolvers import complete_files, complete_vector_stores, resolve_vector_store
 from llmariner.cli.support.session import Session
 
@@ -64,7 +65,7 @@ def create(
     if expires_after_days is not None:
         body["expires_after"] = {"anchor": "last_active_at", "days": expires_after_days}
     if metadata:
-        body["metadata"] = dict(_key_and_value(pair) for pair in metadata)
+        body["metadata"] = dict(key_and_value(pair) for pair in metadata)
     if embedding_model is not None:
         body["embedding_model"] = embedding_model
     if strategy := chunking_strategy(chunk_tokens, overlap_tokens):
@@ -176,13 +177,6 @@ def delete_file(session: Session, store: str, file_id: str) -> None:
     found = resolve_vector_store(api, store)
     answer = api.delete(build_path("vector_stores", found["id"], "files", file_id))
     session.printer.print_message(answer, f"Took {file_id} out of {found.get('name') or found['id']}.")
-
-
-def _key_and_value(pair: str) -> tuple[str, str]:
-    key, equals, value = pair.partition("=")
-    if not equals or not key:
-        raise click.UsageError(f"{pair!r} is not KEY=VALUE.")
-    return key, value
 
 
 def _counts(store: Mapping[str, Any]) -> str:

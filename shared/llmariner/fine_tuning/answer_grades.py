@@ -1,0 +1,143 @@
+"""Grades of answers: of a job's, which its process asks for, and of one that a caller sends to try a grader.
+
+A judging model is asked by the platform's own token path, in the name of who created the job: its requests count in the
+usage, limits and budgets of the job's project. The process of a job has no credential for it. It can say a line and an
+answer alone; the platform puts them into the grader that the job was created with.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import update
+
+from llmariner.errors import InsufficientQuota, InvalidRequest, ModelNotFound, RateLimited, Unavailable
+from llmariner.fine_tuning.graders.definition import InvalidGrader, read_grader
+from llmariner.fine_tuning.graders.grades import Ask, Grade, Grader, ModelFailed, Question, grade
+from llmariner.fine_tuning.graders.templates import MAX_TEXT
+from llmariner.fine_tuning.tables import fine_tuning_jobs
+from llmariner.fine_tuning.worker_tokens import Worker, load_attempt
+from llmariner.models.registry import ModelRegistry
+from llmariner.platform.database import Database
+from llmariner.tenancy.background_work import Originator
+from llmariner.tenancy.principal import Caller
+from llmariner.vector_stores.inference import InferenceClient, InferenceFailed, InferencePaused, InferenceRefused
+
+__all__ = ["AnswerGrades", "Trial"]
+
+_WAIT_SECONDS = 20.0
+"""For a judging model that sleeps. It wakes all the same, and a job asks again."""
+_SECONDS = 50.0
+"""For all judging models of a grader: the function answers within a minute."""
+_GONE = (401, 403, 404)
+"""Refusals that would be repeated for every answer."""
+
+
+@dataclass
+class Trial:
+    """A grade with what it took. `tokens`: of judging models, by their names; `parts`: as of a grade."""
+
+    grade: Grade
+    seconds: float
+    tokens: dict[str, dict[str, int]] = field(default_factory=dict)
+
+
+class AnswerGrades:
+    """The grades of one installation. All methods block."""
+
+    def __init__(self, database: Database, registry: ModelRegistry, inference: InferenceClient) -> None:
+        self._database = database
+        self._registry = registry
+        self._inference = inference
+
+    def check(self, caller: Caller, document: object) -> Grader:
+        """The grader of a caller's JSON. Raises InvalidRequest, also for a model that the project does not have."""
+        try:
+            grader = read_grader(document)
+            for name in sorted(grader.models):
+                self._registry.get(name, project_id=caller.key_owner.project_id)
+        except InvalidGrader as error:
+            raise InvalidRequest(str(error), param=error.param, code="invalid_grader") from error
+        except ModelNotFound as error:
+            raise InvalidRequest(error.message, param="grader.model", code=error.code) from error
+        return grader
+
+    def try_grader(self, caller: Caller, document: object, item: Mapping[str, Any], text: str) -> Trial:
+        """The grade of one answer, by a caller's grader. Raises as `check` and `grade_of_job`."""
+        if len(text) > MAX_TEXT:
+            raise InvalidRequest(f"'model_sample' has {MAX_TEXT} characters at most.", param="model_sample")
+        return self._graded(self.check(caller, document), Originator.of(caller), item, text)
+
+    def grade_of_job(self, worker: Worker, item: Mapping[str, Any], text: str) -> Grade:
+        """The grade of one answer of a job, by the job's grader.
+
+        Raises Conflict once the attempt has ended, InvalidRequest for more answers than the job makes or a judging model
+        that is gone, InsufficientQuota, RateLimited or Unavailable where a judging model can't be asked now.
+        """
+        with self._database.read() as session:
+            job = load_attempt(session, worker.job_id, worker.attempt)
+        if job.grader is None or not job.grades_left or job.grades_left < 0:
+            raise InvalidRequest("The job has no answers to grade, or has had more graded than it makes.", param="id")
+        made = Originator(job.user_id, job.project_id, job.organization_id, job.key_id)
+        found = self._graded(read_grader(json.loads(job.grader)), made, item, text).grade
+        c = fine_tuning_jobs.c
+        with self._database.write() as session:
+            session.run(update(fine_tuning_jobs).where(c.id == job.id).values(grades_left=c.grades_left - 1))
+        return found
+
+    def _graded(self, grader: Grader, originator: Originator, item: Mapping[str, Any], text: str) -> Trial:
+        began = time.monotonic()
+        tokens: dict[str, dict[str, int]] = {}
+        found = grade(grader, item, text, self._ask(originator, began + _SECONDS, tokens))
+        return Trial(found, time.monotonic() - began, tokens)
+
+    def _ask(self, originator: Originator, deadline: float, tokens: dict[str, dict[str, int]]) -> Ask:
+        """Asks a judging model in the originator's name, and notes its tokens."""
+
+        def ask(question: Question) -> str:
+            body = {**question.body, "model": question.model}
+            try:
+                answer = self._inference.call(
+                    "chat/completions", originator, body, wait_seconds=_WAIT_SECONDS, deadline=deadline
+                )
+                content = answer["choices"][0]["message"]["content"]
+                usage = answer.get("usage")
+            except InferencePaused as error:
+                raise _paused(error) from error
+            except InferenceRefused as error:
+                if error.status in _GONE:
+                    raise InvalidRequest(
+                        f"The model '{question.model}' of the grader can't be asked: {error.message}",
+                        param="grader.model",
+                        code=error.code,
+                    ) from error
+                raise ModelFailed("model_grader_server_error", error.message) from error
+            except (InferenceFailed, KeyError, IndexError, TypeError) as error:
+                raise ModelFailed("model_grader_server_error", str(error)) from error
+            _add(tokens.setdefault(question.model, {}), usage if isinstance(usage, dict) else {})
+            if not isinstance(content, str):
+                raise ModelFailed("model_grader_refusal_error", "The model answered without text.")
+            return content
+
+        return ask
+
+
+def _paused(error: InferencePaused) -> Exception:
+    wait = {"retry-after": str(max(1, round(error.retry_after)))}
+    message = f"The grader's model can't be asked now: {error.message}"
+    if error.code == "insufficient_quota":
+        return InsufficientQuota(message)
+    if error.code.startswith("rate_limit"):
+        return RateLimited(message, headers=wait)
+    return Unavailable(message, code=error.code)
+
+
+def _add(counted: dict[str, int], usage: Mapping[str, Any]) -> None:
+    for name in ("prompt_tokens", "completion_tokens", "total_tokens"):
+        value = usage.get(name)
+        if isinstance(value, int):
+            counted[name] = counted.get(name, 0) + value
