@@ -86,7 +86,8 @@ class Heartbeats:
 
         def store(session: WriteSession) -> dict[str, Any]:
             query = select(clusters).where(clusters.c.id == agent.cluster.id, has_digest([agent.digest]))
-            row = session.first(query)
+            # The cluster is not deleted until the transaction ends, or is deleted already.
+            row = session.first(query.with_for_update(read=True, key_share=True))
             if row is None:
                 raise invalid_registration_key()
             cluster = cluster_from_row(row)

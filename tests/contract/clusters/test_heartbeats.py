@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import pytest
 from sqlalchemy import select, update
 
 from llmariner.cluster_settings import WorkerClusterSettings
 from llmariner.clusters import tables
+from llmariner.clusters.cluster import LOCAL_CLUSTER_ID
 from llmariner.clusters.clusters import Clusters
 from llmariner.clusters.configs import ClusterConfigs
 from llmariner.clusters.device_plugin import DevicePluginConfig, MigStrategy
 from llmariner.clusters.heartbeats import Component, ConfigResult, Heartbeat, Heartbeats
 from llmariner.clusters.inventory import GpuPod, Inventory, Node, ProductTotal
+from llmariner.clusters.machine import machine_heartbeat, machine_inventory
 from llmariner.clusters.registration_keys import RegisteredAgent, RegistrationKeys
 from llmariner.clusters.snapshots import HOUR, GroupBy, Snapshots
 from llmariner.clusters.status import ClusterStatuses
 from llmariner.errors import AuthenticationFailed, Conflict, InvalidRequest, NotFound
+from llmariner.platform.capacity import Claim, Kind, Use
 from llmariner.platform.database import Database
 from llmariner.tenancy.principal import Caller
 
@@ -156,6 +162,46 @@ def test_a_cluster_with_work_is_deleted_once_it_has_none(
         clusters.get(where, id_)
     with pytest.raises(AuthenticationFailed):
         heard(heartbeats, agent, HEARTBEAT)
+
+
+def test_heartbeats_while_the_cluster_is_deleted_are_recorded_or_refused(
+    clusters: Clusters,
+    heartbeats: Heartbeats,
+    admin: Caller,
+    database: Database,
+    run_concurrently: Callable[..., list[Any]],
+) -> None:
+    for number in range(3):
+        made, key = clusters.register(admin, f"gone-{number}")
+        agent = RegistrationKeys(database, PEPPER).authenticate(key)
+        report = partial(heard, heartbeats, agent, HEARTBEAT)
+        unregister = partial(clusters.delete, admin, made.id, drain=False, operator=False)
+        *reported, deleted = run_concurrently([report] * 4 + [unregister])
+        assert deleted is None
+        assert all(isinstance(each, dict | AuthenticationFailed) for each in reported), reported
+    with database.read() as session:
+        assert session.rows(select(tables.cluster_statuses)) == []
+
+
+def test_the_machine_of_one_machine_is_a_cluster_of_one_node(
+    heartbeats: Heartbeats, database: Database, admin: Caller
+) -> None:
+    class Machine:
+        def use(self) -> Use:
+            held = Claim("proj_1", Kind.JOBS, {"cpu": 1000, "memory": 5})
+            return Use({"cpu": 4000, "memory": 9}, [held, Claim("proj_1", Kind.JOBS, {"cpu": 9000}, waits=True)])
+
+    inventory = machine_inventory(Machine())  # type: ignore[arg-type]
+    assert (inventory.total("cpu_millis"), inventory.total("allocated_cpu_millis"), inventory.workloads) == (
+        4000,
+        1000,
+        1,
+    )
+    live = ClusterStatuses(database, PATIENT, lambda: inventory).of([LOCAL_CLUSTER_ID])[LOCAL_CLUSTER_ID]
+    assert (live.is_connected, live.inventory) == (True, inventory)
+    heartbeats.record_local(machine_heartbeat(inventory))
+    stored = ClusterStatuses(database, PATIENT).of([LOCAL_CLUSTER_ID], whole=True)[LOCAL_CLUSTER_ID]
+    assert stored.inventory == inventory
 
 
 def test_a_cluster_whose_agent_is_gone_for_good_is_deleted_and_undraining_takes_it_back(
