@@ -124,8 +124,8 @@ def _pass_on(request: Request, caller: Caller, cluster_id: str) -> Response:
         return Response(status_body(error), error.status, error.headers, "application/json")
     tunnels = _tunnels(request)
 
-    async def open_stream(fields: Sequence[tuple[bytes, bytes]], end: bool) -> Stream:
-        return await tunnels.request(cluster_id, fields, end=end)
+    async def open_stream(fields: Sequence[tuple[bytes, bytes]], end: bool, tried: set[str]) -> Stream:
+        return await tunnels.request(cluster_id, fields, end=end, tried=tried)
 
     if protocol is not None:
         return UpgradedResponse(open_stream, fields, protocol)

@@ -14,17 +14,21 @@ from llmariner.platform.tunnel import Stream, StreamReset, TunnelClosed, TunnelE
 from llmariner.platform.tunnel.websocket import AcceptedWebsocket, accept_value, is_key
 from llmariner.sessions.kubernetes_errors import status_body
 from llmariner.sessions.stream_copy import copy_with_socket
+from llmariner.sessions.tunnels import not_connected
 
 __all__ = ["TunneledResponse", "UpgradedResponse", "WebsocketResponse", "offered_protocol"]
 
 Fields = list[tuple[bytes, bytes]]
-OpenStream = Callable[[Sequence[tuple[bytes, bytes]], bool], Awaitable[Stream]]
+OpenStream = Callable[[Sequence[tuple[bytes, bytes]], bool, set[str]], Awaitable[Stream]]
+"""Sends a request's head (`bool`: it has no body) by a replica that is not in the set, and adds the one it used."""
 _EXTENSION = "llmariner.response"
 # What the other side may say about its response; everything about the connection is between it and its agent.
 _RESPONSE_FIELDS = frozenset(
     {b"content-type", b"content-length", b"content-encoding", b"cache-control", b"warning", b"retry-after", b"audit-id"}
 )
 _READER_BYTES = 128 * 1024
+# A request may find a replica without its connection, and one that was killed, before one that serves it.
+_ATTEMPTS = 6
 
 
 class TunneledResponse(Response):
@@ -48,18 +52,17 @@ class TunneledResponse(Response):
 
     async def _begin(self, receive: Any) -> tuple[Stream, asyncio.Task[None], int, Fields]:
         """The stream and the head of its response. The request is sent once more when its connection ends before that."""
-        for last in (False, True):
-            stream = await self._open_stream(self._fields, True)
+        tried: set[str] = set()
+        for attempt in range(_ATTEMPTS):
+            stream = await self._open_stream(self._fields, True, tried)
             watcher = asyncio.create_task(_reset_on_disconnect(stream, receive))
             try:
-                status, headers = await stream.response()
-                if status == 503 and (b"llmariner-tunnel", b"no-connection") in headers:
-                    raise TunnelClosed("the other replica's connection ended")
-                return stream, watcher, status, list(headers)
+                status, headers = await _head(stream)
+                return stream, watcher, status, headers
             except TunnelError as error:
                 watcher.cancel()
                 stream.reset()
-                if last or isinstance(error, StreamReset):
+                if attempt == _ATTEMPTS - 1 or isinstance(error, StreamReset):
                     raise _broken_off(error) from error
         raise AssertionError
 
@@ -78,9 +81,7 @@ class UpgradedResponse(Response):
         try:
             if cycle is None or not hasattr(cycle, "upgrade"):
                 raise no_upgrades()
-            stream = await self._open_stream(self._fields, False)
-            cycle.add_disconnect_callback(stream.reset)
-            status, headers = await self._head(stream)
+            stream, status, headers = await self._begin(cycle)
         except PlatformError as error:
             await send_status(send, error)
             return
@@ -98,12 +99,20 @@ class UpgradedResponse(Response):
         writer = asyncio.StreamWriter(protocol._transport, protocol, reader, asyncio.get_running_loop())  # type: ignore[attr-defined]
         await copy_with_socket(stream, reader, writer)
 
-    async def _head(self, stream: Stream) -> tuple[int, Fields]:
-        try:
-            status, headers = await stream.response()
-        except TunnelError as error:
-            raise _broken_off(error) from error
-        return status, list(headers)
+    async def _begin(self, cycle: Any) -> tuple[Stream, int, Fields]:
+        """The stream and the head of its response. What may have begun in the cluster is not sent once more."""
+        tried: set[str] = set()
+        for _ in range(_ATTEMPTS):
+            stream = await self._open_stream(self._fields, False, tried)
+            cycle.add_disconnect_callback(stream.reset)
+            try:
+                status, headers = await _head(stream)
+                return stream, status, headers
+            except _NoConnection:
+                stream.reset()
+            except TunnelError as error:
+                raise _broken_off(error) from error
+        raise not_connected()
 
     def _answer_fields(self, request: dict[bytes, bytes], response: Fields) -> Fields:
         fields = [(b"upgrade", self._protocol.encode())]
@@ -183,6 +192,17 @@ async def send_status(send: Any, error: PlatformError) -> None:
     fields += [(name.encode(), value.encode()) for name, value in error.headers.items()]
     await send({"type": "http.response.start", "status": error.status, "headers": fields})
     await send({"type": "http.response.body", "body": body})
+
+
+class _NoConnection(TunnelClosed):
+    """Another replica has no connection any more, and has sent nothing to the cluster."""
+
+
+async def _head(stream: Stream) -> tuple[int, Fields]:
+    status, headers = await stream.response()
+    if status == 503 and (b"llmariner-tunnel", b"no-connection") in headers:
+        raise _NoConnection("the other replica has no connection any more")
+    return status, list(headers)
 
 
 async def _send_response(stream: Stream, status: int, headers: Fields, send: Any) -> None:

@@ -19,7 +19,7 @@ from llmariner.sessions.connection_leases import LEASE_SECONDS, ConnectionLeases
 from llmariner.sessions.peers import Peers
 from llmariner.sessions.stream_copy import copy_between
 
-__all__ = ["CLUSTER_FIELD", "DRAIN", "Tunnels"]
+__all__ = ["CLUSTER_FIELD", "DRAIN", "Tunnels", "not_connected"]
 
 _log = logging.getLogger(__name__)
 DRAIN = "drain"
@@ -85,15 +85,21 @@ class Tunnels:
         """Serve requests of another replica on its connection until that ends."""
         await Http2Connection(socket, handler=self._serve_peer_stream, limits=self.limits).run()
 
-    async def request(self, cluster_id: str, headers: Headers, *, end: bool) -> Stream:
-        """Send a request's head to a cluster's agent, here or through another replica. Unavailable if none is connected."""
+    async def request(self, cluster_id: str, headers: Headers, *, end: bool, tried: set[str]) -> Stream:
+        """Send a request's head to a cluster's agent, here or through another replica. Unavailable if none is connected.
+
+        `tried`: addresses of replicas that failed before; the one that is used is added.
+        """
         if (stream := self._local(cluster_id, headers, end=end)) is not None:
             return stream
         replicas = [
-            url for url in await asyncio.to_thread(self._leases.replicas, cluster_id) if url != self.replica_url
+            url
+            for url in await asyncio.to_thread(self._leases.replicas, cluster_id)
+            if url != self.replica_url and url not in tried
         ]
         random.shuffle(replicas)
         for url in replicas:
+            tried.add(url)
             try:
                 connection = await self._peers.connection(url)
                 return connection.request([*headers, (CLUSTER_FIELD, cluster_id.encode())], end=end)
