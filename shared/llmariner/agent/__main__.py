@@ -10,6 +10,7 @@ import threading
 from llmariner.agent.control_plane import ControlPlane
 from llmariner.agent.gpu_config import GpuSharing
 from llmariner.agent.heartbeat_loop import HeartbeatLoop
+from llmariner.agent.tunnel.thread import start_tunnel
 from llmariner.agent_settings import AgentSettings
 from llmariner.environment import environment
 from llmariner.platform.kube import Cluster
@@ -29,6 +30,7 @@ def main() -> int:
         return 2
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    start_tunnel(settings, env)
     HeartbeatLoop(cluster, control_plane, GpuSharing(cluster, settings.gpu_namespace)).run(stop)
     return 0
 

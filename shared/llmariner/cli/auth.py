@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import click
 
 from llmariner.cli.api_keys import api_keys
@@ -29,8 +31,9 @@ for _command in (login, status, logout, accept_invite, api_keys):
     is_flag=True,
     help="Print it in full, for `export OPENAI_API_KEY=$(llma auth token --show)`.",
 )
+@click.option("--exec-credential", is_flag=True, help="Print it as kubectl's credential plugins do, for a kubeconfig.")
 @pass_session
-def token(session: Session, show: bool) -> None:
+def token(session: Session, show: bool, exec_credential: bool) -> None:
     """Print the API key or token in use, masked unless --show.
 
     An expiring token is renewed first.
@@ -44,6 +47,10 @@ def token(session: Session, show: bool) -> None:
             f"there is no API key for {target.endpoint}.",
             next_step="sign in with `llma auth login`, set LLMARINER_API_KEY, or `llma context set --api-key -`.",
         )
+    if exec_credential:
+        credential = {"apiVersion": "client.authentication.k8s.io/v1", "kind": "ExecCredential"}
+        click.echo(json.dumps({**credential, "status": {"token": target.api_key.reveal()}}))
+        return
     key = target.api_key.reveal() if show else mask_key(target.api_key.reveal())
     session.printer.print_message({"api_key": key, "source": target.api_key_source, "endpoint": target.endpoint}, key)
     if session.printer.is_table and not show:

@@ -14,38 +14,14 @@ from sqlalchemy import select
 from llmariner.errors import NotFound, PermissionDenied
 from llmariner.platform.database import ReadSession
 from llmariner.sessions.kubernetes_requests import KubernetesRequest
+from llmariner.sessions.roles import CONNECTABLE, MEMBER, READABLE, SESSION_USER, VIEWER, group_name
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.tables import projects
 
-__all__ = [
-    "CONNECT_SCOPE",
-    "MEMBER",
-    "READABLE",
-    "READ_SCOPE",
-    "SESSION_USER",
-    "VIEWER",
-    "Identity",
-    "authorize",
-    "group_name",
-    "namespaces_of",
-]
+__all__ = ["CONNECT_SCOPE", "READ_SCOPE", "Identity", "authorize", "namespaces_of"]
 
 READ_SCOPE = "api.fine_tuning.jobs.read"
 CONNECT_SCOPE = "api.batch.jobs.exec"
-SESSION_USER = "llmariner:session"
-"""The one user that an agent may impersonate. It has no rights: the groups have them."""
-VIEWER, MEMBER = "viewer", "member"
-READABLE: dict[str, tuple[str, ...]] = {
-    "": ("pods", "pods/log", "events", "services", "persistentvolumeclaims"),
-    "apps": ("deployments", "replicasets", "statefulsets"),
-    "batch": ("jobs",),
-    "events.k8s.io": ("events",),
-    "jobset.x-k8s.io": ("jobsets",),
-    "kueue.x-k8s.io": ("localqueues", "workloads"),
-    "serving.kserve.io": ("inferenceservices",),
-}
-"""Resources by API group that everybody in a project may read. No Secrets and no ConfigMaps."""
-CONNECTABLE = ("pods/exec", "pods/attach", "pods/portforward")
 # No assignment opens the namespaces of the cluster's own parts.
 _RESERVED_PREFIXES = ("kube-", "knative-", "kserve", "kueue-", "cert-manager", "nvidia", "gpu-operator")
 _RESERVED = frozenset({"default", "llmariner", "llmariner-agent"})
@@ -65,11 +41,6 @@ class Identity:
         fields += [(b"impersonate-group", group.encode()) for group in self.groups]
         # Gives no rights; the cluster's own audit log shows it.
         return [*fields, (b"impersonate-extra-llmariner.ai%2fuser", self.person.encode())]
-
-
-def group_name(project_id: str, role: str) -> str:
-    """The group of the people of a project who have a role there."""
-    return f"llmariner:project:{project_id}:{role}"
 
 
 def namespaces_of(session: ReadSession, project_id: str, cluster_id: str) -> frozenset[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llmariner.sessions.access import CONNECTABLE, MEMBER, READABLE, SESSION_USER, VIEWER, group_name
+from llmariner.sessions.roles import CONNECTABLE, MEMBER, READABLE, SESSION_USER, VIEWER, group_name
 
 __all__ = ["session_objects"]
 

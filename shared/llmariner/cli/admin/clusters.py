@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from llmariner.cli.admin.cluster_access import kubeconfig, permissions
 from llmariner.cli.support.click_extensions import Group, pass_session
 from llmariner.cli.support.resolvers import complete_clusters, resolve_cluster
 from llmariner.cli.support.session import Session
@@ -31,6 +32,10 @@ _MAX_CERTIFICATES_BYTES = 1024 * 1024
 @click.group(cls=Group)
 def clusters() -> None:
     """Clusters on which work runs, and their agents."""
+
+
+for _command in (kubeconfig, permissions):
+    clusters.add_command(_command)
 
 
 @clusters.command("list")
