@@ -5,7 +5,6 @@ Imports stand inside the properties on purpose: a function pays only for what it
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 from llmariner.cached_once import cached_once
@@ -461,27 +460,9 @@ class Context:
     @cached_once
     def in_process_control_plane(self) -> InProcessControlPlane:
         """The control plane on this process's own database and serving port."""
-        from llmariner.control_plane import InProcessControlPlane
-        from llmariner.limits.restrictions import project_restriction
-        from llmariner.limits.revisions import Revisions
-        from llmariner.tenancy.background_work import authorize
+        from llmariner.control_plane import make_control_plane
 
-        return InProcessControlPlane(
-            keys=self.keys,
-            authenticator=self.authenticator,
-            token_sign_in=lambda: self.identity,
-            restriction=partial(project_restriction, self.database),
-            leases=self.leases,
-            revisions=Revisions(self.database),
-            prices=self.prices,
-            registry=self.registry,
-            aliases=self.model_aliases,
-            serving=self.serving,
-            waiting_requests=self.waiting_requests,
-            ledger=self.ledger,
-            background_tokens=self.background_tokens,
-            authorize_background=partial(authorize, self.database),
-        )
+        return make_control_plane(self)
 
     @cached_once
     def control_plane(self) -> ControlPlane:

@@ -8,14 +8,15 @@ import json
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple, TypeVar, TypeVarTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, TypeVarTuple
 
 from llmariner.errors import ModelNotFound
 from llmariner.gateway.authentication.key_cache import sign_in_not_configured
 from llmariner.gateway.control_plane.port import Changes, Key, LeaseRequest, LeaseResponse, ModelState
 from llmariner.gateway.metering.pricing import Price
 from llmariner.limits.leases import Leases
-from llmariner.limits.restrictions import Restriction, key_restriction
+from llmariner.limits.restrictions import Restriction, key_restriction, project_restriction
 from llmariner.limits.revisions import Revisions
 from llmariner.models.aliases import ModelAliases
 from llmariner.models.model import ActivationStatus, Model
@@ -23,14 +24,17 @@ from llmariner.models.registry import ModelRegistry
 from llmariner.platform.serving import Phase, Serving, Status
 from llmariner.platform.serving.waiting_requests import WaitingRequests
 from llmariner.tenancy.authenticator import Authenticator
-from llmariner.tenancy.background_work import BackgroundTokens, Originator
+from llmariner.tenancy.background_work import BackgroundTokens, Originator, authorize
 from llmariner.tenancy.keys.store import ApiKey, Keys
 from llmariner.tenancy.sign_in.token_sign_in import TokenSignIn
 from llmariner.usage.batch_writer import BatchWriter
 from llmariner.usage.ledger import Ledger
 from llmariner.usage.prices import Prices
 
-__all__ = ["InProcessControlPlane"]
+if TYPE_CHECKING:
+    from llmariner.context import Context
+
+__all__ = ["InProcessControlPlane", "make_control_plane"]
 
 T = TypeVar("T")
 Arguments = TypeVarTuple("Arguments")
@@ -299,3 +303,23 @@ def _claimed_expiry(token: str) -> float:
     payload = token.split(".")[1]
     claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
     return float(claims["exp"])
+
+
+def make_control_plane(context: Context) -> InProcessControlPlane:
+    """The control plane on a process's own database and serving port."""
+    return InProcessControlPlane(
+        keys=context.keys,
+        authenticator=context.authenticator,
+        token_sign_in=lambda: context.identity,
+        restriction=partial(project_restriction, context.database),
+        leases=context.leases,
+        revisions=Revisions(context.database),
+        prices=context.prices,
+        registry=context.registry,
+        aliases=context.model_aliases,
+        serving=context.serving,
+        waiting_requests=context.waiting_requests,
+        ledger=context.ledger,
+        background_tokens=context.background_tokens,
+        authorize_background=partial(authorize, context.database),
+    )
