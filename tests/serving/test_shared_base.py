@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from llmariner.platform.kube.resources import INFERENCE_SERVICES
+from llmariner.platform.kube.resources import INFERENCE_SERVICES, PODS
 from llmariner.platform.serving import EngineModel, Phase
 
 from .conftest import free_port
-from .kserve_cluster import ServingOnCluster, serving_on_cluster
+from .kserve_cluster import NAMESPACE, ServingOnCluster, serving_on_cluster
 
 if TYPE_CHECKING:
     from kubernetes_api.schemas import Schemas
@@ -25,7 +25,9 @@ MINE = EngineModel("ft:base:mine", "hf://org/mine", "generate", 0, base="base", 
 @pytest.fixture
 def cluster(upstream_schemas: tuple[Path, Schemas], tmp_path: Path) -> Iterator[ServingOnCluster]:
     crds, schemas = upstream_schemas
-    with serving_on_cluster(tmp_path, schemas, crds, free_port(), BASE, THEIRS, MINE, idle_seconds=30.0) as made:
+    with serving_on_cluster(
+        tmp_path, schemas, crds, free_port(), BASE, THEIRS, MINE, idle_seconds=30.0, adapter_image="llmariner/engine:1"
+    ) as made:
         yield made
 
 
@@ -76,3 +78,29 @@ def test_an_engine_of_adapters_is_deleted_with_the_last_of_them(cluster: Serving
     del cluster.models.registered[MINE.id]
     cluster.driver.run(cluster.serving.reconcile())
     assert services(cluster) == {}
+
+
+def test_an_engine_that_is_awake_starts_anew_for_an_adapter_that_a_job_made_since(cluster: ServingOnCluster) -> None:
+    driver, registered = cluster.driver, cluster.models.registered
+    tuned = [
+        EngineModel(
+            f"ft:base:tuned{number}", f"llmariner-file://file-{number}", "generate", 0, base="base", project="proj_c"
+        )
+        for number in range(2)
+    ]
+    registered[tuned[0].id] = tuned[0]
+    driver.ready(tuned[0].id)
+    registered[tuned[1].id] = tuned[1]
+    assert driver.status(tuned[1].id).phase is Phase.ASLEEP
+    assert driver.status(tuned[0].id).phase is Phase.READY
+    driver.wake(tuned[1].id)
+    predictor = services(cluster)["proj_c"]["spec"]["predictor"]
+    assert predictor["deploymentStrategy"] == {"type": "Recreate"}
+    assert len([each for each in predictor["model"]["args"] if each.startswith("ft:base:tuned")]) == 2
+    # The pods of before do not serve it.
+    assert driver.status(tuned[1].id).phase is not Phase.READY
+    before = [pod for pod in cluster.controllers.listed(PODS) if tuned[1].name not in str(pod["spec"])]
+    for pod in before:  # as `Recreate` has it
+        cluster.caller.request("DELETE", PODS.path(NAMESPACE, pod["metadata"]["name"]))
+    for each in tuned:
+        driver.wait_until(lambda status: status.phase is Phase.READY, each.id)

@@ -25,6 +25,7 @@ from llmariner.platform.serving import IMPORTED_SCHEME, EngineModel, Phase, Stat
 from llmariner.platform.serving.engine_metrics import EngineMetrics, read_metrics
 from llmariner.platform.serving.kserve.answer_checks import AnswerChecks
 from llmariner.platform.serving.kserve.cluster_reader import ClusterReader, endpoint_of, engine_url
+from llmariner.platform.serving.kserve.loaded_adapters import is_missing, started_with, tuned_adapter
 from llmariner.platform.serving.kserve.model_lookup import ModelLookup, ServedEngine
 from llmariner.platform.serving.kserve.objects import (
     belongs_to_other_model,
@@ -88,6 +89,10 @@ class KServeServing:
         if belongs_to_other_model(observed.service, served.engine):
             return Status(Phase.FAILED, message=_NAME_COLLISION)
         self._standby.reconcile(name, observed.pods)
+        if (adapter := tuned_adapter(served, model_id)) is not None:
+            if is_missing(observed.service, adapter):
+                return Status(Phase.ASLEEP, estimate_seconds=served.engine.typical_wake_seconds)
+            observed = started_with(observed, adapter)
         return await self._full_status(served, observed)
 
     async def statuses(self) -> dict[str, Status]:
@@ -109,8 +114,9 @@ class KServeServing:
             await asyncio.to_thread(self._transitions.delete, observed.service)
             self._observations.pop(name, None)
             return  # the next wake of a waiting request creates the new one
-        status = status_of(observed, model, now=time.time())
-        if status.phase not in (Phase.ASLEEP, Phase.STOPPING, Phase.FAILED):
+        status, adapter = status_of(observed, model, now=time.time()), tuned_adapter(served, model_id)
+        starts_anew = adapter is not None and is_missing(observed.service, adapter)
+        if not starts_anew and status.phase not in (Phase.ASLEEP, Phase.STOPPING, Phase.FAILED):
             return
         try:
             self._standby.reconcile(name, await asyncio.to_thread(self._transitions.wake, served, observed))

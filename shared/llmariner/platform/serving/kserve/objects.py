@@ -180,6 +180,8 @@ def _predictor(model: EngineModel, adapters: tuple[EngineModel, ...], settings: 
         # By default KServe's route ends every stream after 60 seconds.
         "timeout": 3600,
         "automountServiceAccountToken": False,
+        # Adapters come by a new start, for which the pool may have no room beside the pod before.
+        **({} if model.adapters_of is None else {"deploymentStrategy": {"type": "Recreate"}}),
         # Longer than the runtime's --shutdown-timeout, so that active streams can finish.
         "terminationGracePeriodSeconds": 75,
         "volumes": [{"name": "plugins", "configMap": {"name": PLUGINS_CONFIG_MAP}}, *own.volumes],
