@@ -1,0 +1,115 @@
+"""The engine of tuned models on the test cluster, in a namespace of its own, made as an installed platform makes it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import json
+import time
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from llmariner.context import Context
+from llmariner.fine_tuning.adapter_tokens import adapter_token
+from llmariner.models.serving_lookup import RegistryModelLookup
+from llmariner.platform.kube import Cluster
+from llmariner.platform.serving import Phase, Status
+from llmariner.platform.serving.kserve.adapter import KServeServing
+from llmariner.settings import ClusterSettings, KServeSettings
+
+if TYPE_CHECKING:
+    from cluster.lab import kubectl as _kubectl
+    from cluster.lab import places as _places
+    from cluster.platform import overlay as _overlay
+else:
+    _kubectl, _places, _overlay = (
+        importlib.import_module(f"...cluster.{name}", __package__)
+        for name in ("lab.kubectl", "lab.places", "platform.overlay")
+    )
+
+__all__ = ["ask_tuned_model"]
+
+CHECKOUT = Path(__file__).resolve().parents[3]
+Body = dict[str, Any]
+
+
+def ask_tuned_model(context: Context, model: str, question: str, *, image: str, adapters_url: str) -> str:
+    """What the engine of a tuned model answers, which is started for it."""
+    with _namespace() as name:
+        settings = KServeSettings(
+            namespace=name,
+            runtimes={"cpu": name},
+            cpu="450m",
+            memory="3Gi",
+            adapter_image=image,
+            adapter_url=adapters_url,
+        )
+        return asyncio.run(_ask(context, settings, model, question))
+
+
+async def _ask(context: Context, settings: KServeSettings, model: str, question: str) -> str:
+    secret = context.secrets.of_links[0]
+    lookup = RegistryModelLookup(context.registry, context.ledger, tokens=lambda each: adapter_token(secret, each))
+    serving = KServeServing(Cluster(ClusterSettings.load(context.env)), settings, lookup)
+    try:
+        status = await _ready(serving, model)
+        messages = [{"role": "user", "content": question}]
+        body = {"model": model, "messages": messages, "temperature": 0, "max_tokens": 30}
+        return await asyncio.to_thread(_post, f"{status.endpoint}/v1/chat/completions", body)
+    finally:
+        await serving.close()
+
+
+async def _ready(serving: KServeServing, model: str) -> Status:
+    limit = time.monotonic() + 300
+    await serving.wake(model)
+    while (status := await serving.status(model)).phase is not Phase.READY:
+        assert status.phase is not Phase.FAILED, status
+        assert time.monotonic() < limit, status
+        await asyncio.sleep(1)
+    return status
+
+
+def _post(url: str, body: Body) -> str:
+    head = {"content-type": "application/json"}
+    request = urllib.request.Request(url, json.dumps(body).encode(), head)
+    with urllib.request.urlopen(request, timeout=120) as answer:
+        return str(json.load(answer)["choices"][0]["message"]["content"])
+
+
+@contextlib.contextmanager
+def _namespace() -> Iterator[str]:
+    """A namespace with the volumes and the plugins of engines, and a runtime of that name."""
+    lab, name = _places.Lab(), f"test-engines-{uuid.uuid4().hex[:6]}"
+    runtime: Body = yaml.safe_load((CHECKOUT / "kserve/cpu/vllm-cpu.yaml").read_text())
+    runtime["metadata"]["name"] = name
+    for operation in _overlay._engine_of_this_machine():
+        _change(runtime, operation["path"].split("/")[1:], operation["value"])
+    plugins: Body = yaml.safe_load((CHECKOUT / "manifests/base/25-engine-plugins.yaml").read_text())
+    plugins["metadata"] = {"name": plugins["metadata"]["name"], "namespace": name}
+    folders = _overlay._folders()
+    volumes: list[Body] = [made for each, folder in folders.items() for made in _overlay._volume(each, folder, name)]
+    _kubectl.apply(lab, [{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}])
+    try:
+        _kubectl.apply(lab, [runtime, plugins, *volumes])
+        yield name
+    finally:
+        for kind in ("namespace", "clusterservingruntime"):
+            _kubectl.kubectl(lab, "delete", kind, name, "--wait=false", "--ignore-not-found")
+
+
+def _change(body: Any, path: list[str], value: Any) -> None:
+    """Apply an operation of a JSON patch, `add` or `replace`."""
+    *parents, last = path
+    for each in parents:
+        body = body[int(each)] if isinstance(body, list) else body[each]
+    if last == "-":
+        body.append(value)
+    else:
+        body[last] = value
