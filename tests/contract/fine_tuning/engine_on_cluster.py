@@ -100,8 +100,9 @@ def _namespace() -> Iterator[str]:
         _kubectl.apply(lab, [runtime, plugins, *volumes])
         yield name
     finally:
-        for kind in ("namespace", "clusterservingruntime"):
-            _kubectl.kubectl(lab, "delete", kind, name, "--wait=false", "--ignore-not-found")
+        claimed = [f"pv/{each['metadata']['name']}" for each in volumes if each["kind"] == "PersistentVolume"]
+        for what in (f"ns/{name}", f"clusterservingruntime/{name}", *claimed):
+            _kubectl.kubectl(lab, "delete", what, "--wait=false", "--ignore-not-found")
 
 
 def _change(body: Any, path: list[str], value: Any) -> None:

@@ -185,8 +185,14 @@ def platform(tmp_path: Path) -> Iterator[TrainingPlatform]:
         finally:
             server.should_exit = True
             thread.join(20)
+            _kubectl.kubectl(lab, "delete", "--wait=false", *_volumes_of(volumes))
             _served.clear()
             context.database.close()
+
+
+def _volumes_of(objects: list[dict[str, Any]]) -> list[str]:
+    """Those that no namespace takes with it."""
+    return [f"pv/{each['metadata']['name']}" for each in objects if each["kind"] == "PersistentVolume"]
 
 
 _served: list[Any] = []
