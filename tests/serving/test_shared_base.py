@@ -80,7 +80,7 @@ def test_an_engine_of_adapters_is_deleted_with_the_last_of_them(cluster: Serving
     assert services(cluster) == {}
 
 
-def test_an_engine_that_is_awake_starts_anew_for_an_adapter_that_a_job_made_since(cluster: ServingOnCluster) -> None:
+def test_an_engine_that_is_awake_starts_again_for_an_adapter_that_a_job_made_since(cluster: ServingOnCluster) -> None:
     driver, registered = cluster.driver, cluster.models.registered
     tuned = [
         EngineModel(

@@ -115,8 +115,8 @@ class KServeServing:
             self._observations.pop(name, None)
             return  # the next wake of a waiting request creates the new one
         status, adapter = status_of(observed, model, now=time.time()), tuned_adapter(served, model_id)
-        starts_anew = adapter is not None and is_missing(observed.service, adapter)
-        if not starts_anew and status.phase not in (Phase.ASLEEP, Phase.STOPPING, Phase.FAILED):
+        starts_again = adapter is not None and is_missing(observed.service, adapter)
+        if not starts_again and status.phase not in (Phase.ASLEEP, Phase.STOPPING, Phase.FAILED):
             return
         try:
             self._standby.reconcile(name, await asyncio.to_thread(self._transitions.wake, served, observed))
