@@ -135,7 +135,10 @@ def test_a_file_becomes_a_model_through_pauses_and_deaths(client: OpenAI, env: E
     assert [each.step_number for each in checkpoints] == [120, 108, 96]
     assert whole.trained_tokens == whole.estimate["tokens"]
 
-    job_id = jobs.create(training_file=file.id, **NEW).id
+    held_out = client.files.create(file=("held_out.jsonl", io.BytesIO(content)), purpose="fine-tune")
+    gate = {"type": "validation_loss", "better_than": "base"}
+    promotion = {"promotion": {"alias": "pirate-bot", "gate": gate}}
+    job_id = jobs.create(training_file=file.id, validation_file=held_out.id, extra_body=promotion, **NEW).id
     until(lambda: step_of(client, job_id) >= 20)
     jobs.pause(job_id)
     until(lambda: str(jobs.retrieve(job_id).status) == "paused")
@@ -148,6 +151,11 @@ def test_a_file_becomes_a_model_through_pauses_and_deaths(client: OpenAI, env: E
     assert again.status == "succeeded", again.error
     assert losses(client, job_id) == pytest.approx(expected, abs=1e-5)
     assert again.trained_tokens == whole.trained_tokens
+    decided = again.promotion["result"]
+    assert (decided["status"], decided["alias_revision"]) == ("promoted", 1)
+    assert decided["validation_loss"] < decided["base_validation_loss"], "which was measured before the first death"
+    aliased: Any = client.models.retrieve("pirate-bot")
+    assert aliased.alias_of == again.fine_tuned_model
 
     canceled = jobs.create(training_file=file.id, **NEW).id
     until(lambda: step_of(client, canceled) >= 5)

@@ -7,6 +7,7 @@ from .batch_job_objects import BATCH_JOB_OBJECTS
 from .cluster_objects import CLUSTER_OBJECTS
 from .files import FILES
 from .fine_tuning_objects import FINE_TUNING_OBJECTS
+from .model_alias_objects import MODEL_ALIAS_OBJECTS
 from .model_credential_objects import MODEL_CREDENTIAL_OBJECTS
 from .quota_objects import QUOTA_OBJECTS
 from .session_objects import SESSION_OBJECTS
@@ -21,6 +22,7 @@ OBJECTS = {
     **BATCH_JOB_OBJECTS,
     **FINE_TUNING_OBJECTS,
     **MODEL_CREDENTIAL_OBJECTS,
+    **MODEL_ALIAS_OBJECTS,
     **QUOTA_OBJECTS,
     **CLUSTER_OBJECTS,
     **SESSION_OBJECTS,

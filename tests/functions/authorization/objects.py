@@ -14,13 +14,12 @@ from llmariner.http.resources.rate_limits import RateLimitRow
 from llmariner.limits.budgets import NewBudget
 from llmariner.limits.rules import Subject
 from llmariner.models.model import NewModel, SourceRepository, Task
-from llmariner.models.tables import model_alias_revisions, model_aliases
 from llmariner.platform.events.tables import deliveries, events
 
 from .route_calls import CallFactory, RouteCall, no_object
 from .world import Tenant, World, invite_token
 
-__all__ = ["IN_BODY", "OBJECTS", "an_alert", "an_alias", "an_event", "list_of_100", "model"]
+__all__ = ["IN_BODY", "OBJECTS", "an_alert", "an_event", "list_of_100", "model"]
 
 
 _NAME_FIELDS = ("name", "id", "role_name", "group", "title")
@@ -162,28 +161,6 @@ def a_failed_model(world: World, tenant: Tenant) -> RouteCall:
     registry.create(NewModel(name, SourceRepository.LOCAL, "/nowhere", project_id=tenant.project_id))
     registry.mark_failed(name, "There is no folder.")
     return RouteCall({"id:path": name})
-
-
-def an_alias(body: Any = None) -> CallFactory:
-    """An alias of the tenant's project, and another model for it to point at."""
-
-    def call(world: World, tenant: Tenant) -> RouteCall:
-        name, now = f"walk-{tenant.tag}-{world.number()}", time.time()
-        place = {"project_id": tenant.project_id, "organization_id": tenant.organization_id, "name": name}
-        first, last = model(world, tenant), model(world, tenant)
-        row = {"model": last, "number": 2, "created_at": 1, "updated_at": now, "revision": 1}
-        world.add(model_aliases, **place, **row)
-        by = {"at": now, "cause": "moved", "reason": "", "user_id": tenant.user_id, "model": last}
-        world.add(model_alias_revisions, **place, **by, number=2, previous_model=first)
-        moved = {"model": model(world, tenant)} if body is None else body
-        return RouteCall({"alias": name}, moved)
-
-    return call
-
-
-def a_new_alias(world: World, tenant: Tenant) -> RouteCall:
-    """An alias for a model of the tenant's project."""
-    return RouteCall(body={"alias": f"walk-{tenant.tag}-{world.number()}", "model": model(world, tenant)})
 
 
 def inference(task: Task = Task.GENERATE, **fields: Any) -> CallFactory:
@@ -387,13 +364,6 @@ OBJECTS: dict[str, CallFactory] = {
     "POST /v1/models/{id:path}:activate": a_model(),
     "POST /v1/models/{id:path}:deactivate": a_model(),
     "POST /v1/models/{id:path}:retry": a_failed_model,
-    "GET /v1/model_aliases": list_of_100,
-    "POST /v1/model_aliases": a_new_alias,
-    "GET /v1/model_aliases/{alias}": an_alias(),
-    "PATCH /v1/model_aliases/{alias}": an_alias(),
-    "DELETE /v1/model_aliases/{alias}": an_alias(),
-    "POST /v1/model_aliases/{alias}/rollback": an_alias({}),
-    "GET /v1/model_aliases/{alias}/revisions": an_alias(),
     "GET /v1/auth/configuration": no_object,
     "GET /v1/organization/admin_api_keys": list_of_100,
     "POST /v1/organization/admin_api_keys": new(name="walked admin"),

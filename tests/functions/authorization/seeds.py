@@ -14,8 +14,9 @@ from .batch_job_objects import batch_job
 from .cluster_objects import cluster
 from .files import a_file
 from .fine_tuning_objects import fine_tuning_credential, fine_tuning_job
+from .model_alias_objects import an_alias
 from .model_credential_objects import model_credential
-from .objects import an_alert, an_alias, an_event, model
+from .objects import an_alert, an_event, model
 from .vector_store_objects import vector_store
 from .world import Tenant, World
 
