@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +196,28 @@ def test_an_older_revision_changes_nothing_and_the_same_quotas_are_not_written_a
     # Changed by a process that has read it before.
     capacity.apply(plan(9, proj_1={"gpu": QuotaLimit(3, None)}))
     assert quotas(cluster)["nvidia.com/gpu"] == ("3", None)
+
+
+def test_processes_that_apply_quotas_at_the_same_time_wait_for_each_other(
+    api: Caller, cluster: Cluster, capacity: KueueCapacity, tmp_path: Path
+) -> None:
+    def apply(revision: int) -> None:
+        own = Cluster(ClusterSettings(tmp_path / "kubeconfig"))
+        # The organization has a quota and has none by turns: objects are made, changed and deleted.
+        limits = {"gpu": QuotaLimit(revision)} if revision % 2 else {}
+        try:
+            KueueCapacity(own, (MODELS, JOBS), POOL).apply(
+                plan(revision, own=limits, proj_1={"gpu": QuotaLimit(revision)})
+            )
+        finally:
+            own.close()
+
+    for first in (1, 11, 21):
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(apply, range(first, first + 4))) == [None] * 4
+        apply(first + 4)  # as the last of them does, which has read the rows again
+        assert quotas(cluster)["nvidia.com/gpu"] == (str(first + 4), "0")
+        assert (targets(cluster), cohort_quotas(cluster)["nvidia.com/gpu"]) == ([OWN, OWN], ("0", "0"))
 
 
 def test_a_quota_that_is_deleted_while_its_workloads_run_is_taken_away_and_may_be_set_again(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import pytest
@@ -24,6 +27,7 @@ from ..team import Team
 from .steps import NotedCapacity
 
 GIB = 2**30
+AtOnce = Callable[[Iterable[Callable[[], Any]]], list[Any]]
 
 
 @pytest.fixture
@@ -122,6 +126,36 @@ def test_of_two_changes_at_a_time_the_last_one_holds(
     found = quotas.find(one)
     assert found is not None
     assert (found.limits, capacity.applied[-1].projects[one.id]) == ({"gpu": QuotaLimit(7)}, {"gpu": QuotaLimit(7)})
+
+
+def test_after_changes_by_many_at_a_time_what_is_stored_is_in_effect(
+    database: Database, owner: KeyOwner, capacity: NotedCapacity, run_concurrently: AtOnce
+) -> None:
+    team = Team(database, owner)
+    organization = Subject(owner.organization_id)
+    subjects = [
+        Subject(owner.organization_id, each) for each in (owner.project_id, team.project(), team.project("Third"))
+    ]
+
+    def change(number: int) -> None:
+        # Each on its own, as in processes of their own.
+        quotas, subject = Quotas(database, lambda: capacity), [organization, *subjects][number % 4]
+        for gpus in range(3):
+            quotas.put(team.admin, subject, {"gpu": QuotaLimit(number + gpus, None)}, operator=True)
+        if number > 5:
+            with contextlib.suppress(NotFound):  # another one deleted it
+                quotas.remove(team.admin, subject, operator=True)
+
+    assert run_concurrently([partial(change, number) for number in range(8)]) == [None] * 8
+    effective = max(capacity.applied, key=lambda each: each.revision)
+    quotas = Quotas(database, lambda: capacity)
+    assert effective.limits == _limits(quotas.find(organization))
+    stored = {each.id: _limits(quotas.find(each)) for each in subjects}
+    assert effective.projects == {id_: limits for id_, limits in stored.items() if limits}
+
+
+def _limits(quota: Quota | None) -> Mapping[str, QuotaLimit]:
+    return {} if quota is None else quota.limits
 
 
 def test_what_the_operator_set_is_changed_by_the_operator_alone(

@@ -7,6 +7,7 @@ as they are.
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -38,7 +39,8 @@ __all__ = ["QUOTA_MANAGER", "KueueCapacity"]
 QUOTA_MANAGER = "llmariner-quota"
 """The field manager of ClusterQueues, Cohorts and the LocalQueues that lead to them."""
 
-_ATTEMPTS = 3
+_ATTEMPTS = 8
+_PAUSE_SECONDS = 0.2
 _USE_SECONDS = 1.0
 
 Body = dict[str, Any]
@@ -99,17 +101,10 @@ class KueueCapacity:
 
     def _write(self, quotas: OrganizationLimits, pool: Body, *, dry_run: bool) -> None:
         """Write what differs; what a later revision wrote stays."""
-        for attempt in range(_ATTEMPTS):
-            stored = {CLUSTER_QUEUES: self._stored(CLUSTER_QUEUES), COHORTS: self._stored(COHORTS)}
-            try:
-                for body in quota_objects(self._queue, quotas, pool):
-                    found = stored[resource_for(body)].get(body["metadata"]["name"])
-                    self._write_one(body, found, quotas.revision, dry_run=dry_run)
-                return
-            except OwnedByOthers as error:
-                # Without causes it was changed since it was read.
-                if error.causes or attempt == _ATTEMPTS - 1:
-                    raise
+        stored = {CLUSTER_QUEUES: self._stored(CLUSTER_QUEUES), COHORTS: self._stored(COHORTS)}
+        for body in quota_objects(self._queue, quotas, pool):
+            found = stored[resource_for(body)].get(body["metadata"]["name"])
+            self._write_one(body, found, quotas.revision, dry_run=dry_run)
 
     def _write_one(self, body: Body, found: Body | None, revision: int, *, dry_run: bool) -> None:
         if found is not None:
@@ -220,12 +215,20 @@ class KueueCapacity:
                 self._cluster.apply(emptied(found, pool, cohort or cohort_of(pool), revision), manager=QUOTA_MANAGER)
 
     def _in_cluster(self, action: Callable[[], None]) -> None:
-        try:
-            action()
-        except OwnedByOthers as error:
-            raise _conflict(error) from error
-        except ClusterError as error:
-            raise _unavailable(error) from error
+        """Run an action, again if another process changes the same objects meanwhile; idempotent, so none is harmful."""
+        for attempt in range(_ATTEMPTS):
+            try:
+                action()
+                return
+            except OwnedByOthers as error:
+                if error.causes:
+                    raise _conflict(error) from error
+                # Without causes an object was changed since it was read.
+                if attempt == _ATTEMPTS - 1:
+                    raise _unavailable(error) from error
+                time.sleep(random.uniform(0, _PAUSE_SECONDS))
+            except ClusterError as error:
+                raise _unavailable(error) from error
 
 
 def _is_same(wanted: Body, found: Body) -> bool:
@@ -257,8 +260,7 @@ def _has_quota(queue: Body) -> bool:
 def _conflict(error: ClusterError) -> Conflict:
     owned = ", ".join(sorted({f"'{each.field}' by '{each.owner}'" for each in error.causes if each.owner}))
     return Conflict(
-        f"The quota is set elsewhere: {owned or 'the object was changed meanwhile'}. Change it there, or let that manager "
-        "give up the fields.",
+        f"The quota is set elsewhere: {owned}. Change it there, or let that manager give up the fields.",
         code="quota_managed_elsewhere",
     )
 
