@@ -74,6 +74,7 @@ RATIOS = (
     ("request_during_withheld_bodies_vs_quiet", "attacked_p50_ms", "bodies", QUIET),
     ("request_during_nested_bodies_vs_quiet", "attacked_p50_ms", "brackets", QUIET),
     ("job_steps_per_second_vs_bare_trl", "steps_per_s", JOB, BARE_TRL),
+    ("job_steps_per_wall_second_vs_bare_trl", "steps_per_wall_s", JOB, BARE_TRL),
     ("resume_overhead_vs_uninterrupted", "job_seconds", "killed job", "whole job"),
     ("model_wake_vs_engine_start", "model_seconds", WAKE, PLAIN),
     ("model_fetch_vs_curl", "model_fetch_slow_bytes_per_s", "fetch", "curl"),

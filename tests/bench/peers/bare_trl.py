@@ -1,4 +1,4 @@
-"""Trains an adapter by TRL alone: MODEL ROWS FOLDER EPOCHS BATCH. Prints the CPU seconds of the training alone.
+"""Trains an adapter by TRL alone: MODEL ROWS FOLDER EPOCHS BATCH. Prints the seconds of the training alone.
 
 It runs in the engine environment. What it trains is what a job trains: the same adapter, rows, optimizer and schedule.
 """
@@ -42,9 +42,10 @@ def main(model: str, rows: str, folder: str, epochs: str, batch: str) -> None:
             r=16, lora_alpha=32, lora_dropout=0.05, target_modules="all-linear", task_type="CAUSAL_LM"
         ),
     )
-    began = time.process_time()
+    began, began_wall = time.process_time(), time.monotonic()
     trainer.train()
-    print(json.dumps({"seconds": time.process_time() - began, "steps": trainer.state.global_step}))
+    seconds, wall_seconds = time.process_time() - began, time.monotonic() - began_wall
+    print(json.dumps({"seconds": seconds, "wall_seconds": wall_seconds, "steps": trainer.state.global_step}))
 
 
 if __name__ == "__main__":
