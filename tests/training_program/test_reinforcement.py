@@ -49,7 +49,7 @@ def jsonl(rows: list[Any]) -> bytes:
 @pytest.fixture(scope="module")
 def plan(program: Program, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Of a model whose answers a training can change: the tokens of the other are all about as likely."""
-    model = program.make_model(tmp_path_factory.mktemp("model") / "tiny", "0.3")
+    model = program.make_model(tmp_path_factory.mktemp("model") / "tiny", "0.6")
     return {**TRAINING, "model_folder": str(model)}
 
 
@@ -76,9 +76,9 @@ def rewards(records: list[dict[str, Any]]) -> dict[int, float]:
 def test_rewards_rise(whole: list[dict[str, Any]]) -> None:
     found = rewards(whole)
     assert sorted(found) == list(range(1, STEPS + 1))
-    assert (
-        fmean(found[step] for step in range(STEPS - 4, STEPS + 1)) > fmean(found[step] for step in range(1, 6)) + 0.25
-    )
+    first, last = ([found[step] for step in range(begin, begin + 4)] for begin in (1, STEPS - 3))
+    assert fmean(last) > fmean(first) + 0.15, "two epochs each"
+    assert fmean(last) > 0.75
     steps = [record for record in whole if record["type"] == "step"]
     assert (steps[0]["kl_divergence"], steps[-1]["kl_divergence"] > 0.01) == (pytest.approx(0, abs=1e-5), True)
     evaluated = [each["step"] for each in steps if "valid_reward" in each]
