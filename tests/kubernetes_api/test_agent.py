@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+import uuid
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -29,7 +30,9 @@ from .conftest import REAL
 
 pytestmark = pytest.mark.skipif(REAL not in os.environ, reason="rights are a real API server's: `make e2e-api-server`")
 
-NAMESPACE, GPUS = "llmariner-agent", "test-gpu-operator"
+# A namespace that was deleted stays in an API server without its controller: each run has its own.
+_RUN = uuid.uuid4().hex[:8]
+NAMESPACE, GPUS = f"test-agent-{_RUN}", f"test-gpu-operator-{_RUN}"
 ACCOUNT = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts"
 PATHS = {
     "ServiceAccount": ACCOUNT,
@@ -50,15 +53,16 @@ AMOUNTS = {"cpu": "8", "memory": "32Gi", "pods": "10", "nvidia.com/gpu": "4"}
 STATUS = {"capacity": AMOUNTS, "allocatable": AMOUNTS, "conditions": [{"type": "Ready", "status": "True"}]}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def api() -> Caller:
     return Caller(Path(os.environ[REAL]), real=True)
 
 
-@pytest.fixture
-def joined(api: Caller, tmp_path: Path) -> Iterator[Cluster]:
+@pytest.fixture(scope="module")
+def joined(api: Caller, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """The API server as the agent sees it, whose manifest was applied, with a node that has four GPUs."""
-    objects = AgentManifest("https://llm.example.org", "clusterkey-1", gpu_namespace=GPUS).objects()
+    url, folder = "https://llm.example.org", tmp_path_factory.mktemp("agent")
+    objects = AgentManifest(url, "clusterkey-1", namespace=NAMESPACE, gpu_namespace=GPUS).objects()
     made = []
     try:
         api.make(NAMESPACES, {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": GPUS}})
@@ -71,8 +75,8 @@ def joined(api: Caller, tmp_path: Path) -> Iterator[Cluster]:
         token = api.done("POST", f"{ACCOUNT}/llmariner-agent/token", request)["status"]["token"]
         kubeconfig = yaml.safe_load(Path(os.environ[REAL]).read_text())
         kubeconfig["users"][0]["user"] = {"token": token}
-        (tmp_path / "kubeconfig").write_text(yaml.safe_dump(kubeconfig))
-        cluster = Cluster(ClusterSettings(tmp_path / "kubeconfig"))
+        (folder / "kubeconfig").write_text(yaml.safe_dump(kubeconfig))
+        cluster = Cluster(ClusterSettings(folder / "kubeconfig"))
         yield cluster
         cluster.close()
     finally:
