@@ -74,14 +74,15 @@ def test_a_watch_streams_and_its_end_reaches_the_api_server(installation: Instal
         reader, writer = await asyncio.open_connection("127.0.0.1", replica.port)
         path = f"{base}/api/v1/namespaces/team/pods?watch=true"
         writer.write(f"GET {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {installation.key}\r\n\r\n".encode())
-        head = await asyncio.wait_for(reader.readuntil(b"first\n"), 10)  # the rest is not there yet
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)  # without waiting for an event
         assert b"200 OK" in head
-        writer.close()
         gate.set()
+        await asyncio.wait_for(reader.readuntil(b"first\n"), 10)
+        writer.close()
         await until(lambda: api.open == 0)
 
     api = KubernetesApi()
-    api.answers["/api/v1/namespaces/team/pods"] = [b"first\n", gate.wait(), *[bytes(1024 * 1024)] * 64]
+    api.answers["/api/v1/namespaces/team/pods"] = [b"", gate.wait(), b"first\n", *[bytes(1024 * 1024)] * 64]
     run(installation, scenario, api)
 
 

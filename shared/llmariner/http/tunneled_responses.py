@@ -209,6 +209,8 @@ async def _send_response(stream: Stream, status: int, headers: Fields, send: Any
     try:
         kept = [each for each in headers if each[0] in _RESPONSE_FIELDS]
         await send({"type": "http.response.start", "status": status, "headers": kept})
+        # The server sends a head with the first part of its body, which a watch may have in an hour.
+        await send({"type": "http.response.body", "body": b"", "more_body": True})
         while data := await stream.read():
             await send({"type": "http.response.body", "body": data, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
