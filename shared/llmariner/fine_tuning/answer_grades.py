@@ -56,10 +56,11 @@ class AnswerGrades:
 
     def check(self, caller: Caller, document: object) -> Grader:
         """The grader of a caller's JSON. Raises InvalidRequest, also for a model that the project does not have."""
+        project_id = caller.key_owner.project_id
         try:
             grader = read_grader(document)
             for name in sorted(grader.models):
-                self._registry.get(name, project_id=caller.key_owner.project_id)
+                self._registry.get(name, project_id=project_id)
         except InvalidGrader as error:
             raise InvalidRequest(str(error), param=error.param, code="invalid_grader") from error
         except ModelNotFound as error:

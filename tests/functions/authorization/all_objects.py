@@ -9,6 +9,7 @@ from .files import FILES
 from .fine_tuning_objects import FINE_TUNING_OBJECTS
 from .model_alias_objects import MODEL_ALIAS_OBJECTS
 from .model_credential_objects import MODEL_CREDENTIAL_OBJECTS
+from .price_objects import PRICE_OBJECTS
 from .quota_objects import QUOTA_OBJECTS
 from .session_objects import SESSION_OBJECTS
 from .vector_store_objects import VECTOR_STORE_OBJECTS
@@ -24,6 +25,7 @@ OBJECTS = {
     **MODEL_CREDENTIAL_OBJECTS,
     **MODEL_ALIAS_OBJECTS,
     **QUOTA_OBJECTS,
+    **PRICE_OBJECTS,
     **CLUSTER_OBJECTS,
     **SESSION_OBJECTS,
 }

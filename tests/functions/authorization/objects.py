@@ -484,8 +484,6 @@ OBJECTS: dict[str, CallFactory] = {
         {"name": "walked"}
     ),
     "DELETE /v1/organizations/{organization_id}/projects/{project_id}/api_keys/{key_id}": project_key_of_organization,
-    "GET /v1/prices": no_object,
-    "POST /v1/prices": new(model="walked", prompt=1, completion=1),
     "GET /v1/projects/{id}/roles": in_project(),
     "POST /v1/projects/{id}/roles": in_project({"role_name": "walked", "permissions": ["api.files.read"]}),
     "GET /v1/projects/{id}/roles/{role_id}": a_role(of_project=True),

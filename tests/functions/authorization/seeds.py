@@ -8,6 +8,7 @@ from typing import Any
 from llmariner.audit.log import append_entry as add_audit
 from llmariner.limits.budgets import NewBudget
 from llmariner.limits.rules import Subject
+from llmariner.showback.allocations import Allocation, Allocations
 from llmariner.usage.tables import prices
 
 from .batch_job_objects import batch_job
@@ -57,6 +58,10 @@ def seed(world: World) -> None:
         world.context.limits.put(None, subject, "walk/seeded", {"requests_per_day": 9})
         world.context.budgets.put(None, subject, "month", NewBudget(10**12, alert_ratio=None, hard=True))
         world.context.ledger.record([_used(tenant, route) for route in ("chat_completions", "embeddings")])
+        amounts = {"cpu": 1000, "memory": 2**30}
+        start = round(time.time() * 1000) - 60_000
+        held = Allocation(f"walk/{tenant.tag}", "batch_job", f"bj-{tenant.tag}", tenant.project_id, amounts, start)
+        Allocations(world.database).begin(held)
     world.now = 0
 
 
