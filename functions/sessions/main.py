@@ -113,9 +113,10 @@ def _pass_on(request: Request, caller: Caller, cluster_id: str) -> Response:
         parsed = parse_request(request.method, request.scope["raw_path"], request.scope["query_string"])
         protocol = _protocol(request, parsed)
         context = context_of(request)
+        project_id = caller.key_owner.project_id
         Clusters(context.database, context.secrets.pepper).get(caller.organization_id, cluster_id)
         with context.database.read() as session:
-            namespaces = namespaces_of(session, caller.key_owner.project_id, cluster_id)
+            namespaces = namespaces_of(session, project_id, cluster_id)
         identity = authorize(caller, parsed, namespaces)
         fields = _fields(request, parsed, protocol, identity)
         if parsed.resource:
