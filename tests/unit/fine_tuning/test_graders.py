@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -96,6 +98,13 @@ def test_a_formula_without_a_value_ends_at_once(text: str) -> None:
         Formula(text).value({"a": 0.5})
 
 
+def nested() -> Any:
+    value: Any = "Lima"
+    for _ in range(100_000):
+        value = [value]
+    return value
+
+
 def check(operation: str, reference: str = "{{ item.answer }}", **fields: Any) -> dict[str, Any]:
     said = {"input": "{{sample.output_text}}", "reference": reference, "operation": operation}
     return {"type": "string_check", "name": "check", **said, **fields}
@@ -131,6 +140,28 @@ def test_an_answer_that_a_template_cannot_read_has_no_reward() -> None:
         assert (found.reward, list(found.errors)) == (0, [error])
     found = grade(read_grader(check("ne")), {"answer": "x" * (MAX_TEXT + 1)}, "y", nobody)
     assert list(found.errors) == ["invalid_variable_error"]
+
+
+def test_a_template_without_an_end_is_refused_in_one_pass() -> None:
+    began = time.process_time()
+    with pytest.raises(InvalidGrader, match="no '}}'"):
+        read_grader(check("eq", "{{" * 32_000))
+    assert time.process_time() - began < 2, "a search from each '{{' to the end takes half a minute"
+
+
+def test_a_value_that_is_nested_too_deeply_is_named() -> None:
+    found = grade(read_grader(check("eq")), {"answer": nested()}, "x", nobody)
+    assert list(found.errors) == ["invalid_variable_error"]
+
+
+def test_texts_of_many_different_characters_take_little_memory() -> None:
+    said = "".join(map(chr, range(0x10000, 0x10000 + 20_000)))
+    tracemalloc.start()
+    found = similarity("fuzzy_match", said, said[::-1])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found == pytest.approx(1 / 20_000)
+    assert peak < 12_000_000, "and not the square of their number in bits"
 
 
 def judge(**fields: Any) -> dict[str, Any]:
@@ -239,6 +270,8 @@ def test_a_multi_grader_calculates_and_fails_as_its_parts_do() -> None:
             "grader.graders.a.type",
         ),
         (judge(input=[{"role": "user", "content": "x" * 60_000}] * 2), "grader"),
+        (judge(input=[{"role": "user", "content": "{{item.a}}" * 33}] * 2), "grader"),
+        ({"type": nested()}, "grader"),
     ],
 )
 def test_a_grader_that_is_not_read_names_its_field(document: Any, param: str) -> None:

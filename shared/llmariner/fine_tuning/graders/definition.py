@@ -26,6 +26,8 @@ _OPERATIONS = ("eq", "ne", "like", "ilike")
 _ROLES = ("system", "developer", "user", "assistant")
 _PARTS = ("input_text", "output_text", "text")
 _MAX_GRADERS, _MAX_MESSAGES, _MAX_LABELS, _MAX_NAME = 10, 20, 50, 128
+_MAX_PLACES = 64
+"""Of all templates together: each line of a file is put into each of them when it is checked."""
 _MAX_TOKENS, _MAX_CHARACTERS = 4096, 100_000
 _PART_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
@@ -40,9 +42,16 @@ class InvalidGrader(ValueError):
 
 def read_grader(document: object, where: str = "grader") -> Grader:
     """The grader of a JSON object. Raises InvalidGrader. `where`: its field."""
-    if len(json.dumps(document)) > _MAX_CHARACTERS:
+    try:
+        length = len(json.dumps(document))
+    except RecursionError:
+        raise InvalidGrader(where, f"'{where}' is nested too deeply.") from None
+    if length > _MAX_CHARACTERS:
         raise InvalidGrader(where, f"'{where}' has {_MAX_CHARACTERS} characters at most.")
-    return _read(document, where, _READERS)
+    grader = _read(document, where, _READERS)
+    if sum(map(check_template, grader.templates())) > _MAX_PLACES:
+        raise InvalidGrader(where, f"The templates of '{where}' have {_MAX_PLACES} places for values at most, all together.")
+    return grader
 
 
 def _read(document: object, where: str, readers: Mapping[str, Callable[[Any, str], Grader]]) -> Grader:
