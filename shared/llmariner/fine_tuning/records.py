@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -43,9 +44,10 @@ def count_of(record: Mapping[str, Any], name: str, most: int = 2**53) -> int:
 def number_of(record: Mapping[str, Any], name: str) -> float:
     """A finite number."""
     value = record.get(name)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-        raise _invalid(name)
-    return float(value)
+    with contextlib.suppress(OverflowError):  # of an integer larger than any float
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            return float(value)
+    raise _invalid(name)
 
 
 def text_of(record: Mapping[str, Any], name: str, longest: int) -> str:

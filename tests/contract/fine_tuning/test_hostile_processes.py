@@ -62,6 +62,14 @@ def test_a_job_has_the_steps_and_checkpoints_of_its_file_and_no_others(desk: Tra
     assert models_of_project(desk) == 2
 
 
+@pytest.mark.parametrize("name", ["train_loss", "tokens_per_second", "trained_tokens"])
+def test_a_number_that_no_float_holds_is_refused(desk: TrainingDesk, name: str) -> None:
+    job_id = desk.training()
+    with pytest.raises(InvalidRequest) as raised:
+        desk.report(job_id, 1, step(1, **{name: 10**400}))
+    assert raised.value.param == f"records.{name}"
+
+
 def test_a_model_costs_the_epochs_that_made_it_whatever_its_process_counts(desk: TrainingDesk) -> None:
     put_training_price(desk.database, "*", 3_000_000)
     job_id = desk.training()

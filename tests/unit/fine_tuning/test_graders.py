@@ -180,6 +180,8 @@ def judge(**fields: Any) -> dict[str, Any]:
         ('{"score": 1}', 0, "model_grader_parse_error"),
         ("[" * 9999, 0, "model_grader_parse_error"),
         ("9" * 5000, 0, "model_grader_parse_error"),
+        ("9" * 400, 2.0, None),
+        ('{"result": Infinity}', 0, "model_grader_parse_error"),
         ("good", 0, "model_grader_parse_error"),
     ],
 )

@@ -50,7 +50,9 @@ def read_grader(document: object, where: str = "grader") -> Grader:
         raise InvalidGrader(where, f"'{where}' has {_MAX_CHARACTERS} characters at most.")
     grader = _read(document, where, _READERS)
     if sum(map(check_template, grader.templates())) > _MAX_PLACES:
-        raise InvalidGrader(where, f"The templates of '{where}' have {_MAX_PLACES} places for values at most, all together.")
+        raise InvalidGrader(
+            where, f"The templates of '{where}' have {_MAX_PLACES} places for values at most, all together."
+        )
     return grader
 
 

@@ -182,8 +182,10 @@ class ScoreModel(_Judge):
             said = self._answer(item, sample, ask, "result", {"type": "number"})
         except ModelFailed as error:
             return Grade(0.0, {error.error: str(error)})
-        if not isinstance(said, int | float) or isinstance(said, bool) or not math.isfinite(said):
+        is_number = isinstance(said, int | float) and not isinstance(said, bool)
+        if not is_number or (isinstance(said, float) and not math.isfinite(said)):
             return Grade(0.0, {"model_grader_parse_error": f"The answer has no number: {str(said)[:200]}"})
+        # An integer may be larger than any float.
         return Grade(float(min(max(said, self.least), self.most)))
 
 

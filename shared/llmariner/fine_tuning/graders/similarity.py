@@ -128,7 +128,7 @@ def _common_subsequence(first: Sequence[Hashable], second: Sequence[Hashable]) -
     """The length of the longest common subsequence, by the bit-parallel algorithm of Hyyro, 2004.
 
     A row of the usual table is one integer: texts of 100,000 characters take a second, not an hour. The bits of an element's
-    places are made anew where many elements come by turns: of 100,000 different ones they would take 600 MB.
+    places are made again where many elements come by turns: of 100,000 different ones they would take 600 MB.
     """
     places: dict[Hashable, list[int]] = {}
     for index, each in enumerate(first):
