@@ -330,11 +330,11 @@ def test_a_holder_that_was_presumed_dead_adds_nothing(
     assert copy is not None
     file = next(each.file for each in records.files(copy) if each.file.path.endswith(".safetensors"))
     one, two = (blobs_module.Blobs(database, lambda: store, holder) for holder in ("one", "two"))
-    held = one.hold(file)
+    held = one.hold(file.key, file)
     assert held is not None
-    assert two.hold(file) is None
+    assert two.hold(file.key, file) is None
     expire(database)
-    taken = two.hold(file)
+    taken = two.hold(file.key, file)
     assert taken is not None
     with pytest.raises(blobs_module.LostBlob):
         one.add(held, b"stale")

@@ -33,7 +33,7 @@ _AT_ONCE = 100
 _DELETED_AT_ONCE = 1000
 _GARBAGE_SECONDS = 86_400.0
 _LISTED_AT_ONCE = 5000
-# Ids of contents are those of `RemoteFile.key`; the first covers them all.
+# Most ids of contents are those of `RemoteFile.key`; the first covers them all.
 _BEGINNINGS = ("", *(f"sha256-{digit}" for digit in "02468ace"))
 
 
@@ -43,7 +43,10 @@ class LostBlob(Exception):
 
 @dataclass
 class HeldBlob:
-    """A content that this process may store. `stored_bytes`: from the beginning."""
+    """A content that this process may store. `stored_bytes`: from the beginning.
+
+    `mismatches`: how often all its bytes were there, and were none of what its source says.
+    """
 
     id: str
     stored_bytes: int
@@ -59,21 +62,21 @@ class Blobs:
         self._objects = objects
         self._holder = holder
 
-    def hold(self, file: RemoteFile) -> HeldBlob | None:
-        """Take a content to store it; None while another process stores or removes it, and where it is stored."""
+    def hold(self, blob_id: str, file: RemoteFile) -> HeldBlob | None:
+        """Take a file's content to store it; None while another process stores or removes it, and where it is stored."""
         blank = {"size": file.size, "state": "storing", "stored_bytes": 0, "digest_state": "", "sha256": ""}
         free = {"mismatches": 0, "holder": "", "held_until": 0.0, "touched_at": 0.0}
         with self._database.write() as session:
-            session.insert_if_absent(model_blobs, [{"id": file.key, **blank, **free}])
-            row = session.first(select(model_blobs).where(model_blobs.c.id == file.key).with_for_update())
+            session.insert_if_absent(model_blobs, [{"id": blob_id, **blank, **free}])
+            row = session.first(select(model_blobs).where(model_blobs.c.id == blob_id).with_for_update())
             now = session.now()
             if row is None or row.state != "storing":
                 return None
             # An expiry far in the future means that the clock was set back.
             if row.holder not in ("", self._holder) and now < row.held_until <= now + 2 * HELD_SECONDS:
                 return None
-            self._touch(session, file.key, now, holder=self._holder)
-        return HeldBlob(file.key, row.stored_bytes, ResumableDigests(file, row.digest_state), row.mismatches)
+            self._touch(session, blob_id, now, holder=self._holder)
+        return HeldBlob(blob_id, row.stored_bytes, ResumableDigests(file, row.digest_state), row.mismatches)
 
     def release(self, blob: HeldBlob) -> None:
         """Let another process continue."""

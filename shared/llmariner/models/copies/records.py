@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -44,6 +45,11 @@ class CopyFile:
     stored_bytes: int
     is_stored: bool
     sha256: str
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether all copies with a file of that content store it together."""
+        return self.blob_id == self.file.key
 
     @property
     def is_done(self) -> bool:
@@ -133,6 +139,17 @@ class CopyRecords:
             row = session.first(select(c.blob_id).where(this))
             if row is not None and blobs.use_stored(session, row.blob_id):
                 session.run(update(model_copy_files).where(this).values(confirmed=True))
+
+    def separate(self, copy: ModelCopy, each: CopyFile) -> None:
+        """Have a copy store the content of a file alone, without bytes of others' sources and without waiting for these.
+
+        Once both are stored, one of them is kept (`Blobs.finish`).
+        """
+        c = model_copy_files.c
+        own_id = f"own-{hashlib.sha256(f'{copy.id} {each.file.key}'.encode()).hexdigest()}"
+        this = and_(c.copy_id == copy.id, c.position == each.position, c.blob_id == each.file.key)
+        with self._database.write() as session:
+            session.run(update(model_copy_files).where(this).values(blob_id=own_id, confirmed=False))
 
     def next_waiting(self, project_id: str | None) -> tuple[str, int] | None:
         """The model (id, time of creation) of the project's copy that waits longest; None where none waits."""

@@ -20,6 +20,8 @@ __all__ = ["CopySlice", "SliceLimits"]
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 8.0
 _WAIT_SECONDS = 1.0
+_WAITED_PART = 0.25
+"""Of the patience: so long a copy waits for the source of another one, and then fetches the content itself."""
 
 
 @dataclass(frozen=True)
@@ -106,11 +108,13 @@ class CopySlice:
                 continue
             if each.is_stored:
                 self._confirm(each)
-            elif (held := self.blobs.hold(each.file)) is not None:
+            elif (held := self.blobs.hold(each.blob_id, each.file)) is not None:
                 try:
                     self._store(each, held)
                 finally:
                     self.blobs.release(held)
+            elif each.is_shared and self.copy.idle_seconds > self.limits.patience * _WAITED_PART:
+                self.records.separate(self.copy, each)
             else:
                 continue
             worked = True
@@ -120,14 +124,22 @@ class CopySlice:
 
     def _confirm(self, each: CopyFile) -> None:
         """Accept a content that another copy stored, if this model's source has it, too."""
+        self._check_access(each)
+        self.records.confirm(self.copy, each.position, self.blobs)
+
+    def _check_access(self, each: CopyFile) -> None:
         if each.file.size:
             with self.source.open_range(each.file, 0, 1) as stream:
                 stream.read(1)
-        self.records.confirm(self.copy, each.position, self.blobs)
 
     def _store(self, each: CopyFile, held: HeldBlob) -> None:
         """Store the next bytes of a content, until its end or that of the slice."""
         limits = self.limits
+        if held.mismatches and each.is_shared:
+            self.records.separate(self.copy, each)
+            return
+        if held.stored_bytes >= each.file.size:  # all of them are from another copy's source
+            self._check_access(each)
         with ChunkReader(self.source, each.file, held.stored_bytes, limits.chunk_bytes, limits.ahead) as reader:
             while held.stored_bytes < each.file.size:
                 data, whole = reader.read(self._left)
@@ -142,7 +154,9 @@ class CopySlice:
                     self._end()
         if not (wrong := self.blobs.finish(held)):
             self.records.confirm(self.copy, each.position, self.blobs)
-        elif held.mismatches:
+        elif each.is_shared:  # the source of any copy that stored a part of it may be to blame
+            self.records.separate(self.copy, each)
+        else:
             raise FilesUnavailable(
                 f"'{each.file.path}' is not what its source says: its {wrong} differs, twice. Nothing of it is kept; tell "
                 "who runs the source, or name another revision."
