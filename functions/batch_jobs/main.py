@@ -14,8 +14,7 @@ from llmariner.http.authorization.authentication import context_of, require_scop
 from llmariner.http.entrypoint import Application, http_function
 from llmariner.http.fastapi_app import create_app
 from llmariner.http.resources.batch_job_output import OutputWatches
-from llmariner.http.resources.batch_job_programs import ProgramStreams
-from llmariner.http.schemas.batch_jobs import CreateBatchJob, ExecInBatchJob
+from llmariner.http.schemas.batch_jobs import CreateBatchJob
 from llmariner.http.schemas.lists import BatchJobCursor, Limit
 from llmariner.platform.jobs import LogPart
 from llmariner.tenancy.long_requests import check_still_allowed
@@ -23,8 +22,6 @@ from llmariner.tenancy.principal import Caller
 
 Reader = Annotated[Caller, require_scope("api.batch.jobs.read")]
 Writer = Annotated[Caller, require_scope("api.batch.jobs.write")]
-EXEC = "api.batch.jobs.exec"
-Executor = Annotated[Caller, require_scope(EXEC)]
 _JOB = "/v1/batch/jobs/{id}"
 _BODY_BYTES = 2 * 1024 * 1024
 """A megabyte of scripts in Base64, and what stands beside them."""
@@ -40,10 +37,8 @@ def build(context: Context) -> Application:
     app.post(f"{_JOB}/cancel")(cancel_job)
     app.post(f"{_JOB}/pause")(pause_job)
     app.post(f"{_JOB}/resume")(resume_job)
-    app.post(f"{_JOB}/exec")(exec_in_job)
     app.get(f"{_JOB}/logs")(get_logs)
     app.state.watches = OutputWatches(lambda: context.batch_jobs)
-    app.state.programs = ProgramStreams()
     return app
 
 
@@ -87,15 +82,6 @@ def resume_job(request: Request, caller: Writer, id: str) -> dict[str, Any]:
 def delete_job(request: Request, caller: Writer, id: str) -> dict[str, Any]:
     """Delete a job and its log; it ends if it runs."""
     return batch_job_object(context_of(request).batch_jobs.delete(caller, id))
-
-
-async def exec_in_job(request: Request, caller: Executor, id: str, body: ExecInBatchJob) -> StreamingResponse:
-    """Start a program in a running job: its output as server-sent events, and its exit code."""
-    context, programs = context_of(request), request.app.state.programs
-    begin = partial(context.batch_jobs.exec, caller, id, body.command, body.input())
-    allowed = partial(check_still_allowed, context.database, caller, EXEC)
-    events = await programs.start(begin, allowed)
-    return StreamingResponse(events, media_type="text/event-stream", headers={"cache-control": "no-cache"})
 
 
 async def get_logs(

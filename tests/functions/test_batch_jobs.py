@@ -39,7 +39,8 @@ def call(ask: Ask, admin: dict[str, str], installation: Installation) -> Iterato
     with installation.context.database.write() as session:
         session.run(delete(batch_jobs))
     yield lambda method, path="", body=None, query="": ask(
-        "batch_jobs", HttpRequest(method, f"/v1/batch/jobs{path}", body, dict(admin), query=query)
+        "batch_jobs_exec" if path.endswith("/exec") else "batch_jobs",
+        HttpRequest(method, f"/v1/batch/jobs{path}", body, dict(admin), query=query),
     )
     with installation.context.database.write() as session:
         session.run(delete(batch_jobs))

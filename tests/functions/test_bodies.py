@@ -117,7 +117,7 @@ BODIES: dict[str, tuple[str, dict[str, Any]]] = {
         "batch_jobs",
         {"image": "pytorch-2.1", "command": "sh scripts/run.sh", "scripts": {"run.sh": "ZWNobyBoaQ=="}},
     ),
-    "POST /v1/batch/jobs/bj-1/exec": ("batch_jobs", {"command": ["ls"]}),
+    "POST /v1/batch/jobs/bj-1/exec": ("batch_jobs_exec", {"command": ["ls"]}),
     "POST /v1/fine_tuning/jobs": ("fine_tuning_jobs", {"model": "tiny", "training_file": "file-1"}),
     "POST /v1/model_credentials": (
         "model_credentials",
@@ -157,7 +157,7 @@ BODIES: dict[str, tuple[str, dict[str, Any]]] = {
     "POST /internal/gateway/changes": ("internal_gateway", {"cursor": ""}),
 }
 LIMITS = {name: 8 * 1024 * 1024 if name in TOKEN_PATH else 1024 * 1024 for name, _ in BODIES.values()}
-LIMITS["batch_jobs"] = LIMITS["clusters_agent"] = 2 * 1024 * 1024
+LIMITS["batch_jobs"] = LIMITS["batch_jobs_exec"] = LIMITS["clusters_agent"] = 2 * 1024 * 1024
 
 
 @pytest.fixture

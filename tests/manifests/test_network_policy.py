@@ -176,7 +176,8 @@ def test_only_permitted_functions_and_the_secrets_job_reach_the_api_server(produ
                     reaching.add(
                         labels.get("llmariner.ai/kubernetes") or labels.get("app.kubernetes.io/name") or "source"
                     )
-    assert reaching == {"serving", "jobs", "jobs-reader", "jobs-status", "quotas", "allocations", "secrets", "source"}
+    of_jobs = {"jobs", "jobs-reader", "jobs-status", "jobs-exec"}
+    assert reaching == {*of_jobs, "serving", "quotas", "allocations", "secrets", "source"}
 
 
 def test_an_engine_cannot_reach_its_nodes_metadata_server(production: Rendered) -> None:

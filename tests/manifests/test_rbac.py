@@ -112,11 +112,26 @@ def test_a_function_that_shows_jobs_changes_nothing(installed: Rendered) -> None
         assert given[JOBS, "/secrets"] == {"create"}
 
 
+def test_one_function_starts_programs_in_jobs_and_can_do_nothing_else(installed: Rendered) -> None:
+    assert rules(installed, "batch-jobs-exec") == {
+        (JOBS, "batch/jobs"): {"get"},
+        (JOBS, "/pods"): {"list"},
+        (JOBS, "/pods/exec"): {"get", "create"},
+    }
+    starting = [each for each in names(installed.objects_of("", "ServiceAccount")) if _starts(installed, each)]
+    assert starting == ["batch-jobs-exec"]
+
+
+def _starts(rendered: Rendered, account: str) -> bool:
+    return any(resource == "/pods/exec" for _, resource in rules(rendered, account))
+
+
 def test_one_function_uses_kubernetes_for_all_others_and_few_for_jobs(installed: Rendered) -> None:
     roles = {each.name: each.kubernetes_role for kind in read_declarations(CHECKOUT) for each in kind}
     assert {name: role for name, role in roles.items() if role} == {
         "internal-gateway": "serving",
         "batch-jobs": "jobs-reader",
+        "batch-jobs-exec": "jobs-exec",
         "batch-job-runner": "jobs",
         "batch-job-changes": "jobs",
         "fine-tuning-jobs": "jobs-status",
@@ -136,7 +151,8 @@ def test_no_permission_covers_secrets_or_wildcards(installed: Rendered) -> None:
     for role in [*installed.objects_of(RBAC, "Role"), *installed.objects_of(RBAC, "ClusterRole")]:
         for rule in role["rules"]:
             assert "*" not in [*rule["apiGroups"], *rule["resources"], *rule["verbs"]]
-            assert "pods/exec" not in rule["resources"]
+            if "pods/exec" in rule["resources"]:
+                assert (role["metadata"]["name"], role["metadata"]["namespace"]) == ("jobs-exec", JOBS)
             if "secrets" in rule["resources"]:
                 assert role["metadata"]["name"] in ("secrets", "jobs")
                 assert rule["verbs"] == ["create"] or rule["resourceNames"]
@@ -160,7 +176,7 @@ def test_an_unknown_permission_is_rejected(checkout: Path, function: Declare) ->
     function("models", "GET /v1/models", kubernetes="admin")
     with pytest.raises(
         DeclarationError,
-        match="must be one of allocations, jobs, jobs-reader, jobs-status, quotas, serving, not 'admin'",
+        match="must be one of allocations, jobs, jobs-exec, jobs-reader, jobs-status, quotas, serving, not 'admin'",
     ):
         read_declarations(checkout)
 

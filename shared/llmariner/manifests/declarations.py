@@ -28,8 +28,9 @@ NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 NAME_MAX_LENGTH = 63 - len("-00001")
 
 # Roles on the Kubernetes API that a function may declare: `serving` starts and stops models, `jobs` jobs; `jobs-reader`
-# reads jobs and their output; `quotas` changes queues; `allocations` reads what Kueue admitted.
-KUBERNETES_ROLES = frozenset({"serving", "jobs", "jobs-reader", "jobs-status", "quotas", "allocations"})
+# reads jobs and their output, `jobs-exec` starts programs in them; `quotas` changes queues; `allocations` reads what Kueue
+# admitted.
+KUBERNETES_ROLES = frozenset({"serving", "jobs", "jobs-reader", "jobs-status", "jobs-exec", "quotas", "allocations"})
 
 # Defaults for one Python process that mostly waits for I/O.
 DEFAULT_REQUESTS = {"cpu": "50m", "memory": "128Mi"}

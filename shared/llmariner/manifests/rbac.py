@@ -62,11 +62,19 @@ _JOB_RULES = (
     _rule("kueue.x-k8s.io", ["workloads"], "list", "patch"),
     _rule("kueue.x-k8s.io", ["localqueues"], "get", "create", "patch"),
 )
+# To start a program in a pod is to read all that the pod holds, so one function has this, and nothing that it does not need
+# for it. The API server asks for "get" of a websocket, and since 1.35 for "create", too.
+_JOB_PROGRAM_RULES = (
+    _rule("batch", ["jobs"], "get"),
+    _JOB_PODS,
+    _rule("", ["pods/exec"], "get", "create"),
+)
 _NAMESPACES = {
     "serving": (MODELS_NAMESPACE,),
     "jobs": (JOBS_NAMESPACE,),
     "jobs-reader": (JOBS_NAMESPACE,),
     "jobs-status": (JOBS_NAMESPACE,),
+    "jobs-exec": (JOBS_NAMESPACE,),
     "quotas": (MODELS_NAMESPACE, JOBS_NAMESPACE),
     "allocations": (MODELS_NAMESPACE, JOBS_NAMESPACE),
 }
@@ -101,6 +109,7 @@ def roles() -> Iterator[Object]:
         "jobs": _JOB_RULES,
         "jobs-reader": _JOB_READING_RULES,
         "jobs-status": _JOB_STATUS_RULES,
+        "jobs-exec": _JOB_PROGRAM_RULES,
         "quotas": _QUOTA_RULES,
         "allocations": _ALLOCATION_RULES,
     }

@@ -214,8 +214,8 @@ class Jobs(Protocol):
     def exec(self, job_id: str, argv: Sequence[str], stdin: bytes = b"") -> Execution:
         """Start a program beside the command of a running job: same files, processes, user, variables and limits.
 
-        It begins in the job's folder, and ends with the job. Raises Conflict where the job does not run, and on a cluster;
-        RateLimited where too many programs run in it already.
+        It begins in the job's folder, and ends with the job. On a cluster it is beside that of the first worker. Raises
+        Conflict where the job does not run; RateLimited where too many programs run in it already.
         """
 
     def remove(self, job_id: str) -> None:

@@ -7,13 +7,16 @@ not use it. Errors of the server are in `platform.kube.errors`; `llmariner.error
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from llmariner.platform.kube.errors import Invalid, NotFound
 from llmariner.platform.kube.resources import PODS, Resource, resource_for
 from llmariner.platform.kube.watch import Listing, ResourceQuery, Watch, WatchEvent
 from llmariner.settings import ClusterSettings
+
+if TYPE_CHECKING:
+    from llmariner.platform.kube.pod_programs import PodProgram
 
 __all__ = ["FIELD_MANAGER", "Body", "Cluster", "Listing", "Resource", "Watch", "WatchEvent"]
 
@@ -158,6 +161,10 @@ class Cluster:
                     return b""
                 skip -= len(part)
             return b"".join(iter(lambda: response.read(_LOG_PART), b""))
+
+    def start_program(self, namespace: str, pod: str, container: str, argv: Sequence[str]) -> PodProgram:
+        """Start a program in a running container; the caller closes it. NotFound."""
+        return self._connection.start_program(PODS.path(namespace, pod), container, argv)
 
     def close(self) -> None:
         """Close every pooled connection."""

@@ -9,9 +9,10 @@ The typed clients take 3 s more.
 from __future__ import annotations
 
 import json
+import ssl
 import threading
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 import urllib3
@@ -19,9 +20,11 @@ from kubernetes.client import Configuration
 from kubernetes.client.rest import RESTClientObject
 from kubernetes.config import ConfigException, load_incluster_config, load_kube_config
 
-from llmariner.errors import Unavailable
-from llmariner.platform.kube.errors import raise_for_status
+from llmariner.platform.kube.errors import raise_for_status, unavailable
 from llmariner.settings import ClusterSettings
+
+if TYPE_CHECKING:
+    from llmariner.platform.kube.pod_programs import PodProgram
 
 __all__ = ["Connection", "Query"]
 
@@ -65,6 +68,20 @@ class Connection:
                 _read(response)
         return response
 
+    def start_program(self, path: str, container: str, argv: Sequence[str]) -> PodProgram:
+        """Start a program in a container of the pod at `path`; see `pod_programs`.
+
+        The credential is that of the last request.
+        """
+        from llmariner.platform.kube.pod_programs import Server, open_program
+
+        configuration = self._configuration
+        try:
+            credentials = self._credentials(configuration)
+        except ConfigException as error:
+            raise unavailable(error) from error
+        return open_program(Server(configuration.host, _tls(configuration), credentials), path, container, argv)
+
     def close(self) -> None:
         """Close every pooled connection."""
         self._rest.close()
@@ -72,6 +89,10 @@ class Connection:
     def _configure(self) -> None:
         self._configuration = _configuration(self._settings)
         self._rest = RESTClientObject(self._configuration)
+
+    @staticmethod
+    def _credentials(configuration: Configuration) -> dict[str, str]:
+        return {each["key"]: str(each["value"]) for each in configuration.auth_settings().values()}
 
     def _send_authenticated(
         self, method: str, path: str, query: Query, body: Any, content_type: str, read_timeout: float
@@ -95,8 +116,7 @@ class Connection:
         if body is not None:
             headers["content-type"] = content_type
         try:
-            for credential in self._configuration.auth_settings().values():
-                headers[credential["key"]] = str(credential["value"])
+            headers |= self._credentials(self._configuration)
             response: urllib3.BaseHTTPResponse = self._rest.pool_manager.request(
                 method,
                 f"{self._configuration.host}{path}{'?' if encoded_query else ''}{encoded_query}",
@@ -108,7 +128,17 @@ class Connection:
             )
             return response
         except (urllib3.exceptions.HTTPError, ConfigException, OSError) as error:
-            raise _unavailable(error) from error
+            raise unavailable(error) from error
+
+
+def _tls(configuration: Configuration) -> ssl.SSLContext:
+    """What `RESTClientObject` checks and shows."""
+    context = ssl.create_default_context(cafile=configuration.ssl_ca_cert, cadata=configuration.ca_cert_data)
+    if not configuration.verify_ssl:
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    if configuration.cert_file:
+        context.load_cert_chain(configuration.cert_file, configuration.key_file)
+    return context
 
 
 def _configuration(settings: ClusterSettings) -> Configuration:
@@ -132,21 +162,14 @@ def _read(response: urllib3.BaseHTTPResponse) -> dict[str, Any]:
     try:
         text = response.data
     except (urllib3.exceptions.HTTPError, OSError) as error:
-        raise _unavailable(error) from error
+        raise unavailable(error) from error
     try:
         value = json.loads(text)
     except ValueError as error:
         shown = text.decode(errors="replace").strip()[:500]
         if response.status < 400:
-            raise _unavailable(ValueError(f"it is no JSON that answered: {shown[:80]!r}")) from error
+            raise unavailable(ValueError(f"it is no JSON that answered: {shown[:80]!r}")) from error
         value = {"message": shown}
     if response.status >= 400 or not isinstance(value, dict):
         raise_for_status(response.status, value if isinstance(value, dict) else {})
     return value
-
-
-def _unavailable(error: Exception) -> Unavailable:
-    return Unavailable(
-        f"The Kubernetes API does not answer ({error}). Nothing is known of what was asked; try again shortly.",
-        headers={"retry-after": "2"},
-    )

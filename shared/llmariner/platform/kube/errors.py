@@ -22,6 +22,7 @@ __all__ = [
     "Invalid",
     "NotFound",
     "raise_for_status",
+    "unavailable",
 ]
 
 
@@ -98,6 +99,14 @@ def raise_for_status(code: int, status: Mapping[str, Any]) -> NoReturn:
             headers={"retry-after": str(details.get("retryAfterSeconds") or _RETRY_AFTER["retry-after"])},
         )
     raise error_class(message, tuple(_cause(each) for each in details.get("causes") or ()))
+
+
+def unavailable(error: Exception) -> Unavailable:
+    """The error for a server that does not answer."""
+    return Unavailable(
+        f"The Kubernetes API does not answer ({error}). Nothing is known of what was asked; try again shortly.",
+        headers={"retry-after": "2"},
+    )
 
 
 def _cause(cause: Mapping[str, Any]) -> Cause:

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from llmariner.errors import Conflict
+from llmariner.errors import Conflict, RateLimited
 from llmariner.platform.jobs import Job, JobStatus, Phase
 from llmariner.platform.jobs.kubernetes.objects import JOB_LABEL
 from llmariner.platform.kube.resources import PODS, SECRETS, SERVICES, WORKLOADS
 
 from .cluster_jobs import ClusterJobs, jobs_on_cluster
-from .conftest import FILES, output, wait_for_end, wait_for_output
+from .conftest import FILES, Done, output, run, wait_for_end, wait_for_output
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 
@@ -183,14 +183,60 @@ def test_no_job_is_lost_while_pods_are_deleted(jobs: ClusterJobs) -> None:
     assert len(deleted) >= 2, deleted
 
 
+RUNNING = """\
+import os, time
+for each in filter(str.isdigit, os.listdir("/proc")):
+    try:
+        print(open(f"/proc/{each}/cmdline").read())
+    except OSError:
+        pass
+"""
+
+
+def test_a_program_is_started_beside_the_command_of_a_running_job(jobs: ClusterJobs) -> None:
+    with pytest.raises(Conflict):
+        jobs.exec("bj-exec", ["true"])
+    jobs.submit(Job("bj-exec", "proj_1", f"echo hi > note; {SLEEP}", {"LR": "0.1"}))
+    wait_for_output(jobs, "bj-exec", "began")
+    look = 'read note < note; echo $note; pwd; python3 -c "print(len(input()))"; echo "$LR $0" >&2; exit 7'
+    done = run(jobs, "bj-exec", ["/bin/sh", "-c", look, "$(HOME) a&b"], b"x" * 900_000 + b"\n")
+    assert done == Done("hi\n/job\n900000\n", "0.1 $(HOME) a&b\n", 7)
+    assert len(run(jobs, "bj-exec", ["python3", "-c", "print('y' * 3_000_000)"]).stdout) == 3_000_001
+    assert run(jobs, "bj-exec", ["nosuchprogram"]).exit_code == 127
+    assert run(jobs, "bj-exec", ["/bin/sh", "-c", "kill -9 $$"]).exit_code == 137
+    held = "python3 -c 'import time; time.sleep(1000)' & echo left"
+    assert run(jobs, "bj-exec", ["/bin/sh", "-c", held]).stdout == "left\n"
+    marker = "time.sleep(2000)"
+    ended = jobs.exec("bj-exec", ["python3", "-c", f"import time; print('here', flush=True); {marker}"])
+    while (part := ended.read(60)) is not None and not part.data:
+        pass
+    assert part is not None
+    assert part.data == b"here\n"
+    assert marker in run(jobs, "bj-exec", ["python3", "-c", RUNNING]).stdout
+    ended.close()
+    deadline = time.monotonic() + 60
+    while marker in run(jobs, "bj-exec", ["python3", "-c", RUNNING]).stdout:
+        assert time.monotonic() < deadline, "a closed one ends"
+    begun = [jobs.exec("bj-exec", ["python3", "-c", f"import time; {marker}"]) for _ in range(8)]
+    with pytest.raises(RateLimited):
+        jobs.exec("bj-exec", ["true"])
+    jobs.cancel("bj-exec")
+    for each in begun:
+        while each.read(60) is not None:
+            pass
+        assert each.exit_code in (None, 137), "it ended with its job"
+        each.close()
+
+
 def test_a_running_job_is_paused_and_a_failed_one_started_again(jobs: ClusterJobs) -> None:
     jobs.submit(Job("bj-pause", "proj_1", SLEEP, backoff_limit=1))
     wait_for_output(jobs, "bj-pause", "began")
     jobs.pause("bj-pause")
     paused = until(jobs, "bj-pause", lambda status: status.phase is Phase.PAUSED)
     assert (paused.restarts, paused.started_at) == (0, None)
-    with pytest.raises(Conflict):
+    with pytest.raises(Conflict) as raised:
         jobs.exec("bj-pause", ["true"])
+    assert raised.value.code == "job_not_running"
     jobs.submit(Job("bj-fails", "proj_1", "echo ran; exit 3", backoff_limit=1))
     waits = until(jobs, "bj-fails", lambda status: status.restarts == 1)
     assert waits.phase in (Phase.QUEUED, Phase.RUNNING), waits

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from llmariner.errors import Conflict as Rejected
 from llmariner.errors import NotFound, Unavailable
 from llmariner.platform.jobs import Execution, Job, JobStatus, LogPart, Phase, Results
+from llmariner.platform.jobs.kubernetes.execution import PodExecution, command_line
 from llmariner.platform.jobs.kubernetes.objects import (
     CONTAINER,
     JOB_LABEL,
@@ -30,10 +31,12 @@ from llmariner.platform.jobs.kubernetes.objects import (
 from llmariner.platform.jobs.kubernetes.phases import (
     ended_status,
     is_finished,
+    is_running,
     job_status,
     newest_first,
     waiting_reason,
 )
+from llmariner.platform.jobs.program_errors import MAX_EXECUTIONS, not_running, too_many_programs
 from llmariner.platform.kube import Cluster
 from llmariner.platform.kube.errors import AlreadyExists, ClusterError, Conflict, Invalid
 from llmariner.platform.kube.errors import NotFound as NoSuchObject
@@ -67,6 +70,9 @@ class KubernetesJobs:
         self._links = links
         self._line: tuple[str, float, Mapping[str, int]] = ("", 0.0, {})
         """A queue, when Kueue was asked for its line, and the line. One value, so that threads see it whole."""
+        self._lock = threading.Lock()
+        self._programs: dict[str, int] = {}
+        """How many programs run in a job."""
         self._queues = ProjectQueues(cluster, KServeSettings(namespace=settings.namespace, queue=settings.queue))
 
     @property
@@ -158,11 +164,18 @@ class KubernetesJobs:
         self._patch(job, {"metadata": {"annotations": {PAUSED: None}}})
 
     def exec(self, job_id: str, argv: Sequence[str], stdin: bytes = b"") -> Execution:
-        """See the port. Not here: the right to start programs in pods is that to read all that they hold."""
-        raise Rejected(
-            "On a cluster no programs are started in jobs by the API: an operator can, with kubectl exec.",
-            code="exec_not_supported",
-        )
+        """See the port. In the first worker's pod; the number of programs is that of this process."""
+        pod = self._running_pod(job_id)
+        self._count(job_id, 1)
+        try:
+            namespace, line = self._settings.namespace, command_line(argv, stdin)
+            program = self._cluster.start_program(namespace, pod, CONTAINER, line)
+        except BaseException as error:
+            self._count(job_id, -1)
+            if isinstance(error, NoSuchObject):
+                raise not_running(job_id) from error
+            raise
+        return PodExecution(program, stdin, lambda: self._count(job_id, -1))
 
     def remove(self, job_id: str) -> None:
         """See the port."""
@@ -207,6 +220,28 @@ class KubernetesJobs:
         queue = self._queues.ensure(job.project_id, job.organization_id)
         patch = submission(made, queue, self._settings, time.time())
         self._cluster.merge_patch(JOBS, self._settings.namespace, job.id, patch)
+
+    def _running_pod(self, job_id: str) -> str:
+        """The name of the first worker's pod, of this very Job, whose command runs. Raises Conflict without one."""
+        job = self._cluster.get(JOBS, self._settings.namespace, job_id)
+        for pod in () if job is None else newest_first(self._pods(job_id)):
+            metadata = pod["metadata"]
+            owners = [each["uid"] for each in metadata.get("ownerReferences", ())]
+            first = metadata.get("labels", {}).get(_WORKER_LABEL, "0") == "0"
+            if first and job is not None and job["metadata"]["uid"] in owners and is_running(pod):
+                return str(metadata["name"])
+        raise not_running(job_id)
+
+    def _count(self, job_id: str, change: int) -> None:
+        """Note that a program begins (1) or has ended (-1). Raises RateLimited for too many."""
+        with self._lock:
+            number = self._programs.get(job_id, 0) + change
+            if number > MAX_EXECUTIONS:
+                raise too_many_programs(job_id)
+            if number:
+                self._programs[job_id] = number
+            else:
+                self._programs.pop(job_id, None)
 
     def _hold(self, job: dict[str, Any], *, held: bool) -> None:
         """Let Kueue admit a Job or not; one that it has admitted ends its pods. Without Kueue, suspend it."""

@@ -23,7 +23,7 @@ from llmariner.platform.jobs.kubernetes.objects import (
 from llmariner.platform.jobs.kubernetes.weights import WEIGHTS_CONTAINER
 from llmariner.platform.kube.queue_messages import public_message
 
-__all__ = ["condition", "ended_status", "is_finished", "job_status", "newest_first", "waiting_reason"]
+__all__ = ["condition", "ended_status", "is_finished", "is_running", "job_status", "newest_first", "waiting_reason"]
 
 Body = Mapping[str, Any]
 
@@ -80,6 +80,11 @@ def job_status(job: Body, pods: Sequence[Body], *, memory_bytes: int, disk_bytes
 def is_finished(job: Body) -> bool:
     """Whether a Job has come to its end, as Kubernetes says."""
     return any(condition(job, kind) is not None for kind in ("Complete", "Failed"))
+
+
+def is_running(pod: Body) -> bool:
+    """Whether a pod's command runs, and nothing has asked for its end."""
+    return "running" in _container(pod) and "deletionTimestamp" not in pod["metadata"]
 
 
 def waiting_reason(workload: Body | None) -> str:

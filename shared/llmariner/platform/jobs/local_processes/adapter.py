@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from llmariner.errors import Conflict, NotFound, PlatformError, RateLimited
+from llmariner.errors import NotFound, PlatformError
 from llmariner.platform.jobs import Execution, Job, JobStatus, LogPart, Phase, Results
 from llmariner.platform.jobs.local_processes.disk_usage import delete_tree, free_bytes
 from llmariner.platform.jobs.local_processes.execution import ProcessExecution
@@ -23,13 +23,13 @@ from llmariner.platform.jobs.local_processes.queue import JobQueue, Waiting, wai
 from llmariner.platform.jobs.local_processes.result_folder import list_results, read_result
 from llmariner.platform.jobs.local_processes.sandbox_trial import TRIAL, try_sandbox
 from llmariner.platform.jobs.local_processes.settings import MemoryBudget, ProcessJobSettings
+from llmariner.platform.jobs.program_errors import MAX_EXECUTIONS, not_running, too_many_programs
 
 __all__ = ["ProcessJobs"]
 
 _log = logging.getLogger(__name__)
 _RETRY_SECONDS = 1.0
 _STOP_SECONDS = 20.0
-_MAX_EXECUTIONS = 8
 """Programs that run in a job at a time, besides its command."""
 _KEPT_RESULTS = 500
 """Ended jobs whose results and logs are kept: with 8 MiB of log each, 4 GB at most."""
@@ -183,12 +183,9 @@ class ProcessJobs:
         with self._changed:
             running = self._running.get(job_id)
             if running is None or running.control is None or self._folder(job_id).started_at is None:
-                raise _not_running(job_id)
-            if running.executions >= _MAX_EXECUTIONS:
-                raise RateLimited(
-                    f"{_MAX_EXECUTIONS} programs run in the job '{job_id}' already: wait for one to end.",
-                    headers={"retry-after": "5"},
-                )
+                raise not_running(job_id)
+            if running.executions >= MAX_EXECUTIONS:
+                raise too_many_programs(job_id)
 
             def on_close() -> None:
                 with self._changed:
@@ -197,7 +194,7 @@ class ProcessJobs:
             try:
                 execution = ProcessExecution(running.control, argv, stdin, on_close)
             except OSError as error:
-                raise _not_running(job_id) from error
+                raise not_running(job_id) from error
             running.executions += 1
             return execution
 
@@ -393,10 +390,6 @@ class ProcessJobs:
         ended = [path for path in self._settings.folder.iterdir() if (path / "result.json").exists()]
         for path in sorted(ended, key=lambda each: _modified(each / "result.json"))[:-_KEPT_RESULTS]:
             delete_tree(path)
-
-
-def _not_running(job_id: str) -> Conflict:
-    return Conflict(f"The job '{job_id}' does not run.", code="job_not_running")
 
 
 def _modified(path: Path) -> float:
