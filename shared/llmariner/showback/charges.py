@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Iterator
 from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
-from sqlalchemy import Row, select, update
+from sqlalchemy import ColumnElement, Row, or_, select, true, update
 
+from llmariner.errors import Unavailable
 from llmariner.gateway.control_plane.port import Key
 from llmariner.limits.direct_charges import DirectCharges
 from llmariner.platform.database import Database, WriteSession
@@ -17,6 +20,7 @@ from llmariner.showback.tables import NOT_ENDED, allocations, compute_charges
 
 __all__ = ["charge_budgets", "cost_until"]
 
+_log = logging.getLogger(__name__)
 _BATCH = 100
 _DAY = 86400
 _c = allocations.c
@@ -25,20 +29,37 @@ _c = allocations.c
 def charge_budgets(database: Database, *, seconds: float) -> int:
     """Charge what was held since the last charge; returns the number of allocations. Idempotent.
 
-    Models that all projects share are charged to nobody: their tokens are. `seconds`: how long it may take; the next call
-    continues with what is left.
+    Models that all projects share are charged to nobody: their tokens are. `seconds`: how long it may take, after which the
+    next call begins with those that were charged least recently. One that fails is logged and holds up no other.
     """
-    deadline, charged, last = time.monotonic() + seconds, 0, ""
-    while time.monotonic() < deadline:
-        query = select(_c.id).where(_c.settled.is_(False), _c.id > last).order_by(_c.id).limit(_BATCH)
-        with database.read() as session:
-            ids = [row.id for row in session.rows(query)]
-        for id_ in ids:
+    deadline, charged = time.monotonic() + seconds, 0
+    for id_ in _due(database):
+        try:
             charged += database.transact(lambda session, id_=id_: _charge(session, id_))  # type: ignore[misc]
-        if len(ids) < _BATCH:
+        except Unavailable:
+            raise
+        except Exception:  # such as an amount that does not fit into the database
+            _log.exception("the allocation %s was not charged", id_)
+        if time.monotonic() > deadline:
             break
-        last = ids[-1]
     return charged
+
+
+def _due(database: Database) -> Iterator[str]:
+    """The ids of allocations that may cost something since their last charge, that of the longest ago first."""
+    with database.read() as session:
+        now_ms = round(session.now() * 1000)
+    due = _c.settled.is_(False) & or_(_c.charged_ms < now_ms, _c.ended_ms != NOT_ENDED)
+    query = select(_c.id, _c.charged_ms).where(due).order_by(_c.charged_ms, _c.id).limit(_BATCH)
+    position: ColumnElement[bool] = true()
+    while True:
+        with database.read() as session:
+            rows = session.rows(query.where(position))
+        yield from (row.id for row in rows)
+        if len(rows) < _BATCH:
+            return
+        last = rows[-1]
+        position = (_c.charged_ms >= last.charged_ms) & or_(_c.charged_ms > last.charged_ms, _c.id > last.id)
 
 
 def _charge(session: WriteSession, id_: str) -> int:
@@ -70,7 +91,9 @@ def _charge(session: WriteSession, id_: str) -> int:
 
 def _cost(session: WriteSession, row: Row[Any], until: int) -> int:
     """Nano-dollars from `charged_ms` until then: the difference of the rounded sums, so that no part is lost."""
-    prices = ComputePriceList.of_span(session, row.started_ms / 1000, max(row.started_ms + 1, until) / 1000)
+    # Where nobody saw its end, that may be before the last charge.
+    end_ms = max(row.started_ms + 1, until, row.charged_ms)
+    prices = ComputePriceList.of_span(session, row.started_ms / 1000, end_ms / 1000)
     return int(cost_until(prices, row, until)) - int(cost_until(prices, row, row.charged_ms))
 
 

@@ -5,7 +5,6 @@ A price that was valid never changes: a new one starts now or later, and ends th
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -129,12 +128,6 @@ class ComputePrices:
             query = query.where(_c.id > after)
         with self._database.read() as session:
             return [_from_row(row) for row in session.rows(query.order_by(_c.id).limit(limit))]
-
-    def is_any(self) -> bool:
-        """Whether anything has a price now or later."""
-        with self._database.read() as session:
-            query = select(_c.id).where(or_(_c.valid_to.is_(None), _c.valid_to > time.time() - 86400)).limit(1)
-            return session.first(query) is not None
 
 
 def _from_row(row: Row[Any]) -> ComputePrice:

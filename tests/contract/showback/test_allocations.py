@@ -19,7 +19,7 @@ from llmariner.models.registry import ModelRegistry
 from llmariner.platform.capacity import Claim, Kind
 from llmariner.platform.database import Database, ReadSession
 from llmariner.platform.events.tables import events
-from llmariner.showback.allocations import Allocation, Allocations
+from llmariner.showback.allocations import Allocations
 from llmariner.showback.budgets import check_compute_budgets
 from llmariner.showback.charges import charge_budgets
 from llmariner.showback.prices import Amounts, ComputePrices
@@ -32,31 +32,7 @@ from llmariner.tenancy.principal import Caller
 from llmariner.usage.ledger import Ledger
 
 from ..ledgers import closing_event
-
-DAY = 86400
-NOON = time.time() // DAY * DAY + DAY / 2
-GIB = 2**30
-
-
-@pytest.fixture
-def store(database: Database) -> Allocations:
-    return Allocations(database)
-
-
-@pytest.fixture
-def caller(owner: KeyOwner) -> Caller:
-    return Caller(owner.user_id, "admin@localhost", owner.organization_id, None, "owner", None, frozenset())
-
-
-def allocation(owner: KeyOwner, id_: str, at: float, **changes: object) -> Allocation:
-    fields: dict[str, object] = {
-        "kind": "batch_job",
-        "workload_id": "bj-1",
-        "project_id": owner.project_id,
-        "amounts": {"gpu": 2, "cpu": 1500, "memory": 3 * GIB},
-        "device": "a100",
-    }
-    return Allocation(id_, started_ms=round(at * 1000), **{**fields, **changes})  # type: ignore[arg-type]
+from .steps import DAY, GIB, NOON, allocation
 
 
 def sums(database: Database, owner: KeyOwner, start: float, end: float, *groups: str, now: float = 0) -> list[object]:
@@ -269,6 +245,7 @@ def test_shares_add_up_to_the_whole(tokens: list[int], amounts: tuple[int, int, 
     from llmariner.showback.workloads import Owner
 
     shares = Shares(None)  # type: ignore[arg-type]
-    shares._tokens["m", 0, 3600] = [(Owner("org", f"proj_{number}"), each) for number, each in enumerate(tokens)]
+    shares._span = (0, 3600)
+    shares._tokens = {"m": {Owner("org", f"proj_{number}"): each for number, each in enumerate(tokens)}}
     parts = [part for _, part in shares.split("m", 0, 3600, Amounts(*amounts))]
     assert tuple(map(sum, zip(*((p.gpu_ms, p.millicore_ms, p.mib_ms) for p in parts), strict=True))) == amounts
