@@ -21,7 +21,8 @@ from llmariner.showback.workloads import owner_of
 __all__ = ["Allocation", "Allocations"]
 
 _MIB = 2**20
-_MOST = {"gpu": 2**31 - 1, "cpu": 2**40, "memory": 2**40}
+_MOST = {"gpu": 2**20, "cpu": 2**36, "memory": 2**36 * _MIB}
+"""A day in milliseconds of that fits into 63 bits."""
 _c = allocations.c
 
 

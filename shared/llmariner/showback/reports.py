@@ -101,7 +101,9 @@ def _parts(
     shares: Shares, row: Row[Any], start: int, query: ComputeQuery, used: Amounts
 ) -> Iterator[tuple[dict[str, str], Amounts]]:
     if row.organization_id or row.kind != "model":
-        yield {}, used
+        # What is not a model and has no owner is the installation's, such as a Job that an operator queued.
+        if row.organization_id or query.organization_id is None:
+            yield {}, used
         return
     for owner, part in shares.split(row.workload_id, start, start + query.width, used):
         if query.organization_id is None or owner.organization_id == query.organization_id:

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from sqlalchemy import func, or_, select
 
+from llmariner.models.model import qualified_id
 from llmariner.models.tables import models
 from llmariner.platform.database import ReadSession
 from llmariner.showback.prices import Amounts
@@ -18,49 +19,63 @@ __all__ = ["Shares"]
 _DAY = 86400
 _FREE_ROUTES = ("fine_tuning",)
 
+Tokens = dict[str, dict[Owner, int]]
+
 
 class Shares:
-    """Reads the tokens of each model and span once."""
+    """Reads the tokens of each span once; keeps those of the last one."""
 
     def __init__(self, session: ReadSession) -> None:
         self._session = session
-        self._tokens: dict[tuple[str, int, int], list[tuple[Owner, int]]] = {}
+        self._span: tuple[int, int] | None = None
+        self._tokens: Tokens = {}
+        self._bases: dict[str, str | None] | None = None
 
     def split(self, model: str, start: int, end: int, used: Amounts) -> Iterator[tuple[Owner, Amounts]]:
         """What each user of a model has of what it held in a span of whole hours. Nobody used it: all is no one's."""
-        users = self._used(model, start, end)
-        total = sum(tokens for _, tokens in users)
+        if self._span != (start, end):
+            self._tokens, self._span = self._read(start, end), (start, end)
+        users = self._tokens.get(model, {})
+        total = sum(users.values())
         if not total:
             yield Owner(), used
             return
         sums = [0]
-        for _, tokens in users:
+        for tokens in users.values():
             sums.append(sums[-1] + tokens)
-        for (owner, _), (before, after) in zip(users, pairwise(sums), strict=True):
+        for owner, (before, after) in zip(users, pairwise(sums), strict=True):
             yield owner, Amounts(*(_part(amount, before, after, total) for amount in _values(used)))
 
-    def _used(self, model: str, start: int, end: int) -> list[tuple[Owner, int]]:
-        known = self._tokens.get((model, start, end))
-        if known is None:
-            # Days where the span is of whole days: fewer rows.
-            table = ledger_days if not (start % _DAY or end % _DAY) else ledger_hours
-            c = table.c
-            owner = (c.organization_id, c.project_id, c.user_id)
-            tokens = func.sum(c.prompt_tokens + c.completion_tokens)
-            # Its adapters run in its engine. A project's own model of the name is another one.
-            adapters = select(models.c.id).where(models.c.base_model_id == model)
-            own = select(models.c.project_id).where(models.c.id.startswith(f"{model}@", autoescape=True))
-            served = or_(c.model == model, c.model.in_(adapters)) & c.project_id.not_in(own)
-            query = (
-                select(*owner, tokens)
-                .where(served, c.start >= start, c.start < end, c.route.not_in(_FREE_ROUTES))
-                .group_by(*owner)
-                .order_by(*owner)
-            )
-            rows = [tuple(row) for row in self._session.rows(query)]
-            known = [(Owner(*of), int(number)) for *of, number in rows if number]
-            self._tokens[model, start, end] = known
-        return known
+    def _read(self, start: int, end: int) -> Tokens:
+        """The tokens of a span by the model whose engine made them, and by owner."""
+        # Days where the span is of whole days: fewer rows.
+        c = (ledger_days if not (start % _DAY or end % _DAY) else ledger_hours).c
+        whose = (c.organization_id, c.project_id, c.user_id, c.model)
+        tokens = func.sum(c.prompt_tokens + c.completion_tokens)
+        query = (
+            select(*whose, tokens)
+            .where(c.start >= start, c.start < end, c.route.not_in(_FREE_ROUTES))
+            .group_by(*whose)
+            .order_by(*whose)
+        )
+        found: Tokens = {}
+        for organization_id, project_id, user_id, name, number in map(tuple, self._session.rows(query)):
+            if number:
+                owner = Owner(organization_id, project_id, user_id)
+                users = found.setdefault(self._engine_of(name, project_id), {})
+                users[owner] = users.get(owner, 0) + int(number)
+        return found
+
+    def _engine_of(self, name: str, project_id: str) -> str:
+        """The id of the model whose engine serves what a project calls by a name: of an adapter that of its base."""
+        if self._bases is None:
+            named = or_(models.c.base_model_id.is_not(None), models.c.id.contains("@", autoescape=True))
+            query = select(models.c.id, models.c.base_model_id).where(named)
+            self._bases = {row.id: row.base_model_id for row in self._session.rows(query)}
+        # A project's own model of the name is another one.
+        own = qualified_id(name, project_id)
+        model = own if own in self._bases else name
+        return self._bases.get(model) or model
 
 
 def _values(used: Amounts) -> tuple[int, int, int]:
