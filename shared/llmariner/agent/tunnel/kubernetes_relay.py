@@ -18,7 +18,7 @@ import httptools
 from h2.errors import ErrorCodes
 
 from llmariner.agent.tunnel.api_server import ApiServer
-from llmariner.platform.tunnel import Stream, StreamReset
+from llmariner.platform.tunnel import HeadTooLong, Stream, StreamReset
 from llmariner.platform.tunnel.both_directions import run_both
 from llmariner.platform.tunnel.stream import Headers
 from llmariner.platform.tunnel.websocket import accept_value
@@ -69,7 +69,7 @@ class KubernetesRelay:
         exchange = _Exchange(stream, reader, writer)
         try:
             await exchange.run(head, key)
-        except (OSError, httptools.HttpParserError, ValueError) as error:
+        except (OSError, httptools.HttpParserError, ValueError, HeadTooLong) as error:
             _log.info("an exchange with the API server broke off: %s: %s", type(error).__name__, error)
             stream.reset(ErrorCodes.INTERNAL_ERROR)
         except StreamReset:

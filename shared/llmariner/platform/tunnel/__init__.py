@@ -4,9 +4,18 @@ The roles are reversed: the side that accepted the websocket is the HTTP/2 clien
 listens in a worker cluster. An upgraded connection (exec, port-forward) is an extended CONNECT (RFC 8441).
 """
 
-from llmariner.platform.tunnel.errors import StreamReset, TooManyStreams, TunnelClosed, TunnelError
+from llmariner.platform.tunnel.errors import HeadTooLong, StreamReset, TooManyStreams, TunnelClosed, TunnelError
 from llmariner.platform.tunnel.http2 import Http2Connection
 from llmariner.platform.tunnel.limits import TunnelLimits
 from llmariner.platform.tunnel.stream import Stream
 
-__all__ = ["Http2Connection", "Stream", "StreamReset", "TooManyStreams", "TunnelClosed", "TunnelError", "TunnelLimits"]
+__all__ = [
+    "HeadTooLong",
+    "Http2Connection",
+    "Stream",
+    "StreamReset",
+    "TooManyStreams",
+    "TunnelClosed",
+    "TunnelError",
+    "TunnelLimits",
+]

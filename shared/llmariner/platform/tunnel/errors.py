@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["StreamReset", "TooManyStreams", "TunnelClosed", "TunnelError"]
+__all__ = ["HeadTooLong", "StreamReset", "TooManyStreams", "TunnelClosed", "TunnelError"]
 
 
 class TunnelError(Exception):
@@ -19,6 +19,10 @@ class StreamReset(TunnelError):
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(reason)
         self.code = code
+
+
+class HeadTooLong(TunnelError):
+    """A head has more bytes than the other side reads, which would end the whole connection; nothing was sent."""
 
 
 class TooManyStreams(TunnelError):

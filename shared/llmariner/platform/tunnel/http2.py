@@ -15,9 +15,9 @@ from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.exceptions import NoAvailableStreamIDError, ProtocolError, TooManyStreamsError
 from h2.settings import SettingCodes, Settings
-from hyperframe.frame import Frame
+from hyperframe.frame import Frame, SettingsFrame
 
-from llmariner.platform.tunnel.errors import StreamReset, TooManyStreams, TunnelClosed
+from llmariner.platform.tunnel.errors import HeadTooLong, StreamReset, TooManyStreams, TunnelClosed
 from llmariner.platform.tunnel.limits import TunnelLimits
 from llmariner.platform.tunnel.stream import Headers, Stream
 
@@ -32,6 +32,11 @@ _SLICE_BYTES = 128 * 1024
 _MANY_EVENTS = 256
 _SMALL_SLICE_BYTES = 2 * 1024
 _FRAME_HEAD_BYTES = 9
+# What a field counts beside its name and value (RFC 9113, 6.5.2).
+_FIELD_BYTES = 32
+# A change of the window of streams visits each stream, and a table of fields is searched for each field that is sent.
+_MAX_SETTINGS_FRAMES = 32
+_FIELD_TABLE_BYTES = 4096
 _CLOSE_SECONDS = 1.0
 _DEFAULT_LIMITS = TunnelLimits()
 Handler = Callable[[Stream], Awaitable[None]]
@@ -62,6 +67,17 @@ class _Http2(H2Connection):
     """
 
     _count_at = 64
+    _settings_frames = 0
+
+    def _receive_settings_frame(self, frame: SettingsFrame) -> tuple[list[Frame], list[events.Event]]:
+        self._settings_frames += 1
+        if self._settings_frames > _MAX_SETTINGS_FRAMES:
+            raise ProtocolError("the other side changes its settings again and again")
+        if SettingCodes.HEADER_TABLE_SIZE in frame.settings:
+            # The other side says what it can hold; what is used of it is our choice.
+            wanted = frame.settings[SettingCodes.HEADER_TABLE_SIZE]
+            frame.settings[SettingCodes.HEADER_TABLE_SIZE] = min(wanted, _FIELD_TABLE_BYTES)
+        return super()._receive_settings_frame(frame)
 
     def _receive_frame(self, frame: Frame) -> list[events.Event]:
         # h2 describes each frame for a log that is off: of DATA frames all in hex, a third of what receiving them costs.
@@ -107,6 +123,7 @@ class Http2Connection:
         self._tasks: set[asyncio.Task[None]] = set()
         self._running: asyncio.Task[None] | None = None
         self._slice_bytes = _SLICE_BYTES
+        self._windows_opened = False
         self._http2 = _Http2(H2Configuration(client_side=handler is None, header_encoding=None))
         self._http2.local_settings = Settings(client=handler is None, initial_values=self._settings())
         self._http2.max_inbound_frame_size = limits.frame_bytes
@@ -155,9 +172,13 @@ class Http2Connection:
         return self._closed is not None
 
     def request(self, headers: Headers, *, end: bool) -> Stream:
-        """Send a request's head (pseudo-fields first). `end`: it has no body. Raises TooManyStreams, TunnelClosed."""
+        """Send a request's head (pseudo-fields first). `end`: it has no body.
+
+        Raises HeadTooLong, TooManyStreams, TunnelClosed.
+        """
         if self._closed is not None:
             raise self._closed
+        self._check_head(headers)
         try:
             number = self._http2.get_next_available_stream_id()
             self._http2.send_headers(number, headers, end_stream=end)
@@ -180,6 +201,10 @@ class Http2Connection:
             self._idle.append(asyncio.get_running_loop().create_future())
             await self._idle[-1]
 
+    def _check_head(self, headers: Headers) -> None:
+        if sum(len(name) + len(value) + _FIELD_BYTES for name, value in headers) > self.limits.header_bytes:
+            raise HeadTooLong(f"the head has more than {self.limits.header_bytes} bytes")
+
     # --- for streams ---
 
     async def turn(self, stream: Stream) -> int:
@@ -201,7 +226,8 @@ class Http2Connection:
                 return min(size, self.limits.frame_bytes)
 
     def send_head(self, stream: Stream, headers: Headers, *, end: bool) -> None:
-        """Send the head of a response."""
+        """Send the head of a response. Raises HeadTooLong."""
+        self._check_head(headers)
         self._http2.send_headers(stream.id, headers, end_stream=end)
         self._collect()
 
@@ -316,6 +342,7 @@ class Http2Connection:
             happened = self._http2.receive_data(part)
             for event in happened:
                 self._on_event(event)
+            self._wake_senders()
             self._collect()
             if self._outgoing_bytes > self.limits.unsent_bytes + self.limits.unsent_control_bytes:
                 raise ProtocolError("the other side sends frames and does not read the answers")
@@ -332,12 +359,13 @@ class Http2Connection:
             self._on_data(event)
         elif isinstance(event, events.RequestReceived):
             self._on_request(event)
-        elif isinstance(event, events.RemoteSettingsChanged):
-            self._open_windows(self.streams.values())
+        elif isinstance(event, events.RemoteSettingsChanged) or (
+            isinstance(event, events.WindowUpdated) and not event.stream_id
+        ):
+            self._windows_opened = True
         elif isinstance(event, events.WindowUpdated):
-            self._open_windows(
-                [stream] if (stream := self.streams.get(event.stream_id or 0)) else self.streams.values()
-            )
+            if (stream := self.streams.get(event.stream_id or 0)) is not None:
+                stream.on_window()
         elif isinstance(event, events.ConnectionTerminated):
             raise ProtocolError(f"the other side ended the connection: {event.error_code}")
         elif (stream := self.streams.get(getattr(event, "stream_id", None) or 0)) is not None:
@@ -389,9 +417,12 @@ class Http2Connection:
             code = ErrorCodes.NO_ERROR if stream.local_ended else ErrorCodes.INTERNAL_ERROR
             stream.reset(code, "the request was not served to its end")
 
-    def _open_windows(self, streams: Any) -> None:
-        for stream in list(streams):
-            stream.on_window()
+    def _wake_senders(self) -> None:
+        """After a change of all windows: once for all changes that arrived together, since each stream is visited."""
+        if self._windows_opened:
+            self._windows_opened = False
+            for stream in self.streams.values():
+                stream.on_window()
 
     def _fail(self, reason: str) -> None:
         self._closed = TunnelClosed(reason)

@@ -20,6 +20,8 @@ __all__ = ["Headers", "Stream"]
 Headers = Sequence[tuple[bytes, bytes]]
 # Two credits within this time are a sender that waits for its window.
 _FAST_SECONDS = 1.0
+# Shorter pieces are joined as they arrive: bounds are in bytes, and an object of two bytes takes sixty.
+_PIECE_BYTES = 1024
 
 
 class Stream:
@@ -146,7 +148,10 @@ class Stream:
     def feed(self, data: bytes) -> None:
         """Bytes arrived."""
         if data:
-            self._chunks.append(data)
+            if self._chunks and len(self._chunks[-1]) < _PIECE_BYTES:
+                self._chunks[-1] += data
+            else:
+                self._chunks.append(data)
             self._buffered += len(data)
             self._wake()
 

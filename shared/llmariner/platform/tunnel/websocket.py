@@ -39,6 +39,13 @@ class AcceptedWebsocket(Connection):
             max_queue=_QUEUED_MESSAGES,
             write_limit=limits.message_bytes,
         )
+        self._most_unsent = limits.unsent_control_bytes
+
+    def data_received(self, data: bytes) -> None:
+        """As a websocket's, for another side that may send pings and not read the answers."""
+        super().data_received(data)
+        if self.transport.get_write_buffer_size() > self._most_unsent:
+            self.transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
