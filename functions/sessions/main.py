@@ -29,17 +29,15 @@ from llmariner.sessions.access import CONNECT_SCOPE, READ_SCOPE, Identity, autho
 from llmariner.sessions.installation import PEER_AUDIENCE, build_tunnels
 from llmariner.sessions.kubernetes_errors import status_body
 from llmariner.sessions.kubernetes_requests import KubernetesRequest, parse_request
+from llmariner.sessions.passed_fields import passed_fields
 from llmariner.sessions.tunnels import Tunnels
 from llmariner.tenancy.principal import Caller
 
 Reader = Annotated[Caller, require_scope(READ_SCOPE)]
 Member = Annotated[Caller, require_scope(CONNECT_SCOPE)]
-# What a client may say to an API server. Everything else stays here: its token, cookies, who else it wants to be.
-_PASSED = ("accept", "content-type", "user-agent", "sec-websocket-protocol", "x-stream-protocol-version")
 _SESSION = "/v1/sessions/{cluster_id}"
 # An agent connects again after half the time that Knative gives a request, so a stream on it lives as long as any request.
 _RECONNECT_SECONDS = 1800
-_MAX_FIELD = 4096
 
 
 def build(context: Context) -> Application:
@@ -162,12 +160,7 @@ def _fields(
     ]
     if protocol:
         fields += [(b":protocol", protocol.encode()), (b"llmariner-method", parsed.method.encode())]
-    for name, value in request.scope["headers"]:
-        if name.decode("latin-1") in _PASSED:
-            if len(value) > _MAX_FIELD:
-                raise InvalidRequest(f"The header '{name.decode('latin-1')}' is over {_MAX_FIELD} bytes.")
-            fields.append((name, value.strip()))
-    return [*fields, *identity.headers()]
+    return [*fields, *passed_fields(request.scope["headers"]), *identity.headers()]
 
 
 def _record(context: Context, caller: Caller, cluster_id: str, parsed: KubernetesRequest) -> None:

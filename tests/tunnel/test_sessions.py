@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import select
 
 from llmariner.audit.tables import audit_log
+from llmariner.sessions.kubernetes_requests import parse_request
 
 from .installation import Installation, KubernetesApi, Replica, ask, open_exec, running_agent, serving, until
 
@@ -156,6 +157,7 @@ REFUSED = [
     ("/apis/x/v1/namespaces/team/pods/p/exec", 403, "connection: upgrade\r\n" + WEBSOCKET),
     ("/api/v1/namespaces/team/services/p/exec", 403, "connection: upgrade\r\n" + WEBSOCKET),
     ("/api/v1/namespaces/team/pods", 400, f"user-agent: {'x' * 5000}\r\n"),
+    ("/api/v1/namespaces/team/pods", 400, f"accept: {'x' * 4000}\r\n" * 14 + "accept: a\r\n" * 230),
 ]
 
 
@@ -167,6 +169,38 @@ def test_what_is_not_the_projects_stays_out_of_reach(installation: Installation)
             assert json.loads(body)["error"]["message"]
 
     assert run(installation, scenario).requests == []
+
+
+@pytest.mark.parametrize(
+    ("query", "verb"),
+    [
+        ("watch=t", "watch"),
+        ("watch=", "watch"),
+        ("w%61tch=1", "watch"),
+        ("watch=0&watch=1", "list"),
+        ("a=watch=1", "list"),
+    ],
+)
+def test_the_audit_log_says_watch_where_kubernetes_watches(query: str, verb: str) -> None:
+    path = b"/v1/sessions/cluster-1/api/v1/namespaces/team/pods"
+    assert parse_request("GET", path, query.encode()).verb == verb
+
+
+def test_a_token_among_the_subprotocols_stays_with_the_platform(installation: Installation) -> None:
+    token = "base64url.bearer.authorization.k8s.io.c2VjcmV0"
+
+    async def scenario(replica: Replica, api: KubernetesApi, base: str) -> None:
+        fields = f"connection: upgrade\r\n{WEBSOCKET}sec-websocket-protocol: {token}, v5.channel.k8s.io\r\n"
+        path = f"{base}/api/v1/namespaces/team/pods/p/exec"
+        head = f"GET {path} HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {installation.key}\r\n"
+        reader, writer = await asyncio.open_connection("127.0.0.1", replica.port)
+        writer.write(f"{head}{fields}\r\n".encode())
+        assert (await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)).startswith(b"HTTP/1.1 101")
+        writer.close()
+        await until(lambda: api.open == 0)
+
+    (request,) = run(installation, scenario).requests
+    assert [value for name, value in request["headers"] if name == "sec-websocket-protocol"] == ["v5.channel.k8s.io"]
 
 
 def test_a_viewer_reads_and_opens_nothing_and_others_see_no_cluster(installation: Installation) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from urllib.parse import parse_qsl
 
 from llmariner.errors import InvalidRequest, PermissionDenied
 
@@ -15,7 +16,6 @@ _QUERY = re.compile(rb"[!-\"$-~]*")
 _MAX_QUERY = 16 * 1024
 _DISCOVERY_LENGTHS = {"api": (1, 2), "apis": (1, 2, 3)}
 _CONNECT = frozenset({"exec", "attach", "portforward"})
-_WATCH = re.compile(rb"(?:^|&)watch=(?:true|1)(?:&|$)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,13 @@ def _verb(method: str, name: str, subresource: str, query: bytes) -> str:
         return "create"
     if name:
         return "get"
-    return "watch" if _WATCH.search(query) else "list"
+    return "watch" if _is_watch(query) else "list"
+
+
+def _is_watch(query: bytes) -> bool:
+    """As Kubernetes reads it: the first value counts, and everything but `false` and `0` is true."""
+    values = (value for name, value in parse_qsl(query.decode(), keep_blank_values=True) if name == "watch")
+    return next(values, "false").lower() not in ("false", "0")
 
 
 def _not_namespaced(path: bytes) -> PermissionDenied:
