@@ -88,10 +88,15 @@ def _page(
         if model in named and restriction.allows(model, named[model].base_name)
     }
     total = context.registry.count(selector) + len(shown)
+    after_alias = after is not None and after in targets
     entries: list[tuple[str | None, Model]] = []
-    after_alias = after is not None and context.model_aliases.is_known(project_id, after)
     if not after_alias:
-        entries += [(None, model) for model in context.registry.page(selector, after=after, limit=limit + 1)]
+        try:
+            entries += [(None, model) for model in context.registry.page(selector, after=after, limit=limit + 1)]
+        except InvalidRequest:  # no model, but perhaps an alias that was deleted since the last page
+            if after is None or not context.model_aliases.is_known(project_id, after):
+                raise
+            after_alias = True
     entries += [(alias, model) for alias, model in shown.items() if not after_alias or alias > (after or "")]
     return entries[: limit + 1], total
 

@@ -54,6 +54,22 @@ def test_aliases_are_listed_after_the_models_with_what_they_point_at(company: Co
     assert [each["cause"] for each in revisions] == ["rolled_back", "moved", "created"]
 
 
+def test_a_list_goes_on_after_a_model_that_has_the_name_of_a_deleted_alias(company: Company) -> None:
+    here = f"here-{company.number}"
+    assert company.ask("POST /v1/model_aliases", {"alias": "again", "model": here}, by="mia").status == 200
+    assert company.ask("DELETE /v1/model_aliases/again", by="mia").status == 200
+    for name in ("again", "later"):
+        body = {
+            "id": name,
+            "source_repository": "HUGGING_FACE",
+            "model_file_location": "a/b",
+            "is_project_scoped": True,
+        }
+        assert company.ask("POST /v1/models", body, by="mia").status == 200
+    listed = company.ask("GET /v1/models", by="mia", query="include_loading_models=true&after=again").json["data"]
+    assert "later" in [each["id"] for each in listed]
+
+
 @pytest.mark.parametrize(
     ("route", "field", "values"),
     [
