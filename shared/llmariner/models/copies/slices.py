@@ -30,9 +30,9 @@ class SliceLimits:
 
     seconds: float = 40.0
     patience: float = 600.0
-    chunk_bytes: int = 16 << 20
+    chunk_bytes: int = 8 << 20
     ahead: int = 3
-    """Chunks that are fetched at once; so many are in memory."""
+    """Chunks that are fetched at once. These, and one more that is stored, are in memory."""
 
 
 @dataclass
