@@ -40,7 +40,7 @@ def parameters(**fields: Any) -> dict[str, Any]:
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str, str | None]] = {
-    "reinforcement": ({"method": "reinforcement"}, "method.type", "unsupported_method"),
+    "no grader": ({"method": "reinforcement"}, "method.reinforcement.grader", "invalid_value"),
     "an unknown method": ({"method": "magic"}, "method.type", "invalid_value"),
     "no epoch": (parameters(n_epochs=0), "hyperparameters.n_epochs", "invalid_value"),
     "many epochs": (parameters(n_epochs=51), "hyperparameters.n_epochs", "invalid_value"),
