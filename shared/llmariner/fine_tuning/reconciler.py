@@ -85,13 +85,15 @@ class FineTuningReconciler:
         """Bring one job's row and the jobs port together."""
         with self._database.read() as session:
             job = session.first(select_jobs().where(fine_tuning_jobs.c.id == job_id))
-        if job is None or job.released:
+        if job is None:
             return
         try:
             port = self._jobs()
         except Unavailable:
             return  # what ran has ended with its platform; the jobs wait for another
-        if Status(job.status).is_final or job.status == Status.PAUSED:
+        if job.released:
+            _remove_late(port, job)
+        elif _is_idle(job):
             self._release(port, job)
         elif job.status == Status.VALIDATING_FILES and port.status(port_id(job)) is None:
             self._validate(port, job)
@@ -146,6 +148,10 @@ class FineTuningReconciler:
             "starts_workers": True,
         }
         port.submit(Job(port_id(job), job.project_id, COMMAND, environment, archive(), **what))
+        with self._database.read() as session:
+            found = session.first(select_jobs().where(fine_tuning_jobs.c.id == job.id))
+        if found is None or found.attempt != job.attempt or _is_idle(found):
+            port.remove(port_id(job))  # it was canceled meanwhile, and another process found nothing to end
 
     def _converge(self, port: Jobs, job: Row[Any]) -> None:
         status = port.status(port_id(job))
@@ -274,6 +280,17 @@ def _remove_attempts(port: Jobs, job: Row[Any], last: int) -> None:
         named = f"{job.id}-{attempt}"
         if attempt >= last - 1 or port.status(named) is not None:
             port.remove(named)
+
+
+def _remove_late(port: Jobs, job: Row[Any]) -> None:
+    """End what was submitted for a job after its release, by a process that was killed before it saw that."""
+    if port.status(port_id(job)) is not None:
+        port.remove(port_id(job))
+
+
+def _is_idle(job: Row[Any]) -> bool:
+    """Whether a job is to have no process."""
+    return Status(job.status).is_final or bool(job.status == Status.PAUSED)
 
 
 def job_id_of(port_job_id: str) -> str:

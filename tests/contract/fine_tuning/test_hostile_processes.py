@@ -16,6 +16,7 @@ from llmariner.fine_tuning.job import Status
 from llmariner.fine_tuning.tables import fine_tuning_events, fine_tuning_jobs
 from llmariner.models.tables import models
 from llmariner.platform.database import Database
+from llmariner.platform.jobs import Job, JobStatus
 from llmariner.tenancy.principal import KeyOwner
 
 from .training_desk import ROWS, TrainingDesk, jsonl, put_training_price, step
@@ -109,6 +110,33 @@ def test_no_process_outlives_pauses_that_nobody_saw(desk: TrainingDesk) -> None:
         desk.reconciled(job_id)
         left = [name for name in desk.scripted.statuses if name.startswith(job_id)]
         assert left == ([f"{job_id}-5"] if end == desk.jobs.resume else [])
+
+
+def test_no_process_is_left_of_a_job_that_is_canceled_while_it_is_submitted(
+    desk: TrainingDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id, submit = desk.start(), desk.scripted.submit
+    desk.report(job_id, 0, {"type": "checked", "training_file": {"examples": 12, "tokens": 60}})
+
+    def submit_late(job: Job) -> JobStatus:
+        monkeypatch.undo()
+        desk.jobs.cancel(desk.caller, job_id)
+        desk.reconciled(job_id)  # another replica, which finds nothing to end
+        return submit(job)
+
+    monkeypatch.setattr(desk.scripted, "submit", submit_late)
+    desk.reconciled(job_id)
+    assert list(desk.scripted.statuses) == []
+
+
+def test_what_is_submitted_after_the_end_is_ended_when_it_is_seen(desk: TrainingDesk) -> None:
+    job_id = desk.training()
+    late = desk.scripted.jobs[f"{job_id}-1"]
+    desk.jobs.cancel(desk.caller, job_id)
+    desk.reconciled(job_id)
+    desk.scripted.submit(late)  # its process is killed then
+    desk.reconciled(job_id)
+    assert list(desk.scripted.statuses) == []
 
 
 def test_a_state_that_arrives_after_the_end_is_deleted(desk: TrainingDesk) -> None:
