@@ -22,7 +22,7 @@ from llmariner.fine_tuning.graders.templates import MAX_TEXT
 from llmariner.fine_tuning.tables import fine_tuning_jobs
 from llmariner.fine_tuning.worker_tokens import Worker, load_attempt
 from llmariner.models.registry import ModelRegistry
-from llmariner.platform.database import Database
+from llmariner.platform.database import Database, WriteSession
 from llmariner.tenancy.background_work import Originator
 from llmariner.tenancy.principal import Caller
 from llmariner.vector_stores.inference import InferenceClient, InferenceFailed, InferencePaused, InferenceRefused
@@ -79,16 +79,26 @@ class AnswerGrades:
         Raises Conflict once the attempt has ended, InvalidRequest for more answers than the job makes or a judging model
         that is gone, InsufficientQuota, RateLimited or Unavailable where a judging model can't be asked now.
         """
-        with self._database.read() as session:
-            job = load_attempt(session, worker.job_id, worker.attempt)
-        if job.grader is None or not job.grades_left or job.grades_left < 0:
-            raise InvalidRequest("The job has no answers to grade, or has had more graded than it makes.", param="id")
-        made = Originator(job.user_id, job.project_id, job.organization_id, job.key_id)
-        found = self._graded(read_grader(json.loads(job.grader)), made, item, text).grade
-        c = fine_tuning_jobs.c
         with self._database.write() as session:
-            session.run(update(fine_tuning_jobs).where(c.id == job.id).values(grades_left=c.grades_left - 1))
-        return found
+            # Taken before it is given, so that requests at the same time have no more together.
+            job = load_attempt(session, worker.job_id, worker.attempt, lock=True)
+            if job.grader is None or not job.grades_left or job.grades_left < 0:
+                raise InvalidRequest(
+                    "The job has no answers to grade, or has had more graded than it makes.", param="id"
+                )
+            self._add_grades(session, job.id, -1)
+        made = Originator(job.user_id, job.project_id, job.organization_id, job.key_id)
+        try:
+            return self._graded(read_grader(json.loads(job.grader)), made, item, text).grade
+        except Exception:
+            with self._database.write() as session:
+                self._add_grades(session, job.id, 1)
+            raise
+
+    @staticmethod
+    def _add_grades(session: WriteSession, job_id: str, number: int) -> None:
+        c = fine_tuning_jobs.c
+        session.run(update(fine_tuning_jobs).where(c.id == job_id).values(grades_left=c.grades_left + number))
 
     def _graded(self, grader: Grader, originator: Originator, item: Mapping[str, Any], text: str) -> Trial:
         began = time.monotonic()

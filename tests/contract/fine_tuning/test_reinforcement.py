@@ -201,6 +201,26 @@ def test_a_judging_model_is_asked_in_the_makers_name_and_so_often_as_the_job_ans
         desk.tuning.grades.grade_of_job(worker, LINES[3], "Three.")
 
 
+def test_requests_at_the_same_time_get_no_more_grades_than_one_after_another(
+    desk: TrainingDesk, path: TokenPath
+) -> None:
+    job_id = training(desk, JUDGE)
+    path.chat_answers = [chat("1")]
+    with desk.database.write() as session:
+        session.run(update(fine_tuning_jobs).where(fine_tuning_jobs.c.id == job_id).values(grades_left=1))
+    refused, worker = [], desk.worker(job_id, 1)
+
+    def grade_again(_: object) -> None:
+        path.before = lambda _: None
+        with pytest.raises(InvalidRequest) as raised:
+            desk.tuning.grades.grade_of_job(worker, LINES[0], "x")
+        refused.append(raised.value)
+
+    path.before = grade_again
+    assert desk.tuning.grades.grade_of_job(worker, LINES[0], "x").reward == 1
+    assert (len(refused), len(path.requests)) == (1, 1)
+
+
 @pytest.mark.parametrize(
     ("status", "code", "raised"),
     [

@@ -34,7 +34,7 @@ class TokenPath:
     """A server on a port of its own. `errors`: status, code and Retry-After of the next answers; then it works.
 
     `chat_answers`: status and body of answers to chats; the last one is repeated.
-    `before`: called with the body of each request for embeddings. `max_words`: of an input, None: any number.
+    `before`: called with the body of each request for embeddings or a chat. `max_words`: of an input, None: any number.
     """
 
     def __init__(self) -> None:
@@ -79,6 +79,7 @@ class TokenPath:
             status, ranks = self.rerank_answer or (200, ranked(body))
             return status, {}, ranks
         if path == "/v1/chat/completions":
+            self.before(body)
             status, message = self.chat_answers.pop(0) if len(self.chat_answers) > 1 else self.chat_answers[0]
             return status, {}, message
         if path == "/v1/embeddings":
