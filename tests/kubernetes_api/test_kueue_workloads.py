@@ -187,6 +187,19 @@ def test_what_ended_unseen_ends_when_it_was_last_seen(
         assert session.value(select(allocations.c.ended_ms)) == seen
 
 
+def test_what_still_holds_its_quota_lasts_although_a_list_lacked_it(
+    api: Caller, recorded: ClusterAllocations, database: Database
+) -> None:
+    put(api, workload("w", "Job", "bj-1", JOBS, condition("QuotaReserved", "True", 5)))
+    recorded.reconcile_all()
+    Allocations(database).end_when_last_seen("")  # as after an empty list, such as of an API server that starts
+    recorded.reconcile_all()
+    assert stored(database) == [("batch_job", "bj-1", 5, None)]
+    put(api, workload("w", "Job", "bj-1", JOBS, condition("QuotaReserved", "False", 30)))
+    recorded.reconcile_all()
+    assert stored(database) == [("batch_job", "bj-1", 5, 30)]
+
+
 def test_the_role_has_the_verbs_that_are_used(api: Caller, recorded: ClusterAllocations, server: ApiServer) -> None:
     put(api, workload("w", "Pod", "p", MODELS, condition("QuotaReserved", "True", 5)))
     recorded.reconcile(MODELS, "w")

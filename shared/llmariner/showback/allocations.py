@@ -59,6 +59,27 @@ class Allocations:
 
         self._database.transact(insert)
 
+    def hold(self, allocation: Allocation, prefix: str) -> None:
+        """Record that this allocation lasts, the only one whose id begins with `prefix`: those before ended by its start.
+
+        An end that is recorded was a mistake, such as after a list that lacked it, unless a later one has begun.
+        """
+        mine = (_c.cluster_id == allocation.cluster_id) & _c.id.startswith(prefix, autoescape=True)
+        later = select(_c.id).where(mine, _c.started_ms > allocation.started_ms).limit(1)
+        ended = (_c.id == allocation.id) & (_c.ended_ms != NOT_ENDED)
+
+        def write(session: WriteSession) -> None:
+            row = _row(session, allocation)
+            earlier = mine & (_c.id != allocation.id) & (_c.started_ms <= allocation.started_ms)
+            _close(session, earlier, allocation.started_ms)
+            known = not session.insert_if_absent(allocations, [row])
+            if known and session.first(later) is None:
+                known = not session.run(update(allocations).where(ended).values(ended_ms=NOT_ENDED, settled=False))
+            if not known:
+                _emit(session, STARTED, row)
+
+        self._database.transact(write)
+
     def end(self, allocation_id: str, at_ms: int) -> None:
         """Record that a workload gave back what it had. Only the first end counts; not before the start."""
         self._end_where(_c.id == allocation_id, at_ms)
@@ -67,6 +88,11 @@ class Allocations:
         """End the open allocations whose ids begin with `prefix`, but for the one with the id `kept`."""
         other = _c.id != kept if kept is not None else _c.id.is_not(None)
         self._end_where((_c.cluster_id == cluster_id) & _c.id.startswith(prefix, autoescape=True) & other, at_ms)
+
+    def release(self, cluster_id: str, prefix: str, at_ms: int) -> None:
+        """End the open allocations whose ids begin with `prefix` and that began by then."""
+        mine = _c.id.startswith(prefix, autoescape=True) & (_c.started_ms <= at_ms)
+        self._end_where((_c.cluster_id == cluster_id) & mine, at_ms)
 
     def end_when_last_seen(self, cluster_id: str, ids: Collection[str] | None = None) -> None:
         """End open allocations of a cluster, those of `ids` or else all, each when it was last seen."""
@@ -86,14 +112,16 @@ class Allocations:
             return list(session.rows(query.order_by(_c.id)))
 
     def _end_where(self, condition: ColumnElement[bool], at_ms: int | None) -> None:
-        def close(session: WriteSession) -> None:
-            found = select(allocations).where(condition, _c.ended_ms == NOT_ENDED).order_by(_c.id).with_for_update()
-            for row in session.rows(found):
-                end = max(row.started_ms, row.seen_ms if at_ms is None else at_ms)
-                session.run(update(allocations).where(_c.id == row.id).values(ended_ms=end, seen_ms=end))
-                _emit(session, ENDED, {**row._mapping, "ended_ms": end})
+        self._database.transact(lambda session: _close(session, condition, at_ms))
 
-        self._database.transact(close)
+
+def _close(session: WriteSession, condition: ColumnElement[bool], at_ms: int | None) -> None:
+    """End the open allocations of a condition then; None: when each was last seen."""
+    found = select(allocations).where(condition, _c.ended_ms == NOT_ENDED).order_by(_c.id).with_for_update()
+    for row in session.rows(found):
+        end = max(row.started_ms, row.seen_ms if at_ms is None else at_ms)
+        session.run(update(allocations).where(_c.id == row.id).values(ended_ms=end, seen_ms=end))
+        _emit(session, ENDED, {**row._mapping, "ended_ms": end})
 
 
 def _row(session: WriteSession, new: Allocation) -> dict[str, Any]:

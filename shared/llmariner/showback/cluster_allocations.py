@@ -44,15 +44,13 @@ class ClusterAllocations:
         prefix = f"{found.key}/"
         if found.held_ms is None:
             if found.released_ms is not None:
-                self._store.end_others(_CLUSTER, prefix, None, found.released_ms)
+                self._store.release(_CLUSTER, prefix, found.released_ms)
             return None
         id_ = f"{prefix}{found.held_ms}"
-        # An eviction that nobody saw ended by the new admission at the latest.
-        self._store.end_others(_CLUSTER, prefix, id_, found.held_ms)
         kind, name = (found.kind, found.workload_id) if found.kind else job_of(found.workload_id)
-        self._store.begin(
-            Allocation(id_, kind, name, found.project_id, found.amounts, found.held_ms, found.device, _CLUSTER)
-        )
+        held = Allocation(id_, kind, name, found.project_id, found.amounts, found.held_ms, found.device, _CLUSTER)
+        # An eviction that nobody saw ended by the new admission at the latest.
+        self._store.hold(held, prefix)
         return id_
 
 

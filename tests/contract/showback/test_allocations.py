@@ -91,6 +91,19 @@ def test_what_a_killed_platform_held_ends_when_it_was_last_seen(
     assert ends == {"a": round((NOON + 9) * 1000), "b": NOT_ENDED, "c": NOT_ENDED}
 
 
+def test_what_was_read_before_a_new_admission_ends_nothing_of_it(
+    database: Database, store: Allocations, owner: KeyOwner
+) -> None:
+    old, new = (allocation(owner, f"w/{at}", NOON + at) for at in (0, 60))
+    store.hold(old, "w/")
+    store.hold(new, "w/")
+    store.hold(old, "w/")  # late
+    store.release("", "w/", round((NOON + 30) * 1000))  # late
+    with database.read() as session:
+        rows = session.rows(select(allocations).order_by(allocations.c.id))
+    assert [row.ended_ms for row in rows] == [round((NOON + 60) * 1000), NOT_ENDED]
+
+
 def test_the_recorder_writes_in_order_and_ends_all_when_it_is_closed(
     database: Database, store: Allocations, owner: KeyOwner
 ) -> None:
