@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import delete, func, or_, select
+from sqlalchemy import ColumnElement, Float, cast, delete, distinct, func, literal, or_, select
 
 from llmariner.clusters.cluster import Cluster
-from llmariner.clusters.inventory import Inventory
+from llmariner.clusters.inventory import MAX_PRODUCTS, Inventory
 from llmariner.clusters.tables import cluster_snapshots, clusters
+from llmariner.errors import InvalidRequest
 from llmariner.platform.database import Database, WriteSession
 
 __all__ = ["HOUR", "GroupBy", "SnapshotValue", "Snapshots", "record_snapshot"]
@@ -20,6 +21,10 @@ __all__ = ["HOUR", "GroupBy", "SnapshotValue", "Snapshots", "record_snapshot"]
 HOUR = 3600
 _SUMS = ("samples", "nodes", "gpus", "allocated_gpus", "gpu_memory_mib", "pods")
 _BATCH = 5000
+# Of an answer: hours times groups, each of which has a value in every hour.
+_MAX_VALUES = 100_000
+# Of a cluster in an hour. An agent that names other ones each time fills no table.
+_MAX_PRODUCTS_PER_HOUR = 2 * MAX_PRODUCTS
 
 
 class GroupBy(StrEnum):
@@ -40,12 +45,6 @@ class SnapshotValue:
     gpu_memory_mib: float = 0.0
     pods: float = 0.0
 
-    def __add__(self, other: SnapshotValue) -> SnapshotValue:
-        """The sum of each field."""
-        return SnapshotValue(
-            *(mine + theirs for mine, theirs in zip(vars(self).values(), vars(other).values(), strict=True))
-        )
-
 
 class Snapshots:
     """The telemetry of one installation."""
@@ -58,25 +57,28 @@ class Snapshots:
     ) -> tuple[dict[int, dict[str, SnapshotValue]], int]:
         """The values of each hour in [start, end) that has any, by grouping value; and the number of clusters in them.
 
-        `include_shared`: with the control plane's own cluster.
+        `include_shared`: with the control plane's own cluster. InvalidRequest for more values than an answer has.
         """
         c = cluster_snapshots.c
         own = c.organization_id == organization_id
         visible = or_(own, c.organization_id.is_(None)) if include_shared else own
         # The number of inventories of an hour is that of the product that was in most of them: one may come or go.
         samples = func.max(c.samples).over(partition_by=(c.cluster_id, c.hour)).label("total")
+        wanted = (visible, c.hour >= start, c.hour < end)
         columns = (c.cluster_id, c.hour, c.product, *(c[name] for name in _SUMS[1:]), samples)
-        query = select(*columns).where(visible, c.hour >= start, c.hour < end)
+        each = select(*columns).where(*wanted).subquery().c
+        groups = {GroupBy.CLUSTER: each.cluster_id, GroupBy.PRODUCT: each.product}
+        group: ColumnElement[str] = groups.get(group_by, literal(""))
+        averages = [func.sum(cast(each[name], Float) / each.total).label(name) for name in _SUMS[1:]]
+        query = select(each.hour, group.label("grouping"), *averages).group_by(each.hour, group)
         hours: dict[int, dict[str, SnapshotValue]] = {}
-        seen = set()
         with self._database.read() as session:
-            for row in session.rows(query):
-                seen.add(row.cluster_id)
-                group = _group(row, group_by)
-                value = SnapshotValue(*(getattr(row, name) / row.total for name in _SUMS[1:]))
-                groups = hours.setdefault(row.hour, {})
-                groups[group] = groups.get(group, SnapshotValue()) + value
-        return hours, len(seen)
+            count = session.value(select(func.count(distinct(c.cluster_id))).where(*wanted))
+            for row in session.rows(query.limit(_MAX_VALUES)):
+                value = SnapshotValue(*(float(getattr(row, name)) for name in _SUMS[1:]))
+                hours.setdefault(row.hour, {})[str(row.grouping)] = value
+        _check_size(hours, (end - start) // HOUR)
+        return hours, int(count or 0)
 
     def names(self, organization_id: str) -> dict[str, str]:
         """The names of the clusters that exist, by id."""
@@ -104,12 +106,20 @@ def record_snapshot(session: WriteSession, cluster: Cluster, inventory: Inventor
         )
         for name in _SUMS[1:]:
             row[name] += getattr(each, name)
-    session.upsert(cluster_snapshots, sorted(products.values(), key=_product), accumulate=_SUMS)
+    c = cluster_snapshots.c
+    known = select(c.product).where(c.cluster_id == cluster.id, c.hour == hour)
+    names = {str(row.product) for row in session.rows(known)}
+    names |= set(sorted(products.keys() - names)[: max(0, _MAX_PRODUCTS_PER_HOUR - len(names))])
+    kept = [row for name, row in sorted(products.items()) if name in names]
+    session.upsert(cluster_snapshots, kept, accumulate=_SUMS)
 
 
-def _product(row: Mapping[str, Any]) -> str:
-    return str(row["product"])
-
-
-def _group(row: Any, group_by: GroupBy) -> str:
-    return str({GroupBy.NOTHING: "", GroupBy.CLUSTER: row.cluster_id, GroupBy.PRODUCT: row.product}[group_by])
+def _check_size(hours: Mapping[int, Mapping[str, SnapshotValue]], length: int) -> None:
+    groups = {group for values in hours.values() for group in values}
+    if len(groups) * length >= _MAX_VALUES:
+        raise InvalidRequest(
+            f"{len(groups)} groups in {length} hours are more values than an answer has: ask for fewer hours, or for no "
+            "groups.",
+            param="group_by",
+            code="too_many_values",
+        )

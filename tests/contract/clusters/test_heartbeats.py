@@ -243,3 +243,19 @@ def test_telemetry_is_averaged_by_the_hour_and_grouped_by_cluster_or_product(
     assert last(GroupBy.NOTHING) == {"": (3.0, 16.0, 4.5)}
     assert snapshots.by_hour("org_2", start=0, end=end, group_by=GroupBy.NOTHING, include_shared=True) == ({}, 0)
     assert snapshots.prune(older_than=-2 * HOUR) == 3
+
+
+def test_an_agent_that_names_other_products_each_time_fills_no_table(
+    heartbeats: Heartbeats, agent: RegisteredAgent, database: Database, admin: Caller
+) -> None:
+    for number in range(6):
+        products = tuple(ProductTotal(f"GPU-{number}-{each}", gpus=1) for each in range(64))
+        heard(heartbeats, agent, replace(HEARTBEAT, inventory=Inventory(products)))
+        time.sleep(0.001)
+    hour = int(time.time()) // HOUR * HOUR
+    show = partial(Snapshots(database).by_hour, admin.organization_id, group_by=GroupBy.PRODUCT, include_shared=False)
+    hours, clusters = show(start=hour - HOUR, end=hour + HOUR)
+    assert sum(len(values) for values in hours.values()) <= 2 * 2 * 64
+    assert clusters == 1
+    with pytest.raises(InvalidRequest, match="fewer hours"):
+        show(start=hour - 2000 * HOUR, end=hour + HOUR)
