@@ -19,6 +19,7 @@ from llmariner.http.authorization.service_calls import verify_service_token
 from llmariner.http.entrypoint import Application, http_function
 from llmariner.http.fastapi_app import create_app
 from llmariner.http.tunneled_responses import (
+    HeldResponse,
     TunneledResponse,
     UpgradedResponse,
     WebsocketResponse,
@@ -29,6 +30,7 @@ from llmariner.sessions.access import CONNECT_SCOPE, READ_SCOPE, Identity, autho
 from llmariner.sessions.installation import PEER_AUDIENCE, build_tunnels
 from llmariner.sessions.kubernetes_errors import status_body
 from llmariner.sessions.kubernetes_requests import KubernetesRequest, parse_request
+from llmariner.sessions.open_requests import OpenRequests
 from llmariner.sessions.passed_fields import passed_fields
 from llmariner.sessions.tunnels import Tunnels
 from llmariner.tenancy.principal import Caller
@@ -44,6 +46,7 @@ def build(context: Context) -> Application:
     """The application with its routes."""
     app = create_app("sessions", context, streamed_bodies=re.compile(r"/v1/sessions/.+"))
     app.state.tunnels = build_tunnels(context)
+    app.state.open_requests = OpenRequests()
     app.get("/v1/sessions/agent")(connect_agent)
     app.get("/v1/sessions/peers")(connect_peer)
     for root in ("api", "apis"):
@@ -126,9 +129,8 @@ def _pass_on(request: Request, caller: Caller, cluster_id: str) -> Response:
     async def open_stream(fields: Sequence[tuple[bytes, bytes]], end: bool, tried: set[str]) -> Stream:
         return await tunnels.request(cluster_id, fields, end=end, tried=tried)
 
-    if protocol is not None:
-        return UpgradedResponse(open_stream, fields, protocol)
-    return TunneledResponse(open_stream, fields)
+    passed = UpgradedResponse(open_stream, fields, protocol) if protocol else TunneledResponse(open_stream, fields)
+    return HeldResponse(passed, request.app.state.open_requests.hold(caller.user_id, caller.organization_id))
 
 
 def _tunnels(request: Request) -> Tunnels:

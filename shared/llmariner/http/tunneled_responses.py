@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from starlette.responses import Response
@@ -16,7 +18,7 @@ from llmariner.sessions.kubernetes_errors import status_body
 from llmariner.sessions.stream_copy import copy_with_socket
 from llmariner.sessions.tunnels import not_connected
 
-__all__ = ["TunneledResponse", "UpgradedResponse", "WebsocketResponse", "offered_protocol"]
+__all__ = ["HeldResponse", "TunneledResponse", "UpgradedResponse", "WebsocketResponse", "offered_protocol"]
 
 Fields = list[tuple[bytes, bytes]]
 OpenStream = Callable[[Sequence[tuple[bytes, bytes]], bool, set[str]], Awaitable[Stream]]
@@ -120,6 +122,24 @@ class UpgradedResponse(Response):
             fields.append((b"sec-websocket-accept", accept_value(request[b"sec-websocket-key"])))
         passed = (b"sec-websocket-protocol", b"x-stream-protocol-version")
         return [*fields, *(each for each in response if each[0] in passed)]
+
+
+class HeldResponse(Response):
+    """Another response, within a context that may refuse it."""
+
+    def __init__(self, response: Response, context: AbstractContextManager[None]) -> None:
+        super().__init__()
+        self._response = response
+        self._context = context
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(self._context)
+            except PlatformError as error:
+                await send_status(send, error)
+                return
+            await self._response(scope, receive, send)
 
 
 class WebsocketResponse(Response):

@@ -15,6 +15,8 @@ __all__ = ["LEASE_SECONDS", "ConnectionLeases"]
 LEASE_SECONDS = 30.0
 _MAX_BATCH = 500
 _MAX_PEERS = 16
+# A lease that expired while its replica could not renew it counts again when it can. No connection lives longer than this.
+_REMOVE_SECONDS = 3600.0
 
 
 class ConnectionLeases:
@@ -24,12 +26,12 @@ class ConnectionLeases:
         self._database = database
 
     def add(self, connection_id: str, cluster_id: str, replica_url: str) -> None:
-        """A connection was opened. Removes leases of the cluster that ended."""
+        """A connection was opened. Removes leases of the cluster that ended long ago."""
         now = time.time()
 
         def store(session: WriteSession) -> None:
             mine = tunnel_connections.c.cluster_id == cluster_id
-            session.run(delete(tunnel_connections).where(mine, tunnel_connections.c.expires_at < now))
+            session.run(delete(tunnel_connections).where(mine, tunnel_connections.c.expires_at < now - _REMOVE_SECONDS))
             session.add(
                 tunnel_connections,
                 id=connection_id,

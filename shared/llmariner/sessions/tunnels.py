@@ -28,6 +28,8 @@ CLUSTER_FIELD = b"llmariner-cluster"
 """The field of a request between replicas that names the cluster."""
 _KEY_CHECK_SECONDS = 2.0
 _RENEW_SECONDS = LEASE_SECONDS / 3
+# Of one cluster's agent here. It opens two, and some are drained; those that an agent lost end when a ping has no answer.
+_MAX_CONNECTIONS = 16
 
 
 @dataclass(eq=False)
@@ -53,7 +55,7 @@ class Tunnels:
         self._leases = leases
         self._keys = keys
         self._peers = peers
-        self._agents: dict[str, set[_Agent]] = {}
+        self._agents: dict[str, list[_Agent]] = {}
         self._background: asyncio.Task[None] | None = None
 
     def connections(self, cluster_id: str) -> int:
@@ -70,7 +72,7 @@ class Tunnels:
         )
         agent = _Agent(id_, cluster_id, holder.digest, connection, asyncio.create_task(connection.run()))
         on_shutdown(lambda: self._send_drain(agent, socket))
-        self._agents.setdefault(cluster_id, set()).add(agent)
+        self._add(agent)
         try:
             await asyncio.to_thread(self._leases.add, id_, cluster_id, self.replica_url)
             self._start_background()
@@ -139,9 +141,20 @@ class Tunnels:
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
         task.add_done_callback(lambda _: self._drain(agent))
 
+    def _add(self, agent: _Agent) -> None:
+        """Use a connection; a cluster with too many loses its oldest, so that nobody fills this replica with a key."""
+        agents = self._agents.setdefault(agent.cluster_id, [])
+        agents.append(agent)
+        if len(agents) > _MAX_CONNECTIONS:
+            oldest = agents[0]
+            _log.warning("cluster %s has too many connections: the oldest is closed", oldest.cluster_id)
+            self._forget(oldest)
+            oldest.task.cancel()
+
     def _forget(self, agent: _Agent) -> None:
-        agents = self._agents.get(agent.cluster_id, set())
-        agents.discard(agent)
+        agents = self._agents.get(agent.cluster_id, [])
+        if agent in agents:
+            agents.remove(agent)
         if not agents:
             self._agents.pop(agent.cluster_id, None)
 
