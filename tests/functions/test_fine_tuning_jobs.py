@@ -185,6 +185,14 @@ def test_a_wrong_field_is_named(call: Any, training_file: str, change: dict[str,
     assert not [job for job in call("GET").json["data"] if job["id"] != "ftjob-worker"]
 
 
+def test_qlora_is_refused_with_the_package_that_is_missing(call: Any, training_file: str) -> None:
+    body = {"model": "tiny", "training_file": training_file, "training_type": {"type": "qlora"}}
+    answer = call("POST", body=body)
+    assert (answer.status, answer.error["code"]) == (400, "unsupported_training_type")
+    assert "bitsandbytes" in answer.error["message"]
+    assert "GPU" not in answer.error["message"], "the package has kernels for processors, too"
+
+
 def test_a_key_by_which_a_job_could_not_work_is_refused(
     ask: Ask, installation: Installation, training_file: str
 ) -> None:

@@ -26,7 +26,7 @@ _MAX_METADATA, _MAX_METADATA_KEY, _MAX_METADATA_VALUE = 16, 64, 512
 _MAX_WORKERS = 8
 _REFUSED_TYPES = {
     "full": "its result would have weights of its own, and jobs here return adapters alone",
-    "qlora": "it needs a GPU with 4-bit arithmetic, and jobs here run on the processor",
+    "qlora": "the engine environment, in which jobs train, does not have the package bitsandbytes",
 }
 GRADER_FIELD = "method.reinforcement.grader"
 """Of the body of a request."""
