@@ -22,21 +22,24 @@ HERE = Path(__file__).parent
 
 
 class Program:
-    """Runs the program of a job. `python`: of the engine environment; `packaged`: the folder of a real model."""
+    """Runs the program of a job. `python`: of the engine environment; `packaged`: the folder of a real model.
+
+    `model`: a tiny one, whose tokens are all about as likely; `decided`: one to which some are much likelier than others.
+    """
 
     def __init__(self, python: Path, packaged: Path, folder: Path) -> None:
         self._python = python
         self._packaged = packaged
         self.model = folder / "tiny"
+        self.decided = folder / "decided"
         self._folder = folder
         [(name, content)] = archive().items()
         self.archive = folder / name
         self.archive.write_bytes(content)
 
-    def make_model(self, target: Path, *spread: str) -> Path:
-        """A tiny model in a new folder."""
-        self.script("tiny_model.py", str(self._packaged), str(target), *spread)
-        return target
+    def make_models(self) -> None:
+        """Write the folders of the models, by one process: each takes seconds to import torch."""
+        self.script("tiny_model.py", str(self._packaged), str(self.model), f"{self.decided}=0.6")
 
     def script(self, name: str, *arguments: str, stdin: str = "") -> str:
         """The output of a script of this folder."""
@@ -77,6 +80,11 @@ class Program:
         print(said)
         return process.returncode
 
+    def run_in_turn(self, *platforms: ScriptedPlatform) -> None:
+        """Run a job at each of them, with the plans that they have, by one process."""
+        work = self._folder / f"work-{len(list(self._folder.iterdir()))}"
+        self.script("runs_in_turn.py", str(work), *(f"{each.url}/job" for each in platforms), stdin=TOKEN)
+
     def _environment(self) -> dict[str, str]:
         return {
             "PATH": os.environ["PATH"],
@@ -97,7 +105,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Program:
         pytest.skip("the engine environment is not set up: make up")
     folder = tmp_path_factory.mktemp("training")
     made = Program(engines.python, packaged, folder)
-    made.make_model(made.model)
+    made.make_models()
     assert zipfile.is_zipfile(made.archive)
     return made
 

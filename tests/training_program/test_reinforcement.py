@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
@@ -46,34 +48,35 @@ def jsonl(rows: list[Any]) -> bytes:
     return "\n".join(map(json.dumps, rows)).encode()
 
 
-@pytest.fixture(scope="module")
-def plan(program: Program, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Of a model whose answers a training can change: the tokens of the other are all about as likely."""
-    model = program.make_model(tmp_path_factory.mktemp("model") / "tiny", "0.6")
-    return {**TRAINING, "model_folder": str(model)}
+@dataclass(frozen=True)
+class Runs:
+    """Two runs of one process. `judged`: with a judging model, which a budget allows 20 grades."""
+
+    plan: dict[str, Any]
+    whole: ScriptedPlatform
+    judged: ScriptedPlatform
 
 
 @pytest.fixture(scope="module")
-def whole(program: Program, plan: dict[str, Any]) -> list[dict[str, Any]]:
-    """The records of a run that nothing interrupts."""
-    with scripted_platform() as platform:
-        files = {"training_file": platform.add_file("lines", jsonl(LINES))}
-        files["validation_file"] = platform.add_file("held-out", jsonl(LINES[:1]))
-        assert program.run(platform, **{**plan, "eval_interval": 3, "eval_samples": 2}, **files) == 0
-        [finished] = platform.of_type("finished")
-        header, *rows = platform.files[f"/files/{finished['file_id']}"].decode().splitlines()
-        assert (header.split(",")[:4], len(rows)) == (
-            ["step", "train_loss", "train_reward_mean", "valid_reward_mean"],
-            STEPS,
-        )
-        return platform.records
+def runs(program: Program) -> Iterator[Runs]:
+    plan = {**TRAINING, "model_folder": str(program.decided)}
+    with scripted_platform() as whole, scripted_platform() as judged:
+        file = whole.add_file("lines", jsonl(LINES))
+        held_out = whole.add_file("held-out", jsonl(LINES[:1]))
+        evaluation = {"validation_file": held_out, "eval_interval": 3, "eval_samples": 2}
+        whole.plan = {**plan, **evaluation, "training_file": file}
+        judged.grades_until_budget = 20  # a step has 16 answers
+        judged.plan = {**plan, "grader": JUDGED, "training_file": judged.add_file("lines", jsonl(LINES))}
+        program.run_in_turn(judged, whole)
+        yield Runs(plan, whole, judged)
 
 
 def rewards(records: list[dict[str, Any]]) -> dict[int, float]:
     return {record["step"]: record["train_reward"] for record in records if record["type"] == "step"}
 
 
-def test_rewards_rise(whole: list[dict[str, Any]]) -> None:
+def test_rewards_rise(runs: Runs) -> None:
+    whole = runs.whole.records
     found = rewards(whole)
     assert sorted(found) == list(range(1, STEPS + 1))
     first, last = ([found[step] for step in range(begin, begin + 4)] for begin in (1, STEPS - 3))
@@ -86,33 +89,35 @@ def test_rewards_rise(whole: list[dict[str, Any]]) -> None:
     assert {record["grader_errors"] for record in steps} == {0.0}
     checkpoints = [record for record in whole if record["type"] == "checkpoint"]
     assert [record["full_valid_reward"] for record in checkpoints] == [each["valid_reward"] for each in steps[1::2]]
+    [finished] = runs.whole.of_type("finished")
+    header, *rows = runs.whole.files[f"/files/{finished['file_id']}"].decode().splitlines()
+    assert header.split(",")[:4] == ["step", "train_loss", "train_reward_mean", "valid_reward_mean"]
+    assert len(rows) == STEPS
 
 
-def test_an_interrupted_job_has_the_same_answers_also_with_more_workers(
-    program: Program, platform: ScriptedPlatform, plan: dict[str, Any], whole: list[dict[str, Any]]
+def test_a_job_continues_with_the_same_answers_also_with_more_workers(
+    program: Program, platform: ScriptedPlatform, runs: Runs
 ) -> None:
+    whole = runs.whole.records
+    first = runs.whole.of_type("state")[0]
+    assert first["step"] == 2
+    checkpoint = platform.add_file("state", runs.whole.files[f"/files/{first['file_id']}"])
     file = platform.add_file("lines", jsonl(LINES))
-    platform.pause_at, platform.continues = 2, True
-    assert program.run(platform, **plan, training_file=file) == 0
-    first = rewards(platform.records)
-    assert platform.of_type("paused")[0]["step"] == max(first) < 5
-    platform.pause_at = max(first) + 2
+    platform.plan = {**runs.plan, "training_file": file, "checkpoint": checkpoint}
+    platform.pause_at = 4
     with program.start(platform, workers=2) as process:
         _, said = process.communicate(timeout=120)
     assert process.returncode == 0, said
     found, expected = rewards(platform.records), rewards(whole)
-    assert len(found) > len(first)
+    assert sorted(found)[:2] == [3, 4]
     assert found == {step: pytest.approx(expected[step]) for step in found}
     tokens = {record["step"]: record["trained_tokens"] for record in whole if record["type"] == "step"}
     assert platform.of_type("step")[-1]["trained_tokens"] == tokens[max(found)]
+    assert platform.of_type("paused")[0]["step"] == max(found) < STEPS
 
 
-def test_a_judging_model_is_asked_by_the_platform_and_a_spent_budget_pauses_the_job(
-    program: Program, platform: ScriptedPlatform, plan: dict[str, Any]
-) -> None:
-    file = platform.add_file("lines", jsonl(LINES))
-    platform.grades_until_budget = 20  # a step has 16 answers
-    assert program.run(platform, **{**plan, "grader": JUDGED}, training_file=file) == 0
+def test_a_judging_model_is_asked_by_the_platform_and_a_spent_budget_pauses_the_job(runs: Runs) -> None:
+    platform = runs.judged
     assert [record["type"] for record in platform.records] == ["training", "step", "state", "paused"]
     assert platform.records[1]["train_reward"] == pytest.approx(0.5)
     paused = platform.records[-1]

@@ -1,4 +1,4 @@
-"""Makes a folder with a tiny model of random weights, with the tokenizer of a real one: SOURCE TARGET [SPREAD].
+"""Makes folders with tiny models of random weights, with the tokenizer of a real one: SOURCE TARGET[=SPREAD] [TARGET…].
 
 SPREAD: the standard deviation of its weights. With a large one some tokens are much likelier than others.
 """
@@ -35,4 +35,6 @@ def make(source: Path, target: Path, spread: float) -> None:
 
 
 if __name__ == "__main__":
-    make(Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3]) if len(sys.argv) > 3 else 0.02)
+    for each in sys.argv[2:]:
+        target, _, spread = each.partition("=")
+        make(Path(sys.argv[1]), Path(target), float(spread or 0.02))
