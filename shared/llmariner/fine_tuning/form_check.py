@@ -22,6 +22,8 @@ __all__ = ["FormCheck", "InvalidFile", "ReadableFiles"]
 
 _PART_BYTES = 2 * MAX_LINE_BYTES
 """More than one line may have, so that a part has the end of a line unless the line is too long."""
+_PIECE_BYTES = 256 * 1024
+"""After so many the time is looked at: a grader with many templates takes seconds for a MiB of short lines."""
 
 
 class ReadableFiles(Protocol):
@@ -70,14 +72,17 @@ class FormCheck:
         try:
             file = self._files.get(job.project_id, getattr(job, param))
             while start < file.size_bytes:
-                if time.monotonic() > until:
-                    return False
                 part = b"".join(self._files.read(file, start, _PART_BYTES))
                 end = len(part) if start + len(part) >= file.size_bytes else part.rfind(b"\n") + 1 or len(part)
-                check = JsonlCheck(check_line(Method(job.method), grader), lines)
-                check.feed(part[:end] + b"\n" if not part.endswith(b"\n", 0, end) else part[:end])
-                start, lines = start + end, check.lines
+                for piece in _pieces(part[:end]):
+                    check = JsonlCheck(check_line(Method(job.method), grader), lines)
+                    check.feed(piece if piece.endswith(b"\n") else piece + b"\n")
+                    start, lines = start + len(piece), check.lines
+                    if time.monotonic() > until:
+                        break
                 self._save(job, file.id, start, lines)
+                if start < file.size_bytes and time.monotonic() > until:
+                    return False
                 if not part:  # an object outside the store may be shorter than it was
                     break
         except InvalidRequest as error:
@@ -92,6 +97,15 @@ class FormCheck:
         values = {"checked_file": file_id, "checked_bytes": checked_bytes, "checked_lines": checked_lines}
         with self._database.write() as session:
             session.run(update(fine_tuning_jobs).where(fine_tuning_jobs.c.id == job.id).values(**values))
+
+
+def _pieces(part: bytes) -> Iterator[bytes]:
+    """The part in pieces that end with lines."""
+    start = 0
+    while start < len(part):
+        end = part.find(b"\n", start + _PIECE_BYTES) + 1 or len(part)
+        yield part[start:end]
+        start = end
 
 
 def _param_of(job: Row[Any], file_id: str) -> str:

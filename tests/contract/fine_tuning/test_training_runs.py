@@ -110,22 +110,23 @@ def unchecked(desk: TrainingDesk, content: bytes, new: NewFile) -> str:
     return file_id
 
 
-def test_a_large_file_is_checked_in_parts(desk: TrainingDesk, monkeypatch: pytest.MonkeyPatch) -> None:
-    part = 100
-    monkeypatch.setattr("llmariner.fine_tuning.form_check._PART_BYTES", part)
+@pytest.mark.parametrize("limit", ["_PART_BYTES", "_PIECE_BYTES"])
+def test_a_large_file_is_checked_in_parts(desk: TrainingDesk, monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
+    monkeypatch.setattr(f"llmariner.fine_tuning.form_check.{limit}", 200)
     monkeypatch.setattr("llmariner.fine_tuning.reconciler._CHECK_SECONDS", 1e-9)
     bad = jsonl([*ROWS, {"messages": [{"role": "bot"}]}, ROWS[0]])
     job_id = desk.create(training_file=unchecked(desk, bad, NewFile("x", Purpose.FINE_TUNE, "text/plain")))
     assert desk.reconciled(job_id).status is Status.VALIDATING_FILES
+    c = fine_tuning_jobs.c
+    with desk.database.read() as session:
+        row = session.first(select(c.checked_bytes, c.checked_lines).where(c.id == job_id))
+    assert row is not None
+    assert 0 < row.checked_bytes < len(bad) / 2
+    assert 0 < row.checked_lines < 6
     monkeypatch.setattr("llmariner.fine_tuning.reconciler._CHECK_SECONDS", 60.0)
     job = desk.reconciled(job_id)
     assert job.error_message is not None
     assert job.error_message.startswith("Line 13: 'messages[0].role'")
-    with desk.database.read() as session:
-        row = session.first(select(fine_tuning_jobs).where(fine_tuning_jobs.c.id == job_id))
-    assert row is not None
-    assert 0 < row.checked_bytes < len(bad)
-    assert row.checked_lines < 13
 
 
 def test_what_the_tokenizer_finds_wrong_ends_the_job(desk: TrainingDesk) -> None:
