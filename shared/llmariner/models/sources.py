@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from llmariner.models.model import Model, SourceRepository
 from llmariner.models.source_credentials import SourceCredential
-from llmariner.platform.model_files import ModelSource
+from llmariner.platform.model_files import FilesUnavailable, ModelSource
 from llmariner.platform.model_files.hugging_face import HuggingFaceSource
 from llmariner.platform.model_files.ollama import OllamaSource
 from llmariner.settings import ModelSettings, S3Settings
@@ -38,6 +38,11 @@ def open_source(
         account = ("", "") if own is None else (own.username, own.secret.reveal())
         yield OllamaSource(location, endpoint=settings.ollama_registry, private_allowed=private, account=account)
     elif model.source_repository is SourceRepository.HUGGING_FACE or location.startswith("hf://"):
+        if own is not None and model.source_repository is not SourceRepository.HUGGING_FACE:
+            raise FilesUnavailable(
+                "The model's credential is for a bucket, and its location is a repository of the hub. Delete the model, and "
+                "create it with 'source_repository' HUGGING_FACE and a credential for that."
+            )
         token = (settings.hub_token if own is None else own.secret).reveal()
         yield HuggingFaceSource(location, endpoint=settings.hub, token=token, private_allowed=private)
     elif location.startswith("s3://"):
