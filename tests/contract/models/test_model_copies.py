@@ -16,6 +16,8 @@ from sqlalchemy import func, select, update
 
 from llmariner.errors import Conflict, ModelNotFound
 from llmariner.models.copies import blobs as blobs_module
+from llmariner.models.copies import records as records_module
+from llmariner.models.copies.contents import write_manifest
 from llmariner.models.copies.fetcher import CopyingFetcher
 from llmariner.models.copies.records import CopyRecords
 from llmariner.models.copies.slices import SliceLimits
@@ -29,7 +31,8 @@ from llmariner.models.weights import LoadingDeferred, LoadingProgress, LoadingUn
 from llmariner.platform.database import Database
 from llmariner.platform.events.cloudevents import Event
 from llmariner.platform.events.tables import events
-from llmariner.platform.model_files.object_copy import download
+from llmariner.platform.model_files.copy_scheme import COPY_SCHEME
+from llmariner.platform.model_files.object_copy import download, manifest_key
 from llmariner.platform.objects.folder import FolderObjects
 from llmariner.settings import ModelSettings, S3Settings, Secret
 
@@ -398,3 +401,48 @@ def test_a_private_repository_is_fetched_with_the_projects_credential(
     new = NewModel("late", SourceRepository.HUGGING_FACE, "org/m", None, "proj_a", credential_id=credential.id)
     deliver(registry, fetcher, registry.create(new), "evt_late")
     assert "credential was deleted" in registry.get("late").loading_failure_reason
+
+
+def test_a_credential_goes_to_no_other_kind_of_source(
+    registry: ModelRegistry, hub: ModelServer, database: Database, store: FolderObjects, team: Team
+) -> None:
+    credentials = SourceCredentials(database, [Secret("s" * 32)])
+    new = NewSourceCredential("mine", SourceRepository.OBJECT_STORE, Secret("secret_key"), "access_key")
+    credential = credentials.put(team.admin, new)
+    fetcher = CopyingFetcher(
+        database,
+        lambda: store,
+        ModelSettings(hub=hub.url),
+        S3Settings(),
+        StorageUriFetcher(),
+        credentials.of_model,
+        LIMITS,
+    )
+    model = registry.create(
+        NewModel("m", SourceRepository.OBJECT_STORE, "hf://org/m", None, "proj_a", credential_id=credential.id)
+    )
+    deliver(registry, fetcher, model)
+    assert "credential is for a bucket" in registry.get("m").loading_failure_reason
+    assert not any("secret_key" in authorization for _, _, authorization in hub.requests)
+
+
+def test_a_manifest_that_a_killed_process_left_is_removed(
+    registry: ModelRegistry,
+    new_fetcher: NewFetcher,
+    database: Database,
+    store: FolderObjects,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, kept = new_model(registry), new_model(registry, "kept", project="proj_b")
+    fetcher = new_fetcher()
+    deliver(registry, fetcher, kept, "evt_2")
+    folder = fetcher.fetch(model, ignore).folder
+    registry.delete(model.id, project_id="proj_a")
+    fetcher.discard(model.id, folder)
+    write_manifest(
+        database, store, folder.removeprefix(COPY_SCHEME), []
+    )  # by the process that had no row to record it in
+    monkeypatch.setattr(records_module, "GARBAGE_SECONDS", -1.0)
+    fetcher.collect_garbage(seconds=10.0)
+    keys = [info.key for info in store.list("models/copies/")]
+    assert keys == [manifest_key(registry.get(kept.id).folder.removeprefix(COPY_SCHEME))]

@@ -22,7 +22,7 @@ from llmariner.platform.model_files.resumable_digests import ResumableDigests
 from llmariner.platform.objects import ObjectStore
 from llmariner.platform.objects.garbage import collect
 
-__all__ = ["BLOB_PREFIX", "HELD_SECONDS", "Blobs", "HeldBlob", "LostBlob"]
+__all__ = ["BLOB_PREFIX", "GARBAGE_SECONDS", "HELD_SECONDS", "Blobs", "HeldBlob", "LostBlob"]
 
 BLOB_PREFIX = "models/blobs/"
 HELD_SECONDS = 120.0
@@ -31,7 +31,8 @@ _GRACE_SECONDS = 600.0
 """A content that nothing refers to stays this long after its last use: a copy that found it may refer to it next."""
 _AT_ONCE = 100
 _DELETED_AT_ONCE = 1000
-_GARBAGE_SECONDS = 86_400.0
+GARBAGE_SECONDS = 86_400.0
+"""Objects without a row are deleted that are older."""
 _LISTED_AT_ONCE = 5000
 # Most ids of contents are those of `RemoteFile.key`; the first covers them all.
 _BEGINNINGS = ("", *(f"sha256-{digit}" for digit in "02468ace"))
@@ -142,7 +143,7 @@ class Blobs:
 
         A pass begins at a random content, so that passes which end early cover all in the course of time.
         """
-        older_than, deadline, deleted = time.time() - _GARBAGE_SECONDS, time.monotonic() + seconds, 0
+        older_than, deadline, deleted = time.time() - GARBAGE_SECONDS, time.monotonic() + seconds, 0
         after: str | None = f"{BLOB_PREFIX}{random.choice(_BEGINNINGS)}"
         while after is not None and time.monotonic() < deadline:
             found = collect(

@@ -97,6 +97,7 @@ class CopyingFetcher:
     def collect_garbage(self, *, seconds: float) -> None:
         """See the port."""
         Blobs(self._database, self._objects, "").collect_garbage(seconds=seconds)
+        CopyRecords(self._database, "").collect_manifests(self._objects())
 
     def _copied(
         self, model: Model, copy: ModelCopy, records: CopyRecords, blobs: Blobs, report: ReportProgress

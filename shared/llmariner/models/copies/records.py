@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,12 +11,15 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, and_, delete, exists, func, or_, select, update
 
 from llmariner.identifiers import new_id
-from llmariner.models.copies.blobs import HELD_SECONDS, Blobs
+from llmariner.models.copies.blobs import GARBAGE_SECONDS, HELD_SECONDS, Blobs
 from llmariner.models.copies.tables import model_blobs, model_copies, model_copy_files
 from llmariner.models.model import LoadingStatus, Model
 from llmariner.models.tables import models
 from llmariner.platform.database import Database
 from llmariner.platform.model_files import Listing, RemoteFile
+from llmariner.platform.model_files.object_copy import COPY_PREFIX
+from llmariner.platform.objects import ObjectStore
+from llmariner.platform.objects.garbage import collect
 
 __all__ = ["CopyFile", "CopyRecords", "ModelCopy"]
 
@@ -183,6 +187,18 @@ class CopyRecords:
         """Remove copies of deleted models; their contents are removed next unless other copies have them."""
         with self._database.write() as session:
             session.run(delete(model_copies).where(model_copies.c.id.in_(ids), ~_has_model()))
+
+    def collect_manifests(self, objects: ObjectStore) -> int:
+        """Delete old manifests without a copy, which processes wrote that worked for a deleted model; returns how many."""
+        c = model_copies.c
+
+        def referenced(keys: Sequence[str]) -> set[str]:
+            named = {key: key.removeprefix(COPY_PREFIX).removesuffix(".json") for key in keys}
+            with self._database.read() as session:
+                found = {row.id for row in session.rows(select(c.id).where(c.id.in_(list(named.values()))))}
+            return {key for key, copy_id in named.items() if copy_id in found}
+
+        return collect(objects, COPY_PREFIX, referenced, time.time() - GARBAGE_SECONDS).deleted
 
 
 def _has_model() -> ColumnElement[bool]:
