@@ -5,6 +5,8 @@ A price that was valid never changes: a new one starts now or later, and ends th
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
@@ -60,10 +62,19 @@ class ComputePrice:
 
 
 class ComputePriceList:
-    """All prices that are valid somewhere in a span of time."""
+    """All prices that are valid somewhere in a span of time. Lookups are fast where there are many."""
 
     def __init__(self, listed: Sequence[ComputePrice]) -> None:
-        self._listed = listed
+        self._of_device: dict[str, list[tuple[int, float, ComputePrice]]] = {}
+        times: set[int] = set()
+        for each in sorted(listed, key=lambda price: (price.valid_from, price.id)):
+            begins = round(each.valid_from * 1000)
+            ends = math.inf if each.valid_to is None else round(each.valid_to * 1000)
+            if begins < ends:
+                # Those of a device follow each other, so that the last one that began is the only one that may be valid.
+                self._of_device.setdefault(each.device, []).append((begins, ends, each))
+                times |= {begins} if each.valid_to is None else {begins, int(ends)}
+        self._changes = sorted(times)
 
     @classmethod
     def of_span(cls, session: ReadSession, start: float, end: float) -> ComputePriceList:
@@ -73,16 +84,15 @@ class ComputePriceList:
 
     def changes_ms(self, start_ms: int, end_ms: int) -> list[int]:
         """When prices change strictly inside a span, in milliseconds, each once and in order."""
-        times = {each.valid_from for each in self._listed} | {each.valid_to for each in self._listed if each.valid_to}
-        return sorted({ms for at in times if start_ms < (ms := round(at * 1000)) < end_ms})
+        return self._changes[bisect_right(self._changes, start_ms) : bisect_left(self._changes, end_ms)]
 
     def at(self, device: str, at_ms: int) -> ComputePrice | None:
         """The price of a device at a time: its own, else that of `ALL_DEVICES`; None: it is free."""
         for name in (device, ALL_DEVICES):
-            for each in self._listed:
-                ends = None if each.valid_to is None else round(each.valid_to * 1000)
-                if each.device == name and round(each.valid_from * 1000) <= at_ms and (ends is None or at_ms < ends):
-                    return each
+            listed = self._of_device.get(name, ())
+            index = bisect_right(listed, at_ms, key=lambda each: each[0]) - 1
+            if index >= 0 and at_ms < listed[index][1]:
+                return listed[index][2]
         return None
 
 

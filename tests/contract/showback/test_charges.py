@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
+from types import SimpleNamespace
+
 import pytest
 from sqlalchemy import select
 
 from llmariner.platform.database import Database, ReadSession
 from llmariner.showback.allocations import Allocations
-from llmariner.showback.charges import charge_budgets
-from llmariner.showback.prices import ComputePrices
+from llmariner.showback.charges import charge_budgets, cost_until
+from llmariner.showback.prices import ComputePrice, ComputePriceList, ComputePrices
 from llmariner.showback.tables import allocations, compute_charges
 from llmariner.tenancy.keys.store import KeyOwner
 from llmariner.tenancy.principal import Caller
@@ -75,3 +78,16 @@ def test_what_was_charged_after_it_was_last_seen_is_given_back_at_the_prices_of_
     store.end_when_last_seen("")
     charge_budgets(database, seconds=10)
     assert total(database) == 10 * GPU_SECOND
+
+
+def test_a_price_for_each_hour_of_a_year_is_no_work() -> None:
+    hours, start = 8760, round(NOON)
+    listed = [
+        ComputePrice(f"price_{hour}", "*", start + 3600 * hour, start + 3600 * (hour + 1), hour, 0, 0, 1)
+        for hour in range(hours)
+    ]
+    held = SimpleNamespace(device="a100", gpus=1, millicores=0, memory_mib=0, started_ms=start * 1000)
+    began = time.process_time()
+    cost = cost_until(ComputePriceList(listed), held, (start + 3600 * hours) * 1000)  # type: ignore[arg-type]
+    assert cost == sum(range(hours))
+    assert time.process_time() - began < 2
