@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from llmariner.platform.tunnel import HeadTooLong, Http2Connection, Stream, StreamReset, TunnelLimits
+from llmariner.platform.tunnel import HeadTooLong, Http2Connection, Stream, StreamReset, TunnelClosed, TunnelLimits
 
 from .connections import GET, connected, post, read_all, websockets
 
@@ -136,3 +136,50 @@ def test_a_flood_of_websocket_pings_that_reads_no_answers_ends_the_connection() 
             return most
 
     assert asyncio.run(asyncio.wait_for(scenario(), 60)) < 2 * 1024 * 1024
+
+
+@pytest.mark.parametrize("status", [b"0103", b"+103", b"0101", b"99", b"600", b"2_00", b"-200", b"5" * 5000, b"ok"])
+def test_what_is_no_status_of_a_final_response_resets_its_stream_alone(status: bytes) -> None:
+    async def serve(stream: Stream) -> None:
+        if stream.field(b":path") == b"/other":
+            stream.respond(200, [], end=True)
+            return
+        http2 = stream._connection._http2
+        http2.config.validate_outbound_headers = False
+        stream._connection.send_head(stream, [(b":status", status)], end=False)
+        await stream.write(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nfake", end=True)
+
+    async def scenario() -> None:
+        async with connected(serve) as (client, _):
+            with pytest.raises(StreamReset, match="no status"):
+                await client.request(GET, end=True).response()
+            assert (await client.request(post(b"/other"), end=True).response())[0] == 200
+
+    asyncio.run(asyncio.wait_for(scenario(), 30))
+
+
+def test_a_connection_that_breaks_off_between_any_two_bytes_leaves_nothing_behind() -> None:
+    sent = EMPTY_SETTINGS + b"".join(
+        (
+            b"\x00\x00\x01\x01\x04\x00\x00\x00\x01\x88",  # the head of a response, and a piece of its body
+            b"\x00\x00\x05\x00\x00\x00\x00\x00\x01hello",
+            b"\x00\x00\x00\x00\x01\x00\x00\x00\x01",
+        )
+    )
+
+    async def broken_off(length: int) -> bytes:
+        async with control_plane(TunnelLimits()) as (client, running, opened):
+            stream, received = client.request(GET, end=True), b""
+            await opened.send(sent[:length])
+            await opened.close()
+            await running
+            with contextlib.suppress(TunnelClosed):
+                received = await read_all(stream)
+            assert (client.streams, client.buffered_bytes, client._tasks) == ({}, 0, set())
+            return received
+
+    async def scenario() -> list[bytes]:
+        return await asyncio.gather(*(broken_off(length) for length in range(1, len(sent) + 1)))
+
+    found = asyncio.run(asyncio.wait_for(scenario(), 60))
+    assert found == [b""] * (len(sent) - 1) + [b"hello"]  # a response that broke off is not whole

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -11,7 +12,6 @@ from typing import Any
 from starlette.responses import Response
 
 from llmariner.errors import InvalidRequest, PlatformError, Unavailable
-from llmariner.gateway.responses.messages import default_headers
 from llmariner.platform.tunnel import Stream, StreamReset, TunnelClosed, TunnelError, TunnelLimits
 from llmariner.platform.tunnel.websocket import AcceptedWebsocket, accept_value, is_key
 from llmariner.sessions.kubernetes_errors import status_body
@@ -28,6 +28,7 @@ _EXTENSION = "llmariner.response"
 _RESPONSE_FIELDS = frozenset(
     {b"content-type", b"content-length", b"content-encoding", b"cache-control", b"warning", b"retry-after", b"audit-id"}
 )
+_VALUE = re.compile(rb"[\t -~\x80-\xff]*")
 _READER_BYTES = 128 * 1024
 # A request may find a replica without its connection, and one that was killed, before one that serves it.
 _ATTEMPTS = 6
@@ -208,7 +209,7 @@ def no_upgrades() -> PlatformError:
 async def send_status(send: Any, error: PlatformError) -> None:
     """Send an error that OpenAI's clients and kubectl both understand."""
     body = status_body(error)
-    fields = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), *default_headers()]
+    fields = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     fields += [(name.encode(), value.encode()) for name, value in error.headers.items()]
     await send({"type": "http.response.start", "status": error.status, "headers": fields})
     await send({"type": "http.response.body", "body": body})
@@ -227,7 +228,9 @@ async def _head(stream: Stream) -> tuple[int, Fields]:
 
 async def _send_response(stream: Stream, status: int, headers: Fields, send: Any) -> None:
     try:
-        kept = [each for each in headers if each[0] in _RESPONSE_FIELDS]
+        kept = [each for each in headers if each[0] in _RESPONSE_FIELDS and _VALUE.fullmatch(each[1])]
+        if status == 204:
+            kept = [each for each in kept if each[0] != b"content-length"]
         await send({"type": "http.response.start", "status": status, "headers": kept})
         # The server sends a head with the first part of its body, which a watch may have in an hour.
         await send({"type": "http.response.body", "body": b"", "more_body": True})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
@@ -13,7 +14,7 @@ from h2 import events
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.errors import ErrorCodes
-from h2.exceptions import NoAvailableStreamIDError, ProtocolError, TooManyStreamsError
+from h2.exceptions import NoAvailableStreamIDError, ProtocolError, StreamClosedError, TooManyStreamsError
 from h2.settings import SettingCodes, Settings
 from hyperframe.frame import Frame, SettingsFrame
 
@@ -38,6 +39,8 @@ _FIELD_BYTES = 32
 _MAX_SETTINGS_FRAMES = 32
 _FIELD_TABLE_BYTES = 4096
 _CLOSE_SECONDS = 1.0
+# Of a final response. A proxy waits behind any other one for a response, which it would find in the body.
+_STATUS = re.compile(rb"[2-5][0-9]{2}")
 _DEFAULT_LIMITS = TunnelLimits()
 Handler = Callable[[Stream], Awaitable[None]]
 
@@ -244,7 +247,9 @@ class Http2Connection:
     def send_reset(self, stream: Stream, code: int) -> None:
         """Reset a stream."""
         if self._closed is None:
-            self._http2.reset_stream(stream.id, code)
+            # The end of the stream may have arrived in the slice whose events are being handled.
+            with contextlib.suppress(StreamClosedError):
+                self._http2.reset_stream(stream.id, code)
             self._collect()
 
     def on_read(self, stream: Stream, size: int) -> None:
@@ -374,7 +379,10 @@ class Http2Connection:
     def _on_stream_event(self, stream: Stream, event: Any) -> None:
         if isinstance(event, events.ResponseReceived):
             fields = [(bytes(name), bytes(value)) for name, value in event.headers or []]
-            stream.on_response(int(fields[0][1]), fields[1:])
+            if _STATUS.fullmatch(fields[0][1]):
+                stream.on_response(int(fields[0][1]), fields[1:])
+            else:
+                stream.reset(ErrorCodes.PROTOCOL_ERROR, "the other side of the tunnel sent no status of a response")
         elif isinstance(event, events.StreamEnded):
             stream.feed_end()
             self.forget_finished(stream)

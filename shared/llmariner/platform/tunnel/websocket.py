@@ -39,7 +39,7 @@ class AcceptedWebsocket(Connection):
             max_queue=_QUEUED_MESSAGES,
             write_limit=limits.message_bytes,
         )
-        self._most_unsent = limits.unsent_control_bytes
+        self._most_unsent = limits.unsent_control_bytes + 2 * limits.message_bytes
 
     def data_received(self, data: bytes) -> None:
         """As a websocket's, for another side that may send pings and not read the answers."""
