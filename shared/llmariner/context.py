@@ -30,7 +30,9 @@ from llmariner.vector_store_settings import VectorStoreSettings
 
 if TYPE_CHECKING:
     from llmariner.batch_jobs.batch_jobs import BatchJobs
+    from llmariner.batch_jobs.job_tokens import JobTokens
     from llmariner.batch_jobs.reconciler import Reconciler
+    from llmariner.batch_jobs.result_uploads import ResultUploads
     from llmariner.clusters.installation import ClusterInstallation
     from llmariner.control_plane import InProcessControlPlane
     from llmariner.files.external_objects import ExternalObjects
@@ -329,7 +331,21 @@ class Context:
         """What runs jobs; standalone mode sets its own. Raises Unavailable in an installation without it."""
         from llmariner.batch_jobs.installation import cluster_jobs
 
-        return cluster_jobs(self.env, self.database, lambda: self.file_links)
+        return cluster_jobs(self.env, self.database, lambda: self.file_links, lambda: self.batch_job_tokens)
+
+    @cached_once
+    def batch_job_tokens(self) -> JobTokens:
+        """Tokens of the pods of batch jobs."""
+        from llmariner.batch_jobs.job_tokens import JobTokens
+
+        return JobTokens(self.database, self.secrets.of_links)
+
+    @cached_once
+    def batch_job_results(self) -> ResultUploads:
+        """What takes the files that pods of batch jobs leave."""
+        from llmariner.batch_jobs.installation import result_uploads
+
+        return result_uploads(self.env, self.database, lambda: self.files, lambda: self.upload_links)
 
     @cached_once
     def batch_jobs(self) -> BatchJobs:

@@ -81,7 +81,7 @@ CLUSTER_LOCAL = frozenset(
 UNAUTHENTICATED = frozenset({"auth", "health", "invitations"})
 """Functions without authentication."""
 WITH_TOKENS_OF_THEIR_OWN = frozenset(
-    {"internal_gateway", "fine_tuning_adapters", "fine_tuning_workers", "clusters_agent"}
+    {"internal_gateway", "fine_tuning_adapters", "fine_tuning_workers", "clusters_agent", "batch_jobs_results"}
 )
 """Functions that take neither keys nor sign-ins."""
 AUTHENTICATED = [route for route in ROUTES if route.function not in UNAUTHENTICATED | WITH_TOKENS_OF_THEIR_OWN]

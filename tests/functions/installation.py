@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import select, update
 
+from llmariner.batch_jobs.tables import batch_jobs
 from llmariner.boot import load
 from llmariner.context import Context
 from llmariner.files.external_objects import ExternalObjects
@@ -114,6 +115,8 @@ class Installation:
             return self.adapter_token
         if function == "clusters_agent":
             return self.registration_key
+        if function == "batch_jobs_results":
+            return self.job_token
         return self.worker_token if function == "fine_tuning_workers" else self.keys.admin
 
     @cached_property
@@ -143,6 +146,17 @@ class Installation:
             job = session.first(select(fine_tuning_jobs).where(fine_tuning_jobs.c.id == "ftjob-worker"))
         assert job is not None
         return self.context.fine_tuning.worker_tokens.issue(job)
+
+    @cached_property
+    def job_token(self) -> str:
+        """The token of the pod of a batch job of the administrator's, `bj-pod`, which runs."""
+        lists = {"script_names": "[]", "data_files": "[]"}
+        texts = {"image": "pytorch-2.1", "command": "true", "envs": "{}", "scripts": "{}", "environment": "A pod."}
+        place = {"organization_id": self.owner.organization_id, "project_id": self.owner.project_id}
+        maker = {"user_id": self.owner.user_id, **place}
+        with self.context.database.write() as session:
+            session.add(batch_jobs, id="bj-pod", **maker, **lists, **texts, status="running", created_at=1)
+        return self.context.batch_job_tokens.issue("bj-pod")
 
     @cached_property
     def spare_project(self) -> str:

@@ -117,6 +117,7 @@ BODIES: dict[str, tuple[str, dict[str, Any]]] = {
         "batch_jobs",
         {"image": "pytorch-2.1", "command": "sh scripts/run.sh", "scripts": {"run.sh": "ZWNobyBoaQ=="}},
     ),
+    "POST /v1/batch/jobs/bj-pod/results": ("batch_jobs_results", {"files": [], "left_out": ""}),
     "POST /v1/batch/jobs/bj-1/exec": ("batch_jobs_exec", {"command": ["ls"]}),
     "POST /v1/fine_tuning/jobs": ("fine_tuning_jobs", {"model": "tiny", "training_file": "file-1"}),
     "POST /v1/model_credentials": (

@@ -72,6 +72,8 @@ REAL = {
     ),
     "users": HttpRequest("GET", "/v1/users:getSelf"),
     "batch_jobs": HttpRequest("GET", "/v1/batch/jobs"),
+    "batch_jobs_exec": HttpRequest("POST", "/v1/batch/jobs/bj-none/exec", {"command": ["ls"]}),
+    "batch_jobs_results": HttpRequest("POST", "/v1/batch/jobs/bj-pod/results", {"files": []}),
     "fine_tuning_adapters": HttpRequest("GET", "/v1/fine_tuning/adapters/adapter_config.json"),
     "fine_tuning_checkpoints": HttpRequest("GET", "/v1/fine_tuning/checkpoints/ft:tiny:x/permissions"),
     "fine_tuning_alpha_graders": HttpRequest(

@@ -215,6 +215,7 @@ _RULES_BY_FUNCTION: dict[str, Rule] = {
     "internal_gateway": (None, ObjectScope.FUNCTIONS),
     "fine_tuning_adapters": (None, ObjectScope.FUNCTIONS),
     "fine_tuning_workers": (None, ObjectScope.FUNCTIONS),
+    "batch_jobs_results": (None, ObjectScope.FUNCTIONS),
     "clusters_agent": (None, ObjectScope.FUNCTIONS),
 }
 

@@ -1,4 +1,4 @@
-"""The jobs adapter of an installation on a cluster."""
+"""The jobs adapter of an installation on a cluster, and what takes the files that its jobs leave."""
 
 from __future__ import annotations
 
@@ -12,13 +12,22 @@ from llmariner.platform.jobs import Jobs
 from llmariner.settings import ClusterSettings
 
 if TYPE_CHECKING:
+    from llmariner.batch_jobs.job_tokens import JobTokens
+    from llmariner.batch_jobs.result_uploads import ResultUploads
+    from llmariner.files.files import Files
     from llmariner.files.links import FileLinks
+    from llmariner.files.upload_links import UploadLinks
 
-__all__ = ["cluster_jobs"]
+__all__ = ["cluster_jobs", "result_uploads"]
 
 
-def cluster_jobs(env: Environment, database: Database, links: Callable[[], FileLinks]) -> Jobs:
-    """Jobs of Kubernetes, whose pods fetch data files by `links`. Raises Unavailable in an installation without them."""
+def cluster_jobs(
+    env: Environment, database: Database, links: Callable[[], FileLinks], tokens: Callable[[], JobTokens]
+) -> Jobs:
+    """Jobs of Kubernetes, whose pods fetch data files by `links`, and say by `tokens` what they leave.
+
+    Raises Unavailable in an installation without them.
+    """
     settings = JobSettings.load(env)
     if settings.adapter != "kubernetes":
         raise settings.missing()
@@ -28,6 +37,19 @@ def cluster_jobs(env: Environment, database: Database, links: Callable[[], FileL
     from llmariner.platform.jobs.kubernetes.settings import load_cluster_settings
     from llmariner.platform.kube import Cluster
 
-    url = InferenceSettings.load(env).url.replace("{function}", "files")
+    url = InferenceSettings.load(env).url
     cluster = Cluster(ClusterSettings.load(env))
-    return KubernetesJobs(cluster, load_cluster_settings(env, settings), DataLinks(database, links, url))
+    made = load_cluster_settings(env, settings, output_url=url.replace("{function}", "batch-jobs-results"))
+    data_links = DataLinks(database, links, url.replace("{function}", "files"))
+    return KubernetesJobs(cluster, made, data_links, lambda job_id: tokens().issue(job_id))
+
+
+def result_uploads(
+    env: Environment, database: Database, files: Callable[[], Files], links: Callable[[], UploadLinks]
+) -> ResultUploads:
+    """What takes the files that pods of jobs leave."""
+    from llmariner.batch_jobs.result_uploads import ResultUploads
+    from llmariner.inference_settings import InferenceSettings
+
+    url = InferenceSettings.load(env).url.replace("{function}", "files")
+    return ResultUploads(database, files, links, url, JobSettings.load(env).disk_bytes)

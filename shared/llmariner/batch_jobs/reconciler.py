@@ -16,6 +16,7 @@ from sqlalchemy import ColumnElement, Row, and_, delete, or_, select, update
 
 from llmariner.batch_jobs.events import FINISHED, PAUSED, REQUEUED, STARTED, add_job_event
 from llmariner.batch_jobs.result_files import ResultStore, ResultWriter
+from llmariner.batch_jobs.result_uploads import settle_uploads
 from llmariner.batch_jobs.tables import batch_job_files, batch_job_results, batch_jobs
 from llmariner.errors import Unavailable
 from llmariner.files.file import File
@@ -140,7 +141,8 @@ def _record(database: Database, job_id: str, status: JobStatus, results_error: s
             cause = {"code": status.code, "message": status.reason} if status.phase is Phase.QUEUED else None
             add_job_event(session, REQUEUED, row, restarts=status.restarts, error=cause)
         if status.phase.is_final:
-            values |= {**_end(session, row, status), "results_error": results_error or None}
+            said = (results_error, row.results_error, settle_uploads(session, job_id))
+            values |= {**_end(session, row, status), "results_error": " ".join(filter(None, said)) or None}
         elif status.phase is not Phase(row.status):
             values |= _changed_phase(session, row, status)
         if status.phase is Phase.RUNNING and row.pause_requested_at is not None and not row.backoff_limit:

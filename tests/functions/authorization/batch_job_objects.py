@@ -45,6 +45,11 @@ def a_program(world: World, tenant: Tenant) -> RouteCall:
     return RouteCall({"id": batch_job(world, tenant, status="running")}, {"command": ["ls"]})
 
 
+def what_is_left(world: World, tenant: Tenant) -> RouteCall:
+    """Files that a job of the tenant leaves: its pod's token names them, and no key does."""
+    return RouteCall({"id": batch_job(world, tenant, status="running")}, {"files": []})
+
+
 _JOB = "/v1/batch/jobs/{id}"
 BATCH_JOB_OBJECTS = {
     "GET /v1/batch/jobs": list_of_100,
@@ -55,5 +60,6 @@ BATCH_JOB_OBJECTS = {
     f"POST {_JOB}/pause": a_job,
     f"POST {_JOB}/resume": a_job,
     f"POST {_JOB}/exec": a_program,
+    f"POST {_JOB}/results": what_is_left,
     f"GET {_JOB}/logs": a_job,
 }

@@ -11,8 +11,9 @@ from pydantic import Field
 from llmariner.batch_jobs.batch_job import NewBatchJob
 from llmariner.errors import InvalidRequest
 from llmariner.http.schemas.bodies import Body
+from llmariner.platform.jobs import MAX_RESULT_FILES, MAX_RESULT_NAME, ResultFile
 
-__all__ = ["CreateBatchJob", "ExecInBatchJob"]
+__all__ = ["CreateBatchJob", "ExecInBatchJob", "NameResults"]
 
 
 class _Resources(Body):
@@ -81,3 +82,21 @@ def _decoded(name: str, content: Any) -> bytes:
         raise InvalidRequest(
             f"The script '{name[:100]}' must be in Base64: encode the bytes of the file.", param="scripts"
         ) from error
+
+
+class _Result(Body):
+    """A file that a job left."""
+
+    name: str = Field(min_length=1, max_length=MAX_RESULT_NAME)
+    bytes: int = Field(ge=0, le=2**53)
+
+
+class NameResults(Body):
+    """POST /v1/batch/jobs/{id}/results."""
+
+    files: list[_Result] = Field(max_length=MAX_RESULT_FILES)
+    left_out: str = Field(default="", max_length=8192)
+
+    def to_files(self) -> list[ResultFile]:
+        """The files that the job left."""
+        return [ResultFile(each.name, each.bytes) for each in self.files]

@@ -116,7 +116,7 @@ def test_a_job_is_suspended_in_its_projects_queue_without_any_credential(cluster
         assert (limits.pop("ephemeral-storage"), requests.pop("ephemeral-storage")) == (str(4 << 30), "0")
         assert limits == requests
         assert container["resources"]["limits"]["nvidia.com/gpu"] == "2"
-    assert pod["containers"][0]["command"][-1] == 'echo "$$(HOSTNAME)"', "the kubelet expands no variables in it"
+    assert pod["containers"][0]["command"][4] == 'echo "$$(HOSTNAME)"', "the kubelet expands no variables in it"
     assert "secret" not in json.dumps(pod["containers"]).replace("secretRef", "").lower().replace("secretname", "")
     environment = {each["name"]: each.get("value") for each in pod["containers"][0]["env"]}
     assert environment["MASTER_ADDR"] == "bj-1-0.bj-1.llmariner-jobs.svc"

@@ -28,6 +28,7 @@ from llmariner.platform.jobs.kubernetes.objects import (
     owned_objects,
     submission,
 )
+from llmariner.platform.jobs.kubernetes.output import keeps_output, upload_program
 from llmariner.platform.jobs.kubernetes.phases import (
     ended_status,
     is_finished,
@@ -60,14 +61,22 @@ _ATTEMPTS, _PAUSE_SECONDS = 30, 0.1
 
 
 class KubernetesJobs:
-    """See the module. `links` gives a URL for each data file of a job, or raises NotFound where one is gone."""
+    """See the module. `links` gives a URL for each data file of a job, or raises NotFound where one is gone.
+
+    `token` gives what a job's pod says with what it leaves, by the job's id.
+    """
 
     def __init__(
-        self, cluster: Cluster, settings: ClusterJobSettings, links: Callable[[Job], Sequence[DataLink]]
+        self,
+        cluster: Cluster,
+        settings: ClusterJobSettings,
+        links: Callable[[Job], Sequence[DataLink]],
+        token: Callable[[str], str] = lambda _: "",
     ) -> None:
         self._cluster = cluster
         self._settings = settings
         self._links = links
+        self._token = token
         self._line: tuple[str, float, Mapping[str, int]] = ("", 0.0, {})
         """A queue, when Kueue was asked for its line, and the line. One value, so that threads see it whole."""
         self._lock = threading.Lock()
@@ -193,7 +202,7 @@ class KubernetesJobs:
         return LogPart(b"", start, start)
 
     def results(self, job_id: str) -> Results:
-        """See the port. None: a pod's files go with it."""
+        """See the port. None: a pod uploads its files before it ends."""
         return Results()
 
     def read_result(self, job_id: str, name: str) -> Iterator[bytes]:
@@ -214,7 +223,9 @@ class KubernetesJobs:
             if found is None or ended_status(found) is not None:
                 return
             made = found
-        for each in owned_objects(job, made, links):
+        settings = self._settings
+        output = upload_program(job, settings, self._token(job.id)) if keeps_output(job, settings) else None
+        for each in owned_objects(job, made, links, output):
             with contextlib.suppress(AlreadyExists):
                 self._cluster.create(each)
         queue = self._queues.ensure(job.project_id, job.organization_id)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llmariner.platform.jobs import Job, JobStatus
+from llmariner.platform.jobs.kubernetes.output import KEEP, keeps_output, output_mount, output_volume
 from llmariner.platform.jobs.kubernetes.weights import weights_disk_bytes, weights_mount, weights_parts
 from llmariner.platform.serving.kserve.objects import MANAGED_BY_LABELS, QUEUE_LABEL
 from llmariner.platform.serving.kserve.queues import PROJECT_ANNOTATION
@@ -71,13 +72,19 @@ trap ended TERM
 child=$!
 wait "$child"
 code=$?
-[ $code -ne {TERMINATED} ] || [ $# -gt 1 ] || code=1
+[ $code -ne {TERMINATED} ] || [ "$2" = own ] || code=1
+if [ "$3" = 0 ] && [ -f {KEEP} ]; then
+  /bin/sh {KEEP} &
+  child=$!
+  wait "$child"
+fi
 exit $code
 """
 """Runs the command of its first argument. The first process of a container ignores signals that it has no handler for.
 
-A command that ends with the code `TERMINATED` by itself has failed: the platform would begin it again without end. A second
-argument is that of a program of the platform's own, which says by this code that it lost another worker.
+A command that ends with the code `TERMINATED` by itself has failed: the platform would begin it again without end. The
+second argument is `own` for a program of the platform's own, which says by this code that it lost another worker. The third
+is the worker's number: the first one uploads what the command left.
 """
 _FETCH = f"""\
 set -u
@@ -111,7 +118,8 @@ class ClusterJobSettings:
     `queue`: Kueue's LocalQueue of the pool, "" without Kueue. `images`: names to references. `gpu_resource`: the
     resource of an accelerator, "" where there is none. `kept_seconds`: how long an ended job's pods and output are kept.
     `program_image`: of programs of the platform's own, whose pods mount the claims of `program_volumes` at these paths.
-    `hub`: from where they fetch weights; "": the Hugging Face Hub.
+    `hub`: from where they fetch weights; "": the Hugging Face Hub. `output_url`: of the function that takes the names of
+    what jobs leave, as pods reach it; "": none is kept.
     """
 
     namespace: str = "llmariner-jobs"
@@ -127,6 +135,7 @@ class ClusterJobSettings:
     program_image: str = ""
     program_volumes: Mapping[str, str] = field(default_factory=dict)
     hub: str = ""
+    output_url: str = ""
 
 
 @dataclass(frozen=True)
@@ -182,8 +191,10 @@ def ended_job(job_id: str, project_id: str, status: JobStatus, settings: Cluster
     return made
 
 
-def owned_objects(job: Job, made: Body, links: Sequence[DataLink]) -> list[Body]:
-    """What the Job `made` needs, owned by it."""
+def owned_objects(
+    job: Job, made: Body, links: Sequence[DataLink], output: Mapping[str, bytes] | None = None
+) -> list[Body]:
+    """What the Job `made` needs, owned by it. `output`: see `upload_program`; None for a job that keeps none."""
     owner = {
         "apiVersion": made["apiVersion"],
         "kind": made["kind"],
@@ -199,6 +210,8 @@ def owned_objects(job: Job, made: Body, links: Sequence[DataLink]) -> list[Body]
     if links:
         calls = "".join(f"fetch {shlex.quote(link.url)} {shlex.quote(link.name)}\n" for link in links)
         objects.append(_secret(f"{job.id}-data", metadata, {"fetch": (_FETCH + calls).encode()}))
+    if output is not None:
+        objects.append(_secret(f"{job.id}-output", metadata, output))
     if job.worker_count > 1:
         # Workers look each other up before they are ready.
         workers = {JOB_LABEL: job.id}
@@ -282,16 +295,17 @@ def _pod(job: Job, image: str, settings: ClusterJobSettings) -> Body:
     fixed = {"HOME": "/job", "TMPDIR": "/tmp", "LLMARINER_JOB_ID": job.id}
     claims = {} if job.image else settings.program_volumes
     weights = weights_parts(job, settings.hub)
+    kept = [output_mount()] if keeps_output(job, settings) else []
     container = {
         **common,
         "name": CONTAINER,
         "command": [
             *("/bin/sh", "-c", _escaped(_RUN), "sh", _escaped(job.command)),
-            *(() if job.image else ("own",)),
+            *("" if job.image else "own", "$(RANK)" if job.worker_count > 1 else "0"),
         ],
         "env": [*_named(fixed), *_threads(job), *_rendezvous(job, settings)],
         "envFrom": [{"secretRef": {"name": f"{job.id}-environment"}}],
-        "volumeMounts": [*_mounts(job), *weights_mount(job), *_claim_mounts(claims)],
+        "volumeMounts": [*_mounts(job), *kept, *weights_mount(job), *_claim_mounts(claims)],
     }
     fetch = {
         **common,
@@ -311,6 +325,8 @@ def _pod(job: Job, image: str, settings: ClusterJobSettings) -> Body:
     ]
     if job.data_files:
         volumes.append({"name": "links", "secret": {"secretName": f"{job.id}-data"}})
+    if kept:
+        volumes.append(output_volume(job))
     volumes += weights.volumes
     volumes += [
         {"name": f"claim-{name}", "persistentVolumeClaim": {"claimName": name, "readOnly": True}} for name in claims

@@ -11,8 +11,8 @@ from llmariner.settings import KServeSettings
 __all__ = ["load_cluster_settings"]
 
 
-def load_cluster_settings(env: Environment, settings: JobSettings) -> ClusterJobSettings:
-    """Jobs use the pool and the hardware of models: `LLMARINER_QUEUE`, `LLMARINER_ACCELERATOR`.
+def load_cluster_settings(env: Environment, settings: JobSettings, *, output_url: str = "") -> ClusterJobSettings:
+    """Jobs use the pool and the hardware of models: `LLMARINER_QUEUE`, `LLMARINER_ACCELERATOR`. `output_url`: as there.
 
     Raises ValueError that names the invalid variable.
     """
@@ -30,4 +30,5 @@ def load_cluster_settings(env: Environment, settings: JobSettings) -> ClusterJob
         program_image=settings.training_image,
         program_volumes=settings.training_volumes,
         hub=env.get("HF_ENDPOINT", ""),
+        output_url=output_url,
     )

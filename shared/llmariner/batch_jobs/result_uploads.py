@@ -1,0 +1,114 @@
+"""Files that the pod of a batch job leaves: it names them, and uploads each by a link.
+
+Until the job has ended, the row of a file that was named has the id of its link in place of the file's. A pod that begins
+again names its files again: those of the one before are deleted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Row, delete, select, update
+
+from llmariner.batch_jobs.job_tokens import JobPod, load_unfinished
+from llmariner.batch_jobs.tables import batch_job_results, batch_jobs
+from llmariner.errors import InvalidRequest, NotFound
+from llmariner.files.file import NewFile
+from llmariner.files.files import Files
+from llmariner.files.names import clean_file_name, media_type
+from llmariner.files.purposes import Purpose
+from llmariner.files.tables import files, uploads
+from llmariner.files.upload_links import UploadLink, UploadLinks
+from llmariner.platform.database import Database, WriteSession
+from llmariner.platform.jobs import MAX_RESULT_FILES, MAX_RESULT_NAME, ResultFile
+
+__all__ = ["ResultUploads", "settle_uploads"]
+
+_LINK_SECONDS = 3600
+_MAX_SAID = 2000
+_NAMED = 5
+
+
+@dataclass(frozen=True)
+class ResultUploads:
+    """See the module. `url`: of the function that takes uploads, as pods reach it; `disk_bytes`: the most of one job."""
+
+    database: Database
+    files: Callable[[], Files]
+    links: Callable[[], UploadLinks]
+    url: str
+    disk_bytes: int
+
+    def begin(self, pod: JobPod, named: Sequence[ResultFile], left_out: str) -> list[tuple[str, str]]:
+        """The names and URLs (for PUT) of the files that a job leaves, in place of what it left before.
+
+        `left_out`: what is not among them and why, for users. Raises InvalidRequest, Conflict once the job has ended.
+        """
+        self._check(named)
+        made = [(each, self._link(pod, each)) for each in named]
+
+        def replace(session: WriteSession) -> list[str]:
+            job = load_unfinished(session, pod.job_id, lock=True)
+            settle_uploads(session, job.id)
+            old = select(batch_job_results.c.file_id).where(batch_job_results.c.batch_job_id == job.id)
+            before = [row.file_id for row in session.rows(old)]
+            session.run(delete(batch_job_results).where(batch_job_results.c.batch_job_id == job.id))
+            for each, link in made:
+                session.add(batch_job_results, **_row(job, each, link.id))
+            said = left_out[:_MAX_SAID] or None
+            session.run(update(batch_jobs).where(batch_jobs.c.id == job.id).values(results_error=said))
+            return before
+
+        for file_id in self.database.transact(replace):
+            with contextlib.suppress(NotFound):
+                self.files().delete(pod.maker, file_id)
+        return [(each.name, self.url + link.path) for each, link in made]
+
+    def _link(self, pod: JobPod, each: ResultFile) -> UploadLink:
+        name = clean_file_name(each.name, param="files.name")
+        new = NewFile(name, Purpose.BATCH_JOB_OUTPUT, media_type(None, name))
+        terms = self.links().terms(new, size_bytes=each.size_bytes)
+        return self.links().create(pod.maker, terms, _LINK_SECONDS)
+
+    def _check(self, named: Sequence[ResultFile]) -> None:
+        if len(named) > MAX_RESULT_FILES:
+            raise InvalidRequest(f"A job leaves {MAX_RESULT_FILES} files at most.", param="files")
+        if len({each.name for each in named}) < len(named):
+            raise InvalidRequest("'files' names a file twice: name each once.", param="files")
+        for each in named:
+            parts = each.name.split("/")
+            if len(each.name) > MAX_RESULT_NAME or not each.name.isprintable() or {"", ".", ".."} & set(parts):
+                raise InvalidRequest(
+                    f"'{each.name[:100]!a}' is no path below a folder, of up to {MAX_RESULT_NAME} characters.",
+                    param="files.name",
+                )
+        if sum(each.size_bytes for each in named) > self.disk_bytes:
+            raise InvalidRequest(f"The files of a job have {self.disk_bytes} bytes at most.", param="files.bytes")
+
+
+def settle_uploads(session: WriteSession, job_id: str) -> str:
+    """Let the rows of a job's results have their files; returns which were not uploaded. Idempotent."""
+    c = batch_job_results.c
+    missing: list[str] = []
+    linked = select(c.name, c.file_id, uploads.c.file_id.label("uploaded"), files.c.id.label("present"))
+    linked = linked.join(uploads, uploads.c.id == c.file_id, isouter=True)
+    linked = linked.join(files, files.c.id == uploads.c.file_id, isouter=True)
+    for row in session.rows(linked.where(c.batch_job_id == job_id, c.file_id.like("upload%")).order_by(c.name)):
+        this = (c.batch_job_id == job_id, c.name == row.name)
+        if row.present is not None:
+            session.run(update(batch_job_results).where(*this).values(file_id=row.present))
+        else:
+            session.run(delete(batch_job_results).where(*this))
+            missing.extend([] if row.uploaded else [row.name])
+    if not missing:
+        return ""
+    more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+    return f"Not uploaded: {', '.join(map(ascii, missing[:_NAMED]))}{more}."
+
+
+def _row(job: Row[Any], each: ResultFile, file_id: str) -> dict[str, Any]:
+    place = {"organization_id": job.organization_id, "project_id": job.project_id}
+    return {"batch_job_id": job.id, "name": each.name, "file_id": file_id, "size_bytes": each.size_bytes, **place}

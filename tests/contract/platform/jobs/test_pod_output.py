@@ -1,0 +1,169 @@
+"""What a pod runs to upload the files that a job left, against a server that speaks the two requests."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmariner.platform.jobs import Job
+from llmariner.platform.jobs.kubernetes.objects import ClusterJobSettings, job_object, owned_objects
+from llmariner.platform.jobs.kubernetes.output import upload_program
+
+JOB = Job("bj-1", "proj_1", "true", image="pytorch")
+
+
+class Platform(ThreadingHTTPServer):
+    """`answers`: the statuses of the next requests, before 200."""
+
+    def __init__(self) -> None:
+        self.answers: list[int] = []
+        self.asked: list[tuple[str, str, bytes]] = []
+        super().__init__(("127.0.0.1", 0), _Handler)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Platform
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        self.server.asked.append((self.path, self.headers["authorization"] or "", body))
+        status = self.server.answers.pop(0) if self.server.answers else 200
+        answer: dict[str, Any] = {"error": {"message": "The quota is spent."}}
+        if status == 200 and self.command == "POST":
+            named = json.loads(body)["files"]
+            answer = {
+                "uploads": [{"name": each["name"], "url": f"{self.server.url}/up/{n}"} for n, each in enumerate(named)]
+            }
+        text = json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("content-length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    do_PUT = do_POST  # noqa: N815
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def platform() -> Iterator[Platform]:
+    server = Platform()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def keep(platform: Platform, folder: Path, path: str = "/usr/bin:/bin") -> subprocess.CompletedProcess[str]:
+    """Run what the pod would, with its folders below this one."""
+    mounted = folder / "mounted"
+    mounted.mkdir(exist_ok=True)
+    settings = ClusterJobSettings(images={"pytorch": "pytorch:2"}, output_url=platform.url, disk_bytes=1 << 20)
+    for name, content in upload_program(JOB, settings, "secret").items():
+        text = (
+            content.decode()
+            .replace("/run/llmariner-output", str(mounted))
+            .replace("/job/output", str(folder / "output"))
+        )
+        (mounted / name).write_text(text)
+    environment = {"PATH": path, "http_proxy": "http://127.0.0.1:9"}
+    line = ["/bin/sh", str(mounted / "keep")]
+    return subprocess.run(line, env=environment, check=False, timeout=60, capture_output=True, text=True)
+
+
+@pytest.fixture
+def left(tmp_path: Path) -> Path:
+    """A folder of a job that left two files, and what is none."""
+    (tmp_path / "output/model").mkdir(parents=True)
+    (tmp_path / "output/model/it's.bin").write_bytes(b"\0weights")
+    (tmp_path / "output/a.txt").write_bytes(b"a")
+    (tmp_path / "output/link").symlink_to("/etc/passwd")
+    (tmp_path / "output/os.py").write_text("raise SystemExit(9)")
+    os.mkfifo(tmp_path / "output/pipe")
+    return tmp_path
+
+
+def test_each_file_is_named_and_uploaded(platform: Platform, left: Path) -> None:
+    platform.answers = [503]
+    done = keep(platform, left)
+    assert done.returncode == 0, done.stderr
+    asked, *puts = platform.asked[1:]
+    assert asked[:2] == ("/v1/batch/jobs/bj-1/results", "Bearer secret")
+    names = ["a.txt", "model/it's.bin", "os.py"]
+    said = json.loads(asked[2])
+    assert [each["name"] for each in said["files"]] == names
+    assert [each["bytes"] for each in said["files"]] == [1, 8, 19]
+    assert said["left_out"] == "Not kept: 'link', which is no regular file; 'pipe', which is no regular file."
+    assert puts == [("/up/0", "", b"a"), ("/up/1", "", b"\0weights"), ("/up/2", "", b"raise SystemExit(9)")]
+
+
+def test_an_upload_whose_answer_was_lost_is_done(platform: Platform, left: Path) -> None:
+    platform.answers = [200, 502, 409]
+    assert keep(platform, left).returncode == 0
+    assert [path for path, _, _ in platform.asked[1:]] == ["/up/0", "/up/0", "/up/1", "/up/2"]
+
+
+def test_a_refusal_is_in_the_jobs_output(platform: Platform, left: Path) -> None:
+    platform.answers = [200, 429, 403]
+    done = keep(platform, left)
+    assert (done.returncode, done.stderr) == (1, "Files in output/ were not kept: The quota is spent.\n")
+
+
+def test_without_python_or_files_nothing_is_asked(platform: Platform, left: Path) -> None:
+    (left / "programs").mkdir()
+    done = keep(platform, left, path=str(left / "programs"))
+    assert (done.returncode, done.stderr) == (1, "Files in output/ were not kept: the image has no python3.\n")
+    (left / "output").rename(left / "other")
+    assert keep(platform, left).returncode == 0
+    assert platform.asked == []
+
+
+@pytest.mark.parametrize(("workers", "number"), [(1, "0"), (2, "$(RANK)")])
+def test_the_first_worker_uploads_when_the_command_has_ended(tmp_path: Path, workers: int, number: str) -> None:
+    settings = ClusterJobSettings(images={"pytorch": "pytorch:2"}, output_url="http://results")
+    job = Job("bj-1", "proj_1", f"echo ran >> {tmp_path}/ran; exit 7", image="pytorch", worker_count=workers)
+    made = job_object(job, "pytorch:2", settings)
+    pod = made["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert "/run/llmariner-output" in {each["mountPath"] for each in container["volumeMounts"]}
+    assert container["command"][-1] == number
+    made["metadata"]["uid"] = "1"
+    names = {each["metadata"]["name"] for each in owned_objects(job, made, (), upload_program(job, settings, "t"))}
+    assert {each["secret"]["secretName"] for each in pod["volumes"] if "secret" in each} <= names
+    script = tmp_path / "keep"
+    script.write_text(f"echo kept >> {tmp_path}/ran; exit 1")
+    argv = [each.replace("$$", "$").replace("/run/llmariner-output/keep", str(script)) for each in container["command"]]
+    for index in ("0", "1"):
+        done = subprocess.run([*argv[:-1], index], env={"PATH": "/usr/bin:/bin"}, check=False, timeout=60)
+        assert done.returncode == 7, "the job's status does not depend on it"
+    assert (tmp_path / "ran").read_text() == "ran\nkept\nran\n"
+
+
+def test_a_program_of_the_platform_leaves_no_files() -> None:
+    settings = ClusterJobSettings(program_image="engine:1", output_url="http://results")
+    pod = job_object(Job("ftjob-1-0", "proj_1", "true"), "engine:1", settings)["spec"]["template"]["spec"]
+    assert "output" not in {each["name"] for each in pod["volumes"]}
+
+
+def test_the_modules_need_nothing_of_the_platform(platform: Platform, left: Path) -> None:
+    keep(platform, left)
+    check = "import sys; sys.path.insert(0, sys.argv[1]); import output_files, output_upload"
+    check += "; print('llmariner' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", check, str(left / "mounted")], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "False\n"
