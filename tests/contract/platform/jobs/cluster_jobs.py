@@ -52,6 +52,11 @@ class ClusterJobs(KubernetesJobs):
         return super().submit(replace(job, image="python", command=PROGRAMS + job.command))
 
 
+def host_address() -> str:
+    """Where pods of the test cluster reach a server of the test."""
+    return str(_places.Lab().host_address)
+
+
 @contextlib.contextmanager
 def jobs_on_cluster(files: dict[str, bytes], *, memory: str = "450Mi", **settings: Any) -> Iterator[ClusterJobs]:
     """The adapter; skips where no cluster is up. `files`: contents by id, of the project `proj_1`.

@@ -16,8 +16,9 @@ from llmariner.platform.jobs import Job, JobStatus, Phase
 from llmariner.platform.jobs.kubernetes.objects import JOB_LABEL
 from llmariner.platform.kube.resources import PODS, SECRETS, SERVICES, WORKLOADS
 
-from .cluster_jobs import ClusterJobs, jobs_on_cluster
+from .cluster_jobs import ClusterJobs, host_address, jobs_on_cluster
 from .conftest import FILES, Done, output, run, wait_for_end, wait_for_output
+from .upload_server import Platform
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(400)]
 
@@ -181,6 +182,21 @@ def test_no_job_is_lost_while_pods_are_deleted(jobs: ClusterJobs) -> None:
     assert {status.phase for status in found.values()} == {Phase.SUCCEEDED}, found
     assert [output(jobs, name) for name in names] == ["done\n"] * 3
     assert len(deleted) >= 2, deleted
+
+
+def test_the_pod_uploads_what_a_job_left(jobs: ClusterJobs) -> None:
+    leave = "python3 -c 'import os; os.mkdir(\"output\")'; echo weights > output/model.bin; exit 3"
+    platform = Platform(host_address())
+    try:
+        with changed(jobs, output_url=platform.url):
+            jobs.submit(Job("bj-leaves", "proj_1", leave))
+            ended = wait_for_end(jobs, "bj-leaves", seconds=120)
+    finally:
+        platform.shutdown()
+        platform.server_close()
+    assert (ended.phase, ended.code) == (Phase.FAILED, "exit_code")
+    assert [(path, content) for path, _, content in platform.asked[1:]] == [("/up/0", b"weights\n")]
+    assert platform.asked[0][0] == "/v1/batch/jobs/bj-leaves/results"
 
 
 RUNNING = """\

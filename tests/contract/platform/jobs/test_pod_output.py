@@ -6,11 +6,8 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,46 +15,9 @@ from llmariner.platform.jobs import Job
 from llmariner.platform.jobs.kubernetes.objects import ClusterJobSettings, job_object, owned_objects
 from llmariner.platform.jobs.kubernetes.output import upload_program
 
+from .upload_server import Platform
+
 JOB = Job("bj-1", "proj_1", "true", image="pytorch")
-
-
-class Platform(ThreadingHTTPServer):
-    """`answers`: the statuses of the next requests, before 200."""
-
-    def __init__(self) -> None:
-        self.answers: list[int] = []
-        self.asked: list[tuple[str, str, bytes]] = []
-        super().__init__(("127.0.0.1", 0), _Handler)
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Platform
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["content-length"]))
-        self.server.asked.append((self.path, self.headers["authorization"] or "", body))
-        status = self.server.answers.pop(0) if self.server.answers else 200
-        answer: dict[str, Any] = {"error": {"message": "The quota is spent."}}
-        if status == 200 and self.command == "POST":
-            named = json.loads(body)["files"]
-            answer = {
-                "uploads": [{"name": each["name"], "url": f"{self.server.url}/up/{n}"} for n, each in enumerate(named)]
-            }
-        text = json.dumps(answer).encode()
-        self.send_response(status)
-        self.send_header("content-length", str(len(text)))
-        self.end_headers()
-        self.wfile.write(text)
-
-    do_PUT = do_POST  # noqa: N815
-
-    def log_message(self, *_: object) -> None:
-        """Say nothing."""
 
 
 @pytest.fixture
