@@ -43,8 +43,8 @@ exec {words}
 
 
 def output_volume(job: Job) -> dict[str, Any]:
-    """The volume of the pod."""
-    return {"name": "output", "secret": {"secretName": f"{job.id}-output"}}
+    """The volume of the pod. Optional: the previous release completes a job without it that this one began to submit."""
+    return {"name": "output", "secret": {"secretName": f"{job.id}-output", "optional": True}}
 
 
 def output_mount() -> dict[str, Any]:
