@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import tarfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -271,6 +273,40 @@ def test_local_folders_of_projects_have_no_links_out_of_them(weights: LocalWeigh
     for location, said in (("relative", "absolute path"), (f"{tmp_path}/gone", "no folder"), ("pvc://x/y", "not here")):
         with pytest.raises(WeightsUnavailable, match=said):
             weights.fetch(replace(model, model_file_location=location), ignore_progress)
+
+
+def test_a_model_with_weights_of_its_own_is_unpacked_from_the_file_of_its_job(tmp_path: Path) -> None:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for name, content in (
+            ("config.json", CONFIG),
+            ("tokenizer_config.json", b"{}"),
+            ("model.safetensors", safetensors()),
+        ):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    asked = []
+
+    def read_file(project_id: str, file_id: str) -> Iterator[bytes]:
+        asked.append((project_id, file_id))
+        if file_id == "file-gone":
+            raise NotFound("No such file.")
+        yield packed.getvalue() if file_id == "file-1" else b"a pickle, perhaps"
+
+    weights = LocalWeights(tmp_path / "models", script_environment(tmp_path), read_file)
+    tuned = replace(MODEL, source_repository=SourceRepository.FINE_TUNING, base_model_id=None, project_id="proj_1")
+    for _ in range(2):
+        found = weights.fetch(replace(tuned, model_file_location="file-1"), ignore_progress)
+    assert asked == [("proj_1", "file-1")], "it is fetched once"
+    assert (found.size_bytes, found.task) == (len(safetensors()), Task.GENERATE)
+    for file_id, said in (("file-gone", "was deleted"), ("file-2", "no archive of a model")):
+        with pytest.raises(WeightsUnavailable, match=said):
+            weights.fetch(replace(tuned, model_file_location=file_id), ignore_progress)
+    assert list((tmp_path / "models" / "blobs").glob("sha256-*"))
+    weights.discard(tuned.id, found.folder)
+    assert not Path(found.folder).exists()
+    assert not list((tmp_path / "models" / "blobs").glob("sha256-*")), "its room is free"
 
 
 def test_an_adapter_of_a_fine_tuning_job_is_made_of_its_file(tmp_path: Path) -> None:

@@ -12,10 +12,12 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from llmariner.errors import ModelNotFound, NotFound
 from llmariner.fine_tuning.adapter_file import InvalidAdapter, file_of, write_adapter_folder
+from llmariner.fine_tuning.model_archive import InvalidArchive, write_model_folder
 from llmariner.models.formats import (
     GGUF_HEADER_BYTES,
     Format,
@@ -57,7 +59,7 @@ _MEMORY_POLL_SECONDS = 2.0
 class LocalWeights:
     """See `models.weights.WeightFetcher`. `folder`: contains a subfolder for each fetched model, and the files' contents.
 
-    `read_file`: the bytes of a project's file (project id, file id), for adapters that fine-tuning jobs made.
+    `read_file`: the bytes of a project's file (project id, file id), for what fine-tuning jobs made.
     A subfolder's name is derived from the model's id, creation time and repository, so a model that is created again under
     the same id has another folder.
     """
@@ -99,7 +101,8 @@ class LocalWeights:
         try:
             # Whom a file belongs to was decided by the platform, which approves the models that it makes of files.
             if file is not None and model.source_repository is SourceRepository.FINE_TUNING and model.approved:
-                return self._inspected_own(self._adapter(model, *file), model)
+                make = self._adapter if model.base_model_id is not None else partial(self._trained_model, report=report)
+                return self._inspected_own(make(model, *file), model)
             if model.source_repository is SourceRepository.HUGGING_FACE and model.model_file_location == TOOL_MODEL:
                 return self._inspected_own(self._tool_model(model, report), model)
             with open_source(model, self._settings, self._s3, self._credential_of) as source:
@@ -170,6 +173,28 @@ class LocalWeights:
             raise WeightsUnavailable(
                 f"'{model.model_file_location}' is no adapter that engines load: {error}."
             ) from error
+        return target
+
+    def _trained_model(self, model: Model, project_id: str, file_id: str, *, report: ReportProgress) -> Path:
+        """The folder of a model that a fine-tuning job made with weights of its own, of its file."""
+        target = self._target(model)
+
+        def check() -> None:
+            if self._closed.is_set():
+                raise ScriptInterrupted("the copy of the model")
+
+        with self._turn(target, report):
+            if not target.is_dir():
+                try:
+                    write_model_folder(self._read_file(project_id, file_id), target, self._blobs, check)
+                except NotFound as error:
+                    raise WeightsUnavailable(
+                        f"The file '{model.model_file_location}' of the model was deleted."
+                    ) from error
+                except InvalidArchive as error:
+                    raise WeightsUnavailable(
+                        f"'{model.model_file_location}' is no archive of a model: {error}."
+                    ) from error
         return target
 
     def _target(self, model: Model) -> Path:

@@ -1,0 +1,118 @@
+"""Makes the folder of a model of the archive that a job uploaded. Nothing of a job is code here, or chooses a path.
+
+The archive is a tar file of the plain form (ustar): any other kind of entry is refused, such as links and extended headers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from llmariner.platform.model_files.blobs import BlobStore
+
+__all__ = ["InvalidArchive", "archived_files", "write_model_folder"]
+
+_WEIGHTS = "model.safetensors"
+_NEEDED = frozenset({"config.json", "tokenizer_config.json", _WEIGHTS})
+_NAMES = _NEEDED | {
+    *(
+        "generation_config.json",
+        "chat_template.jinja",
+        "tokenizer.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+    ),
+    *("tokenizer.model", "vocab.json", "merges.txt"),
+}
+_MAX_OTHER_BYTES = 64 << 20
+_BLOCK_BYTES = 512
+
+
+class InvalidArchive(Exception):
+    """The file is no archive of a model; the message says why."""
+
+
+def write_model_folder(parts: Iterator[bytes], folder: Path, blobs: BlobStore, check: Callable[[], None]) -> None:
+    """Write the folder, which appears whole or not at all, its files by their contents in `blobs`.
+
+    What `check` raises ends it. Raises InvalidArchive, OSError, and what `parts` raises.
+    """
+    work = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    try:
+        for name, content in archived_files(parts):
+            with blobs.partial(f"archived-{folder.name}-{name}", check) as (part, ranges):
+                try:
+                    blobs.add(part, ranges, _write(content, part, check), work / name)
+                finally:
+                    part.unlink(missing_ok=True)
+        os.replace(work, folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def archived_files(parts: Iterator[bytes]) -> Iterator[tuple[str, Iterator[bytes]]]:
+    """The files of an archive: the name and the content of each, which is to be read to its end before the next one.
+
+    Raises InvalidArchive.
+    """
+    stream, seen = _Stream(parts), set[str]()
+    while (block := b"".join(stream.take(_BLOCK_BYTES))) != bytes(_BLOCK_BYTES):
+        name, size = _entry(block)
+        if name in seen:
+            raise InvalidArchive(f"it has two files '{name}'")
+        seen.add(name)
+        yield name, stream.take(size)
+        for _ in stream.take(-size % _BLOCK_BYTES):
+            pass
+    if missing := sorted(_NEEDED - seen):
+        raise InvalidArchive(f"it has no {', '.join(missing)}")
+
+
+def _entry(block: bytes) -> tuple[str, int]:
+    """The name and the size that the header of a file says."""
+    try:
+        entry = tarfile.TarInfo.frombuf(block, "ascii", "surrogateescape")
+    except (tarfile.HeaderError, ValueError) as error:
+        raise InvalidArchive("it is no tar file") from error
+    if entry.type != tarfile.REGTYPE or entry.name not in _NAMES:
+        raise InvalidArchive(f"its entry {entry.name[:100]!r} is none of a model")
+    if entry.size < 0 or (entry.name != _WEIGHTS and entry.size > _MAX_OTHER_BYTES):
+        raise InvalidArchive(f"its file '{entry.name}' has {entry.size} bytes")
+    return entry.name, entry.size
+
+
+def _write(content: Iterator[bytes], path: Path, check: Callable[[], None]) -> str:
+    """Write a file; returns its SHA-256."""
+    digest = hashlib.sha256()
+    with path.open("wb") as file:
+        for piece in content:
+            check()
+            digest.update(piece)
+            file.write(piece)
+        file.flush()
+        os.fsync(file.fileno())
+    return digest.hexdigest()
+
+
+class _Stream:
+    """Bytes in parts of any sizes, taken in the sizes that are needed."""
+
+    def __init__(self, parts: Iterator[bytes]) -> None:
+        self._parts = parts
+        self._rest = b""
+
+    def take(self, size: int) -> Iterator[bytes]:
+        """The next `size` bytes, in pieces. Raises InvalidArchive where there are fewer."""
+        while size:
+            self._rest = self._rest or next(self._parts, b"")
+            if not self._rest:
+                raise InvalidArchive("it ends early")
+            piece, self._rest = self._rest[:size], self._rest[size:]
+            size -= len(piece)
+            yield piece

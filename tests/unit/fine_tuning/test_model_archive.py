@@ -1,0 +1,103 @@
+"""Archives of models: a folder of the files that a model has, and nothing of an archive that is anything else."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from llmariner.fine_tuning.model_archive import InvalidArchive, write_model_folder
+from llmariner.platform.model_files.blobs import BlobStore
+
+FILES = {"config.json": b"{}", "tokenizer_config.json": b"{ }", "model.safetensors": bytes(range(256)) * 9}
+
+
+def archive(files: dict[str, bytes], form: int = tarfile.USTAR_FORMAT, **header: object) -> bytes:
+    """A tar file. `header`: fields of the entry of each file."""
+    target = io.BytesIO()
+    with tarfile.open(fileobj=target, mode="w", format=form) as tar:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            for field, value in header.items():
+                setattr(entry, field, value)
+            tar.addfile(entry, io.BytesIO(content))
+    return target.getvalue()
+
+
+def write(content: bytes, folder: Path, size: int = 700) -> None:
+    """Write the folder of an archive that comes in parts of that size."""
+    parts = (content[start : start + size] for start in range(0, len(content), size))
+    write_model_folder(parts, folder, BlobStore(folder.parent / "blobs"), lambda: None)
+
+
+@pytest.mark.parametrize("size", [1, 512, 700, 1 << 20])
+def test_a_folder_has_the_files_of_the_archive(tmp_path: Path, size: int) -> None:
+    write(archive(FILES), tmp_path / "a", size)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()} == FILES
+
+
+def test_equal_contents_are_on_the_disk_once(tmp_path: Path) -> None:
+    for name in "ab":
+        write(archive(FILES), tmp_path / name)
+    first, second = (tmp_path / name / "model.safetensors" for name in "ab")
+    assert first.stat().st_ino == second.stat().st_ino
+    for name in "ab":
+        for path in (tmp_path / name).iterdir():
+            path.unlink()
+    assert BlobStore(tmp_path / "blobs").free_unused() == sum(map(len, FILES.values()))
+
+
+WHOLE = archive(FILES)
+REFUSED = {
+    "nothing": b"",
+    "a pickle": b"\x80\x04\x95" + b"x" * 2000,
+    "an end in a header": WHOLE[:100],
+    "an end in a file": WHOLE[: 512 + 512 + 512 + 512 + 512 + 100],
+    "no end": WHOLE[: WHOLE.rindex(bytes(range(256))) + 256],
+    "no weights": archive({name: FILES[name] for name in ("config.json", "tokenizer_config.json")}),
+    "a path above": archive({**FILES, "../config.json": b""}),
+    "an absolute path": archive({**FILES, "/etc/passwd": b""}),
+    "a file in a folder": archive({"a/config.json": b"{}", **FILES}),
+    "code": archive({**FILES, "modeling_x.py": b""}),
+    "a pickle beside": archive({**FILES, "pytorch_model.bin": b""}),
+    "a file twice": archive(FILES)[:-10240] + WHOLE if len(WHOLE) > 10240 else WHOLE.rstrip(b"\0") + WHOLE,
+    "a link": archive({"config.json": b"", **FILES}, type=tarfile.SYMTYPE, linkname="/etc/passwd"),
+    "a hard link": archive(FILES, type=tarfile.LNKTYPE, linkname="config.json"),
+    "a device": archive(FILES, type=tarfile.BLKTYPE),
+    "a folder": archive(FILES, type=tarfile.DIRTYPE),
+    "a sparse file": archive(FILES, type=tarfile.GNUTYPE_SPARSE),
+    "an extended header": archive({**FILES, "config.json": b"{}"}, tarfile.PAX_FORMAT, pax_headers={"comment": "x"}),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_is_no_archive_of_a_model_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidArchive):
+        write(REFUSED[name], tmp_path / "a")
+    assert [path.name for path in tmp_path.iterdir() if path.name != "blobs"] == []
+    assert BlobStore(tmp_path / "blobs").free_unused() <= sum(map(len, FILES.values()))
+
+
+@pytest.mark.parametrize("size", [-1, 1 << 40])
+def test_a_size_that_no_file_beside_the_weights_has_is_refused(tmp_path: Path, size: int) -> None:
+    entry = tarfile.TarInfo("config.json")
+    entry.size = size
+    header = entry.tobuf(tarfile.GNU_FORMAT)
+    with pytest.raises(InvalidArchive, match=f"has {size} bytes"):
+        write(header + b"x" * 5000, tmp_path / "a")
+
+
+def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
+    def parts() -> Iterator[bytes]:
+        yield WHOLE[:2000]
+        raise OSError("the store is gone")
+
+    with pytest.raises(OSError, match="the store is gone"):
+        write_model_folder(parts(), tmp_path / "a", BlobStore(tmp_path / "blobs"), lambda: None)
+    assert not (tmp_path / "a").exists()
+    assert not list((tmp_path / "blobs").glob("*.part"))
+    write(WHOLE, tmp_path / "a")
