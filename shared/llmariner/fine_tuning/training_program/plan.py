@@ -16,6 +16,7 @@ class Plan:
     `checkpoint`: the state to continue from, None at the beginning; one is saved after each epoch and `checkpoint_seconds`.
     `early_stopping_patience`: epochs in a row without a lower validation loss, after which it stops; None: it never does.
     `measures_base`: whether to report the loss of the base model on the validation file.
+    `training_type`: `lora` trains an adapter, `full` all weights.
     `batch_size`: examples of one step. `learning_rate`: the highest of the schedule, per step.
     `grader`: of reinforcement, in OpenAI's form, which has `group_size` answers to each line, and evaluates at the end of
     each epoch and after `eval_interval` steps by `eval_samples` answers to each line.
@@ -39,6 +40,7 @@ class Plan:
     max_completion_tokens: int = 256
     eval_interval: int | None = None
     eval_samples: int = 1
+    training_type: str = "lora"
     lora_rank: int = 16
     lora_alpha: int = 32
     lora_dropout: float = 0.05

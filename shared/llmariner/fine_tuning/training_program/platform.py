@@ -64,7 +64,7 @@ class Platform:
         self.pause_requested = answer.get("action") == "pause"
 
     def upload(self, path: Path, kind: str) -> str:
-        """Upload a file; returns its id. `kind`: `state`, `adapter` or `metrics`."""
+        """Upload a file; returns its id. `kind`: `state`, `adapter`, `model` or `metrics`."""
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         terms = {"kind": kind, "bytes": path.stat().st_size, "sha256": digest}

@@ -1,4 +1,4 @@
-"""Trains an adapter: steps, validation, states to continue from, and the same numbers for the same seed."""
+"""Trains an adapter or all weights: steps, validation, states to continue from, and the same numbers for the same seed."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from llmariner.fine_tuning.training_program.plan import Plan
 from llmariner.fine_tuning.training_program.platform import NoGrades, Platform
 from llmariner.fine_tuning.training_program.state import load_state, save_adapter, save_state
 from llmariner.fine_tuning.training_program.stopping_rule import EarlyStopping
+from llmariner.fine_tuning.training_program.whole_model import number_format, save_model
 from llmariner.fine_tuning.training_program.worker_group import WorkerGroup
 
 __all__ = ["Trainer"]
@@ -94,7 +95,7 @@ class Trainer:
             self._load(self._platform.fetch(self._plan.checkpoint, self._work / "state.safetensors"))
         self._report({"type": "training", "step": self._step, "total_steps": self._total}, now=True)
         if self._plan.measures_base and self._step == 0:
-            # Before the first step an adapter adds nothing, so this is the loss of the base model.
+            # Before the first step nothing is trained, so this is the loss of the base model.
             self._base_loss = self._objective.evaluate(self._model, self._validation).measures["loss"]
         plan, saved_at = self._plan, time.monotonic()
         for step, indexes in batches(len(self._training), plan.batch_size, plan.n_epochs, plan.seed, after=self._step):
@@ -131,6 +132,10 @@ class Trainer:
             plan.model_folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False, use_safetensors=True
         )
         base.config.use_cache = False
+        if plan.training_type == "full":
+            number_format(Path(plan.model_folder))  # which refuses weights of which no gradient is
+            base.train()
+            return base
         config = LoraConfig(
             r=plan.lora_rank,
             lora_alpha=plan.lora_alpha,
@@ -204,17 +209,25 @@ class Trainer:
             self._early_stopping.note(self._step, full.measures["loss"])
         if not self._group.is_first:
             return
-        adapter = self._work / "adapter_model.safetensors"
-        save_adapter(self._model, adapter)
         record = {
             "type": "checkpoint",
             "step": self._step,
-            "file_id": self._platform.upload(adapter, "adapter"),
+            "file_id": self._upload_result(),
             **(full.measured("full_valid") if full else {}),
         }
         self._report(record, now=True)
         if self._step < self._total:
             self._save_state()
+
+    def _upload_result(self) -> str:
+        """The id of the file with what was trained, as an engine loads it."""
+        if self._plan.training_type == "full":
+            archive = self._work / "model.tar"
+            save_model(self._model, Path(self._plan.model_folder), archive)
+            return self._platform.upload(archive, "model")
+        adapter = self._work / "adapter_model.safetensors"
+        save_adapter(self._model, adapter)
+        return self._platform.upload(adapter, "adapter")
 
     def _save_state(self) -> None:
         if not self._group.is_first:

@@ -1,0 +1,60 @@
+"""A model of which all weights were trained: its folder as one archive, with the files of the base model beside them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+__all__ = ["number_format", "save_model"]
+
+_WEIGHTS = "model.safetensors"
+_COPIED = (
+    *("config.json", "generation_config.json", "chat_template.jinja"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("tokenizer.model", "vocab.json", "merges.txt"),
+)
+"""What the base model has of these. Training changes none of them. `model_archive` knows the same names."""
+
+
+def number_format(base: Path) -> torch.dtype:
+    """That of the weights of a model's folder. Raises ValueError for one whose weights are quantized."""
+    config = json.loads((base / "config.json").read_text())
+    if config.get("quantization_config"):
+        raise ValueError("the weights of the base model are quantized, so they can't be trained: use lora")
+    found = getattr(torch, str(config.get("dtype") or config.get("torch_dtype")), None)
+    return found if isinstance(found, torch.dtype) and found.is_floating_point else torch.bfloat16
+
+
+def save_model(model: Any, base: Path, target: Path) -> None:
+    """Write the archive of a model that was made from the folder `base`, in the number format of that."""
+    work = target.with_name(f"{target.name}.folder")
+    shutil.rmtree(work, ignore_errors=True)
+    model.save_pretrained(work, state_dict=_converted(model, number_format(base)), max_shard_size="1000GB")
+    with tarfile.open(target, "w", format=tarfile.USTAR_FORMAT) as archive:
+        for name in _COPIED:
+            if (base / name).is_file():
+                _add(archive, base / name)
+        _add(archive, work / _WEIGHTS)
+    shutil.rmtree(work)
+
+
+def _converted(model: Any, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """The weights in another format. Two names of the same weights keep the same ones, which are written once."""
+    made: dict[tuple[int, torch.Size], torch.Tensor] = {}
+    return {
+        name: made.setdefault((value.data_ptr(), value.shape), value.detach().to(dtype))
+        for name, value in model.state_dict().items()
+    }
+
+
+def _add(archive: tarfile.TarFile, path: Path) -> None:
+    """With a fixed time, so that the same training makes the same archive."""
+    entry = tarfile.TarInfo(path.name)
+    entry.size = path.stat().st_size
+    with path.open("rb") as content:
+        archive.addfile(entry, content)
