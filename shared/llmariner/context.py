@@ -392,6 +392,7 @@ class Context:
             url=InferenceSettings.load(self.env).url,
             tracking=TrackingSettings.load(self.env),
             inference=lambda: self.inference,
+            upload_bytes=FileSettings.load(self.env).upload_bytes,
         )
 
     @cached_once

@@ -147,6 +147,18 @@ ROWS = [
         },
     ),
     row(
+        "jobs create --model smol --training-file-id f --training-type full",
+        "POST /fine_tuning/jobs",
+        JOB,
+        ("Created ftjob-1.",),
+        body={
+            "model": "smol",
+            "training_file": "f",
+            "method": {"type": "supervised"},
+            "training_type": {"type": "full"},
+        },
+    ),
+    row(
         "jobs create --model smol --training-file-id f --wandb-project pirates --mlflow-experiment e --run-name first",
         "POST /fine_tuning/jobs",
         JOB,

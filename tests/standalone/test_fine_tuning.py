@@ -157,15 +157,26 @@ def test_a_file_becomes_a_model_through_pauses_and_deaths(client: OpenAI, env: E
     aliased: Any = client.models.retrieve("pirate-bot")
     assert aliased.alias_of == again.fine_tuned_model
 
+    few = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 2}}}
+    all_weights = {"training_type": {"type": "full"}}
+    full = ended(client, jobs.create(training_file=file.id, extra_body=all_weights, **{**NEW, "method": few}).id)
+    assert (full.status, full.training_type) == ("succeeded", {"type": "full"}), full.error
+    own: Any = client.models.retrieve(full.fine_tuned_model)
+    assert (own.is_base_model, own.loading_status) == (True, "MODEL_LOADING_STATUS_SUCCEEDED")
+    names = [each.filename for each in client.files.list() if each.filename.startswith(full.id)]
+    assert sorted(names) == [f"{full.id}-model.tar"] * 2 + [f"{full.id}-step_metrics.csv"], "of two epochs"
+
     canceled = jobs.create(training_file=file.id, **NEW).id
     until(lambda: step_of(client, canceled) >= 5)
     assert jobs.cancel(canceled).status == "cancelled"
     some: Any = jobs.retrieve(canceled)
     used: Any = client.get("/api_usages?group_by=model", cast_to=object)
     charged = sorted(row["trained_tokens"] for row in used["data"] if row["trained_tokens"])
-    assert charged == sorted([some.trained_tokens, *[whole.trained_tokens] * 2]), "once, through pauses and deaths"
+    assert charged == sorted([some.trained_tokens, full.trained_tokens, *[whole.trained_tokens] * 2]), (
+        "once, through pauses and deaths"
+    )
     home = Path(env["LLMARINER_HOME"])
     until(lambda: not [path for path in (home / "jobs").iterdir() if path.name.startswith("ftjob-")])
     states = [each for each in client.files.list() if each.filename.endswith("state.safetensors")]
     assert states == []
-    assert [job.id for job in jobs.list(limit=1)] == [canceled, job_id, whole.id]
+    assert [job.id for job in jobs.list(limit=1)] == [canceled, full.id, job_id, whole.id]

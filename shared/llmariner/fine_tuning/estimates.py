@@ -22,9 +22,14 @@ _BYTES_PER_PARAMETER = 2
 
 
 def expected_speed(session: ReadSession, job: Row[Any]) -> float:
-    """Tokens per second: of the latest job of any project with this model and method that trained, else an assumption."""
+    """Tokens per second: of the latest job of any project with this model, method and type that trained; else assumed."""
     c = fine_tuning_jobs.c
-    same = (c.model_id == job.model_id) & (c.method == job.method) & c.tokens_per_second.is_not(None) & (c.step > 0)
+    alike = (
+        (c.model_id == job.model_id)
+        & (c.method == job.method)
+        & c.training_type.is_not_distinct_from(job.training_type)
+    )
+    same = alike & c.tokens_per_second.is_not(None) & (c.step > 0)
     seen = session.value(select(c.tokens_per_second).where(same).order_by(c.id.desc()).limit(1))
     if seen:
         return float(seen)

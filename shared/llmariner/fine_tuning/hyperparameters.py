@@ -116,6 +116,8 @@ class Hyperparameters:
 
 _REINFORCEMENT = ("compute_multiplier", "group_size", "eval_interval", "eval_samples", "max_completion_tokens")
 
+_FULL_SHARE = 0.1
+
 
 def base_learning_rate(method: Method, weight_bytes: int) -> float:
     """The rate that the multiplier 1 stands for. `weight_bytes`: of a model with two bytes per parameter."""
@@ -125,15 +127,15 @@ def base_learning_rate(method: Method, weight_bytes: int) -> float:
 
 
 def resolve(
-    requested: RequestedHyperparameters, method: Method, *, examples: int, weight_bytes: int
+    requested: RequestedHyperparameters, method: Method, *, examples: int, weight_bytes: int, trains_all: bool = False
 ) -> Hyperparameters:
-    """The numbers for a file of so many examples."""
+    """The numbers for a file of so many examples. `trains_all`: all weights, which a tenth of the rate changes as much."""
     multiplier = _number(requested.learning_rate_multiplier, 1.0)
     return Hyperparameters(
         n_epochs=int(_number(requested.n_epochs, _auto_epochs(examples))),
         batch_size=int(_number(requested.batch_size, _auto_batch_size(examples))),
         learning_rate_multiplier=multiplier,
-        learning_rate=multiplier * base_learning_rate(method, weight_bytes),
+        learning_rate=multiplier * base_learning_rate(method, weight_bytes) * (_FULL_SHARE if trains_all else 1.0),
         beta=_number(requested.beta, _AUTO_REINFORCEMENT_BETA if method is Method.REINFORCEMENT else _AUTO_BETA),
         early_stopping_patience=requested.early_stopping_patience,
         **(_of_reinforcement(requested) if method is Method.REINFORCEMENT else {}),

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from llmariner.cached_once import cached_once
+from llmariner.file_settings import FileSettings
 from llmariner.job_settings import JobSettings
 from llmariner.models.registry import ModelRegistry
 from llmariner.platform.database import Database
@@ -52,6 +53,7 @@ class FineTuning:
         url: str,
         tracking: TrackingSettings,
         inference: Callable[[], InferenceClient],
+        upload_bytes: int = FileSettings.upload_bytes,
     ) -> None:
         self._database = database
         self._registry = registry
@@ -63,13 +65,15 @@ class FineTuning:
         self._url = url.rstrip("/")
         self._tracking = tracking
         self._inference = inference
+        self._upload_bytes = upload_bytes
 
     @property
     def jobs(self) -> FineTuningJobs:
         """The jobs of projects."""
         from llmariner.fine_tuning.jobs import FineTuningJobs
 
-        return FineTuningJobs(self._database, self._settings, self._registry, self._jobs, self._tracking)
+        arguments = (self._database, self._settings, self._registry, self._jobs, self._tracking)
+        return FineTuningJobs(*arguments, self._upload_bytes)
 
     @property
     def history(self) -> JobHistory:

@@ -19,17 +19,25 @@ from llmariner.fine_tuning.integrations import Integration
 from llmariner.fine_tuning.promotion import Promotion
 from llmariner.platform.jobs import JobStatus, Phase
 
-__all__ = ["GRADER_FIELD", "FineTuningJob", "NewFineTuningJob", "Stage", "Status"]
+__all__ = ["GRADER_FIELD", "FineTuningJob", "NewFineTuningJob", "Stage", "Status", "TrainingType"]
 
 _MAX_SEED = 2**31 - 1
 _MAX_METADATA, _MAX_METADATA_KEY, _MAX_METADATA_VALUE = 16, 64, 512
 _MAX_WORKERS = 8
 _REFUSED_TYPES = {
-    "full": "its result would have weights of its own, and jobs here return adapters alone",
     "qlora": "the engine environment, in which jobs train, does not have the package bitsandbytes",
 }
 GRADER_FIELD = "method.reinforcement.grader"
 """Of the body of a request."""
+
+
+class TrainingType(StrEnum):
+    """What of a model is trained: an adapter, or all weights."""
+
+    LORA = "lora"
+    FULL = "full"
+
+
 _SUFFIX = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?")
 
 
@@ -68,7 +76,7 @@ _STARTED: dict[Stage, str] = {
 class NewFineTuningJob:
     """A job to create. `method`: a text, since unknown ones are refused with a reason. `seed` None: a random one.
 
-    `where`: the field of the request that has the hyperparameters, for errors. `training_type`: what of a model is trained.
+    `where`: the field of the request that has the hyperparameters, for errors. `training_type`: a text, as `method`.
     `grader`: of the method `reinforcement`, in OpenAI's form.
     """
 
@@ -84,7 +92,7 @@ class NewFineTuningJob:
     promotion: Promotion | None = None
     gpu_count: int = 0
     worker_count: int = 1
-    training_type: str = "lora"
+    training_type: str = TrainingType.LORA.value
     grader: Mapping[str, Any] | None = None
     where: str = "hyperparameters"
 
@@ -168,19 +176,38 @@ class NewFineTuningJob:
                 )
 
     def _check_training_type(self) -> None:
-        if self.training_type == "lora":
+        if self.training_type == TrainingType.LORA:
+            return
+        if self.training_type == TrainingType.FULL:
+            self._check_full()
             return
         if self.training_type not in _REFUSED_TYPES:
             raise InvalidRequest(
-                f"'training_type.type' must be 'lora', not '{self.training_type[:64]}'.",
+                f"'training_type.type' must be one of {', '.join(TrainingType)}, not '{self.training_type[:64]}'.",
                 param="training_type.type",
                 code="invalid_value",
             )
         raise InvalidRequest(
-            f"The training type '{self.training_type}' is not available: {_REFUSED_TYPES[self.training_type]}. Send 'lora'.",
+            f"The training type '{self.training_type}' is not available: {_REFUSED_TYPES[self.training_type]}. Send "
+            "'lora' or 'full'.",
             param="training_type.type",
             code="unsupported_training_type",
         )
+
+    def _check_full(self) -> None:
+        if self.method != Method.SUPERVISED:
+            raise InvalidRequest(
+                f"The method '{self.method}' compares a model with its base, for which it needs an adapter: send "
+                "'training_type' 'lora', or the method 'supervised'.",
+                param="training_type.type",
+                code="unsupported_training_type",
+            )
+        if self.worker_count != 1:
+            raise InvalidRequest(
+                "One worker trains all weights: send 'resources.worker_count' 1, or 'training_type' 'lora'.",
+                param="resources.worker_count",
+                code="invalid_value",
+            )
 
     def _check_place(self) -> None:
         if not 1 <= self.worker_count <= _MAX_WORKERS:
@@ -245,6 +272,7 @@ class FineTuningJob:
     promotion: Promotion | None
     promotion_result: Mapping[str, Any] | None
     grader: Mapping[str, Any] | None = None
+    training_type: TrainingType = TrainingType.LORA
     place: int | None = None
     reason: str = ""
 
@@ -261,6 +289,7 @@ class FineTuningJob:
             else Hyperparameters(**json.loads(row.hyperparameters)),
             "metadata": json.loads(row.metadata),
             "worker_count": row.worker_count or 1,
+            "training_type": TrainingType(row.training_type or TrainingType.LORA),
             "promotion": None if row.promotion is None else Promotion.from_json(json.loads(row.promotion)),
             "promotion_result": None if row.promotion_result is None else json.loads(row.promotion_result),
             "grader": None if row.grader is None else json.loads(row.grader),

@@ -14,13 +14,14 @@ from sqlalchemy import ColumnElement, Row, Select, delete, func, or_, select, up
 
 from llmariner.audit import log
 from llmariner.errors import Conflict, InsufficientQuota, InvalidRequest, ModelNotFound, NotFound, Unavailable
+from llmariner.file_settings import FileSettings
 from llmariner.files.purposes import Purpose
 from llmariner.files.quotas import lock_usage
 from llmariner.files.tables import files
 from llmariner.fine_tuning.charges import check_budgets, tokens_of_job
 from llmariner.fine_tuning.events import CHANGE_REQUESTED, CREATED, STATUS_CHANGED, add_job_event, add_message
 from llmariner.fine_tuning.integrations import add_runs, check_integrations, request_tracking
-from llmariner.fine_tuning.job import GRADER_FIELD, FineTuningJob, NewFineTuningJob, Stage, Status
+from llmariner.fine_tuning.job import GRADER_FIELD, FineTuningJob, NewFineTuningJob, Stage, Status, TrainingType
 from llmariner.fine_tuning.promotions import Promotions
 from llmariner.fine_tuning.tables import fine_tuning_files, fine_tuning_jobs, fine_tuning_metadata
 from llmariner.identifiers import new_id
@@ -40,6 +41,12 @@ _ACTIVE = (Status.VALIDATING_FILES, Status.QUEUED, Status.RUNNING)
 _MAX_MODEL_NAME = 200
 # Float32 weights, of which the optimizer and activations take as much again: seen at 135 million parameters.
 _MEMORY_PER_WEIGHT_BYTE = 4
+# All weights, their gradients and two numbers of the optimizer in float32, and the result in 16 bits beside them.
+_MEMORY_PER_TRAINED_BYTE = 10
+# The weights and two numbers of the optimizer in float32, in one file.
+_STATE_PER_TRAINED_BYTE = 6
+# The state, and the result as a folder and as an archive.
+_DISK_PER_TRAINED_BYTE = 8
 
 
 class FineTuningJobs:
@@ -55,12 +62,14 @@ class FineTuningJobs:
         registry: ModelRegistry,
         jobs: Callable[[], Jobs],
         tracking: TrackingSettings,
+        upload_bytes: int = FileSettings.upload_bytes,
     ) -> None:
         self._database = database
         self._settings = settings
         self._registry = registry
         self._jobs = jobs
         self._tracking = tracking
+        self._upload_bytes = upload_bytes
 
     def create(self, caller: Caller, new: NewFineTuningJob) -> FineTuningJob:
         """Create a job, whose files are checked next.
@@ -71,7 +80,7 @@ class FineTuningJobs:
         owner = caller.key_owner
         new.check()
         model = self._registry.get(new.model, project_id=owner.project_id)
-        self._check_model(model, new.worker_count)
+        self._check_model(model, new)
         if new.promotion is not None:
             Promotions(self._database, self._registry).check(caller, new.promotion)
         self._check_graders(new, owner.project_id)
@@ -210,8 +219,10 @@ class FineTuningJobs:
                 live = None
         return FineTuningJob.from_row(row, live)
 
-    def _check_model(self, model: Model, worker_count: int) -> None:
-        problem, needed = "", _MEMORY_PER_WEIGHT_BYTE * model.size_bytes * worker_count
+    def _check_model(self, model: Model, new: NewFineTuningJob) -> None:
+        is_full, workers = new.training_type == TrainingType.FULL, new.worker_count
+        per_byte = _MEMORY_PER_TRAINED_BYTE if is_full else _MEMORY_PER_WEIGHT_BYTE
+        problem, needed = "", per_byte * model.size_bytes * workers
         if model.base_model_id is not None:
             problem = "it is fine-tuned itself: name its base model"
         elif not model.loaded:
@@ -225,13 +236,28 @@ class FineTuningJobs:
         elif why := self._registry.blocked_reason(model):
             problem = why
         elif 0 < self._settings.memory_bytes < needed:
-            workers = "" if worker_count == 1 else f" by {worker_count} workers"
+            how = " of all weights" if is_full else "" if workers == 1 else f" by {workers} workers"
             limit = self._settings.memory_bytes >> 20
-            problem = f"its training{workers} needs about {needed >> 20} MiB of memory, and a job may use {limit} MiB"
+            problem = f"its training{how} needs about {needed >> 20} MiB of memory, and a job may use {limit} MiB"
+        elif is_full:
+            problem = self._problem_of_full(model)
         if problem:
             raise InvalidRequest(
                 f"The model '{model.name}' can't be fine-tuned: {problem}.", param="model", code="model_not_trainable"
             )
+
+    def _problem_of_full(self, model: Model) -> str:
+        """Why not all weights of a model can be trained here; empty where they can."""
+        state, disk = (each * model.size_bytes for each in (_STATE_PER_TRAINED_BYTE, _DISK_PER_TRAINED_BYTE))
+        if self._settings.adapter == "kubernetes":
+            return "engines of a cluster fetch adapters alone of what jobs make: use the training type 'lora'"
+        if state > self._upload_bytes:
+            most = self._upload_bytes >> 20
+            return f"the state of a training of all weights has {state >> 20} MiB, and a file may have {most} MiB"
+        if disk > self._settings.disk_bytes:
+            most = self._settings.disk_bytes >> 20
+            return f"its training of all weights needs about {disk >> 20} MiB of disk, and a job may use {most} MiB"
+        return ""
 
     def _check_graders(self, new: NewFineTuningJob, project_id: str) -> None:
         """Raises InvalidRequest unless the project has the models that the grader asks, and they generate text."""
@@ -378,6 +404,7 @@ def _row(session: ReadSession, caller: Caller, job_id: str, new: NewFineTuningJo
         "seed": secrets.randbelow(2**31) if new.seed is None else new.seed,
         "suffix": new.suffix,
         "worker_count": new.worker_count,
+        "training_type": new.training_type,
         "grader": None if new.grader is None else json.dumps(new.grader),
         "metadata": json.dumps(dict(new.metadata)),
         "integrations": json.dumps([asdict(each) for each in new.integrations]) if new.integrations else None,

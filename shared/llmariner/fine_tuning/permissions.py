@@ -59,15 +59,17 @@ class CheckpointPermissions:
             found = self._checkpoint(session, caller, checkpoint)
             self._check_projects(session, caller, found, project_ids)
         model = self._registry.get(checkpoint, project_id=found.project_id)
-        base = self._registry.get(model.base_model_id or "")
-        if base.project_id is not None:
+        # A model of which all weights were trained has no base.
+        base = None if model.base_model_id is None else self._registry.get(model.base_model_id)
+        if base is not None and base.project_id is not None:
             raise InvalidRequest(
                 f"The base model '{base.name}' belongs to a project, and other projects can't use it.",
                 param="project_ids",
             )
         for project_id in dict.fromkeys(project_ids):
             location = shared_location(found.project_id, found.file_id)
-            new = NewModel(checkpoint, SourceRepository.FINE_TUNING, location, base.name, project_id)
+            base_id = None if base is None else base.name
+            new = NewModel(checkpoint, SourceRepository.FINE_TUNING, location, base_id, project_id)
             try:
                 self._registry.create(new)
             except Conflict:

@@ -13,7 +13,7 @@ from llmariner.fine_tuning.charges import charge_tokens, check_budgets, cost_of
 from llmariner.fine_tuning.estimates import expected_speed
 from llmariner.fine_tuning.events import PROGRESSED, add_job_event, add_message, add_metrics
 from llmariner.fine_tuning.hyperparameters import Hyperparameters, Method, RequestedHyperparameters, resolve
-from llmariner.fine_tuning.job import Stage, Status
+from llmariner.fine_tuning.job import Stage, Status, TrainingType
 from llmariner.fine_tuning.jobs import change_status, end_job, request_change, select_jobs
 from llmariner.fine_tuning.records import count_of, metrics_of, number_of, text_of
 from llmariner.fine_tuning.tables import fine_tuning_checkpoints, fine_tuning_events, fine_tuning_jobs
@@ -141,7 +141,9 @@ def _queue_training(session: WriteSession, job: Row[Any], examples: int, tokens:
     `held_out`: examples of the validation file.
     """
     requested = RequestedHyperparameters.from_json(json.loads(job.requested))
-    numbers = resolve(requested, Method(job.method), examples=examples, weight_bytes=job.model_bytes)
+    trains_all = job.training_type == TrainingType.FULL
+    method, weight_bytes = Method(job.method), job.model_bytes
+    numbers = resolve(requested, method, examples=examples, weight_bytes=weight_bytes, trains_all=trains_all)
     if numbers.group_size is not None and numbers.max_completion_tokens is not None:
         tokens = numbers.group_size * (tokens + examples * numbers.max_completion_tokens)
     total_steps = -(-examples // numbers.batch_size) * numbers.n_epochs

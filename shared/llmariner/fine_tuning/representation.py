@@ -51,6 +51,7 @@ def job_object(job: FineTuningJob) -> dict[str, Any]:
         "integrations": [each.to_json() for each in job.integrations],
         "metadata": dict(job.metadata),
         "method": {"type": job.method.value, job.method.value: settings},
+        "training_type": {"type": job.training_type.value},
         "suffix": job.suffix,
         "project_id": job.project_id,
         "project_title": job.project_title,

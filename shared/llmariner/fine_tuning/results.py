@@ -1,4 +1,4 @@
-"""Files that jobs make: states, adapters, metrics. They are files of the project, under names of their jobs.
+"""Files that jobs make: states, adapters, models, metrics. They are files of the project, under names of their jobs.
 
 States are in no list of files, but their bytes count: a paused job keeps one for as long as it is paused.
 """
@@ -33,12 +33,14 @@ class ResultKind(StrEnum):
 
     STATE = "state"
     ADAPTER = "adapter"
+    MODEL = "model"
     METRICS = "metrics"
 
 
 _NAMES = {
     ResultKind.STATE: "state.safetensors",
     ResultKind.ADAPTER: "adapter_model.safetensors",
+    ResultKind.MODEL: "model.tar",
     ResultKind.METRICS: "step_metrics.csv",
 }
 _PURPOSES = dict.fromkeys(ResultKind, Purpose.FINE_TUNE_RESULTS) | {ResultKind.STATE: Purpose.FINE_TUNE_STATE}
@@ -74,12 +76,13 @@ class Results:
         self._delete(job, [each for each in self._ids(job, ResultKind.STATE) if before is None or each < before])
 
     def delete_leftovers(self, job: Row[Any]) -> None:
-        """Delete what an ended job does not need: its states, and adapters that an interrupted process uploaded last."""
+        """Delete what an ended job does not need: its states, and results that an interrupted process uploaded last."""
         c = fine_tuning_checkpoints.c
         with self._database.read() as session:
             used = {row.file_id for row in session.rows(select(c.file_id).where(c.job_id == job.id))}
         self.delete_states(job)
-        self._delete(job, [each for each in self._ids(job, ResultKind.ADAPTER) if each not in used])
+        for kind in (ResultKind.ADAPTER, ResultKind.MODEL):
+            self._delete(job, [each for each in self._ids(job, kind) if each not in used])
 
     def delete_late_states(self) -> None:
         """Delete states that were uploaded after the ends of their jobs, by links from before. For the sweep."""

@@ -17,7 +17,7 @@ from llmariner.files.links import FileLinks
 from llmariner.files.upload_links import UploadLinks
 from llmariner.fine_tuning.hyperparameters import RequestedHyperparameters, explored
 from llmariner.fine_tuning.integrations import request_tracking
-from llmariner.fine_tuning.job import Stage
+from llmariner.fine_tuning.job import Stage, TrainingType
 from llmariner.fine_tuning.promotion import Promotion
 from llmariner.fine_tuning.records import MAX_RECORDS, count_of, text_of
 from llmariner.fine_tuning.reports import apply_record, charge_report, stops_early, tell_progress
@@ -40,6 +40,10 @@ _NUMBERS = (
 """Hyperparameters that the process of a training gets."""
 _KEPT_CHECKPOINTS = 3
 """As OpenAI has it: those of the last three epochs."""
+_KEPT_MODELS = 2
+"""Of all weights, which take as much room as the base model."""
+_SECONDS_BETWEEN_LARGE_STATES = 300.0
+"""Of all weights: a state is six times as large as they are."""
 _CONTEXT_TOKENS = 4096
 """The context of engines on one machine; a longer example would be one that is never asked."""
 
@@ -98,6 +102,8 @@ class Workers:
             numbers = json.loads(job.hyperparameters)
             compares = job.promotion is not None and Promotion.from_json(json.loads(job.promotion)).better_than
             plan["measures_base"] = compares == "base"
+            if job.training_type == TrainingType.FULL:
+                plan |= {"training_type": job.training_type, "checkpoint_seconds": _SECONDS_BETWEEN_LARGE_STATES}
             plan |= {
                 "checkpoint": link(job.state_file),
                 **{name: numbers[name] for name in _NUMBERS if name in numbers},
@@ -152,7 +158,7 @@ class Workers:
         charge_report(session, before, records)  # last, since it locks budgets, for which gateways wait
 
     def _register(self, worker: Worker, step: int) -> None:
-        """Make a model of a checkpoint's adapter; the last one is the result. Idempotent."""
+        """Make a model of a checkpoint's file; the last one is the result. Idempotent."""
         with self._database.read() as session:
             job, row = load_attempt(session, worker.job_id, worker.attempt), _checkpoint(session, worker.job_id, step)
         if row is not None:
@@ -171,10 +177,10 @@ class Workers:
             id=name,
             source_repository=SourceRepository.FINE_TUNING,
             model_file_location=file_id,
-            base_model_id=self._model(job).name,
+            base_model_id=None if job.training_type == TrainingType.FULL else self._model(job).name,
             project_id=job.project_id,
         )
-        # A resumed job may make the same adapter again: the same step of the same seed.
+        # A resumed job may make the same model again: the same step of the same seed.
         with contextlib.suppress(Conflict):
             self._registry.create(new, maker=worker.maker, fine_tuning_job_id=job.id)
 
@@ -212,7 +218,7 @@ class Workers:
             shared = _shared_models(session, job, [row.model for row in rows])
         losses = [(_validation_loss(row), row.step) for row in rows]
         best = min(((loss, step) for loss, step in losses if loss is not None), default=(0.0, -1))[1]
-        for row in rows[_KEPT_CHECKPOINTS:]:
+        for row in rows[_KEPT_MODELS if job.training_type == TrainingType.FULL else _KEPT_CHECKPOINTS :]:
             if row.step == best or row.model in shared:
                 continue
             try:

@@ -444,7 +444,7 @@ def _update(session: WriteSession, model: Model, **values: Any) -> None:
 def _new_row(new: NewModel, base: Model | None) -> dict[str, Any]:
     return {
         "project_id": new.project_id,
-        "owned_by": "system" if base is None else "user",
+        "owned_by": "system" if base is None and new.source_repository is not SourceRepository.FINE_TUNING else "user",
         "source_repository": new.source_repository,
         "model_file_location": new.model_file_location,
         "format": "HUGGING_FACE",

@@ -33,6 +33,11 @@ _LIMIT = click.option(
 @click.option(
     "--method", type=click.Choice(["supervised", "dpo", "reinforcement"]), default="supervised", show_default=True
 )
+@click.option(
+    "--training-type",
+    type=click.Choice(["lora", "full"]),
+    help="What is trained: an adapter, or all weights of a model of its own; else an adapter.",
+)
 @click.option("--epochs", metavar="N", type=int, help="Epochs; else by the number of examples.")
 @click.option("--batch-size", metavar="N", type=int, help="Examples of a step; else by their number.")
 @click.option("--learning-rate-multiplier", metavar="X", type=float, help="Multiplier of the base rate; else 1.")
@@ -107,6 +112,7 @@ def _body(said: Mapping[str, Any]) -> dict[str, Any]:
         "suffix": said["suffix"],
         "seed": said["seed"],
         "method": {"type": method, **({method: settings} if settings else {})},
+        "training_type": None if said["training_type"] is None else {"type": said["training_type"]},
         "metadata": dict(key_and_value(pair) for pair in said["metadata"]) or None,
         "resources": _resources(said["gpu"], said["workers"]),
         "promotion": _promotion(said["alias"], said["gate_max_loss"], said["gate_better_than_base"]),
@@ -188,6 +194,7 @@ def get(session: Session, job: str) -> None:
         "result": document.get("fine_tuned_model"),
         "promotion": _decided(document.get("promotion")),
         "method": (document.get("method") or {}).get("type"),
+        "training type": (document.get("training_type") or {}).get("type"),
         "hyperparameters": ", ".join(f"{name} {value}" for name, value in numbers.items()),
         "seed": str(document.get("seed")),
         "step": _progress(document),
