@@ -235,7 +235,7 @@ def _tags(answer: dict[str, Any]) -> dict[str, Any]:
 
 
 class S3Writer:
-    """Collects bytes to parts. An object that is smaller than one part takes one request."""
+    """Collects bytes to parts. An object that is not larger than one part takes one request."""
 
     def __init__(self, key: str, upload: S3Upload, part_bytes: int) -> None:
         self._key = key
@@ -260,12 +260,12 @@ class S3Writer:
         view = memoryview(data)
         self._size += len(view)
         while view:
-            room = self._part_bytes - len(self._buffer)
-            self._buffer += view[:room]
-            view = view[room:]
             if len(self._buffer) == self._part_bytes:
                 self._upload.add(self._buffer)
                 self._buffer = bytearray()
+            room = self._part_bytes - len(self._buffer)
+            self._buffer += view[:room]
+            view = view[room:]
 
     def commit(self) -> ObjectInfo:
         """Send the rest and complete the object."""

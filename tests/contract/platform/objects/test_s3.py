@@ -45,6 +45,14 @@ def test_a_large_object_is_a_multipart_upload(new_s3: NewS3, client: Any, settin
     assert uploads(client, settings) == []
 
 
+def test_an_object_of_one_part_is_one_request(new_s3: NewS3, client: Any, settings: S3Settings) -> None:
+    data = random.Random(1).randbytes(5 * MIB)
+    put(new_s3(part_bytes=5 * MIB), "files/file_1", data)
+    head = client.head_object(Bucket=BUCKET, Key=f"{settings.prefix}files/file_1")
+    assert "-" not in head["ETag"]
+    assert head["ContentLength"] == len(data)
+
+
 def test_a_writer_that_is_left_aborts_its_upload(s3: S3Objects, client: Any, settings: S3Settings) -> None:
     with s3.writer("files/file_1") as writer:
         writer.write(bytes(20 * MIB))
