@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import select, update
 
 from llmariner.audit import log
 from llmariner.errors import NotFound, PermissionDenied, Unavailable
@@ -192,7 +192,9 @@ def _check_share(session: WriteSession, subject: Subject, changes: Mapping[str, 
     for resource, limit in changes.items():
         if limit is None or limit.nominal == 0:
             continue
-        given = session.value(select(func.sum(quotas.c[f"{resource}_nominal"])).where(*others)) or 0
+        # Not summed in the database, whose numbers may be too small for that.
+        nominal = quotas.c[f"{resource}_nominal"]
+        given = sum(row[0] for row in session.rows(select(nominal).where(*others, nominal.is_not(None))))
         share = shares[resource].nominal if resource in shares else 0
         if given + limit.nominal > share:
             raise PermissionDenied(

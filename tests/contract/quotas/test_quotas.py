@@ -186,6 +186,17 @@ def test_what_the_operator_set_is_changed_by_the_operator_alone(
     quotas.remove(team.admin, subject, operator=False)
 
 
+def test_quotas_that_mean_no_limit_are_summed_exactly(database: Database, owner: KeyOwner, quotas: Quotas) -> None:
+    """Eight of the largest quotas are more than 63 bits."""
+    team, most = Team(database, owner), QuotaLimit(2**60)
+    for project_id in (None, *(team.project(f"Project {number}") for number in range(8))):
+        quotas.put(team.admin, Subject(owner.organization_id, project_id), {"memory": most}, operator=True)
+    subject = Subject(owner.organization_id, owner.project_id)
+    with pytest.raises(PermissionDenied) as raised:
+        quotas.put(team.admin, subject, {"memory": QuotaLimit(1)}, operator=False)
+    assert raised.value.code == "organization_quota_exceeded"
+
+
 def test_owners_of_an_organization_share_out_what_its_quota_has(
     database: Database, owner: KeyOwner, quotas: Quotas, capacity: NotedCapacity
 ) -> None:
