@@ -1,23 +1,19 @@
-"""What one person, one organization or one agent may take of a replica, and what a lease outlives."""
+"""What one person, one organization or one agent may take of a replica."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import update
 
 from llmariner.errors import RateLimited
 from llmariner.platform.tunnel import TunnelLimits
 from llmariner.platform.tunnel.websocket import open_websocket
-from llmariner.sessions.connection_leases import ConnectionLeases
 from llmariner.sessions.open_requests import OpenRequests
-from llmariner.sessions.tables import tunnel_connections
 
 from .installation import Installation, KubernetesApi, ask, running_agent, serving, until
 
@@ -76,17 +72,3 @@ def test_one_watch_too_many_is_refused_as_kubectl_understands_it(
             assert (await ask(replica, installation.key, path))[0] == 200
 
     asyncio.run(asyncio.wait_for(scenario(), 60))
-
-
-def test_a_lease_that_could_not_be_renewed_in_time_counts_again_after_its_next_renewal(
-    installation: Installation,
-) -> None:
-    database = installation.context.database
-    leases, cluster_id = ConnectionLeases(database), installation.cluster.id
-    leases.add("first", cluster_id, "http://first")
-    with database.write() as session:
-        session.run(update(tunnel_connections).values(expires_at=time.time() - 60))
-    assert leases.replicas(cluster_id) == []
-    leases.add("second", cluster_id, "http://second")  # an agent connects when the database is back
-    leases.renew(["first"])
-    assert sorted(leases.replicas(cluster_id)) == ["http://first", "http://second"]

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from llmariner.platform.tunnel import TunnelLimits
+from llmariner.sessions.peers import Peers
 from llmariner.sessions.tables import tunnel_connections
 
 from .installation import Installation, KubernetesApi, ask, open_exec, running_agent, serving, until
@@ -134,3 +136,14 @@ def test_an_agent_prefers_different_replicas_and_comes_back_to_one_that_returns(
             assert (await ask(replica, installation.key, pods(installation)))[0] == 200
 
     asyncio.run(asyncio.wait_for(scenario(), 60))
+
+
+def test_addresses_of_replicas_that_are_gone_are_forgotten() -> None:
+    async def scenario() -> None:
+        peers = Peers(lambda: "token", TunnelLimits())
+        for _ in range(2):
+            with pytest.raises(OSError, match="9"):
+                await peers.connection("http://127.0.0.1:9")
+        assert not peers._open
+
+    asyncio.run(asyncio.wait_for(scenario(), 30))

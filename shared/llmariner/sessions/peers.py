@@ -32,10 +32,12 @@ class Peers:
             task = self._open[url] = asyncio.create_task(self._connect(url))
         try:
             return await asyncio.shield(task)
-        except (OSError, TimeoutError):
-            raise
-        except Exception as error:  # websockets' own
-            raise OSError(f"{type(error).__name__}: {error}") from error
+        except Exception as error:
+            if self._open.get(url) is task:
+                del self._open[url]  # its address may never come back
+            if isinstance(error, OSError | TimeoutError):
+                raise
+            raise OSError(f"{type(error).__name__}: {error}") from error  # websockets' own
 
     async def _connect(self, url: str) -> Http2Connection:
         address = f"ws{url.removeprefix('http')}{PEER_PATH}"
