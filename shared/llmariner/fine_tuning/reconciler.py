@@ -154,15 +154,14 @@ class FineTuningReconciler:
             port.remove(port_id(job))  # it was canceled meanwhile, and another process found nothing to end
 
     def _converge(self, port: Jobs, job: Row[Any]) -> None:
-        status = port.status(port_id(job))
-        if job.result_file is not None and self._finish(job):
+        if job.result_file is not None:
+            self._finish(job)  # no process is needed any more, whatever became of it
             return
+        status = port.status(port_id(job))
         if status is None and job.status == Status.QUEUED:
             self._submit(port, job)
         elif status is None:
             self._try_again(port, job, JobStatus(Phase.FAILED, time.time(), code="interrupted"))
-        elif job.result_file is not None:
-            return
         elif status.phase.is_final:
             self._try_again(port, job, status)
         elif status.phase is Phase.QUEUED and job.status == Status.RUNNING:
@@ -171,20 +170,17 @@ class FineTuningReconciler:
         elif job.pause_requested_at is not None and time.time() - job.pause_requested_at > _PAUSE_SECONDS:
             self._change(job, _pause)
 
-    def _finish(self, job: Row[Any]) -> bool:
-        """End a job whose adapter is made, once the model is loaded; returns whether it has ended."""
+    def _finish(self, job: Row[Any]) -> None:
+        """End a job whose adapter is made, once the model is loaded."""
         try:
             model: Model | None = self._registry.get(job.output_model, project_id=job.project_id)
         except ModelNotFound:
             model = None
         if model is not None and model.loaded:
             self._succeed(job, model)
-            return True
-        if model is None or model.loading_status is LoadingStatus.FAILED:
+        elif model is None or model.loading_status is LoadingStatus.FAILED:
             why = "it was deleted" if model is None else model.loading_failure_reason
             self._fail(job, "model_not_loaded", f"The model was trained, but can't be used: {why}")
-            return True
-        return False
 
     def _succeed(self, job: Row[Any], model: Model) -> None:
         maker = None if job.promotion is None else self._promotions.maker(job)

@@ -88,6 +88,19 @@ def test_an_end_that_is_reported_again_wakes_nobody(desk: TrainingDesk) -> None:
     assert len(desk.outbox(job_id)) == len(before) + 1
 
 
+def test_a_job_that_has_its_result_needs_no_process_and_no_pause(desk: TrainingDesk) -> None:
+    job_id = desk.training()
+    adapter, metrics = desk.result(job_id, 1, "adapter", b"adapter"), desk.result(job_id, 1, "metrics", b"step\n")
+    finished = {"type": "finished", "step": 6, "trained_tokens": 120, "file_id": metrics}
+    desk.report(job_id, 1, step(6, trained_tokens=120), checkpoint(6, adapter), finished)
+    desk.jobs.pause(desk.caller, job_id)
+    del desk.scripted.statuses[f"{job_id}-1"]  # the machine is started again
+    assert desk.reconciled(job_id).status == "running"
+    assert list(desk.scripted.statuses) == []
+    desk.load(desk.get(job_id).output_model)
+    assert desk.reconciled(job_id).status == "succeeded"
+
+
 def test_a_report_that_is_refused_makes_no_model(desk: TrainingDesk) -> None:
     job_id = desk.training()
     adapter = desk.result(job_id, 1, "adapter", b"adapter")
