@@ -20,7 +20,7 @@ from llmariner.fine_tuning.adapter_file import InvalidAdapter, adapter_configura
 from llmariner.fine_tuning.credentials import Credentials
 from llmariner.fine_tuning.events import TRACKING_REQUESTED, add_job_event, add_message
 from llmariner.fine_tuning.integrations import Integration
-from llmariner.fine_tuning.job import FineTuningJob, Status
+from llmariner.fine_tuning.job import FineTuningJob, Status, TrainingType
 from llmariner.fine_tuning.jobs import select_jobs
 from llmariner.fine_tuning.tables import fine_tuning_events, fine_tuning_jobs, fine_tuning_runs
 from llmariner.models.registry import ModelRegistry
@@ -173,7 +173,10 @@ class TrackedRuns:
         ]
 
     def _upload(self, tracker: Tracker, begun: Run, job: FineTuningJob, run: Row[Any]) -> None:
-        """Send the adapter; that a server takes none is reported and ends nothing."""
+        """Send the adapter; that a server takes none is reported and ends nothing. A model of all weights is not sent."""
+        if job.training_type is TrainingType.FULL:
+            self._warn(run, f"The model is not at the integration '{run.type}', which gets adapters alone.")
+            return
         try:
             self._send_adapter(tracker, begun, job)
         except (TrackingRefused, InvalidAdapter) as error:

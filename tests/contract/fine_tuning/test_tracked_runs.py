@@ -247,13 +247,18 @@ def test_a_server_that_takes_no_adapter_gets_the_end(desk: TrackingDesk) -> None
     assert desk.tracker.ended == [Outcome.FINISHED]
     assert desk.warnings(job_id) == ["The adapter is not at the integration 'mlflow': it is no safetensors file."]
     assert desk.run(job_id).state == "ended"
+    full = desk.training(integrations=(SAID,), training_type="full")
+    desk.finish(full)
+    desk.tracker.points.clear()
+    desk.sender.send(full)
+    assert desk.warnings(full) == ["The model is not at the integration 'mlflow', which gets adapters alone."]
     deleted = desk.training(integrations=(SAID,))
     desk.finish(deleted)
     desk.registry.delete(desk.get(deleted).output_model, project_id=desk.project_id)
     desk.tracker.points.clear()
     desk.sender.send(deleted)
     assert desk.warnings(deleted) == ["The adapter is not at the integration 'mlflow': it was deleted."]
-    assert desk.tracker.ended == [Outcome.FINISHED] * 2
+    assert desk.tracker.ended == [Outcome.FINISHED] * 3
 
 
 def test_a_credential_goes_to_its_server_and_project_alone(
