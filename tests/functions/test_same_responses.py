@@ -72,7 +72,7 @@ REAL = {
     ),
     "users": HttpRequest("GET", "/v1/users:getSelf"),
     "batch_jobs": HttpRequest("GET", "/v1/batch/jobs"),
-    "batch_jobs_exec": HttpRequest("POST", "/v1/batch/jobs/bj-none/exec", {"command": ["ls"]}),
+    "batch_jobs_exec": HttpRequest("POST", "/v1/batch/jobs/bj-1/exec", {"command": []}),
     "batch_jobs_results": HttpRequest("POST", "/v1/batch/jobs/bj-pod/results", {"files": []}),
     "fine_tuning_adapters": HttpRequest("GET", "/v1/fine_tuning/adapters/adapter_config.json"),
     "fine_tuning_checkpoints": HttpRequest("GET", "/v1/fine_tuning/checkpoints/ft:tiny:x/permissions"),
@@ -120,6 +120,13 @@ def decoded(answer: HttpResponse) -> Any:
     return [json.loads(event.removeprefix(b"data: ")) for event in events]
 
 
+# An invitation can be accepted once, there is no checkpoint, only `llma up` and clusters have quotas, and no job runs.
+UNLIKE_200 = {
+    **dict.fromkeys(("invitations", "fine_tuning_checkpoints", "organization_quotas", "clustertelemetry"), 404),
+    "batch_jobs_exec": 400,
+}
+
+
 def questions(name: str, installation: Installation) -> list[tuple[int, HttpRequest]]:
     """Of each function: is it alive, a real request, the same without a key and to an unknown path."""
     real = REAL[name]
@@ -127,11 +134,8 @@ def questions(name: str, installation: Installation) -> list[tuple[int, HttpRequ
     headers = {"authorization": f"Bearer {installation.credential(name)}"}
     asked = [
         (200, HttpRequest("GET", "/health/live")),
-        # An invitation can be accepted once, there is no checkpoint, and only `llma up` and clusters have quotas.
         (
-            404
-            if name in ("invitations", "fine_tuning_checkpoints", "organization_quotas", "clustertelemetry")
-            else 200,
+            UNLIKE_200.get(name, 200),
             HttpRequest(real.method, real.path, real.body, headers, real.query),
         ),
         (404, HttpRequest("GET", real.path + "/no/such/thing", None, headers)),
