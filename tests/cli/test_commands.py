@@ -480,8 +480,10 @@ STREAMED = {
     "admin showback export",
     "batch jobs exec",
     "batch jobs logs",
+    "admin clusters kubeconfig",
+    "admin clusters permissions",
 }
-"""What they ask is no document; tested in `test_admin_usage` and `test_batch_jobs`."""
+"""What they ask or print is no document; tested in `test_admin_usage`, `test_batch_jobs` and `test_kubectl`."""
 SHOWN_FROM_A_LIST = {"admin organizations get", "admin projects get", "admin roles get", "admin clusters get"}
 """They show one of what the API lists; tested in `test_admin` and `test_join_cluster`."""
 MANIFESTS = {"admin clusters join"}

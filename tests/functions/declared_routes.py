@@ -84,4 +84,11 @@ WITH_TOKENS_OF_THEIR_OWN = frozenset(
     {"internal_gateway", "fine_tuning_adapters", "fine_tuning_workers", "clusters_agent", "batch_jobs_results"}
 )
 """Functions that take neither keys nor sign-ins."""
-AUTHENTICATED = [route for route in ROUTES if route.function not in UNAUTHENTICATED | WITH_TOKENS_OF_THEIR_OWN]
+ROUTES_WITH_TOKENS_OF_THEIR_OWN = frozenset({"/v1/sessions/agent", "/v1/sessions/peers"})
+"""Routes that take neither, of functions that take them."""
+AUTHENTICATED = [
+    route
+    for route in ROUTES
+    if route.function not in UNAUTHENTICATED | WITH_TOKENS_OF_THEIR_OWN
+    and route.path not in ROUTES_WITH_TOKENS_OF_THEIR_OWN
+]

@@ -40,6 +40,7 @@ REAL = {
     "inference_status": HttpRequest("GET", "/v1/inference/status"),
     "internal_gateway": HttpRequest("POST", "/internal/gateway/changes", {"cursor": ""}),
     "invitations": HttpRequest("POST", "/v1/invitations:accept", {"token": "inv-unknown"}),
+    "sessions": HttpRequest("GET", "/v1/sessions/unknown/api"),
     "jobs": HttpRequest("GET", "/v1/jobs/summaries", query="filter.start_timestamp=1&filter.end_timestamp=9"),
     "limits": HttpRequest("GET", "/v1/limits"),
     "models": HttpRequest("GET", "/v1/models"),
@@ -122,7 +123,9 @@ def decoded(answer: HttpResponse) -> Any:
 
 # An invitation can be accepted once, there is no checkpoint, only `llma up` and clusters have quotas, and no job runs.
 UNLIKE_200 = {
-    **dict.fromkeys(("invitations", "fine_tuning_checkpoints", "organization_quotas", "clustertelemetry"), 404),
+    **dict.fromkeys(
+        ("invitations", "fine_tuning_checkpoints", "organization_quotas", "clustertelemetry", "sessions"), 404
+    ),
     "batch_jobs_exec": 400,
 }
 
@@ -138,7 +141,8 @@ def questions(name: str, installation: Installation) -> list[tuple[int, HttpRequ
             UNLIKE_200.get(name, 200),
             HttpRequest(real.method, real.path, real.body, headers, real.query),
         ),
-        (404, HttpRequest("GET", real.path + "/no/such/thing", None, headers)),
+        # Below a cluster's session are paths of Kubernetes' API, of which nobody may call this one.
+        (403 if name == "sessions" else 404, HttpRequest("GET", real.path + "/no/such/thing", None, headers)),
     ]
     if name != "models":  # there a path below is a model's id
         asked.append((405, HttpRequest("PUT", real.path, real.body, headers)))

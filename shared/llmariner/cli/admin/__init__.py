@@ -45,4 +45,4 @@ _ALIASES = {
 
 @click.group(cls=LazyGroup, members=_MEMBERS, aliases=_ALIASES)
 def admin() -> None:
-    """Administer organizations, users, keys, limits, quotas and clusters."""
+    """Administer organizations, users, keys, limits and clusters."""

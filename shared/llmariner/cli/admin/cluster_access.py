@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from llmariner.cli.support.click_extensions import pass_session
+from llmariner.cli.support.click_extensions import Command, pass_session
 from llmariner.cli.support.errors import CommandError, ExitCode
 from llmariner.cli.support.resolvers import complete_clusters, resolve_cluster
 from llmariner.cli.support.session import Session
@@ -19,7 +19,7 @@ __all__ = ["kubeconfig", "permissions"]
 _CLUSTER_ID = re.compile(r"cluster[-_][A-Za-z0-9_-]+")
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("name", metavar="NAME_OR_ID", shell_complete=complete_clusters)
 @click.option(
     "--namespace", "-n", metavar="NAMESPACE", help="The namespace of your project that kubectl uses by default."
@@ -32,7 +32,9 @@ _CLUSTER_ID = re.compile(r"cluster[-_][A-Za-z0-9_-]+")
 )
 @pass_session
 def kubeconfig(session: Session, name: str, namespace: str | None, certificate_authority: Path | None) -> None:
-    """Print a kubeconfig for plain kubectl on a cluster, through the platform and with your rights.
+    """Print a kubeconfig for kubectl on a cluster.
+
+    Its requests go through the platform, with your rights.
 
     \b
       llma admin clusters kubeconfig gpu-west -n team > gpu-west.yaml
@@ -74,12 +76,14 @@ def kubeconfig(session: Session, name: str, namespace: str | None, certificate_a
     session.printer.print_message(document, yaml.safe_dump(document, sort_keys=False).rstrip())
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("assignments", metavar="PROJECT_ID=NAMESPACE...", nargs=-1, required=True)
 @click.option("--agent-namespace", default="llmariner-agent", show_default=True, help="Where the agent runs.")
 @pass_session
 def permissions(session: Session, assignments: tuple[str, ...], agent_namespace: str) -> None:
-    """Print the Roles by which projects reach their namespaces on a cluster, for `kubectl apply -f -`.
+    """Print the Roles of projects on a cluster.
+
+    By them projects reach their namespaces there; apply them with `kubectl apply -f -`.
 
     \b
       llma admin clusters permissions proj_123=team-a proj_123=team-b proj_456=team-c | kubectl apply -f -

@@ -70,7 +70,7 @@ def get_cluster(session: Session, name: str) -> None:
 @NAME
 @pass_session
 def status(session: Session, name: str) -> None:
-    """Show the health of a cluster's components, and its GPUs by product."""
+    """Show the health of a cluster, and its GPUs."""
     from llmariner.cli.support.api import build_path
     from llmariner.cli.support.output import Column, format_timestamp
 
@@ -106,7 +106,7 @@ def status(session: Session, name: str) -> None:
 @click.argument("name")
 @pass_session
 def register(session: Session, name: str) -> None:
-    """Register a cluster called NAME, and print its registration key.
+    """Register a cluster, and print its key.
 
     `llma admin clusters join` does that too, and prints what its agent is made of.
     """
@@ -146,7 +146,7 @@ def join(
     gpu_operator_namespace: str,
     plain_http: bool,
 ) -> None:
-    """Register a cluster called NAME, and print the manifest of its agent.
+    """Register a cluster, and print its agent's manifest.
 
     \b
     llma admin clusters join gpu-west | kubectl --context gpu-west apply -f -
@@ -237,7 +237,10 @@ def rotate_key(session: Session, name: str, overlap: int) -> None:
 @NAME
 @pass_session
 def revoke_key(session: Session, name: str) -> None:
-    """Make the registration keys of a cluster invalid: its agent is out within seconds."""
+    """Revoke the keys of a cluster.
+
+    Its agent is out within seconds.
+    """
     answer = _act(session, name, "revokeKey")
     session.printer.print_message(answer, f"{answer['name']} has no valid registration key any more.")
 
@@ -284,7 +287,7 @@ def create_config(
 @NAME
 @pass_session
 def get_config(session: Session, name: str) -> None:
-    """Show how the GPUs of a cluster are shared, and whether that is applied."""
+    """Show how GPUs are shared, and if it is applied."""
     from llmariner.cli.support.api import build_path
     from llmariner.cli.support.output import format_timestamp
 

@@ -98,10 +98,10 @@ def show(
 @click.option("--days", metavar="N", type=click.IntRange(min=1), default=31, show_default=True, help="How far back.")
 @pass_session
 def export(session: Session, file: Path, form: str | None, days: int) -> None:
-    """Write every allocation of the organization to a file, as CSV or Parquet.
+    """Write every allocation to a file.
 
-    One a line, from its start to its end; - is stdout. Parquet needs the package's extra:
-    pip install 'llmariner-knative[parquet]'.
+    As CSV or Parquet, those of the whole organization, one a line from its start to its end; - is stdout. Parquet needs
+    the package's extra: pip install 'llmariner-knative[parquet]'.
     """
     from llmariner.cli.usage_export import write_csv, write_parquet
 
@@ -119,7 +119,7 @@ def export(session: Session, file: Path, form: str | None, days: int) -> None:
 @showback.command()
 @pass_session
 def prices(session: Session) -> None:
-    """List the prices of an hour of a GPU, a core and a GiB of memory."""
+    """List the prices of GPUs, cores and memory."""
     from llmariner.cli.support.output import Column, format_dollars, format_timestamp
 
     def money(field: str, title: str) -> Column:

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import click
 
-from llmariner.cli.support.click_extensions import Command, pass_session
+from llmariner.cli.support.click_extensions import Command, Group, pass_session
 from llmariner.cli.support.session import Session
 from llmariner.cli.support.terminal import write_stderr
 
 __all__ = ["output"]
 
 
-@click.group("output")
+@click.group("output", cls=Group)
 def output() -> None:
     """Files that a job left in its folder `output`."""
 

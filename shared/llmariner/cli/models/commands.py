@@ -95,7 +95,10 @@ def deactivate(session: Session, model: str) -> None:
 @click.argument("model", metavar="ID")
 @pass_session
 def retry(session: Session, model: str) -> None:
-    """Load a model again whose loading failed; what was fetched is kept."""
+    """Load a model again whose loading failed.
+
+    What was fetched is kept.
+    """
     from llmariner.cli.support.api import build_path
 
     answer = session.api().post(f"{build_path('models', model)}:retry")
