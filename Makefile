@@ -82,13 +82,15 @@ bench: $(STAMP)  ## measure against nginx, Envoy, LiteLLM and a bare server; pri
 	@$(BIN)/python -m tests.bench
 
 lock: $(STAMP)  ## remake the locks from their inputs
-	@rm -f locks/platform.lock locks/engine.lock locks/mlflow.lock
+	@rm -f locks/platform.lock locks/engine.lock locks/mlflow.lock locks/notebook.lock
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --generate-hashes \
 	  --extra dev -o locks/platform.lock pyproject.toml
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --generate-hashes \
 	  --override locks/engine-overrides.txt -o locks/engine.lock locks/engine.in
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --generate-hashes \
 	  $(patsubst %,--no-emit-package %,$(NOT_SERVED)) -o locks/mlflow.lock locks/mlflow.in
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --generate-hashes \
+	  -o locks/notebook.lock locks/notebook.in
 
 clean:  ## remove what was made in this folder (not the caches, not the platform's data)
 	@rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

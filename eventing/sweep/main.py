@@ -2,9 +2,9 @@
 
 Deletes files and uploads that expired, files of projects that are gone or were archived long ago, and contents that
 no file has; publishes pending events; closes ledger entries of lost gateway instances; prunes old ledger entries,
-whose sums remain, and old deliveries; reconciles batch and fine-tuning jobs with what runs them; has metrics of
-fine-tuning jobs sent again that were not; has copies of models continue that stalled, and removes unused ones; has
-Kueue's Workloads compared with the recorded allocations; charges budgets for compute; deletes clusters that are drained,
+whose sums remain, and old deliveries; reconciles batch and fine-tuning jobs and notebooks with what runs them; has
+metrics of fine-tuning jobs sent again that were not; has copies of models continue that stalled, and removes unused ones;
+has Kueue's Workloads compared with the recorded allocations; charges budgets for compute; deletes clusters that are drained,
 and old telemetry of clusters; reconciles serving, which puts idle models to sleep.
 """
 
@@ -108,6 +108,10 @@ def _reconcile_fine_tuning(context: Context) -> None:
     context.fine_tuning.reconciler.reconcile_all(seconds=_STEP_SECONDS)
 
 
+def _reconcile_notebooks(context: Context) -> None:
+    context.notebooks.reconciler.reconcile_all(seconds=_STEP_SECONDS)
+
+
 def _maintain_clusters(context: Context) -> None:
     from llmariner.clusters.machine import machine_heartbeat
 
@@ -146,6 +150,7 @@ _STEPS = (
     _maintain_model_copies,
     _reconcile_jobs,
     _reconcile_fine_tuning,
+    _reconcile_notebooks,
     _track_fine_tuning,
     _maintain_clusters,
     _check_allocations,

@@ -11,6 +11,7 @@ from llmariner.cached_once import cached_once
 from llmariner.errors import Unavailable
 from llmariner.file_settings import FileSettings
 from llmariner.job_settings import JobSettings
+from llmariner.notebook_settings import NotebookSettings
 from llmariner.settings import (
     BrokerSettings,
     ControlPlaneSettings,
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from llmariner.models.registry import ModelRegistry
     from llmariner.models.source_credentials import SourceCredentials
     from llmariner.models.weights import WeightFetcher
+    from llmariner.notebooks.installation import NotebookInstallation
     from llmariner.platform.capacity import Capacity
     from llmariner.platform.database import Database
     from llmariner.platform.events.broker import Publisher
@@ -99,6 +101,7 @@ class Context:
         FileSettings.load(self.env)
         JobSettings.load(self.env)
         ModelSettings.load(self.env)
+        NotebookSettings.load(self.env)
         ObjectSettings.load(self.env)
         TrackingSettings.load(self.env)
         VectorStoreSettings.load(self.env)
@@ -361,6 +364,13 @@ class Context:
 
         network = JobSettings.load(self.env).network
         return Reconciler(self.database, lambda: self.jobs, lambda: self.files, network=network)
+
+    @cached_once
+    def notebooks(self) -> NotebookInstallation:
+        """Notebooks; standalone mode sets what runs them."""
+        from llmariner.notebooks.installation import NotebookInstallation
+
+        return NotebookInstallation(self.database, self.keys, self.secrets, self.env)
 
     @property
     def fine_tuning_processes(self) -> Jobs:

@@ -9,13 +9,14 @@ from sqlalchemy import select
 from llmariner.batch_jobs.tables import batch_jobs
 from llmariner.fine_tuning.tables import fine_tuning_jobs
 from llmariner.models.tables import models
+from llmariner.notebooks.tables import notebooks
 from llmariner.platform.database import ReadSession
 from llmariner.tenancy.tables import projects
 
 __all__ = ["KINDS", "Owner", "job_of", "owner_of"]
 
 KINDS = ("model", "batch_job", "fine_tuning_job", "notebook")
-_JOBS = {"batch_job": batch_jobs, "fine_tuning_job": fine_tuning_jobs}
+_JOBS = {"batch_job": batch_jobs, "fine_tuning_job": fine_tuning_jobs, "notebook": notebooks}
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,9 @@ class Owner:
 
 
 def job_of(port_id: str) -> tuple[str, str]:
-    """The kind and the id of a job by the id that the jobs port has: of a fine-tuning job that of one of its runs."""
+    """The kind and the id of a job or notebook by the id that its port has: of a fine-tuning job that of one of its runs."""
+    if port_id.startswith("nb-"):
+        return "notebook", port_id
     if port_id.startswith("ftjob-"):
         return "fine_tuning_job", port_id.rpartition("-")[0]
     return "batch_job", port_id

@@ -29,6 +29,7 @@ from llmariner.platform.database.schema import schema_mismatch
 from llmariner.platform.events import outbox
 from llmariner.platform.events.deliveries import Deliveries
 from llmariner.platform.jobs.local_processes.adapter import ProcessJobs
+from llmariner.platform.notebooks.local_processes import ProcessNotebooks
 from llmariner.platform.serving.local_processes.adapter import ProcessServing
 from llmariner.platform.serving.local_processes.command_line import engine_environment
 from llmariner.platform.serving.local_processes.launcher_client import kill_orphans
@@ -54,6 +55,7 @@ from llmariner.standalone.engine.packages import PACKAGED, PackagedModel
 from llmariner.standalone.engine.tool_model import TRAINING_MILLICORES
 from llmariner.standalone.jobs import EngineMemory, job_amounts, make_jobs
 from llmariner.standalone.milvus_lite.process import MilvusLiteProcess
+from llmariner.standalone.notebooks import make_notebooks
 from llmariner.standalone.router import Router
 from llmariner.standalone.weights import LocalWeights
 from llmariner.tenancy.organizations.bootstrap import create_bootstrap_key, ensure_first_owner
@@ -143,6 +145,8 @@ class StandalonePlatform:
         self._serving_settings = ServingSettings.load(env)
         self._job_settings = JobSettings.load(env)
         self.jobs: ProcessJobs | None = None
+        self._url = settings.base_url
+        self._notebooks: ProcessNotebooks | None = None
         self._tasks: list[asyncio.Task[Any]] = []
         self._dispatcher: Dispatcher | None = None
         self.serving: ProcessServing | None = None
@@ -193,6 +197,9 @@ class StandalonePlatform:
         self._weights.memory = EngineMemory(self.serving, asyncio.get_running_loop(), TRAINING_MILLICORES)
         self.serving.subscribe(lambda model_id, _: self.context.gateway.invalidate(model_id))
         self._start_jobs()
+        home = self.folder.root
+        self._notebooks = make_notebooks(self.context, self.serving, home=home, cache=self._cache, url=self._url)
+        self.context.notebooks.servers = self._notebooks
         root = checkout_root()
         router = Router(root / "functions", self.context)
         self._dispatcher = self._make_dispatcher(root / "eventing")
@@ -213,6 +220,8 @@ class StandalonePlatform:
         self._weights.close()
         if self.jobs is not None:
             await asyncio.to_thread(self.jobs.close)
+        if self._notebooks is not None:
+            await asyncio.to_thread(self._notebooks.close)
         await self.context.gateway.close()
         if self.serving is not None:
             await self.serving.close()
@@ -299,6 +308,7 @@ class StandalonePlatform:
         try:
             self.context.batch_job_reconciler.reconcile_all(seconds=_TICK_SECONDS)
             self.context.fine_tuning.reconciler.reconcile_all(seconds=_TICK_SECONDS)
+            self.context.notebooks.reconciler.reconcile_all(seconds=_TICK_SECONDS)
         except Exception:  # the sweep does it again
             _log.exception("jobs were not reconciled")
 

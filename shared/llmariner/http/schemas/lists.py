@@ -33,6 +33,7 @@ __all__ = [
     "KeyCursor",
     "Limit",
     "LongLimit",
+    "NotebookCursor",
     "Order",
     "ProjectCursor",
     "RoleLimit",
@@ -84,6 +85,7 @@ FineTuningJobCursor = Annotated[str | None, _CursorQuery, AfterValidator(_id_wit
 GroupCursor = Annotated[str | None, _CursorQuery, AfterValidator(_id_with_prefix("group"))]
 InviteCursor = Annotated[str | None, _CursorQuery, AfterValidator(_id_with_prefix("invite"))]
 KeyCursor = Annotated[str | None, _CursorQuery, AfterValidator(_id_with_prefix("key"))]
+NotebookCursor = Annotated[str | None, _CursorQuery, AfterValidator(_id_with_prefix("nb", "-"))]
 ProjectCursor = Annotated[str | None, _CursorQuery, AfterValidator(_id_with_prefix("proj"))]
 UserCursor = Annotated[str | None, _CursorQuery, AfterValidator(_id_with_prefix("user"))]
 VectorStoreCursor = Annotated[str | None, _CursorQuery, AfterValidator(_id_with_prefix("vs"))]

@@ -59,8 +59,13 @@ def is_own(address: str) -> bool:
         return ipaddress.ip_address(each.getsockname()[0]) == ipaddress.ip_address(address)
 
 
-async def serve(listener: socket.socket, *, allowed: Callable[[str], bool] = is_outside, port: int = _PORT) -> None:
-    """Serve until it is canceled. `allowed` says of an IP address whether the job may reach it."""
+async def serve(
+    listener: socket.socket, *, allowed: Callable[[str], bool] = is_outside, port: int = _PORT, platform: str = ""
+) -> None:
+    """Serve until it is canceled. `allowed` says of an IP address whether the job may reach it.
+
+    `platform`: see `proxy_process.start_proxy`.
+    """
     connections = 0
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -70,7 +75,7 @@ async def serve(listener: socket.socket, *, allowed: Callable[[str], bool] = is_
             if connections > _MAX_CONNECTIONS:
                 await _refuse(writer, "503 Service Unavailable", f"{_MAX_CONNECTIONS} connections are open already.\n")
             else:
-                await _handle(reader, writer, allowed, port)
+                await _handle(reader, writer, allowed, port, platform)
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError):
             pass
         finally:
@@ -83,10 +88,17 @@ async def serve(listener: socket.socket, *, allowed: Callable[[str], bool] = is_
 
 
 async def _handle(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, allowed: Callable[[str], bool], port: int
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    allowed: Callable[[str], bool],
+    port: int,
+    platform: str,
 ) -> None:
     head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), _HEAD_SECONDS)
     method, target, *_ = head.split(b"\r\n", 1)[0].decode("ascii").split(" ")
+    if platform and target.startswith("/"):
+        await _pass_to_platform(head, reader, writer, platform)
+        return
     host, _, asked = target.rpartition(":")
     if method != "CONNECT" or asked != str(port):
         await _refuse(writer, "403 Forbidden", _REFUSED)
@@ -100,6 +112,31 @@ async def _handle(
         await _refuse(writer, "502 Bad Gateway", f"The address does not answer: {error or 'no answer in time'}.\n")
         return
     writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+    await _relay_both(reader, writer, upstream_reader, upstream)
+
+
+async def _pass_to_platform(
+    head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, platform: str
+) -> None:
+    """Pass a connection on whose first request is for the platform, and so all that follow."""
+    host, _, port = platform.rpartition(":")
+    try:
+        connecting = asyncio.open_connection(host.strip("[]"), int(port), limit=_READ_BYTES)
+        upstream_reader, upstream = await asyncio.wait_for(connecting, _CONNECT_SECONDS)
+    except (OSError, TimeoutError) as error:
+        await _refuse(writer, "502 Bad Gateway", f"The platform does not answer: {error or 'no answer in time'}.\n")
+        return
+    upstream.write(head)
+    await _relay_both(reader, writer, upstream_reader, upstream)
+
+
+async def _relay_both(
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    upstream_reader: asyncio.StreamReader,
+    upstream: asyncio.StreamWriter,
+) -> None:
+    """Copy bytes in both directions until both ended."""
     try:
         await asyncio.gather(_relay(reader, upstream), _relay(upstream_reader, writer))
     finally:
@@ -142,11 +179,15 @@ async def _refuse(writer: asyncio.StreamWriter, status: str, text: str) -> None:
     await asyncio.wait_for(writer.drain(), _HEAD_SECONDS)
 
 
+def _is_nothing(_address: str) -> bool:
+    return False
+
+
 def main() -> None:
     """Serve the job whose socket comes over standard input."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     os.nice(10)
-    user_id = int(sys.argv[1])
+    user_id, platform, *reach = int(sys.argv[1]), *sys.argv[2:]
     if os.geteuid() == 0:
         os.setgroups([])
         os.setresgid(user_id, user_id, user_id)
@@ -157,7 +198,8 @@ def main() -> None:
         _, descriptors, _, _ = socket.recv_fds(control, 1, 1)
     if descriptors:
         with contextlib.suppress(KeyboardInterrupt):
-            asyncio.run(serve(socket.socket(fileno=descriptors[0])))
+            allowed = is_outside if reach else _is_nothing
+            asyncio.run(serve(socket.socket(fileno=descriptors[0]), allowed=allowed, platform=platform))
 
 
 if __name__ == "__main__":

@@ -20,12 +20,17 @@ def proxy_environment() -> dict[str, str]:
     return found | {name.lower(): value for name, value in found.items()}
 
 
-def start_proxy(user_id: int) -> tuple[subprocess.Popen[bytes], socket.socket]:
-    """Start the process; the socket takes the one to listen on, sent with `socket.send_fds`."""
+def start_proxy(
+    user_id: int, *, platform: str = "", internet: bool = True
+) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """Start the process; the socket takes the one to listen on, sent with `socket.send_fds`.
+
+    `platform`: the address (`host:port`) to which it passes requests on that are not for a proxy; empty: it refuses them.
+    """
     sender, receiver = socket.socketpair()
     with receiver:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", _PROGRAM, str(user_id)],
+            [sys.executable, "-P", "-m", _PROGRAM, str(user_id), platform, *(["internet"] if internet else [])],
             stdin=receiver.fileno(),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,  # the job decides how often something fails

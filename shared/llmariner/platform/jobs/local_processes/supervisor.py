@@ -47,7 +47,11 @@ _SIGNALS = frozenset(int(each) for each in signal.valid_signals())
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of a job, and what its sandbox is built of; see `ProcessJobSettings` and `Sandbox`."""
+    """Limits of a job, and what its sandbox is built of; see `ProcessJobSettings` and `Sandbox`.
+
+    `keeps_files`: its work folder stays when it ends. `platform`: the address of this platform (`host:port`), which the job
+    reaches through its proxy; empty: it does not.
+    """
 
     memory_bytes: int
     disk_bytes: int
@@ -58,6 +62,8 @@ class Limits:
     readable: tuple[str, ...]
     hidden: tuple[str, ...]
     user_id: int
+    keeps_files: bool = False
+    platform: str = ""
 
     @classmethod
     def from_json(cls, text: str) -> Limits:
@@ -98,7 +104,7 @@ class Supervisor:
         self._environment = self._environment_of(job)
         output, output_writer = os.pipe()
         report, report_writer = os.pipe()
-        proxy = self._start_proxy() if job.network is Network.INTERNET else None
+        proxy = self._start_proxy(job.network) if job.network is Network.INTERNET or self._limits.platform else None
         self._pid = spawn(
             self._sandbox,
             ["/bin/sh", "-c", job.command],
@@ -116,13 +122,15 @@ class Supervisor:
         self._drain(output)
         with os.fdopen(report, "rb") as file:
             found = end or _end_of(file.read())
-        if found.phase in (Phase.SUCCEEDED, Phase.FAILED) and found.code != "interrupted":
+        has_results = found.phase in (Phase.SUCCEEDED, Phase.FAILED) and found.code != "interrupted"
+        if has_results and not self._limits.keeps_files:
             keep_results(self._folder.work / OUTPUT, self._folder.results)
         self._folder.end_attempt(found.phase, found.code, found.reason)
 
-    def _start_proxy(self) -> socket.socket:
+    def _start_proxy(self, network: Network) -> socket.socket:
         """Start the job's proxy, which waits for the socket to listen on."""
-        process, sender = start_proxy(self._limits.user_id)
+        platform, internet = self._limits.platform, network is Network.INTERNET
+        process, sender = start_proxy(self._limits.user_id, platform=platform, internet=internet)
         self._proxies.append(process.pid)
         self._environment = {**proxy_environment(), **self._environment}
         return sender
@@ -346,11 +354,13 @@ def main() -> None:
 def _run(folder: JobFolder) -> None:
     if folder.result() is not None:  # another platform has noted already that this one was interrupted
         return
+    limits = Limits.from_json((folder.path / LIMITS).read_text())
     try:
         (folder.work / TEMPORARY).mkdir(exist_ok=True)
-        Supervisor(folder, Limits.from_json((folder.path / LIMITS).read_text())).run(folder.load())
+        Supervisor(folder, limits).run(folder.load())
     finally:
-        disk_usage.delete_tree(folder.work)
+        if not limits.keeps_files:
+            disk_usage.delete_tree(folder.work)
 
 
 if __name__ == "__main__":

@@ -97,15 +97,15 @@ class ProcessServing:
         return [*self._reserved.values(), *map(self._claim, self._engines.values())]
 
     async def reserve_memory(
-        self, owner: str, size_bytes: int, *, project: str | None = None, millicores: int = 0
+        self, owner: str, size_bytes: int, *, project: str | None = None, millicores: int = 0, kind: Kind = Kind.JOBS
     ) -> str:
-        """Reserve a part of the budget for a job of a project; idle models sleep for it, busy ones do not.
+        """Reserve a part of the budget for other work of a project than models; idle models sleep for it, busy ones do not.
 
         Returns why there is not that much now, or why the project may not have it, else the empty string.
         """
         if refusal := self.memory_refusal(size_bytes):
             return refusal
-        claim = Claim(project, Kind.JOBS, {"memory": size_bytes, "cpu": millicores})
+        claim = Claim(project, kind, {"memory": size_bytes, "cpu": millicores})
         while True:
             # Nothing may run between the last check and the reservation: the rules are read first.
             excess = self._excess(await self._rules_of(project), claim.amounts)

@@ -1,0 +1,49 @@
+"""The JSON of notebooks: upstream's fields, and those that say more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmariner.notebooks.notebook import Notebook
+from llmariner.platform.notebooks import base_url_of
+
+__all__ = ["notebook_object"]
+
+
+def notebook_object(notebook: Notebook) -> dict[str, Any]:
+    """The JSON object of a notebook. Times are whole Unix seconds; 0 where there is none, as upstream has it.
+
+    Its token and its key are in no response: the platform adds the one, and the other is in its environment.
+    """
+    error = {"code": notebook.error_code, "message": notebook.error_message} if notebook.error_code else None
+    amounts = {
+        "cpu_milicore": notebook.millicores,
+        "memory_megabytes": notebook.memory_megabytes,
+        "storage_megabytes": notebook.storage_megabytes,
+    }
+    return {
+        "id": notebook.id,
+        "object": "notebook",
+        "name": notebook.name,
+        "status": notebook.status.value,
+        "status_reason": notebook.reason or None,
+        "error": error,
+        "created_at": notebook.created_at,
+        "started_at": int(notebook.started_at or 0),
+        "stopped_at": int(notebook.stopped_at or 0),
+        "image": {"type": notebook.image_type, "uri": ""},
+        "resources": {
+            **{name: {"requests": amount, "limits": amount} for name, amount in amounts.items()},
+            "gpu_count": 0,
+        },
+        "envs": dict(notebook.envs),
+        "additional_exposed_ports": list(notebook.ports),
+        "shared": notebook.shared,
+        "path": base_url_of(notebook.id),
+        "user_id": notebook.user_id,
+        "project_id": notebook.project_id,
+        "organization_id": notebook.organization_id,
+        "kubernetes_namespace": "",
+        "cluster_id": "",
+        "cluster_name": "",
+    }

@@ -1,0 +1,57 @@
+"""The command line of JupyterLab, as a notebook on one machine runs it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+
+from llmariner.platform.jobs.local_processes.proxy_process import PROXY_PORT
+from llmariner.platform.notebooks import NotebookServer, base_url_of
+
+__all__ = ["SOCKET", "jupyter_command", "jupyter_environment"]
+
+SOCKET = ".jupyter.sock"
+"""The Unix socket that it listens on, in its folder."""
+_PACKAGES = "/job/.packages"
+
+
+def jupyter_command(server: NotebookServer, *, idle_seconds: int) -> str:
+    """The shell command. JupyterLab ends by itself after `idle_seconds` without work and requests.
+
+    It listens on a Unix socket alone: nothing but the platform, which authenticates people, reaches it.
+    """
+    options = {
+        "ServerApp.sock": f"/job/{SOCKET}",
+        "ServerApp.base_url": base_url_of(server.notebook_id),
+        "ServerApp.root_dir": "/job",
+        "ServerApp.open_browser": "False",
+        "ServerApp.allow_remote_access": "True",
+        "ServerApp.shutdown_no_activity_timeout": str(idle_seconds),
+        "ServerApp.quit_button": "True",
+        "MappingKernelManager.cull_idle_timeout": str(idle_seconds),
+        "MappingKernelManager.cull_interval": str(max(1, min(60, idle_seconds // 4))),
+        "MappingKernelManager.cull_connected": "True",
+        "TerminalManager.cull_inactive_timeout": str(idle_seconds),
+        "TerminalManager.cull_interval": str(max(1, min(60, idle_seconds // 4))),
+        "LabApp.extension_manager": "readonly",
+        "LabApp.check_for_updates_class": "jupyterlab.NeverCheckForUpdate",
+        "LabApp.news_url": "None",
+    }
+    words = ["python", "-m", "jupyterlab", *(f"--{name}={value}" for name, value in options.items())]
+    # Beside a shell the socket of an earlier start would stay.
+    return f"rm -f /job/{SOCKET}; exec {shlex.join(words)}"
+
+
+def jupyter_environment(server: NotebookServer) -> Mapping[str, str]:
+    """The variables of its programs. What `pip` installs is kept with the files."""
+    url = f"http://127.0.0.1:{PROXY_PORT}/v1"
+    own = {
+        "JUPYTER_TOKEN": server.token,
+        "OPENAI_BASE_URL": url,
+        "LLMARINER_BASE_URL": url,
+        "SHELL": "/bin/bash",
+        "PIP_TARGET": _PACKAGES,
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "PYTHONPATH": _PACKAGES,
+    }
+    return {**server.environment, **own}
