@@ -2,7 +2,6 @@
 
 import re
 from typing import Annotated
-from urllib.parse import parse_qsl, urlencode
 
 from fastapi import Request
 from starlette.responses import Response
@@ -18,6 +17,7 @@ from llmariner.notebooks.access import OpenNotebook
 from llmariner.platform.notebooks import BASE_PATH
 
 Opened = Annotated[NotebookRequest, require_notebook()]
+_NUMBER = re.compile(r"[0-9]{1,5}")
 # Programs of a notebook, by the path at which JupyterLab passes requests on to them.
 _PORT = re.compile(r"proxy/(?:absolute/)?(?:[^/:]*:)?([0-9]{1,5})(?:/|$)")
 
@@ -33,11 +33,14 @@ def build(context: Context) -> Application:
 
 
 def read(request: Request, opened: Opened, id: str, path: str) -> Response:
-    """Pass a request or the beginning of a websocket on. A link in the query opens the notebook in this browser."""
+    """Pass a request or the beginning of a websocket on.
+
+    A link in the query opens the notebook in this browser, or with `port` a program in it.
+    """
     if opened.notebook is None:
         value = context_of(request).notebooks.access.redeem_link(id, request.query_params["link"])
-        left = urlencode([each for each in parse_qsl(request.url.query) if each[0] != "link"])
-        target = f"{BASE_PATH}/{id}/{path}" + (f"?{left}" if left else "")
+        port = request.query_params.get("port", "")
+        target = f"{BASE_PATH}/{id}/" + (f"proxy/{port}/" if _NUMBER.fullmatch(port) else path)
         fields = {"location": target, "set-cookie": session_cookie(request, id, value), "cache-control": "no-store"}
         return Response(status_code=303, headers={**fields, "referrer-policy": "no-referrer"})
     return _proxied(request, opened, opened.notebook, path)

@@ -24,6 +24,7 @@ from llmariner.tenancy.keys.store import KeyOwner, NewKey
 from llmariner.tenancy.organizations.bootstrap import create_bootstrap_key, ensure_first_owner
 from llmariner.tenancy.tables import api_keys, organization_users, organizations, project_users, projects, users
 
+from ..contract.notebooks.scripted_servers import ScriptedServers
 from .planned_capacity import PlannedCapacity
 from .processes import CHECKOUT
 from .queued_jobs import QueuedJobs
@@ -73,6 +74,7 @@ class Installation:
         }
         self.context = Context(self.environment)
         self.jobs = self.context.jobs = QueuedJobs()
+        self.notebook_servers = self.context.notebooks.servers = ScriptedServers()
         self.capacity = self.context.capacity = PlannedCapacity()
         self.context.external_objects = every_bucket(folder / "external")
         upgrade(self.context.database)

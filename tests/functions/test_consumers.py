@@ -40,6 +40,7 @@ TYPES = {
     "model_loader": "ai.llmariner.model.created.v1",
     "model_load_continuation": "ai.llmariner.model.loading_requested.v1",
     "model_retirement": "ai.llmariner.model.deleted.v1",
+    "notebook_runner": "ai.llmariner.notebook.change_requested.v1",
     "sweep": "ai.llmariner.platform.tick.v1",
     "vector_store_attributes": "ai.llmariner.vector_store.file.updated.v1",
     "vector_store_file_removal": "ai.llmariner.vector_store.file.deleted.v1",
@@ -176,7 +177,8 @@ def test_group_settlement_is_idempotent(way: str, ports: dict[str, dict[str, int
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(
-    "name", [name for name in TYPES if name.startswith(("batch_job", "document", "fine_tuning", "vector_store"))]
+    "name",
+    [name for name in TYPES if name.startswith(("batch_job", "document", "fine_tuning", "notebook", "vector_store"))],
 )
 def test_consumers_skip_what_is_gone(
     name: str, way: str, ports: dict[str, dict[str, int]], installation: Installation

@@ -32,6 +32,7 @@ _MEMBERS = {
     "detokenize": "llmariner.cli.inference.tokens:detokenize",
     "fine-tuning": "llmariner.cli.fine_tuning:fine_tuning",
     "batch": "llmariner.cli.batch:batch",
+    "workspace": "llmariner.cli.workspace:workspace",
     "storage": "llmariner.cli.storage:storage",
     "usage": "llmariner.cli.usage:usage",
     "events": "llmariner.cli.events:events",
@@ -48,7 +49,7 @@ _EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {code.value:>3}  {code.meaning}" f
     "llma",
     cls=LazyGroup,
     members=_MEMBERS,
-    aliases={"st": "storage", "ft": "fine-tuning"},
+    aliases={"st": "storage", "ft": "fine-tuning", "ws": "workspace"},
     epilog=_EPILOG,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )

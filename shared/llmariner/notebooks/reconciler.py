@@ -87,7 +87,10 @@ class NotebookReconciler:
             return
         if status is not None and not status.phase.is_final:
             port.stop(row.id)
-        elif row.status == Status.STOPPING or row.api_key_id is not None:
+            own = status = port.status(row.id)
+        if status is not None and not status.phase.is_final:
+            return  # its end is reported
+        if row.status == Status.STOPPING or row.api_key_id is not None:
             ended = own if own is not None and own.phase is ServerPhase.STOPPED else None
             self._end(row, ended or ServerStatus(row.run, ServerPhase.STOPPED, time.time()))
 

@@ -37,6 +37,7 @@ from ..clusters.steps import emit_cluster_events
 from ..files.upload_steps import Desk
 from ..fine_tuning.training_desk import emit_fine_tuning_events
 from ..ledgers import closing_event
+from ..notebooks.scripted_servers import emit_notebook_events
 from ..quotas.steps import emit_quota_events
 from ..showback.steps import emit_allocation_events
 from ..stored_files import emit_vector_store_events
@@ -108,6 +109,7 @@ def emitted(
     run_every_mutation(database, owner)
     emit_vector_store_events(database, owner)
     emit_batch_job_events(database, owner)
+    emit_notebook_events(database, keys, owner)
     emit_fine_tuning_events(database, owner, tmp_path / "training")
     emit_quota_events(database, owner)
     emit_cluster_events(database, owner)

@@ -9,6 +9,7 @@ from .files import FILES
 from .fine_tuning_objects import FINE_TUNING_OBJECTS
 from .model_alias_objects import MODEL_ALIAS_OBJECTS
 from .model_credential_objects import MODEL_CREDENTIAL_OBJECTS
+from .notebook_objects import NOTEBOOK_OBJECTS
 from .price_objects import PRICE_OBJECTS
 from .quota_objects import QUOTA_OBJECTS
 from .session_objects import SESSION_OBJECTS
@@ -28,4 +29,5 @@ OBJECTS = {
     **PRICE_OBJECTS,
     **CLUSTER_OBJECTS,
     **SESSION_OBJECTS,
+    **NOTEBOOK_OBJECTS,
 }

@@ -17,6 +17,7 @@ from .files import a_file
 from .fine_tuning_objects import fine_tuning_credential, fine_tuning_job
 from .model_alias_objects import an_alias
 from .model_credential_objects import model_credential
+from .notebook_objects import notebook
 from .objects import an_alert, an_event, model
 from .vector_store_objects import vector_store
 from .world import Tenant, World
@@ -40,6 +41,7 @@ def seed(world: World) -> None:
         a_file(world, tenant)
         vector_store(world, tenant)
         batch_job(world, tenant)
+        notebook(world, tenant)
         cluster(world, tenant)
         fine_tuning_job(world, tenant)
         fine_tuning_credential(world, tenant)

@@ -84,6 +84,8 @@ def observed_outcome(answer: HttpResponse, route: RouteAccess) -> Outcome:
     elsewhere = answer.status == 400 and answer.error["code"] in ("in_use", "managed_by_issuer")
     # No agent connects a cluster of the walk, and its server can change no protocol.
     elsewhere |= answer.status == 503 and answer.error["code"] in ("cluster_not_connected", "upgrade_not_supported")
+    # The notebooks of the walk do not run.
+    elsewhere |= answer.status == 409 and answer.error["code"] == "notebook_not_running"
     assert answer.status == 200 or elsewhere, (str(route), answer.status, answer.body)
     return Outcome.ALLOWED
 

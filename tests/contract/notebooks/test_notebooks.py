@@ -1,0 +1,228 @@
+"""The store, the reconciliation and the access of notebooks."""
+
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from sqlalchemy import select, update
+
+from llmariner.errors import AuthenticationFailed, Conflict, InvalidRequest, NotFound, PermissionDenied, Unavailable
+from llmariner.notebooks.notebook import NewNotebook, Status
+from llmariner.notebooks.tables import notebooks
+from llmariner.platform.database import Database
+from llmariner.platform.notebooks import ServerPhase, ServerStatus
+from llmariner.tenancy.keys.store import Keys, NewKey
+from llmariner.tenancy.principal import KeyOwner
+from llmariner.tenancy.tables import projects
+
+from .scripted_servers import NotebookDesk
+
+
+@pytest.fixture
+def desk(database: Database, keys: Keys, owner: KeyOwner) -> NotebookDesk:
+    return NotebookDesk(database, keys, owner)
+
+
+def own_keys(keys: Keys, owner: KeyOwner) -> list[Any]:
+    return [each for each in keys.of_project(owner) if each.name.startswith("notebook ")]
+
+
+def test_a_notebook_runs_with_a_key_of_its_own(desk: NotebookDesk, keys: Keys, owner: KeyOwner) -> None:
+    id_ = desk.create(envs={"LR": "0.1"})
+    waiting = desk.reconciled(id_)
+    assert (waiting.status, waiting.reason) == (Status.QUEUED, "It waits for memory.")
+    server = desk.scripted.servers[id_]
+    key = keys.by_secret(server.environment["OPENAI_API_KEY"])
+    assert key is not None
+    assert key.usable(key.created_at)
+    assert key.expires_at == key.created_at + 3600
+    assert "api.inference.write" in key.scopes
+    assert not [scope for scope in key.scopes if "api_keys" in scope or "notebooks" in scope or "exec" in scope]
+    assert server.environment["LR"] == "0.1"
+    desk.scripted.say(id_, ServerPhase.RUNNING)
+    assert desk.reconciled(id_).status is Status.RUNNING
+    desk.store.stop(desk.caller, id_)
+    desk.store.stop(desk.caller, id_)  # the same again
+    assert desk.reconciled(id_).status is Status.STOPPED
+    assert own_keys(keys, owner) == []
+    desk.store.start(desk.caller, id_)
+    desk.reconciler.reconcile(id_)
+    again = desk.scripted.servers[id_]
+    assert (again.run, again.token == server.token) == (2, False)
+    assert desk.scripted.calls == [("start", id_), ("stop", id_), ("start", id_)]
+
+
+def test_no_secret_stands_in_the_database(desk: NotebookDesk, database: Database) -> None:
+    id_ = desk.running()
+    with database.read() as session:
+        row = session.first(select(notebooks).where(notebooks.c.id == id_))
+    server, stored = desk.scripted.servers[id_], repr(row)
+    assert server.token not in stored
+    assert server.environment["OPENAI_API_KEY"] not in stored
+
+
+def test_names_are_unique_among_those_that_are_not_deleted(desk: NotebookDesk, database: Database) -> None:
+    id_ = desk.create()
+    with pytest.raises(Conflict, match="named 'first' already"):
+        desk.create()
+    desk.store.delete(desk.caller, id_)
+    with pytest.raises(NotFound):
+        desk.store.get(desk.project_id, id_)
+    desk.create()
+    found: list[str] = []
+
+    def race() -> None:
+        try:
+            found.append(desk.create("second"))
+        except Conflict as error:
+            found.append(error.code)
+
+    threads = [threading.Thread(target=race) for _ in range(4)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert sorted(found)[1:].count("notebook_exists") + sorted(found)[:1].count("notebook_exists") == 3
+
+
+def test_an_end_is_told_once_and_of_this_start_alone(desk: NotebookDesk, keys: Keys, owner: KeyOwner) -> None:
+    id_ = desk.running()
+    desk.scripted.say(id_, ServerPhase.FAILED, "out_of_memory", "It used too much.")
+    failed = desk.reconciled(id_)
+    assert (failed.status, failed.error_code) == (Status.FAILED, "out_of_memory")
+    assert desk.reconciled(id_) == failed
+    desk.store.start(desk.caller, id_)
+    # What the port says about the start before counts no more.
+    started = desk.reconciled(id_)
+    assert (started.status, started.error_code) == (Status.QUEUED, None)
+    assert len(own_keys(keys, owner)) == 1
+
+
+def test_what_a_killed_platform_ran_has_failed(desk: NotebookDesk) -> None:
+    id_ = desk.running()
+    desk.scripted.statuses.clear()
+    lost = desk.reconciled(id_)
+    assert (lost.status, lost.error_code) == (Status.FAILED, "interrupted")
+
+
+def test_a_deleted_notebook_leaves_nothing(desk: NotebookDesk, database: Database, keys: Keys, owner: KeyOwner) -> None:
+    id_ = desk.running()
+    desk.store.delete(desk.caller, id_)
+    desk.reconciler.reconcile_all(seconds=10)
+    assert ("remove", id_) in desk.scripted.calls
+    assert own_keys(keys, owner) == []
+    with database.read() as session:
+        assert session.rows(select(notebooks)) == []
+
+
+def test_notebooks_of_archived_projects_stop(desk: NotebookDesk, database: Database) -> None:
+    id_ = desk.running()
+    with database.write() as session:
+        session.run(update(projects).where(projects.c.id == desk.project_id).values(archived_at=1))
+    desk.reconciler.reconcile_all(seconds=10)
+    assert desk.store.get(desk.project_id, id_).status is Status.STOPPED
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"name": ""}, "name"),
+        ({"name": "a/b"}, "name"),
+        ({"name": "x" * 64}, "name"),
+        ({"image_uri": "evil:1"}, "image.uri"),
+        ({"image_type": "other"}, "image.type"),
+        ({"gpu_count": 1}, "resources.gpu_count"),
+        ({"amounts": {"memory_megabytes": 1}}, "resources.memory_megabytes"),
+        ({"amounts": {"storage_megabytes": 10**9}}, "resources.storage_megabytes"),
+        ({"ports": [80]}, "additional_exposed_ports"),
+        ({"ports": [8000, 8000]}, "additional_exposed_ports"),
+        ({"envs": {"A B": ""}}, "envs"),
+        ({"envs": {"A": "\0"}}, "envs"),
+    ],
+)
+def test_what_no_notebook_may_have_is_refused(desk: NotebookDesk, fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        desk.store.create(desk.caller, replace(NewNotebook("made"), **fields))
+    assert refused.value.param == param
+
+
+def test_installations_without_notebooks_say_so(desk: NotebookDesk) -> None:
+    id_ = desk.running()
+    desk.port = None
+    with pytest.raises(Unavailable) as refused:
+        desk.create("second")
+    assert refused.value.code == "no_notebooks"
+    assert desk.reconciled(id_).status is Status.FAILED
+
+
+def test_a_project_has_a_limited_number(database: Database, keys: Keys, owner: KeyOwner) -> None:
+    desk = NotebookDesk(database, keys, owner, project_notebooks=1)
+    desk.create()
+    with pytest.raises(Conflict, match="as many as it may have"):
+        desk.create("second")
+
+
+def test_links_open_a_notebook_once(desk: NotebookDesk, database: Database) -> None:
+    id_ = desk.running()
+    secret = desk.access.make_link(desk.caller, id_)
+    cookie = desk.access.redeem_link(id_, secret)
+    with pytest.raises(AuthenticationFailed):
+        desk.access.redeem_link(id_, secret)
+    opened = desk.access.open_with_cookie(id_, cookie)
+    assert opened.token == desk.scripted.servers[id_].token
+    other = desk.running("second")
+    for wrong in ("", cookie[:-2], "x.y.z"):
+        with pytest.raises(AuthenticationFailed):
+            desk.access.open_with_cookie(id_, wrong)
+    with pytest.raises(AuthenticationFailed):
+        desk.access.open_with_cookie(other, cookie)
+    late = desk.access.make_link(desk.caller, id_)
+    with database.write() as session:
+        session.run(update(notebooks).values(link_expires_at=1))
+    with pytest.raises(AuthenticationFailed):
+        desk.access.redeem_link(id_, late)
+
+
+def test_a_notebook_is_its_owners_unless_it_is_shared(desk: NotebookDesk, database: Database) -> None:
+    own, shared = desk.running(), desk.running("second", shared=True)
+    somebody = replace(desk.caller, user_id="user_else")
+    with pytest.raises(PermissionDenied):
+        desk.access.make_link(somebody, own)
+    assert desk.access.make_link(somebody, shared)
+
+
+def test_a_key_opens_no_notebook_that_may_do_more(
+    desk: NotebookDesk, keys: Keys, owner: KeyOwner, database: Database
+) -> None:
+    id_ = desk.running()
+    scopes = frozenset({"api.workspaces.notebooks.write"})
+    narrow, _ = keys.create(owner, NewKey("narrow", scopes))
+    bound, _ = keys.create(owner, NewKey("bound", desk.caller.scopes, allowed_models=("tiny",)))
+    whole, _ = keys.create(owner, NewKey("whole", desk.caller.scopes))
+    for key in (narrow, bound):
+        with pytest.raises(PermissionDenied) as refused:
+            desk.access.open(replace(desk.caller, key_id=key.id), id_)
+        assert refused.value.code == "notebook_exceeds_key"
+    assert desk.access.open(replace(desk.caller, key_id=whole.id), id_).token
+    # A notebook that was made with a bound key is bound itself.
+    caller = replace(desk.caller, key_id=bound.id)
+    made = desk.store.create(caller, NewNotebook("bound")).id
+    desk.reconciler.reconcile(made)
+    key = keys.by_secret(desk.scripted.servers[made].environment["OPENAI_API_KEY"])
+    assert key is not None
+    assert key.allowed_models == ("tiny",)
+    with database.read() as session:
+        assert json.loads(str(session.value(select(notebooks.c.key_models).where(notebooks.c.id == made)))) == ["tiny"]
+
+
+def test_a_late_report_changes_nothing(desk: NotebookDesk) -> None:
+    id_ = desk.running()
+    desk.store.stop(desk.caller, id_)
+    desk.scripted.statuses[id_] = ServerStatus(1, ServerPhase.STOPPED, 9.0)
+    assert desk.reconciled(id_).stopped_at == 9.0
+    desk.scripted.statuses[id_] = ServerStatus(1, ServerPhase.FAILED, 10.0, "interrupted", "It was killed.")
+    assert desk.reconciled(id_).status is Status.STOPPED

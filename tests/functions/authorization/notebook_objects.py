@@ -1,0 +1,66 @@
+"""For every route of notebooks, a call of it, as in `objects`."""
+
+from __future__ import annotations
+
+from llmariner.notebooks.tables import notebooks
+
+from .objects import list_of_100
+from .route_calls import RouteCall
+from .world import Tenant, World
+
+__all__ = ["NOTEBOOK_OBJECTS", "notebook"]
+
+
+def notebook(world: World, tenant: Tenant) -> str:
+    """The id of a new notebook that the members of the tenant's project may use, and that has stopped."""
+    id_ = f"nb-{tenant.tag}-{world.number()}"
+    world.add(
+        notebooks,
+        id=id_,
+        organization_id=tenant.organization_id,
+        project_id=tenant.project_id,
+        user_id=tenant.user_id,
+        name=id_,
+        active_name=id_,
+        image_type="jupyter-lab-base",
+        millicores=1000,
+        memory_megabytes=2048,
+        storage_megabytes=4096,
+        envs="{}",
+        ports="[]",
+        shared=True,
+        key_scopes="api.model.read",
+        status="stopped",
+        run=1,
+        created_at=1,
+    )
+    return id_
+
+
+def a_new_notebook(world: World, _tenant: Tenant) -> RouteCall:
+    """A name that is free."""
+    return RouteCall(body={"name": f"walked-{world.number()}"})
+
+
+def a_notebook(world: World, tenant: Tenant) -> RouteCall:
+    """A notebook of the tenant."""
+    return RouteCall({"id": notebook(world, tenant)})
+
+
+def a_page(world: World, tenant: Tenant) -> RouteCall:
+    """A page of a notebook of the tenant."""
+    return RouteCall({"id": notebook(world, tenant), "path:path": "lab"})
+
+
+_NOTEBOOK = "/v1/workspaces/notebooks/{id}"
+_SERVICE = "/v1/services/notebooks/{id}/{path:path}"
+NOTEBOOK_OBJECTS = {
+    "GET /v1/workspaces/notebooks": list_of_100,
+    "POST /v1/workspaces/notebooks": a_new_notebook,
+    f"GET {_NOTEBOOK}": a_notebook,
+    f"DELETE {_NOTEBOOK}": a_notebook,
+    f"POST {_NOTEBOOK}/actions:start": a_notebook,
+    f"POST {_NOTEBOOK}/actions:stop": a_notebook,
+    f"POST {_NOTEBOOK}/actions:open": a_notebook,
+    **{f"{method} {_SERVICE}": a_page for method in ("GET", "POST", "PUT", "PATCH", "DELETE")},
+}
