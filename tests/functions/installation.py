@@ -24,10 +24,10 @@ from llmariner.tenancy.keys.store import KeyOwner, NewKey
 from llmariner.tenancy.organizations.bootstrap import create_bootstrap_key, ensure_first_owner
 from llmariner.tenancy.tables import api_keys, organization_users, organizations, project_users, projects, users
 
-from ..contract.notebooks.scripted_servers import ScriptedServers
 from .planned_capacity import PlannedCapacity
 from .processes import CHECKOUT
 from .queued_jobs import QueuedJobs
+from .queued_notebooks import QueuedServers
 from .training_jobs import GRADER, training_job
 from .tuned_models import token_of, tuned_model
 
@@ -70,11 +70,13 @@ class Installation:
             "LLMARINER_WANDB_SERVER": "http://127.0.0.1:9",
             # The tests use many invalid keys from one address.
             "LLMARINER_UNKNOWN_KEYS_PER_MINUTE": "1000000",
+            # So do those that make every object for every caller.
+            "LLMARINER_PROJECT_NOTEBOOKS": "1000",
             "LLMARINER_SERVING_STATIC": f'{{"tiny": "{engine}", "vectors": "{engine}"}}',
         }
         self.context = Context(self.environment)
         self.jobs = self.context.jobs = QueuedJobs()
-        self.notebook_servers = self.context.notebooks.servers = ScriptedServers()
+        self.context.notebooks.servers = QueuedServers()
         self.capacity = self.context.capacity = PlannedCapacity()
         self.context.external_objects = every_bucket(folder / "external")
         upgrade(self.context.database)

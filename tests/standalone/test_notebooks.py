@@ -80,7 +80,11 @@ class Caller:
         kernel = self.json("POST", f"{base}api/kernels", {"name": "python3"})["id"]
         url = f"ws{self.base.removeprefix('http')}{base}api/kernels/{kernel}/channels"
         header = {"msg_id": uuid.uuid4().hex, "username": "", "session": "s", "msg_type": "execute_request"}
-        message = {"header": {**header, "version": "5.3", "date": ""}, "parent_header": {}, "metadata": {}}
+        message: dict[str, Any] = {
+            "header": {**header, "version": "5.3", "date": ""},
+            "parent_header": {},
+            "metadata": {},
+        }
         message |= {"channel": "shell", "content": {"code": code, "silent": False}, "buffers": []}
         printed = ""
         with connect(url, additional_headers=self.headers, max_size=2**24) as socket:

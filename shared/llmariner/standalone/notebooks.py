@@ -41,7 +41,7 @@ class NotebookEnvironment:
         self.python = self.folder / "venv" / "bin" / "python"
 
     def install(self) -> None:
-        """Install it unless it is complete; 0.3 GB. Raises OSError if a step fails; the next call begins anew."""
+        """Install it unless it is complete; 0.3 GB. Raises OSError if a step fails; the next call begins again."""
         if (self.folder / _COMPLETE_MARKER).is_file():
             return
         self.folder.mkdir(parents=True, exist_ok=True)

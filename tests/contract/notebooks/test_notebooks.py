@@ -89,7 +89,7 @@ def test_names_are_unique_among_those_that_are_not_deleted(desk: NotebookDesk, d
     assert sorted(found)[1:].count("notebook_exists") + sorted(found)[:1].count("notebook_exists") == 3
 
 
-def test_an_end_is_told_once_and_of_this_start_alone(desk: NotebookDesk, keys: Keys, owner: KeyOwner) -> None:
+def test_an_end_counts_once_and_for_its_own_start_alone(desk: NotebookDesk, keys: Keys, owner: KeyOwner) -> None:
     id_ = desk.running()
     desk.scripted.say(id_, ServerPhase.FAILED, "out_of_memory", "It used too much.")
     failed = desk.reconciled(id_)
@@ -212,9 +212,9 @@ def test_a_key_opens_no_notebook_that_may_do_more(
     caller = replace(desk.caller, key_id=bound.id)
     made = desk.store.create(caller, NewNotebook("bound")).id
     desk.reconciler.reconcile(made)
-    key = keys.by_secret(desk.scripted.servers[made].environment["OPENAI_API_KEY"])
-    assert key is not None
-    assert key.allowed_models == ("tiny",)
+    issued = keys.by_secret(desk.scripted.servers[made].environment["OPENAI_API_KEY"])
+    assert issued is not None
+    assert issued.allowed_models == ("tiny",)
     with database.read() as session:
         assert json.loads(str(session.value(select(notebooks.c.key_models).where(notebooks.c.id == made)))) == ["tiny"]
 

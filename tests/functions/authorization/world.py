@@ -36,11 +36,11 @@ from llmariner.tenancy.tables import (
     users,
 )
 
-from ...contract.notebooks.scripted_servers import ScriptedServers
 from ..installation import Installation, every_bucket
 from ..planned_capacity import PlannedCapacity
 from ..processes import CHECKOUT
 from ..queued_jobs import QueuedJobs
+from ..queued_notebooks import QueuedServers
 from .issuer import Issuer
 
 __all__ = ["CALLERS", "REDUCED_SCOPES", "Tenant", "World", "invite_token"]
@@ -107,7 +107,7 @@ class World:
         self.context = Context({**installation.environment, **serving})
         self.external = FolderObjects(database.parent / "external" / "walk")
         self.context.jobs = QueuedJobs()
-        self.context.notebooks.servers = ScriptedServers()
+        self.context.notebooks.servers = QueuedServers()
         self.context.capacity = PlannedCapacity()
         self.context.external_objects = every_bucket(database.parent / "external")
         self.database = self.context.database

@@ -307,7 +307,7 @@ class ProcessNotebooks:
         for observer in self._observers:
             try:
                 observer(notebook_id)
-            except Exception:  # the server goes on; a later look at its status finds the same
+            except Exception:  # the server continues; a later look at its status finds the same
                 _log.exception("the change of notebook %s was not recorded", notebook_id)
 
 
