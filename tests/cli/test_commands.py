@@ -14,7 +14,7 @@ import yaml
 
 from llmariner.cli.main import llma as root
 
-from . import admin_cases, batch_cases, cluster_cases, fine_tuning_cases, storage_cases
+from . import admin_cases, batch_cases, cluster_cases, fine_tuning_cases, storage_cases, workspace_cases
 
 if TYPE_CHECKING:
     from cli.conftest import FakePlatform, Llma
@@ -469,7 +469,7 @@ CASES = [
         query={"head": "ab" * 32},
     ),
 ]
-_MODULES = (admin_cases, storage_cases, batch_cases, fine_tuning_cases, cluster_cases)
+_MODULES = (admin_cases, storage_cases, batch_cases, fine_tuning_cases, cluster_cases, workspace_cases)
 CASES += [Case(**row) for module in _MODULES for row in module.ROWS]
 TRANSFERS = {"storage files upload", "storage files download", "storage vector-stores add-files", "batch jobs create"}
 """They send or receive files; tested in `test_uploads`, `test_downloads`, `test_add_files` and `test_batch_jobs`."""

@@ -356,7 +356,8 @@ def build_path(*segments: str) -> str:
 
 
 def _records(document: Mapping[str, Any]) -> list[dict[str, Any]]:
-    data = document.get("data", document.get("jobs"))  # LLMariner's name in lists of batch jobs
+    # The other names are LLMariner's in lists of batch jobs and of notebooks.
+    data = next((document[name] for name in ("data", "jobs", "notebooks") if name in document), None)
     return data if isinstance(data, list) else []
 
 

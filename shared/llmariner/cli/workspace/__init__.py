@@ -8,7 +8,7 @@ from llmariner.cli.support.click_extensions import LazyGroup
 
 __all__ = ["notebooks", "workspace"]
 
-_NOTEBOOKS = "llmariner.cli.workspace.notebooks"
+_NOTEBOOKS = "llmariner.cli.workspace.commands"
 _MEMBERS = {
     "create": f"{_NOTEBOOKS}:create",
     "list": f"{_NOTEBOOKS}:list_notebooks",

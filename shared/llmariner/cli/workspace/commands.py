@@ -135,11 +135,10 @@ def open_notebook(session: Session, notebook: str, no_open: bool, port: int | No
     if found["status"] != "running":
         raise click.UsageError(f"{found['name']} does not run: its status is {found['status']}.")
     document = api.post(f"{_path(found['id'])}/actions:open")
-    if port is not None:
-        document["path"] += f"&port={port}"
-    document["url"] = _url(session.target().endpoint, found["id"], document["path"])
-    if no_open or not webbrowser.open(document["url"]):
-        session.printer.print_message(document, document["url"])
+    path = document["path"] if port is None else f"{document['path']}&port={port}"
+    url = _url(session.target().endpoint, found["id"], path)
+    if no_open or not webbrowser.open(url):
+        session.printer.print_message(document, url)
     else:
         write_stderr(f"{found['name']} opens in your browser.")
 
