@@ -133,3 +133,28 @@ def test_a_job_has_so_many_connections_and_no_more() -> None:
 
     found, again = asyncio.run(crowd())
     assert (found[:12], again[:12]) == (b"HTTP/1.1 503", b"HTTP/1.1 403")
+
+
+def test_requests_to_the_platform_are_passed_on_where_a_job_may_send_them() -> None:
+    async def ask(platform: bool) -> bytes:
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            head = await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n" + head)
+            writer.close()
+
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        listener = socket.create_server(("127.0.0.1", 0))
+        serving = asyncio.create_task(serve(listener, platform=address if platform else ""))
+        async with server, asyncio.timeout(30):
+            reader, writer = await asyncio.open_connection(*listener.getsockname())
+            writer.write(b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n")
+            found = await reader.read()
+            writer.close()
+        serving.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await serving
+        return found
+
+    assert asyncio.run(ask(True)).endswith(b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert asyncio.run(ask(False)).startswith(b"HTTP/1.1 403")
