@@ -32,6 +32,7 @@ try:
 except OSError as error:
     print(type(error).__name__)
 print(sorted(each.id for each in openai.OpenAI().models.list())[0])
+!echo terminal
 """
 
 
@@ -122,7 +123,7 @@ def test_a_notebook_runs_cells_and_keeps_its_files(env: Env) -> None:
     base, one = made["path"], f"{NOTEBOOKS}/{made['id']}"
     caller.wait(made["id"], "running")
     printed = caller.run_cell(base, CELL.format(home=env["LLMARINER_HOME"]))
-    assert printed.split() == ["FileNotFoundError", "all-minilm-l6-v2"]
+    assert printed.split() == ["FileNotFoundError", "all-minilm-l6-v2", "terminal"]
     check_browser(caller, base, one)
     caller.json("POST", f"{one}/actions:stop")
     caller.wait(made["id"], "stopped")

@@ -293,6 +293,7 @@ class ProcessNotebooks:
             user_id=user_id,
             keeps_files=True,
             platform=settings.platform,
+            terminals=True,
         )
 
     def _note(self, notebook_id: str, run: _Run, phase: ServerPhase, reason: str) -> None:

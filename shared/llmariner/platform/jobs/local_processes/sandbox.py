@@ -50,6 +50,7 @@ _USER_ID = 1000
 """The command's user id within a user namespace."""
 _MAX_PROCESSES = 1024
 _MAX_OPEN_FILES = 4096
+_MAX_TERMINALS = 64
 _BEGIN_SECONDS = 10.0
 """How long a program that is to join a sandbox waits for its command."""
 
@@ -61,7 +62,7 @@ class Sandbox:
     `readable`: further folders that it may read, at the same paths, if they exist. `hidden`: folders that it must not see
     even where they are below those of the system. `user_id`: whom it runs as, where we are root. `processors`: the numbers
     of those that it may use. `shared_memory_bytes`: size of /dev/shm. `network`: whether it has the machine's network, else
-    one of its own that leads nowhere.
+    one of its own that leads nowhere. `terminals`: whether its programs may open terminals, which are its own.
     """
 
     work: str
@@ -73,6 +74,7 @@ class Sandbox:
     file_bytes: int
     shared_memory_bytes: int
     network: bool
+    terminals: bool = False
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -250,6 +252,8 @@ def _build_root(sandbox: Sandbox) -> None:
         if os.path.isdir(root + hidden):
             _mount("tmpfs", root + hidden, "tmpfs", options="size=64k,mode=755")
     _make_devices(root, sandbox.shared_memory_bytes)
+    if sandbox.terminals:
+        _make_terminals(root)
     for name in ("job", "tmp", "proc", ".old"):
         os.mkdir(f"{root}/{name}")
     for target, source in (("/job", sandbox.work), ("/tmp", f"{sandbox.work}/tmp")):
@@ -288,6 +292,16 @@ def _make_devices(root: str, shared_memory_bytes: int) -> None:
     os.mkdir(f"{root}/dev/shm")
     options = f"size={shared_memory_bytes},mode=1777,nr_inodes=10000"
     _mount("tmpfs", f"{root}/dev/shm", "tmpfs", flags=_MS_NOSUID | _MS_NODEV, options=options)
+
+
+def _make_terminals(root: str) -> None:
+    """Give it pseudo-terminals of its own (`devpts`): those of the machine are not among them."""
+    Path(f"{root}/dev/tty").touch()
+    _mount("/dev/tty", f"{root}/dev/tty", flags=_MS_BIND)
+    os.mkdir(f"{root}/dev/pts")
+    options = f"newinstance,ptmxmode=0666,mode=0620,max={_MAX_TERMINALS}"
+    _mount("devpts", f"{root}/dev/pts", "devpts", flags=_MS_NOSUID | _MS_NOEXEC, options=options)
+    os.symlink("pts/ptmx", f"{root}/dev/ptmx")
 
 
 def _copy_resolver(root: str) -> None:

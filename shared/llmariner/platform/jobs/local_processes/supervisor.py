@@ -64,6 +64,7 @@ class Limits:
     user_id: int
     keeps_files: bool = False
     platform: str = ""
+    terminals: bool = False
 
     @classmethod
     def from_json(cls, text: str) -> Limits:
@@ -147,6 +148,7 @@ class Supervisor:
             file_bytes=limits.disk_bytes,
             shared_memory_bytes=limits.memory_bytes // 2,
             network=job.network is Network.MACHINE,
+            terminals=limits.terminals,
         )
 
     def _environment_of(self, job: Job) -> dict[str, str]:
