@@ -169,6 +169,9 @@ def check_browser(caller: Caller, base: str, one: str) -> None:
     assert b"jupyter-config-data" in page
     assert all(each.startswith("_xsrf=") for each in headers.get_all("set-cookie") or ())
     assert caller.raw("GET", link, headers={})[0] == 401  # it was used
+    # As JupyterLab's pages ask, which know the token of their server.
+    asked = {**cookie, "authorization": "token x", "origin": caller.base}
+    assert caller.raw("GET", f"{base}api/kernelspecs", headers=asked)[0] == 200
     wrong = {**cookie, "origin": "https://attacker.example"}
     assert caller.raw("POST", f"{base}api/kernels", {}, wrong)[0] == 403
     assert caller.raw("GET", f"{base.replace('nb-', 'nb-x')}lab", headers=cookie)[0] == 401

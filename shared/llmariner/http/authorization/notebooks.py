@@ -37,7 +37,8 @@ def require_notebook() -> Any:
 
     def authorized(request: Request) -> NotebookRequest:
         access, notebook_id = context_of(request).notebooks.access, request.path_params["id"]
-        has_key = "authorization" in request.headers
+        # JupyterLab's pages send their server's own token in that field, with another scheme.
+        has_key = request.headers.get("authorization", "").lower().startswith("bearer ")
         if not has_key and request.path_params["path"] == "lab" and "link" in request.query_params:
             return NotebookRequest(None, lambda: access.open_with_cookie(notebook_id, ""))
         cookie = None if has_key else _cookie_of(request)
