@@ -169,7 +169,9 @@ def test_declared_extras_are_sufficient(workload: Workload, tmp_path: Path) -> N
 def test_every_extra_is_used(workload: Workload, extra: str) -> None:
     others = tuple(each for each in workload.extras if each != extra)
     brought = closure(workload.extras) - closure(others)
-    assert brought & reached(workload), f"{workload.source}: take {extra} out of its extras"
+    # Workloads share an image, to keep images few: one of them must use it.
+    sharing = (each for each in WORKLOADS if each.extras == workload.extras)
+    assert any(brought & reached(each) for each in sharing), f"{workload.source}: take {extra} out of its extras"
 
 
 def test_every_extra_a_workload_names_exists() -> None:
