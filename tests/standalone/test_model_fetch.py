@@ -104,7 +104,7 @@ def test_a_source_that_stays_silent_is_given_up_and_resumed(
 ) -> None:
     server.repositories[REPOSITORY] = {"model.safetensors": BIG}
     server.fault = lambda _path, start, _count: "503" if start >= 8 << 20 else ""
-    with pytest.raises(FilesUnavailable, match="Create the model again"):
+    with pytest.raises(FilesUnavailable, match="Retry the model"):
         fetch(server, target, blobs, limits=TransferLimits(first_pause=0.02, patience=2))
     assert not target.exists()
     server.fault = lambda *_: ""

@@ -163,7 +163,7 @@ def test_an_ollama_model_is_listed_by_its_layers(server: ModelServer) -> None:
             "ollama_template.txt": b"{{ .Prompt }}",
         }
         assert listing.revision.startswith("sha256:")
-    with pytest.raises(FilesUnavailable, match="no public model 'gone:latest'"):
+    with pytest.raises(FilesUnavailable, match="no model 'gone:latest', or it is private"):
         OllamaSource("gone", endpoint=server.url).list_files()
     server.repositories["empty:latest"] = {"application/vnd.ollama.image.license": b"MIT"}
     with pytest.raises(FilesUnavailable, match="no layer with weights"):
