@@ -28,6 +28,8 @@ class UpgradedConnection(asyncio.Protocol):
         self._protocol = protocol
         self._on_shutdown = on_shutdown
         self._transport = replaced.transport
+        # The event loop refers to tasks weakly: one that waits for bytes of this connection alone would be collected.
+        self._task = asyncio.current_task()
         self.data_received = protocol.data_received  # type: ignore[method-assign]  # without a call in between
         self.pause_writing = protocol.pause_writing  # type: ignore[method-assign]
         self.resume_writing = protocol.resume_writing  # type: ignore[method-assign]
