@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import Any
 
 import pytest
@@ -44,6 +45,32 @@ class Application:
 
     def on_shutdown(self) -> None:
         self.shutdowns += 1
+
+
+class StreamEcho:
+    """As `Echo`, by a stream, whose reader the protocol refers to weakly."""
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        reader = asyncio.StreamReader()
+        protocol = asyncio.StreamReaderProtocol(reader)
+        assert scope["extensions"]["llmariner.response"].upgrade([(b"upgrade", b"echo")], protocol, lambda: None)
+        while data := await reader.read(100):
+            protocol._transport.write(data)  # type: ignore[attr-defined]
+
+
+def test_an_application_that_waits_for_bytes_of_its_connection_alone_is_not_collected() -> None:
+    async def run() -> bytes:
+        async with serving(StreamEcho()) as (_, port):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(UPGRADE + b"\r\n")
+            await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
+            gc.collect()
+            writer.write(b"still there?")
+            echo = await asyncio.wait_for(reader.readexactly(12), 5)
+            writer.close()
+            return echo
+
+    assert asyncio.run(run()) == b"still there?"
 
 
 def test_bytes_in_both_directions_are_the_applications_after_the_upgrade() -> None:

@@ -15,7 +15,7 @@ from sqlalchemy import Row, select
 from llmariner.batch_jobs.tables import batch_jobs
 from llmariner.errors import AuthenticationFailed, Conflict
 from llmariner.files.link_tokens import maker_claims, read_maker
-from llmariner.gateway.authentication.signed_tokens import NotSigned, sign, verified_claims
+from llmariner.gateway.authentication.signed_tokens import NotSigned, SignedTokens
 from llmariner.platform.database import Database, ReadSession
 from llmariner.settings import Secret
 from llmariner.tenancy.principal import Caller, maker_of
@@ -41,19 +41,15 @@ class JobTokens:
 
     def __init__(self, database: Database, secrets: Sequence[Secret]) -> None:
         self._database = database
-        self._secrets = [secret.reveal().encode() for secret in secrets]
+        self._tokens = SignedTokens([secret.reveal().encode() for secret in secrets], _AUDIENCE)
 
     def issue(self, job_id: str) -> str:
         """A token of a job."""
-        return sign({"aud": _AUDIENCE, "job": job_id, "exp": int(time.time()) + _SECONDS}, self._secrets[0])
+        return self._tokens.sign({"job": job_id, "exp": int(time.time()) + _SECONDS})
 
     def is_signed(self, token: str) -> bool:
         """Whether the installation made a token, so that it is no guess."""
-        try:
-            self._verified(token)
-        except AuthenticationFailed:
-            return False
-        return True
+        return self._tokens.is_signed(token)
 
     def open(self, token: str, job_id: str) -> JobPod:
         """The pod with this token.
@@ -61,7 +57,7 @@ class JobTokens:
         Raises AuthenticationFailed for a text that is no token of that job, Conflict once the job has ended,
         PermissionDenied where its maker may not make files any more.
         """
-        claims = self._verified(token)
+        claims = self._claims(token)
         if claims["job"] != job_id or claims["exp"] <= time.time():
             raise _invalid()
         with self._database.read() as session:
@@ -69,15 +65,11 @@ class JobTokens:
         place = {"organization_id": job.organization_id, "project_id": job.project_id}
         return JobPod(job_id, read_maker(self._database, maker_claims(maker_of(job)), **place, scope=_SCOPE))
 
-    def _verified(self, token: str) -> dict[str, Any]:
-        for secret in self._secrets:
-            try:
-                claims = verified_claims(token[:4096], secret)
-            except NotSigned:
-                continue
-            if claims.get("aud") == _AUDIENCE:
-                return claims
-        raise _invalid()
+    def _claims(self, token: str) -> dict[str, Any]:
+        try:
+            return self._tokens.verified(token)
+        except NotSigned:
+            raise _invalid() from None
 
 
 def load_unfinished(session: ReadSession, job_id: str, *, lock: bool = False) -> Row[Any]:

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import select
 
 from llmariner.errors import InvalidRequest, PermissionDenied
-from llmariner.gateway.authentication.signed_tokens import NotSigned, sign, verified_claims
+from llmariner.gateway.authentication.signed_tokens import NotSigned, SignedTokens
 from llmariner.platform.database import Database
 from llmariner.settings import Secret
 from llmariner.tenancy.principal import Caller
@@ -21,38 +21,27 @@ __all__ = ["PARAMETER", "LinkTokens", "check_lifetime", "maker_claims", "read_ma
 PARAMETER = "link"
 """The parameter of a URL whose value is a token."""
 
-_LONGEST = 6144
-
 
 class LinkTokens:
     """Tokens for one purpose, the audience. `secrets`: the first signs, each of them verifies."""
 
     def __init__(self, secrets: Sequence[Secret], audience: str) -> None:
-        self._secrets = [secret.reveal().encode() for secret in secrets]
-        self._audience = audience
+        self._tokens = SignedTokens([secret.reveal().encode() for secret in secrets], audience)
 
     def sign(self, claims: Mapping[str, object]) -> str:
         """A token with these claims, which include `exp`, `jti` and those of `maker_claims`."""
-        return sign({"aud": self._audience, **claims}, self._secrets[0])
+        return self._tokens.sign(claims)
 
     def verified(self, token: str) -> dict[str, Any]:
         """The claims of a token. Raises PermissionDenied for any other text."""
-        for secret in self._secrets:
-            try:
-                claims = verified_claims(token[:_LONGEST], secret)
-            except NotSigned:
-                continue
-            if claims.get("aud") == self._audience:
-                return claims
-        raise self.invalid()
+        try:
+            return self._tokens.verified(token)
+        except NotSigned:
+            raise self.invalid() from None
 
     def is_signed(self, token: str) -> bool:
         """Whether the installation made a token, so that it is no guess."""
-        try:
-            self.verified(token)
-        except PermissionDenied:
-            return False
-        return True
+        return self._tokens.is_signed(token)
 
     @staticmethod
     def invalid() -> PermissionDenied:

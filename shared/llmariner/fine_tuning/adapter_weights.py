@@ -15,14 +15,12 @@ from llmariner.files.file import File
 from llmariner.files.files import Files
 from llmariner.fine_tuning.adapter_file import InvalidAdapter, adapter_configuration, file_of
 from llmariner.fine_tuning.adapter_tokens import AUDIENCE
-from llmariner.gateway.authentication.signed_tokens import NotSigned, verified_claims
+from llmariner.gateway.authentication.signed_tokens import NotSigned, SignedTokens
 from llmariner.models.model import Model
 from llmariner.models.registry import ModelRegistry
 from llmariner.settings import Secret
 
 __all__ = ["AdapterContent", "AdapterWeights"]
-
-_LONGEST = 4096
 
 
 @dataclass(frozen=True)
@@ -39,15 +37,11 @@ class AdapterWeights:
     def __init__(self, registry: ModelRegistry, files: Callable[[], Files], secrets: Sequence[Secret]) -> None:
         self._registry = registry
         self._files = files
-        self._secrets = [secret.reveal().encode() for secret in secrets]
+        self._tokens = SignedTokens([secret.reveal().encode() for secret in secrets], AUDIENCE)
 
     def is_signed(self, token: str) -> bool:
         """Whether the installation made a token, so that it is no guess."""
-        try:
-            self._claims(token)
-        except AuthenticationFailed:
-            return False
-        return True
+        return self._tokens.is_signed(token)
 
     def configuration(self, token: str) -> bytes:
         """The `adapter_config.json` of a token's model.
@@ -77,11 +71,7 @@ class AdapterWeights:
         return model, self._files().get(*place)
 
     def _claims(self, token: str) -> dict[str, Any]:
-        for secret in self._secrets:
-            try:
-                claims = verified_claims(token[:_LONGEST], secret)
-            except NotSigned:
-                continue
-            if claims.get("aud") == AUDIENCE:
-                return claims
-        raise AuthenticationFailed("The token is not one of an adapter.")
+        try:
+            return self._tokens.verified(token)
+        except NotSigned:
+            raise AuthenticationFailed("The token is not one of an adapter.") from None

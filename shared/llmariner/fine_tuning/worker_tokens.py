@@ -17,7 +17,7 @@ from llmariner.files.link_tokens import maker_claims, read_maker
 from llmariner.fine_tuning.job import Status
 from llmariner.fine_tuning.jobs import select_jobs
 from llmariner.fine_tuning.tables import fine_tuning_jobs
-from llmariner.gateway.authentication.signed_tokens import NotSigned, sign, verified_claims
+from llmariner.gateway.authentication.signed_tokens import NotSigned, SignedTokens
 from llmariner.platform.database import Database, ReadSession
 from llmariner.settings import Secret
 from llmariner.tenancy.principal import Caller, maker_of
@@ -44,20 +44,15 @@ class WorkerTokens:
 
     def __init__(self, database: Database, secrets: Sequence[Secret]) -> None:
         self._database = database
-        self._secrets = [secret.reveal().encode() for secret in secrets]
+        self._tokens = SignedTokens([secret.reveal().encode() for secret in secrets], _AUDIENCE)
 
     def issue(self, job: Row[Any]) -> str:
         """A token for the present attempt of a job, a row of `fine_tuning_jobs`."""
-        claims = {"aud": _AUDIENCE, "job": job.id, "attempt": job.attempt, "exp": int(time.time()) + _SECONDS}
-        return sign(claims, self._secrets[0])
+        return self._tokens.sign({"job": job.id, "attempt": job.attempt, "exp": int(time.time()) + _SECONDS})
 
     def is_signed(self, token: str) -> bool:
         """Whether the installation made a token, so that it is no guess."""
-        try:
-            self._verified(token)
-        except AuthenticationFailed:
-            return False
-        return True
+        return self._tokens.is_signed(token)
 
     def open(self, token: str, job_id: str) -> Worker:
         """The process with this token.
@@ -65,7 +60,7 @@ class WorkerTokens:
         Raises AuthenticationFailed for a text that is no token of that job, Conflict once the attempt has ended,
         PermissionDenied where its maker may not train any more.
         """
-        claims = self._verified(token)
+        claims = self._claims(token)
         if claims["job"] != job_id or claims["exp"] <= time.time():
             raise _invalid()
         with self._database.read() as session:
@@ -74,15 +69,11 @@ class WorkerTokens:
         place = {"organization_id": job.organization_id, "project_id": job.project_id}
         return Worker(job_id, claims["attempt"], read_maker(self._database, made, **place, scope=_SCOPE))
 
-    def _verified(self, token: str) -> dict[str, Any]:
-        for secret in self._secrets:
-            try:
-                claims = verified_claims(token[:4096], secret)
-            except NotSigned:
-                continue
-            if claims.get("aud") == _AUDIENCE:
-                return claims
-        raise _invalid()
+    def _claims(self, token: str) -> dict[str, Any]:
+        try:
+            return self._tokens.verified(token)
+        except NotSigned:
+            raise _invalid() from None
 
 
 def load_attempt(session: ReadSession, job_id: str, attempt: int, *, lock: bool = False) -> Row[Any]:

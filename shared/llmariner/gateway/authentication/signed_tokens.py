@@ -10,14 +10,48 @@ import base64
 import hashlib
 import hmac
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["NotSigned", "sign", "verified_claims"]
+__all__ = ["NotSigned", "SignedTokens", "sign", "verified_claims"]
+
+_LONGEST = 6144
+"""Characters of a token of `SignedTokens`."""
 
 
 class NotSigned(ValueError):
     """The text is no token that the secret signed."""
+
+
+class SignedTokens:
+    """Tokens for one purpose, the audience. `secrets`: the first signs, each of them verifies."""
+
+    def __init__(self, secrets: Sequence[bytes], audience: str) -> None:
+        self._secrets = tuple(secrets)
+        self._audience = audience
+
+    def sign(self, claims: Mapping[str, object]) -> str:
+        """A token with these claims and the audience."""
+        return sign({"aud": self._audience, **claims}, self._secrets[0])
+
+    def verified(self, token: str) -> dict[str, Any]:
+        """The claims of a token of the audience. Raises NotSigned for any other text. The caller checks the expiry."""
+        for secret in self._secrets:
+            try:
+                claims = verified_claims(token[:_LONGEST], secret)
+            except NotSigned:
+                continue
+            if claims.get("aud") == self._audience:
+                return claims
+        raise NotSigned("None of the secrets signed it for this purpose.")
+
+    def is_signed(self, token: str) -> bool:
+        """Whether the installation made a token, so that it is no guess."""
+        try:
+            self.verified(token)
+        except NotSigned:
+            return False
+        return True
 
 
 def sign(claims: Mapping[str, object], secret: bytes) -> str:
