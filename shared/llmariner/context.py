@@ -388,22 +388,9 @@ class Context:
     @cached_once
     def fine_tuning(self) -> FineTuning:
         """Fine-tuning jobs."""
-        from llmariner.fine_tuning.installation import FineTuning
-        from llmariner.inference_settings import InferenceSettings
+        from llmariner.fine_tuning.installation import make_fine_tuning
 
-        return FineTuning(
-            self.database,
-            self.registry,
-            JobSettings.load(self.env),
-            self.secrets.of_links,
-            jobs=lambda: self.fine_tuning_processes,
-            files=lambda: self.files,
-            links=lambda: (self.file_links, self.upload_links),
-            url=InferenceSettings.load(self.env).url,
-            tracking=TrackingSettings.load(self.env),
-            inference=lambda: self.inference,
-            upload_bytes=FileSettings.load(self.env).upload_bytes,
-        )
+        return make_fine_tuning(self)
 
     @cached_once
     def publisher(self) -> Publisher | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from llmariner.cached_once import cached_once
 from llmariner.file_settings import FileSettings
+from llmariner.inference_settings import InferenceSettings
 from llmariner.job_settings import JobSettings
 from llmariner.models.registry import ModelRegistry
 from llmariner.platform.database import Database
@@ -15,6 +16,7 @@ from llmariner.settings import Secret
 from llmariner.tracking_settings import TrackingSettings
 
 if TYPE_CHECKING:
+    from llmariner.context import Context
     from llmariner.files.files import Files
     from llmariner.files.links import FileLinks
     from llmariner.files.upload_links import UploadLinks
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from llmariner.fine_tuning.workers import WorkerAddresses, Workers
     from llmariner.vector_stores.inference import InferenceClient
 
-__all__ = ["FineTuning"]
+__all__ = ["FineTuning", "make_fine_tuning"]
 
 
 class FineTuning:
@@ -152,3 +154,21 @@ class FineTuning:
 
         workers, files = (self._url.replace("{function}", name) for name in ("fine-tuning-workers", "files"))
         return WorkerAddresses(workers, files)
+
+
+def make_fine_tuning(context: Context) -> FineTuning:
+    """The fine-tuning of a process's own installation."""
+    env = context.env
+    return FineTuning(
+        context.database,
+        context.registry,
+        JobSettings.load(env),
+        context.secrets.of_links,
+        jobs=lambda: context.fine_tuning_processes,
+        files=lambda: context.files,
+        links=lambda: (context.file_links, context.upload_links),
+        url=InferenceSettings.load(env).url,
+        tracking=TrackingSettings.load(env),
+        inference=lambda: context.inference,
+        upload_bytes=FileSettings.load(env).upload_bytes,
+    )

@@ -191,7 +191,8 @@ class StandalonePlatform:
         """Start launcher, functions, dispatcher and timer; returns the application. Wakes models that are active."""
         kill_orphans(self.folder.logs)
         remove_stale_folders(self.folder.engines)
-        self.serving = self._process_serving()
+        self._allocations = AllocationRecorder(Allocations(self.context.database))
+        self.serving = self._process_serving(self._allocations)
         self.context.serving = self.serving
         self.context.weights = self._weights
         self._weights.memory = EngineMemory(self.serving, asyncio.get_running_loop(), TRAINING_MILLICORES)
@@ -251,7 +252,7 @@ class StandalonePlatform:
             task = Task(packaged.task)
             registry.mark_loaded(packaged.id, folder=str(folder), size_bytes=size, task=task, traits=traits)
 
-    def _process_serving(self) -> ProcessServing:
+    def _process_serving(self, allocations: AllocationRecorder) -> ProcessServing:
         settings = self._serving_settings
         environment = {**engine_environment(settings.threads), "VLLM_CACHE_ROOT": str(self._engines.vllm_cache)}
         process_settings = ProcessSettings(
@@ -264,8 +265,7 @@ class StandalonePlatform:
         )
         lookup = RegistryModelLookup(self.context.registry, self.context.ledger)
         rules = ProjectRules(self.context.database)
-        recorder = self._allocations = AllocationRecorder(Allocations(self.context.database))
-        return ProcessServing(process_settings, lookup.find, lookup.record_wake, rules.of, recorder.record)
+        return ProcessServing(process_settings, lookup.find, lookup.record_wake, rules.of, allocations.record)
 
     def _read_file(self, project_id: str, file_id: str) -> Iterator[bytes]:
         return self.context.files.read(self.context.files.get(project_id, file_id))
