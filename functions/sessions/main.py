@@ -18,12 +18,12 @@ from llmariner.http.authorization.authentication import context_of, require_scop
 from llmariner.http.authorization.service_calls import verify_service_token
 from llmariner.http.entrypoint import Application, http_function
 from llmariner.http.fastapi_app import create_app
+from llmariner.http.protocol_upgrades import offered_protocol
 from llmariner.http.tunneled_responses import (
     HeldResponse,
     TunneledResponse,
     UpgradedResponse,
     WebsocketResponse,
-    offered_protocol,
 )
 from llmariner.platform.tunnel import Stream
 from llmariner.sessions.access import CONNECT_SCOPE, READ_SCOPE, Identity, authorize, namespaces_of

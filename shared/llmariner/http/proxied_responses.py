@@ -17,13 +17,12 @@ from starlette.responses import Response
 
 from llmariner.errors import InvalidRequest, PlatformError, Unavailable
 from llmariner.gateway.responses.messages import default_headers, send_error
-from llmariner.http.tunneled_responses import no_upgrades, offered_protocol
+from llmariner.http.protocol_upgrades import offered_protocol, upgradable_cycle, upgraded_streams
 
 __all__ = ["ProxiedResponse"]
 
 Fields = list[tuple[bytes, bytes]]
 Connect = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
-_EXTENSION = "llmariner.response"
 _PASSED = frozenset(
     b"accept accept-encoding accept-language content-type content-length if-modified-since if-none-match if-range range "
     b"user-agent x-requested-with x-xsrftoken sec-websocket-key sec-websocket-version sec-websocket-protocol "
@@ -37,7 +36,6 @@ _COOKIE = "_xsrf"
 """The cookie of JupyterLab's own that its pages read. All others stay here."""
 _MAX_HEAD_BYTES = 64 * 1024
 _READ_BYTES = 64 * 1024
-_READER_BYTES = 128 * 1024
 _SECONDS = 3600.0
 """How long a request may take."""
 _CHECK_SECONDS = 10.0
@@ -91,9 +89,7 @@ class ProxiedResponse(Response):
     async def _open_websocket(
         self, server: asyncio.StreamReader, writer: asyncio.StreamWriter, scope: Any, send: Any
     ) -> None:
-        cycle = scope["extensions"].get(_EXTENSION) if "extensions" in scope else None
-        if cycle is None or not hasattr(cycle, "upgrade"):
-            raise no_upgrades()
+        cycle = upgradable_cycle(scope)
         head = _ResponseHead()
         try:
             head.feed(await asyncio.wait_for(server.readuntil(b"\r\n\r\n"), _SECONDS))
@@ -103,11 +99,7 @@ class ProxiedResponse(Response):
             await _send_response(head, server, scope, send)
             return
         fields = [each for each in head.fields if each[0].startswith(b"sec-websocket-")]
-        reader = asyncio.StreamReader(limit=_READER_BYTES)
-        protocol = asyncio.StreamReaderProtocol(reader)
-        if not cycle.upgrade([(b"upgrade", b"websocket"), *fields], protocol, writer.transport.abort):
-            raise InvalidRequest("A request that changes the protocol has no body and nothing behind it.")
-        client = asyncio.StreamWriter(protocol._transport, protocol, reader, asyncio.get_running_loop())  # type: ignore[attr-defined]
+        reader, client = upgraded_streams(cycle, [(b"upgrade", b"websocket"), *fields], writer.transport.abort)
         copies = (_copy(reader, writer), _copy(server, client), self._watch())
         tasks = [asyncio.create_task(each) for each in copies]
         try:

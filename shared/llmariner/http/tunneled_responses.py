@@ -12,24 +12,23 @@ from typing import Any
 from starlette.responses import Response
 
 from llmariner.errors import InvalidRequest, PlatformError, Unavailable
+from llmariner.http.protocol_upgrades import offered_protocol, upgradable_cycle, upgraded_streams
 from llmariner.platform.tunnel import Stream, StreamReset, TunnelClosed, TunnelError, TunnelLimits
-from llmariner.platform.tunnel.websocket import AcceptedWebsocket, accept_value, is_key
+from llmariner.platform.tunnel.websocket import AcceptedWebsocket, accept_value
 from llmariner.sessions.kubernetes_errors import status_body
 from llmariner.sessions.stream_copy import copy_with_socket
 from llmariner.sessions.tunnels import not_connected
 
-__all__ = ["HeldResponse", "TunneledResponse", "UpgradedResponse", "WebsocketResponse", "offered_protocol"]
+__all__ = ["HeldResponse", "TunneledResponse", "UpgradedResponse", "WebsocketResponse"]
 
 Fields = list[tuple[bytes, bytes]]
 OpenStream = Callable[[Sequence[tuple[bytes, bytes]], bool, set[str]], Awaitable[Stream]]
 """Sends a request's head (`bool`: it has no body) by a replica that is not in the set, and adds the one it used."""
-_EXTENSION = "llmariner.response"
 # What the other side may say about its response; everything about the connection is between it and its agent.
 _RESPONSE_FIELDS = frozenset(
     {b"content-type", b"content-length", b"content-encoding", b"cache-control", b"warning", b"retry-after", b"audit-id"}
 )
 _VALUE = re.compile(rb"[\t -~\x80-\xff]*")
-_READER_BYTES = 128 * 1024
 # A request may find a replica without its connection, and one that was killed, before one that serves it.
 _ATTEMPTS = 6
 
@@ -80,10 +79,8 @@ class UpgradedResponse(Response):
         self._protocol = protocol
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        cycle = scope["extensions"].get(_EXTENSION) if "extensions" in scope else None
         try:
-            if cycle is None or not hasattr(cycle, "upgrade"):
-                raise no_upgrades()
+            cycle = upgradable_cycle(scope)
             stream, status, headers = await self._begin(cycle)
         except PlatformError as error:
             await send_status(send, error)
@@ -91,15 +88,13 @@ class UpgradedResponse(Response):
         if status != 200:
             await _send_response(stream, status, headers, send)
             return
-        reader = asyncio.StreamReader(limit=_READER_BYTES)
-        protocol = asyncio.StreamReaderProtocol(reader)
-        if not cycle.upgrade(self._answer_fields(dict(scope["headers"]), headers), protocol, lambda: None):
+        try:
+            fields = self._answer_fields(dict(scope["headers"]), headers)
+            reader, writer = upgraded_streams(cycle, fields, lambda: None)
+        except PlatformError as error:
             stream.reset()
-            await send_status(
-                send, InvalidRequest("A request that changes the protocol has no body and nothing behind it.")
-            )
+            await send_status(send, error)
             return
-        writer = asyncio.StreamWriter(protocol._transport, protocol, reader, asyncio.get_running_loop())  # type: ignore[attr-defined]
         await copy_with_socket(stream, reader, writer)
 
     async def _begin(self, cycle: Any) -> tuple[Stream, int, Fields]:
@@ -158,11 +153,9 @@ class WebsocketResponse(Response):
         self._serve = serve
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        cycle = scope["extensions"].get(_EXTENSION) if "extensions" in scope else None
         headers, callbacks = dict(scope["headers"]), list[Callable[[], None]]()
         try:
-            if cycle is None or not hasattr(cycle, "upgrade"):
-                raise no_upgrades()
+            cycle = upgradable_cycle(scope)
             if offered_protocol(scope["headers"]) != "websocket":
                 raise InvalidRequest("Open a websocket here.", code="websocket_required")
             socket = AcceptedWebsocket(self._limits)
@@ -174,36 +167,6 @@ class WebsocketResponse(Response):
             await send_status(send, error)
             return
         await self._serve(socket, callbacks.append)
-
-
-def offered_protocol(headers: Sequence[tuple[bytes, bytes]]) -> str | None:
-    """`websocket` or `SPDY/3.1`, if the request offers it as RFC 9110 and 6455 say; None without an offer.
-
-    InvalidRequest for another protocol, more than one, or a handshake that is not whole.
-    """
-    values = [value for name, value in headers if name == b"upgrade"]
-    if not values:
-        return None
-    connection = b",".join(value for name, value in headers if name == b"connection").lower()
-    offered = values[0].strip().lower()
-    if len(values) > 1 or b"upgrade" not in [each.strip() for each in connection.split(b",")]:
-        raise InvalidRequest("The headers 'Upgrade' and 'Connection' don't belong together.", code="invalid_upgrade")
-    if offered == b"spdy/3.1":
-        return "SPDY/3.1"
-    keys = [value for name, value in headers if name == b"sec-websocket-key"]
-    version = [value for name, value in headers if name == b"sec-websocket-version"]
-    if offered != b"websocket" or len(keys) != 1 or not is_key(keys[0]) or version != [b"13"]:
-        raise InvalidRequest("Offer 'websocket' in version 13, with a key, or 'SPDY/3.1'.", code="invalid_upgrade")
-    return "websocket"
-
-
-def no_upgrades() -> PlatformError:
-    """For a server that can't give a connection to another protocol."""
-    return Unavailable(
-        "This server can't change the protocol of a connection: start the function with `python -m llmariner.boot`.",
-        code="upgrade_not_supported",
-        headers={"x-should-retry": "false"},
-    )
 
 
 async def send_status(send: Any, error: PlatformError) -> None:

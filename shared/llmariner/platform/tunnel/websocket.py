@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import hashlib
 import ssl
 from collections.abc import Mapping
@@ -16,11 +15,10 @@ from websockets.protocol import Protocol, Side, State
 
 from llmariner.platform.tunnel.limits import TunnelLimits
 
-__all__ = ["AcceptedWebsocket", "accept_value", "is_key", "open_websocket"]
+__all__ = ["AcceptedWebsocket", "accept_value", "open_websocket"]
 
 # RFC 6455, 4.2.2.
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-_KEY_BYTES = 16
 # Messages that were received and not taken: with their size, this bounds what a connection holds.
 _QUEUED_MESSAGES = 4
 _OPEN_SECONDS = 20.0
@@ -86,14 +84,6 @@ async def open_websocket(
         close_timeout=_CLOSE_SECONDS,
         **more,
     )
-
-
-def is_key(value: bytes) -> bool:
-    """Whether this is a `Sec-WebSocket-Key`: base64 of 16 bytes."""
-    try:
-        return len(base64.b64decode(value, validate=True)) == _KEY_BYTES
-    except binascii.Error:
-        return False
 
 
 def accept_value(key: bytes) -> bytes:
