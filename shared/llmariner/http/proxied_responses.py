@@ -90,9 +90,12 @@ class ProxiedResponse(Response):
         self, server: asyncio.StreamReader, writer: asyncio.StreamWriter, scope: Any, send: Any
     ) -> None:
         cycle = upgradable_cycle(scope)
-        head = _ResponseHead()
+        cycle.add_disconnect_callback(writer.transport.abort)  # the server may never answer a client that left
+        head = _ResponseHead(upgrade=True)
         try:
-            head.feed(await asyncio.wait_for(server.readuntil(b"\r\n\r\n"), _SECONDS))
+            async with asyncio.timeout(_SECONDS):
+                # Bytes behind the head are the other protocol's.
+                await _read_head(head, lambda: server.readuntil(b"\r\n\r\n"))
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
             raise _broken_off() from error
         if head.status != 101:
@@ -123,10 +126,15 @@ class ProxiedResponse(Response):
 
 
 class _ResponseHead:
-    """Parses a response; `body` holds what was parsed of its body and not taken yet."""
+    """Parses one response; `body` holds what was parsed of its body and not taken yet.
 
-    def __init__(self) -> None:
+    Interim responses before it are left out, and so is what follows its end: a client or a proxy in front would take that
+    for the response to another request. `upgrade`: whether it may change the protocol.
+    """
+
+    def __init__(self, *, upgrade: bool = False) -> None:
         self.status = 0
+        self._upgrade = upgrade
         self.fields: Fields = []
         self.body = bytearray()
         self.is_complete = self.has_head = False
@@ -143,19 +151,29 @@ class _ResponseHead:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Called by the parser."""
-        self.fields.append((name.lower(), value))
+        if not self.has_head:  # else a trailer, or a field of another response
+            self.fields.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         """Called by the parser."""
-        self.status, self.has_head = self._parser.get_status_code(), True
+        status = self._parser.get_status_code()
+        if self.has_head:
+            return
+        if 100 <= status < 200 and status != 101:
+            self.fields.clear()
+            return
+        if not 200 <= status < 600 and not (self._upgrade and status == 101):
+            raise _broken_off()
+        self.status, self.has_head = status, True
 
     def on_body(self, data: bytes) -> None:
         """Called by the parser."""
-        self.body += data
+        if not self.is_complete:
+            self.body += data
 
     def on_message_complete(self) -> None:
         """Called by the parser."""
-        self.is_complete = True
+        self.is_complete = self.has_head
 
 
 async def _connected(connect: Connect) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -173,20 +191,26 @@ async def _exchange(
     head = _ResponseHead()
     try:
         async with asyncio.timeout(_SECONDS):
-            size = 0
-            while not head.has_head:
-                data = await reader.read(_READ_BYTES)
-                size += len(data)
-                if not data or size > _MAX_HEAD_BYTES:
-                    raise _broken_off()
-                head.feed(data)
+            await _read_head(head, lambda: reader.read(_READ_BYTES))
             await _send_response(head, reader, scope, send)
     except (OSError, TimeoutError) as error:
-        raise _broken_off() from error
+        if not head.has_head:  # else the response has begun, and stays without its end
+            raise _broken_off() from error
     finally:
         sending.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await sending
+
+
+async def _read_head(head: _ResponseHead, read: Callable[[], Awaitable[bytes]]) -> None:
+    """Feed until the head is there."""
+    size = 0
+    while not head.has_head:
+        data = await read()
+        size += len(data)
+        if not data or size > _MAX_HEAD_BYTES:
+            raise _broken_off()
+        head.feed(data)
 
 
 async def _send_body(receive: Any, writer: asyncio.StreamWriter, *, chunked: bool) -> None:
@@ -218,12 +242,15 @@ async def _send_response(head: _ResponseHead, reader: asyncio.StreamReader, scop
         if head.body:
             await send({"type": "http.response.body", "body": bytes(head.body), "more_body": True})
             head.body.clear()
-        data = await reader.read(_READ_BYTES)
-        if not data and not ends_with_connection:
+        try:
+            data = await reader.read(_READ_BYTES)
+            if not data and not ends_with_connection:
+                return
+            if not data:
+                break
+            head.feed(data)
+        except (OSError, PlatformError):  # it began already, so an error can't take its place
             return
-        if not data:
-            break
-        head.feed(data)
     await send({"type": "http.response.body", "body": bytes(head.body)})
 
 
