@@ -41,6 +41,8 @@ REAL = {
     "internal_gateway": HttpRequest("POST", "/internal/gateway/changes", {"cursor": ""}),
     "invitations": HttpRequest("POST", "/v1/invitations:accept", {"token": "inv-unknown"}),
     "sessions": HttpRequest("GET", "/v1/sessions/unknown/api"),
+    "services_notebooks": HttpRequest("GET", "/v1/services/notebooks/nb-unknown/lab"),
+    "workspaces_notebooks": HttpRequest("GET", "/v1/workspaces/notebooks"),
     "jobs": HttpRequest("GET", "/v1/jobs/summaries", query="filter.start_timestamp=1&filter.end_timestamp=9"),
     "limits": HttpRequest("GET", "/v1/limits"),
     "models": HttpRequest("GET", "/v1/models"),
@@ -122,10 +124,9 @@ def decoded(answer: HttpResponse) -> Any:
 
 
 # An invitation can be accepted once, there is no checkpoint, only `llma up` and clusters have quotas, and no job runs.
+_NOT_FOUND = ("invitations", "fine_tuning_checkpoints", "organization_quotas", "clustertelemetry")
 UNLIKE_200 = {
-    **dict.fromkeys(
-        ("invitations", "fine_tuning_checkpoints", "organization_quotas", "clustertelemetry", "sessions"), 404
-    ),
+    **dict.fromkeys((*_NOT_FOUND, "sessions", "services_notebooks"), 404),
     "batch_jobs_exec": 400,
 }
 
@@ -144,7 +145,7 @@ def questions(name: str, installation: Installation) -> list[tuple[int, HttpRequ
         # Below a cluster's session are paths of Kubernetes' API, of which nobody may call this one.
         (403 if name == "sessions" else 404, HttpRequest("GET", real.path + "/no/such/thing", None, headers)),
     ]
-    if name != "models":  # there a path below is a model's id
+    if name not in ("models", "services_notebooks"):  # there a path below is a model's id, or a notebook's server's
         asked.append((405, HttpRequest("PUT", real.path, real.body, headers)))
     if name in ("chat_completions", "completions"):
         stream = {**real.body, "stream": True, "stream_options": {"include_usage": True}}

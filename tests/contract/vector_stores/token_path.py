@@ -78,7 +78,7 @@ class TokenPath:
         if path == "/v1/rerank":
             status, ranks = self.rerank_answer or (200, ranked(body))
             return status, {}, ranks
-        if path == "/v1/chat/completions":
+        if path == "/v1/chat/completions" and self.chat_answers:
             self.before(body)
             status, message = self.chat_answers.pop(0) if len(self.chat_answers) > 1 else self.chat_answers[0]
             return status, {}, message
