@@ -1,4 +1,7 @@
-"""/v1/sessions: the Kubernetes API of a cluster for people, through the connections that its agent opens."""
+"""/v1/sessions: the Kubernetes API of a cluster for people, through the connections that its agent opens.
+
+Below /internal it is for functions of the control plane, which run work there.
+"""
 
 import re
 from collections.abc import Sequence
@@ -21,12 +24,14 @@ from llmariner.http.fastapi_app import create_app
 from llmariner.http.protocol_upgrades import offered_protocol
 from llmariner.http.tunneled_responses import (
     HeldResponse,
+    OpenStream,
     TunneledResponse,
     UpgradedResponse,
     WebsocketResponse,
 )
 from llmariner.platform.tunnel import Stream
-from llmariner.sessions.access import CONNECT_SCOPE, READ_SCOPE, Identity, authorize, namespaces_of
+from llmariner.sessions.access import CONNECT_SCOPE, READ_SCOPE, authorize, namespaces_of
+from llmariner.sessions.control_plane import CONTROL_PLANE_AUDIENCE, MAX_BODY_BYTES, METHODS, identity_fields, target_of
 from llmariner.sessions.installation import PEER_AUDIENCE, build_tunnels
 from llmariner.sessions.kubernetes_errors import status_body
 from llmariner.sessions.kubernetes_requests import KubernetesRequest, parse_request
@@ -40,11 +45,14 @@ Member = Annotated[Caller, require_scope(CONNECT_SCOPE)]
 _SESSION = "/v1/sessions/{cluster_id}"
 # An agent connects again after half the time that Knative gives a request, so a stream on it lives as long as any request.
 _RECONNECT_SECONDS = 1800
+_OWN = "/internal/sessions/{cluster_id}/kubernetes"
+# An admission webhook of the cluster may take 30 s for a change. What reads says within seconds whether the cluster is away.
+_READ_SECONDS, _CHANGE_SECONDS = 10.0, 32.0
 
 
 def build(context: Context) -> Application:
     """The application with its routes."""
-    app = create_app("sessions", context, streamed_bodies=re.compile(r"/v1/sessions/.+"))
+    app = create_app("sessions", context, streamed_bodies=re.compile(r"/v1/sessions/.+"), body_limit=MAX_BODY_BYTES)
     app.state.tunnels = build_tunnels(context)
     app.state.open_requests = OpenRequests()
     app.get("/v1/sessions/agent")(connect_agent)
@@ -53,6 +61,8 @@ def build(context: Context) -> Application:
         for path in (f"{_SESSION}/{root}", f"{_SESSION}/{root}/{{path:path}}"):
             app.get(path)(call_kubernetes)
     app.post(f"{_SESSION}/api/{{path:path}}")(open_connection)
+    for method in METHODS:
+        app.api_route(f"{_OWN}/{{path:path}}", methods=[method])(call_as_control_plane)
     return app
 
 
@@ -72,6 +82,14 @@ def _agent(request: Request) -> RegisteredAgent:
 def _peer(request: Request) -> str:
     """The replica that calls. Raises AuthenticationFailed."""
     return verify_service_token(request, context_of(request).secrets.service, audience=PEER_AUDIENCE)
+
+
+async def _function(request: Request) -> str:
+    """The function of the control plane that calls. Raises AuthenticationFailed.
+
+    Needs no thread: callers in this process may hold all of them while they wait for it.
+    """
+    return verify_service_token(request, context_of(request).secrets.service, audience=CONTROL_PLANE_AUDIENCE)
 
 
 def _of_functions(dependency: Any) -> Any:
@@ -109,6 +127,24 @@ def open_connection(request: Request, caller: Member, cluster_id: str) -> Respon
     return _pass_on(request, caller, cluster_id)
 
 
+async def call_as_control_plane(
+    request: Request, function: Annotated[str, _of_functions(_function)], cluster_id: str
+) -> Response:
+    """Pass a request of the control plane on to a cluster, with the rights that its administrator gave."""
+    try:
+        target = target_of(request.scope["raw_path"], request.scope["query_string"])
+        protocol = offered_protocol(request.scope["headers"])
+        fields = [*_head_fields(request, target, protocol), *identity_fields(function)]
+    except PlatformError as error:
+        return Response(status_body(error), error.status, error.headers, "application/json")
+    open_stream = _opener(_tunnels(request), cluster_id)
+    if protocol:
+        return UpgradedResponse(open_stream, fields, protocol)
+    if request.method == "GET":
+        return TunneledResponse(open_stream, fields, head_seconds=_READ_SECONDS)
+    return TunneledResponse(open_stream, fields, await request.body(), _CHANGE_SECONDS)
+
+
 def _pass_on(request: Request, caller: Caller, cluster_id: str) -> Response:
     try:
         parsed = parse_request(request.method, request.scope["raw_path"], request.scope["query_string"])
@@ -119,16 +155,12 @@ def _pass_on(request: Request, caller: Caller, cluster_id: str) -> Response:
         with context.database.read() as session:
             namespaces = namespaces_of(session, project_id, cluster_id)
         identity = authorize(caller, parsed, namespaces)
-        fields = _fields(request, parsed, protocol, identity)
+        fields = [*_head_fields(request, parsed.target, protocol), *identity.headers()]
         if parsed.resource:
             _record(context, caller, cluster_id, parsed)
     except PlatformError as error:
         return Response(status_body(error), error.status, error.headers, "application/json")
-    tunnels = _tunnels(request)
-
-    async def open_stream(fields: Sequence[tuple[bytes, bytes]], end: bool, tried: set[str]) -> Stream:
-        return await tunnels.request(cluster_id, fields, end=end, tried=tried)
-
+    open_stream = _opener(_tunnels(request), cluster_id)
     passed = UpgradedResponse(open_stream, fields, protocol) if protocol else TunneledResponse(open_stream, fields)
     return HeldResponse(passed, request.app.state.open_requests.hold(caller.user_id, caller.organization_id))
 
@@ -151,18 +183,25 @@ def _protocol(request: Request, parsed: KubernetesRequest) -> str | None:
     return protocol
 
 
-def _fields(
-    request: Request, parsed: KubernetesRequest, protocol: str | None, identity: Identity
-) -> list[tuple[bytes, bytes]]:
+def _opener(tunnels: Tunnels, cluster_id: str) -> OpenStream:
+    async def open_stream(fields: Sequence[tuple[bytes, bytes]], end: bool, tried: set[str]) -> Stream:
+        return await tunnels.request(cluster_id, fields, end=end, tried=tried)
+
+    return open_stream
+
+
+def _head_fields(request: Request, target: bytes, protocol: str | None) -> list[tuple[bytes, bytes]]:
+    """The head of the request for the cluster, without who asks."""
+    method = request.method.encode()
     fields = [
-        (b":method", b"CONNECT" if protocol else parsed.method.encode()),
+        (b":method", b"CONNECT" if protocol else method),
         (b":scheme", b"https"),
         (b":authority", b"kubernetes"),
-        (b":path", parsed.target),
+        (b":path", target),
     ]
     if protocol:
-        fields += [(b":protocol", protocol.encode()), (b"llmariner-method", parsed.method.encode())]
-    return [*fields, *passed_fields(request.scope["headers"]), *identity.headers()]
+        fields += [(b":protocol", protocol.encode()), (b"llmariner-method", method)]
+    return [*fields, *passed_fields(request.scope["headers"])]
 
 
 def _record(context: Context, caller: Caller, cluster_id: str, parsed: KubernetesRequest) -> None:

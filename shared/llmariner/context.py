@@ -131,7 +131,7 @@ class Context:
         """The clusters on which work runs."""
         from llmariner.clusters.installation import ClusterInstallation
 
-        return ClusterInstallation(self.database, self.secrets.pepper, self.env)
+        return ClusterInstallation(self.database, self.secrets, self.env)
 
     @cached_once
     def authenticator(self) -> Authenticator:

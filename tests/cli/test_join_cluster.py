@@ -16,7 +16,8 @@ JOINED = {**WEST, "registration_key": "clusterkey-abc"}
 def test_the_manifest_has_the_key_and_the_way_to_the_control_plane(llma: Llma, platform: FakePlatform) -> None:
     platform.respond("POST /clusters", JOINED)
     url = "https://llm.example.org/v1"
-    result = llma("admin", "clusters", "join", "gpu-west", "--control-plane", url, "--proxy", "http://proxy:3128")
+    line = ("admin", "clusters", "join", "gpu-west", "--control-plane", url, "--proxy", "http://proxy:3128")
+    result = llma(*line, "--sessions-only")
     assert result.code == 0, result.err
     objects = {each["kind"]: each for each in yaml.safe_load_all(result.out)}
     assert objects["Secret"]["stringData"] == {"registration-key": "clusterkey-abc"}
@@ -25,7 +26,23 @@ def test_the_manifest_has_the_key_and_the_way_to_the_control_plane(llma: Llma, p
     assert env["LLMARINER_AGENT_CONTROL_PLANE"] == "https://llm.example.org"
     assert env["HTTPS_PROXY"] == "http://proxy:3128"
     assert "Role" not in objects
+    assert "llmariner:control-plane" not in result.out
     assert "cluster-1" in result.err
+
+
+def test_a_cluster_gets_namespaces_for_work_and_rights_in_them(llma: Llma, platform: FakePlatform) -> None:
+    platform.respond("POST /clusters", JOINED)
+    result = llma("admin", "clusters", "join", "gpu-west", "--control-plane", "https://llm.example.org/v1")
+    objects = list(yaml.safe_load_all(result.out))
+    named = {(each["kind"], each["metadata"].get("namespace", ""), each["metadata"]["name"]): each for each in objects}
+    assert len(named) == len(objects)
+    for namespace in ("llmariner-jobs", "llmariner-models"):
+        assert ("Namespace", "", namespace) in named
+        assert named["RoleBinding", namespace, "llmariner-control-plane"]["subjects"][0]["kind"] == "User"
+    impersonation, _ = named["ClusterRole", "", "llmariner-control-plane"]["rules"]
+    assert impersonation["resourceNames"] == ["llmariner:control-plane"]
+    [account] = named["ClusterRoleBinding", "", "llmariner-control-plane"]["subjects"]
+    assert (account["kind"], account["namespace"], account["name"]) == ("ServiceAccount",) + ("llmariner-agent",) * 2
 
 
 def test_a_cluster_is_shown_of_the_list(llma: Llma, platform: FakePlatform) -> None:
@@ -43,7 +60,7 @@ def test_a_cluster_that_is_registered_gets_a_new_key(llma: Llma, platform: FakeP
     result = llma(*line, "--control-plane", "http://10.0.0.1", "--plain-http")
     assert result.code == 0, result.err
     kinds = [each["kind"] for each in yaml.safe_load_all(result.out)]
-    assert kinds.count("Role") == kinds.count("RoleBinding") == 1
+    assert kinds.count("Role") == kinds.count("RoleBinding") == 3
 
 
 @pytest.mark.parametrize(

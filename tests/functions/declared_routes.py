@@ -84,7 +84,9 @@ WITH_TOKENS_OF_THEIR_OWN = frozenset(
     {"internal_gateway", "fine_tuning_adapters", "fine_tuning_workers", "clusters_agent", "batch_jobs_results"}
 )
 """Functions that take neither keys nor sign-ins."""
-ROUTES_WITH_TOKENS_OF_THEIR_OWN = frozenset({"/v1/sessions/agent", "/v1/sessions/peers"})
+ROUTES_WITH_TOKENS_OF_THEIR_OWN = frozenset(
+    {"/v1/sessions/agent", "/v1/sessions/peers", "/internal/sessions/{cluster_id}/kubernetes/{path:path}"}
+)
 """Routes that take neither, of functions that take them."""
 AUTHENTICATED = [
     route

@@ -74,7 +74,7 @@ def test_the_documentation_has_the_required_scopes(installation: Installation) -
         if function in UNAUTHENTICATED | WITH_TOKENS_OF_THEIR_OWN:
             assert "api." not in scope
         elif function == "sessions" and asked[method, without_parameter_names(path)] is None:
-            assert "api." not in scope  # routes of agents and replicas
+            assert "api." not in scope  # routes of agents, replicas and functions
         elif function in TOKEN_PATH:
             assert scope == installation.application(function).prepare().application.route.scope
         else:
@@ -85,7 +85,7 @@ def test_every_folder_is_named_after_its_url() -> None:
     for name in FUNCTIONS:
         words = "/" + name.replace("_", "[_/-]")
         paths = [re.sub(r"/\{[^}]+\}(?=/)", "", route.path) for route in declared(name)]
-        assert all(re.match(rf"(/v1)?{words}", path) for path in paths), name
+        assert all(re.match(rf"(/v1|/internal)?{words}", path) for path in paths), name
 
 
 def test_functions_share_no_route() -> None:

@@ -11,7 +11,7 @@ import os
 import ssl
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,7 +21,15 @@ import yaml
 from websockets.exceptions import InvalidStatus
 
 from llmariner.agent.tunnel import ApiServer, KubernetesRelay, TunnelConnections
+from llmariner.platform.jobs import Job, Phase
+from llmariner.platform.jobs.kubernetes.adapter import KubernetesJobs
+from llmariner.platform.jobs.kubernetes.objects import ClusterJobSettings
+from llmariner.platform.kube import Cluster
+from llmariner.platform.kube.errors import Forbidden
+from llmariner.platform.kube.resources import NODES, PODS, SECRETS
 from llmariner.sessions.cluster_roles import session_objects
+from llmariner.sessions.control_plane import RemoteClusters
+from llmariner.sessions.control_plane_roles import control_plane_objects
 
 from .conftest import REAL
 
@@ -153,3 +161,72 @@ def test_what_a_control_plane_or_agent_in_wrong_hands_can_reach(
         return int(line.split()[1])
 
     assert asyncio.run(scenario()) == status
+
+
+@pytest.fixture
+def with_work(api_server: ApiServer) -> Iterator[ApiServer]:
+    """The same, where the administrator lets the control plane run work."""
+    objects = control_plane_objects((AGENT, AGENT))
+    kubectl("apply", "-f", "-", text=json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}))
+    yield api_server
+    kubectl("delete", "clusterrole,clusterrolebinding", "llmariner-control-plane")
+
+
+def as_control_plane(installation: Any, api_server: ApiServer, calls: Callable[[Cluster], None]) -> None:
+    """Make calls of the Kubernetes port through a replica and an agent."""
+
+    async def scenario() -> None:
+        async with _installation.serving(installation, _installation.KubernetesApi()) as (replica,):
+            agent = TunnelConnections(
+                replica.url, lambda: installation.registration_key, KubernetesRelay(api_server), wanted=1
+            )
+            task = asyncio.create_task(agent.run())
+            await _installation.until(lambda: len(agent._open) == 1)
+            env = {"LLMARINER_INFERENCE_URL": replica.url}
+            cluster = RemoteClusters(env, installation.context.secrets.service).connection_to(installation.cluster.id)
+            try:
+                await asyncio.to_thread(calls, cluster)
+            finally:
+                cluster.close()
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(asyncio.wait_for(scenario(), 120))
+
+
+def test_the_control_plane_runs_jobs_in_its_namespace_and_nothing_elsewhere(
+    installation: Any, with_work: ApiServer
+) -> None:
+    name = f"j-{os.urandom(4).hex()}"
+
+    def calls(cluster: Cluster) -> None:
+        jobs = KubernetesJobs(cluster, ClusterJobSettings(images={"python": "python"}), lambda _: ())
+        submitted = jobs.submit(Job(name, "proj", "true", image="python", scripts={"a": b"x" * 700_000}))
+        assert submitted.phase is Phase.QUEUED
+        jobs.cancel(name)
+        ended = jobs.status(name)
+        assert ended is not None
+        assert ended.phase is Phase.CANCELED
+        jobs.remove(name)
+        secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s", "namespace": "team"}}
+        namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "other-work"}}
+        for refused in (
+            lambda: cluster.create(secret),
+            lambda: cluster.create(namespace),
+            lambda: cluster.list(SECRETS, "llmariner-jobs"),
+            lambda: cluster.list(PODS, "team"),
+            lambda: cluster.list(PODS, None),
+            lambda: cluster.list(NODES, None),
+        ):
+            with pytest.raises(Forbidden, match="llmariner:control-plane"):
+                refused()
+
+    as_control_plane(installation, with_work, calls)
+
+
+def test_an_administrator_refuses_a_control_plane(installation: Any, api_server: ApiServer) -> None:
+    def calls(cluster: Cluster) -> None:
+        with pytest.raises(Forbidden, match='cannot impersonate resource "users"'):
+            cluster.list(PODS, "llmariner-jobs")
+
+    as_control_plane(installation, api_server, calls)

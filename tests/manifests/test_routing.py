@@ -53,6 +53,17 @@ def matched(kind: str, value: str, path: str) -> bool:
     return f"{path}/".startswith(f"{value.rstrip('/')}/")
 
 
+def test_the_gateway_has_no_route_by_which_functions_call_each_other() -> None:
+    values = [
+        match["path"]["value"]
+        for route in http_routes(CHECKOUT)
+        for rule in route["spec"]["rules"]
+        for match in rule["matches"]
+    ]
+    assert values
+    assert not [each for each in values if "internal" in each]
+
+
 def example(path: str) -> list[str]:
     """Paths that a declared path stands for."""
     one = re.sub(r"\{\w+(:path)?\}", "x1", path)
@@ -66,7 +77,7 @@ def misrouted(checkout: Path, ranking: Iterable[str]) -> list[tuple[str, str, st
         (route.method, path, got)
         for function in read_declarations(checkout)[0]
         if function.public
-        for route in function.routes
+        for route in function.public_routes
         for path in example(route.path)
         if (got := reached(routes, ranking, route.method, path)) != function.name
     ]

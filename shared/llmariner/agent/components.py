@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from llmariner import __version__
-from llmariner.clusters.inventory import Inventory
+from llmariner.clusters.inventory import WORK, Inventory
 from llmariner.errors import PlatformError
 from llmariner.platform.kube import Cluster
 from llmariner.platform.kube.errors import ClusterError
 from llmariner.platform.kube.resources import DEPLOYMENTS
+from llmariner.sessions.roles import CONTROL_PLANE_USER
 
 __all__ = ["DEPLOYMENT_NAMES", "component_statuses", "kubernetes_version"]
 
@@ -25,6 +26,11 @@ _COMPONENTS = {
 DEPLOYMENT_NAMES = tuple(sorted({deployment for _, deployment in _COMPONENTS.values()}))
 """The Deployments that the agent reads, for its role."""
 _MAX_SHOWN = 5
+_MAY_BE_CONTROL_PLANE = {
+    "apiVersion": "authorization.k8s.io/v1",
+    "kind": "SelfSubjectAccessReview",
+    "spec": {"resourceAttributes": {"verb": "impersonate", "resource": "users", "name": CONTROL_PLANE_USER}},
+}
 
 
 def kubernetes_version(cluster: Cluster) -> str:
@@ -37,7 +43,17 @@ def component_statuses(cluster: Cluster, inventory: Inventory | None, problem: s
     found = [_status("agent", not problem, problem, __version__)]
     if inventory is not None:
         found.append(_nodes(inventory))
-    return [*found, *_deployments(cluster)]
+    return [*found, *_work(cluster), *_deployments(cluster)]
+
+
+def _work(cluster: Cluster) -> Iterator[dict[str, Any]]:
+    """Whether the control plane may run work here; nothing where the administrator lets people in alone."""
+    try:
+        answer = cluster.create(_MAY_BE_CONTROL_PLANE)
+    except (ClusterError, PlatformError):
+        return
+    if (answer.get("status") or {}).get("allowed"):
+        yield _status(WORK, True, "The control plane may run work here.")
 
 
 def _nodes(inventory: Inventory) -> dict[str, Any]:

@@ -13,11 +13,13 @@ from llmariner import __version__
 from llmariner.agent.components import DEPLOYMENT_NAMES
 from llmariner.clusters.device_plugin import CONFIG_MAP
 
-__all__ = ["AGENT_IMAGE", "AgentManifest"]
+__all__ = ["AGENT_IMAGE", "AGENT_NAME", "AgentManifest"]
 
 AGENT_IMAGE = f"llmariner/agent:{__version__}"
-_NAME, _KEY, _CA = "llmariner-agent", "registration-key", "ca.crt"
-_LABELS = {"app.kubernetes.io/name": _NAME, "app.kubernetes.io/part-of": "llmariner"}
+AGENT_NAME = "llmariner-agent"
+"""The name of its objects, and of its service account."""
+_KEY, _CA = "registration-key", "ca.crt"
+_LABELS = {"app.kubernetes.io/name": AGENT_NAME, "app.kubernetes.io/part-of": "llmariner"}
 _RBAC = "rbac.authorization.k8s.io"
 _MOUNT = "/var/run/secrets/llmariner"
 _USER = 65532
@@ -65,8 +67,8 @@ class AgentManifest:
         return {**_meta(api_version, kind, self.namespace), **fields}
 
     def _binding(self, role: str, binding: Object) -> Object:
-        subject = {"kind": "ServiceAccount", "name": _NAME, "namespace": self.namespace}
-        return {**binding, "roleRef": {"apiGroup": _RBAC, "kind": role, "name": _NAME}, "subjects": [subject]}
+        subject = {"kind": "ServiceAccount", "name": AGENT_NAME, "namespace": self.namespace}
+        return {**binding, "roleRef": {"apiGroup": _RBAC, "kind": role, "name": AGENT_NAME}, "subjects": [subject]}
 
     def _gpu_role(self) -> list[Object]:
         if not self.gpu_namespace:
@@ -99,7 +101,7 @@ class AgentManifest:
             ],
         }
         pod = {
-            "serviceAccountName": _NAME,
+            "serviceAccountName": AGENT_NAME,
             "automountServiceAccountToken": True,
             "enableServiceLinks": False,
             "securityContext": {
@@ -111,13 +113,13 @@ class AgentManifest:
             },
             "containers": [container],
             "volumes": [
-                {"name": "registration", "secret": {"secretName": _NAME, "defaultMode": 0o440}},
+                {"name": "registration", "secret": {"secretName": AGENT_NAME, "defaultMode": 0o440}},
                 {"name": "tmp", "emptyDir": {"sizeLimit": "16Mi"}},
             ],
         }
         spec = {
             "replicas": 1,
-            "selector": {"matchLabels": {"app.kubernetes.io/name": _NAME}},
+            "selector": {"matchLabels": {"app.kubernetes.io/name": AGENT_NAME}},
             "template": {"metadata": {"labels": _LABELS}, "spec": pod},
         }
         return self._object("apps/v1", "Deployment", spec=spec)
@@ -138,7 +140,7 @@ class AgentManifest:
 
 def _meta(api_version: str, kind: str, namespace: str = "") -> Object:
     place = {"namespace": namespace} if namespace else {}
-    return {"apiVersion": api_version, "kind": kind, "metadata": {"name": _NAME, **place, "labels": dict(_LABELS)}}
+    return {"apiVersion": api_version, "kind": kind, "metadata": {"name": AGENT_NAME, **place, "labels": dict(_LABELS)}}
 
 
 def _rule(group: str, resources: list[str], *verbs: str) -> Object:

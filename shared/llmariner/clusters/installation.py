@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from llmariner.cached_once import cached_once
 from llmariner.cluster_settings import WorkerClusterSettings
 from llmariner.environment import Environment
 from llmariner.platform.database import Database
-from llmariner.settings import Secret
+from llmariner.settings import SecretSettings
 
 if TYPE_CHECKING:
     from llmariner.clusters.clusters import Clusters
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from llmariner.clusters.registration_keys import RegistrationKeys
     from llmariner.clusters.snapshots import Snapshots
     from llmariner.clusters.status import ClusterStatuses
+    from llmariner.sessions.control_plane import RemoteClusters
 
 __all__ = ["ClusterInstallation"]
 
@@ -28,9 +30,11 @@ class ClusterInstallation:
     Raises ValueError for wrong settings.
     """
 
-    def __init__(self, database: Database, pepper: Secret, env: Environment) -> None:
+    def __init__(self, database: Database, secrets: SecretSettings, env: Environment) -> None:
         self._database = database
-        self._pepper = pepper
+        self._pepper = secrets.pepper
+        self._service = secrets.service
+        self._env = env
         self.settings = WorkerClusterSettings.load(env)
         self.machine: Callable[[], Inventory] | None = None
 
@@ -40,6 +44,13 @@ class ClusterInstallation:
         from llmariner.clusters.clusters import Clusters
 
         return Clusters(self._database, self._pepper)
+
+    @cached_once
+    def remote(self) -> RemoteClusters:
+        """Clients of the API servers of clusters, through their agents: `remote.connection_to(cluster_id)`."""
+        from llmariner.sessions.control_plane import RemoteClusters
+
+        return RemoteClusters(self._env, self._service)
 
     @property
     def registration_keys(self) -> RegistrationKeys:

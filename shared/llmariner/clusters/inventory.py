@@ -9,10 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeVar
 
-__all__ = ["MAX_GPU_PODS", "MAX_NODES", "MAX_PRODUCTS", "GpuPod", "Inventory", "Node", "ProductTotal"]
+__all__ = ["MAX_GPU_PODS", "MAX_NODES", "MAX_PRODUCTS", "WORK", "GpuPod", "Inventory", "Node", "ProductTotal"]
 
 MAX_NODES, MAX_GPU_PODS, MAX_PRODUCTS = 1000, 2000, 64
 """How many an inventory lists; `products` has the totals of all nodes, also of those that are not listed."""
+
+WORK = "work"
+"""The component that an agent reports where the control plane may run work in its cluster."""
 
 Part = TypeVar("Part", bound="Node | GpuPod | ProductTotal")
 

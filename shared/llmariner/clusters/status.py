@@ -14,7 +14,7 @@ from llmariner import __version__
 from llmariner.cluster_settings import WorkerClusterSettings
 from llmariner.clusters.cluster import LOCAL_CLUSTER_ID
 from llmariner.clusters.heartbeats import PROTOCOL_VERSION
-from llmariner.clusters.inventory import Inventory
+from llmariner.clusters.inventory import WORK, Inventory
 from llmariner.clusters.tables import cluster_statuses
 from llmariner.platform.database import Database
 
@@ -48,6 +48,11 @@ class ClusterStatus:
     components: dict[str, ComponentStatus]
     inventory: Inventory | None
     inventory_at: float | None
+
+    @property
+    def accepts_work(self) -> bool:
+        """Whether the cluster's administrator lets the control plane run work there, and the cluster is connected."""
+        return self.is_connected and WORK in self.components
 
 
 class ClusterStatuses:

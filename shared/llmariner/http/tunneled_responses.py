@@ -19,7 +19,7 @@ from llmariner.sessions.kubernetes_errors import status_body
 from llmariner.sessions.stream_copy import copy_with_socket
 from llmariner.sessions.tunnels import not_connected
 
-__all__ = ["HeldResponse", "TunneledResponse", "UpgradedResponse", "WebsocketResponse"]
+__all__ = ["HeldResponse", "OpenStream", "TunneledResponse", "UpgradedResponse", "WebsocketResponse"]
 
 Fields = list[tuple[bytes, bytes]]
 OpenStream = Callable[[Sequence[tuple[bytes, bytes]], bool, set[str]], Awaitable[Stream]]
@@ -34,12 +34,20 @@ _ATTEMPTS = 6
 
 
 class TunneledResponse(Response):
-    """Passes a GET on and its response back. `open_stream` sends its head; `fields` begin with the pseudo-fields."""
+    """Passes a request on and its response back. `open_stream` sends its head; `fields` begin with the pseudo-fields.
 
-    def __init__(self, open_stream: OpenStream, fields: Fields) -> None:
+    `body` None: a GET, which is sent once more when its connection ends before the response. Others may have had an effect.
+    `head_seconds`: how long the cluster may take to respond; None: without a limit.
+    """
+
+    def __init__(
+        self, open_stream: OpenStream, fields: Fields, body: bytes | None = None, head_seconds: float | None = None
+    ) -> None:
         super().__init__()
         self._open_stream = open_stream
         self._fields = fields
+        self._request_body = body
+        self._head_seconds = head_seconds
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         try:
@@ -53,20 +61,33 @@ class TunneledResponse(Response):
             watcher.cancel()
 
     async def _begin(self, receive: Any) -> tuple[Stream, asyncio.Task[None], int, Fields]:
-        """The stream and the head of its response. The request is sent once more when its connection ends before that."""
+        """The stream and the head of its response."""
         tried: set[str] = set()
         for attempt in range(_ATTEMPTS):
-            stream = await self._open_stream(self._fields, True, tried)
+            stream = await self._open_stream(self._fields, self._request_body is None, tried)
             watcher = asyncio.create_task(_reset_on_disconnect(stream, receive))
             try:
-                status, headers = await _head(stream)
+                status, headers = await self._exchange(stream)
                 return stream, watcher, status, headers
-            except TunnelError as error:
+            except (TunnelError, TimeoutError) as error:
                 watcher.cancel()
                 stream.reset()
-                if attempt == _ATTEMPTS - 1 or isinstance(error, StreamReset):
+                again = self._request_body is None or isinstance(error, _NoConnection)
+                if attempt == _ATTEMPTS - 1 or not again or isinstance(error, StreamReset | TimeoutError):
                     raise _broken_off(error) from error
         raise AssertionError
+
+    async def _exchange(self, stream: Stream) -> tuple[int, Fields]:
+        """Send the body, and wait for the head of the response, which may come before all of the body was sent."""
+        async with asyncio.timeout(self._head_seconds):
+            if self._request_body is None:
+                return await _head(stream)
+            sender = asyncio.create_task(stream.write(self._request_body, end=True))
+            try:
+                return await _head(stream)
+            finally:
+                sender.cancel()
+                await asyncio.gather(sender, return_exceptions=True)
 
 
 class UpgradedResponse(Response):
@@ -212,9 +233,10 @@ async def _reset_on_disconnect(stream: Stream, receive: Any) -> None:
     stream.reset()
 
 
-def _broken_off(error: TunnelError) -> PlatformError:
+def _broken_off(error: TunnelError | TimeoutError) -> PlatformError:
+    cause = "it took too long" if isinstance(error, TimeoutError) else error
     return Unavailable(
-        f"The connection to the cluster broke off before it responded ({error}). Send the request again.",
+        f"The connection to the cluster broke off before it responded ({cause}). Send the request again.",
         code="tunnel_closed",
         headers={"retry-after": "1"},
     )

@@ -21,6 +21,7 @@ __all__ = ["Consumer", "DeclarationError", "Function", "Route", "Scale", "Worklo
 ANNOTATION_PREFIX = "llmariner.ai/"
 COMMON_ANNOTATIONS = frozenset({"timeout-seconds", "extras", "kubernetes"})
 """Annotations that both functions and consumers support."""
+INTERNAL_PREFIX = "/internal/"
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 # A Knative Service names its revisions <name>-00001, and both are DNS-1035 labels of at most 63 characters.
@@ -96,6 +97,11 @@ class Function(Workload):
 
     public: bool
     routes: tuple[Route, ...]
+
+    @property
+    def public_routes(self) -> tuple[Route, ...]:
+        """Those that the Gateway has: none below `/internal/`, which functions call each other by."""
+        return tuple(each for each in self.routes if self.public and not each.path.startswith(INTERNAL_PREFIX))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -61,7 +61,7 @@ def path_matches(functions: Iterable[Function], fallback: str | None = None) -> 
 
     DeclarationError where two functions declare the same requests.
     """
-    claims = [_RouteClaim(function.name, route) for function in functions for route in function.routes]
+    claims = [_RouteClaim(function.name, route) for function in functions for route in function.public_routes]
     if fallback is not None:
         claims.append(_RouteClaim(fallback, Route("", "/{path:path}")))
     shared = _shared(claims)

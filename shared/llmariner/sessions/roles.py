@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-__all__ = ["CONNECTABLE", "MEMBER", "READABLE", "SESSION_USER", "VIEWER", "group_name"]
+__all__ = ["CONNECTABLE", "CONTROL_PLANE_USER", "MEMBER", "READABLE", "SESSION_USER", "VIEWER", "group_name"]
 
 SESSION_USER = "llmariner:session"
-"""The one user that an agent may impersonate. It has no rights: the groups have them."""
+"""The one user as whom people come. It has no rights: the groups have them."""
+CONTROL_PLANE_USER = "llmariner:control-plane"
+"""Who the control plane itself is there, where the cluster's administrator lets it run work (`control_plane_roles`)."""
 VIEWER, MEMBER = "viewer", "member"
 READABLE: dict[str, tuple[str, ...]] = {
     "": ("pods", "pods/log", "events", "services", "persistentvolumeclaims"),

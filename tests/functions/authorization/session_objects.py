@@ -47,7 +47,13 @@ def port_forward(world: World, tenant: Tenant) -> RouteCall:
     return RouteCall({"cluster_id": id_, "path:path": path}, headers=_SPDY)
 
 
+def control_plane(world: World, tenant: Tenant) -> RouteCall:
+    """The pods of a namespace, as the control plane asks for them."""
+    return RouteCall({"cluster_id": _cluster(world, tenant)[0], "path:path": "api/v1/namespaces/n/pods"})
+
+
 _SESSION = "/v1/sessions/{cluster_id}"
+_OWN = "/internal/sessions/{cluster_id}/kubernetes/{path:path}"
 SESSION_OBJECTS = {
     "GET /v1/sessions/agent": no_object,
     "GET /v1/sessions/peers": no_object,
@@ -56,4 +62,5 @@ SESSION_OBJECTS = {
     f"GET {_SESSION}/apis": discovery,
     f"GET {_SESSION}/apis/{{path:path}}": groups,
     f"POST {_SESSION}/api/{{path:path}}": port_forward,
+    **{f"{method} {_OWN}": control_plane for method in ("GET", "POST", "PATCH", "DELETE")},
 }

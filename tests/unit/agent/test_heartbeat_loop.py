@@ -18,6 +18,7 @@ class EmptyCluster:
     """A cluster without nodes; `problem`: what every call raises."""
 
     problem: Exception | None = None
+    accepts_work = False
 
     def __init__(self) -> None:
         self.applied: list[Any] = []
@@ -35,6 +36,11 @@ class EmptyCluster:
     def get(self, *_: Any) -> None:
         if self.problem is not None:
             raise self.problem
+
+    def create(self, body: dict[str, Any]) -> dict[str, Any]:
+        if self.problem is not None:
+            raise self.problem
+        return {**body, "status": {"allowed": self.accepts_work}}
 
     def apply(self, body: dict[str, Any], **_: Any) -> dict[str, Any]:
         if self.problem is not None:
@@ -101,6 +107,15 @@ def test_a_cluster_that_cannot_be_read_is_reported_as_such() -> None:
     assert "inventory" not in heartbeat
     assert others
     assert not any(each["is_healthy"] for each in others)
+
+
+@pytest.mark.parametrize("accepted", [True, False])
+def test_an_agent_says_if_the_control_plane_may_run_work(accepted: bool) -> None:
+    cluster, control_plane = EmptyCluster(), Scripted({})
+    cluster.accepts_work = accepted
+    loop(cluster, control_plane).beat()
+    [heartbeat] = control_plane.heartbeats
+    assert ("work" in [each["name"] for each in heartbeat["components"]]) is accepted
 
 
 def test_a_configuration_is_applied_once_and_its_result_reported() -> None:

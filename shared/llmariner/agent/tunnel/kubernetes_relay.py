@@ -1,4 +1,4 @@
-"""Passes requests of the tunnel on to the cluster's API server, as the person whom the control plane names.
+"""Passes requests of the tunnel on to the cluster's API server, as the person whom the control plane names, or as itself.
 
 The agent's own rights are for the agent alone: a request that names nobody is refused. What the control plane may say is
 listed here, so that a control plane in wrong hands gets no more than what the groups it names may do.
@@ -29,6 +29,8 @@ _log = logging.getLogger(__name__)
 _PATH = re.compile(rb"/apis?(/[A-Za-z0-9][A-Za-z0-9_.-]*)*(\?[!-\"$-~]*)?")
 _VALUE = re.compile(rb"[\t -~\x80-\xff]*")
 _METHODS = frozenset({b"GET", b"POST"})
+_CONTROL_PLANE_METHODS = _METHODS | {b"PATCH", b"DELETE"}
+_CONTROL_PLANE_USER = b"llmariner:control-plane"
 _PASSED = frozenset(
     {b"accept", b"content-type", b"user-agent", b"x-stream-protocol-version", b"sec-websocket-protocol"}
 )
@@ -83,9 +85,12 @@ class KubernetesRelay:
         upgrade = stream.field(b":method") == b"CONNECT"
         method = stream.field(b"llmariner-method") if upgrade else stream.field(b":method")
         path = stream.field(b":path")
-        if method not in _METHODS or not _PATH.fullmatch(path) or (upgrade and protocol not in _PROTOCOLS):
+        own = stream.field(_USER) == _CONTROL_PLANE_USER
+        methods = _CONTROL_PLANE_METHODS if own and not upgrade else _METHODS
+        if method not in methods or not _PATH.fullmatch(path) or (upgrade and protocol not in _PROTOCOLS):
             raise _Refused(
-                "The agent passes on GET and POST of Kubernetes' API, and changes to websocket and SPDY/3.1."
+                "The agent passes on GET and POST of Kubernetes' API, PATCH and DELETE of the control plane's own, and "
+                "changes to websocket and SPDY/3.1."
             )
         host = b"%b:%d" % (self._server.host.encode(), self._server.port)
         fields = [(b"host", host), (b"authorization", b"Bearer " + self._server.token().encode())]
@@ -100,7 +105,7 @@ class KubernetesRelay:
                 fields += [(b"sec-websocket-key", key), (b"sec-websocket-version", b"13")]
         else:
             fields.append((b"connection", b"close"))
-            if method == b"POST":
+            if method != b"GET":
                 fields.append((b"transfer-encoding", b"chunked"))
         lines = b"".join(b"%b: %b\r\n" % each for each in fields)
         return b"%b %b HTTP/1.1\r\n%b\r\n" % (method, path, lines), key
@@ -146,7 +151,7 @@ class _Exchange:
             await self._switch(rest, key)
 
     async def _send_body(self) -> None:
-        chunked = self._stream.field(b":method") == b"POST"
+        chunked = self._stream.field(b":method") != b"GET"
         while data := await self._stream.read():
             if chunked:
                 self._writer.write(b"%x\r\n%b\r\n" % (len(data), data))

@@ -133,6 +133,7 @@ def register(session: Session, name: str) -> None:
     "--gpu-operator-namespace", metavar="NAMESPACE", default="", help="Lets the agent configure shared GPUs there."
 )
 @click.option("--plain-http", is_flag=True, help="Allow an http:// URL, in a network that encrypts by itself.")
+@click.option("--sessions-only", is_flag=True, help="Let people in, and no work of the platform.")
 @pass_session
 def join(
     session: Session,
@@ -145,17 +146,21 @@ def join(
     proxy: str,
     gpu_operator_namespace: str,
     plain_http: bool,
+    sessions_only: bool,
 ) -> None:
     """Register a cluster, and print its agent's manifest.
 
     \b
     llma admin clusters join gpu-west | kubectl --context gpu-west apply -f -
+
+    It makes namespaces for jobs and models, in which the platform may run them. With --sessions-only it makes none.
     """
     import yaml
 
-    from llmariner.agent.manifest import AGENT_IMAGE, AgentManifest
+    from llmariner.agent.manifest import AGENT_IMAGE, AGENT_NAME, AgentManifest
     from llmariner.agent_settings import AgentSettings
     from llmariner.cli.support.terminal import write_stdout
+    from llmariner.sessions.control_plane_roles import control_plane_objects
 
     url = control_plane or session.target().endpoint
     try:
@@ -180,7 +185,8 @@ def join(
         gpu_namespace=gpu_operator_namespace,
         plain_http=plain_http,
     )
-    write_stdout(yaml.safe_dump_all(manifest.objects(), sort_keys=False), end="")
+    work = [] if sessions_only else control_plane_objects((namespace, AGENT_NAME))
+    write_stdout(yaml.safe_dump_all([*manifest.objects(), *work], sort_keys=False), end="")
     click.echo(
         f"Registered {made['name']} ({made['id']}). The manifest holds its registration key: pipe it to "
         f"`kubectl apply -f -`, then see `llma admin clusters status {made['id']}`.",

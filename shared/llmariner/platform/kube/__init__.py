@@ -17,6 +17,7 @@ from llmariner.settings import ClusterSettings
 
 if TYPE_CHECKING:
     from llmariner.platform.kube.pod_programs import PodProgram
+    from llmariner.platform.kube.remote_server import RemoteServer
 
 __all__ = ["FIELD_MANAGER", "Body", "Cluster", "Listing", "Resource", "Watch", "WatchEvent"]
 
@@ -38,7 +39,7 @@ class Cluster:
     kind is missing.
     """
 
-    def __init__(self, settings: ClusterSettings) -> None:
+    def __init__(self, settings: ClusterSettings | RemoteServer) -> None:
         from llmariner.platform.kube.connection import Connection
 
         self._connection = Connection(settings)

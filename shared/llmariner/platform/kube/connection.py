@@ -21,6 +21,7 @@ from kubernetes.client.rest import RESTClientObject
 from kubernetes.config import ConfigException, load_incluster_config, load_kube_config
 
 from llmariner.platform.kube.errors import raise_for_status, unavailable
+from llmariner.platform.kube.remote_server import RemoteServer
 from llmariner.settings import ClusterSettings
 
 if TYPE_CHECKING:
@@ -34,13 +35,13 @@ Query = Mapping[str, str | int | None]
 _CONNECT_SECONDS, _READ_SECONDS = 5.0, 35.0
 _UNAUTHORIZED = 401
 # A request is retried once where the connection broke before it was sent, or where it is idempotent.
-_RETRIES = urllib3.Retry(total=1, redirect=0, status=0)
+_RETRIES = urllib3.Retry(total=1, redirect=0, status=0, respect_retry_after_header=False)
 
 
 class Connection:
     """Requests to one API server; safe to share between threads. ValueError: the settings name no cluster."""
 
-    def __init__(self, settings: ClusterSettings) -> None:
+    def __init__(self, settings: ClusterSettings | RemoteServer) -> None:
         self._settings = settings
         self._configuring = threading.Lock()
         self._configure()
@@ -141,8 +142,14 @@ def _tls(configuration: Configuration) -> ssl.SSLContext:
     return context
 
 
-def _configuration(settings: ClusterSettings) -> Configuration:
+def _configuration(settings: ClusterSettings | RemoteServer) -> Configuration:
     configuration = Configuration()
+    if isinstance(settings, RemoteServer):
+        token = settings.token
+        configuration.host, configuration.proxy = settings.url, None
+        configuration.api_key = {"authorization": ""}
+        configuration.refresh_api_key_hook = lambda each: each.api_key.update(authorization=f"Bearer {token()}")
+        return configuration
     try:
         if settings.kubeconfig is not None:
             load_kube_config(

@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import quote
 
 __all__ = [
+    "ACCESS_REVIEWS",
     "CLUSTER_QUEUES",
     "CLUSTER_SERVING_RUNTIMES",
     "CONFIG_MAPS",
@@ -76,6 +77,7 @@ CLUSTER_QUEUES = Resource(_KUEUE, "ClusterQueue", "clusterqueues", False)
 COHORTS = Resource(_KUEUE, "Cohort", "cohorts", False)
 LOCAL_QUEUES = Resource(_KUEUE, "LocalQueue", "localqueues")
 WORKLOADS = Resource(_KUEUE, "Workload", "workloads")
+ACCESS_REVIEWS = Resource("authorization.k8s.io/v1", "SelfSubjectAccessReview", "selfsubjectaccessreviews", False)
 
 _BY_KIND = {(each.api_version, each.kind): each for each in list(globals().values()) if isinstance(each, Resource)}
 
