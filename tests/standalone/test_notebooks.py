@@ -156,22 +156,24 @@ def keys_of(caller: Caller) -> list[dict[str, Any]]:
 
 def check_browser(caller: Caller, base: str, one: str) -> None:
     """A browser, which has no key, opens the notebook once with a link, and nobody opens it without."""
-    assert caller.raw("GET", f"{base}lab", headers={})[0] == 401
+    host = {"host": f"{base.split('/')[-2]}.localhost:{caller.env['LLMARINER_PORT']}"}
+    assert caller.raw("GET", f"{base}lab", headers=host)[0] == 401
     link = caller.json("POST", f"{one}/actions:open")["path"]
-    status, headers, _ = caller.raw("GET", link, headers={})
+    status, headers, _ = caller.raw("GET", link, headers=host)
     assert (status, headers["location"]) == (303, f"{base}lab")
     field = headers["set-cookie"]
     assert "HttpOnly" in field
     assert f"Path={base.rstrip('/')};" in field
-    cookie = {"cookie": field.partition(";")[0]}
+    cookie = {**host, "cookie": field.partition(";")[0]}
     status, headers, page = caller.raw("GET", f"{base}lab", headers=cookie)
     assert status == 200
     assert b"jupyter-config-data" in page
     assert all(each.startswith("_xsrf=") for each in headers.get_all("set-cookie") or ())
-    assert caller.raw("GET", link, headers={})[0] == 401  # it was used
+    assert caller.raw("GET", link, headers=host)[0] == 401  # it was used
     # As JupyterLab's pages ask, which know the token of their server.
-    asked = {**cookie, "authorization": "token x", "origin": caller.base}
+    asked = {**cookie, "authorization": "token x", "origin": f"http://{host['host']}"}
     assert caller.raw("GET", f"{base}api/kernelspecs", headers=asked)[0] == 200
     wrong = {**cookie, "origin": "https://attacker.example"}
     assert caller.raw("POST", f"{base}api/kernels", {}, wrong)[0] == 403
-    assert caller.raw("GET", f"{base.replace('nb-', 'nb-x')}lab", headers=cookie)[0] == 401
+    assert caller.raw("GET", f"{base}lab", headers={"cookie": cookie["cookie"]})[0] == 403
+    assert caller.raw("GET", f"{base.replace('nb-', 'nb-x')}lab", headers=cookie)[0] == 403

@@ -41,14 +41,13 @@ _AUDIENCE = "notebook"
 
 @dataclass(frozen=True)
 class OpenNotebook:
-    """What a request to a notebook needs. `token`: of its server; empty while it does not run. `is_own`: the caller's."""
+    """What a request to a notebook needs. `token`: of its server; empty while it does not run."""
 
     id: str
     status: str
     error: str
     ports: tuple[int, ...]
     token: str
-    is_own: bool
 
 
 @dataclass(frozen=True)
@@ -130,8 +129,7 @@ class NotebookAccess:
             _check(session, caller, row)
         token = self._credentials.token(row) if row.status == "running" else ""
         ports = tuple(json.loads(row.ports))
-        is_own = caller.user_id == row.user_id
-        return OpenNotebook(row.id, row.status, row.error_message or "", ports, token, is_own)
+        return OpenNotebook(row.id, row.status, row.error_message or "", ports, token)
 
 
 def _check(session: ReadSession, caller: Caller, row: Row[Any]) -> None:

@@ -190,9 +190,11 @@ def _path(notebook_id: str) -> str:
 
 
 def _url(endpoint: str, notebook_id: str, path: str) -> str:
-    """The URL of a path. On this machine each notebook has a host of its own, so that none reaches another's cookie."""
+    """The URL of a path, at a host that the notebook has of its own. Below an IP address there is none."""
     parts = urlsplit(endpoint)
-    host = parts.netloc
-    if parts.hostname in _LOCAL_HOSTS:
+    name, host = parts.hostname or "", parts.netloc
+    if name in _LOCAL_HOSTS:
         host = f"{notebook_id}.localhost" + (f":{parts.port}" if parts.port else "")
+    elif ":" not in name and not name.replace(".", "").isdigit():
+        host = f"{notebook_id}.{host}"
     return f"{parts.scheme}://{host}{path}"

@@ -31,7 +31,8 @@ class NotebookRequest:
 def require_notebook() -> Any:
     """A FastAPI dependency: a NotebookRequest to the notebook of the path.
 
-    A link in the query decides alone: then `notebook` is None. Raises as `require_scope` and `NotebookAccess`.
+    A link in the query decides alone: then `notebook` is None. Raises as `require_scope` and `NotebookAccess`, and
+    PermissionDenied for a link or a cookie at a host that is not the notebook's own, where others' pages could use it.
     """
     scoped_caller: Callable[[Request], Caller] = require_scope(SCOPE).dependency
 
@@ -40,19 +41,15 @@ def require_notebook() -> Any:
         # JupyterLab's pages send their server's own token in that field, with another scheme.
         has_key = request.headers.get("authorization", "").lower().startswith("bearer ")
         if not has_key and request.path_params["path"] == "lab" and "link" in request.query_params:
+            _check_host(request, notebook_id)
             return NotebookRequest(None, lambda: access.open_with_cookie(notebook_id, ""))
         cookie = None if has_key else _cookie_of(request)
         if cookie is None:
             caller = scoped_caller(request)
             return NotebookRequest(access.open(caller, notebook_id), lambda: access.open(caller, notebook_id))
         _check_origin(request)
+        _check_host(request, notebook_id)
         opened = access.open_with_cookie(notebook_id, cookie)
-        if not opened.is_own and _first_label(request) != notebook_id:
-            raise PermissionDenied(
-                "A shared notebook opens in a browser at its own host only, where its programs can't reach other "
-                f"notebooks of yours: {notebook_id}.localhost on the platform's machine.",
-                code="notebook_host_required",
-            )
         return NotebookRequest(opened, lambda: access.open_with_cookie(notebook_id, cookie))
 
     authorized.scope = SCOPE  # type: ignore[attr-defined]
@@ -82,5 +79,12 @@ def _check_origin(request: Request) -> None:
         raise PermissionDenied("A notebook takes no requests of other sites.", code="wrong_origin")
 
 
-def _first_label(request: Request) -> str:
-    return request.headers.get("host", "").partition(".")[0]
+def _check_host(request: Request, notebook_id: str) -> None:
+    """Raises PermissionDenied if the request's host does not begin with the notebook's id as a label."""
+    label, _, rest = request.headers.get("host", "").partition(".")
+    if label != notebook_id or not rest:
+        raise PermissionDenied(
+            f"A browser opens this notebook at its own host only, such as {notebook_id}.localhost on the platform's "
+            "machine: get a link there with `llma workspace notebooks open`. Programs send an API key instead.",
+            code="notebook_host_required",
+        )
