@@ -34,6 +34,7 @@ __all__ = ["NotebookMemory", "ProcessNotebookSettings", "ProcessNotebooks"]
 _log = logging.getLogger(__name__)
 _USER_IDS = range(60_700, 61_184)
 """User ids of notebooks where the platform runs as root, one per folder. Distributions leave 60578 to 61183 unused."""
+_user_ids_lock = threading.Lock()
 _RETRY_SECONDS = 1.0
 _READY_SECONDS = 120.0
 _POLL_SECONDS = 0.1
@@ -101,6 +102,7 @@ class ProcessNotebooks:
         self._problem = problem
         self._changed = threading.Condition(threading.RLock())
         self._runs: dict[str, _Run] = {}
+        self._removed: set[str] = set()
         self._observers: list[Callable[[str], None]] = []
         self._closed = False
         settings.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -132,7 +134,7 @@ class ProcessNotebooks:
     def start(self, server: NotebookServer) -> None:
         """See the port."""
         with self._changed:
-            if self._closed or server.notebook_id in self._runs:
+            if self._closed or server.notebook_id in self._runs or server.notebook_id in self._removed:
                 return
             run = _Run(ServerStatus(server.run, ServerPhase.QUEUED, time.time()))
             self._runs[server.notebook_id] = run
@@ -150,15 +152,20 @@ class ProcessNotebooks:
     def remove(self, notebook_id: str) -> bool:
         """See the port."""
         self.stop(notebook_id)
+        folder = self._folder(notebook_id)
         with self._changed:
-            if notebook_id in self._runs:
+            if notebook_id in self._runs or notebook_id in self._removed:
                 return False
-            folder = self._folder(notebook_id)
             if not folder.path.exists():
                 return True
+            self._removed.add(notebook_id)
+        try:  # without the lock of all notebooks: there may be many files
             with contextlib.suppress(TimeoutError), folder.lock(seconds=0.5):
                 delete_tree(folder.path)
             return not folder.path.exists()
+        finally:
+            with self._changed:
+                self._removed.remove(notebook_id)
 
     def status(self, notebook_id: str) -> ServerStatus | None:
         """See the port."""
@@ -166,7 +173,7 @@ class ProcessNotebooks:
         with self._changed:
             if (run := self._runs.get(notebook_id)) is not None:
                 return run.status
-            number = _run_number(folder)
+            number = _number_in(folder.path / "run")
             if number is None:
                 return None
             result, started_at = folder.result(), folder.started_at
@@ -195,8 +202,7 @@ class ProcessNotebooks:
         """Run a server to its end, in a thread of its own."""
         folder = self._folder(server.notebook_id)
         try:
-            with self._changed:
-                prepare_folder(folder, server.run)
+            prepare_folder(folder, server.run)
             self._note(server.notebook_id, run, ServerPhase.INITIALIZING, "JupyterLab is installed.")
             self._install()
             if self._wait_for_room(server, run):
@@ -336,19 +342,21 @@ def prepare_folder(folder: JobFolder, run: int) -> None:
 def user_id_of(parent: Path, folder: JobFolder) -> int:
     """The user id of a notebook: its own as long as its folder is there. Raises OSError where all are taken."""
     own = folder.path / "user"
-    with contextlib.suppress(OSError, ValueError):
-        return int(own.read_text())
-    taken = {int(path.read_text()) for path in parent.glob("*/user")}
-    free = next((each for each in _USER_IDS if each not in taken), None)
-    if free is None:
-        raise OSError("this machine has as many notebooks as it can have")
-    write_file(own, str(free))
-    return free
+    with _user_ids_lock:  # else two that start at once choose the same
+        if (found := _number_in(own)) is not None:
+            return found
+        taken = {_number_in(path) for path in parent.glob("*/user")}
+        free = next((each for each in _USER_IDS if each not in taken), None)
+        if free is None:
+            raise OSError("this machine has as many notebooks as it can have")
+        write_file(own, str(free))
+        return free
 
 
-def _run_number(folder: JobFolder) -> int | None:
+def _number_in(file: Path) -> int | None:
+    """The number in a file; None where there is none, or no file any more."""
     with contextlib.suppress(OSError, ValueError):
-        return int((folder.path / "run").read_text())
+        return int(file.read_text())
     return None
 
 
