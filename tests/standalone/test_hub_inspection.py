@@ -17,7 +17,7 @@ from llmariner.settings import ModelSettings
 
 from .model_server import COMMIT, ModelServer, running_server
 from .test_weights import MODEL, ignore_progress
-from .tiny_model_files import CONFIG, gguf, safetensors
+from .tiny_model_files import CONFIG, gguf_model, safetensors
 
 WEIGHTS = safetensors(100_000)
 TOKENIZER = json.dumps({"chat_template": "<|python_tag|>"}).encode()
@@ -57,7 +57,7 @@ def test_an_adapter_is_pinned_and_keeps_its_bases_task(server: ModelServer, weig
 def test_what_engines_of_a_cluster_cannot_read_is_refused(server: ModelServer, weights: InspectingUriFetcher) -> None:
     cases = [
         ({"config.json": CONFIG, "a.bin": b"x"}, "org/repository", "pickles"),
-        ({"config.json": CONFIG, "a.gguf": gguf()}, "org/repository", "another format"),
+        ({"config.json": CONFIG, "a.gguf": gguf_model()}, "org/repository", "another format"),
         ({"m/config.pbtxt": b"x"}, "org/repository", "another format"),
         ({}, "org/repository/a.gguf", "whole repositories"),
         ({}, "org/gone", "Check the name"),

@@ -16,7 +16,7 @@ from llmariner.platform.model_files.hugging_face import HuggingFaceSource
 from llmariner.platform.model_files.ollama import OllamaSource
 
 from .model_server import COMMIT, ModelServer, running_server
-from .tiny_model_files import CONFIG, gguf, safetensors
+from .tiny_model_files import CONFIG, gguf_model, safetensors
 
 MODEL_LAYER = "application/vnd.ollama.image.model"
 
@@ -152,7 +152,7 @@ def test_redirects_are_bounded_and_stay_encrypted(server: ModelServer) -> None:
 
 
 def test_an_ollama_model_is_listed_by_its_layers(server: ModelServer) -> None:
-    weights = gguf()
+    weights = gguf_model()
     layers = {MODEL_LAYER: weights, "application/vnd.ollama.image.template": b"{{ .Prompt }}", "text/other": b"x"}
     server.repositories["tiny:latest"] = server.repositories["me/tiny:v1"] = layers
     for name in ("tiny", "ollama://tiny:latest", "me/tiny:v1"):

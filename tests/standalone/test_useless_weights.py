@@ -23,7 +23,7 @@ from llmariner.standalone.weights import LocalWeights
 from .model_server import ModelServer, running_server
 from .script_environment import no_file, script_environment
 from .test_weights import MODEL, ignore_progress
-from .tiny_model_files import CONFIG, gguf, safetensors
+from .tiny_model_files import CONFIG, gguf_model, safetensors
 
 TOOLS = replace(MODEL, model_file_location=TOOL_MODEL)
 HALF_DONE = """
@@ -71,7 +71,7 @@ def weights(tmp_path: Path, server: ModelServer, script: Path, monkeypatch: pyte
     monkeypatch.setattr(tool_model, "_SCRIPT", script)
     settings = ModelSettings(hub=server.url)
     environment = script_environment(tmp_path)
-    return LocalWeights(tmp_path / "models", environment, no_file, settings, gguf_converter=script)
+    return LocalWeights(tmp_path / "models", environment, no_file, settings)
 
 
 def left(folder: Path) -> set[str]:
@@ -88,7 +88,7 @@ def test_what_no_engine_can_serve_leaves_the_disk(
         {"config.json": b"[]", "model.safetensors": safetensors()},
         {"adapter_config.json": CONFIG, "model.safetensors": safetensors()},
         {"model/config.pbtxt": b"x"},
-        {"model.gguf": gguf()},
+        {"model.gguf": gguf_model({"tokenizer.ggml.pre": "unheard-of"})},
     ):
         server.repositories["org/repository"] = files
         with pytest.raises(WeightsUnavailable):
@@ -99,14 +99,11 @@ def test_what_no_engine_can_serve_leaves_the_disk(
     assert left(tmp_path / "models") == set()
 
 
-def test_a_local_file_whose_conversion_fails_stays_where_it_is(
-    weights: LocalWeights, script: Path, tmp_path: Path
-) -> None:
-    script.write_text(HALF_DONE)
+def test_a_local_file_whose_conversion_fails_stays_where_it_is(weights: LocalWeights, tmp_path: Path) -> None:
     folder = tmp_path / "own"
     folder.mkdir()
-    (folder / "model.gguf").write_bytes(gguf())
-    with pytest.raises(WeightsUnavailable, match="it fails"):
+    (folder / "model.gguf").write_bytes(gguf_model()[:-1000])
+    with pytest.raises(WeightsUnavailable, match="ends before its tensor"):
         weights.fetch(
             replace(MODEL, source_repository=SourceRepository.LOCAL, model_file_location=str(folder)), ignore_progress
         )
@@ -170,12 +167,12 @@ def test_a_conversion_that_does_not_fit_is_not_begun(
     weights: LocalWeights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=2 << 30))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _path: usage._replace(free=400 << 20))
     folder = tmp_path / "given"
     folder.mkdir()
-    (folder / "x.gguf").write_bytes(gguf(shape=(4096, 1 << 20)))  # 8.6 GB as bfloat16
+    (folder / "x.gguf").write_bytes(gguf_model())
     local = replace(MODEL, source_repository=SourceRepository.LOCAL, model_file_location=str(folder))
-    with pytest.raises(WeightsUnavailable, match=r"converted model needs 9\.1 GB on the disk, and 2\.1 GB are free"):
+    with pytest.raises(WeightsUnavailable, match=r"converted model needs 0\.5 GB on the disk, and 0\.4 GB are free"):
         weights.fetch(local, ignore_progress)
 
 
@@ -224,29 +221,39 @@ def test_partial_files_that_nobody_continues_make_room(
 
 
 def test_a_model_that_is_delivered_twice_at_once_is_made_once(
-    server: ModelServer, weights: LocalWeights, script: Path, tmp_path: Path
+    weights: LocalWeights, script: Path, tmp_path: Path
 ) -> None:
     script.write_text(MADE_ONCE)
-    server.repositories["org/repository"] = {"model.gguf": gguf()}
-    for model in (TOOLS, MODEL):
-        (tmp_path / "runs").unlink(missing_ok=True)
-        shutil.rmtree(tmp_path / "ready", ignore_errors=True)
-        waits = threading.Event()
+    waits = threading.Event()
 
-        def on_progress(progress: LoadingProgress, waits: threading.Event = waits) -> None:
-            if "under way" in progress.message:
-                waits.set()
+    def on_progress(progress: LoadingProgress) -> None:
+        if "under way" in progress.message:
+            waits.set()
 
-        with ThreadPoolExecutor(2) as pool:
-            both = [pool.submit(weights.fetch, model, on_progress) for _ in range(2)]
-            assert waits.wait(60)
-            (tmp_path / "new").mkdir()
-            (tmp_path / "new" / "config.json").write_bytes(CONFIG)
-            (tmp_path / "new" / "model.safetensors").write_bytes(safetensors())
-            (tmp_path / "new").rename(tmp_path / "ready")
-            assert both[0].result(60) == both[1].result(60)
-        assert (tmp_path / "runs").read_text() == "run\n"
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(weights.fetch, TOOLS, on_progress) for _ in range(2)]
+        assert waits.wait(60)
+        (tmp_path / "new").mkdir()
+        (tmp_path / "new" / "config.json").write_bytes(CONFIG)
+        (tmp_path / "new" / "model.safetensors").write_bytes(safetensors())
+        (tmp_path / "new").rename(tmp_path / "ready")
+        assert both[0].result(60) == both[1].result(60)
+    assert (tmp_path / "runs").read_text() == "run\n"
     assert not list((tmp_path / "models").glob("*.lock"))
+
+
+def test_a_conversion_whose_model_is_deleted_leaves_the_disk(
+    server: ModelServer, weights: LocalWeights, tmp_path: Path
+) -> None:
+    server.repositories["org/repository"] = {"model.gguf": gguf_model()}
+
+    def on_progress(progress: LoadingProgress) -> None:
+        if "converting" in progress.message:
+            raise ModelNotFound("deleted")
+
+    with pytest.raises(ModelNotFound):
+        weights.fetch(MODEL, on_progress)
+    assert left(tmp_path / "models") == set()
 
 
 def test_a_disk_that_is_full_at_the_end_keeps_nothing(

@@ -23,7 +23,7 @@ from llmariner.standalone.weights import LocalWeights
 
 from .model_server import COMMIT, ModelServer, running_server
 from .script_environment import no_file, script_environment
-from .tiny_model_files import CONFIG, gguf, safetensors
+from .tiny_model_files import CONFIG, gguf_model, safetensors
 
 MODEL = Model(
     id="org/a",
@@ -203,8 +203,8 @@ def test_weights_that_no_engine_serves_are_refused(weights: LocalWeights, server
         ({"config.json": CONFIG, "model.safetensors": (1 << 60).to_bytes(8, "little") + b"{}"}, "its content is none"),
         ({"config.json": b"[]", "model.safetensors": safetensors()}, "no JSON object"),
         ({"model.safetensors": safetensors()}, "no config.json"),
-        ({"a.gguf": gguf(), "b.gguf": gguf()}, "Name one file.*a.gguf, b.gguf"),
-        ({"a.gguf": gguf("qwen2")}, "architecture 'qwen2' can't be converted"),
+        ({"a.gguf": gguf_model(), "b.gguf": gguf_model()}, "Name one file.*a.gguf, b.gguf"),
+        ({"a.gguf": gguf_model({"general.architecture": "mamba"})}, "architecture 'mamba' can't be converted"),
         ({"a.gguf": b"\x80\x04" * 20}, "its content is none"),
         ({"m/config.pbtxt": b"x", "m/1/model.onnx": b"x"}, "NVIDIA_TRITON"),
     ]
@@ -220,33 +220,16 @@ def test_weights_that_no_engine_serves_are_refused(weights: LocalWeights, server
     assert allowing.fetch(MODEL, ignore_progress).size_bytes == 3
 
 
-CONVERTER = """
-import json, os, sys
-from pathlib import Path
-source, target = Path(sys.argv[1]), Path(sys.argv[2])
-assert source.read_bytes()[:4] == b"GGUF"
-print(json.dumps({"done": 1, "total": 4, "what": "reading"}), flush=True)
-part = target.with_name(target.name + ".converting.part")
-part.mkdir()
-(part / "config.json").write_bytes(%r)
-(part / "model.safetensors").write_bytes(%r)
-os.replace(part, target)
-"""
-
-
 def test_a_gguf_file_becomes_a_folder_that_the_engine_reads(server: ModelServer, tmp_path: Path) -> None:
-    """The conversion itself needs the engine's environment; here the script is another."""
-    script = tmp_path / "convert.py"
-    script.write_text(CONVERTER % (CONFIG, FILES["model.safetensors"]))
     settings = ModelSettings(hub=server.url, ollama_registry=server.url)
-    weights = LocalWeights(tmp_path / "models", script_environment(tmp_path), no_file, settings, gguf_converter=script)
+    weights = LocalWeights(tmp_path / "models", script_environment(tmp_path), no_file, settings)
     server.repositories |= {
-        "org/gguf": {"a.gguf": gguf(), "b.gguf": gguf("qwen2")},
-        "tiny:latest": {"application/vnd.ollama.image.model": gguf()},
+        "org/gguf": {"a.gguf": gguf_model(), "b.gguf": gguf_model({"general.architecture": "mamba"})},
+        "tiny:latest": {"application/vnd.ollama.image.model": gguf_model()},
     }
     local = tmp_path / "local"
     local.mkdir()
-    (local / "x.gguf").write_bytes(gguf())
+    (local / "x.gguf").write_bytes(gguf_model())
     for source, location in (
         (SourceRepository.HUGGING_FACE, "org/gguf/a.gguf"),
         (SourceRepository.OLLAMA, "tiny"),
@@ -255,6 +238,7 @@ def test_a_gguf_file_becomes_a_folder_that_the_engine_reads(server: ModelServer,
         model = replace(MODEL, source_repository=source, model_file_location=location)
         found = weights.fetch(model, ignore_progress)
         assert (found.traits.converted_from, found.traits.architecture) == ("GGUF", "LlamaForCausalLM")
+        assert (Path(found.folder) / "tokenizer.json").stat().st_mode & 0o444 == 0o444
         weights.discard(model.id, found.folder)
     assert sorted(path.name for path in tmp_path.glob("models/**/*")) == ["blobs", "lock"]
 

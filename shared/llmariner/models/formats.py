@@ -6,10 +6,7 @@ Names and contents are untrusted. Pickles run code when they are loaded, so they
 from __future__ import annotations
 
 import json
-import math
-import mmap
 import re
-import struct
 from collections.abc import Sequence
 from enum import StrEnum
 from fnmatch import fnmatch
@@ -19,14 +16,12 @@ from typing import Any, BinaryIO
 from llmariner.platform.model_files import FilesUnavailable, RemoteFile
 
 __all__ = [
-    "GGUF_HEADER_BYTES",
     "MAX_HEADER_BYTES",
     "Format",
     "check_safetensors",
     "choose_files",
     "folder_format",
-    "gguf_architecture",
-    "gguf_parameters",
+    "has_gguf",
     "is_weights",
     "read_json",
     "weight_files",
@@ -37,14 +32,6 @@ _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _GGUF_PART = re.compile(r"(.+)-\d{5}-of-(\d{5})\.gguf", re.ASCII)
 # As objects of Python, JSON may be 25 times as large.
 MAX_HEADER_BYTES = _MAX_JSON_BYTES = 16 << 20
-GGUF_HEADER_BYTES = 64 << 10
-"""The beginning of a GGUF file in which its architecture is looked for; it is the first entry as a rule."""
-# https://github.com/ggml-org/ggml/blob/master/docs/gguf.md: type of a value → its size in bytes.
-_GGUF_SCALARS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
-_GGUF_STRING, _GGUF_ARRAY = 8, 9
-_MAX_ENTRIES = 100_000
-# A vocabulary of 256,000 words takes 10 MB.
-_MAX_GGUF_HEADER_BYTES = 64 << 20
 
 
 class Format(StrEnum):
@@ -74,6 +61,11 @@ def choose_files(files: Sequence[RemoteFile], only: str, *, pickles_allowed: boo
     if pickles and pickles_allowed:
         return _hugging_face(files, pickles)
     raise FilesUnavailable(_no_weights(pickles))
+
+
+def has_gguf(files: Sequence[RemoteFile]) -> bool:
+    """Whether the files of a model are to be converted."""
+    return any(file.path.endswith(".gguf") for file in files)
 
 
 def folder_format(folder: Path, *, pickles_allowed: bool) -> Format:
@@ -133,29 +125,6 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise FilesUnavailable(f"{path.name} is no JSON object.")
     return value
-
-
-def gguf_architecture(beginning: bytes) -> str | None:
-    """`general.architecture` of a GGUF file, from its first bytes; None if it is not among them.
-
-    FilesUnavailable for a file that is no GGUF.
-    """
-    if beginning[:4] != b"GGUF" or len(beginning) < 24:
-        raise FilesUnavailable("The file is named .gguf, and its content is none.")
-    try:
-        return _Entries(beginning).find("general.architecture")
-    except (struct.error, ValueError, OverflowError, RecursionError):
-        return None
-
-
-def gguf_parameters(path: Path) -> int | None:
-    """The number of parameters in a GGUF file; None if its header does not say."""
-    length = min(path.stat().st_size, _MAX_GGUF_HEADER_BYTES)
-    with path.open("rb") as file, mmap.mmap(file.fileno(), length, access=mmap.ACCESS_READ) as content:
-        try:
-            return _Entries(content).parameters()
-        except (struct.error, ValueError, OverflowError, RecursionError):
-            return None
 
 
 def _single(files: Sequence[RemoteFile], only: str, pickles_allowed: bool) -> list[RemoteFile]:
@@ -236,65 +205,5 @@ def _check_header(file: BinaryIO, size: int) -> None:
 
 def _check_gguf(path: Path) -> None:
     with path.open("rb") as file:
-        gguf_architecture(file.read(24))
-
-
-class _Entries:
-    """The key-value entries at the beginning of a GGUF file."""
-
-    def __init__(self, content: bytes | mmap.mmap) -> None:
-        self._content = content
-        self._position = 24  # after magic, version and two counts
-
-    def find(self, wanted: str) -> str | None:
-        """The text under a key; None if it is no text. struct.error past the end of the content."""
-        (count,) = struct.unpack_from("<Q", self._content, 16)
-        for _ in range(min(count, 4096)):
-            key, kind = self._text(), self._number("<I")
-            if key == wanted:
-                return self._text() if kind == _GGUF_STRING else None
-            self._skip(kind)
-        return None
-
-    def parameters(self) -> int:
-        """The number of elements of all tensors, whose descriptions follow the entries. struct.error past the end."""
-        tensors, entries = struct.unpack_from("<QQ", self._content, 8)
-        if max(tensors, entries) > _MAX_ENTRIES:
-            raise ValueError("too many")
-        for _ in range(entries):
-            self._text()
-            self._skip(self._number("<I"))
-        total = 0
-        for _ in range(tensors):
-            self._text()
-            dimensions = [self._number("<Q") for _ in range(min(self._number("<I"), 8))]
-            self._position += 12  # type and offset
-            total += math.prod(dimensions)
-        return total
-
-    def _number(self, form: str) -> int:
-        (value,) = struct.unpack_from(form, self._content, self._position)
-        self._position += struct.calcsize(form)
-        return int(value)
-
-    def _text(self) -> str:
-        length = self._number("<Q")
-        if self._position + length > len(self._content):
-            raise ValueError("past the end")
-        self._position += length
-        return self._content[self._position - length : self._position].decode()
-
-    def _skip(self, kind: int) -> None:
-        if kind == _GGUF_STRING:
-            self._text()
-        elif kind == _GGUF_ARRAY:
-            inner, count = self._number("<I"), self._number("<Q")
-            if inner in _GGUF_SCALARS:
-                self._position += _GGUF_SCALARS[inner] * count
-            else:
-                for _ in range(count):
-                    self._skip(inner)
-        elif kind in _GGUF_SCALARS:
-            self._position += _GGUF_SCALARS[kind]
-        else:  # nothing else ends an array of 2^64 of them
-            raise ValueError("unknown type")
+        if file.read(4) != b"GGUF":
+            raise FilesUnavailable(f"{path.name} is named .gguf, and its content is none.")

@@ -95,8 +95,8 @@ class StorageUriFetcher:
         report(LoadingProgress(1.0))
         if model.source_repository is SourceRepository.OLLAMA:
             raise WeightsUnavailable(
-                "No engine of a cluster reads the models of an Ollama registry. Register the Hugging Face repository of "
-                "the same model, with 'source_repository' HUGGING_FACE."
+                "KServe does not fetch from an Ollama registry: that needs copies of models (LLMARINER_MODEL_COPIES=1). "
+                "Otherwise register the Hugging Face repository of the same model, with 'source_repository' HUGGING_FACE."
             )
         if model.credential_id is not None:
             raise WeightsUnavailable(

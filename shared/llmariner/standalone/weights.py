@@ -19,12 +19,10 @@ from llmariner.errors import ModelNotFound, NotFound
 from llmariner.fine_tuning.adapter_file import InvalidAdapter, file_of, write_adapter_folder
 from llmariner.fine_tuning.model_archive import InvalidArchive, write_model_folder
 from llmariner.models.formats import (
-    GGUF_HEADER_BYTES,
     Format,
     choose_files,
     folder_format,
-    gguf_architecture,
-    gguf_parameters,
+    has_gguf,
     read_json,
     weight_files,
 )
@@ -45,12 +43,8 @@ from llmariner.standalone.engine.tool_model import TOOL_MODEL, TRAINING_BYTES, m
 __all__ = ["LocalWeights"]
 
 ReadFile = Callable[[str, str], Iterator[bytes]]
-_CONVERTER = Path(__file__).parent / "engine" / "load_gguf.py"
 _GGUF_SUFFIX = ".gguf-files"
 _ORIGIN = ".origin.json"
-_CONVERTED_ARCHITECTURES = frozenset({"llama"})
-_CONVERTED_BYTES = 2
-"""Of a parameter: the converter writes bfloat16."""
 _SPARE_BYTES = 512 << 20
 _BLOBS = "blobs"
 _MEMORY_POLL_SECONDS = 2.0
@@ -74,7 +68,6 @@ class LocalWeights:
         *,
         credential_of: CredentialOf = no_credential,
         limits: TransferLimits = TransferLimits(),  # noqa: B008
-        gguf_converter: Path = _CONVERTER,
     ) -> None:
         self._folder = folder
         self._blobs = BlobStore(folder / _BLOBS)
@@ -84,7 +77,6 @@ class LocalWeights:
         self._s3 = s3
         self._credential_of = credential_of
         self._limits = limits
-        self._gguf_converter = gguf_converter
         self._cache = environment.cache
         self._closed = threading.Event()
         self.memory: MemoryBudget | None = None
@@ -213,15 +205,17 @@ class LocalWeights:
         listing = source.list_files()
         files = choose_files(listing.files, source.only, pickles_allowed=self._settings.pickles)
         check_files(files)
-        gguf = _convertible_gguf(source, files) if any(file.path.endswith(".gguf") for file in files) else None
-        place = target if gguf is None else target.with_name(target.name + _GGUF_SUFFIX)
+        is_gguf = has_gguf(files)
+        if is_gguf:
+            _check_convertible(source, files)
+        place = target.with_name(target.name + _GGUF_SUFFIX) if is_gguf else target
         fetch_files(source, files, place, self._blobs, self._on_progress(report), self._limits)
-        if gguf is not None:
+        if is_gguf:
             with self._removed_after(FilesUnavailable, target=target):
-                self._convert(place / gguf, target, report)
+                self._convert(next(place.rglob("*.gguf")), target, report)
             shutil.rmtree(place, ignore_errors=True)
             self._blobs.free_unused()
-        self._write_origin(target, listing.revision, "" if gguf is None else Format.GGUF)
+        self._write_origin(target, listing.revision, Format.GGUF if is_gguf else "")
 
     def _write_origin(self, target: Path, revision: str, converted_from: str) -> None:
         with self._removed_after(OSError, target=target):  # the disk is full
@@ -270,9 +264,11 @@ class LocalWeights:
         if target.is_dir():
             return self._inspected_own(target, model)
         if model.base_model_id is None and folder_format(folder, pickles_allowed=self._settings.pickles) is Format.GGUF:
-            files = sorted(folder.glob("*.gguf"))
-            with files[0].open("rb") as file:
-                _check_architecture(gguf_architecture(file.read(GGUF_HEADER_BYTES)), [path.name for path in files])
+            files = sorted(folder.rglob("*.gguf"))
+            if len(files) > 1:
+                raise FilesUnavailable(
+                    f"The folder {folder} has {len(files)} GGUF files. Name a folder with one of them."
+                )
             with self._turn(target, report), self._removed_after(ModelNotFound, FilesUnavailable, target=target):
                 if not target.is_dir():
                     self._convert(files[0], target, report)
@@ -295,23 +291,23 @@ class LocalWeights:
         return on_progress
 
     def _convert(self, file: Path, target: Path, report: ReportProgress) -> None:
-        def on_progress(said: dict[str, object]) -> None:
-            self._report(report, LoadingProgress(0.99, f"converting: {said['what']}"))
+        from llmariner.models.gguf.conversion import conversion_of_file, write_folder  # NumPy is for those that convert
 
-        parameters = gguf_parameters(file)
-        needed = max(file.stat().st_size, _CONVERTED_BYTES * (parameters or 0)) + _SPARE_BYTES
-        if needed > (free := shutil.disk_usage(target.parent).free):
+        conversion = conversion_of_file(file)
+        total = sum(each.size for each in conversion.list_files().files)
+        if (needed := total + _SPARE_BYTES) > (free := shutil.disk_usage(target.parent).free):
             raise FilesUnavailable(
-                f"The converted model needs {needed / 1e9:,.1f} GB on the disk, and {free / 1e9:,.1f} GB are free. Delete "
-                "models that are not needed, then retry this one."
+                f"The converted model needs {needed / 1e9:,.1f} GB on the disk, and {free / 1e9:,.1f} GB are "
+                "free. Delete models that are not needed, then retry this one."
             )
-        try:
-            self._scripts.run(self._gguf_converter, [str(file), str(target)], on_progress)
-        except OSError as error:
-            raise FilesUnavailable(
-                f"The GGUF file can't be converted for the engine: {str(error)[-600:]} Use a Hugging Face repository of the "
-                "same model."
-            ) from error
+
+        def on_progress(done: int) -> None:
+            self._report(report, LoadingProgress(0.99, f"converting: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB"))
+
+        part = target.with_name(f"{target.name}.converting{PART}")
+        shutil.rmtree(part, ignore_errors=True)
+        write_folder(conversion, part, on_progress)
+        os.replace(part, target)
 
     @contextlib.contextmanager
     def _turn(self, target: Path, report: ReportProgress) -> Iterator[None]:
@@ -399,27 +395,9 @@ def _check_links(folder: Path) -> None:
             raise FilesUnavailable(f"{path.name} in the folder is a link that leads out of it.")
 
 
-def _convertible_gguf(source: ModelSource, files: Sequence[RemoteFile]) -> str:
-    """The name of the one GGUF file, after a look at its beginning. FilesUnavailable if it can't be converted."""
-    names = [file.path for file in files if file.path.endswith(".gguf")]
-    first = next(file for file in files if file.path == names[0])
-    length = min(first.size, GGUF_HEADER_BYTES)
-    beginning = b""
-    with source.open_range(first, 0, length) as stream:
-        while len(beginning) < length and (block := stream.read(length - len(beginning))):
-            beginning += block
-    _check_architecture(gguf_architecture(beginning), names)
-    return first.path
+def _check_convertible(source: ModelSource, files: Sequence[RemoteFile]) -> None:
+    """FilesUnavailable for a GGUF file that can't be converted, by a look at its header where the source is not too slow."""
+    from llmariner.models.gguf.conversion import conversion_of_source
 
-
-def _check_architecture(architecture: str | None, names: Sequence[str]) -> None:
-    if len(names) > 1:
-        raise FilesUnavailable(
-            f"The model has several GGUF files ({', '.join(names)[:300]}), and one is converted. Use a Hugging Face "
-            "repository of the same model."
-        )
-    if architecture not in _CONVERTED_ARCHITECTURES:
-        raise FilesUnavailable(
-            f"A GGUF file of the architecture '{architecture or 'unknown'}' can't be converted for the engine, which reads "
-            "Hugging Face folders; those of 'llama' can. Use a Hugging Face repository of the same model."
-        )
+    with contextlib.suppress(TransferInterrupted):
+        conversion_of_source(source, files)

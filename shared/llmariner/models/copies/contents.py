@@ -8,10 +8,11 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llmariner.models.copies.blobs import chunks_of
 from llmariner.models.copies.records import CopyFile
-from llmariner.models.formats import MAX_HEADER_BYTES, check_safetensors, is_weights, read_json
+from llmariner.models.formats import MAX_HEADER_BYTES, Format, check_safetensors, is_weights, read_json
 from llmariner.models.inspection import SMALL_FILES, folder_task, folder_traits
 from llmariner.models.model import Model
 from llmariner.models.weights import FetchedWeights
@@ -21,7 +22,10 @@ from llmariner.platform.model_files.copy_scheme import COPY_SCHEME
 from llmariner.platform.model_files.object_copy import ManifestFile, manifest_key
 from llmariner.platform.objects import ObjectStore
 
-__all__ = ["inspected_copy", "write_manifest"]
+if TYPE_CHECKING:
+    from llmariner.models.gguf.conversion import GgufConversion
+
+__all__ = ["inspected_copy", "stored_conversion", "write_manifest"]
 
 # As objects of Python, JSON may be 25 times as large.
 _MAX_SMALL_BYTES = 4 << 20
@@ -42,16 +46,26 @@ def write_manifest(
     return f"{COPY_SCHEME}{copy_id}", found
 
 
+def stored_conversion(database: Database, objects: ObjectStore, each: CopyFile) -> GgufConversion:
+    """The conversion of a GGUF file that is stored. FilesUnavailable, ObjectStoreUnavailable."""
+    from llmariner.models.gguf.conversion import GgufConversion  # NumPy is for those that convert
+
+    with database.read() as session:
+        stored = ManifestFile(each.file.path, each.file.size, each.sha256, tuple(chunks_of(session, each.blob_id)))
+    return GgufConversion(each.file.key, stored.size, lambda start, end: _read(objects, stored, start, end))
+
+
 def inspected_copy(
     objects: ObjectStore,
     model: Model,
     manifest: tuple[str, list[ManifestFile]],
     revision: str,
     *,
-    pickles_allowed: bool,
+    is_converted: bool = False,
 ) -> FetchedWeights:
     """Size, task and traits of a copied model. FilesUnavailable if no engine can serve it."""
     uri, files = manifest
+    converted_from = Format.GGUF if is_converted else ""
     weights = [file for file in files if is_weights(file.path)]
     for file in weights:
         if file.path.endswith(".safetensors"):
@@ -68,7 +82,8 @@ def inspected_copy(
         for file in small:
             (folder / file.path).write_bytes(_read(objects, file, 0, file.size))
         traits = folder_traits(folder, read_json(folder / "config.json"))
-        return FetchedWeights(uri, size, folder_task(folder, traits), replace(traits, revision=revision))
+        traits = replace(traits, revision=revision, converted_from=converted_from)
+        return FetchedWeights(uri, size, folder_task(folder, traits), traits)
 
 
 def _check_header(objects: ObjectStore, file: ManifestFile) -> None:

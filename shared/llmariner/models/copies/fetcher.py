@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 
 from llmariner.models.copies.blobs import Blobs, LostBlob
-from llmariner.models.copies.contents import inspected_copy, write_manifest
-from llmariner.models.copies.records import CopyRecords, ModelCopy
+from llmariner.models.copies.contents import inspected_copy, stored_conversion, write_manifest
+from llmariner.models.copies.records import CopyFile, CopyRecords, ModelCopy
 from llmariner.models.copies.slices import CopySlice, SliceLimits
 from llmariner.models.model import Model, SourceRepository
 from llmariner.models.sources import CredentialOf, no_credential, open_source
@@ -32,6 +33,9 @@ from llmariner.platform.model_files.copy_scheme import COPY_SCHEME
 from llmariner.platform.model_files.object_copy import manifest_key
 from llmariner.platform.objects import ObjectStore, ObjectStoreUnavailable
 from llmariner.settings import ModelSettings, S3Settings
+
+if TYPE_CHECKING:
+    from llmariner.models.gguf.conversion import GgufConversion
 
 __all__ = ["CopyingFetcher"]
 
@@ -105,13 +109,19 @@ class CopyingFetcher:
         pickles = self._settings.pickles
         with open_source(model, self._settings, self._s3, self._credential_of) as source:
             assert source is not None  # `_is_copied` names the sources
-            files = CopySlice(source, copy, records, blobs, report, self._limits, pickles).run()
+            files = CopySlice(source, copy, records, blobs, report, self._conversion, self._limits, pickles).run()
         manifest = write_manifest(self._database, self._objects(), copy.id, files)
-        return inspected_copy(self._objects(), model, manifest, records.revision(copy), pickles_allowed=pickles)
+        is_converted = any(each.is_converted for each in files)
+        return inspected_copy(self._objects(), model, manifest, records.revision(copy), is_converted=is_converted)
+
+    def _conversion(self, stored: CopyFile) -> GgufConversion:
+        return stored_conversion(self._database, self._objects(), stored)
 
     def _is_copied(self, model: Model) -> bool:
         location = model.model_file_location
         on_hub = model.source_repository is SourceRepository.HUGGING_FACE and "://" not in location
+        if model.source_repository is SourceRepository.OLLAMA:
+            return True
         if not (on_hub or location.startswith(("hf://", "s3://"))):
             return False
         if model.base_model_id is None:

@@ -15,7 +15,7 @@ from llmariner.models.copies.blobs import GARBAGE_SECONDS, HELD_SECONDS, Blobs
 from llmariner.models.copies.tables import model_blobs, model_copies, model_copy_files
 from llmariner.models.model import LoadingStatus, Model
 from llmariner.models.tables import models
-from llmariner.platform.database import Database
+from llmariner.platform.database import Database, WriteSession
 from llmariner.platform.model_files import Listing, RemoteFile
 from llmariner.platform.model_files.object_copy import COPY_PREFIX
 from llmariner.platform.objects import ObjectStore
@@ -23,6 +23,8 @@ from llmariner.platform.objects.garbage import collect
 
 __all__ = ["CopyFile", "CopyRecords", "ModelCopy"]
 
+_FIRST_CONVERTED = 1 << 20
+"""Position of the first file that is made of others; a location has fewer files."""
 MAX_PER_PROJECT = 2
 """How many copies of a project are made at once, about: two processes that begin at the same time may exceed it."""
 _STALLED_SECONDS = 180.0
@@ -40,7 +42,7 @@ class ModelCopy:
 
 @dataclass(frozen=True)
 class CopyFile:
-    """A file of a copy, and how much of its content is stored."""
+    """A file of a copy, and how much of its content is stored. `is_converted`: it is made of others of the copy."""
 
     position: int
     file: RemoteFile
@@ -49,6 +51,11 @@ class CopyFile:
     stored_bytes: int
     is_stored: bool
     sha256: str
+
+    @property
+    def is_converted(self) -> bool:
+        """See the class."""
+        return self.position >= _FIRST_CONVERTED
 
     @property
     def is_shared(self) -> bool:
@@ -107,19 +114,34 @@ class CopyRecords:
             ours = and_(model_copies.c.id == copy.id, model_copies.c.holder == self._holder)
             session.run(update(model_copies).where(ours).values(**values))
 
-    def plan(self, copy: ModelCopy, listing: Listing, files: Sequence[RemoteFile]) -> ModelCopy:
-        """Record the files of a listing, in place of those of an earlier one; returns the copy with its revision."""
+    def plan(
+        self, copy: ModelCopy, listing: Listing, files: Sequence[RemoteFile], converted: Sequence[RemoteFile] = ()
+    ) -> ModelCopy:
+        """Record the files of a listing, in place of those of an earlier one; returns the copy with its revision.
+
+        `converted`: the files that are made of them, and that the copy has in the end.
+        """
         c = model_copy_files.c
         with self._database.write() as session:
             session.run(delete(model_copy_files).where(c.copy_id == copy.id))
-            for position, file in enumerate(files):
-                said = {"path": file.path, "size": file.size, "url": file.url, "version": file.version}
-                digests = {"sha256": file.sha256, "git_sha1": file.git_sha1, "md5": file.md5}
-                place = {"copy_id": copy.id, "position": position, "blob_id": file.key, "confirmed": False}
-                session.add(model_copy_files, **place, **said, **digests)
+            _add_files(session, copy, files, first=0)
+            _add_files(session, copy, converted, first=_FIRST_CONVERTED)
             this = update(model_copies).where(model_copies.c.id == copy.id)
             session.run(this.values(revision=listing.revision, progressed_at=session.now()))
         return replace(copy, revision=listing.revision)
+
+    def plan_converted(self, copy: ModelCopy, converted: Sequence[RemoteFile]) -> None:
+        """Record other files that are made of those of the copy: the code or the content has changed since `plan`."""
+        c = model_copy_files.c
+        with self._database.write() as session:
+            session.run(delete(model_copy_files).where(c.copy_id == copy.id, c.position >= _FIRST_CONVERTED))
+            _add_files(session, copy, converted, first=_FIRST_CONVERTED)
+
+    def keep_converted(self, copy: ModelCopy) -> None:
+        """Forget the files that others are made of; their contents are removed next unless other copies have them."""
+        c = model_copy_files.c
+        with self._database.write() as session:
+            session.run(delete(model_copy_files).where(c.copy_id == copy.id, c.position < _FIRST_CONVERTED))
 
     def revision(self, copy: ModelCopy) -> str:
         """The commit or digest that was listed; empty where the source has none."""
@@ -199,6 +221,14 @@ class CopyRecords:
             return {key for key, copy_id in named.items() if copy_id in found}
 
         return collect(objects, COPY_PREFIX, referenced, time.time() - GARBAGE_SECONDS).deleted
+
+
+def _add_files(session: WriteSession, copy: ModelCopy, files: Sequence[RemoteFile], first: int) -> None:
+    for position, file in enumerate(files, first):
+        said = {"path": file.path, "size": file.size, "url": file.url, "version": file.version}
+        digests = {"sha256": file.sha256, "git_sha1": file.git_sha1, "md5": file.md5}
+        place = {"copy_id": copy.id, "position": position, "blob_id": file.key, "confirmed": False}
+        session.add(model_copy_files, **place, **said, **digests)
 
 
 def _has_model() -> ColumnElement[bool]:

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from llmariner.models.copies.blobs import Blobs, HeldBlob
 from llmariner.models.copies.chunks import ChunkReader
 from llmariner.models.copies.records import CopyFile, CopyRecords, ModelCopy
-from llmariner.models.formats import choose_files
+from llmariner.models.formats import choose_files, has_gguf
 from llmariner.models.weights import LoadingProgress, LoadingUnfinished, ReportProgress
-from llmariner.platform.model_files import FilesUnavailable, ModelSource, TransferInterrupted, check_files
+from llmariner.platform.model_files import (
+    FilesUnavailable,
+    ModelSource,
+    RemoteFile,
+    TransferInterrupted,
+    check_files,
+)
 from llmariner.platform.objects import ObjectStoreUnavailable
+
+if TYPE_CHECKING:
+    from llmariner.models.gguf.conversion import GgufConversion
 
 __all__ = ["CopySlice", "SliceLimits"]
 
@@ -37,13 +48,14 @@ class SliceLimits:
 
 @dataclass
 class CopySlice:
-    """`pickles_allowed`: weights may be pickles."""
+    """`conversion_of`: the conversion of a GGUF file whose content is stored. `pickles_allowed`: weights may be pickles."""
 
     source: ModelSource
     copy: ModelCopy
     records: CopyRecords
     blobs: Blobs
     report: ReportProgress
+    conversion_of: Callable[[CopyFile], GgufConversion]
     limits: SliceLimits
     pickles_allowed: bool
     _began: float = field(default_factory=time.monotonic)
@@ -52,6 +64,7 @@ class CopySlice:
     """Bytes of each file, by its position."""
     _total: int = 0
     _interruption: str = ""
+    _conversion: GgufConversion | None = None
 
     def run(self) -> list[CopyFile]:
         """Work until the copy is complete, and return its files. FilesUnavailable; LostBlob; what `report` raises.
@@ -75,13 +88,15 @@ class CopySlice:
             self.report(LoadingProgress(0.0, "listing the files"))
             self._plan()
         files = self.records.files(self.copy)
-        while not all(each.is_done for each in files):
+        while _is_unfinished(files):
             if not self._advance(files):  # other copies of the same contents are under way
                 time.sleep(_WAIT_SECONDS)
             if self._left <= 0:
                 self._end()
             files = self.records.files(self.copy)
-        return files
+        if converted := [each for each in files if each.is_converted]:
+            self.records.keep_converted(self.copy)
+        return converted or files
 
     @property
     def _left(self) -> float:
@@ -91,20 +106,24 @@ class CopySlice:
         listing = self.source.list_files()
         files = choose_files(listing.files, self.source.only, pickles_allowed=self.pickles_allowed)
         check_files(files)
-        if any(file.path.endswith(".gguf") for file in files):
-            raise FilesUnavailable(
-                "A cluster's engines read Hugging Face folders, and the location has GGUF files. Use a Hugging Face "
-                "repository of the same model."
-            )
-        self.copy = self.records.plan(self.copy, listing, files)
+        converted: Sequence[RemoteFile] = ()
+        if has_gguf(files):
+            from llmariner.models.gguf.conversion import conversion_of_source  # NumPy is for those that convert
+
+            with contextlib.suppress(TransferInterrupted):  # a slow source: what it makes is seen when it is fetched
+                converted = conversion_of_source(self.source, files).list_files().files
+        self.copy = self.records.plan(self.copy, listing, files, converted)
 
     def _advance(self, files: Sequence[CopyFile]) -> bool:
         """Continue with every file that no other process is at; False where there is none."""
         worked = False
         self._stored = {each.position: each.stored_bytes for each in files}
         self._total = sum(each.file.size for each in files)
+        is_fetched = all(each.is_done for each in files if not each.is_converted)
+        if is_fetched and self._begin_conversion(files):
+            return True
         for each in files:
-            if each.is_done:
+            if each.is_done or (each.is_converted and not is_fetched):
                 continue
             if each.is_stored:
                 self._confirm(each)
@@ -122,6 +141,24 @@ class CopySlice:
                 self._end()
         return worked
 
+    def _begin_conversion(self, files: Sequence[CopyFile]) -> bool:
+        """Open what converts the files that are fetched; whether it makes others than those that are planned."""
+        stored = next((each for each in files if each.file.path.endswith(".gguf")), None)
+        if stored is None or self._conversion is not None:
+            return False
+        self._conversion = self.conversion_of(stored)
+        made = self._conversion.list_files().files
+        if {each.file for each in files if each.is_converted} == set(made):
+            return False
+        self.records.plan_converted(self.copy, made)
+        return True
+
+    def _source_of(self, each: CopyFile) -> ModelSource:
+        if not each.is_converted:
+            return self.source
+        assert self._conversion is not None  # `_advance` opens it
+        return self._conversion
+
     def _confirm(self, each: CopyFile) -> None:
         """Accept a content that another copy stored, if this model's source has it, too."""
         self._check_access(each)
@@ -129,7 +166,7 @@ class CopySlice:
 
     def _check_access(self, each: CopyFile) -> None:
         if each.file.size:
-            with self.source.open_range(each.file, 0, 1) as stream:
+            with self._source_of(each).open_range(each.file, 0, 1) as stream:
                 stream.read(1)
 
     def _store(self, each: CopyFile, held: HeldBlob) -> None:
@@ -140,7 +177,8 @@ class CopySlice:
             return
         if held.stored_bytes >= each.file.size:  # all of them are from another copy's source
             self._check_access(each)
-        with ChunkReader(self.source, each.file, held.stored_bytes, limits.chunk_bytes, limits.ahead) as reader:
+        source = self._source_of(each)
+        with ChunkReader(source, each.file, held.stored_bytes, limits.chunk_bytes, limits.ahead) as reader:
             while held.stored_bytes < each.file.size:
                 data, whole = reader.read(self._left)
                 self._interruption = reader.interruption or self._interruption
@@ -149,7 +187,7 @@ class CopySlice:
                     self._copied += len(data)
                     self.records.progressed(self.copy)
                     self._stored[each.position] = held.stored_bytes
-                    self._tell()
+                    self._tell("converting: " if each.is_converted else "")
                 if not whole:
                     self._end()
         if not (wrong := self.blobs.finish(held)):
@@ -162,11 +200,11 @@ class CopySlice:
                 "who runs the source, or name another revision."
             )
 
-    def _tell(self) -> None:
+    def _tell(self, what: str) -> None:
         done, total = sum(self._stored.values()), self._total
         elapsed = time.monotonic() - self._began
         estimate = (total - done) * elapsed / self._copied if self._copied else None
-        message = f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB"
+        message = f"{what}{done / 1e6:,.0f} of {total / 1e6:,.0f} MB"
         self.report(LoadingProgress(min(0.99, done / max(1, total)), message, done, total, estimate))
 
     def _end(self) -> None:
@@ -177,3 +215,8 @@ class CopySlice:
                 "what is here already is kept. Retry the model when the source answers."
             )
         raise LoadingUnfinished(self._interruption)
+
+
+def _is_unfinished(files: Sequence[CopyFile]) -> bool:
+    is_planned = any(each.is_converted for each in files) or not has_gguf([each.file for each in files])
+    return not is_planned or not all(each.is_done for each in files)
