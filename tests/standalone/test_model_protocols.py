@@ -38,9 +38,7 @@ REFERENCE = """
 import sys
 from pathlib import Path
 import numpy
-import torch
 from gguf import GGMLQuantizationType, GGUFWriter, quants
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 folder = Path(sys.argv[1])
 hidden, middle, heads, keys, head = 256, 512, 2, 1, 128
@@ -111,6 +109,9 @@ if sys.argv[2] == "write":
     for name in ("llama", "qwen2", "qwen3"):
         write(name, folder / f"{name}.gguf")
     raise SystemExit
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
 for name in ("llama", "qwen2", "qwen3"):
     theirs = AutoModelForCausalLM.from_pretrained(folder, gguf_file=f"{name}.gguf", dtype=torch.float32)
     ours = AutoModelForCausalLM.from_pretrained(folder / name)
