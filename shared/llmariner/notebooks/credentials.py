@@ -1,7 +1,7 @@
 """What one start of a notebook holds: a key for the platform, and the token of its server.
 
 The key belongs to the notebook's owner and counts by what the owner may do when it is used. It holds no scope that the
-notebook's creator had not, has an end, and is revoked when the notebook stops.
+notebook's creator had not, ends no later than the key that the notebook was started with, and is revoked when it stops.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import json
 import secrets as random
 import string
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -56,8 +57,8 @@ class Credentials:
         self._seconds = seconds
         self._sources = tuple(sources)
 
-    def issue(self, session: WriteSession, values: Mapping[str, Any], run: int) -> dict[str, Any]:
-        """Make them for a start of a notebook with these columns; returns the columns that hold them.
+    def issue(self, session: WriteSession, caller: Caller, values: Mapping[str, Any], run: int) -> dict[str, Any]:
+        """Make them for a start of a notebook with these columns, by `caller`; returns the columns that hold them.
 
         Mutations must be serialized already (`tenancy.mutations`).
         """
@@ -66,7 +67,7 @@ class Credentials:
         new = NewKey(
             f"notebook {values['id']} {run}",
             frozenset(values["key_scopes"].split()),
-            expires_in=self._seconds,
+            expires_in=self._lifetime(session, caller),
             allowed_models=None if models is None else tuple(json.loads(models)),
             allowed_sources=self._sources,
         )
@@ -92,6 +93,12 @@ class Credentials:
         if row.api_key_id is not None:
             with contextlib.suppress(NotFound):
                 self._keys.revoke(KeyOwner(row.user_id, row.project_id, row.organization_id), row.api_key_id)
+
+    def _lifetime(self, session: ReadSession, caller: Caller) -> int:
+        """Seconds. No more than the caller's key has left: else a start by a key that is about to end renews its rights."""
+        row = None if caller.key_id is None else session.first(KEYS.where(api_keys.c.id == caller.key_id))
+        end = None if row is None else key_from_row(row).expires_at
+        return self._seconds if end is None else max(1, min(self._seconds, end - int(time.time())))
 
     def _open(self, row: Row[Any], sealed: str | None, what: str) -> str:
         try:

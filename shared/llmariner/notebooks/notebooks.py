@@ -61,7 +61,7 @@ class Notebooks:
             self._check_number(session, owner.project_id)
             check_compute_budgets(session, owner)
             columns = row | key_columns(session, caller)
-            columns |= self._credentials.issue(session, columns, 1)
+            columns |= self._credentials.issue(session, caller, columns, 1)
             try:
                 session.add(notebooks, **columns)
             except Duplicate as error:
@@ -117,7 +117,7 @@ class Notebooks:
                     "The notebook stops at the moment: start it once its status is 'stopped'.", code="notebook_stopping"
                 )
             check_compute_budgets(session, KeyOwner(found.user_id, found.project_id, found.organization_id))
-            values = self._credentials.issue(session, dict(found._mapping), found.run + 1)
+            values = self._credentials.issue(session, caller, dict(found._mapping), found.run + 1)
             values |= {"status": Status.QUEUED.value, "error_code": None, "error_message": None}
             values |= {"started_at": None, "stopped_at": None}
             return _change(session, caller, found, values, "start")
