@@ -16,6 +16,7 @@ from typing import Any
 
 from sqlalchemy import Row, select, update
 
+from llmariner.audit.request_context import client_address
 from llmariner.errors import AuthenticationFailed, PermissionDenied
 from llmariner.gateway.authentication.signed_tokens import sign, verified_claims
 from llmariner.notebooks.credentials import Credentials
@@ -23,6 +24,7 @@ from llmariner.notebooks.stored import append_audit, load_notebook
 from llmariner.notebooks.tables import notebooks
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.settings import Secret
+from llmariner.tenancy.keys.allowed_networks import is_allowed
 from llmariner.tenancy.keys.key import KEYS, key_from_row
 from llmariner.tenancy.long_requests import check_still_allowed
 from llmariner.tenancy.principal import Caller, maker_of
@@ -146,6 +148,11 @@ def _check(session: ReadSession, caller: Caller, row: Row[Any]) -> None:
         return
     stored = session.first(KEYS.where(api_keys.c.id == caller.key_id))
     key = None if stored is None else key_from_row(stored)
+    if key is not None and not is_allowed(key.allowed_sources, client_address.get() or ""):
+        raise PermissionDenied(  # a cookie counts by the key that it was made with, wherever its browser is
+            "The API key with which this browser opened the notebook can't be used from your network.",
+            code="source_not_allowed",
+        )
     models = None if row.key_models is None else set(json.loads(row.key_models))
     narrower = key is None or not set(row.key_scopes.split()) <= with_implied(key.scopes)
     bound = key is not None and key.allowed_models is not None and not (models or {None}) <= set(key.allowed_models)
