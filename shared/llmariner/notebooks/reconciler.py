@@ -159,7 +159,9 @@ class NotebookReconciler:
         if deleted or stopped:
             with self._database.write() as session:
                 session.run(update(notebooks).where(c.id.in_(deleted)).values(deleted_at=time.time()))
-                session.run(update(notebooks).where(c.id.in_(stopped)).values(status=Status.STOPPING.value))
+                # One that has ended meanwhile has no key any more, whose end is what ends a stop.
+                still = c.id.in_(stopped) & c.status.in_(_ACTIVE)
+                session.run(update(notebooks).where(still).values(status=Status.STOPPING.value))
 
     def _delete_row(self, notebook_id: str) -> None:
         with self._database.write() as session:
