@@ -40,7 +40,7 @@ def list_notebooks(request: Request, caller: Reader, after: NotebookCursor = Non
     found, more = store.page(project_id, after=after, limit=limit)
     return {
         "object": "list",
-        "notebooks": [notebook_object(each) for each in found],
+        "notebooks": [notebook_object(each, caller) for each in found],
         "has_more": more,
         "total_items": store.count(project_id),
     }
@@ -48,22 +48,22 @@ def list_notebooks(request: Request, caller: Reader, after: NotebookCursor = Non
 
 def create_notebook(request: Request, caller: Writer, body: CreateNotebook) -> dict[str, Any]:
     """Create a notebook, which starts."""
-    return notebook_object(_store(request).create(caller, body.to_new()))
+    return notebook_object(_store(request).create(caller, body.to_new()), caller)
 
 
 def get_notebook(request: Request, caller: Reader, id: str) -> dict[str, Any]:
     """One notebook."""
-    return notebook_object(_store(request).get(caller.key_owner.project_id, id))
+    return notebook_object(_store(request).get(caller.key_owner.project_id, id), caller)
 
 
 def start_notebook(request: Request, caller: Writer, id: str) -> dict[str, Any]:
     """Start a notebook that has stopped or failed. Another one is returned as it is."""
-    return notebook_object(_store(request).start(caller, id))
+    return notebook_object(_store(request).start(caller, id), caller)
 
 
 def stop_notebook(request: Request, caller: Writer, id: str) -> dict[str, Any]:
     """Stop a notebook; its files stay. One that has stopped is returned as it is."""
-    return notebook_object(_store(request).stop(caller, id))
+    return notebook_object(_store(request).stop(caller, id), caller)
 
 
 def open_notebook(request: Request, caller: Writer, id: str) -> dict[str, Any]:

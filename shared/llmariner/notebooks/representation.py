@@ -6,13 +6,15 @@ from typing import Any
 
 from llmariner.notebooks.notebook import Notebook
 from llmariner.platform.notebooks import base_url_of
+from llmariner.tenancy.principal import Caller
 
 __all__ = ["notebook_object"]
 
 
-def notebook_object(notebook: Notebook) -> dict[str, Any]:
+def notebook_object(notebook: Notebook, reader: Caller) -> dict[str, Any]:
     """The JSON object of a notebook. Times are whole Unix seconds; 0 where there is none, as upstream has it.
 
+    Its variables, which may be secrets, are shown to those alone who may use it.
     Its token and its key are in no response: the platform adds the one, and the other is in its environment.
     """
     error = {"code": notebook.error_code, "message": notebook.error_message} if notebook.error_code else None
@@ -36,7 +38,7 @@ def notebook_object(notebook: Notebook) -> dict[str, Any]:
             **{name: {"requests": amount, "limits": amount} for name, amount in amounts.items()},
             "gpu_count": 0,
         },
-        "envs": dict(notebook.envs),
+        "envs": dict(notebook.envs) if notebook.shared or notebook.user_id == reader.user_id else {},
         "additional_exposed_ports": list(notebook.ports),
         "shared": notebook.shared,
         "path": base_url_of(notebook.id),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from llmariner.errors import Unavailable
@@ -79,7 +80,8 @@ class NotebookDesk:
         secrets = (Secret("s" * 64),)
         credentials = Credentials(keys, secrets, seconds=3600, sources=("127.0.0.0/8",))
         self.store = Notebooks(database, replace(NotebookSettings(), **settings), credentials, self._servers)
-        self.reconciler = NotebookReconciler(database, credentials, self._servers)
+        self.reconciler_on = partial(NotebookReconciler, credentials=credentials, servers=self._servers)
+        self.reconciler = self.reconciler_on(database)
         self.access = NotebookAccess(database, credentials, secrets[0])
 
     def _servers(self) -> NotebookServers:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextvars
 import json
 import threading
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from sqlalchemy import select, update
 
+from llmariner.audit.request_context import client_address
 from llmariner.errors import AuthenticationFailed, Conflict, InvalidRequest, NotFound, PermissionDenied, Unavailable
 from llmariner.notebooks.notebook import NewNotebook, Status
+from llmariner.notebooks.representation import notebook_object
 from llmariner.notebooks.tables import notebooks
 from llmariner.platform.database import Database
 from llmariner.platform.notebooks import ServerPhase, ServerStatus
@@ -217,6 +221,83 @@ def test_a_key_opens_no_notebook_that_may_do_more(
     assert issued.allowed_models == ("tiny",)
     with database.read() as session:
         assert json.loads(str(session.value(select(notebooks.c.key_models).where(notebooks.c.id == made)))) == ["tiny"]
+
+
+def test_the_key_of_a_notebook_ends_with_the_key_that_started_it(
+    desk: NotebookDesk, keys: Keys, owner: KeyOwner
+) -> None:
+    brief, _ = keys.create(owner, NewKey("brief", desk.caller.scopes, expires_in=600))
+    caller = replace(desk.caller, key_id=brief.id)
+    id_ = desk.store.create(caller, NewNotebook("brief")).id
+
+    def end_of_its_key() -> int | None:
+        desk.reconciler.reconcile(id_)
+        issued = keys.by_secret(desk.scripted.servers[id_].environment["OPENAI_API_KEY"])
+        assert issued is not None
+        return issued.expires_at
+
+    assert brief.expires_at is not None
+    assert (end_of_its_key() or 2**60) <= brief.expires_at
+    # Nor does a further start renew what the key could do.
+    desk.store.stop(caller, id_)
+    desk.reconciler.reconcile(id_)
+    desk.store.start(caller, id_)
+    assert (end_of_its_key() or 2**60) <= brief.expires_at
+
+
+def test_a_cookie_counts_in_the_networks_of_the_key_it_was_made_with(
+    desk: NotebookDesk, keys: Keys, owner: KeyOwner
+) -> None:
+    id_ = desk.running()
+    bound, _ = keys.create(owner, NewKey("bound", desk.caller.scopes, allowed_sources=("192.0.2.0/24",)))
+
+    def open_from_both() -> None:
+        client_address.set("192.0.2.7")
+        cookie = desk.access.redeem_link(id_, desk.access.make_link(replace(desk.caller, key_id=bound.id), id_))
+        assert desk.access.open_with_cookie(id_, cookie).token
+        client_address.set("198.51.100.7")
+        with pytest.raises(PermissionDenied) as refused:
+            desk.access.open_with_cookie(id_, cookie)
+        assert refused.value.code == "source_not_allowed"
+
+    contextvars.copy_context().run(open_from_both)
+
+
+class EndedBetween:
+    """A database in which something happens between the next read and the write that follows."""
+
+    def __init__(self, database: Database, happens: Callable[[], object]) -> None:
+        self._database = database
+        self._happens = happens
+
+    def read(self) -> Any:
+        return self._database.read()
+
+    def write(self) -> Any:
+        happens, self._happens = self._happens, lambda: None
+        happens()
+        return self._database.write()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._database, name)
+
+
+def test_a_notebook_that_ends_while_its_project_is_archived_has_ended(desk: NotebookDesk, database: Database) -> None:
+    id_ = desk.running()
+    with database.write() as session:
+        session.run(update(projects).where(projects.c.id == desk.project_id).values(archived_at=1))
+    desk.scripted.say(id_, ServerPhase.STOPPED)
+    racing = desk.reconciler_on(cast(Database, EndedBetween(database, lambda: desk.reconciler.reconcile(id_))))
+    racing.reconcile_all(seconds=10)
+    assert desk.store.get(desk.project_id, id_).status is Status.STOPPED
+
+
+def test_variables_of_a_notebook_are_shown_to_those_who_may_use_it(desk: NotebookDesk) -> None:
+    somebody = replace(desk.caller, user_id="user_else")
+    for shared in (False, True):
+        made = desk.store.get(desk.project_id, desk.create(f"shared-{shared}", envs={"TOKEN": "s3cr3t"}, shared=shared))
+        assert notebook_object(made, desk.caller)["envs"] == {"TOKEN": "s3cr3t"}
+        assert notebook_object(made, somebody)["envs"] == ({"TOKEN": "s3cr3t"} if shared else {})
 
 
 def test_a_late_report_changes_nothing(desk: NotebookDesk) -> None:
