@@ -166,7 +166,7 @@ def test_a_job_has_openais_and_upstreams_fields(call: Any, installation: Install
         ({"training_type": {"type": "full"}, "resources": {"worker_count": 2}}, "resources.worker_count"),
         ({"training_type": {"type": ["full"]}}, "training_type.type"),
         ({"training_type": "full"}, "training_type"),
-        ({"training_type": {"type": "qlora"}}, "training_type.type"),
+        ({"training_type": {"type": "qlora4"}}, "training_type.type"),
         ({"training_type": {"type": "ia3"}}, "training_type.type"),
         ({"promotion": {"alias": "a/b"}}, "alias"),
         ({"promotion": {"alias": "bot", "gate": {"type": "validation_loss"}}}, "promotion.gate"),
@@ -189,12 +189,10 @@ def test_a_wrong_field_is_named(call: Any, training_file: str, change: dict[str,
     assert not [job for job in call("GET").json["data"] if job["id"] != "ftjob-worker"]
 
 
-def test_qlora_is_refused_with_the_package_that_is_missing(call: Any, training_file: str) -> None:
-    body = {"model": "tiny", "training_file": training_file, "training_type": {"type": "qlora"}}
-    answer = call("POST", body=body)
-    assert (answer.status, answer.error["code"]) == (400, "unsupported_training_type")
-    assert "bitsandbytes" in answer.error["message"]
-    assert "GPU" not in answer.error["message"], "the package has kernels for processors, too"
+def test_an_adapter_of_4_bits_is_a_type_of_every_method(call: Any, training_file: str) -> None:
+    body = {"model": "tiny", "training_file": training_file, "training_type": {"type": "QLoRA"}}
+    made = call("POST", body={**body, "method": {"type": "dpo"}})
+    assert (made.status, made.json["training_type"]) == (200, {"type": "qlora"}), made.body
 
 
 def test_a_key_by_which_a_job_could_not_work_is_refused(

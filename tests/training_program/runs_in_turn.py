@@ -5,13 +5,22 @@ Torch takes seconds to import, and longer than these jobs under load.
 
 import os
 import sys
+from collections.abc import Sequence
 
 from llmariner.fine_tuning.training_program.__main__ import main
 
-if __name__ == "__main__":
-    token, folder = sys.stdin.read(), sys.argv[1]
-    for number, url in enumerate(sys.argv[2:]):
+__all__ = ["run_in_turn"]
+
+
+def run_in_turn(folder: str, urls: Sequence[str]) -> None:
+    """Run them, up to one that fails."""
+    token = sys.stdin.read()
+    for number, url in enumerate(urls):
         settings = {"URL": url, "TOKEN": token, "FOLDER": f"{folder}/{number}"}
         os.environ.update({f"LLMARINER_TRAINING_{name}": value for name, value in settings.items()})
         if code := main():
             sys.exit(code)
+
+
+if __name__ == "__main__":
+    run_in_turn(sys.argv[1], sys.argv[2:])

@@ -24,17 +24,15 @@ __all__ = ["GRADER_FIELD", "FineTuningJob", "NewFineTuningJob", "Stage", "Status
 _MAX_SEED = 2**31 - 1
 _MAX_METADATA, _MAX_METADATA_KEY, _MAX_METADATA_VALUE = 16, 64, 512
 _MAX_WORKERS = 8
-_REFUSED_TYPES = {
-    "qlora": "the engine environment, in which jobs train, does not have the package bitsandbytes",
-}
 GRADER_FIELD = "method.reinforcement.grader"
 """Of the body of a request."""
 
 
 class TrainingType(StrEnum):
-    """What of a model is trained: an adapter, or all weights."""
+    """What of a model is trained: an adapter, one for weights in 4 bits, or all weights."""
 
     LORA = "lora"
+    QLORA = "qlora"
     FULL = "full"
 
 
@@ -176,23 +174,14 @@ class NewFineTuningJob:
                 )
 
     def _check_training_type(self) -> None:
-        if self.training_type == TrainingType.LORA:
-            return
         if self.training_type == TrainingType.FULL:
             self._check_full()
-            return
-        if self.training_type not in _REFUSED_TYPES:
+        elif self.training_type not in list(TrainingType):
             raise InvalidRequest(
                 f"'training_type.type' must be one of {', '.join(TrainingType)}, not '{self.training_type[:64]}'.",
                 param="training_type.type",
                 code="invalid_value",
             )
-        raise InvalidRequest(
-            f"The training type '{self.training_type}' is not available: {_REFUSED_TYPES[self.training_type]}. Send "
-            "'lora' or 'full'.",
-            param="training_type.type",
-            code="unsupported_training_type",
-        )
 
     def _check_full(self) -> None:
         if self.method != Method.SUPERVISED:

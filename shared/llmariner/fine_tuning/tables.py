@@ -52,7 +52,7 @@ fine_tuning_jobs = Table(
     Column("validation_file", String(64)),
     # supervised, dpo, reinforcement.
     Column("method", String(16), nullable=False),
-    # lora, full. NULL, by the release before: lora.
+    # lora, qlora, full. NULL, by the release before: lora.
     Column("training_type", String(16)),
     # JSON objects: as asked for, where a value may be "auto", and the numbers that follow; NULL before the check.
     Column("requested", Text, nullable=False),

@@ -102,8 +102,10 @@ class Workers:
             numbers = json.loads(job.hyperparameters)
             compares = job.promotion is not None and Promotion.from_json(json.loads(job.promotion)).better_than
             plan["measures_base"] = compares == "base"
+            if job.training_type not in (None, TrainingType.LORA):
+                plan["training_type"] = job.training_type
             if job.training_type == TrainingType.FULL:
-                plan |= {"training_type": job.training_type, "checkpoint_seconds": _SECONDS_BETWEEN_LARGE_STATES}
+                plan["checkpoint_seconds"] = _SECONDS_BETWEEN_LARGE_STATES
             plan |= {
                 "checkpoint": link(job.state_file),
                 **{name: numbers[name] for name in _NUMBERS if name in numbers},

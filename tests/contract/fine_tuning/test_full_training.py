@@ -44,6 +44,9 @@ def test_the_result_is_a_model_with_weights_of_its_own(desk: TrainingDesk) -> No
     assert (plan["training_type"], plan["checkpoint_seconds"]) == ("full", 300.0)
     assert plan["learning_rate"] == pytest.approx(1e-4), "a tenth of that of an adapter"
     assert "training_type" not in desk.tuning.workers.plan(desk.worker(desk.training(), 1))
+    plan = desk.tuning.workers.plan(desk.worker(desk.training(training_type="qlora"), 1))
+    assert (plan["training_type"], "checkpoint_seconds" in plan) == ("qlora", False)
+    assert plan["learning_rate"] == pytest.approx(1e-3), "that of an adapter"
     made = []
     for number in (3, 6):
         made.append(desk.result(job_id, 1, "model", f"weights {number}".encode()))

@@ -35,8 +35,8 @@ _LIMIT = click.option(
 )
 @click.option(
     "--training-type",
-    type=click.Choice(["lora", "full"]),
-    help="What is trained: an adapter, or all weights of a model of its own; else an adapter.",
+    type=click.Choice(["lora", "qlora", "full"]),
+    help="What is trained: an adapter (lora), one for the base model in 4 bits (qlora), or all weights; else lora.",
 )
 @click.option("--epochs", metavar="N", type=int, help="Epochs; else by the number of examples.")
 @click.option("--batch-size", metavar="N", type=int, help="Examples of a step; else by their number.")

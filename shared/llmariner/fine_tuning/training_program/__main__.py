@@ -17,6 +17,7 @@ from llmariner.fine_tuning.training_program.examples import Encoder, Example, In
 from llmariner.fine_tuning.training_program.local_workers import run_workers
 from llmariner.fine_tuning.training_program.plan import Plan
 from llmariner.fine_tuning.training_program.platform import Platform, Stopped
+from llmariner.fine_tuning.training_program.quantized_model import hide_quantization
 from llmariner.fine_tuning.training_program.worker_group import WorkerGroup, WorkerLost
 
 __all__ = ["main"]
@@ -52,6 +53,8 @@ def _work(platform: Platform, work: Path) -> int:
     group = WorkerGroup.join()
     # The first worker's plan is everybody's: a state that is newer than it may be there for one that asks later.
     plan = Plan.from_json(group.share_document(asdict(platform.plan()) if group.is_first else None))
+    if plan.training_type != "qlora":
+        hide_quantization()
     work = work / f"worker-{group.rank}"
     work.mkdir(parents=True, exist_ok=True)
     encoder = _encoder(plan)

@@ -16,7 +16,7 @@ class Plan:
     `checkpoint`: the state to continue from, None at the beginning; one is saved after each epoch and `checkpoint_seconds`.
     `early_stopping_patience`: epochs in a row without a lower validation loss, after which it stops; None: it never does.
     `measures_base`: whether to report the loss of the base model on the validation file.
-    `training_type`: `lora` trains an adapter, `full` all weights.
+    `training_type`: `lora` trains an adapter, `qlora` one for a base model in 4 bits, `full` all weights.
     `batch_size`: examples of one step. `learning_rate`: the highest of the schedule, per step.
     `grader`: of reinforcement, in OpenAI's form, which has `group_size` answers to each line, and evaluates at the end of
     each epoch and after `eval_interval` steps by `eval_samples` answers to each line.

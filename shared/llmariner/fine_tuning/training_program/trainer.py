@@ -18,6 +18,7 @@ from llmariner.fine_tuning.training_program.batches import batches, steps_of
 from llmariner.fine_tuning.training_program.examples import Example
 from llmariner.fine_tuning.training_program.plan import Plan
 from llmariner.fine_tuning.training_program.platform import NoGrades, Platform
+from llmariner.fine_tuning.training_program.quantized_model import load_quantized
 from llmariner.fine_tuning.training_program.state import load_state, save_adapter, save_state
 from llmariner.fine_tuning.training_program.stopping_rule import EarlyStopping
 from llmariner.fine_tuning.training_program.whole_model import number_format, save_model
@@ -128,9 +129,7 @@ class Trainer:
 
     def _make_model(self) -> Any:
         plan = self._plan
-        base = AutoModelForCausalLM.from_pretrained(
-            plan.model_folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False, use_safetensors=True
-        )
+        base = load_quantized(Path(plan.model_folder)) if plan.training_type == "qlora" else _load(plan.model_folder)
         base.config.use_cache = False
         if plan.training_type == "full":
             number_format(Path(plan.model_folder))  # which refuses weights of which no gradient is
@@ -268,3 +267,9 @@ class Trainer:
             **({} if self._base_loss is None else {"base_valid_loss": self._base_loss}),
         }
         self._report(record, now=True)
+
+
+def _load(folder: str) -> Any:
+    return AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False, use_safetensors=True
+    )

@@ -126,7 +126,7 @@ class _Resources(Body):
 
 
 class _TrainingType(Body):
-    """What of the model is trained: `lora` or `full`. Others are read to be refused with the reason."""
+    """What of the model is trained: `lora`, `qlora` or `full`. Others are read to be refused with the reason."""
 
     type: str
 
