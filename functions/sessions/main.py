@@ -15,10 +15,13 @@ from llmariner.audit.request_context import client_address
 from llmariner.clusters.clusters import Clusters
 from llmariner.clusters.registration_keys import RegisteredAgent, RegistrationKeys
 from llmariner.context import Context
-from llmariner.errors import InvalidRequest, PlatformError
+from llmariner.errors import InvalidRequest, NotFound, PlatformError
 from llmariner.gateway.authentication.key_cache import bearer_token
+from llmariner.gateway.engine_tunnel import ENGINE_AUDIENCE
+from llmariner.gateway.requests.body_budget import BodyBudget
 from llmariner.http.authorization.authentication import context_of, require_scope
 from llmariner.http.authorization.service_calls import verify_service_token
+from llmariner.http.engine_responses import EngineResponse, engine_fields
 from llmariner.http.entrypoint import Application, http_function
 from llmariner.http.fastapi_app import create_app
 from llmariner.http.protocol_upgrades import offered_protocol
@@ -30,6 +33,7 @@ from llmariner.http.tunneled_responses import (
     WebsocketResponse,
 )
 from llmariner.platform.tunnel import Stream
+from llmariner.platform.tunnel.engine_paths import EnginePath
 from llmariner.sessions.access import CONNECT_SCOPE, READ_SCOPE, authorize, namespaces_of
 from llmariner.sessions.control_plane import CONTROL_PLANE_AUDIENCE, MAX_BODY_BYTES, METHODS, identity_fields, target_of
 from llmariner.sessions.installation import PEER_AUDIENCE, build_tunnels
@@ -46,21 +50,27 @@ _SESSION = "/v1/sessions/{cluster_id}"
 # An agent connects again after half the time that Knative gives a request, so a stream on it lives as long as any request.
 _RECONNECT_SECONDS = 1800
 _OWN = "/internal/sessions/{cluster_id}/kubernetes"
+_ENGINES = "/internal/sessions/{cluster_id}/engines"
+# Bodies of requests for engines that wait for the first byte of a response: of all clusters, and of one.
+_ENGINE_BODY_BYTES, _ENGINE_BODY_BYTES_PER_CLUSTER = 256 * 1024 * 1024, 96 * 1024 * 1024
 # An admission webhook of the cluster may take 30 s for a change. What reads says within seconds whether the cluster is away.
 _READ_SECONDS, _CHANGE_SECONDS = 10.0, 32.0
 
 
 def build(context: Context) -> Application:
     """The application with its routes."""
-    app = create_app("sessions", context, streamed_bodies=re.compile(r"/v1/sessions/.+"), body_limit=MAX_BODY_BYTES)
+    streamed = re.compile(r"/v1/sessions/.+|/internal/sessions/[^/]+/engines/.+")
+    app = create_app("sessions", context, streamed_bodies=streamed, body_limit=MAX_BODY_BYTES)
     app.state.tunnels = build_tunnels(context)
     app.state.open_requests = OpenRequests()
+    app.state.engine_bodies = BodyBudget(_ENGINE_BODY_BYTES, _ENGINE_BODY_BYTES_PER_CLUSTER)
     app.get("/v1/sessions/agent")(connect_agent)
     app.get("/v1/sessions/peers")(connect_peer)
     for root in ("api", "apis"):
         for path in (f"{_SESSION}/{root}", f"{_SESSION}/{root}/{{path:path}}"):
             app.get(path)(call_kubernetes)
     app.post(f"{_SESSION}/api/{{path:path}}")(open_connection)
+    app.add_api_route(f"{_ENGINES}/{{path:path}}", call_engine, methods=["GET", "POST"])
     for method in METHODS:
         app.api_route(f"{_OWN}/{{path:path}}", methods=[method])(call_as_control_plane)
     return app
@@ -90,6 +100,11 @@ async def _function(request: Request) -> str:
     Needs no thread: callers in this process may hold all of them while they wait for it.
     """
     return verify_service_token(request, context_of(request).secrets.service, audience=CONTROL_PLANE_AUDIENCE)
+
+
+async def _engine_caller(request: Request) -> str:
+    """The function that calls an engine. Raises AuthenticationFailed."""
+    return verify_service_token(request, context_of(request).secrets.service, audience=ENGINE_AUDIENCE)
 
 
 def _of_functions(dependency: Any) -> Any:
@@ -125,6 +140,18 @@ def call_kubernetes(request: Request, caller: Reader, cluster_id: str) -> Respon
 def open_connection(request: Request, caller: Member, cluster_id: str) -> Response:
     """Exec, attach or forward ports, as clients of SPDY ask for it."""
     return _pass_on(request, caller, cluster_id)
+
+
+async def call_engine(
+    request: Request, _: Annotated[str, _of_functions(_engine_caller)], cluster_id: str, path: str
+) -> Response:
+    """Pass a request of the platform's own on to an engine: `path` is namespace, pod, and the engine's path."""
+    parsed = EnginePath.parse(f"/engines/{path}".encode())
+    if parsed is None or request.scope["query_string"]:
+        raise NotFound("This is no path of an engine.", code="engine_not_found")
+    fields = engine_fields(request.method, parsed, request.scope["headers"])
+    open_stream = _opener(_tunnels(request), cluster_id)
+    return EngineResponse(open_stream, fields, request.app.state.engine_bodies, cluster_id)
 
 
 async def call_as_control_plane(

@@ -85,7 +85,12 @@ WITH_TOKENS_OF_THEIR_OWN = frozenset(
 )
 """Functions that take neither keys nor sign-ins."""
 ROUTES_WITH_TOKENS_OF_THEIR_OWN = frozenset(
-    {"/v1/sessions/agent", "/v1/sessions/peers", "/internal/sessions/{cluster_id}/kubernetes/{path:path}"}
+    {
+        "/v1/sessions/agent",
+        "/v1/sessions/peers",
+        "/internal/sessions/{cluster_id}/engines/{path:path}",
+        "/internal/sessions/{cluster_id}/kubernetes/{path:path}",
+    }
 )
 """Routes that take neither, of functions that take them."""
 AUTHENTICATED = [

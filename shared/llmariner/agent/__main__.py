@@ -30,7 +30,7 @@ def main() -> int:
         return 2
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    start_tunnel(settings, env)
+    start_tunnel(settings, env, cluster)
     HeartbeatLoop(cluster, control_plane, GpuSharing(cluster, settings.gpu_namespace)).run(stop)
     return 0
 

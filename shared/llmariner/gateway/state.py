@@ -17,6 +17,7 @@ from llmariner.gateway.authentication.failed_attempts import FailedAttemptLimite
 from llmariner.gateway.authentication.key_cache import KeyCache
 from llmariner.gateway.background_tasks import supervise
 from llmariner.gateway.control_plane.port import ControlPlane, Key, ModelState
+from llmariner.gateway.engine_tunnel import engine_tunnel
 from llmariner.gateway.limits.limiter import Limiter
 from llmariner.gateway.metering.meter import Meter
 from llmariner.gateway.metering.metrics import Metrics
@@ -69,7 +70,9 @@ class Gateway:
         self.control_plane = control_plane
         self.settings = settings
         self.service_secret = service_secret
-        self.engine_client = Client(write_timeout=settings.write_timeout)
+        self.engine_client = Client(
+            write_timeout=settings.write_timeout, tunnel=engine_tunnel(settings.functions_url, service_secret)
+        )
         self.body_budget = BodyBudget(settings.body_buffer_bytes, settings.body_buffer_bytes_per_tenant)
         self.response_budget = BodyBudget(settings.response_buffer_bytes, settings.response_buffer_bytes * 2 // 3)
         self.key_cache = KeyCache(

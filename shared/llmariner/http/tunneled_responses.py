@@ -14,12 +14,13 @@ from starlette.responses import Response
 from llmariner.errors import InvalidRequest, PlatformError, Unavailable
 from llmariner.http.protocol_upgrades import offered_protocol, upgradable_cycle, upgraded_streams
 from llmariner.platform.tunnel import Stream, StreamReset, TunnelClosed, TunnelError, TunnelLimits
+from llmariner.platform.tunnel.engine_paths import FAILED
 from llmariner.platform.tunnel.websocket import AcceptedWebsocket, accept_value
 from llmariner.sessions.kubernetes_errors import status_body
 from llmariner.sessions.stream_copy import copy_with_socket
 from llmariner.sessions.tunnels import not_connected
 
-__all__ = ["HeldResponse", "OpenStream", "TunneledResponse", "UpgradedResponse", "WebsocketResponse"]
+__all__ = ["Fields", "HeldResponse", "OpenStream", "TunneledResponse", "UpgradedResponse", "WebsocketResponse"]
 
 Fields = list[tuple[bytes, bytes]]
 OpenStream = Callable[[Sequence[tuple[bytes, bytes]], bool, set[str]], Awaitable[Stream]]
@@ -27,6 +28,7 @@ OpenStream = Callable[[Sequence[tuple[bytes, bytes]], bool, set[str]], Awaitable
 # What the other side may say about its response; everything about the connection is between it and its agent.
 _RESPONSE_FIELDS = frozenset(
     {b"content-type", b"content-length", b"content-encoding", b"cache-control", b"warning", b"retry-after", b"audit-id"}
+    | {FAILED[0]}
 )
 _VALUE = re.compile(rb"[\t -~\x80-\xff]*")
 # A request may find a replica without its connection, and one that was killed, before one that serves it.
@@ -53,12 +55,15 @@ class TunneledResponse(Response):
         try:
             stream, watcher, status, headers = await self._begin(receive)
         except PlatformError as error:
-            await send_status(send, error)
+            await self._send_error(send, error)
             return
         try:
             await _send_response(stream, status, headers, send)
         finally:
             watcher.cancel()
+
+    async def _send_error(self, send: Any, error: PlatformError) -> None:
+        await send_status(send, error)
 
     async def _begin(self, receive: Any) -> tuple[Stream, asyncio.Task[None], int, Fields]:
         """The stream and the head of its response."""

@@ -17,6 +17,7 @@ from llmariner.http_client.response import (
     ResponseFailed,
     ResponseTimeout,
     ResponseTooLarge,
+    Tunnel,
 )
 
 __all__ = [
@@ -28,4 +29,5 @@ __all__ = [
     "ResponseFailed",
     "ResponseTimeout",
     "ResponseTooLarge",
+    "Tunnel",
 ]

@@ -9,7 +9,7 @@ from time import monotonic
 from urllib.parse import urlsplit
 
 from llmariner.http_client.connection import READ_TIMEOUT_SECONDS, Connection
-from llmariner.http_client.response import ConnectionFailed, Headers, Response, ResponseTimeout
+from llmariner.http_client.response import ConnectionFailed, Headers, Response, ResponseTimeout, Tunnel
 
 __all__ = ["Client"]
 
@@ -22,11 +22,13 @@ _SWEEP_SECONDS = 0.5
 class Client:
     """A pool of connections to any number of origins. One per event loop.
 
-    `write_timeout`: seconds that a sink may take to accept a chunk (see `Response.pipe`).
+    `write_timeout`: seconds that a sink may take to accept a chunk (see `Response.pipe`). `tunnel`: the way to the engines
+    of other clusters; None: none of their origins is known.
     """
 
-    def __init__(self, *, write_timeout: float = math.inf) -> None:
+    def __init__(self, *, write_timeout: float = math.inf, tunnel: Tunnel | None = None) -> None:
         self.write_timeout = write_timeout
+        self._tunnel = tunnel
         self.busy: set[Connection] = set()
         self._idle: dict[str, deque[Connection]] = {}
         self._sweep_timer: asyncio.TimerHandle | None = None
@@ -42,12 +44,20 @@ class Client:
         read_timeout: float = READ_TIMEOUT_SECONDS,
         idempotent: bool = False,
     ) -> Response:
-        """Send a request to `http://host:port` or `unix:path` (a socket), and wait for the head of the response.
+        """Send a request to an origin, and wait for the head of the response.
+
+        Origins are `http://host:port`, `unix:path` (a socket), and `tunnel:…` (an engine of another cluster).
 
         Raises ConnectionFailed. The request is sent once; only a GET, or one that is marked `idempotent`, is sent again
         when an idle connection turns out to be closed. `read_timeout`: seconds that the server may send nothing, before
         its head (ResponseTimeout) or between two parts of its body (ResponseFailed).
         """
+        if origin[0] == "t":
+            if self._tunnel is None:
+                raise ConnectionFailed(f"{origin}: this process knows no way to engines of other clusters")
+            return await self._tunnel.request(
+                self, origin, method, path, headers=headers, body=body, read_timeout=read_timeout, idempotent=idempotent
+            )
         head = _request_head(origin, method, path, headers, len(body))
         connection = self._take_idle(origin)
         if connection is not None:

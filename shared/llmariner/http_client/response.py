@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from llmariner.http_client.client import Client
     from llmariner.http_client.connection import Connection
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "ResponseTimeout",
     "ResponseTooLarge",
     "Sink",
+    "Tunnel",
 ]
 
 Sink = Callable[[bytes], "asyncio.Future[None] | None"]
@@ -104,3 +106,21 @@ class Response:
     def close(self) -> None:
         """Return the connection to the pool when the response was read to its end, else close it. Idempotent."""
         self._connection.release()
+
+
+class Tunnel(Protocol):
+    """The way to engines of other clusters."""
+
+    async def request(
+        self,
+        client: Client,
+        origin: str,
+        method: str,
+        path: str,
+        *,
+        headers: Headers,
+        body: bytes,
+        read_timeout: float,
+        idempotent: bool,
+    ) -> Response:
+        """As `Client.request`, for an origin `tunnel:…`, by `http://` requests of the client."""

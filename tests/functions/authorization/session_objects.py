@@ -54,6 +54,8 @@ def control_plane(world: World, tenant: Tenant) -> RouteCall:
 
 _SESSION = "/v1/sessions/{cluster_id}"
 _OWN = "/internal/sessions/{cluster_id}/kubernetes/{path:path}"
+_ENGINES = "/internal/sessions/{cluster_id}/engines/{path:path}"
+_ENGINE = RouteCall({"cluster_id": "cluster-none", "path:path": "models/pod/health"})
 SESSION_OBJECTS = {
     "GET /v1/sessions/agent": no_object,
     "GET /v1/sessions/peers": no_object,
@@ -62,5 +64,6 @@ SESSION_OBJECTS = {
     f"GET {_SESSION}/apis": discovery,
     f"GET {_SESSION}/apis/{{path:path}}": groups,
     f"POST {_SESSION}/api/{{path:path}}": port_forward,
+    **{f"{method} {_ENGINES}": lambda _world, _tenant: _ENGINE for method in ("GET", "POST")},
     **{f"{method} {_OWN}": control_plane for method in ("GET", "POST", "PATCH", "DELETE")},
 }

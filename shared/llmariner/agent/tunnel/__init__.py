@@ -2,6 +2,7 @@
 
 from llmariner.agent.tunnel.api_server import ApiServer
 from llmariner.agent.tunnel.connections import TunnelConnections
+from llmariner.agent.tunnel.engine_relay import EngineRelay
 from llmariner.agent.tunnel.kubernetes_relay import KubernetesRelay
 
-__all__ = ["ApiServer", "KubernetesRelay", "TunnelConnections"]
+__all__ = ["ApiServer", "EngineRelay", "KubernetesRelay", "TunnelConnections"]
