@@ -1,6 +1,8 @@
 """/v1/models: the model registry, in OpenAI's format with LLMariner's fields."""
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated, Any
 
 from fastapi import Query, Request
@@ -66,6 +68,7 @@ async def list_models(
     context = context_of(request)
     page, total = await asyncio.to_thread(_page, context, caller, include_loading_models, after, limit or 100)
     statuses = context.waiting_requests.add_to_all(await context.serving.statuses())
+    statuses = await asyncio.to_thread(_of_caller, context, caller, statuses)
     wanted = page[: limit or 100]
     data = [
         model_object(model, statuses.get(model.id, Status()), alias=alias, with_diagnostics=is_model_admin(caller))
@@ -131,6 +134,7 @@ def create_model(request: Request, caller: Writer, body: CreateModel) -> dict[st
         task=Task(body.task) if body.task else None,
         credential_id=credential or None,
     )
+    _check_clusters(context, caller, new.config.allowed_clusters)
     return model_object(context.registry.create(new, actor=caller), Status(), with_diagnostics=is_model_admin(caller))
 
 
@@ -142,7 +146,8 @@ async def get_model(
     alias, model = await asyncio.to_thread(_get_usable, context, caller, model_id)
     # By the registry's id, since models of other projects and shared models may have the same name.
     status = await context.serving.status(model.id) if model.loaded else Status()
-    status = context.waiting_requests.add_to(model.id, status)
+    shown = {model.id: context.waiting_requests.add_to(model.id, status)}
+    status = (await asyncio.to_thread(_of_caller, context, caller, shown))[model.id]
     wake_durations = await asyncio.to_thread(context.registry.wake_durations, model.base_model_id or model.id)
     last = await asyncio.to_thread(context.ledger.last_request, model.name, model.project_id)
     return model_object(
@@ -153,6 +158,30 @@ async def get_model(
         wake_durations=wake_durations,
         last_request_at=last,
     )
+
+
+def _check_clusters(context: Context, caller: Caller, cluster_ids: Sequence[str]) -> None:
+    """InvalidRequest for clusters that the caller's organization does not have."""
+    if not cluster_ids:
+        return
+    unknown = set(cluster_ids) - context.clusters.store.visible_ids(caller.organization_id, cluster_ids)
+    if unknown:
+        raise InvalidRequest(
+            f"Your organization has no cluster with the id '{min(unknown)}': GET /v1/clusters lists them.",
+            param="config.cluster_allocation_policy.allowed_cluster_ids",
+        )
+
+
+def _of_caller(context: Context, caller: Caller, statuses: dict[str, Status]) -> dict[str, Status]:
+    """The statuses without clusters of other organizations, on which a shared model may run."""
+    ids = {id_ for status in statuses.values() for id_, _, _ in status.clusters}
+    if not ids:
+        return statuses
+    seen = context.clusters.store.visible_ids(caller.organization_id, ids)
+    return {
+        name: replace(status, clusters=tuple(each for each in status.clusters if each[0] in seen))
+        for name, status in statuses.items()
+    }
 
 
 def _get_usable(context: Context, caller: Caller, model_id: str) -> tuple[str | None, Model]:
@@ -174,6 +203,7 @@ def update_model(
     """Change the configuration of a model, effective at its next wake."""
     context = context_of(request)
     sent, paths = body.config_change(update_mask)
+    _check_clusters(context, caller, ModelConfig().apply_patch(sent, paths=None).allowed_clusters)
     changed = context.registry.configure(
         model_id,
         lambda config: config.apply_patch(sent, paths=paths),

@@ -21,6 +21,12 @@ class WorkerClusterSettings:
     inventory_seconds: float = 60.0
     """`LLMARINER_CLUSTER_INVENTORY_SECONDS`: time between two inventories of a cluster."""
 
+    placement_policy: str = "spread"
+    """`LLMARINER_PLACEMENT_POLICY`: which cluster with room a model is woken on: `spread`, `pack` or `cheapest`."""
+
+    spill_seconds: float = 60.0
+    """`LLMARINER_SPILL_SECONDS`: how long a model may wait for room on its cluster before another one is tried, too."""
+
     telemetry_days: float = 400.0
     """`LLMARINER_CLUSTER_TELEMETRY_DAYS`: days for which the hourly telemetry of clusters is kept."""
 
@@ -40,4 +46,8 @@ class WorkerClusterSettings:
         heartbeat = read_number(env, "LLMARINER_CLUSTER_HEARTBEAT_SECONDS", cls.heartbeat_seconds, minimum=1)
         inventory = read_number(env, "LLMARINER_CLUSTER_INVENTORY_SECONDS", cls.inventory_seconds, minimum=1)
         days = read_number(env, "LLMARINER_CLUSTER_TELEMETRY_DAYS", cls.telemetry_days, minimum=1)
-        return cls(heartbeat, inventory, days)
+        policy = env.get("LLMARINER_PLACEMENT_POLICY") or cls.placement_policy
+        if policy not in ("spread", "pack", "cheapest"):
+            raise ValueError(f"LLMARINER_PLACEMENT_POLICY must be spread, pack or cheapest, not {policy!r}.")
+        spill = read_number(env, "LLMARINER_SPILL_SECONDS", cls.spill_seconds, minimum=1)
+        return cls(heartbeat, inventory, policy, spill, days)

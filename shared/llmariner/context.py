@@ -430,9 +430,11 @@ class Context:
             )
         if settings.adapter == "kserve":
             from llmariner.models.installation import kserve_serving
+            from llmariner.models.placed_serving import placed_serving
 
             secret = self.secrets.of_links[0]
-            return kserve_serving(self.env, self.registry, self.ledger, self.batch_writer, secret)
+            home = kserve_serving(self.env, self.registry, self.ledger, self.batch_writer, secret)
+            return placed_serving(self, home)
         from llmariner.platform.serving.remote import RemoteServing
 
         return RemoteServing(self.http_control_plane)

@@ -16,6 +16,7 @@ from llmariner.platform.kube.resources import EVENTS, INFERENCE_SERVICES, PODS
 from llmariner.platform.serving import EngineModel, Phase
 from llmariner.platform.serving.kserve import answer_checks
 from llmariner.platform.serving.kserve.adapter import KServeServing
+from llmariner.platform.serving.kserve.addresses import DirectAddresses
 from llmariner.platform.serving.kserve.answer_checks import AnswerChecks
 
 from .conftest import free_port
@@ -146,7 +147,7 @@ def test_status_requests_have_a_timeout_and_accept_known_values_only(
     async def run() -> None:
         async with await asyncio.start_server(engine, "127.0.0.1", 0) as server:
             port, client = server.sockets[0].getsockname()[1], Client()
-            looking = AnswerChecks(None, client, "models")  # type: ignore[arg-type]
+            looking = AnswerChecks(None, client, "models", DirectAddresses())  # type: ignore[arg-type]
             spec = {"containers": [{"name": "kserve-container", "ports": [{"containerPort": port}]}]}
             metadata = {"name": "small-1", "uid": "1"}
             looking.check("small", [{"metadata": metadata, "spec": spec, "status": {"podIP": "127.0.0.1"}}])
@@ -161,7 +162,7 @@ def test_status_requests_have_a_timeout_and_accept_known_values_only(
 def test_results_of_deleted_services_are_dropped() -> None:
     async def run() -> dict[str, set[str]]:
         client = Client()
-        looking = AnswerChecks(None, client, "models")  # type: ignore[arg-type]
+        looking = AnswerChecks(None, client, "models", DirectAddresses())  # type: ignore[arg-type]
         for name in ("a", "b"):
             looking.check(name, [])
         looking.retain_only({"b"})

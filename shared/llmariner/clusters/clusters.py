@@ -7,6 +7,7 @@ reports that none is left, or is gone for good.
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from functools import partial
 from typing import Any
 
@@ -79,6 +80,12 @@ class Clusters:
         """A cluster that an organization sees. NotFound otherwise."""
         with self._database.read() as session:
             return visible_cluster(session, organization_id, cluster_id)
+
+    def visible_ids(self, organization_id: str, cluster_ids: Collection[str]) -> frozenset[str]:
+        """Those of the clusters that an organization sees."""
+        query = select(clusters.c.id).where(clusters.c.id.in_(sorted(cluster_ids)), is_visible(organization_id))
+        with self._database.read() as session:
+            return frozenset(row.id for row in session.rows(query))
 
     def rotate_key(self, actor: Caller, cluster_id: str, *, overlap: int, operator: bool) -> tuple[Cluster, str]:
         """Give a cluster a new registration key, which is returned only here; the old one works `overlap` more seconds."""

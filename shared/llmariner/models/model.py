@@ -27,6 +27,8 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,199}")
 _MAX_SUFFIX_LENGTH = 18
 _MAX_EXTRA_ARGS = 64
 _MAX_LOCATION_LENGTH = 1024
+_MAX_CLUSTERS = 100
+_CLUSTER_ID = re.compile(r"cluster-[0-9a-z]{1,56}")
 
 
 def qualified_id(name: str, project_id: str) -> str:
@@ -78,6 +80,8 @@ class ModelConfig:
     on_demand: bool = True
     max_replicas: int = 0
     """The autoscaler's maximum; there is no autoscaler where it is less than `replicas`."""
+    allowed_clusters: tuple[str, ...] = ()
+    """The ids of the clusters on which it may run; empty: on all that its project has."""
 
     @classmethod
     def from_api(cls, value: Any) -> ModelConfig:
@@ -117,7 +121,10 @@ class ModelConfig:
                 "max_replicas": self.max_replicas,
                 "extra_args": list(self.extra_args),
             },
-            "cluster_allocation_policy": {"enable_on_demand_allocation": self.on_demand},
+            "cluster_allocation_policy": {
+                "enable_on_demand_allocation": self.on_demand,
+                "allowed_cluster_ids": list(self.allowed_clusters),
+            },
         }
 
 
@@ -132,6 +139,7 @@ _FIELDS = (
         "policy",
         "enable_on_demand_allocation",
     ),
+    ("allowed_clusters", "cluster_allocation_policy.allowed_cluster_ids", "policy", "allowed_cluster_ids"),
 )
 CONFIG_PATHS = frozenset(
     prefix for _, path, _, _ in _FIELDS for prefix in (path, path.rsplit(".", 1)[0], path.split(".")[0])
@@ -161,6 +169,14 @@ def _arguments(value: Any, param: str) -> tuple[str, ...]:
     return tuple(value)
 
 
+def _cluster_ids(value: Any, param: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or len(value) > _MAX_CLUSTERS or not all(isinstance(v, str) for v in value):
+        raise InvalidRequest(f"'{param}' must be a list of at most {_MAX_CLUSTERS} ids of clusters.", param=param)
+    if wrong := next((each for each in value if not _CLUSTER_ID.fullmatch(each)), None):
+        raise InvalidRequest(f"'{wrong[:64]}' in '{param}' is no id of a cluster: see GET /v1/clusters.", param=param)
+    return tuple(dict.fromkeys(value))
+
+
 def _flag(value: Any, param: str) -> bool:
     if not isinstance(value, bool):
         raise InvalidRequest(f"'{param}' must be true or false.", param=param)
@@ -173,6 +189,7 @@ _VALIDATORS: dict[str, Any] = {
     "max_replicas": _integer(0, 100),
     "extra_args": _arguments,
     "on_demand": _flag,
+    "allowed_clusters": _cluster_ids,
 }
 
 

@@ -61,6 +61,7 @@ def model_object(
             "requests_running": status.requests_running,
             "requests_waiting": status.requests_waiting,
             "memory_bytes": status.memory_bytes,
+            "clusters": [{"id": id_, "name": name, "phase": phase} for id_, name, phase in status.clusters],
             "wake_seconds": {
                 "p50": _quantile(wake_durations, 0.5),
                 "p95": _quantile(wake_durations, 0.95),

@@ -11,6 +11,7 @@ from dataclasses import replace
 from llmariner.errors import Conflict, InvalidRequest, PlatformError
 from llmariner.models.model import ActivationStatus, Model, NewModel, SourceRepository
 from llmariner.models.registry import ModelRegistry
+from llmariner.models.restrictions import weight_uri
 from llmariner.platform.serving import EngineModel, served_name
 from llmariner.platform.serving.kserve.model_lookup import EngineKey, ServedEngine
 from llmariner.usage.ledger import Ledger
@@ -18,6 +19,7 @@ from llmariner.usage.ledger import Ledger
 __all__ = ["RegistryModelLookup"]
 
 _log = logging.getLogger(__name__)
+_REACHABLE = ("hf://", "s3://", "gs://", "https://")
 _PROJECTS = 10_000
 """Projects whose organizations are remembered."""
 
@@ -163,6 +165,8 @@ class RegistryModelLookup:
             tool_parser=model.traits.tool_parser,
             reasoning_parser=model.traits.reasoning_parser,
             weights_token=self._tokens(model),
+            storage_uri=_storage_uri(model),
+            allowed_clusters=model.config.allowed_clusters,
         )
 
     def _organization_of(self, project_id: str | None) -> str | None:
@@ -174,3 +178,11 @@ class RegistryModelLookup:
                 self._organizations.clear()
             self._organizations[project_id] = self._registry.organization_of(project_id)
         return self._organizations[project_id]
+
+
+def _storage_uri(model: Model) -> str:
+    """From where other clusters fetch a model; empty for what only this installation's machine or cluster has."""
+    uri = weight_uri(model.source_repository, model.model_file_location)
+    # A volume is one cluster's: it is looked for in others only where the model names them.
+    reachable = uri.startswith(_REACHABLE) or (uri.startswith("pvc://") and model.config.allowed_clusters)
+    return uri if reachable and model.credential_id is None else ""

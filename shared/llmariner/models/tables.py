@@ -22,7 +22,7 @@ from sqlalchemy import (
 from llmariner.platform.database import metadata
 from llmariner.platform.database.sanitized_text import SanitizedText
 
-__all__ = ["model_alias_revisions", "model_aliases", "model_credentials", "model_wakes", "models"]
+__all__ = ["model_alias_revisions", "model_aliases", "model_credentials", "model_placements", "model_wakes", "models"]
 
 models = Table(
     "models",
@@ -84,6 +84,23 @@ model_wakes = Table(
     Column("at", Float, primary_key=True),
     Column("seconds", Float, nullable=False),
     Index("ix_model_wakes_recent", "model_id", "at"),
+)
+
+# Engines on worker clusters, or what is left of them there. Those at home have no row.
+model_placements = Table(
+    "model_placements",
+    metadata,
+    Column("model_id", String(256), primary_key=True),
+    # As in `EngineModel`; empty: of the model's own project.
+    Column("adapters_of", String(64), primary_key=True),
+    Column("cluster_id", String(64), primary_key=True),
+    # Of the model, which distinguishes those that had the id one after another.
+    Column("created", BigInteger, nullable=False),
+    # When it was placed or last woken there.
+    Column("woken_at", Float, nullable=False),
+    # Of all replicas, for placements before the cluster's next inventory.
+    Column("gpus", Integer, nullable=False),
+    Index("ix_model_placements_cluster", "cluster_id"),
 )
 
 # Names by which a project refers to models. A deleted one keeps its row for a while, so that gateways learn of it.

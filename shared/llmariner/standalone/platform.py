@@ -21,6 +21,7 @@ from llmariner.job_settings import JobSettings
 from llmariner.models.formats import read_json
 from llmariner.models.inspection import folder_traits
 from llmariner.models.model import ActivationStatus, Model, NewModel, SourceRepository, Task
+from llmariner.models.placed_serving import placed_serving
 from llmariner.models.queries import ModelSelector
 from llmariner.models.serving_lookup import RegistryModelLookup
 from llmariner.models.source_credentials import SourceCredential
@@ -193,10 +194,10 @@ class StandalonePlatform:
         remove_stale_folders(self.folder.engines)
         self._allocations = AllocationRecorder(Allocations(self.context.database))
         self.serving = self._process_serving(self._allocations)
-        self.context.serving = self.serving
+        self.context.serving = placed_serving(self.context, self.serving)
         self.context.weights = self._weights
         self._weights.memory = EngineMemory(self.serving, asyncio.get_running_loop(), TRAINING_MILLICORES)
-        self.serving.subscribe(lambda model_id, _: self.context.gateway.invalidate(model_id))
+        self.context.serving.subscribe(lambda model_id, _: self.context.gateway.invalidate(model_id))
         self._start_jobs()
         home = self.folder.root
         self._notebooks = make_notebooks(self.context, self.serving, home=home, cache=self._cache, url=self._url)
@@ -225,7 +226,7 @@ class StandalonePlatform:
             await asyncio.to_thread(self._notebooks.close)
         await self.context.gateway.close()
         if self.serving is not None:
-            await self.serving.close()
+            await self.context.serving.close()
         if self._allocations is not None:
             await asyncio.to_thread(self._allocations.close)
         await asyncio.to_thread(self._milvus_lite.close)
@@ -325,4 +326,4 @@ class StandalonePlatform:
         )
         for model in page:
             if model.activation_status is ActivationStatus.ACTIVE:
-                await self.serving.wake(model.id)
+                await self.context.serving.wake(model.id)

@@ -145,12 +145,14 @@ def _traits(traits: Mapping[str, Any]) -> dict[str, str | None]:
 def _configuration(model: Mapping[str, Any]) -> dict[str, str | int | None]:
     config = model.get("config") or {}
     runtime = config.get("runtime_config") or {}
-    on_demand = (config.get("cluster_allocation_policy") or {}).get("enable_on_demand_allocation")
+    policy = config.get("cluster_allocation_policy") or {}
+    on_demand = policy.get("enable_on_demand_allocation")
     return {
         "gpu": (runtime.get("resources") or {}).get("gpu"),
         "replicas": runtime.get("replicas"),
         "extra args": " ".join(runtime.get("extra_args") or []),
         "on demand": None if on_demand is None else ("yes" if on_demand else "no"),
+        "allowed clusters": ", ".join(policy.get("allowed_cluster_ids") or []) or None,
     }
 
 
@@ -168,6 +170,7 @@ def _serving(model: Mapping[str, Any]) -> dict[str, str | int | None]:
         "last request": format_timestamp(serving.get("last_request_at")),
         "requests running": serving.get("requests_running"),
         "requests waiting": serving.get("requests_waiting"),
+        "clusters": ", ".join(f"{each['name']} ({each['phase']})" for each in serving.get("clusters") or []) or None,
     }
 
 

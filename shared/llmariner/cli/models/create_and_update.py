@@ -23,6 +23,13 @@ def _serving_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option(
             "--disable-on-demand-allocation", is_flag=True, help="Serve only while active: no request wakes it."
         ),
+        click.option(
+            "--allowed-cluster-id",
+            "clusters",
+            metavar="ID",
+            multiple=True,
+            help="Cluster it may run on; repeat for more.",
+        ),
         click.option("--replicas", metavar="N", type=click.IntRange(min=1), help="Replicas."),
         click.option("--gpu", metavar="N", type=click.IntRange(min=0), help="GPUs of a replica."),
     ):
@@ -111,6 +118,10 @@ def create_fine_tuned(
     help="Whether a request may wake it.",
 )
 @click.option(
+    "--allowed-cluster-id", "clusters", metavar="ID", multiple=True, help="Cluster it may run on; repeat for several."
+)
+@click.option("--all-clusters", is_flag=True, help="Let it run on every cluster of its project.")
+@click.option(
     "--created",
     metavar="N",
     type=int,
@@ -125,6 +136,8 @@ def update(
     extra_args: tuple[str, ...],
     clear_extra_args: bool,
     on_demand: bool | None,
+    clusters: tuple[str, ...],
+    all_clusters: bool,
     created: int | None,
 ) -> None:
     """Change how a model is served.
@@ -135,8 +148,11 @@ def update(
 
     if extra_args and clear_extra_args:
         raise click.UsageError("--extra-args and --clear-extra-args exclude each other.")
+    if clusters and all_clusters:
+        raise click.UsageError("--allowed-cluster-id and --all-clusters exclude each other.")
     arguments = list(extra_args) if extra_args or clear_extra_args else None
-    config = _config(gpu=gpu, replicas=replicas, extra_args=arguments, on_demand=on_demand)
+    allowed = list(clusters) if clusters or all_clusters else None
+    config = _config(gpu=gpu, replicas=replicas, extra_args=arguments, on_demand=on_demand, clusters=allowed)
     if not config:
         raise click.UsageError("Nothing to change: give at least one option.")
     mask = ",".join(_paths(config, "config"))
@@ -168,9 +184,12 @@ def _create(session: Session, body: dict[str, Any]) -> None:
     session.printer.print_message(answer, f"Registered {model}. `llma models pull {model}` follows its loading.")
 
 
-def _new_config(*, gpu: int | None, replicas: int | None, disable_on_demand_allocation: bool) -> dict[str, Any]:
+def _new_config(
+    *, gpu: int | None, replicas: int | None, disable_on_demand_allocation: bool, clusters: tuple[str, ...]
+) -> dict[str, Any]:
     """The part of a request with the configuration of a new model; empty where no option is given."""
-    config = _config(gpu=gpu, replicas=replicas, on_demand=False if disable_on_demand_allocation else None)
+    on_demand = False if disable_on_demand_allocation else None
+    config = _config(gpu=gpu, replicas=replicas, on_demand=on_demand, clusters=list(clusters) or None)
     return {"config": config} if config else {}
 
 
@@ -180,6 +199,7 @@ def _config(
     replicas: int | None = None,
     extra_args: list[str] | None = None,
     on_demand: bool | None = None,
+    clusters: list[str] | None = None,
 ) -> dict[str, Any]:
     """The model config with only the given values, since the update mask is derived from it."""
     runtime: dict[str, Any] = {}
@@ -190,8 +210,11 @@ def _config(
     if extra_args is not None:
         runtime["extra_args"] = extra_args
     config: dict[str, Any] = {"runtime_config": runtime} if runtime else {}
-    if on_demand is not None:
-        config["cluster_allocation_policy"] = {"enable_on_demand_allocation": on_demand}
+    policy: dict[str, Any] = {} if on_demand is None else {"enable_on_demand_allocation": on_demand}
+    if clusters is not None:
+        policy["allowed_cluster_ids"] = clusters
+    if policy:
+        config["cluster_allocation_policy"] = policy
     return config
 
 

@@ -47,10 +47,10 @@ class RuntimeBody(Body):
 
 
 class PolicyBody(Body):
-    """`config.cluster_allocation_policy`. LLMariner's list of clusters: empty, since a model runs in this one."""
+    """`config.cluster_allocation_policy`."""
 
     enable_on_demand_allocation: Any = None
-    allowed_cluster_ids: list[str] = Field(default_factory=list, max_length=0)
+    allowed_cluster_ids: Any = None
 
 
 class ConfigBody(Body):

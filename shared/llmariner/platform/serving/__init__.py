@@ -82,6 +82,10 @@ class EngineModel:
     """vLLM's parser of tool calls; empty: `DEFAULT_TOOL_PARSER`."""
     reasoning_parser: str = ""
     """vLLM's parser of reasoning; empty: none."""
+    storage_uri: str = ""
+    """From where engines of worker clusters fetch the weights; empty: they can't."""
+    allowed_clusters: tuple[str, ...] = ()
+    """The clusters on which it may run; empty: all that its project has."""
     weights_token: str = ""
     """With which the engine's pod fetches an adapter that is a file of the platform."""
 
@@ -112,6 +116,8 @@ class Status:
     memory_bytes: int = 0
     replicas: tuple[str, ...] = ()
     detail: str = ""
+    clusters: tuple[tuple[str, str, str], ...] = ()
+    """Id and name of each cluster on which it is placed, and its phase there; empty where there are no others."""
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object of this status; its keys are the field names."""
@@ -121,7 +127,10 @@ class Status:
     def from_json(cls, value: dict[str, Any]) -> Status:
         """Parse what `to_json` returned; fields of later releases are ignored."""
         fields = {name: value[name] for name in cls.__dataclass_fields__ if name in value}
-        return cls(**{**fields, "phase": Phase(value["phase"]), "replicas": tuple(value.get("replicas", ()))})
+        fields["phase"] = Phase(value["phase"])
+        fields["replicas"] = tuple(value.get("replicas", ()))
+        fields["clusters"] = tuple((id_, name, phase) for id_, name, phase, *_ in value.get("clusters", ()))
+        return cls(**fields)
 
 
 class Serving(Protocol):

@@ -23,8 +23,9 @@ from llmariner.platform.kube.errors import ClusterError, Conflict
 from llmariner.platform.kube.resources import INFERENCE_SERVICES
 from llmariner.platform.serving import IMPORTED_SCHEME, EngineModel, Phase, Status
 from llmariner.platform.serving.engine_metrics import EngineMetrics, read_metrics
+from llmariner.platform.serving.kserve.addresses import DirectAddresses, EngineAddresses
 from llmariner.platform.serving.kserve.answer_checks import AnswerChecks
-from llmariner.platform.serving.kserve.cluster_reader import ClusterReader, endpoint_of, engine_url
+from llmariner.platform.serving.kserve.cluster_reader import ClusterReader
 from llmariner.platform.serving.kserve.loaded_adapters import is_missing, started_with, tuned_adapter
 from llmariner.platform.serving.kserve.model_lookup import ModelLookup, ServedEngine
 from llmariner.platform.serving.kserve.objects import (
@@ -56,16 +57,25 @@ _NAME_COLLISION = (
 
 
 class KServeServing:
-    """See the package, and `platform.serving.Serving` for the port."""
+    """See the package, and `platform.serving.Serving` for the port. `client` reaches the origins of `addresses`."""
 
-    def __init__(self, cluster: Cluster, settings: KServeSettings, lookup: ModelLookup) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        settings: KServeSettings,
+        lookup: ModelLookup,
+        *,
+        addresses: EngineAddresses | None = None,
+        client: Client | None = None,
+    ) -> None:
         self._cluster = cluster
         self._settings = settings
         self._lookup = lookup
-        self._client = Client()
+        self._client = client or Client()
+        self._addresses = addresses or DirectAddresses()
         self._queues = ProjectQueues(cluster, settings)
         self._standby = StandbyPods(cluster, self._client, settings)
-        self._answer_checks = AnswerChecks(cluster, self._client, settings.namespace)
+        self._answer_checks = AnswerChecks(cluster, self._client, settings.namespace, self._addresses)
         self._reader = ClusterReader(cluster, settings, self._queues)
         self._transitions = Transitions(cluster, settings, self._queues, self._standby)
         self._observers: list[Callable[[str, Status], None]] = []
@@ -156,6 +166,16 @@ class KServeServing:
         await self._queues.delete_unused(asyncio.to_thread, self._lookup.projects)
         self._observations.pop(name, None)
 
+    async def evict(self, model_id: str) -> None:
+        """Delete the model's InferenceService in this cluster, since another cluster serves the model. Idempotent."""
+        served = await self._lookup.engine(model_id)
+        name = object_name(served.engine)
+        service = (await self._observe(name)).service
+        if service is not None and not belongs_to_other_model(service, served.engine):
+            await asyncio.to_thread(self._transitions.delete, service)
+        self._observations.pop(name, None)
+        self._cached_list = (float("-inf"), {})
+
     async def import_existing(self, service: str) -> None:
         """See the port."""
         found = await asyncio.to_thread(self._cluster.get, INFERENCE_SERVICES, self._settings.namespace, service)
@@ -227,14 +247,14 @@ class KServeServing:
                     observer(model_id, status)
 
     async def _ready_status(self, name: str, status: Status, observed: ObservedModel) -> Status:
-        endpoint = endpoint_of(observed)
+        endpoint = self._addresses.of_model(observed)
         if endpoint is None:
             return replace(status, phase=Phase.LOADING, progress=0.97, message="waiting for its Service")
         metrics = await self._engine_metrics(name, observed)
         return replace(
             status,
             endpoint=endpoint,
-            replicas=tuple(sorted(map(engine_url, observed.ready))) if len(observed.ready) > 1 else (),
+            replicas=tuple(sorted(map(self._addresses.of_pod, observed.ready))) if len(observed.ready) > 1 else (),
             capacity=capacity(self._settings) * len(observed.ready),
             requests_running=metrics.running,
             requests_waiting=metrics.waiting,
@@ -246,7 +266,9 @@ class KServeServing:
         read_at, cached = self._metrics.get(name, (float("-inf"), EngineMetrics()))
         if time.monotonic() - read_at < _LIST_SECONDS:
             return cached
-        read = await asyncio.gather(*(read_metrics(self._client, engine_url(pod)) for pod in observed.ready))
+        read = await asyncio.gather(
+            *(read_metrics(self._client, self._addresses.of_pod(pod)) for pod in observed.ready)
+        )
         known_metrics = [each for each in read if each is not None]
         cached = EngineMetrics(
             running=sum(each.running for each in known_metrics),

@@ -17,7 +17,7 @@ from llmariner.errors import PlatformError
 from llmariner.http_client import Client, ConnectionFailed, ResponseFailed
 from llmariner.platform.kube import Cluster
 from llmariner.platform.kube.errors import ClusterError
-from llmariner.platform.serving.kserve.cluster_reader import engine_url
+from llmariner.platform.serving.kserve.addresses import EngineAddresses
 from llmariner.platform.serving.kserve.object_events import record_event
 
 __all__ = ["AnswerChecks"]
@@ -35,10 +35,11 @@ Body = dict[str, Any]
 class AnswerChecks:
     """Checks each engine of one namespace once per process."""
 
-    def __init__(self, cluster: Cluster, client: Client, namespace: str) -> None:
+    def __init__(self, cluster: Cluster, client: Client, namespace: str, addresses: EngineAddresses) -> None:
         self._cluster = cluster
         self._client = client
         self._namespace = namespace
+        self._addresses = addresses
         self._checked_pods: dict[str, set[str]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -67,7 +68,7 @@ class AnswerChecks:
         answer: Body = {}
         for pause in _PAUSES:
             await asyncio.sleep(pause)
-            answer = await self._fetch(engine_url(pod))
+            answer = await self._fetch(self._addresses.of_pod(pod))
             if answer.get("answer") != "pending":
                 break
         if answer.get("answer") != "differs":

@@ -7,12 +7,12 @@ from typing import Any
 
 from llmariner.platform.kube import Cluster
 from llmariner.platform.kube.resources import DEPLOYMENTS, INFERENCE_SERVICES, PODS, SERVICES
-from llmariner.platform.serving.kserve.objects import ENGINE_CONTAINER, INFERENCE_SERVICE_LABEL, deployment_name
+from llmariner.platform.serving.kserve.objects import INFERENCE_SERVICE_LABEL, deployment_name
 from llmariner.platform.serving.kserve.phases import ObservedModel, is_gated
 from llmariner.platform.serving.kserve.queues import PoolWorkloads, ProjectQueues, queue_of
 from llmariner.settings import KServeSettings
 
-__all__ = ["ClusterReader", "endpoint_of", "engine_url"]
+__all__ = ["ClusterReader"]
 
 Body = dict[str, Any]
 
@@ -61,24 +61,6 @@ class ClusterReader:
                 )
             )
         return found
-
-
-def endpoint_of(observed: ObservedModel) -> str | None:
-    """The URL of the model's Service: its cluster IP needs no DNS and outlives pods."""
-    if observed.cluster_service is None:
-        return None
-    cluster_ip = observed.cluster_service["spec"].get("clusterIP", "None")
-    if cluster_ip != "None":
-        return f"http://{cluster_ip}:{observed.cluster_service['spec']['ports'][0]['port']}"
-    return engine_url(observed.ready[0])
-
-
-def engine_url(pod: Body) -> str:
-    """The URL of the engine in a pod."""
-    container = next((each for each in pod["spec"]["containers"] if each["name"] == ENGINE_CONTAINER), None)
-    container = container or pod["spec"]["containers"][0]
-    port = container.get("ports", [{"containerPort": 8080}])[0]["containerPort"]
-    return f"http://{pod['status']['podIP']}:{port}"
 
 
 def _workloads(pods: Sequence[Body], pool_workloads: PoolWorkloads) -> Sequence[Body]:
