@@ -172,7 +172,8 @@ def _arguments(value: Any, param: str) -> tuple[str, ...]:
 def _cluster_ids(value: Any, param: str) -> tuple[str, ...]:
     if not isinstance(value, list) or len(value) > _MAX_CLUSTERS or not all(isinstance(v, str) for v in value):
         raise InvalidRequest(f"'{param}' must be a list of at most {_MAX_CLUSTERS} ids of clusters.", param=param)
-    if wrong := next((each for each in value if not _CLUSTER_ID.fullmatch(each)), None):
+    wrong = next((each for each in value if not _CLUSTER_ID.fullmatch(each)), None)
+    if wrong is not None:
         raise InvalidRequest(f"'{wrong[:64]}' in '{param}' is no id of a cluster: see GET /v1/clusters.", param=param)
     return tuple(dict.fromkeys(value))
 

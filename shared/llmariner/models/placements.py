@@ -19,6 +19,7 @@ from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.platform.serving import EngineModel
 from llmariner.platform.serving.kserve.model_lookup import EngineKey, ServedEngine
 from llmariner.platform.serving.placed.placements import HOME, Choice, Placement
+from llmariner.showback.prices import ComputePriceList
 from llmariner.tenancy.tables import organizations, projects
 
 __all__ = ["ModelPlacements", "can_leave_home"]
@@ -106,6 +107,7 @@ class ModelPlacements:
             visible = self._visible(session, served.engine)
             query = select(clusters).where(visible).order_by(clusters.c.id).limit(_MAX_CANDIDATES)
             found = session.rows(query)
+            prices = self._prices(session)
         # Read before the transaction: the machine of the standalone mode is asked in the event loop.
         known = self._statuses().of([row.id for row in found], whole=True)
 
@@ -113,7 +115,7 @@ class ModelPlacements:
             # Of two placements at once, the second sees what the first assumed: it waits for the rows, in the order of ids.
             rows = session.rows(query.with_for_update())
             assumed = _assumed(session, known)
-            candidates = [_candidate(row, known.get(row.id), assumed.get(row.id, 0)) for row in rows]
+            candidates = [_candidate(row, known.get(row.id), assumed.get(row.id, 0), prices) for row in rows]
             decision = self._decide(served, candidates, excluded)
             if decision.cluster_id not in (None, HOME):
                 _record(session, served, str(decision.cluster_id))
@@ -122,6 +124,11 @@ class ModelPlacements:
             return Choice(decision.cluster_id, _why_not(decision, names))
 
         return self._database.transact(choose)
+
+    def _prices(self, session: ReadSession) -> ComputePriceList | None:
+        """The present prices of GPUs, where they matter."""
+        now = time.time()
+        return ComputePriceList.of_span(session, now, now + 1) if self._policy is Policy.CHEAPEST else None
 
     def _visible(self, session: ReadSession, engine: EngineModel) -> ColumnElement[bool]:
         """The clusters of the model's project; of a shared model those of the organization that runs the installation."""
@@ -137,10 +144,10 @@ class ModelPlacements:
 
     def _decide(self, served: ServedEngine, candidates: Sequence[Candidate], excluded: frozenset[str]) -> Decision:
         engine = served.engine
-        ids = {each.cluster_id for each in candidates} if can_leave_home(served) else {HOME}
+        ids = {HOME, *(each.cluster_id for each in candidates)} if can_leave_home(served) else {HOME}
         allowed = frozenset((ids & set(engine.allowed_clusters) if engine.allowed_clusters else ids) - excluded)
         home = next((each for each in candidates if each.cluster_id == HOME), None)
-        if home is not None and HOME in allowed and home.inventory is None and not home.is_draining:
+        if HOME in allowed and (home is None or (home.inventory is None and not home.is_draining)):
             return Decision(HOME, (), ())  # nobody reports what it has: it is asked first, as before there were others
         has_gpus = any(
             each.inventory is not None
@@ -179,16 +186,20 @@ def _assumed(session: WriteSession, known: Mapping[str, ClusterStatus]) -> dict[
     return found
 
 
-def _candidate(row: Any, status: ClusterStatus | None, assumed: int) -> Candidate:
+def _candidate(row: Any, status: ClusterStatus | None, assumed: int, prices: ComputePriceList | None) -> Candidate:
+    inventory = None if status is None else status.inventory
+    products = () if inventory is None or prices is None else [each.product for each in inventory.products]
+    known = {product: prices.at(product, round(time.time() * 1000)) for product in products} if prices else {}
     return Candidate(
         cluster_id=row.id,
         is_connected=status is not None and (status.is_connected if row.id == HOME else status.accepts_work),
         is_draining=row.drain_requested_at is not None,
-        inventory=None if status is None else status.inventory,
+        inventory=inventory,
         inventory_age_seconds=None
         if status is None or status.inventory_at is None
         else max(0.0, time.time() - status.inventory_at),
         assumed_gpus=assumed,
+        price={product: price.gpu_hour for product, price in known.items() if price is not None},
     )
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from llmariner.cluster_settings import WorkerClusterSettings
 from llmariner.clusters.inventory import WORK, Inventory, Node, ProductTotal
+from llmariner.clusters.placement import Policy
 from llmariner.clusters.status import ClusterStatuses
 from llmariner.clusters.tables import cluster_statuses, clusters
 from llmariner.models.placements import ModelPlacements
@@ -22,6 +23,7 @@ from llmariner.platform.database import Database
 from llmariner.platform.serving import EngineModel
 from llmariner.platform.serving.kserve.model_lookup import ServedEngine
 from llmariner.platform.serving.placed.placements import HOME
+from llmariner.showback.tables import compute_prices
 from llmariner.tenancy.tables import organizations, projects
 
 MODEL = EngineModel("small", "hf://org/small", "generate", 0, storage_uri="hf://org/small", gpus=1)
@@ -177,3 +179,20 @@ def test_rows_of_two_engines_of_one_model_do_not_mix(world: World) -> None:
     assert asyncio.run(world.placements.of((MODEL.id, None))) == []
     with world.database.read() as session:
         assert [row.adapters_of for row in session.rows(model_placements.select())] == ["proj_b"]
+
+
+def test_the_cheapest_cluster_has_the_lowest_price_of_its_gpus(world: World) -> None:
+    world.cluster("cluster-big", 8)
+    world.cluster("cluster-cheap", 1)
+    with world.database.write() as session:
+        price = {"valid_from": 1.0, "valid_to": None, "core_hour": 0, "gib_hour": 0, "created_at": 1}
+        session.add(compute_prices, id="p1", device="NVIDIA-L4", gpu_hour=9, **price)
+        session.add(compute_prices, id="p2", device="NVIDIA-T4", gpu_hour=5, **price)
+        found = json.dumps(inventory(1).to_json()).replace("NVIDIA-L4", "NVIDIA-T4")
+        row = cluster_statuses.update().where(cluster_statuses.c.cluster_id == "cluster-cheap")
+        session.run(row.values(inventory=found))
+    assert world.place() == "cluster-big"
+    statuses = ClusterStatuses(world.database, WorkerClusterSettings())
+    cheapest = ModelPlacements(world.database, lambda: statuses, Policy.CHEAPEST)
+    choice = asyncio.run(cheapest.place(ServedEngine(replace(MODEL, id="another")), excluded={HOME}))
+    assert choice.cluster_id == "cluster-cheap"

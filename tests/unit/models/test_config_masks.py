@@ -13,19 +13,25 @@ from llmariner.models.representation import config_paths
 OLD = ModelConfig(gpu=2, replicas=3, extra_args=("--old",), on_demand=False)
 NEW: dict[str, Any] = {
     "runtime_config": {"resources": {"gpu": 4}, "replicas": 5, "max_replicas": 7, "extra_args": ["--new"]},
-    "cluster_allocation_policy": {"enable_on_demand_allocation": True},
+    "cluster_allocation_policy": {"enable_on_demand_allocation": True, "allowed_cluster_ids": ["cluster-b"]},
 }
+POLICY = "config.cluster_allocation_policy"
+ALLOWED: dict[str, Any] = {"allowed_clusters": ("cluster-b",)}
 MASKS: list[tuple[str, ModelConfig]] = [
-    ("config", ModelConfig(4, 5, ("--new",), True, 7)),
+    ("config", ModelConfig(4, 5, ("--new",), True, 7, **ALLOWED)),
     ("config.runtime_config", ModelConfig(4, 5, ("--new",), False, 7)),
     ("config.runtime_config.resources", ModelConfig(4, 3, ("--old",), False)),
     ("config.runtime_config.resources.gpu", ModelConfig(4, 3, ("--old",), False)),
     ("config.runtime_config.replicas", ModelConfig(2, 5, ("--old",), False)),
     ("config.runtime_config.max_replicas", ModelConfig(2, 3, ("--old",), False, 7)),
     ("config.runtime_config.extra_args", ModelConfig(2, 3, ("--new",), False)),
-    ("config.cluster_allocation_policy", ModelConfig(2, 3, ("--old",), True)),
+    ("config.cluster_allocation_policy", ModelConfig(2, 3, ("--old",), True, **ALLOWED)),
+    ("config.cluster_allocation_policy.allowed_cluster_ids", ModelConfig(2, 3, ("--old",), False, **ALLOWED)),
     ("config.cluster_allocation_policy.enable_on_demand_allocation", ModelConfig(2, 3, ("--old",), True)),
-    (" config.runtime_config.replicas , config.cluster_allocation_policy ", ModelConfig(2, 5, ("--old",), True)),
+    (
+        " config.runtime_config.replicas , config.cluster_allocation_policy ",
+        ModelConfig(2, 5, ("--old",), True, **ALLOWED),
+    ),
 ]
 
 
@@ -76,6 +82,10 @@ WRONG: list[tuple[Any, str]] = [
     ({"runtime_config": {"extra_args": ["a\0"]}}, "config.runtime_config.extra_args"),
     ({"runtime_config": {"extra_args": ["x" * 1025]}}, "config.runtime_config.extra_args"),
     ({"cluster_allocation_policy": None}, "config.cluster_allocation_policy"),
+    *(
+        ({"cluster_allocation_policy": {"allowed_cluster_ids": wrong}}, f"{POLICY}.allowed_cluster_ids")
+        for wrong in ("cluster-a", [1], ["gpu-west"], ["cluster-A"], ["cluster-a"] * 101, [""], ["cluster-a\n"])
+    ),
     (
         {"cluster_allocation_policy": {"enable_on_demand_allocation": 1}},
         "config.cluster_allocation_policy.enable_on_demand_allocation",

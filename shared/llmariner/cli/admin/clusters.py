@@ -160,6 +160,7 @@ def join(
     from llmariner.agent.manifest import AGENT_IMAGE, AGENT_NAME, AgentManifest
     from llmariner.agent_settings import AgentSettings
     from llmariner.cli.support.terminal import write_stdout
+    from llmariner.manifests.installation import engine_plugins
     from llmariner.sessions.control_plane_roles import control_plane_objects
 
     url = control_plane or session.target().endpoint
@@ -185,7 +186,7 @@ def join(
         gpu_namespace=gpu_operator_namespace,
         plain_http=plain_http,
     )
-    work = [] if sessions_only else control_plane_objects((namespace, AGENT_NAME))
+    work = [] if sessions_only else [*control_plane_objects((namespace, AGENT_NAME)), engine_plugins()]
     write_stdout(yaml.safe_dump_all([*manifest.objects(), *work], sort_keys=False), end="")
     click.echo(
         f"Registered {made['name']} ({made['id']}). The manifest holds its registration key: pipe it to "
