@@ -241,7 +241,7 @@ def test_a_model_that_failed_is_tried_elsewhere_and_at_the_same_place_when_there
     run(World("west", "east"), scenario)
 
 
-def test_who_waits_is_told_why_no_cluster_takes_the_model() -> None:
+def test_who_waits_gets_the_reason_why_no_cluster_takes_the_model() -> None:
     async def scenario(world: World) -> None:
         world.placements.draining = {"west"}
         status = await world.wake()

@@ -153,7 +153,7 @@ def test_a_stream_arrives_token_by_token_by_any_replica_and_the_next_request_reu
             way.engine.gate.clear()
             response = await way.post("/v1/chat/completions", b'{"stream":true}')
             assert (response.status, response.header(b"content-type")) == (200, b"text/event-stream")
-            assert await response.chunk() == EVENT  # before the engine goes on
+            assert await response.chunk() == EVENT  # before the engine continues
             way.engine.gate.set()
             rest = b""
             while part := await response.chunk():
