@@ -158,7 +158,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_POST = do_PUT = do_PATCH = do_DELETE = do_GET  # noqa: N815 - names that http.server calls
 
     def _answer(self, owner: ApiServer) -> tuple[int, dict[str, Any] | Iterator[bytes]]:
-        body = self.rfile.read(int(self.headers.get("content-length") or 0))
+        body = self._body()
         if owner.token is not None and self.headers.get("authorization", "").lower() != f"bearer {owner.token}".lower():
             raise StatusError(401, "Unauthorized", "Unauthorized")
         asked = urlsplit(self.path)
@@ -172,6 +172,16 @@ class _Handler(BaseHTTPRequestHandler):
         )
         owner.answered.append((self.headers.get("user-agent", "unknown"), self.command, asked.path))
         return owner.api.answer(request)
+
+    def _body(self) -> bytes:
+        if self.headers.get("transfer-encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("content-length") or 0))
+        body = b""
+        while size := int(self.rfile.readline(), 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return body
 
     def _send(self, code: int, answer: dict[str, Any]) -> None:
         text = json.dumps(answer).encode()

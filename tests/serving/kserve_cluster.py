@@ -154,8 +154,8 @@ class Controllers(threading.Thread):
         labels = {"serving.kserve.io/inferenceservice": metadata["name"], "app": f"isvc.{name}"}
         container: Body = {"name": "kserve-container", "image": "engine", "ports": [{"containerPort": self.port}]}
         container["args"] = self.arguments(service)
-        queued = {key: value for key, value in metadata.get("labels", {}).items() if "kueue" in key}
-        template = {"metadata": {"labels": {**queued, **labels}}, "spec": {"containers": [container]}}
+        inherited = metadata.get("labels", {})
+        template = {"metadata": {"labels": {**inherited, **labels}}, "spec": {"containers": [container]}}
         spec = {"replicas": 1, "selector": {"matchLabels": {"app": labels["app"]}}, "template": template}
         revised = {**owned, "annotations": _REVISION}
         body = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": revised, "spec": spec}
