@@ -4,7 +4,8 @@ Below /internal it is for functions of the control plane, which run work there.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
@@ -35,13 +36,16 @@ from llmariner.http.tunneled_responses import (
 from llmariner.platform.tunnel import Stream
 from llmariner.platform.tunnel.engine_paths import EnginePath
 from llmariner.sessions.access import CONNECT_SCOPE, READ_SCOPE, authorize, namespaces_of
+from llmariner.sessions.access_checks import AccessChecks
 from llmariner.sessions.control_plane import CONTROL_PLANE_AUDIENCE, MAX_BODY_BYTES, METHODS, identity_fields, target_of
 from llmariner.sessions.installation import PEER_AUDIENCE, build_tunnels
-from llmariner.sessions.kubernetes_errors import status_body
+from llmariner.sessions.kubernetes_errors import status_body, status_content
 from llmariner.sessions.kubernetes_requests import KubernetesRequest, parse_request
+from llmariner.sessions.missing_roles import missing_roles
 from llmariner.sessions.open_requests import OpenRequests
 from llmariner.sessions.passed_fields import passed_fields
 from llmariner.sessions.tunnels import Tunnels
+from llmariner.tenancy.long_requests import check_still_allowed
 from llmariner.tenancy.principal import Caller
 
 Reader = Annotated[Caller, require_scope(READ_SCOPE)]
@@ -64,6 +68,7 @@ def build(context: Context) -> Application:
     app.state.tunnels = build_tunnels(context)
     app.state.open_requests = OpenRequests()
     app.state.engine_bodies = BodyBudget(_ENGINE_BODY_BYTES, _ENGINE_BODY_BYTES_PER_CLUSTER)
+    app.state.access_checks = AccessChecks()
     app.get("/v1/sessions/agent")(connect_agent)
     app.get("/v1/sessions/peers")(connect_peer)
     for root in ("api", "apis"):
@@ -186,10 +191,36 @@ def _pass_on(request: Request, caller: Caller, cluster_id: str) -> Response:
         if parsed.resource:
             _record(context, caller, cluster_id, parsed)
     except PlatformError as error:
-        return Response(status_body(error), error.status, error.headers, "application/json")
+        content_type, body = status_content(error, request.scope["headers"])
+        return Response(body, error.status, error.headers, content_type)
     open_stream = _opener(_tunnels(request), cluster_id)
-    passed = UpgradedResponse(open_stream, fields, protocol) if protocol else TunneledResponse(open_stream, fields)
-    return HeldResponse(passed, request.app.state.open_requests.hold(caller.user_id, caller.organization_id))
+
+    def explain(body: bytes) -> PlatformError | None:
+        return missing_roles(body, project_id, namespaces)
+
+    passed = (
+        UpgradedResponse(open_stream, fields, protocol, explain=explain)
+        if protocol
+        else TunneledResponse(open_stream, fields, explain=explain)
+    )
+    held = request.app.state.open_requests.hold(caller.user_id, caller.organization_id)
+    return HeldResponse(passed, held, _watched(request, caller, cluster_id, parsed))
+
+
+def _watched(
+    request: Request, caller: Caller, cluster_id: str, parsed: KubernetesRequest
+) -> Callable[[Callable[[], object]], AbstractContextManager[None]]:
+    """The context of an open request: a function is called in it once the caller may not send the request any more."""
+    database, checks = context_of(request).database, request.app.state.access_checks
+    assert isinstance(checks, AccessChecks)
+
+    def check() -> None:
+        check_still_allowed(database, caller, CONNECT_SCOPE if parsed.verb == "connect" else READ_SCOPE)
+        with database.read() as session:
+            authorize(caller, parsed, namespaces_of(session, caller.key_owner.project_id, cluster_id))
+
+    same = (caller, cluster_id, parsed.namespace, parsed.verb, parsed.group, parsed.resource, parsed.subresource)
+    return lambda end: checks.hold(same, check, end)
 
 
 def _tunnels(request: Request) -> Tunnels:
@@ -240,6 +271,7 @@ def _record(context: Context, caller: Caller, cluster_id: str, parsed: Kubernete
             "namespace": parsed.namespace,
             "resource": "/".join(filter(None, (parsed.group, parsed.resource, parsed.subresource))),
             "name": parsed.name,
+            **({"command": parsed.command} if parsed.subresource == "exec" else {}),
         },
     }
     context.database.transact(

@@ -77,6 +77,8 @@ def test_a_registration_key_opens_no_route_of_people(company: Company, ask: Ask)
         ({"sent_at": 1e12}, "sent_at"),
         ({"agent_version": "v" * 65}, "agent_version"),
         ({"kubernetes_version": "v1\nv2"}, "kubernetes_version"),
+        ({"kubernetes_version": "v1\x9b2J"}, "kubernetes_version"),
+        ({"inventory": {"nodes": [{**NODE, "name": "a\u202eb"}]}}, "inventory.nodes.0.name"),
         ({"components": [{"name": "a", "is_healthy": True}] * 33}, "components"),
         ({"inventory": {"nodes": [NODE] * 1001}}, "inventory.nodes"),
         ({"inventory": {"products": [{**PRODUCT, "gpus": 10**9}]}}, "inventory.products.0.gpus"),

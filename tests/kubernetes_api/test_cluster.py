@@ -308,13 +308,14 @@ def test_two_owners_of_one_inference_service(alone: Cluster) -> None:
     assert [each["name"] for each in ours["spec"]["predictor"]["model"]["env"]] == ["B"]
 
 
-def test_a_rotated_token_is_reloaded(
+def test_a_rotated_token_is_reloaded_and_no_proxy_is_used(
     schemas: Schemas, crds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kubernetes.config.incluster_config.SERVICE_TOKEN_FILENAME", str(tmp_path / "token"))
     monkeypatch.setattr("kubernetes.config.incluster_config.SERVICE_CERT_FILENAME", str(tmp_path / "server.pem"))
     with ApiServer(schemas, crds, token="first", certificate=certificate(tmp_path / "server.pem")) as server:
         monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+        monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")  # the way out, and not to the API server
         monkeypatch.setenv("KUBERNETES_SERVICE_PORT", server.url.rpartition(":")[2])
         (tmp_path / "token").write_text("first")
         cluster = Cluster(ClusterSettings())

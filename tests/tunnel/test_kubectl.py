@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import ssl
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
-from .installation import Installation, KubernetesApi, Replica, running_agent, serving
+from .installation import Installation, KubernetesApi, running_agent, serving
+from .tls_proxy import CERTIFICATE, terminated_tls
 
 PROGRAMS = Path(sys.executable).parent
 
@@ -23,55 +21,6 @@ async def run(*words: str, env: dict[str, str]) -> tuple[int, str, str]:
     return process.returncode or 0, out.decode(), error.decode()
 
 
-@contextlib.asynccontextmanager
-async def terminated_tls(replica: Replica, folder: Path) -> AsyncIterator[str]:
-    """The address of a proxy that speaks TLS for a replica, as a Gateway does; its certificate is `cert.pem`."""
-    key, certificate = folder / "key.pem", folder / "cert.pem"
-    command = (
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:P-256",
-        "-nodes",
-        "-days",
-        "2",
-    )
-    names = (
-        "-subj",
-        "/CN=127.0.0.1",
-        "-addext",
-        "subjectAltName=IP:127.0.0.1",
-        "-keyout",
-        str(key),
-        "-out",
-        str(certificate),
-    )
-    code, _, error = await run(*command, *names, env=dict(os.environ))
-    assert code == 0, error
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificate, key)
-
-    async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            while data := await reader.read(65536):
-                writer.write(data)
-                await writer.drain()
-        writer.close()
-
-    async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        inner = await asyncio.open_connection("127.0.0.1", replica.port)
-        await asyncio.gather(copy(reader, inner[1]), copy(inner[0], writer))
-
-    server = await asyncio.start_server(connect, "127.0.0.1", 0, ssl=context)
-    try:
-        yield f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    finally:
-        server.close()
-
-
 def test_kubectl_works_with_the_kubeconfig_and_shows_why_something_is_refused(tmp_path: Path) -> None:
     installation, api = Installation(tmp_path), KubernetesApi()
 
@@ -79,7 +28,7 @@ def test_kubectl_works_with_the_kubeconfig_and_shows_why_something_is_refused(tm
         async with (
             serving(installation, api) as (replica,),
             running_agent(installation, api, replica),
-            terminated_tls(replica, tmp_path) as url,
+            terminated_tls(replica.port, tmp_path) as url,
         ):
             env = {
                 "PATH": f"{PROGRAMS}:{os.environ['PATH']}",
@@ -91,7 +40,7 @@ def test_kubectl_works_with_the_kubeconfig_and_shows_why_something_is_refused(tm
             command = ("llma", "admin", "clusters", "kubeconfig", installation.cluster.id, "-n", "team")
             plain = {**env, "LLMARINER_BASE_URL": f"{replica.url}/v1"}
             assert "https only" in (await run(*command, env=plain))[2]
-            authority = ("--certificate-authority", str(tmp_path / "cert.pem"))
+            authority = ("--certificate-authority", str(tmp_path / CERTIFICATE))
             code, kubeconfig, error = await run(*command, *authority, env=env)
             assert code == 0, error
             assert (installation.key or "") not in kubeconfig
@@ -103,6 +52,10 @@ def test_kubectl_works_with_the_kubeconfig_and_shows_why_something_is_refused(tm
             code, out, error = await run(*kubectl, "/api/v1/namespaces/other/pods", env=env)
             assert code == 1
             assert "Your project has no namespace 'other' on this cluster. It has: team." in error
+            installation.assign([])
+            code, out, error = await run("kubectl", f"--kubeconfig={file}", "get", "pods", env=env)
+            assert code == 1
+            assert "Your project has no namespace on a cluster with that id." in error
 
     try:
         asyncio.run(asyncio.wait_for(scenario(), 120))

@@ -13,6 +13,9 @@ from sqlalchemy import select
 
 from llmariner.audit.tables import audit_log
 from llmariner.sessions.kubernetes_requests import parse_request
+from llmariner.sessions.missing_roles import missing_roles
+from llmariner.tenancy.keys.store import NewKey
+from llmariner.tenancy.roles.scopes import OWNER_SCOPES
 
 from .installation import Installation, KubernetesApi, Replica, ask, open_exec, running_agent, serving, until
 
@@ -39,6 +42,13 @@ def run(installation: Installation, scenario: Scenario, api: KubernetesApi | Non
     return served
 
 
+def accesses(installation: Installation) -> list[dict[str, Any]]:
+    """What the audit log says about requests to clusters."""
+    with installation.context.database.read() as session:
+        rows = session.rows(select(audit_log.c.payload).where(audit_log.c.type == "cluster.accessed"))
+    return [json.loads(row.payload)["data"] for row in rows]
+
+
 def test_a_request_arrives_as_the_person_with_nothing_of_the_client_but_what_is_listed(
     installation: Installation,
 ) -> None:
@@ -62,10 +72,7 @@ def test_a_request_arrives_as_the_person_with_nothing_of_the_client_but_what_is_
         ("impersonate-group", f"llmariner:project:{installation.owner.project_id}:member"),
         ("impersonate-user", "llmariner:session"),
     ]
-    with installation.context.database.read() as session:
-        payloads = session.rows(select(audit_log.c.payload).where(audit_log.c.type == "cluster.accessed"))
-    (payload,) = [json.loads(row.payload) for row in payloads]
-    assert payload["data"] == {"verb": "list", "namespace": "team", "resource": "pods", "name": ""}
+    assert accesses(installation) == [{"verb": "list", "namespace": "team", "resource": "pods", "name": ""}]
 
 
 def test_a_watch_streams_and_its_end_reaches_the_api_server(installation: Installation) -> None:
@@ -99,6 +106,7 @@ def test_exec_is_a_websocket_from_end_to_end(installation: Installation) -> None
     (request,) = run(installation, scenario).requests
     assert request["target"] == "/api/v1/namespaces/team/pods/p/exec?command=sh&stdin=true"
     assert dict(request["headers"])["sec-websocket-protocol"] == "v5.channel.k8s.io"
+    assert [each["command"] for each in accesses(installation)] == ["sh"]
 
 
 def test_spdy_bytes_pass_in_both_directions(installation: Installation) -> None:
@@ -263,7 +271,15 @@ def test_a_cluster_without_an_agent_is_unavailable_and_a_revoked_key_is_out_in_f
 
 
 def test_the_namespaces_of_the_clusters_own_parts_can_not_be_assigned(installation: Installation) -> None:
-    names = ("kube-system", "default", "llmariner", "knative-serving")
+    names = (
+        "kube-system",
+        "default",
+        "llmariner",
+        "llmariner-jobs",
+        "knative-serving",
+        "istio-system",
+        "kourier-system",
+    )
     installation.assign([{"cluster_id": "", "namespace": name, "queue": "", "node_selector": []} for name in names])
 
     async def scenario(replica: Replica, api: KubernetesApi, base: str) -> None:
@@ -271,3 +287,61 @@ def test_the_namespaces_of_the_clusters_own_parts_can_not_be_assigned(installati
             assert (await ask(replica, installation.key, f"{base}/api/v1/namespaces/{name}/pods"))[0] == 404
 
     run(installation, scenario)
+
+
+def test_open_requests_end_once_their_caller_may_send_them_no_more(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llmariner.sessions.access_checks._CHECK_SECONDS", 0.2)
+    keys, owner = installation.context.keys, installation.owner
+    gate = asyncio.Event()
+    lent, lent_key = keys.create(owner, NewKey("lent", scopes=OWNER_SCOPES))
+
+    async def scenario(replica: Replica, api: KubernetesApi, base: str) -> None:
+        id_ = installation.cluster.id
+        async with (
+            open_exec(replica, lent_key, id_) as ended,
+            open_exec(replica, installation.key, id_) as kept,
+        ):
+            watch = asyncio.create_task(ask(replica, lent_key, f"{base}/api/v1/namespaces/team/pods?watch=true"))
+            await until(lambda: api.open == 3)
+            keys.revoke(owner, lent.id)
+            await asyncio.wait_for(ended.wait_closed(), 10)
+            assert (await asyncio.wait_for(watch, 10))[0] == 200  # what came before; its end is missing
+            await kept.send(b"still here")
+            assert await asyncio.wait_for(kept.recv(), 10) == b"still here"
+            installation.assign([])
+            await asyncio.wait_for(kept.wait_closed(), 10)
+        gate.set()
+        await until(lambda: api.open == 0)
+
+    api = KubernetesApi()
+    api.answers["/api/v1/namespaces/team/pods"] = [b"{}", gate.wait(), b"{}"]
+    run(installation, scenario, api)
+
+
+@pytest.mark.parametrize(
+    ("query", "command"),
+    [
+        (b"command=rm&command=-rf&command=%2Ftmp%2Fa+b&container=c", "rm -rf '/tmp/a b'"),
+        (b"command=echo&command=%1b%5b2J%0a", "echo '\ufffd[2J\ufffd'"),
+        (b"command=" + b"x" * 3000, "x" * 999 + "\u2026"),
+        (b"command=%ff&command=", "'\ufffd' ''"),
+        (b"stdin=true", ""),
+    ],
+)
+def test_the_command_of_exec_is_legible_in_the_audit_log(query: bytes, command: str) -> None:
+    path = b"/v1/sessions/cluster-1/api/v1/namespaces/team/pods/p/exec"
+    assert parse_request("GET", path, query).command == command
+
+
+def test_a_cluster_without_the_roles_of_a_project_says_what_to_apply() -> None:
+    def status(kind: str, message: str) -> bytes:
+        return json.dumps({"kind": "Status", "message": message, "details": {"kind": kind}, "code": 403}).encode()
+
+    refused = 'groups "g" is forbidden: User "a" cannot impersonate resource "groups" in API group ""'
+    error = missing_roles(status("groups", refused), "proj_1", {"team-b", "team-a"})
+    assert error is not None
+    assert "llma admin clusters permissions proj_1=team-a proj_1=team-b | kubectl apply -f -" in error.message
+    for body in (status("pods", 'pods is forbidden: User "llmariner:session" cannot list'), b"no json", b"[]", b"{}"):
+        assert missing_roles(body, "proj_1", {"team"}) is None

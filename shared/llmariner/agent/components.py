@@ -60,7 +60,7 @@ def _nodes(inventory: Inventory) -> dict[str, Any]:
     total, ready = inventory.total("nodes"), inventory.total("ready_nodes")
     names = [node.name for node in inventory.nodes if not node.ready][:_MAX_SHOWN]
     message = f"{total - ready} of {total} nodes are not ready: {', '.join(names)}." if ready < total else ""
-    return _status("nodes", ready == total, message or f"{total} nodes are ready.")
+    return _status("nodes", ready == total, message or f"{total} {'node is' if total == 1 else 'nodes are'} ready.")
 
 
 def _deployments(cluster: Cluster) -> Iterator[dict[str, Any]]:

@@ -132,8 +132,6 @@ class AgentManifest:
             "LLMARINER_AGENT_GPU_NAMESPACE": self.gpu_namespace,
             "LLMARINER_AGENT_PLAIN_HTTP": "1" if self.plain_http else "",
             "HTTPS_PROXY": self.proxy,
-            # The API server of the cluster is reached directly.
-            "NO_PROXY": "kubernetes.default.svc,.svc,.cluster.local" if self.proxy else "",
         }
         return {name: value for name, value in found.items() if value}
 

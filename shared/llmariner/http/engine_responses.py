@@ -63,7 +63,7 @@ class EngineResponse(TunneledResponse):
                 body += part
         return bytes(body) or None
 
-    async def _send_error(self, send: Any, error: PlatformError) -> None:
+    async def _send_error(self, _scope: Any, send: Any, error: PlatformError) -> None:
         response = error_response(error)
         if isinstance(error, Unavailable):
             response.raw_headers.append(FAILED)

@@ -23,8 +23,16 @@ __all__ = ["CONNECT_SCOPE", "READ_SCOPE", "Identity", "authorize", "namespaces_o
 READ_SCOPE = "api.fine_tuning.jobs.read"
 CONNECT_SCOPE = "api.batch.jobs.exec"
 # No assignment opens the namespaces of the cluster's own parts.
-_RESERVED_PREFIXES = ("kube-", "knative-", "kserve", "kueue-", "cert-manager", "nvidia", "gpu-operator")
-_RESERVED = frozenset({"default", "llmariner", "llmariner-agent"})
+_RESERVED_PREFIXES = (
+    *("kube-", "knative-", "kserve", "kueue-", "cert-manager", "nvidia", "gpu-operator"),
+    *("istio-", "kourier-", "contour-", "envoy-gateway-", "openshift-", "calico-", "tigera-", "cilium-"),
+)
+_RESERVED = frozenset(
+    {
+        *("default", "projectcontour", "ingress-nginx"),
+        *("llmariner", "llmariner-agent", "llmariner-gateway", "llmariner-jobs", "llmariner-models"),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -64,7 +72,9 @@ def authorize(caller: Caller, request: KubernetesRequest, namespaces: frozenset[
     """
     project_id = caller.key_owner.project_id
     if not namespaces:
-        raise NotFound(
+        # kubectl takes 404 for "this server has no such resource" when it asks which there are.
+        denied = PermissionDenied if request.verb == "discover" else NotFound
+        raise denied(
             "Your project has no namespace on a cluster with that id. Its owner assigns one with `llma admin projects`; "
             "GET /v1/clusters lists the clusters of your organization.",
             code="namespace_not_found",

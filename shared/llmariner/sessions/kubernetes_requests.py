@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
@@ -14,6 +15,7 @@ __all__ = ["KubernetesRequest", "parse_request"]
 _PATH = re.compile(rb"/v1/sessions/[A-Za-z0-9_-]{1,64}((?:/[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9])?){1,9})")
 _QUERY = re.compile(rb"[!-\"$-~]*")
 _MAX_QUERY = 16 * 1024
+_MAX_COMMAND = 1000
 _DISCOVERY_LENGTHS = {"api": (1, 2), "apis": (1, 2, 3)}
 _CONNECT = frozenset({"exec", "attach", "portforward"})
 
@@ -31,6 +33,13 @@ class KubernetesRequest:
     resource: str = ""
     name: str = ""
     subresource: str = ""
+
+    @property
+    def command(self) -> str:
+        """The program that exec starts, with its arguments as a shell would quote them, shortened; empty without one."""
+        words = [value for name, value in parse_qsl(self.query.decode(), keep_blank_values=True) if name == "command"]
+        joined = "".join(each if each.isprintable() else "\ufffd" for each in shlex.join(words))
+        return joined if len(joined) <= _MAX_COMMAND else f"{joined[: _MAX_COMMAND - 1]}\u2026"
 
     @property
     def target(self) -> bytes:

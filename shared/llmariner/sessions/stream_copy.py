@@ -31,6 +31,9 @@ async def copy_with_socket(stream: Stream, reader: asyncio.StreamReader, writer:
         writer.close()
     except (TunnelError, OSError):
         writer.transport.abort()
+    except asyncio.CancelledError:
+        writer.transport.abort()
+        raise
     finally:
         stream.reset()
 

@@ -66,7 +66,8 @@ class ConfigBody(Body):
             raise InvalidRequest(str(error), param="device_plugin_config") from error
 
 
-_PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
+# No control characters (C0, C1), and none that change lines or the direction of text: people read these in terminals.
+_PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]*$"
 _Name = Annotated[str, StringConstraints(max_length=253, pattern=_PRINTABLE)]
 _Message = Annotated[str, StringConstraints(max_length=1024, pattern=_PRINTABLE)]
 _Version = Annotated[str, StringConstraints(max_length=64, pattern=_PRINTABLE)]

@@ -157,6 +157,8 @@ def _configuration(settings: ClusterSettings | RemoteServer) -> Configuration:
             )
         else:
             load_incluster_config(configuration)
+            # HTTPS_PROXY is the way out of the cluster; its API server is inside.
+            configuration.proxy = None
     except ConfigException as error:
         raise ValueError(
             f"No Kubernetes cluster is named: {str(error).rstrip('.')}. Set LLMARINER_KUBECONFIG to a kubeconfig, or run "
