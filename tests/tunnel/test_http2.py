@@ -297,8 +297,7 @@ def test_while_tiny_frames_arrive_the_event_loop_stays_free() -> None:
         accepted, opened = await websockets(TunnelLimits())
         client = Http2Connection(accepted)
         running = asyncio.create_task(client.run())
-        await opened.send(b"\x00\x00\x00\x04\x00\x00\x00\x00\x00" + window * 300)
-        await opened.send(window * 15_000)
+        await opened.send(b"\x00\x00\x00\x04\x00\x00\x00\x00\x00" + window * 15_000)
         pauses: list[float] = []
         while not running.done() and len(pauses) < 400:
             began = time.process_time()
@@ -309,4 +308,4 @@ def test_while_tiny_frames_arrive_the_event_loop_stays_free() -> None:
         return pauses
 
     pauses = asyncio.run(scenario())
-    assert sorted(pauses)[-5] < 0.1  # 15,000 frames at once take half a second
+    assert max(pauses) < 0.1  # 15,000 frames at once take half a second, and those of 128 KiB 0.3 s

@@ -28,10 +28,9 @@ _log = logging.getLogger(__name__)
 # The window of the connection is given back as bytes arrive: a stream that nobody reads holds up no other one.
 _CONNECTION_WINDOW = 16 * 1024 * 1024
 _CREDIT_BYTES = 4 * 1024 * 1024
+# What is received at once, so that the event loop gets its turn within milliseconds.
 _SLICE_BYTES = 128 * 1024
-# A slice with more events than this consists of tiny frames: further slices are small, so each takes milliseconds.
-_MANY_EVENTS = 256
-_SMALL_SLICE_BYTES = 2 * 1024
+_SLICE_FRAMES = 256
 _FRAME_HEAD_BYTES = 9
 # What a field counts beside its name and value (RFC 9113, 6.5.2).
 _FIELD_BYTES = 32
@@ -125,7 +124,6 @@ class Http2Connection:
         self._idle: list[asyncio.Future[None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._running: asyncio.Task[None] | None = None
-        self._slice_bytes = _SLICE_BYTES
         self._windows_opened = False
         self._http2 = _Http2(H2Configuration(client_side=handler is None, header_encoding=None))
         self._http2.local_settings = Settings(client=handler is None, initial_values=self._settings())
@@ -342,10 +340,9 @@ class Http2Connection:
     async def _feed(self, message: bytes) -> None:
         at = 0
         while at < len(message):
-            part = message[at : at + self._slice_bytes]
+            part = message[at : self._slice_end(message, at)]
             at += len(part)
-            happened = self._http2.receive_data(part)
-            for event in happened:
+            for event in self._http2.receive_data(part):
                 self._on_event(event)
             self._wake_senders()
             self._collect()
@@ -354,10 +351,22 @@ class Http2Connection:
             # h2 checks the length of a frame when all of it has arrived, which may be 16 MiB.
             if len(self._http2.incoming_buffer._data) > self.limits.frame_bytes + _FRAME_HEAD_BYTES:
                 raise ProtocolError("a frame is longer than allowed")
-            if len(happened) > _MANY_EVENTS:
-                self._slice_bytes = _SMALL_SLICE_BYTES
             if at < len(message):
                 await asyncio.sleep(0)
+
+    def _slice_end(self, message: bytes, at: int) -> int:
+        """Where the slice ends that begins at `at`: behind so many frames, or so many bytes of a few."""
+        limit = min(len(message), at + _SLICE_BYTES)
+        begun = bytes(self._http2.incoming_buffer._data[:_FRAME_HEAD_BYTES])
+        if 0 < len(begun) < _FRAME_HEAD_BYTES:
+            return min(limit, at + _FRAME_HEAD_BYTES - len(begun))
+        if begun:  # a frame whose rest is in this message
+            at += _FRAME_HEAD_BYTES + int.from_bytes(begun[:3]) - len(self._http2.incoming_buffer._data)
+        for _ in range(_SLICE_FRAMES):
+            if at + _FRAME_HEAD_BYTES > limit:
+                return limit
+            at += _FRAME_HEAD_BYTES + int.from_bytes(message[at : at + 3])
+        return min(at, limit)
 
     def _on_event(self, event: Any) -> None:
         if isinstance(event, events.DataReceived):
