@@ -18,7 +18,18 @@ _KEY = "key.pem"
 
 
 def _make_certificate(address: str, folder: Path) -> ssl.SSLContext:
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "2",
+    ]
     names = ["-subj", f"/CN={address}", "-addext", f"subjectAltName=IP:{address}"]
     files = ["-keyout", str(folder / _KEY), "-out", str(folder / CERTIFICATE)]
     subprocess.run([*command, *names, *files], check=True, capture_output=True, timeout=60)
