@@ -7,7 +7,7 @@ import contextlib
 import ssl
 import subprocess
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 __all__ = ["CERTIFICATE", "terminated_tls", "terminated_tls_in_thread"]
@@ -52,7 +52,11 @@ async def terminated_tls(port: int, folder: Path, address: str = "127.0.0.1") ->
 
     async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         inner = await asyncio.open_connection("127.0.0.1", port)
-        await asyncio.gather(copy(reader, inner[1]), copy(inner[0], writer))
+        try:
+            await asyncio.gather(copy(reader, inner[1]), copy(inner[0], writer))
+        finally:
+            for each in (writer, inner[1]):
+                each.transport.abort()
 
     server = await asyncio.start_server(connect, address, 0, ssl=context)
     try:
@@ -64,28 +68,23 @@ async def terminated_tls(port: int, folder: Path, address: str = "127.0.0.1") ->
 @contextlib.contextmanager
 def terminated_tls_in_thread(port: int, folder: Path, address: str) -> Iterator[str]:
     """As `terminated_tls`, with an event loop of its own."""
-    loop, started = asyncio.new_event_loop(), threading.Event()
+    started = threading.Event()
     urls: list[str] = []
-    stopping = asyncio.Event()
+    stops: list[Callable[[], object]] = []
 
     async def serve() -> None:
+        loop, stopping = asyncio.get_running_loop(), asyncio.Event()
         async with terminated_tls(port, folder, address) as url:
             urls.append(url)
+            stops.append(lambda: loop.call_soon_threadsafe(stopping.set))
             started.set()
             await stopping.wait()
 
-    def run() -> None:
-        try:
-            loop.run_until_complete(serve())
-        finally:
-            started.set()
-
-    thread = threading.Thread(target=run)
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
     thread.start()
+    assert started.wait(60)
     try:
-        assert started.wait(60)
         yield urls[0]
     finally:
-        loop.call_soon_threadsafe(stopping.set)
+        stops[0]()
         thread.join(30)
-        loop.close()
