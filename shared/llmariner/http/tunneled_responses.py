@@ -28,7 +28,7 @@ OpenStream = Callable[[Sequence[tuple[bytes, bytes]], bool, set[str]], Awaitable
 Explain = Callable[[bytes], PlatformError | None]
 """What is sent instead of a response with status 403 and this body; None: nothing."""
 Watched = Callable[[Callable[[], object]], AbstractContextManager[None]]
-"""A context in which a function is called once the caller may not go on."""
+"""A context in which a function is called once the caller may not continue."""
 # What the other side may say about its response; everything about the connection is between it and its agent.
 _RESPONSE_FIELDS = frozenset(
     {b"content-type", b"content-length", b"content-encoding", b"cache-control", b"warning", b"retry-after", b"audit-id"}
@@ -166,7 +166,7 @@ class UpgradedResponse(Response):
 
 
 class HeldResponse(Response):
-    """Another response, within a context that may refuse it, until its caller may not go on: it breaks off then."""
+    """Another response, within a context that may refuse it, until its caller may not continue: it breaks off then."""
 
     def __init__(self, response: Response, context: AbstractContextManager[None], watched: Watched) -> None:
         super().__init__()

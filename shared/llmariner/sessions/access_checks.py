@@ -68,7 +68,7 @@ def _lost(checks: Mapping[Hashable, Callable[[], object]]) -> list[Hashable]:
         try:
             check()
         except Unavailable:
-            pass  # the database; who may go on is found out later
+            pass  # the database; who may continue is found out later
         except PlatformError as error:
             _log.info("open requests of a caller are ended: %s", error.message)
             lost.append(same)

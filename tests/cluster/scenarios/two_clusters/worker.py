@@ -59,7 +59,7 @@ class Person:
         return found.stdout
 
     def environment(self, **env: str) -> dict[str, str]:
-        """The environment of programs, for those that go on."""
+        """The environment of programs, for those that continue."""
         return {
             "PATH": f"{_PROGRAMS}:{os.environ['PATH']}",
             "HOME": str(self.folder),
