@@ -13,7 +13,7 @@ from pathlib import Path
 
 from images.store import PrerequisiteMissing, Store
 
-__all__ = ["BUILDER", "ENGINE", "RUNTIME", "BaseImage", "build_base"]
+__all__ = ["BUILDER", "ENGINE", "NOTEBOOK", "RUNTIME", "BaseImage", "build_base"]
 
 _SUITE = "bookworm"
 # `libstdc++6`: wheels for Linux leave it to the system; those of gRPC, numpy and Pillow need it.
@@ -77,6 +77,15 @@ BUILDER = BaseImage(
 )
 # Libraries and programs that vLLM's build for CPUs needs at run time beside its own wheels.
 ENGINE = BaseImage("engine-base", (*_PYTHON_PACKAGES, "libgomp1", "libnuma1", "dash", "util-linux"))
+
+# What people use in a terminal of a notebook.
+NOTEBOOK = BaseImage(
+    "notebook-base",
+    (
+        *(*_PYTHON_PACKAGES, "bash", "dash", "coreutils", "findutils", "grep", "sed", "tar", "gzip", "unzip", "procps"),
+        *("less", "nano-tiny", "git", "curl"),
+    ),
+)
 
 
 def build_base(base: BaseImage, store: Store) -> None:

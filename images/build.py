@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from images import base
-from images.plan import CHECKOUT, ENGINE, ENGINE_LOCAL, image_specs, sources_digest
+from images.plan import CHECKOUT, ENGINE, ENGINE_LOCAL, NOTEBOOK, image_specs, sources_digest
 from images.store import Image, PrerequisiteMissing, Store
 
 from llmariner.manifests.declarations import DeclarationError
@@ -48,7 +48,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--engine-base", help="image with vLLM for the engine image (default: this machine's own, local)"
     )
-    parser.add_argument("--archives", type=Path, metavar="DIR", help="write functions.tar and engine.tar there")
+    parser.add_argument("--notebook", action="store_true", help="build the image of notebooks, too (0.5 GB)")
+    parser.add_argument(
+        "--archives", type=Path, metavar="DIR", help="write functions.tar, engine.tar and notebook.tar there"
+    )
     chosen = parser.parse_args(arguments)
     try:
         _build(store(), chosen)
@@ -73,13 +76,16 @@ def _build(image_store: Store, chosen: argparse.Namespace) -> None:
         arguments = {"BASE": runtime, "BUILDER": builder, "INDEX": mirror, **each.arguments}
         image_store.build(PREFIX + each.name, CHECKOUT / "Dockerfile", CHECKOUT, arguments)
     engines = _engines(image_store, chosen.engine_base)
+    notebooks = [_notebook(image_store, chosen, builder, mirror)] if chosen.notebook else []
     image_store.built_from = sources
     functions = [PREFIX + each.name for each in plan]
-    print(_table([image_store.image(name) for name in (*functions, *engines)]))
+    print(_table([image_store.image(name) for name in (*functions, *engines, *notebooks)]))
     print(f"built in {time.monotonic() - began:.0f} s; store: {image_store.folder}")
     if chosen.archives:
         chosen.archives.mkdir(parents=True, exist_ok=True)
-        for name, images in (("functions", functions), ("engine", engines)):
+        for name, images in (("functions", functions), ("engine", engines), ("notebook", notebooks)):
+            if not images:
+                continue
             target = chosen.archives / f"{name}.tar"
             image_store.archive(images, target)
             print(f"{target}: {target.stat().st_size / _MB:.0f} MB; load it with: ctr -n k8s.io images import {target}")
@@ -106,6 +112,15 @@ def _engines(image_store: Store, vllm: str | None) -> list[str]:
         built.append(vllm)
     image_store.build(PREFIX + ENGINE, CHECKOUT / "images/engine/Dockerfile", CHECKOUT, {"BASE": vllm, **arguments})
     return [*built, PREFIX + ENGINE]
+
+
+def _notebook(image_store: Store, chosen: argparse.Namespace, builder: str, mirror: str) -> str:
+    """Build the image of notebooks, on `--base` if that is given, which has bash and what people use beside it."""
+    if not chosen.base:
+        base.build_base(base.NOTEBOOK, image_store)
+    arguments = {"BASE": chosen.base or base.NOTEBOOK.tag, "BUILDER": builder, "INDEX": mirror}
+    image_store.build(PREFIX + NOTEBOOK, CHECKOUT / "images/notebook/Dockerfile", CHECKOUT, arguments)
+    return PREFIX + NOTEBOOK
 
 
 def _table(images: list[Image]) -> str:

@@ -10,13 +10,24 @@ from llmariner import __version__
 from llmariner.manifests.declarations import Workload, read_declarations
 from llmariner.manifests.services import workload_image
 
-__all__ = ["AGENT", "CHECKOUT", "ENGINE", "ENGINE_LOCAL", "TOOLS", "ImageSpec", "image_specs", "sources_digest"]
+__all__ = [
+    "AGENT",
+    "CHECKOUT",
+    "ENGINE",
+    "ENGINE_LOCAL",
+    "NOTEBOOK",
+    "TOOLS",
+    "ImageSpec",
+    "image_specs",
+    "sources_digest",
+]
 
 CHECKOUT = Path(__file__).parents[1]
 
 AGENT = f"llmariner/agent:{__version__}"
 TOOLS = f"llmariner/tools:{__version__}"
 ENGINE = f"llmariner/engine:{__version__}"
+NOTEBOOK = f"llmariner/notebook:{__version__}"
 ENGINE_LOCAL = f"llmariner/vllm-cpu-local:{__version__}"
 
 _SOURCES = ("Dockerfile", "pyproject.toml", "locks", "images", "shared", "functions", "eventing")

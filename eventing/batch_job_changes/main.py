@@ -1,4 +1,4 @@
-"""Records what became of a job whose Job (`batch/v1`) changed on the cluster: a batch job, or a fine-tuning job's process.
+"""Records what became of a changed Job (`batch/v1`) of the cluster: a batch job, a fine-tuning job's process, a notebook.
 
 The state is read from the cluster and not from the event, so events may be late, duplicate or out of order. The periodic
 sweep makes up for lost events.
@@ -8,7 +8,7 @@ from llmariner.context import Context
 from llmariner.http.entrypoint import event_function
 from llmariner.platform.events.cloudevents import Event, MalformedEvent
 
-_BATCH_JOB, _FINE_TUNING_JOB = "bj-", "ftjob-"
+_BATCH_JOB, _FINE_TUNING_JOB, _NOTEBOOK = "bj-", "ftjob-", "nb-"
 
 
 def consume(context: Context, event: Event) -> None:
@@ -20,6 +20,8 @@ def consume(context: Context, event: Event) -> None:
         context.batch_job_reconciler.reconcile(name)
     elif name.startswith(_FINE_TUNING_JOB):
         context.fine_tuning.reconciler.reconcile(name.rpartition("-")[0])
+    elif name.startswith(_NOTEBOOK):
+        context.notebooks.reconciler.reconcile(name)
 
 
 # Events of Kubernetes are not in the outbox; only the name is taken from one.

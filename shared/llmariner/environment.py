@@ -10,9 +10,21 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ["Environment", "Secret", "environment", "read_http_url", "read_networks", "read_number", "read_secret"]
+__all__ = [
+    "Environment",
+    "Secret",
+    "environment",
+    "read_http_url",
+    "read_images",
+    "read_networks",
+    "read_number",
+    "read_secret",
+]
 
 Environment = Mapping[str, str]
+
+_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,254}")
 
 
 def environment() -> Environment:
@@ -66,6 +78,19 @@ def read_number(env: Environment, name: str, default: float, *, minimum: float =
     if value < minimum:
         raise ValueError(f"{name} must be at least {minimum:g}, not {text}.")
     return value
+
+
+def read_images(env: Environment, name: str, default: str = "") -> dict[str, str]:
+    """Names of images, separated by commas, and the references after their `=`, "" where there is none. ValueError."""
+    images = {}
+    for entry in (each.strip() for each in (env.get(name, "") or default).split(",") if each.strip()):
+        image, separator, reference = (part.strip() for part in entry.partition("="))
+        if not _IMAGE.fullmatch(image):
+            raise ValueError(f"{name}: {image!r} must be a name such as pytorch-2.1.")
+        if separator and not _REFERENCE.fullmatch(reference):
+            raise ValueError(f"{name}: {reference!r} must be the reference of an image, such as pytorch:2.1.")
+        images[image] = reference
+    return images
 
 
 def read_networks(env: Environment, name: str) -> tuple[str, ...]:

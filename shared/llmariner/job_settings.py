@@ -7,13 +7,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from llmariner.environment import Environment, read_number
+from llmariner.environment import Environment, read_images, read_number
 from llmariner.errors import Unavailable
 
 __all__ = ["JobSettings", "no_job_runner"]
 
 _GIB = 1024**3
-_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,254}")
 _CLAIM = re.compile(r"[a-z0-9]([a-z0-9-]{0,51}[a-z0-9])?")
 _PATH = re.compile(r"(/[A-Za-z0-9._-]+)+")
@@ -98,7 +97,7 @@ class JobSettings:
         adapter = env.get("LLMARINER_JOBS", "") or cls.adapter
         if adapter not in ("processes", "kubernetes", "off"):
             raise ValueError(f"LLMARINER_JOBS must be processes, kubernetes or off, not {adapter!r}.")
-        images = _read_images(env.get("LLMARINER_JOB_IMAGES", "") or ",".join(cls.images))
+        images = read_images(env, "LLMARINER_JOB_IMAGES", ",".join(cls.images))
         references = {name: reference for name, reference in images.items() if reference}
         cpu = env.get("LLMARINER_JOB_CPU") or cls.cpu
         if not _CPU.fullmatch(cpu):
@@ -132,21 +131,6 @@ def _whole_cores(cpu: str) -> int:
     """An amount of cores such as `2` or `500m`, rounded up to at least one."""
     cores = float(cpu.removesuffix("m")) / (1000 if cpu.endswith("m") else 1)
     return max(1, math.ceil(cores))
-
-
-def _read_images(text: str) -> dict[str, str]:
-    """Names and the references after them, "" where there is none. Raises ValueError for others."""
-    images = {}
-    for entry in (each.strip() for each in text.split(",") if each.strip()):
-        name, separator, reference = (part.strip() for part in entry.partition("="))
-        if not _IMAGE.fullmatch(name):
-            raise ValueError(f"LLMARINER_JOB_IMAGES: {name!r} must be a name such as pytorch-2.1.")
-        if separator and not _REFERENCE.fullmatch(reference):
-            raise ValueError(
-                f"LLMARINER_JOB_IMAGES: {reference!r} must be the reference of an image, such as pytorch:2.1."
-            )
-        images[name] = reference
-    return images
 
 
 def _read_volumes(text: str) -> dict[str, str]:

@@ -15,6 +15,8 @@ class QueuedServers:
 
     def __init__(self) -> None:
         self.problem = ""
+        self.images = {"jupyter-lab-base": ""}
+        self.has_gpus = False
         self.statuses: dict[str, ServerStatus] = {}
 
     def check_size(self, millicores: int, memory_bytes: int) -> str:

@@ -289,7 +289,7 @@ def test_use_is_what_workloads_hold_and_wait_for_by_project_and_kind(
         ("shared", MODELS, POOL, "Pod", 1),
         ("waiting", JOBS, QUEUE, "Job", 2),
         ("ended", JOBS, QUEUE, "Job", 1),
-        ("notebook", JOBS, QUEUE, "StatefulSet", 1),
+        ("nb-1", JOBS, QUEUE, "Job", 1),
         ("elsewhere", MODELS, "theirs", "Pod", 1),
     ):
         api.make(WORKLOADS, workload(name, namespace, queue, owner, gpu, count))
@@ -297,7 +297,7 @@ def test_use_is_what_workloads_hold_and_wait_for_by_project_and_kind(
         ("model", MODELS),
         ("shared", MODELS),
         ("ended", JOBS, "Finished"),
-        ("notebook", JOBS),
+        ("nb-1", JOBS),
     ):
         admit(api, name, namespace, gpu, *conditions)
     use = capacity.use()

@@ -18,8 +18,9 @@ THIRD_PARTY_PODS: list[tuple[str, dict[str, str]]] = [
     ("llmariner", {"eventing.knative.dev/sourceName": "kubernetes-changes"}),
     ("llmariner-models", {"serving.kserve.io/inferenceservice": "tiny"}),
     ("llmariner-jobs", {"batch.kubernetes.io/job-name": "bj-1"}),
+    ("llmariner-jobs", {"llmariner.ai/notebook": "nb-1"}),
 ]
-OTHER_NAMESPACES = {"knative-serving", "knative-eventing", "kourier-system", "kube-system"}
+OTHER_NAMESPACES = {"knative-serving", "knative-eventing", "kourier-system", "kube-system", "llmariner-gateway"}
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +106,8 @@ def test_every_policy_and_peer_selects_a_pod(production: Rendered) -> None:
 
 
 FUNCTION = ("llmariner", {"serving.knative.dev/service": "chat-completions"})
+NOTEBOOK = ("llmariner-jobs", {"llmariner.ai/notebook": "nb-1"})
+NOTEBOOK_PROXY = ("llmariner", {"serving.knative.dev/service": "services-notebooks"})
 CONNECTIONS: dict[str, tuple[Any, Any, int, bool]] = {
     "the activator to a function": (("knative-serving", {}), FUNCTION, 8012, True),
     "the local gateway to a function": (("kourier-system", {}), FUNCTION, 8012, True),
@@ -121,6 +124,13 @@ CONNECTIONS: dict[str, tuple[Any, Any, int, bool]] = {
         False,
     ),
     "a function to a job": (FUNCTION, ("llmariner-jobs", {}), 8080, False),
+    "the proxy to a notebook": (NOTEBOOK_PROXY, NOTEBOOK, 8888, True),
+    "the proxy to another port of a notebook": (NOTEBOOK_PROXY, NOTEBOOK, 8000, False),
+    "another function to a notebook": (FUNCTION, NOTEBOOK, 8888, False),
+    "an outsider that calls itself the proxy to a notebook": (("default", NOTEBOOK_PROXY[1]), NOTEBOOK, 8888, False),
+    "a notebook to another": (NOTEBOOK, NOTEBOOK, 8888, False),
+    "a job to a notebook": (("llmariner-jobs", {}), NOTEBOOK, 8888, False),
+    "a notebook to a function": (NOTEBOOK, FUNCTION, 8012, False),
     "a job to another": (("llmariner-jobs", {}), ("llmariner-jobs", {}), 8080, False),
     "a job to a model": (("llmariner-jobs", {}), ("llmariner-models", {}), 8080, False),
     "a job to a function": (("llmariner-jobs", {}), FUNCTION, 8012, False),
@@ -209,6 +219,7 @@ def open_ports(rendered: Rendered, pod: tuple[str, dict[str, str]]) -> set[int |
     [
         (("llmariner-models", {}), {443}),
         (("llmariner-jobs", {}), {443}),
+        (NOTEBOOK, {443}),
         (("llmariner", {"app.kubernetes.io/name": "pgbouncer"}), {5432}),
         (("llmariner", {"app.kubernetes.io/name": "postgres"}), set()),
         (("llmariner", {"app.kubernetes.io/name": "migrations"}), set()),
@@ -216,7 +227,7 @@ def open_ports(rendered: Rendered, pod: tuple[str, dict[str, str]]) -> set[int |
         (FUNCTION, set()),
         (("llmariner", {"llmariner.ai/kubernetes": "serving"}), {443, 6443}),
     ],
-    ids=["engine", "job", "pgbouncer", "postgres", "migrations", "secrets", "function", "internal-gateway"],
+    ids=["engine", "job", "notebook", "pgbouncer", "postgres", "migrations", "secrets", "function", "internal-gateway"],
 )
 def test_other_connections_are_limited_to_few_ports(
     pod: tuple[str, dict[str, str]], ports: set[int], production: Rendered

@@ -134,6 +134,8 @@ def test_one_function_uses_kubernetes_for_all_others_and_few_for_jobs(installed:
         "batch-jobs-exec": "jobs-exec",
         "batch-job-runner": "jobs",
         "batch-job-changes": "jobs",
+        "notebook-runner": "jobs",
+        "workspaces-notebooks": "jobs-status",
         "fine-tuning-jobs": "jobs-status",
         "fine-tuning-runner": "jobs",
         "sweep": "jobs",

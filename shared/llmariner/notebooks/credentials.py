@@ -48,14 +48,14 @@ _TOKEN_CHARACTERS = 48
 class Credentials:
     """Makes, opens and revokes them. `secrets`: those of the installation, the first encrypts.
 
-    `sources`: the networks from which notebooks reach the platform, and from which their keys may be used.
+    `sources`: the networks from which notebooks reach the platform, and from which their keys may be used; None: all.
     """
 
-    def __init__(self, keys: Keys, secrets: Sequence[Secret], *, seconds: int, sources: Sequence[str]) -> None:
+    def __init__(self, keys: Keys, secrets: Sequence[Secret], *, seconds: int, sources: Sequence[str] | None) -> None:
         self._keys = keys
         self._encryption = Encryption(secrets, "notebooks")
         self._seconds = seconds
-        self._sources = tuple(sources)
+        self._sources = None if sources is None else tuple(sources)
 
     def issue(self, session: WriteSession, caller: Caller, values: Mapping[str, Any], run: int) -> dict[str, Any]:
         """Make them for a start of a notebook with these columns, by `caller`; returns the columns that hold them.

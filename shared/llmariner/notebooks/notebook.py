@@ -13,13 +13,13 @@ from sqlalchemy import Row
 
 from llmariner.errors import InvalidRequest
 
-__all__ = ["IMAGE_TYPES", "NewNotebook", "Notebook", "Status"]
+__all__ = ["NewNotebook", "Notebook", "Status"]
 
-IMAGE_TYPES = ("jupyter-lab-base",)
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _MAX_ENVS, _MAX_ENV_VALUE = 128, 8192
 _MAX_PORTS = 16
+_MAX_GPUS = 64
 # What is asked for where the caller says nothing or 0, and the least and the most.
 _AMOUNTS = {
     "cpu_milicore": (1000, 100, 256_000),
@@ -62,22 +62,15 @@ class NewNotebook:
         return self.amounts.get(name) or _AMOUNTS[name][0]
 
     def check(self) -> None:
-        """Raises InvalidRequest for what no notebook may have, or this installation has not."""
+        """Raises InvalidRequest for what no notebook may have."""
         if not _NAME.fullmatch(self.name):
             raise InvalidRequest(
                 "'name' must have 1 to 63 letters, digits, '.', '_' or '-', and begin and end with a letter or a digit.",
                 param="name",
             )
-        self._check_image()
         for name, (default, least, most) in _AMOUNTS.items():
             if not least <= (self.amounts.get(name) or default) <= most:
                 raise InvalidRequest(f"'resources.{name}' must be {least} to {most}.", param=f"resources.{name}")
-        if self.gpu_count:
-            raise InvalidRequest(
-                "Notebooks of this installation have no GPU: send 'resources.gpu_count' 0.",
-                param="resources.gpu_count",
-                code="no_gpu",
-            )
         self._check_envs()
         if len(self.ports) > _MAX_PORTS or len(set(self.ports)) < len(self.ports):
             raise InvalidRequest(
@@ -90,19 +83,38 @@ class NewNotebook:
                 param="additional_exposed_ports",
             )
 
-    def _check_image(self) -> None:
-        if self.image_uri:
+    def check_gpus(self, *, has_gpus: bool) -> None:
+        """Raises InvalidRequest for GPUs that no notebook of the installation may have."""
+        if self.gpu_count > (_MAX_GPUS if has_gpus else 0):
             raise InvalidRequest(
-                "This installation runs no images of its users: leave 'image.uri' out, and send 'image.type' "
-                f"'{IMAGE_TYPES[0]}'.",
-                param="image.uri",
-                code="image_not_supported",
+                f"A notebook may have {_MAX_GPUS} GPUs at most."
+                if has_gpus
+                else "Notebooks of this installation have no GPU: send 'resources.gpu_count' 0.",
+                param="resources.gpu_count",
+                code="too_many_gpus" if has_gpus else "no_gpu",
             )
-        if self.image_type and self.image_type not in IMAGE_TYPES:
-            known = ", ".join(f"'{each}'" for each in IMAGE_TYPES)
+
+    def image_of(self, images: Mapping[str, str]) -> str:
+        """The type of its image. `images`: the installation's types, the default first, and their references.
+
+        A reference is another name of the type that has it. Raises InvalidRequest for what is not there.
+        """
+        known = ", ".join(f"'{each}'" for each in images)
+        if self.image_uri:
+            found = next((name for name, reference in images.items() if reference == self.image_uri), None)
+            if found is None or self.image_type not in ("", found):
+                raise InvalidRequest(
+                    "This installation runs its own images alone: leave 'image.uri' out, and send one of these in "
+                    f"'image.type': {known}.",
+                    param="image.uri",
+                    code="image_not_supported",
+                )
+            return found
+        if self.image_type and self.image_type not in images:
             raise InvalidRequest(
                 f"Unknown image type '{self.image_type[:64]}'. This installation has {known}.", param="image.type"
             )
+        return self.image_type or next(iter(images))
 
     def _check_envs(self) -> None:
         if len(self.envs) > _MAX_ENVS:
@@ -129,6 +141,7 @@ class Notebook:
     millicores: int
     memory_megabytes: int
     storage_megabytes: int
+    gpu_count: int
     envs: Mapping[str, str]
     ports: Sequence[int]
     shared: bool
@@ -145,4 +158,6 @@ class Notebook:
         """The notebook of a row."""
         fields = {name: row._mapping[name] for name in cls.__dataclass_fields__ if name in row._mapping}
         decoded = {name: json.loads(fields[name]) for name in ("envs", "ports")}
-        return cls(**{**fields, **decoded, "status": Status(row.status), "reason": reason})
+        return cls(
+            **{**fields, **decoded, "gpu_count": row.gpu_count or 0, "status": Status(row.status), "reason": reason}
+        )

@@ -14,7 +14,7 @@ from llmariner.identifiers import new_id
 from llmariner.notebook_settings import NotebookSettings
 from llmariner.notebooks.credentials import Credentials, key_columns
 from llmariner.notebooks.events import CHANGE_REQUESTED, CREATED, DELETED, add_notebook_event
-from llmariner.notebooks.notebook import IMAGE_TYPES, NewNotebook, Notebook, Status
+from llmariner.notebooks.notebook import NewNotebook, Notebook, Status
 from llmariner.notebooks.stored import append_audit, load_notebook
 from llmariner.notebooks.tables import notebooks
 from llmariner.platform.database import Database, Duplicate, ReadSession, WriteSession
@@ -53,8 +53,8 @@ class Notebooks:
         """
         owner = caller.key_owner
         new.check()
-        self._check_room(new)
-        row = _row(caller, owner, new)
+        image_type = self._check_room(new)
+        row = _row(caller, owner, new, image_type)
 
         def insert(session: WriteSession) -> Notebook:
             serialize_mutations(session)
@@ -151,7 +151,8 @@ class Notebooks:
 
         self._database.transact(remove)
 
-    def _check_room(self, new: NewNotebook) -> None:
+    def _check_room(self, new: NewNotebook) -> str:
+        """The type of its image. Raises InvalidRequest, Unavailable."""
         servers = self._servers()
         if problem := servers.problem:
             raise Unavailable(
@@ -159,9 +160,12 @@ class Notebooks:
                 code="no_notebooks",
                 headers={"x-should-retry": "false"},
             )
+        image_type = new.image_of(servers.images)
+        new.check_gpus(has_gpus=servers.has_gpus)
         size = new.amount("memory_megabytes") * _MEGABYTE
         if refusal := servers.check_size(new.amount("cpu_milicore"), size):
             raise InvalidRequest(refusal, param="resources", code="notebook_too_large")
+        return image_type
 
     def _check_number(self, session: ReadSession, project_id: str) -> None:
         number = _number(session, project_id)
@@ -197,7 +201,7 @@ def _number(session: ReadSession, project_id: str) -> int:
     return int(session.value(alive))
 
 
-def _row(caller: Caller, owner: KeyOwner, new: NewNotebook) -> dict[str, Any]:
+def _row(caller: Caller, owner: KeyOwner, new: NewNotebook, image_type: str) -> dict[str, Any]:
     return {
         "id": new_id("nb").replace("_", "-"),
         "organization_id": owner.organization_id,
@@ -206,10 +210,11 @@ def _row(caller: Caller, owner: KeyOwner, new: NewNotebook) -> dict[str, Any]:
         "key_id": caller.key_id,
         "name": new.name,
         "active_name": new.name,
-        "image_type": new.image_type or IMAGE_TYPES[0],
+        "image_type": image_type,
         "millicores": new.amount("cpu_milicore"),
         "memory_megabytes": new.amount("memory_megabytes"),
         "storage_megabytes": new.amount("storage_megabytes"),
+        "gpu_count": new.gpu_count,
         "envs": json.dumps(dict(new.envs)),
         "ports": json.dumps(list(new.ports)),
         "shared": new.shared,

@@ -104,6 +104,9 @@ class NotebookReconciler:
             millicores=row.millicores,
             memory_bytes=row.memory_megabytes * _MEGABYTE,
             storage_bytes=row.storage_megabytes * _MEGABYTE,
+            organization_id=row.organization_id,
+            image=row.image_type,
+            gpu_count=row.gpu_count or 0,
             environment={**json.loads(row.envs), "OPENAI_API_KEY": key, "LLMARINER_API_KEY": key},
         )
 

@@ -36,7 +36,7 @@ def notebook_object(notebook: Notebook, reader: Caller) -> dict[str, Any]:
         "image": {"type": notebook.image_type, "uri": ""},
         "resources": {
             **{name: {"requests": amount, "limits": amount} for name, amount in amounts.items()},
-            "gpu_count": 0,
+            "gpu_count": notebook.gpu_count,
         },
         "envs": dict(notebook.envs) if notebook.shared or notebook.user_id == reader.user_id else {},
         "additional_exposed_ports": list(notebook.ports),

@@ -28,6 +28,8 @@ notebooks = Table(
     Column("millicores", Integer, nullable=False),
     Column("memory_megabytes", Integer, nullable=False),
     Column("storage_megabytes", Integer, nullable=False),
+    # NULL, of a row of an earlier release: none.
+    Column("gpu_count", Integer),
     # JSON: variables of its programs, ports that are reached by path.
     Column("envs", Text, nullable=False),
     Column("ports", Text, nullable=False),

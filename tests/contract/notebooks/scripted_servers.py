@@ -37,6 +37,14 @@ class ScriptedServers:
         self.statuses: dict[str, ServerStatus] = {}
         self.calls: list[tuple[str, str]] = []
 
+    @property
+    def images(self) -> dict[str, str]:
+        return {"jupyter-lab-base": "registry.example/lab:1", "other": "registry.example/other:1"}
+
+    @property
+    def has_gpus(self) -> bool:
+        return False
+
     def check_size(self, millicores: int, memory_bytes: int) -> str:
         return self.too_large
 

@@ -11,7 +11,9 @@ from llmariner.platform.kube.quantities import parse_quantity
 
 __all__ = ["claim_of", "has_condition", "nominal_amounts"]
 
-_KIND_OF_OWNER = {"Job": Kind.JOBS, "JobSet": Kind.JOBS, "TrainJob": Kind.JOBS, "StatefulSet": Kind.NOTEBOOKS}
+_KIND_OF_OWNER = {"Job": Kind.JOBS, "JobSet": Kind.JOBS, "TrainJob": Kind.JOBS}
+_NOTEBOOK = "nb-"
+"""How the name of a notebook's Job begins."""
 
 Body = dict[str, Any]
 
@@ -19,8 +21,10 @@ Body = dict[str, Any]
 def claim_of(workload: Body, project_id: str | None) -> Claim:
     """What a Workload holds, or waits for."""
     holds = has_condition(workload, "QuotaReserved")
-    owners = workload["metadata"].get("ownerReferences") or [{}]
-    kind = _KIND_OF_OWNER.get(str(owners[0].get("kind", "")), Kind.MODELS)
+    owner = (workload["metadata"].get("ownerReferences") or [{}])[0]
+    kind = _KIND_OF_OWNER.get(str(owner.get("kind", "")), Kind.MODELS)
+    if kind is Kind.JOBS and str(owner.get("name", "")).startswith(_NOTEBOOK):
+        kind = Kind.NOTEBOOKS
     amounts = dict.fromkeys(RESOURCES, 0)
     for name, quantity, count in _admitted(workload) if holds else _requested(workload):
         if (resource := resource_of(name)) in amounts:

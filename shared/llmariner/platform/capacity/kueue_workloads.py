@@ -91,8 +91,6 @@ class KueueWorkloads:
         kind, name = str(owners[0].get("kind", "")), str(owners[0].get("name", ""))
         if kind in _JOB_KINDS:
             return None, name
-        if kind == "StatefulSet":
-            return "notebook", name
         pod = self._cluster.get(PODS, workload["metadata"]["namespace"], name) if kind == "Pod" else None
         metadata = pod["metadata"] if pod is not None else {}
         service = metadata.get("labels", {}).get(INFERENCE_SERVICE_LABEL)

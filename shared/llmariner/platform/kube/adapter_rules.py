@@ -64,6 +64,7 @@ JOB_RULES = (
     # A job's Secrets can be made, and not read.
     rule("", ["secrets"], "create"),
     rule("", ["services"], "create"),
+    rule("", ["persistentvolumeclaims"], "get", "create", "delete"),
     rule("networking.k8s.io", ["networkpolicies"], "create"),
     rule("kueue.x-k8s.io", ["workloads"], "list", "patch"),
     rule("kueue.x-k8s.io", ["localqueues"], "get", "create", "patch"),

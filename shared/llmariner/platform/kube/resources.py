@@ -22,6 +22,7 @@ __all__ = [
     "NAMESPACES",
     "NETWORK_POLICIES",
     "NODES",
+    "PERSISTENT_VOLUME_CLAIMS",
     "PODS",
     "REPLICA_SETS",
     "SCALED_OBJECTS",
@@ -69,6 +70,7 @@ NAMESPACES = Resource("v1", "Namespace", "namespaces", False)
 SERVICES = Resource("v1", "Service", "services")
 CONFIG_MAPS = Resource("v1", "ConfigMap", "configmaps")
 SECRETS = Resource("v1", "Secret", "secrets")
+PERSISTENT_VOLUME_CLAIMS = Resource("v1", "PersistentVolumeClaim", "persistentvolumeclaims")
 NETWORK_POLICIES = Resource("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies")
 LEASES = Resource("coordination.k8s.io/v1", "Lease", "leases")
 HORIZONTAL_POD_AUTOSCALERS = Resource("autoscaling/v2", "HorizontalPodAutoscaler", "horizontalpodautoscalers")

@@ -1,7 +1,8 @@
 """The notebooks port: runs JupyterLab in a folder that is kept, one server per notebook, and says what it does.
 
-Adapter: `local_processes` (child processes of one machine). A server is identified by its notebook's id; `run` counts the
-starts of a notebook, so that what is said about an earlier one is not taken for the present one.
+Adapters: `local_processes` (child processes of one machine), `kubernetes` (pods of a cluster). A server is identified by its
+notebook's id; `run` counts the starts of a notebook, so that what is said about an earlier one is not taken for the present
+one.
 """
 
 from __future__ import annotations
@@ -12,10 +13,20 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-__all__ = ["BASE_PATH", "NotebookServer", "NotebookServers", "ServerPhase", "ServerStatus", "base_url_of"]
+__all__ = [
+    "BASE_PATH",
+    "ENDED_BY_ITSELF",
+    "NotebookServer",
+    "NotebookServers",
+    "ServerPhase",
+    "ServerStatus",
+    "base_url_of",
+]
 
 BASE_PATH = "/v1/services/notebooks"
 """Where people reach notebooks."""
+ENDED_BY_ITSELF = "JupyterLab was idle, or was shut down from its menu. Its files are kept: start it again."
+"""Why a server stopped that nobody stopped from outside."""
 
 
 class ServerPhase(StrEnum):
@@ -39,7 +50,7 @@ class ServerPhase(StrEnum):
 class NotebookServer:
     """A server to start. `token`: what a request to it has to hold. `environment`: variables of its programs.
 
-    Amounts are thousandths of a core and bytes.
+    Amounts are thousandths of a core, bytes and whole GPUs. `image`: its type, one of those that the port has.
     """
 
     notebook_id: str
@@ -50,6 +61,9 @@ class NotebookServer:
     memory_bytes: int
     storage_bytes: int
     environment: Mapping[str, str] = field(default_factory=dict)
+    organization_id: str = ""
+    image: str = ""
+    gpu_count: int = 0
 
 
 @dataclass(frozen=True)
@@ -69,6 +83,14 @@ class NotebookServers(Protocol):
     @property
     def problem(self) -> str:
         """Why no notebook can run here, for users; empty where they can."""
+
+    @property
+    def images(self) -> Mapping[str, str]:
+        """The types of images that there are, the default first, each with its reference; "" for one without."""
+
+    @property
+    def has_gpus(self) -> bool:
+        """Whether a server may have GPUs."""
 
     def check_size(self, millicores: int, memory_bytes: int) -> str:
         """Why a server of this size can never run here, for users; empty where it can."""

@@ -1,4 +1,4 @@
-"""The command line of JupyterLab, as a notebook on one machine runs it."""
+"""The command line of JupyterLab."""
 
 from __future__ import annotations
 
@@ -8,22 +8,18 @@ from collections.abc import Mapping
 from llmariner.platform.jobs.local_processes.proxy_process import PROXY_PORT
 from llmariner.platform.notebooks import NotebookServer, base_url_of
 
-__all__ = ["SOCKET", "jupyter_command", "jupyter_environment"]
+__all__ = ["SOCKET", "jupyter_command", "jupyter_environment", "jupyter_options", "jupyter_words"]
 
 SOCKET = ".jupyter.sock"
 """The Unix socket that it listens on, in its folder."""
 _PACKAGES = "/job/.packages"
 
 
-def jupyter_command(server: NotebookServer, *, idle_seconds: int) -> str:
-    """The shell command. JupyterLab ends by itself after `idle_seconds` without work and requests.
-
-    It listens on a Unix socket alone: nothing but the platform, which authenticates people, reaches it.
-    """
-    options = {
-        "ServerApp.sock": f"/job/{SOCKET}",
+def jupyter_options(server: NotebookServer, *, folder: str, idle_seconds: int) -> dict[str, str]:
+    """Its options but for where it listens. It ends by itself after `idle_seconds` without work and requests."""
+    return {
         "ServerApp.base_url": base_url_of(server.notebook_id),
-        "ServerApp.root_dir": "/job",
+        "ServerApp.root_dir": folder,
         "ServerApp.open_browser": "False",
         "ServerApp.allow_remote_access": "True",
         "ServerApp.shutdown_no_activity_timeout": str(idle_seconds),
@@ -37,7 +33,20 @@ def jupyter_command(server: NotebookServer, *, idle_seconds: int) -> str:
         "LabApp.check_for_updates_class": "jupyterlab.NeverCheckForUpdate",
         "LabApp.news_url": "None",
     }
-    words = ["python", "-m", "jupyterlab", *(f"--{name}={value}" for name, value in options.items())]
+
+
+def jupyter_words(options: Mapping[str, str]) -> list[str]:
+    """The words of the command with these options."""
+    return ["python", "-m", "jupyterlab", *(f"--{name}={value}" for name, value in options.items())]
+
+
+def jupyter_command(server: NotebookServer, *, idle_seconds: int) -> str:
+    """The shell command of a notebook on one machine.
+
+    It listens on a Unix socket alone: nothing but the platform, which authenticates people, reaches it.
+    """
+    options = jupyter_options(server, folder="/job", idle_seconds=idle_seconds)
+    words = jupyter_words({"ServerApp.sock": f"/job/{SOCKET}", **options})
     # Beside a shell the socket of an earlier start would stay.
     return f"rm -f /job/{SOCKET}; exec {shlex.join(words)}"
 

@@ -16,7 +16,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -25,7 +25,7 @@ from llmariner.platform.jobs import Job, Network, Phase
 from llmariner.platform.jobs.local_processes.disk_usage import NotMeasurable, delete_tree, used_bytes
 from llmariner.platform.jobs.local_processes.job_folder import LIMITS, TEMPORARY, JobFolder, write_file
 from llmariner.platform.jobs.local_processes.supervisor import Limits, start_supervisor
-from llmariner.platform.notebooks import NotebookServer, ServerPhase, ServerStatus
+from llmariner.platform.notebooks import ENDED_BY_ITSELF, NotebookServer, ServerPhase, ServerStatus
 from llmariner.platform.notebooks.jupyter import SOCKET, jupyter_command, jupyter_environment
 from llmariner.platform.notebooks.socket_connection import connect_below
 
@@ -42,7 +42,6 @@ _STOP_SECONDS = 20.0
 _ROOM_BYTES = 64 * 1024**2
 """What a notebook that is full may write after its start, so that its files can be deleted."""
 _INTERRUPTED = "The platform stopped while it ran. Its files are kept: start it again."
-_ENDED_BY_ITSELF = "JupyterLab was idle, or was shut down from its menu. Its files are kept: start it again."
 
 
 class NotebookMemory(Protocol):
@@ -124,6 +123,16 @@ class ProcessNotebooks:
         """See the port."""
         return self._problem()
 
+    @property
+    def images(self) -> Mapping[str, str]:
+        """See the port."""
+        return {"jupyter-lab-base": ""}
+
+    @property
+    def has_gpus(self) -> bool:
+        """See the port."""
+        return False
+
     def check_size(self, millicores: int, memory_bytes: int) -> str:
         """See the port."""
         cores = len(os.sched_getaffinity(0))
@@ -183,7 +192,7 @@ class ProcessNotebooks:
             if result.phase is Phase.CANCELED:
                 return ServerStatus(number, ServerPhase.STOPPED, result.since)
             if result.phase is Phase.SUCCEEDED:
-                return ServerStatus(number, ServerPhase.STOPPED, result.since, "ended", _ENDED_BY_ITSELF)
+                return ServerStatus(number, ServerPhase.STOPPED, result.since, "ended", ENDED_BY_ITSELF)
             reason = _INTERRUPTED if result.code == "interrupted" else f"{result.reason} Its files are kept."
             return ServerStatus(number, ServerPhase.FAILED, result.since, result.code, reason)
 

@@ -14,6 +14,9 @@ from llmariner.platform.jobs.kubernetes.adapter import KubernetesJobs
 from llmariner.platform.jobs.kubernetes.objects import JOB_LABEL
 from llmariner.platform.kube import Cluster
 from llmariner.platform.kube.resources import JOBS, LOCAL_QUEUES, WORKLOADS
+from llmariner.platform.notebooks import NotebookServer
+from llmariner.platform.notebooks.kubernetes.adapter import KubernetesNotebooks
+from llmariner.platform.notebooks.kubernetes.objects import ClusterNotebookSettings
 from llmariner.settings import ClusterSettings
 
 from .test_kubernetes_objects import JOB, NAMESPACE, found, jobs_on
@@ -79,6 +82,16 @@ def live(cluster: Cluster, jobs: KubernetesJobs, looked: Callable[[], None]) -> 
     jobs.remove("bj-1")
 
 
+def live_notebook(cluster: Cluster, notebooks: KubernetesNotebooks, admitted: Callable[[], object]) -> None:
+    """All that happens to a notebook."""
+    server = NotebookServer("nb-1", 1, "proj_1", "t", millicores=100, memory_bytes=1, storage_bytes=1, image="lab")
+    notebooks.start(server)
+    notebooks.status("nb-1")
+    admitted()
+    notebooks.stop("nb-1")
+    notebooks.remove("nb-1")
+
+
 def test_each_permission_is_used_and_each_use_permitted(tmp_path: Path) -> None:
     crds = _schemas.folder()
     with _server.ApiServer(_schemas.Schemas(crds), crds) as server:
@@ -101,6 +114,13 @@ def test_each_permission_is_used_and_each_use_permitted(tmp_path: Path) -> None:
 
         server.answered.clear()
         live(cluster, jobs, look)
+        settings = ClusterNotebookSettings(namespace=NAMESPACE, queue="cpu", images={"lab": "lab:1"})
+        admission = {"spec": {"suspend": False}}
+        live_notebook(
+            cluster,
+            KubernetesNotebooks(settings, lambda: cluster),
+            lambda: other.merge_patch(JOBS, NAMESPACE, "nb-1", admission),
+        )
         asked = [each for each in server.answered if not each[2].endswith("/log")]
         made_by_the_test = {("/pods", "create"), ("kueue.x-k8s.io/workloads", "create")}
         assert used(asked) - made_by_the_test == granted("jobs")

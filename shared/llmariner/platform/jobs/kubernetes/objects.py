@@ -25,6 +25,8 @@ __all__ = [
     "FETCH_FAILED",
     "JOB_LABEL",
     "PAUSED",
+    "POD_SECURITY",
+    "SECURITY",
     "SUBMITTED",
     "TERMINATED",
     "ClusterJobSettings",
@@ -174,7 +176,7 @@ def ended_job(job_id: str, project_id: str, status: JobStatus, settings: Cluster
     made["metadata"]["annotations"][ENDED] = json.dumps(
         {"phase": status.phase, "since": status.since, "code": status.code, "reason": status.reason}
     )
-    container = {"name": CONTAINER, "image": "none", "securityContext": _SECURITY}
+    container = {"name": CONTAINER, "image": "none", "securityContext": SECURITY}
     made["spec"] = {
         "completions": 0,
         "parallelism": 0,
@@ -183,7 +185,7 @@ def ended_job(job_id: str, project_id: str, status: JobStatus, settings: Cluster
             "spec": {
                 "restartPolicy": "Never",
                 "automountServiceAccountToken": False,
-                "securityContext": _POD_SECURITY,
+                "securityContext": POD_SECURITY,
                 "containers": [container],
             }
         },
@@ -248,9 +250,9 @@ def _failure_rules(job: Job) -> list[Body]:
     ]
 
 
-_SECURITY: Body = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+SECURITY: Body = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 # Pod Security's level "restricted". An image may have root as its user, hence the number.
-_POD_SECURITY: Body = {
+POD_SECURITY: Body = {
     "runAsNonRoot": True,
     "runAsUser": _USER,
     "runAsGroup": _USER,
@@ -289,7 +291,7 @@ def _pod(job: Job, image: str, settings: ClusterJobSettings) -> Body:
     common: Body = {
         "image": image,
         "workingDir": "/job",
-        "securityContext": _SECURITY,
+        "securityContext": SECURITY,
         "resources": _resources(job, settings),
     }
     fixed = {"HOME": "/job", "TMPDIR": "/tmp", "LLMARINER_JOB_ID": job.id}
@@ -337,7 +339,7 @@ def _pod(job: Job, image: str, settings: ClusterJobSettings) -> Body:
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": _GRACE_SECONDS,
-        "securityContext": _POD_SECURITY,
+        "securityContext": POD_SECURITY,
         **({"subdomain": job.id} if job.worker_count > 1 else {}),
         **({"initContainers": fetching} if fetching else {}),
         "containers": [container],

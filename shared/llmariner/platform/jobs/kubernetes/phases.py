@@ -23,7 +23,16 @@ from llmariner.platform.jobs.kubernetes.objects import (
 from llmariner.platform.jobs.kubernetes.weights import WEIGHTS_CONTAINER
 from llmariner.platform.kube.queue_messages import public_message
 
-__all__ = ["condition", "ended_status", "is_finished", "is_running", "job_status", "newest_first", "waiting_reason"]
+__all__ = [
+    "condition",
+    "ended_status",
+    "is_finished",
+    "is_running",
+    "job_status",
+    "newest_first",
+    "seconds_of",
+    "waiting_reason",
+]
 
 Body = Mapping[str, Any]
 
