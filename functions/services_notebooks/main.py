@@ -8,15 +8,20 @@ from starlette.responses import Response
 
 from llmariner.context import Context
 from llmariner.errors import Conflict, NotFound
-from llmariner.http.authorization.authentication import context_of
+from llmariner.http.authorization.authentication import context_of, require_scope
 from llmariner.http.authorization.notebooks import NotebookRequest, require_notebook, session_cookie
 from llmariner.http.entrypoint import Application, http_function
 from llmariner.http.fastapi_app import create_app
 from llmariner.http.proxied_responses import ProxiedResponse
-from llmariner.notebooks.access import OpenNotebook
-from llmariner.platform.notebooks import BASE_PATH
+from llmariner.notebooks.access import SCOPE, OpenNotebook
+from llmariner.platform.notebooks import BASE_PATH, base_url_of
+from llmariner.tenancy.principal import Caller
 
 Opened = Annotated[NotebookRequest, require_notebook()]
+User = Annotated[Caller, require_scope(SCOPE)]
+_ALIAS = "/v1/sessions/{cluster_id}/v1/services/notebooks"
+"""LLMariner's path, below which stand the notebook's id, its namespace, a port or none, and the server's own path."""
+_BELOW = re.compile(rb"/[^/]+(?:/([0-9]{1,5})(?=/|$))?(/.*)?")
 _NUMBER = re.compile(r"[0-9]{1,5}")
 # Programs of a notebook, by the path at which JupyterLab passes requests on to them.
 _PORT = re.compile(r"proxy/(?:absolute/)?(?:[^/:]*:)?([0-9]{1,5})(?:/|$)")
@@ -24,11 +29,15 @@ _PORT = re.compile(r"proxy/(?:absolute/)?(?:[^/:]*:)?([0-9]{1,5})(?:/|$)")
 
 def build(context: Context) -> Application:
     """The application with its routes."""
-    app = create_app("services_notebooks", context, streamed_bodies=re.compile(rf"{BASE_PATH}/.+"))
+    app = create_app("services_notebooks", context, streamed_bodies=re.compile(rf"(/v1/sessions/[^/]+)?{BASE_PATH}/.+"))
     path = f"{BASE_PATH}/{{id}}/{{path:path}}"
     app.get(path)(read)
     for register in (app.post, app.put, app.patch, app.delete):
         register(path)(pass_on)
+    alias = f"{_ALIAS}/{{id}}/{{path:path}}"
+    app.get(alias)(redirect)
+    for register in (app.post, app.put, app.patch, app.delete):
+        register(alias)(redirect)
     return app
 
 
@@ -51,6 +60,22 @@ def pass_on(request: Request, opened: Opened, id: str, path: str) -> Response:
     if opened.notebook is None:
         raise NotFound(f"Open the notebook '{id[:64]}' with GET.", code="not_found")
     return _proxied(request, opened, opened.notebook, path)
+
+
+def redirect(request: Request, caller: User, cluster_id: str, id: str, path: str) -> Response:
+    """Send a client of LLMariner's path to the notebook's own, which its pages name. Method and body stay."""
+    context_of(request).notebooks.store.get(caller.key_owner.project_id, id)
+    below = request.scope["raw_path"].partition(f"/services/notebooks/{id}".encode())[2]
+    found = _BELOW.fullmatch(below)
+    if found is None:
+        raise NotFound(
+            f"After the notebook's id stands its namespace: {_ALIAS}/{id[:64]}/default/lab.", code="not_found"
+        )
+    port, rest = found[1], (found[2] or b"/")[1:]
+    target = base_url_of(id).encode() + (b"proxy/%b/" % port if port else b"") + rest
+    query = request.scope["query_string"]
+    location = target + (b"?" + query if query else b"")
+    return Response(status_code=307, headers={"location": location.decode("latin-1"), "cache-control": "no-store"})
 
 
 def _proxied(request: Request, opened: NotebookRequest, notebook: OpenNotebook, path: str) -> Response:

@@ -9,7 +9,7 @@ from llmariner.http.authorization.authentication import context_of, require_scop
 from llmariner.http.entrypoint import Application, http_function
 from llmariner.http.fastapi_app import create_app
 from llmariner.http.schemas.lists import Limit, NotebookCursor
-from llmariner.http.schemas.notebooks import CreateNotebook
+from llmariner.http.schemas.notebooks import ChangeNotebook, CreateNotebook
 from llmariner.notebooks.notebooks import Notebooks
 from llmariner.notebooks.representation import notebook_object
 from llmariner.platform.notebooks import base_url_of
@@ -27,6 +27,7 @@ def build(context: Context) -> Application:
     app.get(_NOTEBOOKS)(list_notebooks)
     app.post(_NOTEBOOKS)(create_notebook)
     app.get(_NOTEBOOK)(get_notebook)
+    app.patch(_NOTEBOOK)(change_notebook)
     app.delete(_NOTEBOOK)(delete_notebook)
     app.post(f"{_NOTEBOOK}/actions:start")(start_notebook)
     app.post(f"{_NOTEBOOK}/actions:stop")(stop_notebook)
@@ -53,6 +54,13 @@ def create_notebook(request: Request, caller: Writer, body: CreateNotebook) -> d
 
 def get_notebook(request: Request, caller: Reader, id: str) -> dict[str, Any]:
     """One notebook."""
+    return notebook_object(_store(request).get(caller.key_owner.project_id, id), caller)
+
+
+def change_notebook(request: Request, caller: Writer, id: str, body: ChangeNotebook) -> dict[str, Any]:
+    """Share a notebook with the members of its project, or no longer."""
+    if body.shared is not None:
+        context_of(request).notebooks.access.set_shared(caller, id, shared=body.shared)
     return notebook_object(_store(request).get(caller.key_owner.project_id, id), caller)
 
 

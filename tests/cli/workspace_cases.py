@@ -54,6 +54,14 @@ ROWS = [
         },
     ),
     row(
+        "share explore",
+        f"PATCH {_ONE}",
+        {**NOTEBOOK, "shared": True},
+        ("explore is used by members of the project.",),
+        body={"shared": True},
+        before=_FOUND,
+    ),
+    row(
         "list",
         "GET /workspaces/notebooks",
         {**_LISTED, "notebooks": [NOTEBOOK, FAILED], "total_items": 2},

@@ -120,6 +120,7 @@ BODIES: dict[str, tuple[str, dict[str, Any]]] = {
     "POST /v1/batch/jobs/bj-pod/results": ("batch_jobs_results", {"files": [], "left_out": ""}),
     "POST /v1/batch/jobs/bj-1/exec": ("batch_jobs_exec", {"command": ["ls"]}),
     "POST /v1/workspaces/notebooks": ("workspaces_notebooks", {"name": "made"}),
+    "PATCH /v1/workspaces/notebooks/nb-1": ("workspaces_notebooks", {"shared": True}),
     "POST /v1/fine_tuning/jobs": ("fine_tuning_jobs", {"model": "tiny", "training_file": "file-1"}),
     "POST /v1/model_credentials": (
         "model_credentials",

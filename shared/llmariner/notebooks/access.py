@@ -90,6 +90,27 @@ class NotebookAccess:
         self._database.transact(store)
         return secret
 
+    def set_shared(self, caller: Caller, notebook_id: str, *, shared: bool) -> None:
+        """Let members of its project use a notebook besides its owner, or no longer: its owner alone decides that.
+
+        Links that nobody used are void then. Raises NotFound, PermissionDenied.
+        """
+
+        def change(session: WriteSession) -> None:
+            row = load_notebook(session, caller.key_owner.project_id, notebook_id, lock=True)
+            if caller.user_id != row.user_id:
+                raise PermissionDenied(
+                    "Who shares a notebook gives others what its key may do, so its owner alone does that.",
+                    code="not_notebook_owner",
+                )
+            _check(session, caller, row)
+            if row.shared != shared:
+                this = notebooks.c.id == notebook_id
+                session.run(update(notebooks).where(this).values(shared=shared, link_digest=None))
+                append_audit(session, caller, "updated", row, changes_requested={"shared": shared})
+
+        self._database.transact(change)
+
     def redeem_link(self, notebook_id: str, secret: str) -> str:
         """The value of a cookie for a link that nobody used. Raises AuthenticationFailed."""
 

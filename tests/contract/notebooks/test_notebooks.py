@@ -200,6 +200,27 @@ def test_a_notebook_is_its_owners_unless_it_is_shared(desk: NotebookDesk, databa
     assert desk.access.make_link(somebody, shared)
 
 
+def test_its_owner_alone_shares_a_notebook_and_takes_that_back(desk: NotebookDesk, keys: Keys, owner: KeyOwner) -> None:
+    id_ = desk.running()
+    somebody = replace(desk.caller, user_id="user_else")
+    with pytest.raises(PermissionDenied) as refused:
+        desk.access.set_shared(somebody, id_, shared=True)
+    assert refused.value.code == "not_notebook_owner"
+    narrow, _ = keys.create(owner, NewKey("narrow", frozenset({"api.workspaces.notebooks.write"})))
+    with pytest.raises(PermissionDenied):
+        desk.access.set_shared(replace(desk.caller, key_id=narrow.id), id_, shared=True)
+    desk.access.set_shared(desk.caller, id_, shared=True)
+    link = desk.access.make_link(somebody, id_)
+    desk.access.set_shared(desk.caller, id_, shared=True)  # no change: the link stays
+    desk.access.set_shared(desk.caller, id_, shared=False)
+    with pytest.raises(AuthenticationFailed):
+        desk.access.redeem_link(id_, link)
+    with pytest.raises(PermissionDenied):
+        desk.access.make_link(somebody, id_)
+    with pytest.raises(NotFound):
+        desk.access.set_shared(desk.caller, "nb-unknown", shared=True)
+
+
 def test_a_key_opens_no_notebook_that_may_do_more(
     desk: NotebookDesk, keys: Keys, owner: KeyOwner, database: Database
 ) -> None:

@@ -47,6 +47,16 @@ def a_notebook(world: World, tenant: Tenant) -> RouteCall:
     return RouteCall({"id": notebook(world, tenant)})
 
 
+def a_page_by_alias(world: World, tenant: Tenant) -> RouteCall:
+    """The same, by LLMariner's path."""
+    return RouteCall({"cluster_id": "cluster-local", "id": notebook(world, tenant), "path:path": "default/lab"})
+
+
+def a_change(world: World, tenant: Tenant) -> RouteCall:
+    """A change of nothing."""
+    return RouteCall({"id": notebook(world, tenant)}, body={})
+
+
 def a_page(world: World, tenant: Tenant) -> RouteCall:
     """A page of a notebook of the tenant."""
     return RouteCall({"id": notebook(world, tenant), "path:path": "lab"})
@@ -54,13 +64,16 @@ def a_page(world: World, tenant: Tenant) -> RouteCall:
 
 _NOTEBOOK = "/v1/workspaces/notebooks/{id}"
 _SERVICE = "/v1/services/notebooks/{id}/{path:path}"
+_ALIAS = "/v1/sessions/{cluster_id}/v1/services/notebooks/{id}/{path:path}"
 NOTEBOOK_OBJECTS = {
     "GET /v1/workspaces/notebooks": list_of_100,
     "POST /v1/workspaces/notebooks": a_new_notebook,
     f"GET {_NOTEBOOK}": a_notebook,
+    f"PATCH {_NOTEBOOK}": a_change,
     f"DELETE {_NOTEBOOK}": a_notebook,
     f"POST {_NOTEBOOK}/actions:start": a_notebook,
     f"POST {_NOTEBOOK}/actions:stop": a_notebook,
     f"POST {_NOTEBOOK}/actions:open": a_notebook,
     **{f"{method} {_SERVICE}": a_page for method in ("GET", "POST", "PUT", "PATCH", "DELETE")},
+    **{f"{method} {_ALIAS}": a_page_by_alias for method in ("GET", "POST", "PUT", "PATCH", "DELETE")},
 }

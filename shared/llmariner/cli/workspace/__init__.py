@@ -16,6 +16,7 @@ _MEMBERS = {
     "open": f"{_NOTEBOOKS}:open_notebook",
     "start": f"{_NOTEBOOKS}:start",
     "stop": f"{_NOTEBOOKS}:stop",
+    "share": f"{_NOTEBOOKS}:share",
     "delete": f"{_NOTEBOOKS}:delete",
 }
 

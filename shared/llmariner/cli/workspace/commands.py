@@ -1,4 +1,4 @@
-"""`llma workspace notebooks`: create, list, get, open, start, stop, delete."""
+"""`llma workspace notebooks`: create, list, get, open, start, stop, share, delete."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llmariner.cli.support.session import Session
 if TYPE_CHECKING:
     from llmariner.cli.support.api import ApiClient
 
-__all__ = ["create", "delete", "get", "list_notebooks", "open_notebook", "start", "stop"]
+__all__ = ["create", "delete", "get", "list_notebooks", "open_notebook", "share", "start", "stop"]
 
 _PATH = "workspaces/notebooks"
 _PAGE = 100
@@ -161,6 +161,18 @@ def stop(session: Session, notebook: str) -> None:
     api = session.api()
     document = api.post(f"{_path(_find(api, notebook)['id'])}/actions:stop")
     session.printer.print_message(document, f"{document['name']}: {document['status']}.")
+
+
+@click.command(cls=Command)
+@_NOTEBOOK_ARGUMENT
+@click.option("--off", is_flag=True, help="Let its owner alone use it again.")
+@pass_session
+def share(session: Session, notebook: str, off: bool) -> None:
+    """Let members of the project use a notebook of yours, with its key."""
+    api = session.api()
+    document = api.patch(_path(_find(api, notebook)["id"]), {"shared": not off})
+    who = "its owner alone" if off else "members of the project"
+    session.printer.print_message(document, f"{document['name']} is used by {who}.")
 
 
 @click.command(cls=Command)

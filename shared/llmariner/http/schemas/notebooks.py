@@ -7,7 +7,7 @@ from pydantic import Field
 from llmariner.http.schemas.bodies import Body
 from llmariner.notebooks.notebook import NewNotebook
 
-__all__ = ["CreateNotebook"]
+__all__ = ["ChangeNotebook", "CreateNotebook"]
 
 _MAX = 1_000_000_000
 
@@ -63,3 +63,9 @@ class CreateNotebook(Body):
             ports=self.additional_exposed_ports or (),
             shared=self.shared,
         )
+
+
+class ChangeNotebook(Body):
+    """PATCH /v1/workspaces/notebooks/{id}. A field that is absent stays as it is."""
+
+    shared: bool | None = None
