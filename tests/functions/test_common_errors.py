@@ -70,7 +70,7 @@ def test_an_unknown_path_is_not_found(name: str, path: str, ask: Ask, admin: dic
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_trailing_slash_is_another_path(name: str, ask: Ask, admin: dict[str, str]) -> None:
     # Below these anything is a model's id, a path of Kubernetes' API, or a path of a notebook's server.
-    below = ("/v1/models", "/v1/sessions/{cluster_id}", "/v1/services/notebooks/{id}")
+    below = ("/v1/models", "/v1/sessions/{cluster_id}", "/internal/sessions/", "/v1/services/notebooks/{id}")
     routes = [route for route in ROUTES if route.function == name and not route.path.startswith(below)]
     for route in routes:
         assert_error(ask(name, HttpRequest(route.method, route.example + "/", None, admin)), 404, "unknown_url")

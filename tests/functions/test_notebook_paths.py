@@ -38,5 +38,7 @@ def test_a_path_of_a_cluster_and_a_namespace_is_redirected(
 
 def test_only_who_sees_the_notebook_is_redirected(ask: Ask, admin: dict[str, str], own: str) -> None:
     path = "/v1/sessions/cluster-local/v1/services/notebooks/{}/default/lab"
-    assert_error(ask("services_notebooks", HttpRequest("GET", path.format("nb-unknown"), headers=admin)), 404, "not_found")
+    assert_error(
+        ask("services_notebooks", HttpRequest("GET", path.format("nb-unknown"), headers=admin)), 404, "not_found"
+    )
     assert ask("services_notebooks", HttpRequest("GET", path.format(own))).status == 401
