@@ -6,7 +6,7 @@ from fastapi import Request
 
 from llmariner.audit.request_context import client_address
 from llmariner.context import Context
-from llmariner.fine_tuning.worker_tokens import Worker
+from llmariner.fine_tuning.worker_tokens import PROCESS_HEADER, Worker
 from llmariner.http.authorization.authentication import context_of
 from llmariner.http.entrypoint import Application, http_function
 from llmariner.http.fastapi_app import create_app
@@ -56,11 +56,12 @@ def _worker(request: Request, job_id: str) -> Worker:
     """
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     context, token = context_of(request), token if scheme.lower() == "bearer" else ""
-    if context.fine_tuning.worker_tokens.is_signed(token):
-        return context.fine_tuning.worker_tokens.open(token, job_id)
+    tokens, process = context.fine_tuning.worker_tokens, request.headers.get(PROCESS_HEADER, "")
+    if tokens.is_signed(token):
+        return tokens.open(token, job_id, process)
     return context.secret_lookups.look_up(
         token,
-        lambda: context.fine_tuning.worker_tokens.open(token, job_id),
+        lambda: tokens.open(token, job_id, process),
         client_address.get(),
         untrusted_proxy=bool(request.state.untrusted_proxy),
     )

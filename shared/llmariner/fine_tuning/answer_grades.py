@@ -20,7 +20,7 @@ from llmariner.fine_tuning.graders.definition import InvalidGrader, read_grader
 from llmariner.fine_tuning.graders.grades import Ask, Grade, Grader, ModelFailed, Question, grade
 from llmariner.fine_tuning.graders.templates import MAX_TEXT
 from llmariner.fine_tuning.tables import fine_tuning_jobs
-from llmariner.fine_tuning.worker_tokens import Worker, load_attempt
+from llmariner.fine_tuning.worker_tokens import Worker, load_job_of
 from llmariner.models.registry import ModelRegistry
 from llmariner.platform.database import Database, WriteSession
 from llmariner.tenancy.background_work import Originator
@@ -81,7 +81,7 @@ class AnswerGrades:
         """
         with self._database.write() as session:
             # Taken before it is given, so that requests at the same time have no more together.
-            job = load_attempt(session, worker.job_id, worker.attempt, lock=True)
+            job = load_job_of(session, worker, lock=True)
             if job.grader is None or not job.grades_left or job.grades_left < 0:
                 raise InvalidRequest(
                     "The job has no answers to grade, or has had more graded than it makes.", param="id"

@@ -105,6 +105,8 @@ fine_tuning_jobs = Table(
     Column("started_at", Float),
     Column("finished_at", Float),
     Column("pause_requested_at", Float),
+    # The process that speaks for the present attempt, by the id that it has chosen. NULL: none has asked for its plan yet.
+    Column("process", String(32)),
     # NULL, by the release before: 1.
     Column("worker_count", Integer),
     # When subscribers were last notified of its steps.

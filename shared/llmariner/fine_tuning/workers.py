@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Row, delete, select
+from sqlalchemy import Row, delete, select, update
 
 from llmariner.errors import Conflict, InvalidRequest, ModelNotFound
 from llmariner.files.files import Files
@@ -23,7 +23,7 @@ from llmariner.fine_tuning.records import MAX_RECORDS, count_of, text_of
 from llmariner.fine_tuning.reports import apply_record, charge_report, stops_early, tell_progress
 from llmariner.fine_tuning.results import Results
 from llmariner.fine_tuning.tables import fine_tuning_checkpoints, fine_tuning_jobs, fine_tuning_permissions
-from llmariner.fine_tuning.worker_tokens import Worker, load_attempt
+from llmariner.fine_tuning.worker_tokens import Worker, load_attempt, load_job_of
 from llmariner.models.model import Model, NewModel, SourceRepository
 from llmariner.models.registry import ModelRegistry
 from llmariner.platform.database import Database, ReadSession, WriteSession
@@ -76,9 +76,8 @@ class Workers:
         self._addresses = addresses
 
     def plan(self, worker: Worker) -> dict[str, Any]:
-        """What the process is to do, as JSON of `training_program.plan.Plan`."""
-        with self._database.read() as session:
-            job = load_attempt(session, worker.job_id, worker.attempt)
+        """What the process is to do, as JSON of `training_program.plan.Plan`. From now on no other process is heard."""
+        job = self._database.transact(partial(_take_over, worker=worker))
         model = self._model(job)
 
         def link(file_id: str | None) -> str | None:
@@ -116,7 +115,7 @@ class Workers:
         """A URL by which the process may upload one file, of this content."""
         new = self._results.new_file(worker.job_id, kind)
         with self._database.read() as session:
-            load_attempt(session, worker.job_id, worker.attempt)
+            load_job_of(session, worker)
         terms = self._upload_links.terms(new, size_bytes=size_bytes, sha256=sha256)
         return self._addresses.files + self._upload_links.create(worker.maker, terms, _LINK_SECONDS).path
 
@@ -130,7 +129,7 @@ class Workers:
         kinds = {str(record.get("type")) for record in records}
         if "checkpoint" in kinds:
             with self._database.read() as session:
-                self._model(load_attempt(session, worker.job_id, worker.attempt))
+                self._model(load_job_of(session, worker))
         for record in records:
             if record.get("type") == "finished" and record.get("best_step") is not None:
                 self._register_best(worker, count_of(record, "best_step"))
@@ -148,10 +147,10 @@ class Workers:
         return "pause" if job is not None and job.pause_requested_at is not None else "continue"
 
     def _apply(self, session: WriteSession, worker: Worker, records: Sequence[Mapping[str, Any]]) -> None:
-        before = load_attempt(session, worker.job_id, worker.attempt, lock=True)
+        before = load_job_of(session, worker, lock=True)
         for record in records:
             # Each record finds the job as the one before left it.
-            job = load_attempt(session, worker.job_id, worker.attempt, lock=True)
+            job = load_job_of(session, worker, lock=True)
             if "file_id" in record:
                 self._results.check_own(session, job, text_of(record, "file_id", 64))
             apply_record(session, job, record)
@@ -162,14 +161,14 @@ class Workers:
     def _register(self, worker: Worker, step: int) -> None:
         """Make a model of a checkpoint's file; the last one is the result. Idempotent."""
         with self._database.read() as session:
-            job, row = load_attempt(session, worker.job_id, worker.attempt), _checkpoint(session, worker.job_id, step)
+            job, row = load_job_of(session, worker), _checkpoint(session, worker.job_id, step)
         if row is not None:
             self._create_model(worker, job, row.model, row.file_id)
 
     def _register_best(self, worker: Worker, step: int) -> None:
         """Make the result of the file of the best checkpoint. Idempotent."""
         with self._database.read() as session:
-            job, row = load_attempt(session, worker.job_id, worker.attempt), _checkpoint(session, worker.job_id, step)
+            job, row = load_job_of(session, worker), _checkpoint(session, worker.job_id, step)
         if row is None or not stops_early(job):
             raise InvalidRequest("The job has no such checkpoint.", param="records.best_step")
         self._create_model(worker, job, str(job.output_model), row.file_id)
@@ -215,7 +214,7 @@ class Workers:
         c = fine_tuning_checkpoints.c
         old = select(fine_tuning_checkpoints).where(c.job_id == worker.job_id).order_by(c.step.desc())
         with self._database.read() as session:
-            job = load_attempt(session, worker.job_id, worker.attempt)
+            job = load_job_of(session, worker)
             rows = session.rows(old.limit(_BATCH))
             shared = _shared_models(session, job, [row.model for row in rows])
         losses = [(_validation_loss(row), row.step) for row in rows]
@@ -232,6 +231,14 @@ class Workers:
             self._results.delete(job, row.file_id)
             with self._database.write() as session:
                 session.run(delete(fine_tuning_checkpoints).where(c.id == row.id))
+
+
+def _take_over(session: WriteSession, worker: Worker) -> Row[Any]:
+    """Note that a process speaks for its attempt. Returns the job, of which it may be in the middle."""
+    job = load_attempt(session, worker.job_id, worker.attempt, lock=True)
+    if worker.process and worker.process != job.process:
+        session.run(update(fine_tuning_jobs).where(fine_tuning_jobs.c.id == job.id).values(process=worker.process))
+    return job
 
 
 def _checkpoint(session: ReadSession, job_id: str, step: int) -> Row[Any] | None:

@@ -167,6 +167,29 @@ def test_a_state_that_arrives_after_the_end_is_deleted(desk: TrainingDesk) -> No
     assert sorted(desk.files.get_many(desk.project_id, [late, *kept])) == sorted(kept)
 
 
+def test_a_process_on_a_lost_node_is_not_heard_once_another_has_taken_over(desk: TrainingDesk) -> None:
+    job_id, workers = desk.training(), desk.tuning.workers
+    lost, next_ = (desk.worker(job_id, 1, digit * 32) for digit in "ab")
+    assert workers.plan(lost)["checkpoint"] is None
+    states = [desk.result(job_id, 1, "state", content) for content in (b"three", b"five")]
+    workers.report(lost, [step(3), {"type": "state", "step": 3, "file_id": states[0]}])
+    state = workers.plan(next_)["checkpoint"]
+    late = [{"type": "state", "step": 5, "file_id": states[1]}], [{"type": "failed", "message": "The disk is full."}]
+    for records in late:
+        with pytest.raises(Conflict) as raised:
+            workers.report(lost, records)
+        assert raised.value.code == "attempt_ended"
+    with pytest.raises(Conflict):
+        workers.upload_link(lost, "state", 1, "0" * 64)
+    [kept] = desk.files.get_many(desk.project_id, states[:1])
+    assert workers.plan(next_)["checkpoint"].partition("?")[0] == state.partition("?")[0], "it may ask again"
+    assert workers.report(next_, [step(4)]) == "continue"
+    assert kept == states[0]
+    assert desk.report(job_id, 1, step(5)) == "continue", "one of the release before has no id"
+    with pytest.raises(InvalidRequest):
+        desk.worker(job_id, 1, "x" * 32)
+
+
 def test_a_model_that_a_crash_prevented_is_made_of_the_file_of_its_checkpoint(
     desk: TrainingDesk, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -117,9 +117,9 @@ class TrainingDesk(FineTuningDesk):
         """The token that the process of an attempt has."""
         return self.scripted.jobs[f"{job_id}-{attempt}"].environment[_TOKEN]
 
-    def worker(self, job_id: str, attempt: int) -> Worker:
-        """The process of an attempt, if its token is valid."""
-        return self.tuning.worker_tokens.open(self.token(job_id, attempt), job_id)
+    def worker(self, job_id: str, attempt: int, process: str = "") -> Worker:
+        """The process of an attempt, if its token is valid, with the id that it has chosen."""
+        return self.tuning.worker_tokens.open(self.token(job_id, attempt), job_id, process)
 
     def report(self, job_id: str, attempt: int, *records: dict[str, Any]) -> str:
         """What the process of an attempt is to do after a report."""

@@ -52,7 +52,9 @@ def main() -> int:
 def _work(platform: Platform, work: Path) -> int:
     group = WorkerGroup.join()
     # The first worker's plan is everybody's: a state that is newer than it may be there for one that asks later.
-    plan = Plan.from_json(group.share_document(asdict(platform.plan()) if group.is_first else None))
+    first = {"plan": asdict(platform.plan()), "process": platform.process} if group.is_first else None
+    shared = group.share_document(first)
+    plan, platform.process = Plan.from_json(shared["plan"]), shared["process"]
     if plan.training_type != "qlora":
         hide_quantization()
     work = work / f"worker-{group.rank}"

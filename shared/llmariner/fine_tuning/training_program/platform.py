@@ -7,6 +7,7 @@ import json
 import time
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Callable, Mapping
 from http.client import HTTPException
 from pathlib import Path
@@ -17,6 +18,7 @@ from llmariner.fine_tuning.training_program.plan import Plan
 __all__ = ["NoGrades", "Platform", "Refused", "Stopped"]
 
 Answer = TypeVar("Answer")
+_PROCESS_HEADER = "x-llmariner-process"
 _TRY_SECONDS = 600.0
 """How long a platform may be away, such as for a restart, until the job gives up."""
 _TIMEOUT_SECONDS = 60.0
@@ -41,17 +43,23 @@ class NoGrades(Exception):
 
 
 class Platform:
-    """`url`: of the job's worker routes. `pause_requested`: what the latest answer to a report said."""
+    """`url`: of the job's worker routes. `pause_requested`: what the latest answer to a report said.
+
+    `process`: the id of the process that asked for the plan, which all workers of a group share. By it the platform knows
+    them from processes before them that continue, such as on a node that is lost.
+    """
 
     def __init__(self, url: str, token: str) -> None:
         self._url = url
         self._token = token
+        self.process = ""
         self._records: list[dict[str, Any]] = []
         self._reported_at = 0.0
         self.pause_requested = False
 
     def plan(self) -> Plan:
-        """What to do."""
+        """What to do. From now on the platform hears no process before this one."""
+        self.process = uuid.uuid4().hex
         return Plan.from_json(self._ask("GET", self._url + "/plan"))
 
     def report(self, record: dict[str, Any], *, now: bool = False) -> None:
@@ -95,6 +103,8 @@ class Platform:
 
     def _ask(self, method: str, url: str, body: Any = None) -> dict[str, Any]:
         headers = {"content-type": "application/json", "authorization": f"Bearer {self._token}"}
+        if self.process:
+            headers[_PROCESS_HEADER] = self.process
         data = None if body is None else json.dumps(body).encode()
         return _repeat(lambda: _send(method, url, data, headers), gone=Stopped)
 
