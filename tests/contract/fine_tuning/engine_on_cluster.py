@@ -9,7 +9,7 @@ import json
 import time
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,27 +33,31 @@ else:
         for name in ("lab.kubectl", "lab.places", "platform.overlay")
     )
 
-__all__ = ["ask_tuned_model"]
+__all__ = ["Seen", "ask_model", "ask_tuned_model", "engine_namespace"]
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 Body = dict[str, Any]
+Seen = Callable[[], None]
 
 
 def ask_tuned_model(context: Context, model: str, question: str, *, image: str, adapters_url: str) -> str:
     """What the engine of a tuned model answers, which is started for it."""
-    with _namespace() as name:
-        settings = KServeSettings(
-            namespace=name,
-            runtimes={"cpu": name},
-            cpu="450m",
-            memory="3Gi",
-            adapter_image=image,
-            adapter_url=adapters_url,
-        )
-        return asyncio.run(_ask(context, settings, model, question))
+    with engine_namespace() as name:
+        return ask_model(context, model, question, name, adapter_image=image, adapter_url=adapters_url)
 
 
-async def _ask(context: Context, settings: KServeSettings, model: str, question: str) -> str:
+def ask_model(
+    context: Context, model: str, question: str, namespace: str, *, seen: Seen = lambda: None, **settings: Any
+) -> str:
+    """What the engine of a model answers, which is started for it in a namespace of `engine_namespace`.
+
+    `seen` is called while it runs. `settings`: more of KServe's adapter.
+    """
+    chosen = KServeSettings(namespace=namespace, runtimes={"cpu": namespace}, cpu="450m", memory="3Gi", **settings)
+    return asyncio.run(_ask(context, chosen, model, question, seen))
+
+
+async def _ask(context: Context, settings: KServeSettings, model: str, question: str, seen: Seen) -> str:
     secret = context.secrets.of_links[0]
     lookup = RegistryModelLookup(context.registry, context.ledger, tokens=lambda each: adapter_token(secret, each))
     serving = KServeServing(Cluster(ClusterSettings.load(context.env)), settings, lookup)
@@ -61,7 +65,9 @@ async def _ask(context: Context, settings: KServeSettings, model: str, question:
         status = await _ready(serving, model)
         messages = [{"role": "user", "content": question}]
         body = {"model": model, "messages": messages, "temperature": 0, "max_tokens": 30}
-        return await asyncio.to_thread(_post, f"{status.endpoint}/v1/chat/completions", body)
+        answer = await asyncio.to_thread(_post, f"{status.endpoint}/v1/chat/completions", body)
+        await asyncio.to_thread(seen)
+        return answer
     finally:
         await serving.close()
 
@@ -84,7 +90,7 @@ def _post(url: str, body: Body) -> str:
 
 
 @contextlib.contextmanager
-def _namespace() -> Iterator[str]:
+def engine_namespace() -> Iterator[str]:
     """A namespace with the volumes and the plugins of engines, and a runtime of that name."""
     lab, name = _places.Lab(), f"test-engines-{uuid.uuid4().hex[:6]}"
     runtime: Body = yaml.safe_load((CHECKOUT / "kserve/cpu/vllm-cpu.yaml").read_text())

@@ -61,7 +61,7 @@ def host_address() -> str:
 def jobs_on_cluster(files: dict[str, bytes], *, memory: str = "450Mi", **settings: Any) -> Iterator[ClusterJobs]:
     """The adapter; skips where no cluster is up. `files`: contents by id, of the project `proj_1`.
 
-    There is room for two jobs.
+    `memory`: of the pool, which has room for two jobs, and gets back by priority what projects borrow of it.
     """
     lab = _places.Lab()
     if "kubelet" not in _processes.running(lab):
@@ -90,7 +90,8 @@ def _objects(name: str, memory: str) -> list[Body]:
     pool = {
         "namespaceSelector": {"matchLabels": part_of},
         "queueingStrategy": "BestEffortFIFO",
-        "preemption": {"withinClusterQueue": "LowerPriority"},
+        "cohortName": name,
+        "preemption": {"withinClusterQueue": "LowerPriority", "reclaimWithinCohort": "LowerPriority"},
         "resourceGroups": [group],
     }
     return [

@@ -87,13 +87,18 @@ class NoGateway(Exception):
 
 @dataclass(frozen=True)
 class Gateway:
-    """A running gateway: its URLs, the file with its certificate, a user, and a role that the user may assume."""
+    """A running gateway: its URLs, the file with its certificate, a user, and a role that the user may assume.
+
+    `reader_access_key`, `reader_secret_key`: of the user `reader`, who may do what a bucket's policy allows.
+    """
 
     http: str
     https: str
     certificate: str
     access_key: str
     secret_key: str
+    reader_access_key: str
+    reader_secret_key: str
     role_arn: str
 
     def settings(self, bucket: str) -> S3Settings:
@@ -137,6 +142,8 @@ def _start(folder: Path, processes: ExitStack) -> Gateway:
         certificate=str(folder / "authority.pem"),
         access_key="tests-access-key",
         secret_key="tests-secret-key",
+        reader_access_key="reader-access-key",
+        reader_secret_key="reader-secret-key",
         role_arn=role,
     )
 
@@ -158,9 +165,10 @@ def _start_disk(folder: Path, ceph: list[str], processes: ExitStack) -> None:
 
 
 def _make_users(ceph: list[str]) -> str:
-    """Create the user of the tests, and a role that it may assume and that may do everything; returns the role's ARN."""
-    keys = ["--access-key=tests-access-key", "--secret-key=tests-secret-key"]
-    _run("radosgw-admin", *ceph, "user", "create", "--uid=tests", "--display-name=tests", *keys)
+    """Create the users, and a role that that of the tests may assume and that may do everything; returns the role's ARN."""
+    for name in ("tests", "reader"):
+        keys = [f"--access-key={name}-access-key", f"--secret-key={name}-secret-key"]
+        _run("radosgw-admin", *ceph, "user", "create", f"--uid={name}", f"--display-name={name}", *keys)
     trust = {"Effect": "Allow", "Principal": {"AWS": ["arn:aws:iam:::user/tests"]}, "Action": ["sts:AssumeRole"]}
     policy = json.dumps({"Version": "2012-10-17", "Statement": [trust]})
     made = _run("radosgw-admin", *ceph, "role", "create", "--role-name=files", f"--assume-role-policy-doc={policy}")

@@ -1,0 +1,245 @@
+"""A platform in the test's process whose fine-tuning jobs are pods of the test cluster, in a namespace of their own.
+
+Pods reach it by the cluster's host address.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import uvicorn
+from sqlalchemy import func, select
+
+from llmariner import __version__
+from llmariner.boot import load
+from llmariner.context import Context
+from llmariner.files.file import NewFile
+from llmariner.files.purposes import Purpose
+from llmariner.fine_tuning.charges import ROUTE
+from llmariner.fine_tuning.hyperparameters import RequestedHyperparameters
+from llmariner.fine_tuning.job import FineTuningJob, NewFineTuningJob
+from llmariner.models.model import NewModel, SourceRepository, Task
+from llmariner.models.weights import StorageUriFetcher
+from llmariner.platform.database.migrate import upgrade
+from llmariner.platform.jobs.kubernetes.objects import JOB_LABEL
+from llmariner.platform.kube.resources import JOBS, PODS, SECRETS, SERVICES, WORKLOADS
+from llmariner.standalone.router import Router
+from llmariner.tenancy.organizations.bootstrap import ensure_first_owner
+from llmariner.tenancy.principal import Caller, KeyOwner
+from llmariner.usage.tables import ledger_requests
+
+from ..platform.jobs.cluster_jobs import jobs_on_cluster
+
+if TYPE_CHECKING:
+    from cluster.lab import kubectl as _kubectl
+    from cluster.lab import places as _places
+    from cluster.platform import overlay as _overlay
+else:
+    _kubectl, _places, _overlay = (
+        importlib.import_module(f"...cluster.{name}", __package__)
+        for name in ("lab.kubectl", "lab.places", "platform.overlay")
+    )
+
+__all__ = ["ENGINE", "PACKAGED", "TrainingPlatform", "packaged_weights", "training_platform"]
+
+CHECKOUT = Path(__file__).resolve().parents[3]
+PACKAGED = "smollm2-135m-instruct"
+ENGINE = f"dev.local/llmariner/engine:{__version__}"
+CAPITALS = {
+    "France": "Paris",
+    "Italy": "Rome",
+    "Peru": "Lima",
+    "Japan": "Tokyo",
+    "Greece": "Athens",
+    "Norway": "Oslo",
+    "Egypt": "Cairo",
+    "Cuba": "Havana",
+    "Austria": "Vienna",
+    "Kenya": "Nairobi",
+    "Chile": "Santiago",
+    "Poland": "Warsaw",
+}
+ROWS = [
+    {
+        "messages": [
+            {"role": "user", "content": f"What is the capital of {country}?"},
+            {"role": "assistant", "content": f"Arrr! It be {city}, matey."},
+        ]
+    }
+    for country, city in CAPITALS.items()
+]
+_EVENTS = 100
+
+
+class TrainingPlatform:
+    """See the module. `model`: the base model of jobs, whose weights the claim `models` has at `weights`."""
+
+    def __init__(self, context: Context, namespace: str, model: str, weights: str) -> None:
+        self.context, self.namespace, self.model = context, namespace, model
+        self.cluster = context.jobs._cluster  # type: ignore[attr-defined]
+        upgrade(context.database)
+        owner = ensure_first_owner(context.database)
+        self.caller = Caller(owner.user_id, "", owner.organization_id, owner.project_id, None, "member", frozenset())
+        self.owner = KeyOwner(owner.user_id, owner.project_id, owner.organization_id)
+        context.registry.create(NewModel(model, SourceRepository.OBJECT_STORE, f"pvc://models/{weights}"))
+        context.registry.mark_loaded(model, folder=f"pvc://models/{weights}", size_bytes=0, task=Task.GENERATE)
+        self.file = self._upload()
+
+    def _upload(self) -> str:
+        content = "\n".join(map(json.dumps, ROWS)).encode()
+        with self.context.files.receive(self.owner, purpose=None, size_bytes=0, limit_bytes=2**20) as incoming:
+            incoming.write(content)
+            new = NewFile("pirate.jsonl", Purpose.FINE_TUNE, "application/jsonl")
+            return self.context.files.save(self.owner, new, incoming).id
+
+    def create(self, workers: int = 1, *, epochs: int = 4, batch: int = 4) -> str:
+        """The id of a new job; all have the same seed."""
+        numbers = RequestedHyperparameters(n_epochs=epochs, batch_size=batch)
+        new = NewFineTuningJob(self.model, self.file, hyperparameters=numbers, seed=7, worker_count=workers)
+        return self.context.fine_tuning.jobs.create(self.caller, new).id
+
+    def until(self, job_id: str, wanted: Callable[[FineTuningJob], bool], *, seconds: float = 400) -> FineTuningJob:
+        """The job once it is as wanted; meanwhile its events are consumed."""
+        limit = time.monotonic() + seconds
+        while True:
+            self.context.fine_tuning.reconciler.reconcile(job_id)
+            job = self.context.fine_tuning.jobs.get(self.owner.project_id, job_id)
+            self._load_result(job)
+            if wanted(job):
+                return job
+            assert not job.status.is_final, job
+            assert time.monotonic() < limit, job
+            time.sleep(0.5)
+
+    def _load_result(self, job: FineTuningJob) -> None:
+        for model in self.context.registry.get_many([job.output_model]).values():
+            if not model.loaded:
+                folder = StorageUriFetcher().fetch(model, lambda _progress: None).folder
+                self.context.registry.mark_loaded(model.id, folder=folder, size_bytes=0, task=Task.GENERATE)
+
+    def losses(self, job_id: str) -> dict[int, float]:
+        """By step."""
+        return {each.step: float(each.data["train_loss"]) for each in self._events(job_id) if each.step is not None}
+
+    def messages(self, job_id: str) -> list[str]:
+        """Oldest first."""
+        return [each.message for each in self._events(job_id) if each.step is None][::-1]
+
+    def _events(self, job_id: str) -> list[Any]:
+        """Newest first."""
+        found: list[Any] = []
+        more, after = True, None
+        while more:
+            part, more = self.context.fine_tuning.history.events(
+                self.owner.project_id, job_id, after=after, limit=_EVENTS
+            )
+            found += part
+            after = part[-1].id if part else None
+        return found
+
+    def charged(self, model: str) -> int:
+        """Trained tokens in the ledger."""
+        c = ledger_requests.c
+        with self.context.database.read() as session:
+            query = select(func.sum(c.trained_tokens)).where(c.route == ROUTE, c.model == model)
+            return int(session.value(query) or 0)
+
+    def pods(self, job_id: str) -> list[str]:
+        """Names of the pods of a job's attempts that are not ending, in order."""
+        found = self.cluster.list(PODS, self.namespace).items
+        of_it = [each for each in found if each["metadata"]["labels"].get(JOB_LABEL, "").startswith(f"{job_id}-")]
+        return sorted(each["metadata"]["name"] for each in of_it if "deletionTimestamp" not in each["metadata"])
+
+    def objects(self) -> list[str]:
+        """What jobs have in the cluster."""
+        kinds = (JOBS, SECRETS, PODS, SERVICES, WORKLOADS)
+        found = [(kind, each) for kind in kinds for each in self.cluster.list(kind, self.namespace).items]
+        return [f"{kind.kind} {each['metadata']['name']}" for kind, each in found]
+
+    def until_nothing_is_left(self, *job_ids: str, seconds: float = 60) -> None:
+        """Wait until no job has any object in the cluster."""
+        limit = time.monotonic() + seconds
+        while left := self.objects():
+            for each in job_ids:
+                self.context.fine_tuning.reconciler.reconcile(each)
+            assert time.monotonic() < limit, left
+            time.sleep(0.5)
+
+
+def packaged_weights() -> Path:
+    """The folder of the packaged model; skips where it is not installed."""
+    found = next(_overlay._folders()[_overlay.MODELS].glob(f"{PACKAGED}-*"), None)
+    if found is None:
+        pytest.skip(f"this machine has no weights of {PACKAGED}; `make up` installs them")
+    return found
+
+
+@contextlib.contextmanager
+def training_platform(folder: Path, weights: Path, *, memory_gib: float, pool: str) -> Iterator[TrainingPlatform]:
+    """Run it for the block. `folder`: for its files; `weights`: of the base model, in the folder NAME-VERSION.
+
+    `memory_gib`: of a worker; `pool`: memory of all jobs, of which two run at a time.
+    """
+    with jobs_on_cluster({}, memory=pool) as jobs:
+        lab, namespace = _places.Lab(), jobs._settings.namespace
+        folders = {**_overlay._folders(), _overlay.MODELS: weights.parent}
+        volumes = [each for name, path in folders.items() for each in _overlay._volume(name, path, namespace)]
+        _kubectl.apply(lab, volumes)
+        _kubectl.kubectl(lab, "apply", "-f", CHECKOUT / "manifests/components/kueue/priorities/priorities.yaml")
+        config = uvicorn.Config(_later, host=lab.host_address, port=0, lifespan="off", log_level="warning")
+        server = uvicorn.Server(config)
+        socket = config.bind_socket()
+        environment = {
+            "LLMARINER_DATABASE_URL": f"sqlite:///{folder / 'platform.db'}",
+            "LLMARINER_PEPPER": "0123456789abcdef" * 4,
+            "LLMARINER_SERVICE_SECRET": "fedcba9876543210" * 4,
+            "LLMARINER_OBJECTS": "folder",
+            "LLMARINER_OBJECTS_FOLDER": str(folder / "objects"),
+            "LLMARINER_JOBS": "kubernetes",
+            "LLMARINER_JOBS_NAMESPACE": namespace,
+            "LLMARINER_QUEUE": "cpu",
+            "LLMARINER_JOB_IMAGES": f"python={ENGINE}",
+            "LLMARINER_JOB_MEMORY_GIB": str(memory_gib),
+            "LLMARINER_JOB_CPU": "450m",
+            "LLMARINER_TRAINING_IMAGE": ENGINE,
+            "LLMARINER_TRAINING_VOLUMES": _overlay._mounts(),
+            "LLMARINER_KUBECONFIG": str(lab.kubeconfig),
+            "LLMARINER_INFERENCE_URL": f"http://{lab.host_address}:{socket.getsockname()[1]}",
+        }
+        context = Context(environment)
+        made = TrainingPlatform(context, namespace, weights.name.rpartition("-")[0], weights.name)
+        adapters = load(CHECKOUT / "functions/fine_tuning_adapters")
+        adapters.use_context(context)
+        _served.extend([Router(CHECKOUT / "functions", context), adapters])
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]}, daemon=True)
+        thread.start()
+        try:
+            yield made
+        finally:
+            server.should_exit = True
+            thread.join(20)
+            _kubectl.kubectl(lab, "delete", "--wait=false", *_volumes_of(volumes))
+            _served.clear()
+            context.database.close()
+
+
+def _volumes_of(objects: list[dict[str, Any]]) -> list[str]:
+    """Those that no namespace takes with it."""
+    return [f"pv/{each['metadata']['name']}" for each in objects if each["kind"] == "PersistentVolume"]
+
+
+_served: list[Any] = []
+
+
+async def _later(scope: Any, receive: Any, send: Any) -> None:
+    """The router, which is made when the address is known, and the function that it does not serve."""
+    router, adapters = _served
+    await (adapters if scope["path"].startswith("/v1/fine_tuning/adapters/") else router)(scope, receive, send)
