@@ -525,6 +525,7 @@ def test_every_route_with_a_body_is_in_the_table() -> None:
         "/actions:stop",
         "/notebooks/{id}/{path:path}",
         "/kubernetes/{path:path}",
+        "/engines/{path:path}",
     }
     taking = [route for route in ROUTES if route.method in ("POST", "PATCH")]
     jsons = [route for route in taking if str(route) not in forms]
