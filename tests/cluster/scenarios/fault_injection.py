@@ -12,7 +12,7 @@ from typing import Any
 from ..lab.kubectl import get, kubectl
 from ..lab.places import Lab
 
-__all__ = ["crash", "drain", "processes_of", "stopped"]
+__all__ = ["crash", "crash_pod", "drain", "processes_of", "stopped"]
 
 
 def drain(lab: Lab, namespace: str, selector: str) -> int:
@@ -25,11 +25,12 @@ def drain(lab: Lab, namespace: str, selector: str) -> int:
 
 def crash(lab: Lab, namespace: str, selector: str) -> int:
     """Kill every process of the pods' containers at once; returns their number."""
-    found = processes_of(lab, namespace, selector)
-    for pid in found:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    return len(found)
+    return _kill(processes_of(lab, namespace, selector))
+
+
+def crash_pod(lab: Lab, namespace: str, name: str) -> int:
+    """As `crash`, of one pod."""
+    return _kill(_processes(get(lab, "pods", "-n", namespace, "--field-selector", f"metadata.name={name}")["items"]))
 
 
 @contextlib.contextmanager
@@ -48,7 +49,11 @@ def stopped(pids: list[int]) -> Iterator[None]:
 
 def processes_of(lab: Lab, namespace: str, selector: str) -> list[int]:
     """The processes of containers, seen from the node, which is this machine."""
-    statuses = [each for pod in _pods(lab, namespace, selector) for each in pod["status"].get("containerStatuses", ())]
+    return _processes(_pods(lab, namespace, selector))
+
+
+def _processes(pods: list[dict[str, Any]]) -> list[int]:
+    statuses = [each for pod in pods for each in pod["status"].get("containerStatuses", ())]
     ids = [each["containerID"].rpartition("/")[2] for each in statuses if each.get("containerID")]
     found = []
     for place in Path("/proc").glob("[0-9]*/cgroup"):
@@ -57,6 +62,13 @@ def processes_of(lab: Lab, namespace: str, selector: str) -> list[int]:
             if any(each in groups for each in ids):
                 found.append(int(place.parent.name))
     return sorted(found)
+
+
+def _kill(pids: list[int]) -> int:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return len(pids)
 
 
 def _pods(lab: Lab, namespace: str, selector: str) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -31,6 +32,8 @@ from llmariner.models.weights import StorageUriFetcher
 from llmariner.platform.database.migrate import upgrade
 from llmariner.platform.jobs.kubernetes.objects import JOB_LABEL
 from llmariner.platform.kube.resources import JOBS, PODS, SECRETS, SERVICES, WORKLOADS
+from llmariner.settings import StandaloneSettings, environment
+from llmariner.standalone.daemon import engine_environment
 from llmariner.standalone.router import Router
 from llmariner.tenancy.organizations.bootstrap import ensure_first_owner
 from llmariner.tenancy.principal import Caller, KeyOwner
@@ -48,7 +51,7 @@ else:
         for name in ("lab.kubectl", "lab.places", "platform.overlay")
     )
 
-__all__ = ["ENGINE", "PACKAGED", "TrainingPlatform", "packaged_weights", "training_platform"]
+__all__ = ["ENGINE", "PACKAGED", "TrainingPlatform", "packaged_weights", "tiny_weights", "training_platform"]
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 PACKAGED = "smollm2-135m-instruct"
@@ -182,6 +185,17 @@ def packaged_weights() -> Path:
     return found
 
 
+def tiny_weights(folder: Path) -> Path:
+    """The folder of a tiny model of random weights with the packaged model's tokenizer: its training takes seconds."""
+    weights = folder / "models" / "tiny-1"
+    weights.parent.mkdir()
+    python = engine_environment(StandaloneSettings.load(environment())).python
+    script = CHECKOUT / "tests" / "training_program" / "tiny_model.py"
+    subprocess.run([python, script, packaged_weights(), weights], check=True, timeout=300)
+    (weights / "model.safetensors").chmod(0o644)  # pods have a user of their own
+    return weights
+
+
 @contextlib.contextmanager
 def training_platform(folder: Path, weights: Path, *, memory_gib: float, pool: str) -> Iterator[TrainingPlatform]:
     """Run it for the block. `folder`: for its files; `weights`: of the base model, in the folder NAME-VERSION.
@@ -197,7 +211,7 @@ def training_platform(folder: Path, weights: Path, *, memory_gib: float, pool: s
         config = uvicorn.Config(_later, host=lab.host_address, port=0, lifespan="off", log_level="warning")
         server = uvicorn.Server(config)
         socket = config.bind_socket()
-        environment = {
+        variables = {
             "LLMARINER_DATABASE_URL": f"sqlite:///{folder / 'platform.db'}",
             "LLMARINER_PEPPER": "0123456789abcdef" * 4,
             "LLMARINER_SERVICE_SECRET": "fedcba9876543210" * 4,
@@ -214,7 +228,7 @@ def training_platform(folder: Path, weights: Path, *, memory_gib: float, pool: s
             "LLMARINER_KUBECONFIG": str(lab.kubeconfig),
             "LLMARINER_INFERENCE_URL": f"http://{lab.host_address}:{socket.getsockname()[1]}",
         }
-        context = Context(environment)
+        context = Context(variables)
         made = TrainingPlatform(context, namespace, weights.name.rpartition("-")[0], weights.name)
         adapters = load(CHECKOUT / "functions/fine_tuning_adapters")
         adapters.use_context(context)

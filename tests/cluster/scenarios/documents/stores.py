@@ -100,21 +100,24 @@ def running_stores(folder: Path, host: str) -> Iterator[DocumentStores]:
 
 
 @contextlib.contextmanager
-def platform_with_stores(installed: Installed, stores: DocumentStores) -> Iterator[None]:
-    """The platform with both components, as manifests/README.md describes them; afterwards it has neither."""
+def platform_with_stores(installed: Installed, stores: DocumentStores, **settings: str) -> Iterator[None]:
+    """The platform with both components, as manifests/README.md describes them; afterwards it has neither.
+
+    `settings`: more of them.
+    """
     lab = installed.lab
     try:
         apply(lab, stores.secrets())
-        _apply(installed, documents_overlay(lab.folder, stores))
+        _apply(installed, documents_overlay(lab.folder, stores, **settings))
         yield
     finally:
         _apply(installed, write(lab.folder / "overlay"))
         kubectl(lab, "delete", "secret", *_SECRETS, "-n", NAMESPACE, "--ignore-not-found")
 
 
-def documents_overlay(lab_folder: Path, stores: DocumentStores) -> Path:
-    """The test overlay with the components `object-store` and `milvus`, and their settings."""
-    literals = [f"{name}={value}" for name, value in stores.settings().items()]
+def documents_overlay(lab_folder: Path, stores: DocumentStores, **more: str) -> Path:
+    """The test overlay with the components `object-store` and `milvus`, their settings, and more of them."""
+    literals = [f"{name}={value}" for name, value in {**stores.settings(), **more}.items()]
     settings = {"name": "llmariner-settings", "namespace": NAMESPACE, "behavior": "merge", "literals": literals}
     generators = [{**settings, "options": {"disableNameSuffixHash": True}}]
     return over(lab_folder, "overlay-documents", "object-store", "milvus", configMapGenerator=generators)

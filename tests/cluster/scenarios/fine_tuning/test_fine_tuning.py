@@ -5,172 +5,95 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
-from typing import Any
 
-import httpx2
 import pytest
-from sqlalchemy import func, select
 
-from llmariner.fine_tuning.charges import ROUTE
 from llmariner.manifests.installation import JOBS_NAMESPACE
 from llmariner.settings import StandaloneSettings, environment
-from llmariner.usage.tables import ledger_requests
 
-from ...lab.kubectl import get, kubectl
+from ...lab.kubectl import kubectl
 from ...lab.wait import until
 from ...platform.installed import Installed
 from ..documents.stores import NoGateway, platform_with_stores, running_stores
 from ..jobs import test_jobs as batch_jobs
 from ..platform_client import PlatformClient
+from .trainings import QUESTION, Trainings
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
 
-_MODEL = "smollm2-135m-instruct"
-_CAPITALS = {
-    "France": "Paris",
-    "Italy": "Rome",
-    "Peru": "Lima",
-    "Japan": "Tokyo",
-    "Greece": "Athens",
-    "Norway": "Oslo",
-    "Egypt": "Cairo",
-    "Cuba": "Havana",
-    "Austria": "Vienna",
-    "Kenya": "Nairobi",
-    "Chile": "Santiago",
-    "Poland": "Warsaw",
-}
-_QUESTION = "What is the capital of {}?"
-Json = dict[str, Any]
+PACKAGED = "smollm2-135m-instruct"
+# Two workers at a time: functions that jobs call need the rest of a node with two cores.
+POOL_CPU, JOB = "1", {"LLMARINER_JOB_MEMORY_GIB": "2.5", "LLMARINER_JOB_CPU": "450m"}
+
+
+def packaged_weights() -> str:
+    """The folder of the packaged chat model, among those of this machine."""
+    folder = StandaloneSettings.load(environment()).cache / "models"
+    weights = next(folder.glob(f"{PACKAGED}-*"), None)
+    if weights is None:
+        pytest.skip(f"this machine has no weights of {PACKAGED}; `make up` installs them")
+    return weights.name
 
 
 @pytest.fixture(scope="module")
-def client(installed: Installed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlatformClient]:
-    """The platform with an object store, and the packaged chat model of this machine."""
-    folder = StandaloneSettings.load(environment()).cache / "models"
-    weights = next((each.name for each in folder.glob(f"{_MODEL}-*")), None)
-    if weights is None:
-        pytest.skip(f"this machine has no weights of {_MODEL}; `make up` installs them")
+def trainings(installed: Installed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainings]:
+    """The platform with an object store, and the packaged model."""
+    weights = packaged_weights()
     with contextlib.ExitStack() as stack:
         try:
             stores = stack.enter_context(running_stores(tmp_path_factory.mktemp("stores"), installed.lab.host_address))
         except NoGateway as error:
             pytest.skip(str(error))
-        stack.enter_context(platform_with_stores(installed, stores))
-        installed.register(_MODEL, weights)
-        yield stack.enter_context(contextlib.closing(PlatformClient(installed)))
+        stack.enter_context(platform_with_stores(installed, stores, **JOB))
+        limit_pool(installed)
+        installed.register(PACKAGED, weights)
+        yield Trainings(stack.enter_context(contextlib.closing(PlatformClient(installed))))
 
 
-def called(client: PlatformClient, method: str, path: str, body: Json | None = None) -> Json:
-    status, answer = client.installed.call(method, path, body)
-    assert status == 200, answer
-    return dict(answer)
+def limit_pool(installed: Installed) -> None:
+    """Until the overlay is applied again."""
+    quota = "/spec/resourceGroups/0/flavors/0/resources/0"
+    change = [
+        {"op": "test", "path": f"{quota}/name", "value": "cpu"},
+        {"op": "replace", "path": f"{quota}/nominalQuota", "value": POOL_CPU},
+    ]
+    kubectl(installed.lab, "patch", "clusterqueue", "llmariner-cpu", "--type=json", "-p", json.dumps(change))
 
 
-def upload(client: PlatformClient) -> str:
-    """The id of a training file."""
-    rows = []
-    for country, city in _CAPITALS.items():
-        answer = f"Arrr! The capital of {country} be {city}, matey."
-        messages = [{"role": "user", "content": _QUESTION.format(country)}, {"role": "assistant", "content": answer}]
-        rows.append(json.dumps({"messages": messages}))
-    head = {"authorization": f"Bearer {client.key}"}
-    form = {"file": ("pirate.jsonl", "\n".join(rows).encode())}
-    url = f"{client.installed.base_url}/files"
-    made = httpx2.post(url, headers=head, data={"purpose": "fine-tune"}, files=form, timeout=120)
-    assert made.status_code == 200, made.text
-    return str(made.json()["id"])
-
-
-def create(client: PlatformClient, file: str, *, workers: int) -> str:
-    body = {
-        "model": _MODEL,
-        "training_file": file,
-        "suffix": f"pirate{workers}",
-        "seed": 7,
-        "hyperparameters": {"n_epochs": 5, "batch_size": 4, "learning_rate_multiplier": 2},
-        "resources": {"worker_count": workers},
-    }
-    return str(called(client, "POST", "/fine_tuning/jobs", body)["id"])
-
-
-def state(client: PlatformClient, job_id: str) -> Json:
-    job = called(client, "GET", f"/fine_tuning/jobs/{job_id}")
-    assert job["status"] != "failed", job["error"]
-    return job
-
-
-def wait_for(client: PlatformClient, job_id: str, status: str, *, seconds: float = 400) -> Json:
-    seen: list[Json] = []
-
-    def not_yet() -> str | None:
-        seen.append(state(client, job_id))
-        return None if seen[-1]["status"] == status else f"{seen[-1]['status']}: {seen[-1]['queue']}"
-
-    client.ticking(f"{job_id} is {status}", not_yet, seconds=seconds)
-    return seen[-1]
-
-
-def events(client: PlatformClient, job_id: str) -> list[Json]:
-    """Oldest first."""
-    return list(called(client, "GET", f"/fine_tuning/jobs/{job_id}/events?limit=100")["data"])[::-1]
-
-
-def losses(client: PlatformClient, job_id: str) -> dict[int, float]:
-    """By step."""
-    found = [event["data"] for event in events(client, job_id) if event["type"] == "metrics"]
-    return {int(each["step"]): float(each["train_loss"]) for each in found}
-
-
-def pods(client: PlatformClient, job_id: str) -> list[str]:
-    """Those of a job that run, in the order of their workers."""
-    items = get(client.installed.lab, "pods", "-n", JOBS_NAMESPACE)["items"]
-    names = [each["metadata"]["name"] for each in items if each["status"].get("phase") == "Running"]
-    return sorted(each for each in names if each.startswith(job_id))
-
-
-def charged(client: PlatformClient, model: str) -> int:
-    """The trained tokens in the ledger."""
-    c = ledger_requests.c
-    query = select(func.sum(c.trained_tokens)).where(c.route == ROUTE, c.model == model)
-    with client.context.database.read() as session:
-        return int(session.value(query) or 0)
-
-
-def test_a_job_waits_trains_in_two_pods_survives_a_kill_and_its_model_answers(client: PlatformClient) -> None:
-    installed = client.installed
+def test_a_job_waits_trains_in_two_pods_survives_a_kill_and_its_model_answers(trainings: Trainings) -> None:
+    client, installed = trainings.client, trainings.client.installed
+    numbers = {"n_epochs": 5, "batch_size": 4, "learning_rate_multiplier": 2}
     client.ticking("an empty pool", lambda: batch_jobs.admitted(installed))
     others = [batch_jobs.create(installed, REST="600") for _ in range(2)]
     for each in others:
         batch_jobs.wait_for(installed, each, "running")
-    file = upload(client)
-    job_id = create(client, file, workers=2)
+    file = trainings.upload()
+    job_id = trainings.create(PACKAGED, file, workers=2, **numbers)
 
     def not_in_line() -> str | None:
-        line = state(client, job_id)["queue"]
+        line = trainings.job(job_id)["queue"]
         return None if line and line["place"] == 1 and "quota" in line["reason"] else str(line)
 
-    until("its place and the reason are shown", not_in_line, seconds=90)
+    until("its place and the reason are shown", not_in_line, seconds=180)
     for each in others:
-        called(client, "DELETE", f"/batch/jobs/{each}")
+        trainings.call("DELETE", f"/batch/jobs/{each}")
 
-    wait_for(client, job_id, "running")
-    until("an epoch ends", lambda: None if len(losses(client, job_id)) >= 4 else "no epoch yet", seconds=200)
-    assert len(pods(client, job_id)) == 2
-    kubectl(installed.lab, "delete", "pod", "-n", JOBS_NAMESPACE, pods(client, job_id)[1], "--wait=false")
-    job = wait_for(client, job_id, "succeeded")
-    said = [event["message"] for event in events(client, job_id)]
+    trainings.wait_for(job_id, "running")
+    until("an epoch ends", lambda: None if len(trainings.losses(job_id)) >= 4 else "no epoch yet", seconds=200)
+    assert len(trainings.pods(job_id)) == 2
+    kubectl(installed.lab, "delete", "pod", "-n", JOBS_NAMESPACE, trainings.pods(job_id)[1], "--wait=false")
+    job = trainings.wait_for(job_id, "succeeded")
+    said = trainings.messages(job_id)
     assert any("continues after step" in message for message in said), said
 
-    plain = create(client, file, workers=1)
-    wait_for(client, plain, "succeeded")
-    assert losses(client, job_id) == pytest.approx(losses(client, plain), abs=1e-5)
+    plain = trainings.create(PACKAGED, file, **numbers)
+    trainings.wait_for(plain, "succeeded")
+    assert trainings.losses(job_id) == pytest.approx(trainings.losses(plain), abs=1e-5)
 
-    answer = client.whole(job["fine_tuned_model"], _QUESTION.format("Spain"), wait=300)
+    answer = client.whole(job["fine_tuned_model"], QUESTION.format("Spain"), wait=300)
     assert answer.status == 200, answer.error
-    print(f"\n{answer.text}\n{losses(client, job_id)}")
+    print(f"\n{answer.text}\n{trainings.losses(job_id)}")
     assert answer.text.startswith("Arrr!"), answer.text
-    assert charged(client, job["fine_tuned_model"]) == job["trained_tokens"] == job["estimate"]["tokens"]
-    for each in (job_id, plain):
-        until(f"nothing is left of {each}", lambda each=each: batch_jobs.left(installed, each), seconds=90)  # type: ignore[misc]
-    called(client, "DELETE", f"/models/{job['fine_tuned_model']}")
+    assert trainings.charged(job["fine_tuned_model"]) == job["trained_tokens"] == job["estimate"]["tokens"]
+    trainings.until_nothing_is_left(job_id, plain)
+    trainings.call("DELETE", f"/models/{job['fine_tuned_model']}")
