@@ -34,7 +34,7 @@ async def exec_in_job(request: Request, caller: Executor, id: str, body: ExecInB
     context, programs = context_of(request), request.app.state.programs
     begin = partial(context.batch_jobs.exec, caller, id, body.command, body.input())
     allowed = partial(check_still_allowed, context.database, caller, EXEC)
-    events = await programs.start(begin, allowed)
+    events = await programs.start(begin, allowed, caller.organization_id)
     return StreamingResponse(events, media_type="text/event-stream", headers={"cache-control": "no-cache"})
 
 

@@ -45,10 +45,10 @@ def test_a_program_whose_caller_leaves_at_its_start_ends_and_gives_its_place_bac
 
     async def run() -> None:
         streams = ProgramStreams()
-        starting = asyncio.create_task(streams.start(begin, allow))
+        starting = asyncio.create_task(streams.start(begin, allow, "org-a"))
         assert await asyncio.to_thread(begins.wait, 60)
         with pytest.raises(RateLimited):
-            await streams.start(Program, allow)
+            await streams.start(Program, allow, "org-a")
         starting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await starting
@@ -57,10 +57,25 @@ def test_a_program_whose_caller_leaves_at_its_start_ends_and_gives_its_place_bac
         async with asyncio.timeout(60):
             while True:
                 try:
-                    events = await streams.start(Program, allow)
+                    events = await streams.start(Program, allow, "org-a")
                     break
                 except RateLimited:  # its place is given back just after it was closed
                     await asyncio.sleep(0.01)
         assert [each async for each in events] == [b'data: {"type": "exit", "exit_code": 0}\n\n']
+
+    asyncio.run(run())
+
+
+def test_one_organization_leaves_places_for_the_programs_of_others() -> None:
+    async def run() -> None:
+        streams = ProgramStreams()
+        held = [await streams.start(Program, allow, "org-a") for _ in range(8)]
+        with pytest.raises(RateLimited, match="8 programs of your organization"):
+            await streams.start(Program, allow, "org-a")
+        others = [await streams.start(Program, allow, "org-b") for _ in range(8)]
+        with pytest.raises(RateLimited, match="16 programs"):
+            await streams.start(Program, allow, "org-c")
+        for events in (*held, *others):
+            assert [each async for each in events]
 
     asyncio.run(run())

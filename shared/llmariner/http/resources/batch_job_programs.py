@@ -13,8 +13,10 @@ import json
 import threading
 import time
 import weakref
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 from llmariner.errors import PlatformError, RateLimited
 from llmariner.platform.jobs import ExecOutput, Execution
@@ -22,7 +24,7 @@ from llmariner.platform.jobs import ExecOutput, Execution
 __all__ = ["ProgramStreams"]
 
 _MAX_PROGRAMS = 16
-"""In one process: each holds a connection and a thread."""
+"""In one process: each holds a connection and a thread. An organization has half of them at most."""
 _READ_SECONDS = 1.0
 _HEARTBEAT_SECONDS = 10.0
 """How often a comment is sent while there is no output, and the caller must still be allowed to."""
@@ -35,19 +37,17 @@ class ProgramStreams:
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(_MAX_PROGRAMS, thread_name_prefix="exec")
-        self._places = threading.BoundedSemaphore(_MAX_PROGRAMS)
+        self._places = _Places(_MAX_PROGRAMS)
 
-    async def start(self, begin: Callable[[], Execution], allowed: Callable[[], None]) -> AsyncIterator[bytes]:
+    async def start(
+        self, begin: Callable[[], Execution], allowed: Callable[[], None], organization_id: str
+    ) -> AsyncIterator[bytes]:
         """Start a program; returns its events. Raises what `begin` raises, and RateLimited for too many.
 
         The stream ends, and the program with it, when `allowed` raises or the caller leaves.
         """
-        if not self._places.acquire(blocking=False):
-            raise RateLimited(
-                f"{_MAX_PROGRAMS} programs run in jobs here already. Try again when one has ended.",
-                headers={"retry-after": "5"},
-            )
-        starting = self._threads.submit(_Program, begin, self._places, self._threads)
+        release = self._places.take(organization_id)
+        starting = self._threads.submit(_Program, begin, release, self._threads)
         try:
             program = await asyncio.shield(asyncio.wrap_future(starting))
         except asyncio.CancelledError:
@@ -59,20 +59,47 @@ class ProgramStreams:
         return events
 
 
+class _Places:
+    """Places for programs, of which an organization never has all. Thread-safe."""
+
+    def __init__(self, places: int) -> None:
+        self._limit, self._share = places, max(places // 2, 1)
+        self._lock = threading.Lock()
+        self._taken: Counter[str] = Counter()
+
+    def take(self, organization_id: str) -> Callable[[], None]:
+        """Take a place; the result releases it. Raises RateLimited."""
+        with self._lock:
+            taken, of_all = self._taken[organization_id], self._taken.total()
+            if taken >= self._share or of_all >= self._limit:
+                whose = f"{taken} programs of your organization" if taken >= self._share else f"{of_all} programs"
+                raise RateLimited(
+                    f"{whose} run in jobs here already. Try again when one has ended.", headers={"retry-after": "5"}
+                )
+            self._taken[organization_id] += 1
+        return partial(self._release, organization_id)
+
+    def _release(self, organization_id: str) -> None:
+        with self._lock:
+            self._taken[organization_id] -= 1
+            if not self._taken[organization_id]:
+                del self._taken[organization_id]
+
+
 class _Program:
-    """A started program that holds one of `places`. Its reader may be canceled, and still reads then."""
+    """A started program. Its reader may be canceled, and still reads then. `release`: called once, when it has ended."""
 
     def __init__(
-        self, begin: Callable[[], Execution], places: threading.Semaphore, threads: ThreadPoolExecutor
+        self, begin: Callable[[], Execution], release: Callable[[], None], threads: ThreadPoolExecutor
     ) -> None:
-        self._places = places
+        self._release = release
         self._threads = threads
         self._lock = threading.Lock()
         self._is_closing = False
         try:
             self.execution = begin()
         except BaseException:
-            places.release()
+            release()
             raise
 
     def read(self) -> ExecOutput | None:
@@ -88,7 +115,7 @@ class _Program:
     def _close(self) -> None:
         with self._lock:
             self.execution.close()
-        self._places.release()
+        self._release()
 
 
 def _close_unwanted(starting: Future[_Program]) -> None:
