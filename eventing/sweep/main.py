@@ -128,9 +128,10 @@ def _track_fine_tuning(context: Context) -> None:
 
 
 def _check_allocations(context: Context) -> None:
-    from llmariner.showback.installation import request_check
+    from llmariner.showback.installation import check_worker_clusters, request_check
 
     request_check(context.env, context.database)
+    check_worker_clusters(context.database, context.clusters)
 
 
 def _charge_compute(context: Context) -> None:

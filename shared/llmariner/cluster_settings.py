@@ -30,6 +30,12 @@ class WorkerClusterSettings:
     telemetry_days: float = 400.0
     """`LLMARINER_CLUSTER_TELEMETRY_DAYS`: days for which the hourly telemetry of clusters is kept."""
 
+    lost_seconds: float = 600.0
+    """`LLMARINER_CLUSTER_LOST_SECONDS`: after so long without a heartbeat, jobs of a cluster begin again on another one."""
+
+    full_seconds: float = 300.0
+    """`LLMARINER_CLUSTER_FULL_SECONDS`: after so long in the line of a cluster, a job goes to another one that has room."""
+
     @property
     def stale_seconds(self) -> float:
         """After this long without a heartbeat a cluster is disconnected: four were missed."""
@@ -50,4 +56,14 @@ class WorkerClusterSettings:
         if policy not in ("spread", "pack", "cheapest"):
             raise ValueError(f"LLMARINER_PLACEMENT_POLICY must be spread, pack or cheapest, not {policy!r}.")
         spill = read_number(env, "LLMARINER_SPILL_SECONDS", cls.spill_seconds, minimum=1)
-        return cls(heartbeat, inventory, policy, spill, days)
+        lost = read_number(env, "LLMARINER_CLUSTER_LOST_SECONDS", cls.lost_seconds, minimum=1)
+        full = read_number(env, "LLMARINER_CLUSTER_FULL_SECONDS", cls.full_seconds, minimum=1)
+        return cls(
+            heartbeat_seconds=heartbeat,
+            inventory_seconds=inventory,
+            placement_policy=policy,
+            spill_seconds=spill,
+            telemetry_days=days,
+            lost_seconds=lost,
+            full_seconds=full,
+        )

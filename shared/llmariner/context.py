@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from llmariner.batch_jobs.job_tokens import JobTokens
     from llmariner.batch_jobs.reconciler import Reconciler
     from llmariner.batch_jobs.result_uploads import ResultUploads
+    from llmariner.batch_jobs.worker_clusters import WorkerClusters
     from llmariner.clusters.installation import ClusterInstallation
     from llmariner.control_plane import InProcessControlPlane
     from llmariner.files.external_objects import ExternalObjects
@@ -348,22 +349,37 @@ class Context:
         """What takes the files that pods of batch jobs leave."""
         from llmariner.batch_jobs.installation import result_uploads
 
-        return result_uploads(self.env, self.database, lambda: self.files, lambda: self.upload_links)
+        return result_uploads(self.env, self.database, self.clusters, lambda: self.files, lambda: self.upload_links)
 
     @cached_once
     def batch_jobs(self) -> BatchJobs:
         """Batch jobs."""
         from llmariner.batch_jobs.batch_jobs import BatchJobs
 
-        return BatchJobs(self.database, JobSettings.load(self.env), lambda: self.jobs)
+        return BatchJobs(self.database, JobSettings.load(self.env), lambda: self.jobs, self.batch_job_clusters)
+
+    @cached_once
+    def batch_job_clusters(self) -> WorkerClusters:
+        """The worker clusters on which batch jobs may run."""
+        from llmariner.batch_jobs.installation import worker_clusters
+
+        return worker_clusters(
+            self.env, self.database, self.clusters, lambda: self.file_links, lambda: self.batch_job_tokens
+        )
 
     @cached_once
     def batch_job_reconciler(self) -> Reconciler:
         """Makes what runs jobs do what batch jobs ask for."""
         from llmariner.batch_jobs.reconciler import Reconciler
 
-        network = JobSettings.load(self.env).network
-        return Reconciler(self.database, lambda: self.jobs, lambda: self.files, network=network)
+        return Reconciler(
+            self.database,
+            lambda: self.jobs,
+            lambda: self.files,
+            network=JobSettings.load(self.env).network,
+            workers=self.batch_job_clusters,
+            full_seconds=self.clusters.settings.full_seconds,
+        )
 
     @cached_once
     def notebooks(self) -> NotebookInstallation:

@@ -43,6 +43,7 @@ class ControlPlane:
 
     def __init__(self, settings: AgentSettings) -> None:
         self._settings = settings
+        self.url = settings.control_plane
         https = urllib.request.HTTPSHandler(context=settings.tls())
         self._opener = urllib.request.build_opener(https, _NoRedirects())
 

@@ -34,7 +34,9 @@ _FIRST_RETRY, _LAST_RETRY = 1.0, 60.0
 
 
 class Reporter(Protocol):
-    """What sends a heartbeat: `control_plane.ControlPlane`."""
+    """What sends a heartbeat: `control_plane.ControlPlane`. `url`: of the control plane."""
+
+    url: str
 
     def report(self, heartbeat: dict[str, Any]) -> dict[str, Any]:
         """Send it; returns the answer. Raises NotReached, Refused."""
@@ -87,6 +89,7 @@ class HeartbeatLoop:
             "agent_version": __version__,
             "kubernetes_version": version,
             "sent_at": time.time(),
+            "control_plane_url": self._control_plane.url,
             "components": component_statuses(self._cluster, self._last_inventory, problem),
         }
         heartbeat |= {} if inventory is None else {"inventory": inventory.to_json()}

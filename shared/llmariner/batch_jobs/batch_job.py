@@ -39,7 +39,10 @@ _REQUIREMENTS = "requirements.txt"
 
 @dataclass(frozen=True)
 class NewBatchJob:
-    """A job to create. `worker_count`: of a PyTorch job, None for another one. `backoff_limit`: as in `jobs.Job`."""
+    """A job to create. `worker_count`: of a PyTorch job, None for another one. `backoff_limit`: as in `jobs.Job`.
+
+    `cluster_id`: the one cluster on which it shall run; None: any of the project's.
+    """
 
     image: str
     command: str
@@ -49,6 +52,7 @@ class NewBatchJob:
     gpu_count: int = 0
     worker_count: int | None = None
     backoff_limit: int = 0
+    cluster_id: str | None = None
 
     def check(self, settings: JobSettings) -> None:
         """Raises InvalidRequest for what no job may have, or this installation has not."""
@@ -178,7 +182,10 @@ class BatchJobResult:
 
 @dataclass(frozen=True)
 class BatchJob:
-    """A batch job. Times are Unix seconds. `place` and `reason`: of a queued one, its place in line and why it waits."""
+    """A batch job. Times are Unix seconds. `cluster_id`: of the worker cluster that runs it; None: none does.
+
+    `place` and `reason`: of a queued one, its place in line and why it waits.
+    """
 
     id: str
     organization_id: str
@@ -202,6 +209,7 @@ class BatchJob:
     backoff_limit: int
     restarts: int
     results_error: str | None
+    cluster_id: str | None = None
     results: Sequence[BatchJobResult] = ()
     place: int | None = None
     reason: str = ""

@@ -14,15 +14,19 @@ from sqlalchemy import Row, delete, func, or_, select, update
 from llmariner.audit import log
 from llmariner.batch_jobs.batch_job import BatchJob, BatchJobResult, NewBatchJob
 from llmariner.batch_jobs.events import CHANGE_REQUESTED, DELETED, QUEUED, RESUMED, add_job_event
+from llmariner.batch_jobs.job_places import JobPlaces, JobPorts
+from llmariner.batch_jobs.port_ids import port_id
 from llmariner.batch_jobs.result_files import results_of
 from llmariner.batch_jobs.tables import batch_job_files, batch_jobs
+from llmariner.batch_jobs.worker_clusters import WorkerClusters
 from llmariner.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from llmariner.files.quotas import lock_usage
 from llmariner.files.tables import files
 from llmariner.identifiers import new_id
-from llmariner.job_settings import JobSettings, no_job_runner
+from llmariner.job_settings import JobSettings
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.platform.jobs import Execution, Jobs, JobStatus, LogPart, Phase
+from llmariner.platform.kube.errors import ClusterError
 from llmariner.showback.budgets import check_compute_budgets
 from llmariner.tenancy.principal import Caller
 
@@ -44,10 +48,17 @@ class BatchJobs:
     `jobs` returns the jobs port or raises Unavailable where the installation has none. All methods block.
     """
 
-    def __init__(self, database: Database, settings: JobSettings, jobs: Callable[[], Jobs]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        settings: JobSettings,
+        jobs: Callable[[], Jobs],
+        workers: WorkerClusters | None = None,
+    ) -> None:
         self._database = database
         self._settings = settings
-        self._jobs = jobs
+        self._ports = JobPorts(database, jobs, workers)
+        self._places = JobPlaces(settings, jobs, workers)
 
     def create(self, caller: Caller, new: NewBatchJob) -> BatchJob:
         """Create a job, which is queued. Raises InvalidRequest, NotFound for a file, Conflict for too many jobs.
@@ -55,12 +66,9 @@ class BatchJobs:
         InsufficientQuota where a budget is spent that compute counts in, Unavailable where nothing would run it.
         """
         owner = caller.key_owner
-        new.check(self._settings)
-        jobs = self._jobs()
-        if problem := jobs.problem:
-            raise no_job_runner(f"This machine cannot run jobs: {problem}")
+        choose = self._places.for_new_job(owner, new)
         job_id = new_id("bj").replace("_", "-")
-        row = _row(caller, job_id, new, jobs.environment)
+        row = _row(caller, job_id, new)
 
         def insert(session: WriteSession) -> BatchJob:
             # Deletions of files take this lock too, so none that is found below is deleted before the job uses it.
@@ -68,7 +76,7 @@ class BatchJobs:
             self._check_files(session, owner.project_id, new.data_files)
             self._check_number(session, owner.project_id)
             check_compute_budgets(session, owner)
-            session.add(batch_jobs, **row)
+            session.add(batch_jobs, **row, **choose(session))
             place = {"project_id": owner.project_id, "organization_id": owner.organization_id}
             for file_id in new.data_files:
                 session.add(batch_job_files, batch_job_id=job_id, file_id=file_id, **place)
@@ -88,7 +96,8 @@ class BatchJobs:
         with self._database.read() as session:
             rows = session.rows(query.order_by(batch_jobs.c.id.desc()).limit(limit + 1))
             results = _results(session, rows[:limit])
-        return [self._with_place(row, results[row.id]) for row in rows[:limit]], len(rows) > limit
+        away: dict[str, str] = {}
+        return [self._with_place(row, results[row.id], away) for row in rows[:limit]], len(rows) > limit
 
     def count(self, project_id: str) -> int:
         """The number of jobs on all pages."""
@@ -183,9 +192,11 @@ class BatchJobs:
             entry = {"id": job_id, "command": shlex.join(argv)[:_MAX_LOGGED]}
             log.append_entry(session, caller, "batch_job.program_started", entry, **place)
 
-        jobs = self._jobs()
+        with self._database.read() as session:
+            load_job(session, owner.project_id, job_id)
+        port, name = self._ports.of(job_id)
         self._database.transact(note)
-        return jobs.exec(job_id, argv, stdin)
+        return port.exec(name, argv, stdin)
 
     def delete(self, caller: Caller, job_id: str) -> BatchJob:
         """Delete a job, which ends if it runs; returns it as it was. NotFound."""
@@ -214,23 +225,32 @@ class BatchJobs:
 
     def output(self, job_id: str, start: int) -> LogPart:
         """As `log`, without a look at the database: for a caller who may read it."""
-        return self._jobs().log(job_id, start)
+        port, name = self._ports.of(job_id)
+        return port.log(name, start)
 
     def output_has_ended(self, project_id: str, job_id: str) -> bool:
         """Whether a job writes no more. Asks the database only where what runs jobs does not know. NotFound."""
-        status = self._jobs().status(job_id)
+        port, name = self._ports.of(job_id)
+        status = port.status(name)
         if status is not None:
             return status.phase.is_final
         with self._database.read() as session:
             return Phase(load_job(session, project_id, job_id).status).is_final
 
-    def _with_place(self, row: Row[Any], results: Sequence[BatchJobResult] = ()) -> BatchJob:
+    def _with_place(
+        self, row: Row[Any], results: Sequence[BatchJobResult] = (), away: dict[str, str] | None = None
+    ) -> BatchJob:
+        """`away`: clusters that did not answer a moment ago, and why."""
         live: JobStatus | None = None
-        if row.status == Phase.QUEUED:
+        if row.status == Phase.QUEUED and away and row.cluster_id in away:
+            live = JobStatus(Phase.QUEUED, row.created_at, reason=away[row.cluster_id])
+        elif row.status == Phase.QUEUED:
             try:
-                live = self._jobs().status(row.id)
-            except Unavailable as error:
+                live = self._ports.of_row(row).status(port_id(row))
+            except (Unavailable, NotFound, ClusterError) as error:
                 live = JobStatus(Phase.QUEUED, row.created_at, reason=error.message)
+                if away is not None and row.cluster_id is not None:
+                    away[row.cluster_id] = error.message
         return BatchJob.from_row(row, live, results)
 
     def _with_results(self, row: Row[Any]) -> BatchJob:
@@ -323,7 +343,7 @@ def _check_program(argv: Sequence[str], stdin: bytes) -> None:
         raise InvalidRequest(f"'stdin' may have {_MAX_STDIN_BYTES} bytes, not {len(stdin)}.", param="stdin")
 
 
-def _row(caller: Caller, job_id: str, new: NewBatchJob, environment: str) -> dict[str, Any]:
+def _row(caller: Caller, job_id: str, new: NewBatchJob) -> dict[str, Any]:
     scripts = {name: base64.b64encode(content).decode() for name, content in new.scripts.items()}
     return {
         "id": job_id,
@@ -340,7 +360,6 @@ def _row(caller: Caller, job_id: str, new: NewBatchJob, environment: str) -> dic
         "gpu_count": new.gpu_count,
         "worker_count": new.worker_count,
         "backoff_limit": new.backoff_limit,
-        "environment": environment,
         "status": Phase.QUEUED.value,
         "created_at": int(time.time()),
     }

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from sqlalchemy import select
 
+from llmariner.batch_jobs.port_ids import split_port_id
 from llmariner.batch_jobs.tables import batch_jobs
 from llmariner.errors import NotFound
 from llmariner.files.links import FileLinks
@@ -31,7 +32,7 @@ class DataLinks:
     def __call__(self, job: Job) -> Sequence[DataLink]:
         """A link for each data file. Raises NotFound for a job or a file that is gone."""
         with self._database.read() as session:
-            row = session.first(select(batch_jobs).where(batch_jobs.c.id == job.id))
+            row = session.first(select(batch_jobs).where(batch_jobs.c.id == split_port_id(job.id)[0]))
         if row is None:
             raise NotFound(f"No such batch job: {job.id}.")
         links, maker = self._links(), maker_of(row)

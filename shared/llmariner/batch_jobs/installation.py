@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from llmariner.clusters.inventory import Inventory
 from llmariner.environment import Environment
+from llmariner.errors import Unavailable
 from llmariner.job_settings import JobSettings
 from llmariner.platform.database import Database
 from llmariner.platform.jobs import Jobs
@@ -14,11 +16,14 @@ from llmariner.settings import ClusterSettings
 if TYPE_CHECKING:
     from llmariner.batch_jobs.job_tokens import JobTokens
     from llmariner.batch_jobs.result_uploads import ResultUploads
+    from llmariner.batch_jobs.worker_clusters import WorkerClusters
+    from llmariner.clusters.installation import ClusterInstallation
+    from llmariner.clusters.status import ClusterStatus
     from llmariner.files.files import Files
     from llmariner.files.links import FileLinks
     from llmariner.files.upload_links import UploadLinks
 
-__all__ = ["cluster_jobs", "result_uploads"]
+__all__ = ["cluster_jobs", "control_plane_url", "result_uploads", "worker_clusters"]
 
 
 def cluster_jobs(
@@ -44,12 +49,60 @@ def cluster_jobs(
     return KubernetesJobs(cluster, made, data_links, lambda job_id: tokens().issue(job_id))
 
 
+def worker_clusters(
+    env: Environment,
+    database: Database,
+    clusters: ClusterInstallation,
+    links: Callable[[], FileLinks],
+    tokens: Callable[[], JobTokens],
+) -> WorkerClusters:
+    """The worker clusters on which jobs may run, in their namespace of the same name everywhere."""
+    from llmariner.batch_jobs.worker_clusters import WorkerClusters
+
+    settings = JobSettings.load(env)
+
+    def make_port(cluster_id: str, status: ClusterStatus, gpus: bool) -> Jobs:
+        from llmariner.batch_jobs.data_links import DataLinks
+        from llmariner.platform.jobs.kubernetes.adapter import KubernetesJobs
+        from llmariner.platform.jobs.kubernetes.settings import worker_cluster_settings
+
+        url, cluster = control_plane_url(status), clusters.remote.connection_to(cluster_id)
+        resources = [each.gpu_resource for each in (status.inventory or Inventory()).products]
+        made = worker_cluster_settings(env, settings, cluster, gpus=gpus, resources=resources, output_url=url)
+        return KubernetesJobs(cluster, made, DataLinks(database, links, url), lambda job_id: tokens().issue(job_id))
+
+    lost_seconds = clusters.settings.lost_seconds
+    return WorkerClusters(database, clusters.statuses, make_port, images=settings.references, lost_seconds=lost_seconds)
+
+
+def control_plane_url(status: ClusterStatus) -> str:
+    """Where pods of a cluster reach this platform: as its agent does. Raises Unavailable for an agent that does not say."""
+    if not status.control_plane_url:
+        raise Unavailable(
+            "The agent of this cluster does not say how its jobs reach the platform: join the cluster again with "
+            "`llma admin clusters join --rotate`.",
+            code="agent_too_old",
+        )
+    return status.control_plane_url
+
+
 def result_uploads(
-    env: Environment, database: Database, files: Callable[[], Files], links: Callable[[], UploadLinks]
+    env: Environment,
+    database: Database,
+    clusters: ClusterInstallation,
+    files: Callable[[], Files],
+    links: Callable[[], UploadLinks],
 ) -> ResultUploads:
     """What takes the files that pods of jobs leave."""
     from llmariner.batch_jobs.result_uploads import ResultUploads
     from llmariner.inference_settings import InferenceSettings
 
-    url = InferenceSettings.load(env).url.replace("{function}", "files")
+    home = InferenceSettings.load(env).url.replace("{function}", "files")
+
+    def url(cluster_id: str | None) -> str:
+        if cluster_id is None:
+            return home
+        status = clusters.statuses.of([cluster_id]).get(cluster_id)
+        return home if status is None else control_plane_url(status)
+
     return ResultUploads(database, files, links, url, JobSettings.load(env).disk_bytes)

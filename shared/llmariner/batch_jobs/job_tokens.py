@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import Row, select
 
+from llmariner.batch_jobs.port_ids import split_port_id
 from llmariner.batch_jobs.tables import batch_jobs
 from llmariner.errors import AuthenticationFailed, Conflict
 from llmariner.files.link_tokens import maker_claims, read_maker
@@ -20,7 +21,7 @@ from llmariner.platform.database import Database, ReadSession
 from llmariner.settings import Secret
 from llmariner.tenancy.principal import Caller, maker_of
 
-__all__ = ["JobPod", "JobTokens", "load_unfinished"]
+__all__ = ["JobPod", "JobTokens", "check_placement", "load_unfinished"]
 
 _AUDIENCE = "batch_job_pod"
 _SCOPE = "api.files.write"
@@ -30,10 +31,14 @@ _SECONDS = 14 * 86400
 
 @dataclass(frozen=True)
 class JobPod:
-    """A pod of a job. `maker`: who created the job, with the right to make files and no other."""
+    """A pod of a job. `maker`: who created the job, with the right to make files and no other.
+
+    `placement`: the number of the placement that the pod belongs to.
+    """
 
     job_id: str
     maker: Caller
+    placement: int = 0
 
 
 class JobTokens:
@@ -44,7 +49,7 @@ class JobTokens:
         self._tokens = SignedTokens([secret.reveal().encode() for secret in secrets], _AUDIENCE)
 
     def issue(self, job_id: str) -> str:
-        """A token of a job."""
+        """A token of a job, by the id that it has where it runs now: it ends when the job is placed again."""
         return self._tokens.sign({"job": job_id, "exp": int(time.time()) + _SECONDS})
 
     def is_signed(self, token: str) -> bool:
@@ -52,7 +57,7 @@ class JobTokens:
         return self._tokens.is_signed(token)
 
     def open(self, token: str, job_id: str) -> JobPod:
-        """The pod with this token.
+        """The pod with this token. `job_id`: as for `issue`.
 
         Raises AuthenticationFailed for a text that is no token of that job, Conflict once the job has ended,
         PermissionDenied where its maker may not make files any more.
@@ -61,9 +66,12 @@ class JobTokens:
         if claims["job"] != job_id or claims["exp"] <= time.time():
             raise _invalid()
         with self._database.read() as session:
-            job = load_unfinished(session, job_id)
+            row_id, placement = split_port_id(job_id)
+            job = load_unfinished(session, row_id)
+        check_placement(job, placement)
         place = {"organization_id": job.organization_id, "project_id": job.project_id}
-        return JobPod(job_id, read_maker(self._database, maker_claims(maker_of(job)), **place, scope=_SCOPE))
+        maker = read_maker(self._database, maker_claims(maker_of(job)), **place, scope=_SCOPE)
+        return JobPod(row_id, maker, placement)
 
     def _claims(self, token: str) -> dict[str, Any]:
         try:
@@ -80,6 +88,12 @@ def load_unfinished(session: ReadSession, job_id: str, *, lock: bool = False) ->
     if job is None or ended or job.cancel_requested_at is not None:
         raise Conflict("The job has ended: it can leave no more files.", code="job_ended")
     return job
+
+
+def check_placement(job: Row[Any], placement: int) -> None:
+    """Raises Conflict for what an earlier placement of a job asks for, such as on a cluster that was away."""
+    if job.placement != placement:
+        raise Conflict("The job runs elsewhere now: what began here can leave no files.", code="job_moved")
 
 
 def _invalid() -> AuthenticationFailed:

@@ -12,17 +12,21 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
-from sqlalchemy import ColumnElement, Row, and_, delete, or_, select, update
+from sqlalchemy import Row, and_, or_, select, update
 
-from llmariner.batch_jobs.events import FINISHED, PAUSED, REQUEUED, STARTED, add_job_event
+from llmariner.batch_jobs.job_places import JobPorts
+from llmariner.batch_jobs.moves import Moves
+from llmariner.batch_jobs.port_ids import port_id, split_port_id
 from llmariner.batch_jobs.result_files import ResultStore, ResultWriter
-from llmariner.batch_jobs.result_uploads import settle_uploads
-from llmariner.batch_jobs.tables import batch_job_files, batch_job_results, batch_jobs
-from llmariner.errors import Unavailable
+from llmariner.batch_jobs.status_records import delete_row, record_status
+from llmariner.batch_jobs.tables import batch_jobs
+from llmariner.batch_jobs.worker_clusters import WorkerClusters
+from llmariner.errors import NotFound, Unavailable
 from llmariner.files.file import File
-from llmariner.platform.database import Database, WriteSession
+from llmariner.platform.database import Database
 from llmariner.platform.database.keyed_walk import KeyedWalk
 from llmariner.platform.jobs import DataFile, Job, Jobs, JobStatus, Network, Phase
+from llmariner.platform.kube.errors import ClusterError
 from llmariner.tenancy.gone_projects import gone_projects
 from llmariner.tenancy.tables import projects
 
@@ -49,10 +53,13 @@ class Reconciler:
         files: Callable[[], ProjectFiles],
         *,
         network: str = Network.MACHINE,
+        workers: WorkerClusters | None = None,
+        full_seconds: float = 300.0,
     ) -> None:
         self._database = database
         self._network = Network(network)
-        self._jobs = jobs
+        self._ports = JobPorts(database, jobs, workers)
+        self._moves = Moves(database, jobs, workers, full_seconds)
         self._files = files
         self._results = ResultWriter(database, files)
         pending = or_(batch_jobs.c.finished_at.is_(None), batch_jobs.c.deleted_at.is_not(None))
@@ -65,44 +72,64 @@ class Reconciler:
         """
         _delete_orphans(self._database)
         _cancel_of_archived(self._database)
+        self._moves.remove_leftovers()
         self._walk.reconcile_each(self.reconcile, seconds=seconds)
 
     def reconcile(self, job_id: str) -> None:
-        """Bring one job's row and the jobs port together. The port forgets an id without a row."""
+        """Bring one job's row and what runs it together. `job_id`: also the id that the port has for it.
+
+        The port forgets an id without a row. A job of a worker cluster that is away waits for it, or begins again elsewhere.
+        """
+        row_id, _ = split_port_id(job_id)
         with self._database.read() as session:
-            row = session.first(select(batch_jobs).where(batch_jobs.c.id == job_id))
+            row = session.first(select(batch_jobs).where(batch_jobs.c.id == row_id))
+        if row is not None and row.cluster_id is not None:
+            try:
+                self._reconcile_with(self._ports.of_row(row), row)
+            except (Unavailable, ClusterError, NotFound) as error:
+                self._moves.after_failure(row, error)
+            return
         try:
-            port = self._jobs()
+            port = self._ports.home()
         except Unavailable:
             if row is not None:
                 _reconcile_without_port(self._database, row)
             return
-        if row is None or row.deleted_at is not None:
+        if row is None:
             port.remove(job_id)
-            if row is not None:
-                _delete_row(self._database, job_id)
+        else:
+            self._reconcile_with(port, row)
+
+    def _reconcile_with(self, port: Jobs, row: Row[Any]) -> None:
+        name = port_id(row)
+        if row.deleted_at is not None:
+            port.remove(name)
+            delete_row(self._database, row.id)
         elif row.finished_at is None:
             found = self._converge(port, row)
+            if self._moves.has_waited(row, found) and self._moves.to_another(port, row):
+                return
             problem = self._results.keep(port, row) if found.phase.is_final else ""
-            _record(self._database, job_id, found, problem)
+            record_status(self._database, row, found, problem)
             if found.phase.is_final:
-                port.delete_results(job_id)
-        elif (status := port.status(job_id)) is not None and not status.phase.is_final:
-            port.cancel(job_id)  # its row ended while this port was not there
+                port.delete_results(name)
+        elif (status := port.status(name)) is not None and not status.phase.is_final:
+            port.cancel(name)  # its row ended while this port was not there
 
     def _converge(self, port: Jobs, row: Row[Any]) -> JobStatus:
         """Let the port do what the row asks for; returns the job's status then."""
+        name = port_id(row)
         if row.cancel_requested_at is not None:
-            port.cancel(row.id)
+            port.cancel(name)
         elif row.pause_requested_at is not None:
-            port.pause(row.id)
-        status = port.status(row.id)
+            port.pause(name)
+        status = port.status(name)
         if status is not None and status.phase is Phase.PAUSED and row.pause_requested_at is None:
-            port.resume(row.id)
-            status = port.status(row.id)
+            port.resume(name)
+            status = port.status(name)
         if status is not None:
             if status.phase is Phase.FAILED:
-                port.cancel(row.id)  # what can't start may still wait for it, and hold its quota
+                port.cancel(name)  # what can't start may still wait for it, and hold its quota
             return status
         if row.status == Phase.RUNNING:
             return JobStatus(Phase.FAILED, time.time(), row.started_at, code="interrupted", reason=_LOST)
@@ -119,67 +146,12 @@ class Reconciler:
 def _reconcile_without_port(database: Database, row: Row[Any]) -> None:
     """Nothing runs jobs in this installation any more: what ran has ended, and what is queued can be canceled."""
     if row.deleted_at is not None:
-        _delete_row(database, row.id)
+        delete_row(database, row.id)
     elif row.finished_at is None and row.cancel_requested_at is not None:
-        _record(database, row.id, JobStatus(Phase.CANCELED, time.time(), row.started_at))
+        record_status(database, row, JobStatus(Phase.CANCELED, time.time(), row.started_at))
     elif row.finished_at is None and row.status == Phase.RUNNING:
         lost = JobStatus(Phase.FAILED, time.time(), row.started_at, code="interrupted", reason=_LOST)
-        _record(database, row.id, lost)
-
-
-def _record(database: Database, job_id: str, status: JobStatus, results_error: str = "") -> None:
-    """Write what the port says into the row, unless it has ended, with the event of each change."""
-
-    def change(session: WriteSession) -> None:
-        unfinished: ColumnElement[bool] = batch_jobs.c.finished_at.is_(None)
-        row = session.first(select(batch_jobs).where(batch_jobs.c.id == job_id, unfinished).with_for_update())
-        if row is None or row.deleted_at is not None:
-            return
-        values: dict[str, Any] = {}
-        if status.restarts > row.restarts:
-            values["restarts"] = status.restarts
-            cause = {"code": status.code, "message": status.reason} if status.phase is Phase.QUEUED else None
-            add_job_event(session, REQUEUED, row, restarts=status.restarts, error=cause)
-        if status.phase.is_final:
-            said = (results_error, row.results_error, settle_uploads(session, job_id))
-            values |= {**_end(session, row, status), "results_error": " ".join(filter(None, said)) or None}
-        elif status.phase is not Phase(row.status):
-            values |= _changed_phase(session, row, status)
-        if status.phase is Phase.RUNNING and row.pause_requested_at is not None and not row.backoff_limit:
-            values["pause_requested_at"] = None  # it began before the pause reached it
-        if values:
-            session.run(update(batch_jobs).where(batch_jobs.c.id == job_id).values(**values))
-
-    database.transact(change)
-
-
-def _changed_phase(session: WriteSession, row: Row[Any], status: JobStatus) -> dict[str, Any]:
-    """The columns of a job that has not ended and is in another phase now."""
-    if status.phase is Phase.PAUSED:
-        if row.pause_requested_at is None:  # it was resumed meanwhile, which has an event of its own
-            return {}
-        add_job_event(session, PAUSED, row)
-    elif status.phase is Phase.RUNNING:
-        add_job_event(session, STARTED, row)
-        return {"status": Phase.RUNNING.value, "started_at": row.started_at or status.started_at}
-    elif row.started_at is not None and status.since < row.started_at:  # what was true before it began
-        return {}
-    return {"status": status.phase.value}
-
-
-def _end(session: WriteSession, row: Row[Any], status: JobStatus) -> dict[str, Any]:
-    """The columns of a job that ended."""
-    values: dict[str, Any] = {"status": status.phase.value, "finished_at": status.since, "scripts": "{}"}
-    if status.started_at is not None and row.started_at is None:
-        values["started_at"] = status.started_at
-        add_job_event(session, STARTED, row)
-    error = None
-    if status.phase is Phase.FAILED:
-        error = {"code": status.code, "message": status.reason}
-        values |= {"error_code": status.code, "error_message": status.reason}
-    session.run(delete(batch_job_files).where(batch_job_files.c.batch_job_id == row.id))
-    add_job_event(session, FINISHED, row, status=status.phase.value, error=error)
-    return values
+        record_status(database, row, lost)
 
 
 def _delete_orphans(database: Database) -> None:
@@ -208,19 +180,10 @@ def _cancel_of_archived(database: Database) -> None:
             session.run(update(batch_jobs).where(batch_jobs.c.id.in_(ids)).values(cancel_requested_at=time.time()))
 
 
-def _delete_row(database: Database, job_id: str) -> None:
-    def remove(session: WriteSession) -> None:
-        for table in (batch_job_files, batch_job_results):
-            session.run(delete(table).where(table.c.batch_job_id == job_id))
-        session.run(delete(batch_jobs).where(batch_jobs.c.id == job_id))
-
-    database.transact(remove)
-
-
 def _job(row: Row[Any], files: Sequence[File], *, network: Network) -> Job:
     scripts = {name: base64.b64decode(content) for name, content in json.loads(row.scripts).items()}
     return Job(
-        id=row.id,
+        id=port_id(row),
         image=row.image,
         gpu_count=row.gpu_count,
         worker_count=row.worker_count or 1,

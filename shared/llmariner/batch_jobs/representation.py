@@ -39,5 +39,5 @@ def batch_job_object(job: BatchJob) -> dict[str, Any]:
         "project_id": job.project_id,
         "organization_id": job.organization_id,
         "kubernetes_namespace": "",
-        "cluster_id": "",
+        "cluster_id": job.cluster_id or "",
     }

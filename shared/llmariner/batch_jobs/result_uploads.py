@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import Row, delete, select, update
 
-from llmariner.batch_jobs.job_tokens import JobPod, load_unfinished
+from llmariner.batch_jobs.job_tokens import JobPod, check_placement, load_unfinished
 from llmariner.batch_jobs.tables import batch_job_results, batch_jobs
 from llmariner.errors import InvalidRequest, NotFound
 from llmariner.files.file import NewFile
@@ -34,12 +34,15 @@ _NAMED = 5
 
 @dataclass(frozen=True)
 class ResultUploads:
-    """See the module. `url`: of the function that takes uploads, as pods reach it; `disk_bytes`: the most of one job."""
+    """See the module. `url`: of the function that takes uploads, as the pods of a cluster reach it (None: of this one).
+
+    `disk_bytes`: the most of one job.
+    """
 
     database: Database
     files: Callable[[], Files]
     links: Callable[[], UploadLinks]
-    url: str
+    url: Callable[[str | None], str]
     disk_bytes: int
 
     def begin(self, pod: JobPod, named: Sequence[ResultFile], left_out: str) -> list[tuple[str, str]]:
@@ -50,8 +53,9 @@ class ResultUploads:
         self._check(named)
         made = [(each, self._link(pod, each)) for each in named]
 
-        def replace(session: WriteSession) -> list[str]:
+        def replace(session: WriteSession) -> tuple[str | None, list[str]]:
             job = load_unfinished(session, pod.job_id, lock=True)
+            check_placement(job, pod.placement)
             settle_uploads(session, job.id)
             old = select(batch_job_results.c.file_id).where(batch_job_results.c.batch_job_id == job.id)
             before = [row.file_id for row in session.rows(old)]
@@ -60,12 +64,14 @@ class ResultUploads:
                 session.add(batch_job_results, **_row(job, each, link.id))
             said = left_out[:_MAX_SAID] or None
             session.run(update(batch_jobs).where(batch_jobs.c.id == job.id).values(results_error=said))
-            return before
+            return job.cluster_id, before
 
-        for file_id in self.database.transact(replace):
+        cluster_id, replaced = self.database.transact(replace)
+        for file_id in replaced:
             with contextlib.suppress(NotFound):
                 self.files().delete(pod.maker, file_id)
-        return [(each.name, self.url + link.path) for each, link in made]
+        url = self.url(cluster_id)
+        return [(each.name, url + link.path) for each, link in made]
 
     def _link(self, pod: JobPod, each: ResultFile) -> UploadLink:
         name = clean_file_name(each.name, param="files.name")

@@ -52,13 +52,17 @@ class ConfigResult:
 
 @dataclass(frozen=True)
 class Heartbeat:
-    """What an agent reports. `sent_at`: by its own clock. `inventory` None: as in the heartbeat before."""
+    """What an agent reports. `sent_at`: by its own clock. `inventory` None: as in the heartbeat before.
+
+    `control_plane_url`: this control plane, as the agent reaches it: jobs of the cluster report there.
+    """
 
     agent_version: str
     protocol_version: int
     kubernetes_version: str
     sent_at: float
     components: Sequence[Component] = ()
+    control_plane_url: str = ""
     inventory: Inventory | None = None
     config: ConfigResult | None = None
 
@@ -134,6 +138,7 @@ def _store_status(session: WriteSession, cluster: Cluster, heartbeat: Heartbeat)
         "protocol_version": heartbeat.protocol_version,
         "kubernetes_version": heartbeat.kubernetes_version,
         "clock_skew_seconds": heartbeat.sent_at - now,
+        "control_plane_url": heartbeat.control_plane_url,
         "components": json.dumps([vars(each) for each in heartbeat.components]),
     }
     if heartbeat.inventory is not None:

@@ -48,6 +48,8 @@ class ClusterStatus:
     components: dict[str, ComponentStatus]
     inventory: Inventory | None
     inventory_at: float | None
+    control_plane_url: str = ""
+    """The URL of the control plane as the cluster reaches it; empty: unknown."""
 
     @property
     def accepts_work(self) -> bool:
@@ -93,6 +95,7 @@ class ClusterStatuses:
             components=components,
             inventory=_inventory(row),
             inventory_at=row.inventory_at,
+            control_plane_url=row.control_plane_url,
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, Float, ForeignKey, Index, Integer, String, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Float, ForeignKey, Index, Integer, String, Table, Text, text
 
 from llmariner.platform.database import metadata
 
@@ -48,6 +48,8 @@ cluster_statuses = Table(
     # Of the agent's clock against the control plane's.
     Column("clock_skew_seconds", Float),
     Column("components", Text, nullable=False),
+    # The control plane's, as the agent reaches it; empty: an agent of an earlier release.
+    Column("control_plane_url", String(512), nullable=False, server_default=text("''")),
     # The totals by GPU product, and the whole inventory, which is large.
     Column("products", Text),
     Column("inventory", Text),

@@ -7,6 +7,7 @@ the second as long as one is read before its Workload is deleted; else an alloca
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 
 from llmariner.platform.capacity.kueue_workloads import HeldWorkload, KueueWorkloads, workload_key
 from llmariner.showback.allocations import Allocation, Allocations
@@ -14,41 +15,55 @@ from llmariner.showback.workloads import job_of
 
 __all__ = ["ClusterAllocations"]
 
-_CLUSTER = ""
-
 
 class ClusterAllocations:
-    """Records the Workloads of the platform's own cluster. Methods block, are idempotent, and raise ClusterError."""
+    """Records the Workloads of a cluster. Methods block, are idempotent, and raise ClusterError.
 
-    def __init__(self, store: Allocations, workloads: KueueWorkloads) -> None:
+    `cluster_id` empty: the platform's own. `jobs`: the ids of the jobs that run there, as the platform knows; None: what the
+    cluster says is believed. A worker cluster is its organization's, and may say anything.
+    """
+
+    def __init__(
+        self,
+        store: Allocations,
+        workloads: KueueWorkloads,
+        cluster_id: str = "",
+        jobs: Collection[str] | None = None,
+    ) -> None:
+        self._jobs = jobs
         self._store = store
         self._workloads = workloads
+        self._cluster_id = cluster_id
 
     def reconcile(self, namespace: str, name: str) -> None:
         """Record what a Workload holds now. One that is gone, or was made again, has given back what it held."""
         now = _now_ms()
         found = self._workloads.find(namespace, name)
         kept = None if found is None else self._record(found)
-        self._store.end_others(_CLUSTER, workload_key(namespace, name), kept, now)
+        self._store.end_others(self._cluster_id, workload_key(namespace, name), kept, now)
 
     def reconcile_all(self) -> None:
         """Record what all Workloads hold; end the allocations of those that are gone."""
         now = _now_ms()
-        before = {row.id for row in self._store.open(_CLUSTER)}
+        before = {row.id for row in self._store.open(self._cluster_id)}
         held = {id_ for each in self._workloads.all() if (id_ := self._record(each)) is not None}
         # Those that began meanwhile are in neither set.
-        self._store.end_when_last_seen(_CLUSTER, before - held)
-        self._store.see(_CLUSTER, now)
+        self._store.end_when_last_seen(self._cluster_id, before - held)
+        self._store.see(self._cluster_id, now)
 
     def _record(self, found: HeldWorkload) -> str | None:
-        prefix = f"{found.key}/"
+        if self._jobs is not None and (found.kind is not None or found.workload_id not in self._jobs):
+            return None
+        prefix = f"{self._cluster_id}/{found.key}/" if self._cluster_id else f"{found.key}/"
         if found.held_ms is None:
             if found.released_ms is not None:
-                self._store.release(_CLUSTER, prefix, found.released_ms)
+                self._store.release(self._cluster_id, prefix, found.released_ms)
             return None
         id_ = f"{prefix}{found.held_ms}"
         kind, name = (found.kind, found.workload_id) if found.kind else job_of(found.workload_id)
-        held = Allocation(id_, kind, name, found.project_id, found.amounts, found.held_ms, found.device, _CLUSTER)
+        held = Allocation(
+            id_, kind, name, found.project_id, found.amounts, found.held_ms, found.device, self._cluster_id
+        )
         # An eviction that nobody saw ended by the new admission at the latest.
         self._store.hold(held, prefix)
         return id_

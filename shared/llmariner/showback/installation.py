@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import logging
+from typing import TYPE_CHECKING
+
 from llmariner.environment import Environment
+from llmariner.errors import Unavailable
 from llmariner.job_settings import JobSettings
 from llmariner.platform.database import Database
 from llmariner.platform.events import outbox
+from llmariner.platform.kube.errors import ClusterError
 from llmariner.settings import ClusterSettings, KServeSettings
 from llmariner.showback.allocations import Allocations
 from llmariner.showback.cluster_allocations import ClusterAllocations
 from llmariner.showback.events import CHECK_REQUESTED
+from llmariner.showback.workloads import jobs_of_clusters
 
-__all__ = ["cluster_allocations", "request_check"]
+if TYPE_CHECKING:
+    from llmariner.clusters.installation import ClusterInstallation
+
+__all__ = ["check_worker_clusters", "cluster_allocations", "request_check"]
+
+_log = logging.getLogger(__name__)
+_WORK_NAMESPACE = "llmariner-jobs"
+"""Of jobs on worker clusters, as `sessions.control_plane_roles` has it."""
 
 
 def cluster_allocations(env: Environment, database: Database) -> ClusterAllocations | None:
@@ -25,6 +38,23 @@ def cluster_allocations(env: Environment, database: Database) -> ClusterAllocati
     namespaces = (settings.namespace, JobSettings.load(env).namespace)
     workloads = KueueWorkloads(Cluster(ClusterSettings.load(env)), namespaces)
     return ClusterAllocations(Allocations(database), workloads)
+
+
+def check_worker_clusters(database: Database, clusters: ClusterInstallation) -> None:
+    """Compare the Workloads of jobs on worker clusters with what is recorded. A cluster that is away is left for later."""
+    from llmariner.platform.capacity.kueue_workloads import KueueWorkloads
+
+    store = Allocations(database)
+    for cluster_id, jobs in jobs_of_clusters(database).items():
+        try:
+            status = clusters.statuses.of([cluster_id]).get(cluster_id)
+            if status is None:  # it is not registered any more
+                store.end_when_last_seen(cluster_id)
+            elif status.accepts_work:
+                workloads = KueueWorkloads(clusters.remote.connection_to(cluster_id), (_WORK_NAMESPACE,))
+                ClusterAllocations(store, workloads, cluster_id, jobs).reconcile_all()
+        except (ClusterError, Unavailable) as error:
+            _log.info("allocations of the cluster %s are not compared now: %s", cluster_id, error)
 
 
 def request_check(env: Environment, database: Database) -> None:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 
+from llmariner.batch_jobs.port_ids import port_id, split_port_id
 from llmariner.batch_jobs.tables import batch_jobs
 from llmariner.fine_tuning.tables import fine_tuning_jobs
 from llmariner.models.tables import models
 from llmariner.notebooks.tables import notebooks
-from llmariner.platform.database import ReadSession
+from llmariner.platform.database import Database, ReadSession
+from llmariner.showback.tables import NOT_ENDED, allocations
 from llmariner.tenancy.tables import projects
 
-__all__ = ["KINDS", "Owner", "job_of", "owner_of"]
+__all__ = ["KINDS", "Owner", "job_of", "jobs_of_clusters", "owner_of"]
 
 KINDS = ("model", "batch_job", "fine_tuning_job", "notebook")
+_RECENT_SECONDS = 3600.0
+_MAX_JOBS = 20_000
 _JOBS = {"batch_job": batch_jobs, "fine_tuning_job": fine_tuning_jobs, "notebook": notebooks}
 
 
@@ -34,7 +39,23 @@ def job_of(port_id: str) -> tuple[str, str]:
         return "notebook", port_id
     if port_id.startswith("ftjob-"):
         return "fine_tuning_job", port_id.rpartition("-")[0]
-    return "batch_job", port_id
+    return "batch_job", split_port_id(port_id)[0]
+
+
+def jobs_of_clusters(database: Database) -> dict[str, set[str]]:
+    """The ids, as their ports have them, of jobs that run on each worker cluster, or ended there within an hour.
+
+    A cluster with open allocations alone has none.
+    """
+    c = batch_jobs.c
+    recent = or_(c.finished_at.is_(None), c.finished_at > time.time() - _RECENT_SECONDS)
+    query = select(c.id, c.cluster_id, c.placement).where(c.cluster_id.is_not(None), recent)
+    opened = select(allocations.c.cluster_id).where(allocations.c.ended_ms == NOT_ENDED, allocations.c.cluster_id != "")
+    with database.read() as session:
+        found: dict[str, set[str]] = {row.cluster_id: set() for row in session.rows(opened.distinct())}
+        for row in session.rows(query.limit(_MAX_JOBS)):
+            found.setdefault(row.cluster_id, set()).add(port_id(row))
+    return found
 
 
 def owner_of(session: ReadSession, kind: str, workload_id: str, project_id: str | None) -> Owner:

@@ -135,6 +135,7 @@ class BatchJobDesk:
         self.files = FilesOfTests()
         self.jobs = BatchJobs(database, replace(JobSettings(), **settings), self._port)
         self.reconciler = Reconciler(database, self._port, lambda: self.files)
+        self.database, self.settings = database, replace(JobSettings(), **settings)
 
     def _port(self) -> Jobs:
         if self.port is None:

@@ -37,7 +37,7 @@ class Pods:
         )
         self.links = UploadLinks(database, self.files.settings, SECRETS)
         self.tokens = JobTokens(database, SECRETS)
-        self.uploads = ResultUploads(database, lambda: self.files, lambda: self.links, "http://files", 1000)
+        self.uploads = ResultUploads(database, lambda: self.files, lambda: self.links, lambda _: "http://files", 1000)
         self.owner = owner
 
     def running(self) -> str:

@@ -56,6 +56,8 @@ class EmptyCluster:
 class Scripted:
     """Gives the answers in turn, and the last one for ever."""
 
+    url = "https://llm.example.org"
+
     def __init__(self, *answers: dict[str, Any] | Exception) -> None:
         self._answers = list(answers)
         self.heartbeats: list[dict[str, Any]] = []

@@ -51,6 +51,7 @@ _JOB_ARGUMENT = click.argument("job", metavar="ID")
     default=0,
     help="How often it is started again after it failed or was interrupted.",
 )
+@click.option("--cluster", "cluster_id", metavar="ID", help="The one cluster to run on, of `llma admin clusters list`.")
 @pass_session
 def create(
     session: Session,
@@ -62,6 +63,7 @@ def create(
     gpu: int,
     workers: int,
     backoff_limit: int,
+    cluster_id: str | None,
 ) -> None:
     """Queue a job."""
     names = [path.name for path in scripts]
@@ -79,6 +81,8 @@ def create(
         body["kind"] = {"pytorch": {"worker_count": workers}}
     if backoff_limit:
         body["backoff_limit"] = backoff_limit
+    if cluster_id:
+        body["cluster_id"] = cluster_id
     document = session.api().post("batch/jobs", body)
     session.printer.print_message(document, f"Queued {document['id']}. {document.get('environment') or ''}".rstrip())
 
@@ -127,6 +131,7 @@ def get(session: Session, job: str) -> None:
         "command": document.get("command"),
         "image": document.get("image"),
         "runs where": document.get("environment"),
+        "cluster": document.get("cluster_id") or None,
         "scripts": ", ".join(document.get("scripts") or ()),
         "data files": ", ".join(document.get("data_files") or ()),
         "result files": ", ".join(each["name"] for each in document.get("result_files") or ()),

@@ -45,6 +45,7 @@ class CreateBatchJob(Body):
     data_files: list[str] | None = None
     kind: _Kind | None = None
     backoff_limit: int = Field(default=0, ge=0, le=1_000_000)
+    cluster_id: str | None = Field(default=None, max_length=64)
 
     def to_new(self) -> NewBatchJob:
         """The job to create. InvalidRequest for a script that is not in Base64."""
@@ -58,6 +59,7 @@ class CreateBatchJob(Body):
             gpu_count=0 if self.resources is None else self.resources.gpu_count,
             worker_count=None if pytorch is None else pytorch.worker_count,
             backoff_limit=self.backoff_limit,
+            cluster_id=self.cluster_id or None,
         )
 
 

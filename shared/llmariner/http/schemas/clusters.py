@@ -159,6 +159,7 @@ class AgentHeartbeat(_Reported):
     kubernetes_version: _Version = ""
     sent_at: Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)]
     components: Annotated[list[ReportedComponent], Field(max_length=_MAX_COMPONENTS)] = []
+    control_plane_url: Annotated[str, Field(max_length=512, pattern=r"^(https?://[!-~]+)?$")] = ""
     inventory: ReportedInventory | None = None
     config: ReportedConfig | None = None
 
@@ -169,6 +170,7 @@ class AgentHeartbeat(_Reported):
             protocol_version=self.protocol_version,
             kubernetes_version=self.kubernetes_version,
             sent_at=self.sent_at,
+            control_plane_url=self.control_plane_url,
             components=tuple(Component(**each.model_dump()) for each in self.components),
             inventory=None if self.inventory is None else Inventory.from_json(self.inventory.model_dump()),
             config=None if self.config is None else ConfigResult(**self.config.model_dump()),

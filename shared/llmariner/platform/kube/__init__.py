@@ -161,7 +161,10 @@ class Cluster:
                 if not part:
                     return b""
                 skip -= len(part)
-            return b"".join(iter(lambda: response.read(_LOG_PART), b""))
+            found = bytearray()
+            while len(found) < limit and (part := response.read(min(limit - len(found), _LOG_PART))):
+                found += part
+            return bytes(found)
 
     def start_program(self, namespace: str, pod: str, container: str, argv: Sequence[str]) -> PodProgram:
         """Start a program in a running container; the caller closes it. NotFound."""

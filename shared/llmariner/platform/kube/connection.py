@@ -34,6 +34,8 @@ Query = Mapping[str, str | int | None]
 # Seconds to connect, and for a response, of which an admission webhook may take 30.
 _CONNECT_SECONDS, _READ_SECONDS = 5.0, 35.0
 _UNAUTHORIZED = 401
+# A worker cluster's API server is its organization's. A page of 500 large objects has a tenth of that.
+_RESPONSE_BYTES = 64 * 1024 * 1024
 # A request is retried once where the connection broke before it was sent, or where it is idempotent.
 _RETRIES = urllib3.Retry(total=1, redirect=0, status=0, respect_retry_after_header=False)
 
@@ -169,9 +171,11 @@ def _configuration(settings: ClusterSettings | RemoteServer) -> Configuration:
 
 def _read(response: urllib3.BaseHTTPResponse) -> dict[str, Any]:
     try:
-        text = response.data
+        text = response.read(_RESPONSE_BYTES + 1)
     except (urllib3.exceptions.HTTPError, OSError) as error:
         raise unavailable(error) from error
+    if len(text) > _RESPONSE_BYTES:
+        raise unavailable(ValueError(f"it answers more than {_RESPONSE_BYTES} bytes"))
     try:
         value = json.loads(text)
     except ValueError as error:

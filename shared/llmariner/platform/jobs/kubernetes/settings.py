@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from llmariner.environment import Environment
 from llmariner.job_settings import JobSettings
 from llmariner.platform.jobs.kubernetes.objects import ClusterJobSettings
+from llmariner.platform.kube import Cluster
+from llmariner.platform.kube.resources import LOCAL_QUEUES
 from llmariner.platform.serving.kserve.objects import GPU_RESOURCES
 from llmariner.settings import KServeSettings
 
-__all__ = ["load_cluster_settings"]
+__all__ = ["load_cluster_settings", "worker_cluster_settings"]
 
 
 def load_cluster_settings(env: Environment, settings: JobSettings, *, output_url: str = "") -> ClusterJobSettings:
@@ -32,3 +37,24 @@ def load_cluster_settings(env: Environment, settings: JobSettings, *, output_url
         hub=env.get("HF_ENDPOINT", ""),
         output_url=output_url,
     )
+
+
+def worker_cluster_settings(
+    env: Environment,
+    settings: JobSettings,
+    cluster: Cluster,
+    *,
+    gpus: bool,
+    resources: Sequence[str],
+    output_url: str,
+) -> ClusterJobSettings:
+    """Those of jobs on a worker cluster, with or without GPUs. `resources`: of its accelerators. Asks it for its pools.
+
+    Its namespace is that of `sessions.control_plane_roles`; its pools have the names of the platform's own: `cpu`, `nvidia`.
+    """
+    made = load_cluster_settings(env, settings, output_url=output_url)
+    of_accelerators = [name for name, resource in GPU_RESOURCES.items() if resource in resources]
+    namespace, resource = ClusterJobSettings.namespace, next((each for each in resources if each), "")
+    names = of_accelerators if gpus else ["cpu", *of_accelerators]
+    queue = next((each for each in names if cluster.get(LOCAL_QUEUES, namespace, each) is not None), "")
+    return replace(made, namespace=namespace, queue=queue, gpu_resource=resource, program_volumes={})

@@ -1,0 +1,154 @@
+"""Moves batch jobs from one cluster to another: away from one that is lost or full, and removes what they left there.
+
+A move is a transaction on the job's row: another cluster, the next number of its placement, and a note of what is left.
+Tokens of the placement before end with it, so what comes back with a cluster can't report any more, and is removed then.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import Row, delete, select, update
+
+from llmariner.batch_jobs.events import CHANGE_REQUESTED, REQUEUED, add_job_event
+from llmariner.batch_jobs.job_places import chosen_cluster
+from llmariner.batch_jobs.port_ids import port_id
+from llmariner.batch_jobs.status_records import delete_row, record_status
+from llmariner.batch_jobs.tables import batch_job_leftovers, batch_job_results, batch_jobs
+from llmariner.batch_jobs.worker_clusters import WorkerClusters
+from llmariner.errors import NotFound, PlatformError, Unavailable
+from llmariner.platform.database import Database, WriteSession
+from llmariner.platform.jobs import Jobs, JobStatus, Phase
+from llmariner.platform.kube.errors import ClusterError, Forbidden
+
+__all__ = ["Moves"]
+
+_log = logging.getLogger(__name__)
+_LEFTOVERS = 100
+"""Removed in one call. The others follow with the next."""
+_LEFTOVER_RETRY_SECONDS = 30.0
+
+
+class Moves:
+    """See the module. `jobs`: of home, or raises Unavailable. `workers` None: there is nothing to move to."""
+
+    def __init__(
+        self, database: Database, jobs: Callable[[], Jobs], workers: WorkerClusters | None, full_seconds: float
+    ) -> None:
+        self._database = database
+        self._jobs = jobs
+        self._workers = workers
+        self._full_seconds = full_seconds
+
+    def has_waited(self, row: Row[Any], status: JobStatus) -> bool:
+        """Whether a job waits in its line for so long that it is worth a look at other clusters."""
+        since = row.placed_at or row.created_at
+        waits = status.phase is Phase.QUEUED and row.status == Phase.QUEUED and row.started_at is None
+        return waits and row.requested_cluster_id is None and time.time() - since > self._full_seconds
+
+    def to_another(self, port: Jobs, row: Row[Any]) -> bool:
+        """Move a waiting job to a cluster that has room now; returns whether there is one.
+
+        It is taken out of its line first. A process that is killed in between leaves a job that its cluster gets again.
+        """
+        if self._workers is None or row.cancel_requested_at is not None or row.pause_requested_at is not None:
+            return False
+        places = self._workers.places(self._allowed(row), gpus=row.gpu_count, image=row.image)
+        if not places.candidates:
+            return False
+        with self._database.write() as session:
+            found = places.choose(session, without=row.cluster_id).cluster_id
+        if found is None:
+            return False
+        port.remove(port_id(row))
+        return self._move(row, full=False, reason="Its cluster had no room for it.")
+
+    def after_failure(self, row: Row[Any], error: PlatformError | ClusterError) -> None:
+        """What becomes of a job whose cluster can't be asked.
+
+        It waits. Once the cluster is lost, or has lasted too long with a refusal, it ends or begins again elsewhere.
+        """
+        _log.warning("batch job %s: its cluster %s can't be asked: %s", row.id, row.cluster_id, error)
+        if row.deleted_at is not None:
+            self._leave(row)
+            delete_row(self._database, row.id)
+        elif row.finished_at is None and self._is_over(row, error):
+            if row.cancel_requested_at is not None:
+                self._leave(row)
+                record_status(self._database, row, JobStatus(Phase.CANCELED, time.time(), row.started_at))
+            elif row.pause_requested_at is None:
+                self._move(row, full=True, reason="Its cluster is away.")
+
+    def _is_over(self, row: Row[Any], error: PlatformError | ClusterError) -> bool:
+        assert self._workers is not None
+        if isinstance(error, Forbidden):
+            return self.has_waited(row, JobStatus(Phase.QUEUED, time.time()))
+        return self._workers.is_lost(row.cluster_id)
+
+    def remove_leftovers(self) -> None:
+        """Remove what earlier placements left, on clusters that are there again or gone for good. Idempotent."""
+        due_at = batch_job_leftovers.c.due_at
+        due = select(batch_job_leftovers).where(due_at <= time.time()).order_by(due_at).limit(_LEFTOVERS)
+        with self._database.read() as session:
+            rows = session.rows(due)
+        for row in rows:
+            try:
+                self._port(row.cluster_id).remove(row.name)
+            except NotFound:
+                pass  # the cluster is not registered any more
+            except (Unavailable, ClusterError) as error:
+                _log.info("what the batch job %s left on %s is not removed yet: %s", row.name, row.cluster_id, error)
+                later = time.time() + _LEFTOVER_RETRY_SECONDS
+                self._write(update(batch_job_leftovers).where(batch_job_leftovers.c.name == row.name), due_at=later)
+                continue
+            self._write(delete(batch_job_leftovers).where(batch_job_leftovers.c.name == row.name))
+
+    def _move(self, row: Row[Any], *, full: bool, reason: str) -> bool:
+        """Place a job on another cluster; `full`: also on one that has no room now. Returns whether it was moved."""
+        assert self._workers is not None
+        places = self._workers.places(self._allowed(row), gpus=row.gpu_count, image=row.image)
+
+        def move(session: WriteSession) -> bool:
+            decision = places.choose(session, without=row.cluster_id)
+            target = chosen_cluster(decision) if full else decision.cluster_id
+            present = select(batch_jobs).where(batch_jobs.c.id == row.id).with_for_update()
+            now = session.first(present)
+            if target is None or now is None or now.placement != row.placement or now.finished_at is not None:
+                return False
+            values: dict[str, Any] = {"cluster_id": target, "placement": now.placement + 1, "placed_at": time.time()}
+            session.run(update(batch_jobs).where(batch_jobs.c.id == row.id).values(**values, status=Phase.QUEUED.value))
+            session.run(delete(batch_job_results).where(batch_job_results.c.batch_job_id == row.id))
+            _note_leftover(session, row)
+            cause = {"code": "moved", "message": f"{reason} It begins again on another cluster."}
+            add_job_event(session, REQUEUED, row, restarts=row.restarts, error=cause, cluster_id=target)
+            add_job_event(session, CHANGE_REQUESTED, row, change="run")
+            return True
+
+        return self._database.transact(move)
+
+    def _allowed(self, row: Row[Any]) -> Any:
+        assert self._workers is not None
+        try:
+            return self._workers.allowed(row.organization_id, row.project_id, only=row.requested_cluster_id)
+        except NotFound:
+            return []
+
+    def _leave(self, row: Row[Any]) -> None:
+        self._database.transact(lambda session: _note_leftover(session, row))
+
+    def _port(self, cluster_id: str | None) -> Jobs:
+        if cluster_id is None or self._workers is None:
+            return self._jobs()
+        return self._workers.port(cluster_id, gpus=False)
+
+    def _write(self, query: Any, **values: Any) -> None:
+        self._database.transact(lambda session: session.run(query.values(**values) if values else query))
+
+
+def _note_leftover(session: WriteSession, row: Row[Any]) -> None:
+    """Have what a job is where it runs now removed, as soon as it can be."""
+    left = {"name": port_id(row), "cluster_id": row.cluster_id, "due_at": time.time()}
+    session.insert_if_absent(batch_job_leftovers, [left])

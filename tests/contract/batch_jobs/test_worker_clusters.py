@@ -1,0 +1,336 @@
+"""Batch jobs on worker clusters: where they are placed, what a lost or full cluster means, and that nothing counts twice."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from sqlalchemy import select, update
+
+from llmariner.batch_jobs.batch_jobs import BatchJobs
+from llmariner.batch_jobs.job_tokens import JobTokens
+from llmariner.batch_jobs.reconciler import Reconciler
+from llmariner.batch_jobs.tables import batch_job_leftovers, batch_jobs
+from llmariner.batch_jobs.worker_clusters import WorkerClusters
+from llmariner.cluster_settings import WorkerClusterSettings
+from llmariner.clusters.inventory import Inventory, Node, ProductTotal
+from llmariner.clusters.status import ClusterStatuses
+from llmariner.clusters.tables import cluster_statuses, clusters
+from llmariner.errors import Conflict, InvalidRequest, NotFound, Unavailable
+from llmariner.job_settings import JobSettings
+from llmariner.platform.database import Database
+from llmariner.platform.jobs import JobStatus, Phase
+from llmariner.platform.kube.errors import Forbidden
+from llmariner.settings import Secret
+from llmariner.tenancy.keys.store import KeyOwner
+from llmariner.tenancy.tables import organizations, projects
+
+from ..stored_files import member_of
+from .scripted_jobs import NEW, FilesOfTests, ScriptedJobs
+
+SETTINGS = replace(JobSettings(), references={"pytorch-2.1": "pytorch:2.1"})
+GPU_NODE = Node("n", gpu_product="A100", gpu_resource="nvidia.com/gpu", gpus=4, cpu_millis=8000, memory_bytes=2**35)
+LOST, FULL = 600.0, 300.0
+
+
+class AwayJobs(ScriptedJobs):
+    """A port whose cluster is away while `error` is set."""
+
+    error: Exception | None = None
+
+    def submit(self, job: Any) -> JobStatus:
+        self._check()
+        return super().submit(job)
+
+    def status(self, job_id: str) -> JobStatus | None:
+        self._check()
+        return super().status(job_id)
+
+    def remove(self, job_id: str) -> None:
+        self._check()
+        super().remove(job_id)
+
+    def _check(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+
+class Clusters:
+    """An organization with worker clusters, each with a scripted port; home runs CPU jobs."""
+
+    def __init__(self, database: Database, owner: KeyOwner) -> None:
+        self.database, self.owner, self.caller = database, owner, member_of(owner)
+        self.home = ScriptedJobs()
+        self.ports: dict[str, AwayJobs] = {}
+        statuses = ClusterStatuses(database, WorkerClusterSettings())
+        self.workers = WorkerClusters(
+            database, statuses, lambda id_, *_: self.ports[id_], images=SETTINGS.references, lost_seconds=LOST
+        )
+        self.jobs = BatchJobs(database, SETTINGS, lambda: self.home, self.workers)
+        self.reconciler = Reconciler(database, lambda: self.home, FilesOfTests, workers=self.workers, full_seconds=FULL)
+
+    def add(self, name: str, *, allocated: int = 0, work: bool = True, node: Node = GPU_NODE) -> str:
+        """A cluster with one node, whose agent reported a moment ago."""
+        id_ = f"cluster-{name}"
+        with self.database.write() as session:
+            session.add(clusters, id=id_, organization_id=self.owner.organization_id, name=name, created_at=1)
+            session.add(cluster_statuses, cluster_id=id_, **self._status(replace(node, allocated_gpus=allocated), work))
+        self.ports[id_] = AwayJobs()
+        return id_
+
+    def _status(self, node: Node, work: bool) -> dict[str, Any]:
+        inventory = Inventory([ProductTotal("A100", "nvidia.com/gpu", 1, 1, node.gpus, node.allocated_gpus)], [node])
+        found = inventory.to_json()
+        named = ["agent", *(["work"] if work else [])]
+        parts = [{"name": each, "is_healthy": True, "message": "", "version": ""} for each in named]
+        return {
+            "heartbeat_at": time.time(),
+            "agent_version": "1",
+            "protocol_version": 1,
+            "kubernetes_version": "1",
+            "components": json.dumps(parts),
+            "products": json.dumps(found["products"]),
+            "inventory": json.dumps(found),
+            "inventory_at": time.time(),
+        }
+
+    def lose(self, cluster_id: str, seconds: float = LOST + 1) -> None:
+        """The cluster's agent is silent since so long, and nothing of it answers."""
+        self.ports[cluster_id].error = Unavailable("It is away.")
+        with self.database.write() as session:
+            at = update(cluster_statuses).where(cluster_statuses.c.cluster_id == cluster_id)
+            session.run(at.values(heartbeat_at=time.time() - seconds))
+
+    def come_back(self, cluster_id: str) -> None:
+        self.ports[cluster_id].error = None
+        with self.database.write() as session:
+            at = update(cluster_statuses).where(cluster_statuses.c.cluster_id == cluster_id)
+            session.run(at.values(heartbeat_at=time.time()))
+
+    def create(self, **fields: Any) -> str:
+        return self.jobs.create(self.caller, replace(NEW, **fields)).id
+
+    def row(self, job_id: str) -> Any:
+        with self.database.read() as session:
+            return session.first(select(batch_jobs).where(batch_jobs.c.id == job_id))
+
+    def age(self, job_id: str, seconds: float) -> None:
+        with self.database.write() as session:
+            then = time.time() - seconds
+            session.run(
+                update(batch_jobs).where(batch_jobs.c.id == job_id).values(placed_at=then, created_at=int(then))
+            )
+
+    def leftovers(self) -> list[str]:
+        with self.database.read() as session:
+            return [row.name for row in session.rows(select(batch_job_leftovers))]
+
+
+@pytest.fixture
+def here(database: Database, owner: KeyOwner) -> Clusters:
+    return Clusters(database, owner)
+
+
+def test_a_job_runs_at_home_where_that_can_and_else_where_its_gpus_are(here: Clusters) -> None:
+    west = here.add("west")
+    assert here.row(here.create()).cluster_id is None
+    job = here.jobs.create(here.caller, replace(NEW, gpu_count=2))
+    assert (job.cluster_id, job.status) == (west, Phase.QUEUED)
+    here.reconciler.reconcile(job.id)
+    assert here.ports[west].calls == [("submit", job.id)]
+    assert here.home.calls == []
+    here.ports[west].run(job.id)
+    here.reconciler.reconcile(job.id)
+    here.ports[west].end(job.id, Phase.SUCCEEDED)
+    here.reconciler.reconcile_all(seconds=10)
+    assert here.jobs.get(here.owner.project_id, job.id).status is Phase.SUCCEEDED
+
+
+def test_gpus_that_were_placed_since_the_inventory_count(here: Clusters) -> None:
+    here.add("east", allocated=2)
+    here.add("west", allocated=1)
+    placed = [here.row(here.create(gpu_count=2)).cluster_id for _ in range(3)]
+    assert placed == ["cluster-west", "cluster-east", "cluster-east"]  # the last one waits in a line
+
+
+def test_assignments_and_the_request_are_respected(here: Clusters) -> None:
+    east, west = here.add("east"), here.add("west")
+    assert here.row(here.create(cluster_id=west)).cluster_id == west
+    with here.database.write() as session:
+        assigned = json.dumps([{"cluster_id": east, "namespace": "n", "queue": "", "node_selector": []}])
+        session.run(update(projects).where(projects.c.id == here.owner.project_id).values(assignments=assigned))
+    assert here.row(here.create()).cluster_id == east
+    for unknown in (west, "cluster-local", "nonsense"):
+        with pytest.raises(NotFound):
+            here.create(cluster_id=unknown)
+
+
+def test_a_cluster_of_another_organization_or_without_work_gets_none(here: Clusters) -> None:
+    other, people = here.add("other"), here.add("people", work=False)
+    with here.database.write() as session:
+        session.add(organizations, id="org_other", title="Others", is_default=False, created_at=1)
+        session.run(update(clusters).where(clusters.c.id == other).values(organization_id="org_other"))
+    with pytest.raises(NotFound):
+        here.create(cluster_id=other)
+    with pytest.raises(Conflict):
+        here.create(cluster_id=people)
+    with pytest.raises(InvalidRequest) as raised:
+        here.create(gpu_count=1)
+    assert raised.value.code == "no_gpu"
+
+
+def test_an_image_that_no_cluster_could_load_stays_at_home(here: Clusters) -> None:
+    west = here.add("west")
+    here.workers._images = {}
+    assert here.row(here.create()).cluster_id is None
+    with pytest.raises(Conflict):
+        here.create(cluster_id=west)
+
+
+def test_a_lost_cluster_has_its_job_begin_again_elsewhere_and_is_cleaned_when_it_is_back(here: Clusters) -> None:
+    west = here.add("west")
+    job_id = here.create(gpu_count=1)
+    here.reconciler.reconcile(job_id)
+    here.ports[west].run(job_id)
+    here.reconciler.reconcile(job_id)
+    east = here.add("east")
+    here.lose(west, seconds=LOST / 2)
+    here.reconciler.reconcile(job_id)
+    assert here.row(job_id).cluster_id == west  # it may come back
+    here.lose(west)
+    here.reconciler.reconcile(job_id)
+    row = here.row(job_id)
+    assert (row.cluster_id, row.placement, row.status) == (east, 1, "queued")
+    here.reconciler.reconcile(job_id)
+    name = f"{job_id}-p1"
+    assert here.ports[east].calls == [("submit", name)]
+    here.ports[east].run(name)
+    here.reconciler.reconcile(name)  # as an event of the cluster names it
+    assert here.row(job_id).status == "running"
+    here.reconciler.reconcile_all(seconds=10)
+    assert here.leftovers() == [job_id]
+    here.come_back(west)
+    here.ports[west].end(job_id, Phase.SUCCEEDED)
+    with here.database.write() as session:
+        session.run(update(batch_job_leftovers).values(due_at=0.0))
+    here.reconciler.reconcile_all(seconds=10)
+    assert ("remove", job_id) in here.ports[west].calls
+    assert here.leftovers() == []
+    assert here.row(job_id).status == "running"
+    here.ports[east].end(name, Phase.SUCCEEDED)
+    here.reconciler.reconcile(job_id)
+    assert here.row(job_id).status == "succeeded"
+
+
+def test_tokens_of_the_placement_before_are_dead(here: Clusters) -> None:
+    west, tokens = here.add("west"), JobTokens(here.database, [Secret("s" * 64)])
+    job_id = here.create(gpu_count=1)
+    old = tokens.issue(job_id)
+    assert tokens.open(old, job_id).job_id == job_id
+    here.add("east")
+    here.lose(west)
+    here.reconciler.reconcile(job_id)
+    with pytest.raises(Conflict) as raised:
+        tokens.open(old, job_id)
+    assert raised.value.code == "job_moved"
+    new = tokens.issue(f"{job_id}-p1")
+    assert (tokens.open(new, f"{job_id}-p1").job_id, tokens.open(new, f"{job_id}-p1").placement) == (job_id, 1)
+
+
+def test_what_an_old_placement_says_late_is_not_recorded(here: Clusters) -> None:
+    from llmariner.batch_jobs.status_records import record_status
+
+    west = here.add("west")
+    job_id = here.create(gpu_count=1)
+    observed = here.row(job_id)
+    here.add("east")
+    here.lose(west)
+    here.reconciler.reconcile(job_id)
+    record_status(here.database, observed, JobStatus(Phase.SUCCEEDED, 9.0, 5.0))
+    assert here.row(job_id).status == "queued"
+
+
+def test_a_job_that_waits_too_long_goes_where_room_is(here: Clusters) -> None:
+    west = here.add("west", allocated=4)
+    job_id = here.create(gpu_count=1)
+    here.reconciler.reconcile(job_id)
+    east = here.add("east")
+    here.reconciler.reconcile(job_id)
+    assert here.row(job_id).cluster_id == west
+    here.age(job_id, FULL + 1)
+    here.reconciler.reconcile(job_id)
+    assert here.row(job_id).cluster_id == east
+    assert here.ports[west].calls[-1] == ("remove", job_id)
+    here.age(job_id, FULL + 1)
+    with here.database.write() as session:
+        session.run(update(cluster_statuses).values(inventory_at=0.0))
+    here.reconciler.reconcile(job_id)
+    assert here.row(job_id).cluster_id == east  # nowhere else is room
+
+
+def test_a_job_that_asked_for_its_cluster_waits_for_it(here: Clusters) -> None:
+    west = here.add("west")
+    job_id = here.create(gpu_count=1, cluster_id=west)
+    here.add("east")
+    here.age(job_id, FULL + 1)
+    here.lose(west)
+    here.reconciler.reconcile(job_id)
+    assert here.row(job_id).cluster_id == west
+
+
+@pytest.mark.parametrize("change", ["cancel", "delete"])
+def test_a_job_of_a_lost_cluster_can_be_ended(here: Clusters, change: str) -> None:
+    west = here.add("west")
+    job_id = here.create(gpu_count=1)
+    here.reconciler.reconcile(job_id)
+    here.lose(west)
+    getattr(here.jobs, change)(here.caller, job_id)
+    here.reconciler.reconcile(job_id)
+    row = here.row(job_id)
+    assert row is None if change == "delete" else row.status == "canceled"
+    assert here.leftovers() == [job_id]
+
+
+def test_a_cluster_that_is_not_registered_any_more_leaves_nothing_to_remove(here: Clusters) -> None:
+    west = here.add("west")
+    job_id = here.create(gpu_count=1)
+    east = here.add("east")
+    with here.database.write() as session:
+        session.run(cluster_statuses.delete().where(cluster_statuses.c.cluster_id == west))
+        session.run(clusters.delete().where(clusters.c.id == west))
+    here.reconciler.reconcile(job_id)
+    assert here.row(job_id).cluster_id == east
+    here.reconciler.reconcile_all(seconds=10)
+    assert here.leftovers() == []
+
+
+def test_a_cluster_whose_administrator_took_the_rights_back_loses_its_queued_jobs(here: Clusters) -> None:
+    west = here.add("west")
+    job_id = here.create(gpu_count=1)
+    east = here.add("east")
+    here.ports[west].error = Forbidden("users is forbidden")
+    here.reconciler.reconcile(job_id)
+    assert here.row(job_id).cluster_id == west
+    assert "forbidden" in here.jobs.get(here.owner.project_id, job_id).reason
+    here.age(job_id, FULL + 1)
+    here.reconciler.reconcile(job_id)
+    assert here.row(job_id).cluster_id == east
+
+
+def test_a_list_asks_a_cluster_that_is_away_once(here: Clusters) -> None:
+    west = here.add("west")
+    for _ in range(3):
+        here.create(gpu_count=1)
+    asked = []
+
+    def away(job_id: str) -> None:
+        asked.append(job_id)
+        raise Unavailable("It is away.")
+
+    here.ports[west].status = away  # type: ignore[method-assign]
+    found, _ = here.jobs.page(here.owner.project_id, after=None, limit=10)
+    assert [each.reason for each in found] == ["It is away."] * 3
+    assert len(asked) == 1
