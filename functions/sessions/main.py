@@ -174,7 +174,8 @@ async def call_as_control_plane(
         return UpgradedResponse(open_stream, fields, protocol)
     if request.method == "GET":
         return TunneledResponse(open_stream, fields, head_seconds=_READ_SECONDS)
-    return TunneledResponse(open_stream, fields, await request.body(), _CHANGE_SECONDS)
+    body = await request.body()
+    return TunneledResponse(open_stream, [*fields, (b"content-length", b"%d" % len(body))], body, _CHANGE_SECONDS)
 
 
 def _pass_on(request: Request, caller: Caller, cluster_id: str) -> Response:

@@ -62,9 +62,9 @@ class Heartbeat:
     kubernetes_version: str
     sent_at: float
     components: Sequence[Component] = ()
-    control_plane_url: str = ""
     inventory: Inventory | None = None
     config: ConfigResult | None = None
+    control_plane_url: str = ""
 
 
 class Heartbeats:

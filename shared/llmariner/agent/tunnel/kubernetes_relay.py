@@ -106,9 +106,16 @@ class KubernetesRelay:
         else:
             fields.append((b"connection", b"close"))
             if method != b"GET":
-                fields.append((b"transfer-encoding", b"chunked"))
+                length = _body_length(stream)
+                fields.append((b"content-length", length) if length else (b"transfer-encoding", b"chunked"))
         lines = b"".join(b"%b: %b\r\n" % each for each in fields)
         return b"%b %b HTTP/1.1\r\n%b\r\n" % (method, path, lines), key
+
+
+def _body_length(stream: Stream) -> bytes:
+    """The length of the body, which HTTP/2 holds it to; empty: it is not known."""
+    length = stream.field(b"content-length")
+    return length if length.isdigit() else b""
 
 
 def _person(request: Headers) -> list[tuple[bytes, bytes]]:
@@ -151,10 +158,11 @@ class _Exchange:
             await self._switch(rest, key)
 
     async def _send_body(self) -> None:
-        chunked = self._stream.field(b":method") != b"GET"
+        has_body = self._stream.field(b":method") != b"GET"
+        chunked = has_body and not _body_length(self._stream)
         while data := await self._stream.read():
-            if chunked:
-                self._writer.write(b"%x\r\n%b\r\n" % (len(data), data))
+            if has_body:
+                self._writer.write(b"%x\r\n%b\r\n" % (len(data), data) if chunked else data)
                 await self._writer.drain()
         if chunked:
             self._writer.write(b"0\r\n\r\n")
