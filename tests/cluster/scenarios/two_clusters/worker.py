@@ -82,8 +82,14 @@ class Worker:
 
     def join(self, owner: Person) -> None:
         """`llma admin clusters join NAME | kubectl apply -f -`, and wait until the cluster is connected."""
-        image = ("--image", f"dev.local/{AGENT_IMAGE}", "--ca-file", str(owner.folder / CERTIFICATE))
-        manifest = owner.done("llma", "admin", "clusters", "join", self.name, *image)
+        options = (
+            "--image",
+            f"dev.local/{AGENT_IMAGE}",
+            "--ca-file",
+            str(owner.folder / CERTIFICATE),
+            "--sessions-only",
+        )
+        manifest = owner.done("llma", "admin", "clusters", "join", self.name, *options)
         kubectl(self.lab, "apply", "-f", "-", text=manifest)
         until("the agent", lambda: self._not_connected(owner), seconds=180, pause=1)
 
