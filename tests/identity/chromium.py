@@ -26,7 +26,7 @@ _ARGUMENTS = (
     # As root, which CI is, chromium can't shut itself in; nothing but the tests' own pages is shown.
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-proxy-server"),
     *("--disable-background-networking", "--disable-component-update", "--window-size=900,700"),
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost, EXCLUDE *.localhost",
 )
 
 
@@ -47,7 +47,9 @@ class Chromium:
         )
         assert self._driver.stdout is not None
         said = next(line for line in self._driver.stdout if "started successfully on port" in line)
-        options = {"binary": browser, "args": [*_ARGUMENTS, f"--user-data-dir={self._folder / 'profile'}"]}
+        options: dict[str, Any] = {"binary": browser}
+        options["args"] = [*_ARGUMENTS, f"--user-data-dir={self._folder / 'profile'}"]
+        options["prefs"] = {"download.default_directory": str(self._folder)}
         wanted = {"capabilities": {"alwaysMatch": {"goog:chromeOptions": options}}}
         port = said.strip(" .\n").rpartition(" ")[2]
         made = _asked("POST", f"http://127.0.0.1:{port}/session", wanted)
@@ -83,6 +85,10 @@ class Chromium:
     def text(self) -> str:
         """What the page shows, as a person reads it."""
         return str(_asked("GET", f"{self._element('body')}/text"))
+
+    def text_of(self, selector: str) -> str:
+        """What an element shows, as soon as it is there."""
+        return str(_asked("GET", f"{self._element(selector)}/text"))
 
     def open(self, address: str) -> None:
         """Go to an address."""

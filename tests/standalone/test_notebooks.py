@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -88,7 +89,7 @@ class Caller:
         }
         message |= {"channel": "shell", "content": {"code": code, "silent": False}, "buffers": []}
         printed = ""
-        with connect(url, additional_headers=self.headers, max_size=2**24) as socket:
+        with connect(url, additional_headers=self.headers, max_size=2**24, open_timeout=60) as socket:
             socket.send(json.dumps(message))
             while True:
                 found = json.loads(socket.recv(timeout=120))
@@ -97,6 +98,15 @@ class Caller:
                 if found["msg_type"] == "execute_reply":
                     assert found["content"]["status"] == "ok", found
                     return printed
+
+
+NOTEBOOK = {
+    "cells": [{"cell_type": "code", "source": "print(6 * 7)", "metadata": {}, "outputs": [], "execution_count": None}],
+    "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
+    "nbformat": 4,
+    "nbformat_minor": 5,
+}
+SHIFT_ENTER = "\ue008\ue007"
 
 
 @pytest.fixture
@@ -113,7 +123,7 @@ def file_of(caller: Caller, base: str) -> str:
     return str(caller.json("GET", f"{base}api/contents/made.txt")["content"])
 
 
-def test_a_notebook_runs_cells_and_keeps_its_files(env: Env) -> None:
+def test_a_notebook_runs_cells_and_keeps_its_files(env: Env, tmp_path: Path) -> None:
     assert llma(env, "up").returncode == 0
     caller = Caller(env)
     status, _, answer = caller.raw("POST", NOTEBOOKS, {"name": "first"})
@@ -125,6 +135,7 @@ def test_a_notebook_runs_cells_and_keeps_its_files(env: Env) -> None:
     printed = caller.run_cell(base, CELL.format(home=env["LLMARINER_HOME"]))
     assert printed.split() == ["FileNotFoundError", "all-minilm-l6-v2", "terminal"]
     check_browser(caller, base, one)
+    use_lab(caller, base, one, tmp_path)
     caller.json("POST", f"{one}/actions:stop")
     caller.wait(made["id"], "stopped")
     status, _, answer = caller.raw("GET", f"{base}lab")
@@ -177,3 +188,31 @@ def check_browser(caller: Caller, base: str, one: str) -> None:
     assert caller.raw("POST", f"{base}api/kernels", {}, wrong)[0] == 403
     assert caller.raw("GET", f"{base}lab", headers={"cookie": cookie["cookie"]})[0] == 403
     assert caller.raw("GET", f"{base.replace('nb-', 'nb-x')}lab", headers=cookie)[0] == 403
+
+
+def use_lab(caller: Caller, base: str, one: str, folder: Path) -> None:
+    """A person opens JupyterLab with a link, runs a cell, and downloads a file."""
+    body = {"type": "notebook", "content": NOTEBOOK}
+    assert caller.raw("PUT", f"{base}api/contents/answer.ipynb", body)[0] == 201
+    # A page whose kernel has not begun yet asks for one when a cell is run.
+    session = {"path": "answer.ipynb", "name": "", "type": "notebook", "kernel": {"name": "python3"}}
+    assert caller.raw("POST", f"{base}api/sessions", session)[0] == 201
+    with importlib.import_module("..identity.chromium", __package__).Chromium(folder) as browser:
+        origin = f"http://{base.split('/')[-2]}.localhost:{caller.env['LLMARINER_PORT']}"
+        browser.open(origin + caller.json("POST", f"{one}/actions:open")["path"])
+        browser.open(f"{origin}{base}lab/tree/answer.ipynb?reset")
+        browser.text_of(".jp-Notebook-ExecutionIndicator[data-status=idle]")
+        deadline, pressed = time.monotonic() + 120, 0.0
+        while "42" not in (shown := browser.text).splitlines():
+            assert time.monotonic() < deadline, shown
+            if "Select Kernel" in shown:
+                browser.press(".jp-Dialog .jp-mod-accept")
+            elif time.monotonic() > pressed + 5:
+                browser.fill(".jp-CodeCell .cm-content", SHIFT_ENTER)
+                pressed = time.monotonic()
+            time.sleep(0.2)
+        browser.open(f"{origin}{base}files/made.txt?download=1")
+        while not (folder / "made.txt").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    assert (folder / "made.txt").read_text() == "made"
