@@ -259,6 +259,15 @@ def test_local_folders_of_projects_have_no_links_out_of_them(weights: LocalWeigh
             weights.fetch(replace(model, model_file_location=location), ignore_progress)
 
 
+def test_a_volume_of_worker_clusters_is_taken_for_models_that_run_there_alone(weights: LocalWeights) -> None:
+    volume = replace(MODEL, source_repository=SourceRepository.OBJECT_STORE, model_file_location="pvc://models/small")
+    for allowed in ((), ("cluster-local",), ("cluster-local", "cluster-west")):
+        with pytest.raises(WeightsUnavailable, match="Name the clusters that have it"):
+            weights.fetch(replace(volume, config=ModelConfig(allowed_clusters=allowed)), ignore_progress)
+    elsewhere = replace(volume, config=ModelConfig(allowed_clusters=("cluster-west",)))
+    assert weights.fetch(elsewhere, ignore_progress).folder == "pvc://models/small"
+
+
 def test_a_model_with_weights_of_its_own_is_unpacked_from_the_file_of_its_job(tmp_path: Path) -> None:
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as archive:

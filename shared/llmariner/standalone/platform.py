@@ -7,13 +7,14 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from llmariner.boot import load
+from llmariner.clusters.cluster import LOCAL_CLUSTER_ID
 from llmariner.clusters.machine import machine_inventory
 from llmariner.context import Context
 from llmariner.errors import PlatformError
@@ -31,6 +32,7 @@ from llmariner.platform.events import outbox
 from llmariner.platform.events.deliveries import Deliveries
 from llmariner.platform.jobs.local_processes.adapter import ProcessJobs
 from llmariner.platform.notebooks.local_processes import ProcessNotebooks
+from llmariner.platform.serving import EngineModel
 from llmariner.platform.serving.local_processes.adapter import ProcessServing
 from llmariner.platform.serving.local_processes.command_line import engine_environment
 from llmariner.platform.serving.local_processes.launcher_client import kill_orphans
@@ -58,7 +60,7 @@ from llmariner.standalone.jobs import EngineMemory, job_amounts, make_jobs
 from llmariner.standalone.milvus_lite.process import MilvusLiteProcess
 from llmariner.standalone.notebooks import make_notebooks
 from llmariner.standalone.router import Router
-from llmariner.standalone.weights import LocalWeights
+from llmariner.standalone.weights import VOLUME_SCHEME, LocalWeights
 from llmariner.tenancy.organizations.bootstrap import create_bootstrap_key, ensure_first_owner
 
 __all__ = ["HomeFolder", "StandalonePlatform", "checkout_root", "write_private"]
@@ -131,6 +133,15 @@ def write_private(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(part, path)
+
+
+def _served_here(model: EngineModel) -> EngineModel:
+    """A model as this machine's engines need it: weights that worker clusters alone have start none."""
+    may_run_here = not model.allowed_clusters or LOCAL_CLUSTER_ID in model.allowed_clusters
+    if model.folder.startswith(VOLUME_SCHEME) and may_run_here and not model.blocked:
+        why = f"Its weights are in a volume of worker clusters: allow those alone, without '{LOCAL_CLUSTER_ID}'."
+        return replace(model, blocked=why)
+    return model
 
 
 class StandalonePlatform:
@@ -266,7 +277,11 @@ class StandalonePlatform:
         )
         lookup = RegistryModelLookup(self.context.registry, self.context.ledger)
         rules = ProjectRules(self.context.database)
-        return ProcessServing(process_settings, lookup.find, lookup.record_wake, rules.of, allocations.record)
+
+        async def find(model_id: str) -> EngineModel:
+            return _served_here(await lookup.find(model_id))
+
+        return ProcessServing(process_settings, find, lookup.record_wake, rules.of, allocations.record)
 
     def _read_file(self, project_id: str, file_id: str) -> Iterator[bytes]:
         return self.context.files.read(self.context.files.get(project_id, file_id))

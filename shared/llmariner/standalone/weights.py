@@ -15,6 +15,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from llmariner.clusters.cluster import LOCAL_CLUSTER_ID
 from llmariner.errors import ModelNotFound, NotFound
 from llmariner.fine_tuning.adapter_file import InvalidAdapter, file_of, write_adapter_folder
 from llmariner.fine_tuning.model_archive import InvalidArchive, write_model_folder
@@ -29,7 +30,13 @@ from llmariner.models.formats import (
 from llmariner.models.inspection import folder_task, folder_traits
 from llmariner.models.model import Model, SourceRepository
 from llmariner.models.sources import CredentialOf, no_credential, open_source
-from llmariner.models.weights import FetchedWeights, LoadingProgress, ReportProgress, WeightsUnavailable
+from llmariner.models.weights import (
+    FetchedWeights,
+    LoadingProgress,
+    ReportProgress,
+    StorageUriFetcher,
+    WeightsUnavailable,
+)
 from llmariner.platform.jobs.local_processes.settings import MemoryBudget
 from llmariner.platform.model_files import FilesUnavailable, ModelSource, RemoteFile, TransferInterrupted, check_files
 from llmariner.platform.model_files.blobs import BlobStore, locked, remove_unlocked
@@ -40,7 +47,10 @@ from llmariner.standalone.engine.environment import EngineEnvironment
 from llmariner.standalone.engine.scripts import ScriptInterrupted, Scripts
 from llmariner.standalone.engine.tool_model import TOOL_MODEL, TRAINING_BYTES, make_tool_model
 
-__all__ = ["LocalWeights"]
+__all__ = ["VOLUME_SCHEME", "LocalWeights"]
+
+VOLUME_SCHEME = "pvc://"
+"""Of weights in a volume of a worker cluster."""
 
 ReadFile = Callable[[str, str], Iterator[bytes]]
 _GGUF_SUFFIX = ".gguf-files"
@@ -97,6 +107,8 @@ class LocalWeights:
                 return self._inspected_own(make(model, *file), model)
             if model.source_repository is SourceRepository.HUGGING_FACE and model.model_file_location == TOOL_MODEL:
                 return self._inspected_own(self._tool_model(model, report), model)
+            if _is_on_workers(model):
+                return StorageUriFetcher().fetch(model, report)
             with open_source(model, self._settings, self._s3, self._credential_of) as source:
                 return self._local(model, report) if source is None else self._fetched(model, source, report)
         except FilesUnavailable as error:
@@ -375,9 +387,20 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def _is_on_workers(model: Model) -> bool:
+    """Whether the weights are in a volume of the worker clusters on which alone the model may run."""
+    allowed = model.config.allowed_clusters
+    return model.model_file_location.startswith(VOLUME_SCHEME) and bool(allowed) and LOCAL_CLUSTER_ID not in allowed
+
+
 def _local_folder(model: Model) -> Path:
     location = model.model_file_location.removeprefix("file://")
     path = Path(location).expanduser()
+    if location.startswith(VOLUME_SCHEME):
+        raise FilesUnavailable(
+            f"'{location}' is not here: a volume is in a worker cluster. Name the clusters that have it, without "
+            f"'{LOCAL_CLUSTER_ID}', as 'allowed_cluster_ids'; then retry the model."
+        )
     if "://" in location or not path.is_absolute():
         raise FilesUnavailable(f"'{location}' is not here: a single machine takes the absolute path of a local folder.")
     if not path.is_dir():
