@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import ssl
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
@@ -36,6 +37,8 @@ _CONNECT_SECONDS, _READ_SECONDS = 5.0, 35.0
 _UNAUTHORIZED = 401
 # A worker cluster's API server is its organization's. A page of 500 large objects has a tenth of that.
 _RESPONSE_BYTES = 64 * 1024 * 1024
+_BODY_SECONDS = 60.0
+_PART_BYTES = 64 * 1024
 # A request is retried once where the connection broke before it was sent, or where it is idempotent.
 _RETRIES = urllib3.Retry(total=1, redirect=0, status=0, respect_retry_after_header=False)
 
@@ -58,7 +61,7 @@ class Connection:
     ) -> dict[str, Any]:
         """Send one request; returns its JSON response. Entries of `query` that are None are omitted.
 
-        ClusterError when the server rejects it, Unavailable when it doesn't respond within 40 s.
+        ClusterError when the server rejects it, Unavailable when it doesn't respond within 40 s, or for minutes on end.
         """
         with self._send_authenticated(method, path, query or {}, body, content_type, _READ_SECONDS) as response:
             return _read(response)
@@ -169,16 +172,26 @@ def _configuration(settings: ClusterSettings | RemoteServer) -> Configuration:
     return configuration
 
 
-def _read(response: urllib3.BaseHTTPResponse) -> dict[str, Any]:
+def _body(response: urllib3.BaseHTTPResponse) -> bytes:
+    """The body, which may neither be too large nor come byte by byte for ever: its reader holds a thread."""
+    text, ends_at = bytearray(), time.monotonic() + _BODY_SECONDS
     try:
-        text = response.read(_RESPONSE_BYTES + 1)
+        while part := response.read1(_PART_BYTES):
+            text += part
+            if len(text) > _RESPONSE_BYTES:
+                raise unavailable(ValueError(f"it answers more than {_RESPONSE_BYTES} bytes"))
+            if time.monotonic() > ends_at:
+                raise unavailable(ValueError(f"its answer did not end within {_BODY_SECONDS:g} s"))
     except (urllib3.exceptions.HTTPError, OSError) as error:
         raise unavailable(error) from error
-    if len(text) > _RESPONSE_BYTES:
-        raise unavailable(ValueError(f"it answers more than {_RESPONSE_BYTES} bytes"))
+    return bytes(text)
+
+
+def _read(response: urllib3.BaseHTTPResponse) -> dict[str, Any]:
+    text = _body(response)
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         shown = text.decode(errors="replace").strip()[:500]
         if response.status < 400:
             raise unavailable(ValueError(f"it is no JSON that answered: {shown[:80]!r}")) from error
