@@ -19,7 +19,7 @@ from llmariner.batch_jobs.port_ids import port_id
 from llmariner.batch_jobs.status_records import delete_row, record_status
 from llmariner.batch_jobs.tables import batch_job_leftovers, batch_job_results, batch_jobs
 from llmariner.batch_jobs.worker_clusters import WorkerClusters
-from llmariner.errors import NotFound, PlatformError, Unavailable
+from llmariner.errors import NotFound, PlatformError
 from llmariner.platform.database import Database, WriteSession
 from llmariner.platform.jobs import Jobs, JobStatus, Phase
 from llmariner.platform.kube.errors import ClusterError, Forbidden
@@ -89,20 +89,28 @@ class Moves:
         return self._workers.is_lost(row.cluster_id)
 
     def remove_leftovers(self) -> None:
-        """Remove what earlier placements left, on clusters that are there again or gone for good. Idempotent."""
-        due_at = batch_job_leftovers.c.due_at
+        """Remove what earlier placements left, on clusters that are there again or gone for good. Idempotent.
+
+        A cluster that fails is asked once in a call, whatever it says: it holds up no other.
+        """
+        due_at, cluster = batch_job_leftovers.c.due_at, batch_job_leftovers.c.cluster_id
         due = select(batch_job_leftovers).where(due_at <= time.time()).order_by(due_at).limit(_LEFTOVERS)
         with self._database.read() as session:
             rows = session.rows(due)
+        failed: set[str | None] = set()
         for row in rows:
+            if row.cluster_id in failed:
+                continue
             try:
                 self._port(row.cluster_id).remove(row.name)
             except NotFound:
                 pass  # the cluster is not registered any more
-            except (Unavailable, ClusterError) as error:
-                _log.info("what the batch job %s left on %s is not removed yet: %s", row.name, row.cluster_id, error)
+            except Exception as error:
+                _log.info("what the batch job %s left on %s is not removed yet: %r", row.name, row.cluster_id, error)
+                failed.add(row.cluster_id)
+                of_cluster = cluster.is_(None) if row.cluster_id is None else cluster == row.cluster_id
                 later = time.time() + _LEFTOVER_RETRY_SECONDS
-                self._write(update(batch_job_leftovers).where(batch_job_leftovers.c.name == row.name), due_at=later)
+                self._write(update(batch_job_leftovers).where(of_cluster, due_at <= time.time()), due_at=later)
                 continue
             self._write(delete(batch_job_leftovers).where(batch_job_leftovers.c.name == row.name))
 

@@ -61,9 +61,9 @@ class ClusterAllocations:
             return None
         id_ = f"{prefix}{found.held_ms}"
         kind, name = (found.kind, found.workload_id) if found.kind else job_of(found.workload_id)
-        held = Allocation(
-            id_, kind, name, found.project_id, found.amounts, found.held_ms, found.device, self._cluster_id
-        )
+        # On a worker cluster a job's row alone says whose it is, also once the row is gone.
+        project_id = found.project_id if self._jobs is None else None
+        held = Allocation(id_, kind, name, project_id, found.amounts, found.held_ms, found.device, self._cluster_id)
         # An eviction that nobody saw ended by the new admission at the latest.
         self._store.hold(held, prefix)
         return id_

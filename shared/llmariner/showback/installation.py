@@ -55,6 +55,9 @@ def check_worker_clusters(database: Database, clusters: ClusterInstallation) -> 
                 ClusterAllocations(store, workloads, cluster_id, jobs).reconcile_all()
         except (ClusterError, Unavailable) as error:
             _log.info("allocations of the cluster %s are not compared now: %s", cluster_id, error)
+        except Exception:
+            # A cluster is its organization's, and may say anything: that of one holds up no other.
+            _log.exception("what the cluster %s says of its Workloads can't be recorded", cluster_id)
 
 
 def request_check(env: Environment, database: Database) -> None:

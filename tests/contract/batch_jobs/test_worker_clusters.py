@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from llmariner.platform.database import Database
 from llmariner.platform.jobs import JobStatus, Phase
 from llmariner.platform.kube.errors import Forbidden
 from llmariner.settings import Secret
+from llmariner.showback.installation import check_worker_clusters
 from llmariner.tenancy.keys.store import KeyOwner
 from llmariner.tenancy.tables import organizations, projects
 
@@ -41,6 +43,11 @@ class AwayJobs(ScriptedJobs):
 
     error: Exception | None = None
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[str] = []
+        """The jobs that were to be removed."""
+
     def submit(self, job: Any) -> JobStatus:
         self._check()
         return super().submit(job)
@@ -50,6 +57,7 @@ class AwayJobs(ScriptedJobs):
         return super().status(job_id)
 
     def remove(self, job_id: str) -> None:
+        self.asked.append(job_id)
         self._check()
         super().remove(job_id)
 
@@ -334,3 +342,38 @@ def test_a_list_asks_a_cluster_that_is_away_once(here: Clusters) -> None:
     found, _ = here.jobs.page(here.owner.project_id, after=None, limit=10)
     assert [each.reason for each in found] == ["It is away."] * 3
     assert len(asked) == 1
+
+
+def test_a_cluster_that_answers_nonsense_holds_up_no_other(here: Clusters) -> None:
+    west, east = here.add("west"), here.add("east")
+    with here.database.write() as session:
+        for number in range(3):
+            session.add(batch_job_leftovers, name=f"bj-west-{number}", cluster_id=west, due_at=float(number))
+        session.add(batch_job_leftovers, name="bj-east", cluster_id=east, due_at=9.0)
+    here.ports[west].error = KeyError("metadata")
+    asked = here.ports[west].asked
+    here.reconciler.reconcile_all(seconds=10)
+    assert here.leftovers() == ["bj-west-0", "bj-west-1", "bj-west-2"]
+    assert asked == ["bj-west-0"]
+    here.reconciler.reconcile_all(seconds=10)
+    assert asked == ["bj-west-0"]  # half a minute later
+
+
+def test_workloads_that_can_not_be_read_hold_up_no_other_cluster(here: Clusters) -> None:
+    west, east = here.add("west"), here.add("east")
+    for cluster in (west, east):
+        here.create(gpu_count=1, cluster_id=cluster)
+    asked = []
+
+    class Nonsense:
+        def list(self, *_: Any) -> Any:
+            return SimpleNamespace(items=[{"metadata": 5}])
+
+    def connection_to(cluster_id: str) -> Any:
+        asked.append(cluster_id)
+        return Nonsense()
+
+    statuses = ClusterStatuses(here.database, WorkerClusterSettings())
+    installation: Any = SimpleNamespace(statuses=statuses, remote=SimpleNamespace(connection_to=connection_to))
+    check_worker_clusters(here.database, installation)
+    assert sorted(asked) == sorted([west, east])
