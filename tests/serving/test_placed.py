@@ -21,19 +21,22 @@ READY = Status(Phase.READY, progress=1.0, endpoint="http://engine", capacity=4)
 
 
 class OneCluster:
-    """A serving adapter in memory. `becomes`: the status after a wake; `away`: it does not answer."""
+    """A serving adapter in memory. `becomes`: the status after a wake; `away`: it does not answer, `error`: nonsense."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.now: dict[str, Status] = {}
         self.becomes = replace(READY, endpoint=f"http://{name}")
-        self.away = False
+        self.away = self.hangs = False
+        self.error: Exception | None = None
         self.calls: list[str] = []
         self.observers: list[Callable[[str, Status], None]] = []
 
     def call(self, what: str) -> None:
         if self.away:
             raise Unavailable("No agent of this cluster is connected.")
+        if self.error is not None:
+            raise self.error
         self.calls.append(what)
 
     def set(self, status: Status) -> None:
@@ -45,6 +48,8 @@ class OneCluster:
 
     async def statuses(self) -> dict[str, Status]:
         self.call("statuses")
+        if self.hangs:
+            await asyncio.sleep(60)
         return {name: status for name, status in self.now.items() if status.phase is not Phase.ASLEEP}
 
     async def wake(self, model_id: str) -> None:
@@ -323,3 +328,48 @@ def test_two_wakes_at_once_place_once() -> None:
         assert len(world.placements.excluded) == 1
 
     run(World("west", "east"), scenario)
+
+
+def test_a_cluster_that_says_it_serves_models_of_others_is_not_believed() -> None:
+    async def scenario(world: World) -> None:
+        await world.wake()
+        world.west.now["of-others"] = replace(READY, endpoint="http://west")
+        assert list(await world.serving.statuses()) == ["small"]
+        world.changes.clear()
+        for observe in world.west.observers:
+            observe("of-others", READY)
+            observe("small", READY)
+        assert world.changes == [(Phase.READY, "http://engine")]
+
+    run(World("west"), scenario)
+
+
+@pytest.mark.parametrize("error", [KeyError("metadata"), RecursionError(), TypeError()])
+def test_what_a_cluster_says_that_can_not_be_read_is_a_cluster_that_is_away(error: Exception) -> None:
+    async def scenario(world: World) -> None:
+        await world.wake()
+        world.home.now["other"] = READY
+        world.west.error = error
+        world.serving._away_seconds = 0.0
+        assert (await world.serving.statuses())["other"].phase is Phase.READY
+        assert (await world.status()).phase is Phase.QUEUED
+        await world.serving.reconcile()
+        assert (await world.wake()).endpoint == "http://east"
+
+    run(World("west", "east"), scenario)
+
+
+def test_a_cluster_that_never_answers_holds_up_the_statuses_of_others_once_at_most() -> None:
+    async def scenario(world: World) -> None:
+        await world.wake()
+        world.home.now["other"] = READY
+        assert set(await world.serving.statuses()) == {"small", "other"}
+        world.west.hangs = True
+        began = time.monotonic()
+        for _ in range(20):
+            found = await world.serving.statuses()
+            assert found["other"].phase is Phase.READY
+        assert set(found) == {"small", "other"}  # as it was known
+        assert time.monotonic() - began < 4
+
+    run(World("west"), scenario)

@@ -17,7 +17,7 @@ from llmariner.errors import ModelNotFound, PlatformError
 from llmariner.gateway.single_flight import SingleFlight
 from llmariner.platform.kube.errors import ClusterError
 from llmariner.platform.serving import EngineModel, Phase, Serving, Status
-from llmariner.platform.serving.kserve.model_lookup import ModelLookup, ServedEngine
+from llmariner.platform.serving.kserve.model_lookup import EngineKey, ModelLookup, ServedEngine
 from llmariner.platform.serving.placed.cluster_access import ClusterAccess
 from llmariner.platform.serving.placed.moves import Moves
 from llmariner.platform.serving.placed.placements import HOME, HOME_NAME, Placement, Placements
@@ -62,7 +62,7 @@ class PlacedServing:
         self._spill_seconds = spill_seconds
         self._away_seconds = away_seconds
         self._observers: list[Callable[[str, Status], None]] = []
-        self._access = ClusterAccess(worker, self._notify)
+        self._access = ClusterAccess(worker, self._notify_of_worker)
         self._moves = Moves(home, placements, lookup, self._access, self._fresh_view)
         self._views: dict[str, tuple[float, EngineView]] = {}
         self._view_flights: SingleFlight[EngineView] = SingleFlight()
@@ -70,6 +70,7 @@ class PlacedServing:
         self._reasons: dict[str, tuple[float, str]] = {}
         self._home_queued_at: dict[str, float] = {}
         self._endpoints: dict[str, str | None] = {}
+        self._placed: frozenset[tuple[str, str]] = frozenset()
         home.subscribe(self._notify)
 
     async def status(self, model_id: str) -> Status:
@@ -91,10 +92,13 @@ class PlacedServing:
         draining = {each.cluster_id for each in rows if each.is_draining}
         names = {each.cluster_id: each.cluster_name for each in rows}
         ids = sorted(names)
+        placed = self._placed = await self._placed_models(rows)
         home, *others = await asyncio.gather(self._home.statuses(), *map(self._access.statuses, ids))
         found: dict[str, list[Located]] = {}
         for cluster_id, statuses in zip((HOME, *ids), (home, *others), strict=True):
             for model_id, status in statuses.items():
+                if cluster_id != HOME and (cluster_id, model_id) not in placed:
+                    continue
                 located = Located(
                     cluster_id, names.get(cluster_id, HOME_NAME), status, is_draining=cluster_id in draining
                 )
@@ -231,6 +235,19 @@ class PlacedServing:
             except (PlatformError, ClusterError, TimeoutError) as error:
                 _log.warning("%s could not be woken on %s: %s", model_id, cluster_id, error)
 
+    async def _placed_models(self, rows: Iterable[Placement]) -> frozenset[tuple[str, str]]:
+        """Clusters with the models that are placed on them: a cluster may say that it serves others, too."""
+        keys = {each.cluster_id: set[EngineKey]() for each in rows}
+        for each in rows:
+            keys[each.cluster_id].add(each.engine)
+        served = await self._lookup.engines({each.engine for each in rows})
+        return frozenset(
+            (cluster_id, model_id)
+            for cluster_id, engines in keys.items()
+            for engine in engines & served.keys()
+            for model_id in served[engine].ids
+        )
+
     def _observe_endpoint(self, model_id: str, status: Status) -> None:
         """Notify observers when another cluster serves a model than before."""
         before = self._endpoints.pop(model_id, status.endpoint)
@@ -240,6 +257,10 @@ class PlacedServing:
             self._notify(model_id, status)
         while len(self._endpoints) > _MAX_REMEMBERED:
             del self._endpoints[next(iter(self._endpoints))]
+
+    def _notify_of_worker(self, cluster_id: str, model_id: str, status: Status) -> None:
+        if (cluster_id, model_id) in self._placed or model_id in self._endpoints or model_id in self._views:
+            self._notify(model_id, status)
 
     def _notify(self, model_id: str, status: Status) -> None:
         self._views.pop(model_id, None)
