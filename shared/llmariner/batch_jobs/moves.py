@@ -30,6 +30,7 @@ _log = logging.getLogger(__name__)
 _LEFTOVERS = 100
 """Removed in one call. The others follow with the next."""
 _LEFTOVER_RETRY_SECONDS = 30.0
+_GONE = "The cluster that it asked for is not registered any more. Create it again, for another one or for none."
 
 
 class Moves:
@@ -79,8 +80,15 @@ class Moves:
             if row.cancel_requested_at is not None:
                 self._leave(row)
                 record_status(self._database, row, JobStatus(Phase.CANCELED, time.time(), row.started_at))
-            elif row.pause_requested_at is None:
-                self._move(row, full=True, reason="Its cluster is away.")
+            elif row.pause_requested_at is None and not self._move(row, full=True, reason="Its cluster is away."):
+                self._fail_without_cluster(row)
+
+    def _fail_without_cluster(self, row: Row[Any]) -> None:
+        """End a job that asked for a cluster which is not registered any more: it would wait for ever."""
+        assert self._workers is not None
+        if row.requested_cluster_id is not None and not self._workers.registered([row.requested_cluster_id]):
+            status = JobStatus(Phase.FAILED, time.time(), row.started_at, code="cluster_gone", reason=_GONE)
+            record_status(self._database, row, status)
 
     def _is_over(self, row: Row[Any], error: PlatformError | ClusterError) -> bool:
         assert self._workers is not None

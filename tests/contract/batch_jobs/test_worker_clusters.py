@@ -377,3 +377,18 @@ def test_workloads_that_can_not_be_read_hold_up_no_other_cluster(here: Clusters)
     installation: Any = SimpleNamespace(statuses=statuses, remote=SimpleNamespace(connection_to=connection_to))
     check_worker_clusters(here.database, installation)
     assert sorted(asked) == sorted([west, east])
+
+
+def test_a_job_that_asked_for_a_cluster_that_is_gone_for_good_ends(here: Clusters) -> None:
+    west = here.add("west")
+    here.add("east")
+    job = here.create(gpu_count=1, cluster_id=west)
+    here.reconciler.reconcile(job)
+    here.lose(west)
+    here.reconciler.reconcile(job)
+    assert here.row(job).finished_at is None
+    with here.database.write() as session:
+        for table, key in ((cluster_statuses, cluster_statuses.c.cluster_id), (clusters, clusters.c.id)):
+            session.run(table.delete().where(key == west))
+    here.reconciler.reconcile(job)
+    assert (here.row(job).status, here.row(job).error_code) == ("failed", "cluster_gone")
