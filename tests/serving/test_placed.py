@@ -114,6 +114,9 @@ class InMemoryPlacements:
             self.rows[free[0]] = Placement(key, free[0], f"the {free[0]}", time.time(), False)
         return Choice(free[0])
 
+    async def forget_gone(self) -> None:
+        pass
+
     async def remove(self, engine: EngineKey, cluster_id: str) -> None:
         self.rows.pop(cluster_id, None)
 

@@ -27,6 +27,8 @@ __all__ = ["ModelPlacements", "can_leave_home"]
 assert HOME == LOCAL_CLUSTER_ID
 _FRESH_SECONDS = 2.0
 _MAX_CANDIDATES = 200
+# A process that wakes the same engine has read where it is before another one placed it: so long that may take.
+_SAME_WAKE_SECONDS = 5.0
 _MAX_REASONS = 10
 _GIB = 1 << 30
 
@@ -73,6 +75,17 @@ class ModelPlacements:
             self._database.transact, lambda session: session.run(delete(model_placements).where(this))
         )
 
+    async def forget_gone(self) -> None:
+        """See the port."""
+        gone = model_placements.c.cluster_id.not_in(select(clusters.c.id))
+        await asyncio.to_thread(self._forget, gone)
+
+    def _forget(self, gone: ColumnElement[bool]) -> None:
+        with self._database.read() as session:
+            if session.first(select(model_placements.c.cluster_id).where(gone).limit(1)) is None:
+                return
+        self._database.transact(lambda session: session.run(delete(model_placements).where(gone)))
+
     def _any(self) -> bool:
         with self._database.read() as session:
             others = select(clusters.c.id).where(clusters.c.id != HOME).limit(1)
@@ -114,6 +127,10 @@ class ModelPlacements:
         def choose(session: WriteSession) -> Choice:
             # Of two placements at once, the second sees what the first assumed: it waits for the rows, in the order of ids.
             rows = session.rows(query.with_for_update())
+            if placed := _just_placed(
+                session, served, {row.id for row in rows if not row.drain_requested_at} - excluded
+            ):
+                return Choice(placed)
             assumed = _assumed(session, known)
             candidates = [_candidate(row, known.get(row.id), assumed.get(row.id, 0), prices) for row in rows]
             decision = self._decide(served, candidates, excluded)
@@ -201,6 +218,15 @@ def _candidate(row: Any, status: ClusterStatus | None, assumed: int, prices: Com
         assumed_gpus=assumed,
         price={product: price.gpu_hour for product, price in known.items() if price is not None},
     )
+
+
+def _just_placed(session: ReadSession, served: ServedEngine, usable: Collection[str]) -> str | None:
+    """Where another process has placed the engine for the same wake: two would have two clusters start it."""
+    engine, c = served.engine, model_placements.c
+    recent = _is_of((engine.id, engine.adapters_of)) & (c.woken_at > time.time() - _SAME_WAKE_SECONDS)
+    allowed = set(usable) & set(engine.allowed_clusters) if engine.allowed_clusters else set(usable)
+    found = select(c.cluster_id).where(recent, c.cluster_id.in_(sorted(allowed))).order_by(c.woken_at.desc())
+    return session.value(found.limit(1)) if can_leave_home(served) else None
 
 
 def _record(session: WriteSession, served: ServedEngine, cluster_id: str) -> None:

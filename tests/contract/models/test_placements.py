@@ -122,6 +122,32 @@ def test_gpus_that_were_placed_since_the_inventory_count_also_for_two_at_once(wo
     assert shared.reason == "No cluster takes the model now."  # whose clusters these are is not for everybody
 
 
+def test_two_processes_that_wake_a_model_at_once_have_one_cluster_start_it(world: World) -> None:
+    for name in ("east", "west"):
+        world.cluster(f"cluster-{name}", 4)
+    with ThreadPoolExecutor(3) as threads:
+        placed = set(threads.map(lambda _: world.place(), range(3)))
+    assert len(placed) == 1
+    (first,) = placed
+    assert len(asyncio.run(world.placements.all())) == 1
+    other = {"cluster-east", "cluster-west"} - placed
+    assert {world.place(without=f"{HOME} {first}")} == other  # where it failed it is not woken again
+    world.change(clusters, other.pop(), drain_requested_at=1)
+    assert world.place() == first
+
+
+def test_placements_on_clusters_that_are_not_registered_any_more_are_forgotten(world: World) -> None:
+    world.cluster("cluster-west", 4)
+    world.place()
+    asyncio.run(world.placements.forget_gone())
+    assert [each.cluster_id for each in asyncio.run(world.placements.all())] == ["cluster-west"]
+    with world.database.write() as session:
+        session.run(cluster_statuses.delete().where(cluster_statuses.c.cluster_id == "cluster-west"))
+        session.run(clusters.delete().where(clusters.c.id == "cluster-west"))
+    asyncio.run(world.placements.forget_gone())
+    assert asyncio.run(world.placements.all()) == []
+
+
 def test_clusters_are_those_of_the_organization_that_its_project_and_the_model_allow(world: World) -> None:
     world.cluster("cluster-west", 4)
     world.cluster("cluster-east", 8)

@@ -40,6 +40,7 @@ class Moves:
 
     async def sweep(self) -> None:
         """One round over all placements, and over the engines of a drained home cluster. Idempotent."""
+        await self._placements.forget_gone()
         rows = await self._placements.all()
         for cluster_id in sorted({each.cluster_id for each in rows}):
             try:

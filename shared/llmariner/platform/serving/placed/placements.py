@@ -56,3 +56,6 @@ class Placements(Protocol):
 
     async def remove(self, engine: EngineKey, cluster_id: str) -> None:
         """Nothing of the engine is left on the cluster. Idempotent."""
+
+    async def forget_gone(self) -> None:
+        """Remove the placements on clusters that are not registered any more: nothing there can be asked again."""
