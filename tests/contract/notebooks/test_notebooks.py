@@ -316,10 +316,13 @@ def test_a_notebook_that_ends_while_its_project_is_archived_has_ended(desk: Note
 
 def test_variables_of_a_notebook_are_shown_to_those_who_may_use_it(desk: NotebookDesk) -> None:
     somebody = replace(desk.caller, user_id="user_else")
+    reader = replace(somebody, scopes=frozenset({"api.workspaces.notebooks.read"}))
     for shared in (False, True):
         made = desk.store.get(desk.project_id, desk.create(f"shared-{shared}", envs={"TOKEN": "s3cr3t"}, shared=shared))
         assert notebook_object(made, desk.caller)["envs"] == {"TOKEN": "s3cr3t"}
         assert notebook_object(made, somebody)["envs"] == ({"TOKEN": "s3cr3t"} if shared else {})
+        for each in (reader, replace(reader, user_id=desk.caller.user_id)):
+            assert notebook_object(made, each)["envs"] == {}
 
 
 def test_a_late_report_changes_nothing(desk: NotebookDesk) -> None:
