@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from llmariner.errors import PermissionDenied
+from llmariner.http import proxied_responses
 from llmariner.http.proxied_responses import ProxiedResponse
 
 RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\nServer: x\r\n"
@@ -21,10 +25,18 @@ SENT: list[tuple[bytes, bytes]] = [
 
 
 def exchange(
-    response: bytes, *, method: str = "GET", headers: Any = (), body: tuple[bytes, ...] = (b"",)
+    response: bytes,
+    *,
+    method: str = "GET",
+    headers: Any = (),
+    body: tuple[bytes, ...] = (b"",),
+    check: Callable[[], object] | None = None,
 ) -> tuple[bytes, list[dict[str, Any]]]:
-    """What the server got, and the messages to the client. The server answers once it has the whole request."""
-    got = bytearray()
+    """What the server got, and the messages to the client. The server answers once it has the whole request.
+
+    With `check` it never ends its response.
+    """
+    got, ended = bytearray(), asyncio.Event()
     sent: list[dict[str, Any]] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -32,7 +44,11 @@ def exchange(
         while body != (b"",) and not got.endswith((b"0\r\n\r\n", b"".join(body))):
             got.extend(await reader.read(1000))
         writer.write(response)
+        if check is not None:
+            with contextlib.suppress(OSError):
+                await reader.read()
         writer.close()
+        ended.set()
 
     async def run() -> None:
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
@@ -53,11 +69,12 @@ def exchange(
             lambda: asyncio.open_connection("127.0.0.1", port),
             b"/v1/services/notebooks/nb-1/lab?a=b",
             "own",
-            lambda: None,
+            check or (lambda: None),
         )
         scope = {"type": "http", "method": method, "headers": list(headers), "extensions": {}}
         async with server, asyncio.timeout(30):
             await proxied(scope, receive, send)
+            await ended.wait()
 
     asyncio.run(run())
     return bytes(got), sent
@@ -120,3 +137,21 @@ def test_what_is_no_response_is_an_error(response: bytes) -> None:
     _, sent = exchange(response)
     assert sent[0]["status"] == 503
     assert b"notebook_unreachable" in sent[-1]["body"]
+
+
+@pytest.mark.parametrize("response", [b"", b"HTTP/1.1 200 OK\r\n\r\nso far"])
+def test_a_request_ends_when_its_caller_may_not_use_the_notebook_any_more(
+    monkeypatch: pytest.MonkeyPatch, response: bytes
+) -> None:
+    monkeypatch.setattr(proxied_responses, "_CHECK_SECONDS", 0.05)
+
+    def check() -> None:
+        raise PermissionDenied("It is not shared any more.", code="notebook_not_shared")
+
+    _, sent = exchange(response, check=check)
+    if response:  # what has begun stays without its end
+        assert b"".join(each.get("body", b"") for each in sent) == b"so far"
+        assert all(each["more_body"] for each in sent[1:])
+    else:
+        assert sent[0]["status"] == 403
+        assert b"notebook_not_shared" in sent[-1]["body"]

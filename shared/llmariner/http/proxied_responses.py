@@ -45,7 +45,8 @@ _WITHOUT_BODY = (204, 304)
 class ProxiedResponse(Response):
     """Passes a request on. `target`: its path and query; `token`: what the server wants to see.
 
-    `check` is called while a websocket is open, in a thread: it raises PlatformError once its caller may use it no more.
+    `check` is called while the request or its websocket is open, in a thread: it raises PlatformError once its caller may
+    use the notebook no more, which ends it.
     """
 
     def __init__(self, connect: Connect, target: bytes, token: str, check: Callable[[], object]) -> None:
@@ -64,7 +65,7 @@ class ProxiedResponse(Response):
             reader, writer = await _connected(self._connect)
             writer.write(self._head(scope, protocol is not None))
             if protocol is None:
-                await _exchange(reader, writer, scope, receive, send)
+                await self._exchange_watched(reader, writer, scope, receive, send)
             else:
                 await self._open_websocket(reader, writer, scope, send)
         except PlatformError as error:
@@ -85,6 +86,30 @@ class ProxiedResponse(Response):
         if _is_chunked(scope):
             lines.append(b"Transfer-Encoding: chunked")
         return b"\r\n".join(lines) + b"\r\n\r\n"
+
+    async def _exchange_watched(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, scope: Any, receive: Any, send: Any
+    ) -> None:
+        """Send the request and its response, while the caller may use the notebook: a program's may take an hour."""
+        has_begun = False
+
+        async def send_noted(message: Any) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        exchange = asyncio.create_task(_exchange(reader, writer, scope, receive, send_noted))
+        watch = asyncio.create_task(self._watch())
+        try:
+            await asyncio.wait((exchange, watch), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in (exchange, watch):
+                each.cancel()
+            await asyncio.gather(exchange, watch, return_exceptions=True)
+        if not exchange.cancelled():
+            exchange.result()
+        elif not has_begun:  # else the response stays without its end
+            raise watch.result()
 
     async def _open_websocket(
         self, server: asyncio.StreamReader, writer: asyncio.StreamWriter, scope: Any, send: Any
@@ -113,16 +138,16 @@ class ProxiedResponse(Response):
             await asyncio.gather(*tasks, return_exceptions=True)
             client.close()
 
-    async def _watch(self) -> None:
-        """Return once the caller may not use the notebook any more."""
+    async def _watch(self) -> PlatformError:
+        """Why the caller may not use the notebook any more, once that is so."""
         while True:
             await asyncio.sleep(_CHECK_SECONDS)
             try:
                 await asyncio.to_thread(self._check)
             except Unavailable:  # the database; who may use it now is found out later
                 continue
-            except PlatformError:
-                return
+            except PlatformError as error:
+                return error
 
 
 class _ResponseHead:
