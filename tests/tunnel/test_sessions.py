@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import select
 
 from llmariner.audit.tables import audit_log
+from llmariner.errors import InvalidRequest
 from llmariner.sessions.kubernetes_requests import parse_request
 from llmariner.sessions.missing_roles import missing_roles
 from llmariner.tenancy.keys.store import NewKey
@@ -333,6 +334,14 @@ def test_open_requests_end_once_their_caller_may_send_them_no_more(
 def test_the_command_of_exec_is_legible_in_the_audit_log(query: bytes, command: str) -> None:
     path = b"/v1/sessions/cluster-1/api/v1/namespaces/team/pods/p/exec"
     assert parse_request("GET", path, query).command == command
+
+
+@pytest.mark.parametrize("query", [b"command=true;&command=rm", b"command=true%zz&command=rm", b"command=rm&x=%2"])
+def test_what_kubernetes_reads_otherwise_than_the_audit_log_is_refused(query: bytes) -> None:
+    path = b"/v1/sessions/cluster-1/api/v1/namespaces/team/pods/p/exec"
+    with pytest.raises(InvalidRequest) as refused:
+        parse_request("GET", path, query)
+    assert refused.value.code == "invalid_query"
 
 
 def test_a_cluster_without_the_roles_of_a_project_says_what_to_apply() -> None:

@@ -13,7 +13,8 @@ __all__ = ["KubernetesRequest", "parse_request"]
 
 # One name per segment: nothing encoded, no `.` or `..`, no empty segment, so that every server reads the path alike.
 _PATH = re.compile(rb"/v1/sessions/[A-Za-z0-9_-]{1,64}((?:/[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9])?){1,9})")
-_QUERY = re.compile(rb"[!-\"$-~]*")
+# Kubernetes drops parameters with a `;` or half a percent-encoding, and the audit log would show them.
+_QUERY = re.compile(rb"(?:[!-\"$&-:<-~]|%[0-9A-Fa-f]{2})*")
 _MAX_QUERY = 16 * 1024
 _MAX_COMMAND = 1000
 _DISCOVERY_LENGTHS = {"api": (1, 2), "apis": (1, 2, 3)}
@@ -64,7 +65,10 @@ def parse_request(method: str, raw_path: bytes, query: bytes) -> KubernetesReque
             code="invalid_path",
         )
     if len(query) > _MAX_QUERY or not _QUERY.fullmatch(query):
-        raise InvalidRequest(f"The query must be printable and have at most {_MAX_QUERY} bytes.", code="invalid_query")
+        raise InvalidRequest(
+            f"The query must be printable, have at most {_MAX_QUERY} bytes, and ';' and '%' percent-encoded.",
+            code="invalid_query",
+        )
     path = match[1]
     root, *parts = path.decode()[1:].split("/")
     if root not in _DISCOVERY_LENGTHS or (root == "api" and parts and parts[0] != "v1"):
