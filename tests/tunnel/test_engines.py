@@ -218,6 +218,22 @@ def test_nothing_but_engines_of_the_platform_is_reached(installation: Installati
     run(installation, scenario)
 
 
+@pytest.mark.parametrize(
+    "pod",
+    ["models/a HTTP/1.1\r\nhost: a\r\n\r\nPOST /v1", "models/../../cluster-b/engines/models/a", "../models/a",
+     "models/a?b", "models/A", "models/", "models/a/v1", "models/é"],
+)  # fmt: skip
+def test_names_of_pods_that_a_cluster_invents_are_sent_nowhere(pod: str) -> None:
+    async def scenario() -> None:
+        tokens = ServiceTokens("0" * 64, issuer="gateway", audience=ENGINE_AUDIENCE)
+        client = Client(tunnel=EngineTunnel("http://127.0.0.1:1", tokens))
+        with pytest.raises(ConnectionFailed, match="no engine's pod"):
+            await client.request(f"tunnel:cluster-a/{pod}", "POST", "/v1/x", headers=[], body=b"")
+        client.close()
+
+    asyncio.run(scenario())
+
+
 def test_a_cluster_that_is_away_is_a_failed_connection(installation: Installation) -> None:
     async def scenario(way: Way) -> None:
         with pytest.raises(ConnectionFailed, match="No agent"):

@@ -6,6 +6,8 @@ connections here, as those to an engine that is reached directly, and are handle
 
 from __future__ import annotations
 
+import re
+
 from llmariner.gateway.authentication.service_tokens import ServiceTokens
 from llmariner.http_client import Client, ConnectionFailed, Headers, Response, ResponseFailed, ResponseTimeout
 from llmariner.settings import Secret
@@ -15,6 +17,9 @@ __all__ = ["ENGINE_AUDIENCE", "ENGINE_SCHEME", "EngineTunnel", "engine_tunnel"]
 ENGINE_AUDIENCE = "sessions-engines"
 """The audience of tokens that open the way to engines."""
 ENGINE_SCHEME = "tunnel:"
+# Names of pods come from the cluster, which is its organization's: nothing but a name reaches a request's line.
+_POD_NAME = "[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?"
+_ORIGIN = re.compile(f"{ENGINE_SCHEME}([A-Za-z0-9_-]{{1,64}})/({_POD_NAME}/{_POD_NAME})")
 _FAILED = b"llmariner-tunnel"
 _TIMED_OUT = 504
 _MAX_MESSAGE_BYTES = 64 * 1024
@@ -40,12 +45,13 @@ class EngineTunnel:
         idempotent: bool,
     ) -> Response:
         """See `http_client.Tunnel`."""
-        cluster, _, pod = origin.removeprefix(ENGINE_SCHEME).partition("/")
+        if (parts := _ORIGIN.fullmatch(origin)) is None:
+            raise ConnectionFailed(f"{origin[:300]!a}: this is no engine's pod")
         token = (b"authorization", f"Bearer {self._tokens.token()}".encode())
         response = await client.request(
             self._url,
             method,
-            f"/internal/sessions/{cluster}/engines/{pod}{path}",
+            f"/internal/sessions/{parts[1]}/engines/{parts[2]}{path}",
             headers=[*headers, token],
             body=body,
             read_timeout=read_timeout,
