@@ -13,6 +13,9 @@ from llmariner.errors import Unavailable
 from llmariner.platform.kube import connection
 from llmariner.platform.kube.connection import Connection
 from llmariner.platform.kube.remote_server import RemoteServer
+from llmariner.platform.kube.resources import PODS
+
+paths: list[str] = []
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -22,9 +25,10 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
+        paths.append(self.path)
         self.send_response(200)
         self.end_headers()
-        if self.path == "/deep":
+        if self.path.endswith("/deep"):
             self.wfile.write(b"[" * 200_000)
             return
         try:
@@ -57,3 +61,11 @@ def test_an_answer_byte_by_byte_ends(url: str, monkeypatch: pytest.MonkeyPatch) 
 def test_an_answer_that_is_nested_too_deep_is_none(url: str) -> None:
     with pytest.raises(Unavailable):
         Connection(RemoteServer(url, lambda: "token")).request("GET", "/deep")
+
+
+def test_a_name_that_a_cluster_invents_leads_to_no_other_path(url: str) -> None:
+    for name in ("..", ".", "../../victim", "a b\r\n", "%2e%2e"):
+        path = PODS.path("ns", name)
+        with pytest.raises(Unavailable):
+            Connection(RemoteServer(f"{url}/internal", lambda: "token")).request("GET", f"{path}/deep")
+        assert paths.pop().startswith("/internal/api/v1/namespaces/ns/pods/")

@@ -31,6 +31,7 @@ __all__ = [
     "SERVING_RUNTIMES",
     "WORKLOADS",
     "Resource",
+    "path_part",
     "resource_for",
 ]
 
@@ -51,7 +52,12 @@ class Resource:
         if self.namespaced and name and not namespace:
             raise ValueError(f"A {self.kind} stands in a namespace: name it.")
         parts = [root, *self.api_version.split("/"), *scope, self.plural, name, subresource]
-        return "/" + "/".join(quote(part, safe="") for part in parts if part)
+        return "/" + "/".join(path_part(part) for part in parts if part)
+
+
+def path_part(name: str) -> str:
+    """A name as one part of a path, whatever it is: a client would take `..` for a way up."""
+    return quote(name, safe="") if name.strip(".") else name.replace(".", "%2E")
 
 
 _KSERVE = "serving.kserve.io/v1"

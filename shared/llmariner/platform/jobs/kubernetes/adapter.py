@@ -41,7 +41,7 @@ from llmariner.platform.jobs.program_errors import MAX_EXECUTIONS, not_running, 
 from llmariner.platform.kube import Cluster
 from llmariner.platform.kube.errors import AlreadyExists, ClusterError, Conflict, Invalid
 from llmariner.platform.kube.errors import NotFound as NoSuchObject
-from llmariner.platform.kube.resources import JOBS, PODS, WORKLOADS
+from llmariner.platform.kube.resources import JOBS, PODS, WORKLOADS, path_part
 from llmariner.platform.serving.kserve.objects import QUEUE_LABEL
 from llmariner.platform.serving.kserve.queues import PROJECT_ANNOTATION, ProjectQueues
 from llmariner.settings import KServeSettings
@@ -317,7 +317,7 @@ class KubernetesJobs:
         known, at, places = self._line
         if known == queue and time.monotonic() - at < _LINE_SECONDS:
             return places
-        path = f"{_VISIBILITY}/namespaces/{self._settings.namespace}/localqueues/{queue}/pendingworkloads"
+        path = f"{_VISIBILITY}/namespaces/{self._settings.namespace}/localqueues/{path_part(queue)}/pendingworkloads"
         try:
             waiting = self._cluster.get_raw(f"{path}?limit={_LISTED}").get("items") or ()
         except ClusterError:
