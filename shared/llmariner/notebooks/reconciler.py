@@ -113,6 +113,8 @@ class NotebookReconciler:
     def _record(self, row: Row[Any], own: ServerStatus) -> None:
         """Write what the port says of the row's present start."""
         if own.phase.is_final:
+            if own.phase is ServerPhase.FAILED:
+                self._servers().stop(row.id)  # what can't start may still wait for its image, and hold its quota
             self._end(row, own)
         elif own.phase.value != row.status:
             self._database.transact(lambda session: _note(session, row, own))

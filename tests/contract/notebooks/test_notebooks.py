@@ -99,6 +99,8 @@ def test_an_end_counts_once_and_for_its_own_start_alone(desk: NotebookDesk, keys
     failed = desk.reconciled(id_)
     assert (failed.status, failed.error_code) == (Status.FAILED, "out_of_memory")
     assert desk.reconciled(id_) == failed
+    # What can't start may wait for its image for days, and hold its quota.
+    assert desk.scripted.calls == [("start", id_), ("stop", id_)]
     desk.store.start(desk.caller, id_)
     # What the port says about the start before counts no more.
     started = desk.reconciled(id_)

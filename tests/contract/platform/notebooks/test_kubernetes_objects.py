@@ -272,6 +272,21 @@ def test_an_image_that_is_no_longer_there_is_named(cluster: Cluster, notebooks: 
     assert (status.run, status.phase) == (2, ServerPhase.QUEUED)
 
 
+def test_one_whose_image_does_not_arrive_ends_when_it_is_stopped(
+    cluster: Cluster, notebooks: KubernetesNotebooks
+) -> None:
+    notebooks.start(SERVER)
+    admit(cluster)
+    make_pod(cluster, "nb-1-a", ready=False, phase="Pending", waiting={"reason": "ImagePullBackOff", "message": "no"})
+    set_status(cluster, PODS, "nb-1-a", {"startTime": AT})
+    for _ in range(2):
+        status = notebooks.status("nb-1")
+        assert status is not None
+        assert (status.phase, status.code) == (ServerPhase.FAILED, "image_unavailable")
+        notebooks.stop("nb-1")
+    assert job(cluster)["spec"]["activeDeadlineSeconds"] == 1
+
+
 def test_a_removed_notebook_leaves_nothing(cluster: Cluster, notebooks: KubernetesNotebooks) -> None:
     notebooks.start(SERVER)
     assert notebooks.remove("nb-1") is False, "Kubernetes may need a moment"
