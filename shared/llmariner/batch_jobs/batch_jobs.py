@@ -186,15 +186,19 @@ class BatchJobs:
 
         def note(session: WriteSession) -> None:
             job = load_job(session, owner.project_id, job_id)
-            if job.status != Phase.RUNNING:
+            if job.status != Phase.RUNNING and not (has_begun and job.status == Phase.QUEUED):
                 raise Conflict(f"The job '{job_id}' does not run: its status is {job.status}.", code="job_not_running")
             place = {"project_id": owner.project_id, "organization_id": owner.organization_id}
             entry = {"id": job_id, "command": shlex.join(argv)[:_MAX_LOGGED]}
             log.append_entry(session, caller, "batch_job.program_started", entry, **place)
 
         with self._database.read() as session:
-            load_job(session, owner.project_id, job_id)
+            row = load_job(session, owner.project_id, job_id)
         port, name = self._ports.of(job_id)
+        # Its row may be a minute behind a worker cluster.
+        waits = row.cluster_id is not None and row.status == Phase.QUEUED and not row.pause_requested_at
+        found = port.status(name) if waits else None
+        has_begun = found is not None and found.phase is Phase.RUNNING
         self._database.transact(note)
         return port.exec(name, argv, stdin)
 

@@ -198,6 +198,19 @@ def test_an_image_that_no_cluster_could_load_stays_at_home(here: Clusters) -> No
         here.create(cluster_id=west)
 
 
+def test_a_program_starts_in_a_job_whose_row_is_behind_its_cluster(here: Clusters) -> None:
+    port = here.ports[here.add("west")]
+    job_id = here.create(gpu_count=1)
+    here.reconciler.reconcile(job_id)
+    _, name = here.jobs._ports.of(job_id)
+    with pytest.raises(Conflict, match="its status is queued"):
+        here.jobs.exec(here.caller, job_id, ["ls"], b"")
+    port.statuses[name] = JobStatus(Phase.RUNNING, 2.0, 2.0)
+    assert here.row(job_id).status == "queued"
+    with pytest.raises(Conflict, match=r"does not run\.$"):  # the port was asked, whose jobs run no programs
+        here.jobs.exec(here.caller, job_id, ["ls"], b"")
+
+
 def test_a_lost_cluster_has_its_job_begin_again_elsewhere_and_is_cleaned_when_it_is_back(here: Clusters) -> None:
     west = here.add("west")
     job_id = here.create(gpu_count=1)
