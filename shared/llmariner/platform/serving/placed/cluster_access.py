@@ -133,7 +133,7 @@ class ClusterAccess:
 
     def _mark_away(self, cluster_id: str, error: BaseException) -> float:
         if cluster_id not in self._away_since:
-            _log.warning("cluster %s can't be asked: %s", cluster_id, error or "no answer in time")
+            _log.warning("cluster %s can't be asked: %s", cluster_id, str(error) or "no answer in time")
         return self._away_since.setdefault(cluster_id, time.monotonic())
 
 
