@@ -7,11 +7,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from llmariner import __version__
 from llmariner.settings import StandaloneSettings, environment
 from llmariner.standalone.daemon import engine_environment
 
-__all__ = ["CHECKOUT", "MODELS", "over", "write"]
+__all__ = ["CHECKOUT", "MODELS", "engine_runtime", "over", "write"]
 
 CHECKOUT = Path(__file__).parents[3]
 MODELS = "models"
@@ -80,6 +82,26 @@ def _kustomized(folder: Path, fields: Body) -> Path:
     kind = {"apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization"}
     (folder / "kustomization.yaml").write_text(json.dumps({**kind, **fields}, indent=1))
     return folder
+
+
+def engine_runtime(name: str) -> Body:
+    """The ClusterServingRuntime of engines on CPUs under a name, fitted to this machine."""
+    runtime: Body = yaml.safe_load((CHECKOUT / "kserve/cpu/vllm-cpu.yaml").read_text())
+    runtime["metadata"]["name"] = name
+    for operation in _engine_of_this_machine():
+        _change(runtime, operation["path"].split("/")[1:], operation["value"])
+    return runtime
+
+
+def _change(body: Any, path: list[str], value: Any) -> None:
+    """Apply an operation of a JSON patch, `add` or `replace`."""
+    *parents, last = path
+    for each in parents:
+        body = body[int(each)] if isinstance(body, list) else body[each]
+    if last == "-":
+        body.append(value)
+    else:
+        body[last] = value
 
 
 def _engine_of_this_machine() -> list[Body]:

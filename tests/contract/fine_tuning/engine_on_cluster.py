@@ -93,10 +93,7 @@ def _post(url: str, body: Body) -> str:
 def engine_namespace() -> Iterator[str]:
     """A namespace with the volumes and the plugins of engines, and a runtime of that name."""
     lab, name = _places.Lab(), f"test-engines-{uuid.uuid4().hex[:6]}"
-    runtime: Body = yaml.safe_load((CHECKOUT / "kserve/cpu/vllm-cpu.yaml").read_text())
-    runtime["metadata"]["name"] = name
-    for operation in _overlay._engine_of_this_machine():
-        _change(runtime, operation["path"].split("/")[1:], operation["value"])
+    runtime = _overlay.engine_runtime(name)
     plugins: Body = yaml.safe_load((CHECKOUT / "manifests/base/25-engine-plugins.yaml").read_text())
     plugins["metadata"] = {"name": plugins["metadata"]["name"], "namespace": name}
     folders = _overlay._folders()
@@ -109,14 +106,3 @@ def engine_namespace() -> Iterator[str]:
         claimed = [f"pv/{each['metadata']['name']}" for each in volumes if each["kind"] == "PersistentVolume"]
         for what in (f"ns/{name}", f"clusterservingruntime/{name}", *claimed):
             _kubectl.kubectl(lab, "delete", what, "--wait=false", "--ignore-not-found")
-
-
-def _change(body: Any, path: list[str], value: Any) -> None:
-    """Apply an operation of a JSON patch, `add` or `replace`."""
-    *parents, last = path
-    for each in parents:
-        body = body[int(each)] if isinstance(body, list) else body[each]
-    if last == "-":
-        body.append(value)
-    else:
-        body[last] = value

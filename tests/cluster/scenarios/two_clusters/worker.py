@@ -58,16 +58,22 @@ class Person:
         assert found.returncode == 0, f"{' '.join(words)}: {found.stderr}"
         return found.stdout
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the platform is reached without TLS."""
+        return self.url.startswith("http://")
+
     def environment(self, **env: str) -> dict[str, str]:
         """The environment of programs, for those that continue."""
+        trusted = {} if self.is_plain else {"SSL_CERT_FILE": str(self.folder / CERTIFICATE)}
         return {
             "PATH": f"{_PROGRAMS}:{os.environ['PATH']}",
             "HOME": str(self.folder),
             "LLMARINER_HOME": str(self.folder),
             "LLMARINER_BASE_URL": f"{self.url}/v1",
             "LLMARINER_API_KEY": self.key,
-            "SSL_CERT_FILE": str(self.folder / CERTIFICATE),
             "KUBECONFIG": str(self.folder / "kubeconfig"),
+            **trusted,
             **env,
         }
 
@@ -80,15 +86,14 @@ class Worker:
     name: str
     namespace: str
 
-    def join(self, owner: Person) -> None:
-        """`llma admin clusters join NAME | kubectl apply -f -`, and wait until the cluster is connected."""
-        options = (
-            "--image",
-            f"dev.local/{AGENT_IMAGE}",
-            "--ca-file",
-            str(owner.folder / CERTIFICATE),
-            "--sessions-only",
-        )
+    def join(self, owner: Person, *, work: bool = False) -> None:
+        """`llma admin clusters join NAME | kubectl apply -f -`, and wait until the cluster is connected.
+
+        `work`: the platform may run work there. A cluster in which a platform is installed has its namespaces already.
+        """
+        options = ["--image", f"dev.local/{AGENT_IMAGE}"]
+        options += ["--plain-http"] if owner.is_plain else ["--ca-file", str(owner.folder / CERTIFICATE)]
+        options += [] if work else ["--sessions-only"]
         manifest = owner.done("llma", "admin", "clusters", "join", self.name, *options)
         kubectl(self.lab, "apply", "-f", "-", text=manifest)
         until("the agent", lambda: self._not_connected(owner), seconds=180, pause=1)
@@ -126,5 +131,5 @@ class Worker:
         """Remove what `join`, `make_pod` and the permissions made."""
         kubectl(self.lab, "delete", "namespace", self.namespace, "--ignore-not-found", "--wait=false")
         kubectl(self.lab, "delete", "namespace", AGENT_NAMESPACE, "--ignore-not-found", "--timeout=100s")
-        for name in ("llmariner-agent", "llmariner-sessions"):
+        for name in ("llmariner-agent", "llmariner-sessions", "llmariner-control-plane"):
             kubectl(self.lab, "delete", "clusterrole,clusterrolebinding", name, "--ignore-not-found")
