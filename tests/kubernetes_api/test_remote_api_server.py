@@ -10,10 +10,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from llmariner.errors import Unavailable
-from llmariner.platform.kube import connection
+from llmariner.platform import kube
+from llmariner.platform.kube import Cluster, connection
 from llmariner.platform.kube.connection import Connection
+from llmariner.platform.kube.errors import Expired
 from llmariner.platform.kube.remote_server import RemoteServer
 from llmariner.platform.kube.resources import PODS
+from llmariner.platform.kube.watch import ResourceQuery
 
 paths: list[str] = []
 
@@ -26,10 +29,13 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         paths.append(self.path)
-        self.send_response(200)
+        self.send_response(410 if "/expired/" in self.path else 200)
         self.end_headers()
         if self.path.endswith("/deep"):
             self.wfile.write(b"[" * 200_000)
+            return
+        if "/pages/" in self.path or "/expired/" in self.path:
+            self.wfile.write(b'{"code": 410, "reason": "Expired", "metadata": {"continue": "more"}, "items": []}')
             return
         try:
             while not self.server.ended.is_set():  # type: ignore[attr-defined]
@@ -69,3 +75,18 @@ def test_a_name_that_a_cluster_invents_leads_to_no_other_path(url: str) -> None:
         with pytest.raises(Unavailable):
             Connection(RemoteServer(f"{url}/internal", lambda: "token")).request("GET", f"{path}/deep")
         assert paths.pop().startswith("/internal/api/v1/namespaces/ns/pods/")
+
+
+@pytest.mark.parametrize(("namespace", "error"), [("pages", Unavailable), ("expired", Expired)])
+def test_a_list_without_an_end_ends(url: str, namespace: str, error: type[Exception]) -> None:
+    server = Connection(RemoteServer(url, lambda: "token"))
+    assert server.list_bytes == 64 * 1024 * 1024
+    server.list_bytes = 1024 * 1024
+    with pytest.raises(error):
+        ResourceQuery(server, PODS, namespace, None, None).list()
+
+
+def test_output_that_is_skipped_for_ever_ends(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kube, "_LOG_TOTAL_SECONDS", 0.2)
+    with pytest.raises(Unavailable):
+        Cluster(RemoteServer(url, lambda: "token")).pod_log("ns", "pod", "main", skip=1 << 60, limit=10)

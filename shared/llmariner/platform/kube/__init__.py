@@ -7,15 +7,18 @@ not use it. Errors of the server are in `platform.kube.errors`; `llmariner.error
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llmariner.platform.kube.errors import Invalid, NotFound
+from llmariner.platform.kube.errors import Invalid, NotFound, unavailable
 from llmariner.platform.kube.resources import PODS, Resource, resource_for
 from llmariner.platform.kube.watch import Listing, ResourceQuery, Watch, WatchEvent
 from llmariner.settings import ClusterSettings
 
 if TYPE_CHECKING:
+    import urllib3
+
     from llmariner.platform.kube.pod_programs import PodProgram
     from llmariner.platform.kube.remote_server import RemoteServer
 
@@ -30,6 +33,7 @@ _APPLY = "application/apply-patch+yaml"
 _MERGE = "application/merge-patch+json"
 _LOG_SECONDS = 35.0
 _LOG_PART = 64 * 1024
+_LOG_TOTAL_SECONDS = 60.0
 
 
 class Cluster:
@@ -148,22 +152,22 @@ class Cluster:
     def pod_log(self, namespace: str, name: str, container: str, *, skip: int, limit: int) -> bytes:
         """Up to `limit` bytes of a container's output after the first `skip`; empty where there is none (yet).
 
-        The API can't begin in the middle: what is skipped is read, and dropped.
+        The API can't begin in the middle: what is skipped is read, and dropped. Unavailable where that takes too long.
         """
+        ends_at = time.monotonic() + _LOG_TOTAL_SECONDS
         path = f"{PODS.path(namespace, name)}/log"
         try:
             response = self._connection.stream(path, {"container": container, "limitBytes": skip + limit}, _LOG_SECONDS)
         except (NotFound, Invalid):  # the pod is gone, or the container has not begun
             return b""
         with response:
-            while skip > 0:
-                part = response.read(min(skip, _LOG_PART))
-                if not part:
-                    return b""
-                skip -= len(part)
             found = bytearray()
-            while len(found) < limit and (part := response.read(min(limit - len(found), _LOG_PART))):
-                found += part
+            while len(found) < limit and (part := _log_part(response)):
+                found += part[skip:]
+                skip = max(0, skip - len(part))
+                if time.monotonic() > ends_at:
+                    raise unavailable(ValueError("its output takes too long"))
+            del found[limit:]
             return bytes(found)
 
     def start_program(self, namespace: str, pod: str, container: str, argv: Sequence[str]) -> PodProgram:
@@ -173,6 +177,15 @@ class Cluster:
     def close(self) -> None:
         """Close every pooled connection."""
         self._connection.close()
+
+
+def _log_part(response: urllib3.BaseHTTPResponse) -> bytes:
+    import urllib3
+
+    try:
+        return response.read1(_LOG_PART)
+    except (urllib3.exceptions.HTTPError, OSError) as error:
+        raise unavailable(error) from error
 
 
 def _target(body: Body) -> tuple[Resource, str | None]:

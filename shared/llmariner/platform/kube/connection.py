@@ -9,6 +9,7 @@ The typed clients take 3 s more.
 from __future__ import annotations
 
 import json
+import math
 import ssl
 import threading
 import time
@@ -48,6 +49,8 @@ class Connection:
 
     def __init__(self, settings: ClusterSettings | RemoteServer) -> None:
         self._settings = settings
+        self.list_bytes: float = _RESPONSE_BYTES if isinstance(settings, RemoteServer) else math.inf
+        """How many bytes all pages of a list may have together."""
         self._configuring = threading.Lock()
         self._configure()
 
@@ -64,6 +67,11 @@ class Connection:
         ClusterError when the server rejects it, Unavailable when it doesn't respond within 40 s, or for minutes on end.
         """
         with self._send_authenticated(method, path, query or {}, body, content_type, _READ_SECONDS) as response:
+            return _read(response)[0]
+
+    def page(self, path: str, query: Query) -> tuple[dict[str, Any], int]:
+        """As `request`, for a page of a list, and how many bytes it has."""
+        with self._send_authenticated("GET", path, query, None, "", _READ_SECONDS) as response:
             return _read(response)
 
     def stream(self, path: str, query: Query, read_timeout: float) -> urllib3.BaseHTTPResponse:
@@ -187,7 +195,7 @@ def _body(response: urllib3.BaseHTTPResponse) -> bytes:
     return bytes(text)
 
 
-def _read(response: urllib3.BaseHTTPResponse) -> dict[str, Any]:
+def _read(response: urllib3.BaseHTTPResponse) -> tuple[dict[str, Any], int]:
     text = _body(response)
     try:
         value = json.loads(text)
@@ -198,4 +206,4 @@ def _read(response: urllib3.BaseHTTPResponse) -> dict[str, Any]:
         value = {"message": shown}
     if response.status >= 400 or not isinstance(value, dict):
         raise_for_status(response.status, value if isinstance(value, dict) else {})
-    return value
+    return value, len(text)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from llmariner.errors import Unavailable
-from llmariner.platform.kube.errors import Expired, raise_for_status
+from llmariner.platform.kube.errors import Expired, raise_for_status, unavailable
 from llmariner.platform.kube.resources import Resource
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["Listing", "ResourceQuery", "Watch", "WatchEvent"]
 
 _PAGE_SIZE = 500
+# What a page counts at least, and how often a list is begun.
+_PAGE_BYTES, _LIST_ATTEMPTS = 64 * 1024, 5
 # Seconds of one watch request: short, so that a connection that died silently is detected in about a minute.
 _STREAM_SECONDS, _READ_GRACE_SECONDS = 60, 15
 _INITIAL_BACKOFF, _MAX_BACKOFF = 0.5, 30.0
@@ -61,12 +63,11 @@ class ResourceQuery:
         self._type = {"apiVersion": resource.api_version, "kind": resource.kind}
 
     def list(self) -> Listing:
-        """All objects. A list that expires between two pages is restarted."""
-        while True:
-            try:
+        """All objects. A list that expires between two pages is restarted, a few times."""
+        for _ in range(_LIST_ATTEMPTS - 1):
+            with contextlib.suppress(Expired):
                 return self._pages()
-            except Expired:
-                continue
+        return self._pages()
 
     def stream(self, resource_version: str, seconds: int) -> urllib3.BaseHTTPResponse:
         """Changes after `resource_version`, one JSON object a line, for at most `seconds`."""
@@ -80,9 +81,13 @@ class ResourceQuery:
 
     def _pages(self) -> Listing:
         items: list[dict[str, Any]] = []
-        token = None
+        token, left = None, self._connection.list_bytes
         while True:
-            page = self._connection.request("GET", self._path, {**self._query, "limit": _PAGE_SIZE, "continue": token})
+            query = {**self._query, "limit": _PAGE_SIZE, "continue": token}
+            page, size = self._connection.page(self._path, query)
+            # A server of others may have pages without an end.
+            if (left := left - size - _PAGE_BYTES) < 0:
+                raise unavailable(ValueError("its list is too long"))
             items += [{**self._type, **item} for item in page.get("items") or ()]
             token = page["metadata"].get("continue")
             if not token:
