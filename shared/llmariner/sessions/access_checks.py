@@ -51,12 +51,8 @@ class AccessChecks:
     async def _watch(self) -> None:
         while self._open:
             await asyncio.sleep(_CHECK_SECONDS)
-            try:
-                lost = await asyncio.to_thread(_lost, {same: each.check for same, each in self._open.items()})
-            except Exception:
-                _log.exception("checking the callers of open requests failed; it is tried again")
-                continue
-            for same in lost:
+            checks = {same: each.check for same, each in self._open.items()}
+            for same in await asyncio.to_thread(_lost, checks):
                 for end in list(self._open[same].ends) if same in self._open else ():
                     end()
 
@@ -72,4 +68,6 @@ def _lost(checks: Mapping[Hashable, Callable[[], object]]) -> list[Hashable]:
         except PlatformError as error:
             _log.info("open requests of a caller are ended: %s", error.message)
             lost.append(same)
+        except Exception:  # one record that nobody can read holds up no other one
+            _log.exception("checking the caller of open requests failed; it is tried again")
     return lost
