@@ -12,7 +12,7 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, case, func, select
+from sqlalchemy import BigInteger, ColumnElement, Row, case, func, literal, select
 
 from llmariner.platform.database import Database, ReadSession
 from llmariner.showback.prices import Amounts, ComputePriceList
@@ -24,6 +24,7 @@ __all__ = ["DIMENSIONS", "ComputeQuery", "compute_sums"]
 DIMENSIONS = ("organization_id", "project_id", "user_id", "kind", "workload_id", "device", "cluster_id")
 _OWNER = ("organization_id", "project_id", "user_id")
 _c = allocations.c
+_AMOUNTS = {"gpus": _c.gpus, "millicores": _c.millicores, "memory_mib": _c.memory_mib}
 
 
 @dataclass(frozen=True)
@@ -69,32 +70,46 @@ def compute_sums(database: Database, query: ComputeQuery) -> list[dict[str, Any]
         session.optimize_for_large_reads()
         prices = ComputePriceList.of_span(session, query.start, query.end)
         shares = Shares(session)
-        for bucket in range(query.start, query.end, query.width):
-            for values, used, cost in _bucket(session, query, bucket, prices, shares):
-                if not all(values[name] in accepted for name, accepted in query.where.items()):
+        for bucket, row, used in _held(session, query, prices):
+            price = prices.at(row.device, max(row.first_ms, bucket * 1000))
+            values = {name: getattr(row, name) for name in DIMENSIONS}
+            for owner, part in _parts(shares, row, bucket, query, used):
+                owned = {**values, **owner}
+                if not all(owned[name] in accepted for name, accepted in query.where.items()):
                     continue
-                key = (bucket, *(values[name] for name in query.group_by))
-                found.setdefault(key, _Sum()).add((values["kind"], values["workload_id"]), used, cost)
+                key = (bucket, *(owned[name] for name in query.group_by))
+                cost = price.cost(part) if price is not None else Fraction(0)
+                found.setdefault(key, _Sum()).add((row.kind, row.workload_id), part, cost)
     return [_result(query, key, sums) for key, sums in sorted(found.items(), key=lambda item: item[0])]
 
 
-def _bucket(
-    session: ReadSession, query: ComputeQuery, start: int, prices: ComputePriceList, shares: Shares
-) -> Iterator[tuple[dict[str, str], Amounts, Fraction]]:
-    """What was held in a bucket, by all dimensions and by price."""
-    now_ms = round(query.now * 1000)
-    end_ms = min((start + query.width) * 1000, query.end * 1000, now_ms)
-    cuts = [start * 1000, *prices.changes_ms(start * 1000, end_ms), end_ms]
-    for first, last in pairwise(cuts):
-        if last <= first:
-            continue
-        for row in session.rows(_statement(query, first, last)):
-            values = {name: getattr(row, name) for name in DIMENSIONS}
-            used = Amounts(int(row.gpu_ms), int(row.millicore_ms), int(row.mib_ms))
-            price = prices.at(row.device, first)
-            for owner, part in _parts(shares, row, start, query, used):
-                cost = price.cost(part) if price is not None else Fraction(0)
-                yield {**values, **owner}, part, cost
+def _held(session: ReadSession, query: ComputeQuery, prices: ComputePriceList) -> list[tuple[int, Row[Any], Amounts]]:
+    """What was held in each bucket, by all dimensions and by price, in the order of the buckets.
+
+    One statement for each time between changes of prices, however many buckets there are.
+    """
+    width_ms, base = query.width * 1000, query.start * 1000
+    end_ms = min(query.end * 1000, round(query.now * 1000))
+    held: dict[tuple[Any, ...], tuple[int, Row[Any], list[int]]] = {}
+    for first, last in pairwise([base, *prices.changes_ms(base, end_ms), end_ms]):
+        for row in session.rows(_statement(query, first, last)) if first < last else ():
+            group = tuple(getattr(row, name) for name in DIMENSIONS)
+            for bucket in range(row.first_bucket, row.last_bucket + 1):
+                *_, sums = held.setdefault(
+                    (bucket, first, *group), (query.start + bucket * query.width, row, [0] * len(_AMOUNTS))
+                )
+                for at, name in enumerate(_AMOUNTS):
+                    sums[at] += _part_of(row, name, bucket, width_ms)
+    return [(bucket, row, Amounts(*sums)) for _, (bucket, row, sums) in sorted(held.items(), key=lambda item: item[0])]
+
+
+def _part_of(row: Row[Any], name: str, bucket: int, width_ms: int) -> int:
+    """What the allocations of a row hold in one of its buckets, times milliseconds."""
+    if bucket == row.first_bucket:
+        return int(getattr(row, f"{name}_first"))
+    if bucket == row.last_bucket:
+        return int(getattr(row, f"{name}_last"))
+    return int(getattr(row, name)) * width_ms
 
 
 def _parts(
@@ -111,15 +126,26 @@ def _parts(
 
 
 def _statement(query: ComputeQuery, start_ms: int, end_ms: int) -> Any:
+    """A row per dimensions, and first and last bucket, of what was held in a span.
+
+    Of each amount: the sum, and the sums of the amounts times the milliseconds in the first and in the last bucket.
+    """
+    width_ms, base = query.width * 1000, query.start * 1000
     ends = case((_c.ended_ms < end_ms, _c.ended_ms), else_=end_ms)
     begins = case((_c.started_ms > start_ms, _c.started_ms), else_=start_ms)
-    took: ColumnElement[int] = ends - begins
-    dimensions = [_c[name] for name in DIMENSIONS]
-    sums = {"gpu_ms": _c.gpus, "millicore_ms": _c.millicores, "mib_ms": _c.memory_mib}
+    first, last = (begins - base) // width_ms, (ends - 1 - base) // width_ms
+    in_first: ColumnElement[int] = case((first == last, ends - begins), else_=base + (first + 1) * width_ms - begins)
+    in_last: ColumnElement[int] = ends - base - last * width_ms
+    sums = [
+        func.sum(times).label(f"{name}{suffix}")
+        for name, amount in _AMOUNTS.items()
+        for suffix, times in (("", amount), ("_first", amount * in_first), ("_last", amount * in_last))
+    ]
+    groups = [*(_c[name] for name in DIMENSIONS), first.label("first_bucket"), last.label("last_bucket")]
     statement = (
-        select(*dimensions, *(func.sum(amount * took).label(name) for name, amount in sums.items()))
+        select(*groups, *sums, literal(start_ms, BigInteger).label("first_ms"))
         .where(_c.ended_ms > start_ms, _c.started_ms < end_ms, _c.ended_ms > _c.started_ms)
-        .group_by(*dimensions)
+        .group_by(*DIMENSIONS, "first_bucket", "last_bucket")
     )
     if query.organization_id is not None:
         statement = statement.where(_c.organization_id.in_((query.organization_id, "")))

@@ -39,6 +39,7 @@ allocations = Table(
     Column("charged_ms", BigInteger, nullable=False),
     Column("settled", Boolean, nullable=False, server_default=false()),
     Index("ix_allocations_organization", "organization_id", "ended_ms", "started_ms"),
+    Index("ix_allocations_started", "organization_id", "started_ms", "id"),
     Index("ix_allocations_time", "ended_ms", "started_ms"),
     Index("ix_allocations_workload", "kind", "workload_id"),
     Index("ix_allocations_unsettled", "settled", "id"),
