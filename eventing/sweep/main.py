@@ -4,8 +4,8 @@ Deletes files and uploads that expired, files of projects that are gone or were 
 no file has; publishes pending events; closes ledger entries of lost gateway instances; prunes old ledger entries,
 whose sums remain, and old deliveries; reconciles batch and fine-tuning jobs and notebooks with what runs them; has
 metrics of fine-tuning jobs sent again that were not; has copies of models continue that stalled, and removes unused ones;
-has Kueue's Workloads compared with the recorded allocations; charges budgets for compute; deletes clusters that are drained,
-and old telemetry of clusters; reconciles serving, which puts idle models to sleep.
+has Kueue's Workloads compared with the recorded allocations, and quotas applied that are not in effect; charges budgets for
+compute; deletes clusters that are drained, and old telemetry of clusters; reconciles serving, which puts idle models to sleep.
 """
 
 import asyncio
@@ -134,6 +134,12 @@ def _check_allocations(context: Context) -> None:
     check_worker_clusters(context.database, context.clusters)
 
 
+def _settle_quotas(context: Context) -> None:
+    from llmariner.quotas.installation import request_settlements
+
+    request_settlements(context.env, context.database)
+
+
 def _charge_compute(context: Context) -> None:
     from llmariner.showback.charges import charge_budgets
 
@@ -155,6 +161,7 @@ _STEPS = (
     _track_fine_tuning,
     _maintain_clusters,
     _check_allocations,
+    _settle_quotas,
     _publish_events,
     _close_lost_requests,
     _charge_compute,

@@ -26,6 +26,7 @@ class PlannedCapacity:
         if self.conflict:
             raise Conflict(self.conflict)
 
-    def apply(self, quotas: OrganizationLimits) -> None:
+    def apply(self, quotas: OrganizationLimits) -> bool:
         self.check(quotas, ())
         self.applied[quotas.organization_id] = quotas
+        return True

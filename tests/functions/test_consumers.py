@@ -41,6 +41,7 @@ TYPES = {
     "model_load_continuation": "ai.llmariner.model.loading_requested.v1",
     "model_retirement": "ai.llmariner.model.deleted.v1",
     "notebook_runner": "ai.llmariner.notebook.change_requested.v1",
+    "quota_settlement": "ai.llmariner.quota.settlement_requested.v1",
     "sweep": "ai.llmariner.platform.tick.v1",
     "vector_store_attributes": "ai.llmariner.vector_store.file.updated.v1",
     "vector_store_file_removal": "ai.llmariner.vector_store.file.deleted.v1",
@@ -99,6 +100,18 @@ def test_the_loader_loads_a_model_once(way: str, ports: dict[str, dict[str, int]
     assert (model.loaded, model.folder) == (True, "hf://org/name")
     assert posted(port, event) == TAKEN
     assert installation.context.registry.get(name) == model
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_quotas_are_not_settled_where_there_are_none(
+    way: str, ports: dict[str, dict[str, int]], installation: Installation
+) -> None:
+    port = ports["quota_settlement"][way]
+    event = write_event(installation, TYPES["quota_settlement"], {"id": "org_gone", "organization_id": "org_gone"})
+    assert posted(port, event) == TAKEN
+    assert posted(port, event) == TAKEN
+    nameless = write_event(installation, TYPES["quota_settlement"], {"id": "x", "project_id": None})
+    assert posted(port, nameless)[0] == 400
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -226,7 +226,7 @@ def test_a_quota_that_is_deleted_while_its_workloads_run_is_taken_away_and_may_b
     limits = {"gpu": QuotaLimit(3, 0)}
     capacity.apply(plan(1, proj_1=limits))
     api.set_status(CLUSTER_QUEUES, None, OWN, {"reservingWorkloads": 1})
-    capacity.apply(plan(2))
+    assert capacity.apply(plan(2)) is False
     # Kueue would let it go with its last workload, even if it had a quota again by then.
     assert quotas(cluster) == dict.fromkeys(("cpu", "memory", "nvidia.com/gpu"), ("0", None))
     assert targets(cluster) == ["pool", "pool"]
@@ -234,7 +234,7 @@ def test_a_quota_that_is_deleted_while_its_workloads_run_is_taken_away_and_may_b
     assert (quotas(cluster)["nvidia.com/gpu"], targets(cluster)) == (("3", "0"), [OWN, OWN])
     capacity.apply(plan(4))
     api.set_status(CLUSTER_QUEUES, None, OWN, {"reservingWorkloads": 0})
-    capacity.apply(plan(5, proj_2=limits))
+    assert capacity.apply(plan(5, proj_2=limits)) is True
     assert cluster.get(CLUSTER_QUEUES, None, OWN) is None
 
 

@@ -140,6 +140,7 @@ def test_one_function_uses_kubernetes_for_all_others_and_few_for_jobs(installed:
         "fine-tuning-runner": "jobs",
         "sweep": "jobs",
         "organization-quotas": "quotas",
+        "quota-settlement": "quotas",
         "allocation-changes": "allocations",
     }
     assert installed.settings()["LLMARINER_JOBS"] == "kubernetes"

@@ -15,7 +15,7 @@ from sqlalchemy import Row, delete, select, update
 
 from llmariner.batch_jobs.job_tokens import JobPod, check_placement, load_unfinished
 from llmariner.batch_jobs.tables import batch_job_results, batch_jobs
-from llmariner.errors import InvalidRequest, NotFound
+from llmariner.errors import Conflict, InvalidRequest, NotFound
 from llmariner.files.file import NewFile
 from llmariner.files.files import Files
 from llmariner.files.names import clean_file_name, media_type
@@ -30,6 +30,8 @@ __all__ = ["ResultUploads", "settle_uploads"]
 _LINK_SECONDS = 3600
 _MAX_SAID = 2000
 _NAMED = 5
+_MAX_NAMED = 40
+"""A job starts again 20 times at most by its own fault; a node that fails adds to that."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +50,11 @@ class ResultUploads:
     def begin(self, pod: JobPod, named: Sequence[ResultFile], left_out: str) -> list[tuple[str, str]]:
         """The names and URLs (for PUT) of the files that a job leaves, in place of what it left before.
 
-        `left_out`: what is not among them and why, for users. Raises InvalidRequest, Conflict once the job has ended.
+        `left_out`: what is not among them and why, for users. Raises InvalidRequest, Conflict once the job has ended or its
+        pods have named files too often: each time makes links and entries of the audit log.
         """
         self._check(named)
+        self.database.transact(lambda session: _count(session, pod.job_id))
         made = [(each, self._link(pod, each)) for each in named]
 
         def replace(session: WriteSession) -> tuple[str | None, list[str]]:
@@ -93,6 +97,17 @@ class ResultUploads:
                 )
         if sum(each.size_bytes for each in named) > self.disk_bytes:
             raise InvalidRequest(f"The files of a job have {self.disk_bytes} bytes at most.", param="files.bytes")
+
+
+def _count(session: WriteSession, job_id: str) -> None:
+    job, c = load_unfinished(session, job_id, lock=True), batch_jobs.c
+    if job.results_named >= _MAX_NAMED:
+        raise Conflict(
+            f"The pods of this job have named their files {_MAX_NAMED} times, which is the most. What was uploaded last is "
+            "kept.",
+            code="too_many_attempts",
+        )
+    session.run(update(batch_jobs).where(c.id == job_id).values(results_named=c.results_named + 1))
 
 
 def settle_uploads(session: WriteSession, job_id: str) -> str:

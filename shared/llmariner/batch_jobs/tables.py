@@ -57,6 +57,8 @@ batch_jobs = Table(
     Column("placed_at", Float),
     # Why files that it left are not among its results.
     Column("results_error", SanitizedText),
+    # How often pods named the files that the job leaves.
+    Column("results_named", Integer, nullable=False, server_default="0"),
     # It is gone for every caller; a consumer ends it and deletes the row.
     Column("deleted_at", Float),
     Index("ix_batch_jobs_project", "project_id", "id"),

@@ -71,7 +71,9 @@ class AnswerGrades:
         """The grade of one answer, by a caller's grader. Raises as `check` and `grade_of_job`."""
         if len(text) > MAX_TEXT:
             raise InvalidRequest(f"'model_sample' has {MAX_TEXT} characters at most.", param="model_sample")
-        return self._graded(self.check(caller, document), Originator.of(caller), item, text)
+        trial = Trial(Grade(0.0), 0.0)
+        self._grade(trial, self.check(caller, document), Originator.of(caller), item, text)
+        return trial
 
     def grade_of_job(self, worker: Worker, item: Mapping[str, Any], text: str) -> Grade:
         """The grade of one answer of a job, by the job's grader.
@@ -88,23 +90,27 @@ class AnswerGrades:
                 )
             self._add_grades(session, job.id, -1)
         made = Originator(job.user_id, job.project_id, job.organization_id, job.key_id)
+        trial = Trial(Grade(0.0), 0.0)
         try:
-            return self._graded(read_grader(json.loads(job.grader)), made, item, text).grade
+            self._grade(trial, read_grader(json.loads(job.grader)), made, item, text)
         except Exception:
-            with self._database.write() as session:
-                self._add_grades(session, job.id, 1)
+            # Where a judging model has answered before another could not be asked, its tokens are spent.
+            if not trial.tokens:
+                with self._database.write() as session:
+                    self._add_grades(session, job.id, 1)
             raise
+        return trial.grade
 
     @staticmethod
     def _add_grades(session: WriteSession, job_id: str, number: int) -> None:
         c = fine_tuning_jobs.c
         session.run(update(fine_tuning_jobs).where(c.id == job_id).values(grades_left=c.grades_left + number))
 
-    def _graded(self, grader: Grader, originator: Originator, item: Mapping[str, Any], text: str) -> Trial:
+    def _grade(self, trial: Trial, grader: Grader, originator: Originator, item: Mapping[str, Any], text: str) -> None:
+        """Grade an answer into a trial, which has the tokens also where a judging model can't be asked."""
         began = time.monotonic()
-        tokens: dict[str, dict[str, int]] = {}
-        found = grade(grader, item, text, self._ask(originator, began + _SECONDS, tokens))
-        return Trial(found, time.monotonic() - began, tokens)
+        trial.grade = grade(grader, item, text, self._ask(originator, began + _SECONDS, trial.tokens))
+        trial.seconds = time.monotonic() - began
 
     def _ask(self, originator: Originator, deadline: float, tokens: dict[str, dict[str, int]]) -> Ask:
         """Asks a judging model in the originator's name, and notes its tokens."""

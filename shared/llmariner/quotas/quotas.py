@@ -2,7 +2,8 @@
 
 Rows are what was asked for; the capacity port makes them hold. The port checks a change before its row is written. Then it
 applies the quotas of the organization as they are, and again if they were changed meanwhile, so that of changes at the same
-time the last one holds. A failure in between is an error to the caller, who sends the same again.
+time the last one holds. A failure in between is an error to the caller; whether it sends the same again or was killed, the
+sweep has applied what is not in effect, and what projects left that were archived (`request_settlements`).
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import exists, func, or_, select, update
 
 from llmariner.audit import log
 from llmariner.errors import NotFound, PermissionDenied, Unavailable
 from llmariner.platform.capacity import RESOURCES, Capacity, OrganizationLimits, QuotaLimit
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.platform.events import outbox
-from llmariner.quotas.events import DELETED, UPDATED
+from llmariner.quotas.events import DELETED, SETTLEMENT_REQUESTED, UPDATED
 from llmariner.quotas.quota import OPERATOR, ORGANIZATION, Quota, Subject, check_limits, limit_columns
 from llmariner.quotas.tables import quota_revisions, quotas
 from llmariner.tenancy.principal import Caller
@@ -28,6 +29,7 @@ from llmariner.tenancy.tables import projects
 __all__ = ["Quotas"]
 
 
+_AT_ONCE = 50
 _ROUNDS = 10
 """How often quotas are applied that are changed again meanwhile."""
 
@@ -70,7 +72,7 @@ class Quotas:
             return quota
 
         quota = self._database.transact(store)
-        self._settle(subject.organization_id)
+        self.settle(subject.organization_id)
         return quota
 
     def remove(self, actor: Caller, subject: Subject, *, operator: bool) -> None:
@@ -100,7 +102,7 @@ class Quotas:
                 session.run(quotas.delete().where(quotas.c.subject_id == subject.id))
 
         self._database.transact(clear)
-        self._settle(subject.organization_id)
+        self.settle(subject.organization_id)
         self._database.transact(delete)
 
     def find(self, subject: Subject) -> Quota | None:
@@ -114,16 +116,41 @@ class Quotas:
             rows = session.rows(select(quotas).where(quotas.c.subject_id.in_(ids))) if ids else ()
         return {row.subject_id: Quota.from_row(row) for row in rows}
 
-    def _settle(self, organization_id: str) -> None:
-        """Apply the quotas of an organization until none was changed meanwhile."""
+    def request_settlements(self) -> int:
+        """Have the quotas of some organizations applied that are not in effect; returns of how many. For the sweep."""
+        with self._database.write() as session:
+            ids = [row.organization_id for row in session.rows(_unsettled())]
+            for id_ in ids:
+                data = {"id": id_, "organization_id": id_, "project_id": None}
+                outbox.add(session, SETTLEMENT_REQUESTED, f"quotas/{id_}", data)
+        return len(ids)
+
+    def settle(self, organization_id: str) -> None:
+        """Apply the quotas of an organization until none was changed meanwhile. Idempotent. Conflict, Unavailable."""
+        own = quota_revisions.c.organization_id == organization_id
         for _ in range(_ROUNDS):
             with self._database.read() as session:
-                found = _load(session, organization_id)
-            self._capacity().apply(found)
-            with self._database.read() as session:
+                began, found = int(session.now()), _load(session, organization_id)
+            complete = self._capacity().apply(found)
+            with self._database.write() as session:
                 if _revision(session, organization_id) == found.revision:
+                    if complete:
+                        values = {"applied_revision": found.revision, "applied_at": began}
+                        session.run(update(quota_revisions).where(own).values(**values))
                     return
         raise Unavailable("The organization's quotas are being changed by others. Send the same again in a moment.")
+
+
+def _unsettled() -> Any:
+    """Organizations with quotas that are not in effect, or with projects that were archived since: some at random."""
+    revision, project = quota_revisions.c, projects.c
+    archived = exists().where(
+        project.organization_id == revision.organization_id,
+        project.id == quotas.c.project_id,
+        project.archived_at >= revision.applied_at,
+    )
+    due = or_(revision.applied_revision.is_(None), revision.applied_revision != revision.revision, archived)
+    return select(revision.organization_id).where(due).order_by(func.random()).limit(_AT_ONCE)
 
 
 def _find(session: ReadSession, subject: Subject) -> Quota | None:

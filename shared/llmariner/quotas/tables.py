@@ -37,4 +37,8 @@ quota_revisions = Table(
     metadata,
     Column("organization_id", String(64), ForeignKey("organizations.id"), primary_key=True),
     Column("revision", BigInteger, nullable=False),
+    # The last revision that is in effect, with nothing left of those before; NULL: none is known.
+    Column("applied_revision", BigInteger),
+    # When that was begun to be put into effect; projects that are archived later have queues still.
+    Column("applied_at", BigInteger),
 )

@@ -53,8 +53,9 @@ class MachineCapacity:
     def check(self, quotas: OrganizationLimits, changed: Collection[str]) -> None:
         """See the port: every limit can take effect."""
 
-    def apply(self, quotas: OrganizationLimits) -> None:
+    def apply(self, quotas: OrganizationLimits) -> bool:
         """See the port: no effect, it holds already."""
+        return True
 
     async def _claims(self) -> list[Claim]:
         return self._engines.claims()

@@ -5,14 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from sqlalchemy import func, select, update
 
 from llmariner.batch_jobs.job_tokens import JobTokens
 from llmariner.batch_jobs.references import BatchJobReferences
 from llmariner.batch_jobs.result_uploads import ResultUploads
+from llmariner.batch_jobs.tables import batch_jobs
 from llmariner.errors import AuthenticationFailed, Conflict, InvalidRequest, PermissionDenied
 from llmariner.file_settings import FileSettings
 from llmariner.files.files import Files
 from llmariner.files.purposes import Purpose
+from llmariner.files.tables import uploads
 from llmariner.files.upload_links import UploadLinks
 from llmariner.platform.database import Database
 from llmariner.platform.jobs import Phase, ResultFile
@@ -132,6 +135,20 @@ def test_what_no_job_leaves_is_refused(pods: Pods, named: list[ResultFile]) -> N
     pod = pods.tokens.open(pods.tokens.issue(job_id), job_id)
     with pytest.raises(InvalidRequest):
         pods.uploads.begin(pod, named, "")
+
+
+def test_the_pods_of_a_job_name_their_files_so_often_and_no_more(pods: Pods, database: Database) -> None:
+    job_id = pods.running()
+    kept = pods.upload(pods.name(job_id, {"a": b"x"})["a"], b"x")
+    with database.write() as session:
+        named = session.value(select(batch_jobs.c.results_named).where(batch_jobs.c.id == job_id))
+        session.run(update(batch_jobs).where(batch_jobs.c.id == job_id).values(results_named=40))
+        before = session.value(select(func.count()).select_from(uploads))
+    with pytest.raises(Conflict, match="the most"):
+        pods.name(job_id, {"a": b"y"})
+    with database.read() as session:
+        assert (named, session.value(select(func.count()).select_from(uploads))) == (1, before), "no link is made"
+    assert pods.files.get(pods.owner.project_id, kept).size_bytes == 1
 
 
 def test_a_token_is_good_for_one_job_whose_maker_may_make_files(pods: Pods, database: Database) -> None:

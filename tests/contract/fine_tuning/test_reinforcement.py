@@ -243,6 +243,19 @@ def test_what_keeps_a_judging_model_from_answering_is_said(
     assert left == 3 * 2 * 12 * GROUP, "an answer without a grade is none"
 
 
+def test_a_second_judge_that_can_not_be_asked_gives_no_more_answers_of_the_first(
+    desk: TrainingDesk, path: TokenPath
+) -> None:
+    both = {"type": "multi", "name": "both", "graders": {"a": JUDGE, "b": JUDGE}, "calculate_output": "a + b"}
+    job_id = training(desk, both)
+    path.chat_answers = [chat("1"), (429, error("rate_limit_exceeded"))]
+    with pytest.raises(RateLimited):
+        desk.tuning.grades.grade_of_job(desk.worker(job_id, 1), LINES[0], "x")
+    with desk.database.read() as session:
+        left = session.value(select(fine_tuning_jobs.c.grades_left).where(fine_tuning_jobs.c.id == job_id))
+    assert (left, len(path.requests)) == (3 * 2 * 12 * GROUP - 1, 2)
+
+
 @pytest.mark.parametrize(
     ("answer", "error_name"),
     [

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
+from sqlalchemy import update
+
 from llmariner.errors import Conflict
 from llmariner.platform.capacity import Claim, OrganizationLimits, QuotaLimit, Use
 from llmariner.platform.database import Database
 from llmariner.quotas.quota import Subject
 from llmariner.quotas.quotas import Quotas
+from llmariner.quotas.tables import quota_revisions
 from llmariner.tenancy.principal import KeyOwner
 
 from ..team import Team
@@ -19,7 +22,7 @@ __all__ = ["NotedCapacity", "emit_quota_events"]
 class NotedCapacity:
     """See `platform.capacity.Capacity`. `conflict`: what `check` raises, `broken`: what `apply` raises, if set.
 
-    `meanwhile`: what somebody else does once, before the next `apply` ends.
+    `meanwhile`: what somebody else does once, before the next `apply` ends. `remains`: something of former quotas is left.
     """
 
     def __init__(self) -> None:
@@ -27,6 +30,7 @@ class NotedCapacity:
         self.claims: list[Claim] = []
         self.applied: list[OrganizationLimits] = []
         self.meanwhile: Callable[[], None] | None = None
+        self.remains = False
 
     def use(self) -> Use:
         return Use({}, self.claims)
@@ -35,13 +39,14 @@ class NotedCapacity:
         if self.conflict:
             raise Conflict(self.conflict)
 
-    def apply(self, quotas: OrganizationLimits) -> None:
+    def apply(self, quotas: OrganizationLimits) -> bool:
         if self.broken:
             raise Conflict(self.broken)
         if self.meanwhile is not None:
             meanwhile, self.meanwhile = self.meanwhile, None
             meanwhile()
         self.applied.append(quotas)
+        return not self.remains
 
 
 def emit_quota_events(database: Database, owner: KeyOwner) -> None:
@@ -50,3 +55,6 @@ def emit_quota_events(database: Database, owner: KeyOwner) -> None:
     admin = Team(database, owner).admin
     quotas.put(admin, subject, {"gpu": QuotaLimit(4, 2)}, operator=True)
     quotas.remove(admin, subject, operator=True)
+    with database.write() as session:
+        session.run(update(quota_revisions).values(applied_revision=None))
+    quotas.request_settlements()

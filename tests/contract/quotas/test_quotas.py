@@ -16,6 +16,8 @@ from llmariner.audit.tables import audit_log
 from llmariner.errors import Conflict, InvalidRequest, NotFound, PermissionDenied
 from llmariner.platform.capacity import Claim, Kind, QuotaLimit
 from llmariner.platform.database import Database
+from llmariner.platform.events.tables import events
+from llmariner.quotas.events import SETTLEMENT_REQUESTED
 from llmariner.quotas.quota import Quota, Subject
 from llmariner.quotas.quotas import Quotas
 from llmariner.quotas.rules import ProjectRules
@@ -255,3 +257,56 @@ def test_the_quotas_of_its_project_and_organization_hold_for_a_claim(
     ]
     assert refusals(second, 3) == ["It needs 3072 MiB of memory, and the quota of its project is 2048 MiB of memory."]
     assert refusals(owner.project_id, 3) == []
+
+
+def unsettled(quotas: Quotas, database: Database) -> list[str]:
+    """The organizations whose quotas the sweep has applied again."""
+    quotas.request_settlements()
+    with database.write() as session:
+        found = [row.subject for row in session.rows(select(events).where(events.c.type == SETTLEMENT_REQUESTED))]
+        session.run(events.delete())
+    return found
+
+
+def test_a_change_whose_call_was_killed_is_put_into_effect_by_the_sweep(
+    database: Database, owner: KeyOwner, quotas: Quotas, capacity: NotedCapacity
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill() -> None:
+        raise Killed
+
+    admin, subject = Team(database, owner).admin, Subject(owner.organization_id, owner.project_id)
+    capacity.meanwhile = kill
+    with pytest.raises(Killed):
+        quotas.put(admin, subject, {"gpu": QuotaLimit(3)}, operator=True)
+    assert capacity.applied == []
+    assert unsettled(quotas, database) == [f"quotas/{owner.organization_id}"]
+    quotas.settle(owner.organization_id)
+    assert capacity.applied[-1].projects == {owner.project_id: {"gpu": QuotaLimit(3)}}
+    assert unsettled(quotas, database) == []
+
+
+def test_the_quota_of_an_archived_project_is_retired_once_nothing_of_it_runs(
+    database: Database, owner: KeyOwner, quotas: Quotas, capacity: NotedCapacity
+) -> None:
+    admin, subject = Team(database, owner).admin, Subject(owner.organization_id, owner.project_id)
+    quotas.put(admin, subject, {"gpu": QuotaLimit(3)}, operator=True)
+    assert unsettled(quotas, database) == []
+    with database.write() as session:
+        session.run(
+            update(projects).where(projects.c.id == owner.project_id).values(archived_at=int(session.now()) + 1)
+        )
+    assert unsettled(quotas, database) == [f"quotas/{owner.organization_id}"]
+    capacity.remains = True
+    quotas.settle(owner.organization_id)
+    assert (capacity.applied[-1].projects, owner.project_id in capacity.applied[-1].members) == ({}, True)
+    assert unsettled(quotas, database) == [f"quotas/{owner.organization_id}"], "its workloads run"
+    capacity.remains = False
+    with database.write() as session:
+        session.run(
+            update(projects).where(projects.c.id == owner.project_id).values(archived_at=int(session.now()) - 5)
+        )
+    quotas.settle(owner.organization_id)
+    assert unsettled(quotas, database) == []

@@ -142,8 +142,10 @@ class Capacity(Protocol):
         `changed`: the resources whose limits are new.
         """
 
-    def apply(self, quotas: OrganizationLimits) -> None:
+    def apply(self, quotas: OrganizationLimits) -> bool:
         """Let these quotas of an organization take effect, and no others of it. Idempotent. Ends no workload.
+
+        Returns whether nothing is left of former ones: what these admitted keeps them until it ends; apply again then.
 
         What a later revision has put into effect stays. Raises as `check`.
         """

@@ -11,7 +11,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from llmariner.errors import Conflict, Unavailable
 from llmariner.platform.capacity import Claim, OrganizationLimits, Use
@@ -44,6 +44,7 @@ _PAUSE_SECONDS = 0.2
 _USE_SECONDS = 1.0
 
 Body = dict[str, Any]
+T = TypeVar("T")
 
 
 class KueueCapacity:
@@ -84,11 +85,11 @@ class KueueCapacity:
         """See the port."""
         self._in_cluster(lambda: self._write(quotas, self._pool(changed), dry_run=True))
 
-    def apply(self, quotas: OrganizationLimits) -> None:
+    def apply(self, quotas: OrganizationLimits) -> bool:
         """See the port. LocalQueues lead to a ClusterQueue once that is there."""
-        self._in_cluster(lambda: self._apply(quotas))
+        return self._in_cluster(lambda: self._apply(quotas))
 
-    def _apply(self, quotas: OrganizationLimits) -> None:
+    def _apply(self, quotas: OrganizationLimits) -> bool:
         wanted: dict[str, str] = {}
         if quotas.limits or quotas.projects:
             self._write(quotas, self._pool(()), dry_run=False)
@@ -97,7 +98,7 @@ class KueueCapacity:
         rest = own or self._pool_name()
         if rest:
             self._lead(quotas, wanted, own, rest)
-        self._remove_others(quotas, wanted, keeps_own=bool(quotas.limits))
+        return self._remove_others(quotas, wanted, keeps_own=bool(quotas.limits))
 
     def _write(self, quotas: OrganizationLimits, pool: Body, *, dry_run: bool) -> None:
         """Write what differs; what a later revision wrote stays."""
@@ -191,35 +192,36 @@ class KueueCapacity:
                 if attempt == _ATTEMPTS - 1:
                     raise
 
-    def _remove_others(self, quotas: OrganizationLimits, wanted: Mapping[str, str], *, keeps_own: bool) -> None:
-        """Delete what quotas that are gone left behind."""
+    def _remove_others(self, quotas: OrganizationLimits, wanted: Mapping[str, str], *, keeps_own: bool) -> bool:
+        """Delete what quotas that are gone left behind; whether that is all."""
         gone = {cluster_queue_name(self._queue, each) for each in quotas.members - wanted.keys()}
         own = cluster_queue_name(self._queue, quotas.organization_id)
         stored = self._stored(CLUSTER_QUEUES)
-        for name in sorted((gone | (set() if keeps_own else {own})) & stored.keys()):
-            self._remove(stored[name], quotas.revision, cohort=own if keeps_own else "")
+        left = sorted((gone | (set() if keeps_own else {own})) & stored.keys())
+        removed = [self._remove(stored[name], quotas.revision, cohort=own if keeps_own else "") for name in left]
         if not keeps_own and (cohort := self._cluster.get(COHORTS, None, own)) is not None and _is_ours(cohort):
             self._cluster.delete(COHORTS, None, own, uid=cohort["metadata"]["uid"])
+        return all(removed)
 
-    def _remove(self, found: Body, revision: int, *, cohort: str) -> None:
-        """Delete a ClusterQueue, or take its quota away while what it admitted runs."""
+    def _remove(self, found: Body, revision: int, *, cohort: str) -> bool:
+        """Delete a ClusterQueue, or take its quota away while what it admitted runs: then False."""
         metadata = found["metadata"]
         if not _is_ours(found) or _revision(found) > revision:
-            return
+            return True
         if not found.get("status", {}).get("reservingWorkloads", 0):
             # Kueue keeps it until the last workload that it admitted has ended.
             self._cluster.delete(CLUSTER_QUEUES, None, metadata["name"], uid=metadata["uid"])
-        elif "deletionTimestamp" not in metadata:
-            pool = self._cluster.get(CLUSTER_QUEUES, None, self._pool_name())
-            if pool is not None:
-                self._cluster.apply(emptied(found, pool, cohort or cohort_of(pool), revision), manager=QUOTA_MANAGER)
+            return True
+        pool = None if "deletionTimestamp" in metadata else self._cluster.get(CLUSTER_QUEUES, None, self._pool_name())
+        if pool is not None:
+            self._cluster.apply(emptied(found, pool, cohort or cohort_of(pool), revision), manager=QUOTA_MANAGER)
+        return False
 
-    def _in_cluster(self, action: Callable[[], None]) -> None:
+    def _in_cluster(self, action: Callable[[], T]) -> T:
         """Run an action, again if another process changes the same objects meanwhile; idempotent, so none is harmful."""
         for attempt in range(_ATTEMPTS):
             try:
-                action()
-                return
+                return action()
             except OwnedByOthers as error:
                 if error.causes:
                     raise _conflict(error) from error
@@ -229,6 +231,7 @@ class KueueCapacity:
                 time.sleep(random.uniform(0, _PAUSE_SECONDS))
             except ClusterError as error:
                 raise _unavailable(error) from error
+        raise AssertionError
 
 
 def _is_same(wanted: Body, found: Body) -> bool:
