@@ -4,8 +4,9 @@ Deletes files and uploads that expired, files of projects that are gone or were 
 no file has; publishes pending events; closes ledger entries of lost gateway instances; prunes old ledger entries,
 whose sums remain, and old deliveries; reconciles batch and fine-tuning jobs and notebooks with what runs them; has
 metrics of fine-tuning jobs sent again that were not; has copies of models continue that stalled, and removes unused ones;
-has Kueue's Workloads compared with the recorded allocations, and quotas applied that are not in effect; charges budgets for
-compute; deletes clusters that are drained, and old telemetry of clusters; reconciles serving, which puts idle models to sleep.
+has Kueue's Workloads compared with the recorded allocations, and quotas applied that are not in effect; charges budgets
+for compute; deletes clusters that are drained, and old telemetry of clusters; reconciles serving, which puts idle models to
+sleep.
 """
 
 import asyncio
