@@ -86,7 +86,7 @@ def test_permissions_of_functions_are_limited_to_the_namespaces_of_their_role(in
         cluster_wide = {resource for place, resource in given if place == ""}
         assert {place for place, _ in given} - {""} == expected
         of_quotas = {"kueue.x-k8s.io/clusterqueues", "kueue.x-k8s.io/cohorts"}
-        assert cluster_wide == (of_quotas if each.name == "organization-quotas" else set())
+        assert cluster_wide == (of_quotas if each.kubernetes_role == "quotas" else set())
     assert names(installed.objects_of(RBAC, "ClusterRole")) == {"llmariner-quotas"}
 
 

@@ -83,7 +83,7 @@ def binding(workload: Workload) -> Iterator[Object]:
             metadata = {"name": workload.name, "namespace": namespace, "labels": labels}
             yield _role_binding("Role", metadata, workload.kubernetes_role, [_subject(workload)])
         if workload.kubernetes_role == "quotas":
-            cluster_wide = {"name": CLUSTER_QUOTAS, "labels": labels}
+            cluster_wide = {"name": f"{CLUSTER_QUOTAS}-{workload.name}", "labels": labels}
             yield _role_binding("ClusterRole", cluster_wide, CLUSTER_QUOTAS, [_subject(workload)])
 
 
