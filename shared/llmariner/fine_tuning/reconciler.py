@@ -13,8 +13,9 @@ from typing import Any
 
 from sqlalchemy import Row, and_, delete, select, update
 
-from llmariner.errors import ModelNotFound, Unavailable
+from llmariner.errors import Conflict, ModelNotFound, Unavailable
 from llmariner.files.files import Files
+from llmariner.fine_tuning.base_models import base_model
 from llmariner.fine_tuning.events import add_message
 from llmariner.fine_tuning.form_check import FormCheck, InvalidFile
 from llmariner.fine_tuning.job import Stage, Status
@@ -124,9 +125,8 @@ class FineTuningReconciler:
             self._change(job, request_change)
 
     def _submit(self, port: Jobs, job: Row[Any]) -> None:
-        model = self._registry.get_many([job.model_id]).get(job.model_id)
-        if model is None or model.created_at != job.model_created_at:
-            self._fail(job, "base_model_deleted", f"The base model '{job.model}' was deleted.")
+        model = self._base_model(job)
+        if model is None:
             return
         _remove_attempts(port, job, job.attempt - 1)
         environment = {
@@ -153,9 +153,19 @@ class FineTuningReconciler:
         if found is None or found.attempt != job.attempt or _is_idle(found):
             port.remove(port_id(job))  # it was canceled meanwhile, and another process found nothing to end
 
+    def _base_model(self, job: Row[Any]) -> Model | None:
+        """The base model of a job; None where it is gone, which ends the job."""
+        try:
+            return base_model(self._registry, job)
+        except Conflict as gone:
+            self._fail(job, str(gone.code), gone.message)
+            return None
+
     def _converge(self, port: Jobs, job: Row[Any]) -> None:
         if job.result_file is not None:
             self._finish(job)  # no process is needed any more, whatever became of it
+            return
+        if self._base_model(job) is None:  # its process finds that out at the next checkpoint, and ends without a reason
             return
         status = port.status(port_id(job))
         if status is None and job.status == Status.QUEUED:

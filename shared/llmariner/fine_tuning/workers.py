@@ -15,6 +15,7 @@ from llmariner.errors import Conflict, InvalidRequest, ModelNotFound
 from llmariner.files.files import Files
 from llmariner.files.links import FileLinks
 from llmariner.files.upload_links import UploadLinks
+from llmariner.fine_tuning.base_models import base_model
 from llmariner.fine_tuning.hyperparameters import RequestedHyperparameters, explored
 from llmariner.fine_tuning.integrations import request_tracking
 from llmariner.fine_tuning.job import Stage, TrainingType
@@ -24,7 +25,7 @@ from llmariner.fine_tuning.reports import apply_record, charge_report, stops_ear
 from llmariner.fine_tuning.results import Results
 from llmariner.fine_tuning.tables import fine_tuning_checkpoints, fine_tuning_jobs, fine_tuning_permissions
 from llmariner.fine_tuning.worker_tokens import Worker, load_attempt, load_job_of
-from llmariner.models.model import Model, NewModel, SourceRepository
+from llmariner.models.model import NewModel, SourceRepository
 from llmariner.models.registry import ModelRegistry
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.platform.jobs import WEIGHTS_FOLDER
@@ -78,7 +79,7 @@ class Workers:
     def plan(self, worker: Worker) -> dict[str, Any]:
         """What the process is to do, as JSON of `training_program.plan.Plan`. From now on no other process is heard."""
         job = self._database.transact(partial(_take_over, worker=worker))
-        model = self._model(job)
+        model = base_model(self._registry, job)
 
         def link(file_id: str | None) -> str | None:
             if file_id is None:
@@ -129,7 +130,7 @@ class Workers:
         kinds = {str(record.get("type")) for record in records}
         if "checkpoint" in kinds:
             with self._database.read() as session:
-                self._model(load_job_of(session, worker))
+                base_model(self._registry, load_job_of(session, worker))
         for record in records:
             if record.get("type") == "finished" and record.get("best_step") is not None:
                 self._register_best(worker, count_of(record, "best_step"))
@@ -178,29 +179,12 @@ class Workers:
             id=name,
             source_repository=SourceRepository.FINE_TUNING,
             model_file_location=file_id,
-            base_model_id=None if job.training_type == TrainingType.FULL else self._model(job).name,
+            base_model_id=None if job.training_type == TrainingType.FULL else base_model(self._registry, job).name,
             project_id=job.project_id,
         )
         # A resumed job may make the same model again: the same step of the same seed.
         with contextlib.suppress(Conflict):
             self._registry.create(new, maker=worker.maker, fine_tuning_job_id=job.id)
-
-    def _model(self, job: Row[Any]) -> Model:
-        """The base model. Raises Conflict where it was deleted."""
-        try:
-            model = self._registry.get(job.model_id)
-        except ModelNotFound:
-            model = None
-        if model is None or model.created_at != job.model_created_at or self._is_hidden(job, model):
-            raise Conflict(
-                f"The base model '{job.model}' was deleted, or is hidden by one of that name.",
-                code="base_model_deleted",
-            )
-        return model
-
-    def _is_hidden(self, job: Row[Any], model: Model) -> bool:
-        """Whether the project has made a model of the base model's name since, which an adapter would be taken to be for."""
-        return self._registry.get(model.name, project_id=job.project_id).id != model.id
 
     def _delete_old_states(self, worker: Worker) -> None:
         """Delete the states before the last one."""

@@ -412,6 +412,23 @@ def test_a_base_model_that_is_deleted_ends_the_job(desk: TrainingDesk) -> None:
     assert desk.reconciled(job_id).error_code == "base_model_deleted"
 
 
+@pytest.mark.parametrize("ended", [True, False], ids=["after-its-process", "before-its-process"])
+def test_a_base_model_that_is_deleted_in_a_training_is_the_reason_of_its_end(desk: TrainingDesk, ended: bool) -> None:
+    job_id = desk.training()
+    adapter = desk.result(job_id, 1, "adapter", b"x")
+    desk.registry.delete("smol", project_id=None)
+    with pytest.raises(Conflict) as refused:
+        desk.report(job_id, 1, {"type": "checkpoint", "step": 3, "file_id": adapter})
+    assert refused.value.code == "base_model_deleted"
+    if ended:
+        desk.scripted.end(f"{job_id}-1", Phase.FAILED, "exit_code", "The command ended with exit code 3.")
+    job = desk.reconciled(job_id)
+    assert (job.status, job.error_code) == (Status.FAILED, "base_model_deleted")
+    assert job.error_message == "The base model 'smol' was deleted, or is hidden by one of that name."
+    desk.reconciled(job_id)
+    assert f"{job_id}-1" not in desk.scripted.statuses
+
+
 def test_a_model_that_cannot_be_loaded_fails_the_job(desk: TrainingDesk) -> None:
     job_id = desk.training(hyperparameters=epochs(2))
     adapter = desk.result(job_id, 1, "adapter", b"x")
