@@ -165,7 +165,8 @@ class FineTuningReconciler:
         if job.result_file is not None:
             self._finish(job)  # no process is needed any more, whatever became of it
             return
-        if self._base_model(job) is None:  # its process finds that out at the next checkpoint, and ends without a reason
+        # Its process finds that out at the next checkpoint, and ends without a reason.
+        if self._base_model(job) is None:
             return
         status = port.status(port_id(job))
         if status is None and job.status == Status.QUEUED:
