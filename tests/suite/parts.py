@@ -8,6 +8,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -90,30 +93,54 @@ def pytest(part: str, *, fast: bool, report: Path) -> list[str]:
         tests = SPREAD
     else:
         tests = COMPILED if part.startswith("compiled") else [*(f"--ignore={folder}" for folder in SPREAD), "tests"]
-    return [sys.executable, "-m", "pytest", "-q", "-m", marks, f"--junitxml={report}", *tests]
+    # Parts that run at the same time each know their own failures.
+    cache = f"cache_dir=.pytest_cache/{part}"
+    return [sys.executable, "-m", "pytest", "-q", "-m", marks, "-o", cache, f"--junitxml={report}", *tests]
 
 
-def run(part: str, *, fast: bool) -> Outcome:
-    """Run a part; its output is not captured. Tests that fail run once more, alone."""
-    began = time.monotonic()
-    # Platforms that tests start do not compile in the background.
-    env = {**os.environ, "LLMARINER_COMPILED": compiled_token_path() if part.startswith("compiled") else "off"}
-    with TemporaryDirectory() as folder:
-        report = Path(folder) / "report.xml"
-        code = _call(command(part, fast=fast, report=report), env)
-        outcome = Outcome(part, code, 0.0)
-        if report.exists():
-            _read(report, outcome)
-        if 0 < len(outcome.failed) <= _MAX_AGAIN:
-            last_failed = ["--last-failed", "--last-failed-no-failures", "none"]
-            outcome.code = _call([*pytest(part, fast=fast, report=report), *last_failed], env)
-            outcome.again = len(outcome.failed) if outcome.code == 0 else 0
-    outcome.seconds = time.monotonic() - began
+def run(parts: Sequence[str], *, fast: bool) -> list[Outcome]:
+    """Run parts at the same time. Tests that fail run once more when all parts have ended, alone.
+
+    The first part's output is not captured; that of each other one comes when all have ended.
+    """
+    with TemporaryDirectory() as name, ThreadPoolExecutor(len(parts)) as threads:
+        folder = Path(name)
+        logs = [None, *(folder / f"{part}.log" for part in parts[1:])]
+        running = [threads.submit(_run, part, folder, log, fast) for part, log in zip(parts, logs, strict=True)]
+        outcomes = [each.result() for each in running]
+        for outcome, log in zip(outcomes, logs, strict=True):
+            if log is not None:
+                print(f"\n{outcome.part}:\n{log.read_text()}", flush=True)
+            if 0 < len(outcome.failed) <= _MAX_AGAIN:
+                _run_again(outcome, folder, fast)
+    return outcomes
+
+
+def _run(part: str, folder: Path, log: Path | None, fast: bool) -> Outcome:
+    began, report = time.monotonic(), folder / f"{part}.xml"
+    code = _call(command(part, fast=fast, report=report), part, log)
+    outcome = Outcome(part, code, time.monotonic() - began)
+    if report.exists():
+        _read(report, outcome)
     return outcome
 
 
-def _call(command_line: list[str], env: dict[str, str]) -> int:
-    return subprocess.run(command_line, cwd=ROOT, env=env, check=False).returncode
+def _run_again(outcome: Outcome, folder: Path, fast: bool) -> None:
+    began = time.monotonic()
+    last_failed = ["--last-failed", "--last-failed-no-failures", "none"]
+    command_line = pytest(outcome.part, fast=fast, report=folder / "again.xml")
+    outcome.code = _call([*command_line, *last_failed], outcome.part, None)
+    outcome.again = len(outcome.failed) if outcome.code == 0 else 0
+    outcome.seconds += time.monotonic() - began
+
+
+def _call(command_line: list[str], part: str, log: Path | None) -> int:
+    # Platforms that tests start do not compile in the background.
+    env = {**os.environ, "LLMARINER_COMPILED": compiled_token_path() if part.startswith("compiled") else "off"}
+    with log.open("wb") if log else nullcontext() as output:
+        return subprocess.run(
+            command_line, cwd=ROOT, env=env, check=False, stdout=output, stderr=subprocess.STDOUT if log else None
+        ).returncode
 
 
 def compiled_token_path() -> str:
@@ -133,13 +160,21 @@ def _read(report: Path, outcome: Outcome) -> None:
             outcome.failed.append(f"{case.get('classname')}::{case.get('name')}")
 
 
+def together(argument: str) -> list[str]:
+    """The parts of one argument, which run at the same time. Raises ValueError for an unknown one."""
+    parts = argument.split("+")
+    if not set(parts) <= set(PARTS):
+        raise ValueError(argument)
+    return parts
+
+
 def main(arguments: list[str]) -> int:
     """The exit status: 0 if every part succeeded."""
     parser = argparse.ArgumentParser(prog="python -m tests.suite", description=__doc__)
-    parser.add_argument("parts", nargs="+", choices=PARTS)
+    parser.add_argument("parts", nargs="+", type=together, metavar="PART[+PART]", help=f"of {', '.join(PARTS)}")
     parser.add_argument("--fast", action="store_true", help="without the tests that need the engine")
     options = parser.parse_args(arguments)
-    outcomes = [run(part, fast=options.fast) for part in options.parts]
+    outcomes = [outcome for parts in options.parts for outcome in run(parts, fast=options.fast)]
     print("\nSummary")
     for outcome in outcomes:
         print(outcome.line())

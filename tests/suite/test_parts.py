@@ -55,6 +55,25 @@ def test_a_test_that_passes_the_second_time_is_reported(small_suite: Path, capfd
     assert "test_flaky" in failed
 
 
+def test_parts_run_at_the_same_time_and_each_repeats_its_own_failures(
+    small_suite: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for folder, mine, other in (("first", "a", "b"), ("second", "b", "a")):
+        waits = (
+            "import pathlib, time\n\ndef test_meets():\n    ends = time.monotonic() + 60\n"
+            f"    pathlib.Path('{mine}').touch()\n    while not pathlib.Path('{other}').exists():\n"
+            "        assert time.monotonic() < ends\n        time.sleep(0.05)\n"
+        )
+        (small_suite / f"tests/{folder}/test_meets.py").write_text(waits)
+    assert parts.main(["spread+waiting"]) == 1
+    out = capfd.readouterr().out
+    spread, failed, waiting = out.rpartition("\nSummary\n")[2].splitlines()
+    assert spread.endswith("2 passed, 1 failed")
+    assert "test_bad" in failed
+    assert waiting.endswith("2 passed, 1 skipped")
+    assert "\nwaiting:\n" in out
+
+
 def test_a_passing_suite_exits_with_0(small_suite: Path) -> None:
     assert parts.main(["whole"]) == 0
     (small_suite / "wrong").touch()
