@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from llmariner.batch_jobs.job_tokens import JobTokens
     from llmariner.batch_jobs.reconciler import Reconciler
     from llmariner.batch_jobs.result_uploads import ResultUploads
-    from llmariner.batch_jobs.worker_clusters import WorkerClusters
     from llmariner.clusters.installation import ClusterInstallation
+    from llmariner.clusters.worker_clusters import WorkerClusters
     from llmariner.control_plane import InProcessControlPlane
     from llmariner.files.external_objects import ExternalObjects
     from llmariner.files.files import Files
@@ -356,10 +356,10 @@ class Context:
         """Batch jobs."""
         from llmariner.batch_jobs.batch_jobs import BatchJobs
 
-        return BatchJobs(self.database, JobSettings.load(self.env), lambda: self.jobs, self.batch_job_clusters)
+        return BatchJobs(self.database, JobSettings.load(self.env), lambda: self.jobs, self.job_clusters)
 
     @cached_once
-    def batch_job_clusters(self) -> WorkerClusters:
+    def job_clusters(self) -> WorkerClusters:
         """The worker clusters on which batch jobs may run."""
         from llmariner.batch_jobs.installation import worker_clusters
 
@@ -377,7 +377,7 @@ class Context:
             lambda: self.jobs,
             lambda: self.files,
             network=JobSettings.load(self.env).network,
-            workers=self.batch_job_clusters,
+            workers=self.job_clusters,
             full_seconds=self.clusters.settings.full_seconds,
         )
 

@@ -18,7 +18,7 @@ from llmariner.batch_jobs.job_places import JobPlaces, JobPorts
 from llmariner.batch_jobs.port_ids import port_id
 from llmariner.batch_jobs.result_files import results_of
 from llmariner.batch_jobs.tables import batch_job_files, batch_jobs
-from llmariner.batch_jobs.worker_clusters import WorkerClusters
+from llmariner.clusters.worker_clusters import WorkerClusters
 from llmariner.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from llmariner.files.quotas import lock_usage
 from llmariner.files.tables import files

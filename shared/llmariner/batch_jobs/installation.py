@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from llmariner.clusters.inventory import Inventory
 from llmariner.environment import Environment
-from llmariner.errors import Unavailable
 from llmariner.job_settings import JobSettings
 from llmariner.platform.database import Database
 from llmariner.platform.jobs import Jobs
@@ -16,14 +15,14 @@ from llmariner.settings import ClusterSettings
 if TYPE_CHECKING:
     from llmariner.batch_jobs.job_tokens import JobTokens
     from llmariner.batch_jobs.result_uploads import ResultUploads
-    from llmariner.batch_jobs.worker_clusters import WorkerClusters
     from llmariner.clusters.installation import ClusterInstallation
     from llmariner.clusters.status import ClusterStatus
+    from llmariner.clusters.worker_clusters import WorkerClusters
     from llmariner.files.files import Files
     from llmariner.files.links import FileLinks
     from llmariner.files.upload_links import UploadLinks
 
-__all__ = ["cluster_jobs", "control_plane_url", "result_uploads", "worker_clusters"]
+__all__ = ["cluster_jobs", "result_uploads", "worker_clusters"]
 
 
 def cluster_jobs(
@@ -57,12 +56,13 @@ def worker_clusters(
     tokens: Callable[[], JobTokens],
 ) -> WorkerClusters:
     """The worker clusters on which jobs may run, in their namespace of the same name everywhere."""
-    from llmariner.batch_jobs.worker_clusters import WorkerClusters
+    from llmariner.clusters.worker_clusters import WorkerClusters
 
     settings = JobSettings.load(env)
 
     def make_port(cluster_id: str, status: ClusterStatus, gpus: bool) -> Jobs:
         from llmariner.batch_jobs.data_links import DataLinks
+        from llmariner.clusters.worker_clusters import control_plane_url
         from llmariner.platform.jobs.kubernetes.adapter import KubernetesJobs
         from llmariner.platform.jobs.kubernetes.settings import worker_cluster_settings
 
@@ -75,17 +75,6 @@ def worker_clusters(
     return WorkerClusters(database, clusters.statuses, make_port, images=settings.references, lost_seconds=lost_seconds)
 
 
-def control_plane_url(status: ClusterStatus) -> str:
-    """Where pods of a cluster reach this platform: as its agent does. Raises Unavailable for an agent that does not say."""
-    if not status.control_plane_url:
-        raise Unavailable(
-            "The agent of this cluster does not say how its jobs reach the platform: join the cluster again with "
-            "`llma admin clusters join --rotate`.",
-            code="agent_too_old",
-        )
-    return status.control_plane_url
-
-
 def result_uploads(
     env: Environment,
     database: Database,
@@ -95,6 +84,7 @@ def result_uploads(
 ) -> ResultUploads:
     """What takes the files that pods of jobs leave."""
     from llmariner.batch_jobs.result_uploads import ResultUploads
+    from llmariner.clusters.worker_clusters import control_plane_url
     from llmariner.inference_settings import InferenceSettings
 
     home = InferenceSettings.load(env).url.replace("{function}", "files")

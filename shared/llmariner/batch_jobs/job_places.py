@@ -14,15 +14,14 @@ from sqlalchemy import Row, select
 from llmariner.batch_jobs.batch_job import NewBatchJob
 from llmariner.batch_jobs.port_ids import port_id
 from llmariner.batch_jobs.tables import batch_jobs
-from llmariner.batch_jobs.worker_clusters import Places, WorkerClusters
-from llmariner.clusters.placement import Decision
+from llmariner.clusters.worker_clusters import Places, WorkerClusters, chosen_cluster
 from llmariner.errors import Conflict, NotFound, PlatformError
 from llmariner.job_settings import JobSettings, no_job_runner
 from llmariner.platform.database import Database, WriteSession
 from llmariner.platform.jobs import Jobs
 from llmariner.tenancy.principal import KeyOwner
 
-__all__ = ["JobPlaces", "JobPorts", "chosen_cluster"]
+__all__ = ["JobPlaces", "JobPorts"]
 
 _ENVIRONMENT = "In a container of its image, on a worker cluster."
 _KNOWN_SECONDS = 5.0
@@ -80,12 +79,6 @@ def _worker_columns(
         "cluster_id": cluster_id,
         "placed_at": time.time(),
     }
-
-
-def chosen_cluster(decision: Decision) -> str | None:
-    """The cluster of a decision; without one that has room, one that will have some."""
-    full = (each.cluster_id for each in decision.refusals if each.is_full)
-    return decision.cluster_id or next(full, None)
 
 
 def _no_reference(image: str) -> Conflict:

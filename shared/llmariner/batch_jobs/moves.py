@@ -14,11 +14,11 @@ from typing import Any
 from sqlalchemy import Row, delete, select, update
 
 from llmariner.batch_jobs.events import CHANGE_REQUESTED, REQUEUED, add_job_event
-from llmariner.batch_jobs.job_places import chosen_cluster
 from llmariner.batch_jobs.port_ids import port_id
 from llmariner.batch_jobs.status_records import delete_row, record_status
-from llmariner.batch_jobs.tables import batch_job_leftovers, batch_job_results, batch_jobs
-from llmariner.batch_jobs.worker_clusters import WorkerClusters
+from llmariner.batch_jobs.tables import batch_job_results, batch_jobs
+from llmariner.clusters.job_leftovers import note_leftovers, remove_leftovers
+from llmariner.clusters.worker_clusters import WorkerClusters, chosen_cluster
 from llmariner.errors import NotFound, PlatformError
 from llmariner.platform.database import Database, WriteSession
 from llmariner.platform.jobs import Jobs, JobStatus, Phase
@@ -27,9 +27,6 @@ from llmariner.platform.kube.errors import ClusterError, Forbidden
 __all__ = ["Moves"]
 
 _log = logging.getLogger(__name__)
-_LEFTOVERS = 100
-"""Removed in one call. The others follow with the next."""
-_LEFTOVER_RETRY_SECONDS = 30.0
 _GONE = "The cluster that it asked for is not registered any more. Create it again, for another one or for none."
 
 
@@ -97,30 +94,8 @@ class Moves:
         return self._workers.is_lost(row.cluster_id)
 
     def remove_leftovers(self) -> None:
-        """Remove what earlier placements left, on clusters that are there again or gone for good. Idempotent.
-
-        A cluster that fails is asked once in a call, whatever it says: it holds up no other.
-        """
-        due_at, cluster = batch_job_leftovers.c.due_at, batch_job_leftovers.c.cluster_id
-        due = select(batch_job_leftovers).where(due_at <= time.time()).order_by(due_at).limit(_LEFTOVERS)
-        with self._database.read() as session:
-            rows = session.rows(due)
-        failed: set[str | None] = set()
-        for row in rows:
-            if row.cluster_id in failed:
-                continue
-            try:
-                self._port(row.cluster_id).remove(row.name)
-            except NotFound:
-                pass  # the cluster is not registered any more
-            except Exception as error:
-                _log.info("what the batch job %s left on %s is not removed yet: %r", row.name, row.cluster_id, error)
-                failed.add(row.cluster_id)
-                of_cluster = cluster.is_(None) if row.cluster_id is None else cluster == row.cluster_id
-                later = time.time() + _LEFTOVER_RETRY_SECONDS
-                self._write(update(batch_job_leftovers).where(of_cluster, due_at <= time.time()), due_at=later)
-                continue
-            self._write(delete(batch_job_leftovers).where(batch_job_leftovers.c.name == row.name))
+        """Remove what earlier placements of jobs left. Idempotent."""
+        remove_leftovers(self._database, self._port)
 
     def _move(self, row: Row[Any], *, full: bool, reason: str) -> bool:
         """Place a job on another cluster; `full`: also on one that has no room now. Returns whether it was moved."""
@@ -137,7 +112,7 @@ class Moves:
             values: dict[str, Any] = {"cluster_id": target, "placement": now.placement + 1, "placed_at": time.time()}
             session.run(update(batch_jobs).where(batch_jobs.c.id == row.id).values(**values, status=Phase.QUEUED.value))
             session.run(delete(batch_job_results).where(batch_job_results.c.batch_job_id == row.id))
-            _note_leftover(session, row)
+            note_leftovers(session, [port_id(row)], row.cluster_id)
             cause = {"code": "moved", "message": f"{reason} It begins again on another cluster."}
             add_job_event(session, REQUEUED, row, restarts=row.restarts, error=cause, cluster_id=target)
             add_job_event(session, CHANGE_REQUESTED, row, change="run")
@@ -153,18 +128,9 @@ class Moves:
             return []
 
     def _leave(self, row: Row[Any]) -> None:
-        self._database.transact(lambda session: _note_leftover(session, row))
+        self._database.transact(lambda session: note_leftovers(session, [port_id(row)], row.cluster_id))
 
     def _port(self, cluster_id: str | None) -> Jobs:
         if cluster_id is None or self._workers is None:
             return self._jobs()
         return self._workers.port(cluster_id, gpus=False)
-
-    def _write(self, query: Any, **values: Any) -> None:
-        self._database.transact(lambda session: session.run(query.values(**values) if values else query))
-
-
-def _note_leftover(session: WriteSession, row: Row[Any]) -> None:
-    """Have what a job is where it runs now removed, as soon as it can be."""
-    left = {"name": port_id(row), "cluster_id": row.cluster_id, "due_at": time.time()}
-    session.insert_if_absent(batch_job_leftovers, [left])

@@ -20,7 +20,7 @@ from llmariner.batch_jobs.port_ids import port_id, split_port_id
 from llmariner.batch_jobs.result_files import ResultStore, ResultWriter
 from llmariner.batch_jobs.status_records import delete_row, record_status
 from llmariner.batch_jobs.tables import batch_jobs
-from llmariner.batch_jobs.worker_clusters import WorkerClusters
+from llmariner.clusters.worker_clusters import WorkerClusters
 from llmariner.errors import NotFound, Unavailable
 from llmariner.files.file import File
 from llmariner.platform.database import Database

@@ -10,7 +10,7 @@ from sqlalchemy import BigInteger, Column, Float, ForeignKey, Index, Integer, St
 from llmariner.platform.database import metadata
 from llmariner.platform.database.sanitized_text import SanitizedText
 
-__all__ = ["batch_job_files", "batch_job_leftovers", "batch_job_results", "batch_jobs"]
+__all__ = ["batch_job_files", "batch_job_results", "batch_jobs"]
 
 batch_jobs = Table(
     "batch_jobs",
@@ -66,17 +66,6 @@ batch_jobs = Table(
     Index("ix_batch_jobs_unfinished", "finished_at", "id"),
     Index("ix_batch_jobs_deleted_at", "deleted_at"),
     Index("ix_batch_jobs_cluster_id", "cluster_id", "placed_at"),
-)
-
-# What earlier placements of jobs left on clusters that were away. `name`: the id that the job had there.
-batch_job_leftovers = Table(
-    "batch_job_leftovers",
-    metadata,
-    Column("name", String(80), primary_key=True),
-    # NULL: where the platform runs its own jobs.
-    Column("cluster_id", String(64)),
-    # When its removal is tried next.
-    Column("due_at", Float, nullable=False),
 )
 
 # The data files of jobs that have not ended: they can't be deleted.

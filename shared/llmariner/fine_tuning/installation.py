@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from llmariner.cached_once import cached_once
+from llmariner.cluster_settings import WorkerClusterSettings
 from llmariner.file_settings import FileSettings
 from llmariner.inference_settings import InferenceSettings
 from llmariner.job_settings import JobSettings
@@ -16,6 +17,7 @@ from llmariner.settings import Secret
 from llmariner.tracking_settings import TrackingSettings
 
 if TYPE_CHECKING:
+    from llmariner.clusters.worker_clusters import WorkerClusters
     from llmariner.context import Context
     from llmariner.files.files import Files
     from llmariner.files.links import FileLinks
@@ -39,7 +41,8 @@ __all__ = ["FineTuning", "make_fine_tuning"]
 class FineTuning:
     """`jobs` and `files` raise Unavailable in an installation without them.
 
-    `url`: of the functions, as processes of jobs reach them; `{function}` in it becomes the name of the called function.
+    `url`: of the functions, as processes of jobs reach them at home; `{function}` in it becomes the name of the called
+    function. `workers`: the clusters on which jobs may run besides; None: none. `full_seconds`: how long one waits there.
     """
 
     def __init__(
@@ -56,6 +59,8 @@ class FineTuning:
         tracking: TrackingSettings,
         inference: Callable[[], InferenceClient],
         upload_bytes: int = FileSettings.upload_bytes,
+        workers: Callable[[], WorkerClusters | None] = lambda: None,
+        full_seconds: float = 300.0,
     ) -> None:
         self._database = database
         self._registry = registry
@@ -68,6 +73,8 @@ class FineTuning:
         self._tracking = tracking
         self._inference = inference
         self._upload_bytes = upload_bytes
+        self._workers = workers
+        self._full_seconds = full_seconds
 
     @property
     def jobs(self) -> FineTuningJobs:
@@ -75,7 +82,7 @@ class FineTuning:
         from llmariner.fine_tuning.jobs import FineTuningJobs
 
         arguments = (self._database, self._settings, self._registry, self._jobs, self._tracking)
-        return FineTuningJobs(*arguments, self._upload_bytes)
+        return FineTuningJobs(*arguments, self._upload_bytes, self._workers())
 
     @property
     def history(self) -> JobHistory:
@@ -132,7 +139,7 @@ class FineTuning:
         """The processes of jobs. Raises Unavailable as `files`."""
         from llmariner.fine_tuning.workers import Workers
 
-        return Workers(self._database, self._registry, self._files(), *self._links(), self._addresses())
+        return Workers(self._database, self._registry, self._files(), *self._links(), self._addresses)
 
     @property
     def grades(self) -> AnswerGrades:
@@ -144,14 +151,22 @@ class FineTuning:
     @cached_once
     def reconciler(self) -> FineTuningReconciler:
         """Makes what runs jobs do what is asked for."""
+        from llmariner.fine_tuning.moves import TrainingMoves
+        from llmariner.fine_tuning.places import TrainingPlaces
         from llmariner.fine_tuning.reconciler import FineTuningReconciler
 
-        ports = (self._jobs, self._files)
-        return FineTuningReconciler(self._database, self._registry, *ports, self.worker_tokens, self._addresses())
+        places = TrainingPlaces(self._settings, self._jobs, self._workers())
+        moves = TrainingMoves(self._database, self._registry, places, self._full_seconds)
+        arguments = (self._database, self._registry, places, moves, self._files)
+        return FineTuningReconciler(*arguments, self.worker_tokens, self._addresses)
 
-    def _addresses(self) -> WorkerAddresses:
+    def _addresses(self, cluster_id: str | None) -> WorkerAddresses:
         from llmariner.fine_tuning.workers import WorkerAddresses
 
+        clusters = None if cluster_id is None else self._workers()
+        if cluster_id is not None and clusters is not None:
+            url = clusters.control_plane_url(cluster_id).rstrip("/")
+            return WorkerAddresses(url, url)
         workers, files = (self._url.replace("{function}", name) for name in ("fine-tuning-workers", "files"))
         return WorkerAddresses(workers, files)
 
@@ -171,4 +186,6 @@ def make_fine_tuning(context: Context) -> FineTuning:
         tracking=TrackingSettings.load(env),
         inference=lambda: context.inference,
         upload_bytes=FileSettings.load(env).upload_bytes,
+        workers=lambda: context.job_clusters,
+        full_seconds=WorkerClusterSettings.load(env).full_seconds,
     )

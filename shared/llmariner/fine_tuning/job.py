@@ -75,7 +75,8 @@ class NewFineTuningJob:
     """A job to create. `method`: a text, since unknown ones are refused with a reason. `seed` None: a random one.
 
     `where`: the field of the request that has the hyperparameters, for errors. `training_type`: a text, as `method`.
-    `grader`: of the method `reinforcement`, in OpenAI's form.
+    `grader`: of the method `reinforcement`, in OpenAI's form. `cluster_id`: the one cluster on which it shall run; None: any
+    of the project's.
     """
 
     model: str
@@ -93,6 +94,7 @@ class NewFineTuningJob:
     training_type: str = TrainingType.LORA.value
     grader: Mapping[str, Any] | None = None
     where: str = "hyperparameters"
+    cluster_id: str | None = None
 
     def check(self) -> None:
         """Raises InvalidRequest for what no job may have, or cannot be done here."""
@@ -221,6 +223,7 @@ class FineTuningJob:
 
     `hyperparameters`, `estimate_seconds` and `estimate_cost`: None before the files are checked. Costs are nano-dollars:
     `cost` of the tokens trained so far, `estimate_cost` of all. `fine_tuned_model`: None before it has succeeded.
+    `cluster_id`: of the worker cluster that runs it; None: none does.
     """
 
     id: str
@@ -262,6 +265,7 @@ class FineTuningJob:
     promotion_result: Mapping[str, Any] | None
     grader: Mapping[str, Any] | None = None
     training_type: TrainingType = TrainingType.LORA
+    cluster_id: str | None = None
     place: int | None = None
     reason: str = ""
 

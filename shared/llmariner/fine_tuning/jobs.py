@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, Select, delete, func, or_, select, update
 
 from llmariner.audit import log
+from llmariner.clusters.worker_clusters import WorkerClusters
 from llmariner.errors import Conflict, InsufficientQuota, InvalidRequest, ModelNotFound, NotFound, Unavailable
 from llmariner.file_settings import FileSettings
 from llmariner.files.purposes import Purpose
@@ -22,14 +23,16 @@ from llmariner.fine_tuning.charges import check_budgets, tokens_of_job
 from llmariner.fine_tuning.events import CHANGE_REQUESTED, CREATED, STATUS_CHANGED, add_job_event, add_message
 from llmariner.fine_tuning.integrations import add_runs, check_integrations, request_tracking
 from llmariner.fine_tuning.job import GRADER_FIELD, FineTuningJob, NewFineTuningJob, Stage, Status, TrainingType
+from llmariner.fine_tuning.places import TrainingPlaces
 from llmariner.fine_tuning.promotions import Promotions
 from llmariner.fine_tuning.tables import fine_tuning_files, fine_tuning_jobs, fine_tuning_metadata
 from llmariner.identifiers import new_id
-from llmariner.job_settings import JobSettings, no_job_runner
+from llmariner.job_settings import JobSettings
 from llmariner.models.model import Model, SourceRepository, Task
 from llmariner.models.registry import ModelRegistry
 from llmariner.platform.database import Database, ReadSession, WriteSession
-from llmariner.platform.jobs import READABLE_WEIGHTS, Jobs, JobStatus
+from llmariner.platform.jobs import READABLE_WEIGHTS, Jobs, JobStatus, Phase
+from llmariner.platform.kube.errors import ClusterError
 from llmariner.showback.budgets import check_compute_budgets
 from llmariner.tenancy.principal import Caller, KeyOwner
 from llmariner.tenancy.tables import organizations, projects
@@ -63,19 +66,20 @@ class FineTuningJobs:
         jobs: Callable[[], Jobs],
         tracking: TrackingSettings,
         upload_bytes: int = FileSettings.upload_bytes,
+        workers: WorkerClusters | None = None,
     ) -> None:
         self._database = database
         self._settings = settings
         self._registry = registry
-        self._jobs = jobs
+        self._places = TrainingPlaces(settings, jobs, workers)
         self._tracking = tracking
         self._upload_bytes = upload_bytes
 
     def create(self, caller: Caller, new: NewFineTuningJob) -> FineTuningJob:
         """Create a job, whose files are checked next.
 
-        Raises InvalidRequest, NotFound for a model or a file, Conflict for too many jobs, Unavailable where nothing runs it,
-        InsufficientQuota where a budget is spent that compute counts in.
+        Raises InvalidRequest, NotFound for a model, a file or a cluster, Conflict for too many jobs or a cluster that can't
+        run it, Unavailable where nothing runs it, InsufficientQuota where a budget is spent that compute counts in.
         """
         owner = caller.key_owner
         new.check()
@@ -84,8 +88,7 @@ class FineTuningJobs:
         if new.promotion is not None:
             Promotions(self._database, self._registry).check(caller, new.promotion)
         self._check_graders(new, owner.project_id)
-        if problem := self._jobs().problem:
-            raise no_job_runner(f"This machine cannot run jobs: {problem}")
+        choose = self._places.for_new_job(owner, new, model)
         job_id = new_id("ftjob").replace("_", "-", 1)
 
         def insert(session: WriteSession) -> Row[Any]:
@@ -96,7 +99,7 @@ class FineTuningJobs:
             self._check_number(session, owner.project_id)
             check_compute_budgets(session, owner)
             check_integrations(session, owner.project_id, new.integrations, self._tracking)
-            session.add(fine_tuning_jobs, **_row(session, caller, job_id, new, model))
+            session.add(fine_tuning_jobs, **_row(session, caller, job_id, new, model), **choose(session))
             place = {"project_id": owner.project_id, "organization_id": owner.organization_id}
             for file_id in used:
                 session.add(fine_tuning_files, job_id=job_id, file_id=file_id, **place)
@@ -127,7 +130,8 @@ class FineTuningJobs:
             query = query.where(fine_tuning_jobs.c.id < after)
         with self._database.read() as session:
             rows = session.rows(query.order_by(fine_tuning_jobs.c.id.desc()).limit(limit + 1))
-        return [self._with_place(row) for row in rows[:limit]], len(rows) > limit
+        away: dict[str, str] = {}
+        return [self._with_place(row, away) for row in rows[:limit]], len(rows) > limit
 
     def count(self, project_id: str, metadata: Mapping[str, str] | None = None) -> int:
         """The number of jobs on all pages."""
@@ -210,13 +214,21 @@ class FineTuningJobs:
         place = {"project_id": job.project_id, "organization_id": job.organization_id}
         log.append_entry(session, caller, f"fine_tuning_job.{what}", {"id": job.id}, **place)
 
-    def _with_place(self, row: Row[Any]) -> FineTuningJob:
+    def _with_place(self, row: Row[Any], away: dict[str, str] | None = None) -> FineTuningJob:
+        """`away`: clusters that did not answer a moment ago, and why."""
         live: JobStatus | None = None
-        if row.status in (Status.QUEUED, Status.VALIDATING_FILES):
-            try:
-                live = self._jobs().status(port_id(row))
-            except Unavailable:
-                live = None
+        if row.status not in (Status.QUEUED, Status.VALIDATING_FILES):
+            return FineTuningJob.from_row(row, live)
+        if away and row.cluster_id in away:
+            live = JobStatus(Phase.QUEUED, row.created_at, reason=away[row.cluster_id])
+            return FineTuningJob.from_row(row, live)
+        try:
+            live = self._places.port(row.cluster_id).status(port_id(row))
+        except (Unavailable, NotFound, ClusterError) as error:
+            if row.cluster_id is not None:
+                live = JobStatus(Phase.QUEUED, row.created_at, reason=error.message)
+                if away is not None:
+                    away[row.cluster_id] = error.message
         return FineTuningJob.from_row(row, live)
 
     def _check_model(self, model: Model, new: NewFineTuningJob) -> None:

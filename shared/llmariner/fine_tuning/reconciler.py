@@ -7,19 +7,22 @@ own, another attempt continues from the last state.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import Row, and_, delete, select, update
 
-from llmariner.errors import Conflict, ModelNotFound, Unavailable
+from llmariner.errors import Conflict, ModelNotFound, NotFound, PlatformError, Unavailable
 from llmariner.files.files import Files
 from llmariner.fine_tuning.base_models import base_model
 from llmariner.fine_tuning.events import add_message
 from llmariner.fine_tuning.form_check import FormCheck, InvalidFile
 from llmariner.fine_tuning.job import Stage, Status
 from llmariner.fine_tuning.jobs import change_status, end_job, port_id, request_change, select_jobs
+from llmariner.fine_tuning.moves import TrainingMoves, leave_attempts
+from llmariner.fine_tuning.places import TrainingPlaces
 from llmariner.fine_tuning.program import COMMAND, archive
 from llmariner.fine_tuning.promotions import Promotions
 from llmariner.fine_tuning.reports import fail_file
@@ -32,12 +35,15 @@ from llmariner.models.registry import ModelRegistry
 from llmariner.platform.database import Database, WriteSession
 from llmariner.platform.database.keyed_walk import KeyedWalk
 from llmariner.platform.jobs import Job, Jobs, JobStatus, Phase
+from llmariner.platform.kube.errors import ClusterError
 from llmariner.tenancy.gone_projects import gone_projects
 from llmariner.tenancy.tables import projects
 
 __all__ = ["FineTuningReconciler", "job_id_of"]
 
+_log = logging.getLogger(__name__)
 _BATCH = 200
+_GONE = "The cluster that it asked for is not registered any more. Create the job again, for another one or for none."
 _CHECK_SECONDS = 20.0
 _PAUSE_SECONDS = 900.0
 """For the present step and a state. A process that has not paused by then is ended: a budget may be spent."""
@@ -51,20 +57,22 @@ _NOBODYS_FAULT = ("interrupted", "evicted")
 
 
 class FineTuningReconciler:
-    """See the module. `jobs` and `files` raise Unavailable in an installation without them."""
+    """See the module. `files` raises Unavailable in an installation without them. `addresses`: as of `Workers`."""
 
     def __init__(
         self,
         database: Database,
         registry: ModelRegistry,
-        jobs: Callable[[], Jobs],
+        places: TrainingPlaces,
+        moves: TrainingMoves,
         files: Callable[[], Files],
         tokens: WorkerTokens,
-        addresses: WorkerAddresses,
+        addresses: Callable[[str | None], WorkerAddresses],
     ) -> None:
         self._database = database
         self._registry = registry
-        self._jobs = jobs
+        self._places = places
+        self._moves = moves
         self._files = files
         self._tokens = tokens
         self._addresses = addresses
@@ -80,18 +88,33 @@ class FineTuningReconciler:
         """
         self._end_of_gone_projects()
         self._delete_late_states()
+        self._moves.remove_leftovers()
         self._walk.reconcile_each(self.reconcile, seconds=seconds)
 
     def reconcile(self, job_id: str) -> None:
-        """Bring one job's row and the jobs port together."""
+        """Bring one job's row and what runs it together.
+
+        A job of a worker cluster that is away waits for it, or continues elsewhere.
+        """
         with self._database.read() as session:
             job = session.first(select_jobs().where(fine_tuning_jobs.c.id == job_id))
         if job is None:
             return
-        try:
-            port = self._jobs()
-        except Unavailable:
-            return  # what ran has ended with its platform; the jobs wait for another
+        if job.result_file is not None and not _is_idle(job):
+            self._finish(job)  # no process is needed any more, whatever became of it
+        elif job.cluster_id is not None:
+            try:
+                self._reconcile_with(self._places.port(job.cluster_id), job)
+            except (Unavailable, ClusterError, NotFound) as error:
+                self._after_failure(job, error)
+        else:
+            try:
+                port = self._places.port(None)
+            except Unavailable:
+                return  # what ran has ended with its platform; the jobs wait for another
+            self._reconcile_with(port, job)
+
+    def _reconcile_with(self, port: Jobs, job: Row[Any]) -> None:
         if job.released:
             _remove_late(port, job)
         elif _is_idle(job):
@@ -101,11 +124,30 @@ class FineTuningReconciler:
         else:
             self._converge(port, job)
 
+    def _after_failure(self, job: Row[Any], error: PlatformError | ClusterError) -> None:
+        """What becomes of a job whose cluster can't be asked: it waits, and continues elsewhere once the cluster is lost."""
+        _log.warning("fine-tuning job %s: its cluster %s can't be asked: %s", job.id, job.cluster_id, error)
+        if job.released or not self._moves.is_over(job, error):
+            return
+        if _is_idle(job):
+            self._delete_leftovers(job)
+            self._moves.release(job)
+        elif job.pause_requested_at is not None:
+            self._change(job, _pause)
+        elif not self._moves.to_another(job, full=True, reason="Its cluster is away") and self._places.asked_for_gone(
+            job
+        ):
+            self._fail(job, "cluster_gone", _GONE)
+
+    def _delete_leftovers(self, job: Row[Any]) -> None:
+        """Delete the files that nobody needs any more of a job that has ended."""
+        if job.status != Status.PAUSED:
+            Results(self._database, self._files()).delete_leftovers(job)
+
     def _release(self, port: Jobs, job: Row[Any]) -> None:
         """End the process of a job that has ended or is paused, and delete what nobody needs any more."""
         _remove_attempts(port, job, job.attempt)
-        if job.status != Status.PAUSED:
-            Results(self._database, self._files()).delete_leftovers(job)
+        self._delete_leftovers(job)
         same = and_(fine_tuning_jobs.c.id == job.id, fine_tuning_jobs.c.attempt == job.attempt)
         unchanged = and_(same, fine_tuning_jobs.c.status == job.status)
         with self._database.write() as session:
@@ -130,7 +172,7 @@ class FineTuningReconciler:
             return
         _remove_attempts(port, job, job.attempt - 1)
         environment = {
-            "LLMARINER_TRAINING_URL": f"{self._addresses.workers}/v1/fine_tuning/workers/{job.id}",
+            "LLMARINER_TRAINING_URL": f"{self._addresses(job.cluster_id).workers}/v1/fine_tuning/workers/{job.id}",
             "LLMARINER_TRAINING_TOKEN": self._tokens.issue(job),
             "HF_HUB_OFFLINE": "1",
         }
@@ -162,9 +204,6 @@ class FineTuningReconciler:
             return None
 
     def _converge(self, port: Jobs, job: Row[Any]) -> None:
-        if job.result_file is not None:
-            self._finish(job)  # no process is needed any more, whatever became of it
-            return
         # Its process finds that out at the next checkpoint, and ends without a reason.
         if self._base_model(job) is None:
             return
@@ -175,6 +214,8 @@ class FineTuningReconciler:
             self._try_again(port, job, JobStatus(Phase.FAILED, time.time(), code="interrupted"))
         elif status.phase.is_final:
             self._try_again(port, job, status)
+        elif self._moves.away_from_full(port, job, status, port_id(job)):
+            return
         elif status.phase is Phase.QUEUED and job.status == Status.RUNNING:
             reason = status.reason
             self._change(job, lambda session, found: _wait_again(session, found, reason))
@@ -261,19 +302,26 @@ class FineTuningReconciler:
         with self._database.read() as session:
             rows = session.rows(select_jobs().where(active, c.project_id.in_(archived)).limit(_BATCH))
             named = gone_projects(session, c.project_id, _BATCH)
-            gone = session.rows(select(c.id, c.attempt).where(c.project_id.in_(named)).limit(_BATCH)) if named else []
+            gone = (
+                session.rows(select(c.id, c.attempt, c.cluster_id).where(c.project_id.in_(named)).limit(_BATCH))
+                if named
+                else []
+            )
         for job in rows:
             self._change(job, lambda session, found: end_job(session, found, Status.CANCELLED))
         for job in gone:
             self._forget(job)
 
     def _forget(self, job: Row[Any]) -> None:
-        try:
-            port = self._jobs()
-        except Unavailable:
-            return
-        _remove_attempts(port, job, job.attempt)
+        if job.cluster_id is None:
+            try:
+                port = self._places.port(None)
+            except Unavailable:
+                return
+            _remove_attempts(port, job, job.attempt)
         with self._database.write() as session:
+            if job.cluster_id is not None:
+                leave_attempts(session, job)
             session.run(delete(fine_tuning_jobs).where(fine_tuning_jobs.c.id == job.id))
 
 

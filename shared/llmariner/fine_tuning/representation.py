@@ -58,7 +58,7 @@ def job_object(job: FineTuningJob) -> dict[str, Any]:
         "organization_title": job.organization_title,
         "resources": {"gpu_count": 0, "worker_count": job.worker_count},
         "kubernetes_namespace": "",
-        "cluster_id": "",
+        "cluster_id": job.cluster_id or "",
         "cluster_name": "",
         "queue": {"place": job.place, "reason": job.reason} if waits else None,
         "estimate": {

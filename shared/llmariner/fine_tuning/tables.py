@@ -111,6 +111,11 @@ fine_tuning_jobs = Table(
     Column("worker_count", Integer),
     # When subscribers were last notified of its steps.
     Column("progress_event_at", Float),
+    # The worker cluster that runs it, and the one that was asked for; NULL: where the platform runs its own jobs, and none.
+    Column("cluster_id", String(64)),
+    Column("requested_cluster_id", String(64)),
+    # When it was placed on a worker cluster last.
+    Column("placed_at", Float),
     # Whether the jobs port has nothing of it any more.
     Column("released", Boolean, nullable=False),
     Index("ix_fine_tuning_jobs_project", "project_id", "id"),
@@ -118,6 +123,7 @@ fine_tuning_jobs = Table(
     Index("ix_fine_tuning_jobs_speed", "model_id", "method", "id"),
     Index("ix_fine_tuning_jobs_released", "released", "id"),
     Index("ix_fine_tuning_jobs_unfinished", "finished_at", "id"),
+    Index("ix_fine_tuning_jobs_cluster_id", "cluster_id", "finished_at"),
 )
 
 # The files of jobs that have not ended: they can't be deleted.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -58,7 +58,10 @@ class WorkerAddresses:
 
 
 class Workers:
-    """The jobs' processes of one installation. All methods block, and raise Conflict once a process's attempt has ended."""
+    """The jobs' processes of one installation. All methods block, and raise Conflict once a process's attempt has ended.
+
+    `addresses`: for jobs of a worker cluster, or at home.
+    """
 
     def __init__(
         self,
@@ -67,7 +70,7 @@ class Workers:
         files: Files,
         links: FileLinks,
         upload_links: UploadLinks,
-        addresses: WorkerAddresses,
+        addresses: Callable[[str | None], WorkerAddresses],
     ) -> None:
         self._database = database
         self._registry = registry
@@ -79,12 +82,12 @@ class Workers:
     def plan(self, worker: Worker) -> dict[str, Any]:
         """What the process is to do, as JSON of `training_program.plan.Plan`. From now on no other process is heard."""
         job = self._database.transact(partial(_take_over, worker=worker))
-        model = base_model(self._registry, job)
+        model, address = base_model(self._registry, job), self._addresses(job.cluster_id).files
 
         def link(file_id: str | None) -> str | None:
             if file_id is None:
                 return None
-            return self._addresses.files + self._links.create(worker.maker, file_id, _LINK_SECONDS).path
+            return address + self._links.create(worker.maker, file_id, _LINK_SECONDS).path
 
         plan = {
             "stage": job.stage,
@@ -116,9 +119,9 @@ class Workers:
         """A URL by which the process may upload one file, of this content."""
         new = self._results.new_file(worker.job_id, kind)
         with self._database.read() as session:
-            load_job_of(session, worker)
+            address = self._addresses(load_job_of(session, worker).cluster_id).files
         terms = self._upload_links.terms(new, size_bytes=size_bytes, sha256=sha256)
-        return self._addresses.files + self._upload_links.create(worker.maker, terms, _LINK_SECONDS).path
+        return address + self._upload_links.create(worker.maker, terms, _LINK_SECONDS).path
 
     def report(self, worker: Worker, records: Sequence[Mapping[str, Any]]) -> str:
         """Record what happened, all of it or nothing; returns what the process is to do: `continue` or `pause`.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import or_, select
+from sqlalchemy import Column, Select, Table, or_, select
 
 from llmariner.batch_jobs.port_ids import port_id, split_port_id
 from llmariner.batch_jobs.tables import batch_jobs
@@ -47,15 +48,23 @@ def jobs_of_clusters(database: Database) -> dict[str, set[str]]:
 
     A cluster with open allocations alone has none.
     """
-    c = batch_jobs.c
-    recent = or_(c.finished_at.is_(None), c.finished_at > time.time() - _RECENT_SECONDS)
-    query = select(c.id, c.cluster_id, c.placement).where(c.cluster_id.is_not(None), recent)
     opened = select(allocations.c.cluster_id).where(allocations.c.ended_ms == NOT_ENDED, allocations.c.cluster_id != "")
     with database.read() as session:
         found: dict[str, set[str]] = {row.cluster_id: set() for row in session.rows(opened.distinct())}
-        for row in session.rows(query.limit(_MAX_JOBS)):
+        for row in session.rows(_placed(batch_jobs, batch_jobs.c.placement)):
             found.setdefault(row.cluster_id, set()).add(port_id(row))
+        for row in session.rows(_placed(fine_tuning_jobs, fine_tuning_jobs.c.attempt)):
+            # The attempt before may have ended a moment ago.
+            attempts = range(max(0, row.attempt - 1), row.attempt + 1)
+            found.setdefault(row.cluster_id, set()).update(f"{row.id}-{attempt}" for attempt in attempts)
     return found
+
+
+def _placed(table: Table, number: Column[Any]) -> Select[Any]:
+    """The jobs of a table that run on worker clusters, or ended there recently, each with a number."""
+    c = table.c
+    recent = or_(c.finished_at.is_(None), c.finished_at > time.time() - _RECENT_SECONDS)
+    return select(c.id, c.cluster_id, number).where(c.cluster_id.is_not(None), recent).limit(_MAX_JOBS)
 
 
 def owner_of(session: ReadSession, kind: str, workload_id: str, project_id: str | None) -> Owner:

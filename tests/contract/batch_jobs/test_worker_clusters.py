@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import replace
 from types import SimpleNamespace
@@ -14,12 +13,10 @@ from sqlalchemy import select, update
 from llmariner.batch_jobs.batch_jobs import BatchJobs
 from llmariner.batch_jobs.job_tokens import JobTokens
 from llmariner.batch_jobs.reconciler import Reconciler
-from llmariner.batch_jobs.tables import batch_job_leftovers, batch_jobs
-from llmariner.batch_jobs.worker_clusters import WorkerClusters
+from llmariner.batch_jobs.tables import batch_jobs
 from llmariner.cluster_settings import WorkerClusterSettings
-from llmariner.clusters.inventory import Inventory, Node, ProductTotal
 from llmariner.clusters.status import ClusterStatuses
-from llmariner.clusters.tables import cluster_statuses, clusters
+from llmariner.clusters.tables import cluster_statuses, clusters, job_leftovers
 from llmariner.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from llmariner.job_settings import JobSettings
 from llmariner.platform.database import Database
@@ -28,95 +25,23 @@ from llmariner.platform.kube.errors import Forbidden
 from llmariner.settings import Secret
 from llmariner.showback.installation import check_worker_clusters
 from llmariner.tenancy.keys.store import KeyOwner
-from llmariner.tenancy.tables import organizations, projects
+from llmariner.tenancy.tables import organizations
 
 from ..stored_files import member_of
+from ..worker_clusters import FULL, IMAGES, LOST, ClusterDesk
 from .scripted_jobs import NEW, FilesOfTests, ScriptedJobs
 
-SETTINGS = replace(JobSettings(), references={"pytorch-2.1": "pytorch:2.1"})
-GPU_NODE = Node("n", gpu_product="A100", gpu_resource="nvidia.com/gpu", gpus=4, cpu_millis=8000, memory_bytes=2**35)
-LOST, FULL = 600.0, 300.0
+SETTINGS = replace(JobSettings(), references=IMAGES)
 
 
-class AwayJobs(ScriptedJobs):
-    """A port whose cluster is away while `error` is set."""
-
-    error: Exception | None = None
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.asked: list[str] = []
-        """The jobs that were to be removed."""
-
-    def submit(self, job: Any) -> JobStatus:
-        self._check()
-        return super().submit(job)
-
-    def status(self, job_id: str) -> JobStatus | None:
-        self._check()
-        return super().status(job_id)
-
-    def remove(self, job_id: str) -> None:
-        self.asked.append(job_id)
-        self._check()
-        super().remove(job_id)
-
-    def _check(self) -> None:
-        if self.error is not None:
-            raise self.error
-
-
-class Clusters:
-    """An organization with worker clusters, each with a scripted port; home runs CPU jobs."""
+class Clusters(ClusterDesk):
+    """Home runs CPU jobs."""
 
     def __init__(self, database: Database, owner: KeyOwner) -> None:
-        self.database, self.owner, self.caller = database, owner, member_of(owner)
-        self.home = ScriptedJobs()
-        self.ports: dict[str, AwayJobs] = {}
-        statuses = ClusterStatuses(database, WorkerClusterSettings())
-        self.workers = WorkerClusters(
-            database, statuses, lambda id_, *_: self.ports[id_], images=SETTINGS.references, lost_seconds=LOST
-        )
+        super().__init__(database, owner)
+        self.caller, self.home = member_of(owner), ScriptedJobs()
         self.jobs = BatchJobs(database, SETTINGS, lambda: self.home, self.workers)
         self.reconciler = Reconciler(database, lambda: self.home, FilesOfTests, workers=self.workers, full_seconds=FULL)
-
-    def add(self, name: str, *, allocated: int = 0, work: bool = True, node: Node = GPU_NODE) -> str:
-        """A cluster with one node, whose agent reported a moment ago."""
-        id_ = f"cluster-{name}"
-        with self.database.write() as session:
-            session.add(clusters, id=id_, organization_id=self.owner.organization_id, name=name, created_at=1)
-            session.add(cluster_statuses, cluster_id=id_, **self._status(replace(node, allocated_gpus=allocated), work))
-        self.ports[id_] = AwayJobs()
-        return id_
-
-    def _status(self, node: Node, work: bool) -> dict[str, Any]:
-        inventory = Inventory([ProductTotal("A100", "nvidia.com/gpu", 1, 1, node.gpus, node.allocated_gpus)], [node])
-        found = inventory.to_json()
-        named = ["agent", *(["work"] if work else [])]
-        parts = [{"name": each, "is_healthy": True, "message": "", "version": ""} for each in named]
-        return {
-            "heartbeat_at": time.time(),
-            "agent_version": "1",
-            "protocol_version": 1,
-            "kubernetes_version": "1",
-            "components": json.dumps(parts),
-            "products": json.dumps(found["products"]),
-            "inventory": json.dumps(found),
-            "inventory_at": time.time(),
-        }
-
-    def lose(self, cluster_id: str, seconds: float = LOST + 1) -> None:
-        """The cluster's agent is silent since so long, and nothing of it answers."""
-        self.ports[cluster_id].error = Unavailable("It is away.")
-        with self.database.write() as session:
-            at = update(cluster_statuses).where(cluster_statuses.c.cluster_id == cluster_id)
-            session.run(at.values(heartbeat_at=time.time() - seconds))
-
-    def come_back(self, cluster_id: str) -> None:
-        self.ports[cluster_id].error = None
-        with self.database.write() as session:
-            at = update(cluster_statuses).where(cluster_statuses.c.cluster_id == cluster_id)
-            session.run(at.values(heartbeat_at=time.time()))
 
     def create(self, **fields: Any) -> str:
         return self.jobs.create(self.caller, replace(NEW, **fields)).id
@@ -131,10 +56,6 @@ class Clusters:
             session.run(
                 update(batch_jobs).where(batch_jobs.c.id == job_id).values(placed_at=then, created_at=int(then))
             )
-
-    def leftovers(self) -> list[str]:
-        with self.database.read() as session:
-            return [row.name for row in session.rows(select(batch_job_leftovers))]
 
 
 @pytest.fixture
@@ -167,9 +88,7 @@ def test_gpus_that_were_placed_since_the_inventory_count(here: Clusters) -> None
 def test_assignments_and_the_request_are_respected(here: Clusters) -> None:
     east, west = here.add("east"), here.add("west")
     assert here.row(here.create(cluster_id=west)).cluster_id == west
-    with here.database.write() as session:
-        assigned = json.dumps([{"cluster_id": east, "namespace": "n", "queue": "", "node_selector": []}])
-        session.run(update(projects).where(projects.c.id == here.owner.project_id).values(assignments=assigned))
+    here.assign(east)
     assert here.row(here.create()).cluster_id == east
     for unknown in (west, "cluster-local", "nonsense"):
         with pytest.raises(NotFound):
@@ -235,8 +154,6 @@ def test_a_lost_cluster_has_its_job_begin_again_elsewhere_and_is_cleaned_when_it
     assert here.leftovers() == [job_id]
     here.come_back(west)
     here.ports[west].end(job_id, Phase.SUCCEEDED)
-    with here.database.write() as session:
-        session.run(update(batch_job_leftovers).values(due_at=0.0))
     here.reconciler.reconcile_all(seconds=10)
     assert ("remove", job_id) in here.ports[west].calls
     assert here.leftovers() == []
@@ -319,9 +236,7 @@ def test_a_cluster_that_is_not_registered_any_more_leaves_nothing_to_remove(here
     west = here.add("west")
     job_id = here.create(gpu_count=1)
     east = here.add("east")
-    with here.database.write() as session:
-        session.run(cluster_statuses.delete().where(cluster_statuses.c.cluster_id == west))
-        session.run(clusters.delete().where(clusters.c.id == west))
+    here.unregister(west)
     here.reconciler.reconcile(job_id)
     assert here.row(job_id).cluster_id == east
     here.reconciler.reconcile_all(seconds=10)
@@ -361,12 +276,12 @@ def test_a_cluster_that_answers_nonsense_holds_up_no_other(here: Clusters) -> No
     west, east = here.add("west"), here.add("east")
     with here.database.write() as session:
         for number in range(3):
-            session.add(batch_job_leftovers, name=f"bj-west-{number}", cluster_id=west, due_at=float(number))
-        session.add(batch_job_leftovers, name="bj-east", cluster_id=east, due_at=9.0)
+            session.add(job_leftovers, name=f"bj-west-{number}", cluster_id=west, due_at=float(number))
+        session.add(job_leftovers, name="bj-east", cluster_id=east, due_at=9.0)
     here.ports[west].error = KeyError("metadata")
     asked = here.ports[west].asked
     here.reconciler.reconcile_all(seconds=10)
-    assert here.leftovers() == ["bj-west-0", "bj-west-1", "bj-west-2"]
+    assert here.leftovers(due=False) == ["bj-west-0", "bj-west-1", "bj-west-2"]
     assert asked == ["bj-west-0"]
     here.reconciler.reconcile_all(seconds=10)
     assert asked == ["bj-west-0"]  # half a minute later
@@ -400,8 +315,6 @@ def test_a_job_that_asked_for_a_cluster_that_is_gone_for_good_ends(here: Cluster
     here.lose(west)
     here.reconciler.reconcile(job)
     assert here.row(job).finished_at is None
-    with here.database.write() as session:
-        for table, key in ((cluster_statuses, cluster_statuses.c.cluster_id), (clusters, clusters.c.id)):
-            session.run(table.delete().where(key == west))
+    here.unregister(west)
     here.reconciler.reconcile(job)
     assert (here.row(job).status, here.row(job).error_code) == ("failed", "cluster_gone")

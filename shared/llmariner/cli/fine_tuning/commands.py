@@ -64,6 +64,7 @@ _LIMIT = click.option(
 @click.option("--seed", metavar="N", type=int, help="For the same run again; else a random one.")
 @click.option("--gpu", metavar="N", type=click.IntRange(min=0), default=0, show_default=True, help="GPUs.")
 @click.option("--workers", metavar="N", type=click.IntRange(min=1), default=1, show_default=True, help="Workers.")
+@click.option("--cluster", "cluster_id", metavar="ID", help="The one cluster to run on, of `llma admin clusters list`.")
 @click.option("--alias", metavar="ALIAS", help="Let this alias point at the result.")
 @click.option("--gate-max-loss", metavar="X", type=float, help="Only with a validation loss up to X.")
 @click.option("--gate-better-than-base", is_flag=True, help="Only with a lower validation loss than the base model's.")
@@ -116,6 +117,7 @@ def _body(said: Mapping[str, Any]) -> dict[str, Any]:
         "metadata": dict(key_and_value(pair) for pair in said["metadata"]) or None,
         "resources": _resources(said["gpu"], said["workers"]),
         "promotion": _promotion(said["alias"], said["gate_max_loss"], said["gate_better_than_base"]),
+        "cluster_id": said["cluster_id"] or None,
     }
     return {name: value for name, value in body.items() if value is not None}
 
@@ -190,6 +192,7 @@ def get(session: Session, job: str) -> None:
         "place in line": queue.get("place"),
         "waits because": queue.get("reason"),
         "error": f"{error.get('message')} ({error.get('code')})" if error else None,
+        "cluster": document.get("cluster_id") or None,
         "model": document.get("model"),
         "result": document.get("fine_tuned_model"),
         "promotion": _decided(document.get("promotion")),

@@ -167,6 +167,7 @@ class CreateFineTuningJob(Body):
     resources: _Resources | None = None
     training_type: _TrainingType | None = None
     promotion: _Promotion | None = None
+    cluster_id: str | None = Field(default=None, max_length=64)
 
     def to_new(self) -> NewFineTuningJob:
         """The job to create. InvalidRequest for what is said in two places."""
@@ -191,6 +192,7 @@ class CreateFineTuningJob(Body):
             promotion=None if self.promotion is None else self.promotion.to_promotion(),
             grader=self._grader(),
             where=where,
+            cluster_id=self.cluster_id or None,
         )
 
     def _grader(self) -> dict[str, Any] | None:

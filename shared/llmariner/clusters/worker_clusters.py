@@ -1,4 +1,4 @@
-"""Where batch jobs run besides the control plane's own place: which worker clusters take them, and what runs them there."""
+"""Where jobs run besides the control plane's own place: which worker clusters take them, and what runs them there."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from llmariner.errors import NotFound, Unavailable
 from llmariner.platform.database import Database, WriteSession
 from llmariner.platform.jobs import Jobs, Phase
 
-__all__ = ["Places", "WorkerClusters"]
+__all__ = ["Places", "WorkerClusters", "chosen_cluster", "control_plane_url"]
 
 _ACTIVE = (Phase.QUEUED.value, Phase.RUNNING.value)
 _MAX_CLUSTERS = 100
@@ -102,9 +102,10 @@ class WorkerClusters:
     def places(self, allowed: Sequence[Cluster], *, gpus: int, image: str) -> Places:
         """What is known of those among the clusters that take work, for a job with an image. `gpus`: of each of its workers.
 
-        There are none for an image without a reference that a cluster could load.
+        There are none for an image without a reference that a cluster could load. `image` empty: the platform's own program.
         """
-        workers = [each for each in allowed if not each.is_local] if image in self._images else []
+        loads = not image or image in self._images
+        workers = [each for each in allowed if not each.is_local] if loads else []
         statuses, now = self._statuses.of([each.id for each in workers], whole=True), time.time()
         return Places(
             tuple(
@@ -127,6 +128,10 @@ class WorkerClusters:
         with self._lock:
             self._ports[key] = time.monotonic(), port
         return port
+
+    def control_plane_url(self, cluster_id: str) -> str:
+        """Where pods of a cluster reach this platform. NotFound and Unavailable as `port`."""
+        return control_plane_url(self._status(cluster_id))
 
     def is_lost(self, cluster_id: str) -> bool:
         """Whether a cluster is not registered any more, or away for so long that what ran there begins again elsewhere."""
@@ -156,3 +161,20 @@ class WorkerClusters:
 def _candidate(cluster_id: str, draining: bool, status: ClusterStatus, now: float) -> Candidate:
     age = None if status.inventory_at is None else max(0.0, now - status.inventory_at)
     return Candidate(cluster_id, status.is_connected, draining, status.inventory, age)
+
+
+def chosen_cluster(decision: Decision) -> str | None:
+    """The cluster of a decision; without one that has room, one that will have some."""
+    full = (each.cluster_id for each in decision.refusals if each.is_full)
+    return decision.cluster_id or next(full, None)
+
+
+def control_plane_url(status: ClusterStatus) -> str:
+    """Where pods of a cluster reach this platform: as its agent does. Raises Unavailable for an agent that does not say."""
+    if not status.control_plane_url:
+        raise Unavailable(
+            "The agent of this cluster does not say how its jobs reach the platform: join the cluster again with "
+            "`llma admin clusters join --rotate`.",
+            code="agent_too_old",
+        )
+    return status.control_plane_url

@@ -1,0 +1,60 @@
+"""What earlier placements of jobs left on clusters that were away: noted with each move, and removed once that can be."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from sqlalchemy import delete, select, update
+
+from llmariner.clusters.tables import job_leftovers
+from llmariner.errors import NotFound
+from llmariner.platform.database import Database, WriteSession
+from llmariner.platform.jobs import Jobs
+
+__all__ = ["note_leftovers", "remove_leftovers"]
+
+_log = logging.getLogger(__name__)
+_BATCH = 100
+"""Removed in one call. The others follow with the next."""
+_RETRY_SECONDS = 30.0
+
+
+def note_leftovers(session: WriteSession, names: Iterable[str], cluster_id: str | None) -> None:
+    """Have jobs removed where they are, as soon as it can be. `names`: their port's ids. `cluster_id` None: at home."""
+    rows = [{"name": name, "cluster_id": cluster_id, "due_at": time.time()} for name in names]
+    session.insert_if_absent(job_leftovers, rows)
+
+
+def remove_leftovers(database: Database, port: Callable[[str | None], Jobs]) -> None:
+    """Remove what was noted, on clusters that are there again or gone for good. Idempotent.
+
+    `port`: what runs jobs on a cluster. It raises NotFound for one that is not registered any more. A cluster that fails is
+    asked once in a call, whatever it says: it holds up no other.
+    """
+    due_at, cluster = job_leftovers.c.due_at, job_leftovers.c.cluster_id
+    due = select(job_leftovers).where(due_at <= time.time()).order_by(due_at).limit(_BATCH)
+    with database.read() as session:
+        rows = session.rows(due)
+    failed: set[str | None] = set()
+    for row in rows:
+        if row.cluster_id in failed:
+            continue
+        try:
+            port(row.cluster_id).remove(row.name)
+        except NotFound:
+            pass  # the cluster is not registered any more
+        except Exception as error:
+            _log.info("what the job %s left on %s is not removed yet: %r", row.name, row.cluster_id, error)
+            failed.add(row.cluster_id)
+            of_cluster = cluster.is_(None) if row.cluster_id is None else cluster == row.cluster_id
+            later = update(job_leftovers).where(of_cluster, due_at <= time.time())
+            _write(database, later.values(due_at=time.time() + _RETRY_SECONDS))
+            continue
+        _write(database, delete(job_leftovers).where(job_leftovers.c.name == row.name))
+
+
+def _write(database: Database, query: Any) -> None:
+    database.transact(lambda session: session.run(query))
