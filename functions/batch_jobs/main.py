@@ -1,7 +1,6 @@
 """/v1/batch/jobs: general training jobs of a project, in LLMariner's format. OpenAI's batches are another API."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Annotated, Any
 
@@ -13,10 +12,9 @@ from llmariner.context import Context
 from llmariner.http.authorization.authentication import context_of, require_scope
 from llmariner.http.entrypoint import Application, http_function
 from llmariner.http.fastapi_app import create_app
-from llmariner.http.resources.batch_job_output import OutputWatches
+from llmariner.http.resources.batch_job_output import OutputWatches, read_on
 from llmariner.http.schemas.batch_jobs import CreateBatchJob
 from llmariner.http.schemas.lists import BatchJobCursor, Limit
-from llmariner.platform.jobs import LogPart
 from llmariner.tenancy.long_requests import check_still_allowed
 from llmariner.tenancy.principal import Caller
 
@@ -101,15 +99,8 @@ async def get_logs(
         allowed = partial(check_still_allowed, context.database, caller, "api.batch.jobs.read")
         parts = watches.follow(project_id, id, first.start, allowed)
     else:
-        parts = _read_on(first, partial(context.batch_jobs.output, id))
+        parts = read_on(first, partial(context.batch_jobs.output, id))
     return StreamingResponse(parts, media_type="text/plain; charset=utf-8", headers=headers)
-
-
-async def _read_on(part: LogPart, read: Callable[[int], LogPart]) -> AsyncIterator[bytes]:
-    """The output that there is now."""
-    while part.data:
-        yield part.data
-        part = await asyncio.to_thread(read, part.end)
 
 
 handle = http_function(build)

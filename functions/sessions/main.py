@@ -25,6 +25,7 @@ from llmariner.http.authorization.service_calls import verify_service_token
 from llmariner.http.engine_responses import EngineResponse, engine_fields
 from llmariner.http.entrypoint import Application, http_function
 from llmariner.http.fastapi_app import create_app
+from llmariner.http.machine_pods import MachineApi
 from llmariner.http.protocol_upgrades import offered_protocol
 from llmariner.http.tunneled_responses import (
     HeldResponse,
@@ -69,6 +70,7 @@ def build(context: Context) -> Application:
     app.state.open_requests = OpenRequests()
     app.state.engine_bodies = BodyBudget(_ENGINE_BODY_BYTES, _ENGINE_BODY_BYTES_PER_CLUSTER)
     app.state.access_checks = AccessChecks()
+    app.state.machine = MachineApi(context)
     app.get("/v1/sessions/agent")(connect_agent)
     app.get("/v1/sessions/peers")(connect_peer)
     for root in ("api", "apis"):
@@ -185,12 +187,15 @@ def _pass_on(request: Request, caller: Caller, cluster_id: str) -> Response:
         context = context_of(request)
         project_id = caller.key_owner.project_id
         Clusters(context.database, context.secrets.pepper).get(caller.organization_id, cluster_id)
-        with context.database.read() as session:
-            namespaces = namespaces_of(session, project_id, cluster_id)
+        namespaces = _namespaces(request, project_id, cluster_id)
         identity = authorize(caller, parsed, namespaces)
-        fields = [*_head_fields(request, parsed.target, protocol), *identity.headers()]
         if parsed.resource:
             _record(context, caller, cluster_id, parsed)
+        held = request.app.state.open_requests.hold(caller.user_id, caller.organization_id)
+        watched = _watched(request, caller, cluster_id, parsed)
+        if (machine := _machine(request)).serves(cluster_id):
+            return HeldResponse(machine.respond(caller, parsed, request.scope["headers"]), held, watched)
+        fields = [*_head_fields(request, parsed.target, protocol), *identity.headers()]
     except PlatformError as error:
         content_type, body = status_content(error, request.scope["headers"])
         return Response(body, error.status, error.headers, content_type)
@@ -204,8 +209,7 @@ def _pass_on(request: Request, caller: Caller, cluster_id: str) -> Response:
         if protocol
         else TunneledResponse(open_stream, fields, explain=explain)
     )
-    held = request.app.state.open_requests.hold(caller.user_id, caller.organization_id)
-    return HeldResponse(passed, held, _watched(request, caller, cluster_id, parsed))
+    return HeldResponse(passed, held, watched)
 
 
 def _watched(
@@ -217,11 +221,23 @@ def _watched(
 
     def check() -> None:
         check_still_allowed(database, caller, CONNECT_SCOPE if parsed.verb == "connect" else READ_SCOPE)
-        with database.read() as session:
-            authorize(caller, parsed, namespaces_of(session, caller.key_owner.project_id, cluster_id))
+        authorize(caller, parsed, _namespaces(request, caller.key_owner.project_id, cluster_id))
 
     same = (caller, cluster_id, parsed.namespace, parsed.verb, parsed.group, parsed.resource, parsed.subresource)
     return lambda end: checks.hold(same, check, end)
+
+
+def _namespaces(request: Request, project_id: str, cluster_id: str) -> frozenset[str]:
+    """The namespaces of a project there. On this machine its id is one, too."""
+    with context_of(request).database.read() as session:
+        found = namespaces_of(session, project_id, cluster_id)
+    return found | {project_id} if _machine(request).serves(cluster_id) else found
+
+
+def _machine(request: Request) -> MachineApi:
+    machine = request.app.state.machine
+    assert isinstance(machine, MachineApi)
+    return machine
 
 
 def _tunnels(request: Request) -> Tunnels:

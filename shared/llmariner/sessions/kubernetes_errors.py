@@ -14,6 +14,7 @@ _REASONS = {
     401: "Unauthorized",
     403: "Forbidden",
     404: "NotFound",
+    405: "MethodNotAllowed",
     409: "Conflict",
     429: "TooManyRequests",
     503: "ServiceUnavailable",

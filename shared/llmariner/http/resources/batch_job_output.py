@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from functools import partial
 from typing import Protocol
 
 from llmariner.errors import PlatformError, RateLimited
 from llmariner.platform.jobs import LogPart
 
-__all__ = ["JobOutputs", "OutputWatches"]
+__all__ = ["JobOutputs", "OutputWatches", "read_on"]
 
 _MAX_FOLLOWERS = 100
 """In one process; each holds a connection."""
@@ -69,7 +69,7 @@ class OutputWatches:
 
     async def follow(
         self, project_id: str, job_id: str, start: int, allowed: Callable[[], None]
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         """The output from byte `start` on, until the job ends or is deleted, or `allowed` raises: the response has begun."""
         watch = self._join(project_id, job_id, start)
         read = partial(self._jobs().output, job_id)
@@ -137,3 +137,10 @@ async def _wait(event: asyncio.Event, seconds: float) -> None:
             await event.wait()
     except TimeoutError:
         return
+
+
+async def read_on(part: LogPart, read: Callable[[int], LogPart]) -> AsyncGenerator[bytes, None]:
+    """The output that there is now, from a part on."""
+    while part.data:
+        yield part.data
+        part = await asyncio.to_thread(read, part.end)

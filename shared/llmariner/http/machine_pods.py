@@ -1,0 +1,171 @@
+"""Kubernetes' API of one machine that has no Kubernetes: a project's jobs as pods, and their output as it is written."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from contextlib import aclosing
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+from urllib.parse import parse_qsl
+
+from starlette.responses import Response, StreamingResponse
+
+from llmariner.clusters.cluster import LOCAL_CLUSTER_ID
+from llmariner.context import Context
+from llmariner.errors import InvalidRequest, NotFound, PlatformError
+from llmariner.http.resources.batch_job_output import OutputWatches, read_on
+from llmariner.http.tunneled_responses import send_status
+from llmariner.sessions.kubernetes_requests import KubernetesRequest
+from llmariner.tenancy.long_requests import check_still_allowed
+from llmariner.tenancy.principal import Caller
+
+if TYPE_CHECKING:
+    from llmariner.sessions.machine.log_options import LogOptions
+    from llmariner.sessions.machine.pods import MachinePod, MachinePods
+
+__all__ = ["MachineApi"]
+
+_MAX_PODS = 500
+_MAX_DIGITS = 15
+_INSTEAD = {
+    "exec": "`llma batch jobs exec` runs a program in a job",
+    "attach": "`kubectl logs -f` shows the output of a job",
+    "portforward": "a job on this machine listens on the machine itself",
+}
+
+
+class NotOnOneMachine(PlatformError):
+    """Kubernetes does this and one machine does not."""
+
+    status: ClassVar[int] = 405
+    type: ClassVar[str] = "invalid_request_error"
+    code = "not_on_one_machine"
+
+
+class MachineApi:
+    """Of one process, for its event loop. What serves it is imported at the first request."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._watches = OutputWatches(lambda: self._pods)
+
+    def serves(self, cluster_id: str) -> bool:
+        """Whether the cluster of that id is this machine."""
+        return cluster_id == LOCAL_CLUSTER_ID and self._context.clusters.machine is not None
+
+    def respond(self, caller: Caller, request: KubernetesRequest, headers: Iterable[tuple[bytes, bytes]]) -> Response:
+        """The response to a request that the caller may send. Blocks. Raises PlatformError for what is not there."""
+        from llmariner.sessions.machine.objects import discovery
+        from llmariner.sessions.machine.pods import SCOPES
+
+        if not request.resource:
+            return _json(discovery(request.path))
+        if request.group or request.resource != "pods":
+            raise NotFound(
+                f"This machine has no Kubernetes, and no {request.resource}: the jobs of your project are its pods. See "
+                "`kubectl get pods`, `kubectl logs`."
+            )
+        if request.verb not in ("get", "list"):
+            instead = _INSTEAD.get(request.subresource, "list the pods again instead, or follow the log of one")
+            raise NotOnOneMachine(f"This machine has no Kubernetes, and no {request.verb} of pods: {instead}.")
+        kinds = [kind for kind, scope in SCOPES.items() if scope in caller.scopes]
+        if request.subresource == "log":
+            return self._log(caller, request, kinds)
+        accept = b",".join(value for name, value in headers if name == b"accept")
+        if request.name:
+            pods, next_ = [self._pods.get(caller.key_owner.project_id, kinds, request.name)], ""
+        else:
+            pods, next_ = self._page(caller.key_owner.project_id, kinds, request)
+        return _json(_shown(request, pods, next_, accept))
+
+    @property
+    def _pods(self) -> MachinePods:
+        from llmariner.sessions.machine.pods import MachinePods
+
+        return MachinePods(self._context.database, self._context.batch_jobs, lambda: self._context.jobs)
+
+    def _page(self, project_id: str, kinds: list[str], request: KubernetesRequest) -> tuple[list[MachinePod], str]:
+        from llmariner.sessions.machine.objects import labels, pod_fields
+        from llmariner.sessions.machine.selectors import matches
+
+        query = _parameters(request)
+        limit = query.get("limit") or "0"
+        if not (limit.isascii() and limit.isdecimal() and len(limit) <= _MAX_DIGITS):
+            raise InvalidRequest("'limit' must be a whole number from 0 on.", param="limit")
+        size = min(int(limit) or _MAX_PODS, _MAX_PODS)
+        by_label, by_field = query.get("labelSelector", ""), query.get("fieldSelector", "")
+        for selector, param in ((by_label, "labelSelector"), (by_field, "fieldSelector")):
+            matches(selector, {}, param)  # a wrong one is refused, whether there are pods or not
+        found, next_ = self._pods.page(project_id, kinds, after=query.get("continue", ""), limit=size)
+        kept = [
+            each
+            for each in found
+            if matches(by_label, labels(each), "labelSelector")
+            and matches(by_field, pod_fields(each, request.namespace), "fieldSelector")
+        ]
+        return kept, next_
+
+    def _log(self, caller: Caller, request: KubernetesRequest, kinds: list[str]) -> Response:
+        from llmariner.sessions.machine.log_options import LogOptions, start_of_tail
+        from llmariner.sessions.machine.pods import SCOPES
+
+        options = LogOptions.parse(request.query)
+        pods, project_id = self._pods, caller.key_owner.project_id
+        pod = pods.get(project_id, kinds, request.name)
+        options.check_since(time.time() - (pod.started_at or time.time()))
+        read = partial(pods.output, pod.name)
+        start = 0 if options.tail_lines is None else start_of_tail(read, options.tail_lines)
+        if not options.follow:
+            return _LogResponse(lambda: None, read_on(read(start), read), options)
+        allowed = partial(check_still_allowed, self._context.database, caller, SCOPES[pod.kind])
+        parts = self._watches.follow(project_id, pod.name, start, allowed)
+        return _LogResponse(lambda: self._watches.check_room(project_id), parts, options)
+
+
+class _LogResponse(Response):
+    """Output as it comes. `check_room` may refuse it, in the event loop."""
+
+    def __init__(self, check_room: Callable[[], None], parts: AsyncGenerator[bytes, None], options: LogOptions) -> None:
+        super().__init__()
+        self._check_room = check_room
+        self._parts = parts
+        self._limit = options.limit_bytes
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            self._check_room()
+        except PlatformError as error:
+            await send_status(scope, send, error)
+            return
+        headers = {"x-content-type-options": "nosniff"}
+        sent = StreamingResponse(self._limited(), headers=headers, media_type="text/plain; charset=utf-8")
+        await sent(scope, receive, send)
+
+    async def _limited(self) -> AsyncIterator[bytes]:
+        yield b""  # the head goes out with it: a job may write nothing for an hour
+        left = self._limit
+        async with aclosing(self._parts) as parts:
+            async for part in parts:
+                yield part if left is None else part[:left]
+                if left is not None and (left := left - len(part)) <= 0:
+                    return
+
+
+def _shown(request: KubernetesRequest, pods: list[MachinePod], next_: str, accept: bytes) -> dict[str, Any]:
+    from llmariner.sessions.machine.objects import pod_list, pod_object, pod_table
+
+    if b"as=Table" in accept and b"v=v1;" in accept + b";":
+        whole = _parameters(request).get("includeObject") == "Object"
+        return pod_table(pods, request.namespace, next_, whole=whole)
+    return pod_object(pods[0], request.namespace) if request.name else pod_list(pods, request.namespace, next_)
+
+
+def _parameters(request: KubernetesRequest) -> dict[str, str]:
+    """The first value of each."""
+    return dict(reversed(parse_qsl(request.query.decode(), keep_blank_values=True)))
+
+
+def _json(document: dict[str, Any]) -> Response:
+    return Response(json.dumps(document), media_type="application/json")

@@ -1,0 +1,149 @@
+"""Pods, lists, tables and discovery as Kubernetes' API shows them, of what one machine has."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from llmariner.errors import NotFound
+from llmariner.sessions.machine.log_options import CONTAINER
+from llmariner.sessions.machine.pods import MachinePod
+
+__all__ = ["discovery", "labels", "pod_fields", "pod_list", "pod_object", "pod_table"]
+
+_READ = ["get", "list"]
+_PODS = {"name": "pods", "singularName": "pod", "namespaced": True, "kind": "Pod", "verbs": _READ, "shortNames": ["po"]}
+_LOG = {"name": "pods/log", "singularName": "", "namespaced": True, "kind": "Pod", "verbs": ["get"]}
+_DISCOVERY: dict[bytes, dict[str, Any]] = {
+    b"/api": {"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []},
+    b"/api/v1": {"kind": "APIResourceList", "groupVersion": "v1", "resources": [_PODS, _LOG]},
+    b"/apis": {"kind": "APIGroupList", "apiVersion": "v1", "groups": []},
+}
+_COLUMNS = (("Name", "string"), ("Ready", "string"), ("Status", "string"), ("Restarts", "integer"), ("Age", "string"))
+_WIDE = (("Job", "string"), ("Message", "string"))
+
+
+def discovery(path: bytes) -> dict[str, Any]:
+    """What there is at a path without a resource. NotFound."""
+    if path not in _DISCOVERY:
+        raise NotFound("This machine has no Kubernetes: it serves pods of the group v1, and their logs.")
+    return _DISCOVERY[path]
+
+
+def pod_object(pod: MachinePod, namespace: str) -> dict[str, Any]:
+    """The pod."""
+    state, container = _state(pod), {"name": CONTAINER, "image": pod.image}
+    ready, started = pod.phase == "Running", pod.started_at is not None
+    status: dict[str, Any] = {
+        "phase": pod.phase,
+        "reason": pod.reason,
+        "message": pod.message,
+        "startTime": _time(pod.started_at or pod.created_at),
+        "containerStatuses": [
+            {
+                **container,
+                "imageID": "",
+                "ready": ready,
+                "started": started,
+                "restartCount": pod.restarts,
+                "state": state,
+                "lastState": {},
+            }
+        ],
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": _metadata(pod, namespace),
+        "spec": {"containers": [container], "restartPolicy": "Never"},
+        "status": status,
+    }
+
+
+def pod_fields(pod: MachinePod, namespace: str) -> dict[str, str]:
+    """What selectors of fields may name."""
+    return {"metadata.name": pod.name, "metadata.namespace": namespace, "status.phase": pod.phase}
+
+
+def pod_list(pods: Sequence[MachinePod], namespace: str, next_: str) -> dict[str, Any]:
+    """A page of pods."""
+    items = [pod_object(each, namespace) for each in pods]
+    return {"apiVersion": "v1", "kind": "PodList", "metadata": _page(next_), "items": items}
+
+
+def pod_table(pods: Sequence[MachinePod], namespace: str, next_: str, *, whole: bool) -> dict[str, Any]:
+    """A page as kubectl prints it. `whole`: with all of each pod, else with its metadata."""
+    columns = [*((name, kind, 0) for name, kind in _COLUMNS), *((name, kind, 1) for name, kind in _WIDE)]
+    described = [
+        {
+            "name": name,
+            "type": kind,
+            "format": "name" if name == "Name" else "",
+            "description": "",
+            "priority": priority,
+        }
+        for name, kind, priority in columns
+    ]
+    rows = []
+    for pod in pods:
+        shown = (
+            "".join(word.capitalize() for word in pod.reason.split("_"))
+            if pod.phase in ("Pending", "Failed")
+            else pod.phase
+        )
+        ready = "1/1" if pod.phase == "Running" else "0/1"
+        cells = [pod.name, ready, shown, pod.restarts, _age(pod.created_at), f"{pod.kind}/{pod.job_id}", pod.message]
+        metadata = {
+            "apiVersion": "meta.k8s.io/v1",
+            "kind": "PartialObjectMetadata",
+            "metadata": _metadata(pod, namespace),
+        }
+        rows.append({"cells": cells, "object": pod_object(pod, namespace) if whole else metadata})
+    table = {"apiVersion": "meta.k8s.io/v1", "kind": "Table", "metadata": _page(next_)}
+    return {**table, "columnDefinitions": described, "rows": rows}
+
+
+def labels(pod: MachinePod) -> dict[str, str]:
+    """Of a pod: what it is, and the job."""
+    return {"llmariner.ai/kind": pod.kind, "batch.kubernetes.io/job-name": pod.job_id}
+
+
+def _metadata(pod: MachinePod, namespace: str) -> dict[str, Any]:
+    return {
+        "name": pod.name,
+        "namespace": namespace,
+        "uid": pod.name,
+        "resourceVersion": "1",
+        "creationTimestamp": _time(pod.created_at),
+        "labels": labels(pod),
+    }
+
+
+def _state(pod: MachinePod) -> dict[str, Any]:
+    begin = _time(pod.started_at or pod.created_at)
+    if pod.phase == "Pending":
+        return {"waiting": {"reason": pod.reason, "message": pod.message}}
+    if pod.phase == "Running":
+        return {"running": {"startedAt": begin}}
+    code = 0 if pod.phase == "Succeeded" else 1
+    end = _time(pod.finished_at or pod.started_at or pod.created_at)
+    return {"terminated": {"exitCode": code, "reason": pod.reason, "startedAt": begin, "finishedAt": end}}
+
+
+def _page(next_: str) -> dict[str, str]:
+    return {"resourceVersion": "1", **({"continue": next_} if next_ else {})}
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _age(created_at: float) -> str:
+    """As kubectl prints it, in the largest unit of which there are two."""
+    seconds = max(0, int(time.time() - created_at))
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds // length}{unit}"
+    return f"{seconds}s"

@@ -1,0 +1,185 @@
+"""The jobs of a project on this machine, as pods: their states, and their output."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Row, select
+
+from llmariner.batch_jobs.batch_job import BatchJob
+from llmariner.errors import InvalidRequest, NotFound
+from llmariner.fine_tuning.job import Status
+from llmariner.fine_tuning.tables import fine_tuning_jobs
+from llmariner.platform.database import Database
+from llmariner.platform.jobs import Jobs, LogPart, Phase
+
+if TYPE_CHECKING:
+    from llmariner.batch_jobs.batch_jobs import BatchJobs
+
+__all__ = ["BATCH_JOB", "FINE_TUNING_JOB", "SCOPES", "MachinePod", "MachinePods"]
+
+BATCH_JOB, FINE_TUNING_JOB = "batch-job", "fine-tuning-job"
+SCOPES = {BATCH_JOB: "api.batch.jobs.read", FINE_TUNING_JOB: "api.fine_tuning.jobs.read"}
+"""What a caller needs for the pods of each kind, which are listed in this order."""
+_CONTINUE = re.compile(rf"({'|'.join(SCOPES)})\.([A-Za-z0-9_-]{{0,64}})")
+_BATCH_PHASES = {Phase.RUNNING: "Running", Phase.SUCCEEDED: "Succeeded", Phase.FAILED: "Failed"}
+_BATCH_PHASES[Phase.CANCELED] = "Failed"
+_TUNING_COLUMNS = (
+    *(fine_tuning_jobs.c.id, fine_tuning_jobs.c.attempt, fine_tuning_jobs.c.status, fine_tuning_jobs.c.created_at),
+    *(fine_tuning_jobs.c.started_at, fine_tuning_jobs.c.finished_at),
+)
+
+
+@dataclass(frozen=True)
+class MachinePod:
+    """A job as a pod. Times are Unix seconds; `phase` is Kubernetes'. `job_id`: the job, which may have another name."""
+
+    name: str
+    kind: str
+    job_id: str
+    image: str
+    phase: str
+    reason: str
+    message: str
+    restarts: int
+    created_at: int
+    started_at: float | None
+    finished_at: float | None
+
+
+class MachinePods:
+    """All methods block. `jobs`: what runs the processes, or raises Unavailable."""
+
+    def __init__(self, database: Database, batch_jobs: BatchJobs, jobs: Callable[[], Jobs]) -> None:
+        self._database = database
+        self._batch_jobs = batch_jobs
+        self._jobs = jobs
+
+    def page(self, project_id: str, kinds: Collection[str], *, after: str, limit: int) -> tuple[list[MachinePod], str]:
+        """Up to `limit` pods of these kinds, the newest of a kind first, and where to continue; empty: there are no more.
+
+        `after`: where an earlier page said to continue; InvalidRequest for another one.
+        """
+        if after and not _CONTINUE.fullmatch(after):
+            raise InvalidRequest("'continue' must be from an earlier page: list the pods again.", param="continue")
+        first, _, last = after.partition(".")
+        found: list[MachinePod] = []
+        names = [kind for kind in SCOPES if kind in kinds]
+        for kind in names[names.index(first) :] if first in names else names:
+            if len(found) == limit:
+                return found, f"{kind}."
+            list_ = self._page_of_batch_jobs if kind == BATCH_JOB else self._page_of_fine_tuning
+            pods, next_ = list_(project_id, last or None, limit - len(found))
+            found += pods
+            if next_:
+                return found, f"{kind}.{next_}"
+            last = ""
+        return found, ""
+
+    def get(self, project_id: str, kinds: Collection[str], name: str) -> MachinePod:
+        """One pod. NotFound."""
+        kind = FINE_TUNING_JOB if name.startswith("ftjob-") else BATCH_JOB
+        found: MachinePod | None = None
+        if kind in kinds and kind == FINE_TUNING_JOB:
+            found = self._fine_tuning(project_id, name)
+        elif kind in kinds:
+            found = self._batch_job(project_id, name)
+        if found is None:
+            raise NotFound(
+                f'pods "{name[:100]}" not found: the pods here are the jobs that your project has on this machine. List '
+                "them with `kubectl get pods`."
+            )
+        return found
+
+    def output(self, name: str, start: int) -> LogPart:
+        """See `JobOutputs`: for a caller who may read it."""
+        if name.startswith("ftjob-"):
+            return self._jobs().log(name, start)
+        return self._batch_jobs.output(name, start)
+
+    def output_has_ended(self, project_id: str, name: str) -> bool:
+        """See `JobOutputs`."""
+        if not name.startswith("ftjob-"):
+            return self._batch_jobs.output_has_ended(project_id, name)
+        status = self._jobs().status(name)
+        if status is not None:
+            return status.phase.is_final
+        return self._fine_tuning(project_id, name) is None  # else it was not submitted yet
+
+    def _page_of_batch_jobs(
+        self, project_id: str, after: str | None, limit: int
+    ) -> tuple[list[MachinePod], str | None]:
+        found, more = self._batch_jobs.page(project_id, after=after, limit=limit)
+        pods = [_batch_pod(job) for job in found if job.cluster_id is None]
+        return pods, found[-1].id if more else None
+
+    def _page_of_fine_tuning(
+        self, project_id: str, after: str | None, limit: int
+    ) -> tuple[list[MachinePod], str | None]:
+        query = select(*_TUNING_COLUMNS).where(*_with_process(project_id))
+        if after is not None:
+            query = query.where(fine_tuning_jobs.c.id < after)
+        with self._database.read() as session:
+            rows = session.rows(query.order_by(fine_tuning_jobs.c.id.desc()).limit(limit + 1))
+        return [_tuning_pod(row) for row in rows[:limit]], rows[limit - 1].id if len(rows) > limit else None
+
+    def _batch_job(self, project_id: str, name: str) -> MachinePod | None:
+        try:
+            job = self._batch_jobs.get(project_id, name)
+        except NotFound:
+            return None
+        return _batch_pod(job) if job.cluster_id is None else None
+
+    def _fine_tuning(self, project_id: str, name: str) -> MachinePod | None:
+        job_id, _, attempt = name.rpartition("-")
+        query = select(*_TUNING_COLUMNS).where(fine_tuning_jobs.c.id == job_id, *_with_process(project_id))
+        with self._database.read() as session:
+            row = session.first(query)
+        return _tuning_pod(row) if row is not None and str(row.attempt) == attempt else None
+
+
+def _with_process(project_id: str) -> tuple[Any, ...]:
+    """Fine-tuning jobs that have a process here, or get one: what a process leaves goes with it."""
+    columns = fine_tuning_jobs.c
+    return (columns.project_id == project_id, columns.released.is_(False), columns.cluster_id.is_(None))
+
+
+def _batch_pod(job: BatchJob) -> MachinePod:
+    return MachinePod(
+        name=job.id,
+        kind=BATCH_JOB,
+        job_id=job.id,
+        image=job.image,
+        phase=_BATCH_PHASES.get(job.status, "Pending"),
+        reason=_reason(job.status, job.error_code),
+        message=job.error_message or job.reason,
+        restarts=job.restarts,
+        created_at=job.created_at,
+        started_at=job.started_at,
+        finished_at=job.finished_at,
+    )
+
+
+def _tuning_pod(row: Row[Any]) -> MachinePod:
+    status = Status(row.status)
+    ended = "Succeeded" if status is Status.SUCCEEDED else "Failed"
+    return MachinePod(
+        name=f"{row.id}-{row.attempt}",
+        kind=FINE_TUNING_JOB,
+        job_id=row.id,
+        image="training",
+        phase=ended if status.is_final else "Running" if status is Status.RUNNING else "Pending",
+        reason=str(status),
+        message="",
+        restarts=0,
+        created_at=row.created_at,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+    )
+
+
+def _reason(status: Phase, error_code: str | None) -> str:
+    return error_code or str(status)
