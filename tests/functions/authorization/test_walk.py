@@ -77,6 +77,9 @@ def observed_outcome(answer: HttpResponse, route: RouteAccess) -> Outcome:
     """What became of a request."""
     if answer.status == 400 and answer.error["code"] == "project_required":
         return Outcome.NO_PROJECT
+    # kubectl takes 404 for "there is no such resource" where it asks which there are, so this is 403 then.
+    if answer.status == 403 and answer.error["code"] == "namespace_not_found":
+        return Outcome.HIDDEN
     if answer.status in REFUSALS:
         assert answer.error["code"] != "unknown_url", answer.body
         return REFUSALS[answer.status]
