@@ -10,6 +10,7 @@ import struct
 import numpy as np
 import pytest
 
+from llmariner.models.gguf import tokenizer
 from llmariner.models.gguf.blocks import BLOCKS, bfloat16, float32
 from llmariner.models.gguf.conversion import GgufConversion
 from llmariner.models.gguf.header import read_header
@@ -19,7 +20,10 @@ _tiny = importlib.import_module("...standalone.tiny_model_files", __package__)
 
 GGUF: bytes = _tiny.gguf_model()
 SHAPES = dict(_tiny.GGUF_SHAPES)
+LAST = struct.pack("<I2QI", 2, 128, 64, 0)  # of the tensor that is written last: dimensions, shape and type
+OFFSET = GGUF.index(LAST, GGUF.index(b"ffn_down")) + len(LAST)
 FIRST_KEY = b"GGUF" + struct.pack("<IQQQ", 3, 1, 1, 1) + b"a"
+NO_TENSORS = FIRST_KEY[:8] + bytes(8) + FIRST_KEY[16:]
 
 
 def conversion(content: bytes = GGUF) -> GgufConversion:
@@ -66,7 +70,13 @@ def tensor(weights: bytes, name: str) -> np.ndarray[tuple[int, ...], np.dtype[np
         (_tiny.gguf_model({"llama.embedding_length": 1 << 20}), "of a size that is not converted"),
         (_tiny.gguf_model({"llama.context_length": None}), "nothing usable about 'context_length'"),
         (_tiny.gguf_model({"llama.attention.head_count": [4]}), "nothing usable about 'attention.head_count'"),
+        (_tiny.gguf_model({"llama.attention.head_count": 0.5}), "contradict each other"),
+        (
+            _tiny.gguf_model({"llama.embedding_length": 1 << 16, "llama.rope.dimension_count": 512}),
+            "of a size that is not converted",
+        ),
         (GGUF[:-1000], "ends before its tensor"),
+        (GGUF[:OFFSET] + bytes(8) + GGUF[OFFSET + 8 : -4 * 64 * 128], "share their bytes"),
         (GGUF[:4] + b"\x01" + GGUF[5:], "version 1"),
         (GGUF[:8] + b"\xff" * 8 + GGUF[16:], "header is damaged"),
         (GGUF[:16] + b"\xff" * 8 + GGUF[24:], "header is damaged"),
@@ -77,12 +87,22 @@ def tensor(weights: bytes, name: str) -> np.ndarray[tuple[int, ...], np.dtype[np
         (b"GGUF" + struct.pack("<I", 3) + b"\xff" * 100, "header is damaged"),
         (FIRST_KEY + struct.pack("<IIQ", 9, 99, 1 << 62), "header is damaged"),
         (FIRST_KEY + struct.pack("<IIQ", 9, 0, 1 << 62), "header is damaged"),
+        (NO_TENSORS + struct.pack("<IIQ", 9, 0, 5 << 20) + bytes(5 << 20), "header is damaged"),
         (FIRST_KEY + struct.pack("<I", 9) + struct.pack("<IQ", 9, 1) * 5000, "header is damaged"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_file_that_can_not_be_converted_is_refused_with_the_reason(content: bytes, said: str) -> None:
     with pytest.raises(FilesUnavailable, match=said):
+        conversion(content)
+
+
+def test_pairs_of_tokens_that_fill_the_memory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = {"tokenizer.ggml.model": "llama", "tokenizer.ggml.scores": [0.0] * len(_tiny.GGUF_TOKENS)}
+    content = _tiny.gguf_model(scores)
+    assert json.loads(files(conversion(content))["tokenizer.json"])["model"]["merges"] == [["a", "b"]]
+    monkeypatch.setattr(tokenizer, "_MAX_PAIRS", 0)
+    with pytest.raises(FilesUnavailable, match="more pairs of tokens"):
         conversion(content)
 
 

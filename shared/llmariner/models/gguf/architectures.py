@@ -60,7 +60,7 @@ _OUTPUT, _HEAD = "output.weight", "lm_head.weight"
 _FREQUENCIES = "rope_freqs.weight"
 _MAX_LAYERS = 1_000
 # Rows and heads are computed as a whole: these bound their memory. Llama 3.1 405B has 16,384, 53,248 and 128.
-_MAX_HIDDEN, _MAX_MIDDLE, _MAX_HEAD = 1 << 16, 1 << 18, 512
+_MAX_HIDDEN, _MAX_MIDDLE, _MAX_HEAD, _MAX_HEAD_NUMBERS = 1 << 16, 1 << 18, 512, 1 << 22
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def _sizes(header: GgufHeader) -> _Sizes:
     hidden = int(_positive(header, "embedding_length"))
     embedding = header.tensors.get("token_embd.weight")
     layers = int(_positive(header, "block_count"))
-    if embedding is None or heads > hidden or layers > _MAX_LAYERS:
+    if embedding is None or not 1 <= heads <= hidden or layers > _MAX_LAYERS:
         raise FilesUnavailable(f"The GGUF file's sizes contradict each other. {_INSTEAD}")
     head = _positive(header, "attention.key_length", _positive(header, "rope.dimension_count", hidden // heads))
     sizes = _Sizes(
@@ -169,7 +169,7 @@ def _sizes(header: GgufHeader) -> _Sizes:
         vocabulary=embedding.shape[0],
     )
     too_large = hidden > _MAX_HIDDEN or sizes.middle > _MAX_MIDDLE or heads * sizes.head > _MAX_MIDDLE
-    if too_large or not 2 <= sizes.head <= _MAX_HEAD or sizes.head % 2:
+    if too_large or sizes.head * hidden > _MAX_HEAD_NUMBERS or not 2 <= sizes.head <= _MAX_HEAD or sizes.head % 2:
         raise FilesUnavailable(f"The GGUF file has rows or heads of a size that is not converted. {_INSTEAD}")
     return sizes
 

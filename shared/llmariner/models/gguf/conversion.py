@@ -66,6 +66,11 @@ class GgufConversion:
         plans = plan_tensors(header)
         for plan in plans:
             self._check_place(plan.source)
+        if self._data_start + sum(_stored_bytes(plan.source) for plan in plans) > size:
+            # A small file would become a folder of any size.
+            raise FilesUnavailable(
+                "The GGUF file has tensors that share their bytes. Ask who published it for another one."
+            )
         self._small = configuration_files(header, self._tensor_bytes) | tokenizer_files(header)
         if template := chat_template(header):
             self._small["chat_template.jinja"] = template.encode("utf-8", errors="replace")

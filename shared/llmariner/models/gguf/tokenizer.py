@@ -19,6 +19,8 @@ __all__ = ["chat_template", "special_token_ids", "tokenizer_files"]
 _KEY = "tokenizer.ggml."
 _MAX_TOKENS = 1_000_000
 _MAX_TOKEN_LENGTH = 4_096
+_MAX_PAIRS = 1_000_000
+"""Of tokens that are a token together, where a file has scores alone: each takes 300 bytes. Gemma has 580,000."""
 _CONTROL, _USER_DEFINED = 3, 4
 _SPACE = "▁"
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -116,7 +118,7 @@ def _byte_pairs(header: GgufHeader, tokens: Sequence[str]) -> dict[str, Any]:
         raise FilesUnavailable("The GGUF file's tokenizer has no merges.")
     vocabulary = _vocabulary(tokens)
     # As texts: lists of two take four times the memory.
-    pairs = [merge for merge in merges if isinstance(merge, str) and _is_pair(merge.split(" "), vocabulary)]
+    pairs = [merge for merge in merges if isinstance(merge, str) and _is_pair(merge.split(" ", 2), vocabulary)]
     bytes_ = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
     return {
         "normalizer": {"type": "NFC"} if split.normalized else None,
@@ -180,6 +182,8 @@ def _scored_pairs(header: GgufHeader, vocabulary: Mapping[str, int], tokens: Seq
             left, right = vocabulary.get(token[:at]), vocabulary.get(token[at:])
             if left is not None and right is not None:
                 found.append((-float(scores[number]), number, left, right, [token[:at], token[at:]]))
+        if len(found) > _MAX_PAIRS:
+            raise FilesUnavailable("The GGUF file's tokenizer has more pairs of tokens than are converted.")
     return [pair for *_, pair in sorted(found)]
 
 
