@@ -141,9 +141,14 @@ def test_a_conversion_goes_on_after_each_slice_and_frees_the_file_that_it_read(
     registry = ModelRegistry(database)
     model = new_model(registry)
     slices = 0
+
+    def end_after_a_chunk(progress: LoadingProgress) -> None:
+        if progress.done_bytes:
+            raise LoadingUnfinished("the time is over")
+
     while True:
         try:
-            found = new_fetcher(database, registry_server, store, seconds=0.1).fetch(model, lambda _progress: None)
+            found = new_fetcher(database, registry_server, store).fetch(model, end_after_a_chunk)
             break
         except LoadingUnfinished:
             slices += 1
@@ -156,8 +161,8 @@ def test_a_conversion_goes_on_after_each_slice_and_frees_the_file_that_it_read(
             session.run(update(table).values(held_until=0.0, touched_at=0.0))
     fetcher = new_fetcher(database, registry_server, store)
     fetcher.remove_unused(seconds=20)
-    with database.read() as session:
-        assert len(session.rows(select(model_blobs.c.id))) == len(FOLDER)
+    with database.read() as reading:
+        assert len(reading.rows(select(model_blobs.c.id))) == len(FOLDER)
     assert downloaded(found.folder, store, tmp_path / "again") == converted()
 
 
