@@ -65,6 +65,7 @@ def tensor(weights: bytes, name: str) -> np.ndarray[tuple[int, ...], np.dtype[np
         (_tiny.gguf_model(shapes=SHAPES | {"blk.0.ffn_up.weight": (64, 128)}), r"has the shape \[64, 128\]"),
         (_tiny.gguf_model(shapes=SHAPES | {"mm.weight": (2, 2)}), "such as 'mm.weight'"),
         (_tiny.gguf_model(shapes={"token_embd.weight": SHAPES["token_embd.weight"]}), "'output_norm.weight'.*missing"),
+        (_tiny.gguf_model({"llama.attention.key_length": 16, "llama.rope.dimension_count": 8}), "a part is rotated"),
         (_tiny.gguf_model({"llama.rope.scaling.type": "su", "llama.rope.scaling.factor": 2.0}), "scales positions"),
         (_tiny.gguf_model(shapes=SHAPES | {"rope_freqs.weight": (8,)}), "scales positions"),
         (_tiny.gguf_model({"llama.embedding_length": 1 << 20}), "of a size that is not converted"),
@@ -147,6 +148,14 @@ def test_rows_of_queries_and_keys_are_in_the_order_of_hugging_face() -> None:
             of_head = theirs[head : head + 16]
             expected = np.concatenate([of_head[0::2], of_head[1::2]]) if rotated else of_head
             np.testing.assert_allclose(ours[head : head + 16], expected, rtol=1 / 256)
+
+
+@pytest.mark.parametrize("key", ["rope.scaling.factor", "rope.scale_linear"])
+def test_positions_are_scaled_by_a_factor_without_a_type(key: str) -> None:
+    config = json.loads(files(conversion(_tiny.gguf_model({f"llama.{key}": 4.0})))["config.json"])
+    assert config["rope_parameters"] == {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 4.0}
+    for metadata in ({f"llama.{key}": 1.0}, {f"llama.{key}": 4.0, "llama.rope.scaling.type": "none"}):
+        assert "rope_scaling" not in json.loads(files(conversion(_tiny.gguf_model(metadata)))["config.json"])
 
 
 def test_scaled_positions_of_llama_3_are_recognized_by_their_factors() -> None:

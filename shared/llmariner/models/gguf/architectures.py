@@ -168,6 +168,8 @@ def _sizes(header: GgufHeader) -> _Sizes:
         head=int(head),
         vocabulary=embedding.shape[0],
     )
+    if _positive(header, "rope.dimension_count", sizes.head) != sizes.head:
+        raise FilesUnavailable(f"The GGUF file has heads of which a part is rotated. {_INSTEAD}")
     too_large = hidden > _MAX_HIDDEN or sizes.middle > _MAX_MIDDLE or heads * sizes.head > _MAX_MIDDLE
     if too_large or sizes.head * hidden > _MAX_HEAD_NUMBERS or not 2 <= sizes.head <= _MAX_HEAD or sizes.head % 2:
         raise FilesUnavailable(f"The GGUF file has rows or heads of a size that is not converted. {_INSTEAD}")
@@ -229,13 +231,14 @@ def _rope_scaling(header: GgufHeader, base: float, head: int, read: Callable[[Gg
     """How positions beyond those of the first training are scaled; empty where they are not."""
     if (frequencies := header.tensors.get(_FREQUENCIES)) is not None:
         return _llama_3_scaling(_float32_of(frequencies, read, head // 2), base, head)
-    kind = header.metadata.get(f"{header.architecture}.rope.scaling.type")
-    if kind in (None, "none"):
+    kind = header.metadata.get(f"{header.architecture}.rope.scaling.type", "linear")
+    if kind == "none":
         return {}
-    factor = _positive(header, "rope.scaling.factor")
-    if kind == "linear":
-        return {"rope_type": "linear", "factor": factor}
+    if kind == "linear":  # files of 2023 have the older key
+        factor = _positive(header, "rope.scaling.factor", _positive(header, "rope.scale_linear", 1.0))
+        return {} if factor == 1 else {"rope_type": "linear", "factor": factor}
     if kind == "yarn":
+        factor = _positive(header, "rope.scaling.factor")
         original = int(_positive(header, "rope.scaling.original_context_length"))
         return {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original}
     raise FilesUnavailable(f"The GGUF file scales positions in a way that is not converted. {_INSTEAD}")

@@ -31,7 +31,7 @@ from llmariner.platform.model_files import (
 
 __all__ = ["GgufConversion", "conversion_of_file", "conversion_of_source", "write_folder"]
 
-_REVISION = 1
+_REVISION = 2
 """Raised with every change of what a conversion writes: copies that are under way begin again then."""
 _WEIGHTS = "model.safetensors"
 _BYTES_PER_NUMBER = 2
