@@ -132,6 +132,8 @@ class FineTuningReconciler:
         if _is_idle(job):
             self._delete_leftovers(job)
             self._moves.release(job)
+        elif self._base_model(job) is None:
+            return  # no cluster continues it
         elif job.pause_requested_at is not None:
             self._change(job, _pause)
         elif not self._moves.to_another(job, full=True, reason="Its cluster is away") and self._places.asked_for_gone(

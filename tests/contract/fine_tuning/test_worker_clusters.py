@@ -161,6 +161,17 @@ def test_a_lost_cluster_has_its_job_continue_elsewhere_from_its_last_state(here:
     assert (done.status, done.trained_tokens, done.cost) == ("succeeded", 120, 360)
 
 
+def test_a_job_of_a_lost_cluster_whose_base_model_was_deleted_ends(here: Trainings) -> None:
+    west = here.clusters.add("west")
+    job_id = here.training()
+    here.clusters.lose(west)
+    here.registry.delete(HUB, project_id=None)
+    ended = here.reconciled(job_id)
+    assert (ended.status, ended.error_code) == ("failed", "base_model_deleted")
+    here.reconciled(job_id)
+    assert here.row(job_id).released
+
+
 def test_the_check_of_the_files_moves_too(here: Trainings) -> None:
     west = here.clusters.add("west")
     job_id = here.start(model=HUB)
