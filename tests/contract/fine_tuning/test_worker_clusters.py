@@ -163,7 +163,7 @@ def test_a_lost_cluster_has_its_job_continue_elsewhere_from_its_last_state(here:
 
 def test_a_job_of_a_lost_cluster_whose_base_model_was_deleted_ends(here: Trainings) -> None:
     west = here.clusters.add("west")
-    job_id = here.training()
+    job_id = here.start(model=HUB)
     here.clusters.lose(west)
     here.registry.delete(HUB, project_id=None)
     ended = here.reconciled(job_id)
