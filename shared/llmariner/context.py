@@ -293,20 +293,9 @@ class Context:
     @cached_once
     def files(self) -> Files:
         """The files of projects. Raises Unavailable in an installation without a store for them."""
-        from llmariner.batch_jobs.references import BatchJobReferences
-        from llmariner.files.files import Files
-        from llmariner.fine_tuning.references import FineTuningReferences
-        from llmariner.vector_stores.removals import VectorStoreReferences
+        from llmariner.files.installation import make_files
 
-        if not ObjectSettings.load(self.env).is_configured:
-            raise Unavailable(
-                "This installation has no store for files: an operator sets one with LLMARINER_OBJECTS.",
-                code="no_object_store",
-                headers={"x-should-retry": "false"},
-            )
-
-        references = (VectorStoreReferences(), BatchJobReferences(), FineTuningReferences())
-        return Files(self.database, self.objects, FileSettings.load(self.env), references, self.external_objects)
+        return make_files(self)
 
     @cached_once
     def file_links(self) -> FileLinks:
