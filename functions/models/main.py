@@ -172,6 +172,13 @@ def _check_clusters(context: Context, caller: Caller, cluster_ids: Sequence[str]
         )
 
 
+def _named_clusters(sent: dict[str, Any]) -> list[str]:
+    """The clusters that a change names. What is malformed in it is refused where it is applied."""
+    policy = sent.get("cluster_allocation_policy")
+    named = policy.get("allowed_cluster_ids") if isinstance(policy, dict) else None
+    return [each for each in named[:100] if isinstance(each, str)] if isinstance(named, list) else []
+
+
 def _of_caller(context: Context, caller: Caller, statuses: dict[str, Status]) -> dict[str, Status]:
     """The statuses without clusters of other organizations, on which a shared model may run."""
     ids = {id_ for status in statuses.values() for id_, _, _ in status.clusters}
@@ -203,7 +210,7 @@ def update_model(
     """Change the configuration of a model, effective at its next wake."""
     context = context_of(request)
     sent, paths = body.config_change(update_mask)
-    _check_clusters(context, caller, ModelConfig().apply_patch(sent, paths=None).allowed_clusters)
+    _check_clusters(context, caller, _named_clusters(sent))
     changed = context.registry.configure(
         model_id,
         lambda config: config.apply_patch(sent, paths=paths),

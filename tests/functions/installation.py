@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import delete, select, update
 
 from llmariner.batch_jobs.tables import batch_jobs
 from llmariner.boot import load
@@ -151,7 +151,7 @@ class Installation:
         assert job is not None
         return self.context.fine_tuning.worker_tokens.issue(job)
 
-    @cached_property
+    @property
     def job_token(self) -> str:
         """The token of the pod of a batch job of the administrator's, `bj-pod`, which runs."""
         lists = {"script_names": "[]", "data_files": "[]"}
@@ -159,6 +159,8 @@ class Installation:
         place = {"organization_id": self.owner.organization_id, "project_id": self.owner.project_id}
         maker = {"user_id": self.owner.user_id, **place}
         with self.context.database.write() as session:
+            # A sweep of another test ends it: nothing runs it.
+            session.run(delete(batch_jobs).where(batch_jobs.c.id == "bj-pod"))
             session.add(batch_jobs, id="bj-pod", **maker, **lists, **texts, status="running", created_at=1)
         return self.context.batch_job_tokens.issue("bj-pod")
 

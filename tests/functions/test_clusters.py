@@ -153,6 +153,7 @@ def test_telemetry_and_the_clusters_of_jobs(company: Company, report: Any) -> No
         assert len(seen["measured"]["status"]["gpu_pods"]) == pods
     company.projects.assign(company.founder, company.speech, [Assignment("speech", cluster_id=made["id"])])
     assert [each["id"] for each in company.ask("GET /v1/jobs/clusters", by="sam").json["clusters"]] == [made["id"]]
+    company.projects.assign(company.founder, company.speech, [])
 
 
 def test_jobs_are_summed_up_by_the_interval_of_their_creation(company: Company, ask: Ask) -> None:

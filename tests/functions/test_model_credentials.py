@@ -48,7 +48,7 @@ def test_a_secret_is_never_read_back(send: Any, installation: Installation) -> N
     again = send("POST", body={**NEW, "secret": "hf_s4cret"}).json
     assert again["id"] == made.json["id"]
     listed = send("GET")
-    assert listed.json == {"object": "list", "data": [again], "has_more": False}
+    assert again in listed.json["data"]
     assert b'cret"' not in listed.body + made.body
     with installation.context.database.read() as session:
         stored = session.rows(select(model_credentials))

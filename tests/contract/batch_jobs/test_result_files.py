@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -142,6 +143,9 @@ def test_a_real_job_leaves_a_file(desk: BatchJobDesk, tmp_path: Path) -> None:
         wait_for_end(port, job_id)
         desk.reconciler.reconcile(job_id)  # the observer may be at it
         assert [each.name for each in desk.jobs.get(desk.project_id, job_id).results] == ["model.bin"]
+        ends = time.monotonic() + 30
+        while port.results(job_id).files and time.monotonic() < ends:
+            time.sleep(0.05)  # the observer deletes them when it has made files of them
         assert port.results(job_id).files == ()
     finally:
         port.close()

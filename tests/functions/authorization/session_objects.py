@@ -6,6 +6,7 @@ import json
 
 from sqlalchemy import update
 
+from llmariner.clusters.cluster import LOCAL_CLUSTER_ID
 from llmariner.clusters.tables import clusters
 from llmariner.tenancy.tables import projects
 
@@ -21,7 +22,9 @@ def _cluster(world: World, tenant: Tenant) -> tuple[str, str]:
     """The id of a new cluster, and the namespace of the tenant's project there."""
     id_ = f"{tenant.tag}-sessions-{world.number()}"
     namespace = f"ns-{world.number()}"
-    assigned = [{"cluster_id": id_, "namespace": namespace, "queue": "", "node_selector": []}]
+    there = {"cluster_id": id_, "namespace": namespace, "queue": "", "node_selector": []}
+    # Jobs of other rows run where they always do.
+    assigned = [there, {**there, "cluster_id": LOCAL_CLUSTER_ID, "namespace": f"{namespace}-home"}]
     world.add(clusters, id=id_, organization_id=tenant.organization_id, name=id_, created_at=1)
     with world.context.database.write() as session:
         project = projects.c.id == tenant.project_id
