@@ -108,7 +108,10 @@ def _engines(image_store: Store, vllm: str | None) -> list[str]:
         folder = CHECKOUT / "images/engine-local"
         vllm = PREFIX + ENGINE_LOCAL
         engine = EngineEnvironment(_cache(), engine_lock()).folder
-        image_store.build(vllm, folder / "Dockerfile", folder, {"BASE": base.ENGINE.tag, "ENGINE": str(engine)})
+        # Buildah takes a cached ENV whatever the values of its arguments; this image has no other steps.
+        image_store.build(
+            vllm, folder / "Dockerfile", folder, {"BASE": base.ENGINE.tag, "ENGINE": str(engine)}, uncached=True
+        )
         built.append(vllm)
     image_store.build(PREFIX + ENGINE, CHECKOUT / "images/engine/Dockerfile", CHECKOUT, {"BASE": vllm, **arguments})
     return [*built, PREFIX + ENGINE]

@@ -73,14 +73,17 @@ class Store:
         done.check_returncode()
         return done.stdout
 
-    def build(self, name: str, dockerfile: Path, context: Path, arguments: Mapping[str, str]) -> None:
-        """Build and tag an image; steps with unchanged input come from the cache."""
+    def build(
+        self, name: str, dockerfile: Path, context: Path, arguments: Mapping[str, str], *, uncached: bool = False
+    ) -> None:
+        """Build and tag an image; steps with unchanged input come from the cache, and no step does if `uncached`."""
         given = [part for key, value in arguments.items() for part in ("--build-arg", f"{key}={value}")]
         volumes = [f"--volume={self.folder / 'wheels'}:/root/.cache"]
         if _AUTHORITIES.is_file():
             volumes.append(f"--volume={_AUTHORITIES}:{_AUTHORITIES}:ro")
         self.run(
             *("bud", "--quiet", "--layers", "--isolation", "chroot", "--timestamp", "0", *volumes),
+            *(["--no-cache"] if uncached else []),
             *("--tag", name, "--file", str(dockerfile), *given, str(context)),
         )
 
