@@ -15,7 +15,7 @@ from .http_calls import HttpRequest
 from .installation import Installation
 from .test_bodies import BODIES, INVALID_VALUES, with_ids
 
-FUZZ = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+FUZZ = settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck), database=None)
 
 TEXT = st.text(max_size=20) | st.sampled_from(["", "\0", "\x7f", "é", "𝄞", "../..", "' OR 1=1", "a" * 3000])
 NUMBERS = st.integers() | st.sampled_from([2**31, 2**63, -(2**63) - 1, 10**40]) | st.floats(allow_nan=False)
@@ -92,7 +92,7 @@ def test_no_query_causes_a_5xx(route: Any, ask: Ask, admin: dict[str, str]) -> N
 def test_no_id_and_no_header_causes_a_5xx(route: Any, ask: Ask, admin: dict[str, str]) -> None:
     header = st.text(st.characters(min_codepoint=32, max_codepoint=255), max_size=20)
 
-    @settings(FUZZ, max_examples=30)
+    @settings(FUZZ, max_examples=15)
     @given(TEXT, header, st.sampled_from(["content-type", "authorization", "prefer", "content-length", "x-request-id"]))
     def holds(identifier: str, value: str, name: str) -> None:
         path = route.example.replace("unknown", identifier or "x")
