@@ -18,12 +18,14 @@ __all__ = [
     "read_images",
     "read_networks",
     "read_number",
+    "read_object_name",
     "read_secret",
 ]
 
 Environment = Mapping[str, str]
 
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_OBJECT_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 _REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,254}")
 
 
@@ -91,6 +93,15 @@ def read_images(env: Environment, name: str, default: str = "") -> dict[str, str
             raise ValueError(f"{name}: {reference!r} must be the reference of an image, such as pytorch:2.1.")
         images[image] = reference
     return images
+
+
+def read_object_name(env: Environment, name: str) -> str:
+    """A variable as the name of an object of Kubernetes, such as a storage class; empty if it is unset. ValueError."""
+    value = env.get(name, "")
+    if value and not _OBJECT_NAME.fullmatch(value):
+        kind = name.removeprefix("LLMARINER_").partition("_")[2].replace("_", " ").lower()
+        raise ValueError(f"{name} must be the name of a {kind}, not {value!r}.")
+    return value
 
 
 def read_networks(env: Environment, name: str) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from llmariner.environment import Environment, read_images, read_number
+from llmariner.environment import Environment, read_images, read_number, read_object_name
 from llmariner.errors import Unavailable
 
 __all__ = ["JobSettings", "no_job_runner"]
@@ -36,6 +36,9 @@ class JobSettings:
 
     namespace: str = "llmariner-jobs"
     """`LLMARINER_JOBS_NAMESPACE`: the namespace of jobs on a cluster."""
+
+    priority_class: str = ""
+    """`LLMARINER_JOB_PRIORITY_CLASS`: the PriorityClass of their pods on the platform's own cluster; empty: none."""
 
     cpu: str = "1"
     """`LLMARINER_JOB_CPU`: CPU of each worker of a job on a cluster."""
@@ -114,6 +117,7 @@ class JobSettings:
             images=tuple(references if adapter == "kubernetes" else images),
             references=references,
             namespace=env.get("LLMARINER_JOBS_NAMESPACE") or cls.namespace,
+            priority_class=read_object_name(env, "LLMARINER_JOB_PRIORITY_CLASS"),
             cpu=cpu,
             cores=_whole_cores(cpu) if env.get("LLMARINER_JOB_CPU") else cls.cores,
             training_image=training_image,

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from llmariner.environment import Environment, read_images, read_number
+from llmariner.environment import Environment, read_images, read_number, read_object_name
 
 __all__ = ["NotebookSettings"]
-
-_STORAGE_CLASS = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 
 
 @dataclass(frozen=True)
@@ -34,20 +31,19 @@ class NotebookSettings:
     storage_class: str = ""
     """`LLMARINER_NOTEBOOK_STORAGE_CLASS`: the storage class of their volumes on a cluster; empty: the cluster's default."""
 
+    priority_class: str = ""
+    """`LLMARINER_NOTEBOOK_PRIORITY_CLASS`: the PriorityClass of their pods; empty: none."""
+
     @classmethod
     def load(cls, env: Environment) -> NotebookSettings:
         """Read from a mapping. Raises ValueError for an invalid value."""
         images = read_images(env, "LLMARINER_NOTEBOOK_IMAGES")
         if bare := [name for name, reference in images.items() if not reference]:
             raise ValueError(f"LLMARINER_NOTEBOOK_IMAGES: {bare[0]!r} needs the reference of an image after a '='.")
-        storage_class = env.get("LLMARINER_NOTEBOOK_STORAGE_CLASS", "")
-        if storage_class and not _STORAGE_CLASS.fullmatch(storage_class):
-            raise ValueError(
-                f"LLMARINER_NOTEBOOK_STORAGE_CLASS must be the name of a storage class, not {storage_class!r}."
-            )
         return cls(
             images=images,
-            storage_class=storage_class,
+            storage_class=read_object_name(env, "LLMARINER_NOTEBOOK_STORAGE_CLASS"),
+            priority_class=read_object_name(env, "LLMARINER_NOTEBOOK_PRIORITY_CLASS"),
             project_notebooks=int(read_number(env, "LLMARINER_PROJECT_NOTEBOOKS", cls.project_notebooks, minimum=1)),
             idle_seconds=int(read_number(env, "LLMARINER_NOTEBOOK_IDLE_SECONDS", cls.idle_seconds, minimum=1)),
             seconds=int(read_number(env, "LLMARINER_NOTEBOOK_SECONDS", cls.seconds, minimum=60)),

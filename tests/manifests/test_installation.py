@@ -141,6 +141,23 @@ def test_fields_that_knative_rejects_by_default_are_enabled_in_the_prerequisites
         assert spec.get("automountServiceAccountToken") is not True
 
 
+def test_functions_start_in_the_place_of_work_that_calls_them_and_of_nothing_else(installed: Rendered) -> None:
+    """A class above 0 would let dozens of functions drive out the cluster's own controllers, whose pods have none."""
+    listed = installed.objects_of("scheduling.k8s.io", "PriorityClass")
+    classes = {each["metadata"]["name"]: each["value"] for each in listed}
+    assert not any(each["globalDefault"] for each in listed)
+    assert not any("priorityClassName" in each["spec"]["template"]["spec"] for each in installed.services())
+    work = [installed.settings()[f"LLMARINER_{kind}_PRIORITY_CLASS"] for kind in ("NOTEBOOK", "JOB")]
+    assert 0 > classes[work[0]] > classes[work[1]] >= -10  # below that, Cluster Autoscaler adds no node
+    called = {
+        owner["metadata"]["name"]: pod["spec"].get("priorityClassName")
+        for owner, pod in installed.pods()
+        if owner["metadata"]["namespace"] == "llmariner" and owner not in installed.services()
+    }
+    assert called
+    assert {name: found for name, found in called.items() if classes.get(found, 0) <= 0} == {}
+
+
 def test_every_pod_is_restricted(installed: Rendered) -> None:
     for owner, pod in installed.pods():
         for container in pod["spec"]["containers"]:

@@ -23,6 +23,7 @@ _LABELS = {"app.kubernetes.io/name": AGENT_NAME, "app.kubernetes.io/part-of": "l
 _RBAC = "rbac.authorization.k8s.io"
 _MOUNT = "/var/run/secrets/llmariner"
 _USER = 65532
+_PRIORITY = 1000
 
 Object = dict[str, Any]
 
@@ -51,6 +52,7 @@ class AgentManifest:
         ]
         return [
             self._namespace(),
+            self._priority_class(),
             self._object("v1", "ServiceAccount", automountServiceAccountToken=False),
             {**_meta(f"{_RBAC}/v1", "ClusterRole"), "rules": cluster_wide},
             self._binding("ClusterRole", _meta(f"{_RBAC}/v1", "ClusterRoleBinding")),
@@ -62,6 +64,11 @@ class AgentManifest:
     def _namespace(self) -> Object:
         labels = {**_LABELS, "pod-security.kubernetes.io/enforce": "restricted"}
         return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.namespace, "labels": labels}}
+
+    def _priority_class(self) -> Object:
+        """Before other pods that wait for room, since without its agent nobody reaches the cluster; it drives out none."""
+        policy = {"preemptionPolicy": "Never", "globalDefault": False}
+        return {**_meta("scheduling.k8s.io/v1", "PriorityClass"), "value": _PRIORITY, **policy}
 
     def _object(self, api_version: str, kind: str, **fields: Any) -> Object:
         return {**_meta(api_version, kind, self.namespace), **fields}
@@ -104,6 +111,7 @@ class AgentManifest:
             "serviceAccountName": AGENT_NAME,
             "automountServiceAccountToken": True,
             "enableServiceLinks": False,
+            "priorityClassName": AGENT_NAME,
             "securityContext": {
                 "runAsNonRoot": True,
                 "runAsUser": _USER,

@@ -17,10 +17,12 @@ __all__ = [
     "HOST",
     "INSTALLATION_SECONDS",
     "JOBS_NAMESPACE",
+    "JOBS_PRIORITY_CLASS",
     "LABELS",
     "LOCAL_GATEWAY",
     "MODELS_NAMESPACE",
     "NAMESPACE",
+    "NOTEBOOKS_PRIORITY_CLASS",
     "PRIORITY_CLASS",
     "SECRETS",
     "SETTINGS",
@@ -29,6 +31,7 @@ __all__ = [
     "engine_plugins",
     "gateway",
     "namespaces",
+    "priority_classes",
     "reference_grant",
     "settings",
 ]
@@ -49,6 +52,8 @@ DATABASE = "llmariner-database"
 """Secret with `LLMARINER_DATABASE_URL`; only functions with the database extra reference it."""
 PRIORITY_CLASS = "llmariner-foundation"
 """PriorityClass of the objects that every function depends on."""
+NOTEBOOKS_PRIORITY_CLASS, JOBS_PRIORITY_CLASS = "llmariner-notebooks", "llmariner-jobs"
+"""PriorityClasses of the pods of notebooks and jobs."""
 INSTALLATION_SECONDS = 3600
 """Deadline of the installation Jobs: how long they wait for a Secret or a database that is created later."""
 STANDBY = "llmariner-standby"
@@ -88,18 +93,30 @@ def _namespace(name: str, **levels: str) -> Object:
     }
 
 
-def priority_class() -> Object:
-    """The priority of what every function depends on: the database, its pool, and the Jobs of an installation.
+def priority_classes() -> list[Object]:
+    """The priorities of pods, beside 0, which functions and models have as all pods without a class.
 
-    Without it, pods of waiting functions could occupy a small cluster and block their own dependencies.
+    What every function depends on comes before the functions, whose pods could occupy a small cluster and block it. The work
+    that calls functions comes after them: it fails when one of them cannot start on a full node. Functions have no class of
+    their own, since their pods would then drive out those of others in the cluster, its controllers among them. Cluster
+    Autoscaler ignores pods below -10.
     """
+    foundation = "LLMariner's database and the Jobs of its installation, before the functions that wait for them"
+    return [
+        _priority_class(PRIORITY_CLASS, 1_000_000, foundation),
+        _priority_class(NOTEBOOKS_PRIORITY_CLASS, -1, "Notebooks of LLMariner, after the functions that they call"),
+        _priority_class(JOBS_PRIORITY_CLASS, -2, "Jobs of LLMariner, after the functions that they call"),
+    ]
+
+
+def _priority_class(name: str, value: int, description: str) -> Object:
     return {
         "apiVersion": "scheduling.k8s.io/v1",
         "kind": "PriorityClass",
-        "metadata": {"name": PRIORITY_CLASS, "labels": LABELS},
-        "value": 1_000_000,
+        "metadata": {"name": name, "labels": LABELS},
+        "value": value,
         "globalDefault": False,
-        "description": "LLMariner's database and the Jobs of its installation, before the functions that wait for them",
+        "description": description,
     }
 
 
@@ -119,6 +136,8 @@ def settings() -> Object:
             "LLMARINER_MODELS_NAMESPACE": MODELS_NAMESPACE,
             "LLMARINER_JOBS": "kubernetes",
             "LLMARINER_JOBS_NAMESPACE": JOBS_NAMESPACE,
+            "LLMARINER_JOB_PRIORITY_CLASS": JOBS_PRIORITY_CLASS,
+            "LLMARINER_NOTEBOOK_PRIORITY_CLASS": NOTEBOOKS_PRIORITY_CLASS,
             # Where Prometheus runs: components/network-policy admits it from this namespace only.
             "PROMETHEUS_NAMESPACE": "monitoring",
         },

@@ -61,7 +61,7 @@ def generate_files(checkout: Path) -> Tree:
     matches = path_matches(public, fallback=next((each.name for each in public if each.name == FALLBACK), None))
     files = {
         "base/00-namespaces.yaml": _file("", *installation.namespaces()),
-        "base/05-priority.yaml": _file("", installation.priority_class()),
+        "base/05-priority.yaml": _file("", *installation.priority_classes()),
         "base/10-rights.yaml": _file("", *roles()),
         "base/20-settings.yaml": _file("", installation.settings()),
         "base/25-engine-plugins.yaml": _file("", installation.engine_plugins()),

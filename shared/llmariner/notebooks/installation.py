@@ -101,6 +101,7 @@ def _cluster_servers(env: Environment, settings: NotebookSettings) -> NotebookSe
         images=settings.images,
         gpu_resource=GPU_RESOURCES.get(models.accelerator, ""),
         storage_class=settings.storage_class,
+        priority_class=settings.priority_class,
         platform_url=read_http_url(env, "LLMARINER_PUBLIC_URL"),
         idle_seconds=settings.idle_seconds,
         seconds=settings.seconds,

@@ -37,6 +37,15 @@ def test_the_rights_are_those_that_the_agent_uses() -> None:
     ]
 
 
+def test_the_agent_comes_before_what_waits_for_room_and_drives_out_nothing() -> None:
+    objects = {each["kind"]: each for each in AgentManifest("https://llm.example.org", "clusterkey-1").objects()}
+    pod = objects["Deployment"]["spec"]["template"]["spec"]
+    assert pod["priorityClassName"] == objects["PriorityClass"]["metadata"]["name"]
+    assert objects["PriorityClass"]["value"] > 0  # what pods without a class have
+    assert objects["PriorityClass"]["preemptionPolicy"] == "Never"
+    assert list(objects).index("PriorityClass") < list(objects).index("Deployment")
+
+
 def test_the_key_stands_in_the_secret_alone() -> None:
     objects = AgentManifest("https://llm.example.org", "clusterkey-1", certificates="PEM").objects()
     assert [each["kind"] for each in objects if "clusterkey-1" in str(each)] == ["Secret"]

@@ -72,7 +72,7 @@ class ClusterNotebookSettings:
 
     `queue`: Kueue's LocalQueue of the pool, "" without Kueue. `images`: types to references. `gpu_resource`: the resource of
     an accelerator, "" where there is none. `storage_class`: of volumes, "" for the cluster's default. `platform_url`: where
-    pods reach the platform, "" where that is not known.
+    pods reach the platform, "" where that is not known. `priority`: in the queue; `priority_class`: of pods, "" for none.
     """
 
     namespace: str = "llmariner-jobs"
@@ -84,6 +84,7 @@ class ClusterNotebookSettings:
     idle_seconds: int = 3600
     seconds: int = 7 * 86_400
     priority: str = "llmariner-notebooks"
+    priority_class: str = ""
 
     @property
     def jobs(self) -> ClusterJobSettings:
@@ -187,6 +188,7 @@ def _pod(server: NotebookServer, image: str, settings: ClusterNotebookSettings) 
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": _GRACE_SECONDS,
         "securityContext": POD_SECURITY,
+        **({"priorityClassName": settings.priority_class} if settings.priority_class else {}),
         "containers": [_container(server, image, settings)],
         "volumes": [
             {"name": "files", "persistentVolumeClaim": {"claimName": server.notebook_id}},
