@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,32 @@ def test_a_cluster_gets_namespaces_for_work_and_rights_in_them(llma: Llma, platf
     assert impersonation["resourceNames"] == ["llmariner:control-plane"]
     [account] = named["ClusterRoleBinding", "", "llmariner-control-plane"]["subjects"]
     assert (account["kind"], account["namespace"], account["name"]) == ("ServiceAccount",) + ("llmariner-agent",) * 2
+
+
+def test_jobs_trust_the_authority_that_the_agent_trusts(llma: Llma, platform: FakePlatform, tmp_path: Path) -> None:
+    platform.respond("POST /clusters", JOINED)
+    made = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-subj",
+        "/CN=ca",
+    ]
+    files = ["-keyout", str(tmp_path / "ca.key"), "-out", str(tmp_path / "ca.pem")]
+    subprocess.run([*made, *files], check=True, capture_output=True)
+    line = ("admin", "clusters", "join", "gpu-west", "--control-plane", "https://llm.example.org")
+    result = llma(*line, "--ca-file", str(tmp_path / "ca.pem"))
+    (trusted,) = [
+        each["data"]
+        for each in yaml.safe_load_all(result.out)
+        if (each["kind"], each["metadata"]["name"]) == ("ConfigMap", "llmariner-control-plane")
+    ]
+    assert trusted == {"ca.crt": (tmp_path / "ca.pem").read_text()}
 
 
 def test_a_cluster_is_shown_of_the_list(llma: Llma, platform: FakePlatform) -> None:

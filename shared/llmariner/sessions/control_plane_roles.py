@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from llmariner.platform.jobs.kubernetes.authority import AUTHORITY, AUTHORITY_KEY
 from llmariner.platform.kube.adapter_rules import (
     ALLOCATION_RULES,
     JOB_PROGRAM_RULES,
@@ -33,8 +34,11 @@ _LABELS = {"app.kubernetes.io/part-of": "llmariner", "app.kubernetes.io/componen
 Object = dict[str, Any]
 
 
-def control_plane_objects(agent: tuple[str, str]) -> list[Object]:
-    """For an agent (namespace and name of its service account). Without them a cluster takes people's requests alone."""
+def control_plane_objects(agent: tuple[str, str], *, certificates: str = "") -> list[Object]:
+    """For an agent (namespace and name of its service account). Without them a cluster takes people's requests alone.
+
+    `certificates`: PEM of the control plane's authorities, if not public; jobs send to it, too.
+    """
     namespace, name = agent
     impersonation = [
         {**rule("", ["users"], "impersonate"), "resourceNames": [CONTROL_PLANE_USER]},
@@ -49,6 +53,10 @@ def control_plane_objects(agent: tuple[str, str]) -> list[Object]:
         inside = {**metadata, "namespace": work}
         objects.append({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": work, "labels": labels}})
         objects += [_role("Role", inside, _merged(rules)), _binding("Role", inside, user)]
+    if certificates:
+        inside = {"name": AUTHORITY, "labels": _LABELS, "namespace": "llmariner-jobs"}
+        data = {AUTHORITY_KEY: certificates}
+        objects.append({"apiVersion": "v1", "kind": "ConfigMap", "metadata": inside, "data": data})
     return objects
 
 

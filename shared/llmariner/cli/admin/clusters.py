@@ -186,7 +186,8 @@ def join(
         gpu_namespace=gpu_operator_namespace,
         plain_http=plain_http,
     )
-    work = [] if sessions_only else [*control_plane_objects((namespace, AGENT_NAME)), engine_plugins()]
+    account = (namespace, AGENT_NAME)
+    work = [] if sessions_only else [*control_plane_objects(account, certificates=certificates), engine_plugins()]
     write_stdout(yaml.safe_dump_all([*manifest.objects(), *work], sort_keys=False), end="")
     click.echo(
         f"Registered {made['name']} ({made['id']}). The manifest holds its registration key: pipe it to "

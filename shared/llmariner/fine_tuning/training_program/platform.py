@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import os
+import ssl
 import time
 import urllib.error
 import urllib.request
@@ -135,12 +138,22 @@ def _repeat(work: Callable[[], Answer], gone: type[Exception] = Refused) -> Answ
 
 def _send(method: str, url: str, data: Any, headers: dict[str, str]) -> dict[str, Any]:
     request = urllib.request.Request(url, data=data, headers=headers, method=method)
-    with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as answer:
+    with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS, context=_trusted()) as answer:
         return dict(json.load(answer))
 
 
+@functools.cache
+def _trusted() -> ssl.SSLContext:
+    """The authorities of the image, and that of the control plane if the pod has one."""
+    context = ssl.create_default_context()
+    authority = os.environ.get("LLMARINER_AUTHORITY_FILE", "")
+    if os.path.exists(authority):
+        context.load_verify_locations(authority)
+    return context
+
+
 def _download(url: str, target: Path) -> Path:
-    with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as source, target.open("wb") as file:
+    with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS, context=_trusted()) as source, target.open("wb") as file:
         while part := source.read(1 << 20):
             file.write(part)
         expected = source.headers.get("content-length")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from llmariner.errors import NotFound
+from llmariner.job_settings import JobSettings
 from llmariner.platform.jobs import DataFile, Job, Phase
 from llmariner.platform.jobs.kubernetes.adapter import KubernetesJobs
 from llmariner.platform.jobs.kubernetes.objects import (
@@ -24,6 +25,7 @@ from llmariner.platform.jobs.kubernetes.objects import (
     job_object,
     owned_objects,
 )
+from llmariner.platform.jobs.kubernetes.settings import load_cluster_settings, worker_cluster_settings
 from llmariner.platform.kube import Cluster
 from llmariner.platform.kube.errors import Invalid
 from llmariner.platform.kube.resources import (
@@ -267,6 +269,34 @@ def test_no_data_file_is_a_module_of_what_fetches_it(tmp_path: Path) -> None:
     done = subprocess.run(["/bin/sh", "-c", script], env={"PATH": str(programs)}, check=False, timeout=60)
     assert done.returncode == 0
     assert (tmp_path / "pumps").read_text() == "pumps"
+
+
+def test_a_pod_has_the_priority_of_home_and_trusts_the_authority_of_a_worker_cluster(
+    cluster: Cluster,
+) -> None:
+    home = load_cluster_settings({}, JobSettings.load({"LLMARINER_JOB_PRIORITY_CLASS": "llmariner-jobs"}))
+    pod = job_object(JOB, "pytorch:2", home)["spec"]["template"]["spec"]
+    assert pod["priorityClassName"] == "llmariner-jobs"
+    assert "authority" not in str(pod)
+    there = worker_cluster_settings(
+        {},
+        JobSettings.load({"LLMARINER_JOB_PRIORITY_CLASS": "llmariner-jobs"}),
+        cluster,
+        gpus=True,
+        resources=[],
+        output_url="https://llm.example.org",
+    )
+    pod = job_object(JOB, "pytorch:2", there)["spec"]["template"]["spec"]
+    assert "priorityClassName" not in pod
+    (container,) = pod["containers"]
+    (mount,) = [each for each in container["volumeMounts"] if each["name"] == "authority"]
+    (volume,) = [each for each in pod["volumes"] if each["name"] == "authority"]
+    assert volume["configMap"] == {"name": "llmariner-control-plane", "optional": True}
+    assert {each["name"]: each.get("value") for each in container["env"]}["LLMARINER_AUTHORITY_FILE"].startswith(
+        mount["mountPath"]
+    )
+    with pytest.raises(ValueError, match="name of a priority class"):
+        JobSettings.load({"LLMARINER_JOB_PRIORITY_CLASS": "Most Important"})
 
 
 PROGRAMS = ClusterJobSettings(

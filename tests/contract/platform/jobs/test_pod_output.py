@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib import import_module
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
 import pytest
 
 from llmariner.platform.jobs import Job
-from llmariner.platform.jobs.kubernetes.objects import ClusterJobSettings, job_object, owned_objects
+from llmariner.platform.jobs.kubernetes.authority import AUTHORITY_FILE, AUTHORITY_VARIABLE
+from llmariner.platform.jobs.kubernetes.objects import ClusterJobSettings, DataLink, job_object, owned_objects
 from llmariner.platform.jobs.kubernetes.output import upload_program
 
 from .upload_server import Platform
 
+# The type checker sees each folder of tests by itself.
+_tls_proxy: Any = import_module("tests.tunnel.tls_proxy")
 JOB = Job("bj-1", "proj_1", "true", image="pytorch")
 
 
@@ -28,11 +37,13 @@ def platform() -> Iterator[Platform]:
     server.server_close()
 
 
-def keep(platform: Platform, folder: Path, path: str = "/usr/bin:/bin") -> subprocess.CompletedProcess[str]:
-    """Run what the pod would, with its folders below this one."""
+def keep(
+    platform: Platform, folder: Path, path: str = "/usr/bin:/bin", url: str = "", **more: str
+) -> subprocess.CompletedProcess[str]:
+    """Run what the pod would, with its folders below this one. `url`: of the platform, else its own; `more`: variables."""
     mounted = folder / "mounted"
     mounted.mkdir(exist_ok=True)
-    settings = ClusterJobSettings(images={"pytorch": "pytorch:2"}, output_url=platform.url, disk_bytes=1 << 20)
+    settings = ClusterJobSettings(images={"pytorch": "pytorch:2"}, output_url=url or platform.url, disk_bytes=1 << 20)
     for name, content in upload_program(JOB, settings, "secret").items():
         text = (
             content.decode()
@@ -40,7 +51,7 @@ def keep(platform: Platform, folder: Path, path: str = "/usr/bin:/bin") -> subpr
             .replace("/job/output", str(folder / "output"))
         )
         (mounted / name).write_text(text)
-    environment = {"PATH": path, "http_proxy": "http://127.0.0.1:9"}
+    environment = {"PATH": path, "http_proxy": "http://127.0.0.1:9", **more}
     line = ["/bin/sh", str(mounted / "keep")]
     return subprocess.run(line, env=environment, check=False, timeout=60, capture_output=True, text=True)
 
@@ -69,6 +80,39 @@ def test_each_file_is_named_and_uploaded(platform: Platform, left: Path) -> None
     assert [each["bytes"] for each in said["files"]] == [1, 8, 19]
     assert said["left_out"] == "Not kept: 'link', which is no regular file; 'pipe', which is no regular file."
     assert puts == [("/up/0", "", b"a"), ("/up/1", "", b"\0weights"), ("/up/2", "", b"raise SystemExit(9)")]
+
+
+def test_files_leave_to_a_platform_whose_certificate_has_an_authority_of_its_own(
+    platform: Platform, left: Path, tmp_path: Path
+) -> None:
+    with _tls_proxy.terminated_tls_in_thread(platform.server_address[1], tmp_path, "127.0.0.1") as url:
+        done = keep(platform, left, url=url, **{AUTHORITY_VARIABLE: str(tmp_path / _tls_proxy.CERTIFICATE)})
+    assert done.returncode == 0, done.stderr
+    assert len(platform.asked) == 4
+
+
+def test_data_files_are_fetched_from_such_a_platform(tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source/pumps").write_text("pumps")
+    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path / "source")
+    with (
+        ThreadingHTTPServer(("127.0.0.1", 0), handler) as server,
+        _tls_proxy.terminated_tls_in_thread(server.server_address[1], tmp_path, "127.0.0.1") as url,
+    ):
+        Thread(target=server.serve_forever, daemon=True).start()
+        made = job_object(JOB, "pytorch:2", ClusterJobSettings(on_worker_cluster=True))
+        made["metadata"]["uid"] = "1"
+        secrets = {
+            each["metadata"]["name"]: each for each in owned_objects(JOB, made, [DataLink("it", f"{url}/pumps")])
+        }
+        script = base64.b64decode(secrets["bj-1-data"]["data"]["fetch"]).decode().replace("cd /data", f"cd {tmp_path}")
+        script = script.replace(AUTHORITY_FILE, str(tmp_path / _tls_proxy.CERTIFICATE)).replace(
+            "/tmp/a", f"{tmp_path}/a"
+        )
+        done = subprocess.run(["/bin/sh", "-c", script], check=False, timeout=60, capture_output=True, text=True)
+        server.shutdown()
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "it").read_text() == "pumps"
 
 
 def test_an_upload_whose_answer_was_lost_is_done(platform: Platform, left: Path) -> None:

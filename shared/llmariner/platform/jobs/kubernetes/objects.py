@@ -13,6 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llmariner.platform.jobs import Job, JobStatus
+from llmariner.platform.jobs.kubernetes.authority import (
+    AUTHORITY_FILE,
+    AUTHORITY_VARIABLE,
+    authority_mount,
+    authority_volume,
+)
 from llmariner.platform.jobs.kubernetes.output import KEEP, keeps_output, output_mount, output_volume
 from llmariner.platform.jobs.kubernetes.weights import weights_disk_bytes, weights_mount, weights_parts
 from llmariner.platform.serving.kserve.objects import MANAGED_BY_LABELS, QUEUE_LABEL
@@ -108,6 +114,10 @@ else
   echo "Data files need curl, python3 or wget in the image." >&2
   exit 1
 fi
+if [ -s {AUTHORITY_FILE} ]; then
+  export SSL_CERT_FILE=/tmp/authorities.crt CURL_CA_BUNDLE=/tmp/authorities.crt
+  cat /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt {AUTHORITY_FILE} 2>/dev/null >$SSL_CERT_FILE
+fi
 cd /data
 """
 """Fetches with what the image has, in the order of what tells errors best."""
@@ -117,11 +127,12 @@ cd /data
 class ClusterJobSettings:
     """Where and with what jobs run.
 
-    `queue`: Kueue's LocalQueue of the pool, "" without Kueue. `images`: names to references. `gpu_resource`: the
-    resource of an accelerator, "" where there is none. `kept_seconds`: how long an ended job's pods and output are kept.
+    `queue`: Kueue's LocalQueue of the pool, "" without Kueue; `priority`: in it; `priority_class`: of pods, "" for none.
+    `images`: names to references. `gpu_resource`: the resource of an accelerator, "" where there is none. `kept_seconds`:
+    how long an ended job's pods and output are kept.
     `program_image`: of programs of the platform's own, whose pods mount the claims of `program_volumes` at these paths.
     `hub`: from where they fetch weights; "": the Hugging Face Hub. `output_url`: of the function that takes the names of
-    what jobs leave, as pods reach it; "": none is kept.
+    what jobs leave, as pods reach it; "": none is kept. `on_worker_cluster`: whether pods reach the platform from outside.
     """
 
     namespace: str = "llmariner-jobs"
@@ -134,10 +145,12 @@ class ClusterJobSettings:
     seconds: float = 86_400.0
     kept_seconds: int = 86_400
     priority: str = "llmariner-jobs"
+    priority_class: str = ""
     program_image: str = ""
     program_volumes: Mapping[str, str] = field(default_factory=dict)
     hub: str = ""
     output_url: str = ""
+    on_worker_cluster: bool = False
 
 
 @dataclass(frozen=True)
@@ -298,6 +311,8 @@ def _pod(job: Job, image: str, settings: ClusterJobSettings) -> Body:
     claims = {} if job.image else settings.program_volumes
     weights = weights_parts(job, settings.hub)
     kept = [output_mount()] if keeps_output(job, settings) else []
+    trusted = [authority_mount()] if settings.on_worker_cluster else []
+    fixed |= {AUTHORITY_VARIABLE: AUTHORITY_FILE} if trusted else {}
     container = {
         **common,
         "name": CONTAINER,
@@ -307,7 +322,7 @@ def _pod(job: Job, image: str, settings: ClusterJobSettings) -> Body:
         ],
         "env": [*_named(fixed), *_threads(job), *_rendezvous(job, settings)],
         "envFrom": [{"secretRef": {"name": f"{job.id}-environment"}}],
-        "volumeMounts": [*_mounts(job), *kept, *weights_mount(job), *_claim_mounts(claims)],
+        "volumeMounts": [*_mounts(job), *kept, *trusted, *weights_mount(job), *_claim_mounts(claims)],
     }
     fetch = {
         **common,
@@ -317,6 +332,7 @@ def _pod(job: Job, image: str, settings: ClusterJobSettings) -> Body:
         "volumeMounts": [
             {"name": "work", "mountPath": "/data", "subPath": "data"},
             {"name": "links", "mountPath": "/run/llmariner", "readOnly": True},
+            *trusted,
         ],
     }
     volumes = [
@@ -329,6 +345,8 @@ def _pod(job: Job, image: str, settings: ClusterJobSettings) -> Body:
         volumes.append({"name": "links", "secret": {"secretName": f"{job.id}-data"}})
     if kept:
         volumes.append(output_volume(job))
+    if trusted:
+        volumes.append(authority_volume())
     volumes += weights.volumes
     volumes += [
         {"name": f"claim-{name}", "persistentVolumeClaim": {"claimName": name, "readOnly": True}} for name in claims
@@ -340,6 +358,7 @@ def _pod(job: Job, image: str, settings: ClusterJobSettings) -> Body:
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": _GRACE_SECONDS,
         "securityContext": POD_SECURITY,
+        **({"priorityClassName": settings.priority_class} if settings.priority_class else {}),
         **({"subdomain": job.id} if job.worker_count > 1 else {}),
         **({"initContainers": fetching} if fetching else {}),
         "containers": [container],

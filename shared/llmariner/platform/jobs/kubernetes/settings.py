@@ -33,6 +33,7 @@ def load_cluster_settings(env: Environment, settings: JobSettings, *, output_url
         disk_bytes=settings.disk_bytes,
         seconds=settings.seconds,
         program_image=settings.training_image,
+        priority_class=settings.priority_class,
         program_volumes=settings.training_volumes,
         hub=env.get("HF_ENDPOINT", ""),
         output_url=output_url,
@@ -51,10 +52,12 @@ def worker_cluster_settings(
     """Those of jobs on a worker cluster, with or without GPUs. `resources`: of its accelerators. Asks it for its pools.
 
     Its namespace is that of `sessions.control_plane_roles`; its pools have the names of the platform's own: `cpu`, `nvidia`.
+    The PriorityClass of home is not there: a pod that names it would not be admitted.
     """
     made = load_cluster_settings(env, settings, output_url=output_url)
     of_accelerators = [name for name, resource in GPU_RESOURCES.items() if resource in resources]
     namespace, resource = ClusterJobSettings.namespace, next((each for each in resources if each), "")
     names = of_accelerators if gpus else ["cpu", *of_accelerators]
     queue = next((each for each in names if cluster.get(LOCAL_QUEUES, namespace, each) is not None), "")
-    return replace(made, namespace=namespace, queue=queue, gpu_resource=resource, program_volumes={})
+    made = replace(made, program_volumes={}, priority_class="", on_worker_cluster=True)
+    return replace(made, namespace=namespace, queue=queue, gpu_resource=resource)
