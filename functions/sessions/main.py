@@ -52,8 +52,6 @@ from llmariner.tenancy.principal import Caller
 Reader = Annotated[Caller, require_scope(READ_SCOPE)]
 Member = Annotated[Caller, require_scope(CONNECT_SCOPE)]
 _SESSION = "/v1/sessions/{cluster_id}"
-# An agent connects again after half the time that Knative gives a request, so a stream on it lives as long as any request.
-_RECONNECT_SECONDS = 1800
 _OWN = "/internal/sessions/{cluster_id}/kubernetes"
 _ENGINES = "/internal/sessions/{cluster_id}/engines"
 # Bodies of requests for engines that wait for the first byte of a response: of all clusters, and of one.
@@ -126,7 +124,7 @@ async def connect_agent(request: Request, agent: Annotated[RegisteredAgent, _of_
     fields = [
         (b"x-llmariner-replica", tunnels.replica_url.encode()),
         (b"x-llmariner-cluster", agent.cluster.id.encode()),
-        (b"x-llmariner-reconnect-seconds", b"%d" % _RECONNECT_SECONDS),
+        (b"x-llmariner-reconnect-seconds", b"%d" % context_of(request).clusters.settings.reconnect_seconds),
     ]
     return WebsocketResponse(
         tunnels.limits, fields, lambda socket, on_shutdown: tunnels.serve_agent(agent, socket, on_shutdown)

@@ -36,6 +36,13 @@ class WorkerClusterSettings:
     full_seconds: float = 300.0
     """`LLMARINER_CLUSTER_FULL_SECONDS`: after so long in the line of a cluster, a job goes to another one that has room."""
 
+    reconnect_seconds: float = 1800.0
+    """`LLMARINER_TUNNEL_RECONNECT_SECONDS`: after so long an agent replaces a connection; its streams end there.
+
+    At most half of the time that every proxy on the way, Knative among them, gives one request (an hour): then a stream
+    lives at least as long as the other half.
+    """
+
     @property
     def stale_seconds(self) -> float:
         """After this long without a heartbeat a cluster is disconnected: four were missed."""
@@ -58,6 +65,7 @@ class WorkerClusterSettings:
         spill = read_number(env, "LLMARINER_SPILL_SECONDS", cls.spill_seconds, minimum=1)
         lost = read_number(env, "LLMARINER_CLUSTER_LOST_SECONDS", cls.lost_seconds, minimum=1)
         full = read_number(env, "LLMARINER_CLUSTER_FULL_SECONDS", cls.full_seconds, minimum=1)
+        reconnect = read_number(env, "LLMARINER_TUNNEL_RECONNECT_SECONDS", cls.reconnect_seconds, minimum=10)
         return cls(
             heartbeat_seconds=heartbeat,
             inventory_seconds=inventory,
@@ -66,4 +74,5 @@ class WorkerClusterSettings:
             telemetry_days=days,
             lost_seconds=lost,
             full_seconds=full,
+            reconnect_seconds=reconnect,
         )

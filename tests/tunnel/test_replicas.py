@@ -55,6 +55,20 @@ def test_a_replica_without_a_connection_serves_through_one_that_has_it(installat
     assert [request["method"] for request in api.requests] == ["GET"] * 3
 
 
+def test_an_agent_connects_again_before_the_longest_request_of_the_proxies_on_its_way(
+    installation: Installation,
+) -> None:
+    installation.environment["LLMARINER_TUNNEL_RECONNECT_SECONDS"] = "20"
+    api = KubernetesApi()
+
+    async def scenario() -> None:
+        async with serving(installation, api) as (replica,), running_agent(installation, api, replica) as connections:
+            left = connections._open[0].reconnect_at - asyncio.get_running_loop().time()
+            assert 10 < left <= 20
+
+    asyncio.run(asyncio.wait_for(scenario(), 60))
+
+
 def test_a_replica_that_was_killed_costs_its_streams_alone(installation: Installation) -> None:
     api = KubernetesApi()
 
