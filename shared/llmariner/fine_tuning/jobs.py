@@ -243,6 +243,8 @@ class FineTuningJobs:
             problem = "it does not generate text"
         elif model.format != "HUGGING_FACE" or model.source_repository is SourceRepository.KUBERNETES:
             problem = "its weights are not a Hugging Face folder of the platform"
+        elif quantization := model.traits.quantization:
+            problem = f"its weights are quantized already ({quantization}): name the model that was quantized"
         elif self._settings.adapter == "kubernetes" and not model.folder.startswith(READABLE_WEIGHTS):
             problem = f"jobs here read weights at {' and '.join(READABLE_WEIGHTS)} alone, without credentials"
         elif why := self._registry.blocked_reason(model):

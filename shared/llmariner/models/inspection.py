@@ -76,7 +76,7 @@ def folder_traits(folder: Path, config: Mapping[str, Any]) -> ModelTraits:
     return ModelTraits(
         architecture=architecture,
         context_length=_context_length(config),
-        quantization=_text(_mapping(config.get("quantization_config")).get("quant_method")),
+        quantization=_quantization(config),
         chat_template=file,
         tool_parser=_tool_parser(architecture, template),
         reasoning_parser=_reasoning_parser(architecture, template),
@@ -125,6 +125,15 @@ def _context_length(config: Mapping[str, Any]) -> int:
         if isinstance(found, int) and not isinstance(found, bool) and 0 < found < 1 << 40:
             return found
     return 0
+
+
+def _quantization(config: Mapping[str, Any]) -> str:
+    """The method by which the weights are quantized; empty where they are not. Some models have it in an older place."""
+    for name in ("quantization_config", "compression_config"):
+        if said := _mapping(config.get(name)):
+            bits = any(said.get(key) is True for key in ("load_in_4bit", "load_in_8bit"))
+            return _text(said.get("quant_method")) or ("bitsandbytes" if bits else "unknown")
+    return ""
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

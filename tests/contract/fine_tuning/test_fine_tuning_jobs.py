@@ -16,6 +16,7 @@ from llmariner.fine_tuning.job import Status
 from llmariner.fine_tuning.references import FineTuningReferences
 from llmariner.fine_tuning.tables import fine_tuning_jobs
 from llmariner.models.model import NewModel, SourceRepository, Task
+from llmariner.models.traits import ModelTraits
 from llmariner.platform.database import Database
 from llmariner.platform.jobs import JobStatus, Phase
 from llmariner.tenancy.principal import KeyOwner
@@ -89,7 +90,11 @@ def test_a_model_that_cannot_be_trained_is_refused_with_the_reason(desk: FineTun
     registry.mark_loaded("vectors", folder="/models/v", size_bytes=1, task=Task.EMBED)
     registry.create(NewModel("loading", local, "/models/l"))
     registry.create(NewModel("ft:smol:x", local, "/a", base_model_id=BASE, project_id=owner.project_id))
-    for model, reason in (("vectors", "generate text"), ("loading", "not loaded"), ("ft:smol:x", "its base model")):
+    registry.create(NewModel("small", local, "/models/s"))
+    quantized = ModelTraits(quantization="gptq")
+    registry.mark_loaded("small", folder="/models/s", size_bytes=1, task=Task.GENERATE, traits=quantized)
+    reasons = (("vectors", "generate text"), ("loading", "not loaded"), ("ft:smol:x", "its base model"))
+    for model, reason in (*reasons, ("small", r"quantized already \(gptq\)")):
         with pytest.raises(InvalidRequest, match=reason) as raised:
             desk.create(model=model)
         assert (raised.value.param, raised.value.code) == ("model", "model_not_trainable")

@@ -80,7 +80,8 @@ HOSTILE: list[dict[str, Any]] = [
 def test_hostile_configurations_say_nothing(config: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text('{"chat_template": [1, {"template": 5}, null]}')
     found = folder_traits(tmp_path, config)
-    assert (found.architecture, found.context_length, found.quantization) == ("", 0, "")
+    unreadable = "unknown" if config.get("quantization_config") else ""
+    assert (found.architecture, found.context_length, found.quantization) == ("", 0, unreadable)
 
 
 def test_texts_that_are_no_objects_are_refused(tmp_path: Path) -> None:
@@ -88,6 +89,21 @@ def test_texts_that_are_no_objects_are_refused(tmp_path: Path) -> None:
         (tmp_path / "tokenizer_config.json").write_text(text)
         with pytest.raises(FilesUnavailable, match="no "):
             folder_traits(tmp_path, {})
+
+
+@pytest.mark.parametrize(
+    ("config", "method"),
+    [
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "gptq"),
+        ({"quantization_config": {"quant_method": "fp8"}}, "fp8"),
+        ({"quantization_config": {"load_in_4bit": True}}, "bitsandbytes"),
+        ({"compression_config": {"quant_method": "compressed-tensors"}}, "compressed-tensors"),
+        ({"quantization_config": {"bits": 4}}, "unknown"),
+        ({"quantization_config": {}}, ""),
+    ],
+)
+def test_quantized_weights_are_recognized(config: dict[str, Any], method: str, tmp_path: Path) -> None:
+    assert folder_traits(tmp_path, config).quantization == method
 
 
 def test_other_facts_are_read(tmp_path: Path) -> None:

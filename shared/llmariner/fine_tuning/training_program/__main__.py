@@ -17,8 +17,11 @@ from llmariner.fine_tuning.training_program.examples import Encoder, Example, In
 from llmariner.fine_tuning.training_program.local_workers import run_workers
 from llmariner.fine_tuning.training_program.plan import Plan
 from llmariner.fine_tuning.training_program.platform import Platform, Stopped
-from llmariner.fine_tuning.training_program.quantized_model import hide_quantization
+from llmariner.fine_tuning.training_program.quantized_model import hide_quantization, refuse_quantized
 from llmariner.fine_tuning.training_program.worker_group import WorkerGroup, WorkerLost
+
+if TYPE_CHECKING:
+    from llmariner.fine_tuning.training_program.graded_answers import HeldOutGrades
 
 __all__ = ["main"]
 
@@ -55,6 +58,7 @@ def _work(platform: Platform, work: Path) -> int:
     first = {"plan": asdict(platform.plan()), "process": platform.process} if group.is_first else None
     shared = group.share_document(first)
     plan, platform.process = Plan.from_json(shared["plan"]), shared["process"]
+    refuse_quantized(Path(plan.model_folder))
     if plan.training_type != "qlora":
         hide_quantization()
     work = work / f"worker-{group.rank}"

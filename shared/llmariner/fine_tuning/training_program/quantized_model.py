@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-__all__ = ["hide_quantization", "load_quantized"]
+__all__ = ["hide_quantization", "load_quantized", "refuse_quantized"]
 
 _PACKAGE = "bitsandbytes"
 
@@ -20,13 +20,18 @@ def hide_quantization() -> None:
     sys.modules.setdefault(_PACKAGE, None)  # type: ignore[arg-type]
 
 
+def refuse_quantized(folder: Path) -> None:
+    """Raises ValueError for the folder of a model whose weights are quantized already: no gradient is of them."""
+    config = json.loads((folder / "config.json").read_text())
+    if config.get("quantization_config") or config.get("compression_config"):
+        raise ValueError("the weights of the base model are quantized already: name the model that was quantized")
+
+
 def load_quantized(folder: Path) -> Any:
     """The model of a folder: the weights of linear layers in NF4 with quantized scales, all others in 32 bits.
 
-    Raises ValueError for a model that is quantized already, and where the package of quantization is missing.
+    Raises ValueError where the package of quantization is missing.
     """
-    if json.loads((folder / "config.json").read_text()).get("quantization_config"):
-        raise ValueError("the weights of the base model are quantized already: use lora")
     try:
         from bitsandbytes.nn import Linear4bit  # type: ignore[import-not-found]
     except ImportError as error:

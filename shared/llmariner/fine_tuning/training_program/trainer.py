@@ -21,7 +21,7 @@ from llmariner.fine_tuning.training_program.platform import NoGrades, Platform
 from llmariner.fine_tuning.training_program.quantized_model import load_quantized
 from llmariner.fine_tuning.training_program.state import load_state, save_adapter, save_state
 from llmariner.fine_tuning.training_program.stopping_rule import EarlyStopping
-from llmariner.fine_tuning.training_program.whole_model import number_format, save_model
+from llmariner.fine_tuning.training_program.whole_model import save_model
 from llmariner.fine_tuning.training_program.worker_group import WorkerGroup
 
 __all__ = ["Trainer"]
@@ -132,7 +132,6 @@ class Trainer:
         base = load_quantized(Path(plan.model_folder)) if plan.training_type == "qlora" else _load(plan.model_folder)
         base.config.use_cache = False
         if plan.training_type == "full":
-            number_format(Path(plan.model_folder))  # which refuses weights of which no gradient is
             base.train()
             return base
         config = LoraConfig(

@@ -22,10 +22,8 @@ _COPIED = (
 
 
 def number_format(base: Path) -> torch.dtype:
-    """That of the weights of a model's folder. Raises ValueError for one whose weights are quantized."""
+    """That of the weights of a model's folder."""
     config = json.loads((base / "config.json").read_text())
-    if config.get("quantization_config"):
-        raise ValueError("the weights of the base model are quantized, so they can't be trained: use lora")
     found = getattr(torch, str(config.get("dtype") or config.get("torch_dtype")), None)
     return found if isinstance(found, torch.dtype) and found.is_floating_point else torch.bfloat16
 
