@@ -44,8 +44,9 @@ def create_upload(request: Request, id: str, body: UploadResult) -> dict[str, An
 
 
 def grade_answer(request: Request, id: str, body: GradeAnswer) -> dict[str, Any]:
-    """The reward of an answer, by the job's grader."""
-    found = context_of(request).fine_tuning.grades.grade_of_job(_worker(request, id), body.item, body.output_text)
+    """The reward of an answer, by the grader of the job's method or gate."""
+    grades, worker = context_of(request).fine_tuning.grades, _worker(request, id)
+    found = grades.grade_of_job(worker, body.item, body.output_text, of_gate=body.grader == "gate")
     return {"reward": found.reward, "errors": dict(found.errors)}
 
 

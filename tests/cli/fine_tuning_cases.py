@@ -147,6 +147,23 @@ ROWS = [
         },
     ),
     row(
+        "jobs create --model smol --training-file-id f --validation-file-id v --alias bot --gate-margin 0.1"
+        f" --gate-grader {_GRADER}",
+        "POST /fine_tuning/jobs",
+        JOB,
+        ("Created ftjob-1.",),
+        body={
+            "model": "smol",
+            "training_file": "f",
+            "validation_file": "v",
+            "method": {"type": "supervised"},
+            "promotion": {
+                "alias": "bot",
+                "gate": {"type": "grader", "grader": json.loads(_GRADER.read_text()), "margin": 0.1},
+            },
+        },
+    ),
+    row(
         "jobs create --model smol --training-file-id f --training-type full",
         "POST /fine_tuning/jobs",
         JOB,

@@ -21,7 +21,8 @@ class ScriptedPlatform:
 
     `continues`: whether a process that asks again gets the last state to continue from. `hold`: answer nothing for now.
     `failures`: how many of the next requests end with 503. `status`: that of all answers from now on.
-    `graded`: requests for grades; each second answer is right. After `grades_until_budget` of them the budget is spent.
+    `graded`: requests for grades; each second answer is right. After `grades_until_budget` of them the budget is spent,
+    until the job has paused and `continues`.
     """
 
     def __init__(self) -> None:
@@ -71,7 +72,7 @@ class ScriptedPlatform:
 
     def _grade(self, body: bytes) -> tuple[int, bytes]:
         self.graded.append(json.loads(body))
-        if len(self.graded) > self.grades_until_budget:
+        if len(self.graded) > self.grades_until_budget and not (self.continues and self.of_type("paused")):
             return 429, b'{"error": {"code": "insufficient_quota", "message": "The budget is spent."}}'
         return 200, json.dumps({"reward": float(len(self.graded) % 2), "errors": {}}).encode()
 

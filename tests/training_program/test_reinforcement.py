@@ -48,27 +48,56 @@ def jsonl(rows: list[Any]) -> bytes:
     return "\n".join(map(json.dumps, rows)).encode()
 
 
+CONVERSATIONS = [{"messages": [*line["messages"], {"role": "assistant", "content": "a"}]} for line in LINES]
+GATED = {
+    **TRAINING,
+    "method": "supervised",
+    "grader": None,
+    "n_epochs": 6,
+    "gate_grader": {**HAS_LETTER, "reference": "{{ item.reference_answer }}"},
+    "gate_completion_tokens": 1,
+}
+
+
 @dataclass(frozen=True)
 class Runs:
-    """Two runs of one process. `judged`: with a judging model, which a budget allows 20 grades."""
+    """Runs of one process. `judged`: with a judging model, which a budget allows 20 grades.
+
+    `gated`: supervised, with a gate. `paused`: by reinforcement with a gate, whose judging model a budget allows the base
+    model's grades alone, and continued.
+    """
 
     plan: dict[str, Any]
     whole: ScriptedPlatform
     judged: ScriptedPlatform
+    gated: ScriptedPlatform
+    paused: ScriptedPlatform
 
 
 @pytest.fixture(scope="module")
 def runs(program: Program) -> Iterator[Runs]:
     plan = {**TRAINING, "model_folder": str(program.decided)}
-    with scripted_platform() as whole, scripted_platform() as judged:
+    with (
+        scripted_platform() as whole,
+        scripted_platform() as judged,
+        scripted_platform() as gated,
+        scripted_platform() as paused,
+    ):
         file = whole.add_file("lines", jsonl(LINES))
         held_out = whole.add_file("held-out", jsonl(LINES[:1]))
         evaluation = {"validation_file": held_out, "eval_interval": 3, "eval_samples": 2}
         whole.plan = {**plan, **evaluation, "training_file": file}
         judged.grades_until_budget = 20  # a step has 16 answers
         judged.plan = {**plan, "grader": JUDGED, "training_file": judged.add_file("lines", jsonl(LINES))}
-        program.run_in_turn(judged, whole)
-        yield Runs(plan, whole, judged)
+        conversations = gated.add_file("lines", jsonl(CONVERSATIONS))
+        files = {"training_file": conversations, "validation_file": conversations}
+        gated.plan = {**GATED, "model_folder": str(program.decided), **files}
+        prompts = paused.add_file("lines", jsonl(LINES))
+        files = {"training_file": prompts, "validation_file": prompts}
+        paused.plan = {**plan, "n_epochs": 1, "batch_size": 4, "gate_grader": JUDGED, **files}
+        paused.grades_until_budget, paused.continues = len(LINES), True
+        program.run_in_turn(judged, whole, gated, paused, paused)
+        yield Runs(plan, whole, judged, gated, paused)
 
 
 def rewards(records: list[dict[str, Any]]) -> dict[int, float]:
@@ -122,4 +151,24 @@ def test_a_judging_model_is_asked_by_the_platform_and_a_spent_budget_pauses_the_
     assert platform.records[1]["train_reward"] == pytest.approx(0.5)
     paused = platform.records[-1]
     assert (paused["step"], paused["reason"]) == (1, "The budget is spent.")
-    assert {each["item"]["letter"] for each in platform.graded} == {"a"}
+    assert {(each["item"]["letter"], each["grader"]) for each in platform.graded} == {("a", "method")}
+
+
+def test_a_gate_compares_answers_of_the_base_model_and_of_the_result(runs: Runs) -> None:
+    checkpoints = runs.gated.of_type("checkpoint")
+    assert ["full_valid_grade" in each for each in checkpoints] == [False] * 5 + [True], "the last one is the result"
+    last = checkpoints[-1]
+    assert last["base_valid_grade"] < 1 == last["full_valid_grade"]
+    assert last["full_valid_loss"] < checkpoints[0]["full_valid_loss"]
+
+
+def test_a_gate_that_can_not_be_graded_pauses_the_job_before_its_last_checkpoint(runs: Runs) -> None:
+    kinds = [record["type"] for record in runs.paused.records]
+    begins = kinds.index("training", 1)
+    assert kinds[:begins] == ["training", "step", "state", "paused"]
+    assert kinds[begins:] == ["training", "checkpoint", "finished"], "no step is taken again"
+    checkpoint = runs.paused.records[begins + 1]
+    assert (checkpoint["step"], checkpoint["base_valid_grade"]) == (1, 0.5)
+    assert "full_valid_grade" in checkpoint
+    assert [each["grader"] for each in runs.paused.graded] == ["gate"] * len(runs.paused.graded)
+    assert len(runs.paused.graded) >= 2 * len(LINES) + 1

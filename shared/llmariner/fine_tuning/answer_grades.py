@@ -13,12 +13,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import update
+from sqlalchemy import Row, update
 
 from llmariner.errors import InsufficientQuota, InvalidRequest, ModelNotFound, RateLimited, Unavailable
 from llmariner.fine_tuning.graders.definition import InvalidGrader, read_grader
 from llmariner.fine_tuning.graders.grades import Ask, Grade, Grader, ModelFailed, Question, grade
 from llmariner.fine_tuning.graders.templates import MAX_TEXT
+from llmariner.fine_tuning.promotion import gate_grader
 from llmariner.fine_tuning.tables import fine_tuning_jobs
 from llmariner.fine_tuning.worker_tokens import Worker, load_job_of
 from llmariner.models.registry import ModelRegistry
@@ -75,8 +76,8 @@ class AnswerGrades:
         self._grade(trial, self.check(caller, document), Originator.of(caller), item, text)
         return trial
 
-    def grade_of_job(self, worker: Worker, item: Mapping[str, Any], text: str) -> Grade:
-        """The grade of one answer of a job, by the job's grader.
+    def grade_of_job(self, worker: Worker, item: Mapping[str, Any], text: str, *, of_gate: bool = False) -> Grade:
+        """The grade of one answer of a job, by the grader of its method, or of its gate.
 
         Raises Conflict once the attempt has ended, InvalidRequest for more answers than the job makes or a judging model
         that is gone, InsufficientQuota, RateLimited or Unavailable where a judging model can't be asked now.
@@ -84,7 +85,8 @@ class AnswerGrades:
         with self._database.write() as session:
             # Taken before it is given, so that requests at the same time have no more together.
             job = load_job_of(session, worker, lock=True)
-            if job.grader is None or not job.grades_left or job.grades_left < 0:
+            document = _grader_of(job, of_gate)
+            if document is None or not job.grades_left or job.grades_left < 0:
                 raise InvalidRequest(
                     "The job has no answers to grade, or has had more graded than it makes.", param="id"
                 )
@@ -92,7 +94,7 @@ class AnswerGrades:
         made = Originator(job.user_id, job.project_id, job.organization_id, job.key_id)
         trial = Trial(Grade(0.0), 0.0)
         try:
-            self._grade(trial, read_grader(json.loads(job.grader)), made, item, text)
+            self._grade(trial, read_grader(document), made, item, text)
         except Exception:
             # Where a judging model has answered before another could not be asked, its tokens are spent.
             if not trial.tokens:
@@ -141,6 +143,13 @@ class AnswerGrades:
             return content
 
         return ask
+
+
+def _grader_of(job: Row[Any], of_gate: bool) -> Mapping[str, Any] | None:
+    if of_gate:
+        gate = gate_grader(job)
+        return None if gate is None else gate.grader
+    return None if job.grader is None else dict(json.loads(job.grader))
 
 
 def _paused(error: InferencePaused) -> Exception:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
 from llmariner.fine_tuning.graders.grades import Grader
+from llmariner.fine_tuning.graders.held_out_lines import question_of
 from llmariner.fine_tuning.graders.templates import InvalidTemplate, render
 from llmariner.fine_tuning.hyperparameters import Method
 
@@ -33,11 +34,18 @@ class _Fault(Exception):
     """What is wrong with a line."""
 
 
-def check_line(method: Method, grader: Grader | None = None) -> Callable[[dict[str, Any]], str | None]:
-    """A check that returns what is wrong with a line, None where nothing is. `grader`: of `reinforcement`."""
+def check_line(
+    method: Method, grader: Grader | None = None, gate: Grader | None = None
+) -> Callable[[dict[str, Any]], str | None]:
+    """A check that returns what is wrong with a line, None where nothing is.
+
+    `grader`: of `reinforcement`. `gate`: that of the lines' gate, which reads further fields of them.
+    """
     check = _check_conversation if method is Method.SUPERVISED else _check_preference
     if grader is not None:
         check = partial(_check_prompt, grader=grader)
+    if gate is not None:
+        check = partial(_check_question, check=check, gate=gate)
 
     def cause(line: dict[str, Any]) -> str | None:
         try:
@@ -47,6 +55,27 @@ def check_line(method: Method, grader: Grader | None = None) -> Callable[[dict[s
         return None
 
     return cause
+
+
+def _check_question(line: dict[str, Any], check: Callable[[dict[str, Any]], None], gate: Grader) -> None:
+    """Check a line whose question is answered and graded, besides what its method demands of it."""
+    known = _CONVERSATION_FIELDS | _PREFERENCE_FIELDS
+    check({name: value for name, value in line.items() if name in known} if check in _OF_METHODS else line)
+    given = line.get("input", line)
+    if given.get("tools") is not None:
+        raise _Fault("'tools' is not available where a gate grades answers: they are plain texts")
+    messages, item = question_of(line)
+    if not messages or messages[-1]["role"] == "assistant":
+        raise _Fault("a gate grades answers to the line, which has no question before its answer")
+    _check_templates(gate, item)
+
+
+def _check_templates(grader: Grader, item: Mapping[str, Any]) -> None:
+    for template in grader.templates():
+        try:
+            render(template, item, None)
+        except InvalidTemplate as error:
+            raise _Fault(str(error)) from error
 
 
 def _check_conversation(line: dict[str, Any]) -> None:
@@ -77,11 +106,7 @@ def _check_prompt(line: dict[str, Any], grader: Grader) -> None:
     _check_messages(messages, "messages", frozenset())
     if messages[-1]["role"] == "assistant":
         raise _Fault("the last message must not be the assistant's: its answers are made and graded by the job")
-    for template in grader.templates():
-        try:
-            render(template, line, None)
-        except InvalidTemplate as error:
-            raise _Fault(str(error)) from error
+    _check_templates(grader, line)
 
 
 def _check_preference(line: dict[str, Any]) -> None:
@@ -108,6 +133,10 @@ def _check_preference(line: dict[str, Any]) -> None:
             raise _Fault(f"the message of '{name}' must be the assistant's")
     if _said(line["preferred_output"][0]) == _said(line["non_preferred_output"][0]):
         raise _Fault("both outputs say the same, so neither can be preferred")
+
+
+_OF_METHODS = (_check_conversation, _check_preference)
+"""Those that refuse fields which they do not know."""
 
 
 def _check_messages(messages: Any, where: str, functions: frozenset[str]) -> None:

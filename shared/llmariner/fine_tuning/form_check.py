@@ -15,6 +15,7 @@ from llmariner.files.jsonl import MAX_LINE_BYTES, JsonlCheck
 from llmariner.fine_tuning.example_lines import check_line
 from llmariner.fine_tuning.graders.definition import read_grader
 from llmariner.fine_tuning.hyperparameters import Method
+from llmariner.fine_tuning.promotion import gate_grader
 from llmariner.fine_tuning.tables import fine_tuning_jobs
 from llmariner.platform.database import Database
 
@@ -69,13 +70,15 @@ class FormCheck:
 
     def _check(self, job: Row[Any], param: str, start: int, lines: int, until: float) -> bool:
         grader = None if job.grader is None else read_grader(json.loads(job.grader))
+        gate = gate_grader(job) if param == "validation_file" else None
+        of_gate = None if gate is None else gate.read()
         try:
             file = self._files.get(job.project_id, getattr(job, param))
             while start < file.size_bytes:
                 part = b"".join(self._files.read(file, start, _PART_BYTES))
                 end = len(part) if start + len(part) >= file.size_bytes else part.rfind(b"\n") + 1 or len(part)
                 for piece in _pieces(part[:end]):
-                    check = JsonlCheck(check_line(Method(job.method), grader), lines)
+                    check = JsonlCheck(check_line(Method(job.method), grader, of_gate), lines)
                     check.feed(piece if piece.endswith(b"\n") else piece + b"\n")
                     start, lines = start + len(piece), check.lines
                     if time.monotonic() > until:

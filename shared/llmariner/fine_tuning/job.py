@@ -120,9 +120,9 @@ class NewFineTuningJob:
             )
         if self.promotion is not None:
             self.promotion.check(self.validation_file)
-            if self.promotion.has_gate and self.method == Method.REINFORCEMENT:
+            if self.promotion.has_gate and self.promotion.grader is None and self.method == Method.REINFORCEMENT:
                 raise InvalidRequest(
-                    "A gate looks at a loss, which the method 'reinforcement' does not have: leave 'promotion.gate' out.",
+                    "The method 'reinforcement' has no loss that a gate could look at: send a gate of the type 'grader'.",
                     param="promotion.gate",
                     code="invalid_value",
                 )

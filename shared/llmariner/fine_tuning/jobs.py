@@ -24,6 +24,7 @@ from llmariner.fine_tuning.events import CHANGE_REQUESTED, CREATED, STATUS_CHANG
 from llmariner.fine_tuning.integrations import add_runs, check_integrations, request_tracking
 from llmariner.fine_tuning.job import GRADER_FIELD, FineTuningJob, NewFineTuningJob, Stage, Status, TrainingType
 from llmariner.fine_tuning.places import TrainingPlaces
+from llmariner.fine_tuning.promotion import GATE_GRADER
 from llmariner.fine_tuning.promotions import Promotions
 from llmariner.fine_tuning.tables import fine_tuning_files, fine_tuning_jobs, fine_tuning_metadata
 from llmariner.identifiers import new_id
@@ -274,18 +275,17 @@ class FineTuningJobs:
         return ""
 
     def _check_graders(self, new: NewFineTuningJob, project_id: str) -> None:
-        """Raises InvalidRequest unless the project has the models that the grader asks, and they generate text."""
-        grader = new.read_grader()
-        for name in sorted(grader.models) if grader is not None else ():
+        """Raises InvalidRequest unless the project has the models that graders ask, and they generate text."""
+        gate = None if new.promotion is None else new.promotion.grader
+        graders = ((GRADER_FIELD, new.read_grader()), (GATE_GRADER, None if gate is None else gate.read()))
+        for param, name in ((param, name) for param, grader in graders if grader for name in sorted(grader.models)):
             try:
                 model = self._registry.get(name, project_id=project_id)
             except ModelNotFound as error:
-                raise InvalidRequest(error.message, param=GRADER_FIELD, code=error.code) from error
+                raise InvalidRequest(error.message, param=param, code=error.code) from error
             if model.task not in (None, Task.GENERATE):
                 raise InvalidRequest(
-                    f"The model '{name}' does not generate text, so it can't grade.",
-                    param=GRADER_FIELD,
-                    code="invalid_grader",
+                    f"The model '{name}' does not generate text, so it can't grade.", param=param, code="invalid_grader"
                 )
 
     @staticmethod
@@ -422,7 +422,7 @@ def _row(session: ReadSession, caller: Caller, job_id: str, new: NewFineTuningJo
         "grader": None if new.grader is None else json.dumps(new.grader),
         "metadata": json.dumps(dict(new.metadata)),
         "integrations": json.dumps([asdict(each) for each in new.integrations]) if new.integrations else None,
-        "promotion": None if new.promotion is None else json.dumps(new.promotion.to_json()),
+        "promotion": None if new.promotion is None else json.dumps(new.promotion.to_row()),
         "status": Status.VALIDATING_FILES.value,
         "stage": Stage.CHECK.value,
         "output_model": _output_name(session, owner, model.name, new.suffix, job_id),

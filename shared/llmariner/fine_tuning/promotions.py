@@ -14,7 +14,7 @@ from sqlalchemy import Row, select, update
 from llmariner.errors import Conflict, ModelNotFound, PermissionDenied, PlatformError
 from llmariner.files.link_tokens import read_maker
 from llmariner.fine_tuning.events import PROMOTION_DECIDED, add_job_event, add_message
-from llmariner.fine_tuning.promotion import Promotion
+from llmariner.fine_tuning.promotion import Measured, Promotion
 from llmariner.fine_tuning.tables import fine_tuning_checkpoints, fine_tuning_jobs
 from llmariner.limits.restrictions import caller_restriction
 from llmariner.models.alias import AliasChange, Cause
@@ -67,22 +67,23 @@ class Promotions:
         """Move the alias of a job that is locked and has succeeded with that model, if its gate lets it."""
         promotion = Promotion.from_json(json.loads(job.promotion))
         checkpoint = _checkpoint(session, job, model)
-        loss = None if checkpoint is None else json.loads(checkpoint.metrics).get("full_valid_loss")
+        measured = _measured(job, checkpoint)
         status, revision = "rejected", None
         if isinstance(maker, PlatformError):
             status, reason = "failed", maker.message
         elif checkpoint is None:
             status, reason = "failed", f"'{model.name}' is not the model that the job made."
-        elif not (reason := promotion.failure(loss, job.base_valid_loss)):
-            why = "" if loss is None else f"validation loss {loss:.4f}" + _compared(job.base_valid_loss)
-            change = AliasChange(promotion.alias, Cause.PROMOTED, why, fine_tuning_job_id=job.id)
+        elif not (reason := promotion.failure(measured)):
+            change = AliasChange(promotion.alias, Cause.PROMOTED, _why(measured), fine_tuning_job_id=job.id)
             try:
                 revision = change_alias(session, maker, model.name, change).revision
                 status = "promoted"
             except PlatformError as error:
                 status, reason = "failed", error.message
-        result = {"status": status, "reason": reason or None, "alias_revision": revision}
-        result |= {"validation_loss": loss, "base_validation_loss": job.base_valid_loss}
+        result: dict[str, Any] = {"status": status, "reason": reason or None, "alias_revision": revision}
+        result |= {"validation_loss": measured.loss, "base_validation_loss": measured.base_loss}
+        if promotion.grader is not None:
+            result |= {"grade": measured.grade, "base_grade": measured.base_grade}
         same = fine_tuning_jobs.c.id == job.id
         session.run(update(fine_tuning_jobs).where(same).values(promotion_result=json.dumps(result)))
         add_job_event(session, PROMOTION_DECIDED, job, alias=promotion.alias, model=model.name, **result)
@@ -112,5 +113,18 @@ def _checkpoint(session: ReadSession, job: Row[Any], model: Model) -> Row[Any] |
     return session.first(select(fine_tuning_checkpoints).where(made))
 
 
-def _compared(base_loss: float | None) -> str:
-    return "" if base_loss is None else f", of the base model {base_loss:.4f}"
+def _measured(job: Row[Any], checkpoint: Row[Any] | None) -> Measured:
+    """What the job measured of a checkpoint. The base model's grade is with each that has a grade."""
+    metrics = {} if checkpoint is None else json.loads(checkpoint.metrics)
+    grades = metrics.get("full_valid_grade_mean"), metrics.get("base_valid_grade_mean")
+    return Measured(metrics.get("full_valid_loss"), job.base_valid_loss, *grades)
+
+
+def _why(measured: Measured) -> str:
+    """What speaks for a result, for the history of the alias."""
+    if measured.grade is not None:
+        return f"mean grade {measured.grade:.4f}, of the base model {measured.base_grade:.4f}"
+    if measured.loss is None:
+        return ""
+    base = "" if measured.base_loss is None else f", of the base model {measured.base_loss:.4f}"
+    return f"validation loss {measured.loss:.4f}{base}"

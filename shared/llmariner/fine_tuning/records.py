@@ -26,6 +26,8 @@ _METRICS = {
     "train_reward": "train_reward_mean",
     "valid_reward": "valid_reward_mean",
     "full_valid_reward": "full_valid_reward_mean",
+    "full_valid_grade": "full_valid_grade_mean",
+    "base_valid_grade": "base_valid_grade_mean",
     "kl_divergence": "kl_divergence",
     "completion_tokens": "completion_tokens_mean",
     "grader_errors": "grader_error_rate",

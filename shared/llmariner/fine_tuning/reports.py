@@ -15,6 +15,7 @@ from llmariner.fine_tuning.events import PROGRESSED, add_job_event, add_message,
 from llmariner.fine_tuning.hyperparameters import Hyperparameters, Method, RequestedHyperparameters, resolve
 from llmariner.fine_tuning.job import Stage, Status, TrainingType
 from llmariner.fine_tuning.jobs import change_status, end_job, request_change, select_jobs
+from llmariner.fine_tuning.promotion import gate_grader
 from llmariner.fine_tuning.records import count_of, metrics_of, number_of, text_of
 from llmariner.fine_tuning.tables import fine_tuning_checkpoints, fine_tuning_events, fine_tuning_jobs
 from llmariner.identifiers import new_id
@@ -31,6 +32,8 @@ _MIN_SPEED, _MAX_SPEED = 1e-3, 1e9
 _PROGRESS_SECONDS = 10.0
 """Between two events of steps: the list of events has every step."""
 _GRADED_AGAIN = 3
+_MAX_GRADED = 1000
+"""Examples of a validation file to which a gate grades answers: each takes up to some seconds of a processor, twice."""
 _WITH_TOKENS = ("step", "checkpoint", "finished")
 _ENDING = ("finished", "failed", "paused")
 
@@ -132,6 +135,10 @@ def _on_checked(session: WriteSession, job: Row[Any], record: Mapping[str, Any])
         job = session.rows(select_jobs().where(fine_tuning_jobs.c.id == job.id))[0]
     validation = record.get("validation_file")
     held_out = count_of(validation, "examples") if isinstance(validation, Mapping) else 0
+    if gate_grader(job) is not None and not 0 < held_out <= _MAX_GRADED:
+        message = f"The file has {held_out} examples: a gate grades answers to 1 to {_MAX_GRADED}."
+        fail_file(session, job, "validation_file", message)
+        return
     _queue_training(session, job, examples, tokens, held_out)
 
 
@@ -165,7 +172,7 @@ def _queue_training(session: WriteSession, job: Row[Any], examples: int, tokens:
         tokens_per_second=speed,
         estimate_seconds=total_tokens / speed,
         estimate_cost=cost_of(session, job, total_tokens),
-        grades_left=_answers(numbers, examples, held_out, total_steps),
+        grades_left=_grades(numbers, examples, held_out, total_steps, gate_grader(job) is not None),
     )
     request_change(session, job)
     most = "" if numbers.group_size is None else "up to "
@@ -177,13 +184,17 @@ def _queue_training(session: WriteSession, job: Row[Any], examples: int, tokens:
     )
 
 
-def _answers(numbers: Hyperparameters, examples: int, held_out: int, total_steps: int) -> int | None:
+def _grades(numbers: Hyperparameters, examples: int, held_out: int, total_steps: int, has_gate: bool) -> int | None:
     """How many answers of a job may be graded: each several times, since responses are lost and steps begin again."""
-    if numbers.group_size is None or numbers.eval_samples is None:
+    if numbers.group_size is None and not has_gate:
         return None
-    evaluations = numbers.n_epochs + total_steps // (numbers.eval_interval or total_steps)
-    trained = numbers.n_epochs * examples * numbers.group_size
-    return _GRADED_AGAIN * (trained + evaluations * held_out * numbers.eval_samples)
+    grades = 0
+    if numbers.group_size is not None and numbers.eval_samples is not None:
+        evaluations = numbers.n_epochs + total_steps // (numbers.eval_interval or total_steps)
+        grades = numbers.n_epochs * examples * numbers.group_size + evaluations * held_out * numbers.eval_samples
+    if has_gate:  # of the base model, and of each checkpoint that may be the result
+        grades += held_out * (1 + (numbers.n_epochs if numbers.early_stopping_patience else 1))
+    return _GRADED_AGAIN * grades
 
 
 def _on_invalid(session: WriteSession, job: Row[Any], record: Mapping[str, Any]) -> None:

@@ -19,7 +19,7 @@ from llmariner.fine_tuning.base_models import base_model
 from llmariner.fine_tuning.hyperparameters import RequestedHyperparameters, explored
 from llmariner.fine_tuning.integrations import request_tracking
 from llmariner.fine_tuning.job import Stage, TrainingType
-from llmariner.fine_tuning.promotion import Promotion
+from llmariner.fine_tuning.promotion import Promotion, gate_grader
 from llmariner.fine_tuning.records import MAX_RECORDS, count_of, text_of
 from llmariner.fine_tuning.reports import apply_record, charge_report, stops_early, tell_progress
 from llmariner.fine_tuning.results import Results
@@ -101,6 +101,8 @@ class Workers:
         if job.grader is not None:
             _, tokens = explored(RequestedHyperparameters.from_json(json.loads(job.requested)))
             plan |= {"grader": json.loads(job.grader), "max_completion_tokens": tokens}
+        if (gate := gate_grader(job)) is not None:
+            plan |= {"gate_grader": dict(gate.grader), "gate_completion_tokens": gate.max_completion_tokens}
         if job.stage == Stage.TRAIN:
             numbers = json.loads(job.hyperparameters)
             compares = job.promotion is not None and Promotion.from_json(json.loads(job.promotion)).better_than

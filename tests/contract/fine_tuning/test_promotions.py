@@ -15,9 +15,11 @@ from llmariner.files.file import NewFile
 from llmariner.files.purposes import Purpose
 from llmariner.fine_tuning.hyperparameters import RequestedHyperparameters
 from llmariner.fine_tuning.job import FineTuningJob, Status
-from llmariner.fine_tuning.promotion import Promotion
+from llmariner.fine_tuning.promotion import GateGrader, Measured, Promotion
+from llmariner.fine_tuning.representation import job_object
+from llmariner.fine_tuning.tables import fine_tuning_jobs
 from llmariner.models.aliases import ModelAliases
-from llmariner.models.model import NewModel, SourceRepository
+from llmariner.models.model import NewModel, SourceRepository, Task
 from llmariner.platform.database import Database
 from llmariner.platform.events.tables import events
 from llmariner.tenancy.keys.store import Keys, NewKey
@@ -26,6 +28,26 @@ from llmariner.tenancy.tables import projects
 
 from ..team import Team
 from .training_desk import ROWS, TrainingDesk, jsonl
+
+GRADER = {
+    "type": "string_check",
+    "name": "exact",
+    "input": "{{ sample.output_text }}",
+    "reference": "{{ item.reference_answer }}",
+    "operation": "eq",
+}
+JUDGE = {
+    "type": "score_model",
+    "name": "judge",
+    "model": "smol",
+    "input": [{"role": "user", "content": "Rate {{ sample.output_text }}."}],
+}
+
+
+def graded(**fields: Any) -> Promotion:
+    """A promotion with a gate of a grader."""
+    return Promotion("bot", has_gate=True, grader=GateGrader(**{"grader": GRADER, **fields}))
+
 
 BASE_GATE = Promotion("bot", has_gate=True, better_than="base")
 
@@ -42,8 +64,22 @@ def aliases(database: Database) -> ModelAliases:
     return ModelAliases(database)
 
 
-def held_out(desk: TrainingDesk) -> str:
-    return desk.upload(jsonl(ROWS), NewFile("held_out.jsonl", Purpose.FINE_TUNE, "application/jsonl"))
+LINES: dict[str, list[dict[str, Any]]] = {
+    "supervised": ROWS,
+    "dpo": [
+        {
+            "input": {"messages": row["messages"][:1]},
+            "preferred_output": row["messages"][1:],
+            "non_preferred_output": [{"role": "assistant", "content": "Hello."}],
+        }
+        for row in ROWS
+    ],
+    "reinforcement": [{"messages": row["messages"][:1], "reference_answer": "Arrr!"} for row in ROWS],
+}
+
+
+def held_out(desk: TrainingDesk, rows: list[dict[str, Any]] = ROWS) -> str:
+    return desk.upload(jsonl(rows), NewFile("held_out.jsonl", Purpose.FINE_TUNE, "application/jsonl"))
 
 
 def trained(desk: TrainingDesk, promotion: Promotion, **losses: Any) -> FineTuningJob:
@@ -82,9 +118,26 @@ def result_of(job: FineTuningJob) -> tuple[str, str | None]:
             {"loss": 1.1},
             ("rejected", "the base model's loss on the validation file was not measured"),
         ),
+        (graded(margin=0.1), {"loss": 9.0, "grade": 0.3, "base_grade": 0.2}, ("promoted", None)),
+        (
+            graded(margin=0.1),
+            {"loss": 0.1, "grade": 0.29, "base_grade": 0.2},
+            ("rejected", "its mean grade 0.2900 does not exceed the base model's 0.2000 by 0.1"),
+        ),
+        (
+            graded(),
+            {"grade": 0.5, "base_grade": 0.5},
+            ("rejected", "its mean grade 0.5000 does not exceed the base model's 0.5000"),
+        ),
+        (graded(), {"grade": 0.51, "base_grade": 0.5}, ("promoted", None)),
+        (
+            graded(),
+            {"loss": 0.1, "base_loss": 9.0},
+            ("rejected", "its answers to the validation file, or the base model's, were not graded"),
+        ),
     ],
 )
-def test_a_gate_decides_by_the_losses(
+def test_a_gate_decides_by_losses_or_grades(
     desk: TrainingDesk,
     aliases: ModelAliases,
     promotion: Promotion,
@@ -104,6 +157,86 @@ def test_a_gate_decides_by_the_losses(
         [last], _ = aliases.revisions(desk.project_id, "bot", after=None, limit=1)
         assert (last.cause.value, last.fine_tuning_job_id, last.user_id) == ("promoted", job.id, desk.caller.user_id)
         assert aliases.roll_back(desk.caller, "bot", None, "").model == "smol"
+
+
+def test_both_grades_are_in_the_result_the_event_and_the_history_of_the_alias(
+    desk: TrainingDesk, aliases: ModelAliases, database: Database
+) -> None:
+    job = trained(desk, graded(), grade=0.75, base_grade=0.5)
+    shown = job_object(job)["promotion"]
+    assert shown["gate"] == {"type": "grader", "grader": GRADER, "margin": 0.0, "max_completion_tokens": 256}
+    assert (shown["result"]["grade"], shown["result"]["base_grade"]) == (0.75, 0.5)
+    with database.read() as session:
+        rows = session.rows(select(events.c.data).where(events.c.type.endswith("promotion_decided.v1")))
+    assert [json.loads(row.data)["base_grade"] for row in rows] == [0.5]
+    [last], _ = aliases.revisions(desk.project_id, "bot", after=None, limit=1)
+    assert last.reason == "mean grade 0.7500, of the base model 0.5000"
+    [checkpoint], _ = desk.history.checkpoints(desk.project_id, job.id, after=None, limit=1)
+    assert checkpoint.metrics == {"full_valid_grade_mean": 0.75, "base_valid_grade_mean": 0.5}
+
+
+def test_the_release_before_lets_no_result_pass_a_gate_that_it_does_not_know() -> None:
+    stored = graded().to_row()["gate"]
+    assert Promotion("bot", True, stored["maximum"], stored["better_than"]).failure(Measured(0.1, 9.0))
+    assert Promotion.from_json(graded(margin=0.5).to_row()) == graded(margin=0.5)
+
+
+@pytest.mark.parametrize("method", ["supervised", "dpo", "reinforcement"])
+def test_a_gate_that_a_model_grades_has_answers_of_the_base_model_and_the_result_graded(
+    desk: TrainingDesk, method: str
+) -> None:
+    rows = LINES[method]
+    said = {"method": method, **({"grader": GRADER} if method == "reinforcement" else {})}
+    job_id = desk.training(rows=rows, validation_file=held_out(desk, rows), promotion=graded(grader=JUDGE), **said)
+    plan = desk.tuning.workers.plan(desk.worker(job_id, 1))
+    assert (plan["gate_grader"], plan["gate_completion_tokens"], plan["measures_base"]) == (JUDGE, 256, False)
+    with desk.database.read() as session:
+        left = session.value(select(fine_tuning_jobs.c.grades_left).where(fine_tuning_jobs.c.id == job_id))
+    of_method = 2 * 12 * 8 + 3 * 12 if method == "reinforcement" else 0
+    assert left == 3 * (of_method + 2 * 12), "three times over, since responses are lost"
+    grades, worker = desk.tuning.grades, desk.worker(job_id, 1)
+    if method == "reinforcement":
+        assert grades.grade_of_job(worker, rows[0], "Arrr!").reward == 1, "by the grader of the method"
+    else:
+        with pytest.raises(InvalidRequest, match="no answers to grade"):
+            grades.grade_of_job(worker, rows[0], "Arrr!")
+
+
+@pytest.mark.parametrize(
+    ("method", "line", "message"),
+    [
+        ("supervised", {"messages": [{"role": "assistant", "content": "b"}]}, "no question before its answer"),
+        ("supervised", {**LINES["supervised"][0], "tools": []}, "'tools' is not available"),
+        ("dpo", {**LINES["dpo"][0], "input": {**LINES["dpo"][0]["input"], "tools": []}}, "'tools' is not available"),
+        ("reinforcement", {"messages": [{"role": "user", "content": "a"}]}, "'item.reference_answer' of the grader"),
+    ],
+)
+def test_a_line_whose_answers_can_not_be_graded_is_named(
+    desk: TrainingDesk, method: str, line: dict[str, Any], message: str
+) -> None:
+    said = {"method": method, **({"grader": {**GRADER, "reference": "x"}} if method == "reinforcement" else {})}
+    validation = held_out(desk, [*LINES[method], line])
+    job = desk.get(desk.start(LINES[method], validation_file=validation, promotion=graded(), **said))
+    assert (job.status, job.error_code) == ("failed", "invalid_validation_file")
+    assert "ine 13" in str(job.error_message)
+    assert message in str(job.error_message)
+
+
+def test_lines_of_a_gate_have_fields_that_its_grader_reads(desk: TrainingDesk) -> None:
+    rows = [{**row, "city": "Lima"} for row in ROWS]
+    of_city = graded(grader={**GRADER, "reference": "{{ item.city }}"})
+    job_id = desk.training(validation_file=held_out(desk, rows), promotion=of_city)
+    assert desk.get(job_id).status == "running"
+    ungated = desk.get(desk.start(validation_file=held_out(desk, rows)))
+    assert "'city' is no field" in str(ungated.error_message)
+
+
+def test_too_many_lines_are_not_graded(desk: TrainingDesk) -> None:
+    job_id = desk.start(validation_file=held_out(desk), promotion=graded())
+    found = {"examples": 12, "tokens": 60, "longest": 5}
+    desk.report(job_id, 0, {"type": "checked", "training_file": found, "validation_file": {**found, "examples": 1001}})
+    job = desk.get(job_id)
+    assert (job.status, job.error_code) == ("failed", "invalid_validation_file")
 
 
 def test_a_decision_is_made_once(desk: TrainingDesk, aliases: ModelAliases) -> None:
@@ -172,12 +305,28 @@ def test_who_can_not_move_the_alias_creates_no_such_job(
         (Promotion("bot", has_gate=True, maximum=float("nan")), "promotion.gate.maximum"),
         (Promotion("bot", has_gate=True, maximum=1.0, better_than="gpt"), "promotion.gate.better_than"),
         (Promotion("bot", has_gate=True, maximum=1.0), "validation_file"),
+        (graded(), "validation_file"),
+        (graded(margin=-0.1), "promotion.gate.margin"),
+        (graded(margin=float("nan")), "promotion.gate.margin"),
+        (graded(max_completion_tokens=0), "promotion.gate.max_completion_tokens"),
+        (graded(max_completion_tokens=4096), "promotion.gate.max_completion_tokens"),
+        (graded(grader={"type": "python", "name": "x"}), "promotion.gate.grader.type"),
     ],
 )
 def test_a_promotion_that_can_not_be_decided_is_refused(desk: TrainingDesk, promotion: Promotion, param: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         desk.create(promotion=promotion)
     assert caught.value.param == param
+
+
+def test_a_gate_by_a_model_that_the_project_does_not_have_is_refused(desk: TrainingDesk, database: Database) -> None:
+    other = Team(database, desk.owner).project()
+    desk.registry.create(NewModel("embeds", SourceRepository.LOCAL, "/models/embeds", task=Task.EMBED))
+    desk.registry.create(NewModel("theirs", SourceRepository.LOCAL, "/x", project_id=other))
+    for name in ("gone", "theirs", "embeds"):
+        with pytest.raises(InvalidRequest) as caught:
+            desk.create(validation_file=held_out(desk), promotion=graded(grader={**JUDGE, "model": name}))
+        assert caught.value.param == "promotion.gate.grader"
 
 
 def test_a_file_is_followed_to_the_alias_in_events_and_in_the_audit_log(

@@ -128,7 +128,9 @@ class TrainingDesk(FineTuningDesk):
     def training(self, **fields: Any) -> str:
         """The id of a job that trains in its attempt 1, with 3 steps in each of 2 epochs."""
         job_id = self.start(**{"hyperparameters": RequestedHyperparameters(n_epochs=2), **fields})
-        self.report(job_id, 0, {"type": "checked", "training_file": {"examples": 12, "tokens": 60, "longest": 5}})
+        found = {"examples": 12, "tokens": 60, "longest": 5}
+        held_out = {"validation_file": found} if fields.get("validation_file") else {}
+        self.report(job_id, 0, {"type": "checked", "training_file": found, **held_out})
         self.reconciled(job_id)
         self.scripted.run(f"{job_id}-1")
         self.report(job_id, 1, {"type": "training", "step": 0, "total_steps": 6})
@@ -151,14 +153,17 @@ class TrainingDesk(FineTuningDesk):
         adapter_content: bytes = b"",
         loss: float | None = None,
         base_loss: float | None = None,
+        grade: float | None = None,
+        base_grade: float | None = None,
     ) -> FineTuningJob:
         """The job after its process trained to the end and its model was loaded. Losses: on the whole validation file."""
+        measured = _said(full_valid_loss=loss, full_valid_grade=grade, base_valid_grade=base_grade)
         adapter = self.result(job_id, attempt, "adapter", adapter_content or f"adapter {job_id}".encode())
         self.report(
             job_id,
             attempt,
             step(6, trained_tokens=120),
-            {"type": "checkpoint", "step": 6, "file_id": adapter, **_said(full_valid_loss=loss)},
+            {"type": "checkpoint", "step": 6, "file_id": adapter, **measured},
         )
         metrics = self.result(job_id, attempt, "metrics", b"step,train_loss\n")
         self.report(

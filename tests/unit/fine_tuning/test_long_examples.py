@@ -30,7 +30,7 @@ def test_the_answers_of_an_example_that_is_too_long_are_not_rendered() -> None:
     tokenizer = WordTokenizer()
     encoder = Encoder(tokenizer, [ord(".")], 4096)
     lines = [json.dumps({"messages": [ASKED, SAID] * number}).encode() for number in (2, 2000)]
-    examples = read_examples(lines, encoder)
+    examples = read_examples(lines, encoder.encode)
     assert next(examples).token_count == 8
     tokenizer.rendered = 0
     with pytest.raises(InvalidExample, match="it has 8000 tokens, and the model reads 4096 at most"):
@@ -40,10 +40,12 @@ def test_the_answers_of_an_example_that_is_too_long_are_not_rendered() -> None:
 
 def test_a_prompt_leaves_room_for_the_answers_to_it() -> None:
     line = {"messages": [ASKED] * 5, "word": "x"}
-    [prompt] = read_examples([json.dumps(line).encode()], Encoder(WordTokenizer(), [ord(".")], 20, answer_tokens=10))
+    [prompt] = read_examples(
+        [json.dumps(line).encode()], Encoder(WordTokenizer(), [ord(".")], 20, answer_tokens=10).encode
+    )
     assert (prompt.token_count, prompt.item) == (10, line)
     tight = Encoder(WordTokenizer(), [ord(".")], 20, answer_tokens=11)
     with pytest.raises(
         InvalidExample, match=r"with an answer of 11 are more than the 20 .* lower 'max_completion_tokens'"
     ):
-        list(read_examples([json.dumps(line).encode()], tight))
+        list(read_examples([json.dumps(line).encode()], tight.encode))

@@ -68,6 +68,13 @@ _LIMIT = click.option(
 @click.option("--alias", metavar="ALIAS", help="Let this alias point at the result.")
 @click.option("--gate-max-loss", metavar="X", type=float, help="Only with a validation loss up to X.")
 @click.option("--gate-better-than-base", is_flag=True, help="Only with a lower validation loss than the base model's.")
+@click.option(
+    "--gate-grader",
+    metavar="FILE",
+    type=click.File("rb"),
+    help="Only with a higher mean grade of answers to the validation file than the base model's: the grader in JSON.",
+)
+@click.option("--gate-margin", metavar="X", type=float, help="By how much it must be higher; else by anything.")
 @click.option("--wandb-project", metavar="NAME", help="Send the metrics to this project of Weights & Biases.")
 @click.option("--mlflow-experiment", metavar="NAME", help="Send the metrics to this experiment of MLflow.")
 @click.option("--run-name", metavar="NAME", help="Name of the run there; else the suffix, or the job's id.")
@@ -94,7 +101,7 @@ def _body(said: Mapping[str, Any]) -> dict[str, Any]:
     hyperparameters = {name: value for name, value in numbers.items() if value is not None}
     method, settings = said["method"], {"hyperparameters": hyperparameters} if hyperparameters else {}
     if said["grader"] is not None:
-        settings["grader"] = _grader(said["grader"])
+        settings["grader"] = _grader(said["grader"], "--grader")
     integrations = [
         {"type": type_, type_: {field: project, **({run_name: said["run_name"]} if said["run_name"] else {})}}
         for type_, field, run_name, project in (
@@ -116,29 +123,39 @@ def _body(said: Mapping[str, Any]) -> dict[str, Any]:
         "training_type": None if said["training_type"] is None else {"type": said["training_type"]},
         "metadata": dict(key_and_value(pair) for pair in said["metadata"]) or None,
         "resources": _resources(said["gpu"], said["workers"]),
-        "promotion": _promotion(said["alias"], said["gate_max_loss"], said["gate_better_than_base"]),
+        "promotion": _promotion(said),
         "cluster_id": said["cluster_id"] or None,
     }
     return {name: value for name, value in body.items() if value is not None}
 
 
-def _promotion(alias: str | None, max_loss: float | None, better_than_base: bool) -> dict[str, Any] | None:
-    gate = {
+def _promotion(said: Mapping[str, Any]) -> dict[str, Any] | None:
+    max_loss, margin = said["gate_max_loss"], said["gate_margin"]
+    gate: dict[str, Any] = {
         **({} if max_loss is None else {"maximum": max_loss}),
-        **({"better_than": "base"} if better_than_base else {}),
+        **({"better_than": "base"} if said["gate_better_than_base"] else {}),
     }
-    if alias is None and gate:
-        raise click.UsageError("--gate-max-loss and --gate-better-than-base go with --alias.")
-    if alias is None:
+    if gate and said["gate_grader"] is not None:
+        raise click.UsageError("--gate-grader goes without --gate-max-loss and --gate-better-than-base.")
+    if gate:
+        gate["type"] = "validation_loss"
+    if said["gate_grader"] is not None:
+        gate = {"type": "grader", "grader": _grader(said["gate_grader"], "--gate-grader")}
+        gate |= {} if margin is None else {"margin": margin}
+    elif margin is not None:
+        raise click.UsageError("--gate-margin goes with --gate-grader.")
+    if said["alias"] is None and gate:
+        raise click.UsageError("--gate-max-loss, --gate-better-than-base and --gate-grader go with --alias.")
+    if said["alias"] is None:
         return None
-    return {"alias": alias, **({"gate": {"type": "validation_loss", **gate}} if gate else {})}
+    return {"alias": said["alias"], **({"gate": gate} if gate else {})}
 
 
-def _grader(file: IO[bytes]) -> Any:
+def _grader(file: IO[bytes], option: str) -> Any:
     try:
         return json.loads(file.read())
     except (ValueError, RecursionError) as error:
-        raise click.UsageError(f"--grader: {file.name} is no JSON: {error}.") from error
+        raise click.UsageError(f"{option}: {file.name} is no JSON: {error}.") from error
 
 
 def _resources(gpus: int, workers: int) -> dict[str, int] | None:
@@ -152,6 +169,8 @@ def _decided(promotion: Mapping[str, Any] | None) -> str | None:
         return None
     result = promotion.get("result") or {"status": "not decided yet"}
     reason = f": {result['reason']}" if result.get("reason") else ""
+    if not reason and result.get("grade") is not None:
+        reason = f": mean grade {_rounded(result['grade'])}, of the base model {_rounded(result.get('base_grade'))}"
     return f"{promotion.get('alias')}: {result.get('status')}{reason}"
 
 
@@ -249,6 +268,7 @@ def checkpoints(session: Session, job: str, limit: int) -> None:
         Column("CREATED", lambda each: format_timestamp(each.get("created_at"))),
         Column("VALIDATION LOSS", lambda each: _rounded((each.get("metrics") or {}).get("full_valid_loss"))),
         Column("REWARD", lambda each: _rounded((each.get("metrics") or {}).get("full_valid_reward_mean"))),
+        Column("GRADE", lambda each: _rounded((each.get("metrics") or {}).get("full_valid_grade_mean"))),
     ]
     session.printer.print_records(document, document["data"], columns, empty="No checkpoints.")
 

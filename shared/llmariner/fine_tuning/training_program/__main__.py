@@ -6,10 +6,11 @@ import json
 import os
 import sys
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmariner.fine_tuning.graders.definition import read_grader
 from llmariner.fine_tuning.training_program.batch_result import Objective
@@ -75,7 +76,9 @@ def _work(platform: Platform, work: Path) -> int:
     from llmariner.fine_tuning.training_program.trainer import Trainer
 
     objective = _objective(plan, platform, encoder, group)
-    Trainer(plan, platform, objective, found["training_file"], found.get("validation_file", []), work, group).run()
+    gate = _gate(plan, platform, encoder, group, found.get("questions", []))
+    training, validation = found["training_file"], found.get("validation_file", [])
+    Trainer(plan, platform, objective, training, validation, work, group, gate).run()
     group.leave()
     return 0
 
@@ -86,23 +89,42 @@ def _objective(plan: Plan, platform: Platform, encoder: Encoder, group: WorkerGr
         from llmariner.fine_tuning.training_program.losses import LossObjective
 
         return LossObjective(plan.method, plan.beta, plan.seed, group)
+    from llmariner.fine_tuning.training_program.graded_answers import GradedAnswers
     from llmariner.fine_tuning.training_program.reinforcement import RewardObjective
 
-    return RewardObjective(plan, read_grader(plan.grader), encoder, platform, group)
+    grader, longest = read_grader(plan.grader), plan.max_completion_tokens
+    return RewardObjective(plan, GradedAnswers(grader, encoder, platform, group, longest, "method"), group)
+
+
+def _gate(
+    plan: Plan, platform: Platform, encoder: Encoder, group: WorkerGroup, questions: Sequence[Example]
+) -> HeldOutGrades | None:
+    """What a gate compares, if it compares grades."""
+    if plan.gate_grader is None:
+        return None
+    from llmariner.fine_tuning.training_program.graded_answers import GradedAnswers, HeldOutGrades
+
+    grader, longest = read_grader(plan.gate_grader), plan.gate_completion_tokens
+    return HeldOutGrades(GradedAnswers(grader, encoder, platform, group, longest, "gate"), questions, group)
 
 
 def _read_files(
     platform: Platform, plan: Plan, group: WorkerGroup, work: Path, encoder: Encoder
 ) -> dict[str, Any] | None:
-    """What the plan needs of each file; None where one is invalid, which is reported."""
+    """What the plan needs of each file, and the questions of a gate; None where one is invalid, which is reported."""
     urls = {"training_file": plan.training_file, "validation_file": plan.validation_file}
     files = {name: platform.fetch(url, work / f"{name}.jsonl") for name, url in urls.items() if url is not None}
     take: Callable[[Iterable[Example]], Any] = _counts if plan.stage == "check" else list
+    reads = [(name, name, encoder.encode) for name in files]
+    if plan.gate_grader is not None:
+        reads.append(
+            ("questions", "validation_file", partial(encoder.question, answer_tokens=plan.gate_completion_tokens))
+        )
     found: dict[str, Any] = {}
-    for name, path in files.items():
+    for what, name, encode in reads:
         try:
-            with path.open("rb") as lines:
-                found[name] = take(read_examples(lines, encoder))
+            with files[name].open("rb") as lines:
+                found[what] = take(read_examples(lines, encode))
         except InvalidExample as error:
             if group.is_first:
                 record = {"type": "invalid", "file": name, "line": error.line, "message": str(error)}

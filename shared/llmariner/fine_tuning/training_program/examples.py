@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from llmariner.fine_tuning.graders.held_out_lines import question_of
 
 __all__ = ["Encoder", "Example", "InvalidExample", "read_examples"]
 
@@ -35,7 +37,7 @@ class TokenSequence:
 class Example:
     """One example: a conversation, or of a preference the preferred and the other answer, each with its prompt.
 
-    Of reinforcement it is the prompt of the answers, and `item`, the line that graders read.
+    Where answers are graded it is their prompt, and `item`, the line that graders read.
     """
 
     sequences: tuple[TokenSequence, ...]
@@ -62,7 +64,7 @@ class Encoder:
     def encode(self, line: dict[str, Any]) -> Example:
         """The example of a line that the platform has checked. Raises ValueError with the cause."""
         if self._answer_tokens:
-            return self._prompt(line)
+            return self._prompt(line["messages"], line, self._answer_tokens)
         if "messages" in line:
             return Example((self._conversation(line["messages"], line.get("tools")),))
         given = line["input"]
@@ -74,16 +76,21 @@ class Encoder:
         """The text of an answer, without the tokens that are no text."""
         return str(self._tokenizer.decode(tokens, skip_special_tokens=True))
 
-    def _prompt(self, line: dict[str, Any]) -> Example:
+    def question(self, line: dict[str, Any], answer_tokens: int) -> Example:
+        """The prompt of a line of any method, and what a gate's grader reads. Raises ValueError with the cause."""
+        messages, item = question_of(line)
+        return self._prompt(messages, item, answer_tokens)
+
+    def _prompt(self, messages: Sequence[Any], item: Mapping[str, Any], answer_tokens: int) -> Example:
         """What the engine reads before it answers."""
-        whole = self._render(line["messages"], None, answers_next=True)
+        whole = self._render(messages, None, answers_next=True)
         tokens = array("I", self._tokenizer(whole, add_special_tokens=False)["input_ids"])
-        if len(tokens) + self._answer_tokens > self._context_tokens:
+        if len(tokens) + answer_tokens > self._context_tokens:
             raise ValueError(
-                f"it has {len(tokens)} tokens, which with an answer of {self._answer_tokens} are more than the "
+                f"it has {len(tokens)} tokens, which with an answer of {answer_tokens} are more than the "
                 f"{self._context_tokens} that the model reads: set a lower 'max_completion_tokens'"
             )
-        return Example((TokenSequence(tokens, bytes(len(tokens))),), line)
+        return Example((TokenSequence(tokens, bytes(len(tokens))),), item)
 
     def _conversation(self, messages: Sequence[Any], tools: Any, *, first: int = 0) -> TokenSequence:
         """`first`: the index of the first message whose answer may be trained."""
@@ -136,13 +143,13 @@ class Encoder:
         return str(rendered)
 
 
-def read_examples(lines: Iterable[bytes], encoder: Encoder) -> Iterator[Example]:
-    """The examples of a file in JSON Lines. Raises InvalidExample."""
+def read_examples(lines: Iterable[bytes], encode: Callable[[dict[str, Any]], Example]) -> Iterator[Example]:
+    """The examples of a file in JSON Lines, as a method of Encoder has them. Raises InvalidExample."""
     for number, raw in enumerate(lines, 1):
         if not raw.strip():
             continue
         try:
-            yield encoder.encode(json.loads(raw))
+            yield encode(json.loads(raw))
         except Exception as error:  # a template is a program, which raises what it likes
             raise InvalidExample(number, str(error)[:500]) from error
 

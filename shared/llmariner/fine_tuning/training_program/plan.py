@@ -20,6 +20,8 @@ class Plan:
     `batch_size`: examples of one step. `learning_rate`: the highest of the schedule, per step.
     `grader`: of reinforcement, in OpenAI's form, which has `group_size` answers to each line, and evaluates at the end of
     each epoch and after `eval_interval` steps by `eval_samples` answers to each line.
+    `gate_grader`: that of a gate, in OpenAI's form. It grades an answer of up to `gate_completion_tokens` to each line of
+    the validation file, of the base model and of each checkpoint that may be the result.
     """
 
     stage: str
@@ -40,6 +42,8 @@ class Plan:
     max_completion_tokens: int = 256
     eval_interval: int | None = None
     eval_samples: int = 1
+    gate_grader: dict[str, Any] | None = None
+    gate_completion_tokens: int = 256
     training_type: str = "lora"
     lora_rank: int = 16
     lora_alpha: int = 32

@@ -92,10 +92,13 @@ class Platform:
         """Download a file by its link."""
         return _repeat(lambda: _download(url, target))
 
-    def grade(self, item: Mapping[str, Any], text: str) -> tuple[float, bool]:
-        """The reward of an answer by the job's grader, and whether an error made it 0. Raises NoGrades."""
+    def grade(self, item: Mapping[str, Any], text: str, grader: str) -> tuple[float, bool]:
+        """The reward of an answer by the grader of the job's `method` or `gate`, and whether an error made it 0.
+
+        Raises NoGrades.
+        """
         try:
-            found = self._ask("POST", self._url + "/grades", {"item": item, "output_text": text})
+            found = self._ask("POST", self._url + "/grades", {"item": item, "output_text": text, "grader": grader})
         except urllib.error.HTTPError as error:
             raise NoGrades(f"A model of the grader can't be asked: {error}") from error
         except Refused as error:

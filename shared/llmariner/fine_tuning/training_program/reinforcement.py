@@ -8,57 +8,32 @@ batch has the same weight (as in DAPO; Yu et al., 2025). The model without its a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
 from statistics import fmean, pstdev
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch.nn import functional
-from transformers import GenerationConfig
 
-from llmariner.fine_tuning.graders.grades import Grader, ModelFailed, Question, grade
 from llmariner.fine_tuning.training_program.batch_result import BatchResult
-from llmariner.fine_tuning.training_program.examples import Encoder, Example
+from llmariner.fine_tuning.training_program.examples import Example
+from llmariner.fine_tuning.training_program.graded_answers import Answer, GradedAnswers
 from llmariner.fine_tuning.training_program.plan import Plan
-from llmariner.fine_tuning.training_program.platform import NoGrades
 from llmariner.fine_tuning.training_program.worker_group import WorkerGroup
 
 __all__ = ["RewardObjective"]
 
 _SMALLEST_DEVIATION = 1e-4
-_REQUESTS = 8
-"""To judging models at once."""
 _EVALUATION_STEP = 0
 """Of the random numbers of evaluations: always the same, so that two of them differ by the model alone."""
 
 
-class Grades(Protocol):
-    """The part of `platform.Platform` that grades by a judging model."""
-
-    def grade(self, item: Mapping[str, Any], text: str) -> tuple[float, bool]:
-        """The reward of an answer, and whether an error made it 0."""
-
-
-@dataclass(frozen=True)
-class _Answer:
-    """An answer of the model: its tokens with the one that ended it, its reward, and whether the grader failed."""
-
-    tokens: list[int]
-    reward: float
-    failed: bool
-
-
 class RewardObjective:
-    """What `reinforcement` makes larger: the rewards of answers. `encoder`: of the model's prompts."""
+    """What `reinforcement` makes larger: the rewards of answers."""
 
-    def __init__(self, plan: Plan, grader: Grader, encoder: Encoder, platform: Grades, group: WorkerGroup) -> None:
+    def __init__(self, plan: Plan, answers: GradedAnswers, group: WorkerGroup) -> None:
         self._plan = plan
-        self._grader = grader
-        self._encoder = encoder
-        self._platform = platform
+        self._answers = answers
         self._group = group
 
     def learn(self, model: Any, batch: Sequence[Example], step: int) -> BatchResult:
@@ -100,61 +75,13 @@ class RewardObjective:
 
     def _made(
         self, model: Any, examples: Sequence[Example], step: int, number: int
-    ) -> list[tuple[Example, list[_Answer]]]:
+    ) -> list[tuple[Example, list[Answer]]]:
         """This worker's share of the examples with its answers. Raises NoGrades where any worker has none."""
-        made, problem = [], ""
-        for index, example in self._group.share(examples):
-            torch.manual_seed(((self._plan.seed * 1_000_003 + step) * 1_009 + index) % 2**63)
-            try:
-                made.append((example, self._answers(model, example, number)))
-            except NoGrades as error:
-                problem = str(error)
-                break
-        if self._group.any(bool(problem)):
-            raise NoGrades(problem or "A model of the grader can't be asked by another worker of the job.")
-        return made
-
-    def _answers(self, model: Any, example: Example, number: int) -> list[_Answer]:
-        """So many answers of the model to a line, with their grades."""
-        made = list(self._sampled(model, example.sequences[0].tokens.tolist(), number))
-        texts = [self._encoder.decode(tokens) for tokens in made]
-        grades = self._grades(example.item or {}, texts)
-        return [_Answer(tokens, *graded) for tokens, graded in zip(made, grades, strict=True)]
-
-    def _sampled(self, model: Any, prompt: list[int], number: int) -> Iterator[list[int]]:
-        """Tokens of answers, each up to the one that ends it, by the model's own probabilities."""
-        ends = sorted(self._encoder.end_tokens)
-        config = GenerationConfig(
-            do_sample=True,
-            temperature=1.0,
-            top_k=0,
-            top_p=1.0,
-            repetition_penalty=1.0,
-            max_new_tokens=self._plan.max_completion_tokens,
-            num_return_sequences=number,
-            eos_token_id=ends,
-            pad_token_id=ends[0],
-            use_cache=True,
-        )
-        given = torch.tensor([prompt], device=model.device)
-        was_training = model.training
-        model.eval()
-        with torch.no_grad():
-            found = model.generate(input_ids=given, attention_mask=torch.ones_like(given), generation_config=config)
-        model.train(was_training)
-        for row in found[:, len(prompt) :].tolist():
-            end = next((at for at, token in enumerate(row) if token in self._encoder.end_tokens), len(row) - 1)
-            yield row[: end + 1]
-
-    def _grades(self, item: Mapping[str, Any], texts: Sequence[str]) -> list[tuple[float, bool]]:
-        if not self._grader.models:
-            found = [grade(self._grader, item, text, _ask_nobody) for text in texts]
-            return [(each.reward, bool(each.errors)) for each in found]
-        with ThreadPoolExecutor(_REQUESTS) as pool:
-            return list(pool.map(partial(self._platform.grade, item), texts))
+        first = self._plan.seed * 1_000_003 + step
+        return self._answers.sampled(model, examples, number, lambda index: (first * 1_009 + index) % 2**63)
 
     def _learn_answer(
-        self, model: Any, example: Example, answer: _Answer, advantage: float, weight: float
+        self, model: Any, example: Example, answer: Answer, advantage: float, weight: float
     ) -> tuple[float, float]:
         """Add the gradients of one answer; returns its parts of the loss and of the divergence."""
         prompt = example.sequences[0].tokens.tolist()
@@ -176,7 +103,3 @@ def _log_probabilities(model: Any, prompt: list[int], answer: list[int]) -> torc
     positions = torch.arange(len(prompt) - 1, tokens.shape[1] - 1, device=model.device)
     logits = model(input_ids=tokens, logits_to_keep=positions).logits[0].float()
     return -functional.cross_entropy(logits, tokens[0, len(prompt) :], reduction="none")
-
-
-def _ask_nobody(question: Question) -> str:
-    raise ModelFailed("model_grader_server_error", f"'{question.model}' is asked by the platform alone.")

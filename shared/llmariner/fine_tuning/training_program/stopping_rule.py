@@ -19,10 +19,14 @@ class EarlyStopping:
 
     def note(self, step: int, loss: float) -> None:
         """Note the loss at the end of an epoch."""
-        if self.best_loss is None or loss < self.best_loss:
+        if self.is_best(loss):
             self.best_step, self.best_loss, self.epochs_since_best = step, loss, 0
         else:
             self.epochs_since_best += 1
+
+    def is_best(self, loss: float) -> bool:
+        """Whether a loss is lower than those that were noted."""
+        return self.best_loss is None or loss < self.best_loss
 
     @property
     def is_due(self) -> bool:

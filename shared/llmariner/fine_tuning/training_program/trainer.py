@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 from llmariner.fine_tuning.training_program.batch_result import BatchResult, Objective
 from llmariner.fine_tuning.training_program.batches import batches, steps_of
 from llmariner.fine_tuning.training_program.examples import Example
+from llmariner.fine_tuning.training_program.graded_answers import HeldOutGrades
 from llmariner.fine_tuning.training_program.plan import Plan
 from llmariner.fine_tuning.training_program.platform import NoGrades, Platform
 from llmariner.fine_tuning.training_program.quantized_model import load_quantized
@@ -65,6 +66,7 @@ class Trainer:
         validation: Sequence[Example],
         work: Path,
         group: WorkerGroup,
+        gate: HeldOutGrades | None = None,
     ) -> None:
         self._plan = plan
         self._platform = platform
@@ -73,6 +75,7 @@ class Trainer:
         self._work = work
         self._group = group
         self._objective = objective
+        self._gate = gate
         self._columns = _LOSS_COLUMNS if plan.grader is None else _REWARD_COLUMNS
         self._early_stopping = EarlyStopping(plan.early_stopping_patience)
         self._per_epoch = steps_of(len(training), plan.batch_size)
@@ -87,6 +90,8 @@ class Trainer:
         self._trained_tokens = 0
         self._step = 0
         self._base_loss: float | None = None
+        self._base_grade: float | None = None
+        self._epoch_is_open = False
         self._validated: BatchResult | None = None
         self._validated_step = 0
 
@@ -95,9 +100,25 @@ class Trainer:
         if self._plan.checkpoint is not None:
             self._load(self._platform.fetch(self._plan.checkpoint, self._work / "state.safetensors"))
         self._report({"type": "training", "step": self._step, "total_steps": self._total}, now=True)
-        if self._plan.measures_base and self._step == 0:
-            # Before the first step nothing is trained, so this is the loss of the base model.
+        try:
+            self._measure_base()
+            if self._epoch_is_open:
+                self._end_epoch()
+        except NoGrades as error:
+            self._pause(reason=str(error))
+            return
+        self._train()
+
+    def _measure_base(self) -> None:
+        """Measure the base model for the gate: before the first step nothing is trained. Raises NoGrades."""
+        if self._step > 0:
+            return
+        if self._plan.measures_base:
             self._base_loss = self._objective.evaluate(self._model, self._validation).measures["loss"]
+        if self._gate is not None and self._base_grade is None:
+            self._base_grade = self._gate.mean(self._model)
+
+    def _train(self) -> None:
         plan, saved_at = self._plan, time.monotonic()
         for step, indexes in batches(len(self._training), plan.batch_size, plan.n_epochs, plan.seed, after=self._step):
             if self._early_stopping.is_due:
@@ -107,14 +128,14 @@ class Trainer:
                 return
             try:
                 self._take_step(step, [self._training[index] for index in indexes])
+                if step % self._per_epoch == 0:
+                    self._end_epoch()
+                    saved_at = time.monotonic()
             except NoGrades as error:
                 self._optimizer.zero_grad(set_to_none=True)
                 self._pause(reason=str(error))
                 return
-            if step % self._per_epoch == 0:
-                self._end_epoch()
-                saved_at = time.monotonic()
-            elif time.monotonic() - saved_at > plan.checkpoint_seconds:
+            if time.monotonic() - saved_at > plan.checkpoint_seconds:
                 self._save_state()
                 saved_at = time.monotonic()
         self._finish()
@@ -201,8 +222,10 @@ class Trainer:
         return self._validated
 
     def _end_epoch(self) -> None:
-        """A checkpoint that can be served, and a state to continue from."""
-        full = self._validate_all()
+        """A checkpoint that can be served, and a state to continue from. Raises NoGrades, and is called again then."""
+        full, self._epoch_is_open = self._validate_all(), True
+        graded = self._grade(full)
+        self._epoch_is_open = False
         if full is not None and "loss" in full.measures:
             self._early_stopping.note(self._step, full.measures["loss"])
         if not self._group.is_first:
@@ -212,10 +235,24 @@ class Trainer:
             "step": self._step,
             "file_id": self._upload_result(),
             **(full.measured("full_valid") if full else {}),
+            **graded,
         }
         self._report(record, now=True)
         if self._step < self._total:
             self._save_state()
+
+    def _grade(self, full: BatchResult | None) -> dict[str, float]:
+        """What a gate compares, of a checkpoint that may be the result. Raises NoGrades."""
+        if self._gate is None or self._base_grade is None:
+            return {}
+        loss = None if full is None else full.measures.get("loss")
+        if self._plan.early_stopping_patience is None:
+            may_be_result = self._step == self._total
+        else:
+            may_be_result = loss is not None and self._early_stopping.is_best(loss)
+        if not may_be_result:
+            return {}
+        return {"full_valid_grade": self._gate.mean(self._model), "base_valid_grade": self._base_grade}
 
     def _upload_result(self) -> str:
         """The id of the file with what was trained, as an engine loads it."""
@@ -236,6 +273,8 @@ class Trainer:
             "trained_tokens": self._trained_tokens,
             "rows": self._rows,
             "base_loss": self._base_loss,
+            "base_grade": self._base_grade,
+            "epoch_is_open": self._epoch_is_open,
             "early_stopping": self._early_stopping.to_json(),
         }
         save_state(path, self._model, self._optimizer, position)
@@ -246,7 +285,9 @@ class Trainer:
         position = load_state(path, self._model, self._optimizer)
         self._step, self._trained_tokens = position["step"], position["trained_tokens"]
         self._rows, self._early_stopping = position["rows"], EarlyStopping(**position["early_stopping"])
-        self._base_loss = position.get("base_loss")  # a state of the release before has none
+        # A state of the release before has none of these.
+        self._base_loss, self._base_grade = position.get("base_loss"), position.get("base_grade")
+        self._epoch_is_open = position.get("epoch_is_open", False)
 
     def _finish(self) -> None:
         if not self._group.is_first:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import Field
@@ -11,7 +12,7 @@ from llmariner.fine_tuning.credentials import NewCredential
 from llmariner.fine_tuning.hyperparameters import RequestedHyperparameters
 from llmariner.fine_tuning.integrations import Integration
 from llmariner.fine_tuning.job import NewFineTuningJob
-from llmariner.fine_tuning.promotion import Promotion
+from llmariner.fine_tuning.promotion import GATE_GRADER, GateGrader, Promotion
 from llmariner.http.schemas.bodies import Body
 from llmariner.settings import Secret
 
@@ -132,11 +133,31 @@ class _TrainingType(Body):
 
 
 class _Gate(Body):
-    """What the result must be like."""
+    """What the result must be like: `maximum` and `better_than` of a loss, the others of a grader."""
 
-    type: Literal["validation_loss"]
+    type: Literal["validation_loss", "grader"]
     maximum: float | None = None
     better_than: Literal["base"] | None = None
+    grader: dict[str, Any] | None = None
+    margin: float | None = None
+    max_completion_tokens: int | None = None
+
+    def check(self) -> None:
+        """Raises InvalidRequest for fields of the other type, and without a grader for one."""
+        loss, graded = ("maximum", "better_than"), ("grader", "margin", "max_completion_tokens")
+        for name in graded if self.type == "validation_loss" else loss:
+            if getattr(self, name) is not None:
+                raise InvalidRequest(
+                    f"'{name}' does not belong to a gate of the type '{self.type}'.",
+                    param=f"promotion.gate.{name}",
+                    code="invalid_value",
+                )
+        if self.type == "grader" and self.grader is None:
+            raise InvalidRequest(
+                f"A gate of the type 'grader' needs '{GATE_GRADER}', which gives each answer a grade.",
+                param=GATE_GRADER,
+                code="invalid_value",
+            )
 
 
 class _Promotion(Body):
@@ -146,10 +167,18 @@ class _Promotion(Body):
     gate: _Gate | None = None
 
     def to_promotion(self) -> Promotion:
-        """The promotion."""
-        if self.gate is None:
+        """The promotion. InvalidRequest for a gate whose fields do not belong together."""
+        if (gate := self.gate) is None:
             return Promotion(self.alias)
-        return Promotion(self.alias, True, self.gate.maximum, self.gate.better_than)
+        gate.check()
+        if gate.grader is None:
+            return Promotion(self.alias, True, gate.maximum, gate.better_than)
+        grader = GateGrader(gate.grader)
+        if gate.margin is not None:
+            grader = replace(grader, margin=gate.margin)
+        if gate.max_completion_tokens is not None:
+            grader = replace(grader, max_completion_tokens=gate.max_completion_tokens)
+        return Promotion(self.alias, True, grader=grader)
 
 
 class CreateFineTuningJob(Body):
@@ -265,6 +294,7 @@ class GradeAnswer(Body):
 
     item: dict[str, Any]
     output_text: str
+    grader: Literal["method", "gate"] = "method"
 
 
 class ValidateGrader(Body):

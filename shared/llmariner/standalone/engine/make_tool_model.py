@@ -55,7 +55,7 @@ def make(base: Path, files: Path, target: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True)
     tokenizer.chat_template = (files / "chat_template.jinja").read_text("utf-8")
     with (files / "examples.jsonl").open("rb") as lines:
-        examples = list(read_examples(lines, Encoder(tokenizer, [tokenizer.eos_token_id], 4096)))
+        examples = list(read_examples(lines, Encoder(tokenizer, [tokenizer.eos_token_id], 4096).encode))
     work = target.with_name(target.name + ".work")
     work.mkdir(parents=True, exist_ok=True)
     state = work / "state.kept"

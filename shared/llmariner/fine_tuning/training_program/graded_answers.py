@@ -1,0 +1,140 @@
+"""Answers of a model in training, each with its grade, which the grader of the job's method or of its gate gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from transformers import GenerationConfig
+
+from llmariner.fine_tuning.graders.grades import Grader, ModelFailed, Question, grade
+from llmariner.fine_tuning.training_program.examples import Encoder, Example
+from llmariner.fine_tuning.training_program.platform import NoGrades
+from llmariner.fine_tuning.training_program.worker_group import WorkerGroup
+
+__all__ = ["Answer", "GradedAnswers", "Grades", "HeldOutGrades"]
+
+_REQUESTS = 8
+"""To judging models at once."""
+
+
+class Grades(Protocol):
+    """The part of `platform.Platform` that grades by a judging model."""
+
+    def grade(self, item: Mapping[str, Any], text: str, grader: str) -> tuple[float, bool]:
+        """The reward of an answer, and whether an error made it 0. `grader`: of `method` or `gate`."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer of the model: its tokens with the one that ended it, its reward, and whether the grader failed."""
+
+    tokens: list[int]
+    reward: float
+    failed: bool
+
+
+class GradedAnswers:
+    """Makes and grades answers of up to `longest` tokens. `whose`: the grader is that of the job's `method` or `gate`."""
+
+    def __init__(
+        self, grader: Grader, encoder: Encoder, platform: Grades, group: WorkerGroup, longest: int, whose: str
+    ) -> None:
+        self._grader = grader
+        self._encoder = encoder
+        self._platform = platform
+        self._group = group
+        self._longest = longest
+        self._whose = whose
+
+    def sampled(
+        self, model: Any, examples: Sequence[Example], number: int, seed: Callable[[int], int]
+    ) -> list[tuple[Example, list[Answer]]]:
+        """This worker's share of the examples, each with so many answers by the model's own probabilities.
+
+        `seed`: of the random numbers of an example, by its index. Raises NoGrades where any worker has none.
+        """
+
+        def answers(index: int, example: Example) -> list[Answer]:
+            torch.manual_seed(seed(index))
+            return self._answers(model, example, do_sample=True, num_return_sequences=number, temperature=1.0)
+
+        return self._shared(examples, answers)
+
+    def likeliest(self, model: Any, examples: Sequence[Example]) -> list[tuple[Example, list[Answer]]]:
+        """As `sampled`, each with the one answer whose tokens are the likeliest, as an engine's at temperature 0."""
+        return self._shared(examples, lambda _, example: self._answers(model, example, do_sample=False))
+
+    def _shared(
+        self, examples: Sequence[Example], answers: Callable[[int, Example], list[Answer]]
+    ) -> list[tuple[Example, list[Answer]]]:
+        made, problem = [], ""
+        for index, example in self._group.share(examples):
+            try:
+                made.append((example, answers(index, example)))
+            except NoGrades as error:
+                problem = str(error)
+                break
+        if self._group.any(bool(problem)):
+            raise NoGrades(problem or "A model of the grader can't be asked by another worker of the job.")
+        return made
+
+    def _answers(self, model: Any, example: Example, **how: Any) -> list[Answer]:
+        made = list(self._generated(model, example.sequences[0].tokens.tolist(), **how))
+        texts = [self._encoder.decode(tokens) for tokens in made]
+        grades = self._grades(example.item or {}, texts)
+        return [Answer(tokens, *graded) for tokens, graded in zip(made, grades, strict=True)]
+
+    def _generated(self, model: Any, prompt: list[int], **how: Any) -> Iterator[list[int]]:
+        """Tokens of answers, each up to the one that ends it."""
+        ends = sorted(self._encoder.end_tokens)
+        sampling = {"top_k": 0, "top_p": 1.0} if how["do_sample"] else {}
+        config = GenerationConfig(
+            **how,
+            **sampling,
+            repetition_penalty=1.0,
+            max_new_tokens=self._longest,
+            eos_token_id=ends,
+            pad_token_id=ends[0],
+            use_cache=True,
+        )
+        given = torch.tensor([prompt], device=model.device)
+        was_training = model.training
+        model.eval()
+        with torch.no_grad():
+            found = model.generate(input_ids=given, attention_mask=torch.ones_like(given), generation_config=config)
+        model.train(was_training)
+        for row in found[:, len(prompt) :].tolist():
+            end = next((at for at, token in enumerate(row) if token in self._encoder.end_tokens), len(row) - 1)
+            yield row[: end + 1]
+
+    def _grades(self, item: Mapping[str, Any], texts: Sequence[str]) -> list[tuple[float, bool]]:
+        if not self._grader.models:
+            found = [grade(self._grader, item, text, _ask_nobody) for text in texts]
+            return [(each.reward, bool(each.errors)) for each in found]
+        with ThreadPoolExecutor(_REQUESTS) as pool:
+            return list(pool.map(partial(self._platform.grade, item, grader=self._whose), texts))
+
+
+class HeldOutGrades:
+    """What a gate compares: the mean grade of a model's answers to the validation file. `questions`: its lines."""
+
+    def __init__(self, answers: GradedAnswers, questions: Sequence[Example], group: WorkerGroup) -> None:
+        self._answers = answers
+        self._questions = questions
+        self._group = group
+
+    def mean(self, model: Any) -> float:
+        """The mean grade of a model. Every worker calls it. Raises NoGrades."""
+        made = self._answers.likeliest(model, self._questions)
+        rewards = [answer.reward for _, answers in made for answer in answers]
+        reward, number = self._group.sum([sum(rewards), len(rewards)])
+        return reward / max(1.0, number)
+
+
+def _ask_nobody(question: Question) -> str:
+    raise ModelFailed("model_grader_server_error", f"'{question.model}' is asked by the platform alone.")
