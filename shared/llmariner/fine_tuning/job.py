@@ -211,7 +211,7 @@ class NewFineTuningJob:
             raise InvalidRequest("'resources.gpu_count' must not be negative.", param="resources.gpu_count")
         if self.gpu_count > 0:
             raise InvalidRequest(
-                "Jobs on this machine run on its processor: send 'resources.gpu_count' 0.",
+                "Fine-tuning jobs of this installation run on processors: send 'resources.gpu_count' 0.",
                 param="resources.gpu_count",
                 code="no_gpu",
             )

@@ -93,6 +93,25 @@ class TrainingMoves:
 
         return self._database.transact(move)
 
+    def to_line(self, job: Row[Any]) -> None:
+        """Have a job wait whose cluster is not registered any more, until another one takes it. Idempotent."""
+
+        def change(session: WriteSession) -> None:
+            query = select_jobs().where(fine_tuning_jobs.c.id == job.id).with_for_update(of=fine_tuning_jobs)
+            found = session.first(query)
+            if found is None or found.status in _WAITING or (found.status, found.attempt) != (job.status, job.attempt):
+                return
+            leave_attempts(session, found)
+            again = Status.VALIDATING_FILES if found.stage == Stage.CHECK else Status.QUEUED
+            change_status(session, found, again, attempt=found.attempt + 1)
+            message = (
+                "Its cluster is not registered any more: the job waits until another one takes it, to continue after step "
+                f"{found.state_step or 0}"
+            )
+            add_message(session, found, message, "warn")
+
+        self._database.transact(change)
+
     def release(self, job: Row[Any]) -> None:
         """Note that a job that has ended or is paused has nothing more to do on its cluster, which is lost."""
 

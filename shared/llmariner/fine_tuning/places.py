@@ -79,6 +79,10 @@ class TrainingPlaces:
         asked = job.requested_cluster_id
         return self._workers is not None and asked is not None and not self._workers.registered([asked])
 
+    def is_gone(self, cluster_id: str) -> bool:
+        """Whether a cluster is not registered any more."""
+        return self._workers is not None and not self._workers.registered([cluster_id])
+
     def others(self, job: Row[Any], model: Model | None) -> Places | None:
         """The worker clusters on which a job may continue, with its own; None where there are none."""
         if self._workers is None or model is None or self._stays_home(model.folder, job.training_type):

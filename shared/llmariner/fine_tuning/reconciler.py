@@ -136,10 +136,12 @@ class FineTuningReconciler:
             return  # no cluster continues it
         elif job.pause_requested_at is not None:
             self._change(job, _pause)
-        elif not self._moves.to_another(job, full=True, reason="Its cluster is away") and self._places.asked_for_gone(
-            job
-        ):
+        elif self._moves.to_another(job, full=True, reason="Its cluster is away"):
+            pass
+        elif self._places.asked_for_gone(job):
             self._fail(job, "cluster_gone", _GONE)
+        elif self._places.is_gone(job.cluster_id):
+            self._moves.to_line(job)
 
     def _delete_leftovers(self, job: Row[Any]) -> None:
         """Delete the files that nobody needs any more of a job that has ended."""

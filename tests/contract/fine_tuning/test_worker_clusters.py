@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from llmariner.errors import Conflict, InvalidRequest, NotFound, Unavailable
+from llmariner.errors import Conflict, InvalidRequest, NotFound, PlatformError, Unavailable
 from llmariner.fine_tuning.hyperparameters import RequestedHyperparameters
 from llmariner.fine_tuning.installation import FineTuning
 from llmariner.fine_tuning.job import FineTuningJob
@@ -267,6 +267,23 @@ def test_a_job_that_asked_for_its_cluster_waits_for_it(here: Trainings) -> None:
     assert (gone.status, gone.error_code) == ("failed", "cluster_gone")
     here.reconciled(job_id)
     assert here.row(job_id).released
+
+
+def test_a_job_whose_cluster_is_not_registered_any_more_waits_in_line_and_continues_on_another(here: Trainings) -> None:
+    west = here.clusters.add("west")
+    job_id = here.training()
+    here.clusters.lose(west)
+    here.clusters.unregister(west)
+    for _ in range(2):
+        waiting = here.reconciled(job_id)
+        assert (waiting.status, here.row(job_id).attempt) == ("queued", 2)
+    with pytest.raises(PlatformError):
+        here.report(job_id, 1, step(7))  # what still runs there
+    assert "not registered any more" in here.messages(job_id)[-1]
+    east = here.clusters.add("east")
+    for _ in range(2):
+        here.reconciled(job_id)
+    assert (here.row(job_id).cluster_id, here.submitted(east)) == (east, [f"{job_id}-3"])
 
 
 def wait_in_line(here: Trainings, job_id: str, cluster_id: str) -> FineTuningJob:
