@@ -86,13 +86,15 @@ class Worker:
     name: str
     namespace: str
 
-    def join(self, owner: Person, *, work: bool = False) -> None:
+    def join(self, owner: Person, *, work: bool = False, control_plane: str = "") -> None:
         """`llma admin clusters join NAME | kubectl apply -f -`, and wait until the cluster is connected.
 
-        `work`: the platform may run work there. A cluster in which a platform is installed has its namespaces already.
+        `control_plane`: its URL for the cluster, if not that of people. `work`: the platform may run work there; a cluster
+        in which a platform is installed has its namespaces already.
         """
         options = ["--image", f"dev.local/{AGENT_IMAGE}"]
         options += ["--plain-http"] if owner.is_plain else ["--ca-file", str(owner.folder / CERTIFICATE)]
+        options += ["--control-plane", control_plane] if control_plane else []
         options += [] if work else ["--sessions-only"]
         manifest = owner.done("llma", "admin", "clusters", "join", self.name, *options)
         kubectl(self.lab, "apply", "-f", "-", text=manifest)
@@ -131,5 +133,6 @@ class Worker:
         """Remove what `join`, `make_pod` and the permissions made."""
         kubectl(self.lab, "delete", "namespace", self.namespace, "--ignore-not-found", "--wait=false")
         kubectl(self.lab, "delete", "namespace", AGENT_NAMESPACE, "--ignore-not-found", "--timeout=100s")
+        kubectl(self.lab, "delete", "priorityclass", "llmariner-agent", "--ignore-not-found")
         for name in ("llmariner-agent", "llmariner-sessions", "llmariner-control-plane"):
             kubectl(self.lab, "delete", "clusterrole,clusterrolebinding", name, "--ignore-not-found")
