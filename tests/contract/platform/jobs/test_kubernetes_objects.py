@@ -27,7 +27,7 @@ from llmariner.platform.jobs.kubernetes.objects import (
 )
 from llmariner.platform.jobs.kubernetes.settings import load_cluster_settings, worker_cluster_settings
 from llmariner.platform.kube import Cluster
-from llmariner.platform.kube.errors import Invalid
+from llmariner.platform.kube.errors import ClusterError, Invalid
 from llmariner.platform.kube.resources import (
     JOBS,
     LOCAL_QUEUES,
@@ -214,6 +214,24 @@ def test_what_can_never_start_has_failed_for_good(cluster: Cluster, job: Job, co
     assert jobs.submit(job) == status
     jobs.cancel("bj-3")
     assert jobs.status("bj-3") == status
+
+
+def test_a_cancel_while_a_webhook_is_away_ends_the_job_and_is_completed_later(cluster: Cluster) -> None:
+    jobs, create = jobs_on(cluster), cluster.create
+    jobs.submit(JOB)
+
+    def refused(*_: Any, **__: Any) -> Any:
+        raise ClusterError("failed calling webhook mjob.kb.io: connection refused")
+
+    cluster.create = refused  # type: ignore[method-assign]
+    with pytest.raises(ClusterError):
+        jobs.cancel("bj-1")
+    assert cluster.get(JOBS, NAMESPACE, "bj-1") is None
+    cluster.create = create  # type: ignore[method-assign]
+    jobs.cancel("bj-1")
+    status = jobs.status("bj-1")
+    assert status is not None
+    assert status.phase is jobs.submit(JOB).phase is Phase.CANCELED
 
 
 def test_a_job_that_can_not_start_stays_a_failure_when_its_job_is_deleted(cluster: Cluster) -> None:
