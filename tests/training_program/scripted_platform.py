@@ -22,7 +22,7 @@ class ScriptedPlatform:
     `continues`: whether a process that asks again gets the last state to continue from. `hold`: answer nothing for now.
     `failures`: how many of the next requests end with 503. `status`: that of all answers from now on.
     `graded`: requests for grades; each second answer is right. After `grades_until_budget` of them the budget is spent,
-    until the job has paused and `continues`.
+    until the job has paused and `continues`. `grader_is_gone`: whether none is given after that.
     """
 
     def __init__(self) -> None:
@@ -37,6 +37,7 @@ class ScriptedPlatform:
         self.hold = False
         self.graded: list[dict[str, Any]] = []
         self.grades_until_budget = 0
+        self.grader_is_gone = False
         self.links: dict[str, dict[str, Any]] = {}
 
     def add_file(self, name: str, content: bytes) -> str:
@@ -73,6 +74,8 @@ class ScriptedPlatform:
     def _grade(self, body: bytes) -> tuple[int, bytes]:
         self.graded.append(json.loads(body))
         if len(self.graded) > self.grades_until_budget and not (self.continues and self.of_type("paused")):
+            if self.grader_is_gone:
+                return 400, b'{"error": {"code": "model_not_found", "message": "The judge was deleted."}}'
             return 429, b'{"error": {"code": "insufficient_quota", "message": "The budget is spent."}}'
         return 200, json.dumps({"reward": float(len(self.graded) % 2), "errors": {}}).encode()
 

@@ -64,7 +64,7 @@ class Runs:
     """Runs of one process. `judged`: with a judging model, which a budget allows 20 grades.
 
     `gated`: supervised, with a gate. `paused`: by reinforcement with a gate, whose judging model a budget allows the base
-    model's grades alone, and continued.
+    model's grades alone, and continued; `orphaned`: whose judging model is deleted then.
     """
 
     plan: dict[str, Any]
@@ -72,6 +72,7 @@ class Runs:
     judged: ScriptedPlatform
     gated: ScriptedPlatform
     paused: ScriptedPlatform
+    orphaned: ScriptedPlatform
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +83,7 @@ def runs(program: Program) -> Iterator[Runs]:
         scripted_platform() as judged,
         scripted_platform() as gated,
         scripted_platform() as paused,
+        scripted_platform() as orphaned,
     ):
         file = whole.add_file("lines", jsonl(LINES))
         held_out = whole.add_file("held-out", jsonl(LINES[:1]))
@@ -96,8 +98,12 @@ def runs(program: Program) -> Iterator[Runs]:
         files = {"training_file": prompts, "validation_file": prompts}
         paused.plan = {**plan, "n_epochs": 1, "batch_size": 4, "gate_grader": JUDGED, **files}
         paused.grades_until_budget, paused.continues = len(LINES), True
-        program.run_in_turn(judged, whole, gated, paused, paused)
-        yield Runs(plan, whole, judged, gated, paused)
+        prompts = orphaned.add_file("lines", jsonl(LINES))
+        files = {"training_file": prompts, "validation_file": prompts}
+        orphaned.plan = {**paused.plan, **files}
+        orphaned.grades_until_budget, orphaned.grader_is_gone = len(LINES), True
+        program.run_in_turn(judged, whole, gated, paused, paused, orphaned)
+        yield Runs(plan, whole, judged, gated, paused, orphaned)
 
 
 def rewards(records: list[dict[str, Any]]) -> dict[int, float]:
@@ -172,3 +178,8 @@ def test_a_gate_that_can_not_be_graded_pauses_the_job_before_its_last_checkpoint
     assert "full_valid_grade" in checkpoint
     assert [each["grader"] for each in runs.paused.graded] == ["gate"] * len(runs.paused.graded)
     assert len(runs.paused.graded) >= 2 * len(LINES) + 1
+
+
+def test_what_was_trained_is_kept_where_its_gate_can_not_be_graded_any_more(runs: Runs) -> None:
+    assert [record["type"] for record in runs.orphaned.records] == ["training", "step", "checkpoint", "finished"]
+    assert "full_valid_grade" not in runs.orphaned.of_type("checkpoint")[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from transformers import GenerationConfig
 
 from llmariner.fine_tuning.graders.grades import Grader, ModelFailed, Question, grade
 from llmariner.fine_tuning.training_program.examples import Encoder, Example
-from llmariner.fine_tuning.training_program.platform import NoGrades
+from llmariner.fine_tuning.training_program.platform import NoGrades, Refused
 from llmariner.fine_tuning.training_program.worker_group import WorkerGroup
 
 __all__ = ["Answer", "GradedAnswers", "Grades", "HeldOutGrades"]
@@ -56,7 +57,8 @@ class GradedAnswers:
     ) -> list[tuple[Example, list[Answer]]]:
         """This worker's share of the examples, each with so many answers by the model's own probabilities.
 
-        `seed`: of the random numbers of an example, by its index. Raises NoGrades where any worker has none.
+        `seed`: of the random numbers of an example, by its index. Raises NoGrades where any worker has none for now, Refused
+        where it never has.
         """
 
         def answers(index: int, example: Example) -> list[Answer]:
@@ -72,15 +74,19 @@ class GradedAnswers:
     def _shared(
         self, examples: Sequence[Example], answers: Callable[[int, Example], list[Answer]]
     ) -> list[tuple[Example, list[Answer]]]:
-        made, problem = [], ""
+        made: list[tuple[Example, list[Answer]]] = []
+        problem: NoGrades | Refused | None = None
         for index, example in self._group.share(examples):
             try:
                 made.append((example, answers(index, example)))
-            except NoGrades as error:
-                problem = str(error)
+            except (NoGrades, Refused) as error:
+                problem = error
                 break
-        if self._group.any(bool(problem)):
-            raise NoGrades(problem or "A model of the grader can't be asked by another worker of the job.")
+        problems = [isinstance(problem, kind) for kind in (Refused, NoGrades)]
+        refused, ungraded = self._group.sum(map(float, problems))
+        if refused or ungraded:
+            kind = Refused if refused else NoGrades
+            raise kind(str(problem or "A model of the grader can't be asked by another worker of the job."))
         return made
 
     def _answers(self, model: Any, example: Example, **how: Any) -> list[Answer]:
@@ -128,9 +134,16 @@ class HeldOutGrades:
         self._questions = questions
         self._group = group
 
-    def mean(self, model: Any) -> float:
-        """The mean grade of a model. Every worker calls it. Raises NoGrades."""
-        made = self._answers.likeliest(model, self._questions)
+    def mean(self, model: Any) -> float | None:
+        """The mean grade of a model; None where it can't be graded any more, such as by a model that was deleted.
+
+        Every worker calls it. Raises NoGrades.
+        """
+        try:
+            made = self._answers.likeliest(model, self._questions)
+        except Refused as error:  # the gate does not open then, and what was trained is kept
+            print(f"The gate has no grades: {error}", file=sys.stderr)
+            return None
         rewards = [answer.reward for _, answers in made for answer in answers]
         reward, number = self._group.sum([sum(rewards), len(rewards)])
         return reward / max(1.0, number)

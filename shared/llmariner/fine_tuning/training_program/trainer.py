@@ -252,7 +252,8 @@ class Trainer:
             may_be_result = loss is not None and self._early_stopping.is_best(loss)
         if not may_be_result:
             return {}
-        return {"full_valid_grade": self._gate.mean(self._model), "base_valid_grade": self._base_grade}
+        grade = self._gate.mean(self._model)
+        return {} if grade is None else {"full_valid_grade": grade, "base_valid_grade": self._base_grade}
 
     def _upload_result(self) -> str:
         """The id of the file with what was trained, as an engine loads it."""
