@@ -188,6 +188,7 @@ def test_what_the_files_say_is_reported(weights: LocalWeights, server: ModelServ
         revision=COMMIT,
         chat_template="tokenizer_config.json",
         tool_parser="mistral",
+        tool_parser_origin="tokenizer_config.json",
     )
     total = sum(map(len, FILES.values())) + len(template)
     assert (seen[0].message, seen[-1].done_bytes, seen[-1].total_bytes) == ("listing the files", total, total)

@@ -28,6 +28,7 @@ SMALL_FILES = frozenset(
 )
 """The files of a model that are looked at, besides its weights."""
 
+_CONFIG = "config.json"
 _MAX_TEMPLATE_BYTES = 1 << 20
 
 # The first entry whose text is in the chat template names the parser, as vLLM 0.32 calls it.
@@ -73,13 +74,17 @@ def folder_traits(folder: Path, config: Mapping[str, Any]) -> ModelTraits:
     """The traits of a Hugging Face folder; `config`: of its config.json. FilesUnavailable for other files without JSON."""
     architecture = _first_text(config.get("architectures"))
     file, template = _chat_template(folder)
+    tool_parser, tool_parser_origin = _tool_parser(architecture, file, template)
+    reasoning_parser, reasoning_parser_origin = _reasoning_parser(architecture, file, template)
     return ModelTraits(
         architecture=architecture,
         context_length=_context_length(config),
         quantization=_quantization(config),
         chat_template=file,
-        tool_parser=_tool_parser(architecture, template),
-        reasoning_parser=_reasoning_parser(architecture, template),
+        tool_parser=tool_parser,
+        reasoning_parser=reasoning_parser,
+        tool_parser_origin=tool_parser_origin,
+        reasoning_parser_origin=reasoning_parser_origin,
     )
 
 
@@ -103,20 +108,25 @@ def _chat_template(folder: Path) -> tuple[str, str]:
     return "", ""
 
 
-def _tool_parser(architecture: str, template: str) -> str:
+def _tool_parser(architecture: str, file: str, template: str) -> tuple[str, str]:
+    """The parser, and the file from which it was chosen; `file` has the template."""
     if not template:
-        return ""
+        return "", ""
     if architecture in _TOOL_ARCHITECTURES:
-        return _TOOL_ARCHITECTURES[architecture]
-    return next((parser for mark, parser in _TOOL_MARKS if mark in template), DEFAULT_TOOL_PARSER)
+        return _TOOL_ARCHITECTURES[architecture], _CONFIG
+    marked = next((parser for mark, parser in _TOOL_MARKS if mark in template), "")
+    return (marked, file) if marked else (DEFAULT_TOOL_PARSER, "default")
 
 
-def _reasoning_parser(architecture: str, template: str) -> str:
-    parser = _REASONING_ARCHITECTURES.get(architecture, "")
+def _reasoning_parser(architecture: str, file: str, template: str) -> tuple[str, str]:
+    """The parser, and the file from which it was chosen; `file` has the template."""
     if architecture in _ALWAYS_REASONING or any(mark in template for mark in _REASONING_MARKS):
+        if architecture in _REASONING_ARCHITECTURES:
+            return _REASONING_ARCHITECTURES[architecture], _CONFIG
         # A model whose weights were tuned on DeepSeek R1's answers has its template and another architecture.
-        return parser or ("deepseek_r1" if "</think>" in template and "<｜Assistant｜>" in template else "")
-    return ""
+        if "</think>" in template and "<｜Assistant｜>" in template:
+            return "deepseek_r1", file
+    return "", ""
 
 
 def _context_length(config: Mapping[str, Any]) -> int:

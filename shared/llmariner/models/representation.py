@@ -104,9 +104,26 @@ def _traits(model: Model) -> dict[str, Any]:
         "quantization": traits.quantization or None,
         "revision": traits.revision or None,
         "converted_from": traits.converted_from or None,
-        "chat_template": traits.chat_template or None,
+        "chat_template": configured_argument(arguments, "--chat-template") or traits.chat_template or None,
         "tool_call_parser": configured_argument(arguments, "--tool-call-parser") or traits.tool_parser or None,
         "reasoning_parser": configured_argument(arguments, "--reasoning-parser") or traits.reasoning_parser or None,
+        "origins": _origins(model),
+    }
+
+
+def _origins(model: Model) -> dict[str, str | None]:
+    """Where each choice comes from: a file of the model, `default`, or `config.runtime_config.extra_args`."""
+    traits, arguments = model.traits, model.config.extra_args
+    return {
+        "runtime": "default",
+        **{
+            name: "config.runtime_config.extra_args" if configured_argument(arguments, flag) else origin or None
+            for name, flag, origin in (
+                ("chat_template", "--chat-template", traits.chat_template),
+                ("tool_call_parser", "--tool-call-parser", traits.tool_parser_origin),
+                ("reasoning_parser", "--reasoning-parser", traits.reasoning_parser_origin),
+            )
+        },
     }
 
 

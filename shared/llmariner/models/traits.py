@@ -13,7 +13,8 @@ __all__ = ["ModelTraits", "configured_argument"]
 class ModelTraits:
     """Empty and 0: the files do not say. `revision`: the commit or digest that was fetched. `converted_from`: its format.
 
-    `chat_template`: the file that has it. `tool_parser` and `reasoning_parser` are vLLM's names.
+    `chat_template`: the file that has it. `tool_parser` and `reasoning_parser` are vLLM's names; `…_origin`: the file from
+    which each was chosen, or `default`; empty for models that were looked at by an earlier release.
     """
 
     architecture: str = ""
@@ -24,6 +25,8 @@ class ModelTraits:
     chat_template: str = ""
     tool_parser: str = ""
     reasoning_parser: str = ""
+    tool_parser_origin: str = ""
+    reasoning_parser_origin: str = ""
 
     def to_json(self) -> str:
         """As text for the registry."""

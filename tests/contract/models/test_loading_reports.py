@@ -65,14 +65,33 @@ def test_bytes_estimate_and_traits_are_stored(registry: ModelRegistry, model: st
     assert (found.loaded_bytes, found.total_bytes, found.loading_seconds_left) == (2**41, 2**42, 12.5)
     registry.mark_failed(model, "no space left")
     assert (registry.get(model).loaded_bytes, registry.get(model).loading_seconds_left) == (2**41, None)
-    traits = ModelTraits("LlamaForCausalLM", 4096, tool_parser="mistral", reasoning_parser="qwen3")
+    traits = ModelTraits(
+        "LlamaForCausalLM",
+        4096,
+        chat_template="chat_template.jinja",
+        tool_parser="mistral",
+        reasoning_parser="qwen3",
+        tool_parser_origin="chat_template.jinja",
+        reasoning_parser_origin="config.json",
+    )
     registry.mark_loaded(model, folder="/weights", size_bytes=1, task=Task.GENERATE, traits=traits)
     loaded = registry.get(model)
     assert (loaded.traits, loaded.loading_seconds_left) == (traits, None)
     shown = model_object(loaded, Status())["traits"]
     assert (shown["tool_call_parser"], shown["reasoning_parser"], shown["quantization"]) == ("mistral", "qwen3", None)
+    origins = {
+        "runtime": "default",
+        "chat_template": "chat_template.jinja",
+        "tool_call_parser": "chat_template.jinja",
+        "reasoning_parser": "config.json",
+    }
+    assert shown["origins"] == origins
     configured = replace(loaded, config=ModelConfig(extra_args=("--tool-call-parser=hermes",)))
-    assert model_object(configured, Status())["traits"]["tool_call_parser"] == "hermes"
+    shown = model_object(configured, Status())["traits"]
+    assert shown["tool_call_parser"] == "hermes"
+    assert shown["origins"] == origins | {"tool_call_parser": "config.runtime_config.extra_args"}
+    earlier = replace(loaded, traits=ModelTraits.from_json('{"tool_parser": "mistral"}'))
+    assert model_object(earlier, Status())["traits"]["origins"] == dict.fromkeys(origins) | {"runtime": "default"}
 
 
 def test_the_engine_gets_the_parsers_of_its_model() -> None:

@@ -48,6 +48,23 @@ def test_parsers_follow_the_models_own_files(
     assert found.chat_template == ("tokenizer_config.json" if template else "")
 
 
+@pytest.mark.parametrize(
+    ("architecture", "template", "origins"),
+    [
+        ("Qwen3ForCausalLM", QWEN3, ("default", "config.json")),
+        ("LlamaForCausalLM", R1, ("tokenizer_config.json", "tokenizer_config.json")),
+        ("GptOssForCausalLM", "<|channel|>analysis", ("config.json", "config.json")),
+        ("LlamaForCausalLM", "", ("", "")),
+    ],
+)
+def test_parsers_name_the_file_that_they_were_chosen_from(
+    architecture: str, template: str, origins: tuple[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": template or None}))
+    found = folder_traits(tmp_path, {"architectures": [architecture]})
+    assert (found.tool_parser_origin, found.reasoning_parser_origin) == origins
+
+
 def test_a_template_may_be_a_file_or_a_list(tmp_path: Path) -> None:
     named = [{"name": "default", "template": "x"}, {"name": "tool_use", "template": "[TOOL_CALLS]"}]
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": named}))

@@ -139,7 +139,15 @@ def _identity(model: Mapping[str, Any]) -> dict[str, str | None]:
 
 
 def _traits(traits: Mapping[str, Any]) -> dict[str, str | None]:
-    return {name.replace("_", " "): None if value is None else str(value) for name, value in traits.items()}
+    """One line for each trait, with what it was chosen from behind it."""
+    origins = traits.get("origins") or {}
+    shown: dict[str, str | None] = {}
+    for name, value in traits.items():
+        if name != "origins":
+            origin = origins.get(name)
+            text = f"{value} (from {origin})" if origin and origin != value else str(value)
+            shown[name.replace("_", " ")] = None if value is None else text
+    return shown
 
 
 def _configuration(model: Mapping[str, Any]) -> dict[str, str | int | None]:
