@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 from typing import Any
 
 import pytest
@@ -181,3 +182,19 @@ def test_the_last_usage_is_stored() -> None:
 def test_an_event_and_a_comment_have_one_line_each() -> None:
     assert format_event({"a": "b\nc"}) == b'data: {"a":"b\\nc"}\n\n'
     assert format_comment({"a": None}) == b': {"a":null}\n\n'
+
+
+@pytest.mark.parametrize("events_in_block", [1, 2, 16, 17, 40])
+@pytest.mark.parametrize("include", [False, True])
+def test_a_block_of_any_number_of_events_loses_every_usage(events_in_block: int, include: bool) -> None:
+    parts = [chunk(str(number), USAGE) for number in range(events_in_block)]
+    alone = b"".join(filtered(part, include=include, continuous=False) for part in parts)
+    assert filtered(b"".join(parts), include=include, continuous=False) == alone
+    assert b"prompt_tokens" not in alone
+
+
+def test_a_block_of_many_usages_takes_linear_time() -> None:
+    block = b'data: {"a":1' + b',"usage":{}' * 150_000 + b"}\n\n"
+    began = time.process_time()
+    assert filtered(block, include=False, continuous=False) == b'data: {"a":1}\n\n'
+    assert time.process_time() - began < 1
