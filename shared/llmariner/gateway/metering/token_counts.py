@@ -7,7 +7,9 @@ raises for any input.
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import orjson
 
 from llmariner.gateway.admission.context_length import DEFAULT_CONTEXT_LENGTH
 from llmariner.gateway.requests.parser import ModelRequest
@@ -16,10 +18,12 @@ __all__ = ["NO_BOUNDS", "NO_USAGE", "ChoiceUsage", "TokenBounds", "parse_usage"]
 
 _COUNT = re.compile(rb'"((?:prompt|completion|cached|reasoning)_tokens)":\s*([^\s,{}\[\]]*)')
 _NAMES = {name.encode(): name for name in ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")}
+_NAME = b'"usage":'
 # Every count at 0. Shared by all requests: read or copy it, never change it.
 NO_USAGE = dict.fromkeys(_NAMES.values(), 0)
 # More than any context length: longer numbers are not parsed.
 _MAX_DIGITS = 12
+_MAX_COUNT = 10**_MAX_DIGITS
 # Counts are at the beginning of a usage object, which has some hundred bytes.
 _MAX_USAGE_BYTES = 8192
 _INDEX = re.compile(rb'"index":\s?(\d{1,6})')
@@ -32,6 +36,25 @@ _DEFAULT_COMPLETION_TOKENS = 1024
 
 def parse_usage(usage: bytes) -> dict[str, int] | None:
     """Parse the counts of a usage object, 0 for missing or null ones. None: one of them is not a valid count."""
+    found = dict(NO_USAGE)
+    before, _, members_text = usage.partition(b"}")[0].rpartition(b"{")
+    # Nearly every usage is a flat object.
+    if before == _NAME and len(members_text) <= _MAX_USAGE_BYTES:
+        try:
+            members: dict[str, Any] = orjson.loads(b"{%b}" % members_text)
+        except orjson.JSONDecodeError:
+            return _search_counts(usage)
+        for name, value in members.items():
+            if name in found and value is not None:
+                if type(value) is not int or not 0 <= value < _MAX_COUNT:
+                    return None
+                found[name] = value
+        return found
+    return _search_counts(usage)
+
+
+def _search_counts(usage: bytes) -> dict[str, int] | None:
+    """As `parse_usage`, for any bytes: it takes five times as long."""
     found = dict(NO_USAGE)
     for name, value in _COUNT.findall(usage, 0, _MAX_USAGE_BYTES):
         if value.isdigit() and len(value) <= _MAX_DIGITS:
