@@ -45,9 +45,12 @@ class MeteredRequest:
     """
 
     __slots__ = (
-        "_base",
+        "_key",
+        "_model",
         "_reported",
         "_reported_at",
+        "_request_id",
+        "_route",
         "adapter",
         "admitted_at",
         "base_model",
@@ -80,16 +83,7 @@ class MeteredRequest:
         self.queued_seconds = self.wake_seconds = 0.0
         self._reported = NO_USAGE
         self._reported_at = self.admitted_at
-        self._base = {
-            "request_id": request_id,
-            "organization_id": key.organization_id,
-            "project_id": key.project_id,
-            "user_id": key.user_id,
-            "key_id": key.id,
-            "model": model,
-            "route": route,
-            "admitted_at": self.admitted_at,
-        }
+        self._request_id, self._key, self._model, self._route = request_id, key, model, route
 
     def add_wait(self, began: float, ready_at: float) -> None:
         """Add a wait from `began` until now for a model that became ready at `ready_at`; all monotonic seconds."""
@@ -103,9 +97,20 @@ class MeteredRequest:
         self._reported, self._reported_at = self._usage(closing=kind == "closed", outcome=outcome), time.time()
         sequence = _CLOSING_SEQUENCE if kind == "closed" else self.sequence
         self.sequence += 1
+        key, reported = self._key, self._reported
         return {
-            **self._base,
-            **self._reported,
+            "request_id": self._request_id,
+            "organization_id": key.organization_id,
+            "project_id": key.project_id,
+            "user_id": key.user_id,
+            "key_id": key.id,
+            "model": self._model,
+            "route": self._route,
+            "admitted_at": self.admitted_at,
+            "prompt_tokens": reported["prompt_tokens"],
+            "completion_tokens": reported["completion_tokens"],
+            "cached_tokens": reported["cached_tokens"],
+            "reasoning_tokens": reported["reasoning_tokens"],
             "sequence": sequence,
             "kind": kind,
             "at": self._reported_at,

