@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
+from functools import lru_cache
 from time import monotonic
 from urllib.parse import urlsplit
 
@@ -17,6 +18,7 @@ _MAX_IDLE = 128
 _CONNECT_SECONDS = 5.0
 _UNIX = "unix:"
 _SWEEP_SECONDS = 0.5
+_MAX_CACHED_PATH = 128
 
 
 class Client:
@@ -138,6 +140,18 @@ class Client:
 
 
 def _request_head(origin: str, method: str, path: str, headers: Headers, length: int) -> bytes:
+    start = _head_start(origin, method, path) if len(path) <= _MAX_CACHED_PATH else _start(origin, method, path)
+    head = b"%b%d\r\n" % (start, length)
+    for name, value in headers:
+        head += b"%b: %b\r\n" % (name, value)
+    return head + b"\r\n"
+
+
+def _start(origin: str, method: str, path: str) -> bytes:
+    """A head up to the number of its content-length."""
     host = "localhost" if origin.startswith(_UNIX) else origin[7:]
-    start = f"{method} {path} HTTP/1.1\r\nhost: {host}\r\ncontent-length: {length}".encode("latin-1")
-    return b"\r\n".join([start, *map(b": ".join, headers), b"", b""])
+    return f"{method} {path} HTTP/1.1\r\nhost: {host}\r\ncontent-length: ".encode("latin-1")
+
+
+# Most requests go to few origins and paths.
+_head_start = lru_cache(maxsize=256)(_start)
