@@ -84,19 +84,22 @@ def parse(route: Route, content_type: bytes, body: bytes) -> ModelRequest:
         if name in fields:
             choice_count = max(choice_count, (fields[name] or 1) * prompt_count)
     tools: list[Any] = (fields.get("tools") or []) if is_chat else []
+    max_completion_tokens = _max_completion_tokens(route, max_tokens, choice_count)
+    prompt_unbounded = _is_prompt_unbounded(fields, body) if is_chat else route.query_field is not None
+    # In the order of the fields: twelve names would cost as much as the decoding of a small body.
     return ModelRequest(
-        model=fields["model"],
-        stream=stream,
-        include_usage=include_usage,
-        continuous_usage=continuous_usage,
-        body=_engine_body(route, fields, body, stream=stream, max_tokens=max_tokens),
-        max_prompt_tokens=prompt_bytes if route.runs_model else 0,
-        max_completion_tokens=_max_completion_tokens(route, max_tokens, choice_count),
-        prompt_count=prompt_count,
-        choice_count=choice_count,
-        prompt_unbounded=_is_prompt_unbounded(fields, body) if is_chat else route.query_field is not None,
-        tool_count=len(tools),
-        file_search=bool(tools) and any(is_file_search(tool) for tool in tools),
+        fields["model"],
+        stream,
+        include_usage,
+        continuous_usage,
+        _engine_body(route, fields, body, stream=stream, max_tokens=max_tokens),
+        prompt_bytes if route.runs_model else 0,
+        max_completion_tokens,
+        prompt_count,
+        choice_count,
+        prompt_unbounded,
+        len(tools),
+        bool(tools) and any(is_file_search(tool) for tool in tools),
     )
 
 
