@@ -186,7 +186,7 @@ class RequestCycle:
         if message["type"] == "http.response.start":
             headers = message["headers"]
             length = dict(headers).get(b"content-length")
-            self._write_head(message["status"], headers, None if length is None else int(length))
+            self._write_head(message["status"], field_lines(headers), None if length is None else int(length))
         else:
             self._write_body(message.get("body", b""), more=message.get("more_body", False))
         drained = self._connection.drained
@@ -199,10 +199,13 @@ class RequestCycle:
             self._write_body(body, more=True)
         return self._connection.drained
 
-    def respond(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> asyncio.Future[None] | None:
-        """Write a complete response; `headers` has its content-length. Returns as `write` does."""
+    def respond(self, status: int, header_lines: bytes, body: bytes) -> asyncio.Future[None] | None:
+        """Write a complete response. `header_lines`: its fields, content-length among them, each ended by CRLF.
+
+        Returns as `write` does.
+        """
         if not self._disconnected:
-            self._write_head(status, headers, len(body))
+            self._write_head(status, header_lines, len(body))
             self._write_body(body, more=False)
         return self._connection.drained
 
@@ -223,7 +226,7 @@ class RequestCycle:
         self.response_started = self.response_complete = self._disconnected = True
         return True
 
-    def _write_head(self, status: int, headers: list[tuple[bytes, bytes]], length: int | None) -> None:
+    def _write_head(self, status: int, header_lines: bytes, length: int | None) -> None:
         if self.response_started:
             # A second head would be read as the response to the next request, which may be another client's.
             self._protocol_error("a second head for one request")
@@ -242,7 +245,7 @@ class RequestCycle:
         if not self.keep_alive:
             more_fields += b"connection: close\r\n"
         # The head is sent with the first part of the body: one system call less per response.
-        self._head = b"%b%b%b%b\r\n" % (status_line(status), self._server.date, field_lines(headers), more_fields)
+        self._head = b"%b%b%b%b\r\n" % (status_line(status), self._server.date, header_lines, more_fields)
 
     def _write_body(self, body: bytes, *, more: bool) -> None:
         if self.response_complete or not self.response_started:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from llmariner.gateway.limits.leased_quota import LeasedQuota
 from llmariner.gateway.metering.pricing import Price
 from llmariner.gateway.responses.limit_errors import format_duration
+from llmariner.gateway.responses.messages import header_fields
 
 __all__ = ["ApplicableLimits", "Reservation", "max_cost"]
 
@@ -27,6 +28,7 @@ class ApplicableLimits:
 
     __slots__ = (
         "_constant_headers",
+        "_constant_lines",
         "_request_limit",
         "_token_limit",
         "budgets",
@@ -51,20 +53,25 @@ class ApplicableLimits:
         self._constant_headers: list[tuple[bytes, bytes]] = []
         self._request_limit = self._narrowest("requests")
         self._token_limit = self._narrowest("tokens")
+        self._constant_lines = b"".join(b"%b: %b\r\n" % header for header in self._constant_headers)
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """OpenAI's x-ratelimit headers, for the lowest limit on requests and the lowest on tokens.
 
         A limit that no longer has the threshold is omitted: a refresh of the rules is then in flight.
         """
-        found = self._constant_headers.copy()
+        return header_fields(self.header_lines())
+
+    def header_lines(self) -> bytes:
+        """The same as lines that end in CRLF: joining them costs less than a list of them."""
+        lines = self._constant_lines
         if (lowest := self._request_limit) is not None and lowest.limited[0]:
             left = lowest.requests + lowest.available.requests
-            found.append((b"x-ratelimit-remaining-requests", b"%d" % (left if left > 0 else 0)))
+            lines += b"x-ratelimit-remaining-requests: %d\r\n" % (left if left > 0 else 0)
         if (lowest := self._token_limit) is not None and lowest.limited[1]:
             left = lowest.tokens + lowest.available.tokens
-            found.append((b"x-ratelimit-remaining-tokens", b"%d" % (left if left > 0 else 0)))
-        return found
+            lines += b"x-ratelimit-remaining-tokens: %d\r\n" % (left if left > 0 else 0)
+        return lines
 
     def _narrowest(self, unit: str) -> LeasedQuota | None:
         """The lowest limit on a unit; adds its constant headers."""

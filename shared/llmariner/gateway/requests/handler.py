@@ -33,6 +33,7 @@ from llmariner.gateway.responses.messages import (
     Receive,
     Scope,
     Send,
+    header_fields,
     send_error,
     send_head,
     send_json,
@@ -63,8 +64,7 @@ _LARGE_BODY = 64 * 1024
 _LARGE_RESPONSE = 256 * 1024
 _MAX_ERROR_BYTES = 1024 * 1024
 _JSON_OBJECT_START = re.compile(rb"\s*\{")
-_JSON = (b"content-type", b"application/json")
-_NO_EXTENSIONS: dict[str, Any] = {}
+_JSON, _NO_EXTENSIONS = (b"content-type", b"application/json"), dict[str, Any]()
 
 
 class ClientDisconnected(Exception):
@@ -101,7 +101,7 @@ class RequestHandler:
         self._asgi_send = send
         self._started_at = time.perf_counter()
         self._request_id = new_request_id()
-        self._headers = [(b"x-request-id", self._request_id.encode()), (b"openai-version", b"2020-10-01")]
+        self._header_lines = b"x-request-id: %b\r\nopenai-version: 2020-10-01\r\n" % self._request_id.encode()
 
     async def run(self) -> None:
         """Handle the request and send its response."""
@@ -120,7 +120,7 @@ class RequestHandler:
                 )
             if key.allowed_networks is not None:
                 gateway.client_ips.check_allowed(key.allowed_networks, self._scope, request_headers)
-            self._headers.append((b"openai-organization", key.organization_id.encode()))
+            self._header_lines += b"openai-organization: %b\r\n" % key.organization_id.encode()
             self._tenant = key.project_id
             request = parse(route, request_headers.get(b"content-type", b""), await self._read_body(request_headers))
             if (target := key.aliases.get(request.model)) is not None:
@@ -153,14 +153,14 @@ class RequestHandler:
     async def _handle(self, key: Key, request: ModelRequest, reservation: Reservation, wait: float) -> None:
         """Serve a request within its limits, record its usage, and settle its reservation."""
         try:
-            limit_headers_at = len(self._headers)
-            self._headers += reservation.applicable.headers()
+            lines = self._header_lines
+            self._header_lines = lines + reservation.applicable.header_lines()
             state = self._gateway.ready_state(self._model) or await self._gateway.state(self._model)
             check_model_access(state, key, self._route)
             if state.base_model is not None:
                 quota_args = (request.model, state.base_model, *request.token_bounds)
                 await self._gateway.limiter.reserve_for_base_model(reservation, key, *quota_args)
-                self._headers[limit_headers_at:] = reservation.applicable.headers()
+                self._header_lines = lines + reservation.applicable.header_lines()
             if reservation.applicable.budgets:
                 await reserve_budget(self._gateway, self._route, reservation, request, self._body, self._model, state)
         except BaseException:
@@ -415,21 +415,19 @@ class RequestHandler:
             await self._relay_stream(response, request, metered)
             return
         body = await response.read(on_progress=self._reserve_response_bytes)
-        if _JSON_OBJECT_START.match(body) is None:
-            raise EngineFailed(
-                "The engine's answer is no JSON object. Try again; if it happens again, see `llma logs`."
-            )
+        if not body.startswith(b"{") and _JSON_OBJECT_START.match(body) is None:
+            raise EngineFailed("The engine's answer is no JSON object. Try again, and see `llma logs` if it recurs.")
         usage_start = body.rfind(b'"usage":')
         metered.usage = body[usage_start:] if usage_start >= 0 else b""
         self._status = response.status
         self._response_sent = True
-        headers, direct = self._response_headers(), self._response
+        direct = self._response
         # Middleware that wraps `send` has something to add to the response.
         if direct is None or getattr(self._asgi_send, "__self__", None) != direct:
-            await send_json(self._send, 200, body, headers)
+            await send_json(self._send, 200, body, header_fields(self._response_lines()))
             return
-        headers += ((b"content-length", b"%d" % len(body)), _JSON)
-        drained = direct.respond(200, headers, body)
+        lines = b"%bcontent-length: %d\r\ncontent-type: application/json\r\n" % (self._response_lines(), len(body))
+        drained = direct.respond(200, lines, body)
         if drained is not None:
             await drained
 
@@ -468,7 +466,9 @@ class RequestHandler:
     async def _start_stream(self) -> None:
         if not self._stream_started:
             self._stream_started = True
-            await send_head(self._send, 200, b"text/event-stream; charset=utf-8", self._response_headers(), None)
+            await send_head(
+                self._send, 200, b"text/event-stream; charset=utf-8", header_fields(self._response_lines()), None
+            )
 
     async def _send_with_timeout(self, message: Message) -> None:
         """Send a message. ClientDisconnected when the client does not read it within the write timeout."""
@@ -493,8 +493,8 @@ class RequestHandler:
         if self._stream_started:
             await self._send({"type": "http.response.body", "body": sse.format_event(error.body())})
         else:
-            await send_error(self._send, error, self._response_headers())
+            await send_error(self._send, error, header_fields(self._response_lines()))
 
-    def _response_headers(self) -> list[tuple[bytes, bytes]]:
+    def _response_lines(self) -> bytes:
         milliseconds = int((time.perf_counter() - self._started_at) * 1000)
-        return [*self._headers, (b"openai-processing-ms", b"%d" % milliseconds)]
+        return b"%bopenai-processing-ms: %d\r\n" % (self._header_lines, milliseconds)

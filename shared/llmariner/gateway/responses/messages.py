@@ -17,6 +17,7 @@ __all__ = [
     "Scope",
     "Send",
     "default_headers",
+    "header_fields",
     "send_error",
     "send_head",
     "send_json",
@@ -40,12 +41,17 @@ class DirectResponse(Protocol):
     def write(self, body: bytes) -> asyncio.Future[None] | None:
         """Write a part of the body."""
 
-    def respond(self, status: int, headers: RawHeaders, body: bytes) -> asyncio.Future[None] | None:
-        """Write a complete response."""
+    def respond(self, status: int, header_lines: bytes, body: bytes) -> asyncio.Future[None] | None:
+        """Write a complete response. `header_lines`: its fields, content-length among them, each ended by CRLF."""
 
 
 RawHeaders = list[tuple[bytes, bytes]]
 _STREAM_HEADERS = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+
+
+def header_fields(lines: bytes) -> RawHeaders:
+    """The fields of header lines, each ended by CRLF. Most responses are written from lines, without a list of fields."""
+    return [(name, value) for name, _, value in (line.partition(b": ") for line in lines.split(b"\r\n")[:-1])]
 
 
 def default_headers() -> RawHeaders:
