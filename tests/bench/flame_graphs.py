@@ -34,6 +34,7 @@ LOADS = {
 }
 SAMPLES_PER_SECOND = 997
 WIDTH, ROW, TOP = 960, 17, 46
+KERNEL_FRAMES = 5
 # Narrower frames have no place for a sign.
 SMALLEST_SHARE = 0.004
 COLORS = {
@@ -79,9 +80,15 @@ def stacks(script: Iterable[str]) -> Counter[Stack]:
             if not frames or frames[-1] != frame:
                 frames.append(frame)
         elif not line.strip() and frames:
-            counted[tuple(reversed(frames))] += 1
+            counted[_shortened(frames[::-1])] += 1
             frames = []
     return counted
+
+
+def _shortened(frames: list[tuple[str, str]]) -> Stack:
+    """The stack without the kernel's inner functions: dozens of them have about one width."""
+    kernel = [frame for frame in frames if frame[0] == "kernel"]
+    return (*(frame for frame in frames if frame[0] != "kernel"), *kernel[:KERNEL_FRAMES])
 
 
 def tree(counted: Counter[Stack]) -> Node:
