@@ -74,6 +74,11 @@ class RequestCycle:
         scope["extensions"] = {"llmariner.response": self}
 
     @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop of the connection, and so of the request."""
+        return self._connection._loop
+
+    @property
     def method(self) -> str:
         """The request's method."""
         method: str = self._scope["method"]

@@ -9,7 +9,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from llmariner.errors import BodyTooLarge, EngineFailed, PlatformError, Unavailable, WaitingRoomFull
 from llmariner.gateway.admission.model_checks import check_model_access
@@ -33,6 +33,7 @@ from llmariner.gateway.responses.messages import (
     Receive,
     Scope,
     Send,
+    current_task,
     header_fields,
     send_error,
     send_head,
@@ -171,7 +172,7 @@ class RequestHandler:
         metered.adapter, metered.base_model = state.adapter, state.base_model
         metered.model_project_id, metered.base_project_id = state.project_id, state.base_project_id
         outcome = "failed"
-        task = cast(asyncio.Task[None], asyncio.current_task())
+        task = current_task(self._response)
         stop_watching = self._watch_disconnect(task)
         try:
             await self._dispatch(request, state, key, metered, reservation, wait)
@@ -264,7 +265,7 @@ class RequestHandler:
         gateway = self._gateway
         self._response, self._send = None, self._send_with_timeout  # the response passes through ASGI's `send`
         client = gateway.client_ips.resolve_behind_proxy(self._scope, request_headers)
-        task = cast(asyncio.Task[None], asyncio.current_task())
+        task = current_task(self._response)
         stop_watching = self._watch_disconnect(task)
         try:
             request, search = await search_files(gateway, self._route, key, request, request_headers, client, wait)
@@ -343,11 +344,9 @@ class RequestHandler:
         except ResponseTimeout as timeout:
             self._gateway.engine_replicas.mark_unresponsive(endpoint)
             raise EngineFailed("The engine took the request and sent nothing. See `llma logs`.") from timeout
-        except ConnectionFailed as failure:
+        except ConnectionFailed as lost:
             if last:
-                raise EngineFailed(
-                    "The engine closed the connection before it answered, twice. See `llma logs`."
-                ) from failure
+                raise EngineFailed("The engine twice closed the connection unanswered. See `llma logs`.") from lost
         if response is None:
             # A healthy engine has closed an idle connection just as it was used.
             if not await self._gateway.is_healthy(endpoint, seconds=_HEALTH_CHECK_SECONDS):

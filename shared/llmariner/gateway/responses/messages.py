@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from llmariner.errors import PlatformError
 from llmariner.gateway.requests.request_ids import new_request_id
@@ -16,6 +16,7 @@ __all__ = [
     "Receive",
     "Scope",
     "Send",
+    "current_task",
     "default_headers",
     "header_fields",
     "send_error",
@@ -35,6 +36,10 @@ class DirectResponse(Protocol):
     Both writes take no pass of the event loop and return a future while the client reads too slowly.
     """
 
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop that the request runs in."""
+
     def add_disconnect_callback(self, callback: Callable[[], None]) -> None:
         """Call `callback` when the client disconnects before its response is complete."""
 
@@ -47,6 +52,11 @@ class DirectResponse(Protocol):
 
 RawHeaders = list[tuple[bytes, bytes]]
 _STREAM_HEADERS = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+
+
+def current_task(response: DirectResponse | None) -> asyncio.Task[None]:
+    """The task that handles a request. Without a loop at hand, asyncio would look for it with a system call, `getpid`."""
+    return cast(asyncio.Task[None], asyncio.current_task(None if response is None else response.loop))
 
 
 def header_fields(lines: bytes) -> RawHeaders:
