@@ -124,9 +124,9 @@ def picture(title: str, counted: Counter[Stack]) -> str:
         f'<text x="4" y="15" font-size="13">{escape(title)}</text>',
     ]
     for number, (part, share) in enumerate(parts.items()):
-        x = 4 + number * 170
-        lines.append(f'<rect x="{x}" y="24" width="11" height="11" fill="{COLORS[part]}"/>')
-        lines.append(f'<text x="{x + 16}" y="34">{part}: {share:.0%}</text>')
+        left = 4 + number * 170
+        lines.append(f'<rect x="{left}" y="24" width="11" height="11" fill="{COLORS[part]}"/>')
+        lines.append(f'<text x="{left + 16}" y="34">{part}: {share:.0%}</text>')
     for (part, name), start, depth, samples in boxes:
         x, width = WIDTH * start / root.samples, WIDTH * samples / root.samples
         y = height - 8 - ROW * (depth + 1)
