@@ -194,6 +194,13 @@ _SECRET = Path(__file__).with_name("tracking_secret.txt")
 CASES = [
     Case("status", "GET /inference/status", STATUS, ("tiny", "this machine", "ready", "4", "7", "1,234.6", "3.0 GiB")),
     Case(
+        "clusters list",
+        "GET /jobs/clusters",
+        {"clusters": [{"id": "cluster-1", "name": "gpu-west", "summary": {"gpu_capacity": 16}}], "has_more": False},
+        ("cluster-1", "gpu-west", "16"),
+        query={"limit": "100"},
+    ),
+    Case(
         "models list",
         "GET /models",
         {"object": "list", "data": [MODEL], "has_more": False, "total_items": 1},
@@ -480,7 +487,7 @@ STREAMED = {
     "admin showback export",
     "batch jobs exec",
     "batch jobs logs",
-    "admin clusters kubeconfig",
+    "clusters kubeconfig",
     "admin clusters permissions",
 }
 """What they ask or print is no document; tested in `test_admin_usage`, `test_batch_jobs` and `test_kubectl`."""

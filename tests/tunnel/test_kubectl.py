@@ -37,7 +37,7 @@ def test_kubectl_works_with_the_kubeconfig_and_shows_why_something_is_refused(tm
                 "LLMARINER_BASE_URL": f"{url}/v1",
                 "LLMARINER_API_KEY": installation.key or "",
             }
-            command = ("llma", "admin", "clusters", "kubeconfig", installation.cluster.id, "-n", "team")
+            command = ("llma", "clusters", "kubeconfig", installation.cluster.id, "-n", "team")
             plain = {**env, "LLMARINER_BASE_URL": f"{replica.url}/v1"}
             assert "https only" in (await run(*command, env=plain))[2]
             authority = ("--certificate-authority", str(tmp_path / CERTIFICATE))

@@ -147,7 +147,7 @@ def test_kubectl_lists_jobs_and_follows_the_log_of_one_until_it_ends(machine: Ma
                 "LLMARINER_BASE_URL": f"{url}/v1",
                 "LLMARINER_API_KEY": machine.installation.key or "",
             }
-            written = ("admin", "clusters", "kubeconfig", "cluster-local", "-n", project_id)
+            written = ("clusters", "kubeconfig", "cluster-local", "-n", project_id)
             authority = ("--certificate-authority", str(tmp_path / CERTIFICATE))
             code, kubeconfig, error = await run("llma", *written, *authority, env=env)
             assert code == 0, error

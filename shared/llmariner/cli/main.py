@@ -23,6 +23,7 @@ _MEMBERS = {
     "doctor": "llmariner.cli.platform:doctor",
     "logs": "llmariner.cli.platform:logs",
     "cluster": "llmariner.cli.cluster:cluster",
+    "clusters": "llmariner.cli.clusters:clusters",
     "auth": "llmariner.cli.auth:auth",
     "models": "llmariner.cli.models.commands:models",
     "chat": "llmariner.cli.inference.chat:chat",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llmariner.cli.admin.cluster_access import kubeconfig, permissions
+from llmariner.cli.admin.cluster_access import permissions
 from llmariner.cli.support.click_extensions import Group, pass_session
 from llmariner.cli.support.resolvers import complete_clusters, resolve_cluster
 from llmariner.cli.support.session import Session
@@ -34,8 +34,7 @@ def clusters() -> None:
     """Clusters on which work runs, and their agents."""
 
 
-for _command in (kubeconfig, permissions):
-    clusters.add_command(_command)
+clusters.add_command(permissions)
 
 
 @clusters.command("list")

@@ -51,7 +51,7 @@ _JOB_ARGUMENT = click.argument("job", metavar="ID")
     default=0,
     help="How often it is started again after it failed or was interrupted.",
 )
-@click.option("--cluster", "cluster_id", metavar="ID", help="The one cluster to run on, of `llma admin clusters list`.")
+@click.option("--cluster", "cluster_id", metavar="ID", help="The one cluster to run on, of `llma clusters list`.")
 @pass_session
 def create(
     session: Session,

@@ -64,7 +64,7 @@ _LIMIT = click.option(
 @click.option("--seed", metavar="N", type=int, help="For the same run again; else a random one.")
 @click.option("--gpu", metavar="N", type=click.IntRange(min=0), default=0, show_default=True, help="GPUs.")
 @click.option("--workers", metavar="N", type=click.IntRange(min=1), default=1, show_default=True, help="Workers.")
-@click.option("--cluster", "cluster_id", metavar="ID", help="The one cluster to run on, of `llma admin clusters list`.")
+@click.option("--cluster", "cluster_id", metavar="ID", help="The one cluster to run on, of `llma clusters list`.")
 @click.option("--alias", metavar="ALIAS", help="Let this alias point at the result.")
 @click.option("--gate-max-loss", metavar="X", type=float, help="Only with a validation loss up to X.")
 @click.option("--gate-better-than-base", is_flag=True, help="Only with a lower validation loss than the base model's.")

@@ -356,8 +356,8 @@ def build_path(*segments: str) -> str:
 
 
 def _records(document: Mapping[str, Any]) -> list[dict[str, Any]]:
-    # The other names are LLMariner's in lists of batch jobs and of notebooks.
-    data = next((document[name] for name in ("data", "jobs", "notebooks") if name in document), None)
+    # The other names are LLMariner's in lists of batch jobs, of notebooks and of the clusters of jobs.
+    data = next((document[name] for name in ("data", "jobs", "notebooks", "clusters") if name in document), None)
     return data if isinstance(data, list) else []
 
 

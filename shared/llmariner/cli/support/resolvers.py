@@ -27,6 +27,7 @@ __all__ = [
     "complete_keys",
     "complete_limits",
     "complete_organizations",
+    "complete_project_clusters",
     "complete_projects",
     "complete_roles",
     "complete_scopes",
@@ -36,6 +37,7 @@ __all__ = [
     "resolve_cluster",
     "resolve_organization",
     "resolve_project",
+    "resolve_project_cluster",
     "resolve_role",
     "resolve_vector_store",
 ]
@@ -100,6 +102,12 @@ def resolve_cluster(api: ApiClient, name_or_id: str) -> Record:
     """The organization's cluster with that id or name. CommandError."""
     found = api.all_pages("clusters", limit=100)["data"]
     return find_record("cluster", found, name_or_id, listing="llma admin clusters list")
+
+
+def resolve_project_cluster(api: ApiClient, name_or_id: str) -> Record:
+    """The cluster with that id or name on which the caller's project may run jobs. CommandError."""
+    found = api.all_pages("jobs/clusters", limit=100)["data"]
+    return find_record("cluster", found, name_or_id, listing="llma clusters list")
 
 
 def resolve_role(api: ApiClient, name_or_id: str) -> str:
@@ -211,6 +219,10 @@ def _clusters(_session: Session, api: ApiClient, _context: click.Context) -> Ite
     return [(each["name"], each["id"]) for each in api.get("clusters", limit=100)["data"]]
 
 
+def _project_clusters(_session: Session, api: ApiClient, _context: click.Context) -> Iterable[tuple[str, str]]:
+    return [(each["name"], each["id"]) for each in api.get("jobs/clusters", limit=100)["clusters"]]
+
+
 def _vector_stores(_session: Session, api: ApiClient, _context: click.Context) -> Iterable[tuple[str, str]]:
     return [(each["name"] or each["id"], each["id"]) for each in api.get("vector_stores", limit=100)["data"]]
 
@@ -226,6 +238,7 @@ complete_invites = _completer(_invites)
 complete_groups = _completer(_groups)
 complete_limits = _completer(_ids("limits"))
 complete_clusters = _completer(_clusters)
+complete_project_clusters = _completer(_project_clusters)
 complete_budgets = _completer(_ids("budgets"))
 complete_organizations = _completer(_organizations)
 complete_projects = _completer(_projects)

@@ -18,10 +18,9 @@ SPDY = dict.fromkeys(WEBSOCKETS, "false")
 
 def get_rights(owner: Person, worker: Worker) -> None:
     """A kubeconfig; then the steps without which kubectl says what is missing."""
-    llma = ("llma", "admin", "clusters")
     authority = ("--certificate-authority", str(owner.folder / CERTIFICATE))
     (owner.folder / "kubeconfig").write_text(
-        owner.done(*llma, "kubeconfig", worker.name, "-n", worker.namespace, *authority)
+        owner.done("llma", "clusters", "kubeconfig", worker.name, "-n", worker.namespace, *authority)
     )
     projects = ("llma", "admin", "projects")
     assert "Your project has no namespace" in owner.run("kubectl", "get", "pods").stderr
