@@ -75,9 +75,11 @@ def stop_notebook(request: Request, caller: Writer, id: str) -> dict[str, Any]:
 
 
 def open_notebook(request: Request, caller: Writer, id: str) -> dict[str, Any]:
-    """A path that opens a notebook once, within a minute, in a browser that has no key."""
-    secret = context_of(request).notebooks.access.make_link(caller, id)
-    return {"id": id, "object": "notebook.link", "path": f"{base_url_of(id)}lab?link={secret}"}
+    """What opens a notebook once, within a minute, in a browser that has no key: a path, and its URL where that is known."""
+    notebooks = context_of(request).notebooks
+    host = notebooks.hosts.url_of(id)
+    path = f"{base_url_of(id)}lab?link={notebooks.access.make_link(caller, id)}"
+    return {"id": id, "object": "notebook.link", "path": path, "url": None if host is None else host + path}
 
 
 def delete_notebook(request: Request, caller: Writer, id: str) -> dict[str, Any]:

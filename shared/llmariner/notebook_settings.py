@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from llmariner.environment import Environment, read_images, read_number, read_object_name
+from llmariner.notebooks.hosts import parse_notebook_url
 
 __all__ = ["NotebookSettings"]
 
@@ -34,6 +35,11 @@ class NotebookSettings:
     priority_class: str = ""
     """`LLMARINER_NOTEBOOK_PRIORITY_CLASS`: the PriorityClass of their pods; empty: none."""
 
+    url: str = ""
+    """`LLMARINER_NOTEBOOK_URL`: the URL at which browsers open notebooks, with a `*` in place of a notebook's id, such as
+    `https://*.notebooks.example.org`. Empty: on one machine the id in front of the platform's name; on a cluster browsers
+    open none."""
+
     @classmethod
     def load(cls, env: Environment) -> NotebookSettings:
         """Read from a mapping. Raises ValueError for an invalid value."""
@@ -44,6 +50,7 @@ class NotebookSettings:
             images=images,
             storage_class=read_object_name(env, "LLMARINER_NOTEBOOK_STORAGE_CLASS"),
             priority_class=read_object_name(env, "LLMARINER_NOTEBOOK_PRIORITY_CLASS"),
+            url=parse_notebook_url(url) if (url := env.get("LLMARINER_NOTEBOOK_URL", "")) else "",
             project_notebooks=int(read_number(env, "LLMARINER_PROJECT_NOTEBOOKS", cls.project_notebooks, minimum=1)),
             idle_seconds=int(read_number(env, "LLMARINER_NOTEBOOK_IDLE_SECONDS", cls.idle_seconds, minimum=1)),
             seconds=int(read_number(env, "LLMARINER_NOTEBOOK_SECONDS", cls.seconds, minimum=60)),

@@ -80,5 +80,18 @@ ROWS = [
         body={},
         before=_FOUND,
     ),
+    row(
+        "open nb-1 --no-open --port 8000",
+        f"POST {_ONE}/actions:open",
+        {
+            "id": "nb-1",
+            "object": "notebook.link",
+            "path": "/v1/services/notebooks/nb-1/lab?link=x",
+            "url": "https://nb-1.nb.example.org/v1/services/notebooks/nb-1/lab?link=x",
+        },
+        ("https://nb-1.nb.example.org/v1/services/notebooks/nb-1/lab?link=x&port=8000",),
+        body={},
+        before=_FOUND,
+    ),
     row("delete explore --force", f"DELETE {_ONE}", {}, ("Deleted explore.",), before=_FOUND),
 ]

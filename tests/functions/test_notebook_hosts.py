@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from llmariner.notebooks.hosts import NotebookHosts
+
 from .conftest import Ask
 from .http_calls import HttpRequest, assert_error
 from .installation import Installation
@@ -52,3 +54,82 @@ def test_a_browser_opens_a_notebook_at_its_own_host(ask: Ask, admin: dict[str, s
     cookie = opened.headers["set-cookie"].partition(";")[0]
     waits = ask("services_notebooks", HttpRequest("GET", path, headers={**there, "cookie": cookie}))
     assert_error(waits, 409, "notebook_not_running")
+
+
+@pytest.fixture
+def cluster(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The functions are behind the Gateway of a cluster, which replaces the host."""
+    hosts = NotebookHosts("https://*.nb.example.org", rewritten=True)
+    monkeypatch.setattr(installation.context.notebooks, "hosts", hosts)
+
+
+INSIDE = "services-notebooks.llmariner.svc.cluster.local"
+
+
+@pytest.mark.usefixtures("cluster")
+def test_behind_a_gateway_a_cookie_is_of_one_host_by_its_name(ask: Ask, admin: dict[str, str], own: str) -> None:
+    opened = HttpRequest("POST", f"/v1/workspaces/notebooks/{own}/actions:open", {}, admin)
+    url = str(ask("workspaces_notebooks", opened).json["url"])
+    origin, _, rest = url.partition("/v1/")
+    assert origin == f"https://{own}.nb.example.org"
+    path, query = f"/v1/{rest.partition('?')[0]}", rest.partition("?")[2]
+    there = {"host": INSIDE, "x-forwarded-host": f"{own}.nb.example.org"}
+    for elsewhere in ({"host": f"{own}.nb.example.org"}, {**there, "x-forwarded-host": "api.example.org"}):
+        refused = ask("services_notebooks", HttpRequest("GET", path, headers=elsewhere, query=query))
+        assert_error(refused, 403, "notebook_host_required")
+    opened = ask("services_notebooks", HttpRequest("GET", path, headers=there, query=query))
+    field = opened.headers["set-cookie"]
+    assert field.startswith("__Host-llmariner-notebook=")
+    assert {"Path=/", "Secure", "HttpOnly", "SameSite=Lax"} <= set(field.split("; "))
+    assert "Domain" not in field
+    cookie = field.partition(";")[0]
+    waits = ask("services_notebooks", HttpRequest("GET", path, headers={**there, "cookie": cookie}))
+    assert_error(waits, 409, "notebook_not_running")
+    # Pages of other notebooks may set a cookie for all hosts of the domain, but none with that beginning of its name.
+    tossed = {**there, "cookie": cookie.removeprefix("__Host-")}
+    assert_error(ask("services_notebooks", HttpRequest("GET", path, headers=tossed)), 401, "invalid_api_key")
+
+
+FROM_OTHERS = [
+    {"sec-fetch-site": "same-site", "sec-fetch-mode": "no-cors", "sec-fetch-dest": "script"},
+    {"sec-fetch-site": "same-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "iframe"},
+    {"sec-fetch-site": "cross-site", "sec-fetch-mode": "cors", "sec-fetch-dest": "empty"},
+    {"sec-fetch-site": "cross-site"},
+    {"origin": "https://nb-other.nb.example.org"},
+    {"origin": "null"},
+]
+FROM_ITSELF = [
+    {},
+    {"sec-fetch-site": "same-origin", "sec-fetch-mode": "cors", "sec-fetch-dest": "empty"},
+    {"sec-fetch-site": "none", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"},
+    {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"},
+    {"origin": "https://{id}.nb.example.org", "sec-fetch-site": "same-origin"},
+]
+
+
+@pytest.mark.usefixtures("cluster")
+def test_pages_of_another_notebook_send_nothing_with_a_persons_cookie(
+    ask: Ask, admin: dict[str, str], own: str, installation: Installation
+) -> None:
+    path, query = link(ask, admin, own)
+    cookie = installation.context.notebooks.access.redeem_link(own, query.partition("=")[2])
+    there = {"x-forwarded-host": f"{own}.nb.example.org", "cookie": f"__Host-llmariner-notebook={cookie}"}
+    for said in FROM_OTHERS:
+        refused = ask("services_notebooks", HttpRequest("GET", path, headers={**there, **said}))
+        assert_error(refused, 403, "wrong_origin")
+    posted = HttpRequest("POST", path, b"", {**there, **FROM_ITSELF[3]})
+    assert_error(ask("services_notebooks", posted), 403, "wrong_origin")
+    for said in FROM_ITSELF:
+        headers = {**there, **{name: value.format(id=own) for name, value in said.items()}}
+        waits = ask("services_notebooks", HttpRequest("GET", path, headers=headers))
+        assert_error(waits, 409, "notebook_not_running")
+
+
+def test_a_cluster_without_hosts_for_notebooks_names_the_setting(
+    ask: Ask, admin: dict[str, str], own: str, installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(installation.context.notebooks, "hosts", NotebookHosts(rewritten=True))
+    opened = HttpRequest("POST", f"/v1/workspaces/notebooks/{own}/actions:open", {}, admin)
+    refused = ask("workspaces_notebooks", opened)
+    assert_error(refused, 503, "no_notebook_hosts")
+    assert "LLMARINER_NOTEBOOK_URL" in refused.json["error"]["message"]

@@ -14,6 +14,7 @@ from llmariner.job_settings import JobSettings
 from llmariner.notebook_settings import NotebookSettings
 from llmariner.notebooks.access import NotebookAccess
 from llmariner.notebooks.credentials import Credentials
+from llmariner.notebooks.hosts import NotebookHosts
 from llmariner.notebooks.notebooks import Notebooks
 from llmariner.notebooks.reconciler import NotebookReconciler
 from llmariner.platform.database import Database
@@ -66,6 +67,11 @@ class NotebookInstallation:
                 headers={"x-should-retry": "false"},
             )
         return self.servers
+
+    @cached_property
+    def hosts(self) -> NotebookHosts:
+        """Where browsers open notebooks."""
+        return NotebookHosts(self._settings.url, rewritten=self._on_cluster)
 
     @cached_property
     def store(self) -> Notebooks:

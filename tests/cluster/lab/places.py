@@ -6,13 +6,18 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Lab", "cache"]
+__all__ = ["Lab", "cache", "chosen"]
 
 
 def cache() -> Path:
     """What is built once: below the platform's own cache folder."""
     home = os.environ.get("LLMARINER_CACHE") or Path.home() / ".cache" / "llmariner"
     return Path(home) / "cluster"
+
+
+def chosen() -> Lab:
+    """The cluster with the platform that scenarios use: LLMARINER_TEST_CLUSTER has its number, by default 0."""
+    return Lab(int(os.environ.get("LLMARINER_TEST_CLUSTER", "0")))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import argparse
 import sys
 import time
 
-from ..lab.places import Lab
+from ..lab.places import Lab, chosen
 from ..lab.wait import LabError
 from .installed import Installed, install, uninstall
 
@@ -15,7 +15,9 @@ def main() -> int:
     """The command's exit code: 0, or 1 with one message about what failed."""
     parser = argparse.ArgumentParser(prog="python -m tests.cluster.platform", description=__doc__)
     parser.add_argument("command", choices=("up", "down", "status"))
-    words, lab, began = parser.parse_args(), Lab(), time.monotonic()
+    parser.add_argument("--number", type=int, choices=(0, 1), default=chosen().number, help="which of two clusters")
+    words, began = parser.parse_args(), time.monotonic()
+    lab = Lab(words.number)
     try:
         if words.command == "up":
             install(lab)

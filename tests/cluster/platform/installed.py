@@ -159,7 +159,7 @@ def uninstall(lab: Lab) -> None:
 
 
 def _load_images(lab: Lab) -> None:
-    archives = cache() / "platform-images"
+    archives = cache() / f"platform-images{lab.number or ''}"
     archives.mkdir(parents=True, exist_ok=True)
     with Step("images of the platform"):
         command = ["nice", sys.executable, "-m", "images.build", "--archives", str(archives)]

@@ -13,7 +13,7 @@ from llmariner import __version__
 from llmariner.settings import StandaloneSettings, environment
 from llmariner.standalone.daemon import engine_environment
 
-__all__ = ["CHECKOUT", "MODELS", "engine_runtime", "over", "write"]
+__all__ = ["CHECKOUT", "MODELS", "NOTEBOOK_IMAGE", "NOTEBOOK_VOLUMES", "engine_runtime", "over", "write"]
 
 CHECKOUT = Path(__file__).parents[3]
 MODELS = "models"
@@ -23,6 +23,9 @@ Body = dict[str, Any]
 
 _NAMESPACES = ("llmariner-models", "llmariner-jobs")
 _ENGINE = f"dev.local/llmariner/vllm-cpu-local:{__version__}"
+NOTEBOOK_IMAGE = f"dev.local/llmariner/notebook:{__version__}"
+NOTEBOOK_VOLUMES = "notebooks"
+"""The storage class of their volumes. A test makes one for each: the cluster has nothing that would."""
 _STANDBY_ENGINE = f"dev.local/llmariner/engine:{__version__}"
 
 
@@ -48,6 +51,8 @@ def write(folder: Path) -> Path:
                     "LLMARINER_JOB_MEMORY_GIB=3.5",
                     "LLMARINER_JOB_CPU=700m",
                     f"LLMARINER_TRAINING_IMAGE={_STANDBY_ENGINE}",
+                    f"LLMARINER_NOTEBOOK_IMAGES=jupyter-lab-base={NOTEBOOK_IMAGE}",
+                    f"LLMARINER_NOTEBOOK_STORAGE_CLASS={NOTEBOOK_VOLUMES}",
                     f"LLMARINER_TRAINING_VOLUMES={_mounts()}",
                 ],
                 "options": {"disableNameSuffixHash": True},
@@ -60,7 +65,10 @@ def write(folder: Path) -> Path:
             },
             # Queries to the node's address are answered: no name server of ours is asked outside the cluster.
             {"target": {"kind": "Gateway"}, "patch": json.dumps([_remove("/spec/listeners/0/hostname")])},
-            {"target": {"kind": "HTTPRoute"}, "patch": json.dumps([_remove("/spec/hostnames")])},
+            {
+                "target": {"kind": "HTTPRoute", "labelSelector": "app.kubernetes.io/name!=notebook-hosts"},
+                "patch": json.dumps([_remove("/spec/hostnames"), _added("/spec/parentRefs/0/sectionName", "api")]),
+            },
             # Room for two engines. The overlay below has copied its own settings into the pool already.
             {"target": {"kind": "ClusterQueue", "name": "llmariner-cpu"}, "patch": json.dumps([_pool_memory("8Gi")])},
             {"target": {"kind": "StatefulSet", "name": "postgres"}, "patch": json.dumps(_known_user())},

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ..lab.places import Lab
+from ..lab.places import chosen
 from ..lab.processes import running
 from ..lab.wait import LabError
 from ..platform.installed import Installed
@@ -26,7 +26,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def installed() -> Installed:
     """The platform; a scenario may read and change it, and leaves it as it found it."""
-    lab = Lab()
+    lab = chosen()
     if not {"kubelet", "ingress"} <= running(lab).keys():
         pytest.skip("no test cluster is up; `make cluster` starts it")
     platform = Installed(lab)

@@ -135,8 +135,9 @@ def open_notebook(session: Session, notebook: str, no_open: bool, port: int | No
     if found["status"] != "running":
         raise click.UsageError(f"{found['name']} does not run: its status is {found['status']}.")
     document = api.post(f"{_path(found['id'])}/actions:open")
-    path = document["path"] if port is None else f"{document['path']}&port={port}"
-    url = _url(session.target().endpoint, found["id"], path)
+    url = document.get("url") or _url(session.target().endpoint, found["id"], document["path"])
+    if port is not None:
+        url += f"&port={port}"
     if no_open or not webbrowser.open(url):
         session.printer.print_message(document, url)
     else:

@@ -18,6 +18,7 @@ from llmariner.tenancy.principal import Caller
 __all__ = ["NotebookRequest", "require_notebook", "session_cookie"]
 
 _COOKIE = "llmariner-notebook"
+_OTHER_HOSTS = ("same-site", "cross-site")
 
 
 @dataclass(frozen=True)
@@ -37,18 +38,19 @@ def require_notebook() -> Any:
     scoped_caller: Callable[[Request], Caller] = require_scope(SCOPE).dependency
 
     def authorized(request: Request) -> NotebookRequest:
-        access, notebook_id = context_of(request).notebooks.access, request.path_params["id"]
+        notebooks, notebook_id = context_of(request).notebooks, request.path_params["id"]
+        access, hosts = notebooks.access, notebooks.hosts
         # JupyterLab's pages send their server's own token in that field, with another scheme.
         has_key = request.headers.get("authorization", "").lower().startswith("bearer ")
         if not has_key and request.path_params["path"] == "lab" and "link" in request.query_params:
-            _check_host(request, notebook_id)
+            hosts.check(request.headers, notebook_id)
             return NotebookRequest(None, lambda: access.open_with_cookie(notebook_id, ""))
         cookie = None if has_key else _cookie_of(request)
         if cookie is None:
             caller = scoped_caller(request)
             return NotebookRequest(access.open(caller, notebook_id), lambda: access.open(caller, notebook_id))
         _check_origin(request)
-        _check_host(request, notebook_id)
+        hosts.check(request.headers, notebook_id)
         opened = access.open_with_cookie(notebook_id, cookie)
         return NotebookRequest(opened, lambda: access.open_with_cookie(notebook_id, cookie))
 
@@ -58,33 +60,41 @@ def require_notebook() -> Any:
 
 
 def session_cookie(request: Request, notebook_id: str, value: str) -> str:
-    """The field that sets the cookie of a browser that opened a notebook: for this host and this notebook alone."""
-    secure = "; Secure" if request.url.scheme == "https" else ""
-    path = base_url_of(notebook_id).rstrip("/")
-    return f"{_COOKIE}={value}; Path={path}; Max-Age={SESSION_SECONDS}; HttpOnly; SameSite=Lax{secure}"
+    """The field that sets the cookie of a browser that opened a notebook: for this host and this notebook alone.
+
+    Where all come by https, its name keeps the host of another notebook from setting it for this one (RFC 6265bis 4.1.3.2).
+    """
+    is_secure = context_of(request).notebooks.hosts.is_secure
+    path = "/" if is_secure else base_url_of(notebook_id).rstrip("/")
+    secure = "; Secure" if is_secure or request.url.scheme == "https" else ""
+    name = _cookie_name(request)
+    return f"{name}={value}; Path={path}; Max-Age={SESSION_SECONDS}; HttpOnly; SameSite=Lax{secure}"
+
+
+def _cookie_name(request: Request) -> str:
+    return f"__Host-{_COOKIE}" if context_of(request).notebooks.hosts.is_secure else _COOKIE
 
 
 def _cookie_of(request: Request) -> str | None:
     try:
-        found = SimpleCookie(request.headers.get("cookie", "")).get(_COOKIE)
+        found = SimpleCookie(request.headers.get("cookie", "")).get(_cookie_name(request))
     except CookieError:
         return None
     return None if found is None else found.value
 
 
 def _check_origin(request: Request) -> None:
-    """Raises PermissionDenied for what a page of another site sends, which a browser adds its cookie to."""
-    origin = request.headers.get("origin")
-    if origin is not None and origin.partition("://")[2] != request.headers.get("host", ""):
+    """Raises PermissionDenied for what a page of another host sends, which a browser adds its cookie to.
+
+    Browsers take the hosts of two notebooks for one site. What they say in `Sec-Fetch-Site` no page can change; a person
+    who follows a link to a notebook comes from elsewhere, too.
+    """
+    headers = request.headers
+    origin = headers.get("origin")
+    host = context_of(request).notebooks.hosts.host_of(headers)
+    is_foreign = origin is not None and origin.partition("://")[2].lower() != host
+    opens_page = (headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")) == ("navigate", "document")
+    if headers.get("sec-fetch-site") in _OTHER_HOSTS and not (opens_page and request.method == "GET"):
+        is_foreign = True
+    if is_foreign:
         raise PermissionDenied("A notebook takes no requests of other sites.", code="wrong_origin")
-
-
-def _check_host(request: Request, notebook_id: str) -> None:
-    """Raises PermissionDenied if the request's host does not begin with the notebook's id as a label."""
-    label, _, rest = request.headers.get("host", "").partition(".")
-    if label != notebook_id or not rest:
-        raise PermissionDenied(
-            f"A browser opens this notebook at its own host only, such as {notebook_id}.localhost on the platform's "
-            "machine: get a link there with `llma workspace notebooks open`. Programs send an API key instead.",
-            code="notebook_host_required",
-        )
