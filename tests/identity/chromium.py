@@ -13,6 +13,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +27,20 @@ _ARGUMENTS = (
     # As root, which CI is, chromium can't shut itself in; nothing but the tests' own pages is shown.
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-proxy-server"),
     *("--disable-background-networking", "--disable-component-update", "--window-size=900,700"),
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost, EXCLUDE *.localhost",
 )
+_HOSTS = "MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost, EXCLUDE *.localhost"
 
 
 class Chromium:
-    """One browser with an empty profile; `with` it. Skips the test on a machine without one."""
+    """One browser with an empty profile; `with` it. Skips the test on a machine without one.
 
-    def __init__(self, folder: Path) -> None:
+    `hosts`: addresses of hosts besides this machine's own names, which may begin with `*.`.
+    """
+
+    def __init__(self, folder: Path, hosts: Mapping[str, str] | None = None) -> None:
         self._folder = folder
+        rules = [*(f"MAP {name} {address}" for name, address in (hosts or {}).items()), _HOSTS]
+        self._arguments = (*_ARGUMENTS, f"--host-resolver-rules={', '.join(rules)}")
         self._programs = [shutil.which(name) for name in ("chromium", "chromedriver")]
         if None in self._programs:
             pytest.skip("chromium and chromedriver are not installed (Debian: chromium, chromium-driver)")
@@ -48,7 +54,7 @@ class Chromium:
         assert self._driver.stdout is not None
         said = next(line for line in self._driver.stdout if "started successfully on port" in line)
         options: dict[str, Any] = {"binary": browser}
-        options["args"] = [*_ARGUMENTS, f"--user-data-dir={self._folder / 'profile'}"]
+        options["args"] = [*self._arguments, f"--user-data-dir={self._folder / 'profile'}"]
         options["prefs"] = {"download.default_directory": str(self._folder)}
         wanted = {"capabilities": {"alwaysMatch": {"goog:chromeOptions": options}}}
         port = said.strip(" .\n").rpartition(" ")[2]

@@ -68,7 +68,8 @@ def test_every_component_is_in_an_overlay() -> None:
         "milvus/network-policy",
         "model-copies",
     ]
-    unasked += ["object-store", "object-store/network-policy", "notebook-hosts/certificate"]
+    unasked += ["object-store", "object-store/network-policy"]
+    unasked += ["notebook-hosts", "notebook-hosts/certificate", "notebook-hosts/plain-http"]
     optional = {components / name for name in ("amd", "intel-gaudi", "kueue/amd", "kueue/intel-gaudi", *unasked)}
     assert {path.parent for path in components.rglob("kustomization.yaml")} == used | optional
 

@@ -100,7 +100,7 @@ class Caller:
                     return printed
 
 
-NOTEBOOK = {
+NOTEBOOK: dict[str, Any] = {
     "cells": [{"cell_type": "code", "source": "print(6 * 7)", "metadata": {}, "outputs": [], "execution_count": None}],
     "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
     "nbformat": 4,
@@ -192,27 +192,45 @@ def check_browser(caller: Caller, base: str, one: str) -> None:
 
 def use_lab(caller: Caller, base: str, one: str, folder: Path) -> None:
     """A person opens JupyterLab with a link, runs a cell, and downloads a file."""
-    body = {"type": "notebook", "content": NOTEBOOK}
-    assert caller.raw("PUT", f"{base}api/contents/answer.ipynb", body)[0] == 201
+    origin = f"http://{base.split('/')[-2]}.localhost:{caller.env['LLMARINER_PORT']}"
+    with importlib.import_module("..identity.chromium", __package__).Chromium(folder) as browser:
+        open_lab(caller, base, browser, origin + caller.json("POST", f"{one}/actions:open")["path"])
+        show(browser, "42")
+        download(browser, f"{origin}{base}", folder)
+    assert (folder / "made.txt").read_text() == "made"
+
+
+def open_lab(caller: Caller, base: str, browser: Any, url: str, code: str = "print(6 * 7)") -> None:
+    """Open a notebook with one cell at a URL with a link, and wait for its kernel."""
+    (cell,) = NOTEBOOK["cells"]
+    content = {**NOTEBOOK, "cells": [{**cell, "source": code}]}
+    body = {"type": "notebook", "content": content}
+    assert caller.raw("PUT", f"{base}api/contents/answer.ipynb", body)[0] in (200, 201)
     # A page whose kernel has not begun yet asks for one when a cell is run.
     session = {"path": "answer.ipynb", "name": "", "type": "notebook", "kernel": {"name": "python3"}}
     assert caller.raw("POST", f"{base}api/sessions", session)[0] == 201
-    with importlib.import_module("..identity.chromium", __package__).Chromium(folder) as browser:
-        origin = f"http://{base.split('/')[-2]}.localhost:{caller.env['LLMARINER_PORT']}"
-        browser.open(origin + caller.json("POST", f"{one}/actions:open")["path"])
-        browser.open(f"{origin}{base}lab/tree/answer.ipynb?reset")
-        browser.text_of(".jp-Notebook-ExecutionIndicator[data-status=idle]")
-        deadline, pressed = time.monotonic() + 120, 0.0
-        while "42" not in (shown := browser.text).splitlines():
-            assert time.monotonic() < deadline, shown
-            if "Select Kernel" in shown:
-                browser.press(".jp-Dialog .jp-mod-accept")
-            elif time.monotonic() > pressed + 5:
-                browser.fill(".jp-CodeCell .cm-content", SHIFT_ENTER)
-                pressed = time.monotonic()
-            time.sleep(0.2)
-        browser.open(f"{origin}{base}files/made.txt?download=1")
-        while not (folder / "made.txt").exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-    assert (folder / "made.txt").read_text() == "made"
+    browser.open(url)
+    browser.open(f"{url.partition(base)[0]}{base}lab/tree/answer.ipynb?reset")
+    browser.text_of(".jp-Notebook-ExecutionIndicator[data-status=idle]")
+
+
+def show(browser: Any, wanted: str, every: float = 5) -> None:
+    """Run the cell, until the page shows a line; again after so many seconds, since it may have come too early."""
+    deadline, pressed = time.monotonic() + 120, float("-inf")
+    while wanted not in (shown := browser.text).splitlines():
+        assert time.monotonic() < deadline, shown
+        if "Select Kernel" in shown:
+            browser.press(".jp-Dialog .jp-mod-accept")
+        elif time.monotonic() > pressed + every:
+            browser.fill(".jp-CodeCell .cm-content", SHIFT_ENTER)
+            pressed = time.monotonic()
+        time.sleep(0.2)
+
+
+def download(browser: Any, url: str, folder: Path) -> None:
+    """Download the file `made.txt` into a folder."""
+    deadline = time.monotonic() + 60
+    browser.open(f"{url}files/made.txt?download=1")
+    while not (folder / "made.txt").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

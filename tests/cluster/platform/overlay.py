@@ -13,7 +13,16 @@ from llmariner import __version__
 from llmariner.settings import StandaloneSettings, environment
 from llmariner.standalone.daemon import engine_environment
 
-__all__ = ["CHECKOUT", "MODELS", "NOTEBOOK_IMAGE", "NOTEBOOK_VOLUMES", "engine_runtime", "over", "write"]
+__all__ = [
+    "CHECKOUT",
+    "MODELS",
+    "NOTEBOOK_DOMAIN",
+    "NOTEBOOK_IMAGE",
+    "NOTEBOOK_VOLUMES",
+    "engine_runtime",
+    "over",
+    "write",
+]
 
 CHECKOUT = Path(__file__).parents[3]
 MODELS = "models"
@@ -24,6 +33,7 @@ Body = dict[str, Any]
 _NAMESPACES = ("llmariner-models", "llmariner-jobs")
 _ENGINE = f"dev.local/llmariner/vllm-cpu-local:{__version__}"
 NOTEBOOK_IMAGE = f"dev.local/llmariner/notebook:{__version__}"
+NOTEBOOK_DOMAIN = "notebooks.llmariner.test"
 NOTEBOOK_VOLUMES = "notebooks"
 """The storage class of their volumes. A test makes one for each: the cluster has nothing that would."""
 _STANDBY_ENGINE = f"dev.local/llmariner/engine:{__version__}"
@@ -36,6 +46,7 @@ def write(folder: Path) -> Path:
     (folder / "volumes.json").write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": _volumes()}))
     kustomization = {
         "resources": [base, "volumes.json"],
+        "components": _components(folder, "notebook-hosts", "notebook-hosts/plain-http"),
         "configMapGenerator": [
             {
                 "name": "llmariner-settings",
@@ -53,6 +64,7 @@ def write(folder: Path) -> Path:
                     f"LLMARINER_TRAINING_IMAGE={_STANDBY_ENGINE}",
                     f"LLMARINER_NOTEBOOK_IMAGES=jupyter-lab-base={NOTEBOOK_IMAGE}",
                     f"LLMARINER_NOTEBOOK_STORAGE_CLASS={NOTEBOOK_VOLUMES}",
+                    f"LLMARINER_NOTEBOOK_URL=http://*.{NOTEBOOK_DOMAIN}",
                     f"LLMARINER_TRAINING_VOLUMES={_mounts()}",
                 ],
                 "options": {"disableNameSuffixHash": True},
@@ -81,9 +93,13 @@ def over(lab_folder: Path, name: str, *components: str, **more: Any) -> Path:
     """As `write`, a kustomization that stands on the test overlay: with components of manifests/, and fields of its own."""
     folder = lab_folder / name
     folder.mkdir(parents=True, exist_ok=True)
-    added = [os.path.relpath(CHECKOUT / "manifests" / "components" / each, folder) for each in components]
+    added = _components(folder, *components)
     below = os.path.relpath(write(lab_folder / "overlay"), folder)
     return _kustomized(folder, {"resources": [below], **({"components": added} if added else {}), **more})
+
+
+def _components(folder: Path, *names: str) -> list[str]:
+    return [os.path.relpath(CHECKOUT / "manifests" / "components" / each, folder) for each in names]
 
 
 def _kustomized(folder: Path, fields: Body) -> Path:
