@@ -68,8 +68,8 @@ INSIDE = "services-notebooks.llmariner.svc.cluster.local"
 
 @pytest.mark.usefixtures("cluster")
 def test_behind_a_gateway_a_cookie_is_of_one_host_by_its_name(ask: Ask, admin: dict[str, str], own: str) -> None:
-    opened = HttpRequest("POST", f"/v1/workspaces/notebooks/{own}/actions:open", {}, admin)
-    url = str(ask("workspaces_notebooks", opened).json["url"])
+    asked = HttpRequest("POST", f"/v1/workspaces/notebooks/{own}/actions:open", {}, admin)
+    url = str(ask("workspaces_notebooks", asked).json["url"])
     origin, _, rest = url.partition("/v1/")
     assert origin == f"https://{own}.nb.example.org"
     path, query = f"/v1/{rest.partition('?')[0]}", rest.partition("?")[2]

@@ -161,6 +161,12 @@ def test_declared_extras_are_sufficient(workload: Workload, tmp_path: Path) -> N
     assert asked_beside(workload, workload.extras, tmp_path) == []
 
 
+@pytest.mark.parametrize("workload", WORKLOADS, ids=lambda each: each.name)
+def test_what_may_decrypt_stored_secrets_has_the_package_for_it(workload: Workload) -> None:
+    # Only a notebook that starts, or a private repository, brings the code there: no event of the test above does.
+    assert {"cryptography"} & reached(workload) <= closure(workload.extras), f"{workload.source}: add identity"
+
+
 @pytest.mark.parametrize(
     ("workload", "extra"),
     [(each, extra) for each in WORKLOADS for extra in each.extras],
