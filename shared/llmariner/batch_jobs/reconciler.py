@@ -140,7 +140,15 @@ class Reconciler:
         if missing := [each for each in ids if each not in found]:
             reason = f"The data file '{missing[0]}' expired before the job began."
             return JobStatus(Phase.FAILED, time.time(), code="data_file_unavailable", reason=reason)
-        return port.submit(_job(row, [found[each] for each in ids], network=self._network))
+        return self._submit(port, row, [found[each] for each in ids])
+
+    def _submit(self, port: Jobs, row: Row[Any], data_files: Sequence[File]) -> JobStatus:
+        status = port.submit(_job(row, data_files, network=self._network))
+        with self._database.read() as session:
+            now = session.first(select(batch_jobs.c.placement).where(batch_jobs.c.id == row.id))
+        if now is None or now.placement != row.placement:
+            port.remove(port_id(row))  # it was deleted or moved meanwhile, and another process found nothing to end
+        return status
 
 
 def _reconcile_without_port(database: Database, row: Row[Any]) -> None:

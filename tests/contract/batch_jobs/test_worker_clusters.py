@@ -318,3 +318,22 @@ def test_a_job_that_asked_for_a_cluster_that_is_gone_for_good_ends(here: Cluster
     here.unregister(west)
     here.reconciler.reconcile(job)
     assert (here.row(job).status, here.row(job).error_code) == ("failed", "cluster_gone")
+
+
+def test_a_job_that_is_deleted_while_it_is_submitted_is_removed(
+    here: Clusters, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = here.ports[here.add("west")]
+    job_id = here.create(gpu_count=1)
+    submit = port.submit
+
+    def submit_late(job: Any) -> JobStatus:
+        monkeypatch.undo()
+        here.jobs.delete(here.caller, job_id)
+        here.reconciler.reconcile(job_id)  # of another process, which finds nothing there
+        assert here.row(job_id) is None
+        return submit(job)
+
+    monkeypatch.setattr(port, "submit", submit_late)
+    here.reconciler.reconcile(job_id)
+    assert port.statuses == {}
