@@ -21,9 +21,9 @@ from llmariner.platform.database import Database, WriteSession
 from llmariner.platform.jobs import Jobs
 from llmariner.tenancy.principal import KeyOwner
 
-__all__ = ["JobPlaces", "JobPorts"]
+__all__ = ["WORKER_ENVIRONMENT", "JobPlaces", "JobPorts"]
 
-_ENVIRONMENT = "In a container of its image, on a worker cluster."
+WORKER_ENVIRONMENT = "In a container of its image, on a worker cluster."
 _KNOWN_SECONDS = 5.0
 _MAX_KNOWN = 1000
 
@@ -74,7 +74,7 @@ def _worker_columns(
     if (cluster_id := chosen_cluster(decision)) is None:
         raise problem or _no_cluster(decision.refusals)
     return {
-        "environment": _ENVIRONMENT,
+        "environment": WORKER_ENVIRONMENT,
         "requested_cluster_id": new.cluster_id,
         "cluster_id": cluster_id,
         "placed_at": time.time(),

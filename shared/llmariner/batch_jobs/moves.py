@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import Row, delete, select, update
 
 from llmariner.batch_jobs.events import CHANGE_REQUESTED, REQUEUED, add_job_event
+from llmariner.batch_jobs.job_places import WORKER_ENVIRONMENT
 from llmariner.batch_jobs.port_ids import port_id
 from llmariner.batch_jobs.status_records import delete_row, record_status
 from llmariner.batch_jobs.tables import batch_job_results, batch_jobs
@@ -28,6 +29,7 @@ __all__ = ["Moves"]
 
 _log = logging.getLogger(__name__)
 _GONE = "The cluster that it asked for is not registered any more. Create it again, for another one or for none."
+_UNREGISTERED = "Its cluster is not registered any more. It waits until another one takes it, and begins again there."
 
 
 class Moves:
@@ -67,7 +69,7 @@ class Moves:
     def after_failure(self, row: Row[Any], error: PlatformError | ClusterError) -> None:
         """What becomes of a job whose cluster can't be asked.
 
-        It waits. Once the cluster is lost, or has lasted too long with a refusal, it ends or begins again elsewhere.
+        It waits. Once the cluster is lost, or has lasted too long with a refusal, it ends, pauses, or moves.
         """
         _log.warning("batch job %s: its cluster %s can't be asked: %s", row.id, row.cluster_id, error)
         if row.deleted_at is not None:
@@ -77,21 +79,31 @@ class Moves:
             if row.cancel_requested_at is not None:
                 self._leave(row)
                 record_status(self._database, row, JobStatus(Phase.CANCELED, time.time(), row.started_at))
-            elif row.pause_requested_at is None and not self._move(row, full=True, reason="Its cluster is away."):
-                self._fail_without_cluster(row)
+            elif row.pause_requested_at is not None:
+                record_status(self._database, row, JobStatus(Phase.PAUSED, time.time()))
+            elif not self._move(row, full=True, reason="Its cluster is away."):
+                self._settle_without_cluster(row)
 
-    def _fail_without_cluster(self, row: Row[Any]) -> None:
-        """End a job that asked for a cluster which is not registered any more: it would wait for ever."""
+    def _settle_without_cluster(self, row: Row[Any]) -> None:
+        """Of a cluster that is not registered any more: end a job that asked for it, have another one wait for a place."""
         assert self._workers is not None
-        if row.requested_cluster_id is not None and not self._workers.registered([row.requested_cluster_id]):
+        if self._workers.registered([row.cluster_id]):
+            return
+        if row.requested_cluster_id is not None:
             status = JobStatus(Phase.FAILED, time.time(), row.started_at, code="cluster_gone", reason=_GONE)
             record_status(self._database, row, status)
+        elif row.status != Phase.QUEUED:
+            self._database.transact(
+                lambda session: self._queue(session, row, row.cluster_id, "cluster_gone", _UNREGISTERED)
+            )
 
     def _is_over(self, row: Row[Any], error: PlatformError | ClusterError) -> bool:
         assert self._workers is not None
-        if isinstance(error, Forbidden):
-            return self.has_waited(row, JobStatus(Phase.QUEUED, time.time()))
-        return self._workers.is_lost(row.cluster_id)
+        if not isinstance(error, Forbidden):
+            return self._workers.is_lost(row.cluster_id)
+        if row.cancel_requested_at is not None:
+            return bool(time.time() - row.cancel_requested_at > self._full_seconds)
+        return self.has_waited(row, JobStatus(Phase.QUEUED, time.time()))
 
     def remove_leftovers(self) -> None:
         """Remove what earlier placements of jobs left. Idempotent."""
@@ -105,20 +117,26 @@ class Moves:
         def move(session: WriteSession) -> bool:
             decision = places.choose(session, without=row.cluster_id)
             target = chosen_cluster(decision) if full else decision.cluster_id
-            present = select(batch_jobs).where(batch_jobs.c.id == row.id).with_for_update()
-            now = session.first(present)
-            if target is None or now is None or now.placement != row.placement or now.finished_at is not None:
-                return False
-            values: dict[str, Any] = {"cluster_id": target, "placement": now.placement + 1, "placed_at": time.time()}
-            session.run(update(batch_jobs).where(batch_jobs.c.id == row.id).values(**values, status=Phase.QUEUED.value))
-            session.run(delete(batch_job_results).where(batch_job_results.c.batch_job_id == row.id))
-            note_leftovers(session, [port_id(row)], row.cluster_id)
-            cause = {"code": "moved", "message": f"{reason} It begins again on another cluster."}
-            add_job_event(session, REQUEUED, row, restarts=row.restarts, error=cause, cluster_id=target)
-            add_job_event(session, CHANGE_REQUESTED, row, change="run")
-            return True
+            text = f"{reason} It begins again on another cluster."
+            return target is not None and self._queue(session, row, target, "moved", text)
 
         return self._database.transact(move)
+
+    @staticmethod
+    def _queue(session: WriteSession, row: Row[Any], cluster_id: str, code: str, message: str) -> bool:
+        """Queue a job on a cluster, as another placement. Returns False if it has ended or was placed meanwhile."""
+        now = session.first(select(batch_jobs).where(batch_jobs.c.id == row.id).with_for_update())
+        if now is None or now.placement != row.placement or now.finished_at is not None:
+            return False
+        values: dict[str, Any] = {"cluster_id": cluster_id, "placement": now.placement + 1, "placed_at": time.time()}
+        values |= {"status": Phase.QUEUED.value, "environment": WORKER_ENVIRONMENT}
+        session.run(update(batch_jobs).where(batch_jobs.c.id == row.id).values(**values))
+        session.run(delete(batch_job_results).where(batch_job_results.c.batch_job_id == row.id))
+        note_leftovers(session, [port_id(row)], row.cluster_id)
+        cause = {"code": code, "message": message}
+        add_job_event(session, REQUEUED, row, restarts=row.restarts, error=cause, cluster_id=cluster_id)
+        add_job_event(session, CHANGE_REQUESTED, row, change="run")
+        return True
 
     def _allowed(self, row: Row[Any]) -> Any:
         assert self._workers is not None

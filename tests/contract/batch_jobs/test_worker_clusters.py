@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import select, update
 
 from llmariner.batch_jobs.batch_jobs import BatchJobs
+from llmariner.batch_jobs.job_places import WORKER_ENVIRONMENT
 from llmariner.batch_jobs.job_tokens import JobTokens
 from llmariner.batch_jobs.reconciler import Reconciler
 from llmariner.batch_jobs.tables import batch_jobs
@@ -337,3 +338,62 @@ def test_a_job_that_is_deleted_while_it_is_submitted_is_removed(
     monkeypatch.setattr(port, "submit", submit_late)
     here.reconciler.reconcile(job_id)
     assert port.statuses == {}
+
+
+def test_a_job_can_be_canceled_where_the_rights_were_taken_back_for_good(here: Clusters) -> None:
+    west = here.add("west")
+    job_id = here.create(gpu_count=1, cluster_id=west)
+    here.reconciler.reconcile(job_id)
+    here.ports[west].run(job_id)
+    here.reconciler.reconcile(job_id)
+    here.ports[west].error = Forbidden("users is forbidden")
+    here.jobs.cancel(here.caller, job_id)
+    here.reconciler.reconcile(job_id)
+    assert here.row(job_id).status == "running", "the rights may come back"
+    with here.database.write() as session:
+        session.run(update(batch_jobs).values(cancel_requested_at=time.time() - FULL - 1))
+    here.reconciler.reconcile(job_id)
+    assert (here.row(job_id).status, here.leftovers()) == ("canceled", [job_id])
+
+
+def test_a_job_of_a_lost_cluster_pauses_and_begins_elsewhere_once_it_is_resumed(here: Clusters) -> None:
+    west = here.add("west")
+    job_id = here.create(gpu_count=1, backoff_limit=2)
+    here.reconciler.reconcile(job_id)
+    here.ports[west].run(job_id)
+    here.reconciler.reconcile(job_id)
+    east = here.add("east")
+    here.lose(west)
+    here.jobs.pause(here.caller, job_id)
+    here.reconciler.reconcile(job_id)
+    assert here.row(job_id).status == "paused"
+    here.jobs.resume(here.caller, job_id)
+    here.reconciler.reconcile(job_id)
+    assert (here.row(job_id).cluster_id, here.row(job_id).status) == (east, "queued")
+
+
+def test_a_job_whose_cluster_is_not_registered_any_more_waits_in_line_for_another(here: Clusters) -> None:
+    west = here.add("west")
+    job_id = here.create(gpu_count=1)
+    here.reconciler.reconcile(job_id)
+    here.ports[west].run(job_id)
+    here.reconciler.reconcile(job_id)
+    here.lose(west)
+    here.unregister(west)
+    for _ in range(2):
+        here.reconciler.reconcile(job_id)
+        assert (here.row(job_id).status, here.row(job_id).placement) == ("queued", 1)
+    east = here.add("east")
+    for _ in range(2):
+        here.reconciler.reconcile(job_id)
+    assert (here.row(job_id).cluster_id, here.ports[east].calls) == (east, [("submit", f"{job_id}-p2")])
+
+
+def test_a_job_that_leaves_home_says_where_it_runs(here: Clusters) -> None:
+    job_id = here.create()
+    here.reconciler.reconcile(job_id)
+    assert here.row(job_id).environment == here.home.environment
+    east = here.add("east")
+    here.age(job_id, FULL + 1)
+    here.reconciler.reconcile(job_id)
+    assert (here.row(job_id).cluster_id, here.row(job_id).environment) == (east, WORKER_ENVIRONMENT)
