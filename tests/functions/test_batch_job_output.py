@@ -145,3 +145,24 @@ def test_followers_are_limited_and_leave_nothing(
         assert outputs.looks <= looks + 1, "nobody watches any more"
 
     asyncio.run(run())
+
+
+def test_followers_that_come_at_once_are_limited_too(
+    watches: OutputWatches, outputs: Outputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_job_output, "_MAX_FOLLOWERS_OF_PROJECT", 2)
+
+    async def run() -> None:
+        outputs.has_ended = True
+        for _ in range(2):
+            watches.check_room("proj_1")  # its response has not begun
+        with pytest.raises(RateLimited):
+            watches.check_room("proj_1")
+        await collect(watches)
+        watches.check_room("proj_1")
+        monkeypatch.setattr(batch_job_output, "_BEGIN_SECONDS", -1.0)
+        watches._coming.clear()
+        for _ in range(3):  # callers that disconnected before their responses began
+            watches.check_room("proj_1")
+
+    asyncio.run(run())
