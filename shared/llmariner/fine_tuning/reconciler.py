@@ -87,7 +87,7 @@ class FineTuningReconciler:
         It ends after that many seconds; the next call does the rest. A job that fails to be reconciled holds up no other.
         """
         self._end_of_gone_projects()
-        self._delete_late_states()
+        self._delete_late_results()
         self._moves.remove_leftovers()
         self._walk.reconcile_each(self.reconcile, seconds=seconds)
 
@@ -292,12 +292,12 @@ class FineTuningReconciler:
 
         self._database.transact(work)
 
-    def _delete_late_states(self) -> None:
+    def _delete_late_results(self) -> None:
         try:
             files = self._files()
         except Unavailable:
             return
-        Results(self._database, files).delete_late_states()
+        Results(self._database, files).delete_late_results()
 
     def _end_of_gone_projects(self) -> None:
         """Cancel the jobs of archived projects, and forget those of deleted ones: nobody can see them any more."""

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Row, select
+from sqlalchemy import Row, exists, func, literal, select
 
 from llmariner.errors import Conflict, InvalidRequest, NotFound
 from llmariner.files.file import NewFile
@@ -24,6 +24,8 @@ from llmariner.tenancy.principal import maker_of
 __all__ = ["ResultKind", "Results"]
 
 _BATCH = 500
+_FILE, _JOB = "file-", "ftjob-"
+"""The beginnings of ids."""
 _LATE_SECONDS = 86400.0
 """A link to upload is valid for an hour, and an upload takes a while."""
 
@@ -81,18 +83,23 @@ class Results:
         with self._database.read() as session:
             used = {row.file_id for row in session.rows(select(c.file_id).where(c.job_id == job.id))}
         self.delete_states(job)
-        for kind in (ResultKind.ADAPTER, ResultKind.MODEL):
-            self._delete(job, [each for each in self._ids(job, kind) if each not in used])
+        for kind in (ResultKind.ADAPTER, ResultKind.MODEL, ResultKind.METRICS):
+            self._delete(job, [each for each in self._ids(job, kind) if each not in used | {job.result_file}])
 
-    def delete_late_states(self) -> None:
-        """Delete states that were uploaded after the ends of their jobs, by links from before. For the sweep."""
-        c, job = file_rows.c, fine_tuning_jobs.c
-        name = job.id + _name("", ResultKind.STATE)
-        of_job = (c.project_id == job.project_id) & (c.purpose == _PURPOSES[ResultKind.STATE]) & (c.filename == name)
+    def delete_late_results(self) -> None:
+        """Delete what was uploaded after the ends of jobs, by links from before: a lost place may. For the sweep."""
+        c, job, checkpoint = file_rows.c, fine_tuning_jobs.c, fine_tuning_checkpoints.c
+        names = [job.id + _name("", kind) for kind in ResultKind]
+        # As `_first_id`: an index gives the project's files since the job was created.
+        later = c.id > literal(_FILE) + func.substr(job.id, len(_JOB) + 1)
+        of_job = (
+            (c.project_id == job.project_id) & c.purpose.in_(set(_PURPOSES.values())) & later & c.filename.in_(names)
+        )
+        used = exists().where(checkpoint.job_id == job.id, checkpoint.file_id == c.id) | (c.id == job.result_file)
         ended = job.released.is_(True) & (job.finished_at > time.time() - _LATE_SECONDS)
-        query = select(fine_tuning_jobs, c.id.label("late_file")).join(file_rows, of_job).where(ended).limit(_BATCH)
+        query = select(fine_tuning_jobs, c.id.label("late_file")).join(file_rows, of_job)
         with self._database.read() as session:
-            late = session.rows(query)
+            late = session.rows(query.where(ended, func.coalesce(used, False).is_(False)).limit(_BATCH))
         for row in late:
             self._delete(row, [row.late_file])
 
@@ -121,4 +128,4 @@ def _name(job_id: str, kind: ResultKind) -> str:
 
 def _first_id(job: Row[Any]) -> str:
     """A file of the job has a later id: both kinds of ids begin with their time."""
-    return f"file-{job.id.partition('-')[2]}"
+    return _FILE + str(job.id).removeprefix(_JOB)

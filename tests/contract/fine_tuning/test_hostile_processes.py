@@ -12,6 +12,8 @@ import pytest
 from sqlalchemy import func, select, update
 
 from llmariner.errors import Conflict, InvalidRequest
+from llmariner.files.purposes import Purpose
+from llmariner.files.tables import files
 from llmariner.fine_tuning.job import Status
 from llmariner.fine_tuning.tables import fine_tuning_events, fine_tuning_jobs
 from llmariner.models.tables import models
@@ -152,19 +154,34 @@ def test_what_is_submitted_after_the_end_is_ended_when_it_is_seen(desk: Training
     assert list(desk.scripted.statuses) == []
 
 
-def test_a_state_that_arrives_after_the_end_is_deleted(desk: TrainingDesk) -> None:
-    job_id, content = desk.training(), b"late"
-    digest = hashlib.sha256(content).hexdigest()
-    url = desk.tuning.workers.upload_link(desk.worker(job_id, 1), "state", len(content), digest)
-    desk.jobs.cancel(desk.caller, job_id)
+def test_what_arrives_after_the_end_is_deleted(desk: TrainingDesk) -> None:
+    job_id, content, links = desk.training(), b"late", []
+    for kind in ("state", "adapter", "metrics"):
+        digest = hashlib.sha256(content).hexdigest()
+        url = desk.tuning.workers.upload_link(desk.worker(job_id, 1), kind, len(content), digest)
+        links.append(desk.upload_links.open(parse_qs(urlsplit(url).query)["link"][0]))
+    desk.finish(job_id)
     desk.reconciled(job_id)
-    link = desk.upload_links.open(parse_qs(urlsplit(url).query)["link"][0])
-    kept = [desk.upload(jsonl(ROWS[:11])), desk.result(desk.training(), 1, "state", b"of a job that runs")]
-    with desk.files.receive(desk.owner, purpose=None, size_bytes=0, limit_bytes=2**20) as incoming:
-        incoming.write(content)
-        late = desk.files.save(desk.owner, link.terms.new, incoming).id
+    kept = [
+        desk.upload(jsonl(ROWS[:11])),
+        desk.result(desk.training(), 1, "state", b"of a job that runs"),
+        *results(desk),
+    ]
+    late = []
+    for link in links:
+        with desk.files.receive(desk.owner, purpose=None, size_bytes=0, limit_bytes=2**20) as incoming:
+            incoming.write(content)
+            late.append(desk.files.save(desk.owner, link.terms.new, incoming).id)
     desk.tuning.reconciler.reconcile_all(seconds=60)
-    assert sorted(desk.files.get_many(desk.project_id, [late, *kept])) == sorted(kept)
+    assert sorted(desk.files.get_many(desk.project_id, [*late, *kept])) == sorted(kept)
+
+
+def results(desk: TrainingDesk) -> list[str]:
+    """The ids of an adapter and of metrics."""
+    with desk.database.read() as session:
+        rows = session.rows(select(files.c.id).where(files.c.purpose == Purpose.FINE_TUNE_RESULTS))
+    assert len(rows) == 2
+    return [row.id for row in rows]
 
 
 def test_a_process_on_a_lost_node_is_not_heard_once_another_has_taken_over(desk: TrainingDesk) -> None:
