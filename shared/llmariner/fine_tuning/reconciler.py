@@ -212,7 +212,9 @@ class FineTuningReconciler:
         if self._base_model(job) is None:
             return
         status = port.status(port_id(job))
-        if status is None and job.status == Status.QUEUED:
+        if status is None and job.status == Status.QUEUED and job.pause_requested_at is not None:
+            self._change(job, _pause)  # which was asked for while another process queued it
+        elif status is None and job.status == Status.QUEUED:
             self._submit(port, job)
         elif status is None:
             self._try_again(port, job, JobStatus(Phase.FAILED, time.time(), code="interrupted"))

@@ -15,6 +15,7 @@ from llmariner.errors import Conflict, InvalidRequest, NotFound, PlatformError, 
 from llmariner.fine_tuning.hyperparameters import RequestedHyperparameters
 from llmariner.fine_tuning.installation import FineTuning
 from llmariner.fine_tuning.job import FineTuningJob
+from llmariner.fine_tuning.places import TrainingPlaces
 from llmariner.fine_tuning.representation import job_object
 from llmariner.fine_tuning.tables import fine_tuning_jobs
 from llmariner.job_settings import JobSettings
@@ -239,6 +240,26 @@ def test_a_job_that_is_paused_while_its_cluster_is_lost_is_resumed_elsewhere(her
     for _ in range(2):
         here.reconciled(job_id)
     assert (here.row(job_id).cluster_id, here.submitted(east)) == (east, [f"{job_id}-3"])
+
+
+def test_a_job_that_is_paused_while_it_is_moved_does_not_begin(
+    here: Trainings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    west = here.clusters.add("west")
+    job_id = here.training()
+    east = here.clusters.add("east")
+    here.clusters.lose(west)
+    others = TrainingPlaces.others
+
+    def late(places: TrainingPlaces, *looked_for: Any) -> Any:
+        monkeypatch.undo()
+        here.jobs.pause(here.caller, job_id)
+        return others(places, *looked_for)
+
+    monkeypatch.setattr(TrainingPlaces, "others", late)
+    assert here.reconciled(job_id).status == "queued"
+    assert here.reconciled(job_id).status == "paused"
+    assert here.submitted(east) == []
 
 
 def test_a_job_that_has_its_result_needs_its_cluster_no_more(here: Trainings) -> None:
