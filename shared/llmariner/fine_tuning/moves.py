@@ -50,7 +50,11 @@ class TrainingMoves:
 
     def is_over(self, job: Row[Any], error: PlatformError | ClusterError) -> bool:
         """Whether the cluster of a job, which can't be asked, is lost, or has refused the job for too long."""
-        return self.has_waited(job, 0.0) if isinstance(error, Forbidden) else self._places.is_lost(job.cluster_id)
+        if not isinstance(error, Forbidden):
+            return self._places.is_lost(job.cluster_id)
+        if job.finished_at is not None:
+            return bool(time.time() - job.finished_at > self._full_seconds)
+        return self.has_waited(job, 0.0)
 
     def away_from_full(self, port: Jobs, job: Row[Any], status: JobStatus, name: str) -> bool:
         """Move a job that waits too long to a cluster that has room now; returns whether there is one.

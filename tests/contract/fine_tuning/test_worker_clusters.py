@@ -335,6 +335,23 @@ def test_a_job_that_waits_too_long_goes_to_another_cluster(
     assert here.submitted(east) == [f"{job_id}-1"]
 
 
+def test_a_job_that_ends_where_the_rights_were_taken_back_leaves_no_files(here: Trainings) -> None:
+    west = here.clusters.add("west")
+    job_id = here.training()
+    state = here.result(job_id, 1, "state", b"of step 3")
+    here.report(job_id, 1, step(3, trained_tokens=60), {"type": "state", "step": 3, "file_id": state})
+    here.clusters.ports[west].error = Forbidden("users is forbidden")
+    here.jobs.cancel(here.caller, job_id)
+    here.reconciled(job_id)
+    assert not here.row(job_id).released, "the rights may come back"
+    with here.database.write() as session:
+        session.run(update(fine_tuning_jobs).values(finished_at=time.time() - FULL - 1))
+    here.reconciled(job_id)
+    assert here.row(job_id).released
+    assert here.files.get_many(here.project_id, [state]) == {}
+    assert here.clusters.leftovers() == [f"{job_id}-0", f"{job_id}-1"]
+
+
 def test_jobs_of_a_deleted_project_leave_nothing_on_a_lost_cluster(here: Trainings) -> None:
     west = here.clusters.add("west")
     job_id = here.training()
