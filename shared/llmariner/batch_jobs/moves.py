@@ -6,9 +6,11 @@ Tokens of the placement before end with it, so what comes back with a cluster ca
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Row, delete, select, update
@@ -16,6 +18,7 @@ from sqlalchemy import Row, delete, select, update
 from llmariner.batch_jobs.events import CHANGE_REQUESTED, REQUEUED, add_job_event
 from llmariner.batch_jobs.job_places import WORKER_ENVIRONMENT
 from llmariner.batch_jobs.port_ids import port_id
+from llmariner.batch_jobs.result_uploads import settle_uploads
 from llmariner.batch_jobs.status_records import delete_row, record_status
 from llmariner.batch_jobs.tables import batch_job_results, batch_jobs
 from llmariner.clusters.job_leftovers import note_leftovers, remove_leftovers
@@ -24,6 +27,7 @@ from llmariner.errors import NotFound, PlatformError
 from llmariner.platform.database import Database, WriteSession
 from llmariner.platform.jobs import Jobs, JobStatus, Phase
 from llmariner.platform.kube.errors import ClusterError, Forbidden
+from llmariner.tenancy.principal import Caller, maker_of
 
 __all__ = ["Moves"]
 
@@ -33,15 +37,24 @@ _UNREGISTERED = "Its cluster is not registered any more. It waits until another 
 
 
 class Moves:
-    """See the module. `jobs`: of home, or raises Unavailable. `workers` None: there is nothing to move to."""
+    """See the module. `jobs`: of home, or raises Unavailable. `workers` None: there is nothing to move to.
+
+    `delete_file`: of a project, in somebody's name; it may raise PlatformError.
+    """
 
     def __init__(
-        self, database: Database, jobs: Callable[[], Jobs], workers: WorkerClusters | None, full_seconds: float
+        self,
+        database: Database,
+        jobs: Callable[[], Jobs],
+        workers: WorkerClusters | None,
+        full_seconds: float,
+        delete_file: Callable[[Caller, str], None],
     ) -> None:
         self._database = database
         self._jobs = jobs
         self._workers = workers
         self._full_seconds = full_seconds
+        self._delete_file = delete_file
 
     def has_waited(self, row: Row[Any], status: JobStatus) -> bool:
         """Whether a job waits in its line for so long that it is worth a look at other clusters."""
@@ -93,9 +106,8 @@ class Moves:
             status = JobStatus(Phase.FAILED, time.time(), row.started_at, code="cluster_gone", reason=_GONE)
             record_status(self._database, row, status)
         elif row.status != Phase.QUEUED:
-            self._database.transact(
-                lambda session: self._queue(session, row, row.cluster_id, "cluster_gone", _UNREGISTERED)
-            )
+            queue = partial(_queue, row=row, cluster_id=row.cluster_id, code="cluster_gone", message=_UNREGISTERED)
+            self._delete_files(row, self._database.transact(queue))
 
     def _is_over(self, row: Row[Any], error: PlatformError | ClusterError) -> bool:
         assert self._workers is not None
@@ -114,29 +126,20 @@ class Moves:
         assert self._workers is not None
         places = self._workers.places(self._allowed(row), gpus=row.gpu_count, image=row.image)
 
-        def move(session: WriteSession) -> bool:
+        def move(session: WriteSession) -> list[str] | None:
             decision = places.choose(session, without=row.cluster_id)
             target = chosen_cluster(decision) if full else decision.cluster_id
             text = f"{reason} It begins again on another cluster."
-            return target is not None and self._queue(session, row, target, "moved", text)
+            return None if target is None else _queue(session, row, target, "moved", text)
 
-        return self._database.transact(move)
+        return self._delete_files(row, self._database.transact(move))
 
-    @staticmethod
-    def _queue(session: WriteSession, row: Row[Any], cluster_id: str, code: str, message: str) -> bool:
-        """Queue a job on a cluster, as another placement. Returns False if it has ended or was placed meanwhile."""
-        now = session.first(select(batch_jobs).where(batch_jobs.c.id == row.id).with_for_update())
-        if now is None or now.placement != row.placement or now.finished_at is not None:
-            return False
-        values: dict[str, Any] = {"cluster_id": cluster_id, "placement": now.placement + 1, "placed_at": time.time()}
-        values |= {"status": Phase.QUEUED.value, "environment": WORKER_ENVIRONMENT}
-        session.run(update(batch_jobs).where(batch_jobs.c.id == row.id).values(**values))
-        session.run(delete(batch_job_results).where(batch_job_results.c.batch_job_id == row.id))
-        note_leftovers(session, [port_id(row)], row.cluster_id)
-        cause = {"code": code, "message": message}
-        add_job_event(session, REQUEUED, row, restarts=row.restarts, error=cause, cluster_id=cluster_id)
-        add_job_event(session, CHANGE_REQUESTED, row, change="run")
-        return True
+    def _delete_files(self, row: Row[Any], file_ids: list[str] | None) -> bool:
+        """Delete what the placement before left, as it is when a pod begins again. Returns whether there is another one."""
+        for file_id in file_ids or ():
+            with contextlib.suppress(PlatformError):  # in use, or deleted by somebody else
+                self._delete_file(maker_of(row), file_id)
+        return file_ids is not None
 
     def _allowed(self, row: Row[Any]) -> Any:
         assert self._workers is not None
@@ -152,3 +155,25 @@ class Moves:
         if cluster_id is None or self._workers is None:
             return self._jobs()
         return self._workers.port(cluster_id, gpus=False)
+
+
+def _queue(session: WriteSession, row: Row[Any], cluster_id: str, code: str, message: str) -> list[str] | None:
+    """Queue a job on a cluster, as another placement. Returns the ids of the files that the one before left.
+
+    None if it has ended or was placed meanwhile.
+    """
+    now = session.first(select(batch_jobs).where(batch_jobs.c.id == row.id).with_for_update())
+    if now is None or now.placement != row.placement or now.finished_at is not None:
+        return None
+    settle_uploads(session, row.id)
+    of_job = batch_job_results.c.batch_job_id == row.id
+    left = [each.file_id for each in session.rows(select(batch_job_results.c.file_id).where(of_job))]
+    session.run(delete(batch_job_results).where(of_job))
+    values: dict[str, Any] = {"cluster_id": cluster_id, "placement": now.placement + 1, "placed_at": time.time()}
+    values |= {"status": Phase.QUEUED.value, "environment": WORKER_ENVIRONMENT, "results_error": None}
+    session.run(update(batch_jobs).where(batch_jobs.c.id == row.id).values(**values))
+    note_leftovers(session, [port_id(row)], row.cluster_id)
+    cause = {"code": code, "message": message}
+    add_job_event(session, REQUEUED, row, restarts=row.restarts, error=cause, cluster_id=cluster_id)
+    add_job_event(session, CHANGE_REQUESTED, row, change="run")
+    return left

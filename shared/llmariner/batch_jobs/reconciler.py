@@ -28,6 +28,7 @@ from llmariner.platform.database.keyed_walk import KeyedWalk
 from llmariner.platform.jobs import DataFile, Job, Jobs, JobStatus, Network, Phase
 from llmariner.platform.kube.errors import ClusterError
 from llmariner.tenancy.gone_projects import gone_projects
+from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.tables import projects
 
 __all__ = ["ProjectFiles", "Reconciler"]
@@ -41,6 +42,9 @@ class ProjectFiles(ResultStore, Protocol):
 
     def get_many(self, project_id: str, file_ids: Iterable[str]) -> dict[str, File]:
         """The files of the project with these ids, by id; others are left out."""
+
+    def delete(self, actor: Caller, file_id: str) -> None:
+        """Delete a file of the caller's project. Raises PlatformError."""
 
 
 class Reconciler:
@@ -59,7 +63,9 @@ class Reconciler:
         self._database = database
         self._network = Network(network)
         self._ports = JobPorts(database, jobs, workers)
-        self._moves = Moves(database, jobs, workers, full_seconds)
+        self._moves = Moves(
+            database, jobs, workers, full_seconds, lambda maker, file_id: files().delete(maker, file_id)
+        )
         self._files = files
         self._results = ResultWriter(database, files)
         pending = or_(batch_jobs.c.finished_at.is_(None), batch_jobs.c.deleted_at.is_not(None))

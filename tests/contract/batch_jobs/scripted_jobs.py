@@ -17,7 +17,7 @@ from llmariner.files.purposes import Purpose
 from llmariner.job_settings import JobSettings
 from llmariner.platform.database import Database
 from llmariner.platform.jobs import Execution, Job, Jobs, JobStatus, LogPart, Phase, ResultFile, Results
-from llmariner.tenancy.principal import KeyOwner
+from llmariner.tenancy.principal import Caller, KeyOwner
 
 from ..stored_files import member_of
 
@@ -120,6 +120,10 @@ class FilesOfTests:
     def save(self, owner: KeyOwner, new: NewFile, content: IncomingContent, finish: Finish) -> File:
         assert self.store is not None
         return self.store.save(owner, new, content, finish)
+
+    def delete(self, actor: Caller, file_id: str) -> None:
+        assert self.store is not None
+        self.store.delete(actor, file_id)
 
 
 class BatchJobDesk:

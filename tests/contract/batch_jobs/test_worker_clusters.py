@@ -14,7 +14,7 @@ from llmariner.batch_jobs.batch_jobs import BatchJobs
 from llmariner.batch_jobs.job_places import WORKER_ENVIRONMENT
 from llmariner.batch_jobs.job_tokens import JobTokens
 from llmariner.batch_jobs.reconciler import Reconciler
-from llmariner.batch_jobs.tables import batch_jobs
+from llmariner.batch_jobs.tables import batch_job_results, batch_jobs
 from llmariner.cluster_settings import WorkerClusterSettings
 from llmariner.clusters.status import ClusterStatuses
 from llmariner.clusters.tables import cluster_statuses, clusters, job_leftovers
@@ -397,3 +397,19 @@ def test_a_job_that_leaves_home_says_where_it_runs(here: Clusters) -> None:
     here.age(job_id, FULL + 1)
     here.reconciler.reconcile(job_id)
     assert (here.row(job_id).cluster_id, here.row(job_id).environment) == (east, WORKER_ENVIRONMENT)
+
+
+def test_what_a_job_left_before_it_moved_is_deleted(here: Clusters, monkeypatch: pytest.MonkeyPatch) -> None:
+    west, deleted = here.add("west"), []
+    job_id = here.create(gpu_count=1)
+    here.reconciler.reconcile(job_id)
+    place = {"organization_id": here.owner.organization_id, "project_id": here.owner.project_id}
+    with here.database.write() as session:
+        session.add(batch_job_results, batch_job_id=job_id, name="a", file_id="file-1", size_bytes=1, **place)
+        session.run(update(batch_jobs).values(results_error="b is too large."))
+    monkeypatch.setattr(FilesOfTests, "delete", lambda _, actor, file_id: deleted.append((actor.user_id, file_id)))
+    here.add("east")
+    here.lose(west)
+    here.reconciler.reconcile(job_id)
+    assert deleted == [(here.caller.user_id, "file-1")]
+    assert (here.row(job_id).placement, here.row(job_id).results_error) == (1, None)
