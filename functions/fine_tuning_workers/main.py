@@ -1,8 +1,10 @@
 """/v1/fine_tuning/workers: what the processes of fine-tuning jobs ask and report, each with the token of its job."""
 
+from dataclasses import asdict
 from typing import Any
 
-from fastapi import Request
+from fastapi import Request, Response
+from fastapi.responses import StreamingResponse
 
 from llmariner.audit.request_context import client_address
 from llmariner.context import Context
@@ -22,6 +24,8 @@ def build(context: Context) -> Application:
     app.post(f"{_WORKER}/reports")(report)
     app.post(f"{_WORKER}/uploads")(create_upload)
     app.post(f"{_WORKER}/grades")(grade_answer)
+    app.get(f"{_WORKER}/weights")(list_weights)
+    app.get(f"{_WORKER}/weights/{{name}}", response_model=None)(get_weights)
     return app
 
 
@@ -48,6 +52,29 @@ def grade_answer(request: Request, id: str, body: GradeAnswer) -> dict[str, Any]
     grades, worker = context_of(request).fine_tuning.grades, _worker(request, id)
     found = grades.grade_of_job(worker, body.item, body.output_text, of_gate=body.grader == "gate")
     return {"reward": found.reward, "errors": dict(found.errors)}
+
+
+def list_weights(request: Request, id: str) -> dict[str, Any]:
+    """The files of the base model that the process reads."""
+    files = context_of(request).fine_tuning.base_weights.files(_worker(request, id))
+    return {"data": [asdict(each) for each in files]}
+
+
+def get_weights(
+    request: Request,
+    id: str,
+    name: str,
+    start: int = 0,
+    version: str = "",
+    signed: bool = True,
+) -> Response | dict[str, Any]:
+    """A piece of one of these files: its bytes, or as JSON the URL that gives them to a request with these headers."""
+    weights = context_of(request).fine_tuning.base_weights
+    piece = weights.piece(_worker(request, id), name, start, version, signed=signed)
+    if piece.url is not None:
+        return {"url": piece.url, "headers": dict(piece.headers), "bytes": piece.size}
+    headers = {"content-length": str(piece.size)}
+    return StreamingResponse(piece.parts, media_type="application/octet-stream", headers=headers)
 
 
 def _worker(request: Request, job_id: str) -> Worker:

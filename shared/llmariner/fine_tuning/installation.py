@@ -11,8 +11,10 @@ from llmariner.file_settings import FileSettings
 from llmariner.inference_settings import InferenceSettings
 from llmariner.job_settings import JobSettings
 from llmariner.models.registry import ModelRegistry
+from llmariner.object_settings import ObjectSettings, S3Settings
 from llmariner.platform.database import Database
 from llmariner.platform.jobs import Jobs
+from llmariner.platform.objects import ObjectStore
 from llmariner.settings import Secret
 from llmariner.tracking_settings import TrackingSettings
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from llmariner.files.upload_links import UploadLinks
     from llmariner.fine_tuning.adapter_weights import AdapterWeights
     from llmariner.fine_tuning.answer_grades import AnswerGrades
+    from llmariner.fine_tuning.base_weights import BaseWeights
     from llmariner.fine_tuning.credentials import Credentials
     from llmariner.fine_tuning.event_feed import EventFeed
     from llmariner.fine_tuning.history import JobHistory
@@ -61,6 +64,8 @@ class FineTuning:
         upload_bytes: int = FileSettings.upload_bytes,
         workers: Callable[[], WorkerClusters | None] = lambda: None,
         full_seconds: float = 300.0,
+        objects: Callable[[], ObjectStore],
+        s3: S3Settings = S3Settings(),  # noqa: B008
     ) -> None:
         self._database = database
         self._registry = registry
@@ -75,6 +80,8 @@ class FineTuning:
         self._upload_bytes = upload_bytes
         self._workers = workers
         self._full_seconds = full_seconds
+        self._objects = objects
+        self._s3 = s3
 
     @property
     def jobs(self) -> FineTuningJobs:
@@ -134,6 +141,13 @@ class FineTuning:
 
         return AdapterWeights(self._registry, self._files, self._secrets)
 
+    @cached_once
+    def base_weights(self) -> BaseWeights:
+        """What the pods of jobs fetch of base models."""
+        from llmariner.fine_tuning.base_weights import BaseWeights
+
+        return BaseWeights(self._database, self._registry, self._objects, self._s3)
+
     @property
     def workers(self) -> Workers:
         """The processes of jobs. Raises Unavailable as `files`."""
@@ -188,4 +202,6 @@ def make_fine_tuning(context: Context) -> FineTuning:
         upload_bytes=FileSettings.load(env).upload_bytes,
         workers=lambda: context.job_clusters,
         full_seconds=WorkerClusterSettings.load(env).full_seconds,
+        objects=lambda: context.objects,
+        s3=ObjectSettings.load(env).s3,
     )

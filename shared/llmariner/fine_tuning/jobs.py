@@ -247,7 +247,7 @@ class FineTuningJobs:
         elif quantization := model.traits.quantization:
             problem = f"its weights are quantized already ({quantization}): name the model that was quantized"
         elif self._settings.adapter == "kubernetes" and not model.folder.startswith(READABLE_WEIGHTS):
-            problem = f"jobs here read weights at {' and '.join(READABLE_WEIGHTS)} alone, without credentials"
+            problem = f"jobs here read weights at {', '.join(READABLE_WEIGHTS)} alone"
         elif why := self._registry.blocked_reason(model):
             problem = why
         elif 0 < self._settings.memory_bytes < needed:

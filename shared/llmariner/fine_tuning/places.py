@@ -17,12 +17,12 @@ from llmariner.fine_tuning.job import NewFineTuningJob, TrainingType
 from llmariner.job_settings import JobSettings, no_job_runner
 from llmariner.models.model import Model
 from llmariner.platform.database import WriteSession
-from llmariner.platform.jobs import Jobs
+from llmariner.platform.jobs import FETCHED_WEIGHTS, Jobs
 from llmariner.tenancy.principal import KeyOwner
 
 __all__ = ["TrainingPlaces"]
 
-_WEIGHTS = "hf://"
+_WEIGHTS = ("hf://", *FETCHED_WEIGHTS)
 """Those that a pod reads wherever it is: claims and folders are of one cluster or machine."""
 
 
@@ -108,7 +108,10 @@ class TrainingPlaces:
         if self._settings.training_volumes:
             return "its program needs the volumes of LLMARINER_TRAINING_VOLUMES, which the platform's own cluster alone has."
         if not folder.startswith(_WEIGHTS):
-            return f"it reads weights at {_WEIGHTS} alone, and those of this model are where the platform runs its own jobs."
+            read = ", ".join(_WEIGHTS)
+            return (
+                f"it reads weights at {read} alone, and those of this model are where the platform runs its own jobs."
+            )
         if training_type == TrainingType.FULL:
             return "engines of a cluster fetch adapters alone of what jobs make. Use the training type 'lora'."
         return ""

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import llmariner
 
-__all__ = ["COMMAND", "archive"]
+__all__ = ["COMMAND", "WEIGHTS_COMMAND", "archive"]
 
 _NAME = "training.zip"
 COMMAND = f"PYTHONPATH=scripts/{_NAME} exec python3 -m llmariner.fine_tuning.training_program"
 """The command line of a job that has the archive among its scripts."""
+WEIGHTS_COMMAND = f'{COMMAND}.weights "$1"'
+"""As of `Job.weights_command`."""
 _PARTS = ("graders", "training_program")
 _TIME = (2026, 1, 1, 0, 0, 0)
 

@@ -23,7 +23,7 @@ from llmariner.fine_tuning.job import Stage, Status
 from llmariner.fine_tuning.jobs import change_status, end_job, port_id, request_change, select_jobs
 from llmariner.fine_tuning.moves import TrainingMoves, leave_attempts
 from llmariner.fine_tuning.places import TrainingPlaces
-from llmariner.fine_tuning.program import COMMAND, archive
+from llmariner.fine_tuning.program import COMMAND, WEIGHTS_COMMAND, archive
 from llmariner.fine_tuning.promotions import Promotions
 from llmariner.fine_tuning.reports import fail_file
 from llmariner.fine_tuning.results import Results
@@ -184,7 +184,11 @@ class FineTuningReconciler:
         workers = 1 if brief else job.worker_count or 1
         if workers > 1:
             environment["LLMARINER_TRAINING_WORKERS"] = str(workers)
-        what: dict[str, Any] = {"weights": model.folder, "weights_bytes": model.size_bytes}
+        what: dict[str, Any] = {
+            "weights": model.folder,
+            "weights_bytes": model.size_bytes,
+            "weights_command": WEIGHTS_COMMAND,
+        }
         if model.folder.startswith("/"):
             what = {"readable_folders": (model.folder,)}
         what |= {

@@ -54,6 +54,7 @@ class Trainings(TrainingDesk):
             files=lambda: self.files,
             links=lambda: (self.links, self.upload_links),
             url="http://platform",
+            objects=lambda: self.objects,
             tracking=NO_TRACKING,
             inference=lambda: pytest.fail("no answer is graded here"),
             workers=lambda: self.clusters.workers,

@@ -78,7 +78,8 @@ class TrainingDesk(FineTuningDesk):
     ) -> None:
         super().__init__(database, owner, tracking)
         self.owner = owner
-        self.files = Files(database, FolderObjects(folder), FileSettings(), (FineTuningReferences(),))
+        self.objects = FolderObjects(folder)
+        self.files = Files(database, self.objects, FileSettings(), (FineTuningReferences(),))
         self.links = FileLinks(database, self.files, [SECRET])
         self.upload_links = UploadLinks(database, FileSettings(), [SECRET])
         self.tuning = FineTuning(
@@ -90,6 +91,7 @@ class TrainingDesk(FineTuningDesk):
             files=lambda: self.files,
             links=lambda: (self.links, self.upload_links),
             url="http://platform",
+            objects=lambda: self.objects,
             tracking=tracking,
             inference=lambda: inference or InferenceClient(InferenceSettings(), BackgroundTokens(SECRET)),
         )

@@ -71,6 +71,11 @@ def an_answer(world: World, tenant: Tenant) -> RouteCall:
     return RouteCall({"id": id_}, {"item": {}, "output_text": "Arrr!"})
 
 
+def a_weights_file(world: World, tenant: Tenant) -> RouteCall:
+    """A file of the base model of the tenant's job."""
+    return RouteCall({"id": fine_tuning_job(world, tenant), "name": "config.json"})
+
+
 def a_grader(world: World, tenant: Tenant) -> RouteCall:
     """A grader to check."""
     return RouteCall(body={"grader": GRADER})
@@ -166,6 +171,8 @@ FINE_TUNING_OBJECTS = {
     f"POST {_WORKER}/reports": a_report,
     f"POST {_WORKER}/uploads": a_result,
     f"POST {_WORKER}/grades": an_answer,
+    f"GET {_WORKER}/weights": a_job,
+    f"GET {_WORKER}/weights/{{name}}": a_weights_file,
     f"POST {_GRADERS}/run": an_answer_to_try,
     f"POST {_GRADERS}/validate": a_grader,
 }

@@ -7,8 +7,10 @@ import hashlib
 import json
 import os
 import ssl
+import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 import uuid
 from collections.abc import Callable, Mapping
@@ -59,6 +61,7 @@ class Platform:
         self._records: list[dict[str, Any]] = []
         self._reported_at = 0.0
         self.pause_requested = False
+        self._store_answers = True
 
     def plan(self) -> Plan:
         """What to do. From now on the platform hears no process before this one."""
@@ -91,6 +94,34 @@ class Platform:
     def fetch(self, url: str, target: Path) -> Path:
         """Download a file by its link."""
         return _repeat(lambda: _download(url, target))
+
+    def weights(self) -> list[dict[str, Any]]:
+        """The files of the base model: `path`, `size`, `sha256`, `md5`, `version`, `pieces` (their sizes, in order)."""
+        return list(self._ask("GET", self._url + "/weights")["data"])
+
+    def weights_piece(self, file: Mapping[str, Any], start: int, size: int) -> bytes:
+        """The bytes of a piece, from the store where it is reached, else from the platform. Raises Stopped, OSError."""
+        query = urllib.parse.urlencode({"start": start, "version": file["version"]})
+        url = f"{self._url}/weights/{urllib.parse.quote(file['path'])}?{query}"
+        headers = {"authorization": f"Bearer {self._token}"}
+
+        def fetch() -> bytes:
+            signed = self._store_answers
+            content, kind = _read(f"{url}&signed={str(signed).lower()}", headers)
+            if signed and kind == "application/json":
+                link = json.loads(content)
+                try:
+                    content, _ = _read(link["url"], link["headers"])
+                except OSError as error:  # this pod does not reach the store, or the URL came too late
+                    if not isinstance(error, urllib.error.HTTPError) or error.code < 500:
+                        print(f"The store gives no piece, so the platform is asked: {error}", file=sys.stderr)
+                        self._store_answers = False
+                    raise ConnectionError("The store did not give the piece.") from error
+            if len(content) != size:
+                raise ConnectionError("A piece of the weights was cut off.")
+            return content
+
+        return _repeat(fetch, gone=Stopped)
 
     def grade(self, item: Mapping[str, Any], text: str, grader: str) -> tuple[float, bool]:
         """The reward of an answer by the grader of the job's `method` or `gate`, and whether an error made it 0.
@@ -153,6 +184,13 @@ def _trusted() -> ssl.SSLContext:
     if os.path.exists(authority):
         context.load_verify_locations(authority)
     return context
+
+
+def _read(url: str, headers: Mapping[str, str]) -> tuple[bytes, str]:
+    """The body and the content type of a response."""
+    request = urllib.request.Request(url, headers=dict(headers))
+    with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS, context=_trusted()) as answer:
+        return answer.read(), answer.headers.get_content_type()
 
 
 def _download(url: str, target: Path) -> Path:

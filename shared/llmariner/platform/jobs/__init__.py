@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Protocol
 
 __all__ = [
+    "FETCHED_WEIGHTS",
     "MAX_RESULT_FILES",
     "MAX_RESULT_NAME",
     "READABLE_WEIGHTS",
@@ -32,8 +33,10 @@ __all__ = [
 MAX_RESULT_FILES = 100
 MAX_RESULT_NAME = 255
 """Characters of the name of a result file, with its folders."""
-READABLE_WEIGHTS = ("hf://", "pvc://")
-"""The storage URIs of `weights` that jobs of a cluster read: those that need no credential."""
+FETCHED_WEIGHTS = ("model-copy://", "s3://")
+"""The storage URIs of `weights` that a program of the platform fetches in the pod, by `weights_command`."""
+READABLE_WEIGHTS = ("hf://", "pvc://", *FETCHED_WEIGHTS)
+"""The storage URIs of `weights` that jobs of a cluster read."""
 WEIGHTS_FOLDER = "/mnt/models"
 """Where a job of a cluster finds its `weights`, as engines do."""
 
@@ -90,6 +93,7 @@ class Job:
     `starts_workers`: then its command starts the others there. `network`: what it may reach, which holds
     on one machine. `organization_id`: the project's; on a cluster its quota holds for the job, too.
     `weights`: the storage URI of a model, on a cluster; `weights_bytes`: their size, 0 if it is unknown.
+    `weights_command`: as `command`, what brings weights at `FETCHED_WEIGHTS` to the folder of its first argument.
     """
 
     id: str
@@ -109,6 +113,7 @@ class Job:
     organization_id: str = ""
     weights: str = ""
     weights_bytes: int = 0
+    weights_command: str = ""
 
 
 @dataclass(frozen=True)

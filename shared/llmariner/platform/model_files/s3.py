@@ -27,16 +27,20 @@ _REFUSALS = frozenset(
 
 
 class S3Source:
-    """See `ModelSource`. The credentials are the platform's; `close` ends the connections."""
+    """See `ModelSource`. The credentials are the platform's; `close` ends the connections.
 
-    def __init__(self, location: str, settings: S3Settings) -> None:
+    `clients`: those to use, where several sources share them.
+    """
+
+    def __init__(self, location: str, settings: S3Settings, clients: S3Clients | None = None) -> None:
         self.only = ""
         found = _LOCATION.fullmatch(location)
         if found is None:
             raise FilesUnavailable(f"'{location[:200]}' is no folder of an object store: write s3://bucket/folder.")
         self._location = location
         self._bucket, self._prefix = found[1], found[2].rstrip("/") + "/"
-        self._clients = S3Clients(settings)
+        self._presigned_seconds = settings.presigned_seconds
+        self._clients = clients or S3Clients(settings)
 
     def close(self) -> None:
         """Close the connections."""
@@ -73,6 +77,24 @@ class S3Source:
             )
             with contextlib.closing(answer["Body"]) as body:
                 yield body
+
+    def named(self, path: str, version: str) -> RemoteFile:
+        """The file at that path, of which each range must be of this version."""
+        key = self._prefix + path
+        with self._translated():
+            head = self._clients.client.head_object(Bucket=self._bucket, Key=key, IfMatch=version)
+        return RemoteFile(path, int(head["ContentLength"]), key, version=version)
+
+    def signed_url(self, file: RemoteFile) -> str | None:
+        """A presigned URL of a file, which allows GET alone. None unless the settings say how long it is valid."""
+        if not self._presigned_seconds:
+            return None
+        parameters = {"Bucket": self._bucket, "Key": file.url}
+        with self._translated():
+            made = self._clients.public_client.generate_presigned_url(
+                "get_object", parameters, ExpiresIn=self._presigned_seconds
+            )
+        return str(made)
 
     def _file(self, found: dict[str, Any]) -> RemoteFile:
         key, size, etag = str(found["Key"]), int(found["Size"]), str(found["ETag"])

@@ -368,6 +368,24 @@ def test_a_program_of_the_platform_finds_a_models_weights_and_holds_no_credentia
     assert int(limits["ephemeral-storage"]) > 4 << 30
 
 
+@pytest.mark.parametrize("weights", ["model-copy://mcopy_1", "s3://models/smol"])
+def test_weights_of_a_store_are_fetched_by_a_program_of_the_job_and_no_credential(
+    cluster: Cluster, weights: str
+) -> None:
+    what = {"scripts": {"training.zip": b"zip"}, "environment": {"TOKEN": "of the job"}, "weights_bytes": 1 << 30}
+    job = Job("ftjob-1-0", "proj_1", "true", weights=weights, weights_command='fetch "$1"', **what)  # type: ignore[arg-type]
+    jobs_on(cluster, PROGRAMS).submit(job)
+    pod = found(cluster, job.id)["spec"]["template"]["spec"]
+    (first,), (container,) = pod["initContainers"], pod["containers"]
+    assert first["command"] == ["/bin/sh", "-c", 'fetch "$$1"', "sh", "/mnt/models"]
+    assert first["envFrom"] == container["envFrom"] == [{"secretRef": {"name": "ftjob-1-0-environment"}}]
+    mounts = {each["mountPath"]: each for each in first["volumeMounts"]}
+    assert mounts.keys() == {"/mnt/models", "/tmp", "/job/scripts", "/opt/engine"}
+    assert "readOnly" not in mounts["/mnt/models"]
+    (volume,) = [each for each in pod["volumes"] if each["name"] == "weights"]
+    assert int(volume["emptyDir"]["sizeLimit"]) > 1 << 30
+
+
 def test_without_its_image_a_program_of_the_platform_has_failed(cluster: Cluster) -> None:
     status = jobs_on(cluster).submit(Job("ftjob-2-0", "proj_1", "true"))
     assert (status.code, status.reason) == (

@@ -6,6 +6,9 @@ import base64
 import contextlib
 import hashlib
 import random
+import urllib.error
+import urllib.request
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,3 +90,26 @@ def test_refusals_say_what_to_do(settings: S3Settings) -> None:
     for location in ("s3://", "s3://Bucket/x", "s3://bucket", "s3://bucket/", "s3://b\0/x"):
         with pytest.raises(FilesUnavailable, match="no folder of an object store"):
             S3Source(location, settings)
+
+
+def test_a_range_of_one_version_is_read_by_a_url_without_credentials(client: Any, settings: S3Settings) -> None:
+    folder = f"{settings.prefix}signed"
+    put_parts(client, f"{folder}/model.safetensors", WHOLE)
+    location, signing = f"s3://{BUCKET}/{folder}", replace(settings, presigned_seconds=60)
+    with contextlib.closing(S3Source(location, settings)) as source:
+        (listed,) = source.list_files().files
+        assert source.signed_url(listed) is None, "unless a setting says so"
+        with pytest.raises(FilesUnavailable, match="refuses"):
+            source.named("none.json", listed.version)
+        with pytest.raises(TransferInterrupted, match="replaced"):
+            source.named(listed.path, '"other"')
+    with contextlib.closing(S3Source(location, signing)) as source:
+        file = source.named(listed.path, listed.version)
+        assert (file.size, file.url) == (listed.size, listed.url)
+        url = str(source.signed_url(file))
+    headers = {"range": "bytes=100-199", "if-match": file.version}
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30) as answer:
+        assert (answer.status, answer.read()) == (206, WHOLE[100:200])
+    other = urllib.request.Request(url, headers={**headers, "if-match": '"other"'})
+    with pytest.raises(urllib.error.HTTPError, match="412"):
+        urllib.request.urlopen(other, timeout=30)

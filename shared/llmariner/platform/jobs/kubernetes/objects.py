@@ -351,7 +351,8 @@ def _pod(job: Job, image: str, settings: ClusterJobSettings) -> Body:
     volumes += [
         {"name": f"claim-{name}", "persistentVolumeClaim": {"claimName": name, "readOnly": True}} for name in claims
     ]
-    fetching = [*([fetch] if job.data_files else []), *({**common, **each} for each in weights.containers)]
+    fetching = [fetch] if job.data_files else []
+    fetching += [_fetching({**common, **each}, trusted, claims) for each in weights.containers]
     return {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
@@ -364,6 +365,13 @@ def _pod(job: Job, image: str, settings: ClusterJobSettings) -> Body:
         "containers": [container],
         "volumes": volumes,
     }
+
+
+def _fetching(container: Body, trusted: Sequence[Body], claims: Mapping[str, str]) -> Body:
+    """A container that fetches weights, with the authority of the control plane and what the image lacks."""
+    variables = _named({AUTHORITY_VARIABLE: AUTHORITY_FILE}) if trusted else []
+    mounts = [*container["volumeMounts"], *trusted, *_claim_mounts(claims)]
+    return {**container, "env": [*container["env"], *variables], "volumeMounts": mounts}
 
 
 def _mounts(job: Job) -> list[Body]:

@@ -1,6 +1,7 @@
-"""A model's weights in a job's pod: a claim of the jobs' namespace, or what a first container fetches from the hub.
+"""A model's weights in a job's pod: a claim of the jobs' namespace, or what a first container fetches.
 
-The pod holds no credential: what only a credential opens (`s3://`, gated repositories) is not for jobs.
+The pod holds no credential of a store or a hub. What only a credential opens it gets of the platform, by the token of its
+job (`FETCHED_WEIGHTS`); gated repositories without a copy are not for jobs.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmariner.platform.jobs import READABLE_WEIGHTS, WEIGHTS_FOLDER, Job
+from llmariner.platform.jobs import FETCHED_WEIGHTS, READABLE_WEIGHTS, WEIGHTS_FOLDER, Job
 
 __all__ = ["WEIGHTS_CONTAINER", "WeightsParts", "weights_disk_bytes", "weights_mount", "weights_parts"]
 
@@ -18,6 +19,10 @@ WEIGHTS_CONTAINER = "weights"
 _VOLUME = "weights"
 _UNKNOWN_BYTES = 64 << 30
 """The most that weights of unknown size may take on a node's disk."""
+_MOUNTS: list[Body] = [
+    {"name": _VOLUME, "mountPath": WEIGHTS_FOLDER},
+    {"name": "work", "mountPath": "/tmp", "subPath": "tmp"},
+]
 _FETCH = """\
 import sys, time
 from huggingface_hub import snapshot_download
@@ -61,27 +66,40 @@ def weights_parts(job: Job, hub: str) -> WeightsParts:
     if job.weights.startswith("pvc://"):
         claim = job.weights.removeprefix("pvc://").partition("/")[0]
         return WeightsParts([{"name": _VOLUME, "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}])
-    variables = {"HOME": "/tmp", **({"HF_ENDPOINT": hub} if hub else {})}
     container: Body = {
         "name": WEIGHTS_CONTAINER,
-        "command": [
-            *("python3", "-c", _FETCH, job.weights.replace("$", "$$"), WEIGHTS_FOLDER),
-            *(() if job.brief else ("*.safetensors",)),
-        ],
-        "env": [{"name": name, "value": value} for name, value in variables.items()],
+        **(_of_platform(job) if job.weights.startswith(FETCHED_WEIGHTS) else _of_hub(job, hub)),
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "volumeMounts": [
-            {"name": _VOLUME, "mountPath": WEIGHTS_FOLDER},
-            {"name": "work", "mountPath": "/tmp", "subPath": "tmp"},
-        ],
     }
     size = {"sizeLimit": str(weights_disk_bytes(job))}
     return WeightsParts([{"name": _VOLUME, "emptyDir": size}], [container])
 
 
+def _of_hub(job: Job, hub: str) -> Body:
+    variables = {"HOME": "/tmp", **({"HF_ENDPOINT": hub} if hub else {})}
+    return {
+        "command": [
+            *("python3", "-c", _FETCH, job.weights.replace("$", "$$"), WEIGHTS_FOLDER),
+            *(() if job.brief else ("*.safetensors",)),
+        ],
+        "env": [{"name": name, "value": value} for name, value in variables.items()],
+        "volumeMounts": _MOUNTS,
+    }
+
+
+def _of_platform(job: Job) -> Body:
+    scripts = {"name": "scripts", "mountPath": "/job/scripts", "readOnly": True}
+    return {
+        "command": ["/bin/sh", "-c", job.weights_command.replace("$", "$$"), "sh", WEIGHTS_FOLDER],
+        "env": [{"name": "HOME", "value": "/tmp"}],
+        "envFrom": [{"secretRef": {"name": f"{job.id}-environment"}}],
+        "volumeMounts": [*_MOUNTS, scripts],
+    }
+
+
 def weights_disk_bytes(job: Job) -> int:
     """What the weights of a job take on its node's disk, with room for what the hub's client keeps."""
-    if not job.weights.startswith("hf://"):
+    if not job.weights.startswith(("hf://", *FETCHED_WEIGHTS)):
         return 0
     if job.brief:  # it reads the tokenizer and the configuration alone
         return 256 << 20
