@@ -170,7 +170,8 @@ def test_a_job_has_openais_and_upstreams_fields(call: Any, installation: Install
         ({"training_type": {"type": "ia3"}}, "training_type.type"),
         ({"promotion": {"alias": "a/b"}}, "alias"),
         ({"promotion": {"alias": "bot", "gate": {"type": "validation_loss"}}}, "promotion.gate"),
-        ({"promotion": {"alias": "bot", "gate": {"type": "grader", "maximum": 1}}}, "promotion.gate.type"),
+        ({"promotion": {"alias": "bot", "gate": {"type": "vote", "maximum": 1}}}, "promotion.gate.type"),
+        ({"promotion": {"alias": "bot", "gate": {"type": "grader", "maximum": 1}}}, "promotion.gate.maximum"),
         ({"promotion": {"alias": "bot", "gate": {"type": "validation_loss", "maximum": -1}}}, "promotion.gate.maximum"),
         (
             {"promotion": {"alias": "bot", "gate": {"type": "validation_loss", "maximum": "1"}}},
