@@ -37,7 +37,11 @@ def process_tree(root: int) -> list[int]:
 def _children(pid: int) -> list[int]:
     """The children of all threads of a process: each belongs to the thread that forked it."""
     found: list[int] = []
-    for file in Path(f"/proc/{pid}/task").glob("*/children"):
+    try:
+        threads = list(Path(f"/proc/{pid}/task").glob("*/children"))
+    except OSError:  # it exits at the moment
+        return found
+    for file in threads:
         try:
             found += map(int, file.read_text().split())
         except OSError:
