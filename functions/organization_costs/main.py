@@ -1,5 +1,6 @@
-"""GET /v1/organization/costs: the costs of the organization's requests by day, in OpenAI's format."""
+"""GET /v1/organization/costs: the costs of the organization's tokens and compute by day, in OpenAI's format."""
 
+import time
 from typing import Annotated, Any, Literal
 
 from fastapi import Query, Request
@@ -11,8 +12,9 @@ from llmariner.http.entrypoint import Application, http_function
 from llmariner.http.fastapi_app import create_app
 from llmariner.http.schemas.lists import filter_values
 from llmariner.http.schemas.timestamps import Timestamp
+from llmariner.showback.reports import ComputeQuery, compute_sums
 from llmariner.tenancy.principal import Caller
-from llmariner.usage.buckets import bucket_page, validate_group_by
+from llmariner.usage.buckets import BucketPage, bucket_page, validate_group_by
 from llmariner.usage.prices import NANO_PER_DOLLAR
 from llmariner.usage.reports import COST_PARTS, UsageQuery, UsageReports
 
@@ -54,21 +56,60 @@ def list_costs(
         ("cost", *(_LINE_ITEM_MEASURES if by_item else ())),
     )
     rows = UsageReports(context_of(request).database).sums(query)
+    if "key_id" not in where:  # no key holds compute
+        rows += _compute_rows(request, caller, current, columns, where)
 
     def results(of_bucket: list[dict[str, Any]]) -> list[dict[str, Any]]:
         found = [
-            line for row in of_bucket for line in (_line_items(row) if by_item else [(None, row["cost"], None, row)])
+            line
+            for row in of_bucket
+            for line in (_items_of(row) if by_item else [(None, row["cost"], None, row)])
+            if by_item or line[1] or "gpu_ms" not in row
         ]
         if items:
             found = [line for line in found if line[0] in items]
-        if items and "line_item" not in groups:
+        if "line_item" not in groups:
             found = _sum_by_columns(found, columns)
         return [_result(caller, groups, *line) for line in found]
 
     return current.render(rows, results)
 
 
-LineItem = tuple[str | None, int, int | None, dict[str, Any]]
+LineItem = tuple[str | None, int, float | None, dict[str, Any]]
+
+
+def _compute_rows(
+    request: Request, caller: Caller, current: BucketPage, columns: tuple[str, ...], where: dict[str, tuple[str, ...]]
+) -> list[dict[str, Any]]:
+    """What budgets are charged for GPUs, cores and memory, by device and columns."""
+    owners = tuple(name for name in ("project_id", "user_id") if name in columns)
+    asked = ComputeQuery(
+        caller.organization_id,
+        current.start,
+        current.end,
+        current.width,
+        time.time(),
+        (*owners, "device"),
+        where,
+        charged_only=True,
+    )
+    rows = compute_sums(context_of(request).database, asked)
+    return [{**row, **{name: row[name] or None for name in owners}, "key_id": None} for row in rows]
+
+
+def _items_of(row: dict[str, Any]) -> list[LineItem]:
+    return _compute_items(row) if "gpu_ms" in row else _line_items(row)
+
+
+def _compute_items(row: dict[str, Any]) -> list[LineItem]:
+    """The line items of what was held on a device: name, nano-dollars, seconds."""
+    device = row["device"] or "cpu"
+    lines: list[LineItem] = [
+        (f"{device}, gpu_seconds", row["gpu_cost"], row["gpu_ms"] / 1000, row),
+        (f"{device}, core_seconds", row["core_cost"], row["millicore_ms"] / 1e6, row),
+        (f"{device}, memory_gib_seconds", row["memory_cost"], row["mib_ms"] / 1024 / 1000, row),
+    ]
+    return [line for line in lines if line[1]]
 
 
 def _line_items(row: dict[str, Any]) -> list[LineItem]:
@@ -95,7 +136,7 @@ def _sum_by_columns(lines: list[LineItem], columns: tuple[str, ...]) -> list[Lin
 
 
 def _result(
-    caller: Caller, groups: tuple[str, ...], item: str | None, cost: int, quantity: int | None, row: dict[str, Any]
+    caller: Caller, groups: tuple[str, ...], item: str | None, cost: int, quantity: float | None, row: dict[str, Any]
 ) -> dict[str, Any]:
     return {
         "object": "organization.costs.result",

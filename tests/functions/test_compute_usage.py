@@ -100,6 +100,46 @@ def test_prices_apply_from_when_they_are_set(ask: Ask, admin: dict[str, str], st
     assert (len(page["data"]), page["has_more"]) == (1, True)
 
 
+def test_costs_have_compute_as_line_items_that_add_up(
+    ask: Ask, admin: dict[str, str], store: Allocations, installation: Installation
+) -> None:
+    mine, spare = installation.owner.project_id, installation.spare_project
+    rate = {"id": "price_c", "device": "a100", "valid_from": 0.0, "created_at": 0}
+    with installation.context.database.write() as session:
+        session.add(compute_prices, **rate, gpu_hour=3_600_000, core_hour=7_200_000, gib_hour=3_600_000)
+    hold(store, "a", mine, START + 10, START + 12.5, gpus=2, device="a100")
+    hold(store, "b", spare, START + 5, START + 6, gpus=1, device="a100")
+    hold(store, "c", spare, START + 5, START + 6)  # without a price
+    # A model that all projects share is charged by its tokens.
+    amounts = {"gpu": 8, "cpu": 1000, "memory": GIB}
+    store.begin(Allocation("shared", "model", "m-of-all", None, amounts, START * 1000, "a100"))
+    store.end("shared", (START + HOUR) * 1000)
+
+    def asked(query: str = "") -> list[dict[str, Any]]:
+        text = f"start_time={START}&limit=1{query}"
+        return results(ask("organization_costs", HttpRequest("GET", "/v1/organization/costs", b"", admin, text)))
+
+    items = asked("&group_by=line_item&group_by=project_id")
+    found = {(each["project_id"], each["line_item"]): (each["amount"]["value"], each["quantity"]) for each in items}
+    assert found == {
+        (mine, "a100, gpu_seconds"): (5e-6, 5.0),
+        (mine, "a100, core_seconds"): (1e-5, 5.0),
+        (mine, "a100, memory_gib_seconds"): (1e-5, 10.0),
+        (spare, "a100, gpu_seconds"): (1e-6, 1.0),
+        (spare, "a100, core_seconds"): (4e-6, 2.0),
+        (spare, "a100, memory_gib_seconds"): (4e-6, 4.0),
+    }
+    [whole] = asked()
+    assert (whole["amount"]["value"], whole["line_item"], whole["project_id"]) == (3.4e-5, None, None)
+    assert {each["project_id"]: each["amount"]["value"] for each in asked("&group_by=project_id")} == {
+        mine: 2.5e-5,
+        spare: 9e-6,
+    }
+    assert [each["amount"]["value"] for each in asked("&line_items=a100,%20gpu_seconds")] == [6e-6]
+    assert [each["amount"]["value"] for each in asked(f"&project_ids={spare}")] == [9e-6]
+    assert asked("&api_key_ids=key_1") == []
+
+
 @pytest.mark.parametrize(
     ("body", "param"),
     [

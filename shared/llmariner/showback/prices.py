@@ -56,9 +56,13 @@ class ComputePrice:
 
     def cost(self, used: Amounts) -> Fraction:
         """What that costs, in nano-dollars."""
+        return sum(self.costs(used), Fraction(0))
+
+    def costs(self, used: Amounts) -> tuple[Fraction, Fraction, Fraction]:
+        """The parts of that cost: of GPUs, of cores, of memory."""
         gpus = Fraction(used.gpu_ms * self.gpu_hour, _HOUR_MS)
         cores = Fraction(used.millicore_ms * self.core_hour, 1000 * _HOUR_MS)
-        return gpus + cores + Fraction(used.mib_ms * self.gib_hour, 1024 * _HOUR_MS)
+        return gpus, cores, Fraction(used.mib_ms * self.gib_hour, 1024 * _HOUR_MS)
 
 
 class ComputePriceList:

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from itertools import pairwise
+from operator import add
 from typing import Any
 
 from sqlalchemy import BigInteger, ColumnElement, Row, case, func, literal, select
@@ -31,7 +32,8 @@ _AMOUNTS = {"gpus": _c.gpus, "millicores": _c.millicores, "memory_mib": _c.memor
 class ComputeQuery:
     """`start`, `end`: Unix seconds, `end` exclusive; `width`: of the buckets. `organization_id` None: of all.
 
-    `where`: dimension → accepted values. `now`: what has not ended is counted until then.
+    `where`: dimension → accepted values. `now`: what has not ended is counted until then. `charged_only`: without
+    models that all projects share, which are charged by their tokens, as budgets count.
     """
 
     organization_id: str | None
@@ -41,6 +43,7 @@ class ComputeQuery:
     now: float
     group_by: tuple[str, ...] = ()
     where: Mapping[str, Collection[str]] = field(default_factory=dict)
+    charged_only: bool = False
 
 
 @dataclass
@@ -48,22 +51,24 @@ class _Sum:
     gpu_ms: int = 0
     millicore_ms: int = 0
     mib_ms: int = 0
-    cost: Fraction = Fraction(0)
+    # Of GPUs, cores and memory.
+    costs: tuple[Fraction, ...] = (Fraction(0),) * 3
     # Of shared models several rows are of one allocation.
     workloads: set[tuple[str, str]] = field(default_factory=set)
 
-    def add(self, key: tuple[str, str], used: Amounts, cost: Fraction) -> None:
+    def add(self, key: tuple[str, str], used: Amounts, costs: tuple[Fraction, ...]) -> None:
         self.gpu_ms += used.gpu_ms
         self.millicore_ms += used.millicore_ms
         self.mib_ms += used.mib_ms
-        self.cost += cost
+        self.costs = tuple(map(add, self.costs, costs))
         self.workloads.add(key)
 
 
 def compute_sums(database: Database, query: ComputeQuery) -> list[dict[str, Any]]:
     """A row per bucket and group in which something was held: `start`, the dimensions of `group_by`, and the measures.
 
-    Measures: `gpu_ms`, `millicore_ms`, `mib_ms`, `cost` in nano-dollars, `workloads`, how many.
+    Measures: `gpu_ms`, `millicore_ms`, `mib_ms`, `cost` in nano-dollars, the parts of it `gpu_cost`, `core_cost` and
+    `memory_cost`, which add up to it, `workloads`, how many.
     """
     found: dict[tuple[Any, ...], _Sum] = {}
     with database.read() as session:
@@ -78,8 +83,8 @@ def compute_sums(database: Database, query: ComputeQuery) -> list[dict[str, Any]
                 if not all(owned[name] in accepted for name, accepted in query.where.items()):
                     continue
                 key = (bucket, *(owned[name] for name in query.group_by))
-                cost = price.cost(part) if price is not None else Fraction(0)
-                found.setdefault(key, _Sum()).add((row.kind, row.workload_id), part, cost)
+                costs = price.costs(part) if price is not None else (Fraction(0),) * 3
+                found.setdefault(key, _Sum()).add((row.kind, row.workload_id), part, costs)
     return [_result(query, key, sums) for key, sums in sorted(found.items(), key=lambda item: item[0])]
 
 
@@ -120,6 +125,8 @@ def _parts(
         if row.organization_id or query.organization_id is None:
             yield {}, used
         return
+    if query.charged_only:
+        return
     for owner, part in shares.split(row.workload_id, start, start + query.width, used):
         if query.organization_id is None or owner.organization_id == query.organization_id:
             yield {name: getattr(owner, name) for name in _OWNER}, part
@@ -148,7 +155,8 @@ def _statement(query: ComputeQuery, start_ms: int, end_ms: int) -> Any:
         .group_by(*DIMENSIONS, "first_bucket", "last_bucket")
     )
     if query.organization_id is not None:
-        statement = statement.where(_c.organization_id.in_((query.organization_id, "")))
+        owners = (query.organization_id,) if query.charged_only else (query.organization_id, "")
+        statement = statement.where(_c.organization_id.in_(owners))
     for name in ("kind", "workload_id", "device", "cluster_id"):
         if name in query.where:
             statement = statement.where(_c[name].in_(query.where[name]))
@@ -156,12 +164,18 @@ def _statement(query: ComputeQuery, start_ms: int, end_ms: int) -> Any:
 
 
 def _result(query: ComputeQuery, key: Sequence[Any], sums: _Sum) -> dict[str, Any]:
+    gpus, cores, _ = sums.costs
+    # Rounded as sums, so that the parts add up.
+    cost, gpu_cost, with_cores = int(sum(sums.costs)), int(gpus), int(gpus + cores)
     return {
         "start": key[0],
         **dict(zip(query.group_by, key[1:], strict=True)),
         "gpu_ms": sums.gpu_ms,
         "millicore_ms": sums.millicore_ms,
         "mib_ms": sums.mib_ms,
-        "cost": int(sums.cost),
+        "cost": cost,
+        "gpu_cost": gpu_cost,
+        "core_cost": with_cores - gpu_cost,
+        "memory_cost": cost - with_cores,
         "workloads": len(sums.workloads),
     }
