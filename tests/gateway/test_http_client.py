@@ -441,3 +441,20 @@ def test_a_connection_with_a_slow_sink_serves_the_next_request() -> None:
             client.close()
 
     asyncio.run(scenario())
+
+
+def test_header_fields_of_a_request_are_in_no_other_request() -> None:
+    async def scenario() -> list[bytes]:
+        async with raw_engine(ok) as one, raw_engine(ok) as other:
+            client = Client()
+            for engine, headers in ((one, [(b"authorization", b"Bearer a")]), (other, []), (one, []), (one, [])):
+                response = await client.request(engine.origin, "POST", "/x", headers=headers, body=b"{}")
+                assert await response.read() == b"ok"
+                response.close()
+            client.close()
+            for engine in (one, other):
+                host = b"\r\nhost: %b\r\n" % engine.origin[7:].encode()
+                assert all(host in head for head in engine.requests)
+            return one.requests + other.requests
+
+    assert [b"authorization" in head for head in asyncio.run(scenario())] == [True, False, False, False]

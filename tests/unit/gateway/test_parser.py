@@ -265,3 +265,24 @@ def check_error(route: Route, body: dict[str, Any]) -> InvalidRequest | None:
     except InvalidRequest as error:
         return error
     return None
+
+
+def test_each_field_of_a_request_has_its_own_value() -> None:
+    rest = (
+        b',"stream":true,"stream_options":{"include_usage":true},"max_tokens":7,"n":3,"tools":[{"type":"file_search"}]'
+    )
+    request = chat(rest)
+    assert request._replace(body=b"") == ModelRequest(
+        model="m",
+        stream=True,
+        include_usage=True,
+        continuous_usage=False,
+        body=b"",
+        max_prompt_tokens=len(HEAD + rest + b"}"),
+        max_completion_tokens=21,
+        prompt_count=1,
+        choice_count=3,
+        prompt_unbounded=False,
+        tool_count=1,
+        file_search=True,
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import time
 from typing import Any
 
@@ -198,3 +199,23 @@ def test_a_block_of_many_usages_takes_linear_time() -> None:
     began = time.process_time()
     assert filtered(block, include=False, continuous=False) == b'data: {"a":1}\n\n'
     assert time.process_time() - began < 1
+
+
+# What a hostile engine may send around a usage: open and nested objects, braces in strings, usage in usage, cut events.
+PIECES = st.sampled_from(
+    [
+        *(b',"usage":', b'"usage":', b', "usage": ', b'\\"usage\\":', b'"choices":[1]', b'"choices":[]'),
+        *(b'{"prompt_tokens":5}', b'{"a":{"b":1}}', b'"x":"}"', b'"x":"{"', b"{", b"}", b"null", b",", b" ", b"\n\n"),
+    ]
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(PIECES, max_size=40), st.booleans())
+def test_usage_is_cut_out_of_any_bytes_as_the_pattern_does(pieces: list[bytes], include: bool) -> None:
+    block = b"".join(pieces).replace(b"[]", b"[0]")
+    replacement = b',"usage":null' if include else b""
+    pattern = rb',\s?"usage":\s?(?:\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}|null)'
+    assert filtered(block, include=include, continuous=False) == (
+        re.sub(pattern, replacement, block) if b'"usage":' in block else block
+    )
