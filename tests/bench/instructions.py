@@ -1,6 +1,6 @@
 """Instructions of the gateway for a small request and for a streamed token, counted by valgrind's callgrind.
 
-They repeat to two percent however busy the machine is, where times do not: a budget can be set on them. Counted is the user
+They repeat to a few percent on busy machines too, where times do not: a budget can be set on them. Counted is the user
 code of the process of `chat_completions`; the kernel's part is not seen.
 """
 

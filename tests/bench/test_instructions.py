@@ -1,4 +1,4 @@
-"""What a request and a streamed token may cost, in instructions: they repeat to two percent on any machine, times do not."""
+"""What a request and a streamed token may cost, in instructions: they repeat to a few percent anywhere, times do not."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import pytest
 from .environments import UnavailableError
 from .instructions import Instructions, count
 
-# A tenth above what docs/performance.md states. Raise them with a reason, and with the figures there.
-COMPILED = Instructions(per_request=245_000, per_token=26_000)
+# Eight percent or more above the highest of several counts on a busy machine. Raise them with a reason, and with
+# the figures of docs/performance.md.
+COMPILED = Instructions(per_request=255_000, per_token=26_000)
 INTERPRETED = Instructions(per_request=367_000, per_token=39_500)
 
 

@@ -104,7 +104,7 @@ class UsageFilter:
         return b"".join(self._visible(event + b"\n\n") for event in block.split(b"\n\n") if event)
 
     def _without_usage(self, block: bytes) -> bytes:
-        """The block with every usage replaced. Nearly all are flat objects; the pattern takes ten times as long."""
+        """The block with every usage replaced. Nearly all are flat objects, for which the pattern takes half more."""
         kept, (before, name, rest) = b"", block.partition(_NAME)
         for _ in range(_MAX_SPLICES):
             if not name:
