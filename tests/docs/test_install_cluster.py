@@ -176,7 +176,8 @@ LLMAS = [words for words in ALL if words[0] == "llma"]
 @pytest.mark.parametrize("words", LLMAS, ids=" ".join)
 def test_every_llma_command_parses(words: list[str]) -> None:
     command: click.Command = llma
-    context, rest = click.Context(llma, info_name="llma"), words[1:]
+    # With its names of the help option, which click keeps with each command for later tests of this process.
+    context, rest = click.Context(llma, info_name="llma", **llma.context_settings), words[1:]
     while isinstance(command, click.Group) and rest:
         _, found, rest = command.resolve_command(context, rest)
         assert found is not None
