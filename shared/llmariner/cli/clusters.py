@@ -16,7 +16,8 @@ from llmariner.cli.support.session import Session
 
 __all__ = ["clusters"]
 
-_CLUSTER_ID = re.compile(r"cluster[-_][A-Za-z0-9_-]+")
+_CLUSTER_ID = re.compile(r"cluster-(local|[0-9a-z]{22})")
+"""No name has this form, so an id needs no request. Other words, such as `cluster-west`, may be names."""
 
 
 @click.group(cls=Group)
