@@ -234,7 +234,7 @@ def test_a_cancel_while_a_webhook_is_away_ends_the_job_and_is_completed_later(cl
     assert status.phase is jobs.submit(JOB).phase is Phase.CANCELED
 
 
-def test_a_job_that_can_not_start_stays_a_failure_when_its_job_is_deleted(cluster: Cluster) -> None:
+def test_a_job_that_can_not_start_stays_a_failure_also_if_a_process_is_killed_that_ends_it(cluster: Cluster) -> None:
     jobs = jobs_on(cluster, ClusterJobSettings(namespace=NAMESPACE, images={"pytorch": "pytorch:2"}))
     jobs.submit(Job("bj-4", "proj_1", "true", image="pytorch"))
     waiting = {"waiting": {"reason": "InvalidImageName", "message": "no such name"}}
@@ -247,12 +247,22 @@ def test_a_job_that_can_not_start_stays_a_failure_when_its_job_is_deleted(cluste
     before = jobs.status("bj-4")
     assert before is not None
     assert (before.phase, before.code) == (Phase.FAILED, "image_unavailable")
-    jobs.cancel("bj-4")
-    jobs.cancel("bj-4")
-    after = jobs.status("bj-4")
-    assert after is not None
-    assert (after.phase, after.code, after.reason) == (before.phase, before.code, before.reason)
-    assert found(cluster, "bj-4")["spec"]["completions"] == 0, "nothing waits for the image any more"
+    patch = cluster.merge_patch
+
+    def killed_after(*arguments: Any, **more: Any) -> Any:
+        patch(*arguments, **more)
+        raise KeyboardInterrupt
+
+    cluster.merge_patch = killed_after  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        jobs.cancel("bj-4")
+    cluster.merge_patch = patch  # type: ignore[method-assign]
+    for _ in range(2):
+        after = jobs.status("bj-4")
+        assert after is not None
+        assert (after.phase, after.code, after.reason) == (before.phase, before.code, before.reason)
+        assert found(cluster, "bj-4")["spec"]["activeDeadlineSeconds"] == 1, "nothing waits for the image any more"
+        jobs.cancel("bj-4")
 
 
 def run_as_pod(command: str, image: str = "pytorch") -> int:

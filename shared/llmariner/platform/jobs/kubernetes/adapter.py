@@ -24,6 +24,7 @@ from llmariner.platform.jobs.kubernetes.objects import (
     ClusterJobSettings,
     DataLink,
     ended_job,
+    ending_patch,
     job_object,
     owned_objects,
     submission,
@@ -133,22 +134,22 @@ class KubernetesJobs:
         return replace(found, place=place, reason=waiting_reason(workload))
 
     def cancel(self, job_id: str) -> None:
-        """See the port."""
-        end = None
+        """See the port. One that can't start stays a failure: its Job keeps the cause, and ends."""
         for _ in range(_ATTEMPTS):
             job = self._cluster.get(JOBS, self._settings.namespace, job_id)
             if job is not None and (ended_status(job) is not None or is_finished(job)):
                 return
             found = None if job is None else self._status_by_pods(job)
-            if found is not None and found.phase is Phase.FAILED:
-                end = found  # its Job waits for what will never come: it stays a failure
+            if job is not None and found is not None and found.phase is Phase.FAILED:
+                self._patch(job, ending_patch(found))  # one request: who is killed after it has lost nothing
+                continue
             project = "" if job is None else job["metadata"]["annotations"].get(PROJECT_ANNOTATION, "")
             if job is not None:
                 with contextlib.suppress(Conflict):
                     self._cluster.delete(JOBS, self._settings.namespace, job_id, uid=job["metadata"]["uid"])
-            status = end or JobStatus(Phase.CANCELED, time.time())
+            canceled = JobStatus(Phase.CANCELED, time.time())
             with contextlib.suppress(AlreadyExists):
-                self._cluster.create(ended_job(job_id, project, status, self._settings))
+                self._cluster.create(ended_job(job_id, project, canceled, self._settings))
                 return
             time.sleep(_PAUSE_SECONDS)  # another process submits it, or a finalizer holds its Job
 

@@ -38,6 +38,7 @@ __all__ = [
     "ClusterJobSettings",
     "DataLink",
     "ended_job",
+    "ending_patch",
     "job_object",
     "owned_objects",
     "submission",
@@ -48,7 +49,7 @@ Body = dict[str, Any]
 SUBMITTED = "llmariner.ai/submitted"
 """Annotation of a Job whose Secrets and Service exist: before it, nothing starts the Job. Unix seconds."""
 ENDED = "llmariner.ai/ended"
-"""Annotation of a Job without pods, which keeps the id of a job that ended before it ran. JSON of a `JobStatus`."""
+"""Annotation of a Job that is to have no pods: the end of a job that never ran. JSON of a `JobStatus`."""
 PAUSED = "llmariner.ai/paused"
 """Annotation of a Job that is to wait until it is resumed. Unix seconds."""
 JOB_LABEL = "batch.kubernetes.io/job-name"
@@ -186,9 +187,7 @@ def job_object(job: Job, image: str, settings: ClusterJobSettings) -> Body:
 def ended_job(job_id: str, project_id: str, status: JobStatus, settings: ClusterJobSettings) -> Body:
     """A Job that runs nothing, so that a job of this id never starts. Kubernetes deletes it as one that has finished."""
     made = _job(job_id, project_id, settings)
-    made["metadata"]["annotations"][ENDED] = json.dumps(
-        {"phase": status.phase, "since": status.since, "code": status.code, "reason": status.reason}
-    )
+    made["metadata"]["annotations"][ENDED] = _ended(status)
     container = {"name": CONTAINER, "image": "none", "securityContext": SECURITY}
     made["spec"] = {
         "completions": 0,
@@ -204,6 +203,15 @@ def ended_job(job_id: str, project_id: str, status: JobStatus, settings: Cluster
         },
     }
     return made
+
+
+def ending_patch(status: JobStatus) -> Body:
+    """A merge patch of a Job that is admitted and can't start: it keeps that status, and Kubernetes ends its pods."""
+    return {"metadata": {"annotations": {ENDED: _ended(status)}}, "spec": {"activeDeadlineSeconds": 1}}
+
+
+def _ended(status: JobStatus) -> str:
+    return json.dumps({"phase": status.phase, "since": status.since, "code": status.code, "reason": status.reason})
 
 
 def owned_objects(

@@ -46,7 +46,7 @@ _FIRST = "initContainerStatuses"
 
 
 def ended_status(job: Body) -> JobStatus | None:
-    """The status of a job that ended before it ran; None for another one."""
+    """The status of a job that ended before it ran, as the adapter noted it; None for another one."""
     text = job["metadata"].get("annotations", {}).get(ENDED)
     if text is None:
         return None
