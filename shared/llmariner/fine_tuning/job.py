@@ -223,7 +223,7 @@ class FineTuningJob:
 
     `hyperparameters`, `estimate_seconds` and `estimate_cost`: None before the files are checked. Costs are nano-dollars:
     `cost` of the tokens trained so far, `estimate_cost` of all. `fine_tuned_model`: None before it has succeeded.
-    `cluster_id`: of the worker cluster that runs it; None: none does.
+    `cluster_id`: of the worker cluster that runs it; None: none does. `cluster_name`: None also for one that is gone.
     """
 
     id: str
@@ -266,6 +266,7 @@ class FineTuningJob:
     grader: Mapping[str, Any] | None = None
     training_type: TrainingType = TrainingType.LORA
     cluster_id: str | None = None
+    cluster_name: str | None = None
     place: int | None = None
     reason: str = ""
 

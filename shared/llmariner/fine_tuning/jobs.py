@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, Select, delete, func, or_, select, update
 
 from llmariner.audit import log
+from llmariner.clusters.tables import clusters
 from llmariner.clusters.worker_clusters import WorkerClusters
 from llmariner.errors import Conflict, InsufficientQuota, InvalidRequest, ModelNotFound, NotFound, Unavailable
 from llmariner.file_settings import FileSettings
@@ -321,12 +322,13 @@ class FineTuningJobs:
 
 
 def select_jobs() -> Select[Any]:
-    """Rows of jobs with the titles of their project and organization."""
+    """Rows of jobs with the titles of their project and organization, and the name of their cluster if it is registered."""
     titles = (organizations.c.title.label("organization_title"), projects.c.title.label("project_title"))
     return (
-        select(fine_tuning_jobs, *titles)
+        select(fine_tuning_jobs, *titles, clusters.c.name.label("cluster_name"))
         .join(projects, projects.c.id == fine_tuning_jobs.c.project_id)
         .join(organizations, organizations.c.id == fine_tuning_jobs.c.organization_id)
+        .outerjoin(clusters, clusters.c.id == fine_tuning_jobs.c.cluster_id)
     )
 
 

@@ -59,7 +59,7 @@ def job_object(job: FineTuningJob) -> dict[str, Any]:
         "resources": {"gpu_count": 0, "worker_count": job.worker_count},
         "kubernetes_namespace": "",
         "cluster_id": job.cluster_id or "",
-        "cluster_name": "",
+        "cluster_name": job.cluster_name or "",
         "queue": {"place": job.place, "reason": job.reason} if waits else None,
         "estimate": {
             "tokens": job.estimated_tokens,

@@ -102,7 +102,10 @@ def test_home_comes_first_and_a_request_or_an_assignment_decides(here: Trainings
     here.port = here.scripted
     assert here.row(here.create(model=HUB)).cluster_id is None
     job_id = here.create(model=HUB, cluster_id=west)
-    assert job_object(here.get(job_id))["cluster_id"] == west
+    shown = job_object(here.get(job_id))
+    assert (shown["cluster_id"], shown["cluster_name"]) == (west, "west")
+    found, _ = here.jobs.page(here.owner.project_id, after=None, limit=2)
+    assert [each.cluster_name for each in found] == ["west", None]
     here.clusters.assign(east)
     assert here.row(here.create(model=HUB)).cluster_id == east
     for unknown in (west, "cluster-local", "nonsense"):
@@ -302,6 +305,7 @@ def test_a_job_whose_cluster_is_not_registered_any_more_waits_in_line_and_contin
     with pytest.raises(PlatformError):
         here.report(job_id, 1, step(7))  # what still runs there
     assert "not registered any more" in here.messages(job_id)[-1]
+    assert job_object(here.get(job_id))["cluster_name"] == ""
     east = here.clusters.add("east")
     for _ in range(2):
         here.reconciled(job_id)
