@@ -183,3 +183,5 @@ def test_a_gate_that_can_not_be_graded_pauses_the_job_before_its_last_checkpoint
 def test_what_was_trained_is_kept_where_its_gate_can_not_be_graded_any_more(runs: Runs) -> None:
     assert [record["type"] for record in runs.orphaned.records] == ["training", "step", "checkpoint", "finished"]
     assert "full_valid_grade" not in runs.orphaned.of_type("checkpoint")[0]
+    assert runs.orphaned.of_type("finished")[0]["gate_problem"] == "The judge was deleted."
+    assert "gate_problem" not in runs.gated.of_type("finished")[0] | runs.paused.of_type("finished")[0]

@@ -277,6 +277,9 @@ def _on_finished(session: WriteSession, job: Row[Any], record: Mapping[str, Any]
     base = {"base_valid_loss": number_of(record, "base_valid_loss")} if "base_valid_loss" in record else {}
     _set(session, job, result_file=text_of(record, "file_id", 64), pause_requested_at=None, **base)
     request_change(session, job)
+    if "gate_problem" in record:
+        message = f"Answers to the validation file were not graded. {text_of(record, 'gate_problem', 1000)}"
+        add_message(session, job, message, "warn")
     if stops_early(job):
         best, step = count_of(record, "best_step"), _step_of(job, record)
         early = "" if step == job.total_steps else f"Training stopped early after step {step}. "

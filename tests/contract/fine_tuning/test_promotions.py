@@ -159,6 +159,13 @@ def test_a_gate_decides_by_losses_or_grades(
         assert aliases.roll_back(desk.caller, "bot", None, "").model == "smol"
 
 
+def test_a_job_says_why_answers_were_not_graded(desk: TrainingDesk) -> None:
+    problem = "The model 'judge' of the grader can't be asked: it is gone."
+    job = trained(desk, graded(), gate_problem=problem)
+    assert result_of(job)[0] == "rejected"
+    assert desk.messages(job.id).count(f"Answers to the validation file were not graded. {problem}") == 1
+
+
 def test_both_grades_are_in_the_result_the_event_and_the_history_of_the_alias(
     desk: TrainingDesk, aliases: ModelAliases, database: Database
 ) -> None:

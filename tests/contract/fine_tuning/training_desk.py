@@ -157,6 +157,7 @@ class TrainingDesk(FineTuningDesk):
         base_loss: float | None = None,
         grade: float | None = None,
         base_grade: float | None = None,
+        gate_problem: str | None = None,
     ) -> FineTuningJob:
         """The job after its process trained to the end and its model was loaded. Losses: on the whole validation file."""
         measured = _said(full_valid_loss=loss, full_valid_grade=grade, base_valid_grade=base_grade)
@@ -176,7 +177,7 @@ class TrainingDesk(FineTuningDesk):
                 "step": 6,
                 "trained_tokens": 120,
                 "file_id": metrics,
-                **_said(base_valid_loss=base_loss),
+                **_said(base_valid_loss=base_loss, gate_problem=gate_problem),
             },
         )
         self.load(self.get(job_id).output_model)
@@ -187,7 +188,7 @@ class TrainingDesk(FineTuningDesk):
         self.registry.mark_loaded(model, folder="/models/x", size_bytes=9, task=Task.GENERATE)
 
 
-def _said(**fields: float | None) -> dict[str, float]:
+def _said(**fields: object) -> dict[str, object]:
     return {name: value for name, value in fields.items() if value is not None}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -127,12 +126,16 @@ class GradedAnswers:
 
 
 class HeldOutGrades:
-    """What a gate compares: the mean grade of a model's answers to the validation file. `questions`: its lines."""
+    """What a gate compares: the mean grade of a model's answers to the validation file. `questions`: its lines.
+
+    `problem`: why the last model that was to be graded has no grade; empty where it has one.
+    """
 
     def __init__(self, answers: GradedAnswers, questions: Sequence[Example], group: WorkerGroup) -> None:
         self._answers = answers
         self._questions = questions
         self._group = group
+        self.problem = ""
 
     def mean(self, model: Any) -> float | None:
         """The mean grade of a model; None where it can't be graded any more, such as by a model that was deleted.
@@ -142,8 +145,9 @@ class HeldOutGrades:
         try:
             made = self._answers.likeliest(model, self._questions)
         except Refused as error:  # the gate does not open then, and what was trained is kept
-            print(f"The gate has no grades: {error}", file=sys.stderr)
+            self.problem = str(error)
             return None
+        self.problem = ""
         rewards = [answer.reward for _, answers in made for answer in answers]
         reward, number = self._group.sum([sum(rewards), len(rewards)])
         return reward / max(1.0, number)

@@ -275,6 +275,7 @@ class Trainer:
             "rows": self._rows,
             "base_loss": self._base_loss,
             "base_grade": self._base_grade,
+            "gate_problem": self._gate.problem if self._gate is not None else "",
             "epoch_is_open": self._epoch_is_open,
             "early_stopping": self._early_stopping.to_json(),
         }
@@ -289,6 +290,8 @@ class Trainer:
         # A state of the release before has none of these.
         self._base_loss, self._base_grade = position.get("base_loss"), position.get("base_grade")
         self._epoch_is_open = position.get("epoch_is_open", False)
+        if self._gate is not None:
+            self._gate.problem = position.get("gate_problem", "")
 
     def _finish(self) -> None:
         if not self._group.is_first:
@@ -306,6 +309,7 @@ class Trainer:
             "file_id": self._platform.upload(metrics, "metrics"),
             **({"best_step": self._early_stopping.best_step} if chooses else {}),
             **({} if self._base_loss is None else {"base_valid_loss": self._base_loss}),
+            **({"gate_problem": self._gate.problem} if self._gate is not None and self._gate.problem else {}),
         }
         self._report(record, now=True)
 
