@@ -74,7 +74,7 @@ class Promotions:
         elif checkpoint is None:
             status, reason = "failed", f"'{model.name}' is not the model that the job made."
         elif not (reason := promotion.failure(measured)):
-            change = AliasChange(promotion.alias, Cause.PROMOTED, _why(measured), fine_tuning_job_id=job.id)
+            change = AliasChange(promotion.alias, Cause.PROMOTED, _why(promotion, measured), fine_tuning_job_id=job.id)
             try:
                 revision = change_alias(session, maker, model.name, change).revision
                 status = "promoted"
@@ -120,9 +120,12 @@ def _measured(job: Row[Any], checkpoint: Row[Any] | None) -> Measured:
     return Measured(metrics.get("full_valid_loss"), job.base_valid_loss, *grades)
 
 
-def _why(measured: Measured) -> str:
-    """What speaks for a result, for the history of the alias."""
-    if measured.grade is not None:
+def _why(promotion: Promotion, measured: Measured) -> str:
+    """What speaks for a result that passed, for the history of the alias.
+
+    Grades only where the gate compared them, so that both are there: a process may report either of them for any job.
+    """
+    if promotion.grader is not None:
         return f"mean grade {measured.grade:.4f}, of the base model {measured.base_grade:.4f}"
     if measured.loss is None:
         return ""

@@ -130,6 +130,9 @@ def result_of(job: FineTuningJob) -> tuple[str, str | None]:
             ("rejected", "its mean grade 0.5000 does not exceed the base model's 0.5000"),
         ),
         (graded(), {"grade": 0.51, "base_grade": 0.5}, ("promoted", None)),
+        # A process may report a grade that nobody asked for.
+        (Promotion("bot"), {"grade": 0.5}, ("promoted", None)),
+        (BASE_GATE, {"loss": 1.0, "base_loss": 1.1, "grade": 0.5}, ("promoted", None)),
         (
             graded(),
             {"loss": 0.1, "base_loss": 9.0},
@@ -156,6 +159,7 @@ def test_a_gate_decides_by_losses_or_grades(
     if moved:
         [last], _ = aliases.revisions(desk.project_id, "bot", after=None, limit=1)
         assert (last.cause.value, last.fine_tuning_job_id, last.user_id) == ("promoted", job.id, desk.caller.user_id)
+        assert last.reason.startswith("mean grade") is (promotion.grader is not None)
         assert aliases.roll_back(desk.caller, "bot", None, "").model == "smol"
 
 
