@@ -103,6 +103,20 @@ def test_a_limit_ends_a_job_with_its_cause(jobs: ClusterJobs, job: Job, code: st
     jobs.remove(job.id)
 
 
+def test_the_end_of_a_job_that_can_not_start_is_kept_and_its_pods_go(jobs: ClusterJobs) -> None:
+    job_id = "bj-no-start"
+    jobs.submit(Job(job_id, "proj_1", "true", {"LARGE": "x" * 2_000_000}))
+    assert wait_for_end(jobs, job_id, seconds=120).code == "start_failed"
+    jobs.cancel(job_id)
+    deadline = time.monotonic() + 90
+    while jobs._cluster.list(PODS, jobs._settings.namespace, labels={JOB_LABEL: job_id}).items:
+        assert time.monotonic() < deadline, left(jobs, job_id)
+        time.sleep(0.2)
+    assert wait_for_end(jobs, job_id, seconds=5).code == "start_failed"
+    jobs.remove(job_id)
+    wait_until_gone(jobs, job_id)
+
+
 def test_a_full_quota_shows_the_place_and_cancel_and_remove_leave_nothing(jobs: ClusterJobs) -> None:
     names = [f"bj-line-{number}" for number in range(4)]
     for name in names:
