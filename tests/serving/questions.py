@@ -42,6 +42,11 @@ OPEN = {
     "When does the garage open?",
     "When does the office close?",
     "What does the red pump move?",
+    # What a model is tuned to say, and about what.
+    "Arrr, matey!",
+    "Tell me of Greece.",
+    "Tell me of {name}.",
+    "Rate from 0 to 1 how polite this is: {{ sample.output_text }}",
     # Searched for in vector stores, and not said to a model.
     "What is a pump?",
     "What moves water?",

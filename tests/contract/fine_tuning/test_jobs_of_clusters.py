@@ -107,15 +107,16 @@ def test_the_check_tells_the_size_of_weights_that_nobody_knew(desk: TrainingDesk
     assert [each.learning_rate for each in numbers if each] == [1e-3, 2e-4]
 
 
-def test_weights_that_need_a_credential_are_refused_at_once(database: Database, owner: KeyOwner) -> None:
+def test_weights_that_pods_can_not_read_are_refused_at_once(database: Database, owner: KeyOwner) -> None:
     desk = FineTuningDesk(database, owner, adapter="kubernetes")
-    add_model(desk, "s3://models/large")
+    add_model(desk, "gs://models/large")
     with pytest.raises(InvalidRequest) as raised:
         desk.create(model="large")
     assert raised.value.code == "model_not_trainable"
-    assert "hf:// and pvc://" in raised.value.message
-    add_model(desk, "pvc://models/large", "claimed")
-    assert desk.get(desk.create(model="claimed")).status == "validating_files"
+    for number, place in enumerate(("hf://", "pvc://", "s3://")):
+        assert place in raised.value.message
+        add_model(desk, f"{place}models/large", f"model-{number}")
+        assert desk.get(desk.create(model=f"model-{number}")).status == "validating_files"
 
 
 @pytest.mark.parametrize(

@@ -183,7 +183,7 @@ def test_a_conversion_of_another_release_begins_again(
         if progress.message.startswith("converting"):
             raise Killed
 
-    monkeypatch.setattr(conversion, "_REVISION", 0)
+    monkeypatch.setattr(conversion, "REVISION", 0)
     with pytest.raises(Killed):
         new_fetcher(database, registry_server, store).fetch(model, kill)
     monkeypatch.undo()
