@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -332,34 +332,7 @@ def _pod(job: Job, image: str, settings: ClusterJobSettings) -> Body:
         "envFrom": [{"secretRef": {"name": f"{job.id}-environment"}}],
         "volumeMounts": [*_mounts(job), *kept, *trusted, *weights_mount(job), *_claim_mounts(claims)],
     }
-    fetch = {
-        **common,
-        "name": FETCH_CONTAINER,
-        "command": ["/bin/sh", "/run/llmariner/fetch"],
-        "terminationMessagePolicy": "FallbackToLogsOnError",
-        "volumeMounts": [
-            {"name": "work", "mountPath": "/data", "subPath": "data"},
-            {"name": "links", "mountPath": "/run/llmariner", "readOnly": True},
-            *trusted,
-        ],
-    }
-    volumes = [
-        {"name": "work", "emptyDir": {"sizeLimit": str(settings.disk_bytes)}},
-        {"name": "scripts", "secret": {"secretName": f"{job.id}-scripts"}},
-        # A container has 64 MiB by default: too few for the loaders of data and the collective operations of PyTorch.
-        {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": str(settings.memory_bytes // 2)}},
-    ]
-    if job.data_files:
-        volumes.append({"name": "links", "secret": {"secretName": f"{job.id}-data"}})
-    if kept:
-        volumes.append(output_volume(job))
-    if trusted:
-        volumes.append(authority_volume())
-    volumes += weights.volumes
-    volumes += [
-        {"name": f"claim-{name}", "persistentVolumeClaim": {"claimName": name, "readOnly": True}} for name in claims
-    ]
-    fetching = [fetch] if job.data_files else []
+    fetching = [_data_container(common, trusted)] if job.data_files else []
     fetching += [_fetching({**common, **each}, trusted, claims) for each in weights.containers]
     return {
         "restartPolicy": "Never",
@@ -371,7 +344,22 @@ def _pod(job: Job, image: str, settings: ClusterJobSettings) -> Body:
         **({"subdomain": job.id} if job.worker_count > 1 else {}),
         **({"initContainers": fetching} if fetching else {}),
         "containers": [container],
-        "volumes": volumes,
+        "volumes": [*_volumes(job, settings), *weights.volumes, *_claim_volumes(claims)],
+    }
+
+
+def _data_container(common: Body, trusted: Sequence[Body]) -> Body:
+    """The container that fetches the job's data files."""
+    return {
+        **common,
+        "name": FETCH_CONTAINER,
+        "command": ["/bin/sh", "/run/llmariner/fetch"],
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [
+            {"name": "work", "mountPath": "/data", "subPath": "data"},
+            {"name": "links", "mountPath": "/run/llmariner", "readOnly": True},
+            *trusted,
+        ],
     }
 
 
@@ -390,6 +378,28 @@ def _mounts(job: Job) -> list[Body]:
     if job.data_files:
         mounts += [{"name": "work", "mountPath": path, "subPath": "data"} for path in ("/job/data", "/data")]
     return mounts
+
+
+def _volumes(job: Job, settings: ClusterJobSettings) -> list[Body]:
+    volumes: list[Body] = [
+        {"name": "work", "emptyDir": {"sizeLimit": str(settings.disk_bytes)}},
+        {"name": "scripts", "secret": {"secretName": f"{job.id}-scripts"}},
+        # A container has 64 MiB by default: too few for the loaders of data and the collective operations of PyTorch.
+        {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": str(settings.memory_bytes // 2)}},
+    ]
+    if job.data_files:
+        volumes.append({"name": "links", "secret": {"secretName": f"{job.id}-data"}})
+    if keeps_output(job, settings):
+        volumes.append(output_volume(job))
+    if settings.on_worker_cluster:
+        volumes.append(authority_volume())
+    return volumes
+
+
+def _claim_volumes(claims: Iterable[str]) -> list[Body]:
+    return [
+        {"name": f"claim-{name}", "persistentVolumeClaim": {"claimName": name, "readOnly": True}} for name in claims
+    ]
 
 
 def _claim_mounts(claims: Mapping[str, str]) -> list[Body]:
