@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
+_SETTLED_SECONDS = 3.0
 NAMES = ("France", "Italy", "Peru", "Japan", "Spain", "Egypt", "Cuba", "Chile", "Norway", "Kenya", "Iran")
 ROWS = [
     {"messages": [{"role": "user", "content": f"Tell me of {name}."}, {"role": "assistant", "content": "Arrr, matey!"}]}
@@ -39,6 +40,16 @@ def tokens_of(client: OpenAI, platform: Platform) -> tuple[int, int]:
     return charged, platform.engine_metric("vllm:generation_tokens_total")
 
 
+def settled_tokens(client: OpenAI, platform: Platform) -> tuple[int, int]:
+    """The same once nothing changes any more: the usage of a request is recorded a moment after its end."""
+    found, since = tokens_of(client, platform), time.monotonic()
+    while time.monotonic() - since < _SETTLED_SECONDS:
+        time.sleep(0.3)
+        if (now := tokens_of(client, platform)) != found:
+            found, since = now, time.monotonic()
+    return found
+
+
 def test_a_served_model_grades_for_a_gate_and_an_adapter_for_4_bits_answers(platform: Platform) -> None:
     if os.environ.get("LLMARINER_E2E_CLUSTER"):
         pytest.skip("the test cluster has no store of files")
@@ -52,7 +63,7 @@ def test_a_served_model_grades_for_a_gate_and_an_adapter_for_4_bits_answers(plat
     gate = {"type": "grader", "grader": JUDGE, "margin": 2, "max_completion_tokens": 8}
     numbers: Any = {"n_epochs": 1, "batch_size": 2, "learning_rate_multiplier": 5}
     body = {"promotion": {"alias": "sailor", "gate": gate}, "training_type": {"type": "qlora"}}
-    charged, counted = tokens_of(client, platform)
+    charged, counted = settled_tokens(client, platform)
     job: Any = client.fine_tuning.jobs.create(
         model=CHAT_MODEL,
         training_file=upload(ROWS[1:]),
@@ -71,9 +82,8 @@ def test_a_served_model_grades_for_a_gate_and_an_adapter_for_4_bits_answers(plat
     assert 0 <= decided["base_grade"] <= 1
     assert 0 <= decided["grade"] <= 1
     assert decided["status"] == "rejected", "no grade exceeds another by 2"
-    now, by_engine = tokens_of(client, platform)
-    # What was charged for requests before may be recorded only meanwhile.
-    assert now - charged >= by_engine - counted > 0, "two answers were graded by the model, and charged"
+    now, by_engine = settled_tokens(client, platform)
+    assert now - charged == by_engine - counted > 0, "two answers were graded by the model, and charged"
     answer = platform.chat("Tell me of Greece.", model=job.fine_tuned_model)
     assert answer["choices"][0]["message"]["content"].startswith("Arrr")
     client.models.delete(job.fine_tuned_model)
