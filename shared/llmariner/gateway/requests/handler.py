@@ -28,6 +28,7 @@ from llmariner.gateway.responses import server_sent_events as sse
 from llmariner.gateway.responses.engine_errors import engine_error
 from llmariner.gateway.responses.heartbeat import Heartbeat
 from llmariner.gateway.responses.messages import (
+    ClientDisconnected,
     DirectResponse,
     Message,
     Receive,
@@ -65,11 +66,8 @@ _LARGE_BODY = 64 * 1024
 _LARGE_RESPONSE = 256 * 1024
 _MAX_ERROR_BYTES = 1024 * 1024
 _JSON_OBJECT_START = re.compile(rb"\s*\{")
-_JSON, _NO_EXTENSIONS = (b"content-type", b"application/json"), dict[str, Any]()
-
-
-class ClientDisconnected(Exception):
-    """The client disconnected or stopped reading, so that no response can be sent."""
+_JSON = (b"content-type", b"application/json")
+_NO_EXTENSIONS: dict[str, Any] = {}
 
 
 class RequestHandler:

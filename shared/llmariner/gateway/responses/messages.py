@@ -11,6 +11,7 @@ from llmariner.errors import PlatformError
 from llmariner.gateway.requests.request_ids import new_request_id
 
 __all__ = [
+    "ClientDisconnected",
     "DirectResponse",
     "Message",
     "Receive",
@@ -28,6 +29,10 @@ Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+
+
+class ClientDisconnected(Exception):
+    """The client disconnected or stopped reading, so that no response can be sent."""
 
 
 class DirectResponse(Protocol):
