@@ -56,7 +56,7 @@ def test_a_secret_is_never_read_back(send: Any, installation: Installation) -> N
     _, key = installation.context.keys.create(
         installation.owner, NewKey("member", frozenset({"api.model.read", "api.model.write"}))
     )
-    assert send("GET", key=key).json["data"] == [again]
+    assert send("GET", key=key).json["data"] == listed.json["data"]
     assert_error(send("POST", body=NEW, key=key), 403, code="insufficient_permissions")
     assert_error(send("DELETE", f"/{again['id']}", key=key), 403, code="insufficient_permissions")
     assert send("DELETE", f"/{again['id']}").json["deleted"]
