@@ -43,6 +43,7 @@ PATHS = {
     "Secret": f"/api/v1/namespaces/{NAMESPACE}/secrets",
     "Deployment": f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments",
     "Namespace": "/api/v1/namespaces",
+    "PriorityClass": "/apis/scheduling.k8s.io/v1/priorityclasses",
 }
 NODE = {
     "apiVersion": "v1",
