@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from llmariner.platform.kube import Cluster
-from llmariner.platform.kube.resources import DEPLOYMENTS, NAMESPACES
+from llmariner.platform.kube.resources import DEPLOYMENTS, NAMESPACES, Resource
 from llmariner.settings import ClusterSettings
 
 from .caller import Caller
@@ -18,6 +18,7 @@ from .schemas import Schemas, folder
 from .server import ApiServer
 
 REAL = "LLMARINER_TEST_KUBECONFIG"
+SERVICE_ACCOUNTS = Resource("v1", "ServiceAccount", "serviceaccounts")
 
 
 @pytest.fixture(scope="session")
@@ -76,3 +77,10 @@ def objects_unchanged(api: Caller) -> None:
     """For objects that no controller may modify in between: an API server without their controllers."""
     if api.real and api.request("GET", DEPLOYMENTS.path("kserve", "kserve-controller-manager"))[0] == 200:
         pytest.skip("the controllers of this cluster write the same objects")
+
+
+@pytest.fixture
+def kubernetes_controllers(api: Caller) -> None:
+    """For what Kubernetes' own controllers do: an API server that runs alone has none, as its accounts show."""
+    if api.real and api.request("GET", SERVICE_ACCOUNTS.path("kube-system", "default"))[0] == 404:
+        pytest.skip("this API server runs without the controllers of Kubernetes")

@@ -135,6 +135,7 @@ def test_a_collection_is_deleted_by_labels(api: Caller, namespace: str) -> None:
     assert [item["metadata"]["name"] for item in left] == ["c"]
 
 
+@pytest.mark.usefixtures("kubernetes_controllers")
 def test_dependents_are_deleted_with_their_owner(api: Caller, namespace: str) -> None:
     owner = api.make(CONFIG_MAPS, config_map(namespace, "owner"))["metadata"]
     owned = config_map(namespace, "owned")
@@ -145,6 +146,7 @@ def test_dependents_are_deleted_with_their_owner(api: Caller, namespace: str) ->
     until(lambda: api.request("GET", CONFIG_MAPS.path(namespace, "owned"))[0] == 404)
 
 
+@pytest.mark.usefixtures("kubernetes_controllers")
 def test_orphaned_dependents_remain(api: Caller, namespace: str) -> None:
     owner = api.make(CONFIG_MAPS, config_map(namespace, "owner"))["metadata"]
     owned = config_map(namespace, "owned")
@@ -381,6 +383,7 @@ def pod(namespace: str) -> Body:
     return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "main", "namespace": namespace}, "spec": spec}
 
 
+@pytest.mark.usefixtures("kubernetes_controllers")
 def test_pods_are_selected_by_phase(api: Caller, namespace: str) -> None:
     api.make(PODS, pod(namespace))
     api.set_status(PODS, namespace, "main", {"phase": "Running"})
