@@ -262,8 +262,8 @@ class _Writer:
     def _move(self, name: str) -> None:
         target = self._root / self._key
         for _ in range(_ATTEMPTS):
-            # Another process may remove the folder while it is empty.
-            with contextlib.suppress(FileNotFoundError):
+            # Another process may remove the folder while it is empty: also between two looks of `mkdir` at it.
+            with contextlib.suppress(FileNotFoundError, FileExistsError):
                 _make_folder(target.parent, self._root)
                 os.replace(name, target)
                 _sync_folder(target.parent)

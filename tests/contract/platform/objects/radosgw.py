@@ -158,7 +158,7 @@ def _start_monitor(folder: Path, ceph: list[str], port: int, processes: ExitStac
 
 
 def _start_disk(folder: Path, ceph: list[str], processes: ExitStack) -> None:
-    _run("ceph", *ceph, "osd", "new", _DISK)
+    _run_until_done("ceph", *ceph, "osd", "new", _DISK)
     _run("ceph-osd", *ceph, "-i", "0", "--mkfs", "--osd-uuid", _DISK)
     _run("ceph", *ceph, "osd", "crush", "add", "osd.0", "1", "root=default")
     processes.enter_context(_process(folder, "ceph-osd", *ceph, "-i", "0", "-f"))
@@ -208,6 +208,18 @@ def _run(*command: str) -> str:
     if done.returncode:
         raise NoGateway(f"{' '.join(command)} failed: {done.stderr.strip()[-500:]}")
     return done.stdout
+
+
+def _run_until_done(*command: str) -> str:
+    """A monitor that has just started refuses what it is asked (EPERM) until it is ready."""
+    deadline = time.monotonic() + _SECONDS
+    while True:
+        try:
+            return _run(*command)
+        except NoGateway:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.5)
 
 
 @contextmanager

@@ -166,3 +166,21 @@ def test_a_large_object_is_written_to_disk_while_it_arrives(
     assert synced[0] >= 2 * len(part)
     assert len(list(keys(store))) == (0 if fails else 1)
     assert os.listdir(root / ".unfinished") == []
+
+
+def test_a_folder_that_comes_and_goes_while_it_is_made_delays_a_commit(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process has made it when `mkdir` tries to, and removed it when `mkdir` looks whether it is a folder."""
+    store, made, raced = FolderObjects(root), os.mkdir, []
+
+    def mkdir(path: Path, mode: int = 0o777) -> None:
+        if Path(path).name == "shared" and not raced:
+            raced.append(path)
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+        made(path, mode)
+
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    put(store, "uploads/shared/part_1", b"x")
+    assert raced == [root / "uploads/shared"]
+    assert get(store, "uploads/shared/part_1") == b"x"
