@@ -172,7 +172,8 @@ def test_a_folder_that_comes_and_goes_while_it_is_made_delays_a_commit(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another process has made it when `mkdir` tries to, and removed it when `mkdir` looks whether it is a folder."""
-    store, made, raced = FolderObjects(root), os.mkdir, []
+    store, made = FolderObjects(root), os.mkdir
+    raced: list[Path] = []
 
     def mkdir(path: Path, mode: int = 0o777) -> None:
         if Path(path).name == "shared" and not raced:
