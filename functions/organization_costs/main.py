@@ -1,6 +1,7 @@
 """GET /v1/organization/costs: the costs of the organization's tokens and compute by day, in OpenAI's format."""
 
 import time
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from fastapi import Query, Request
@@ -56,26 +57,31 @@ def list_costs(
         ("cost", *(_LINE_ITEM_MEASURES if by_item else ())),
     )
     rows = UsageReports(context_of(request).database).sums(query)
+    lines = [line for row in rows for line in (_token_items(row, columns) if by_item else [_token_line(row, columns)])]
     if "key_id" not in where:  # no key holds compute
-        rows += _compute_rows(request, caller, current, columns, where)
-
-    def results(of_bucket: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        found = [
-            line
-            for row in of_bucket
-            for line in (_items_of(row) if by_item else [(None, row["cost"], None, row)])
-            if by_item or line[1] or "gpu_ms" not in row
-        ]
-        if items:
-            found = [line for line in found if line[0] in items]
-        if "line_item" not in groups:
-            found = _sum_by_columns(found, columns)
-        return [_result(caller, groups, *line) for line in found]
-
-    return current.render(rows, results)
+        held = _compute_rows(request, caller, current, columns, where)
+        lines += [line for row in held for line in _compute_items(row, columns)]
+    if items:
+        lines = [line for line in lines if line.item in items]
+    if "line_item" not in groups:
+        lines = _sums(lines)
+    return current.render(
+        lines, lambda of_bucket: [_result(caller, groups, line) for line in of_bucket], start=lambda line: line.start
+    )
 
 
-LineItem = tuple[str | None, int, float | None, dict[str, Any]]
+@dataclass(frozen=True)
+class CostLine:
+    """Nano-dollars of a day, of tokens or of compute, for an owner: a value for each column that is grouped by.
+
+    `item` None: of all line items. `quantity`: tokens, requests or seconds; None: of a sum.
+    """
+
+    start: int
+    owner: tuple[str | None, ...]
+    item: str | None
+    cost: int
+    quantity: float | None = None
 
 
 def _compute_rows(
@@ -93,58 +99,60 @@ def _compute_rows(
         where,
         charged_only=True,
     )
-    rows = compute_sums(context_of(request).database, asked)
-    return [{**row, **{name: row[name] or None for name in owners}, "key_id": None} for row in rows]
+    return compute_sums(context_of(request).database, asked)
 
 
-def _items_of(row: dict[str, Any]) -> list[LineItem]:
-    return _compute_items(row) if "gpu_ms" in row else _line_items(row)
-
-
-def _compute_items(row: dict[str, Any]) -> list[LineItem]:
-    """The line items of what was held on a device: name, nano-dollars, seconds."""
+def _compute_items(row: dict[str, Any], columns: tuple[str, ...]) -> list[CostLine]:
+    """The line items of what was held on a device, in seconds."""
     device = row["device"] or "cpu"
-    lines: list[LineItem] = [
-        (f"{device}, gpu_seconds", row["gpu_cost"], row["gpu_ms"] / 1000, row),
-        (f"{device}, core_seconds", row["core_cost"], row["millicore_ms"] / 1e6, row),
-        (f"{device}, memory_gib_seconds", row["memory_cost"], row["mib_ms"] / 1024 / 1000, row),
-    ]
-    return [line for line in lines if line[1]]
+    parts = (
+        ("gpu_seconds", row["gpu_cost"], row["gpu_ms"] / 1000),
+        ("core_seconds", row["core_cost"], row["millicore_ms"] / 1e6),
+        ("memory_gib_seconds", row["memory_cost"], row["mib_ms"] / 1024 / 1000),
+    )
+    owner = tuple(row.get(name) or None for name in columns)
+    return [CostLine(row["start"], owner, f"{device}, {name}", cost, number) for name, cost, number in parts if cost]
 
 
-def _line_items(row: dict[str, Any]) -> list[LineItem]:
-    """The line items of a model's cost: name, nano-dollars, number of tokens or requests."""
-    model = row["model"]
-    parts = (row["prompt_cost"], row["cached_cost"], row["completion_cost"], row["training_cost"])
-    lines: list[LineItem] = [
-        (f"{model}, input_tokens", parts[0], row["prompt_tokens"] - row["cached_tokens"], row),
-        (f"{model}, cached_input_tokens", parts[1], row["cached_tokens"], row),
-        (f"{model}, output_tokens", parts[2], row["completion_tokens"], row),
-        (f"{model}, trained_tokens", parts[3], row["trained_tokens"], row),
-        (f"{model}, requests", row["cost"] - sum(parts), row["requests"], row),
-    ]
-    return [line for line in lines if line[1]]
+def _token_items(row: dict[str, Any], columns: tuple[str, ...]) -> list[CostLine]:
+    """The line items of a model's cost, in tokens or requests."""
+    costs = (row["prompt_cost"], row["cached_cost"], row["completion_cost"], row["training_cost"])
+    parts = (
+        ("input_tokens", costs[0], row["prompt_tokens"] - row["cached_tokens"]),
+        ("cached_input_tokens", costs[1], row["cached_tokens"]),
+        ("output_tokens", costs[2], row["completion_tokens"]),
+        ("trained_tokens", costs[3], row["trained_tokens"]),
+        ("requests", row["cost"] - sum(costs), row["requests"]),
+    )
+    found = (
+        replace(_token_line(row, columns), item=f"{row['model']}, {name}", cost=cost, quantity=number)
+        for name, cost, number in parts
+    )
+    return [line for line in found if line.cost]
 
 
-def _sum_by_columns(lines: list[LineItem], columns: tuple[str, ...]) -> list[LineItem]:
-    sums: dict[tuple[Any, ...], LineItem] = {}
+def _token_line(row: dict[str, Any], columns: tuple[str, ...]) -> CostLine:
+    return CostLine(row["start"], tuple(row[name] for name in columns), None, row["cost"])
+
+
+def _sums(lines: list[CostLine]) -> list[CostLine]:
+    """A line per day and owner."""
+    sums: dict[tuple[Any, ...], int] = {}
     for line in lines:
-        key = tuple(line[3][name] for name in columns)
-        known = sums.get(key)
-        sums[key] = (None, line[1] + (known[1] if known else 0), None, line[3])
-    return list(sums.values())
+        sums[line.start, line.owner] = sums.get((line.start, line.owner), 0) + line.cost
+    return [CostLine(start, owner, None, cost) for (start, owner), cost in sums.items()]
 
 
-def _result(
-    caller: Caller, groups: tuple[str, ...], item: str | None, cost: int, quantity: float | None, row: dict[str, Any]
-) -> dict[str, Any]:
+def _result(caller: Caller, groups: tuple[str, ...], line: CostLine) -> dict[str, Any]:
+    by_item = "line_item" in groups
+    owner = dict(zip((name for name in _COLUMNS if name in groups), line.owner, strict=True))
     return {
         "object": "organization.costs.result",
-        "amount": {"value": cost / NANO_PER_DOLLAR, "currency": "usd"},
-        "line_item": item if "line_item" in groups else None,
-        "quantity": quantity if "line_item" in groups else None,
+        "amount": {"value": line.cost / NANO_PER_DOLLAR, "currency": "usd"},
+        "line_item": line.item if by_item else None,
+        "quantity": line.quantity if by_item else None,
         "organization_id": caller.organization_id,
-        **{name: row[column] if name in groups else None for name, column in _COLUMNS.items()},
+        **{name: owner.get(name) for name in _COLUMNS},
     }
 
 

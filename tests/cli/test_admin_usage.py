@@ -63,6 +63,43 @@ def test_without_usage_there_is_no_chart(llma: Llma, platform: FakePlatform) -> 
     assert (result.out, result.err) == ("", "Nothing was used in that time.\n")
 
 
+def cost(name: str | None, dollars: float, quantity: float | None = None) -> dict[str, Any]:
+    amount = {"value": dollars, "currency": "usd"}
+    return {"amount": amount, "line_item": name, "quantity": quantity, "user_id": name, "api_key_id": name}
+
+
+def cost_buckets(*results: list[dict[str, Any]]) -> dict[str, Any]:
+    starts = range(today() - (len(results) - 1) * DAY, today() + 1, DAY)
+    data = [{"start_time": start, "results": of_day} for start, of_day in zip(starts, results, strict=True)]
+    return {"data": data, "has_more": False}
+
+
+def test_costs_are_shown_by_day_and_by_line_item(llma: Llma, platform: FakePlatform) -> None:
+    item = "m, output_tokens"
+    days: tuple[list[dict[str, Any]], ...] = (
+        [cost(item, 1, 1_000_000), cost("a100, gpu_seconds", 0.5, 1.25)],
+        [],
+        [cost(item, 3, 2_000_000)],
+    )
+    platform.respond("GET /organization/costs", cost_buckets(*days))
+    result = llma("admin", "usage", "costs", "--days", "3")
+    lines = result.out.splitlines()
+    assert [line.split()[1:2] for line in lines[1:4]] == [["1.50"], ["0.00"], ["3.00"]]
+    assert [line.count("█") for line in lines[1:4]] == [20, 0, 40]
+    assert [line.split("  ")[0] for line in lines[5:]] == ["LINE ITEM", item, "a100, gpu_seconds"]
+    assert [line.split()[-2:] for line in lines[6:]] == [["3,000,000", "4.00"], ["1.250", "0.50"]]
+    [request] = platform.requests
+    assert (int(request.query["start_time"]), request.query["limit"]) == (today() - 2 * DAY, "3")
+
+
+def test_costs_of_no_key_are_shown_and_days_without_any_are_not_an_error(llma: Llma, platform: FakePlatform) -> None:
+    platform.respond("GET /organization/costs", cost_buckets([cost(None, 2), cost("key_1", 1)]))
+    lines = llma("admin", "usage", "costs", "--days", "1", "--by", "key").out.splitlines()
+    assert [line.split()[0] for line in lines[3:]] == ["KEY", "(none)", "key_1"]
+    platform.respond("GET /organization/costs", cost_buckets([cost("user_1", 0)]))
+    assert llma("admin", "usage", "costs", "--by", "user").err == "Nothing cost anything in that time.\n"
+
+
 def test_a_cost_breakdown_that_does_not_add_up_is_reported(llma: Llma, platform: FakePlatform) -> None:
     found = {"id": "req_1", "admitted_at": 1.0, "amount": {"value": 0}, "line_items": [], "events": []}
     platform.respond(WHY, {**found, "rebuilt_equals_stored": False})

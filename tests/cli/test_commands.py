@@ -160,6 +160,17 @@ HELD_TODAY = {
     ],
 }
 
+COSTS_TODAY = {
+    "start_time": int(TODAY.timestamp()),
+    "results": [
+        {
+            "line_item": "a100, gpu_seconds",
+            "quantity": 3600.5,
+            "amount": {"value": 1e-9, "currency": "usd"},
+        }
+    ],
+}
+
 ALIAS = {
     "id": "bot",
     "object": "model_alias",
@@ -419,6 +430,13 @@ CASES = [
         {"data": [USED_TODAY]},
         (f"{TODAY:%Y-%m-%d}", "a/b", "1,200", "0.012500", "COST $"),
         query={"group_by": "day"},
+    ),
+    Case(
+        "admin usage costs --days 1 --by item",
+        "GET /organization/costs",
+        {"data": [COSTS_TODAY], "has_more": False},
+        ("a100, gpu_seconds", "3,600.500", "0.000000001", f"{TODAY:%Y-%m-%d}"),
+        query={"group_by": "line_item", "limit": "1"},
     ),
     Case(
         "admin usage why req_1",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmariner.cli.support.click_extensions import Group, pass_session
+from llmariner.cli.support.daily_report import DAY_SECONDS, format_day
 from llmariner.cli.support.errors import CommandError
 from llmariner.cli.support.session import Session
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["usage"]
 
-DAY_SECONDS = 86_400
 COUNTS = ("requests", "successful_requests", "prompt_tokens", "cached_tokens", "completion_tokens")
 
 
@@ -49,7 +49,7 @@ def list_usage(session: Session, days: int, groups: tuple[str, ...]) -> None:
     start = int(time.time()) - days * DAY_SECONDS
     document = api.get("api_usages", start_time=start, group_by=",".join(groups))
     identity = {
-        "day": Column("DAY", _day),
+        "day": Column("DAY", format_day),
         "key": Column("KEY", lambda row: names.get(row["key"], row["key"])),
         "model": Column.of("model"),
     }
@@ -74,8 +74,3 @@ def _count(field: str, row: Mapping[str, Any]) -> str | None:
     from llmariner.cli.support.output import format_number
 
     return format_number(row.get(field))
-
-
-def _day(row: Mapping[str, Any]) -> str:
-    # Days are in UTC, independent of the local time zone.
-    return time.strftime("%Y-%m-%d", time.gmtime(row["day"]))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from operator import itemgetter
+from typing import Any, TypeVar
 
 from llmariner.errors import InvalidRequest
 
@@ -14,6 +15,8 @@ __all__ = ["BucketPage", "bucket_page", "validate_group_by"]
 
 _WIDTHS = {"1m": 60, "1h": 3600, "1d": 86400}
 _PAGE = "page_"
+
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True)
@@ -30,19 +33,25 @@ class BucketPage:
         """The end of the last bucket."""
         return self.start + self.count * self.width
 
-    def render(self, rows: Sequence[dict[str, Any]], results: Any) -> dict[str, Any]:
-        """The JSON of the page. Each row's `start` is that of its bucket; `results(rows)` returns a bucket's results."""
-        rows_by_start: dict[int, list[dict[str, Any]]] = {}
+    def render(
+        self,
+        rows: Sequence[Row],
+        results: Callable[[list[Row]], list[dict[str, Any]]],
+        *,
+        start: Callable[[Any], int] = itemgetter("start"),
+    ) -> dict[str, Any]:
+        """The JSON of the page. `start(row)` is that of a row's bucket; `results(rows)` returns a bucket's results."""
+        rows_by_start: dict[int, list[Row]] = {}
         for row in rows:
-            rows_by_start.setdefault(row["start"], []).append(row)
+            rows_by_start.setdefault(start(row), []).append(row)
         data = [
             {
                 "object": "bucket",
-                "start_time": start,
-                "end_time": start + self.width,
-                "results": results(rows_by_start.get(start, [])),
+                "start_time": begin,
+                "end_time": begin + self.width,
+                "results": results(rows_by_start.get(begin, [])),
             }
-            for start in range(self.start, self.end, self.width)
+            for begin in range(self.start, self.end, self.width)
         ]
         token = None if self.next_start is None else f"{_PAGE}{self.next_start}"
         return {"object": "page", "data": data, "has_more": token is not None, "next_page": token}

@@ -11,6 +11,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmariner.cli.support.click_extensions import Group, pass_session
+from llmariner.cli.support.daily_report import (
+    DAY_SECONDS,
+    export_options,
+    export_rows,
+    print_days,
+    start_of_days,
+)
 from llmariner.cli.support.session import Session
 
 if TYPE_CHECKING:
@@ -18,9 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["showback"]
 
-DAY_SECONDS = 86_400
 HOUR_SECONDS = 3600
-_BAR_WIDTHS = range(8, 41)
 _FIGURES_WIDTH = 70
 _GROUPS = {
     "organization": "organization_id",
@@ -60,10 +65,9 @@ def show(
 
     A model that all projects share counts for those who used it, by their tokens of the day.
     """
-    from llmariner.cli.support.bars import bar
     from llmariner.cli.support.output import Column
 
-    start = (int(time.time()) // DAY_SECONDS - days + 1) * DAY_SECONDS
+    start = start_of_days(days)
     ask = partial(
         session.api().get,
         "organization/usage/compute",
@@ -81,21 +85,13 @@ def show(
     if rows:
         sums = [{"day": each["start_time"], **_add(each["results"])} for each in by_day["data"]]
         measure = plot or ("gpu_seconds" if any(day["gpu_seconds"] for day in sums) else "core_seconds")
-        maximum = max(day[measure] for day in sums)
-        width = max(_BAR_WIDTHS[0], min(_BAR_WIDTHS[-1], session.printer.console().width - _FIGURES_WIDTH))
-        bars = Column("", lambda day: bar(day[measure], maximum, width))
-        session.printer.print_records({}, sums, [Column("DAY (UTC)", _day), *_columns(), bars], empty="")
-        click.echo()
+        print_days(session, sums, _columns(), lambda day: float(day[measure]), figures_width=_FIGURES_WIDTH)
     what = Column(by.upper(), lambda row: names(row[_GROUPS[by]]))
     session.printer.print_records({}, rows, [what, *_columns()], empty="Nothing was held in that time.")
 
 
 @showback.command()
-@click.argument("file", metavar="FILE", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path))
-@click.option(
-    "--format", "form", type=click.Choice(["csv", "parquet"]), help="Default: by the extension of FILE; csv for -."
-)
-@click.option("--days", metavar="N", type=click.IntRange(min=1), default=31, show_default=True, help="How far back.")
+@export_options
 @pass_session
 def export(session: Session, file: Path, form: str | None, days: int) -> None:
     """Write every allocation to a file.
@@ -103,17 +99,7 @@ def export(session: Session, file: Path, form: str | None, days: int) -> None:
     As CSV or Parquet, those of the whole organization, one a line from its start to its end; - is stdout. Parquet needs
     the package's extra: pip install 'llmariner-knative[parquet]'.
     """
-    from llmariner.cli.usage_export import write_csv, write_parquet
-
-    chosen = form or ("parquet" if file.suffix == ".parquet" else "csv")
-    write = write_parquet if chosen == "parquet" else write_csv
-    start = int(time.time()) - days * DAY_SECONDS
-    with session.api().download("organization/usage/compute/allocations", start_time=start) as chunks:
-        count = write(chunks, file)
-    if str(file) != "-":
-        session.printer.print_message(
-            {"file": str(file), "allocations": count}, f"Wrote {count:,} allocations to {file}."
-        )
+    export_rows(session, "organization/usage/compute/allocations", "allocations", file, form, days)
 
 
 @showback.command()
@@ -205,8 +191,3 @@ def _names(session: Session, by: str) -> Callable[[str | None], str]:
     known = display_names(session, session.api()) if by in ("project", "user") else {}
     empty = {"device": "(no GPU)", "cluster": "(this one)"}.get(by, "(shared, unused)")
     return lambda id_: empty if id_ is None else str(known.get(id_, id_))
-
-
-def _day(row: Record) -> str:
-    # Days are in UTC, independent of the local time zone.
-    return time.strftime("%Y-%m-%d", time.gmtime(row["day"]))

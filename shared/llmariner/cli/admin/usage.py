@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llmariner.cli.support.click_extensions import Group, pass_session
+from llmariner.cli.support.daily_report import (
+    DAY_SECONDS,
+    export_options,
+    export_rows,
+    print_days,
+    start_of_days,
+)
 from llmariner.cli.support.session import Session
 
 if TYPE_CHECKING:
@@ -18,13 +24,11 @@ if TYPE_CHECKING:
 
 __all__ = ["usage"]
 
-DAY_SECONDS = 86_400
 COUNTS = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens")
-BAR_WIDTHS = range(8, 41)
-"""Minimum and maximum length of the longest bar in characters; the terminal's width decides."""
-
 FIGURES_WIDTH = 76
-
+COSTS_WIDTH = 32
+COST_GROUPS = {"item": "line_item", "project": "project_id", "user": "user_id", "key": "api_key_id"}
+COST_TITLES = {"item": "LINE ITEM"}
 MEASURES = {"cost": "cost_usd", "requests": "requests", "tokens": ""}
 
 Record = Mapping[str, Any]
@@ -53,12 +57,11 @@ def show(session: Session, days: int = 30, by: str = "model", plot: str = "token
 
     Owners see the whole organization, others their project.
     """
-    from llmariner.cli.support.bars import bar
     from llmariner.cli.support.output import Column
     from llmariner.cli.support.subjects import display_names
 
     api = session.api()
-    start = (int(time.time()) // DAY_SECONDS - days + 1) * DAY_SECONDS
+    start = start_of_days(days)
     document = api.get("api_usages", start_time=start, group_by=by)
     if not session.printer.is_table:
         session.printer.print_message(document, "")
@@ -68,11 +71,7 @@ def show(session: Session, days: int = 30, by: str = "model", plot: str = "token
     names = display_names(session, api) if by != "model" else {}
     rows = sorted(document["data"], key=lambda row: (-row.get("cost_usd", 0), -_tokens(row)))
     if rows:
-        maximum = max(_measure(plot, day) for day in shown)
-        width = max(BAR_WIDTHS[0], min(BAR_WIDTHS[-1], session.printer.console().width - FIGURES_WIDTH))
-        bars = Column("", lambda day: bar(_measure(plot, day), maximum, width))
-        session.printer.print_records({}, shown, [Column("DAY (UTC)", _day), *_count_columns(rows), bars], empty="")
-        click.echo()
+        print_days(session, shown, _count_columns(rows), partial(_measure, plot), figures_width=FIGURES_WIDTH)
     what = Column(by.upper(), lambda row: names.get(row[by], row[by]))
     session.printer.print_records({}, rows, [what, *_count_columns(rows)], empty="Nothing was used in that time.")
 
@@ -119,11 +118,42 @@ def why(session: Session, request: str) -> None:
 
 
 @usage.command()
-@click.argument("file", metavar="FILE", type=click.Path(dir_okay=False, allow_dash=True, path_type=Path))
+@click.option("--days", metavar="N", type=click.IntRange(1, 180), default=30, show_default=True, help="How far back.")
 @click.option(
-    "--format", "form", type=click.Choice(["csv", "parquet"]), help="Default: by the extension of FILE; csv for -."
+    "--by",
+    type=click.Choice(list(COST_GROUPS)),
+    default="item",
+    show_default=True,
+    help="item: what was paid for, such as a model's output tokens or a GPU's seconds.",
 )
-@click.option("--days", metavar="N", type=click.IntRange(min=1), default=31, show_default=True, help="How far back.")
+@pass_session
+def costs(session: Session, days: int, by: str) -> None:
+    """Show costs by day as bars, and totals by line item or others.
+
+    Those of tokens and compute of the whole organization, as budgets count them.
+    """
+    from llmariner.cli.support.output import Column, format_dollars
+    from llmariner.cli.support.subjects import display_names
+
+    api, group = session.api(), COST_GROUPS[by]
+    document = api.get("organization/costs", start_time=start_of_days(days), limit=days, group_by=group)
+    if not session.printer.is_table:
+        session.printer.print_message(document, "")
+        return
+    rows = _cost_totals(document["data"], group)
+    amount = Column("COST $", lambda row: format_dollars(row["cost"]), right=True)
+    if rows:
+        shown = [{"day": each["start_time"], "cost": sum(map(_amount, each["results"]))} for each in document["data"]]
+        print_days(session, shown, [amount], lambda day: float(day["cost"]), figures_width=COSTS_WIDTH)
+    names = display_names(session, api) if by != "item" else {}
+    # What no key, user or project in particular was charged for, such as compute by key.
+    what = Column(COST_TITLES.get(by, by.upper()), lambda row: names.get(row[group], row[group]) or "(none)")
+    quantity = [Column("QUANTITY", _cost_quantity, right=True)] if by == "item" else []
+    session.printer.print_records({}, rows, [what, *quantity, amount], empty="Nothing cost anything in that time.")
+
+
+@usage.command()
+@export_options
 @pass_session
 def export(session: Session, file: Path, form: str | None, days: int) -> None:
     """Write every request to a file, as CSV or Parquet.
@@ -131,15 +161,27 @@ def export(session: Session, file: Path, form: str | None, days: int) -> None:
     Those of the whole organization, one a line, oldest first; - is stdout. Parquet needs the package's extra:
     pip install 'llmariner-knative[parquet]'.
     """
-    from llmariner.cli.usage_export import write_csv, write_parquet
+    export_rows(session, "organization/usage/requests", "requests", file, form, days)
 
-    chosen = form or ("parquet" if file.suffix == ".parquet" else "csv")
-    start = int(time.time()) - days * DAY_SECONDS
-    write = write_parquet if chosen == "parquet" else write_csv
-    with session.api().download("organization/usage/requests", start_time=start) as chunks:
-        count = write(chunks, file)
-    if str(file) != "-":
-        session.printer.print_message({"file": str(file), "requests": count}, f"Wrote {count:,} requests to {file}.")
+
+def _amount(result: Record) -> float:
+    return float(result["amount"]["value"])
+
+
+def _cost_totals(buckets: Sequence[Record], group: str) -> list[dict[str, Any]]:
+    """A row per group with what it cost, that of the highest cost first."""
+    sums: dict[str | None, dict[str, Any]] = {}
+    for result in (each for bucket in buckets for each in bucket["results"]):
+        row = sums.setdefault(result[group], {group: result[group], "cost": 0.0, "quantity": 0.0})
+        row["cost"] += _amount(result)
+        row["quantity"] += result.get("quantity") or 0
+    return sorted((row for row in sums.values() if row["cost"]), key=lambda row: (-row["cost"], row[group] or ""))
+
+
+def _cost_quantity(row: Record) -> str | None:
+    from llmariner.cli.support.output import format_number
+
+    return format_number(row["quantity"], 3 if str(row["line_item"]).endswith("_seconds") else 0)
 
 
 def _count_columns(rows: Sequence[Record]) -> list[Column]:
@@ -163,11 +205,6 @@ def _tokens(row: Record) -> int:
 
 def _measure(plot: str, day: Record) -> float:
     return float(day.get(MEASURES[plot], 0)) if MEASURES[plot] else float(_tokens(day))
-
-
-def _day(row: Record) -> str:
-    # Days are in UTC, independent of the local time zone.
-    return time.strftime("%Y-%m-%d", time.gmtime(row["day"]))
 
 
 def _price(item: Record) -> str | None:
