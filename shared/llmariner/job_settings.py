@@ -13,6 +13,7 @@ from llmariner.errors import Unavailable
 __all__ = ["JobSettings", "no_job_runner"]
 
 _GIB = 1024**3
+_CLUSTER_MEMORY_BYTES = 4 * _GIB
 _REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,254}")
 _CLAIM = re.compile(r"[a-z0-9]([a-z0-9-]{0,51}[a-z0-9])?")
 _PATH = re.compile(r"(/[A-Za-z0-9._-]+)+")
@@ -125,7 +126,8 @@ class JobSettings:
             has_gpus=env.get("LLMARINER_ACCELERATOR", "") not in ("", "cpu"),
             project_jobs=int(read_number(env, "LLMARINER_PROJECT_JOBS", cls.project_jobs, minimum=1)),
             slots=int(read_number(env, "LLMARINER_JOB_SLOTS", cls.slots, minimum=1)),
-            memory_bytes=int(read_number(env, "LLMARINER_JOB_MEMORY_GIB", 0) * _GIB),
+            memory_bytes=int(read_number(env, "LLMARINER_JOB_MEMORY_GIB", 0) * _GIB)
+            or (_CLUSTER_MEMORY_BYTES if adapter == "kubernetes" else cls.memory_bytes),
             disk_bytes=int(read_number(env, "LLMARINER_JOB_DISK_GIB", cls.disk_bytes / _GIB, minimum=0.01) * _GIB),
             seconds=read_number(env, "LLMARINER_JOB_SECONDS", cls.seconds, minimum=1),
         )

@@ -163,7 +163,6 @@ def test_a_job_has_openais_and_upstreams_fields(call: Any, installation: Install
         ({"resources": {"worker_count": 9}}, "resources.worker_count"),
         ({"resources": {"worker_count": "2"}}, "resources.worker_count"),
         ({"training_type": {"type": "Full"}, "method": {"type": "dpo"}}, "training_type.type"),
-        ({"training_type": {"type": "full"}, "resources": {"worker_count": 2}}, "resources.worker_count"),
         ({"training_type": {"type": ["full"]}}, "training_type.type"),
         ({"training_type": "full"}, "training_type"),
         ({"training_type": {"type": "qlora4"}}, "training_type.type"),

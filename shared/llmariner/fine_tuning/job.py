@@ -193,12 +193,6 @@ class NewFineTuningJob:
                 param="training_type.type",
                 code="unsupported_training_type",
             )
-        if self.worker_count != 1:
-            raise InvalidRequest(
-                "One worker trains all weights: send 'resources.worker_count' 1, or 'training_type' 'lora'.",
-                param="resources.worker_count",
-                code="invalid_value",
-            )
 
     def _check_place(self) -> None:
         if not 1 <= self.worker_count <= _MAX_WORKERS:

@@ -50,7 +50,7 @@ _MEMORY_PER_WEIGHT_BYTE = 4
 _MEMORY_PER_TRAINED_BYTE = 10
 # The weights and two numbers of the optimizer in float32, in one file.
 _STATE_PER_TRAINED_BYTE = 6
-# The state, and the result as a folder and as an archive.
+# The first worker's state, and the result as a folder and as an archive. Before that each worker has the state for a moment.
 _DISK_PER_TRAINED_BYTE = 8
 
 
@@ -234,7 +234,9 @@ class FineTuningJobs:
         return FineTuningJob.from_row(row, live)
 
     def _check_model(self, model: Model, new: NewFineTuningJob) -> None:
-        is_full, workers = new.training_type == TrainingType.FULL, new.worker_count
+        is_full = new.training_type == TrainingType.FULL
+        # On a cluster each worker has the limits for itself.
+        workers = 1 if self._settings.adapter == "kubernetes" else new.worker_count
         per_byte = _MEMORY_PER_TRAINED_BYTE if is_full else _MEMORY_PER_WEIGHT_BYTE
         problem, needed = "", per_byte * model.size_bytes * workers
         if model.base_model_id is not None:
@@ -252,19 +254,20 @@ class FineTuningJobs:
         elif why := self._registry.blocked_reason(model):
             problem = why
         elif 0 < self._settings.memory_bytes < needed:
-            how = " of all weights" if is_full else "" if workers == 1 else f" by {workers} workers"
+            how = (" of all weights" if is_full else "") + ("" if workers == 1 else f" by {workers} workers")
             limit = self._settings.memory_bytes >> 20
             problem = f"its training{how} needs about {needed >> 20} MiB of memory, and a job may use {limit} MiB"
         elif is_full:
-            problem = self._problem_of_full(model)
+            problem = self._problem_of_full(model, workers)
         if problem:
             raise InvalidRequest(
                 f"The model '{model.name}' can't be fine-tuned: {problem}.", param="model", code="model_not_trainable"
             )
 
-    def _problem_of_full(self, model: Model) -> str:
-        """Why not all weights of a model can be trained here; empty where they can."""
-        state, disk = (each * model.size_bytes for each in (_STATE_PER_TRAINED_BYTE, _DISK_PER_TRAINED_BYTE))
+    def _problem_of_full(self, model: Model, workers: int) -> str:
+        """Why not all weights of a model can be trained here; empty where they can. `workers`: that share the limits."""
+        state = _STATE_PER_TRAINED_BYTE * model.size_bytes
+        disk = max(_DISK_PER_TRAINED_BYTE * model.size_bytes, workers * state)
         if self._settings.adapter == "kubernetes":
             return "engines of a cluster fetch adapters alone of what jobs make: use the training type 'lora'"
         if state > self._upload_bytes:

@@ -107,6 +107,9 @@ def test_a_model_that_cannot_be_trained_is_refused_with_the_reason(desk: FineTun
     with pytest.raises(InvalidRequest, match="by 2 workers needs about 2059 MiB of memory, and a job may use 1029 MiB"):
         enough.create(worker_count=2)
     enough.create()
+    registry.mark_loaded("small", folder="pvc://models/s", size_bytes=270_000_000, task=Task.GENERATE)
+    pods = FineTuningDesk(desk.database, owner, memory_bytes=4 * 270_000_000, adapter="kubernetes")
+    pods.create(model="small", worker_count=8)
 
 
 def test_files_are_the_projects_and_for_this_purpose(desk: FineTuningDesk, other_desk: FineTuningDesk) -> None:

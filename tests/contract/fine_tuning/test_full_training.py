@@ -103,6 +103,13 @@ def test_what_does_not_fit_is_refused_with_its_numbers(database: Database, owner
     narrow = FineTuningDesk(database, owner, disk_bytes=8 * BYTES - 1)
     with pytest.raises(InvalidRequest, match="needs about 2059 MiB of disk, and a job may use 2059 MiB"):
         narrow.create(training_type="full")
+    enough.create(worker_count=2)
+    with pytest.raises(InvalidRequest, match="by 2 workers needs about 5149 MiB of memory"):
+        enough.create(training_type="full", worker_count=2)
+    roomy = FineTuningDesk(database, owner, disk_bytes=12 * BYTES)
+    roomy.create(training_type="full", worker_count=2)
+    with pytest.raises(InvalidRequest, match="needs about 4634 MiB of disk"):
+        roomy.create(training_type="full", worker_count=3)
     limited = FineTuningJobs(database, JobSettings(), enough.registry, enough.running_jobs, NO_TRACKING, 6 * BYTES - 1)
     with pytest.raises(
         InvalidRequest, match="the state of a training of all weights has 1544 MiB, and a file may have 1544"

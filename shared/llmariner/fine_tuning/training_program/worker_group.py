@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 __all__ = ["WorkerGroup", "WorkerLost"]
 
 Item = TypeVar("Item")
+_BUCKET_BYTES = 32 << 20
+"""Of gradients that are summed at once: a copy of all would need as much memory as the weights."""
 _TIMEOUT = timedelta(minutes=30)
 """For a worker that no longer answers, such as of a lost node: the first one may wait ten minutes for the platform."""
 
@@ -83,18 +85,12 @@ class WorkerGroup:
         if self.size == 1:
             return
         import torch
-        from torch import distributed
 
         for each in parameters:
             if each.grad is None:  # a worker without an example in the last batch of an epoch
                 each.grad = torch.zeros_like(each)
-        together = torch.cat([each.grad.reshape(-1) for each in parameters])
-        with _errors():
-            distributed.all_reduce(together)
-        start = 0
-        for each in parameters:
-            each.grad.copy_(together[start : start + each.numel()].view_as(each))
-            start += each.numel()
+        for bucket in _buckets([each.grad for each in parameters]):
+            _add_together(bucket)
 
     def share_document(self, document: dict[str, Any] | None) -> dict[str, Any]:
         """The first worker's JSON object, for all; the others give None."""
@@ -112,6 +108,34 @@ class WorkerGroup:
         with _errors():
             distributed.broadcast(parts, src=0)
         return dict(json.loads(bytes(parts.tolist())))
+
+
+def _buckets(gradients: Sequence[Any]) -> Iterator[list[Any]]:
+    """Them all in order, in groups of about `_BUCKET_BYTES`. They are the same for all workers."""
+    bucket: list[Any] = []
+    size = 0
+    for each in gradients:
+        if bucket and size + each.nbytes > _BUCKET_BYTES:
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(each)
+        size += each.nbytes
+    if bucket:
+        yield bucket
+
+
+def _add_together(gradients: Sequence[Any]) -> None:
+    """Give each tensor the sum of all workers' ones."""
+    import torch
+    from torch import distributed
+
+    together = torch.cat([each.reshape(-1) for each in gradients])
+    with _errors():
+        distributed.all_reduce(together)
+    start = 0
+    for each in gradients:
+        each.copy_(together[start : start + each.numel()].view_as(each))
+        start += each.numel()
 
 
 @contextmanager
