@@ -1,6 +1,8 @@
 """/v1/fine_tuning/workers: what the processes of fine-tuning jobs ask and report, each with the token of its job."""
 
+import re
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from fastapi import Request, Response
@@ -12,17 +14,25 @@ from llmariner.fine_tuning.worker_tokens import PROCESS_HEADER, Worker
 from llmariner.http.authorization.authentication import context_of
 from llmariner.http.entrypoint import Application, http_function
 from llmariner.http.fastapi_app import create_app
-from llmariner.http.schemas.fine_tuning import GradeAnswer, UploadResult, WorkerReport
+from llmariner.http.forms import run_to_end
+from llmariner.http.raw_bodies import read_raw_body
+from llmariner.http.resources.completions import Completions
+from llmariner.http.schemas.fine_tuning import CompleteResult, GradeAnswer, UploadResult, WorkerReport
 
-_WORKER = "/v1/fine_tuning/workers/{id}"
+_PREFIX = "/v1/fine_tuning/workers/"
+_WORKER = f"{_PREFIX}{{id}}"
+_PARTS = re.compile(f"{_PREFIX}[^/]+/uploads/[^/]+/parts/[^/]+")
 
 
 def build(context: Context) -> Application:
     """The application with its routes."""
-    app = create_app("fine_tuning_workers", context)
+    app = create_app("fine_tuning_workers", context, streamed_bodies=_PARTS)
+    app.state.completions = Completions()
     app.get(f"{_WORKER}/plan")(get_plan)
     app.post(f"{_WORKER}/reports")(report)
     app.post(f"{_WORKER}/uploads")(create_upload)
+    app.put(f"{_WORKER}/uploads/{{upload_id}}/parts/{{sha256}}")(add_part)
+    app.post(f"{_WORKER}/uploads/{{upload_id}}/complete")(complete_upload)
     app.post(f"{_WORKER}/grades")(grade_answer)
     app.get(f"{_WORKER}/weights")(list_weights)
     app.get(f"{_WORKER}/weights/{{name}}", response_model=None)(get_weights)
@@ -41,10 +51,33 @@ def report(request: Request, id: str, body: WorkerReport) -> dict[str, Any]:
 
 
 def create_upload(request: Request, id: str, body: UploadResult) -> dict[str, Any]:
-    """A URL by which the process uploads one file."""
-    worker = _worker(request, id)
-    url = context_of(request).fine_tuning.workers.upload_link(worker, body.kind, body.bytes, body.sha256)
-    return {"url": url, "method": "PUT"}
+    """A URL by which the process uploads one file, or an upload for the parts of a large one."""
+    worker, fine_tuning = _worker(request, id), context_of(request).fine_tuning
+    uploads = fine_tuning.result_uploads
+    if body.in_parts and body.bytes > uploads.part_bytes:
+        return {"upload_id": uploads.begin(worker, body.kind, body.bytes).id, "part_bytes": uploads.part_bytes}
+    return {"url": fine_tuning.workers.upload_link(worker, body.kind, body.bytes, body.sha256), "method": "PUT"}
+
+
+async def add_part(request: Request, id: str, upload_id: str, sha256: str) -> dict[str, Any]:
+    """Store the body as a part of an upload, if it has this SHA-256."""
+    worker = await run_to_end(partial(_worker, request, id))
+    uploads = context_of(request).fine_tuning.result_uploads
+    part = await run_to_end(partial(uploads.receive_part, worker, upload_id, sha256))
+    try:
+        await run_to_end(part.begin)
+        await read_raw_body(request, part.write, max_bytes=uploads.part_bytes)
+        return {"id": (await run_to_end(part.save)).id}
+    finally:
+        await run_to_end(part.close)
+
+
+async def complete_upload(request: Request, id: str, upload_id: str, body: CompleteResult) -> dict[str, Any]:
+    """Make a file of the parts, in the order of the request."""
+    worker = await run_to_end(partial(_worker, request, id))
+    uploads = context_of(request).fine_tuning.result_uploads
+    complete = partial(uploads.complete, worker, upload_id, body.part_ids, body.sha256)
+    return {"id": await request.app.state.completions.run(worker.maker.key_owner.project_id, complete)}
 
 
 def grade_answer(request: Request, id: str, body: GradeAnswer) -> dict[str, Any]:

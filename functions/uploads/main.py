@@ -76,6 +76,7 @@ def create_upload(request: Request, caller: Writer, body: CreateUpload) -> dict[
 async def add_part(request: Request, caller: Writer, upload_id: str) -> dict[str, Any]:
     """Store the bytes of a form as a part. Parts may arrive in parallel and in any order."""
     context = context_of(request)
+    await run_to_end(partial(context.uploads.check_of_caller, caller.key_owner, upload_id))
     form = PartForm(context.uploads, caller.key_owner, upload_id)
     try:
         await read_form(request, form, max_file_bytes=context.files.settings.upload_part_bytes, hint=_HINT)
@@ -88,6 +89,7 @@ async def add_part(request: Request, caller: Writer, upload_id: str) -> dict[str
 async def complete_upload(request: Request, caller: Writer, upload_id: str, body: CompleteUpload) -> dict[str, Any]:
     """Make a file of the parts, in the order of the request."""
     context = context_of(request)
+    await run_to_end(partial(context.uploads.check_of_caller, caller.key_owner, upload_id))
     completion = UploadCompletion(context.database, context.objects, context.files, context.uploads)
     check = partial(check_still_allowed, context.database, caller, _WRITE)
     complete = partial(completion.complete, caller.key_owner, upload_id, body.part_ids, body.md5, check_caller=check)
@@ -98,7 +100,9 @@ async def complete_upload(request: Request, caller: Writer, upload_id: str, body
 
 def cancel_upload(request: Request, caller: Writer, upload_id: str) -> dict[str, Any]:
     """Cancel an upload and delete its parts."""
-    return upload_object(context_of(request).uploads.cancel(caller.key_owner, upload_id))
+    uploads = context_of(request).uploads
+    uploads.check_of_caller(caller.key_owner, upload_id)
+    return upload_object(uploads.cancel(caller.key_owner, upload_id))
 
 
 handle = http_function(build)

@@ -419,7 +419,7 @@ class Context:
         """Loads model weights; standalone mode sets its own."""
         from llmariner.models.cluster_weights import cluster_weights
 
-        return cluster_weights(self.env, lambda: self.database, lambda: self.objects, lambda: self.source_credentials)
+        return cluster_weights(self)
 
     @cached_once
     def serving(self) -> Serving:

@@ -136,6 +136,10 @@ BODIES: dict[str, tuple[str, dict[str, Any]]] = {
         "fine_tuning_workers",
         {"kind": "state", "bytes": 1, "sha256": "0" * 64},
     ),
+    "POST /v1/fine_tuning/workers/ftjob-worker/uploads/upload_1/complete": (
+        "fine_tuning_workers",
+        {"part_ids": ["part_1"], "sha256": "0" * 64},
+    ),
     "POST /v1/clusters": ("clusters", {"name": "made"}),
     "POST /v1/clusters/cluster-1:rotateKey": ("clusters", {}),
     "POST /v1/clusters/cluster-1/config": ("clusters", {"device_plugin_config": {"time_slicing": {"gpus": 4}}}),

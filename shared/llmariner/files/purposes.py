@@ -10,6 +10,7 @@ from llmariner.files.jsonl import JsonlCheck, check_batch_line, check_training_l
 
 __all__ = [
     "UNLISTED",
+    "UPLOADED",
     "ContentCheck",
     "Purpose",
     "content_check",
@@ -43,7 +44,8 @@ _OUTPUT = frozenset(
     {Purpose.ASSISTANTS_OUTPUT, Purpose.BATCH_OUTPUT, Purpose.BATCH_JOB_OUTPUT, Purpose.FINE_TUNE_RESULTS}
 )
 _LISTED = tuple(purpose for purpose in Purpose if purpose not in UNLISTED)
-_UPLOADED = tuple(purpose for purpose in _LISTED if purpose not in _OUTPUT)
+UPLOADED = tuple(purpose for purpose in _LISTED if purpose not in _OUTPUT)
+"""Those that callers give their files."""
 
 
 class ContentCheck(Protocol):
@@ -88,10 +90,10 @@ def parse_purpose(text: str) -> Purpose:
 
 def parse_upload_purpose(text: str) -> Purpose:
     """A purpose that callers may give their files. Raises InvalidRequest for another one."""
-    if text not in _UPLOADED:
+    if text not in UPLOADED:
         made = " The platform gives this purpose to files that it makes itself." if text in list(_OUTPUT) else ""
         raise InvalidRequest(
-            f"'purpose' must be one of {', '.join(_UPLOADED)}, not '{text[:64]}'.{made}",
+            f"'purpose' must be one of {', '.join(UPLOADED)}, not '{text[:64]}'.{made}",
             param="purpose",
             code="invalid_value",
         )

@@ -75,6 +75,7 @@ class UploadCompletion:
         part_ids: Sequence[str],
         md5: str | None = None,
         *,
+        sha256: str | None = None,
         check_caller: Callable[[], None] = lambda: None,
     ) -> tuple[Upload, File]:
         """Make the file of the parts, in their order. The request that completed an upload gets its result again.
@@ -82,8 +83,8 @@ class UploadCompletion:
         `check_caller` is called before the file is made; it raises a PlatformError for one who may not do this any more.
 
         Raises NotFound; Conflict unless the upload is pending, or while another completion is under way; InvalidRequest for
-        parts that are unknown, repeated or of another total size, for another MD5 (hex), and for content that the purpose
-        excludes. The upload remains pending then. Raises Unavailable; the same request may be repeated.
+        parts that are unknown, repeated or of another total size, for another MD5 or SHA-256 (hex), and for content that the
+        purpose excludes. The upload remains pending then. Raises Unavailable; the same request may be repeated.
         """
         expected_md5 = _normal_md5(md5)
         digest = hashlib.sha256(json.dumps([list(part_ids), expected_md5]).encode()).hexdigest()
@@ -92,8 +93,13 @@ class UploadCompletion:
             return claim, self._file_of(claim)
         try:
             with self._renewing(claim), store_errors():
-                sha256 = self._check_content(claim, expected_md5)
-                stored = self._join(claim, sha256)
+                found = self._check_content(claim, expected_md5)
+                if sha256 not in (None, found):
+                    raise InvalidRequest(
+                        f"The parts in this order have the SHA-256 {found}, not that of the file.",
+                        code="checksum_mismatch",
+                    )
+                stored = self._join(claim, found)
             return self._finish(owner, claim, stored, check_caller)
         except ObjectNotFound:
             self._refuse_ended(claim.upload)

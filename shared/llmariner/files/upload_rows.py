@@ -25,6 +25,7 @@ __all__ = [
     "is_claimed",
     "load_upload",
     "lock_for_end",
+    "no_such_upload",
     "parts_of",
 ]
 
@@ -42,8 +43,13 @@ def load_upload(session: ReadSession, project_id: str, upload_id: str, *, lock: 
     query = select(uploads).where(uploads.c.id == upload_id, uploads.c.project_id == project_id)
     row = session.first(query.with_for_update() if lock else query)
     if row is None:
-        raise NotFound(f"No such upload: '{upload_id[:64]}'. Create one with POST /v1/uploads.", param="upload_id")
+        raise no_such_upload(upload_id)
     return upload_from_row(row)
+
+
+def no_such_upload(upload_id: str) -> NotFound:
+    """The error of an unknown upload."""
+    return NotFound(f"No such upload: '{upload_id[:64]}'. Create one with POST /v1/uploads.", param="upload_id")
 
 
 def lock_for_end(session: WriteSession, project_id: str, upload_id: str) -> Upload:

@@ -21,6 +21,7 @@ from llmariner.file_settings import FileSettings
 from llmariner.files.bytes_in_flight import BytesInFlight, CountedContent
 from llmariner.files.content import NOTHING_STORED, store_errors
 from llmariner.files.file import NewFile
+from llmariner.files.purposes import UPLOADED
 from llmariner.files.quotas import reserve_quota
 from llmariner.files.tables import upload_parts, uploads
 from llmariner.files.upload import Part, Status, Upload, part_key
@@ -34,6 +35,7 @@ from llmariner.files.upload_rows import (
     is_claimed,
     load_upload,
     lock_for_end,
+    no_such_upload,
 )
 from llmariner.identifiers import new_id
 from llmariner.platform.database import Database, ReadSession, WriteSession
@@ -149,6 +151,13 @@ class Uploads:
             return upload
 
         return self._database.transact(insert)
+
+    def check_of_caller(self, owner: KeyOwner, upload_id: str) -> None:
+        """Raises NotFound also for an upload that a job makes, which nobody else adds to, completes or cancels."""
+        with self._database.read() as session:
+            upload = load_upload(session, owner.project_id, upload_id)
+        if upload.new_file.purpose not in UPLOADED:
+            raise no_such_upload(upload_id)
 
     def receive_part(self, owner: KeyOwner, upload_id: str) -> IncomingPart:
         """Begin a part; `add_part` adds it. Raises Conflict unless the upload is pending, InvalidRequest after too many.

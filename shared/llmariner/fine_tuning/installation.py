@@ -10,6 +10,7 @@ from llmariner.cluster_settings import WorkerClusterSettings
 from llmariner.file_settings import FileSettings
 from llmariner.inference_settings import InferenceSettings
 from llmariner.job_settings import JobSettings
+from llmariner.model_settings import ModelSettings
 from llmariner.models.registry import ModelRegistry
 from llmariner.object_settings import ObjectSettings, S3Settings
 from llmariner.platform.database import Database
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from llmariner.fine_tuning.jobs import FineTuningJobs
     from llmariner.fine_tuning.permissions import CheckpointPermissions
     from llmariner.fine_tuning.reconciler import FineTuningReconciler
+    from llmariner.fine_tuning.result_uploads import ResultUploads
     from llmariner.fine_tuning.tracked_runs import TrackedRuns
     from llmariner.fine_tuning.worker_tokens import WorkerTokens
     from llmariner.fine_tuning.workers import WorkerAddresses, Workers
@@ -46,6 +48,7 @@ class FineTuning:
 
     `url`: of the functions, as processes of jobs reach them at home; `{function}` in it becomes the name of the called
     function. `workers`: the clusters on which jobs may run besides; None: none. `full_seconds`: how long one waits there.
+    `model_copies`: as of `FineTuningJobs`.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class FineTuning:
         upload_bytes: int = FileSettings.upload_bytes,
         workers: Callable[[], WorkerClusters | None] = lambda: None,
         full_seconds: float = 300.0,
+        model_copies: bool = False,
         objects: Callable[[], ObjectStore],
         s3: S3Settings = S3Settings(),  # noqa: B008
     ) -> None:
@@ -80,6 +84,7 @@ class FineTuning:
         self._upload_bytes = upload_bytes
         self._workers = workers
         self._full_seconds = full_seconds
+        self._model_copies = model_copies
         self._objects = objects
         self._s3 = s3
 
@@ -89,7 +94,7 @@ class FineTuning:
         from llmariner.fine_tuning.jobs import FineTuningJobs
 
         arguments = (self._database, self._settings, self._registry, self._jobs, self._tracking)
-        return FineTuningJobs(*arguments, self._upload_bytes, self._workers())
+        return FineTuningJobs(*arguments, self._upload_bytes, self._workers(), self._model_copies)
 
     @property
     def history(self) -> JobHistory:
@@ -155,6 +160,15 @@ class FineTuning:
 
         return Workers(self._database, self._registry, self._files(), *self._links(), self._addresses)
 
+    @cached_once
+    def result_uploads(self) -> ResultUploads:
+        """What the processes of jobs send in parts. Raises Unavailable as `files`."""
+        from llmariner.files.uploads import Uploads
+        from llmariner.fine_tuning.result_uploads import ResultUploads
+
+        files, objects = self._files(), self._objects()
+        return ResultUploads(self._database, objects, files, Uploads(self._database, objects, files.settings))
+
     @property
     def grades(self) -> AnswerGrades:
         """Grades of the answers that jobs and callers have."""
@@ -202,6 +216,7 @@ def make_fine_tuning(context: Context) -> FineTuning:
         upload_bytes=FileSettings.load(env).upload_bytes,
         workers=lambda: context.job_clusters,
         full_seconds=WorkerClusterSettings.load(env).full_seconds,
+        model_copies=ModelSettings.load(env).copies,
         objects=lambda: context.objects,
         s3=ObjectSettings.load(env).s3,
     )

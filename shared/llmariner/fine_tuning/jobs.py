@@ -57,7 +57,8 @@ _DISK_PER_TRAINED_BYTE = 8
 class FineTuningJobs:
     """The jobs of one installation. `project_id` limits a call to that project; others' jobs are NotFound.
 
-    `jobs` returns the jobs port or raises Unavailable where the installation has none. All methods block.
+    `jobs` returns the jobs port or raises Unavailable where the installation has none. `model_copies`: whether the
+    installation copies models into its object store. All methods block.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class FineTuningJobs:
         tracking: TrackingSettings,
         upload_bytes: int = FileSettings.upload_bytes,
         workers: WorkerClusters | None = None,
+        model_copies: bool = False,
     ) -> None:
         self._database = database
         self._settings = settings
@@ -76,6 +78,7 @@ class FineTuningJobs:
         self._places = TrainingPlaces(settings, jobs, workers)
         self._tracking = tracking
         self._upload_bytes = upload_bytes
+        self._model_copies = model_copies
 
     def create(self, caller: Caller, new: NewFineTuningJob) -> FineTuningJob:
         """Create a job, whose files are checked next.
@@ -268,8 +271,11 @@ class FineTuningJobs:
         """Why not all weights of a model can be trained here; empty where they can. `workers`: that share the limits."""
         state = _STATE_PER_TRAINED_BYTE * model.size_bytes
         disk = max(_DISK_PER_TRAINED_BYTE * model.size_bytes, workers * state)
-        if self._settings.adapter == "kubernetes":
-            return "engines of a cluster fetch adapters alone of what jobs make: use the training type 'lora'"
+        if self._settings.adapter == "kubernetes" and not self._model_copies:
+            return (
+                "engines of a cluster read whole models from copies in the object store, which this installation does not "
+                "make: an operator turns them on with LLMARINER_MODEL_COPIES=1. Use the training type 'lora'"
+            )
         if state > self._upload_bytes:
             most = self._upload_bytes >> 20
             return f"the state of a training of all weights has {state >> 20} MiB, and a file may have {most} MiB"

@@ -9,12 +9,12 @@ import hashlib
 import os
 import shutil
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from llmariner.platform.model_files.blobs import BlobStore
 
-__all__ = ["InvalidArchive", "archived_files", "write_model_folder"]
+__all__ = ["InvalidArchive", "archived_files", "places_in_archive", "write_model_folder"]
 
 _WEIGHTS = "model.safetensors"
 _NEEDED = frozenset({"config.json", "tokenizer_config.json", _WEIGHTS})
@@ -63,19 +63,36 @@ def archived_files(parts: Iterator[bytes]) -> Iterator[tuple[str, Iterator[bytes
     """
     stream, seen = _Stream(parts), set[str]()
     while (block := b"".join(stream.take(_BLOCK_BYTES))) != bytes(_BLOCK_BYTES):
-        name, size = _entry(block)
-        if name in seen:
-            raise InvalidArchive(f"it has two files '{name}'")
-        seen.add(name)
+        name, size = _entry(block, seen)
         yield name, stream.take(size)
         for _ in stream.take(-size % _BLOCK_BYTES):
             pass
-    if missing := sorted(_NEEDED - seen):
+    _check_complete(seen)
+
+
+def places_in_archive(read: Callable[[int, int], bytes]) -> list[tuple[str, int, int]]:
+    """The files of an archive: name, first byte and size of each. `read`: a start and a number of bytes, fewer at the end.
+
+    It reads the headers alone. Raises InvalidArchive, and what `read` raises.
+    """
+    places, seen, position = list[tuple[str, int, int]](), set[str](), 0
+    while (block := read(position, _BLOCK_BYTES)) != bytes(_BLOCK_BYTES):
+        if len(block) < _BLOCK_BYTES:
+            raise InvalidArchive("it ends early")
+        name, size = _entry(block, seen)
+        places.append((name, position + _BLOCK_BYTES, size))
+        position += _BLOCK_BYTES + size + -size % _BLOCK_BYTES
+    _check_complete(seen)
+    return places
+
+
+def _check_complete(seen: Collection[str]) -> None:
+    if missing := sorted(_NEEDED.difference(seen)):
         raise InvalidArchive(f"it has no {', '.join(missing)}")
 
 
-def _entry(block: bytes) -> tuple[str, int]:
-    """The name and the size that the header of a file says."""
+def _entry(block: bytes, seen: set[str]) -> tuple[str, int]:
+    """The name and the size that the header of a file says, whose name is added to `seen`."""
     try:
         entry = tarfile.TarInfo.frombuf(block, "ascii", "surrogateescape")
     except (tarfile.HeaderError, ValueError) as error:
@@ -84,6 +101,9 @@ def _entry(block: bytes) -> tuple[str, int]:
         raise InvalidArchive(f"its entry {entry.name[:100]!r} is none of a model")
     if entry.size < 0 or (entry.name != _WEIGHTS and entry.size > _MAX_OTHER_BYTES):
         raise InvalidArchive(f"its file '{entry.name}' has {entry.size} bytes")
+    if entry.name in seen:
+        raise InvalidArchive(f"it has two files '{entry.name}'")
+    seen.add(entry.name)
     return entry.name, entry.size
 
 

@@ -9,6 +9,7 @@ from typing import Protocol
 from llmariner.models.model import Model, SourceRepository, Task
 from llmariner.models.restrictions import weight_uri
 from llmariner.models.traits import ModelTraits
+from llmariner.platform.serving import OWN_FILE_SCHEME
 
 __all__ = [
     "FetchedWeights",
@@ -104,6 +105,11 @@ class StorageUriFetcher:
                 "project's credential needs copies of models (LLMARINER_MODEL_COPIES=1), and a hub or a bucket."
             )
         uri = weight_uri(model.source_repository, model.model_file_location)
+        if uri.startswith(OWN_FILE_SCHEME) and model.base_model_id is None:
+            raise WeightsUnavailable(
+                "KServe does not fetch a model whose weights were all trained here: that needs copies of models "
+                "(LLMARINER_MODEL_COPIES=1)."
+            )
         return FetchedWeights(uri, model.size_bytes, None)
 
     def discard(self, model_id: str, folder: str, successor: Model | None = None) -> None:

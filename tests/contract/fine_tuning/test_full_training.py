@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
+import importlib
+import io
 import json
+import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from sqlalchemy import select, update
 
-from llmariner.errors import InvalidRequest, ModelNotFound
+from llmariner.errors import InvalidRequest, ModelNotFound, PermissionDenied
+from llmariner.files.file import NewFile
+from llmariner.files.purposes import Purpose
 from llmariner.files.tables import files
+from llmariner.fine_tuning.archive_source import archive_source
 from llmariner.fine_tuning.jobs import FineTuningJobs
 from llmariner.fine_tuning.representation import job_object
 from llmariner.fine_tuning.tables import fine_tuning_jobs
 from llmariner.job_settings import JobSettings
-from llmariner.models.model import NewModel, SourceRepository, Task
+from llmariner.models.copies.fetcher import CopyingFetcher
+from llmariner.models.copies.slices import SliceLimits
+from llmariner.models.model import Model, NewModel, SourceRepository, Task
+from llmariner.models.weight_loads import load_weights
+from llmariner.models.weights import StorageUriFetcher
 from llmariner.platform.database import Database
+from llmariner.platform.events.cloudevents import Event
+from llmariner.platform.model_files.object_copy import download
+from llmariner.settings import ModelSettings, S3Settings
 from llmariner.tenancy.principal import KeyOwner
 from llmariner.tenancy.tables import projects
 
 from .desk import NO_TRACKING, FineTuningDesk
 from .training_desk import TrainingDesk, step
 
+_tiny = importlib.import_module("...standalone.tiny_model_files", __package__)
 BYTES = 270_000_000
 """Of the weights of the base model."""
 
@@ -119,8 +134,17 @@ def test_what_does_not_fit_is_refused_with_its_numbers(database: Database, owner
     enough.registry.create(NewModel("pod", SourceRepository.LOCAL, "pvc://a/b", task=Task.GENERATE))
     enough.registry.mark_loaded("pod", folder="pvc://a/b", size_bytes=BYTES, task=Task.GENERATE)
     cluster.create(model="pod")
-    with pytest.raises(InvalidRequest, match="engines of a cluster fetch adapters alone"):
+    with pytest.raises(InvalidRequest, match="LLMARINER_MODEL_COPIES=1"):
         cluster.create(model="pod", training_type="full")
+    copying = FineTuningJobs(
+        database,
+        JobSettings(adapter="kubernetes", memory_bytes=10 * BYTES),
+        enough.registry,
+        cluster.running_jobs,
+        NO_TRACKING,
+        model_copies=True,
+    )
+    copying.create(cluster.caller, cluster.new(model="pod", training_type="full", worker_count=8))
 
 
 def test_another_project_may_use_it_without_its_base(desk: TrainingDesk, owner: KeyOwner) -> None:
@@ -131,3 +155,82 @@ def test_another_project_may_use_it_without_its_base(desk: TrainingDesk, owner: 
     desk.tuning.permissions.create(desk.caller, name, ["proj_b"])
     theirs = desk.registry.get(name, project_id="proj_b")
     assert (theirs.base_model_id, theirs.approved) == (None, True)
+
+
+FILES = {
+    "config.json": _tiny.CONFIG,
+    "tokenizer_config.json": b"{}",
+    "model.safetensors": _tiny.safetensors(200_000),
+}
+
+
+def finished(desk: TrainingDesk, content: bytes) -> Model:
+    """The model that a job made, whose file has this content; nothing has loaded it yet."""
+    job_id = desk.training(training_type="full")
+    made = desk.result(job_id, 1, "model", content)
+    desk.report(job_id, 1, step(6, trained_tokens=120), {"type": "checkpoint", "step": 6, "file_id": made})
+    return desk.registry.get(desk.get(job_id).output_model, project_id=desk.project_id)
+
+
+def test_a_cluster_copies_the_model_out_of_its_archive(desk: TrainingDesk, tmp_path: Path) -> None:
+    fetcher = CopyingFetcher(
+        desk.database,
+        lambda: desk.objects,
+        ModelSettings(),
+        S3Settings(),
+        StorageUriFetcher(),
+        limits=SliceLimits(chunk_bytes=64 << 10),
+        trained=lambda model: archive_source(model, lambda: desk.files),
+    )
+    model = finished(desk, tar(FILES))
+    load_weights(desk.registry, fetcher, event(model))
+    model = desk.registry.get(model.id)
+    assert model.loaded, model.loading_failure_reason
+    assert model.folder.startswith("model-copy://")
+    assert model.size_bytes == len(FILES["model.safetensors"])
+    assert model.traits.architecture == "LlamaForCausalLM"
+    download(model.folder, tmp_path / "model", desk.objects)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()} == FILES
+    for what, content, reason in (
+        ("cut", tar(FILES)[:-20_000], "it ends early"),
+        ("pickle", tar({**FILES, "pytorch_model.bin": b"x"}), "is none of a model"),
+        ("weights", tar({**FILES, "model.safetensors": b"no weights"}), "model.safetensors"),
+    ):
+        refused = finished(desk, content)
+        load_weights(desk.registry, fetcher, event(refused))
+        assert reason in desk.registry.get(refused.id).loading_failure_reason, what
+    gone = finished(desk, tar({**FILES, "config.json": b"{} "}))
+    desk.files.delete(desk.caller, gone.model_file_location)
+    load_weights(desk.registry, fetcher, event(gone))
+    assert "was deleted" in desk.registry.get(gone.id).loading_failure_reason
+
+
+def test_without_copies_the_model_says_what_is_missing(desk: TrainingDesk) -> None:
+    model = finished(desk, b"weights")
+    load_weights(desk.registry, StorageUriFetcher(), event(model))
+    assert "LLMARINER_MODEL_COPIES=1" in desk.registry.get(model.id).loading_failure_reason
+
+
+def test_no_caller_names_a_file_as_a_trained_model(desk: TrainingDesk) -> None:
+    file_id = desk.upload(tar(FILES), NewFile("m.tar", Purpose.USER_DATA, "application/x-tar"))
+    new = NewModel("mine", SourceRepository.FINE_TUNING, file_id, project_id=desk.project_id)
+    with pytest.raises(PermissionDenied):
+        desk.registry.create(new, actor=desk.caller)
+    unapproved = replace(finished(desk, tar(FILES)), approved=False)
+    assert archive_source(unapproved, lambda: desk.files) is None
+
+
+def tar(files: dict[str, bytes]) -> bytes:
+    """An archive of these files."""
+    target = io.BytesIO()
+    with tarfile.open(fileobj=target, mode="w", format=tarfile.USTAR_FORMAT) as archive:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    return target.getvalue()
+
+
+def event(model: Model) -> Event:
+    """The event by which a model is loaded."""
+    return Event(f"evt_{model.id}", "x", f"models/{model.id}", 1.0, {"id": model.id})

@@ -63,6 +63,17 @@ def a_result(world: World, tenant: Tenant) -> RouteCall:
     return RouteCall({"id": fine_tuning_job(world, tenant)}, {"kind": "state", "bytes": 1, "sha256": "0" * 64})
 
 
+def a_part(world: World, tenant: Tenant) -> RouteCall:
+    """A part of a result of the process of a job: no key opens its upload."""
+    return RouteCall({"id": fine_tuning_job(world, tenant), "upload_id": "upload_none", "sha256": "0" * 64})
+
+
+def a_complete_result(world: World, tenant: Tenant) -> RouteCall:
+    """The end of an upload, as `a_part`."""
+    named = {"id": fine_tuning_job(world, tenant), "upload_id": "upload_none"}
+    return RouteCall(named, {"part_ids": ["part_none"], "sha256": "0" * 64})
+
+
 def an_answer(world: World, tenant: Tenant) -> RouteCall:
     """An answer of the process of a job, to be graded."""
     id_ = f"ftjob-{tenant.tag}-{world.number()}"
@@ -170,6 +181,8 @@ FINE_TUNING_OBJECTS = {
     f"GET {_WORKER}/plan": a_job,
     f"POST {_WORKER}/reports": a_report,
     f"POST {_WORKER}/uploads": a_result,
+    f"PUT {_WORKER}/uploads/{{upload_id}}/parts/{{sha256}}": a_part,
+    f"POST {_WORKER}/uploads/{{upload_id}}/complete": a_complete_result,
     f"POST {_WORKER}/grades": an_answer,
     f"GET {_WORKER}/weights": a_job,
     f"GET {_WORKER}/weights/{{name}}": a_weights_file,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import mmap
 import os
 import ssl
 import sys
@@ -29,6 +30,8 @@ _TRY_SECONDS = 600.0
 _TIMEOUT_SECONDS = 60.0
 _REPORT_SECONDS = 1.0
 _GONE = (401, 403, 404, 409)
+_TRIED_AGAIN = ("upload_in_progress", "checksum_mismatch", "invalid_body")
+"""Codes of errors of uploads: by the answer to a request that was cut off, and of bytes that did not arrive as they were."""
 
 
 class Refused(Exception):
@@ -81,8 +84,11 @@ class Platform:
         """Upload a file; returns its id. `kind`: `state`, `adapter`, `model` or `metrics`."""
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        terms = {"kind": kind, "bytes": path.stat().st_size, "sha256": digest}
-        url = str(self._ask("POST", self._url + "/uploads", terms)["url"])
+        terms = {"kind": kind, "bytes": path.stat().st_size, "sha256": digest, "in_parts": True}
+        answer = self._ask("POST", self._url + "/uploads", terms)
+        if "upload_id" in answer:
+            return self._upload_parts(path, f"{self._url}/uploads/{answer['upload_id']}", answer["part_bytes"], digest)
+        url = str(answer["url"])
         headers = {"content-type": "application/octet-stream", "content-length": str(path.stat().st_size)}
 
         def send() -> dict[str, Any]:
@@ -90,6 +96,16 @@ class Platform:
                 return _send("PUT", url, content, headers)
 
         return str(_repeat(send)["id"])
+
+    def _upload_parts(self, path: Path, url: str, part_bytes: int, digest: str) -> str:
+        """The id of the file. A part that does not arrive is sent again, and the others are not."""
+        part_ids = []
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            for start in range(0, len(content), part_bytes):
+                part = content[start : start + part_bytes]
+                target = f"{url}/parts/{hashlib.sha256(part).hexdigest()}"
+                part_ids.append(self._ask("PUT", target, part)["id"])
+        return str(self._ask("POST", f"{url}/complete", {"part_ids": part_ids, "sha256": digest})["id"])
 
     def fetch(self, url: str, target: Path) -> Path:
         """Download a file by its link."""
@@ -139,10 +155,12 @@ class Platform:
         return float(found["reward"]), bool(found["errors"])
 
     def _ask(self, method: str, url: str, body: Any = None) -> dict[str, Any]:
-        headers = {"content-type": "application/json", "authorization": f"Bearer {self._token}"}
+        is_part = isinstance(body, bytes)
+        data = body if body is None or is_part else json.dumps(body).encode()
+        kind = "application/octet-stream" if is_part else "application/json"
+        headers = {"content-type": kind, "authorization": f"Bearer {self._token}"}
         if self.process:
             headers[_PROCESS_HEADER] = self.process
-        data = None if body is None else json.dumps(body).encode()
         return _repeat(lambda: _send(method, url, data, headers), gone=Stopped)
 
 
@@ -157,9 +175,10 @@ def _repeat(work: Callable[[], Answer], gone: type[Exception] = Refused) -> Answ
             if said.get("code") == "link_used":  # the answer to an earlier attempt was lost
                 return cast(Answer, {"id": said["file_id"]})
             message = str(said.get("message") or error)[:500]
-            if error.code in _GONE:
+            if error.code in _GONE and said.get("code") not in _TRIED_AGAIN:
                 raise gone(message) from error
-            if error.code < 500 and (error.code != 429 or said.get("code") == "insufficient_quota"):
+            again = error.code == 429 and said.get("code") != "insufficient_quota"
+            if error.code < 500 and not again and said.get("code") not in _TRIED_AGAIN:
                 raise Refused(message, said.get("code")) from error
             problem: Exception = error
         except (OSError, HTTPException) as error:

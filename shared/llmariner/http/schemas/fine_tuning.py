@@ -17,6 +17,7 @@ from llmariner.http.schemas.bodies import Body
 from llmariner.settings import Secret
 
 __all__ = [
+    "CompleteResult",
     "CreateCheckpointPermissions",
     "CreateFineTuningJob",
     "GradeAnswer",
@@ -311,8 +312,16 @@ class RunGrader(ValidateGrader):
 
 
 class UploadResult(Body):
-    """POST /v1/fine_tuning/workers/{id}/uploads."""
+    """POST /v1/fine_tuning/workers/{id}/uploads. `in_parts`: what is larger than a part is to be sent in parts."""
 
     kind: str
     bytes: int
+    sha256: str
+    in_parts: bool = False
+
+
+class CompleteResult(Body):
+    """POST /v1/fine_tuning/workers/{id}/uploads/{upload_id}/complete."""
+
+    part_ids: list[str]
     sha256: str

@@ -6,8 +6,9 @@ minute; any may be killed between two lines, and the next continues with the byt
 
 from __future__ import annotations
 
+import contextlib
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from sqlalchemy import select
@@ -28,7 +29,7 @@ from llmariner.models.weights import (
     WeightsUnavailable,
 )
 from llmariner.platform.database import Database
-from llmariner.platform.model_files import FilesUnavailable
+from llmariner.platform.model_files import FilesUnavailable, ModelSource
 from llmariner.platform.model_files.copy_scheme import COPY_SCHEME
 from llmariner.platform.model_files.object_copy import manifest_key
 from llmariner.platform.objects import ObjectStore, ObjectStoreUnavailable
@@ -43,7 +44,10 @@ _REMOVAL_SECONDS = 20.0
 
 
 class CopyingFetcher:
-    """See `WeightFetcher`. `otherwise` fetches what is not copied: volumes, adapters of bases that were not copied."""
+    """See `WeightFetcher`. `otherwise` fetches what is not copied: volumes, adapters of bases that were not copied.
+
+    `trained`: the source of a model whose weights a job made; None for others.
+    """
 
     def __init__(
         self,
@@ -54,10 +58,11 @@ class CopyingFetcher:
         otherwise: WeightFetcher,
         credential_of: CredentialOf = no_credential,
         limits: SliceLimits = SliceLimits(),  # noqa: B008
+        trained: Callable[[Model], ModelSource | None] = lambda _model: None,
     ) -> None:
         self._database, self._objects = database, objects
         self._settings, self._s3, self._otherwise = settings, s3, otherwise
-        self._credential_of, self._limits = credential_of, limits
+        self._credential_of, self._limits, self._trained = credential_of, limits, trained
 
     def fetch(self, model: Model, report: ReportProgress) -> FetchedWeights:
         """See the port. LoadingUnfinished after each slice but the last."""
@@ -107,12 +112,20 @@ class CopyingFetcher:
         self, model: Model, copy: ModelCopy, records: CopyRecords, blobs: Blobs, report: ReportProgress
     ) -> FetchedWeights:
         pickles = self._settings.pickles
-        with open_source(model, self._settings, self._s3, self._credential_of) as source:
-            assert source is not None  # `_is_copied` names the sources
+        with self._source(model) as source:
             files = CopySlice(source, copy, records, blobs, report, self._conversion, self._limits, pickles).run()
         manifest = write_manifest(self._database, self._objects(), copy.id, files)
         is_converted = any(each.is_converted for each in files)
         return inspected_copy(self._objects(), model, manifest, records.revision(copy), is_converted=is_converted)
+
+    @contextlib.contextmanager
+    def _source(self, model: Model) -> Iterator[ModelSource]:
+        if (trained := self._trained(model)) is not None:
+            yield trained
+            return
+        with open_source(model, self._settings, self._s3, self._credential_of) as source:
+            assert source is not None  # `_is_copied` names the sources
+            yield source
 
     def _conversion(self, stored: CopyFile) -> GgufConversion:
         return stored_conversion(self._database, self._objects(), stored)
@@ -120,7 +133,7 @@ class CopyingFetcher:
     def _is_copied(self, model: Model) -> bool:
         location = model.model_file_location
         on_hub = model.source_repository is SourceRepository.HUGGING_FACE and "://" not in location
-        if model.source_repository is SourceRepository.OLLAMA:
+        if model.source_repository is SourceRepository.OLLAMA or self._trained(model) is not None:
             return True
         if not (on_hub or location.startswith(("hf://", "s3://"))):
             return False

@@ -1,0 +1,81 @@
+"""The archive of a model that a job uploaded, as a source of model files: what copies models, copies it by ranges."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+
+from llmariner.errors import NotFound, Unavailable
+from llmariner.files.files import Files
+from llmariner.fine_tuning.adapter_file import file_of
+from llmariner.fine_tuning.model_archive import InvalidArchive, places_in_archive
+from llmariner.models.model import Model, SourceRepository
+from llmariner.platform.model_files import ByteStream, FilesUnavailable, Listing, RemoteFile, TransferInterrupted
+
+__all__ = ["ArchiveSource", "archive_source"]
+
+
+def archive_source(model: Model, files: Callable[[], Files]) -> ArchiveSource | None:
+    """That of a model of which a job trained all weights; None for any other."""
+    place = file_of(model.model_file_location, model.project_id or "")
+    # Whom a file belongs to was decided by the platform, which approves the models that it makes of files.
+    is_trained = model.source_repository is SourceRepository.FINE_TUNING and model.approved
+    if place is None or not is_trained or model.base_model_id is not None:
+        return None
+    return ArchiveSource(files, *place)
+
+
+class ArchiveSource:
+    """See `ModelSource`. The URL of a file is where it begins in the archive."""
+
+    only = ""
+
+    def __init__(self, files: Callable[[], Files], project_id: str, file_id: str) -> None:
+        self._files = files
+        self._project_id = project_id
+        self._file_id = file_id
+
+    def list_files(self) -> Listing:
+        """See the port."""
+
+        def read(start: int, size: int) -> bytes:
+            return b"".join(self._read(start, size))
+
+        try:
+            places = places_in_archive(read)
+        except InvalidArchive as error:
+            raise FilesUnavailable(f"'{self._file_id}' is no archive of a model: {error}.") from error
+        return Listing(tuple(RemoteFile(name, size, f"{self._file_id}#{start}") for name, start, size in places))
+
+    def open_range(self, file: RemoteFile, start: int, end: int) -> AbstractContextManager[ByteStream]:
+        """See the port."""
+        first = int(file.url.rpartition("#")[2])
+        return contextlib.closing(_Range(self._read(first + start, end - start)))
+
+    def _read(self, start: int, size: int) -> Iterator[bytes]:
+        try:
+            files = self._files()
+            yield from files.read(files.get(self._project_id, self._file_id), start, size)
+        except NotFound as error:
+            raise FilesUnavailable(f"The file '{self._file_id}' of the model was deleted.") from error
+        except Unavailable as error:
+            raise TransferInterrupted(error.message) from error
+
+
+class _Range:
+    """Parts as a stream."""
+
+    def __init__(self, parts: Iterator[bytes]) -> None:
+        self._parts = parts
+        self._rest = b""
+
+    def read(self, size: int, /) -> bytes:
+        """Up to `size` bytes; empty at the end."""
+        self._rest = self._rest or next(self._parts, b"")
+        found, self._rest = self._rest[:size], self._rest[size:]
+        return found
+
+    def close(self) -> None:
+        """Release what is open."""
+        self._rest, self._parts = b"", iter(())

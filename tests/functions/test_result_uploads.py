@@ -1,0 +1,173 @@
+"""/v1/fine_tuning/workers/{id}/uploads: results in parts, as the process of a job sends them with its token."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select, update
+
+from llmariner.context import Context
+from llmariner.files.file import NewFile
+from llmariner.files.purposes import Purpose
+from llmariner.files.tables import uploads as upload_rows
+from llmariner.fine_tuning.jobs import load_job
+from llmariner.fine_tuning.tables import fine_tuning_jobs
+from llmariner.fine_tuning.training_program import platform as module
+from llmariner.fine_tuning.training_program.platform import Platform, Refused, Stopped
+from llmariner.platform.database.migrate import upgrade
+from llmariner.tenancy.organizations.bootstrap import ensure_first_owner
+from llmariner.tenancy.principal import KeyOwner
+
+from .http_calls import HttpRequest, HttpResponse, assert_error, send_over_http
+from .processes import boot_command, process
+from .training_jobs import training_job
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+PART = 64 << 10
+CONTENT = random.Random(7).randbytes(5 * PART + 777)
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+@dataclass
+class Served:
+    """The function in a process of its own, and the platform behind it."""
+
+    context: Context
+    port: int
+    owner: KeyOwner
+
+    def job(self, job_id: str) -> str:
+        """The token of a new job."""
+        with self.context.database.write() as session:
+            session.add(fine_tuning_jobs, **training_job(job_id, self.owner))
+            job = load_job(session, self.owner.project_id, job_id)
+        return self.context.fine_tuning.worker_tokens.issue(job)
+
+    def process_of(self, job_id: str, token: str) -> Platform:
+        """What the program of the job speaks to the platform with."""
+        return Platform(f"http://127.0.0.1:{self.port}/v1/fine_tuning/workers/{job_id}", token)
+
+    def send(self, method: str, path: str, token: str, body: Any = None) -> HttpResponse:
+        head = {"authorization": f"Bearer {token}"}
+        return send_over_http(self.port, HttpRequest(method, f"/v1/fine_tuning/workers/{path}", body, head))
+
+    def begin(self, job_id: str, token: str, size: int = len(CONTENT)) -> str:
+        """The path of a new upload of a state."""
+        terms = {"kind": "state", "bytes": size, "sha256": SHA256, "in_parts": True}
+        said = json.loads(self.send("POST", f"{job_id}/uploads", token, terms).body)
+        assert said["part_bytes"] == PART
+        return f"{job_id}/uploads/{said['upload_id']}"
+
+    def part(self, path: str, token: str, content: bytes) -> str:
+        """The id of a part that is sent."""
+        sent = self.send("PUT", f"{path}/parts/{hashlib.sha256(content).hexdigest()}", token, content)
+        return str(json.loads(sent.body)["id"])
+
+    def content(self, file_id: str) -> tuple[bytes, str]:
+        """The bytes of a file, and its name."""
+        file = self.context.files.get(self.owner.project_id, file_id)
+        return b"".join(self.context.files.read(file)), file.filename
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("results")
+    environment = {
+        "LLMARINER_DATABASE_URL": f"sqlite:///{folder / 'platform.db'}",
+        "LLMARINER_PEPPER": "0123456789abcdef" * 4,
+        "LLMARINER_SERVICE_SECRET": "fedcba9876543210" * 4,
+        "LLMARINER_OBJECTS": "folder",
+        "LLMARINER_OBJECTS_FOLDER": str(folder / "objects"),
+        "LLMARINER_UPLOAD_PART_BYTES": str(PART),
+        "LLMARINER_UPLOAD_BYTES": str(100 * PART),
+    }
+    context = Context(environment)
+    upgrade(context.database)
+    owner = ensure_first_owner(context.database)
+    command = boot_command(CHECKOUT / "functions/fine_tuning_workers")
+    with process(command, environment, folder / "function.log") as port:
+        yield Served(context, port, KeyOwner(owner.user_id, owner.project_id, owner.organization_id))
+    context.database.close()
+
+
+def test_the_program_sends_a_large_result_in_parts_and_each_that_was_damaged_again(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    platform = served.process_of("ftjob-large", served.job("ftjob-large"))
+    path = tmp_path / "state.safetensors"
+    path.write_bytes(CONTENT)
+    send, damaged = module._send, list[str]()
+
+    def damage(method: str, url: str, data: Any, headers: dict[str, str]) -> dict[str, Any]:
+        if method == "PUT" and len(damaged) < 2:
+            damaged.append(url)
+            data = bytes(len(data)) if len(damaged) == 1 else data[:-1]
+            headers = {**headers, "content-length": str(len(data))}
+        return send(method, url, data, headers)
+
+    monkeypatch.setattr(module, "_send", damage)
+    file_id = platform.upload(path, "state")
+    assert len(damaged) == 2
+    assert served.content(file_id) == (CONTENT, "ftjob-large-state.safetensors")
+    assert not list(served.context.objects.list("uploads/")), "parts are gone"
+
+
+def test_a_completion_that_is_asked_for_again_has_the_same_file_and_wrong_parts_have_none(served: Served) -> None:
+    token = served.job("ftjob-again")
+    path = served.begin("ftjob-again", token)
+    parts = [served.part(path, token, CONTENT[start : start + PART]) for start in range(0, len(CONTENT), PART)]
+    wrong = {"part_ids": [parts[1], parts[0], *parts[2:]], "sha256": SHA256}
+    assert_error(served.send("POST", f"{path}/complete", token, wrong), 400, code="checksum_mismatch")
+    for missing in ([], parts[1:], [*parts, "part_none"]):
+        answer = served.send("POST", f"{path}/complete", token, {"part_ids": missing, "sha256": SHA256})
+        assert answer.status == 400, answer.body
+    whole = {"part_ids": parts, "sha256": SHA256}
+    first, second = (served.send("POST", f"{path}/complete", token, whole) for _ in range(2))
+    assert (first.status, first.body) == (200, second.body)
+    assert served.content(json.loads(first.body)["id"])[0] == CONTENT
+    assert_error(served.send("PUT", f"{path}/parts/{SHA256}", token, b"late"), 409, code="upload_completed")
+
+
+def test_a_process_ends_the_upload_of_the_one_before_it(served: Served) -> None:
+    token = served.job("ftjob-next")
+    before = served.begin("ftjob-next", token)
+    served.part(before, token, CONTENT[:PART])
+    served.begin("ftjob-next", token)
+    assert_error(served.send("PUT", f"{before}/parts/{SHA256}", token, b"x"), 409, code="upload_cancelled")
+    with served.context.database.read() as session:
+        c = upload_rows.c
+        pending = session.rows(select(c.id).where(c.filename.like("ftjob-next%"), c.status == "pending"))
+    assert len(pending) == 1, "one alone holds room"
+
+
+def test_parts_belong_to_the_job_of_the_token(served: Served) -> None:
+    token, other = served.job("ftjob-mine"), served.job("ftjob-other")
+    path = served.begin("ftjob-mine", token)
+    place = f"parts/{hashlib.sha256(b'x').hexdigest()}"
+    upload_id = path.rpartition("/")[2]
+    for wrong in ("", "guess", other):
+        assert_error(served.send("PUT", f"{path}/{place}", wrong, b"x"), 401, code="invalid_api_key")
+    elsewhere = f"ftjob-other/uploads/{upload_id}"
+    assert_error(served.send("PUT", f"{elsewhere}/{place}", other, b"x"), 404, code="not_found")
+    done = {"part_ids": [], "sha256": SHA256}
+    assert_error(served.send("POST", f"{elsewhere}/complete", other, done), 404, code="not_found")
+    named = NewFile("ftjob-mine-state.safetensors", Purpose.USER_DATA, "application/octet-stream")
+    of_caller = served.context.uploads.create(served.owner, named, 1)
+    assert_error(served.send("PUT", f"ftjob-mine/uploads/{of_caller.id}/{place}", token, b"x"), 404, code="not_found")
+    assert served.send("PUT", f"{path}/{place}", token, bytes(PART + 1)).status == 413
+    for kind, size in (("state", 101 * PART), ("weights", 2 * PART)):
+        terms = {"kind": kind, "bytes": size, "sha256": SHA256, "in_parts": True}
+        assert served.send("POST", "ftjob-mine/uploads", token, terms).status == 400
+    ended = update(fine_tuning_jobs).where(fine_tuning_jobs.c.id == "ftjob-mine").values(status="cancelled")
+    with served.context.database.write() as session:
+        session.run(ended)
+    assert_error(served.send("PUT", f"{path}/{place}", token, b"x"), 409, code="attempt_ended")
+    with pytest.raises((Refused, Stopped)):
+        served.process_of("ftjob-mine", token).upload(Path(__file__), "state")
