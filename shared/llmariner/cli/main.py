@@ -5,6 +5,7 @@ Members are import paths, so that a command imports only what it needs.
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 
@@ -12,7 +13,7 @@ import click
 
 from llmariner.cli.support.click_extensions import LazyGroup
 from llmariner.cli.support.errors import CommandError, ExitCode
-from llmariner.cli.support.terminal import configure_streams, discard_output
+from llmariner.cli.support.terminal import configure_streams, discard_output, write_stderr
 
 __all__ = ["llma", "main"]
 
@@ -87,7 +88,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except click.Abort:
         return ExitCode.INTERRUPTED
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()  # the message may quote the server
+        error.show(shown)
+        write_stderr(shown.getvalue().rstrip("\n"))
         return ExitCode.USAGE
     # Commands return None; an integer is click's own exit code, such as 0 after --help.
     return result if isinstance(result, int) else ExitCode.OK

@@ -158,7 +158,7 @@ def join(
 
     from llmariner.agent.manifest import AGENT_IMAGE, AGENT_NAME, AgentManifest
     from llmariner.agent_settings import AgentSettings
-    from llmariner.cli.support.terminal import write_stdout
+    from llmariner.cli.support.terminal import write_stderr, write_stdout
     from llmariner.manifests.installation import engine_plugins
     from llmariner.sessions.control_plane_roles import control_plane_objects
 
@@ -188,10 +188,9 @@ def join(
     account = (namespace, AGENT_NAME)
     work = [] if sessions_only else [*control_plane_objects(account, certificates=certificates), engine_plugins()]
     write_stdout(yaml.safe_dump_all([*manifest.objects(), *work], sort_keys=False), end="")
-    click.echo(
+    write_stderr(
         f"Registered {made['name']} ({made['id']}). The manifest holds its registration key: pipe it to "
-        f"`kubectl apply -f -`, then see `llma admin clusters status {made['id']}`.",
-        err=True,
+        f"`kubectl apply -f -`, then see `llma admin clusters status {made['id']}`."
     )
 
 

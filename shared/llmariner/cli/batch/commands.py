@@ -148,12 +148,13 @@ def get(session: Session, job: str) -> None:
 def logs(session: Session, job: str, follow: bool) -> None:
     """Print the output of a job."""
     from llmariner.cli.support.api import build_path
+    from llmariner.cli.support.terminal import OutputStream
 
     query: dict[str, str] = {"follow": "true"} if follow else {}
     with session.api().download(build_path("batch", "jobs", job, "logs"), **query) as parts:
+        output = OutputStream(sys.stdout)
         for part in parts:
-            sys.stdout.buffer.write(part)
-            sys.stdout.buffer.flush()
+            output.write(part)
 
 
 @click.command(cls=Command)

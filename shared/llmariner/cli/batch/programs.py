@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import sys
 from typing import Any
 
@@ -27,17 +26,18 @@ def exec_in_job(session: Session, job: str, command: tuple[str, ...], has_input:
     """
     from llmariner.cli.support.api import build_path
     from llmariner.cli.support.errors import CommandError, ExitCode
+    from llmariner.cli.support.response_bodies import parse_json
     from llmariner.cli.support.server_sent_events import Event
+    from llmariner.cli.support.terminal import OutputStream
 
     body: dict[str, Any] = {"command": list(command)}
     if has_input:
         body["stdin"] = base64.b64encode(sys.stdin.buffer.read()).decode()
+    streams = {"stdout": OutputStream(sys.stdout), "stderr": OutputStream(sys.stderr)}
     with session.api().stream(build_path("batch", "jobs", job, "exec"), body) as frames:
-        for event in (json.loads(frame.data) for frame in frames if isinstance(frame, Event)):
+        for event in (parse_json(frame.data) for frame in frames if isinstance(frame, Event)):
             if event["type"] == "output":
-                stream = sys.stderr.buffer if event["stream"] == "stderr" else sys.stdout.buffer
-                stream.write(base64.b64decode(event["data"]))
-                stream.flush()
+                streams[event["stream"]].write(base64.b64decode(event["data"]))
             elif event["type"] == "exit" and event["exit_code"] is not None:
                 click.get_current_context().exit(event["exit_code"])
             else:

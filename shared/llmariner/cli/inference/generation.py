@@ -5,13 +5,13 @@ Text goes to stdout and progress to stderr, so that `llma chat completions creat
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from llmariner.cli.support.errors import CommandError, ExitCode, format_progress
+from llmariner.cli.support.response_bodies import parse_json
 from llmariner.cli.support.terminal import StatusLine, write_stdout
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def _choices(answer: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
 def _parse_object(text: str) -> dict[str, Any]:
     """The JSON object; empty for any other text, such as a keep-alive comment."""
     try:
-        value = json.loads(text)
+        value = parse_json(text)
     except ValueError:
         return {}
     return value if isinstance(value, dict) else {}

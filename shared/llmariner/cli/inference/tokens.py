@@ -6,6 +6,7 @@ import click
 
 from llmariner.cli.support.click_extensions import Command, pass_session
 from llmariner.cli.support.session import Session
+from llmariner.cli.support.terminal import write_stderr
 
 __all__ = ["detokenize", "tokenize"]
 
@@ -19,7 +20,7 @@ def tokenize(session: Session, model: str, prompt: str) -> None:
     answer = session.api().generate("tokenize", {"model": model, "prompt": prompt})
     session.printer.print_message(answer, " ".join(str(token) for token in answer.get("tokens", [])))
     if session.printer.is_table:
-        click.echo(f"{answer.get('count')} tokens; the model takes {answer.get('max_model_len')}.", err=True)
+        write_stderr(f"{answer.get('count')} tokens; the model takes {answer.get('max_model_len')}.")
 
 
 @click.command(cls=Command)

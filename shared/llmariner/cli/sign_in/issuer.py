@@ -18,6 +18,7 @@ from urllib.parse import urlencode, urlsplit
 
 from llmariner.cli.sign_in.token_store import SignIn, decode_claims
 from llmariner.cli.support.errors import CommandError, ExitCode
+from llmariner.cli.support.response_bodies import parse_json
 
 if TYPE_CHECKING:
     import httpx2
@@ -231,7 +232,7 @@ class IssuerClient:
 
         try:
             return self._client.request(method, url, data=dict(form) if form else None)
-        except (httpx2.TransportError, httpx2.InvalidURL) as error:
+        except (httpx2.TransportError, httpx2.DecodingError, httpx2.InvalidURL) as error:
             raise CommandError(
                 ExitCode.UNREACHABLE,
                 f"cannot reach the issuer {self.issuer}: {error}.",
@@ -248,7 +249,7 @@ class IssuerClient:
 
 def _json(response: httpx2.Response) -> dict[str, Any]:
     try:
-        found = response.json()
+        found = parse_json(response.content)
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
@@ -262,7 +263,10 @@ def _seconds(value: Any, default: float, *, maximum: float) -> float:
 
 def _is_safe(url: str) -> bool:
     """Whether secrets may be sent there: over https, or to a loopback address."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # such as an address in brackets that is none
+        return False
     host = parts.hostname or ""
     try:
         is_loopback = ipaddress.ip_address(host).is_loopback

@@ -5,7 +5,6 @@ The HTTP library is imported with the first request, so that help and completion
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +18,8 @@ import click
 from llmariner.cli.support.configuration import Target
 from llmariner.cli.support.errors import CommandError, ErrorResponse, ExitCode, api_error
 from llmariner.cli.support.port_owners import is_own_listener
-from llmariner.cli.support.server_sent_events import Frame, parse_frames
+from llmariner.cli.support.response_bodies import BodyTooLarge, parse_json, read_body, read_error_body
+from llmariner.cli.support.server_sent_events import Frame, FrameTooLarge, parse_frames
 
 if TYPE_CHECKING:
     import httpx2
@@ -32,6 +32,9 @@ REQUEST_TIMEOUT_SECONDS = 60.0
 
 GENERATION_TIMEOUT_SECONDS = 3600.0
 """Seconds for inference: the first byte may follow the start of a model and the generation of the whole answer."""
+
+_FORM_ERRORS = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What a command fails with that takes apart a document of another form than the API's."""
 
 QueryValue: TypeAlias = str | int | Sequence[str] | None
 """A query parameter; a sequence is sent as repeated parameters, None is not sent."""
@@ -71,7 +74,11 @@ class Download:
 
 
 class ApiClient:
-    """Sends requests to one target. Every failure raises `CommandError`."""
+    """Sends requests to one target. Every failure raises `CommandError`.
+
+    As a context it also translates what its block fails with once the server has answered: a server that is no platform,
+    or one of another version, may answer anything.
+    """
 
     def __init__(self, target: Target, *, timeout_seconds: float = REQUEST_TIMEOUT_SECONDS) -> None:
         import httpx2
@@ -91,6 +98,7 @@ class ApiClient:
         }
         plain_local = target.is_local and target.endpoint.startswith("http://")
         self._target = target
+        self._has_answered = False
         self._client = httpx2.Client(
             headers=_validated_headers({name: value for name, value in headers.items() if value}),
             # A configured proxy cannot reach the loopback interface of this machine.
@@ -107,6 +115,12 @@ class ApiClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._client.close()
+        if self._has_answered and isinstance(error, _FORM_ERRORS):
+            raise CommandError(
+                ExitCode.SERVER_ERROR,
+                f"{self._target.endpoint} answered in another form than llma knows ({type(error).__name__}: {error}).",
+                next_step="compare `llma version` with the server's, and check --endpoint.",
+            ) from error
 
     def get(self, path: str, **query: QueryValue) -> dict[str, Any]:
         """The response document of GET; query parameters of None are not sent."""
@@ -146,11 +160,21 @@ class ApiClient:
         return self._send("POST", path, body=body, headers=wait, timeout=_generation_timeout())
 
     def all_pages(self, path: str, *, max_records: int | None = None, **query: QueryValue) -> dict[str, Any]:
-        """One list object with the records of all pages, or with the first `max_records` of them."""
+        """One list object with the records of all pages, or with the first `max_records` of them.
+
+        CommandError for a list that leads back to one of its pages.
+        """
         document = self.get(path, **query)
-        records = list(_records(document))
+        records, cursors = list(_records(document)), set[str]()
         while document.get("has_more") and _records(document) and (max_records is None or len(records) < max_records):
-            document = self.get(path, **query, after=_cursor(document))
+            if (cursor := _cursor(document)) in cursors:
+                raise CommandError(
+                    ExitCode.SERVER_ERROR,
+                    f"the list {path} of {self._target.endpoint} does not end.",
+                    next_step="compare `llma version` with the server's.",
+                )
+            cursors.add(cursor)
+            document = self.get(path, **query, after=cursor)
             records += _records(document)
         truncated = bool(document.get("has_more")) or (max_records is not None and len(records) > max_records)
         return {**document, "data": records[:max_records], "has_more": truncated and max_records is not None}
@@ -223,16 +247,15 @@ class ApiClient:
             ) as response,
         ):
             if not response.is_success:
-                response.read()
                 raise self._error_from(response)
             yield response
 
     def _check_stream(self, response: httpx2.Response) -> None:
         if not response.is_success:
-            response.read()
             raise self._error_from(response)
         if "text/event-stream" not in response.headers.get("content-type", ""):
             raise self._unexpected_response(response, "did not answer with an event stream")
+        self._has_answered = True
 
     def _send(
         self,
@@ -245,8 +268,9 @@ class ApiClient:
         headers: Mapping[str, str] | None = None,
         timeout: httpx2.Timeout | None = None,
     ) -> dict[str, Any]:
-        with self._translated_errors():
-            response = self._client.request(
+        with (
+            self._translated_errors(),
+            self._client.stream(
                 method,
                 self._url(path),
                 params=_query_params(query or {}),
@@ -257,13 +281,16 @@ class ApiClient:
                 else None,
                 headers=dict(headers or {}),
                 timeout=timeout or self._client.timeout,
-            )
-        if not response.is_success:
-            raise self._error_from(response)
+            ) as response,
+        ):
+            if not response.is_success:
+                raise self._error_from(response)
+            content = read_body(response)
         try:
-            document = json.loads(response.content)
+            document = parse_json(content)
         except ValueError:
             raise self._unexpected_response(response, "did not answer with JSON") from None
+        self._has_answered = True
         if not isinstance(document, dict):
             raise self._unexpected_response(response, "did not answer with a JSON object")
         return document
@@ -272,7 +299,7 @@ class ApiClient:
         return f"{self._target.endpoint}/{path}"
 
     def _error_from(self, response: httpx2.Response) -> CommandError:
-        error_response = ErrorResponse.parse(response.status_code, response.headers, response.content)
+        error_response = ErrorResponse.parse(response.status_code, response.headers, read_error_body(response))
         return api_error(error_response, key_source=self._target.api_key_source)
 
     def _unexpected_response(self, response: httpx2.Response, why: str) -> CommandError:
@@ -311,6 +338,12 @@ class ApiClient:
                 ExitCode.SERVER_ERROR,
                 f"the connection to {self._target.endpoint} broke ({error or type(error).__name__}).",
                 next_step="try again; `llma status` and `llma logs` tell whether an engine went down.",
+            ) from error
+        except (httpx2.DecodingError, BodyTooLarge, FrameTooLarge) as error:
+            raise CommandError(
+                ExitCode.SERVER_ERROR,
+                f"{self._target.endpoint} sent what llma does not read ({error}).",
+                next_step=f"check --endpoint (it came from {self._target.endpoint_source}).",
             ) from error
 
     def _connection_error(self, error: Exception) -> CommandError:

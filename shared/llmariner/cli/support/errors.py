@@ -6,13 +6,13 @@ This module alone maps HTTP statuses and error codes to exit codes and messages.
 from __future__ import annotations
 
 import enum
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import click
 
+from llmariner.cli.support.response_bodies import parse_json
 from llmariner.cli.support.terminal import strip_control_characters
 
 __all__ = ["CommandError", "ErrorResponse", "ExitCode", "api_error", "format_progress"]
@@ -193,7 +193,7 @@ _NEXT_STEPS_BY_STATUS = {
 
 def _envelope(body: bytes) -> dict[str, Any]:
     try:
-        document = json.loads(body)
+        document = parse_json(body)
     except ValueError:
         return {}
     error = document.get("error") if isinstance(document, dict) else None

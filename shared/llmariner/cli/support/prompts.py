@@ -9,7 +9,7 @@ import click
 from llmariner.cli.support.api import ApiClient, build_path
 from llmariner.cli.support.configuration import Target
 from llmariner.cli.support.errors import CommandError
-from llmariner.cli.support.terminal import write_stderr
+from llmariner.cli.support.terminal import write_stderr, write_stdout
 
 __all__ = ["prompt_organization", "prompt_project"]
 
@@ -46,7 +46,7 @@ def _fetch(target: Target, *path: str) -> list[Record]:
 def _prompt(kind: str, records: list[Record], current: str) -> str:
     for number, record in enumerate(records, 1):
         default = ", the default one" if record.get("is_default") else ""
-        click.echo(f"  {number}  {record.get('title') or record.get('name')}  ({record['id']}{default})")
+        write_stdout(f"  {number}  {record.get('title') or record.get('name')}  ({record['id']}{default})")
     accepted = "number, title or id" if records else "title or id"
     while True:
         answer = click.prompt(

@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-__all__ = ["Comment", "Event", "Frame", "parse_frames"]
+__all__ = ["Comment", "Event", "Frame", "FrameTooLarge", "parse_frames"]
+
+_MAX_BYTES = 64 * 1024 * 1024
+"""Of a line, and of an event: a server that never ends one would fill the memory."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +33,17 @@ class Comment:
 Frame = Event | Comment
 
 
+class FrameTooLarge(Exception):
+    """A line or an event is larger than `llma` reads."""
+
+
 def parse_frames(chunks: Iterable[bytes]) -> Iterator[Frame]:
-    """Yields frames as they arrive. The standard requires an event without its final blank line to be dropped."""
+    """Yields frames as they arrive. The standard requires an event without its final blank line to be dropped.
+
+    Raises FrameTooLarge for one of more than 64 MiB.
+    """
     data: list[str] = []
-    name = ""
+    name, size = "", 0
     for line in _lines(chunks):
         if line.startswith(":"):
             yield Comment(line[1:].strip())
@@ -42,18 +52,29 @@ def parse_frames(chunks: Iterable[bytes]) -> Iterator[Frame]:
             value = value.removeprefix(" ")
             if field == "data":
                 data.append(value)
+                size = _checked(size + len(value) + 1)
             elif field == "event":
                 name = value
         else:
             if data:
                 yield Event("\n".join(data), name)
-            data, name = [], ""
+            data, name, size = [], "", 0
 
 
 def _lines(chunks: Iterable[bytes]) -> Iterator[str]:
     r"""Yields complete lines that end with \n or \r\n; a lone \r, which the standard permits, is not supported."""
-    rest = b""
+    parts: list[bytes] = []  # of the line that has not ended; joined once, or a long one would take quadratic time
+    size = 0
     for chunk in chunks:
-        *complete, rest = (rest + chunk).split(b"\n")
-        for line in complete:
-            yield line.removesuffix(b"\r").decode("utf-8", "replace")
+        first, *others = chunk.split(b"\n")
+        parts.append(first)
+        size = _checked(size + len(first))
+        for each in others:
+            yield b"".join(parts).removesuffix(b"\r").decode("utf-8", "replace")
+            parts, size = [each], len(each)
+
+
+def _checked(size: int) -> int:
+    if size > _MAX_BYTES:
+        raise FrameTooLarge(f"a part of a stream of more than {_MAX_BYTES >> 20} MiB")
+    return size

@@ -7,6 +7,7 @@ output to files and pipes is exact.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import os
 import sys
@@ -15,11 +16,13 @@ from typing import TextIO
 import click
 
 __all__ = [
+    "OutputStream",
     "StatusLine",
     "configure_streams",
     "discard_output",
     "stdout_is_unicode",
     "strip_control_characters",
+    "write_stderr",
     "write_stdout",
 ]
 
@@ -69,6 +72,26 @@ def write_stdout(text: str, *, end: str = "\n") -> None:
 def write_stderr(text: str) -> None:
     """Write to stderr without control characters."""
     click.echo(strip_control_characters(text), err=True)
+
+
+class OutputStream:
+    """Bytes for stdout or stderr as they arrive: exact, but without control characters on a terminal.
+
+    A carriage return, with which programs redraw a line, begins a new line there.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace") if stream.isatty() else None
+
+    def write(self, part: bytes) -> None:
+        """Write and flush a part."""
+        if self._decoder is None:
+            self._stream.buffer.write(part)
+        else:
+            text = self._decoder.decode(part).replace("\r\n", "\n").replace("\r", "\n")
+            self._stream.write(strip_control_characters(text))
+        self._stream.flush()
 
 
 class StatusLine:

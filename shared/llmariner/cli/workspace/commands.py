@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 import click
 
 from llmariner.cli.support.click_extensions import Command, pass_session
+from llmariner.cli.support.errors import CommandError, ExitCode
 from llmariner.cli.support.session import Session
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ def open_notebook(session: Session, notebook: str, no_open: bool, port: int | No
     if found["status"] != "running":
         raise click.UsageError(f"{found['name']} does not run: its status is {found['status']}.")
     document = api.post(f"{_path(found['id'])}/actions:open")
-    url = document.get("url") or _url(session.target().endpoint, found["id"], document["path"])
+    url = _checked(str(document.get("url") or _url(session.target().endpoint, found["id"], document["path"])))
     if port is not None:
         url += f"&port={port}"
     if no_open or not webbrowser.open(url):
@@ -182,10 +183,13 @@ def share(session: Session, notebook: str, off: bool) -> None:
 @pass_session
 def delete(session: Session, notebook: str, force: bool) -> None:
     """Delete a notebook with its files."""
+    from llmariner.cli.support.terminal import strip_control_characters
+
     api = session.api()
     found = _find(api, notebook)
     if not force:
-        click.confirm(f"Delete {found['name']} with its files?", abort=True, err=True)
+        shown = strip_control_characters(str(found["name"]))
+        click.confirm(f"Delete {shown} with its files?", abort=True, err=True)
     session.printer.print_message(api.delete(_path(found["id"])), f"Deleted {found['name']}.")
 
 
@@ -200,6 +204,17 @@ def _path(notebook_id: str) -> str:
     from llmariner.cli.support.api import build_path
 
     return build_path("workspaces", "notebooks", notebook_id)
+
+
+def _checked(url: str) -> str:
+    """A link that a browser may open. A server must not have it open a file, or start the program of another scheme."""
+    if not url.startswith(("https://", "http://")):
+        raise CommandError(
+            ExitCode.SERVER_ERROR,
+            f"the platform names the link {url!r}, which is no https:// URL.",
+            next_step="check --endpoint; `llma context get` shows the one in use.",
+        )
+    return url
 
 
 def _url(endpoint: str, notebook_id: str, path: str) -> str:

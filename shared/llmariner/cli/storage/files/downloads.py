@@ -6,7 +6,6 @@ the id and the ETag of the content, so that another run continues with it, and n
 
 from __future__ import annotations
 
-import codecs
 import fcntl
 import hashlib
 import os
@@ -24,7 +23,7 @@ from llmariner.cli.support.api import ApiClient, Download, build_path
 from llmariner.cli.support.errors import CommandError, ExitCode
 from llmariner.cli.support.output import format_bytes
 from llmariner.cli.support.session import Session
-from llmariner.cli.support.terminal import write_stderr, write_stdout
+from llmariner.cli.support.terminal import OutputStream, write_stderr
 
 __all__ = ["download_to_file", "download_to_stdout"]
 
@@ -54,15 +53,10 @@ def download_to_file(session: Session, file_id: str, path: Path, *, replace: boo
 def download_to_stdout(session: Session, file_id: str) -> None:
     """Write the content to standard output: exact, but without control characters on a terminal. CommandError."""
     path = build_path("files", file_id, "content")
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    is_terminal = sys.stdout.isatty()
+    output = OutputStream(sys.stdout)
     with session.api().download_from(path, 0, stalled_seconds=_STALLED_SECONDS) as download:
         for chunk in download.chunks:
-            if is_terminal:
-                write_stdout(decoder.decode(chunk), end="")
-            else:
-                sys.stdout.buffer.write(chunk)
-    sys.stdout.flush()
+            output.write(chunk)
 
 
 class _Transfer:
