@@ -18,6 +18,8 @@ __all__ = ["NewNotebook", "Notebook", "Status"]
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _MAX_ENVS, _MAX_ENV_VALUE = 128, 8192
+_MAX_ENVS_BYTES = 900_000
+"""Of all together: a Secret of Kubernetes holds a MiB, and a process little more."""
 _MAX_PORTS = 16
 _MAX_GPUS = 64
 # What is asked for where the caller says nothing or 0, and the least and the most.
@@ -126,6 +128,12 @@ class NewNotebook:
                     f"{_MAX_ENV_VALUE} characters without NUL.",
                     param="envs",
                 )
+        size = sum(len(name) + len(value.encode()) for name, value in self.envs.items())
+        if size > _MAX_ENVS_BYTES:
+            raise InvalidRequest(
+                f"The variables have {size} bytes together, and may have {_MAX_ENVS_BYTES}. Send data as files.",
+                param="envs",
+            )
 
 
 @dataclass(frozen=True)

@@ -149,6 +149,7 @@ def test_notebooks_of_archived_projects_stop(desk: NotebookDesk, database: Datab
         ({"ports": [8000, 8000]}, "additional_exposed_ports"),
         ({"envs": {"A B": ""}}, "envs"),
         ({"envs": {"A": "\0"}}, "envs"),
+        ({"envs": {f"A{number}": "ä" * 8192 for number in range(60)}}, "envs"),
     ],
 )
 def test_what_no_notebook_may_have_is_refused(desk: NotebookDesk, fields: dict[str, Any], param: str) -> None:

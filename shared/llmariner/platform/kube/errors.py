@@ -75,6 +75,7 @@ _ERROR_OF_STATUS: dict[int, type[ClusterError]] = {
     404: NotFound,
     409: Conflict,
     410: Expired,
+    413: Invalid,
     415: Invalid,
     422: Invalid,
 }
