@@ -13,6 +13,8 @@ _TOKEN = re.compile(
 )
 _MAX_CHARACTERS = 2000
 _MAX_DEPTH, _MAX_TOKENS = 50, 200
+_MAX_VALUE = 1e300
+"""As of the range of a grader by a model: sums of rewards stay finite, such as those of which means are made."""
 _FUNCTIONS: dict[str, tuple[Callable[..., float], int | None]] = {
     "min": (min, None),
     "max": (max, None),
@@ -49,13 +51,13 @@ class Formula:
             raise InvalidFormula(f"'{self._tokens[self._next]}' is not expected there")
 
     def value(self, names: Mapping[str, float]) -> float:
-        """The value; InvalidFormula where it is no finite number, such as after a division by zero."""
+        """The value; InvalidFormula where it is no number below 1e300, such as after a division by zero."""
         try:
             found = float(self._term(names))
         except (ArithmeticError, ValueError, TypeError) as error:
             raise InvalidFormula(f"it has no value: {error}") from error
-        if not math.isfinite(found):
-            raise InvalidFormula("its value is not finite")
+        if not abs(found) < _MAX_VALUE:
+            raise InvalidFormula(f"its value is not from -{_MAX_VALUE:g} to {_MAX_VALUE:g}")
         return found
 
     def _sum(self) -> Term:
