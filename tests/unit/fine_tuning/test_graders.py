@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import tracemalloc
 from typing import Any
@@ -173,6 +174,21 @@ def test_texts_of_many_different_characters_take_little_memory() -> None:
     tracemalloc.stop()
     assert found == pytest.approx(1 / 20_000)
     assert peak < 12_000_000, "and not the square of their number in bits"
+
+
+def test_the_bits_of_a_character_are_made_once_for_a_text_of_some_alphabets() -> None:
+    said, made = "".join(chr(0x4E00 + number % 300) for number in range(3000)), list[str]()
+
+    def note(_frame: object, event: str, called: Any) -> None:
+        if event == "c_call":
+            made.append(called.__name__)
+
+    sys.setprofile(note)
+    try:
+        found = similarity("fuzzy_match", said, said)
+    finally:
+        sys.setprofile(None)
+    assert (found, made.count("from_bytes")) == (1.0, 300)
 
 
 def judge(**fields: Any) -> dict[str, Any]:
