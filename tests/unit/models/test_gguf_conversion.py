@@ -107,6 +107,16 @@ def test_pairs_of_tokens_that_fill_the_memory_are_refused(monkeypatch: pytest.Mo
         conversion(content)
 
 
+def test_tokens_whose_pairs_take_long_to_find_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    count = len(_tiny.GGUF_TOKENS)
+    scores = {"tokenizer.ggml.model": "llama", "tokenizer.ggml.scores": [0.0] * count}
+    monkeypatch.setattr(tokenizer, "_MAX_SPLITS", 200)
+    tokens = ["x" * length for length in range(1, count + 1)]
+    assert conversion(_tiny.gguf_model(scores)), "short ones"
+    with pytest.raises(FilesUnavailable, match="more or longer tokens"):
+        conversion(_tiny.gguf_model(scores | {"tokenizer.ggml.tokens": tokens}))
+
+
 def test_headers_of_noise_are_refused_and_nothing_else() -> None:
     random_ = random.Random(5)
     length = read_header(len(GGUF), lambda start, end: GGUF[start:end]).data_start
@@ -158,11 +168,13 @@ def test_positions_are_scaled_by_a_factor_without_a_type(key: str) -> None:
         assert "rope_scaling" not in json.loads(files(conversion(_tiny.gguf_model(metadata)))["config.json"])
 
 
-def test_scaled_positions_of_llama_3_are_recognized_by_their_factors() -> None:
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("factor", [8.0, np.inf])
+def test_scaled_positions_of_llama_3_are_recognized_by_their_factors(factor: float) -> None:
     base, head = 500_000.0, 128
     wavelengths = 2 * np.pi * base ** (np.arange(0, head, 2) / head)
     smooth = np.clip((8192 / wavelengths - 1) / 3, 0, 1)
-    factors = (1 / ((1 - smooth) / 8 + smooth)).astype("<f4")
+    factors = (1 / ((1 - smooth) / factor + smooth)).astype("<f4")
     shapes = {"attn_q": (128, 64), "attn_k": (128, 64), "attn_v": (128, 64), "attn_output": (64, 128)}
     sizes = {
         "attention.head_count": 1,
@@ -174,7 +186,12 @@ def test_scaled_positions_of_llama_3_are_recognized_by_their_factors() -> None:
         {f"llama.{key}": value for key, value in sizes.items()},
         SHAPES | {f"blk.0.{name}.weight": shape for name, shape in shapes.items()} | {"rope_freqs.weight": (64,)},
     )
-    config = json.loads(files(conversion(content[: -4 * 64] + factors.tobytes()))["config.json"])
+    content = content[: -4 * 64] + factors.tobytes()
+    if factor == np.inf:
+        with pytest.raises(FilesUnavailable, match="by no number"):
+            conversion(content)
+        return
+    config = json.loads(files(conversion(content))["config.json"])
     assert config["rope_parameters"] == {
         "rope_type": "llama3",
         "rope_theta": base,

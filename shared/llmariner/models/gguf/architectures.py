@@ -255,6 +255,8 @@ def _llama_3_scaling(factors: Floats, base: float, head: int) -> dict[str, Any]:
     """Llama 3's scaling, of which a GGUF file has the result alone: the factor of each frequency."""
     low, high, original = 1.0, 4.0, 8192  # of all models that Meta published
     factor = float(factors.max())
+    if not 0 < factor < np.inf:
+        raise FilesUnavailable(f"The GGUF file scales positions by no number. {_INSTEAD}")
     wavelengths = 2 * np.pi * base ** (np.arange(0, head, 2) / head)
     smooth = (original / wavelengths - low) / (high - low)
     between = 1 / ((1 - smooth) / factor + smooth)

@@ -19,8 +19,11 @@ __all__ = ["chat_template", "special_token_ids", "tokenizer_files"]
 _KEY = "tokenizer.ggml."
 _MAX_TOKENS = 1_000_000
 _MAX_TOKEN_LENGTH = 4_096
+_MAX_PAIRED_LENGTH = 64
 _MAX_PAIRS = 1_000_000
 """Of tokens that are a token together, where a file has scores alone: each takes 300 bytes. Gemma has 580,000."""
+_MAX_SPLITS = 6 << 20
+"""Of tokens into two, where a file has scores alone: two seconds of a processor, and 24 characters of 256,000 tokens."""
 _CONTROL, _USER_DEFINED = 3, 4
 _SPACE = "▁"
 _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -176,9 +179,11 @@ def _scored_pairs(header: GgufHeader, vocabulary: Mapping[str, int], tokens: Seq
     scores = header.metadata.get(f"{_KEY}scores")
     if not isinstance(scores, list) or len(scores) != len(tokens) or not all(isinstance(x, float) for x in scores):
         raise FilesUnavailable("The GGUF file's tokenizer has no scores.")
+    if sum(min(len(token), _MAX_PAIRED_LENGTH) for token in tokens) > _MAX_SPLITS:
+        raise FilesUnavailable("The GGUF file's tokenizer has more or longer tokens than are converted.")
     found: list[tuple[float, int, int, int, list[str]]] = []
     for number, token in enumerate(tokens):
-        for at in range(1, min(len(token), 64)):
+        for at in range(1, min(len(token), _MAX_PAIRED_LENGTH)):
             left, right = vocabulary.get(token[:at]), vocabulary.get(token[at:])
             if left is not None and right is not None:
                 found.append((-float(scores[number]), number, left, right, [token[:at], token[at:]]))
