@@ -11,6 +11,7 @@ import contextlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import TYPE_CHECKING, Protocol
 
 from sqlalchemy import and_, select
@@ -24,7 +25,13 @@ from llmariner.models.copies.tables import model_blob_chunks, model_blobs, model
 from llmariner.models.registry import ModelRegistry
 from llmariner.object_settings import S3Settings
 from llmariner.platform.database import Database
-from llmariner.platform.model_files import FilesUnavailable, RemoteFile, TransferInterrupted, check_files
+from llmariner.platform.model_files import (
+    FilesUnavailable,
+    ObjectReplaced,
+    RemoteFile,
+    TransferInterrupted,
+    check_files,
+)
 from llmariner.platform.model_files.copy_scheme import COPY_SCHEME
 from llmariner.platform.objects import ObjectNotFound, ObjectStore, ObjectStoreUnavailable
 
@@ -191,7 +198,9 @@ class _BucketWeights:
         if signed and (url := self._source.signed_url(file)) is not None:
             headers = {"range": f"bytes={start}-{start + size - 1}", "if-match": file.version}
             return WeightPiece(size, url, headers)
-        return WeightPiece(size, parts=self._read(file, start, start + size))
+        parts = self._read(file, start, start + size)
+        # What the store refuses is refused before the response has begun.
+        return WeightPiece(size, parts=chain((next(parts, b""),), parts))
 
     def _read(self, file: RemoteFile, start: int, end: int) -> Iterator[bytes]:
         with self._source.open_range(file, start, end) as stream:
@@ -211,8 +220,8 @@ def _no_piece() -> NotFound:
 def _translated() -> Iterator[None]:
     try:
         yield
-    except (FilesUnavailable, ObjectNotFound) as error:
-        said = str(error) if isinstance(error, FilesUnavailable) else "a part of them is gone from the object store."
+    except (FilesUnavailable, ObjectReplaced, ObjectNotFound) as error:
+        said = "a part of them is gone from the object store." if isinstance(error, ObjectNotFound) else str(error)
         raise Conflict(f"The weights of the base model can't be read: {said}", code="weights_unavailable") from error
     except (TransferInterrupted, ObjectStoreUnavailable) as error:
         raise Unavailable(f"The weights of the base model can't be read now: {error}") from error

@@ -32,6 +32,8 @@ _REPORT_SECONDS = 1.0
 _GONE = (401, 403, 404, 409)
 _TRIED_AGAIN = ("upload_in_progress", "checksum_mismatch", "invalid_body")
 """Codes of errors of uploads: by the answer to a request that was cut off, and of bytes that did not arrive as they were."""
+_LINK_BYTES = 64 << 10
+"""Of a presigned URL with the headers to send."""
 
 
 class Refused(Exception):
@@ -123,21 +125,29 @@ class Platform:
 
         def fetch() -> bytes:
             signed = self._store_answers
-            content, kind = _read(f"{url}&signed={str(signed).lower()}", headers)
+            content, kind = _read(f"{url}&signed={str(signed).lower()}", headers, max(size, _LINK_BYTES))
             if signed and kind == "application/json":
-                link = json.loads(content)
-                try:
-                    content, _ = _read(link["url"], link["headers"])
-                except OSError as error:  # this pod does not reach the store, or the URL came too late
-                    if not isinstance(error, urllib.error.HTTPError) or error.code < 500:
-                        print(f"The store gives no piece, so the platform is asked: {error}", file=sys.stderr)
-                        self._store_answers = False
-                    raise ConnectionError("The store did not give the piece.") from error
+                content = self._of_store(json.loads(content), size)
             if len(content) != size:
                 raise ConnectionError("A piece of the weights was cut off.")
             return content
 
         return _repeat(fetch, gone=Stopped)
+
+    def _of_store(self, link: Mapping[str, Any], size: int) -> bytes:
+        """Up to so many bytes, from the store. Raises ConnectionError, mostly once: the platform is asked then."""
+        try:
+            content, _ = _read(link["url"], link["headers"], size)
+            problem = "It sends more than the piece." if len(content) > size else ""
+        except OSError as error:  # this pod does not reach the store, or the URL came too late
+            if isinstance(error, urllib.error.HTTPError) and error.code >= 500:
+                raise ConnectionError("The store did not give the piece.") from error
+            problem = str(error)
+        if problem:
+            print(f"The store gives no piece, so the platform is asked: {problem}", file=sys.stderr)
+            self._store_answers = False
+            raise ConnectionError("The store did not give the piece.")
+        return content
 
     def grade(self, item: Mapping[str, Any], text: str, grader: str) -> tuple[float, bool]:
         """The reward of an answer by the grader of the job's `method` or `gate`, and whether an error made it 0.
@@ -205,11 +215,11 @@ def _trusted() -> ssl.SSLContext:
     return context
 
 
-def _read(url: str, headers: Mapping[str, str]) -> tuple[bytes, str]:
-    """The body and the content type of a response."""
+def _read(url: str, headers: Mapping[str, str], most: int) -> tuple[bytes, str]:
+    """The body of a response, cut off after one byte more than `most`, and its content type."""
     request = urllib.request.Request(url, headers=dict(headers))
     with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS, context=_trusted()) as answer:
-        return answer.read(), answer.headers.get_content_type()
+        return answer.read(most + 1), answer.headers.get_content_type()
 
 
 def _download(url: str, target: Path) -> Path:

@@ -6,6 +6,7 @@ comes, and a file gets its name once its digest is that which the platform says.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import sys
@@ -40,8 +41,8 @@ def _fetch(platform: Platform, file: dict[str, Any], target: Path) -> None:
         with part.open("wb") as content, ThreadPoolExecutor(_AT_ONCE) as pool:
 
             def fetch(start: int, size: int, number: int = content.fileno()) -> None:
-                data = platform.weights_piece(file, start, size)
-                os.pwrite(number, data, start)
+                if os.pwrite(number, platform.weights_piece(file, start, size), start) != size:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
             for _ in pool.map(fetch, starts, pieces):
                 pass

@@ -18,6 +18,7 @@ __all__ = [
     "FilesUnavailable",
     "Listing",
     "ModelSource",
+    "ObjectReplaced",
     "RemoteFile",
     "TransferInterrupted",
     "check_files",
@@ -44,6 +45,10 @@ class ByteStream(Protocol):
 
     def read(self, size: int, /) -> bytes:
         """Up to `size` bytes; empty at the end. TransferInterrupted."""
+
+
+class ObjectReplaced(TransferInterrupted):
+    """The source has another content than it listed: a retry helps after another listing."""
 
 
 @dataclass(frozen=True)

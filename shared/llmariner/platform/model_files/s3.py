@@ -13,7 +13,14 @@ from botocore.exceptions import BotoCoreError, ClientError
 from urllib3.exceptions import HTTPError
 
 from llmariner.object_settings import S3Settings
-from llmariner.platform.model_files import ByteStream, FilesUnavailable, Listing, RemoteFile, TransferInterrupted
+from llmariner.platform.model_files import (
+    ByteStream,
+    FilesUnavailable,
+    Listing,
+    ObjectReplaced,
+    RemoteFile,
+    TransferInterrupted,
+)
 from llmariner.platform.objects.s3_clients import S3Clients
 
 __all__ = ["S3Source"]
@@ -123,7 +130,7 @@ class S3Source:
                     "credentials (LLMARINER_S3_ACCESS_KEY) may read it."
                 ) from error
             if code in ("PreconditionFailed", "412"):
-                raise TransferInterrupted("An object was replaced during the transfer.") from error
+                raise ObjectReplaced("An object was replaced during the transfer.") from error
             raise TransferInterrupted(f"The object store answers with {code}.") from error
         except (BotoCoreError, HTTPError, OSError) as error:
             raise TransferInterrupted(f"The object store does not answer: {type(error).__name__}.") from error
