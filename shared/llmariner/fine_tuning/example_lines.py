@@ -61,7 +61,7 @@ def _check_question(line: dict[str, Any], check: Callable[[dict[str, Any]], None
     """Check a line whose question is answered and graded, besides what its method demands of it."""
     known = _CONVERSATION_FIELDS | _PREFERENCE_FIELDS
     check({name: value for name, value in line.items() if name in known} if check in _OF_METHODS else line)
-    given = line.get("input", line)
+    given = line if "messages" in line else line["input"]
     if given.get("tools") is not None:
         raise _Fault("'tools' is not available where a gate grades answers: they are plain texts")
     messages, item = question_of(line)

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from llmariner.fine_tuning.example_lines import check_line
+from llmariner.fine_tuning.graders.definition import read_grader
+from llmariner.fine_tuning.graders.held_out_lines import question_of
 from llmariner.fine_tuning.hyperparameters import Method
 
 CALL = {"id": "call_1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Paris"}'}}
@@ -144,3 +146,12 @@ def test_many_functions_take_a_time_that_grows_with_their_number() -> None:
     tools = [{"type": "function", "function": {"name": Name(f"f{number}")}} for number in range(1000)]
     assert check_line(Method.SUPERVISED)({**CONVERSATION, "tools": [*TOOLS, *tools]}) is None
     assert Name.compared < 5000
+
+
+@pytest.mark.parametrize("value", ["2 + 2", None, ["2"], {"messages": []}, {"messages": "2"}, PREFERENCE["input"]])
+def test_a_line_of_reinforcement_has_fields_of_any_name_for_the_grader_of_a_gate(value: Any) -> None:
+    document = {"type": "string_check", "name": "exact", "operation": "eq"}
+    grader = read_grader({**document, "input": "{{ sample.output_text }}", "reference": "{{ item.preferred_output }}"})
+    line = {"messages": [USER], "input": value, "preferred_output": "Hi."}
+    assert check_line(Method.REINFORCEMENT, grader, grader)(line) is None
+    assert question_of(line) == ([USER], line)

@@ -15,9 +15,9 @@ def question_of(line: Mapping[str, Any]) -> tuple[Sequence[Mapping[str, Any]], M
     """The messages that the model answers, and the item of the grader, of a line of any method whose form is good.
 
     The line's own answer is no part of the question: it is the preferred one of a preference, and the last message of a
-    conversation that ends with the assistant's.
+    conversation that ends with the assistant's. A line with messages may have any further fields, for graders.
     """
-    if "input" in line:
+    if "messages" not in line:
         messages, answer = line["input"]["messages"], line["preferred_output"][0]
     else:
         messages, answer = line["messages"], None
