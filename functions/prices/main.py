@@ -1,7 +1,8 @@
 """/v1/prices: prices of each model's tokens and requests, and of compute, with their periods of validity."""
 
+from dataclasses import asdict
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import Query, Request
 from pydantic import ConfigDict, Field
@@ -17,6 +18,7 @@ from llmariner.http.schemas.timestamps import FractionalTimestamp
 from llmariner.showback.prices import ComputePrices
 from llmariner.showback.representation import compute_price_object
 from llmariner.tenancy.principal import Caller
+from llmariner.usage.charge_policies import Charge, ChargePolicies, ChargePolicy
 from llmariner.usage.prices import ListedPrice, NewPrice, Prices, dollars, nano_dollars
 
 Reader = Annotated[Caller, require_scope("api.prices.read", objects="member")]
@@ -58,11 +60,20 @@ class ComputePriceBody(Body):
     valid_from: FractionalTimestamp | None = None
 
 
+class ChargePolicyBody(Body):
+    """What models of a project and fine-tuning jobs pay from a time on: `tokens`, `devices` or `both`."""
+
+    charge: Literal["tokens", "devices", "both"]
+    valid_from: FractionalTimestamp | None = None
+
+
 def build(context: Context) -> Application:
     """The application with its routes."""
     app = create_app("prices", context)
     app.get("/v1/prices")(list_prices)
     app.post("/v1/prices")(set_price)
+    app.get("/v1/prices/charge")(list_charge_policies)
+    app.post("/v1/prices/charge")(set_charge_policy)
     app.get("/v1/prices/compute")(list_compute_prices)
     app.post("/v1/prices/compute")(set_compute_price)
     return app
@@ -92,6 +103,18 @@ def set_price(request: Request, caller: Writer, body: PriceBody) -> dict[str, An
         training=nano_dollars(body.training, "training"),
     )
     return _serialize(Prices(context_of(request).database).set(caller, new))
+
+
+def list_charge_policies(request: Request, caller: Reader, after: Cursor = None, limit: Limit = 20) -> dict[str, Any]:
+    """Past, present and future choices of what is charged where tokens and devices have a price. Without any: both."""
+    found = ChargePolicies(context_of(request).database).page(after=after, limit=limit + 1)
+    return list_response([_charge_policy(each) for each in found[:limit]], has_more=len(found) > limit)
+
+
+def set_charge_policy(request: Request, caller: Writer, body: ChargePolicyBody) -> dict[str, Any]:
+    """Choose what is charged from now or a later time on; it ends the previous choice."""
+    policies = ChargePolicies(context_of(request).database)
+    return _charge_policy(policies.set(caller, Charge(body.charge), valid_from=body.valid_from))
 
 
 def list_compute_prices(
@@ -135,6 +158,10 @@ def _serialize(price: ListedPrice) -> dict[str, Any]:
         "valid_to": price.valid_to,
         "created_at": price.created_at,
     }
+
+
+def _charge_policy(policy: ChargePolicy) -> dict[str, Any]:
+    return {"object": "charge_policy", **asdict(policy)}
 
 
 handle = http_function(build)

@@ -160,6 +160,8 @@ HELD_TODAY = {
     ],
 }
 
+CHARGE = {"id": "charge_1", "charge": "devices", "valid_from": 1_760_000_000.0, "valid_to": None}
+
 COSTS_TODAY = {
     "start_time": int(TODAY.timestamp()),
     "results": [
@@ -470,6 +472,19 @@ CASES = [
         COMPUTE_PRICES["data"][0],
         ("a100", "2025-10-09"),
         body={"device": "a100", "gpu_hour": "3.5", "core_hour": "0.05"},
+    ),
+    Case(
+        "admin showback charge",
+        "GET /prices/charge",
+        {"object": "list", "data": [CHARGE], "has_more": False},
+        ("devices", "2025-10-09"),
+    ),
+    Case(
+        "admin showback charge devices",
+        "POST /prices/charge",
+        CHARGE,
+        ("devices only", "2025-10-09"),
+        body={"charge": "devices"},
     ),
     Case(
         "admin showback show --days 1 --by kind",

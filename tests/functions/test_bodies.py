@@ -112,6 +112,7 @@ BODIES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "POST /v1/uploads/upload_1/complete": ("uploads", {"part_ids": ["part_1"]}),
     "POST /v1/prices": ("prices", {"model": "made", "prompt": 1, "completion": 1}),
+    "POST /v1/prices/charge": ("prices", {"charge": "both"}),
     "POST /v1/prices/compute": ("prices", {"device": "made", "gpu_hour": 1}),
     "POST /v1/batch/jobs": (
         "batch_jobs",

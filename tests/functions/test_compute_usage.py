@@ -15,6 +15,7 @@ from llmariner.showback.tables import allocations, compute_prices
 from llmariner.tenancy.keys.store import KeyOwner, NewKey
 from llmariner.tenancy.roles.scopes import PROJECT_ROLES
 from llmariner.tenancy.tables import organization_users, project_users, users
+from llmariner.usage.tables import charge_policies
 
 from .conftest import Ask
 from .http_calls import HttpRequest
@@ -98,6 +99,34 @@ def test_prices_apply_from_when_they_are_set(ask: Ask, admin: dict[str, str], st
     ]
     page = ask("prices", HttpRequest("GET", PRICES, b"", admin, "limit=1")).json
     assert (len(page["data"]), page["has_more"]) == (1, True)
+
+
+def test_what_pays_for_own_devices_is_chosen(
+    ask: Ask, admin: dict[str, str], store: Allocations, installation: Installation
+) -> None:
+    charge = "/v1/prices/charge"
+    installation.context.database.transact(lambda session: session.run(charge_policies.delete()))
+    assert ask("prices", HttpRequest("GET", charge, b"", admin)).json["data"] == []
+    made = ask("prices", HttpRequest("POST", charge, {"charge": "tokens"}, admin)).json
+    assert (made["object"], made["charge"], made["valid_to"]) == ("charge_policy", "tokens", None)
+    later = ask("prices", HttpRequest("POST", charge, {"charge": "both", "valid_from": made["valid_from"] + 9}, admin))
+    assert later.status == 200
+    page = ask("prices", HttpRequest("GET", charge, b"", admin, "limit=1")).json
+    rest = ask("prices", HttpRequest("GET", charge, b"", admin, f"after={page['data'][0]['id']}")).json
+    assert (page["has_more"], rest["has_more"]) == (True, False)
+    listed = sorted([*page["data"], *rest["data"]], key=lambda each: float(each["valid_from"]))
+    assert [(each["charge"], each["valid_to"]) for each in listed] == [
+        ("tokens", later.json["valid_from"]),
+        ("both", None),
+    ]
+    for body, param in (
+        ({"charge": "all"}, "charge"),
+        ({}, "charge"),
+        ({"charge": "both", "valid_from": 9}, "valid_from"),
+    ):
+        answer = ask("prices", HttpRequest("POST", charge, body, admin))
+        assert (answer.status, answer.error["param"]) == (400, param)
+    installation.context.database.transact(lambda session: session.run(charge_policies.delete()))
 
 
 def test_costs_have_compute_as_line_items_that_add_up(

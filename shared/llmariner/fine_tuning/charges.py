@@ -22,13 +22,10 @@ from llmariner.models.tables import models
 from llmariner.platform.database import ReadSession, WriteSession
 from llmariner.usage.aggregation import TOKENS
 from llmariner.usage.ledger import record_event
-from llmariner.usage.prices import PriceList, dollars
+from llmariner.usage.prices import TRAINING_ROUTE, PriceList, dollars
 from llmariner.usage.tables import ledger_events, ledger_requests
 
-__all__ = ["ROUTE", "charge_tokens", "check_budgets", "cost_of", "tokens_of_job"]
-
-ROUTE = "fine_tuning"
-"""The route of entries in the ledger."""
+__all__ = ["charge_tokens", "check_budgets", "cost_of", "tokens_of_job"]
 
 
 def tokens_of_job(job: Row[Any] | Any) -> int | None:
@@ -44,7 +41,7 @@ def cost_of(session: ReadSession, job: Row[Any], tokens: int) -> int:
     owners = {job.project_id, *([base_project] if base_project else [])}
     prices = PriceList.for_models(session, {job.output_model, job.model}, owners)
     project = {"project_id": job.project_id, "base_project_id": base_project}
-    price = prices.at(job.output_model, session.now(), job.model, **project)
+    price = prices.at(job.output_model, session.now(), job.model, **project, trains=True)
     return 0 if price is None else price.training_cost(tokens).total
 
 
@@ -115,7 +112,7 @@ def _record(session: WriteSession, job: Row[Any], new: int) -> int:
         "base_model": job.model,
         "model_project_id": job.project_id,
         "base_project_id": _base_project(session, job),
-        "route": ROUTE,
+        "route": TRAINING_ROUTE,
         "outcome": "succeeded",
         "status": 200,
         "waited_seconds": None,

@@ -102,7 +102,7 @@ class FineTuningJobs:
             used = [each for each in (new.training_file, new.validation_file) if each is not None]
             self._check_files(session, owner.project_id, new)
             self._check_number(session, owner.project_id)
-            check_compute_budgets(session, owner)
+            check_compute_budgets(session, owner, by_tokens=True)
             check_integrations(session, owner.project_id, new.integrations, self._tracking)
             session.add(fine_tuning_jobs, **_row(session, caller, job_id, new, model), **choose(session))
             place = {"project_id": owner.project_id, "organization_id": owner.organization_id}

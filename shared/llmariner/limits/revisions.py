@@ -15,7 +15,7 @@ from sqlalchemy import func, select
 from llmariner.limits.tables import rule_changes
 from llmariner.platform.database import Database, WriteSession
 from llmariner.platform.database.revisions import revisions
-from llmariner.usage.tables import prices
+from llmariner.usage.tables import charge_policies, prices
 
 __all__ = ["LatestRevisions", "Revisions", "record_rule_changes"]
 
@@ -79,11 +79,17 @@ class Revisions:
         return tuple(sorted({(row.subject, row.subject_id) for row in rows}))
 
     def _read(self) -> LatestRevisions:
-        valid_from = select(func.max(prices.c.valid_from)).where(prices.c.valid_from <= time.time()).scalar_subquery()
+        now = time.time()
+        begun = [
+            select(func.max(each.c.valid_from)).where(each.c.valid_from <= now).scalar_subquery().label(each.name)
+            for each in (prices, charge_policies)
+        ]
         with self._database.read() as session:
-            rows = session.rows(select(revisions.c.name, revisions.c.value, valid_from.label("valid_from")))
+            rows = session.rows(select(revisions.c.name, revisions.c.value, *begun))
         found = {row.name: row.value for row in rows}
         # Setting a price creates a revision, so without a revision there is no price. The start time alone would not rise
         # with a price that starts before the newest one, such as a backdated one.
-        price = float(rows[0].valid_from or 0.0) + found.get("prices", 0) if rows else 0.0
+        price = 0.0
+        if rows:
+            price = max(rows[0].prices or 0.0, rows[0].charge_policies or 0.0) + found.get("prices", 0)
         return LatestRevisions(found.get("api_keys", 0), found.get("models", 0), found.get("limits", 0), price)

@@ -10,6 +10,7 @@ from llmariner.limits.direct_charges import DirectCharges, InsufficientBudget
 from llmariner.platform.database import WriteSession
 from llmariner.showback.tables import compute_prices
 from llmariner.tenancy.principal import KeyOwner
+from llmariner.usage.charge_policies import Charge, ChargePolicyList
 from llmariner.usage.prices import dollars
 
 __all__ = ["check_compute_budgets"]
@@ -17,12 +18,16 @@ __all__ = ["check_compute_budgets"]
 _c = compute_prices.c
 
 
-def check_compute_budgets(session: WriteSession, owner: KeyOwner) -> None:
+def check_compute_budgets(session: WriteSession, owner: KeyOwner, *, by_tokens: bool = False) -> None:
     """Raises InsufficientQuota where a hard budget of the owner is spent and compute has a price.
+
+    `by_tokens`: for what also has a price by tokens, and may be charged by them alone.
 
     A budget that counts one key or model counts no compute.
     """
     now = session.now()
+    if by_tokens and ChargePolicyList.of_span(session, now, now).at(round(now * 1000)) is Charge.TOKENS:
+        return
     valid = (_c.valid_from <= now) & or_(_c.valid_to.is_(None), _c.valid_to > now)
     if session.first(select(_c.id).where(valid).limit(1)) is None:
         return

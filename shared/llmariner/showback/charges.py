@@ -93,7 +93,7 @@ def _cost(session: WriteSession, row: Row[Any], until: int) -> int:
     """Nano-dollars from `charged_ms` until then: the difference of the rounded sums, so that no part is lost."""
     # Where nobody saw its end, that may be before the last charge.
     end_ms = max(row.started_ms + 1, until, row.charged_ms)
-    prices = ComputePriceList.of_span(session, row.started_ms / 1000, end_ms / 1000)
+    prices = ComputePriceList.of_span(session, row.started_ms / 1000, end_ms / 1000, charged=True)
     return int(cost_until(prices, row, until)) - int(cost_until(prices, row, row.charged_ms))
 
 
@@ -102,7 +102,7 @@ def cost_until(prices: ComputePriceList, row: Row[Any], until: int) -> Fraction:
     total = Fraction(0)
     cuts = [row.started_ms, *prices.changes_ms(row.started_ms, until), until]
     for start, end in pairwise(cuts):
-        if (price := prices.at(row.device, start)) is not None and end > start:
+        if (price := prices.at(row.device, start, row.kind)) is not None and end > start:
             took = end - start
             total += price.cost(Amounts(row.gpus * took, row.millicores * took, row.memory_mib * took))
     return total

@@ -21,11 +21,13 @@ from llmariner.platform.database import Database, ReadSession
 from llmariner.platform.database.revisions import next_revision
 from llmariner.showback.tables import compute_prices
 from llmariner.tenancy.principal import Caller
+from llmariner.usage.charge_policies import Charge, ChargePolicyList
 from llmariner.usage.prices import NANO_PER_DOLLAR
 
 __all__ = ["ALL_DEVICES", "Amounts", "ComputePrice", "ComputePriceList", "ComputePrices"]
 
 ALL_DEVICES = "*"
+_KINDS_WITH_TOKENS = frozenset({"model", "fine_tuning_job"})
 _BACKDATING_SECONDS = 60.0
 _MAX_PRICE = 10**6 * NANO_PER_DOLLAR
 _HOUR_MS = 3_600_000
@@ -66,9 +68,13 @@ class ComputePrice:
 
 
 class ComputePriceList:
-    """All prices that are valid somewhere in a span of time. Lookups are fast where there are many."""
+    """All prices that are valid somewhere in a span of time. Lookups are fast where there are many.
 
-    def __init__(self, listed: Sequence[ComputePrice]) -> None:
+    `policies`: those of the span; with them what is charged by its tokens alone is free.
+    """
+
+    def __init__(self, listed: Sequence[ComputePrice], policies: ChargePolicyList | None = None) -> None:
+        self._policies = policies or ChargePolicyList()
         self._of_device: dict[str, list[tuple[int, float, ComputePrice]]] = {}
         times: set[int] = set()
         for each in sorted(listed, key=lambda price: (price.valid_from, price.id)):
@@ -78,20 +84,23 @@ class ComputePriceList:
                 # Those of a device follow each other, so that the last one that began is the only one that may be valid.
                 self._of_device.setdefault(each.device, []).append((begins, ends, each))
                 times |= {begins} if each.valid_to is None else {begins, int(ends)}
-        self._changes = sorted(times)
+        self._changes = sorted(times | self._policies.changes_ms())
 
     @classmethod
-    def of_span(cls, session: ReadSession, start: float, end: float) -> ComputePriceList:
-        """The prices of a span, in Unix seconds."""
+    def of_span(cls, session: ReadSession, start: float, end: float, *, charged: bool = False) -> ComputePriceList:
+        """The prices of a span, in Unix seconds. `charged`: of what is charged; else of all that is held."""
         valid = and_(_c.valid_from < end, or_(_c.valid_to.is_(None), _c.valid_to > start))
-        return cls([_from_row(row) for row in session.rows(select(compute_prices).where(valid))])
+        policies = ChargePolicyList.of_span(session, start, end) if charged else None
+        return cls([_from_row(row) for row in session.rows(select(compute_prices).where(valid))], policies)
 
     def changes_ms(self, start_ms: int, end_ms: int) -> list[int]:
         """When prices change strictly inside a span, in milliseconds, each once and in order."""
         return self._changes[bisect_right(self._changes, start_ms) : bisect_left(self._changes, end_ms)]
 
-    def at(self, device: str, at_ms: int) -> ComputePrice | None:
-        """The price of a device at a time: its own, else that of `ALL_DEVICES`; None: it is free."""
+    def at(self, device: str, at_ms: int, kind: str = "") -> ComputePrice | None:
+        """The price of a device at a time for a kind of workload: its own, else that of `ALL_DEVICES`; None: it is free."""
+        if kind in _KINDS_WITH_TOKENS and self._policies.at(at_ms) is Charge.TOKENS:
+            return None
         for name in (device, ALL_DEVICES):
             listed = self._of_device.get(name, ())
             index = bisect_right(listed, at_ms, key=lambda each: each[0]) - 1

@@ -33,7 +33,7 @@ class ComputeQuery:
     """`start`, `end`: Unix seconds, `end` exclusive; `width`: of the buckets. `organization_id` None: of all.
 
     `where`: dimension → accepted values. `now`: what has not ended is counted until then. `charged_only`: without
-    models that all projects share, which are charged by their tokens, as budgets count.
+    what is charged by its tokens alone, such as models that all projects share, as budgets count.
     """
 
     organization_id: str | None
@@ -73,10 +73,10 @@ def compute_sums(database: Database, query: ComputeQuery) -> list[dict[str, Any]
     found: dict[tuple[Any, ...], _Sum] = {}
     with database.read() as session:
         session.optimize_for_large_reads()
-        prices = ComputePriceList.of_span(session, query.start, query.end)
+        prices = ComputePriceList.of_span(session, query.start, query.end, charged=query.charged_only)
         shares = Shares(session)
         for bucket, row, used in _held(session, query, prices):
-            price = prices.at(row.device, max(row.first_ms, bucket * 1000))
+            price = prices.at(row.device, max(row.first_ms, bucket * 1000), row.kind)
             values = {name: getattr(row, name) for name in DIMENSIONS}
             for owner, part in _parts(shares, row, bucket, query, used):
                 owned = {**values, **owner}

@@ -7,7 +7,7 @@ its last checkpoint. Its price is the one that was valid at its admission.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import and_, func, literal, or_, select
@@ -17,7 +17,8 @@ from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.platform.events import outbox
 from llmariner.usage import aggregation
 from llmariner.usage.aggregation import INTERRUPTED, OPEN, ROLLUPS, RollupDelta
-from llmariner.usage.prices import ListedPrice, PriceList, price_filter
+from llmariner.usage.charge_policies import ChargePolicyList
+from llmariner.usage.prices import TRAINING_ROUTE, ListedPrice, PriceList, price_filter
 from llmariner.usage.tables import SUM_COLUMNS, ledger_events, ledger_floor, ledger_hours, ledger_requests
 from llmariner.usage.tables import prices as listed
 
@@ -188,8 +189,7 @@ def _record_batch(session: WriteSession, batch: Sequence[Row]) -> int:
     Every step locks in the order of request ids, so that batches with the same requests cannot deadlock.
     """
     events_by_request: dict[str, list[Row]] = {}
-    models, project_ids = _distinct(batch, "model", "base_model"), _distinct(batch, *_MODEL_OWNERS)
-    watermark, prices = _watermark_and_prices(session, models, project_ids)
+    watermark, prices = _watermark_and_prices(session, batch)
     for event in _drop_expired(session, batch, watermark):
         events_by_request.setdefault(event["request_id"], []).append(event)
     created = {request_id: _folded_request(events, prices) for request_id, events in events_by_request.items()}
@@ -230,7 +230,8 @@ def _folded_request(events: Sequence[Row], prices: PriceList) -> Row:
     first = events[0]
     project_id, base_project_id = (first[name] for name in _MODEL_OWNERS)
     terms = first["model"], first["admitted_at"], first["base_model"]
-    price = prices.at(*terms, project_id=project_id, base_project_id=base_project_id)
+    owners = {"project_id": project_id, "base_project_id": base_project_id}
+    price = prices.at(*terms, **owners, trains=first["route"] == TRAINING_ROUTE)
     return aggregation.apply_events(
         aggregation.new_request(first, price.id if price is not None else None), events, price
     )
@@ -240,18 +241,20 @@ def _distinct(batch: Sequence[Row], *fields: str) -> set[str]:
     return {event[field] for event in batch for field in fields if event[field]}
 
 
-def _watermark_and_prices(
-    session: WriteSession, models: Collection[str], project_ids: Collection[str]
-) -> tuple[int, PriceList]:
-    """The retention watermark and the prices of some models, in one statement.
+def _watermark_and_prices(session: WriteSession, batch: Sequence[Row]) -> tuple[int, PriceList]:
+    """The retention watermark and the prices of the models of a batch, in one statement.
 
     The watermark's row is locked until the transaction ends, so that it cannot rise above a request that is being created.
+    What is charged where tokens run on devices of a project's own is read where a model or job of a project is used.
     """
+    models, project_ids = _distinct(batch, "model", "base_model"), _distinct(batch, *_MODEL_OWNERS)
     priced = ledger_floor.outerjoin(listed, price_filter(models, project_ids))
     query = select(ledger_floor.c.admitted_at, *listed.c).select_from(priced)
     rows = session.rows(query.with_for_update(read=True, of=ledger_floor))
     prices = [ListedPrice(*tuple(row)[1:]) for row in rows if row.id is not None]
-    return int(rows[0].admitted_at), PriceList(prices)
+    times = [event["admitted_at"] for event in batch]
+    policies = ChargePolicyList.of_span(session, min(times), max(times)) if project_ids else None
+    return int(rows[0].admitted_at), PriceList(prices, policies)
 
 
 def _drop_expired(session: WriteSession, batch: Sequence[Row], watermark: int) -> Sequence[Row]:

@@ -26,11 +26,13 @@ from llmariner.platform.database.revisions import next_revision
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.access_scope import is_default_organization
 from llmariner.tenancy.tables import projects
+from llmariner.usage.charge_policies import Charge, ChargePolicyList
 from llmariner.usage.tables import prices
 
 __all__ = [
     "ALL_MODELS",
     "NANO_PER_DOLLAR",
+    "TRAINING_ROUTE",
     "ListedPrice",
     "NewPrice",
     "PriceList",
@@ -43,6 +45,9 @@ __all__ = [
 ALL_MODELS = "*"
 NANO_PER_DOLLAR = 10**9
 """Nano-dollars in a dollar."""
+
+TRAINING_ROUTE = "fine_tuning"
+"""The route of the ledger's entries of trained tokens."""
 
 _MAX_PRICE = 10**6 * NANO_PER_DOLLAR
 _BACKDATING_SECONDS = 60.0
@@ -101,9 +106,13 @@ class ListedPrice:
 
 
 class PriceList:
-    """All prices of some models, past and future ones, for repeated lookups."""
+    """All prices of some models, past and future ones, for repeated lookups.
 
-    def __init__(self, listed: Iterable[ListedPrice]) -> None:
+    `policies`: of all times that are looked up; without them tokens are charged whatever they ran on.
+    """
+
+    def __init__(self, listed: Iterable[ListedPrice], policies: ChargePolicyList | None = None) -> None:
+        self._policies = policies or ChargePolicyList()
         self._by_id = {price.id: price for price in listed}
         self._of_model: dict[tuple[str, str | None], list[ListedPrice]] = {}
         for price in self._by_id.values():
@@ -113,7 +122,7 @@ class PriceList:
     def for_models(cls, session: ReadSession, models: Collection[str], project_ids: Collection[str] = ()) -> PriceList:
         """Load the prices of some models and of `ALL_MODELS`, shared ones and those of some projects."""
         query = select(prices).where(price_filter(models, project_ids))
-        return cls(_price_from_row(row) for row in session.rows(query))
+        return cls((_price_from_row(row) for row in session.rows(query)), ChargePolicyList.all(session))
 
     @classmethod
     def with_ids(cls, session: ReadSession, ids: Collection[str | None]) -> PriceList:
@@ -129,11 +138,16 @@ class PriceList:
         *,
         project_id: str | None = None,
         base_project_id: str | None = None,
+        trains: bool = False,
     ) -> Price | None:
         """The price of a model at a time: its own, else its base model's, else that of `ALL_MODELS`; None: it is free.
 
-        `project_id`, `base_project_id`: the projects that own the model and its base model; None: shared.
+        `project_id`, `base_project_id`: the projects that own the model and its base model; None: shared. `trains`: of a
+        job that trains the model. What runs on devices of its own is free where these are charged instead.
         """
+        has_devices = trains or (project_id is not None and (base is None or base_project_id is not None))
+        if has_devices and self._policies.at(round(at * 1000)) is Charge.DEVICES:
+            return None
         names: list[tuple[str, str | None]] = [(model, project_id)]
         if base is not None:
             names.append((base, base_project_id))

@@ -20,6 +20,7 @@ from llmariner.platform.database import metadata
 
 __all__ = [
     "SUM_COLUMNS",
+    "charge_policies",
     "instance_of",
     "ledger_days",
     "ledger_events",
@@ -193,4 +194,16 @@ prices = Table(
     # Per million trained tokens.
     _sum("training"),
     Index("ix_prices_model", "model", "valid_from"),
+)
+
+# What models of a project and fine-tuning jobs pay, with its validity. Rows never change except for `valid_to`.
+charge_policies = Table(
+    "charge_policies",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    # tokens, devices or both.
+    Column("charge", String(16), nullable=False),
+    Column("valid_from", Float, nullable=False),
+    Column("valid_to", Float),
+    Column("created_at", BigInteger, nullable=False),
 )

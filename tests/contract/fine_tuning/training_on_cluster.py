@@ -24,7 +24,6 @@ from llmariner.boot import load
 from llmariner.context import Context
 from llmariner.files.file import NewFile
 from llmariner.files.purposes import Purpose
-from llmariner.fine_tuning.charges import ROUTE
 from llmariner.fine_tuning.hyperparameters import RequestedHyperparameters
 from llmariner.fine_tuning.job import FineTuningJob, NewFineTuningJob
 from llmariner.models.model import NewModel, SourceRepository, Task
@@ -37,6 +36,7 @@ from llmariner.standalone.daemon import engine_environment
 from llmariner.standalone.router import Router
 from llmariner.tenancy.organizations.bootstrap import ensure_first_owner
 from llmariner.tenancy.principal import Caller, KeyOwner
+from llmariner.usage.prices import TRAINING_ROUTE
 from llmariner.usage.tables import ledger_requests
 
 from ..platform.jobs.cluster_jobs import jobs_on_cluster
@@ -152,7 +152,7 @@ class TrainingPlatform:
         """Trained tokens in the ledger."""
         c = ledger_requests.c
         with self.context.database.read() as session:
-            query = select(func.sum(c.trained_tokens)).where(c.route == ROUTE, c.model == model)
+            query = select(func.sum(c.trained_tokens)).where(c.route == TRAINING_ROUTE, c.model == model)
             return int(session.value(query) or 0)
 
     def pods(self, job_id: str) -> list[str]:

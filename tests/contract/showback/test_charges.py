@@ -86,7 +86,7 @@ def test_a_price_for_each_hour_of_a_year_is_no_work() -> None:
         ComputePrice(f"price_{hour}", "*", start + 3600 * hour, start + 3600 * (hour + 1), hour, 0, 0, 1)
         for hour in range(hours)
     ]
-    held = SimpleNamespace(device="a100", gpus=1, millicores=0, memory_mib=0, started_ms=start * 1000)
+    held = SimpleNamespace(kind="batch_job", device="a100", gpus=1, millicores=0, memory_mib=0, started_ms=start * 1000)
     began = time.process_time()
     cost = cost_until(ComputePriceList(listed), held, (start + 3600 * hours) * 1000)  # type: ignore[arg-type]
     assert cost == sum(range(hours))

@@ -12,6 +12,8 @@ PRICE_OBJECTS: dict[str, CallFactory] = {
     "GET /v1/organization/usage/compute/allocations": no_object,
     "GET /v1/prices": no_object,
     "POST /v1/prices": new(model="walked", prompt=1, completion=1),
+    "GET /v1/prices/charge": no_object,
+    "POST /v1/prices/charge": new(charge="both"),
     "GET /v1/prices/compute": no_object,
     "POST /v1/prices/compute": new(device="walked", gpu_hour=1),
 }

@@ -140,6 +140,7 @@ WITHOUT_SEEDS = {
     "GET /v1/organization/spend_limit",
     "GET /v1/organizations",
     "GET /v1/prices",
+    "GET /v1/prices/charge",
     "GET /v1/prices/compute",
 }
 

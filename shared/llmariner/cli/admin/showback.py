@@ -157,6 +157,42 @@ def set_price(
     session.printer.print_message(created, message)
 
 
+@showback.command()
+@click.argument(
+    "choice", metavar="[tokens|devices|both]", type=click.Choice(["tokens", "devices", "both"]), required=False
+)
+@click.option("--in-days", metavar="N", type=click.FloatRange(min=0), help="When it begins; else now.")
+@pass_session
+def charge(session: Session, choice: str | None, in_days: float | None) -> None:
+    """Show or choose whether tokens, devices or both are charged.
+
+    It matters to models of a project and fine-tuning jobs, whose tokens and devices may both have a price; without a
+    choice both are charged. Models that all projects share are charged by their tokens, batch jobs and notebooks by their
+    devices. What was charged before does not change.
+    """
+    from llmariner.cli.support.output import Column, format_timestamp
+
+    if choice is None:
+        document = session.api().all_pages("prices/charge")
+        columns = [
+            Column.of("charge"),
+            Column("FROM", lambda each: format_timestamp(each.get("valid_from"))),
+            Column("TO", lambda each: format_timestamp(each.get("valid_to"))),
+        ]
+        listed = sorted(document["data"], key=lambda each: each["valid_from"])
+        session.printer.print_records(document, listed, columns, empty="Nothing was chosen: both are charged.")
+        return
+    body: dict[str, Any] = {"charge": choice}
+    if in_days is not None:
+        body["valid_from"] = time.time() + in_days * DAY_SECONDS
+    created = session.api().post("prices/charge", body)
+    paid = {"both": "tokens and devices"}.get(choice, f"{choice} only")
+    message = (
+        f"Models of projects and fine-tuning jobs pay for {paid} from {format_timestamp(created.get('valid_from'))} on."
+    )
+    session.printer.print_message(created, message)
+
+
 def _add(results: Sequence[Record]) -> dict[str, float]:
     sums = {name: sum(each[name] for each in results) for name in _MEASURES[:-1]}
     return {**sums, "cost": sum(each["amount"]["value"] for each in results)}

@@ -8,8 +8,8 @@ from typing import Any
 import httpx2
 from sqlalchemy import func, select
 
-from llmariner.fine_tuning.charges import ROUTE
 from llmariner.manifests.installation import JOBS_NAMESPACE
+from llmariner.usage.prices import TRAINING_ROUTE
 from llmariner.usage.tables import ledger_requests
 
 from ...lab.kubectl import get
@@ -123,7 +123,7 @@ class Trainings:
     def charged(self, model: str) -> int:
         """The trained tokens of a model in the ledger."""
         c = ledger_requests.c
-        query = select(func.sum(c.trained_tokens)).where(c.route == ROUTE, c.model == model)
+        query = select(func.sum(c.trained_tokens)).where(c.route == TRAINING_ROUTE, c.model == model)
         with self.client.context.database.read() as session:
             return int(session.value(query) or 0)
 
