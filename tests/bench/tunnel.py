@@ -170,36 +170,42 @@ async def measure(
     rates: dict[str, list[float]] = {name: [] for name in ways}
     latencies: dict[str, list[float]] = {name: [] for name in ways}
     tokens: dict[str, list[float]] = {name: [] for name in ways}
+    cpu: dict[str, list[list[float]]] = {name: [] for name in ways}
 
-    def used() -> float:
+    def used() -> tuple[float, float]:
+        """CPU seconds of the serving end, and of this one."""
         pipe.send(None)
-        return usage()[0] + float(pipe.recv()[0])
+        return float(pipe.recv()[0]), usage()[0]
 
     for _ in range(rounds):
         for name, way in ways.items():
-            began = time.perf_counter()
+            before, began = used(), time.perf_counter()
             size = await way.read(f"/bytes/{mib * _MIB}")
             rates[name].append(size / (time.perf_counter() - began))
+            cpu[name].append([1e9 * (now - then) / size for then, now in zip(before, used(), strict=True)])
             for _ in range(200):
                 began = time.perf_counter()
                 await way.read("/small")
                 latencies[name].append(time.perf_counter() - began)
-            before = used()
+            spent = sum(used())
             await way.read("/tokens/2000")
-            tokens[name].append((used() - before) / 2000)
+            tokens[name].append((sum(used()) - spent) / 2000)
     for name in ways:
         rate, p50 = statistics.median(rates[name]) / 1e6, 1e3 * statistics.median(latencies[name])
-        cpu = 1e6 * statistics.median(tokens[name])
-        print(f"{name}: {rate:.0f} MB/s, p50 {p50:.2f} ms, {cpu:.0f} us of CPU per token at both ends together")
-    before = usage()[1]
+        token = 1e6 * statistics.median(tokens[name])
+        serving, reading = (statistics.median(each) for each in zip(*cpu[name], strict=True))
+        print(
+            f"{name}: {rate:.0f} MB/s, p50 {p50:.2f} ms, {token:.0f} us of CPU per token at both ends together, "
+            f"{serving:.2f} ms of CPU per MB at the serving end, {reading:.2f} ms at the reading end"
+        )
+    resident = usage()[1]
     idle = [ways["tunnel"].request("/idle", end=False) for _ in range(10_000)]
     for stream in idle:
         await stream.response()
     pipe.send(None)
-    print(f"10,000 idle streams: {(usage()[1] - before) / 10_000 / 1024:.1f} KiB each at the control plane")
-    print(
-        f"RATIO tunnel_throughput_vs_direct {statistics.median(rates['tunnel']) / statistics.median(rates['direct']):.3f}"
-    )
+    print(f"10,000 idle streams: {(usage()[1] - resident) / 10_000 / 1024:.1f} KiB each at the control plane")
+    pairs = [tunnel / direct for tunnel, direct in zip(rates["tunnel"], rates["direct"], strict=True)]
+    print(f"RATIO tunnel_throughput_vs_direct {statistics.median(pairs):.3f}")
     p50 = statistics.median(latencies["tunnel"]) / statistics.median(latencies["direct"])
     print(f"RATIO tunnel_latency_p50_vs_direct {p50:.3f}")
     running.cancel()

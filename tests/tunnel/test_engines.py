@@ -52,6 +52,9 @@ class Engine:
         if path == "/silent":
             assert await reader.read(1) == b""  # until the client is gone
             return
+        if path == "/unchanged":
+            writer.write(b"HTTP/1.1 304 Not Modified\r\ncontent-length: 10\r\n\r\n")
+            return
         if path != "/v1/chat/completions":
             writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
             return
@@ -241,6 +244,17 @@ def test_a_cluster_that_is_away_is_a_failed_connection(installation: Installatio
         way.pods.port, way.pods.pods["gone"] = 1, LABELS
         with pytest.raises(ConnectionFailed, match="does not answer"):
             await way.post("/health", b"", f"{way.cluster}/models/gone")
+
+    run(installation, scenario)
+
+
+def test_a_response_without_a_body_that_announces_one_ends_nothing_else(installation: Installation) -> None:
+    async def scenario(way: Way) -> None:
+        stream = await way.post("/v1/chat/completions", b"{}")
+        response = await way.post("/unchanged", b"{}")
+        assert (response.status, await response.read()) == (304, b"")
+        way.engine.gate.set()
+        assert await stream.read() == 3 * EVENT
 
     run(installation, scenario)
 

@@ -7,18 +7,16 @@ import contextlib
 import logging
 import re
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Protocol
 
 from h2 import events
-from h2.config import H2Configuration
-from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.exceptions import NoAvailableStreamIDError, ProtocolError, StreamClosedError, TooManyStreamsError
-from h2.settings import SettingCodes, Settings
-from hyperframe.frame import Frame, SettingsFrame
+from h2.settings import SettingCodes
 
 from llmariner.platform.tunnel.errors import HeadTooLong, StreamReset, TooManyStreams, TunnelClosed
+from llmariner.platform.tunnel.http2_protocol import Http2Protocol
 from llmariner.platform.tunnel.limits import TunnelLimits
 from llmariner.platform.tunnel.stream import Headers, Stream
 
@@ -28,15 +26,8 @@ _log = logging.getLogger(__name__)
 # The window of the connection is given back as bytes arrive: a stream that nobody reads holds up no other one.
 _CONNECTION_WINDOW = 16 * 1024 * 1024
 _CREDIT_BYTES = 4 * 1024 * 1024
-# What is received at once, so that the event loop gets its turn within milliseconds.
-_SLICE_BYTES = 128 * 1024
-_SLICE_FRAMES = 256
-_FRAME_HEAD_BYTES = 9
 # What a field counts beside its name and value (RFC 9113, 6.5.2).
 _FIELD_BYTES = 32
-# A change of the window of streams visits each stream, and a table of fields is searched for each field that is sent.
-_MAX_SETTINGS_FRAMES = 32
-_FIELD_TABLE_BYTES = 4096
 _CLOSE_SECONDS = 1.0
 # Of a final response. A proxy waits behind any other one for a response, which it would find in the body.
 _STATUS = re.compile(rb"[2-5][0-9]{2}")
@@ -59,40 +50,6 @@ class Socket(Protocol):
     @property
     def transport(self) -> asyncio.Transport:
         """What the websocket writes to."""
-
-
-class _Http2(H2Connection):
-    """h2's state machine, with two costs less: an upper bound is enough where the number of open streams matters.
-
-    h2 counts by visiting every stream, for each new one: 10,000 streams took minutes. Here they are visited, and closed
-    ones dropped, when their number has doubled, or when the bound would refuse a stream.
-    """
-
-    _count_at = 64
-    _settings_frames = 0
-
-    def _receive_settings_frame(self, frame: SettingsFrame) -> tuple[list[Frame], list[events.Event]]:
-        self._settings_frames += 1
-        if self._settings_frames > _MAX_SETTINGS_FRAMES:
-            raise ProtocolError("the other side changes its settings again and again")
-        if SettingCodes.HEADER_TABLE_SIZE in frame.settings:
-            # The other side says what it can hold; what is used of it is our choice.
-            wanted = frame.settings[SettingCodes.HEADER_TABLE_SIZE]
-            frame.settings[SettingCodes.HEADER_TABLE_SIZE] = min(wanted, _FIELD_TABLE_BYTES)
-        return super()._receive_settings_frame(frame)
-
-    def _receive_frame(self, frame: Frame) -> list[events.Event]:
-        # h2 describes each frame for a log that is off: of DATA frames all in hex, a third of what receiving them costs.
-        frame._body_repr = str  # type: ignore[method-assign]
-        return super()._receive_frame(frame)
-
-    def _open_streams(self, remainder: int) -> int:
-        limit = min(self.local_settings.max_concurrent_streams, self.remote_settings.max_concurrent_streams)
-        if len(self.streams) < min(self._count_at, limit):
-            return len(self.streams)
-        count = super()._open_streams(remainder)
-        self._count_at = max(64, 2 * len(self.streams))
-        return count
 
 
 class Http2Connection:
@@ -125,12 +82,13 @@ class Http2Connection:
         self._tasks: set[asyncio.Task[None]] = set()
         self._running: asyncio.Task[None] | None = None
         self._windows_opened = False
-        self._http2 = _Http2(H2Configuration(client_side=handler is None, header_encoding=None))
-        self._http2.local_settings = Settings(client=handler is None, initial_values=self._settings())
-        self._http2.max_inbound_frame_size = limits.frame_bytes
-        self._http2.decoder.max_header_list_size = limits.header_bytes
-        self._http2.initiate_connection()
-        self._http2.increment_flow_control_window(_CONNECTION_WINDOW)
+        self._http2 = Http2Protocol(
+            client=handler is None,
+            settings=self._settings(),
+            frame_bytes=limits.frame_bytes,
+            header_bytes=limits.header_bytes,
+            window=_CONNECTION_WINDOW,
+        )
         self._collect()
 
     def _settings(self) -> dict[SettingCodes, int]:
@@ -232,7 +190,7 @@ class Http2Connection:
         self._http2.send_headers(stream.id, headers, end_stream=end)
         self._collect()
 
-    def send_data(self, stream: Stream, data: bytes) -> None:
+    def send_data(self, stream: Stream, data: memoryview) -> None:
         """Send bytes that `turn` allowed."""
         self._http2.send_data(stream.id, data)
         self._collect()
@@ -293,26 +251,37 @@ class Http2Connection:
 
     def _collect(self) -> None:
         """Take what h2 wants to send."""
-        if data := self._http2.data_to_send():
-            self._outgoing.append(data)
-            self._outgoing_bytes += len(data)
+        if pieces := self._http2.take_outgoing():
+            self._outgoing += pieces
+            self._outgoing_bytes += sum(map(len, pieces))
             self._has_outgoing.set()
 
     async def _flush(self) -> None:
         while True:
             await self._has_outgoing.wait()
             self._has_outgoing.clear()
-            data = b"".join(self._outgoing)
-            self._outgoing.clear()
+            pieces, self._outgoing = self._outgoing, []
             self._outgoing_bytes = 0
             self._wake_writers(max(1, self.limits.unsent_bytes // self.limits.frame_bytes))
             try:
                 async with asyncio.timeout(self.limits.write_seconds):
-                    for start in range(0, len(data), self.limits.message_bytes):
-                        await self._socket.send(data[start : start + self.limits.message_bytes])
+                    for message in self._messages(pieces):
+                        await self._socket.send(message)
             except Exception as error:
                 _log.info("writing to a tunnel ended: %s: %s", type(error).__name__, error)
                 return
+
+    def _messages(self, pieces: list[bytes]) -> Iterator[bytes]:
+        """Messages of whole frames, so that the other side need not put parts together."""
+        message, size = list[bytes](), 0
+        for piece in pieces:
+            message.append(piece)
+            size += len(piece)
+            if size >= self.limits.message_bytes:
+                yield b"".join(message)
+                message, size = [], 0
+        if message:
+            yield b"".join(message)
 
     def _wake_writers(self, count: int) -> None:
         """Let the writers that waited longest continue."""
@@ -338,35 +307,15 @@ class Http2Connection:
             _log.info("reading a tunnel ended: %s: %s", type(error).__name__, error)
 
     async def _feed(self, message: bytes) -> None:
-        at = 0
-        while at < len(message):
-            part = message[at : self._slice_end(message, at)]
-            at += len(part)
-            for event in self._http2.receive_data(part):
+        for number, found in enumerate(self._http2.receive(message)):
+            if number:
+                await asyncio.sleep(0)
+            for event in found:
                 self._on_event(event)
             self._wake_senders()
             self._collect()
             if self._outgoing_bytes > self.limits.unsent_bytes + self.limits.unsent_control_bytes:
                 raise ProtocolError("the other side sends frames and does not read the answers")
-            # h2 checks the length of a frame when all of it has arrived, which may be 16 MiB.
-            if len(self._http2.incoming_buffer._data) > self.limits.frame_bytes + _FRAME_HEAD_BYTES:
-                raise ProtocolError("a frame is longer than allowed")
-            if at < len(message):
-                await asyncio.sleep(0)
-
-    def _slice_end(self, message: bytes, at: int) -> int:
-        """Where the slice ends that begins at `at`: behind so many frames, or so many bytes of a few."""
-        limit = min(len(message), at + _SLICE_BYTES)
-        begun = bytes(self._http2.incoming_buffer._data[:_FRAME_HEAD_BYTES])
-        if 0 < len(begun) < _FRAME_HEAD_BYTES:
-            return min(limit, at + _FRAME_HEAD_BYTES - len(begun))
-        if begun:  # a frame whose rest is in this message
-            at += _FRAME_HEAD_BYTES + int.from_bytes(begun[:3]) - len(self._http2.incoming_buffer._data)
-        for _ in range(_SLICE_FRAMES):
-            if at + _FRAME_HEAD_BYTES > limit:
-                return limit
-            at += _FRAME_HEAD_BYTES + int.from_bytes(message[at : at + 3])
-        return min(at, limit)
 
     def _on_event(self, event: Any) -> None:
         if isinstance(event, events.DataReceived):

@@ -116,7 +116,7 @@ class Stream:
         rest = memoryview(data)
         while rest:
             size = await self._connection.turn(self)
-            self._connection.send_data(self, bytes(rest[:size]))
+            self._connection.send_data(self, rest[:size])
             rest = rest[size:]
             if rest:
                 await asyncio.sleep(0)  # a stream that waits for its turn gets it
