@@ -12,7 +12,9 @@ from llmariner.errors import PermissionDenied, Unavailable
 __all__ = ["NotebookHosts", "parse_notebook_url"]
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)+")
-_MAX_NAME = 253
+# Browsers take a name that ends so for an IPv4 address, which has no names in front of it.
+_ADDRESS = re.compile(r"(.*\.)?([0-9]+|0x[0-9a-f]*)")
+_MAX_NAME, _MAX_PORT = 253, 65535
 SETTING = "LLMARINER_NOTEBOOK_URL"
 
 
@@ -24,8 +26,16 @@ def parse_notebook_url(value: str) -> str:
     is_wildcard = parts.hostname == f"*.{name}" and len(name) <= _MAX_NAME and _NAME.fullmatch(name)
     port = parts.netloc.removeprefix(f"*.{name}")
     is_whole = text == f"{parts.scheme}://{parts.netloc}" and re.fullmatch(r"(:[1-9][0-9]{0,4})?", port)
-    if parts.scheme not in ("http", "https") or not is_wildcard or not is_whole:
-        raise ValueError(f"{SETTING} must be a URL such as https://*.notebooks.example.org, not {value!r}.")
+    if (
+        parts.scheme not in ("http", "https")
+        or not (is_wildcard and is_whole)
+        or _ADDRESS.fullmatch(name)
+        or int(port[1:] or 1) > _MAX_PORT
+    ):
+        raise ValueError(
+            f"{SETTING} must be a URL such as https://*.notebooks.example.org, with a name of DNS after '*.' and no port "
+            f"above {_MAX_PORT}, not {value!r}."
+        )
     return text
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import Row
 
 from llmariner.errors import InvalidRequest
+from llmariner.platform.notebooks.jupyter import RESERVED_PORTS
 
 __all__ = ["NewNotebook", "Notebook", "Status"]
 
@@ -82,6 +83,13 @@ class NewNotebook:
         if any(not 1024 <= port <= 65535 for port in self.ports):
             raise InvalidRequest(
                 "'additional_exposed_ports' must be from 1024 to 65535: programs of a notebook can't listen on others.",
+                param="additional_exposed_ports",
+            )
+
+        if reserved := RESERVED_PORTS.intersection(self.ports):
+            raise InvalidRequest(
+                f"'additional_exposed_ports' can't have {min(reserved)}, which is JupyterLab's or the platform's own. "
+                "Let your program listen on another one.",
                 param="additional_exposed_ports",
             )
 

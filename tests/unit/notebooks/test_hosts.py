@@ -16,6 +16,7 @@ from llmariner.notebooks.hosts import NotebookHosts
         ("https://*.notebooks.example.org", "https://*.notebooks.example.org"),
         ("https://*.Notebooks.Example.org/", "https://*.notebooks.example.org"),
         ("http://*.nb.internal:8080", "http://*.nb.internal:8080"),
+        ("https://*.4you.3com.example:65535", "https://*.4you.3com.example:65535"),
     ],
 )
 def test_a_url_has_a_wildcard_for_the_notebook(value: str, url: str) -> None:
@@ -28,6 +29,8 @@ def test_a_url_has_a_wildcard_for_the_notebook(value: str, url: str) -> None:
         *("https://notebooks.example.org", "*.notebooks.example.org", "ftp://*.example.org", "https://*.org"),
         *("https://*.example.org/lab", "https://*.example.org?x=1", "https://*.example.org#x", "https://*.*.org"),
         *("https://me@*.example.org", "https://*.example.org:0", "https://*.example.org:x", "https://*example.org"),
+        *("https://*.example.org:65536", "https://*.example.org:99999", "https://*.10.0.0.1", "https://*.1.2"),
+        *("https://*.example.0x7f", "https://*.[::1]", "https://*.example.org:8080:1", "https://*.10.0.0.1:443"),
         *("https://*.exa mple.org", "https://*.-x.org", f"https://*.{'a.' * 200}org", "https://*.", "https://a.*.org"),
     ],
 )

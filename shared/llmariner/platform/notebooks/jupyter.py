@@ -8,10 +8,22 @@ from collections.abc import Mapping
 from llmariner.platform.jobs.local_processes.proxy_process import PROXY_PORT
 from llmariner.platform.notebooks import NotebookServer, base_url_of
 
-__all__ = ["SOCKET", "jupyter_command", "jupyter_environment", "jupyter_options", "jupyter_words"]
+__all__ = [
+    "PORT",
+    "RESERVED_PORTS",
+    "SOCKET",
+    "jupyter_command",
+    "jupyter_environment",
+    "jupyter_options",
+    "jupyter_words",
+]
 
 SOCKET = ".jupyter.sock"
 """The Unix socket that it listens on, in its folder."""
+PORT = 8888
+"""The port on which it listens in a pod, as by default."""
+RESERVED_PORTS = frozenset({PORT, PROXY_PORT})
+"""What is behind them is the platform's: JupyterLab itself, and the way to the platform and the internet."""
 _PACKAGES = "/job/.packages"
 
 

@@ -22,8 +22,8 @@ from llmariner.platform.kube.errors import AlreadyExists, Conflict, Forbidden, I
 from llmariner.platform.kube.errors import NotFound as NoSuchObject
 from llmariner.platform.kube.resources import JOBS, PERSISTENT_VOLUME_CLAIMS, PODS, WORKLOADS
 from llmariner.platform.notebooks import NotebookServer, ServerStatus
+from llmariner.platform.notebooks.jupyter import PORT
 from llmariner.platform.notebooks.kubernetes.objects import (
-    PORT,
     RUN,
     STOPPED,
     ClusterNotebookSettings,

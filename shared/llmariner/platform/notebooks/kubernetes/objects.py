@@ -18,13 +18,12 @@ from llmariner.platform.jobs.kubernetes.objects import (
     ClusterJobSettings,
 )
 from llmariner.platform.notebooks import NotebookServer
-from llmariner.platform.notebooks.jupyter import jupyter_options, jupyter_words
+from llmariner.platform.notebooks.jupyter import PORT, jupyter_options, jupyter_words
 from llmariner.platform.serving.kserve.objects import MANAGED_BY_LABELS
 from llmariner.platform.serving.kserve.queues import PROJECT_ANNOTATION
 
 __all__ = [
     "NOTEBOOK_LABEL",
-    "PORT",
     "RUN",
     "STOPPED",
     "ClusterNotebookSettings",
@@ -42,8 +41,6 @@ RUN = "llmariner.ai/notebook-run"
 """Annotation of a Job: which start of its notebook it is."""
 STOPPED = "llmariner.ai/stopped"
 """Annotation of a Job that was asked to end. Unix seconds."""
-PORT = 8888
-"""As JupyterLab's default."""
 
 _GRACE_SECONDS = 20
 _TEMPORARY_BYTES = 1 << 30
