@@ -66,6 +66,8 @@ class Api:
         connection = self._connect(timeout=_WATCH_SECONDS + 30)
         connection.request("GET", f"{path}{'&' if '?' in path else '?'}{query}")
         with connection.getresponse() as answer:
+            if answer.status >= http.HTTPStatus.BAD_REQUEST:  # one object, no events: it may take no watches yet
+                raise _refusal(answer.status, answer.read())
             for line in answer:
                 event = json.loads(line)
                 if event["type"] == "ERROR":  # too old a version: list again
@@ -85,7 +87,16 @@ class Api:
         with connection.getresponse() as answer:
             text = answer.read()
         connection.close()
-        document: dict[str, Any] = json.loads(text)
         if answer.status >= http.HTTPStatus.BAD_REQUEST:
-            raise ApiError(answer.status, document.get("message", text.decode()))
+            raise _refusal(answer.status, text)
+        document: dict[str, Any] = json.loads(text)
         return document
+
+
+def _refusal(status: int, text: bytes) -> ApiError:
+    """Of a response that is a Kubernetes Status, or the text of something in between."""
+    try:
+        message = str(json.loads(text)["message"])
+    except (ValueError, TypeError, KeyError):
+        message = text.decode(errors="replace")
+    return ApiError(status, message)

@@ -32,6 +32,8 @@ _OWNER = "networking.internal.knative.dev/ingress"
 _MANAGER = "lab-ingress"
 _RETRY_SECONDS = 0.3
 _PROBE_SECONDS = 5
+# Of one call to the API server; the next one may succeed.
+_FAILURES = (ApiError, OSError, http.client.HTTPException, ValueError)
 
 Manifest = dict[str, Any]
 
@@ -127,7 +129,7 @@ class Carrier:
                 try:
                     if self._carry_out(ingress):
                         del self._pending[key]
-                except (ApiError, OSError) as error:
+                except _FAILURES as error:
                     _say(f"{key}: {error}")
                     if isinstance(error, ApiError) and error.status == http.HTTPStatus.NOT_FOUND:
                         del self._pending[key]
@@ -151,7 +153,7 @@ class Carrier:
             try:
                 for change in self._api.watch(path):
                     take(change)
-            except (ApiError, OSError, http.client.HTTPException, ValueError) as error:
+            except _FAILURES as error:
                 _say(f"watch of {path}: {error}")
             time.sleep(1)
 

@@ -104,15 +104,24 @@ def _listen(installed: Installed, listeners: list[object]) -> None:
 
 
 def _route(installed: Installed, listeners: list[str]) -> None:
-    """Let the functions' routes belong to these listeners: without a route, Contour does not listen."""
+    """Let the functions' routes belong to these listeners: without a route, Contour does not listen.
+
+    The namespace has routes of Knative's local gateway, too, which has no such listeners.
+    """
     routes = get(installed.lab, "httproutes.gateway.networking.k8s.io", "-n", NAMESPACE)
+    routes["items"] = [each for each in routes["items"] if _at(each, listeners[0])]
     for route in routes["items"]:
         # Contour writes the status of a route at any time.
         del route["metadata"]["resourceVersion"]
         parent = route["spec"]["parentRefs"][0]
-        if parent.get("sectionName") in (None, listeners[0]):
-            route["spec"]["parentRefs"] = [{**parent, "sectionName": name} for name in listeners]
+        route["spec"]["parentRefs"] = [{**parent, "sectionName": name} for name in listeners]
     kubectl(installed.lab, "replace", "-f", "-", text=json.dumps(routes), seconds=300)
+
+
+def _at(route: dict[str, Any], listener: str) -> bool:
+    """Whether it belongs to the platform's Gateway, and of its listeners to this one first."""
+    parent = route["spec"]["parentRefs"][0]
+    return parent["name"] == GATEWAY and parent.get("sectionName") in (None, listener)
 
 
 def _not_programmed(installed: Installed) -> str | None:
