@@ -118,6 +118,9 @@ def _server(lab: Lab) -> list[object]:
         "--authorization-mode=Node,RBAC",
         "--allow-privileged=true",
         "--enable-admission-plugins=NodeRestriction",
+        # Beta in 1.34: how a test gives pods of a worker cluster the volumes of this machine's engine environment.
+        "--feature-gates=MutatingAdmissionPolicy=true",
+        "--runtime-config=admissionregistration.k8s.io/v1beta1=true",
         f"--client-ca-file={pki}/ca.crt",
         f"--tls-cert-file={pki}/apiserver.crt",
         f"--tls-private-key-file={pki}/apiserver.key",

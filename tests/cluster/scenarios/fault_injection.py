@@ -11,8 +11,9 @@ from typing import Any
 
 from ..lab.kubectl import get, kubectl
 from ..lab.places import Lab
+from ..lab.wait import run
 
-__all__ = ["crash", "crash_pod", "drain", "processes_of", "stopped"]
+__all__ = ["crash", "crash_pod", "cut_off", "drain", "processes_of", "stopped"]
 
 
 def drain(lab: Lab, namespace: str, selector: str) -> int:
@@ -45,6 +46,20 @@ def stopped(pids: list[int]) -> Iterator[None]:
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def cut_off(lab: Lab) -> Iterator[None]:
+    """For the block, no packet passes between the cluster's pods and this machine: nothing is refused, all is lost."""
+    rules = [("FORWARD", side, lab.host_address, "-j", "DROP") for side in ("-s", "-d")]
+    inside = ("nsenter", f"--net={lab.namespace}", "--", "iptables", "-w")
+    try:
+        for rule in rules:
+            run(*inside, "-I", *rule)
+        yield
+    finally:
+        for rule in rules:
+            run(*inside, "-D", *rule)
 
 
 def processes_of(lab: Lab, namespace: str, selector: str) -> list[int]:

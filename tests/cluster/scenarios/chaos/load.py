@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+from ...platform.installed import Installed
 from ..platform_client import PlatformClient
 
 __all__ = ["Load", "RequestOutcome", "TokenCounter"]
@@ -32,9 +33,11 @@ class RequestOutcome:
 class TokenCounter(threading.Thread):
     """The tokens that a model's engines say they made. One that goes to sleep takes its counter with it: looked at often."""
 
-    def __init__(self, client: PlatformClient, model: str) -> None:
+    def __init__(self, client: PlatformClient, model: str, place: Installed | None = None) -> None:
+        """`place`: the cluster whose engines they are, if not that of the platform."""
         super().__init__(daemon=True)
         self._client, self._model = client, model
+        self._place = place or client.installed
         self._by_engine: dict[str, int] = {}
         self._over = threading.Event()
 
@@ -52,7 +55,7 @@ class TokenCounter(threading.Thread):
         return sum(self._by_engine.values())
 
     def _look(self) -> None:
-        for pod in self._client.installed.engine_pods(self._model):
+        for pod in self._place.engine_pods(self._model):
             made = self._client.counted_by(pod)
             key = str(pod["metadata"]["name"])
             self._by_engine[key] = max(made, self._by_engine.get(key, 0))
