@@ -420,6 +420,9 @@ class KServeSettings:
     queue: str = ""
     """`LLMARINER_QUEUE`: Kueue's LocalQueue for models. Empty: Kueue is not used."""
 
+    queue_is_optional: bool = False
+    """Where that queue isn't there, models start at once: worker clusters may have no pool, and no Kueue."""
+
     prometheus: str = ""
     """`LLMARINER_PROMETHEUS_URL`: the Prometheus that KEDA queries for engine metrics. Empty: Kubernetes' own autoscaler."""
 

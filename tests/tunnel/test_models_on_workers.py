@@ -31,6 +31,7 @@ from llmariner.models.tables import model_placements
 from llmariner.platform.kube import Cluster
 from llmariner.platform.kube.resources import INFERENCE_SERVICES, NAMESPACES
 from llmariner.platform.serving import Phase, Status
+from llmariner.platform.serving.kserve.objects import QUEUE_LABEL
 from llmariner.settings import ClusterSettings
 from llmariner.standalone.router import Router
 
@@ -135,7 +136,11 @@ class Platform:
 async def running(folder: Path, schemas: Any, crds: Path) -> AsyncIterator[tuple[Platform, Any]]:
     installation, port, engine_port = Installation(folder), free_port(), free_port()
     context = installation.context = Context(
-        {**installation.environment, "LLMARINER_INFERENCE_URL": f"http://127.0.0.1:{port}"}
+        {
+            **installation.environment,
+            "LLMARINER_INFERENCE_URL": f"http://127.0.0.1:{port}",
+            "LLMARINER_QUEUE": "cpu",  # of home: the worker cluster has none
+        }
     )
     context.registry.create(NewModel("small", SourceRepository.HUGGING_FACE, "org/small"))
     context.registry.mark_loaded("small", folder="hf://org/small", size_bytes=0, task=Task.GENERATE)
@@ -183,6 +188,7 @@ async def scenario(folder: Path, schemas: Any, crds: Path) -> None:
         assert row["completion_tokens"] == await asyncio.to_thread(generated, controllers.port) == 7
         (service,) = await asyncio.to_thread(controllers.listed, INFERENCE_SERVICES)
         assert service["spec"]["predictor"]["model"]["storageUri"] == "hf://org/small"
+        assert QUEUE_LABEL not in service["metadata"]["labels"]
         shown = await platform.get("/v1/models/small")
         cluster = {"id": platform.installation.cluster.id, "name": "gpu", "phase": "ready"}
         assert shown["serving"]["clusters"] == [cluster]

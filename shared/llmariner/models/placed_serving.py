@@ -55,7 +55,9 @@ class _Workers:
         from llmariner.platform.serving.kserve.addresses import TunnelAddresses
 
         tunnel = engine_tunnel(InferenceSettings.load(self._context.env).url, self._context.secrets.service)
-        settings = replace(self._settings, accelerator=self._accelerator(cluster_id))
+        accelerator = self._accelerator(cluster_id)
+        # As of jobs: pools there have the names of the platform's own, and where there is none, engines start at once.
+        settings = replace(self._settings, accelerator=accelerator, queue=accelerator, queue_is_optional=True)
         return KServeServing(
             self._context.clusters.remote.connection_to(cluster_id),
             settings,

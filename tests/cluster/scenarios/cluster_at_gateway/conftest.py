@@ -19,12 +19,13 @@ from ...lab.processes import running
 from ...lab.wait import until
 from ...platform import overlay
 from ...platform.installed import Installed
+from ..documents.stores import DocumentStores, NoGateway, platform_with_copies, running_stores
 from ..functions import Functions
 from ..platform_client import PlatformClient
 from ..two_clusters.kubectl_sessions import get_rights
 from ..two_clusters.worker import Person, Worker
 from ..worker_cluster.control_plane import ENGINE, engines
-from .placed_work import LONGEST_SECONDS, MODEL, PACKAGED, RECONNECT_SECONDS
+from .placed_work import LONGEST_SECONDS, MODEL, PACKAGED, RECONNECT_SECONDS, SETTINGS
 from .tls_gateway import TlsGateway, tls_gateway
 
 _SUFFIX = uuid.uuid4().hex[:6]
@@ -45,7 +46,24 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="package")
-def gateway(installed: Installed, worker_lab: Lab, folder: Path) -> Iterator[TlsGateway]:
+def stores(
+    installed: Installed, worker_lab: Lab, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[DocumentStores | None]:
+    """An object store of the platform, which jobs on a second cluster need for files; None: this machine can't run it."""
+    with contextlib.ExitStack() as stack:
+        try:
+            if worker_lab == installed.lab:
+                raise NoGateway
+            made = stack.enter_context(running_stores(tmp_path_factory.mktemp("stores"), installed.lab.host_address))
+        except NoGateway:
+            yield None
+            return
+        stack.enter_context(platform_with_copies(installed, made, **SETTINGS))
+        yield made
+
+
+@pytest.fixture(scope="package")
+def gateway(installed: Installed, stores: DocumentStores | None, worker_lab: Lab, folder: Path) -> Iterator[TlsGateway]:
     with two_replicas(installed), tls_gateway(installed, folder, worker_lab) as made:
         yield made
 

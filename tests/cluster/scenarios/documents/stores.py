@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,8 @@ from urllib.parse import urlsplit
 
 from pymilvus import MilvusClient
 
-from llmariner.manifests.installation import NAMESPACE
+from llmariner.manifests.installation import MODELS_NAMESPACE, NAMESPACE
+from llmariner.manifests.model_copies import MODEL_STORE, storage_container
 from llmariner.object_settings import S3Settings
 from llmariner.platform.objects.s3 import S3Objects
 from llmariner.platform.objects.s3_clients import S3Clients
@@ -32,7 +34,14 @@ from ..relay import Relay
 if TYPE_CHECKING:
     from contract.platform.objects.radosgw import Gateway
 
-__all__ = ["DocumentStores", "NoGateway", "documents_overlay", "platform_with_stores", "running_stores"]
+__all__ = [
+    "DocumentStores",
+    "NoGateway",
+    "documents_overlay",
+    "platform_with_copies",
+    "platform_with_stores",
+    "running_stores",
+]
 
 _radosgw = importlib.import_module("....contract.platform.objects.radosgw", __package__)
 NoGateway: type[Exception] = _radosgw.NoGateway
@@ -71,6 +80,25 @@ class DocumentStores:
             "LLMARINER_MILVUS_INDEX": "FLAT",
         }
 
+    def readers_secret(self) -> dict[str, Any]:
+        """As the administrator creates it for engines' pods: it opens copies of models and nothing else."""
+        values = {
+            "LLMARINER_S3_BUCKET": _BUCKET,
+            "LLMARINER_S3_ENDPOINT": self.s3_url,
+            "LLMARINER_S3_ACCESS_KEY": self.gateway.reader_access_key,
+            "LLMARINER_S3_SECRET_KEY": self.gateway.reader_secret_key,
+        }
+        metadata = {"name": MODEL_STORE, "namespace": MODELS_NAMESPACE}
+        return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": values}
+
+    def put(self, key: str, content: bytes) -> None:
+        """Write an object past the platform."""
+        S3Clients(self.gateway.settings(_BUCKET)).client.put_object(Bucket=_BUCKET, Key=key, Body=content)
+
+    def location(self, key: str) -> str:
+        """Of an object, or of those below it."""
+        return f"s3://{_BUCKET}/{key}"
+
     def secrets(self) -> list[dict[str, Any]]:
         """The Secrets that an administrator creates, by name of the key."""
         values = (
@@ -105,26 +133,73 @@ def platform_with_stores(installed: Installed, stores: DocumentStores, **setting
 
     `settings`: more of them.
     """
+    with _applied(installed, stores.secrets(), documents_overlay(installed.lab.folder, stores, **settings)):
+        yield
+
+
+@contextlib.contextmanager
+def platform_with_copies(installed: Installed, stores: DocumentStores, **settings: str) -> Iterator[None]:
+    """The platform with the object store and copies of models, as `platform_with_stores`."""
+    secrets = [each for each in stores.secrets() if each["metadata"]["name"] == _SECRETS[0]]
+    secrets.append(stores.readers_secret())
+    try:
+        with _applied(installed, secrets, copies_overlay(installed.lab.folder, stores, **settings)):
+            yield
+    finally:
+        name = storage_container()["metadata"]["name"]
+        kubectl(installed.lab, "delete", "clusterstoragecontainer", name, "--ignore-not-found")
+
+
+@contextlib.contextmanager
+def _applied(installed: Installed, secrets: list[dict[str, Any]], overlay: Path) -> Iterator[None]:
     lab = installed.lab
     try:
-        apply(lab, stores.secrets())
-        _apply(installed, documents_overlay(lab.folder, stores, **settings))
+        apply(lab, secrets)
+        _apply(installed, overlay)
         yield
     finally:
         _apply(installed, write(lab.folder / "overlay"))
-        kubectl(lab, "delete", "secret", *_SECRETS, "-n", NAMESPACE, "--ignore-not-found")
+        for each in secrets:
+            metadata = each["metadata"]
+            kubectl(lab, "delete", "secret", metadata["name"], "-n", metadata["namespace"], "--ignore-not-found")
 
 
 def documents_overlay(lab_folder: Path, stores: DocumentStores, **more: str) -> Path:
     """The test overlay with the components `object-store` and `milvus`, their settings, and more of them."""
-    literals = [f"{name}={value}" for name, value in {**stores.settings(), **more}.items()]
-    settings = {"name": "llmariner-settings", "namespace": NAMESPACE, "behavior": "merge", "literals": literals}
-    generators = [{**settings, "options": {"disableNameSuffixHash": True}}]
+    generators = _settings({**stores.settings(), **more})
     return over(lab_folder, "overlay-documents", "object-store", "milvus", configMapGenerator=generators)
 
 
+def copies_overlay(lab_folder: Path, stores: DocumentStores, **more: str) -> Path:
+    """The test overlay with the components `object-store` and `model-copies`, their settings, and more of them."""
+    container = storage_container()
+    image = f"dev.local/{container['spec']['container']['image']}"
+    change = [{"op": "replace", "path": "/spec/container/image", "value": image}]
+    target = {"kind": container["kind"], "name": container["metadata"]["name"]}
+    patches = [{"target": target, "patch": json.dumps(change)}]
+    generators = _settings({**stores.settings(), **more})
+    components = ("object-store", "model-copies")
+    return over(lab_folder, "overlay-copies", *components, configMapGenerator=generators, patches=patches)
+
+
+def _settings(values: dict[str, str]) -> list[dict[str, Any]]:
+    literals = [f"{name}={value}" for name, value in values.items()]
+    settings = {"name": "llmariner-settings", "namespace": NAMESPACE, "behavior": "merge", "literals": literals}
+    return [{**settings, "options": {"disableNameSuffixHash": True}}]
+
+
 def _create_bucket(settings: S3Settings) -> None:
-    S3Clients(settings).client.create_bucket(Bucket=settings.bucket)
+    """With the user `reader`, who may read copies of models."""
+    client = S3Clients(settings).client
+    client.create_bucket(Bucket=settings.bucket)
+    allowed = {
+        "Effect": "Allow",
+        "Principal": {"AWS": ["arn:aws:iam:::user/reader"]},
+        "Action": ["s3:GetObject"],
+        "Resource": [f"arn:aws:s3:::{settings.bucket}/models/*"],
+    }
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [allowed]})
+    client.put_bucket_policy(Bucket=settings.bucket, Policy=policy)
 
 
 def _apply(installed: Installed, overlay: Path) -> None:

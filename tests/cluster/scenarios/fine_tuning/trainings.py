@@ -64,8 +64,8 @@ class Trainings:
         assert made.status_code == 200, made.text
         return str(made.json()["id"])
 
-    def create(self, model: str, file: str, *, workers: int = 1, **numbers: Any) -> str:
-        """The id of a new job. `numbers`: hyperparameters."""
+    def create(self, model: str, file: str, cluster_id: str = "", /, *, workers: int = 1, **numbers: Any) -> str:
+        """The id of a new job. `numbers`: hyperparameters. `cluster_id`: where it is to run, if not anywhere."""
         body = {
             "model": model,
             "training_file": file,
@@ -73,6 +73,7 @@ class Trainings:
             "seed": 7,
             "hyperparameters": numbers,
             "resources": {"worker_count": workers},
+            **({"cluster_id": cluster_id} if cluster_id else {}),
         }
         return str(self.call("POST", "/fine_tuning/jobs", body)["id"])
 

@@ -46,17 +46,21 @@ class ProjectQueues:
         self._cluster = cluster
         self._namespace = settings.namespace
         self._pool = settings.queue
+        self._is_optional = settings.queue_is_optional
 
     def ensure(self, project: str | None, organization: str | None = None) -> str:
         """Create the queue of a project's models if needed and return its name; "" without Kueue.
 
         It leads to the pool, or to what the quota of its organization has. If the pool's own queue is missing, its name is
-        returned, and Kueue reports the error on the workload. Raises ClusterError if the project's queue can't be created.
+        returned, and Kueue reports the error on the workload; "" where it is optional. Raises ClusterError if the project's
+        queue can't be created.
         """
-        if not self._pool or project is None:
+        if not self._pool or (project is None and not self._is_optional):
             return self._pool
         pool = self._find(self._pool)
         if pool is None:
+            return "" if self._is_optional else self._pool
+        if project is None:
             return self._pool
         name = queue_name(self._pool, project)
         found = self._find(name)
