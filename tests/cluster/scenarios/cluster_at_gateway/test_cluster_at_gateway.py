@@ -21,7 +21,7 @@ from ...platform.installed import Installed
 from ..functions import Functions
 from ..jobs.test_jobs import job, output
 from ..platform_client import GENERATED, PARIS, PROMPTED, PlatformClient
-from ..two_clusters.kubectl_sessions import WEBSOCKETS, exec_and_copy, forward_a_port, read, started
+from ..two_clusters.kubectl_sessions import SPDY, WEBSOCKETS, exec_and_copy, forward_a_port, read, started
 from ..two_clusters.worker import Person, Worker
 from .placed_work import LONGEST_SECONDS, MODEL
 from .tls_gateway import TlsGateway
@@ -43,6 +43,13 @@ def test_plain_kubectl_works_through_the_gateway(owner: Person, worker: Worker) 
     read(owner, worker)
     exec_and_copy(owner, WEBSOCKETS)
     forward_a_port(owner, WEBSOCKETS)
+
+
+def test_kubectl_that_speaks_spdy_gets_the_error_that_is_documented(owner: Person, worker: Worker) -> None:
+    """Envoy refuses the upgrade, in the Gateway and in Knative's own."""
+    refused = owner.run("kubectl", "exec", "web", "--", "busybox", "echo", "hi", **SPDY)
+    assert refused.returncode
+    assert "unable to upgrade connection: empty server response" in refused.stderr
 
 
 def test_connections_are_replaced_before_the_longest_request_without_a_cut_stream(
