@@ -47,7 +47,9 @@ for number in range(int(os.environ["LINES"])):
 def test_killed_agents_and_replicas_and_a_cut_network_lose_nothing(
     installed: Installed, client: PlatformClient, worker: Worker, cluster_id: str
 ) -> None:
-    assert client.whole(MODEL, PARIS, wait=300).status == 200
+    first = client.whole(MODEL, PARIS, wait=300)
+    assert first.status == 200
+    client.row(first.request_id)
     before = {request_id for request_id, _, _ in recorded(client)}
     counter = TokenCounter(client, MODEL, Installed(worker.lab))
     already = sum(client.counted_by(pod) for pod in Installed(worker.lab).engine_pods(MODEL))
