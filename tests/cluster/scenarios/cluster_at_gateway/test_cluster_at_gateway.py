@@ -18,6 +18,7 @@ from llmariner.manifests.installation import NAMESPACE
 
 from ...lab.kubectl import kubectl
 from ...platform.installed import Installed
+from ..documents.stores import DocumentStores
 from ..functions import Functions
 from ..jobs.test_jobs import job, output
 from ..platform_client import GENERATED, PARIS, PROMPTED, PlatformClient
@@ -30,7 +31,9 @@ pytestmark = [pytest.mark.cluster, pytest.mark.engine, pytest.mark.timeout(900)]
 
 STREAM_SECONDS = 30
 SCRIPT = b"""\
-import os, ssl, urllib.error, urllib.request
+import os, pathlib, ssl, urllib.error, urllib.request
+os.makedirs("output", exist_ok=True)
+pathlib.Path("output/result.txt").write_text("left by the job")
 context = ssl.create_default_context(cafile=os.environ["LLMARINER_AUTHORITY_FILE"])
 try:
     urllib.request.urlopen(os.environ["URL"], timeout=60, context=context)
@@ -135,8 +138,8 @@ def test_a_model_wakes_there_for_a_request_at_the_gateway_and_every_token_is_in_
     assert sum(row["prompt_tokens"] for row in rows) == counted(PROMPTED)
 
 
-def test_a_job_runs_there_and_trusts_the_authority_of_the_gateway(
-    installed: Installed, gateway: TlsGateway, cluster_id: str
+def test_a_job_runs_there_trusts_the_authority_of_the_gateway_and_its_files_come_back(
+    installed: Installed, gateway: TlsGateway, owner: Person, stores: DocumentStores | None, cluster_id: str
 ) -> None:
     body = {
         "image": "python",
@@ -151,6 +154,10 @@ def test_a_job_runs_there_and_trusts_the_authority_of_the_gateway(
         client.ticking("the job has ended", lambda: _not_succeeded(installed, made["id"]), seconds=300)
     assert output(installed, made["id"]) == "HTTP 401\n"
     assert job(installed, made["id"])["cluster_id"] == cluster_id
+    if stores is not None:
+        results = owner.folder / "results"
+        owner.done("llma", "batch", "jobs", "output", "download", made["id"], "--folder", str(results))
+        assert (results / "result.txt").read_text() == "left by the job"
     installed.call("DELETE", f"/batch/jobs/{made['id']}")
 
 
