@@ -69,7 +69,7 @@ def test_killed_agents_and_replicas_and_a_cut_network_lose_nothing(
 
     until("every request is closed", lambda: _open(client), seconds=90)
     rows = [row for row in recorded(client) if row[0] not in before]
-    unpaid = {row[0]: told(client, worker, row[0]) - row[2] for row in rows if row[1] == "failed"}
+    unpaid = {row[0]: reported(client, worker, row[0]) - row[2] for row in rows if row[1] == "failed"}
     difference = made - sum(row[2] for row in rows)
     print(f"{made} tokens made, {difference} more than in the ledger; of failed requests {unpaid}")
     assert difference == sum(unpaid.values())
@@ -122,7 +122,7 @@ def recorded(client: PlatformClient) -> list[tuple[str, str, int]]:
         return [(row.request_id, row.outcome, row.completion_tokens) for row in rows]
 
 
-def told(client: PlatformClient, worker: Worker, request_id: str) -> int:
+def reported(client: PlatformClient, worker: Worker, request_id: str) -> int:
     """The tokens that the engine made for a request, as it counts them."""
     (pod,) = Installed(worker.lab).engine_pods(MODEL)
     url = f"http://{pod['status']['podIP']}:8080/llmariner/usage/{request_id}"
