@@ -7,6 +7,7 @@ A manifest names each file with its digest and the objects that its bytes are in
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -121,19 +122,34 @@ class _Chunks:
 def download(location: str, folder: Path, objects: ObjectStore) -> None:
     """Fetch the files of a copy into a folder, which may exist and be a mount. FilesUnavailable, TransferInterrupted.
 
-    A container that starts again continues where it was.
+    A container that starts again continues where it was. One that runs again, as all of a pod do after its node was started
+    again, fetches nothing that is there.
     """
     source = ObjectCopySource(location, objects)
-    work = folder / _BEING_FETCHED
+    files, work = source.list_files().files, folder / _BEING_FETCHED
+    if all(_is_there(folder / each.path, each) for each in files):
+        shutil.rmtree(work, ignore_errors=True)
+        return
     work.mkdir(parents=True, exist_ok=True)
 
     def report(progress: FetchProgress) -> None:
         print(f"{progress.done_bytes / 1e6:,.0f} of {progress.total_bytes / 1e6:,.0f} MB", flush=True)
 
-    fetch_files(source, source.list_files().files, work / "model", BlobStore(work / "blobs"), report)
-    for path in (work / "model").iterdir():
-        os.replace(path, folder / path.name)
+    fetch_files(source, files, work / "model", BlobStore(work / "blobs"), report)
+    for each in files:
+        target = folder / each.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # it was moved before the container ended
+            os.replace(work / "model" / each.path, target)
     shutil.rmtree(work)
+
+
+def _is_there(path: Path, file: RemoteFile) -> bool:
+    """Whether a file is complete."""
+    if not path.is_file() or path.stat().st_size != file.size:
+        return False
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest() == file.sha256
 
 
 def main(arguments: Sequence[str]) -> int:
