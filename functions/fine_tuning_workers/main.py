@@ -3,9 +3,9 @@
 import re
 from dataclasses import asdict
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import Request, Response
+from fastapi import Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from llmariner.audit.request_context import client_address
@@ -80,10 +80,21 @@ async def complete_upload(request: Request, id: str, upload_id: str, body: Compl
     return {"id": await request.app.state.completions.run(worker.maker.key_owner.project_id, complete)}
 
 
-def grade_answer(request: Request, id: str, body: GradeAnswer) -> dict[str, Any]:
-    """The reward of an answer, by the grader of the job's method or gate."""
+def grade_answer(
+    request: Request,
+    id: str,
+    body: GradeAnswer,
+    step: Annotated[int | None, Query(ge=0, lt=2**53)] = None,
+    place: Annotated[str, Query(max_length=64, pattern="^[a-z0-9.]*$")] = "",
+) -> dict[str, Any]:
+    """The reward of an answer, by the grader of the job's method or gate.
+
+    With its place in a step, which a process of the release before does not say, it is graded once.
+    """
     grades, worker = context_of(request).fine_tuning.grades, _worker(request, id)
-    found = grades.grade_of_job(worker, body.item, body.output_text, of_gate=body.grader == "gate")
+    found = grades.grade_of_job(
+        worker, body.item, body.output_text, grader=body.grader, place=None if step is None else (step, place)
+    )
     return {"reward": found.reward, "errors": dict(found.errors)}
 
 

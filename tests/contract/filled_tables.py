@@ -41,6 +41,7 @@ JOB_TABLES = (
     "fine_tuning_files",
     "fine_tuning_metadata",
     "fine_tuning_events",
+    "fine_tuning_grades",
     "fine_tuning_checkpoints",
     "fine_tuning_permissions",
     "fine_tuning_runs",
@@ -153,6 +154,8 @@ def fill_fine_tuning(database: Database, rows: int) -> None:
     event = {"created_at": "1", "level": "'info'", "message": "'x'", "step": "n", "data": "'{}'"}
     _fill(database, "fine_tuning_events", rows, {**of_job, **event, "id": _id("ftevent-")})
     made = {"created_at": "1", "step": "n", "file_id": _id("file-"), "model": _id("ft:x:"), "metrics": "'{}'"}
+    graded = {"grader": "'gate'", "step": "n", "place": "'1'", "digest": "'x'", "reward": "1.0", "errors": "'{}'"}
+    _fill(database, "fine_tuning_grades", rows, {**of_job, **graded})
     _fill(database, "fine_tuning_checkpoints", rows, {**of_job, **made, "id": _id("ftckpt_")})
     given = {**_PLACE, "model": _id("ft:x:"), "location": "'x'", "created_at": "1", "id": _id("cp_")}
     _fill(database, "fine_tuning_permissions", rows, given)

@@ -16,6 +16,7 @@ from llmariner.settings import StandaloneSettings, environment
 from llmariner.standalone.engine.environment import EngineEnvironment, engine_lock
 from llmariner.standalone.engine.packages import PACKAGED
 
+from .runs_in_turn import KILLED
 from .scripted_platform import TOKEN, ScriptedPlatform, scripted_platform
 
 HERE = Path(__file__).parent
@@ -83,7 +84,10 @@ class Program:
     def run_in_turn(self, *platforms: ScriptedPlatform) -> None:
         """Run a job at each of them, with the plans that they have, by one process."""
         work = self._folder / f"work-{len(list(self._folder.iterdir()))}"
-        self.script("runs_in_turn.py", str(work), *(f"{each.url}/job" for each in platforms), stdin=TOKEN)
+        urls = [f"{KILLED if each.kills_at else ''}{each.url}/job" for each in platforms]
+        for number, each in enumerate(platforms):
+            each.process_files.append(work / f"{number}.pid")
+        self.script("runs_in_turn.py", str(work), *urls, stdin=TOKEN)
 
     def _environment(self) -> dict[str, str]:
         return {

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import signal
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 __all__ = ["TOKEN", "ScriptedPlatform", "scripted_platform"]
 
@@ -23,6 +27,7 @@ class ScriptedPlatform:
     `failures`: how many of the next requests end with 503. `status`: that of all answers from now on.
     `graded`: requests for grades; each second answer is right. After `grades_until_budget` of them the budget is spent,
     until the job has paused and `continues`. `grader_is_gone`: whether none is given after that.
+    `kills_at`: numbers of such requests at which the process is killed, whose id one of the `process_files` has.
     """
 
     def __init__(self) -> None:
@@ -38,6 +43,8 @@ class ScriptedPlatform:
         self.graded: list[dict[str, Any]] = []
         self.grades_until_budget = 0
         self.grader_is_gone = False
+        self.kills_at: list[int] = []
+        self.process_files: list[Path] = []
         self.links: dict[str, dict[str, Any]] = {}
 
     def add_file(self, name: str, content: bytes) -> str:
@@ -63,16 +70,20 @@ class ScriptedPlatform:
         if self.failures:
             self.failures -= 1
             return 503, b"{}"
-        if path == "/job/grades":
-            return self._grade(body)
+        if path.startswith("/job/grades?"):
+            return self._grade(dict(parse_qsl(path.partition("?")[2])), body)
         if method == "GET" and path in self.files:
             return 200, self.files[path]
         if not path.startswith(("/job/", "/links/")):
             return 404, b'{"error": {"code": "not_found", "message": "The file of this link was deleted."}}'
         return 200, json.dumps(self._document(method, path, body)).encode()
 
-    def _grade(self, body: bytes) -> tuple[int, bytes]:
-        self.graded.append(json.loads(body))
+    def _grade(self, place: dict[str, str], body: bytes) -> tuple[int, bytes]:
+        self.graded.append(json.loads(body) | place)
+        if len(self.graded) in self.kills_at:
+            [running] = [each for each in self.process_files if each.exists()]
+            os.kill(int(running.read_text()), signal.SIGKILL)
+            running.unlink()  # another process may have the id later
         if len(self.graded) > self.grades_until_budget and not (self.continues and self.of_type("paused")):
             if self.grader_is_gone:
                 return 400, b'{"error": {"code": "model_not_found", "message": "The judge was deleted."}}'

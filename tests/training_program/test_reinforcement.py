@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import fmean
@@ -48,6 +49,7 @@ def jsonl(rows: list[Any]) -> bytes:
     return "\n".join(map(json.dumps, rows)).encode()
 
 
+MANY = 5
 CONVERSATIONS = [{"messages": [*line["messages"], {"role": "assistant", "content": "a"}]} for line in LINES]
 GATED = {
     **TRAINING,
@@ -64,7 +66,8 @@ class Runs:
     """Runs of one process. `judged`: with a judging model, which a budget allows 20 grades.
 
     `gated`: supervised, with a gate. `paused`: by reinforcement with a gate, whose judging model a budget allows the base
-    model's grades alone, and continued; `orphaned`: whose judging model is deleted then.
+    model's grades alone, and continued; `orphaned`: whose judging model is deleted then. `killed`: supervised, with a gate
+    of many lines, and killed while the base model is graded, and the result.
     """
 
     plan: dict[str, Any]
@@ -73,6 +76,7 @@ class Runs:
     gated: ScriptedPlatform
     paused: ScriptedPlatform
     orphaned: ScriptedPlatform
+    killed: ScriptedPlatform
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +88,7 @@ def runs(program: Program) -> Iterator[Runs]:
         scripted_platform() as gated,
         scripted_platform() as paused,
         scripted_platform() as orphaned,
+        scripted_platform() as killed,
     ):
         file = whole.add_file("lines", jsonl(LINES))
         held_out = whole.add_file("held-out", jsonl(LINES[:1]))
@@ -102,8 +107,14 @@ def runs(program: Program) -> Iterator[Runs]:
         files = {"training_file": prompts, "validation_file": prompts}
         orphaned.plan = {**paused.plan, **files}
         orphaned.grades_until_budget, orphaned.grader_is_gone = len(LINES), True
-        program.run_in_turn(judged, whole, gated, paused, paused, orphaned)
-        yield Runs(plan, whole, judged, gated, paused, orphaned)
+        conversations = killed.add_file("lines", jsonl(CONVERSATIONS))
+        many = killed.add_file("held-out", jsonl(CONVERSATIONS * MANY))
+        killed.plan = {**gated.plan, "n_epochs": 1, "training_file": conversations, "validation_file": many}
+        killed.plan |= {"gate_grader": JUDGED, "checkpoint_seconds": 0}
+        killed.grades_until_budget, killed.continues = 1000, True
+        killed.kills_at = [12, 4 + 4 * MANY + 12]
+        program.run_in_turn(judged, whole, gated, paused, paused, orphaned, killed, killed, killed)
+        yield Runs(plan, whole, judged, gated, paused, orphaned, killed)
 
 
 def rewards(records: list[dict[str, Any]]) -> dict[int, float]:
@@ -185,3 +196,20 @@ def test_what_was_trained_is_kept_where_its_gate_can_not_be_graded_any_more(runs
     assert "full_valid_grade" not in runs.orphaned.of_type("checkpoint")[0]
     assert runs.orphaned.of_type("finished")[0]["gate_problem"] == "The judge was deleted."
     assert "gate_problem" not in runs.gated.of_type("finished")[0] | runs.paused.of_type("finished")[0]
+
+
+def test_a_job_that_is_killed_while_its_gate_is_graded_continues_with_the_grades_that_it_has(runs: Runs) -> None:
+    kinds = [record["type"] for record in runs.killed.records]
+    assert kinds == [
+        *["training", "state"],
+        *["training", "state", "state", "step", "state"],
+        *["training", "state", "state", "checkpoint", "finished"],
+    ]
+    states = [(each["step"], each["graded"]) for each in runs.killed.of_type("state")]
+    assert states == [(0, 8), (0, 16), (0, 20), (1, 8), (1, 16), (1, 20)]
+    asked = Counter((each["step"], each["place"]) for each in runs.killed.graded)
+    assert set(asked) == {(step, f"{line}.0") for step in "01" for line in range(4 * MANY)}
+    again = {each for each, number in asked.items() if number > 1}
+    assert again == {(step, f"{line}.0") for step in "01" for line in range(8, 12)}, "the platform knows their grades"
+    graded = runs.killed.of_type("checkpoint")[0]
+    assert {"full_valid_grade", "base_valid_grade"} <= set(graded)

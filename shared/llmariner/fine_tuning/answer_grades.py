@@ -19,6 +19,7 @@ from llmariner.errors import InsufficientQuota, InvalidRequest, ModelNotFound, R
 from llmariner.fine_tuning.graders.definition import InvalidGrader, read_grader
 from llmariner.fine_tuning.graders.grades import Ask, Grade, Grader, ModelFailed, Question, grade
 from llmariner.fine_tuning.graders.templates import MAX_TEXT
+from llmariner.fine_tuning.kept_grades import GradedAnswer, find_grade, keep_grade
 from llmariner.fine_tuning.promotion import gate_grader
 from llmariner.fine_tuning.tables import fine_tuning_jobs
 from llmariner.fine_tuning.worker_tokens import Worker, load_job_of
@@ -76,16 +77,29 @@ class AnswerGrades:
         self._grade(trial, self.check(caller, document), Originator.of(caller), item, text)
         return trial
 
-    def grade_of_job(self, worker: Worker, item: Mapping[str, Any], text: str, *, of_gate: bool = False) -> Grade:
-        """The grade of one answer of a job, by the grader of its method, or of its gate.
+    def grade_of_job(
+        self,
+        worker: Worker,
+        item: Mapping[str, Any],
+        text: str,
+        *,
+        grader: str = "method",
+        place: tuple[int, str] | None = None,
+    ) -> Grade:
+        """The grade of one answer of a job, by the grader of its `method`, or of its `gate`.
 
-        Raises Conflict once the attempt has ended, InvalidRequest for more answers than the job makes or a judging model
-        that is gone, InsufficientQuota, RateLimited or Unavailable where a judging model can't be asked now.
+        `place`: the step of the answer, and which of its answers it is. The same answer at the same place is graded once:
+        an attempt that is interrupted costs no grades. Raises Conflict once the attempt has ended, InvalidRequest for more
+        answers than the job makes or a judging model that is gone, InsufficientQuota, RateLimited or Unavailable where a
+        judging model can't be asked now.
         """
         with self._database.write() as session:
             # Taken before it is given, so that requests at the same time have no more together.
             job = load_job_of(session, worker, lock=True)
-            document = _grader_of(job, of_gate)
+            document = _grader_of(job, grader)
+            answer = None if place is None else GradedAnswer.of(grader, *place, item, text)
+            if answer is not None and (known := find_grade(session, job, answer)) is not None:
+                return known
             if document is None or not job.grades_left or job.grades_left < 0:
                 raise InvalidRequest(
                     "The job has no answers to grade, or has had more graded than it makes.", param="id"
@@ -101,6 +115,9 @@ class AnswerGrades:
                 with self._database.write() as session:
                     self._add_grades(session, job.id, 1)
             raise
+        if answer is not None:
+            with self._database.write() as session:
+                keep_grade(session, job, answer, trial.grade)
         return trial.grade
 
     @staticmethod
@@ -145,8 +162,8 @@ class AnswerGrades:
         return ask
 
 
-def _grader_of(job: Row[Any], of_gate: bool) -> Mapping[str, Any] | None:
-    if of_gate:
+def _grader_of(job: Row[Any], grader: str) -> Mapping[str, Any] | None:
+    if grader == "gate":
         gate = gate_grader(job)
         return None if gate is None else gate.grader
     return None if job.grader is None else dict(json.loads(job.grader))

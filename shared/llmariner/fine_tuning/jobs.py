@@ -27,7 +27,12 @@ from llmariner.fine_tuning.job import GRADER_FIELD, FineTuningJob, NewFineTuning
 from llmariner.fine_tuning.places import TrainingPlaces
 from llmariner.fine_tuning.promotion import GATE_GRADER
 from llmariner.fine_tuning.promotions import Promotions
-from llmariner.fine_tuning.tables import fine_tuning_files, fine_tuning_jobs, fine_tuning_metadata
+from llmariner.fine_tuning.tables import (
+    fine_tuning_files,
+    fine_tuning_grades,
+    fine_tuning_jobs,
+    fine_tuning_metadata,
+)
 from llmariner.identifiers import new_id
 from llmariner.job_settings import JobSettings
 from llmariner.models.model import Model, SourceRepository, Task
@@ -386,9 +391,10 @@ def change_status(session: WriteSession, job: Row[Any], status: Status, **values
 
 
 def end_job(session: WriteSession, job: Row[Any], status: Status, **values: Any) -> None:
-    """As `change_status`, to a final one: the files are free, and the reconciler ends what runs."""
+    """As `change_status`, to a final one: the files are free, no grade is kept, and the reconciler ends what runs."""
     change_status(session, job, status, finished_at=time.time(), pause_requested_at=None, released=False, **values)
     session.run(delete(fine_tuning_files).where(fine_tuning_files.c.job_id == job.id))
+    session.run(delete(fine_tuning_grades).where(fine_tuning_grades.c.job_id == job.id))
     request_change(session, job)
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Row, select, update
+from sqlalchemy import Row, delete, select, update
 
 from llmariner.errors import InvalidRequest
 from llmariner.fine_tuning.charges import charge_tokens, check_budgets, cost_of
@@ -17,7 +17,12 @@ from llmariner.fine_tuning.job import Stage, Status, TrainingType
 from llmariner.fine_tuning.jobs import change_status, end_job, request_change, select_jobs
 from llmariner.fine_tuning.promotion import gate_grader
 from llmariner.fine_tuning.records import count_of, metrics_of, number_of, text_of
-from llmariner.fine_tuning.tables import fine_tuning_checkpoints, fine_tuning_events, fine_tuning_jobs
+from llmariner.fine_tuning.tables import (
+    fine_tuning_checkpoints,
+    fine_tuning_events,
+    fine_tuning_grades,
+    fine_tuning_jobs,
+)
 from llmariner.identifiers import new_id
 from llmariner.platform.database import WriteSession
 
@@ -185,7 +190,7 @@ def _queue_training(session: WriteSession, job: Row[Any], examples: int, tokens:
 
 
 def _grades(numbers: Hyperparameters, examples: int, held_out: int, total_steps: int, has_gate: bool) -> int | None:
-    """How many answers of a job may be graded: each several times, since responses are lost and steps begin again."""
+    """How many answers of a job may be graded: each several times, since answers may differ after an interruption."""
     if numbers.group_size is None and not has_gate:
         return None
     grades = 0
@@ -257,9 +262,14 @@ def _on_checkpoint(session: WriteSession, job: Row[Any], record: Mapping[str, An
 
 def _on_state(session: WriteSession, job: Row[Any], record: Mapping[str, Any]) -> None:
     step = _step_of(job, record)
+    graded = count_of(record, "graded", _MAX_GRADED) if "graded" in record else 0
     # An attempt that came further than the one before is none of a row of failures.
-    failures = {} if step <= (job.state_step or 0) else {"failures": 0}
-    _set(session, job, state_file=text_of(record, "file_id", 64), state_step=step, **failures)
+    further = (step, graded) > (job.state_step or 0, job.state_graded or 0)
+    failures = {"failures": 0} if further else {}
+    state = {"state_file": text_of(record, "file_id", 64), "state_step": step, "state_graded": graded}
+    _set(session, job, **state, **failures)
+    c = fine_tuning_grades.c
+    session.run(delete(fine_tuning_grades).where(c.job_id == job.id, c.step < step))  # no attempt answers them again
 
 
 def _on_paused(session: WriteSession, job: Row[Any], record: Mapping[str, Any]) -> None:

@@ -92,6 +92,8 @@ fine_tuning_jobs = Table(
     # The file with the state from which the next attempt continues.
     Column("state_file", String(64)),
     Column("state_step", BigInteger),
+    # Answers of the model after that step that a gate had graded by then.
+    Column("state_graded", Integer),
     # The name of the result, chosen at creation; it exists once the job has succeeded.
     Column("output_model", String(256), nullable=False),
     Column("result_file", String(64)),
@@ -166,6 +168,25 @@ fine_tuning_events = Table(
     Column("data", Text, nullable=False),
     Index("ix_fine_tuning_events_job", "job_id", "id"),
     UniqueConstraint("job_id", "step", name="uq_fine_tuning_events_step"),
+)
+
+# Grades that judging models gave, until the job has a state behind the answer, or has ended.
+fine_tuning_grades = Table(
+    "fine_tuning_grades",
+    metadata,
+    Column("job_id", String(64), ForeignKey("fine_tuning_jobs.id", ondelete="CASCADE"), primary_key=True),
+    # `method` or `gate`.
+    Column("grader", String(16), primary_key=True),
+    Column("step", BigInteger, primary_key=True),
+    # Which of the answers of the step, as the process names it.
+    Column("place", String(64), primary_key=True),
+    Column("organization_id", String(64), nullable=False),
+    Column("project_id", String(64), nullable=False),
+    # Of the line and the answer.
+    Column("digest", String(64), nullable=False),
+    Column("reward", Float, nullable=False),
+    # A JSON object, by OpenAI's names.
+    Column("errors", Text, nullable=False),
 )
 
 fine_tuning_checkpoints = Table(

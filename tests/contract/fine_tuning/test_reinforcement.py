@@ -14,9 +14,10 @@ from llmariner.errors import Conflict, InsufficientQuota, InvalidRequest, Platfo
 from llmariner.fine_tuning.hyperparameters import RequestedHyperparameters
 from llmariner.fine_tuning.promotion import Promotion
 from llmariner.fine_tuning.representation import job_object
-from llmariner.fine_tuning.tables import fine_tuning_jobs
+from llmariner.fine_tuning.tables import fine_tuning_grades, fine_tuning_jobs
 from llmariner.models.model import NewModel, SourceRepository, Task
 from llmariner.platform.database import Database
+from llmariner.platform.jobs import Phase
 from llmariner.tenancy.principal import KeyOwner
 
 from ..vector_stores.token_path import TOKENS, TokenPath, error
@@ -219,6 +220,40 @@ def test_requests_at_the_same_time_get_no_more_grades_than_one_after_another(
     path.before = grade_again
     assert desk.tuning.grades.grade_of_job(worker, LINES[0], "x").reward == 1
     assert (len(refused), len(path.requests)) == (1, 1)
+
+
+def grades_left(desk: TrainingDesk, job_id: str) -> int:
+    with desk.database.read() as session:
+        return int(session.value(select(fine_tuning_jobs.c.grades_left).where(fine_tuning_jobs.c.id == job_id)) or 0)
+
+
+def test_an_answer_that_is_made_again_after_an_interruption_is_not_graded_again(
+    desk: TrainingDesk, path: TokenPath
+) -> None:
+    job_id = training(desk, JUDGE)
+    path.chat_answers = [chat('{"result": 0.25}')] * 20
+    planned = grades_left(desk, job_id)
+    grade = desk.tuning.grades.grade_of_job
+    place = (1, "train.0.0")
+    first = grade(desk.worker(job_id, 1), LINES[3], "Three.", place=place)
+    for attempt in range(1, 20):  # more often than there are grades for
+        desk.scripted.end(f"{job_id}-{attempt}", Phase.FAILED, code="interrupted")
+        desk.reconciled(job_id)
+        desk.reconciled(job_id)
+        desk.scripted.run(f"{job_id}-{attempt + 1}")
+        assert grade(desk.worker(job_id, attempt + 1), LINES[3], "Three.", place=place) == first
+    assert (len(path.requests), grades_left(desk, job_id)) == (1, planned - 1)
+    worker = desk.worker(job_id, 20)
+    for other in ({"text": "Tree."}, {"item": LINES[4]}, {"place": (1, "train.0.1")}, {"place": (2, "train.0.0")}):
+        grade(**{"worker": worker, "item": LINES[3], "text": "Three.", "place": place, **other})
+    assert len(path.requests) == 5, "another answer, line or place"
+    state = desk.result(job_id, 20, "state", b"state")
+    desk.report(job_id, 20, {"type": "state", "step": 2, "file_id": state})
+    with desk.database.read() as session:
+        assert [row.step for row in session.rows(select(fine_tuning_grades))] == [2], "no attempt begins before it"
+    desk.jobs.cancel(desk.caller, job_id)
+    with desk.database.read() as session:
+        assert session.rows(select(fine_tuning_grades)) == []
 
 
 @pytest.mark.parametrize(

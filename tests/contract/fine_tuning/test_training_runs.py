@@ -300,6 +300,13 @@ def test_a_training_continues_after_its_time_as_long_as_it_comes_further(desk: T
         desk.reconciled(job_id)
         job = desk.reconciled(job_id)
     assert (job.status, job.error_code) == (Status.FAILED, "deadline_exceeded")
+    judged = desk.training()
+    for attempt in range(1, 8):
+        state = desk.result(judged, attempt, "state", b"of the base model %d" % attempt)
+        desk.report(judged, attempt, {"type": "state", "step": 0, "graded": 8 * attempt, "file_id": state})
+        desk.scripted.end(f"{judged}-{attempt}", *out_of_time)
+        assert desk.reconciled(judged).status is Status.QUEUED, "it has graded more answers for its gate"
+        desk.reconciled(judged)
     checked = desk.start()
     desk.scripted.end(f"{checked}-0", *out_of_time)
     assert desk.reconciled(checked).error_code == "deadline_exceeded", "another check would take as long"

@@ -93,7 +93,7 @@ def _objective(plan: Plan, platform: Platform, encoder: Encoder, group: WorkerGr
     from llmariner.fine_tuning.training_program.reinforcement import RewardObjective
 
     grader, longest = read_grader(plan.grader), plan.max_completion_tokens
-    return RewardObjective(plan, GradedAnswers(grader, encoder, platform, group, longest, "method"), group)
+    return RewardObjective(plan, GradedAnswers(grader, encoder, platform, group, longest), group)
 
 
 def _gate(
@@ -105,7 +105,7 @@ def _gate(
     from llmariner.fine_tuning.training_program.graded_answers import GradedAnswers, HeldOutGrades
 
     grader, longest = read_grader(plan.gate_grader), plan.gate_completion_tokens
-    return HeldOutGrades(GradedAnswers(grader, encoder, platform, group, longest, "gate"), questions, group)
+    return HeldOutGrades(GradedAnswers(grader, encoder, platform, group, longest), questions, group)
 
 
 def _read_files(

@@ -33,5 +33,5 @@ class Objective(Protocol):
     def learn(self, model: Any, batch: Sequence[Example], step: int) -> BatchResult:
         """Give the model's parameters the gradients of a batch, of all workers together."""
 
-    def evaluate(self, model: Any, examples: Sequence[Example]) -> BatchResult:
-        """The result on examples, without learning from them."""
+    def evaluate(self, model: Any, examples: Sequence[Example], step: int) -> BatchResult:
+        """The result on examples after a step, without learning from them."""

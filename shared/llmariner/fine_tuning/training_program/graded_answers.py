@@ -13,20 +13,22 @@ from transformers import GenerationConfig
 
 from llmariner.fine_tuning.graders.grades import Grader, ModelFailed, Question, grade
 from llmariner.fine_tuning.training_program.examples import Encoder, Example
-from llmariner.fine_tuning.training_program.platform import NoGrades, Refused
+from llmariner.fine_tuning.training_program.platform import AnswerPlace, NoGrades, Refused
 from llmariner.fine_tuning.training_program.worker_group import WorkerGroup
 
 __all__ = ["Answer", "GradedAnswers", "Grades", "HeldOutGrades"]
 
 _REQUESTS = 8
 """To judging models at once."""
+_ROUND = 8
+"""Questions of a worker, after whose grades those of all workers are kept."""
 
 
 class Grades(Protocol):
     """The part of `platform.Platform` that grades by a judging model."""
 
-    def grade(self, item: Mapping[str, Any], text: str, grader: str) -> tuple[float, bool]:
-        """The reward of an answer, and whether an error made it 0. `grader`: of `method` or `gate`."""
+    def grade(self, item: Mapping[str, Any], text: str, place: AnswerPlace) -> tuple[float, bool]:
+        """The reward of an answer, and whether an error made it 0."""
 
 
 @dataclass(frozen=True)
@@ -39,36 +41,45 @@ class Answer:
 
 
 class GradedAnswers:
-    """Makes and grades answers of up to `longest` tokens. `whose`: the grader is that of the job's `method` or `gate`."""
+    """Makes and grades answers of up to `longest` tokens."""
 
-    def __init__(
-        self, grader: Grader, encoder: Encoder, platform: Grades, group: WorkerGroup, longest: int, whose: str
-    ) -> None:
+    def __init__(self, grader: Grader, encoder: Encoder, platform: Grades, group: WorkerGroup, longest: int) -> None:
         self._grader = grader
         self._encoder = encoder
         self._platform = platform
         self._group = group
         self._longest = longest
-        self._whose = whose
 
     def sampled(
-        self, model: Any, examples: Sequence[Example], number: int, seed: Callable[[int], int]
+        self, model: Any, examples: Sequence[Example], number: int, seed: Callable[[int], int], place: AnswerPlace
     ) -> list[tuple[Example, list[Answer]]]:
         """This worker's share of the examples, each with so many answers by the model's own probabilities.
 
-        `seed`: of the random numbers of an example, by its index. Raises NoGrades where any worker has none for now, Refused
-        where it never has.
+        `seed`: of the random numbers of an example, by its index. `place`: of all the answers. Raises NoGrades where any
+        worker has none for now, Refused where it never has.
         """
 
         def answers(index: int, example: Example) -> list[Answer]:
             torch.manual_seed(seed(index))
-            return self._answers(model, example, do_sample=True, num_return_sequences=number, temperature=1.0)
+            how = {"do_sample": True, "num_return_sequences": number, "temperature": 1.0}
+            return self._answers(model, example, place.part(index), **how)
 
         return self._shared(examples, answers)
 
-    def likeliest(self, model: Any, examples: Sequence[Example]) -> list[tuple[Example, list[Answer]]]:
-        """As `sampled`, each with the one answer whose tokens are the likeliest, as an engine's at temperature 0."""
-        return self._shared(examples, lambda _, example: self._answers(model, example, do_sample=False))
+    def likeliest(self, model: Any, examples: Sequence[Example], place: AnswerPlace, first: int) -> list[float]:
+        """The rewards of all examples, each of the answer whose tokens are the likeliest, as an engine's at temperature 0.
+
+        Every worker makes its share of them and has all. `first`: the index of the first one. Raises as `sampled`.
+        """
+
+        def answers(index: int, example: Example) -> list[Answer]:
+            return self._answers(model, example, place.part(first + index), do_sample=False)
+
+        rewards = [0.0] * len(examples)
+        made = self._shared(examples, answers)
+        for (index, _), (_, [answer]) in zip(self._group.share(examples), made, strict=True):
+            rewards[index] = answer.reward
+        return self._group.sum(rewards)
 
     def _shared(
         self, examples: Sequence[Example], answers: Callable[[int, Example], list[Answer]]
@@ -88,10 +99,10 @@ class GradedAnswers:
             raise kind(str(problem or "A model of the grader can't be asked by another worker of the job."))
         return made
 
-    def _answers(self, model: Any, example: Example, **how: Any) -> list[Answer]:
+    def _answers(self, model: Any, example: Example, place: AnswerPlace, **how: Any) -> list[Answer]:
         made = list(self._generated(model, example.sequences[0].tokens.tolist(), **how))
         texts = [self._encoder.decode(tokens) for tokens in made]
-        grades = self._grades(example.item or {}, texts)
+        grades = self._grades(example.item or {}, texts, place)
         return [Answer(tokens, *graded) for tokens, graded in zip(made, grades, strict=True)]
 
     def _generated(self, model: Any, prompt: list[int], **how: Any) -> Iterator[list[int]]:
@@ -117,12 +128,12 @@ class GradedAnswers:
             end = next((at for at, token in enumerate(row) if token in self._encoder.end_tokens), len(row) - 1)
             yield row[: end + 1]
 
-    def _grades(self, item: Mapping[str, Any], texts: Sequence[str]) -> list[tuple[float, bool]]:
+    def _grades(self, item: Mapping[str, Any], texts: Sequence[str], place: AnswerPlace) -> list[tuple[float, bool]]:
         if not self._grader.models:
             found = [grade(self._grader, item, text, _ask_nobody) for text in texts]
             return [(each.reward, bool(each.errors)) for each in found]
         with ThreadPoolExecutor(_REQUESTS) as pool:
-            return list(pool.map(partial(self._platform.grade, item, grader=self._whose), texts))
+            return list(pool.map(partial(self._platform.grade, item), texts, map(place.part, range(len(texts)))))
 
 
 class HeldOutGrades:
@@ -136,21 +147,41 @@ class HeldOutGrades:
         self._questions = questions
         self._group = group
         self.problem = ""
+        self._step = 0
+        self._rewards: list[float] = []
 
-    def mean(self, model: Any) -> float | None:
+    def graded(self, step: int) -> int:
+        """How many answers of the model after a step have a grade."""
+        return len(self._rewards) if step == self._step else 0
+
+    def mean(self, model: Any, step: int, keep: Callable[[], None]) -> float | None:
         """The mean grade of a model; None where it can't be graded any more, such as by a model that was deleted.
 
-        Every worker calls it. Raises NoGrades.
+        Every worker calls it. `step`: after which the model is so. Grades of that model that are here already are not given
+        again. `keep` is called after some more of them. Raises NoGrades.
         """
+        if step != self._step:
+            self._step, self._rewards = step, []
+        place, part = AnswerPlace("gate", step, ""), _ROUND * self._group.size
         try:
-            made = self._answers.likeliest(model, self._questions)
+            while (first := len(self._rewards)) < len(self._questions):
+                questions = self._questions[first : first + part]
+                self._rewards += self._answers.likeliest(model, questions, place, first)
+                keep()
         except Refused as error:  # the gate does not open then, and what was trained is kept
             self.problem = str(error)
             return None
         self.problem = ""
-        rewards = [answer.reward for _, answers in made for answer in answers]
-        reward, number = self._group.sum([sum(rewards), len(rewards)])
-        return reward / max(1.0, number)
+        return sum(self._rewards) / max(1, len(self._rewards))
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON object for `restore`."""
+        return {"problem": self.problem, "step": self._step, "rewards": self._rewards}
+
+    def restore(self, document: Mapping[str, Any]) -> None:
+        """Continue with the grades of a state."""
+        self.problem = document["problem"]
+        self._step, self._rewards = document["step"], list(document["rewards"])
 
 
 def _ask_nobody(question: Question) -> str:

@@ -46,8 +46,8 @@ class LossObjective:
         self._group.add_gradients([each for each in model.parameters() if each.requires_grad])
         return result
 
-    def evaluate(self, model: Any, examples: Sequence[Example]) -> BatchResult:
-        """The result on examples, without learning from them."""
+    def evaluate(self, model: Any, examples: Sequence[Example], step: int) -> BatchResult:
+        """The result on examples, without learning from them; `step` does not matter."""
 
         def part(_: int, example: Example) -> tuple[float, float]:
             loss, right = self._loss(model, example)

@@ -15,13 +15,14 @@ import urllib.parse
 import urllib.request
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from llmariner.fine_tuning.training_program.plan import Plan
 
-__all__ = ["NoGrades", "Platform", "Refused", "Stopped"]
+__all__ = ["AnswerPlace", "NoGrades", "Platform", "Refused", "Stopped"]
 
 Answer = TypeVar("Answer")
 _PROCESS_HEADER = "x-llmariner-process"
@@ -50,6 +51,22 @@ class Stopped(Exception):
 
 class NoGrades(Exception):
     """Judging models can't be asked for longer than the job waits; the message is the platform's."""
+
+
+@dataclass(frozen=True)
+class AnswerPlace:
+    """Which of a job's answers one is. By that the platform knows an answer that is made again after an interruption.
+
+    `grader`: that of the job's `method` or `gate`. `step`: after or in which it is made. `name`: of one in the step.
+    """
+
+    grader: str
+    step: int
+    name: str
+
+    def part(self, number: int) -> AnswerPlace:
+        """The place of one of several answers."""
+        return replace(self, name=f"{self.name}.{number}" if self.name else str(number))
 
 
 class Platform:
@@ -149,13 +166,15 @@ class Platform:
             raise ConnectionError("The store did not give the piece.")
         return content
 
-    def grade(self, item: Mapping[str, Any], text: str, grader: str) -> tuple[float, bool]:
-        """The reward of an answer by the grader of the job's `method` or `gate`, and whether an error made it 0.
+    def grade(self, item: Mapping[str, Any], text: str, place: AnswerPlace) -> tuple[float, bool]:
+        """The reward of an answer, and whether an error made it 0. The same answer at the same place is graded once.
 
         Raises NoGrades.
         """
+        query = urllib.parse.urlencode({"step": place.step, "place": place.name})
+        body = {"item": item, "output_text": text, "grader": place.grader}
         try:
-            found = self._ask("POST", self._url + "/grades", {"item": item, "output_text": text, "grader": grader})
+            found = self._ask("POST", f"{self._url}/grades?{query}", body)
         except urllib.error.HTTPError as error:
             raise NoGrades(f"A model of the grader can't be asked: {error}") from error
         except Refused as error:

@@ -19,6 +19,7 @@ from llmariner.fine_tuning.training_program.batch_result import BatchResult
 from llmariner.fine_tuning.training_program.examples import Example
 from llmariner.fine_tuning.training_program.graded_answers import Answer, GradedAnswers
 from llmariner.fine_tuning.training_program.plan import Plan
+from llmariner.fine_tuning.training_program.platform import AnswerPlace
 from llmariner.fine_tuning.training_program.worker_group import WorkerGroup
 
 __all__ = ["RewardObjective"]
@@ -42,7 +43,7 @@ class RewardObjective:
         The answers depend on the seed, the step and the place in the batch alone, so neither a restart nor the number of
         workers changes them.
         """
-        made = self._made(model, batch, step, self._plan.group_size)
+        made = self._made(model, batch, step, self._plan.group_size, AnswerPlace("method", step, "train"))
         answers = [answer for _, found in made for answer in found]
         [tokens] = self._group.sum([sum(len(each.tokens) for each in answers)])
         loss, divergence, read = 0.0, 0.0, 0
@@ -65,20 +66,21 @@ class RewardObjective:
         }
         return BatchResult(int(read_by_all), {"loss": loss, "reward": reward / number}, others)
 
-    def evaluate(self, model: Any, examples: Sequence[Example]) -> BatchResult:
+    def evaluate(self, model: Any, examples: Sequence[Example], step: int) -> BatchResult:
         """The mean reward of answers to examples, without learning from them."""
-        made = self._made(model, examples, _EVALUATION_STEP, self._plan.eval_samples)
+        place = AnswerPlace("method", step, "valid")
+        made = self._made(model, examples, _EVALUATION_STEP, self._plan.eval_samples, place)
         rewards = [answer.reward for _, found in made for answer in found]
         tokens = sum(len(answer.tokens) for _, found in made for answer in found)
         reward, number, answered = self._group.sum([sum(rewards), len(rewards), tokens])
         return BatchResult(int(answered), {"reward": reward / max(1.0, number)})
 
     def _made(
-        self, model: Any, examples: Sequence[Example], step: int, number: int
+        self, model: Any, examples: Sequence[Example], step: int, number: int, place: AnswerPlace
     ) -> list[tuple[Example, list[Answer]]]:
         """This worker's share of the examples with its answers. Raises NoGrades where any worker has none."""
         first = self._plan.seed * 1_000_003 + step
-        return self._answers.sampled(model, examples, number, lambda index: (first * 1_009 + index) % 2**63)
+        return self._answers.sampled(model, examples, number, lambda index: (first * 1_009 + index) % 2**63, place)
 
     def _learn_answer(
         self, model: Any, example: Example, answer: Answer, advantage: float, weight: float

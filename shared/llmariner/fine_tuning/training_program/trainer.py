@@ -94,6 +94,7 @@ class Trainer:
         self._epoch_is_open = False
         self._validated: BatchResult | None = None
         self._validated_step = 0
+        self._saved_at = time.monotonic()
 
     def run(self) -> None:
         """Train to the end, or until the platform asks for a pause; reports all of it."""
@@ -115,12 +116,12 @@ class Trainer:
         if self._step > 0:
             return
         if self._plan.measures_base:
-            self._base_loss = self._objective.evaluate(self._model, self._validation).measures["loss"]
+            self._base_loss = self._objective.evaluate(self._model, self._validation, 0).measures["loss"]
         if self._gate is not None and self._base_grade is None:
-            self._base_grade = self._gate.mean(self._model)
+            self._base_grade = self._gate.mean(self._model, self._step, self._save_state_if_due)
 
     def _train(self) -> None:
-        plan, saved_at = self._plan, time.monotonic()
+        plan = self._plan
         for step, indexes in batches(len(self._training), plan.batch_size, plan.n_epochs, plan.seed, after=self._step):
             if self._early_stopping.is_due:
                 break
@@ -131,14 +132,12 @@ class Trainer:
                 self._take_step(step, [self._training[index] for index in indexes])
                 if step % self._per_epoch == 0:
                     self._end_epoch()
-                    saved_at = time.monotonic()
+                    self._saved_at = time.monotonic()
             except NoGrades as error:
                 self._optimizer.zero_grad(set_to_none=True)
                 self._pause(reason=str(error))
                 return
-            if time.monotonic() - saved_at > plan.checkpoint_seconds:
-                self._save_state()
-                saved_at = time.monotonic()
+            self._save_state_if_due()
         self._finish()
 
     def _pause(self, **why: str) -> None:
@@ -210,14 +209,15 @@ class Trainer:
             return self._validate_all() if due else None
         first = (step - 1) * _VALIDATION_BATCH % len(self._validation)
         part = [*self._validation, *self._validation][first : first + min(_VALIDATION_BATCH, len(self._validation))]
-        return self._objective.evaluate(self._model, part)
+        return self._objective.evaluate(self._model, part, step)
 
     def _validate_all(self) -> BatchResult | None:
         """The result on the whole validation file; None without one, or without its grades."""
         if self._validated_step != self._step:
             self._validated_step, self._validated = self._step, None
             try:
-                self._validated = self._objective.evaluate(self._model, self._validation) if self._validation else None
+                if self._validation:
+                    self._validated = self._objective.evaluate(self._model, self._validation, self._step)
             except NoGrades as error:  # the step is taken, and the next one asks again
                 print(f"No validation after step {self._step}: {error}", file=sys.stderr)
         return self._validated
@@ -253,7 +253,7 @@ class Trainer:
             may_be_result = loss is not None and self._early_stopping.is_best(loss)
         if not may_be_result:
             return {}
-        grade = self._gate.mean(self._model)
+        grade = self._gate.mean(self._model, self._step, self._save_state_if_due)
         return {} if grade is None else {"full_valid_grade": grade, "base_valid_grade": self._base_grade}
 
     def _upload_result(self) -> str:
@@ -266,6 +266,11 @@ class Trainer:
         save_adapter(self._model, adapter)
         return self._platform.upload(adapter, "adapter")
 
+    def _save_state_if_due(self) -> None:
+        if time.monotonic() - self._saved_at > self._plan.checkpoint_seconds:
+            self._save_state()
+            self._saved_at = time.monotonic()
+
     def _save_state(self) -> None:
         if not self._group.is_first:
             return
@@ -276,12 +281,17 @@ class Trainer:
             "rows": self._rows,
             "base_loss": self._base_loss,
             "base_grade": self._base_grade,
-            "gate_problem": self._gate.problem if self._gate is not None else "",
+            "gate": self._gate.to_json() if self._gate is not None else None,
             "epoch_is_open": self._epoch_is_open,
             "early_stopping": self._early_stopping.to_json(),
         }
         save_state(path, self._model, self._optimizer, position)
-        record = {"type": "state", "step": self._step, "file_id": self._platform.upload(path, "state")}
+        record = {
+            "type": "state",
+            "step": self._step,
+            "file_id": self._platform.upload(path, "state"),
+            **({} if self._gate is None else {"graded": self._gate.graded(self._step)}),
+        }
         self._report(record, now=True)
 
     def _load(self, path: Path) -> None:
@@ -291,8 +301,8 @@ class Trainer:
         # A state of the release before has none of these.
         self._base_loss, self._base_grade = position.get("base_loss"), position.get("base_grade")
         self._epoch_is_open = position.get("epoch_is_open", False)
-        if self._gate is not None:
-            self._gate.problem = position.get("gate_problem", "")
+        if self._gate is not None and (gate := position.get("gate")) is not None:
+            self._gate.restore(gate)
 
     def _finish(self) -> None:
         if not self._group.is_first:
