@@ -132,11 +132,11 @@ def test_watching_on_a_terminal_draws_the_curve_until_the_job_ends(terminal: Ope
         yield sent(*(metrics(step, **({"valid_loss": 2.0} if step % 30 == 0 else {})) for step in range(1, 91)))
         yield sent(message(2, "The job has successfully completed"), message(3, "A" * 500)) + END
 
-    platform.respond(ROUTE, {**JOB, "estimate": ESTIMATE})
+    platform.respond(ROUTE, {**JOB, "estimate": {**ESTIMATE, "gate": {"answers": 24}}})
     platform.respond_with(EVENTS, chunks=chunks())
     shown = terminal("--color", "never", "fine-tuning", "jobs", "watch", "ftjob-1", columns="80")
     shown.wait_for("queued, place 2: Jobs run before it.")
-    shown.wait_for("estimate: 3,000 tokens, 1 min 15 s, $0.50")
+    shown.wait_for("estimate: 3,000 tokens, 24 graded answers, 1 min 15 s, $0.50")
     shown.wait_for("Validating [31mfile")
     platform.respond(ROUTE, {**DONE, "finished_at": 1_760_000_500})
     may_continue.set()

@@ -92,7 +92,7 @@ def test_a_job_has_openais_and_upstreams_fields(call: Any, installation: Install
         "cluster_id": "",
         "cluster_name": "",
         "queue": {"place": None, "reason": ""},
-        "estimate": {"tokens": None, "seconds": None, "cost_usd": None, "seconds_left": None},
+        "estimate": {"tokens": None, "seconds": None, "cost_usd": None, "seconds_left": None, "gate": None},
         "cost_usd": 0.0,
         "progress": {"step": 0, "total_steps": None, "trained_tokens": 0},
         "promotion": None,

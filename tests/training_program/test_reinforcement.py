@@ -110,7 +110,7 @@ def runs(program: Program) -> Iterator[Runs]:
         conversations = killed.add_file("lines", jsonl(CONVERSATIONS))
         many = killed.add_file("held-out", jsonl(CONVERSATIONS * MANY))
         killed.plan = {**gated.plan, "n_epochs": 1, "training_file": conversations, "validation_file": many}
-        killed.plan |= {"gate_grader": JUDGED, "checkpoint_seconds": 0}
+        killed.plan |= {"batch_size": 4, "gate_grader": JUDGED, "checkpoint_seconds": 0}
         killed.grades_until_budget, killed.continues = 1000, True
         killed.kills_at = [12, 4 + 4 * MANY + 12]
         program.run_in_turn(judged, whole, gated, paused, paused, orphaned, killed, killed, killed)

@@ -10,7 +10,7 @@ from llmariner.fine_tuning.hyperparameters import Method
 from llmariner.fine_tuning.tables import fine_tuning_jobs
 from llmariner.platform.database import ReadSession
 
-__all__ = ["expected_speed"]
+__all__ = ["answer_seconds", "expected_speed"]
 
 _FLOPS = 5e10
 """Operations per second of a few processor cores in float32, where no job has shown how fast this machine is."""
@@ -18,6 +18,8 @@ _OPERATIONS = {Method.REINFORCEMENT: 30}
 """Per parameter and token: two of the forward pass, four of the backward pass. An answer is read twice more, and made token
 by token, for each of which all weights are read."""
 _OTHERS_OPERATIONS = 6
+_ANSWER_OPERATIONS, _PROMPT_OPERATIONS = 20, 2
+"""Per parameter and token: of what `reinforcement` takes, the part of making an answer; and of reading its prompt."""
 _BYTES_PER_PARAMETER = 2
 
 
@@ -34,4 +36,13 @@ def expected_speed(session: ReadSession, job: Row[Any]) -> float:
     if seen:
         return float(seen)
     parameters = max(1, job.model_bytes / _BYTES_PER_PARAMETER)
-    return float(_FLOPS / (_OPERATIONS.get(Method(job.method), _OTHERS_OPERATIONS) * parameters))
+    return float(_FLOPS / (_operations(job) * parameters))
+
+
+def answer_seconds(job: Row[Any], tokens: int, prompt_tokens: int, speed: float) -> float:
+    """How long the model in training makes answers of so many tokens, at a speed of trained tokens per second."""
+    return (tokens * _ANSWER_OPERATIONS + prompt_tokens * _PROMPT_OPERATIONS) / (speed * _operations(job))
+
+
+def _operations(job: Row[Any]) -> int:
+    return _OPERATIONS.get(Method(job.method), _OTHERS_OPERATIONS)

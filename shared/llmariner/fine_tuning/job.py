@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import Row
 
 from llmariner.errors import InvalidRequest
+from llmariner.fine_tuning.gate_estimate import GateEstimate
 from llmariner.fine_tuning.graders.definition import InvalidGrader, read_grader
 from llmariner.fine_tuning.graders.grades import Grader
 from llmariner.fine_tuning.hyperparameters import Hyperparameters, Method, RequestedHyperparameters
@@ -216,7 +217,8 @@ class FineTuningJob:
     """A fine-tuning job. Times are Unix seconds. `place` and `reason`: of a queued one, its place in line and why it waits.
 
     `hyperparameters`, `estimate_seconds` and `estimate_cost`: None before the files are checked. Costs are nano-dollars:
-    `cost` of the tokens trained so far, `estimate_cost` of all. `fine_tuned_model`: None before it has succeeded.
+    `cost` of the tokens trained so far, `estimate_cost` of all. `estimate_gate`: the part of the answers for a gate.
+    `fine_tuned_model`: None before it has succeeded.
     `cluster_id`: of the worker cluster that runs it; None: none does. `cluster_name`: None also for one that is gone.
     """
 
@@ -250,6 +252,7 @@ class FineTuningJob:
     cost: int
     estimate_seconds: float | None
     estimate_cost: int | None
+    estimate_gate: GateEstimate | None
     created_at: int
     started_at: float | None
     finished_at: float | None
@@ -281,6 +284,7 @@ class FineTuningJob:
             "promotion": None if row.promotion is None else Promotion.from_json(json.loads(row.promotion)),
             "promotion_result": None if row.promotion_result is None else json.loads(row.promotion_result),
             "grader": None if row.grader is None else json.loads(row.grader),
+            "estimate_gate": None if row.estimate_gate is None else GateEstimate(**json.loads(row.estimate_gate)),
             "integrations": [Integration(**each) for each in json.loads(row.integrations or "[]")],
         }
         in_line: dict[str, Any] = {}
@@ -307,4 +311,5 @@ class FineTuningJob:
         """How long what is left takes at the speed that was seen; None where none was."""
         if self.estimated_tokens is None or not self.tokens_per_second or self.status.is_final:
             return None
-        return max(0, self.estimated_tokens - self.trained_tokens) / self.tokens_per_second
+        left = max(0, self.estimated_tokens - self.trained_tokens) / self.tokens_per_second
+        return left + (0 if self.estimate_gate is None else self.estimate_gate.seconds_left(self.step))

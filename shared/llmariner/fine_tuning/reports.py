@@ -12,6 +12,7 @@ from llmariner.errors import InvalidRequest
 from llmariner.fine_tuning.charges import charge_tokens, check_budgets, cost_of
 from llmariner.fine_tuning.estimates import expected_speed
 from llmariner.fine_tuning.events import PROGRESSED, add_job_event, add_message, add_metrics
+from llmariner.fine_tuning.gate_estimate import GateEstimate, estimate_gate
 from llmariner.fine_tuning.hyperparameters import Hyperparameters, Method, RequestedHyperparameters, resolve
 from llmariner.fine_tuning.job import Stage, Status, TrainingType
 from llmariner.fine_tuning.jobs import change_status, end_job, request_change, select_jobs
@@ -140,17 +141,20 @@ def _on_checked(session: WriteSession, job: Row[Any], record: Mapping[str, Any])
         job = session.rows(select_jobs().where(fine_tuning_jobs.c.id == job.id))[0]
     validation = record.get("validation_file")
     held_out = count_of(validation, "examples") if isinstance(validation, Mapping) else 0
+    held_out_tokens = count_of(validation, "tokens") if isinstance(validation, Mapping) else 0
     if gate_grader(job) is not None and not 0 < held_out <= _MAX_GRADED:
         message = f"The file has {held_out} examples: a gate grades answers to 1 to {_MAX_GRADED}."
         fail_file(session, job, "validation_file", message)
         return
-    _queue_training(session, job, examples, tokens, held_out)
+    _queue_training(session, job, examples, tokens, (held_out, held_out_tokens))
 
 
-def _queue_training(session: WriteSession, job: Row[Any], examples: int, tokens: int, held_out: int) -> None:
-    """Queue a job whose files are good, with its estimate, unless a budget does not cover that.
+def _queue_training(
+    session: WriteSession, job: Row[Any], examples: int, tokens: int, held_out: tuple[int, int]
+) -> None:
+    """Queue a job whose files are good, with its estimate, unless a budget does not cover its trained tokens.
 
-    `held_out`: examples of the validation file.
+    `held_out`: examples and tokens of the validation file.
     """
     requested = RequestedHyperparameters.from_json(json.loads(job.requested))
     trains_all = job.training_type == TrainingType.FULL
@@ -164,6 +168,7 @@ def _queue_training(session: WriteSession, job: Row[Any], examples: int, tokens:
         end_job(session, job, Status.FAILED, error_code="insufficient_quota", error_message=problem)
         add_message(session, job, problem, "error")
         return
+    gate = estimate_gate(session, job, numbers, *held_out, speed)
     change_status(
         session,
         job,
@@ -175,9 +180,10 @@ def _queue_training(session: WriteSession, job: Row[Any], examples: int, tokens:
         tokens=tokens,
         total_steps=total_steps,
         tokens_per_second=speed,
-        estimate_seconds=total_tokens / speed,
-        estimate_cost=cost_of(session, job, total_tokens),
-        grades_left=_grades(numbers, examples, held_out, total_steps, gate_grader(job) is not None),
+        estimate_seconds=total_tokens / speed + (gate.seconds if gate else 0),
+        estimate_cost=cost_of(session, job, total_tokens) + (gate.cost if gate else 0),
+        estimate_gate=None if gate is None else json.dumps(gate.to_json()),
+        grades_left=_grades(numbers, examples, held_out[0], total_steps, gate),
     )
     request_change(session, job)
     most = "" if numbers.group_size is None else "up to "
@@ -189,16 +195,18 @@ def _queue_training(session: WriteSession, job: Row[Any], examples: int, tokens:
     )
 
 
-def _grades(numbers: Hyperparameters, examples: int, held_out: int, total_steps: int, has_gate: bool) -> int | None:
+def _grades(
+    numbers: Hyperparameters, examples: int, held_out: int, total_steps: int, gate: GateEstimate | None
+) -> int | None:
     """How many answers of a job may be graded: each several times, since answers may differ after an interruption."""
-    if numbers.group_size is None and not has_gate:
+    if numbers.group_size is None and gate is None:
         return None
     grades = 0
     if numbers.group_size is not None and numbers.eval_samples is not None:
         evaluations = numbers.n_epochs + total_steps // (numbers.eval_interval or total_steps)
         grades = numbers.n_epochs * examples * numbers.group_size + evaluations * held_out * numbers.eval_samples
-    if has_gate:  # of the base model, and of each checkpoint that may be the result
-        grades += held_out * (1 + (numbers.n_epochs if numbers.early_stopping_patience else 1))
+    if gate is not None:
+        grades += gate.answers
     return _GRADED_AGAIN * grades
 
 

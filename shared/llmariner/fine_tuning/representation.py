@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from llmariner.fine_tuning.gate_estimate import GateEstimate
 from llmariner.fine_tuning.history import Checkpoint, JobEvent
 from llmariner.fine_tuning.hyperparameters import Method
 from llmariner.fine_tuning.job import FineTuningJob, Status
@@ -66,6 +67,7 @@ def job_object(job: FineTuningJob) -> dict[str, Any]:
             "seconds": job.estimate_seconds,
             "cost_usd": None if job.estimate_cost is None else dollars(job.estimate_cost),
             "seconds_left": job.seconds_left,
+            "gate": None if job.estimate_gate is None else _gate(job.estimate_gate),
         },
         "progress": {"step": job.step, "total_steps": job.total_steps, "trained_tokens": job.trained_tokens},
         "promotion": None
@@ -101,6 +103,15 @@ def checkpoint_object(checkpoint: Checkpoint) -> dict[str, Any]:
         "fine_tuning_job_id": checkpoint.job_id,
         "step_number": checkpoint.step,
         "metrics": {"step": checkpoint.step, **checkpoint.metrics},
+    }
+
+
+def _gate(estimate: GateEstimate) -> dict[str, Any]:
+    return {
+        "answers": estimate.answers,
+        "tokens": estimate.tokens,
+        "seconds": estimate.seconds,
+        "cost_usd": dollars(estimate.cost),
     }
 
 

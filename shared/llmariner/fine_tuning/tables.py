@@ -103,6 +103,8 @@ fine_tuning_jobs = Table(
     # Of the whole job: found by the check. NULL also for jobs that a release before this checked.
     Column("estimate_seconds", Float),
     Column("estimate_cost", BigInteger),
+    # The part of both that a gate takes which grades answers, as a JSON object. NULL: there is none.
+    Column("estimate_gate", Text),
     Column("created_at", BigInteger, nullable=False),
     Column("started_at", Float),
     Column("finished_at", Float),

@@ -25,9 +25,11 @@ from llmariner.platform.events.tables import events
 from llmariner.tenancy.keys.store import Keys, NewKey
 from llmariner.tenancy.principal import KeyOwner
 from llmariner.tenancy.tables import projects
+from llmariner.usage.tables import prices
 
 from ..team import Team
-from .training_desk import ROWS, TrainingDesk, jsonl
+from .desk import BASE
+from .training_desk import ROWS, TrainingDesk, jsonl, step
 
 GRADER = {
     "type": "string_check",
@@ -211,6 +213,36 @@ def test_a_gate_that_a_model_grades_has_answers_of_the_base_model_and_the_result
     else:
         with pytest.raises(InvalidRequest, match="no answers to grade"):
             grades.grade_of_job(worker, rows[0], "Arrr!")
+
+
+@pytest.mark.parametrize(
+    ("fields", "models"), [({}, 2), ({"hyperparameters": RequestedHyperparameters(2, early_stopping_patience=1)}, 3)]
+)
+def test_the_estimate_has_the_answers_for_a_gate(desk: TrainingDesk, fields: dict[str, Any], models: int) -> None:
+    both = {"type": "multi", "name": "both", "graders": {"a": JUDGE, "b": GRADER}, "calculate_output": "a + b"}
+    names = ("valid_from", "created_at", "cached_prompt", "training")
+    with desk.database.write() as session:
+        million = {"prompt": 1_000_000, "completion": 2_000_000, "request": 7}  # a nano-dollar, two, and a request's
+        session.add(prices, id="price_judge", model=BASE, **dict.fromkeys(names, 0), **million)
+    plain = desk.get(desk.training(validation_file=held_out(desk), **fields))
+    assert (plain.estimate_gate, plain.estimate_cost) == (None, 0)
+    promotion = graded(grader=both, max_completion_tokens=10)
+    job_id = desk.training(validation_file=held_out(desk), promotion=promotion, **fields)
+    job = desk.get(job_id)
+    found = job_object(job)["estimate"]
+    answers = 12 * models
+    templates = -(-sum(len(each["content"]) for each in JUDGE["input"]) // 3)
+    cost = answers * (templates + 5 + 10 + 2 * 256 + 7)  # the prompt has the line and the answer
+    assert (found["gate"]["answers"], found["gate"]["tokens"]) == (answers, answers * 10)
+    assert (found["gate"]["cost_usd"], found["cost_usd"]) == (cost / 1e9, cost / 1e9)
+    assert found["tokens"] == plain.estimated_tokens, "answers are not trained"
+    assert found["gate"]["seconds"] > 0
+    assert found["seconds"] == pytest.approx((plain.estimate_seconds or 0) + found["gate"]["seconds"])
+    before = found["seconds_left"]
+    assert before == pytest.approx(found["seconds"])
+    desk.report(job_id, 1, step(1, tokens_per_second=job.tokens_per_second, trained_tokens=0))
+    left = job_object(desk.get(job_id))["estimate"]["seconds_left"]
+    assert before - left == pytest.approx(found["gate"]["seconds"] / models), "those of the base model are made"
 
 
 @pytest.mark.parametrize(

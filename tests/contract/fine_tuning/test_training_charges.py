@@ -143,7 +143,7 @@ def test_a_canceled_job_has_paid_for_what_was_trained(desk: TrainingDesk) -> Non
 def test_the_estimate_is_in_the_job_before_it_trains(desk: TrainingDesk) -> None:
     put_training_price(desk.database, "smol", PRICE)
     job_id = desk.start(hyperparameters=RequestedHyperparameters(n_epochs=2))
-    nothing = {"tokens": None, "seconds": None, "cost_usd": None, "seconds_left": None}
+    nothing = {"tokens": None, "seconds": None, "cost_usd": None, "seconds_left": None, "gate": None}
     assert job_object(desk.get(job_id))["estimate"] == nothing
     desk.report(job_id, 0, CHECKED)
     found = job_object(desk.get(job_id))["estimate"]

@@ -221,6 +221,7 @@ def get(session: Session, job: str) -> None:
         "seed": str(document.get("seed")),
         "step": _progress(document),
         "tokens to train": estimate.get("tokens"),
+        "answers to grade": (estimate.get("gate") or {}).get("answers"),
         "estimated cost $": format_dollars(estimate.get("cost_usd") or None),
         "seconds left": None if left is None else round(left),
         "trained tokens": document.get("trained_tokens"),

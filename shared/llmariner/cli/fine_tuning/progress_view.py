@@ -143,7 +143,12 @@ def _estimate(job: Mapping[str, Any]) -> str:
     if not estimate.get("tokens"):
         return ""
     seconds, cost = estimate.get("seconds"), estimate.get("cost_usd")
-    parts = [f"{estimate['tokens']:,} tokens", *([] if seconds is None else [_duration(seconds)])]
+    graded = (estimate.get("gate") or {}).get("answers")
+    parts = [
+        f"{estimate['tokens']:,} tokens",
+        *([f"{graded:,} graded answers"] if graded else []),
+        *([] if seconds is None else [_duration(seconds)]),
+    ]
     return ", ".join([*parts, *([f"${_dollars(cost)}"] if cost else [])])
 
 

@@ -16,6 +16,7 @@ __all__ = [
     "Ask",
     "Grade",
     "Grader",
+    "Judgment",
     "LabelModel",
     "ModelFailed",
     "MultiGrader",
@@ -24,6 +25,7 @@ __all__ = [
     "StringCheck",
     "TextSimilarity",
     "grade",
+    "judgments",
 ]
 
 _DEFAULT_TOKENS = 256
@@ -36,6 +38,15 @@ class Question:
 
     model: str
     body: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Judgment:
+    """A request to a judging model for one answer. `characters`: of its templates. `completion_tokens`: the most."""
+
+    model: str
+    characters: int
+    completion_tokens: int
 
 
 class ModelFailed(Exception):
@@ -205,6 +216,16 @@ class LabelModel(_Judge):
         if said not in self.labels:
             return Grade(0.0, {"model_grader_parse_error": f"The answer is none of the labels: {str(said)[:200]}"})
         return Grade(float(said in self.passing))
+
+
+def judgments(grader: Grader) -> Iterator[Judgment]:
+    """The requests to judging models that a grader makes for each answer."""
+    if isinstance(grader, MultiGrader):
+        for each in grader.graders.values():
+            yield from judgments(each)
+    elif isinstance(grader, _Judge):
+        characters = sum(len(template) for template in grader.templates())
+        yield Judgment(grader.model, characters, grader.sampling.get("max_completion_tokens", _DEFAULT_TOKENS))
 
 
 @dataclass(frozen=True)

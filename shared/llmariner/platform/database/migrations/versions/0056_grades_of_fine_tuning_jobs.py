@@ -1,4 +1,4 @@
-"""Grades that are kept of fine-tuning jobs, and how many a state has."""
+"""Grades that are kept of fine-tuning jobs, how many a state has, and the estimate of a gate's answers."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -11,6 +11,7 @@ depends_on = None
 
 def upgrade() -> None:
     op.add_column("fine_tuning_jobs", sa.Column("state_graded", sa.Integer))
+    op.add_column("fine_tuning_jobs", sa.Column("estimate_gate", sa.Text))
     op.create_table(
         "fine_tuning_grades",
         sa.Column("job_id", sa.String(64), sa.ForeignKey("fine_tuning_jobs.id", ondelete="CASCADE"), primary_key=True),
@@ -27,4 +28,5 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_table("fine_tuning_grades")
+    op.drop_column("fine_tuning_jobs", "estimate_gate")
     op.drop_column("fine_tuning_jobs", "state_graded")
