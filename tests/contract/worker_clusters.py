@@ -121,8 +121,8 @@ class ClusterDesk:
             session.run(update(projects).where(projects.c.id == self.owner.project_id).values(assignments=assigned))
 
     def leftovers(self, *, due: bool = True) -> list[str]:
-        """What is noted as left somewhere. `due`: it is due from now on."""
+        """What is noted as left somewhere. `due`: it was noted long ago, and is due from now on."""
         with self.database.write() as session:
             if due:
-                session.run(update(job_leftovers).values(due_at=0.0))
+                session.run(update(job_leftovers).values(due_at=0.0, noted_at=0.0))
             return [row.name for row in session.rows(select(job_leftovers).order_by(job_leftovers.c.name))]

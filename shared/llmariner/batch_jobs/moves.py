@@ -13,14 +13,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Row, delete, select, update
+from sqlalchemy import Row, select, update
 
 from llmariner.batch_jobs.events import CHANGE_REQUESTED, REQUEUED, add_job_event
 from llmariner.batch_jobs.job_places import WORKER_ENVIRONMENT
 from llmariner.batch_jobs.port_ids import port_id
-from llmariner.batch_jobs.result_uploads import settle_uploads
+from llmariner.batch_jobs.result_uploads import discard_results
 from llmariner.batch_jobs.status_records import delete_row, record_status
-from llmariner.batch_jobs.tables import batch_job_results, batch_jobs
+from llmariner.batch_jobs.tables import batch_jobs
 from llmariner.clusters.job_leftovers import note_leftovers, remove_leftovers
 from llmariner.clusters.worker_clusters import WorkerClusters, chosen_cluster
 from llmariner.errors import NotFound, PlatformError
@@ -86,8 +86,7 @@ class Moves:
         """
         _log.warning("batch job %s: its cluster %s can't be asked: %s", row.id, row.cluster_id, error)
         if row.deleted_at is not None:
-            self._leave(row)
-            delete_row(self._database, row.id)
+            delete_row(self._database, row)
         elif row.finished_at is None and self._is_over(row, error):
             if row.cancel_requested_at is not None:
                 self._leave(row)
@@ -165,10 +164,7 @@ def _queue(session: WriteSession, row: Row[Any], cluster_id: str, code: str, mes
     now = session.first(select(batch_jobs).where(batch_jobs.c.id == row.id).with_for_update())
     if now is None or now.placement != row.placement or now.finished_at is not None:
         return None
-    settle_uploads(session, row.id)
-    of_job = batch_job_results.c.batch_job_id == row.id
-    left = [each.file_id for each in session.rows(select(batch_job_results.c.file_id).where(of_job))]
-    session.run(delete(batch_job_results).where(of_job))
+    left = discard_results(session, row.id)
     values: dict[str, Any] = {"cluster_id": cluster_id, "placement": now.placement + 1, "placed_at": time.time()}
     values |= {"status": Phase.QUEUED.value, "environment": WORKER_ENVIRONMENT, "results_error": None}
     session.run(update(batch_jobs).where(batch_jobs.c.id == row.id).values(**values))

@@ -110,7 +110,7 @@ class Reconciler:
         name = port_id(row)
         if row.deleted_at is not None:
             port.remove(name)
-            delete_row(self._database, row.id)
+            delete_row(self._database, row)
         elif row.finished_at is None:
             found = self._converge(port, row)
             if self._moves.has_waited(row, found) and self._moves.to_another(port, row):
@@ -160,7 +160,7 @@ class Reconciler:
 def _reconcile_without_port(database: Database, row: Row[Any]) -> None:
     """Nothing runs jobs in this installation any more: what ran has ended, and what is queued can be canceled."""
     if row.deleted_at is not None:
-        delete_row(database, row.id)
+        delete_row(database, row)
     elif row.finished_at is None and row.cancel_requested_at is not None:
         record_status(database, row, JobStatus(Phase.CANCELED, time.time(), row.started_at))
     elif row.finished_at is None and row.status == Phase.RUNNING:

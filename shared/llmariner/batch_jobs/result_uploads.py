@@ -21,11 +21,11 @@ from llmariner.files.files import Files
 from llmariner.files.names import clean_file_name, media_type
 from llmariner.files.purposes import Purpose
 from llmariner.files.tables import files, uploads
-from llmariner.files.upload_links import UploadLink, UploadLinks
+from llmariner.files.upload_links import UploadLink, UploadLinks, withdraw_link
 from llmariner.platform.database import Database, WriteSession
 from llmariner.platform.jobs import MAX_RESULT_FILES, MAX_RESULT_NAME, ResultFile
 
-__all__ = ["ResultUploads", "settle_uploads"]
+__all__ = ["ResultUploads", "discard_results", "settle_uploads"]
 
 _LINK_SECONDS = 3600
 _MAX_SAID = 2000
@@ -60,10 +60,7 @@ class ResultUploads:
         def replace(session: WriteSession) -> tuple[str | None, list[str]]:
             job = load_unfinished(session, pod.job_id, lock=True)
             check_placement(job, pod.placement)
-            settle_uploads(session, job.id)
-            old = select(batch_job_results.c.file_id).where(batch_job_results.c.batch_job_id == job.id)
-            before = [row.file_id for row in session.rows(old)]
-            session.run(delete(batch_job_results).where(batch_job_results.c.batch_job_id == job.id))
+            before = discard_results(session, job.id)
             for each, link in made:
                 session.add(batch_job_results, **_row(job, each, link.id))
             said = left_out[:_MAX_SAID] or None
@@ -78,9 +75,7 @@ class ResultUploads:
         return [(each.name, url + link.path) for each, link in made]
 
     def _link(self, pod: JobPod, each: ResultFile) -> UploadLink:
-        name = clean_file_name(each.name, param="files.name")
-        new = NewFile(name, Purpose.BATCH_JOB_OUTPUT, media_type(None, name))
-        terms = self.links().terms(new, size_bytes=each.size_bytes)
+        terms = self.links().terms(_new_file(each.name), size_bytes=each.size_bytes)
         return self.links().create(pod.maker, terms, _LINK_SECONDS)
 
     def _check(self, named: Sequence[ResultFile]) -> None:
@@ -110,11 +105,28 @@ def _count(session: WriteSession, job_id: str) -> None:
     session.run(update(batch_jobs).where(c.id == job_id).values(results_named=c.results_named + 1))
 
 
+def discard_results(session: WriteSession, job_id: str) -> list[str]:
+    """Let a job have no results; returns the ids of the files that it had, which are to be deleted.
+
+    The sweep of files deletes them if nobody does before, and no link that was not used makes another one.
+    """
+    settle_uploads(session, job_id)
+    of_job = batch_job_results.c.batch_job_id == job_id
+    ids = [row.file_id for row in session.rows(select(batch_job_results.c.file_id).where(of_job))]
+    session.run(delete(batch_job_results).where(of_job))
+    if ids:
+        session.run(update(files).where(files.c.id.in_(ids)).values(expires_at=int(session.now())))
+    return ids
+
+
 def settle_uploads(session: WriteSession, job_id: str) -> str:
-    """Let the rows of a job's results have their files; returns which were not uploaded. Idempotent."""
+    """Let the rows of a job's results have their files; returns which were not uploaded. Idempotent.
+
+    Their links are withdrawn: a pod that comes back later makes no file.
+    """
     c = batch_job_results.c
     missing: list[str] = []
-    linked = select(c.name, c.file_id, uploads.c.file_id.label("uploaded"), files.c.id.label("present"))
+    linked = select(batch_job_results, uploads.c.file_id.label("uploaded"), files.c.id.label("present"))
     linked = linked.join(uploads, uploads.c.id == c.file_id, isouter=True)
     linked = linked.join(files, files.c.id == uploads.c.file_id, isouter=True)
     for row in session.rows(linked.where(c.batch_job_id == job_id, c.file_id.like("upload%")).order_by(c.name)):
@@ -123,11 +135,18 @@ def settle_uploads(session: WriteSession, job_id: str) -> str:
             session.run(update(batch_job_results).where(*this).values(file_id=row.present))
         else:
             session.run(delete(batch_job_results).where(*this))
-            missing.extend([] if row.uploaded else [row.name])
+            if not row.uploaded:
+                missing.append(row.name)
+                withdraw_link(session, row.file_id, _new_file(row.name), row, _LINK_SECONDS)
     if not missing:
         return ""
     more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
     return f"Not uploaded: {', '.join(map(ascii, missing[:_NAMED]))}{more}."
+
+
+def _new_file(path: str) -> NewFile:
+    name = clean_file_name(path, param="files.name")
+    return NewFile(name, Purpose.BATCH_JOB_OUTPUT, media_type(None, name))
 
 
 def _row(job: Row[Any], each: ResultFile, file_id: str) -> dict[str, Any]:

@@ -8,8 +8,10 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, delete, select, update
 
 from llmariner.batch_jobs.events import FINISHED, PAUSED, REQUEUED, STARTED, add_job_event
-from llmariner.batch_jobs.result_uploads import settle_uploads
+from llmariner.batch_jobs.port_ids import port_id
+from llmariner.batch_jobs.result_uploads import discard_results, settle_uploads
 from llmariner.batch_jobs.tables import batch_job_files, batch_job_results, batch_jobs
+from llmariner.clusters.job_leftovers import note_leftovers
 from llmariner.platform.database import Database, WriteSession
 from llmariner.platform.jobs import JobStatus, Phase
 
@@ -77,10 +79,21 @@ def _end(session: WriteSession, row: Row[Any], status: JobStatus) -> dict[str, A
     return values
 
 
-def delete_row(database: Database, job_id: str) -> None:
-    """Delete the row of a job that is gone, with its results."""
+def delete_row(database: Database, row: Row[Any]) -> None:
+    """Delete the row of a job that is gone, with its results.
+
+    Files of one that had ended remain. What it left on a worker cluster is removed: no event tells of it later.
+    """
+    job_id = row.id
 
     def remove(session: WriteSession) -> None:
+        now = session.first(select(batch_jobs).where(batch_jobs.c.id == job_id).with_for_update())
+        if now is None:
+            return
+        if now.finished_at is None:
+            discard_results(session, job_id)
+        if now.cluster_id is not None:
+            note_leftovers(session, [port_id(now)], now.cluster_id)
         for table in (batch_job_files, batch_job_results):
             session.run(delete(table).where(table.c.batch_job_id == job_id))
         session.run(delete(batch_jobs).where(batch_jobs.c.id == job_id))

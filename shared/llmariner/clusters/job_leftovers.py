@@ -1,4 +1,8 @@
-"""What earlier placements of jobs left on clusters that were away: noted with each move, and removed once that can be."""
+"""What jobs left on clusters that they have left: noted in the transaction of that, and removed once that can be.
+
+A process that was about to submit such a job when it was noted may do so after its removal, and be killed before it looks
+again. So the removal is repeated until no process can be in the middle of it any more.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +24,14 @@ _log = logging.getLogger(__name__)
 _BATCH = 100
 """Removed in one call. The others follow with the next."""
 _RETRY_SECONDS = 30.0
+_SUBMISSION_SECONDS = 120.0
+"""No process takes longer from reading a job's row to submitting it: consumers of events have a minute."""
 
 
 def note_leftovers(session: WriteSession, names: Iterable[str], cluster_id: str | None) -> None:
     """Have jobs removed where they are, as soon as it can be. `names`: their port's ids. `cluster_id` None: at home."""
-    rows = [{"name": name, "cluster_id": cluster_id, "due_at": time.time()} for name in names]
+    now = time.time()
+    rows = [{"name": name, "cluster_id": cluster_id, "due_at": now, "noted_at": now} for name in names]
     session.insert_if_absent(job_leftovers, rows)
 
 
@@ -42,10 +49,11 @@ def remove_leftovers(database: Database, port: Callable[[str | None], Jobs]) -> 
     for row in rows:
         if row.cluster_id in failed:
             continue
+        over = time.time() > (row.noted_at or 0.0) + _SUBMISSION_SECONDS
         try:
             port(row.cluster_id).remove(row.name)
         except NotFound:
-            pass  # the cluster is not registered any more
+            over = True  # the cluster is not registered any more
         except Exception as error:
             _log.info("what the job %s left on %s is not removed yet: %r", row.name, row.cluster_id, error)
             failed.add(row.cluster_id)
@@ -53,7 +61,9 @@ def remove_leftovers(database: Database, port: Callable[[str | None], Jobs]) -> 
             later = update(job_leftovers).where(of_cluster, due_at <= time.time())
             _write(database, later.values(due_at=time.time() + _RETRY_SECONDS))
             continue
-        _write(database, delete(job_leftovers).where(job_leftovers.c.name == row.name))
+        this = job_leftovers.c.name == row.name
+        again = update(job_leftovers).where(this).values(due_at=time.time() + _RETRY_SECONDS)
+        _write(database, delete(job_leftovers).where(this) if over else again)
 
 
 def _write(database: Database, query: Any) -> None:

@@ -104,4 +104,6 @@ job_leftovers = Table(
     Column("cluster_id", String(64)),
     # When its removal is tried next.
     Column("due_at", Float, nullable=False),
+    # NULL, by the release before: long ago.
+    Column("noted_at", Float),
 )

@@ -29,7 +29,7 @@ from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.settings import Secret
 from llmariner.tenancy.principal import Caller
 
-__all__ = ["OpenedUploadLink", "UploadLink", "UploadLinks", "UploadTerms"]
+__all__ = ["OpenedUploadLink", "UploadLink", "UploadLinks", "UploadTerms", "withdraw_link"]
 
 _SCOPE = "api.files.write"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -180,9 +180,33 @@ class UploadLinks:
         return read_maker(self._database, claims, **place, scope=_SCOPE)
 
 
+def withdraw_link(session: WriteSession, link_id: str, new: NewFile, owner: Any, seconds: int) -> None:
+    """Let a link make no file any more, if it has made none yet. Idempotent.
+
+    `owner`: has `organization_id` and `project_id`. `seconds`: for which it was made.
+    """
+    now = int(session.now())
+    row = {
+        "id": link_id,
+        "organization_id": owner.organization_id,
+        "project_id": owner.project_id,
+        "created_at": now,
+        "expires_at": now + seconds,
+        "ended_at": now,
+        "status": Status.CANCELLED,
+        "filename": new.filename,
+        "purpose": new.purpose.value,
+        "content_type": new.content_type,
+        "size_bytes": 0,
+    }
+    session.insert_if_absent(uploads, [row])
+
+
 def _check_unused(session: ReadSession, link_id: str) -> None:
-    """Raises Conflict where the link was used."""
+    """Raises Conflict where the link was used, or withdrawn."""
     row = session.first(select(uploads.c.file_id).where(uploads.c.id == link_id))
+    if row is not None and row.file_id is None:
+        raise Conflict("The link was withdrawn: what it was made for has ended.", code="link_withdrawn")
     if row is not None:
         error = Conflict(
             f"The link was used: its file is '{row.file_id}'. Ask for another link to make another file.",

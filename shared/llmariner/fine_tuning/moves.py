@@ -117,13 +117,17 @@ class TrainingMoves:
         self._database.transact(change)
 
     def release(self, job: Row[Any]) -> None:
-        """Note that a job that has ended or is paused has nothing more to do on its cluster, which is lost."""
+        """Note that a job that has ended or is paused has nothing more to do where it is.
+
+        A worker cluster tells of nothing that is submitted later.
+        """
 
         def change(session: WriteSession) -> None:
             c = fine_tuning_jobs.c
             same = and_(c.id == job.id, c.attempt == job.attempt, c.status == job.status)
             if session.first(select(c.id).where(same).with_for_update()) is not None:
-                leave_attempts(session, job)
+                if job.cluster_id is not None:
+                    leave_attempts(session, job)
                 session.run(update(fine_tuning_jobs).where(c.id == job.id).values(released=True))
 
         self._database.transact(change)

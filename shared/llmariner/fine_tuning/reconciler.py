@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import Row, and_, delete, select, update
+from sqlalchemy import Row, delete, select
 
 from llmariner.errors import Conflict, ModelNotFound, NotFound, PlatformError, Unavailable
 from llmariner.files.files import Files
@@ -152,10 +152,7 @@ class FineTuningReconciler:
         """End the process of a job that has ended or is paused, and delete what nobody needs any more."""
         _remove_attempts(port, job, job.attempt)
         self._delete_leftovers(job)
-        same = and_(fine_tuning_jobs.c.id == job.id, fine_tuning_jobs.c.attempt == job.attempt)
-        unchanged = and_(same, fine_tuning_jobs.c.status == job.status)
-        with self._database.write() as session:
-            session.run(update(fine_tuning_jobs).where(unchanged).values(released=True))
+        self._moves.release(job)
 
     def _validate(self, port: Jobs, job: Row[Any]) -> None:
         """Check the form of the files, then have a process count their tokens."""

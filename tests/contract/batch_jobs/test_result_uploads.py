@@ -85,6 +85,9 @@ def test_what_is_uploaded_is_the_jobs_when_it_has_ended(pods: Pods) -> None:
     job = pods.desk.reconciled(job_id)
     assert {each.name: each.file_id for each in job.results} == made
     assert job.results_error == "Not kept: 'pipe', which is no regular file. Not uploaded: 'late'."
+    with pytest.raises(Conflict) as withdrawn:
+        pods.upload(links["late"], b"")
+    assert withdrawn.value.code == "link_withdrawn"
     file = pods.files.get(pods.desk.project_id, made["model/adapter.bin"])
     assert (file.filename, file.purpose, file.size_bytes) == ("adapter.bin", Purpose.BATCH_JOB_OUTPUT, 7)
     with pytest.raises(Conflict) as raised:
@@ -99,11 +102,31 @@ def test_a_pod_that_begins_again_replaces_what_the_one_before_left(pods: Pods) -
     second = pods.name(job_id, {"a": b"3"})
     assert pods.files.page(pods.desk.project_id, purpose=None, after=None, limit=9, order="asc") == []
     kept = pods.upload(second["a"], b"3")
-    pods.upload(first["b"], b"2")  # it makes a file, which is not the job's
+    with pytest.raises(Conflict) as late:
+        pods.upload(first["b"], b"2")
+    assert late.value.code == "link_withdrawn"
     pods.desk.scripted.end(job_id, Phase.SUCCEEDED)
     job = pods.desk.reconciled(job_id)
     assert [(each.name, each.file_id) for each in job.results] == [("a", kept)]
     assert (job.results_error, gone in kept) == (None, False)
+
+
+def test_a_job_that_is_deleted_before_its_end_leaves_no_file(pods: Pods) -> None:
+    job_id = pods.running()
+    links = pods.name(job_id, {"a": b"1", "b": b"2"})
+    pods.upload(links["a"], b"1")
+    receiving = pods.links.open(links["b"])
+    pods.desk.jobs.delete(pods.desk.caller, job_id)
+    pods.desk.reconciler.reconcile(job_id)
+    pods.files.expire()
+    assert pods.files.page(pods.desk.project_id, purpose=None, after=None, limit=9, order="asc") == []
+    with pods.files.receive(pods.owner, purpose=None, size_bytes=0, limit_bytes=9) as content, pytest.raises(Conflict):
+        pods.files.save(
+            pods.owner,
+            receiving.terms.new,
+            content,
+            lambda session, file: pods.links.record_use(session, receiving, file),
+        )
 
 
 def test_a_file_that_was_deleted_before_the_jobs_end_is_not_among_them(pods: Pods) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,10 +20,15 @@ from llmariner.cluster_settings import WorkerClusterSettings
 from llmariner.clusters.status import ClusterStatuses
 from llmariner.clusters.tables import cluster_statuses, clusters, job_leftovers
 from llmariner.errors import Conflict, InvalidRequest, NotFound, Unavailable
+from llmariner.file_settings import FileSettings
+from llmariner.files.file import NewFile
+from llmariner.files.files import Files
+from llmariner.files.purposes import Purpose
 from llmariner.job_settings import JobSettings
 from llmariner.platform.database import Database
 from llmariner.platform.jobs import JobStatus, Phase
 from llmariner.platform.kube.errors import Forbidden
+from llmariner.platform.objects.folder import FolderObjects
 from llmariner.settings import Secret
 from llmariner.showback.installation import check_worker_clusters
 from llmariner.tenancy.keys.store import KeyOwner
@@ -340,6 +346,45 @@ def test_a_job_that_is_deleted_while_it_is_submitted_is_removed(
     assert port.statuses == {}
 
 
+class Killed(BaseException):
+    """The end of a process: nothing handles it."""
+
+
+@pytest.mark.parametrize("change", ["delete", "move"])
+def test_a_job_that_is_submitted_by_a_process_which_is_killed_then_is_removed(
+    here: Clusters, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    west = here.add("west")
+    port = here.ports[west]
+    job_id = here.create(gpu_count=1)
+    submit = port.submit
+
+    def submit_late(job: Any) -> JobStatus:
+        monkeypatch.undo()
+        if change == "delete":
+            here.jobs.delete(here.caller, job_id)
+        else:
+            here.add("east")
+            here.lose(west)
+        here.reconciler.reconcile(job_id)  # of another process, which finds nothing there
+        here.come_back(west)
+        here.reconciler.reconcile_all(seconds=10)
+        submit(job)
+        raise Killed
+
+    monkeypatch.setattr(port, "submit", submit_late)
+    with pytest.raises(Killed):
+        here.reconciler.reconcile(job_id)
+    assert set(port.statuses) == {job_id}
+    with here.database.write() as session:
+        session.run(update(job_leftovers).values(due_at=0.0))
+    here.reconciler.reconcile_all(seconds=10)
+    assert port.statuses == {}
+    assert here.leftovers() == [job_id]
+    here.reconciler.reconcile_all(seconds=10)
+    assert here.leftovers() == [], "no process can be so late"
+
+
 def test_a_job_can_be_canceled_where_the_rights_were_taken_back_for_good(here: Clusters) -> None:
     west = here.add("west")
     job_id = here.create(gpu_count=1, cluster_id=west)
@@ -413,3 +458,31 @@ def test_what_a_job_left_before_it_moved_is_deleted(here: Clusters, monkeypatch:
     here.reconciler.reconcile(job_id)
     assert deleted == [(here.caller.user_id, "file-1")]
     assert (here.row(job_id).placement, here.row(job_id).results_error) == (1, None)
+
+
+def test_a_move_that_is_killed_half_way_leaves_no_file(
+    here: Clusters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    west, store = here.add("west"), Files(here.database, FolderObjects(tmp_path), FileSettings())
+    reconciler = Reconciler(here.database, lambda: here.home, lambda: store, workers=here.workers, full_seconds=FULL)
+    job_id = here.create(gpu_count=1)
+    reconciler.reconcile(job_id)
+    with store.receive(here.owner, purpose=None, size_bytes=0, limit_bytes=9) as content:
+        content.write(b"1")
+        file = store.save(here.owner, NewFile("a", Purpose.BATCH_JOB_OUTPUT, "text/plain"), content)
+    place = {"organization_id": here.owner.organization_id, "project_id": here.owner.project_id}
+    with here.database.write() as session:
+        session.add(batch_job_results, batch_job_id=job_id, name="a", file_id=file.id, size_bytes=1, **place)
+
+    def die(*_: object) -> None:
+        raise Killed
+
+    monkeypatch.setattr(store, "delete", die)
+    here.add("east")
+    here.lose(west)
+    with pytest.raises(Killed):
+        reconciler.reconcile(job_id)
+    assert here.row(job_id).placement == 1
+    assert store.expire() == 1
+    with pytest.raises(NotFound):
+        store.get(here.owner.project_id, file.id)
