@@ -244,8 +244,10 @@ def test_an_answer_that_is_made_again_after_an_interruption_is_not_graded_again(
         assert grade(desk.worker(job_id, attempt + 1), LINES[3], "Three.", place=place) == first
     assert (len(path.requests), grades_left(desk, job_id)) == (1, planned - 1)
     worker = desk.worker(job_id, 20)
-    for other in ({"text": "Tree."}, {"item": LINES[4]}, {"place": (1, "train.0.1")}, {"place": (2, "train.0.0")}):
-        grade(**{"worker": worker, "item": LINES[3], "text": "Three.", "place": place, **other})
+    grade(worker, LINES[3], "Tree.", place=place)
+    grade(worker, LINES[4], "Three.", place=place)
+    grade(worker, LINES[3], "Three.", place=(1, "train.0.1"))
+    grade(worker, LINES[3], "Three.", place=(2, "train.0.0"))
     assert len(path.requests) == 5, "another answer, line or place"
     state = desk.result(job_id, 20, "state", b"state")
     desk.report(job_id, 20, {"type": "state", "step": 2, "file_id": state})
