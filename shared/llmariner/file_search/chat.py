@@ -83,7 +83,7 @@ async def search_files(
             body = without_member(body, name)
         if value is not None:
             body = with_member(body, name, orjson.dumps({name: value})[1:-1], replacing=False)
-    request = request._replace(
+    request = request.replace(
         body=body,
         max_prompt_tokens=len(body),
         tool_count=len(changes["tools"] or ()),
@@ -129,7 +129,7 @@ def _bounded(whole: ModelRequest, plain: ModelRequest, context: int) -> ModelReq
     """The request for its limits: passages that do not fit into the context are left out later, and not charged."""
     if whole.max_prompt_tokens <= context:
         return whole
-    return whole._replace(max_prompt_tokens=max(plain.max_prompt_tokens, context), prompt_unbounded=True)
+    return whole.replace(max_prompt_tokens=max(plain.max_prompt_tokens, context), prompt_unbounded=True)
 
 
 class FileSearch:
@@ -147,7 +147,7 @@ class FileSearch:
         found: Sequence[Passage],
     ) -> None:
         self._gateway = gateway
-        self._request = request._replace(body=b"")
+        self._request = request.replace(body=b"")
         self._rest = without_member(request.body, "messages")
         self._messages = orjson.dumps(orjson.loads(request.body)["messages"])
         self._include_results = tool.include_results
@@ -161,7 +161,7 @@ class FileSearch:
     def whole_request(self) -> ModelRequest:
         """The request with every passage: the most that its engine can receive."""
         body = self._body(self._found)
-        return self._request._replace(body=body, max_prompt_tokens=len(body))
+        return self._request.replace(body=body, max_prompt_tokens=len(body))
 
     async def engine_body(self, model_id: str, state: ModelState, endpoint: str) -> bytes:
         """The body for an engine, with the passages that fit into the model's context."""

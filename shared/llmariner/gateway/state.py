@@ -282,6 +282,7 @@ class Gateway:
         queue, woken_at, state = self.queue(model_id), 0.0, None
         try:
             while True:
+                unavailable = False
                 try:
                     state = await self._fetch_state_once(model_id)
                     if state.phase == "failed" and woken_at:
@@ -290,12 +291,14 @@ class Gateway:
                         await self.control_plane.wake(model_id)
                         woken_at = time.monotonic()
                 except Unavailable:
-                    await asyncio.sleep(_WAKE_RETRY_SECONDS)  # each waiting request has its own deadline
+                    unavailable = True  # each waiting request has its own deadline
                 except PlatformError as error:
                     queue.fail_all(error)
                 except Exception:
                     _log.exception("waking %s failed", model_id)
                     queue.fail_all(PlatformError("The model could not be woken: something broke on our side."))
+                if unavailable:
+                    await asyncio.sleep(_WAKE_RETRY_SECONDS)
                 # The check comes last: a request with no wait at all still wakes the model.
                 if not queue.waiting:
                     return

@@ -158,6 +158,14 @@ class RequestCycle:
             for callback in self._disconnect_callbacks:
                 callback()
 
+    def take_body(self) -> bytes | None:
+        """The whole body if it has arrived and was not received yet, without a coroutine; None: receive it."""
+        if self._more_body or self._eof_delivered or self._disconnected:
+            return None
+        self._eof_delivered = True
+        body, self._body = bytes(self._body), b""
+        return body
+
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmariner.errors import InvalidRequest
-from llmariner.gateway.metering.token_counts import TokenBounds
+from llmariner.gateway.metering.token_counts import TokenBounds, TokenUsage
 from llmariner.gateway.requests.fields import RERANK
 from llmariner.gateway.requests.parser import ModelRequest, parse
 
@@ -74,10 +74,10 @@ def test_a_request_reserves_the_query_for_each_document(query: str, documents: l
     # A template may add to each pair, so that budgets reserve what the model can read at most.
     assert (request.prompt_unbounded, request.prompt_count) == (True, len(documents) + 1)
     context = 512
-    longest = {"prompt_tokens": context * (len(documents) + 1), "completion_tokens": 0, "cached_tokens": 0}
+    longest = context * (len(documents) + 1)
     bounds = TokenBounds.from_request(request, context)
-    assert bounds.plausible({**longest, "reasoning_tokens": 0}) is not None
-    assert bounds.plausible({**longest, "reasoning_tokens": 0, "prompt_tokens": longest["prompt_tokens"] + 1}) is None
+    assert bounds.plausible(TokenUsage(longest)) is not None
+    assert bounds.plausible(TokenUsage(longest + 1)) is None
 
 
 def test_a_query_in_an_engines_own_form_counts_as_the_whole_body() -> None:

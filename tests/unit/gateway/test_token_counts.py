@@ -39,7 +39,7 @@ def request(prompt: int, answer: int | None, *, prompts: int = 1, answers: int =
 def test_counts_are_read_from_usage_and_missing_ones_are_zero(usage: bytes, expected: tuple[int, ...]) -> None:
     found = parse_usage(usage)
     assert found is not None
-    assert tuple(found.values()) == expected
+    assert found.counts == expected
 
 
 NO_COUNTS = ["-1", '"5"', '"x"', "1.5", "1e3", "true", "[5]", '{"a":1}', "1" * 5000, "NaN", "", "0x10"]
@@ -101,7 +101,7 @@ def test_the_bounds_are_what_a_request_can_use_and_the_charge_is_its_reservation
     asked: ModelRequest, context: int | None, most: tuple[int, int], charged: tuple[int, int]
 ) -> None:
     bounds = TokenBounds.from_request(asked, context)
-    assert bounds == (*most, *charged)
+    assert (bounds.prompt, bounds.completion, bounds.charged_prompt, bounds.charged_completion) == (*most, *charged)
 
 
 @pytest.mark.parametrize("usage", [b"", b'"usage":null', b'"usage":{"prompt_tokens":-3}', b'{"prompt_tokens":99999}'])
@@ -124,7 +124,7 @@ def test_a_response_without_plausible_usage_is_charged_its_reservation(usage: by
 )
 def test_each_count_is_limited_by_its_own_bound(usage: bytes, expected: tuple[int, ...] | None) -> None:
     believed = TokenBounds.from_request(request(100, 7), 8192).plausible(parse_usage(usage))
-    assert (None if believed is None else tuple(believed.values())) == expected
+    assert (None if believed is None else believed.counts) == expected
 
 
 def test_reported_usage_of_a_request_never_decreases() -> None:
@@ -153,7 +153,7 @@ def test_interleaved_choices_are_counted_together() -> None:
     answers = ChoiceUsage(asked)
     stream = [chunk(0, 5, 1), chunk(1, 5, 1) + chunk(2, 9, 1), chunk(3, 9, 1), chunk(0, 5, 2), b": waiting\n\n"]
     reported = [parse_usage(answers.add(block)) for block in stream]
-    assert [(found["prompt_tokens"], found["completion_tokens"]) for found in reported if found] == [
+    assert [(found.prompt_tokens, found.completion_tokens) for found in reported if found] == [
         (5, 1),
         (14, 3),
         (14, 4),
@@ -162,7 +162,7 @@ def test_interleaved_choices_are_counted_together() -> None:
     ]
     whole = parse_usage(answers.add(b'data: {"choices":[],"usage":{"prompt_tokens":14,"completion_tokens":6}}\n\n'))
     assert whole is not None
-    assert whole["completion_tokens"] == 6
+    assert whole.completion_tokens == 6
 
 
 def test_the_cost_of_a_chunk_is_independent_of_the_number_of_choices() -> None:
@@ -175,7 +175,7 @@ def test_the_cost_of_a_chunk_is_independent_of_the_number_of_choices() -> None:
     assert time.process_time() - began < 0.5
     found = parse_usage(reported)
     assert found is not None
-    assert (found["prompt_tokens"], found["completion_tokens"]) == (40_000, 21_000)
+    assert (found.prompt_tokens, found.completion_tokens) == (40_000, 21_000)
 
 
 def test_unrequested_choices_are_neither_stored_nor_counted() -> None:
@@ -185,12 +185,14 @@ def test_unrequested_choices_are_neither_stored_nor_counted() -> None:
         reported = answers.add(chunk(index, 5, 9))
     found = parse_usage(reported)
     assert found is not None
-    assert (found["prompt_tokens"], found["completion_tokens"]) == (5, 1)
+    assert (found.prompt_tokens, found.completion_tokens) == (5, 1)
     assert len(answers._completion_by_choice) == 1
 
 
 def test_an_endless_usage_object_takes_no_time() -> None:
     huge = b'"usage":{' + b'"prompt_tokens":5,' * 500_000
     began = time.process_time()
-    assert parse_usage(huge) == {"prompt_tokens": 5, "completion_tokens": 0, "cached_tokens": 0, "reasoning_tokens": 0}
+    found = parse_usage(huge)
     assert time.process_time() - began < 0.05
+    assert found is not None
+    assert found.counts == (5, 0, 0, 0)

@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Key:
     """An authenticated caller: an API key, or a signed-in user; `id` is then the user's.
 
@@ -53,7 +53,7 @@ class Key:
     aliases: dict[str, str] = field(default_factory=dict, hash=False)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ModelState:
     """The state of a model.
 

@@ -39,6 +39,8 @@ __all__ = [
     "rule_to_wire",
 ]
 
+_KEY_FIELDS = tuple(Key.__dataclass_fields__)
+_MODEL_FIELDS = tuple(ModelState.__dataclass_fields__)
 # JSON keys by field; a field that is absent here has its own name as its key.
 _KEY_NAMES = {"allowed_networks": "sources", "denied_models": "refused_models"}
 _MODEL_NAMES = {"replica_endpoints": "replicas", "base_model": "base"}
@@ -48,7 +50,7 @@ _RULE_NAMES = {"thresholds": "most"}
 
 def key_to_wire(key: Key) -> dict[str, Any]:
     """A key as a JSON object."""
-    value = {_KEY_NAMES.get(name, name): getattr(key, name) for name in Key.__slots__}
+    value = {_KEY_NAMES.get(name, name): getattr(key, name) for name in _KEY_FIELDS}
     models = None if key.models is None else sorted(key.models)
     sets = {"refused_models": sorted(key.denied_models), "own_models": sorted(key.own_models)}
     aliases = [[name, model] for name, model in key.aliases.items()]
@@ -57,7 +59,7 @@ def key_to_wire(key: Key) -> dict[str, Any]:
 
 def key_from_wire(value: dict[str, Any]) -> Key:
     """The inverse of `key_to_wire`."""
-    found = _present_fields(value, Key.__slots__, _KEY_NAMES)
+    found = _present_fields(value, _KEY_FIELDS, _KEY_NAMES)
     for name in ("scopes", "denied_models", "models", "own_models"):
         if found.get(name) is not None:
             found[name] = frozenset(found[name])
@@ -70,13 +72,13 @@ def key_from_wire(value: dict[str, Any]) -> Key:
 
 def model_to_wire(state: ModelState) -> dict[str, Any]:
     """The state of a model as a JSON object."""
-    value = {_MODEL_NAMES.get(name, name): getattr(state, name) for name in ModelState.__slots__}
+    value = {_MODEL_NAMES.get(name, name): getattr(state, name) for name in _MODEL_FIELDS}
     return {**value, "price": list(state.price) if state.price else None}
 
 
 def model_from_wire(value: dict[str, Any]) -> ModelState:
     """The inverse of `model_to_wire`."""
-    found = _present_fields(value, ModelState.__slots__, _MODEL_NAMES)
+    found = _present_fields(value, _MODEL_FIELDS, _MODEL_NAMES)
     price = found.get("price")
     found["price"] = Price(*_leading_fields(price, Price._fields)) if price else None
     found["replica_endpoints"] = tuple(found.get("replica_endpoints", ()))

@@ -46,7 +46,7 @@ class ApplicableLimits:
         tokens = [
             most for each in self.limits for name, most in each.rule.thresholds.items() if name.startswith("tokens")
         ]
-        self.max_tokens = min(tokens, default=math.inf)
+        self.max_tokens: int | float = min(tokens, default=math.inf)
         self.default_completion_tokens = (
             min(_DEFAULT_COMPLETION_TOKENS, min(tokens) // _MAX_LIMIT_FRACTION) if tokens else 0
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Final
 
 from llmariner.gateway.control_plane.port import NO_AMOUNTS, Amounts, LeaseGrant, LeaseReport, Rule
 
@@ -29,7 +30,9 @@ _RESOURCES = ("requests", "tokens")
 # As many days as the quota state of the control plane retains.
 _DAYS = 3
 # Unlimited tokens, slots and money: a number, so that reserved amounts remain known when a limit is added.
-_UNLIMITED = 1 << 128
+_UNLIMITED: Final = 1 << 128
+# Not `float`: compiled code would convert an integer, and lose digits of a large one.
+Number = int | float
 
 
 class LeasedQuota:
@@ -70,10 +73,10 @@ class LeasedQuota:
         self.tokens_used = self.money_used = 0
         self.daily_spend: dict[int, int] = {}
         # Integers where something is limited: response headers show them.
-        self.requests: float = math.inf
-        self.tokens: float = _UNLIMITED
-        self.slots: float = _UNLIMITED
-        self.money: float = _UNLIMITED
+        self.requests: Number = math.inf
+        self.tokens: Number = _UNLIMITED
+        self.slots: Number = _UNLIMITED
+        self.money: Number = _UNLIMITED
         self.limited: tuple[bool, ...] = (False, False, False, False)
         self.update_rule(rule)
         self.available = NO_AMOUNTS

@@ -9,19 +9,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import Any
+from typing import Any, Final
 
 from llmariner.errors import InvalidRequest, PlatformError
 from llmariner.gateway.control_plane.port import ControlPlane, Key
 from llmariner.gateway.metering.metrics import Metrics
-from llmariner.gateway.metering.token_counts import NO_BOUNDS, NO_USAGE, TokenBounds, parse_usage
+from llmariner.gateway.metering.token_counts import NO_BOUNDS, NO_USAGE, TokenBounds, TokenUsage, parse_usage
 
 __all__ = ["Meter", "MeteredRequest"]
 
 _log = logging.getLogger(__name__)
 _FLUSH_SECONDS = 0.5
-_CHECKPOINT_SECONDS = 1.0
-_KEEPALIVE_SECONDS = 15.0
+_CHECKPOINT_SECONDS: Final = 1.0
+_KEEPALIVE_SECONDS: Final = 15.0
 _BATCH_SIZE = 500
 # Concurrent batches: a slow response may take as many flush intervals.
 _MAX_CONCURRENT_BATCHES = 8
@@ -30,7 +30,7 @@ _FLUSH_TIMEOUT_SECONDS = 300.0
 _MAX_QUEUED_EVENTS = 200_000
 _LOGGED_BYTES = 200
 # The sequence number of a closing event: after any checkpoint.
-_CLOSING_SEQUENCE = 2**31 - 1
+_CLOSING_SEQUENCE: Final = 2_147_483_647
 
 
 class MeteredRequest:
@@ -107,10 +107,10 @@ class MeteredRequest:
             "model": self._model,
             "route": self._route,
             "admitted_at": self.admitted_at,
-            "prompt_tokens": reported["prompt_tokens"],
-            "completion_tokens": reported["completion_tokens"],
-            "cached_tokens": reported["cached_tokens"],
-            "reasoning_tokens": reported["reasoning_tokens"],
+            "prompt_tokens": reported.prompt_tokens,
+            "completion_tokens": reported.completion_tokens,
+            "cached_tokens": reported.cached_tokens,
+            "reasoning_tokens": reported.reasoning_tokens,
             "sequence": sequence,
             "kind": kind,
             "at": self._reported_at,
@@ -133,9 +133,9 @@ class MeteredRequest:
         silent = now - self._reported_at
         if not 0 <= silent < _KEEPALIVE_SECONDS:  # the clock was set back: the interval is unknown
             return True
-        return silent >= _CHECKPOINT_SECONDS and self._usage() != self._reported
+        return silent >= _CHECKPOINT_SECONDS and self._usage().counts != self._reported.counts
 
-    def _usage(self, *, closing: bool = False, outcome: str = "open") -> dict[str, int]:
+    def _usage(self, *, closing: bool = False, outcome: str = "open") -> TokenUsage:
         """The plausible usage so far; it never decreases.
 
         The closing event replaces implausible counts by the charge of the bounds, and missing counts, too, where the
@@ -143,15 +143,13 @@ class MeteredRequest:
         """
         found = self.bounds.plausible(parse_usage(self.usage))
         if closing and (
-            found is None or ((self.usage_unavailable or outcome == "succeeded") and not found["prompt_tokens"])
+            found is None or ((self.usage_unavailable or outcome == "succeeded") and not found.prompt_tokens)
         ):
             self.uncounted = found is None or self.bounds.charged_prompt > 0
             found = self.bounds.charge
         if found is None:
             return self._reported
-        if self._reported is NO_USAGE:
-            return found
-        return {name: max(count, self._reported[name]) for name, count in found.items()}
+        return found if self._reported is NO_USAGE else found.at_least(self._reported)
 
 
 class Meter:

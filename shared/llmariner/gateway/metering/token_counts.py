@@ -7,36 +7,61 @@ raises for any input.
 from __future__ import annotations
 
 import re
-from typing import Any, NamedTuple
+from typing import Any, Final
 
 import orjson
 
 from llmariner.gateway.admission.context_length import DEFAULT_CONTEXT_LENGTH
 from llmariner.gateway.requests.parser import ModelRequest
 
-__all__ = ["NO_BOUNDS", "NO_USAGE", "ChoiceUsage", "TokenBounds", "parse_usage"]
+__all__ = ["NO_BOUNDS", "NO_USAGE", "ChoiceUsage", "TokenBounds", "TokenUsage", "parse_usage"]
 
-_COUNT = re.compile(rb'"((?:prompt|completion|cached|reasoning)_tokens)":\s*([^\s,{}\[\]]*)')
-_NAMES = {name.encode(): name for name in ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")}
-_NAME = b'"usage":'
-# Every count at 0. Shared by all requests: read or copy it, never change it.
-NO_USAGE = dict.fromkeys(_NAMES.values(), 0)
+_COUNT: Final = re.compile(rb'"((?:prompt|completion|cached|reasoning)_tokens)":\s*([^\s,{}\[\]]*)')
+_NAME: Final = b'"usage":'
 # More than any context length: longer numbers are not parsed.
-_MAX_DIGITS = 12
-_MAX_COUNT = 10**_MAX_DIGITS
+_MAX_DIGITS: Final = 12
+_MAX_COUNT: Final = 1_000_000_000_000
 # Counts are at the beginning of a usage object, which has some hundred bytes.
-_MAX_USAGE_BYTES = 8192
+_MAX_USAGE_BYTES: Final = 8192
 _INDEX = re.compile(rb'"index":\s?(\d{1,6})')
 _NO_CHOICES = re.compile(rb'"choices":\s?\[\]')
 # A completion without a bound, of a model whose context length is unknown.
-_MAX_COMPLETION_TOKENS = 16_777_216
+_MAX_COMPLETION_TOKENS: Final = 16_777_216
 # Tokens charged for each completion without a bound; limits on tokens reserve the same.
-_DEFAULT_COMPLETION_TOKENS = 1024
+_DEFAULT_COMPLETION_TOKENS: Final = 1024
 
 
-def parse_usage(usage: bytes) -> dict[str, int] | None:
+class TokenUsage:
+    """The counts of a usage object. It is not changed once others have it."""
+
+    __slots__ = ("cached_tokens", "completion_tokens", "prompt_tokens", "reasoning_tokens")
+
+    def __init__(
+        self, prompt_tokens: int = 0, completion_tokens: int = 0, cached_tokens: int = 0, reasoning_tokens: int = 0
+    ) -> None:
+        self.prompt_tokens, self.completion_tokens = prompt_tokens, completion_tokens
+        self.cached_tokens, self.reasoning_tokens = cached_tokens, reasoning_tokens
+
+    @property
+    def counts(self) -> tuple[int, int, int, int]:
+        """Of prompt and completion, of cached tokens of the prompt, and of reasoning in the completion."""
+        return self.prompt_tokens, self.completion_tokens, self.cached_tokens, self.reasoning_tokens
+
+    def at_least(self, other: TokenUsage) -> TokenUsage:
+        """The greater of each pair of counts."""
+        return TokenUsage(
+            max(self.prompt_tokens, other.prompt_tokens),
+            max(self.completion_tokens, other.completion_tokens),
+            max(self.cached_tokens, other.cached_tokens),
+            max(self.reasoning_tokens, other.reasoning_tokens),
+        )
+
+
+NO_USAGE: Final = TokenUsage()
+
+
+def parse_usage(usage: bytes) -> TokenUsage | None:
     """Parse the counts of a usage object, 0 for missing or null ones. None: one of them is not a valid count."""
-    found = dict(NO_USAGE)
     before, _, members_text = usage.partition(b"}")[0].rpartition(b"{")
     # Nearly every usage is a flat object.
     if before == _NAME and len(members_text) <= _MAX_USAGE_BYTES:
@@ -44,43 +69,54 @@ def parse_usage(usage: bytes) -> dict[str, int] | None:
             members: dict[str, Any] = orjson.loads(b"{%b}" % members_text)
         except orjson.JSONDecodeError:
             return _search_counts(usage)
-        for name, value in members.items():
-            if name in found and value is not None:
-                if type(value) is not int or not 0 <= value < _MAX_COUNT:
-                    return None
-                found[name] = value
-        return found
+        prompt, completion = _count(members.get("prompt_tokens")), _count(members.get("completion_tokens"))
+        cached, reasoning = _count(members.get("cached_tokens")), _count(members.get("reasoning_tokens"))
+        if prompt < 0 or completion < 0 or cached < 0 or reasoning < 0:
+            return None
+        return TokenUsage(prompt, completion, cached, reasoning)
     return _search_counts(usage)
 
 
-def _search_counts(usage: bytes) -> dict[str, int] | None:
+def _count(value: object) -> int:
+    """A count, 0 for a missing or null one, or -1 for a value that is none."""
+    if value is None:
+        return 0
+    # Of that type: a boolean is no count, although it is an integer in Python.
+    if type(value) is not int:
+        return -1
+    return value if 0 <= value < _MAX_COUNT else -1
+
+
+def _search_counts(usage: bytes) -> TokenUsage | None:
     """As `parse_usage`, for any bytes: it takes a third more, compiled."""
-    found = dict(NO_USAGE)
+    found: dict[bytes, int] = {}
     for name, value in _COUNT.findall(usage, 0, _MAX_USAGE_BYTES):
         if value.isdigit() and len(value) <= _MAX_DIGITS:
-            found[_NAMES[name]] = int(value)
+            found[name] = int(value)
         elif value != b"null":
             return None
-    return found
+    names = (b"prompt_tokens", b"completion_tokens", b"cached_tokens", b"reasoning_tokens")
+    return TokenUsage(*(found.get(name, 0) for name in names))
 
 
-class TokenBounds(NamedTuple):
+class TokenBounds:
     """The most tokens that a request can use, and its charge when the engine's counts are missing or exceed that."""
 
-    prompt: int
-    completion: int
-    charged_prompt: int
-    charged_completion: int
+    __slots__ = ("charged_completion", "charged_prompt", "completion", "prompt")
 
-    @classmethod
-    def from_request(cls, request: ModelRequest, context: int | None) -> TokenBounds:
+    def __init__(self, prompt: int, completion: int, charged_prompt: int, charged_completion: int) -> None:
+        self.prompt, self.completion = prompt, completion
+        self.charged_prompt, self.charged_completion = charged_prompt, charged_completion
+
+    @staticmethod
+    def from_request(request: ModelRequest, context: int | None) -> TokenBounds:
         """`context`: the context length of the model, None: unknown.
 
         The charge is what the request reserved: a token per byte of its body, and the longest completion it allows; 1024
         tokens per completion without a bound.
         """
         if not request.max_prompt_tokens:
-            return cls(0, 0, 0, 0)
+            return TokenBounds(0, 0, 0, 0)
         charged_prompt, completion = request.max_prompt_tokens, request.max_completion_tokens
         prompt_limit = request.prompt_count * (context or DEFAULT_CONTEXT_LENGTH)
         completion_limit = request.choice_count * (context or _MAX_COMPLETION_TOKENS)
@@ -89,24 +125,24 @@ class TokenBounds(NamedTuple):
             charged_prompt = prompt_limit
         if completion is None:
             charged_completion = min(request.choice_count * _DEFAULT_COMPLETION_TOKENS, completion_limit)
-            return cls(prompt, completion_limit, charged_prompt, charged_completion)
+            return TokenBounds(prompt, completion_limit, charged_prompt, charged_completion)
         if completion > completion_limit:
             completion = completion_limit
-        return cls(prompt, completion, charged_prompt, completion)
+        return TokenBounds(prompt, completion, charged_prompt, completion)
 
     @property
-    def charge(self) -> dict[str, int]:
+    def charge(self) -> TokenUsage:
         """The charge, as counts."""
-        return {**NO_USAGE, "prompt_tokens": self.charged_prompt, "completion_tokens": self.charged_completion}
+        return TokenUsage(self.charged_prompt, self.charged_completion)
 
-    def plausible(self, found: dict[str, int] | None) -> dict[str, int] | None:
+    def plausible(self, found: TokenUsage | None) -> TokenUsage | None:
         """Return plausible counts; None: they exceed the bounds."""
-        if found is None or found["prompt_tokens"] > self.prompt or found["completion_tokens"] > self.completion:
+        if found is None or found.prompt_tokens > self.prompt or found.completion_tokens > self.completion:
             return None
-        if found["cached_tokens"] > found["prompt_tokens"]:
-            found["cached_tokens"] = found["prompt_tokens"]
-        if found["reasoning_tokens"] > found["completion_tokens"]:
-            found["reasoning_tokens"] = found["completion_tokens"]
+        if found.cached_tokens > found.prompt_tokens or found.reasoning_tokens > found.completion_tokens:
+            cached = min(found.cached_tokens, found.prompt_tokens)
+            reasoning = min(found.reasoning_tokens, found.completion_tokens)
+            return TokenUsage(found.prompt_tokens, found.completion_tokens, cached, reasoning)
         return found
 
 
@@ -150,7 +186,7 @@ class ChoiceUsage:
             if _NO_CHOICES.search(event) or index is None or found is None:
                 self._total_usage = usage
             elif (choice := int(index[1])) < self._choice_count:  # ignore choices that were not requested
-                self._record(choice, found["prompt_tokens"], found["completion_tokens"])
+                self._record(choice, found.prompt_tokens, found.completion_tokens)
         return self._total_usage or self._sum()
 
     def _record(self, choice: int, prompt: int, completion: int) -> None:

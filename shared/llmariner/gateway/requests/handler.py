@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import re
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Final
 
 from llmariner.errors import BodyTooLarge, EngineFailed, PlatformError, Unavailable, WaitingRoomFull
 from llmariner.gateway.admission.model_checks import check_model_access
@@ -18,28 +17,17 @@ from llmariner.gateway.control_plane.port import Key, ModelState
 from llmariner.gateway.limits.applicable_limits import Reservation
 from llmariner.gateway.limits.budget_reservation import reserve_budget
 from llmariner.gateway.metering.meter import MeteredRequest
+from llmariner.gateway.metering.pricing import Price
 from llmariner.gateway.metering.settlement import settle
 from llmariner.gateway.metering.token_counts import TokenBounds
 from llmariner.gateway.requests.fields import Route
 from llmariner.gateway.requests.max_wait import max_wait
 from llmariner.gateway.requests.parser import ModelRequest, parse, with_model
-from llmariner.gateway.requests.request_ids import new_request_id
 from llmariner.gateway.responses import server_sent_events as sse
+from llmariner.gateway.responses.client_response import ClientResponse
 from llmariner.gateway.responses.engine_errors import engine_error
 from llmariner.gateway.responses.heartbeat import Heartbeat
-from llmariner.gateway.responses.messages import (
-    ClientDisconnected,
-    DirectResponse,
-    Message,
-    Receive,
-    Scope,
-    Send,
-    current_task,
-    header_fields,
-    send_error,
-    send_head,
-    send_json,
-)
+from llmariner.gateway.responses.messages import ClientDisconnected, DirectResponse, Receive, Scope, Send, current_task
 from llmariner.gateway.responses.stream_relay import StreamRelay
 from llmariner.gateway.state import Gateway, model_not_ready
 from llmariner.http_client import (
@@ -57,25 +45,22 @@ if TYPE_CHECKING:
 __all__ = ["RequestHandler"]
 
 _log = logging.getLogger(__name__)
-_MAX_ATTEMPTS = 2
+_MAX_ATTEMPTS: Final = 2
 # How long the health check of an engine that closed a connection may take.
 _HEALTH_CHECK_SECONDS = 1.0
 # A larger body is freed once the engine responds: the parsed request keeps no reference to it.
-_LARGE_BODY = 64 * 1024
+_LARGE_BODY: Final = 64 * 1024
 # Smaller responses are not counted in the budget of response bytes.
-_LARGE_RESPONSE = 256 * 1024
-_MAX_ERROR_BYTES = 1024 * 1024
-_JSON_OBJECT_START = re.compile(rb"\s*\{")
-_JSON = (b"content-type", b"application/json")
-_NO_EXTENSIONS: dict[str, Any] = {}
+_LARGE_RESPONSE: Final = 256 * 1024
+_MAX_ERROR_BYTES: Final = 1024 * 1024
+_JSON_OBJECT_START: Final = re.compile(rb"\s*\{")
+_JSON: Final = (b"content-type", b"application/json")
 
 
 class RequestHandler:
     """Handles one request. `run` raises nothing but CancelledError, when the server shuts down."""
 
     # Initial values, here rather than in `__init__`: most of these never change during a request.
-    _stream_started = False
-    _response_sent = False
     _client_disconnected = False
     _response_abandoned = False
     """Whether a response was closed before its end, so that its usage must be read from the engine."""
@@ -94,13 +79,7 @@ class RequestHandler:
         self._route = route
         self._scope = scope
         self._receive = receive
-        self._response: DirectResponse | None = scope.get("extensions", _NO_EXTENSIONS).get("llmariner.response")
-        # A server with that extension enforces the timeout of slow readers itself.
-        self._send = send if self._response is not None else self._send_with_timeout
-        self._asgi_send = send
-        self._started_at = time.perf_counter()
-        self._request_id = new_request_id()
-        self._header_lines = b"x-request-id: %b\r\nopenai-version: 2020-10-01\r\n" % self._request_id.encode()
+        self._response = ClientResponse(scope, send, gateway.settings.write_timeout)
 
     async def run(self) -> None:
         """Handle the request and send its response."""
@@ -119,9 +98,14 @@ class RequestHandler:
                 )
             if key.allowed_networks is not None:
                 gateway.client_ips.check_allowed(key.allowed_networks, self._scope, request_headers)
-            self._header_lines += b"openai-organization: %b\r\n" % key.organization_id.encode()
+            self._response.set_organization(key.organization_id)
             self._tenant = key.project_id
-            request = parse(route, request_headers.get(b"content-type", b""), await self._read_body(request_headers))
+            body = self._response.body_at_hand(self._receive)
+            if body is None:
+                body = await self._read_body(request_headers)
+            elif body:
+                self._reserve_body_bytes(len(body), gateway.settings.body_limit)
+            request = parse(route, request_headers.get(b"content-type", b""), body)
             if (target := key.aliases.get(request.model)) is not None:
                 request = with_model(request, target)
             wait = max_wait(gateway.settings, request_headers.get(b"prefer"), stream=request.stream)
@@ -129,48 +113,54 @@ class RequestHandler:
                 request = await self._search_files(key, request, request_headers, wait)
             self._body, self._model = request.body, gateway.registry_id(key, request.model)
             if len(request.body) > _LARGE_BODY:
-                request = request._replace(body=b"")
-            quota_args = (key, request.model, *request.token_bounds)
-            reservation = gateway.limiter.try_reserve(*quota_args)
+                request = request.replace(body=b"")
+            prompt, completion, choices = request.max_prompt_tokens, request.max_completion_tokens, request.choice_count
+            reservation = gateway.limiter.try_reserve(key, request.model, prompt, completion, choices)
             if reservation is None:
-                reservation = await gateway.limiter.reserve(*quota_args)
+                reservation = await gateway.limiter.reserve(key, request.model, prompt, completion, choices)
             await self._handle(key, request, reservation, wait)
         except PlatformError as error:
             failure = error.with_traceback(None)  # a traceback would refer to this frame, and the frame to it
         except ClientDisconnected:
             pass
         except Exception:
-            _log.exception("request %s failed", self._request_id)
+            _log.exception("request %s failed", self._response.request_id)
             failure = PlatformError("Something broke on our side. Try again; the request id helps to find it.")
         finally:
             self._release_body()
             if self._response_bytes_held:
                 self._gateway.response_budget.release(self._tenant, self._response_bytes_held)
         if failure is not None:
-            await self._fail(failure)
+            await self._response.fail(failure)
 
     async def _handle(self, key: Key, request: ModelRequest, reservation: Reservation, wait: float) -> None:
         """Serve a request within its limits, record its usage, and settle its reservation."""
         try:
-            lines = self._header_lines
-            self._header_lines = lines + reservation.applicable.header_lines()
+            self._response.limit_lines = reservation.applicable.header_lines()
             state = self._gateway.ready_state(self._model) or await self._gateway.state(self._model)
             check_model_access(state, key, self._route)
             if state.base_model is not None:
-                quota_args = (request.model, state.base_model, *request.token_bounds)
-                await self._gateway.limiter.reserve_for_base_model(reservation, key, *quota_args)
-                self._header_lines = lines + reservation.applicable.header_lines()
+                await self._gateway.limiter.reserve_for_base_model(
+                    reservation,
+                    key,
+                    request.model,
+                    state.base_model,
+                    request.max_prompt_tokens,
+                    request.max_completion_tokens,
+                    request.choice_count,
+                )
+                self._response.limit_lines = reservation.applicable.header_lines()
             if reservation.applicable.budgets:
                 await reserve_budget(self._gateway, self._route, reservation, request, self._body, self._model, state)
         except BaseException:
             reservation.settle(0, 0)
             raise
         bounds = TokenBounds.from_request(request, self._gateway.cached_context_length(self._model))
-        metered = self._gateway.meter.open(self._request_id, key, request.model, self._route.name, bounds)
+        metered = self._gateway.meter.open(self._response.request_id, key, request.model, self._route.name, bounds)
         metered.adapter, metered.base_model = state.adapter, state.base_model
         metered.model_project_id, metered.base_project_id = state.project_id, state.base_project_id
         outcome = "failed"
-        task = current_task(self._response)
+        task = current_task(self._response.direct)
         stop_watching = self._watch_disconnect(task)
         try:
             await self._dispatch(request, state, key, metered, reservation, wait)
@@ -191,17 +181,22 @@ class RequestHandler:
         finally:
             if stop_watching is not None:
                 stop_watching()
-            args = (self._gateway, self._request_id, metered, outcome, self._status, reservation, state.price)
-            if (self._client_disconnected or self._response_abandoned) and self._endpoint is not None:
-                on_usage = partial(settle, *args)
-                self._gateway.usage_reconciliation.reconcile(metered, self._request_id, self._endpoint, on_usage)
-            else:
-                settle(*args)
+            self._settle(metered, outcome, reservation, state.price)
+
+    def _settle(self, metered: MeteredRequest, outcome: str, reservation: Reservation, price: Price | None) -> None:
+        """Record the usage and settle the reservation, once the usage is known."""
+        gateway, request_id, status = self._gateway, self._response.request_id, self._status
+        if (self._client_disconnected or self._response_abandoned) and self._endpoint is not None:
+            on_usage = partial(settle, gateway, request_id, metered, outcome, status, reservation, price)
+            gateway.usage_reconciliation.reconcile(metered, request_id, self._endpoint, on_usage)
+        else:
+            settle(gateway, request_id, metered, outcome, status, reservation, price)
 
     def _watch_disconnect(self, task: asyncio.Task[None]) -> Callable[[], object] | None:
         """Cancel the task when the client disconnects; returns a function that stops this, if something must."""
-        if self._response is not None:
-            self._response.add_disconnect_callback(partial(self._on_disconnect, task))
+        direct = self._response.direct
+        if direct is not None:
+            direct.add_disconnect_callback(partial(self._on_disconnect, task))
             return None
         # Without the extension, wait for the `http.disconnect` message.
         watcher = asyncio.ensure_future(self._receive())
@@ -261,9 +256,10 @@ class RequestHandler:
         from llmariner.file_search.chat import search_files
 
         gateway = self._gateway
-        self._response, self._send = None, self._send_with_timeout  # the response passes through ASGI's `send`
+        response = self._response
+        response.direct = None  # the response passes through ASGI's `send`
         client = gateway.client_ips.resolve_behind_proxy(self._scope, request_headers)
-        task = current_task(self._response)
+        task = current_task(self._response.direct)
         stop_watching = self._watch_disconnect(task)
         try:
             request, search = await search_files(gateway, self._route, key, request, request_headers, client, wait)
@@ -276,7 +272,8 @@ class RequestHandler:
             if stop_watching is not None:
                 stop_watching()
         if search is not None:
-            self._file_search, self._asgi_send = search, search.annotated(self._asgi_send)
+            self._file_search = search
+            response.wrap(search.annotated)
             size = len(request.body) + search.held_bytes
             self._reserve_body_bytes(size, size)
         return request
@@ -311,7 +308,7 @@ class RequestHandler:
                 finally:
                     metered.add_wait(wait_started, queue.ready_at)
             if attempt == 1:
-                metered.waited_seconds = time.perf_counter() - self._started_at
+                metered.waited_seconds = time.perf_counter() - self._response.started_at
             try:
                 state = self._gateway.ready_state(self._model) or await self._gateway.state(self._model)
                 if await self._attempt(request, state, metered, last=attempt == _MAX_ATTEMPTS):
@@ -359,7 +356,7 @@ class RequestHandler:
             self._response_abandoned = 200 <= response.status < 300
             raise EngineFailed(f"The engine's answer is too large: {oversize}. Ask for less at once.") from oversize
         except ResponseFailed as broken:
-            if not last and not self._stream_started:
+            if not last and not self._response.stream_started:
                 return False
             raise EngineFailed("The engine broke off in the middle of its answer. Try again.") from broken
         except ReaderTimeout as unread:
@@ -374,7 +371,7 @@ class RequestHandler:
             endpoint,
             "POST",
             self._route.engine_path,
-            headers=[_JSON, (b"x-request-id", self._request_id.encode())],
+            headers=[_JSON, (b"x-request-id", self._response.request_id.encode())],
             body=self._body,
             read_timeout=settings.stream_idle_timeout if request.stream else settings.engine_timeout,
         )
@@ -392,10 +389,10 @@ class RequestHandler:
                         self._gateway.cached_state(self._model), "The model was not ready within the wait"
                     )
                 if heartbeat is not None:
-                    await self._start_stream()
+                    await self._response.start_stream()
                     status = self._gateway.waiting_status(self._model)
                     if heartbeat.due(str(status["phase"])):
-                        await self._send_part(sse.format_comment(status))
+                        await self._response.send_part(sse.format_comment(status))
                 await asyncio.wait(
                     {waiter.admitted}, timeout=min(remaining, heartbeat.poll_interval if heartbeat else remaining)
                 )
@@ -417,35 +414,28 @@ class RequestHandler:
         usage_start = body.rfind(b'"usage":')
         metered.usage = body[usage_start:] if usage_start >= 0 else b""
         self._status = response.status
-        self._response_sent = True
-        direct = self._response
-        # Middleware that wraps `send` has something to add to the response.
-        if direct is None or getattr(self._asgi_send, "__self__", None) != direct:
-            await send_json(self._send, 200, body, header_fields(self._response_lines()))
-            return
-        lines = b"%bcontent-length: %d\r\ncontent-type: application/json\r\n" % (self._response_lines(), len(body))
-        drained = direct.respond(200, lines, body)
+        drained = self._response.respond(body)
         if drained is not None:
             await drained
 
     async def _relay_stream(self, response: Response, request: ModelRequest, metered: MeteredRequest) -> None:
         self._release_body()
-        await self._start_stream()
-        stream = StreamRelay(request, metered, self._started_at)
-        if self._response is not None:
-            await response.pipe(partial(self._relay_chunk, response, stream, self._response))
+        await self._response.start_stream()
+        stream = StreamRelay(request, metered, self._response.started_at)
+        direct = self._response.direct
+        if direct is not None:
+            await response.pipe(partial(self._relay_chunk, response, stream, direct))
         else:
             while chunk := await response.chunk():
                 visible = stream.feed(chunk)
                 if stream.done:
                     self._finish_stream(response)
                 if visible:
-                    await self._send_part(visible)
+                    await self._response.send_part(visible)
         if not stream.done:
             raise ResponseFailed("the stream ended without [DONE]")
         self._status = 200
-        self._response_sent = True
-        await self._send({"type": "http.response.body", "body": b""})
+        await self._response.end_stream()
 
     def _relay_chunk(
         self, response: Response, stream: StreamRelay, direct: DirectResponse, chunk: bytes
@@ -459,39 +449,3 @@ class RequestHandler:
         """After [DONE] a disconnect is no cancellation, and the rest of the engine's response is discarded."""
         self._status = 200
         response.discard_rest()
-
-    async def _start_stream(self) -> None:
-        if not self._stream_started:
-            self._stream_started = True
-            await send_head(
-                self._send, 200, b"text/event-stream; charset=utf-8", header_fields(self._response_lines()), None
-            )
-
-    async def _send_with_timeout(self, message: Message) -> None:
-        """Send a message. ClientDisconnected when the client does not read it within the write timeout."""
-        try:
-            async with asyncio.timeout(self._gateway.settings.write_timeout):
-                await self._asgi_send(message)
-        except TimeoutError:
-            raise ClientDisconnected from None
-
-    async def _send_part(self, body: bytes) -> None:
-        await self._send({"type": "http.response.body", "body": body, "more_body": True})
-
-    async def _fail(self, error: PlatformError) -> None:
-        """Send an error, unless a response was sent: a second one would be read as that of the next request."""
-        if self._response_sent:
-            return
-        self._response_sent = True
-        with contextlib.suppress(ClientDisconnected):
-            await self._send_error(error)
-
-    async def _send_error(self, error: PlatformError) -> None:
-        if self._stream_started:
-            await self._send({"type": "http.response.body", "body": sse.format_event(error.body())})
-        else:
-            await send_error(self._send, error, header_fields(self._response_lines()))
-
-    def _response_lines(self) -> bytes:
-        milliseconds = int((time.perf_counter() - self._started_at) * 1000)
-        return b"%bopenai-processing-ms: %d\r\n" % (self._header_lines, milliseconds)

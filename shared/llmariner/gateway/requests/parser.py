@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import json.decoder
 import re
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 
@@ -27,8 +27,8 @@ _TEXT_PARTS = ("text", "refusal")
 _TEMPLATE_FIELDS = frozenset({"chat_template", "chat_template_kwargs", "documents"})
 
 
-class ModelRequest(NamedTuple):
-    """A validated request. `body`: the bytes for the engine. The two usage flags are those of `stream_options`.
+class ModelRequest:
+    """A validated request, never changed. `body`: the bytes for the engine. The two usage flags are of `stream_options`.
 
     `max_prompt_tokens`: an upper bound, without what a chat template adds. `prompt_unbounded`: the prompt has images or
     audio, or a chat template of its own, or the model's template adds to each of several prompts, so that its length in
@@ -37,23 +37,68 @@ class ModelRequest(NamedTuple):
     `file_search`: one of the tools is `file_search`, which no engine has: `llmariner.file_search` answers it.
     """
 
-    model: str
-    stream: bool
-    include_usage: bool
-    continuous_usage: bool
-    body: bytes
-    max_prompt_tokens: int
-    max_completion_tokens: int | None
-    prompt_count: int = 1
-    choice_count: int = 1
-    prompt_unbounded: bool = False
-    tool_count: int = 0
-    file_search: bool = False
+    # No named tuple: compiled code would create one by an interpreted function, and look up each of its fields by name.
+    __slots__ = (
+        "body",
+        "choice_count",
+        "continuous_usage",
+        "file_search",
+        "include_usage",
+        "max_completion_tokens",
+        "max_prompt_tokens",
+        "model",
+        "prompt_count",
+        "prompt_unbounded",
+        "stream",
+        "tool_count",
+    )
 
-    @property
-    def token_bounds(self) -> tuple[int, int | None, int]:
-        """What limits count: `max_prompt_tokens`, `max_completion_tokens` and `choice_count`."""
-        return self.max_prompt_tokens, self.max_completion_tokens, self.choice_count
+    def __init__(
+        self,
+        model: str,
+        stream: bool,
+        include_usage: bool,
+        continuous_usage: bool,
+        body: bytes,
+        max_prompt_tokens: int,
+        max_completion_tokens: int | None,
+        prompt_count: int = 1,
+        choice_count: int = 1,
+        prompt_unbounded: bool = False,
+        tool_count: int = 0,
+        file_search: bool = False,
+    ) -> None:
+        self.model, self.stream, self.body = model, stream, body
+        self.include_usage, self.continuous_usage = include_usage, continuous_usage
+        self.max_prompt_tokens, self.max_completion_tokens = max_prompt_tokens, max_completion_tokens
+        self.prompt_count, self.choice_count, self.prompt_unbounded = prompt_count, choice_count, prompt_unbounded
+        self.tool_count, self.file_search = tool_count, file_search
+
+    def replace(
+        self,
+        *,
+        model: str | None = None,
+        body: bytes | None = None,
+        max_prompt_tokens: int | None = None,
+        prompt_unbounded: bool | None = None,
+        tool_count: int | None = None,
+        file_search: bool | None = None,
+    ) -> ModelRequest:
+        """The same request with other values; None: the value stays."""
+        return ModelRequest(
+            self.model if model is None else model,
+            self.stream,
+            self.include_usage,
+            self.continuous_usage,
+            self.body if body is None else body,
+            self.max_prompt_tokens if max_prompt_tokens is None else max_prompt_tokens,
+            self.max_completion_tokens,
+            self.prompt_count,
+            self.choice_count,
+            self.prompt_unbounded if prompt_unbounded is None else prompt_unbounded,
+            self.tool_count if tool_count is None else tool_count,
+            self.file_search if file_search is None else file_search,
+        )
 
 
 def parse(route: Route, content_type: bytes, body: bytes) -> ModelRequest:
@@ -179,8 +224,8 @@ def with_model(request: ModelRequest, model: str) -> ModelRequest:
     if body.count(b'"model"') == 1:
         replaced = asked.sub(lambda _: member, body)
         if orjson.loads(replaced)["model"] == model:
-            return request._replace(model=model, body=replaced)
-    return request._replace(model=model, body=with_member(body, "model", member, replacing=True))
+            return request.replace(model=model, body=replaced)
+    return request.replace(model=model, body=with_member(body, "model", member, replacing=True))
 
 
 def with_member(body: bytes, name: str, member: bytes, *, replacing: bool) -> bytes:

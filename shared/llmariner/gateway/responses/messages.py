@@ -45,6 +45,9 @@ class DirectResponse(Protocol):
     def loop(self) -> asyncio.AbstractEventLoop:
         """The event loop that the request runs in."""
 
+    def take_body(self) -> bytes | None:
+        """The whole body of the request if it has arrived and was not received yet; None: receive it."""
+
     def add_disconnect_callback(self, callback: Callable[[], None]) -> None:
         """Call `callback` when the client disconnects before its response is complete."""
 
