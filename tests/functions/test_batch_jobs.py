@@ -78,6 +78,7 @@ def test_a_job_has_upstreams_fields_and_more(call: Any, installation: Installati
         "organization_id": installation.owner.organization_id,
         "kubernetes_namespace": "",
         "cluster_id": "",
+        "cluster_name": "",
     }
     installation.context.batch_job_reconciler.reconcile(job["id"])
     assert installation.jobs.submitted[job["id"]].scripts == {"run.sh": b"echo \xff"}

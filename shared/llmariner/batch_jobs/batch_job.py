@@ -184,6 +184,7 @@ class BatchJobResult:
 class BatchJob:
     """A batch job. Times are Unix seconds. `cluster_id`: of the worker cluster that runs it; None: none does.
 
+    `cluster_name`: of that cluster; None also for one that is gone.
     `place` and `reason`: of a queued one, its place in line and why it waits.
     """
 
@@ -210,6 +211,7 @@ class BatchJob:
     restarts: int
     results_error: str | None
     cluster_id: str | None = None
+    cluster_name: str | None = None
     results: Sequence[BatchJobResult] = ()
     place: int | None = None
     reason: str = ""

@@ -18,6 +18,7 @@ from llmariner.batch_jobs.job_places import JobPlaces, JobPorts
 from llmariner.batch_jobs.port_ids import port_id
 from llmariner.batch_jobs.result_files import results_of
 from llmariner.batch_jobs.tables import batch_job_files, batch_jobs
+from llmariner.clusters.tables import clusters
 from llmariner.clusters.worker_clusters import WorkerClusters
 from llmariner.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from llmariner.files.quotas import lock_usage
@@ -39,7 +40,10 @@ _MAX_PROGRAM_ARGUMENTS = 1000
 _MAX_STDIN_BYTES = 1_000_000
 _MAX_LOGGED = 1000
 # Without the scripts, which may have a megabyte.
-_COLUMNS = [column for column in batch_jobs.c if column.name != "scripts"]
+_COLUMNS = [
+    *(column for column in batch_jobs.c if column.name != "scripts"),
+    select(clusters.c.name).where(clusters.c.id == batch_jobs.c.cluster_id).scalar_subquery().label("cluster_name"),
+]
 
 
 class BatchJobs:

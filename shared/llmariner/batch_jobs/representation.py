@@ -40,4 +40,5 @@ def batch_job_object(job: BatchJob) -> dict[str, Any]:
         "organization_id": job.organization_id,
         "kubernetes_namespace": "",
         "cluster_id": job.cluster_id or "",
+        "cluster_name": job.cluster_name or "",
     }

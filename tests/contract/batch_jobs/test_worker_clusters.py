@@ -74,7 +74,8 @@ def test_a_job_runs_at_home_where_that_can_and_else_where_its_gpus_are(here: Clu
     west = here.add("west")
     assert here.row(here.create()).cluster_id is None
     job = here.jobs.create(here.caller, replace(NEW, gpu_count=2))
-    assert (job.cluster_id, job.status) == (west, Phase.QUEUED)
+    assert (job.cluster_id, job.cluster_name, job.status) == (west, "west", Phase.QUEUED)
+    assert here.jobs.get(here.caller.key_owner.project_id, job.id).cluster_name == "west"
     here.reconciler.reconcile(job.id)
     assert here.ports[west].calls == [("submit", job.id)]
     assert here.home.calls == []

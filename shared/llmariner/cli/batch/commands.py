@@ -131,7 +131,7 @@ def get(session: Session, job: str) -> None:
         "command": document.get("command"),
         "image": document.get("image"),
         "runs where": document.get("environment"),
-        "cluster": document.get("cluster_id") or None,
+        "cluster": document.get("cluster_name") or document.get("cluster_id") or None,
         "scripts": ", ".join(document.get("scripts") or ()),
         "data files": ", ".join(document.get("data_files") or ()),
         "result files": ", ".join(each["name"] for each in document.get("result_files") or ()),
