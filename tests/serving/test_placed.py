@@ -157,6 +157,12 @@ class World:
         self.serving._access._asked_at.clear()
         return await self.serving.status(MODEL.id)
 
+    def wait(self, seconds: float, *, asked: bool = True) -> None:
+        """Time passes; `asked`: in which requests wait."""
+        for each in self.serving._queue_times._waits.values():
+            each.since -= seconds
+            each.asked_at -= 0 if asked else seconds
+
     async def wake(self) -> Status:
         await self.serving.wake(MODEL.id)
         return await self.status()
@@ -228,10 +234,32 @@ def test_a_model_that_waits_for_room_too_long_is_tried_elsewhere_too() -> None:
         assert (await world.wake()).message == "waiting for quota"
         await world.wake()
         assert list(world.placements.rows) == ["west"]
-        world.placements.rows["west"] = replace(world.placements.rows["west"], woken_at=time.time() - 61)
+        world.wait(61)
         assert (await world.wake()).endpoint == "http://east"
         await world.serving.reconcile()
         assert list(world.placements.rows) == ["east"]  # its place in the other queue is given up
+
+    run(World("west", "east"), scenario)
+
+
+def test_a_model_that_ran_for_long_and_lost_its_room_has_waited_from_the_first_request_on() -> None:
+    async def scenario(world: World) -> None:
+        assert (await world.wake()).endpoint == "http://west"
+        world.placements.rows["west"] = replace(world.placements.rows["west"], woken_at=time.time() - 86_400)
+        for _ in range(2):
+            world.west.set(Status(Phase.QUEUED, message="waiting for quota"))
+            assert (await world.wake()).message == "waiting for quota"
+            world.wait(59)
+            assert (await world.wake()).message == "waiting for quota"
+            world.west.set(READY)
+            await world.wake()
+        world.west.set(Status(Phase.QUEUED))
+        await world.wake()
+        world.wait(3600, asked=False)  # nobody wants it, then somebody does
+        await world.wake()
+        assert list(world.placements.rows) == ["west"]
+        world.wait(61)
+        assert (await world.wake()).endpoint == "http://east"
 
     run(World("west", "east"), scenario)
 

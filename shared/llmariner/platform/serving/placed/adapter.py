@@ -21,6 +21,7 @@ from llmariner.platform.serving.kserve.model_lookup import EngineKey, ModelLooku
 from llmariner.platform.serving.placed.cluster_access import ClusterAccess
 from llmariner.platform.serving.placed.moves import Moves
 from llmariner.platform.serving.placed.placements import HOME, HOME_NAME, Placement, Placements
+from llmariner.platform.serving.placed.queue_times import QueueTimes
 from llmariner.platform.serving.placed.view import EngineView, Located
 
 __all__ = ["PlacedServing", "WorkerServing"]
@@ -68,7 +69,7 @@ class PlacedServing:
         self._view_flights: SingleFlight[EngineView] = SingleFlight()
         self._wake_flights: SingleFlight[None] = SingleFlight()
         self._reasons: dict[str, tuple[float, str]] = {}
-        self._home_queued_at: dict[str, float] = {}
+        self._queue_times = QueueTimes()
         self._endpoints: dict[str, str | None] = {}
         self._placed: frozenset[tuple[str, str]] = frozenset()
         home.subscribe(self._notify)
@@ -182,20 +183,15 @@ class PlacedServing:
         return view
 
     async def _locate_home(self, served: ServedEngine, model_id: str) -> Located:
-        status, now = await self._home.status(model_id), time.monotonic()
-        if status.phase is not Phase.QUEUED:
-            self._home_queued_at.pop(model_id, None)
-            queued_at = now
-        else:
-            queued_at = self._home_queued_at.setdefault(model_id, now)
+        status = await self._home.status(model_id)
         draining = not _allows(served, HOME)
         if not draining and status.phase is not Phase.ASLEEP:
             draining = await self._placements.is_home_draining()
-        return Located(HOME, HOME_NAME, status, is_draining=draining, queued_seconds=now - queued_at)
+        queued_seconds = self._queue_times.seconds(HOME, model_id, status)
+        return Located(HOME, HOME_NAME, status, is_draining=draining, queued_seconds=queued_seconds)
 
     async def _locate(self, served: ServedEngine, model_id: str, placement: Placement) -> Located:
         status, away_seconds = await self._access.status(placement.cluster_id, model_id)
-        waited = max(0.0, time.time() - placement.woken_at)
         draining = placement.is_draining or not _allows(served, placement.cluster_id)
         return Located(
             placement.cluster_id,
@@ -204,7 +200,7 @@ class PlacedServing:
             placement.woken_at,
             draining,
             away_seconds,
-            queued_seconds=waited,
+            queued_seconds=self._queue_times.seconds(placement.cluster_id, model_id, status),
         )
 
     async def _wake(self, model_id: str) -> None:

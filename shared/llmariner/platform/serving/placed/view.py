@@ -20,7 +20,7 @@ _IN_PROGRESS = frozenset({Phase.READY, Phase.LOADING, Phase.STARTING, Phase.QUEU
 class Located:
     """The engine on one cluster. `woken_at` 0: at home. `away_seconds`: how long it can't be asked; None: it answers.
 
-    `queued_seconds`: how long it has waited there since it was woken.
+    `queued_seconds`: how long requests have waited for room for it there.
     """
 
     cluster_id: str
