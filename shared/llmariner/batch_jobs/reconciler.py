@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from sqlalchemy import Row, and_, or_, select, update
 
+from llmariner.batch_jobs.events import CHANGE_REQUESTED, add_job_event
 from llmariner.batch_jobs.job_places import JobPorts
 from llmariner.batch_jobs.moves import Moves
 from llmariner.batch_jobs.port_ids import port_id, split_port_id
@@ -34,6 +35,8 @@ from llmariner.tenancy.tables import projects
 __all__ = ["ProjectFiles", "Reconciler"]
 
 _BATCH = 200
+_RESULT_SECONDS = 30.0
+"""In which one call makes files of a job's results. A consumer of events has a minute."""
 _LOST = "The platform that ran it knows nothing of it any more. Create it again."
 
 
@@ -115,7 +118,10 @@ class Reconciler:
             found = self._converge(port, row)
             if self._moves.has_waited(row, found) and self._moves.to_another(port, row):
                 return
-            problem = self._results.keep(port, row) if found.phase.is_final else ""
+            problem = self._results.keep(port, row, seconds=_RESULT_SECONDS) if found.phase.is_final else ""
+            if problem is None:
+                self._database.transact(lambda session: add_job_event(session, CHANGE_REQUESTED, row, change="run"))
+                return
             record_status(self._database, row, found, problem)
             if found.phase.is_final:
                 port.delete_results(name)

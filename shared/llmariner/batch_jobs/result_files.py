@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -44,12 +45,14 @@ class ResultWriter:
         self._database = database
         self._files = files
 
-    def keep(self, port: Jobs, job: Row[Any]) -> str:
+    def keep(self, port: Jobs, job: Row[Any], *, seconds: float) -> str | None:
         """Make a file of each result of an ended job, in the name of who created it; returns what was not kept and why.
 
-        Idempotent: each file and its row are made together. Raises Unavailable where the store or the database does not
-        answer: then the results wait for the next call.
+        None: the time is over before all are made, at least one by this call; the next call continues. Idempotent: each
+        file and its row are made together. Raises Unavailable where the store or the database does not answer: then the
+        results wait for the next call.
         """
+        until, made = time.monotonic() + seconds, False
         found = port.results(job.id)
         if not found.files:
             return found.left_out
@@ -65,9 +68,13 @@ class ResultWriter:
                 raise
             return " ".join([*problems, f"No file was kept: {error.message}"])
         for each in found.files:
+            if each.name in kept:
+                continue
+            if made and time.monotonic() > until:
+                return None
             try:
-                if each.name not in kept:
-                    _keep_one(port, job, owner, each, store)
+                _keep_one(port, job, owner, each, store)
+                made = True
             except Unavailable:
                 raise
             except PlatformError as error:

@@ -8,15 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import func, select, update
 
+from llmariner.batch_jobs.events import CHANGE_REQUESTED
 from llmariner.batch_jobs.references import BatchJobReferences
 from llmariner.batch_jobs.tables import batch_job_results
-from llmariner.errors import Unavailable
+from llmariner.errors import InvalidRequest, Unavailable
 from llmariner.file_settings import FileSettings
 from llmariner.files.files import Files
 from llmariner.files.purposes import Purpose
 from llmariner.platform.database import Database
+from llmariner.platform.events.tables import events
 from llmariner.platform.jobs import Phase
 from llmariner.platform.objects.folder import FolderObjects
 from llmariner.tenancy.principal import KeyOwner
@@ -90,6 +92,31 @@ def test_who_is_killed_between_two_files_makes_none_twice(desk: BatchJobDesk, da
     for _ in range(2):
         desk.reconciler.reconcile(job_id)
     assert len(store.page(desk.project_id, purpose=None, after=None, limit=9, order="asc")) == 2
+
+
+def test_many_results_are_kept_in_slices(
+    desk: BatchJobDesk, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llmariner.batch_jobs.reconciler._RESULT_SECONDS", -1.0)  # over before it begins
+    job_id = ended(desk, {f"{number}": b"x" * (number + 1) for number in range(3)})
+    read = desk.scripted.read_result
+
+    def unreadable(job_id: str, name: str) -> Iterator[bytes]:
+        if name == "0":
+            raise InvalidRequest("It has changed.")
+        return read(job_id, name)
+
+    desk.scripted.read_result = unreadable  # type: ignore[method-assign]
+    asked = select(func.count()).select_from(events).where(events.c.type == CHANGE_REQUESTED)
+    with database.read() as session:
+        before = session.value(asked)
+    assert desk.reconciled(job_id).status is Phase.RUNNING
+    with database.read() as session:
+        assert session.value(asked) == before + 1, "which continues it"
+        assert len(session.rows(select(batch_job_results))) == 1
+    job = desk.reconciled(job_id)
+    assert (job.status, [each.name for each in job.results]) == (Phase.SUCCEEDED, ["1", "2"])
+    assert job.results_error == "'0' was not kept: It has changed."
 
 
 def test_of_two_processes_one_makes_the_file(desk: BatchJobDesk, database: Database) -> None:
