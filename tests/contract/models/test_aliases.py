@@ -163,6 +163,14 @@ def test_a_shared_model_made_later_does_not_take_an_aliass_name(
         for project in (owner.project_id, other_owner.project_id)
     }
     assert shown == {owner.project_id: ["a"], other_owner.project_id: ["a", "bot"]}
+    loaded(registry, "b")
+    aliases.move(admin, "bot", "b", "")
+    assert aliases.targets(owner.project_id) == {"bot": "b"}, "the operator takes nobody's alias"
+    aliases.delete(admin, "bot")
+    listed = [each.name for each in registry.page(ModelSelector(owner.project_id), after=None, limit=9)]
+    assert listed == ["a", "b", "bot"]
+    with pytest.raises(Conflict):
+        aliases.create(admin, "bot", "a", "")
 
 
 def test_what_an_alias_names_stays(
