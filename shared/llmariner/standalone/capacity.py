@@ -6,11 +6,11 @@ Engines and jobs ask for the quotas of their project whenever they would start (
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable, Collection, Mapping
 from typing import Protocol
 
 from llmariner.platform.capacity import Claim, Kind, OrganizationLimits, Use
+from llmariner.platform.processors import usable_cores
 
 __all__ = ["MachineCapacity"]
 
@@ -47,7 +47,7 @@ class MachineCapacity:
             for project_id, number in self._waiting_jobs().items()
             for _ in range(number)
         ]
-        pool = {"gpu": 0, "cpu": 1000 * len(os.sched_getaffinity(0)), "memory": self._engines.budget}
+        pool = {"gpu": 0, "cpu": 1000 * usable_cores(), "memory": self._engines.budget}
         return Use(pool, [*held, *waiting])
 
     def check(self, quotas: OrganizationLimits, changed: Collection[str]) -> None:

@@ -28,6 +28,7 @@ from llmariner.platform.jobs.local_processes.supervisor import Limits, start_sup
 from llmariner.platform.notebooks import ENDED_BY_ITSELF, NotebookServer, ServerPhase, ServerStatus
 from llmariner.platform.notebooks.jupyter import SOCKET, jupyter_command, jupyter_environment
 from llmariner.platform.notebooks.socket_connection import connect_below
+from llmariner.platform.processors import usable_cores
 
 __all__ = ["NotebookMemory", "ProcessNotebookSettings", "ProcessNotebooks"]
 
@@ -135,7 +136,7 @@ class ProcessNotebooks:
 
     def check_size(self, millicores: int, memory_bytes: int) -> str:
         """See the port."""
-        cores = len(os.sched_getaffinity(0))
+        cores = usable_cores()
         if millicores > 1000 * cores:
             return f"It needs {millicores / 1000:g} cores, and this machine has {cores}."
         return self._memory.refusal(memory_bytes)

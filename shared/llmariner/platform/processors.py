@@ -1,0 +1,74 @@
+"""How many processor cores this process may use: those of its CPU affinity, and no more than its control groups allow."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+__all__ = ["cpu_quota", "usable_cores"]
+
+_SELF = Path("/proc/self")
+_OCTAL = re.compile(r"\\([0-7]{3})")
+
+
+def usable_cores() -> int:
+    """At least one. A quota of a part of a core, such as a container has, counts as a whole one."""
+    quota = cpu_quota()
+    found = len(os.sched_getaffinity(0))
+    return found if quota is None else max(1, min(found, math.ceil(quota)))
+
+
+def cpu_quota(process: Path = _SELF) -> float | None:
+    """The cores that the control groups of a process allow it, by time; None: as many as there are.
+
+    `process`: its folder of /proc. Version 2 (`cpu.max`) and version 1 (`cpu.cfs_quota_us`), where the kernel has mounted
+    them (man 7 cgroups). A group has no more than those above it.
+    """
+    quotas: list[float] = []
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        groups = dict(_groups(process))
+        for version, root, mounted in _mounts(process):
+            quotas += _quotas(mounted, root, groups.get(version, "/"), version)
+    return min(quotas, default=None)
+
+
+def _groups(process: Path) -> Iterator[tuple[int, str]]:
+    """The version of each hierarchy that may limit the processor, and the path of the process's group in it."""
+    for line in (process / "cgroup").read_text().splitlines():
+        number, controllers, path = line.split(":", 2)
+        if number == "0" and not controllers:
+            yield 2, path
+        elif "cpu" in controllers.split(","):
+            yield 1, path
+
+
+def _mounts(process: Path) -> Iterator[tuple[int, str, Path]]:
+    """The version, the group that is mounted, and where, of each such hierarchy."""
+    for line in (process / "mountinfo").read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        kind, _, options = after.split(" ", 2)
+        version = {"cgroup2": 2, "cgroup": 1}.get(kind)
+        if version == 2 or (version == 1 and "cpu" in options.split(",")):
+            root, mounted = (_OCTAL.sub(lambda found: chr(int(found[1], 8)), each) for each in before.split()[3:5])
+            yield version, root, Path(mounted)
+
+
+def _quotas(mounted: Path, root: str, group: str, version: int) -> Iterator[float]:
+    """Those of a group and of the groups above it, as far as they are mounted."""
+    inside = os.path.relpath(group, root)
+    parts = [] if inside.split("/")[0] in (".", "..") else inside.split("/")
+    for depth in range(len(parts), -1, -1):
+        with contextlib.suppress(OSError):
+            said = _read(mounted.joinpath(*parts[:depth]), version)
+            if said[0] not in ("max", "-1"):
+                yield int(said[0]) / int(said[1])
+
+
+def _read(folder: Path, version: int) -> list[str]:
+    if version == 2:
+        return (folder / "cpu.max").read_text().split()
+    return [(folder / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period")]
