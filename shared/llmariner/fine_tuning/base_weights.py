@@ -93,7 +93,7 @@ class BaseWeights:
         folder, stage = self._folder(worker)
         suffixes = _OTHERS if stage == Stage.CHECK else (*_OTHERS, _WEIGHTS)
         with _translated(), self._opened(folder) as weights:
-            return [each for each in weights.files() if "/" not in each.path and each.path.endswith(suffixes)]
+            return weights.files(lambda path: "/" not in path and path.endswith(suffixes))
 
     def piece(self, worker: Worker, path: str, start: int, version: str, *, signed: bool) -> WeightPiece:
         """The piece of a file that begins at the byte `start`. `signed`: as a URL, where the installation gives out such."""
@@ -133,7 +133,8 @@ class BaseWeights:
 
 
 class _Weights(Protocol):
-    def files(self) -> list[WeightFile]: ...
+    def files(self, is_read: Callable[[str], bool]) -> list[WeightFile]:
+        """Those whose paths are read."""
 
     def piece(self, path: str, start: int, version: str, signed: bool) -> WeightPiece: ...
 
@@ -144,7 +145,7 @@ class _CopiedWeights:
     def __init__(self, database: Database, objects: ObjectStore, copy_id: str) -> None:
         self._database, self._objects, self._copy_id = database, objects, copy_id
 
-    def files(self) -> list[WeightFile]:
+    def files(self, is_read: Callable[[str], bool]) -> list[WeightFile]:
         chunks: dict[str, list[tuple[int, int]]] = {}
         named, chunk = model_copy_files.c, model_blob_chunks.c
         of_copy = named.copy_id == self._copy_id
@@ -159,6 +160,7 @@ class _CopiedWeights:
         return [
             WeightFile(row.path, row.size, row.sha256, "", "", tuple(size for _, size in chunks.get(row.path, ())))
             for row in rows
+            if is_read(row.path)
         ]
 
     def piece(self, path: str, start: int, _version: str, signed: bool) -> WeightPiece:
@@ -181,8 +183,8 @@ class _BucketWeights:
     def __init__(self, source: S3Source) -> None:
         self._source = source
 
-    def files(self) -> list[WeightFile]:
-        listed = self._source.list_files().files
+    def files(self, is_read: Callable[[str], bool]) -> list[WeightFile]:
+        listed = self._source.list_files(is_read).files
         check_files(listed)
         return [
             WeightFile(each.path, each.size, each.sha256, each.md5, each.version, _pieces(each.size)) for each in listed

@@ -6,7 +6,7 @@ import base64
 import binascii
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -53,8 +53,8 @@ class S3Source:
         """Close the connections."""
         self._clients.close()
 
-    def list_files(self) -> Listing:
-        """See the port."""
+    def list_files(self, is_wanted: Callable[[str], bool] = lambda _: True) -> Listing:
+        """See the port. `is_wanted`: of paths; each of these files is a request."""
         with self._translated():
             pages = self._clients.client.get_paginator("list_objects_v2").paginate(
                 Bucket=self._bucket, Prefix=self._prefix
@@ -67,8 +67,9 @@ class S3Source:
                         f"'{self._location}' has over {_MAX_OBJECTS:,} objects; name a folder below it."
                     )
             # Consoles of stores create empty objects for folders.
-            found = [self._file(each) for each in objects if not each["Key"].endswith("/")]
-        if not found:
+            objects = [each for each in objects if not each["Key"].endswith("/")]
+            found = [self._file(each) for each in objects if is_wanted(each["Key"].removeprefix(self._prefix))]
+        if not objects:
             raise FilesUnavailable(f"There is nothing below '{self._location}'. Check the bucket and the folder.")
         return Listing(tuple(found))
 
