@@ -11,6 +11,7 @@ import json
 import subprocess
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,9 +27,10 @@ from llmariner.files.file import NewFile
 from llmariner.files.purposes import Purpose
 from llmariner.fine_tuning.hyperparameters import RequestedHyperparameters
 from llmariner.fine_tuning.job import FineTuningJob, NewFineTuningJob
-from llmariner.models.model import NewModel, SourceRepository, Task
-from llmariner.models.weights import StorageUriFetcher
+from llmariner.models.model import Model, NewModel, SourceRepository, Task
+from llmariner.models.weight_loads import load_weights
 from llmariner.platform.database.migrate import upgrade
+from llmariner.platform.events.cloudevents import Event
 from llmariner.platform.jobs.kubernetes.objects import JOB_LABEL
 from llmariner.platform.kube.resources import JOBS, PODS, SECRETS, SERVICES, WORKLOADS
 from llmariner.settings import StandaloneSettings, environment
@@ -103,10 +105,11 @@ class TrainingPlatform:
             new = NewFile("pirate.jsonl", Purpose.FINE_TUNE, "application/jsonl")
             return self.context.files.save(self.owner, new, incoming).id
 
-    def create(self, workers: int = 1, *, epochs: int = 4, batch: int = 4) -> str:
-        """The id of a new job; all have the same seed."""
+    def create(self, workers: int = 1, *, epochs: int = 4, batch: int = 4, model: str = "", **fields: Any) -> str:
+        """The id of a new job; all have the same seed. `model`: another base model."""
         numbers = RequestedHyperparameters(n_epochs=epochs, batch_size=batch)
-        new = NewFineTuningJob(self.model, self.file, hyperparameters=numbers, seed=7, worker_count=workers)
+        chosen: dict[str, Any] = {"hyperparameters": numbers, "seed": 7, "worker_count": workers, **fields}
+        new = NewFineTuningJob(model or self.model, self.file, **chosen)
         return self.context.fine_tuning.jobs.create(self.caller, new).id
 
     def until(self, job_id: str, wanted: Callable[[FineTuningJob], bool], *, seconds: float = 400) -> FineTuningJob:
@@ -125,8 +128,12 @@ class TrainingPlatform:
     def _load_result(self, job: FineTuningJob) -> None:
         for model in self.context.registry.get_many([job.output_model]).values():
             if not model.loaded:
-                folder = StorageUriFetcher().fetch(model, lambda _progress: None).folder
-                self.context.registry.mark_loaded(model.id, folder=folder, size_bytes=0, task=Task.GENERATE)
+                self.load(model)
+
+    def load(self, model: Model) -> None:
+        """Load a model as the consumer of its event does, as far as it comes in one delivery."""
+        event = Event(f"evt_{uuid.uuid4().hex}", "x", f"models/{model.id}", 1.0, {"id": model.id})
+        load_weights(self.context.registry, self.context.weights, event)
 
     def losses(self, job_id: str) -> dict[int, float]:
         """By step."""
@@ -197,10 +204,12 @@ def tiny_weights(folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def training_platform(folder: Path, weights: Path, *, memory_gib: float, pool: str) -> Iterator[TrainingPlatform]:
+def training_platform(
+    folder: Path, weights: Path, *, memory_gib: float, pool: str, **settings: str
+) -> Iterator[TrainingPlatform]:
     """Run it for the block. `folder`: for its files; `weights`: of the base model, in the folder NAME-VERSION.
 
-    `memory_gib`: of a worker; `pool`: memory of all jobs, of which two run at a time.
+    `memory_gib`: of a worker; `pool`: memory of all jobs, of which two run at a time. `settings`: more of the platform's.
     """
     with jobs_on_cluster({}, memory=pool) as jobs:
         lab, namespace = _places.Lab(), jobs._settings.namespace
@@ -227,6 +236,7 @@ def training_platform(folder: Path, weights: Path, *, memory_gib: float, pool: s
             "LLMARINER_TRAINING_VOLUMES": _overlay._mounts(),
             "LLMARINER_KUBECONFIG": str(lab.kubeconfig),
             "LLMARINER_INFERENCE_URL": f"http://{lab.host_address}:{socket.getsockname()[1]}",
+            **settings,
         }
         context = Context(variables)
         made = TrainingPlatform(context, namespace, weights.name.rpartition("-")[0], weights.name)
