@@ -81,6 +81,14 @@ def test_the_queue_position_is_reported() -> None:
     assert status.message == "waiting for quota, number 2 of 2 in the queue: insufficient quota"
 
 
+def test_a_pod_for_which_kueue_does_nothing_says_so() -> None:
+    gated = pod(schedulingGates=[{"name": "kueue.x-k8s.io/admission"}])
+    other, own = workload("u9", "False", ""), workload("u1", "True", "")
+    assert report(gated, workloads=[other]).message == "waiting for quota"
+    assert "its queue or its priority class may be missing" in report(gated, workloads=[other], later=30).message
+    assert report(gated, workloads=[own], later=30).message == "waiting for quota"
+
+
 def workload(uid: str, reserved: str, message: str) -> dict[str, Any]:
     conditions = [{"type": "QuotaReserved", "status": reserved, "message": message}]
     return {"metadata": {"ownerReferences": [{"uid": uid}]}, "status": {"conditions": conditions}}

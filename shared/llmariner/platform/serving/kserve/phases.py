@@ -47,6 +47,7 @@ _IMAGE_FAILURES = (
 _WEIGHTS_CONTAINERS = ("storage-initializer", FETCH_CONTAINER)
 # Shorter waits are normal while nodes start.
 _LONG_UNSCHEDULABLE_SECONDS = 600.0
+_NO_WORKLOAD_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def status_of(observed: ObservedModel, model: EngineModel, *, now: float) -> Sta
 
 def _pod_status(pod: Body, workloads: Sequence[Body], now: float) -> Status:
     if is_gated(pod):
-        return Status(Phase.QUEUED, message=_queue_position(pod, workloads))
+        return Status(Phase.QUEUED, message=_queue_position(pod, workloads, now))
     if _condition_status(pod, "PodScheduled") == "False":
         return Status(Phase.QUEUED, message=_scheduling_message(pod, now))
     status = pod.get("status", {})
@@ -159,19 +160,25 @@ def _container_failure(container: Body) -> str:
     return f"exit status {over.get('exitCode')}{again}. {last}".strip()
 
 
-def _queue_position(pod: Body, workloads: Sequence[Body]) -> str:
-    """A message with the pod's position among its pool's waiting workloads."""
+def _queue_position(pod: Body, workloads: Sequence[Body], now: float) -> str:
+    """A message with the pod's position among its pool's waiting workloads; or that Kueue does nothing for it."""
     waiting = [
         each for each in workloads if _condition_status(each, "QuotaReserved") != "True" and not _is_finished(each)
     ]
     for position, workload in enumerate(waiting, 1):
-        if any(
-            owner.get("uid") == pod["metadata"].get("uid") for owner in workload["metadata"].get("ownerReferences", ())
-        ):
+        if _is_of(workload, pod):
             message = public_message(_condition_message(workload, "QuotaReserved"))
             reason = f": {message}" if message else ""
             return f"waiting for quota, number {position} of {len(waiting)} in the queue{reason}"
+    waited = now - _timestamp(pod["metadata"].get("creationTimestamp"), now)
+    if waited > _NO_WORKLOAD_SECONDS and not any(_is_of(each, pod) for each in workloads):
+        return "waiting for Kueue, which has no workload for it: its queue or its priority class may be missing"
     return "waiting for quota"
+
+
+def _is_of(workload: Body, pod: Body) -> bool:
+    owners = workload["metadata"].get("ownerReferences", ())
+    return any(owner.get("uid") == pod["metadata"].get("uid") for owner in owners)
 
 
 def _scheduling_message(pod: Body, now: float) -> str:
