@@ -5,8 +5,8 @@ no file has; publishes pending events; closes ledger entries of lost gateway ins
 whose sums remain, and old deliveries; reconciles batch and fine-tuning jobs and notebooks with what runs them; has
 metrics of fine-tuning jobs sent again that were not; has copies of models continue that stalled, and removes unused ones;
 has Kueue's Workloads compared with the recorded allocations, and quotas applied that are not in effect; charges budgets
-for compute; deletes clusters that are drained, and old telemetry of clusters; reconciles serving, which puts idle models to
-sleep.
+for compute; reads how far GPUs are used; deletes clusters that are drained, and old telemetry of clusters; reconciles
+serving, which puts idle models to sleep.
 """
 
 import asyncio
@@ -135,6 +135,14 @@ def _check_allocations(context: Context) -> None:
     check_worker_clusters(context.database, context.clusters)
 
 
+def _read_utilization(context: Context) -> None:
+    from llmariner.showback.installation import read_utilization
+    from llmariner.showback.utilization import prune_utilization
+
+    read_utilization(context.env, context.database, seconds=_STEP_SECONDS)
+    prune_utilization(context.database, older_than=context.clusters.settings.telemetry_days * 86400)
+
+
 def _settle_quotas(context: Context) -> None:
     from llmariner.quotas.installation import request_settlements
 
@@ -166,6 +174,7 @@ _STEPS = (
     _publish_events,
     _close_lost_requests,
     _charge_compute,
+    _read_utilization,
     _prune_requests,
     _prune_events,
     _collect_garbage,

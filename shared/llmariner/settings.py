@@ -424,7 +424,8 @@ class KServeSettings:
     """Where that queue isn't there, models start at once: worker clusters may have no pool, and no Kueue."""
 
     prometheus: str = ""
-    """`LLMARINER_PROMETHEUS_URL`: the Prometheus that KEDA queries for engine metrics. Empty: Kubernetes' own autoscaler."""
+    """`LLMARINER_PROMETHEUS_URL`: the Prometheus that KEDA queries for engine metrics, and that knows how far GPUs are used.
+    Empty: Kubernetes' own autoscaler."""
 
     standby_token: Secret = field(default_factory=lambda: Secret(""))
     """`LLMARINER_STANDBY_TOKEN` or `…_FILE`: token that authenticates to standby pods. Empty: there are none."""

@@ -54,6 +54,18 @@ def test_hours_are_shown_by_day_and_by_project(llma: Llma, platform: FakePlatfor
     ]
 
 
+def test_what_was_measured_is_shown_by_its_share_of_what_was_measured(llma: Llma, platform: FakePlatform) -> None:
+    today = int(time.time()) // DAY * DAY
+    first, second = bucket(today - DAY, proj_1=1.0, proj_2=1.0), bucket(today, proj_1=1.0)
+    first["results"][0] |= {"gpu_measured_seconds": 3000, "gpu_utilization": 0.5, "gpu_idle_share": 0.25}
+    second["results"][0] |= {"gpu_measured_seconds": 1000, "gpu_utilization": 0.1, "gpu_idle_share": 0.25}
+    platform.respond(USAGE, {"data": [first, second], "has_more": False})
+    lines = llma("admin", "showback", "show", "--days", "2").out.splitlines()
+    assert lines[0].split("HOURS")[-1].split() == ["GPU", "USED", "GPU", "IDLE", "COST", "$"]
+    assert [line.split()[4:6] for line in lines[1:3]] == [["50.0%", "25.0%"], ["10.0%", "25.0%"]]
+    assert [line.split()[4:6] for line in lines[5:]] == [["40.0%", "25.0%"], ["-", "-"]]
+
+
 def test_nothing_held_says_so(llma: Llma, platform: FakePlatform) -> None:
     platform.respond(USAGE, {"data": [], "has_more": False})
     assert llma("admin", "showback", "--help").code == 0

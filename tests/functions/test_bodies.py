@@ -437,6 +437,10 @@ QUERIES = {
             "filter.start_timestamp=1&filter.end_timestamp=9999&filter.duration=1s",
         ],
     ),
+    "GET /v1/clustertelemetry/gpu-usages": (
+        "clustertelemetry",
+        ["filter.end_timestamp=-1", "filter.start_timestamp=7200&filter.end_timestamp=7200", "filter.start_timestamp=x"],
+    ),
     "GET /v1/clustertelemetry/clustersnapshots": (
         "clustertelemetry",
         [

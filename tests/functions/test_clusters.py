@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from llmariner.clusters.cluster import LOCAL_CLUSTER_ID
+from llmariner.showback.exporters import HourOfUse, NodeUse
+from llmariner.showback.utilization import store_hour
 from llmariner.tenancy.organizations.projects import Assignment
 
 from .company import Company
@@ -154,6 +156,28 @@ def test_telemetry_and_the_clusters_of_jobs(company: Company, report: Any) -> No
     company.projects.assign(company.founder, company.speech, [Assignment("speech", cluster_id=made["id"])])
     assert [each["id"] for each in company.ask("GET /v1/jobs/clusters", by="sam").json["clusters"]] == [made["id"]]
     company.projects.assign(company.founder, company.speech, [])
+
+
+def test_the_use_of_gpus_is_shown_by_node_and_hour(company: Company, ask: Ask) -> None:
+    path = "GET /v1/clustertelemetry/gpu-usages"
+    assert_error(company.ask(path, query="filter.end_timestamp=9"), 404, "no_gpu_usages")
+    made = company.ask("POST /v1/clusters", {"name": "with-gpus"}).json
+    hour = int(time.time()) // 3600 * 3600
+    nodes = {(cluster, "node-1"): NodeUse(1.5, 0.75, 2048, 1024) for cluster in (made["id"], "cluster-unknown")}
+    store_hour(company.context.database, hour, HourOfUse({}, nodes), ())
+    datapoints = company.ask(path).json["datapoints"]
+    assert len(datapoints) == 25
+    assert datapoints[-1]["values"] == [
+        {
+            "cluster_name": "with-gpus",
+            "node_name": "node-1",
+            "max_gpu_used": 1.5,
+            "avg_gpu_used": 0.75,
+            "max_gpu_memory_used_gb": 2.0,
+            "avg_gpu_memory_used_gb": 1.0,
+        }
+    ]
+    assert set(datapoints[0]["values"][0].values()) == {"with-gpus", "node-1", 0}
 
 
 def test_jobs_are_summed_up_by_the_interval_of_their_creation(company: Company, ask: Ask) -> None:

@@ -133,7 +133,7 @@ def test_a_job_is_recorded_from_its_admission_to_its_end(
         recorded.reconcile(JOBS, "w")
     with database.read() as session:
         (row,) = session.rows(select(allocations))
-    assert (row.gpus, row.device, row.millicores, row.memory_mib) == (2, "a100", 1500, 2048)
+    assert (row.gpus, row.device, row.millicores, row.memory_mib, row.pods) == (2, "a100", 1500, 2048, "bj-1-")
     assert (row.organization_id, row.project_id) == (owner.organization_id, owner.project_id)
     put(api, workload("w", "Job", "bj-1", JOBS, reserved, condition("Finished", "True", 9)))
     recorded.reconcile(JOBS, "w")

@@ -248,6 +248,23 @@ def changed_settings(place: Path, before: str, after: str, *components: str) -> 
     return Rendered(overlay)
 
 
+def asks_prometheus(rendered: Rendered, namespace: str) -> set[str]:
+    """The functions whose egress policies let them reach Prometheus in a namespace."""
+    to = (namespace, {"app.kubernetes.io/name": "prometheus"})
+    return {
+        labels.get("serving.knative.dev/service", "")
+        for place, labels in pods(rendered)
+        for policy in policies(rendered)
+        if chosen(policy, place, labels)
+        for peer, ports in peers(policy, "egress")
+        if peer and 9090 in ports and matches(peer, to, place)
+    }
+
+
+def test_the_sweep_alone_asks_prometheus(production: Rendered) -> None:
+    assert asks_prometheus(production, "monitoring") == {"sweep"}
+
+
 def test_prometheus_is_where_the_settings_say(tmp_path: Path) -> None:
     after = "PROMETHEUS_NAMESPACE=observability"
     changed = changed_settings(tmp_path, "PROMETHEUS_NAMESPACE=monitoring", after, "standby-engine")
@@ -257,6 +274,7 @@ def test_prometheus_is_where_the_settings_say(tmp_path: Path) -> None:
         assert admits(changed, to, ("observability", label), 8080)
         assert not admits(changed, to, ("monitoring", label), 8080)
     assert not admits(changed, standby, ("observability", label), 8090)
+    assert (asks_prometheus(changed, "observability"), asks_prometheus(changed, "monitoring")) == ({"sweep"}, set())
     assert admits(changed, standby, ("llmariner", {"serving.knative.dev/service": "internal-gateway"}), 8090)
     assert not admits(changed, standby, FUNCTION, 8090)
 

@@ -31,6 +31,7 @@ class Allocation:
     """What a workload holds: `amounts` are GPUs, thousandths of a core, bytes. `id`: of this allocation of the workload.
 
     `project_id` None: of no project, or to be found by the workload's row. `device`: the kind of GPU.
+    `pods`: the name of its pod, or with a dash at the end what names of its pods begin with.
     """
 
     id: str
@@ -41,6 +42,7 @@ class Allocation:
     started_ms: int
     device: str = ""
     cluster_id: str = ""
+    pods: str = ""
 
 
 class Allocations:
@@ -144,6 +146,7 @@ def _row(session: WriteSession, new: Allocation) -> dict[str, Any]:
         "ended_ms": NOT_ENDED,
         "charged_ms": new.started_ms,
         "settled": False,
+        "pods": new.pods[:256],
     }
 
 

@@ -63,7 +63,10 @@ class ClusterAllocations:
         kind, name = (found.kind, found.workload_id) if found.kind else job_of(found.workload_id)
         # On a worker cluster a job's row alone says whose it is, also once the row is gone.
         project_id = found.project_id if self._jobs is None else None
-        held = Allocation(id_, kind, name, project_id, found.amounts, found.held_ms, found.device, self._cluster_id)
+        began = found.held_ms
+        held = Allocation(
+            id_, kind, name, project_id, found.amounts, began, found.device, self._cluster_id, pods=found.pods
+        )
         # An eviction that nobody saw ended by the new admission at the latest.
         self._store.hold(held, prefix)
         return id_

@@ -20,7 +20,7 @@ from llmariner.showback.workloads import jobs_of_clusters
 if TYPE_CHECKING:
     from llmariner.clusters.installation import ClusterInstallation
 
-__all__ = ["check_worker_clusters", "cluster_allocations", "request_check"]
+__all__ = ["check_worker_clusters", "cluster_allocations", "read_utilization", "request_check"]
 
 _log = logging.getLogger(__name__)
 _WORK_NAMESPACE = "llmariner-jobs"
@@ -65,3 +65,19 @@ def request_check(env: Environment, database: Database) -> None:
     if KServeSettings.load(env).queue:
         with database.write() as session:
             outbox.add(session, CHECK_REQUESTED, "allocations/all", {"id": "all", "project_id": None})
+
+
+def read_utilization(env: Environment, database: Database, *, seconds: float) -> None:
+    """Read how far GPUs and cores are used, where a Prometheus is set. One that is away is left for later."""
+    settings = KServeSettings.load(env)
+    if not settings.prometheus:
+        return
+    from llmariner.platform.prometheus import Prometheus
+    from llmariner.showback.utilization import record_utilization
+
+    # The platform's own, and those of worker clusters.
+    namespaces = {settings.namespace, JobSettings.load(env).namespace, KServeSettings.namespace, _WORK_NAMESPACE}
+    try:
+        record_utilization(database, Prometheus(settings.prometheus), namespaces, seconds=seconds)
+    except Unavailable as error:
+        _log.warning("the use of GPUs is not read now: %s", error.message)

@@ -7,7 +7,7 @@ share holds is split among those who used it, by their tokens in the bucket; wha
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from fractions import Fraction
 from itertools import pairwise
 from operator import add
@@ -19,6 +19,7 @@ from llmariner.platform.database import Database, ReadSession
 from llmariner.showback.prices import Amounts, ComputePriceList
 from llmariner.showback.shares import Shares
 from llmariner.showback.tables import allocations
+from llmariner.showback.utilization import Measured, Use, WorkloadKey, measured_use
 
 __all__ = ["DIMENSIONS", "ComputeQuery", "compute_sums"]
 
@@ -55,6 +56,7 @@ class _Sum:
     costs: tuple[Fraction, ...] = (Fraction(0),) * 3
     # Of shared models several rows are of one allocation.
     workloads: set[tuple[str, str]] = field(default_factory=set)
+    use: Use = field(default_factory=Use)
 
     def add(self, key: tuple[str, str], used: Amounts, costs: tuple[Fraction, ...]) -> None:
         self.gpu_ms += used.gpu_ms
@@ -68,14 +70,16 @@ def compute_sums(database: Database, query: ComputeQuery) -> list[dict[str, Any]
     """A row per bucket and group in which something was held: `start`, the dimensions of `group_by`, and the measures.
 
     Measures: `gpu_ms`, `millicore_ms`, `mib_ms`, `cost` in nano-dollars, the parts of it `gpu_cost`, `core_cost` and
-    `memory_cost`, which add up to it, `workloads`, how many.
+    `memory_cost`, which add up to it, `workloads`, how many, and `use`, what was measured of it.
     """
     found: dict[tuple[Any, ...], _Sum] = {}
     with database.read() as session:
         session.optimize_for_large_reads()
         prices = ComputePriceList.of_span(session, query.start, query.end, charged=query.charged_only)
         shares = Shares(session)
-        for bucket, row, used in _held(session, query, prices):
+        held = _held(session, query, prices)
+        measured = _measured(session, query, held)
+        for bucket, row, used in held:
             price = prices.at(row.device, max(row.first_ms, bucket * 1000), row.kind)
             values = {name: getattr(row, name) for name in DIMENSIONS}
             for owner, part in _parts(shares, row, bucket, query, used):
@@ -84,7 +88,10 @@ def compute_sums(database: Database, query: ComputeQuery) -> list[dict[str, Any]
                     continue
                 key = (bucket, *(owned[name] for name in query.group_by))
                 costs = price.costs(part) if price is not None else (Fraction(0),) * 3
-                found.setdefault(key, _Sum()).add((row.kind, row.workload_id), part, costs)
+                total = found.setdefault(key, _Sum())
+                total.add((row.kind, row.workload_id), part, costs)
+                if (use := measured.get((bucket, _workload(row)))) is not None:
+                    total.use.add(part, *use)
     return [_result(query, key, sums) for key, sums in sorted(found.items(), key=lambda item: item[0])]
 
 
@@ -106,6 +113,24 @@ def _held(session: ReadSession, query: ComputeQuery, prices: ComputePriceList) -
                 for at, name in enumerate(_AMOUNTS):
                     sums[at] += _part_of(row, name, bucket, width_ms)
     return [(bucket, row, Amounts(*sums)) for _, (bucket, row, sums) in sorted(held.items(), key=lambda item: item[0])]
+
+
+def _workload(row: Row[Any]) -> WorkloadKey:
+    return WorkloadKey(row.cluster_id, row.kind, row.workload_id)
+
+
+def _measured(
+    session: ReadSession, query: ComputeQuery, held: Sequence[tuple[int, Row[Any], Amounts]]
+) -> dict[tuple[int, WorkloadKey], tuple[Measured, Amounts]]:
+    """What was measured of each workload in each bucket, and all that it held there; costs need none of it."""
+    if query.charged_only:
+        return {}
+    found = measured_use(session, query.organization_id, query.start, query.end, query.width)
+    whole: dict[tuple[int, WorkloadKey], Amounts] = {}
+    for bucket, row, used in held if found else ():
+        known = whole.get((bucket, _workload(row)), Amounts(0, 0, 0))
+        whole[bucket, _workload(row)] = Amounts(*map(add, astuple(known), astuple(used)))
+    return {key: (use, whole[key]) for key, use in found.items() if key in whole}
 
 
 def _part_of(row: Row[Any], name: str, bucket: int, width_ms: int) -> int:
@@ -178,4 +203,5 @@ def _result(query: ComputeQuery, key: Sequence[Any], sums: _Sum) -> dict[str, An
         "core_cost": with_cores - gpu_cost,
         "memory_cost": cost - with_cores,
         "workloads": len(sums.workloads),
+        "use": sums.use,
     }

@@ -8,6 +8,7 @@ from typing import Any
 from llmariner.platform.serving import served_name
 from llmariner.showback.prices import ComputePrice
 from llmariner.showback.reports import DIMENSIONS
+from llmariner.showback.utilization import Use
 from llmariner.usage.prices import NANO_PER_DOLLAR, dollars
 
 __all__ = ["compute_price_object", "compute_result"]
@@ -28,8 +29,22 @@ def compute_result(row: Mapping[str, Any], groups: tuple[str, ...]) -> dict[str,
         "memory_gib_seconds": row["mib_ms"] / 1024 / 1000,
         "num_workloads": row["workloads"],
         "amount": {"value": row["cost"] / NANO_PER_DOLLAR, "currency": "usd"},
+        **_use(row["use"]),
         **shown,
     }
+
+
+def _use(use: Use) -> dict[str, float]:
+    """Seconds of which the use was measured, and its shares of them. What was not measured has no fields."""
+    shown = {}
+    if use.gpu_measured:
+        shown["gpu_measured_seconds"] = use.gpu_measured / 1000
+        shown["gpu_utilization"] = round(use.gpu_busy / use.gpu_measured, 6)
+        shown["gpu_idle_share"] = round(use.gpu_idle / use.gpu_measured, 6)
+    if use.core_measured:
+        shown["core_measured_seconds"] = use.core_measured / 1e6
+        shown["core_utilization"] = round(use.core_busy / use.core_measured, 6)
+    return shown
 
 
 def compute_price_object(price: ComputePrice) -> dict[str, Any]:

@@ -6,7 +6,14 @@ from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, Strin
 
 from llmariner.platform.database import metadata
 
-__all__ = ["NOT_ENDED", "allocations", "compute_charges", "compute_prices"]
+__all__ = [
+    "NOT_ENDED",
+    "allocations",
+    "compute_charges",
+    "compute_prices",
+    "gpu_node_hours",
+    "utilization_hours",
+]
 
 NOT_ENDED = 2**53
 """The end of an allocation that has not ended: later than every other, so that one comparison serves both."""
@@ -38,6 +45,8 @@ allocations = Table(
     # Until when it is charged to budgets, and whether that is all.
     Column("charged_ms", BigInteger, nullable=False),
     Column("settled", Boolean, nullable=False, server_default=false()),
+    # The name of its pod, or with a dash at the end what names of its pods begin with. Empty: no pods, or not known.
+    Column("pods", String(256), nullable=False, server_default=text("''")),
     Index("ix_allocations_organization", "organization_id", "ended_ms", "started_ms"),
     Index("ix_allocations_started", "organization_id", "started_ms", "id"),
     Index("ix_allocations_time", "ended_ms", "started_ms"),
@@ -71,4 +80,37 @@ compute_charges = Table(
     Column("user_id", String(64), primary_key=True),
     Column("cost", BigInteger, nullable=False),
     sqlite_with_rowid=False,
+)
+
+# What exporters measured of a workload in an hour (Unix seconds). Floats: sums of samples, of which shares are shown.
+utilization_hours = Table(
+    "utilization_hours",
+    metadata,
+    Column("hour", BigInteger, primary_key=True, autoincrement=False),
+    Column("cluster_id", String(64), primary_key=True),
+    # Empty: no workload; the row says that the hour was read.
+    Column("kind", String(16), primary_key=True),
+    Column("workload_id", String(256), primary_key=True),
+    # Empty: a model that all projects share.
+    Column("organization_id", String(64), nullable=False),
+    # Of all GPUs together; their sum as shares of a GPU; how many of them were idle.
+    Column("samples", Float, nullable=False),
+    Column("busy", Float, nullable=False),
+    Column("idle", Float, nullable=False),
+    # NULL: not measured.
+    Column("core_seconds", Float),
+    Index("ix_utilization_hours_organization", "organization_id", "hour"),
+)
+
+# What exporters measured of a node's GPUs in an hour: the sums over the node.
+gpu_node_hours = Table(
+    "gpu_node_hours",
+    metadata,
+    Column("hour", BigInteger, primary_key=True, autoincrement=False),
+    Column("cluster_id", String(64), primary_key=True),
+    Column("node", String(253), primary_key=True),
+    Column("max_gpus", Float, nullable=False),
+    Column("avg_gpus", Float, nullable=False),
+    Column("max_memory_mib", Float, nullable=False),
+    Column("avg_memory_mib", Float, nullable=False),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from llmariner.clusters.tables import cluster_configs, cluster_snapshots, clusters
+from llmariner.showback.tables import gpu_node_hours
 
 from .route_calls import CallFactory, RouteCall, no_object
 from .world import Tenant, World
@@ -43,6 +44,15 @@ def a_snapshot(world: World, tenant: Tenant) -> RouteCall:
     return RouteCall(query="filter.end_timestamp=7200")
 
 
+def gpu_use(world: World, tenant: Tenant) -> RouteCall:
+    """The use of GPUs of a cluster of the tenant's organization."""
+    cluster_id = f"cluster-{tenant.tag}-{world.number()}"
+    world.add(clusters, id=cluster_id, organization_id=tenant.organization_id, name=cluster_id, created_at=1)
+    use = dict.fromkeys(("max_gpus", "avg_gpus", "max_memory_mib", "avg_memory_mib"), 1.0)
+    world.add(gpu_node_hours, hour=3600, cluster_id=cluster_id, node="node-1", **use)
+    return RouteCall(query="filter.end_timestamp=7200")
+
+
 _CLUSTER = "/v1/clusters/{id}"
 CLUSTER_OBJECTS: dict[str, CallFactory] = {
     "GET /v1/clusters": no_object,
@@ -58,6 +68,7 @@ CLUSTER_OBJECTS: dict[str, CallFactory] = {
     f"PATCH {_CLUSTER}/config": a_cluster(SHARING, configured=True),
     f"DELETE {_CLUSTER}/config": a_cluster(configured=True),
     "GET /v1/clustertelemetry/clustersnapshots": a_snapshot,
+    "GET /v1/clustertelemetry/gpu-usages": gpu_use,
     "GET /v1/jobs/clusters": no_object,
     "GET /v1/jobs/summaries": no_object,
     "POST /v1/clusters/agent/heartbeats": lambda _world, _tenant: RouteCall(body=HEARTBEAT),

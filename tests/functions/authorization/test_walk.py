@@ -134,6 +134,7 @@ def lists() -> Iterator[RouteAccess]:
 # None is a list of what was seeded.
 WITHOUT_SEEDS = {
     "GET /v1/clustertelemetry/clustersnapshots",
+    "GET /v1/clustertelemetry/gpu-usages",
     "GET /v1/inference/status",
     "GET /v1/jobs/summaries",
     "GET /v1/organization/audit_logs:verify",

@@ -38,6 +38,13 @@ _GROUPS = {
 }
 _MEASURES = ("gpu_seconds", "core_seconds", "memory_gib_seconds", "cost")
 
+_SHARES = {
+    "gpu_utilization": "gpu_measured_seconds",
+    "gpu_idle_share": "gpu_measured_seconds",
+    "core_utilization": "core_measured_seconds",
+}
+"""Shares, and the seconds of which they are shares."""
+
 Record = Mapping[str, Any]
 
 
@@ -85,9 +92,9 @@ def show(
     if rows:
         sums = [{"day": each["start_time"], **_add(each["results"])} for each in by_day["data"]]
         measure = plot or ("gpu_seconds" if any(day["gpu_seconds"] for day in sums) else "core_seconds")
-        print_days(session, sums, _columns(), lambda day: float(day[measure]), figures_width=_FIGURES_WIDTH)
+        print_days(session, sums, _columns(rows), lambda day: float(day[measure]), figures_width=_FIGURES_WIDTH)
     what = Column(by.upper(), lambda row: names(row[_GROUPS[by]]))
-    session.printer.print_records({}, rows, [what, *_columns()], empty="Nothing was held in that time.")
+    session.printer.print_records({}, rows, [what, *_columns(rows)], empty="Nothing was held in that time.")
 
 
 @showback.command()
@@ -195,6 +202,9 @@ def charge(session: Session, choice: str | None, in_days: float | None) -> None:
 
 def _add(results: Sequence[Record]) -> dict[str, float]:
     sums = {name: sum(each[name] for each in results) for name in _MEASURES[:-1]}
+    for share, measured in _SHARES.items():
+        if seconds := sum(each.get(measured, 0) for each in results):
+            sums[share] = sum(each.get(share, 0) * each.get(measured, 0) for each in results) / seconds
     return {**sums, "cost": sum(each["amount"]["value"] for each in results)}
 
 
@@ -207,18 +217,29 @@ def _totals(buckets: Sequence[Record], group: str) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (-row["cost"], -row["gpu_seconds"], -row["core_seconds"], row[group] or ""))
 
 
-def _columns() -> list[Column]:
+def _columns(rows: Sequence[Record]) -> list[Column]:
+    """Those of use only if it was measured."""
     from llmariner.cli.support.output import Column, format_number
 
     titles = {"gpu_seconds": "GPU HOURS", "core_seconds": "CORE HOURS", "memory_gib_seconds": "GIB HOURS"}
     hours = [Column(title, partial(_hours, name), right=True) for name, title in titles.items()]
-    return [*hours, Column("COST $", lambda row: format_number(row["cost"], 6), right=True)]
+    shares = {"gpu_utilization": "GPU USED", "gpu_idle_share": "GPU IDLE", "core_utilization": "CORES USED"}
+    used = [
+        Column(title, partial(_percent, name), right=True)
+        for name, title in shares.items()
+        if any(name in row for row in rows)
+    ]
+    return [*hours, *used, Column("COST $", lambda row: format_number(row["cost"], 6), right=True)]
 
 
 def _hours(name: str, row: Record) -> str | None:
     from llmariner.cli.support.output import format_number
 
     return format_number(row[name] / HOUR_SECONDS, 3)
+
+
+def _percent(name: str, row: Record) -> str | None:
+    return f"{row[name]:.1%}" if name in row else None
 
 
 def _names(session: Session, by: str) -> Callable[[str | None], str]:

@@ -33,6 +33,7 @@ class HeldWorkload:
     """A Workload. `key`: its namespace, name and uid. `kind` None: a job.
 
     `held_ms`: since when it holds its quota, None where it does not.
+    `pods`: the name of its pod, or with a dash at the end what names of its pods begin with.
     `released_ms`: when it gave back what it held before, None where it never held any or holds it now.
     """
 
@@ -44,6 +45,7 @@ class HeldWorkload:
     device: str
     held_ms: int | None
     released_ms: int | None
+    pods: str = ""
 
 
 class KueueWorkloads:
@@ -78,23 +80,25 @@ class KueueWorkloads:
         }
 
     def _read(self, workload: Body, projects: Mapping[str, str | None]) -> HeldWorkload:
-        kind, workload_id = self._owner(workload)
+        kind, workload_id, pods = self._owner(workload)
         held, released = _times(workload)
         amounts, device = _admitted(workload)
         project_id = projects.get(workload["spec"].get("queueName", ""))
         metadata = workload["metadata"]
         key = workload_key(metadata["namespace"], metadata["name"]) + metadata["uid"]
-        return HeldWorkload(key, kind, workload_id, project_id, amounts, device, held, released)
+        return HeldWorkload(key, kind, workload_id, project_id, amounts, device, held, released, pods)
 
-    def _owner(self, workload: Body) -> tuple[str | None, str]:
+    def _owner(self, workload: Body) -> tuple[str | None, str, str]:
+        """The kind and id of what a Workload is of, and its pods."""
         owners = workload["metadata"].get("ownerReferences") or [{}]
         kind, name = str(owners[0].get("kind", "")), str(owners[0].get("name", ""))
         if kind in _JOB_KINDS:
-            return None, name
+            return None, name, f"{name}-"
         pod = self._cluster.get(PODS, workload["metadata"]["namespace"], name) if kind == "Pod" else None
         metadata = pod["metadata"] if pod is not None else {}
         service = metadata.get("labels", {}).get(INFERENCE_SERVICE_LABEL)
-        return "model", str(metadata.get("annotations", {}).get(MODEL_ANNOTATION) or service or _UNKNOWN_MODEL)
+        model = str(metadata.get("annotations", {}).get(MODEL_ANNOTATION) or service or _UNKNOWN_MODEL)
+        return "model", model, name if kind == "Pod" else ""
 
 
 def _times(workload: Body) -> tuple[int | None, int | None]:

@@ -1,0 +1,77 @@
+"""Queries to a Prometheus server over its HTTP API, bounded in time and bytes; redirects are not followed."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+from llmariner.errors import Unavailable
+
+__all__ = ["Prometheus", "Sample"]
+
+_CONNECT_SECONDS = 5.0
+_MAX_BYTES = 32 * 2**20
+_CHUNK_BYTES = 2**16
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The value of a series at the time of a query. `value` is a finite number."""
+
+    labels: Mapping[str, str]
+    value: float
+
+
+class Prometheus:
+    """One server. `seconds`: how long an answer may take. Safe in any thread; methods block."""
+
+    def __init__(self, url: str, *, seconds: float = 10.0) -> None:
+        self._url = urlsplit(url)
+        self._seconds = seconds
+        self._shown = f"Prometheus at {url}"
+
+    def query(self, expression: str, at: float) -> list[Sample]:
+        """The vector of an expression at a time, Unix seconds. Raises Unavailable."""
+        body = urlencode({"query": expression, "time": f"{at:.3f}", "timeout": f"{self._seconds:g}s"})
+        try:
+            document = json.loads(self._post(f"{self._url.path}/api/v1/query", body))
+            return [_sample(each) for each in document["data"]["result"] if math.isfinite(float(each["value"][1]))]
+        except (OSError, HTTPException) as error:
+            raise self._unavailable(f"does not answer: {str(error)[:200] or 'its time was over'}") from error
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+            raise self._unavailable("answers something else than a vector") from error
+
+    def _post(self, path: str, body: str) -> bytes:
+        kind = HTTPSConnection if self._url.scheme == "https" else HTTPConnection
+        deadline = time.monotonic() + self._seconds + _CONNECT_SECONDS
+        connection = kind(self._url.hostname or "", self._url.port, timeout=_CONNECT_SECONDS)
+        try:
+            connection.connect()
+            connection.sock.settimeout(self._seconds)
+            headers = {"content-type": "application/x-www-form-urlencoded", "user-agent": "llmariner"}
+            connection.request("POST", path, body, headers)
+            with connection.getresponse() as response:
+                answer = bytearray()
+                # A timeout of the socket counts from byte to byte, so a slow answer could take forever.
+                while chunk := response.read1(_CHUNK_BYTES):
+                    answer += chunk
+                    if len(answer) > _MAX_BYTES or time.monotonic() > deadline:
+                        raise HTTPException("its answer is too large or too slow")
+                if response.status != 200:
+                    raise HTTPException(f"status {response.status}, {bytes(answer[:200])!r}")
+                return bytes(answer)
+        finally:
+            connection.close()
+
+    def _unavailable(self, why: str) -> Unavailable:
+        return Unavailable(f"{self._shown} {why}.")
+
+
+def _sample(result: Mapping[str, Any]) -> Sample:
+    return Sample({str(name): str(value) for name, value in result["metric"].items()}, float(result["value"][1]))

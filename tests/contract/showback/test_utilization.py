@@ -1,0 +1,272 @@
+"""How far held GPUs and cores are used: read by a real Prometheus from exporters, joined to allocations by pods."""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llmariner.errors import Unavailable
+from llmariner.platform.database import Database
+from llmariner.platform.prometheus import Prometheus
+from llmariner.showback.allocations import Allocations
+from llmariner.showback.exporters import HourOfUse, NodeUse, Pod, PodUse, read_hour
+from llmariner.showback.installation import read_utilization
+from llmariner.showback.reports import ComputeQuery, compute_sums
+from llmariner.showback.representation import compute_result
+from llmariner.showback.utilization import (
+    HOUR,
+    Use,
+    gpu_use_by_node,
+    prune_utilization,
+    record_utilization,
+    store_hour,
+)
+from llmariner.tenancy.keys.store import KeyOwner
+
+from .steps import allocation
+
+NAMESPACE = "llmariner-jobs"
+STEP = 0.2
+SCRAPED_SECONDS = 1.5
+BLANK = 9223372036854775794
+"""What dcgm-exporter writes where a GPU can't measure something."""
+
+EXPORTED = f"""\
+# TYPE DCGM_FI_DEV_GPU_UTIL gauge
+DCGM_FI_DEV_GPU_UTIL{{gpu="0",Hostname="node-1",namespace="{NAMESPACE}",pod="bj-1-x7k2p",container="main"}} 50
+DCGM_FI_DEV_GPU_UTIL{{gpu="1",Hostname="node-1",namespace="{NAMESPACE}",pod="bj-1-x7k2p",container="main"}} 0
+DCGM_FI_DEV_GPU_UTIL{{gpu="2",Hostname="node-1",namespace="{NAMESPACE}",pod="bj-1-x7k2p",container="main"}} {BLANK}
+DCGM_FI_DEV_GPU_UTIL{{gpu="3",Hostname="node-1",namespace="",pod="",container=""}} 0
+# TYPE DCGM_FI_DEV_FB_USED gauge
+DCGM_FI_DEV_FB_USED{{gpu="0",Hostname="node-1",namespace="{NAMESPACE}",pod="bj-1-x7k2p",container="main"}} 2048
+DCGM_FI_DEV_FB_USED{{gpu="1",Hostname="node-1",namespace="{NAMESPACE}",pod="bj-1-x7k2p",container="main"}} 1024
+# TYPE gpu_gfx_activity gauge
+gpu_gfx_activity{{gpu_id="0",hostname="node-2",namespace="{NAMESPACE}",pod="m-large-predictor-abc",card_model="MI300X"}} 80
+# TYPE gpu_used_vram gauge
+gpu_used_vram{{gpu_id="0",hostname="node-2",namespace="{NAMESPACE}",pod="m-large-predictor-abc"}} 4096
+# TYPE habanalabs_utilization gauge
+habanalabs_utilization{{UUID="1",namespace="{NAMESPACE}",pod="ftjob-1-0-q8rt2",node="node-3"}} 25
+# TYPE habanalabs_memory_used_bytes gauge
+habanalabs_memory_used_bytes{{UUID="1",namespace="{NAMESPACE}",pod="ftjob-1-0-q8rt2",node="node-3"}} 1073741824
+# TYPE container_cpu_usage_seconds_total counter
+container_cpu_usage_seconds_total{{namespace="{NAMESPACE}",pod="bj-1-x7k2p",container="main"}} CORES
+container_cpu_usage_seconds_total{{namespace="{NAMESPACE}",pod="bj-1-x7k2p",container=""}} 9
+"""
+
+
+class Exporter(http.server.BaseHTTPRequestHandler):
+    """Half a core is used from the start on."""
+
+    started = time.time()
+
+    def do_GET(self) -> None:
+        text = EXPORTED.replace("CORES", f"{(time.time() - self.started) / 2:.3f}").encode()
+        self.send_response(200)
+        self.send_header("content-type", "text/plain; version=0.0.4")
+        self.send_header("content-length", str(len(text)))
+        self.end_headers()
+        with contextlib.suppress(OSError):  # a scrape that took too long
+            self.wfile.write(text)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a Prometheus that scrapes an exporter as a PodMonitor would have it: with labels of its own."""
+    if (program := shutil.which("prometheus")) is None:
+        pytest.skip("needs the program prometheus")
+    folder: Path = tmp_path_factory.mktemp("prometheus")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Exporter) as exporter, socket.socket() as free:
+        threading.Thread(target=exporter.serve_forever, daemon=True).start()
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+        free.close()
+        labels = "{namespace: gpu-operator, pod: exporter-1, container: exporter}"
+        (folder / "prometheus.yml").write_text(
+            f"global: {{scrape_interval: {round(STEP * 1000)}ms, scrape_timeout: {round(STEP * 1000)}ms}}\n"
+            f"scrape_configs: [{{job_name: gpus, static_configs: [{{targets: ['127.0.0.1:{exporter.server_port}'], "
+            f"labels: {labels}}}]}}]\n"
+        )
+        command = [program, f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
+        started = subprocess.Popen(
+            [*command, f"--web.listen-address={address}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            _await_samples(Prometheus(f"http://{address}"))
+            yield f"http://{address}"
+        finally:
+            started.terminate()
+            started.wait(30)
+            exporter.shutdown()
+
+
+def _await_samples(server: Prometheus) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            found = server.query("min_over_time(timestamp(gpu_gfx_activity)[1m:100ms])", time.time())
+        except Unavailable:
+            found = []
+        if found and time.time() - found[0].value > SCRAPED_SECONDS + 4 * STEP:
+            return
+        time.sleep(0.05)
+    raise AssertionError("Prometheus scraped nothing.")
+
+
+def read(url: str) -> HourOfUse:
+    """What was measured a moment ago; on a busy machine scrapes may come late."""
+    deadline = time.monotonic() + 60
+    while True:
+        now = time.time()
+        found = read_hour(Prometheus(url), now - SCRAPED_SECONDS, now, step_seconds=STEP)
+        pods = {pod.name: use for pod, use in found.pods.items()}
+        if len(found.nodes) == 3 and (pods["bj-1-x7k2p"].core_seconds or time.monotonic() > deadline):
+            return found
+
+
+def test_all_exporters_are_read_by_pod_and_by_node(prometheus: str) -> None:
+    found = read(prometheus)
+    job, model, training = (
+        found.pods[Pod("", NAMESPACE, name)] for name in ("bj-1-x7k2p", "m-large-predictor-abc", "ftjob-1-0-q8rt2")
+    )
+    assert (job.busy / job.samples, job.idle / job.samples) == pytest.approx((0.25, 0.5))
+    assert (model.busy / model.samples, model.idle) == pytest.approx((0.8, 0))
+    assert training.busy / training.samples == pytest.approx(0.25)
+    assert job.core_seconds is not None
+    assert 0 < job.core_seconds < 2 * SCRAPED_SECONDS
+    assert model.core_seconds is None
+    gib = {name: (round(use.max_gpus, 6), use.avg_memory_mib / 1024) for (_, name), use in found.nodes.items()}
+    assert gib == {"node-1": (0.5, 3.0), "node-2": (0.8, 4.0), "node-3": (0.25, 1.0)}
+
+
+def test_shares_of_what_was_held_are_shown_with_it(
+    prometheus: str, database: Database, store: Allocations, owner: KeyOwner
+) -> None:
+    now = time.time()
+    hour = int(now) // HOUR * HOUR
+    store.begin(allocation(owner, "a", hour, pods="bj-1-", amounts={"gpu": 2, "cpu": 1000}))
+    store.begin(allocation(owner, "b", hour, pods="m-large-predictor-abc", kind="model", workload_id="large"))
+    store.begin(allocation(owner, "c", hour, pods="bj-2-", workload_id="bj-2"))
+    found = read(prometheus)
+    # A pod of the same name, which somebody else made in a namespace of their own.
+    others = {**found.pods, Pod("", "default", "bj-2-x"): PodUse(9, 9, 0, 9)}
+    for _ in range(2):  # again changes nothing
+        store_hour(database, hour, HourOfUse(others, found.nodes), {NAMESPACE})
+    query = ComputeQuery(owner.organization_id, hour, hour + HOUR, HOUR, hour + HOUR, ("workload_id",))
+    shown = {row["workload_id"]: compute_result(row, ("workload_id",)) for row in compute_sums(database, query)}
+    job, model, unmeasured = (shown[name] for name in ("bj-1", "large", "bj-2"))
+    assert (job["gpu_measured_seconds"], job["gpu_utilization"], job["gpu_idle_share"]) == (7200, 0.25, 0.5)
+    used = found.pods[Pod("", NAMESPACE, "bj-1-x7k2p")].core_seconds
+    assert job["core_utilization"] == pytest.approx((used or 0) / HOUR, abs=1e-6)
+    assert (model["gpu_utilization"], "core_utilization" in model) == (0.8, False)
+    assert not [name for name in unmeasured if "utilization" in name or "measured" in name], "absent, and not zero"
+    [total] = compute_sums(database, ComputeQuery(owner.organization_id, hour, hour + HOUR, HOUR, hour + HOUR))
+    # Two GPUs of each for an hour.
+    assert compute_result(total, ())["gpu_utilization"] == pytest.approx((0.25 + 0.8) / 2)
+    assert gpu_use_by_node(database, [""], hour, hour + 1)[hour]["", "node-2"].max_gpus == pytest.approx(0.8)
+    assert gpu_use_by_node(database, ["cluster_1"], hour, hour + 1) == {}
+    prune_utilization(database, older_than=-3 * HOUR)
+    assert gpu_use_by_node(database, [""], hour, hour + 1) == {}
+
+
+class Recorded(Prometheus):
+    """A Prometheus that knows nothing, and at which times it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__("http://unused")
+        self.ends: set[float] = set()
+
+    def query(self, expression: str, at: float) -> list[Any]:
+        self.ends.add(at)
+        return []
+
+
+def test_hours_are_read_until_they_are_over_and_a_gap_is_made_up_for(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1_800_000_000 // HOUR * HOUR + 600.0]
+    hour = now[0] - 600
+    monkeypatch.setattr(time, "time", lambda: now[0])
+
+    def ends() -> list[float]:
+        server = Recorded()
+        record_utilization(database, server, (), seconds=60)
+        return sorted(server.ends)
+
+    assert ends() == [hour, hour + 600]
+    assert ends() == [hour + 600]
+    now[0] += 3 * HOUR
+    assert ends() == [hour + HOUR, hour + 2 * HOUR, hour + 3 * HOUR, hour + 3 * HOUR + 600]
+    now[0] += 100 * HOUR
+    assert len(ends()) == 25
+    server = Recorded()
+    now[0] += 5 * HOUR
+    record_utilization(database, server, (), seconds=0)
+    assert len(server.ends) == 1, "the next sweep continues"
+
+
+def test_series_of_a_worker_cluster_are_of_its_allocations_alone(
+    database: Database, store: Allocations, owner: KeyOwner
+) -> None:
+    hour = int(time.time()) // HOUR * HOUR
+    for cluster in ("", "cluster_1"):
+        store.begin(allocation(owner, f"{cluster}/a", hour, pods="bj-1-", cluster_id=cluster))
+    uses = {Pod(cluster, NAMESPACE, "bj-1-x"): PodUse(10, busy, 0) for cluster, busy in (("", 1), ("cluster_1", 7))}
+    nodes = {("cluster_1", "n"): NodeUse(1, 1, 1, 1)}
+    store_hour(
+        database, hour, HourOfUse({**uses, Pod("cluster_9", NAMESPACE, "bj-1-x"): PodUse(1, 1)}, nodes), {NAMESPACE}
+    )
+    query = ComputeQuery(owner.organization_id, hour, hour + HOUR, HOUR, hour + HOUR, ("cluster_id",))
+    found = {row["cluster_id"]: row["use"].gpu_busy / row["use"].gpu_measured for row in compute_sums(database, query)}
+    assert found == pytest.approx({"": 0.1, "cluster_1": 0.7})
+    other = ComputeQuery("org_other", hour, hour + HOUR, HOUR, hour + HOUR)
+    assert compute_sums(database, other) == []
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"[]",
+        b'{"data": {"result": [{"metric": {}, "value": [1, "x"]}]}}',
+        b'{"data": 1}',
+        b"<html>",
+        b'{"status":"error"}',
+    ],
+)
+def test_what_is_no_prometheus_is_an_error_and_delays_nothing(
+    answer: bytes, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Other(Exporter):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(200)
+            self.send_header("content-length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Other) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        with pytest.raises(Unavailable, match="something else"):
+            Prometheus(url).query("up", 1.0)
+        read_utilization({"LLMARINER_PROMETHEUS_URL": url}, database, seconds=5)
+        server.shutdown()
+    assert "is not read now" in caplog.text
+
+
+def test_without_the_setting_nothing_is_read(database: Database) -> None:
+    read_utilization({}, database, seconds=5)
+    assert Use().gpu_measured == 0
