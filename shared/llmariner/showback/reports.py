@@ -27,6 +27,8 @@ DIMENSIONS = ("organization_id", "project_id", "user_id", "kind", "workload_id",
 _OWNER = ("organization_id", "project_id", "user_id")
 _c = allocations.c
 _AMOUNTS = {"gpus": _c.gpus, "millicores": _c.millicores, "memory_mib": _c.memory_mib}
+_HALF = 2**32
+"""Sums are of the halves of numbers of 63 bits: SQLite refuses a larger sum, and a worker cluster may say any amounts."""
 
 
 @dataclass(frozen=True)
@@ -136,10 +138,14 @@ def _measured(
 def _part_of(row: Row[Any], name: str, bucket: int, width_ms: int) -> int:
     """What the allocations of a row hold in one of its buckets, times milliseconds."""
     if bucket == row.first_bucket:
-        return int(getattr(row, f"{name}_first"))
+        return _sum_of(row, f"{name}_first")
     if bucket == row.last_bucket:
-        return int(getattr(row, f"{name}_last"))
-    return int(getattr(row, name)) * width_ms
+        return _sum_of(row, f"{name}_last")
+    return _sum_of(row, name) * width_ms
+
+
+def _sum_of(row: Row[Any], name: str) -> int:
+    return int(getattr(row, f"{name}_high")) * _HALF + int(getattr(row, f"{name}_low"))
 
 
 def _parts(
@@ -168,10 +174,12 @@ def _statement(query: ComputeQuery, start_ms: int, end_ms: int) -> Any:
     first, last = (begins - base) // width_ms, (ends - 1 - base) // width_ms
     in_first: ColumnElement[int] = case((first == last, ends - begins), else_=base + (first + 1) * width_ms - begins)
     in_last: ColumnElement[int] = ends - base - last * width_ms
+    bits = literal(_HALF, BigInteger)
     sums = [
-        func.sum(times).label(f"{name}{suffix}")
+        func.sum(half).label(f"{name}{suffix}_{half_name}")
         for name, amount in _AMOUNTS.items()
         for suffix, times in (("", amount), ("_first", amount * in_first), ("_last", amount * in_last))
+        for half_name, half in (("high", times // bits), ("low", times % bits))
     ]
     groups = [*(_c[name] for name in DIMENSIONS), first.label("first_bucket"), last.label("last_bucket")]
     statement = (

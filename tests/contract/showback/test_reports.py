@@ -41,9 +41,11 @@ def test_terabytes_count_and_absurd_amounts_break_no_report(
     store.begin(allocation(owner, "a", MIDNIGHT, amounts={"memory": 3 * 2**40}))
     with database.read() as session:
         assert session.value(select(allocations.c.memory_mib)) == 3 * 2**20
-    store.begin(allocation(owner, "b", MIDNIGHT, amounts=dict.fromkeys(("gpu", "cpu", "memory"), 2**62)))
+    for id_ in "bcd":  # their sum has more than 63 bits
+        store.begin(allocation(owner, id_, MIDNIGHT, amounts=dict.fromkeys(("gpu", "cpu", "memory"), 2**62)))
     (row,) = of_a_day(database, owner.organization_id)
-    assert row["mib_ms"] == DAY * 1000 * (3 * 2**20 + 2**36)
+    assert row["mib_ms"] == DAY * 1000 * (3 * 2**20 + 3 * 2**36)
+    assert row["millicore_ms"] == DAY * 1000 * 3 * 2**36
 
 
 def test_tokens_of_adapters_count_for_their_base_by_the_project_that_has_them(
