@@ -267,12 +267,46 @@ def test_a_model_that_ran_for_long_and_lost_its_room_has_waited_from_the_first_r
 def test_a_model_that_failed_is_tried_elsewhere_and_at_the_same_place_when_there_is_no_other() -> None:
     async def scenario(world: World) -> None:
         world.west.becomes = Status(Phase.FAILED, message="out of memory")
-        assert (await world.wake()).phase is Phase.FAILED
-        assert (await world.wake()).endpoint == "http://east"
+        assert (await world.wake()).endpoint == "http://east"  # for those who wait already
         world.east.set(Status(Phase.FAILED))
         world.west.calls.clear()
         await world.wake()
         assert world.west.calls.count("wake") == 1
+
+    run(World("west", "east"), scenario)
+
+
+def test_a_model_that_fails_everywhere_is_started_once_on_each_cluster() -> None:
+    async def scenario(world: World) -> None:
+        world.west.becomes = world.east.becomes = Status(Phase.FAILED, message="out of memory")
+        found = [(await world.wake()).phase, *[(await world.status()).phase for _ in range(3)]]
+        assert found == [Phase.FAILED] * 4
+        assert [each.calls.count("wake") for each in (world.west, world.east)] == [1, 1]
+
+    run(World("west", "east"), scenario)
+
+
+def test_a_cluster_that_does_not_show_yet_what_it_starts_is_waited_for() -> None:
+    async def scenario(world: World) -> None:
+        world.west.becomes, world.east.becomes = Status(Phase.FAILED, message="out of memory"), Status()
+        status = await world.wake()
+        assert (status.phase, "out of memory" in status.message) == (Phase.QUEUED, True)
+        assert (await world.status()).phase is Phase.QUEUED
+        assert world.east.calls.count("wake") == 1
+        world.east.set(replace(READY, endpoint="http://east"))
+        assert (await world.status()).endpoint == "http://east"
+
+    run(World("west", "east"), scenario)
+
+
+def test_a_model_that_nobody_waits_for_is_started_nowhere_else() -> None:
+    async def scenario(world: World) -> None:
+        world.west.becomes = Status(Phase.LOADING)
+        await world.wake()
+        await world.serving.sleep(MODEL.id)
+        world.west.set(Status(Phase.FAILED))
+        assert (await world.status()).phase is Phase.FAILED
+        assert not world.east.calls
 
     run(World("west", "east"), scenario)
 

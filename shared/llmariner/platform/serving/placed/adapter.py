@@ -22,6 +22,7 @@ from llmariner.platform.serving.placed.cluster_access import ClusterAccess
 from llmariner.platform.serving.placed.moves import Moves
 from llmariner.platform.serving.placed.placements import HOME, HOME_NAME, Placement, Placements
 from llmariner.platform.serving.placed.queue_times import QueueTimes
+from llmariner.platform.serving.placed.retries import Retries, Retry
 from llmariner.platform.serving.placed.view import EngineView, Located
 
 __all__ = ["PlacedServing", "WorkerServing"]
@@ -68,6 +69,7 @@ class PlacedServing:
         self._views: dict[str, tuple[float, EngineView]] = {}
         self._view_flights: SingleFlight[EngineView] = SingleFlight()
         self._wake_flights: SingleFlight[None] = SingleFlight()
+        self._retries = Retries()
         self._reasons: dict[str, tuple[float, str]] = {}
         self._queue_times = QueueTimes()
         self._endpoints: dict[str, str | None] = {}
@@ -75,10 +77,15 @@ class PlacedServing:
         home.subscribe(self._notify)
 
     async def status(self, model_id: str) -> Status:
-        """See the port: the status where it serves, or is about to."""
+        """See the port: the status where it serves, or is about to.
+
+        One that failed is started on another cluster, if that takes it and somebody waits for the model.
+        """
         if not await self._placements.exist():
             return await self._home.status(model_id)
         status = (await self._view(model_id)).status()
+        if status.phase is Phase.FAILED and (retry := self._retries.of(model_id)) is not None:
+            status = await self._retried(model_id, retry)
         at, reason = self._reasons.get(model_id, (float("-inf"), ""))
         if status.phase is Phase.ASLEEP and time.monotonic() - at < _REASON_SECONDS:
             status = replace(status, phase=Phase.QUEUED, message=reason)
@@ -116,6 +123,7 @@ class PlacedServing:
         if not await self._placements.exist():
             await self._home.wake(model_id)
             return
+        self._retries.note_wake(model_id)
         await self._wake_flights.do(model_id, lambda: self._wake(model_id))
 
     async def sleep(self, model_id: str) -> None:
@@ -123,6 +131,7 @@ class PlacedServing:
         if not await self._placements.exist():
             await self._home.sleep(model_id)
             return
+        self._retries.forget(model_id)
         view = await self._view(model_id, fresh=True)
         works: list[Awaitable[None]] = [self._home.sleep(model_id)]
         works += [self._access.sleep(each.cluster_id, model_id) for each in view.placements]
@@ -135,6 +144,7 @@ class PlacedServing:
         if not await self._placements.exist():
             return
         self._views.pop(model_id, None)
+        self._retries.forget(model_id)
         for each in await self._placements.all():
             if each.engine[0] == model_id:
                 await self._moves.clean(each)
@@ -220,6 +230,30 @@ class PlacedServing:
         # No other cluster takes it: it is tried again where it failed or waits.
         present = [each for each in view.located if each.status.phase is not Phase.ASLEEP]
         await self._wake_on((each.cluster_id for each in present if each.away_seconds is None), model_id)
+
+    async def _retried(self, model_id: str, retry: Retry) -> Status:
+        """The status of a model that failed where it was woken, once it is started on another cluster that takes it."""
+        if not retry.is_starting(await self._view(model_id)):
+            await self._wake_flights.do(model_id, lambda: self._start_elsewhere(model_id, retry))
+        view = await self._view(model_id)
+        status = view.status()
+        if status.phase is Phase.FAILED and retry.is_starting(view):
+            return replace(status, phase=Phase.QUEUED, message=f"started on another cluster, after: {status.message}")
+        return status
+
+    async def _start_elsewhere(self, model_id: str, retry: Retry) -> None:
+        view = await self._view(model_id, fresh=True)
+        at, _ = self._reasons.get(model_id, (float("-inf"), ""))
+        if view.status().phase is not Phase.FAILED or time.monotonic() - at < _REASON_SECONDS:
+            return
+        choice = await self._placements.place(view.served, excluded=view.hopeless() | retry.tried)
+        self._views.pop(model_id, None)
+        if choice.cluster_id is None:
+            self._reasons[model_id] = (time.monotonic(), choice.reason)
+            return
+        _log.info("%s failed, and is woken on %s", model_id, choice.cluster_id)
+        retry.note_start(choice.cluster_id)
+        await self._wake_on((choice.cluster_id,), model_id)
 
     async def _wake_on(self, cluster_ids: Iterable[str], model_id: str) -> None:
         for cluster_id in cluster_ids:
