@@ -53,3 +53,28 @@ def test_a_request_cancelled_without_a_slot_releases_none(failed: bool) -> None:
             assert waiter.admitted.exception() is not None
 
     asyncio.run(scenario())
+
+
+class CountedReads(dict[str, int]):
+    """The numbers of running requests, which the choice of a tenant reads."""
+
+    reads = 0
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.reads += 1
+        return super().get(key, default)
+
+
+def test_a_model_that_a_thousand_tenants_wait_for_admits_them_in_turn_without_going_through_all_for_each() -> None:
+    async def scenario() -> None:
+        room = AdmissionQueue(3000, 3)
+        waiters = [room.enqueue(f"tenant-{number}") for _ in range(2) for number in range(1000)]
+        counted = room._running_by_tenant = CountedReads()
+        room.update(model_state(1200))
+        admitted = [waiter.tenant for waiter in waiters if waiter.admitted.done()]
+        assert admitted == [f"tenant-{number}" for number in (*range(1000), *range(200))]
+        assert counted.reads < 20_000
+        room.release_slot("tenant-7")  # with two running, it comes behind those with one
+        assert waiters[1200].admitted.done()
+
+    asyncio.run(scenario())

@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections import OrderedDict, deque
+from collections import deque
+from heapq import heapify, heappop, heappush
 
 from llmariner.errors import PlatformError, WaitingRoomFull
 from llmariner.gateway.control_plane.port import ModelState
@@ -21,6 +22,8 @@ __all__ = ["AdmissionQueue", "Waiter"]
 # One in that many slots stays free of the same tenant, except at small capacities, where a slot is a large part.
 _RESERVED_FRACTION = 8
 _MIN_SHARED_CAPACITY = 4
+# Outdated entries of the order of tenants are removed at so many for each tenant.
+_MAX_ENTRIES, _MIN_ENTRIES = 4, 64
 # How long a model counts as shared after requests of different tenants.
 _SHARED_SECONDS = 600.0
 
@@ -43,7 +46,12 @@ class AdmissionQueue:
         self._max_per_tenant = per_tenant
         self._capacity = self._tenant_capacity = 0
         self._engine_waiting = 0
-        self._queues: OrderedDict[str, deque[Waiter]] = OrderedDict()
+        self._queues: dict[str, deque[Waiter]] = {}
+        # The turn of each tenant that waits, and a heap of (running requests, turn, tenant) with an entry as they are now
+        # for each. Entries of former states stay until they come first.
+        self._turns: dict[str, int] = {}
+        self._last_turn = 0
+        self._order: list[tuple[int, int, str]] = []
         self._running_by_tenant: dict[str, int] = {}
         self._latest_tenant: str | None = None
         self._shared_until = 0.0
@@ -90,6 +98,7 @@ class AdmissionQueue:
             )
         if queue is None:
             queue = self._queues[tenant] = deque()
+            self._take_turn(tenant)
         waiter = Waiter(tenant)
         queue.append(waiter)
         self.waiting += 1
@@ -107,7 +116,7 @@ class AdmissionQueue:
         queue.remove(waiter)
         self.waiting -= 1
         if not queue:
-            del self._queues[waiter.tenant]
+            del self._queues[waiter.tenant], self._turns[waiter.tenant]
 
     def release_slot(self, tenant: str) -> None:
         """Return a slot of this tenant, and admit the next request."""
@@ -116,6 +125,8 @@ class AdmissionQueue:
             del self._running_by_tenant[tenant]
         else:
             self._running_by_tenant[tenant] -= 1
+        if tenant in self._turns:
+            self._note_order(tenant)
         self._admit_waiting()
 
     @property
@@ -125,7 +136,8 @@ class AdmissionQueue:
 
     def fail_all(self, error: PlatformError) -> None:
         """Fail all waiting requests with an error."""
-        queues, self._queues = self._queues, OrderedDict()
+        queues, self._queues = self._queues, {}
+        self._turns, self._order = {}, []
         self.waiting = 0
         for queue in queues.values():
             for waiter in queue:
@@ -150,18 +162,42 @@ class AdmissionQueue:
         own = self._running_by_tenant.get(tenant, 0)
         return own < self._tenant_capacity or time.monotonic() > self._shared_until
 
+    def _take_turn(self, tenant: str) -> None:
+        """Put a tenant that waits to the end of the round-robin order."""
+        self._last_turn += 1
+        self._turns[tenant] = self._last_turn
+        self._note_order(tenant)
+
+    def _note_order(self, tenant: str) -> None:
+        """Add the entry of a tenant that waits, whose turn or number of running requests has changed."""
+        heappush(self._order, self._entry(tenant))
+        if len(self._order) > _MAX_ENTRIES * len(self._turns) + _MIN_ENTRIES:
+            self._order = [self._entry(each) for each in self._turns]
+            heapify(self._order)
+
+    def _entry(self, tenant: str) -> tuple[int, int, str]:
+        return self._running_by_tenant.get(tenant, 0), self._turns[tenant], tenant
+
     def _next_tenant(self) -> str | None:
-        """The tenant to admit next; None: no waiting tenant may take a slot."""
-        running = self._running_by_tenant
-        tenant = min(self._queues, key=lambda each: running.get(each, 0))  # ties: the first in round-robin order
-        return tenant if self._may_take_slot(tenant) else None
+        """The tenant to admit next; None: no waiting tenant may take a slot.
+
+        It takes the time of a logarithm: a thousand tenants may wait for a model that becomes ready.
+        """
+        order, running = self._order, self._running_by_tenant
+        while True:
+            own, turn, tenant = order[0]
+            if self._turns.get(tenant) == turn and running.get(tenant, 0) == own:
+                return tenant if self._may_take_slot(tenant) else None
+            heappop(order)
 
     def _admit_waiting(self) -> None:
         while self._queues and self._has_free_slot() and (tenant := self._next_tenant()) is not None:
-            queue = self._queues.pop(tenant)
+            queue = self._queues[tenant]
             waiter = queue.popleft()
-            if queue:
-                self._queues[tenant] = queue  # to the end of the round-robin order
             self.waiting -= 1
             self._take_slot(tenant)
+            if queue:
+                self._take_turn(tenant)
+            else:
+                del self._queues[tenant], self._turns[tenant]
             waiter.admitted.set_result(None)
