@@ -91,7 +91,7 @@ def view(progress: Progress, width: int, height: int) -> RenderableType:
     from rich.text import Text
 
     job = progress.job
-    status = str(job.get("status"))
+    status = _clean(job.get("status"))
     head = Text.assemble(
         (_clean(job.get("id")), "bold"),
         f"  {_clean(job.get('model'))}  {_clean((job.get('method') or {}).get('type'))}",
