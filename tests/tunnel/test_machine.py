@@ -10,9 +10,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import delete, update
 
 from llmariner.batch_jobs.batch_job import NewBatchJob
 from llmariner.boot import load
@@ -20,6 +21,7 @@ from llmariner.clusters.inventory import Inventory
 from llmariner.context import Context
 from llmariner.errors import InvalidRequest
 from llmariner.fine_tuning.tables import fine_tuning_jobs
+from llmariner.notebooks.tables import notebooks
 from llmariner.platform.jobs import Job, LogPart, Phase
 from llmariner.platform.jobs.local_processes.adapter import ProcessJobs
 from llmariner.platform.jobs.local_processes.settings import ProcessJobSettings, readable_folders
@@ -225,6 +227,57 @@ def test_the_process_of_a_fine_tuning_job_is_a_pod_while_it_is_kept(machine: Mac
     scenario(machine, steps)
 
 
+def test_notebooks_are_pods_without_logs(machine: Machine) -> None:
+    key, installation = machine.installation.key or "", machine.installation
+    made = {name: new_notebook_row(machine, name) for name in ("mine", "other")}
+    with machine.context.database.write() as session:
+        session.add(notebooks, **{**made["mine"], "status": "running", "started_at": 5.0})
+        session.add(notebooks, **{**made["other"], "project_id": "proj_2"})
+    pod = f"{machine.pods}/{made['mine']['id']}"
+    selected = f"{machine.pods}?labelSelector=llmariner.ai/kind=notebook"
+    _, narrow = machine.context.keys.create(
+        installation.owner, NewKey("jobs", scopes=frozenset({"api.fine_tuning.jobs.read", "api.batch.jobs.read"}))
+    )
+
+    async def steps(replica: Replica) -> None:
+        status, body = await ask(replica, key, pod)
+        found = json.loads(body)
+        assert (status, found["status"]["phase"], found["metadata"]["labels"]["llmariner.ai/name"]) == (
+            200,
+            "Running",
+            "mine",
+        )
+        listed = json.loads((await ask(replica, key, selected))[1])
+        assert [each["metadata"]["name"] for each in listed["items"]] == [made["mine"]["id"]]
+        assert (await ask(replica, key, f"{machine.pods}/{made['other']['id']}"))[0] == 404, "another project's"
+        status, body = await ask(replica, key, f"{pod}/log")
+        assert (status, "llma workspace notebooks" in json.loads(body)["message"]) == (405, True)
+        assert (await ask(replica, narrow, pod))[0] == 404
+        assert json.loads((await ask(replica, narrow, selected))[1])["items"] == []
+
+    scenario(machine, steps)
+    with machine.context.database.write() as session:
+        session.run(delete(notebooks))
+
+
+def new_notebook_row(machine: Machine, name: str) -> dict[str, Any]:
+    """A notebook that waits."""
+    owner = machine.installation.owner
+    known = {
+        "id": f"nb-{name}",
+        "name": name,
+        "project_id": owner.project_id,
+        "organization_id": owner.organization_id,
+        "user_id": owner.user_id,
+        "status": "stopped",
+        "envs": "{}",
+        "ports": "[]",
+        "created_at": 1,
+    }
+    needed = [each for each in notebooks.c if not each.nullable and each.server_default is None]
+    return {**{each.name: each.type.python_type() for each in needed if each.name not in known}, **known}
+
+
 def tuning_row(machine: Machine, job_id: str) -> dict[str, object]:
     """A job in its second attempt after the first one."""
     owner = machine.installation.owner
@@ -252,7 +305,7 @@ def test_what_is_not_there_says_what_to_use(machine: Machine) -> None:
         (f"{machine.pods}?watch=true", "", 405, "no watch of pods"),
         (f"{pod}/exec?command=ls", websocket, 405, "llma batch jobs exec"),
         (f"{pod}/portforward", websocket, 405, "on the machine itself"),
-        (f"{namespace}/services", "", 404, "the jobs of your project are its pods"),
+        (f"{namespace}/services", "", 404, "the jobs and notebooks of your project are its pods"),
         (f"{namespace}/secrets", "", 403, "You may not"),
         (f"{namespace}/pods/bj-0/log", "", 404, 'pods "bj-0" not found'),
         (f"{namespace}/pods/ftjob-0-0/log?follow=true", "", 404, 'pods "ftjob-0-0" not found'),

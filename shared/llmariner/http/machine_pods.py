@@ -1,4 +1,4 @@
-"""Kubernetes' API of one machine that has no Kubernetes: a project's jobs as pods, and their output as it is written."""
+"""Kubernetes' API of one machine that has no Kubernetes: a project's jobs and notebooks as pods, and the output of jobs."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ class MachineApi:
             return _json(discovery(request.path))
         if request.group or request.resource != "pods":
             raise NotFound(
-                f"This machine has no Kubernetes, and no {request.resource}: the jobs of your project are its pods. See "
-                "`kubectl get pods`, `kubectl logs`."
+                f"This machine has no Kubernetes, and no {request.resource}: the jobs and notebooks of your project are its "
+                "pods. See `kubectl get pods`, `kubectl logs`."
             )
         if request.verb not in ("get", "list"):
             instead = _INSTEAD.get(request.subresource, "list the pods again instead, or follow the log of one")
@@ -84,7 +84,8 @@ class MachineApi:
     def _pods(self) -> MachinePods:
         from llmariner.sessions.machine.pods import MachinePods
 
-        return MachinePods(self._context.database, self._context.batch_jobs, lambda: self._context.jobs)
+        context = self._context
+        return MachinePods(context.database, context.batch_jobs, context.notebooks.store, lambda: context.jobs)
 
     def _page(self, project_id: str, kinds: list[str], request: KubernetesRequest) -> tuple[list[MachinePod], str]:
         from llmariner.sessions.machine.objects import labels, pod_fields
@@ -109,11 +110,16 @@ class MachineApi:
 
     def _log(self, caller: Caller, request: KubernetesRequest, kinds: list[str]) -> Response:
         from llmariner.sessions.machine.log_options import LogOptions, start_of_tail
-        from llmariner.sessions.machine.pods import SCOPES
+        from llmariner.sessions.machine.pods import NOTEBOOK, SCOPES
 
         options = LogOptions.parse(request.query)
         pods, project_id = self._pods, caller.key_owner.project_id
         pod = pods.get(project_id, kinds, request.name)
+        if pod.kind == NOTEBOOK:  # JupyterLab writes its token there, and what its users ask for
+            raise NotOnOneMachine(
+                "The log of a notebook's server is not shown: `llma workspace notebooks get` says why one failed, and its "
+                "terminals show what runs in it."
+            )
         options.check_since(time.time() - (pod.started_at or time.time()))
         read = partial(pods.output, pod.name)
         start = 0 if options.tail_lines is None else start_of_tail(read, options.tail_lines)

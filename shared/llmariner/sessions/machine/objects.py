@@ -94,7 +94,15 @@ def pod_table(pods: Sequence[MachinePod], namespace: str, next_: str, *, whole: 
             else pod.phase
         )
         ready = "1/1" if pod.phase == "Running" else "0/1"
-        cells = [pod.name, ready, shown, pod.restarts, _age(pod.created_at), f"{pod.kind}/{pod.job_id}", pod.message]
+        cells = [
+            pod.name,
+            ready,
+            shown,
+            pod.restarts,
+            _age(pod.created_at),
+            f"{pod.kind}/{pod.title or pod.job_id}",
+            pod.message,
+        ]
         metadata = {
             "apiVersion": "meta.k8s.io/v1",
             "kind": "PartialObjectMetadata",
@@ -106,8 +114,9 @@ def pod_table(pods: Sequence[MachinePod], namespace: str, next_: str, *, whole: 
 
 
 def labels(pod: MachinePod) -> dict[str, str]:
-    """Of a pod: what it is, and the job."""
-    return {"llmariner.ai/kind": pod.kind, "batch.kubernetes.io/job-name": pod.job_id}
+    """Of a pod: what it is, the job, and the name of a notebook."""
+    found = {"llmariner.ai/kind": pod.kind, "batch.kubernetes.io/job-name": pod.job_id}
+    return {**found, "llmariner.ai/name": pod.title} if pod.title else found
 
 
 def _metadata(pod: MachinePod, namespace: str) -> dict[str, Any]:

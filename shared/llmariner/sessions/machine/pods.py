@@ -1,4 +1,4 @@
-"""The jobs of a project on this machine, as pods: their states, and their output."""
+"""The jobs and notebooks of a project on this machine, as pods: their states, and the output of jobs."""
 
 from __future__ import annotations
 
@@ -13,20 +13,33 @@ from llmariner.batch_jobs.batch_job import BatchJob
 from llmariner.errors import InvalidRequest, NotFound
 from llmariner.fine_tuning.job import Status
 from llmariner.fine_tuning.tables import fine_tuning_jobs
+from llmariner.notebooks.notebook import Notebook
+from llmariner.notebooks.notebook import Status as NotebookStatus
 from llmariner.platform.database import Database
 from llmariner.platform.jobs import Jobs, LogPart, Phase
 
 if TYPE_CHECKING:
     from llmariner.batch_jobs.batch_jobs import BatchJobs
+    from llmariner.notebooks.notebooks import Notebooks
 
-__all__ = ["BATCH_JOB", "FINE_TUNING_JOB", "SCOPES", "MachinePod", "MachinePods"]
+__all__ = ["BATCH_JOB", "FINE_TUNING_JOB", "NOTEBOOK", "SCOPES", "MachinePod", "MachinePods"]
 
-BATCH_JOB, FINE_TUNING_JOB = "batch-job", "fine-tuning-job"
-SCOPES = {BATCH_JOB: "api.batch.jobs.read", FINE_TUNING_JOB: "api.fine_tuning.jobs.read"}
+BATCH_JOB, FINE_TUNING_JOB, NOTEBOOK = "batch-job", "fine-tuning-job", "notebook"
+SCOPES = {
+    BATCH_JOB: "api.batch.jobs.read",
+    FINE_TUNING_JOB: "api.fine_tuning.jobs.read",
+    NOTEBOOK: "api.workspaces.notebooks.read",
+}
 """What a caller needs for the pods of each kind, which are listed in this order."""
 _CONTINUE = re.compile(rf"({'|'.join(SCOPES)})\.([A-Za-z0-9_-]{{0,64}})")
 _BATCH_PHASES = {Phase.RUNNING: "Running", Phase.SUCCEEDED: "Succeeded", Phase.FAILED: "Failed"}
 _BATCH_PHASES[Phase.CANCELED] = "Failed"
+_NOTEBOOK_PHASES = {
+    NotebookStatus.RUNNING: "Running",
+    NotebookStatus.STOPPING: "Running",
+    NotebookStatus.STOPPED: "Succeeded",
+    NotebookStatus.FAILED: "Failed",
+}
 _TUNING_COLUMNS = (
     *(fine_tuning_jobs.c.id, fine_tuning_jobs.c.attempt, fine_tuning_jobs.c.status, fine_tuning_jobs.c.created_at),
     *(fine_tuning_jobs.c.started_at, fine_tuning_jobs.c.finished_at),
@@ -35,7 +48,7 @@ _TUNING_COLUMNS = (
 
 @dataclass(frozen=True)
 class MachinePod:
-    """A job as a pod. Times are Unix seconds; `phase` is Kubernetes'. `job_id`: the job, which may have another name."""
+    """A job or a notebook as a pod. Times are Unix seconds; `phase` is Kubernetes'. `job_id`: what has that pod."""
 
     name: str
     kind: str
@@ -48,14 +61,19 @@ class MachinePod:
     created_at: int
     started_at: float | None
     finished_at: float | None
+    title: str = ""
+    """The name that its owner gave it."""
 
 
 class MachinePods:
     """All methods block. `jobs`: what runs the processes, or raises Unavailable."""
 
-    def __init__(self, database: Database, batch_jobs: BatchJobs, jobs: Callable[[], Jobs]) -> None:
+    def __init__(
+        self, database: Database, batch_jobs: BatchJobs, notebooks: Notebooks, jobs: Callable[[], Jobs]
+    ) -> None:
         self._database = database
         self._batch_jobs = batch_jobs
+        self._notebooks = notebooks
         self._jobs = jobs
 
     def page(self, project_id: str, kinds: Collection[str], *, after: str, limit: int) -> tuple[list[MachinePod], str]:
@@ -71,8 +89,7 @@ class MachinePods:
         for kind in names[names.index(first) :] if first in names else names:
             if len(found) == limit:
                 return found, f"{kind}."
-            list_ = self._page_of_batch_jobs if kind == BATCH_JOB else self._page_of_fine_tuning
-            pods, next_ = list_(project_id, last or None, limit - len(found))
+            pods, next_ = self._page_of(kind)(project_id, last or None, limit - len(found))
             found += pods
             if next_:
                 return found, f"{kind}.{next_}"
@@ -81,16 +98,17 @@ class MachinePods:
 
     def get(self, project_id: str, kinds: Collection[str], name: str) -> MachinePod:
         """One pod. NotFound."""
-        kind = FINE_TUNING_JOB if name.startswith("ftjob-") else BATCH_JOB
         found: MachinePod | None = None
-        if kind in kinds and kind == FINE_TUNING_JOB:
-            found = self._fine_tuning(project_id, name)
-        elif kind in kinds:
+        if name.startswith("ftjob-"):
+            found = self._fine_tuning(project_id, name) if FINE_TUNING_JOB in kinds else None
+        elif name.startswith("nb-"):
+            found = self._notebook(project_id, name) if NOTEBOOK in kinds else None
+        elif BATCH_JOB in kinds:
             found = self._batch_job(project_id, name)
         if found is None:
             raise NotFound(
-                f'pods "{name[:100]}" not found: the pods here are the jobs that your project has on this machine. List '
-                "them with `kubectl get pods`."
+                f'pods "{name[:100]}" not found: the pods here are the jobs and notebooks that your project has on this '
+                "machine. List them with `kubectl get pods`."
             )
         return found
 
@@ -108,6 +126,14 @@ class MachinePods:
         if status is not None:
             return status.phase.is_final
         return self._fine_tuning(project_id, name) is None  # else it was not submitted yet
+
+    def _page_of(self, kind: str) -> Callable[[str, str | None, int], tuple[list[MachinePod], str | None]]:
+        pages = {BATCH_JOB: self._page_of_batch_jobs, FINE_TUNING_JOB: self._page_of_fine_tuning}
+        return pages.get(kind, self._page_of_notebooks)
+
+    def _page_of_notebooks(self, project_id: str, after: str | None, limit: int) -> tuple[list[MachinePod], str | None]:
+        found, more = self._notebooks.page(project_id, after=after, limit=limit)
+        return [_notebook_pod(each) for each in found], found[-1].id if more else None
 
     def _page_of_batch_jobs(
         self, project_id: str, after: str | None, limit: int
@@ -132,6 +158,12 @@ class MachinePods:
         except NotFound:
             return None
         return _batch_pod(job) if job.cluster_id is None else None
+
+    def _notebook(self, project_id: str, name: str) -> MachinePod | None:
+        try:
+            return _notebook_pod(self._notebooks.get(project_id, name))
+        except NotFound:
+            return None
 
     def _fine_tuning(self, project_id: str, name: str) -> MachinePod | None:
         job_id, _, attempt = name.rpartition("-")
@@ -160,6 +192,23 @@ def _batch_pod(job: BatchJob) -> MachinePod:
         created_at=job.created_at,
         started_at=job.started_at,
         finished_at=job.finished_at,
+    )
+
+
+def _notebook_pod(notebook: Notebook) -> MachinePod:
+    return MachinePod(
+        name=notebook.id,
+        kind=NOTEBOOK,
+        job_id=notebook.id,
+        image=notebook.image_type,
+        phase=_NOTEBOOK_PHASES.get(notebook.status, "Pending"),
+        reason=notebook.error_code or str(notebook.status),
+        message=notebook.error_message or notebook.reason,
+        restarts=0,
+        created_at=notebook.created_at,
+        started_at=notebook.started_at,
+        finished_at=notebook.stopped_at,
+        title=notebook.name,
     )
 
 
