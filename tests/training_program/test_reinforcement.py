@@ -51,6 +51,14 @@ def jsonl(rows: list[Any]) -> bytes:
 
 MANY = 5
 CONVERSATIONS = [{"messages": [*line["messages"], {"role": "assistant", "content": "a"}]} for line in LINES]
+PAIRS = [
+    {
+        "input": {"messages": line["messages"]},
+        "preferred_output": [{"role": "assistant", "content": "a"}],
+        "non_preferred_output": [{"role": "assistant", "content": "b"}],
+    }
+    for line in LINES
+]
 GATED = {
     **TRAINING,
     "method": "supervised",
@@ -67,7 +75,7 @@ class Runs:
 
     `gated`: supervised, with a gate. `paused`: by reinforcement with a gate, whose judging model a budget allows the base
     model's grades alone, and continued; `orphaned`: whose judging model is deleted then. `killed`: supervised, with a gate
-    of many lines, and killed while the base model is graded, and the result.
+    of many lines, and killed while the base model is graded, and the result. `preferences`: as `gated`, by `dpo`.
     """
 
     plan: dict[str, Any]
@@ -77,6 +85,7 @@ class Runs:
     paused: ScriptedPlatform
     orphaned: ScriptedPlatform
     killed: ScriptedPlatform
+    preferences: ScriptedPlatform
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +98,7 @@ def runs(program: Program) -> Iterator[Runs]:
         scripted_platform() as paused,
         scripted_platform() as orphaned,
         scripted_platform() as killed,
+        scripted_platform() as preferences,
     ):
         file = whole.add_file("lines", jsonl(LINES))
         held_out = whole.add_file("held-out", jsonl(LINES[:1]))
@@ -113,8 +123,11 @@ def runs(program: Program) -> Iterator[Runs]:
         killed.plan |= {"batch_size": 4, "gate_grader": JUDGED, "checkpoint_seconds": 0}
         killed.grades_until_budget, killed.continues = 1000, True
         killed.kills_at = [12, 4 + 4 * MANY + 12]
-        program.run_in_turn(judged, whole, gated, paused, paused, orphaned, killed, killed, killed)
-        yield Runs(plan, whole, judged, gated, paused, orphaned, killed)
+        pairs = preferences.add_file("pairs", jsonl(PAIRS))
+        files = {"training_file": pairs, "validation_file": pairs}
+        preferences.plan = {**gated.plan, "method": "dpo", "n_epochs": 2, **files}
+        program.run_in_turn(judged, whole, gated, preferences, paused, paused, orphaned, killed, killed, killed)
+        yield Runs(plan, whole, judged, gated, paused, orphaned, killed, preferences)
 
 
 def rewards(records: list[dict[str, Any]]) -> dict[int, float]:
@@ -177,6 +190,9 @@ def test_a_gate_compares_answers_of_the_base_model_and_of_the_result(runs: Runs)
     last = checkpoints[-1]
     assert last["base_valid_grade"] < 1 == last["full_valid_grade"]
     assert last["full_valid_loss"] < checkpoints[0]["full_valid_loss"]
+    preferred = runs.preferences.of_type("checkpoint")
+    assert ["full_valid_grade" in each for each in preferred] == [False, True]
+    assert preferred[-1]["base_valid_grade"] < 1 == preferred[-1]["full_valid_grade"]
 
 
 def test_a_gate_that_can_not_be_graded_pauses_the_job_before_its_last_checkpoint(runs: Runs) -> None:
