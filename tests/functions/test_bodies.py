@@ -439,7 +439,11 @@ QUERIES = {
     ),
     "GET /v1/clustertelemetry/gpu-usages": (
         "clustertelemetry",
-        ["filter.end_timestamp=-1", "filter.start_timestamp=7200&filter.end_timestamp=7200", "filter.start_timestamp=x"],
+        [
+            "filter.end_timestamp=-1",
+            "filter.start_timestamp=7200&filter.end_timestamp=7200",
+            "filter.start_timestamp=x",
+        ],
     ),
     "GET /v1/clustertelemetry/clustersnapshots": (
         "clustertelemetry",
