@@ -8,26 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from llmariner.cached_once import cached_once
+from llmariner.environment import Environment, environment
 from llmariner.errors import Unavailable
-from llmariner.file_settings import FileSettings
-from llmariner.job_settings import JobSettings
-from llmariner.notebook_settings import NotebookSettings
-from llmariner.settings import (
-    BrokerSettings,
-    ControlPlaneSettings,
-    DatabaseSettings,
-    Environment,
-    GatewaySettings,
-    IdentitySettings,
-    ModelSettings,
-    ObjectSettings,
-    SecretSettings,
-    ServingSettings,
-    VectorSettings,
-    environment,
-)
-from llmariner.tracking_settings import TrackingSettings
-from llmariner.vector_store_settings import VectorStoreSettings
+from llmariner.gateway_settings import ControlPlaneSettings, GatewaySettings, SecretSettings
 
 if TYPE_CHECKING:
     from llmariner.batch_jobs.batch_jobs import BatchJobs
@@ -91,23 +74,6 @@ class Context:
     def __init__(self, env: Environment | None = None) -> None:
         self.env = environment() if env is None else env
 
-    def check_settings(self) -> None:
-        """Validate the settings of every function with a database. Raises ValueError, which names the variable.
-
-        Asked when such a function is built: a wrong setting ends its start and not its first request.
-        """
-        DatabaseSettings.load(self.env)
-        BrokerSettings.load(self.env)
-        IdentitySettings.load(self.env)
-        FileSettings.load(self.env)
-        JobSettings.load(self.env)
-        ModelSettings.load(self.env)
-        NotebookSettings.load(self.env)
-        ObjectSettings.load(self.env)
-        TrackingSettings.load(self.env)
-        VectorStoreSettings.load(self.env)
-        assert self.secrets
-
     @cached_once
     def secrets(self) -> SecretSettings:
         """The pepper and the service secret."""
@@ -117,6 +83,7 @@ class Context:
     def database(self) -> Database:
         """The database of `LLMARINER_DATABASE_URL`."""
         from llmariner.platform.database import Database
+        from llmariner.settings import DatabaseSettings
 
         return Database(DatabaseSettings.load(self.env))
 
@@ -223,6 +190,7 @@ class Context:
     @cached_once
     def registry(self) -> ModelRegistry:
         """The model registry."""
+        from llmariner.model_settings import ModelSettings
         from llmariner.models.registry import ModelRegistry
 
         return ModelRegistry(self.database, ModelSettings.load(self.env).locations)
@@ -237,6 +205,7 @@ class Context:
     @cached_once
     def vector_stores(self) -> VectorStores:
         """Vector stores."""
+        from llmariner.vector_store_settings import VectorStoreSettings
         from llmariner.vector_stores.stores import VectorStores
 
         return VectorStores(self.database, VectorStoreSettings.load(self.env))
@@ -244,6 +213,7 @@ class Context:
     @cached_once
     def vector_store_files(self) -> StoreFiles:
         """Files of vector stores."""
+        from llmariner.vector_store_settings import VectorStoreSettings
         from llmariner.vector_stores.store_files import StoreFiles
 
         return StoreFiles(self.database, VectorStoreSettings.load(self.env))
@@ -251,6 +221,7 @@ class Context:
     @cached_once
     def vector_store_file_batches(self) -> FileBatches:
         """Batches of files of vector stores."""
+        from llmariner.vector_store_settings import VectorStoreSettings
         from llmariner.vector_stores.file_batches import FileBatches
 
         return FileBatches(self.database, VectorStoreSettings.load(self.env))
@@ -344,6 +315,7 @@ class Context:
     def batch_jobs(self) -> BatchJobs:
         """Batch jobs."""
         from llmariner.batch_jobs.batch_jobs import BatchJobs
+        from llmariner.job_settings import JobSettings
 
         return BatchJobs(self.database, JobSettings.load(self.env), lambda: self.jobs, self.job_clusters)
 
@@ -360,6 +332,7 @@ class Context:
     def batch_job_reconciler(self) -> Reconciler:
         """Makes what runs jobs do what batch jobs ask for."""
         from llmariner.batch_jobs.reconciler import Reconciler
+        from llmariner.job_settings import JobSettings
 
         return Reconciler(
             self.database,
@@ -380,6 +353,8 @@ class Context:
     @property
     def fine_tuning_processes(self) -> Jobs:
         """What runs fine-tuning jobs. Raises Unavailable in an installation without it."""
+        from llmariner.job_settings import JobSettings
+
         JobSettings.load(self.env).check_training()
         return self.jobs
 
@@ -400,6 +375,8 @@ class Context:
     @cached_once
     def publisher(self) -> Publisher | None:
         """Publishes events to the Broker of `LLMARINER_BROKER_URL`; None if it is not set."""
+        from llmariner.settings import BrokerSettings
+
         settings = BrokerSettings.load(self.env)
         if not settings.url:
             return None
@@ -424,6 +401,8 @@ class Context:
     @cached_once
     def serving(self) -> Serving:
         """The serving adapter of `LLMARINER_SERVING`; standalone mode sets `processes`."""
+        from llmariner.settings import ServingSettings
+
         settings = ServingSettings.load(self.env)
         if settings.adapter == "static":
             from llmariner.platform.serving.static import StaticServing
@@ -448,6 +427,7 @@ class Context:
     def vectors(self) -> VectorIndex:
         """The vector index of `LLMARINER_MILVUS_URI`; standalone mode sets its own if that is not set."""
         from llmariner.platform.vectors.milvus import MilvusIndex
+        from llmariner.vector_settings import VectorSettings
 
         settings = VectorSettings.load(self.env)
         return MilvusIndex(lambda _seconds: settings)

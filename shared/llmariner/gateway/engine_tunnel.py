@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 
+from llmariner.environment import Secret
 from llmariner.gateway.authentication.service_tokens import ServiceTokens
 from llmariner.http_client import Client, ConnectionFailed, Headers, Response, ResponseFailed, ResponseTimeout
-from llmariner.settings import Secret
 
 __all__ = ["ENGINE_AUDIENCE", "ENGINE_SCHEME", "EngineTunnel", "engine_tunnel"]
 

@@ -8,6 +8,7 @@ import logging
 import time
 from dataclasses import replace
 
+from llmariner.environment import Secret
 from llmariner.errors import ModelNotFound, ModelNotReady, PlatformError, Unavailable
 from llmariner.gateway.admission.chat_template import DEFAULT_TEMPLATE_TOKENS, TemplateTokens, fetch_template_tokens
 from llmariner.gateway.admission.context_length import DEFAULT_CONTEXT_LENGTH, fetch_context_length
@@ -26,8 +27,8 @@ from llmariner.gateway.requests.body_budget import BodyBudget
 from llmariner.gateway.requests.client_ip import ClientIpResolver
 from llmariner.gateway.requests.request_ids import instance_id
 from llmariner.gateway.single_flight import SingleFlight
+from llmariner.gateway_settings import GatewaySettings
 from llmariner.http_client import Client, ConnectionFailed, ResponseFailed
-from llmariner.settings import GatewaySettings, Secret
 
 __all__ = ["Gateway", "model_not_ready"]
 

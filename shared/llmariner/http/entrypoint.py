@@ -190,10 +190,11 @@ def _load_from_outbox(context: Context, event: Any) -> Any:
 
 def _event_application(context: Context, deliver: Callable[[Context, Any], Awaitable[None]]) -> Application:
     """The HTTP binding of a consumer. Statuses: 204 consumed, 400 malformed (dead letter), 500 failed (retried)."""
+    from llmariner.function_settings import check_settings
     from llmariner.http.middleware.readiness import Readiness
     from llmariner.platform.events.cloudevents import MalformedEvent, from_http
 
-    context.check_settings()
+    check_settings(context.env)
     readiness = Readiness(context)
 
     async def application(scope: Any, receive: Any, send: Any) -> None:

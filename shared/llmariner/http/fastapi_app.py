@@ -8,11 +8,12 @@ from typing import Any
 from fastapi import FastAPI
 
 from llmariner.context import Context
+from llmariner.function_settings import check_settings
+from llmariner.gateway_settings import GatewaySettings
 from llmariner.http.middleware import errors as error_middleware
 from llmariner.http.middleware.client_address import ClientAddressMiddleware
 from llmariner.http.middleware.readiness import Readiness
 from llmariner.http.schemas.bodies import JsonRoute
-from llmariner.settings import GatewaySettings
 
 __all__ = ["create_app"]
 
@@ -27,7 +28,7 @@ def create_app(
     `streamed_bodies`: the paths whose handlers read bodies as they arrive and limit them; other bodies have at most
     `body_limit` bytes.
     """
-    context.check_settings()
+    check_settings(context.env)
     app = FastAPI(
         title=title,
         docs_url=None,

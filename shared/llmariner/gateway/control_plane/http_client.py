@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 
+from llmariner.environment import Secret
 from llmariner.errors import AuthenticationFailed, InvalidRequest, ModelNotFound, PermissionDenied, Unavailable
 from llmariner.gateway.authentication.service_tokens import ServiceTokens
 from llmariner.gateway.control_plane.port import Changes, Key, LeaseRequest, LeaseResponse, ModelState
@@ -18,8 +19,8 @@ from llmariner.gateway.control_plane.serialization import (
     lease_response_from_wire,
     model_from_wire,
 )
+from llmariner.gateway_settings import ControlPlaneSettings
 from llmariner.http_client import Client, ConnectionFailed, Response, ResponseFailed, ResponseTimeout
-from llmariner.settings import ControlPlaneSettings, Secret
 
 __all__ = ["AUDIENCE", "HttpControlPlane"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llmariner.errors import InvalidRequest
-from llmariner.settings import GatewaySettings
+from llmariner.gateway_settings import GatewaySettings
 
 __all__ = ["max_wait"]
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from llmariner.audit.request_context import client_address
+from llmariner.environment import Secret
 from llmariner.gateway.authentication.client_attestation import CLIENT_HEADER, attested_client
 from llmariner.gateway.requests.client_ip import ClientIpResolver
-from llmariner.settings import Secret
 
 __all__ = ["ClientAddressMiddleware"]
 
