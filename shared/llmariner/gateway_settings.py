@@ -5,7 +5,6 @@ A module of its own: the functions of the token path load no other settings.
 
 from __future__ import annotations
 
-import secrets
 from dataclasses import dataclass, field
 
 from llmariner.environment import Environment, Secret, read_networks, read_number, read_secret
@@ -54,6 +53,8 @@ class SecretSettings:
     @staticmethod
     def generate() -> str:
         """A new secret of 256 random bits."""
+        import secrets
+
         return secrets.token_hex(32)
 
 

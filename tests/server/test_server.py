@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+from email.utils import formatdate
 from typing import Any
 
 import pytest
+
+from llmariner.server.server import http_date
 
 from .conftest import body_of, echo, exchange, serving, wait_until
 
@@ -212,3 +215,11 @@ def test_a_stalled_reader_applies_backpressure() -> None:
             return while_not_read
 
     assert 0 < asyncio.run(run()) < 50_000_000
+
+
+@pytest.mark.parametrize(
+    "seconds", [0.0, 951_782_399.5, 951_782_400.0, 1_798_761_599.9, 1_798_761_600.0, 4_102_444_800.0]
+)
+def test_dates_have_the_format_of_rfc_9110(seconds: float) -> None:
+    """Among them the first and last second of a year, and 29 February."""
+    assert http_date(seconds) == formatdate(seconds, usegmt=True)
