@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
@@ -71,6 +72,8 @@ class Reconciler:
         )
         self._files = files
         self._results = ResultWriter(database, files)
+        self._kept_now: set[str] = set()
+        self._lock = threading.Lock()
         pending = or_(batch_jobs.c.finished_at.is_(None), batch_jobs.c.deleted_at.is_not(None))
         self._walk = KeyedWalk(database, batch_jobs.c.id, pending, "batch job")
 
@@ -118,15 +121,33 @@ class Reconciler:
             found = self._converge(port, row)
             if self._moves.has_waited(row, found) and self._moves.to_another(port, row):
                 return
-            problem = self._results.keep(port, row, seconds=_RESULT_SECONDS) if found.phase.is_final else ""
+            if found.phase.is_final:
+                self._end(port, row, found)
+            else:
+                record_status(self._database, row, found)
+        elif (status := port.status(name)) is not None and not status.phase.is_final:
+            port.cancel(name)  # its row ended while this port was not there
+
+    def _end(self, port: Jobs, row: Row[Any], found: JobStatus) -> None:
+        """Keep the results of a job that has ended, then say so in its row. Does nothing while another call is at it.
+
+        Two at once would count a file twice against a quota, and one would end the job without the results that are left.
+        Only home has results to keep, on the disk of the one process that runs its jobs.
+        """
+        with self._lock:
+            if row.id in self._kept_now:
+                return
+            self._kept_now.add(row.id)
+        try:
+            problem = self._results.keep(port, row, seconds=_RESULT_SECONDS)
             if problem is None:
                 self._database.transact(lambda session: add_job_event(session, CHANGE_REQUESTED, row, change="run"))
                 return
             record_status(self._database, row, found, problem)
-            if found.phase.is_final:
-                port.delete_results(name)
-        elif (status := port.status(name)) is not None and not status.phase.is_final:
-            port.cancel(name)  # its row ended while this port was not there
+            port.delete_results(port_id(row))
+        finally:
+            with self._lock:
+                self._kept_now.discard(row.id)
 
     def _converge(self, port: Jobs, row: Row[Any]) -> JobStatus:
         """Let the port do what the row asks for; returns the job's status then."""

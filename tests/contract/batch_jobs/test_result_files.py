@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import func, select, update
@@ -146,6 +147,27 @@ def test_a_full_quota_says_what_was_not_kept(desk: BatchJobDesk) -> None:
     assert job.status is Phase.SUCCEEDED
     assert job.results_error is not None
     assert job.results_error.startswith("'model/adapter.bin' was not kept: ")
+
+
+def test_two_calls_at_once_lose_no_result_where_the_room_is_just_enough(
+    desk: BatchJobDesk, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("llmariner.batch_jobs.reconciler._RESULT_SECONDS", -1.0)  # over before it begins
+    job_id, settings = ended(desk, {"0": b"x" * 10, "1": b"y" * 5}), FileSettings(project_bytes=15)
+    desk.files.store = Files(database, FolderObjects(tmp_path / "files"), settings, (BatchJobReferences(),))
+    receive, calls = desk.files.receive, iter([True])
+
+    def meet(owner: KeyOwner, **how: Any) -> Any:
+        if next(calls, False):
+            desk.reconciler.reconcile(job_id)
+        return receive(owner, **how)
+
+    desk.files.receive = meet  # type: ignore[method-assign]
+    for _ in range(2):
+        desk.reconciler.reconcile(job_id)
+    job = desk.jobs.get(desk.project_id, job_id)
+    assert (job.status, job.results_error) == (Phase.SUCCEEDED, None)
+    assert [each.name for each in job.results] == ["0", "1"]
 
 
 def test_nothing_is_kept_for_who_may_make_no_files_any_more(desk: BatchJobDesk, database: Database) -> None:
