@@ -88,7 +88,7 @@ class Revisions:
             rows = session.rows(select(revisions.c.name, revisions.c.value, *begun))
         found = {row.name: row.value for row in rows}
         # Setting a price creates a revision, so without a revision there is no price. The start time alone would not rise
-        # with a price that starts before the newest one, such as a backdated one.
+        # with one that starts no later than the newest, by another clock.
         price = 0.0
         if rows:
             price = max(rows[0].prices or 0.0, rows[0].charge_policies or 0.0) + found.get("prices", 0)

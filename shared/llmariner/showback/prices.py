@@ -23,12 +23,12 @@ from llmariner.showback.tables import compute_prices
 from llmariner.tenancy.principal import Caller
 from llmariner.usage.charge_policies import Charge, ChargePolicyList
 from llmariner.usage.prices import NANO_PER_DOLLAR
+from llmariner.usage.validity import start_of_validity
 
 __all__ = ["ALL_DEVICES", "Amounts", "ComputePrice", "ComputePriceList", "ComputePrices"]
 
 ALL_DEVICES = "*"
 _KINDS_WITH_TOKENS = frozenset({"model", "fine_tuning_job"})
-_BACKDATING_SECONDS = 60.0
 _MAX_PRICE = 10**6 * NANO_PER_DOLLAR
 _HOUR_MS = 3_600_000
 _c = compute_prices.c
@@ -124,19 +124,13 @@ class ComputePrices:
             if not 0 <= amount <= _MAX_PRICE:
                 raise InvalidRequest(f"'{name}' must be from 0 to {_MAX_PRICE // NANO_PER_DOLLAR} dollars.", param=name)
         with self._database.write() as session:
-            now = session.now()
-            start = now if valid_from is None else valid_from
-            if start < now - _BACKDATING_SECONDS:
-                raise InvalidRequest(
-                    "'valid_from' is in the past. What compute cost then is settled; leave it out to begin now.",
-                    param="valid_from",
-                )
             next_revision(session, "prices")  # locks the row: concurrent changes wait, and then see this price
+            start = start_of_validity(session, valid_from, "What compute cost")
             of_device = _c.device == device
             later = session.value(select(_c.valid_from).where(of_device, _c.valid_from > start).order_by("valid_from"))
             covers = (_c.valid_from <= start) & or_(_c.valid_to.is_(None), _c.valid_to > start)
             session.run(update(compute_prices).where(of_device, covers).values(valid_to=start))
-            price = ComputePrice(new_id("price"), device, start, later, **amounts, created_at=int(now))
+            price = ComputePrice(new_id("price"), device, start, later, **amounts, created_at=int(session.now()))
             session.add(compute_prices, **asdict(price))
             payload = {"id": price.id, "data": asdict(price)}
             audit.append_entry(session, actor, "compute_price.created", payload, organization_id=actor.organization_id)

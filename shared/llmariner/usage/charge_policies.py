@@ -16,16 +16,15 @@ from typing import Any
 from sqlalchemy import Row, or_, select, update
 
 from llmariner.audit import log as audit
-from llmariner.errors import InvalidRequest
 from llmariner.identifiers import new_id
 from llmariner.platform.database import Database, ReadSession
 from llmariner.platform.database.revisions import next_revision
 from llmariner.tenancy.principal import Caller
 from llmariner.usage.tables import charge_policies
+from llmariner.usage.validity import start_of_validity
 
 __all__ = ["Charge", "ChargePolicies", "ChargePolicy", "ChargePolicyList"]
 
-_BACKDATING_SECONDS = 60.0
 _c = charge_policies.c
 
 
@@ -90,19 +89,13 @@ class ChargePolicies:
     def set(self, actor: Caller, charge: Charge, *, valid_from: float | None) -> ChargePolicy:
         """Choose from now or a later time on. The caller has checked that the actor runs the installation."""
         with self._database.write() as session:
-            now = session.now()
-            start = now if valid_from is None else valid_from
-            if start < now - _BACKDATING_SECONDS:
-                raise InvalidRequest(
-                    "'valid_from' is in the past. What was charged then is settled; leave it out to begin now.",
-                    param="valid_from",
-                )
             # Locks the row: concurrent changes wait, and then see this one. Gateway instances ask for prices again.
             next_revision(session, "prices")
+            start = start_of_validity(session, valid_from, "What was charged")
             later = session.value(select(_c.valid_from).where(_c.valid_from > start).order_by("valid_from"))
             covers = (_c.valid_from <= start) & or_(_c.valid_to.is_(None), _c.valid_to > start)
             session.run(update(charge_policies).where(covers).values(valid_to=start))
-            policy = ChargePolicy(new_id("charge"), charge, start, later, int(now))
+            policy = ChargePolicy(new_id("charge"), charge, start, later, int(session.now()))
             session.add(charge_policies, **asdict(policy))
             payload = {"id": policy.id, "data": asdict(policy)}
             audit.append_entry(session, actor, "charge_policy.created", payload, organization_id=actor.organization_id)

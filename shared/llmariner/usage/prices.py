@@ -28,6 +28,7 @@ from llmariner.tenancy.roles.access_scope import is_default_organization
 from llmariner.tenancy.tables import projects
 from llmariner.usage.charge_policies import Charge, ChargePolicyList
 from llmariner.usage.tables import prices
+from llmariner.usage.validity import start_of_validity
 
 __all__ = [
     "ALL_MODELS",
@@ -50,7 +51,6 @@ TRAINING_ROUTE = "fine_tuning"
 """The route of the ledger's entries of trained tokens."""
 
 _MAX_PRICE = 10**6 * NANO_PER_DOLLAR
-_BACKDATING_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -179,14 +179,8 @@ class Prices:
         # SQLAlchemy compares with None by IS NULL.
         of_model = and_(table.model == new.model, table.project_id == new.project_id)
         with self._database.write() as session:
-            now = session.now()
-            start = now if new.valid_from is None else new.valid_from
-            if start < now - _BACKDATING_SECONDS:
-                raise InvalidRequest(
-                    "'valid_from' is in the past. What requests cost then is settled; leave it out to begin now.",
-                    param="valid_from",
-                )
             next_revision(session, "prices")  # locks the row: concurrent changes wait, and then see this price
+            start = start_of_validity(session, new.valid_from, "What requests cost")
             if not is_default_organization(session, actor.organization_id):
                 raise PermissionDenied("Prices are set by the organization that runs this installation, for all.")
             _check_project(session, new.project_id)
@@ -204,7 +198,7 @@ class Prices:
                 cached_prompt=cached,
                 completion=new.completion,
                 request=new.request,
-                created_at=int(now),
+                created_at=int(session.now()),
                 project_id=new.project_id,
                 training=new.training,
             )

@@ -158,6 +158,29 @@ def test_devices_of_what_pays_by_its_tokens_are_free_from_then_on(
     assert set(sums(database, owner, charged_only=False).values()) == {100 * second}, "showback shows all that was held"
 
 
+def test_what_was_charged_stays_what_is_shown_whatever_begins_by_a_clock_that_is_behind(
+    database: Database,
+    store: Allocations,
+    owner: KeyOwner,
+    caller: Caller,
+    policies: ChargePolicies,
+    clock: list[float],
+) -> None:
+    second, prices = 10**6, ComputePrices(database)
+    prices.set(caller, "*", gpu_hour=HOUR * second, core_hour=0, gib_hour=0, valid_from=None)
+    store.begin(allocation(owner, "a", NOON, kind="model", workload_id="m", amounts={"gpu": 1}))
+    clock[0] = NOON + 100
+    charge_budgets(database, seconds=10)
+    prices.set(caller, "*", gpu_hour=9 * HOUR * second, core_hour=0, gib_hour=0, valid_from=NOON + 50)
+    clock[0] = NOON + 110
+    charge_budgets(database, seconds=10)
+    assert policies.set(caller, Charge.TOKENS, valid_from=NOON + 60).valid_from == NOON + 110
+    clock[0] = NOON + 120
+    store.end("a", round(clock[0] * 1000))
+    charge_budgets(database, seconds=10)
+    assert total(database) == sums(database, owner, charged_only=True)["model"] == (100 + 9 * 10) * second
+
+
 def test_a_spent_budget_refuses_no_training_that_costs_no_compute(
     database: Database, owner: KeyOwner, caller: Caller, policies: ChargePolicies
 ) -> None:
