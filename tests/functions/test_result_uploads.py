@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy import select, update
 
 from llmariner.context import Context
+from llmariner.errors import Conflict
 from llmariner.files.file import NewFile
 from llmariner.files.purposes import Purpose
 from llmariner.files.tables import uploads as upload_rows
@@ -21,6 +22,7 @@ from llmariner.fine_tuning.jobs import load_job
 from llmariner.fine_tuning.tables import fine_tuning_jobs
 from llmariner.fine_tuning.training_program import platform as module
 from llmariner.fine_tuning.training_program.platform import Platform, Refused, Stopped
+from llmariner.fine_tuning.worker_tokens import Worker
 from llmariner.platform.database.migrate import upgrade
 from llmariner.tenancy.organizations.bootstrap import ensure_first_owner
 from llmariner.tenancy.principal import KeyOwner
@@ -145,6 +147,30 @@ def test_a_process_ends_the_upload_of_the_one_before_it(served: Served) -> None:
         c = upload_rows.c
         pending = session.rows(select(c.id).where(c.filename.like("ftjob-next%"), c.status == "pending"))
     assert len(pending) == 1, "one alone holds room"
+
+
+def test_a_process_that_was_replaced_in_the_middle_ends_no_upload_of_its_successor(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token, tuning = served.job("ftjob-replaced"), served.context.fine_tuning
+    before, after = (tuning.worker_tokens.open(token, "ftjob-replaced", digit * 32) for digit in "ab")
+    cancel, made = tuning.result_uploads.cancel, list[str]()
+
+    def late(worker: Worker, project_id: str) -> None:
+        if worker.process == before.process:
+            with served.context.database.write() as session:
+                same = fine_tuning_jobs.c.id == worker.job_id
+                session.run(update(fine_tuning_jobs).where(same).values(process=after.process))
+            made.append(tuning.result_uploads.begin(after, "state", len(CONTENT)).id)
+        cancel(worker, project_id)
+
+    monkeypatch.setattr(tuning.result_uploads, "cancel", late)
+    with pytest.raises(Conflict, match="Another process has taken over"):
+        tuning.result_uploads.begin(before, "state", len(CONTENT))
+    with served.context.database.read() as session:
+        c = upload_rows.c
+        rows = session.rows(select(c.id, c.status).where(c.filename.like("ftjob-replaced%")))
+    assert [(row.id, row.status) for row in rows] == [(made[0], "pending")]
 
 
 def test_parts_belong_to_the_job_of_the_token(served: Served) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from sqlalchemy import delete, func, not_, or_, select
 
@@ -51,6 +51,7 @@ _BATCH = 100
 # As long as a link to upload may be valid, which must find that it was used.
 _RETENTION_SECONDS = 7 * 86400
 _log = logging.getLogger(__name__)
+CheckCaller = Callable[[WriteSession], object]
 
 
 class IncomingPart:
@@ -117,10 +118,13 @@ class Uploads:
         self._settings = settings
         self._in_flight = BytesInFlight()
 
-    def create(self, owner: KeyOwner, new: NewFile, size_bytes: int) -> Upload:
+    def create(
+        self, owner: KeyOwner, new: NewFile, size_bytes: int, check_caller: CheckCaller = lambda _: None
+    ) -> Upload:
         """Create a pending upload. Until it ends, it counts against the project's quota as the file that it becomes.
 
-        Raises InvalidRequest for a size over the limit, InsufficientQuota.
+        `check_caller` is called as the first step of the transaction; it raises Conflict for one who may not do this any
+        more. Raises InvalidRequest for a size over the limit, InsufficientQuota.
         """
         limit = self._settings.upload_bytes
         if not 0 <= size_bytes <= limit:
@@ -131,6 +135,7 @@ class Uploads:
         upload_id = new_id("upload")
 
         def insert(session: WriteSession) -> Upload:
+            check_caller(session)
             reserve_quota(session, self._settings, **place, files=1, size_bytes=size_bytes)
             now = int(session.now())
             session.add(
@@ -204,13 +209,14 @@ class Uploads:
             self.delete_objects([incoming.key])
             raise
 
-    def cancel(self, owner: KeyOwner, upload_id: str) -> Upload:
+    def cancel(self, owner: KeyOwner, upload_id: str, check_caller: CheckCaller = lambda _: None) -> Upload:
         """Cancel a pending upload; one that is cancelled remains so. Raises Conflict for a completed or expired one.
 
-        A completion that is under way then ends with Conflict.
+        A completion that is under way then ends with Conflict. `check_caller`: as of `create`.
         """
 
         def end(session: WriteSession) -> tuple[Upload, list[str]]:
+            check_caller(session)
             upload = lock_for_end(session, owner.project_id, upload_id)
             if upload.status is Status.CANCELLED:
                 return upload, []

@@ -7,7 +7,7 @@ which was ended would hold the project's room for an hour.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 
@@ -23,7 +23,7 @@ from llmariner.files.upload_rows import load_upload, no_such_upload
 from llmariner.files.uploads import IncomingPart, Uploads
 from llmariner.fine_tuning.results import ResultKind, Results
 from llmariner.fine_tuning.worker_tokens import Worker, load_job_of
-from llmariner.platform.database import Database
+from llmariner.platform.database import Database, WriteSession
 from llmariner.platform.objects import ObjectStore
 
 __all__ = ["ResultPart", "ResultUploads"]
@@ -91,7 +91,7 @@ class ResultUploads:
         with self._database.read() as session:
             job = load_job_of(session, worker)
         self.cancel(worker, job.project_id)
-        return self._uploads.create(worker.maker.key_owner, new, size_bytes)
+        return self._uploads.create(worker.maker.key_owner, new, size_bytes, _still_heard(worker))
 
     def receive_part(self, worker: Worker, upload_id: str, sha256: str) -> ResultPart:
         """Receive a part with this digest. NotFound for an upload that is none of the job."""
@@ -111,7 +111,7 @@ class ResultUploads:
         return file.id
 
     def cancel(self, worker: Worker, project_id: str) -> None:
-        """Cancel the uploads of a job that have not ended."""
+        """Cancel the uploads of a job that have not ended. None of a process that took over from this one meanwhile."""
         c = upload_rows.c
         names = [Results.new_file(worker.job_id, kind).filename for kind in ResultKind]
         results = (c.project_id == project_id) & c.filename.in_(names) & c.purpose.not_in(UPLOADED)
@@ -119,7 +119,7 @@ class ResultUploads:
             rows = session.rows(select(c.id).where(results, c.status == Status.PENDING))
         for row in rows:
             try:
-                self._uploads.cancel(worker.maker.key_owner, row.id)
+                self._uploads.cancel(worker.maker.key_owner, row.id, _still_heard(worker))
             except (Conflict, NotFound):  # it ended meanwhile
                 continue
 
@@ -131,3 +131,8 @@ class ResultUploads:
         results = [Results.new_file(worker.job_id, kind) for kind in ResultKind]
         if upload.new_file not in results:
             raise no_such_upload(upload_id)
+
+
+def _still_heard(worker: Worker) -> Callable[[WriteSession], object]:
+    """A step of a transaction: it raises Conflict where another process took over, and none does before it ends."""
+    return partial(load_job_of, worker=worker, lock=True)
