@@ -29,6 +29,8 @@ _NAMES = _NEEDED | {
     *("tokenizer.model", "vocab.json", "merges.txt"),
 }
 _MAX_OTHER_BYTES = 64 << 20
+_MAX_WEIGHT_BYTES = 1 << 50
+"""A header may say more than any store takes for a position."""
 _BLOCK_BYTES = 512
 
 
@@ -99,7 +101,7 @@ def _entry(block: bytes, seen: set[str]) -> tuple[str, int]:
         raise InvalidArchive("it is no tar file") from error
     if entry.type != tarfile.REGTYPE or entry.name not in _NAMES:
         raise InvalidArchive(f"its entry {entry.name[:100]!r} is none of a model")
-    if entry.size < 0 or (entry.name != _WEIGHTS and entry.size > _MAX_OTHER_BYTES):
+    if not 0 <= entry.size <= (_MAX_WEIGHT_BYTES if entry.name == _WEIGHTS else _MAX_OTHER_BYTES):
         raise InvalidArchive(f"its file '{entry.name}' has {entry.size} bytes")
     if entry.name in seen:
         raise InvalidArchive(f"it has two files '{entry.name}'")

@@ -193,6 +193,7 @@ def test_a_cluster_copies_the_model_out_of_its_archive(desk: TrainingDesk, tmp_p
     assert {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()} == FILES
     for what, content, reason in (
         ("cut", tar(FILES)[:-20_000], "it ends early"),
+        *((f"2**{power}", header("model.safetensors", 2**power), f"has {2**power} bytes") for power in (62, 80)),
         ("pickle", tar({**FILES, "pytorch_model.bin": b"x"}), "is none of a model"),
         ("weights", tar({**FILES, "model.safetensors": b"no weights"}), "model.safetensors"),
     ):
@@ -229,6 +230,13 @@ def tar(files: dict[str, bytes]) -> bytes:
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))
     return target.getvalue()
+
+
+def header(name: str, size: int) -> bytes:
+    """The beginning of an archive, with a size as archives have it that are larger than 8 GiB."""
+    entry = tarfile.TarInfo(name)
+    entry.size = size
+    return entry.tobuf(tarfile.GNU_FORMAT) + bytes(1024)
 
 
 def event(model: Model) -> Event:
