@@ -131,13 +131,14 @@ def settle_uploads(session: WriteSession, job_id: str) -> str:
     linked = linked.join(files, files.c.id == uploads.c.file_id, isouter=True)
     for row in session.rows(linked.where(c.batch_job_id == job_id, c.file_id.like("upload%")).order_by(c.name)):
         this = (c.batch_job_id == job_id, c.name == row.name)
-        if row.present is not None:
-            session.run(update(batch_job_results).where(*this).values(file_id=row.present))
+        made = row.present
+        if not row.uploaded:
+            made = withdraw_link(session, row.file_id, _new_file(row.name), row, _LINK_SECONDS)
+            missing += [row.name] if made is None else []
+        if made is not None:
+            session.run(update(batch_job_results).where(*this).values(file_id=made))
         else:
             session.run(delete(batch_job_results).where(*this))
-            if not row.uploaded:
-                missing.append(row.name)
-                withdraw_link(session, row.file_id, _new_file(row.name), row, _LINK_SECONDS)
     if not missing:
         return ""
     more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""

@@ -180,8 +180,8 @@ class UploadLinks:
         return read_maker(self._database, claims, **place, scope=_SCOPE)
 
 
-def withdraw_link(session: WriteSession, link_id: str, new: NewFile, owner: Any, seconds: int) -> None:
-    """Let a link make no file any more, if it has made none yet. Idempotent.
+def withdraw_link(session: WriteSession, link_id: str, new: NewFile, owner: Any, seconds: int) -> str | None:
+    """Let a link make no file any more; returns the id of that which it has made, also a moment ago. Idempotent.
 
     `owner`: has `organization_id` and `project_id`. `seconds`: for which it was made.
     """
@@ -199,7 +199,10 @@ def withdraw_link(session: WriteSession, link_id: str, new: NewFile, owner: Any,
         "content_type": new.content_type,
         "size_bytes": 0,
     }
-    session.insert_if_absent(uploads, [row])
+    if session.insert_if_absent(uploads, [row]):
+        return None
+    made: str | None = session.value(select(uploads.c.file_id).where(uploads.c.id == link_id))
+    return made
 
 
 def _check_unused(session: ReadSession, link_id: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import func, select, update
@@ -16,7 +17,7 @@ from llmariner.file_settings import FileSettings
 from llmariner.files.files import Files
 from llmariner.files.purposes import Purpose
 from llmariner.files.tables import uploads
-from llmariner.files.upload_links import UploadLinks
+from llmariner.files.upload_links import UploadLinks, withdraw_link
 from llmariner.platform.database import Database
 from llmariner.platform.jobs import Phase, ResultFile
 from llmariner.platform.objects.folder import FolderObjects
@@ -93,6 +94,24 @@ def test_what_is_uploaded_is_the_jobs_when_it_has_ended(pods: Pods) -> None:
     with pytest.raises(Conflict) as raised:
         pods.name(job_id, {})
     assert raised.value.code == "job_ended"
+
+
+def test_what_is_uploaded_in_the_moment_in_which_the_job_ends_is_not_lost(
+    pods: Pods, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if pods.desk.database.engine.dialect.name == "sqlite":
+        pytest.skip("it has one writer at a time")
+    job_id = pods.running()
+    token, made = pods.name(job_id, {"last": b"weights"})["last"], list[str]()
+
+    def meet(*given: Any) -> str | None:
+        made.append(pods.upload(token, b"weights"))
+        return withdraw_link(*given)
+
+    monkeypatch.setattr("llmariner.batch_jobs.result_uploads.withdraw_link", meet)
+    pods.desk.jobs.cancel(pods.desk.caller, job_id)
+    job = pods.desk.reconciled(job_id)
+    assert ([each.file_id for each in job.results], job.results_error) == (made, None)
 
 
 def test_a_pod_that_begins_again_replaces_what_the_one_before_left(pods: Pods) -> None:
