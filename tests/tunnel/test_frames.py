@@ -8,11 +8,13 @@ import random
 from typing import Any
 
 import pytest
+from h2 import events
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes
+from hyperframe.frame import DataFrame
 
 from llmariner.platform.tunnel import Stream, StreamReset
 from llmariner.platform.tunnel.http2_protocol import Http2Protocol
@@ -62,6 +64,19 @@ def test_frames_mean_what_h2_reads_wherever_messages_are_cut(size: int) -> None:
     cuts = list(range(1, len(sent))) if size == 1 else sorted(rng.sample(range(1, len(sent)), len(sent) // size))
     assert meanings(client, sent, cuts) == expected
     assert len(expected) > 20
+
+
+def test_bytes_after_the_end_of_a_stream_reset_it_and_no_other_one() -> None:
+    client, server = reading(), H2Connection(H2Configuration(client_side=False, header_encoding=None))
+    server.initiate_connection()
+    client.send_headers(1, GET)
+    server.receive_data(b"".join(client.take_outgoing()))
+    server.send_headers(1, [(b":status", b"200")])
+    server.send_data(1, b"all", end_stream=True)
+    list(client.receive(server.data_to_send()))
+    [event] = next(client.receive(DataFrame(1, data=b"more").serialize()))
+    assert isinstance(event, events.StreamReset)
+    assert (event.stream_id, event.error_code) == (1, ErrorCodes.STREAM_CLOSED)
 
 
 def test_a_frame_that_is_too_long_is_refused_by_its_head() -> None:

@@ -15,7 +15,7 @@ from h2.connection import ConnectionInputs, H2Connection
 from h2.errors import ErrorCodes
 from h2.exceptions import FlowControlError, InvalidBodyLengthError, ProtocolError
 from h2.settings import SettingCodes, Settings
-from h2.stream import StreamInputs
+from h2.stream import StreamInputs, StreamState
 from hyperframe.frame import DataFrame, Frame, SettingsFrame
 
 __all__ = ["Http2Protocol"]
@@ -26,6 +26,7 @@ _SLICE_FRAMES = 256
 _HEAD = struct.Struct(">HBBBL")
 _HEAD_BYTES = 9
 _DATA, _END_STREAM, _PADDED = 0, 1, 8
+_RECEIVING = (StreamState.OPEN, StreamState.HALF_CLOSED_LOCAL)
 # A change of the window of streams visits each stream, and a table of fields is searched for each field that is sent.
 _MAX_SETTINGS_FRAMES = 32
 _FIELD_TABLE_BYTES = 4096
@@ -104,7 +105,7 @@ class Http2Protocol(H2Connection):
         _, _, kind, flags, number = _HEAD.unpack(frame[:_HEAD_BYTES])
         stream = self.streams.get(number)
         plain = kind == _DATA and not flags & _PADDED and not self.incoming_buffer._headers_buffer
-        if not plain or stream is None or not stream.open:
+        if not plain or stream is None or stream.state_machine.state not in _RECEIVING:
             found += super().receive_data(frame)
             return
         data = bytes(frame[_HEAD_BYTES:])
