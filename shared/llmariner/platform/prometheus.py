@@ -18,42 +18,54 @@ __all__ = ["Prometheus", "Sample"]
 _CONNECT_SECONDS = 5.0
 _MAX_BYTES = 32 * 2**20
 _CHUNK_BYTES = 2**16
+_MAX_VALUE = 1e15
+"""More than anything that is measured, and little enough for sums of all values of an answer."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """The value of a series at the time of a query. `value` is a finite number."""
+    """The value of a series at the time of a query: at most 10^15 either way. Labels have printable characters alone."""
 
     labels: Mapping[str, str]
     value: float
 
 
 class Prometheus:
-    """One server. `seconds`: how long an answer may take. Safe in any thread; methods block."""
+    """One server. `seconds`: how long an answer may take. Safe in any thread; methods block.
 
-    def __init__(self, url: str, *, seconds: float = 10.0) -> None:
+    `deadline`: when all answers must have come, in monotonic seconds.
+    """
+
+    def __init__(self, url: str, *, seconds: float = 10.0, deadline: float = math.inf) -> None:
         self._url = urlsplit(url)
         self._seconds = seconds
+        self._deadline = deadline
         self._shown = f"Prometheus at {url}"
 
     def query(self, expression: str, at: float) -> list[Sample]:
-        """The vector of an expression at a time, Unix seconds. Raises Unavailable."""
-        body = urlencode({"query": expression, "time": f"{at:.3f}", "timeout": f"{self._seconds:g}s"})
+        """The vector of an expression at a time, Unix seconds. Raises Unavailable.
+
+        Series come from exporters and from other clusters: one that can't be measured, or stored, is left out.
+        """
+        seconds = min(self._seconds, self._deadline - time.monotonic())
+        if seconds <= 0:
+            raise self._unavailable("takes too long for all that is asked")
+        body = urlencode({"query": expression, "time": f"{at:.3f}", "timeout": f"{seconds:.3f}s"})
         try:
-            document = json.loads(self._post(f"{self._url.path}/api/v1/query", body))
-            return [_sample(each) for each in document["data"]["result"] if math.isfinite(float(each["value"][1]))]
+            document = json.loads(self._post(f"{self._url.path}/api/v1/query", body, seconds))
+            return [each for each in map(_sample, document["data"]["result"]) if _is_valid(each)]
         except (OSError, HTTPException) as error:
             raise self._unavailable(f"does not answer: {str(error)[:200] or 'its time was over'}") from error
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
             raise self._unavailable("answers something else than a vector") from error
 
-    def _post(self, path: str, body: str) -> bytes:
+    def _post(self, path: str, body: str, seconds: float) -> bytes:
         kind = HTTPSConnection if self._url.scheme == "https" else HTTPConnection
-        deadline = time.monotonic() + self._seconds + _CONNECT_SECONDS
+        deadline = time.monotonic() + seconds + _CONNECT_SECONDS
         connection = kind(self._url.hostname or "", self._url.port, timeout=_CONNECT_SECONDS)
         try:
             connection.connect()
-            connection.sock.settimeout(self._seconds)
+            connection.sock.settimeout(seconds)
             headers = {"content-type": "application/x-www-form-urlencoded", "user-agent": "llmariner"}
             connection.request("POST", path, body, headers)
             with connection.getresponse() as response:
@@ -75,3 +87,7 @@ class Prometheus:
 
 def _sample(result: Mapping[str, Any]) -> Sample:
     return Sample({str(name): str(value) for name, value in result["metric"].items()}, float(result["value"][1]))
+
+
+def _is_valid(sample: Sample) -> bool:
+    return abs(sample.value) <= _MAX_VALUE and all(map(str.isprintable, sample.labels.values()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import TYPE_CHECKING
 
 from llmariner.environment import Environment
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["check_worker_clusters", "cluster_allocations", "read_utilization", "request_check"]
 
 _log = logging.getLogger(__name__)
+_MOST_TIMES = 3
 _WORK_NAMESPACE = "llmariner-jobs"
 """Of jobs on worker clusters, as `sessions.control_plane_roles` has it."""
 
@@ -68,7 +70,7 @@ def request_check(env: Environment, database: Database) -> None:
 
 
 def read_utilization(env: Environment, database: Database, *, seconds: float) -> None:
-    """Read how far GPUs and cores are used, where a Prometheus is set. One that is away is left for later."""
+    """Read how far GPUs and cores are used, where a Prometheus is set. One that is away, or slow, is left for later."""
     settings = KServeSettings.load(env)
     if not settings.prometheus:
         return
@@ -77,7 +79,9 @@ def read_utilization(env: Environment, database: Database, *, seconds: float) ->
 
     # The platform's own, and those of worker clusters.
     namespaces = {settings.namespace, JobSettings.load(env).namespace, KServeSettings.namespace, _WORK_NAMESPACE}
+    # An hour takes some twenty queries: it may take longer than `seconds`, after which no other one is begun.
+    server = Prometheus(settings.prometheus, deadline=time.monotonic() + _MOST_TIMES * seconds)
     try:
-        record_utilization(database, Prometheus(settings.prometheus), namespaces, seconds=seconds)
+        record_utilization(database, server, namespaces, seconds=seconds)
     except Unavailable as error:
         _log.warning("the use of GPUs is not read now: %s", error.message)

@@ -34,6 +34,7 @@ HOUR = 3600
 _CATCH_UP_HOURS = 24
 _BATCH = 5000
 _MAX_NODE_HOURS = 100_001
+_ID_LENGTH = 64
 _MARKER = {"cluster_id": "", "kind": "", "workload_id": "", "organization_id": ""}
 """The row of an hour that says that it was read; of no workload."""
 
@@ -149,8 +150,9 @@ def store_hour(database: Database, hour: int, found: HourOfUse, namespaces: Coll
         marker = {**_MARKER, "hour": hour, "samples": 0.0, "busy": 0.0, "idle": 0.0, "core_seconds": None}
         session.upsert(utilization_hours, [*rows, marker])
         nodes = [
-            {"hour": hour, "cluster_id": cluster[:64], "node": node, **vars(use)}
+            {"hour": hour, "cluster_id": cluster, "node": node, **vars(use)}
             for (cluster, node), use in sorted(found.nodes.items())
+            if len(cluster) <= _ID_LENGTH
         ]
         if nodes:
             session.upsert(gpu_node_hours, nodes)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import http.server
+import json
 import shutil
 import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -244,6 +245,7 @@ def test_series_of_a_worker_cluster_are_of_its_allocations_alone(
         b'{"data": 1}',
         b"<html>",
         b'{"status":"error"}',
+        b"[" * 100_000,
     ],
 )
 def test_what_is_no_prometheus_is_an_error_and_delays_nothing(
@@ -265,6 +267,63 @@ def test_what_is_no_prometheus_is_an_error_and_delays_nothing(
         read_utilization({"LLMARINER_PROMETHEUS_URL": url}, database, seconds=5)
         server.shutdown()
     assert "is not read now" in caplog.text
+
+
+@contextlib.contextmanager
+def saying(answer: Callable[[str], bytes]) -> Iterator[str]:
+    """The address of what answers each query so."""
+
+    class Server(Exporter):
+        def do_POST(self) -> None:
+            text = answer(self.rfile.read(int(self.headers["content-length"])).decode())
+            self.send_response(200)
+            self.send_header("content-length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def vector(*samples: tuple[dict[str, str], str]) -> bytes:
+    result = [{"metric": labels, "value": [1, value]} for labels, value in samples]
+    return json.dumps({"status": "success", "data": {"result": result}}).encode()
+
+
+def test_what_one_cluster_sends_holds_up_no_other_and_breaks_no_report(
+    database: Database, store: Allocations, owner: KeyOwner
+) -> None:
+    hour = int(time.time()) // HOUR * HOUR
+    store.begin(allocation(owner, "c/a", hour, pods="bj-1-", cluster_id="cluster_1", amounts={"cpu": 1000}))
+    pod = {"namespace": NAMESPACE, "llmariner_cluster": "cluster_1"}
+    cores = vector(
+        *(({**pod, "pod": f"bj-1-{end}"}, value) for end, value in (("a", "1.7e308"), ("b", "1.7e308"), ("c", "60")))
+    )
+    names = ("a\0b", "a\ud800", "a\x1b[2J", "good")
+    nodes = vector(
+        *(({"Hostname": name, "llmariner_cluster": "cluster_1"}, "50") for name in names),
+        *(({"Hostname": "n", "llmariner_cluster": "c" * 64 + end}, "50") for end in "ab"),
+    )
+    with saying(lambda query: cores if "container_cpu" in query else nodes if "DCGM" in query else vector()) as url:
+        store_hour(database, hour, read_hour(Prometheus(url), hour, hour + 60), {NAMESPACE})
+    assert list(gpu_use_by_node(database, ["cluster_1"], hour, hour + 1)[hour]) == [("cluster_1", "good")]
+    [row] = compute_sums(database, ComputeQuery(None, hour, hour + HOUR, HOUR, hour + HOUR))
+    assert compute_result(row, ())["core_utilization"] == pytest.approx(60 / HOUR, abs=1e-6)
+
+
+def test_a_slow_prometheus_takes_no_more_time_than_a_sweep_has(database: Database) -> None:
+    asked: list[str] = []
+
+    def slowly(query: str) -> bytes:
+        asked.append(query)
+        time.sleep(0.05)
+        return vector(({"Hostname": "n"}, "1"))
+
+    with saying(slowly) as url:
+        read_utilization({"LLMARINER_PROMETHEUS_URL": url}, database, seconds=0.04)
+    assert 1 <= len(asked) <= 4, "an hour takes more than twenty"
 
 
 def test_without_the_setting_nothing_is_read(database: Database) -> None:
