@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from sqlalchemy import Row, select
 
-from llmariner.batch_jobs.tables import batch_job_results
+from llmariner.batch_jobs.tables import batch_job_results, batch_jobs
 from llmariner.errors import Conflict, InsufficientQuota, PermissionDenied, PlatformError, Unavailable
 from llmariner.files.content import IncomingContent
 from llmariner.files.file import File, NewFile
@@ -87,6 +87,9 @@ class ResultWriter:
 
 def _keep_one(port: Jobs, job: Row[Any], owner: KeyOwner, result: ResultFile, store: ResultStore) -> None:
     def note(session: WriteSession, file: File) -> None:
+        this = select(batch_jobs.c.id).where(batch_jobs.c.id == job.id, batch_jobs.c.deleted_at.is_(None))
+        if session.first(this.with_for_update()) is None:
+            raise Conflict("The job was deleted meanwhile.")
         place = {"organization_id": file.organization_id, "project_id": file.project_id}
         row = {
             "batch_job_id": job.id,

@@ -18,6 +18,7 @@ from llmariner.errors import InvalidRequest, Unavailable
 from llmariner.file_settings import FileSettings
 from llmariner.files.files import Files
 from llmariner.files.purposes import Purpose
+from llmariner.files.tables import files
 from llmariner.platform.database import Database
 from llmariner.platform.events.tables import events
 from llmariner.platform.jobs import Phase
@@ -168,6 +169,24 @@ def test_two_calls_at_once_lose_no_result_where_the_room_is_just_enough(
     job = desk.jobs.get(desk.project_id, job_id)
     assert (job.status, job.results_error) == (Phase.SUCCEEDED, None)
     assert [each.name for each in job.results] == ["0", "1"]
+
+
+def test_a_job_that_is_deleted_meanwhile_leaves_no_more_files(desk: BatchJobDesk, database: Database) -> None:
+    job_id = ended(desk, LEFT)
+    receive, calls = desk.files.receive, iter([False, True])
+
+    def meet(owner: KeyOwner, **how: Any) -> Any:
+        if next(calls, False):
+            desk.jobs.delete(desk.caller, job_id)
+            desk.reconciler.reconcile(job_id)
+        return receive(owner, **how)
+
+    desk.files.receive = meet  # type: ignore[method-assign]
+    desk.reconciler.reconcile(job_id)
+    with database.read() as session:
+        made = session.rows(select(files.c.filename, files.c.expires_at <= time.time()))
+        assert [tuple(row) for row in made] == [("loss.csv", True)], "the sweep deletes what was made before"
+        assert session.rows(select(batch_job_results)) == []
 
 
 def test_nothing_is_kept_for_who_may_make_no_files_any_more(desk: BatchJobDesk, database: Database) -> None:
