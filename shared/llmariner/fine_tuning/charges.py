@@ -2,7 +2,8 @@
 
 A token is charged once: a job's count is the highest that any of its processes reported, and a process that continues from
 a state counts on from the count in it. So what is trained again after an interruption is not charged again. The ledger has
-an entry per job and day (UTC), under the name of the job's model; its price is that of the day's first tokens.
+an entry per job and day (UTC), under the name of the job's model; its price is that of the day's first tokens. Where the
+operator changes what is charged, the rest of the day has another entry: its tokens cost something else, or nothing.
 """
 
 from __future__ import annotations
@@ -21,11 +22,14 @@ from llmariner.limits.direct_charges import DirectCharges, InsufficientBudget
 from llmariner.models.tables import models
 from llmariner.platform.database import ReadSession, WriteSession
 from llmariner.usage.aggregation import TOKENS
+from llmariner.usage.charge_policies import ChargePolicyList
 from llmariner.usage.ledger import record_event
 from llmariner.usage.prices import TRAINING_ROUTE, PriceList, dollars
 from llmariner.usage.tables import ledger_events, ledger_requests
 
 __all__ = ["charge_tokens", "check_budgets", "cost_of", "tokens_of_job"]
+
+_DAY = 86400
 
 
 def tokens_of_job(job: Row[Any] | Any) -> int | None:
@@ -90,7 +94,7 @@ def charge_tokens(session: WriteSession, job: Row[Any], trained_tokens: int) -> 
 def _record(session: WriteSession, job: Row[Any], new: int) -> int:
     """Add so many tokens to the entry of the day; returns what they cost in nano-dollars."""
     now = session.now()
-    entry_id = f"{job.id}-{time.strftime('%Y%m%d', time.gmtime(now))}"
+    entry_id = _entry_id(session, job, now)
     c = ledger_requests.c
     query = select(c.trained_tokens, c.cost, c.admitted_at).where(c.request_id == entry_id)
     before = session.first(query)
@@ -122,6 +126,15 @@ def _record(session: WriteSession, job: Row[Any], new: int) -> int:
     after = session.first(query)
     assert after is not None
     return int(after.cost) - (0 if before is None else int(before.cost))
+
+
+def _entry_id(session: ReadSession, job: Row[Any], now: float) -> str:
+    """The entry of that time: of its day, or of what is left of it after a change of what is charged."""
+    day, until = int(now) // _DAY * _DAY, round(now * 1000)
+    changes = ChargePolicyList.of_span(session, day, now).changes_ms()
+    begun = max((at for at in changes if day * 1000 < at <= until), default=None)
+    entry_id = f"{job.id}-{time.strftime('%Y%m%d', time.gmtime(day))}"
+    return entry_id if begun is None else f"{entry_id}-{begun - day * 1000}"
 
 
 def _base_project(session: ReadSession, job: Row[Any]) -> str | None:

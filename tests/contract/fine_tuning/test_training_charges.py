@@ -20,6 +20,7 @@ from llmariner.platform.database import Database, ReadSession
 from llmariner.platform.events.tables import events
 from llmariner.platform.jobs import Phase
 from llmariner.tenancy.principal import KeyOwner
+from llmariner.usage.charge_policies import Charge, ChargePolicies
 from llmariner.usage.ledger import Ledger
 from llmariner.usage.tables import ledger_requests
 
@@ -92,6 +93,25 @@ def test_tokens_are_charged_once_however_they_are_reported(desk: TrainingDesk) -
     assert stored_rollups(desk.database) == expected_rollups(desk.database)
     assert (job_object(job)["trained_tokens"], job_object(job)["cost_usd"]) == (120, 3.6e-7)
     assert Ledger(desk.database).interrupt(unseen_for=0) == 0
+
+
+def test_tokens_cost_what_is_charged_when_they_are_trained_also_within_a_day(
+    desk: TrainingDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [NOON]
+    monkeypatch.setattr(ReadSession, "now", lambda session: clock[0])
+    put_training_price(desk.database, "*", PRICE)
+    counted, job_id = budget(desk, "project", 10**9), desk.training()
+    costs = []
+    for number, charge in enumerate((Charge.TOKENS, Charge.DEVICES, Charge.DEVICES, Charge.BOTH), start=1):
+        clock[0] += 10
+        ChargePolicies(desk.database).set(desk.caller, charge, valid_from=None)
+        clock[0] += 0.5
+        desk.report(job_id, 1, step(number))
+        costs.append(desk.get(job_id).cost)
+    assert costs == [30, 30, 30, 60]
+    assert sum(entry[2] for entry in entries(desk)) == spent(desk, counted) == 60
+    assert stored_rollups(desk.database) == expected_rollups(desk.database)
 
 
 def test_a_report_that_is_sent_by_many_at_once_is_charged_once(desk: TrainingDesk) -> None:
