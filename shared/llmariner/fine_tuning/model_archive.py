@@ -1,6 +1,6 @@
 """Makes the folder of a model of the archive that a job uploaded. Nothing of a job is code here, or chooses a path.
 
-The archive is a tar file of the plain form (ustar): any other kind of entry is refused, such as links and extended headers.
+The archive is a tar file of regular files alone: any other kind of entry is refused, such as links and extended headers.
 """
 
 from __future__ import annotations

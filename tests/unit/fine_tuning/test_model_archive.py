@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from llmariner.fine_tuning.model_archive import InvalidArchive, write_model_folder
+from llmariner.fine_tuning.model_archive import InvalidArchive, places_in_archive, write_model_folder
+from llmariner.fine_tuning.training_program.model_tar import header_of, write_archive
 from llmariner.platform.model_files.blobs import BlobStore
 
 FILES = {"config.json": b"{}", "tokenizer_config.json": b"{ }", "model.safetensors": bytes(range(256)) * 9}
@@ -32,6 +34,22 @@ def write(content: bytes, folder: Path, size: int = 700) -> None:
     """Write the folder of an archive that comes in parts of that size."""
     parts = (content[start : start + size] for start in range(0, len(content), size))
     write_model_folder(parts, folder, BlobStore(folder.parent / "blobs"), lambda: None)
+
+
+def test_an_archive_that_a_job_writes_is_read_also_with_weights_of_more_than_8_gib(tmp_path: Path) -> None:
+    for name, content in FILES.items():
+        (tmp_path / name).write_bytes(content)
+    write_archive([tmp_path / name for name in FILES], tmp_path / "model.tar")
+    write((tmp_path / "model.tar").read_bytes(), tmp_path / "a")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()} == FILES
+    with tarfile.open(tmp_path / "model.tar") as archive:
+        assert archive.getnames() == list(FILES)
+    large = tmp_path / "model.safetensors"
+    os.truncate(large, 9 << 30)  # which takes no room
+    blocks = [header_of(large), *map(header_of, (tmp_path / "config.json", tmp_path / "tokenizer_config.json"))]
+    starts = (0, 512 + (9 << 30), 1536 + (9 << 30), 2560 + (9 << 30))
+    at = dict(zip(starts, [*blocks, bytes(512)], strict=True))
+    assert places_in_archive(lambda start, _: at[start])[0] == ("model.safetensors", 512, 9 << 30)
 
 
 @pytest.mark.parametrize("size", [1, 512, 700, 1 << 20])

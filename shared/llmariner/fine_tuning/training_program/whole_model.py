@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import tarfile
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from llmariner.fine_tuning.training_program.model_tar import write_archive
 
 __all__ = ["number_format", "save_model"]
 
@@ -33,11 +34,8 @@ def save_model(model: Any, base: Path, target: Path) -> None:
     work = target.with_name(f"{target.name}.folder")
     shutil.rmtree(work, ignore_errors=True)
     model.save_pretrained(work, state_dict=_converted(model, number_format(base)), max_shard_size="1000GB")
-    with tarfile.open(target, "w", format=tarfile.USTAR_FORMAT) as archive:
-        for name in _COPIED:
-            if (base / name).is_file():
-                _add(archive, base / name)
-        _add(archive, work / _WEIGHTS)
+    copied = (base / name for name in _COPIED)
+    write_archive([*(each for each in copied if each.is_file()), work / _WEIGHTS], target)
     shutil.rmtree(work)
 
 
@@ -48,11 +46,3 @@ def _converted(model: Any, dtype: torch.dtype) -> dict[str, torch.Tensor]:
         name: made.setdefault((value.data_ptr(), value.shape), value.detach().to(dtype))
         for name, value in model.state_dict().items()
     }
-
-
-def _add(archive: tarfile.TarFile, path: Path) -> None:
-    """With a fixed time, so that the same training makes the same archive."""
-    entry = tarfile.TarInfo(path.name)
-    entry.size = path.stat().st_size
-    with path.open("rb") as content:
-        archive.addfile(entry, content)
