@@ -115,7 +115,8 @@ class AnswerGrades:
                 with self._database.write() as session:
                     self._add_grades(session, job.id, 1)
             raise
-        if answer is not None:
+        # Where no judging model has answered, nothing is spent, and it may answer an attempt that follows.
+        if answer is not None and (trial.tokens or not trial.grade.errors):
             with self._database.write() as session:
                 keep_grade(session, job, answer, trial.grade)
         return trial.grade

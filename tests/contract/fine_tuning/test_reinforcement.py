@@ -312,6 +312,17 @@ def test_an_answer_that_the_judging_model_cannot_grade_has_no_reward(
     assert (found.reward, list(found.errors)) == (0, [error_name])
 
 
+def test_a_failure_of_the_judging_model_is_no_grade_that_is_kept(desk: TrainingDesk, path: TokenPath) -> None:
+    worker = desk.worker(training(desk, JUDGE), 1)
+    path.chat_answers = [(500, b""), chat("no number"), chat("1")]
+    grades = [desk.tuning.grades.grade_of_job(worker, LINES[0], "x", place=(1, "a")) for _ in range(3)]
+    assert [list(each.errors) for each in grades] == [
+        ["model_grader_server_error"],
+        ["model_grader_parse_error"],
+        ["model_grader_parse_error"],  # for which it was paid
+    ]
+
+
 def test_a_caller_tries_a_grader(desk: TrainingDesk, path: TokenPath) -> None:
     path.chat_answers = [chat("1")]
     both = {"type": "multi", "name": "both", "graders": {"e": EXACT, "j": JUDGE}, "calculate_output": "e * j"}
