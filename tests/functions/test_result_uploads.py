@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import socket
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,6 +121,30 @@ def test_the_program_sends_a_large_result_in_parts_and_each_that_was_damaged_aga
     assert len(damaged) == 2
     assert served.content(file_id) == (CONTENT, "ftjob-large-state.safetensors")
     assert not list(served.context.objects.list("uploads/")), "parts are gone"
+
+
+def test_a_part_may_take_longer_than_a_platform_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_TIMEOUT_SECONDS", 1.0)
+    part, left = bytes(8 << 20), threading.Event()
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 10)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+
+        def read_slowly() -> None:
+            connection, _ = listener.accept()
+            with connection, connection.makefile("rb") as body:
+                while body.readline() != b"\r\n":
+                    pass
+                for number in range(64):
+                    body.read(128 << 10)
+                    left.wait(0.05 if number < 26 else 0)
+                connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")
+
+        thread = threading.Thread(target=read_slowly, daemon=True)
+        thread.start()
+        assert module._send("PUT", f"http://127.0.0.1:{listener.getsockname()[1]}/", part, {}) == {}
+        thread.join()
 
 
 def test_a_completion_that_is_asked_for_again_has_the_same_file_and_wrong_parts_have_none(served: Served) -> None:
