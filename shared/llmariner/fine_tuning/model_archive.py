@@ -17,10 +17,12 @@ from llmariner.platform.model_files.blobs import BlobStore
 __all__ = ["InvalidArchive", "archived_files", "places_in_archive", "write_model_folder"]
 
 _WEIGHTS = "model.safetensors"
-_NEEDED = frozenset({"config.json", "tokenizer_config.json", _WEIGHTS})
+_NEEDED = frozenset({"config.json", _WEIGHTS})
+"""Any other that a model needs its base has as well: one that is trained without it is served without it."""
 _NAMES = _NEEDED | {
     *(
         "generation_config.json",
+        "tokenizer_config.json",
         "chat_template.jinja",
         "tokenizer.json",
         "special_tokens_map.json",

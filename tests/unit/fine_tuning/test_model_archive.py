@@ -58,6 +58,14 @@ def test_a_folder_has_the_files_of_the_archive(tmp_path: Path, size: int) -> Non
     assert {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()} == FILES
 
 
+def test_a_model_may_have_no_file_that_its_base_lacks(tmp_path: Path) -> None:
+    """A tokenizer may be its `tokenizer.json` alone, with the template in a file of its own."""
+    lean = {**FILES, "tokenizer.json": b"{}", "chat_template.jinja": b"x"}
+    del lean["tokenizer_config.json"]
+    write(archive(lean), tmp_path / "a")
+    assert {path.name for path in (tmp_path / "a").iterdir()} == set(lean)
+
+
 def test_equal_contents_are_on_the_disk_once(tmp_path: Path) -> None:
     for name in "ab":
         write(archive(FILES), tmp_path / name)
