@@ -12,6 +12,8 @@ from pathlib import Path
 __all__ = ["cpu_quota", "usable_cores"]
 
 _SELF = Path("/proc/self")
+_ANY_NAME = "surrogateescape"
+"""The name of another mount may have any bytes."""
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
@@ -38,7 +40,7 @@ def cpu_quota(process: Path = _SELF) -> float | None:
 
 def _groups(process: Path) -> Iterator[tuple[int, str]]:
     """The version of each hierarchy that may limit the processor, and the path of the process's group in it."""
-    for line in (process / "cgroup").read_text().splitlines():
+    for line in (process / "cgroup").read_text(errors=_ANY_NAME).strip().split("\n"):
         number, controllers, path = line.split(":", 2)
         if number == "0" and not controllers:
             yield 2, path
@@ -48,7 +50,7 @@ def _groups(process: Path) -> Iterator[tuple[int, str]]:
 
 def _mounts(process: Path) -> Iterator[tuple[int, str, Path]]:
     """The version, the group that is mounted, and where, of each such hierarchy."""
-    for line in (process / "mountinfo").read_text().splitlines():
+    for line in (process / "mountinfo").read_text(errors=_ANY_NAME).strip().split("\n"):
         before, _, after = line.partition(" - ")
         kind, _, options = after.split(" ", 2)
         version = {"cgroup2": 2, "cgroup": 1}.get(kind)

@@ -47,6 +47,14 @@ def test_the_quota_of_a_group_is_read_where_version_2_is_mounted(
     assert cpu_quota(prepared(tmp_path, groups=groups, root=root, options="cgroup2 c rw", limits=limits)) == quota
 
 
+def test_names_of_other_mounts_may_have_any_bytes(tmp_path: Path) -> None:
+    limits = {"cpu.max": "200000 100000\n"}
+    process = prepared(tmp_path, groups="0::/\n", root="/", options="cgroup2 c rw", limits=limits)
+    found = (process / "mountinfo").read_bytes()
+    (process / "mountinfo").write_bytes(b"30 21 0:9 / /mnt/\xff\x0b\xc2\x85 rw - ext4 /dev/b rw\n" + found)
+    assert cpu_quota(process) == 2.0
+
+
 def test_a_machine_without_control_groups_has_no_quota(tmp_path: Path) -> None:
     assert cpu_quota(tmp_path) is None
 
