@@ -116,8 +116,21 @@ def read_networks(env: Environment, name: str) -> tuple[str, ...]:
 
 
 def read_http_url(env: Environment, name: str) -> str:
-    """A variable as a URL without trailing slashes; empty if it is unset. Raises ValueError unless it is http(s)."""
+    """A variable as a URL without trailing slashes; empty if it is unset.
+
+    Raises ValueError unless it is http(s), with a host and a valid port: else its first use would fail, and not the start.
+    """
     value = env.get(name, "").rstrip("/")
-    if value and not value.startswith(("http://", "https://")):
+    if value and not (value.startswith(("http://", "https://")) and _has_address(value)):
         raise ValueError(f"{name} must be an http:// or https:// URL, not {value!r}.")
     return value
+
+
+def _has_address(url: str) -> bool:
+    from urllib.parse import urlsplit  # most functions have no such setting
+
+    try:
+        parts = urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False

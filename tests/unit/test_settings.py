@@ -235,3 +235,12 @@ def test_a_generated_secret_is_long_enough_and_unique() -> None:
 def test_the_default_environment_is_the_processs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLMARINER_PORT", "1234")
     assert StandaloneSettings.load(environment()).port == 1234
+
+
+@pytest.mark.parametrize(
+    "url", ["prometheus:9090", "http://prometheus:web", "http://[::1", "http://h:99999", "http://:80", "https://"]
+)
+def test_a_url_without_a_host_or_a_valid_port_is_refused_where_it_is_set(url: str) -> None:
+    with pytest.raises(ValueError, match="LLMARINER_PROMETHEUS_URL"):
+        KServeSettings.load({"LLMARINER_PROMETHEUS_URL": url})
+    assert KServeSettings.load({"LLMARINER_PROMETHEUS_URL": "http://[::1]:9090/"}).prometheus == "http://[::1]:9090"
