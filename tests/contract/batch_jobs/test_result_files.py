@@ -209,11 +209,11 @@ def test_a_real_job_leaves_a_file(desk: BatchJobDesk, tmp_path: Path) -> None:
         job_id = desk.create(command="echo weights > output/model.bin")
         desk.reconciler.reconcile(job_id)
         wait_for_end(port, job_id)
-        desk.reconciler.reconcile(job_id)  # the observer may be at it
-        assert [each.name for each in desk.jobs.get(desk.project_id, job_id).results] == ["model.bin"]
         ends = time.monotonic() + 30
+        desk.reconciler.reconcile(job_id)  # which does nothing where the observer is at it
         while port.results(job_id).files and time.monotonic() < ends:
-            time.sleep(0.05)  # the observer deletes them when it has made files of them
-        assert port.results(job_id).files == ()
+            time.sleep(0.05)
+        assert port.results(job_id).files == (), "what files were made of is deleted"
+        assert [each.name for each in desk.jobs.get(desk.project_id, job_id).results] == ["model.bin"]
     finally:
         port.close()
