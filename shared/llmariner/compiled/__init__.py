@@ -34,7 +34,6 @@ MODULES = (
     f"{_GATEWAY}.limits.leased_quota",
     f"{_GATEWAY}.limits.limiter",
     f"{_GATEWAY}.metering.meter",
-    f"{_GATEWAY}.metering.metrics",
     f"{_GATEWAY}.metering.settlement",
     f"{_GATEWAY}.metering.token_counts",
     f"{_GATEWAY}.requests.body_budget",
