@@ -54,6 +54,7 @@ MODULES = (
     "llmariner.http_client.connection",
     "llmariner.http_client.response",
     "llmariner.server.connection",
+    "llmariner.server.limits",
     "llmariner.server.request_cycle",
     "llmariner.server.request_head",
     "llmariner.server.responses",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from functools import lru_cache
 from time import monotonic
+from typing import Final
 from urllib.parse import urlsplit
 
 from llmariner.http_client.connection import READ_TIMEOUT_SECONDS, Connection
@@ -18,7 +18,10 @@ _MAX_IDLE = 128
 _CONNECT_SECONDS = 5.0
 _UNIX = "unix:"
 _SWEEP_SECONDS = 0.5
-_MAX_CACHED_PATH = 128
+_MAX_CACHED_PATH: Final = 128
+_MAX_CACHED_HEADS: Final = 256
+
+_head_starts: Final[dict[str, bytes]] = {}
 
 
 class Client:
@@ -140,18 +143,22 @@ class Client:
 
 
 def _request_head(origin: str, method: str, path: str, headers: Headers, length: int) -> bytes:
-    start = _head_start(origin, method, path) if len(path) <= _MAX_CACHED_PATH else _start(origin, method, path)
-    head = b"%b%d\r\n" % (start, length)
+    head = b"%b%d\r\n" % (_head_start(origin, method, path), length)
     for name, value in headers:
         head += b"%b: %b\r\n" % (name, value)
     return head + b"\r\n"
 
 
-def _start(origin: str, method: str, path: str) -> bytes:
+def _head_start(origin: str, method: str, path: str) -> bytes:
     """A head up to the number of its content-length."""
-    host = "localhost" if origin.startswith(_UNIX) else origin[7:]
-    return f"{method} {path} HTTP/1.1\r\nhost: {host}\r\ncontent-length: ".encode("latin-1")
-
-
-# Most requests go to few origins and paths.
-_head_start = lru_cache(maxsize=256)(_start)
+    target = f"{method} {path} {origin}"
+    start = _head_starts.get(target)
+    if start is None:
+        host = "localhost" if origin.startswith(_UNIX) else origin[7:]
+        start = f"{method} {path} HTTP/1.1\r\nhost: {host}\r\ncontent-length: ".encode("latin-1")
+        # Most requests go to few origins and paths.
+        if len(path) <= _MAX_CACHED_PATH:
+            if len(_head_starts) >= _MAX_CACHED_HEADS:
+                _head_starts.clear()
+            _head_starts[target] = start
+    return start

@@ -73,14 +73,20 @@ class Response:
         """
         await self._connection.pipe(sink)
 
+    def whole(self) -> bytes | None:
+        """The rest of the body if all of it has arrived, without a coroutine; closes the response then. None: `read` it."""
+        body = self._connection.take_whole()
+        if body is not None:
+            self.close()
+        return body
+
     async def read(self, limit: int = 64 * 1024 * 1024, *, on_progress: Callable[[int], None] | None = None) -> bytes:
         """The rest of the body; always closes the response. ResponseTooLarge when it is over `limit` bytes.
 
         `on_progress` is called with the number of bytes read so far, and may raise.
         """
         connection = self._connection
-        if (whole := connection.take_whole()) is not None:
-            self.close()
+        if (whole := self.whole()) is not None:
             if len(whole) > limit:
                 raise ResponseTooLarge(f"the answer is over {limit} bytes")
             if on_progress is not None:

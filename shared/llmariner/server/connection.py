@@ -7,7 +7,8 @@ import logging
 import select
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import httptools
 
@@ -23,18 +24,16 @@ if TYPE_CHECKING:
 __all__ = ["Connection"]
 
 _log = logging.getLogger(__name__)
-_BODY_HIGH_WATER = 256 * 1024
+_BODY_HIGH_WATER: Final = 262_144
 # How much is parsed per turn of the event loop: a chunk of one byte is as much work as a large one. More is parsed of a body
 # whose parts have an ordinary size.
-_FEED_BYTES = 1024
-_BODY_FEED_BYTES = 16 * 1024
-_FREE_PARTS = 8
-_MIN_AVERAGE_PART = 64
+_FEED_BYTES: Final = 1024
+_BODY_FEED_BYTES: Final = 16_384
+_FREE_PARTS: Final = 8
+_MIN_AVERAGE_PART: Final = 64
 _POLL_PEER_CLOSED = getattr(select, "POLLRDHUP", 0)  # Linux only; elsewhere only a reset is detected
-# Keeps nothing: fields that nobody reads are appended to it.
-_DISCARD: deque[tuple[bytes, bytes]] = deque(maxlen=0)
 _FRAMING_FIELDS = (b"content-length", b"transfer-encoding")
-_ASGI = {"version": "3.0", "spec_version": "2.3"}
+_ASGI: Final = {"version": "3.0", "spec_version": "2.3"}
 _INTERNAL_ERROR = "Something broke on our side."
 
 
@@ -61,8 +60,10 @@ class Connection(asyncio.Protocol):
         "_interval_bytes",
         "_interval_seconds",
         "_last_activity",
+        "_limits",
         "_lingering_since",
         "_loop",
+        "_next_request",
         "_no_more_requests",
         "_parser",
         "_paused",
@@ -77,17 +78,20 @@ class Connection(asyncio.Protocol):
         "_write_blocked_since",
         "current",
         "drained",
+        "task",
         "transport",
     )
 
     def __init__(self, server: Server, loop: asyncio.AbstractEventLoop) -> None:
         self._server = server
+        self._limits = server.limits
         self._loop = loop
         self._parser = httptools.HttpRequestParser(self)
         self._queue: deque[RequestCycle] = deque()
         self._receiving: RequestCycle | None = None
         self._url = b""
-        self._headers: list[tuple[bytes, bytes]] | deque[tuple[bytes, bytes]] = _DISCARD
+        # None: fields are discarded.
+        self._headers: list[tuple[bytes, bytes]] | None = None
         self._head_bytes = self._framed_bytes = self._discarded_bytes = self._interval_bytes = 0
         self._head_started = self._interval_seconds = 0.0
         self._unparsed = b""
@@ -103,6 +107,8 @@ class Connection(asyncio.Protocol):
         self._write_blocked_since: float | None = None
         self.current: RequestCycle | None = None
         self.drained: asyncio.Future[None] | None = None
+        self.task: asyncio.Task[None] | None = None
+        self._next_request: asyncio.Future[None] | None = None
         self.transport: asyncio.Transport = cast(asyncio.Transport, None)
 
     # --- asyncio.Protocol ---
@@ -132,6 +138,7 @@ class Connection(asyncio.Protocol):
         self.resume_writing()
         self._queue.clear()
         self._disconnect_current()
+        self._wake_task()
 
     def data_received(self, data: bytes) -> None:
         if self._no_more_requests:
@@ -167,30 +174,33 @@ class Connection(asyncio.Protocol):
     # --- callbacks of the parser ---
 
     def on_message_begin(self) -> None:
-        self._url, self._headers = b"", [] if self._receiving is None else _DISCARD
+        self._url, self._headers = b"", [] if self._receiving is None else None
 
     def on_url(self, url: bytes) -> None:
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name.lower(), value))
+        if self._headers is not None:
+            self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        if self._receiving is not None or self._no_more_requests:
+        headers = self._headers
+        if self._receiving is not None or self._no_more_requests or headers is None:
             return  # the head that `_decline_upgrade` feeds its parser, or bytes after the last request
         self._head_bytes = self._framed_bytes = self._interval_bytes = 0
         self._interval_seconds = 0.0
-        parser, limits = self._parser, self._server.limits
+        parser, limits = self._parser, self._limits
         # A field after the head is a trailer, which must not be merged into the header (RFC 9110 6.5.1).
-        headers, self._headers = self._headers, _DISCARD
+        self._headers = None
         if len(headers) > limits.head_fields:
             raise RequestRejected(431, f"The head of the request has over {limits.head_fields} fields.")
         version = parser.get_http_version()
-        self._chunked, wants_continue = parse_head(version, headers)
+        fields = dict(headers)
+        self._chunked, wants_continue = parse_head(version, headers, fields)
         self._upgrade = parser.should_upgrade()
         keep_alive = version == "1.1" and parser.should_keep_alive()
         cycle = self._receiving = RequestCycle(
-            self, self._server, self._scope(version, headers), keep_alive, wants_continue
+            self, self._server, self._scope(version, headers), fields, keep_alive, wants_continue
         )
         if self.current is None:
             self._start(cycle)
@@ -301,7 +311,7 @@ class Connection(asyncio.Protocol):
         if self._queue and not self.transport.is_closing() and self._client_closed_unread():
             self._close_half_closed()
             return
-        now, limits = self._server.now, self._server.limits
+        now, limits = self._server.now, self._limits
         blocked_since = self._write_blocked_since if self._write_blocked_since is not None else self._closing_since
         if blocked_since is not None and now - blocked_since > limits.write_seconds:
             self.abort()
@@ -322,7 +332,7 @@ class Connection(asyncio.Protocol):
         return bool(poll.poll(0))
 
     def _check_lingering(self, since: float) -> None:
-        now, limits = self._server.now, self._server.limits
+        now, limits = self._server.now, self._limits
         if self.transport.get_write_buffer_size():
             if now - since > limits.write_seconds:
                 self.abort()
@@ -331,7 +341,7 @@ class Connection(asyncio.Protocol):
 
     def _check_body(self, receiving: RequestCycle) -> None:
         """Only time spent reading counts: neither a pause nor the wait of a client for `100 Continue`."""
-        limits = self._server.limits
+        limits = self._limits
         if self._paused or receiving.wants_continue:
             return
         self._interval_seconds += limits.tick_seconds
@@ -400,7 +410,7 @@ class Connection(asyncio.Protocol):
             self.reject(400, f"This is not a valid HTTP/1.1 request: {error}.")
 
     def _check_bytes(self) -> None:
-        limits, receiving = self._server.limits, self._receiving
+        limits, receiving = self._limits, self._receiving
         if receiving is None:
             if self._head_bytes > limits.head_bytes:
                 status = 414 if len(self._url) > limits.head_bytes // 2 else 431
@@ -439,7 +449,34 @@ class Connection(asyncio.Protocol):
 
     def _start(self, cycle: RequestCycle) -> None:
         self.current = cycle
-        cycle.task = self._loop.create_task(cycle.run())
+        if self.task is None:
+            self.task = self._loop.create_task(self._run_requests())
+        else:
+            self._wake_task()
+
+    def _wake_task(self) -> None:
+        if self._next_request is not None and not self._next_request.done():
+            self._next_request.set_result(None)
+
+    async def _run_requests(self) -> None:
+        """Run requests one after another, as long as they follow: a task of its own for each would cost a twentieth of it.
+
+        A request must find no trace of the one before, which may be another client's behind the same proxy: where that one
+        was canceled, or changed a context variable, a new task runs the next.
+        """
+        context = copy_context()
+        try:
+            while (cycle := self.current) is not None:
+                # A request whose response is incomplete stays the current one until its connection is lost.
+                if not await cycle.run() or self.current is cycle or copy_context() != context:
+                    break
+                if self.current is None and not self._no_more_requests:
+                    self._next_request = self._loop.create_future()
+                    await self._next_request
+        finally:
+            self._next_request = self.task = None
+        if self.current is not None and self.current is not cycle:
+            self._start(self.current)
 
     def _send_and_close(self, response: bytes) -> None:
         self._pending_rejection = b""

@@ -61,10 +61,11 @@ class ServerLimits:
     @classmethod
     def load(cls, env: Environment) -> ServerLimits:
         """Read the limits from environment variables. ValueError names the invalid variable."""
+        default = cls()
         return cls(
-            idle_seconds=read_number(env, "LLMARINER_KEEP_ALIVE_SECONDS", cls.idle_seconds, minimum=1),
-            write_seconds=read_number(env, "LLMARINER_WRITE_TIMEOUT_SECONDS", cls.write_seconds, minimum=0.1),
+            idle_seconds=read_number(env, "LLMARINER_KEEP_ALIVE_SECONDS", default.idle_seconds, minimum=1),
+            write_seconds=read_number(env, "LLMARINER_WRITE_TIMEOUT_SECONDS", default.write_seconds, minimum=0.1),
             connections_per_address=int(
-                read_number(env, "LLMARINER_CONNECTIONS_PER_ADDRESS", cls.connections_per_address)
+                read_number(env, "LLMARINER_CONNECTIONS_PER_ADDRESS", default.connections_per_address)
             ),
         )

@@ -44,19 +44,26 @@ class RequestCycle:
         "_waiter",
         "body_parts",
         "body_size",
+        "fields",
         "keep_alive",
         "response_complete",
         "response_started",
-        "task",
         "wants_continue",
     )
 
     def __init__(
-        self, connection: Connection, server: Server, scope: Message, keep_alive: bool, wants_continue: bool
+        self,
+        connection: Connection,
+        server: Server,
+        scope: Message,
+        fields: dict[bytes, bytes],
+        keep_alive: bool,
+        wants_continue: bool,
     ) -> None:
         self._connection = connection
         self._server = server
         self._scope = scope
+        self.fields = fields
         self.keep_alive = keep_alive
         self.wants_continue = wants_continue
         self.body_size = self.body_parts = 0
@@ -70,13 +77,14 @@ class RequestCycle:
         self._head = b""
         self._remaining_length: int | None = None
         self._disconnect_callbacks: list[Callable[[], None]] = []
-        self.task: asyncio.Task[None] | None = None
         scope["extensions"] = {"llmariner.response": self}
 
     @property
-    def loop(self) -> asyncio.AbstractEventLoop:
-        """The event loop of the connection, and so of the request."""
-        return self._connection._loop
+    def task(self) -> asyncio.Task[None]:
+        """The task that the request runs in."""
+        task = self._connection.task
+        assert task is not None
+        return task
 
     @property
     def method(self) -> str:
@@ -90,23 +98,27 @@ class RequestCycle:
         headers: list[tuple[bytes, bytes]] = self._scope["headers"]
         return headers
 
-    async def run(self) -> None:
-        """Run the application. Afterwards the connection serves the next request or closes, whatever the application did."""
+    async def run(self) -> bool:
+        """Run the application. Afterwards the connection serves the next request or closes, whatever the application did.
+
+        False: the application was canceled, and with it the task, which must not run another request.
+        """
+        canceled = False
         try:
             await self._server.application(self._scope, self._receive, self._send)
         except (Exception, asyncio.CancelledError) as error:
             # CancelledError also comes from a task that the application awaits and that is canceled elsewhere.
+            canceled = isinstance(error, asyncio.CancelledError)
             if not (self._disconnected and isinstance(error, asyncio.CancelledError)):
                 _log.exception("the application failed on %s %r", self._scope["method"], self._scope["path"])
         finally:
-            # Request, scope and task refer to each other: this breaks the cycle, because the garbage collector would
-            # spend an eighth of the time of a small request on finding it.
+            # Request and scope refer to each other: this breaks the cycle, because the garbage collector would spend an
+            # eighth of the time of a small request on finding it.
             self._disconnect_callbacks.clear()
             self._scope["extensions"] = {}
-            self.task = None
         if self._disconnected:
-            return
-        if not self.response_started:
+            pass
+        elif not self.response_started:
             self._connection.on_application_error()
         elif not self.response_complete or self._remaining_length:
             self._connection.abort()
@@ -115,6 +127,7 @@ class RequestCycle:
             self._connection.on_response_complete(
                 keep_alive=self.keep_alive and not (self._more_body or self._protocol_violated)
             )
+        return not canceled
 
     def feed_body(self, body: bytes) -> int:
         """Buffer a part of the body; returns how many bytes wait for the application."""
@@ -132,7 +145,7 @@ class RequestCycle:
 
     def missing_bytes(self) -> int:
         """How much of a body without chunks was not received yet."""
-        return int(dict(self.headers).get(b"content-length", b"0")) - self.body_size
+        return int(self.fields.get(b"content-length", b"0")) - self.body_size
 
     def is_full(self, high_water: int) -> bool:
         """Whether more of the body is to come, and more than `high_water` bytes wait for the application."""
@@ -163,8 +176,8 @@ class RequestCycle:
         if self._more_body or self._eof_delivered or self._disconnected:
             return None
         self._eof_delivered = True
-        body, self._body = bytes(self._body), b""
-        return body
+        body, self._body = self._body, b""
+        return body if isinstance(body, bytes) else bytes(body)
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

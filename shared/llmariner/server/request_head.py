@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from typing import Final
 from urllib.parse import unquote_to_bytes
 
 import httptools
@@ -11,8 +11,13 @@ import httptools
 __all__ = ["RequestRejected", "parse_head", "split_target"]
 
 # RFC 3986 3.2.2 and 3.2.3, in any order. User information is not part of a Host.
-_HOST_CHARACTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~!$&'()*+,;=%:[]"
-_MAX_CACHED_TARGET = 256
+_HOST_CHARACTERS: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~!$&'()*+,;=%:[]"
+_MAX_CACHED_TARGET: Final = 256
+_MAX_CACHED_TARGETS: Final = 1024
+_MAX_CACHED_HOSTS: Final = 256
+
+_known_hosts: Final[set[bytes]] = set()
+_known_targets: Final[dict[bytes, tuple[str, bytes, bytes]]] = {}
 
 
 class RequestRejected(Exception):
@@ -24,14 +29,13 @@ class RequestRejected(Exception):
         self.message = message
 
 
-def parse_head(version: str, headers: Sequence[tuple[bytes, bytes]]) -> tuple[bool, bool]:
+def parse_head(version: str, headers: Sequence[tuple[bytes, bytes]], fields: dict[bytes, bytes]) -> tuple[bool, bool]:
     """Check the fields that framing and routing depend on. RequestRejected names the invalid one.
 
-    Returns whether the body is chunked, and whether the client waits for `100 Continue`.
+    `fields`: the headers by name. Returns whether the body is chunked, and whether the client waits for `100 Continue`.
     """
     if version not in ("1.1", "1.0"):
         raise RequestRejected(505, "Speak HTTP/1.1 here.")
-    fields = dict(headers)
     host, chunked = fields.get(b"host"), b"transfer-encoding" in fields
     repeated = len(fields) != len(headers)
     if (host is None and version == "1.1") or (repeated and len(_values(headers, b"host")) > 1):
@@ -47,13 +51,14 @@ def parse_head(version: str, headers: Sequence[tuple[bytes, bytes]]) -> tuple[bo
 
 def _is_host(host: bytes) -> bool:
     """Whether a Host has only characters of a host name, an address and a port."""
-    # A server is addressed by few names. Only short ones are cached: 64 KiB of them in all.
-    return _has_host_characters(host) if len(host) <= _MAX_CACHED_TARGET else not host.translate(None, _HOST_CHARACTERS)
-
-
-@lru_cache(maxsize=256)
-def _has_host_characters(host: bytes) -> bool:
-    return not host.translate(None, _HOST_CHARACTERS)
+    if host in _known_hosts:
+        return True
+    if host.translate(None, _HOST_CHARACTERS):
+        return False
+    # A server is addressed by few names. Only short ones are kept: 64 KiB of them in all.
+    if len(host) <= _MAX_CACHED_TARGET and len(_known_hosts) < _MAX_CACHED_HOSTS:
+        _known_hosts.add(host)
+    return True
 
 
 def _values(headers: Sequence[tuple[bytes, bytes]], name: bytes) -> list[bytes]:
@@ -77,8 +82,15 @@ def split_target(target: bytes) -> tuple[str, bytes, bytes]:
 
     Bytes of the path that are not UTF-8 become U+FFFD. Raises httptools.HttpParserInvalidURLError.
     """
-    # Most requests have one of few targets. Only short ones are cached: 256 KiB of targets in all.
-    return _split_cached(target) if len(target) <= _MAX_CACHED_TARGET else _split(target)
+    found = _known_targets.get(target)
+    if found is None:
+        found = _split(target)
+        # Most requests have one of few targets. Only short ones are kept: 256 KiB of them in all.
+        if len(target) <= _MAX_CACHED_TARGET:
+            if len(_known_targets) >= _MAX_CACHED_TARGETS:
+                _known_targets.clear()
+            _known_targets[target] = found
+    return found
 
 
 def _split(target: bytes) -> tuple[str, bytes, bytes]:
@@ -86,6 +98,3 @@ def _split(target: bytes) -> tuple[str, bytes, bytes]:
     raw_path = parts.path or b"/"
     path = unquote_to_bytes(raw_path) if b"%" in raw_path else raw_path
     return path.decode(errors="replace"), raw_path, parts.query or b""
-
-
-_split_cached = lru_cache(maxsize=1024)(_split)

@@ -80,7 +80,7 @@ class KeyCache:
         self._in_flight: SingleFlight[Key | None] = SingleFlight()
         self.last_used: dict[str, int] = {}
 
-    def cached(self, headers: Mapping[bytes, bytes], scope: str) -> Key | None:
+    def cached(self, headers: dict[bytes, bytes], scope: str) -> Key | None:
         """The cached key of a request, if it is valid and has the scope; None: call `authenticate`, which tells why."""
         # The lookup uses the raw header, which nearly always has the canonical form: parsing and hashing it would cost more
         # than the rest of the decision. `authenticate` handles the other forms.

@@ -66,10 +66,10 @@ class ApplicableLimits:
         """The same as lines that end in CRLF: joining them costs less than a list of them."""
         lines = self._constant_lines
         if (lowest := self._request_limit) is not None and lowest.limited[0]:
-            left = lowest.requests + lowest.available.requests
+            left = int(lowest.requests + lowest.available.requests)
             lines += b"x-ratelimit-remaining-requests: %d\r\n" % (left if left > 0 else 0)
         if (lowest := self._token_limit) is not None and lowest.limited[1]:
-            left = lowest.tokens + lowest.available.tokens
+            left = int(lowest.tokens + lowest.available.tokens)
             lines += b"x-ratelimit-remaining-tokens: %d\r\n" % (left if left > 0 else 0)
         return lines
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from math import inf
 from operator import itemgetter
 from typing import Any
@@ -36,7 +36,7 @@ class _Series:
         self.counts = [0] * len(bounds)
         self.total = 0.0
 
-    def add(self, values: Iterable[float]) -> None:
+    def add(self, values: Sequence[float]) -> None:
         """Count values: sorted, which takes no loop over them in Python."""
         ordered = sorted(values)
         if ordered:
@@ -84,16 +84,30 @@ class _ModelSeries:
 
     def add(self, events: list[dict[str, Any]]) -> None:
         """Count closing events of this model and route."""
-        streams = [
-            (event["at"] - event["admitted_at"], event["first_token_seconds"], event["completion_tokens"])
-            for event in events
-            if event["first_token_seconds"] is not None
-        ]
-        self.duration.add([event["at"] - event["admitted_at"] for event in events])
-        self.time_to_first_token.add([first for _, first, _ in streams])
-        self.per_token.add([max(0.0, took - first) / (tokens - 1) for took, first, tokens in streams if tokens > 1])
-        self.input.add(filter(None, map(itemgetter("prompt_tokens"), events)))
-        self.output.add(filter(None, map(itemgetter("completion_tokens"), events)))
+        durations: list[float] = []
+        firsts: list[float] = []
+        per_token: list[float] = []
+        prompts: list[int] = []
+        completions: list[int] = []
+        for event in events:
+            took: float = event["at"] - event["admitted_at"]
+            first: float | None = event["first_token_seconds"]
+            prompt: int = event["prompt_tokens"]
+            completion: int = event["completion_tokens"]
+            durations.append(took)
+            if prompt:
+                prompts.append(prompt)
+            if completion:
+                completions.append(completion)
+            if first is not None:
+                firsts.append(first)
+                if completion > 1:
+                    per_token.append(max(0.0, took - first) / (completion - 1))
+        self.duration.add(durations)
+        self.time_to_first_token.add(firsts)
+        self.per_token.add(per_token)
+        self.input.add(prompts)
+        self.output.add(completions)
 
 
 class Metrics:

@@ -5,7 +5,7 @@ Only what is invalid for every engine is rejected here, so that a plain mistake 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +51,7 @@ class Route:
     engine_path: str
     task: str | None
     required: tuple[str, ...]
-    checks: Mapping[str, Check]
+    checks: dict[str, Check]
     streams: bool = False
     scope: str = "api.inference.write"
     runs_model: bool = True
@@ -62,7 +62,7 @@ class Route:
     query_field: str | None = None
 
 
-def check_fields(route: Route, body: Mapping[str, Any]) -> None:
+def check_fields(route: Route, body: dict[str, Any]) -> None:
     """InvalidRequest for the first field that is missing or of the wrong type."""
     for name in route.required:
         if body.get(name) is None:
@@ -87,7 +87,7 @@ def _wrong_case(name: str) -> InvalidRequest:
     )
 
 
-def requested_max_tokens(route: Route, body: Mapping[str, Any]) -> int | None:
+def requested_max_tokens(route: Route, body: dict[str, Any]) -> int | None:
     """The upper bound of one completion, from any of the route's fields or its default; None: the context length.
 
     InvalidRequest where two fields differ, because engines differ in which of them they use.

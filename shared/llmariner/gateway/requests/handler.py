@@ -27,7 +27,15 @@ from llmariner.gateway.responses import server_sent_events as sse
 from llmariner.gateway.responses.client_response import ClientResponse
 from llmariner.gateway.responses.engine_errors import engine_error
 from llmariner.gateway.responses.heartbeat import Heartbeat
-from llmariner.gateway.responses.messages import ClientDisconnected, DirectResponse, Receive, Scope, Send, current_task
+from llmariner.gateway.responses.messages import (
+    ClientDisconnected,
+    DirectResponse,
+    Receive,
+    Scope,
+    Send,
+    current_task,
+    fields_by_name,
+)
 from llmariner.gateway.responses.stream_relay import StreamRelay
 from llmariner.gateway.state import Gateway, model_not_ready
 from llmariner.http_client import (
@@ -88,7 +96,7 @@ class RequestHandler:
         try:
             if not gateway.is_fresh():
                 await gateway.refresh()
-            request_headers = dict(self._scope["headers"])
+            request_headers = fields_by_name(self._scope)
             # Cached decisions need no coroutine: three of them would cost a twentieth of the whole request.
             key = gateway.key_cache.cached(request_headers, route.scope)
             if key is None:
@@ -408,7 +416,11 @@ class RequestHandler:
         if request.stream:
             await self._relay_stream(response, request, metered)
             return
-        body = await response.read(on_progress=self._reserve_response_bytes)
+        body = response.whole()
+        if body is None:
+            body = await response.read(on_progress=self._reserve_response_bytes)
+        else:
+            self._reserve_response_bytes(len(body))
         if not body.startswith(b"{") and _JSON_OBJECT_START.match(body) is None:
             raise EngineFailed("The engine's answer is no JSON object. Try again, and see `llma logs` if it recurs.")
         usage_start = body.rfind(b'"usage":')

@@ -7,16 +7,17 @@ loop over bytes in Python.
 from __future__ import annotations
 
 from itertools import accumulate
+from typing import Final
 
 from llmariner.errors import InvalidRequest
 
 __all__ = ["check_structure"]
 
-_MAX_DEPTH = 100
+_MAX_DEPTH: Final = 100
 _MAX_CONTAINERS = 50_000
-_MAX_VALUES = 500_000
+_MAX_VALUES: Final = 500_000
 # Names in objects: parsing one costs as much as many values.
-_MAX_NAMES = 100_000
+_MAX_NAMES: Final = 100_000
 # Quotes that remain around strings with brackets, commas or colons; all other strings cost nothing.
 _MAX_QUOTES = 200_000
 _STRUCTURAL = b'"[]{},:'
@@ -26,6 +27,8 @@ _DEPTH_CHANGES = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 
 def check_structure(body: bytes) -> None:
     """InvalidRequest for a body that is nested too deep or has too many values. Invalid JSON is left to the parser."""
+    if len(body) <= 2 * _MAX_DEPTH:
+        return  # each level takes two bytes
     containers = body.count(b"[") + body.count(b"{")
     # A body has no more commas and colons than bytes.
     if containers <= _MAX_DEPTH and (

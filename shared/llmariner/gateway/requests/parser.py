@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import json.decoder
 import re
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -20,11 +20,12 @@ from llmariner.gateway.requests.json_structure import check_structure
 
 __all__ = ["ModelRequest", "parse", "with_member", "with_model", "without_member"]
 
-_MAX_MEMBERS = 1000
-_USAGE_OPTIONS = b'"stream_options":{"include_usage":true,"continuous_usage_stats":true}'
-_TEXT_PARTS = ("text", "refusal")
+_MAX_MEMBERS: Final = 1000
+_FEW_MESSAGES: Final = 3
+_USAGE_OPTIONS: Final = b'"stream_options":{"include_usage":true,"continuous_usage_stats":true}'
+_TEXT_PARTS: Final = ("text", "refusal")
 # With these fields a request parametrizes vLLM's chat template, or replaces it.
-_TEMPLATE_FIELDS = frozenset({"chat_template", "chat_template_kwargs", "documents"})
+_TEMPLATE_FIELDS: Final = frozenset({"chat_template", "chat_template_kwargs", "documents"})
 
 
 class ModelRequest:
@@ -177,8 +178,10 @@ def _is_prompt_unbounded(fields: dict[str, Any], body: bytes) -> bool:
         passes_text = any(isinstance(value, dict | list | str) for value in values)
         if fields.get("chat_template") or fields.get("documents") or passes_text:
             return True
-    # JSON has no escape for brackets outside of strings, so a chat of plain strings has exactly one.
-    return body.count(b"[") > 1 and _has_media(fields["messages"])
+    messages: list[dict[str, Any]] = fields["messages"]
+    # JSON has no escape for brackets outside of strings, so a chat of plain strings has exactly one. A look at a few
+    # messages costs less than the count.
+    return (len(messages) <= _FEW_MESSAGES or body.count(b"[") > 1) and _has_media(messages)
 
 
 def _has_media(messages: list[dict[str, Any]]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 from llmariner.errors import PlatformError
 from llmariner.gateway.requests.request_ids import new_request_id
@@ -19,11 +19,14 @@ __all__ = [
     "Send",
     "current_task",
     "default_headers",
+    "fields_by_name",
     "header_fields",
     "send_error",
     "send_head",
     "send_json",
 ]
+
+_NO_EXTENSIONS: Final[dict[str, Any]] = {}
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -42,8 +45,16 @@ class DirectResponse(Protocol):
     """
 
     @property
-    def loop(self) -> asyncio.AbstractEventLoop:
-        """The event loop that the request runs in."""
+    def task(self) -> asyncio.Task[None]:
+        """The task that the request runs in."""
+
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """The header fields of the request."""
+
+    @property
+    def fields(self) -> dict[bytes, bytes]:
+        """The header fields by name."""
 
     def take_body(self) -> bytes | None:
         """The whole body of the request if it has arrived and was not received yet; None: receive it."""
@@ -63,8 +74,16 @@ _STREAM_HEADERS = [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"
 
 
 def current_task(response: DirectResponse | None) -> asyncio.Task[None]:
-    """The task that handles a request. Without a loop at hand, asyncio would look for it with a system call, `getpid`."""
-    return cast(asyncio.Task[None], asyncio.current_task(None if response is None else response.loop))
+    """The task that handles a request. Without the server's word, asyncio looks for it with a system call, `getpid`."""
+    return cast(asyncio.Task[None], asyncio.current_task()) if response is None else response.task
+
+
+def fields_by_name(scope: Scope) -> dict[bytes, bytes]:
+    """The header fields of a request; of a repeated one, the last value. Read it, never change it."""
+    headers: list[tuple[bytes, bytes]] = scope["headers"]
+    response: DirectResponse | None = scope.get("extensions", _NO_EXTENSIONS).get("llmariner.response")
+    # Middleware may have taken fields away.
+    return response.fields if response is not None and response.headers is headers else dict(headers)
 
 
 def header_fields(lines: bytes) -> RawHeaders:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Iterable
+from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
 from llmariner.errors import InvalidRequest, PlatformError
-from llmariner.gateway.responses.messages import Message, Receive, Scope, Send, default_headers, send_error
+from llmariner.gateway.responses.messages import (
+    Message,
+    Receive,
+    Scope,
+    Send,
+    default_headers,
+    fields_by_name,
+    send_error,
+)
 from llmariner.http.middleware.content_encoding import DecompressedBody, content_encoding
 from llmariner.http.middleware.cors import Cors
 
@@ -22,7 +30,7 @@ CONTENT_ENCODING = "llmariner.content_encoding"
 _ENCODED_BODY_HEADERS = (b"content-encoding", b"content-length")
 # Parsers disagree on which of two values counts, so a proxy could check one and a function use the other.
 # A number: `in` of a bytes object tries that first, and a search for bytes costs an exception inside the interpreter.
-_PERCENT = ord("%")
+_PERCENT: Final = 0x25
 _SINGLE_HEADERS = frozenset({b"authorization", b"openai-organization", b"openai-project"})
 
 
@@ -76,14 +84,14 @@ def _needs_no_middleware(scope: Scope) -> bool:
         scope["method"] != "HEAD"
         and _PERCENT not in scope.get("raw_path", b"%")
         and _PERCENT not in scope.get("query_string", b"")
-        and _has_plain_headers(scope["headers"])
+        and _has_plain_headers(scope)
     )
 
 
-def _has_plain_headers(headers: Sequence[tuple[bytes, bytes]]) -> bool:
+def _has_plain_headers(scope: Scope) -> bool:
     """Whether there is no encoded body and no repeated header."""
-    fields = dict(headers)
-    return b"content-encoding" not in fields and len(fields) == len(headers)
+    fields = fields_by_name(scope)
+    return b"content-encoding" not in fields and len(fields) == len(scope["headers"])
 
 
 def _check_single_headers(headers: Iterable[tuple[bytes, bytes]]) -> None:
