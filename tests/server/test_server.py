@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextvars import ContextVar
 from email.utils import formatdate
 from typing import Any
 
@@ -223,3 +224,30 @@ def test_a_stalled_reader_applies_backpressure() -> None:
 def test_dates_have_the_format_of_rfc_9110(seconds: float) -> None:
     """Among them the first and last second of a year, and 29 February."""
     assert http_date(seconds) == formatdate(seconds, usegmt=True)
+
+
+_CALLER: ContextVar[str] = ContextVar("caller", default="nobody")
+
+
+@pytest.mark.parametrize("canceled", [False, True])
+def test_a_request_finds_no_trace_of_the_one_before_on_its_connection(canceled: bool) -> None:
+    """Requests of one connection share a task, and a proxy sends those of many clients on one connection."""
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        task = asyncio.current_task()
+        assert task is not None
+        seen = f"{_CALLER.get()} {task.cancelling()}".encode()
+        _CALLER.set(scope["path"])
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(seen))]})
+        await send({"type": "http.response.body", "body": seen})
+        if canceled:
+            task.cancel()
+            await asyncio.sleep(0)
+
+    async def run() -> bytes:
+        async with serving(application) as (_, port):
+            head = b"GET /alice HTTP/1.1\r\nhost: x\r\n"
+            return await exchange(port, head + b"\r\n" + head + CLOSE + b"\r\n")
+
+    assert asyncio.run(run()).count(b"nobody 0") == 2

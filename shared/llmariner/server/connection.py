@@ -476,7 +476,7 @@ class Connection(asyncio.Protocol):
         finally:
             self._next_request = self.task = None
         if self.current is not None and self.current is not cycle:
-            self._start(self.current)
+            context.run(self._start, self.current)
 
     def _send_and_close(self, response: bytes) -> None:
         self._pending_rejection = b""
