@@ -50,7 +50,7 @@ class Prometheus:
         seconds = min(self._seconds, self._deadline - time.monotonic())
         if seconds <= 0:
             raise self._unavailable("takes too long for all that is asked")
-        body = urlencode({"query": expression, "time": f"{at:.3f}", "timeout": f"{seconds:.3f}s"})
+        body = urlencode({"query": expression, "time": f"{at:.3f}", "timeout": f"{seconds:.3f}"})
         try:
             document = json.loads(self._post(f"{self._url.path}/api/v1/query", body, seconds))
             return [each for each in map(_sample, document["data"]["result"]) if _is_valid(each)]
