@@ -47,7 +47,8 @@ async def no_send(_message: Any) -> None:
 
 def test_chunked_bodies_on_the_token_path() -> None:
     budget = BodyBudget(10 * SIZE, 10 * SIZE)
-    gateway = cast(Gateway, SimpleNamespace(settings=SimpleNamespace(body_limit=10 * SIZE), body_budget=budget))
+    settings = SimpleNamespace(body_limit=10 * SIZE, write_timeout=10.0)
+    gateway = cast(Gateway, SimpleNamespace(settings=settings, body_budget=budget))
     handler = RequestHandler(gateway, cast(Any, None), {}, in_parts(), no_send)
 
     body, held = peak(lambda: handler._read_body({}))

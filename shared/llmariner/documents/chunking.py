@@ -198,9 +198,11 @@ class _Chunker:
 
     def _advance(self, end: int, *, at_section: bool) -> None:
         """Keep what the next chunk shares with this one, which ended at `end`."""
-        begin = 1 if not at_section else end
+        # The next chunk begins after the first text of this one, which white space may precede.
+        first = next((at for at in range(end) if self._window[at].text.strip()), 0)
+        begin = first + 1 if not at_section else end
         shared = size = 0
-        for at in range(end - 1, 0, -1):
+        for at in range(end - 1, first, -1):
             shared += self._window[at].tokens
             size += _bytes(self._window[at])
             if shared > self._overlap or size > CHUNK_BYTES // 2:

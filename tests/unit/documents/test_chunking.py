@@ -6,7 +6,7 @@ import itertools
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from llmariner.documents.blocks import Block, BlockKind, TextChunk
@@ -53,8 +53,18 @@ BLOCKS = st.lists(
 COUNTERS = st.sampled_from([ESTIMATE, words, characters, superadditive])
 
 
+# White space before a chunk's first text, all of which fits into the overlap.
+AFTER_WHITE_SPACE = [
+    *(heading("", 0) for _ in range(6)),
+    paragraph(""),
+    heading("0000000", 0),
+    *(paragraph(text) for text in ("?", "??", "0")),
+]
+
+
 @settings(max_examples=300, deadline=None)
 @given(BLOCKS, COUNTERS, st.integers(16, 120), st.floats(0, 0.5))
+@example(AFTER_WHITE_SPACE, characters, 32, 0.5)
 def test_chunks_keep_their_bounds_and_cover_the_text(
     blocks: list[Block], counter: object, size: int, share: float
 ) -> None:
