@@ -1,7 +1,8 @@
 """`python -m tests.bench.connections`: small requests and streams of 1 to 512 callers at once, beside Envoy.
 
 For each number of callers, in interleaved rounds: requests per second of CPU time, the times to the first token that a
-proxy adds to the engine's, and how far the slowest callers are behind the others (p99 of a request relative to p50).
+proxy adds to the engine's, how far the slowest callers are behind the others (p99 of a request relative to p50), and the
+memory that its processes have afterwards.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from .children import running
 from .environments import UnavailableError
 from .load_driver import Load, Phase, drive
 from .measures import request_cost, token_cost
+from .process_cost import memory
 from .results import Results
 from .run import PEERS, engine, noted
 from .target import Site, Started
@@ -40,6 +42,7 @@ def measure(results: Results, number: int, proxies: list[Started], direct: Start
             for quantile in ("p50", "p99"):
                 added = streams.first_ms[quantile] - own.first_ms[quantile]
                 results.add(f"{number} first_added_{quantile}_ms", proxy.name, added)
+            results.add(f"{number} rss_mib", proxy.name, memory(proxy.pid).rss)
 
 
 def _drive(load: Load, number: int, started: Started) -> Phase:
@@ -49,12 +52,12 @@ def _drive(load: Load, number: int, started: Started) -> Phase:
 def rows(results: Results) -> list[str]:
     """The medians as a table, one row for each number of callers and proxy."""
     found = [
-        "| callers | | requests per CPU second | p99 / p50 | first token p50, ms | p99, ms |",
-        "|---|---|---|---|---|---|",
+        "| callers | | requests per CPU second | p99 / p50 | first token p50, ms | p99, ms | RSS, MiB |",
+        "|---|---|---|---|---|---|---|",
     ]
     for number in CALLERS:
         for name in NAMES:
-            measures = ("requests_per_cpu_second", "p99_vs_p50", "first_added_p50_ms", "first_added_p99_ms")
+            measures = ("requests_per_cpu_second", "p99_vs_p50", "first_added_p50_ms", "first_added_p99_ms", "rss_mib")
             medians = [results.median(f"{number} {measure}", name) for measure in measures]
             if all(median is not None for median in medians):
                 rate, *others = (median or 0.0 for median in medians)
