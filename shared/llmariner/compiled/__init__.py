@@ -57,6 +57,7 @@ MODULES = (
     "llmariner.server.limits",
     "llmariner.server.request_cycle",
     "llmariner.server.request_head",
+    "llmariner.server.request_task",
     "llmariner.server.responses",
 )
 """What runs for each request or token. Modules that run rarely stay as they are: machine code takes memory."""

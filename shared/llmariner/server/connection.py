@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import select
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextvars import copy_context
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import httptools
 
 from llmariner.client_networks import client_network
-from llmariner.server.request_cycle import Message, RequestCycle
-from llmariner.server.request_head import RequestRejected, parse_head, split_target
-from llmariner.server.responses import error_response
+from llmariner.server.request_cycle import RequestCycle
+from llmariner.server.request_head import RequestRejected, parse_head, rejection_of, request_scope
+from llmariner.server.request_task import RequestTask
+from llmariner.server.responses import INTERNAL_ERROR, error_response
 from llmariner.server.upgraded_connection import UpgradedConnection
 
 if TYPE_CHECKING:
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Connection"]
 
-_log = logging.getLogger(__name__)
 _BODY_HIGH_WATER: Final = 262_144
 # How much is parsed per turn of the event loop: a chunk of one byte is as much work as a large one. More is parsed of a body
 # whose parts have an ordinary size.
@@ -33,8 +31,6 @@ _FREE_PARTS: Final = 8
 _MIN_AVERAGE_PART: Final = 64
 _POLL_PEER_CLOSED = getattr(select, "POLLRDHUP", 0)  # Linux only; elsewhere only a reset is detected
 _FRAMING_FIELDS = (b"content-length", b"transfer-encoding")
-_ASGI: Final = {"version": "3.0", "spec_version": "2.3"}
-_INTERNAL_ERROR = "Something broke on our side."
 
 
 class Connection(asyncio.Protocol):
@@ -63,7 +59,6 @@ class Connection(asyncio.Protocol):
         "_limits",
         "_lingering_since",
         "_loop",
-        "_next_request",
         "_no_more_requests",
         "_parser",
         "_paused",
@@ -78,7 +73,7 @@ class Connection(asyncio.Protocol):
         "_write_blocked_since",
         "current",
         "drained",
-        "task",
+        "requests",
         "transport",
     )
 
@@ -107,8 +102,7 @@ class Connection(asyncio.Protocol):
         self._write_blocked_since: float | None = None
         self.current: RequestCycle | None = None
         self.drained: asyncio.Future[None] | None = None
-        self.task: asyncio.Task[None] | None = None
-        self._next_request: asyncio.Future[None] | None = None
+        self.requests = RequestTask(self, loop)
         self.transport: asyncio.Transport = cast(asyncio.Transport, None)
 
     # --- asyncio.Protocol ---
@@ -138,7 +132,7 @@ class Connection(asyncio.Protocol):
         self.resume_writing()
         self._queue.clear()
         self._disconnect_current()
-        self._wake_task()
+        self.requests.wake()
 
     def data_received(self, data: bytes) -> None:
         if self._no_more_requests:
@@ -199,9 +193,9 @@ class Connection(asyncio.Protocol):
         self._chunked, wants_continue = parse_head(version, headers, fields)
         self._upgrade = parser.should_upgrade()
         keep_alive = version == "1.1" and parser.should_keep_alive()
-        cycle = self._receiving = RequestCycle(
-            self, self._server, self._scope(version, headers), fields, keep_alive, wants_continue
-        )
+        scope = request_scope(parser.get_method(), self._url, version, headers)
+        scope["client"], scope["server"] = self._client_address, self._server_address
+        cycle = self._receiving = RequestCycle(self, self._server, scope, fields, keep_alive, wants_continue)
         if self.current is None:
             self._start(cycle)
         else:
@@ -223,6 +217,11 @@ class Connection(asyncio.Protocol):
         self._receiving = None
 
     # --- called by a request cycle ---
+
+    @property
+    def accepts_requests(self) -> bool:
+        """Whether another request may follow on this connection."""
+        return not self._no_more_requests
 
     @property
     def has_pending_requests(self) -> bool:
@@ -248,7 +247,7 @@ class Connection(asyncio.Protocol):
         if self._receiving is self.current:
             self._receiving = None
         self.current = None
-        self.reject(500, _INTERNAL_ERROR)
+        self.reject(500, INTERNAL_ERROR)
 
     def resume_reading(self) -> None:
         """Continue reading, unless requests wait for their turn or the connection is closing. Idempotent."""
@@ -391,23 +390,10 @@ class Connection(asyncio.Protocol):
             self._decline_upgrade(data[offer.args[0] :])
         except httptools.HttpParserError as error:
             if not self._no_more_requests:  # bytes after the last request are discarded
-                self._reject_parse_error(error)
+                rejected = rejection_of(error)
+                self.reject(rejected.status, rejected.message)
         else:
             self._check_bytes()
-
-    def _reject_parse_error(self, error: httptools.HttpParserError) -> None:
-        cause = error.__context__
-        if isinstance(cause, RequestRejected):
-            self.reject(cause.status, cause.message)
-        elif isinstance(error, httptools.HttpParserInvalidURLError) or isinstance(
-            cause, httptools.HttpParserInvalidURLError
-        ):
-            self.reject(400, "The request's target is not a valid URL.")
-        elif isinstance(error, httptools.HttpParserCallbackError):
-            _log.error("reading a request failed", exc_info=cause)
-            self.reject(500, _INTERNAL_ERROR)
-        else:
-            self.reject(400, f"This is not a valid HTTP/1.1 request: {error}.")
 
     def _check_bytes(self) -> None:
         limits, receiving = self._limits, self._receiving
@@ -449,34 +435,7 @@ class Connection(asyncio.Protocol):
 
     def _start(self, cycle: RequestCycle) -> None:
         self.current = cycle
-        if self.task is None:
-            self.task = self._loop.create_task(self._run_requests())
-        else:
-            self._wake_task()
-
-    def _wake_task(self) -> None:
-        if self._next_request is not None and not self._next_request.done():
-            self._next_request.set_result(None)
-
-    async def _run_requests(self) -> None:
-        """Run requests one after another, as long as they follow: a task of its own for each would cost a twentieth of it.
-
-        A request must find no trace of the one before, which may be another client's behind the same proxy: where that one
-        was canceled, or changed a context variable, a new task runs the next.
-        """
-        context = copy_context()
-        try:
-            while (cycle := self.current) is not None:
-                # A request whose response is incomplete stays the current one until its connection is lost.
-                if not await cycle.run() or self.current is cycle or copy_context() != context:
-                    break
-                if self.current is None and not self._no_more_requests:
-                    self._next_request = self._loop.create_future()
-                    await self._next_request
-        finally:
-            self._next_request = self.task = None
-        if self.current is not None and self.current is not cycle:
-            context.run(self._start, self.current)
+        self.requests.run_current()
 
     def _send_and_close(self, response: bytes) -> None:
         self._pending_rejection = b""
@@ -509,20 +468,3 @@ class Connection(asyncio.Protocol):
         cycle, self.current = self.current, None
         if cycle is not None:
             cycle.on_disconnect()
-
-    def _scope(self, version: str, headers: Sequence[tuple[bytes, bytes]]) -> Message:
-        path, raw_path, query = split_target(self._url)
-        return {
-            "type": "http",
-            "asgi": _ASGI,
-            "http_version": version,
-            "method": self._parser.get_method().decode("ascii"),
-            "scheme": "http",
-            "path": path,
-            "raw_path": raw_path,
-            "query_string": query,
-            "root_path": "",
-            "headers": headers,
-            "client": self._client_address,
-            "server": self._server_address,
-        }

@@ -82,7 +82,7 @@ class RequestCycle:
     @property
     def task(self) -> asyncio.Task[None]:
         """The task that the request runs in."""
-        task = self._connection.task
+        task = self._connection.requests.task
         assert task is not None
         return task
 

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 from urllib.parse import unquote_to_bytes
 
 import httptools
 
-__all__ = ["RequestRejected", "parse_head", "split_target"]
+from llmariner.server.responses import INTERNAL_ERROR
+
+__all__ = ["RequestRejected", "parse_head", "rejection_of", "request_scope", "split_target"]
+
+_log = logging.getLogger(__name__)
 
 # RFC 3986 3.2.2 and 3.2.3, in any order. User information is not part of a Host.
 _HOST_CHARACTERS: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~!$&'()*+,;=%:[]"
+_ASGI: Final = {"version": "3.0", "spec_version": "2.3"}
 _MAX_CACHED_TARGET: Final = 256
 _MAX_CACHED_TARGETS: Final = 1024
 _MAX_CACHED_HOSTS: Final = 256
@@ -27,6 +33,36 @@ class RequestRejected(Exception):
         super().__init__(message)
         self.status = status
         self.message = message
+
+
+def rejection_of(error: httptools.HttpParserError) -> RequestRejected:
+    """The response to bytes that the parser refused. What was raised in a callback of the parser is the error's context."""
+    cause = error.__context__
+    if isinstance(cause, RequestRejected):
+        return cause
+    if isinstance(error, httptools.HttpParserInvalidURLError) or isinstance(cause, httptools.HttpParserInvalidURLError):
+        return RequestRejected(400, "The request's target is not a valid URL.")
+    if isinstance(error, httptools.HttpParserCallbackError):
+        _log.error("reading a request failed", exc_info=cause)
+        return RequestRejected(500, INTERNAL_ERROR)
+    return RequestRejected(400, f"This is not a valid HTTP/1.1 request: {error}.")
+
+
+def request_scope(method: bytes, target: bytes, version: str, headers: Sequence[tuple[bytes, bytes]]) -> dict[str, Any]:
+    """The ASGI scope of a request without the addresses of its ends. Raises httptools.HttpParserInvalidURLError."""
+    path, raw_path, query = split_target(target)
+    return {
+        "type": "http",
+        "asgi": _ASGI,
+        "http_version": version,
+        "method": method.decode("ascii"),
+        "scheme": "http",
+        "path": path,
+        "raw_path": raw_path,
+        "query_string": query,
+        "root_path": "",
+        "headers": headers,
+    }
 
 
 def parse_head(version: str, headers: Sequence[tuple[bytes, bytes]], fields: dict[bytes, bytes]) -> tuple[bool, bool]:

@@ -7,9 +7,10 @@ import json
 import os
 from collections.abc import Iterable
 
-__all__ = ["CONTINUE", "error_response", "field_lines", "status_line"]
+__all__ = ["CONTINUE", "INTERNAL_ERROR", "error_response", "field_lines", "status_line"]
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+INTERNAL_ERROR = "Something broke on our side."
 _STATUS_LINES = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in http.HTTPStatus}
 _CODES = {
     408: "request_timeout",
