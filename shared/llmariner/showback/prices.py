@@ -12,18 +12,17 @@ from dataclasses import asdict, dataclass
 from fractions import Fraction
 from typing import Any
 
-from sqlalchemy import Row, and_, or_, select, update
+from sqlalchemy import Row, and_, or_, select
 
 from llmariner.audit import log as audit
 from llmariner.errors import InvalidRequest
 from llmariner.identifiers import new_id
 from llmariner.platform.database import Database, ReadSession
-from llmariner.platform.database.revisions import next_revision
 from llmariner.showback.tables import compute_prices
 from llmariner.tenancy.principal import Caller
 from llmariner.usage.charge_policies import Charge, ChargePolicyList
 from llmariner.usage.prices import NANO_PER_DOLLAR
-from llmariner.usage.validity import start_of_validity
+from llmariner.usage.validity import begin_period
 
 __all__ = ["ALL_DEVICES", "Amounts", "ComputePrice", "ComputePriceList", "ComputePrices"]
 
@@ -124,13 +123,10 @@ class ComputePrices:
             if not 0 <= amount <= _MAX_PRICE:
                 raise InvalidRequest(f"'{name}' must be from 0 to {_MAX_PRICE // NANO_PER_DOLLAR} dollars.", param=name)
         with self._database.write() as session:
-            next_revision(session, "prices")  # locks the row: concurrent changes wait, and then see this price
-            start = start_of_validity(session, valid_from, "What compute cost")
-            of_device = _c.device == device
-            later = session.value(select(_c.valid_from).where(of_device, _c.valid_from > start).order_by("valid_from"))
-            covers = (_c.valid_from <= start) & or_(_c.valid_to.is_(None), _c.valid_to > start)
-            session.run(update(compute_prices).where(of_device, covers).values(valid_to=start))
-            price = ComputePrice(new_id("price"), device, start, later, **amounts, created_at=int(session.now()))
+            start, end = begin_period(
+                session, compute_prices, valid_from, "What compute cost", same=_c.device == device
+            )
+            price = ComputePrice(new_id("price"), device, start, end, **amounts, created_at=int(session.now()))
             session.add(compute_prices, **asdict(price))
             payload = {"id": price.id, "data": asdict(price)}
             audit.append_entry(session, actor, "compute_price.created", payload, organization_id=actor.organization_id)

@@ -13,15 +13,14 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Row, or_, select, update
+from sqlalchemy import Row, or_, select
 
 from llmariner.audit import log as audit
 from llmariner.identifiers import new_id
 from llmariner.platform.database import Database, ReadSession
-from llmariner.platform.database.revisions import next_revision
 from llmariner.tenancy.principal import Caller
 from llmariner.usage.tables import charge_policies
-from llmariner.usage.validity import start_of_validity
+from llmariner.usage.validity import begin_period
 
 __all__ = ["Charge", "ChargePolicies", "ChargePolicy", "ChargePolicyList"]
 
@@ -89,13 +88,8 @@ class ChargePolicies:
     def set(self, actor: Caller, charge: Charge, *, valid_from: float | None) -> ChargePolicy:
         """Choose from now or a later time on. The caller has checked that the actor runs the installation."""
         with self._database.write() as session:
-            # Locks the row: concurrent changes wait, and then see this one. Gateway instances ask for prices again.
-            next_revision(session, "prices")
-            start = start_of_validity(session, valid_from, "What was charged")
-            later = session.value(select(_c.valid_from).where(_c.valid_from > start).order_by("valid_from"))
-            covers = (_c.valid_from <= start) & or_(_c.valid_to.is_(None), _c.valid_to > start)
-            session.run(update(charge_policies).where(covers).values(valid_to=start))
-            policy = ChargePolicy(new_id("charge"), charge, start, later, int(session.now()))
+            start, end = begin_period(session, charge_policies, valid_from, "What was charged")
+            policy = ChargePolicy(new_id("charge"), charge, start, end, int(session.now()))
             session.add(charge_policies, **asdict(policy))
             payload = {"id": policy.id, "data": asdict(policy)}
             audit.append_entry(session, actor, "charge_policy.created", payload, organization_id=actor.organization_id)

@@ -15,20 +15,19 @@ from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, or_, select, update
+from sqlalchemy import ColumnElement, Row, and_, or_, select
 
 from llmariner.audit import log as audit
 from llmariner.errors import InvalidRequest, PermissionDenied
 from llmariner.gateway.metering.pricing import Price
 from llmariner.identifiers import new_id
 from llmariner.platform.database import Database, ReadSession
-from llmariner.platform.database.revisions import next_revision
 from llmariner.tenancy.principal import Caller
 from llmariner.tenancy.roles.access_scope import is_default_organization
 from llmariner.tenancy.tables import projects
 from llmariner.usage.charge_policies import Charge, ChargePolicyList
 from llmariner.usage.tables import prices
-from llmariner.usage.validity import start_of_validity
+from llmariner.usage.validity import begin_period
 
 __all__ = [
     "ALL_MODELS",
@@ -175,25 +174,18 @@ class Prices:
         Raises PermissionDenied unless the actor's organization runs the installation, so that no customer sets prices.
         """
         cached = new.prompt if new.cached_prompt is None else new.cached_prompt
-        table = prices.c
         # SQLAlchemy compares with None by IS NULL.
-        of_model = and_(table.model == new.model, table.project_id == new.project_id)
+        of_model = and_(prices.c.model == new.model, prices.c.project_id == new.project_id)
         with self._database.write() as session:
-            next_revision(session, "prices")  # locks the row: concurrent changes wait, and then see this price
-            start = start_of_validity(session, new.valid_from, "What requests cost")
             if not is_default_organization(session, actor.organization_id):
                 raise PermissionDenied("Prices are set by the organization that runs this installation, for all.")
             _check_project(session, new.project_id)
-            later = session.value(
-                select(table.valid_from).where(of_model, table.valid_from > start).order_by("valid_from")
-            )
-            covers = (table.valid_from <= start) & or_(table.valid_to.is_(None), table.valid_to > start)
-            session.run(update(prices).where(of_model, covers).values(valid_to=start))
+            start, end = begin_period(session, prices, new.valid_from, "What requests cost", same=of_model)
             price = ListedPrice(
                 id=new_id("price"),
                 model=new.model,
                 valid_from=start,
-                valid_to=later,
+                valid_to=end,
                 prompt=new.prompt,
                 cached_prompt=cached,
                 completion=new.completion,
