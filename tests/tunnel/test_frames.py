@@ -100,7 +100,7 @@ def test_a_body_of_another_length_than_its_head_says_resets_its_stream_alone(
             return
         stream.respond(200, [(b"content-length", announced)], end=False)
         if padding is not None:
-            H2Connection.send_data(http2, stream.id, sent, pad_length=padding)
+            http2.send_data(stream.id, sent, pad_length=padding)
         elif sent:
             await stream.write(sent)
         stream.end()

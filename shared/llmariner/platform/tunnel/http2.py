@@ -192,7 +192,7 @@ class Http2Connection:
 
     def send_data(self, stream: Stream, data: memoryview) -> None:
         """Send bytes that `turn` allowed."""
-        self._http2.send_data(stream.id, data)
+        self._http2.send_frame(stream.id, data)
         self._collect()
 
     def send_end(self, stream: Stream) -> None:

@@ -123,10 +123,8 @@ class Http2Protocol(H2Connection):
             self.increment_flow_control_window(received)
         return [events.StreamReset(stream_id=number, error_code=ErrorCodes.PROTOCOL_ERROR, remote_reset=False)]
 
-    def send_data(
-        self, stream_id: int, data: bytes | memoryview, end_stream: bool = False, pad_length: object = None
-    ) -> None:
-        """As h2's, without padding: the caller has asked for the window, and a frame has at most that many bytes."""
+    def send_frame(self, stream_id: int, data: memoryview) -> None:
+        """A frame of DATA: the caller has asked for the window, and a frame has at most that many bytes."""
         stream, size = self._get_stream_by_id(stream_id), len(data)
         if size > min(self.local_flow_control_window(stream_id), self.max_outbound_frame_size):
             raise FlowControlError(f"{size} bytes are more than may be sent")
