@@ -7,17 +7,16 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from http.client import HTTPException
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from llmariner.errors import Unavailable
+from llmariner.platform.bounded_http import bounded_connection, read_whole
 
 __all__ = ["Prometheus", "Sample"]
 
-_CONNECT_SECONDS = 5.0
 _MAX_BYTES = 32 * 2**20
-_CHUNK_BYTES = 2**16
 _MAX_VALUE = 1e15
 """More than anything that is measured, and little enough for sums of all values of an answer."""
 
@@ -60,26 +59,14 @@ class Prometheus:
             raise self._unavailable("answers something else than a vector") from error
 
     def _post(self, path: str, body: str, seconds: float) -> bytes:
-        kind = HTTPSConnection if self._url.scheme == "https" else HTTPConnection
-        deadline = time.monotonic() + seconds + _CONNECT_SECONDS
-        connection = kind(self._url.hostname or "", self._url.port, timeout=_CONNECT_SECONDS)
-        try:
-            connection.connect()
-            connection.sock.settimeout(seconds)
-            headers = {"content-type": "application/x-www-form-urlencoded", "user-agent": "llmariner"}
+        headers = {"content-type": "application/x-www-form-urlencoded", "user-agent": "llmariner"}
+        with bounded_connection(self._url, seconds) as connection:
             connection.request("POST", path, body, headers)
             with connection.getresponse() as response:
-                answer = bytearray()
-                # A timeout of the socket counts from byte to byte, so a slow answer could take forever.
-                while chunk := response.read1(_CHUNK_BYTES):
-                    answer += chunk
-                    if len(answer) > _MAX_BYTES or time.monotonic() > deadline:
-                        raise HTTPException("its answer is too large or too slow")
+                answer = read_whole(response, _MAX_BYTES)
                 if response.status != 200:
-                    raise HTTPException(f"status {response.status}, {bytes(answer[:200])!r}")
-                return bytes(answer)
-        finally:
-            connection.close()
+                    raise HTTPException(f"status {response.status}, {answer[:200]!r}")
+                return answer
 
     def _unavailable(self, why: str) -> Unavailable:
         return Unavailable(f"{self._shown} {why}.")

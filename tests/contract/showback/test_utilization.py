@@ -326,6 +326,22 @@ def test_a_slow_prometheus_takes_no_more_time_than_a_sweep_has(database: Databas
     assert 1 <= len(asked) <= 4, "an hour takes more than twenty"
 
 
+def test_a_head_without_an_end_is_left() -> None:
+    class Trickle(Exporter):
+        def do_POST(self) -> None:
+            with contextlib.suppress(OSError):
+                self.wfile.write(b"HTTP/1.1 200 OK\r\nx-long: ")
+                while True:
+                    self.wfile.write(b"a")
+                    time.sleep(0.02)
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Trickle) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        with pytest.raises(Unavailable, match="does not answer"):
+            Prometheus(f"http://127.0.0.1:{server.server_port}", seconds=0.2).query("up", 1.0)
+        server.shutdown()
+
+
 def test_without_the_setting_nothing_is_read(database: Database) -> None:
     read_utilization({}, database, seconds=5)
     assert Use().gpu_measured == 0

@@ -8,14 +8,12 @@ attempt like a rejected one, so that it does not block other subjects.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import secrets
-import socket
-import threading
-from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from http.client import HTTPException, HTTPResponse
 from urllib.parse import urlsplit
 
+from llmariner.platform.bounded_http import bounded_connection
 from llmariner.platform.database import Database
 from llmariner.platform.database.work_leases import WorkLease
 from llmariner.platform.events.cloudevents import Event, to_http
@@ -138,18 +136,10 @@ def _post(url: str, headers: dict[str, str], body: bytes) -> tuple[int, str]:
     Once connected, the exchange takes `_SEND_SECONDS` at most, however slow the response is.
     """
     target = urlsplit(url)
-    connection_class = HTTPSConnection if target.scheme == "https" else HTTPConnection
-    connection = connection_class(target.hostname or "", target.port, timeout=_SEND_SECONDS)
-    connection.connect()
-    timer = threading.Timer(_SEND_SECONDS, _abort, [connection.sock])
-    timer.start()
-    try:
+    with bounded_connection(target, _SEND_SECONDS, connect_seconds=_SEND_SECONDS) as connection:
         connection.request("POST", f"{target.path or '/'}{'?' * bool(target.query)}{target.query}", body, headers)
         with connection.getresponse() as response:
             return response.status, "" if response.status < 300 else _error_text(response)
-    finally:
-        timer.cancel()
-        connection.close()
 
 
 def _error_text(response: HTTPResponse) -> str:
@@ -158,8 +148,3 @@ def _error_text(response: HTTPResponse) -> str:
         return response.read(500).decode(errors="replace")
     except (OSError, HTTPException):
         return ""
-
-
-def _abort(connection: socket.socket) -> None:
-    with contextlib.suppress(OSError):  # it is closed already
-        connection.shutdown(socket.SHUT_RDWR)

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
 import re
-import socket
-import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from http.client import HTTPConnection, HTTPException
 from typing import Any
 from urllib.parse import urlsplit
 
+from llmariner.platform.bounded_http import bounded_connection, read_whole
 from llmariner.platform.trackers import Credential, TrackingRefused, TrackingUnavailable
 
 __all__ = ["Server", "basic"]
 
-_CONNECT_SECONDS = 5.0
 _ANSWER_SECONDS = 10.0
 _UPLOAD_SECONDS = 40.0
 _MAX_ANSWER_BYTES = 4 * 1024 * 1024
@@ -77,24 +74,13 @@ class Server:
     def _send(
         self, method: str, path: str, body: Iterable[bytes] | bytes | None, headers: dict[str, str], seconds: float
     ) -> _Answer:
-        kind = HTTPSConnection if self._url.scheme == "https" else HTTPConnection
-        connection = kind(self._url.hostname or "", self._url.port, timeout=_CONNECT_SECONDS, blocksize=1 << 16)
         try:
-            connection.connect()
-            connection.sock.settimeout(seconds)
-            # A timeout of the socket counts from byte to byte, so a slow answer could take forever.
-            timer = threading.Timer(seconds, _abort, [connection.sock])
-            timer.start()
-            try:
+            with bounded_connection(self._url, seconds) as connection:
                 return self._exchange(connection, method, path, body, headers)
-            finally:
-                timer.cancel()
         except (OSError, HTTPException, ValueError) as error:
             raise TrackingUnavailable(
                 f"{self._shown} does not answer: {str(error)[:200] or 'its time was over'}"
             ) from error
-        finally:
-            connection.close()
 
     def _exchange(
         self,
@@ -106,11 +92,7 @@ class Server:
     ) -> _Answer:
         connection.request(method, self._url.path + path, body, {**self._headers, **headers})
         with connection.getresponse() as response:
-            answer = response.read(_MAX_ANSWER_BYTES + 1)
-            if len(answer) > _MAX_ANSWER_BYTES:
-                raise HTTPException("its answer is too large")
-            if response.length:
-                raise HTTPException("its answer has no end")
+            answer = read_whole(response, _MAX_ANSWER_BYTES)
             return _Answer(response.status, _seconds(response.getheader("retry-after")), answer)
 
     def _failure(self, answer: _Answer) -> TrackingRefused | TrackingUnavailable:
@@ -128,11 +110,6 @@ def basic(credential: Credential, default_username: str = "") -> str:
     """The header of RFC 7617."""
     pair = f"{credential.username or default_username}:{credential.secret.reveal()}"
     return f"Basic {base64.b64encode(pair.encode()).decode()}"
-
-
-def _abort(connection: socket.socket) -> None:
-    with contextlib.suppress(OSError):  # it is closed already
-        connection.shutdown(socket.SHUT_RDWR)
 
 
 def _document(body: bytes) -> Any:
