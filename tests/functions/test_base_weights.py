@@ -25,14 +25,12 @@ from llmariner.models.copies.tables import model_blob_chunks
 from llmariner.models.model import NewModel, SourceRepository
 from llmariner.models.weight_loads import load_weights
 from llmariner.models.weights import StorageUriFetcher
-from llmariner.platform.database.migrate import upgrade
 from llmariner.platform.events.cloudevents import Event
 from llmariner.settings import ModelSettings, S3Settings
-from llmariner.tenancy.organizations.bootstrap import ensure_first_owner
 from llmariner.tenancy.principal import KeyOwner
 
 from .http_calls import HttpRequest, HttpResponse, assert_error, send_over_http
-from .processes import boot_command, process
+from .served_function import served_function
 from .training_jobs import training_job
 
 _tiny = importlib.import_module("..standalone.tiny_model_files", __package__)
@@ -41,7 +39,6 @@ if TYPE_CHECKING:
 else:
     _server = importlib.import_module("..standalone.model_server", __package__)
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 CHUNK = 64 << 10
 FILES = {
     "config.json": _tiny.CONFIG,
@@ -108,22 +105,10 @@ class Served:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    folder = tmp_path_factory.mktemp("weights")
-    environment = {
-        "LLMARINER_DATABASE_URL": f"sqlite:///{folder / 'platform.db'}",
-        "LLMARINER_PEPPER": "0123456789abcdef" * 4,
-        "LLMARINER_SERVICE_SECRET": "fedcba9876543210" * 4,
-        "LLMARINER_OBJECTS": "folder",
-        "LLMARINER_OBJECTS_FOLDER": str(folder / "objects"),
-    }
-    context = Context(environment)
-    upgrade(context.database)
-    owner = ensure_first_owner(context.database)
-    command = boot_command(CHECKOUT / "functions/fine_tuning_workers")
-    with _server.running_server() as hub, process(command, environment, folder / "function.log") as port:
+    function = served_function("fine_tuning_workers", tmp_path_factory.mktemp("weights"))
+    with _server.running_server() as hub, function as made:
         hub.repositories = {"org/m": FILES}
-        yield Served(context, port, KeyOwner(owner.user_id, owner.project_id, owner.organization_id), hub.url)
-    context.database.close()
+        yield Served(*made, hub.url)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

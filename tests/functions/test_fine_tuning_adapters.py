@@ -16,18 +16,14 @@ from llmariner.context import Context
 from llmariner.fine_tuning.adapter_tokens import adapter_token
 from llmariner.models.model import Model, NewModel, SourceRepository, Task
 from llmariner.models.serving_lookup import RegistryModelLookup
-from llmariner.platform.database.migrate import upgrade
 from llmariner.platform.serving import EngineModel
 from llmariner.platform.serving.kserve.objects import inference_service
 from llmariner.settings import KServeSettings, Secret
-from llmariner.tenancy.organizations.bootstrap import ensure_first_owner
 from llmariner.tenancy.principal import KeyOwner
 
 from .http_calls import HttpRequest, HttpResponse, assert_error, send_over_http
-from .processes import boot_command, process
+from .served_function import served_function
 from .tuned_models import WEIGHTS, token_of, tuned_model
-
-CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 @dataclass
@@ -57,23 +53,10 @@ class Served:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    folder = tmp_path_factory.mktemp("adapters")
-    environment = {
-        "LLMARINER_DATABASE_URL": f"sqlite:///{folder / 'platform.db'}",
-        "LLMARINER_PEPPER": "0123456789abcdef" * 4,
-        "LLMARINER_SERVICE_SECRET": "fedcba9876543210" * 4,
-        "LLMARINER_OBJECTS": "folder",
-        "LLMARINER_OBJECTS_FOLDER": str(folder / "objects"),
-    }
-    context = Context(environment)
-    upgrade(context.database)
-    owner = ensure_first_owner(context.database)
-    context.registry.create(NewModel("smol", SourceRepository.OBJECT_STORE, "pvc://models/smol"))
-    context.registry.mark_loaded("smol", folder="pvc://models/smol", size_bytes=0, task=Task.GENERATE)
-    command = boot_command(CHECKOUT / "functions/fine_tuning_adapters")
-    with process(command, environment, folder / "function.log") as port:
-        yield Served(context, port, KeyOwner(owner.user_id, owner.project_id, owner.organization_id))
-    context.database.close()
+    with served_function("fine_tuning_adapters", tmp_path_factory.mktemp("adapters")) as (context, port, owner):
+        context.registry.create(NewModel("smol", SourceRepository.OBJECT_STORE, "pvc://models/smol"))
+        context.registry.mark_loaded("smol", folder="pvc://models/smol", size_bytes=0, task=Task.GENERATE)
+        yield Served(context, port, owner)
 
 
 def fetch(adapters: list[EngineModel], url: str, folder: Path) -> subprocess.CompletedProcess[str]:

@@ -25,15 +25,12 @@ from llmariner.fine_tuning.tables import fine_tuning_jobs
 from llmariner.fine_tuning.training_program import platform as module
 from llmariner.fine_tuning.training_program.platform import Platform, Refused, Stopped
 from llmariner.fine_tuning.worker_tokens import Worker
-from llmariner.platform.database.migrate import upgrade
-from llmariner.tenancy.organizations.bootstrap import ensure_first_owner
 from llmariner.tenancy.principal import KeyOwner
 
 from .http_calls import HttpRequest, HttpResponse, assert_error, send_over_http
-from .processes import boot_command, process
+from .served_function import served_function
 from .training_jobs import training_job
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 PART = 64 << 10
 CONTENT = random.Random(7).randbytes(5 * PART + 777)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -82,23 +79,9 @@ class Served:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    folder = tmp_path_factory.mktemp("results")
-    environment = {
-        "LLMARINER_DATABASE_URL": f"sqlite:///{folder / 'platform.db'}",
-        "LLMARINER_PEPPER": "0123456789abcdef" * 4,
-        "LLMARINER_SERVICE_SECRET": "fedcba9876543210" * 4,
-        "LLMARINER_OBJECTS": "folder",
-        "LLMARINER_OBJECTS_FOLDER": str(folder / "objects"),
-        "LLMARINER_UPLOAD_PART_BYTES": str(PART),
-        "LLMARINER_UPLOAD_BYTES": str(100 * PART),
-    }
-    context = Context(environment)
-    upgrade(context.database)
-    owner = ensure_first_owner(context.database)
-    command = boot_command(CHECKOUT / "functions/fine_tuning_workers")
-    with process(command, environment, folder / "function.log") as port:
-        yield Served(context, port, KeyOwner(owner.user_id, owner.project_id, owner.organization_id))
-    context.database.close()
+    sizes = {"LLMARINER_UPLOAD_PART_BYTES": str(PART), "LLMARINER_UPLOAD_BYTES": str(100 * PART)}
+    with served_function("fine_tuning_workers", tmp_path_factory.mktemp("results"), **sizes) as made:
+        yield Served(*made)
 
 
 def test_the_program_sends_a_large_result_in_parts_and_each_that_was_damaged_again(
