@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
 
 from llmariner.errors import NotFound, Unavailable
@@ -12,6 +12,7 @@ from llmariner.fine_tuning.adapter_file import file_of
 from llmariner.fine_tuning.model_archive import InvalidArchive, places_in_archive
 from llmariner.models.model import Model, SourceRepository
 from llmariner.platform.model_files import ByteStream, FilesUnavailable, Listing, RemoteFile, TransferInterrupted
+from llmariner.platform.model_files.part_stream import PartStream
 
 __all__ = ["ArchiveSource", "archive_source"]
 
@@ -51,9 +52,9 @@ class ArchiveSource:
     def open_range(self, file: RemoteFile, start: int, end: int) -> AbstractContextManager[ByteStream]:
         """See the port."""
         first = int(file.url.rpartition("#")[2])
-        return contextlib.closing(_Range(self._read(first + start, end - start)))
+        return contextlib.closing(PartStream(self._read(first + start, end - start)))
 
-    def _read(self, start: int, size: int) -> Iterator[bytes]:
+    def _read(self, start: int, size: int) -> Generator[bytes, None, None]:
         try:
             files = self._files()
             yield from files.read(files.get(self._project_id, self._file_id), start, size)
@@ -61,21 +62,3 @@ class ArchiveSource:
             raise FilesUnavailable(f"The file '{self._file_id}' of the model was deleted.") from error
         except Unavailable as error:
             raise TransferInterrupted(error.message) from error
-
-
-class _Range:
-    """Parts as a stream."""
-
-    def __init__(self, parts: Iterator[bytes]) -> None:
-        self._parts = parts
-        self._rest = b""
-
-    def read(self, size: int, /) -> bytes:
-        """Up to `size` bytes; empty at the end."""
-        self._rest = self._rest or next(self._parts, b"")
-        found, self._rest = self._rest[:size], self._rest[size:]
-        return found
-
-    def close(self) -> None:
-        """Release what is open."""
-        self._rest, self._parts = b"", iter(())

@@ -10,9 +10,9 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from llmariner.platform.model_files import (
     RemoteFile,
     TransferInterrupted,
 )
+from llmariner.platform.model_files.part_stream import PartStream
 
 __all__ = ["GgufConversion", "conversion_of_file", "conversion_of_source", "write_folder"]
 
@@ -82,11 +83,9 @@ class GgufConversion:
         version = f"gguf-{REVISION}-{self._identity}"
         return Listing(tuple(RemoteFile(name, size, name, version=version) for name, size in sizes.items()), version)
 
-    @contextlib.contextmanager
-    def open_range(self, file: RemoteFile, start: int, end: int) -> Iterator[ByteStream]:
+    def open_range(self, file: RemoteFile, start: int, end: int) -> AbstractContextManager[ByteStream]:
         """See the port."""
-        with contextlib.closing(self._parts(file.path, start, end)) as parts:
-            yield cast(ByteStream, _Stream(parts))
+        return contextlib.closing(PartStream(self._parts(file.path, start, end)))
 
     def _parts(self, path: str, start: int, end: int) -> Generator[bytes, None, None]:
         if path != _WEIGHTS:
@@ -188,22 +187,6 @@ def write_folder(conversion: GgufConversion, folder: Path, on_progress: Callable
                 done += len(block)
                 on_progress(done)
         (folder / each.path).chmod(0o644)  # an engine may be another user
-
-
-class _Stream:
-    def __init__(self, parts: Iterator[bytes]) -> None:
-        self._parts = parts
-        self._rest = b""
-
-    def read(self, size: int, /) -> bytes:
-        """See `ByteStream`."""
-        while not self._rest:
-            following = next(self._parts, None)
-            if following is None:
-                return b""
-            self._rest = following
-        data, self._rest = self._rest[:size], self._rest[size:]
-        return data
 
 
 def _stored_bytes(tensor: GgufTensor) -> int:

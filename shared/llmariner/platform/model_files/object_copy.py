@@ -13,15 +13,16 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from llmariner.platform.model_files import ByteStream, FilesUnavailable, Listing, RemoteFile, TransferInterrupted
 from llmariner.platform.model_files.blobs import BlobStore
 from llmariner.platform.model_files.copy_scheme import COPY_SCHEME
 from llmariner.platform.model_files.fetch import FetchProgress, fetch_files
+from llmariner.platform.model_files.part_stream import PartStream
 from llmariner.platform.objects import ObjectNotFound, ObjectStore, ObjectStoreUnavailable
 
 __all__ = ["COPY_PREFIX", "ManifestFile", "ObjectCopySource", "download", "manifest_key"]
@@ -78,45 +79,25 @@ class ObjectCopySource:
         self._files = {each.path: each for each in files}
         return Listing(tuple(RemoteFile(each.path, each.size, each.path, sha256=each.sha256) for each in files))
 
-    @contextlib.contextmanager
-    def open_range(self, file: RemoteFile, start: int, end: int) -> Iterator[ByteStream]:
+    def open_range(self, file: RemoteFile, start: int, end: int) -> AbstractContextManager[ByteStream]:
         """See the port."""
-        stream = _Chunks(self._objects, self._files[file.path].chunks, start, end)
-        with contextlib.closing(stream):
-            yield stream
+        return contextlib.closing(PartStream(_read(self._objects, self._files[file.path].chunks, start, end)))
 
 
-class _Chunks:
+def _read(
+    objects: ObjectStore, chunks: Sequence[tuple[int, int, str]], start: int, end: int
+) -> Generator[bytes, None, None]:
     """The bytes of a range, out of the objects that it is in."""
-
-    def __init__(self, objects: ObjectStore, chunks: Sequence[tuple[int, int, str]], start: int, end: int) -> None:
-        self._parts = self._read(objects, chunks, start, end)
-        self._rest = b""
-
-    def read(self, size: int) -> bytes:
-        """See `ByteStream`."""
-        try:
-            data = self._rest or next(self._parts, b"")
-        except ObjectNotFound as error:
-            raise FilesUnavailable(
-                "A part of the copy is gone from the object store: its model was deleted."
-            ) from error
-        except ObjectStoreUnavailable as error:
-            raise TransferInterrupted(str(error)) from error
-        self._rest = data[size:]
-        return data[:size]
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._parts.close()
-
-    def _read(self, objects: ObjectStore, chunks: Sequence[tuple[int, int, str]], start: int, end: int) -> Any:
+    try:
         for begin, size, key in chunks:
             first, last = max(start, begin), min(end, begin + size)
             if first < last:
-                reader = objects.read(key, first - begin, last - first)
-                with contextlib.closing(reader):
+                with contextlib.closing(objects.read(key, first - begin, last - first)) as reader:
                     yield from reader
+    except ObjectNotFound as error:
+        raise FilesUnavailable("A part of the copy is gone from the object store: its model was deleted.") from error
+    except ObjectStoreUnavailable as error:
+        raise TransferInterrupted(str(error)) from error
 
 
 def download(location: str, folder: Path, objects: ObjectStore) -> None:
