@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-__all__ = ["InvalidAdapter", "adapter_configuration", "file_of", "shared_location", "write_adapter_folder"]
+__all__ = ["InvalidAdapter", "adapter_configuration", "write_adapter_folder"]
 
 _MAX_HEADER_BYTES = 4 * 1024 * 1024
 _BLOCK_BYTES = 65_536
@@ -24,26 +24,11 @@ _MAX_RANK = 16
 _ALPHA_PER_RANK = 2
 """As jobs train them."""
 _TENSOR = re.compile(r"base_model\.model\.(?:[A-Za-z0-9_]+\.)*([A-Za-z0-9_]+)\.lora_([AB])\.weight")
-_FILE = re.compile(r"file-[0-9a-z_-]{1,60}")
-_PROJECT = re.compile(r"proj_[0-9a-z_]{1,59}")
 _TYPES = frozenset({"F32", "F16", "BF16"})
 
 
 class InvalidAdapter(Exception):
     """The file is no adapter that an engine loads; the message says why."""
-
-
-def shared_location(project_id: str, file_id: str) -> str:
-    """The location of an adapter whose file another project has; in its own project a file's id is the location."""
-    return f"{project_id}/{file_id}"
-
-
-def file_of(location: str, project_id: str) -> tuple[str, str] | None:
-    """The project and the file of an adapter of a project; None for a location of another kind."""
-    owner, slash, file_id = location.rpartition("/")
-    if not _FILE.fullmatch(file_id) or (slash and not _PROJECT.fullmatch(owner)):
-        return None
-    return owner or project_id, file_id
 
 
 def write_adapter_folder(parts: Iterator[bytes], folder: Path, base_model: str) -> None:

@@ -13,8 +13,9 @@ from typing import Any
 from llmariner.errors import AuthenticationFailed, Conflict, ModelNotFound, NotFound
 from llmariner.files.file import File
 from llmariner.files.files import Files
-from llmariner.fine_tuning.adapter_file import InvalidAdapter, adapter_configuration, file_of
+from llmariner.fine_tuning.adapter_file import InvalidAdapter, adapter_configuration
 from llmariner.fine_tuning.adapter_tokens import AUDIENCE
+from llmariner.fine_tuning.file_locations import file_of
 from llmariner.gateway.authentication.signed_tokens import NotSigned, SignedTokens
 from llmariner.models.model import Model
 from llmariner.models.registry import ModelRegistry

@@ -8,9 +8,9 @@ from contextlib import AbstractContextManager
 
 from llmariner.errors import NotFound, Unavailable
 from llmariner.files.files import Files
-from llmariner.fine_tuning.adapter_file import file_of
+from llmariner.fine_tuning.file_locations import made_file
 from llmariner.fine_tuning.model_archive import InvalidArchive, places_in_archive
-from llmariner.models.model import Model, SourceRepository
+from llmariner.models.model import Model
 from llmariner.platform.model_files import ByteStream, FilesUnavailable, Listing, RemoteFile, TransferInterrupted
 from llmariner.platform.model_files.part_stream import PartStream
 
@@ -19,12 +19,8 @@ __all__ = ["ArchiveSource", "archive_source"]
 
 def archive_source(model: Model, files: Callable[[], Files]) -> ArchiveSource | None:
     """That of a model of which a job trained all weights; None for any other."""
-    place = file_of(model.model_file_location, model.project_id or "")
-    # Whom a file belongs to was decided by the platform, which approves the models that it makes of files.
-    is_trained = model.source_repository is SourceRepository.FINE_TUNING and model.approved
-    if place is None or not is_trained or model.base_model_id is not None:
-        return None
-    return ArchiveSource(files, *place)
+    place = made_file(model)
+    return None if place is None or model.base_model_id is not None else ArchiveSource(files, *place)
 
 
 class ArchiveSource:

@@ -17,7 +17,7 @@ from sqlalchemy import Row, delete, select
 
 from llmariner.audit import log
 from llmariner.errors import Conflict, InvalidRequest, ModelNotFound, NotFound
-from llmariner.fine_tuning.adapter_file import shared_location
+from llmariner.fine_tuning.file_locations import shared_location
 from llmariner.fine_tuning.tables import fine_tuning_checkpoints, fine_tuning_permissions
 from llmariner.identifiers import new_id
 from llmariner.models.model import ActivationStatus, NewModel, SourceRepository

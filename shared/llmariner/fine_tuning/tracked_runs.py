@@ -16,9 +16,10 @@ from sqlalchemy import ColumnElement, Row, and_, or_, select, update
 
 from llmariner.errors import ModelNotFound, NotFound, Unavailable
 from llmariner.files.files import Files
-from llmariner.fine_tuning.adapter_file import InvalidAdapter, adapter_configuration, file_of
+from llmariner.fine_tuning.adapter_file import InvalidAdapter, adapter_configuration
 from llmariner.fine_tuning.credentials import Credentials
 from llmariner.fine_tuning.events import TRACKING_REQUESTED, add_job_event, add_message
+from llmariner.fine_tuning.file_locations import file_of
 from llmariner.fine_tuning.integrations import Integration
 from llmariner.fine_tuning.job import FineTuningJob, Status, TrainingType
 from llmariner.fine_tuning.jobs import select_jobs

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from llmariner.clusters.cluster import LOCAL_CLUSTER_ID
 from llmariner.errors import ModelNotFound, NotFound
-from llmariner.fine_tuning.adapter_file import InvalidAdapter, file_of, write_adapter_folder
+from llmariner.fine_tuning.adapter_file import InvalidAdapter, write_adapter_folder
+from llmariner.fine_tuning.file_locations import made_file
 from llmariner.fine_tuning.model_archive import InvalidArchive, write_model_folder
 from llmariner.models.formats import (
     Format,
@@ -99,10 +100,8 @@ class LocalWeights:
 
     def fetch(self, model: Model, report: ReportProgress) -> FetchedWeights:
         """See the port."""
-        file = file_of(model.model_file_location, model.project_id or "")
         try:
-            # Whom a file belongs to was decided by the platform, which approves the models that it makes of files.
-            if file is not None and model.source_repository is SourceRepository.FINE_TUNING and model.approved:
+            if (file := made_file(model)) is not None:
                 make = self._adapter if model.base_model_id is not None else partial(self._trained_model, report=report)
                 return self._inspected_own(make(model, *file), model)
             if model.source_repository is SourceRepository.HUGGING_FACE and model.model_file_location == TOOL_MODEL:

@@ -9,7 +9,7 @@ from sqlalchemy import select
 
 from llmariner.audit.tables import audit_log
 from llmariner.errors import Conflict, InvalidRequest, ModelNotFound, NotFound
-from llmariner.fine_tuning.adapter_file import file_of
+from llmariner.fine_tuning.file_locations import file_of
 from llmariner.fine_tuning.hyperparameters import RequestedHyperparameters
 from llmariner.fine_tuning.permissions import CheckpointPermissions
 from llmariner.models.model import ActivationStatus, NewModel, SourceRepository
