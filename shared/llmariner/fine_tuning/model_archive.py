@@ -12,24 +12,13 @@ import tarfile
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
+from llmariner.fine_tuning.training_program.model_tar import OTHER_FILES, WEIGHTS
 from llmariner.platform.model_files.blobs import BlobStore
 
-__all__ = ["InvalidArchive", "archived_files", "places_in_archive", "write_model_folder"]
+__all__ = ["InvalidArchive", "places_in_archive", "write_model_folder"]
 
-_WEIGHTS = "model.safetensors"
-_NEEDED = frozenset({"config.json", _WEIGHTS})
+_NEEDED = frozenset({"config.json", WEIGHTS})
 """Any other that a model needs its base has as well: one that is trained without it is served without it."""
-_NAMES = _NEEDED | {
-    *(
-        "generation_config.json",
-        "tokenizer_config.json",
-        "chat_template.jinja",
-        "tokenizer.json",
-        "special_tokens_map.json",
-        "added_tokens.json",
-    ),
-    *("tokenizer.model", "vocab.json", "merges.txt"),
-}
 _MAX_OTHER_BYTES = 64 << 20
 _MAX_WEIGHT_BYTES = 1 << 50
 """A header may say more than any store takes for a position."""
@@ -49,7 +38,7 @@ def write_model_folder(parts: Iterator[bytes], folder: Path, blobs: BlobStore, c
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     try:
-        for name, content in archived_files(parts):
+        for name, content in _archived_files(parts):
             with blobs.partial(f"archived-{folder.name}-{name}", check) as (part, ranges):
                 try:
                     blobs.add(part, ranges, _write(content, part, check), work / name)
@@ -60,7 +49,7 @@ def write_model_folder(parts: Iterator[bytes], folder: Path, blobs: BlobStore, c
         shutil.rmtree(work, ignore_errors=True)
 
 
-def archived_files(parts: Iterator[bytes]) -> Iterator[tuple[str, Iterator[bytes]]]:
+def _archived_files(parts: Iterator[bytes]) -> Iterator[tuple[str, Iterator[bytes]]]:
     """The files of an archive: the name and the content of each, which is to be read to its end before the next one.
 
     Raises InvalidArchive.
@@ -101,9 +90,9 @@ def _entry(block: bytes, seen: set[str]) -> tuple[str, int]:
         entry = tarfile.TarInfo.frombuf(block, "ascii", "surrogateescape")
     except (tarfile.HeaderError, ValueError) as error:
         raise InvalidArchive("it is no tar file") from error
-    if entry.type != tarfile.REGTYPE or entry.name not in _NAMES:
+    if entry.type != tarfile.REGTYPE or entry.name not in (WEIGHTS, *OTHER_FILES):
         raise InvalidArchive(f"its entry {entry.name[:100]!r} is none of a model")
-    if not 0 <= entry.size <= (_MAX_WEIGHT_BYTES if entry.name == _WEIGHTS else _MAX_OTHER_BYTES):
+    if not 0 <= entry.size <= (_MAX_WEIGHT_BYTES if entry.name == WEIGHTS else _MAX_OTHER_BYTES):
         raise InvalidArchive(f"its file '{entry.name}' has {entry.size} bytes")
     if entry.name in seen:
         raise InvalidArchive(f"it has two files '{entry.name}'")

@@ -7,7 +7,15 @@ import tarfile
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["header_of", "write_archive"]
+__all__ = ["OTHER_FILES", "WEIGHTS", "header_of", "write_archive"]
+
+WEIGHTS = "model.safetensors"
+OTHER_FILES = (
+    *("config.json", "generation_config.json", "chat_template.jinja"),
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("tokenizer.model", "vocab.json", "merges.txt"),
+)
+"""What a model may have besides its weights, in the order of an archive."""
 
 _COPIED_BYTES = 1 << 20
 

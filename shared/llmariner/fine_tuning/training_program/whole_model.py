@@ -9,17 +9,9 @@ from typing import Any
 
 import torch
 
-from llmariner.fine_tuning.training_program.model_tar import write_archive
+from llmariner.fine_tuning.training_program.model_tar import OTHER_FILES, WEIGHTS, write_archive
 
 __all__ = ["number_format", "save_model"]
-
-_WEIGHTS = "model.safetensors"
-_COPIED = (
-    *("config.json", "generation_config.json", "chat_template.jinja"),
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("tokenizer.model", "vocab.json", "merges.txt"),
-)
-"""What the base model has of these. Training changes none of them. `model_archive` knows the same names."""
 
 
 def number_format(base: Path) -> torch.dtype:
@@ -34,8 +26,9 @@ def save_model(model: Any, base: Path, target: Path) -> None:
     work = target.with_name(f"{target.name}.folder")
     shutil.rmtree(work, ignore_errors=True)
     model.save_pretrained(work, state_dict=_converted(model, number_format(base)), max_shard_size="1000GB")
-    copied = (base / name for name in _COPIED)
-    write_archive([*(each for each in copied if each.is_file()), work / _WEIGHTS], target)
+    # Training changes none of them.
+    copied = (base / name for name in OTHER_FILES)
+    write_archive([*(each for each in copied if each.is_file()), work / WEIGHTS], target)
     shutil.rmtree(work)
 
 
