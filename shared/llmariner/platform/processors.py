@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["cpu_quota", "usable_cores"]
+__all__ = ["cores_of_share", "cpu_quota", "usable_cores"]
 
 _SELF = Path("/proc/self")
 _ANY_NAME = "surrogateescape"
@@ -22,6 +22,11 @@ def usable_cores() -> int:
     quota = cpu_quota()
     found = len(os.sched_getaffinity(0))
     return found if quota is None else max(1, min(found, math.ceil(quota)))
+
+
+def cores_of_share(wanted: int, shares: int) -> int:
+    """The cores of one of so many that share them: those that are wanted, as far as there are so many; 0: its part."""
+    return min(wanted or max(1, usable_cores() // shares), len(os.sched_getaffinity(0)))
 
 
 def cpu_quota(process: Path = _SELF) -> float | None:

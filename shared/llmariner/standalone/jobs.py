@@ -15,7 +15,7 @@ from llmariner.platform.capacity import Amounts
 from llmariner.platform.jobs import Network
 from llmariner.platform.jobs.local_processes.adapter import ProcessJobs
 from llmariner.platform.jobs.local_processes.settings import ProcessJobSettings, readable_folders
-from llmariner.platform.processors import usable_cores
+from llmariner.platform.processors import cores_of_share
 from llmariner.platform.serving.local_processes.adapter import ProcessServing
 
 __all__ = ["EngineMemory", "job_amounts", "make_jobs"]
@@ -34,7 +34,7 @@ _DESCRIPTION = (
 
 def job_amounts(settings: JobSettings, serving: ProcessServing) -> Amounts:
     """What each job holds while it runs: its memory, and the cores that it may use."""
-    cores = min(settings.cores or max(1, usable_cores() // settings.slots), len(os.sched_getaffinity(0)))
+    cores = cores_of_share(settings.cores, settings.slots)
     return {"memory": settings.memory_bytes or serving.budget // 2, "cpu": 1000 * cores}
 
 

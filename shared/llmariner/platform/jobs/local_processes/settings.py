@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from llmariner.platform.jobs import Network
-from llmariner.platform.processors import usable_cores
+from llmariner.platform.processors import cores_of_share
 
 __all__ = ["MemoryBudget", "ProcessJobSettings", "readable_folders"]
 
@@ -64,7 +64,7 @@ class ProcessJobSettings:
     def processors(self, place: int) -> tuple[int, ...]:
         """The numbers of the processors that the job at a place may use. Jobs share one only where there are too few."""
         found = sorted(os.sched_getaffinity(0))
-        number = min(self.cores or max(1, usable_cores() // self.slots), len(found))
+        number = cores_of_share(self.cores, self.slots)
         return tuple(found[(place * number + each) % len(found)] for each in range(number))
 
     def memory_of(self, *, brief: bool) -> int:
