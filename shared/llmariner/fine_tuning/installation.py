@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from llmariner.files.files import Files
     from llmariner.files.links import FileLinks
     from llmariner.files.upload_links import UploadLinks
+    from llmariner.files.uploads import Uploads
     from llmariner.fine_tuning.adapter_weights import AdapterWeights
     from llmariner.fine_tuning.answer_grades import AnswerGrades
     from llmariner.fine_tuning.base_weights import BaseWeights
@@ -61,6 +62,7 @@ class FineTuning:
         jobs: Callable[[], Jobs],
         files: Callable[[], Files],
         links: Callable[[], tuple[FileLinks, UploadLinks]],
+        uploads: Callable[[], Uploads],
         url: str,
         tracking: TrackingSettings,
         inference: Callable[[], InferenceClient],
@@ -78,6 +80,7 @@ class FineTuning:
         self._jobs = jobs
         self._files = files
         self._links = links
+        self._uploads = uploads
         self._url = url.rstrip("/")
         self._tracking = tracking
         self._inference = inference
@@ -163,11 +166,10 @@ class FineTuning:
     @cached_once
     def result_uploads(self) -> ResultUploads:
         """What the processes of jobs send in parts. Raises Unavailable as `files`."""
-        from llmariner.files.uploads import Uploads
         from llmariner.fine_tuning.result_uploads import ResultUploads
 
-        files, objects = self._files(), self._objects()
-        return ResultUploads(self._database, objects, files, Uploads(self._database, objects, files.settings))
+        files = self._files()  # an installation without a store has none
+        return ResultUploads(self._database, self._objects(), files, self._uploads())
 
     @property
     def grades(self) -> AnswerGrades:
@@ -210,6 +212,7 @@ def make_fine_tuning(context: Context) -> FineTuning:
         jobs=lambda: context.fine_tuning_processes,
         files=lambda: context.files,
         links=lambda: (context.file_links, context.upload_links),
+        uploads=lambda: context.uploads,
         url=InferenceSettings.load(env).url,
         tracking=TrackingSettings.load(env),
         inference=lambda: context.inference,

@@ -53,6 +53,7 @@ class Trainings(TrainingDesk):
             jobs=self.running_jobs,
             files=lambda: self.files,
             links=lambda: (self.links, self.upload_links),
+            uploads=lambda: self.uploads,
             url="http://platform",
             objects=lambda: self.objects,
             tracking=NO_TRACKING,

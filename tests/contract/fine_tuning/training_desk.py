@@ -15,6 +15,7 @@ from llmariner.files.files import Files
 from llmariner.files.links import FileLinks
 from llmariner.files.purposes import Purpose
 from llmariner.files.upload_links import UploadLinks
+from llmariner.files.uploads import Uploads
 from llmariner.fine_tuning.hyperparameters import RequestedHyperparameters
 from llmariner.fine_tuning.installation import FineTuning
 from llmariner.fine_tuning.integrations import Integration
@@ -82,6 +83,7 @@ class TrainingDesk(FineTuningDesk):
         self.files = Files(database, self.objects, FileSettings(), (FineTuningReferences(),))
         self.links = FileLinks(database, self.files, [SECRET])
         self.upload_links = UploadLinks(database, FileSettings(), [SECRET])
+        self.uploads = Uploads(database, self.objects, FileSettings())
         self.tuning = FineTuning(
             database,
             self.registry,
@@ -90,6 +92,7 @@ class TrainingDesk(FineTuningDesk):
             jobs=self.running_jobs,
             files=lambda: self.files,
             links=lambda: (self.links, self.upload_links),
+            uploads=lambda: self.uploads,
             url="http://platform",
             objects=lambda: self.objects,
             tracking=tracking,
