@@ -4,70 +4,28 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import update
 
-from llmariner.batch_jobs.batch_jobs import BatchJobs
 from llmariner.batch_jobs.job_places import WORKER_ENVIRONMENT
 from llmariner.batch_jobs.job_tokens import JobTokens
-from llmariner.batch_jobs.reconciler import Reconciler
-from llmariner.batch_jobs.tables import batch_job_results, batch_jobs
+from llmariner.batch_jobs.tables import batch_jobs
 from llmariner.cluster_settings import WorkerClusterSettings
 from llmariner.clusters.status import ClusterStatuses
 from llmariner.clusters.tables import cluster_statuses, clusters, job_leftovers
 from llmariner.errors import Conflict, InvalidRequest, NotFound, Unavailable
-from llmariner.file_settings import FileSettings
-from llmariner.files.file import NewFile
-from llmariner.files.files import Files
-from llmariner.files.purposes import Purpose
-from llmariner.job_settings import JobSettings
-from llmariner.platform.database import Database
 from llmariner.platform.jobs import JobStatus, Phase
 from llmariner.platform.kube.errors import Forbidden
-from llmariner.platform.objects.folder import FolderObjects
 from llmariner.settings import Secret
 from llmariner.showback.installation import check_worker_clusters
-from llmariner.tenancy.keys.store import KeyOwner
 from llmariner.tenancy.tables import organizations
 
-from ..stored_files import member_of
-from ..worker_clusters import FULL, IMAGES, LOST, ClusterDesk
-from .scripted_jobs import NEW, FilesOfTests, ScriptedJobs
-
-SETTINGS = replace(JobSettings(), references=IMAGES)
-
-
-class Clusters(ClusterDesk):
-    """Home runs CPU jobs."""
-
-    def __init__(self, database: Database, owner: KeyOwner) -> None:
-        super().__init__(database, owner)
-        self.caller, self.home = member_of(owner), ScriptedJobs()
-        self.jobs = BatchJobs(database, SETTINGS, lambda: self.home, self.workers)
-        self.reconciler = Reconciler(database, lambda: self.home, FilesOfTests, workers=self.workers, full_seconds=FULL)
-
-    def create(self, **fields: Any) -> str:
-        return self.jobs.create(self.caller, replace(NEW, **fields)).id
-
-    def row(self, job_id: str) -> Any:
-        with self.database.read() as session:
-            return session.first(select(batch_jobs).where(batch_jobs.c.id == job_id))
-
-    def age(self, job_id: str, seconds: float) -> None:
-        with self.database.write() as session:
-            then = time.time() - seconds
-            session.run(
-                update(batch_jobs).where(batch_jobs.c.id == job_id).values(placed_at=then, created_at=int(then))
-            )
-
-
-@pytest.fixture
-def here(database: Database, owner: KeyOwner) -> Clusters:
-    return Clusters(database, owner)
+from ..worker_clusters import FULL
+from .clusters_of_jobs import Clusters
+from .scripted_jobs import NEW
 
 
 def test_a_job_runs_at_home_where_that_can_and_else_where_its_gpus_are(here: Clusters) -> None:
@@ -138,39 +96,6 @@ def test_a_program_starts_in_a_job_whose_row_is_behind_its_cluster(here: Cluster
         here.jobs.exec(here.caller, job_id, ["ls"], b"")
 
 
-def test_a_lost_cluster_has_its_job_begin_again_elsewhere_and_is_cleaned_when_it_is_back(here: Clusters) -> None:
-    west = here.add("west")
-    job_id = here.create(gpu_count=1)
-    here.reconciler.reconcile(job_id)
-    here.ports[west].run(job_id)
-    here.reconciler.reconcile(job_id)
-    east = here.add("east")
-    here.lose(west, seconds=LOST / 2)
-    here.reconciler.reconcile(job_id)
-    assert here.row(job_id).cluster_id == west  # it may come back
-    here.lose(west)
-    here.reconciler.reconcile(job_id)
-    row = here.row(job_id)
-    assert (row.cluster_id, row.placement, row.status) == (east, 1, "queued")
-    here.reconciler.reconcile(job_id)
-    name = f"{job_id}-p1"
-    assert here.ports[east].calls == [("submit", name)]
-    here.ports[east].run(name)
-    here.reconciler.reconcile(name)  # as an event of the cluster names it
-    assert here.row(job_id).status == "running"
-    here.reconciler.reconcile_all(seconds=10)
-    assert here.leftovers() == [job_id]
-    here.come_back(west)
-    here.ports[west].end(job_id, Phase.SUCCEEDED)
-    here.reconciler.reconcile_all(seconds=10)
-    assert ("remove", job_id) in here.ports[west].calls
-    assert here.leftovers() == []
-    assert here.row(job_id).status == "running"
-    here.ports[east].end(name, Phase.SUCCEEDED)
-    here.reconciler.reconcile(job_id)
-    assert here.row(job_id).status == "succeeded"
-
-
 def test_tokens_of_the_placement_before_are_dead(here: Clusters) -> None:
     west, tokens = here.add("west"), JobTokens(here.database, [Secret("s" * 64)])
     job_id = here.create(gpu_count=1)
@@ -238,17 +163,6 @@ def test_a_job_of_a_lost_cluster_can_be_ended(here: Clusters, change: str) -> No
     row = here.row(job_id)
     assert row is None if change == "delete" else row.status == "canceled"
     assert here.leftovers() == [job_id]
-
-
-def test_a_cluster_that_is_not_registered_any_more_leaves_nothing_to_remove(here: Clusters) -> None:
-    west = here.add("west")
-    job_id = here.create(gpu_count=1)
-    east = here.add("east")
-    here.unregister(west)
-    here.reconciler.reconcile(job_id)
-    assert here.row(job_id).cluster_id == east
-    here.reconciler.reconcile_all(seconds=10)
-    assert here.leftovers() == []
 
 
 def test_a_cluster_whose_administrator_took_the_rights_back_loses_its_queued_jobs(here: Clusters) -> None:
@@ -328,64 +242,6 @@ def test_a_job_that_asked_for_a_cluster_that_is_gone_for_good_ends(here: Cluster
     assert (here.row(job).status, here.row(job).error_code) == ("failed", "cluster_gone")
 
 
-def test_a_job_that_is_deleted_while_it_is_submitted_is_removed(
-    here: Clusters, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    port = here.ports[here.add("west")]
-    job_id = here.create(gpu_count=1)
-    submit = port.submit
-
-    def submit_late(job: Any) -> JobStatus:
-        monkeypatch.undo()
-        here.jobs.delete(here.caller, job_id)
-        here.reconciler.reconcile(job_id)  # of another process, which finds nothing there
-        assert here.row(job_id) is None
-        return submit(job)
-
-    monkeypatch.setattr(port, "submit", submit_late)
-    here.reconciler.reconcile(job_id)
-    assert port.statuses == {}
-
-
-class Killed(BaseException):
-    """The end of a process: nothing handles it."""
-
-
-@pytest.mark.parametrize("change", ["delete", "move"])
-def test_a_job_that_is_submitted_by_a_process_which_is_killed_then_is_removed(
-    here: Clusters, monkeypatch: pytest.MonkeyPatch, change: str
-) -> None:
-    west = here.add("west")
-    port = here.ports[west]
-    job_id = here.create(gpu_count=1)
-    submit = port.submit
-
-    def submit_late(job: Any) -> JobStatus:
-        monkeypatch.undo()
-        if change == "delete":
-            here.jobs.delete(here.caller, job_id)
-        else:
-            here.add("east")
-            here.lose(west)
-        here.reconciler.reconcile(job_id)  # of another process, which finds nothing there
-        here.come_back(west)
-        here.reconciler.reconcile_all(seconds=10)
-        submit(job)
-        raise Killed
-
-    monkeypatch.setattr(port, "submit", submit_late)
-    with pytest.raises(Killed):
-        here.reconciler.reconcile(job_id)
-    assert set(port.statuses) == {job_id}
-    with here.database.write() as session:
-        session.run(update(job_leftovers).values(due_at=0.0))
-    here.reconciler.reconcile_all(seconds=10)
-    assert port.statuses == {}
-    assert here.leftovers() == [job_id]
-    here.reconciler.reconcile_all(seconds=10)
-    assert here.leftovers() == [], "no process can be so late"
-
-
 def test_a_job_can_be_canceled_where_the_rights_were_taken_back_for_good(here: Clusters) -> None:
     west = here.add("west")
     job_id = here.create(gpu_count=1, cluster_id=west)
@@ -443,47 +299,3 @@ def test_a_job_that_leaves_home_says_where_it_runs(here: Clusters) -> None:
     here.age(job_id, FULL + 1)
     here.reconciler.reconcile(job_id)
     assert (here.row(job_id).cluster_id, here.row(job_id).environment) == (east, WORKER_ENVIRONMENT)
-
-
-def test_what_a_job_left_before_it_moved_is_deleted(here: Clusters, monkeypatch: pytest.MonkeyPatch) -> None:
-    west, deleted = here.add("west"), []
-    job_id = here.create(gpu_count=1)
-    here.reconciler.reconcile(job_id)
-    place = {"organization_id": here.owner.organization_id, "project_id": here.owner.project_id}
-    with here.database.write() as session:
-        session.add(batch_job_results, batch_job_id=job_id, name="a", file_id="file-1", size_bytes=1, **place)
-        session.run(update(batch_jobs).values(results_error="b is too large."))
-    monkeypatch.setattr(FilesOfTests, "delete", lambda _, actor, file_id: deleted.append((actor.user_id, file_id)))
-    here.add("east")
-    here.lose(west)
-    here.reconciler.reconcile(job_id)
-    assert deleted == [(here.caller.user_id, "file-1")]
-    assert (here.row(job_id).placement, here.row(job_id).results_error) == (1, None)
-
-
-def test_a_move_that_is_killed_half_way_leaves_no_file(
-    here: Clusters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    west, store = here.add("west"), Files(here.database, FolderObjects(tmp_path), FileSettings())
-    reconciler = Reconciler(here.database, lambda: here.home, lambda: store, workers=here.workers, full_seconds=FULL)
-    job_id = here.create(gpu_count=1)
-    reconciler.reconcile(job_id)
-    with store.receive(here.owner, purpose=None, size_bytes=0, limit_bytes=9) as content:
-        content.write(b"1")
-        file = store.save(here.owner, NewFile("a", Purpose.BATCH_JOB_OUTPUT, "text/plain"), content)
-    place = {"organization_id": here.owner.organization_id, "project_id": here.owner.project_id}
-    with here.database.write() as session:
-        session.add(batch_job_results, batch_job_id=job_id, name="a", file_id=file.id, size_bytes=1, **place)
-
-    def die(*_: object) -> None:
-        raise Killed
-
-    monkeypatch.setattr(store, "delete", die)
-    here.add("east")
-    here.lose(west)
-    with pytest.raises(Killed):
-        reconciler.reconcile(job_id)
-    assert here.row(job_id).placement == 1
-    assert store.expire() == 1
-    with pytest.raises(NotFound):
-        store.get(here.owner.project_id, file.id)
