@@ -9,6 +9,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,18 +97,25 @@ class Installed:
         for folder in sorted((StandaloneSettings.load(environment()).cache / "models").iterdir()):
             self.register(folder.name.rpartition("-")[0], folder.name)
 
-    def register(self, model_id: str, folder: str) -> None:
-        """A model whose weights are in a folder of the models' volume; waits until it is there."""
+    def register(self, model_id: str, folder: str, *, cluster_ids: Sequence[str] = ()) -> None:
+        """A model whose weights are in a folder of the models' volume; waits until it is there.
+
+        `cluster_ids`: the worker clusters on which alone it may run; such a model must be new.
+        """
+        placed = {"enable_on_demand_allocation": True, "allowed_cluster_ids": list(cluster_ids)}
         task = "embed" if "minilm" in folder else "generate"
         body = {
             "id": model_id,
             "source_repository": "OBJECT_STORE",
             "model_file_location": f"pvc://{MODELS}/{folder}",
             "task": task,
-            "config": {"runtime_config": {"resources": {"gpu": 0}}},
+            "config": {
+                "runtime_config": {"resources": {"gpu": 0}},
+                **({"cluster_allocation_policy": placed} if cluster_ids else {}),
+            },
         }
         status, answer = self.call("POST", "/models", body)
-        assert status in (200, 409), answer
+        assert status == 200 or (status == 409 and not cluster_ids), answer
         until(f"model {model_id}", lambda: self._not_loaded(model_id), seconds=180)
 
     def _not_loaded(self, model_id: str) -> str | None:

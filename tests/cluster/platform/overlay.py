@@ -21,6 +21,7 @@ __all__ = [
     "NOTEBOOK_VOLUMES",
     "engine_runtime",
     "over",
+    "weights",
     "write",
 ]
 
@@ -149,6 +150,11 @@ def _engine_of_this_machine() -> list[Body]:
 def _mounts() -> str:
     """The engine environment at its own path in pods that train."""
     return ",".join(f"{name}={folder}" for name, folder in _folders().items() if name != MODELS)
+
+
+def weights(model: str) -> str:
+    """The folder of one of this machine's models in the volume `MODELS`."""
+    return next(_folders()[MODELS].glob(f"{model}-*")).name
 
 
 def _folders() -> dict[str, Path]:

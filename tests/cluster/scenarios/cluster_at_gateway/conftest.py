@@ -16,7 +16,6 @@ from ...lab.images import present
 from ...lab.kubectl import kubectl
 from ...lab.places import Lab
 from ...lab.processes import running
-from ...lab.wait import until
 from ...platform import overlay
 from ...platform.installed import Installed
 from ..documents.stores import DocumentStores, NoGateway, platform_with_copies, running_stores
@@ -118,20 +117,9 @@ def cluster_id(installed: Installed, worker: Worker) -> str:
 @pytest.fixture(scope="package")
 def client(installed: Installed, worker: Worker, cluster_id: str) -> Iterator[PlatformClient]:
     """With a model that may run on the worker cluster alone, and what its engines need there."""
-    folder = next(overlay._folders()[overlay.MODELS].glob(f"{PACKAGED}-*")).name
-    policy = {"enable_on_demand_allocation": True, "allowed_cluster_ids": [cluster_id]}
-    body = {
-        "id": MODEL,
-        "source_repository": "OBJECT_STORE",
-        "model_file_location": f"pvc://{overlay.MODELS}/{folder}",
-        "task": "generate",
-        "config": {"runtime_config": {"resources": {"gpu": 0}}, "cluster_allocation_policy": policy},
-    }
     with engines(worker.lab), contextlib.closing(PlatformClient(installed)) as client:
-        status, made = installed.call("POST", "/models", body)
-        assert status == 200, made
         try:
-            until("the model is registered", lambda: installed._not_loaded(MODEL), seconds=180)
+            installed.register(MODEL, overlay.weights(PACKAGED), cluster_ids=[cluster_id])
             yield client
         finally:
             installed.call("DELETE", f"/models/{MODEL}")

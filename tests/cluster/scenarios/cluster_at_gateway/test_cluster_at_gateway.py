@@ -7,7 +7,6 @@ load balancer.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import subprocess
 import time
@@ -24,7 +23,7 @@ from ..jobs.test_jobs import job, output
 from ..platform_client import GENERATED, PARIS, PROMPTED, PlatformClient
 from ..two_clusters.kubectl_sessions import SPDY, WEBSOCKETS, exec_and_copy, forward_a_port, read, started
 from ..two_clusters.worker import Person, Worker
-from .placed_work import LONGEST_SECONDS, MODEL
+from .placed_work import LONGEST_SECONDS, MODEL, create_job, not_succeeded
 from .tls_gateway import TlsGateway
 
 pytestmark = [pytest.mark.cluster, pytest.mark.engine, pytest.mark.timeout(900)]
@@ -141,27 +140,13 @@ def test_a_model_wakes_there_for_a_request_at_the_gateway_and_every_token_is_in_
 def test_a_job_runs_there_trusts_the_authority_of_the_gateway_and_its_files_come_back(
     installed: Installed, gateway: TlsGateway, owner: Person, stores: DocumentStores | None, cluster_id: str
 ) -> None:
-    body = {
-        "image": "python",
-        "command": "python3 scripts/run.py",
-        "scripts": {"run.py": base64.b64encode(SCRIPT).decode()},
-        "envs": {"URL": f"{gateway.there}/v1/models"},
-        "cluster_id": cluster_id,
-    }
-    status, made = installed.call("POST", "/batch/jobs", body)
-    assert status == 200, made
+    job_id = create_job(installed, cluster_id, SCRIPT, URL=f"{gateway.there}/v1/models")
     with contextlib.closing(PlatformClient(installed)) as client:
-        client.ticking("the job has ended", lambda: _not_succeeded(installed, made["id"]), seconds=300)
-    assert output(installed, made["id"]) == "HTTP 401\n"
-    assert job(installed, made["id"])["cluster_id"] == cluster_id
+        client.ticking("the job has ended", lambda: not_succeeded(installed, job_id), seconds=300)
+    assert output(installed, job_id) == "HTTP 401\n"
+    assert job(installed, job_id)["cluster_id"] == cluster_id
     if stores is not None:
         results = owner.folder / "results"
-        owner.done("llma", "batch", "jobs", "output", "download", made["id"], "--folder", str(results))
+        owner.done("llma", "batch", "jobs", "output", "download", job_id, "--folder", str(results))
         assert (results / "result.txt").read_text() == "left by the job"
-    installed.call("DELETE", f"/batch/jobs/{made['id']}")
-
-
-def _not_succeeded(installed: Installed, job_id: str) -> str | None:
-    found = job(installed, job_id)
-    assert found["status"] != "failed", found["error"]
-    return None if found["status"] == "succeeded" else f"{found['status']}: {found['queue']}"
+    installed.call("DELETE", f"/batch/jobs/{job_id}")

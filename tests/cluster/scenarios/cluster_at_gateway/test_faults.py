@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import os
@@ -28,7 +27,7 @@ from ..functions import Functions
 from ..jobs.test_jobs import job, output
 from ..platform_client import PARIS, PlatformClient
 from ..two_clusters.worker import Worker
-from .placed_work import MODEL
+from .placed_work import MODEL, create_job, not_succeeded
 
 pytestmark = [pytest.mark.cluster, pytest.mark.engine, pytest.mark.timeout(900)]
 
@@ -75,7 +74,7 @@ def test_killed_agents_and_replicas_and_a_cut_network_lose_nothing(
     assert difference == sum(unpaid.values())
     assert all(0 <= each < 200 for each in unpaid.values())
 
-    client.ticking("the job has ended", lambda: _not_succeeded(installed, job_id), seconds=300)
+    client.ticking("the job has ended", lambda: not_succeeded(installed, job_id), seconds=300)
     assert output(installed, job_id) == "".join(f"{i}\n" for i in range(int(_JOB_SECONDS)))
     assert not job(installed, job_id).get("restarts")
     installed.call("DELETE", f"/batch/jobs/{job_id}")
@@ -100,18 +99,10 @@ def break_everything(installed: Installed, client: PlatformClient, worker: Worke
 
 
 def begin_job(installed: Installed, cluster_id: str) -> str:
-    """The id of a job that runs on the worker cluster."""
-    body = {
-        "image": "python",
-        "command": "python3 scripts/run.py",
-        "scripts": {"run.py": base64.b64encode(SCRIPT).decode()},
-        "envs": {"LINES": str(int(_JOB_SECONDS))},
-        "cluster_id": cluster_id,
-    }
-    status, made = installed.call("POST", "/batch/jobs", body)
-    assert status == 200, made
-    until("the job runs", lambda: _not_running(installed, made["id"]), seconds=120)
-    return str(made["id"])
+    """The id of a job that runs on the worker cluster, and has begun."""
+    job_id = create_job(installed, cluster_id, SCRIPT, LINES=str(int(_JOB_SECONDS)))
+    until("the job runs", lambda: _not_running(installed, job_id), seconds=120)
+    return job_id
 
 
 def recorded(client: PlatformClient) -> list[tuple[str, str, int]]:
@@ -142,9 +133,3 @@ def _open(client: PlatformClient) -> str | None:
 
 def _not_running(installed: Installed, job_id: str) -> str | None:
     return None if output(installed, job_id).startswith("0\n") else str(job(installed, job_id)["status"])
-
-
-def _not_succeeded(installed: Installed, job_id: str) -> str | None:
-    found = job(installed, job_id)
-    assert found["status"] != "failed", found["error"]
-    return None if found["status"] == "succeeded" else f"{found['status']}: {found['queue']}"

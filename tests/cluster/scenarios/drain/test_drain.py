@@ -10,19 +10,16 @@ from typing import Any
 
 import pytest
 
-from llmariner.agent.manifest import AGENT_IMAGE
-from llmariner.manifests.installation import MODELS_NAMESPACE, NAMESPACE
+from llmariner.manifests.installation import MODELS_NAMESPACE
 
-from ...lab.images import present
-from ...lab.kubectl import get, kubectl
+from ...lab.kubectl import get
 from ...lab.places import Lab
-from ...lab.processes import running as running_processes
 from ...lab.wait import until
 from ...platform import overlay
 from ...platform.installed import Installed
 from ..platform_client import PARIS, Answer, PlatformClient
 from ..two_clusters.worker import Person, Worker
-from ..worker_cluster.control_plane import ENGINE, ControlPlane, engines, running
+from ..worker_cluster.control_plane import ControlPlane, engines, running, unfit
 
 pytestmark = [pytest.mark.cluster, pytest.mark.engine, pytest.mark.timeout(1200)]
 
@@ -34,18 +31,11 @@ STORY_TOKENS = 1500
 @pytest.fixture(scope="module")
 def labs() -> tuple[Lab, Lab]:
     """Two test clusters without a platform."""
-    for lab in (Lab(0), Lab(1)):
-        if "kubelet" not in running_processes(lab):
-            pytest.skip(
-                f"needs two test clusters; `python -m tests.cluster.lab --number {lab.number} up` starts this one"
-            )
-        if kubectl(lab, "get", "namespace", NAMESPACE, "--ignore-not-found"):
-            pytest.skip(f"the platform is installed in the test cluster {lab.number}; needs two without it")
-        if missing := {ENGINE, f"dev.local/{AGENT_IMAGE}"} - present(lab):
-            pytest.skip(
-                f"the test cluster {lab.number} lacks {missing}; `python -m tests.cluster.lab load` brings them"
-            )
-    return Lab(0), Lab(1)
+    found = Lab(0), Lab(1)
+    for lab in found:
+        if why := unfit(lab):
+            pytest.skip(f"needs two test clusters: {why}")
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -72,18 +62,7 @@ def workers(labs: tuple[Lab, Lab], control_plane: ControlPlane) -> Iterator[dict
 @pytest.fixture
 def client(control_plane: ControlPlane, workers: dict[str, Worker]) -> Iterator[PlatformClient]:
     """With a model that may run on both worker clusters."""
-    folder = next(overlay._folders()[overlay.MODELS].glob(f"{PACKAGED}-*")).name
-    policy = {"enable_on_demand_allocation": True, "allowed_cluster_ids": list(workers)}
-    body = {
-        "id": MODEL,
-        "source_repository": "OBJECT_STORE",
-        "model_file_location": f"pvc://{overlay.MODELS}/{folder}",
-        "task": "generate",
-        "config": {"runtime_config": {"resources": {"gpu": 0}}, "cluster_allocation_policy": policy},
-    }
-    status, made = control_plane.call("POST", "/models", body)
-    assert status == 200, made
-    until("the model is registered", lambda: control_plane._not_loaded(MODEL))
+    control_plane.register(MODEL, overlay.weights(PACKAGED), cluster_ids=list(workers))
     with contextlib.closing(PlatformClient(control_plane)) as client:
         yield client
 

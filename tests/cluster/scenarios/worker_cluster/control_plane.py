@@ -11,15 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmariner import __version__
-from llmariner.manifests.installation import MODELS_NAMESPACE
+from llmariner.agent.manifest import AGENT_IMAGE
+from llmariner.manifests.installation import MODELS_NAMESPACE, NAMESPACE
 
+from ...lab.images import present
 from ...lab.kubectl import apply, kubectl
 from ...lab.places import Lab
+from ...lab.processes import running as running_processes
 from ...lab.wait import until
 from ...platform import overlay
 from ...platform.installed import Installed
 
-__all__ = ["ControlPlane", "engines", "running"]
+__all__ = ["ENGINE", "ControlPlane", "engines", "running", "unfit"]
 
 ENGINE = f"dev.local/llmariner/engine:{__version__}"
 _RUNTIME = "vllm-cpu"
@@ -46,6 +49,19 @@ class ControlPlane(Installed):
     def api_key(self) -> str:
         """See `Installed`."""
         return (self.home / "admin.key").read_text()
+
+
+def unfit(lab: Lab) -> str | None:
+    """Why a test cluster can't be a worker that serves models; None: it can."""
+    if "kubelet" not in running_processes(lab):
+        return (
+            f"the test cluster {lab.number} is not up; `python -m tests.cluster.lab --number {lab.number} up` starts it"
+        )
+    if kubectl(lab, "get", "namespace", NAMESPACE, "--ignore-not-found"):
+        return f"the platform is installed in the test cluster {lab.number}, whose namespaces the worker's would be"
+    if missing := {ENGINE, f"dev.local/{AGENT_IMAGE}"} - present(lab):
+        return f"the test cluster {lab.number} lacks {missing}; `python -m tests.cluster.lab load` brings images there"
+    return None
 
 
 @contextlib.contextmanager

@@ -11,10 +11,8 @@ from typing import Any
 
 import pytest
 
-from llmariner.agent.manifest import AGENT_IMAGE
 from llmariner.manifests.installation import JOBS_NAMESPACE
 
-from ...lab.images import present
 from ...lab.kubectl import get, kubectl
 from ...lab.places import Lab
 from ...lab.processes import running as running_processes
@@ -22,7 +20,7 @@ from ...lab.wait import until
 from ...platform import overlay
 from ..platform_client import GENERATED, PARIS, PROMPTED, PlatformClient
 from ..two_clusters.worker import AGENT_NAMESPACE, Person, Worker
-from .control_plane import ENGINE, ControlPlane, engines, running
+from .control_plane import ControlPlane, engines, running, unfit
 
 pytestmark = [pytest.mark.cluster, pytest.mark.engine, pytest.mark.timeout(900)]
 
@@ -43,13 +41,9 @@ print("done", flush=True)
 @pytest.fixture(scope="module")
 def lab() -> Lab:
     """A test cluster without a platform of its own, whose namespaces the worker's would be."""
-    found = next((lab for lab in (Lab(1), Lab(0)) if "kubelet" in running_processes(lab)), None)
-    if found is None:
-        pytest.skip("no test cluster is up; `make cluster` starts it")
-    if kubectl(found, "get", "namespace", "llmariner", "--ignore-not-found"):
-        pytest.skip("the platform is installed in this cluster; start the second one")
-    if missing := {ENGINE, f"dev.local/{AGENT_IMAGE}"} - present(found):
-        pytest.skip(f"the test cluster lacks {missing}; `python -m tests.cluster.lab load` brings images there")
+    found = next((lab for lab in (Lab(1), Lab(0)) if "kubelet" in running_processes(lab)), Lab(0))
+    if why := unfit(found):
+        pytest.skip(why)
     return found
 
 
@@ -84,30 +78,10 @@ def cluster_id(control_plane: ControlPlane, worker: Worker) -> str:
 @pytest.fixture
 def client(control_plane: ControlPlane, cluster_id: str) -> Iterator[PlatformClient]:
     """With the model registered, which may run on the worker cluster alone."""
-    folder = next(overlay._folders()[overlay.MODELS].glob(f"{PACKAGED}-*")).name
-    policy = {"enable_on_demand_allocation": True, "allowed_cluster_ids": [cluster_id]}
-    status, made = control_plane.call(
-        "POST",
-        "/models",
-        {
-            "id": MODEL,
-            "source_repository": "OBJECT_STORE",
-            "model_file_location": f"pvc://{overlay.MODELS}/{folder}",
-            "task": "generate",
-            "config": {"runtime_config": {"resources": {"gpu": 0}}, "cluster_allocation_policy": policy},
-        },
-    )
-    assert status == 200, made
-    until("the model is registered", lambda: _not_loaded(control_plane))
+    control_plane.register(MODEL, overlay.weights(PACKAGED), cluster_ids=[cluster_id])
     client = PlatformClient(control_plane)
     yield client
     client.close()
-
-
-def _not_loaded(control_plane: ControlPlane) -> str | None:
-    _, shown = control_plane.call("GET", f"/models/{MODEL}?include_loading_model=true")
-    state = shown.get("loading_status")
-    return None if state == "MODEL_LOADING_STATUS_SUCCEEDED" else f"{state}: {shown.get('loading_failure_reason')}"
 
 
 def test_a_model_wakes_there_streams_is_counted_survives_its_agent_and_is_not_woken_once_drained(
