@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from llmariner.clusters.cluster import LOCAL_CLUSTER_ID
+from llmariner.showback import utilization
 from llmariner.showback.exporters import HourOfUse, NodeUse
 from llmariner.showback.utilization import store_hour
 from llmariner.tenancy.organizations.projects import Assignment
@@ -158,13 +159,16 @@ def test_telemetry_and_the_clusters_of_jobs(company: Company, report: Any) -> No
     company.projects.assign(company.founder, company.speech, [])
 
 
-def test_the_use_of_gpus_is_shown_by_node_and_hour(company: Company, ask: Ask) -> None:
+def test_the_use_of_gpus_is_shown_by_node_and_hour(company: Company, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     path = "GET /v1/clustertelemetry/gpu-usages"
     assert_error(company.ask(path, query="filter.end_timestamp=9"), 404, "no_gpu_usages")
     made = company.ask("POST /v1/clusters", {"name": "with-gpus"}).json
     hour = int(time.time()) // 3600 * 3600
     nodes = {(cluster, "node-1"): NodeUse(1.5, 0.75, 2048, 1024) for cluster in (made["id"], "cluster-unknown")}
     store_hour(company.context.database, hour, HourOfUse({}, nodes), ())
+    with monkeypatch.context() as limited:
+        limited.setattr(utilization, "_MAX_VALUES", 23)
+        assert_error(company.ask(path), 400, "too_many_values")
     datapoints = company.ask(path).json["datapoints"]
     assert len(datapoints) == 25
     assert datapoints[-1]["values"] == [

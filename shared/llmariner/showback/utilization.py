@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Row, delete, func, select
 
+from llmariner.errors import InvalidRequest
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.platform.prometheus import Prometheus
 from llmariner.showback.exporters import HourOfUse, NodeUse, Pod, PodUse, read_hour
@@ -33,7 +34,7 @@ __all__ = [
 HOUR = 3600
 _CATCH_UP_HOURS = 24
 _BATCH = 5000
-_MAX_NODE_HOURS = 100_001
+_MAX_VALUES = 100_000
 _ID_LENGTH = 64
 _MARKER = {"cluster_id": "", "kind": "", "workload_id": "", "organization_id": ""}
 """The row of an hour that says that it was read; of no workload."""
@@ -105,14 +106,24 @@ def measured_use(
 def gpu_use_by_node(
     database: Database, cluster_ids: Collection[str], start: int, end: int
 ) -> dict[int, dict[tuple[str, str], NodeUse]]:
-    """The use of GPUs on nodes of clusters ('': the platform's own) in [start, end), by hour, cluster and name."""
+    """The use of GPUs on nodes of clusters ('': the platform's own) in [start, end), by hour, cluster and name.
+
+    InvalidRequest for more values than an answer has: each node has one in every hour.
+    """
     c = gpu_node_hours.c
     query = select(gpu_node_hours).where(c.hour >= start, c.hour < end, c.cluster_id.in_(cluster_ids))
     hours: dict[int, dict[tuple[str, str], NodeUse]] = {}
     with database.read() as session:
-        for row in session.rows(query.limit(_MAX_NODE_HOURS)):
+        for row in session.rows(query.limit(_MAX_VALUES + 1)):
             use = NodeUse(row.max_gpus, row.avg_gpus, row.max_memory_mib, row.avg_memory_mib)
             hours.setdefault(row.hour, {})[row.cluster_id, row.node] = use
+    count = len({node for of_hour in hours.values() for node in of_hour})
+    if count * ((end - start) // HOUR) > _MAX_VALUES:
+        raise InvalidRequest(
+            f"{count} nodes in so many hours are more values than an answer has: ask for fewer hours.",
+            param="filter.start_timestamp",
+            code="too_many_values",
+        )
     return hours
 
 
