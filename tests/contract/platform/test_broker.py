@@ -106,7 +106,7 @@ def test_an_accepted_event_is_not_sent_again(database: Database, ingress: Ingres
 @pytest.fixture(autouse=True)
 def long_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """A wait for the next attempt ends only by `let_time_pass`, however busy the machine is."""
-    monkeypatch.setattr("llmariner.platform.events.deliveries._INITIAL_DELAY", 60.0)
+    monkeypatch.setattr("llmariner.platform.events.publish_queue._INITIAL_BACKOFF", 60.0)
 
 
 def let_time_pass(database: Database) -> None:
