@@ -443,6 +443,30 @@ def test_a_connection_with_a_slow_sink_serves_the_next_request() -> None:
     asyncio.run(scenario())
 
 
+def test_a_response_that_is_closed_twice_leaves_the_next_request_its_connection() -> None:
+    async def scenario() -> tuple[bytes, int]:
+        gate = asyncio.Event()
+
+        async def reply(engine: RawEngine, writer: asyncio.StreamWriter) -> None:
+            if len(engine.requests) > 1:
+                await gate.wait()
+            writer.write(OK)
+
+        async with raw_engine(reply) as engine, asyncio.timeout(5):
+            client = Client()
+            first = await client.request(engine.origin, "POST", "/x")
+            assert await first.read() == b"ok"
+            second = asyncio.create_task(fetch(client, engine))
+            await soon(lambda: len(engine.requests) == 2)
+            first.close()
+            gate.set()
+            answer = await second
+            client.close()
+            return answer, engine.connections
+
+    assert asyncio.run(scenario()) == (b"ok", 1)
+
+
 def test_header_fields_of_a_request_are_in_no_other_request() -> None:
     async def scenario() -> list[bytes]:
         async with raw_engine(ok) as one, raw_engine(ok) as other:

@@ -49,10 +49,11 @@ class ReaderTimeout(Exception):
 class Response:
     """A response whose head has arrived; header names are in lower case. Read it, and always `close` it."""
 
-    __slots__ = ("_connection", "headers", "status")
+    __slots__ = ("_closed", "_connection", "headers", "status")
 
     def __init__(self, connection: Connection, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         self._connection = connection
+        self._closed = False
         self.status = status
         self.headers = headers
 
@@ -111,7 +112,10 @@ class Response:
 
     def close(self) -> None:
         """Return the connection to the pool when the response was read to its end, else close it. Idempotent."""
-        self._connection.release()
+        # A second call, after a wait for the client, would end another request that has the connection by then.
+        if not self._closed:
+            self._closed = True
+            self._connection.release()
 
 
 class Tunnel(Protocol):
