@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import weakref
 from contextvars import ContextVar
 from email.utils import formatdate
 from typing import Any
@@ -251,3 +252,25 @@ def test_a_request_finds_no_trace_of_the_one_before_on_its_connection(canceled: 
             return await exchange(port, head + b"\r\n" + head + CLOSE + b"\r\n")
 
     assert asyncio.run(run()).count(b"nobody 0") == 2
+
+
+def test_an_idle_connection_keeps_nothing_of_its_last_request() -> None:
+    kept: list[weakref.ref[Any]] = []
+
+    class Mark:
+        """Something that can be referred to weakly, as a scope can't."""
+
+    async def mark(scope: Any, receive: Any, send: Any) -> None:
+        scope["mark"] = Mark()
+        kept.append(weakref.ref(scope["mark"]))
+        await respond_without_reading(scope, receive, send)
+
+    async def run() -> None:
+        async with serving(mark) as (_, port):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\nabc")
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 413")
+            await wait_until(lambda: kept[0]() is None)
+            writer.close()
+
+    asyncio.run(run())

@@ -47,6 +47,7 @@ class RequestTask:
                 if not await cycle.run() or connection.current is cycle or copy_context() != context:
                     break
                 if connection.current is None and connection.accepts_requests:
+                    cycle = None  # an idle connection keeps neither the last request nor its body
                     self._next = self._loop.create_future()
                     await self._next
         finally:
