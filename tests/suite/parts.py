@@ -12,16 +12,17 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from xml.etree import ElementTree
 
-from llmariner.compiled.build import build, folder_of
+from llmariner.compiled.build import BuildFailed, build, folder_of
 from llmariner.settings import StandaloneSettings, environment
 
 __all__ = ["PARTS", "main"]
 
-PARTS = ("check", "setup", "spread", "waiting", "whole", "compiled", "compiled-whole")
+PARTS = ("check", "setup", "spread", "waiting", "compiled", "quiet", "compiled-quiet", "alone")
 ROOT = Path(__file__).resolve().parents[2]
 # Folders whose tests compute, one file per process. Those of other folders mostly wait: for processes, engines, timers.
 _COMPUTING = (
@@ -39,14 +40,17 @@ _COMPUTING = (
 SPREAD = [f"tests/{name}" for name in _COMPUTING]
 # What runs a second time with the token path compiled.
 COMPILED = ["tests/unit/gateway", "tests/server", "tests/gateway", "tests/bench/test_instructions.py"]
-# What runs while nothing else does: tests that measure, and real engines, which use all cores. Folders of SPREAD have none.
-ALONE = ("quiet", "engine", "images")
+# The mark of tests that measure; of those that use all cores, as real engines do. Folders of SPREAD have none.
+QUIET, ALONE = "quiet", ("engine", "images")
 _PROCESSES = {
     "spread": ("--numprocesses", "auto", "--maxprocesses", "8", "--dist", "loadfile"),
     # A process that waits needs no core: of 227 seconds, a worker computed 7 to 14.
     "waiting": ("--numprocesses", str(min(8, 3 * (os.cpu_count() or 1))), "--dist", "loadfile"),
 }
 _PROCESSES["compiled"] = _PROCESSES["waiting"]
+# What measures short times computes for a tenth of its own: a few of them leave each other the cores.
+_PROCESSES["quiet"] = ("--numprocesses", str(min(2, os.cpu_count() or 1)), "--dist", "loadfile")
+_PROCESSES["compiled-quiet"] = _PROCESSES["quiet"]
 _NO_TESTS = 5
 _MAX_AGAIN = 10
 
@@ -86,7 +90,10 @@ def command(part: str, *, fast: bool, report: Path) -> list[str]:
 def pytest(part: str, *, fast: bool, report: Path) -> list[str]:
     """The command line that runs a part's tests in one process."""
     alone = " or ".join(ALONE)
-    marks = f"not cluster and ({alone})" if part.endswith("whole") else f"not cluster and not ({alone})"
+    if part == "alone":
+        marks = f"not cluster and ({alone})"
+    else:
+        marks = f"not cluster and not ({alone}) and {'' if part.endswith(QUIET) else 'not '}{QUIET}"
     if fast:
         marks += " and not engine"
     if part == "spread":
@@ -98,22 +105,30 @@ def pytest(part: str, *, fast: bool, report: Path) -> list[str]:
     return [sys.executable, "-m", "pytest", "-q", "-m", marks, "-o", cache, f"--junitxml={report}", *tests]
 
 
-def run(parts: Sequence[str], *, fast: bool) -> list[Outcome]:
-    """Run parts at the same time. Tests that fail run once more when all parts have ended, alone.
+def run(lanes: Sequence[Sequence[str]], *, fast: bool) -> list[Outcome]:
+    """Run lanes at the same time, and a lane's parts one after the other.
 
-    The first part's output is not captured; that of each other one comes when all have ended.
+    Tests that fail run once more when all lanes have ended, alone. The first lane's output is not captured; that of each
+    other part comes when all have ended.
     """
-    with TemporaryDirectory() as name, ThreadPoolExecutor(len(parts)) as threads:
+    with TemporaryDirectory() as name, ThreadPoolExecutor(len(lanes)) as threads:
         folder = Path(name)
-        logs = [None, *(folder / f"{part}.log" for part in parts[1:])]
-        running = [threads.submit(_run, part, folder, log, fast) for part, log in zip(parts, logs, strict=True)]
-        outcomes = [each.result() for each in running]
-        for outcome, log in zip(outcomes, logs, strict=True):
-            if log is not None:
+
+        def follow(number: int) -> list[Outcome]:
+            return [_run(part, folder, _log(folder, part) if number else None, fast) for part in lanes[number]]
+
+        outcomes = list(threads.map(follow, range(len(lanes))))
+        for outcome in chain(*outcomes):
+            log = _log(folder, outcome.part)
+            if log.exists():
                 print(f"\n{outcome.part}:\n{log.read_text()}", flush=True)
             if 0 < len(outcome.failed) <= _MAX_AGAIN:
                 _run_again(outcome, folder, fast)
-    return outcomes
+    return list(chain(*outcomes))
+
+
+def _log(folder: Path, part: str) -> Path:
+    return folder / f"{part}.log"
 
 
 def _run(part: str, folder: Path, log: Path | None, fast: bool) -> Outcome:
@@ -135,9 +150,14 @@ def _run_again(outcome: Outcome, folder: Path, fast: bool) -> None:
 
 
 def _call(command_line: list[str], part: str, log: Path | None) -> int:
-    # Platforms that tests start do not compile in the background.
-    env = {**os.environ, "LLMARINER_COMPILED": compiled_token_path() if part.startswith("compiled") else "off"}
     with log.open("wb") if log else nullcontext() as output:
+        try:
+            compiled = compiled_token_path() if part.startswith("compiled") else "off"
+        except BuildFailed as error:
+            print(error, flush=True)
+            return 1
+        # Platforms that tests start do not compile in the background.
+        env = {**os.environ, "LLMARINER_COMPILED": compiled}
         return subprocess.run(
             command_line, cwd=ROOT, env=env, check=False, stdout=output, stderr=subprocess.STDOUT if log else None
         ).returncode
@@ -160,21 +180,27 @@ def _read(report: Path, outcome: Outcome) -> None:
             outcome.failed.append(f"{case.get('classname')}::{case.get('name')}")
 
 
-def together(argument: str) -> list[str]:
-    """The parts of one argument, which run at the same time. Raises ValueError for an unknown one."""
-    parts = argument.split("+")
-    if not set(parts) <= set(PARTS):
+def lanes_of(argument: str) -> list[list[str]]:
+    """The lanes of one argument, which run at the same time, each with its parts. Raises ValueError for an unknown part."""
+    lanes = [lane.split(",") for lane in argument.split("+")]
+    if not set(chain(*lanes)) <= set(PARTS):
         raise ValueError(argument)
-    return parts
+    return lanes
 
 
 def main(arguments: list[str]) -> int:
     """The exit status: 0 if every part succeeded."""
     parser = argparse.ArgumentParser(prog="python -m tests.suite", description=__doc__)
-    parser.add_argument("parts", nargs="+", type=together, metavar="PART[+PART]", help=f"of {', '.join(PARTS)}")
+    parser.add_argument(
+        "lanes",
+        nargs="+",
+        type=lanes_of,
+        metavar="PART[,PART][+PART[,PART]]",
+        help=f"of {', '.join(PARTS)}: those joined by + run at the same time, by a comma one after the other",
+    )
     parser.add_argument("--fast", action="store_true", help="without the tests that need the engine")
     options = parser.parse_args(arguments)
-    outcomes = [outcome for parts in options.parts for outcome in run(parts, fast=options.fast)]
+    outcomes = [outcome for lanes in options.lanes for outcome in run(lanes, fast=options.fast)]
     print("\nSummary")
     for outcome in outcomes:
         print(outcome.line())

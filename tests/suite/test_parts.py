@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from llmariner.compiled.build import BuildFailed
+
 from . import parts
 
 TESTS = {
     "tests/first/test_first.py": "def test_good():\n    pass\n\ndef test_bad():\n    assert False\n",
     "tests/second/test_second.py": "import pytest\n\ndef test_good(): pass\n\ndef test_other():\n    pytest.skip('x')\n\n"
-    "@pytest.mark.quiet\ndef test_times(): pass\n",
+    "@pytest.mark.quiet\ndef test_times(): pass\n\n@pytest.mark.engine\ndef test_answers(): pass\n\n"
+    "@pytest.mark.engine\n@pytest.mark.quiet\ndef test_fast_answers(): pass\n",
 }
 
 
@@ -23,7 +26,9 @@ def small_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         file = tmp_path / name
         file.parent.mkdir(parents=True)
         file.write_text(text)
-    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = quiet\naddopts = --import-mode=importlib\n")
+    (tmp_path / "pytest.ini").write_text(
+        "[pytest]\nmarkers =\n  quiet\n  engine\n  images\n  cluster\naddopts = --import-mode=importlib\n"
+    )
     (tmp_path / "Makefile").write_text("check:\n\t@test ! -e wrong\n")
     monkeypatch.setattr(parts, "ROOT", tmp_path)
     monkeypatch.setattr(parts, "SPREAD", ["tests/first"])
@@ -32,17 +37,19 @@ def small_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_every_part_runs_and_the_summary_covers_all(small_suite: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert parts.main(["check", "spread", "waiting", "whole"]) == 1
+    assert parts.main(["check", "spread", "waiting", "quiet", "alone"]) == 1
     out = capfd.readouterr().out
-    check, spread, failed, waiting, whole = out.rpartition("\nSummary\n")[2].splitlines()
+    check, spread, failed, waiting, quiet, alone = out.rpartition("\nSummary\n")[2].splitlines()
     assert check.split()[:2] == ["check", "ok"]
     assert spread.split()[:2] == ["spread", "FAILED"]
     assert spread.endswith("1 passed, 1 failed")
     assert "test_bad" in failed
     assert waiting.split()[:2] == ["waiting", "ok"]
     assert waiting.endswith("1 passed, 1 skipped")
-    assert whole.split()[:2] == ["whole", "ok"]
-    assert whole.endswith("1 passed")
+    assert quiet.split()[:2] == ["quiet", "ok"]
+    assert quiet.endswith("1 passed")
+    assert alone.split()[:2] == ["alone", "ok"]
+    assert alone.endswith("2 passed")
 
 
 def test_a_test_that_passes_the_second_time_is_reported(small_suite: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -74,14 +81,55 @@ def test_parts_run_at_the_same_time_and_each_repeats_its_own_failures(
     assert "\nwaiting:\n" in out
 
 
+def test_parts_of_a_lane_follow_each_other_beside_another_lane(
+    small_suite: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # The check of the second lane meets the first lane's tests, and only the part after it lets them end.
+    (small_suite / "tests/first/test_first.py").write_text(
+        "import pathlib, time\n\ndef test_meets():\n    ends = time.monotonic() + 60\n"
+        "    pathlib.Path('met').touch()\n    while not pathlib.Path('followed').exists():\n"
+        "        assert time.monotonic() < ends\n        time.sleep(0.05)\n"
+    )
+    (small_suite / "Makefile").write_text("check:\n\t@test ! -e followed; until test -e met; do sleep 0.05; done\n")
+    (small_suite / "tests/second/test_second.py").write_text(
+        "import pathlib\n\ndef test_follows():\n    assert pathlib.Path('met').exists()\n"
+        "    pathlib.Path('followed').touch()\n"
+    )
+    assert parts.main(["spread+check,waiting"]) == 0
+    lines = capfd.readouterr().out.rpartition("\nSummary\n")[2].splitlines()
+    assert [line.split()[:2] for line in lines] == [["spread", "ok"], ["check", "ok"], ["waiting", "ok"]]
+
+
+@pytest.mark.parametrize("argument", ["spread+", "spread,all", ",spread", "spread waiting"])
+def test_an_unknown_part_is_refused(argument: str) -> None:
+    with pytest.raises(SystemExit):
+        parts.main([argument])
+
+
+def test_a_token_path_that_cannot_be_compiled_hides_no_other_part(
+    small_suite: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Path) -> None:
+        raise BuildFailed("no compiler")
+
+    monkeypatch.setattr(parts, "build", fail)
+    monkeypatch.setattr(parts, "folder_of", lambda _: small_suite / "nowhere")
+    assert parts.main(["compiled+waiting"]) == 1
+    out = capfd.readouterr().out
+    assert "no compiler" in out
+    compiled, waiting = out.rpartition("\nSummary\n")[2].splitlines()
+    assert compiled.split()[:2] == ["compiled", "FAILED"]
+    assert waiting.endswith("1 passed, 1 skipped")
+
+
 def test_a_passing_suite_exits_with_0(small_suite: Path) -> None:
-    assert parts.main(["whole"]) == 0
+    assert parts.main(["quiet"]) == 0
     (small_suite / "wrong").touch()
     assert parts.main(["check"]) == 1
 
 
 def test_no_test_that_runs_alone_is_in_a_folder_that_is_spread() -> None:
-    marks = re.compile(rf"mark\.({'|'.join(parts.ALONE)})\b")
+    marks = re.compile(rf"mark\.({'|'.join((parts.QUIET, *parts.ALONE))})\b")
     files = [file for folder in parts.SPREAD for file in (parts.ROOT / folder).rglob("*.py")]
     assert len(files) > 100
     assert [str(file) for file in files if marks.search(file.read_text())] == []
