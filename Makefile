@@ -30,10 +30,10 @@ down: $(STAMP)  ## stop the platform and its engines
 	@$(BIN)/llma down
 
 test: $(STAMP)  ## set up what is missing and run every test on one machine, real engine included
-	@$(BIN)/python -m tests.suite setup spread+check,waiting,compiled quiet+compiled-quiet alone
+	@$(BIN)/python -m tests.suite setup spread+check,waiting,compiled+engine quiet+compiled-quiet
 
 test-fast: $(STAMP)  ## the tests that need no engine
-	@$(BIN)/python -m tests.suite --fast spread+waiting quiet alone
+	@$(BIN)/python -m tests.suite --fast spread+waiting,engine quiet
 
 test-dates: $(STAMP)  ## the fast tests on another day or in another time zone (DATE=...; else one of them, by turns)
 	@$(BIN)/python -m tests.suite.dates $(DATE)

@@ -22,7 +22,7 @@ from llmariner.settings import StandaloneSettings, environment
 
 __all__ = ["PARTS", "main"]
 
-PARTS = ("check", "setup", "spread", "waiting", "compiled", "quiet", "compiled-quiet", "alone")
+PARTS = ("check", "setup", "spread", "waiting", "compiled", "engine", "quiet", "compiled-quiet")
 ROOT = Path(__file__).resolve().parents[2]
 # Folders whose tests compute, one file per process. Those of other folders mostly wait: for processes, engines, timers.
 _COMPUTING = (
@@ -40,8 +40,8 @@ _COMPUTING = (
 SPREAD = [f"tests/{name}" for name in _COMPUTING]
 # What runs a second time with the token path compiled.
 COMPILED = ["tests/unit/gateway", "tests/server", "tests/gateway", "tests/bench/test_instructions.py"]
-# The mark of tests that measure; of those that use all cores, as real engines do. Folders of SPREAD have none.
-QUIET, ALONE = "quiet", ("engine", "images")
+# The mark of tests that measure; those of tests that run one at a time, as real engines. Folders of SPREAD have none.
+QUIET, ONE_AT_A_TIME = "quiet", ("engine", "images")
 _PROCESSES = {
     "spread": ("--numprocesses", "auto", "--maxprocesses", "8", "--dist", "loadfile"),
     # A process that waits needs no core: of 227 seconds, a worker computed 7 to 14.
@@ -84,16 +84,18 @@ def command(part: str, *, fast: bool, report: Path) -> list[str]:
         return ["make", "--no-print-directory", "check"]
     if part == "setup":
         return [sys.executable, "-m", "llmariner.standalone.setup"]
-    return [*pytest(part, fast=fast, report=report), *_PROCESSES.get(part, ())]
+    # What computes for long leaves the cores to what waits for an answer in time.
+    behind = ["nice", "-n", "5"] if part == "spread" else []
+    return [*behind, *pytest(part, fast=fast, report=report), *_PROCESSES.get(part, ())]
 
 
 def pytest(part: str, *, fast: bool, report: Path) -> list[str]:
     """The command line that runs a part's tests in one process."""
-    alone = " or ".join(ALONE)
-    if part == "alone":
-        marks = f"not cluster and ({alone})"
+    engine = " or ".join(ONE_AT_A_TIME)
+    if part == "engine":
+        marks = f"not cluster and ({engine})"
     else:
-        marks = f"not cluster and not ({alone}) and {'' if part.endswith(QUIET) else 'not '}{QUIET}"
+        marks = f"not cluster and not ({engine}) and {'' if part.endswith(QUIET) else 'not '}{QUIET}"
     if fast:
         marks += " and not engine"
     if part == "spread":

@@ -33,13 +33,15 @@ def small_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(parts, "ROOT", tmp_path)
     monkeypatch.setattr(parts, "SPREAD", ["tests/first"])
     monkeypatch.setattr(parts, "_PROCESSES", {})
+    # Each of these many short runs would import them.
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     return tmp_path
 
 
 def test_every_part_runs_and_the_summary_covers_all(small_suite: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert parts.main(["check", "spread", "waiting", "quiet", "alone"]) == 1
+    assert parts.main(["check", "spread", "waiting", "quiet", "engine"]) == 1
     out = capfd.readouterr().out
-    check, spread, failed, waiting, quiet, alone = out.rpartition("\nSummary\n")[2].splitlines()
+    check, spread, failed, waiting, quiet, engine = out.rpartition("\nSummary\n")[2].splitlines()
     assert check.split()[:2] == ["check", "ok"]
     assert spread.split()[:2] == ["spread", "FAILED"]
     assert spread.endswith("1 passed, 1 failed")
@@ -48,8 +50,8 @@ def test_every_part_runs_and_the_summary_covers_all(small_suite: Path, capfd: py
     assert waiting.endswith("1 passed, 1 skipped")
     assert quiet.split()[:2] == ["quiet", "ok"]
     assert quiet.endswith("1 passed")
-    assert alone.split()[:2] == ["alone", "ok"]
-    assert alone.endswith("2 passed")
+    assert engine.split()[:2] == ["engine", "ok"]
+    assert engine.endswith("2 passed")
 
 
 def test_a_test_that_passes_the_second_time_is_reported(small_suite: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -129,7 +131,7 @@ def test_a_passing_suite_exits_with_0(small_suite: Path) -> None:
 
 
 def test_no_test_that_runs_alone_is_in_a_folder_that_is_spread() -> None:
-    marks = re.compile(rf"mark\.({'|'.join((parts.QUIET, *parts.ALONE))})\b")
+    marks = re.compile(rf"mark\.({'|'.join((parts.QUIET, *parts.ONE_AT_A_TIME))})\b")
     files = [file for folder in parts.SPREAD for file in (parts.ROOT / folder).rglob("*.py")]
     assert len(files) > 100
     assert [str(file) for file in files if marks.search(file.read_text())] == []
