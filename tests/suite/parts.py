@@ -38,6 +38,8 @@ _COMPUTING = (
     "style",
 )
 SPREAD = [f"tests/{name}" for name in _COMPUTING]
+# Every test of it needs the cluster: it is not worth importing.
+SCENARIOS = "tests/cluster/scenarios"
 # What runs a second time with the token path compiled.
 COMPILED = ["tests/unit/gateway", "tests/server", "tests/gateway", "tests/bench/test_instructions.py"]
 # The mark of tests that measure; those of tests that run one at a time, as real engines. Folders of SPREAD have none.
@@ -100,8 +102,10 @@ def pytest(part: str, *, fast: bool, report: Path) -> list[str]:
         marks += " and not engine"
     if part == "spread":
         tests = SPREAD
+    elif part.startswith("compiled"):
+        tests = COMPILED
     else:
-        tests = COMPILED if part.startswith("compiled") else [*(f"--ignore={folder}" for folder in SPREAD), "tests"]
+        tests = [*(f"--ignore={folder}" for folder in (*SPREAD, SCENARIOS)), "tests"]
     # Parts that run at the same time each know their own failures.
     cache = f"cache_dir=.pytest_cache/{part}"
     return [sys.executable, "-m", "pytest", "-q", "-m", marks, "-o", cache, f"--junitxml={report}", *tests]
