@@ -7,4 +7,6 @@ import pytest
 
 def pytest_configure(config: pytest.Config) -> None:
     """Declared here, since a change of pyproject.toml makes every environment again."""
-    config.addinivalue_line("markers", "quiet: measures short times or memory, so only others of its kind run beside it")
+    config.addinivalue_line(
+        "markers", "quiet: measures short times or memory, so only others of its kind run beside it"
+    )
