@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,13 +16,23 @@ __all__ = ["Object", "Rendered", "names"]
 Object = dict[str, Any]
 KUBECTL = Path(sys.executable).with_name("kubectl")
 
+_OVERLAYS = Path(__file__).parents[2] / "manifests/overlays"
+
+
+def _shown(folder: Path) -> str:
+    return subprocess.run([KUBECTL, "kustomize", folder], check=True, capture_output=True, text=True).stdout
+
+
+# No test changes an overlay of the checkout, and kubectl takes a second for it.
+_shown_once = functools.cache(_shown)
+
 
 class Rendered:
     """The objects of one kustomization."""
 
     def __init__(self, folder: Path) -> None:
-        shown = subprocess.run([KUBECTL, "kustomize", folder], check=True, capture_output=True, text=True)
-        self.objects: list[Object] = list(yaml.load_all(shown.stdout, Loader=yaml.CSafeLoader))
+        shown = _shown_once(folder) if folder.is_relative_to(_OVERLAYS) else _shown(folder)
+        self.objects: list[Object] = list(yaml.load_all(shown, Loader=yaml.CSafeLoader))
 
     def objects_of(self, group: str, kind: str) -> list[Object]:
         return [o for o in self.objects if o["kind"] == kind and o["apiVersion"].rpartition("/")[0] == group]
