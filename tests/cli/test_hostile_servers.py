@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from llmariner.cli.sign_in.issuer import AuthorizationRequest, IssuerClient
 from llmariner.cli.support import response_bodies, server_sent_events
+from llmariner.cli.support.errors import CommandError
 from llmariner.cli.support.prompts import prompt_organization
 from llmariner.cli.support.terminal import OutputStream
 
@@ -54,6 +56,20 @@ def test_a_document_without_an_end_or_that_is_large_once_decompressed_is_refused
     assert (result.code, "1 MiB" in result.err) == (5, True), result.err
     platform.respond_with("GET /models", chunks=itertools.repeat(b"no " * 20_000), status=500)
     assert llma("models", "list").code == 5
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["without an end", "compressed"])
+@pytest.mark.parametrize("endpoint", ["/.well-known/openid-configuration", "/token"])
+def test_an_answer_of_an_issuer_is_read_to_a_mebibyte(endpoint: str, packed: bool, platform: FakePlatform) -> None:
+    base = platform.url
+    known = {"issuer": base, "token_endpoint": f"{base}/token"}
+    platform.respond("GET /.well-known/openid-configuration", known)
+    large: dict[str, Any] = {"chunks": itertools.repeat(b" " * 65536)}
+    if packed:
+        large = {"raw": gzip.compress(b" " * (4 << 20)), "headers": {"content-encoding": "gzip"}}
+    platform.respond_with(f"{'POST' if endpoint == '/token' else 'GET'} {endpoint}", **large)
+    with IssuerClient(base, "llmariner") as issuer, pytest.raises(CommandError, match="more than 1 MiB"):
+        issuer.exchange_code(AuthorizationRequest.new(), {"code": "c"}, "http://127.0.0.1/")
 
 
 @pytest.mark.parametrize("part", [b"x" * 65536, b"data: " + b"x" * 1024 + b"\n"])

@@ -13,19 +13,17 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from llmariner.cli.sign_in.token_store import SignIn, decode_claims
 from llmariner.cli.support.errors import CommandError, ExitCode
-from llmariner.cli.support.response_bodies import parse_json
-
-if TYPE_CHECKING:
-    import httpx2
+from llmariner.cli.support.response_bodies import BodyTooLarge, parse_json, read_body
 
 __all__ = ["AuthorizationRequest", "IssuerClient", "OAuthError"]
 
 _TIMEOUT_SECONDS = 20.0
+_MAX_BYTES = 1 << 20
 _MAX_POLL_SECONDS = 60.0
 _MAX_DEVICE_WAIT_SECONDS = 1800.0
 _DEVICE_CODE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
@@ -93,7 +91,7 @@ class IssuerClient:
         """The discovery document, fetched once. CommandError where it names another issuer."""
         if self._metadata is None:
             response = self._send("GET", f"{self.issuer.rstrip('/')}/.well-known/openid-configuration")
-            found = _json(response) if response.is_success else {}
+            found = response.document if response.is_success else {}
             if found.get("issuer") != self.issuer:
                 raise self._protocol_error(f"does not say of itself that it is {self.issuer}")
             self._metadata = found
@@ -213,13 +211,13 @@ class IssuerClient:
             raise self._protocol_error("gave the token of another attempt to sign in")
         return SignIn(self.issuer, self.client_id, str(token), str(granted.get("refresh_token") or ""))
 
-    def _token_response(self, response: httpx2.Response) -> dict[str, Any]:
-        found = _json(response)
+    def _token_response(self, response: _Response) -> dict[str, Any]:
+        found = response.document
         if response.is_success and found:
             return found
         if "error" in found:
             raise OAuthError(str(found["error"]), str(found.get("error_description") or ""))
-        raise self._protocol_error(f"answered {response.status_code} and no token")
+        raise self._protocol_error(f"answered {response.status} and no token")
 
     def _endpoint(self, name: str) -> str:
         url = str(self.metadata.get(name) or "")
@@ -227,11 +225,14 @@ class IssuerClient:
             raise self._protocol_error(f"has no {name}" if not url else f"names a {name} without https")
         return url
 
-    def _send(self, method: str, url: str, form: Mapping[str, str] | None = None) -> httpx2.Response:
+    def _send(self, method: str, url: str, form: Mapping[str, str] | None = None) -> _Response:
         import httpx2
 
         try:
-            return self._client.request(method, url, data=dict(form) if form else None)
+            with self._client.stream(method, url, data=dict(form) if form else None) as response:
+                return _Response(response.status_code, response.is_success, read_body(response, _MAX_BYTES))
+        except BodyTooLarge as error:
+            raise self._protocol_error(f"answered with {error}, which no sign-in needs") from error
         except (httpx2.TransportError, httpx2.DecodingError, httpx2.InvalidURL) as error:
             raise CommandError(
                 ExitCode.UNREACHABLE,
@@ -247,12 +248,20 @@ class IssuerClient:
         )
 
 
-def _json(response: httpx2.Response) -> dict[str, Any]:
-    try:
-        found = parse_json(response.content)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
+@dataclass(frozen=True)
+class _Response:
+    status: int
+    is_success: bool
+    body: bytes
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The object in the body; empty where it has none."""
+        try:
+            found = parse_json(self.body)
+        except ValueError:
+            return {}
+        return found if isinstance(found, dict) else {}
 
 
 def _seconds(value: Any, default: float, *, maximum: float) -> float:

@@ -19,13 +19,13 @@ class BodyTooLarge(Exception):
     """A document is larger than `llma` reads."""
 
 
-def read_body(response: httpx2.Response) -> bytes:
-    """The body of a streamed response. Raises BodyTooLarge."""
-    received = bytearray()
+def read_body(response: httpx2.Response, max_bytes: int | None = None) -> bytes:
+    """The body of a streamed response. Raises BodyTooLarge. `max_bytes`: whole MiB; None for what a platform may send."""
+    received, limit = bytearray(), _MAX_BYTES if max_bytes is None else max_bytes
     for chunk in response.iter_bytes():
         received += chunk
-        if len(received) > _MAX_BYTES:
-            raise BodyTooLarge(f"a document of more than {_MAX_BYTES >> 20} MiB")
+        if len(received) > limit:
+            raise BodyTooLarge(f"a document of more than {limit >> 20} MiB")
     return bytes(received)
 
 
