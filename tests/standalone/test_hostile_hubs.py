@@ -166,6 +166,31 @@ def test_a_name_that_is_no_text_is_refused(server: ModelServer) -> None:
         HuggingFaceSource("org/model", endpoint=server.url).list_files()
 
 
+READ = (
+    *(
+        "added_tokens.json",
+        "chat_template.jinja",
+        "chat_template.json",
+        "config.json",
+        "merges.txt",
+        "model.safetensors",
+    ),
+    *("preprocessor_config.json", "qwen.tiktoken", "sentencepiece.bpe.model", "source.spm", "spiece.model"),
+    *("tekken.json", "tokenizer.json", "tokenizer.model", "tokenizer.model.v3", "vocab.bpe", "vocab.txt"),
+)
+"""What engines read of a model's folder."""
+LEFT = (
+    *("flax_model.msgpack", "model.onnx", "modeling_x.py", "pytorch_model.bin", "tf_model.h5", "tokenizer.pkl"),
+    *("README.md", "logo.png", "openvino_tokenizer.xml", "rust_model.ot", "tokenizer.py"),
+)
+
+
+def test_what_engines_read_is_fetched_and_nothing_else() -> None:
+    """By endings: weights of other frameworks, pickles, code and pictures stay where they are."""
+    listed = [RemoteFile(name, 1, "u") for name in (*LEFT, *READ)]
+    assert tuple(file.path for file in choose_files(listed, "", pickles_allowed=False)) == READ
+
+
 def test_other_copies_of_the_weights_are_left_out() -> None:
     names = ["config.json", "a.safetensors", "consolidated.safetensors", "original/a.safetensors"]
     files = [RemoteFile(name, 1, "u") for name in names]

@@ -21,6 +21,7 @@ from llmariner.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from llmariner.fine_tuning.base_models import base_model
 from llmariner.fine_tuning.job import Stage
 from llmariner.fine_tuning.worker_tokens import Worker, load_job_of
+from llmariner.model_file_names import is_for_engines
 from llmariner.models.copies.tables import model_blob_chunks, model_blobs, model_copy_files
 from llmariner.models.registry import ModelRegistry
 from llmariner.object_settings import S3Settings
@@ -45,7 +46,6 @@ _PIECE_BYTES = 8 << 20
 """Of files in a bucket. Copies have the pieces in which they are stored."""
 _READ_BYTES = 1 << 20
 _WEIGHTS = ".safetensors"
-_OTHERS = (".json", ".model", ".txt", ".jinja")
 _VERSION = re.compile(r'"?[A-Za-z0-9-]{1,128}"?|', re.ASCII)
 
 
@@ -91,14 +91,18 @@ class BaseWeights:
     def files(self, worker: Worker) -> list[WeightFile]:
         """The files that the process reads: for the check of the job's files those without weights."""
         folder, stage = self._folder(worker)
-        suffixes = _OTHERS if stage == Stage.CHECK else (*_OTHERS, _WEIGHTS)
+        only_others = stage == Stage.CHECK
+
+        def is_read(path: str) -> bool:
+            return "/" not in path and (is_for_engines(path) or (path.endswith(_WEIGHTS) and not only_others))
+
         with _translated(), self._opened(folder) as weights:
-            return weights.files(lambda path: "/" not in path and path.endswith(suffixes))
+            return weights.files(is_read)
 
     def piece(self, worker: Worker, path: str, start: int, version: str, *, signed: bool) -> WeightPiece:
         """The piece of a file that begins at the byte `start`. `signed`: as a URL, where the installation gives out such."""
         folder, _ = self._folder(worker)
-        if not path.endswith((*_OTHERS, _WEIGHTS)) or start < 0:
+        if not (is_for_engines(path) or path.endswith(_WEIGHTS)) or start < 0:
             raise _no_piece()
         if not _VERSION.fullmatch(version):
             raise InvalidRequest("'version' must be that of the listed file.", param="version", code="invalid_value")

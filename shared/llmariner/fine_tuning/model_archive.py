@@ -12,14 +12,18 @@ import tarfile
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
-from llmariner.fine_tuning.training_program.model_tar import OTHER_FILES, WEIGHTS
+from llmariner.fine_tuning.training_program.model_tar import (
+    MAX_OTHER_BYTES,
+    MAX_OTHER_FILES,
+    WEIGHTS,
+    is_other_file,
+)
 from llmariner.platform.model_files.blobs import BlobStore
 
 __all__ = ["InvalidArchive", "places_in_archive", "write_model_folder"]
 
 _NEEDED = frozenset({"config.json", WEIGHTS})
 """Any other that a model needs its base has as well: one that is trained without it is served without it."""
-_MAX_OTHER_BYTES = 64 << 20
 _MAX_WEIGHT_BYTES = 1 << 50
 """A header may say more than any store takes for a position."""
 _BLOCK_BYTES = 512
@@ -90,12 +94,14 @@ def _entry(block: bytes, seen: set[str]) -> tuple[str, int]:
         entry = tarfile.TarInfo.frombuf(block, "ascii", "surrogateescape")
     except (tarfile.HeaderError, ValueError) as error:
         raise InvalidArchive("it is no tar file") from error
-    if entry.type != tarfile.REGTYPE or entry.name not in (WEIGHTS, *OTHER_FILES):
+    if entry.type != tarfile.REGTYPE or not (entry.name == WEIGHTS or is_other_file(entry.name)):
         raise InvalidArchive(f"its entry {entry.name[:100]!r} is none of a model")
-    if not 0 <= entry.size <= (_MAX_WEIGHT_BYTES if entry.name == WEIGHTS else _MAX_OTHER_BYTES):
+    if not 0 <= entry.size <= (_MAX_WEIGHT_BYTES if entry.name == WEIGHTS else MAX_OTHER_BYTES):
         raise InvalidArchive(f"its file '{entry.name}' has {entry.size} bytes")
     if entry.name in seen:
         raise InvalidArchive(f"it has two files '{entry.name}'")
+    if len(seen) > MAX_OTHER_FILES:
+        raise InvalidArchive(f"it has more than {MAX_OTHER_FILES:,} files besides the weights")
     seen.add(entry.name)
     return entry.name, entry.size
 

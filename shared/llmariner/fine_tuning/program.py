@@ -25,7 +25,11 @@ def archive() -> dict[str, bytes]:
     """The scripts of a job: the same bytes for the same program."""
     package = Path(llmariner.__file__).parent
     tuning = package / "fine_tuning"
-    files = [tuning / "__init__.py", *(file for part in _PARTS for file in sorted((tuning / part).glob("*.py")))]
+    files = [
+        package / "model_file_names.py",
+        tuning / "__init__.py",
+        *(file for part in _PARTS for file in sorted((tuning / part).glob("*.py"))),
+    ]
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as target:
         # The package's own activates the compiled token path, which is not here.

@@ -9,10 +9,10 @@ import json
 import re
 from collections.abc import Sequence
 from enum import StrEnum
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from llmariner.model_file_names import is_for_engines
 from llmariner.platform.model_files import FilesUnavailable, RemoteFile
 
 __all__ = [
@@ -27,7 +27,6 @@ __all__ = [
     "weight_files",
 ]
 
-_KEPT = ("*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken", "*tokenizer*")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _GGUF_PART = re.compile(r"(.+)-\d{5}-of-(\d{5})\.gguf", re.ASCII)
 # As objects of Python, JSON may be 25 times as large.
@@ -143,12 +142,7 @@ def _single(files: Sequence[RemoteFile], only: str, pickles_allowed: bool) -> li
 
 def _hugging_face(files: Sequence[RemoteFile], weights: Sequence[RemoteFile]) -> list[RemoteFile]:
     names = {file.path for file in weights}
-    unwanted = (".safetensors", ".gguf", *_PICKLES)
-    kept = [
-        file
-        for file in files
-        if file.path in names or (not file.path.endswith(unwanted) and any(fnmatch(file.path, kind) for kind in _KEPT))
-    ]
+    kept = [file for file in files if file.path in names or is_for_engines(file.path)]
     if not any(file.path in ("config.json", "adapter_config.json") for file in kept):
         raise FilesUnavailable(
             "The location has no config.json beside its weights: it must be a Hugging Face model folder."

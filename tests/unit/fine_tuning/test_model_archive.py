@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from llmariner.fine_tuning.model_archive import InvalidArchive, places_in_archive, write_model_folder
-from llmariner.fine_tuning.training_program.model_tar import header_of, write_archive
+from llmariner.fine_tuning.training_program.model_tar import header_of, other_files, write_archive
 from llmariner.platform.model_files.blobs import BlobStore
 
 FILES = {"config.json": b"{}", "tokenizer_config.json": b"{ }", "model.safetensors": bytes(range(256)) * 9}
@@ -64,6 +64,26 @@ def test_a_model_may_have_no_file_that_its_base_lacks(tmp_path: Path) -> None:
     del lean["tokenizer_config.json"]
     write(archive(lean), tmp_path / "a")
     assert {path.name for path in (tmp_path / "a").iterdir()} == set(lean)
+
+
+def test_a_trained_model_has_the_files_of_its_base_that_engines_read(tmp_path: Path) -> None:
+    """Not those that describe other weights, for which an engine would look, and none that the platform would refuse."""
+    base, kept = tmp_path / "base", ("config.json", "spiece.model", "tekken.json", "tokenizer.model.v3", "vocab.txt")
+    other = ("model.safetensors.index.json", "adapter_config.json", "x.bin", "x.py", "a b.json", f"{'x' * 96}.json")
+    for name in (*kept, *other, "model.safetensors"):
+        (base / name).parent.mkdir(exist_ok=True)
+        (base / name).write_bytes(b"{}")
+    os.truncate(base / "vocab.txt", (64 << 20) + 1)
+    assert [path.name for path in other_files(base)] == list(kept[:-1])
+    write_archive([*other_files(base), base / "model.safetensors"], tmp_path / "model.tar")
+    write((tmp_path / "model.tar").read_bytes(), tmp_path / "a")
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == sorted((*kept[:-1], "model.safetensors"))
+
+
+def test_an_archive_of_very_many_files_is_refused(tmp_path: Path) -> None:
+    many = {f"{number}.json": b"" for number in range(1002)}
+    with pytest.raises(InvalidArchive, match="more than 1,000 files"):
+        write(archive(many), tmp_path / "a", 1 << 20)
 
 
 def test_equal_contents_are_on_the_disk_once(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from llmariner.fine_tuning.training_program.model_tar import OTHER_FILES, WEIGHTS, write_archive
+from llmariner.fine_tuning.training_program.model_tar import WEIGHTS, other_files, write_archive
 
 __all__ = ["number_format", "save_model"]
 
@@ -26,9 +26,7 @@ def save_model(model: Any, base: Path, target: Path) -> None:
     work = target.with_name(f"{target.name}.folder")
     shutil.rmtree(work, ignore_errors=True)
     model.save_pretrained(work, state_dict=_converted(model, number_format(base)), max_shard_size="1000GB")
-    # Training changes none of them.
-    copied = (base / name for name in OTHER_FILES)
-    write_archive([*(each for each in copied if each.is_file()), work / WEIGHTS], target)
+    write_archive([*other_files(base), work / WEIGHTS], target)
     shutil.rmtree(work)
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from llmariner.errors import NotFound
 from llmariner.job_settings import JobSettings
+from llmariner.model_file_names import PATTERNS
 from llmariner.platform.jobs import DataFile, Job, Phase
 from llmariner.platform.jobs.kubernetes.adapter import KubernetesJobs
 from llmariner.platform.jobs.kubernetes.objects import (
@@ -340,8 +341,8 @@ PROGRAMS = ClusterJobSettings(
     ("weights", "brief", "fetched"),
     [
         ("pvc://models/smol", False, None),
-        ("hf://org/smol:abc", False, ["hf://org/smol:abc", "/mnt/models", "*.safetensors"]),
-        ("hf://org/$(HOME)", True, ["hf://org/$$(HOME)", "/mnt/models"]),
+        ("hf://org/smol:abc", False, ["hf://org/smol:abc", "/mnt/models", *PATTERNS, "*.safetensors"]),
+        ("hf://org/$(HOME)", True, ["hf://org/$$(HOME)", "/mnt/models", *PATTERNS]),
     ],
 )
 def test_a_program_of_the_platform_finds_a_models_weights_and_holds_no_credential(

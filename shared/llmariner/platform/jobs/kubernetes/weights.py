@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from llmariner.model_file_names import PATTERNS
 from llmariner.platform.jobs import FETCHED_WEIGHTS, READABLE_WEIGHTS, WEIGHTS_FOLDER, Job
 
 __all__ = ["WEIGHTS_CONTAINER", "WeightsParts", "weights_disk_bytes", "weights_mount", "weights_parts"]
@@ -27,10 +28,9 @@ _FETCH = """\
 import sys, time
 from huggingface_hub import snapshot_download
 repository, _, revision = sys.argv[1].removeprefix("hf://").partition(":")
-files = ["*.json", "*.model", "*.txt", "*.jinja", *sys.argv[3:]]
 for attempt in range(5):
     try:
-        snapshot_download(repository, revision=revision or None, local_dir=sys.argv[2], allow_patterns=files)
+        snapshot_download(repository, revision=revision or None, local_dir=sys.argv[2], allow_patterns=sys.argv[3:])
         sys.exit(0)
     except Exception as error:
         print(f"{type(error).__name__}: {str(error)[:800]}", file=sys.stderr)
@@ -80,7 +80,7 @@ def _of_hub(job: Job, hub: str) -> Body:
     return {
         "command": [
             *("python3", "-c", _FETCH, job.weights.replace("$", "$$"), WEIGHTS_FOLDER),
-            *(() if job.brief else ("*.safetensors",)),
+            *(PATTERNS if job.brief else (*PATTERNS, "*.safetensors")),
         ],
         "env": [{"name": name, "value": value} for name, value in variables.items()],
         "volumeMounts": _MOUNTS,
