@@ -19,7 +19,14 @@ from llmariner.errors import InsufficientQuota, InvalidRequest, ModelNotFound, R
 from llmariner.fine_tuning.graders.definition import InvalidGrader, read_grader
 from llmariner.fine_tuning.graders.grades import Ask, Grade, Grader, ModelFailed, Question, grade
 from llmariner.fine_tuning.graders.templates import MAX_TEXT
-from llmariner.fine_tuning.kept_grades import GradedAnswer, find_grade, keep_grade
+from llmariner.fine_tuning.kept_grades import (
+    Claim,
+    GradedAnswer,
+    claim_grade,
+    find_grade,
+    keep_grade,
+    release_grade,
+)
 from llmariner.fine_tuning.promotion import gate_grader
 from llmariner.fine_tuning.tables import fine_tuning_jobs
 from llmariner.fine_tuning.worker_tokens import Worker, load_job_of
@@ -91,35 +98,62 @@ class AnswerGrades:
         `place`: the step of the answer, and which of its answers it is. The same answer at the same place is graded once:
         an attempt that is interrupted costs no grades. Raises Conflict once the attempt has ended, InvalidRequest for more
         answers than the job makes or a judging model that is gone, InsufficientQuota, RateLimited or Unavailable where a
-        judging model can't be asked now.
+        judging model can't be asked now, Unavailable with the code `grade_in_progress` while another request grades the
+        same answer.
         """
-        with self._database.write() as session:
-            # Taken before it is given, so that requests at the same time have no more together.
-            job = load_job_of(session, worker, lock=True)
-            document = _grader_of(job, grader)
-            answer = None if place is None else GradedAnswer.of(grader, *place, item, text)
-            if answer is not None and (known := find_grade(session, job, answer)) is not None:
-                return known
-            if document is None or not job.grades_left or job.grades_left < 0:
-                raise InvalidRequest(
-                    "The job has no answers to grade, or has had more graded than it makes.", param="id"
-                )
-            self._add_grades(session, job.id, -1)
+        answer = None if place is None else GradedAnswer.of(grader, *place, item, text)
+        begun = self._database.transact(lambda session: self._begin(session, worker, grader, answer))
+        if isinstance(begun, Grade):
+            return begun
+        job, document, claim = begun
         made = Originator(job.user_id, job.project_id, job.organization_id, job.key_id)
         trial = Trial(Grade(0.0), 0.0)
         try:
             self._grade(trial, read_grader(document), made, item, text)
         except Exception:
             # Where a judging model has answered before another could not be asked, its tokens are spent.
-            if not trial.tokens:
-                with self._database.write() as session:
-                    self._add_grades(session, job.id, 1)
+            self._end(job.id, claim, None, grades=0 if trial.tokens else 1)
             raise
         # Where no judging model has answered, nothing is spent, and it may answer an attempt that follows.
-        if answer is not None and (trial.tokens or not trial.grade.errors):
-            with self._database.write() as session:
-                keep_grade(session, job, answer, trial.grade)
+        self._end(job.id, claim, trial.grade if trial.tokens or not trial.grade.errors else None)
         return trial.grade
+
+    def _begin(
+        self, session: WriteSession, worker: Worker, grader: str, answer: GradedAnswer | None
+    ) -> Grade | tuple[Row[Any], Mapping[str, Any], Claim | None]:
+        """The grade that an answer has; else the job, the grader and the claim of the answer, which one grade is taken for.
+
+        It is taken before it is given, so that requests at the same time have no more together.
+        """
+        job = load_job_of(session, worker, lock=True)
+        document = _grader_of(job, grader)
+        if answer is not None and (known := find_grade(session, job, answer)) is not None:
+            return known
+        claim = None
+        if answer is not None and (claim := claim_grade(session, job, answer)) is None:
+            # No Conflict, by which programs of the release before end.
+            raise Unavailable(
+                "Another request grades this answer now. Send this one again in a moment.",
+                code="grade_in_progress",
+                headers={"retry-after": "1"},
+            )
+        if document is None or not job.grades_left or job.grades_left < 0:
+            raise InvalidRequest("The job has no answers to grade, or has had more graded than it makes.", param="id")
+        self._add_grades(session, job.id, -1)
+        return job, document, claim
+
+    def _end(self, job_id: str, claim: Claim | None, found: Grade | None, grades: int = 0) -> None:
+        """End a claim, with the grade that is kept, and give back grades that were not given. One transaction, repeated."""
+
+        def end(session: WriteSession) -> None:
+            if grades:
+                self._add_grades(session, job_id, grades)
+            if claim is not None and found is not None:
+                keep_grade(session, claim, found)
+            elif claim is not None:
+                release_grade(session, claim)
+
+        self._database.transact(end)
 
     @staticmethod
     def _add_grades(session: WriteSession, job_id: str, number: int) -> None:

@@ -1,6 +1,7 @@
 """Grades that judging models gave to a job's answers: an answer that is made again after an interruption has one already.
 
-They are kept until the job has a state of a later step, or has ended.
+They are kept until the job has a state of a later step, or has ended. Before a judging model is asked, the answer is
+claimed: a process that did not get the response asks again while the first request may be under way.
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, select
+from sqlalchemy import ColumnElement, Row, select, update
 
 from llmariner.fine_tuning.graders.grades import Grade
-from llmariner.fine_tuning.tables import fine_tuning_grades, fine_tuning_jobs
+from llmariner.fine_tuning.tables import fine_tuning_grades
 from llmariner.platform.database import ReadSession, WriteSession
 
-__all__ = ["GradedAnswer", "find_grade", "keep_grade"]
+__all__ = ["Claim", "GradedAnswer", "claim_grade", "find_grade", "keep_grade", "release_grade"]
+
+_CLAIM_SECONDS = 90.0
+"""Longer than a request may take: the most that a killed one delays the next."""
 
 
 @dataclass(frozen=True)
@@ -36,28 +40,62 @@ class GradedAnswer:
         return cls(grader, step, place, hashlib.sha256(content).hexdigest())
 
 
+@dataclass(frozen=True)
+class Claim:
+    """The right to grade an answer, which no other request has meanwhile. `until`: by the database's clock."""
+
+    job_id: str
+    answer: GradedAnswer
+    until: float
+
+
 def find_grade(session: ReadSession, job: Row[Any], answer: GradedAnswer) -> Grade | None:
     """The grade that the answer has; None also where another answer was given at its place."""
+    row = session.first(select(fine_tuning_grades).where(*_at(job.id, answer)))
+    return None if row is None or row.digest != answer.digest else Grade(row.reward, json.loads(row.errors))
+
+
+def claim_grade(session: WriteSession, job: Row[Any], answer: GradedAnswer) -> Claim | None:
+    """Claim an answer, of a job whose row is locked; None where another request grades it now.
+
+    A claim whose holder was killed ends by itself. Another answer at the place replaces it: a process that made another one
+    follows the process that asked for it.
+    """
+    now = session.now()
+    claim = Claim(job.id, answer, now + _CLAIM_SECONDS)
+    row = session.first(select(fine_tuning_grades).where(*_at(job.id, answer)))
+    claimed = {"claimed_digest": answer.digest, "claimed_until": claim.until}
+    if row is None:
+        place = {"organization_id": job.organization_id, "project_id": job.project_id}
+        at = {"job_id": job.id, "grader": answer.grader, "step": answer.step, "place": answer.place}
+        session.add(fine_tuning_grades, **place, **at, digest="", reward=0.0, errors="{}", **claimed)
+        return claim
+    # One far in the future is of a clock that was set back.
+    if row.claimed_digest == answer.digest and now < row.claimed_until <= now + 2 * _CLAIM_SECONDS:
+        return None
+    session.run(update(fine_tuning_grades).where(*_at(job.id, answer)).values(**claimed))
+    return claim
+
+
+def keep_grade(session: WriteSession, claim: Claim, grade: Grade) -> None:
+    """Keep the grade of an answer that was claimed, in place of that of another answer, and end the claim.
+
+    Where the job has ended or has a later state there is no place for it any more.
+    """
+    kept = {"digest": claim.answer.digest, "reward": grade.reward, "errors": json.dumps(dict(grade.errors))}
+    session.run(update(fine_tuning_grades).where(*_at(claim.job_id, claim.answer)).values(**kept))
+    release_grade(session, claim)
+
+
+def release_grade(session: WriteSession, claim: Claim) -> None:
+    """End a claim, unless another request has the place: what follows may grade the answer at once."""
     c = fine_tuning_grades.c
-    same = (c.job_id == job.id) & (c.grader == answer.grader) & (c.step == answer.step) & (c.place == answer.place)
-    row = session.first(select(fine_tuning_grades).where(same, c.digest == answer.digest))
-    return None if row is None else Grade(row.reward, json.loads(row.errors))
+    held = (c.claimed_digest == claim.answer.digest, c.claimed_until == claim.until)
+    ended = {"claimed_digest": None, "claimed_until": None}
+    session.run(update(fine_tuning_grades).where(*_at(claim.job_id, claim.answer), *held).values(**ended))
 
 
-def keep_grade(session: WriteSession, job: Row[Any], answer: GradedAnswer, grade: Grade) -> None:
-    """Keep a grade in place of that of another answer, unless the job has ended meanwhile."""
-    c = fine_tuning_jobs.c
-    if not session.rows(select(c.id).where(c.id == job.id, c.finished_at.is_(None)).with_for_update()):
-        return
-    row = {
-        "job_id": job.id,
-        "grader": answer.grader,
-        "step": answer.step,
-        "place": answer.place,
-        "organization_id": job.organization_id,
-        "project_id": job.project_id,
-        "digest": answer.digest,
-        "reward": grade.reward,
-        "errors": json.dumps(dict(grade.errors)),
-    }
-    session.upsert(fine_tuning_grades, [row])
+def _at(job_id: str, answer: GradedAnswer) -> tuple[ColumnElement[bool], ...]:
+    """The condition for the row of a place."""
+    c = fine_tuning_grades.c
+    return (c.job_id == job_id, c.grader == answer.grader, c.step == answer.step, c.place == answer.place)

@@ -189,6 +189,10 @@ fine_tuning_grades = Table(
     Column("reward", Float, nullable=False),
     # A JSON object, by OpenAI's names.
     Column("errors", Text, nullable=False),
+    # The answer that is being graded at this place, and until when that may take. NULL: none. Where no grade was kept here
+    # before, `digest` is empty.
+    Column("claimed_digest", String(64)),
+    Column("claimed_until", Float),
 )
 
 fine_tuning_checkpoints = Table(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -321,6 +324,74 @@ def test_a_failure_of_the_judging_model_is_no_grade_that_is_kept(desk: TrainingD
         ["model_grader_parse_error"],
         ["model_grader_parse_error"],  # for which it was paid
     ]
+
+
+def test_an_answer_for_which_two_requests_ask_at_the_same_time_is_paid_once(
+    desk: TrainingDesk, path: TokenPath
+) -> None:
+    job_id = training(desk, JUDGE)
+    path.chat_answers = [chat('{"result": 0.25}')] * 3
+    planned, worker, refused = grades_left(desk, job_id), desk.worker(job_id, 1), list[Unavailable]()
+    grade = partial(desk.tuning.grades.grade_of_job, worker, LINES[0], place=(1, "a"))
+
+    def ask_again(_: object) -> None:
+        path.before = lambda _: None
+        with pytest.raises(Unavailable) as raised:
+            grade("x")
+        refused.append(raised.value)
+        assert grade("y").reward == 0.25, "another answer does not wait"
+
+    path.before = ask_again
+    first = grade("x")
+    assert ([each.code for each in refused], refused[0].headers) == (["grade_in_progress"], {"retry-after": "1"})
+    assert grade("x") == first
+    assert (len(path.requests), grades_left(desk, job_id)) == (2, planned - 2)
+
+
+def test_the_claim_of_a_request_that_was_killed_ends_by_itself_and_that_of_one_that_failed_at_once(
+    desk: TrainingDesk, path: TokenPath
+) -> None:
+    worker, c = desk.worker(training(desk, JUDGE), 1), fine_tuning_grades.c
+    grade = partial(desk.tuning.grades.grade_of_job, worker, LINES[0], "x", place=(1, "a"))
+
+    def kill(_: object) -> None:
+        path.before = lambda _: None
+        with desk.database.write() as session:  # as the process that is killed now leaves it
+            left.extend(session.rows(select(fine_tuning_grades)))
+            session.run(update(fine_tuning_grades).values(claimed_until=c.claimed_until + 1))
+
+    left, path.before = list[Any](), kill
+    path.chat_answers = [(503, error("model_not_ready")), (503, error("model_not_ready")), chat("1")]
+    with pytest.raises(Unavailable, match="can't be asked now"):
+        grade()
+    with pytest.raises(Unavailable, match="Another request"):
+        grade()
+    assert 60 < left[0].claimed_until - time.time() < 120
+    with desk.database.write() as session:
+        session.run(update(fine_tuning_grades).values(claimed_until=c.claimed_until - 120))
+    with pytest.raises(Unavailable, match="can't be asked now"):
+        grade()
+    assert grade().reward == 1
+    assert len(path.requests) == 3
+
+
+def test_two_workers_and_a_process_after_them_pay_for_each_answer_once(desk: TrainingDesk, path: TokenPath) -> None:
+    job_id = training(desk, JUDGE)
+    places = [(1, f"train.{line}.{answer}") for line in range(4) for answer in range(2)]
+    path.chat_answers = [chat('{"result": 0.25}')] * 3 * len(places)
+    planned, worker = grades_left(desk, job_id), desk.worker(job_id, 1)
+
+    def grade(place: tuple[int, str]) -> float:
+        for _ in range(200):
+            try:
+                return desk.tuning.grades.grade_of_job(worker, LINES[0], place[1], place=place).reward
+            except Unavailable:
+                time.sleep(0.02)
+        raise TimeoutError
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(grade, places * 3)) == 0.25 * 3 * len(places)
+    assert (len(path.requests), grades_left(desk, job_id)) == (len(places), planned - len(places))
 
 
 def test_a_caller_tries_a_grader(desk: TrainingDesk, path: TokenPath) -> None:
