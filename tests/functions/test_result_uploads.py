@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import random
 import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from email.message import Message
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 import pytest
 from sqlalchemy import select, update
@@ -104,6 +107,75 @@ def test_the_program_sends_a_large_result_in_parts_and_each_that_was_damaged_aga
     assert len(damaged) == 2
     assert served.content(file_id) == (CONTENT, "ftjob-large-state.safetensors")
     assert not list(served.context.objects.list("uploads/")), "parts are gone"
+
+
+def pass_by(served: Served, job_id: str, seconds: int) -> None:
+    """Let time pass by for the uploads of a job."""
+    times = {name: upload_rows.c[name] - seconds for name in ("created_at", "expires_at")}
+    with served.context.database.write() as session:
+        session.run(update(upload_rows).where(upload_rows.c.filename.like(f"{job_id}-%")).values(times))
+
+
+def test_an_upload_goes_on_for_hours_as_long_as_parts_arrive(served: Served) -> None:
+    token = served.job("ftjob-slow")
+    path = served.begin("ftjob-slow", token)
+    parts = []
+    for start in range(0, len(CONTENT), PART):
+        pass_by(served, "ftjob-slow", 3500)
+        assert served.context.uploads.expire() == 0
+        parts.append(served.part(path, token, CONTENT[start : start + PART]))
+    done = served.send("POST", f"{path}/complete", token, {"part_ids": parts, "sha256": SHA256})
+    assert served.content(json.loads(done.body)["id"])[0] == CONTENT
+    without_parts = served.begin("ftjob-slow", token)
+    pass_by(served, "ftjob-slow", 3601)
+    assert_error(served.send("PUT", f"{without_parts}/parts/{SHA256}", token, b"x"), 409, code="upload_expired")
+    assert served.context.uploads.expire() == 1
+
+
+def test_an_upload_that_expired_while_the_machine_slept_begins_again(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    platform = served.process_of("ftjob-asleep", served.job("ftjob-asleep"))
+    path = tmp_path / "state.safetensors"
+    path.write_bytes(CONTENT)
+    send, sent = module._send, list[str]()
+
+    def sleep(method: str, url: str, data: Any, headers: dict[str, str]) -> dict[str, Any]:
+        if method == "PUT":
+            sent.append(url)
+            if len(sent) == 2:
+                pass_by(served, "ftjob-asleep", 7200)
+        return send(method, url, data, headers)
+
+    monkeypatch.setattr(module, "_send", sleep)
+    assert served.content(platform.upload(path, "state"))[0] == CONTENT
+    assert len(sent) == 2 + 6, "all parts again"
+
+
+@pytest.mark.parametrize(("expired", "links"), [(2, 3), (3, 3)])
+def test_a_link_that_expired_is_asked_for_again_a_few_times(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, expired: int, links: int
+) -> None:
+    path, asked = tmp_path / "metrics.csv", list[str]()
+    path.write_bytes(b"step\n")
+
+    def send(method: str, url: str, data: Any, headers: dict[str, str]) -> dict[str, Any]:
+        if method == "POST":
+            asked.append(url)
+            return {"url": "http://files/"}
+        if len(asked) <= expired:
+            said = json.dumps({"error": {"code": "link_expired", "message": "The link has expired."}}).encode()
+            raise HTTPError(url, 403, "Forbidden", Message(), io.BytesIO(said))
+        return {"id": "file-1"}
+
+    monkeypatch.setattr(module, "_send", send)
+    platform = Platform("http://platform", "token")
+    if expired < links:
+        assert platform.upload(path, "metrics") == "file-1"
+    else:
+        with pytest.raises(Refused, match="expired"):
+            platform.upload(path, "metrics")
+    assert len(asked) == links
 
 
 def test_a_part_may_take_longer_than_a_platform_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,8 @@ from llmariner.platform.jobs import MAX_RESULT_FILES, MAX_RESULT_NAME, ResultFil
 
 __all__ = ["ResultUploads", "discard_results", "settle_uploads"]
 
-_LINK_SECONDS = 3600
+_LINK_SECONDS = 7 * 86400
+"""At most, as long as any link: on a slow line many files take hours, and the end of the job ends its links."""
 _MAX_SAID = 2000
 _NAMED = 5
 _MAX_NAMED = 40
@@ -76,7 +77,7 @@ class ResultUploads:
 
     def _link(self, pod: JobPod, each: ResultFile) -> UploadLink:
         terms = self.links().terms(_new_file(each.name), size_bytes=each.size_bytes)
-        return self.links().create(pod.maker, terms, _LINK_SECONDS)
+        return self.links().create(pod.maker, terms, min(_LINK_SECONDS, self.links().longest_seconds))
 
     def _check(self, named: Sequence[ResultFile]) -> None:
         if len(named) > MAX_RESULT_FILES:

@@ -84,6 +84,11 @@ class UploadLinks:
         self._tokens = LinkTokens(secrets, "file_upload")
         self._uses = LinkUses(settings.link_requests_per_minute)
 
+    @property
+    def longest_seconds(self) -> int:
+        """For which a link may be valid."""
+        return self._settings.link_seconds
+
     def terms(
         self, new: NewFile, *, size_bytes: int | None = None, max_bytes: int | None = None, sha256: str | None = None
     ) -> UploadTerms:

@@ -2,7 +2,7 @@
 
     pending ── complete ──► completed
        ├────── cancel ────► cancelled
-       └────── an hour ───► expired
+       └────── an hour ───► expired    (of a job's, an hour without a part)
 
 The object of a part is written before its row and deleted after it. A process that is killed in between leaves an object
 without a row, which the sweep collects (`referenced`), and never a row without bytes.
@@ -14,7 +14,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 
-from sqlalchemy import delete, func, not_, or_, select
+from sqlalchemy import delete, func, not_, or_, select, update
 
 from llmariner.errors import BodyTooLarge, Conflict, InvalidRequest, NotFound, Unavailable
 from llmariner.file_settings import FileSettings
@@ -183,6 +183,17 @@ class Uploads:
         limit = min(self._settings.upload_part_bytes, limit)
         return IncomingPart(self._objects, upload_id, limit_bytes=limit, counted=counted)
 
+    def renew(self, owner: KeyOwner, upload_id: str) -> None:
+        """Let the time of a pending upload begin again: of a job's, which ends with the job. Raises Conflict."""
+
+        def extend(session: WriteSession) -> None:
+            upload = load_upload(session, owner.project_id, upload_id, lock=True)
+            check_pending(session, upload)
+            until = int(session.now()) + self._settings.upload_seconds
+            session.run(update(uploads).where(uploads.c.id == upload.id).values(expires_at=until))
+
+        self._database.transact(extend)
+
     def add_part(self, owner: KeyOwner, incoming: IncomingPart) -> Part:
         """Add a received part. Raises as `receive_part`, also for an empty one; its object is then deleted.
 
@@ -278,8 +289,8 @@ class Uploads:
         def end(session: WriteSession) -> list[str] | None:
             upload = lock_for_end(session, project_id, upload_id)
             claimed = session.first(select(uploads.c.id).where(uploads.c.id == upload.id, is_claimed(session.now())))
-            if upload.status is not Status.PENDING or claimed is not None:
-                return None
+            if upload.status is not Status.PENDING or claimed is not None or session.now() < upload.expires_at:
+                return None  # it ended, or was renewed, meanwhile
             keys = end_upload(session, upload, Status.EXPIRED)
             add_upload_event(session, EXPIRED, upload)
             return keys

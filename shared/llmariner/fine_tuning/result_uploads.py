@@ -1,7 +1,8 @@
 """Results of jobs that arrive in parts, each compared with its SHA-256: what is larger than one part of an upload.
 
-They are uploads of the project (`files.uploads`) under the names of results. A job has one at a time: that of a process
-which was ended would hold the project's room for an hour.
+They are uploads of the project (`files.uploads`) under the names of results. Their time begins again with each part: on a
+slow line all weights of a model take hours. A job has one at a time: that of a process which was ended would hold the
+project's room for an hour.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ class ResultPart:
 
     def begin(self) -> None:
         """Before the first byte. Raises as `Uploads.receive_part`."""
+        self._uploads.renew(self._worker.maker.key_owner, self._upload_id)
         incoming = self._uploads.receive_part(self._worker.maker.key_owner, self._upload_id)
         self._incoming = self._opened.enter_context(incoming)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from llmariner.files.files import Files
 from llmariner.files.purposes import Purpose
 from llmariner.files.tables import uploads
 from llmariner.files.upload_links import UploadLinks, withdraw_link
-from llmariner.platform.database import Database
+from llmariner.platform.database import Database, ReadSession
 from llmariner.platform.jobs import Phase, ResultFile
 from llmariner.platform.objects.folder import FolderObjects
 from llmariner.settings import Secret
@@ -94,6 +95,16 @@ def test_what_is_uploaded_is_the_jobs_when_it_has_ended(pods: Pods) -> None:
     with pytest.raises(Conflict) as raised:
         pods.name(job_id, {})
     assert raised.value.code == "job_ended"
+
+
+def test_files_may_take_hours_to_arrive(pods: Pods, monkeypatch: pytest.MonkeyPatch) -> None:
+    pods.links = UploadLinks(pods.desk.database, FileSettings(), SECRETS)
+    links, begun = pods.name(pods.running(), {"a": b"1", "b": b"2"}), time.time()
+    monkeypatch.setattr(ReadSession, "now", lambda _: begun + 5 * 3600)
+    assert pods.upload(links["b"], b"2")
+    monkeypatch.setattr(ReadSession, "now", lambda _: begun + 8 * 86400)
+    with pytest.raises(PermissionDenied, match="expired"):
+        pods.upload(links["a"], b"1")
 
 
 def test_what_is_uploaded_in_the_moment_in_which_the_job_ends_is_not_lost(

@@ -34,6 +34,10 @@ _REPORT_SECONDS = 1.0
 _GONE = (401, 403, 404, 409)
 _TRIED_AGAIN = ("upload_in_progress", "checksum_mismatch", "invalid_body")
 """Codes of errors of uploads: by the answer to a request that was cut off, and of bytes that did not arrive as they were."""
+_EXPIRED = ("upload_expired", "link_expired")
+"""Codes of errors of an upload that took too long, such as on a machine that was suspended: another one may begin."""
+_UPLOADS = 3
+"""Of one file: a line on which they all expire is too slow."""
 _LINK_BYTES = 64 << 10
 """Of a presigned URL with the headers to send."""
 
@@ -104,6 +108,16 @@ class Platform:
         """Upload a file; returns its id. `kind`: `state`, `adapter`, `model` or `metrics`."""
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
+        for left in reversed(range(_UPLOADS)):
+            try:
+                return self._upload(path, kind, digest)
+            except Refused as error:
+                if error.code not in _EXPIRED or not left:
+                    raise
+                print(f"An upload took too long, so it begins again: {error}", file=sys.stderr)
+        raise AssertionError
+
+    def _upload(self, path: Path, kind: str, digest: str) -> str:
         terms = {"kind": kind, "bytes": path.stat().st_size, "sha256": digest, "in_parts": True}
         answer = self._ask("POST", self._url + "/uploads", terms)
         if "upload_id" in answer:
@@ -205,6 +219,8 @@ def _repeat(work: Callable[[], Answer], gone: type[Exception] = Refused) -> Answ
             if said.get("code") == "link_used":  # the answer to an earlier attempt was lost
                 return cast(Answer, {"id": said["file_id"]})
             message = str(said.get("message") or error)[:500]
+            if said.get("code") in _EXPIRED:
+                raise Refused(message, said.get("code")) from error
             if error.code in _GONE and said.get("code") not in _TRIED_AGAIN:
                 raise gone(message) from error
             again = error.code == 429 and said.get("code") != "insufficient_quota"
