@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from llmariner.batch_jobs.reconciler import Reconciler
     from llmariner.batch_jobs.result_uploads import ResultUploads
     from llmariner.clusters.installation import ClusterInstallation
-    from llmariner.clusters.worker_clusters import WorkerClusters
     from llmariner.control_plane import InProcessControlPlane
     from llmariner.files.external_objects import ExternalObjects
     from llmariner.files.files import Files
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
     from llmariner.gateway.control_plane.http_client import HttpControlPlane
     from llmariner.gateway.control_plane.port import ControlPlane
     from llmariner.gateway.state import Gateway
+    from llmariner.job_placement.worker_clusters import WorkerClusters
     from llmariner.limits.budgets import Budgets
     from llmariner.limits.leases import Leases
     from llmariner.limits.rules import Limits

@@ -12,9 +12,10 @@ from sqlalchemy import select, update
 from llmariner.cluster_settings import WorkerClusterSettings
 from llmariner.clusters.inventory import Inventory, Node, ProductTotal
 from llmariner.clusters.status import ClusterStatuses
-from llmariner.clusters.tables import cluster_statuses, clusters, job_leftovers
-from llmariner.clusters.worker_clusters import WorkerClusters
+from llmariner.clusters.tables import cluster_statuses, clusters
 from llmariner.errors import Unavailable
+from llmariner.job_placement.tables import job_leftovers
+from llmariner.job_placement.worker_clusters import WorkerClusters
 from llmariner.platform.database import Database
 from llmariner.platform.jobs import JobStatus
 from llmariner.tenancy.keys.store import KeyOwner

@@ -14,16 +14,18 @@ from sqlalchemy import Row, delete, func, or_, select, update
 from llmariner.audit import log
 from llmariner.batch_jobs.batch_job import BatchJob, BatchJobResult, NewBatchJob
 from llmariner.batch_jobs.events import CHANGE_REQUESTED, DELETED, QUEUED, RESUMED, add_job_event
-from llmariner.batch_jobs.job_places import JobPlaces, JobPorts
+from llmariner.batch_jobs.job_ports import JobPorts
+from llmariner.batch_jobs.placement import choose_place
 from llmariner.batch_jobs.port_ids import port_id
 from llmariner.batch_jobs.result_files import results_of
 from llmariner.batch_jobs.tables import batch_job_files, batch_jobs
 from llmariner.clusters.tables import clusters
-from llmariner.clusters.worker_clusters import WorkerClusters
 from llmariner.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from llmariner.files.quotas import lock_usage
 from llmariner.files.tables import files
 from llmariner.identifiers import new_id
+from llmariner.job_placement.places import JobPlaces
+from llmariner.job_placement.worker_clusters import WorkerClusters
 from llmariner.job_settings import JobSettings
 from llmariner.platform.database import Database, ReadSession, WriteSession
 from llmariner.platform.jobs import Execution, Jobs, JobStatus, LogPart, Phase
@@ -61,8 +63,8 @@ class BatchJobs:
     ) -> None:
         self._database = database
         self._settings = settings
-        self._ports = JobPorts(database, jobs, workers)
-        self._places = JobPlaces(settings, jobs, workers)
+        self._places = JobPlaces(jobs, workers)
+        self._ports = JobPorts(database, self._places)
 
     def create(self, caller: Caller, new: NewBatchJob) -> BatchJob:
         """Create a job, which is queued. Raises InvalidRequest, NotFound for a file, Conflict for too many jobs.
@@ -70,7 +72,7 @@ class BatchJobs:
         InsufficientQuota where a budget is spent that compute counts in, Unavailable where nothing would run it.
         """
         owner = caller.key_owner
-        choose = self._places.for_new_job(owner, new)
+        choose = choose_place(self._places, self._settings, owner, new)
         job_id = new_id("bj").replace("_", "-")
         row = _row(caller, job_id, new)
 

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from llmariner.batch_jobs.result_uploads import ResultUploads
     from llmariner.clusters.installation import ClusterInstallation
     from llmariner.clusters.status import ClusterStatus
-    from llmariner.clusters.worker_clusters import WorkerClusters
     from llmariner.files.files import Files
     from llmariner.files.links import FileLinks
     from llmariner.files.upload_links import UploadLinks
+    from llmariner.job_placement.worker_clusters import WorkerClusters
 
 __all__ = ["cluster_jobs", "result_uploads", "worker_clusters"]
 
@@ -56,13 +56,13 @@ def worker_clusters(
     tokens: Callable[[], JobTokens],
 ) -> WorkerClusters:
     """The worker clusters on which jobs may run, in their namespace of the same name everywhere."""
-    from llmariner.clusters.worker_clusters import WorkerClusters
+    from llmariner.job_placement.worker_clusters import WorkerClusters
 
     settings = JobSettings.load(env)
 
     def make_port(cluster_id: str, status: ClusterStatus, gpus: bool) -> Jobs:
         from llmariner.batch_jobs.data_links import DataLinks
-        from llmariner.clusters.worker_clusters import control_plane_url
+        from llmariner.job_placement.worker_clusters import control_plane_url
         from llmariner.platform.jobs.kubernetes.adapter import KubernetesJobs
         from llmariner.platform.jobs.kubernetes.settings import worker_cluster_settings
 
@@ -84,8 +84,8 @@ def result_uploads(
 ) -> ResultUploads:
     """What takes the files that pods of jobs leave."""
     from llmariner.batch_jobs.result_uploads import ResultUploads
-    from llmariner.clusters.worker_clusters import control_plane_url
     from llmariner.inference_settings import InferenceSettings
+    from llmariner.job_placement.worker_clusters import control_plane_url
 
     home = InferenceSettings.load(env).url.replace("{function}", "files")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -16,15 +17,18 @@ from typing import Any, Protocol
 from sqlalchemy import Row, and_, or_, select, update
 
 from llmariner.batch_jobs.events import CHANGE_REQUESTED, add_job_event
-from llmariner.batch_jobs.job_places import JobPorts
-from llmariner.batch_jobs.moves import Moves
+from llmariner.batch_jobs.job_ports import JobPorts
+from llmariner.batch_jobs.moves import MovableBatchJobs
 from llmariner.batch_jobs.port_ids import port_id, split_port_id
 from llmariner.batch_jobs.result_files import ResultStore, ResultWriter
 from llmariner.batch_jobs.status_records import delete_row, record_status
 from llmariner.batch_jobs.tables import batch_jobs
-from llmariner.clusters.worker_clusters import WorkerClusters
-from llmariner.errors import NotFound, Unavailable
+from llmariner.errors import NotFound, PlatformError, Unavailable
 from llmariner.files.file import File
+from llmariner.job_placement.leftovers import submit
+from llmariner.job_placement.moves import Moves
+from llmariner.job_placement.places import JobPlaces
+from llmariner.job_placement.worker_clusters import WorkerClusters
 from llmariner.platform.database import Database
 from llmariner.platform.database.keyed_walk import KeyedWalk
 from llmariner.platform.jobs import DataFile, Job, Jobs, JobStatus, Network, Phase
@@ -35,6 +39,7 @@ from llmariner.tenancy.tables import projects
 
 __all__ = ["ProjectFiles", "Reconciler"]
 
+_log = logging.getLogger(__name__)
 _BATCH = 200
 _RESULT_SECONDS = 30.0
 """In which one call makes files of a job's results. A consumer of events has a minute."""
@@ -66,10 +71,10 @@ class Reconciler:
     ) -> None:
         self._database = database
         self._network = Network(network)
-        self._ports = JobPorts(database, jobs, workers)
-        self._moves = Moves(
-            database, jobs, workers, full_seconds, lambda maker, file_id: files().delete(maker, file_id)
-        )
+        self._places = JobPlaces(jobs, workers)
+        self._ports = JobPorts(database, self._places)
+        movable = MovableBatchJobs(lambda maker, file_id: files().delete(maker, file_id))
+        self._moves = Moves(database, self._places, movable, full_seconds)
         self._files = files
         self._results = ResultWriter(database, files)
         self._kept_now: set[str] = set()
@@ -99,10 +104,10 @@ class Reconciler:
             try:
                 self._reconcile_with(self._ports.of_row(row), row)
             except (Unavailable, ClusterError, NotFound) as error:
-                self._moves.after_failure(row, error)
+                self._after_failure(row, error)
             return
         try:
-            port = self._ports.home()
+            port = self._places.home()
         except Unavailable:
             if row is not None:
                 _reconcile_without_port(self._database, row)
@@ -119,7 +124,8 @@ class Reconciler:
             delete_row(self._database, row)
         elif row.finished_at is None:
             found = self._converge(port, row)
-            if self._moves.has_waited(row, found) and self._moves.to_another(port, row):
+            changes = row.cancel_requested_at is not None or row.pause_requested_at is not None
+            if not changes and self._moves.away_from_full(port, row, found, name):
                 return
             if found.phase.is_final:
                 self._end(port, row, found)
@@ -127,6 +133,25 @@ class Reconciler:
                 record_status(self._database, row, found)
         elif (status := port.status(name)) is not None and not status.phase.is_final:
             port.cancel(name)  # its row ended while this port was not there
+
+    def _after_failure(self, row: Row[Any], error: PlatformError | ClusterError) -> None:
+        """What becomes of a job whose cluster can't be asked.
+
+        It waits. Once the cluster is lost, or has lasted too long with a refusal, it ends, pauses, or begins elsewhere.
+        """
+        _log.warning("batch job %s: its cluster %s can't be asked: %s", row.id, row.cluster_id, error)
+        if row.deleted_at is not None:
+            delete_row(self._database, row)
+        elif row.finished_at is not None or not self._moves.is_over(row, error):
+            return
+        elif row.cancel_requested_at is not None:
+            self._database.transact(lambda session: self._moves.leave(session, row))
+            record_status(self._database, row, JobStatus(Phase.CANCELED, time.time(), row.started_at))
+        elif row.pause_requested_at is not None:
+            record_status(self._database, row, JobStatus(Phase.PAUSED, time.time()))
+        elif gone := self._moves.away_from_lost(row):
+            status = JobStatus(Phase.FAILED, time.time(), row.started_at, code="cluster_gone", reason=gone)
+            record_status(self._database, row, status)
 
     def _end(self, port: Jobs, row: Row[Any], found: JobStatus) -> None:
         """Keep the results of a job that has ended, then say so in its row. Does nothing while another call is at it.
@@ -176,12 +201,12 @@ class Reconciler:
         return self._submit(port, row, [found[each] for each in ids])
 
     def _submit(self, port: Jobs, row: Row[Any], data_files: Sequence[File]) -> JobStatus:
-        status = port.submit(_job(row, data_files, network=self._network))
-        with self._database.read() as session:
-            now = session.first(select(batch_jobs.c.placement).where(batch_jobs.c.id == row.id))
-        if now is None or now.placement != row.placement:
-            port.remove(port_id(row))  # it was deleted or moved meanwhile, and another process found nothing to end
-        return status
+        def is_current() -> bool:
+            with self._database.read() as session:
+                now = session.first(select(batch_jobs.c.placement).where(batch_jobs.c.id == row.id))
+            return now is not None and bool(now.placement == row.placement)
+
+        return submit(port, _job(row, data_files, network=self._network), is_current)
 
 
 def _reconcile_without_port(database: Database, row: Row[Any]) -> None:

@@ -11,7 +11,7 @@ from llmariner.batch_jobs.events import FINISHED, PAUSED, REQUEUED, STARTED, add
 from llmariner.batch_jobs.port_ids import port_id
 from llmariner.batch_jobs.result_uploads import discard_results, settle_uploads
 from llmariner.batch_jobs.tables import batch_job_files, batch_job_results, batch_jobs
-from llmariner.clusters.job_leftovers import note_leftovers
+from llmariner.job_placement.leftovers import note_leftovers
 from llmariner.platform.database import Database, WriteSession
 from llmariner.platform.jobs import JobStatus, Phase
 

@@ -6,7 +6,7 @@ from sqlalchemy import BigInteger, Boolean, Column, Float, ForeignKey, Index, In
 
 from llmariner.platform.database import metadata
 
-__all__ = ["cluster_configs", "cluster_snapshots", "cluster_statuses", "clusters", "job_leftovers"]
+__all__ = ["cluster_configs", "cluster_snapshots", "cluster_statuses", "clusters"]
 
 clusters = Table(
     "clusters",
@@ -93,17 +93,4 @@ cluster_snapshots = Table(
     Column("pods", BigInteger, nullable=False),
     Index("ix_cluster_snapshots_organization", "organization_id", "hour"),
     Index("ix_cluster_snapshots_hour", "hour"),
-)
-
-# What earlier placements of jobs left on clusters that were away. `name`: the id that the job's port had for it there.
-job_leftovers = Table(
-    "batch_job_leftovers",
-    metadata,
-    Column("name", String(80), primary_key=True),
-    # NULL: where the platform runs its own jobs.
-    Column("cluster_id", String(64)),
-    # When its removal is tried next.
-    Column("due_at", Float, nullable=False),
-    # NULL, by the release before: long ago.
-    Column("noted_at", Float),
 )

@@ -20,7 +20,6 @@ from llmariner.settings import Secret
 from llmariner.tracking_settings import TrackingSettings
 
 if TYPE_CHECKING:
-    from llmariner.clusters.worker_clusters import WorkerClusters
     from llmariner.context import Context
     from llmariner.files.files import Files
     from llmariner.files.links import FileLinks
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     from llmariner.fine_tuning.tracked_runs import TrackedRuns
     from llmariner.fine_tuning.worker_tokens import WorkerTokens
     from llmariner.fine_tuning.workers import WorkerAddresses, Workers
+    from llmariner.job_placement.worker_clusters import WorkerClusters
     from llmariner.vector_stores.inference import InferenceClient
 
 __all__ = ["FineTuning", "make_fine_tuning"]
@@ -181,12 +181,14 @@ class FineTuning:
     @cached_once
     def reconciler(self) -> FineTuningReconciler:
         """Makes what runs jobs do what is asked for."""
-        from llmariner.fine_tuning.moves import TrainingMoves
-        from llmariner.fine_tuning.places import TrainingPlaces
+        from llmariner.fine_tuning.moves import MovableTrainings
         from llmariner.fine_tuning.reconciler import FineTuningReconciler
+        from llmariner.job_placement.moves import Moves
+        from llmariner.job_placement.places import JobPlaces
 
-        places = TrainingPlaces(self._settings, self._jobs, self._workers())
-        moves = TrainingMoves(self._database, self._registry, places, self._full_seconds)
+        places = JobPlaces(self._jobs, self._workers())
+        movable = MovableTrainings(self._registry, self._settings)
+        moves = Moves(self._database, places, movable, self._full_seconds)
         arguments = (self._database, self._registry, places, moves, self._files)
         return FineTuningReconciler(*arguments, self.worker_tokens, self._addresses)
 

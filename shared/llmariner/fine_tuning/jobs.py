@@ -14,7 +14,6 @@ from sqlalchemy import ColumnElement, Row, Select, delete, func, or_, select, up
 
 from llmariner.audit import log
 from llmariner.clusters.tables import clusters
-from llmariner.clusters.worker_clusters import WorkerClusters
 from llmariner.errors import Conflict, InsufficientQuota, InvalidRequest, ModelNotFound, NotFound, Unavailable
 from llmariner.file_settings import FileSettings
 from llmariner.files.purposes import Purpose
@@ -24,7 +23,7 @@ from llmariner.fine_tuning.charges import check_budgets, tokens_of_job
 from llmariner.fine_tuning.events import CHANGE_REQUESTED, CREATED, STATUS_CHANGED, add_job_event, add_message
 from llmariner.fine_tuning.integrations import add_runs, check_integrations, request_tracking
 from llmariner.fine_tuning.job import GRADER_FIELD, FineTuningJob, NewFineTuningJob, Stage, Status, TrainingType
-from llmariner.fine_tuning.places import TrainingPlaces
+from llmariner.fine_tuning.placement import choose_place
 from llmariner.fine_tuning.promotion import GATE_GRADER
 from llmariner.fine_tuning.promotions import Promotions
 from llmariner.fine_tuning.tables import (
@@ -34,6 +33,8 @@ from llmariner.fine_tuning.tables import (
     fine_tuning_metadata,
 )
 from llmariner.identifiers import new_id
+from llmariner.job_placement.places import JobPlaces
+from llmariner.job_placement.worker_clusters import WorkerClusters
 from llmariner.job_settings import JobSettings
 from llmariner.models.model import Model, SourceRepository, Task
 from llmariner.models.registry import ModelRegistry
@@ -80,7 +81,7 @@ class FineTuningJobs:
         self._database = database
         self._settings = settings
         self._registry = registry
-        self._places = TrainingPlaces(settings, jobs, workers)
+        self._places = JobPlaces(jobs, workers)
         self._tracking = tracking
         self._upload_bytes = upload_bytes
         self._model_copies = model_copies
@@ -98,7 +99,7 @@ class FineTuningJobs:
         if new.promotion is not None:
             Promotions(self._database, self._registry).check(caller, new.promotion)
         self._check_graders(new, owner.project_id)
-        choose = self._places.for_new_job(owner, new, model)
+        choose = choose_place(self._places, self._settings, owner, new, model)
         job_id = new_id("ftjob").replace("_", "-", 1)
 
         def insert(session: WriteSession) -> Row[Any]:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import Row, delete, select
+from sqlalchemy import Row, and_, delete, select, update
 
 from llmariner.errors import Conflict, ModelNotFound, NotFound, PlatformError, Unavailable
 from llmariner.files.files import Files
@@ -21,8 +21,6 @@ from llmariner.fine_tuning.events import add_message
 from llmariner.fine_tuning.form_check import FormCheck, InvalidFile
 from llmariner.fine_tuning.job import Stage, Status
 from llmariner.fine_tuning.jobs import change_status, end_job, port_id, request_change, select_jobs
-from llmariner.fine_tuning.moves import TrainingMoves, leave_attempts
-from llmariner.fine_tuning.places import TrainingPlaces
 from llmariner.fine_tuning.program import COMMAND, WEIGHTS_COMMAND, archive
 from llmariner.fine_tuning.promotions import Promotions
 from llmariner.fine_tuning.reports import fail_file
@@ -30,6 +28,9 @@ from llmariner.fine_tuning.results import Results
 from llmariner.fine_tuning.tables import fine_tuning_jobs
 from llmariner.fine_tuning.worker_tokens import WorkerTokens
 from llmariner.fine_tuning.workers import WorkerAddresses
+from llmariner.job_placement.leftovers import submit
+from llmariner.job_placement.moves import Moves
+from llmariner.job_placement.places import JobPlaces
 from llmariner.models.model import LoadingStatus, Model
 from llmariner.models.registry import ModelRegistry
 from llmariner.platform.database import Database, WriteSession
@@ -43,7 +44,6 @@ __all__ = ["FineTuningReconciler", "job_id_of"]
 
 _log = logging.getLogger(__name__)
 _BATCH = 200
-_GONE = "The cluster that it asked for is not registered any more. Create the job again, for another one or for none."
 _CHECK_SECONDS = 20.0
 _PAUSE_SECONDS = 900.0
 """For the present step and a state. A process that has not paused by then is ended: a budget may be spent."""
@@ -63,8 +63,8 @@ class FineTuningReconciler:
         self,
         database: Database,
         registry: ModelRegistry,
-        places: TrainingPlaces,
-        moves: TrainingMoves,
+        places: JobPlaces,
+        moves: Moves,
         files: Callable[[], Files],
         tokens: WorkerTokens,
         addresses: Callable[[str | None], WorkerAddresses],
@@ -131,17 +131,13 @@ class FineTuningReconciler:
             return
         if _is_idle(job):
             self._delete_leftovers(job)
-            self._moves.release(job)
+            self._note_release(job)
         elif self._base_model(job) is None:
             return  # no cluster continues it
         elif job.pause_requested_at is not None:
             self._change(job, _pause)
-        elif self._moves.to_another(job, full=True, reason="Its cluster is away"):
-            pass
-        elif self._places.asked_for_gone(job):
-            self._fail(job, "cluster_gone", _GONE)
-        elif self._places.is_gone(job.cluster_id):
-            self._moves.to_line(job)
+        elif gone := self._moves.away_from_lost(job):
+            self._fail(job, "cluster_gone", gone)
 
     def _delete_leftovers(self, job: Row[Any]) -> None:
         """Delete the files that nobody needs any more of a job that has ended."""
@@ -152,7 +148,23 @@ class FineTuningReconciler:
         """End the process of a job that has ended or is paused, and delete what nobody needs any more."""
         _remove_attempts(port, job, job.attempt)
         self._delete_leftovers(job)
-        self._moves.release(job)
+        self._note_release(job)
+
+    def _note_release(self, job: Row[Any]) -> None:
+        """Note that a job that has ended or is paused has nothing more to do where it is.
+
+        A worker cluster tells of nothing that is submitted later.
+        """
+
+        def change(session: WriteSession) -> None:
+            c = fine_tuning_jobs.c
+            same = and_(c.id == job.id, c.attempt == job.attempt, c.status == job.status)
+            if session.first(select(c.id).where(same).with_for_update()) is not None:
+                if job.cluster_id is not None:
+                    self._moves.leave(session, job)
+                session.run(update(fine_tuning_jobs).where(c.id == job.id).values(released=True))
+
+        self._database.transact(change)
 
     def _validate(self, port: Jobs, job: Row[Any]) -> None:
         """Check the form of the files, then have a process count their tokens."""
@@ -194,11 +206,13 @@ class FineTuningReconciler:
             "worker_count": workers,
             "starts_workers": True,
         }
-        port.submit(Job(port_id(job), job.project_id, COMMAND, environment, archive(), **what))
-        with self._database.read() as session:
-            found = session.first(select_jobs().where(fine_tuning_jobs.c.id == job.id))
-        if found is None or found.attempt != job.attempt or _is_idle(found):
-            port.remove(port_id(job))  # it was canceled meanwhile, and another process found nothing to end
+
+        def is_current() -> bool:
+            with self._database.read() as session:
+                found = session.first(select_jobs().where(fine_tuning_jobs.c.id == job.id))
+            return found is not None and found.attempt == job.attempt and not _is_idle(found)
+
+        submit(port, Job(port_id(job), job.project_id, COMMAND, environment, archive(), **what), is_current)
 
     def _base_model(self, job: Row[Any]) -> Model | None:
         """The base model of a job; None where it is gone, which ends the job."""
@@ -328,7 +342,7 @@ class FineTuningReconciler:
             _remove_attempts(port, job, job.attempt)
         with self._database.write() as session:
             if job.cluster_id is not None:
-                leave_attempts(session, job)
+                self._moves.leave(session, job)
             session.run(delete(fine_tuning_jobs).where(fine_tuning_jobs.c.id == job.id))
 
 

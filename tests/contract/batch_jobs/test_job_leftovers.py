@@ -10,12 +10,12 @@ from sqlalchemy import update
 
 from llmariner.batch_jobs.reconciler import Reconciler
 from llmariner.batch_jobs.tables import batch_job_results, batch_jobs
-from llmariner.clusters.tables import job_leftovers
 from llmariner.errors import NotFound
 from llmariner.file_settings import FileSettings
 from llmariner.files.file import NewFile
 from llmariner.files.files import Files
 from llmariner.files.purposes import Purpose
+from llmariner.job_placement.tables import job_leftovers
 from llmariner.platform.jobs import JobStatus, Phase
 from llmariner.platform.objects.folder import FolderObjects
 

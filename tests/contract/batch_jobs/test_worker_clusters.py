@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from llmariner.batch_jobs.job_places import WORKER_ENVIRONMENT
 from llmariner.batch_jobs.job_tokens import JobTokens
+from llmariner.batch_jobs.placement import WORKER_ENVIRONMENT
 from llmariner.batch_jobs.tables import batch_jobs
 from llmariner.cluster_settings import WorkerClusterSettings
 from llmariner.clusters.status import ClusterStatuses
-from llmariner.clusters.tables import cluster_statuses, clusters, job_leftovers
+from llmariner.clusters.tables import cluster_statuses, clusters
 from llmariner.errors import Conflict, InvalidRequest, NotFound, Unavailable
+from llmariner.job_placement.tables import job_leftovers
 from llmariner.platform.jobs import JobStatus, Phase
 from llmariner.platform.kube.errors import Forbidden
 from llmariner.settings import Secret

@@ -15,9 +15,9 @@ from llmariner.errors import Conflict, InvalidRequest, NotFound, PlatformError, 
 from llmariner.fine_tuning.hyperparameters import RequestedHyperparameters
 from llmariner.fine_tuning.installation import FineTuning
 from llmariner.fine_tuning.job import FineTuningJob
-from llmariner.fine_tuning.places import TrainingPlaces
 from llmariner.fine_tuning.representation import job_object
 from llmariner.fine_tuning.tables import fine_tuning_jobs
+from llmariner.job_placement.places import JobPlaces
 from llmariner.job_settings import JobSettings
 from llmariner.models.model import NewModel, SourceRepository, Task
 from llmariner.platform.database import Database
@@ -254,14 +254,14 @@ def test_a_job_that_is_paused_while_it_is_moved_does_not_begin(
     job_id = here.training()
     east = here.clusters.add("east")
     here.clusters.lose(west)
-    others = TrainingPlaces.others
+    others = JobPlaces.others
 
-    def late(places: TrainingPlaces, *looked_for: Any) -> Any:
+    def late(places: JobPlaces, *looked_for: Any) -> Any:
         monkeypatch.undo()
         here.jobs.pause(here.caller, job_id)
         return others(places, *looked_for)
 
-    monkeypatch.setattr(TrainingPlaces, "others", late)
+    monkeypatch.setattr(JobPlaces, "others", late)
     assert here.reconciled(job_id).status == "queued"
     assert here.reconciled(job_id).status == "paused"
     assert here.submitted(east) == []

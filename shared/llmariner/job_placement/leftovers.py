@@ -13,12 +13,12 @@ from typing import Any
 
 from sqlalchemy import delete, select, update
 
-from llmariner.clusters.tables import job_leftovers
 from llmariner.errors import NotFound
+from llmariner.job_placement.tables import job_leftovers
 from llmariner.platform.database import Database, WriteSession
-from llmariner.platform.jobs import Jobs
+from llmariner.platform.jobs import Job, Jobs, JobStatus
 
-__all__ = ["note_leftovers", "remove_leftovers"]
+__all__ = ["note_leftovers", "remove_leftovers", "submit"]
 
 _log = logging.getLogger(__name__)
 _BATCH = 100
@@ -26,6 +26,17 @@ _BATCH = 100
 _RETRY_SECONDS = 30.0
 _SUBMISSION_SECONDS = 120.0
 """No process takes longer from reading a job's row to submitting it: consumers of events have a minute."""
+
+
+def submit(port: Jobs, job: Job, is_current: Callable[[], bool]) -> JobStatus:
+    """Have a job run, unless it was ended or moved meanwhile: another process found nothing to remove then.
+
+    `is_current`: whether its row still asks for this job here.
+    """
+    status = port.submit(job)
+    if not is_current():
+        port.remove(job.id)
+    return status
 
 
 def note_leftovers(session: WriteSession, names: Iterable[str], cluster_id: str | None) -> None:

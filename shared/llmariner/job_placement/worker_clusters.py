@@ -19,7 +19,7 @@ from llmariner.errors import NotFound, Unavailable
 from llmariner.platform.database import Database, WriteSession
 from llmariner.platform.jobs import Jobs, Phase
 
-__all__ = ["Places", "WorkerClusters", "chosen_cluster", "control_plane_url"]
+__all__ = ["Needs", "Places", "WorkerClusters", "chosen_cluster", "control_plane_url"]
 
 _ACTIVE = (Phase.QUEUED.value, Phase.RUNNING.value)
 _MAX_CLUSTERS = 100
@@ -32,14 +32,19 @@ MakePort = Callable[[str, ClusterStatus, bool], Jobs]
 
 
 @dataclass(frozen=True)
-class Places:
-    """Worker clusters that a job may run on, as they were known at `known_at` (Unix seconds).
+class Needs:
+    """What a job needs. `gpus`: of each of its workers. `image`: its name; empty: that of the platform's own program."""
 
-    `gpus`: of each of its workers.
-    """
+    gpus: int = 0
+    image: str = ""
+
+
+@dataclass(frozen=True)
+class Places:
+    """Worker clusters that a job may run on, as they were known at `known_at` (Unix seconds)."""
 
     candidates: tuple[Candidate, ...]
-    gpus: int
+    needs: Needs
     known_at: float
 
     def choose(self, session: WriteSession, *, without: str | None = None) -> Decision:
@@ -48,7 +53,7 @@ class Places:
         locked = select(clusters.c.id).where(clusters.c.id.in_(ids)).order_by(clusters.c.id).with_for_update()
         known = {row.id for row in session.rows(locked)} if ids else set()
         present = [_with_assumed(session, each, self.known_at) for each in self.candidates if each.cluster_id in known]
-        return place(Demand(gpus=self.gpus), present)
+        return place(Demand(gpus=self.needs.gpus), present)
 
 
 def _with_assumed(session: WriteSession, candidate: Candidate, known_at: float) -> Candidate:
@@ -99,13 +104,13 @@ class WorkerClusters:
             )
         return chosen
 
-    def places(self, allowed: Sequence[Cluster], *, gpus: int, image: str) -> Places:
-        """What is known of those among the clusters that take work, for a job with an image. `gpus`: of each of its workers.
+    def loads(self, image: str) -> bool:
+        """Whether clusters can load an image of this name: it has a reference, or is that of the platform's own programs."""
+        return not image or image in self._images
 
-        There are none for an image without a reference that a cluster could load. `image` empty: the platform's own program.
-        """
-        loads = not image or image in self._images
-        workers = [each for each in allowed if not each.is_local] if loads else []
+    def places(self, allowed: Sequence[Cluster], needs: Needs) -> Places:
+        """What is known of those among the clusters that take work. There are none for an image that no cluster loads."""
+        workers = [each for each in allowed if not each.is_local] if self.loads(needs.image) else []
         statuses, now = self._statuses.of([each.id for each in workers], whole=True), time.time()
         return Places(
             tuple(
@@ -113,7 +118,7 @@ class WorkerClusters:
                 for each in workers
                 if (status := statuses.get(each.id)) is not None and (status.accepts_work or not status.is_connected)
             ),
-            gpus,
+            needs,
             now,
         )
 

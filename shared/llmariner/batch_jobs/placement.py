@@ -1,0 +1,41 @@
+"""Where batch jobs run: what a place must have for one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from llmariner.batch_jobs.batch_job import NewBatchJob
+from llmariner.job_placement.places import Choice, JobPlaces
+from llmariner.job_placement.worker_clusters import Needs
+from llmariner.job_settings import JobSettings, no_job_runner
+from llmariner.platform.database import WriteSession
+from llmariner.platform.jobs import Jobs
+from llmariner.tenancy.principal import KeyOwner
+
+__all__ = ["WORKER_ENVIRONMENT", "choose_place"]
+
+WORKER_ENVIRONMENT = "In a container of its image, on a worker cluster."
+
+
+def choose_place(places: JobPlaces, settings: JobSettings, owner: KeyOwner, new: NewBatchJob) -> Choice:
+    """Where a new job runs. Raises as `JobPlaces.for_new_job`, and InvalidRequest for what no place can run."""
+    environments: list[str] = []
+
+    def check_home(jobs: Jobs) -> None:
+        new.check(settings)
+        if said := jobs.problem:
+            raise no_job_runner(f"This machine cannot run jobs: {said}")
+        environments.append(jobs.environment)
+
+    def check_elsewhere() -> None:
+        new.check(replace(settings, adapter="kubernetes", has_gpus=True))
+
+    needs = Needs(new.gpu_count, new.image)
+    choose = places.for_new_job(owner, new.cluster_id, needs, check_home=check_home, check_elsewhere=check_elsewhere)
+
+    def columns(session: WriteSession) -> dict[str, Any]:
+        chosen = choose(session)
+        return {"environment": WORKER_ENVIRONMENT if chosen.get("cluster_id") else environments[0], **chosen}
+
+    return columns
