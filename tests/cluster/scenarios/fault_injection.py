@@ -13,7 +13,7 @@ from ..lab.kubectl import get, kubectl
 from ..lab.places import Lab
 from ..lab.wait import run
 
-__all__ = ["crash", "crash_pod", "cut_off", "drain", "processes_of", "stopped"]
+__all__ = ["crash", "crash_pod", "cut_off", "drain", "processes_of", "processes_of_pod", "stopped"]
 
 
 def drain(lab: Lab, namespace: str, selector: str) -> int:
@@ -31,7 +31,7 @@ def crash(lab: Lab, namespace: str, selector: str) -> int:
 
 def crash_pod(lab: Lab, namespace: str, name: str) -> int:
     """As `crash`, of one pod."""
-    return _kill(_processes(get(lab, "pods", "-n", namespace, "--field-selector", f"metadata.name={name}")["items"]))
+    return _kill(processes_of_pod(lab, namespace, name))
 
 
 @contextlib.contextmanager
@@ -65,6 +65,11 @@ def cut_off(lab: Lab) -> Iterator[None]:
 def processes_of(lab: Lab, namespace: str, selector: str) -> list[int]:
     """The processes of containers, seen from the node, which is this machine."""
     return _processes(_pods(lab, namespace, selector))
+
+
+def processes_of_pod(lab: Lab, namespace: str, name: str) -> list[int]:
+    """As `processes_of`, of one pod."""
+    return _processes(get(lab, "pods", "-n", namespace, "--field-selector", f"metadata.name={name}")["items"])
 
 
 def _processes(pods: list[dict[str, Any]]) -> list[int]:

@@ -92,7 +92,7 @@ def _post(url: str, body: Body) -> str:
 @contextlib.contextmanager
 def engine_namespace() -> Iterator[str]:
     """A namespace with the volumes and the plugins of engines, and a runtime of that name."""
-    lab, name = _places.Lab(), f"test-engines-{uuid.uuid4().hex[:6]}"
+    lab, name = _places.chosen(), f"test-engines-{uuid.uuid4().hex[:6]}"
     runtime = _overlay.engine_runtime(name)
     plugins: Body = yaml.safe_load((CHECKOUT / "manifests/base/25-engine-plugins.yaml").read_text())
     plugins["metadata"] = {"name": plugins["metadata"]["name"], "namespace": name}

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import random
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from llmariner.fine_tuning.job import FineTuningJob
 
-from .training_on_cluster import TrainingPlatform, tiny_weights, training_platform
-
-if TYPE_CHECKING:
-    from cluster.lab import kubectl as _kubectl
-    from cluster.lab import places as _places
-    from cluster.scenarios import fault_injection as _faults
-else:
-    _kubectl, _places, _faults = (
-        importlib.import_module(f"...cluster.{name}", __package__)
-        for name in ("lab.kubectl", "lab.places", "scenarios.fault_injection")
-    )
+from .training_on_cluster import WAYS, TrainingPlatform, tiny_weights, training_platform
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
@@ -34,7 +22,6 @@ EPOCHS, ROWS = 20, 12
 KILLS = 3
 """Of one job. A fourth crash in a row without a saved state would end it."""
 BETWEEN_SECONDS = (1.0, 4.0)
-WAYS = {"delete": (), "force": ("--grace-period=0", "--force")}
 
 
 @pytest.fixture
@@ -42,16 +29,6 @@ def platform(tmp_path: Path) -> Iterator[TrainingPlatform]:
     """With room for two workers."""
     with training_platform(tmp_path, tiny_weights(tmp_path), memory_gib=1.0, pool="2200Mi") as made:
         yield made
-
-
-def kill(platform: TrainingPlatform, pod: str, way: str) -> None:
-    """`delete`: as a drain does; `force`: without grace; `crash`: all its processes."""
-    lab = _places.Lab()
-    if way == "crash":
-        _faults.crash_pod(lab, platform.namespace, pod)
-        return
-    words = ("delete", "pod", pod, "-n", platform.namespace, "--wait=false", "--ignore-not-found", *WAYS[way])
-    _kubectl.kubectl(lab, *words)
 
 
 def killed_until_all_succeeded(platform: TrainingPlatform, jobs: Sequence[str]) -> dict[str, FineTuningJob]:
@@ -68,13 +45,13 @@ def killed_until_all_succeeded(platform: TrainingPlatform, jobs: Sequence[str]) 
         able = [
             (each, pod)
             for each, job in found.items()
-            if job.status == "running" and sum(killed[each, way] for way in (*WAYS, "crash")) < KILLS
+            if job.status == "running" and sum(killed[each, way] for way in WAYS) < KILLS
             for pod in platform.pods(each)
         ]
         if able and time.monotonic() > next_kill:
             job_id, pod = chance.choice(able)
-            way = chance.choice((*WAYS, "crash"))
-            kill(platform, pod, way)
+            way = chance.choice(WAYS)
+            platform.kill(pod, way)
             killed[job_id, way] += 1
             next_kill = time.monotonic() + chance.uniform(*BETWEEN_SECONDS)
 

@@ -53,7 +53,7 @@ def test_pods_train_in_line_and_continue_after_a_kill_with_the_same_losses(platf
     for name in names:
         pod = platform.cluster.get(PODS, platform.namespace, name)
         assert pod["spec"]["automountServiceAccountToken"] is False
-    _kubectl.kubectl(_places.Lab(), "delete", "pod", "-n", platform.namespace, names[1], "--wait=false")
+    _kubectl.kubectl(_places.chosen(), "delete", "pod", "-n", platform.namespace, names[1], "--wait=false")
     done = platform.until(job_id, lambda job: job.status == "succeeded")
     assert any("continues after step" in each for each in platform.messages(job_id)), platform.messages(job_id)
 

@@ -5,6 +5,7 @@ Pods reach it by the cluster's host address.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib
 import json
@@ -47,13 +48,14 @@ if TYPE_CHECKING:
     from cluster.lab import kubectl as _kubectl
     from cluster.lab import places as _places
     from cluster.platform import overlay as _overlay
+    from cluster.scenarios import fault_injection as _faults
 else:
-    _kubectl, _places, _overlay = (
+    _kubectl, _places, _overlay, _faults = (
         importlib.import_module(f"...cluster.{name}", __package__)
-        for name in ("lab.kubectl", "lab.places", "platform.overlay")
+        for name in ("lab.kubectl", "lab.places", "platform.overlay", "scenarios.fault_injection")
     )
 
-__all__ = ["ENGINE", "PACKAGED", "TrainingPlatform", "packaged_weights", "tiny_weights", "training_platform"]
+__all__ = ["ENGINE", "PACKAGED", "WAYS", "TrainingPlatform", "packaged_weights", "tiny_weights", "training_platform"]
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 PACKAGED = "smollm2-135m-instruct"
@@ -82,13 +84,20 @@ ROWS = [
     for country, city in CAPITALS.items()
 ]
 _EVENTS = 100
+_GRACELESS = {"delete": (), "force": ("--grace-period=0", "--force")}
+WAYS = (*_GRACELESS, "crash")
+"""How a pod is killed: `delete`: as a drain does; `force`: without grace; `crash`: all its processes."""
 
 
 class TrainingPlatform:
-    """See the module. `model`: the base model of jobs, whose weights the claim `models` has at `weights`."""
+    """See the module. `model`: the base model of jobs, whose weights the claim `models` has at `weights`.
+
+    `before_request` is called with the method and the path of each request of a pod, in a thread, before it is answered.
+    """
 
     def __init__(self, context: Context, namespace: str, model: str, weights: str) -> None:
         self.context, self.namespace, self.model = context, namespace, model
+        self.before_request: Callable[[str, str], None] = lambda method, path: None
         self.cluster = context.jobs._cluster  # type: ignore[attr-defined]
         upgrade(context.database)
         owner = ensure_first_owner(context.database)
@@ -168,6 +177,23 @@ class TrainingPlatform:
         of_it = [each for each in found if each["metadata"]["labels"].get(JOB_LABEL, "").startswith(f"{job_id}-")]
         return sorted(each["metadata"]["name"] for each in of_it if "deletionTimestamp" not in each["metadata"])
 
+    def kill(self, pod: str, way: str) -> None:
+        """Kill a pod in one of `WAYS`, without waiting for its end."""
+        if way == "crash":
+            _faults.crash_pod(_places.chosen(), self.namespace, pod)
+            return
+        words = ("delete", "pod", pod, "-n", self.namespace, "--wait=false", "--ignore-not-found", *_GRACELESS[way])
+        _kubectl.kubectl(_places.chosen(), *words)
+
+    def kill_and_wait(self, pod: str, way: str, *, seconds: float) -> None:
+        """Kill a pod in one of `WAYS`, and wait until its processes have ended."""
+        left = _faults.processes_of_pod(_places.chosen(), self.namespace, pod)
+        limit = time.monotonic() + seconds
+        self.kill(pod, way)
+        while left := [each for each in left if Path(f"/proc/{each}").exists()]:
+            assert time.monotonic() < limit, left
+            time.sleep(0.1)
+
     def objects(self) -> list[str]:
         """What jobs have in the cluster."""
         kinds = (JOBS, SECRETS, PODS, SERVICES, WORKLOADS)
@@ -212,7 +238,7 @@ def training_platform(
     `memory_gib`: of a worker; `pool`: memory of all jobs, of which two run at a time. `settings`: more of the platform's.
     """
     with jobs_on_cluster({}, memory=pool) as jobs:
-        lab, namespace = _places.Lab(), jobs._settings.namespace
+        lab, namespace = _places.chosen(), jobs._settings.namespace
         folders = {**_overlay._folders(), _overlay.MODELS: weights.parent}
         volumes = [each for name, path in folders.items() for each in _overlay._volume(name, path, namespace)]
         _kubectl.apply(lab, volumes)
@@ -242,7 +268,7 @@ def training_platform(
         made = TrainingPlatform(context, namespace, weights.name.rpartition("-")[0], weights.name)
         adapters = load(CHECKOUT / "functions/fine_tuning_adapters")
         adapters.use_context(context)
-        _served.extend([Router(CHECKOUT / "functions", context), adapters])
+        _served.extend([Router(CHECKOUT / "functions", context), adapters, made])
         thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]}, daemon=True)
         thread.start()
         try:
@@ -265,5 +291,6 @@ _served: list[Any] = []
 
 async def _later(scope: Any, receive: Any, send: Any) -> None:
     """The router, which is made when the address is known, and the function that it does not serve."""
-    router, adapters = _served
+    router, adapters, platform = _served
+    await asyncio.to_thread(platform.before_request, scope["method"], scope["path"])
     await (adapters if scope["path"].startswith("/v1/fine_tuning/adapters/") else router)(scope, receive, send)

@@ -12,12 +12,11 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import pytest
 
 from llmariner.context import Context
-from llmariner.manifests.model_copies import COPIES_IMAGE, MODEL_STORE, storage_container
+from llmariner.manifests.model_copies import COPIES_IMAGE, MODEL_STORE
 from llmariner.models.copies.fetcher import CopyingFetcher
 from llmariner.models.model import LoadingStatus, Model, NewModel, SourceRepository
 from llmariner.models.weight_loads import load_weights
@@ -25,32 +24,27 @@ from llmariner.models.weights import StorageUriFetcher
 from llmariner.platform.database.migrate import upgrade
 from llmariner.platform.events.cloudevents import Event
 from llmariner.platform.objects.s3 import S3Objects
-from llmariner.platform.objects.s3_clients import S3Clients
 from llmariner.settings import ModelSettings, S3Settings
 
 from ..fine_tuning.engine_on_cluster import ask_model, engine_namespace
 from ..fine_tuning.training_on_cluster import packaged_weights
 from ..platform.objects import radosgw
+from .copy_store import BUCKET, copy_store, fetched_by_us
 
 if TYPE_CHECKING:
-    from cluster.lab import images as _images
     from cluster.lab import kubectl as _kubectl
     from cluster.lab import places as _places
     from cluster.lab import processes as _processes
-    from cluster.scenarios import relay as _relay
     from standalone import model_server as _server
 else:
-    _images, _kubectl, _places, _processes, _relay, _server = (
+    _kubectl, _places, _processes, _server = (
         importlib.import_module(f"...{name}", __package__)
-        for name in (
-            *(f"cluster.lab.{each}" for each in ("images", "kubectl", "places", "processes")),
-            *("cluster.scenarios.relay", "standalone.model_server"),
-        )
+        for name in (*(f"cluster.lab.{each}" for each in ("kubectl", "places", "processes")), "standalone.model_server")
     )
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
-BUCKET, MODEL, REPOSITORY = "models", "copied-smollm2", "tests/smollm2"
+MODEL, REPOSITORY = "copied-smollm2", "tests/smollm2"
 DIGESTS = """\
 import hashlib, json, pathlib
 root = pathlib.Path("/mnt/models")
@@ -62,27 +56,13 @@ Body = dict[str, Any]
 
 @pytest.fixture
 def gateway() -> Iterator[radosgw.Gateway]:
-    """An object store whose user `reader` may read copies of models."""
-    try:
-        with radosgw.running() as made:
-            client = S3Clients(made.settings(BUCKET)).client
-            client.create_bucket(Bucket=BUCKET)
-            allowed = {
-                "Effect": "Allow",
-                "Principal": {"AWS": ["arn:aws:iam:::user/reader"]},
-                "Action": ["s3:GetObject"],
-                "Resource": [f"arn:aws:s3:::{BUCKET}/models/*"],
-            }
-            policy = json.dumps({"Version": "2012-10-17", "Statement": [allowed]})
-            client.put_bucket_policy(Bucket=BUCKET, Policy=policy)
-            yield made
-    except radosgw.NoGateway as error:
-        pytest.skip(str(error))
+    with copy_store() as made:
+        yield made
 
 
 @pytest.fixture
 def context(tmp_path: Path) -> Iterator[Context]:
-    lab = _places.Lab()
+    lab = _places.chosen()
     if "kubelet" not in _processes.running(lab):
         pytest.skip("no test cluster is up; `make cluster` starts it")
     environment = {
@@ -116,32 +96,6 @@ def copied(context: Context, gateway: radosgw.Gateway, files: dict[str, bytes]) 
     return model
 
 
-@contextlib.contextmanager
-def fetched_by_us(gateway: radosgw.Gateway, namespace: str) -> Iterator[None]:
-    """What `components/model-copies` and an administrator create, in the namespace of models."""
-    lab, name = _places.Lab(), storage_container()["metadata"]["name"]
-    container: Body = storage_container()
-    image = f"dev.local/{container['spec']['container']['image']}"
-    if image not in _images.present(lab):
-        pytest.skip(f"the test cluster has no image {image}; `python -m tests.cluster.platform up` makes it")
-    container["spec"]["container"]["image"] = image
-    with _relay.Relay(lab.host_address) as relay:
-        relay.to("127.0.0.1", urlsplit(gateway.http).port or 0)
-        values = {
-            "LLMARINER_S3_BUCKET": BUCKET,
-            "LLMARINER_S3_ENDPOINT": relay.url,
-            "LLMARINER_S3_ACCESS_KEY": gateway.reader_access_key,
-            "LLMARINER_S3_SECRET_KEY": gateway.reader_secret_key,
-        }
-        metadata = {"name": MODEL_STORE, "namespace": namespace}
-        secret = {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": values}
-        _kubectl.apply(lab, [container, secret])
-        try:
-            yield
-        finally:
-            _kubectl.kubectl(lab, "delete", "clusterstoragecontainer", name, "--ignore-not-found")
-
-
 def test_kserve_starts_an_engine_from_the_copy_without_the_hub(context: Context, gateway: radosgw.Gateway) -> None:
     folder = packaged_weights()
     files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -150,7 +104,7 @@ def test_kserve_starts_an_engine_from_the_copy_without_the_hub(context: Context,
     found: list[dict[str, str]] = []
 
     def look() -> None:
-        pods.extend(_kubectl.get(_places.Lab(), "pods", "-n", namespace)["items"])
+        pods.extend(_kubectl.get(_places.chosen(), "pods", "-n", namespace)["items"])
         found.append(digests(pods[0], namespace))
 
     with engine_namespace() as namespace, fetched_by_us(gateway, namespace):
@@ -172,4 +126,4 @@ def digests(pod: Body, namespace: str) -> dict[str, str]:
     """Of the files that the engine of a pod has, by their paths."""
     name, engine = pod["metadata"]["name"], pod["spec"]["containers"][0]
     command = ("exec", name, "-c", engine["name"], "-n", namespace, "--", engine["command"][0], "-c", DIGESTS)
-    return dict(json.loads(_kubectl.kubectl(_places.Lab(), *command)))
+    return dict(json.loads(_kubectl.kubectl(_places.chosen(), *command)))

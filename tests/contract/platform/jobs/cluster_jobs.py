@@ -31,6 +31,7 @@ else:
         importlib.import_module(f"....cluster.lab.{name}", __package__) for name in ("kubectl", "places", "processes")
     )
 
+GPU_RESOURCE = "nvidia.com/gpu"
 IMAGES = {"python": f"dev.local/llmariner/engine:{__version__}"}
 PROGRAMS = """\
 sleep() { python3 -c 'import sys, time; time.sleep(float(sys.argv[1]))' "$1"; }
@@ -54,20 +55,22 @@ class ClusterJobs(KubernetesJobs):
 
 def host_address() -> str:
     """Where pods of the test cluster reach a server of the test."""
-    return str(_places.Lab().host_address)
+    return str(_places.chosen().host_address)
 
 
 @contextlib.contextmanager
-def jobs_on_cluster(files: dict[str, bytes], *, memory: str = "450Mi", **settings: Any) -> Iterator[ClusterJobs]:
+def jobs_on_cluster(
+    files: dict[str, bytes], *, memory: str = "450Mi", gpus: int = 0, **settings: Any
+) -> Iterator[ClusterJobs]:
     """The adapter; skips where no cluster is up. `files`: contents by id, of the project `proj_1`.
 
-    `memory`: of the pool, which has room for two jobs, and gets back by priority what projects borrow of it.
+    `memory`, `gpus`: of the pool, which has room for two jobs, and gets back by priority what projects borrow of it.
     """
-    lab = _places.Lab()
+    lab = _places.chosen()
     if "kubelet" not in _processes.running(lab):
         pytest.skip("no test cluster is up; `make cluster` starts it")
     name = f"test-jobs-{uuid.uuid4().hex[:6]}"
-    _kubectl.apply(lab, _objects(name, memory))
+    _kubectl.apply(lab, _objects(name, memory, gpus))
     cluster = Cluster(ClusterSettings(lab.kubeconfig))
     with _serving(lab.host_address, files) as address:
         chosen: Body = {"cpu": "50m", "memory_bytes": 200 << 20, "disk_bytes": 24 << 20, "priority": name, **settings}
@@ -82,10 +85,11 @@ def jobs_on_cluster(files: dict[str, bytes], *, memory: str = "450Mi", **setting
             cluster.close()
 
 
-def _objects(name: str, memory: str) -> list[Body]:
+def _objects(name: str, memory: str, gpus: int) -> list[Body]:
     kueue, part_of = "kueue.x-k8s.io/v1beta2", {"kubernetes.io/metadata.name": name}
-    quota = [{"name": "cpu", "nominalQuota": "1"}, {"name": "memory", "nominalQuota": memory}]
-    group = {"coveredResources": ["cpu", "memory"], "flavors": [{"name": name, "resources": quota}]}
+    amounts = {"cpu": "1", "memory": memory, **({GPU_RESOURCE: str(gpus)} if gpus else {})}
+    quota = [{"name": each, "nominalQuota": amount} for each, amount in amounts.items()]
+    group = {"coveredResources": list(amounts), "flavors": [{"name": name, "resources": quota}]}
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     pool = {
         "namespaceSelector": {"matchLabels": part_of},
