@@ -5,10 +5,14 @@ from __future__ import annotations
 import sys
 import time
 import tracemalloc
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
+from llmariner.fine_tuning.graders import similarity as module
 from llmariner.fine_tuning.graders.definition import InvalidGrader, read_grader
 from llmariner.fine_tuning.graders.formula import Formula, InvalidFormula
 from llmariner.fine_tuning.graders.grades import ModelFailed, Question, grade
@@ -314,3 +318,41 @@ def test_cosine_is_refused_by_its_name() -> None:
     del document["operation"]
     with pytest.raises(InvalidGrader, match="'cosine' is not available"):
         read_grader(document)
+
+
+@pytest.mark.parametrize("metric", ["fuzzy_match", "rouge_l"])
+def test_graders_of_one_answer_compare_no_more_than_one_pair_of_the_longest_texts(metric: str) -> None:
+    """Ten pairs of these texts take 18 seconds."""
+    text = "".join(chr(0x4E00 + at % 4000) for at in range(MAX_TEXT))
+    part = {"type": "text_similarity", "input": "{{ sample.output_text }}", "reference": "{{ item.text }}"}
+    parts = {f"p{at}": {**part, "name": "p", "evaluation_metric": metric} for at in range(10)}
+    grader = {"type": "multi", "name": "m", "graders": parts, "calculate_output": " + ".join(parts)}
+    began = time.process_time()
+    found = grade(read_grader(grader), {"text": text[::-1]}, text, nobody)
+    assert time.process_time() - began < 1
+    assert (found.reward, list(found.errors)) == (0, ["invalid_variable_error"])
+    assert "together 100000000000, and 10000000000 at most" in found.errors["invalid_variable_error"]
+    shorter = text[: MAX_TEXT // 20]
+    assert grade(read_grader(grader), {"text": shorter}, shorter, nobody).reward == pytest.approx(10)
+    linear = {name: {**each, "evaluation_metric": "bleu"} for name, each in parts.items()}
+    assert grade(read_grader({**grader, "graders": linear}), {"text": text}, text, nobody).errors == {}
+
+
+def test_long_texts_are_compared_one_pair_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a server's thread waits for one of these threads, and not for dozens."""
+    running, most = Counter[str](), list[int]()
+    compare = module._subsequence_length
+
+    def counted(first: Sequence[Hashable], second: Sequence[Hashable]) -> int:
+        running["now"] += 1
+        most.append(running["now"])
+        length = compare(first, second)
+        running["now"] -= 1
+        return length
+
+    monkeypatch.setattr(module, "_subsequence_length", counted)
+    text = "ab" * 5_000
+    assert len(text) ** 2 == module._LONG
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(lambda _: similarity("fuzzy_match", text, text[::-1]), range(8))) == {0.9999}
+    assert (len(most), max(most)) == (8, 1)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from llmariner.fine_tuning.graders.formula import Formula, InvalidFormula
-from llmariner.fine_tuning.graders.similarity import similarity
+from llmariner.fine_tuning.graders.similarity import comparisons, similarity
 from llmariner.fine_tuning.graders.templates import MAX_TEXT, InvalidTemplate, render
 
 __all__ = [
@@ -28,6 +28,8 @@ __all__ = [
     "judgments",
 ]
 
+_MAX_COMPARISONS = MAX_TEXT**2
+"""Of all parts of a grader together: two seconds of a processor, as of one pair of the longest texts."""
 _DEFAULT_TOKENS = 256
 """Of a judging model's answer: one number or label in JSON, with what a model writes around it."""
 
@@ -92,9 +94,26 @@ def grade(grader: Grader, item: Mapping[str, Any], text: str, ask: Ask) -> Grade
         if any("output_json" in each for each in grader.templates()):
             return Grade(0.0, {"sample_parse_error": "The answer is no JSON."})
     try:
+        if (pairs := _comparisons(grader, item, sample)) > _MAX_COMPARISONS:
+            return Grade(0.0, {"invalid_variable_error": _too_long(pairs)})
         return grader.grade(item, sample, ask)
     except InvalidTemplate as error:
         return Grade(0.0, {"invalid_variable_error": str(error)})
+
+
+def _comparisons(grader: Grader, item: Mapping[str, Any], sample: Mapping[str, Any]) -> int:
+    """Pairs of characters that a grader compares for one answer. Raises InvalidTemplate."""
+    if isinstance(grader, MultiGrader):
+        return sum(_comparisons(each, item, sample) for each in grader.graders.values())
+    return grader.comparisons(item, sample) if isinstance(grader, TextSimilarity) else 0
+
+
+def _too_long(pairs: int) -> str:
+    return (
+        "the texts are too long for fuzzy_match and rouge_l: for each of these graders the characters of 'input' times "
+        f"those of 'reference' count, together {pairs}, and {_MAX_COMPARISONS} at most. Shorten the texts, or choose "
+        "another metric"
+    )
 
 
 @dataclass(frozen=True)
@@ -137,7 +156,14 @@ class TextSimilarity:
 
     def grade(self, item: Mapping[str, Any], sample: Mapping[str, Any], ask: Ask) -> Grade:
         """See Grader."""
-        return Grade(similarity(self.metric, render(self.input, item, sample), render(self.reference, item, sample)))
+        return Grade(similarity(self.metric, *self._texts(item, sample)))
+
+    def comparisons(self, item: Mapping[str, Any], sample: Mapping[str, Any]) -> int:
+        """How many pairs of characters it compares. Raises as `grade`."""
+        return comparisons(self.metric, *self._texts(item, sample))
+
+    def _texts(self, item: Mapping[str, Any], sample: Mapping[str, Any]) -> tuple[str, str]:
+        return render(self.input, item, sample), render(self.reference, item, sample)
 
 
 @dataclass(frozen=True)

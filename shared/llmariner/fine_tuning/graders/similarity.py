@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 import re
+import threading
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache
 from itertools import pairwise
 
-__all__ = ["METRICS", "similarity"]
+__all__ = ["METRICS", "comparisons", "similarity"]
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 _LETTERS = re.compile(r"[^\W_]+")
@@ -23,6 +24,18 @@ _MASKS_KEPT = 2048
 """25 MB for texts of 100,000 characters. The more are kept, the rarer are the characters whose bits are made again, which
 takes as long as they are frequent: with 256, a text of 300 characters by turns takes four seconds.
 """
+_SUBSEQUENCES = frozenset({"fuzzy_match", "rouge_l"})
+_LONG = 10**8
+"""Pairs of elements from which a comparison waits for others: hundredths of a second."""
+_LONG_ONES = threading.Lock()
+"""Python runs one of them at a time anyway; several would only let all other threads of the process, such as that of a
+server, wait longer for their turns.
+"""
+
+
+def comparisons(metric: str, candidate: str, reference: str) -> int:
+    """How many pairs of characters a metric compares, where that is not linear; else 0."""
+    return len(candidate) * len(reference) if metric in _SUBSEQUENCES else 0
 
 
 def similarity(metric: str, candidate: str, reference: str) -> float:
@@ -127,7 +140,15 @@ def _sequences(words: Sequence[str], order: int) -> Counter[tuple[str, ...]]:
 
 
 def _common_subsequence(first: Sequence[Hashable], second: Sequence[Hashable]) -> int:
-    """The length of the longest common subsequence, by the bit-parallel algorithm of Hyyro, 2004.
+    """The length of the longest common subsequence, of one pair of long ones at a time."""
+    if len(first) * len(second) < _LONG:
+        return _subsequence_length(first, second)
+    with _LONG_ONES:
+        return _subsequence_length(first, second)
+
+
+def _subsequence_length(first: Sequence[Hashable], second: Sequence[Hashable]) -> int:
+    """See `_common_subsequence`. By the bit-parallel algorithm of Hyyro, 2004.
 
     A row of the usual table is one integer: texts of 100,000 characters take a second, not an hour. The bits of an element's
     places are made again where many elements come by turns: of 100,000 different ones they would take 600 MB.
