@@ -17,6 +17,7 @@ from llmariner.fine_tuning.adapter_tokens import adapter_token
 from llmariner.models.model import Model, NewModel, SourceRepository, Task
 from llmariner.models.serving_lookup import RegistryModelLookup
 from llmariner.platform.serving import EngineModel
+from llmariner.platform.serving.kserve.adapter_fetch import adapter_tokens
 from llmariner.platform.serving.kserve.objects import inference_service
 from llmariner.settings import KServeSettings, Secret
 from llmariner.tenancy.principal import KeyOwner
@@ -66,7 +67,10 @@ def fetch(adapters: list[EngineModel], url: str, folder: Path) -> subprocess.Com
     predictor = inference_service(base, tuple(adapters), settings)["spec"]["predictor"]
     (container,) = predictor["initContainers"]
     assert predictor["model"]["storageUri"] == "pvc://models/smol"
-    environment = {each["name"]: each["value"].replace("/mnt/tuned", str(folder)) for each in container["env"]}
+    environment = {each["name"]: each["value"] for each in container["env"]}
+    tokens = folder.with_name("tokens")
+    tokens.write_text(json.dumps(adapter_tokens(adapters)).replace("/mnt/tuned", str(folder)))
+    environment["ADAPTERS_FILE"] = str(tokens)
     command = [sys.executable, *container["command"][1:]]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
 

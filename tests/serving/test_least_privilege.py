@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 CHECKOUT = Path(__file__).parents[2]
 SMALL = EngineModel("small", "pvc://models/small", "generate", 0, typical_wake_seconds=1.0, project="proj_1")
 MANY = replace(SMALL, replicas=2, max_replicas=3)
+TUNED = EngineModel("", "llmariner-file://f", "generate", 0, base="small", project="proj_1", weights_token="t")
 POOL = "cpu"
 Rights = set[tuple[str, str]]
 
@@ -81,6 +82,11 @@ def live(cluster: ServingOnCluster) -> None:
     cluster.controllers.engine_arguments = ["--first-answer", "differs"]
     cluster.driver.ready(SMALL.id)
     cluster.driver.wait_until(lambda _: cluster.controllers.listed(EVENTS), SMALL.id)
+    for number in range(2):  # the second adapter's Secret takes the place of the first one's
+        tuned = replace(TUNED, id=f"ft:small:{number}")
+        cluster.models.registered[tuned.id] = tuned
+        cluster.driver.sleep(SMALL.id)
+        cluster.driver.wake(tuned.id)
     for changed in (MANY, SMALL):
         cluster.models.registered[SMALL.id] = changed
         cluster.driver.sleep(SMALL.id)
@@ -88,7 +94,7 @@ def live(cluster: ServingOnCluster) -> None:
     (name,) = (each["metadata"]["name"] for each in cluster.controllers.listed(INFERENCE_SERVICES))
     cluster.driver.run(cluster.serving.import_existing(name))
     cluster.driver.run(cluster.serving.reconcile())
-    del cluster.models.registered[SMALL.id]
+    cluster.models.registered.clear()
     cluster.driver.run(cluster.serving.remove(SMALL.id, SMALL.folder))
     assert cluster.controllers.listed(INFERENCE_SERVICES) == []
 
@@ -100,7 +106,7 @@ def test_without_standby_engines_each_permission_is_used_and_each_use_permitted(
     found: Rights = set()
     for prometheus in ("", "http://prometheus:9090"):
         with serving_on_cluster(
-            tmp_path, schemas, crds, free_port(), SMALL, queue=POOL, prometheus=prometheus
+            tmp_path, schemas, crds, free_port(), SMALL, queue=POOL, prometheus=prometheus, adapter_image="engine:1"
         ) as cluster:
             live(cluster)
             found |= used(cluster)

@@ -39,6 +39,8 @@ SERVING_RULES = (
     rule("apps", ["deployments/scale"], "patch"),
     rule("", ["pods"], "list"),
     rule("", ["services"], *_READ_VERBS),
+    # The tokens of an engine's adapters can be made and taken away, and not read.
+    rule("", ["secrets"], "create", "delete"),
     # The adapter records unexpected engine responses as warning events of the InferenceService.
     rule("", ["events"], "create"),
     # One queue per project, and one autoscaler per model with several replicas.

@@ -234,6 +234,8 @@ class KServeServing:
             if (started_at := self._wake_started_at.pop(name, None)) is not None:
                 await self._lookup.record_wake(model.id, time.monotonic() - started_at)
                 await asyncio.to_thread(self._transitions.scale_to_configured, model, observed)
+        if status.phase is Phase.STARTING and observed.service is not None:
+            await asyncio.to_thread(self._transitions.adapter_secrets.make_again, observed.service, served)
         self._notify_observers(name, status, served.ids)
         return status
 

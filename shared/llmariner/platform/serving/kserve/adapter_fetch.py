@@ -1,6 +1,7 @@
 """The first container of an engine's pod, which fetches adapters that jobs made, and where the engine finds them.
 
-KServe's storage initializer would need a credential of the platform's store: this one has a token per adapter.
+KServe's storage initializer would need a credential of the platform's store: this one has a token per adapter, in a Secret
+(`adapter_secret`).
 """
 
 from __future__ import annotations
@@ -14,13 +15,26 @@ from typing import Any
 from llmariner.platform.serving import OWN_FILE_SCHEME, EngineModel
 from llmariner.settings import KServeSettings
 
-__all__ = ["FETCH_CONTAINER", "AdapterParts", "adapter_parts", "adapter_path", "is_own_file"]
+__all__ = [
+    "FETCH_CONTAINER",
+    "TOKENS_KEY",
+    "TOKENS_VOLUME",
+    "AdapterParts",
+    "adapter_parts",
+    "adapter_path",
+    "adapter_tokens",
+    "is_own_file",
+    "secret_name",
+]
 
 Body = dict[str, Any]
 
 FETCH_CONTAINER = "adapters"
+TOKENS_VOLUME, TOKENS_KEY = "adapter-tokens", "tokens"
+"""The volume of the Secret, and its key: JSON of `adapter_tokens`."""
 _VOLUME = "adapters"
 _ADAPTER_PATH, _OWN_PATH = "/mnt/adapters", "/mnt/tuned"
+_TOKENS_PATH = "/run/llmariner-adapters"
 _MAX_BYTES = 8 << 30
 _FETCH = """\
 import json, os, sys, time, urllib.error, urllib.request
@@ -33,7 +47,9 @@ def fetch(path, name, token):
         size = answer.headers.get("content-length")
     if size is not None and os.path.getsize(f"{path}/{name}") != int(size):
         raise ConnectionError("The answer was cut off.")
-for path, token in json.loads(os.environ["ADAPTERS"]):
+with open(os.environ["ADAPTERS_FILE"], "rb") as file:
+    adapters = json.load(file)
+for path, token in adapters:
     os.makedirs(path, exist_ok=True)
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         for attempt in range(8):
@@ -70,10 +86,23 @@ def adapter_path(adapter: EngineModel) -> str:
     return f"{parent}/{hashlib.sha256(adapter.id.encode()).hexdigest()[:12]}"
 
 
-def adapter_parts(adapters: Sequence[EngineModel], settings: KServeSettings) -> AdapterParts:
-    """What fetches the adapters among these that jobs made. Raises ValueError where the installation has no image for it."""
-    own = [each for each in adapters if is_own_file(each)]
-    if not own:
+def adapter_tokens(adapters: Sequence[EngineModel]) -> list[tuple[str, str]]:
+    """The path and the token of each adapter among these that a job made."""
+    return [(adapter_path(each), each.weights_token) for each in adapters if is_own_file(each)]
+
+
+def secret_name(service: str, adapters: Sequence[EngineModel]) -> str:
+    """The name of the Secret with these tokens, of the InferenceService of that name: another one for other tokens."""
+    digest = hashlib.sha256(json.dumps(adapter_tokens(adapters)).encode()).hexdigest()
+    return f"{service}-adapters-{digest[:16]}"
+
+
+def adapter_parts(service: str, adapters: Sequence[EngineModel], settings: KServeSettings) -> AdapterParts:
+    """What fetches the adapters among these that jobs made, for the InferenceService of that name.
+
+    Raises ValueError where the installation has no image for it.
+    """
+    if not adapter_tokens(adapters):
         return AdapterParts()
     if not settings.adapter_image:
         raise ValueError("Tuned models need an image that fetches them: set LLMARINER_TRAINING_IMAGE.")
@@ -85,7 +114,7 @@ def adapter_parts(adapters: Sequence[EngineModel], settings: KServeSettings) -> 
         "command": ["python3", "-c", _FETCH],
         "env": [
             {"name": "ADAPTERS_URL", "value": settings.adapter_url},
-            {"name": "ADAPTERS", "value": json.dumps([[adapter_path(each), each.weights_token] for each in own])},
+            {"name": "ADAPTERS_FILE", "value": f"{_TOKENS_PATH}/{TOKENS_KEY}"},
         ],
         "resources": {"requests": resources, "limits": resources},
         "terminationMessagePolicy": "FallbackToLogsOnError",
@@ -97,7 +126,10 @@ def adapter_parts(adapters: Sequence[EngineModel], settings: KServeSettings) -> 
             "runAsGroup": 65532,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "volumeMounts": [mount],
+        "volumeMounts": [mount, {"name": TOKENS_VOLUME, "mountPath": _TOKENS_PATH, "readOnly": True}],
     }
-    volume = {"name": _VOLUME, "emptyDir": {"sizeLimit": str(_MAX_BYTES)}}
-    return AdapterParts({"initContainers": [container]}, [volume], [{**mount, "readOnly": True}])
+    volumes: list[Body] = [
+        {"name": _VOLUME, "emptyDir": {"sizeLimit": str(_MAX_BYTES)}},
+        {"name": TOKENS_VOLUME, "secret": {"secretName": secret_name(service, adapters)}},
+    ]
+    return AdapterParts({"initContainers": [container]}, volumes, [{**mount, "readOnly": True}])

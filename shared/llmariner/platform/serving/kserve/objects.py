@@ -173,7 +173,8 @@ def engine_spec(model: EngineModel, adapters: Sequence[EngineModel], settings: K
 
 
 def _predictor(model: EngineModel, adapters: tuple[EngineModel, ...], settings: KServeSettings) -> dict[str, Any]:
-    engine, own = engine_spec(model, adapters, settings), adapter_parts(adapters, settings)
+    engine = engine_spec(model, adapters, settings)
+    own = adapter_parts(object_name(model), adapters, settings)
     predictor: dict[str, Any] = {
         "minReplicas": max(1, model.replicas),
         "maxReplicas": max(1, model.replicas, model.max_replicas),

@@ -10,6 +10,7 @@ from llmariner.platform.kube import Cluster
 from llmariner.platform.kube.errors import ClusterError, Conflict, NotFound
 from llmariner.platform.kube.resources import DEPLOYMENTS, INFERENCE_SERVICES
 from llmariner.platform.serving import IMPORTED_SCHEME, EngineModel
+from llmariner.platform.serving.kserve.adapter_secret import AdapterSecrets
 from llmariner.platform.serving.kserve.autoscaling import Autoscaling
 from llmariner.platform.serving.kserve.model_lookup import ServedEngine
 from llmariner.platform.serving.kserve.objects import deployment_name, inference_service, is_managed, object_name
@@ -34,6 +35,7 @@ class Transitions:
         self._queues = queues
         self._standby = standby
         self._autoscaling = Autoscaling(cluster, settings)
+        self.adapter_secrets = AdapterSecrets(cluster)
 
     def wake(self, served: ServedEngine, observed: ObservedModel) -> list[Body]:
         """Scale the model up; returns the reserved standby pod, if there is one."""
@@ -91,7 +93,10 @@ class Transitions:
         service = observed.service
         if not model.folder.startswith(IMPORTED_SCHEME):
             queue = self._queues.ensure(model.project, model.organization)
-            service = self._cluster.apply(inference_service(model, served.adapters, self._settings, queue))
+            wanted = inference_service(model, served.adapters, self._settings, queue)
+            self.adapter_secrets.check(wanted, served)
+            service = self._cluster.apply(wanted)
+            self.adapter_secrets.make(service, served, observed.service)
         elif service is None:
             raise NotFound(f"The InferenceService {namespace}/{name} is gone.")
         elif not _scaled_by_us(service):
