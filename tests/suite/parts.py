@@ -44,14 +44,16 @@ SCENARIOS = "tests/cluster/scenarios"
 COMPILED = ["tests/unit/gateway", "tests/server", "tests/gateway", "tests/bench/test_instructions.py"]
 # The mark of tests that measure; those of tests that run one at a time, as real engines. Folders of SPREAD have none.
 QUIET, ONE_AT_A_TIME = "quiet", ("engine", "images")
+_CORES = os.cpu_count() or 1
 _PROCESSES = {
-    "spread": ("--numprocesses", "auto", "--maxprocesses", "8", "--dist", "loadfile"),
+    # One and a half a core: a worker waits too, for a database or a process.
+    "spread": ("--numprocesses", str(min(8, _CORES * 3 // 2 or 1)), "--dist", "loadfile"),
     # A process that waits needs no core: of 227 seconds, a worker computed 7 to 14.
-    "waiting": ("--numprocesses", str(min(8, 3 * (os.cpu_count() or 1))), "--dist", "loadfile"),
+    "waiting": ("--numprocesses", str(min(8, 3 * _CORES)), "--dist", "loadfile"),
 }
 _PROCESSES["compiled"] = _PROCESSES["waiting"]
 # What measures short times computes for a tenth of its own: a few of them leave each other the cores.
-_PROCESSES["quiet"] = ("--numprocesses", str(min(2, os.cpu_count() or 1)), "--dist", "loadfile")
+_PROCESSES["quiet"] = ("--numprocesses", str(min(2, _CORES)), "--dist", "loadfile")
 _PROCESSES["compiled-quiet"] = _PROCESSES["quiet"]
 _NO_TESTS = 5
 _MAX_AGAIN = 10
