@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import http.client
 import json
 import shutil
 import subprocess
 import threading
 import time
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -338,3 +340,38 @@ def test_no_second_head_is_sent_within_a_response(caplog: pytest.LogCaptureFixtu
 
     assert asyncio.run(run()).count(b"HTTP/1.1") <= 1
     assert "a second head" in caplog.text
+
+
+BREAKING_OFF = {
+    "a rejected body": b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 9000000\r\n\r\n" + 200_000 * b"x",
+    "fields of a head": b"GET / HTTP/1.1\r\nhost: x\r\n" + 50 * (b"x: " + 1000 * b"y" + b"\r\n"),
+    "a field": b"GET / HTTP/1.1\r\nhost: x\r\nx: " + 50_000 * b"y",
+    "a target": b"GET /" + 25_000 * b"y",
+}
+
+
+@pytest.mark.parametrize("sent", BREAKING_OFF.values(), ids=BREAKING_OFF)
+def test_a_lost_connection_frees_what_was_received_of_its_request(sent: bytes) -> None:
+    """Before the garbage collector runs: it is rare where requests make no garbage for it."""
+
+    async def run() -> int:
+        async with serving(respond_without_reading) as (server, port):
+            await exchange(port, CLOSE)
+            await wait_until(lambda: not server.connections)
+            before = tracemalloc.get_traced_memory()[0]
+            for _ in range(20):
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(sent)
+                await writer.drain()
+                await asyncio.sleep(0.005)
+                writer.transport.abort()
+                await wait_until(lambda: not server.connections)
+            return tracemalloc.get_traced_memory()[0] - before
+
+    gc.disable()
+    tracemalloc.start()
+    try:
+        assert asyncio.run(run()) < 300_000
+    finally:
+        tracemalloc.stop()
+        gc.enable()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from time import monotonic
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import httptools
 
@@ -49,7 +49,7 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[None] | None = None
-        self._parser = httptools.HttpResponseParser(self)
+        self._parser: Any = httptools.HttpResponseParser(self)
         self._idle_since = 0.0
         # Each of these ends the connection, or has its initial value again when a request ends.
         self._failure: str | None = None
@@ -93,7 +93,7 @@ class Connection(asyncio.Protocol):
                 await self._wait()
         except BaseException:
             self._client.busy.discard(self)
-            self.abort()
+            self._abandon()
             raise
         return Response(self, self._parser.get_status_code(), self._headers)
 
@@ -204,7 +204,13 @@ class Connection(asyncio.Protocol):
             self._idle_since = monotonic()
             self._client.return_to_pool(self)
         else:
-            self.abort()
+            self._abandon()
+
+    def _abandon(self) -> None:
+        """Close immediately, and keep nothing of a response that nobody reads any more."""
+        self.abort()
+        # The parser refers to this connection: only the garbage collector would free them, with all bytes that they hold.
+        self._busy, self._chunks, self._headers, self._sink, self._parser = False, [], [], None, None
 
     def abort(self) -> None:
         """Close immediately, without sending what is buffered."""

@@ -81,7 +81,7 @@ class Connection(asyncio.Protocol):
         self._server = server
         self._limits = server.limits
         self._loop = loop
-        self._parser = httptools.HttpRequestParser(self)
+        self._parser: Any = httptools.HttpRequestParser(self)
         self._queue: deque[RequestCycle] = deque()
         self._receiving: RequestCycle | None = None
         self._url = b""
@@ -129,6 +129,9 @@ class Connection(asyncio.Protocol):
             if not server.connections_per_network[self._client_network]:
                 del server.connections_per_network[self._client_network]
         self._no_more_requests, self._unparsed = True, b""
+        self._drop_unread()
+        # It refers to this connection: only the garbage collector would free them, with what has arrived of a head.
+        self._parser = None
         self.resume_writing()
         self._queue.clear()
         self._disconnect_current()
@@ -449,10 +452,16 @@ class Connection(asyncio.Protocol):
             self._close()
             return
         self._lingering_since = self._last_activity = self._server.now
+        self._drop_unread()
         self.transport.write_eof()
         if self._paused:
             self._paused, self._unparsed = False, b""
             self.transport.resume_reading()
+
+    def _drop_unread(self) -> None:
+        """Free what was received of a request that nobody reads any more: a rejected body, or a part of a head."""
+        self._receiving = self._headers = None
+        self._url = b""
 
     def _close(self) -> None:
         if self._closing_since is None:
