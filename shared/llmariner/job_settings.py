@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from llmariner.environment import Environment, read_images, read_number, read_object_name
 from llmariner.errors import Unavailable
 
-__all__ = ["JobSettings", "no_job_runner"]
+__all__ = ["CLUSTER_MEMORY_BYTES", "JobSettings", "no_job_runner"]
 
 _GIB = 1024**3
-_CLUSTER_MEMORY_BYTES = 4 * _GIB
+CLUSTER_MEMORY_BYTES = 4 * _GIB
+"""Of each worker of a job on a cluster, where nothing else is said."""
 _REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,254}")
 _CLAIM = re.compile(r"[a-z0-9]([a-z0-9-]{0,51}[a-z0-9])?")
 _PATH = re.compile(r"(/[A-Za-z0-9._-]+)+")
@@ -78,6 +79,11 @@ class JobSettings:
     has_gpus: bool = False
     """Whether `LLMARINER_ACCELERATOR` names GPUs."""
 
+    @property
+    def cluster_memory_bytes(self) -> int:
+        """Memory of each worker of a job on a cluster, also where the platform itself runs on one machine."""
+        return self.memory_bytes or CLUSTER_MEMORY_BYTES
+
     def missing(self) -> Unavailable:
         """The error of an installation that has nothing which runs jobs."""
         if self.adapter == "off":
@@ -127,7 +133,7 @@ class JobSettings:
             project_jobs=int(read_number(env, "LLMARINER_PROJECT_JOBS", cls.project_jobs, minimum=1)),
             slots=int(read_number(env, "LLMARINER_JOB_SLOTS", cls.slots, minimum=1)),
             memory_bytes=int(read_number(env, "LLMARINER_JOB_MEMORY_GIB", 0) * _GIB)
-            or (_CLUSTER_MEMORY_BYTES if adapter == "kubernetes" else cls.memory_bytes),
+            or (CLUSTER_MEMORY_BYTES if adapter == "kubernetes" else cls.memory_bytes),
             disk_bytes=int(read_number(env, "LLMARINER_JOB_DISK_GIB", cls.disk_bytes / _GIB, minimum=0.01) * _GIB),
             seconds=read_number(env, "LLMARINER_JOB_SECONDS", cls.seconds, minimum=1),
         )

@@ -16,7 +16,7 @@ from llmariner.object_settings import ObjectSettings, S3Settings
 from llmariner.platform.database import Database
 from llmariner.platform.jobs import Jobs
 from llmariner.platform.objects import ObjectStore
-from llmariner.settings import Secret
+from llmariner.settings import Secret, ServingSettings
 from llmariner.tracking_settings import TrackingSettings
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class FineTuning:
 
     `url`: of the functions, as processes of jobs reach them at home; `{function}` in it becomes the name of the called
     function. `workers`: the clusters on which jobs may run besides; None: none. `full_seconds`: how long one waits there.
-    `model_copies`: as of `FineTuningJobs`.
+    `serves_whole_models`: as of `FineTuningJobs`.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class FineTuning:
         upload_bytes: int = FileSettings.upload_bytes,
         workers: Callable[[], WorkerClusters | None] = lambda: None,
         full_seconds: float = 300.0,
-        model_copies: bool = False,
+        serves_whole_models: bool = True,
         objects: Callable[[], ObjectStore],
         s3: S3Settings = S3Settings(),  # noqa: B008
     ) -> None:
@@ -87,7 +87,7 @@ class FineTuning:
         self._upload_bytes = upload_bytes
         self._workers = workers
         self._full_seconds = full_seconds
-        self._model_copies = model_copies
+        self._serves_whole_models = serves_whole_models
         self._objects = objects
         self._s3 = s3
 
@@ -97,7 +97,7 @@ class FineTuning:
         from llmariner.fine_tuning.jobs import FineTuningJobs
 
         arguments = (self._database, self._settings, self._registry, self._jobs, self._tracking)
-        return FineTuningJobs(*arguments, self._upload_bytes, self._workers(), self._model_copies)
+        return FineTuningJobs(*arguments, self._upload_bytes, self._workers(), self._serves_whole_models)
 
     @property
     def history(self) -> JobHistory:
@@ -221,7 +221,7 @@ def make_fine_tuning(context: Context) -> FineTuning:
         upload_bytes=FileSettings.load(env).upload_bytes,
         workers=lambda: context.job_clusters,
         full_seconds=WorkerClusterSettings.load(env).full_seconds,
-        model_copies=ModelSettings.load(env).copies,
+        serves_whole_models=ModelSettings.load(env).copies or ServingSettings.load(env).adapter == "processes",
         objects=lambda: context.objects,
         s3=ObjectSettings.load(env).s3,
     )

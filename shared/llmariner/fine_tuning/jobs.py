@@ -22,10 +22,11 @@ from llmariner.files.tables import files
 from llmariner.fine_tuning.charges import check_budgets, tokens_of_job
 from llmariner.fine_tuning.events import CHANGE_REQUESTED, CREATED, STATUS_CHANGED, add_job_event, add_message
 from llmariner.fine_tuning.integrations import add_runs, check_integrations, request_tracking
-from llmariner.fine_tuning.job import GRADER_FIELD, FineTuningJob, NewFineTuningJob, Stage, Status, TrainingType
-from llmariner.fine_tuning.placement import choose_place
+from llmariner.fine_tuning.job import GRADER_FIELD, FineTuningJob, NewFineTuningJob, Stage, Status
+from llmariner.fine_tuning.placement import choose_place, not_trainable
 from llmariner.fine_tuning.promotion import GATE_GRADER
 from llmariner.fine_tuning.promotions import Promotions
+from llmariner.fine_tuning.requirements import TrainingSize, problem_of_model
 from llmariner.fine_tuning.tables import (
     fine_tuning_files,
     fine_tuning_grades,
@@ -36,10 +37,10 @@ from llmariner.identifiers import new_id
 from llmariner.job_placement.places import JobPlaces
 from llmariner.job_placement.worker_clusters import WorkerClusters
 from llmariner.job_settings import JobSettings
-from llmariner.models.model import Model, SourceRepository, Task
+from llmariner.models.model import Model, Task
 from llmariner.models.registry import ModelRegistry
 from llmariner.platform.database import Database, ReadSession, WriteSession
-from llmariner.platform.jobs import READABLE_WEIGHTS, Jobs, JobStatus, Phase
+from llmariner.platform.jobs import Jobs, JobStatus, Phase
 from llmariner.platform.kube.errors import ClusterError
 from llmariner.showback.budgets import check_compute_budgets
 from llmariner.tenancy.principal import Caller, KeyOwner
@@ -50,21 +51,13 @@ __all__ = ["FineTuningJobs", "change_status", "end_job", "load_job", "port_id", 
 
 _ACTIVE = (Status.VALIDATING_FILES, Status.QUEUED, Status.RUNNING)
 _MAX_MODEL_NAME = 200
-# Float32 weights, of which the optimizer and activations take as much again: seen at 135 million parameters.
-_MEMORY_PER_WEIGHT_BYTE = 4
-# All weights, their gradients and two numbers of the optimizer in float32, and the result in 16 bits beside them.
-_MEMORY_PER_TRAINED_BYTE = 10
-# The weights and two numbers of the optimizer in float32, in one file.
-_STATE_PER_TRAINED_BYTE = 6
-# The first worker's state, and the result as a folder and as an archive. Before that each worker has the state for a moment.
-_DISK_PER_TRAINED_BYTE = 8
 
 
 class FineTuningJobs:
     """The jobs of one installation. `project_id` limits a call to that project; others' jobs are NotFound.
 
-    `jobs` returns the jobs port or raises Unavailable where the installation has none. `model_copies`: whether the
-    installation copies models into its object store. All methods block.
+    `jobs` returns the jobs port or raises Unavailable where the installation has none. `serves_whole_models`: as
+    of `requirements.problem_of_model`. All methods block.
     """
 
     def __init__(
@@ -76,7 +69,7 @@ class FineTuningJobs:
         tracking: TrackingSettings,
         upload_bytes: int = FileSettings.upload_bytes,
         workers: WorkerClusters | None = None,
-        model_copies: bool = False,
+        serves_whole_models: bool = True,
     ) -> None:
         self._database = database
         self._settings = settings
@@ -84,7 +77,7 @@ class FineTuningJobs:
         self._places = JobPlaces(jobs, workers)
         self._tracking = tracking
         self._upload_bytes = upload_bytes
-        self._model_copies = model_copies
+        self._serves_whole_models = serves_whole_models
 
     def create(self, caller: Caller, new: NewFineTuningJob) -> FineTuningJob:
         """Create a job, whose files are checked next.
@@ -243,52 +236,11 @@ class FineTuningJobs:
         return FineTuningJob.from_row(row, live)
 
     def _check_model(self, model: Model, new: NewFineTuningJob) -> None:
-        is_full = new.training_type == TrainingType.FULL
-        # On a cluster each worker has the limits for itself.
-        workers = 1 if self._settings.adapter == "kubernetes" else new.worker_count
-        per_byte = _MEMORY_PER_TRAINED_BYTE if is_full else _MEMORY_PER_WEIGHT_BYTE
-        problem, needed = "", per_byte * model.size_bytes * workers
-        if model.base_model_id is not None:
-            problem = "it is fine-tuned itself: name its base model"
-        elif not model.loaded:
-            problem = "its weights are not loaded yet"
-        elif model.task is not Task.GENERATE:
-            problem = "it does not generate text"
-        elif model.format != "HUGGING_FACE" or model.source_repository is SourceRepository.KUBERNETES:
-            problem = "its weights are not a Hugging Face folder of the platform"
-        elif quantization := model.traits.quantization:
-            problem = f"its weights are quantized already ({quantization}): name the model that was quantized"
-        elif self._settings.adapter == "kubernetes" and not model.folder.startswith(READABLE_WEIGHTS):
-            problem = f"jobs here read weights at {', '.join(READABLE_WEIGHTS)} alone"
-        elif why := self._registry.blocked_reason(model):
-            problem = why
-        elif 0 < self._settings.memory_bytes < needed:
-            how = (" of all weights" if is_full else "") + ("" if workers == 1 else f" by {workers} workers")
-            limit = self._settings.memory_bytes >> 20
-            problem = f"its training{how} needs about {needed >> 20} MiB of memory, and a job may use {limit} MiB"
-        elif is_full:
-            problem = self._problem_of_full(model, workers)
-        if problem:
-            raise InvalidRequest(
-                f"The model '{model.name}' can't be fine-tuned: {problem}.", param="model", code="model_not_trainable"
-            )
-
-    def _problem_of_full(self, model: Model, workers: int) -> str:
-        """Why not all weights of a model can be trained here; empty where they can. `workers`: that share the limits."""
-        state = _STATE_PER_TRAINED_BYTE * model.size_bytes
-        disk = max(_DISK_PER_TRAINED_BYTE * model.size_bytes, workers * state)
-        if self._settings.adapter == "kubernetes" and not self._model_copies:
-            return (
-                "engines of a cluster read whole models from copies in the object store, which this installation does not "
-                "make: an operator turns them on with LLMARINER_MODEL_COPIES=1. Use the training type 'lora'"
-            )
-        if state > self._upload_bytes:
-            most = self._upload_bytes >> 20
-            return f"the state of a training of all weights has {state >> 20} MiB, and a file may have {most} MiB"
-        if disk > self._settings.disk_bytes:
-            most = self._settings.disk_bytes >> 20
-            return f"its training of all weights needs about {disk >> 20} MiB of disk, and a job may use {most} MiB"
-        return ""
+        size = TrainingSize.of(model, new.training_type, new.worker_count)
+        serves = self._serves_whole_models
+        problem = problem_of_model(model, size, self._upload_bytes, serves_whole_models=serves)
+        if problem := problem or self._registry.blocked_reason(model):
+            raise not_trainable(model, problem)
 
     def _check_graders(self, new: NewFineTuningJob, project_id: str) -> None:
         """Raises InvalidRequest unless the project has the models that graders ask, and they generate text."""

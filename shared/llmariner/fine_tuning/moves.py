@@ -14,7 +14,8 @@ from sqlalchemy import Row
 from llmariner.fine_tuning.events import add_message
 from llmariner.fine_tuning.job import Stage, Status
 from llmariner.fine_tuning.jobs import change_status, request_change, select_jobs
-from llmariner.fine_tuning.placement import NEEDS, reason_to_stay
+from llmariner.fine_tuning.placement import NEEDS
+from llmariner.fine_tuning.requirements import TrainingSize, problem_elsewhere
 from llmariner.fine_tuning.tables import fine_tuning_jobs
 from llmariner.job_placement.leftovers import note_leftovers
 from llmariner.job_placement.worker_clusters import Needs
@@ -36,11 +37,12 @@ class MovableTrainings:
         self._settings = settings
 
     def needs(self, job: Row[Any]) -> Needs | None:
-        """None where its base model is gone, or the weights are only where the platform runs its own jobs."""
+        """None where its base model is gone, or no worker cluster can train it."""
         model = self._registry.get_many([job.model_id]).get(job.model_id)
-        if model is None or reason_to_stay(self._settings, model.folder, job.training_type):
+        if model is None:
             return None
-        return NEEDS
+        size = TrainingSize.of(model, job.training_type, job.worker_count)
+        return None if problem_elsewhere(self._settings, size) else NEEDS
 
     def is_queued(self, job: Row[Any]) -> bool:
         """By its status."""

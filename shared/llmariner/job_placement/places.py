@@ -54,7 +54,9 @@ class JobPlaces:
                 raise problem
             return lambda _: home
         allowed = self._workers.allowed(owner.organization_id, owner.project_id, only=cluster_id)
-        if problem is None and any(each.is_local for each in allowed):
+        if not any(each.is_local for each in allowed):
+            problem = None  # it may not run at home anyway
+        elif problem is None:
             return lambda _: home
         places = self._workers.places(allowed, needs)
         if not places.candidates:

@@ -111,9 +111,10 @@ class HomeFolder:
             "LLMARINER_OBJECTS_FOLDER": env.get("LLMARINER_OBJECTS_FOLDER") or str(self.root / "objects"),
             "LLMARINER_PEPPER_FILE": str(self.root / "pepper"),
             "LLMARINER_SERVICE_SECRET_FILE": str(self.root / "service-secret"),
-            # Settings of a cluster, which may be set in a developer's shell: events and calls would go there.
+            # May be those of a cluster in a developer's shell: events and calls would go there.
             "LLMARINER_BROKER_URL": "",
             "LLMARINER_CONTROL_URL": "",
+            "LLMARINER_SERVING": "processes",
         }
 
     def create(self) -> None:

@@ -130,21 +130,21 @@ def test_what_does_not_fit_is_refused_with_its_numbers(database: Database, owner
         InvalidRequest, match="the state of a training of all weights has 1544 MiB, and a file may have 1544"
     ):
         limited.create(enough.caller, enough.new(training_type="full"))
-    cluster = FineTuningDesk(database, owner, adapter="kubernetes")
+    cluster = FineTuningDesk(database, owner, adapter="kubernetes", memory_bytes=10 * BYTES)
     enough.registry.create(NewModel("pod", SourceRepository.LOCAL, "pvc://a/b", task=Task.GENERATE))
     enough.registry.mark_loaded("pod", folder="pvc://a/b", size_bytes=BYTES, task=Task.GENERATE)
     cluster.create(model="pod")
-    with pytest.raises(InvalidRequest, match="LLMARINER_MODEL_COPIES=1"):
-        cluster.create(model="pod", training_type="full")
-    copying = FineTuningJobs(
+    cluster.create(model="pod", training_type="full", worker_count=8)
+    uncopied = FineTuningJobs(
         database,
-        JobSettings(adapter="kubernetes", memory_bytes=10 * BYTES),
+        JobSettings(adapter="kubernetes"),
         enough.registry,
         cluster.running_jobs,
         NO_TRACKING,
-        model_copies=True,
+        serves_whole_models=False,
     )
-    copying.create(cluster.caller, cluster.new(model="pod", training_type="full", worker_count=8))
+    with pytest.raises(InvalidRequest, match="LLMARINER_MODEL_COPIES=1"):
+        uncopied.create(cluster.caller, cluster.new(model="pod", training_type="full"))
 
 
 def test_another_project_may_use_it_without_its_base(desk: TrainingDesk, owner: KeyOwner) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -200,8 +202,6 @@ def test_what_no_worker_cluster_could_read_stays_home(here: Trainings) -> None:
     with pytest.raises(Conflict, match="hf://") as raised:
         here.create(model="claimed", cluster_id=west)
     assert raised.value.code == "no_cluster"
-    with pytest.raises(InvalidRequest):
-        here.create(model=HUB, training_type="full", cluster_id=west)
     for changes, named in (
         ({"training_image": ""}, "LLMARINER_TRAINING_IMAGE"),
         ({"training_volumes": {"engine": "/opt"}}, "LLMARINER_TRAINING_VOLUMES"),
@@ -209,13 +209,75 @@ def test_what_no_worker_cluster_could_read_stays_home(here: Trainings) -> None:
         here.use(replace(SETTINGS, **changes))
         with pytest.raises(Conflict, match=named):
             here.create(model=HUB, cluster_id=west)
-    here.use(replace(SETTINGS, adapter="processes"))
-    with pytest.raises(Conflict, match="engines of a cluster fetch adapters alone"):
-        here.create(model=HUB, training_type="full", cluster_id=west)
     here.use(SETTINGS)
     people = here.clusters.add("people", work=False)
     with pytest.raises(Conflict, match="No cluster of your project"):
         here.create(model=HUB, cluster_id=people)
+
+
+ONE_MACHINE = replace(SETTINGS, adapter="processes")
+
+
+def test_what_a_machine_can_not_train_is_refused_where_a_worker_cluster_is_too_small(here: Trainings) -> None:
+    west = here.clusters.add("west")
+    here.port = here.scripted
+    here.use(ONE_MACHINE)
+    assert here.row(here.create(model="smol")).cluster_id is None
+    assert here.row(here.create(model=HUB)).cluster_id == west, "this machine has no weights of it"
+    assert here.row(here.create(model=HUB, training_type="full", worker_count=8)).cluster_id == west
+    here.registry.mark_loaded(HUB, folder="hf://org/hub", size_bytes=(1 << 30) + 1, task=Task.GENERATE)
+    with pytest.raises(InvalidRequest, match="weights at hf:// are fetched by worker clusters alone") as raised:
+        here.create(model=HUB)
+    assert raised.value.code == "model_not_trainable"
+    with pytest.raises(Conflict, match="4096 MiB of memory, and each worker of a job there may use 4096 MiB"):
+        here.create(model=HUB, cluster_id=west)
+    here.use(replace(ONE_MACHINE, memory_bytes=16 << 30))
+    assert here.row(here.create(model=HUB)).cluster_id == west
+    with pytest.raises(Conflict, match="8192 MiB of disk, and each worker of a job there may use 4096 MiB"):
+        here.create(model=HUB, training_type="full", cluster_id=west)
+
+
+def test_all_weights_are_trained_there_and_continue_on_another_cluster(here: Trainings) -> None:
+    put_training_price(here.database, "*", 3_000_000)
+    west = here.clusters.add("west")
+    here.use(ONE_MACHINE)
+    job_id = here.training(training_type="full", worker_count=2)
+    sent = here.clusters.ports[west].jobs[f"{job_id}-1"]
+    assert (sent.weights, sent.worker_count, sent.image) == ("hf://org/hub", 2, "")
+    assert here.tuning.workers.plan(here.worker(job_id, 1))["training_type"] == "full"
+    state = in_parts(here, job_id, 1, "state", [b"of step", b" 3"])
+    here.report(job_id, 1, step(3, trained_tokens=60), {"type": "state", "step": 3, "file_id": state})
+    late, east = here.worker(job_id, 1), here.clusters.add("east")
+    here.clusters.lose(west)
+    assert here.reconciled(job_id).cluster_id == east
+    with pytest.raises(Conflict):
+        here.tuning.result_uploads.begin(late, "model", 9)
+    here.reconciled(job_id)
+    checkpoint = here.tuning.workers.plan(here.worker(job_id, 2))["checkpoint"]
+    assert checkpoint.startswith(f"https://{east}.example.org/v1/files/{state}/")
+    here.run_on(job_id, 2, after=3)
+    model = in_parts(here, job_id, 2, "model", [b"all ", b"weights"])
+    here.report(job_id, 2, step(6, trained_tokens=120), {"type": "checkpoint", "step": 6, "file_id": model})
+    metrics = here.result(job_id, 2, "metrics", b"step\n")
+    here.report(job_id, 2, {"type": "finished", "step": 6, "trained_tokens": 120, "file_id": metrics})
+    here.load(here.get(job_id).output_model)
+    done = here.reconciled(job_id)
+    assert (done.status, done.cluster_id, done.trained_tokens, done.cost) == ("succeeded", east, 120, 360)
+    made = here.registry.get(str(done.fine_tuned_model), project_id=here.project_id)
+    assert (made.base_model_id, made.model_file_location) == (None, model)
+
+
+def in_parts(here: Trainings, job_id: str, attempt: int, kind: str, parts: list[bytes]) -> str:
+    """The id of a file that the process of an attempt sends in parts."""
+    uploads, whole = here.tuning.result_uploads, b"".join(parts)
+    worker, digest = here.worker(job_id, attempt), hashlib.sha256(whole).hexdigest()
+    upload, part_ids = uploads.begin(worker, kind, len(whole)), []
+    for content in parts:
+        with contextlib.closing(uploads.receive_part(worker, upload.id, hashlib.sha256(content).hexdigest())) as part:
+            part.begin()
+            part.write(content)
+            part_ids.append(part.save().id)
+    return uploads.complete(worker, upload.id, part_ids, digest)
 
 
 def test_a_job_of_a_cluster_that_is_away_is_canceled_at_once_and_removed_later(here: Trainings) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from llmariner.job_settings import CLUSTER_MEMORY_BYTES
 from llmariner.platform.jobs import Job, JobStatus
 from llmariner.platform.jobs.kubernetes.authority import (
     AUTHORITY_FILE,
@@ -141,7 +142,7 @@ class ClusterJobSettings:
     images: Mapping[str, str] = field(default_factory=dict)
     gpu_resource: str = ""
     cpu: str = "1"
-    memory_bytes: int = 4 << 30
+    memory_bytes: int = CLUSTER_MEMORY_BYTES
     disk_bytes: int = 4 << 30
     seconds: float = 86_400.0
     kept_seconds: int = 86_400

@@ -22,14 +22,13 @@ def load_cluster_settings(env: Environment, settings: JobSettings, *, output_url
     Raises ValueError that names the invalid variable.
     """
     models = KServeSettings.load(env)
-    defaults = ClusterJobSettings()
     return ClusterJobSettings(
         namespace=settings.namespace,
         queue=models.queue,
         images=settings.references,
         gpu_resource=GPU_RESOURCES.get(models.accelerator, ""),
         cpu=settings.cpu,
-        memory_bytes=settings.memory_bytes or defaults.memory_bytes,
+        memory_bytes=settings.cluster_memory_bytes,
         disk_bytes=settings.disk_bytes,
         seconds=settings.seconds,
         program_image=settings.training_image,
