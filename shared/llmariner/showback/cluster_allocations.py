@@ -6,21 +6,29 @@ the second as long as one is read before its Workload is deleted; else an alloca
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Collection
+from collections.abc import Mapping
 
-from llmariner.platform.capacity.kueue_workloads import HeldWorkload, KueueWorkloads, workload_key
+from llmariner.platform.capacity.kueue_workloads import (
+    HeldWorkload,
+    KueueWorkloads,
+    UnreadableWorkload,
+    workload_key,
+)
 from llmariner.showback.allocations import Allocation, Allocations
-from llmariner.showback.workloads import job_of
+from llmariner.showback.workloads import PlacedWorkload, job_of
 
 __all__ = ["ClusterAllocations"]
+
+_log = logging.getLogger(__name__)
 
 
 class ClusterAllocations:
     """Records the Workloads of a cluster. Methods block, are idempotent, and raise ClusterError.
 
-    `cluster_id` empty: the platform's own. `jobs`: the ids of the jobs that run there, as the platform knows; None: what the
-    cluster says is believed. A worker cluster is its organization's, and may say anything.
+    `cluster_id` empty: the platform's own. `placed`: what the platform placed there, by its name; None: what the cluster
+    says is believed. A worker cluster is its organization's, and may say anything.
     """
 
     def __init__(
@@ -28,9 +36,9 @@ class ClusterAllocations:
         store: Allocations,
         workloads: KueueWorkloads,
         cluster_id: str = "",
-        jobs: Collection[str] | None = None,
+        placed: Mapping[str, PlacedWorkload] | None = None,
     ) -> None:
-        self._jobs = jobs
+        self._placed = placed
         self._store = store
         self._workloads = workloads
         self._cluster_id = cluster_id
@@ -42,17 +50,30 @@ class ClusterAllocations:
         kept = None if found is None else self._record(found)
         self._store.end_others(self._cluster_id, workload_key(namespace, name), kept, now)
 
-    def reconcile_all(self) -> None:
-        """Record what all Workloads hold; end the allocations of those that are gone."""
+    def reconcile_all(self) -> int:
+        """Record what all Workloads hold; end the allocations of those that are gone, or can't be read any more.
+
+        Returns the number of Workloads that can't be read.
+        """
         now = _now_ms()
         before = {row.id for row in self._store.open(self._cluster_id)}
-        held = {id_ for each in self._workloads.all() if (id_ := self._record(each)) is not None}
+        held, unreadable = set(), []
+        for each in self._workloads.all():
+            if isinstance(each, UnreadableWorkload):
+                unreadable.append(each)
+            elif (id_ := self._record(each)) is not None:
+                held.add(id_)
+        if unreadable:
+            where, first = self._cluster_id or "this cluster", unreadable[0]
+            text = "%d Workloads of %s can't be read, and what they hold is not recorded; the first, %s: %r"
+            _log.warning(text, len(unreadable), where, first.name, first.error)
         # Those that began meanwhile are in neither set.
         self._store.end_when_last_seen(self._cluster_id, before - held)
         self._store.see(self._cluster_id, now)
+        return len(unreadable)
 
     def _record(self, found: HeldWorkload) -> str | None:
-        if self._jobs is not None and (found.kind is not None or found.workload_id not in self._jobs):
+        if (owner := self._owner(found)) is None:
             return None
         prefix = f"{self._cluster_id}/{found.key}/" if self._cluster_id else f"{found.key}/"
         if found.held_ms is None:
@@ -60,16 +81,29 @@ class ClusterAllocations:
                 self._store.release(self._cluster_id, prefix, found.released_ms)
             return None
         id_ = f"{prefix}{found.held_ms}"
-        kind, name = (found.kind, found.workload_id) if found.kind else job_of(found.workload_id)
-        # On a worker cluster a job's row alone says whose it is, also once the row is gone.
-        project_id = found.project_id if self._jobs is None else None
-        began = found.held_ms
+        began = found.held_ms if self._placed is None else min(max(owner.since_ms, found.held_ms), _now_ms())
         held = Allocation(
-            id_, kind, name, project_id, found.amounts, began, found.device, self._cluster_id, pods=found.pods
+            id_,
+            owner.kind,
+            owner.workload_id,
+            owner.project_id,
+            found.amounts,
+            began,
+            found.device,
+            self._cluster_id,
+            pods=found.pods,
         )
         # An eviction that nobody saw ended by the new admission at the latest.
         self._store.hold(held, prefix)
         return id_
+
+    def _owner(self, found: HeldWorkload) -> PlacedWorkload | None:
+        """Whose a Workload is. On a worker cluster the platform's rows alone say so; None: it placed no such one there."""
+        if self._placed is None:
+            kind, name = (found.kind, found.workload_id) if found.kind else job_of(found.workload_id)
+            return PlacedWorkload(kind, name, 0, found.project_id)
+        placed = self._placed.get(found.service if found.kind else found.workload_id)
+        return placed if placed is not None and (placed.kind == "model") == (found.kind == "model") else None
 
 
 def _now_ms() -> int:

@@ -16,7 +16,7 @@ from llmariner.settings import ClusterSettings, KServeSettings
 from llmariner.showback.allocations import Allocations
 from llmariner.showback.cluster_allocations import ClusterAllocations
 from llmariner.showback.events import CHECK_REQUESTED
-from llmariner.showback.workloads import jobs_of_clusters
+from llmariner.showback.workloads import placed_workloads
 
 if TYPE_CHECKING:
     from llmariner.clusters.installation import ClusterInstallation
@@ -43,18 +43,19 @@ def cluster_allocations(env: Environment, database: Database) -> ClusterAllocati
 
 
 def check_worker_clusters(database: Database, clusters: ClusterInstallation) -> None:
-    """Compare the Workloads of jobs on worker clusters with what is recorded. A cluster that is away is left for later."""
+    """Record what jobs and models hold on worker clusters. A cluster that is away is left for later."""
     from llmariner.platform.capacity.kueue_workloads import KueueWorkloads
 
     store = Allocations(database)
-    for cluster_id, jobs in jobs_of_clusters(database).items():
+    for cluster_id, placed in placed_workloads(database).items():
         try:
             status = clusters.statuses.of([cluster_id]).get(cluster_id)
             if status is None:  # it is not registered any more
                 store.end_when_last_seen(cluster_id)
             elif status.accepts_work:
-                workloads = KueueWorkloads(clusters.remote.connection_to(cluster_id), (_WORK_NAMESPACE,))
-                ClusterAllocations(store, workloads, cluster_id, jobs).reconcile_all()
+                connection = clusters.remote.connection_to(cluster_id)
+                workloads = KueueWorkloads(connection, (_WORK_NAMESPACE, KServeSettings.namespace))
+                ClusterAllocations(store, workloads, cluster_id, placed).reconcile_all()
         except (ClusterError, Unavailable) as error:
             _log.info("allocations of the cluster %s are not compared now: %s", cluster_id, error)
         except Exception:

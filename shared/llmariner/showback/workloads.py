@@ -6,18 +6,19 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Column, Select, Table, or_, select
+from sqlalchemy import Column, Row, Select, Table, or_, select
 
 from llmariner.batch_jobs.port_ids import port_id, split_port_id
 from llmariner.batch_jobs.tables import batch_jobs
 from llmariner.fine_tuning.tables import fine_tuning_jobs
-from llmariner.models.tables import models
+from llmariner.models.tables import model_placements, models
 from llmariner.notebooks.tables import notebooks
 from llmariner.platform.database import Database, ReadSession
+from llmariner.platform.serving.kserve.objects import service_name
 from llmariner.showback.tables import NOT_ENDED, allocations
 from llmariner.tenancy.tables import projects
 
-__all__ = ["KINDS", "Owner", "job_of", "jobs_of_clusters", "owner_of"]
+__all__ = ["KINDS", "Owner", "PlacedWorkload", "job_of", "owner_of", "placed_workloads"]
 
 KINDS = ("model", "batch_job", "fine_tuning_job", "notebook")
 _RECENT_SECONDS = 3600.0
@@ -43,28 +44,51 @@ def job_of(port_id: str) -> tuple[str, str]:
     return "batch_job", split_port_id(port_id)[0]
 
 
-def jobs_of_clusters(database: Database) -> dict[str, set[str]]:
-    """The ids, as their ports have them, of jobs that run on each worker cluster, or ended there within an hour.
+@dataclass(frozen=True)
+class PlacedWorkload:
+    """What the platform placed on a worker cluster. `since_ms`: it held nothing there before.
 
-    A cluster with open allocations alone has none.
+    `project_id`: of a model; None: that of its row. Of a job its row alone says whose it is.
+    """
+
+    kind: str
+    workload_id: str
+    since_ms: int
+    project_id: str | None = None
+
+
+def placed_workloads(database: Database) -> dict[str, dict[str, PlacedWorkload]]:
+    """What runs on each worker cluster, or ended there within an hour, by its name there: of a Job or an InferenceService.
+
+    A cluster with open allocations alone has nothing.
     """
     opened = select(allocations.c.cluster_id).where(allocations.c.ended_ms == NOT_ENDED, allocations.c.cluster_id != "")
     with database.read() as session:
-        found: dict[str, set[str]] = {row.cluster_id: set() for row in session.rows(opened.distinct())}
+        found: dict[str, dict[str, PlacedWorkload]] = {row.cluster_id: {} for row in session.rows(opened.distinct())}
         for row in session.rows(_placed(batch_jobs, batch_jobs.c.placement)):
-            found.setdefault(row.cluster_id, set()).add(port_id(row))
+            found.setdefault(row.cluster_id, {})[port_id(row)] = _placed_job("batch_job", row)
         for row in session.rows(_placed(fine_tuning_jobs, fine_tuning_jobs.c.attempt)):
             # The attempt before may have ended a moment ago.
-            attempts = range(max(0, row.attempt - 1), row.attempt + 1)
-            found.setdefault(row.cluster_id, set()).update(f"{row.id}-{attempt}" for attempt in attempts)
+            for attempt in range(max(0, row.attempt - 1), row.attempt + 1):
+                placed = _placed_job("fine_tuning_job", row)
+                found.setdefault(row.cluster_id, {})[f"{row.id}-{attempt}"] = placed
+        for row in session.rows(select(model_placements).limit(_MAX_JOBS)):
+            name = service_name(row.model_id, row.adapters_of or None)
+            placed = PlacedWorkload("model", row.model_id, row.created * 1000, row.adapters_of or None)
+            found.setdefault(row.cluster_id, {})[name] = placed
     return found
+
+
+def _placed_job(kind: str, row: Row[Any]) -> PlacedWorkload:
+    return PlacedWorkload(kind, row.id, round((row.placed_at or row.created_at) * 1000))
 
 
 def _placed(table: Table, number: Column[Any]) -> Select[Any]:
     """The jobs of a table that run on worker clusters, or ended there recently, each with a number."""
     c = table.c
     recent = or_(c.finished_at.is_(None), c.finished_at > time.time() - _RECENT_SECONDS)
-    return select(c.id, c.cluster_id, number).where(c.cluster_id.is_not(None), recent).limit(_MAX_JOBS)
+    query = select(c.id, c.cluster_id, c.placed_at, c.created_at, number)
+    return query.where(c.cluster_id.is_not(None), recent).limit(_MAX_JOBS)
 
 
 def owner_of(session: ReadSession, kind: str, workload_id: str, project_id: str | None) -> Owner:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import calendar
+import contextlib
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from llmariner.errors import Unavailable
 from llmariner.platform.kube import Cluster
 from llmariner.platform.kube.errors import NotFound
 from llmariner.platform.kube.quantities import parse_quantity
@@ -15,10 +17,12 @@ from llmariner.platform.kube.resources import LOCAL_QUEUES, PODS, WORKLOADS
 from llmariner.platform.serving.kserve.objects import INFERENCE_SERVICE_LABEL, MODEL_ANNOTATION
 from llmariner.platform.serving.kserve.queues import PROJECT_ANNOTATION
 
-__all__ = ["HeldWorkload", "KueueWorkloads", "workload_key"]
+__all__ = ["HeldWorkload", "KueueWorkloads", "UnreadableWorkload", "workload_key"]
 
 _JOB_KINDS = frozenset({"Job", "JobSet", "TrainJob"})
 _UNKNOWN_MODEL = "(standby)"
+# Of Kubernetes: a name, a uid; and of columns: an id, a device.
+_MAX_NAME, _MAX_UID, _MAX_ID, _MAX_DEVICE = 253, 64, 256, 128
 
 Body = dict[str, Any]
 
@@ -35,6 +39,7 @@ class HeldWorkload:
     `held_ms`: since when it holds its quota, None where it does not.
     `pods`: the name of its pod, or with a dash at the end what names of its pods begin with.
     `released_ms`: when it gave back what it held before, None where it never held any or holds it now.
+    `service`: the name of its InferenceService, of an engine.
     """
 
     key: str
@@ -46,6 +51,15 @@ class HeldWorkload:
     held_ms: int | None
     released_ms: int | None
     pods: str = ""
+    service: str = ""
+
+
+@dataclass(frozen=True)
+class UnreadableWorkload:
+    """A Workload that is of another form than Kueue's. `name`: for a log."""
+
+    name: str
+    error: Exception
 
 
 class KueueWorkloads:
@@ -62,8 +76,8 @@ class KueueWorkloads:
         found = self._cluster.get(WORKLOADS, namespace, name)
         return None if found is None else self._read(found, self._projects(namespace))
 
-    def all(self) -> Iterator[HeldWorkload]:
-        """All Workloads; none where the cluster has no Kueue."""
+    def all(self) -> Iterator[HeldWorkload | UnreadableWorkload]:
+        """All Workloads; none where the cluster has no Kueue. One that can't be read holds up no other."""
         for namespace in self._namespaces:
             try:
                 found = self._cluster.list(WORKLOADS, namespace).items
@@ -71,34 +85,58 @@ class KueueWorkloads:
                 continue
             projects = self._projects(namespace)
             for workload in found:
-                yield self._read(workload, projects)
+                try:
+                    read = self._read(workload, projects)
+                except Unavailable:
+                    raise
+                except Exception as error:  # a worker cluster may say anything
+                    yield UnreadableWorkload(_name_for_log(workload), error)
+                else:
+                    yield read
 
     def _projects(self, namespace: str) -> dict[str, str | None]:
-        return {
-            queue["metadata"]["name"]: queue["metadata"].get("annotations", {}).get(PROJECT_ANNOTATION)
-            for queue in self._cluster.list(LOCAL_QUEUES, namespace).items
-        }
+        found = {}
+        for queue in self._cluster.list(LOCAL_QUEUES, namespace).items:
+            with contextlib.suppress(AttributeError, KeyError, TypeError):
+                annotations = queue["metadata"].get("annotations", {})
+                found[queue["metadata"]["name"]] = annotations.get(PROJECT_ANNOTATION)
+        return found
 
     def _read(self, workload: Body, projects: Mapping[str, str | None]) -> HeldWorkload:
-        kind, workload_id, pods = self._owner(workload)
+        kind, workload_id, pods, service = self._owner(workload)
         held, released = _times(workload)
         amounts, device = _admitted(workload)
         project_id = projects.get(workload["spec"].get("queueName", ""))
         metadata = workload["metadata"]
-        key = workload_key(metadata["namespace"], metadata["name"]) + metadata["uid"]
-        return HeldWorkload(key, kind, workload_id, project_id, amounts, device, held, released, pods)
+        uid = _text(metadata["uid"], _MAX_UID)
+        key = workload_key(_text(metadata["namespace"], _MAX_NAME), _text(metadata["name"], _MAX_NAME)) + uid
+        workload_id, device = _text(workload_id, _MAX_ID), _text(device, _MAX_NAME)[:_MAX_DEVICE]
+        return HeldWorkload(key, kind, workload_id, project_id, amounts, device, held, released, pods, service)
 
-    def _owner(self, workload: Body) -> tuple[str | None, str, str]:
-        """The kind and id of what a Workload is of, and its pods."""
+    def _owner(self, workload: Body) -> tuple[str | None, str, str, str]:
+        """The kind and id of what a Workload is of, its pods, and its InferenceService."""
         owners = workload["metadata"].get("ownerReferences") or [{}]
         kind, name = str(owners[0].get("kind", "")), str(owners[0].get("name", ""))
         if kind in _JOB_KINDS:
-            return None, name, f"{name}-"
+            return None, name, f"{name}-", ""
         pod = self._cluster.get(PODS, workload["metadata"]["namespace"], name) if kind == "Pod" else None
         metadata = pod["metadata"] if pod is not None else {}
         service = metadata.get("labels", {}).get(INFERENCE_SERVICE_LABEL)
         model = str(metadata.get("annotations", {}).get(MODEL_ANNOTATION) or service or _UNKNOWN_MODEL)
-        return "model", model, name if kind == "Pod" else ""
+        return "model", model, name if kind == "Pod" else "", str(service or "")
+
+
+def _text(value: Any, most: int) -> str:
+    """A text that the database can hold. Raises ValueError."""
+    if not isinstance(value, str) or len(value) > most or not value.isprintable():
+        raise ValueError(f"{str(value)[:64]!r} is no name")
+    return value
+
+
+def _name_for_log(workload: Any) -> str:
+    with contextlib.suppress(AttributeError, KeyError, TypeError):
+        return repr(workload["metadata"]["name"])[:100]
+    return "one without a name"
 
 
 def _times(workload: Body) -> tuple[int | None, int | None]:

@@ -39,6 +39,7 @@ __all__ = [
     "is_same_registration",
     "model_id_of",
     "object_name",
+    "service_name",
 ]
 
 PLUGINS_CONFIG_MAP = "llmariner-engine-plugins"
@@ -75,10 +76,15 @@ def object_name(model: EngineModel) -> str:
     """The name of a model's InferenceService: the imported one's, else a slug of the id with a hash."""
     if model.folder.startswith(IMPORTED_SCHEME):
         return model.folder.removeprefix(IMPORTED_SCHEME)
-    named = model.id if model.adapters_of is None else f"{model.id} {model.adapters_of}"
+    return service_name(model.id, model.adapters_of)
+
+
+def service_name(model_id: str, adapters_of: str | None) -> str:
+    """The name of the InferenceService of an engine that the platform makes. `adapters_of`: as in `EngineModel`."""
+    named = model_id if adapters_of is None else f"{model_id} {adapters_of}"
     digest = hashlib.sha256(named.encode()).hexdigest()[:8]
     # KServe builds a host name from it, hence the limit. The hash distinguishes ids with the same slug.
-    slug = re.sub(r"[^a-z0-9]+", "-", model.id.lower()).strip("-")[: _NAME_LIMIT - 11].strip("-")
+    slug = re.sub(r"[^a-z0-9]+", "-", model_id.lower()).strip("-")[: _NAME_LIMIT - 11].strip("-")
     return f"m-{slug}-{digest}"
 
 
