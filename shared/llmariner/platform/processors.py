@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["cores_of_share", "cpu_quota", "usable_cores"]
+__all__ = ["cores_of_share", "cpu_quota", "own_groups", "usable_cores"]
 
 _SELF = Path("/proc/self")
 _ANY_NAME = "surrogateescape"
@@ -37,37 +37,53 @@ def cpu_quota(process: Path = _SELF) -> float | None:
     """
     quotas: list[float] = []
     with contextlib.suppress(OSError, ValueError, IndexError):
-        groups = dict(_groups(process))
-        for version, root, mounted in _mounts(process):
-            quotas += _quotas(mounted, root, groups.get(version, "/"), version)
+        groups = dict(_groups(process, "cpu"))
+        for version, root, mounted in _mounts(process, "cpu"):
+            parts = _inside(root, groups.get(version, "/"))
+            quotas += _quotas(mounted, parts, version)
     return min(quotas, default=None)
 
 
-def _groups(process: Path) -> Iterator[tuple[int, str]]:
-    """The version of each hierarchy that may limit the processor, and the path of the process's group in it."""
+def own_groups(controller: str, process: Path = _SELF) -> list[tuple[int, Path]]:
+    """The version of each hierarchy that may have a controller, and the folder of the process's own group in it."""
+    found: list[tuple[int, Path]] = []
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        groups = dict(_groups(process, controller))
+        for version, root, mounted in _mounts(process, controller):
+            if version in groups:
+                found.append((version, mounted.joinpath(*_inside(root, groups[version]))))
+    return found
+
+
+def _groups(process: Path, controller: str) -> Iterator[tuple[int, str]]:
+    """The version of each hierarchy that may have a controller, and the path of the process's group in it."""
     for line in (process / "cgroup").read_text(errors=_ANY_NAME).strip().split("\n"):
         number, controllers, path = line.split(":", 2)
         if number == "0" and not controllers:
             yield 2, path
-        elif "cpu" in controllers.split(","):
+        elif controller in controllers.split(","):
             yield 1, path
 
 
-def _mounts(process: Path) -> Iterator[tuple[int, str, Path]]:
+def _mounts(process: Path, controller: str) -> Iterator[tuple[int, str, Path]]:
     """The version, the group that is mounted, and where, of each such hierarchy."""
     for line in (process / "mountinfo").read_text(errors=_ANY_NAME).strip().split("\n"):
         before, _, after = line.partition(" - ")
         kind, _, options = after.split(" ", 2)
         version = {"cgroup2": 2, "cgroup": 1}.get(kind)
-        if version == 2 or (version == 1 and "cpu" in options.split(",")):
+        if version == 2 or (version == 1 and controller in options.split(",")):
             root, mounted = (_OCTAL.sub(lambda found: chr(int(found[1], 8)), each) for each in before.split()[3:5])
             yield version, root, Path(mounted)
 
 
-def _quotas(mounted: Path, root: str, group: str, version: int) -> Iterator[float]:
-    """Those of a group and of the groups above it, as far as they are mounted."""
+def _inside(root: str, group: str) -> list[str]:
+    """The names that lead from the group that is mounted to a group; none for one that is not inside."""
     inside = os.path.relpath(group, root)
-    parts = [] if inside.split("/")[0] in (".", "..") else inside.split("/")
+    return [] if inside.split("/")[0] in (".", "..") else inside.split("/")
+
+
+def _quotas(mounted: Path, parts: list[str], version: int) -> Iterator[float]:
+    """Those of a group and of the groups above it, as far as they are mounted."""
     for depth in range(len(parts), -1, -1):
         with contextlib.suppress(OSError):
             said = _read(mounted.joinpath(*parts[:depth]), version)

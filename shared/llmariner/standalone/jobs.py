@@ -27,8 +27,8 @@ _CALL_SECONDS = 120.0
 """Ending an idle engine takes seconds, and the largest half a minute."""
 _DESCRIPTION = (
     "The command runs as a process of the platform's machine, in the Python environment of its engines and not in the "
-    "image. It has no GPU. The kernel keeps it on {cores} of the machine's {all_cores} cores, and it is ended where it is "
-    "measured to use more than {memory:.1f} GiB of memory."
+    "image. It has no GPU. The kernel keeps it on {cores} of the machine's {all_cores} cores, and it may use {memory:.1f} "
+    "GiB of memory."
 )
 
 

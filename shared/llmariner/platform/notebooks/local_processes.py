@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Protocol
 
 from llmariner.platform.jobs import Job, Network, Phase
+from llmariner.platform.jobs.local_processes.control_group import remove_control_group
 from llmariner.platform.jobs.local_processes.disk_usage import NotMeasurable, delete_tree, used_bytes
 from llmariner.platform.jobs.local_processes.job_folder import LIMITS, TEMPORARY, JobFolder, write_file
 from llmariner.platform.jobs.local_processes.supervisor import Limits, start_supervisor
@@ -171,6 +172,7 @@ class ProcessNotebooks:
             self._removed.add(notebook_id)
         try:  # without the lock of all notebooks: there may be many files
             with contextlib.suppress(TimeoutError), folder.lock(seconds=0.5):
+                remove_control_group(folder)
                 delete_tree(folder.path)
             return not folder.path.exists()
         finally:
@@ -261,6 +263,7 @@ class ProcessNotebooks:
         self._note(server.notebook_id, run, ServerPhase.INITIALIZING, "JupyterLab starts.")
         self._await_ready(server.notebook_id, run, process)
         process.wait()
+        remove_control_group(folder)
         with self._changed:
             _tell(run, b"")
         if folder.result() is None:
@@ -335,6 +338,7 @@ def prepare_folder(folder: JobFolder, run: int) -> None:
     """
     folder.path.mkdir(mode=0o700, parents=True, exist_ok=True)
     with folder.lock(seconds=_STOP_SECONDS):  # a supervisor whose platform was killed may still end
+        remove_control_group(folder)
         for path in (folder.root, folder.work):
             path.mkdir(mode=0o755, exist_ok=True)
         temporary = folder.work / TEMPORARY

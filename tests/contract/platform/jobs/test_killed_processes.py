@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 
 from llmariner.platform.jobs import Job, Phase
 from llmariner.platform.jobs.local_processes.adapter import ProcessJobs
+from llmariner.platform.jobs.local_processes.control_group import make_control_group
 from llmariner.platform.jobs.local_processes.job_folder import JobFolder
 from llmariner.platform.jobs.local_processes.output_log import read_log
 from llmariner.platform.jobs.local_processes.supervisor import Supervisor
@@ -50,10 +52,13 @@ def test_no_process_outlives_a_killed_supervisor(processes: ProcessJobs, tmp_pat
     assert len(processes_of(mark)) >= 1
     folder = tmp_path / "jobs" / "bj-1"
     [supervisor] = [pid for pid in processes_of(Supervisor.__module__) if is_child_in(folder, pid)]
+    note = folder / "control_group.json"
+    groups = [Path(each) for each in json.loads(note.read_text())] if note.exists() else []
     os.kill(supervisor, signal.SIGKILL)
     wait_until_gone(mark)
     ended = wait_for_end(processes, "bj-1")
     assert (ended.phase, ended.code) == (Phase.FAILED, "interrupted")
+    assert [each for each in groups if each.exists()] == []
 
 
 def is_child_in(folder: Path, pid: int) -> bool:
@@ -85,7 +90,11 @@ def test_a_platform_killed_again_and_again_loses_no_job_and_leaves_no_process(tm
             platform.kill()
             platform.wait()
         wait_until_gone(mark)
+    # One whose supervisor was killed, too, before it removed the group of its job.
+    left = make_control_group(JobFolder(tmp_path / names[0]), 1 << 30, 1)
+    JobFolder(tmp_path / names[0]).work.mkdir(exist_ok=True)
     queued.start()
+    assert left is None or not any(Path(each).exists() for each in left.folders)
     for name in names:
         ended = queued.status(name)
         assert ended is not None

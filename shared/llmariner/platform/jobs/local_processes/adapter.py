@@ -14,6 +14,7 @@ from pathlib import Path
 
 from llmariner.errors import NotFound, PlatformError
 from llmariner.platform.jobs import Execution, Job, JobStatus, LogPart, Phase, Results
+from llmariner.platform.jobs.local_processes.control_group import remove_control_group
 from llmariner.platform.jobs.local_processes.disk_usage import delete_tree, free_bytes
 from llmariner.platform.jobs.local_processes.execution import ProcessExecution
 from llmariner.platform.jobs.local_processes.job_folder import CREATE_AGAIN, JobFolder
@@ -21,7 +22,7 @@ from llmariner.platform.jobs.local_processes.job_run import Canceled, JobRun, Jo
 from llmariner.platform.jobs.local_processes.output_log import read_log
 from llmariner.platform.jobs.local_processes.queue import JobQueue, Waiting, waiting_after
 from llmariner.platform.jobs.local_processes.result_folder import list_results, read_result
-from llmariner.platform.jobs.local_processes.sandbox_trial import TRIAL, try_sandbox
+from llmariner.platform.jobs.local_processes.sandbox_trial import TRIAL, try_control_group, try_sandbox
 from llmariner.platform.jobs.local_processes.settings import MemoryBudget, ProcessJobSettings
 from llmariner.platform.jobs.program_errors import MAX_EXECUTIONS, not_running, too_many_programs
 
@@ -34,6 +35,10 @@ _STOP_SECONDS = 20.0
 _KEPT_RESULTS = 500
 """Ended jobs whose results and logs are kept: with 8 MiB of log each, 4 GB at most."""
 _TRIAL_SECONDS = 10.0
+_TOGETHER = (
+    "The kernel counts its processes together, in a control group of its own, and ends them where they need more."
+)
+_ONE_BY_ONE = "Its processes are measured twice a second, and it is ended where they use more."
 _INTERRUPTED = f"The platform stopped while it ran.{CREATE_AGAIN}"
 
 
@@ -56,6 +61,7 @@ class ProcessJobs:
         self._observers: list[Callable[[str], None]] = []
         self._closed = False
         self._problem = ""
+        self._counted = _ONE_BY_ONE
         self._tried = threading.Event()
         self._scheduler = threading.Thread(target=self._schedule, name="jobs", daemon=True)
 
@@ -96,7 +102,7 @@ class ProcessJobs:
     @property
     def environment(self) -> str:
         """See the port."""
-        return self._settings.description
+        return f"{self._settings.description} {self._counted}"
 
     @property
     def problem(self) -> str:
@@ -253,6 +259,7 @@ class ProcessJobs:
             return
         try:
             with folder.lock(seconds=_STOP_SECONDS):
+                remove_control_group(folder)
                 folder.end_attempt(Phase.FAILED, "interrupted", _INTERRUPTED)
                 delete_tree(folder.work)
         except (
@@ -262,6 +269,8 @@ class ProcessJobs:
 
     def _schedule(self) -> None:
         self._problem = try_sandbox(self._runner, self._folder(TRIAL), self._settings.network)
+        if not self._problem and try_control_group(self._folder(TRIAL)):
+            self._counted = _TOGETHER
         self._tried.set()
         if self._problem:
             _log.warning("jobs can't run on this machine: %s", self._problem)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 
 from llmariner.platform.jobs import Phase
+from llmariner.platform.jobs.local_processes.control_group import remove_control_group
 from llmariner.platform.jobs.local_processes.disk_usage import delete_tree
 from llmariner.platform.jobs.local_processes.job_folder import CREATE_AGAIN, DATA, LIMITS, JobFolder, write_file
 from llmariner.platform.jobs.local_processes.settings import ProcessJobSettings
@@ -98,6 +99,7 @@ class JobRunner:
                 run.process = start_supervisor(folder, control)
         on_start()
         run.process.wait()
+        remove_control_group(folder)
         with self._lock:
             run.tell(b"")
         if folder.started_at is not None:

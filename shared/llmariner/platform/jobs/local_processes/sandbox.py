@@ -63,6 +63,7 @@ class Sandbox:
     even where they are below those of the system. `user_id`: whom it runs as, where we are root. `processors`: the numbers
     of those that it may use. `shared_memory_bytes`: size of /dev/shm. `network`: whether it has the machine's network, else
     one of its own that leads nowhere. `terminals`: whether its programs may open terminals, which are its own.
+    `control_groups`: the folders of those that its processes are in.
     """
 
     work: str
@@ -75,6 +76,7 @@ class Sandbox:
     shared_memory_bytes: int
     network: bool
     terminals: bool = False
+    control_groups: tuple[str, ...] = ()
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -102,6 +104,7 @@ def spawn(
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
+        _enter_control_groups(sandbox)
         _enter_namespaces(sandbox)
         _die_with_parent()
         if os.getppid() != parent:
@@ -179,6 +182,7 @@ def join(
         return pid
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        _enter_control_groups(sandbox)
         _join_namespaces(sandbox, spawned)
         if program := os.fork():
             status = _wait_or_kill(program, end)
@@ -230,6 +234,11 @@ def _start_loopback() -> None:
     """Let processes of a new network reach each other at 127.0.0.1."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as each:
         fcntl.ioctl(each, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _IFF_UP))
+
+
+def _enter_control_groups(sandbox: Sandbox) -> None:
+    for folder in sandbox.control_groups:
+        Path(folder, "cgroup.procs").write_text("0")  # this process
 
 
 def _enter_namespaces(sandbox: Sandbox) -> None:

@@ -26,6 +26,11 @@ from typing import Any
 
 from llmariner.platform.jobs import Job, Network, Phase
 from llmariner.platform.jobs.local_processes import disk_usage
+from llmariner.platform.jobs.local_processes.control_group import (
+    ControlGroup,
+    make_control_group,
+    remove_control_group,
+)
 from llmariner.platform.jobs.local_processes.execution import read_request
 from llmariner.platform.jobs.local_processes.job_folder import CREATE_AGAIN, LIMITS, OUTPUT, TEMPORARY, JobFolder
 from llmariner.platform.jobs.local_processes.output_log import OutputLog
@@ -98,9 +103,11 @@ class Supervisor:
         self._environment: dict[str, str] = {}
         self._executions: set[int] = set()
         self._proxies: list[int] = []
+        self._group: ControlGroup | None = None
 
     def run(self, job: Job) -> None:
         """Run the job to its end and save the result."""
+        self._group = make_control_group(self._folder, self._limits.memory_bytes, len(self._limits.processors))
         self._sandbox = self._sandbox_of(job)
         self._environment = self._environment_of(job)
         output, output_writer = os.pipe()
@@ -120,9 +127,11 @@ class Supervisor:
         os.close(report_writer)
         end = self._supervise(output)
         self._kill()
+        out_of_memory = self._group is not None and self._group.is_out_of_memory
+        remove_control_group(self._folder)
         self._drain(output)
         with os.fdopen(report, "rb") as file:
-            found = end or _end_of(file.read())
+            found = end or (self._out_of_memory() if out_of_memory else _end_of(file.read()))
         has_results = found.phase in (Phase.SUCCEEDED, Phase.FAILED) and found.code != "interrupted"
         if has_results and not self._limits.keeps_files:
             keep_results(self._folder.work / OUTPUT, self._folder.results)
@@ -149,6 +158,7 @@ class Supervisor:
             shared_memory_bytes=limits.memory_bytes // 2,
             network=job.network is Network.MACHINE,
             terminals=limits.terminals,
+            control_groups=() if self._group is None else self._group.folders,
         )
 
     def _environment_of(self, job: Job) -> dict[str, str]:
@@ -212,6 +222,8 @@ class Supervisor:
         limits = self._limits
         if time.monotonic() > self._deadline:
             return _failed("deadline_exceeded", f"It ran longer than {limits.seconds:g} s, and was ended.")
+        if self._group is not None:
+            return self._out_of_memory() if self._group.is_out_of_memory else self._disk_exceeded()
         used = sum(map(process_bytes, self._processes())) + self._shared_memory_bytes()
         if used > limits.memory_bytes:
             return _failed(
@@ -219,6 +231,12 @@ class Supervisor:
                 f"It used {used >> 20} MiB of memory and was ended: a job may use {limits.memory_bytes >> 20} MiB.",
             )
         return self._disk_exceeded()
+
+    def _out_of_memory(self) -> _End:
+        limit = f"a job may use {self._limits.memory_bytes >> 20} MiB"
+        return _failed(
+            "out_of_memory", f"Its processes needed more memory together than they may, and were ended: {limit}."
+        )
 
     def _shared_memory_bytes(self) -> int:
         """Bytes in the job's /dev/shm, which belong to no process."""
