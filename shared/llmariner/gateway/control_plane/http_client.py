@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import orjson
 
@@ -32,6 +32,8 @@ _TIMEOUT_SECONDS = 15.0
 _RECONNECT_SECONDS = 3.0
 _FIRST_PAUSE_SECONDS = 0.05
 
+Value = TypeVar("Value")
+
 
 class HttpControlPlane:
     """See `ControlPlane`."""
@@ -43,23 +45,23 @@ class HttpControlPlane:
 
     async def authenticate_key(self, digest: str, organization: str | None, project: str | None) -> Key | None:
         """See the port."""
-        return _key_or_raise(
-            await self.call("key", {"digest": digest, "organization": organization, "project": project})
-        )
+        found = await self.call("key", {"digest": digest, "organization": organization, "project": project})
+        return _read(_key_or_raise, found)
 
     async def authenticate_user(
         self, token: str, organization: str | None, project: str | None, client_address: str | None
     ) -> Key | None:
         """See the port."""
         arguments = {"token": token, "organization": organization, "project": project, "source": client_address}
-        return _key_or_raise(await self.call("person", arguments))
+        return _read(_key_or_raise, await self.call("person", arguments))
 
     async def model_state(self, model_id: str) -> ModelState:
         """See the port."""
         found = await self.call("model", {"model": model_id})
-        if found["model"] is None:
+        state = _read(lambda value: None if value["model"] is None else model_from_wire(value["model"]), found)
+        if state is None:
             raise ModelNotFound(model_id.partition("@")[0])  # without the suffix of a project's own model
-        return model_from_wire(found["model"])
+        return state
 
     async def wake(self, model_id: str) -> None:
         """See the port."""
@@ -71,11 +73,11 @@ class HttpControlPlane:
 
     async def changes_since(self, cursor: str, limits_revision: int) -> Changes:
         """See the port."""
-        return changes_from_wire(await self.call("changes", {"cursor": cursor, "rules": limits_revision}))
+        return _read(changes_from_wire, await self.call("changes", {"cursor": cursor, "rules": limits_revision}))
 
     async def lease(self, request: LeaseRequest) -> LeaseResponse:
         """See the port."""
-        return lease_response_from_wire(await self.call("lease", lease_request_to_wire(request)))
+        return _read(lease_response_from_wire, await self.call("lease", lease_request_to_wire(request)))
 
     async def record_events(self, events: Sequence[dict[str, Any]]) -> None:
         """See the port."""
@@ -88,7 +90,8 @@ class HttpControlPlane:
     async def call(self, operation: str, value: dict[str, Any]) -> dict[str, Any]:
         """Post a JSON object to an operation of the `internal_gateway` function, and return the response.
 
-        Raises InvalidRequest for status 400, which a retry would not change, and Unavailable for any other failure.
+        Raises InvalidRequest for status 400, which a retry would not change, and Unavailable for any other failure, also
+        where the response is no JSON object.
         """
         try:
             async with asyncio.timeout(_TIMEOUT_SECONDS):
@@ -100,8 +103,7 @@ class HttpControlPlane:
             raise InvalidRequest(f"The control function refused '{operation}': {answer[:300].decode(errors='replace')}")
         if response.status != 200:
             raise Unavailable(f"The control function answered {response.status}.", headers={"retry-after": "2"})
-        decoded: dict[str, Any] = orjson.loads(answer)
-        return decoded
+        return _read(_object, answer)
 
     async def _send(self, path: str, body: bytes) -> Response:
         """The response to a request, sent again for a while if no connection is made: each operation is idempotent."""
@@ -121,6 +123,25 @@ class HttpControlPlane:
             await asyncio.sleep(pause)
             waited += pause
             pause *= 2
+
+
+def _read(parse: Callable[[Any], Value], response: Any) -> Value:
+    """Parse a response of the control function. Unavailable for any other, which is of something between.
+
+    Not what parsing raises: the meter takes a ValueError for a refusal of its events, and drops them.
+    """
+    try:
+        return parse(response)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        message = "Something else answers in place of the control function."
+        raise Unavailable(message, headers={"retry-after": "2"}) from error
+
+
+def _object(answer: bytes) -> dict[str, Any]:
+    decoded = orjson.loads(answer)
+    if not isinstance(decoded, dict):
+        raise TypeError("no JSON object")
+    return decoded
 
 
 def _key_or_raise(found: dict[str, Any]) -> Key | None:
