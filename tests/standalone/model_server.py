@@ -44,12 +44,15 @@ class ModelServer:
     requests: list[tuple[str, str, str]] = field(default_factory=list)
     """Path, Range, Authorization of each request."""
     released: threading.Event = field(default_factory=threading.Event)
+    _digests: dict[bytes, str] = field(default_factory=dict)
 
     def blobs(self) -> dict[str, bytes]:
         """Contents by SHA-256."""
-        return {
-            hashlib.sha256(each).hexdigest(): each for files in self.repositories.values() for each in files.values()
-        }
+        return {self.sha256(each): each for files in self.repositories.values() for each in files.values()}
+
+    def sha256(self, content: bytes) -> str:
+        """Its digest in hex, computed once."""
+        return self._digests.get(content) or self._digests.setdefault(content, hashlib.sha256(content).hexdigest())
 
     def total_sent(self) -> int:
         """Bytes of contents of all files."""
@@ -121,7 +124,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(404, "")
             return
         described = [
-            {"mediaType": kind, "digest": f"sha256:{hashlib.sha256(content).hexdigest()}", "size": len(content)}
+            {"mediaType": kind, "digest": f"sha256:{at.sha256(content)}", "size": len(content)}
             for kind, content in layers.items()
         ]
         kind = "application/vnd.docker.distribution.manifest.v2+json"
@@ -213,9 +216,9 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def running_server() -> Iterator[ModelServer]:
-    """Run the server for the block, on a free port of loopback."""
-    server = _Server(("127.0.0.1", 0), _Handler)
+def running_server(port: int = 0) -> Iterator[ModelServer]:
+    """Run the server for the block, on a port of loopback; 0: a free one."""
+    server = _Server(("127.0.0.1", port), _Handler)
     server.state = ModelServer(url=f"http://127.0.0.1:{server.server_address[1]}")
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-__all__ = ["CONFIG", "GGUF_SHAPES", "gguf_model", "safetensors"]
+__all__ = ["CONFIG", "GGUF_SHAPES", "gguf_beginning", "gguf_model", "safetensors"]
 
 CONFIG = json.dumps({"architectures": ["LlamaForCausalLM"], "max_position_embeddings": 2048}).encode()
 
@@ -68,15 +68,25 @@ def gguf_model(
     """
     said = {key: value for key, value in {**GGUF_METADATA, **metadata}.items() if value is not None}
     random_ = random.Random(3)
-    head, data = b"", b""
-    for name, shape in shapes.items():
-        sizes = struct.pack(f"<I{len(shape)}Q", len(shape), *reversed(shape))
-        head += _gguf_text(name) + sizes + struct.pack("<IQ", kind, len(data))
+    data = b""
+    for shape in shapes.values():
         count = math.prod(shape)
         data += struct.pack(f"<{count}f", *(random_.uniform(-1, 1) for _ in range(count)))
-    entries = b"".join(_gguf_text(key) + _gguf_value(value) for key, value in said.items())
-    start = b"GGUF" + struct.pack("<IQQ", 3, len(shapes), len(said)) + entries + head
-    return start + bytes(-len(start) % 32) + data
+    return gguf_beginning(said, shapes, kind, bytes_per_number=4) + data
+
+
+def gguf_beginning(
+    metadata: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], kind: int, bytes_per_number: int
+) -> bytes:
+    """What is before the numbers of the tensors, which follow one another in the order of their shapes."""
+    head, offset = b"", 0
+    for name, shape in shapes.items():
+        sizes = struct.pack(f"<I{len(shape)}Q", len(shape), *reversed(shape))
+        head += _gguf_text(name) + sizes + struct.pack("<IQ", kind, offset)
+        offset += math.prod(shape) * bytes_per_number
+    entries = b"".join(_gguf_text(key) + _gguf_value(value) for key, value in metadata.items())
+    start = b"GGUF" + struct.pack("<IQQ", 3, len(shapes), len(metadata)) + entries + head
+    return start + bytes(-len(start) % 32)
 
 
 def _gguf_text(value: str) -> bytes:

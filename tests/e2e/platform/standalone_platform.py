@@ -91,16 +91,18 @@ class Stream:
 
 
 class Platform:
-    """A home folder, its port and its administrator's key."""
+    """A home folder, its port and its administrator's key. `registry_port`: where it looks for an Ollama registry."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
         self.host, self.port = "127.0.0.1", _free_port()
+        self.registry_port = _free_port()
         self.base_url = f"http://127.0.0.1:{self.port}/v1"
         self.environment = {name: value for name, value in os.environ.items() if not name.startswith("LLMARINER_")}
         cache = str(StandaloneSettings.load(environment()).cache)
         self.environment |= {"LLMARINER_HOME": str(home), "LLMARINER_CACHE": cache, "LLMARINER_PORT": str(self.port)}
         self.environment |= {"LLMARINER_BASE_URL": self.base_url, "XDG_CONFIG_HOME": str(home / "config")}
+        self.environment["LLMARINER_OLLAMA_REGISTRY"] = f"http://127.0.0.1:{self.registry_port}"
         # More threads than free cores cost an engine most of its speed.
         self.environment["LLMARINER_ENGINE_THREADS"] = "1"
 
