@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -25,8 +25,9 @@ class ScriptedPlatform:
 
     `continues`: whether a process that asks again gets the last state to continue from. `hold`: answer nothing for now.
     `failures`: how many of the next requests end with 503. `status`: that of all answers from now on.
-    `graded`: requests for grades; each second answer is right. After `grades_until_budget` of them the budget is spent,
-    until the job has paused and `continues`. `grader_is_gone`: whether none is given after that.
+    `graded`: requests for grades; each second answer is right, or those for which `judge` says so. After
+    `grades_until_budget` of them the budget is spent, until the job has paused and `continues`. `grader_is_gone`: whether
+    none is given after that.
     `kills_at`: numbers of such requests at which the process is killed, whose id one of the `process_files` has.
     """
 
@@ -41,6 +42,7 @@ class ScriptedPlatform:
         self.continues = False
         self.hold = False
         self.graded: list[dict[str, Any]] = []
+        self.judge: Callable[[dict[str, Any]], bool] | None = None
         self.grades_until_budget = 0
         self.grader_is_gone = False
         self.kills_at: list[int] = []
@@ -79,7 +81,8 @@ class ScriptedPlatform:
         return 200, json.dumps(self._document(method, path, body)).encode()
 
     def _grade(self, place: dict[str, str], body: bytes) -> tuple[int, bytes]:
-        self.graded.append(json.loads(body) | place)
+        asked = json.loads(body) | place
+        self.graded.append(asked)
         if len(self.graded) in self.kills_at:
             [running] = [each for each in self.process_files if each.exists()]
             os.kill(int(running.read_text()), signal.SIGKILL)
@@ -88,7 +91,8 @@ class ScriptedPlatform:
             if self.grader_is_gone:
                 return 400, b'{"error": {"code": "model_not_found", "message": "The judge was deleted."}}'
             return 429, b'{"error": {"code": "insufficient_quota", "message": "The budget is spent."}}'
-        return 200, json.dumps({"reward": float(len(self.graded) % 2), "errors": {}}).encode()
+        right = len(self.graded) % 2 if self.judge is None else self.judge(asked)
+        return 200, json.dumps({"reward": float(right), "errors": {}}).encode()
 
     def _document(self, method: str, path: str, body: bytes) -> dict[str, Any]:
         if (method, path) == ("GET", "/job/plan"):

@@ -154,18 +154,23 @@ def test_rewards_rise(runs: Runs) -> None:
     assert len(rows) == STEPS
 
 
-def test_a_job_continues_with_the_same_answers_also_with_more_workers(
+def test_two_workers_continue_with_the_same_answers_and_ask_for_each_grade_once(
     program: Program, platform: ScriptedPlatform, runs: Runs
 ) -> None:
+    def is_right(asked: dict[str, Any]) -> bool:
+        """As the grader of the run of one worker says."""
+        return "a" in asked["output_text"].lower()
+
     whole = runs.whole.records
     first = runs.whole.of_type("state")[0]
     assert first["step"] == 2
     checkpoint = platform.add_file("state", runs.whole.files[f"/files/{first['file_id']}"])
     file = platform.add_file("lines", jsonl(LINES))
-    platform.plan = {**runs.plan, "training_file": file, "checkpoint": checkpoint}
+    platform.plan = {**runs.plan, "grader": JUDGED, "training_file": file, "checkpoint": checkpoint}
+    platform.judge, platform.grades_until_budget = is_right, 10_000
     platform.pause_at = 4
     with program.start(platform, workers=2) as process:
-        _, said = process.communicate(timeout=120)
+        _, said = process.communicate(timeout=300)
     assert process.returncode == 0, said
     found, expected = rewards(platform.records), rewards(whole)
     assert sorted(found)[:2] == [3, 4]
@@ -173,6 +178,14 @@ def test_a_job_continues_with_the_same_answers_also_with_more_workers(
     tokens = {record["step"]: record["trained_tokens"] for record in whole if record["type"] == "step"}
     assert platform.of_type("step")[-1]["trained_tokens"] == tokens[max(found)]
     assert platform.of_type("paused")[0]["step"] == max(found) < STEPS
+    asked = Counter((each["grader"], each["step"], each["place"]) for each in platform.graded)
+    group = len(asked) // (2 * len(found))  # a batch has two lines, of which each worker has one
+    assert group > 1
+    answers = {f"train.{line}.{answer}" for line in range(2) for answer in range(group)}
+    assert asked == {("method", str(step), place): 1 for step in found for place in answers}
+    for step, reward in found.items():
+        rights = [is_right(each) for each in platform.graded if each["step"] == str(step)]
+        assert reward == pytest.approx(fmean(rights)), "of both workers' answers"
 
 
 def test_a_judging_model_is_asked_by_the_platform_and_a_spent_budget_pauses_the_job(runs: Runs) -> None:
