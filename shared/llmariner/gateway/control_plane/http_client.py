@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -12,6 +13,7 @@ from llmariner.environment import Secret
 from llmariner.errors import AuthenticationFailed, InvalidRequest, ModelNotFound, PermissionDenied, Unavailable
 from llmariner.gateway.authentication.service_tokens import ServiceTokens
 from llmariner.gateway.control_plane.port import Changes, Key, LeaseRequest, LeaseResponse, ModelState
+from llmariner.gateway.control_plane.retries import ControlPlaneUnreachable
 from llmariner.gateway.control_plane.serialization import (
     changes_from_wire,
     key_from_wire,
@@ -25,12 +27,15 @@ from llmariner.http_client import Client, ConnectionFailed, Response, ResponseFa
 __all__ = ["AUDIENCE", "HttpControlPlane"]
 
 AUDIENCE = "internal_gateway"
+_log = logging.getLogger(__name__)
 _ROOT = "/internal/gateway"
 # A cold start of the function takes some seconds. A database that hangs would block it for minutes.
 _TIMEOUT_SECONDS = 15.0
 # The network of a pod that has just started refuses connections until its policies are in place.
 _RECONNECT_SECONDS = 3.0
 _FIRST_PAUSE_SECONDS = 0.05
+# Of Knative's proxies and of a gateway, while no process of the function is ready; of the function without its database.
+_UNREACHABLE = frozenset({502, 503, 504})
 
 Value = TypeVar("Value")
 
@@ -90,19 +95,23 @@ class HttpControlPlane:
     async def call(self, operation: str, value: dict[str, Any]) -> dict[str, Any]:
         """Post a JSON object to an operation of the `internal_gateway` function, and return the response.
 
-        Raises InvalidRequest for status 400, which a retry would not change, and Unavailable for any other failure, also
-        where the response is no JSON object.
+        Raises InvalidRequest for status 400, which a retry would not change, ControlPlaneUnreachable when no process of the
+        function answered, and Unavailable for any other failure, also where the response is no JSON object.
         """
         try:
             async with asyncio.timeout(_TIMEOUT_SECONDS):
                 response = await self._send(f"{_ROOT}/{operation}", orjson.dumps(value))
                 answer = await response.read()
         except (ConnectionFailed, ResponseFailed, TimeoutError) as error:
-            raise Unavailable("The control function does not answer.", headers={"retry-after": "2"}) from error
+            _log.warning("no answer from the control function to %s: %s", operation, error or "its time was over")
+            raise ControlPlaneUnreachable(
+                "The control function does not answer.", headers={"retry-after": "2"}
+            ) from error
         if response.status == 400:
             raise InvalidRequest(f"The control function refused '{operation}': {answer[:300].decode(errors='replace')}")
         if response.status != 200:
-            raise Unavailable(f"The control function answered {response.status}.", headers={"retry-after": "2"})
+            kind = ControlPlaneUnreachable if response.status in _UNREACHABLE else Unavailable
+            raise kind(f"The control function answered {response.status}.", headers={"retry-after": "2"})
         return _read(_object, answer)
 
     async def _send(self, path: str, body: bytes) -> Response:

@@ -14,6 +14,7 @@ from llmariner.errors import BodyTooLarge, EngineFailed, PlatformError, Unavaila
 from llmariner.gateway.admission.model_checks import check_model_access
 from llmariner.gateway.admission.queue import AdmissionQueue, Waiter
 from llmariner.gateway.control_plane.port import Key, ModelState
+from llmariner.gateway.control_plane.retries import when_reachable
 from llmariner.gateway.limits.applicable_limits import Reservation
 from llmariner.gateway.limits.budget_reservation import reserve_budget
 from llmariner.gateway.metering.meter import MeteredRequest
@@ -101,8 +102,10 @@ class RequestHandler:
             key = gateway.key_cache.cached(request_headers, route.scope)
             if key is None:
                 client_address, untrusted_proxy = gateway.client_ips.resolve_behind_proxy(self._scope, request_headers)
-                key = await gateway.key_cache.authenticate(
-                    request_headers, route.scope, client_address, untrusted_proxy=untrusted_proxy
+                authenticate = partial(gateway.key_cache.authenticate, untrusted_proxy=untrusted_proxy)
+                wait = max_wait(gateway.settings, request_headers.get(b"prefer"), stream=False)
+                key = await when_reachable(
+                    partial(authenticate, request_headers, route.scope, client_address), self._reached_by(wait)
                 )
             if key.allowed_networks is not None:
                 gateway.client_ips.check_allowed(key.allowed_networks, self._scope, request_headers)
@@ -125,7 +128,8 @@ class RequestHandler:
             prompt, completion, choices = request.max_prompt_tokens, request.max_completion_tokens, request.choice_count
             reservation = gateway.limiter.try_reserve(key, request.model, prompt, completion, choices)
             if reservation is None:
-                reservation = await gateway.limiter.reserve(key, request.model, prompt, completion, choices)
+                reserve = partial(gateway.limiter.reserve, key, request.model, prompt, completion, choices)
+                reservation = await when_reachable(reserve, self._reached_by(wait))
             await self._handle(key, request, reservation, wait)
         except PlatformError as error:
             failure = error.with_traceback(None)  # a traceback would refer to this frame, and the frame to it
@@ -141,11 +145,18 @@ class RequestHandler:
         if failure is not None:
             await self._response.fail(failure)
 
+    def _reached_by(self, wait: float) -> float:
+        """Until when the request waits for the control plane: a stream waits for its model longer, with heartbeats."""
+        return self._response.started_at + min(wait, self._gateway.settings.wait_budget)
+
     async def _handle(self, key: Key, request: ModelRequest, reservation: Reservation, wait: float) -> None:
         """Serve a request within its limits, record its usage, and settle its reservation."""
         try:
             self._response.limit_lines = reservation.applicable.header_lines()
-            state = self._gateway.ready_state(self._model) or await self._gateway.state(self._model)
+            state = self._gateway.ready_state(self._model)
+            if state is None:
+                fetch = partial(self._gateway.state, self._model)
+                state = await when_reachable(fetch, self._reached_by(wait))
             check_model_access(state, key, self._route)
             if state.base_model is not None:
                 await self._gateway.limiter.reserve_for_base_model(
