@@ -84,7 +84,7 @@ def test_without_the_control_plane_cached_keys_work_and_nothing_is_lost(function
     with booted("internal_gateway", functions.control_port, functions.control, functions.log):
         assert asyncio.run(known.chat("static")).status == 200
 
-    async def alone() -> Answer:
+    async def alone() -> None:
         brief = {"prefer": "wait=0"}
         unauthorized = Caller(functions.port, "sk-never-made")
         patient = asyncio.create_task(unknown.chat("static"))
