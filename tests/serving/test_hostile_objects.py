@@ -37,9 +37,9 @@ def services(cluster: ServingOnCluster) -> dict[str, dict[str, Any]]:
 
 
 def test_a_model_with_a_colliding_object_name_does_not_change_the_other(cluster: ServingOnCluster) -> None:
-    assert object_name(MINE) == object_name(THEIRS)
+    assert object_name(MINE, NAMESPACE) == object_name(THEIRS, NAMESPACE)
     cluster.driver.ready(MINE.id)
-    before = services(cluster)[object_name(MINE)]["metadata"]["uid"]
+    before = services(cluster)[object_name(MINE, NAMESPACE)]["metadata"]["uid"]
     for _ in range(2):
         cluster.driver.wake(THEIRS.id)
         status = cluster.driver.status(THEIRS.id)
@@ -50,7 +50,7 @@ def test_a_model_with_a_colliding_object_name_does_not_change_the_other(cluster:
     cluster.driver.run(cluster.serving.remove(THEIRS.id, THEIRS.folder))
     cluster.driver.run(cluster.serving.reconcile())
     assert cluster.driver.status(MINE.id).phase is Phase.READY
-    assert services(cluster)[object_name(MINE)]["metadata"]["uid"] == before
+    assert services(cluster)[object_name(MINE, NAMESPACE)]["metadata"]["uid"] == before
     assert cluster.driver.run(cluster.serving.statuses()).keys() == {MINE.id}
 
 

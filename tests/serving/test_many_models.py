@@ -54,8 +54,8 @@ class ManyModels:
 
     def _make(self, model: EngineModel, *, awake: bool) -> None:
         self.caller.make(INFERENCE_SERVICES, inference_service(model, (), KServeSettings()))
-        name = f"{object_name(model)}-predictor"
-        labels = {"serving.kserve.io/inferenceservice": object_name(model), "app": name}
+        name = f"{object_name(model, NAMESPACE)}-predictor"
+        labels = {"serving.kserve.io/inferenceservice": object_name(model, NAMESPACE), "app": name}
         placed = {"name": name, "namespace": NAMESPACE}
         containers = [{"name": "kserve-container", "image": "engine", "ports": [{"containerPort": 9}]}]
         template: dict[str, Any] = {"metadata": {"labels": labels}, "spec": {"containers": containers}}
@@ -115,7 +115,7 @@ def test_one_model_with_an_unreadable_status_affects_no_other(many: ManyModels) 
 
     async def ask() -> dict[str, Status]:
         serving = many.serving()
-        serving._wake_started_at[object_name(MODELS[0])] = 0.0
+        serving._wake_started_at[object_name(MODELS[0], NAMESPACE)] = 0.0
         many._server.forbid("patch deployments/scale")
         found = await serving.statuses()
         await serving.close()

@@ -15,6 +15,7 @@ from llmariner.models.tables import model_placements, models
 from llmariner.notebooks.tables import notebooks
 from llmariner.platform.database import Database, ReadSession
 from llmariner.platform.serving.kserve.objects import service_name
+from llmariner.settings import KServeSettings
 from llmariner.showback.tables import NOT_ENDED, allocations
 from llmariner.tenancy.tables import projects
 
@@ -73,7 +74,7 @@ def placed_workloads(database: Database) -> dict[str, dict[str, PlacedWorkload]]
                 placed = _placed_job("fine_tuning_job", row)
                 found.setdefault(row.cluster_id, {})[f"{row.id}-{attempt}"] = placed
         for row in session.rows(select(model_placements).limit(_MAX_JOBS)):
-            name = service_name(row.model_id, row.adapters_of or None)
+            name = service_name(row.model_id, row.adapters_of or None, KServeSettings.namespace)
             placed = PlacedWorkload("model", row.model_id, row.created * 1000, row.adapters_of or None)
             found.setdefault(row.cluster_id, {})[name] = placed
     return found

@@ -24,6 +24,7 @@ from sqlalchemy import func, select
 from llmariner import __version__
 from llmariner.boot import load
 from llmariner.context import Context
+from llmariner.errors import Unavailable
 from llmariner.files.file import NewFile
 from llmariner.files.purposes import Purpose
 from llmariner.fine_tuning.hyperparameters import RequestedHyperparameters
@@ -125,7 +126,8 @@ class TrainingPlatform:
         """The job once it is as wanted; meanwhile its events are consumed."""
         limit = time.monotonic() + seconds
         while True:
-            self.context.fine_tuning.reconciler.reconcile(job_id)
+            with contextlib.suppress(Unavailable):  # an API server on a busy machine; the sweep asks again, too
+                self.context.fine_tuning.reconciler.reconcile(job_id)
             job = self.context.fine_tuning.jobs.get(self.owner.project_id, job_id)
             self._load_result(job)
             if wanted(job):

@@ -34,10 +34,10 @@ Body = dict[str, Any]
 
 
 @contextlib.contextmanager
-def copy_store() -> Iterator[radosgw.Gateway]:
+def copy_store(disk_bytes: int = 5 << 30) -> Iterator[radosgw.Gateway]:
     """An object store whose user `reader` may read copies of models. Skips where it can't run."""
     try:
-        with radosgw.running() as made:
+        with radosgw.running(disk_bytes) as made:
             client = S3Clients(made.settings(BUCKET)).client
             client.create_bucket(Bucket=BUCKET)
             allowed = {

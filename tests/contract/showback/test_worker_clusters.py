@@ -19,6 +19,7 @@ from llmariner.platform.database import Database
 from llmariner.platform.kube.errors import Forbidden
 from llmariner.platform.kube.resources import LOCAL_QUEUES, PODS, WORKLOADS
 from llmariner.platform.serving.kserve.objects import INFERENCE_SERVICE_LABEL, MODEL_ANNOTATION, service_name
+from llmariner.settings import KServeSettings
 from llmariner.showback.installation import check_worker_clusters
 from llmariner.showback.tables import NOT_ENDED, allocations
 from llmariner.tenancy.keys.store import KeyOwner
@@ -95,7 +96,7 @@ class Desk:
         with self.database.write() as session:
             placed = {"model_id": model_id, "adapters_of": adapters_of, "cluster_id": self.west, "created": created}
             session.add(model_placements, **placed, woken_at=time.time(), gpus=1)
-        return service_name(model_id, adapters_of or None)
+        return service_name(model_id, adapters_of or None, KServeSettings.namespace)
 
     def check(self) -> dict[str, Any]:
         """The rows of allocations by their pods."""

@@ -21,14 +21,16 @@ def model(model_id: str = "tiny", **fields: object) -> EngineModel:
 
 
 @pytest.mark.parametrize("model_id", ["tiny", "meta/Llama-3.1:8B", "ft:base:suffix", "a" * 200, "9", "-", "x.y_z"])
-def test_every_id_has_a_valid_host_name(model_id: str) -> None:
-    name = object_name(model(model_id))
+@pytest.mark.parametrize("namespace", ["models", CPU.namespace, "models-of-the-research-department"])
+def test_every_id_has_a_valid_host_name(model_id: str, namespace: str) -> None:
+    name = object_name(model(model_id), namespace)
     assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name)
-    assert len(f"{name}-predictor") <= 50
+    assert len(name) <= 40
+    assert len(f"{name}-predictor-{namespace}") <= 63, "KServe starts no other"
 
 
 def test_similar_ids_have_different_names() -> None:
-    assert len({object_name(model(each)) for each in ("a/b", "a-b", "A-B", "a.b")}) == 4
+    assert len({object_name(model(each), CPU.namespace) for each in ("a/b", "a-b", "A-B", "a.b")}) == 4
 
 
 @pytest.mark.parametrize("fields", [{}, {"gpus": 1, "trusted": True, "extra_args": ("--trust-remote-code",)}])
@@ -42,7 +44,7 @@ def test_an_engine_has_no_kubernetes_token_and_no_external_route(fields: dict[st
 
 
 def test_an_imported_model_keeps_its_name() -> None:
-    assert object_name(model(folder=f"{IMPORTED_SCHEME}theirs")) == "theirs"
+    assert object_name(model(folder=f"{IMPORTED_SCHEME}theirs"), CPU.namespace) == "theirs"
 
 
 def test_the_runtime_and_its_resources_depend_on_the_hardware() -> None:

@@ -15,7 +15,7 @@ from llmariner.settings import KServeSettings
 MODEL = EngineModel("small", "pvc://models/small", "generate", 0)
 RUNTIME = {"spec": {"containers": [{"name": "kserve-container", "args": ["--port=8080"]}]}}
 POD: dict[str, Any] = {
-    "metadata": {"name": "standby-1", "labels": {"llmariner.ai/standby": "vllm-cpu"}},
+    "metadata": {"name": "standby-1", "namespace": "llmariner-models", "labels": {"llmariner.ai/standby": "vllm-cpu"}},
     "spec": {
         "containers": [
             {

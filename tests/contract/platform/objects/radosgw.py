@@ -67,7 +67,7 @@ osd_class_update_on_start = false
 osd_crush_update_on_start = false
 osd_objectstore = bluestore
 osd_data = {folder}/osd
-bluestore_block_size = 5368709120
+bluestore_block_size = {disk_bytes}
 bluestore_block_create = true
 osd_memory_target = 939524096
 [client.rgw.a]
@@ -109,23 +109,27 @@ class Gateway:
 
 
 @contextmanager
-def running() -> Iterator[Gateway]:
-    """Run the server for the block. Raises NoGateway."""
+def running(disk_bytes: int = 5 << 30) -> Iterator[Gateway]:
+    """Run the server for the block. Raises NoGateway.
+
+    `disk_bytes`: it keeps what was deleted for hours, and no longer answers when the disk is full.
+    """
     if missing := [program for program in _PROGRAMS if not shutil.which(program)]:
         raise NoGateway(f"{', '.join(missing)} is not installed (Debian: ceph-mon ceph-osd radosgw)")
     folder = Path(tempfile.mkdtemp(prefix="llmariner-radosgw-"))
     try:
         with ExitStack() as processes:
-            yield _start(folder, processes)
+            yield _start(folder, disk_bytes, processes)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _start(folder: Path, processes: ExitStack) -> Gateway:
+def _start(folder: Path, disk_bytes: int, processes: ExitStack) -> Gateway:
     monitor, http, https = _free_ports(3)
+    ports = {"monitor": monitor, "http": http, "https": https}
     configuration = folder / "ceph.conf"
     configuration.write_text(
-        _CONFIGURATION.format(fsid=_FSID, monitor=monitor, http=http, https=https, folder=folder, kms_key=KMS_KEY)
+        _CONFIGURATION.format(fsid=_FSID, folder=folder, kms_key=KMS_KEY, disk_bytes=disk_bytes, **ports)
     )
     for name in ("mon", "osd", "rgw"):
         (folder / name).mkdir()

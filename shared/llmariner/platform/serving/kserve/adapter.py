@@ -94,7 +94,7 @@ class KServeServing:
         served = await self._lookups.do(model_id, partial(self._find_engine, model_id))
         if served.rejection:
             return Status(Phase.FAILED, message=served.rejection)
-        name = object_name(served.engine)
+        name = self._name(served.engine)
         observed = await self._observe(name)
         if belongs_to_other_model(observed.service, served.engine):
             return Status(Phase.FAILED, message=_NAME_COLLISION)
@@ -116,7 +116,7 @@ class KServeServing:
         """See the port."""
         served = await self._lookup.engine(model_id)
         model = served.engine
-        name = object_name(model)
+        name = self._name(model)
         observed = await self._observe(name)
         if model.blocked or served.rejection or belongs_to_other_model(observed.service, model):
             return
@@ -141,7 +141,7 @@ class KServeServing:
     async def sleep(self, model_id: str) -> None:
         """See the port."""
         model = (await self._lookup.engine(model_id)).engine
-        name = object_name(model)
+        name = self._name(model)
         if belongs_to_other_model((await self._observe(name)).service, model):
             return
         self._rejections.pop(name, None)
@@ -155,7 +155,7 @@ class KServeServing:
         if folder.startswith(IMPORTED_SCHEME):
             return
         deleted = EngineModel(model_id, folder, "generate", 0)
-        name = object_name(deleted)
+        name = self._name(deleted)
         service = await asyncio.to_thread(self._cluster.get, INFERENCE_SERVICES, self._settings.namespace, name)
         if (
             service is not None
@@ -169,7 +169,7 @@ class KServeServing:
     async def evict(self, model_id: str) -> None:
         """Delete the model's InferenceService in this cluster, since another cluster serves the model. Idempotent."""
         served = await self._lookup.engine(model_id)
-        name = object_name(served.engine)
+        name = self._name(served.engine)
         service = (await self._observe(name)).service
         if service is not None and not belongs_to_other_model(service, served.engine):
             await asyncio.to_thread(self._transitions.delete, service)
@@ -221,7 +221,7 @@ class KServeServing:
     async def _full_status(self, served: ServedEngine, observed: ObservedModel) -> Status:
         """The status with endpoints and engine metrics. Notifies observers when phase or endpoints change."""
         model = served.engine
-        name = object_name(model)
+        name = self._name(model)
         status = status_of(observed, model, now=time.time())
         if not is_same_registration(observed.service, model):
             status = Status(Phase.STOPPING, message="the engine of a deleted model of this id has not ended yet")
@@ -295,7 +295,7 @@ class KServeServing:
         found: dict[str, Status] = {}
 
         async def add_status(name: str, observed: ObservedModel) -> None:
-            if (served_engine := served.get(keys[name])) is None or object_name(served_engine.engine) != name:
+            if (served_engine := served.get(keys[name])) is None or self._name(served_engine.engine) != name:
                 return  # not registered yet, or deleted
             self._standby.reconcile(name, observed.pods)
             try:
@@ -349,10 +349,13 @@ class KServeServing:
                 await asyncio.to_thread(
                     self._transitions.delete, service
                 )  # it belongs to a deleted model of the same id
-            elif served is not None and object_name(served.engine) == name:
+            elif served is not None and self._name(served.engine) == name:
                 await self._sleep_if_idle(name, served, observed)
         except (PlatformError, ClusterError):
             _log.warning("whether %s is idle cannot be read now", model_id_of(service), exc_info=True)
+
+    def _name(self, model: EngineModel) -> str:
+        return object_name(model, self._settings.namespace)
 
     async def _sleep_if_idle(self, name: str, served: ServedEngine, observed: ObservedModel) -> None:
         model = served.engine

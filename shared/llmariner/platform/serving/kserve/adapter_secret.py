@@ -74,7 +74,8 @@ class AdapterSecrets:
 
 def _secret(service: Body, served: ServedEngine) -> Body | None:
     """The Secret that an InferenceService names, of the adapters it was made with; None where it names none or another."""
-    name, tokens = secret_name(object_name(served.engine), served.adapters), adapter_tokens(served.adapters)
+    owner = object_name(served.engine, service["metadata"]["namespace"])
+    name, tokens = secret_name(owner, served.adapters), adapter_tokens(served.adapters)
     if not tokens or _named_by(service) != name:
         return None
     metadata = {"name": name, "namespace": service["metadata"]["namespace"], "labels": MANAGED_BY_LABELS}

@@ -63,7 +63,7 @@ PRIORITY_LABELS = {"kueue.x-k8s.io/priority-class": "llmariner-serving"}
 GPU_RESOURCES = {"nvidia": "nvidia.com/gpu", "amd": "amd.com/gpu", "intel-gaudi": "habana.ai/gaudi"}
 """The resource of an accelerator; one without entry has no GPUs."""
 _RUNTIMES = {"cpu": "vllm-cpu", "nvidia": "vllm-nvidia", "amd": "vllm-amd", "intel-gaudi": "vllm-gaudi"}
-_NAME_LIMIT = 40
+_NAME_LIMIT, _LABEL_LIMIT = 40, 63
 _GIB = 1 << 30
 # More concurrent requests on a CPU engine would only make each slower.
 _CAPACITY = {"cpu": 32}
@@ -72,19 +72,23 @@ _PLUGINS_PATH = "/opt/llmariner"
 _BASE_PATH = "/mnt/models"
 
 
-def object_name(model: EngineModel) -> str:
-    """The name of a model's InferenceService: the imported one's, else a slug of the id with a hash."""
+def object_name(model: EngineModel, namespace: str) -> str:
+    """The name of a model's InferenceService in a namespace: the imported one's, else a slug of the id with a hash."""
     if model.folder.startswith(IMPORTED_SCHEME):
         return model.folder.removeprefix(IMPORTED_SCHEME)
-    return service_name(model.id, model.adapters_of)
+    return service_name(model.id, model.adapters_of, namespace)
 
 
-def service_name(model_id: str, adapters_of: str | None) -> str:
-    """The name of the InferenceService of an engine that the platform makes. `adapters_of`: as in `EngineModel`."""
+def service_name(model_id: str, adapters_of: str | None, namespace: str) -> str:
+    """The name of the InferenceService of an engine that the platform makes. `adapters_of`: as in `EngineModel`.
+
+    KServe does not start one whose host name, `NAME-predictor-NAMESPACE`, would have a label of more than 63 characters.
+    """
     named = model_id if adapters_of is None else f"{model_id} {adapters_of}"
     digest = hashlib.sha256(named.encode()).hexdigest()[:8]
-    # KServe builds a host name from it, hence the limit. The hash distinguishes ids with the same slug.
-    slug = re.sub(r"[^a-z0-9]+", "-", model_id.lower()).strip("-")[: _NAME_LIMIT - 11].strip("-")
+    limit = min(_NAME_LIMIT, _LABEL_LIMIT - len(f"{deployment_name('')}-{namespace}"))
+    slug = re.sub(r"[^a-z0-9]+", "-", model_id.lower()).strip("-")[: max(0, limit - len(f"m--{digest}"))].strip("-")
+    # The hash distinguishes ids with the same slug.
     return f"m-{slug}-{digest}"
 
 
@@ -147,7 +151,7 @@ def inference_service(
         "apiVersion": "serving.kserve.io/v1beta1",
         "kind": "InferenceService",
         "metadata": {
-            "name": object_name(model),
+            "name": object_name(model, settings.namespace),
             "namespace": settings.namespace,
             "labels": labels,
             "annotations": {
@@ -180,7 +184,7 @@ def engine_spec(model: EngineModel, adapters: Sequence[EngineModel], settings: K
 
 def _predictor(model: EngineModel, adapters: tuple[EngineModel, ...], settings: KServeSettings) -> dict[str, Any]:
     engine = engine_spec(model, adapters, settings)
-    own = adapter_parts(object_name(model), adapters, settings)
+    own = adapter_parts(object_name(model, settings.namespace), adapters, settings)
     predictor: dict[str, Any] = {
         "minReplicas": max(1, model.replicas),
         "maxReplicas": max(1, model.replicas, model.max_replicas),

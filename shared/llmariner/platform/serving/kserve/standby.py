@@ -135,7 +135,7 @@ class StandbyPods:
     def _reserve(self, pod: Body, model: EngineModel, found: Match) -> Body:
         metadata = pod["metadata"]
         stamp = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        labels = {STANDBY_LABEL: RESERVED, INFERENCE_SERVICE_LABEL: object_name(model)}
+        labels = {STANDBY_LABEL: RESERVED, INFERENCE_SERVICE_LABEL: object_name(model, self._settings.namespace)}
         if set(PRIORITY_LABELS) & metadata["labels"].keys():
             labels |= PRIORITY_LABELS
         annotations = {

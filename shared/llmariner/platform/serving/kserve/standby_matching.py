@@ -57,7 +57,7 @@ def match(
     local_paths = {adapter_path(each): str(folder) for each, folder in zip(adapters, adapter_folders, strict=True)}
     arguments = [_with_local_path(each, local_paths) for each in wanted.arguments]
     inherited = (_engine_container(runtime["spec"]["containers"]) or {}).get("args", ())
-    inherited = [each.replace("{{.Name}}", object_name(model)) for each in inherited]
+    inherited = [each.replace("{{.Name}}", object_name(model, pod["metadata"]["namespace"])) for each in inherited]
     return Match(["serve", base, *inherited, *arguments])
 
 

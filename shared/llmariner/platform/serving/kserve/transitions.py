@@ -72,7 +72,8 @@ class Transitions:
         if observed.deployment is None or observed.service is None or not is_managed(observed.service):
             return
         if 0 < observed.replicas < model.replicas:
-            name, version = deployment_name(object_name(model)), observed.deployment["metadata"]["resourceVersion"]
+            name = deployment_name(object_name(model, self._settings.namespace))
+            version = observed.deployment["metadata"]["resourceVersion"]
             try:
                 self._cluster.scale(
                     DEPLOYMENTS, self._settings.namespace, name, model.replicas, resource_version=version
@@ -89,7 +90,8 @@ class Transitions:
 
     def _scale_up(self, served: ServedEngine, observed: ObservedModel) -> None:
         model = served.engine
-        name, namespace = object_name(model), self._settings.namespace
+        namespace = self._settings.namespace
+        name = object_name(model, namespace)
         service = observed.service
         if not model.folder.startswith(IMPORTED_SCHEME):
             queue = self._queues.ensure(model.project, model.organization)
