@@ -74,6 +74,14 @@ def test_a_stream_split_into_many_chunks_is_parsed_completely(places: list[int])
     assert out == STREAM
 
 
+def test_lines_that_end_in_crlf_are_relayed_as_others() -> None:
+    stream = STREAM.replace(b"\n", b"\r\n")
+    for at in range(len(stream) + 1):
+        splitter = EventSplitter()
+        assert splitter.feed(stream[:at]) + splitter.feed(stream[at:]) == STREAM
+        assert splitter.remainder == b""
+
+
 def test_an_unfinished_event_remains_in_the_buffer() -> None:
     splitter = EventSplitter()
     assert splitter.feed(b"data: {}\n\ndata: {") == b"data: {}\n\n"
@@ -104,6 +112,14 @@ def test_requested_usage_is_sent_once_at_the_end() -> None:
     seen = events(filtered(STREAM, include=True, continuous=False))
     # Null in all other events, as in OpenAI's API.
     assert [event["usage"] for event in seen[:-1]] == [None, None, USAGE]
+
+
+@pytest.mark.parametrize("include", [True, False])
+def test_an_event_with_neither_choices_nor_usage_is_relayed_whatever_it_arrives_with(include: bool) -> None:
+    other = format_event({"id": "c", "choices": [], "prompt_filter_results": []})
+    apart = filtered(other, include=include, continuous=False) + filtered(STREAM, include=include, continuous=False)
+    assert filtered(other + STREAM, include=include, continuous=False) == apart
+    assert apart.startswith(other)
 
 
 def test_continuous_usage_is_relayed_byte_for_byte() -> None:

@@ -48,9 +48,13 @@ class EventSplitter:
         self._pending_bytes = 0
 
     def feed(self, chunk: bytes) -> bytes:
-        """The events that are complete now, as one block; may be empty. ResponseTooLarge when an event exceeds the limit."""
+        """The events that are complete now, as one block; may be empty. ResponseTooLarge when an event exceeds the limit.
+
+        Lines that end in CRLF, as some engines write them, end in LF afterwards. JSON contains no CR that is not escaped.
+        """
         if chunk.endswith(b"\n\n") and not self._pending:
             return chunk
+        chunk = chunk.replace(b"\r", b"")
         return self._split(chunk) if chunk else b""
 
     def _split(self, chunk: bytes) -> bytes:
@@ -118,6 +122,8 @@ class UsageFilter:
         return _USAGE.sub(self._replacement, block)
 
     def _visible(self, event: bytes) -> bytes:
+        if _NAME not in event:
+            return event
         if _NO_CHOICES.search(event) is None:
             return _USAGE.sub(self._replacement, event)
         return event if self._include else b""
