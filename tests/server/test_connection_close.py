@@ -375,3 +375,26 @@ def test_a_lost_connection_frees_what_was_received_of_its_request(sent: bytes) -
     finally:
         tracemalloc.stop()
         gc.enable()
+
+
+def test_idle_connections_keep_no_target_of_their_last_requests() -> None:
+    async def run() -> int:
+        async with serving(hello) as (_, port):
+            await exchange(port, CLOSE)
+            before, opened = tracemalloc.get_traced_memory()[0], []
+            for _ in range(20):
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                writer.write(b"GET /" + 50_000 * b"y" + b" HTTP/1.1\r\nhost: x\r\n\r\n")
+                assert (await reader.readuntil(b"hello")).startswith(b"HTTP/1.1 200")
+                opened.append((reader, writer))
+            await asyncio.sleep(0.01)
+            kept = tracemalloc.get_traced_memory()[0] - before
+            for _, writer in opened:
+                writer.close()
+            return kept
+
+    tracemalloc.start()
+    try:
+        assert asyncio.run(run()) < 500_000
+    finally:
+        tracemalloc.stop()

@@ -197,6 +197,7 @@ class Connection(asyncio.Protocol):
         self._upgrade = parser.should_upgrade()
         keep_alive = version == "1.1" and parser.should_keep_alive()
         scope = request_scope(parser.get_method(), self._url, version, headers)
+        self._url = b""
         scope["client"], scope["server"] = self._client_address, self._server_address
         cycle = self._receiving = RequestCycle(self, self._server, scope, fields, keep_alive, wants_continue)
         if self.current is None:
