@@ -19,6 +19,7 @@ from llmariner.job_placement.tables import job_leftovers
 from llmariner.platform.jobs import JobStatus, Phase
 from llmariner.platform.objects.folder import FolderObjects
 
+from ..killed_process import Killed
 from ..worker_clusters import FULL, LOST
 from .clusters_of_jobs import Clusters
 from .scripted_jobs import FilesOfTests
@@ -85,10 +86,6 @@ def test_a_job_that_is_deleted_while_it_is_submitted_is_removed(
     monkeypatch.setattr(port, "submit", submit_late)
     here.reconciler.reconcile(job_id)
     assert port.statuses == {}
-
-
-class Killed(BaseException):
-    """The end of a process: nothing handles it."""
 
 
 @pytest.mark.parametrize("change", ["delete", "move"])

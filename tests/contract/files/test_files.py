@@ -31,6 +31,7 @@ from llmariner.tenancy.keys.store import KeyOwner
 from llmariner.tenancy.organizations import active_projects
 from llmariner.tenancy.tables import projects
 
+from ..killed_process import Killed
 from ..team import Team
 
 NO_LIMIT = 1 << 40
@@ -405,10 +406,6 @@ def test_one_clock_that_is_set_forward_deletes_no_files_of_an_archived_project(
     assert store.delete_orphans() == 0
     clocks.update(database=now + 30 * 86400, machine=now + 30 * 86400)
     assert store.delete_orphans() == 1
-
-
-class Killed(BaseException):
-    """The process ends here."""
 
 
 def test_a_process_that_is_killed_before_its_row_leaves_an_object_that_no_row_refers_to(

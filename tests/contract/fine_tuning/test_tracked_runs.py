@@ -31,16 +31,13 @@ from llmariner.settings import Secret
 from llmariner.tenancy.principal import Caller, KeyOwner
 from llmariner.tracking_settings import TrackingSettings
 
+from ..killed_process import Killed
 from ..stored_files import Shelf
 from .training_desk import SECRET, TrainingDesk, step
 
 URL, OTHER = "http://mlflow.example:5000", "http://other.example/mlflow"
 TRACKING = TrackingSettings(mlflow_servers=(URL, OTHER))
 SAID = Integration("mlflow", {"experiment": "pirates"})
-
-
-class Killed(BaseException):
-    """The process ends here."""
 
 
 class RecordingTracker:

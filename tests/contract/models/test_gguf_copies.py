@@ -27,6 +27,8 @@ from llmariner.platform.model_files.object_copy import download
 from llmariner.platform.objects.folder import FolderObjects
 from llmariner.settings import ModelSettings, S3Settings
 
+from ..killed_process import Killed
+
 if TYPE_CHECKING:
     from standalone.model_server import ModelServer
 
@@ -175,9 +177,6 @@ def test_a_conversion_of_another_release_begins_again(
 ) -> None:
     registry = ModelRegistry(database)
     model = new_model(registry)
-
-    class Killed(BaseException):
-        pass
 
     def kill(progress: LoadingProgress) -> None:
         if progress.message.startswith("converting"):

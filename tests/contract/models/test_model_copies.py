@@ -36,6 +36,7 @@ from llmariner.platform.model_files.object_copy import download, manifest_key
 from llmariner.platform.objects.folder import FolderObjects
 from llmariner.settings import ModelSettings, S3Settings, Secret
 
+from ..killed_process import Killed
 from ..team import Team
 
 if TYPE_CHECKING:
@@ -139,9 +140,6 @@ def test_a_copy_is_made_in_slices_that_may_be_killed(
     tmp_path: Path,
 ) -> None:
     model = new_model(registry)
-
-    class Killed(BaseException):
-        """The end of a process."""
 
     def killed_after(bytes_: int) -> Callable[[LoadingProgress], None]:
         def report(progress: LoadingProgress) -> None:

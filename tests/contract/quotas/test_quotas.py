@@ -25,6 +25,7 @@ from llmariner.quotas.tables import quotas as quotas_table
 from llmariner.tenancy.principal import KeyOwner
 from llmariner.tenancy.tables import projects
 
+from ..killed_process import Killed
 from ..team import Team
 from .steps import NotedCapacity
 
@@ -271,9 +272,6 @@ def unsettled(quotas: Quotas, database: Database) -> list[str]:
 def test_a_change_whose_call_was_killed_is_put_into_effect_by_the_sweep(
     database: Database, owner: KeyOwner, quotas: Quotas, capacity: NotedCapacity
 ) -> None:
-    class Killed(BaseException):
-        pass
-
     def kill() -> None:
         raise Killed
 

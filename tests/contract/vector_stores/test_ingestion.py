@@ -21,15 +21,12 @@ from llmariner.vector_stores.ingest.parse_step import DocumentParser
 from llmariner.vector_stores.store import NewStoreFile
 from llmariner.vector_stores.tables import vector_store_files
 
+from ..killed_process import Killed
 from ..stored_files import Shelf
 from .ingestion import Ingestion
 from .token_path import DIMENSION
 
 LONG = "\n\n".join(f"Paragraph {number} tells of pump {number * 7}. " + "It runs well. " * 60 for number in range(200))
-
-
-class Killed(BaseException):
-    """The process was killed."""
 
 
 def emitted(ingestion: Ingestion, store_id: str) -> list[str]:

@@ -41,6 +41,8 @@ from llmariner.platform.kube.resources import (
 )
 from llmariner.settings import ClusterSettings
 
+from ...killed_process import Killed
+
 if TYPE_CHECKING:
     from kubernetes_api import schemas as _schemas
     from kubernetes_api import server as _server
@@ -144,9 +146,6 @@ def test_all_that_a_job_needs_goes_with_it(cluster: Cluster) -> None:
 
 
 def test_who_is_killed_while_submitting_leaves_a_job_that_does_not_start_and_is_completed(cluster: Cluster) -> None:
-    class Killed(Exception):
-        pass
-
     whole = cluster.create
     for step in range(5):
 

@@ -19,6 +19,8 @@ from llmariner.platform.notebooks.kubernetes.adapter import KubernetesNotebooks
 from llmariner.platform.notebooks.kubernetes.objects import ClusterNotebookSettings
 from llmariner.settings import ClusterSettings
 
+from ...killed_process import Killed
+
 if TYPE_CHECKING:
     from kubernetes_api import schemas as _schemas
     from kubernetes_api import server as _server
@@ -232,9 +234,6 @@ def test_a_start_does_not_replace_what_runs(cluster: Cluster, notebooks: Kuberne
 
 
 def test_a_killed_start_is_completed(cluster: Cluster, notebooks: KubernetesNotebooks) -> None:
-    class Killed(Exception):
-        pass
-
     create, left = cluster.create, 0
 
     def create_some(body: Any, **options: Any) -> Any:
