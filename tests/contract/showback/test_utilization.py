@@ -42,27 +42,46 @@ SCRAPED_SECONDS = 1.5
 BLANK = 9223372036854775794
 """What dcgm-exporter writes where a GPU can't measure something."""
 
+NVIDIA = 'pci_bus_id="00000000:07:00.0",device="nvidia0",modelName="NVIDIA H100 80GB HBM3",Hostname="node-1"'
+HELD = f'container="main",namespace="{NAMESPACE}",pod="bj-1-x7k2p"'
+MIG = 'gpu="4",UUID="GPU-4",GPU_I_PROFILE="1g.10gb"'
+AMD = 'card_series="AMD Instinct MI300X OAM",hostname="node-2",container="",job_id=""'
+GAUDI = 'Serial="AN1",device="AN1",id="0",fit="",spi="",driver="1.23.0-695"'
 EXPORTED = f"""\
+# HELP DCGM_FI_DEV_GPU_UTIL GPU utilization (in %).
 # TYPE DCGM_FI_DEV_GPU_UTIL gauge
-DCGM_FI_DEV_GPU_UTIL{{gpu="0",Hostname="node-1",namespace="{NAMESPACE}",pod="bj-1-x7k2p",container="main"}} 50
-DCGM_FI_DEV_GPU_UTIL{{gpu="1",Hostname="node-1",namespace="{NAMESPACE}",pod="bj-1-x7k2p",container="main"}} 0
-DCGM_FI_DEV_GPU_UTIL{{gpu="2",Hostname="node-1",namespace="{NAMESPACE}",pod="bj-1-x7k2p",container="main"}} {BLANK}
-DCGM_FI_DEV_GPU_UTIL{{gpu="3",Hostname="node-1",namespace="",pod="",container=""}} 0
+DCGM_FI_DEV_GPU_UTIL{{gpu="0",UUID="GPU-0",{NVIDIA},{HELD}}} 50
+DCGM_FI_DEV_GPU_UTIL{{gpu="1",UUID="GPU-1",{NVIDIA},{HELD}}} 0
+DCGM_FI_DEV_GPU_UTIL{{gpu="2",UUID="GPU-2",{NVIDIA},{HELD}}} {BLANK}
+DCGM_FI_DEV_GPU_UTIL{{gpu="3",UUID="GPU-3",{NVIDIA},container="",namespace="",pod=""}} 0
+DCGM_FI_DEV_GPU_UTIL{{{MIG},GPU_I_ID="7",{NVIDIA},namespace="{NAMESPACE}",pod="bj-3-mig"}} 0
+DCGM_FI_DEV_GPU_UTIL{{gpu="5",UUID="GPU-5",{NVIDIA},namespace="{NAMESPACE}",pod="bj-4-one",vgpu="0"}} 20
+DCGM_FI_DEV_GPU_UTIL{{gpu="5",UUID="GPU-5",{NVIDIA},namespace="{NAMESPACE}",pod="bj-5-two",vgpu="1"}} 20
+# HELP DCGM_FI_PROF_GR_ENGINE_ACTIVE Ratio of time the graphics engine is active.
+# TYPE DCGM_FI_PROF_GR_ENGINE_ACTIVE gauge
+DCGM_FI_PROF_GR_ENGINE_ACTIVE{{gpu="0",UUID="GPU-0",{NVIDIA},{HELD}}} 0.9
+DCGM_FI_PROF_GR_ENGINE_ACTIVE{{{MIG},GPU_I_ID="7",{NVIDIA},namespace="{NAMESPACE}",pod="bj-3-mig"}} 0.4
+# HELP DCGM_FI_DEV_FB_USED Framebuffer memory used (in MiB).
 # TYPE DCGM_FI_DEV_FB_USED gauge
-DCGM_FI_DEV_FB_USED{{gpu="0",Hostname="node-1",namespace="{NAMESPACE}",pod="bj-1-x7k2p",container="main"}} 2048
-DCGM_FI_DEV_FB_USED{{gpu="1",Hostname="node-1",namespace="{NAMESPACE}",pod="bj-1-x7k2p",container="main"}} 1024
+DCGM_FI_DEV_FB_USED{{gpu="0",UUID="GPU-0",{NVIDIA},{HELD}}} 2048
+DCGM_FI_DEV_FB_USED{{gpu="1",UUID="GPU-1",{NVIDIA},{HELD}}} 1024
+DCGM_FI_DEV_FB_USED{{gpu="5",UUID="GPU-5",{NVIDIA},namespace="{NAMESPACE}",pod="bj-4-one",vgpu="0"}} 1024
+DCGM_FI_DEV_FB_USED{{gpu="5",UUID="GPU-5",{NVIDIA},namespace="{NAMESPACE}",pod="bj-5-two",vgpu="1"}} 1024
 # TYPE gpu_gfx_activity gauge
-gpu_gfx_activity{{gpu_id="0",hostname="node-2",namespace="{NAMESPACE}",pod="m-large-predictor-abc",card_model="MI300X"}} 80
+gpu_gfx_activity{{{AMD},gpu_id="0",gpu_compute_partition_type="spx",namespace="{NAMESPACE}",pod="m-large-predictor-abc"}} 80
+gpu_gfx_activity{{{AMD},gpu_id="1",gpu_compute_partition_type="CPX",namespace="{NAMESPACE}",pod="bj-6-part"}} 0
 # TYPE gpu_used_vram gauge
-gpu_used_vram{{gpu_id="0",hostname="node-2",namespace="{NAMESPACE}",pod="m-large-predictor-abc"}} 4096
+gpu_used_vram{{{AMD},gpu_id="0",gpu_compute_partition_type="spx",namespace="{NAMESPACE}",pod="m-large-predictor-abc"}} 4096
 # TYPE habanalabs_utilization gauge
-habanalabs_utilization{{UUID="1",namespace="{NAMESPACE}",pod="ftjob-1-0-q8rt2",node="node-3"}} 25
+habanalabs_utilization{{{GAUDI},UUID="01P0",pod_name="ftjob-1-0-q8rt2",pod_namespace="{NAMESPACE}"}} 25
+habanalabs_utilization{{{GAUDI.replace("AN1", "AN2")},UUID="01P1",pod_name="",pod_namespace=""}} 0
 # TYPE habanalabs_memory_used_bytes gauge
-habanalabs_memory_used_bytes{{UUID="1",namespace="{NAMESPACE}",pod="ftjob-1-0-q8rt2",node="node-3"}} 1073741824
+habanalabs_memory_used_bytes{{{GAUDI},UUID="01P0",pod_name="ftjob-1-0-q8rt2",pod_namespace="{NAMESPACE}"}} 1073741824
 # TYPE container_cpu_usage_seconds_total counter
 container_cpu_usage_seconds_total{{namespace="{NAMESPACE}",pod="bj-1-x7k2p",container="main"}} CORES
 container_cpu_usage_seconds_total{{namespace="{NAMESPACE}",pod="bj-1-x7k2p",container=""}} 9
 """
+"""What dcgm-exporter 4, device-metrics-exporter 1.5 and gaudi-metric-exporter 1.23 write, with their labels."""
 
 
 class Exporter(http.server.BaseHTTPRequestHandler):
@@ -94,7 +113,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
         free.close()
-        labels = "{namespace: gpu-operator, pod: exporter-1, container: exporter}"
+        labels = "{namespace: gpu-operator, pod: exporter-1, container: exporter, node: node-3}"
         (folder / "prometheus.yml").write_text(
             f"global: {{scrape_interval: {round(STEP * 1000)}ms, scrape_timeout: {round(STEP * 1000)}ms}}\n"
             f"scrape_configs: [{{job_name: gpus, static_configs: [{{targets: ['127.0.0.1:{exporter.server_port}'], "
@@ -145,11 +164,19 @@ def test_all_exporters_are_read_by_pod_and_by_node(prometheus: str) -> None:
     assert (job.busy / job.samples, job.idle / job.samples) == pytest.approx((0.25, 0.5))
     assert (model.busy / model.samples, model.idle) == pytest.approx((0.8, 0))
     assert training.busy / training.samples == pytest.approx(0.25)
+    instance, *shared = (found.pods[Pod("", NAMESPACE, name)] for name in ("bj-3-mig", "bj-4-one", "bj-5-two"))
+    assert (instance.busy / instance.samples, instance.idle) == (pytest.approx(0.4), 0), (
+        "of MIG, whose utilization is 0"
+    )
+    assert [each.busy / each.samples for each in shared] == pytest.approx([0.2, 0.2]), "that of the GPU they share"
+    assert Pod("", NAMESPACE, "bj-6-part") not in found.pods, "a partition's activity is not measured"
     assert job.core_seconds is not None
     assert 0 < job.core_seconds < 2 * SCRAPED_SECONDS
     assert model.core_seconds is None
     gib = {name: (round(use.max_gpus, 6), use.avg_memory_mib / 1024) for (_, name), use in found.nodes.items()}
-    assert gib == {"node-1": (0.5, 3.0), "node-2": (0.8, 4.0), "node-3": (0.25, 1.0)}
+    assert gib == {"node-1": (1.1, 4.0), "node-2": (0.8, 4.0), "node-3": (0.25, 1.0)}, (
+        "a GPU that two share counts once"
+    )
 
 
 def test_shares_of_what_was_held_are_shown_with_it(
